@@ -1,0 +1,111 @@
+// Package config turns doorward.toml into a checked Config. The file's keys are
+// a promise to its users: reference.toml documents every one of them. Nothing
+// outside this package sees raw values: durations are durations, ports are
+// port.Range, and what cannot be is an error that names file, line, key, value
+// and what is allowed. All mistakes of a file are reported in one go.
+//
+// The package opens no sockets and changes nothing on the machine.
+package config
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/doorward/doorward/internal/port"
+)
+
+// Config is one checked configuration file. It is not changed after Parse, so
+// goroutines may share it.
+type Config struct {
+	Gateway Gateway
+	Doors   []Door // in the order of their names, names unique
+}
+
+// Gateway is what concerns the daemon as a whole.
+type Gateway struct {
+	State   string // directory for what must survive a restart, absolute
+	Control string // path of the control socket, absolute
+	Metrics string // "host:port" of the metrics listener, "" for none
+}
+
+// Refuse is what a stranger's new connection gets.
+type Refuse uint8
+
+// Drop is silence; Reject is a TCP reset or an ICMP port-unreachable.
+const (
+	Drop Refuse = iota
+	Reject
+)
+
+// Door is one guarded service.
+type Door struct {
+	Name      string        // 1 to 24 characters of a-z, 0-9, - and _, starting with a letter
+	Ports     []port.Range  // at least one; no two doors' ports overlap
+	OpenFor   time.Duration // how long a grant lets its source open new connections
+	SingleUse bool          // the first new connection spends the grant
+	Refuse    Refuse
+	Always    []netip.Prefix // prefixes that never need to knock, masked
+	Service   *Service       // nil: the service always runs
+	Presence  Presence
+	Knocks    []Knock // at least one
+}
+
+// Service is what runs behind a door: a systemd unit, or commands. Exactly one
+// of Unit and Start is set.
+type Service struct {
+	Unit    string        // e.g. "ssh.service" or "ssh.socket"
+	Start   []string      // argv, absolute program path
+	Stop    []string      // nil: the started process is supervised and ended
+	Status  []string      // exit status 0 says that it runs
+	Timeout time.Duration // how long a start or stop may take; default 30s
+}
+
+// Logins says where a door's logins are read.
+type Logins uint8
+
+// LoginsAuto looks, when the daemon starts, for the journal or an auth log.
+const (
+	LoginsOff Logins = iota
+	LoginsAuto
+	LoginsJournal
+	LoginsFiles
+)
+
+// Presence is how a door knows that somebody is in.
+type Presence struct {
+	Idle        time.Duration // nobody in for this long: the door goes dark
+	Logins      Logins        // never LoginsAuto for a door that is not an SSH door
+	Files       []string      // for LoginsFiles: newest first, absolute paths
+	Connections bool          // live connections to the door's ports count
+}
+
+// Order says in which order the ports of a knock are touched.
+type Order uint8
+
+// AnyOrder is the article's; GivenOrder is the order of the list.
+const (
+	AnyOrder Order = iota
+	GivenOrder
+)
+
+// Scope says whose a knock's progress, penalty and grant are.
+type Scope uint8
+
+// ScopeSource: each visitor's own. ScopeDoor: everybody's, as in the article.
+const (
+	ScopeSource Scope = iota
+	ScopeDoor
+)
+
+// Knock is one way to ask for a door. Only kind "touch" is known; the other
+// kinds of the design are refused by name until they are built.
+type Knock struct {
+	Kind    string   // "touch"
+	Listen  []uint16 // TCP ports of the one-shot listeners, unique
+	Touch   []uint16 // which of them must be touched, unique, not empty
+	Order   Order
+	Within  time.Duration
+	Judge   time.Duration // 0: at once; else the interval of the looks
+	Penalty time.Duration // 0: none
+	Scope   Scope
+}

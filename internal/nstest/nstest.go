@@ -1,0 +1,163 @@
+//go:build linux
+
+// Package nstest makes network namespaces for tests, so that real programs meet
+// over real links while the machine's own firewall, interfaces and sshd stay
+// as they are. It needs root; without it a test is skipped and says so, except
+// in CI (the environment has CI=true), where a skipped test is a failed one.
+package nstest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// NS is a network namespace with its loopback interface up. It is removed when
+// the test that made it ends; processes started in it are the test's to end.
+type NS struct {
+	Name string // as `ip netns` knows it
+	t    testing.TB
+}
+
+var serial atomic.Int32
+
+// Need skips the test unless it runs as root and finds every program of
+// programs on PATH. In CI it fails the test instead.
+func Need(t testing.TB, programs ...string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		skip(t, "needs root: network namespaces; run `sudo make test`")
+	}
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			skip(t, fmt.Sprintf("needs the program %q; `make deps` installs it", p))
+		}
+	}
+}
+
+func skip(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal("would be skipped, which CI does not allow: " + why)
+	}
+	t.Skip(why)
+}
+
+// New makes a namespace for the test.
+func New(t testing.TB) *NS {
+	t.Helper()
+	Need(t)
+	n := &NS{Name: fmt.Sprintf("dw-%d-%d", os.Getpid(), serial.Add(1)), t: t}
+	inThread(t, func() error {
+		h, err := netns.NewNamed(n.Name)
+		if err != nil {
+			return fmt.Errorf("make namespace %q: %w", n.Name, err)
+		}
+		defer h.Close()
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetUp(lo)
+	})
+	t.Cleanup(func() {
+		if err := netns.DeleteNamed(n.Name); err != nil {
+			t.Errorf("delete namespace %q: %v", n.Name, err)
+		}
+	})
+	return n
+}
+
+// Path is the file that stands for the namespace.
+func (n *NS) Path() string { return "/run/netns/" + n.Name }
+
+// Do runs f on a thread of its own inside the namespace and waits for it.
+// Sockets that f opens stay in the namespace; goroutines that f starts do not
+// run in it. A panic or an error fails the test.
+func (n *NS) Do(f func() error) {
+	n.t.Helper()
+	inThread(n.t, func() error {
+		h, err := netns.GetFromName(n.Name)
+		if err != nil {
+			return fmt.Errorf("open namespace %q: %w", n.Name, err)
+		}
+		defer h.Close()
+		if err := netns.Set(h); err != nil {
+			return fmt.Errorf("enter namespace %q: %w", n.Name, err)
+		}
+		return f()
+	})
+}
+
+// Command is exec.CommandContext inside the namespace. The process that it
+// starts is the program itself (nsenter replaces itself), so its id is the
+// program's.
+func (n *NS) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "nsenter",
+		append([]string{"--net=" + n.Path(), "--", name}, args...)...)
+}
+
+// Run runs a program inside the namespace and returns what it printed, on both
+// outputs. A non-zero exit fails the test.
+func (n *NS) Run(name string, args ...string) string {
+	n.t.Helper()
+	out, err := n.Command(n.t.Context(), name, args...).CombinedOutput()
+	if err != nil {
+		n.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// Link joins two namespaces with a veth pair and gives each end its addresses
+// (in CIDR form, e.g. "192.0.2.1/24", "2001:db8::1/64"). IPv6 addresses are
+// usable at once (no duplicate address detection). It returns the names of
+// the two ends.
+func Link(a, b *NS, addrsA, addrsB []string) (ifA, ifB string) {
+	a.t.Helper()
+	id := strconv.Itoa(int(serial.Add(1)))
+	ifA, ifB = "veth"+id+"a", "veth"+id+"b"
+	a.Run("ip", "link", "add", ifA, "type", "veth", "peer", "name", ifB, "netns", b.Name)
+	for _, end := range []struct {
+		ns    *NS
+		name  string
+		addrs []string
+	}{{a, ifA, addrsA}, {b, ifB, addrsB}} {
+		for _, addr := range end.addrs {
+			args := []string{"addr", "add", addr, "dev", end.name}
+			if strings.Contains(addr, ":") {
+				args = append(args, "nodad")
+			}
+			end.ns.Run("ip", args...)
+		}
+		end.ns.Run("ip", "link", "set", end.name, "up")
+	}
+	return ifA, ifB
+}
+
+// inThread runs f on a locked thread that is thrown away afterwards, so that
+// no other goroutine is ever scheduled onto a thread in a foreign namespace.
+func inThread(t testing.TB, f func() error) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				done <- fmt.Errorf("panic: %v", p)
+			}
+		}()
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		done <- f()
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
