@@ -6,7 +6,11 @@
 // into the audit trail.
 package control
 
-import "time"
+import (
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+)
 
 // Status is the answer to GET /v1/status: what the gateway knew at Time. Its
 // JSON is a promise to scripts.
@@ -38,20 +42,20 @@ type Fence struct {
 
 // Door is one door of Status.
 type Door struct {
-	Name      string     `json:"name"`
-	State     string     `json:"state"` // "dark", "opening", "open", "closing" or "failsafe"
-	Since     time.Time  `json:"since"`
-	Reason    string     `json:"reason"`    // why it is in this state, for people
-	Ports     []string   `json:"ports"`     // "22/tcp", "60000-61000/udp"
-	Service   string     `json:"service"`   // "ssh.service", a command's argv[0], or "" for none
-	Running   bool       `json:"running"`   // the service was last seen to run; true when there is none
-	LastSeen  *time.Time `json:"last_seen"` // latest presence, null before the first
-	DarkAt    *time.Time `json:"dark_at"`   // when idleness will end it, null unless open
-	Sessions  int        `json:"sessions"`  // live connections to the door's ports
-	Refused   uint64     `json:"refused"`   // packets the fence refused at this door
-	Grants    []Grant    `json:"grants"`    // never null
-	Penalties []Penalty  `json:"penalties"` // never null
-	Refusals  []Record   `json:"refusals"`  // the last few, newest first, never null
+	Name      string         `json:"name"`
+	State     string         `json:"state"` // "dark", "opening", "open", "closing" or "failsafe"
+	Since     time.Time      `json:"since"`
+	Reason    string         `json:"reason"`    // why it is in this state, for people
+	Ports     []string       `json:"ports"`     // "22/tcp", "60000-61000/udp"
+	Service   string         `json:"service"`   // "ssh.service", a command's argv[0], or "" for none
+	Running   bool           `json:"running"`   // the service was last seen to run; true when there is none
+	LastSeen  *time.Time     `json:"last_seen"` // latest presence, null before the first
+	DarkAt    *time.Time     `json:"dark_at"`   // when idleness will end it, null unless open
+	Sessions  int            `json:"sessions"`  // live connections to the door's ports
+	Refused   uint64         `json:"refused"`   // packets the fence refused at this door
+	Grants    []Grant        `json:"grants"`    // never null
+	Penalties []Penalty      `json:"penalties"` // never null
+	Refusals  []audit.Record `json:"refusals"`  // the last few, newest first, never null
 }
 
 // Grant is leave for one source to open new connections to a door.
@@ -67,35 +71,6 @@ type Penalty struct {
 	Until  time.Time `json:"until"`
 	Reason string    `json:"reason"`
 }
-
-// Record is one line of the audit trail.
-type Record struct {
-	ID     uint64     `json:"id"` // rises by one with each record
-	Time   time.Time  `json:"time"`
-	Door   string     `json:"door"`            // "" for the gateway as a whole
-	Event  string     `json:"event"`           // one of the Event constants
-	Source string     `json:"source"`          // who: an address, "any", "" for none
-	By     string     `json:"by"`              // what asked: "touch", "operator alice (uid 1000)", "idle", ...
-	Reason string     `json:"reason"`          // why, for people
-	Until  *time.Time `json:"until,omitempty"` // of a grant or a penalty
-}
-
-// The events of the audit trail.
-const (
-	EventOpened   = "opened"   // the door went from dark to open
-	EventGranted  = "granted"  // a source got a grant
-	EventRevoked  = "revoked"  // a grant ended before its time
-	EventExpired  = "expired"  // a grant ended at its time
-	EventRefused  = "refused"  // a knock was refused, a penalty may stand in Until
-	EventDark     = "dark"     // the door went dark
-	EventFailsafe = "failsafe" // no log data: the door is dark and deaf
-	EventArmed    = "armed"    // a failsafe or a penalty ended
-	EventRepaired = "repaired" // fence, listener or service differed and was put right
-	EventError    = "error"    // something an operator must know went wrong
-	EventStarted  = "started"  // the daemon guards the doors
-	EventStopped  = "stopped"  // the daemon ends; the fence stands
-	EventApplied  = "applied"  // a configuration was taken into use, kept, or rolled back
-)
 
 // OpenRequest is the body of POST /v1/open.
 type OpenRequest struct {

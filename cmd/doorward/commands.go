@@ -1,0 +1,7 @@
+package main
+
+import "github.com/spf13/cobra"
+
+// commands are the constructors of all commands, one file each, in the order
+// in which help lists them. Nouns read; verbs change.
+var commands = []func(*env) *cobra.Command{}

@@ -1,0 +1,36 @@
+// Package audit has the record of the audit trail: who knocked, what was
+// decided and why. It is the one type that the store keeps, the control API
+// hands out and the metrics count, so it stands below them all and imports no
+// other package of doorward.
+package audit
+
+import "time"
+
+// Record is one line of the audit trail.
+type Record struct {
+	ID     uint64     `json:"id"` // rises by one with each record
+	Time   time.Time  `json:"time"`
+	Door   string     `json:"door"`            // "" for the gateway as a whole
+	Event  string     `json:"event"`           // one of the Event constants
+	Source string     `json:"source"`          // who: an address, "any", "" for none
+	By     string     `json:"by"`              // what asked: "touch", "operator alice (uid 1000)", "idle", ...
+	Reason string     `json:"reason"`          // why, for people
+	Until  *time.Time `json:"until,omitempty"` // of a grant or a penalty
+}
+
+// The events of the audit trail.
+const (
+	EventOpened   = "opened"   // the door went from dark to open
+	EventGranted  = "granted"  // a source got a grant
+	EventRevoked  = "revoked"  // a grant ended before its time
+	EventExpired  = "expired"  // a grant ended at its time
+	EventRefused  = "refused"  // a knock was refused, a penalty may stand in Until
+	EventDark     = "dark"     // the door went dark
+	EventFailsafe = "failsafe" // no log data: the door is dark and deaf
+	EventArmed    = "armed"    // a failsafe or a penalty ended
+	EventRepaired = "repaired" // fence, listener or service differed and was put right
+	EventError    = "error"    // something an operator must know went wrong
+	EventStarted  = "started"  // the daemon guards the doors
+	EventStopped  = "stopped"  // the daemon ends; the fence stands
+	EventApplied  = "applied"  // a configuration was taken into use, kept, or rolled back
+)
