@@ -1,0 +1,54 @@
+# doorward. A newcomer needs two: `make demo` and `make test`.
+# The programs they use come from Debian's packages, by build/deps.sh.
+
+GO     ?= $(or $(shell command -v go),/usr/local/go/bin/go)
+PREFIX ?= /usr/local
+DESTDIR ?=
+# sudo where it is needed and there; root's PATH may lack the directory of go.
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || echo sudo -E env "PATH=$$PATH")
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+export CGO_ENABLED ?= 0
+
+.PHONY: all build cross install demo test bench lint fuzz generate deps clean
+all: build
+
+build: # the two programs, static, into bin/
+	@mkdir -p bin
+	$(GO) build -trimpath -o bin/ ./cmd/doorwardd ./cmd/doorward
+
+cross: # the visitor's side builds everywhere, the daemon on other Linuxes
+	@build/cross.sh
+
+install: build # programs, unit and the files beside it
+	install -D -m 755 bin/doorwardd $(DESTDIR)$(PREFIX)/sbin/doorwardd
+	install -D -m 755 bin/doorward $(DESTDIR)$(PREFIX)/bin/doorward
+	@build/install.sh "$(DESTDIR)" "$(PREFIX)"
+
+demo: build # the story of a door, in two network namespaces, with a real sshd
+	@build/deps.sh demo
+	$(GO) build -trimpath -o bin/demo ./e2e/demo
+	@$(AS_ROOT) bin/demo -bin bin
+
+test: # everything that can be wrong; needs root for most of it
+	@build/deps.sh test
+	@$(AS_ROOT) build/test.sh
+
+bench: build # doorward, knockd and fwknopd measured in one run
+	@build/deps.sh bench
+	$(GO) build -trimpath -o bin/bench ./bench
+	@$(AS_ROOT) bin/bench -bin bin
+
+lint: # gofmt, vet, staticcheck, known vulnerabilities
+	@build/lint.sh
+
+fuzz: # every fuzz target; FUZZTIME=10m for longer
+	@build/fuzz.sh
+
+generate:
+	$(GO) generate ./...
+
+deps: # what all of the above needs
+	@build/deps.sh demo test bench
+
+clean:
+	rm -rf bin dist

@@ -1,0 +1,24 @@
+#!/bin/sh
+# Everything that `make test` does, in the order in which a mistake shows soonest.
+# The demo is the last test. Without root the tests that need it are skipped, and
+# each says so; in CI (CI=true) a skipped one is a failed one.
+. "$(dirname "$0")/lib.sh"
+
+if [ "$(id -u)" != 0 ]; then
+	echo "not root: whatever needs network namespaces is skipped"
+fi
+
+build/lint.sh
+build/cross.sh
+
+step "tests with the race detector"
+# The programs of e2e run as processes of their own: no race would be seen here.
+CGO_ENABLED=1 go test -race -timeout 8m $(go list ./... | grep -v '/e2e')
+
+step "whole-system tests"
+go test -timeout 8m $(go list ./... | grep '/e2e' | grep -v '/e2e/demo$')
+
+build/fuzz.sh
+
+step "the demo"
+go test -count=1 -v -timeout 3m ./e2e/demo
