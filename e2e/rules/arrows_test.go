@@ -1,0 +1,181 @@
+package rules
+
+import (
+	"go/ast"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// arrows are the imports inside the module that architecture allows, with the
+// reason for each. Data goes one way, so the arrows do not turn round: what is
+// not here is a mistake of design, or a change of it that is written here and
+// in docs/ARCHITECTURE.md. Tests may import more.
+var arrows = map[string]map[string]string{
+	"internal/port":   {},
+	"internal/audit":  {},
+	"internal/config": {"internal/port": "ports in their checked form"},
+
+	// Pure cores: see TestPure.
+	"internal/door":     {"internal/port": "what a door guards", "internal/audit": "a decision's record"},
+	"internal/sequence": {"internal/port": "what a knock touches", "internal/audit": "a refusal's reason"},
+
+	// Leaves: each knows one part of the machine and no other leaf.
+	"internal/listen":   {"internal/port": "what is listened on"},
+	"internal/fence":    {"internal/port": "what is guarded"},
+	"internal/presence": {"internal/port": "whose connections count"},
+	"internal/service":  {},
+	"internal/store":    {"internal/audit": "the audit trail's records", "internal/port": "plain types"},
+
+	"internal/control": {
+		"internal/audit": "the audit trail's records are part of the answers",
+		"internal/port":  "plain types",
+	},
+	"internal/gateway": {
+		"internal/port":     "plain types",
+		"internal/audit":    "every decision leaves a record",
+		"internal/config":   "what the operator wants",
+		"internal/control":  "the snapshot's types",
+		"internal/door":     "decides",
+		"internal/sequence": "recognises",
+		"internal/listen":   "brings touches",
+		"internal/fence":    "carries grants out",
+		"internal/service":  "carries start and stop out",
+		"internal/presence": "tells who is in",
+		"internal/store":    "keeps what must survive",
+	},
+	"internal/daemon": {
+		"internal/port":     "plain types",
+		"internal/audit":    "answers to the log command",
+		"internal/config":   "reads the file, anew at each reload",
+		"internal/control":  "serves the socket",
+		"internal/gateway":  "runs it",
+		"internal/fence":    "makes the one that the gateway is given",
+		"internal/listen":   "makes those that the gateway is given",
+		"internal/presence": "makes those that the gateway is given",
+		"internal/service":  "makes those that the gateway is given",
+		"internal/store":    "opens the one that the gateway is given",
+	},
+	"cmd/doorwardd": {
+		"internal/config": "--check",
+		"internal/daemon": "runs it",
+		"internal/fence":  "--cleanup",
+	},
+	"cmd/doorward": {
+		"internal/port":    "plain types",
+		"internal/audit":   "log prints records",
+		"internal/config":  "check and init read and write files",
+		"internal/control": "the way to the daemon",
+		"internal/visit":   "knocks",
+	},
+
+	// The visitor's side: no part of the daemon.
+	"internal/visit": {},
+
+	"internal/nstest": {},
+	"e2e/lab":         {"internal/control": "reads status as a script would"},
+	"e2e/demo":        {"e2e/lab": "makes the network", "internal/control": "reads status as a script would"},
+	"bench":           {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
+}
+
+func TestImportArrows(t *testing.T) {
+	seen := map[string]bool{}
+	for _, s := range sources(t) {
+		seen[s.dir] = true
+		if s.test {
+			continue
+		}
+		allowed, known := arrows[s.dir]
+		if !known {
+			t.Errorf("%s: the package is not among the arrows; add it with what it may import and why", s.name)
+			continue
+		}
+		for _, p := range s.imports() {
+			to, ours := strings.CutPrefix(p, module+"/")
+			if ours && allowed[to] == "" {
+				t.Errorf("%s imports %s: allowed for %s are %q", s.name, to, s.dir, keys(allowed))
+			}
+		}
+	}
+}
+
+func keys(m map[string]string) []string {
+	var all []string
+	for k := range m {
+		all = append(all, k)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// commands says which files may run other programs, as patterns, and why. The
+// daemon runs only what the operator wrote into the configuration.
+var commands = map[string]string{
+	"internal/service/*.go":         "the door's start, stop and status commands",
+	"internal/presence/journal*.go": "journalctl: the journal has no other stable reader without cgo",
+	"internal/nstest/*.go":          "ip and nsenter, for tests",
+	"cmd/doorward/knock*.go":        "what the visitor wants run once the door is open",
+	"e2e/lab/*.go":                  "real programs in namespaces",
+	"e2e/demo/*.go":                 "real programs in namespaces",
+	"bench/*.go":                    "the peers",
+}
+
+func TestCommandsAreRunWhereAllowed(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.test || !slices.Contains(s.imports(), "os/exec") {
+			continue
+		}
+		allowed := false
+		for pattern := range commands {
+			ok, err := path.Match(pattern, s.name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			allowed = allowed || ok
+		}
+		if !allowed {
+			t.Errorf("%s imports os/exec: allowed are %q", s.name, keys(commands))
+		}
+	}
+}
+
+// TestPure holds the cores to having no sockets, files, goroutines or clock of
+// their own, so that tests reach every state.
+func TestPure(t *testing.T) {
+	pure := []string{"internal/door", "internal/sequence", "internal/port"}
+	outside := []string{"net", "os", "os/exec", "syscall", "log", "log/slog", "context", "sync",
+		"golang.org/x/sys/unix"}
+	clock := []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick"}
+	for _, s := range sources(t) {
+		if s.test || !slices.Contains(pure, s.dir) {
+			continue
+		}
+		for _, p := range s.imports() {
+			if slices.Contains(outside, p) {
+				t.Errorf("%s is pure and imports %s", s.name, p)
+			}
+		}
+		ast.Inspect(s.ast, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.GoStmt:
+				t.Errorf("%s: a pure package starts a goroutine", s.at(n))
+			case *ast.SelectorExpr:
+				if x, ok := n.X.(*ast.Ident); ok && x.Name == "time" && slices.Contains(clock, n.Sel.Name) {
+					t.Errorf("%s: a pure package has a clock of its own: time.%s", s.at(n), n.Sel.Name)
+				}
+			}
+			return true
+		})
+	}
+}
+
+func TestNoInit(t *testing.T) {
+	for _, s := range sources(t) {
+		for _, d := range s.ast.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && f.Recv == nil && f.Name.Name == "init" {
+				t.Errorf("%s: init runs before anybody asked for it", s.at(f))
+			}
+		}
+	}
+}
