@@ -21,8 +21,11 @@ type Status struct {
 	Config   string    `json:"config"`            // path of the configuration file
 	Warnings []string  `json:"warnings"`          // what an operator should act on, never null
 	Pending  *Pending  `json:"pending,omitempty"` // an applied configuration that waits to be confirmed
+	Settled  *Settled  `json:"settled,omitempty"` // how the latest Pending ended, null before the first
 	Fence    Fence     `json:"fence"`
 	Doors    []Door    `json:"doors"` // sorted by name
+	// Events counts the audit records since the start, by event.
+	Events map[string]uint64 `json:"events"`
 }
 
 // Pending is a configuration that goes back to the one before unless it is
@@ -30,6 +33,13 @@ type Status struct {
 type Pending struct {
 	Until time.Time `json:"until"`
 	By    string    `json:"by"`
+}
+
+// Settled is how a pending configuration ended: kept, or gone back from.
+type Settled struct {
+	Time time.Time `json:"time"`
+	By   string    `json:"by"` // "operator alice (uid 1000)", or "time" when nobody confirmed it
+	Kept bool      `json:"kept"`
 }
 
 // Fence is the state of the nftables table.

@@ -1,0 +1,223 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+)
+
+// How long a client waits for an answer that should come at once, and for an
+// order, behind which a service may have to start.
+const (
+	askTime   = 10 * time.Second
+	orderTime = 5 * time.Minute
+)
+
+// Client asks the daemon behind one control socket. It holds no connection
+// between two calls and may be used by several goroutines. The errors of its
+// methods are *Error, but for those of a context that ended.
+type Client struct {
+	path string
+	http http.Client
+}
+
+// NewClient returns a client of the daemon that listens at path. It does not
+// connect yet.
+func NewClient(path string) *Client {
+	c := &Client{path: path}
+	c.http.Transport = &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		},
+	}
+	return c
+}
+
+// Status asks for the latest snapshot.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	var s Status
+	err := c.call(ctx, http.MethodGet, "/v1/status", nil, &s)
+	return s, err
+}
+
+// Watch calls f with the latest snapshot and with every one that follows. It
+// returns f's error, the context's, or an *Error when the daemon goes; never
+// nil.
+func (c *Client) Watch(ctx context.Context, f func(Status) error) error {
+	return follow(ctx, c, "/v1/status?watch=1", true, f)
+}
+
+// Open opens a door for a source.
+func (c *Client) Open(ctx context.Context, o OpenRequest) (Reply, error) {
+	return c.order(ctx, "/v1/open", o)
+}
+
+// Close makes a door dark, or ends one source's grants.
+func (c *Client) Close(ctx context.Context, o CloseRequest) (Reply, error) {
+	return c.order(ctx, "/v1/close", o)
+}
+
+// Arm ends a failsafe, and forgets penalties.
+func (c *Client) Arm(ctx context.Context, o ArmRequest) (Reply, error) {
+	return c.order(ctx, "/v1/arm", o)
+}
+
+// Apply has the daemon read its configuration file anew, or settles what was
+// applied before.
+func (c *Client) Apply(ctx context.Context, o ApplyRequest) (Reply, error) {
+	return c.order(ctx, "/v1/apply", o)
+}
+
+// Log calls f with the records of the audit trail that q selects, in the order
+// of their IDs. Without Follow it returns nil after the last one; with Follow
+// it goes on as Watch does.
+func (c *Client) Log(ctx context.Context, q LogQuery, f func(audit.Record) error) error {
+	v := url.Values{}
+	for key, value := range map[string]string{"door": q.Door, "source": q.Source} {
+		if value != "" {
+			v.Set(key, value)
+		}
+	}
+	if q.After > 0 {
+		v.Set("after", strconv.FormatUint(q.After, 10))
+	}
+	if q.Limit != 0 {
+		v.Set("limit", strconv.Itoa(q.Limit))
+	}
+	if q.Follow {
+		v.Set("follow", "1")
+	}
+	return follow(ctx, c, "/v1/log?"+v.Encode(), q.Follow, f)
+}
+
+// order gives one order.
+func (c *Client) order(ctx context.Context, path string, o any) (Reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, orderTime)
+	defer cancel()
+	var r Reply
+	err := c.call(ctx, http.MethodPost, path, o, &r)
+	return r, err
+}
+
+// call asks once and reads the answer into out.
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	resp, err := c.send(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return c.broken(ctx, err)
+	}
+	return nil
+}
+
+// follow reads a stream of objects, one a line, and hands them to f. A stream
+// that is endless ends only with an error.
+func follow[T any](ctx context.Context, c *Client, path string, endless bool, f func(T) error) error {
+	resp, err := c.send(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(resp.Body)
+	for {
+		var v T
+		err := dec.Decode(&v)
+		switch {
+		case err == io.EOF && !endless:
+			return nil
+		case err != nil:
+			return c.broken(ctx, err)
+		}
+		if err := f(v); err != nil {
+			return err
+		}
+	}
+}
+
+// send sends a request and returns the answer if it is a good one; its body is
+// the caller's to close.
+func (c *Client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, fmt.Errorf("control: internal error: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	// The host is a formality of HTTP: the connection goes to the socket.
+	req, err := http.NewRequestWithContext(ctx, method, "http://doorward"+path, body)
+	if err != nil {
+		return nil, fmt.Errorf("control: internal error: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.unreachable(ctx, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	e := &Error{}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(e); err != nil || e.Message == "" {
+		return nil, &Error{
+			Message: fmt.Sprintf("what answers at %s is not doorwardd: it says %q", c.path, resp.Status),
+			Hint:    "--control SOCKET",
+		}
+	}
+	return nil, e
+}
+
+// unreachable says why there was no answer.
+func (c *Client) unreachable(ctx context.Context, err error) error {
+	var op *net.OpError
+	dialing := errors.As(err, &op) && op.Op == "dial"
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return &Error{
+			Message: fmt.Sprintf("the daemon at %s does not answer in time", c.path),
+			Hint:    "systemctl status doorward",
+		}
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case dialing && errors.Is(err, fs.ErrPermission):
+		return &Error{
+			Message: fmt.Sprintf("no leave to talk to the daemon at %s: %v", c.path, op.Err),
+			Hint:    "run with sudo, or join the group doorward",
+		}
+	case dialing:
+		return &Error{
+			Message: fmt.Sprintf("no daemon answers at %s: %v", c.path, op.Err),
+			Hint:    "systemctl status doorward, or --control SOCKET if it listens elsewhere",
+		}
+	}
+	return c.broken(ctx, err)
+}
+
+// broken says that an answer ended before its time.
+func (c *Client) broken(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+		return &Error{Message: fmt.Sprintf("the daemon at %s has ended the connection", c.path), Hint: "systemctl status doorward"}
+	}
+	return &Error{Message: fmt.Sprintf("the daemon at %s gives no whole answer: %v", c.path, err), Hint: "systemctl status doorward"}
+}

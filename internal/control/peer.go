@@ -1,0 +1,43 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os/user"
+	"strconv"
+)
+
+// peerKey is the context key of a connection's peer.
+type peerKey struct{}
+
+// peer is who opened a connection, or why that is not known.
+type peer struct {
+	uid uint32
+	err error
+}
+
+// withPeer notes who opened c: the kernel keeps it as of the connect, so it
+// cannot be changed by what the client does later.
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	uid, err := peerUID(c)
+	return context.WithValue(ctx, peerKey{}, peer{uid, err})
+}
+
+// peerOf returns the name under which a request's orders stand in the audit
+// trail, e.g. "operator alice (uid 1000)", or "operator uid 1000" when the
+// user has no name on this machine.
+func peerOf(ctx context.Context) (string, error) {
+	p, ok := ctx.Value(peerKey{}).(peer)
+	if !ok {
+		return "", fmt.Errorf("who gives the order is not known")
+	}
+	if p.err != nil {
+		return "", fmt.Errorf("who gives the order is not known: %w", p.err)
+	}
+	id := strconv.FormatUint(uint64(p.uid), 10)
+	if u, err := user.LookupId(id); err == nil && u.Username != "" {
+		return fmt.Sprintf("operator %s (uid %s)", u.Username, id), nil
+	}
+	return "operator uid " + id, nil
+}

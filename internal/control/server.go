@@ -1,0 +1,215 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+)
+
+// Backend is what the server asks of the daemon. Its methods are called from
+// many goroutines at once.
+type Backend interface {
+	// Status returns the latest snapshot, which nobody changes any more, and a
+	// channel that is closed when there is a newer one. It never blocks. A
+	// snapshot is published after every record of the audit trail, so that who
+	// follows the trail has something to wait for.
+	Status() (s Status, newer <-chan struct{})
+
+	// Do carries out an OpenRequest, CloseRequest, ArmRequest or ApplyRequest on
+	// behalf of by ("operator alice (uid 1000)"). The order is checked as far as
+	// that can be done without the configuration: Door is well formed, Source is
+	// "", "any", an address without a zone or a masked prefix in canonical form,
+	// durations are positive, Action is known. The error may be an *Error.
+	Do(ctx context.Context, by string, order any) (Reply, error)
+
+	// Log returns the records that q selects, in the order of their IDs. Limit
+	// is 1 to 10,000 here; Follow is the server's business.
+	Log(q LogQuery) ([]audit.Record, error)
+}
+
+// What a client may cost the daemon.
+const (
+	maxBody     = 64 << 10               // bytes of an order
+	readTime    = 10 * time.Second       // for a whole request to arrive
+	writeTime   = 10 * time.Second       // for the client to take one answer, or one line of a stream
+	stopTime    = 2 * time.Second        // for orders under way when the server stops
+	streamPause = 100 * time.Millisecond // between two lines of a stream of snapshots
+)
+
+// Server answers operators' commands from a Backend.
+type Server struct {
+	backend Backend
+	log     *slog.Logger
+}
+
+// NewServer returns a server that answers from b and writes to log what
+// clients did wrong to it.
+func NewServer(b Backend, log *slog.Logger) *Server {
+	return &Server{backend: b, log: log}
+}
+
+// Serve answers on l until ctx ends, and then returns nil: streams end at
+// once, orders under way get two seconds. It closes l. Any other end is an
+// error.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	// Orders under way outlive ctx by stopTime; streams look at ctx itself.
+	base, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	srv := &http.Server{
+		Handler:        s.handler(ctx),
+		ReadTimeout:    readTime,
+		IdleTimeout:    time.Minute,
+		MaxHeaderBytes: 16 << 10,
+		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		BaseContext:    func(net.Listener) context.Context { return base },
+		ConnContext:    withPeer,
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		wait, cancel := context.WithTimeout(base, stopTime)
+		defer cancel()
+		if srv.Shutdown(wait) != nil {
+			cut()
+			srv.Close()
+		}
+	})
+	err := srv.Serve(l)
+	if !stop() { // the stop has begun: wait for its end
+		<-stopped
+	}
+	if ctx.Err() != nil && errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	srv.Close()
+	return fmt.Errorf("serve the control socket %q: %w", l.Addr(), err)
+}
+
+// route is what one path answers to.
+type route struct {
+	method string
+	serve  http.HandlerFunc
+}
+
+// handler returns the API. Streams end with ctx.
+func (s *Server) handler(ctx context.Context) http.Handler {
+	routes := map[string]route{
+		"/v1/status": {http.MethodGet, func(w http.ResponseWriter, r *http.Request) { s.status(ctx, w, r) }},
+		"/v1/log":    {http.MethodGet, func(w http.ResponseWriter, r *http.Request) { s.records(ctx, w, r) }},
+		"/v1/open":   {http.MethodPost, order[OpenRequest](s)},
+		"/v1/close":  {http.MethodPost, order[CloseRequest](s)},
+		"/v1/arm":    {http.MethodPost, order[ArmRequest](s)},
+		"/v1/apply":  {http.MethodPost, order[ApplyRequest](s)},
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rt, ok := routes[r.URL.Path]
+		if !ok {
+			writeError(w, http.StatusNotFound, &Error{
+				Message: fmt.Sprintf("path %q is not known: allowed are /v1/status, /v1/log, /v1/open, /v1/close, /v1/arm and /v1/apply", r.URL.Path),
+				Hint:    "doorward and doorwardd may be of different versions",
+			})
+			return
+		}
+		if r.Method != rt.method {
+			w.Header().Set("Allow", rt.method)
+			writeError(w, http.StatusMethodNotAllowed, &Error{
+				Message: fmt.Sprintf("method %q on %s: allowed is %s", r.Method, r.URL.Path, rt.method),
+			})
+			return
+		}
+		rt.serve(w, r)
+	})
+}
+
+// order answers a POST whose body is an O: decoded strictly, checked, and only
+// then handed to the backend.
+func order[O checkable[O]](s *Server) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		o, code, err := decodeOrder[O](http.MaxBytesReader(w, r.Body, maxBody))
+		if err != nil {
+			writeError(w, code, err)
+			return
+		}
+		by, err := peerOf(r.Context())
+		if err != nil {
+			writeError(w, http.StatusForbidden, err)
+			return
+		}
+		// The limit was for the request; a service may take longer to start.
+		http.NewResponseController(w).SetReadDeadline(time.Time{})
+		reply, err := s.backend.Do(r.Context(), by, o)
+		if err != nil {
+			writeError(w, orderStatus(err), err)
+			return
+		}
+		writeJSON(w, http.StatusOK, reply)
+	}
+}
+
+// orderStatus is the HTTP status of an order that the backend did not carry
+// out: 409 when it says why to the operator, 500 when something broke.
+func orderStatus(err error) int {
+	var e *Error
+	if errors.As(err, &e) {
+		return http.StatusConflict
+	}
+	return http.StatusInternalServerError
+}
+
+// decodeOrder reads one O and nothing else from body, and checks it. With an
+// error comes its HTTP status.
+func decodeOrder[O checkable[O]](body io.Reader) (O, int, error) {
+	var o, none O
+	dec := json.NewDecoder(body)
+	dec.DisallowUnknownFields()
+	err := dec.Decode(&o)
+	if err == nil {
+		if _, more := dec.Token(); more != io.EOF {
+			err = errors.New("something follows the object")
+		}
+	}
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return none, http.StatusRequestEntityTooLarge, fmt.Errorf("the body is larger than %d bytes", maxBody)
+	case err != nil:
+		return none, http.StatusBadRequest, fmt.Errorf("the body is not one JSON object as expected: %w", err)
+	}
+	if o, err = o.checked(); err != nil {
+		return none, http.StatusBadRequest, err
+	}
+	return o, 0, nil
+}
+
+// writeJSON answers with v. An error here means that the client is gone, which
+// is no concern of the daemon's.
+func writeJSON(w http.ResponseWriter, code int, v any) {
+	var b bytes.Buffer
+	if err := json.NewEncoder(&b).Encode(v); err != nil {
+		b.Reset()
+		code = http.StatusInternalServerError
+		fmt.Fprintf(&b, "{\"error\":%q,\"hint\":\"\"}\n", "the answer cannot be written as JSON")
+	}
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTime))
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	w.Write(b.Bytes())
+}
+
+// writeError answers with err as an *Error.
+func writeError(w http.ResponseWriter, code int, err error) {
+	var e *Error
+	if !errors.As(err, &e) {
+		e = &Error{Message: err.Error()}
+	}
+	writeJSON(w, code, e)
+}

@@ -1,0 +1,196 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// status answers GET /v1/status: one snapshot, or with watch=1 one a line,
+// whenever there is a newer one.
+func (s *Server) status(ctx context.Context, w http.ResponseWriter, r *http.Request) {
+	q, err := parseQuery(r.URL.RawQuery, "watch")
+	if err != nil {
+		writeError(w, http.StatusBadRequest, err)
+		return
+	}
+	watch, err := parseFlag(q, "watch")
+	if err != nil {
+		writeError(w, http.StatusBadRequest, err)
+		return
+	}
+	if !watch {
+		snapshot, _ := s.backend.Status()
+		writeJSON(w, http.StatusOK, snapshot)
+		return
+	}
+	st := newStream(ctx, w, r)
+	defer st.stop()
+	for {
+		snapshot, newer := s.backend.Status()
+		if st.send(snapshot) != nil || !st.wait(newer) {
+			return
+		}
+	}
+}
+
+// records answers GET /v1/log: the records of the audit trail that the query
+// selects, one a line, and with follow=1 those that come after them.
+func (s *Server) records(ctx context.Context, w http.ResponseWriter, r *http.Request) {
+	q, err := parseLogQuery(r.URL.RawQuery)
+	if err != nil {
+		writeError(w, http.StatusBadRequest, err)
+		return
+	}
+	// The channel is taken before the trail is read: a record that comes in
+	// between closes it.
+	_, newer := s.backend.Status()
+	records, err := s.backend.Log(q)
+	if err != nil {
+		writeError(w, http.StatusInternalServerError, fmt.Errorf("read the audit trail: %w", err))
+		return
+	}
+	st := newStream(ctx, w, r)
+	defer st.stop()
+	for {
+		for _, record := range records {
+			if st.send(record) != nil {
+				return
+			}
+			q.After = max(q.After, record.ID)
+		}
+		if !q.Follow || !st.wait(newer) {
+			return
+		}
+		q.Limit = maxLimit
+		_, newer = s.backend.Status()
+		if records, err = s.backend.Log(q); err != nil {
+			s.log.Warn("a client's follow of the audit trail ends", "err", err)
+			return
+		}
+	}
+}
+
+// stream sends JSON objects, one a line, to a client that reads them as they
+// come.
+type stream struct {
+	ctx   context.Context
+	stop  context.CancelFunc
+	w     http.ResponseWriter
+	rc    *http.ResponseController
+	enc   *json.Encoder
+	paced *time.Timer // fires when the next line may be sent
+}
+
+// newStream begins the answer. The stream ends with the server's ctx or when
+// the client goes; stop must be called.
+func newStream(ctx context.Context, w http.ResponseWriter, r *http.Request) *stream {
+	rctx, cancel := context.WithCancel(r.Context())
+	unlink := context.AfterFunc(ctx, cancel)
+	st := &stream{ctx: rctx, w: w, rc: http.NewResponseController(w), enc: json.NewEncoder(w)}
+	st.paced = time.NewTimer(streamPause)
+	st.stop = func() {
+		unlink()
+		cancel()
+		st.paced.Stop()
+	}
+	// The server's read deadline would end the stream: net/http watches the
+	// connection for the client's going by reading from it.
+	st.rc.SetReadDeadline(time.Time{})
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	st.rc.SetWriteDeadline(time.Now().Add(writeTime))
+	w.WriteHeader(http.StatusOK)
+	st.rc.Flush()
+	return st
+}
+
+// send writes one line and has it go out.
+func (st *stream) send(v any) error {
+	st.rc.SetWriteDeadline(time.Now().Add(writeTime))
+	if err := st.enc.Encode(v); err != nil {
+		return err
+	}
+	return st.rc.Flush()
+}
+
+// wait returns true when newer is closed and the pace allows another line,
+// false when the stream has ended.
+func (st *stream) wait(newer <-chan struct{}) bool {
+	select {
+	case <-newer:
+	case <-st.ctx.Done():
+		return false
+	}
+	select {
+	case <-st.paced.C:
+		st.paced.Reset(streamPause)
+		return true
+	case <-st.ctx.Done():
+		return false
+	}
+}
+
+// maxLimit is how many records one look into the audit trail may bring.
+const maxLimit = 10_000
+
+// parseLogQuery reads the query of GET /v1/log.
+func parseLogQuery(raw string) (LogQuery, error) {
+	v, err := parseQuery(raw, "door", "source", "after", "limit", "follow")
+	if err != nil {
+		return LogQuery{}, err
+	}
+	q := LogQuery{Door: v.Get("door"), Limit: 100}
+	if err := checkDoor(q.Door, true); err != nil {
+		return LogQuery{}, err
+	}
+	if q.Source, err = checkSource(v.Get("source"), true); err != nil {
+		return LogQuery{}, err
+	}
+	if s := v.Get("after"); s != "" {
+		if q.After, err = strconv.ParseUint(s, 10, 64); err != nil {
+			return LogQuery{}, fmt.Errorf("after %q: allowed is the id of a record", s)
+		}
+	}
+	if s := v.Get("limit"); s != "" && s != "0" {
+		if q.Limit, err = strconv.Atoi(s); err != nil || q.Limit < 1 || q.Limit > maxLimit {
+			return LogQuery{}, fmt.Errorf("limit %q: allowed are 1 to %d, and 0 for 100", s, maxLimit)
+		}
+	}
+	q.Follow, err = parseFlag(v, "follow")
+	return q, err
+}
+
+// parseQuery reads a query string in which each of allowed may stand once.
+func parseQuery(raw string, allowed ...string) (url.Values, error) {
+	v, err := url.ParseQuery(raw)
+	if err != nil {
+		return nil, fmt.Errorf("query %q: %w", raw, err)
+	}
+	for key, values := range v {
+		if !slices.Contains(allowed, key) {
+			return nil, fmt.Errorf("query parameter %q is not known: allowed are %s", key, strings.Join(allowed, ", "))
+		}
+		if len(values) > 1 {
+			return nil, fmt.Errorf("query parameter %q stands %d times: allowed is once", key, len(values))
+		}
+	}
+	return v, nil
+}
+
+// parseFlag reads a query parameter that is 1, 0, or not there.
+func parseFlag(v url.Values, key string) (bool, error) {
+	switch s := v.Get(key); s {
+	case "1":
+		return true, nil
+	case "", "0":
+		return false, nil
+	default:
+		return false, fmt.Errorf("%s %q: allowed are 0 and 1", key, s)
+	}
+}
