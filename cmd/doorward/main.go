@@ -40,6 +40,10 @@ func run(ctx context.Context, e *env, args []string) int {
 	if err == nil {
 		return 0
 	}
+	var s *statusError
+	if errors.As(err, &s) {
+		return s.code
+	}
 	fmt.Fprintf(e.stderr, "doorward: error: %v\n", err)
 	var h *hintError
 	if errors.As(err, &h) && h.hint != "" {
@@ -71,6 +75,12 @@ type usageError struct{ err error }
 
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
+
+// statusError is a command, run for the visitor, that ended with a status other
+// than 0. The status is passed on without a word: the command has said its own.
+type statusError struct{ code int }
+
+func (e *statusError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
 
 func newRoot(e *env) *cobra.Command {
 	root := &cobra.Command{

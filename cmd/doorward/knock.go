@@ -1,0 +1,318 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/doorward/doorward/internal/visit"
+)
+
+const knockHelp = `Knock on a gateway: complete a TCP connection to each port of --touch, in the
+order given, and close it at once. Everything but those ports is left alone.
+
+With --wait PORT, doorward then asks that port, the door's own, until it really
+accepts, and says so. That is the proof that the knock was right: a gateway
+answers a wrong knock exactly like a right one. Without --wait, done means that
+every touch was completed.
+
+A gateway lets in the source that knocked, and IPv4 and IPv6 are two sources of
+one machine. A HOST that has addresses of both is knocked on over both, one
+after the other, the resolver's preferred one first, so that whatever follows
+gets in over either. One of them is enough: an address that cannot be reached is
+named and passed over. -4 and -6 choose one.
+
+A command after "--" runs once the knock is done and, with --wait, the port is
+open. It is run as it stands, without a shell, and its exit status becomes
+doorward's. With --stdio, the connection that --wait made is itself joined to
+standard input and output, which is what ssh's ProxyCommand wants, and the only
+way to wait at a door with single_use = true, where the first connection spends
+the grant. In both cases doorward's own words go to standard error.
+
+Exit status: 0 when at least one knock is complete and, with --wait, the port
+opened within --timeout; 1 when not; 2 when the command line is wrong.`
+
+const knockExamples = `  doorward knock gate.example.org --touch 59000,59002 --wait 22
+  doorward knock gate.example.org --touch 59000,59002 --wait 22 -- ssh alice@gate.example.org
+
+In ~/.ssh/config, so that plain ssh, scp and git knock first:
+
+  Match host gate.example.org exec "doorward knock %h --touch 59000,59002 --wait %p"
+
+or, which also does for single_use and on Windows:
+
+  Host gate.example.org
+      ProxyCommand doorward knock %h --touch 59000,59002 --wait %p --stdio`
+
+// knockOptions is what the command line of knock says.
+type knockOptions struct {
+	host       string
+	touch      string
+	wait       string
+	v4, v6     bool
+	both       bool
+	delay      time.Duration
+	each       time.Duration
+	timeout    time.Duration
+	json       bool
+	stdio      bool
+	argv       []string // the command after "--"
+	waitPort   uint16   // 0: none
+	touchPorts []uint16
+}
+
+func newKnock(e *env) *cobra.Command {
+	var o knockOptions
+	c := &cobra.Command{
+		Use:     "knock HOST --touch PORT[,PORT...] [--wait PORT] [-- COMMAND ARG...]",
+		Short:   "knock on a gateway, and wait until the door is open",
+		Long:    knockHelp,
+		Example: knockExamples,
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := o.parse(args, c.ArgsLenAtDash()); err != nil {
+				return &usageError{withHint(err, "doorward knock --help")}
+			}
+			return knock(c.Context(), e, &visit.Visitor{}, &o)
+		},
+	}
+	f := c.Flags()
+	f.SortFlags = false
+	f.StringVar(&o.touch, "touch", "", "TCP `PORTS` to touch, in this order, such as 59000,59002")
+	f.StringVar(&o.wait, "wait", "", "then wait until this TCP `PORT` accepts, such as 22")
+	f.BoolVarP(&o.v4, "ipv4", "4", false, "over IPv4 only")
+	f.BoolVarP(&o.v6, "ipv6", "6", false, "over IPv6 only")
+	f.BoolVar(&o.both, "both", false, "over both where HOST has both (the default)")
+	f.DurationVar(&o.delay, "delay", 0, "pause between one touch and the next")
+	f.DurationVar(&o.each, "touch-timeout", 3*time.Second, "the longest that one touch may take")
+	f.DurationVar(&o.timeout, "timeout", 10*time.Second, "the longest that --wait waits")
+	f.BoolVar(&o.stdio, "stdio", false, "join the connection that --wait made to standard input and output")
+	f.BoolVar(&o.json, "json", false, "print what happened as JSON")
+	return c
+}
+
+// parse checks the command line. dash is how many of args stand before "--",
+// or -1.
+func (o *knockOptions) parse(args []string, dash int) error {
+	if dash >= 0 {
+		args, o.argv = args[:dash], args[dash:]
+		if len(o.argv) == 0 {
+			return errors.New(`nothing follows "--": a command is missing`)
+		}
+	}
+	switch {
+	case len(args) == 0:
+		return errors.New("HOST is missing: the gateway's name or address")
+	case len(args) > 1:
+		return fmt.Errorf("%q: one HOST only; a command goes after \"--\"", args[1])
+	case o.touch == "":
+		return errors.New("--touch is missing: the ports of the knock, such as --touch 59000,59002")
+	case o.v4 && o.v6, (o.v4 || o.v6) && o.both:
+		return errors.New("-4, -6 and --both exclude one another")
+	case o.stdio && o.wait == "":
+		return errors.New("--stdio needs --wait PORT: the port to connect to")
+	case o.stdio && len(o.argv) > 0:
+		return errors.New("--stdio and a command exclude one another")
+	case o.json && (o.stdio || len(o.argv) > 0):
+		return errors.New("--json goes with neither --stdio nor a command: standard output is theirs")
+	case o.each <= 0 || o.timeout <= 0 || o.delay < 0:
+		return errors.New("--touch-timeout and --timeout must be more than 0, --delay not less")
+	}
+	o.host = args[0]
+	var err error
+	if o.touchPorts, err = parseTouch(o.touch); err != nil {
+		return fmt.Errorf("--touch: %w", err)
+	}
+	if o.wait != "" {
+		if o.waitPort, err = parseTCPPort(o.wait); err != nil {
+			return fmt.Errorf("--wait: %w", err)
+		}
+	}
+	return nil
+}
+
+// parseTouch reads "59000,59002". A port that is there twice would be touched
+// twice and count once, so it is a slip.
+func parseTouch(s string) ([]uint16, error) {
+	var ports []uint16
+	seen := map[uint16]bool{}
+	for _, f := range strings.Split(s, ",") {
+		p, err := parseTCPPort(strings.TrimSpace(f))
+		if err != nil {
+			return nil, err
+		}
+		if seen[p] {
+			return nil, fmt.Errorf("port %d is there twice", p)
+		}
+		seen[p] = true
+		ports = append(ports, p)
+	}
+	return ports, nil
+}
+
+// parseTCPPort reads "22" or "22/tcp".
+func parseTCPPort(s string) (uint16, error) {
+	if strings.HasSuffix(s, "/udp") {
+		return 0, fmt.Errorf("port %q: only TCP ports can be touched or waited for", s)
+	}
+	n, err := strconv.ParseUint(strings.TrimSuffix(s, "/tcp"), 10, 16)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("port %q: allowed are 1 to 65535", s)
+	}
+	return uint16(n), nil
+}
+
+func (o *knockOptions) family() visit.Family {
+	switch {
+	case o.v4:
+		return visit.IPv4
+	case o.v6:
+		return visit.IPv6
+	}
+	return visit.Both
+}
+
+// knock carries out the whole of one invocation.
+func knock(ctx context.Context, e *env, v *visit.Visitor, o *knockOptions) error {
+	say := func(format string, args ...any) { fmt.Fprintf(e.stdout, format+"\n", args...) }
+	switch {
+	case o.json:
+		say = func(string, ...any) {}
+	case o.stdio || len(o.argv) > 0:
+		say = func(format string, args ...any) { fmt.Fprintf(e.stderr, format+"\n", args...) }
+	}
+	families, err := v.Resolve(ctx, o.host, o.family())
+	if err != nil {
+		return err
+	}
+	attempts, complete := o.knockAll(ctx, v, families, say)
+	if ctx.Err() != nil {
+		return errors.New("interrupted before the knock was complete")
+	}
+	var opened []visit.Opened
+	if o.waitPort != 0 && len(complete) > 0 {
+		waitCtx, cancel := context.WithTimeout(ctx, o.timeout)
+		opened = v.Wait(waitCtx, complete, o.waitPort, o.stdio)
+		cancel()
+	}
+	if o.json {
+		if err := printKnock(e.stdout, o, attempts, opened); err != nil {
+			return err
+		}
+	}
+	switch {
+	case len(complete) == 0:
+		return o.noKnock(attempts)
+	case ctx.Err() != nil:
+		return errors.New("interrupted while waiting")
+	}
+	return o.finish(ctx, e, opened, say)
+}
+
+// knockAll knocks over each family in turn and returns all attempts, and those
+// that are complete.
+func (o *knockOptions) knockAll(
+	ctx context.Context, v *visit.Visitor, families [][]netip.Addr, say func(string, ...any),
+) (attempts, complete []visit.Attempt) {
+	for _, addrs := range families {
+		at := v.Knock(ctx, addrs, visit.Knock{Touch: o.touchPorts, Delay: o.delay, Each: o.each})
+		attempts = append(attempts, at)
+		switch {
+		case ctx.Err() != nil:
+			return attempts, complete
+		case at.Err == nil:
+			say("knocked on %s: %s", at.Address, visit.Ports(o.touchPorts))
+			complete = append(complete, at)
+		case len(families) > 1:
+			say("no knock over %s: %v", familyOf(at), at.Err)
+		}
+	}
+	return attempts, complete
+}
+
+// finish says what opened, and runs what was to follow.
+func (o *knockOptions) finish(
+	ctx context.Context, e *env, opened []visit.Opened, say func(string, ...any),
+) error {
+	var conn net.Conn
+	anyOpen := false
+	for _, a := range opened {
+		switch {
+		case a.Err == nil:
+			say("open: %d/tcp on %s after %v", o.waitPort, a.Address, brief(a.After))
+			anyOpen = true
+		case len(opened) > 1 && !o.stdio:
+			say("not open: %d/tcp on %s: %s", o.waitPort, a.Address, a.WhyShut())
+		}
+		if a.Conn != nil {
+			conn = a.Conn
+		}
+	}
+	switch {
+	case o.waitPort != 0 && !anyOpen:
+		return o.notOpen(opened)
+	case conn != nil:
+		return join(ctx, e, conn)
+	case len(o.argv) > 0:
+		return runCommand(ctx, e, o.argv)
+	}
+	return nil
+}
+
+// noKnock is the error for a knock that is complete nowhere.
+func (o *knockOptions) noKnock(attempts []visit.Attempt) error {
+	err := fmt.Errorf("no knock on %s is complete", o.host)
+	if len(attempts) == 1 {
+		err = attempts[0].Err
+	}
+	begun := false
+	refused := false
+	for _, at := range attempts {
+		var t *visit.TouchError
+		if errors.As(at.Err, &t) {
+			begun = begun || len(t.Done) > 0
+			refused = refused || t.Refused()
+		}
+	}
+	why := "a wrong host or port, or a firewall between; a touched port is never guarded, so it should answer at once"
+	if refused {
+		why = "a wrong host or port, a gateway that is not running, or one that is deaf for a while after a wrong knock"
+	}
+	if begun {
+		why += "; a knock left unfinished counts as a wrong one, so wait out the penalty (5m unless it was changed) before the next"
+	}
+	return withHint(err, "%s", why)
+}
+
+// notOpen is the error for a complete knock after which the port stayed shut.
+func (o *knockOptions) notOpen(opened []visit.Opened) error {
+	err := fmt.Errorf("%d/tcp on %s did not open within %v: it %s",
+		o.waitPort, opened[0].Address, o.timeout, opened[0].WhyShut())
+	if len(opened) > 1 {
+		err = fmt.Errorf("%d/tcp on %s did not open within %v", o.waitPort, o.host, o.timeout)
+	}
+	return withHint(err, "the touches were completed, but these may not be the door's ports, or you are still"+
+		" penalised for a wrong knock (5m unless it was changed: wait it out, every further knock is ignored),"+
+		" or the gateway judges at intervals (then try --timeout 90s)")
+}
+
+// brief rounds d to what a person reads.
+func brief(d time.Duration) time.Duration {
+	if d < 10*time.Millisecond {
+		return d.Round(100 * time.Microsecond)
+	}
+	return d.Round(time.Millisecond)
+}
+
+func familyOf(at visit.Attempt) visit.Family {
+	if at.Address.Is4() {
+		return visit.IPv4
+	}
+	return visit.IPv6
+}

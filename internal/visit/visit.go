@@ -1,0 +1,250 @@
+// Package visit is the visitor's side of a touch knock: complete a TCP
+// handshake with each port in turn, then wait until the door's own port
+// accepts. It uses nothing but package net, so that it works on every platform
+// that Go has, and it knows nothing of configurations or of the daemon.
+//
+// A gateway gives its grant to the source that knocked, and IPv4 and IPv6 are
+// two sources of one visitor. The program that follows may use either, so a
+// name with addresses of both families is knocked on over both, one after the
+// other, and one of them is enough.
+package visit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Family says over which IP versions to knock.
+type Family uint8
+
+// Both is every family that the name has an address of.
+const (
+	Both Family = iota
+	IPv4
+	IPv6
+)
+
+// Visitor knocks. The zero value uses the machine's resolver and network. A
+// Visitor is not changed by its methods, so goroutines may share it.
+type Visitor struct {
+	// Dial opens a TCP connection to a literal address and port; nil is
+	// net.Dialer's.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Lookup finds a name's addresses, the preferred ones first; nil is
+	// net.DefaultResolver's LookupNetIP.
+	Lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// Knock is what to touch, and how.
+type Knock struct {
+	Touch []uint16      // TCP ports, in the order in which they are touched
+	Delay time.Duration // between one touch and the next
+	Each  time.Duration // the longest that one touch may take, more than 0
+}
+
+// Touch is one port and what came of it.
+type Touch struct {
+	Port uint16
+	Took time.Duration // until the handshake was complete, or failed
+	Err  error         // nil when the handshake is complete; else a *TouchError
+}
+
+// Attempt is a knock at one address.
+type Attempt struct {
+	Address netip.Addr
+	Touches []Touch // as many as were tried
+	Err     error   // nil when the whole knock is complete; else the last touch's
+}
+
+// TouchError is a touch that did not complete.
+type TouchError struct {
+	Address netip.Addr
+	Port    uint16
+	Each    time.Duration // how long an answer was waited for
+	Done    []uint16      // the ports that were touched before it
+	err     error
+}
+
+// Error says what the network answered, with the port and the address.
+func (e *TouchError) Error() string {
+	what := fmt.Sprintf("%d/tcp on %s ", e.Port, e.Address)
+	switch {
+	case e.Refused():
+		what += "refuses connections"
+	case isTimeout(e.err):
+		what += fmt.Sprintf("did not answer within %v", e.Each)
+	default:
+		what += "cannot be reached: " + reason(e.err)
+	}
+	if len(e.Done) > 0 {
+		what += ", after " + Ports(e.Done) + " had been touched"
+	}
+	return what
+}
+
+// Unwrap returns the network's error.
+func (e *TouchError) Unwrap() error { return e.err }
+
+// Refused says whether the other end answered that nothing listens there.
+func (e *TouchError) Refused() bool { return isRefused(e.err) }
+
+// Resolve finds the addresses of host, a name or a literal address, that are
+// of family f. There is one list for each family that has any, in the order in
+// which the resolver prefers them.
+func (v *Visitor) Resolve(ctx context.Context, host string, f Family) ([][]netip.Addr, error) {
+	addrs, err := v.lookup(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	var families [][]netip.Addr
+	for _, a := range addrs {
+		a = a.Unmap() // an IPv4-mapped address is reached over IPv4
+		if f == IPv4 && !a.Is4() || f == IPv6 && a.Is4() {
+			continue
+		}
+		switch {
+		case len(families) > 0 && families[0][0].Is4() == a.Is4():
+			families[0] = append(families[0], a)
+		case len(families) > 1:
+			families[1] = append(families[1], a)
+		default:
+			families = append(families, []netip.Addr{a})
+		}
+	}
+	if len(families) == 0 {
+		return nil, fmt.Errorf("%q has no %s address", host, f)
+	}
+	return families, nil
+}
+
+// String returns "IPv4", "IPv6", or "IP" for Both.
+func (f Family) String() string { return [...]string{"IP", "IPv4", "IPv6"}[f] }
+
+func (v *Visitor) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	literal := strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	if a, err := netip.ParseAddr(literal); err == nil {
+		return []netip.Addr{a}, nil
+	}
+	lookup := v.Lookup
+	if lookup == nil {
+		lookup = net.DefaultResolver.LookupNetIP
+	}
+	addrs, err := lookup(ctx, "ip", host)
+	var d *net.DNSError
+	switch {
+	case errors.As(err, &d) && d.IsNotFound:
+		return nil, fmt.Errorf("host %q is not known", host)
+	case err != nil:
+		return nil, fmt.Errorf("look up host %q: %w", host, err)
+	}
+	return addrs, nil
+}
+
+// Knock knocks at the first of addrs, all of one family, that answers the first
+// touch. It never goes on to the next address after a completed touch: the
+// addresses may be one gateway's, and a knock begun twice there is a wrong one.
+func (v *Visitor) Knock(ctx context.Context, addrs []netip.Addr, k Knock) Attempt {
+	var at Attempt
+	for _, a := range addrs {
+		at = v.knock(ctx, a, k)
+		if at.Err == nil || len(at.Touches) > 1 || ctx.Err() != nil {
+			break
+		}
+	}
+	return at
+}
+
+func (v *Visitor) knock(ctx context.Context, a netip.Addr, k Knock) Attempt {
+	at := Attempt{Address: a}
+	for i, p := range k.Touch {
+		if i > 0 && !sleep(ctx, k.Delay) {
+			at.Err = ctx.Err()
+			return at
+		}
+		start := time.Now()
+		err := v.touch(ctx, a, p, k.Each)
+		if err != nil {
+			err = &TouchError{a, p, k.Each, k.Touch[:i], err}
+		}
+		at.Touches = append(at.Touches, Touch{p, time.Since(start), err})
+		if err != nil {
+			at.Err = err
+			return at
+		}
+	}
+	return at
+}
+
+// touch completes one handshake and closes at once: a one-shot listener says
+// nothing and reads nothing.
+func (v *Visitor) touch(ctx context.Context, a netip.Addr, p uint16, each time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, each)
+	defer cancel()
+	c, err := v.dial(ctx, a, p)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+func (v *Visitor) dial(ctx context.Context, a netip.Addr, p uint16) (net.Conn, error) {
+	dial := v.Dial
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
+	return dial(ctx, "tcp", netip.AddrPortFrom(a, p).String())
+}
+
+// Ports writes port numbers as people list them: "59000, 59002".
+func Ports(ports []uint16) string {
+	var s []string
+	for _, p := range ports {
+		s = append(s, strconv.Itoa(int(p)))
+	}
+	return strings.Join(s, ", ")
+}
+
+// sleep waits for d and says whether ctx lived that long.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// wsaConnRefused is WSAECONNREFUSED of winsock2.h, which package syscall does
+// not map to ECONNREFUSED.
+const wsaConnRefused = syscall.Errno(10061)
+
+func isRefused(err error) bool {
+	var n syscall.Errno
+	return errors.As(err, &n) &&
+		(n == syscall.ECONNREFUSED || runtime.GOOS == "windows" && n == wsaConnRefused)
+}
+
+// reason is the operating system's own words, without the addresses that
+// package net puts before them.
+func reason(err error) string {
+	var n syscall.Errno
+	if errors.As(err, &n) {
+		return n.Error()
+	}
+	return err.Error()
+}
