@@ -1,0 +1,109 @@
+//go:build linux
+
+// Package presence says who is in: the latest login that sshd wrote into an
+// auth log or the journal, and the live connections to a door's ports, which
+// the kernel tells over sock_diag.
+//
+// It only reads. It decides nothing about doors, keeps nothing on disk, and
+// believes no stranger: what counts as a login is a line that sshd itself
+// wrote, whose stamp is known. Where it cannot tell, it says less presence
+// rather than more, and says why.
+//
+// A text log carries no proof of who wrote a line: a local user who may write
+// to /dev/log can spell sshd's tag and number too, and a log that also takes
+// other hosts' lines has their logins in it. The journal's trusted fields know
+// better, which is why Auto prefers it.
+package presence
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// ErrNoData says that there is no log data anywhere: no file of the list
+// exists or all are empty or unreadable, or the journal has no entry or cannot
+// be read. The error that wraps it says why for each place, and what to do.
+var ErrNoData = errors.New("no log data")
+
+// Login is one accepted login.
+type Login struct {
+	// Time is the line's stamp, or the moment when the line was first read if
+	// the stamp lies after it: no login is later than now.
+	Time   time.Time
+	User   string     // as sshd wrote it
+	Method string     // "password", "publickey", "keyboard-interactive/pam", ...
+	Source netip.Addr // IPv4-mapped addresses as IPv4; the zero Addr if sshd did not know it
+	Where  string     // the file that the line was read from, or "journal"
+}
+
+// Log is one place where logins are written. Its methods may be called from
+// several goroutines; calls of Last wait for each other.
+type Log struct {
+	mu       sync.Mutex // guards all below
+	src      source
+	now      func() time.Time
+	warnings []string
+}
+
+// source is what a Log reads: files, the journal, or whichever is found.
+type source interface {
+	// last returns the latest login as of now, and what is odd, for people.
+	last(ctx context.Context, now time.Time) (Login, bool, []string, error)
+	String() string
+}
+
+// Last returns the latest login by time; false means that there is log data
+// but no login in it. Each call reads only what is new since the one before.
+// The error is one that errors.Is ErrNoData, or ctx's.
+func (l *Log) Last(ctx context.Context) (Login, bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	login, ok, warnings, err := l.src.last(ctx, l.now())
+	l.warnings = warnings
+	if err != nil {
+		return Login{}, false, err
+	}
+	return login, ok, nil
+}
+
+// Warnings returns what the last call of Last found that an operator should
+// act on although there was log data: a stamp in an unknown form, a file that
+// may not be read, a stamp from the future. It is empty when all is well.
+func (l *Log) Warnings() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]string(nil), l.warnings...)
+}
+
+// String names the place for people: "/var/log/auth.log", "the journal".
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.src.String()
+}
+
+// Files reads the files of paths, newest first, in the forms that syslog
+// daemons write. A file that is missing but there with ".gz" added is read so.
+// A list of one file stands for that file and its rotations beside it
+// (path.1, path.2.gz, path-20261122, ...: the newest four of them); a longer
+// list is taken as it is. Stamps without a zone are in now's location.
+func Files(paths []string, now func() time.Time) *Log {
+	return &Log{src: newFiles(paths), now: now}
+}
+
+// Journal reads the machine's journal through journalctl, by trusted fields.
+func Journal(now func() time.Time) *Log {
+	return &Log{src: newJournal(), now: now}
+}
+
+// Auto reads what an SSH door's logins are written to: the journal if it has
+// entries that may be read, else the first of /var/log/auth.log,
+// /var/log/secure and /var/log/messages that has data, with its rotations. It
+// looks at the first Last, stays with what it found, and looks again at each
+// Last as long as it has found nothing; the error says what was looked for.
+func Auto(now func() time.Time) *Log {
+	return &Log{src: newAuto(), now: now}
+}

@@ -1,0 +1,261 @@
+//go:build linux
+
+package presence
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+
+	"github.com/mdlayher/netlink"
+	"github.com/mdlayher/netlink/nlenc"
+
+	"github.com/doorward/doorward/internal/port"
+)
+
+// Connection is one live connection to a port of this machine.
+type Connection struct {
+	Proto         port.Proto
+	Local, Remote netip.AddrPort // IPv4-mapped addresses as IPv4
+}
+
+// From linux/sock_diag.h, linux/inet_diag.h and linux/netlink.h.
+const (
+	netlinkSockDiag  = 4  // NETLINK_SOCK_DIAG
+	sockDiagByFamily = 20 // SOCK_DIAG_BY_FAMILY
+	diagReqBytecode  = 1  // INET_DIAG_REQ_BYTECODE
+	reqLen           = 56 // struct inet_diag_req_v2
+	msgLen           = 72 // struct inet_diag_msg
+
+	opJump         = 1 // INET_DIAG_BC_JMP
+	opSourceAtLeas = 2 // INET_DIAG_BC_S_GE
+	opSourceAtMost = 3 // INET_DIAG_BC_S_LE
+)
+
+// State numbers from net/tcp_states.h. UDP sockets borrow two of them:
+// connected ones are "established", merely bound ones are "close".
+const (
+	stateEstablished = 1
+	stateFinWait1    = 4
+	stateFinWait2    = 5
+	stateClose       = 7
+	stateCloseWait   = 8
+	stateListen      = 10
+)
+
+// maxFilterRanges bounds the kernel's filter program, whose jumps are 16 bits
+// wide. Past it the kernel sends everything and only matches filters.
+const maxFilterRanges = 1000
+
+// dumpTries is how often an inconsistent dump is asked for again.
+const dumpTries = 5
+
+// Connections returns the live connections whose local port is one of ports,
+// in the caller's network namespace, in no particular order.
+//
+// A TCP connection is live while established, or half closed (FIN_WAIT1,
+// FIN_WAIT2, CLOSE_WAIT) with a process that still holds it: one side has said
+// its last word, the other may be in the middle of a long answer. SYN_RECV is
+// not live, since anybody can make one from a forged address; TIME_WAIT,
+// LAST_ACK, CLOSING and orphans are the kernel's tidying up. A UDP socket is
+// live if it is connected to a peer. The kernel does not tell who began: an
+// outgoing connection whose local port lies in ports counts too.
+func Connections(ports []port.Range) ([]Connection, error) {
+	half := uint32(1<<stateFinWait1 | 1<<stateFinWait2 | 1<<stateCloseWait)
+	var out []Connection
+	err := dump(ports, port.TCP, 1<<stateEstablished|half, func(s socket) {
+		if s.state == stateEstablished || s.inode != 0 {
+			out = append(out, Connection{port.TCP, s.local, s.remote})
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = dump(ports, port.UDP, 1<<stateEstablished, func(s socket) {
+		out = append(out, Connection{port.UDP, s.local, s.remote})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Listening returns the local ends of the TCP listeners and the bound,
+// unconnected UDP sockets on ports, in the caller's network namespace. A
+// socket bound to every address has 0.0.0.0 or [::], as it was bound.
+func Listening(ports []port.Range) ([]netip.AddrPort, error) {
+	var out []netip.AddrPort
+	add := func(s socket) { out = append(out, s.local) }
+	if err := dump(ports, port.TCP, 1<<stateListen, add); err != nil {
+		return nil, err
+	}
+	if err := dump(ports, port.UDP, 1<<stateClose, add); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// socket is the part of struct inet_diag_msg that matters here.
+type socket struct {
+	state         uint8
+	local, remote netip.AddrPort
+	inode         uint32 // 0: no process holds it
+}
+
+// dump calls each with every socket of proto, IPv4 and IPv6, that is in one of
+// states (a bit each) and whose local port is in ports.
+func dump(ports []port.Range, proto port.Proto, states uint32, each func(socket)) error {
+	var mine []port.Range
+	for _, r := range ports {
+		if r.Proto == proto {
+			mine = append(mine, r)
+		}
+	}
+	if len(mine) == 0 {
+		return nil
+	}
+	conn, err := netlink.Dial(netlinkSockDiag, nil)
+	if err != nil {
+		return fmt.Errorf("open sock_diag: %w", err)
+	}
+	defer conn.Close()
+	for _, family := range []uint8{syscall.AF_INET, syscall.AF_INET6} {
+		sockets, err := dumpFamily(conn, family, proto, states, mine)
+		if err != nil {
+			return fmt.Errorf("list %s sockets over sock_diag: %w", proto, err)
+		}
+		for _, s := range sockets {
+			each(s)
+		}
+	}
+	return nil
+}
+
+// dumpFamily asks until the kernel says that nothing changed under the dump.
+func dumpFamily(conn *netlink.Conn, family uint8, proto port.Proto, states uint32, ports []port.Range) ([]socket, error) {
+	req := netlink.Message{
+		Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Dump},
+		Data:   diagRequest(family, proto, states, ports),
+	}
+	for range dumpTries {
+		replies, err := conn.Execute(req)
+		if err != nil {
+			return nil, err
+		}
+		sockets, whole, err := parseDump(replies, proto, ports)
+		if err != nil {
+			return nil, err
+		}
+		if whole {
+			return sockets, nil
+		}
+	}
+	return nil, fmt.Errorf("the list changed under each of %d dumps", dumpTries)
+}
+
+// parseDump reads a dump's messages; false means that the kernel marked it as
+// inconsistent (NLM_F_DUMP_INTR).
+func parseDump(replies []netlink.Message, proto port.Proto, ports []port.Range) ([]socket, bool, error) {
+	sockets := make([]socket, 0, len(replies))
+	for _, m := range replies {
+		if m.Header.Flags&netlink.DumpInterrupted != 0 {
+			return nil, false, nil
+		}
+		s, err := parseSocket(m.Data)
+		if err != nil {
+			return nil, false, err
+		}
+		if matches(ports, port.Port{Proto: proto, Number: s.local.Port()}) {
+			sockets = append(sockets, s)
+		}
+	}
+	return sockets, true, nil
+}
+
+func matches(ports []port.Range, p port.Port) bool {
+	for _, r := range ports {
+		if r.Contains(p) {
+			return true
+		}
+	}
+	return false
+}
+
+// diagRequest is struct inet_diag_req_v2 and, as an attribute, the filter.
+func diagRequest(family uint8, proto port.Proto, states uint32, ports []port.Range) []byte {
+	b := make([]byte, reqLen)
+	b[0] = family
+	b[1] = uint8(proto)
+	nlenc.PutUint32(b[4:8], states)
+	if len(ports) > maxFilterRanges {
+		return b
+	}
+	code := portFilter(ports)
+	attr := make([]byte, 4, 4+len(code))
+	nlenc.PutUint16(attr[0:2], uint16(4+len(code)))
+	nlenc.PutUint16(attr[2:4], diagReqBytecode)
+	return append(append(b, attr...), code...)
+}
+
+// portFilter is the program of struct inet_diag_bc_op that accepts a socket
+// whose local port is in one of ports. For each range:
+//
+//	S_GE first, else go to the next range
+//	S_LE last, else go to the next range
+//	JMP end (accept)
+//
+// A comparison takes two ops, the second of which holds the port in its "no".
+// Jumps are in bytes from the op itself; running to exactly the end accepts,
+// and four bytes past the end refuses, which is where the last range goes on.
+func portFilter(ports []port.Range) []byte {
+	const compare, jump = 8, 4
+	const each = 2*compare + jump
+	var code []byte
+	op := func(code []byte, kind, yes uint8, no uint16) []byte {
+		return append(code, kind, yes, byteAt(no, 0), byteAt(no, 1))
+	}
+	for i, r := range ports {
+		left := uint16((len(ports) - i) * each)
+		next := uint16(each)
+		if i == len(ports)-1 {
+			next = each + 4
+		}
+		code = op(code, opSourceAtLeas, compare, next)
+		code = op(code, 0, 0, r.First)
+		code = op(code, opSourceAtMost, compare, next-compare)
+		code = op(code, 0, 0, r.Last)
+		code = op(code, opJump, jump, left-2*compare)
+	}
+	return code
+}
+
+// byteAt returns byte i of n in the machine's order, as the kernel reads it.
+func byteAt(n uint16, i int) byte {
+	var b [2]byte
+	nlenc.PutUint16(b[:], n)
+	return b[i]
+}
+
+// parseSocket reads struct inet_diag_msg: family, state, timer and retrans (a
+// byte each), then the ports and addresses in network order, and the inode at
+// the end.
+func parseSocket(b []byte) (socket, error) {
+	if len(b) < msgLen {
+		return socket{}, fmt.Errorf("a socket of %d bytes: at least %d are due", len(b), msgLen)
+	}
+	s := socket{state: b[1], inode: nlenc.Uint32(b[68:72])}
+	sport, dport := binary.BigEndian.Uint16(b[4:6]), binary.BigEndian.Uint16(b[6:8])
+	switch b[0] {
+	case syscall.AF_INET:
+		s.local = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[8:12])), sport)
+		s.remote = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[24:28])), dport)
+	case syscall.AF_INET6:
+		s.local = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:24])).Unmap(), sport)
+		s.remote = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[24:40])).Unmap(), dport)
+	default:
+		return socket{}, errors.New("a socket of neither IPv4 nor IPv6")
+	}
+	return s, nil
+}
