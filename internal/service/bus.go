@@ -1,0 +1,164 @@
+//go:build linux
+
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// Names of systemd's D-Bus interface, org.freedesktop.systemd1(5).
+const (
+	systemdName    = "org.freedesktop.systemd1"
+	systemdPath    = "/org/freedesktop/systemd1"
+	managerIface   = systemdName + ".Manager"
+	unitIface      = systemdName + ".Unit"
+	serviceIface   = systemdName + ".Service"
+	socketIface    = systemdName + ".Socket"
+	propertyGetAll = "org.freedesktop.DBus.Properties.GetAll"
+
+	defaultBus = "unix:path=/run/dbus/system_bus_socket"
+)
+
+// bus is one connection to systemd. It lives for one order or one watch, so
+// that nothing has to be mended when D-Bus goes away: the next one dials anew.
+type bus struct {
+	conn    *dbus.Conn
+	manager dbus.BusObject
+	signals chan *dbus.Signal // closed when the connection ends
+}
+
+// busAddress is where the system bus listens: DBUS_SYSTEM_BUS_ADDRESS, as for
+// every D-Bus client, or the usual socket.
+func busAddress() string {
+	if a := os.Getenv("DBUS_SYSTEM_BUS_ADDRESS"); a != "" {
+		return a
+	}
+	return defaultBus
+}
+
+// dialBus connects and authenticates by uid. The connection closes when ctx
+// ends, which ends every call and wait on it.
+func dialBus(ctx context.Context, address string) (*bus, error) {
+	conn, err := dbus.Dial(address, dbus.WithContext(ctx))
+	if err == nil {
+		err = conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))})
+		if err == nil {
+			err = conn.Hello()
+		}
+		if err != nil {
+			conn.Close()
+		}
+	}
+	if err != nil {
+		return nil, unreachable(address, err)
+	}
+	b := &bus{conn: conn, manager: conn.Object(systemdName, systemdPath), signals: make(chan *dbus.Signal, 128)}
+	conn.Signal(b.signals)
+	return b, nil
+}
+
+func unreachable(address string, err error) error {
+	return fmt.Errorf("cannot reach systemd over D-Bus at %q: %w; see \"systemctl status dbus.service\"", address, err)
+}
+
+func (b *bus) close() { b.conn.Close() }
+
+// subscribe asks systemd to send its signals (it sends none while nobody has
+// asked) and the bus to deliver those that match.
+func (b *bus) subscribe(ctx context.Context, match ...dbus.MatchOption) error {
+	if err := b.manager.CallWithContext(ctx, managerIface+".Subscribe", 0).Err; err != nil {
+		return err
+	}
+	return b.match(ctx, match...)
+}
+
+func (b *bus) match(ctx context.Context, match ...dbus.MatchOption) error {
+	return b.conn.AddMatchSignalContext(ctx, match...)
+}
+
+// load returns the D-Bus path of a unit, reading its file when systemd has not
+// yet. A unit without a file has a path too.
+func (b *bus) load(ctx context.Context, unit string) (dbus.ObjectPath, error) {
+	var path dbus.ObjectPath
+	err := b.manager.CallWithContext(ctx, managerIface+".LoadUnit", 0, unit).Store(&path)
+	return path, err
+}
+
+// properties reads all properties of one interface of the object at path.
+func (b *bus) properties(ctx context.Context, path dbus.ObjectPath, iface string) (properties, error) {
+	var p map[string]dbus.Variant
+	err := b.conn.Object(systemdName, path).CallWithContext(ctx, propertyGetAll, 0, iface).Store(&p)
+	return p, err
+}
+
+// job queues a job for a unit and returns its result once systemd has removed
+// it: "done", "failed", "timeout", ... (systemd's job results).
+func (b *bus) job(ctx context.Context, method, unit string) (string, error) {
+	err := b.subscribe(ctx, dbus.WithMatchInterface(managerIface), dbus.WithMatchMember("JobRemoved"))
+	if err != nil {
+		return "", err
+	}
+	var job dbus.ObjectPath
+	if err := b.manager.CallWithContext(ctx, managerIface+"."+method, 0, unit, "replace").Store(&job); err != nil {
+		return "", err
+	}
+	for s := range b.signals {
+		if s.Name != managerIface+".JobRemoved" || len(s.Body) != 4 || s.Body[1] != job {
+			continue
+		}
+		result, ok := s.Body[3].(string)
+		if !ok {
+			return "", fmt.Errorf("result of job %q is not a string: %v", job, s.Body[3])
+		}
+		return result, nil
+	}
+	return "", errors.New("the connection ended before the job did")
+}
+
+// properties are an object's properties; a missing one, or one of another
+// type, reads as zero.
+type properties map[string]dbus.Variant
+
+func (p properties) str(name string) string {
+	s, _ := p[name].Value().(string)
+	return s
+}
+
+func (p properties) strs(name string) []string {
+	s, _ := p[name].Value().([]string)
+	return s
+}
+
+func (p properties) flag(name string) bool {
+	b, _ := p[name].Value().(bool)
+	return b
+}
+
+func (p properties) number(name string) int {
+	switch v := p[name].Value().(type) {
+	case int32:
+		return int(v)
+	case uint32:
+		return int(v)
+	}
+	return 0
+}
+
+// errorName is the D-Bus name of an error, "" when it is none.
+func errorName(err error) string {
+	var e dbus.Error
+	if errors.As(err, &e) {
+		return e.Name
+	}
+	var p *dbus.Error
+	if errors.As(err, &p) {
+		return p.Name
+	}
+	return ""
+}

@@ -1,0 +1,70 @@
+//go:build linux
+
+package service
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// record is the content of a pid file: "PID START BOOT". The start time tells
+// the process from a later one of the same pid, and the boot id tells this
+// boot's start times from an earlier one's. Pid 0 stands for a service that
+// its own commands started.
+type record struct {
+	pid   int
+	start string
+	boot  string
+}
+
+const bootIDFile = "/proc/sys/kernel/random/boot_id"
+
+func bootID() (string, error) {
+	raw, err := os.ReadFile(bootIDFile)
+	return strings.TrimSpace(string(raw)), err
+}
+
+// write puts the record in place of the file at once, so that a reader never
+// sees a half.
+func (r record) write(path string) error {
+	tmp := path + ".new"
+	text := fmt.Sprintf("%d %s %s\n", r.pid, r.start, r.boot)
+	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// readRecord returns the record of this boot, false when there is none.
+func readRecord(path string) (record, bool, error) {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return record{}, false, nil
+	}
+	if err != nil {
+		return record{}, false, err
+	}
+	boot, err := bootID()
+	if err != nil {
+		return record{}, false, err
+	}
+	f := strings.Fields(string(raw))
+	if len(f) != 3 {
+		return record{}, false, fmt.Errorf("%q does not hold \"PID START BOOT\": %.60q", path, raw)
+	}
+	pid, err := strconv.Atoi(f[0])
+	if err != nil || pid < 0 {
+		return record{}, false, fmt.Errorf("%q does not begin with a pid: %.60q", path, raw)
+	}
+	return record{pid: pid, start: f[1], boot: f[2]}, f[2] == boot, nil
+}
+
+// outputFile is where a command's output goes, beside its pid file.
+func outputFile(pidFile string) string {
+	return strings.TrimSuffix(pidFile, filepath.Ext(pidFile)) + ".out"
+}

@@ -1,0 +1,41 @@
+// Package service starts, stops and watches what runs behind a door: a systemd
+// unit over D-Bus (Unit), or the operator's own commands (Command). It never
+// decides when; it reports what it sees and leaves repairs to its caller. It
+// starts no shell, and no program but those the operator wrote down.
+//
+// Stopping a service never means ending the sessions of those who are in: a
+// unit is stopped as its KillMode says (CutsSessions tells when that would cut
+// them), and of a supervised command only the process that was started ends.
+package service
+
+import "strconv"
+
+// State is what a service was last seen to do.
+type State uint8
+
+// A service's states. Stopped is the zero State.
+const (
+	Stopped  State = iota
+	Starting       // on its way up, or about to be started again by its manager
+	Running
+	Stopping
+	Failed // it is down and was not asked to be
+)
+
+var stateNames = [...]string{"stopped", "starting", "running", "stopping", "failed"}
+
+// String returns the state's name in lower case.
+func (s State) String() string {
+	if int(s) < len(stateNames) {
+		return stateNames[s]
+	}
+	return "state-" + strconv.Itoa(int(s))
+}
+
+// Status is a service as it was last seen. Two are equal (==) when nothing
+// changed.
+type Status struct {
+	State  State
+	PID    int    // main process, 0 when there is none or it is not known
+	Detail string // for people: why it failed, what would start it again; may be ""
+}

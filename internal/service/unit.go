@@ -1,0 +1,212 @@
+//go:build linux
+
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Unit is a systemd unit: a .service, or a .socket together with the service
+// that it starts. It is safe for concurrent use; a Stop overtakes a Start.
+//
+// It talks to the system bus at DBUS_SYSTEM_BUS_ADDRESS, by default
+// /run/dbus/system_bus_socket, dialled anew for each order. It never asks for a
+// password: what polkit does not allow outright is an error (see PolkitRule).
+type Unit struct {
+	name    string
+	address string
+	log     *slog.Logger
+}
+
+// NewUnit returns the unit of that name, suffix included ("ssh.service"). It
+// does not look whether it exists.
+func NewUnit(name string, log *slog.Logger) *Unit {
+	return &Unit{name: name, address: busAddress(), log: log.With("unit", name)}
+}
+
+// String returns the unit's name.
+func (u *Unit) String() string { return u.name }
+
+// Start starts the unit and returns when systemd calls it active, at once when
+// it is already. When ctx ends first the start goes on in systemd; Stop ends it.
+// A unit of Type=simple counts as active when its process was made: if that
+// fails right after, Watch tells.
+func (u *Unit) Start(ctx context.Context) error {
+	begun := time.Now()
+	b, err := dialBus(ctx, u.address)
+	if err != nil {
+		return fmt.Errorf("start unit %q: %w", u.name, err)
+	}
+	defer b.close()
+	v, err := u.look(ctx, b)
+	if err != nil {
+		return u.fail(ctx, "start", begun, view{}, err)
+	}
+	if v.status().State == Running {
+		return nil
+	}
+	if err := u.loadable(v); err != nil {
+		return err
+	}
+	result, err := b.job(ctx, "StartUnit", u.name)
+	if err != nil {
+		return u.fail(ctx, "start", begun, v, err)
+	}
+	if v, err = u.look(ctx, b); err != nil {
+		return u.fail(ctx, "start", begun, v, err)
+	}
+	return u.startResult(result, v)
+}
+
+// Stop stops the unit and returns when systemd calls it inactive, at once when
+// it is already. For a socket that hands its connections to one service
+// (Accept=no) that service is stopped too, for it goes on listening; the
+// instances of a socket with Accept=yes are sessions and are left alone.
+func (u *Unit) Stop(ctx context.Context) error {
+	begun := time.Now()
+	b, err := dialBus(ctx, u.address)
+	if err != nil {
+		return fmt.Errorf("stop unit %q: %w", u.name, err)
+	}
+	defer b.close()
+	v, err := u.look(ctx, b)
+	if err != nil {
+		return u.fail(ctx, "stop", begun, view{}, err)
+	}
+	for _, m := range v.members {
+		if m.state() == Stopped || m.state() == Failed {
+			continue
+		}
+		result, err := b.job(ctx, "StopUnit", m.name)
+		if err != nil {
+			return u.fail(ctx, "stop", begun, view{members: []member{m}}, err)
+		}
+		if result != "done" {
+			return fmt.Errorf("stop of unit %q ended as %q; see %s", m.name, result, journal(m.name))
+		}
+	}
+	if by := v.restarters(); len(by) > 0 {
+		u.log.Warn("unit is stopped, but another would start it again", "triggered_by", strings.Join(by, " "))
+	}
+	return nil
+}
+
+// Status asks systemd how the unit is.
+func (u *Unit) Status(ctx context.Context) (Status, error) {
+	begun := time.Now()
+	b, err := dialBus(ctx, u.address)
+	if err != nil {
+		return Status{}, fmt.Errorf("status of unit %q: %w", u.name, err)
+	}
+	defer b.close()
+	v, err := u.look(ctx, b)
+	if err != nil {
+		return Status{}, u.fail(ctx, "status", begun, v, err)
+	}
+	return v.status(), nil
+}
+
+// CutsSessions tells whether stopping the unit would end the sessions that its
+// processes carry, and if so why and what to do, in one sentence.
+func (u *Unit) CutsSessions(ctx context.Context) (bool, string, error) {
+	begun := time.Now()
+	b, err := dialBus(ctx, u.address)
+	if err != nil {
+		return false, "", fmt.Errorf("look at unit %q: %w", u.name, err)
+	}
+	defer b.close()
+	v, err := u.look(ctx, b)
+	if err != nil {
+		return false, "", u.fail(ctx, "look at", begun, v, err)
+	}
+	for _, m := range v.members {
+		mode := m.own.str("KillMode")
+		if m.isSocket() || !slices.Contains([]string{"control-group", "mixed"}, mode) {
+			continue // a socket has KillMode too, of its ExecStartPre and the like
+		}
+		return true, fmt.Sprintf("stopping %q ends every process of the unit, sessions too, because its KillMode is %q; "+
+			"\"systemctl edit %s\" and add the lines [Service] and KillMode=process", m.name, mode, m.name), nil
+	}
+	return false, "", nil
+}
+
+// startResult turns a finished start job into an error, or nil when the unit
+// runs.
+func (u *Unit) startResult(result string, v view) error {
+	m := v.members[0]
+	switch result {
+	case "done", "skipped":
+		switch {
+		case m.state() == Running:
+			return nil
+		case m.state() == Failed || m.failure() != "":
+			return fmt.Errorf("unit %q failed to start: %s; see %s", u.name, m.failure(), journal(u.name))
+		case !m.unit.flag("ConditionResult"):
+			return fmt.Errorf("unit %q was not started: one of its conditions is not met; see \"systemctl status %s\"", u.name, u.name)
+		}
+		return fmt.Errorf("unit %q started and ended at once, without an error; see %s", u.name, journal(u.name))
+	case "failed":
+		return fmt.Errorf("unit %q failed to start: %s; see %s", u.name, m.failure(), journal(u.name))
+	case "timeout":
+		return fmt.Errorf("unit %q did not start within the time that its own TimeoutStartSec allows; see %s", u.name, journal(u.name))
+	case "dependency":
+		return fmt.Errorf("unit %q was not started: a unit that it requires failed; see \"systemctl list-dependencies %s\" and %s",
+			u.name, u.name, journal(u.name))
+	case "canceled":
+		return fmt.Errorf("the start of unit %q was cancelled by another order for it", u.name)
+	}
+	return fmt.Errorf("start of unit %q ended as %q; see %s", u.name, result, journal(u.name))
+}
+
+// loadable says why systemd could not start the unit at all.
+func (u *Unit) loadable(v view) error {
+	m := v.members[0]
+	switch s := m.unit.str("LoadState"); s {
+	case "loaded":
+		return nil
+	case "not-found":
+		kind := u.name[strings.LastIndexByte(u.name, '.')+1:]
+		return fmt.Errorf("unit %q does not exist; \"systemctl list-unit-files --type=%s\" lists those that do", u.name, kind)
+	case "masked":
+		return fmt.Errorf("unit %q is masked, so that nothing may start it; \"systemctl unmask %s\" lifts that", u.name, u.name)
+	default:
+		return fmt.Errorf("unit %q cannot be loaded (%s); see \"systemctl status %s\"", u.name, s, u.name)
+	}
+}
+
+// fail words the error of a call or wait: time-out, leave, or D-Bus itself.
+func (u *Unit) fail(ctx context.Context, verb string, begun time.Time, v view, err error) error {
+	name, id := u.name, ""
+	state := "no answer"
+	if len(v.members) > 0 {
+		m := v.members[0]
+		name, id = m.name, m.unit.str("Id")
+		state = "was " + m.unit.str("ActiveState")
+	}
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return fmt.Errorf("%s of unit %q did not end within %v (%s); see %s: %w", verb, name,
+			time.Since(begun).Round(100*time.Millisecond), state, journal(name), ctx.Err())
+	case ctx.Err() != nil:
+		return fmt.Errorf("%s of unit %q: %w", verb, name, ctx.Err())
+	}
+	switch errorName(err) {
+	case "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", "org.freedesktop.DBus.Error.AccessDenied":
+		if id != "" && id != name {
+			return fmt.Errorf("not allowed to %s unit %q: %w; it is another name of %q, which is what the configuration should say",
+				verb, name, err, id)
+		}
+		return fmt.Errorf("not allowed to %s unit %q: %w; \"doorward polkit\" prints the rule that allows it", verb, name, err)
+	case "org.freedesktop.systemd1.NoSuchUnit", "org.freedesktop.DBus.Error.InvalidArgs":
+		return fmt.Errorf("%s unit %q: %w", verb, name, err)
+	}
+	return fmt.Errorf("%s unit %q: %w", verb, name, unreachable(u.address, err))
+}
+
+func journal(unit string) string { return fmt.Sprintf("\"journalctl -u %s -n 20\"", unit) }
