@@ -1,0 +1,126 @@
+package store
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+)
+
+// Door is what survives of one door. Its key is Name.
+type Door struct {
+	Name     string    `json:"-"`
+	State    string    `json:"state"`
+	Reason   string    `json:"reason"`
+	Since    time.Time `json:"since"`
+	Opened   time.Time `json:"opened"`
+	LastSeen time.Time `json:"last_seen"`
+	Armed    bool      `json:"armed"`   // armed by an operator in spite of missing log data
+	ForAll   bool      `json:"for_all"` // opened to all (scope "door")
+}
+
+// Penalty is the time for which a source's knocks at a door are ignored. Its
+// key is Door and Source; the zero Source stands for everybody.
+type Penalty struct {
+	Door   string        `json:"-"`
+	Source netip.Prefix  `json:"-"`
+	Until  time.Time     `json:"until"`
+	For    time.Duration `json:"for"` // as given
+	Reason string        `json:"reason"`
+}
+
+// PenaltyKey names one Penalty.
+type PenaltyKey struct {
+	Door   string
+	Source netip.Prefix
+}
+
+// Left is how much of the penalty stands at now, read from the wall clock: never
+// less than zero, never more than For. Until alone would do, but for a clock
+// that stepped back while the daemon was not running (a machine without a
+// battery-backed clock starts in the past): the penalty would then stand for
+// longer than was said.
+func (p Penalty) Left(now time.Time) time.Duration {
+	return max(0, min(p.Until.Sub(now.Round(0)), p.For))
+}
+
+// Grant is leave for a source to open new connections to a door. Its key is
+// Door, Source and By.
+type Grant struct {
+	Door   string       `json:"-"`
+	Source netip.Prefix `json:"-"`
+	By     string       `json:"-"` // on whose behalf
+	Until  time.Time    `json:"until"`
+	// For is for how long it was given, the bound that Left puts on a clock
+	// that stepped back. Zero: not said, Until alone counts.
+	For time.Duration `json:"for,omitempty"`
+}
+
+// GrantKey names one Grant.
+type GrantKey struct {
+	Door   string
+	Source netip.Prefix
+	By     string
+}
+
+// Left is how much of the grant stands at now, as Penalty.Left has it.
+func (g Grant) Left(now time.Time) time.Duration {
+	left := max(0, g.Until.Sub(now.Round(0)))
+	if g.For > 0 {
+		left = min(left, g.For)
+	}
+	return left
+}
+
+// Applied is the configuration text in use, and one that waits to be confirmed.
+type Applied struct {
+	Confirmed []byte    `json:"confirmed"`
+	Pending   []byte    `json:"pending,omitempty"` // nil for none
+	Deadline  time.Time `json:"deadline"`          // when Pending is rolled back
+	By        string    `json:"by"`                // who applied Pending
+}
+
+// Change is one commit: everything in it or nothing. What has a key replaces
+// what was kept under that key. The End lists are carried out first, so that a
+// key both ended and given is given; ending what is not kept is no error.
+type Change struct {
+	Doors        []Door
+	EndDoors     []string // doors that the configuration no longer has
+	Penalties    []Penalty
+	EndPenalties []PenaltyKey
+	Grants       []Grant
+	EndGrants    []GrantKey
+	Applied      *Applied       // nil leaves it as it is
+	Records      []audit.Record // their IDs are given by the store
+}
+
+// State is what was kept, as of the last Commit. Lists are sorted by key. All
+// times are in UTC, exact to the nanosecond, and without a monotonic reading.
+type State struct {
+	BootID    string // boot that the last Commit happened in, "" before the first
+	Rebooted  bool   // that was another boot than this one: the kernel has forgotten the grants
+	Doors     []Door
+	Penalties []Penalty
+	Grants    []Grant
+	Applied   Applied
+	// Unreadable counts what is kept but not understood, e.g. written by a
+	// later version. Each is logged; none of it is deleted.
+	Unreadable int
+}
+
+// AuditLimit bounds the audit trail; the oldest records go first. A zero field
+// stands for its default.
+type AuditLimit struct {
+	Records int   // 100,000 by default
+	Bytes   int64 // of the records as they are written, 64 MiB by default
+}
+
+func (l AuditLimit) orDefault() AuditLimit {
+	if l.Records <= 0 {
+		l.Records = 100_000
+	}
+	if l.Bytes <= 0 {
+		l.Bytes = 64 << 20
+	}
+	return l
+}
