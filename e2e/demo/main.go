@@ -1,0 +1,93 @@
+//go:build linux
+
+// Command demo tells the story of a door as it happens: real programs (sshd,
+// ssh, nmap, telnet, nft) meet a real doorwardd on three hosts that are network
+// namespaces, and each step is checked as it is told. It exits with 0 only when
+// every step happened. Nothing outside its namespaces is touched.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/doorward/doorward/e2e/lab"
+)
+
+func main() {
+	bin := flag.String("bin", "bin", "directory of the programs doorwardd and doorward")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Stdout, *bin); err != nil {
+		fmt.Fprintf(os.Stderr, "\ndemo: error: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// run tells the whole story to out.
+func run(ctx context.Context, out io.Writer, bin string) (err error) {
+	network, err := lab.New()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := network.Close(); err == nil {
+			err = e
+		}
+	}()
+	t := &teller{out: out, begun: time.Now()}
+	s := &story{teller: t, lab: network, bin: bin}
+	for n, c := range s.chapters() {
+		t.say("\n%d. %s", n+1, c.title)
+		if err := c.tell(ctx); err != nil {
+			t.say("   ✗ this did not happen")
+			if s.gate != nil {
+				t.say("\nWhat the daemon said last:\n%s", lastLines(s.gate.Output(), 15))
+			}
+			return fmt.Errorf("step %d, %q: %w", n+1, c.title, err)
+		}
+	}
+	t.say("\nAll %d steps happened, in %.0f s.", len(s.chapters()), time.Since(t.begun).Seconds())
+	return nil
+}
+
+// teller prints the story.
+type teller struct {
+	out   io.Writer
+	begun time.Time
+}
+
+// say prints a line of the story.
+func (t *teller) say(format string, args ...any) { fmt.Fprintf(t.out, format+"\n", args...) }
+
+// tick prints what was just seen to be so.
+func (t *teller) tick(format string, args ...any) {
+	t.say("   ✓ %s  (%.0f s)", fmt.Sprintf(format, args...), time.Since(t.begun).Seconds())
+}
+
+// typed prints a command as a person on the host would have typed it.
+func (t *teller) typed(host string, argv ...string) {
+	t.say("   %s$ %s", host, strings.Join(argv, " "))
+}
+
+// quote prints lines of a program's output.
+func (t *teller) quote(text string) {
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" {
+			t.say("     │ %s", line)
+		}
+	}
+}
+
+// lastLines is the end of a text.
+func lastLines(text string, n int) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
