@@ -5,5 +5,11 @@ import "github.com/spf13/cobra"
 // commands are the constructors of all commands, one file each, in the order
 // in which help lists them. Nouns read; verbs change.
 var commands = []func(*env) *cobra.Command{
+	newStatus,
+	newLog,
+	newOpen,
+	newClose,
+	newArm,
+	newApply,
 	newKnock,
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -23,6 +24,7 @@ type env struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
+	now            func() time.Time // nil for time.Now
 }
 
 func main() {
@@ -36,7 +38,11 @@ func main() {
 func run(ctx context.Context, e *env, args []string) int {
 	root := newRoot(e)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	return report(e, root.ExecuteContext(ctx))
+}
+
+// report says what went wrong, if anything, and returns the exit status.
+func report(e *env, err error) int {
 	if err == nil {
 		return 0
 	}
@@ -95,6 +101,7 @@ func newRoot(e *env) *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &usageError{withHint(err, "%s --help", c.CommandPath())}
 	})
+	addControlFlag(root)
 	for _, newCommand := range commands {
 		root.AddCommand(newCommand(e))
 	}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/doorward/doorward/internal/control"
+)
+
+const applyHelp = `Have the daemon read its configuration file anew and take it into use. It is
+checked as a whole first: with a mistake in it nothing changes, and every mistake
+is named. Grants, penalties and sessions live on where their door does.
+
+With --confirm TIME the daemon goes back to the configuration before, by itself,
+unless the new one is kept within that time: insurance against locking yourself
+out. On a terminal the time is counted down: Enter keeps the new configuration,
+Ctrl-C goes back at once. Before you press Enter, see that you can still get in,
+with a NEW ssh session: the one that you have would live on whatever the new
+configuration says. From there, doorward apply --keep does it too. If your
+connection breaks, just wait.
+
+Without a terminal, or with --json, apply --confirm does not wait. It says until
+when it is to be kept, and a later doorward apply --keep keeps it.
+
+Exit status: 0 when the configuration is in use (with --confirm on a terminal:
+and kept), or when --keep or --undo has done so; 1 when not; 2 when the command
+line is wrong.`
+
+const applyExamples = `  doorward apply --confirm 60s
+  doorward apply --keep
+  doorward apply --undo
+  doorward check && doorward apply`
+
+func newApply(e *env) *cobra.Command {
+	var o applyOptions
+	c := &cobra.Command{
+		Use:     "apply [--confirm TIME | --keep | --undo]",
+		Short:   "take the configuration file into use, with a way back",
+		Long:    applyHelp,
+		Example: applyExamples,
+		Args:    noArgs,
+		RunE: asking(func(c *cobra.Command, _ []string) error {
+			order, err := o.order(c.Flags().Changed("confirm"))
+			if err != nil {
+				return &usageError{withHint(err, "doorward apply --help")}
+			}
+			return o.run(c.Context(), e, e.client(c), order)
+		}),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	f := c.Flags()
+	f.SortFlags = false
+	f.DurationVar(&o.confirm, "confirm", 0, "go back by itself unless kept within this `TIME`, such as 60s")
+	f.BoolVar(&o.keep, "keep", false, "keep what was applied with --confirm")
+	f.BoolVar(&o.undo, "undo", false, "go back from what was applied with --confirm")
+	f.BoolVar(&o.json, "json", false, "print JSON, and do not wait")
+	return c
+}
+
+// noArgs refuses arguments as a command line that cannot be understood.
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return &usageError{withHint(fmt.Errorf("%q: no argument is expected", args[0]), "%s --help", c.CommandPath())}
+}
+
+// applyOptions is what the command line of apply says.
+type applyOptions struct {
+	confirm          time.Duration
+	keep, undo, json bool
+}
+
+// order is the order that the flags spell. A --confirm of nothing would keep a
+// configuration that was meant to be insured, so it is refused.
+func (o *applyOptions) order(confirm bool) (control.ApplyRequest, error) {
+	switch {
+	case o.keep && o.undo, (o.keep || o.undo) && confirm:
+		return control.ApplyRequest{}, errors.New("--confirm, --keep and --undo exclude one another")
+	case o.keep:
+		return control.ApplyRequest{Action: "keep"}, nil
+	case o.undo:
+		return control.ApplyRequest{Action: "undo"}, nil
+	case !confirm:
+		return control.ApplyRequest{Action: "apply"}, nil
+	case o.confirm < time.Second:
+		return control.ApplyRequest{}, fmt.Errorf("--confirm %v: allowed is 1s and more", o.confirm)
+	}
+	return control.ApplyRequest{Action: "apply", Confirm: o.confirm.String()}, nil
+}
+
+func (o *applyOptions) run(ctx context.Context, e *env, daemon *control.Client, order control.ApplyRequest) error {
+	r, err := daemon.Apply(ctx, order)
+	if err != nil {
+		return err
+	}
+	ask := order.Confirm != "" && r.Until != nil && !o.json
+	if ask && isTerminal(e.stdin) && isTerminal(e.stdout) {
+		fmt.Fprintln(e.stdout, printable(r.Message))
+		return settle(ctx, e, daemon, *r.Until)
+	}
+	if err := printReply(e, o.json, r); err != nil || !ask {
+		return err
+	}
+	_, err = fmt.Fprintln(e.stdout, "It goes back by itself then, unless kept: doorward apply --keep")
+	return err
+}

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/doorward/doorward/internal/control"
+)
+
+const armHelp = `Make a door listen to knocks again. A door that found no log data at all is in
+failsafe: shut, its service stopped, and deaf. It recovers by itself when log
+data is back; arm ends the failsafe now, and forgets the door's penalties.
+
+With --source only that source's penalty is forgotten. Without DOOR it goes for
+all doors.
+
+Exit status: 0 when the door or doors listen; 1 when not; 2 when the command line
+is wrong.`
+
+const armExamples = `  doorward arm ssh
+  doorward arm --source 192.0.2.7`
+
+func newArm(e *env) *cobra.Command {
+	var source string
+	var asJSON bool
+	c := &cobra.Command{
+		Use:               "arm [DOOR] [--source SOURCE]",
+		Short:             "end a failsafe, and forget penalties",
+		Long:              armHelp,
+		Example:           armExamples,
+		Args:              doorArg(false),
+		ValidArgsFunction: completeDoors(e),
+		RunE: asking(func(c *cobra.Command, args []string) error {
+			r, err := e.client(c).Arm(c.Context(), control.ArmRequest{Door: firstOf(args), Source: source})
+			if err != nil {
+				return err
+			}
+			return printReply(e, asJSON, r)
+		}),
+	}
+	f := c.Flags()
+	f.SortFlags = false
+	f.StringVar(&source, "source", "", "forget the penalty of this `SOURCE` only: an address, or any")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
+	c.RegisterFlagCompletionFunc("source", completeSources(e, penaltySources))
+	return c
+}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/control"
+)
+
+const logHelp = `Print the audit trail: who knocked, what was decided, and why; what operators
+ordered; and what the daemon had to put right. Oldest first, in local time.
+
+The events: opened and dark (the door), granted, revoked and expired (a source's
+leave to connect), refused (a knock, with its penalty if it has one), failsafe
+and armed, repaired (fence, listener or service differed from what it should
+be), error, applied (a configuration), started and stopped (the daemon).
+
+With --follow the trail goes on as things happen, until Ctrl-C.
+
+--json prints one JSON object a line, with the id of each record, which rises by
+one; times are RFC 3339.
+
+Exit status: 0 when the daemon has answered; 1 when not; 2 when the command line
+is wrong.`
+
+const logExamples = `  doorward log
+  doorward log ssh --source 192.0.2.7
+  doorward log --follow
+  doorward log --json --limit 10000 | jq -r 'select(.event == "refused").source' | sort | uniq -c`
+
+func newLog(e *env) *cobra.Command {
+	var q control.LogQuery
+	var asJSON bool
+	c := &cobra.Command{
+		Use:               "log [DOOR]",
+		Short:             "print the audit trail: who knocked, what was decided, why",
+		Long:              logHelp,
+		Example:           logExamples,
+		Args:              doorArg(false),
+		ValidArgsFunction: completeDoors(e),
+		RunE: asking(func(c *cobra.Command, args []string) error {
+			q.Door = firstOf(args)
+			show := func(r audit.Record) error { return printJSONLine(e.stdout, r) }
+			done := func() error { return nil }
+			if !asJSON {
+				t := &trail{w: e.stdout, dress: e.dressFor(e.stdout), zone: e.clock().Location(), hold: !q.Follow}
+				show, done = t.record, t.flush
+			}
+			err := e.client(c).Log(c.Context(), q, show)
+			if q.Follow && errors.Is(err, context.Canceled) { // how a follow is meant to end
+				err = nil
+			}
+			return errors.Join(err, done())
+		}),
+	}
+	f := c.Flags()
+	f.SortFlags = false
+	f.StringVar(&q.Source, "source", "", "only what concerns this `SOURCE`: an address, a prefix, or any")
+	f.IntVarP(&q.Limit, "limit", "n", 100, "the newest `N` records, at most 10000")
+	f.BoolVarP(&q.Follow, "follow", "f", false, "go on with new records as they come")
+	f.BoolVar(&asJSON, "json", false, "print JSON, one object a line")
+	return c
+}
+
+// trail prints records in columns. While it holds, records are kept so that
+// the columns fit them all; otherwise columns grow as they must.
+type trail struct {
+	w     io.Writer
+	dress dress
+	zone  *time.Location
+	hold  bool
+	sheet sheet
+	held  [][]string
+}
+
+// record takes one record.
+func (t *trail) record(r audit.Record) error {
+	cells := t.cells(r)
+	t.sheet.fit(cells...)
+	if t.hold {
+		t.held = append(t.held, cells)
+		return nil
+	}
+	_, err := fmt.Fprintln(t.w, t.sheet.line(cells...))
+	return err
+}
+
+// flush prints what was held.
+func (t *trail) flush() error {
+	for _, cells := range t.held {
+		if _, err := fmt.Fprintln(t.w, t.sheet.line(cells...)); err != nil {
+			return err
+		}
+	}
+	t.held = nil
+	return nil
+}
+
+// cells are a record's columns: when, what, where, who, and the rest in words.
+func (t *trail) cells(r audit.Record) []string {
+	why := printable(r.Reason)
+	if r.Until != nil {
+		until := "until " + clockTime(r.Until.In(t.zone), r.Time.In(t.zone))
+		if why == "" {
+			why = until
+		} else {
+			why += " (" + until + ")"
+		}
+	}
+	if r.By != "" {
+		by := "by " + printable(r.By)
+		if why == "" {
+			why = by
+		} else {
+			why = by + ": " + why
+		}
+	}
+	return []string{
+		t.dress.faint.Render(r.Time.In(t.zone).Format(time.DateTime)),
+		t.event(r.Event), orDash(r.Door), orDash(r.Source), why,
+	}
+}
+
+// event colours what an operator looks for, padded so that columns stand still
+// while a trail is followed.
+func (t *trail) event(event string) string {
+	padded := fmt.Sprintf("%-8s", event)
+	switch event {
+	case audit.EventOpened, audit.EventGranted:
+		return t.dress.good.Render(padded)
+	case audit.EventRefused, audit.EventRepaired:
+		return t.dress.warn.Render(padded)
+	case audit.EventFailsafe, audit.EventError:
+		return t.dress.bad.Render(padded)
+	}
+	return padded
+}
+
+// orDash stands in for what is not there.
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return printable(s)
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/doorward/doorward/internal/control"
+)
+
+// defaultControl is where the daemon listens unless its configuration says
+// otherwise.
+const defaultControl = "/run/doorward/control.sock"
+
+// addControlFlag gives root the flag that the operator's commands share.
+func addControlFlag(root *cobra.Command) {
+	root.PersistentFlags().String("control", "",
+		"control `SOCKET` of the daemon (default $DOORWARD_CONTROL, or "+defaultControl+")")
+}
+
+// client returns a client of the daemon that the command line, the environment
+// or the default names.
+func (e *env) client(c *cobra.Command) *control.Client {
+	path, _ := c.Flags().GetString("control")
+	if path == "" {
+		path = e.getenv("DOORWARD_CONTROL")
+	}
+	if path == "" {
+		path = defaultControl
+	}
+	return control.NewClient(path)
+}
+
+// asking wraps what a command does by asking the daemon: the daemon's hints
+// become the command's.
+func asking(f func(c *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, args []string) error {
+		err := f(c, args)
+		var told *control.Error
+		if errors.As(err, &told) && told.Hint != "" {
+			return withHint(err, "%s", told.Hint)
+		}
+		return err
+	}
+}
+
+// doorArg checks that at most one argument, a DOOR, stands on the command line,
+// and at least one where it must.
+func doorArg(must bool) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		var err error
+		switch {
+		case len(args) == 0 && must:
+			err = errors.New("DOOR is missing: the door's name, as doorward status lists it")
+		case len(args) > 1:
+			err = fmt.Errorf("%q: one DOOR only", args[1])
+		default:
+			return nil
+		}
+		return &usageError{withHint(err, "%s --help", c.CommandPath())}
+	}
+}
+
+// firstOf returns the first argument, "" when there is none.
+func firstOf(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
+// printReply says what the daemon did.
+func printReply(e *env, asJSON bool, r control.Reply) error {
+	if asJSON {
+		return printJSON(e.stdout, r)
+	}
+	if r.Until == nil {
+		_, err := fmt.Fprintln(e.stdout, printable(r.Message))
+		return err
+	}
+	now := e.clock()
+	_, err := fmt.Fprintf(e.stdout, "%s (until %s, in %s)\n",
+		printable(r.Message), clockTime(*r.Until, now), spell(r.Until.Sub(now)))
+	return err
+}
+
+// printJSON prints v for scripts.
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// printJSONLine prints v on one line, for streams.
+func printJSONLine(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// completeDoors proposes the daemon's doors for a command's one argument.
+func completeDoors(e *env) cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return complete(e, c, func(d control.Door) []cobra.Completion {
+			return []cobra.Completion{cobra.CompletionWithDesc(d.Name, d.State)}
+		})
+	}
+}
+
+// completeSources proposes what sources finds at the door on the command line,
+// or at all doors when none stands there.
+func completeSources(e *env, sources func(control.Door) []cobra.Completion) cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return complete(e, c, func(d control.Door) []cobra.Completion {
+			if door := firstOf(args); door != "" && door != d.Name {
+				return nil
+			}
+			return sources(d)
+		})
+	}
+}
+
+// complete asks the daemon and collects what f finds at each door. A shell
+// waits for it, so it gives up soon and says nothing.
+func complete(e *env, c *cobra.Command, f func(control.Door) []cobra.Completion) ([]cobra.Completion, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(c.Context(), time.Second)
+	defer cancel()
+	s, err := e.client(c).Status(ctx)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var all []cobra.Completion
+	for _, d := range s.Doors {
+		all = append(all, f(d)...)
+	}
+	return all, cobra.ShellCompDirectiveNoFileComp
+}
+
+// grantSources lists the sources that have a grant at d.
+func grantSources(d control.Door) []cobra.Completion {
+	var all []cobra.Completion
+	for _, g := range d.Grants {
+		all = append(all, cobra.CompletionWithDesc(g.Source, "has a grant"))
+	}
+	return all
+}
+
+// penaltySources lists the sources that d ignores.
+func penaltySources(d control.Door) []cobra.Completion {
+	var all []cobra.Completion
+	for _, p := range d.Penalties {
+		all = append(all, cobra.CompletionWithDesc(p.Source, printable(p.Reason)))
+	}
+	return all
+}

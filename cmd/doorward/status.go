@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/doorward/doorward/internal/control"
+)
+
+const statusHelp = `Show what the daemon knows: its doors and their state, who has a grant and for
+how much longer, whose knocks are ignored, the last refusals and why, and, first
+of all, what an operator should act on.
+
+A door is dark (shut, its service stopped if it manages one), opening, open,
+closing, or in failsafe: there is no log data to tell who is in, so it is shut
+and deaf until there is, or until doorward arm. "Dark in" is the time after
+which an open door closes unless somebody is seen in it.
+
+With --watch the view is kept up to date until q is pressed; without a terminal
+a line is printed for each change instead.
+
+--json prints the snapshot as one JSON object, with --watch one a line. Its
+names and meanings are a promise to scripts: doors[].name, .state,
+.grants[].source, .grants[].expires, .penalties[].source, .penalties[].until
+and the others. With DOOR, doors has that door alone.
+
+Exit status: 0 when the daemon has answered; 1 when not, or when there is no such
+door; 2 when the command line is wrong.`
+
+const statusExamples = `  doorward status
+  doorward status ssh
+  doorward status --watch
+  doorward status --json | jq -r '.doors[] | select(.state == "open").name'`
+
+func newStatus(e *env) *cobra.Command {
+	var o statusOptions
+	c := &cobra.Command{
+		Use:               "status [DOOR]",
+		Short:             "show the doors, who may come in, and what went wrong",
+		Long:              statusHelp,
+		Example:           statusExamples,
+		Args:              doorArg(false),
+		ValidArgsFunction: completeDoors(e),
+		RunE: asking(func(c *cobra.Command, args []string) error {
+			o.door = firstOf(args)
+			return o.run(c.Context(), e, e.client(c))
+		}),
+	}
+	c.Flags().BoolVarP(&o.watch, "watch", "w", false, "keep the view up to date until q is pressed")
+	c.Flags().BoolVar(&o.json, "json", false, "print JSON")
+	return c
+}
+
+// statusOptions is what the command line of status says.
+type statusOptions struct {
+	door        string
+	watch, json bool
+}
+
+func (o *statusOptions) run(ctx context.Context, e *env, daemon *control.Client) error {
+	// Asked once in any case: what is wrong is better said before a screen is taken.
+	s, err := daemon.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if s, err = onlyDoor(s, o.door); err != nil {
+		return err
+	}
+	switch {
+	case o.watch && o.json:
+		return o.follow(ctx, daemon, func(s control.Status) error { return printJSONLine(e.stdout, s) })
+	case o.watch && isTerminal(e.stdout):
+		return o.live(ctx, e, daemon)
+	case o.watch:
+		var p changePrinter
+		return o.follow(ctx, daemon, func(s control.Status) error {
+			_, err := fmt.Fprint(e.stdout, p.changes(s, e.clock()))
+			return err
+		})
+	case o.json:
+		return printJSON(e.stdout, s)
+	}
+	v := view{dress: e.dressFor(e.stdout), now: e.clock(), detail: o.door != ""}
+	_, err = fmt.Fprintln(e.stdout, strings.Join(v.lines(s), "\n"))
+	return err
+}
+
+// follow calls f with every snapshot until ctx ends, which is how a watch is
+// meant to end.
+func (o *statusOptions) follow(ctx context.Context, daemon *control.Client, f func(control.Status) error) error {
+	err := daemon.Watch(ctx, func(s control.Status) error {
+		s, err := onlyDoor(s, o.door)
+		if err != nil {
+			return err
+		}
+		return f(s)
+	})
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// onlyDoor returns s with the named door alone; "" is all of them.
+func onlyDoor(s control.Status, name string) (control.Status, error) {
+	if name == "" {
+		return s, nil
+	}
+	i := slices.IndexFunc(s.Doors, func(d control.Door) bool { return d.Name == name })
+	if i < 0 {
+		var names []string
+		for _, d := range s.Doors {
+			names = append(names, d.Name)
+		}
+		return s, withHint(fmt.Errorf("door %q is not known: the doors are %s", name, strings.Join(names, ", ")), "doorward status")
+	}
+	s.Doors = s.Doors[i : i+1]
+	return s, nil
+}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+	"charm.land/lipgloss/v2"
+
+	"github.com/doorward/doorward/internal/control"
+)
+
+// live shows the snapshots on the alternate screen until the user quits. When
+// the daemon goes, the view says so and waits for its return.
+func (o *statusOptions) live(ctx context.Context, e *env, daemon *control.Client) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p := tea.NewProgram(liveView{door: o.door, dress: e.dressFor(e.stdout), clock: e.clock},
+		tea.WithContext(ctx), tea.WithInput(e.stdin), tea.WithOutput(e.stdout))
+	var feed sync.WaitGroup
+	feed.Go(func() {
+		for ctx.Err() == nil {
+			p.Send(goneMsg{o.follow(ctx, daemon, func(s control.Status) error {
+				p.Send(snapshotMsg(s))
+				return nil
+			})})
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
+		}
+	})
+	_, err := p.Run()
+	cancel()
+	feed.Wait()
+	if errors.Is(err, tea.ErrProgramKilled) { // the context ended: the user is done
+		return nil
+	}
+	return err
+}
+
+// The messages of the live view.
+type (
+	snapshotMsg control.Status
+	goneMsg     struct{ err error } // the daemon went
+	tickMsg     struct{}            // a second has passed
+)
+
+// liveView is the model of status --watch.
+type liveView struct {
+	door          string
+	dress         dress
+	clock         func() time.Time
+	status        *control.Status // nil before the first
+	gone          error
+	width, height int // of the terminal, 0 before it is known
+	top           int // the first line shown
+}
+
+// Init starts the clock.
+func (m liveView) Init() tea.Cmd { return tick() }
+
+// tick brings a tickMsg at the turn of the second.
+func tick() tea.Cmd {
+	return tea.Every(time.Second, func(time.Time) tea.Msg { return tickMsg{} })
+}
+
+// Update takes in what happened.
+func (m liveView) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+	switch msg := msg.(type) {
+	case tea.WindowSizeMsg:
+		m.width, m.height = msg.Width, msg.Height
+	case snapshotMsg:
+		s := control.Status(msg)
+		m.status, m.gone = &s, nil
+	case goneMsg:
+		m.gone = msg.err
+	case tickMsg:
+		return m, tick()
+	case tea.KeyPressMsg:
+		return m.key(msg.String())
+	}
+	return m, nil
+}
+
+// key quits or scrolls.
+func (m liveView) key(key string) (tea.Model, tea.Cmd) {
+	page := max(1, m.height-2)
+	switch key {
+	case "q", "esc", "ctrl+c":
+		return m, tea.Quit
+	case "down", "j":
+		m.top++
+	case "up", "k":
+		m.top--
+	case "pgdown", "space":
+		m.top += page
+	case "pgup":
+		m.top -= page
+	case "home", "g":
+		m.top = 0
+	}
+	m.top = max(0, min(m.top, len(m.body())-page))
+	return m, nil
+}
+
+// View draws a title line and as much of the status as fits.
+func (m liveView) View() tea.View {
+	now := m.clock()
+	lines := m.body()
+	title := fmt.Sprintf("doorward status  %s  q quits", now.Format(time.TimeOnly))
+	if room := m.height - 2; room > 0 && len(lines) > room {
+		top := max(0, min(m.top, len(lines)-room))
+		title += fmt.Sprintf(", arrows scroll: lines %d to %d of %d", top+1, top+room, len(lines))
+		lines = lines[top : top+room]
+	}
+	lines = append([]string{m.dress.title.Render(title), ""}, lines...)
+	if m.width > 0 {
+		cut := lipgloss.NewStyle().MaxWidth(m.width)
+		for i := range lines {
+			lines[i] = cut.Render(lines[i])
+		}
+	}
+	v := tea.NewView(strings.Join(lines, "\n"))
+	v.AltScreen = true
+	v.WindowTitle = "doorward status"
+	return v
+}
+
+// body is the status as lines, with the daemon's absence first.
+func (m liveView) body() []string {
+	var lines []string
+	if m.gone != nil {
+		lines = append(lines, m.dress.bad.Render(printable(m.gone.Error())+": trying again"), "")
+	}
+	if m.status == nil {
+		return append(lines, "waiting for the daemon")
+	}
+	v := view{dress: m.dress, now: m.clock(), detail: m.door != ""}
+	return append(lines, v.lines(*m.status)...)
+}
