@@ -68,7 +68,9 @@ type knockOptions struct {
 	touchPorts []uint16
 }
 
-func newKnock(e *env) *cobra.Command {
+func newKnock(e *env) *cobra.Command { return newKnockWith(e, &visit.Visitor{}) }
+
+func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	var o knockOptions
 	c := &cobra.Command{
 		Use:     "knock HOST --touch PORT[,PORT...] [--wait PORT] [-- COMMAND ARG...]",
@@ -79,7 +81,7 @@ func newKnock(e *env) *cobra.Command {
 			if err := o.parse(args, c.ArgsLenAtDash()); err != nil {
 				return &usageError{withHint(err, "doorward knock --help")}
 			}
-			return knock(c.Context(), e, &visit.Visitor{}, &o)
+			return knock(c.Context(), e, v, &o)
 		},
 	}
 	f := c.Flags()
