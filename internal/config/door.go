@@ -73,6 +73,10 @@ func (c *checker) door(name string, v value, placed *places) Door {
 	}
 	d.Presence = c.presence(raw.Presence, &d, openOK)
 	d.Knocks = c.knocks(name, raw.Knock, placed)
+	if d.SingleUse && d.anyScope(ScopeDoor) {
+		c.wrong(raw.SingleUse, `a knock with scope = "door" opens to everybody`,
+			`false, or scope = "source" for every knock`)
+	}
 	return d
 }
 
@@ -280,7 +284,7 @@ func (c *checker) argv(v value) []string {
 		switch {
 		case !ok:
 		case i == 0:
-			c.absolute(e, s)
+			c.absolute(e, s, absolutePaths("/usr/sbin/sshd"))
 		case strings.ContainsRune(s, 0):
 			c.wrong(e, "has a zero byte", argvs)
 		}
@@ -321,15 +325,12 @@ func (c *checker) logins(v value) (Logins, []string) {
 	case nil:
 		return LoginsAuto, nil
 	case string:
-		words := map[string]Logins{"auto": LoginsAuto, "journal": LoginsJournal, "off": LoginsOff}
-		l, ok := words[x]
-		if !ok {
-			m := c.wrong(v, "not one of the allowed words", loginsForm)
-			if strings.HasPrefix(x, "/") {
-				m.Hint = fmt.Sprintf("write [%q]", x)
-			}
+		if strings.HasPrefix(x, "/") {
+			c.wrong(v, "a file, not a list of files", loginsForm).Hint = fmt.Sprintf("write [%q]", x)
+			return LoginsOff, nil
 		}
-		return l, nil
+		known := []Logins{LoginsAuto, LoginsJournal, LoginsOff}
+		return known[c.word(v, x, []string{"auto", "journal", "off"}, loginsForm)], nil
 	}
 	elements, ok := c.list(v, loginsForm)
 	if ok && len(elements) == 0 {
@@ -337,8 +338,9 @@ func (c *checker) logins(v value) (Logins, []string) {
 	}
 	var files []string
 	for _, e := range elements {
-		s, ok := c.str(e, paths)
-		if !ok || !c.absolute(e, s) {
+		form := absolutePaths("/var/log/auth.log")
+		s, ok := c.str(e, form)
+		if !ok || !c.absolute(e, s, form) {
 			continue
 		}
 		if slices.Contains(files, s) {

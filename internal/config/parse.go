@@ -120,15 +120,19 @@ func (c *checker) gateway(v value) Gateway {
 	return g
 }
 
-const paths = `absolute paths such as "/var/lib/doorward"`
+// absolutePaths says what is allowed, by an example.
+func absolutePaths(example string) string {
+	return fmt.Sprintf("absolute paths such as %q", example)
+}
 
 // path reads an absolute path.
 func (c *checker) path(v value, unset string) string {
 	if !v.given() {
 		return unset
 	}
-	s, ok := c.str(v, paths)
-	if ok && !c.absolute(v, s) {
+	form := absolutePaths(unset)
+	s, ok := c.str(v, form)
+	if ok && !c.absolute(v, s, form) {
 		return ""
 	}
 	return s
@@ -136,16 +140,16 @@ func (c *checker) path(v value, unset string) string {
 
 // absolute says whether s, which is v, is a path from the root. The daemon's
 // working directory is no place that an operator can know.
-func (c *checker) absolute(v value, s string) bool {
+func (c *checker) absolute(v value, s, form string) bool {
 	switch {
 	case s == "":
-		c.wrong(v, "empty", paths)
+		c.wrong(v, "empty", form)
 	case strings.ContainsRune(s, 0):
-		c.wrong(v, "has a zero byte", paths)
+		c.wrong(v, "has a zero byte", form)
 	case !strings.HasPrefix(s, "/"):
-		c.wrong(v, "not an absolute path", paths)
+		c.wrong(v, "not an absolute path", form)
 	case filepath.ToSlash(filepath.Clean(s)) != s || s == "/":
-		c.wrong(v, "not a plain path", paths).Hint = fmt.Sprintf("write %q", filepath.Clean(s))
+		c.wrong(v, "not a plain path", form).Hint = fmt.Sprintf("write %q", filepath.Clean(s))
 	default:
 		return true
 	}

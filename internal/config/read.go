@@ -21,7 +21,7 @@ type value struct {
 // given says that the key is there.
 func (v value) given() bool { return v.v != nil }
 
-// text spells the value as TOML would; lists and tables by what they are.
+// text spells the value as TOML would, but not lists and tables, which are long.
 func (v value) text() string {
 	switch x := v.v.(type) {
 	case nil:
@@ -29,9 +29,12 @@ func (v value) text() string {
 	case string:
 		return strconv.Quote(x)
 	case []any:
-		return "a list"
+		if len(x) == 0 {
+			return "[]"
+		}
+		return ""
 	case map[string]any:
-		return "a table"
+		return ""
 	case float64:
 		if x == math.Trunc(x) && math.Abs(x) < 1e15 {
 			return strconv.FormatFloat(x, 'f', 1, 64)
@@ -80,7 +83,7 @@ func (c *checker) table(v value) bool {
 			return false
 		}
 	}
-	c.wrong(v, "not a table", fmt.Sprintf("tables: write [%s]", v.key))
+	c.wrong(v, kindOf(v.v)+", not a table", fmt.Sprintf("tables: write [%s]", v.key))
 	return false
 }
 
@@ -179,16 +182,20 @@ func (c *checker) choice(v value, words ...string) int {
 	if !ok {
 		return 0
 	}
-	i := slices.Index(words, s)
-	if i < 0 {
-		problem := "not one of the allowed words"
-		if near := nearest(s, words); near != "" {
-			problem = fmt.Sprintf("did you mean %q?", near)
-		}
-		c.wrong(v, problem, allowed)
-		return 0
+	return c.word(v, s, words, allowed)
+}
+
+// word returns the number of s, which is v, among the words, or 0.
+func (c *checker) word(v value, s string, words []string, allowed string) int {
+	if i := slices.Index(words, s); i >= 0 {
+		return i
 	}
-	return i
+	problem := "not one of the allowed words"
+	if near := nearest(s, words); near != "" {
+		problem = fmt.Sprintf("did you mean %q?", near)
+	}
+	c.wrong(v, problem, allowed)
+	return 0
 }
 
 // duration reads a duration within its span.
@@ -283,12 +290,12 @@ func kindOf(v any) string {
 }
 
 // nearest returns the name that a slip of the fingers is most likely to have
-// meant: at most a third of its letters differ.
+// meant: about a third of its letters may differ, for "idel" is two off "idle".
 func nearest(s string, names []string) string {
 	best, bestDistance := "", len(s)
 	for _, name := range names {
 		d := distance(s, name)
-		if d < bestDistance && d <= max(1, len(name)/3) {
+		if d < bestDistance && d <= (len(name)+2)/3 {
 			best, bestDistance = name, d
 		}
 	}

@@ -73,12 +73,6 @@ func (d *Door) knockWarnings() []string {
 		if k.Scope == ScopeDoor {
 			w = append(w, key+`: scope = "door": the right knock of one visitor opens to everybody, `+
 				"and the wrong one of a stranger deafens the door for all")
-			if d.OpenFor < d.Presence.Idle {
-				w = append(w, fmt.Sprintf("%s: scope = \"door\" with open_for = %q: the listeners are closed "+
-					"while the door is open, so that from then until it is dark nobody gets in anew: "+
-					"make open_for as long as presence.idle, %q",
-					key, short(d.OpenFor), short(d.Presence.Idle)))
-			}
 		}
 		if k.Penalty == 0 && len(k.Touch) < len(k.Listen) {
 			w = append(w, key+`: penalty = "0s": a wrong knock costs nothing, so that all can be tried`)

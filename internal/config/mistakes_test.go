@@ -1,0 +1,459 @@
+package config
+
+import "strings"
+
+// mistakeCase is a text with mistakes and all that is said about it.
+type mistakeCase struct {
+	name, in string
+	want     []string // without the file's name
+}
+
+var formCases = []mistakeCase{
+	{"empty file", "", []string{
+		`1: door: missing: there is nothing to guard: allowed are tables such as [door.ssh]`}},
+	{"no TOML", "[door.ssh]\nports = [\n", []string{`2: not TOML: array is incomplete`}},
+	{"a key twice", "[gateway]\nstate = \"/a\"\nstate = \"/b\"\n", []string{
+		`3: state: not TOML: key state is already defined`}},
+	{"unknown keys everywhere, with a guess", `gatway = 1
+[gateway]
+stat = "/a"
+[door.ssh]
+ports = ["22/tcp"]
+open-for = "30s"
+colour = "red"
+[door.ssh.service]
+unit = "ssh.service"
+units = ["a"]
+[door.ssh.presence]
+idel = "1h"
+[[door.ssh.knock]]
+kind = "touch"
+listen = [59000, 59001]
+touch = [59000]
+witin = "1m"
+`, []string{
+		`1: gatway: unknown key: did you mean "gateway"?: allowed are gateway, door`,
+		`3: gateway.stat: unknown key: did you mean "state"?: allowed are state, control, metrics`,
+		`6: door.ssh.open-for: unknown key: did you mean "open_for"?: allowed are ports, open_for, ` +
+			`single_use, refuse, always, service, presence, knock`,
+		`7: door.ssh.colour: unknown key: allowed are ports, open_for, single_use, refuse, always, service, presence, knock`,
+		`10: door.ssh.service.units: unknown key: did you mean "unit"?: allowed are unit, start, stop, status, timeout`,
+		`12: door.ssh.presence.idel: unknown key: did you mean "idle"?: allowed are idle, logins, connections`,
+		`17: door.ssh.knock[0].witin: unknown key: did you mean "within"?: allowed are kind, listen, touch, order, ` +
+			`within, judge, penalty, scope`,
+	}},
+	{"every key of a wrong type", `[gateway]
+state = 1
+control = ["/a"]
+metrics = true
+[door.ssh]
+ports = "22/tcp"
+open_for = 30
+single_use = "no"
+refuse = false
+always = "192.0.2.0/24"
+[door.ssh.service]
+unit = 1.5
+timeout = 1979-05-27
+[door.ssh.presence]
+idle = 60
+logins = 5
+connections = 0
+[[door.ssh.knock]]
+kind = "touch"
+listen = 59000
+touch = ["59000", "59000/tcp", 59000.0]
+order = ["any"]
+within = {}
+judge = 60
+penalty = inf
+scope = 1
+`, []string{
+		`2: gateway.state: 1: an integer, not a string: allowed are absolute paths such as "/var/lib/doorward"`,
+		`3: gateway.control: a list, not a string: allowed are absolute paths such as "/run/doorward/control.sock"`,
+		`4: gateway.metrics: true: a boolean, not a string: allowed are "" for none, and an address with a port ` +
+			`such as "127.0.0.1:9472", "[::1]:9472"`,
+		`6: door.ssh.ports: "22/tcp": a string, not a list: allowed are lists of ports and ranges such as ` +
+			`"22/tcp", "60000-61000/udp"`,
+		`7: door.ssh.open_for: 30: an integer, not a string: allowed are durations such as "30s", "5m", "1h"`,
+		`8: door.ssh.single_use: "no": a string, not a boolean: allowed are true and false`,
+		`9: door.ssh.refuse: false: a boolean, not a string: allowed are "drop" and "reject"`,
+		`10: door.ssh.always: "192.0.2.0/24": a string, not a list: allowed are lists of prefixes such as ` +
+			`"203.0.113.0/24", "2001:db8::/48"`,
+		`12: door.ssh.service.unit: 1.5: a float, not a string: allowed are units such as "ssh.service", "ssh.socket"`,
+		`13: door.ssh.service.timeout: 1979-05-27: a date or time, not a string: allowed are durations ` +
+			`such as "30s", "5m", "1h"`,
+		`15: door.ssh.presence.idle: 60: an integer, not a string: allowed are durations such as "30s", "5m", "1h"`,
+		`16: door.ssh.presence.logins: 5: an integer, not a list: allowed are "auto", "journal", "off", ` +
+			`and lists of files, newest first`,
+		`17: door.ssh.presence.connections: 0: an integer, not a boolean: allowed are true and false`,
+		`20: door.ssh.knock[0].listen: 59000: an integer, not a list: allowed are lists of port numbers such as ` +
+			`[59000, 59001, 59002]`,
+		`21: door.ssh.knock[0].touch[0]: "59000": a string, not an integer: allowed are port numbers, 1 to 65535`,
+		`21: door.ssh.knock[0].touch[1]: "59000/tcp": a string, not an integer: allowed are port numbers, 1 to 65535`,
+		`21: door.ssh.knock[0].touch[2]: 59000.0: a float, not an integer: allowed are port numbers, 1 to 65535`,
+		`22: door.ssh.knock[0].order: a list, not a string: allowed are "any" and "given"`,
+		`23: door.ssh.knock[0].within: a table, not a string: allowed are durations such as "30s", "5m", "1h"`,
+		`24: door.ssh.knock[0].judge: 60: an integer, not a string: allowed are "at once", and intervals such as "every 1m"`,
+		`25: door.ssh.knock[0].penalty: +Inf: a float, not a string: allowed are durations such as "30s", "5m", "1h"`,
+		`26: door.ssh.knock[0].scope: 1: an integer, not a string: allowed are "source" and "door"`,
+	}},
+	{"tables that are none", `gateway = "x"
+[door]
+a = 1
+[[door.b]]
+ports = ["1/tcp"]
+[door.c]
+ports = ["2/tcp"]
+service = "ssh.service"
+presence = ["1h"]
+[door.c.knock]
+kind = "touch"
+[door.d]
+ports = ["3/tcp"]
+knock = [1]
+`, []string{
+		`1: gateway: "x": a string, not a table: allowed are tables: write [gateway]`,
+		`3: door.a: 1: an integer, not a table: allowed are tables: write [door.a]`,
+		`4: door.b: a list of tables: allowed are one table: write [door.b]`,
+		`8: door.c.service: "ssh.service": a string, not a table: allowed are tables: write [door.c.service]`,
+		`9: door.c.presence: a list, not a table: allowed are tables: write [door.c.presence]`,
+		`10: door.c.knock: one table, not a list of them: allowed are one or more tables: write [[door.c.knock]]`,
+		`14: door.d.knock[0]: 1: an integer, not a table: allowed are tables: write [door.d.knock[0]]`,
+	}},
+	{"door is no table", "door = 1\n", []string{`1: door: 1: an integer, not a table: allowed are tables: write [door]`}},
+	{"no doors in the table", "[door]\n", []string{
+		`1: door: missing: there is nothing to guard: allowed are tables such as [door.ssh]`}},
+	{"gateway paths", `[gateway]
+state = "var/lib"
+control = "/run/../run/x.sock"
+metrics = "localhost:9472"
+` + ssh + knock, []string{
+		`2: gateway.state: "var/lib": not an absolute path: allowed are absolute paths such as "/var/lib/doorward"`,
+		`3: gateway.control: "/run/../run/x.sock": not a plain path: allowed are absolute paths such as "/run/doorward/control.sock"`,
+		`4: gateway.metrics: "localhost:9472": not an address with a port: allowed are "" for none, and an address ` +
+			`with a port such as "127.0.0.1:9472", "[::1]:9472"`,
+	}},
+	{"more gateway paths", `[gateway]
+state = "/"
+control = "/` + strings.Repeat("x", 107) + `"
+metrics = "127.0.0.1:0"
+` + ssh + knock, []string{
+		`2: gateway.state: "/": not a plain path: allowed are absolute paths such as "/var/lib/doorward"`,
+		`3: gateway.control: "/` + strings.Repeat("x", 107) + `": 108 bytes long: allowed are 107 bytes for a socket's path`,
+		`4: gateway.metrics: "127.0.0.1:0": port 0: allowed are "" for none, and an address with a port ` +
+			`such as "127.0.0.1:9472", "[::1]:9472"`,
+	}},
+	{"empty and mapped", `[gateway]
+state = ""
+control = "/a\u0000b"
+metrics = "[::ffff:192.0.2.1]:9472"
+` + ssh + knock, []string{
+		`2: gateway.state: "": empty: allowed are absolute paths such as "/var/lib/doorward"`,
+		`3: gateway.control: "/a\x00b": has a zero byte: allowed are absolute paths such as "/run/doorward/control.sock"`,
+		`4: gateway.metrics: "[::ffff:192.0.2.1]:9472": an IPv4 address in IPv6 form: allowed are "" for none, ` +
+			`and an address with a port such as "127.0.0.1:9472", "[::1]:9472"`,
+	}},
+}
+
+var doorCases = []mistakeCase{
+	{"names", `[door.SSH]
+ports = ["1/tcp"]
+knock = [{kind = "touch", listen = [11, 12], touch = [11]}]
+[door.a-name-of-25-characters-x]
+ports = ["2/tcp"]
+knock = [{kind = "touch", listen = [21, 22], touch = [21]}]
+[door."a b"]
+ports = ["3/tcp"]
+knock = [{kind = "touch", listen = [31, 32], touch = [31]}]
+[door.""]
+ports = ["4/tcp"]
+knock = [{kind = "touch", listen = [41, 42], touch = [41]}]
+`, []string{
+		`1: door.SSH: a name that starts with "S": allowed are 1 to 24 characters of a-z, 0-9, - and _, a letter first`,
+		`4: door.a-name-of-25-characters-x: a name of 25 characters: allowed are 1 to 24 characters ` +
+			`of a-z, 0-9, - and _, a letter first`,
+		`7: door."a b": a name with other characters than allowed: allowed are 1 to 24 characters ` +
+			`of a-z, 0-9, - and _, a letter first`,
+		`10: door."": a door without a name: allowed are 1 to 24 characters of a-z, 0-9, - and _, a letter first`,
+	}},
+	{"nothing but a name", "[door.ssh]\n", []string{
+		`1: door.ssh.knock: missing: allowed are one or more tables: write [[door.ssh.knock]]`,
+		`1: door.ssh.ports: missing: allowed are lists of ports and ranges such as "22/tcp", "60000-61000/udp"`,
+	}},
+	{"nothing in the lists", "[door.ssh]\nports = []\nknock = []\n", []string{
+		`2: door.ssh.ports: []: empty: there is nothing to guard: allowed are lists of ports and ranges ` +
+			`such as "22/tcp", "60000-61000/udp"`,
+		`3: door.ssh.knock: []: empty: nobody could open the door: allowed are one or more tables: ` +
+			`write [[door.ssh.knock]]`,
+	}},
+	{"ports", `[door.ssh]
+ports = [
+  22,
+  "22",
+  "22/sctp",
+  "0/tcp",
+  "70000/tcp",
+  "30-20/udp", # backwards
+  true,
+]
+` + knock, []string{
+		`3: door.ssh.ports[0]: 22: no protocol: allowed are ports and ranges such as "22/tcp", "60000-61000/udp"`,
+		`4: door.ssh.ports[1]: "22": has no protocol: write "22/tcp" or "22/udp"`,
+		`5: door.ssh.ports[2]: "22/sctp": protocol "sctp" is not known: allowed are tcp and udp`,
+		`6: door.ssh.ports[3]: "0/tcp": port "0": allowed are 1 to 65535`,
+		`7: door.ssh.ports[4]: "70000/tcp": port "70000": allowed are 1 to 65535`,
+		`8: door.ssh.ports[5]: "30-20/udp": the range runs backwards: write "20-30/udp"`,
+		`9: door.ssh.ports[6]: true: a boolean, not a string: allowed are ports and ranges such as "22/tcp", "60000-61000/udp"`,
+	}},
+	{"words", ssh + "refuse = \"regect\"\n" + knock + "order = \"gven\"\nscope = \"visitor\"\n", []string{
+		`3: door.ssh.refuse: "regect": did you mean "reject"?: allowed are "drop" and "reject"`,
+		`8: door.ssh.knock[0].order: "gven": did you mean "given"?: allowed are "any" and "given"`,
+		`9: door.ssh.knock[0].scope: "visitor": not one of the allowed words: allowed are "source" and "door"`,
+	}},
+	{"prefixes", ssh + `always = [
+  "192.0.2.7/24",
+  "2001:db8::1/48",
+  "::ffff:192.0.2.0/120",
+  "192.0.2.7",
+  "fe80::1%eth0/64",
+  "example.org",
+  "198.51.100.0/24",
+  "198.51.100.0/24",
+  "198.51.100.128/25",
+  "198.51.0.0/16",
+]
+` + knock, []string{
+		`4: door.ssh.always[0]: "192.0.2.7/24": bits are set after the first 24: allowed are "192.0.2.0/24", ` +
+			`which is the prefix, and "192.0.2.7/32", which is the one address`,
+		`5: door.ssh.always[1]: "2001:db8::1/48": bits are set after the first 48: allowed are "2001:db8::/48", ` +
+			`which is the prefix, and "2001:db8::1/128", which is the one address`,
+		`6: door.ssh.always[2]: "::ffff:192.0.2.0/120": an IPv4 prefix in IPv6 form: allowed are prefixes ` +
+			`such as "203.0.113.0/24", "2001:db8::/48"`,
+		`7: door.ssh.always[3]: "192.0.2.7": no prefix length: allowed are prefixes such as "203.0.113.0/24", "2001:db8::/48"`,
+		`8: door.ssh.always[4]: "fe80::1%eth0/64": not a prefix: allowed are prefixes such as "203.0.113.0/24", "2001:db8::/48"`,
+		`9: door.ssh.always[5]: "example.org": not a prefix: allowed are prefixes such as "203.0.113.0/24", "2001:db8::/48"`,
+		`11: door.ssh.always[7]: "198.51.100.0/24": listed twice`,
+		`12: door.ssh.always[8]: "198.51.100.128/25": "198.51.100.128/25" lies within "198.51.100.0/24"`,
+		`13: door.ssh.always[9]: "198.51.0.0/16": "198.51.100.0/24" lies within "198.51.0.0/16"`,
+	}},
+	{"a grant of single use for everybody", ssh + "single_use = true\n" + knock + "scope = \"door\"\n", []string{
+		`3: door.ssh.single_use: true: a knock with scope = "door" opens to everybody: ` +
+			`allowed are false, or scope = "source" for every knock`,
+	}},
+	{"idle under open_for", ssh + "open_for = \"10m\"\npresence = {idle = \"5m\"}\n" + knock, []string{
+		`4: door.ssh.presence.idle: "5m": too short: the door would go dark under grants that last "10m": ` +
+			`allowed are "10m" to "720h", or a shorter open_for`,
+	}},
+	{"logins", `[door.a]
+ports = ["1/tcp"]
+presence.logins = "jornal"
+knock = [{kind = "touch", listen = [11, 12], touch = [11]}]
+[door.b]
+ports = ["2/tcp"]
+presence.logins = "/var/log/secure"
+knock = [{kind = "touch", listen = [21, 22], touch = [21]}]
+[door.c]
+ports = ["3/tcp"]
+presence.logins = []
+knock = [{kind = "touch", listen = [31, 32], touch = [31]}]
+[door.d]
+ports = ["4/tcp"]
+presence.logins = ["secure", "/var/log/secure", 3, "/var/log/secure", "/var/log/"]
+knock = [{kind = "touch", listen = [41, 42], touch = [41]}]
+`, []string{
+		`3: door.a.presence.logins: "jornal": did you mean "journal"?: allowed are "auto", "journal", "off", ` +
+			`and lists of files, newest first`,
+		`7: door.b.presence.logins: "/var/log/secure": a file, not a list of files: allowed are "auto", "journal", ` +
+			`"off", and lists of files, newest first`,
+		`11: door.c.presence.logins: []: empty: allowed are "auto", "journal", "off", and lists of files, newest first`,
+		`15: door.d.presence.logins[0]: "secure": not an absolute path: allowed are absolute paths such as "/var/log/auth.log"`,
+		`15: door.d.presence.logins[2]: 3: an integer, not a string: allowed are absolute paths such as "/var/log/auth.log"`,
+		`15: door.d.presence.logins[3]: "/var/log/secure": listed twice`,
+		`15: door.d.presence.logins[4]: "/var/log/": not a plain path: allowed are absolute paths such as "/var/log/auth.log"`,
+	}},
+}
+
+var serviceCases = []mistakeCase{
+	{"unit and commands", ssh + `[door.ssh.service]
+unit = "ssh.service"
+start = ["/usr/sbin/sshd"]
+stop = ["/bin/true"]
+` + knock, []string{
+		`5: door.ssh.service.start: both "unit" and "start": allowed are one of the two`,
+	}},
+	{"a unit's own stop", ssh + `[door.ssh.service]
+unit = "ssh.service"
+stop = ["/bin/true"]
+status = ["/bin/true"]
+` + knock, []string{
+		`5: door.ssh.service.stop: belongs to "start": systemd stops and watches a unit`,
+		`6: door.ssh.service.status: belongs to "start": systemd stops and watches a unit`,
+	}},
+	{"nothing to start", ssh + "[door.ssh.service]\nstop = [\"/bin/true\"]\n" + knock, []string{
+		`3: door.ssh.service: neither "unit" nor "start": allowed are one of the two`,
+	}},
+	{"commands", ssh + `[door.ssh.service]
+start = "/usr/sbin/sshd -D"
+stop = ["kill", "sshd"]
+status = ["/bin/sh", "-c\u0000", 1]
+` + knock, []string{
+		`4: door.ssh.service.start: "/usr/sbin/sshd -D": a string, not a list: no shell takes it apart: allowed are lists ` +
+			`such as ["/usr/sbin/sshd", "-D"]: a program's absolute path and its arguments`,
+		`5: door.ssh.service.stop[0]: "kill": not an absolute path: allowed are absolute paths such as "/usr/sbin/sshd"`,
+		`6: door.ssh.service.status[1]: "-c\x00": has a zero byte: allowed are lists such as ["/usr/sbin/sshd", "-D"]: ` +
+			`a program's absolute path and its arguments`,
+		`6: door.ssh.service.status[2]: 1: an integer, not a string: allowed are lists such as ["/usr/sbin/sshd", "-D"]: ` +
+			`a program's absolute path and its arguments`,
+	}},
+	{"an empty command", ssh + "service = {start = [], timeout = \"2h\"}\n" + knock, []string{
+		`3: door.ssh.service.start: []: empty: allowed are lists such as ["/usr/sbin/sshd", "-D"]: ` +
+			`a program's absolute path and its arguments`,
+		`3: door.ssh.service.timeout: "2h": too long: allowed are "1s" to "1h"`,
+	}},
+	{"a unit without its kind", ssh + "service.unit = \"ssh\"\n" + knock, []string{
+		`3: door.ssh.service.unit: "ssh": ends neither in .service nor in .socket: allowed are units ` +
+			`such as "ssh.service", "ssh.socket"`,
+	}},
+	{"a unit of another kind", ssh + "service.unit = \"multi-user.target\"\n" + knock, []string{
+		`3: door.ssh.service.unit: "multi-user.target": ends neither in .service nor in .socket: allowed are units ` +
+			`such as "ssh.service", "ssh.socket"`,
+	}},
+	{"a unit's path", ssh + "service.unit = \"/lib/ssh.service\"\n" + knock, []string{
+		`3: door.ssh.service.unit: "/lib/ssh.service": has characters that no unit's name has: allowed are units ` +
+			`such as "ssh.service", "ssh.socket"`,
+	}},
+	{"only a suffix", ssh + "service.unit = \".service\"\n" + knock, []string{
+		`3: door.ssh.service.unit: ".service": no unit's name: allowed are units such as "ssh.service", "ssh.socket"`,
+	}},
+	{"a template", ssh + "service.unit = \"openvpn@.service\"\n" + knock, []string{
+		`3: door.ssh.service.unit: "openvpn@.service": a template without an instance: allowed are units ` +
+			`such as "ssh.service", "ssh.socket"`,
+	}},
+	{"one unit, two doors", `[door.a]
+ports = ["1/tcp"]
+service.unit = "ssh.service"
+knock = [{kind = "touch", listen = [11, 12], touch = [11]}]
+[door.b]
+ports = ["2/tcp"]
+service.unit = "ssh.service"
+knock = [{kind = "touch", listen = [21, 22], touch = [21]}]
+`, []string{
+		`7: door.b.service.unit: "ssh.service": door "b" starts and stops the unit of door "a", line 3: ` +
+			`allowed are units of one door`,
+	}},
+}
+
+var knockCases = []mistakeCase{
+	{"kinds that are to come, and one that is not", ssh + `[[door.ssh.knock]]
+kind = "sequence"
+ports = ["7000/tcp", "8000/udp"]
+[[door.ssh.knock]]
+kind = "sealed"
+port = 41641
+[[door.ssh.knock]]
+kind = "fwknop"
+[[door.ssh.knock]]
+kind = "morse"
+[[door.ssh.knock]]
+listen = [1]
+`, []string{
+		`4: door.ssh.knock[0].kind: "sequence": this version of doorward does not have this kind of knock yet: allowed are "touch"`,
+		`7: door.ssh.knock[1].kind: "sealed": this version of doorward does not have this kind of knock yet: allowed are "touch"`,
+		`10: door.ssh.knock[2].kind: "fwknop": this version of doorward does not have this kind of knock yet: allowed are "touch"`,
+		`12: door.ssh.knock[3].kind: "morse": unknown kind of knock: allowed are "touch"`,
+		`13: door.ssh.knock[4].kind: missing: allowed are "touch"`,
+	}},
+	{"an empty knock", ssh + "[[door.ssh.knock]]\nkind = \"touch\"\n", []string{
+		`3: door.ssh.knock[0].listen: missing: allowed are lists of port numbers such as [59000, 59001, 59002]`,
+		`3: door.ssh.knock[0].touch: missing: allowed are lists of port numbers such as [59000, 59001, 59002]`,
+	}},
+	{"empty lists", ssh + "[[door.ssh.knock]]\nkind = \"touch\"\nlisten = [59000]\ntouch = []\n", []string{
+		`6: door.ssh.knock[0].touch: []: empty: allowed are lists of port numbers such as [59000, 59001, 59002]`,
+	}},
+	{"numbers", ssh + `[[door.ssh.knock]]
+kind = "touch"
+listen = [0, 59000, 59001, 59000, -1]
+touch = [59000, 65536, 59000]
+[[door.ssh.knock]]
+kind = "touch"
+listen = [59100, 59101]
+touch = [59102]
+`, []string{
+		`5: door.ssh.knock[0].listen[0]: 0: not a port: allowed are port numbers, 1 to 65535`,
+		`5: door.ssh.knock[0].listen[3]: 59000: listed twice`,
+		`5: door.ssh.knock[0].listen[4]: -1: not a port: allowed are port numbers, 1 to 65535`,
+		`6: door.ssh.knock[0].touch[1]: 65536: not a port: allowed are port numbers, 1 to 65535`,
+		`6: door.ssh.knock[0].touch[2]: 59000: listed twice`,
+		`10: door.ssh.knock[1].touch[0]: 59102: not in "listen": nobody would hear it: allowed are ports of door.ssh.knock[1].listen`,
+	}},
+	{"durations", ssh + "open_for = \"30\"\n[door.ssh.presence]\nidle = \"-1h\"\n" + knock +
+		"within = \"0s\"\npenalty = \"1d\"\njudge = \"every 1 m\"\n", []string{
+		`3: door.ssh.open_for: "30": no unit: allowed are durations such as "30s", "5m", "1h"`,
+		`5: door.ssh.presence.idle: "-1h": negative: allowed are "1s" to "720h"`,
+		`10: door.ssh.knock[0].within: "0s": zero: allowed are "1s" to "1h"`,
+		`11: door.ssh.knock[0].penalty: "1d": days and weeks are no units: write hours: ` +
+			`allowed are durations such as "30s", "5m", "1h"`,
+		`12: door.ssh.knock[0].judge: "every 1 m": a duration has no spaces: allowed are durations such as "30s", "5m", "1h"`,
+	}},
+	{"more durations", ssh + "open_for = \"\"\n[door.ssh.presence]\nidle = \"999999h\"\n" + knock +
+		"within = \"999ms\"\npenalty = \"1ms\"\njudge = \"every 10ms\"\n", []string{
+		`3: door.ssh.open_for: "": empty: allowed are durations such as "30s", "5m", "1h"`,
+		`5: door.ssh.presence.idle: "999999h": too long: allowed are "1s" to "720h"`,
+		`10: door.ssh.knock[0].within: "999ms": too short: allowed are "1s" to "1h"`,
+		`11: door.ssh.knock[0].penalty: "1ms": too short: allowed are "0s" for none, and "1s" to "720h"`,
+		`12: door.ssh.knock[0].judge: "every 10ms": too short: allowed are "1s" to "1h"`,
+	}},
+	{"no duration at all", ssh + "open_for = \"soon\"\n" + knock + "judge = \"1m\"\n", []string{
+		`3: door.ssh.open_for: "soon": not a duration: allowed are durations such as "30s", "5m", "1h"`,
+		`8: door.ssh.knock[0].judge: "1m": neither "at once" nor "every" and an interval: allowed are "at once", ` +
+			`and intervals such as "every 1m"`,
+	}},
+	{"within longer than the looks", ssh + knock + "within = \"2m\"\njudge = \"every 90s\"\n", []string{
+		`7: door.ssh.knock[0].within: "2m": longer than the interval of the looks, "1m30s": allowed are "1s" to "1m30s", ` +
+			`or a longer interval in door.ssh.knock[0].judge`,
+	}},
+	{"the default within longer than the looks", ssh + knock + "judge = \"every 10s\"\n", []string{
+		`3: door.ssh.knock[0].within: "1m": the default is longer than the interval of the looks, "10s": ` +
+			`allowed are "1s" to "10s", or a longer interval in door.ssh.knock[0].judge`,
+	}},
+}
+
+var disjointCases = []mistakeCase{
+	{"overlaps", `[door.b]
+ports = ["20-30/tcp", "25/tcp", "25/udp"]
+knock = [{kind = "touch", listen = [59000, 59001], touch = [59000]}]
+[door.a]
+ports = ["22/tcp"]
+knock = [{kind = "touch", listen = [59010, 59011], touch = [59010]}]
+`, []string{
+		`2: door.b.ports[1]: "25/tcp": overlaps "20-30/tcp" of the same door`,
+		`5: door.a.ports[0]: "22/tcp": door "a" overlaps "20-30/tcp" of door "b", line 2: allowed are ports that one door alone guards`,
+	}},
+	{"guarded and listened on", `[door.a]
+ports = ["59000/tcp", "59001/udp"]
+knock = [{kind = "touch", listen = [59000, 59001], touch = [59000]}]
+[door.b]
+ports = ["22/tcp"]
+knock = [{kind = "touch", listen = [59002, 59000], touch = [59002]}]
+`, []string{
+		`3: door.a.knock[0].listen[0]: 59000: a listener of door "a" on a port that is guarded: "59000/tcp" of door "a", line 2: ` +
+			`allowed are ports that no door guards: the fence would keep every touch away`,
+		`6: door.b.knock[0].listen[1]: 59000: a listener of door "b" on a port that is guarded: "59000/tcp" of door "a", line 2: ` +
+			`allowed are ports that no door guards: the fence would keep every touch away`,
+		`6: door.b.knock[0].listen[1]: 59000: door "b" listens on a port of another knock: door "a", line 3: ` +
+			`allowed are ports that one knock alone listens on`,
+	}},
+	{"one listener, two knocks of a door", ssh + knock + knock, []string{
+		`9: door.ssh.knock[1].listen[0]: 59000: door "ssh" listens on a port of another knock: door "ssh", line 5: ` +
+			`allowed are ports that one knock alone listens on`,
+		`9: door.ssh.knock[1].listen[1]: 59001: door "ssh" listens on a port of another knock: door "ssh", line 5: ` +
+			`allowed are ports that one knock alone listens on`,
+	}},
+	{"a listener where the metrics are", "gateway.metrics = \"127.0.0.1:59001\"\n" + ssh + knock, []string{
+		`6: door.ssh.knock[0].listen[1]: 59001: the port of gateway.metrics, "127.0.0.1:59001": ` +
+			`allowed are ports that nothing else listens on`,
+	}},
+	{"metrics behind a door", "gateway.metrics = \"[::]:9472\"\n[door.m]\nports = [\"9472/tcp\"]\n" +
+		"knock = [{kind = \"touch\", listen = [1, 2], touch = [1]}]\n", nil},
+}

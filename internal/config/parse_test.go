@@ -1,0 +1,192 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// knock is a knock without a mistake, for cases about something else.
+const knock = `[[door.ssh.knock]]
+kind = "touch"
+listen = [59000, 59001]
+touch = [59000]
+`
+
+// ssh is the head of a door without a mistake.
+const ssh = "[door.ssh]\nports = [\"22/tcp\"]\n"
+
+// mistakes returns the messages of an error of Parse, without the file's name.
+func mistakes(err error) []string {
+	if err == nil {
+		return nil
+	}
+	lines := strings.Split(err.Error(), "\n")
+	for i, l := range lines {
+		lines[i] = strings.TrimPrefix(l, "t.toml:")
+	}
+	return lines
+}
+
+func TestMistakes(t *testing.T) {
+	for _, cases := range [][]mistakeCase{formCases, doorCases, serviceCases, knockCases, disjointCases} {
+		for _, tt := range cases {
+			t.Run(tt.name, func(t *testing.T) {
+				c, err := Parse("t.toml", []byte(tt.in))
+				if diff := cmp.Diff(tt.want, mistakes(err)); diff != "" {
+					t.Errorf("mistakes (-want +got):\n%s", diff)
+				}
+				if (c == nil) != (err != nil) {
+					t.Errorf("Parse = %v, %v: want a Config or an error", c, err)
+				}
+			})
+		}
+	}
+}
+
+func TestPromise(t *testing.T) {
+	c, _, err := Load("testdata/promise.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, ssh := c.Doors[0], c.Doors[1]
+	if !all.SSH() || !ssh.SSH() {
+		t.Errorf("SSH() = %v, %v: want true for sshd as a command and for 22/tcp", all.SSH(), ssh.SSH())
+	}
+	if all.Refuse != Reject || all.Knocks[0].Order != GivenOrder || all.Knocks[1].Judge != time.Minute {
+		t.Errorf("door all = %+v", all)
+	}
+	want := Presence{Idle: time.Hour, Logins: LoginsFiles, Files: []string{
+		"/var/log/secure", "/var/log/secure.1", "/var/log/secure.2"}}
+	if diff := cmp.Diff(want, all.Presence); diff != "" {
+		t.Errorf("presence (-want +got):\n%s", diff)
+	}
+}
+
+// Every number of the article.
+func TestLikeTheArticle(t *testing.T) {
+	c, err := Parse("article.toml", []byte(LikeTheArticle()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ranges := c.Doors[0].Ports
+	if len(ranges) != 1 || ranges[0].String() != "22/tcp" {
+		t.Errorf("ports = %v, want 22/tcp", ranges)
+	}
+	want := &Config{
+		Gateway: Gateway{State: DefaultState, Control: DefaultControl},
+		Doors: []Door{{
+			Name:    "ssh",
+			Ports:   ranges,
+			OpenFor: 30 * time.Second,
+			Service: &Service{Unit: "sshd.service", Timeout: 30 * time.Second},
+			Presence: Presence{Idle: time.Hour, Logins: LoginsFiles, Files: []string{
+				"/var/log/secure", "/var/log/secure.1", "/var/log/secure.2",
+				"/var/log/secure.3", "/var/log/secure.4"}},
+			Knocks: []Knock{{
+				Kind:    KindTouch,
+				Listen:  []uint16{59000, 59001, 59002},
+				Touch:   []uint16{59000, 59002},
+				Order:   AnyOrder,
+				Within:  time.Minute,
+				Judge:   time.Minute,
+				Penalty: 5 * time.Minute,
+				Scope:   ScopeDoor,
+			}},
+		}},
+	}
+	if diff := cmp.Diff(want, c); diff != "" {
+		t.Errorf("the article (-want +got):\n%s", diff)
+	}
+}
+
+func TestPresenceFollows(t *testing.T) {
+	tests := []struct {
+		name, in string
+		want     Presence
+	}{
+		{"idle follows a longer open_for",
+			ssh + "open_for = \"3h\"\n" + knock,
+			Presence{Idle: 3 * time.Hour, Logins: LoginsAuto, Connections: true}},
+		{"auto is off for a door without SSH",
+			"[door.ssh]\nports = [\"8443/tcp\", \"22/udp\"]\npresence.logins = \"auto\"\n" + knock,
+			Presence{Idle: time.Hour, Connections: true}},
+		{"auto by a range around 22/tcp",
+			"[door.ssh]\nports = [\"1-1024/tcp\"]\n" + knock,
+			Presence{Idle: time.Hour, Logins: LoginsAuto, Connections: true}},
+		{"auto by the unit",
+			"[door.ssh]\nports = [\"2222/tcp\"]\nservice.unit = \"sshd.socket\"\n" + knock,
+			Presence{Idle: time.Hour, Logins: LoginsAuto, Connections: true}},
+		{"no auto by a unit that only begins so",
+			"[door.ssh]\nports = [\"2222/tcp\"]\nservice.unit = \"sshguard.service\"\n" + knock,
+			Presence{Idle: time.Hour, Connections: true}},
+		{"auto by the command",
+			"[door.ssh]\nports = [\"2222/tcp\"]\nservice.start = [\"/opt/ssh/sbin/sshd\", \"-D\"]\n" + knock,
+			Presence{Idle: time.Hour, Logins: LoginsAuto, Connections: true}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := Parse("t.toml", []byte(tt.in))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, c.Doors[0].Presence); diff != "" {
+				t.Errorf("presence (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// The fields that --json prints, of one mistake with all of them.
+func TestMistakeFields(t *testing.T) {
+	_, err := Parse("t.toml", []byte(ssh+"always = [\n  # office\n  \"192.0.2.7\"]\n"+knock))
+	want := []*Mistake{{File: "t.toml", Line: 5, Column: 3, Key: "door.ssh.always[0]",
+		Value: `"192.0.2.7"`, Problem: "no prefix length",
+		Allowed: `prefixes such as "203.0.113.0/24", "2001:db8::/48"`, Hint: `write "192.0.2.7/32"`}}
+	if diff := cmp.Diff(want, Mistakes(err)); diff != "" {
+		t.Errorf("Mistakes (-want +got):\n%s", diff)
+	}
+	if got := Mistakes(os.ErrNotExist); got != nil {
+		t.Errorf("Mistakes of a missing file = %v, want none", got)
+	}
+}
+
+func TestLoad(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	good := file("good.toml", LikeTheArticle())
+	bad := file("bad.toml", "x = 1\n"+ssh+knock)
+	long := file("long.toml", strings.Repeat("#", maxFile+1))
+	tests := []struct{ name, path, want string }{
+		{"good", good, ""},
+		{"mistake", bad, bad + ":1: x: unknown key: allowed are gateway, door"},
+		{"missing", dir + "/none", "read configuration: stat " + dir + "/none: no such file or directory"},
+		{"directory", dir, `read configuration: "` + dir + `" is not a regular file`},
+		{"device", "/dev/zero", `read configuration: "/dev/zero" is not a regular file`},
+		{"long", long, `read configuration: "` + long + `" is longer than 1048576 bytes`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c, text, err := Load(tt.path)
+			if tt.want == "" {
+				if err != nil || c == nil || string(text) != LikeTheArticle() {
+					t.Errorf("Load = %v, %d bytes, %v", c, len(text), err)
+				}
+				return
+			}
+			if err == nil || err.Error() != tt.want || c != nil {
+				t.Errorf("Load = %v, %v\nwant error %s", c, err, tt.want)
+			}
+		})
+	}
+}
