@@ -4,16 +4,74 @@ package presence
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"time"
 )
 
-type autoSource struct{}
-
-func newAuto() *autoSource { return &autoSource{} }
-
-func (s *autoSource) last(context.Context, time.Time) (Login, bool, []string, error) {
-	return Login{}, false, nil, fmt.Errorf("%w: not read yet", ErrNoData)
+// auto is the first place that has log data. The journal comes first, since
+// its trusted fields tell who wrote an entry, but only where journald runs: an
+// image may bring a journal of long ago. Then the text logs of the Debian and
+// the Red Hat families, and Busybox's syslogd's (Alpine), which puts all into
+// one file.
+type auto struct {
+	socket  string // journald's; it runs where this exists
+	journal source
+	logs    []source
+	found   source // nil until a place had data
 }
 
-func (s *autoSource) String() string { return "auto" }
+func newAuto() *auto {
+	a := &auto{socket: "/run/systemd/journal/socket", journal: newJournal()}
+	for _, path := range []string{"/var/log/auth.log", "/var/log/secure", "/var/log/messages"} {
+		a.logs = append(a.logs, newFiles([]string{path}))
+	}
+	return a
+}
+
+func (a *auto) String() string {
+	if a.found != nil {
+		return a.found.String()
+	}
+	return "auto (nothing found yet)"
+}
+
+func (a *auto) last(ctx context.Context, now time.Time) (Login, bool, []string, error) {
+	if a.found != nil {
+		return a.found.last(ctx, now)
+	}
+	var why []string
+	try := a.logs
+	if _, err := os.Stat(a.socket); err == nil {
+		try = append([]source{a.journal}, try...)
+	} else {
+		why = append(why, fmt.Sprintf("journald does not run (%v)", plain(err)))
+	}
+	for _, s := range try {
+		login, ok, warnings, err := s.last(ctx, now)
+		switch {
+		case err == nil:
+			a.found = s
+			return login, ok, warnings, nil
+		case !errors.Is(err, ErrNoData):
+			return Login{}, false, nil, err
+		}
+		why = append(why, reason(err))
+	}
+	return Login{}, false, nil, fmt.Errorf("%w: %s; %s; or name where sshd logs in presence.logins, "+
+		"or set it to \"off\"", ErrNoData, strings.Join(why, "; "), autoHint)
+}
+
+const autoHint = "run a syslog daemon or journald, and let doorward's user read its log"
+
+// reason is why a place has no data, without the words that all begin with
+// and without the hint for that place alone.
+func reason(err error) string {
+	s := strings.TrimPrefix(err.Error(), ErrNoData.Error()+": ")
+	for _, hint := range []string{filesHint, journalHint} {
+		s = strings.TrimSuffix(s, "; "+hint)
+	}
+	return s
+}

@@ -3,17 +3,304 @@
 package presence
 
 import (
+	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
 	"time"
 )
 
-type filesSource struct{}
+// disorder is how far the order of a log's lines is trusted to be the order
+// of their stamps: what stands before a line that is older than a login by
+// more than this is older than the login.
+const disorder = 10 * time.Minute
 
-func newFiles(paths []string) *filesSource { return &filesSource{} }
+// checkEvery is after how many lines a reader looks whether it is to stop.
+const checkEvery = 4096
 
-func (s *filesSource) last(context.Context, time.Time) (Login, bool, []string, error) {
-	return Login{}, false, nil, fmt.Errorf("%w: not read yet", ErrNoData)
+// files reads a log and its rotations as one stream: first from the end back,
+// newest file first, until a login is found and its time is sure to be the
+// latest (see disorder); from then on only what is new. A file is known again
+// by device and inode, whatever its name has become, and by the bytes before
+// the place up to which it was read, so that one that was truncated, replaced
+// or copied is read anew.
+type files struct {
+	paths []string
+	seen  map[fileID]*progress
+	best  *Login // the latest login so far, never after now; nil for none
 }
 
-func (s *filesSource) String() string { return "files" }
+// fileID is a file whatever its name.
+type fileID struct{ dev, ino uint64 }
+
+// progress is what is remembered of a file.
+type progress struct {
+	mark  mark
+	floor time.Time // no line that was passed over is later than this and disorder
+	empty bool      // a compressed file of nothing
+	odd   int       // logins whose stamp is not known
+	text  string    // the first of them
+	ahead time.Time // the furthest stamp of a login beyond now
+}
+
+func newFiles(paths []string) *files {
+	return &files{paths: paths, seen: map[fileID]*progress{}}
+}
+
+func (f *files) String() string { return strings.Join(f.paths, ", ") }
+
+// pass is one look at all files.
+type pass struct {
+	*files
+	ctx   context.Context
+	now   time.Time
+	data  bool // a file with data was met
+	met   map[fileID]bool
+	floor time.Time // the earliest of the files' floors, zero before the first
+	why   []string  // for each file without data: why
+	warn  []string
+}
+
+func (f *files) last(ctx context.Context, now time.Time) (Login, bool, []string, error) {
+	// A clock that was put back must not keep logins in the future.
+	if f.best != nil && f.best.Time.After(now) {
+		f.best.Time = now
+	}
+	p := &pass{files: f, ctx: ctx, now: now, met: map[fileID]bool{}}
+	for _, path := range places(f.paths) {
+		if err := ctx.Err(); err != nil {
+			return Login{}, false, nil, err
+		}
+		err := p.visit(path)
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			err = p.visit(path) // truncated while it was read
+		}
+		switch {
+		case ctx.Err() != nil:
+			return Login{}, false, nil, ctx.Err()
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, errEmpty):
+			p.why = append(p.why, err.Error())
+		case err != nil:
+			p.why = append(p.why, err.Error())
+			p.warn = append(p.warn, err.Error())
+		}
+	}
+	for id := range f.seen {
+		if !p.met[id] {
+			delete(f.seen, id)
+		}
+	}
+	if !p.data {
+		return Login{}, false, nil, fmt.Errorf("%w: %s; %s", ErrNoData, strings.Join(p.why, "; "), filesHint)
+	}
+	if f.best == nil {
+		return Login{}, false, p.warn, nil
+	}
+	return *f.best, true, p.warn, nil
+}
+
+const filesHint = "name the log that sshd writes in presence.logins, and let doorward's user read it " +
+	"(`ls -l` tells the log's group, `usermod -aG GROUP doorward` joins it)"
+
+// errEmpty is a file that is there and has nothing in it.
+var errEmpty = errors.New("is empty")
+
+// enough says whether no file older than those met can have a later login.
+func (p *pass) enough() bool {
+	return p.best != nil && !p.floor.IsZero() && p.floor.Before(p.best.Time.Add(-disorder))
+}
+
+// visit reads what is new of one file. Its errors name the file.
+func (p *pass) visit(path string) error {
+	f, err := openLog(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok || !st.Mode().IsRegular() {
+		return fmt.Errorf("%s: is not a regular file", f.Name())
+	}
+	if st.Size() == 0 {
+		return fmt.Errorf("%s: %w", f.Name(), errEmpty)
+	}
+	id := fileID{uint64(sys.Dev), sys.Ino}
+	if p.met[id] {
+		return nil // rotated between the opening of this name and the one before
+	}
+	p.met[id] = true
+	l := &logFile{pass: p, file: f, size: st.Size(), ref: st.ModTime().In(p.now.Location())}
+	if p.now.Before(l.ref) {
+		l.ref = p.now
+	}
+	pr, err := l.read(p.seen[id], st.ModTime())
+	if err != nil {
+		delete(p.seen, id)
+		delete(p.met, id)
+		return fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	if pr == nil {
+		p.data = true // older than what is needed, but there
+		return nil
+	}
+	p.seen[id] = pr
+	if pr.empty {
+		return fmt.Errorf("%s: %w", f.Name(), errEmpty)
+	}
+	p.data = true
+	if !pr.floor.IsZero() && (p.floor.IsZero() || pr.floor.Before(p.floor)) {
+		p.floor = pr.floor
+	}
+	p.warn = append(p.warn, pr.warnings(f.Name(), p.now)...)
+	return nil
+}
+
+// openLog opens path or, if it is not there, path.gz. It never waits, as it
+// would for a named pipe.
+func openLog(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, plain(err)
+	}
+	if z, zerr := os.OpenFile(path+".gz", os.O_RDONLY|syscall.O_NONBLOCK, 0); !errors.Is(zerr, fs.ErrNotExist) {
+		return z, plain(zerr)
+	}
+	return nil, plain(err)
+}
+
+// plain says "PATH: no such file or directory" without the system call.
+func plain(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return fmt.Errorf("%s: %w", pe.Path, pe.Err)
+	}
+	return err
+}
+
+// warnings says what is odd about a file, for people.
+func (pr *progress) warnings(name string, now time.Time) []string {
+	var w []string
+	if pr.odd > 0 {
+		w = append(w, fmt.Sprintf("%s: %d logins do not count, since their stamp is in no known form "+
+			"(known are \"Nov  2 07:50:01\" and \"2026-11-02T07:50:01+01:00\"): %q", name, pr.odd, pr.text))
+	}
+	if by := pr.ahead.Sub(now); by > time.Minute {
+		w = append(w, fmt.Sprintf("%s: a login is stamped %s, which is %s from now: it counts as of when it was "+
+			"read; check the clock and the time zone of the log's writer",
+			name, pr.ahead.Format(time.RFC3339), by.Round(time.Second)))
+	}
+	return w
+}
+
+// logFile is a file that is being read in a pass.
+type logFile struct {
+	*pass
+	file *os.File
+	size int64
+	ref  time.Time // no stamp of the file is later: now or the last write
+	pr   *progress
+}
+
+// read brings old, what is remembered of the file, up to date and returns it.
+// Old is nil for a file that is not known; nil is returned for one that need
+// not be read.
+func (l *logFile) read(old *progress, modified time.Time) (*progress, error) {
+	zipped := strings.HasSuffix(l.file.Name(), ".gz")
+	if old != nil && old.mark.holds(l.file, l.size, modified, zipped) {
+		l.pr = old
+		if zipped {
+			return old, nil
+		}
+		return old, l.forward()
+	}
+	if l.enough() {
+		return nil, nil
+	}
+	l.pr = &progress{}
+	if zipped {
+		l.pr.mark = mark{size: l.size, modified: modified}
+		return l.pr, l.unzip()
+	}
+	return l.pr, l.backward()
+}
+
+// forward reads the lines that were finished since the last time.
+func (l *logFile) forward() error {
+	at := l.pr.mark.offset
+	r := io.NewSectionReader(l.file, at, l.size-at)
+	n := 0
+	done, _, err := linesForward(r, l.pr.mark.inside(), func(line []byte) bool {
+		l.take(line)
+		n++
+		return n%checkEvery != 0 || l.ctx.Err() == nil
+	})
+	if err != nil {
+		return err
+	}
+	return l.pr.mark.set(l.file, at+done)
+}
+
+// unzip reads a whole compressed file. It never grows, so its last line counts
+// even without a newline.
+func (l *logFile) unzip() error {
+	z, err := gzip.NewReader(l.file)
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	n := 0
+	take := func(line []byte) bool {
+		if n == 0 {
+			if t, _, ok := cutStamp(string(line), l.ref); ok {
+				l.pr.floor = t.Time
+			}
+		}
+		n++
+		l.take(line)
+		return n%checkEvery != 0 || l.ctx.Err() == nil
+	}
+	done, rest, err := linesForward(z, false, take)
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		take(rest)
+	}
+	l.pr.empty = done == 0 && len(rest) == 0
+	return l.ctx.Err()
+}
+
+// take makes the line's login the latest if it is, and notes what is odd.
+func (l *logFile) take(line []byte) {
+	if len(line) > maxLogin || !mayBeLogin(line) {
+		return
+	}
+	login, what := parseLine(string(line), l.ref)
+	switch what {
+	case oddStamp:
+		if l.pr.odd == 0 {
+			l.pr.text = string(line[:min(len(line), maxQuote)])
+		}
+		l.pr.odd++
+	case isLogin:
+		if login.Time.After(l.now) {
+			if login.Time.After(l.pr.ahead) {
+				l.pr.ahead = login.Time
+			}
+			login.Time = l.now
+		}
+		login.Where = l.file.Name()
+		if l.best == nil || login.Time.After(l.best.Time) {
+			l.best = &login
+		}
+	}
+}

@@ -1,0 +1,111 @@
+//go:build linux
+
+package presence
+
+import (
+	"strings"
+	"time"
+)
+
+// ahead is how far in the future a stamp without a year may lie before it is
+// taken for last year's: clocks and zones of a log's writer are off at times.
+const ahead = 24 * time.Hour
+
+// stamp is the time that a line of a log begins with.
+type stamp struct {
+	time.Time
+	yearless bool // the year was inferred
+}
+
+// cutStamp reads the stamp that line begins with and returns the rest, from
+// the space after it on. Known are RFC 3164's "Nov  2 07:50:01" and RFC 3339's
+// "2026-11-02T07:50:01.25+01:00", also with a zone like "+0100", which older
+// journalctl writes as short-iso. A stamp without a zone is in ref's location;
+// for one without a year see latest. Anything else is false: no day is guessed.
+func cutStamp(line string, ref time.Time) (stamp, string, bool) {
+	if line == "" {
+		return stamp{}, "", false
+	}
+	if line[0] >= '0' && line[0] <= '9' {
+		return cutISO(line, ref)
+	}
+	return cutBSD(line, ref)
+}
+
+func cutISO(line string, ref time.Time) (stamp, string, bool) {
+	end := strings.IndexByte(line, ' ')
+	if end < 0 {
+		return stamp{}, "", false
+	}
+	// time.Parse takes a fraction after the seconds whatever the layout says.
+	for _, layout := range []string{"2006-01-02T15:04:05Z07:00", "2006-01-02T15:04:05Z0700"} {
+		if t, err := time.Parse(layout, line[:end]); err == nil {
+			return stamp{Time: t.In(ref.Location())}, line[end:], true
+		}
+	}
+	return stamp{}, "", false
+}
+
+func cutBSD(line string, ref time.Time) (stamp, string, bool) {
+	const width = len("Nov  2 07:50:01")
+	if len(line) <= width || line[width] != ' ' {
+		return stamp{}, "", false
+	}
+	// "_2" is a day padded with a space; some daemons pad with a zero.
+	for _, layout := range []string{"Jan _2 15:04:05 2006", "Jan 02 15:04:05 2006"} {
+		// 2000 is a leap year, so every day of a year is one of its days.
+		wall, err := time.Parse(layout, line[:width]+" 2000")
+		if err != nil {
+			continue
+		}
+		t, ok := latest(wall, ref)
+		return stamp{Time: t, yearless: true}, line[width:], ok
+	}
+	return stamp{}, "", false
+}
+
+// latest returns the latest instant whose month, day and time of day in ref's
+// location are wall's and that is not more than ahead after ref. If a clock
+// that was put back passed that reading twice, it is the second passing unless
+// that is still to come. A reading that no year has, for being skipped by a
+// clock put forward, is false.
+func latest(wall, ref time.Time) (time.Time, bool) {
+	// Eight years reach over 2100, which has no 29 February.
+	for year := ref.Year() + 1; year >= ref.Year()-8; year-- {
+		first, second, ok := instants(wall, year, ref.Location())
+		switch {
+		case !ok || first.After(ref.Add(ahead)):
+			continue
+		case second.After(ref):
+			return first, true
+		}
+		return second, true
+	}
+	return time.Time{}, false
+}
+
+// instants returns the one or two (else equal) instants of year that read as
+// wall in loc, earlier first.
+func instants(wall time.Time, year int, loc *time.Location) (first, second time.Time, ok bool) {
+	utc := time.Date(year, wall.Month(), wall.Day(), wall.Hour(), wall.Minute(), wall.Second(), 0, time.UTC)
+	if utc.Day() != wall.Day() { // 29 February
+		return first, second, false
+	}
+	// An instant and its reading are less than 26 hours apart, so the offsets
+	// a little further out are those on both sides of any change of the clock.
+	for _, probe := range []time.Duration{-26 * time.Hour, 26 * time.Hour} {
+		_, offset := utc.Add(probe).In(loc).Zone()
+		t := utc.Add(-time.Duration(offset) * time.Second).In(loc)
+		if t.Hour() != wall.Hour() || t.Minute() != wall.Minute() || t.Day() != wall.Day() {
+			continue
+		}
+		if !ok || t.Before(first) {
+			first = t
+		}
+		if !ok || t.After(second) {
+			second = t
+		}
+		ok = true
+	}
+	return first, second, ok
+}
