@@ -1,0 +1,57 @@
+//go:build linux
+
+package systemdtest
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/doorward/doorward/internal/nstest"
+)
+
+func TestMachinesBootSideBySideAndLeaveNothing(t *testing.T) {
+	var names []string
+	t.Run("boot", func(t *testing.T) {
+		file := t.TempDir() + "/brought"
+		if err := os.WriteFile(file, []byte("from outside"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		ns := nstest.New(t)
+		a, b := Boot(t, ns, file+":/brought"), Boot(t, nstest.New(t))
+		names = []string{a.Name, b.Name}
+
+		if got := a.Run("cat", "/brought"); got != "from outside" {
+			t.Errorf("bound file holds %q", got)
+		}
+		a.Write("/etc/mine", "a", 0o600)
+		if _, err := os.Stat(b.Path("/etc/mine")); err == nil {
+			t.Error("what one machine writes is seen by the other")
+		}
+		if got := a.Run("stat", "-c", "%a", "/etc/mine"); got != "600\n" {
+			t.Errorf("mode of a written file is %q", got)
+		}
+		if !strings.Contains(ns.Run("ss", "-Hltn", "sport = :22"), ":22") {
+			t.Error("its sshd does not listen in the namespace that it was given")
+		}
+		// Units of the same name do not touch each other.
+		a.Run("systemctl", "kill", "--signal=KILL", "--kill-whom=all", "ssh.service")
+		if got := b.Run("systemctl", "is-active", "ssh.service"); got != "active\n" {
+			t.Errorf("ssh.service of the other machine is %q", got)
+		}
+		out, err := a.CommandAs(t.Context(), "nobody", "sh", "-c", "id -u; cat /etc/mine").CombinedOutput()
+		if err == nil || !strings.HasPrefix(string(out), "65534\n") {
+			t.Errorf("as nobody: %v, %q", err, out)
+		}
+	})
+	if t.Failed() {
+		return // or skipped
+	}
+	for _, h := range hierarchies() {
+		for _, n := range names {
+			if _, err := os.Stat(h + "/" + n); err == nil {
+				t.Errorf("cgroup %q of %q is left", n, h)
+			}
+		}
+	}
+}
