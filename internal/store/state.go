@@ -78,6 +78,8 @@ type Applied struct {
 	Pending   []byte    `json:"pending,omitempty"` // nil for none
 	Deadline  time.Time `json:"deadline"`          // when Pending is rolled back
 	By        string    `json:"by"`                // who applied Pending
+	// Rejected was rolled back: nobody kept it. nil for none.
+	Rejected []byte `json:"rejected,omitempty"`
 }
 
 // Change is one commit: everything in it or nothing. What has a key replaces

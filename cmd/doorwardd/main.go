@@ -1,0 +1,105 @@
+//go:build linux
+
+// Command doorwardd is the warden: it guards the doors of its configuration
+// until it is told to end, and leaves the fence standing when it does.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/daemon"
+	"github.com/doorward/doorward/internal/fence"
+)
+
+const usage = `doorwardd guards the doors of a configuration: services stay dark until a
+visitor knocks right, and go dark again when nobody has been in for a while.
+
+usage:
+  doorwardd [-c FILE]            guard the doors until SIGTERM
+  doorwardd [-c FILE] --check    check the configuration; change nothing
+  doorwardd --cleanup            remove the fence: every port is reachable again
+  doorwardd --version
+
+options:
+  -c FILE   the configuration (default ` + config.DefaultPath + `)
+
+signals:
+  SIGTERM, SIGINT   end. The fence stands and grants run out by themselves;
+                    services and sessions stay as they are.
+  SIGHUP            read the configuration anew; one with a mistake changes
+                    nothing and is told in the log.
+  SIGUSR1           turn debugging messages on or off.
+
+It needs CAP_NET_ADMIN for the fence, and leave to start and stop the units that
+its doors name. Operators talk to it with doorward(1): doorward status.
+
+exit status: 0 when it was told to end, 1 when it could not go on, 2 when the
+command line cannot be understood.
+`
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	flags := flag.NewFlagSet("doorwardd", flag.ContinueOnError)
+	flags.SetOutput(os.Stderr)
+	flags.Usage = func() { fmt.Fprint(flags.Output(), usage) }
+	path := flags.String("c", config.DefaultPath, "")
+	check := flags.Bool("check", false, "")
+	cleanup := flags.Bool("cleanup", false, "")
+	showVersion := flags.Bool("version", false, "")
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		return 2
+	case flags.NArg() > 0:
+		fmt.Fprintf(os.Stderr, "doorwardd: error: argument %q is not understood\ndoorwardd: hint: doorwardd --help\n", flags.Arg(0))
+		return 2
+	}
+	var err error
+	switch {
+	case *showVersion:
+		fmt.Println("doorwardd", version())
+	case *check:
+		err = checkConfig(*path)
+	case *cleanup:
+		err = fence.Cleanup()
+	default:
+		level := new(slog.LevelVar)
+		d := daemon.Daemon{ConfigPath: *path, Version: version(), Level: level,
+			Log: daemon.NewLogger(os.Stderr, level)}
+		err = d.Serve(context.Background())
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "doorwardd: error: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+func checkConfig(path string) error {
+	c, _, err := config.Load(path)
+	if err != nil {
+		return err
+	}
+	for _, w := range c.Warnings() {
+		fmt.Println("warning:", w)
+	}
+	fmt.Printf("%s: no mistakes, %d doors\n", path, len(c.Doors))
+	return nil
+}
+
+// version is the module's version as the build stamped it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}

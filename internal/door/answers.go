@@ -1,0 +1,295 @@
+package door
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+)
+
+// Runs takes in that the service runs: the answer to Start, or an observation.
+func (d *Door) Runs(now time.Time) []Effect {
+	switch d.saved.State {
+	case Opening:
+		return d.opened(now)
+	case Dark, Failsafe:
+		// S12: what runs behind a dark door is put right.
+		return []Effect{Stop{}, d.record(now, audit.EventRepaired, Any, "",
+			"the service ran although the door is "+d.saved.State.String()+"; it is stopped", time.Time{})}
+	}
+	return nil
+}
+
+// Stopped takes in that the service does not run: the answer to Stop, or an
+// observation. Behind an open door it is started again, once in a while.
+func (d *Door) Stopped(now time.Time, detail string) []Effect {
+	d.retry, d.retryAfter = time.Time{}, 0
+	switch d.saved.State {
+	case Closing:
+		d.become(now, Dark, d.saved.Reason)
+		out := []Effect{d.record(now, audit.EventDark, Any, "", d.saved.Reason, time.Time{})}
+		if len(d.waiting) > 0 {
+			d.become(now, Opening, d.waiting[0].reason)
+			out = append(out, Start{})
+		}
+		return out
+	case Open:
+		if !d.repaired.IsZero() && now.Sub(d.repaired) < repairAtMost {
+			return append(d.darken(now, Dark, "", "the service died twice within "+repairAtMost.String()),
+				d.record(now, audit.EventError, Any, "", "the service keeps dying: "+detail, time.Time{}))
+		}
+		d.repaired = now
+		d.become(now, Opening, "the service had died")
+		return []Effect{Start{}, d.record(now, audit.EventRepaired, Any, "",
+			"the service had died ("+detail+"); it is started again", time.Time{})}
+	}
+	return nil
+}
+
+// Failed takes in that a start or a stop failed. A door whose service does not
+// start goes dark again; a service that does not stop is stopped again later.
+func (d *Door) Failed(now time.Time, problem string) []Effect {
+	failure := d.record(now, audit.EventError, Any, "", problem, time.Time{})
+	if d.saved.State == Opening {
+		d.waiting = nil
+		return append([]Effect{failure}, d.darken(now, Dark, "", "the service did not start")...)
+	}
+	if d.saved.State == Open {
+		return []Effect{failure}
+	}
+	d.retryAfter = min(max(2*d.retryAfter, firstRetry), lastRetry)
+	d.retry = now.Add(d.retryAfter)
+	return []Effect{failure}
+}
+
+// Seen takes in what a look for presence found.
+func (d *Door) Seen(now time.Time, s Seen) []Effect {
+	d.looking, d.looked = false, now
+	missing := d.rules.Logins && s.NoData != ""
+	switch {
+	case missing && !d.saved.Armed && d.saved.State != Failsafe:
+		return d.fail(now, s.NoData)
+	case missing && d.saved.State == Failsafe:
+		return nil
+	}
+	var out []Effect
+	if !missing {
+		d.saved.Armed = false
+		if d.saved.State == Failsafe {
+			d.become(now, Dark, "log data is back")
+			out = append(out, d.record(now, audit.EventArmed, Any, "", "log data is back", time.Time{}))
+		}
+	}
+	before := d.saved.LastSeen
+	d.presence(now, s)
+	if d.saved.State != Open {
+		return out
+	}
+	if !now.Before(d.darkAt()) {
+		return append(out, d.darken(now, Dark, "idle", "nobody was in for "+d.rules.Idle.String())...)
+	}
+	if d.saved.ForAll && d.saved.LastSeen.After(before) {
+		for by := range d.grants[Any].claims {
+			out = append(out, d.give(now, request{source: Any, by: by})...)
+		}
+	}
+	return out
+}
+
+// presence moves LastSeen on. A login counts at its own time, but once it was
+// taken in it stays where it was put, whatever the wall clock does later. A
+// connection that has ended since the last look ended at the latest now: the
+// door never goes dark early.
+func (d *Door) presence(now time.Time, s Seen) {
+	if !s.Login.IsZero() && !s.Login.Equal(d.login) {
+		d.login = s.Login
+		if at := past(now, s.Login); at.After(d.saved.LastSeen) {
+			d.saved.LastSeen = at
+		}
+	}
+	if s.Connections > 0 || d.connections > 0 {
+		d.saved.LastSeen = now
+	}
+	d.connections = s.Connections
+}
+
+// ask turns a request into a grant, now or when the service runs.
+func (d *Door) ask(now time.Time, r request) []Effect {
+	switch d.saved.State {
+	case Open:
+		return d.give(now, r)
+	case Dark:
+		d.become(now, Opening, r.reason)
+		d.waiting = append(d.waiting[:0], r)
+		if d.rules.Service {
+			return []Effect{Start{}}
+		}
+		return d.opened(now)
+	}
+	for i, w := range d.waiting {
+		if w.source == r.source && w.by == r.by {
+			d.waiting[i] = r
+			return nil
+		}
+	}
+	if len(d.waiting) >= maxWaiting {
+		return []Effect{d.record(now, audit.EventRefused, r.source, r.by,
+			fmt.Sprintf("%d knocks wait for the service already", maxWaiting), time.Time{})}
+	}
+	d.waiting = append(d.waiting, r)
+	return nil
+}
+
+// opened makes an opening door open and gives what was waited for.
+func (d *Door) opened(now time.Time) []Effect {
+	var out []Effect
+	reason := d.saved.Reason
+	repaired := len(d.waiting) == 0 || len(d.grants) > 0
+	d.become(now, Open, reason)
+	d.looked = now
+	if !repaired {
+		d.saved.Opened, d.saved.LastSeen = now, now
+		d.connections = 0
+		d.saved.ForAll = d.waiting[0].length == 0
+		w := d.waiting[0]
+		out = append(out, d.record(now, audit.EventOpened, w.source, w.by, reason, time.Time{}))
+	}
+	for _, r := range d.waiting {
+		out = append(out, d.give(now, r)...)
+	}
+	d.waiting = nil
+	return out
+}
+
+// give makes or refreshes a claim to a source's grant.
+func (d *Door) give(now time.Time, r request) []Effect {
+	until := now.Add(r.length)
+	if r.length == 0 {
+		until = d.darkAt()
+	}
+	c := Claim{Source: r.source, By: r.by, Until: until}
+	drawnOut := d.grants[r.source] != nil && r.length == 0
+	end := d.claim(c)
+	if drawnOut {
+		// Presence draws a grant to everybody out every few seconds: no news,
+		// and nothing for the disk, since a restart asks the kernel how long.
+		return []Effect{Give{r.source, end.Sub(now)}}
+	}
+	d.saved.LastSeen = now
+	return []Effect{Give{r.source, end.Sub(now)}, Keep{c},
+		d.record(now, audit.EventGranted, r.source, r.by, r.reason, until)}
+}
+
+// claim takes in a claim and returns when the grant now ends.
+func (d *Door) claim(c Claim) time.Time {
+	g := d.grants[c.Source]
+	if g == nil {
+		g = &grant{claims: make(map[string]time.Time), end: d.ends.add(c.Source, c.Until)}
+		d.grants[c.Source] = g
+	}
+	g.claims[c.By] = c.Until
+	end := c.Until
+	for _, until := range g.claims {
+		if until.After(end) {
+			end = until
+		}
+	}
+	d.ends.move(g.end, end)
+	return end
+}
+
+// drop forgets a grant; with revoke the kernel is told.
+func (d *Door) drop(source netip.Prefix, revoke bool) []Effect {
+	g := d.grants[source]
+	d.ends.remove(g.end)
+	delete(d.grants, source)
+	var out []Effect
+	if revoke {
+		out = append(out, Revoke{source})
+	}
+	for by := range g.claims {
+		out = append(out, Drop{source, by})
+	}
+	return out
+}
+
+// darken revokes all grants and stops the service on the way to Dark or
+// Failsafe.
+func (d *Door) darken(now time.Time, to State, by, reason string) []Effect {
+	var out []Effect
+	for source := range d.grants {
+		out = append(out, d.drop(source, true)...)
+	}
+	d.waiting = nil
+	d.saved.ForAll = false
+	d.connections = 0
+	d.retry, d.retryAfter = time.Time{}, 0
+	if !d.rules.Service {
+		d.become(now, to, reason)
+		return append(out, d.record(now, audit.EventDark, Any, by, reason, time.Time{}))
+	}
+	if to == Dark {
+		to = Closing
+	}
+	d.become(now, to, reason)
+	return append(out, Stop{})
+}
+
+// fail is S9: no log data anywhere, something is fishy, stop everything.
+func (d *Door) fail(now time.Time, noData string) []Effect {
+	return append(d.darken(now, Failsafe, "presence", noData),
+		d.record(now, audit.EventFailsafe, Any, "presence", noData, time.Time{}))
+}
+
+func (d *Door) punish(p Penalty) {
+	if old := d.penalties[p.Source]; old != nil {
+		d.pardons.remove(old.end)
+	}
+	d.penalties[p.Source] = &penalty{p, d.pardons.add(p.Source, p.Until)}
+}
+
+func (d *Door) pardon(source netip.Prefix) Effect {
+	d.pardons.remove(d.penalties[source].end)
+	delete(d.penalties, source)
+	return Pardon{source}
+}
+
+func (d *Door) become(now time.Time, s State, reason string) {
+	d.saved.State, d.saved.Reason, d.saved.Since = s, reason, now
+	if s == Opening || s == Open {
+		d.retry, d.retryAfter = time.Time{}, 0
+	}
+}
+
+func (d *Door) record(now time.Time, event string, source netip.Prefix, by, reason string, until time.Time) Record {
+	r := audit.Record{Time: now, Door: d.rules.Name, Event: event, By: by, Reason: reason}
+	if source != Any || event == audit.EventGranted || event == audit.EventOpened || !until.IsZero() {
+		r.Source = SourceString(source)
+	}
+	if !until.IsZero() {
+		r.Until = &until
+	}
+	return Record{r}
+}
+
+// SourceString writes a source as status and the audit trail do: an address, a
+// prefix, or "any".
+func SourceString(source netip.Prefix) string {
+	switch {
+	case source == Any:
+		return "any"
+	case source.IsSingleIP():
+		return source.Addr().String()
+	}
+	return source.String()
+}
+
+// Source is the prefix of one address alone, an IPv4-mapped one as IPv4.
+func Source(a netip.Addr) netip.Prefix {
+	if !a.IsValid() {
+		return Any
+	}
+	a = a.Unmap().WithZone("")
+	return netip.PrefixFrom(a, a.BitLen())
+}

@@ -1,0 +1,330 @@
+// Package door is the state machine of one door: what a knock, a wrong knock,
+// the service, presence and the operator do to it. It is pure: no sockets, no
+// goroutines, no clock. Every method is handed the time and answers with the
+// effects that the gateway is to carry out, so that tests and an explorer reach
+// every state. What the kernel or the service manager really did comes back
+// through Runs, Stopped, Failed and Seen; the door never assumes it.
+package door
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+)
+
+// Bounds of what a door keeps and how often it looks.
+const (
+	maxPenalties = 1 << 16          // beyond it the one that ends soonest ends early
+	maxWaiting   = 1 << 12          // knocks that wait for the service to run
+	restEvery    = time.Minute      // looks for log data while the door is dark
+	slowestLook  = 5 * time.Second  // looks for presence while it is open: a tenth of
+	fastestLook  = time.Second      // Idle, within these two
+	firstRetry   = 10 * time.Second // after a stop that failed, doubled each time
+	lastRetry    = 5 * time.Minute
+	repairAtMost = 10 * time.Second // a service that dies again so soon is not restarted
+)
+
+// Door is one guarded service. Its states:
+//
+//	       knock, open                 runs
+//	dark ───────────────► opening ───────────► open
+//	 ▲ ▲                   │    ▲               │ │
+//	 │ │      failed       │    │ died: repair  │ │
+//	 │ └───────────────────┘    └───────────────┘ │ idle, close
+//	 │                                            ▼
+//	 └──────────────────────────────────────── closing
+//	            stopped (a knock that came meanwhile opens again)
+//
+//	any state ── no log data ──► failsafe ── log data, arm ──► dark
+//
+// Without a service, opening and closing take no time. It is not safe for
+// concurrent use.
+type Door struct {
+	rules Rules
+	saved Saved
+
+	waiting   []request // for the service to run, in the order of their coming
+	grants    map[netip.Prefix]*grant
+	ends      expiries // of grants
+	penalties map[netip.Prefix]*penalty
+	pardons   expiries // ends of penalties
+
+	looking     bool      // a Look is under way
+	looked      time.Time // when the last Seen came, zero before the first
+	login       time.Time // the latest login as the log has it
+	connections int       // as last seen
+	repaired    time.Time // when the service was last started because it had died
+	retry       time.Time // when to stop a service that would not stop, zero for never
+	retryAfter  time.Duration
+}
+
+// request is a knock or an operator's order that is to become a grant.
+type request struct {
+	source     netip.Prefix
+	by, reason string
+	length     time.Duration // 0: for everybody, until the door goes dark
+}
+
+type grant struct {
+	claims map[string]time.Time // until when, by whose behalf
+	end    *expiry
+}
+
+type penalty struct {
+	Penalty
+	end *expiry
+}
+
+// New returns a door as it was saved. A door that was saved in the middle of a
+// change is dark: the gateway's first Runs makes that true. Times that are in
+// the future, since the clock was set back, count as now.
+func New(rules Rules, saved Saved, now time.Time) *Door {
+	saved.Since = past(now, saved.Since)
+	saved.Opened = past(now, saved.Opened)
+	saved.LastSeen = past(now, saved.LastSeen)
+	if saved.State == Opening || saved.State == Closing || saved.Since.IsZero() {
+		saved = Saved{State: Dark, Reason: "guarded since the start", Since: now,
+			LastSeen: saved.LastSeen, Armed: saved.Armed}
+	}
+	return &Door{
+		rules:     rules,
+		saved:     saved,
+		grants:    make(map[netip.Prefix]*grant),
+		penalties: make(map[netip.Prefix]*penalty),
+	}
+}
+
+// past moves a time of the wall clock onto now's clock, monotonic reading
+// included, and never into the future. The zero time stays.
+func past(now, t time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	return now.Add(-max(0, now.Round(0).Sub(t.Round(0))))
+}
+
+// Restore takes in a claim that the kernel still holds a grant for.
+func (d *Door) Restore(c Claim) { d.claim(c) }
+
+// RestorePenalty takes in a penalty that still has time to run.
+func (d *Door) RestorePenalty(p Penalty) { d.punish(p) }
+
+// Configure changes the rules of a door that goes on.
+func (d *Door) Configure(rules Rules) { d.rules = rules }
+
+// Saved returns what must survive a restart.
+func (d *Door) Saved() Saved { return d.saved }
+
+// Deaf says whether the touches and knocks of a source are to be ignored: in
+// failsafe, before the first look for log data, while the source (or everybody)
+// is penalised, and, for a knock that is everybody's, while the door is not dark.
+func (d *Door) Deaf(source netip.Prefix) bool {
+	return d.Mute() || d.penalties[source] != nil || source == Any && d.saved.State != Dark
+}
+
+// Knock takes in a right knock.
+func (d *Door) Knock(now time.Time, k Knock) []Effect {
+	if d.Deaf(k.Source) {
+		return []Effect{d.record(now, audit.EventRefused, k.Source, k.By, "the door is deaf", time.Time{})}
+	}
+	r := request{source: k.Source, by: k.By, reason: k.Reason, length: d.rules.OpenFor}
+	if k.Source == Any {
+		r.length = 0
+	}
+	return d.ask(now, r)
+}
+
+// Wrong takes in a wrong knock and penalises its source where the rule says so.
+func (d *Door) Wrong(now time.Time, w Wrong) []Effect {
+	if w.Penalty <= 0 {
+		return []Effect{d.record(now, audit.EventRefused, w.Source, w.By, w.Reason, time.Time{})}
+	}
+	var out []Effect
+	if e, ok := d.pardons.next(); ok && len(d.penalties) >= maxPenalties {
+		out = append(out, d.pardon(e.source))
+	}
+	p := Penalty{Source: w.Source, Until: now.Add(w.Penalty), For: w.Penalty, Reason: w.Reason}
+	d.punish(p)
+	return append(out, Punish{p},
+		d.record(now, audit.EventRefused, w.Source, w.By, w.Reason, p.Until))
+}
+
+// Open gives a source a grant on an operator's word. It answers with an error
+// in failsafe, which only log data or Arm ends.
+func (d *Door) Open(now time.Time, source netip.Prefix, length time.Duration, by string) ([]Effect, error) {
+	if d.saved.State == Failsafe {
+		return nil, fmt.Errorf("door %q is in failsafe: %s", d.rules.Name, d.saved.Reason)
+	}
+	return d.ask(now, request{source: source, by: by, reason: "on an operator's word", length: length}), nil
+}
+
+// Revoke ends all claims to a source's grant, and says whether there was one.
+func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, bool) {
+	if d.grants[source] == nil {
+		return nil, false
+	}
+	return append(d.drop(source, true),
+		d.record(now, audit.EventRevoked, source, by, "on an operator's word", time.Time{})), true
+}
+
+// Ended takes in that the kernel no longer has a grant before its time: a grant
+// of single use that was spent, or one that somebody else removed.
+func (d *Door) Ended(now time.Time, source netip.Prefix, reason string) []Effect {
+	if d.grants[source] == nil {
+		return nil
+	}
+	return append(d.drop(source, false),
+		d.record(now, audit.EventRevoked, source, "kernel", reason, time.Time{}))
+}
+
+// Close makes the door dark on an operator's word.
+func (d *Door) Close(now time.Time, by string) []Effect {
+	switch d.saved.State {
+	case Open, Opening:
+		return d.darken(now, Dark, by, "on an operator's word")
+	case Closing:
+		d.waiting = nil
+	}
+	return nil
+}
+
+// Arm ends a failsafe and the penalties of everybody. Log data that is still
+// missing then leads to no further failsafe until there was some again.
+func (d *Door) Arm(now time.Time, by string) []Effect {
+	var out []Effect
+	for source := range d.penalties {
+		out = append(out, d.pardon(source))
+	}
+	if d.saved.State == Failsafe {
+		d.saved.Armed = true
+		d.become(now, Dark, "armed by "+by+" in spite of missing log data")
+	}
+	return append(out, d.record(now, audit.EventArmed, Any, by, "on an operator's word", time.Time{}))
+}
+
+// ArmSource ends one source's penalty, and says whether there was one.
+func (d *Door) ArmSource(now time.Time, source netip.Prefix, by string) ([]Effect, bool) {
+	if d.penalties[source] == nil {
+		return nil, false
+	}
+	return []Effect{d.pardon(source),
+		d.record(now, audit.EventArmed, source, by, "on an operator's word", time.Time{})}, true
+}
+
+// Next returns the next moment at which Tick has something to do.
+func (d *Door) Next() (time.Time, bool) {
+	var next time.Time
+	sooner := func(t time.Time, ok bool) {
+		if ok && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	if e, ok := d.ends.next(); ok {
+		sooner(e.until, true)
+	}
+	if e, ok := d.pardons.next(); ok {
+		sooner(e.until, true)
+	}
+	sooner(d.nextLook())
+	sooner(d.retry, !d.retry.IsZero())
+	return next, !next.IsZero()
+}
+
+// Tick carries out what is due by now: grants and penalties that end, a look
+// for presence, a further try to stop a service.
+func (d *Door) Tick(now time.Time) []Effect {
+	var out []Effect
+	for source, ok := d.ends.due(now); ok; source, ok = d.ends.due(now) {
+		for by := range d.grants[source].claims {
+			out = append(out, Drop{source, by})
+		}
+		delete(d.grants, source)
+		out = append(out, d.record(now, audit.EventExpired, source, "", "its time was up", time.Time{}))
+	}
+	for source, ok := d.pardons.due(now); ok; source, ok = d.pardons.due(now) {
+		delete(d.penalties, source)
+		out = append(out, Pardon{source})
+		if source == Any {
+			out = append(out, d.record(now, audit.EventArmed, Any, "", "the penalty is over", time.Time{}))
+		}
+	}
+	if t, ok := d.nextLook(); ok && !now.Before(t) {
+		d.looking = true
+		out = append(out, Look{})
+	}
+	if !d.retry.IsZero() && !now.Before(d.retry) {
+		d.retry = time.Time{}
+		out = append(out, Stop{})
+	}
+	return out
+}
+
+// nextLook is when presence is to be looked for.
+func (d *Door) nextLook() (time.Time, bool) {
+	switch {
+	case d.looking:
+		return time.Time{}, false
+	case d.saved.State == Open:
+		next := d.looked.Add(min(max(d.rules.Idle/10, fastestLook), slowestLook))
+		if dark := d.darkAt(); dark.Before(next) {
+			next = dark
+		}
+		return next, true
+	case d.saved.State == Dark || d.saved.State == Failsafe:
+		if d.looked.IsZero() {
+			return d.saved.Since, d.rules.Logins
+		}
+		return d.looked.Add(restEvery), d.rules.Logins
+	}
+	return time.Time{}, false
+}
+
+// darkAt is when an open door goes dark if nobody is seen before.
+func (d *Door) darkAt() time.Time { return d.saved.LastSeen.Add(d.rules.Idle) }
+
+// View is what status tells of a door.
+type View struct {
+	Saved
+	DarkAt      time.Time // zero unless open
+	Connections int       // as last seen
+	Grants      []Claim   // by source, then By
+	Penalties   []Penalty // by source
+}
+
+// View returns what status tells of the door, sorted.
+func (d *Door) View() View {
+	v := View{Saved: d.saved, Connections: d.connections}
+	if d.saved.State == Open {
+		v.DarkAt = d.darkAt()
+	}
+	for source, g := range d.grants {
+		for by, until := range g.claims {
+			v.Grants = append(v.Grants, Claim{source, by, until})
+		}
+	}
+	for _, p := range d.penalties {
+		v.Penalties = append(v.Penalties, p.Penalty)
+	}
+	slices.SortFunc(v.Grants, func(a, b Claim) int {
+		return cmp.Or(a.Source.Compare(b.Source), cmp.Compare(a.By, b.By))
+	})
+	slices.SortFunc(v.Penalties, func(a, b Penalty) int { return a.Source.Compare(b.Source) })
+	return v
+}
+
+// Mute says whether nobody's knocks are heard at all: in failsafe, before the
+// first look for log data, and while everybody is penalised.
+func (d *Door) Mute() bool {
+	return d.saved.State == Failsafe || d.rules.Logins && d.looked.IsZero() || d.penalties[Any] != nil
+}
+
+// Granted is how many sources have a grant.
+func (d *Door) Granted() int { return len(d.grants) }
+
+// LookAnew has presence looked for at the next Tick: where it is looked for has
+// changed, or a look under way was given up.
+func (d *Door) LookAnew() { d.looking, d.looked = false, time.Time{} }

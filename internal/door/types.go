@@ -1,0 +1,142 @@
+package door
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+)
+
+// State is where a door stands.
+type State uint8
+
+// The states of a door, drawn above Door.
+const (
+	Dark State = iota
+	Opening
+	Open
+	Closing
+	Failsafe
+)
+
+var stateNames = [...]string{"dark", "opening", "open", "closing", "failsafe"}
+
+// String returns the state's name as status prints it.
+func (s State) String() string { return stateNames[s] }
+
+// ParseState reads what String writes.
+func ParseState(name string) (State, bool) {
+	for s, n := range stateNames {
+		if n == name {
+			return State(s), true
+		}
+	}
+	return Dark, false
+}
+
+// Any is the source that stands for everybody: the zero Prefix.
+var Any netip.Prefix
+
+// Rules are what the configuration says that the door itself decides by.
+type Rules struct {
+	Name    string
+	OpenFor time.Duration // how long a grant lasts
+	Idle    time.Duration // nobody in for so long: dark
+	Service bool          // there is a service to start and stop
+	Logins  bool          // logins are read, and no log data at all is a reason to close
+}
+
+// Saved is what of a door must survive a restart, beside its penalties and
+// grants. Its times are compared by the wall clock after a restart.
+type Saved struct {
+	State    State
+	Reason   string
+	Since    time.Time
+	Opened   time.Time // when the door last went from dark to open
+	LastSeen time.Time // latest presence
+	Armed    bool      // an operator armed the door in spite of missing log data
+	ForAll   bool      // it stands open to everybody until it goes dark
+}
+
+// Knock is a right knock.
+type Knock struct {
+	Source netip.Prefix // Any: the door opens to everybody until it goes dark
+	By     string       // what was right: "touch"
+	Reason string
+}
+
+// Wrong is a wrong knock.
+type Wrong struct {
+	Source  netip.Prefix // Any: everybody's knocks are ignored for the penalty
+	By      string
+	Reason  string
+	Penalty time.Duration // 0: none
+}
+
+// Penalty is the time for which a source's knocks are ignored.
+type Penalty struct {
+	Source netip.Prefix
+	Until  time.Time
+	For    time.Duration // as it was given
+	Reason string
+}
+
+// Claim is one party's claim to a grant. A grant lives as long as the latest of
+// the claims to it.
+type Claim struct {
+	Source netip.Prefix
+	By     string
+	Until  time.Time
+}
+
+// Seen is what a look for presence found.
+type Seen struct {
+	Login       time.Time // the latest login, zero for none
+	Connections int       // live connections to the door's ports, where they count
+	NoData      string    // not "": there is no log data anywhere, and where it was looked for
+}
+
+// Effect is something that the gateway carries out. Those of one answer are in
+// the order in which they take effect.
+type Effect interface{ effect() }
+
+// The effects.
+type (
+	// Start has the service started; ServiceRuns or ServiceFailed answers.
+	Start struct{}
+	// Stop has it stopped; ServiceStopped or ServiceFailed answers.
+	Stop struct{}
+	// Look has presence looked for; Seen answers, whatever happens.
+	Look struct{}
+	// Give sets a source's grant in the kernel to end after For.
+	Give struct {
+		Source netip.Prefix
+		For    time.Duration
+	}
+	// Revoke ends a source's grant in the kernel.
+	Revoke struct{ Source netip.Prefix }
+	// Keep has a claim remembered over a restart; Drop has it forgotten.
+	Keep struct{ Claim }
+	// Drop forgets what Keep remembered.
+	Drop struct {
+		Source netip.Prefix
+		By     string
+	}
+	// Punish has a penalty remembered over a restart; Pardon has it forgotten.
+	Punish struct{ Penalty }
+	// Pardon forgets what Punish remembered.
+	Pardon struct{ Source netip.Prefix }
+	// Record is for the audit trail.
+	Record struct{ audit.Record }
+)
+
+func (Start) effect()  {}
+func (Stop) effect()   {}
+func (Look) effect()   {}
+func (Give) effect()   {}
+func (Revoke) effect() {}
+func (Keep) effect()   {}
+func (Drop) effect()   {}
+func (Punish) effect() {}
+func (Pardon) effect() {}
+func (Record) effect() {}

@@ -1,0 +1,212 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/store"
+)
+
+// apply reads the configuration file anew and takes it into use. With a confirm
+// time what ran before comes back after it, unless the operator keeps the new
+// one: that promise is on disk before anything changes.
+func (g *Gateway) apply(now time.Time, by string, confirm time.Duration) (control.Reply, error) {
+	c, text, err := config.Load(g.opts.Path)
+	if err != nil {
+		return control.Reply{}, &control.Error{Message: "nothing was changed: " + err.Error(),
+			Hint: "doorward check " + g.opts.Path}
+	}
+	if g.applied.Pending != nil && confirm > 0 {
+		return control.Reply{}, &control.Error{
+			Message: "a configuration waits to be confirmed already, until " + g.applied.Deadline.Format(time.TimeOnly),
+			Hint:    "doorward apply --keep, or doorward apply --undo"}
+	}
+	if c.Gateway != g.config.Gateway {
+		return control.Reply{}, &control.Error{
+			Message: "nothing was changed: the keys of [gateway] are read at the start only",
+			Hint:    "systemctl restart doorward"}
+	}
+	next := store.Applied{Confirmed: text}
+	if confirm > 0 {
+		next = store.Applied{Confirmed: g.applied.Confirmed, Pending: text, Deadline: now.Add(confirm), By: by}
+	}
+	if err := g.saveApplied(next); err != nil {
+		return control.Reply{}, fmt.Errorf("nothing was changed: %w", err)
+	}
+	left, err := g.use(now, c, text)
+	if err != nil {
+		if undo := g.saveApplied(g.applied); undo != nil {
+			err = errors.Join(err, undo)
+		}
+		return control.Reply{}, fmt.Errorf("nothing was changed: %w", err)
+	}
+	g.applied = next
+	reply := control.Reply{Message: fmt.Sprintf("%s is in use: %d doors", g.opts.Path, len(c.Doors))}
+	if confirm > 0 {
+		reply.Message += ", until " + next.Deadline.Format(time.TimeOnly) + " unless it is kept"
+		reply.Until = &next.Deadline
+	}
+	reply.Message = strings.Join(append([]string{reply.Message}, left...), "; ")
+	g.record(now, audit.EventApplied, by, reply.Message)
+	return reply, nil
+}
+
+// saveApplied puts which configuration is in use on disk.
+func (g *Gateway) saveApplied(a store.Applied) error {
+	_, err := g.opts.Store.Commit(store.Change{Applied: &a})
+	return err
+}
+
+// keep confirms the configuration that waits.
+func (g *Gateway) keep(now time.Time, by string) (control.Reply, error) {
+	if g.applied.Pending == nil {
+		return control.Reply{}, &control.Error{Message: "no configuration waits to be confirmed"}
+	}
+	next := store.Applied{Confirmed: g.applied.Pending}
+	if err := g.saveApplied(next); err != nil {
+		return control.Reply{}, err
+	}
+	g.applied = next
+	g.record(now, audit.EventApplied, by, "the new configuration is kept")
+	return control.Reply{Message: "the new configuration is kept"}, nil
+}
+
+// undo goes back to the configuration before the one that waits.
+func (g *Gateway) undo(now time.Time, by, why string) (control.Reply, error) {
+	if g.applied.Pending == nil {
+		return control.Reply{}, &control.Error{Message: "no configuration waits to be confirmed; there is nothing to undo"}
+	}
+	c, err := config.Parse(g.opts.Path, g.applied.Confirmed)
+	if err != nil {
+		return control.Reply{}, fmt.Errorf("the configuration before cannot be read: %w", err)
+	}
+	text := g.applied.Confirmed
+	g.forgetPending()
+	if err := g.saveApplied(g.applied); err != nil {
+		g.log.Error("cannot save that the configuration was rolled back", "err", err)
+	}
+	if _, err := g.use(now, c, text); err != nil {
+		return control.Reply{}, fmt.Errorf("roll back: %w", err)
+	}
+	message := "the configuration from before is in use again: " + why
+	g.warnings = append(g.warnings, fmt.Sprintf("%s was rolled back (%s) and is not in use", g.opts.Path, why))
+	g.record(now, audit.EventApplied, by, message)
+	return control.Reply{Message: message}, nil
+}
+
+// checkApplied rolls back a configuration that nobody kept.
+func (g *Gateway) checkApplied(now time.Time) {
+	if g.applied.Pending == nil || now.Before(g.applied.Deadline) {
+		return
+	}
+	if _, err := g.undo(now, "", "nobody confirmed the new one in time"); err != nil {
+		g.log.Error("cannot roll the configuration back", "err", err)
+		g.applied.Deadline = now.Add(fenceRetry)
+	}
+}
+
+// use takes a checked configuration into use: the fence changes in one
+// transaction; doors that stay keep all they know. It answers with what an
+// operator should know of doors that went. After an error the old one is in
+// use.
+func (g *Gateway) use(now time.Time, c *config.Config, text []byte) (left []string, err error) {
+	if err := g.tryPorts(c); err != nil {
+		return nil, err
+	}
+	if err := g.raise(c); err != nil {
+		return nil, errors.Join(fmt.Errorf("raise the fence: %w", err), g.raise(g.config))
+	}
+	old := make(map[string]*guarded)
+	for _, d := range g.doors {
+		old[d.name()] = d
+	}
+	g.config, g.text, g.doors = c, text, nil
+	g.warnings = c.Warnings()
+	for _, conf := range c.Doors {
+		d := old[conf.Name]
+		if d == nil {
+			d = g.newGuarded(conf, door.Saved{}, now)
+			d.start(g.ctx)
+		} else {
+			d.reconfigure(now, conf)
+		}
+		delete(old, conf.Name)
+		g.doors = append(g.doors, d)
+	}
+	for _, name := range slices.Sorted(maps.Keys(old)) {
+		left = append(left, old[name].leave())
+		g.changes.ended = append(g.changes.ended, name)
+	}
+	return left, nil
+}
+
+// tryPorts has the ear listen on what a new configuration adds, so that a port
+// that is taken is found before anything changes.
+func (g *Gateway) tryPorts(c *config.Config) error {
+	before := g.ear.wanted
+	wanted := slices.Clone(before)
+	for _, d := range c.Doors {
+		for _, k := range d.Knocks {
+			wanted = append(wanted, k.Listen...)
+		}
+	}
+	slices.Sort(wanted)
+	wanted = slices.Compact(wanted)
+	had := g.ear.problem
+	g.ear.set(wanted)
+	if problem := g.ear.problem; problem != "" && problem != had {
+		g.ear.set(before)
+		return errors.New(problem)
+	}
+	return nil
+}
+
+// reconfigure gives a door that stays its new configuration.
+func (d *guarded) reconfigure(now time.Time, c config.Door) {
+	old := d.conf
+	d.conf = c
+	d.door.Configure(rules(c))
+	d.setKnocks(c.Knocks, now)
+	if !sameService(old, c) || !slices.Equal(old.Presence.Files, c.Presence.Files) ||
+		old.Presence.Logins != c.Presence.Logins {
+		d.cancel()
+		d.looked = false
+		d.service = nil
+		d.start(d.gw.ctx)
+		d.door.LookAnew()
+	} else if d.service != nil {
+		d.service.conf = c
+	}
+}
+
+// sameService says whether two configurations of a door have the same service
+// behind it.
+func sameService(a, b config.Door) bool {
+	if a.Service == nil || b.Service == nil {
+		return a.Service == b.Service
+	}
+	return a.Service.Unit == b.Service.Unit && slices.Equal(a.Service.Start, b.Service.Start) &&
+		slices.Equal(a.Service.Stop, b.Service.Stop) && slices.Equal(a.Service.Status, b.Service.Status)
+}
+
+// leave ends what belongs to a door that the configuration no longer has. Its
+// service stays as it is, which the operator is told.
+func (d *guarded) leave() string {
+	d.cancel()
+	if d.service == nil {
+		return fmt.Sprintf("door %s is no longer guarded", d.name())
+	}
+	state := "is stopped: start it if it is needed"
+	if d.service.running {
+		state = "runs on"
+	}
+	return fmt.Sprintf("door %s is no longer guarded, its service %s %s", d.name(), d.service.svc, state)
+}

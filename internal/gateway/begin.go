@@ -1,0 +1,179 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/store"
+)
+
+// begin brings back what survived, raises the fence and sets the doors going.
+// The fence comes first: until there is one, nothing else matters.
+func (g *Gateway) begin() error {
+	now := time.Now()
+	state, err := g.opts.Store.Load()
+	if err != nil {
+		return err
+	}
+	if err := g.choose(state.Applied, state.Rebooted); err != nil {
+		return err
+	}
+	g.changes = newChanges()
+	if err := g.raise(g.config); err != nil {
+		return fmt.Errorf("raise the fence: %w", err)
+	}
+	grants, err := g.opts.Fence.Grants()
+	if err != nil {
+		return fmt.Errorf("read the grants that stand: %w", err)
+	}
+	g.ear = newEar(g.log, g.hear)
+	saved := make(map[string]door.Saved)
+	if !state.Rebooted {
+		for _, d := range state.Doors {
+			saved[d.Name] = loadedDoor(d)
+		}
+	}
+	for _, c := range g.config.Doors {
+		g.doors = append(g.doors, g.newGuarded(c, saved[c.Name], now))
+	}
+	g.restoreGrants(now, state.Grants, grants)
+	g.restorePenalties(now, state.Penalties)
+	g.endDoors(slices.Collect(maps.Keys(saved)))
+	for _, d := range g.doors {
+		d.start(g.ctx)
+	}
+	g.record(now, audit.EventStarted, "", fmt.Sprintf("version %s guards %d doors", g.opts.Version, len(g.doors)))
+	if aside := g.opts.Store.SetAside(); aside != "" {
+		g.record(now, audit.EventError, "", "the store was damaged and is set aside as "+aside+
+			"; penalties and the audit trail begin anew")
+	}
+	g.turn(nil)
+	return nil
+}
+
+// end says goodbye in the audit trail. The fence stands on.
+func (g *Gateway) end() {
+	now := time.Now()
+	g.record(now, audit.EventStopped, "", "the daemon ends; the fence stands and grants run out by themselves")
+	g.flush(now)
+}
+
+// hear is called by the ear with the touches of a moment.
+func (g *Gateway) hear(ts []port.Touch) {
+	select {
+	case g.touches <- ts:
+	case <-g.ctx.Done():
+	}
+}
+
+// restoreGrants joins the kernel's grants, which are the truth, with what the
+// store knows of who they were given to. A grant that was given in the moment
+// before a crash may stand without a word in the store: it stands all the same,
+// since the visitor was let in.
+func (g *Gateway) restoreGrants(now time.Time, claims []store.Grant, grants []fence.Grant) {
+	left := make(map[grantKey]time.Duration)
+	for _, f := range grants {
+		source := f.Source
+		if source.Bits() == 0 {
+			source = door.Any
+		}
+		left[grantKey{f.Door, source}] = f.For
+	}
+	named := make(map[grantKey]bool)
+	for _, c := range claims {
+		key := grantKey{c.Door, c.Source}
+		d := g.door(c.Door)
+		if d == nil || left[key] <= 0 || c.Left(now) <= 0 {
+			g.changes.claims[store.GrantKey{Door: c.Door, Source: c.Source, By: c.By}] = nil
+			continue
+		}
+		// Of several claims the longest ends with the kernel's grant.
+		d.door.Restore(door.Claim{Source: c.Source, By: c.By, Until: now.Add(min(left[key], c.Left(now)))})
+		named[key] = true
+	}
+	for key, length := range left {
+		d := g.door(key.door)
+		if d == nil || named[key] {
+			continue
+		}
+		c := door.Claim{Source: key.source, By: "before the restart", Until: now.Add(length)}
+		d.door.Restore(c)
+		g.changes.add(key.door, door.Keep{Claim: c})
+	}
+}
+
+// restorePenalties brings back the penalties that still have time to run.
+func (g *Gateway) restorePenalties(now time.Time, penalties []store.Penalty) {
+	for _, p := range penalties {
+		d := g.door(p.Door)
+		left := p.Left(now)
+		if d == nil || left <= 0 {
+			g.changes.penalties[store.PenaltyKey{Door: p.Door, Source: p.Source}] = nil
+			continue
+		}
+		d.door.RestorePenalty(door.Penalty{Source: p.Source, Until: now.Add(left), For: p.For, Reason: p.Reason})
+	}
+}
+
+// endDoors forgets doors that the configuration no longer has.
+func (g *Gateway) endDoors(known []string) {
+	for _, name := range known {
+		if g.door(name) == nil {
+			g.changes.ended = append(g.changes.ended, name)
+		}
+	}
+}
+
+// choose decides which configuration to start with. The file is used unless it
+// was applied and then rolled back, or cannot be used: then the one before is,
+// since a gateway that does not start guards nothing after a reboot.
+func (g *Gateway) choose(applied store.Applied, rebooted bool) error {
+	c, text, err := config.Load(g.opts.Path)
+	g.applied = applied
+	if applied.Pending != nil && (rebooted || !time.Now().Before(applied.Deadline)) {
+		g.forgetPending()
+	}
+	switch {
+	case err == nil && g.applied.Pending != nil && slices.Equal(text, g.applied.Pending):
+		// Still waiting to be confirmed.
+	case err == nil && g.applied.Pending == nil && !slices.Equal(text, g.applied.Rejected):
+		g.applied = store.Applied{Confirmed: text}
+	case err == nil && g.applied.Pending != nil:
+		// Neither kept nor undone, and the file has changed again since.
+		g.applied = store.Applied{Confirmed: text}
+	case g.applied.Confirmed == nil:
+		if err == nil {
+			err = errors.New("it was rolled back, and there is none before it")
+		}
+		return err
+	default:
+		before, parseErr := config.Parse(g.opts.Path, g.applied.Confirmed)
+		if parseErr != nil {
+			return errors.Join(err, fmt.Errorf("the configuration used before cannot be used either: %w", parseErr))
+		}
+		why := "was rolled back"
+		if err != nil {
+			why = "cannot be used: " + err.Error()
+		}
+		g.applied.Pending, g.applied.Deadline = nil, time.Time{}
+		g.warnings = append(g.warnings, fmt.Sprintf("the configuration used before is in use: %s %s", g.opts.Path, why))
+		g.log.Error("the configuration used before is in use", "file", g.opts.Path, "why", why)
+		c, text = before, g.applied.Confirmed
+	}
+	g.config, g.text = c, text
+	g.warnings = append(g.warnings, c.Warnings()...)
+	return g.saveApplied(g.applied)
+}
+
+// forgetPending rolls the record of a configuration back that nobody kept.
+func (g *Gateway) forgetPending() {
+	g.applied = store.Applied{Confirmed: g.applied.Confirmed, Rejected: g.applied.Pending}
+}

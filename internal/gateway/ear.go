@@ -1,0 +1,70 @@
+package gateway
+
+import (
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/doorward/doorward/internal/listen"
+	"github.com/doorward/doorward/internal/port"
+)
+
+// ear keeps the listeners as the doors want them. A port that cannot be
+// listened on is said once and tried again at each upkeep.
+type ear struct {
+	log     *slog.Logger
+	ear     *listen.Ear
+	wanted  []uint16
+	problem string // why some port is not listened on, "" when all are
+	repairs uint64
+}
+
+// newEar returns an ear that listens on nothing yet. heard is called on the
+// ear's own goroutine; while it waits, the ear's queue fills, and no more.
+func newEar(log *slog.Logger, heard func([]port.Touch)) *ear {
+	return &ear{log: log, ear: listen.New(log, heard)}
+}
+
+// set has the ear listen on just these ports, which are sorted.
+func (e *ear) set(ports []uint16) {
+	if slices.Equal(ports, e.wanted) {
+		return
+	}
+	e.wanted = ports
+	e.apply()
+}
+
+func (e *ear) apply() {
+	problem := ""
+	if err := e.ear.Set(e.wanted); err != nil {
+		problem = err.Error()
+	}
+	if problem != "" && problem != e.problem {
+		e.log.Error("some knocks cannot be heard; trying again", "err", problem)
+	}
+	if problem == "" && e.problem != "" {
+		e.log.Info("all knocks can be heard again")
+	}
+	e.problem = problem
+}
+
+// check opens listeners again that have died, and says which.
+func (e *ear) check(time.Time) (died []uint16) {
+	missing := e.ear.Check()
+	if len(missing) == 0 {
+		return nil
+	}
+	known := e.problem != ""
+	e.apply()
+	if known {
+		return nil
+	}
+	e.repairs++
+	return missing
+}
+
+func (e *ear) close() {
+	if err := e.ear.Close(); err != nil {
+		e.log.Warn("cannot close the listeners", "err", err)
+	}
+}

@@ -1,0 +1,191 @@
+package gateway
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/presence"
+)
+
+// Fence is the kernel's table as the gateway needs it; *fence.Fence is one.
+type Fence interface {
+	Guard(doors []fence.Door, sessions []fence.Session) error
+	Admit(sessions []fence.Session) error
+	Change(give, revoke []fence.Grant) error
+	Grants() ([]fence.Grant, error)
+	Check() error
+	Watch(ctx context.Context) (<-chan struct{}, error)
+	Refused() (map[string]uint64, error)
+	Owned() bool
+}
+
+const (
+	// fenceRetry is the pause between tries to put a fence right.
+	fenceRetry = time.Second
+	// expirySlack is how much earlier than the doors' clock the kernel may end
+	// a grant without somebody else having ended it.
+	expirySlack = time.Second
+)
+
+// fenceDoors is what the fence must know of a configuration.
+func fenceDoors(c *config.Config) []fence.Door {
+	var doors []fence.Door
+	for _, d := range c.Doors {
+		doors = append(doors, fence.Door{Name: d.Name, Ports: d.Ports,
+			Reject: d.Refuse == config.Reject, SingleUse: d.SingleUse, Always: d.Always})
+	}
+	return doors
+}
+
+// raise makes the fence guard the doors of a configuration. Sessions that stand
+// are let through by their whole tuple, and looked for once more afterwards,
+// for those that were made in between: conntrack may have seen neither.
+func (g *Gateway) raise(c *config.Config) error {
+	before, err := standing(c)
+	if err != nil {
+		return err
+	}
+	if err := g.opts.Fence.Guard(fenceDoors(c), before); err != nil {
+		return err
+	}
+	after, err := standing(c)
+	if err != nil {
+		return err
+	}
+	g.standing = after
+	return g.opts.Fence.Admit(after)
+}
+
+// standing returns the sessions that stand at the doors' ports.
+func standing(c *config.Config) ([]fence.Session, error) {
+	var ports []port.Range
+	for _, d := range c.Doors {
+		ports = append(ports, d.Ports...)
+	}
+	found, err := presence.Connections(ports)
+	if err != nil {
+		return nil, err
+	}
+	var sessions []fence.Session
+	for _, f := range found {
+		if f.Proto == port.TCP {
+			sessions = append(sessions, fence.Session{Proto: f.Proto, Local: f.Local, Remote: f.Remote})
+		}
+	}
+	return sessions, nil
+}
+
+// letGo takes out of the fence the standing sessions that have ended.
+func (g *Gateway) letGo() {
+	if len(g.standing) == 0 {
+		return
+	}
+	now, err := standing(g.config)
+	if err != nil {
+		return // the next upkeep looks again; an entry admits nothing new
+	}
+	live := slices.DeleteFunc(slices.Clone(g.standing), func(s fence.Session) bool {
+		return !slices.Contains(now, s)
+	})
+	if len(live) == len(g.standing) {
+		return
+	}
+	if err := g.opts.Fence.Admit(live); err != nil {
+		g.log.Warn("cannot take ended sessions out of the fence", "err", err)
+		return
+	}
+	g.standing = live
+}
+
+// reconcile puts the fence right, and makes the kernel's grants and the doors'
+// the same: what no door knows is revoked; what the kernel lost with the table
+// is given again; what it no longer has although the table stood has ended.
+func (g *Gateway) reconcile(now time.Time) {
+	g.resync, g.retryFence = false, time.Time{}
+	if err := g.repairFence(now); err != nil {
+		if g.broken == "" {
+			g.log.Error("the fence is down and cannot be put right; trying again", "err", err)
+			g.record(now, audit.EventError, "", "the fence is down: "+err.Error())
+		}
+		g.broken = err.Error()
+		g.retryFence = now.Add(fenceRetry)
+		return
+	}
+	g.broken = ""
+}
+
+func (g *Gateway) repairFence(now time.Time) error {
+	differs := g.opts.Fence.Check()
+	if differs != nil {
+		if err := g.raise(g.config); err != nil {
+			return err
+		}
+		g.repairs++
+		g.record(now, audit.EventRepaired, "", "the fence had been changed ("+differs.Error()+"); it stands again")
+	}
+	grants, err := g.opts.Fence.Grants()
+	if err != nil {
+		return err
+	}
+	kernel := make(map[grantKey]bool, len(grants))
+	for _, f := range grants {
+		kernel[grantKey{f.Door, f.Source}] = true
+	}
+	var give []fence.Grant
+	for _, d := range g.doors {
+		give = append(give, g.compare(now, d, kernel, differs != nil)...)
+	}
+	var revoke []fence.Grant
+	for k := range kernel {
+		revoke = append(revoke, fence.Grant{Door: k.door, Source: k.source})
+	}
+	if len(give)+len(revoke) == 0 {
+		return nil
+	}
+	return g.opts.Fence.Change(give, revoke)
+}
+
+// compare takes the grants of one door out of kernel and returns those to give
+// again. Of a single-use grant that went with the table nobody knows whether it
+// was spent, so it is not.
+func (g *Gateway) compare(now time.Time, d *guarded, kernel map[grantKey]bool, lost bool) []fence.Grant {
+	var give []fence.Grant
+	ends := make(map[fence.Grant]time.Time)
+	for _, c := range d.door.View().Grants {
+		for _, source := range families(c.Source) {
+			key := fence.Grant{Door: d.name(), Source: source}
+			if c.Until.After(ends[key]) {
+				ends[key] = c.Until
+			}
+		}
+	}
+	for f, until := range ends {
+		key := grantKey{f.Door, f.Source}
+		left := until.Sub(now)
+		switch {
+		case kernel[key]:
+			delete(kernel, key)
+		case left <= 0:
+		case lost && !d.conf.SingleUse:
+			f.For = left
+			give = append(give, f)
+		case left > expirySlack:
+			reason := "somebody else removed it from the kernel"
+			if d.conf.SingleUse {
+				reason = "it was spent by its first connection"
+			}
+			source := f.Source
+			if source.Bits() == 0 {
+				source = door.Any
+			}
+			d.carry(d.door.Ended(now, source, reason))
+		}
+	}
+	return give
+}

@@ -1,0 +1,264 @@
+// Package gateway joins the pieces: it owns the doors, hands them what the
+// ears, the services, presence and the operator have to say, and carries out
+// what they decide. It decides nothing itself.
+//
+// One goroutine does all of that, a batch of events a turn. A turn's changes
+// reach the world in one order: the fence in one transaction, then the store in
+// one commit, then whoever waits for the turn. So what is told is on disk, and
+// no disk stands between a knock and its door. Starting and stopping services
+// and looking for presence take longer; they have goroutines of their own and
+// come back as events.
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/store"
+)
+
+// upkeepEvery is how often fence, listeners and services are compared with what
+// the doors say, beside the notices that the kernel and systemd give at once.
+const upkeepEvery = 10 * time.Second
+
+// maxBatch bounds one turn, so that a flood of touches does not keep an
+// operator's order waiting.
+const maxBatch = 4096
+
+// Options are what a gateway is made of. All fields are needed.
+type Options struct {
+	Path    string // of the configuration file, which Apply reads anew
+	Version string
+	Fence   Fence
+	Store   *store.Store
+	Log     *slog.Logger
+}
+
+// Gateway guards the doors of one configuration after another. Its exported
+// methods may be called from any goroutine while Run runs.
+type Gateway struct {
+	opts    Options
+	log     *slog.Logger
+	started time.Time
+
+	// What follows belongs to Run's goroutine.
+	config     *config.Config
+	text       []byte // the configuration as it was read
+	doors      []*guarded
+	ear        *ear
+	changes    changes
+	repairs    uint64
+	broken     string          // what differs in the fence, "" for nothing
+	resync     bool            // the fence must be compared, grants included, this turn
+	retryFence time.Time       // when to try to put the fence right again, zero for never
+	unsaved    string          // why the disk takes nothing, "" while it does
+	applied    store.Applied   // the configuration in use, and one that goes back unless it is kept
+	standing   []fence.Session // sessions that stood when the fence rose
+	warnings   []string        // about the configuration in use
+
+	events  chan event
+	tasks   sync.WaitGroup  // the goroutines of services and looks
+	ctx     context.Context // of those goroutines, ends with Run
+	touches chan []port.Touch
+
+	ended chan struct{} // closed when Run has ended
+
+	newer struct {
+		sync.Mutex
+		c chan struct{} // closed at the end of a turn that changed something
+	}
+}
+
+// event is something that happened; it runs in a turn.
+type event func(now time.Time)
+
+// New returns a gateway that is not running yet.
+func New(opts Options) *Gateway {
+	g := &Gateway{
+		opts:    opts,
+		log:     opts.Log,
+		started: time.Now(),
+		events:  make(chan event, 256),
+		touches: make(chan []port.Touch, 64),
+		ended:   make(chan struct{}),
+	}
+	g.newer.c = make(chan struct{})
+	return g
+}
+
+// Run guards the doors until ctx ends, and then returns nil: the fence stands
+// on, services stay as they are. It calls ready when the doors are guarded. An
+// error before that says why they cannot be.
+func (g *Gateway) Run(ctx context.Context, ready func()) error {
+	defer close(g.ended)
+	ctx, cancel := context.WithCancel(ctx)
+	defer g.tasks.Wait()
+	defer cancel()
+	g.ctx = ctx
+	changed, err := g.opts.Fence.Watch(ctx)
+	if err != nil {
+		return fmt.Errorf("watch the fence: %w", err)
+	}
+	if err := g.begin(); err != nil {
+		return err
+	}
+	defer g.ear.close()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	upkeep := time.NewTicker(upkeepEvery)
+	defer upkeep.Stop()
+	for {
+		if ready != nil && g.settled() {
+			ready()
+			ready = nil
+		}
+		timer.Reset(time.Until(g.next()))
+		select {
+		case <-ctx.Done():
+			g.end()
+			return nil
+		case t := <-g.touches:
+			g.turn(func(now time.Time) { g.touched(t) })
+		case e := <-g.events:
+			g.turn(e)
+		case <-timer.C:
+			g.turn(nil)
+		case _, ok := <-changed:
+			if !ok {
+				changed = nil
+				continue
+			}
+			g.turn(func(time.Time) { g.resync = true })
+		case <-upkeep.C:
+			g.turn(g.upkeep)
+		}
+	}
+}
+
+// turn handles first, whatever else is waiting and what is due, and flushes.
+func (g *Gateway) turn(first event) {
+	now := time.Now()
+	if first != nil {
+		first(now)
+	}
+	for range maxBatch {
+		select {
+		case t := <-g.touches:
+			g.touched(t)
+			continue
+		case e := <-g.events:
+			e(now)
+			continue
+		default:
+		}
+		break
+	}
+	now = time.Now()
+	for _, d := range g.doors {
+		d.tick(now)
+	}
+	g.checkApplied(now)
+	g.flush(now)
+	g.ear.set(g.listening())
+}
+
+// next is when a turn is due without an event.
+func (g *Gateway) next() time.Time {
+	next := time.Now().Add(time.Hour)
+	for _, d := range g.doors {
+		if t, ok := d.next(); ok && t.Before(next) {
+			next = t
+		}
+	}
+	for _, t := range []time.Time{g.applied.Deadline, g.retryFence} {
+		if !t.IsZero() && t.Before(next) {
+			next = t
+		}
+	}
+	return next
+}
+
+// post hands an event to the next turn. It gives up when the gateway ends.
+func (g *Gateway) post(e event) {
+	select {
+	case g.events <- e:
+	case <-g.ctx.Done():
+	}
+}
+
+// settled says whether every door has been looked at once: what its service
+// does, and whether there is log data. Until then no knock is heard.
+func (g *Gateway) settled() bool {
+	return !slices.ContainsFunc(g.doors, func(d *guarded) bool { return !d.settled() })
+}
+
+// touched hands touches to the doors whose knocks they may belong to, in their
+// order.
+func (g *Gateway) touched(ts []port.Touch) {
+	for _, t := range ts {
+		for _, d := range g.doors {
+			d.touch(t)
+		}
+	}
+}
+
+// door finds a door by its name.
+func (g *Gateway) door(name string) *guarded {
+	for _, d := range g.doors {
+		if d.name() == name {
+			return d
+		}
+	}
+	return nil
+}
+
+// record adds a record about the gateway as a whole to this turn's commit.
+func (g *Gateway) record(now time.Time, event, by, reason string) {
+	g.changes.record(audit.Record{Time: now, Event: event, By: by, Reason: reason})
+}
+
+// listening is the ports that the ear is to listen on now.
+func (g *Gateway) listening() []uint16 {
+	var ports []uint16
+	for _, d := range g.doors {
+		ports = append(ports, d.listening()...)
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports)
+}
+
+// upkeep is S12: whatever died or was changed by others is put right.
+func (g *Gateway) upkeep(now time.Time) {
+	for _, p := range g.ear.check(now) {
+		g.record(now, audit.EventRepaired, "", fmt.Sprintf("the listener on %d/tcp had died; it listens again", p))
+	}
+	if err := g.opts.Fence.Check(); err != nil {
+		g.resync = true
+	}
+	for _, d := range g.doors {
+		if d.conf.SingleUse && d.door.Granted() > 0 {
+			g.resync = true // a grant may have been spent
+		}
+	}
+	g.letGo()
+}
+
+// rules is what a door decides by, of its configuration.
+func rules(c config.Door) door.Rules {
+	return door.Rules{
+		Name:    c.Name,
+		OpenFor: c.OpenFor,
+		Idle:    c.Presence.Idle,
+		Service: c.Service != nil,
+		Logins:  c.Presence.Logins != config.LoginsOff,
+	}
+}

@@ -1,0 +1,265 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/presence"
+	"github.com/doorward/doorward/internal/sequence"
+)
+
+// keepRefusals is how many refusals a door shows in status.
+const keepRefusals = 8
+
+// lookTime bounds one look for presence.
+const lookTime = 30 * time.Second
+
+// guarded is one door with all that belongs to it. Like the gateway's own, its
+// fields belong to the goroutine of Run.
+type guarded struct {
+	gw       *Gateway
+	conf     config.Door
+	door     *door.Door
+	saved    door.Saved // as the store has it
+	knocks   []knock
+	service  *keeper       // nil: the service always runs
+	logins   *presence.Log // nil: logins do not count
+	oddities []string      // what was odd in the last look, for people
+	refusals []audit.Record
+	looked   bool               // there was a first look
+	cancel   context.CancelFunc // ends the goroutines of the door
+	ctx      context.Context
+}
+
+// knock is one way to ask for the door, with its recogniser.
+type knock struct {
+	conf  config.Knock
+	rec   *sequence.Recogniser
+	armed bool // a rule for everybody counts its looks from when the door went dark
+}
+
+// newGuarded returns a door as it was saved; start sets it going.
+func (g *Gateway) newGuarded(c config.Door, saved door.Saved, now time.Time) *guarded {
+	d := &guarded{gw: g, conf: c, door: door.New(rules(c), saved, now), saved: saved}
+	d.setKnocks(c.Knocks, now)
+	return d
+}
+
+func (d *guarded) name() string { return d.conf.Name }
+
+// setKnocks makes the recognisers. What was under way in a knock that stays as
+// it is goes on.
+func (d *guarded) setKnocks(confs []config.Knock, now time.Time) {
+	old := d.knocks
+	d.knocks = nil
+	for _, c := range confs {
+		k := knock{conf: c, armed: true, rec: sequence.New(sequence.Rule{
+			Listen: c.Listen, Touch: c.Touch, Given: c.Order == config.GivenOrder,
+			Within: c.Within, Judge: c.Judge, ForAll: c.Scope == config.ScopeDoor,
+		}, now)}
+		for _, o := range old {
+			if reflect.DeepEqual(o.conf, c) {
+				k = o
+			}
+		}
+		d.knocks = append(d.knocks, k)
+	}
+}
+
+// start sets the door's goroutines going.
+func (d *guarded) start(ctx context.Context) {
+	d.ctx, d.cancel = context.WithCancel(ctx)
+	d.logins = newLogins(d.conf.Presence)
+	if d.conf.Service != nil {
+		d.service = d.gw.newKeeper(d.ctx, d.conf, d.serviceAnswered)
+	}
+}
+
+// source is whose progress and penalty a touch counts for.
+func (k *knock) source(a netip.Addr) netip.Prefix {
+	if k.conf.Scope == config.ScopeDoor {
+		return door.Any
+	}
+	return door.Source(a)
+}
+
+// touch hands a touch to the recognisers of the door.
+func (d *guarded) touch(t port.Touch) {
+	for i := range d.knocks {
+		k := &d.knocks[i]
+		if !slices.Contains(k.conf.Listen, t.Port.Number) || d.door.Deaf(k.source(t.Source)) {
+			continue
+		}
+		for _, v := range k.rec.Touch(t) {
+			d.judged(k, v)
+		}
+	}
+}
+
+// judged hands a recogniser's verdict to the door.
+func (d *guarded) judged(k *knock, v sequence.Verdict) {
+	source := k.source(v.Source)
+	if v.Right {
+		d.carry(d.door.Knock(v.Time, door.Knock{Source: source, By: k.conf.Kind, Reason: v.Reason}))
+		return
+	}
+	d.carry(d.door.Wrong(v.Time, door.Wrong{Source: source, By: k.conf.Kind, Reason: v.Reason,
+		Penalty: k.conf.Penalty}))
+}
+
+// tick lets recognisers and door do what is due.
+func (d *guarded) tick(now time.Time) {
+	for i := range d.knocks {
+		k := &d.knocks[i]
+		for _, v := range k.rec.Look(now) {
+			d.judged(k, v)
+		}
+	}
+	d.carry(d.door.Tick(now))
+	for i := range d.knocks {
+		k := &d.knocks[i]
+		if k.conf.Scope != config.ScopeDoor {
+			continue
+		}
+		deaf := d.door.Deaf(door.Any)
+		if k.armed && deaf || !k.armed && !deaf {
+			k.rec.Rearm(now)
+			k.armed = !deaf
+		}
+	}
+}
+
+// next is when tick has something to do.
+func (d *guarded) next() (time.Time, bool) {
+	next, ok := d.door.Next()
+	for _, k := range d.knocks {
+		if t, due := k.rec.Next(); due && (!ok || t.Before(next)) {
+			next, ok = t, true
+		}
+	}
+	return next, ok
+}
+
+// listening is the ports on which the door's touches are heard now: none while
+// it is deaf to everybody. In a knock that is everybody's a touched listener
+// stays closed until the verdict (S1).
+func (d *guarded) listening() []uint16 {
+	var ports []uint16
+	for i := range d.knocks {
+		k := &d.knocks[i]
+		switch {
+		case k.conf.Scope == config.ScopeDoor && d.door.Deaf(door.Any):
+		case k.conf.Scope == config.ScopeDoor:
+			touched := k.rec.Touched()
+			for _, p := range k.conf.Listen {
+				if !slices.Contains(touched, p) {
+					ports = append(ports, p)
+				}
+			}
+		case !d.door.Mute():
+			ports = append(ports, k.conf.Listen...)
+		}
+	}
+	return ports
+}
+
+// carry carries out a door's effects, or puts them into the turn's changes.
+func (d *guarded) carry(effects []door.Effect) {
+	for _, e := range effects {
+		switch e := e.(type) {
+		case door.Start:
+			d.service.want(true)
+		case door.Stop:
+			d.service.want(false)
+		case door.Look:
+			d.look()
+		case door.Record:
+			d.noteRefusal(e.Record)
+			d.gw.changes.record(e.Record)
+		default:
+			d.gw.changes.add(d.name(), e)
+		}
+	}
+}
+
+func (d *guarded) noteRefusal(r audit.Record) {
+	if r.Event != audit.EventRefused {
+		return
+	}
+	d.refusals = append([]audit.Record{r}, d.refusals...)
+	d.refusals = d.refusals[:min(len(d.refusals), keepRefusals)]
+}
+
+// look looks for presence, in a goroutine that ends with the door or after
+// lookTime, and reports what it found, whatever happens.
+func (d *guarded) look() {
+	conf, logins, ctx := d.conf, d.logins, d.ctx
+	d.gw.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, lookTime)
+		defer cancel()
+		seen, oddities := lookFor(ctx, conf, logins)
+		d.gw.post(func(now time.Time) {
+			for _, o := range oddities {
+				if !slices.Contains(d.oddities, o) {
+					d.gw.log.Warn(o, "door", d.name())
+				}
+			}
+			d.oddities = oddities
+			d.looked = true
+			d.carry(d.door.Seen(now, seen))
+		})
+	})
+}
+
+// lookFor is one look for presence, with what was odd about it. What cannot be
+// seen is no presence: the door rather goes dark than stands open on a guess.
+func lookFor(ctx context.Context, c config.Door, logins *presence.Log) (seen door.Seen, oddities []string) {
+	if c.Presence.Connections {
+		found, err := presence.Connections(c.Ports)
+		if err != nil {
+			oddities = append(oddities, fmt.Sprintf("live connections cannot be seen, so they do not count: %v", err))
+		}
+		seen.Connections = len(found)
+	}
+	if logins == nil {
+		return seen, oddities
+	}
+	login, ok, err := logins.Last(ctx)
+	switch {
+	case errors.Is(err, presence.ErrNoData):
+		seen.NoData = err.Error()
+	case err != nil:
+		oddities = append(oddities, fmt.Sprintf("logins cannot be read, so they do not count: %v", err))
+	case ok:
+		seen.Login = login.Time
+	}
+	return seen, append(oddities, logins.Warnings()...)
+}
+
+// newLogins returns where a door's logins are read, nil where they do not count.
+func newLogins(c config.Presence) *presence.Log {
+	switch c.Logins {
+	case config.LoginsFiles:
+		return presence.Files(c.Files, time.Now)
+	case config.LoginsJournal:
+		return presence.Journal(time.Now)
+	case config.LoginsAuto:
+		return presence.Auto(time.Now)
+	}
+	return nil
+}
+
+// settled says whether the door knows how things stand: what its service does,
+// and whether there is log data.
+func (d *guarded) settled() bool {
+	return (d.service == nil || d.service.seen) && (d.logins == nil || d.looked)
+}

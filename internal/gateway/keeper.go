@@ -1,0 +1,202 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/presence"
+	"github.com/doorward/doorward/internal/service"
+)
+
+// Service is what runs behind a door. Start and Stop return when it is done,
+// and may be called again when it is already.
+type Service interface {
+	Start(ctx context.Context) error
+	Stop(ctx context.Context) error
+	Status(ctx context.Context) (service.Status, error)
+	Watch(ctx context.Context, report func(service.Status)) error
+	String() string
+}
+
+// listenTime is how long a service that runs may take until it listens. A
+// visitor who was let in before that would be told that nothing is there.
+const listenTime = 3 * time.Second
+
+// keeper has a door's service started and stopped, one thing at a time and the
+// latest wish last, and reports what it does. Its fields belong to the
+// goroutine of Run.
+type keeper struct {
+	gw      *Gateway
+	svc     Service
+	conf    config.Door
+	ctx     context.Context
+	report  func(now time.Time, runs bool, detail string, err error)
+	wanted  bool // the latest wish
+	busy    bool // a start, a stop or a second look is under way
+	again   bool // there was a wish while it was busy
+	stale   bool // there was a change meanwhile, so what is known is old
+	seen    bool // there was a first report
+	running bool // as last seen
+}
+
+// newKeeper returns the keeper of a door's service and starts watching it, in a
+// goroutine that ends with ctx.
+func (g *Gateway) newKeeper(ctx context.Context, c config.Door, report func(time.Time, bool, string, error)) *keeper {
+	k := &keeper{gw: g, svc: newService(c, g.config.Gateway.State, g.log), conf: c, ctx: ctx, report: report}
+	g.tasks.Go(func() {
+		err := k.svc.Watch(ctx, func(s service.Status) {
+			g.post(func(now time.Time) { k.observed(now, s) })
+		})
+		if err != nil && ctx.Err() == nil {
+			g.log.Error("cannot watch the service", "door", c.Name, "service", k.svc.String(), "err", err)
+		}
+	})
+	return k
+}
+
+// newService makes the service that the configuration names.
+func newService(c config.Door, state string, log *slog.Logger) Service {
+	log = log.With("door", c.Name)
+	if c.Service.Unit != "" {
+		return service.NewUnit(c.Service.Unit, log)
+	}
+	return service.NewCommand(c.Service.Start, c.Service.Stop, c.Service.Status,
+		filepath.Join(state, c.Name+".pid"), log)
+}
+
+// want has the service started or stopped.
+func (k *keeper) want(run bool) {
+	k.wanted = run
+	if k.busy {
+		k.again = true
+		return
+	}
+	k.do(run)
+}
+
+// do starts or stops the service in a goroutine that ends with it, or with the
+// service's time.
+func (k *keeper) do(run bool) {
+	k.busy, k.again = true, false
+	k.gw.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(k.ctx, k.conf.Service.Timeout)
+		defer cancel()
+		var err error
+		if run {
+			if err = k.svc.Start(ctx); err == nil {
+				awaitListening(ctx, k.conf.Ports)
+			}
+		} else {
+			err = k.svc.Stop(ctx)
+		}
+		k.gw.post(func(now time.Time) { k.did(now, run, err) })
+	})
+}
+
+// did takes in the end of a start or a stop.
+func (k *keeper) did(now time.Time, run bool, err error) {
+	k.busy = false
+	if k.again && k.wanted != run {
+		k.do(k.wanted)
+		return
+	}
+	k.again = false
+	if err == nil {
+		k.running = run
+	}
+	k.report(now, run, "", err)
+	if k.stale && !k.busy {
+		k.lookAgain()
+	}
+}
+
+// observed takes in a change of the service. While the keeper itself changes
+// it, that is no news; what counts is how it stands afterwards.
+func (k *keeper) observed(now time.Time, s service.Status) {
+	k.seen = true
+	if k.busy {
+		k.stale = true
+		return
+	}
+	switch s.State {
+	case service.Running:
+		k.running = true
+		k.report(now, true, s.Detail, nil)
+	case service.Stopped, service.Failed:
+		k.running = false
+		detail := s.Detail
+		if detail == "" {
+			detail = s.State.String()
+		}
+		k.report(now, false, detail, nil)
+	}
+}
+
+// lookAgain asks how the service stands, in a goroutine that ends with the
+// answer or with the service's time.
+func (k *keeper) lookAgain() {
+	k.busy, k.stale = true, false
+	k.gw.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(k.ctx, k.conf.Service.Timeout)
+		defer cancel()
+		s, err := k.svc.Status(ctx)
+		k.gw.post(func(now time.Time) {
+			k.busy = false
+			switch {
+			case k.again:
+				k.do(k.wanted)
+			case err != nil:
+				k.gw.log.Error("cannot ask how the service stands", "door", k.conf.Name, "err", err)
+			default:
+				k.observed(now, s)
+			}
+			if k.stale && !k.busy {
+				k.lookAgain()
+			}
+		})
+	})
+}
+
+// serviceAnswered hands what a service does to its door.
+func (d *guarded) serviceAnswered(now time.Time, runs bool, detail string, err error) {
+	switch {
+	case err != nil:
+		verb := "stop"
+		if runs {
+			verb = "start"
+		}
+		d.carry(d.door.Failed(now, fmt.Sprintf("%s %s: %v", verb, d.service.svc, err)))
+	case runs:
+		d.carry(d.door.Runs(now))
+	default:
+		d.carry(d.door.Stopped(now, detail))
+	}
+}
+
+// awaitListening returns when something listens on each of the TCP ports (of a
+// range: on one of it), or after listenTime. It is no error when nothing does:
+// the port may be forwarded to where no socket of this host is seen.
+func awaitListening(ctx context.Context, ports []port.Range) {
+	ctx, cancel := context.WithTimeout(ctx, listenTime)
+	defer cancel()
+	for _, r := range ports {
+		if r.Proto != port.TCP {
+			continue
+		}
+		for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
+			if found, err := presence.Listening([]port.Range{r}); err != nil || len(found) > 0 {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pause):
+			}
+		}
+	}
+}

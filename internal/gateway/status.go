@@ -1,0 +1,152 @@
+package gateway
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
+)
+
+// Status returns how things stand and a channel that is closed when they have
+// changed (control.Backend). It is made when it is asked for, between two
+// turns, so that a knock never waits for a list of grants that nobody reads.
+// After the gateway's end it is the zero Status.
+func (g *Gateway) Status() (control.Status, <-chan struct{}) {
+	g.newer.Lock()
+	newer := g.newer.c
+	g.newer.Unlock()
+	done := make(chan control.Status, 1)
+	select {
+	case g.events <- func(now time.Time) { done <- g.status(now) }:
+	case <-g.ended:
+		return control.Status{}, newer
+	}
+	select {
+	case s := <-done:
+		return s, newer
+	case <-g.ended:
+		return control.Status{}, newer
+	}
+}
+
+func (g *Gateway) status(now time.Time) control.Status {
+	s := control.Status{
+		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
+		Warnings: g.allWarnings(),
+		Fence:    control.Fence{Up: g.broken == "", Owned: g.opts.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
+		Doors:    make([]control.Door, 0, len(g.doors)),
+	}
+	if g.applied.Pending != nil {
+		s.Pending = &control.Pending{Until: g.applied.Deadline, By: g.applied.By}
+	}
+	refused, err := g.opts.Fence.Refused()
+	if err != nil {
+		g.log.Warn("cannot read how many packets were refused", "err", err)
+	}
+	for _, d := range g.doors {
+		s.Doors = append(s.Doors, d.status(refused[d.name()]))
+	}
+	return s
+}
+
+// allWarnings is what an operator should act on.
+func (g *Gateway) allWarnings() []string {
+	all := append([]string{}, g.warnings...)
+	for _, problem := range []string{g.broken, g.ear.problem, g.unsaved} {
+		if problem != "" {
+			all = append(all, problem)
+		}
+	}
+	for _, d := range g.doors {
+		for _, o := range d.oddities {
+			all = append(all, "door "+d.name()+": "+o)
+		}
+		if v := d.door.Saved(); v.State == door.Failsafe {
+			all = append(all, "door "+d.name()+" is in failsafe, dark and deaf: "+v.Reason)
+		}
+	}
+	return all
+}
+
+func (d *guarded) status(refused uint64) control.Door {
+	v := d.door.View()
+	s := control.Door{
+		Name: d.name(), State: v.State.String(), Since: v.Since, Reason: v.Reason,
+		Ports: []string{}, Running: true, Sessions: v.Connections, Refused: refused,
+		LastSeen: moment(v.LastSeen), DarkAt: moment(v.DarkAt),
+		Grants: []control.Grant{}, Penalties: []control.Penalty{},
+		Refusals: append([]audit.Record{}, d.refusals...),
+	}
+	for _, p := range d.conf.Ports {
+		s.Ports = append(s.Ports, p.String())
+	}
+	if d.service != nil {
+		s.Service, s.Running = d.service.svc.String(), d.service.running
+	}
+	for _, c := range v.Grants {
+		last := len(s.Grants) - 1
+		source := door.SourceString(c.Source)
+		if last < 0 || s.Grants[last].Source != source {
+			s.Grants = append(s.Grants, control.Grant{Source: source, Expires: c.Until, For: []string{c.By}})
+			continue
+		}
+		s.Grants[last].For = append(s.Grants[last].For, c.By)
+		if c.Until.After(s.Grants[last].Expires) {
+			s.Grants[last].Expires = c.Until
+		}
+	}
+	for _, p := range v.Penalties {
+		s.Penalties = append(s.Penalties, control.Penalty{Source: door.SourceString(p.Source), Until: p.Until, Reason: p.Reason})
+	}
+	return s
+}
+
+// moment is a pointer to a time, nil for the zero time.
+func moment(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+// loud are the events that an operator acts on; the others are told at info.
+var loud = map[string]slog.Level{
+	audit.EventFailsafe: slog.LevelError,
+	audit.EventError:    slog.LevelError,
+	audit.EventRepaired: slog.LevelWarn,
+}
+
+// logRecord tells the log what the audit trail has.
+func (g *Gateway) logRecord(r audit.Record) {
+	args := []any{"event", r.Event}
+	for _, a := range []struct{ key, value string }{{"door", r.Door}, {"source", r.Source}, {"by", r.By}} {
+		if a.value != "" {
+			args = append(args, a.key, a.value)
+		}
+	}
+	if r.Until != nil {
+		args = append(args, "until", r.Until.Format(time.RFC3339))
+	}
+	g.log.Log(context.Background(), loud[r.Event], r.Reason, args...)
+}
+
+// Alive says whether the gateway makes a turn within the given time.
+func (g *Gateway) Alive(ctx context.Context, within time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	done := make(chan struct{})
+	select {
+	case g.events <- func(time.Time) { close(done) }:
+	case <-ctx.Done():
+		return false
+	}
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
