@@ -213,6 +213,9 @@ func (h *Host) Doorward(ctx context.Context, bin, config, socket string) (*Doorw
 	})
 }
 
+// Program is the path of one of the two programs.
+func (d *Doorward) Program(name string) string { return filepath.Join(d.bin, name) }
+
 // Status is what `doorward status --json` prints.
 func (d *Doorward) Status(ctx context.Context) (*control.Status, error) {
 	out, err := d.Operator(ctx, "status", "--json")
@@ -251,7 +254,7 @@ func (d *Doorward) WaitState(ctx context.Context, door, state string, limit time
 // Operator runs an operator's command against the daemon and returns its
 // standard output. The error of one that fails is what it said.
 func (d *Doorward) Operator(ctx context.Context, args ...string) (string, error) {
-	cmd := d.host.Command(ctx, filepath.Join(d.bin, "doorward"),
+	cmd := d.host.Command(ctx, d.Program("doorward"),
 		append([]string{"--control", d.control}, args...)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -1,0 +1,101 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// idle is what a daemon costs when nobody knocks.
+type idle struct {
+	resident int64   // bytes
+	cpu      float64 // share of one core
+	wakeups  float64 // times a second that one of its threads slept and was woken
+}
+
+// watchIdle watches a process for a time, after it had a moment to settle.
+func watchIdle(ctx context.Context, pid int, period time.Duration) (idle, error) {
+	if err := sleep(ctx, 2*time.Second); err != nil {
+		return idle{}, err
+	}
+	cpu0, woken0, err := usage(pid)
+	if err != nil {
+		return idle{}, err
+	}
+	begun := time.Now()
+	if err := sleep(ctx, period); err != nil {
+		return idle{}, err
+	}
+	cpu1, woken1, err := usage(pid)
+	if err != nil {
+		return idle{}, err
+	}
+	seconds := time.Since(begun).Seconds()
+	rss, err := resident(pid)
+	return idle{rss, (cpu1 - cpu0).Seconds() / seconds, float64(woken1-woken0) / seconds}, err
+}
+
+// usage is the time that all threads of a process have spent on a CPU, and how
+// often they have gone to sleep of their own will.
+func usage(pid int) (cpu time.Duration, woken int64, err error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	if err != nil || len(tasks) == 0 {
+		return 0, 0, fmt.Errorf("process %d is gone: %v", pid, err)
+	}
+	for _, task := range tasks {
+		// schedstat counts nanoseconds, where stat counts ticks of 10 ms.
+		stat, err := os.ReadFile(task + "/schedstat")
+		if err != nil {
+			return 0, 0, err
+		}
+		ns, err := strconv.ParseInt(strings.Fields(string(stat))[0], 10, 64)
+		if err != nil {
+			return 0, 0, err
+		}
+		switches, err := statusField(task+"/status", "voluntary_ctxt_switches")
+		if err != nil {
+			return 0, 0, err
+		}
+		cpu += time.Duration(ns)
+		woken += switches
+	}
+	return cpu, woken, nil
+}
+
+// resident is a process's resident memory in bytes.
+func resident(pid int) (int64, error) {
+	kb, err := statusField(fmt.Sprintf("/proc/%d/status", pid), "VmRSS")
+	return kb << 10, err
+}
+
+// statusField reads a number from a status file of /proc.
+func statusField(path, name string) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		key, value, _ := strings.Cut(s.Text(), ":")
+		if key == name {
+			return strconv.ParseInt(strings.Fields(value)[0], 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("%s has no %s", path, name)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
