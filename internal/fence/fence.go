@@ -1,78 +1,384 @@
 //go:build linux
 
 // Package fence keeps the nftables table `inet doorward`: what makes a door
-// dark. It decides nothing; it is told which doors to guard and whom to let in.
+// dark. It speaks netlink itself, one transaction for each change, and decides
+// nothing: it is told which doors to guard and whom to let in.
+//
+// The table only ever drops, at prerouting after connection tracking (-200) and
+// before destination NAT (-100), so that it works beside any other ruleset and
+// also guards published ports of containers:
+//
+//	table inet doorward {
+//		chain prerouting {
+//			type filter hook prerouting priority mangle; policy accept;
+//			ct state established accept
+//			iif "lo" accept
+//			fib daddr type unicast fib daddr . iif type unicast accept
+//			tcp flags & (syn | ack) != syn jump midstream
+//			tcp dport vmap @doors.tcp      # 22 : goto door-ssh
+//			udp dport vmap @doors.udp
+//		}
+//		chain midstream {
+//			ip saddr . tcp sport . ip daddr . tcp dport @standing.v4 accept
+//			ip6 saddr . tcp sport . ip6 daddr . tcp dport @standing.v6 accept
+//			ct state untracked accept
+//		}
+//		chain door-ssh {
+//			ip saddr @door-ssh.always.v4 accept
+//			ip saddr @door-ssh.v4.32 accept
+//			ip saddr & 255.255.255.0 @door-ssh.v4.24 accept
+//			ip6 saddr @door-ssh.v6.128 accept
+//			counter name "door-ssh" drop
+//		}
+//	}
+//
+// Why it is like that:
+//
+//   - Grants are elements of hash sets with the kernel's timeouts, one set for
+//     each door, family and prefix length, and the rule masks the source. So a
+//     million grants cost what one does, prefixes overlap freely, and "any" is
+//     length 0. Lengths other than single addresses get their set and rule with
+//     the first grant that needs them.
+//   - A standing session passes by its whole tuple and with anything but a SYN:
+//     its entry can never admit a new connection, and needs no timeout.
+//   - "related" is not "established": a connection that a tracking helper was
+//     talked into expecting needs a grant as any other. (ICMP errors are not
+//     for a guarded port and pass.)
+//   - "unicast" must be the routing table's answer both with and without the
+//     interface: the one alone knows no addresses of a VRF's interfaces, the
+//     other alone none of those at another interface.
+//   - Where the kernel has them (6.9), the flags owner and persist keep other
+//     processes from changing the table and keep it when this one ends.
 package fence
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/doorward/doorward/internal/port"
+	"golang.org/x/sys/unix"
 )
 
-// ErrBusy means that another live process owns the table.
-var ErrBusy = errors.New("another running process owns the nftables table inet doorward")
+// ErrBusy is wrapped by errors of Open and Cleanup, and of any change that has
+// to connect again, when another live process owns the table.
+var ErrBusy = errors.New("another process owns the nftables table inet doorward: " +
+	"is doorwardd running already?")
 
 // Door is what the fence must know of one door.
 type Door struct {
-	Name      string         // a-z 0-9 - _, 1 to 24 characters
-	Ports     []port.Range   // guarded; the ranges of all doors are disjoint
-	Reject    bool           // strangers are told (TCP reset, ICMP unreachable) instead of met with silence
-	SingleUse bool           // a grant is spent by the first new connection
+	Name      string         // a-z, 0-9, - and _, 1 to 24 of them
+	Ports     []port.Range   // guarded ports; no two doors share one
+	Reject    bool           // refuse with TCP resets and ICMP errors, not with silence
+	SingleUse bool           // the first new connection spends a grant (at most 65,535 unspent)
 	Always    []netip.Prefix // sources that need no grant
 }
 
-// Grant is leave for a source to open new connections to a door.
+// Grant is leave for a source to open new connections to a door. An
+// IPv4-mapped source means the IPv4 one, and bits behind the prefix's length
+// mean nothing.
 type Grant struct {
 	Door   string
-	Source netip.Prefix
-	For    time.Duration // from now on; in answers, what is left
+	Source netip.Prefix  // length 0 is everybody of that family
+	For    time.Duration // from now on; what is left, in what Grants returns
 }
 
-// Session is a TCP connection that stands when the fence rises.
-type Session struct {
-	Proto         port.Proto
-	Local, Remote netip.AddrPort
+// Fence is the table in the kernel, and a lasting connection to it. Its methods
+// may be called from any goroutine, and take turns; Watch only has to wait for
+// its start. A failed call changed nothing unless the error is of the
+// connection; either way the next call connects again where it must.
+type Fence struct {
+	log    *slog.Logger
+	origin atomic.Uint32 // netlink port of conn: who our own changes are by
+
+	mu     sync.Mutex // guards all below
+	conn   *conn      // nil: to be made anew
+	plain  bool       // do without owner and persist even where they are
+	flags  uint32     // what the table is to have
+	owned  bool
+	doors  []Door // as last guarded
+	widths map[width]bool
+	want   *table // of doors and widths; nil before the first Guard
+	base   *table // what the kernel said it had made of want
 }
 
-// Fence is the kernel's table, reached over one lasting netlink connection.
-type Fence struct{ log *slog.Logger }
+// Open connects to the kernel, and adopts the table if there is one that another
+// fence left; else it is made, without any door. The table that Guard then
+// finds keeps its grants. The caller must Close the fence, whose table outlives
+// it.
+func Open(log *slog.Logger) (*Fence, error) { return open(log, false) }
 
-// Open connects to the kernel and makes or adopts the table.
-func Open(log *slog.Logger) (*Fence, error) { return &Fence{log: log}, errors.ErrUnsupported }
-
-// Owned says whether the kernel protects the table from other processes.
-func (f *Fence) Owned() bool { return false }
-
-// Guard makes the kernel's table equal to doors, in one transaction.
-func (f *Fence) Guard(doors []Door, sessions []Session) error { return errors.ErrUnsupported }
-
-// Admit makes the standing sessions equal to sessions.
-func (f *Fence) Admit(sessions []Session) error { return errors.ErrUnsupported }
-
-// Change gives and revokes grants, in one transaction.
-func (f *Fence) Change(give, revoke []Grant) error { return errors.ErrUnsupported }
-
-// Grants reads all live grants from the kernel.
-func (f *Fence) Grants() ([]Grant, error) { return nil, errors.ErrUnsupported }
-
-// Check returns nil when the kernel's table is what Guard put there.
-func (f *Fence) Check() error { return errors.ErrUnsupported }
-
-// Watch signals when somebody else changed the table.
-func (f *Fence) Watch(ctx context.Context) (<-chan struct{}, error) {
-	return nil, errors.ErrUnsupported
+func open(log *slog.Logger, plain bool) (*Fence, error) {
+	f := &Fence{log: log, plain: plain}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.connect(); err != nil {
+		return nil, fmt.Errorf("fence: %w", err)
+	}
+	log.Info("fence opened", "table", "inet "+tableName, "owned", f.owned)
+	return f, nil
 }
 
-// Refused reads how many packets were refused, by door.
-func (f *Fence) Refused() (map[string]uint64, error) { return nil, errors.ErrUnsupported }
+// connect dials unless there is a connection, and takes the table.
+func (f *Fence) connect() error {
+	if f.conn != nil {
+		return nil
+	}
+	c, err := dial()
+	if err != nil {
+		return err
+	}
+	if err := f.take(c); err != nil {
+		c.nl.Close()
+		return err
+	}
+	f.conn = c
+	f.origin.Store(c.portid)
+	return nil
+}
 
-// Close ends the connection; the table stays.
-func (f *Fence) Close() error { return nil }
+// take makes or adopts the table. One that lacks persist cannot get it; it is
+// left for Guard to replace.
+func (f *Fence) take(c *conn) error {
+	f.flags, f.owned = 0, false
+	if !f.plain {
+		ok, err := c.ownership()
+		if err != nil {
+			return err
+		}
+		if ok {
+			f.flags = tableFlagOwner | tableFlagPersist
+		}
+	}
+	t, err := c.readTable()
+	if err != nil {
+		return err
+	}
+	if t != nil && t.owner != 0 {
+		return ErrBusy
+	}
+	if (&table{flags: f.flags, comment: layoutVersion}).replaces(t) {
+		return nil
+	}
+	b := &batch{}
+	addTable(b, f.flags)
+	if err := c.commit(b); err != nil {
+		return busy(err)
+	}
+	f.owned = f.flags != 0
+	return nil
+}
 
-// Cleanup removes the table; it is fine when there is none.
-func Cleanup() error { return errors.ErrUnsupported }
+// ownership tries whether the kernel knows owner and persist, with a table that
+// nobody ever sees.
+func (c *conn) ownership() (bool, error) {
+	const probe = tableName + "-probe"
+	make, gone := header(unix.NFPROTO_INET), header(unix.NFPROTO_INET)
+	make.str(unix.NFTA_TABLE_NAME, probe)
+	make.u32(unix.NFTA_TABLE_FLAGS, tableFlagOwner|tableFlagPersist)
+	gone.str(unix.NFTA_TABLE_NAME, probe)
+	b := &batch{}
+	b.add("try table flags", unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, make)
+	b.add("try table flags", unix.NFT_MSG_DELTABLE, 0, gone)
+	err := c.commit(b)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// busy makes of the kernel's EPERM, which after a successful dial has only one
+// reason, what it means.
+func busy(err error) error {
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w (%w)", ErrBusy, err)
+	}
+	return err
+}
+
+// Owned says whether the kernel keeps other processes from changing the table,
+// so that only where it does not (before Linux 6.9) Watch has to be relied on.
+// A table made by hand is owned from the first Guard on.
+func (f *Fence) Owned() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.owned
+}
+
+// Guard makes the kernel's table that of doors and sessions, in one transaction
+// and whatever it is like now; when it is so already, nothing is changed.
+// Grants of doors that stay, stay, with their time; those of others go.
+func (f *Fence) Guard(doors []Door, sessions []Session) error {
+	doors, err := checkDoors(doors)
+	if err != nil {
+		return fmt.Errorf("fence: %w", err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.do("guard", func(c *conn) error { return f.guard(c, doors, sessions) })
+}
+
+func (f *Fence) guard(c *conn, doors []Door, sessions []Session) error {
+	got, err := c.read()
+	if err != nil {
+		return err
+	}
+	widths := widthsOf(got, doors)
+	want := layout(doors, widths, f.flags)
+	base := want
+	if f.want != nil && len(want.differences(f.want)) == 0 {
+		base = f.base
+	}
+	b := &batch{}
+	differences := base.differences(got)
+	if len(differences) > 0 {
+		carry := map[string][]element{}
+		for _, name := range want.carried(got) {
+			elems, err := c.readElements(name)
+			if err != nil {
+				return err
+			}
+			carry[name] = slices.DeleteFunc(elems, func(e element) bool { return e.left < time.Millisecond })
+		}
+		want.plan(b, got, carry)
+		if want.replaces(got) {
+			got = nil
+		}
+	}
+	if err := admit(c, b, got, sessions); err != nil {
+		return err
+	}
+	if err := c.commit(b); err != nil {
+		return busy(err)
+	}
+	if len(differences) > 0 {
+		f.log.Info("fence raised", "doors", len(doors), "because", strings.Join(differences, "; "))
+	}
+	return f.guarded(c, doors, widths, want)
+}
+
+// guarded remembers what was put into the kernel, and how the kernel shows it:
+// not all versions show all of it the same.
+func (f *Fence) guarded(c *conn, doors []Door, widths map[width]bool, want *table) error {
+	base, err := c.read()
+	if err != nil {
+		return err
+	}
+	if base == nil {
+		return errors.New("the table went while it was made")
+	}
+	f.doors, f.widths, f.want, f.base = doors, widths, want, base
+	f.owned = f.flags != 0
+	return nil
+}
+
+// widthsOf are the sets for prefix grants in t that belong to doors.
+func widthsOf(t *table, doors []Door) map[width]bool {
+	widths := map[width]bool{}
+	if t == nil {
+		return widths
+	}
+	for _, s := range t.sets {
+		w, ok := parseWidth(s.name)
+		if ok && slices.ContainsFunc(doors, func(d Door) bool { return d.Name == w.door }) {
+			widths[w] = true
+		}
+	}
+	return widths
+}
+
+// Check returns nil when the kernel's table is what Guard put there, and else an
+// error that names all that differs. Grants and standing sessions are not looked
+// at.
+func (f *Fence) Check() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.do("check", func(c *conn) error {
+		if f.base == nil {
+			return errNoDoors
+		}
+		got, err := c.read()
+		if err != nil {
+			return err
+		}
+		if d := f.base.differences(got); len(d) > 0 {
+			return fmt.Errorf("table inet %s was changed: %s", tableName, strings.Join(d, "; "))
+		}
+		return nil
+	})
+}
+
+// errNoDoors: called out of turn.
+var errNoDoors = errors.New("no doors are guarded yet: call Guard first")
+
+// Refused reads how many packets of strangers each guarded door has refused
+// since it was first guarded.
+func (f *Fence) Refused() (map[string]uint64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	refused := map[string]uint64{}
+	err := f.do("read counters", func(c *conn) error {
+		return c.readCounters(func(name string, packets uint64) {
+			if door, ok := strings.CutPrefix(name, doorPrefix); ok {
+				refused[door] = packets
+			}
+		})
+	})
+	return refused, err
+}
+
+// do runs one call over the connection. After an error that is not the kernel's
+// plain refusal the connection's state is unknown, and the next call makes
+// another and takes the table again.
+func (f *Fence) do(what string, call func(*conn) error) error {
+	err := f.connect()
+	if err == nil {
+		err = call(f.conn)
+	}
+	if err == nil {
+		return nil
+	}
+	if _, broken := errors.AsType[*brokenError](err); broken && f.conn != nil {
+		f.conn.nl.Close()
+		f.conn, f.owned = nil, false
+	}
+	return fmt.Errorf("fence: %s: %w", what, err)
+}
+
+// Close ends the connection. The table stays and keeps guarding; its grants run
+// out by themselves.
+func (f *Fence) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.conn == nil {
+		return nil
+	}
+	err := f.conn.nl.Close()
+	f.conn, f.owned = nil, false
+	if err != nil {
+		return fmt.Errorf("fence: close: %w", err)
+	}
+	return nil
+}
+
+// Cleanup removes the table with all that is in it; it is fine when there is
+// none. It fails with ErrBusy while a process owns the table.
+func Cleanup() error {
+	c, err := dial()
+	if err != nil {
+		return fmt.Errorf("fence: %w", err)
+	}
+	defer c.nl.Close()
+	b := &batch{}
+	b.add("delete the table", unix.NFT_MSG_DELTABLE, 0, inTable())
+	if err := c.commit(b); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("fence: clean up: %w", busy(err))
+	}
+	return nil
+}

@@ -1,0 +1,62 @@
+//go:build linux
+
+package fence
+
+import (
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+)
+
+// attrs builds netlink attributes the way the kernel writes them in its dumps:
+// big-endian numbers, names with their closing zero, and no flag on nested
+// ones. So what was sent and what is read back compare byte by byte.
+type attrs []byte
+
+// bytes appends one attribute. Nothing here comes near the 64 KiB that its
+// 16-bit length allows but lists of elements, which maxElements bounds.
+func (a *attrs) bytes(typ int, v []byte) {
+	i := a.open(typ)
+	*a = append(*a, v...)
+	a.close(i)
+}
+
+func (a *attrs) str(typ int, v string) { a.bytes(typ, append([]byte(v), 0)) }
+
+func (a *attrs) u8(typ int, v uint8) { a.bytes(typ, []byte{v}) }
+
+func (a *attrs) u32(typ int, v uint32) { a.bytes(typ, binary.BigEndian.AppendUint32(nil, v)) }
+
+func (a *attrs) u64(typ int, v uint64) {
+	i := a.open(typ)
+	*a = binary.BigEndian.AppendUint64(*a, v)
+	a.close(i)
+}
+
+// value appends data in a NFTA_DATA_VALUE inside an attribute, as keys, masks
+// and comparands are.
+func (a *attrs) value(typ int, v []byte) {
+	i := a.open(typ)
+	a.bytes(unix.NFTA_DATA_VALUE, v)
+	a.close(i)
+}
+
+// open starts an attribute and returns what close needs to end it.
+func (a *attrs) open(typ int) int {
+	i := len(*a)
+	*a = binary.NativeEndian.AppendUint16(*a, 0)
+	*a = binary.NativeEndian.AppendUint16(*a, uint16(typ))
+	return i
+}
+
+// close fills in the length and pads to four bytes.
+func (a *attrs) close(i int) {
+	binary.NativeEndian.PutUint16((*a)[i:], uint16(len(*a)-i))
+	for len(*a)%unix.NLA_ALIGNTO != 0 {
+		*a = append(*a, 0)
+	}
+}
+
+// native is a number in the host's byte order, as meta, ct and fib put it into
+// a register.
+func native(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }

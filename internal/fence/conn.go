@@ -1,0 +1,247 @@
+//go:build linux
+
+package fence
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxElements is how many elements go into one message: with 44 bytes for
+	// an IPv6 grant, as many as the 16-bit length of their list can hold.
+	maxElements = 1024
+
+	// bufferSize bounds one transaction, which the kernel takes only in one
+	// piece: a million grants. It is a limit, not memory that is held.
+	bufferSize = 128 << 20
+
+	// replyTime is a safeguard: the kernel answers before a send returns.
+	replyTime = 10 * time.Second
+)
+
+// conn is a netlink connection to nf_tables. The table is owned by it, not by
+// the process: while it lives, no other socket changes an owned table.
+type conn struct {
+	nl     *netlink.Conn
+	portid uint32 // of this end, as the kernel names the origin of a change
+}
+
+// dial connects and asks for the ruleset's generation, to tell a missing
+// privilege and a kernel without nf_tables from everything later.
+func dial() (*conn, error) {
+	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: 64 << 10})
+	if err != nil {
+		return nil, fmt.Errorf("open a netfilter netlink socket: %w", err)
+	}
+	c := &conn{nl: nl}
+	if err := c.prepare(); err != nil {
+		nl.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *conn) prepare() error {
+	// Without CapAcknowledge an error carries the whole message that it is
+	// about, up to 64 KiB of elements. Extended texts are a comfort.
+	if err := c.nl.SetOption(netlink.CapAcknowledge, true); err != nil {
+		return fmt.Errorf("set up the netlink socket: %w", err)
+	}
+	_ = c.nl.SetOption(netlink.ExtendedAcknowledge, true)
+	if err := c.force(unix.SO_SNDBUFFORCE, bufferSize); err != nil {
+		return err
+	}
+	if err := c.force(unix.SO_RCVBUFFORCE, 4<<20); err != nil {
+		return err
+	}
+	req, err := c.nl.Send(message(unix.NFT_MSG_GETGEN, 0, header(unix.NFPROTO_UNSPEC)))
+	if err != nil {
+		return fmt.Errorf("ask nf_tables for its generation: %w", err)
+	}
+	c.portid = req.Header.PID
+	switch _, err = c.nl.Receive(); {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("not allowed to use nftables: run as root or with CAP_NET_ADMIN: %w", err)
+	case err != nil:
+		return fmt.Errorf("this kernel has no nf_tables: load it with \"modprobe nf_tables\" or "+
+			"use a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET: %w", err)
+	}
+	return nil
+}
+
+// force sets a buffer's size beyond the system's limit, which CAP_NET_ADMIN may;
+// in a user namespace, where that does not count, it stays with the limit.
+func (c *conn) force(option, size int) error {
+	raw, err := c.nl.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("set up the netlink socket: %w", err)
+	}
+	var opErr error
+	err = raw.Control(func(fd uintptr) {
+		opErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, option, size)
+	})
+	if err == nil && !errors.Is(opErr, unix.EPERM) {
+		err = opErr
+	}
+	if err != nil {
+		return fmt.Errorf("set the netlink socket's buffer to %d bytes: %w", size, err)
+	}
+	return nil
+}
+
+// batch is one transaction in the making: its messages and, for each, what it
+// does in words for an error.
+type batch struct {
+	msgs []netlink.Message
+	what []string
+}
+
+func (b *batch) add(what string, typ int, flags netlink.HeaderFlags, data []byte) {
+	b.msgs = append(b.msgs, message(typ, flags, data))
+	b.what = append(b.what, what)
+}
+
+// brokenError is an error of the connection itself: what became of the request
+// is open. All others are the kernel's refusals, after which nothing was done
+// and the connection goes on.
+type brokenError struct {
+	doing string
+	err   error
+}
+
+func (e *brokenError) Error() string { return e.doing + ": " + e.err.Error() }
+func (e *brokenError) Unwrap() error { return e.err }
+
+// commit sends the transaction and waits for the kernel's word on it.
+func (c *conn) commit(b *batch) error {
+	if len(b.msgs) == 0 {
+		return nil
+	}
+	// Only the last message asks for an acknowledgement; refusals come unasked.
+	b.msgs[len(b.msgs)-1].Header.Flags |= netlink.Acknowledge
+	sent, err := c.nl.SendMessages(slices.Concat(
+		[]netlink.Message{edge(unix.NFNL_MSG_BATCH_BEGIN)}, b.msgs,
+		[]netlink.Message{edge(unix.NFNL_MSG_BATCH_END)}))
+	if errors.Is(err, unix.EMSGSIZE) {
+		return fmt.Errorf("change too much at once (%d messages): %w", len(b.msgs), err)
+	}
+	if err != nil {
+		return &brokenError{"send a change to nf_tables", err}
+	}
+	if err := c.nl.SetReadDeadline(time.Now().Add(replyTime)); err != nil {
+		return &brokenError{"wait for nf_tables", err}
+	}
+	first, last := sent[0].Header.Sequence, sent[len(sent)-2].Header.Sequence
+	var refusal error
+	for {
+		replies, err := c.nl.Receive()
+		op, ok := errors.AsType[*netlink.OpError](err)
+		switch {
+		case err == nil:
+			if slices.ContainsFunc(replies, func(m netlink.Message) bool { return m.Header.Sequence == last }) {
+				return refusal
+			}
+		case !ok || op.Sequence == 0:
+			return &brokenError{"hear from nf_tables", err}
+		case op.Sequence-first >= uint32(len(sent)):
+			// A leftover of an earlier transaction.
+		default:
+			if refusal == nil {
+				refusal = b.refusal(int(op.Sequence-first), op)
+			}
+			// What is said of the batch as a whole may be all that is said.
+			if op.Sequence == first || op.Sequence == last {
+				return refusal
+			}
+		}
+	}
+}
+
+// refusal says which message it was; the 0th began the batch.
+func (b *batch) refusal(i int, op *netlink.OpError) error {
+	err := op.Err
+	if op.Message != "" {
+		err = fmt.Errorf("%w (%s)", err, op.Message)
+	}
+	if i == 0 || i > len(b.what) {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return fmt.Errorf("%s: %w", b.what[i-1], err)
+}
+
+// dump asks for a list and returns all of it, of one moment: it asks again when
+// the ruleset changed meanwhile.
+func (c *conn) dump(typ int, query attrs) ([]netlink.Message, error) {
+	for range 10 {
+		msgs, err := c.dumpOnce(typ, query)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(msgs, func(m netlink.Message) bool {
+			return m.Header.Flags&netlink.DumpInterrupted != 0
+		}) {
+			return msgs, nil
+		}
+	}
+	return nil, errors.New("read nf_tables: the ruleset changes faster than it can be read")
+}
+
+func (c *conn) dumpOnce(typ int, query attrs) ([]netlink.Message, error) {
+	if err := c.nl.SetReadDeadline(time.Now().Add(replyTime)); err != nil {
+		return nil, &brokenError{"wait for nf_tables", err}
+	}
+	req, err := c.nl.Send(message(typ, netlink.Dump, append(header(unix.NFPROTO_INET), query...)))
+	if err != nil {
+		return nil, &brokenError{"ask nf_tables", err}
+	}
+	for {
+		msgs, err := c.nl.Receive()
+		op, ok := errors.AsType[*netlink.OpError](err)
+		switch {
+		case ok && op.Sequence == req.Header.Sequence:
+			return nil, op.Err
+		case ok && op.Sequence != 0:
+			continue // a leftover of an earlier transaction
+		case err != nil:
+			return nil, &brokenError{"read nf_tables", err}
+		}
+		if len(msgs) == 0 || msgs[0].Header.Sequence == req.Header.Sequence {
+			return msgs, nil
+		}
+	}
+}
+
+// message makes a request to nf_tables.
+func message(typ int, flags netlink.HeaderFlags, data []byte) netlink.Message {
+	return netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | typ),
+			Flags: netlink.Request | flags,
+		},
+		Data: data,
+	}
+}
+
+// edge makes the message that begins or ends a batch.
+func edge(typ int) netlink.Message {
+	return netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(typ), Flags: netlink.Request},
+		Data:   []byte{unix.NFPROTO_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES},
+	}
+}
+
+// header is struct nfgenmsg.
+func header(family byte) attrs { return attrs{family, unix.NFNETLINK_V0, 0, 0} }
+
+// inTable begins a message about something in the table.
+func inTable() attrs {
+	a := header(unix.NFPROTO_INET)
+	a.str(1, tableName) // all NFTA_*_TABLE, and NFTA_TABLE_NAME, are 1
+	return a
+}

@@ -1,0 +1,169 @@
+//go:build linux
+
+package fence
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// edit is what becomes of one set's elements: all of touched go, those of given
+// come again. An element's timeout cannot be changed before Linux 6.12, and one
+// that is not there cannot be deleted before 6.3; to add (which leaves alone
+// what is there), to delete and to add again works everywhere, and as it is one
+// transaction no packet sees the gap.
+type edit struct{ touched, given []element }
+
+// Change revokes and then gives grants, in one transaction. To give a grant
+// again sets its time to For, be that more or less than what is left; a For
+// below a millisecond ends it. Revoking what is not there is fine, and the
+// revoked grants' For means nothing. When the table was removed or damaged the
+// call fails with nothing changed, and Guard puts the table back.
+func (f *Fence) Change(give, revoke []Grant) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.do("change grants", func(c *conn) error {
+		if f.want == nil {
+			return errNoDoors
+		}
+		edits, err := f.edits(give, revoke)
+		if err != nil {
+			return err
+		}
+		return f.change(c, edits)
+	})
+}
+
+// edits sorts grants by the set that they are in. Of several about the same
+// source and door the last one counts.
+func (f *Fence) edits(give, revoke []Grant) (map[width]*edit, error) {
+	type place struct {
+		width width
+		key   string
+	}
+	edits := map[width]*edit{}
+	seen := make(map[place]int, len(give)+len(revoke)) // index in touched
+	put := func(g Grant, left time.Duration) error {
+		w, key, err := f.place(g)
+		if err != nil {
+			return err
+		}
+		e := edits[w]
+		if e == nil {
+			e = &edit{}
+			edits[w] = e
+		}
+		i, again := seen[place{w, key}]
+		if !again {
+			i = len(e.touched)
+			seen[place{w, key}] = i
+			e.touched = append(e.touched, element{key: key})
+		}
+		e.touched[i].left = left
+		return nil
+	}
+	for _, g := range revoke {
+		if err := put(g, 0); err != nil {
+			return nil, err
+		}
+	}
+	for _, g := range give {
+		if err := put(g, g.For.Truncate(time.Millisecond)); err != nil {
+			return nil, err
+		}
+	}
+	for _, e := range edits {
+		for _, t := range e.touched {
+			if t.left > 0 {
+				e.given = append(e.given, t)
+			}
+		}
+	}
+	return edits, nil
+}
+
+// place is the set and the key of a grant.
+func (f *Fence) place(g Grant) (width, string, error) {
+	if !slices.ContainsFunc(f.doors, func(d Door) bool { return d.Name == g.Door }) {
+		return width{}, "", fmt.Errorf("door %q is not guarded", g.Door)
+	}
+	if !g.Source.IsValid() {
+		return width{}, "", fmt.Errorf("door %q: the grant's source is no valid prefix", g.Door)
+	}
+	p := canonical(g.Source)
+	return width{g.Door, familyOf(p.Addr()).name, p.Bits()}, string(p.Addr().AsSlice()), nil
+}
+
+// change carries the edits out, with sets and rules for lengths that are new.
+func (f *Fence) change(c *conn, edits map[width]*edit) error {
+	widths := maps.Clone(f.widths)
+	for w, e := range edits {
+		if f.want.set(w.set()) == nil && len(e.given) > 0 {
+			widths[w] = true
+		}
+	}
+	b, want := &batch{}, f.want
+	if len(widths) != len(f.widths) {
+		want = layout(f.doors, widths, f.flags)
+		want.plan(b, f.base, nil)
+	}
+	for w, e := range edits {
+		name := w.set()
+		if want.set(name) == nil {
+			continue // nothing to revoke
+		}
+		addElements(b, name, e.touched)
+		deleteElements(b, name, e.touched)
+		addElements(b, name, e.given)
+	}
+	switch err := c.commit(b); {
+	case errors.Is(err, unix.ENFILE):
+		return fmt.Errorf("a door with single_use holds no more unspent grants, 65,535 of one kind: "+
+			"wait until some run out: %w", err)
+	case err != nil:
+		return busy(err)
+	}
+	if want != f.want {
+		return f.guarded(c, f.doors, widths, want)
+	}
+	return nil
+}
+
+// Grants reads all live grants from the kernel, in no order. One that has no
+// end, which only another program can have put there, has a For of 0. The time
+// that the kernel takes grows faster than the number: 100,000 grants are read
+// in tenths of a second, a million in many.
+func (f *Fence) Grants() ([]Grant, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var grants []Grant
+	err := f.do("read grants", func(c *conn) error {
+		if f.want == nil {
+			return errNoDoors
+		}
+		for _, s := range f.want.sets {
+			w, ok := parseWidth(s.name)
+			if !ok {
+				continue
+			}
+			elems, err := c.readElements(s.name)
+			if err != nil {
+				return err
+			}
+			for _, e := range elems {
+				addr, ok := netip.AddrFromSlice([]byte(e.key))
+				if ok && (e.left > 0 || !e.timed) {
+					grants = append(grants, Grant{w.door, netip.PrefixFrom(addr, w.bits), e.left})
+				}
+			}
+		}
+		return nil
+	})
+	return grants, err
+}
