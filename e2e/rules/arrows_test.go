@@ -32,6 +32,7 @@ var arrows = map[string]map[string]string{
 		"internal/audit": "the audit trail's records are part of the answers",
 		"internal/port":  "plain types",
 	},
+	"internal/control/controltest": {"internal/control": "a daemon for the tests of commands"},
 	"internal/gateway": {
 		"internal/port":     "plain types",
 		"internal/audit":    "every decision leaves a record",
@@ -68,15 +69,18 @@ var arrows = map[string]map[string]string{
 		"internal/config":  "check and init read and write files",
 		"internal/control": "the way to the daemon",
 		"internal/visit":   "knocks",
+		"internal/share":   "share and rotate",
 	},
 
 	// The visitor's side: no part of the daemon.
 	"internal/visit": {},
+	"internal/share": {"internal/config": "reads the knock and draws a new one", "internal/port": "plain types"},
 
-	"internal/nstest": {},
-	"e2e/lab":         {"internal/control": "reads status as a script would"},
-	"e2e/demo":        {"e2e/lab": "makes the network", "internal/control": "reads status as a script would"},
-	"bench":           {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
+	"internal/nstest":      {},
+	"internal/systemdtest": {"internal/nstest": "the machine lives in a test's namespace"},
+	"e2e/lab":              {"internal/control": "reads status as a script would"},
+	"e2e/demo":             {"e2e/lab": "makes the network", "internal/control": "reads status as a script would"},
+	"bench":                {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
 }
 
 func TestImportArrows(t *testing.T) {
@@ -115,6 +119,7 @@ var commands = map[string]string{
 	"internal/service/*.go":         "the door's start, stop and status commands",
 	"internal/presence/journal*.go": "journalctl: the journal has no other stable reader without cgo",
 	"internal/nstest/*.go":          "ip and nsenter, for tests",
+	"internal/systemdtest/*.go":     "debootstrap and systemd-nspawn, for tests",
 	"cmd/doorward/knock*.go":        "what the visitor wants run once the door is open",
 	"e2e/lab/*.go":                  "real programs in namespaces",
 	"e2e/demo/*.go":                 "real programs in namespaces",
