@@ -15,7 +15,7 @@ func (d *Door) Runs(now time.Time) []Effect {
 		return d.opened(now)
 	case Dark, Failsafe:
 		// S12: what runs behind a dark door is put right.
-		return []Effect{Stop{}, d.record(now, audit.EventRepaired, Any, "",
+		return []Effect{Stop{}, d.record(now, audit.EventRepaired, "", "",
 			"the service ran although the door is "+d.saved.State.String()+"; it is stopped", time.Time{})}
 	}
 	return nil
@@ -28,7 +28,7 @@ func (d *Door) Stopped(now time.Time, detail string) []Effect {
 	switch d.saved.State {
 	case Closing:
 		d.become(now, Dark, d.saved.Reason)
-		out := []Effect{d.record(now, audit.EventDark, Any, "", d.saved.Reason, time.Time{})}
+		out := []Effect{d.record(now, audit.EventDark, "", "", d.saved.Reason, time.Time{})}
 		if len(d.waiting) > 0 {
 			d.become(now, Opening, d.waiting[0].reason)
 			out = append(out, Start{})
@@ -37,11 +37,11 @@ func (d *Door) Stopped(now time.Time, detail string) []Effect {
 	case Open:
 		if !d.repaired.IsZero() && now.Sub(d.repaired) < repairAtMost {
 			return append(d.darken(now, Dark, "", "the service died twice within "+repairAtMost.String()),
-				d.record(now, audit.EventError, Any, "", "the service keeps dying: "+detail, time.Time{}))
+				d.record(now, audit.EventError, "", "", "the service keeps dying: "+detail, time.Time{}))
 		}
 		d.repaired = now
 		d.become(now, Opening, "the service had died")
-		return []Effect{Start{}, d.record(now, audit.EventRepaired, Any, "",
+		return []Effect{Start{}, d.record(now, audit.EventRepaired, "", "",
 			"the service had died ("+detail+"); it is started again", time.Time{})}
 	}
 	return nil
@@ -50,7 +50,7 @@ func (d *Door) Stopped(now time.Time, detail string) []Effect {
 // Failed takes in that a start or a stop failed. A door whose service does not
 // start goes dark again; a service that does not stop is stopped again later.
 func (d *Door) Failed(now time.Time, problem string) []Effect {
-	failure := d.record(now, audit.EventError, Any, "", problem, time.Time{})
+	failure := d.record(now, audit.EventError, "", "", problem, time.Time{})
 	if d.saved.State == Opening {
 		d.waiting = nil
 		return append([]Effect{failure}, d.darken(now, Dark, "", "the service did not start")...)
@@ -78,7 +78,7 @@ func (d *Door) Seen(now time.Time, s Seen) []Effect {
 		d.saved.Armed = false
 		if d.saved.State == Failsafe {
 			d.become(now, Dark, "log data is back")
-			out = append(out, d.record(now, audit.EventArmed, Any, "", "log data is back", time.Time{}))
+			out = append(out, d.record(now, audit.EventArmed, "", "", "log data is back", time.Time{}))
 		}
 	}
 	before := d.saved.LastSeen
@@ -90,11 +90,20 @@ func (d *Door) Seen(now time.Time, s Seen) []Effect {
 		return append(out, d.darken(now, Dark, "idle", "nobody was in for "+d.rules.Idle.String())...)
 	}
 	if d.saved.ForAll && d.saved.LastSeen.After(before) {
-		for by := range d.grants[Any].claims {
-			out = append(out, d.give(now, request{source: Any, by: by})...)
-		}
+		out = append(out, d.drawOut(now)...)
 	}
 	return out
+}
+
+// drawOut has the grant to everybody last as long as the door is open. It may
+// have ended between the last two looks.
+func (d *Door) drawOut(now time.Time) []Effect {
+	by := "presence"
+	if g := d.grants[Any]; g != nil {
+		for by = range g.claims {
+		}
+	}
+	return d.give(now, request{source: Any, by: by, reason: "somebody is in"})
 }
 
 // presence moves LastSeen on. A login counts at its own time, but once it was
@@ -134,7 +143,7 @@ func (d *Door) ask(now time.Time, r request) []Effect {
 		}
 	}
 	if len(d.waiting) >= maxWaiting {
-		return []Effect{d.record(now, audit.EventRefused, r.source, r.by,
+		return []Effect{d.record(now, audit.EventRefused, SourceString(r.source), r.by,
 			fmt.Sprintf("%d knocks wait for the service already", maxWaiting), time.Time{})}
 	}
 	d.waiting = append(d.waiting, r)
@@ -153,7 +162,7 @@ func (d *Door) opened(now time.Time) []Effect {
 		d.connections = 0
 		d.saved.ForAll = d.waiting[0].length == 0
 		w := d.waiting[0]
-		out = append(out, d.record(now, audit.EventOpened, w.source, w.by, reason, time.Time{}))
+		out = append(out, d.record(now, audit.EventOpened, SourceString(w.source), w.by, reason, time.Time{}))
 	}
 	for _, r := range d.waiting {
 		out = append(out, d.give(now, r)...)
@@ -176,9 +185,11 @@ func (d *Door) give(now time.Time, r request) []Effect {
 		// and nothing for the disk, since a restart asks the kernel how long.
 		return []Effect{Give{r.source, end.Sub(now)}}
 	}
-	d.saved.LastSeen = now
+	if r.length > 0 {
+		d.saved.LastSeen = now // somebody is on their way in
+	}
 	return []Effect{Give{r.source, end.Sub(now)}, Keep{c},
-		d.record(now, audit.EventGranted, r.source, r.by, r.reason, until)}
+		d.record(now, audit.EventGranted, SourceString(r.source), r.by, r.reason, until)}
 }
 
 // claim takes in a claim and returns when the grant now ends.
@@ -227,7 +238,7 @@ func (d *Door) darken(now time.Time, to State, by, reason string) []Effect {
 	d.retry, d.retryAfter = time.Time{}, 0
 	if !d.rules.Service {
 		d.become(now, to, reason)
-		return append(out, d.record(now, audit.EventDark, Any, by, reason, time.Time{}))
+		return append(out, d.record(now, audit.EventDark, "", by, reason, time.Time{}))
 	}
 	if to == Dark {
 		to = Closing
@@ -239,7 +250,7 @@ func (d *Door) darken(now time.Time, to State, by, reason string) []Effect {
 // fail is S9: no log data anywhere, something is fishy, stop everything.
 func (d *Door) fail(now time.Time, noData string) []Effect {
 	return append(d.darken(now, Failsafe, "presence", noData),
-		d.record(now, audit.EventFailsafe, Any, "presence", noData, time.Time{}))
+		d.record(now, audit.EventFailsafe, "", "presence", noData, time.Time{}))
 }
 
 func (d *Door) punish(p Penalty) {
@@ -262,11 +273,9 @@ func (d *Door) become(now time.Time, s State, reason string) {
 	}
 }
 
-func (d *Door) record(now time.Time, event string, source netip.Prefix, by, reason string, until time.Time) Record {
-	r := audit.Record{Time: now, Door: d.rules.Name, Event: event, By: by, Reason: reason}
-	if source != Any || event == audit.EventGranted || event == audit.EventOpened || !until.IsZero() {
-		r.Source = SourceString(source)
-	}
+// record is a record of the audit trail; who is its source, "" for none.
+func (d *Door) record(now time.Time, event, who, by, reason string, until time.Time) Record {
+	r := audit.Record{Time: now, Door: d.rules.Name, Event: event, Source: who, By: by, Reason: reason}
 	if !until.IsZero() {
 		r.Until = &until
 	}

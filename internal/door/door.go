@@ -129,7 +129,7 @@ func (d *Door) Deaf(source netip.Prefix) bool {
 // Knock takes in a right knock.
 func (d *Door) Knock(now time.Time, k Knock) []Effect {
 	if d.Deaf(k.Source) {
-		return []Effect{d.record(now, audit.EventRefused, k.Source, k.By, "the door is deaf", time.Time{})}
+		return []Effect{d.record(now, audit.EventRefused, SourceString(k.Source), k.By, "the door is deaf", time.Time{})}
 	}
 	r := request{source: k.Source, by: k.By, reason: k.Reason, length: d.rules.OpenFor}
 	if k.Source == Any {
@@ -141,7 +141,7 @@ func (d *Door) Knock(now time.Time, k Knock) []Effect {
 // Wrong takes in a wrong knock and penalises its source where the rule says so.
 func (d *Door) Wrong(now time.Time, w Wrong) []Effect {
 	if w.Penalty <= 0 {
-		return []Effect{d.record(now, audit.EventRefused, w.Source, w.By, w.Reason, time.Time{})}
+		return []Effect{d.record(now, audit.EventRefused, SourceString(w.Source), w.By, w.Reason, time.Time{})}
 	}
 	var out []Effect
 	if e, ok := d.pardons.next(); ok && len(d.penalties) >= maxPenalties {
@@ -150,7 +150,7 @@ func (d *Door) Wrong(now time.Time, w Wrong) []Effect {
 	p := Penalty{Source: w.Source, Until: now.Add(w.Penalty), For: w.Penalty, Reason: w.Reason}
 	d.punish(p)
 	return append(out, Punish{p},
-		d.record(now, audit.EventRefused, w.Source, w.By, w.Reason, p.Until))
+		d.record(now, audit.EventRefused, SourceString(w.Source), w.By, w.Reason, p.Until))
 }
 
 // Open gives a source a grant on an operator's word. It answers with an error
@@ -168,7 +168,7 @@ func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, 
 		return nil, false
 	}
 	return append(d.drop(source, true),
-		d.record(now, audit.EventRevoked, source, by, "on an operator's word", time.Time{})), true
+		d.record(now, audit.EventRevoked, SourceString(source), by, "on an operator's word", time.Time{})), true
 }
 
 // Ended takes in that the kernel no longer has a grant before its time: a grant
@@ -178,7 +178,7 @@ func (d *Door) Ended(now time.Time, source netip.Prefix, reason string) []Effect
 		return nil
 	}
 	return append(d.drop(source, false),
-		d.record(now, audit.EventRevoked, source, "kernel", reason, time.Time{}))
+		d.record(now, audit.EventRevoked, SourceString(source), "kernel", reason, time.Time{}))
 }
 
 // Close makes the door dark on an operator's word.
@@ -203,7 +203,7 @@ func (d *Door) Arm(now time.Time, by string) []Effect {
 		d.saved.Armed = true
 		d.become(now, Dark, "armed by "+by+" in spite of missing log data")
 	}
-	return append(out, d.record(now, audit.EventArmed, Any, by, "on an operator's word", time.Time{}))
+	return append(out, d.record(now, audit.EventArmed, "", by, "on an operator's word", time.Time{}))
 }
 
 // ArmSource ends one source's penalty, and says whether there was one.
@@ -212,7 +212,7 @@ func (d *Door) ArmSource(now time.Time, source netip.Prefix, by string) ([]Effec
 		return nil, false
 	}
 	return []Effect{d.pardon(source),
-		d.record(now, audit.EventArmed, source, by, "on an operator's word", time.Time{})}, true
+		d.record(now, audit.EventArmed, SourceString(source), by, "on an operator's word", time.Time{})}, true
 }
 
 // Next returns the next moment at which Tick has something to do.
@@ -243,13 +243,13 @@ func (d *Door) Tick(now time.Time) []Effect {
 			out = append(out, Drop{source, by})
 		}
 		delete(d.grants, source)
-		out = append(out, d.record(now, audit.EventExpired, source, "", "its time was up", time.Time{}))
+		out = append(out, d.record(now, audit.EventExpired, SourceString(source), "", "its time was up", time.Time{}))
 	}
 	for source, ok := d.pardons.due(now); ok; source, ok = d.pardons.due(now) {
 		delete(d.penalties, source)
 		out = append(out, Pardon{source})
 		if source == Any {
-			out = append(out, d.record(now, audit.EventArmed, Any, "", "the penalty is over", time.Time{}))
+			out = append(out, d.record(now, audit.EventArmed, "", "", "the penalty is over", time.Time{}))
 		}
 	}
 	if t, ok := d.nextLook(); ok && !now.Before(t) {

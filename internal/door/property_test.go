@@ -1,0 +1,192 @@
+package door
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// world is what the gateway, the kernel and the disk make of a door's effects,
+// in the plainest way there is.
+type world struct {
+	door   *Door
+	now    time.Time
+	kernel map[netip.Prefix]time.Time // grants, by their ends
+	disk   map[netip.Prefix]map[string]bool
+	banned map[netip.Prefix]time.Time
+	op     Effect // the service's last order that was not answered yet
+	looks  int
+	runs   bool
+}
+
+func (w *world) carry(t *rapid.T, effects []Effect) {
+	for _, e := range effects {
+		switch e := e.(type) {
+		case Give:
+			if e.For <= 0 {
+				t.Fatalf("a grant of %s", e.For)
+			}
+			w.kernel[e.Source] = w.now.Add(e.For)
+		case Revoke:
+			delete(w.kernel, e.Source)
+		case Keep:
+			if w.disk[e.Source] == nil {
+				w.disk[e.Source] = make(map[string]bool)
+			}
+			w.disk[e.Source][e.By] = true
+		case Drop:
+			if delete(w.disk[e.Source], e.By); len(w.disk[e.Source]) == 0 {
+				delete(w.disk, e.Source)
+			}
+		case Punish:
+			w.banned[e.Source] = e.Until
+		case Pardon:
+			delete(w.banned, e.Source)
+		case Start, Stop:
+			w.op = e
+		case Look:
+			w.looks++
+		}
+	}
+	for source, until := range w.kernel {
+		if !w.now.Before(until) {
+			delete(w.kernel, source)
+		}
+	}
+}
+
+// check holds what must hold after every turn.
+func (w *world) check(t *rapid.T) {
+	v := w.door.View()
+	known := make(map[netip.Prefix]time.Time)
+	claims := 0
+	for _, c := range v.Grants {
+		if c.Until.After(known[c.Source]) {
+			known[c.Source] = c.Until
+		}
+		if !w.disk[c.Source][c.By] {
+			t.Fatalf("the disk does not know the claim %v", c)
+		}
+		claims++
+	}
+	for _, by := range w.disk {
+		claims -= len(by)
+	}
+	if claims != 0 || len(known) != len(w.kernel) {
+		t.Fatalf("door, disk and kernel differ: %v, %v, %v", v.Grants, w.disk, w.kernel)
+	}
+	for source, until := range known {
+		if !w.kernel[source].Equal(until) {
+			t.Fatalf("the door lets %v in until %s, the kernel until %s", source, until, w.kernel[source])
+		}
+	}
+	if len(v.Penalties) != len(w.banned) {
+		t.Fatalf("penalties %v, on disk %v", v.Penalties, w.banned)
+	}
+	if (v.State == Dark || v.State == Closing || v.State == Failsafe) && len(w.kernel) > 0 {
+		t.Fatalf("the door is %s and the kernel lets %v in", v.State, w.kernel)
+	}
+	if v.State == Open && w.door.rules.Service && w.op != nil {
+		t.Fatalf("the door is open and %T is not answered", w.op)
+	}
+	if at, ok := w.door.Next(); ok && !at.After(w.now) {
+		t.Fatalf("%s: a turn at %s asks for one at %s: it would spin", v.State, w.now, at)
+	}
+}
+
+func TestDoorKernelAndDiskAgree(t *testing.T) {
+	sources := []netip.Prefix{visitor, other, netip.MustParsePrefix("198.51.100.0/24"), Any}
+	rapid.Check(t, func(t *rapid.T) {
+		rules := Rules{Name: "ssh", OpenFor: 30 * time.Second,
+			Idle:    time.Duration(rapid.IntRange(1, 120).Draw(t, "idle")) * time.Second,
+			Service: rapid.Bool().Draw(t, "service"), Logins: rapid.Bool().Draw(t, "logins")}
+		w := &world{door: New(rules, Saved{}, start), now: start, kernel: make(map[netip.Prefix]time.Time),
+			disk: make(map[netip.Prefix]map[string]bool), banned: make(map[netip.Prefix]time.Time)}
+		source := func(t *rapid.T) netip.Prefix { return rapid.SampledFrom(sources).Draw(t, "source") }
+		tick := func(t *rapid.T) { w.carry(t, w.door.Tick(w.now)); w.check(t) }
+		tick(t)
+		t.Repeat(map[string]func(*rapid.T){
+			"wait": func(t *rapid.T) {
+				w.now = w.now.Add(time.Duration(rapid.IntRange(1, 70).Draw(t, "seconds")) * time.Second)
+				tick(t)
+			},
+			"knock": func(t *rapid.T) {
+				if s := source(t); !w.door.Deaf(s) {
+					w.carry(t, w.door.Knock(w.now, Knock{Source: s, By: "touch"}))
+				}
+				tick(t)
+			},
+			"wrong": func(t *rapid.T) {
+				if s := source(t); !w.door.Deaf(s) {
+					w.carry(t, w.door.Wrong(w.now, Wrong{Source: s, Penalty: time.Minute}))
+				}
+				tick(t)
+			},
+			"seen": func(t *rapid.T) {
+				if w.looks == 0 {
+					t.Skip("no look under way")
+				}
+				w.looks--
+				seen := Seen{Connections: rapid.IntRange(0, 1).Draw(t, "connections")}
+				if rapid.Bool().Draw(t, "login") {
+					seen.Login = w.now
+				}
+				if rapid.IntRange(0, 9).Draw(t, "logs") == 0 {
+					seen.NoData = "no log data"
+				}
+				w.carry(t, w.door.Seen(w.now, seen))
+				tick(t)
+			},
+			"service": func(t *rapid.T) {
+				op := w.op
+				if op == nil {
+					t.Skip("nothing asked of the service")
+				}
+				w.op = nil
+				if rapid.IntRange(0, 4).Draw(t, "fails") == 0 {
+					w.carry(t, w.door.Failed(w.now, "broken"))
+				} else if _, w.runs = op.(Start); w.runs {
+					w.carry(t, w.door.Runs(w.now))
+				} else {
+					w.carry(t, w.door.Stopped(w.now, ""))
+				}
+				tick(t)
+			},
+			"dies or is started by others": func(t *rapid.T) {
+				if w.op != nil || !rules.Service {
+					t.Skip("the gateway reports only what it did not ask for")
+				}
+				if w.runs = !w.runs; w.runs {
+					w.carry(t, w.door.Runs(w.now))
+				} else {
+					w.carry(t, w.door.Stopped(w.now, "signal 9"))
+				}
+				tick(t)
+			},
+			"operator": func(t *rapid.T) {
+				s := source(t)
+				switch rapid.IntRange(0, 4).Draw(t, "order") {
+				case 0:
+					effects, err := w.door.Open(w.now, s, time.Minute, "operator")
+					if (err != nil) != (w.door.Saved().State == Failsafe) {
+						t.Fatalf("open in %s: %v", w.door.Saved().State, err)
+					}
+					w.carry(t, effects)
+				case 1:
+					w.carry(t, w.door.Close(w.now, "operator"))
+				case 2:
+					effects, _ := w.door.Revoke(w.now, s, "operator")
+					w.carry(t, effects)
+				case 3:
+					w.carry(t, w.door.Arm(w.now, "operator"))
+				case 4:
+					effects, _ := w.door.ArmSource(w.now, s, "operator")
+					w.carry(t, effects)
+				}
+				tick(t)
+			},
+		})
+	})
+}

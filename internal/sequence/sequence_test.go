@@ -1,0 +1,263 @@
+package sequence
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+
+	"github.com/doorward/doorward/internal/port"
+)
+
+var (
+	start   = time.Date(2026, 11, 24, 8, 0, 0, 0, time.UTC)
+	visitor = netip.MustParseAddr("192.0.2.2")
+	other   = netip.MustParseAddr("2001:db8::2")
+	article = Rule{Listen: []uint16{59000, 59001, 59002}, Touch: []uint16{59000, 59002}, Within: time.Minute}
+)
+
+// step is one touch, or (port 0) a look, after some time from the start.
+type step struct {
+	after  time.Duration
+	source netip.Addr
+	port   uint16
+}
+
+func (s step) take(r *Recogniser) []Verdict {
+	if s.port == 0 {
+		return r.Look(start.Add(s.after))
+	}
+	return r.Touch(touch(s))
+}
+
+func touch(s step) port.Touch {
+	return port.Touch{Source: s.source, Port: port.Port{Proto: port.TCP, Number: s.port},
+		Time: start.Add(s.after), Proven: true}
+}
+
+func TestVerdicts(t *testing.T) {
+	given := article
+	given.Given = true
+	judged := article
+	judged.Judge = time.Minute
+	everybody := judged
+	everybody.ForAll = true
+	right := func(after time.Duration, a netip.Addr, reason string) Verdict {
+		return Verdict{Right: true, Source: a, Time: start.Add(after), Reason: reason}
+	}
+	wrong := func(after time.Duration, a netip.Addr, reason string) Verdict {
+		return Verdict{Source: a, Time: start.Add(after), Reason: reason}
+	}
+	const s = time.Second
+	for _, tt := range []struct {
+		name  string
+		rule  Rule
+		steps []step
+		want  []Verdict
+	}{
+		{"right, any order", article,
+			[]step{{0, visitor, 59002}, {s, visitor, 59000}},
+			[]Verdict{right(s, visitor, "touched 59002, 59000")}},
+		{"a repeat counts once", article,
+			[]step{{0, visitor, 59000}, {s, visitor, 59000}, {2 * s, visitor, 59002}},
+			[]Verdict{right(2*s, visitor, "touched 59000, 59002")}},
+		{"a port to be left alone", article,
+			[]step{{0, visitor, 59000}, {s, visitor, 59001}},
+			[]Verdict{wrong(s, visitor, "touched 59001, which is to be left alone")}},
+		{"an ascending scan is wrong at the second port", article,
+			[]step{{0, visitor, 59000}, {1, visitor, 59001}, {2, visitor, 59002}, {61 * s, visitor, 0}},
+			[]Verdict{wrong(1, visitor, "touched 59001, which is to be left alone"),
+				wrong(61*s, visitor, "touched only 59002 of 59000, 59002 by the end of its 1m0s")}},
+		{"the last moment counts", article,
+			[]step{{0, visitor, 59000}, {60 * s, visitor, 59002}},
+			[]Verdict{right(60*s, visitor, "touched 59000, 59002")}},
+		{"a moment too late, nobody looked before", article,
+			[]step{{0, visitor, 59000}, {60*s + 1, visitor, 59002}},
+			[]Verdict{wrong(60*s+1, visitor, "touched only 59000 of 59000, 59002 by the end of its 1m0s")}},
+		{"unfinished", article,
+			[]step{{0, visitor, 59000}, {60 * s, visitor, 0}, {61 * s, visitor, 0}},
+			[]Verdict{wrong(61*s, visitor, "touched only 59000 of 59000, 59002 by the end of its 1m0s")}},
+		{"sources do not help each other", article,
+			[]step{{0, visitor, 59000}, {s, other, 59002}, {2 * s, visitor, 59002}},
+			[]Verdict{right(2*s, visitor, "touched 59000, 59002")}},
+		{"sources do not spoil each other", article,
+			[]step{{0, visitor, 59000}, {s, other, 59001}, {2 * s, visitor, 59002}},
+			[]Verdict{wrong(s, other, "touched 59001, which is to be left alone"),
+				right(2*s, visitor, "touched 59000, 59002")}},
+		{"given order", given,
+			[]step{{0, visitor, 59000}, {s, visitor, 59002}},
+			[]Verdict{right(s, visitor, "touched 59000, 59002")}},
+		{"not the given order", given,
+			[]step{{0, visitor, 59002}},
+			[]Verdict{wrong(0, visitor, "touched 59002, which is not the given order")}},
+		{"a port of nobody's", article,
+			[]step{{0, visitor, 60000}, {61 * s, visitor, 0}}, nil},
+
+		{"at the tick, as the article does", judged,
+			[]step{{10 * s, visitor, 59000}, {20 * s, visitor, 59002}, {59 * s, visitor, 0}, {60 * s, visitor, 0}},
+			[]Verdict{right(60*s, visitor, "touched 59000, 59002")}},
+		{"a knock over the tick is wrong", judged,
+			[]step{{59 * s, visitor, 59000}, {60 * s, visitor, 0}},
+			[]Verdict{wrong(60*s, visitor, "touched only 59000 of 59000, 59002 by the end of its 1m0s")}},
+		{"complete, then spoiled before the tick", judged,
+			[]step{{1 * s, visitor, 59000}, {2 * s, visitor, 59002}, {3 * s, visitor, 59001}, {60 * s, visitor, 0}},
+			[]Verdict{wrong(60*s, visitor, "touched 59001, which is to be left alone")}},
+		{"touches on the tick belong to the next", judged,
+			[]step{{60 * s, visitor, 59000}, {119 * s, visitor, 59002}, {120 * s, visitor, 0}},
+			[]Verdict{right(120*s, visitor, "touched 59000, 59002")}},
+		{"everybody's touches add up", everybody,
+			[]step{{1 * s, visitor, 59000}, {2 * s, other, 59002}, {60 * s, visitor, 0}},
+			[]Verdict{right(60*s, netip.Addr{}, "touched 59000, 59002")}},
+		{"everybody's touches spoil", everybody,
+			[]step{{1 * s, visitor, 59000}, {2 * s, other, 59001}, {60 * s, visitor, 0}},
+			[]Verdict{wrong(60*s, netip.Addr{}, "touched 59001, which is to be left alone")}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := New(tt.rule, start)
+			var got []Verdict
+			for _, s := range tt.steps {
+				got = append(got, s.take(r)...)
+			}
+			if d := cmp.Diff(tt.want, got, cmpopts.EquateComparable(netip.Addr{})); d != "" {
+				t.Errorf("verdicts (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+func TestWithinHoldsAtTheTickToo(t *testing.T) {
+	rule := article
+	rule.Judge, rule.Within = time.Hour, time.Minute
+	r := New(rule, start)
+	r.Touch(touch(step{time.Minute, visitor, 59000}))
+	r.Touch(touch(step{3 * time.Minute, visitor, 59002}))
+	got := r.Look(start.Add(time.Hour))
+	want := "took 2m0s from the first touch to the last; allowed is 1m0s"
+	if len(got) != 1 || got[0].Right || got[0].Reason != want {
+		t.Errorf("got %v, want wrong: %s", got, want)
+	}
+}
+
+func TestTouchedListenersAreKnownUntilTheVerdict(t *testing.T) {
+	rule := article
+	rule.ForAll = true
+	r := New(rule, start)
+	r.Touch(touch(step{0, visitor, 59000}))
+	if got := r.Touched(); !slices.Equal(got, []uint16{59000}) {
+		t.Errorf("touched %v, want 59000", got)
+	}
+	r.Touch(touch(step{1, other, 59002}))
+	if got := r.Touched(); got != nil {
+		t.Errorf("after the verdict %v are still touched", got)
+	}
+}
+
+// A naive model: each source's touches in a list, judged by the words of the
+// design. It has no list of dues, no repeats taken out early and no bounds.
+func TestAgreesWithTheModel(t *testing.T) {
+	sources := []netip.Addr{visitor, other, netip.MustParseAddr("198.51.100.7")}
+	rapid.Check(t, func(t *rapid.T) {
+		rule := Rule{Listen: []uint16{1, 2, 3, 4}, Within: 10 * time.Second, Given: rapid.Bool().Draw(t, "given")}
+		rule.Touch = rapid.SampledFrom([][]uint16{{1}, {1, 3}, {3, 1}, {4, 2, 1}, {1, 2, 3, 4}}).Draw(t, "touch")
+		r := New(rule, start)
+		progress := make(map[netip.Addr][]port.Touch)
+		now := start
+		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 4).Draw(t, "wait")) * time.Second)
+			at := port.Touch{Source: rapid.SampledFrom(sources).Draw(t, "source"), Time: now, Proven: true,
+				Port: port.Port{Proto: port.TCP, Number: uint16(rapid.IntRange(1, 4).Draw(t, "port"))}}
+			got := make(map[netip.Addr]bool)
+			for _, v := range r.Touch(at) {
+				got[v.Source] = v.Right
+			}
+			want := model(rule, progress, at)
+			if d := cmp.Diff(fmt.Sprint(want), fmt.Sprint(got)); d != "" {
+				t.Fatalf("verdicts after %v (-model +got):\n%s", at, d)
+			}
+		}
+	})
+}
+
+// model takes in a touch and returns who is judged by it, and how.
+func model(rule Rule, progress map[netip.Addr][]port.Touch, at port.Touch) map[netip.Addr]bool {
+	verdicts := make(map[netip.Addr]bool)
+	for source, ts := range progress {
+		if at.Time.Sub(ts[0].Time) > rule.Within {
+			verdicts[source] = false
+			delete(progress, source)
+		}
+	}
+	if _, judged := verdicts[at.Source]; judged {
+		return verdicts
+	}
+	ts := append(progress[at.Source], at)
+	progress[at.Source] = ts
+	var distinct []uint16
+	for _, t := range ts {
+		if !slices.Contains(distinct, t.Port.Number) {
+			distinct = append(distinct, t.Port.Number)
+		}
+	}
+	want, got := slices.Clone(rule.Touch), slices.Clone(distinct)
+	prefix := len(got) <= len(want) && slices.Equal(want[:len(got)], got)
+	slices.Sort(want)
+	slices.Sort(got)
+	extra := slices.ContainsFunc(got, func(p uint16) bool { return !slices.Contains(want, p) })
+	switch {
+	case extra, rule.Given && !prefix:
+		verdicts[at.Source] = false
+		delete(progress, at.Source)
+	case slices.Equal(want, got):
+		verdicts[at.Source] = true
+		delete(progress, at.Source)
+	}
+	return verdicts
+}
+
+func TestStrangersTakeBoundedMemoryAndPushNobodyOut(t *testing.T) {
+	r := New(article, start)
+	r.Touch(touch(step{0, other, 59000}))
+	stranger := netip.MustParseAddr("2001:db8:0:1::")
+	for range 10 * maxNeighbours {
+		stranger = stranger.Next()
+		r.Touch(touch(step{1, stranger, 59000}))
+	}
+	if got := r.underway.Len(); got != maxNeighbours+1 {
+		t.Errorf("%d knocks are under way, want %d of the stranger's /64 and one of the visitor's", got, maxNeighbours)
+	}
+	if got := r.Touch(touch(step{2, other, 59002})); len(got) != 1 || !got[0].Right {
+		t.Errorf("the visitor's knock came to %v, want right", got)
+	}
+	four := netip.MustParseAddr("198.18.0.0")
+	for range maxSources + 100 {
+		four = four.Next()
+		r.Touch(touch(step{3, four, 59000}))
+	}
+	if r.underway.Len() != maxSources || len(r.of) != maxSources {
+		t.Errorf("%d knocks under way of %d sources, want at most %d", r.underway.Len(), len(r.of), maxSources)
+	}
+	r.Look(start.Add(time.Hour))
+	if len(r.of) != 0 || len(r.neighbours) != 0 {
+		t.Errorf("after all are judged %d sources and %d neighbourhoods are left", len(r.of), len(r.neighbours))
+	}
+}
+
+func TestNobodyKnocksNobodyWakes(t *testing.T) {
+	r := New(article, start)
+	if at, ok := r.Next(); ok {
+		t.Errorf("a fresh recogniser asks for a look at %s", at)
+	}
+	r.Touch(touch(step{0, visitor, 59000}))
+	at, ok := r.Next()
+	if !ok || at.Before(start.Add(time.Minute)) {
+		t.Fatalf("next look %s, %v; want after a minute", at, ok)
+	}
+	if got := r.Look(at); len(got) != 1 {
+		t.Errorf("the look that was asked for came to %v, want one verdict", got)
+	}
+}
