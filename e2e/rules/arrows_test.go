@@ -32,7 +32,10 @@ var arrows = map[string]map[string]string{
 		"internal/audit": "the audit trail's records are part of the answers",
 		"internal/port":  "plain types",
 	},
-	"internal/control/controltest": {"internal/control": "a daemon for the tests of commands"},
+	"internal/control/controltest": {
+		"internal/control": "a daemon for the tests of commands",
+		"internal/audit":   "its records",
+	},
 	"internal/gateway": {
 		"internal/port":     "plain types",
 		"internal/audit":    "every decision leaves a record",
