@@ -143,10 +143,18 @@ func count(counter string) expr {
 	})
 }
 
-func reject(typ uint32, code uint8) expr {
+// reset answers a TCP segment with a reset.
+func reset() expr {
 	return expression("reject", func(a *attrs) {
-		a.u32(unix.NFTA_REJECT_TYPE, typ)
-		a.u8(unix.NFTA_REJECT_ICMP_CODE, code)
+		a.u32(unix.NFTA_REJECT_TYPE, unix.NFT_REJECT_TCP_RST)
+	})
+}
+
+// unreachable answers with an ICMP error of the packet's family.
+func unreachable() expr {
+	return expression("reject", func(a *attrs) {
+		a.u32(unix.NFTA_REJECT_TYPE, unix.NFT_REJECT_ICMPX_UNREACH)
+		a.u8(unix.NFTA_REJECT_ICMP_CODE, unix.NFT_REJECT_ICMPX_PORT_UNREACH)
 	})
 }
 

@@ -26,7 +26,7 @@ const (
 	baseChain   = "prerouting"
 	midChain    = "midstream"
 	doorPrefix  = "door-"
-	alwaysInfix = ".always"
+	alwaysInfix = ".always."
 	standing    = "standing"
 	doorsInfix  = "doors."
 )
@@ -256,10 +256,8 @@ func refuse(counter string, rejects bool) []rule {
 	}
 	return []rule{
 		newRule("strangers", []expr{count(counter)}),
-		newRule("strangers over TCP", isSyn(unix.NFT_CMP_EQ),
-			[]expr{reject(unix.NFT_REJECT_TCP_RST, 0)}),
-		newRule("strangers over UDP", isProto(unix.IPPROTO_UDP),
-			[]expr{reject(unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_PORT_UNREACH)}),
+		newRule("strangers over TCP", isSyn(unix.NFT_CMP_EQ), []expr{reset()}),
+		newRule("strangers over UDP", isProto(unix.IPPROTO_UDP), []expr{unreachable()}),
 		newRule("strangers without a connection", []expr{drop()}),
 	}
 }
