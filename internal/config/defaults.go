@@ -35,7 +35,7 @@ var (
 	// A grant only has to last until the visitor's next command has connected.
 	openForSpan = span{unset: 30 * time.Second, min: time.Second, max: month}
 
-	// The article's hour. Never shorter than open_for, see checkPresence.
+	// The article's hour.
 	idleSpan = span{unset: time.Hour, min: time.Second, max: month}
 
 	// The article's minute: enough for a person with telnet, too short for a

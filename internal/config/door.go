@@ -63,15 +63,14 @@ func (c *checker) door(name string, v value, placed *places) Door {
 		return d
 	}
 	d.Ports = c.ports(name, raw.Ports, placed)
-	var openOK bool
-	d.OpenFor, openOK = c.duration(raw.OpenFor, openForSpan)
+	d.OpenFor, _ = c.duration(raw.OpenFor, openForSpan)
 	d.SingleUse = c.boolean(raw.SingleUse, false)
 	d.Refuse = Refuse(c.choice(raw.Refuse, "drop", "reject"))
 	d.Always = c.prefixes(raw.Always)
 	if raw.Service.given() {
 		d.Service = c.service(name, raw.Service, placed)
 	}
-	d.Presence = c.presence(raw.Presence, &d, openOK)
+	d.Presence = c.presence(raw.Presence, &d)
 	d.Knocks = c.knocks(name, raw.Knock, placed)
 	if d.SingleUse && d.anyScope(ScopeDoor) {
 		c.wrong(raw.SingleUse, `a knock with scope = "door" opens to everybody`,
@@ -295,20 +294,13 @@ func (c *checker) argv(v value) []string {
 
 // presence checks a [door.NAME.presence] for the door, whose other fields are
 // read already.
-func (c *checker) presence(v value, d *Door, openOK bool) Presence {
+func (c *checker) presence(v value, d *Door) Presence {
 	var raw rawPresence
 	c.fields(v, &raw)
 	p := Presence{Connections: c.boolean(raw.Connections, true)}
-	var ok bool
-	p.Idle, ok = c.duration(raw.Idle, idleSpan)
-	switch {
-	case !raw.Idle.given():
-		// A longer open_for alone is no contradiction: the default follows.
-		p.Idle = max(p.Idle, d.OpenFor)
-	case ok && openOK && p.Idle < d.OpenFor:
-		c.wrong(raw.Idle, fmt.Sprintf("too short: the door would go dark under grants that last %q",
-			short(d.OpenFor)), fmt.Sprintf("%q to %q, or a shorter open_for",
-			short(d.OpenFor), short(idleSpan.max)))
+	p.Idle, _ = c.duration(raw.Idle, idleSpan)
+	if !raw.Idle.given() {
+		p.Idle = max(p.Idle, d.OpenFor) // the default follows a longer open_for
 	}
 	p.Logins, p.Files = c.logins(raw.Logins)
 	if p.Logins == LoginsAuto && !d.SSH() {

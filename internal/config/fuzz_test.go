@@ -122,7 +122,7 @@ func validDoor(d *Door) error {
 		return errors.New("name")
 	case len(d.Ports) == 0 || len(d.Knocks) == 0:
 		return errors.New("no ports or no knocks")
-	case !between(d.OpenFor, time.Second, month) || !between(d.Presence.Idle, d.OpenFor, month):
+	case !between(d.OpenFor, time.Second, month) || !between(d.Presence.Idle, time.Second, month):
 		return errors.New("open_for or idle")
 	case d.Presence.Logins == LoginsAuto && !d.SSH():
 		return errors.New("auto logins of a door without SSH")

@@ -241,10 +241,6 @@ ports = [
 		`3: door.ssh.single_use: true: a knock with scope = "door" opens to everybody: ` +
 			`allowed are false, or scope = "source" for every knock`,
 	}},
-	{"idle under open_for", ssh + "open_for = \"10m\"\npresence = {idle = \"5m\"}\n" + knock, []string{
-		`4: door.ssh.presence.idle: "5m": too short: the door would go dark under grants that last "10m": ` +
-			`allowed are "10m" to "720h", or a shorter open_for`,
-	}},
 	{"logins", `[door.a]
 ports = ["1/tcp"]
 presence.logins = "jornal"

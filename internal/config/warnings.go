@@ -33,6 +33,10 @@ func (d *Door) warnings() []string {
 		w = append(w, fmt.Sprintf("open_for = %q: connections that stand live on without a grant, "+
 			"so that a minute is enough to get in", short(d.OpenFor)))
 	}
+	if d.Presence.Idle < d.OpenFor && !d.anyScope(ScopeDoor) {
+		w = append(w, fmt.Sprintf("presence.idle = %q is shorter than open_for = %q: "+
+			"a door that goes dark takes its grants with it", short(d.Presence.Idle), short(d.OpenFor)))
+	}
 	for _, p := range d.Always {
 		if p.Bits() == 0 {
 			w = append(w, fmt.Sprintf("always = [\"%s\"]: everybody may come in without knocking", p))

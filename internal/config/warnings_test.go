@@ -27,6 +27,9 @@ func TestWarnings(t *testing.T) {
 			`door "ssh": open_for = "1h1m": connections that stand live on without a grant, so that a minute is enough to get in`,
 			`door "ssh": always = ["0.0.0.0/0"]: everybody may come in without knocking`,
 			`door "ssh": always = ["::/0"]: everybody may come in without knocking`}},
+		{"idle under open_for", ssh + "service.unit = \"ssh.service\"\npresence.idle = \"5s\"\n" +
+			`knock = [{kind = "touch", listen = [1, 2, 3], touch = [1, 3]}]`, []string{
+			`door "ssh": presence.idle = "5s" is shorter than open_for = "30s": a door that goes dark takes its grants with it`}},
 		{"idle of no service", ssh + "presence.idle = \"2h\"\n" +
 			`knock = [{kind = "touch", listen = [1, 2, 3], touch = [1, 3]}]`, []string{
 			`door "ssh": presence.idle stops nothing here: the door has no service`}},
