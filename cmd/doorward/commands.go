@@ -12,4 +12,6 @@ var commands = []func(*env) *cobra.Command{
 	newArm,
 	newApply,
 	newKnock,
+	newShare,
+	newRotate,
 }

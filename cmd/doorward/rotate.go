@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/share"
+)
+
+const rotateHelp = `Draw a new knock for a door and share it with everybody who has the old one.
+
+The new knock has as many listeners and touches as the old one, drawn at random
+from the ports 20000 to 32767 and 61000 to 65535; none of them is used by any door
+or by another program. In the configuration file those numbers change and nothing
+else does: comments, order and layout stay. The file before is kept as
+FILE.previous. The scripts for the users are those of doorward share, which
+remembers them; --to adds somebody. If anything fails, nothing is changed.
+
+The daemon goes on with the old knock until you apply the new one, so there is
+time to send the scripts out first:
+
+  1. doorward rotate --output /root/knocks
+  2. send each user theirs
+  3. doorward apply --confirm 60s, at the time that you told them
+
+With --apply, rotate does the third step at once, for when the old knock has got
+into wrong hands. Unless you then keep it, with doorward apply --keep, the daemon goes
+back to the old knock after the time of --confirm, so that you cannot lock
+yourself out; sessions that are open live on in any case. The file stays as it
+is then, with the new knock: move FILE.previous over it if you give up on it.`
+
+const rotateExamples = `  doorward rotate --output /root/knocks
+  doorward rotate --door ssh --to carol.pub
+  doorward rotate --apply --confirm 2m`
+
+// rotateOptions is what the command line of rotate says.
+type rotateOptions struct {
+	shareOptions
+	apply   bool
+	confirm time.Duration
+}
+
+func newRotate(e *env) *cobra.Command {
+	var o rotateOptions
+	c := &cobra.Command{
+		Use:               "rotate [--door DOOR] [--output DIR] [--apply]",
+		Short:             "draw a new knock and share it with everybody who has the old one",
+		Long:              rotateHelp,
+		Example:           rotateExamples,
+		Args:              noArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: asking(func(c *cobra.Command, _ []string) error {
+			if o.apply && o.confirm < time.Second {
+				return &usageError{fmt.Errorf("--confirm %v: allowed is 1s and more", o.confirm)}
+			}
+			if c.Flags().Changed("confirm") && !o.apply {
+				return &usageError{errors.New("--confirm goes with --apply")}
+			}
+			return o.rotate(c.Context(), e, e.client(c))
+		}),
+	}
+	o.addFlags(c)
+	c.Flags().BoolVar(&o.apply, "apply", false, "have the daemon take the new knock into use at once")
+	c.Flags().DurationVar(&o.confirm, "confirm", time.Minute,
+		"with --apply, `TIME` after which the daemon goes back unless it is kept")
+	return c
+}
+
+// rotate prepares everything, then puts it in place, then has it applied.
+func (o *rotateOptions) rotate(ctx context.Context, e *env, daemon *control.Client) error {
+	t, err := o.target()
+	if err != nil {
+		return err
+	}
+	p, err := o.people(e, t)
+	if err != nil {
+		return err
+	}
+	if o.apply {
+		if err := sameFile(ctx, daemon, t.path); err != nil {
+			return err
+		}
+	}
+	edited, err := t.redraw()
+	if err != nil {
+		return err
+	}
+	var sealed []share.Sealed
+	var files []share.File
+	if len(p.all.Keys) > 0 {
+		if sealed, files, err = o.seal(e, t, p.all.Host, p.all.Users()); err != nil {
+			return err
+		}
+	}
+	files = append(files, p.remember...)
+	files = append(files,
+		share.File{Path: t.path + ".previous", Text: t.text, Mode: 0o600},
+		share.File{Path: t.path, Text: edited, Keep: true, Was: t.text})
+	change, err := share.Stage(files)
+	if err != nil {
+		return err
+	}
+	defer change.Close()
+	if err := change.Commit(); err != nil {
+		return err
+	}
+	var reply control.Reply
+	if o.apply {
+		reply, err = daemon.Apply(ctx, control.ApplyRequest{Action: "apply", Confirm: o.confirm.String()})
+		if err != nil {
+			return errors.Join(fmt.Errorf("the daemon has not taken it, nothing is changed: %w", err), change.Undo())
+		}
+	}
+	return o.tellRotated(e, t, p, sealed, reply)
+}
+
+// redraw draws a new knock into the target and returns the edited text.
+func (t *target) redraw() ([]byte, error) {
+	listen, touch, err := share.Draw(t.config, t.knock, portTaken, rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	edited, err := share.Edit(t.path, t.text, t.door.Name, t.index, listen, touch)
+	t.knock.Listen, t.knock.Touch = listen, touch
+	return edited, err
+}
+
+// portTaken says whether a program of this machine has a TCP port.
+func portTaken(p uint16) bool {
+	l, err := net.Listen("tcp", ":"+strconv.Itoa(int(p)))
+	if err != nil {
+		return true
+	}
+	return l.Close() != nil
+}
+
+// sameFile makes sure that the daemon reads the file that is about to change.
+func sameFile(ctx context.Context, daemon *control.Client, path string) error {
+	s, err := daemon.Status(ctx)
+	if err != nil {
+		return err
+	}
+	real := func(p string) string {
+		if r, err := filepath.EvalSymlinks(p); err == nil {
+			p = r
+		}
+		a, _ := filepath.Abs(p)
+		return a
+	}
+	if real(s.Config) != real(path) {
+		return fmt.Errorf("--apply: the daemon's configuration is %q, not %q", s.Config, path)
+	}
+	return nil
+}
+
+func (o *rotateOptions) tellRotated(e *env, t *target, p *people, sealed []share.Sealed, r control.Reply) error {
+	fmt.Fprintf(e.stdout, "Door %s has a new knock in %s; the file before is %[2]s.previous.\n\n", t.door.Name, t.path)
+	if len(sealed) > 0 {
+		o.tell(e.stdout, t, p, sealed)
+	} else {
+		fmt.Fprintln(e.stdout, "Nobody is remembered as having the old one; to give it to somebody: doorward share")
+	}
+	if o.apply {
+		fmt.Fprintln(e.stdout)
+		if err := printReply(e, false, r); err != nil {
+			return err
+		}
+		fmt.Fprintln(e.stdout, "Knock anew and log in, in a new session; then keep it: doorward apply --keep")
+		return nil
+	}
+	fmt.Fprint(e.stdout, "\nThe daemon goes on with the old knock until: doorward apply --confirm 60s\n")
+	return nil
+}

@@ -1,0 +1,337 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/share"
+)
+
+const shareHelp = `Give the knock of a door to its users: for each of them a script for sh and one
+for PowerShell, encrypted with age to their SSH or age keys, ready to be mailed.
+The knock is never written to disk in clear, here or there.
+
+--to takes a public key (ssh-ed25519 or ssh-rsa, as in a .pub file, or age1...),
+or a file of them, such as somebody's authorized_keys; it may be given several
+times. Keys with the same comment are one user's, who gets one script that any of
+them decrypts. Keys that can only sign (ecdsa, and sk- keys of tokens) are
+refused: ask for an ssh-ed25519 or age key.
+
+Who has got the knock, and under which --host, is remembered beside the
+configuration, in DOOR.recipients. Without --to, all of them get it again. To take
+somebody's knock away, take their lines out of that file and doorward rotate.
+
+The script uses doorward where it is installed, else nc, bash or telnet. It knows
+the knock of the configuration file, whether or not the daemon has it in use yet.`
+
+const shareExamples = `  doorward share --host gate.example.org --to alice.pub --to age1... --output /root/knocks
+  doorward share --host gate.example.org --to ~alice/.ssh/authorized_keys
+  doorward share                     # again, to everybody who has got it before
+
+What the user types, on Linux or macOS, then on Windows:
+
+  age -d -i ~/.ssh/id_ed25519 knock-ssh-alice.sh.age | sh
+  age -d -i $HOME\.ssh\id_ed25519 knock-ssh-alice.ps1.age | Out-String | Invoke-Expression`
+
+// shareOptions is what the command lines of share and rotate have in common.
+type shareOptions struct {
+	config string
+	door   string
+	knock  int // counted from 1, 0 when it is not said
+	host   string
+	to     []string
+	file   string
+	output string
+}
+
+func (o *shareOptions) addFlags(c *cobra.Command) {
+	f := c.Flags()
+	f.SortFlags = false
+	f.StringVarP(&o.config, "config", "c", config.DefaultPath, "configuration `FILE`")
+	f.StringVar(&o.door, "door", "", "whose knock, if FILE has several doors")
+	f.IntVar(&o.knock, "knock", 0, "which of the door's touch knocks, from 1, if it has several")
+	f.StringVar(&o.host, "host", "", "name or address by which users reach this gateway (default: the remembered one)")
+	f.StringArrayVar(&o.to, "to", nil, "public `KEY`, or file of keys, of somebody who gets it")
+	f.StringVar(&o.file, "recipients-file", "", "the same, from a file, or - for standard input")
+	f.StringVar(&o.output, "output", ".", "existing `DIR`ectory for the encrypted scripts")
+	_ = c.MarkFlagDirname("output")
+}
+
+func newShare(e *env) *cobra.Command {
+	var o shareOptions
+	c := &cobra.Command{
+		Use:               "share [--host HOST] [--to KEY]... [--output DIR]",
+		Short:             "give the knock to its users, encrypted to their SSH or age keys",
+		Long:              shareHelp,
+		Example:           shareExamples,
+		Args:              noArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(*cobra.Command, []string) error { return o.share(e) },
+	}
+	o.addFlags(c)
+	return c
+}
+
+// share encrypts to those given, or to all remembered, and writes.
+func (o *shareOptions) share(e *env) error {
+	t, err := o.target()
+	if err != nil {
+		return err
+	}
+	p, err := o.people(e, t)
+	if err != nil {
+		return err
+	}
+	to := p.all
+	if len(p.given) > 0 {
+		to = &share.Recipients{Keys: p.given}
+	}
+	if len(to.Keys) == 0 {
+		return &usageError{withHint(errors.New("--to is missing: nobody has got this knock before"),
+			"doorward share --host gate.example.org --to alice.pub")}
+	}
+	sealed, files, err := o.seal(e, t, p.all.Host, to.Users())
+	if err != nil {
+		return err
+	}
+	change, err := share.Stage(append(files, p.remember...))
+	if err != nil {
+		return err
+	}
+	defer change.Close()
+	if err := change.Commit(); err != nil {
+		return err
+	}
+	o.tell(e.stdout, t, p, sealed)
+	return nil
+}
+
+// target is the knock that a command is about.
+type target struct {
+	path   string // of the configuration file
+	text   []byte
+	config *config.Config
+	door   *config.Door
+	index  int // of the knock in the door, from 0
+	knock  *config.Knock
+}
+
+// target finds the door and the knock that the command line means.
+func (o *shareOptions) target() (*target, error) {
+	c, text, err := config.Load(o.config)
+	if err != nil {
+		return nil, withHint(err, "doorward check -c %s", o.config)
+	}
+	t := &target{path: o.config, text: text, config: c}
+	var names []string
+	for i := range c.Doors {
+		d := &c.Doors[i]
+		names = append(names, d.Name)
+		if d.Name == o.door || o.door == "" && len(c.Doors) == 1 {
+			t.door = d
+		}
+	}
+	switch {
+	case t.door == nil && o.door != "":
+		return nil, fmt.Errorf("%s has no door %q: it has %s", o.config, o.door, strings.Join(names, ", "))
+	case t.door == nil:
+		return nil, &usageError{fmt.Errorf("--door is missing: %s has the doors %s", o.config, strings.Join(names, ", "))}
+	}
+	return t, t.choose(o.knock)
+}
+
+// choose finds touch knock number n of the door, the only one for 0.
+func (t *target) choose(n int) error {
+	var touch []int
+	for i, k := range t.door.Knocks {
+		if k.Kind == config.KindTouch {
+			touch = append(touch, i)
+		}
+	}
+	switch {
+	case len(touch) == 0:
+		return fmt.Errorf("door %q has no touch knock: only those can be shared", t.door.Name)
+	case n == 0 && len(touch) > 1:
+		return &usageError{fmt.Errorf("--knock is missing: door %q has %d touch knocks; allowed are 1 to %[2]d",
+			t.door.Name, len(touch))}
+	case n < 0 || n > len(touch):
+		return &usageError{fmt.Errorf("--knock %d: door %q has %d; allowed are 1 to %[3]d", n, t.door.Name, len(touch))}
+	}
+	t.index = touch[max(n, 1)-1]
+	t.knock = &t.door.Knocks[t.index]
+	return nil
+}
+
+// people are those who get a knock.
+type people struct {
+	all      *share.Recipients // remembered and given, with the host
+	given    []share.Key       // on this command line
+	path     string            // of the file that remembers them
+	remember []share.File      // what is to be written into it, if anything
+}
+
+// people reads who is remembered and who is given.
+func (o *shareOptions) people(e *env, t *target) (*people, error) {
+	p := &people{path: filepath.Join(filepath.Dir(t.path), t.door.Name+".recipients")}
+	text, err := os.ReadFile(p.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read who has the knock: %w", err)
+	}
+	exists := err == nil
+	if p.all, err = share.ParseRecipients(p.path, text); err != nil {
+		return nil, err
+	}
+	if p.given, err = o.given(e); err != nil {
+		return nil, err
+	}
+	var added []share.Key
+	for _, k := range p.given {
+		if p.all.Add(k) {
+			added = append(added, k)
+		}
+	}
+	was := p.all.Host
+	if o.host != "" {
+		p.all.Host = o.host
+	}
+	switch {
+	case len(p.all.Keys) == 0:
+		return p, nil
+	case p.all.Host == "":
+		return nil, &usageError{errors.New(
+			"--host is missing: the name or address by which users reach this gateway, such as gate.example.org")}
+	}
+	if err := share.CheckHost(p.all.Host); err != nil {
+		return nil, &usageError{err}
+	}
+	if len(added) > 0 || p.all.Host != was {
+		f := share.File{Path: p.path, Text: share.Remember(text, t.door.Name, p.all.Host, added), Mode: 0o600}
+		if exists {
+			f.Keep, f.Was = true, text
+		}
+		p.remember = []share.File{f}
+	}
+	return p, nil
+}
+
+// given reads --to and --recipients-file.
+func (o *shareOptions) given(e *env) ([]share.Key, error) {
+	var r share.Recipients
+	add := func(name string, text []byte) error {
+		more, err := share.ParseRecipients(name, text)
+		if err != nil {
+			return err
+		}
+		if len(more.Keys) == 0 {
+			return fmt.Errorf("%s has no key", name)
+		}
+		for _, k := range more.Keys {
+			r.Add(k)
+		}
+		if o.host == "" {
+			o.host = more.Host
+		}
+		return nil
+	}
+	for _, to := range o.to {
+		text := []byte(to)
+		name := "--to"
+		if !looksLikeKey(to) {
+			var err error
+			if text, err = os.ReadFile(to); err != nil {
+				return nil, fmt.Errorf("--to: neither a public key nor a file of them: %w", err)
+			}
+			name = to
+		}
+		if err := add(name, text); err != nil {
+			return nil, err
+		}
+	}
+	if o.file == "" {
+		return r.Keys, nil
+	}
+	read := func() ([]byte, error) { return os.ReadFile(o.file) }
+	if o.file == "-" {
+		read = func() ([]byte, error) { return io.ReadAll(e.stdin) }
+	}
+	text, err := read()
+	if err != nil {
+		return nil, fmt.Errorf("--recipients-file: %w", err)
+	}
+	if err := add(o.file, text); err != nil {
+		return nil, err
+	}
+	return r.Keys, nil
+}
+
+// looksLikeKey tells a key from a file's name.
+func looksLikeKey(s string) bool {
+	return strings.HasPrefix(s, "age1") || strings.Contains(s, " ") ||
+		strings.HasPrefix(s, "AGE-SECRET-KEY-") || strings.HasPrefix(s, "-----BEGIN")
+}
+
+// seal makes the encrypted scripts of the target's knock, in the output
+// directory.
+func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) ([]share.Sealed, []share.File, error) {
+	s := &share.Script{Door: t.door.Name, Host: host, Touch: t.knock.Touch, Made: e.clock(), Each: 3 * time.Second,
+		Then: fmt.Sprintf("Connect within %v.", t.door.OpenFor)}
+	// The probe would spend a single-use grant, and it would give up before a
+	// gateway has looked that looks once in a while.
+	if p := t.door.Ports[0]; p.Proto == port.TCP && p.First == p.Last && !t.door.SingleUse && t.knock.Judge == 0 {
+		s.Wait = p.First
+	}
+	if t.knock.Judge > 0 {
+		s.Then = fmt.Sprintf("The gateway looks every %v: connect after that, within %v.", t.knock.Judge, t.door.OpenFor)
+	}
+	if info, err := os.Stat(o.output); err != nil || !info.IsDir() {
+		return nil, nil, withHint(fmt.Errorf("--output %q: there is no such directory", o.output), "mkdir -m 700 %s", o.output)
+	}
+	sealed, err := share.Seal(s, users)
+	if err != nil {
+		return nil, nil, err
+	}
+	var files []share.File
+	for _, u := range sealed {
+		for _, f := range u.Files {
+			f.Path = filepath.Join(o.output, f.Path)
+			files = append(files, f)
+		}
+	}
+	return sealed, files, nil
+}
+
+// tell says who got what, and how they use it.
+func (o *shareOptions) tell(w io.Writer, t *target, p *people, sealed []share.Sealed) {
+	fmt.Fprintf(w, "The knock of door %s at %s, encrypted for %s, in %s:\n\n",
+		t.door.Name, p.all.Host, counted(len(sealed), "user"), o.output)
+	columns := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, s := range sealed {
+		fmt.Fprintf(columns, "  %s\t%s\t%s\n", s.User.Name, s.Files[0].Path, s.Files[1].Path)
+	}
+	columns.Flush()
+	first := sealed[0]
+	identity := map[string]string{"ssh-ed25519": ".ssh/id_ed25519", "ssh-rsa": ".ssh/id_rsa"}[first.User.Keys[0].Kind]
+	if identity == "" {
+		identity = "age-key.txt"
+	}
+	fmt.Fprintf(w, `
+Send each of them theirs. They need age (https://age-encryption.org) and type
+
+  age -d -i ~/%s %s | sh
+  age -d -i $HOME\%s %s | Out-String | Invoke-Expression
+
+on Linux and macOS, and in PowerShell on Windows. They are remembered in
+%s, which doorward rotate reads.
+`, identity, first.Files[0].Path, strings.ReplaceAll(identity, "/", `\`), first.Files[1].Path, p.path)
+}

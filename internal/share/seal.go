@@ -1,0 +1,88 @@
+package share
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+
+	"filippo.io/age"
+	"filippo.io/age/armor"
+)
+
+// Sealed is a user's encrypted scripts.
+type Sealed struct {
+	User  User
+	Files []File // of mode 0600; for sh, then for PowerShell
+}
+
+// Seal encrypts s for each user, to files named after door and user. The
+// paths are the file names alone.
+func Seal(s *Script, users []User) ([]Sealed, error) {
+	var all []Sealed
+	taken := map[string]bool{}
+	for _, u := range users {
+		name := "knock-" + s.Door + "-" + fileName(u)
+		if taken[name] {
+			name += "-" + short(u.Name)
+		}
+		taken[name] = true
+		sealed := Sealed{User: u}
+		for _, f := range []struct{ suffix, text string }{
+			{".sh.age", s.Shell()}, {".ps1.age", s.PowerShell()},
+		} {
+			text, err := encrypt(f.text, u.Keys)
+			if err != nil {
+				return nil, fmt.Errorf("encrypt for %q: %w", u.Name, err)
+			}
+			sealed.Files = append(sealed.Files, File{Path: name + f.suffix, Text: text, Mode: 0o600})
+		}
+		all = append(all, sealed)
+	}
+	return all, nil
+}
+
+// fileName is the user's name as far as it is safe in a file's name, on any
+// system and in any shell.
+func fileName(u User) string {
+	name := strings.Map(func(r rune) rune {
+		switch {
+		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', strings.ContainsRune("@._+-", r):
+			return r
+		}
+		return '-'
+	}, u.Name)
+	name = strings.Trim(name, ".-")
+	if len(name) > 64 {
+		name = name[:64]
+	}
+	if name == "" {
+		return short(u.Name)
+	}
+	return name
+}
+
+// encrypt returns text encrypted to any of the keys, ASCII-armoured: it is made
+// to be mailed.
+func encrypt(text string, keys []Key) ([]byte, error) {
+	var to []age.Recipient
+	for _, k := range keys {
+		to = append(to, k.to)
+	}
+	var b bytes.Buffer
+	a := armor.NewWriter(&b)
+	w, err := age.Encrypt(a, to...)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.WriteString(w, text); err != nil {
+		return nil, err
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	if err := a.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
