@@ -31,6 +31,7 @@ type bus struct {
 	conn    *dbus.Conn
 	manager dbus.BusObject
 	signals chan *dbus.Signal // closed when the connection ends
+	heard   bool              // systemd was asked to send signals here
 }
 
 // busAddress is where the system bus listens: DBUS_SYSTEM_BUS_ADDRESS, as for
@@ -70,10 +71,13 @@ func unreachable(address string, err error) error {
 func (b *bus) close() { b.conn.Close() }
 
 // subscribe asks systemd to send its signals (it sends none while nobody has
-// asked) and the bus to deliver those that match.
+// asked, and refuses to be asked twice) and the bus to deliver those that match.
 func (b *bus) subscribe(ctx context.Context, match ...dbus.MatchOption) error {
-	if err := b.manager.CallWithContext(ctx, managerIface+".Subscribe", 0).Err; err != nil {
-		return err
+	if !b.heard {
+		if err := b.manager.CallWithContext(ctx, managerIface+".Subscribe", 0).Err; err != nil {
+			return err
+		}
+		b.heard = true
 	}
 	return b.match(ctx, match...)
 }
@@ -148,6 +152,11 @@ func (p properties) number(name string) int {
 		return int(v)
 	}
 	return 0
+}
+
+func (p properties) count(name string) uint64 {
+	n, _ := p[name].Value().(uint64)
+	return n
 }
 
 // errorName is the D-Bus name of an error, "" when it is none.

@@ -83,7 +83,7 @@ func (c *Command) Start(ctx context.Context) error {
 	if err := c.carryOut(ctx, "start", c.start, out); err != nil {
 		return err
 	}
-	if err := c.remember(0, ""); err != nil {
+	if err := c.remember(0, "0"); err != nil {
 		return err
 	}
 	// Whether it is seen to run or not, from here on it takes stop to end it.

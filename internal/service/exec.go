@@ -57,14 +57,14 @@ func startBare(cmd *exec.Cmd) error {
 }
 
 // runCommand runs a command to its end. It returns the exit status, or an error
-// when it could not be run, was ended by a signal, or ran until ctx ended.
+// (to which the caller adds the command's name) when it could not be run, was ended by a signal, or ran until ctx ended.
 func runCommand(ctx context.Context, argv []string, out *os.File) (int, error) {
 	cmd := prepare(ctx, argv, out)
 	if err := startBare(cmd); err != nil {
 		if ctx.Err() != nil {
 			return 0, ctx.Err()
 		}
-		return 0, fmt.Errorf("run %q: %w", argv[0], err)
+		return 0, err
 	}
 	err := cmd.Wait()
 	if ctx.Err() != nil {
@@ -77,7 +77,7 @@ func runCommand(ctx context.Context, argv []string, out *os.File) (int, error) {
 	case errors.As(err, &e) && e.Exited():
 		return e.ExitCode(), nil
 	}
-	return 0, fmt.Errorf("run %q: %w%s", argv[0], err, tail(out))
+	return 0, err
 }
 
 // scratch is an output that leaves no file behind.

@@ -14,8 +14,8 @@ import (
 
 // record is the content of a pid file: "PID START BOOT". The start time tells
 // the process from a later one of the same pid, and the boot id tells this
-// boot's start times from an earlier one's. Pid 0 stands for a service that
-// its own commands started.
+// boot's start times from an earlier one's. Pid and start time 0
+// stand for a service that its own commands started.
 type record struct {
 	pid   int
 	start string

@@ -58,10 +58,11 @@ func (u *Unit) Start(ctx context.Context) error {
 	if err != nil {
 		return u.fail(ctx, "start", begun, v, err)
 	}
-	if v, err = u.look(ctx, b); err != nil {
+	after, err := u.look(ctx, b)
+	if err != nil {
 		return u.fail(ctx, "start", begun, v, err)
 	}
-	return u.startResult(result, v)
+	return u.startResult(result, v.members[0], after.members[0])
 }
 
 // Stop stops the unit and returns when systemd calls it inactive, at once when
@@ -137,28 +138,26 @@ func (u *Unit) CutsSessions(ctx context.Context) (bool, string, error) {
 }
 
 // startResult turns a finished start job into an error, or nil when the unit
-// runs.
-func (u *Unit) startResult(result string, v view) error {
-	m := v.members[0]
-	switch result {
-	case "done", "skipped":
-		switch {
-		case m.state() == Running:
-			return nil
-		case m.state() == Failed || m.failure() != "":
-			return fmt.Errorf("unit %q failed to start: %s; see %s", u.name, m.failure(), journal(u.name))
-		case !m.unit.flag("ConditionResult"):
-			return fmt.Errorf("unit %q was not started: one of its conditions is not met; see \"systemctl status %s\"", u.name, u.name)
-		}
-		return fmt.Errorf("unit %q started and ended at once, without an error; see %s", u.name, journal(u.name))
-	case "failed":
+// runs: before and m are the unit without and with that job.
+func (u *Unit) startResult(result string, before, m member) error {
+	ran := m.own.count("ExecMainStartTimestampMonotonic")
+	switch {
+	case m.state() == Running && result == "done":
+		return nil
+	case result == "failed" && ran != 0 && ran == before.own.count("ExecMainStartTimestampMonotonic"):
+		return fmt.Errorf("unit %q was not started again, it failed too often in a short time (last: %s); \"systemctl reset-failed %s\" forgets that",
+			u.name, m.failure(), u.name)
+	case result == "failed", result == "done" && m.failure() != "":
 		return fmt.Errorf("unit %q failed to start: %s; see %s", u.name, m.failure(), journal(u.name))
-	case "timeout":
-		return fmt.Errorf("unit %q did not start within the time that its own TimeoutStartSec allows; see %s", u.name, journal(u.name))
-	case "dependency":
+	case result == "done", result == "skipped":
+		return fmt.Errorf("unit %q does not run after its start: it ended at once without an error, or one of its conditions is not met; see %s",
+			u.name, journal(u.name))
+	case result == "timeout":
+		return fmt.Errorf("unit %q did not start within the time that its own JobTimeoutSec allows; see %s", u.name, journal(u.name))
+	case result == "dependency":
 		return fmt.Errorf("unit %q was not started: a unit that it requires failed; see \"systemctl list-dependencies %s\" and %s",
 			u.name, u.name, journal(u.name))
-	case "canceled":
+	case result == "canceled":
 		return fmt.Errorf("the start of unit %q was cancelled by another order for it", u.name)
 	}
 	return fmt.Errorf("start of unit %q ended as %q; see %s", u.name, result, journal(u.name))

@@ -63,15 +63,11 @@ func readMember(ctx context.Context, b *bus, name string) (member, error) {
 	if m.unit, err = b.properties(ctx, m.path, unitIface); err != nil {
 		return member{}, err
 	}
-	iface := serviceIface
-	if m.isSocket() {
-		iface = socketIface
-	}
-	if m.unit.str("LoadState") != "loaded" && !strings.HasSuffix(name, ".service") && !m.isSocket() {
-		return m, nil
-	}
-	if strings.HasSuffix(name, ".service") || m.isSocket() {
-		m.own, err = b.properties(ctx, m.path, iface)
+	switch {
+	case m.isSocket():
+		m.own, err = b.properties(ctx, m.path, socketIface)
+	case strings.HasSuffix(name, ".service"):
+		m.own, err = b.properties(ctx, m.path, serviceIface)
 	}
 	return m, err
 }
@@ -101,8 +97,8 @@ func (m member) failure() string {
 	}
 	status := m.own.number("ExecMainStatus")
 	switch code := m.own.number("ExecMainCode"); {
-	case result == "start-limit-hit":
-		return fmt.Sprintf("%s, it was started too often in a short time (\"systemctl reset-failed %s\" forgets that)", result, m.name)
+	case result == "timeout":
+		return "timeout, it was not up within the time that its own TimeoutStartSec allows, or not down within TimeoutStopSec"
 	case code == 1 && status != 0: // CLD_EXITED of waitid(2)
 		return fmt.Sprintf("%s, its main process ended with status %d", result, status)
 	case code == 2 || code == 3: // CLD_KILLED, CLD_DUMPED

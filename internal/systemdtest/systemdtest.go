@@ -6,7 +6,7 @@
 // Debian's, made once by debootstrap and cached outside the repository, in
 // $DOORWARD_CACHE or /var/cache/doorward-test.
 //
-// A boot takes about two seconds: share one machine between subtests.
+// A boot takes about half a second: share one machine between subtests.
 package systemdtest
 
 import (

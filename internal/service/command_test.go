@@ -1,0 +1,572 @@
+//go:build linux
+
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var discard = slog.New(slog.DiscardHandler)
+
+// newCommand makes a Command that is stopped when the test ends.
+func newCommand(t *testing.T, start, stop, status []string) *Command {
+	t.Helper()
+	c := NewCommand(start, stop, status, filepath.Join(t.TempDir(), "door.pid"), discard)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		c.Stop(ctx)
+	})
+	return c
+}
+
+func status(t *testing.T, c *Command) Status {
+	t.Helper()
+	s, err := c.Status(within(t, 10*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func mustStart(t *testing.T, c *Command) int {
+	t.Helper()
+	if err := c.Start(within(t, 10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	s := status(t, c)
+	if s.State != Running {
+		t.Fatalf("after Start: %+v", s)
+	}
+	return s.PID
+}
+
+// childOf reads the pid that a helper has left in a file, and ends that process
+// when the test does.
+func childOf(t *testing.T, file string) int {
+	t.Helper()
+	var pid int
+	eventually(t, "child has written "+file, func() bool {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			return false
+		}
+		pid, err = strconv.Atoi(string(raw))
+		return err == nil
+	})
+	t.Cleanup(func() { syscall.Kill(pid, syscall.SIGKILL) })
+	return pid
+}
+
+func TestSupervisedFromStartToStop(t *testing.T) {
+	c := newCommand(t, self("stay"), nil, nil)
+	if got := status(t, c); got != (Status{}) {
+		t.Errorf("before Start: %+v", got)
+	}
+	pid := mustStart(t, c)
+	if again := mustStart(t, c); again != pid {
+		t.Errorf("a second Start made process %d beside %d", again, pid)
+	}
+	for range 2 {
+		if err := c.Stop(within(t, 10*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if got := status(t, c); got != (Status{}) {
+			t.Errorf("after Stop: %+v", got)
+		}
+	}
+	if runs(pid) {
+		t.Errorf("process %d runs after Stop", pid)
+	}
+	if _, err := os.Stat(c.pidFile); err == nil {
+		t.Error("the pid file is left after Stop")
+	}
+}
+
+func TestSupervisedFindsItselfAlone(t *testing.T) {
+	c := newCommand(t, self("tell"), nil, nil)
+	mustStart(t, c)
+	var text string
+	eventually(t, "the service has told", func() bool {
+		raw, _ := os.ReadFile(outputFile(c.pidFile))
+		text = string(raw)
+		return strings.Contains(text, "voluntary_ctxt_switches")
+	})
+	want := strings.Join(environment[:], "\n") + "\ndir / leads its session true\n"
+	if !strings.HasPrefix(text, want) {
+		t.Errorf("it tells %q, want it to begin with %q", text, want)
+	}
+}
+
+func TestStopEndsTheProcessAloneNotItsSessions(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "child")
+	c := newCommand(t, self("session", file), nil, nil)
+	pid, child := mustStart(t, c), childOf(t, file)
+	if err := c.Stop(within(t, 10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if runs(pid) || !runs(child) {
+		t.Errorf("after Stop: service runs %v, its session runs %v; want false, true", runs(pid), runs(child))
+	}
+}
+
+func TestStopKillsWhatIgnoresSIGTERMAtTheDeadline(t *testing.T) {
+	c := newCommand(t, self("stubborn"), nil, nil)
+	pid := mustStart(t, c)
+	eventually(t, "it ignores SIGTERM", func() bool {
+		raw, _ := os.ReadFile(outputFile(c.pidFile))
+		return len(raw) > 0
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	if err := c.Stop(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled Stop = %v", err)
+	}
+	if !runs(pid) {
+		t.Error("a cancelled Stop killed the process")
+	}
+	if err := c.Stop(within(t, 50*time.Millisecond)); err != nil {
+		t.Error(err)
+	}
+	if runs(pid) {
+		t.Error("it runs after Stop's deadline")
+	}
+}
+
+func TestStartFails(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	bin := os.Args[0]
+	for _, tt := range []struct {
+		name                string
+		start, stop, status []string
+		within              time.Duration
+		want                string
+	}{
+		{"no such program", []string{"/nonexistent/sshd", "-D"}, nil, nil, time.Minute,
+			`start "/nonexistent/sshd": fork/exec /nonexistent/sshd: no such file or directory`},
+		{"ends with a status", self("fail", "255", "Bad configuration option: Prot"), nil, nil, time.Minute,
+			fmt.Sprintf(`start of %q failed: it ended with exit status 255; its last output: "Bad configuration option: Prot"`, bin)},
+		{"ends by a signal", self("die"), nil, nil, time.Minute,
+			fmt.Sprintf(`start of %q failed: it was ended by signal 9 (killed)`, bin)},
+		{"goes into the background", self("fail", "0", "bye"), nil, nil, time.Minute,
+			fmt.Sprintf(`start of %q failed: it ended with exit status 0, perhaps to go on in the background where it cannot be supervised: `+
+				`give it the option to stay in the foreground (sshd: -D), or give stop and status commands; its last output: "bye"`, bin)},
+		{"supervised, ends before status is good", self("fail", "3", "no"), nil, []string{"/bin/false"}, time.Minute,
+			fmt.Sprintf(`start of %q failed: it ended with exit status 3; its last output: "no"`, bin)},
+		{"supervised, never up", self("stubborn"), nil, []string{"/bin/false"}, 500 * time.Millisecond,
+			fmt.Sprintf(`start of %q did not succeed in time: status command "/bin/false" says that it does not run: context deadline exceeded; `+
+				`its last output: "ready"`, bin)},
+		{"command fails", self("fail", "7", "no disk"), []string{"/bin/true"}, nil, time.Minute,
+			fmt.Sprintf(`start command %q ended with exit status 7; its last output: "no disk"`, bin)},
+		{"command dies", self("die"), []string{"/bin/true"}, nil, time.Minute,
+			fmt.Sprintf(`start command %q: signal: killed`, bin)},
+		{"command does not end", self("stay"), []string{"/bin/true"}, nil, 300 * time.Millisecond,
+			fmt.Sprintf(`start command %q did not end within 300ms; a start command that stays in the foreground is supervised `+
+				`when there is no stop command: context deadline exceeded`, bin)},
+		{"command never up", []string{"/bin/true"}, []string{"/bin/true"}, []string{"/bin/false"}, 300 * time.Millisecond,
+			`start of "/bin/true" did not succeed in time: status command "/bin/false" says that it does not run: context deadline exceeded`},
+		{"no such status command", []string{"/bin/true"}, []string{"/bin/true"}, []string{"/nonexistent/pgrep"}, time.Minute,
+			`status command "/nonexistent/pgrep": fork/exec /nonexistent/pgrep: no such file or directory`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newCommand(t, tt.start, tt.stop, tt.status)
+			err := c.Start(within(t, tt.within))
+			if err == nil {
+				t.Fatal("Start succeeded")
+			}
+			if diff := cmp.Diff(tt.want, err.Error()); diff != "" {
+				t.Error(diff)
+			}
+			if tt.stop == nil {
+				if s, err := c.lookAtProcess(); err != nil || s.State == Running {
+					t.Errorf("what failed to start is left running: %+v, %v", s, err)
+				}
+			}
+		})
+	}
+	if _, err := os.Stat(file); err == nil {
+		t.Error("a file was made")
+	}
+}
+
+func TestStartIsGivenUpWithItsContext(t *testing.T) {
+	c := newCommand(t, self("stay"), nil, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.Start(ctx); err == nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("Start = %v", err)
+	}
+	if s := status(t, c); s.State != Stopped {
+		t.Errorf("after Start was given up: %+v", s)
+	}
+}
+
+func TestPidFileThatCannotBeWrittenLeavesNothingRunning(t *testing.T) {
+	dir := t.TempDir()
+	c := NewCommand(self("stay"), nil, nil, filepath.Join(dir, "door.pid"), discard)
+	if err := os.Mkdir(c.pidFile+".new", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	err := c.Start(within(t, 10*time.Second))
+	want := fmt.Sprintf("start %q: remember that %q runs: open %s.new: is a directory", os.Args[0], os.Args[0], c.pidFile)
+	if err == nil || err.Error() != want {
+		t.Errorf("Start = %v\nwant %s", err, want)
+	}
+	if s := status(t, c); s.State != Stopped {
+		t.Errorf("status is %+v", s)
+	}
+}
+
+func TestWatchSeesTheServiceEndByItself(t *testing.T) {
+	c := newCommand(t, self("stay"), nil, nil)
+	seen := watcher(t, c.Watch)
+	if got := next(t, seen); got != (Status{}) {
+		t.Errorf("first report is %+v", got)
+	}
+	pid := mustStart(t, c)
+	if got := await(t, seen, Running); got.PID != pid {
+		t.Errorf("watch tells of process %d, want %d", got.PID, pid)
+	}
+	syscall.Kill(pid, syscall.SIGKILL)
+	got := await(t, seen, Failed)
+	if want := "failed: it was ended by signal 9 (killed)"; got.Detail != want || got.PID != 0 {
+		t.Errorf("watch tells %+v, want no PID and %q", got, want)
+	}
+	if again := mustStart(t, c); again == pid {
+		t.Error("no new process")
+	}
+	await(t, seen, Running)
+	if err := c.Stop(within(t, 10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	await(t, seen, Stopped)
+}
+
+// startInDaemon starts a service in another process and kills that.
+func startInDaemon(t *testing.T, pidFile string, with ...string) {
+	t.Helper()
+	argv := append(with, self(append([]string{"daemon", pidFile}, self("tell")...)...)...)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line := make([]byte, 256)
+	n, _ := out.Read(line)
+	cmd.Process.Kill()
+	cmd.Wait()
+	if got := string(line[:n]); got != "started\n" {
+		t.Fatalf("the daemon says %q", got)
+	}
+}
+
+func TestServiceOutlivesItsDaemonAndIsTakenUp(t *testing.T) {
+	c := newCommand(t, self("tell"), nil, nil)
+	startInDaemon(t, c.pidFile)
+	s := status(t, c)
+	if s.State != Running || !runs(s.PID) {
+		t.Fatalf("the next daemon sees %+v", s)
+	}
+	if again := mustStart(t, c); again != s.PID {
+		t.Errorf("Start made process %d beside %d", again, s.PID)
+	}
+	seen := watcher(t, c.Watch)
+	await(t, seen, Running)
+	if err := c.Stop(within(t, 10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if runs(s.PID) {
+		t.Error("it runs after Stop")
+	}
+	await(t, seen, Stopped)
+
+	startInDaemon(t, c.pidFile)
+	c = NewCommand(c.start, nil, nil, c.pidFile, discard)
+	seen = watcher(t, c.Watch)
+	pid := await(t, seen, Running).PID
+	syscall.Kill(pid, syscall.SIGKILL)
+	if got := await(t, seen, Failed); !strings.HasPrefix(got.Detail, "failed: it ended; its last output: ") {
+		t.Errorf("its end is told as %q", got.Detail)
+	}
+}
+
+func TestServiceDoesNotInheritTheDaemonsCapabilities(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir, err := os.MkdirTemp("/tmp", "dw-service-") // t.TempDir is closed to others
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	copied := filepath.Join(dir, "helper")
+	raw, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{os.WriteFile(copied, raw, 0o755), os.Chown(dir, 65534, 65534), os.Chmod(dir, 0o755)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	bin := os.Args[0]
+	os.Args[0] = copied
+	t.Cleanup(func() { os.Args[0] = bin })
+	pidFile := filepath.Join(dir, "door.pid")
+	startInDaemon(t, pidFile, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+		"--inh-caps=+net_admin", "--ambient-caps=+net_admin", "--")
+	c := NewCommand([]string{copied}, nil, nil, pidFile, discard)
+	t.Cleanup(func() { c.Stop(within(t, time.Second)) })
+	var text string
+	eventually(t, "the service has told", func() bool {
+		raw, _ := os.ReadFile(outputFile(pidFile))
+		text = string(raw)
+		return strings.Contains(text, "voluntary_ctxt_switches")
+	})
+	for _, set := range []string{"CapEff", "CapPrm", "CapAmb"} {
+		if !strings.Contains(text, "\n"+set+":\t0000000000000000\n") {
+			t.Errorf("%s is not empty:\n%s", set, text)
+		}
+	}
+}
+
+func TestRecycledPidIsLeftAlone(t *testing.T) {
+	stranger := exec.Command(os.Args[0], helperWord, "stay")
+	if err := stranger.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stranger.Process.Kill(); stranger.Wait() })
+	pid := stranger.Process.Pid
+	start, err := startTime(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	boot, err := bootID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, text string
+		want       Status
+	}{
+		{"another start time", fmt.Sprintf("%d %s0 %s\n", pid, start, boot),
+			Status{State: Failed, Detail: "failed: it ended while nobody watched"}},
+		{"another boot", fmt.Sprintf("%d %s 0%s\n", pid, start, boot[1:]+"f"), Status{}},
+		{"nobody's pid", fmt.Sprintf("4194303 %s %s\n", start, boot),
+			Status{State: Failed, Detail: "failed: it ended while nobody watched"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newCommand(t, self("stay"), nil, nil)
+			if err := os.WriteFile(c.pidFile, []byte(tt.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, status(t, c)); diff != "" {
+				t.Error(diff)
+			}
+			if err := c.Stop(within(t, 10*time.Second)); err != nil {
+				t.Error(err)
+			}
+			if !runs(pid) {
+				t.Fatal("Stop ended a stranger")
+			}
+		})
+	}
+}
+
+func TestPidFileThatMakesNoSense(t *testing.T) {
+	for _, tt := range []struct{ text, want string }{
+		{"", `%q does not hold "PID START BOOT": ""`},
+		{"1234\n", `%q does not hold "PID START BOOT": "1234\n"`},
+		{"-1 5 x", `%q does not begin with a pid: "-1 5 x"`},
+		{"one 5 x", `%q does not begin with a pid: "one 5 x"`},
+	} {
+		c := NewCommand(self("stay"), nil, nil, filepath.Join(t.TempDir(), "door.pid"), discard)
+		if err := os.WriteFile(c.pidFile, []byte(tt.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		want := fmt.Sprintf("what runs for %q is not known: "+tt.want+"; end it by hand if it runs, then remove the file", os.Args[0], c.pidFile)
+		for what, order := range map[string]func(context.Context) error{"Start": c.Start, "Stop": c.Stop} {
+			if err := order(t.Context()); err == nil || err.Error() != want {
+				t.Errorf("%s = %v\nwant %s", what, err, want)
+			}
+		}
+		if raw, _ := os.ReadFile(c.pidFile); string(raw) != tt.text {
+			t.Errorf("the file was changed to %q", raw)
+		}
+	}
+}
+
+func TestSupervisedWithStatusIsUpWhenStatusSaysSo(t *testing.T) {
+	ready := filepath.Join(t.TempDir(), "ready")
+	c := newCommand(t, self("stay"), nil, []string{"/usr/bin/test", "-e", ready})
+	seen := watcher(t, c.Watch)
+	started := make(chan error, 1)
+	ctx := within(t, 20*time.Second)
+	go func() { started <- c.Start(ctx) }()
+	if s := await(t, seen, Starting); s.State != Starting {
+		t.Errorf("%+v", s)
+	}
+	select {
+	case err := <-started:
+		t.Fatalf("Start returned before it was ready: %v", err)
+	default:
+	}
+	if err := os.WriteFile(ready, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	if s := await(t, seen, Running); s.PID == 0 {
+		t.Errorf("%+v", s)
+	}
+	os.Remove(ready)
+	want := Status{State: Starting, PID: status(t, c).PID,
+		Detail: `status command "/usr/bin/test" ended with exit status 1`}
+	if diff := cmp.Diff(want, status(t, c)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestOwnCommandsFromStartToStop(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "running")
+	start, stop, ask := []string{"/usr/bin/touch", file}, []string{"/bin/rm", file}, []string{"/usr/bin/test", "-e", file}
+	for _, tt := range []struct {
+		name   string
+		status []string
+	}{{"with status", ask}, {"without", nil}} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newCommand(t, start, stop, tt.status)
+			seen := watcher(t, c.Watch)
+			states := []State{next(t, seen).State}
+			for range 2 {
+				mustStart(t, c)
+			}
+			await(t, seen, Running)
+			if _, err := os.Stat(file); err != nil {
+				t.Error(err)
+			}
+			// The next daemon knows it too.
+			c2 := NewCommand(start, stop, tt.status, c.pidFile, discard)
+			if s := status(t, c2); s.State != Running {
+				t.Errorf("the next daemon sees %+v", s)
+			}
+			for range 2 {
+				if err := c.Stop(within(t, 10*time.Second)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			await(t, seen, Stopped)
+			if _, err := os.Stat(file); err == nil {
+				t.Error("the stop command did not run")
+			}
+			if !slices.Equal(states, []State{Stopped}) {
+				t.Errorf("first report is %v", states)
+			}
+		})
+	}
+}
+
+func TestOwnCommandsServiceThatEndedByItself(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "running")
+	c := newCommand(t, []string{"/usr/bin/touch", file}, []string{"/bin/rm", file}, []string{"/usr/bin/test", "-e", file})
+	mustStart(t, c)
+	os.Remove(file)
+	want := Status{State: Failed, Detail: `failed: status command "/usr/bin/test" ended with exit status 1`}
+	if diff := cmp.Diff(want, status(t, c)); diff != "" {
+		t.Error(diff)
+	}
+	// rm finds nothing and fails, but what counts is that it does not run.
+	if err := c.Stop(within(t, 10*time.Second)); err != nil {
+		t.Error(err)
+	}
+	if s := status(t, c); s != (Status{}) {
+		t.Errorf("after Stop: %+v", s)
+	}
+}
+
+func TestStopFails(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		stop, status []string
+		within       time.Duration
+		want         string
+	}{
+		{"command fails", self("fail", "4", "not mine"), nil, time.Minute,
+			fmt.Sprintf(`stop command %q ended with exit status 4; its last output: "not mine"`, os.Args[0])},
+		{"it runs on", []string{"/bin/true"}, []string{"/bin/true"}, 300 * time.Millisecond,
+			`stop of "/bin/true" did not succeed in time: status command "/bin/true" says that it still runs: context deadline exceeded`},
+		{"command does not end", self("stay"), nil, 300 * time.Millisecond,
+			fmt.Sprintf(`stop command %q did not end within 300ms: context deadline exceeded`, os.Args[0])},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := NewCommand([]string{"/bin/true"}, tt.stop, tt.status, filepath.Join(t.TempDir(), "door.pid"), discard)
+			mustStart(t, c)
+			err := c.Stop(within(t, tt.within))
+			if err == nil || err.Error() != tt.want {
+				t.Errorf("Stop = %v\nwant   %s", err, tt.want)
+			}
+			if s := status(t, c); s.State != Running {
+				t.Errorf("after a Stop that failed: %+v", s)
+			}
+		})
+	}
+}
+
+func TestOrdersWaitForEachOther(t *testing.T) {
+	c := newCommand(t, self("stay"), nil, []string{"/bin/false"})
+	ctx, cancel := context.WithCancel(t.Context())
+	started := make(chan error, 1)
+	go func() { started <- c.Start(ctx) }()
+	eventually(t, "a start is being carried out", func() bool { return status(t, c).State == Starting })
+	err := c.Stop(within(t, 50*time.Millisecond))
+	if want := fmt.Sprintf("stop %q: context deadline exceeded", os.Args[0]); err == nil || err.Error() != want {
+		t.Errorf("Stop beside a Start = %v, want %s", err, want)
+	}
+	cancel()
+	if err := <-started; !errors.Is(err, context.Canceled) {
+		t.Errorf("Start = %v", err)
+	}
+	if err := c.Stop(within(t, 10*time.Second)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOutputIsKeptShort(t *testing.T) {
+	c := newCommand(t, self("stay"), nil, nil)
+	mustStart(t, c)
+	path := outputFile(c.pidFile)
+	if err := os.WriteFile(path, make([]byte, maxOutput+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	watcher(t, c.Watch)
+	eventually(t, "the output is cut", func() bool {
+		info, err := os.Stat(path)
+		return err == nil && info.Size() == 0
+	})
+	if err := os.WriteFile(path, []byte(strings.Repeat("ä", maxTail)+"end\x1b[31m\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := c.lastOutput()
+	if !strings.HasPrefix(got, `; its last output: "ä`) || !strings.HasSuffix(got, `äend\x1b[31m"`) || len(got) > maxTail+64 {
+		t.Errorf("tail is %s", got)
+	}
+}
