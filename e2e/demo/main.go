@@ -46,7 +46,11 @@ func run(ctx context.Context, out io.Writer, bin string) (err error) {
 	s := &story{teller: t, lab: network, bin: bin}
 	for n, c := range s.chapters() {
 		t.say("\n%d. %s", n+1, c.title)
-		if err := c.tell(ctx); err != nil {
+		err := c.tell(ctx)
+		if ctx.Err() != nil {
+			return fmt.Errorf("interrupted in step %d; all is cleaned up", n+1)
+		}
+		if err != nil {
 			t.say("   ✗ this did not happen")
 			if s.gate != nil {
 				t.say("\nWhat the daemon said last:\n%s", lastLines(s.gate.Output(), 15))
