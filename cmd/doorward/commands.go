@@ -5,6 +5,8 @@ import "github.com/spf13/cobra"
 // commands are the constructors of all commands, one file each, in the order
 // in which help lists them. Nouns read; verbs change.
 var commands = []func(*env) *cobra.Command{
+	newInit,
+	newCheck,
 	newStatus,
 	newLog,
 	newOpen,

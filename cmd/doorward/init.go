@@ -1,0 +1,278 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/share"
+)
+
+const initHelp = `Write a first configuration: one door with one knock.
+
+On a terminal, init asks, and ENTER takes what it proposes. It does not ask when
+one of the flags about the door is there, or standard input is no terminal; then
+flags and proposals are all there is. --ask asks in any case.
+
+What it proposes: a door "ssh" in front of 22/tcp with the SSH server's unit that
+this machine has, and a knock that nobody else has: five listeners at random ports
+from 20000 to 32767 and 61000 to 65535, three of which are to be touched in the
+order of the file. Those ports are outside the range that Linux gives to outgoing
+connections, have no name in /etc/services, and are not among those that port
+scanners try first, so that a passing scan meets no penalty and a connection of
+this machine never holds a listener's port. The two that are not touched are what
+makes a thorough scan a wrong knock.
+
+--like-the-article writes the configuration of "Port Knocking Simplified" (2005)
+instead, number by number: 59000 and 59002 touched, 59001 left alone, within a
+minute, looked at every minute, five minutes' penalty, an hour's idleness,
+everybody together. Only what this machine calls otherwise (the unit, the log) is
+adapted, and the file says so. Everybody knows that knock: it is for trying out.
+
+The file is readable by root and the group doorward only. It is checked like
+doorward check does before it is written, it is written as a whole or not at all,
+and an existing one stays unless --force is given. Nothing is started: the last
+words say what to do next.
+
+Exit status: 0 when the file is written; 1 when not; 2 when the command line is
+wrong.`
+
+const initExamples = `  sudo doorward init
+  sudo doorward init --like-the-article
+  doorward init --output - --door ssh --listen 24117,25633,28904 --touch 28904,24117
+  doorward init --output panel.toml --door panel --ports 8443/tcp --unit panel.service
+  doorward init --reference | less`
+
+// initOptions is what the command line of init says.
+type initOptions struct {
+	choice
+	article   bool
+	reference bool
+	ask       bool
+	output    string
+	force     bool
+}
+
+// doorFlags are the flags about the door, each of which means: do not ask.
+var doorFlags = [...]string{"door", "ports", "unit", "listen", "touch", "order"}
+
+func newInit(e *env) *cobra.Command { return newInitWith(e, machine{os.DirFS("/")}) }
+
+func newInitWith(e *env, m machine) *cobra.Command {
+	var o initOptions
+	c := &cobra.Command{
+		Use:               "init [--door NAME] [--ports PORTS] [--unit UNIT] [--output FILE]",
+		Short:             "write a first configuration",
+		Long:              initHelp,
+		Example:           initExamples,
+		Args:              noArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return o.run(e, m, c)
+		},
+	}
+	f := c.Flags()
+	f.SortFlags = false
+	f.StringVar(&o.door, "door", "ssh", "the door's `NAME`")
+	f.StringSliceVar(&o.ports, "ports", nil, "what it guards, such as 22/tcp,60000-61000/udp (default 22/tcp for a door named ssh)")
+	f.StringVar(&o.unit, "unit", "", "systemd `UNIT` behind it, or none for a service that always runs "+
+		"(default: the SSH server's, if that is behind the door)")
+	f.StringSliceVar(&o.listen, "listen", nil, "TCP `PORTS` of the listeners, with --touch (default: at random)")
+	f.StringSliceVar(&o.touch, "touch", nil, "those `PORTS` of them that are to be touched")
+	f.StringVar(&o.order, "order", "given", "any, or given: in the order of --touch")
+	f.BoolVar(&o.article, "like-the-article", false, "the article's configuration, number by number")
+	f.BoolVar(&o.ask, "ask", false, "ask, even if standard input is no terminal")
+	f.StringVarP(&o.output, "output", "o", config.DefaultPath, "`FILE` to write, or - for standard output")
+	f.BoolVar(&o.force, "force", false, "write over an existing file")
+	f.BoolVar(&o.reference, "reference", false, "print every key with its meaning and default, and write nothing")
+	return c
+}
+
+// run carries out the command line.
+func (o *initOptions) run(e *env, m machine, c *cobra.Command) error {
+	if o.reference {
+		_, err := fmt.Fprint(e.stdout, config.Reference())
+		return err
+	}
+	given := slices.DeleteFunc(slices.Clone(doorFlags[:]), func(name string) bool { return !c.Flags().Changed(name) })
+	if err := o.parse(given); err != nil {
+		return &usageError{withHint(err, "doorward init --help")}
+	}
+	if o.article {
+		return o.write(e, m, articleText(m, o.unit))
+	}
+	if o.ask || len(given) == 0 && isTerminal(e.stdin) {
+		if err := o.interview(e, m, c.Flags().Changed("output")); err != nil {
+			return err
+		}
+	}
+	if err := o.propose(m); err != nil {
+		return err
+	}
+	return o.write(e, m, o.text())
+}
+
+// parse checks which flags go together; what they say is checked with the file.
+func (o *initOptions) parse(given []string) error {
+	if o.article {
+		for _, name := range given {
+			if name != "unit" {
+				return fmt.Errorf("--like-the-article and --%s exclude one another: its numbers are the article's", name)
+			}
+		}
+		if o.ask {
+			return errors.New("--like-the-article has nothing to --ask")
+		}
+	}
+	if (len(o.listen) == 0) != (len(o.touch) == 0) {
+		return errors.New("--listen and --touch go together")
+	}
+	return nil
+}
+
+// propose fills in what was not said, by what this machine has.
+func (o *initOptions) propose(m machine) error {
+	if len(o.ports) == 0 {
+		if o.door != "ssh" {
+			return &usageError{withHint(fmt.Errorf("--ports is missing: what door %q guards, such as 8443/tcp", o.door),
+				"doorward init --help")}
+		}
+		o.ports = []string{"22/tcp"}
+	}
+	door := o.guarded()
+	if door.SSH() {
+		o.proposeSSH(m)
+	}
+	if len(o.listen) == 0 {
+		return o.draw(m, door)
+	}
+	return nil
+}
+
+// guarded is the door as far as it is known, which may have mistakes in it.
+func (o *initOptions) guarded() *config.Door {
+	d := &config.Door{Name: o.door}
+	for _, p := range o.ports {
+		if r, err := port.ParseRange(p); err == nil {
+			d.Ports = append(d.Ports, r)
+		}
+	}
+	if o.managed() {
+		d.Service = &config.Service{Unit: o.unit}
+	}
+	return d
+}
+
+// proposeSSH says what this machine has of an SSH server.
+func (o *initOptions) proposeSSH(m machine) {
+	if unit, why, ok := m.sshUnit(); ok && (o.unit == "" || o.unit == unit) {
+		o.unit, o.why = unit, strings.ToUpper(why[:1])+why[1:]+"."
+	}
+	switch log := m.authLog(); {
+	case m.hasJournal():
+		o.logins = `Where logins are read: "auto" finds systemd's journal here.`
+	case log != "":
+		o.logins = fmt.Sprintf(`Where logins are read: "auto" finds %s here.`, log)
+	default:
+		o.logins = "Where logins are read. Neither a journal nor an auth log is here: until there is\n" +
+			`# one, the door stays dark and deaf; "off" does without logins.`
+	}
+}
+
+// draw draws five listeners and three of them to touch.
+func (o *initOptions) draw(m machine, door *config.Door) error {
+	named := m.named()
+	taken := func(p uint16) bool {
+		return named[p] || slices.Contains(scanned[:], p) || portTaken(p)
+	}
+	order := config.GivenOrder
+	if o.order == "any" {
+		order = config.AnyOrder
+	}
+	like := &config.Knock{Listen: make([]uint16, 5), Touch: make([]uint16, 3), Order: order}
+	listen, touch, err := share.Draw(&config.Config{Doors: []config.Door{*door}}, like, taken, rand.Reader)
+	if err != nil {
+		return err
+	}
+	o.listen, o.touch, o.drawn = numbers(listen), numbers(touch), true
+	return nil
+}
+
+func numbers(ports []uint16) []string {
+	words := make([]string, len(ports))
+	for i, p := range ports {
+		words[i] = strconv.Itoa(int(p))
+	}
+	return words
+}
+
+// write checks the text, writes it, and says what comes next.
+func (o *initOptions) write(e *env, m machine, text string) error {
+	c, err := config.Parse(o.output, []byte(text))
+	if err != nil {
+		return notWritten(err)
+	}
+	if o.output == "-" {
+		if _, err := fmt.Fprint(e.stdout, text); err != nil {
+			return err
+		}
+		return o.next(e, e.stderr, m, c)
+	}
+	if err := o.place(text); err != nil {
+		return err
+	}
+	return o.next(e, e.stdout, m, c)
+}
+
+// notWritten turns the mistakes of a text into those of the command line: its
+// lines are not the user's.
+func notWritten(err error) error {
+	var lines []string
+	hint := "doorward init --help"
+	for _, m := range config.Mistakes(err) {
+		_, words, _ := strings.Cut(m.Error(), fmt.Sprintf(":%d: ", m.Line))
+		lines = append(lines, words)
+		if m.Hint != "" {
+			hint = m.Hint
+		}
+	}
+	return &usageError{withHint(errors.New(strings.Join(lines, "; ")), "%s", hint)}
+}
+
+// place puts the file where it belongs.
+func (o *initOptions) place(text string) error {
+	if _, err := os.Lstat(o.output); err == nil && !o.force {
+		return withHint(fmt.Errorf("%q exists", o.output),
+			"doorward check %s tells what it says; --force writes over it", o.output)
+	}
+	dir := filepath.Dir(o.output)
+	err := os.Mkdir(dir, 0o750)
+	switch {
+	case err == nil:
+		err = giveToDaemon(dir)
+	case errors.Is(err, fs.ErrExist):
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("make directory %q: %w", dir, err)
+	}
+	change, err := share.Stage([]share.File{{Path: o.output, Text: []byte(text), Mode: 0o640}})
+	if err != nil {
+		return err
+	}
+	defer change.Close()
+	if err := change.Commit(); err != nil {
+		return err
+	}
+	return giveToDaemon(o.output)
+}

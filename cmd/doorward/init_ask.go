@@ -1,0 +1,138 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/doorward/doorward/internal/config"
+)
+
+// interview asks for what the flags say otherwise. Each answer is checked at
+// once, as a part of a whole configuration, and asked for again while it cannot
+// be. The questions go to standard error: standard output may be the file.
+func (o *initOptions) interview(e *env, m machine, outputGiven bool) error {
+	a := &asker{in: bufio.NewReader(e.stdin), out: e.stderr}
+	fmt.Fprint(a.out, "A first configuration. ENTER takes what stands in brackets.\n\n")
+	a.ask("Name of the door", o.door, func(s string) error {
+		o.door = s
+		return o.try(m)
+	})
+	ports := strings.Join(o.ports, " ")
+	if ports == "" && o.door == "ssh" {
+		ports = "22/tcp"
+	}
+	a.ask("Ports that it guards, such as 22/tcp 60000-61000/udp", ports, func(s string) error {
+		o.ports = split(s)
+		if len(o.ports) == 0 {
+			return errors.New("at least one port, such as 8443/tcp")
+		}
+		return o.try(m)
+	})
+	unit := o.unit
+	if unit == "" {
+		unit = "none"
+		if o.guarded().SSH() {
+			if found, _, ok := m.sshUnit(); ok {
+				unit = found
+			}
+		}
+	}
+	a.ask("systemd unit to start and stop, or none if the service always runs", unit, func(s string) error {
+		o.unit = s
+		return o.try(m)
+	})
+	a.knock(o, m)
+	if !outputGiven {
+		a.ask("File to write, - for standard output", o.output, func(s string) error {
+			o.output = s
+			return nil
+		})
+	}
+	fmt.Fprintln(a.out)
+	return a.err
+}
+
+// knock asks for the knock.
+func (a *asker) knock(o *initOptions, m machine) {
+	listen := strings.Join(o.listen, " ")
+	if listen == "" {
+		listen = "random"
+	}
+	a.ask("TCP ports to listen on, or random for five ports of which three are touched", listen, func(s string) error {
+		o.listen, o.touch = split(s), nil
+		if s == "random" {
+			o.listen = nil
+			return nil
+		}
+		c := *o
+		c.touch = c.listen[:min(1, len(c.listen))]
+		return c.try(m)
+	})
+	if len(o.listen) > 0 {
+		a.ask("Those of them that are to be touched", "", func(s string) error {
+			o.touch = split(s)
+			if len(o.touch) == 0 {
+				return errors.New("at least one port, and better two or three")
+			}
+			return o.try(m)
+		})
+	}
+	a.ask("Order of the touches, given or any", o.order, func(s string) error {
+		o.order = s
+		return o.try(m)
+	})
+}
+
+// try says what would be wrong with the configuration so far, the rest of it
+// being what is proposed.
+func (o initOptions) try(m machine) error {
+	if len(o.ports) == 0 {
+		o.ports = []string{"22/tcp"}
+	}
+	if err := o.propose(m); err != nil {
+		return err
+	}
+	_, err := config.Parse("", []byte(o.text()))
+	if err != nil {
+		return notWritten(err)
+	}
+	return nil
+}
+
+// split takes a list apart, at spaces and commas.
+func split(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' })
+}
+
+// asker asks on out and reads from in, a line an answer. After an error it asks
+// no more.
+type asker struct {
+	in  *bufio.Reader
+	out io.Writer
+	err error
+}
+
+// ask asks until take accepts the answer. An empty one is the proposal.
+func (a *asker) ask(question, proposal string, take func(string) error) {
+	for a.err == nil {
+		fmt.Fprintf(a.out, "%s [%s]: ", question, proposal)
+		line, err := a.in.ReadString('\n')
+		if err != nil && line == "" {
+			fmt.Fprintln(a.out)
+			a.err = fmt.Errorf("no answer to %q: %w; nothing is written", question, err)
+			return
+		}
+		answer := strings.TrimSpace(line)
+		if answer == "" {
+			answer = proposal
+		}
+		err = take(answer)
+		if err == nil {
+			return
+		}
+		fmt.Fprintf(a.out, "  %s\n", printable(err.Error()))
+	}
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/port"
+)
+
+// daemonGroup is the group by which the daemon reads its configuration.
+const daemonGroup = "doorward"
+
+// giveToDaemon gives a file or directory to the daemon's group. It stays as it
+// is where there is no such group, or the user may not: then the file is not
+// that of this system's daemon.
+func giveToDaemon(path string) error {
+	g, err := user.LookupGroup(daemonGroup)
+	if err != nil {
+		return nil
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return nil // Windows has no group numbers
+	}
+	if err := os.Chown(path, -1, gid); err != nil && !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return nil
+}
+
+// next says what was written and what to do with it.
+func (o *initOptions) next(e *env, w io.Writer, m machine, c *config.Config) error {
+	door := &c.Doors[0]
+	d := e.dressFor(w)
+	var b strings.Builder
+	if o.output != "-" {
+		fmt.Fprintf(&b, "Written: %s\n\n", o.output)
+	}
+	for _, line := range doorWords(d, door) {
+		b.WriteString(line + "\n")
+	}
+	for _, text := range append(c.Warnings(), o.clashes(m, door)...) {
+		fmt.Fprintf(&b, "\n%s: %s\n", d.warn.Render("warning"), text)
+	}
+	file, daemon := " "+o.output, "doorwardd -c "+o.output
+	if o.output == config.DefaultPath {
+		file, daemon = "", "systemctl enable --now doorward"
+	} else if o.output == "-" {
+		file, daemon = " FILE", "doorwardd -c FILE"
+	}
+	fmt.Fprintf(&b, "\n%s\n", d.title.Render("Next"))
+	steps := []string{
+		"Keep the session that you are in. It lives on whatever the door does; close it when a new one has worked.",
+		"doorward check" + file,
+		"doorward doctor",
+		daemon,
+		"From another machine: " + try(door),
+		"After a change of the file: doorward apply --confirm 60s",
+	}
+	for i, s := range steps {
+		fmt.Fprintf(&b, "  %d. %s\n", i+1, s)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// try is the command line of a visitor.
+func try(door *config.Door) string {
+	k := &door.Knocks[0]
+	touch := strings.Join(numbers(k.Touch), ",")
+	command := "doorward knock HOST --touch " + touch
+	for _, r := range door.Ports {
+		if r.Proto != port.TCP {
+			continue
+		}
+		command += fmt.Sprintf(" --wait %d", r.First)
+		if door.SSH() {
+			command += " -- ssh USER@HOST"
+			if r.First != 22 {
+				command += fmt.Sprintf(" -p %d", r.First)
+			}
+		}
+		break
+	}
+	if k.Judge > 0 {
+		command += fmt.Sprintf("\n     (the listeners are looked at every %s, so that it can take as long)", about(k.Judge))
+	}
+	return command
+}
+
+// clashes says which listeners a connection of this machine may happen to hold
+// the port of, and how to prevent it.
+func (o *initOptions) clashes(m machine, door *config.Door) []string {
+	first, last := m.ephemeral()
+	var inside []uint16
+	for _, p := range door.Knocks[0].Listen {
+		if first <= p && p <= last {
+			inside = append(inside, p)
+		}
+	}
+	if len(inside) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s lie among the ports that this machine gives to outgoing connections (%d to %d), "+
+		"so that one of those may hold a listener's port; to keep them free: sysctl -w net.ipv4.ip_local_reserved_ports=%s",
+		listedPorts(inside), first, last, strings.Join(numbers(inside), ","))}
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/doorward/doorward/internal/config"
+)
+
+// choice is what a first configuration is to say. Its text is checked by
+// config.Parse before it is written, so that nothing here has to be valid.
+type choice struct {
+	door          string
+	ports         []string
+	unit, why     string // unit "" or "none": the service always runs
+	listen, touch []string
+	drawn         bool // listen and touch were drawn at random
+	order         string
+	logins        string // what is to be said about logins, "" for a door without SSH
+}
+
+// text writes the configuration.
+func (c *choice) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `# doorward's configuration. The knock in it is a secret: who can read this file
+# can open the door. After a change: doorward check, and then
+# doorward apply --confirm 60s. Every key is explained by doorward init --reference.
+
+[%s]
+ports = [%s]
+# How long a right knock lets its source open new connections. Those that stand
+# live on.
+open_for = "30s"
+`, c.table(), quoted(c.ports))
+	if c.managed() {
+		fmt.Fprintf(&b, "\n[%s.service]\n", c.table())
+		if c.why != "" {
+			fmt.Fprintf(&b, "# %s\n", c.why)
+		}
+		fmt.Fprintf(&b, "unit = %q\n", c.unit)
+	}
+	fmt.Fprintf(&b, "\n[%s.presence]\n", c.table())
+	if c.managed() {
+		fmt.Fprintf(&b, "# Nobody in for this long: %s is stopped.\n", c.unit)
+	}
+	b.WriteString("idle = \"1h\"\n")
+	if c.logins != "" {
+		fmt.Fprintf(&b, "# %s\nlogins = \"auto\"\n", c.logins)
+	}
+	c.knock(&b)
+	return b.String()
+}
+
+// knock writes the knock.
+func (c *choice) knock(b *strings.Builder) {
+	fmt.Fprintf(b, "\n[[%s.knock]]\nkind = \"touch\"\n", c.table())
+	if c.drawn {
+		b.WriteString(`# Drawn at random, from ports that Linux does not give to outgoing connections,
+# that have no name in /etc/services, and that scanners do not try first.
+`)
+	}
+	fmt.Fprintf(b, "listen = [%s]\n", integers(c.listen))
+	if len(c.touch) < len(c.listen) {
+		b.WriteString("# Whoever touches one of the others, as a port scan does, is not heard for the\n" +
+			"# time of the penalty.\n")
+	}
+	fmt.Fprintf(b, "touch = [%s]\norder = %q\nwithin = \"1m\"\npenalty = \"5m\"\nscope = \"source\"\n",
+		integers(c.touch), c.order)
+}
+
+// table is the path of the door's table. A name that is no bare key is quoted,
+// for config.Parse to refuse it.
+func (c *choice) table() string {
+	if c.door != "" && strings.Trim(c.door, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") == "" {
+		return "door." + c.door
+	}
+	return fmt.Sprintf("door.%q", c.door)
+}
+
+// managed says whether the door starts and stops a unit.
+func (c *choice) managed() bool { return c.unit != "" && c.unit != "none" }
+
+// quoted writes the strings of a TOML list.
+func quoted(words []string) string {
+	q := make([]string, len(words))
+	for i, w := range words {
+		q[i] = fmt.Sprintf("%q", w)
+	}
+	return strings.Join(q, ", ")
+}
+
+// integers writes the integers of a TOML list. What is none is quoted, for
+// config.Parse to refuse it.
+func integers(words []string) string {
+	q := make([]string, len(words))
+	for i, w := range words {
+		q[i] = w
+		if n, err := strconv.Atoi(w); err != nil || strconv.Itoa(n) != w {
+			q[i] = fmt.Sprintf("%q", w)
+		}
+	}
+	return strings.Join(q, ", ")
+}
+
+// articleText is the article's configuration for this machine. Its numbers are
+// the article's. What the article's machine called otherwise, the unit and the
+// log, is what this one has, and the file says so.
+func articleText(m machine, unit string) string {
+	text := config.LikeTheArticle()
+	why := "as you said"
+	if unit == "" {
+		unit, why, _ = m.sshUnit()
+	}
+	const itsUnit = "sshd.service"
+	if unit != "" && unit != itsUnit {
+		text = replaceLine(text, `unit = "`+itsUnit+`"`, fmt.Sprintf(
+			"# The article's is %s; %s\nunit = %q", itsUnit, why, unit))
+	}
+	log := m.authLog()
+	switch {
+	case log == authLogs[0]:
+	case log != "":
+		text = strings.ReplaceAll(text, authLogs[0], log)
+		text = replaceLine(text, "logins = [", fmt.Sprintf(
+			"# The article's is %s, which is not here; this machine has %s.\nlogins = [", authLogs[0], log))
+	case m.hasJournal():
+		start := strings.Index(text, "logins = [")
+		end := start + strings.Index(text[start:], "]") + 1
+		text = text[:start] + fmt.Sprintf("# The article's is %s, which is not here; this machine has the journal.\n"+
+			"logins = \"journal\"", authLogs[0]) + text[end:]
+	}
+	return text
+}
+
+// replaceLine replaces a line of text.
+func replaceLine(text, line, by string) string {
+	lines := strings.Split(text, "\n")
+	if i := slices.Index(lines, line); i >= 0 {
+		lines[i] = by
+	}
+	return strings.Join(lines, "\n")
+}
