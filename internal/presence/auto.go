@@ -51,27 +51,18 @@ func (a *auto) last(ctx context.Context, now time.Time) (Login, bool, []string, 
 	}
 	for _, s := range try {
 		login, ok, warnings, err := s.last(ctx, now)
+		var none *noData
 		switch {
 		case err == nil:
 			a.found = s
 			return login, ok, warnings, nil
-		case !errors.Is(err, ErrNoData):
+		case !errors.As(err, &none):
 			return Login{}, false, nil, err
 		}
-		why = append(why, reason(err))
+		why = append(why, none.why)
 	}
-	return Login{}, false, nil, fmt.Errorf("%w: %s; %s; or name where sshd logs in presence.logins, "+
-		"or set it to \"off\"", ErrNoData, strings.Join(why, "; "), autoHint)
+	return Login{}, false, nil, &noData{strings.Join(why, "; "), autoHint}
 }
 
-const autoHint = "run a syslog daemon or journald, and let doorward's user read its log"
-
-// reason is why a place has no data, without the words that all begin with
-// and without the hint for that place alone.
-func reason(err error) string {
-	s := strings.TrimPrefix(err.Error(), ErrNoData.Error()+": ")
-	for _, hint := range []string{filesHint, journalHint} {
-		s = strings.TrimSuffix(s, "; "+hint)
-	}
-	return s
-}
+const autoHint = "run journald or a syslog daemon, and let doorward's user read its log; " +
+	"or name the log that sshd writes in presence.logins, or set it to \"off\""

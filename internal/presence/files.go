@@ -96,7 +96,7 @@ func (f *files) last(ctx context.Context, now time.Time) (Login, bool, []string,
 		}
 	}
 	if !p.data {
-		return Login{}, false, nil, fmt.Errorf("%w: %s; %s", ErrNoData, strings.Join(p.why, "; "), filesHint)
+		return Login{}, false, nil, &noData{strings.Join(p.why, "; "), filesHint}
 	}
 	if f.best == nil {
 		return Login{}, false, p.warn, nil

@@ -53,11 +53,16 @@ func (j *journal) last(ctx context.Context, now time.Time) (Login, bool, []strin
 	}
 	patient, cancel := context.WithTimeout(ctx, journalPatience)
 	defer cancel()
-	if err := j.read(patient, now); err != nil {
+	err := j.read(patient, now)
+	if err != nil && j.cursor != "" && patient.Err() == nil {
+		j.cursor = "" // it may have been the cursor's fault
+		err = j.read(patient, now)
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			return Login{}, false, nil, ctx.Err()
 		}
-		return Login{}, false, nil, fmt.Errorf("%w: the journal: %w; %s", ErrNoData, err, journalHint)
+		return Login{}, false, nil, &noData{"the journal: " + err.Error(), journalHint}
 	}
 	if j.best == nil {
 		return Login{}, false, nil, nil
@@ -87,9 +92,7 @@ func (j *journal) read(ctx context.Context, now time.Time) error {
 	} else {
 		args = append(args, "--after-cursor="+j.cursor)
 	}
-	err = j.run(ctx, args, func(e entry) bool { return j.take(e, now) })
-	if err != nil {
-		j.cursor = "" // read all anew, should it be the cursor's fault
+	if err := j.run(ctx, args, func(e entry) bool { return j.take(e, now) }); err != nil {
 		return err
 	}
 	j.cursor = newest

@@ -28,6 +28,13 @@ import (
 // be read. The error that wraps it says why for each place, and what to do.
 var ErrNoData = errors.New("no log data")
 
+// noData is ErrNoData with the reasons and what to do.
+type noData struct{ why, hint string }
+
+func (e *noData) Error() string { return ErrNoData.Error() + ": " + e.why + "; " + e.hint }
+
+func (e *noData) Unwrap() error { return ErrNoData }
+
 // Login is one accepted login.
 type Login struct {
 	// Time is the line's stamp, or the moment when the line was first read if

@@ -9,8 +9,8 @@ import (
 	"io"
 )
 
-// maxLine is the longest line that is looked at; longer ones are passed over.
-// No line of sshd's about a login comes near it.
+// maxLine bounds what is held of a line: shorter ones are looked at, longer
+// ones may be passed over. No line of sshd's about a login comes near it.
 const maxLine = 64 << 10
 
 // linesBackward calls each with the lines of r before end, last one first,

@@ -10,7 +10,6 @@ import (
 	"syscall"
 
 	"github.com/mdlayher/netlink"
-	"github.com/mdlayher/netlink/nlenc"
 
 	"github.com/doorward/doorward/internal/port"
 )
@@ -29,9 +28,9 @@ const (
 	reqLen           = 56 // struct inet_diag_req_v2
 	msgLen           = 72 // struct inet_diag_msg
 
-	opJump         = 1 // INET_DIAG_BC_JMP
-	opSourceAtLeas = 2 // INET_DIAG_BC_S_GE
-	opSourceAtMost = 3 // INET_DIAG_BC_S_LE
+	opJump          = 1 // INET_DIAG_BC_JMP
+	opSourceAtLeast = 2 // INET_DIAG_BC_S_GE
+	opSourceAtMost  = 3 // INET_DIAG_BC_S_LE
 )
 
 // State numbers from net/tcp_states.h. UDP sockets borrow two of them:
@@ -61,7 +60,9 @@ const dumpTries = 5
 // not live, since anybody can make one from a forged address; TIME_WAIT,
 // LAST_ACK, CLOSING and orphans are the kernel's tidying up. A UDP socket is
 // live if it is connected to a peer. The kernel does not tell who began: an
-// outgoing connection whose local port lies in ports counts too.
+// outgoing connection whose local port lies in ports counts too. Connections
+// that are forwarded, say to a container, end in another namespace and are not
+// among these.
 func Connections(ports []port.Range) ([]Connection, error) {
 	half := uint32(1<<stateFinWait1 | 1<<stateFinWait2 | 1<<stateCloseWait)
 	var out []Connection
@@ -188,14 +189,14 @@ func diagRequest(family uint8, proto port.Proto, states uint32, ports []port.Ran
 	b := make([]byte, reqLen)
 	b[0] = family
 	b[1] = uint8(proto)
-	nlenc.PutUint32(b[4:8], states)
+	binary.NativeEndian.PutUint32(b[4:8], states)
 	if len(ports) > maxFilterRanges {
 		return b
 	}
 	code := portFilter(ports)
 	attr := make([]byte, 4, 4+len(code))
-	nlenc.PutUint16(attr[0:2], uint16(4+len(code)))
-	nlenc.PutUint16(attr[2:4], diagReqBytecode)
+	binary.NativeEndian.PutUint16(attr[0:2], uint16(4+len(code)))
+	binary.NativeEndian.PutUint16(attr[2:4], diagReqBytecode)
 	return append(append(b, attr...), code...)
 }
 
@@ -222,7 +223,7 @@ func portFilter(ports []port.Range) []byte {
 		if i == len(ports)-1 {
 			next = each + 4
 		}
-		code = op(code, opSourceAtLeas, compare, next)
+		code = op(code, opSourceAtLeast, compare, next)
 		code = op(code, 0, 0, r.First)
 		code = op(code, opSourceAtMost, compare, next-compare)
 		code = op(code, 0, 0, r.Last)
@@ -234,7 +235,7 @@ func portFilter(ports []port.Range) []byte {
 // byteAt returns byte i of n in the machine's order, as the kernel reads it.
 func byteAt(n uint16, i int) byte {
 	var b [2]byte
-	nlenc.PutUint16(b[:], n)
+	binary.NativeEndian.PutUint16(b[:], n)
 	return b[i]
 }
 
@@ -245,7 +246,7 @@ func parseSocket(b []byte) (socket, error) {
 	if len(b) < msgLen {
 		return socket{}, fmt.Errorf("a socket of %d bytes: at least %d are due", len(b), msgLen)
 	}
-	s := socket{state: b[1], inode: nlenc.Uint32(b[68:72])}
+	s := socket{state: b[1], inode: binary.NativeEndian.Uint32(b[68:72])}
 	sport, dport := binary.BigEndian.Uint16(b[4:6]), binary.BigEndian.Uint16(b[6:8])
 	switch b[0] {
 	case syscall.AF_INET:

@@ -1,0 +1,178 @@
+//go:build linux
+
+package presence
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var sameTime = cmp.Options{
+	cmp.Comparer(func(a, b time.Time) bool { return a.Equal(b) }),
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+}
+
+var eight = time.Date(2026, 11, 24, 8, 0, 0, 0, time.UTC)
+
+// realLines are logins as the daemons of the distributions write them.
+var realLines = []struct {
+	name, line string
+	user       string
+	method     string
+	source     string
+}{
+	{"Debian 11", "Nov 24 07:50:01 gate sshd[1234]: Accepted publickey for alice from 192.0.2.7 port 51122 ssh2: ED25519 SHA256:0pE6eOq8zOvG2CkKqf5cVtXUu0yB1x4a7F8y2Zq3V1k", "alice", "publickey", "192.0.2.7"},
+	{"Debian 12", "2026-11-24T07:50:01.481512+00:00 gate sshd[1234]: Accepted password for alice from 192.0.2.7 port 51122 ssh2", "alice", "password", "192.0.2.7"},
+	{"OpenSSH 9.8", "2026-11-24T07:50:01.481512+00:00 gate sshd-session[1234]: Accepted password for alice from 192.0.2.7 port 51122 ssh2", "alice", "password", "192.0.2.7"},
+	{"RHEL 3", "Nov 24 07:50:01 gate sshd[1234]: Accepted password for alice from ::ffff:192.0.2.7 port 51122 ssh2", "alice", "password", "192.0.2.7"},
+	{"RHEL 9", "Nov 24 07:50:01 gate sshd[1234]: Accepted keyboard-interactive/pam for alice from 2001:db8::7 port 51122 ssh2", "alice", "keyboard-interactive/pam", "2001:db8::7"},
+	{"Alpine", "Nov 24 07:50:01 gate auth.info sshd[1234]: Accepted publickey for alice from 192.0.2.7 port 51122 ssh2: RSA SHA256:abc", "alice", "publickey", "192.0.2.7"},
+	{"journalctl short-iso", "2026-11-24T08:50:01+0100 gate sshd[1234]: Accepted none for alice from 192.0.2.7 port 51122 ssh2", "alice", "none", "192.0.2.7"},
+	{"a host by address", "Nov 24 07:50:01 2001:db8::1 sshd[1234]: Accepted hostbased for alice from 192.0.2.7 port 22 ssh2: RSA SHA256:abc, client user \"alice\", client host \"x\"", "alice", "hostbased", "192.0.2.7"},
+	{"kerberos", "Nov 24 07:50:01 gate sshd[1234]: Accepted gssapi-with-mic for alice from 192.0.2.7 port 51122 ssh2: alice@EXAMPLE.ORG", "alice", "gssapi-with-mic", "192.0.2.7"},
+	{"a certificate", "Nov 24 07:50:01 gate sshd[1234]: Accepted publickey for alice from 192.0.2.7 port 51122 ssh2: ED25519-CERT SHA256:abc ID alice from 203.0.113.1 port 22 ssh2 (serial 0) CA ED25519 SHA256:def", "alice", "publickey", "192.0.2.7"},
+	{"link-local", "Nov 24 07:50:01 gate sshd[1234]: Accepted password for alice from fe80::1%eth0 port 51122 ssh2", "alice", "password", "fe80::1%eth0"},
+	{"no address", "Nov 24 07:50:01 gate sshd[1234]: Accepted password for alice from UNKNOWN port 65535 ssh2", "alice", "password", ""},
+	{"a name with spaces", "Nov 24 07:50:01 gate sshd[1234]: Accepted password for EXAMPLE\\alice b from 192.0.2.7 port 51122 ssh2", "EXAMPLE\\alice b", "password", "192.0.2.7"},
+	{"a name that spells an address", "Nov 24 07:50:01 gate sshd[1234]: Accepted password for alice from 203.0.113.1 port 22 from 192.0.2.7 port 51122 ssh2", "alice from 203.0.113.1 port 22", "password", "192.0.2.7"},
+	{"a name that spells it all", "Nov 24 07:50:01 gate sshd[1234]: Accepted password for a from 203.0.113.1 port 22 ssh2 from 192.0.2.7 port 51122 ssh2", "a from 203.0.113.1 port 22 ssh2", "password", "192.0.2.7"},
+	{"repeated", "Nov 24 07:50:01 gate sshd[1234]: message repeated 2 times: [ Accepted password for alice from 192.0.2.7 port 51122 ssh2]", "alice", "password", "192.0.2.7"},
+	{"after a power cut", "\x00\x00\x00Nov 24 07:50:01 gate sshd[1234]: Accepted password for alice from 192.0.2.7 port 51122 ssh2", "alice", "password", "192.0.2.7"},
+	{"with a carriage return", "Nov 24 07:50:01 gate sshd[1234]: Accepted password for alice from 192.0.2.7 port 51122 ssh2\r", "alice", "password", "192.0.2.7"},
+	{"an escaped tab", "Nov 24 07:50:01 gate sshd[1234]: Accepted password for al#011ice from 192.0.2.7 port 51122 ssh2", "al#011ice", "password", "192.0.2.7"},
+}
+
+func TestRealLines(t *testing.T) {
+	for _, test := range realLines {
+		t.Run(test.name, func(t *testing.T) {
+			got, what := parseLine(test.line, eight)
+			if what != isLogin {
+				t.Fatalf("verdict %d, want a login: %q", what, test.line)
+			}
+			want := Login{Time: got.Time, User: test.user, Method: test.method}
+			if test.source != "" {
+				want.Source = netip.MustParseAddr(test.source)
+			}
+			if d := cmp.Diff(want, got, sameTime); d != "" {
+				t.Errorf("parseLine(%q) (-want +got):\n%s", test.line, d)
+			}
+			if at := time.Date(2026, 11, 24, 7, 50, 1, 0, time.UTC); !got.Time.Truncate(time.Second).Equal(at) {
+				t.Errorf("time %s, want %s", got.Time, at)
+			}
+		})
+	}
+}
+
+const accepted = "Accepted password for root from 203.0.113.1 port 22 ssh2"
+
+// forgedLines are what strangers, other programs and local users can bring
+// into a log, and what sshd says besides.
+var forgedLines = map[string]string{
+	"another program's tag":             "Nov 24 07:50:01 gate logger: " + accepted,
+	"a tag that begins so":              "Nov 24 07:50:01 gate sshd-evil[1]: " + accepted,
+	"a tag that ends so":                "Nov 24 07:50:01 gate notsshd[1]: " + accepted,
+	"a tag with a path":                 "Nov 24 07:50:01 gate /tmp/sshd[1]: " + accepted,
+	"a tag without a number":            "Nov 24 07:50:01 gate sshd: " + accepted,
+	"a number that is none":             "Nov 24 07:50:01 gate sshd[x]: " + accepted,
+	"process 0":                         "Nov 24 07:50:01 gate sshd[0]: " + accepted,
+	"two numbers":                       "Nov 24 07:50:01 gate sshd[1][2]: " + accepted,
+	"no host":                           "Nov 24 07:50:01 sshd[1]: " + accepted,
+	"no host, and a message of a word":  "Nov 24 07:50:01 x[1]: sshd[1]: " + accepted,
+	"sudo's text":                       "Nov 24 07:50:01 gate sudo[1]: sshd[1]: " + accepted,
+	"cron's text":                       "Nov 24 07:50:01 gate CRON[1]: (root) CMD (sshd[1]: " + accepted + ")",
+	"a tag like a priority":             "Nov 24 07:50:01 gate auth.info: sshd[1]: " + accepted,
+	"a facility that is none":           "Nov 24 07:50:01 gate evil.info sshd[1]: " + accepted,
+	"a whole line as a message":         "Nov 24 07:50:01 gate evil: Nov 24 07:50:01 gate sshd[1]: " + accepted,
+	"a user name":                       "Nov 24 07:50:01 gate sshd[1]: Invalid user " + accepted + " from 203.0.113.1 port 22",
+	"a failed user name":                "Nov 24 07:50:01 gate sshd[1]: Failed password for invalid user " + accepted + " from 203.0.113.1 port 22 ssh2",
+	"a banner":                          "Nov 24 07:50:01 gate sshd[1]: banner exchange: Connection from 203.0.113.1 port 22: invalid format: " + accepted,
+	"an escaped newline":                "Nov 24 07:50:01 gate sshd[1]: Invalid user x#012Nov 24 07:50:01 gate sshd[1]: " + accepted,
+	"a repeated user name":              "Nov 24 07:50:01 gate sshd[1]: message repeated 2 times: [ Invalid user " + accepted + "]",
+	"repeated, unfinished":              "Nov 24 07:50:01 gate sshd[1]: message repeated 2 times: [ " + accepted,
+	"last message repeated":             "Nov 24 07:50:01 gate last message repeated 2 times " + accepted,
+	"an accepted key, no login":         "Nov 24 07:50:01 gate sshd[1]: Accepted key ED25519 SHA256:abc found at /root/.ssh/authorized_keys:1",
+	"an accepted certificate, no login": "Nov 24 07:50:01 gate sshd[1]: Accepted certificate ID \"for root from 203.0.113.1 port 22 ssh2\" (serial 0) signed by ED25519 CA SHA256:abc",
+	"postponed":                         "Nov 24 07:50:01 gate sshd[1]: Postponed publickey for root from 203.0.113.1 port 22 ssh2",
+	"partial":                           "Nov 24 07:50:01 gate sshd[1]: Partial publickey for root from 203.0.113.1 port 22 ssh2",
+	"an invalid user":                   "Nov 24 07:50:01 gate sshd[1]: Accepted password for invalid user root from 203.0.113.1 port 22 ssh2",
+	"nobody":                            "Nov 24 07:50:01 gate sshd[1]: Accepted password for  from 203.0.113.1 port 22 ssh2",
+	"cut before its end":                "Nov 24 07:50:01 gate sshd[1]: Accepted password for root from 203.0.113.1 port 22 ss",
+	"cut in the port":                   "Nov 24 07:50:01 gate sshd[1]: Accepted password for root from 203.0.113.1 port 2",
+	"a port that is none":               "Nov 24 07:50:01 gate sshd[1]: Accepted password for root from 203.0.113.1 port 65536 ssh2",
+	"an address that is none":           "Nov 24 07:50:01 gate sshd[1]: Accepted password for root from 203.0.113.256 port 22 ssh2",
+	"a protocol that is none":           "Nov 24 07:50:01 gate sshd[1]: Accepted password for root from 203.0.113.1 port 22 ssh22",
+	"a control character":               "Nov 24 07:50:01 gate sshd[1]: Accepted password for ro\x1bot from 203.0.113.1 port 22 ssh2",
+	"a message that is indented":        "Nov 24 07:50:01 gate sshd[1]:  " + accepted,
+	"text before it":                    "Nov 24 07:50:01 gate sshd[1]: not " + accepted,
+	"no stamp, another program":         "gate evil[1]: " + accepted,
+	"an unknown stamp, a user name":     "2026/11/24 07:50:01 gate sshd[1]: Invalid user sshd[1]: " + accepted + " from 203.0.113.1 port 22",
+}
+
+func TestForgedLines(t *testing.T) {
+	for name, line := range forgedLines {
+		if login, what := parseLine(line, eight); what != noLogin {
+			t.Errorf("%s: %q: verdict %d, login %+v, want no login", name, line, what, login)
+		}
+	}
+}
+
+func TestUnknownStamps(t *testing.T) {
+	for _, stamp := range []string{"2026/11/24 07:50:01", "2026-11-24 07:50:01", "2026-11-24T07:50:01", "24. Nov 07:50:01", "Nov 31 07:50:01"} {
+		line := stamp + " gate sshd[1]: " + accepted
+		if _, what := parseLine(line, eight); what != oddStamp {
+			t.Errorf("%q: verdict %d, want that its stamp is not known", line, what)
+		}
+	}
+}
+
+// render writes a login as sshd and a syslog daemon would.
+func render(l Login) string {
+	source := "UNKNOWN"
+	if l.Source.IsValid() {
+		source = l.Source.String()
+	}
+	return fmt.Sprintf("%s host sshd[1]: Accepted %s for %s from %s port 1 ssh2",
+		l.Time.UTC().Format(time.RFC3339Nano), l.Method, l.User, source)
+}
+
+func FuzzLine(f *testing.F) {
+	seeds := 0
+	add := func(line string) {
+		seeds++
+		f.Add(line)
+	}
+	for _, l := range realLines {
+		add(l.line)
+	}
+	for _, line := range forgedLines {
+		add(line)
+	}
+	if seeds < len(realLines)+len(forgedLines) || len(realLines) == 0 || len(forgedLines) == 0 {
+		f.Fatalf("only %d seeds", seeds)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		login, what := parseLine(line, eight)
+		if what != isLogin {
+			return
+		}
+		if !strings.Contains(line, " sshd[") && !strings.Contains(line, " sshd-session[") {
+			t.Fatalf("%q: a login without sshd", line)
+		}
+		head, _, _ := strings.Cut(line, "]: ")
+		if strings.Count(head, "[") != 1 {
+			t.Fatalf("%q: what stands before the message is not stamp, host and program", line)
+		}
+		again, what := parseLine(render(login), eight)
+		if what != isLogin {
+			t.Fatalf("%q: rendered as %q it is no login", line, render(login))
+		}
+		if d := cmp.Diff(login, again, sameTime); d != "" {
+			t.Fatalf("%q: rendered as %q it differs:\n%s", line, render(login), d)
+		}
+	})
+}
