@@ -99,11 +99,12 @@ func (d *Daemon) close(what string, f func() error) {
 
 // run runs all tasks until ctx or one of them ends.
 func (d *Daemon) run(ctx context.Context, where config.Gateway, kept *store.Store, table *fence.Fence, socket net.Listener) error {
-	gw := gateway.New(gateway.Options{Path: d.ConfigPath, Version: d.Version, Fence: table, Store: kept, Log: d.Log})
+	gw := gateway.New(gateway.Options{Path: d.ConfigPath, Version: d.Version, Log: d.Log})
+	world := gateway.Linux(table, kept, where.State, gw.Hear, d.Log)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return d.signals(ctx, gw) })
 	ready := make(chan struct{})
-	group.Go(func() error { return gw.Run(ctx, func() { close(ready) }) })
+	group.Go(func() error { return gw.Run(ctx, world, func() { close(ready) }) })
 	group.Go(func() error {
 		return control.NewServer(gw, d.Log).Serve(ctx, socket)
 	})

@@ -61,7 +61,7 @@ func (g *Gateway) apply(now time.Time, by string, confirm time.Duration) (contro
 
 // saveApplied puts which configuration is in use on disk.
 func (g *Gateway) saveApplied(a store.Applied) error {
-	_, err := g.opts.Store.Commit(store.Change{Applied: &a})
+	_, err := g.world.Store.Commit(store.Change{Applied: &a})
 	return err
 }
 

@@ -18,8 +18,8 @@ import (
 // begin brings back what survived, raises the fence and sets the doors going.
 // The fence comes first: until there is one, nothing else matters.
 func (g *Gateway) begin() error {
-	now := time.Now()
-	state, err := g.opts.Store.Load()
+	now := g.world.Now()
+	state, err := g.world.Store.Load()
 	if err != nil {
 		return err
 	}
@@ -30,11 +30,11 @@ func (g *Gateway) begin() error {
 	if err := g.raise(g.config); err != nil {
 		return fmt.Errorf("raise the fence: %w", err)
 	}
-	grants, err := g.opts.Fence.Grants()
+	grants, err := g.world.Fence.Grants()
 	if err != nil {
 		return fmt.Errorf("read the grants that stand: %w", err)
 	}
-	g.ear = newEar(g.log, g.hear)
+	g.ear = &ear{log: g.log, ear: g.world.Ear}
 	saved := make(map[string]door.Saved)
 	if !state.Rebooted {
 		for _, d := range state.Doors {
@@ -51,7 +51,7 @@ func (g *Gateway) begin() error {
 		d.start(g.ctx)
 	}
 	g.record(now, audit.EventStarted, "", fmt.Sprintf("version %s guards %d doors", g.opts.Version, len(g.doors)))
-	if aside := g.opts.Store.SetAside(); aside != "" {
+	if aside := g.world.Store.SetAside(); aside != "" {
 		g.record(now, audit.EventError, "", "the store was damaged and is set aside as "+aside+
 			"; penalties and the audit trail begin anew")
 	}
@@ -61,16 +61,17 @@ func (g *Gateway) begin() error {
 
 // end says goodbye in the audit trail. The fence stands on.
 func (g *Gateway) end() {
-	now := time.Now()
+	now := g.world.Now()
 	g.record(now, audit.EventStopped, "", "the daemon ends; the fence stands and grants run out by themselves")
 	g.flush(now)
 }
 
-// hear is called by the ear with the touches of a moment.
-func (g *Gateway) hear(ts []port.Touch) {
+// Hear takes in the touches of a moment. While it waits for the gateway, the
+// ear's queue fills, and no more.
+func (g *Gateway) Hear(ts []port.Touch) {
 	select {
 	case g.touches <- ts:
-	case <-g.ctx.Done():
+	case <-g.ended:
 	}
 }
 
@@ -138,7 +139,7 @@ func (g *Gateway) endDoors(known []string) {
 func (g *Gateway) choose(applied store.Applied, rebooted bool) error {
 	c, text, err := config.Load(g.opts.Path)
 	g.applied = applied
-	if applied.Pending != nil && (rebooted || !time.Now().Before(applied.Deadline)) {
+	if applied.Pending != nil && (rebooted || !g.world.Now().Before(applied.Deadline)) {
 		g.forgetPending()
 	}
 	switch {

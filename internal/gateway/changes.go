@@ -139,7 +139,7 @@ func (g *Gateway) flush(now time.Time) {
 	changed := len(g.changes.grants) > 0
 	give, revoke := g.changes.fence()
 	if len(give)+len(revoke) > 0 {
-		if err := g.opts.Fence.Change(give, revoke); err != nil {
+		if err := g.world.Fence.Change(give, revoke); err != nil {
 			g.log.Error("cannot change grants in the fence; comparing it anew", "err", err)
 			g.resync = true
 		}
@@ -176,7 +176,7 @@ func (g *Gateway) flush(now time.Time) {
 // nothing and when it does again. What could not be saved stays for the next
 // turn: the doors go on, since memory and kernel hold all that guards them.
 func (g *Gateway) save(commit store.Change) error {
-	records, err := g.opts.Store.Commit(commit)
+	records, err := g.world.Store.Commit(commit)
 	if err != nil {
 		if g.unsaved == "" {
 			g.log.Error("cannot save; the doors go on, but a restart would forget the latest changes", "err", err)

@@ -3,26 +3,16 @@ package gateway
 import (
 	"log/slog"
 	"slices"
-	"time"
-
-	"github.com/doorward/doorward/internal/listen"
-	"github.com/doorward/doorward/internal/port"
 )
 
 // ear keeps the listeners as the doors want them. A port that cannot be
 // listened on is said once and tried again at each upkeep.
 type ear struct {
 	log     *slog.Logger
-	ear     *listen.Ear
+	ear     Ear
 	wanted  []uint16
 	problem string // why some port is not listened on, "" when all are
 	repairs uint64
-}
-
-// newEar returns an ear that listens on nothing yet. heard is called on the
-// ear's own goroutine; while it waits, the ear's queue fills, and no more.
-func newEar(log *slog.Logger, heard func([]port.Touch)) *ear {
-	return &ear{log: log, ear: listen.New(log, heard)}
 }
 
 // set has the ear listen on just these ports, which are sorted.
@@ -49,7 +39,7 @@ func (e *ear) apply() {
 }
 
 // check opens listeners again that have died, and says which.
-func (e *ear) check(time.Time) (died []uint16) {
+func (e *ear) check() (died []uint16) {
 	missing := e.ear.Check()
 	if len(missing) == 0 {
 		return nil

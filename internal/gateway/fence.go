@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"slices"
 	"time"
 
@@ -10,20 +9,7 @@ import (
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/port"
-	"github.com/doorward/doorward/internal/presence"
 )
-
-// Fence is the kernel's table as the gateway needs it; *fence.Fence is one.
-type Fence interface {
-	Guard(doors []fence.Door, sessions []fence.Session) error
-	Admit(sessions []fence.Session) error
-	Change(give, revoke []fence.Grant) error
-	Grants() ([]fence.Grant, error)
-	Check() error
-	Watch(ctx context.Context) (<-chan struct{}, error)
-	Refused() (map[string]uint64, error)
-	Owned() bool
-}
 
 const (
 	// fenceRetry is the pause between tries to put a fence right.
@@ -47,38 +33,28 @@ func fenceDoors(c *config.Config) []fence.Door {
 // are let through by their whole tuple, and looked for once more afterwards,
 // for those that were made in between: conntrack may have seen neither.
 func (g *Gateway) raise(c *config.Config) error {
-	before, err := standing(c)
+	before, err := g.standingAt(c)
 	if err != nil {
 		return err
 	}
-	if err := g.opts.Fence.Guard(fenceDoors(c), before); err != nil {
+	if err := g.world.Fence.Guard(fenceDoors(c), before); err != nil {
 		return err
 	}
-	after, err := standing(c)
+	after, err := g.standingAt(c)
 	if err != nil {
 		return err
 	}
 	g.standing = after
-	return g.opts.Fence.Admit(after)
+	return g.world.Fence.Admit(after)
 }
 
-// standing returns the sessions that stand at the doors' ports.
-func standing(c *config.Config) ([]fence.Session, error) {
+// standingAt returns the sessions that stand at the doors' ports.
+func (g *Gateway) standingAt(c *config.Config) ([]fence.Session, error) {
 	var ports []port.Range
 	for _, d := range c.Doors {
 		ports = append(ports, d.Ports...)
 	}
-	found, err := presence.Connections(ports)
-	if err != nil {
-		return nil, err
-	}
-	var sessions []fence.Session
-	for _, f := range found {
-		if f.Proto == port.TCP {
-			sessions = append(sessions, fence.Session{Proto: f.Proto, Local: f.Local, Remote: f.Remote})
-		}
-	}
-	return sessions, nil
+	return g.world.Sessions(ports)
 }
 
 // letGo takes out of the fence the standing sessions that have ended.
@@ -86,7 +62,7 @@ func (g *Gateway) letGo() {
 	if len(g.standing) == 0 {
 		return
 	}
-	now, err := standing(g.config)
+	now, err := g.standingAt(g.config)
 	if err != nil {
 		return // the next upkeep looks again; an entry admits nothing new
 	}
@@ -96,7 +72,7 @@ func (g *Gateway) letGo() {
 	if len(live) == len(g.standing) {
 		return
 	}
-	if err := g.opts.Fence.Admit(live); err != nil {
+	if err := g.world.Fence.Admit(live); err != nil {
 		g.log.Warn("cannot take ended sessions out of the fence", "err", err)
 		return
 	}
@@ -121,7 +97,7 @@ func (g *Gateway) reconcile(now time.Time) {
 }
 
 func (g *Gateway) repairFence(now time.Time) error {
-	differs := g.opts.Fence.Check()
+	differs := g.world.Fence.Check()
 	if differs != nil {
 		if err := g.raise(g.config); err != nil {
 			return err
@@ -129,7 +105,7 @@ func (g *Gateway) repairFence(now time.Time) error {
 		g.repairs++
 		g.record(now, audit.EventRepaired, "", "the fence had been changed ("+differs.Error()+"); it stands again")
 	}
-	grants, err := g.opts.Fence.Grants()
+	grants, err := g.world.Fence.Grants()
 	if err != nil {
 		return err
 	}
@@ -148,7 +124,7 @@ func (g *Gateway) repairFence(now time.Time) error {
 	if len(give)+len(revoke) == 0 {
 		return nil
 	}
-	return g.opts.Fence.Change(give, revoke)
+	return g.world.Fence.Change(give, revoke)
 }
 
 // compare takes the grants of one door out of kernel and returns those to give

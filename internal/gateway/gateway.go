@@ -34,12 +34,10 @@ const upkeepEvery = 10 * time.Second
 // operator's order waiting.
 const maxBatch = 4096
 
-// Options are what a gateway is made of. All fields are needed.
+// Options are what a gateway is told. All fields are needed.
 type Options struct {
-	Path    string // of the configuration file, which Apply reads anew
+	Path    string // of the configuration file, which is read anew when it is applied
 	Version string
-	Fence   Fence
-	Store   *store.Store
 	Log     *slog.Logger
 }
 
@@ -47,6 +45,7 @@ type Options struct {
 // methods may be called from any goroutine while Run runs.
 type Gateway struct {
 	opts    Options
+	world   World
 	log     *slog.Logger
 	started time.Time
 
@@ -66,8 +65,9 @@ type Gateway struct {
 	warnings   []string        // about the configuration in use
 
 	events  chan event
-	tasks   sync.WaitGroup  // the goroutines of services and looks
-	ctx     context.Context // of those goroutines, ends with Run
+	tasks   sync.WaitGroup          // the goroutines of services and looks
+	ctx     context.Context         // of those goroutines, ends with Run
+	async   func(task func() event) // runs a task beside the turns; its event comes back as a turn
 	touches chan []port.Touch
 
 	ended chan struct{} // closed when Run has ended
@@ -81,7 +81,7 @@ type Gateway struct {
 // event is something that happened; it runs in a turn.
 type event func(now time.Time)
 
-// New returns a gateway that is not running yet.
+// New returns a gateway that is not running yet; Run wants its World.
 func New(opts Options) *Gateway {
 	g := &Gateway{
 		opts:    opts,
@@ -92,19 +92,25 @@ func New(opts Options) *Gateway {
 		ended:   make(chan struct{}),
 	}
 	g.newer.c = make(chan struct{})
+	// What takes long runs in a goroutine of its own, which ends with it, and
+	// comes back as an event.
+	g.async = func(task func() event) {
+		g.tasks.Go(func() { g.post(task()) })
+	}
 	return g
 }
 
 // Run guards the doors until ctx ends, and then returns nil: the fence stands
 // on, services stay as they are. It calls ready when the doors are guarded. An
 // error before that says why they cannot be.
-func (g *Gateway) Run(ctx context.Context, ready func()) error {
+func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
+	g.world = world
 	defer close(g.ended)
 	ctx, cancel := context.WithCancel(ctx)
 	defer g.tasks.Wait()
 	defer cancel()
 	g.ctx = ctx
-	changed, err := g.opts.Fence.Watch(ctx)
+	changed, err := g.world.Fence.Watch(ctx)
 	if err != nil {
 		return fmt.Errorf("watch the fence: %w", err)
 	}
@@ -121,7 +127,7 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 			ready()
 			ready = nil
 		}
-		timer.Reset(time.Until(g.next()))
+		timer.Reset(g.next().Sub(g.world.Now()))
 		select {
 		case <-ctx.Done():
 			g.end()
@@ -146,7 +152,7 @@ func (g *Gateway) Run(ctx context.Context, ready func()) error {
 
 // turn handles first, whatever else is waiting and what is due, and flushes.
 func (g *Gateway) turn(first event) {
-	now := time.Now()
+	now := g.world.Now()
 	if first != nil {
 		first(now)
 	}
@@ -162,7 +168,7 @@ func (g *Gateway) turn(first event) {
 		}
 		break
 	}
-	now = time.Now()
+	now = g.world.Now()
 	for _, d := range g.doors {
 		d.tick(now)
 	}
@@ -173,7 +179,7 @@ func (g *Gateway) turn(first event) {
 
 // next is when a turn is due without an event.
 func (g *Gateway) next() time.Time {
-	next := time.Now().Add(time.Hour)
+	next := g.world.Now().Add(time.Hour)
 	for _, d := range g.doors {
 		if t, ok := d.next(); ok && t.Before(next) {
 			next = t
@@ -238,10 +244,10 @@ func (g *Gateway) listening() []uint16 {
 
 // upkeep is S12: whatever died or was changed by others is put right.
 func (g *Gateway) upkeep(now time.Time) {
-	for _, p := range g.ear.check(now) {
+	for _, p := range g.ear.check() {
 		g.record(now, audit.EventRepaired, "", fmt.Sprintf("the listener on %d/tcp had died; it listens again", p))
 	}
-	if err := g.opts.Fence.Check(); err != nil {
+	if err := g.world.Fence.Check(); err != nil {
 		g.resync = true
 	}
 	for _, d := range g.doors {

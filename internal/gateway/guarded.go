@@ -2,8 +2,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -13,7 +11,6 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/port"
-	"github.com/doorward/doorward/internal/presence"
 	"github.com/doorward/doorward/internal/sequence"
 )
 
@@ -31,9 +28,9 @@ type guarded struct {
 	door     *door.Door
 	saved    door.Saved // as the store has it
 	knocks   []knock
-	service  *keeper       // nil: the service always runs
-	logins   *presence.Log // nil: logins do not count
-	oddities []string      // what was odd in the last look, for people
+	service  *keeper // nil: the service always runs
+	lookFor  func(context.Context) (door.Seen, []string)
+	oddities []string // what was odd in the last look, for people
 	refusals []audit.Record
 	looked   bool               // there was a first look
 	cancel   context.CancelFunc // ends the goroutines of the door
@@ -78,7 +75,7 @@ func (d *guarded) setKnocks(confs []config.Knock, now time.Time) {
 // start sets the door's goroutines going.
 func (d *guarded) start(ctx context.Context) {
 	d.ctx, d.cancel = context.WithCancel(ctx)
-	d.logins = newLogins(d.conf.Presence)
+	d.lookFor = d.gw.world.Look(d.conf)
 	if d.conf.Service != nil {
 		d.service = d.gw.newKeeper(d.ctx, d.conf, d.serviceAnswered)
 	}
@@ -199,67 +196,30 @@ func (d *guarded) noteRefusal(r audit.Record) {
 	d.refusals = d.refusals[:min(len(d.refusals), keepRefusals)]
 }
 
-// look looks for presence, in a goroutine that ends with the door or after
-// lookTime, and reports what it found, whatever happens.
+// look looks for presence, for as long as the door lives or lookTime, and
+// reports what was found, whatever happens.
 func (d *guarded) look() {
-	conf, logins, ctx := d.conf, d.logins, d.ctx
-	d.gw.tasks.Go(func() {
+	lookFor, ctx := d.lookFor, d.ctx
+	d.gw.async(func() event {
 		ctx, cancel := context.WithTimeout(ctx, lookTime)
 		defer cancel()
-		seen, oddities := lookFor(ctx, conf, logins)
-		d.gw.post(func(now time.Time) {
-			for _, o := range oddities {
-				if !slices.Contains(d.oddities, o) {
-					d.gw.log.Warn(o, "door", d.name())
-				}
-			}
-			d.oddities = oddities
-			d.looked = true
-			d.carry(d.door.Seen(now, seen))
-		})
+		seen, odd := lookFor(ctx)
+		return func(now time.Time) { d.seen(now, seen, odd) }
 	})
 }
 
-// lookFor is one look for presence, with what was odd about it. What cannot be
-// seen is no presence: the door rather goes dark than stands open on a guess.
-func lookFor(ctx context.Context, c config.Door, logins *presence.Log) (seen door.Seen, oddities []string) {
-	if c.Presence.Connections {
-		found, err := presence.Connections(c.Ports)
-		if err != nil {
-			oddities = append(oddities, fmt.Sprintf("live connections cannot be seen, so they do not count: %v", err))
+func (d *guarded) seen(now time.Time, seen door.Seen, odd []string) {
+	for _, o := range odd {
+		if !slices.Contains(d.oddities, o) {
+			d.gw.log.Warn(o, "door", d.name())
 		}
-		seen.Connections = len(found)
 	}
-	if logins == nil {
-		return seen, oddities
-	}
-	login, ok, err := logins.Last(ctx)
-	switch {
-	case errors.Is(err, presence.ErrNoData):
-		seen.NoData = err.Error()
-	case err != nil:
-		oddities = append(oddities, fmt.Sprintf("logins cannot be read, so they do not count: %v", err))
-	case ok:
-		seen.Login = login.Time
-	}
-	return seen, append(oddities, logins.Warnings()...)
-}
-
-// newLogins returns where a door's logins are read, nil where they do not count.
-func newLogins(c config.Presence) *presence.Log {
-	switch c.Logins {
-	case config.LoginsFiles:
-		return presence.Files(c.Files, time.Now)
-	case config.LoginsJournal:
-		return presence.Journal(time.Now)
-	case config.LoginsAuto:
-		return presence.Auto(time.Now)
-	}
-	return nil
+	d.oddities, d.looked = odd, true
+	d.carry(d.door.Seen(now, seen))
 }
 
 // settled says whether the door knows how things stand: what its service does,
 // and whether there is log data.
 func (d *guarded) settled() bool {
-	return (d.service == nil || d.service.seen) && (d.logins == nil || d.looked)
+	return (d.service == nil || d.service.seen) && (d.looked || d.conf.Presence.Logins == config.LoginsOff)
 }

@@ -3,25 +3,12 @@ package gateway
 import (
 	"context"
 	"fmt"
-	"log/slog"
-	"path/filepath"
 	"time"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/port"
-	"github.com/doorward/doorward/internal/presence"
 	"github.com/doorward/doorward/internal/service"
 )
-
-// Service is what runs behind a door. Start and Stop return when it is done,
-// and may be called again when it is already.
-type Service interface {
-	Start(ctx context.Context) error
-	Stop(ctx context.Context) error
-	Status(ctx context.Context) (service.Status, error)
-	Watch(ctx context.Context, report func(service.Status)) error
-	String() string
-}
 
 // listenTime is how long a service that runs may take until it listens. A
 // visitor who was let in before that would be told that nothing is there.
@@ -47,7 +34,7 @@ type keeper struct {
 // newKeeper returns the keeper of a door's service and starts watching it, in a
 // goroutine that ends with ctx.
 func (g *Gateway) newKeeper(ctx context.Context, c config.Door, report func(time.Time, bool, string, error)) *keeper {
-	k := &keeper{gw: g, svc: newService(c, g.config.Gateway.State, g.log), conf: c, ctx: ctx, report: report}
+	k := &keeper{gw: g, svc: g.world.Service(c), conf: c, ctx: ctx, report: report}
 	g.tasks.Go(func() {
 		err := k.svc.Watch(ctx, func(s service.Status) {
 			g.post(func(now time.Time) { k.observed(now, s) })
@@ -57,16 +44,6 @@ func (g *Gateway) newKeeper(ctx context.Context, c config.Door, report func(time
 		}
 	})
 	return k
-}
-
-// newService makes the service that the configuration names.
-func newService(c config.Door, state string, log *slog.Logger) Service {
-	log = log.With("door", c.Name)
-	if c.Service.Unit != "" {
-		return service.NewUnit(c.Service.Unit, log)
-	}
-	return service.NewCommand(c.Service.Start, c.Service.Stop, c.Service.Status,
-		filepath.Join(state, c.Name+".pid"), log)
 }
 
 // want has the service started or stopped.
@@ -79,22 +56,23 @@ func (k *keeper) want(run bool) {
 	k.do(run)
 }
 
-// do starts or stops the service in a goroutine that ends with it, or with the
-// service's time.
+// do starts or stops the service, for as long as that takes or the service's
+// time.
 func (k *keeper) do(run bool) {
 	k.busy, k.again = true, false
-	k.gw.tasks.Go(func() {
-		ctx, cancel := context.WithTimeout(k.ctx, k.conf.Service.Timeout)
+	conf := k.conf
+	k.gw.async(func() event {
+		ctx, cancel := context.WithTimeout(k.ctx, conf.Service.Timeout)
 		defer cancel()
 		var err error
 		if run {
 			if err = k.svc.Start(ctx); err == nil {
-				awaitListening(ctx, k.conf.Ports)
+				k.gw.awaitListening(ctx, conf.Ports)
 			}
 		} else {
 			err = k.svc.Stop(ctx)
 		}
-		k.gw.post(func(now time.Time) { k.did(now, run, err) })
+		return func(now time.Time) { k.did(now, run, err) }
 	})
 }
 
@@ -137,15 +115,15 @@ func (k *keeper) observed(now time.Time, s service.Status) {
 	}
 }
 
-// lookAgain asks how the service stands, in a goroutine that ends with the
-// answer or with the service's time.
+// lookAgain asks how the service stands.
 func (k *keeper) lookAgain() {
 	k.busy, k.stale = true, false
-	k.gw.tasks.Go(func() {
-		ctx, cancel := context.WithTimeout(k.ctx, k.conf.Service.Timeout)
+	timeout := k.conf.Service.Timeout
+	k.gw.async(func() event {
+		ctx, cancel := context.WithTimeout(k.ctx, timeout)
 		defer cancel()
 		s, err := k.svc.Status(ctx)
-		k.gw.post(func(now time.Time) {
+		return func(now time.Time) {
 			k.busy = false
 			switch {
 			case k.again:
@@ -158,7 +136,7 @@ func (k *keeper) lookAgain() {
 			if k.stale && !k.busy {
 				k.lookAgain()
 			}
-		})
+		}
 	})
 }
 
@@ -181,7 +159,7 @@ func (d *guarded) serviceAnswered(now time.Time, runs bool, detail string, err e
 // awaitListening returns when something listens on each of the TCP ports (of a
 // range: on one of it), or after listenTime. It is no error when nothing does:
 // the port may be forwarded to where no socket of this host is seen.
-func awaitListening(ctx context.Context, ports []port.Range) {
+func (g *Gateway) awaitListening(ctx context.Context, ports []port.Range) {
 	ctx, cancel := context.WithTimeout(ctx, listenTime)
 	defer cancel()
 	for _, r := range ports {
@@ -189,7 +167,7 @@ func awaitListening(ctx context.Context, ports []port.Range) {
 			continue
 		}
 		for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
-			if found, err := presence.Listening([]port.Range{r}); err != nil || len(found) > 0 {
+			if g.world.Listening(r) {
 				break
 			}
 			select {

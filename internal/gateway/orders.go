@@ -210,5 +210,5 @@ func duration(s string, unset time.Duration) (time.Duration, error) {
 
 // Log reads the audit trail (control.Backend).
 func (g *Gateway) Log(q control.LogQuery) ([]audit.Record, error) {
-	return g.opts.Store.Records(q.Door, q.Source, q.After, q.Limit)
+	return g.world.Store.Records(q.Door, q.Source, q.After, q.Limit)
 }

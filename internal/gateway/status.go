@@ -36,13 +36,13 @@ func (g *Gateway) status(now time.Time) control.Status {
 	s := control.Status{
 		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
 		Warnings: g.allWarnings(),
-		Fence:    control.Fence{Up: g.broken == "", Owned: g.opts.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
+		Fence:    control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
 		Doors:    make([]control.Door, 0, len(g.doors)),
 	}
 	if g.applied.Pending != nil {
 		s.Pending = &control.Pending{Until: g.applied.Deadline, By: g.applied.By}
 	}
-	refused, err := g.opts.Fence.Refused()
+	refused, err := g.world.Fence.Refused()
 	if err != nil {
 		g.log.Warn("cannot read how many packets were refused", "err", err)
 	}
@@ -112,17 +112,23 @@ func moment(t time.Time) *time.Time {
 	return &t
 }
 
-// loud are the events that an operator acts on; the others are told at info.
-var loud = map[string]slog.Level{
-	audit.EventFailsafe: slog.LevelError,
-	audit.EventError:    slog.LevelError,
-	audit.EventRepaired: slog.LevelWarn,
+// level is how loud an event is told: at info unless an operator acts on it.
+func level(event string) slog.Level {
+	switch event {
+	case audit.EventFailsafe, audit.EventError:
+		return slog.LevelError
+	case audit.EventRepaired:
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
 }
 
 // logRecord tells the log what the audit trail has.
 func (g *Gateway) logRecord(r audit.Record) {
-	args := []any{"event", r.Event}
-	for _, a := range []struct{ key, value string }{{"door", r.Door}, {"source", r.Source}, {"by", r.By}} {
+	var args []any
+	for _, a := range []struct{ key, value string }{
+		{"door", r.Door}, {"source", r.Source}, {"by", r.By}, {"reason", r.Reason},
+	} {
 		if a.value != "" {
 			args = append(args, a.key, a.value)
 		}
@@ -130,7 +136,7 @@ func (g *Gateway) logRecord(r audit.Record) {
 	if r.Until != nil {
 		args = append(args, "until", r.Until.Format(time.RFC3339))
 	}
-	g.log.Log(context.Background(), loud[r.Event], r.Reason, args...)
+	g.log.Log(context.Background(), level(r.Event), r.Event, args...)
 }
 
 // Alive says whether the gateway makes a turn within the given time.

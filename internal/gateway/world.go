@@ -1,0 +1,161 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/listen"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/presence"
+	"github.com/doorward/doorward/internal/service"
+	"github.com/doorward/doorward/internal/store"
+)
+
+// World is all that a gateway acts upon and hears of. Linux returns the real
+// one; tests bring a small one of their own.
+type World struct {
+	Fence Fence
+	Store Store
+	Ear   Ear
+	// Service returns what runs behind a door that has a service.
+	Service func(config.Door) Service
+	// Look returns a function that looks for a door's presence, and says what
+	// was odd about it, for people. It is not called twice at a time.
+	Look func(config.Door) func(context.Context) (door.Seen, []string)
+	// Sessions returns the TCP connections that stand at local ports.
+	Sessions func([]port.Range) ([]fence.Session, error)
+	// Listening says whether something listens on one of the ports.
+	Listening func(port.Range) bool
+	// Now is the time; time.Now in the real world.
+	Now func() time.Time
+}
+
+// Fence is the kernel's table; *fence.Fence is one.
+type Fence interface {
+	Guard(doors []fence.Door, sessions []fence.Session) error
+	Admit(sessions []fence.Session) error
+	Change(give, revoke []fence.Grant) error
+	Grants() ([]fence.Grant, error)
+	Check() error
+	Watch(ctx context.Context) (<-chan struct{}, error)
+	Refused() (map[string]uint64, error)
+	Owned() bool
+}
+
+// Store is what survives a restart; *store.Store is one.
+type Store interface {
+	Load() (store.State, error)
+	Commit(store.Change) ([]audit.Record, error)
+	Records(door, source string, after uint64, limit int) ([]audit.Record, error)
+	SetAside() string
+}
+
+// Ear listens on ports; *listen.Ear is one.
+type Ear interface {
+	Set(ports []uint16) error
+	Check() (missing []uint16)
+	Close() error
+}
+
+// Service is what runs behind a door; *service.Unit and *service.Command are.
+// Start and Stop return when it is done, and may be called again when it is
+// already.
+type Service interface {
+	Start(ctx context.Context) error
+	Stop(ctx context.Context) error
+	Status(ctx context.Context) (service.Status, error)
+	Watch(ctx context.Context, report func(service.Status)) error
+	String() string
+}
+
+// Linux returns this machine. stateDir is where supervised commands are
+// remembered; heard is called by the ear.
+func Linux(table Fence, kept Store, stateDir string, heard func([]port.Touch), log *slog.Logger) World {
+	return World{
+		Fence: table,
+		Store: kept,
+		Ear:   listen.New(log, heard),
+		Service: func(c config.Door) Service {
+			log := log.With("door", c.Name)
+			if c.Service.Unit != "" {
+				return service.NewUnit(c.Service.Unit, log)
+			}
+			return service.NewCommand(c.Service.Start, c.Service.Stop, c.Service.Status,
+				filepath.Join(stateDir, c.Name+".pid"), log)
+		},
+		Look:      newLook,
+		Sessions:  sessions,
+		Listening: listening,
+		Now:       time.Now,
+	}
+}
+
+// newLook returns the look for presence of one door. What cannot be seen is no
+// presence: the door rather goes dark than stands open on a guess.
+func newLook(c config.Door) func(context.Context) (door.Seen, []string) {
+	logins := newLogins(c.Presence)
+	return func(ctx context.Context) (seen door.Seen, odd []string) {
+		if c.Presence.Connections {
+			found, err := presence.Connections(c.Ports)
+			if err != nil {
+				odd = append(odd, fmt.Sprintf("live connections cannot be seen, so they do not count: %v", err))
+			}
+			seen.Connections = len(found)
+		}
+		if logins == nil {
+			return seen, odd
+		}
+		login, ok, err := logins.Last(ctx)
+		switch {
+		case errors.Is(err, presence.ErrNoData):
+			seen.NoData = err.Error()
+		case err != nil:
+			odd = append(odd, fmt.Sprintf("logins cannot be read, so they do not count: %v", err))
+		case ok:
+			seen.Login = login.Time
+		}
+		return seen, append(odd, logins.Warnings()...)
+	}
+}
+
+// newLogins returns where a door's logins are read, nil where they do not count.
+func newLogins(c config.Presence) *presence.Log {
+	switch c.Logins {
+	case config.LoginsFiles:
+		return presence.Files(c.Files, time.Now)
+	case config.LoginsJournal:
+		return presence.Journal(time.Now)
+	case config.LoginsAuto:
+		return presence.Auto(time.Now)
+	}
+	return nil
+}
+
+func sessions(ports []port.Range) ([]fence.Session, error) {
+	found, err := presence.Connections(ports)
+	if err != nil {
+		return nil, err
+	}
+	var s []fence.Session
+	for _, f := range found {
+		if f.Proto == port.TCP {
+			s = append(s, fence.Session{Proto: f.Proto, Local: f.Local, Remote: f.Remote})
+		}
+	}
+	return s, nil
+}
+
+// listening errs on the side of yes: a service that cannot be seen to listen is
+// not waited for.
+func listening(r port.Range) bool {
+	found, err := presence.Listening([]port.Range{r})
+	return err != nil || len(found) > 0
+}
