@@ -198,4 +198,7 @@ func (h *head) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (h *head) String() string { return strings.Join(strings.Fields(string(h.b)), " ") }
+// String is one line of it, without the full stop at its end.
+func (h *head) String() string {
+	return strings.TrimSuffix(strings.Join(strings.Fields(string(h.b)), " "), ".")
+}

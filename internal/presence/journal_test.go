@@ -2,5 +2,229 @@
 
 package presence
 
-func fakeJournalctl(string, []string) int { return 1 }
-func journalClient(string) int { return 1 }
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// fakeJournalctl is what the test binary does when it is run as journalctl: it
+// prints the entries of the file beside it, as its arguments ask, and notes
+// these. A file "fail" has what it complains of instead; with a file "endless"
+// it repeats the last entry for ever.
+func fakeJournalctl(dir string, args []string) int {
+	calls, err := os.OpenFile(filepath.Join(dir, "calls"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return 3
+	}
+	fmt.Fprintln(calls, strings.Join(args, " "))
+	calls.Close()
+	if text, err := os.ReadFile(filepath.Join(dir, "fail")); err == nil {
+		os.Stderr.Write(text)
+		return 1
+	}
+	text, _ := os.ReadFile(filepath.Join(dir, "entries"))
+	lines := slices.Collect(strings.Lines(string(text)))
+	for _, a := range args {
+		cursor, after := strings.CutPrefix(a, "--after-cursor=")
+		switch {
+		case cursor == "bad":
+			fmt.Fprintln(os.Stderr, "Failed to seek to cursor: Invalid argument")
+			return 1
+		case after:
+			i := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, `"`+cursor+`"`) })
+			lines = lines[i+1:]
+		case a == "--reverse":
+			slices.Reverse(lines)
+		case a == "--lines=1" && len(lines) > 1:
+			lines = lines[len(lines)-1:]
+		}
+	}
+	if len(lines) == 0 {
+		fmt.Println("-- No entries --")
+	}
+	out := bufio.NewWriter(os.Stdout)
+	defer out.Flush()
+	for _, l := range lines {
+		out.WriteString(l)
+	}
+	_, err = os.Stat(filepath.Join(dir, "endless"))
+	for err == nil && slices.Contains(args, "--reverse") {
+		_, err = out.WriteString(lines[len(lines)-1])
+	}
+	return 0
+}
+
+// fakeJournal is a journal that journalctl's stand-in reads.
+type fakeJournal struct {
+	*logDir
+	entries int
+}
+
+func newFakeJournal(t *testing.T) *fakeJournal {
+	j := &fakeJournal{logDir: newLogDir(t)}
+	self, err := os.Executable()
+	j.must(err)
+	j.must(os.Symlink(self, j.path("journalctl")))
+	return j
+}
+
+func (j *fakeJournal) log() *Log {
+	return &Log{src: &journal{programs: []string{j.path("missing"), j.path("journalctl")}}, now: func() time.Time { return j.now }}
+}
+
+// add logs a message of sshd's at hhmm.
+func (j *fakeJournal) add(hhmm, message string) {
+	j.t.Helper()
+	j.entries++
+	text, err := json.Marshal(message)
+	j.must(err)
+	j.write("entries", fmt.Sprintf(`{"__CURSOR":"c%d","__REALTIME_TIMESTAMP":"%d",%s"MESSAGE":%s}`+"\n",
+		j.entries, at(hhmm).UnixMicro(), trusted, text))
+}
+
+// calls returns the arguments of journalctl since the last time, without those
+// that are always there.
+func (j *fakeJournal) calls() []string {
+	j.t.Helper()
+	text, err := os.ReadFile(j.path("calls"))
+	j.must(err)
+	j.must(os.Remove(j.path("calls")))
+	var calls []string
+	for line := range strings.Lines(string(text)) {
+		own, ok := strings.CutPrefix(strings.TrimSpace(line), "--system --no-pager --output=json --output-fields=MESSAGE,_UID,_COMM,_EXE ")
+		if !ok {
+			j.t.Errorf("called with %q", line)
+		}
+		calls = append(calls, own)
+	}
+	return calls
+}
+
+func by(user string) string {
+	return "Accepted password for " + user + " from 192.0.2.7 port 51122 ssh2"
+}
+
+func TestJournal(t *testing.T) {
+	j := newFakeJournal(t)
+	j.add("07:00", "Server listening on 0.0.0.0 port 22.")
+	l := j.log()
+	const newest, sshd = "--lines=1", "_UID=0 _COMM=sshd _COMM=sshd-session "
+	for _, step := range []struct {
+		name, hhmm, add string
+		user, at        string
+		calls           []string
+	}{
+		{"no login", "", "", "", "", []string{newest, sshd + "--reverse"}},
+		{"nothing new", "", "", "", "", []string{newest}},
+		{"a login", "07:40", by("alice"), "alice", "07:40", []string{newest, sshd + "--after-cursor=c1"}},
+		{"noise", "07:45", "Connection closed", "alice", "07:40", []string{newest, sshd + "--after-cursor=c2"}},
+		{"another", "07:50", by("bob"), "bob", "07:50", []string{newest, sshd + "--after-cursor=c3"}},
+		{"an earlier one", "07:48", by("carol"), "bob", "07:50", []string{newest, sshd + "--after-cursor=c4"}},
+		{"one from the future", "09:00", by("dave"), "dave", "08:00", []string{newest, sshd + "--after-cursor=c5"}},
+	} {
+		if step.add != "" {
+			j.add(step.hhmm, step.add)
+		}
+		last(t, l, step.user, step.at)
+		if got := j.calls(); !slices.Equal(got, step.calls) {
+			t.Errorf("%s: journalctl was called with %q, want %q", step.name, got, step.calls)
+		}
+	}
+	quiet(t, l)
+	j.now = at("07:55") // the clock is put back
+	last(t, l, "dave", "07:55")
+}
+
+func TestJournalStopsReadingBack(t *testing.T) {
+	j := newFakeJournal(t)
+	j.write("endless", "")
+	j.add("07:00", "old, and repeated for ever")
+	j.add("07:42", by("bob"))
+	j.add("07:40", by("alice"))
+	last(t, j.log(), "bob", "07:42")
+}
+
+func TestJournalAnewAfterABadCursor(t *testing.T) {
+	j := newFakeJournal(t)
+	j.add("07:40", by("alice"))
+	l := j.log()
+	l.src.(*journal).cursor = "bad"
+	last(t, l, "alice", "07:40")
+}
+
+func TestJournalWithoutData(t *testing.T) {
+	j := newFakeJournal(t)
+	l := j.log()
+	check := func(want string) {
+		t.Helper()
+		_, _, err := l.Last(t.Context())
+		if !errors.Is(err, ErrNoData) || !strings.HasPrefix(err.Error(), "no log data: the journal: "+want) ||
+			!strings.Contains(err.Error(), "group systemd-journal") {
+			t.Errorf("Last: %v, want %q", err, want)
+		}
+	}
+	check("has no entry; ")
+	j.add("07:40", by("alice"))
+	last(t, l, "alice", "07:40")
+	j.write("fail", "No journal files were opened\n due to insufficient permissions.\n")
+	check(j.path("journalctl") + ": exit status 1: No journal files were opened due to insufficient permissions; ")
+	j.must(os.Remove(j.path("fail")))
+	j.must(os.Remove(j.path("entries")))
+	check("has no entry; ") // what was read once does not stand in for it
+	j.must(os.Remove(j.path("journalctl")))
+	check("journalctl is not installed (looked for ")
+	j.write("journalctl", "no program") // and not executable
+	check(fmt.Sprintf("run %q: ", j.path("journalctl")))
+}
+
+func TestJournalStopsWhenAsked(t *testing.T) {
+	j := newFakeJournal(t)
+	j.add("07:00", "noise for ever")
+	j.write("endless", "")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, _, err := j.log().Last(ctx)
+		done <- err
+	}()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if text, _ := os.ReadFile(j.path("calls")); strings.Contains(string(text), "--reverse") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("journalctl was not asked to read back")
+		}
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) || errors.Is(err, ErrNoData) {
+		t.Errorf("Last of an ended context: %v", err)
+	}
+}
+
+func TestLongEntriesArePassedOver(t *testing.T) {
+	good := `{` + realtime + trusted + says + "}"
+	long := `{"X":"` + strings.Repeat("x", 2*maxEntry) + `",` + realtime + trusted + says + "}"
+	n := 0
+	whole, err := eachEntry(strings.NewReader(long+"\n"+good+"\n"+long), func(entry) bool { n++; return true })
+	if n != 1 || !whole || err != nil {
+		t.Errorf("%d entries, %v, %v, want the one between the long ones", n, whole, err)
+	}
+	broken := errors.New("broken")
+	if _, err := eachEntry(io.MultiReader(strings.NewReader(good), errReader{broken}), func(entry) bool { return true }); !errors.Is(err, broken) {
+		t.Errorf("a broken pipe: %v", err)
+	}
+}
+
+type errReader struct{ err error }
+
+func (r errReader) Read([]byte) (int, error) { return 0, r.err }

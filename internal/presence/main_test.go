@@ -4,19 +4,19 @@ package presence
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-// TestMain lets the test binary be other programs too: see fakeJournalctl and
-// journalClient.
+// TestMain lets the test binary be other programs, by the name it is run as.
 func TestMain(m *testing.M) {
-	if f := os.Getenv("PRESENCE_FAKE_JOURNALCTL"); f != "" {
-		os.Exit(fakeJournalctl(f, os.Args[1:]))
-	}
-	if socket := os.Getenv("PRESENCE_JOURNAL_CLIENT"); socket != "" {
-		os.Exit(journalClient(socket))
+	switch filepath.Base(os.Args[0]) {
+	case "journalctl":
+		os.Exit(fakeJournalctl(filepath.Dir(os.Args[0]), os.Args[1:]))
+	case "sshd", "sshd-session", "evil":
+		os.Exit(logAs(os.Args[1:]))
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -1,0 +1,197 @@
+//go:build linux
+
+package presence
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/nstest"
+)
+
+const devLog = "/run/systemd/journal/dev-log"
+
+// logAs is what the test binary does when it is run as sshd: it writes its
+// argument to the journal as syslog(3) would, and stays until its input ends.
+func logAs(args []string) int {
+	c, err := net.Dial("unixgram", devLog)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer c.Close()
+	if _, err := fmt.Fprintf(c, "<38>Nov 24 07:50:01 sshd[%d]: %s", os.Getpid(), args[0]); err != nil {
+		return 1
+	}
+	fmt.Println("logged")
+	io.Copy(io.Discard, os.Stdin)
+	return 0
+}
+
+// TestRealJournal runs journald in mount, process and network namespaces of
+// its own, where this test runs itself again: see insideJournal.
+func TestRealJournal(t *testing.T) {
+	const journald = "/lib/systemd/systemd-journald"
+	nstest.Need(t, "journalctl", journald)
+	if os.Getenv("PRESENCE_INSIDE") != "" {
+		insideJournal(t, journald)
+		return
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestRealJournal$", "-test.v", "-test.timeout=60s")
+	cmd.Env = append(os.Environ(), "PRESENCE_INSIDE=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestRealJournal") {
+		t.Fatalf("inside: %v\n%s", err, out)
+	}
+}
+
+func mount(t *testing.T, source, target, fstype string, flags uintptr) {
+	t.Helper()
+	if err := syscall.Mount(source, target, fstype, flags, ""); err != nil {
+		t.Fatalf("mount %s: %v", target, err)
+	}
+}
+
+func insideJournal(t *testing.T, journald string) {
+	mount(t, "", "/", "", syscall.MS_REC|syscall.MS_PRIVATE)
+	mount(t, "proc", "/proc", "proc", 0)
+	mount(t, "tmpfs", "/run", "tmpfs", 0)
+	mount(t, "tmpfs", "/var/log", "tmpfs", 0)
+	conf := "/run/systemd/journald.conf.d/test.conf"
+	if err := os.MkdirAll(filepath.Dir(conf), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(conf, []byte("[Journal]\nStorage=volatile\nAudit=no\nReadKMsg=no\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l := Auto(time.Now)
+	if _, _, err := l.Last(t.Context()); !errors.Is(err, ErrNoData) || !strings.Contains(err.Error(), "journald does not run") {
+		t.Fatalf("before journald runs: %v", err)
+	}
+	if _, _, err := Journal(time.Now).Last(t.Context()); !errors.Is(err, ErrNoData) || !strings.Contains(err.Error(), "has no entry") {
+		t.Fatalf("before journald runs: %v", err)
+	}
+	daemon := exec.CommandContext(t.Context(), journald)
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer daemon.Wait()
+	defer daemon.Process.Kill()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, ok, err := l.Last(t.Context()); err == nil && !ok && l.String() == "the journal" {
+			break // its own first entry is there, and no login
+		} else if time.Now().After(deadline) {
+			t.Fatalf("journald has no entry: %v, %v", ok, err)
+		}
+	}
+	user := func() string {
+		t.Helper()
+		login, ok, err := l.Last(t.Context())
+		if err != nil || ok && time.Since(login.Time).Abs() > time.Minute {
+			t.Fatalf("Last: %+v, %v", login, err)
+		}
+		return login.User
+	}
+	bin := t.TempDir()
+	for p := bin; p != os.TempDir() && p != "/"; p = filepath.Dir(p) {
+		if err := os.Chmod(p, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sshd, session, evil := copySelf(t, bin, "sshd"), copySelf(t, bin, "sshd-session"), copySelf(t, bin, "evil")
+	link := filepath.Join(t.TempDir(), "sshd")
+	if err := os.Symlink(evil, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		name, program string
+		uid           uint32
+		message, want string
+	}{
+		{"another program with sshd's tag", evil, 0, by("mallory"), ""},
+		{"another user's sshd", sshd, 65534, by("mallory"), ""},
+		{"a program called by a link named sshd", link, 0, by("mallory"), ""},
+		{"sshd, no login", sshd, 0, "Invalid user " + by("mallory"), ""},
+		{"sshd", sshd, 0, by("alice"), "alice"},
+		{"sshd-session", session, 0, by("bob"), "bob"},
+		{"another program again", evil, 0, by("mallory"), "bob"},
+	} {
+		logThrough(t, step.program, step.uid, step.message)
+		if got := user(); got != step.want {
+			t.Errorf("%s: the last login is %q, want %q", step.name, got, step.want)
+		}
+	}
+	if got, ok, err := Journal(time.Now).Last(t.Context()); err != nil || !ok || got.User != "bob" {
+		t.Errorf("read anew: %+v, %v, %v, want bob", got, ok, err)
+	}
+}
+
+// logThrough has program log the message; journald looks at the living process.
+func logThrough(t *testing.T, program string, uid uint32, message string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), program, message)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(stdout, make([]byte, len("logged\n"))); err != nil {
+		t.Fatalf("%s did not log: %v", program, err)
+	}
+	// journald handles messages in their order, so once it has synced, it has
+	// looked at the process.
+	if out, err := exec.Command("journalctl", "--sync").CombinedOutput(); err != nil {
+		t.Fatalf("journalctl --sync: %v: %s", err, out)
+	}
+	stdin.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%s: %v", program, err)
+	}
+}
+
+// copySelf copies the test binary under another name.
+func copySelf(t *testing.T, dir, name string) string {
+	t.Helper()
+	to := filepath.Join(dir, name)
+	in, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
