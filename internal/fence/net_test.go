@@ -1,0 +1,210 @@
+//go:build linux
+
+package fence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/nstest"
+	"github.com/doorward/doorward/internal/port"
+	"golang.org/x/sys/unix"
+)
+
+// How a guarded host looks to a visitor.
+const (
+	open_    = "open"
+	dark     = "dark"     // silence
+	rejected = "rejected" // a reset or an ICMP error
+)
+
+// silence is how long nothing must come for a port to be called dark: on a link
+// inside one machine an answer is there within a millisecond.
+const silence = 250 * time.Millisecond
+
+// place is a guarded host and a visitor on one link, both with both families.
+type place struct {
+	t             testing.TB
+	host, visitor *nstest.NS
+	hostIf        string
+	f             *Fence
+}
+
+const (
+	hostIP     = "192.0.2.1"
+	hostIP6    = "2001:db8::1"
+	visitorIP  = "192.0.2.2"
+	visitorIP6 = "2001:db8::2"
+)
+
+func newPlace(t testing.TB) *place {
+	t.Helper()
+	nstest.Need(t, "nft", "ip")
+	p := &place{t: t, host: nstest.New(t), visitor: nstest.New(t)}
+	p.hostIf, _ = nstest.Link(p.host, p.visitor,
+		[]string{hostIP + "/24", hostIP6 + "/64"}, []string{visitorIP + "/24", visitorIP6 + "/64"})
+	awaitLink(t, p.visitor, hostIP, hostIP6)
+	return p
+}
+
+// awaitLink waits until packets get through: the kernel takes up a new link's
+// carrier in its own time. Nobody listens at port 9.
+func awaitLink(t testing.TB, n *nstest.NS, addrs ...string) {
+	t.Helper()
+	for _, a := range addrs {
+		eventually(t, "a link to "+a, func() bool { return look(n, "tcp", at(a, 9)) == rejected })
+	}
+}
+
+// guard raises the fence.
+func (p *place) guard(doors ...Door) {
+	p.t.Helper()
+	if p.f == nil {
+		p.f = openIn(p.t, p.host, false)
+	}
+	p.do(p.f.Guard(doors, nil))
+}
+
+func (p *place) do(err error) {
+	p.t.Helper()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *place) give(g ...Grant) { p.t.Helper(); p.do(p.f.Change(g, nil)) }
+
+func (p *place) revoke(g ...Grant) { p.t.Helper(); p.do(p.f.Change(nil, g)) }
+
+// listen echoes what comes, over TCP and UDP, at all addresses of n.
+func listen(t testing.TB, n *nstest.NS, number int) {
+	t.Helper()
+	var l net.Listener
+	var u net.PacketConn
+	n.Do(func() (err error) {
+		if l, err = net.Listen("tcp", fmt.Sprintf(":%d", number)); err != nil {
+			return err
+		}
+		u, err = net.ListenPacket("udp", fmt.Sprintf(":%d", number))
+		return err
+	})
+	t.Cleanup(func() { l.Close(); u.Close() })
+	go func() { // ends with the listener
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { // ends with the connection, which the visitor closes
+				defer c.Close()
+				io.Copy(c, c)
+			}()
+		}
+	}()
+	go func() { // ends with the socket
+		b := make([]byte, 1500)
+		for {
+			k, from, err := u.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			u.WriteTo(b[:k], from)
+		}
+	}()
+}
+
+// look tries a new connection from n and says how that went. Over UDP it sends a
+// datagram and waits for its echo.
+func look(n *nstest.NS, network, addr string) string {
+	c, err := dialFrom(n, network, "", addr, silence)
+	if err == nil {
+		defer c.Close()
+		err = echo(c, silence)
+	}
+	switch {
+	case err == nil:
+		return open_
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return rejected
+	case errors.Is(err, os.ErrDeadlineExceeded), isTimeout(err):
+		return dark
+	}
+	return err.Error()
+}
+
+func isTimeout(err error) bool {
+	ne, ok := errors.AsType[net.Error](err)
+	return ok && ne.Timeout()
+}
+
+func dialFrom(n *nstest.NS, network, from, addr string, wait time.Duration) (net.Conn, error) {
+	var c net.Conn
+	var err error
+	n.Do(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), wait)
+		defer cancel()
+		d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+			return raw.Control(func(fd uintptr) {
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+				unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 1)
+			})
+		}}
+		if from != "" && strings.HasPrefix(network, "tcp") {
+			d.LocalAddr = net.TCPAddrFromAddrPort(netip.MustParseAddrPort(from))
+		}
+		c, err = d.DialContext(ctx, network, addr)
+		return nil
+	})
+	return c, err
+}
+
+// echo sends something and waits for it to come back.
+func echo(c net.Conn, wait time.Duration) error {
+	const word = "knock knock"
+	c.SetDeadline(time.Now().Add(wait))
+	if _, err := io.WriteString(c, word); err != nil {
+		return err
+	}
+	b := make([]byte, len(word))
+	if _, err := io.ReadFull(c, b); err != nil {
+		return err
+	}
+	if string(b) != word {
+		return fmt.Errorf("echo %q", b)
+	}
+	return nil
+}
+
+// want checks how addresses look from a namespace.
+func want(t testing.TB, n *nstest.NS, network, addr, how string) {
+	t.Helper()
+	if got := look(n, network, addr); got != how {
+		t.Errorf("%s %s is %s, want %s", network, addr, got, how)
+	}
+}
+
+// eventually waits for a condition, and fails the test when it does not come.
+func eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(15 * time.Second); !cond(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+		time.Sleep(10 * time.Millisecond) // between polls
+	}
+}
+
+func tcpSession(local, remote string) Session {
+	return Session{port.TCP, netip.MustParseAddrPort(local), netip.MustParseAddrPort(remote)}
+}
+
+func at(host string, number int) string { return net.JoinHostPort(host, fmt.Sprint(number)) }
