@@ -130,8 +130,11 @@ func (o *initOptions) parse(given []string) error {
 				return fmt.Errorf("--like-the-article and --%s exclude one another: its numbers are the article's", name)
 			}
 		}
-		if o.ask {
+		switch {
+		case o.ask:
 			return errors.New("--like-the-article has nothing to --ask")
+		case o.unit == "none":
+			return errors.New("--like-the-article starts and stops a unit: --unit none is not like it")
 		}
 	}
 	if (len(o.listen) == 0) != (len(o.touch) == 0) {

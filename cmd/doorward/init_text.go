@@ -109,7 +109,7 @@ func integers(words []string) string {
 // log, is what this one has, and the file says so.
 func articleText(m machine, unit string) string {
 	text := config.LikeTheArticle()
-	why := "as you said"
+	why := "this one is your choice"
 	if unit == "" {
 		unit, why, _ = m.sshUnit()
 	}

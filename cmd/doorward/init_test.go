@@ -1,0 +1,312 @@
+package main
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/doorward/doorward/internal/config"
+)
+
+// machineOf is a machine that has just these files, "path" or "path=content".
+func machineOf(files ...string) machine {
+	root := fstest.MapFS{}
+	for _, f := range files {
+		name, content, _ := strings.Cut(f, "=")
+		root[name] = &fstest.MapFile{Data: []byte(content)}
+	}
+	return machine{root}
+}
+
+// runInit runs init on a machine and returns what it printed and its status.
+func runInit(m machine, stdin string, args ...string) (status int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	e := &env{stdin: strings.NewReader(stdin), stdout: &out, stderr: &errs,
+		getenv: func(string) string { return "" }}
+	c := newInitWith(e, m)
+	c.SilenceErrors, c.SilenceUsage = true, true
+	c.SetArgs(args)
+	status = report(e, c.Execute())
+	return status, out.String(), errs.String()
+}
+
+// Whatever init accepts passes check, over many draws and machines.
+func TestInitPassesCheck(t *testing.T) {
+	files := []string{
+		"etc/systemd/system/sockets.target.wants/ssh.socket", "usr/lib/systemd/system/ssh.service",
+		"lib/systemd/system/sshd.service", "run/log/journal/x", "var/log/auth.log", "var/log/secure",
+		"etc/services=webmin 10000/tcp\nbinkp 24554/tcp # x\nudponly 24555/udp\n",
+	}
+	named := machineOf(files...).named()
+	if diff := cmp.Diff(map[uint16]bool{10000: true, 24554: true}, named); diff != "" {
+		t.Fatalf("named ports (-want +got):\n%s", diff)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		m := machineOf(rapid.SliceOfDistinct(rapid.SampledFrom(files), rapid.ID).Draw(t, "files")...)
+		args := []string{"-o", "-"}
+		units := []string{"", "x@1.service", "sshd.socket", "none"}
+		if rapid.Bool().Draw(t, "article") {
+			args = append(args, "--like-the-article")
+			units = units[:3]
+		} else {
+			args = append(args, "--door", rapid.StringMatching(`[a-z][a-z0-9_-]{0,23}`).Draw(t, "door"),
+				"--ports", strings.Join(rapid.SliceOfNDistinct(rapid.SampledFrom([]string{
+					"22/tcp", "22/udp", "2222/tcp", "20000-60000/tcp", "61000-65535/udp"}),
+					1, 4, rapid.ID).Draw(t, "ports"), ","),
+				"--order", rapid.SampledFrom([]string{"any", "given"}).Draw(t, "order"))
+		}
+		if unit := rapid.SampledFrom(units).Draw(t, "unit"); unit != "" {
+			args = append(args, "--unit", unit)
+		}
+		status, text, errs := runInit(m, "", args...)
+		if status != 0 {
+			t.Fatalf("init %q: status %d: %s", args, status, errs)
+		}
+		c, err := config.Parse("-", []byte(text))
+		if err != nil {
+			t.Fatalf("init %q wrote mistakes: %v\n%s", args, err, text)
+		}
+		if !slices.Contains(args, "--like-the-article") {
+			checkDrawn(t, c.Doors[0].Knocks[0])
+		}
+	})
+}
+
+// checkDrawn checks the promises of init's help about a random knock.
+func checkDrawn(t *rapid.T, k config.Knock) {
+	if len(k.Listen) != 5 || len(k.Touch) != 3 || !slices.IsSorted(k.Listen) {
+		t.Fatalf("listen %v, touch %v: want 3 of 5", k.Listen, k.Touch)
+	}
+	if k.Order == config.AnyOrder && !slices.IsSorted(k.Touch) {
+		t.Fatalf("touch %v: the order tells nothing, want none", k.Touch)
+	}
+	for _, p := range k.Listen {
+		if p < 20000 || p > 32767 && p < 61000 || slices.Contains(scanned[:], p) {
+			t.Fatalf("listen %v: %d is not to be drawn", k.Listen, p)
+		}
+	}
+}
+
+func TestInitFindsTheMachine(t *testing.T) {
+	tests := []struct {
+		name string
+		m    machine
+		want []string // in the text
+	}{
+		{"Debian", machineOf("lib/systemd/system/ssh.service", "lib/systemd/system/ssh.socket", "run/log/journal/x"), []string{
+			"# Found here: /lib/systemd/system/ssh.service.\nunit = \"ssh.service\"\n",
+			"# Where logins are read: \"auto\" finds systemd's journal here.\nlogins = \"auto\"\n"}},
+		{"Ubuntu", machineOf("usr/lib/systemd/system/ssh.service",
+			"etc/systemd/system/sockets.target.wants/ssh.socket", "var/log/auth.log"), []string{
+			"# Enabled here: /etc/systemd/system/sockets.target.wants/ssh.socket.\nunit = \"ssh.socket\"\n",
+			"# Where logins are read: \"auto\" finds /var/log/auth.log here.\n"}},
+		{"Red Hat", machineOf("usr/lib/systemd/system/sshd.service", "var/log/secure"), []string{
+			"unit = \"sshd.service\"\n", "\"auto\" finds /var/log/secure here.\n"}},
+		{"nothing", machineOf(), []string{
+			"[door.ssh.presence]\nidle = \"1h\"\n# Where logins are read. Neither a journal nor an auth log is here"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			status, text, errs := runInit(tt.m, "", "--output", "-")
+			if status != 0 {
+				t.Fatalf("status %d: %s", status, errs)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(text, want) {
+					t.Errorf("the file lacks %q:\n%s", want, text)
+				}
+			}
+		})
+	}
+}
+
+// The article's numbers stay; unit and log are the machine's, and it is said.
+func TestInitLikeTheArticle(t *testing.T) {
+	tests := []struct {
+		name   string
+		m      machine
+		args   []string
+		edits  []string // pairs of the article's text and what stands there instead
+		errors string
+	}{
+		{"a machine as in the article", machineOf("usr/lib/systemd/system/sshd.service", "var/log/secure"), nil, nil, ""},
+		{"nothing found", machineOf(), nil, nil, ""},
+		{"Debian", machineOf("lib/systemd/system/ssh.service", "var/log/auth.log", "run/log/journal/x"), nil, []string{
+			`unit = "sshd.service"`, "# The article's is sshd.service; found here: /lib/systemd/system/ssh.service\nunit = \"ssh.service\"",
+			"logins = [", "# The article's is /var/log/secure, which is not here; this machine has /var/log/auth.log.\nlogins = [",
+			`"/var/log/secure`, `"/var/log/auth.log`}, ""},
+		{"only a journal, another unit", machineOf("var/log/journal/x"), []string{"--unit", "dropbear.service"}, []string{
+			`unit = "sshd.service"`, "# The article's is sshd.service; this one is your choice\nunit = \"dropbear.service\"",
+			"logins = [\n    \"/var/log/secure\",\n    \"/var/log/secure.1\",\n    \"/var/log/secure.2\",\n" +
+				"    \"/var/log/secure.3\",\n    \"/var/log/secure.4\",\n]",
+			"# The article's is /var/log/secure, which is not here; this machine has the journal.\nlogins = \"journal\""}, ""},
+		{"another number", machineOf(), []string{"--listen", "1,2", "--touch", "1"}, nil,
+			"doorward: error: --like-the-article and --listen exclude one another: its numbers are the article's\n" +
+				"doorward: hint: doorward init --help\n"},
+		{"no unit", machineOf(), []string{"--unit", "none"}, nil,
+			"doorward: error: --like-the-article starts and stops a unit: --unit none is not like it\n" +
+				"doorward: hint: doorward init --help\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			status, text, errs := runInit(tt.m, "", append(tt.args, "--like-the-article", "-o", "-")...)
+			if tt.errors != "" {
+				if status != 2 || errs != tt.errors {
+					t.Errorf("status %d, %s\nwant 2, %s", status, errs, tt.errors)
+				}
+				return
+			}
+			want := config.LikeTheArticle()
+			for i := 0; i < len(tt.edits); i += 2 {
+				if !strings.Contains(want, tt.edits[i]) {
+					t.Fatalf("the article's text lacks %q", tt.edits[i])
+				}
+				want = strings.ReplaceAll(want, tt.edits[i], tt.edits[i+1])
+			}
+			if diff := cmp.Diff(want, text); diff != "" {
+				t.Errorf("the file (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestInitAsks(t *testing.T) {
+	m := machineOf("lib/systemd/system/ssh.service", "var/log/auth.log")
+	t.Run("proposals", func(t *testing.T) {
+		status, text, errs := runInit(m, strings.Repeat("\n", 5)+"-\n", "--ask")
+		if status != 0 || !strings.Contains(text, "unit = \"ssh.service\"") {
+			t.Errorf("status %d, %s\n%s", status, errs, text)
+		}
+	})
+	t.Run("slips are asked again", func(t *testing.T) {
+		status, text, errs := runInit(m, strings.Join([]string{
+			"Panel", "panel", "", "8443", "8443/tcp, 8443/udp", "panel", "panel.service",
+			"24117 24117", "24117,25633,28904", "", "24118", "28904 24117", "never", "any", ""}, "\n"),
+			"--ask", "--output", "-")
+		if status != 0 {
+			t.Fatalf("status %d: %s", status, errs)
+		}
+		for _, want := range []string{"[door.panel]\nports = [\"8443/tcp\", \"8443/udp\"]\n", "unit = \"panel.service\"\n",
+			"listen = [24117, 25633, 28904]\n", "touch = [28904, 24117]\norder = \"any\"\n"} {
+			if !strings.Contains(text, want) {
+				t.Errorf("the file lacks %q:\n%s", want, text)
+			}
+		}
+		for _, want := range []string{
+			`  door.Panel: a name that starts with "P": allowed are 1 to 24 characters of a-z, 0-9, - and _, a letter first`,
+			`  at least one port, such as 8443/tcp`,
+			`  door.panel.ports[0]: "8443": has no protocol: write "8443/tcp" or "8443/udp"`,
+			`  door.panel.service.unit: "panel": ends neither in .service nor in .socket`,
+			`  door.panel.knock[0].listen[1]: 24117: listed twice`,
+			`  at least one port, and better two or three`,
+			`  door.panel.knock[0].touch[0]: 24118: not in "listen"`,
+			`  door.panel.knock[0].order: "never": not one of the allowed words`,
+		} {
+			if !strings.Contains(errs, want) {
+				t.Errorf("the dialogue lacks %q:\n%s", want, errs)
+			}
+		}
+	})
+	t.Run("no answer", func(t *testing.T) {
+		status, text, errs := runInit(m, "ssh\n", "--ask", "-o", "-")
+		const want = "doorward: error: no answer to \"Ports that it guards, such as 22/tcp 60000-61000/udp\": EOF; nothing is written\n"
+		if status != 1 || text != "" || !strings.HasSuffix(errs, want) {
+			t.Errorf("status %d, %q, %s\nwant 1, nothing, %s", status, text, errs, want)
+		}
+	})
+}
+
+func TestInitWrites(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "etc", "doorward.toml")
+	args := []string{"--listen", "24117,25633,28904", "--touch", "28904,24117", "-o", file}
+	if status, _, errs := runInit(machineOf(), "", args...); status != 0 {
+		t.Fatalf("status %d: %s", status, errs)
+	}
+	first, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantModes(t, map[string]fs.FileMode{file: 0o640, filepath.Dir(file): 0o750})
+
+	status, _, errs := runInit(machineOf(), "", append(args, "--door", "b", "--ports", "1/tcp")...)
+	want := "doorward: error: \"" + file + "\" exists\n" +
+		"doorward: hint: doorward check " + file + " tells what it says; --force writes over it\n"
+	if status != 1 || errs != want {
+		t.Errorf("status %d, %s\nwant 1, %s", status, errs, want)
+	}
+	if now, _ := os.ReadFile(file); !bytes.Equal(now, first) {
+		t.Error("the existing file has changed without --force")
+	}
+
+	link := filepath.Join(dir, "link.toml")
+	if err := os.Symlink(file, link); err != nil {
+		t.Fatal(err)
+	}
+	args = append(args, "--door", "b", "--ports", "1/tcp", "--force", "--output", link)
+	if status, _, errs := runInit(machineOf(), "", args...); status != 0 {
+		t.Fatalf("status %d: %s", status, errs)
+	}
+	if now, _ := os.ReadFile(file); !bytes.Contains(now, []byte("[door.b]")) {
+		t.Errorf("--force has not written through the link:\n%s", now)
+	}
+	wantModes(t, map[string]fs.FileMode{file: 0o640})
+	if left, _ := filepath.Glob(filepath.Join(dir, "*", ".*")); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+
+	status, _, errs = runInit(machineOf(), "", "-o", filepath.Join(dir, "no", "such", "file"))
+	want = "doorward: error: make directory \"" + filepath.Join(dir, "no", "such") + "\": mkdir " +
+		filepath.Join(dir, "no", "such") + ": no such file or directory\n"
+	if status != 1 || errs != want {
+		t.Errorf("status %d, %s\nwant 1, %s", status, errs, want)
+	}
+}
+
+func wantModes(t *testing.T, modes map[string]fs.FileMode) {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		return
+	}
+	for p, want := range modes {
+		info, err := os.Stat(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Mode().Perm(); got != want {
+			t.Errorf("mode of %s = %v, want %v", p, got, want)
+		}
+	}
+}
+
+// What was written is told in words, and what could go wrong with it.
+func TestInitNext(t *testing.T) {
+	m := machineOf("proc/sys/net/ipv4/ip_local_port_range=25000\t61000\n")
+	status, _, errs := runInit(m, "", "-o", "-", "--door", "alt", "--ports", "53/udp,2222/tcp", "--unit", "ssh.service",
+		"--listen", "24117,25633,28904", "--touch", "28904,24117")
+	if status != 0 {
+		t.Fatalf("status %d: %s", status, errs)
+	}
+	for _, want := range []string{
+		"door alt guards 53/udp and 2222/tcp\n",
+		"  knock      touch 28904 and 24117 in this order within 1m, leave 25633 alone\n",
+		"warning: 25633 and 28904 lie among the ports that this machine gives to outgoing connections (25000 to 61000), " +
+			"so that one of those may hold a listener's port; to keep them free: " +
+			"sysctl -w net.ipv4.ip_local_reserved_ports=25633,28904\n",
+		"  5. From another machine: doorward knock HOST --touch 28904,24117 --wait 2222 -- ssh USER@HOST -p 2222\n",
+		"  6. After a change of the file: doorward apply --confirm 60s\n",
+	} {
+		if !strings.Contains(errs, want) {
+			t.Errorf("the last words lack %q:\n%s", want, errs)
+		}
+	}
+}
