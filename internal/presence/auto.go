@@ -20,7 +20,8 @@ type auto struct {
 	socket  string // journald's; it runs where this exists
 	journal source
 	logs    []source
-	found   source // nil until a place had data
+	found   source   // nil until a place had data
+	note    []string // why it is not one that comes before it, if that is odd
 }
 
 func newAuto() *auto {
@@ -40,9 +41,10 @@ func (a *auto) String() string {
 
 func (a *auto) last(ctx context.Context, now time.Time) (Login, bool, []string, error) {
 	if a.found != nil {
-		return a.found.last(ctx, now)
+		login, ok, warnings, err := a.found.last(ctx, now)
+		return login, ok, append(warnings, a.note...), err
 	}
-	var why []string
+	var why, odd []string
 	try := a.logs
 	if _, err := os.Stat(a.socket); err == nil {
 		try = append([]source{a.journal}, try...)
@@ -55,13 +57,16 @@ func (a *auto) last(ctx context.Context, now time.Time) (Login, bool, []string, 
 		switch {
 		case err == nil:
 			a.found = s
-			return login, ok, warnings, nil
+			for _, o := range odd {
+				a.note = append(a.note, fmt.Sprintf("logins are read from %s, because %s", s, o))
+			}
+			return login, ok, append(warnings, a.note...), nil
 		case !errors.As(err, &none):
 			return Login{}, false, nil, err
 		}
-		why = append(why, none.why)
+		why, odd = append(why, none.why), append(odd, warnings...)
 	}
-	return Login{}, false, nil, &noData{strings.Join(why, "; "), autoHint}
+	return Login{}, false, odd, &noData{strings.Join(why, "; "), autoHint}
 }
 
 const autoHint = "run journald or a syslog daemon, and let doorward's user read its log; " +

@@ -27,38 +27,43 @@ func TestAuto(t *testing.T) {
 		setup func(j *fakeJournal)
 		user  string
 		at    string // what it is called
+		warn  string // what its one warning is about
 	}{
 		{"journald runs", func(j *fakeJournal) {
 			j.write("socket", "")
 			j.add("07:40", by("alice"))
 			j.write("auth.log", in("07:50", "mallory"))
-		}, "alice", "the journal"},
+		}, "alice", "the journal", ""},
 		{"journald runs, not for us", func(j *fakeJournal) {
 			j.write("socket", "")
 			j.write("fail", "No journal files were opened due to insufficient permissions.")
 			j.write("auth.log", in("07:40", "alice"))
-		}, "alice", "auth.log"},
+		}, "alice", "auth.log", "because the journal: "},
 		{"journald keeps nothing", func(j *fakeJournal) {
 			j.write("socket", "")
 			j.write("secure", in("07:40", "alice"))
-		}, "alice", "secure"},
+		}, "alice", "secure", ""},
 		{"a journal of long ago in an image", func(j *fakeJournal) {
 			j.add("05:00", by("mallory"))
 			j.write("auth.log", in("07:40", "alice"))
-		}, "alice", "auth.log"},
+		}, "alice", "auth.log", ""},
 		{"Alpine", func(j *fakeJournal) {
 			j.write("messages", strings.Replace(in("07:40", "alice"), " sshd", " auth.info sshd", 1))
-		}, "alice", "messages"},
+		}, "alice", "messages", ""},
 		{"just rotated", func(j *fakeJournal) {
 			j.write("secure", "")
 			j.write("secure-20261124", in("07:40", "alice"))
-		}, "alice", "secure"},
+		}, "alice", "secure", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			j := newFakeJournal(t)
 			test.setup(j)
 			l := newAutoFor(j)
 			last(t, l, test.user, "07:40")
+			last(t, l, test.user, "07:40")
+			if w := l.Warnings(); (test.warn != "") != (len(w) == 1) || !strings.Contains(strings.Join(w, ""), test.warn) {
+				t.Errorf("warnings %q, want one about %q", w, test.warn)
+			}
 			want := test.at
 			if want != "the journal" {
 				want = j.path(want)

@@ -92,7 +92,7 @@ func (l *logFile) backward() error {
 // walk follows the stamps on the way back through a file.
 type walk struct {
 	*logFile
-	hour string    // the beginning of the stamp before, to the hour or the day
+	hour []byte    // the beginning of the stamp before, to the hour or the day
 	prev time.Time // the time of the stamp before
 	fell time.Time // where prev was before it fell by a season
 }
@@ -102,11 +102,11 @@ const season = 180 * 24 * time.Hour
 
 // on says whether the way goes on past line. It keeps the file's floor.
 func (w *walk) on(line []byte) bool {
-	hour := string(line[:min(len(line), len("Nov  2 07:"))])
-	if w.best == nil && hour == w.hour {
+	hour := line[:min(len(line), len("Nov  2 07:"))]
+	if w.best == nil && bytes.Equal(hour, w.hour) {
 		return true // nothing to compare with: once an hour is often enough
 	}
-	w.hour = hour
+	w.hour = append(w.hour[:0], hour...)
 	t, _, ok := cutStamp(string(line[:min(len(line), 64)]), w.ref)
 	if !ok {
 		return true

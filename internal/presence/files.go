@@ -96,7 +96,7 @@ func (f *files) last(ctx context.Context, now time.Time) (Login, bool, []string,
 		}
 	}
 	if !p.data {
-		return Login{}, false, nil, &noData{strings.Join(p.why, "; "), filesHint}
+		return Login{}, false, p.warn, &noData{strings.Join(p.why, "; "), filesHint}
 	}
 	if f.best == nil {
 		return Login{}, false, p.warn, nil
@@ -236,6 +236,9 @@ func (l *logFile) read(old *progress, modified time.Time) (*progress, error) {
 // forward reads the lines that were finished since the last time.
 func (l *logFile) forward() error {
 	at := l.pr.mark.offset
+	if at == l.size {
+		return nil
+	}
 	r := io.NewSectionReader(l.file, at, l.size-at)
 	n := 0
 	done, _, err := linesForward(r, l.pr.mark.inside(), func(line []byte) bool {

@@ -45,6 +45,9 @@ func newJournal() *journal {
 
 func (j *journal) String() string { return "the journal" }
 
+// errNoEntry is a journal that may be read and is empty.
+var errNoEntry = errors.New("has no entry")
+
 const journalHint = `join doorward's user to the group systemd-journal, or name sshd's log file in presence.logins`
 
 func (j *journal) last(ctx context.Context, now time.Time) (Login, bool, []string, error) {
@@ -62,7 +65,12 @@ func (j *journal) last(ctx context.Context, now time.Time) (Login, bool, []strin
 		if ctx.Err() != nil {
 			return Login{}, false, nil, ctx.Err()
 		}
-		return Login{}, false, nil, &noData{"the journal: " + err.Error(), journalHint}
+		why := "the journal: " + err.Error()
+		var warn []string
+		if !errors.Is(err, errNoEntry) {
+			warn = []string{why}
+		}
+		return Login{}, false, warn, &noData{why, journalHint}
 	}
 	if j.best == nil {
 		return Login{}, false, nil, nil
@@ -80,7 +88,7 @@ func (j *journal) read(ctx context.Context, now time.Time) error {
 	case err != nil:
 		return err
 	case newest == "":
-		return errors.New("has no entry")
+		return errNoEntry
 	case newest == j.cursor:
 		return nil
 	}

@@ -57,7 +57,8 @@ type Log struct {
 
 // source is what a Log reads: files, the journal, or whichever is found.
 type source interface {
-	// last returns the latest login as of now, and what is odd, for people.
+	// last returns the latest login as of now, and what is odd, for people,
+	// also with an error.
 	last(ctx context.Context, now time.Time) (Login, bool, []string, error)
 	String() string
 }
@@ -77,8 +78,8 @@ func (l *Log) Last(ctx context.Context) (Login, bool, error) {
 }
 
 // Warnings returns what the last call of Last found that an operator should
-// act on although there was log data: a stamp in an unknown form, a file that
-// may not be read, a stamp from the future. It is empty when all is well.
+// act on: a stamp in an unknown form, a stamp from the future, a file or a
+// journal that may not be read. It is empty when all is well.
 func (l *Log) Warnings() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
