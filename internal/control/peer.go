@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"fmt"
-	"net"
 	"os/user"
 	"strconv"
 )
@@ -11,17 +10,11 @@ import (
 // peerKey is the context key of a connection's peer.
 type peerKey struct{}
 
-// peer is who opened a connection, or why that is not known.
+// peer is who opened a connection, or why that is not known. The kernel keeps
+// it as of the connect, so it cannot be changed by what the client does later.
 type peer struct {
 	uid uint32
 	err error
-}
-
-// withPeer notes who opened c: the kernel keeps it as of the connect, so it
-// cannot be changed by what the client does later.
-func withPeer(ctx context.Context, c net.Conn) context.Context {
-	uid, err := peerUID(c)
-	return context.WithValue(ctx, peerKey{}, peer{uid, err})
 }
 
 // peerOf returns the name under which a request's orders stand in the audit

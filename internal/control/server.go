@@ -49,12 +49,13 @@ const (
 type Server struct {
 	backend Backend
 	log     *slog.Logger
+	peerUID func(net.Conn) (uint32, error) // who is at the other end
 }
 
 // NewServer returns a server that answers from b and writes to log what
 // clients did wrong to it.
 func NewServer(b Backend, log *slog.Logger) *Server {
-	return &Server{backend: b, log: log}
+	return &Server{backend: b, log: log, peerUID: peerUID}
 }
 
 // Serve answers on l until ctx ends, and then returns nil: streams end at
@@ -71,7 +72,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		MaxHeaderBytes: 16 << 10,
 		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		BaseContext:    func(net.Listener) context.Context { return base },
-		ConnContext:    withPeer,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			uid, err := s.peerUID(c)
+			return context.WithValue(ctx, peerKey{}, peer{uid, err})
+		},
 	}
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -144,8 +148,6 @@ func order[O checkable[O]](s *Server) http.HandlerFunc {
 			writeError(w, http.StatusForbidden, err)
 			return
 		}
-		// The limit was for the request; a service may take longer to start.
-		http.NewResponseController(w).SetReadDeadline(time.Time{})
 		reply, err := s.backend.Do(r.Context(), by, o)
 		if err != nil {
 			writeError(w, orderStatus(err), err)

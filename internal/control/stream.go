@@ -100,13 +100,10 @@ func newStream(ctx context.Context, w http.ResponseWriter, r *http.Request) *str
 		cancel()
 		st.paced.Stop()
 	}
-	// The server's read deadline would end the stream: net/http watches the
-	// connection for the client's going by reading from it.
-	st.rc.SetReadDeadline(time.Time{})
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	st.rc.SetWriteDeadline(time.Now().Add(writeTime))
 	w.WriteHeader(http.StatusOK)
-	st.rc.Flush()
+	st.rc.Flush() // a follower learns at once that it is connected
 	return st
 }
 

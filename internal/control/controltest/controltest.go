@@ -1,0 +1,159 @@
+// Package controltest has a control.Backend that a test drives, so that the
+// control socket's clients can be tested without a daemon.
+package controltest
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/control"
+)
+
+// Given is an order that the backend was given.
+type Given struct {
+	By    string
+	Order any
+}
+
+// Backend answers from what a test sets. Its methods may be called by several
+// goroutines.
+type Backend struct {
+	mu      sync.Mutex // guards what follows
+	status  control.Status
+	newer   chan struct{}
+	records []audit.Record
+	given   []Given
+	queries []control.LogQuery
+	do      func(context.Context, Given) (control.Reply, error)
+	logErr  error
+}
+
+// New returns a backend with s as its snapshot, whose Do answers "done".
+func New(s control.Status) *Backend {
+	return &Backend{
+		status: s,
+		newer:  make(chan struct{}),
+		do: func(context.Context, Given) (control.Reply, error) {
+			return control.Reply{Message: "done"}, nil
+		},
+	}
+}
+
+// Status returns the snapshot.
+func (b *Backend) Status() (control.Status, <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.status, b.newer
+}
+
+// Do notes the order and answers with the function of OnDo.
+func (b *Backend) Do(ctx context.Context, by string, order any) (control.Reply, error) {
+	b.mu.Lock()
+	g := Given{by, order}
+	b.given = append(b.given, g)
+	do := b.do
+	b.mu.Unlock()
+	return do(ctx, g)
+}
+
+// Log returns the records that q selects.
+func (b *Backend) Log(q control.LogQuery) ([]audit.Record, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.queries = append(b.queries, q)
+	var found []audit.Record
+	for _, r := range b.records {
+		if r.ID > q.After && (q.Door == "" || q.Door == r.Door) && (q.Source == "" || q.Source == r.Source) {
+			found = append(found, r)
+		}
+	}
+	return found[max(0, len(found)-q.Limit):], b.logErr
+}
+
+// Change publishes a snapshot that f has changed. f must not change what a
+// slice or map of the old one holds, but replace it.
+func (b *Backend) Change(f func(*control.Status)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f(&b.status)
+	close(b.newer)
+	b.newer = make(chan struct{})
+}
+
+// Append adds records to the audit trail, and publishes a snapshot.
+func (b *Backend) Append(records ...audit.Record) {
+	b.mu.Lock()
+	b.records = append(b.records, records...)
+	b.mu.Unlock()
+	b.Change(func(*control.Status) {})
+}
+
+// OnDo has f answer to orders.
+func (b *Backend) OnDo(f func(context.Context, Given) (control.Reply, error)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.do = f
+}
+
+// FailLog has Log return err.
+func (b *Backend) FailLog(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.logErr = err
+}
+
+// Given returns the orders so far.
+func (b *Backend) Given() []Given {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.given)
+}
+
+// Queries returns what Log was asked so far.
+func (b *Backend) Queries() []control.LogQuery {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.queries)
+}
+
+// Serve serves b on a socket of its own until the test ends, or until stop is
+// called, which returns when the server has ended.
+func Serve(t testing.TB, b control.Backend) (path string, stop func()) {
+	t.Helper()
+	// Not t.TempDir, whose path may be too long for a socket.
+	dir, err := os.MkdirTemp("", "dw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path = filepath.Join(dir, "control.sock")
+	l, err := control.Listen(path, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path, serve(t, b, l)
+}
+
+// serve runs the server on l.
+func serve(t testing.TB, b control.Backend, l net.Listener) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	s := control.NewServer(b, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	go func() { ended <- s.Serve(ctx, l) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}

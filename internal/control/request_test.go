@@ -1,0 +1,156 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+)
+
+// stub is a backend made of functions.
+type stub struct {
+	do    func(ctx context.Context, by string, order any) (Reply, error)
+	newer chan struct{}
+	asked []LogQuery
+}
+
+func (s *stub) Status() (Status, <-chan struct{}) { return Status{}, s.newer }
+
+func (s *stub) Do(ctx context.Context, by string, order any) (Reply, error) {
+	return s.do(ctx, by, order)
+}
+
+func (s *stub) Log(q LogQuery) ([]audit.Record, error) {
+	s.asked = append(s.asked, q)
+	return []audit.Record{{ID: 1}}, nil
+}
+
+var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+
+// FuzzRequest sends anything to the API. What reaches the backend must be
+// sound, by a second opinion on what that is; what comes back must be JSON.
+func FuzzRequest(f *testing.F) {
+	for _, s := range []struct{ method, path, query, body string }{
+		{"GET", "/v1/status", "", ""},
+		{"GET", "/v1/status", "watch=1", ""},
+		{"GET", "/v1/log", "door=ssh&source=192.0.2.7&after=3&limit=5&follow=1", ""},
+		{"GET", "/v1/log", "limit=%zz;", ""},
+		{"POST", "/v1/open", "", `{"door":"ssh","source":"192.0.2.7","for":"10m"}`},
+		{"POST", "/v1/open", "", `{"door":"ssh","source":"::ffff:192.0.2.7/128","for":"1e9s"}`},
+		{"POST", "/v1/open", "", `{"DOOR":"ssh","source":"2001:db8::1%eth0","door":"x"}`},
+		{"POST", "/v1/open", "", `{"door":"ssh","source":"any"} {"door":"ssh"}`},
+		{"POST", "/v1/close", "", `{"door":"ssh"}`},
+		{"POST", "/v1/arm", "", `{"door":"","source":"2001:db8::/64"}`},
+		{"POST", "/v1/arm", "", `null`},
+		{"POST", "/v1/apply", "", `{"action":"apply","confirm":"60s"}`},
+		{"POST", "/v1/apply", "", `{"action":"keep"}`},
+		{"DELETE", "/v1/open/../open", "?", "\xff\x00"},
+	} {
+		f.Add(s.method, s.path, s.query, s.body)
+	}
+	gone, cancel := context.WithCancel(context.Background())
+	cancel() // streams end after what they have
+	f.Fuzz(func(t *testing.T, method, path, query, body string) {
+		var given []any
+		b := &stub{do: func(_ context.Context, by string, order any) (Reply, error) {
+			if by != "operator uid 4294967294" {
+				t.Errorf("by %q", by)
+			}
+			given = append(given, order)
+			return Reply{Message: "done"}, nil
+		}}
+		r := httptest.NewRequest("GET", "/", bytes.NewReader([]byte(body)))
+		r.Method, r.URL = method, &url.URL{Path: path, RawQuery: query}
+		r = r.WithContext(context.WithValue(r.Context(), peerKey{}, peer{uid: 4294967294}))
+		w := httptest.NewRecorder()
+		NewServer(b, quiet).handler(gone).ServeHTTP(w, r)
+
+		for _, order := range given {
+			if why := unsound(order); why != "" {
+				t.Errorf("reached the backend: %+v: %s", order, why)
+			}
+		}
+		for _, q := range b.asked {
+			if q.Limit < 1 || q.Limit > 10_000 || !soundDoor(q.Door, true) || !soundSource(q.Source, true) {
+				t.Errorf("reached the backend: %+v", q)
+			}
+		}
+		if method == "POST" && (w.Code == 200) != (len(given) == 1) {
+			t.Errorf("status %d with %d orders", w.Code, len(given))
+		}
+		dec := json.NewDecoder(w.Body)
+		n := 0
+		for ; dec.More(); n++ {
+			var v map[string]any
+			if err := dec.Decode(&v); err != nil {
+				t.Fatalf("the answer is not JSON: %v", err)
+			}
+			if said, _ := v["error"].(string); w.Code != 200 && said == "" {
+				t.Errorf("status %d without an error message", w.Code)
+			}
+		}
+		if n != 1 {
+			t.Errorf("%d objects in the answer", n)
+		}
+	})
+}
+
+// unsound says what is wrong with an order that reached the backend.
+func unsound(order any) string {
+	switch o := order.(type) {
+	case OpenRequest:
+		if !soundDoor(o.Door, false) || !soundSource(o.Source, false) || !soundTime(o.For) {
+			return "not checked"
+		}
+	case CloseRequest:
+		if !soundDoor(o.Door, false) || !soundSource(o.Source, true) {
+			return "not checked"
+		}
+	case ArmRequest:
+		if !soundDoor(o.Door, true) || !soundSource(o.Source, true) {
+			return "not checked"
+		}
+	case ApplyRequest:
+		if o.Action == "apply" && soundTime(o.Confirm) {
+			return ""
+		}
+		if (o.Action != "keep" && o.Action != "undo") || o.Confirm != "" {
+			return "not checked"
+		}
+	default:
+		return "not an order"
+	}
+	return ""
+}
+
+var soundName = regexp.MustCompile(`\A[a-z][a-z0-9_-]*\z`)
+
+func soundDoor(s string, empty bool) bool {
+	return s == "" && empty || len(s) <= 24 && soundName.MatchString(s)
+}
+
+// soundSource holds s to be in the one form that netip gives it.
+func soundSource(s string, empty bool) bool {
+	if s == "" || s == "any" {
+		return s == "any" || empty
+	}
+	if a, err := netip.ParseAddr(s); err == nil {
+		return a.String() == s && a.Zone() == "" && !a.Is4In6() && !a.IsMulticast() && !a.IsUnspecified()
+	}
+	p, err := netip.ParsePrefix(s)
+	return err == nil && p.Masked().String() == s && !p.Addr().Is4In6() && p.Bits() > 0 && !p.IsSingleIP()
+}
+
+func soundTime(s string) bool {
+	d, err := time.ParseDuration(s)
+	return s == "" || err == nil && d > 0 && d < 9000*time.Hour
+}

@@ -1,0 +1,231 @@
+package control_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/control/controltest"
+	"github.com/doorward/doorward/internal/nstest"
+)
+
+var discard = slog.New(slog.NewTextHandler(io.Discard, nil))
+
+// fetch gets target from h and returns the body.
+func fetch(t *testing.T, h http.Handler, target string, code int) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", target, nil))
+	if w.Code != code {
+		t.Errorf("%s: got status %d, want %d", target, w.Code, code)
+	}
+	return w.Body.String()
+}
+
+// TestListen has every state of the path before.
+func TestListen(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	live, err := net.Listen("unix", at("live"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer live.Close()
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: at("stale"), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	stale.Close()
+	if err := os.WriteFile(at("file"), []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(at("stale"), at("link")); err != nil {
+		t.Fatal(err)
+	}
+	long := at(strings.Repeat("x", 120))
+	for _, tt := range []struct{ path, want string }{
+		{at("new"), ""},
+		{at("stale"), ""},
+		{at("live"), "another doorwardd answers on " + at("live")},
+		{at("file"), fmt.Sprintf("control socket %q: a file that is not a socket stands there: move it away", at("file"))},
+		{at("link"), fmt.Sprintf("control socket %q: a file that is not a socket stands there: move it away", at("link"))},
+		{at("no/s"), fmt.Sprintf("control socket %q: the directory %q does not exist: make it, or set control in [gateway]", at("no/s"), at("no"))},
+		{long, fmt.Sprintf("control socket %q: the path has %d bytes: allowed are 107", long, len(long))},
+	} {
+		l, err := control.Listen(tt.path, "")
+		got := ""
+		if err != nil {
+			got = err.Error()
+		} else {
+			l.Close()
+		}
+		if got != tt.want {
+			t.Errorf("Listen(%q): got %q, want %q", tt.path, got, tt.want)
+		}
+	}
+	if b, _ := os.ReadFile(at("file")); string(b) != "precious" {
+		t.Error("Listen harmed a file that is not its own")
+	}
+}
+
+// TestListenMode sees who may connect. The umask must not matter, and one that
+// forbids nothing would show a socket that is open for a moment.
+func TestListenMode(t *testing.T) {
+	nstest.Need(t) // a group may be given by root only
+	defer syscall.Umask(syscall.Umask(0))
+	g, err := user.LookupGroupId("1")
+	if err != nil {
+		t.Skip("group 1 is not on this machine")
+	}
+	for _, tt := range []struct {
+		group string
+		mode  fs.FileMode
+		gid   uint32
+	}{
+		{"", 0o600, uint32(os.Getgid())},
+		{"no-such-group", 0o600, uint32(os.Getgid())},
+		{g.Name, 0o660, 1},
+	} {
+		path := filepath.Join(t.TempDir(), "s")
+		l, err := control.Listen(path, tt.group)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fi, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if gid := fi.Sys().(*syscall.Stat_t).Gid; fi.Mode().Perm() != tt.mode || gid != tt.gid {
+			t.Errorf("group %q: got mode %o of group %d, want %o of %d", tt.group, fi.Mode().Perm(), gid, tt.mode, tt.gid)
+		}
+		l.Close()
+	}
+}
+
+// TestNoDaemon has the client's errors when nobody, or somebody else, answers.
+func TestNoDaemon(t *testing.T) {
+	dir := t.TempDir()
+	missing, stale, foreign := filepath.Join(dir, "m"), filepath.Join(dir, "s"), filepath.Join(dir, "f")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	other, err := net.Listen("unix", foreign)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.Server{Listener: other, Config: &http.Server{Handler: http.NotFoundHandler()}}
+	srv.Start()
+	defer srv.Close()
+	const hint = "systemctl status doorward, or --control SOCKET if it listens elsewhere"
+	for _, tt := range []struct {
+		path string
+		want control.Error
+	}{
+		{missing, control.Error{Message: "no daemon answers at " + missing + ": connect: no such file or directory", Hint: hint}},
+		{stale, control.Error{Message: "no daemon answers at " + stale + ": connect: connection refused", Hint: hint}},
+		{foreign, control.Error{
+			Message: "what answers at " + foreign + " is not doorwardd: it says \"404 Not Found\"", Hint: "--control SOCKET",
+		}},
+	} {
+		_, err := control.NewClient(tt.path).Status(t.Context())
+		if d := cmp.Diff(error(&tt.want), err); d != "" {
+			t.Errorf("(-want +got):\n%s", d)
+		}
+	}
+}
+
+// TestOtherUsers has a process of another user at the socket: one that may not
+// connect, and one that may and whose name the backend learns.
+func TestOtherUsers(t *testing.T) {
+	nstest.Need(t)
+	b := controltest.New(sample())
+	path, _ := controltest.Serve(t, b)
+	if err := os.Chmod(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	want := "no leave to talk to the daemon at " + path + ": connect: permission denied\n" +
+		"run with sudo, or join the group doorward\n"
+	if got := runAs(t, 65534, path); got != want {
+		t.Errorf("without leave: got %q, want %q", got, want)
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	nobody, err := user.LookupId("65534")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const nameless = 3_999_999_999
+	for uid, by := range map[uint32]string{
+		uidOf(t, nobody.Uid): "operator " + nobody.Username + " (uid 65534)",
+		nameless:             "operator uid 3999999999",
+	} {
+		if got := runAs(t, uid, path); got != "done\n" {
+			t.Errorf("with leave: got %q, want done", got)
+		}
+		given := b.Given()
+		if len(given) == 0 || given[len(given)-1].By != by {
+			t.Errorf("given by %+v, want by %q", given, by)
+		}
+	}
+}
+
+// runAs runs this test binary as another user, to do what openAs does.
+func runAs(t *testing.T, uid uint32, path string) string {
+	t.Helper()
+	// A copy where every user can reach it.
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin, err := os.ReadFile(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe := filepath.Join(filepath.Dir(path), "client")
+	if err := os.WriteFile(exe, bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), exe)
+	cmd.Dir = "/"
+	cmd.Env = []string{"DOORWARD_TEST_OPEN=" + path}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("as uid %d: %v: %s", uid, err, out)
+	}
+	return string(out)
+}
+
+// openAs is the process that runAs starts: it gives one order and prints the
+// answer, or the error and its hint.
+func openAs(path string) int {
+	r, err := control.NewClient(path).Open(context.Background(), control.OpenRequest{Door: "ssh", Source: "any"})
+	var told *control.Error
+	if errors.As(err, &told) {
+		fmt.Printf("%s\n%s\n", told.Message, told.Hint)
+		return 0
+	}
+	fmt.Println(r.Message)
+	return 0
+}
