@@ -155,6 +155,34 @@ func TestMistakeFields(t *testing.T) {
 	}
 }
 
+// What to write instead, for the mistakes that have one answer.
+func TestHints(t *testing.T) {
+	tests := []struct{ in, want string }{
+		{"gateway.state = \"/var/lib/\"\n" + ssh + knock, `write "/var/lib"`},
+		{"gateway.metrics = \"[::ffff:192.0.2.1]:9472\"\n" + ssh + knock, `write "192.0.2.1:9472"`},
+		{"[door.ssh]\nports = [22]\n" + knock, `write "22/tcp"`},
+		{ssh + "always = [\"2001:db8::1\"]\n" + knock, `write "2001:db8::1/128"`},
+		{ssh + "always = [\"::ffff:192.0.2.7/120\"]\n" + knock, `write "192.0.2.0/24"`},
+		{ssh + "always = [\"10.0.0.0/8\", \"10.1.0.0/16\"]\n" + knock, `keep the one that is meant`},
+		{ssh + "service.unit = \"ssh\"\n" + knock, `write "ssh.service"`},
+		{ssh + "service.unit = \"vpn@.socket\"\n" + knock, `write an instance such as "vpn@1.socket"`},
+		{ssh + "service.start = \"/bin/sshd  -D\"\n" + knock, `write ["/bin/sshd", "-D"]`},
+		{ssh + "service.timeout = \"1m\"\n" + knock, `leave the table out for a service that always runs`},
+		{ssh + "presence.logins = \"/var/log/secure\"\n" + knock, `write ["/var/log/secure"]`},
+		{ssh + "presence.logins = []\n" + knock, `write "off" to read no logins`},
+		{ssh + knock + "judge = \"1m\"\n", `write "every 1m"`},
+		{ssh + "knock = [{kind = \"fwknop\"}]\n", `remove this knock, or write one of kind "touch"`},
+		{ssh + "knock = [{kind = \"touch\", listen = [\"1/tcp\"], touch = [1]}]\n", `listeners are always TCP: write 1`},
+	}
+	for _, tt := range tests {
+		_, err := Parse("t.toml", []byte(tt.in))
+		found := Mistakes(err)
+		if len(found) != 1 || found[0].Hint != tt.want {
+			t.Errorf("Parse(%q) = %v, hint %q; want one mistake with hint %q", tt.in, err, found[0].Hint, tt.want)
+		}
+	}
+}
+
 func TestLoad(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name, text string) string {
