@@ -1,0 +1,188 @@
+package share
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// tree reads a directory: names, modes and contents.
+func tree(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := ""
+		if info.Mode().IsRegular() {
+			b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = string(b)
+		}
+		all[e.Name()] = info.Mode().String() + " " + text
+	}
+	return all
+}
+
+func write(t *testing.T, path, text string, mode os.FileMode) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestStage(t *testing.T) {
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "conf")
+	write(t, conf, "old", 0o640)
+	before := tree(t, dir)
+	change, err := Stage([]File{
+		{Path: filepath.Join(dir, "new"), Text: []byte("secret"), Mode: 0o600},
+		{Path: conf, Text: []byte("young"), Keep: true, Was: []byte("old")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer change.Close()
+	// Until Commit the places are as they were, and what waits is for us alone.
+	for name, now := range tree(t, dir) {
+		if was, known := before[name]; known && was != now {
+			t.Errorf("%s changed before Commit", name)
+		} else if !known && !strings.HasPrefix(now, "-rw-------") && !strings.Contains(now, "young") {
+			t.Errorf("%s waits as %s", name, now)
+		}
+	}
+	if err := change.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"new": "-rw------- secret", "conf": "-rw-r----- young"}
+	if d := cmp.Diff(want, tree(t, dir)); d != "" {
+		t.Error(d)
+	}
+	if err := change.Undo(); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(before, tree(t, dir)); d != "" {
+		t.Errorf("after Undo: %s", d)
+	}
+}
+
+// TestStageAllOrNothing: whatever fails, at whatever moment, leaves the
+// directory as it was.
+func TestStageAllOrNothing(t *testing.T) {
+	tests := []struct {
+		name  string
+		files func(dir string) []File
+		spoil func(t *testing.T, dir string) // between Stage and Commit
+		err   string
+	}{
+		{
+			name: "no directory",
+			files: func(dir string) []File {
+				return []File{{Path: dir + "/a", Mode: 0o600}, {Path: dir + "/no/b", Mode: 0o600}}
+			},
+			err: "no such file or directory",
+		},
+		{
+			name: "something else is there",
+			files: func(dir string) []File {
+				return []File{{Path: dir + "/a", Mode: 0o600}, {Path: dir + "/sub", Mode: 0o600}}
+			},
+			err: "there is something else than a regular file",
+		},
+		{
+			name: "what is to be kept is not there",
+			files: func(dir string) []File {
+				return []File{{Path: dir + "/a", Mode: 0o600}, {Path: dir + "/gone", Keep: true}}
+			},
+			err: "no such file or directory",
+		},
+		{
+			name: "changed by somebody else",
+			files: func(dir string) []File {
+				return []File{{Path: dir + "/a", Text: []byte("x"), Mode: 0o600},
+					{Path: dir + "/conf", Text: []byte("young"), Keep: true, Was: []byte("older")}}
+			},
+			err: "somebody else has changed it meanwhile",
+		},
+		{
+			name: "a place is taken at the last moment",
+			files: func(dir string) []File {
+				return []File{{Path: dir + "/conf", Text: []byte("young"), Keep: true}, {Path: dir + "/late", Mode: 0o600}}
+			},
+			spoil: func(t *testing.T, dir string) {
+				if err := os.Mkdir(dir+"/late", 0o700); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { os.Remove(dir + "/late") })
+			},
+			err: "file exists",
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			write(t, filepath.Join(dir, "conf"), "old", 0o640)
+			if err := os.Mkdir(filepath.Join(dir, "sub"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			before := tree(t, dir)
+			change, err := Stage(tt.files(dir))
+			if err == nil {
+				if tt.spoil != nil {
+					tt.spoil(t, dir)
+					before = nil
+				}
+				err = change.Commit()
+				change.Close()
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.err) {
+				t.Fatalf("error %v, want ...%q", err, tt.err)
+			}
+			after := tree(t, dir)
+			if before == nil {
+				before = map[string]string{"conf": "-rw-r----- old", "sub": "drwx------ ", "late": "drwx------ "}
+			}
+			if d := cmp.Diff(before, after); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+// TestStageFollowsLinks: a configuration that is a symbolic link stays one.
+func TestStageFollowsLinks(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "real"), "old", 0o600)
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink("real", link); err != nil {
+		t.Fatal(err)
+	}
+	change, err := Stage([]File{{Path: link, Text: []byte("young"), Keep: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer change.Close()
+	if err := change.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	got := tree(t, dir)
+	if got["real"] != "-rw------- young" || !slices.Contains(strings.Fields(got["link"]), "Lrwxrwxrwx") {
+		t.Errorf("%q", got)
+	}
+}
