@@ -55,9 +55,13 @@ func (g *Gateway) status(now time.Time) control.Status {
 // allWarnings is what an operator should act on.
 func (g *Gateway) allWarnings() []string {
 	all := append([]string{}, g.warnings...)
-	for _, problem := range []string{g.broken, g.ear.problem, g.unsaved} {
-		if problem != "" {
-			all = append(all, problem)
+	for _, p := range []struct{ what, problem string }{
+		{"the fence is down: ", g.broken},
+		{"", g.ear.problem},
+		{"nothing is saved, so that a restart would forget it: ", g.unsaved},
+	} {
+		if p.problem != "" {
+			all = append(all, p.what+p.problem)
 		}
 	}
 	for _, d := range g.doors {

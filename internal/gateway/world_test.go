@@ -1,0 +1,388 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/service"
+	"github.com/doorward/doorward/internal/store"
+)
+
+// machine is a small machine that outlives the gateways that run on it: a
+// kernel, a disk and services, as far as a gateway can tell.
+type machine struct {
+	mu       sync.Mutex
+	table    bool // the fence's table is there
+	doors    []fence.Door
+	grants   map[grantKey]time.Time
+	sessions []fence.Session
+	changed  chan struct{}
+	broken   error // the fence cannot be changed
+
+	disk     map[string]store.Door
+	banned   map[store.PenaltyKey]store.Penalty
+	claims   map[store.GrantKey]store.Grant
+	applied  store.Applied
+	trail    []audit.Record
+	full     error // the disk takes nothing
+	rebooted bool
+
+	listening []uint16
+	taken     []uint16
+	running   map[string]bool
+	stubborn  error // services do not start
+	watchers  []func(service.Status)
+	starts    int
+	seen      door.Seen
+}
+
+func newMachine() *machine {
+	return &machine{
+		grants:  make(map[grantKey]time.Time),
+		changed: make(chan struct{}, 1),
+		disk:    make(map[string]store.Door),
+		banned:  make(map[store.PenaltyKey]store.Penalty),
+		claims:  make(map[store.GrantKey]store.Grant),
+		running: make(map[string]bool),
+	}
+}
+
+// do runs f with the machine to itself.
+func (m *machine) do(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f()
+}
+
+func (m *machine) world() World {
+	return World{
+		Fence: (*kernel)(m), Store: (*disk)(m), Ear: (*ears)(m), Now: time.Now,
+		Service: func(c config.Door) Service { return &unit{m, c.Service.Unit} },
+		Look: func(config.Door) func(context.Context) (door.Seen, []string) {
+			return func(context.Context) (door.Seen, []string) {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				return m.seen, nil
+			}
+		},
+		Sessions: func([]port.Range) ([]fence.Session, error) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return slices.Clone(m.sessions), nil
+		},
+		Listening: func(port.Range) bool { return true },
+	}
+}
+
+type kernel machine
+
+func (k *kernel) Guard(doors []fence.Door, sessions []fence.Session) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.broken != nil {
+		return k.broken
+	}
+	k.table, k.doors = true, doors
+	for key := range k.grants {
+		if !slices.ContainsFunc(doors, func(d fence.Door) bool { return d.Name == key.door }) {
+			delete(k.grants, key)
+		}
+	}
+	return nil
+}
+
+func (k *kernel) Admit([]fence.Session) error { return nil }
+
+func (k *kernel) Change(give, revoke []fence.Grant) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.broken != nil || !k.table {
+		return errors.New("no such table")
+	}
+	for _, g := range revoke {
+		delete(k.grants, grantKey{g.Door, g.Source})
+	}
+	for _, g := range give {
+		k.grants[grantKey{g.Door, g.Source}] = time.Now().Add(g.For)
+	}
+	return nil
+}
+
+func (k *kernel) Grants() ([]fence.Grant, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var all []fence.Grant
+	for key, until := range k.grants {
+		if left := time.Until(until); left > 0 {
+			all = append(all, fence.Grant{Door: key.door, Source: key.source, For: left})
+		}
+	}
+	return all, nil
+}
+
+func (k *kernel) Check() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.table {
+		return errors.New("the table is gone")
+	}
+	return nil
+}
+
+func (k *kernel) Watch(context.Context) (<-chan struct{}, error) { return k.changed, nil }
+func (k *kernel) Refused() (map[string]uint64, error)            { return nil, nil }
+func (k *kernel) Owned() bool                                    { return false }
+
+// flush is what `nft flush ruleset` does.
+func (m *machine) flush() {
+	m.do(func() { m.table = false; clear(m.grants) })
+	m.changed <- struct{}{}
+}
+
+type disk machine
+
+func (d *disk) Load() (store.State, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return store.State{
+		Rebooted: d.rebooted, Applied: d.applied,
+		Doors:     slices.Collect(maps.Values(d.disk)),
+		Penalties: slices.Collect(maps.Values(d.banned)),
+		Grants:    slices.Collect(maps.Values(d.claims)),
+	}, nil
+}
+
+func (d *disk) Commit(c store.Change) ([]audit.Record, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.full != nil {
+		return nil, d.full
+	}
+	for _, x := range c.Doors {
+		d.disk[x.Name] = x
+	}
+	for _, name := range c.EndDoors {
+		delete(d.disk, name)
+	}
+	for _, p := range c.Penalties {
+		d.banned[store.PenaltyKey{Door: p.Door, Source: p.Source}] = p
+	}
+	for _, k := range c.EndPenalties {
+		delete(d.banned, k)
+	}
+	for _, g := range c.Grants {
+		d.claims[store.GrantKey{Door: g.Door, Source: g.Source, By: g.By}] = g
+	}
+	for _, k := range c.EndGrants {
+		delete(d.claims, k)
+	}
+	if c.Applied != nil {
+		d.applied = *c.Applied
+	}
+	d.trail = append(d.trail, c.Records...)
+	return c.Records, nil
+}
+
+func (d *disk) Records(string, string, uint64, int) ([]audit.Record, error) { return d.trail, nil }
+func (d *disk) SetAside() string                                            { return "" }
+
+type ears machine
+
+func (e *ears) Set(ports []uint16) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.listening = nil
+	var err error
+	for _, p := range ports {
+		if slices.Contains(e.taken, p) {
+			err = errors.Join(err, fmt.Errorf("%d/tcp: address already in use", p))
+			continue
+		}
+		e.listening = append(e.listening, p)
+	}
+	return err
+}
+
+func (e *ears) Check() []uint16 { return nil }
+func (e *ears) Close() error    { return nil }
+
+// unit is a service that starts and stops at once, or not at all.
+type unit struct {
+	m    *machine
+	name string
+}
+
+func (u *unit) String() string { return u.name }
+
+func (u *unit) Start(context.Context) error {
+	u.m.mu.Lock()
+	defer u.m.mu.Unlock()
+	if u.m.stubborn != nil {
+		return u.m.stubborn
+	}
+	u.m.starts++
+	u.m.running[u.name] = true
+	return nil
+}
+
+func (u *unit) Stop(context.Context) error {
+	u.m.mu.Lock()
+	defer u.m.mu.Unlock()
+	u.m.running[u.name] = false
+	return nil
+}
+
+func (u *unit) Status(context.Context) (service.Status, error) {
+	u.m.mu.Lock()
+	defer u.m.mu.Unlock()
+	if u.m.running[u.name] {
+		return service.Status{State: service.Running}, nil
+	}
+	return service.Status{State: service.Stopped}, nil
+}
+
+func (u *unit) Watch(ctx context.Context, report func(service.Status)) error {
+	s, err := u.Status(ctx)
+	if err != nil {
+		return err
+	}
+	report(s)
+	u.m.do(func() { u.m.watchers = append(u.m.watchers, report) })
+	<-ctx.Done()
+	return nil
+}
+
+// dies has the service die by itself.
+func (m *machine) dies(name string) {
+	var watchers []func(service.Status)
+	m.do(func() { m.running[name] = false; watchers = m.watchers })
+	for _, report := range watchers {
+		report(service.Status{State: service.Failed, Detail: "signal 9"})
+	}
+}
+
+// running is a gateway that runs on a machine, in a synctest bubble.
+type running struct {
+	*Gateway
+	t    *testing.T
+	m    *machine
+	path string
+	stop func()
+}
+
+// run writes the configuration and starts a gateway. The gateway ends with
+// stop, or with the test.
+func run(t *testing.T, m *machine, path, text string) *running {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := restart(t, m, path)
+	if r == nil {
+		t.Fatal("the gateway did not start")
+	}
+	return r
+}
+
+// restart starts a gateway on the file as it is, and returns nil if it ends.
+func restart(t *testing.T, m *machine, path string) *running {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	g := New(Options{Path: path, Version: "v1", Log: slog.New(slog.DiscardHandler)})
+	ended := make(chan struct{})
+	ready := false
+	go func() {
+		defer close(ended)
+		if err := g.Run(ctx, m.world(), func() { ready = true }); err != nil {
+			t.Log("run:", err)
+		}
+	}()
+	synctest.Wait()
+	r := &running{Gateway: g, t: t, m: m, path: path, stop: func() { cancel(); <-ended }}
+	t.Cleanup(r.stop)
+	if !ready {
+		return nil
+	}
+	return r
+}
+
+var visitor = netip.MustParseAddr("192.0.2.2")
+
+// touch touches ports as a visitor does, one after the other.
+func (r *running) touch(a netip.Addr, ports ...uint16) {
+	for _, p := range ports {
+		r.Hear([]port.Touch{{Source: a, Port: port.Port{Proto: port.TCP, Number: p}, Time: time.Now(), Proven: true}})
+		synctest.Wait()
+	}
+}
+
+// status is the first door's status.
+func (r *running) status() control.Door {
+	r.t.Helper()
+	s, _ := r.Status()
+	if len(s.Doors) == 0 {
+		r.t.Fatal("the gateway has no doors")
+	}
+	return s.Doors[0]
+}
+
+func (r *running) wantState(want string) {
+	r.t.Helper()
+	if got := r.status(); got.State != want {
+		r.t.Errorf("the door is %s (%s), want %s", got.State, got.Reason, want)
+	}
+}
+
+// order gives an operator's order and returns what it was answered.
+func (r *running) order(order any) string {
+	r.t.Helper()
+	reply, err := r.Do(r.t.Context(), "operator alice (uid 1000)", order)
+	if err != nil {
+		return "error: " + err.Error()
+	}
+	return reply.Message
+}
+
+// events are the audit trail's events so far.
+func (m *machine) events() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []string
+	for _, r := range m.trail {
+		all = append(all, r.Event)
+	}
+	return strings.Join(all, " ")
+}
+
+func configPath(t *testing.T) string { return filepath.Join(t.TempDir(), "doorward.toml") }
+
+const sshDoor = `
+[door.ssh]
+ports = ["22/tcp"]
+[door.ssh.service]
+unit = "ssh.service"
+[door.ssh.presence]
+logins = "journal"
+[[door.ssh.knock]]
+kind = "touch"
+listen = [59000, 59001, 59002]
+touch = [59000, 59002]
+`
