@@ -20,18 +20,18 @@
 //
 // # Closing
 //
-// A connection ends with FIN, so that the visitor's connect succeeds and their
-// program ends well: after a RST at once, connect(2) itself can report
-// ECONNRESET. The usual price is a TIME_WAIT entry on this side for 60 s, of
-// 600,000 at 10,000 connects a second, which is more than the kernel allows
-// the whole machine (tcp_max_tw_buckets). TCP_LINGER2 below zero makes the
-// kernel forget the connection as soon as its FIN is acknowledged, and
-// TCP_USER_TIMEOUT a few seconds later if it is not. What could come from an
-// old connection to a port that never says or reads anything needs no
-// TIME_WAIT. Beyond politeRate closes a second the rest end with RST, which
-// keeps nothing at all: visitors who complete the handshake and then fall
-// silent cannot fill the machine's limit of orphans (tcp_max_orphans). They
-// have been heard all the same.
+// A connection is ended with FIN as it is accepted, and with RST if the visitor
+// still holds it farewell later. The FIN lets their connect succeed: after a RST
+// at once, connect(2) may fail with ECONNRESET before it has returned. The RST
+// ends programs that would wait for their user otherwise (nc), and visitors who
+// complete the handshake and then fall silent.
+//
+// The price of FIN is a descriptor for that while, and then an entry of 256 bytes
+// in the kernel for 60 s if the visitor hangs up too (TIME_WAIT). It takes no
+// port, but at 10,000 connects a second there would be 600,000 of them, more
+// than the kernel grants to the whole machine (tcp_max_tw_buckets). So only
+// politeRate connections a second, 12,000 entries, are ended that way; the
+// rest get RST at once, which keeps nothing. They have been heard all the same.
 package listen
 
 import (
@@ -110,7 +110,7 @@ func (e *Ear) set(ports []uint16) ([]openError, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return nil, fmt.Errorf("listen on %d ports: %w", len(ports), net.ErrClosed)
+		return nil, fmt.Errorf("listen on %v: %w", ports, net.ErrClosed)
 	}
 	if err := e.start(); err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ package listen
 
 import (
 	"errors"
+	"log/slog"
 	"net/netip"
 	"time"
 
@@ -15,7 +16,13 @@ import (
 const (
 	wakeID = 0 // listeners count from 1
 
-	politeRate = 1000 // closes a second that end with FIN; see the package comment
+	// See the package comment.
+	politeRate = 200 // connections a second that end with FIN
+	farewell   = 250 * time.Millisecond
+
+	// hurry is how many touches are accepted before they are told, as long as
+	// they come without a gap.
+	hurry = 32
 
 	// How long accepting rests when the process or the machine has no
 	// descriptor or memory left. The connections wait in the kernel.
@@ -25,41 +32,71 @@ const (
 // loop accepts until it is woken. Each round takes one connection of each ready
 // port, so that the oldest of every port come before the second oldest of any.
 func (e *Ear) loop(epoll, wake int) {
-	events := make([]unix.EpollEvent, 128)
-	rest := firstRest
-	short := rarely{every: time.Minute}
-	var manners manners
+	var (
+		events  = make([]unix.EpollEvent, 128)
+		touches = make([]port.Touch, 0, hurry+len(events))
+		short   = shortage{log: e.log, wake: wake, pause: firstRest, logged: rarely{every: time.Minute}}
+		part    parting
+	)
+	defer part.endAll()
 	for {
-		n, err := unix.EpollWait(epoll, events, -1)
+		n, err := unix.EpollWait(epoll, events, part.wait(time.Now()))
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			// Cannot happen: both descriptors are open until the loop has ended.
 			e.log.Error("listeners: wait for connections", "err", err)
 			return
 		}
-		touches, err, stop := e.round(events[:max(n, 0)], &manners)
-		e.queue.put(touches)
+		var stop bool
+		touches, err, stop = e.round(events[:max(n, 0)], touches, &part)
+		// As long as others wait, they are accepted first: the less time there
+		// is between two looks at the ports, the surer is their order.
+		if n <= 0 || err != nil || len(touches) >= hurry || stop {
+			e.queue.put(touches)
+			touches = touches[:0]
+			part.begin(time.Now())
+		}
 		if stop {
 			return
 		}
-		if err == nil {
-			rest = firstRest
-			continue
+		part.end(time.Now())
+		if err != nil {
+			part.endAll() // gives back what it can
 		}
-		if short.now() {
-			e.log.Error("listeners: no connection can be accepted for now; knocks wait", "err", err)
-		}
-		// Readiness stays, so that waiting with epoll would return at once.
-		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(wake), Events: unix.POLLIN}},
-			int(rest.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
-			time.Sleep(rest)
-		}
-		rest = min(2*rest, longestRest)
+		short.rest(err)
 	}
 }
 
-// round takes one connection of each ready port. The error says that there is
-// no descriptor or memory for it.
-func (e *Ear) round(events []unix.EpollEvent, m *manners) (touches []port.Touch, short error, stop bool) {
+// shortage makes accepting rest when there is nothing to accept with.
+type shortage struct {
+	log    *slog.Logger
+	wake   int
+	pause  time.Duration
+	logged rarely
+}
+
+// rest waits, longer each time, until the loop is woken or it is time to try
+// again; it returns at once without an error.
+func (s *shortage) rest(err error) {
+	if err == nil {
+		s.pause = firstRest
+		return
+	}
+	if s.logged.now() {
+		s.log.Error("listeners: no connection can be accepted for now; knocks wait", "err", err)
+	}
+	// The ports stay ready, so that waiting with epoll would return at once.
+	fds := []unix.PollFd{{Fd: int32(s.wake), Events: unix.POLLIN}}
+	if _, err := unix.Poll(fds, int(s.pause.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
+		time.Sleep(s.pause) // no memory for that either
+	}
+	s.pause = min(2*s.pause, longestRest)
+}
+
+// round takes one connection of each ready port and adds it to touches. The
+// error says that there is no descriptor or memory for it.
+func (e *Ear) round(events []unix.EpollEvent, touches []port.Touch, part *parting) (
+	all []port.Touch, short error, stop bool,
+) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, ev := range events {
@@ -70,7 +107,7 @@ func (e *Ear) round(events []unix.EpollEvent, m *manners) (touches []port.Touch,
 		if l == nil {
 			continue // closed since
 		}
-		t, err := l.accept(m)
+		t, err := l.accept(part)
 		switch {
 		case err == nil:
 			touches = append(touches, t)
@@ -86,8 +123,8 @@ func (e *Ear) round(events []unix.EpollEvent, m *manners) (touches []port.Touch,
 	return touches, nil, false
 }
 
-// accept takes one connection and closes it.
-func (l *listener) accept(m *manners) (port.Touch, error) {
+// accept takes one connection and leaves it to part.
+func (l *listener) accept(part *parting) (port.Touch, error) {
 	// The visitor may have reset it already: the kernel tells the address of
 	// a dead connection to accept4, though not to getpeername.
 	fd, from, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
@@ -95,11 +132,7 @@ func (l *listener) accept(m *manners) (port.Touch, error) {
 		return port.Touch{}, err
 	}
 	now := time.Now()
-	if !m.polite(now) {
-		// Without this it ends with FIN, no worse than before.
-		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-	}
-	unix.Close(fd)
+	part.fresh = append(part.fresh, fd)
 	return port.Touch{
 		Source: address(from),
 		Port:   port.Port{Proto: port.TCP, Number: l.port},
@@ -125,20 +158,6 @@ func address(from unix.Sockaddr) netip.Addr {
 func isShortage(err error) bool {
 	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) ||
 		errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM)
-}
-
-// manners allows politeRate closes with FIN in each second.
-type manners struct {
-	since time.Time
-	used  int
-}
-
-func (m *manners) polite(now time.Time) bool {
-	if now.Sub(m.since) >= time.Second {
-		m.since, m.used = now, 0
-	}
-	m.used++
-	return m.used <= politeRate
 }
 
 // rarely says true at most once in a while, so that a lasting trouble does not

@@ -9,13 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// backlog is more than net.core.somaxconn, which the kernel cuts it to: a
-	// queue that is full makes the kernel ignore the visitor's handshake.
-	backlog = 1 << 16
-
-	finTimeout = 5000 // milliseconds until an unacknowledged FIN is given up
-)
+// backlog is more than net.core.somaxconn, which the kernel cuts it to: a queue
+// that is full makes the kernel ignore the visitor's handshake.
+const backlog = 1 << 16
 
 // open makes a listening socket for both families, or for IPv4 alone on a
 // machine without IPv6.
@@ -59,8 +55,6 @@ func configure(fd, family int) error {
 		// The least there is: nothing is ever read, so what a visitor sends
 		// while their connection waits to be accepted would only hold memory.
 		{unix.SOL_SOCKET, unix.SO_RCVBUF, 1},
-		{unix.IPPROTO_TCP, unix.TCP_LINGER2, -1},
-		{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, finTimeout},
 		{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0},
 	}
 	if family != unix.AF_INET6 {
