@@ -31,6 +31,9 @@ func (d *Door) Stopped(now time.Time, detail string) []Effect {
 		out := []Effect{d.record(now, audit.EventDark, "", "", d.saved.Reason, time.Time{})}
 		if len(d.waiting) > 0 {
 			d.become(now, Opening, d.waiting[0].reason)
+			if !d.rules.Service {
+				return append(out, d.opened(now)...)
+			}
 			out = append(out, Start{})
 		}
 		return out

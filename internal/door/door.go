@@ -325,6 +325,20 @@ func (d *Door) Mute() bool {
 // Granted is how many sources have a grant.
 func (d *Door) Granted() int { return len(d.grants) }
 
-// LookAnew has presence looked for at the next Tick: where it is looked for has
-// changed, or a look under way was given up.
-func (d *Door) LookAnew() { d.looking, d.looked = false, time.Time{} }
+// Renew takes in that another service is behind the door, or that presence is
+// looked for elsewhere: what was asked of the old ones is asked anew.
+func (d *Door) Renew(now time.Time) []Effect {
+	d.looking, d.looked = false, time.Time{}
+	d.retry, d.retryAfter = time.Time{}, 0
+	switch state := d.saved.State; {
+	case state == Opening && d.rules.Service:
+		return []Effect{Start{}}
+	case state == Opening:
+		return d.opened(now)
+	case state == Closing && d.rules.Service:
+		return []Effect{Stop{}}
+	case state == Closing:
+		return d.Stopped(now, "")
+	}
+	return nil
+}

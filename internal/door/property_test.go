@@ -165,6 +165,12 @@ func TestDoorKernelAndDiskAgree(t *testing.T) {
 				}
 				tick(t)
 			},
+			"another service": func(t *rapid.T) {
+				rules.Service, w.op = rapid.Bool().Draw(t, "service"), nil
+				w.door.Configure(rules)
+				w.carry(t, w.door.Renew(w.now))
+				tick(t)
+			},
 			"operator": func(t *rapid.T) {
 				s := source(t)
 				switch rapid.IntRange(0, 4).Draw(t, "order") {

@@ -181,7 +181,7 @@ func (d *guarded) reconfigure(now time.Time, c config.Door) {
 		d.looked = false
 		d.service = nil
 		d.start(d.gw.ctx)
-		d.door.LookAnew()
+		d.carry(d.door.Renew(now))
 	} else if d.service != nil {
 		d.service.conf = c
 	}

@@ -518,3 +518,22 @@ func TestAFileThatCannotBeUsedAtTheStart(t *testing.T) {
 		}
 	})
 }
+
+// What an old service still has to say is not taken for the new one's word.
+func TestReloadWhileTheOldServiceStarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r := run(t, m, path, sshDoor)
+		m.slow = make(chan struct{})
+		r.touch(visitor, 59000, 59002)
+		r.wantState("opening")
+		write(t, path, strings.Replace(sshDoor, `"ssh.service"`, `"sshd.service"`, 1))
+		r.order(control.ApplyRequest{Action: "apply"})
+		close(m.slow)
+		synctest.Wait()
+		r.wantState("open")
+		if !m.running["sshd.service"] || m.running["ssh.service"] {
+			t.Errorf("running %v, want sshd.service alone", m.running)
+		}
+	})
+}

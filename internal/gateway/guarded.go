@@ -199,12 +199,16 @@ func (d *guarded) noteRefusal(r audit.Record) {
 // look looks for presence, for as long as the door lives or lookTime, and
 // reports what was found, whatever happens.
 func (d *guarded) look() {
-	lookFor, ctx := d.lookFor, d.ctx
+	lookFor, life := d.lookFor, d.ctx
 	d.gw.async(func() event {
-		ctx, cancel := context.WithTimeout(ctx, lookTime)
+		ctx, cancel := context.WithTimeout(life, lookTime)
 		defer cancel()
 		seen, odd := lookFor(ctx)
-		return func(now time.Time) { d.seen(now, seen, odd) }
+		return func(now time.Time) {
+			if life.Err() == nil {
+				d.seen(now, seen, odd)
+			}
+		}
 	})
 }
 

@@ -76,8 +76,12 @@ func (k *keeper) do(run bool) {
 	})
 }
 
-// did takes in the end of a start or a stop.
+// did takes in the end of a start or a stop. A keeper whose time is over, since
+// its door went or has another service now, has nothing more to say.
 func (k *keeper) did(now time.Time, run bool, err error) {
+	if k.ctx.Err() != nil {
+		return
+	}
 	k.busy = false
 	if k.again && k.wanted != run {
 		k.do(k.wanted)
@@ -96,6 +100,9 @@ func (k *keeper) did(now time.Time, run bool, err error) {
 // observed takes in a change of the service. While the keeper itself changes
 // it, that is no news; what counts is how it stands afterwards.
 func (k *keeper) observed(now time.Time, s service.Status) {
+	if k.ctx.Err() != nil {
+		return
+	}
 	k.seen = true
 	if k.busy {
 		k.stale = true
@@ -126,6 +133,8 @@ func (k *keeper) lookAgain() {
 		return func(now time.Time) {
 			k.busy = false
 			switch {
+			case k.ctx.Err() != nil:
+				return
 			case k.again:
 				k.do(k.wanted)
 			case err != nil:

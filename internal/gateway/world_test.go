@@ -48,7 +48,8 @@ type machine struct {
 	listening []uint16
 	taken     []uint16
 	running   map[string]bool
-	stubborn  error // services do not start
+	stubborn  error         // services do not start
+	slow      chan struct{} // not nil: a start takes until this is closed, or its context ends
 	watchers  []func(service.Status)
 	starts    int
 	seen      door.Seen
@@ -232,7 +233,14 @@ type unit struct {
 
 func (u *unit) String() string { return u.name }
 
-func (u *unit) Start(context.Context) error {
+func (u *unit) Start(ctx context.Context) error {
+	if u.m.slow != nil {
+		select {
+		case <-u.m.slow:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	u.m.mu.Lock()
 	defer u.m.mu.Unlock()
 	if u.m.stubborn != nil {
