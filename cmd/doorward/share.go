@@ -131,7 +131,7 @@ type target struct {
 func (o *shareOptions) target() (*target, error) {
 	c, text, err := config.Load(o.config)
 	if err != nil {
-		return nil, withHint(err, "doorward check -c %s", o.config)
+		return nil, withHint(err, "doorward check %s", o.config)
 	}
 	t := &target{path: o.config, text: text, config: c}
 	var names []string

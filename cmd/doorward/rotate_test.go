@@ -1,0 +1,136 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/control"
+)
+
+// applier is a daemon that only knows apply, as far as a rotation sees it.
+type applier struct {
+	config string // its configuration file
+	err    error  // of apply
+	seen   []byte // the file as apply found it
+	order  any
+}
+
+func (a *applier) Status() (control.Status, <-chan struct{}) {
+	return control.Status{Config: a.config}, make(chan struct{})
+}
+
+func (a *applier) Do(_ context.Context, _ string, order any) (control.Reply, error) {
+	a.order = order
+	a.seen, _ = os.ReadFile(a.config)
+	until := time.Now().Add(time.Minute)
+	return control.Reply{Message: "applied, to be kept", Until: &until}, a.err
+}
+
+func (a *applier) Log(control.LogQuery) ([]audit.Record, error) { return nil, nil }
+
+// serve answers for a on a socket until the test ends.
+func (a *applier) serve(t *testing.T) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- control.NewServer(a, slog.New(slog.DiscardHandler)).Serve(ctx, l) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return socket
+}
+
+func TestRotateApply(t *testing.T) {
+	const text = "[door.ssh]\nports = [\"22/tcp\"]\n[[door.ssh.knock]]\nkind = \"touch\"\n" +
+		"listen = [59000, 59001, 59002]\ntouch = [59000, 59002]\n"
+	tests := []struct {
+		name    string
+		daemon  func(dir string) *applier
+		applied bool
+		stdout  string
+		stderr  string
+	}{
+		{
+			name:    "applied",
+			daemon:  func(dir string) *applier { return &applier{config: filepath.Join(dir, "doorward.toml")} },
+			applied: true,
+			stdout:  "applied, to be kept (until ",
+		},
+		{
+			name: "refused",
+			daemon: func(dir string) *applier {
+				return &applier{config: filepath.Join(dir, "doorward.toml"), err: &control.Error{
+					Message: "port 21000/tcp is taken", Hint: "doorward doctor"}}
+			},
+			stderr: "doorward: error: the daemon has not taken it, nothing is changed: port 21000/tcp is taken\n" +
+				"doorward: hint: doorward doctor\n",
+		},
+		{
+			name: "fails",
+			daemon: func(dir string) *applier {
+				return &applier{config: filepath.Join(dir, "doorward.toml"), err: errors.New("disk full")}
+			},
+			stderr: "doorward: error: the daemon has not taken it, nothing is changed: ",
+		},
+		{
+			name:   "another file",
+			daemon: func(dir string) *applier { return &applier{config: "/elsewhere/doorward.toml"} },
+			stderr: `doorward: error: --apply: the daemon's configuration is "/elsewhere/doorward.toml", not "`,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "doorward.toml")
+			if err := os.WriteFile(path, []byte(text), 0o640); err != nil {
+				t.Fatal(err)
+			}
+			daemon := tt.daemon(dir)
+			var stdout, stderr bytes.Buffer
+			e := &env{stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr, getenv: func(string) string { return "" }}
+			code := run(t.Context(), e, []string{"rotate", "-c", path, "--output", dir, "--apply", "--confirm", "90s",
+				"--control", daemon.serve(t)})
+			if (code == 0) != tt.applied {
+				t.Errorf("exit status %d", code)
+			}
+			if !strings.Contains(stdout.String(), tt.stdout) || !strings.HasPrefix(stderr.String(), tt.stderr) {
+				t.Errorf("it said:\n%s%s\nwant ...%s%s", &stdout, &stderr, tt.stdout, tt.stderr)
+			}
+			now, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if changed := string(now) != text; changed != tt.applied {
+				t.Errorf("the file changed: %v\n%s", changed, now)
+			}
+			left, err := filepath.Glob(filepath.Join(dir, "*"))
+			if err != nil || !tt.applied && len(left) != 1 {
+				t.Errorf("left behind: %v, %v", left, err)
+			}
+			if !tt.applied {
+				return
+			}
+			if !bytes.Equal(daemon.seen, now) {
+				t.Errorf("the daemon was asked when the file was:\n%s", daemon.seen)
+			}
+			want := control.ApplyRequest{Action: "apply", Confirm: "1m30s"}
+			if daemon.order != want {
+				t.Errorf("ordered %v, want %v", daemon.order, want)
+			}
+		})
+	}
+}
