@@ -33,6 +33,8 @@ type Lab struct {
 	hosts  []*Host
 	closes []func()
 	links  int
+	// How many sockets were made for daemons to say that they are ready.
+	notified int
 }
 
 // New makes an empty lab. Close it also when the work was interrupted.

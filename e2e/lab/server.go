@@ -6,15 +6,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/doorward/doorward/internal/control"
@@ -187,30 +188,59 @@ type Doorward struct {
 }
 
 // Doorward starts the daemon of the directory bin with a configuration file
-// whose control socket is at socket, and waits until it is ready: it answers to
-// status and its fence is up.
+// whose control socket is at socket, and waits until it says that it is ready,
+// as it does to systemd.
 func (h *Host) Doorward(ctx context.Context, bin, config, socket string) (*Doorward, error) {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return nil, err
 	}
-	p, err := h.Start(filepath.Join(bin, "doorwardd"), "-c", config)
+	notify, ready, err := h.lab.notifySocket()
 	if err != nil {
 		return nil, err
 	}
-	d := &Doorward{p, h, bin, socket}
-	return d, Until(ctx, 20*time.Second, "doorwardd ready", func() error {
-		select {
-		case <-p.Ended():
-			return fmt.Errorf("it has ended: %v: %s", p.err, tail(p.Output()))
-		default:
+	p, err := h.Start("env", "NOTIFY_SOCKET="+notify, filepath.Join(bin, "doorwardd"), "-c", config)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-ready:
+	case <-p.Ended():
+		err = fmt.Errorf("doorwardd has ended: %v: %s", p.err, tail(p.Output()))
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-time.After(20 * time.Second):
+		err = fmt.Errorf("doorwardd is not ready within 20 s: %s", tail(p.Output()))
+	}
+	return &Doorward{p, h, bin, socket}, err
+}
+
+// notifySocket is systemd's end of sd_notify(3) until the lab ends. ready is
+// closed at READY=1.
+func (l *Lab) notifySocket() (path string, ready <-chan struct{}, err error) {
+	l.mu.Lock()
+	l.notified++
+	path = l.Path("notify-" + strconv.Itoa(l.notified))
+	l.mu.Unlock()
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return "", nil, err
+	}
+	l.onClose(func() { conn.Close() })
+	seen := make(chan struct{})
+	go func() { // ends when conn is closed
+		b, once := make([]byte, 4096), sync.Once{}
+		for {
+			n, err := conn.Read(b)
+			if err != nil {
+				return
+			}
+			if slices.Contains(strings.Split(string(b[:n]), "\n"), "READY=1") {
+				once.Do(func() { close(seen) })
+			}
 		}
-		s, err := d.Status(ctx)
-		if err == nil && !s.Fence.Up {
-			err = errors.New("the fence is not up")
-		}
-		return err
-	})
+	}()
+	return path, seen, nil
 }
 
 // Program is the path of one of the two programs.

@@ -1,0 +1,101 @@
+//go:build linux
+
+package e2e
+
+import (
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/control"
+)
+
+// articleKnock is the article's to the letter, with shorter times: what anybody
+// touches adds up, the monitor looks at intervals, and everything is for all.
+const articleKnock = `kind = "touch"
+listen = [59000, 59001, 59002]
+touch = [59000, 59002]
+within = "2s"
+judge = "every 2s"
+penalty = "3s"
+scope = "door"
+`
+
+// silent checks that a listener does not listen.
+func (s *site) silent(port string) {
+	s.t.Helper()
+	if c, err := s.dial(s.stranger, gate4, port, dark); err == nil {
+		c.Close()
+		s.t.Errorf("the listener at %s is up", port)
+	}
+}
+
+// listens waits until a listener listens, without touching it.
+func (s *site) listens(ports ...string) {
+	s.t.Helper()
+	for _, port := range ports {
+		s.until("a listener at "+port, func() error {
+			out, err := s.server.Run(s.t.Context(), "ss", "-Hltn", "sport = :"+port)
+			if err == nil && out == "" {
+				err = errNone
+			}
+			return err
+		})
+	}
+}
+
+func TestArticle(t *testing.T) {
+	s := newSite(t, "sshd", "ssh", "telnet")
+	door, ssh := s.sshDoor("idle = \"6s\"\nconnections = false\nlogins = [\""+s.authLog+"\"]", articleKnock)
+	s.start(door)
+	s.listens("59000", "59001", "59002")
+
+	// S1: a touched listener dies. S5: at the next look the knock is wrong, and
+	// everything is deaf; then all is reset.
+	s.touch(s.stranger, gate4, "59001")
+	s.penalised("ssh", "any")
+	for _, port := range []string{"59000", "59001", "59002"} {
+		s.silent(port)
+	}
+	s.becomes("ssh", "no penalty", func(d *control.Door) bool { return len(d.Penalties) == 0 })
+	s.listens("59000", "59001", "59002")
+
+	// S2 to S4: two visitors' touches add up, sshd starts, the listeners end, and
+	// anybody may come in.
+	s.until("both touches within one look", func() error {
+		s.listens("59000", "59002")
+		s.touch(s.visitor, gate4, "59000")
+		s.touch(s.stranger, gate4, "59002")
+		return s.gate.WaitState(t.Context(), "ssh", "open", 3*time.Second)
+	})
+	s.silent("59001")
+	in := s.login(ssh, s.visitor, gate4)
+	s.admits(s.stranger, gate6, "22")
+
+	// S10: the last login is too long ago; the session is none of a login's.
+	s.state("ssh", "dark")
+	s.refuses(s.visitor, gate4, "22")
+	s.listens("59000", "59001", "59002")
+	s.lives(in)
+}
+
+// S9 and its end: no log data anywhere is something fishy.
+func TestNoLogDataAtAll(t *testing.T) {
+	s := newSite(t, "sshd", "ssh")
+	log, err := s.lab.Write("secure", "")
+	s.must(err)
+	door, _ := s.sshDoor("idle = \"6s\"\nconnections = false\nlogins = [\""+log+"\", \""+s.lab.Path("secure.1")+"\"]", touchKnock)
+	s.start(door)
+	s.state("ssh", "failsafe")
+	if c, err := s.dial(s.visitor, gate4, "59000", dark); err == nil {
+		c.Close()
+	}
+	if c, err := s.dial(s.visitor, gate4, "59002", dark); err == nil {
+		c.Close()
+	}
+	s.refuses(s.visitor, gate4, "22")
+	s.says(s.gate.Output(), `"level":"(WARN|ERROR)".*log`)
+	s.says(s.operator("status"), `failsafe`)
+
+	s.operator("arm", "ssh")
+	s.state("ssh", "dark")
+}

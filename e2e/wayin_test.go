@@ -1,0 +1,223 @@
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/control"
+)
+
+func TestEveryClientGetsIn(t *testing.T) {
+	s := newSite(t, "sshd", "ssh", "telnet", "nc.openbsd", "nmap", "bash", "socat")
+	door, ssh := s.sshDoor("idle = \"1m\"\nlogins = \"off\"", touchKnock)
+	s.start(door)
+	for _, address := range []string{gate4, gate6} {
+		family := map[string]string{gate4: "-4", gate6: "-6"}[address]
+		bracketed := strings.NewReplacer(gate6, "["+gate6+"]").Replace(address)
+		for _, client := range [][]string{
+			{"telnet", address, "PORT"},
+			{"nc.openbsd", "-w", "2", address, "PORT"},
+			{"bash", "-c", "exec 3<>/dev/tcp/" + address + "/PORT"},
+			{"socat", "-u", "TCP:" + bracketed + ":PORT", "STDOUT"},
+			{"nmap", family, "-n", "-Pn", "-sT", "--max-retries", "0", "-p", "PORT", address},
+			{bin + "/doorward", "knock", address, "--touch", "59000,59002", "--wait", "22"},
+		} {
+			s.refuses(s.visitor, address, "22")
+			for _, port := range []string{"59000", "59002"} {
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				argv := strings.Split(strings.ReplaceAll(strings.Join(client, "\x00"), "PORT", port), "\x00")
+				out, err := s.visitor.Command(ctx, argv[0], argv[1:]...).CombinedOutput()
+				cancel()
+				if ctx.Err() == context.DeadlineExceeded {
+					t.Fatalf("%q did not end: %v: %s", argv, err, out)
+				}
+				if strings.HasSuffix(argv[0], "doorward") {
+					s.must(err)
+					break // both ports in one
+				}
+			}
+			s.state("ssh", "open")
+			s.admits(s.visitor, address, "22")
+			out := s.run(s.visitor, "ssh", ssh.Client(address, 5, "echo", "in")...)
+			if out != "in\n" {
+				t.Errorf("after %q: ssh printed %q", client, out)
+			}
+			s.refuses(s.stranger, address, "22")
+			s.operator("close", "ssh")
+			s.state("ssh", "dark")
+		}
+	}
+	if n := strings.Count(s.run(s.server, "cat", s.authLog), "Accepted publickey"); n != 12 {
+		t.Errorf("sshd logged %d logins, want 12", n)
+	}
+}
+
+func TestIPv6OnlyVisitor(t *testing.T) {
+	s := newSite(t)
+	only6 := s.host("only6")
+	s.must(s.lab.Link(only6, []string{"2001:db8:6::2/64"}, s.server, []string{"2001:db8:6::1/64"}))
+	s.serve(s.server, ":8080")
+	s.start(webDoor("", touchKnock))
+	s.refuses(only6, "2001:db8:6::1", "8080")
+	s.knock(only6, "2001:db8:6::1")
+	s.admits(only6, "2001:db8:6::1", "8080")
+	for _, g := range s.door("web").Grants {
+		if g.Source != "2001:db8:6::2" {
+			t.Errorf("a grant for %s", g.Source)
+		}
+	}
+}
+
+func TestRejectAnswersStrangersOnly(t *testing.T) {
+	s := newSite(t)
+	s.serve(s.server, ":8080")
+	s.start(webDoor(`refuse = "reject"`, touchKnock))
+	for _, address := range []string{gate4, gate6} {
+		_, err := s.dial(s.stranger, address, "8080", time.Second)
+		if err == nil || !strings.Contains(err.Error(), "connection refused") {
+			t.Errorf("the stranger at %s: got %v, want a refusal", address, err)
+		}
+		s.knock(s.visitor, address)
+		s.admits(s.visitor, address, "8080")
+	}
+}
+
+func TestAlwaysNeedsNoKnock(t *testing.T) {
+	s := newSite(t)
+	s.serve(s.server, ":8080")
+	s.start(webDoor(`always = ["192.0.2.2/31", "2001:db8::3/128"]`, touchKnock))
+	s.admits(s.visitor, gate4, "8080")
+	s.admits(s.stranger, gate4, "8080") // 192.0.2.3 is in 192.0.2.2/31
+	s.admits(s.stranger, gate6, "8080")
+	s.refuses(s.visitor, gate6, "8080")
+}
+
+func TestSingleUse(t *testing.T) {
+	s := newSite(t)
+	s.serve(s.server, ":8080")
+	s.start(webDoor("single_use = true\nopen_for = \"1m\"", touchKnock))
+	s.knock(s.visitor, gate4)
+	c, err := s.talk(s.visitor, gate4, "8080")
+	for range 50 { // the SYN before the grant is not the first connection
+		if err == nil {
+			break
+		}
+		c, err = s.talk(s.visitor, gate4, "8080")
+	}
+	s.must(err)
+	s.refuses(s.visitor, gate4, "8080")
+	s.must(echo(c, "still here", "still here"))
+	s.knock(s.visitor, gate4)
+	s.admits(s.visitor, gate4, "8080")
+}
+
+func TestGrantRunsOutAndKnockingAgainRefreshes(t *testing.T) {
+	s := newSite(t)
+	s.serve(s.server, ":8080")
+	s.start(webDoor(`open_for = "2s"`, touchKnock))
+	s.knock(s.visitor, gate4)
+	s.admits(s.visitor, gate4, "8080")
+	c, err := s.talk(s.visitor, gate4, "8080")
+	s.must(err)
+	first := s.door("web").Grants[0].Expires
+	s.until("a later end", func() error {
+		s.knock(s.visitor, gate4)
+		if g := s.door("web").Grants; len(g) != 1 || !g[0].Expires.After(first) {
+			return fmt.Errorf("grants %v, the first until %s", g, first)
+		}
+		return nil
+	})
+	s.becomes("web", "no grant", func(d *control.Door) bool { return len(d.Grants) == 0 })
+	s.refuses(s.visitor, gate4, "8080")
+	s.must(echo(c, "an open connection lives on", "an open connection lives on"))
+}
+
+func TestUDPRange(t *testing.T) {
+	s := newSite(t)
+	var server net.PacketConn
+	s.must(s.server.Do(func() (err error) {
+		server, err = net.ListenPacket("udp", ":60500")
+		return err
+	}))
+	defer server.Close()
+	go func() { // ends when server is closed
+		b := make([]byte, 512)
+		for {
+			n, from, err := server.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			server.WriteTo(b[:n], from)
+		}
+	}()
+	ask := func() error {
+		var c net.Conn
+		s.must(s.visitor.Do(func() (err error) {
+			c, err = net.Dial("udp", net.JoinHostPort(gate4, "60500"))
+			return err
+		}))
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(dark))
+		if _, err := c.Write([]byte("ping")); err != nil {
+			return err
+		}
+		_, err := c.Read(make([]byte, 512))
+		return err
+	}
+	s.must(ask())
+	s.start("[door.mosh]\nports = [\"60000-61000/udp\"]\n[door.mosh.presence]\nlogins = \"off\"\n[[door.mosh.knock]]\n" + touchKnock)
+	if err := ask(); err == nil {
+		t.Error("an answer from a guarded range without a knock")
+	}
+	s.knock(s.visitor, gate4)
+	s.until("an answer", ask)
+}
+
+func TestWrongKnocks(t *testing.T) {
+	s := newSite(t)
+	s.serve(s.server, ":8080")
+	s.start(webDoor("", touchKnock+"penalty = \"2s\"\n"))
+	for _, wrong := range [][]string{{"59001"}, {"59000", "59001"}, {"59000", "59001", "59002"}} {
+		s.touch(s.visitor, gate4, wrong...)
+		s.penalised("web", visitor4)
+		s.knock(s.visitor, gate4)
+		s.refuses(s.visitor, gate4, "8080")
+		// Another's knock is no matter of this penalty.
+		s.knock(s.stranger, gate4)
+		s.admits(s.stranger, gate4, "8080")
+		s.operator("close", "web")
+		s.becomes("web", "no penalty", func(d *control.Door) bool { return len(d.Penalties) == 0 })
+		s.knock(s.visitor, gate4)
+		s.admits(s.visitor, gate4, "8080")
+		s.operator("close", "web")
+	}
+	if len(s.door("web").Refusals) == 0 {
+		t.Error("status knows no refusals")
+	}
+	s.says(s.operator("log"), `192\.0\.2\.2`)
+}
+
+func TestUnfinishedKnockIsWrong(t *testing.T) {
+	s := newSite(t)
+	s.start(webDoor("", strings.Replace(touchKnock, `"10s"`, `"1s"`, 1)))
+	s.touch(s.visitor, gate4, "59000")
+	s.penalised("web", visitor4)
+}
+
+func TestFullConnectScanOpensNothing(t *testing.T) {
+	s := newSite(t, "nmap")
+	s.serve(s.server, ":8080")
+	s.start(webDoor("", touchKnock))
+	s.run(s.stranger, "nmap", "-n", "-Pn", "-sT", "-p", "8080,59000-59002", gate4)
+	s.penalised("web", stranger4)
+	if d := s.door("web"); len(d.Grants) > 0 {
+		t.Errorf("a scan was given %v", d.Grants)
+	}
+	s.refuses(s.stranger, gate4, "8080")
+}
