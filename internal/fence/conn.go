@@ -17,6 +17,10 @@ const (
 	// an IPv6 grant, as many as the 16-bit length of their list can hold.
 	maxElements = 1024
 
+	// messageSize holds any answer: a list, of which the kernel sends at most
+	// 32 KiB at a time, or an error with the whole message that it is about.
+	messageSize = 128 << 10
+
 	// bufferSize bounds one transaction, which the kernel takes only in one
 	// piece: a million grants. It is a limit, not memory that is held.
 	bufferSize = 128 << 20
@@ -30,30 +34,46 @@ const (
 type conn struct {
 	nl     *netlink.Conn
 	portid uint32 // of this end, as the kernel names the origin of a change
+	netns  uint64 // names the socket's network namespace; 0 before Linux 5.14
 }
 
 // dial connects and asks for the ruleset's generation, to tell a missing
 // privilege and a kernel without nf_tables from everything later.
 func dial() (*conn, error) {
-	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: 64 << 10})
+	c, err := socket()
 	if err != nil {
-		return nil, fmt.Errorf("open a netfilter netlink socket: %w", err)
+		return nil, err
 	}
-	c := &conn{nl: nl}
 	if err := c.prepare(); err != nil {
-		nl.Close()
+		c.nl.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
-func (c *conn) prepare() error {
-	// Without CapAcknowledge an error carries the whole message that it is
-	// about, up to 64 KiB of elements. Extended texts are a comfort.
-	if err := c.nl.SetOption(netlink.CapAcknowledge, true); err != nil {
-		return fmt.Errorf("set up the netlink socket: %w", err)
+func socket() (*conn, error) {
+	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: messageSize})
+	if err != nil {
+		return nil, fmt.Errorf("open a netfilter netlink socket: %w", err)
 	}
-	_ = c.nl.SetOption(netlink.ExtendedAcknowledge, true)
+	c := &conn{nl: nl}
+	err = c.control(func(fd int) error {
+		c.netns, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		if errors.Is(err, unix.ENOPROTOOPT) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		nl.Close()
+		return nil, fmt.Errorf("ask for the netlink socket's network namespace: %w", err)
+	}
+	return c, nil
+}
+
+// prepare sizes the socket's buffers and asks for the ruleset's generation.
+func (c *conn) prepare() error {
+	_ = c.nl.SetOption(netlink.ExtendedAcknowledge, true) // reasons in words, where the kernel has them
 	if err := c.force(unix.SO_SNDBUFFORCE, bufferSize); err != nil {
 		return err
 	}
@@ -78,21 +98,22 @@ func (c *conn) prepare() error {
 // force sets a buffer's size beyond the system's limit, which CAP_NET_ADMIN may;
 // in a user namespace, where that does not count, it stays with the limit.
 func (c *conn) force(option, size int) error {
-	raw, err := c.nl.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("set up the netlink socket: %w", err)
-	}
-	var opErr error
-	err = raw.Control(func(fd uintptr) {
-		opErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, option, size)
-	})
-	if err == nil && !errors.Is(opErr, unix.EPERM) {
-		err = opErr
-	}
-	if err != nil {
+	err := c.control(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, size) })
+	if err != nil && !errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("set the netlink socket's buffer to %d bytes: %w", size, err)
 	}
 	return nil
+}
+
+// control does something with the socket itself.
+func (c *conn) control(do func(fd int) error) error {
+	raw, err := c.nl.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = do(int(fd)) })
+	return errors.Join(err, failed)
 }
 
 // batch is one transaction in the making: its messages and, for each, what it

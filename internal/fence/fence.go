@@ -97,6 +97,8 @@ type Fence struct {
 	log    *slog.Logger
 	origin atomic.Uint32 // netlink port of conn: who our own changes are by
 
+	netns atomic.Uint64 // where the table is
+
 	mu     sync.Mutex // guards all below
 	conn   *conn      // nil: to be made anew
 	plain  bool       // do without owner and persist even where they are
@@ -125,7 +127,10 @@ func open(log *slog.Logger, plain bool) (*Fence, error) {
 	return f, nil
 }
 
-// connect dials unless there is a connection, and takes the table.
+// connect dials unless there is a connection, and takes the table. It waits a
+// little for an owner to go: a process just ended, or this fence's broken
+// connection, has its socket closed a moment later if a program was being
+// started meanwhile, which holds a copy until it runs.
 func (f *Fence) connect() error {
 	if f.conn != nil {
 		return nil
@@ -134,12 +139,37 @@ func (f *Fence) connect() error {
 	if err != nil {
 		return err
 	}
-	if err := f.take(c); err != nil {
+	if err := f.same(c); err != nil {
+		c.nl.Close()
+		return err
+	}
+	if err := patiently(func() error { return f.take(c) }); err != nil {
 		c.nl.Close()
 		return err
 	}
 	f.conn = c
 	f.origin.Store(c.portid)
+	return nil
+}
+
+// patiently tries again for up to a second while another socket owns the table.
+func patiently(try func() error) error {
+	const tries = 50
+	for i := 0; ; i++ {
+		err := try()
+		if !errors.Is(err, ErrBusy) || i == tries {
+			return err
+		}
+		time.Sleep(time.Second / tries)
+	}
+}
+
+// same refuses a connection to another network namespace than the first one's:
+// a thread may be in another, and a fence must never rise elsewhere by mistake.
+func (f *Fence) same(c *conn) error {
+	if !f.netns.CompareAndSwap(0, c.netns) && f.netns.Load() != c.netns {
+		return errors.New("connect again: this thread is in another network namespace than the table")
+	}
 	return nil
 }
 
@@ -377,8 +407,9 @@ func Cleanup() error {
 	defer c.nl.Close()
 	b := &batch{}
 	b.add("delete the table", unix.NFT_MSG_DELTABLE, 0, inTable())
-	if err := c.commit(b); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("fence: clean up: %w", busy(err))
+	err = patiently(func() error { return busy(c.commit(b)) })
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("fence: clean up: %w", err)
 	}
 	return nil
 }

@@ -104,8 +104,9 @@ func listen(t testing.TB, n *nstest.NS, number int) {
 			if err != nil {
 				return
 			}
-			go func() { // ends with the connection, which the visitor closes
+			go func() { // ends with the connection or the test
 				defer c.Close()
+				defer context.AfterFunc(t.Context(), func() { c.Close() })()
 				io.Copy(c, c)
 			}()
 		}

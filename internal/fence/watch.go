@@ -15,62 +15,71 @@ import (
 // when somebody else changed the table: a reason to call Check. Time-outs of
 // grants and this Fence's own changes are no such reason. It has a socket of its
 // own and waits for nothing else of the Fence. The channel is closed when ctx
-// ends, or the kernel ends the watch, which is logged.
+// ends, or when reading fails, which is logged.
 func (f *Fence) Watch(ctx context.Context) (<-chan struct{}, error) {
-	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: 64 << 10})
+	c, err := socket()
 	if err != nil {
-		return nil, fmt.Errorf("fence: watch: open a netfilter netlink socket: %w", err)
+		return nil, fmt.Errorf("fence: watch: %w", err)
 	}
-	if err := nl.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
-		nl.Close()
+	err = f.same(c)
+	if err == nil {
+		err = c.nl.JoinGroup(unix.NFNLGRP_NFTABLES)
+	}
+	if err != nil {
+		c.nl.Close()
 		return nil, fmt.Errorf("fence: watch the ruleset: %w", err)
 	}
 	changed := make(chan struct{}, 1)
-	stop := context.AfterFunc(ctx, func() { nl.Close() }) // unblocks Receive
+	stop := context.AfterFunc(ctx, func() { c.nl.Close() }) // unblocks Receive
 	go func() {
 		defer close(changed)
-		defer nl.Close()
+		defer c.nl.Close()
 		defer stop()
-		if err := f.watch(nl, changed); ctx.Err() == nil {
+		if err := f.watch(c.nl, changed); ctx.Err() == nil {
 			f.log.Error("fence no longer watched", "err", err)
 		}
 	}()
 	return changed, nil
 }
 
-// watch signals until reading fails.
+// watch signals until reading fails. The kernel tells of a transaction's parts
+// and last of all of the ruleset's new generation.
 func (f *Fence) watch(nl *netlink.Conn, changed chan<- struct{}) error {
+	signal := func() {
+		select {
+		case changed <- struct{}{}:
+		default: // one is waiting
+		}
+	}
+	ours := false
 	for {
-		msgs, err := nl.Receive()
-		if err != nil && !errors.Is(err, unix.ENOBUFS) {
+		events, err := nl.Receive()
+		if errors.Is(err, unix.ENOBUFS) {
+			signal() // events were lost, and any may have been about the table
+			continue
+		}
+		if err != nil {
 			return err
 		}
-		// Where events were lost, one of them may have been ours to see.
-		if err != nil || f.concerns(msgs) {
-			select {
-			case changed <- struct{}{}:
-			default:
+		for _, e := range events {
+			ours = ours || f.concerns(e)
+			if ours && e.Header.Type == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
+				signal()
+				ours = false
 			}
 		}
 	}
 }
 
-// concerns says whether any event is about the table and of somebody else.
-func (f *Fence) concerns(events []netlink.Message) bool {
-	for _, m := range events {
-		if m.Header.PID == f.origin.Load() || len(m.Data) < 4 || m.Data[0] != unix.NFPROTO_INET {
-			continue
-		}
-		ad, err := netlink.NewAttributeDecoder(m.Data[4:])
-		if err != nil {
-			return true
-		}
-		for ad.Next() {
-			// The first attribute of all but the generation's is the table.
-			if ad.Type() == 1 && ad.String() == tableName {
-				return true
-			}
-		}
+// concerns says whether the event is about the table and of somebody else.
+func (f *Fence) concerns(e netlink.Message) bool {
+	if e.Header.PID == f.origin.Load() || len(e.Data) < 4 || e.Data[0] != unix.NFPROTO_INET {
+		return false
 	}
-	return false
+	ad, err := netlink.NewAttributeDecoder(e.Data[4:])
+	if err != nil {
+		return true
+	}
+	// The table is the first attribute of all but the generation.
+	return ad.Next() && ad.Type() == 1 && ad.String() == tableName
 }

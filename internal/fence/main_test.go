@@ -1,0 +1,46 @@
+//go:build linux
+
+package fence
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/port"
+	"go.uber.org/goleak"
+)
+
+// childEnv makes the test program a daemon that is there to be killed.
+const childEnv = "DOORWARD_FENCE_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		if err := child(); err != nil {
+			fmt.Println(err)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// child guards port 22, lets the visitor in, says so, and waits for its end.
+func child() error {
+	f, err := Open(slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	door := Door{Name: "ssh", Ports: []port.Range{{Proto: port.TCP, First: 22, Last: 22}}}
+	if err := f.Guard([]Door{door}, nil); err != nil {
+		return err
+	}
+	g := Grant{"ssh", prefixes(visitorIP + "/32")[0], time.Hour}
+	if err := f.Change([]Grant{g}, nil); err != nil {
+		return err
+	}
+	fmt.Println("guarding")
+	os.Stdin.Read(make([]byte, 1)) // until it is killed, or its parent ends
+	return nil
+}

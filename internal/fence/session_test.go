@@ -1,0 +1,336 @@
+//go:build linux
+
+package fence
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/nstest"
+	"golang.org/x/sys/unix"
+)
+
+// opened connects before there is a fence, and with it before there is any
+// connection tracking in the namespace.
+func (p *place) opened(addr string) (net.Conn, Session) {
+	p.t.Helper()
+	c, err := dialFrom(p.visitor, "tcp", "", addr, silence)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { c.Close() })
+	if err := echo(c, silence); err != nil {
+		p.t.Fatal(err)
+	}
+	return c, tcpSession(c.RemoteAddr().String(), c.LocalAddr().String())
+}
+
+func TestStandingSessionsLiveOn(t *testing.T) {
+	t.Parallel()
+	for _, strict := range []bool{false, true} {
+		t.Run(fmt.Sprintf("conntrack takes up no sessions: %v", strict), func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t)
+			listen(t, p.host, 22)
+			if strict {
+				p.host.Run("sh", "-c", "echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose")
+			}
+			c4, s4 := p.opened(at(hostIP, 22))
+			c6, s6 := p.opened(at(hostIP6, 22))
+			lost, _ := p.opened(at(hostIP, 22))
+			p.f = openIn(t, p.host, false)
+			p.do(p.f.Guard([]Door{{Name: "ssh", Ports: ports(t, "22/tcp")}}, []Session{s4, s6}))
+			for range 3 {
+				for _, c := range []net.Conn{c4, c6} {
+					if err := echo(c, time.Second); err != nil {
+						t.Errorf("standing session with %s: %v", c.RemoteAddr(), err)
+					}
+				}
+			}
+			if err := echo(lost, silence); !isTimeout(err) {
+				t.Errorf("a session that was not named: %v, want silence", err)
+			}
+			want(t, p.visitor, "tcp", at(hostIP, 22), dark)
+			want(t, p.visitor, "tcp", at(hostIP6, 22), dark)
+		})
+	}
+}
+
+// A standing entry is of no use for a new connection, even with its own ports.
+func TestStandingEntryAdmitsNoNewConnection(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	listen(t, p.host, 22)
+	c, s := p.opened(at(hostIP, 22))
+	p.f = openIn(t, p.host, false)
+	p.do(p.f.Guard([]Door{{Name: "ssh", Ports: ports(t, "22/tcp")}}, []Session{s}))
+	if err := echo(c, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	again := func() error {
+		c, err := dialFrom(p.visitor, "tcp", s.Remote.String(), s.Local.String(), silence)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}
+	c.(*net.TCPConn).SetLinger(0) // a reset: the ports are free again at once
+	c.Close()
+	if err := again(); !isTimeout(err) {
+		t.Errorf("a new connection with a standing session's addresses: %v, want silence", err)
+	}
+	p.give(grant("ssh", visitorIP, time.Minute)) // the test itself works
+	if err := again(); err != nil {
+		t.Errorf("the same with a grant: %v", err)
+	}
+}
+
+func TestAdmit(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	p.guard()
+	a, b := tcpSession("192.0.2.1:22", "192.0.2.2:1"), tcpSession("192.0.2.1:22", "192.0.2.2:2")
+	c := tcpSession("[2001:db8::1]:22", "[2001:db8::2]:3")
+	for _, sessions := range [][]Session{{a, b}, {b, c}, {b, c}, {c, c}, nil, nil} {
+		p.do(p.f.Admit(sessions))
+		after := p.generation()
+		p.do(p.f.Admit(sessions))
+		if p.generation() != after {
+			t.Errorf("Admit(%v) again changed the ruleset", sessions)
+		}
+		out := list(p.host)
+		for _, s := range []Session{a, b, c} {
+			entry := fmt.Sprintf("%s . %d . %s . %d", s.Remote.Addr(), s.Remote.Port(), s.Local.Addr(), s.Local.Port())
+			named := strings.Contains(fmt.Sprint(sessions), fmt.Sprint(s))
+			if strings.Contains(out, entry) != named {
+				t.Errorf("Admit(%v): entry %q is there: %v", sessions, entry, !named)
+			}
+		}
+	}
+}
+
+// generation is the number of the ruleset's last change.
+func (p *place) generation() uint32 {
+	p.t.Helper()
+	_, err := p.f.conn.nl.Send(message(unix.NFT_MSG_GETGEN, 0, header(unix.NFPROTO_UNSPEC)))
+	p.do(err)
+	msgs, err := p.f.conn.nl.Receive()
+	p.do(err)
+	return binary.BigEndian.Uint32(msgs[0].Data[8:]) // NFTA_GEN_ID comes first
+}
+
+// What is not tracked cannot be told established from new; a SYN can.
+func TestNotTracked(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	listen(t, p.host, 22)
+	p.host.Run("nft", `table inet raw {
+		chain pre { type filter hook prerouting priority raw; tcp dport 22 notrack
+		}
+		chain out { type filter hook output priority raw; tcp sport 22 notrack;
+		} 
+	}`)
+	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp")})
+	want(t, p.visitor, "tcp", at(hostIP, 22), dark)
+	g := grant("ssh", visitorIP, time.Minute)
+	p.give(g)
+	c, err := dialFrom(p.visitor, "tcp", "", at(hostIP, 22), silence)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	p.revoke(g)
+	want(t, p.visitor, "tcp", at(hostIP, 22), dark)
+	if err := echo(c, time.Second); err != nil {
+		t.Errorf("the session opened under the grant: %v", err)
+	}
+}
+
+// A helper that expects a connection to a guarded port, here because an FTP
+// server was brought to announce port 22, opens no door.
+func TestExpectedConnectionsNeedAGrant(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	listen(t, p.host, 22)
+	p.host.Run("nft", `table inet helpers {
+		ct helper ftp { type "ftp" protocol tcp; }
+		chain pre { type filter hook prerouting priority filter; tcp dport 21 ct helper set "ftp";
+		} 
+	}`)
+	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp")})
+	var l net.Listener
+	p.host.Do(func() (err error) { l, err = net.Listen("tcp", ":21"); return })
+	defer l.Close()
+	go func() { // ends with the visitor's connection
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		fmt.Fprint(c, "220 ready\r\n")
+		bufio.NewReader(c).ReadString('\n')
+		fmt.Fprint(c, "227 Entering Passive Mode (192,0,2,1,0,22)\r\n")
+		bufio.NewReader(c).ReadString('\n')
+	}()
+	c, err := dialFrom(p.visitor, "tcp", "", at(hostIP, 21), silence)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	r := bufio.NewReader(c)
+	r.ReadString('\n')
+	fmt.Fprint(c, "PASV\r\n")
+	r.ReadString('\n')
+	if out := p.host.Run("conntrack", "-L", "expect"); !strings.Contains(out, "dport=22") {
+		t.Fatalf("the helper expects nothing:\n%s", out)
+	}
+	want(t, p.visitor, "tcp", at(hostIP, 22), dark)
+}
+
+// behind is a third namespace that the host forwards to.
+func (p *place) behind() *nstest.NS {
+	p.t.Helper()
+	b := nstest.New(p.t)
+	nstest.Link(p.host, b, []string{"198.51.100.1/24", "2001:db8:5::1/64"}, []string{"198.51.100.2/24", "2001:db8:5::2/64"})
+	p.host.Run("sysctl", "-q", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+	b.Run("ip", "route", "add", "default", "via", "198.51.100.1")
+	b.Run("ip", "route", "add", "default", "via", "2001:db8:5::1")
+	p.visitor.Run("ip", "route", "add", "198.51.100.0/24", "via", hostIP)
+	p.visitor.Run("ip", "route", "add", "2001:db8:5::/64", "via", hostIP6)
+	awaitLink(p.t, p.visitor, "198.51.100.2", "2001:db8:5::2")
+	return b
+}
+
+func TestForwardedTrafficIsNotOurs(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	b := p.behind()
+	listen(t, b, 22)
+	listen(t, p.host, 22)
+	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp", "22/udp")})
+	for _, network := range []string{"tcp", "udp"} {
+		want(t, p.visitor, network, "198.51.100.2:22", open_)
+		want(t, p.visitor, network, "[2001:db8:5::2]:22", open_)
+		want(t, p.visitor, network, "198.51.100.1:22", dark) // the host's other side
+		want(t, p.visitor, network, "[2001:db8:5::1]:22", dark)
+	}
+	want(t, b, "tcp", "198.51.100.1:22", dark)
+}
+
+// Published ports of containers are destination NAT to another address.
+func TestPublishedPortsAreGuarded(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	b := p.behind()
+	listen(t, b, 80)
+	p.host.Run("nft", `table inet containers { chain pre { type nat hook prerouting priority dstnat;
+		fib daddr type local tcp dport 8080-8081 dnat ip to 198.51.100.2:80
+		fib daddr type local tcp dport 8080-8081 dnat ip6 to [2001:db8:5::2]:80
+		}
+	}`)
+	p.guard(Door{Name: "web", Ports: ports(t, "8080/tcp")})
+	for _, ip := range []string{hostIP, hostIP6} {
+		want(t, p.visitor, "tcp", at(ip, 8080), dark)
+		want(t, p.visitor, "tcp", at(ip, 8081), open_)
+	}
+	p.give(grant("web", visitorIP, time.Minute), grant("web", visitorIP6, time.Minute))
+	for _, ip := range []string{hostIP, hostIP6} {
+		want(t, p.visitor, "tcp", at(ip, 8080), open_)
+	}
+}
+
+func TestSingleUse(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	listen(t, p.host, 22)
+	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp", "22/udp"), SingleUse: true})
+	for _, tc := range []struct{ source, ip string }{
+		{visitorIP, hostIP}, {"192.0.2.0/24", hostIP}, {visitorIP6, hostIP6}, {"::/0", hostIP6},
+	} {
+		for _, network := range []string{"tcp", "udp"} {
+			p.give(grant("ssh", tc.source, time.Minute))
+			c, err := dialFrom(p.visitor, network, "", at(tc.ip, 22), silence)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 3 {
+				if err := echo(c, time.Second); err != nil {
+					t.Errorf("the first connection over %s of %s: %v", network, tc.source, err)
+				}
+			}
+			want(t, p.visitor, network, at(tc.ip, 22), dark)
+			if err := echo(c, time.Second); err != nil {
+				t.Errorf("the first connection over %s of %s after the second was refused: %v", network, tc.source, err)
+			}
+			c.Close()
+		}
+	}
+	if gs, err := p.f.Grants(); err != nil || len(gs) != 0 {
+		t.Errorf("Grants() = %v, %v, want all spent", gs, err)
+	}
+	// A narrower grant is spent before a wider one.
+	p.give(grant("ssh", visitorIP, time.Minute), grant("ssh", "192.0.2.0/24", time.Minute))
+	want(t, p.visitor, "tcp", at(hostIP, 22), open_)
+	if gs, err := p.f.Grants(); err != nil || len(gs) != 1 || gs[0].Source != netip.MustParsePrefix("192.0.2.0/24") {
+		t.Errorf("Grants() = %v, %v, want the wider one unspent", gs, err)
+	}
+}
+
+// The first connection's SYN may have to be sent again: the answer was lost on
+// the way, or it got lost behind the host.
+func TestSingleUseOutlivesLoss(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		door int // guarded
+		at   func(p *place, behind *nstest.NS) *nstest.NS
+		rule string // loses the first packet, and counts
+	}{
+		"answer": {
+			22, func(p *place, _ *nstest.NS) *nstest.NS { return p.host },
+			"type filter hook postrouting priority 0; tcp sport 22 tcp flags & (syn|ack) == (syn|ack) counter drop",
+		},
+		"request behind the host": {
+			8080, func(_ *place, b *nstest.NS) *nstest.NS { return b },
+			"type filter hook prerouting priority -300; tcp dport 22 counter drop",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t)
+			b := p.behind()
+			listen(t, b, 22)
+			listen(t, p.host, 22)
+			p.host.Run("nft", `table ip containers { chain pre { type nat hook prerouting priority dstnat;
+				ip daddr 192.0.2.1 tcp dport 8080 dnat to 198.51.100.2:22;
+		} 
+	}`)
+			lossy := tc.at(p, b)
+			p.guard(Door{Name: "once", Ports: ports(t, fmt.Sprintf("%d/tcp", tc.door)), SingleUse: true})
+			p.give(grant("once", visitorIP, time.Minute))
+			lossy.Run("nft", "table inet loss { chain c { "+tc.rule+"\n}\n}")
+			connected := make(chan error, 1)
+			go func() { // ends with the dial
+				c, err := dialFrom(p.visitor, "tcp", "", at(hostIP, tc.door), 10*time.Second)
+				if err == nil {
+					defer c.Close()
+					err = echo(c, time.Second)
+				}
+				connected <- err
+			}()
+			eventually(t, "the packet is lost", func() bool {
+				return !strings.Contains(lossy.Run("nft", "list", "table", "inet", "loss"), "packets 0 ")
+			})
+			lossy.Run("nft", "delete", "table", "inet", "loss")
+			if err := <-connected; err != nil {
+				t.Errorf("the first connection, after its first packet was lost: %v", err)
+			}
+			want(t, p.visitor, "tcp", at(hostIP, tc.door), dark)
+		})
+	}
+}
