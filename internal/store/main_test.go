@@ -1,0 +1,177 @@
+package store
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"github.com/doorward/doorward/internal/audit"
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDir); dir != "" {
+		fmt.Println(daemon(dir))
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// quickDir is a directory in memory, for tests of which the disk is no part.
+func quickDir(t interface{ Fatal(...any) }) (dir string, remove func()) {
+	base := "/dev/shm"
+	if _, err := os.Stat(base); err != nil {
+		base = ""
+	}
+	dir, err := os.MkdirTemp(base, "doorward-store")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir, func() { os.RemoveAll(dir) }
+}
+
+// book is a log that a test reads.
+type book struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (b *book) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *book) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+func (b *book) log() *slog.Logger { return slog.New(slog.NewTextHandler(b, nil)) }
+
+func mustOpen(t testing.TB, dir string, limit AuditLimit) *Store {
+	t.Helper()
+	s, err := Open(dir, limit, (&book{}).log())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.lock.Close() })
+	return s
+}
+
+func mustClose(t testing.TB, s *Store) {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustCommit(t testing.TB, s *Store, c Change) []audit.Record {
+	t.Helper()
+	r, err := s.Commit(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func mustLoad(t testing.TB, s *Store) State {
+	t.Helper()
+	st, err := s.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+func mustRecords(t testing.TB, s *Store, door, source string, after uint64, limit int) []audit.Record {
+	t.Helper()
+	r, err := s.Records(door, source, after, limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// diff compares with times that must be the same to the nanosecond, in UTC and
+// without a monotonic reading.
+func diff(want, got any) string {
+	return cmp.Diff(want, got, cmpopts.EquateEmpty(),
+		cmp.Comparer(func(a, b time.Time) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }))
+}
+
+// What the properties draw from: few names, so that keys meet again.
+var (
+	genDoor   = rapid.SampledFrom([]string{"ssh", "db", "a-very.long_name", "ü"})
+	genSource = rapid.SampledFrom([]netip.Prefix{
+		{},
+		netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("198.51.100.0/24"),
+		netip.MustParsePrefix("2001:db8::1/128"), netip.MustParsePrefix("2001:db8:1::/64"),
+		netip.MustParsePrefix("::ffff:192.0.2.1/128"), netip.MustParsePrefix("0.0.0.0/0"),
+	})
+	genBy   = rapid.SampledFrom([]string{"", "touch", "operator alice", "nul \x00 in it", "not utf-8 \xff", "<html>&\u2028"})
+	genTime = rapid.Custom(func(t *rapid.T) time.Time {
+		at := time.Unix(rapid.Int64Range(-1<<33, 1<<36).Draw(t, "s"), rapid.Int64Range(0, 999_999_999).Draw(t, "ns"))
+		if rapid.Bool().Draw(t, "zero") {
+			return time.Time{}
+		}
+		if rapid.Bool().Draw(t, "zone") {
+			return at.In(time.FixedZone("east", 5*3600+1800))
+		}
+		return at
+	})
+	genText = rapid.SampledFrom([]string{"", "because", "<b>&\"\\\n", "日本"})
+)
+
+func drawDoor(t *rapid.T) Door {
+	return Door{
+		Name: genDoor.Draw(t, "door"), State: genText.Draw(t, "state"), Reason: genText.Draw(t, "reason"),
+		Since: genTime.Draw(t, "since"), Opened: genTime.Draw(t, "opened"), LastSeen: genTime.Draw(t, "seen"),
+		Armed: rapid.Bool().Draw(t, "armed"), ForAll: rapid.Bool().Draw(t, "all"),
+	}
+}
+
+func drawPenalty(t *rapid.T) Penalty {
+	return Penalty{
+		Door: genDoor.Draw(t, "door"), Source: genSource.Draw(t, "source"), Until: genTime.Draw(t, "until"),
+		For: time.Duration(rapid.Int64().Draw(t, "for")), Reason: genText.Draw(t, "reason"),
+	}
+}
+
+func drawGrant(t *rapid.T) Grant {
+	return Grant{
+		Door: genDoor.Draw(t, "door"), Source: genSource.Draw(t, "source"), By: genBy.Draw(t, "by"),
+		Until: genTime.Draw(t, "until"), For: time.Duration(rapid.Int64().Draw(t, "for")),
+	}
+}
+
+func drawRecord(t *rapid.T) audit.Record {
+	r := audit.Record{
+		Time: genTime.Draw(t, "time"), Door: genDoor.Draw(t, "door"), Event: audit.EventGranted,
+		Source: genText.Draw(t, "source"), By: genText.Draw(t, "by"), Reason: genText.Draw(t, "reason"),
+	}
+	if rapid.Bool().Draw(t, "has until") {
+		until := genTime.Draw(t, "until")
+		r.Until = &until
+	}
+	return r
+}
+
+func drawApplied(t *rapid.T) Applied {
+	return Applied{
+		Confirmed: rapid.SliceOf(rapid.Byte()).Draw(t, "confirmed"),
+		Pending:   rapid.SliceOf(rapid.Byte()).Draw(t, "pending"),
+		Deadline:  genTime.Draw(t, "deadline"), By: genText.Draw(t, "by"),
+	}
+}
