@@ -13,7 +13,7 @@ import (
 const (
 	reconcile  = 10 * time.Second // how often a watch looks although nothing was heard
 	firstRetry = 250 * time.Millisecond
-	lastRetry  = 10 * time.Second
+	lastRetry  = 2 * time.Second // the daemon starts before D-Bus, and should see its units soon after
 )
 
 // Watch calls report with the unit's status, once at the beginning and then on
@@ -31,7 +31,7 @@ func (u *Unit) Watch(ctx context.Context, report func(Status)) error {
 			retry = firstRetry
 		}
 		if seen || retry == firstRetry {
-			u.log.Warn("lost sight of the unit, trying again", "error", err)
+			u.log.Warn("cannot see the unit, trying again", "error", err)
 		}
 		select {
 		case <-ctx.Done():

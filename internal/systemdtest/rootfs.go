@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,10 +16,11 @@ import (
 
 // The system that is booted. libpam-systemd is named although openssh-server
 // wants it anyway: polkitd needs a "logind", which is a virtual package, and
-// debootstrap finds no provider of those by itself.
+// debootstrap finds no provider of those by itself. openrc is there for its
+// openrc-run only.
 const (
 	suite    = "bookworm"
-	packages = "systemd,systemd-sysv,libpam-systemd,dbus,polkitd,openssh-server,nftables,iproute2"
+	packages = "systemd,systemd-sysv,libpam-systemd,dbus,polkitd,openssh-server,nftables,iproute2,openrc"
 	stamp    = "etc/doorward-test-recipe" // in the tree: what it was made from
 	recipe   = suite + " " + packages + "\n"
 )
@@ -35,36 +35,68 @@ func cacheDir() string {
 	return "/var/cache/doorward-test"
 }
 
-// rootfs returns the cached tree of a Debian system, which nobody may write to.
-// It makes the tree when there is none or one of another recipe; processes that
-// want it meanwhile wait.
-func rootfs(ctx context.Context, logf func(string, ...any)) (string, error) {
+// rootfs returns the cached tree of a Debian system, which nobody may write to,
+// and the lock that keeps it from being replaced until that is closed. It makes
+// the tree when there is none, or one of another recipe that no machine uses;
+// processes that want it meanwhile wait.
+func rootfs(ctx context.Context, logf func(string, ...any)) (string, *os.File, error) {
 	dir := cacheDir()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	root := filepath.Join(dir, suite)
-	lock, err := os.OpenFile(root+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	file, err := os.OpenFile(root+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	defer lock.Close() // and with it the lock
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return "", fmt.Errorf("lock %q: %w", lock.Name(), err)
+	for {
+		if err = lock(ctx, file, unix.LOCK_SH); err != nil || usable(root) {
+			break
+		}
+		// A change of lock is not atomic: somebody else may have made it by then.
+		if err = lock(ctx, file, unix.LOCK_EX); err != nil {
+			break
+		}
+		if usable(root) {
+			continue
+		}
+		logf("making a Debian system for tests in %s, once; it takes a minute or two", root)
+		if err = build(ctx, root); err != nil {
+			break
+		}
 	}
-	if made, err := os.ReadFile(filepath.Join(root, stamp)); err == nil && string(made) == recipe {
-		return root, nil
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
+	if err != nil {
+		file.Close()
+		return "", nil, err
 	}
-	logf("making a Debian system for tests in %s, once; it takes a minute or two", root)
-	ctx, cancel := context.WithTimeout(ctx, buildLimit)
-	defer cancel()
-	return root, build(ctx, root)
+	return root, file, nil
+}
+
+// lock waits for a lock on file, or for ctx to end.
+func lock(ctx context.Context, file *os.File, how int) error {
+	for {
+		err := unix.Flock(int(file.Fd()), how|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("lock %q, which another test holds: %w", file.Name(), ctx.Err())
+		case <-time.After(look):
+		}
+	}
+}
+
+// usable tells whether root is a whole tree of this recipe.
+func usable(root string) bool {
+	made, err := os.ReadFile(filepath.Join(root, stamp))
+	return err == nil && string(made) == recipe
 }
 
 // build makes the tree beside its place and moves it there when it is whole.
 func build(ctx context.Context, root string) error {
+	ctx, cancel := context.WithTimeout(ctx, buildLimit)
+	defer cancel()
 	tmp, log := root+".tmp", root+".log"
 	if err := removeTree(ctx, tmp, root); err != nil {
 		return err

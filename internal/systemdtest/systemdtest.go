@@ -55,10 +55,11 @@ var serial atomic.Int32
 func Boot(t testing.TB, ns *nstest.NS, binds ...string) *Machine {
 	t.Helper()
 	nstest.Need(t, "systemd-nspawn", "debootstrap", "unshare", "nsenter", "setpriv")
-	root, err := rootfs(t.Context(), t.Logf)
+	root, lock, err := rootfs(t.Context(), t.Logf)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { lock.Close() })
 	m := &Machine{Name: fmt.Sprintf("%s%d-%d", namePrefix, os.Getpid(), serial.Add(1)), t: t, done: make(chan struct{})}
 	if err := m.start(root, ns, binds); err != nil {
 		t.Fatalf("boot: %v", err)

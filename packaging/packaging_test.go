@@ -1,0 +1,229 @@
+//go:build linux
+
+// Package packaging tests the files beside it, which bring doorward to a
+// system, on a real one.
+package packaging
+
+import (
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/nstest"
+	"github.com/doorward/doorward/internal/systemdtest"
+)
+
+// install puts what a package brings into the machine, with a stand-in for the
+// daemon.
+func install(t *testing.T, m *systemdtest.Machine) {
+	t.Helper()
+	for _, f := range []struct {
+		from, to string
+		mode     os.FileMode
+	}{
+		{"doorward.service", "/usr/lib/systemd/system/doorward.service", 0o644},
+		{"doorward.sysusers", "/usr/lib/sysusers.d/doorward.conf", 0o644},
+		{"doorward.tmpfiles", "/usr/lib/tmpfiles.d/doorward.conf", 0o644},
+		{"doorward.init", "/etc/init.d/doorward", 0o755},
+		} {
+		text, err := os.ReadFile(f.from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Write(f.to, string(text), f.mode)
+	}
+	m.Run("cp", "/stub", "/usr/sbin/doorwardd")
+	m.Run("systemd-sysusers")
+	m.Run("systemd-tmpfiles", "--create", "doorward.conf")
+	m.Write("/etc/doorward/doorward.toml", "", 0o640)
+	m.Run("chgrp", "doorward", "/etc/doorward/doorward.toml")
+	m.Write("/var/log/auth.log", "", 0o640)
+	m.Run("chgrp", "adm", "/var/log/auth.log")
+	m.Run("systemctl", "daemon-reload")
+}
+
+func TestOnASystem(t *testing.T) {
+	m := systemdtest.Boot(t, nstest.New(t), os.Args[0]+":/stub")
+	install(t, m)
+	t.Run("users and directories", func(t *testing.T) { testUsers(t, m) })
+	t.Run("unit is well-formed", func(t *testing.T) { testVerify(t, m) })
+	t.Run("unit is confined", func(t *testing.T) { testSecurity(t, m) })
+	t.Run("unit runs", func(t *testing.T) { testRuns(t, m) })
+	t.Run("SysV script", func(t *testing.T) { testSysV(t, m) })
+	t.Run("OpenRC script", func(t *testing.T) { testOpenRC(t, m) })
+}
+
+func testUsers(t *testing.T, m *systemdtest.Machine) {
+	if got := m.Run("id", "-nG", "doorward"); got != "doorward adm systemd-journal\n" {
+		t.Errorf("groups of doorward: %q", got)
+	}
+	want := "750 root:doorward\n700 doorward:doorward\n750 doorward:doorward\n"
+	if got := m.Run("stat", "-c", "%a %U:%G", "/etc/doorward", "/var/lib/doorward", "/run/doorward"); got != want {
+		t.Errorf("directories are\n%swant\n%s", got, want)
+	}
+}
+
+func testVerify(t *testing.T, m *systemdtest.Machine) {
+	// Also finds ordering cycles of what is pulled in.
+	if out := m.Run("systemd-analyze", "verify", "--man=no", "--recursive-errors=yes", "doorward.service"); out != "" {
+		t.Errorf("systemd-analyze verify: %s", out)
+	}
+	m.Run("systemctl", "enable", "doorward.service")
+	before := " " + strings.TrimSpace(m.Run("systemctl", "show", "-P", "Before", "doorward.service")) + " "
+	if !strings.Contains(before, " network-pre.target ") {
+		t.Errorf("it starts before %q, not before the network", before)
+	}
+	after := m.Run("systemctl", "show", "-P", "After", "doorward.service")
+	for _, late := range []string{"sysinit.target", "basic.target", "dbus.s", "network"} {
+		if strings.Contains(after, late) {
+			t.Errorf("it starts after %q, which may itself wait for the network: %s", late, after)
+		}
+	}
+}
+
+func testSecurity(t *testing.T, m *systemdtest.Machine) {
+	const most = 2.0
+	out := m.Run("systemd-analyze", "security", "--no-pager", "doorward.service")
+	found := regexp.MustCompile(`Overall exposure level for doorward\.service: ([0-9.]+)`).FindStringSubmatch(out)
+	if found == nil {
+		t.Fatalf("no exposure level in\n%s", out)
+	}
+	level, err := strconv.ParseFloat(found[1], 64)
+	if err != nil || level > most {
+		t.Errorf("exposure level is %q, want at most %v\n%s", found[1], most, out)
+	}
+	t.Logf("exposure level %v", level)
+}
+
+// show is a property of the unit.
+func show(t *testing.T, m *systemdtest.Machine, property string) string {
+	t.Helper()
+	return strings.TrimSpace(m.Run("systemctl", "show", "-P", property, "doorward.service"))
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("still not: %s", what)
+		}
+	}
+}
+
+// stubFile is what the stand-in has written.
+func stubFile(m *systemdtest.Machine, name string) string {
+	raw, err := os.ReadFile(m.Path(stubDir + "/" + name))
+	if err != nil {
+		return err.Error()
+	}
+	return string(raw)
+}
+
+func testRuns(t *testing.T, m *systemdtest.Machine) {
+	m.Run("systemctl", "start", "doorward.service")
+	if report := stubFile(m, "report"); report != "" {
+		t.Errorf("the daemon's privileges are not as they should be:\n%s", report)
+	}
+	pid := show(t, m, "MainPID")
+	status, err := os.ReadFile(m.Path("/proc/" + pid + "/status"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		"CapInh:\t0000000000001400", "CapPrm:\t0000000000001400", "CapEff:\t0000000000001400",
+		"CapBnd:\t0000000000001400", "CapAmb:\t0000000000001400", // NET_BIND_SERVICE is bit 10, NET_ADMIN 12
+		"NoNewPrivs:\t1", "Seccomp:\t2",
+	} {
+		if !strings.Contains(string(status), line+"\n") {
+			t.Errorf("its status lacks %q:\n%s", line, status)
+		}
+	}
+	own, _, _ := strings.Cut(stubFile(m, "own.pid"), " ")
+	m.Run("systemctl", "reload", "doorward.service")
+	eventually(t, "SIGHUP has arrived", func() bool { return stubFile(m, "reloaded") == "1" })
+
+	m.Run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "doorward.service")
+	eventually(t, "it is started again", func() bool {
+		again := show(t, m, "MainPID")
+		return again != "0" && again != pid && show(t, m, "ActiveState") == "active"
+	})
+	m.Run("systemctl", "stop", "doorward.service")
+	if got := m.Run("cat", "/proc/"+own+"/comm"); got != "sleep\n" {
+		t.Errorf("what it supervises is %q after kill -9, restart and stop", got)
+	}
+	m.Run("kill", own)
+	m.Run("systemctl", "disable", "doorward.service")
+}
+
+// script runs an init script and returns its output and exit status.
+func script(t *testing.T, m *systemdtest.Machine, args ...string) (string, int) {
+	t.Helper()
+	cmd := m.Command(t.Context(), args[0], args[1:]...)
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		t.Fatalf("%q: %v", args, err)
+	}
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+func testSysV(t *testing.T, m *systemdtest.Machine) {
+	m.Run("rm", "-rf", "/run/doorward", stubDir)
+	const path = "/etc/init.d/doorward"
+	expect := func(verb, text string, code int) {
+		t.Helper()
+		out, got := script(t, m, path, verb)
+		if got != code || !regexp.MustCompile("^"+text+"$").MatchString(out) {
+			t.Errorf("%s: exit status %d and %q, want %d and %q", verb, got, out, code, text)
+		}
+	}
+	expect("status", "doorward: not running\n", 3)
+	expect("stop", "doorward: stopped; the doors stay guarded .doorwardd --cleanup opens them.\n", 0)
+	expect("start", "doorward: the doors are guarded\n", 0)
+	if report := stubFile(m, "report"); report != "" {
+		t.Errorf("before start has returned:\n%s", report)
+	}
+	expect("start", "doorward: already running\n", 0)
+	expect("status", "doorward: running, process [0-9]+\n", 0)
+	expect("reload", "doorward: reads its configuration anew\n", 0)
+	eventually(t, "SIGHUP has arrived", func() bool { return stubFile(m, "reloaded") == "1" })
+	m.Write("/etc/doorward/bad", "", 0o600)
+	expect("reload", "doorward.toml:1: it is bad\n", 1)
+	m.Run("rm", "/etc/doorward/bad")
+	own, _, _ := strings.Cut(stubFile(m, "own.pid"), " ")
+	expect("restart", "doorward: stopped.*\ndoorward: the doors are guarded\n", 0)
+	m.Run("kill", "-KILL", strings.TrimSpace(m.Run("cat", "/run/doorwardd.pid")))
+	expect("status", "doorward: not running, but /run/doorwardd.pid is there\n", 1)
+	expect("start", "doorward: the doors are guarded\n", 0)
+	expect("stop", "doorward: stopped.*\n", 0)
+	expect("dance", "usage: /etc/init.d/doorward {start|stop|restart|reload|force-reload|status}\n", 2)
+	if got := m.Run("cat", "/proc/"+own+"/comm"); got != "sleep\n" {
+		t.Errorf("what it supervises is %q after stop", got)
+	}
+	m.Run("kill", own)
+}
+
+func testOpenRC(t *testing.T, m *systemdtest.Machine) {
+	text, err := os.ReadFile("doorward.openrc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Write("/etc/init.d/doorward", string(text), 0o755)
+	m.Run("rm", "-rf", "/run/doorward", stubDir)
+	m.Write("/run/openrc/softlevel", "", 0o644) // as if OpenRC had booted the machine
+	const path = "/etc/init.d/doorward"
+	expect := func(verb, text string, code int) {
+		t.Helper()
+		out, got := script(t, m, path, "--nocolor", verb)
+		t.Logf("%s: %d %q", verb, got, out)
+	}
+	expect("status", "", 0)
+	expect("start", "", 0)
+	expect("status", "", 0)
+	expect("reload", "", 0)
+	eventually(t, "SIGHUP has arrived", func() bool { return stubFile(m, "reloaded") == "1" })
+	expect("stop", "", 0)
+	expect("status", "", 0)
+}
