@@ -21,6 +21,7 @@ const (
 	maxPenalties = 1 << 16          // beyond it the one that ends soonest ends early
 	maxWaiting   = 1 << 12          // knocks that wait for the service to run
 	restEvery    = time.Minute      // looks for log data while the door is dark
+	failEvery    = 10 * time.Second // and while it is in failsafe: at boot the journal comes late
 	slowestLook  = 5 * time.Second  // looks for presence while it is open: a tenth of
 	fastestLook  = time.Second      // Idle, within these two
 	firstRetry   = 10 * time.Second // after a stop that failed, doubled each time
@@ -278,7 +279,11 @@ func (d *Door) nextLook() (time.Time, bool) {
 		if d.looked.IsZero() {
 			return d.saved.Since, d.rules.Logins
 		}
-		return d.looked.Add(restEvery), d.rules.Logins
+		pause := restEvery
+		if d.saved.State == Failsafe {
+			pause = failEvery
+		}
+		return d.looked.Add(pause), d.rules.Logins
 	}
 	return time.Time{}, false
 }

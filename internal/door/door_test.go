@@ -215,10 +215,10 @@ func TestFailsafe(t *testing.T) {
 		err.Error() != `door "ssh" is in failsafe: `+missing {
 		t.Errorf("open in failsafe: %v", err)
 	}
-	s.at(time.Minute)
+	s.at(10 * time.Second)
 	s.want(s.door.Tick(s.now), "look")
 	s.want(s.door.Seen(s.now, Seen{NoData: missing}))
-	s.at(2 * time.Minute)
+	s.at(20 * time.Second)
 	s.want(s.door.Tick(s.now), "look")
 	s.want(s.door.Seen(s.now, Seen{}), "record armed | log data is back")
 	s.state(Dark)

@@ -178,7 +178,6 @@ func (d *guarded) reconfigure(now time.Time, c config.Door) {
 	if !sameService(old, c) || !slices.Equal(old.Presence.Files, c.Presence.Files) ||
 		old.Presence.Logins != c.Presence.Logins {
 		d.cancel()
-		d.looked = false
 		d.service = nil
 		d.start(d.gw.ctx)
 		d.carry(d.door.Renew(now))

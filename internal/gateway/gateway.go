@@ -101,8 +101,10 @@ func New(opts Options) *Gateway {
 }
 
 // Run guards the doors until ctx ends, and then returns nil: the fence stands
-// on, services stay as they are. It calls ready when the doors are guarded. An
-// error before that says why they cannot be.
+// on, services stay as they are. It calls ready when the doors are guarded; what
+// their services do and whether there is log data may become known later, since
+// at boot D-Bus and the journal may come later. An error before that says why
+// the doors cannot be guarded.
 func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 	g.world = world
 	defer close(g.ended)
@@ -122,11 +124,8 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 	defer timer.Stop()
 	upkeep := time.NewTicker(upkeepEvery)
 	defer upkeep.Stop()
+	ready()
 	for {
-		if ready != nil && g.settled() {
-			ready()
-			ready = nil
-		}
 		timer.Reset(g.next().Sub(g.world.Now()))
 		select {
 		case <-ctx.Done():
@@ -199,12 +198,6 @@ func (g *Gateway) post(e event) {
 	case g.events <- e:
 	case <-g.ctx.Done():
 	}
-}
-
-// settled says whether every door has been looked at once: what its service
-// does, and whether there is log data. Until then no knock is heard.
-func (g *Gateway) settled() bool {
-	return !slices.ContainsFunc(g.doors, func(d *guarded) bool { return !d.settled() })
 }
 
 // touched hands touches to the doors whose knocks they may belong to, in their

@@ -218,12 +218,6 @@ func (d *guarded) seen(now time.Time, seen door.Seen, odd []string) {
 			d.gw.log.Warn(o, "door", d.name())
 		}
 	}
-	d.oddities, d.looked = odd, true
+	d.oddities = odd
 	d.carry(d.door.Seen(now, seen))
-}
-
-// settled says whether the door knows how things stand: what its service does,
-// and whether there is log data.
-func (d *guarded) settled() bool {
-	return (d.service == nil || d.service.seen) && (d.looked || d.conf.Presence.Logins == config.LoginsOff)
 }

@@ -27,7 +27,6 @@ type keeper struct {
 	busy    bool // a start, a stop or a second look is under way
 	again   bool // there was a wish while it was busy
 	stale   bool // there was a change meanwhile, so what is known is old
-	seen    bool // there was a first report
 	running bool // as last seen
 }
 
@@ -103,7 +102,6 @@ func (k *keeper) observed(now time.Time, s service.Status) {
 	if k.ctx.Err() != nil {
 		return
 	}
-	k.seen = true
 	if k.busy {
 		k.stale = true
 		return
