@@ -98,14 +98,15 @@ func (o *applyOptions) run(ctx context.Context, e *env, daemon *control.Client, 
 	if err != nil {
 		return err
 	}
-	ask := order.Confirm != "" && r.Until != nil && !o.json
-	if ask && isTerminal(e.stdin) && isTerminal(e.stdout) {
-		fmt.Fprintln(e.stdout, printable(r.Message))
+	if order.Confirm == "" || r.Until == nil || o.json {
+		return printReply(e, o.json, r)
+	}
+	fmt.Fprintln(e.stdout, printable(r.Message))
+	if isTerminal(e.stdin) && isTerminal(e.stdout) {
 		return settle(ctx, e, daemon, *r.Until)
 	}
-	if err := printReply(e, o.json, r); err != nil || !ask {
-		return err
-	}
-	_, err = fmt.Fprintln(e.stdout, "It goes back by itself then, unless kept: doorward apply --keep")
+	now := e.clock()
+	_, err = fmt.Fprintf(e.stdout, "It goes back by itself at %s, in %s, unless kept: doorward apply --keep\n",
+		clockTime(*r.Until, now), spell(r.Until.Sub(now)))
 	return err
 }

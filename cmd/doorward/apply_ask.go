@@ -52,8 +52,10 @@ func outcome(ctx context.Context, e *env, daemon *control.Client, until time.Tim
 	case s.Settled != nil && s.Settled.Kept:
 		_, err := fmt.Fprintf(e.stdout, "kept by %s\n", printable(s.Settled.By))
 		return err
+	case s.Settled != nil && s.Settled.By != "":
+		return fmt.Errorf("not kept: %s went back", printable(s.Settled.By))
 	case s.Settled != nil:
-		return fmt.Errorf("not kept: gone back by %s", printable(s.Settled.By))
+		return errors.New("not kept: nobody answered in time, and the configuration from before is in use again")
 	}
 	return withHint(fmt.Errorf("no configuration waits to be kept any more: its time was up at %s", clockTime(until, e.clock())), "doorward log")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -50,6 +51,9 @@ func newLog(e *env) *cobra.Command {
 			done := func() error { return nil }
 			if !asJSON {
 				t := &trail{w: e.stdout, dress: e.dressFor(e.stdout), zone: e.clock().Location(), hold: !q.Follow}
+				if q.Follow { // what comes is not known: room for the usual
+					t.sheet.fit("", "", strings.Repeat(" ", 8), "255.255.255.255", "")
+				}
 				show, done = t.record, t.flush
 			}
 			err := e.client(c).Log(c.Context(), q, show)

@@ -94,6 +94,11 @@ func newRoot(e *env) *cobra.Command {
 		Short:         "knock on a gateway's doors, or look after those of your own",
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Args:          knownCommand,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+
+		DisableFlagsInUseLine:      true,
+		SuggestionsMinimumDistance: 2, // of letters
 	}
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout)
@@ -106,4 +111,16 @@ func newRoot(e *env) *cobra.Command {
 		root.AddCommand(newCommand(e))
 	}
 	return root
+}
+
+// knownCommand refuses what cobra took for no command's name.
+func knownCommand(root *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := "doorward --help lists the commands"
+	if like := root.SuggestionsFor(args[0]); len(like) > 0 {
+		hint = "doorward " + like[0]
+	}
+	return &usageError{withHint(fmt.Errorf("command %q is not known", args[0]), "%s", hint)}
 }

@@ -79,13 +79,11 @@ func printReply(e *env, asJSON bool, r control.Reply) error {
 	if asJSON {
 		return printJSON(e.stdout, r)
 	}
-	if r.Until == nil {
-		_, err := fmt.Fprintln(e.stdout, printable(r.Message))
-		return err
+	text := printable(r.Message)
+	if r.Until != nil {
+		text += " (until " + clockTime(*r.Until, e.clock()) + ")"
 	}
-	now := e.clock()
-	_, err := fmt.Fprintf(e.stdout, "%s (until %s, in %s)\n",
-		printable(r.Message), clockTime(*r.Until, now), spell(r.Until.Sub(now)))
+	_, err := fmt.Fprintln(e.stdout, text)
 	return err
 }
 

@@ -41,11 +41,9 @@ func (v view) lines(s control.Status) []string {
 // alarms is what an operator should act on.
 func (v view) alarms(s control.Status) []string {
 	var lines []string
-	if !s.Fence.Up {
+	told := func(w string) bool { return strings.HasPrefix(w, "the fence is down") }
+	if !s.Fence.Up && !slices.ContainsFunc(s.Warnings, told) {
 		lines = append(lines, v.dress.bad.Render("warning: the fence is down: the doors are not guarded"))
-	}
-	if s.Fence.Mismatch != "" {
-		lines = append(lines, v.dress.warn.Render("warning: the fence differs: "+printable(s.Fence.Mismatch)))
 	}
 	for _, w := range s.Warnings {
 		lines = append(lines, v.dress.warn.Render("warning: "+printable(w)))

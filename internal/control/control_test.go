@@ -40,7 +40,7 @@ func sample() control.Status {
 		Time: start, Version: "0.1.0", Started: start.Add(-time.Hour), Config: "/etc/doorward/doorward.toml",
 		Warnings: []string{"door \"ssh\": no log data"},
 		Pending:  &control.Pending{Until: until, By: "operator alice (uid 1000)"},
-		Settled:  &control.Settled{Time: start, By: "time", Kept: false},
+		Settled:  &control.Settled{Time: start, By: "", Kept: false},
 		Fence:    control.Fence{Up: true, Owned: true, Repairs: 3},
 		Events:   map[string]uint64{audit.EventGranted: 7, audit.EventRefused: 2},
 		Doors: []control.Door{

@@ -38,7 +38,7 @@ type Pending struct {
 // Settled is how a pending configuration ended: kept, or gone back from.
 type Settled struct {
 	Time time.Time `json:"time"`
-	By   string    `json:"by"` // "operator alice (uid 1000)", or "time" when nobody confirmed it
+	By   string    `json:"by"` // "operator alice (uid 1000)", "" when its time was up
 	Kept bool      `json:"kept"`
 }
 

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/control/controltest"
+)
+
+// screen is a pseudo-terminal on which a command runs in-process.
+type screen struct {
+	t     *testing.T
+	user  *os.File // where keys go in and the picture comes out
+	ended chan int
+	errs  strings.Builder // the command's, to be read after its end
+
+	mu   sync.Mutex // guards what follows
+	seen string     // all that was written
+}
+
+// onScreen starts a command line on a terminal of 100 by 30.
+func onScreen(t *testing.T, args ...string) *screen {
+	t.Helper()
+	user, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("no pseudo-terminals here: %v", err)
+	}
+	t.Cleanup(func() { user.Close() })
+	fd := int(user.Fd())
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		err = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 30, Col: 100})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	tty, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &screen{t: t, user: user, ended: make(chan int, 1)}
+	go func() { // ends when tty is closed
+		buf := make([]byte, 4096)
+		for {
+			n, err := user.Read(buf)
+			s.mu.Lock()
+			s.seen += string(buf[:n])
+			s.mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	e := &env{stdin: tty, stdout: tty, stderr: &s.errs, getenv: func(string) string { return "" }}
+	go func() {
+		defer tty.Close()
+		s.ended <- run(t.Context(), e, args)
+	}()
+	return s
+}
+
+// await waits until text has been written.
+func (s *screen) await(text string) {
+	s.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for time.Now().Before(deadline) {
+		s.mu.Lock()
+		found := strings.Contains(s.seen, text)
+		s.mu.Unlock()
+		if found {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	s.t.Fatalf("%q did not come up; on the screen: %q", text, s.seen)
+}
+
+// press sends keys.
+func (s *screen) press(keys string) {
+	s.t.Helper()
+	if _, err := s.user.WriteString(keys); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// end waits for the command's exit status and what it wrote to stderr.
+func (s *screen) end() (int, string) {
+	s.t.Helper()
+	select {
+	case code := <-s.ended:
+		return code, s.errs.String()
+	case <-time.After(20 * time.Second):
+		s.t.Fatalf("the command does not end; on the screen: %q", s.seen)
+		return 0, ""
+	}
+}
+
+// TestStatusOnScreen watches changes, the daemon's going, and q.
+func TestStatusOnScreen(t *testing.T) {
+	b := controltest.New(guarded())
+	path, stop := controltest.Serve(t, b)
+	s := onScreen(t, "--control", path, "status", "--watch")
+	s.await("\x1b[?1049h") // the alternate screen
+	s.await("2001:db8:1::/64")
+	b.Change(func(s *control.Status) { s.Warnings = []string{"the clock has stepped back"} })
+	s.await("the clock has stepped back")
+	stop()
+	s.await("has ended the connection: trying again")
+	s.press("q")
+	if code, errs := s.end(); code != 0 || errs != "" {
+		t.Errorf("got %d %q, want 0", code, errs)
+	}
+	s.await("\x1b[?1049l")
+}
+
+// TestApplyOnScreen has each way in which the question is settled.
+func TestApplyOnScreen(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		act    func(s *screen, b *controltest.Backend)
+		orders []string // the actions after "apply"
+		code   int
+		stderr string
+	}{
+		{"enter keeps", func(s *screen, _ *controltest.Backend) { s.press("\r") }, []string{"keep"}, 0, ""},
+		{"ctrl-c goes back", func(s *screen, _ *controltest.Backend) { s.press("\x03") }, []string{"undo"}, 1,
+			"doorward: error: not kept: carried out undo\n"},
+		{"kept elsewhere", func(_ *screen, b *controltest.Backend) { settled(b, "operator bob (uid 1001)", true) }, nil, 0, ""},
+		{"undone elsewhere", func(_ *screen, b *controltest.Backend) { settled(b, "operator bob (uid 1001)", false) }, nil, 1,
+			"doorward: error: not kept: operator bob (uid 1001) went back\n"},
+		{"nobody answers", func(_ *screen, b *controltest.Backend) { settled(b, "", false) }, nil, 1,
+			"doorward: error: not kept: nobody answered in time, and the configuration from before is in use again\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := controltest.New(guarded())
+			until := time.Now().Add(time.Hour)
+			b.OnDo(func(_ context.Context, g controltest.Given) (control.Reply, error) {
+				o := g.Order.(control.ApplyRequest)
+				if o.Action == "apply" {
+					b.Change(func(s *control.Status) { s.Pending = &control.Pending{Until: until, By: g.By} })
+					return control.Reply{Message: "in use", Until: &until}, nil
+				}
+				return control.Reply{Message: "carried out " + o.Action}, nil
+			})
+			path, _ := controltest.Serve(t, b)
+			s := onScreen(t, "--control", path, "apply", "--confirm", "1h")
+			s.await("Without an answer it goes back in")
+			tt.act(s, b)
+			if code, errs := s.end(); code != tt.code || errs != tt.stderr {
+				t.Errorf("got %d %q, want %d %q", code, errs, tt.code, tt.stderr)
+			}
+			var orders []string
+			for _, g := range b.Given()[1:] {
+				orders = append(orders, g.Order.(control.ApplyRequest).Action)
+			}
+			if strings.Join(orders, " ") != strings.Join(tt.orders, " ") {
+				t.Errorf("ordered %q, want %q", orders, tt.orders)
+			}
+		})
+	}
+}
+
+// settled ends what is pending.
+func settled(b *controltest.Backend, by string, kept bool) {
+	b.Change(func(s *control.Status) {
+		s.Pending, s.Settled = nil, &control.Settled{Time: time.Now(), By: by, Kept: kept}
+	})
+}
