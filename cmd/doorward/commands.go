@@ -16,4 +16,5 @@ var commands = []func(*env) *cobra.Command{
 	newKnock,
 	newShare,
 	newRotate,
+	newPolkit,
 }

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/service"
+)
+
+// polkitRules is where polkit(8) looks for an administrator's rules.
+const polkitRules = "/etc/polkit-1/rules.d/50-doorward.rules"
+
+const polkitHelp = `Make the polkit rule that lets the daemon's user start and stop the units of the
+configuration: just those, and nothing else about them. The daemon runs as a user
+of its own, which systemd would otherwise ask for a password.
+
+Without --install the rule is printed. With it, it is written to
+` + polkitRules + `, where polkit sees it at once. Do it
+again when a door gets another unit; doors with commands need no rule, but then
+the daemon must run as a user that may run them.
+
+Exit status: 0 when the rule is printed or written; 1 when not; 2 when the command
+line is wrong.`
+
+const polkitExamples = `  doorward polkit
+  sudo doorward polkit --install`
+
+func newPolkit(e *env) *cobra.Command {
+	var install bool
+	var user string
+	c := &cobra.Command{
+		Use:     "polkit [FILE] [--install]",
+		Short:   "make the rule that lets the daemon start and stop its units",
+		Long:    polkitHelp,
+		Example: polkitExamples,
+		Args:    fileArg,
+		RunE: func(_ *cobra.Command, args []string) error {
+			path := firstOf(args)
+			if path == "" {
+				path = config.DefaultPath
+			}
+			return polkit(e, path, user, install)
+		},
+	}
+	c.Flags().BoolVar(&install, "install", false, "write the rule to "+polkitRules)
+	c.Flags().StringVar(&user, "user", "doorward", "the `USER` that the daemon runs as")
+	return c
+}
+
+func polkit(e *env, path, user string, install bool) error {
+	conf, _, err := config.Load(path)
+	if err != nil {
+		return withHint(err, "doorward check %s", path)
+	}
+	var units []string
+	for _, d := range conf.Doors {
+		if d.Service != nil && d.Service.Unit != "" {
+			units = append(units, d.Service.Unit)
+		}
+	}
+	slices.Sort(units)
+	if len(units) == 0 {
+		return fmt.Errorf("%s: no door has a unit, so that no rule is needed", path)
+	}
+	rule := service.PolkitRule(user, units)
+	if !install {
+		_, err := fmt.Fprint(e.stdout, rule)
+		return err
+	}
+	if err := os.WriteFile(polkitRules, []byte(rule), 0o644); err != nil {
+		return withHint(err, "sudo doorward polkit --install; polkit must be there: apt-get install polkitd")
+	}
+	fmt.Fprintf(e.stdout, "%s lets %s start and stop %s\n", polkitRules, user, strings.Join(units, ", "))
+	return nil
+}
