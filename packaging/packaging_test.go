@@ -28,7 +28,7 @@ func install(t *testing.T, m *systemdtest.Machine) {
 		{"doorward.sysusers", "/usr/lib/sysusers.d/doorward.conf", 0o644},
 		{"doorward.tmpfiles", "/usr/lib/tmpfiles.d/doorward.conf", 0o644},
 		{"doorward.init", "/etc/init.d/doorward", 0o755},
-		} {
+	} {
 		text, err := os.ReadFile(f.from)
 		if err != nil {
 			t.Fatal(err)
@@ -54,6 +54,41 @@ func TestOnASystem(t *testing.T) {
 	t.Run("unit runs", func(t *testing.T) { testRuns(t, m) })
 	t.Run("SysV script", func(t *testing.T) { testSysV(t, m) })
 	t.Run("OpenRC script", func(t *testing.T) { testOpenRC(t, m) })
+}
+
+func TestGuardsBeforeTheNetworkIsUp(t *testing.T) {
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf, enabled := t.TempDir()+"/doorward.toml", t.TempDir()+"/enabled"
+	for path, text := range map[string]string{conf: "", enabled: "[Unit]\nWants=doorward.service\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := systemdtest.Boot(t, nstest.New(t),
+		os.Args[0]+":/usr/sbin/doorwardd", conf+":/etc/doorward/doorward.toml",
+		here+"/doorward.service:/usr/lib/systemd/system/doorward.service",
+		enabled+":/etc/systemd/system/sysinit.target.d/doorward.conf",
+		here+"/doorward.sysusers:/usr/lib/sysusers.d/doorward.conf",
+		here+"/doorward.tmpfiles:/usr/lib/tmpfiles.d/doorward.conf")
+	if log := m.Run("journalctl", "--boot", "--no-pager"); strings.Contains(log, "ordering cycle") {
+		t.Errorf("the boot had to break an ordering cycle: %s", log)
+	}
+	when := func(unit, property string) int {
+		t.Helper()
+		text := strings.TrimSpace(m.Run("systemctl", "show", "-P", property, unit))
+		n, err := strconv.Atoi(text)
+		if err != nil || n == 0 {
+			t.Fatalf("%s of %s is %q\n%s", property, unit, text, m.Run("journalctl", "--boot", "--no-pager", "--unit="+unit))
+		}
+		return n
+	}
+	ready := when("doorward.service", "ActiveEnterTimestampMonotonic")
+	if network := when("network-pre.target", "ActiveEnterTimestampMonotonic"); ready > network {
+		t.Errorf("the network may come up %d µs before the doors are guarded", ready-network)
+	}
 }
 
 func testUsers(t *testing.T, m *systemdtest.Machine) {
@@ -212,18 +247,45 @@ func testOpenRC(t *testing.T, m *systemdtest.Machine) {
 	}
 	m.Write("/etc/init.d/doorward", string(text), 0o755)
 	m.Run("rm", "-rf", "/run/doorward", stubDir)
-	m.Write("/run/openrc/softlevel", "", 0o644) // as if OpenRC had booted the machine
+	// As if OpenRC had booted the machine.
+	m.Write("/run/openrc/softlevel", "default", 0o644)
+	for _, d := range []string{"starting", "started", "stopping", "inactive", "wasinactive", "failed",
+		"exclusive", "scheduled", "hotplugged", "options", "daemons", "tmp"} {
+		m.Run("mkdir", "-p", "/run/openrc/"+d)
+	}
+	m.Write("/etc/init.d/localmount", "#!/sbin/openrc-run\nstart() { :; }\n", 0o755)
 	const path = "/etc/init.d/doorward"
 	expect := func(verb, text string, code int) {
 		t.Helper()
 		out, got := script(t, m, path, "--nocolor", verb)
-		t.Logf("%s: %d %q", verb, got, out)
+		if got != code || !strings.Contains(out, text) {
+			t.Errorf("%s: exit status %d and %q, want %d and %q in it", verb, got, out, code, text)
+		}
 	}
-	expect("status", "", 0)
-	expect("start", "", 0)
-	expect("status", "", 0)
-	expect("reload", "", 0)
+	daemonPID := func() string {
+		out, _ := script(t, m, "pgrep", "--parent", strings.TrimSpace(m.Run("cat", "/run/doorward.pid")))
+		return strings.TrimSpace(out)
+	}
+	expect("status", " * status: stopped\n", 3)
+	expect("start", " * Starting doorward ... [ ok ]\n", 0)
+	m.Run("test", "-S", "/run/doorward/control.sock")
+	if report := stubFile(m, "report"); report != "" {
+		t.Errorf("before start has returned:\n%s", report)
+	}
+	own, _, _ := strings.Cut(stubFile(m, "own.pid"), " ")
+	expect("status", " * status: started\n", 0)
+	expect("reload", " * Reading the configuration of doorward anew ... [ ok ]\n", 0)
 	eventually(t, "SIGHUP has arrived", func() bool { return stubFile(m, "reloaded") == "1" })
-	expect("stop", "", 0)
-	expect("status", "", 0)
+	m.Write("/etc/doorward/bad", "", 0o600)
+	expect("reload", "doorward.toml:1: it is bad\n", 1)
+	m.Run("rm", "/etc/doorward/bad")
+	pid := daemonPID()
+	m.Run("kill", "-KILL", pid)
+	eventually(t, "it is started again", func() bool { again := daemonPID(); return again != "" && again != pid })
+	expect("stop", " * Stopping doorward ... [ ok ]\n", 0)
+	expect("status", " * status: stopped\n", 3)
+	if got := m.Run("cat", "/proc/"+own+"/comm"); got != "sleep\n" {
+		t.Errorf("what it supervises is %q after stop", got)
+	}
+	m.Run("kill", own)
 }

@@ -50,6 +50,9 @@ func stub() {
 			report += fmt.Sprintf("%s: %v\n", p.name, err)
 		}
 	}
+	if args := strings.Join(os.Args[1:], " "); args != "-c /etc/doorward/doorward.toml" {
+		report += fmt.Sprintf("arguments: %q\n", os.Args[1:])
+	}
 	write("report", report)
 	if l, err := net.Listen("unix", "/run/doorward/control.sock"); err == nil {
 		defer l.Close()
