@@ -76,7 +76,7 @@ type listener struct {
 // New makes an ear without ports. Touches go to touched, several at a time and
 // from one goroutine, in the order in which they were accepted; the slice is
 // touched's to keep. While touched does not return, touches wait, up to a
-// bound; see Dropped.
+// bound; see Dropped. Close waits for touched, which must not wait for it.
 func New(log *slog.Logger, touched func([]port.Touch)) *Ear {
 	return &Ear{
 		log: log, touched: touched,
