@@ -16,5 +16,6 @@ var commands = []func(*env) *cobra.Command{
 	newKnock,
 	newShare,
 	newRotate,
+	newMan,
 	newPolkit,
 }

@@ -88,10 +88,28 @@ type statusError struct{ code int }
 
 func (e *statusError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
 
+const rootHelp = `doorward looks after a machine's doors: services that nobody can see. A door's
+port answers nothing until a visitor has knocked right; then it is open to that
+visitor's address for a short while, and dark again when nobody has been in.
+
+A visitor needs the knock command alone, on any system. The others are for who
+runs a gateway. Begin with doorward init, which writes a configuration; doorwardd
+guards what it says; and status, log, open, close, arm and apply ask and tell the
+daemon over its control socket. For that they are run as root, or by a member of
+the group doorward. The socket is --control, else the environment's
+DOORWARD_CONTROL, else ` + defaultControl + `.
+
+Output is plain text, in colour on a terminal unless the environment has NO_COLOR;
+where a command prints state, --json prints it for scripts.
+
+Exit status: 0 only when what was asked for is done; 1 when it is not; 2 when the
+command line cannot be understood.`
+
 func newRoot(e *env) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "doorward",
 		Short:         "knock on a gateway's doors, or look after those of your own",
+		Long:          rootHelp,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          knownCommand,

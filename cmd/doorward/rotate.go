@@ -36,7 +36,11 @@ With --apply, rotate does the third step at once, for when the old knock has got
 into wrong hands. Unless you then keep it, with doorward apply --keep, the daemon goes
 back to the old knock after the time of --confirm, so that you cannot lock
 yourself out; sessions that are open live on in any case. The file stays as it
-is then, with the new knock: move FILE.previous over it if you give up on it.`
+is then, with the new knock: move FILE.previous over it if you give up on it.
+
+Exit status: 0 when the file has the new knock and every user's scripts are
+written, and with --apply the daemon has it in use; 1 when not; 2 when the command
+line is wrong.`
 
 const rotateExamples = `  doorward rotate --output /root/knocks
   doorward rotate --door ssh --to carol.pub

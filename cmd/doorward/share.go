@@ -33,7 +33,10 @@ configuration, in DOOR.recipients. Without --to, all of them get it again. To ta
 somebody's knock away, take their lines out of that file and doorward rotate.
 
 The script uses doorward where it is installed, else nc, bash or telnet. It knows
-the knock of the configuration file, whether or not the daemon has it in use yet.`
+the knock of the configuration file, whether or not the daemon has it in use yet.
+
+Exit status: 0 when every user's scripts are written; 1 when not; 2 when the
+command line is wrong.`
 
 const shareExamples = `  doorward share --host gate.example.org --to alice.pub --to age1... --output /root/knocks
   doorward share --host gate.example.org --to ~alice/.ssh/authorized_keys

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+const manHelp = `Write the manual pages, one a command, in roff. They are made from the commands'
+own help, so that the two cannot say different things; the repository keeps them
+in docs/man.`
+
+func newMan(e *env) *cobra.Command {
+	var dir string
+	c := &cobra.Command{
+		Use:    "man [--dir DIR]",
+		Short:  "write the manual pages",
+		Long:   manHelp,
+		Args:   noArgs,
+		Hidden: true,
+		RunE: func(c *cobra.Command, _ []string) error {
+			for name, page := range manPages(c.Root()) {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(page), 0o644); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&dir, "dir", "docs/man", "write to this `DIR`, which must exist")
+	return c
+}
+
+// manPages returns the pages of root and its commands, by file name.
+func manPages(root *cobra.Command) map[string]string {
+	pages := map[string]string{}
+	var all []string
+	for _, c := range root.Commands() {
+		if !c.IsAvailableCommand() || c.Name() == "completion" {
+			continue
+		}
+		all = append(all, manName(c))
+		pages[manName(c)+".1"] = manPage(c, []string{"doorward", "doorwardd"})
+	}
+	pages["doorward.1"] = manPage(root, append(all, "doorwardd"))
+	return pages
+}
+
+// manName is the name of a command's page, "doorward-status".
+func manName(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath(), " ", "-") }
+
+// manPage writes one page, in the man macros (man(7), groff_man(7)).
+func manPage(c *cobra.Command, related []string) string {
+	text, exit, _ := strings.Cut(c.Long, "Exit status: ")
+	var b strings.Builder
+	fmt.Fprintf(&b, ".\\\" Made from the command's help by \"doorward man\".\n.TH %s 1 \"\" doorward \"doorward manual\"\n",
+		strings.ToUpper(manName(c)))
+	fmt.Fprintf(&b, ".SH NAME\n%s \\- %s\n", roff(manName(c)), roff(c.Short))
+	args := strings.TrimSpace(strings.TrimPrefix(c.Use, c.Name()))
+	if c.HasAvailableSubCommands() {
+		args = "COMMAND ..."
+	}
+	fmt.Fprintf(&b, ".SH SYNOPSIS\n\\fB%s\\fR %s\n", roff(c.CommandPath()), roff(args))
+	b.WriteString(".SH DESCRIPTION\n" + manText(text))
+	if c.HasAvailableSubCommands() {
+		b.WriteString(".SH COMMANDS\n")
+		for _, sub := range c.Commands() {
+			if sub.IsAvailableCommand() {
+				fmt.Fprintf(&b, ".TP\n\\fB%s\\fR\n%s\n", roff(sub.Name()), roff(sub.Short))
+			}
+		}
+	}
+	b.WriteString(".SH OPTIONS\n" + manFlags(c.NonInheritedFlags()) + manFlags(c.InheritedFlags()))
+	if c.Example != "" {
+		b.WriteString(".SH EXAMPLES\n" + manText(c.Example))
+	}
+	if exit != "" {
+		b.WriteString(".SH EXIT STATUS\n" + manText(exit))
+	}
+	for i, name := range related {
+		section := "1"
+		if name == "doorwardd" {
+			section = "8"
+		}
+		related[i] = fmt.Sprintf("\\fB%s\\fR(%s)", roff(name), section)
+	}
+	fmt.Fprintf(&b, ".SH SEE ALSO\n%s\n", strings.Join(related, ",\n"))
+	return b.String()
+}
+
+// manFlags lists the flags that are not hidden.
+func manFlags(flags *pflag.FlagSet) string {
+	var b strings.Builder
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Hidden || f.Name == "help" {
+			return
+		}
+		value, usage := pflag.UnquoteUsage(f)
+		b.WriteString(".TP\n")
+		if f.Shorthand != "" {
+			fmt.Fprintf(&b, "\\fB\\-%s\\fR, ", roff(f.Shorthand))
+		}
+		fmt.Fprintf(&b, "\\fB\\-\\-%s\\fR", roff(f.Name))
+		if value != "" {
+			fmt.Fprintf(&b, " \\fI%s\\fR", roff(value))
+		}
+		switch f.DefValue {
+		case "", "false", "0", "0s", "[]":
+		default:
+			usage += " (default " + f.DefValue + ")"
+		}
+		fmt.Fprintf(&b, "\n%s\n", roff(usage))
+	})
+	return b.String()
+}
+
+// manText writes help text: paragraphs, and what is indented as it stands.
+func manText(text string) string {
+	var b strings.Builder
+	literal, gap := false, false
+	for line := range strings.SplitSeq(strings.Trim(text, "\n"), "\n") {
+		if strings.TrimSpace(line) == "" {
+			gap = true // what it separates is told by the next line
+			continue
+		}
+		indented := strings.HasPrefix(line, "  ")
+		switch {
+		case indented && !literal:
+			b.WriteString(".PP\n.RS 4\n.nf\n")
+		case !indented && literal:
+			b.WriteString(".fi\n.RE\n.PP\n")
+		case gap && literal:
+			b.WriteString("\n")
+		case gap:
+			b.WriteString(".PP\n")
+		}
+		literal, gap = indented, false
+		b.WriteString(roff(strings.TrimPrefix(line, "  ")) + "\n")
+	}
+	if literal {
+		b.WriteString(".fi\n.RE\n")
+	}
+	return b.String()
+}
+
+// roff escapes text: hyphens that are to be typed, backslashes, and what would
+// be a request at the start of a line.
+func roff(s string) string {
+	s = strings.NewReplacer(`\`, `\e`, `-`, `\-`).Replace(s)
+	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "'") {
+		s = `\&` + s
+	}
+	return s
+}
