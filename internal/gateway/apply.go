@@ -19,7 +19,7 @@ import (
 // time what ran before comes back after it, unless the operator keeps the new
 // one: that promise is on disk before anything changes.
 func (g *Gateway) apply(now time.Time, by string, confirm time.Duration) (control.Reply, error) {
-	c, text, err := config.Load(g.opts.Path)
+	c, text, err := g.world.Config(g.opts.Path)
 	if err != nil {
 		return control.Reply{}, &control.Error{Message: "nothing was changed: " + err.Error(),
 			Hint: "doorward check " + g.opts.Path}

@@ -137,7 +137,7 @@ func (g *Gateway) endDoors(known []string) {
 // was applied and then rolled back, or cannot be used: then the one before is,
 // since a gateway that does not start guards nothing after a reboot.
 func (g *Gateway) choose(applied store.Applied, rebooted bool) error {
-	c, text, err := config.Load(g.opts.Path)
+	c, text, err := g.world.Config(g.opts.Path)
 	g.applied = applied
 	if applied.Pending != nil && (rebooted || !g.world.Now().Before(applied.Deadline)) {
 		g.forgetPending()

@@ -34,6 +34,8 @@ type World struct {
 	Sessions func([]port.Range) ([]fence.Session, error)
 	// Listening says whether something listens on one of the ports.
 	Listening func(port.Range) bool
+	// Config reads and checks the configuration file and returns its text too.
+	Config func(path string) (*config.Config, []byte, error)
 	// Now is the time; time.Now in the real world.
 	Now func() time.Time
 }
@@ -94,6 +96,7 @@ func Linux(table Fence, kept Store, stateDir string, heard func([]port.Touch), l
 		Look:      newLook,
 		Sessions:  sessions,
 		Listening: listening,
+		Config:    config.Load,
 		Now:       time.Now,
 	}
 }

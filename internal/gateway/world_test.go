@@ -90,6 +90,7 @@ func (m *machine) world() World {
 			return slices.Clone(m.sessions), nil
 		},
 		Listening: func(port.Range) bool { return true },
+		Config:    config.Load,
 	}
 }
 
