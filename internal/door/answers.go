@@ -61,6 +61,7 @@ func (d *Door) Failed(now time.Time, problem string) []Effect {
 	if d.saved.State == Open {
 		return []Effect{failure}
 	}
+	d.waiting = nil // a visitor whose knock is forgotten knocks again; one let in much later is a surprise
 	d.retryAfter = min(max(2*d.retryAfter, firstRetry), lastRetry)
 	d.retry = now.Add(d.retryAfter)
 	return []Effect{failure}
