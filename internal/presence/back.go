@@ -66,9 +66,7 @@ func (l *logFile) backward() error {
 	offset, n := int64(-1), 0
 	err := linesBackward(l.file, l.size, func(line []byte, start int64, long bool) bool {
 		if offset < 0 { // the unfinished line: its time comes when it is finished
-			if offset = start; long {
-				offset = l.size
-			}
+			offset = start
 			return true
 		}
 		n++

@@ -194,8 +194,12 @@ func TestLongLines(t *testing.T) {
 	last(t, l, "alice", "07:40")
 	d.write("auth.log", long)
 	last(t, l, "alice", "07:40")
+	last(t, d.log("auth.log"), "alice", "07:40")
 	// The end of a line that is too long looks like one, and is none.
-	d.write("auth.log", long+in("07:50", "mallory")+in("07:51", "bob"))
+	d.write("auth.log", in("07:50", "mallory"))
+	last(t, l, "alice", "07:40")
+	last(t, d.log("auth.log"), "alice", "07:40")
+	d.write("auth.log", in("07:51", "bob"))
 	last(t, l, "bob", "07:51")
 	last(t, d.log("auth.log"), "bob", "07:51")
 }
@@ -260,6 +264,19 @@ func TestCompressedRotations(t *testing.T) {
 	last(t, l, "alice", "07:50")
 	if got, _, _ := l.Last(t.Context()); got.Where != d.path("auth.log.2.gz") {
 		t.Errorf("found in %q, want the compressed file", got.Where)
+	}
+}
+
+// Files older than what is needed are there, and are not read.
+func TestOlderFilesAreLeftAlone(t *testing.T) {
+	d := newLogDir(t)
+	d.write("auth.log.2.gz", "this is no gzip")
+	d.write("auth.log.1", noise("05:00")+in("07:40", "alice"))
+	d.write("auth.log", noise("07:50"))
+	l := d.log("auth.log")
+	for range 2 {
+		last(t, l, "alice", "07:40")
+		quiet(t, l)
 	}
 }
 
@@ -431,6 +448,8 @@ func TestUnknownStampIsSaid(t *testing.T) {
 	if len(w) != 1 || !strings.Contains(w[0], "auth.log: 1 logins do not count") || !strings.Contains(w[0], "2026-11-24 07:50:01 gate") {
 		t.Fatalf("warnings %q", w)
 	}
+	// The same file under two names, as when it is rotated at that moment.
+	d.must(os.Link(d.path("auth.log"), d.path("auth.log.1")))
 	d.write("auth.log", "yesterday gate sshd[7]: "+accepted+"\n")
 	last(t, l, "", "")
 	if w := l.Warnings(); len(w) != 1 || !strings.Contains(w[0], "2 logins do not count") {

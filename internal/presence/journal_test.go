@@ -151,7 +151,15 @@ func TestJournalStopsReadingBack(t *testing.T) {
 	j.add("07:00", "old, and repeated for ever")
 	j.add("07:42", by("bob"))
 	j.add("07:40", by("alice"))
-	last(t, j.log(), "bob", "07:42")
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	got, ok, err := j.log().Last(ctx)
+	if err != nil || !ok || got.User != "bob" {
+		t.Errorf("Last = %+v, %v, %v, want bob", got, ok, err)
+	}
+	if ctx.Err() != nil {
+		t.Error("journalctl was not ended but waited for")
+	}
 }
 
 func TestJournalAnewAfterABadCursor(t *testing.T) {

@@ -250,6 +250,41 @@ func TestManyRanges(t *testing.T) {
 	}
 }
 
+// What is not asked for does not leave the kernel.
+func TestTheKernelFilters(t *testing.T) {
+	n := nstest.New(t)
+	listen(t, n, "tcp", "127.0.0.1:3000")
+	dial(t, n, "tcp", "127.0.0.1:3000")
+	for _, test := range []struct {
+		ports []string
+		want  int
+	}{
+		{[]string{"3000/tcp"}, 1},
+		{[]string{"2999-3001/tcp"}, 1},
+		{[]string{"1-2/tcp", "3000/tcp", "4/tcp"}, 1},
+		{[]string{"1-2/tcp", "3001/tcp", "1-2999/tcp"}, 0},
+		{[]string{"2999/tcp"}, 0},
+		{[]string{"3001/tcp"}, 0},
+		{[]string{"1/tcp"}, 0},
+	} {
+		n.Do(func() error {
+			conn, err := netlink.Dial(netlinkSockDiag, nil)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			replies, err := conn.Execute(netlink.Message{
+				Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Dump},
+				Data:   diagRequest(syscall.AF_INET, port.TCP, 1<<stateEstablished, ranges(t, test.ports...)),
+			})
+			if len(replies) != test.want {
+				t.Errorf("%q: the kernel sent %d sockets, want %d", test.ports, len(replies), test.want)
+			}
+			return err
+		})
+	}
+}
+
 func TestTenThousandSockets(t *testing.T) {
 	n := nstest.New(t)
 	var files syscall.Rlimit
