@@ -210,7 +210,7 @@ func runAs(t *testing.T, uid uint32, path string) string {
 	cmd.Dir = "/"
 	cmd.Env = []string{"DOORWARD_TEST_OPEN=" + path}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
-	out, err := cmd.CombinedOutput()
+	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("as uid %d: %v: %s", uid, err, out)
 	}
