@@ -73,14 +73,27 @@ var arrows = map[string]map[string]string{
 		"internal/control": "the way to the daemon",
 		"internal/visit":   "knocks",
 		"internal/share":   "share and rotate",
+		"internal/service": "writes the polkit rule of the units",
+		"internal/doctor":  "doctor",
+		"internal/service": "doctor asks units about themselves",
 	},
 
 	// The visitor's side: no part of the daemon.
 	"internal/visit": {},
+	// The doctor asks each part of the machine what the daemon will ask it.
+	"internal/doctor": {
+		"internal/config":   "what is to be guarded",
+		"internal/control":  "what the daemon says",
+		"internal/fence":    "a rehearsal of the table",
+		"internal/port":     "plain types",
+		"internal/presence": "whether logs tell of logins",
+		"internal/service":  "how a unit is",
+	},
 	"internal/share": {"internal/config": "reads the knock and draws a new one", "internal/port": "plain types"},
 
 	"internal/nstest":      {},
 	"internal/systemdtest": {"internal/nstest": "the machine lives in a test's namespace"},
+	"e2e":                  {},
 	"e2e/lab":              {"internal/control": "reads status as a script would"},
 	"e2e/demo":             {"e2e/lab": "makes the network", "internal/control": "reads status as a script would"},
 	"bench":                {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},

@@ -173,10 +173,14 @@ func exportedReceiver(d *ast.FuncDecl) bool {
 }
 
 func TestSize(t *testing.T) {
-	const maxFile, maxFunc = 600, 100
+	const maxFunc = 100
 	for _, s := range sources(t) {
-		if n := bytes.Count(s.text, []byte("\n")); n > maxFile {
-			t.Errorf("%s: %d lines; a file has at most %d", s.name, n, maxFile)
+		most := 600
+		if s.test {
+			most = 800 // tables
+		}
+		if n := bytes.Count(s.text, []byte("\n")); n > most {
+			t.Errorf("%s: %d lines; a file has at most %d", s.name, n, most)
 		}
 		for _, d := range s.ast.Decls {
 			f, ok := d.(*ast.FuncDecl)
@@ -211,7 +215,7 @@ func TestTrackedFilesSpeakOfDoorwardAlone(t *testing.T) {
 	git := exec.Command("git", "-c", "safe.directory=*", "ls-files", "-z")
 	git.Dir = root
 	list, err := git.Output()
-	if err != nil {
+	if err != nil || len(list) == 0 {
 		t.Skipf("git ls-files: %v: not a clone, nothing is tracked", err)
 	}
 	for name := range strings.SplitSeq(strings.TrimRight(string(list), "\x00"), "\x00") {
