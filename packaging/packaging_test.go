@@ -229,10 +229,16 @@ func testSysV(t *testing.T, m *systemdtest.Machine) {
 	m.Run("rm", "/etc/doorward/bad")
 	own, _, _ := strings.Cut(stubFile(m, "own.pid"), " ")
 	expect("restart", "doorward: stopped.*\ndoorward: the doors are guarded\n", 0)
-	m.Run("kill", "-KILL", strings.TrimSpace(m.Run("cat", "/run/doorwardd.pid")))
+	pid := strings.TrimSpace(m.Run("cat", "/run/doorwardd.pid"))
+	m.Run("kill", "-KILL", pid)
+	eventually(t, "it is gone", func() bool { _, err := os.Stat(m.Path("/proc/" + pid)); return err != nil })
 	expect("status", "doorward: not running, but /run/doorwardd.pid is there\n", 1)
 	expect("start", "doorward: the doors are guarded\n", 0)
 	expect("stop", "doorward: stopped.*\n", 0)
+	m.Write("/etc/doorward/bad", "", 0o600)
+	expect("start", "doorward.toml:1: it is bad\n", 1)
+	expect("status", "doorward: not running\n", 3)
+	m.Run("rm", "/etc/doorward/bad")
 	expect("dance", "usage: /etc/init.d/doorward {start|stop|restart|reload|force-reload|status}\n", 2)
 	if got := m.Run("cat", "/proc/"+own+"/comm"); got != "sleep\n" {
 		t.Errorf("what it supervises is %q after stop", got)
@@ -284,6 +290,9 @@ func testOpenRC(t *testing.T, m *systemdtest.Machine) {
 	eventually(t, "it is started again", func() bool { again := daemonPID(); return again != "" && again != pid })
 	expect("stop", " * Stopping doorward ... [ ok ]\n", 0)
 	expect("status", " * status: stopped\n", 3)
+	m.Write("/etc/doorward/bad", "", 0o600)
+	expect("start", "doorward.toml:1: it is bad\n", 1)
+	m.Run("rm", "/etc/doorward/bad")
 	if got := m.Run("cat", "/proc/"+own+"/comm"); got != "sleep\n" {
 		t.Errorf("what it supervises is %q after stop", got)
 	}
