@@ -73,9 +73,8 @@ var arrows = map[string]map[string]string{
 		"internal/control": "the way to the daemon",
 		"internal/visit":   "knocks",
 		"internal/share":   "share and rotate",
-		"internal/service": "writes the polkit rule of the units",
 		"internal/doctor":  "doctor",
-		"internal/service": "doctor asks units about themselves",
+		"internal/service": "writes the polkit rule; doctor asks units about themselves",
 	},
 
 	// The visitor's side: no part of the daemon.
