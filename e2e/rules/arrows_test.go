@@ -49,7 +49,9 @@ var arrows = map[string]map[string]string{
 		"internal/presence": "tells who is in",
 		"internal/store":    "keeps what must survive",
 	},
+	"internal/cage": {},
 	"internal/daemon": {
+		"internal/cage":     "locks itself in after the start",
 		"internal/port":     "plain types",
 		"internal/audit":    "answers to the log command",
 		"internal/config":   "reads the file, anew at each reload",
