@@ -13,6 +13,7 @@ var commands = []func(*env) *cobra.Command{
 	newClose,
 	newArm,
 	newApply,
+	newDoctor,
 	newKnock,
 	newShare,
 	newRotate,

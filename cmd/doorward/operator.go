@@ -23,9 +23,14 @@ func addControlFlag(root *cobra.Command) {
 		"control `SOCKET` of the daemon (default $DOORWARD_CONTROL, or "+defaultControl+")")
 }
 
-// client returns a client of the daemon that the command line, the environment
-// or the default names.
+// client returns a client of the daemon at controlPath.
 func (e *env) client(c *cobra.Command) *control.Client {
+	return control.NewClient(e.controlPath(c))
+}
+
+// controlPath is where the daemon listens: what the command line, the
+// environment or the default says.
+func (e *env) controlPath(c *cobra.Command) string {
 	path, _ := c.Flags().GetString("control")
 	if path == "" {
 		path = e.getenv("DOORWARD_CONTROL")
@@ -33,7 +38,7 @@ func (e *env) client(c *cobra.Command) *control.Client {
 	if path == "" {
 		path = defaultControl
 	}
-	return control.NewClient(path)
+	return path
 }
 
 // asking wraps what a command does by asking the daemon: the daemon's hints

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/doctor"
+	"github.com/doorward/doorward/internal/service"
+)
+
+// examine looks the machine over and prints what was found.
+func examine(c *cobra.Command, e *env, path string, asJSON bool) error {
+	socket := e.controlPath(c)
+	if socket == defaultControl {
+		if cfg, _, err := config.Load(path); err == nil {
+			socket = cfg.Gateway.Control
+		}
+	}
+	p := &doctor.Patient{
+		Config:  path,
+		Control: socket,
+		Status:  control.NewClient(socket).Status,
+		Unit:    func(name string) doctor.Unit { return service.NewUnit(name, slog.New(slog.DiscardHandler)) },
+		Now:     e.clock,
+	}
+	findings := p.Examine(c.Context())
+	if asJSON {
+		if err := printJSON(e.stdout, findings); err != nil {
+			return err
+		}
+	} else {
+		printDoctor(e.stdout, e.dressFor(e.stdout), findings)
+	}
+	n := count(findings, doctor.Problem)
+	if n == 0 {
+		return nil
+	}
+	return errors.New(counted(n, "problem"))
+}
+
+// doctorWidth is where findings are broken into lines.
+const doctorWidth = 84
+
+// printDoctor prints findings for people: the verdict, where, and what is so,
+// with what to do about it below.
+func printDoctor(w io.Writer, d dress, findings []doctor.Finding) {
+	styles := map[doctor.Verdict]func(...string) string{
+		doctor.OK: d.good.Render, doctor.Note: d.faint.Render, doctor.Warning: d.warn.Render, doctor.Problem: d.bad.Render,
+	}
+	const indent = "         "
+	for _, f := range findings {
+		verdict := styles[f.Verdict](fmt.Sprintf("%-7s", f.Verdict))
+		lines := wrap(printable(f.Where)+": "+printable(f.What), doctorWidth-len(indent))
+		fmt.Fprintf(w, "%s  %s\n", verdict, strings.Join(lines, "\n"+indent))
+		if f.Do != "" {
+			lines := wrap(printable(f.Do), doctorWidth-len(indent)-2)
+			fmt.Fprintf(w, "%s> %s\n", indent, strings.Join(lines, "\n"+indent+"  "))
+		}
+	}
+	fmt.Fprintf(w, "\n%s, %s, %s, %d ok\n", counted(count(findings, doctor.Problem), "problem"),
+		counted(count(findings, doctor.Warning), "warning"), counted(count(findings, doctor.Note), "note"),
+		count(findings, doctor.OK))
+}
+
+// wrap breaks text between words into lines of at most width characters, where
+// the words allow it.
+func wrap(text string, width int) []string {
+	lines := []string{""}
+	for word := range strings.FieldsSeq(text) {
+		last := &lines[len(lines)-1]
+		switch {
+		case *last == "":
+			*last = word
+		case len(*last)+1+len(word) <= width:
+			*last += " " + word
+		default:
+			lines = append(lines, word)
+		}
+	}
+	return lines
+}
+
+func count(findings []doctor.Finding, v doctor.Verdict) int {
+	n := 0
+	for _, f := range findings {
+		if f.Verdict == v {
+			n++
+		}
+	}
+	return n
+}

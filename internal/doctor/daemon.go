@@ -1,0 +1,160 @@
+//go:build linux
+
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
+)
+
+// daemonFindings is what the daemon says of itself.
+func daemonFindings(socket string, s control.Status, err error) []Finding {
+	const where = "daemon"
+	switch {
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EACCES):
+		return []Finding{{Problem, where, fmt.Sprintf("%s may not be opened by you", socket),
+			"run doctor as root, or as a member of the group doorward"}}
+	case err != nil:
+		return []Finding{{Warning, where, err.Error(),
+			"systemctl start doorward; journalctl -u doorward tells why it does not run"}}
+	}
+	all := []Finding{{OK, where, fmt.Sprintf("doorward %s answers at %s", s.Version, socket), ""}}
+	if !s.Fence.Up || s.Fence.Mismatch != "" {
+		what := "is down: nothing is guarded"
+		if s.Fence.Up {
+			what = "differs from what it should be: " + s.Fence.Mismatch
+		}
+		all = append(all, Finding{Problem, "fence", what, "journalctl -u doorward; systemctl restart doorward"})
+	}
+	for _, w := range s.Warnings {
+		all = append(all, Finding{Warning, where, w, "doorward status"})
+	}
+	if s.Pending != nil {
+		all = append(all, Finding{Warning, where, fmt.Sprintf("a configuration waits to be confirmed until %s",
+			s.Pending.Until.Local().Format("15:04:05")), "doorward apply --keep, or --undo"})
+	}
+	for _, d := range s.Doors {
+		if d.State == "failsafe" {
+			all = append(all, Finding{Problem, "door " + d.Name, "is in failsafe, dark and deaf: " + d.Reason,
+				"mend its log, or doorward arm " + d.Name})
+		}
+	}
+	return all
+}
+
+// daemonPID is the process that listens at the control socket, or 0. It is the
+// one that called listen(2): see unix(7), SO_PEERCRED.
+func (p *Patient) daemonPID() int {
+	c, err := net.Dial("unix", p.Control)
+	if err != nil {
+		return 0
+	}
+	defer c.Close()
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0
+	}
+	pid := 0
+	_ = raw.Control(func(fd uintptr) {
+		if u, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(u.Pid)
+		}
+	})
+	return pid
+}
+
+// capabilities looks at what the daemon may do; status is its /proc/PID/status.
+func capabilities(pid int, status string, c *config.Config) []Finding {
+	where := fmt.Sprintf("daemon (pid %d)", pid)
+	var effective uint64
+	var err error = fs.ErrNotExist
+	for line := range strings.Lines(status) {
+		if hex, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			effective, err = strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
+		}
+	}
+	if err != nil {
+		return []Finding{{Note, where, "its capabilities cannot be read", "run doctor as root"}}
+	}
+	need := []struct {
+		bit  int
+		name string
+		why  string
+	}{{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "to change nftables"}}
+	if p := privileged(c); p != 0 {
+		need = append(need, need[0])
+		need[1].bit, need[1].name = unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE"
+		need[1].why = fmt.Sprintf("to listen on port %d", p)
+	}
+	var all []Finding
+	var has []string
+	for _, n := range need {
+		if effective&(1<<n.bit) != 0 {
+			has = append(has, n.name)
+			continue
+		}
+		all = append(all, Finding{Problem, where, fmt.Sprintf("lacks %s, which it needs %s", n.name, n.why),
+			"compare its unit with the one that doorward brings: systemctl cat doorward"})
+	}
+	if len(all) == 0 {
+		all = append(all, Finding{OK, where, "has " + strings.Join(has, " and "), ""})
+	}
+	return all
+}
+
+// privileged is a listener's port below 1024, or 0.
+func privileged(c *config.Config) uint16 {
+	for _, d := range c.Doors {
+		for _, k := range d.Knocks {
+			for _, p := range k.Listen {
+				if p < 1024 {
+					return p
+				}
+			}
+		}
+	}
+	return 0
+}
+
+// boot says whether the machine guards its doors after the next boot.
+func (p *Patient) boot() []Finding {
+	const unit = "doorward.service"
+	if _, err := os.Stat(p.path("/run/systemd/system")); err != nil {
+		return []Finding{{Note, "boot", "there is no systemd here: see that something starts doorwardd",
+			"an OpenRC and a SysV script come with doorward"}}
+	}
+	if p.enabled(unit) {
+		return []Finding{{OK, "boot", unit + " is enabled", ""}}
+	}
+	for _, dir := range []string{"/etc/systemd/system/", "/lib/systemd/system/", "/usr/lib/systemd/system/"} {
+		if _, err := os.Stat(p.path(dir + unit)); err == nil {
+			return []Finding{{Warning, "boot", unit + " is not enabled: after a boot nothing is guarded",
+				"systemctl enable " + unit}}
+		}
+	}
+	return []Finding{{Warning, "boot", unit + " is not installed: after a boot nothing is guarded",
+		"install doorward's package, or its unit"}}
+}
+
+// enabled says whether something that systemd starts at boot wants the unit. It
+// is read from the links that systemctl enable makes; see systemd.unit(5).
+func (p *Patient) enabled(unit string) bool {
+	for _, kind := range []string{"wants", "requires"} {
+		found, err := filepath.Glob(p.path("/etc/systemd/system/*." + kind + "/" + unit))
+		if err == nil && len(found) > 0 {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,159 @@
+//go:build linux
+
+// Package doctor looks a machine over for whatever would keep doorward from
+// guarding it, or its owner from getting in: kernel, privileges, other
+// firewalls, clock, logs, ports, units, and the operator's own session. Each
+// finding says what is so, and what to do about it.
+//
+// It only reads, with one exception that leaves no trace: it builds the
+// configuration's nftables table in a network namespace made for that, which
+// nobody is in and which is gone right after. It changes nothing, and it cannot
+// see the network from outside.
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/service"
+)
+
+// Verdict says how grave a finding is.
+type Verdict string
+
+// The verdicts. A Note is what cannot be known from here, or is told because
+// somebody may want to know.
+const (
+	OK      Verdict = "ok"
+	Note    Verdict = "note"
+	Warning Verdict = "warning" // it works, but not as well as it should
+	Problem Verdict = "problem" // it does not work, or does not guard
+)
+
+// Finding is the answer to one question.
+type Finding struct {
+	Verdict Verdict `json:"verdict"`
+	Where   string  `json:"where"` // "kernel", "door ssh", "59000/tcp", ...
+	What    string  `json:"what"`  // what is so, with the value
+	Do      string  `json:"do"`    // what to do, "" for nothing
+}
+
+// Unit is a systemd unit, as far as a doctor asks about it.
+type Unit interface {
+	Status(ctx context.Context) (service.Status, error)
+	CutsSessions(ctx context.Context) (bool, string, error)
+}
+
+// Patient is the machine, and how it is looked at. All fields but the optional
+// ones must be set.
+type Patient struct {
+	Config  string // path of the configuration file
+	Control string // path of the daemon's socket
+	// Status asks the daemon.
+	Status func(ctx context.Context) (control.Status, error)
+	Unit   func(name string) Unit
+	Now    func() time.Time
+	// Root is put before paths of files, "" but in tests. Sockets and nftables
+	// are always those of the caller's network namespace.
+	Root string
+}
+
+// Examine asks everything, in the order in which an operator would want to read
+// the answers. It runs on the caller's goroutine, so that a caller inside a
+// network namespace looks at that one. What it may not see, without root, is a
+// finding too.
+func (p *Patient) Examine(ctx context.Context) []Finding {
+	c, all := p.configuration()
+	add := func(f ...Finding) { all = append(all, f...) }
+
+	add(p.privileges()...)
+	add(p.kernel(c)...)
+	add(p.conntrack()...)
+	add(clock(readClock())...)
+
+	status, err := p.Status(ctx)
+	daemon := p.daemonPID()
+	add(daemonFindings(p.Control, status, err)...)
+	if daemon > 0 {
+		add(capabilities(daemon, p.readProc(daemon, "status"), c)...)
+	}
+	add(p.firewalls(c)...)
+
+	holders, err := p.listeners()
+	if err != nil {
+		add(Finding{Problem, "sockets", fmt.Sprintf("cannot be listed: %v", err), "run doctor as root"})
+	}
+	add(taken(c, holders, daemon)...)
+	add(elsewhere(c, holders)...)
+	add(p.sshdConfig(c)...)
+	reader := p.daemonReader(daemon)
+	for i := range c.Doors {
+		add(p.unit(ctx, &c.Doors[i])...)
+		add(p.logins(ctx, &c.Doors[i], reader)...)
+	}
+	add(p.boot()...)
+	add(ownSession(c, p.sshConnection(), status, p.Now())...)
+	add(outside(c)...)
+	return all
+}
+
+// configuration reads the configuration; without one there are no doors, and
+// the rest of the machine is looked at all the same.
+func (p *Patient) configuration() (*config.Config, []Finding) {
+	c, _, err := config.Load(p.path(p.Config))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &config.Config{}, []Finding{{Problem, "configuration", fmt.Sprintf("%s does not exist", p.Config),
+			"doorward init writes one"}}
+	case errors.Is(err, fs.ErrPermission):
+		return &config.Config{}, []Finding{{Problem, "configuration", fmt.Sprintf("%s may not be read", p.Config),
+			"run doctor as root"}}
+	case err != nil:
+		return &config.Config{}, []Finding{{Problem, "configuration", fmt.Sprintf("%s has mistakes", p.Config),
+			"doorward check " + p.Config}}
+	}
+	all := []Finding{{OK, "configuration", fmt.Sprintf("%s: %s", p.Config, doorNames(c)), ""}}
+	for _, w := range c.Warnings() {
+		all = append(all, Finding{Warning, "configuration", w, "doorward check " + p.Config})
+	}
+	return c, all
+}
+
+// privileges says when the answers below are those of somebody who may not see
+// all.
+func (p *Patient) privileges() []Finding {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	return []Finding{{Warning, "doctor", "runs without root: nftables and other users' processes cannot be seen",
+		"sudo doorward doctor"}}
+}
+
+// path is where a file of the machine is.
+func (p *Patient) path(name string) string {
+	if p.Root == "" {
+		return name
+	}
+	return filepath.Join(p.Root, name)
+}
+
+// read returns a file's text, "" when there is none that may be read.
+func (p *Patient) read(name string) string {
+	text, err := os.ReadFile(p.path(name))
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
+
+// readProc returns a file of a process.
+func (p *Patient) readProc(pid int, name string) string {
+	return p.read(fmt.Sprintf("/proc/%d/%s", pid, name))
+}

@@ -1,0 +1,217 @@
+//go:build linux
+
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/presence"
+	"github.com/doorward/doorward/internal/service"
+)
+
+// unit looks at the service behind a door.
+func (p *Patient) unit(ctx context.Context, d *config.Door) []Finding {
+	where := "door " + d.Name
+	switch {
+	case d.Service == nil:
+		return nil
+	case d.Service.Unit == "":
+		return commands(where, d.Service, p.path)
+	}
+	name := d.Service.Unit
+	u := p.Unit(name)
+	s, err := u.Status(ctx)
+	if err != nil {
+		return []Finding{{Problem, where, fmt.Sprintf("its unit %s cannot be asked about: %v", name, err),
+			"systemctl status " + name}}
+	}
+	all := []Finding{{OK, where, fmt.Sprintf("its unit %s is %s", name, s.State), ""}}
+	if s.State == service.Failed {
+		all[0].Verdict, all[0].Do = Warning, "journalctl -u "+name
+		all[0].What += ": " + s.Detail
+	}
+	if cuts, why, err := u.CutsSessions(ctx); err == nil && cuts {
+		all = append(all, Finding{Problem, where, "going dark would end open sessions: " + why, "systemctl edit " + name})
+	}
+	if p.enabled(name) {
+		all = append(all, Finding{Note, where, fmt.Sprintf("%s also starts by itself at boot, and doorward stops it when"+
+			" nobody has been in for %v; that is a way in should doorward itself not start", name, d.Presence.Idle),
+			"to have it run only after a knock: systemctl disable " + name})
+	}
+	if base, ok := strings.CutSuffix(name, ".service"); ok {
+		socket := base + ".socket"
+		if s, err := p.Unit(socket).Status(ctx); err == nil && s.State == service.Running {
+			all = append(all, Finding{Problem, where, fmt.Sprintf("%s is active beside %s: it holds the port, and starts"+
+				" the service behind doorward's back", socket, name),
+				fmt.Sprintf("systemctl disable --now %s; or write unit = %q", socket, socket)})
+		}
+	}
+	return all
+}
+
+// commands looks whether a service's programs are there.
+func commands(where string, s *config.Service, path func(string) string) []Finding {
+	for _, argv := range [][]string{s.Start, s.Stop, s.Status} {
+		if len(argv) == 0 {
+			continue
+		}
+		info, err := os.Stat(path(argv[0]))
+		if err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
+			return []Finding{{Problem, where, fmt.Sprintf("its command %q is no program that can be run", argv[0]),
+				"install it, or correct the path"}}
+		}
+	}
+	return []Finding{{OK, where, fmt.Sprintf("its command %s is there", s.Start[0]), ""}}
+}
+
+// logSource is a presence.Log, as far as it is asked here.
+type logSource interface {
+	Last(ctx context.Context) (presence.Login, bool, error)
+	Warnings() []string
+	String() string
+}
+
+// logins looks where a door reads its logins, and whether r may too.
+func (p *Patient) logins(ctx context.Context, d *config.Door, r *reader) []Finding {
+	var l logSource
+	switch d.Presence.Logins {
+	case config.LoginsOff:
+		return nil
+	case config.LoginsJournal:
+		l = presence.Journal(p.Now)
+	case config.LoginsFiles:
+		var files []string
+		for _, f := range d.Presence.Files {
+			files = append(files, p.path(f))
+		}
+		l = presence.Files(files, p.Now)
+	case config.LoginsAuto:
+		l = presence.Auto(p.Now)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	all := loginFindings(ctx, d.Name, l, p.Now())
+	for place := range strings.SplitSeq(l.String(), ", ") {
+		all = append(all, mayRead(r, place)...)
+	}
+	return all
+}
+
+func loginFindings(ctx context.Context, door string, l logSource, now time.Time) []Finding {
+	where := "door " + door
+	last, found, err := l.Last(ctx)
+	var all []Finding
+	switch {
+	case errors.Is(err, presence.ErrNoData):
+		// The error has the way out at its end already.
+		all = append(all, Finding{Problem, where, fmt.Sprintf("would go to failsafe, dark and deaf: %v", err), ""})
+	case err != nil:
+		all = append(all, Finding{Warning, where, fmt.Sprintf("its logins could not be read: %v", err), ""})
+	case !found:
+		all = append(all, Finding{OK, where, fmt.Sprintf("%s can be read, and has no login yet", l), ""})
+	default:
+		all = append(all, Finding{OK, where, fmt.Sprintf("%s can be read; the last login was %s's from %s, %s ago",
+			l, last.User, last.Source, now.Sub(last.Time).Round(time.Second)), ""})
+	}
+	for _, w := range l.Warnings() {
+		all = append(all, Finding{Warning, where, w, ""})
+	}
+	return all
+}
+
+// sshConnection is the operator's own SSH connection, as sshd put it into the
+// environment (SSH_CONNECTION, ssh(1)): of this process, or, since sudo takes
+// it away, of one of those that it descends from. It is "" for none.
+func (p *Patient) sshConnection() string {
+	const name = "SSH_CONNECTION="
+	for pid := os.Getpid(); pid > 1; {
+		for v := range strings.SplitSeq(p.readProc(pid, "environ"), "\x00") {
+			if c, ok := strings.CutPrefix(v, name); ok {
+				return c
+			}
+		}
+		parent := 0
+		for line := range strings.Lines(p.readProc(pid, "status")) {
+			if v, ok := strings.CutPrefix(line, "PPid:"); ok {
+				parent, _ = strconv.Atoi(strings.TrimSpace(v))
+			}
+		}
+		pid = parent
+	}
+	return ""
+}
+
+// ownSession tells an operator who is logged in over SSH what becomes of that.
+func ownSession(c *config.Config, connection string, s control.Status, now time.Time) []Finding {
+	const where = "your session"
+	f := strings.Fields(connection)
+	if len(f) != 4 {
+		return nil
+	}
+	from, err := netip.ParseAddr(f[0])
+	n, err2 := strconv.ParseUint(f[3], 10, 16)
+	if err != nil || err2 != nil {
+		return nil
+	}
+	from = from.Unmap().WithZone("")
+	at := port.Port{Proto: port.TCP, Number: uint16(n)}
+	for i := range c.Doors {
+		d := &c.Doors[i]
+		if !guards(d, at) {
+			continue
+		}
+		for _, a := range d.Always {
+			if a.Contains(from) {
+				return []Finding{{OK, where, fmt.Sprintf("comes from %s, which never needs to knock at door %s (%s)",
+					from, d.Name, a), ""}}
+			}
+		}
+		if until, ok := granted(s, d.Name, from); ok && until.After(now) {
+			return []Finding{{OK, where, fmt.Sprintf("comes from %s, which has a grant at door %s until %s",
+				from, d.Name, until.Local().Format("15:04:05")), ""}}
+		}
+		return []Finding{{Warning, where, fmt.Sprintf("comes from %s through door %s: it lives on whatever happens, but a"+
+			" new one needs the knock", from, d.Name),
+			"keep this session open until a new one has got in; apply with doorward apply --confirm 60s"}}
+	}
+	return []Finding{{OK, where, fmt.Sprintf("came in at %s, which no door guards", at), ""}}
+}
+
+// granted says until when a source has a grant.
+func granted(s control.Status, door string, from netip.Addr) (until time.Time, ok bool) {
+	for _, d := range s.Doors {
+		if d.Name != door {
+			continue
+		}
+		for _, g := range d.Grants {
+			prefix, err := netip.ParsePrefix(g.Source)
+			if a, err2 := netip.ParseAddr(g.Source); err2 == nil {
+				prefix, err = netip.PrefixFrom(a, a.BitLen()), nil
+			}
+			if g.Source == "any" || err == nil && prefix.Contains(from) {
+				until, ok = g.Expires, true
+			}
+		}
+	}
+	return until, ok
+}
+
+// outside says what no machine can know of itself.
+func outside(c *config.Config) []Finding {
+	if len(c.Doors) == 0 {
+		return nil
+	}
+	// The knock itself stays out: people show such lists to others.
+	return []Finding{{Note, "network", "whether a router or a provider's firewall lets knocks through cannot be seen" +
+		" from here", fmt.Sprintf("from outside: doorward knock HOST --touch PORTS --wait %d", c.Doors[0].Ports[0].First)}}
+}

@@ -1,0 +1,129 @@
+//go:build linux
+
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/fence"
+)
+
+// kernel tries the configuration's table on the kernel that runs.
+func (p *Patient) kernel(c *config.Config) []Finding {
+	var u unix.Utsname
+	release := "of an unknown release"
+	if unix.Uname(&u) == nil {
+		release = unix.ByteSliceToString(u.Release[:])
+	}
+	owned, err := rehearse(c)
+	return kernelFindings(release, owned, err)
+}
+
+// kernelFindings judges a rehearsal.
+func kernelFindings(release string, owned bool, err error) []Finding {
+	where := "kernel"
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return []Finding{{Warning, where, fmt.Sprintf("Linux %s; whether it takes doorward's nftables table was not tried",
+			release), "run doctor as root; in a container, give it CAP_NET_ADMIN and CAP_SYS_ADMIN for this"}}
+	case err != nil:
+		return []Finding{{Problem, where, fmt.Sprintf("Linux %s does not take doorward's nftables table: %v", release, err),
+			"a kernel with nf_tables, nft_fib_inet and nf_conntrack, 5.10 or later; in a container that is the host's"}}
+	case !owned:
+		return []Finding{{OK, where, fmt.Sprintf("Linux %s takes doorward's nftables table; others may flush it"+
+			" (the flags owner and persist need 6.9), and doorward then puts it back", release), ""}}
+	}
+	return []Finding{{OK, where, fmt.Sprintf("Linux %s takes doorward's nftables table and keeps others from changing it",
+		release), ""}}
+}
+
+// rehearse builds the table of c in a network namespace of its own, which ends
+// with the thread that made it.
+func rehearse(c *config.Config) (owned bool, err error) {
+	var doors []fence.Door
+	for _, d := range c.Doors {
+		doors = append(doors, fence.Door{Name: d.Name, Ports: d.Ports, Reject: d.Refuse == config.Reject,
+			SingleUse: d.SingleUse, Always: d.Always})
+	}
+	done := make(chan error)
+	go func() { // ends after one rehearsal
+		runtime.LockOSThread() // never unlocked: the thread goes, and the namespace with it
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return fmt.Errorf("make a network namespace: %w", err)
+			}
+			f, err := fence.Open(slog.New(slog.DiscardHandler))
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			if err := f.Guard(doors, nil); err != nil {
+				return err
+			}
+			owned = f.Owned()
+			return f.Check()
+		}()
+	}()
+	err = <-done
+	return owned, err
+}
+
+// conntrack looks at how connections are tracked.
+func (p *Patient) conntrack() []Finding {
+	const dir = "/proc/sys/net/netfilter/"
+	return conntrackFindings(p.read(dir+"nf_conntrack_count"), p.read(dir+"nf_conntrack_max"))
+}
+
+func conntrackFindings(count, limit string) []Finding {
+	const where = "conntrack"
+	n, err1 := strconv.Atoi(strings.TrimSpace(count))
+	m, err2 := strconv.Atoi(strings.TrimSpace(limit))
+	switch {
+	case err1 != nil || err2 != nil:
+		return []Finding{{OK, where, "is not in use yet: the fence brings it in", ""}}
+	case n >= m/10*9:
+		return []Finding{{Warning, where, fmt.Sprintf("tracks %d of at most %d connections: when it is full,"+
+			" new ones are dropped before anybody can knock", n, m),
+			fmt.Sprintf("sysctl net.netfilter.nf_conntrack_max=%d, and again in /etc/sysctl.d", 2*m)}}
+	}
+	return []Finding{{OK, where, fmt.Sprintf("tracks %d of at most %d connections", n, m), ""}}
+}
+
+// clockState is what the kernel says of its clock.
+type clockState struct {
+	now    time.Time
+	synced bool
+	err    error
+}
+
+// readClock asks the kernel; see adjtimex(2).
+func readClock() clockState {
+	var t unix.Timex
+	state, err := unix.Adjtimex(&t)
+	return clockState{time.Now(), state != unix.TIME_ERROR && t.Status&unix.STA_UNSYNC == 0, err}
+}
+
+func clock(c clockState) []Finding {
+	const where = "clock"
+	stamp := c.now.UTC().Format("2006-01-02 15:04:05 MST")
+	switch {
+	case c.now.Year() < 2026:
+		return []Finding{{Problem, where, fmt.Sprintf("says %s: logins would be dated wrong, and idle with them", stamp),
+			"set the clock: timedatectl set-ntp true"}}
+	case c.err != nil:
+		return []Finding{{Note, where, fmt.Sprintf("says %s; whether it is synchronised cannot be read: %v", stamp, c.err), ""}}
+	case !c.synced:
+		return []Finding{{Warning, where, fmt.Sprintf("says %s, and is not synchronised: a step of it makes logins look"+
+			" older or newer than they are", stamp), "timedatectl set-ntp true, or install chrony"}}
+	}
+	return []Finding{{OK, where, fmt.Sprintf("says %s, and is synchronised", stamp), ""}}
+}

@@ -1,0 +1,107 @@
+//go:build linux
+
+package doctor
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// reader is who reads the logs: the daemon's user, and its groups.
+type reader struct {
+	name string
+	uid  int
+	gids []int
+}
+
+// unitGroups are the groups that doorward's unit gives the daemon beside its
+// own, for the logs.
+const unitGroups = "adm systemd-journal"
+
+// daemonReader is the daemon that runs, or the one that would, by the user
+// whose name packages give it; nil when there is neither, or it is root.
+func (p *Patient) daemonReader(pid int) *reader {
+	r := &reader{uid: -1}
+	if pid > 0 {
+		r.name = fmt.Sprintf("the daemon (pid %d)", pid)
+		for line := range strings.Lines(p.readProc(pid, "status")) {
+			key, v, _ := strings.Cut(line, ":")
+			f := strings.Fields(v)
+			switch {
+			case key == "Uid" && len(f) > 1:
+				r.uid, _ = strconv.Atoi(f[1])
+			case key == "Gid" && len(f) > 1, key == "Groups":
+				for _, g := range f {
+					if n, err := strconv.Atoi(g); err == nil {
+						r.gids = append(r.gids, n)
+					}
+				}
+			}
+		}
+	} else {
+		r.name = "the user doorward"
+		r.uid, r.gids = p.account("doorward")
+	}
+	if r.uid <= 0 {
+		return nil
+	}
+	return r
+}
+
+// account finds a user, its group and those of unitGroups; uid is -1 for none.
+func (p *Patient) account(name string) (uid int, gids []int) {
+	uid = -1
+	for line := range strings.Lines(p.read("/etc/passwd")) {
+		f := strings.Split(line, ":")
+		if len(f) > 3 && f[0] == name {
+			uid, _ = strconv.Atoi(f[2])
+			if g, err := strconv.Atoi(f[3]); err == nil {
+				gids = append(gids, g)
+			}
+		}
+	}
+	for line := range strings.Lines(p.read("/etc/group")) {
+		f := strings.Split(strings.TrimSpace(line), ":")
+		if len(f) < 4 || !slices.Contains(strings.Fields(unitGroups), f[0]) &&
+			!slices.Contains(strings.Split(f[3], ","), name) {
+			continue
+		}
+		if g, err := strconv.Atoi(f[2]); err == nil {
+			gids = append(gids, g)
+		}
+	}
+	return uid, gids
+}
+
+// mayRead says what keeps the reader from a log file that we can read, if it is
+// a file at all.
+func mayRead(r *reader, path string) []Finding {
+	info, err := os.Stat(path)
+	if r == nil || err != nil || !info.Mode().IsRegular() {
+		return nil
+	}
+	s, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || readable(info.Mode(), int(s.Uid), int(s.Gid), r) {
+		return nil
+	}
+	return []Finding{{Problem, path, fmt.Sprintf("%s may not read it (%v, owner %d, group %d): its door would go to failsafe",
+		r.name, info.Mode(), s.Uid, s.Gid),
+		fmt.Sprintf("chgrp adm %s; chmod g+r %[1]s; and the same where it is rotated (create in /etc/logrotate.d)", path)}}
+}
+
+// readable is how the kernel decides (path_resolution(7)): the first of owner,
+// group and others that fits, and no other.
+func readable(mode fs.FileMode, uid, gid int, r *reader) bool {
+	switch {
+	case uid == r.uid:
+		return mode&0o400 != 0
+	case slices.Contains(r.gids, gid):
+		return mode&0o040 != 0
+	}
+	return mode&0o004 != 0
+}

@@ -1,0 +1,253 @@
+//go:build linux
+
+package doctor
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/port"
+)
+
+// listener is a socket that takes connections or datagrams from anybody, and
+// the process that has it.
+type listener struct {
+	port port.Port
+	addr netip.Addr
+	pid  int    // 0 when it cannot be seen
+	name string // of the process
+}
+
+// holder names the process for people.
+func (l listener) holder() string {
+	if l.pid == 0 {
+		return "a process that only root can see"
+	}
+	return fmt.Sprintf("%s (pid %d)", l.name, l.pid)
+}
+
+// listeners reads the sockets of the caller's network namespace; see proc(5),
+// /proc/net/tcp. sock_diag would tell no more.
+func (p *Patient) listeners() ([]listener, error) {
+	var all []listener
+	inodes := map[string][]int{} // which of all have this socket
+	for _, file := range []string{"tcp", "tcp6", "udp", "udp6"} {
+		text, err := os.ReadFile(p.path("/proc/thread-self/net/" + file))
+		if os.IsNotExist(err) {
+			continue // a kernel without IPv6
+		}
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(string(text)) {
+			if l, inode, ok := parseSocket(file, line); ok {
+				inodes[inode] = append(inodes[inode], len(all))
+				all = append(all, l)
+			}
+		}
+	}
+	// A listener may have several processes; the first that made it, by its
+	// number, is the one that an operator knows.
+	for _, pid := range p.pids() {
+		for inode := range p.socketsOf(pid) {
+			for _, i := range inodes[inode] {
+				if all[i].pid == 0 {
+					all[i].pid, all[i].name = pid, p.processName(pid)
+				}
+			}
+		}
+	}
+	return all, nil
+}
+
+// parseSocket reads one line of /proc/net/{tcp,udp}{,6}: a listening TCP socket
+// (state 0A) or an unconnected UDP socket (07).
+func parseSocket(file, line string) (l listener, inode string, ok bool) {
+	f := strings.Fields(line)
+	if len(f) < 10 {
+		return l, "", false
+	}
+	proto, state := port.TCP, "0A"
+	if strings.HasPrefix(file, "udp") {
+		proto, state = port.UDP, "07"
+	}
+	addr, number, found := strings.Cut(f[1], ":")
+	n, err := strconv.ParseUint(number, 16, 16)
+	raw, err2 := hex.DecodeString(addr)
+	if f[3] != state || !found || err != nil || err2 != nil || len(raw)%4 != 0 {
+		return l, "", false
+	}
+	// The kernel prints an address word by word, as numbers of this machine.
+	for i := 0; i < len(raw); i += 4 {
+		binary.NativeEndian.PutUint32(raw[i:], binary.BigEndian.Uint32(raw[i:]))
+	}
+	a, ok := netip.AddrFromSlice(raw)
+	return listener{port: port.Port{Proto: proto, Number: uint16(n)}, addr: a.Unmap()}, f[9], ok
+}
+
+// pids lists the processes, lowest first.
+func (p *Patient) pids() []int {
+	entries, err := os.ReadDir(p.path("/proc"))
+	if err != nil {
+		return nil
+	}
+	var all []int
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil {
+			all = append(all, n)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// socketsOf are the inodes of a process's sockets, as far as they may be seen.
+func (p *Patient) socketsOf(pid int) map[string]bool {
+	dir := p.path(fmt.Sprintf("/proc/%d/fd", pid))
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	all := map[string]bool{}
+	for _, e := range entries {
+		to, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if inode, ok := strings.CutPrefix(to, "socket:["); err == nil && ok {
+			all[strings.TrimSuffix(inode, "]")] = true
+		}
+	}
+	return all
+}
+
+// processName names a process for people. An sshd that only serves a session
+// also listens, for what its visitor forwards, and is no server: see the titles
+// that it gives itself (sshd.c, setproctitle).
+func (p *Patient) processName(pid int) string {
+	name := strings.TrimSpace(p.readProc(pid, "comm"))
+	title, isTitle := strings.CutPrefix(p.readProc(pid, "cmdline"), "sshd: ")
+	if name == "sshd" && isTitle && !strings.Contains(title, "[listener]") {
+		return "a forwarding of an ssh session"
+	}
+	return name
+}
+
+// running says whether a process of that name runs.
+func (p *Patient) running(name string) bool {
+	for _, pid := range p.pids() {
+		if strings.TrimSpace(p.readProc(pid, "comm")) == name {
+			return true
+		}
+	}
+	return false
+}
+
+// taken looks for others on the ports of the knocks.
+func taken(c *config.Config, all []listener, daemon int) []Finding {
+	var found []Finding
+	for _, d := range c.Doors {
+		var ours []string
+		for _, k := range d.Knocks {
+			for _, n := range k.Listen {
+				p := port.Port{Proto: port.TCP, Number: n}
+				switch l, others := holding(all, p, daemon); {
+				case others:
+					found = append(found, Finding{Problem, p.String(), fmt.Sprintf("is taken by %s: door %s cannot"+
+						" listen for its knock", l.holder(), d.Name),
+						"end that, or change the knock: doorward rotate --door " + d.Name})
+				case l.pid != 0:
+					ours = append(ours, p.String())
+				}
+			}
+		}
+		if len(ours) > 0 {
+			found = append(found, Finding{OK, "door " + d.Name, "doorward listens on " + strings.Join(ours, ", "), ""})
+		}
+	}
+	return found
+}
+
+// holding finds who has a port: somebody else than the daemon, if there is
+// anybody, else the daemon, else nobody.
+func holding(all []listener, p port.Port, daemon int) (holder listener, others bool) {
+	for _, l := range all {
+		if l.port != p {
+			continue
+		}
+		if l.pid == 0 || l.pid != daemon && l.name != "doorwardd" {
+			return l, true
+		}
+		holder = l
+	}
+	return holder, false
+}
+
+// elsewhere looks for ways round the doors.
+func elsewhere(c *config.Config, all []listener) []Finding {
+	var found []Finding
+	for i := range c.Doors {
+		found = append(found, round(c, &c.Doors[i], all)...)
+	}
+	return found
+}
+
+// round looks for what listens on a door's ports, or is an sshd when it is an
+// SSH door, and also on a port that no door guards.
+func round(c *config.Config, d *config.Door, all []listener) []Finding {
+	behind := map[int]bool{} // processes behind this door
+	var held []string
+	for _, l := range all {
+		if guards(d, l.port) && l.pid > 1 { // systemd has others' sockets
+			behind[l.pid] = true
+			held = append(held, fmt.Sprintf("%s on %s", l.holder(), l.port))
+		}
+	}
+	var found []Finding
+	if len(held) > 0 {
+		slices.Sort(held)
+		found = []Finding{{OK, "door " + d.Name, "behind it is " + strings.Join(slices.Compact(held), ", "), ""}}
+	}
+	for _, l := range all {
+		sshd := d.SSH() && l.name == "sshd"
+		if !behind[l.pid] && !sshd || l.addr.IsLoopback() || guardedByAny(c, l.port) {
+			continue
+		}
+		f := Finding{Note, l.port.String(), fmt.Sprintf("%s, which is behind door %s, listens here too, and no door"+
+			" guards this port", l.holder(), d.Name), ""}
+		if sshd {
+			f.Verdict = Problem
+			f.What = fmt.Sprintf("%s listens here: a way in round door %s that needs no knock", l.holder(), d.Name)
+			f.Do = fmt.Sprintf("add %q to the ports of [door.%s], or take the port out of sshd_config", l.port, d.Name)
+		}
+		if !slices.Contains(found, f) { // it listens over both families
+			found = append(found, f)
+		}
+	}
+	return found
+}
+
+func guards(d *config.Door, p port.Port) bool {
+	return slices.ContainsFunc(d.Ports, func(r port.Range) bool { return r.Contains(p) })
+}
+
+func guardedByAny(c *config.Config, p port.Port) bool {
+	return slices.ContainsFunc(c.Doors, func(d config.Door) bool { return guards(&d, p) })
+}
+
+// doorNames is "door ssh" or "doors ssh and web".
+func doorNames(c *config.Config) string {
+	var names []string
+	for _, d := range c.Doors {
+		names = append(names, d.Name)
+	}
+	if len(names) == 1 {
+		return "door " + names[0]
+	}
+	return "doors " + strings.Join(names[:len(names)-1], ", ") + " and " + names[len(names)-1]
+}

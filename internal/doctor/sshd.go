@@ -1,0 +1,154 @@
+//go:build linux
+
+package doctor
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/port"
+)
+
+const sshdConfigPath = "/etc/ssh/sshd_config"
+
+// sshdConfig compares the ports that sshd would listen on with those that are
+// guarded: sshd need not run to be in the way.
+func (p *Patient) sshdConfig(c *config.Config) []Finding {
+	i := slices.IndexFunc(c.Doors, func(d config.Door) bool { return d.SSH() })
+	text := p.read(sshdConfigPath)
+	if i < 0 || text == "" {
+		return nil
+	}
+	s := &sshdPorts{p: p}
+	s.file(text, 0)
+	return sshdFindings(c, &c.Doors[i], s.list())
+}
+
+func sshdFindings(c *config.Config, d *config.Door, ports []uint16) []Finding {
+	var all []Finding
+	behind := false
+	for _, n := range ports {
+		p := port.Port{Proto: port.TCP, Number: n}
+		if guardedByAny(c, p) {
+			behind = true
+			continue
+		}
+		all = append(all, Finding{Problem, sshdConfigPath, fmt.Sprintf("has sshd listen on %s, which no door guards", p),
+			fmt.Sprintf("add %q to the ports of [door.%s], or take the port out of sshd_config", p, d.Name)})
+	}
+	if behind && len(all) == 0 {
+		all = append(all, Finding{OK, sshdConfigPath, fmt.Sprintf("has sshd listen on %s, which is guarded", list(ports)), ""})
+	}
+	return all
+}
+
+func list(ports []uint16) string {
+	var s []string
+	for _, p := range ports {
+		s = append(s, strconv.Itoa(int(p)))
+	}
+	return strings.Join(s, ", ")
+}
+
+// sshdPorts collects Port and ListenAddress as sshd_config(5) has them: both may
+// be there several times, and a ListenAddress without a port means all of Port.
+type sshdPorts struct {
+	p       *Patient
+	ports   []uint16
+	own     []uint16 // of ListenAddress lines that name a port
+	address bool     // there is a ListenAddress without a port, not loopback
+	only    bool     // there is any ListenAddress
+}
+
+// maxInclude is how deep sshd lets files include one another (servconf.c,
+// SERVCONF_MAX_DEPTH).
+const maxInclude = 16
+
+func (s *sshdPorts) file(text string, depth int) {
+	for line := range strings.Lines(text) {
+		f := strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(" \t\r\n=\"", r) })
+		if len(f) < 2 || strings.HasPrefix(f[0], "#") {
+			continue
+		}
+		switch strings.ToLower(f[0]) {
+		case "match":
+			return // neither key may stand in a Match block
+		case "port":
+			s.ports = appendPort(s.ports, f[1])
+		case "listenaddress":
+			s.listen(f[1])
+		case "include":
+			if depth < maxInclude {
+				s.include(f[1:], depth+1)
+			}
+		}
+	}
+}
+
+func (s *sshdPorts) include(patterns []string, depth int) {
+	for _, pattern := range patterns {
+		if !filepath.IsAbs(pattern) {
+			pattern = filepath.Join(filepath.Dir(sshdConfigPath), pattern)
+		}
+		found, err := filepath.Glob(s.p.path(pattern))
+		if err != nil {
+			continue
+		}
+		for _, name := range found {
+			s.file(s.p.read(strings.TrimPrefix(name, strings.TrimSuffix(s.p.Root, "/"))), depth)
+		}
+	}
+}
+
+func (s *sshdPorts) listen(addr string) {
+	s.only = true
+	host, number := addr, ""
+	if a, err := netip.ParseAddr(addr); err != nil || a.Is4() {
+		if h, n, ok := cutPort(addr); ok {
+			host, number = h, n
+		}
+	}
+	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); host == "localhost" || err == nil && a.IsLoopback() {
+		return
+	}
+	if number == "" {
+		s.address = true
+		return
+	}
+	s.own = appendPort(s.own, number)
+}
+
+// cutPort takes the port off host:port or [address]:port.
+func cutPort(s string) (host, number string, ok bool) {
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 || strings.IndexByte(s, ':') != i && !strings.HasPrefix(s, "[") || strings.HasSuffix(s, "]") {
+		return s, "", false
+	}
+	return s[:i], s[i+1:], true
+}
+
+func (s *sshdPorts) list() []uint16 {
+	all := s.own
+	if !s.only || s.address {
+		ports := s.ports
+		if len(ports) == 0 {
+			ports = []uint16{22}
+		}
+		all = append(all, ports...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+func appendPort(all []uint16, s string) []uint16 {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil {
+		return all
+	}
+	return append(all, uint16(n))
+}
