@@ -181,7 +181,7 @@ func (d *Door) give(now time.Time, r request) []Effect {
 	if r.length == 0 {
 		until = d.darkAt()
 	}
-	c := Claim{Source: r.source, By: r.by, Until: until}
+	c := Claim{Source: r.source, By: r.by, Until: until, For: until.Sub(now)}
 	drawnOut := d.grants[r.source] != nil && r.length == 0
 	end := d.claim(c)
 	if drawnOut {

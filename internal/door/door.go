@@ -308,7 +308,7 @@ func (d *Door) View() View {
 	}
 	for source, g := range d.grants {
 		for by, until := range g.claims {
-			v.Grants = append(v.Grants, Claim{source, by, until})
+			v.Grants = append(v.Grants, Claim{Source: source, By: by, Until: until})
 		}
 	}
 	for _, p := range d.penalties {

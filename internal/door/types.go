@@ -87,6 +87,7 @@ type Claim struct {
 	Source netip.Prefix
 	By     string
 	Until  time.Time
+	For    time.Duration // as it was given
 }
 
 // Seen is what a look for presence found.

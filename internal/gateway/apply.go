@@ -75,6 +75,7 @@ func (g *Gateway) keep(now time.Time, by string) (control.Reply, error) {
 		return control.Reply{}, err
 	}
 	g.applied = next
+	g.settled = &control.Settled{Time: now, By: by, Kept: true}
 	g.record(now, audit.EventApplied, by, "the new configuration is kept")
 	return control.Reply{Message: "the new configuration is kept"}, nil
 }
@@ -96,6 +97,7 @@ func (g *Gateway) undo(now time.Time, by, why string) (control.Reply, error) {
 	if _, err := g.use(now, c, text); err != nil {
 		return control.Reply{}, fmt.Errorf("roll back: %w", err)
 	}
+	g.settled = &control.Settled{Time: now, By: by}
 	message := "the configuration from before is in use again: " + why
 	g.warnings = append(g.warnings, fmt.Sprintf("%s was rolled back (%s) and is not in use", g.opts.Path, why))
 	g.record(now, audit.EventApplied, by, message)

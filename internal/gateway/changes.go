@@ -54,7 +54,7 @@ func (c *changes) add(name string, e door.Effect) {
 		c.grants[grantKey{name, e.Source}] = 0
 	case door.Keep:
 		c.claims[store.GrantKey{Door: name, Source: e.Source, By: e.By}] =
-			&store.Grant{Door: name, Source: e.Source, By: e.By, Until: e.Until}
+			&store.Grant{Door: name, Source: e.Source, By: e.By, Until: e.Until, For: e.For}
 	case door.Drop:
 		c.claims[store.GrantKey{Door: name, Source: e.Source, By: e.By}] = nil
 	case door.Punish:
@@ -190,6 +190,7 @@ func (g *Gateway) save(commit store.Change) error {
 	}
 	g.changes.saved()
 	for _, r := range records {
+		g.told[r.Event]++
 		g.logRecord(r)
 	}
 	return nil

@@ -20,6 +20,7 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/port"
@@ -56,13 +57,15 @@ type Gateway struct {
 	ear        *ear
 	changes    changes
 	repairs    uint64
-	broken     string          // what differs in the fence, "" for nothing
-	resync     bool            // the fence must be compared, grants included, this turn
-	retryFence time.Time       // when to try to put the fence right again, zero for never
-	unsaved    string          // why the disk takes nothing, "" while it does
-	applied    store.Applied   // the configuration in use, and one that goes back unless it is kept
-	standing   []fence.Session // sessions that stood when the fence rose
-	warnings   []string        // about the configuration in use
+	broken     string            // what differs in the fence, "" for nothing
+	resync     bool              // the fence must be compared, grants included, this turn
+	retryFence time.Time         // when to try to put the fence right again, zero for never
+	unsaved    string            // why the disk takes nothing, "" while it does
+	applied    store.Applied     // the configuration in use, and one that goes back unless it is kept
+	standing   []fence.Session   // sessions that stood when the fence rose
+	warnings   []string          // about the configuration in use
+	settled    *control.Settled  // how the latest configuration that waited ended
+	told       map[string]uint64 // records of the audit trail since the start, by event
 
 	events  chan event
 	tasks   sync.WaitGroup          // the goroutines of services and looks
@@ -90,6 +93,7 @@ func New(opts Options) *Gateway {
 		events:  make(chan event, 256),
 		touches: make(chan []port.Touch, 64),
 		ended:   make(chan struct{}),
+		told:    make(map[string]uint64),
 	}
 	g.newer.c = make(chan struct{})
 	// What takes long runs in a goroutine of its own, which ends with it, and

@@ -41,6 +41,9 @@ func TestFromKnockToIdle(t *testing.T) {
 		if got, want := m.events(), "started repaired opened granted expired dark"; got != want {
 			t.Errorf("audit trail %q, want %q", got, want)
 		}
+		if s, _ := r.Status(); s.Events["granted"] != 1 || s.Events["dark"] != 1 {
+			t.Errorf("counted %v", s.Events)
+		}
 	})
 }
 
@@ -488,6 +491,9 @@ func TestApplyGoesBackUnlessItIsKept(t *testing.T) {
 				}
 				if !slices.Equal(got, tt.want) || s.Pending != nil || len(m.doors) != len(tt.want) {
 					t.Errorf("guarded in the end: %v (fence %v), want %v; pending %v", got, m.doors, tt.want, s.Pending)
+				}
+				if s.Settled != nil && s.Settled.Kept != (len(tt.want) == 2) {
+					t.Errorf("settled %+v", s.Settled)
 				}
 				if rolledBack := len(tt.want) == 1; rolledBack != slices.ContainsFunc(s.Warnings, func(w string) bool {
 					return strings.Contains(w, "was rolled back")

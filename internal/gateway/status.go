@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -13,31 +14,32 @@ import (
 // Status returns how things stand and a channel that is closed when they have
 // changed (control.Backend). It is made when it is asked for, between two
 // turns, so that a knock never waits for a list of grants that nobody reads.
-// After the gateway's end it is the zero Status.
+// After the gateway's end it says that, and nothing else.
 func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	g.newer.Lock()
 	newer := g.newer.c
 	g.newer.Unlock()
 	done := make(chan control.Status, 1)
+	over := control.Status{Warnings: []string{"the daemon ends"}, Doors: []control.Door{}}
 	select {
 	case g.events <- func(now time.Time) { done <- g.status(now) }:
 	case <-g.ended:
-		return control.Status{}, newer
+		return over, newer
 	}
 	select {
 	case s := <-done:
 		return s, newer
 	case <-g.ended:
-		return control.Status{}, newer
+		return over, newer
 	}
 }
 
 func (g *Gateway) status(now time.Time) control.Status {
 	s := control.Status{
 		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
-		Warnings: g.allWarnings(),
-		Fence:    control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
-		Doors:    make([]control.Door, 0, len(g.doors)),
+		Warnings: g.allWarnings(), Settled: g.settled, Events: maps.Clone(g.told),
+		Fence: control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
+		Doors: make([]control.Door, 0, len(g.doors)),
 	}
 	if g.applied.Pending != nil {
 		s.Pending = &control.Pending{Until: g.applied.Deadline, By: g.applied.By}
