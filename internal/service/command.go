@@ -34,6 +34,7 @@ import (
 type Command struct {
 	start, stop, status []string
 	pidFile             string
+	settle              time.Duration // usualSettle
 	log                 *slog.Logger
 
 	order chan struct{} // holds one token: who has it may start and stop
@@ -51,7 +52,7 @@ type Command struct {
 // be nil. pidFile is written while the service runs; its directory must exist.
 // Nothing is started or read yet.
 func NewCommand(start, stop, status []string, pidFile string, log *slog.Logger) *Command {
-	c := &Command{start: start, stop: stop, status: status, pidFile: pidFile, log: log.With("command", start[0]),
+	c := &Command{start: start, stop: stop, status: status, pidFile: pidFile, settle: usualSettle, log: log.With("command", start[0]),
 		order: make(chan struct{}, 1), changed: make(chan struct{})}
 	c.order <- struct{}{}
 	return c
@@ -287,7 +288,7 @@ func (c *Command) carryOut(ctx context.Context, what string, argv []string, out 
 			hint = "; a start command that stays in the foreground is supervised when there is no stop command"
 		}
 		return fmt.Errorf("%s command %q did not end within %v%s%s: %w", what, argv[0],
-			time.Since(begun).Round(100*time.Millisecond), tail(out), hint, err)
+			allowed(ctx, begun), tail(out), hint, err)
 	case err != nil:
 		return fmt.Errorf("%s command %q: %w%s", what, argv[0], err, tail(out))
 	case code != 0:

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -107,4 +108,10 @@ func tail(out *os.File) string {
 		return ""
 	}
 	return fmt.Sprintf("; its last output: %q", text)
+}
+
+// allowed is how long an order that began then was given.
+func allowed(ctx context.Context, begun time.Time) time.Duration {
+	deadline, _ := ctx.Deadline()
+	return deadline.Sub(begun).Round(100 * time.Millisecond)
 }

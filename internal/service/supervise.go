@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// settle is how long a supervised program without a status command must
+	// usualSettle is how long a supervised program without a status command must
 	// live to count as running: mistakes in its arguments end it sooner.
-	settle = 200 * time.Millisecond
+	usualSettle = 200 * time.Millisecond
 	// statusLimit bounds one run of a status command.
 	statusLimit = 10 * time.Second
 	// statusEvery is how often a status command is asked while a start or stop
@@ -47,7 +47,7 @@ func (c *Command) supervise(ctx context.Context) error {
 	if c.status != nil {
 		err = c.await(ctx, "start", true)
 	} else {
-		err = stays(ctx, p)
+		err = stays(ctx, p, c.settle)
 	}
 	switch {
 	case p.ended():
@@ -67,7 +67,7 @@ func (c *Command) supervise(ctx context.Context) error {
 
 // stays returns nil when the process has lived long enough to count as
 // running, or has ended, which its caller sees.
-func stays(ctx context.Context, p *process) error {
+func stays(ctx context.Context, p *process, settle time.Duration) error {
 	short, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
 	p.wait(short)

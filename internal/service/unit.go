@@ -191,7 +191,7 @@ func (u *Unit) fail(ctx context.Context, verb string, begun time.Time, v view, e
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return fmt.Errorf("%s of unit %q did not end within %v (%s); see %s: %w", verb, name,
-			time.Since(begun).Round(100*time.Millisecond), state, journal(name), ctx.Err())
+			allowed(ctx, begun), state, journal(name), ctx.Err())
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s of unit %q: %w", verb, name, ctx.Err())
 	}
