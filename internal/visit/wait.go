@@ -12,7 +12,7 @@ import (
 // moment sooner. They start at a few round trips, because a try shorter than
 // one never succeeds, and grow, in case the first guess was too short.
 const (
-	firstTry  = 20 * time.Millisecond // at least, for the first try
+	firstTry  = 5 * time.Millisecond  // at least, for the first try
 	longTry   = time.Second           // at most, for any
 	firstRest = 10 * time.Millisecond // after an answer that came at once, such as a refusal
 	longRest  = 250 * time.Millisecond
