@@ -13,9 +13,10 @@ import (
 )
 
 const (
-	// maxElements is how many elements go into one message: with 44 bytes for
-	// an IPv6 grant, as many as the 16-bit length of their list can hold.
-	maxElements = 1024
+	// maxElements is how many elements go into one message, whose list has a
+	// 16-bit length. A port with the longest chain name takes elementSize.
+	maxElements = 512
+	elementSize = 72
 
 	// messageSize holds any answer: a list, of which the kernel sends at most
 	// 32 KiB at a time, or an error with the whole message that it is about.

@@ -10,15 +10,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
-
-// edit is what becomes of one set's elements: all of touched go, those of given
-// come again. An element's timeout cannot be changed before Linux 6.12, and one
-// that is not there cannot be deleted before 6.3; to add (which leaves alone
-// what is there), to delete and to add again works everywhere, and as it is one
-// transaction no packet sees the gap.
-type edit struct{ touched, given []element }
 
 // Change revokes and then gives grants, in one transaction. To give a grant
 // again sets its time to For, be that more or less than what is left; a For
@@ -40,32 +34,27 @@ func (f *Fence) Change(give, revoke []Grant) error {
 	})
 }
 
-// edits sorts grants by the set that they are in. Of several about the same
-// source and door the last one counts.
-func (f *Fence) edits(give, revoke []Grant) (map[width]*edit, error) {
+// edits sorts grants by the set that they are in. An element without time left
+// is to go. Of several about the same source and door the last one counts.
+func (f *Fence) edits(give, revoke []Grant) (map[width][]element, error) {
 	type place struct {
 		width width
 		key   string
 	}
-	edits := map[width]*edit{}
-	seen := make(map[place]int, len(give)+len(revoke)) // index in touched
+	edits := map[width][]element{}
+	seen := make(map[place]int, len(give)+len(revoke)) // index in edits
 	put := func(g Grant, left time.Duration) error {
 		w, key, err := f.place(g)
 		if err != nil {
 			return err
 		}
-		e := edits[w]
-		if e == nil {
-			e = &edit{}
-			edits[w] = e
-		}
 		i, again := seen[place{w, key}]
 		if !again {
-			i = len(e.touched)
+			i = len(edits[w])
 			seen[place{w, key}] = i
-			e.touched = append(e.touched, element{key: key})
+			edits[w] = append(edits[w], element{key: key})
 		}
-		e.touched[i].left = left
+		edits[w][i].left = left
 		return nil
 	}
 	for _, g := range revoke {
@@ -74,15 +63,8 @@ func (f *Fence) edits(give, revoke []Grant) (map[width]*edit, error) {
 		}
 	}
 	for _, g := range give {
-		if err := put(g, g.For.Truncate(time.Millisecond)); err != nil {
+		if err := put(g, max(0, g.For.Truncate(time.Millisecond))); err != nil {
 			return nil, err
-		}
-	}
-	for _, e := range edits {
-		for _, t := range e.touched {
-			if t.left > 0 {
-				e.given = append(e.given, t)
-			}
 		}
 	}
 	return edits, nil
@@ -101,10 +83,10 @@ func (f *Fence) place(g Grant) (width, string, error) {
 }
 
 // change carries the edits out, with sets and rules for lengths that are new.
-func (f *Fence) change(c *conn, edits map[width]*edit) error {
+func (f *Fence) change(c *conn, edits map[width][]element) error {
 	widths := maps.Clone(f.widths)
-	for w, e := range edits {
-		if f.want.set(w.set()) == nil && len(e.given) > 0 {
+	for w, elems := range edits {
+		if f.want.set(w.set()) == nil && slices.ContainsFunc(elems, isGiven) {
 			widths[w] = true
 		}
 	}
@@ -113,19 +95,15 @@ func (f *Fence) change(c *conn, edits map[width]*edit) error {
 		want = layout(f.doors, widths, f.flags)
 		want.plan(b, f.base, nil)
 	}
-	for w, e := range edits {
-		name := w.set()
-		if want.set(name) == nil {
-			continue // nothing to revoke
+	for w, elems := range edits {
+		if want.set(w.set()) != nil { // else there is nothing to revoke
+			editElements(b, w.set(), elems)
 		}
-		addElements(b, name, e.touched)
-		deleteElements(b, name, e.touched)
-		addElements(b, name, e.given)
 	}
 	switch err := c.commit(b); {
 	case errors.Is(err, unix.ENFILE):
-		return fmt.Errorf("a door with single_use holds no more unspent grants, 65,535 of one kind: "+
-			"wait until some run out: %w", err)
+		return fmt.Errorf("a door with single_use holds no more than 65,535 unspent grants of one kind: "+
+			"wait until some are spent or run out: %w", err)
 	case err != nil:
 		return busy(err)
 	}
@@ -133,6 +111,27 @@ func (f *Fence) change(c *conn, edits map[width]*edit) error {
 		return f.guarded(c, f.doors, widths, want)
 	}
 	return nil
+}
+
+func isGiven(e element) bool { return e.left > 0 }
+
+// editElements gives elements their time, and removes those that have none left.
+// An element's time cannot be changed before Linux 6.12, and one that is not
+// there cannot be deleted before 6.3; to add, which leaves alone what is there,
+// to delete and to add again works everywhere, and as it is one transaction no
+// packet sees the gap.
+func editElements(b *batch, set string, elems []element) {
+	for part := range slices.Chunk(elems, maxElements) {
+		list := elementList(set, part)
+		b.add("add to set "+set, unix.NFT_MSG_NEWSETELEM, netlink.Create, list)
+		b.add("delete from set "+set, unix.NFT_MSG_DELSETELEM, 0, list)
+		if !slices.ContainsFunc(part, func(e element) bool { return !isGiven(e) }) {
+			b.add("add to set "+set, unix.NFT_MSG_NEWSETELEM, netlink.Create, list)
+			continue
+		}
+		given := slices.DeleteFunc(slices.Clone(part), func(e element) bool { return !isGiven(e) })
+		addElements(b, set, given)
+	}
 }
 
 // Grants reads all live grants from the kernel, in no order. One that has no

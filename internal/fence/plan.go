@@ -225,18 +225,18 @@ func addRule(b *batch, chain string, r rule) {
 
 func addElements(b *batch, set string, elems []element) {
 	for part := range slices.Chunk(elems, maxElements) {
-		b.add(fmt.Sprintf("add to set %q", set), unix.NFT_MSG_NEWSETELEM, netlink.Create, elementList(set, part))
+		b.add("add to set "+set, unix.NFT_MSG_NEWSETELEM, netlink.Create, elementList(set, part))
 	}
 }
 
 func deleteElements(b *batch, set string, elems []element) {
 	for part := range slices.Chunk(elems, maxElements) {
-		b.add(fmt.Sprintf("delete from set %q", set), unix.NFT_MSG_DELSETELEM, 0, elementList(set, part))
+		b.add("delete from set "+set, unix.NFT_MSG_DELSETELEM, 0, elementList(set, part))
 	}
 }
 
 func elementList(set string, elems []element) attrs {
-	data := inTable().with(unix.NFTA_SET_ELEM_LIST_SET, set)
+	data := slices.Grow(inTable(), 64+len(elems)*elementSize).with(unix.NFTA_SET_ELEM_LIST_SET, set)
 	list := data.open(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 	for _, e := range elems {
 		i := data.open(unix.NFTA_LIST_ELEM)

@@ -1,0 +1,89 @@
+//go:build linux
+
+package fence
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/nstest"
+)
+
+// many are n grants of single addresses, of both families in turn.
+func many(door string, n int) []Grant {
+	gs := make([]Grant, n)
+	for i := range gs {
+		b := [16]byte{0x20, 0x01, 0x0d, 0xb8, 12: byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}
+		a := netip.AddrFrom16(b)
+		if i%2 == 0 {
+			a = netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+		}
+		gs[i] = Grant{door, netip.PrefixFrom(a, a.BitLen()), time.Hour}
+	}
+	return gs
+}
+
+// BenchmarkChange gives and revokes one grant while others live: it is on the
+// way from a knock to an open door.
+func BenchmarkChange(b *testing.B) {
+	for _, live := range []int{1, 1_000, 100_000} {
+		for _, watched := range []bool{false, true} {
+			b.Run(fmt.Sprintf("live=%d/watched=%v", live, watched), func(b *testing.B) {
+				n := nstest.New(b)
+				f := openIn(b, n, false)
+				must(b, f.Guard([]Door{sshDoor(b)}, nil))
+				must(b, f.Change(many("ssh", live), nil))
+				if watched {
+					ctx, cancel := context.WithCancel(b.Context())
+					defer cancel()
+					n.Do(func() error { _, err := f.Watch(ctx); return err })
+				}
+				give := []Grant{grant("ssh", "192.0.2.9", time.Hour)}
+				for b.Loop() {
+					must(b, f.Change(give, nil))
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkChangeBatch gives 10,000 grants in one transaction.
+func BenchmarkChangeBatch(b *testing.B) {
+	f := openIn(b, nstest.New(b), false)
+	must(b, f.Guard([]Door{sshDoor(b)}, nil))
+	gs := many("ssh", 10_000)
+	for b.Loop() {
+		must(b, f.Change(gs, nil))
+	}
+}
+
+func BenchmarkGrants(b *testing.B) {
+	for _, live := range []int{1, 1_000, 100_000} {
+		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
+			f := openIn(b, nstest.New(b), false)
+			must(b, f.Guard([]Door{sshDoor(b)}, nil))
+			must(b, f.Change(many("ssh", live), nil))
+			for b.Loop() {
+				if gs, err := f.Grants(); err != nil || len(gs) != live {
+					b.Fatal(len(gs), err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkCheck is what a signal of Watch costs, with ten doors.
+func BenchmarkCheck(b *testing.B) {
+	f := openIn(b, nstest.New(b), false)
+	var doors []Door
+	for i := range 10 {
+		doors = append(doors, Door{Name: fmt.Sprint("door", i), Ports: ports(b, fmt.Sprintf("%d/tcp", 100+i))})
+	}
+	must(b, f.Guard(doors, nil))
+	for b.Loop() {
+		must(b, f.Check())
+	}
+}

@@ -1,0 +1,233 @@
+//go:build linux
+
+package fence
+
+import (
+	"cmp"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"net/netip"
+	"regexp"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/nstest"
+	gocmp "github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+)
+
+// walk is a fence and what it should be like.
+type walk struct {
+	t      testing.TB
+	n      *nstest.NS
+	f      *Fence
+	plain  bool
+	doors  []Door
+	grants map[string]Grant // by door and source
+	widths map[width]bool
+}
+
+// TestRandomWalk takes a fence through random calls, restarts and tampering, and
+// compares the kernel with a model after each.
+func TestRandomWalk(t *testing.T) {
+	nstest.Need(t, "nft")
+	if testing.Short() {
+		t.Skip("long")
+	}
+	few(t)
+	n, fresh := nstest.New(t), nstest.New(t)
+	rapid.Check(t, func(rt *rapid.T) {
+		n.Do(Cleanup)
+		w := &walk{t: t, n: n, plain: rapid.Bool().Draw(rt, "plain"), grants: map[string]Grant{}, widths: map[width]bool{}}
+		w.f = openIn(t, n, w.plain)
+		defer func() { w.f.Close() }()
+		w.guard(rt)
+		rt.Repeat(map[string]func(*rapid.T){
+			"guard":  w.guard,
+			"change": w.change,
+			"reopen": func(rt *rapid.T) { w.reopen(t, rt) },
+			"tamper": w.tamper,
+			"":       w.compare,
+		})
+		w.compareListing(t, rt, fresh)
+	})
+}
+
+// few makes rapid do as many walks as a test run has time for.
+func few(t *testing.T) {
+	for name, value := range map[string]string{"rapid.checks": "15", "rapid.steps": "15"} {
+		f := flag.Lookup(name)
+		old := f.Value.String()
+		must(t, f.Value.Set(value))
+		t.Cleanup(func() { f.Value.Set(old) })
+	}
+}
+
+func (w *walk) guard(rt *rapid.T) {
+	doors := []Door{}
+	for i, name := range []string{"ssh", "vpn", "9-x_"} {
+		if !rapid.Bool().Draw(rt, "guarded "+name) {
+			continue
+		}
+		doors = append(doors, Door{
+			Name:      name,
+			Ports:     ports(w.t, fmt.Sprintf("%d-%d/tcp", 100*i+1, 100*i+rapid.IntRange(1, 100).Draw(rt, "last")), fmt.Sprintf("%d/udp", i+1)),
+			Reject:    rapid.Bool().Draw(rt, "reject"),
+			SingleUse: rapid.Bool().Draw(rt, "single use"),
+			Always:    rapid.SliceOfN(prefixGen(), 0, 4).Draw(rt, "always"),
+		})
+	}
+	w.doors = rapid.Permutation(doors).Draw(rt, "doors")
+	if err := w.f.Guard(w.doors, nil); err != nil {
+		rt.Fatal(err)
+	}
+	guarded := func(door string) bool {
+		return slices.ContainsFunc(doors, func(d Door) bool { return d.Name == door })
+	}
+	maps.DeleteFunc(w.grants, func(_ string, g Grant) bool { return !guarded(g.Door) })
+	maps.DeleteFunc(w.widths, func(v width, _ bool) bool { return !guarded(v.door) })
+}
+
+// prefixGen makes prefixes that are often the same, or in one another.
+func prefixGen() *rapid.Generator[netip.Prefix] {
+	return rapid.Custom(func(rt *rapid.T) netip.Prefix {
+		a := netip.MustParseAddr(rapid.SampledFrom([]string{
+			"192.0.2.1", "192.0.2.200", "198.51.100.7", "2001:db8::1", "2001:db8:0:1::", "::ffff:192.0.2.1", "255.255.255.255",
+		}).Draw(rt, "address"))
+		bits := rapid.SampledFrom([]int{0, 1, 8, 24, 25, 31, 32}).Draw(rt, "bits")
+		if !a.Is4() {
+			bits += 96
+		}
+		return netip.PrefixFrom(a, bits)
+	})
+}
+
+func (w *walk) draw(rt *rapid.T, what string) []Grant {
+	var gs []Grant
+	if len(w.doors) == 0 {
+		return nil
+	}
+	for range rapid.IntRange(0, 4).Draw(rt, what) {
+		d := rapid.SampledFrom(w.doors).Draw(rt, "door")
+		gs = append(gs, Grant{d.Name, prefixGen().Draw(rt, "source"), time.Duration(rapid.IntRange(1, 9).Draw(rt, "hours")) * time.Hour})
+	}
+	return gs
+}
+
+func grantKey(g Grant) string { return g.Door + " " + canonical(g.Source).String() }
+
+func (w *walk) change(rt *rapid.T) {
+	give, revoke := w.draw(rt, "give"), w.draw(rt, "revoke")
+	if err := w.f.Change(give, revoke); err != nil {
+		rt.Fatal(err)
+	}
+	for _, g := range revoke {
+		delete(w.grants, grantKey(g))
+	}
+	for _, g := range give {
+		g.Source = canonical(g.Source)
+		w.grants[grantKey(g)] = g
+		w.widths[width{g.Door, familyOf(g.Source.Addr()).name, g.Source.Bits()}] = true
+	}
+}
+
+func (w *walk) reopen(t *testing.T, rt *rapid.T) {
+	if err := w.f.Close(); err != nil {
+		rt.Fatal(err)
+	}
+	w.f = openIn(t, w.n, w.plain)
+	if err := w.f.Guard(w.doors, nil); err != nil {
+		rt.Fatal(err)
+	}
+}
+
+// tamper deletes or empties something of an unowned table by the kernel's own
+// handle on it, which nobody else may do to an owned one.
+func (w *walk) tamper(rt *rapid.T) {
+	if !w.plain {
+		return
+	}
+	var c *conn
+	w.n.Do(func() (err error) { c, err = dial(); return })
+	defer c.nl.Close()
+	b := &batch{}
+	pick := rapid.SampledFrom(w.f.base.chains).Draw(rt, "chain")
+	switch rapid.IntRange(0, 3).Draw(rt, "how") {
+	case 0:
+		b.add("flush", unix.NFT_MSG_DELRULE, 0, inTable().with(unix.NFTA_RULE_CHAIN, pick.name))
+	case 1:
+		addRule(b, pick.name, newRule("tampered", []expr{accept()}))
+	case 2:
+		b.add("flush", unix.NFT_MSG_DELSETELEM, 0, inTable().with(unix.NFTA_SET_ELEM_LIST_SET, "doors.tcp"))
+		addElements(b, "doors.tcp", []element{{key: portKey(9), chain: midChain}, {key: portKey(12), end: true}})
+	case 3:
+		b.add("delete", unix.NFT_MSG_DELTABLE, 0, inTable())
+		clear(w.grants)
+		clear(w.widths)
+	}
+	if err := c.commit(b); err != nil {
+		rt.Fatal(err)
+	}
+	if len(pick.rules) > 0 && w.f.Check() == nil {
+		rt.Fatal("tampering not seen")
+	}
+	if err := w.f.Guard(w.doors, nil); err != nil {
+		rt.Fatal(err)
+	}
+}
+
+// compare asks the kernel for all that the model knows.
+func (w *walk) compare(rt *rapid.T) {
+	if err := w.f.Check(); err != nil {
+		rt.Fatal(err)
+	}
+	if d := w.f.want.differences(w.f.base); len(d) > 0 {
+		rt.Fatalf("the kernel shows otherwise than written: %q", d)
+	}
+	got, err := w.f.Grants()
+	if err != nil {
+		rt.Fatal(err)
+	}
+	for i, g := range got {
+		got[i].For = g.For.Round(time.Hour) // a walk takes seconds
+	}
+	byKey := func(a, b Grant) int { return cmp.Compare(grantKey(a), grantKey(b)) }
+	slices.SortFunc(got, byKey)
+	want := slices.SortedFunc(maps.Values(w.grants), byKey)
+	if d := gocmp.Diff(want, got, gocmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" && len(want)+len(got) > 0 {
+		rt.Fatalf("grants (-want +got):\n%s", d)
+	}
+}
+
+// compareListing compares with what a new fence makes of the same in one go.
+func (w *walk) compareListing(t *testing.T, rt *rapid.T, fresh *nstest.NS) {
+	fresh.Do(Cleanup)
+	f := openIn(t, fresh, w.plain)
+	defer f.Close()
+	if err := f.Guard(w.doors, nil); err != nil {
+		rt.Fatal(err)
+	}
+	var used []Grant
+	for v := range w.widths {
+		source := netip.PrefixFrom(netip.IPv4Unspecified(), v.bits)
+		if v.family == "v6" {
+			source = netip.PrefixFrom(netip.IPv6Unspecified(), v.bits)
+		}
+		used = append(used, Grant{v.door, source, time.Hour})
+	}
+	err := errors.Join(f.Change(used, nil), f.Change(nil, used), f.Change(slices.Collect(maps.Values(w.grants)), nil))
+	if err != nil {
+		rt.Fatal(err)
+	}
+	// A grant that was carried to a new set shows another timeout; compare has
+	// looked at what is left of each.
+	grants := regexp.MustCompile(`\telements = {[^}]* timeout [^}]*}\n`)
+	listing := func(n *nstest.NS) []string { return blocks(grants.ReplaceAllString(list(n), "")) }
+	if d := gocmp.Diff(listing(fresh), listing(w.n)); d != "" {
+		rt.Fatalf("the table after the walk is not as if made new (-new +walk):\n%s", d)
+	}
+}
