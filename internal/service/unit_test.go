@@ -43,6 +43,7 @@ var testUnits = map[string]string{
 
 // TestUnit shares one machine between all that needs a real systemd.
 func TestUnit(t *testing.T) {
+	nstest.Need(t, "ssh", "ssh-keygen")
 	ns, visitor := nstest.New(t), nstest.New(t)
 	nstest.Link(ns, visitor, []string{"192.0.2.1/24"}, []string{"192.0.2.2/24"})
 	m := systemdtest.Boot(t, ns, os.Args[0]+":/helper")

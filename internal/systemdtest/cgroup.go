@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // namePrefix begins the names of machines and of their cgroups; the pid of
@@ -33,21 +35,10 @@ func hierarchies() []string {
 	return found
 }
 
-// makeGroups makes a machine's cgroups, and removes those of tests that were
-// killed.
+// makeGroups makes a machine's cgroups.
 func makeGroups(name string) ([]string, error) {
 	var groups []string
 	for _, h := range hierarchies() {
-		old, _ := filepath.Glob(filepath.Join(h, namePrefix+"*-*"))
-		for _, o := range old {
-			pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(o), namePrefix), "-")
-			if _, err := strconv.Atoi(pid); err != nil {
-				continue
-			}
-			if _, err := os.Stat("/proc/" + pid); err != nil {
-				removeGroup(o)
-			}
-		}
 		g := filepath.Join(h, name)
 		if err := os.Mkdir(g, 0o755); err != nil {
 			return nil, fmt.Errorf("make a cgroup: %w", err)
@@ -57,8 +48,26 @@ func makeGroups(name string) ([]string, error) {
 	return groups, nil
 }
 
-// removeGroups removes a halted machine's cgroups. Its last processes may take a
-// moment to be gone.
+// leftGroups are the cgroups of machines whose test is no more.
+func leftGroups() []string {
+	var left []string
+	for _, h := range hierarchies() {
+		groups, _ := filepath.Glob(filepath.Join(h, namePrefix+"*-*"))
+		for _, g := range groups {
+			pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(g), namePrefix), "-")
+			if _, err := strconv.Atoi(pid); err != nil {
+				continue
+			}
+			if _, err := os.Stat("/proc/" + pid); err != nil {
+				left = append(left, g)
+			}
+		}
+	}
+	return left
+}
+
+// removeGroups removes cgroups and ends what is in them. The last processes may
+// take a moment to be gone.
 func removeGroups(t testing.TB, groups []string) {
 	for end := time.Now().Add(haltLimit); ; time.Sleep(look) {
 		groups = slices.DeleteFunc(groups, func(g string) bool { return removeGroup(g) == nil })
@@ -72,8 +81,9 @@ func removeGroups(t testing.TB, groups []string) {
 	}
 }
 
-// removeGroup removes a cgroup and those below it, innermost first. Only
-// directories can be removed there, cgroups(7).
+// removeGroup ends what a cgroup and those below it still hold, which is
+// something only when systemd-nspawn was killed, and removes them, innermost
+// first. Only directories can be removed there, cgroups(7).
 func removeGroup(group string) error {
 	var dirs []string
 	err := filepath.WalkDir(group, func(path string, d fs.DirEntry, err error) error {
@@ -84,6 +94,12 @@ func removeGroup(group string) error {
 	})
 	slices.Reverse(dirs)
 	for _, d := range dirs {
+		raw, _ := os.ReadFile(filepath.Join(d, "cgroup.procs"))
+		for _, field := range strings.Fields(string(raw)) {
+			if pid, err := strconv.Atoi(field); err == nil && pid > 1 {
+				unix.Kill(pid, unix.SIGKILL)
+			}
+		}
 		if rerr := os.Remove(d); rerr != nil {
 			err = rerr
 		}

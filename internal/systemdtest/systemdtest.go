@@ -76,6 +76,7 @@ func Boot(t testing.TB, ns *nstest.NS, binds ...string) *Machine {
 // start starts the container in a cgroup of its own: two containers in one
 // would share the cgroups of their units, and end each other's processes.
 func (m *Machine) start(root string, ns *nstest.NS, binds []string) error {
+	removeGroups(m.t, leftGroups())
 	groups, err := makeGroups(m.Name)
 	if err != nil {
 		return err
@@ -99,7 +100,8 @@ func (m *Machine) start(root string, ns *nstest.NS, binds []string) error {
 	args := append([]string{"-c", script, "sh"}, groups...)
 	m.cmd = exec.Command("sh", append(append(args, "--"), nspawn...)...)
 	m.cmd.Stdout, m.cmd.Stderr = out, out
-	// Should the test be killed, systemd-nspawn is too, and with it the machine.
+	// Should the test be killed, systemd-nspawn is too, and the next boot of any
+	// test ends the machine.
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	if err := m.cmd.Start(); err != nil {
 		return err

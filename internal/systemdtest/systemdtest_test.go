@@ -3,9 +3,14 @@
 package systemdtest
 
 import (
+	"bufio"
+	"fmt"
 	"os"
+	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/doorward/doorward/internal/nstest"
 )
@@ -52,6 +57,49 @@ func TestMachinesBootSideBySideAndLeaveNothing(t *testing.T) {
 			if _, err := os.Stat(h + "/" + n); err == nil {
 				t.Errorf("cgroup %q of %q is left", n, h)
 			}
+		}
+	}
+}
+
+// childEnv makes TestKilledTestsMachineIsEnded the test that is killed.
+const childEnv = "DOORWARD_SYSTEMDTEST_CHILD"
+
+func TestKilledTestsMachineIsEnded(t *testing.T) {
+	if os.Getenv(childEnv) != "" {
+		ns := nstest.New(t)
+		fmt.Println("machine", ns.Name, Boot(t, ns).PID)
+		select {}
+	}
+	nstest.Need(t, "systemd-nspawn", "debootstrap")
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), childEnv+"=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var ns string
+	var pid int
+	for lines := bufio.NewScanner(out); pid == 0 && lines.Scan(); {
+		fmt.Sscanf(lines.Text(), "machine %s %d", &ns, &pid)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	if pid == 0 {
+		t.Fatal("the other test booted no machine")
+	}
+	if out, err := exec.Command("ip", "netns", "delete", ns).CombinedOutput(); err != nil {
+		t.Errorf("delete namespace %q: %v: %s", ns, err, out)
+	}
+	Boot(t, nstest.New(t))
+	for end := time.Now().Add(haltLimit); ; time.Sleep(look) {
+		if _, err := os.Stat("/proc/" + strconv.Itoa(pid)); err != nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("the machine of a killed test still runs")
 		}
 	}
 }
