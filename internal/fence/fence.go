@@ -1,8 +1,9 @@
 //go:build linux
 
 // Package fence keeps the nftables table `inet doorward`: what makes a door
-// dark. It speaks netlink itself, one transaction for each change, and decides
-// nothing: it is told which doors to guard and whom to let in.
+// dark. Each change is one transaction. It decides nothing and remembers nothing
+// beyond the kernel's table: it is told which doors to guard and whom to let in,
+// and it does not repair by itself what others break.
 //
 // The table only ever drops, at prerouting after connection tracking (-200) and
 // before destination NAT (-100), so that it works beside any other ruleset and
@@ -49,6 +50,10 @@
 //     other alone none of those at another interface.
 //   - Where the kernel has them (6.9), the flags owner and persist keep other
 //     processes from changing the table and keep it when this one ends.
+//   - The messages are written here, byte by byte as the kernel shows them in its
+//     dumps, so that what should be and what is compare without interpretation.
+//     (The library google/nftables v0.3.0 sends no table flags and user data,
+//     and no list of elements longer than 64 KiB.)
 package fence
 
 import (
@@ -104,6 +109,7 @@ type Fence struct {
 	plain  bool       // do without owner and persist even where they are
 	flags  uint32     // what the table is to have
 	owned  bool
+	closed bool
 	doors  []Door // as last guarded
 	widths map[width]bool
 	want   *table // of doors and widths; nil before the first Guard
@@ -132,6 +138,9 @@ func open(log *slog.Logger, plain bool) (*Fence, error) {
 // connection, has its socket closed a moment later if a program was being
 // started meanwhile, which holds a copy until it runs.
 func (f *Fence) connect() error {
+	if f.closed {
+		return errors.New("the fence is closed")
+	}
 	if f.conn != nil {
 		return nil
 	}
@@ -209,13 +218,12 @@ func (f *Fence) take(c *conn) error {
 // nobody ever sees.
 func (c *conn) ownership() (bool, error) {
 	const probe = tableName + "-probe"
-	make, gone := header(unix.NFPROTO_INET), header(unix.NFPROTO_INET)
-	make.str(unix.NFTA_TABLE_NAME, probe)
-	make.u32(unix.NFTA_TABLE_FLAGS, tableFlagOwner|tableFlagPersist)
-	gone.str(unix.NFTA_TABLE_NAME, probe)
+	name := header(unix.NFPROTO_INET).with(unix.NFTA_TABLE_NAME, probe)
+	flagged := slices.Clone(name)
+	flagged.u32(unix.NFTA_TABLE_FLAGS, tableFlagOwner|tableFlagPersist)
 	b := &batch{}
-	b.add("try table flags", unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, make)
-	b.add("try table flags", unix.NFT_MSG_DELTABLE, 0, gone)
+	b.add("try table flags", unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, flagged)
+	b.add("try table flags", unix.NFT_MSG_DELTABLE, 0, name)
 	err := c.commit(b)
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
 		return false, nil
@@ -243,7 +251,8 @@ func (f *Fence) Owned() bool {
 
 // Guard makes the kernel's table that of doors and sessions, in one transaction
 // and whatever it is like now; when it is so already, nothing is changed.
-// Grants of doors that stay, stay, with their time; those of others go.
+// Grants of doors that stay, stay, with their time; those of others go. (Those
+// that went with a table that somebody removed are the caller's to give again.)
 func (f *Fence) Guard(doors []Door, sessions []Session) error {
 	doors, err := checkDoors(doors)
 	if err != nil {
@@ -261,20 +270,16 @@ func (f *Fence) guard(c *conn, doors []Door, sessions []Session) error {
 	}
 	widths := widthsOf(got, doors)
 	want := layout(doors, widths, f.flags)
-	base := want
+	right := want // as the kernel would show it
 	if f.want != nil && len(want.differences(f.want)) == 0 {
-		base = f.base
+		right = f.base
 	}
+	differences := right.differences(got)
 	b := &batch{}
-	differences := base.differences(got)
 	if len(differences) > 0 {
-		carry := map[string][]element{}
-		for _, name := range want.carried(got) {
-			elems, err := c.readElements(name)
-			if err != nil {
-				return err
-			}
-			carry[name] = slices.DeleteFunc(elems, func(e element) bool { return e.left < time.Millisecond })
+		carry, err := want.carry(c, got)
+		if err != nil {
+			return err
 		}
 		want.plan(b, got, carry)
 		if want.replaces(got) {
@@ -287,9 +292,11 @@ func (f *Fence) guard(c *conn, doors []Door, sessions []Session) error {
 	if err := c.commit(b); err != nil {
 		return busy(err)
 	}
-	if len(differences) > 0 {
-		f.log.Info("fence raised", "doors", len(doors), "because", strings.Join(differences, "; "))
+	if len(differences) == 0 {
+		f.doors, f.widths, f.want, f.base = doors, widths, want, got
+		return nil
 	}
+	f.log.Info("fence raised", "doors", len(doors), "because", summary(differences))
 	return f.guarded(c, doors, widths, want)
 }
 
@@ -324,8 +331,7 @@ func widthsOf(t *table, doors []Door) map[width]bool {
 }
 
 // Check returns nil when the kernel's table is what Guard put there, and else an
-// error that names all that differs. Grants and standing sessions are not looked
-// at.
+// error that names what differs. Grants and standing sessions are not looked at.
 func (f *Fence) Check() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -338,10 +344,19 @@ func (f *Fence) Check() error {
 			return err
 		}
 		if d := f.base.differences(got); len(d) > 0 {
-			return fmt.Errorf("table inet %s was changed: %s", tableName, strings.Join(d, "; "))
+			return fmt.Errorf("table inet %s was changed: %s", tableName, summary(d))
 		}
 		return nil
 	})
+}
+
+// summary is the first of the differences, and how many more there are.
+func summary(differences []string) string {
+	const most = 10
+	if n := len(differences) - most; n > 0 {
+		differences = append(slices.Clone(differences[:most]), fmt.Sprintf("and %d more", n))
+	}
+	return strings.Join(differences, "; ")
 }
 
 // errNoDoors: called out of turn.
@@ -381,11 +396,12 @@ func (f *Fence) do(what string, call func(*conn) error) error {
 	return fmt.Errorf("fence: %s: %w", what, err)
 }
 
-// Close ends the connection. The table stays and keeps guarding; its grants run
-// out by themselves.
+// Close ends the connection and with it the use of the Fence, but for a Watch.
+// The table stays and keeps guarding; its grants run out by themselves.
 func (f *Fence) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.closed = true
 	if f.conn == nil {
 		return nil
 	}

@@ -30,7 +30,13 @@ func (f *Fence) Change(give, revoke []Grant) error {
 		if err != nil {
 			return err
 		}
-		return f.change(c, edits)
+		err = f.change(c, edits)
+		if errors.Is(err, unix.ENOENT) {
+			// Before Linux 6.8 a grant may run out in the midst of a
+			// transaction, and is not there to be deleted.
+			err = f.change(c, edits)
+		}
+		return err
 	})
 }
 

@@ -121,7 +121,7 @@ func TestAdoption(t *testing.T) {
 			t.Errorf("%v has %v left of an hour", g.Source, g.For)
 		}
 	}
-	want(t, p.visitor, "tcp", at(hostIP, 22), open_)
+	want(t, p.visitor, "tcp", at(hostIP, 22), reached)
 
 	// A door that goes takes its grants along; others keep theirs.
 	must(t, p.f.Guard(doors[:1], nil))
@@ -153,7 +153,7 @@ func TestKilledDaemonLeavesAFence(t *testing.T) {
 		t.Fatal("the child was not killed")
 	}
 	want(t, p.visitor, "tcp", at(hostIP6, 22), dark)
-	want(t, p.visitor, "tcp", at(hostIP, 22), open_)
+	want(t, p.visitor, "tcp", at(hostIP, 22), reached)
 	p.guard(sshDoor(t))
 	if gs, err := p.f.Grants(); err != nil || len(gs) != 1 {
 		t.Errorf("Grants() = %v, %v, want the one given", gs, err)
@@ -337,7 +337,7 @@ func TestGrantsOutliveAChangeOfKind(t *testing.T) {
 			t.Fatalf("single-use %v: Grants() = %v, %v, want two", single, gs, err)
 		}
 	}
-	want(t, p.visitor, "tcp", at(hostIP, 22), open_)
+	want(t, p.visitor, "tcp", at(hostIP, 22), reached)
 	want(t, p.visitor, "tcp", at(hostIP, 22), dark)
 }
 

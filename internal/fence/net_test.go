@@ -22,7 +22,7 @@ import (
 
 // How a guarded host looks to a visitor.
 const (
-	open_    = "open"
+	reached  = "open"
 	dark     = "dark"     // silence
 	rejected = "rejected" // a reset or an ICMP error
 )
@@ -133,7 +133,7 @@ func look(n *nstest.NS, network, addr string) string {
 	}
 	switch {
 	case err == nil:
-		return open_
+		return reached
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return rejected
 	case errors.Is(err, os.ErrDeadlineExceeded), isTimeout(err):

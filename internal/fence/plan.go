@@ -18,20 +18,26 @@ func (want *table) replaces(got *table) bool {
 		(want.flags^got.flags)&tableFlagPersist != 0)
 }
 
-// carried are the sets of want whose grants got holds but will lose on the way
-// to want, because the set or the table is made anew.
-func (want *table) carried(got *table) []string {
-	var names []string
+// carry reads, by set, the grants that got holds but will lose on the way to
+// want, because their set or the table is made anew. One that never ends, which
+// is not the fence's, is not carried.
+func (want *table) carry(c *conn, got *table) (map[string][]element, error) {
+	carry := map[string][]element{}
 	for _, w := range want.sets {
 		if w.def.flags&unix.NFT_SET_TIMEOUT == 0 || got == nil {
 			continue
 		}
 		g := got.set(w.name)
-		if g != nil && g.def.keyLen == w.def.keyLen && (g.def != w.def || want.replaces(got)) {
-			names = append(names, w.name)
+		if g == nil || g.def.keyLen != w.def.keyLen || g.def == w.def && !want.replaces(got) {
+			continue
 		}
+		elems, err := c.readElements(w.name)
+		if err != nil {
+			return nil, err
+		}
+		carry[w.name] = slices.DeleteFunc(elems, func(e element) bool { return !isGiven(e) })
 	}
-	return names
+	return carry, nil
 }
 
 // plan adds to b what makes got, nil when there is no table, into want. Sets of

@@ -215,8 +215,8 @@ func TestForwardedTrafficIsNotOurs(t *testing.T) {
 	listen(t, p.host, 22)
 	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp", "22/udp")})
 	for _, network := range []string{"tcp", "udp"} {
-		want(t, p.visitor, network, "198.51.100.2:22", open_)
-		want(t, p.visitor, network, "[2001:db8:5::2]:22", open_)
+		want(t, p.visitor, network, "198.51.100.2:22", reached)
+		want(t, p.visitor, network, "[2001:db8:5::2]:22", reached)
 		want(t, p.visitor, network, "198.51.100.1:22", dark) // the host's other side
 		want(t, p.visitor, network, "[2001:db8:5::1]:22", dark)
 	}
@@ -237,11 +237,11 @@ func TestPublishedPortsAreGuarded(t *testing.T) {
 	p.guard(Door{Name: "web", Ports: ports(t, "8080/tcp")})
 	for _, ip := range []string{hostIP, hostIP6} {
 		want(t, p.visitor, "tcp", at(ip, 8080), dark)
-		want(t, p.visitor, "tcp", at(ip, 8081), open_)
+		want(t, p.visitor, "tcp", at(ip, 8081), reached)
 	}
 	p.give(grant("web", visitorIP, time.Minute), grant("web", visitorIP6, time.Minute))
 	for _, ip := range []string{hostIP, hostIP6} {
-		want(t, p.visitor, "tcp", at(ip, 8080), open_)
+		want(t, p.visitor, "tcp", at(ip, 8080), reached)
 	}
 }
 
@@ -276,7 +276,7 @@ func TestSingleUse(t *testing.T) {
 	}
 	// A narrower grant is spent before a wider one.
 	p.give(grant("ssh", visitorIP, time.Minute), grant("ssh", "192.0.2.0/24", time.Minute))
-	want(t, p.visitor, "tcp", at(hostIP, 22), open_)
+	want(t, p.visitor, "tcp", at(hostIP, 22), reached)
 	if gs, err := p.f.Grants(); err != nil || len(gs) != 1 || gs[0].Source != netip.MustParsePrefix("192.0.2.0/24") {
 		t.Errorf("Grants() = %v, %v, want the wider one unspent", gs, err)
 	}

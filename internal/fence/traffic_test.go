@@ -7,10 +7,12 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/doorward/doorward/internal/nstest"
+	"golang.org/x/sys/unix"
 )
 
 func TestStrangersMeetSilence(t *testing.T) {
@@ -19,17 +21,17 @@ func TestStrangersMeetSilence(t *testing.T) {
 	listen(t, p.host, 22)
 	listen(t, p.host, 80)
 	for _, ip := range []string{hostIP, hostIP6} {
-		want(t, p.visitor, "tcp", at(ip, 22), open_) // the test itself works
+		want(t, p.visitor, "tcp", at(ip, 22), reached) // the test itself works
 	}
 	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp", "22/udp")})
 	for _, ip := range []string{hostIP, hostIP6} {
 		for _, network := range []string{"tcp", "udp"} {
 			want(t, p.visitor, network, at(ip, 22), dark)
-			want(t, p.visitor, network, at(ip, 80), open_)
+			want(t, p.visitor, network, at(ip, 80), reached)
 		}
-		want(t, p.host, "tcp", at(ip, 22), open_) // the host reaches itself
+		want(t, p.host, "tcp", at(ip, 22), reached) // the host reaches itself
 	}
-	want(t, p.host, "tcp", "127.0.0.1:22", open_)
+	want(t, p.host, "tcp", "127.0.0.1:22", reached)
 	refused, err := p.f.Refused()
 	if err != nil || refused["ssh"] < 4 {
 		t.Errorf("Refused() = %v, %v; want at least the 4 packets sent to ssh", refused, err)
@@ -55,7 +57,7 @@ func TestGrantsLetIn(t *testing.T) {
 			g := grant("ssh", tc.source, time.Minute)
 			p.give(g)
 			for _, network := range []string{"tcp", "udp"} {
-				want(t, p.visitor, network, at(tc.ip, 22), open_)
+				want(t, p.visitor, network, at(tc.ip, 22), reached)
 			}
 			want(t, p.visitor, "tcp", at(tc.other, 22), dark)
 			want(t, p.visitor, "tcp", at(tc.ip, 23), dark)
@@ -136,7 +138,7 @@ func TestOverlappingGrantsAreIndependent(t *testing.T) {
 	}
 	p.give(nested...)
 	for _, g := range nested {
-		want(t, p.visitor, "tcp", at(hostIP, 22), open_)
+		want(t, p.visitor, "tcp", at(hostIP, 22), reached)
 		p.revoke(g)
 	}
 	want(t, p.visitor, "tcp", at(hostIP, 22), dark)
@@ -147,8 +149,8 @@ func TestAlways(t *testing.T) {
 	p := newPlace(t)
 	listen(t, p.host, 22)
 	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp"), Always: prefixes("192.0.2.2/31", "2001:db8::/64")})
-	want(t, p.visitor, "tcp", at(hostIP, 22), open_)
-	want(t, p.visitor, "tcp", at(hostIP6, 22), open_)
+	want(t, p.visitor, "tcp", at(hostIP, 22), reached)
+	want(t, p.visitor, "tcp", at(hostIP6, 22), reached)
 	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp"), Always: prefixes("192.0.2.3/32")})
 	want(t, p.visitor, "tcp", at(hostIP, 22), dark)
 	want(t, p.visitor, "tcp", at(hostIP6, 22), dark)
@@ -165,7 +167,7 @@ func TestReject(t *testing.T) {
 		}
 	}
 	p.give(grant("ssh", visitorIP, time.Minute))
-	want(t, p.visitor, "tcp", at(hostIP, 22), open_)
+	want(t, p.visitor, "tcp", at(hostIP, 22), reached)
 }
 
 // A reset for a segment that conntrack cannot place would end a live session.
@@ -226,7 +228,7 @@ func TestOtherAddressesOfTheHost(t *testing.T) {
 	listen(t, p.host, 22)
 	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp", "22/udp")})
 	addrs := []string{"203.0.113.1", "198.51.100.77", "2001:db8:1::1", linkLocal(t, p.host, p.hostIf) + "%" + p.peerIf()}
-	for _, how := range []string{dark, open_} {
+	for _, how := range []string{dark, reached} {
 		for _, a := range addrs {
 			want(t, p.visitor, "tcp", at(a, 22), how)
 		}
@@ -296,5 +298,74 @@ func TestBroadcastAndMulticast(t *testing.T) {
 				t.Errorf("with a grant: %v: a datagram to %s:5001, which is not guarded, does not arrive", granted, addr)
 			}
 		}
+	}
+}
+
+// Neither the parts of a large datagram, of which only the first has ports, nor
+// headers before the transport's hide what is asked for.
+func TestFragmentsAndExtensionHeaders(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	listen(t, p.host, 22)
+	listen(t, p.host, 80)
+	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp", "22/udp")})
+	big := func(addr string) string {
+		c, err := dialFrom(p.visitor, "udp", "", addr, silence)
+		if err != nil {
+			return err.Error()
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(silence))
+		if _, err := c.Write(make([]byte, 4000)); err != nil {
+			return err.Error()
+		}
+		if _, err := c.Read(make([]byte, 4000)); err != nil {
+			return dark
+		}
+		return reached
+	}
+	optioned := func(addr string) string {
+		how := ""
+		p.visitor.Do(func() error {
+			d := net.Dialer{Timeout: silence, Control: func(_, _ string, raw syscall.RawConn) (err error) {
+				raw.Control(func(fd uintptr) { // destination options: eight bytes of padding
+					err = unix.SetsockoptString(int(fd), unix.IPPROTO_IPV6, unix.IPV6_DSTOPTS, "\x00\x00\x01\x04\x00\x00\x00\x00")
+				})
+				return err
+			}}
+			c, err := d.Dial("tcp", addr)
+			switch {
+			case err == nil:
+				how = reached
+				c.Close()
+			case isTimeout(err):
+				how = dark
+			default:
+				how = err.Error()
+			}
+			return nil
+		})
+		return how
+	}
+	for _, number := range []int{22, 80, 22} {
+		how := dark
+		if number == 80 {
+			how = reached // the test itself works
+		}
+		for _, ip := range []string{hostIP, hostIP6} {
+			if got := big(at(ip, number)); got != how {
+				t.Errorf("a datagram in fragments to %s: %s, want %s", at(ip, number), got, how)
+			}
+		}
+		if got := optioned(at(hostIP6, number)); got != how {
+			t.Errorf("a SYN with destination options to port %d: %s, want %s", number, got, how)
+		}
+	}
+	p.give(grant("ssh", visitorIP, time.Minute), grant("ssh", visitorIP6, time.Minute))
+	if got := big(at(hostIP, 22)); got != reached {
+		t.Errorf("a datagram in fragments, with a grant: %s", got)
+	}
+	if got := optioned(at(hostIP6, 22)); got != reached {
+		t.Errorf("a SYN with destination options, with a grant: %s", got)
 	}
 }

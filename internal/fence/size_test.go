@@ -1,0 +1,81 @@
+//go:build linux
+
+package fence
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/nstest"
+	"github.com/doorward/doorward/internal/port"
+	"golang.org/x/sys/unix"
+)
+
+func TestManyGrantsAtOnce(t *testing.T) {
+	t.Parallel()
+	f := openIn(t, nstest.New(t), false)
+	must(t, f.Guard([]Door{sshDoor(t)}, nil))
+	gs := many("ssh", 10_000)
+	must(t, f.Change(gs, gs)) // revoked and given, twice
+	must(t, f.Change(gs, gs))
+	got, err := f.Grants()
+	must(t, err)
+	sources := map[netip.Prefix]bool{}
+	for _, g := range got {
+		sources[g.Source] = true
+	}
+	for _, g := range gs {
+		if !sources[g.Source] {
+			t.Fatalf("%v was given and is not there", g.Source)
+		}
+	}
+	if len(got) != len(gs) {
+		t.Errorf("%d grants are there, %d were given", len(got), len(gs))
+	}
+	must(t, f.Change(gs[:1], gs)) // one is given again
+	if got, err := f.Grants(); err != nil || len(got) != 1 {
+		t.Errorf("Grants() = %d, %v, want the one", len(got), err)
+	}
+}
+
+// Lists of ports, prefixes and sessions take more than one message each.
+func TestManyOfAll(t *testing.T) {
+	t.Parallel()
+	f := openIn(t, nstest.New(t), false)
+	d := Door{Name: strings.Repeat("x", 24)}
+	var sessions []Session
+	for i := range 3000 {
+		d.Ports = append(d.Ports, ports(t, fmt.Sprintf("%d/tcp", 2*i+1))...)
+		d.Always = append(d.Always, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 25))
+		sessions = append(sessions, Session{port.TCP, netip.MustParseAddrPort("[2001:db8::1]:22"),
+			netip.AddrPortFrom(netip.MustParseAddr("2001:db8::2"), uint16(1024+i))})
+	}
+	must(t, f.Guard([]Door{d}, sessions))
+	must(t, f.Check())
+	d.Ports = d.Ports[1000:]
+	must(t, f.Guard([]Door{d}, sessions[1000:]))
+	must(t, f.Check())
+	if got := len(f.base.set("doors.tcp").elems); got != 2*2000 {
+		t.Errorf("%d elements for 2000 ports, want two each", got)
+	}
+}
+
+func TestSingleUseIsFull(t *testing.T) {
+	t.Parallel()
+	f := openIn(t, nstest.New(t), false)
+	d := sshDoor(t)
+	d.SingleUse = true
+	must(t, f.Guard([]Door{d}, nil))
+	gs := many("ssh", 2*65_536)
+	must(t, f.Change(gs[:2*65_535], nil))
+	must(t, f.Change(gs[:9], nil)) // to give again is not one more
+	err := f.Change(gs[2*65_535:], nil)
+	if !errors.Is(err, unix.ENFILE) || !strings.Contains(err.Error(), "no more than 65,535 unspent grants") {
+		t.Errorf("one grant too many: %v", err)
+	}
+	must(t, f.Change([]Grant{grant("ssh", "192.0.2.0/24", time.Minute)}, gs[:1]))
+}
