@@ -99,7 +99,8 @@ func (d *Daemon) close(what string, f func() error) {
 
 // run runs all tasks until ctx or one of them ends.
 func (d *Daemon) run(ctx context.Context, where config.Gateway, kept *store.Store, table *fence.Fence, socket net.Listener) error {
-	gw := gateway.New(gateway.Options{Path: d.ConfigPath, Version: d.Version, Log: d.Log})
+	gw := gateway.New(gateway.Options{Path: d.ConfigPath, Version: d.Version, Log: d.Log,
+		Confine: (&confinement{configPath: d.ConfigPath, log: d.Log}).confine})
 	world := gateway.Linux(table, kept, where.State, gw.Hear, d.Log)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return d.signals(ctx, gw) })

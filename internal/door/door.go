@@ -111,6 +111,13 @@ func past(now, t time.Time) time.Time {
 // Restore takes in a claim that the kernel still holds a grant for.
 func (d *Door) Restore(c Claim) { d.claim(c) }
 
+// Adopt takes in a grant that the kernel holds and nobody remembers.
+func (d *Door) Adopt(now time.Time, c Claim) []Effect {
+	d.claim(c)
+	return []Effect{Keep{c},
+		d.record(now, audit.EventGranted, SourceString(c.Source), c.By, "the kernel let it in already", c.Until)}
+}
+
 // RestorePenalty takes in a penalty that still has time to run.
 func (d *Door) RestorePenalty(p Penalty) { d.punish(p) }
 

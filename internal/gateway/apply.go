@@ -34,6 +34,9 @@ func (g *Gateway) apply(now time.Time, by string, confirm time.Duration) (contro
 			Message: "nothing was changed: the keys of [gateway] are read at the start only",
 			Hint:    "systemctl restart doorward"}
 	}
+	if err := g.confine(c); err != nil {
+		return control.Reply{}, fmt.Errorf("nothing was changed: %w", err)
+	}
 	next := store.Applied{Confirmed: text}
 	if confirm > 0 {
 		next = store.Applied{Confirmed: g.applied.Confirmed, Pending: text, Deadline: now.Add(confirm), By: by}
@@ -62,6 +65,9 @@ func (g *Gateway) apply(now time.Time, by string, confirm time.Duration) (contro
 // saveApplied puts which configuration is in use on disk.
 func (g *Gateway) saveApplied(a store.Applied) error {
 	_, err := g.world.Store.Commit(store.Change{Applied: &a})
+	if err == nil {
+		g.changes.applied = nil
+	}
 	return err
 }
 
@@ -89,14 +95,11 @@ func (g *Gateway) undo(now time.Time, by, why string) (control.Reply, error) {
 	if err != nil {
 		return control.Reply{}, fmt.Errorf("the configuration before cannot be read: %w", err)
 	}
-	text := g.applied.Confirmed
-	g.forgetPending()
-	if err := g.saveApplied(g.applied); err != nil {
-		g.log.Error("cannot save that the configuration was rolled back", "err", err)
-	}
-	if _, err := g.use(now, c, text); err != nil {
+	if _, err := g.use(now, c, g.applied.Confirmed); err != nil {
 		return control.Reply{}, fmt.Errorf("roll back: %w", err)
 	}
+	g.forgetPending()
+	g.changes.applied = &g.applied
 	g.settled = &control.Settled{Time: now, By: by}
 	message := "the configuration from before is in use again: " + why
 	g.warnings = append(g.warnings, fmt.Sprintf("%s was rolled back (%s) and is not in use", g.opts.Path, why))

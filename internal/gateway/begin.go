@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -23,10 +24,13 @@ func (g *Gateway) begin() error {
 	if err != nil {
 		return err
 	}
+	g.changes = newChanges()
 	if err := g.choose(state.Applied, state.Rebooted); err != nil {
 		return err
 	}
-	g.changes = newChanges()
+	if err := g.confine(g.config); err != nil {
+		return err
+	}
 	if err := g.raise(g.config); err != nil {
 		return fmt.Errorf("raise the fence: %w", err)
 	}
@@ -36,13 +40,19 @@ func (g *Gateway) begin() error {
 	}
 	g.ear = &ear{log: g.log, ear: g.world.Ear}
 	saved := make(map[string]door.Saved)
-	if !state.Rebooted {
-		for _, d := range state.Doors {
-			saved[d.Name] = loadedDoor(d)
-		}
+	for _, d := range state.Doors {
+		saved[d.Name] = loadedDoor(d)
 	}
 	for _, c := range g.config.Doors {
-		g.doors = append(g.doors, g.newGuarded(c, saved[c.Name], now))
+		d := g.newGuarded(c, saved[c.Name], now)
+		if state.Rebooted {
+			d = g.newGuarded(c, door.Saved{}, now)
+		}
+		g.doors = append(g.doors, d)
+		if before := saved[c.Name].State; before != door.Dark && d.door.Saved().State == door.Dark {
+			g.changes.record(audit.Record{Time: now, Door: c.Name, Event: audit.EventDark,
+				Reason: d.door.Saved().Reason + ", and was " + before.String()})
+		}
 	}
 	g.restoreGrants(now, state.Grants, grants)
 	g.restorePenalties(now, state.Penalties)
@@ -76,9 +86,10 @@ func (g *Gateway) Hear(ts []port.Touch) {
 }
 
 // restoreGrants joins the kernel's grants, which are the truth, with what the
-// store knows of who they were given to. A grant that was given in the moment
-// before a crash may stand without a word in the store: it stands all the same,
-// since the visitor was let in.
+// store knows of who they were given to. Nobody is let in at a door that is not
+// open, so what a crash left standing there goes. At an open door a grant stands
+// that was given in the moment before a crash, without a word in the store: the
+// visitor was let in.
 func (g *Gateway) restoreGrants(now time.Time, claims []store.Grant, grants []fence.Grant) {
 	left := make(map[grantKey]time.Duration)
 	for _, f := range grants {
@@ -88,27 +99,45 @@ func (g *Gateway) restoreGrants(now time.Time, claims []store.Grant, grants []fe
 		}
 		left[grantKey{f.Door, source}] = f.For
 	}
-	named := make(map[grantKey]bool)
-	for _, c := range claims {
-		key := grantKey{c.Door, c.Source}
-		d := g.door(c.Door)
-		if d == nil || left[key] <= 0 || c.Left(now) <= 0 {
-			g.changes.claims[store.GrantKey{Door: c.Door, Source: c.Source, By: c.By}] = nil
-			continue
+	restored := g.restoreClaims(now, claims, left)
+	for key := range restored {
+		if left[key] <= 0 {
+			d := g.door(key.door)
+			d.carry(d.door.Ended(now, key.source, "the kernel lost it while no daemon ran"))
 		}
-		// Of several claims the longest ends with the kernel's grant.
-		d.door.Restore(door.Claim{Source: c.Source, By: c.By, Until: now.Add(min(left[key], c.Left(now)))})
-		named[key] = true
 	}
 	for key, length := range left {
 		d := g.door(key.door)
-		if d == nil || named[key] {
+		switch {
+		case d == nil: // went with the door
+		case length <= 0 || d.door.Saved().State != door.Open:
+			g.changes.grants[key] = 0
+		case !restored[key]:
+			d.carry(d.door.Adopt(now, door.Claim{Source: key.source, By: "before the restart", Until: now.Add(length)}))
+		}
+	}
+}
+
+// restoreClaims brings back the claims that still have time to run at doors
+// that are open, and says to which grants. Of several to one grant the longest
+// ends when the kernel ends the grant, whatever the wall clock did meanwhile.
+func (g *Gateway) restoreClaims(now time.Time, claims []store.Grant, left map[grantKey]time.Duration) map[grantKey]bool {
+	slices.SortStableFunc(claims, func(a, b store.Grant) int { return cmp.Compare(b.Left(now), a.Left(now)) })
+	restored := make(map[grantKey]bool)
+	for _, c := range claims {
+		d, length := g.door(c.Door), c.Left(now)
+		if d == nil || d.door.Saved().State != door.Open || length <= 0 {
+			g.changes.claims[store.GrantKey{Door: c.Door, Source: c.Source, By: c.By}] = nil
 			continue
 		}
-		c := door.Claim{Source: key.source, By: "before the restart", Until: now.Add(length)}
-		d.door.Restore(c)
-		g.changes.add(key.door, door.Keep{Claim: c})
+		key := grantKey{c.Door, c.Source}
+		if kernel := left[key]; kernel > 0 && (!restored[key] || kernel < length) {
+			length = kernel
+		}
+		d.door.Restore(door.Claim{Source: c.Source, By: c.By, Until: now.Add(length)})
+		restored[key] = true
 	}
+	return restored
 }
 
 // restorePenalties brings back the penalties that still have time to run.
@@ -171,7 +200,17 @@ func (g *Gateway) choose(applied store.Applied, rebooted bool) error {
 	}
 	g.config, g.text = c, text
 	g.warnings = append(g.warnings, c.Warnings()...)
-	return g.saveApplied(g.applied)
+	// If the disk takes nothing, the next start decides the same.
+	g.changes.applied = &g.applied
+	return nil
+}
+
+// confine locks the process in, or says why it cannot serve c from inside.
+func (g *Gateway) confine(c *config.Config) error {
+	if g.opts.Confine == nil {
+		return nil
+	}
+	return g.opts.Confine(c)
 }
 
 // forgetPending rolls the record of a configuration back that nobody kept.

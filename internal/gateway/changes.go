@@ -25,7 +25,8 @@ type changes struct {
 	claims    map[store.GrantKey]*store.Grant     // nil: ended
 	penalties map[store.PenaltyKey]*store.Penalty // nil: ended
 	doors     map[string]store.Door
-	ended     []string // doors that the configuration no longer has
+	ended     []string       // doors that the configuration no longer has
+	applied   *store.Applied // nil: as it was
 	records   []audit.Record
 	lost      int // records that were too many to keep
 	replies   []func(error)
@@ -121,8 +122,8 @@ func (c *changes) commit() (store.Change, bool) {
 	for _, d := range c.doors {
 		s.Doors = append(s.Doors, d)
 	}
-	s.Records, s.EndDoors = c.records, c.ended
-	return s, len(c.ended)+len(c.claims)+len(c.penalties)+len(c.doors)+len(c.records) > 0
+	s.Records, s.EndDoors, s.Applied = c.records, c.ended, c.applied
+	return s, c.applied != nil || len(c.ended)+len(c.claims)+len(c.penalties)+len(c.doors)+len(c.records) > 0
 }
 
 // saved forgets what commit returned, since it is on disk.
@@ -130,7 +131,7 @@ func (c *changes) saved() {
 	clear(c.claims)
 	clear(c.penalties)
 	clear(c.doors)
-	c.records, c.ended, c.lost = nil, nil, 0
+	c.records, c.ended, c.applied, c.lost = nil, nil, nil, 0
 }
 
 // flush has the turn's changes take effect, in the order that the package

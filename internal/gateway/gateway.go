@@ -35,11 +35,15 @@ const upkeepEvery = 10 * time.Second
 // operator's order waiting.
 const maxBatch = 4096
 
-// Options are what a gateway is told. All fields are needed.
+// Options are what a gateway is told. All but Confine are needed.
 type Options struct {
 	Path    string // of the configuration file, which is read anew when it is applied
 	Version string
 	Log     *slog.Logger
+	// Confine is called with the configuration that the gateway starts with, to
+	// lock the process in as far as that allows, and with each one that is to be
+	// used later, to say whether that can be served from inside. nil: neither.
+	Confine func(*config.Config) error
 }
 
 // Gateway guards the doors of one configuration after another. Its exported

@@ -37,10 +37,12 @@ type journal struct {
 	best     *Login   // the latest login so far, never after now; nil for none
 }
 
-func newJournal() *journal {
-	return &journal{programs: []string{
-		"/usr/bin/journalctl", "/bin/journalctl", "/run/current-system/sw/bin/journalctl",
-	}}
+func newJournal() *journal { return &journal{programs: JournalPrograms()} }
+
+// JournalPrograms are the absolute paths at which journalctl is looked for: what
+// a confined process must be able to execute to read the journal.
+func JournalPrograms() []string {
+	return []string{"/usr/bin/journalctl", "/bin/journalctl", "/run/current-system/sw/bin/journalctl"}
 }
 
 func (j *journal) String() string { return "the journal" }

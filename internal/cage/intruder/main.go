@@ -1,0 +1,203 @@
+//go:build linux
+
+// Command intruder locks itself into the daemon's cage and tries what somebody
+// would who had taken the daemon over. It prints a line for each: what, and
+// "done" or why not. The cage's tests run it; it is never installed.
+//
+//	intruder READ WRITE PROGRAM [uncaged]
+//
+// names a directory that may be read, one that may be written, and a program
+// that may be executed ("" for none). Uncaged it tries the same from outside.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"github.com/doorward/doorward/internal/cage"
+)
+
+func main() {
+	read, write, program := os.Args[1], os.Args[2], os.Args[3]
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println("listen:", err)
+		os.Exit(1)
+	}
+	walls := cage.Walls{Read: []string{read}, Write: []string{write},
+		Keep: []cap.Value{cap.NET_ADMIN, cap.NET_BIND_SERVICE}}
+	if program != "" {
+		walls.Programs = []string{program}
+	}
+	if len(os.Args) < 5 {
+		missing, err := walls.Enter()
+		if err != nil {
+			fmt.Println("enter:", err)
+			os.Exit(1)
+		}
+		for _, m := range missing {
+			fmt.Println("missing:", m)
+		}
+	}
+	for _, try := range append(work(read, write, program), crimes(read, listener.Addr().String())...) {
+		if err := try.do(); err != nil {
+			fmt.Printf("%s: %v\n", try.what, err)
+			continue
+		}
+		fmt.Printf("%s: done\n", try.what)
+	}
+}
+
+type attempt struct {
+	what string
+	do   func() error
+}
+
+// work is what the daemon needs to go on.
+func work(read, write, program string) []attempt {
+	all := []attempt{
+		{"read a log", func() error { _, err := os.ReadFile(filepath.Join(read, "log")); return err }},
+		{"list the logs", func() error { _, err := os.ReadDir(read); return err }},
+		{"write the store", func() error {
+			path := filepath.Join(write, "store")
+			if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+				return err
+			}
+			return os.Rename(path, path+".1")
+		}},
+		{"listen below 1024", func() error {
+			l, err := net.Listen("tcp", "127.0.0.1:1023")
+			if err == nil {
+				l.Close()
+			}
+			return err
+		}},
+		{"open a netfilter socket", func() error { return socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER) }},
+		{"size its buffer by force", forceBuffer},
+		{"open a unix socket", func() error { return socket(unix.AF_UNIX, unix.SOCK_STREAM, 0) }},
+		{"start threads", threads},
+	}
+	if program != "" {
+		all = append(all, attempt{"run the program", func() error { return exec.Command(program).Run() }})
+	}
+	return all
+}
+
+// crimes are what an intruder would try.
+func crimes(read, address string) []attempt {
+	return []attempt{
+		{"exec a shell", func() error { return exec.Command("/bin/sh", "-c", "true").Run() }},
+		{"exec a shell by the loader", func() error { return exec.Command(loader(), "/bin/sh", "-c", "true").Run() }},
+		{"read /etc/shadow", func() error { _, err := os.ReadFile("/etc/shadow"); return err }},
+		{"read another's home", func() error { _, err := os.ReadDir("/root"); return err }},
+		{"write a log", func() error { return os.WriteFile(filepath.Join(read, "log"), nil, 0o600) }},
+		{"write outside", func() error {
+			f, err := os.CreateTemp("", "doorward-intruder-")
+			if err != nil {
+				return err
+			}
+			return errors.Join(f.Close(), os.Remove(f.Name()))
+		}},
+		{"connect out", func() error {
+			c, err := net.DialTimeout("tcp", address, 5*time.Second)
+			if err == nil {
+				c.Close()
+			}
+			return err
+		}},
+		{"signal the parent", func() error { return unix.Kill(os.Getppid(), 0) }},
+		{"ptrace the parent", func() error { return unix.PtraceAttach(os.Getppid()) }},
+		{"read the parent's memory", func() error { return plain(unix.SYS_PROCESS_VM_READV, uintptr(os.Getppid())) }},
+		{"load a module", func() error { return unix.FinitModule(0, "", 0) }},
+		{"open a raw socket", func() error { return socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP) }},
+		{"open a packet socket", func() error { return socket(unix.AF_PACKET, unix.SOCK_RAW, 0) }},
+		{"open a Bluetooth socket", func() error { return socket(unix.AF_BLUETOOTH, unix.SOCK_RAW, 0) }},
+		{"mount", func() error { return unix.Mount("none", "/tmp", "tmpfs", 0, "") }},
+		{"make a namespace", func() error { return unix.Unshare(unix.CLONE_NEWUSER) }},
+		{"enter a namespace", func() error { return unix.Setns(0, unix.CLONE_NEWNET) }},
+		{"change the root", func() error { return unix.Chroot("/tmp") }},
+		{"become root", func() error { return plain(unix.SYS_SETUID, 0) }},
+		{"set the clock", func() error { return plain(unix.SYS_CLOCK_SETTIME, 0) }},
+		{"load a BPF program", func() error { return plain(unix.SYS_BPF, unix.BPF_PROG_LOAD) }},
+		{"use io_uring", ring},
+		{"use the keyring", func() error { _, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_PROCESS_KEYRING, true); return err }},
+	}
+}
+
+func ring() error {
+	var params [120]byte // struct io_uring_params, io_uring_setup(2)
+	_, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 1, uintptr(unsafe.Pointer(&params)), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func socket(family, kind, proto int) error {
+	fd, err := unix.Socket(family, kind, proto)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
+
+func forceBuffer() error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 1<<20)
+}
+
+// threads has the runtime make threads, by blocking many in system calls.
+func threads() error {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	for range 20 {
+		go func() {
+			var b [1]byte
+			_, _ = unix.Read(ends[0], b[:])
+			done <- struct{}{}
+		}()
+	}
+	if _, err := unix.Write(ends[1], make([]byte, 20)); err != nil {
+		return err
+	}
+	for range 20 {
+		<-done
+	}
+	return nil
+}
+
+// plain makes a system call with one argument that matters.
+func plain(call, arg uintptr) error {
+	var none [128]byte
+	_, _, errno := unix.Syscall6(call, arg, uintptr(unsafe.Pointer(&none)), 0, 0, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// loader is the ELF interpreter, which runs what may only be read.
+func loader() string {
+	for _, p := range []string{"/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"} {
+		if _, err := os.Stat(p); err == nil {
+			return p
+		}
+	}
+	return "/lib/ld.so"
+}
