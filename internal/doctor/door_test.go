@@ -1,0 +1,255 @@
+//go:build linux
+
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/presence"
+	"github.com/doorward/doorward/internal/service"
+)
+
+// units are systemd's, by name; those that are missing do not exist.
+type units map[string]fakeUnit
+
+type fakeUnit struct {
+	status service.Status
+	cuts   string
+}
+
+func (u units) unit(name string) Unit { return asked{u, name} }
+
+type asked struct {
+	units units
+	name  string
+}
+
+func (a asked) Status(context.Context) (service.Status, error) {
+	u, ok := a.units[a.name]
+	if !ok {
+		return service.Status{}, fmt.Errorf("unit %q does not exist", a.name)
+	}
+	return u.status, nil
+}
+
+func (a asked) CutsSessions(context.Context) (bool, string, error) {
+	return a.units[a.name].cuts != "", a.units[a.name].cuts, nil
+}
+
+func TestUnit(t *testing.T) {
+	running := service.Status{State: service.Running}
+	tests := []struct {
+		name  string
+		units units
+		files map[string]string
+		want  []string
+	}{
+		{"runs", units{"ssh.service": {status: running}}, nil, []string{"ok: door ssh: its unit ssh.service is running > "}},
+		{"stopped, its socket too", units{"ssh.service": {}, "ssh.socket": {}}, nil,
+			[]string{"ok: door ssh: its unit ssh.service is stopped > "}},
+		{"none", units{}, nil,
+			[]string{`problem: door ssh: its unit ssh.service cannot be asked about: unit "ssh.service" does not exist`}},
+		{"failed", units{"ssh.service": {status: service.Status{State: service.Failed, Detail: "exit status 255"}}}, nil,
+			[]string{"warning: door ssh: its unit ssh.service is failed: exit status 255 > journalctl -u ssh.service"}},
+		{"cuts sessions", units{"ssh.service": {status: running, cuts: "KillMode=control-group ends them"}}, nil, []string{
+			"ok: door ssh", "problem: door ssh: going dark would end open sessions: KillMode=control-group ends them >" +
+				" systemctl edit ssh.service"}},
+		{"socket beside it", units{"ssh.service": {status: running}, "ssh.socket": {status: running}}, nil, []string{
+			"ok: door ssh", "problem: door ssh: ssh.socket is active beside ssh.service: it holds the port, and starts the" +
+				` service behind doorward's back > systemctl disable --now ssh.socket; or write unit = "ssh.socket"`}},
+		{"enabled", units{"ssh.service": {status: running}},
+			map[string]string{"/etc/systemd/system/multi-user.target.wants/ssh.service": ""}, []string{
+				"ok: door ssh", "note: door ssh: ssh.service also starts by itself at boot, and doorward stops it when nobody" +
+					" has been in for 1h0m0s; that is a way in should doorward itself not start > to have it run only"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := machine(t, tt.files)
+			p.Unit = tt.units.unit
+			want(t, p.unit(t.Context(), &sshDoor(t).Doors[0]), tt.want...)
+		})
+	}
+}
+
+func TestCommands(t *testing.T) {
+	p := machine(t, map[string]string{"/usr/sbin/sshd": "x"})
+	s := &config.Service{Start: []string{"/usr/sbin/sshd", "-D"}}
+	want(t, commands("door ssh", s, p.path), `problem: door ssh: its command "/usr/sbin/sshd" is no program`)
+	if err := os.Chmod(p.path("/usr/sbin/sshd"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	want(t, commands("door ssh", s, p.path), "ok: door ssh: its command /usr/sbin/sshd is there")
+	s.Stop = []string{"/usr/bin/none"}
+	want(t, commands("door ssh", s, p.path), `problem: door ssh: its command "/usr/bin/none" is no program`)
+}
+
+func TestBoot(t *testing.T) {
+	want(t, machine(t, nil).boot(), "note: boot: there is no systemd here")
+	systemd := map[string]string{"/run/systemd/system/x": ""}
+	want(t, machine(t, systemd).boot(), "warning: boot: doorward.service is not installed")
+	systemd["/lib/systemd/system/doorward.service"] = ""
+	want(t, machine(t, systemd).boot(),
+		"warning: boot: doorward.service is not enabled: after a boot nothing is guarded > systemctl enable doorward.service")
+	systemd["/etc/systemd/system/multi-user.target.wants/doorward.service"] = ""
+	want(t, machine(t, systemd).boot(), "ok: boot: doorward.service is enabled")
+}
+
+// fakeLog answers like a presence.Log.
+type fakeLog struct {
+	login    presence.Login
+	found    bool
+	err      error
+	warnings []string
+}
+
+func (l *fakeLog) Last(context.Context) (presence.Login, bool, error) { return l.login, l.found, l.err }
+func (l *fakeLog) Warnings() []string                                 { return l.warnings }
+func (l *fakeLog) String() string                                     { return "/var/log/auth.log" }
+
+func TestLogins(t *testing.T) {
+	now := time.Date(2026, 11, 24, 6, 0, 0, 0, time.UTC)
+	alice := presence.Login{Time: now.Add(-90 * time.Minute), User: "alice", Source: netip.MustParseAddr("192.0.2.1")}
+	tests := []struct {
+		name string
+		log  fakeLog
+		want []string
+	}{
+		{"a login", fakeLog{login: alice, found: true}, []string{
+			"ok: door ssh: /var/log/auth.log can be read; the last login was alice's from 192.0.2.1, 1h30m0s ago > "}},
+		{"no login", fakeLog{}, []string{"ok: door ssh: /var/log/auth.log can be read, and has no login yet > "}},
+		{"no data", fakeLog{err: fmt.Errorf("%w: nothing anywhere", presence.ErrNoData)}, []string{
+			"problem: door ssh: would go to failsafe, dark and deaf: no log data: nothing anywhere > "}},
+		{"too slow", fakeLog{err: context.DeadlineExceeded}, []string{"warning: door ssh: its logins could not be read: context"}},
+		{"odd stamps", fakeLog{warnings: []string{"line 3 has a stamp from the future"}}, []string{
+			"ok: door ssh", "warning: door ssh: line 3 has a stamp from the future > "}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			want(t, loginFindings(t.Context(), "ssh", &tt.log, now), tt.want...)
+		})
+	}
+}
+
+func TestReader(t *testing.T) {
+	p := machine(t, map[string]string{
+		"/etc/passwd":    "root:x:0:0::/:\ndoorward:x:998:997::/:\n",
+		"/etc/group":     "root:x:0:\nadm:x:4:\nsystemd-journal:x:101:\nextra:x:50:alice,doorward\nother:x:60:alice\n",
+		"/proc/7/status": "Name:\tdoorwardd\nUid:\t998\t998\t998\t998\nGid:\t997\t997\t997\t997\nGroups:\t4 101 \n",
+		"/proc/8/status": "Uid:\t0\t0\t0\t0\n",
+	})
+	type who struct {
+		Name string
+		UID  int
+		GIDs []int
+	}
+	show := func(r *reader) who { return who{r.name, r.uid, r.gids} }
+	if d := cmp.Diff(who{"the user doorward", 998, []int{997, 4, 101, 50}}, show(p.daemonReader(0))); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff(who{"the daemon (pid 7)", 998, []int{997, 997, 997, 997, 4, 101}}, show(p.daemonReader(7))); d != "" {
+		t.Error(d)
+	}
+	if r := p.daemonReader(8); r != nil {
+		t.Errorf("root is %v, want nobody in particular", r)
+	}
+	if r := machine(t, nil).daemonReader(0); r != nil {
+		t.Errorf("without the user it is %v, want nobody", r)
+	}
+
+	r := &reader{name: "the user doorward", uid: 998, gids: []int{4}}
+	for _, tt := range []struct {
+		mode     os.FileMode
+		uid, gid int
+		want     bool
+	}{
+		{0o640, 0, 4, true}, {0o640, 0, 0, false}, {0o600, 0, 4, false}, {0o644, 0, 0, true},
+		{0o040, 998, 4, false}, {0o400, 998, 0, true}, {0o604, 0, 4, false},
+	} {
+		if got := readable(tt.mode, tt.uid, tt.gid, r); got != tt.want {
+			t.Errorf("%v of %d:%d is readable: %v, want %v", tt.mode, tt.uid, tt.gid, got, tt.want)
+		}
+	}
+	secure := filepath.Join(t.TempDir(), "secure")
+	if err := os.WriteFile(secure, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want(t, mayRead(r, secure), "problem: "+secure+": the user doorward may not read it (-rw-------, owner")
+	want(t, mayRead(nil, secure))
+	want(t, mayRead(r, "the journal"))
+}
+
+func TestSSHConnection(t *testing.T) {
+	const own = "192.0.2.1 50000 192.0.2.2 22"
+	p := machine(t, map[string]string{
+		fmt.Sprintf("/proc/%d/status", os.Getpid()): "PPid:\t70\n",
+		"/proc/70/status": "PPid:\t60\n", "/proc/70/environ": "SUDO_USER=alice\x00PATH=/\x00",
+		"/proc/60/status": "PPid:\t1\n", "/proc/60/environ": "A=b\x00SSH_CONNECTION=" + own + "\x00",
+	})
+	if got := p.sshConnection(); got != own {
+		t.Errorf("got %q, want %q", got, own)
+	}
+	if got := machine(t, nil).sshConnection(); got != "" {
+		t.Errorf("got %q, want none", got)
+	}
+}
+
+func TestOwnSession(t *testing.T) {
+	c := sshDoor(t)
+	now := time.Now()
+	grants := func(source string) control.Status {
+		return control.Status{Doors: []control.Door{{Name: "ssh",
+			Grants: []control.Grant{{Source: source, Expires: now.Add(time.Minute)}}}}}
+	}
+	tests := []struct {
+		name       string
+		connection string
+		status     control.Status
+		want       []string
+	}{
+		{"none", "", control.Status{}, nil},
+		{"garbled", "a b c d", control.Status{}, nil},
+		{"always", "198.51.100.7 50000 192.0.2.2 22", control.Status{}, []string{
+			"ok: your session: comes from 198.51.100.7, which never needs to knock at door ssh (198.51.100.0/24)"}},
+		{"unguarded", "192.0.2.1 50000 192.0.2.2 2222", control.Status{}, []string{
+			"ok: your session: came in at 2222/tcp, which no door guards"}},
+		{"stranger", "192.0.2.1 50000 192.0.2.2 22", grants("192.0.2.9"), []string{
+			"warning: your session: comes from 192.0.2.1 through door ssh: it lives on whatever happens, but a new one needs" +
+				" the knock > keep this session open until a new one has got in; apply with doorward apply --confirm 60s"}},
+		{"granted", "::ffff:192.0.2.1 50000 ::ffff:192.0.2.2 22", grants("192.0.2.1"), []string{
+			"ok: your session: comes from 192.0.2.1, which has a grant at door ssh until "}},
+		{"granted by prefix", "fe80::1%eth0 50000 fe80::2%eth0 22", grants("fe80::/64"), []string{
+			"ok: your session: comes from fe80::1, which has a grant"}},
+		{"open to all", "192.0.2.1 50000 192.0.2.2 22", grants("any"), []string{"ok: your session"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) { want(t, ownSession(c, tt.connection, tt.status, now), tt.want...) })
+	}
+}
+
+func TestConfiguration(t *testing.T) {
+	p := machine(t, map[string]string{"/good": configText, "/bad": "[door.ssh]\n"})
+	for path, line := range map[string]string{
+		"/good": "ok: configuration: /good: door ssh > ",
+		"/bad":  "problem: configuration: /bad has mistakes > doorward check /bad",
+		"/none": "problem: configuration: /none does not exist > doorward init writes one",
+	} {
+		p.Config = path
+		_, found := p.configuration()
+		want(t, found, line)
+	}
+	// The knock is nobody's business who gets to see the list.
+	if got := strings.Join(lines(outside(sshDoor(t))), ""); strings.Contains(got, "59000") {
+		t.Errorf("it tells the knock: %s", got)
+	}
+}
