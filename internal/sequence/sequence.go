@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/port"
@@ -26,12 +25,15 @@ type Rule struct {
 	ForAll bool          // everybody's touches add up to one knock
 }
 
+// knocked is the reason of a right verdict.
+const knocked = "touched the right ports"
+
 // Verdict is what a source's touches came to.
 type Verdict struct {
 	Right  bool
 	Source netip.Addr // the zero Addr for everybody, when the rule is ForAll
 	Time   time.Time  // when it was decided
-	Reason string     // for people: what was touched, what was missing
+	Reason string     // for people; it names no port, since logs are read by more than those who may knock
 }
 
 // maxSources bounds the memory that strangers can take: so many sources may
@@ -110,7 +112,7 @@ func (r *Recogniser) Touch(t port.Touch) []Verdict {
 	case wrong != "":
 		verdicts = append(verdicts, r.end(p, t.Time, false, wrong))
 	case right:
-		verdicts = append(verdicts, r.end(p, t.Time, true, "touched "+ports(k.touched)))
+		verdicts = append(verdicts, r.end(p, t.Time, true, knocked))
 	}
 	return verdicts
 }
@@ -127,8 +129,8 @@ func (r *Recogniser) Look(now time.Time) []Verdict {
 		switch {
 		case wrong != "":
 		case !right:
-			wrong = fmt.Sprintf("touched only %s of %s by the end of its %s",
-				ports(k.touched), ports(r.rule.Touch), r.time())
+			wrong = fmt.Sprintf("touched only %d of %d ports by the end of its %s",
+				len(k.touched), len(r.rule.Touch), r.time())
 		case k.last.Sub(k.first) > r.rule.Within:
 			wrong = fmt.Sprintf("took %s from the first touch to the last; allowed is %s",
 				k.last.Sub(k.first).Round(time.Millisecond), r.rule.Within)
@@ -137,7 +139,7 @@ func (r *Recogniser) Look(now time.Time) []Verdict {
 			verdicts = append(verdicts, r.end(e, now, false, wrong))
 			continue
 		}
-		verdicts = append(verdicts, r.end(e, now, true, "touched "+ports(k.touched)))
+		verdicts = append(verdicts, r.end(e, now, true, knocked))
 	}
 	return verdicts
 }
@@ -176,10 +178,10 @@ func (r *Recogniser) Rearm(now time.Time) { *r = *New(r.rule, now) }
 func (r *Recogniser) judge(k *progress) (right bool, wrong string) {
 	for i, p := range k.touched {
 		if !slices.Contains(r.rule.Touch, p) {
-			return false, fmt.Sprintf("touched %d, which is to be left alone", p)
+			return false, "touched a port that is to be left alone"
 		}
 		if r.rule.Given && r.rule.Touch[i] != p {
-			return false, fmt.Sprintf("touched %s, which is not the given order", ports(k.touched))
+			return false, "touched the ports in another order than the given one"
 		}
 	}
 	return len(k.touched) == len(r.rule.Touch), ""
@@ -240,13 +242,4 @@ func neighbourhood(source netip.Addr) netip.Prefix {
 		return netip.Prefix{}
 	}
 	return netip.PrefixFrom(source, 64).Masked()
-}
-
-// ports writes "59000, 59002".
-func ports(ps []uint16) string {
-	s := make([]string, len(ps))
-	for i, p := range ps {
-		s[i] = fmt.Sprint(p)
-	}
-	return strings.Join(s, ", ")
 }

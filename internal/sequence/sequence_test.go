@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,60 +63,60 @@ func TestVerdicts(t *testing.T) {
 	}{
 		{"right, any order", article,
 			[]step{{0, visitor, 59002}, {s, visitor, 59000}},
-			[]Verdict{right(s, visitor, "touched 59002, 59000")}},
+			[]Verdict{right(s, visitor, knocked)}},
 		{"a repeat counts once", article,
 			[]step{{0, visitor, 59000}, {s, visitor, 59000}, {2 * s, visitor, 59002}},
-			[]Verdict{right(2*s, visitor, "touched 59000, 59002")}},
+			[]Verdict{right(2*s, visitor, knocked)}},
 		{"a port to be left alone", article,
 			[]step{{0, visitor, 59000}, {s, visitor, 59001}},
-			[]Verdict{wrong(s, visitor, "touched 59001, which is to be left alone")}},
+			[]Verdict{wrong(s, visitor, "touched a port that is to be left alone")}},
 		{"an ascending scan is wrong at the second port", article,
 			[]step{{0, visitor, 59000}, {1, visitor, 59001}, {2, visitor, 59002}, {61 * s, visitor, 0}},
-			[]Verdict{wrong(1, visitor, "touched 59001, which is to be left alone"),
-				wrong(61*s, visitor, "touched only 59002 of 59000, 59002 by the end of its 1m0s")}},
+			[]Verdict{wrong(1, visitor, "touched a port that is to be left alone"),
+				wrong(61*s, visitor, "touched only 1 of 2 ports by the end of its 1m0s")}},
 		{"the last moment counts", article,
 			[]step{{0, visitor, 59000}, {60 * s, visitor, 59002}},
-			[]Verdict{right(60*s, visitor, "touched 59000, 59002")}},
+			[]Verdict{right(60*s, visitor, knocked)}},
 		{"a moment too late, nobody looked before", article,
 			[]step{{0, visitor, 59000}, {60*s + 1, visitor, 59002}},
-			[]Verdict{wrong(60*s+1, visitor, "touched only 59000 of 59000, 59002 by the end of its 1m0s")}},
+			[]Verdict{wrong(60*s+1, visitor, "touched only 1 of 2 ports by the end of its 1m0s")}},
 		{"unfinished", article,
 			[]step{{0, visitor, 59000}, {60 * s, visitor, 0}, {61 * s, visitor, 0}},
-			[]Verdict{wrong(61*s, visitor, "touched only 59000 of 59000, 59002 by the end of its 1m0s")}},
+			[]Verdict{wrong(61*s, visitor, "touched only 1 of 2 ports by the end of its 1m0s")}},
 		{"sources do not help each other", article,
 			[]step{{0, visitor, 59000}, {s, other, 59002}, {2 * s, visitor, 59002}},
-			[]Verdict{right(2*s, visitor, "touched 59000, 59002")}},
+			[]Verdict{right(2*s, visitor, knocked)}},
 		{"sources do not spoil each other", article,
 			[]step{{0, visitor, 59000}, {s, other, 59001}, {2 * s, visitor, 59002}},
-			[]Verdict{wrong(s, other, "touched 59001, which is to be left alone"),
-				right(2*s, visitor, "touched 59000, 59002")}},
+			[]Verdict{wrong(s, other, "touched a port that is to be left alone"),
+				right(2*s, visitor, knocked)}},
 		{"given order", given,
 			[]step{{0, visitor, 59000}, {s, visitor, 59002}},
-			[]Verdict{right(s, visitor, "touched 59000, 59002")}},
+			[]Verdict{right(s, visitor, knocked)}},
 		{"not the given order", given,
 			[]step{{0, visitor, 59002}},
-			[]Verdict{wrong(0, visitor, "touched 59002, which is not the given order")}},
+			[]Verdict{wrong(0, visitor, "touched the ports in another order than the given one")}},
 		{"a port of nobody's", article,
 			[]step{{0, visitor, 60000}, {61 * s, visitor, 0}}, nil},
 
 		{"at the tick, as the article does", judged,
 			[]step{{10 * s, visitor, 59000}, {20 * s, visitor, 59002}, {59 * s, visitor, 0}, {60 * s, visitor, 0}},
-			[]Verdict{right(60*s, visitor, "touched 59000, 59002")}},
+			[]Verdict{right(60*s, visitor, knocked)}},
 		{"a knock over the tick is wrong", judged,
 			[]step{{59 * s, visitor, 59000}, {60 * s, visitor, 0}},
-			[]Verdict{wrong(60*s, visitor, "touched only 59000 of 59000, 59002 by the end of its 1m0s")}},
+			[]Verdict{wrong(60*s, visitor, "touched only 1 of 2 ports by the end of its 1m0s")}},
 		{"complete, then spoiled before the tick", judged,
 			[]step{{1 * s, visitor, 59000}, {2 * s, visitor, 59002}, {3 * s, visitor, 59001}, {60 * s, visitor, 0}},
-			[]Verdict{wrong(60*s, visitor, "touched 59001, which is to be left alone")}},
+			[]Verdict{wrong(60*s, visitor, "touched a port that is to be left alone")}},
 		{"touches on the tick belong to the next", judged,
 			[]step{{60 * s, visitor, 59000}, {119 * s, visitor, 59002}, {120 * s, visitor, 0}},
-			[]Verdict{right(120*s, visitor, "touched 59000, 59002")}},
+			[]Verdict{right(120*s, visitor, knocked)}},
 		{"everybody's touches add up", everybody,
 			[]step{{1 * s, visitor, 59000}, {2 * s, other, 59002}, {60 * s, visitor, 0}},
-			[]Verdict{right(60*s, netip.Addr{}, "touched 59000, 59002")}},
+			[]Verdict{right(60*s, netip.Addr{}, knocked)}},
 		{"everybody's touches spoil", everybody,
 			[]step{{1 * s, visitor, 59000}, {2 * s, other, 59001}, {60 * s, visitor, 0}},
-			[]Verdict{wrong(60*s, netip.Addr{}, "touched 59001, which is to be left alone")}},
+			[]Verdict{wrong(60*s, netip.Addr{}, "touched a port that is to be left alone")}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := New(tt.rule, start)
@@ -244,6 +245,29 @@ func TestStrangersTakeBoundedMemoryAndPushNobodyOut(t *testing.T) {
 	r.Look(start.Add(time.Hour))
 	if len(r.of) != 0 || len(r.neighbours) != 0 {
 		t.Errorf("after all are judged %d sources and %d neighbourhoods are left", len(r.of), len(r.neighbours))
+	}
+}
+
+// The knock is a secret, and a verdict's reason goes into logs.
+func TestVerdictsNameNoPort(t *testing.T) {
+	given := article
+	given.Given = true
+	for _, rule := range []Rule{article, given} {
+		for _, steps := range [][]step{
+			{{0, visitor, 59000}, {1, visitor, 59002}},
+			{{0, visitor, 59002}, {1, visitor, 59000}},
+			{{0, visitor, 59000}, {1, visitor, 59001}},
+			{{0, visitor, 59000}, {time.Hour, visitor, 0}},
+		} {
+			r := New(rule, start)
+			for _, s := range steps {
+				for _, v := range s.take(r) {
+					if strings.Contains(v.Reason, "59") {
+						t.Errorf("%v: the reason %q gives the knock away", steps, v.Reason)
+					}
+				}
+			}
+		}
 	}
 }
 
