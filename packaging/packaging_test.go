@@ -78,7 +78,7 @@ func TestGuardsBeforeTheNetworkIsUp(t *testing.T) {
 	}
 	when := func(unit, property string) int {
 		t.Helper()
-		text := strings.TrimSpace(m.Run("systemctl", "show", "-P", property, unit))
+		text := show(t, m, unit, property)
 		n, err := strconv.Atoi(text)
 		if err != nil || n == 0 {
 			t.Fatalf("%s of %s is %q\n%s", property, unit, text, m.Run("journalctl", "--boot", "--no-pager", "--unit="+unit))
@@ -107,11 +107,11 @@ func testVerify(t *testing.T, m *systemdtest.Machine) {
 		t.Errorf("systemd-analyze verify: %s", out)
 	}
 	m.Run("systemctl", "enable", "doorward.service")
-	before := " " + strings.TrimSpace(m.Run("systemctl", "show", "-P", "Before", "doorward.service")) + " "
+	before := " " + show(t, m, "doorward.service", "Before") + " "
 	if !strings.Contains(before, " network-pre.target ") {
 		t.Errorf("it starts before %q, not before the network", before)
 	}
-	after := m.Run("systemctl", "show", "-P", "After", "doorward.service")
+	after := show(t, m, "doorward.service", "After")
 	for _, late := range []string{"sysinit.target", "basic.target", "dbus.s", "network"} {
 		if strings.Contains(after, late) {
 			t.Errorf("it starts after %q, which may itself wait for the network: %s", late, after)
@@ -133,10 +133,10 @@ func testSecurity(t *testing.T, m *systemdtest.Machine) {
 	t.Logf("exposure level %v", level)
 }
 
-// show is a property of the unit.
-func show(t *testing.T, m *systemdtest.Machine, property string) string {
+// show is a property of a unit.
+func show(t *testing.T, m *systemdtest.Machine, unit, property string) string {
 	t.Helper()
-	return strings.TrimSpace(m.Run("systemctl", "show", "-P", property, "doorward.service"))
+	return strings.TrimSpace(m.Run("systemctl", "show", "-P", property, unit))
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {
@@ -162,7 +162,7 @@ func testRuns(t *testing.T, m *systemdtest.Machine) {
 	if report := stubFile(m, "report"); report != "" {
 		t.Errorf("the daemon's privileges are not as they should be:\n%s", report)
 	}
-	pid := show(t, m, "MainPID")
+	pid := show(t, m, "doorward.service", "MainPID")
 	status, err := os.ReadFile(m.Path("/proc/" + pid + "/status"))
 	if err != nil {
 		t.Fatal(err)
@@ -182,8 +182,8 @@ func testRuns(t *testing.T, m *systemdtest.Machine) {
 
 	m.Run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "doorward.service")
 	eventually(t, "it is started again", func() bool {
-		again := show(t, m, "MainPID")
-		return again != "0" && again != pid && show(t, m, "ActiveState") == "active"
+		again := show(t, m, "doorward.service", "MainPID")
+		return again != "0" && again != pid && show(t, m, "doorward.service", "ActiveState") == "active"
 	})
 	m.Run("systemctl", "stop", "doorward.service")
 	if got := m.Run("cat", "/proc/"+own+"/comm"); got != "sleep\n" {

@@ -194,10 +194,13 @@ func (m *Machine) CommandAs(ctx context.Context, user, name string, args ...stri
 }
 
 // Run runs a program in the machine and returns what it printed, on both
-// outputs. A non-zero exit fails the test.
+// outputs. A non-zero exit fails the test, and so does more than a minute. It
+// works in the test's Cleanup too.
 func (m *Machine) Run(name string, args ...string) string {
 	m.t.Helper()
-	out, err := m.Command(m.t.Context(), name, args...).CombinedOutput()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.t.Context()), time.Minute)
+	defer cancel()
+	out, err := m.Command(ctx, name, args...).CombinedOutput()
 	if err != nil {
 		m.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}

@@ -1,0 +1,106 @@
+//go:build linux
+
+package packaging
+
+import (
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/nstest"
+	"github.com/doorward/doorward/internal/systemdtest"
+)
+
+const sshDoor = `
+[door.ssh]
+ports = ["22/tcp"]
+open_for = "30s"
+service = { unit = "ssh.service" }
+presence = { idle = "1h" }
+
+[[door.ssh.knock]]
+kind = "touch"
+listen = [59000, 59001, 59002]
+touch = [59000, 59002]
+`
+
+// TestTheDaemonInItsUnit knocks at the real daemon, in its unit, on a real
+// system: from boot to an open door and back to a dark one.
+func TestTheDaemonInItsUnit(t *testing.T) {
+	ns, visitor := nstest.New(t), nstest.New(t)
+	nstest.Link(ns, visitor, []string{"192.0.2.1/24"}, []string{"192.0.2.2/24"})
+	bin := t.TempDir()
+	for _, name := range []string{"doorwardd", "doorward"} {
+		build := exec.CommandContext(t.Context(), "go", "build", "-o", bin+"/"+name, "../cmd/"+name)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("build %s: %v\n%s", name, err, out)
+		}
+	}
+	m := systemdtest.Boot(t, ns, bin+"/doorwardd:/stub", bin+"/doorward:/usr/bin/doorward")
+	install(t, m)
+	m.Write("/etc/doorward/doorward.toml", sshDoor, 0o640)
+	m.Run("systemctl", "disable", "--now", "ssh.service")
+	m.Run("doorward", "polkit", "--install")
+	m.Run("systemctl", "restart", "polkit.service") // it reads rules anew by itself, at some moment
+	m.Run("systemctl", "start", "doorward.service")
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(m.Run("journalctl", "--no-pager", "--unit=doorward.service"))
+		}
+	})
+	if got := m.Run("nft", "list", "tables"); !strings.Contains(got, "table inet doorward") {
+		t.Fatalf("ready without its fence: %s", got)
+	}
+	if reaches(visitor, "192.0.2.1:22", time.Second) {
+		t.Error("a stranger gets in")
+	}
+
+	for _, port := range []string{"59000", "59002"} {
+		if !reaches(visitor, "192.0.2.1:"+port, 10*time.Second) {
+			t.Fatalf("port %s cannot be touched", port)
+		}
+	}
+	eventually(t, "the door opens", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
+	if got := m.Run("systemctl", "is-active", "ssh.service"); got != "active\n" {
+		t.Errorf("ssh.service is %q", got)
+	}
+
+	before := show(t, m, "doorward.service", "MainPID")
+	m.Run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "doorward.service")
+	eventually(t, "it is started again", func() bool {
+		return show(t, m, "doorward.service", "MainPID") != before && show(t, m, "doorward.service", "ActiveState") == "active"
+	})
+	if !reaches(visitor, "192.0.2.1:22", time.Second) {
+		t.Error("the grant did not outlive kill -9")
+	}
+	m.Run("systemctl", "reload", "doorward.service")
+	m.Run("doorward", "close", "ssh")
+	eventually(t, "ssh.service is stopped", func() bool { return show(t, m, "ssh.service", "ActiveState") == "inactive" })
+	if reaches(visitor, "192.0.2.1:22", time.Second) {
+		t.Error("a closed door lets somebody in")
+	}
+	m.Run("systemctl", "stop", "doorward.service")
+	if got := m.Run("nft", "list", "tables"); !strings.Contains(got, "table inet doorward") {
+		t.Error("the fence fell when the daemon was stopped")
+	}
+}
+
+// reaches tells whether a connection from ns succeeds within d.
+func reaches(ns *nstest.NS, address string, d time.Duration) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	ok := false
+	ns.Do(func() error {
+		if c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address); err == nil {
+			ok = true
+			c.Close()
+		}
+		return nil
+	})
+	return ok
+}
