@@ -189,6 +189,9 @@ func (v *Visitor) touch(ctx context.Context, a netip.Addr, p uint16, each time.D
 	ctx, cancel := context.WithTimeout(ctx, each)
 	defer cancel()
 	c, err := v.dial(ctx, a, p)
+	if isReset(err) {
+		return nil // it was made, and reset at once: a SYN that is not taken is refused
+	}
 	if err != nil {
 		return err
 	}
@@ -229,9 +232,20 @@ func isTimeout(err error) bool {
 	return errors.As(err, &t) && t.Timeout()
 }
 
-// wsaConnRefused is WSAECONNREFUSED of winsock2.h, which package syscall does
-// not map to ECONNREFUSED.
-const wsaConnRefused = syscall.Errno(10061)
+// WSAECONNRESET and WSAECONNREFUSED of winsock2.h, which package syscall does
+// not map to ECONNRESET and ECONNREFUSED.
+const (
+	wsaConnReset   = syscall.Errno(10054)
+	wsaConnRefused = syscall.Errno(10061)
+)
+
+// isReset says whether a connection was made and ended before it was looked at,
+// as a listener under a flood does.
+func isReset(err error) bool {
+	var n syscall.Errno
+	return errors.As(err, &n) && (n == syscall.ECONNRESET || n == syscall.EPIPE ||
+		runtime.GOOS == "windows" && n == wsaConnReset)
+}
 
 func isRefused(err error) bool {
 	var n syscall.Errno

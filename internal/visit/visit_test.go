@@ -126,6 +126,7 @@ func errText(err error) string {
 func TestKnock(t *testing.T) {
 	const a, b = "192.0.2.2:59000", "192.0.2.2:59002"
 	unreachable := func() error { return syscall.ENETUNREACH }
+	resets := func() error { return syscall.ECONNRESET }
 	tests := []struct {
 		name    string
 		addrs   []netip.Addr
@@ -143,6 +144,11 @@ func TestKnock(t *testing.T) {
 			answers: map[string]func() error{a: refuses, b: accepts},
 			seen:    a,
 			err:     "59000/tcp on 192.0.2.2 refuses connections",
+		},
+		{
+			name: "made and reset at once", addrs: []netip.Addr{gate4},
+			answers: map[string]func() error{a: resets, b: accepts},
+			seen:    a + " " + b,
 		},
 		{
 			name: "silent after the first", addrs: []netip.Addr{gate4, other4},
