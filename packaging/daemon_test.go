@@ -88,6 +88,9 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	if got := m.Run("nft", "list", "tables"); !strings.Contains(got, "table inet doorward") {
 		t.Error("the fence fell when the daemon was stopped")
 	}
+	if log := m.Run("journalctl", "--no-pager", "--unit=doorward.service"); strings.Contains(log, "not confined") {
+		t.Errorf("the unit keeps the daemon from locking itself in:\n%s", log)
+	}
 }
 
 // reaches tells whether a connection from ns succeeds within d.
