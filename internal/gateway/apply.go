@@ -52,7 +52,7 @@ func (g *Gateway) apply(now time.Time, by string, confirm time.Duration) (contro
 		return control.Reply{}, fmt.Errorf("nothing was changed: %w", err)
 	}
 	g.applied = next
-	reply := control.Reply{Message: fmt.Sprintf("%s is in use: %d doors", g.opts.Path, len(c.Doors))}
+	reply := control.Reply{Message: fmt.Sprintf("%s is in use: %s", g.opts.Path, countDoors(c))}
 	if confirm > 0 {
 		reply.Message += ", until " + next.Deadline.Format(time.TimeOnly) + " unless it is kept"
 		reply.Until = &next.Deadline
@@ -151,6 +151,14 @@ func (g *Gateway) use(now time.Time, c *config.Config, text []byte) (left []stri
 		g.changes.ended = append(g.changes.ended, name)
 	}
 	return left, nil
+}
+
+// countDoors says how many doors a configuration has.
+func countDoors(c *config.Config) string {
+	if len(c.Doors) == 1 {
+		return "1 door"
+	}
+	return fmt.Sprintf("%d doors", len(c.Doors))
 }
 
 // tryPorts has the ear listen on what a new configuration adds, so that a port

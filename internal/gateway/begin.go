@@ -60,7 +60,7 @@ func (g *Gateway) begin() error {
 	for _, d := range g.doors {
 		d.start(g.ctx)
 	}
-	g.record(now, audit.EventStarted, "", fmt.Sprintf("version %s guards %d doors", g.opts.Version, len(g.doors)))
+	g.record(now, audit.EventStarted, "", fmt.Sprintf("version %s guards %s", g.opts.Version, countDoors(g.config)))
 	if aside := g.world.Store.SetAside(); aside != "" {
 		g.record(now, audit.EventError, "", "the store was damaged and is set aside as "+aside+
 			"; penalties and the audit trail begin anew")
@@ -99,31 +99,32 @@ func (g *Gateway) restoreGrants(now time.Time, claims []store.Grant, grants []fe
 		}
 		left[grantKey{f.Door, source}] = f.For
 	}
-	restored := g.restoreClaims(now, claims, left)
-	for key := range restored {
-		if left[key] <= 0 {
-			d := g.door(key.door)
-			d.carry(d.door.Ended(now, key.source, "the kernel lost it while no daemon ran"))
-		}
-	}
+	ends := g.restoreClaims(now, claims, left)
 	for key, length := range left {
 		d := g.door(key.door)
 		switch {
 		case d == nil: // went with the door
 		case length <= 0 || d.door.Saved().State != door.Open:
 			g.changes.grants[key] = 0
-		case !restored[key]:
+		case length-ends[key] > expirySlack:
 			d.carry(d.door.Adopt(now, door.Claim{Source: key.source, By: "before the restart", Until: now.Add(length)}))
+		}
+	}
+	for key := range ends {
+		if left[key] <= 0 {
+			d := g.door(key.door)
+			d.carry(d.door.Ended(now, key.source, "the kernel lost it while no daemon ran"))
 		}
 	}
 }
 
 // restoreClaims brings back the claims that still have time to run at doors
-// that are open, and says to which grants. Of several to one grant the longest
-// ends when the kernel ends the grant, whatever the wall clock did meanwhile.
-func (g *Gateway) restoreClaims(now time.Time, claims []store.Grant, left map[grantKey]time.Duration) map[grantKey]bool {
+// that are open, and returns how long the longest to each grant has. That one
+// ends with the kernel's grant, but for a kernel that was told of more time than
+// the store.
+func (g *Gateway) restoreClaims(now time.Time, claims []store.Grant, left map[grantKey]time.Duration) map[grantKey]time.Duration {
 	slices.SortStableFunc(claims, func(a, b store.Grant) int { return cmp.Compare(b.Left(now), a.Left(now)) })
-	restored := make(map[grantKey]bool)
+	ends := make(map[grantKey]time.Duration)
 	for _, c := range claims {
 		d, length := g.door(c.Door), c.Left(now)
 		if d == nil || d.door.Saved().State != door.Open || length <= 0 {
@@ -131,13 +132,14 @@ func (g *Gateway) restoreClaims(now time.Time, claims []store.Grant, left map[gr
 			continue
 		}
 		key := grantKey{c.Door, c.Source}
-		if kernel := left[key]; kernel > 0 && (!restored[key] || kernel < length) {
+		_, longer := ends[key]
+		if kernel := left[key]; kernel > 0 && (kernel < length || !longer && kernel-length <= expirySlack) {
 			length = kernel
 		}
 		d.door.Restore(door.Claim{Source: c.Source, By: c.By, Until: now.Add(length)})
-		restored[key] = true
+		ends[key] = max(ends[key], length)
 	}
-	return restored
+	return ends
 }
 
 // restorePenalties brings back the penalties that still have time to run.
