@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -104,16 +105,21 @@ func (m *Machine) start(root string, ns *nstest.NS, binds []string) error {
 	m.cmd = exec.Command("sh", append(append(args, "--"), nspawn...)...)
 	m.cmd.Stdout, m.cmd.Stderr = out, out
 	// Should the test be killed, systemd-nspawn is too, and the next boot of any
-	// test ends the machine.
+	// test ends the machine. The signal comes when the thread that started it
+	// ends, prctl(2): so one is kept for that.
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	if err := m.cmd.Start(); err != nil {
-		return err
-	}
+	started := make(chan error, 1)
 	go func() { // ends with systemd-nspawn, which halt sees to
-		m.cmd.Wait()
-		close(m.done)
+		defer close(m.done)
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := m.cmd.Start()
+		started <- err
+		if err == nil {
+			m.cmd.Wait()
+		}
 	}()
-	return nil
+	return <-started
 }
 
 // await waits until the machine has booted.
