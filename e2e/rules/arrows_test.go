@@ -49,7 +49,8 @@ var arrows = map[string]map[string]string{
 		"internal/presence": "tells who is in",
 		"internal/store":    "keeps what must survive",
 	},
-	"internal/cage": {},
+	"internal/cage":          {},
+	"internal/cage/intruder": {"internal/cage": "what it tries to get out of"},
 	"internal/daemon": {
 		"internal/cage":     "locks itself in after the start",
 		"internal/port":     "plain types",
@@ -136,6 +137,7 @@ var commands = map[string]string{
 	"internal/service/*.go":         "the door's start, stop and status commands",
 	"internal/presence/journal*.go": "journalctl: the journal has no other stable reader without cgo",
 	"internal/nstest/*.go":          "ip and nsenter, for tests",
+	"internal/cage/intruder/*.go":   "tries to, for tests",
 	"internal/systemdtest/*.go":     "debootstrap and systemd-nspawn, for tests",
 	"cmd/doorward/knock*.go":        "what the visitor wants run once the door is open",
 	"e2e/lab/*.go":                  "real programs in namespaces",
