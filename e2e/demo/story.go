@@ -30,7 +30,7 @@ open_for = "4s"
 start = [%q, "-D", "-f", %q]
 
 [door.ssh.presence]
-idle = "8s"
+idle = "10s"
 logins = [%q]
 connections = false
 
