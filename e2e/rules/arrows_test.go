@@ -94,6 +94,7 @@ var arrows = map[string]map[string]string{
 	"internal/share": {"internal/config": "reads the knock and draws a new one", "internal/port": "plain types"},
 
 	"internal/nstest":      {},
+	"internal/tape":        {},
 	"internal/systemdtest": {"internal/nstest": "the machine lives in a test's namespace"},
 	"e2e":                  {},
 	"e2e/lab":              {"internal/control": "reads status as a script would"},
