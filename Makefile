@@ -20,14 +20,7 @@ cross: # the visitor's side builds everywhere, the daemon on other Linuxes
 	@build/cross.sh
 
 install: build # programs, unit and the files beside it; starts nothing
-	install -D -m 755 bin/doorwardd $(DESTDIR)$(PREFIX)/sbin/doorwardd
-	install -D -m 755 bin/doorward $(DESTDIR)$(PREFIX)/bin/doorward
-	install -D -m 644 packaging/doorward.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/doorward.conf
-	install -D -m 644 packaging/doorward.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/doorward.conf
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's|/usr/sbin/doorwardd|$(PREFIX)/sbin/doorwardd|; s|/usr/bin/doorward|$(PREFIX)/bin/doorward|' \
-		packaging/doorward.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/doorward.service
-	@echo "next: systemd-sysusers && systemd-tmpfiles --create && doorward init --help"
+	@build/install.sh "$(DESTDIR)" "$(PREFIX)"
 
 demo: build # the story of a door, in two network namespaces, with a real sshd
 	@build/deps.sh demo

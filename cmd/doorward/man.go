@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/doorward/doorward/internal/config"
 )
 
 const manHelp = `Write the manual pages, one a command, in roff. They are made from the commands'
@@ -47,7 +49,35 @@ func manPages(root *cobra.Command) map[string]string {
 		pages[manName(c)+".1"] = manPage(c, []string{"doorward", "doorwardd"})
 	}
 	pages["doorward.1"] = manPage(root, append(all, "doorwardd"))
+	pages["doorward.toml.5"] = manConfig()
 	return pages
+}
+
+// manConfig is the page of the configuration file: the reference with every key
+// is text that explains itself.
+func manConfig() string {
+	return ".\\\" Made from the configuration's reference by \"doorward man\".\n" +
+		".TH DOORWARD.TOML 5 \"\" doorward \"doorward manual\"\n" +
+		".SH NAME\ndoorward.toml \\- what doorwardd guards, and how\n" +
+		".SH DESCRIPTION\nThe file, by default " + roff(config.DefaultPath) + ", is TOML. Every key is below, with its\n" +
+		"meaning and its default or an example. A key that is not known is a mistake, and\n" +
+		"so is a value that cannot be: \\fBdoorward check\\fR names all of them.\n" +
+		".SH KEYS\n.nf\n" + roffLines(config.Reference()) + ".fi\n" +
+		".SH SEE ALSO\n\\fBdoorward\\fR(1), \\fBdoorward\\-check\\fR(1), \\fBdoorward\\-init\\fR(1), \\fBdoorwardd\\fR(8)\n"
+}
+
+// roffLines escapes a text line by line, for a place where lines stay as they
+// are.
+func roffLines(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		line = roff(strings.TrimSuffix(line, "\n"))
+		if strings.HasPrefix(line, ".") || strings.HasPrefix(line, "'") {
+			b.WriteString("\\&") // else it would be a request
+		}
+		b.WriteString(line + "\n")
+	}
+	return b.String()
 }
 
 // manName is the name of a command's page, "doorward-status".
