@@ -28,6 +28,7 @@ func install(t *testing.T, m *systemdtest.Machine) {
 		{"doorward.sysusers", "/usr/lib/sysusers.d/doorward.conf", 0o644},
 		{"doorward.tmpfiles", "/usr/lib/tmpfiles.d/doorward.conf", 0o644},
 		{"doorward.init", "/etc/init.d/doorward", 0o755},
+		{"doorward-dbus.conf", "/etc/dbus-1/system.d/doorward.conf", 0o644},
 	} {
 		text, err := os.ReadFile(f.from)
 		if err != nil {
@@ -43,6 +44,7 @@ func install(t *testing.T, m *systemdtest.Machine) {
 	m.Write("/var/log/auth.log", "", 0o640)
 	m.Run("chgrp", "adm", "/var/log/auth.log")
 	m.Run("systemctl", "daemon-reload")
+	m.Run("busctl", "call", "org.freedesktop.DBus", "/", "org.freedesktop.DBus", "ReloadConfig")
 }
 
 func TestOnASystem(t *testing.T) {
@@ -51,6 +53,7 @@ func TestOnASystem(t *testing.T) {
 	t.Run("users and directories", func(t *testing.T) { testUsers(t, m) })
 	t.Run("unit is well-formed", func(t *testing.T) { testVerify(t, m) })
 	t.Run("unit is confined", func(t *testing.T) { testSecurity(t, m) })
+	t.Run("talks to systemd alone", func(t *testing.T) { testBus(t, m) })
 	t.Run("unit runs", func(t *testing.T) { testRuns(t, m) })
 	t.Run("SysV script", func(t *testing.T) { testSysV(t, m) })
 	t.Run("OpenRC script", func(t *testing.T) { testOpenRC(t, m) })
@@ -116,6 +119,29 @@ func testVerify(t *testing.T, m *systemdtest.Machine) {
 		if strings.Contains(after, late) {
 			t.Errorf("it starts after %q, which may itself wait for the network: %s", late, after)
 		}
+	}
+}
+
+// testBus holds the D-Bus policy of the daemon's user. Others may ask logind.
+func testBus(t *testing.T, m *systemdtest.Machine) {
+	ask := func(user, name, object, iface, method string) string {
+		t.Helper()
+		out, err := m.CommandAs(t.Context(), user, "busctl", "call", name, object, iface, method).CombinedOutput()
+		if err == nil {
+			return "answered"
+		}
+		return string(out)
+	}
+	logind := []string{"org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager", "ListSessions"}
+	if got := ask("nobody", logind[0], logind[1], logind[2], logind[3]); got != "answered" {
+		t.Errorf("another user, of logind: %q; the machine is not as it should be for this test", got)
+	}
+	if got := ask("doorward", logind[0], logind[1], logind[2], logind[3]); !strings.Contains(got, "Access denied") {
+		t.Errorf("the daemon's user, of logind: %q, want access denied", got)
+	}
+	if got := ask("doorward", "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
+		"org.freedesktop.systemd1.Manager", "ListUnits"); got != "answered" {
+		t.Errorf("the daemon's user, of systemd: %q, want an answer", got)
 	}
 }
 

@@ -23,7 +23,7 @@ var allowed = [...]string{
 	"arch_prctl", "prctl", "getrandom", "exit", "exit_group", "gettid", "getpid", "getppid", "getpgrp",
 	"clone", "clone3", "getcpu", "restart_syscall",
 	// Signals and time.
-	"rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "rt_sigtimedwait", "sigaltstack", "tgkill", "tkill", "kill",
+	"rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "rt_sigtimedwait", "signalfd4", "sigaltstack", "tgkill", "tkill", "kill",
 	"nanosleep", "clock_nanosleep", "clock_gettime", "clock_getres", "gettimeofday", "time",
 	"setitimer", "getitimer", "timer_create", "timer_delete", "timer_settime",
 	"timerfd_create", "timerfd_settime", "timerfd_gettime",
