@@ -4,7 +4,9 @@ package fence
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -149,17 +151,18 @@ func (c *conn) readSets(t *table) error {
 }
 
 // readElements returns a set's elements; those that have timed out are not
-// there any more. A set that the table does not have is an error.
+// there any more. A set that the table does not have is an error. With
+// errInterrupted it returns elements too, of which few may be missing.
 func (c *conn) readElements(set string) ([]element, error) {
 	var query attrs
 	query.str(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
 	query.str(unix.NFTA_SET_ELEM_LIST_SET, set)
 	msgs, err := c.dump(unix.NFT_MSG_GETSETELEM, query)
 	if err != nil {
-		return nil, fmt.Errorf("list the elements of set %q: %w", set, err)
+		err = fmt.Errorf("list the elements of set %q: %w", set, err)
 	}
 	var elems []element
-	err = each(msgs, func(ad *netlink.AttributeDecoder) {
+	return elems, errors.Join(err, each(msgs, func(ad *netlink.AttributeDecoder) {
 		for ad.Next() {
 			if ad.Type() != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 				continue
@@ -174,8 +177,7 @@ func (c *conn) readElements(set string) ([]element, error) {
 				return nil
 			})
 		}
-	})
-	return elems, err
+	}))
 }
 
 func decodeElement(ad *netlink.AttributeDecoder) element {
@@ -203,10 +205,17 @@ func decodeElement(ad *netlink.AttributeDecoder) element {
 		case unix.NFTA_SET_ELEM_TIMEOUT:
 			e.timed = true
 		case unix.NFTA_SET_ELEM_EXPIRATION:
-			e.left = time.Duration(ad.Uint64()) * time.Millisecond
+			e.left = millis(ad.Uint64())
 		}
 	}
 	return e
+}
+
+// millis is a time of ms milliseconds. The kernel takes 584 years, a Duration
+// holds half of that, and more than it holds must not come out as none left: the
+// grant would be there and nobody would see it.
+func millis(ms uint64) time.Duration {
+	return time.Duration(min(ms, uint64(math.MaxInt64/time.Millisecond))) * time.Millisecond
 }
 
 // decodeVerdict reads the chain that an element goes to; any other verdict than

@@ -71,7 +71,8 @@ func (f *Fence) watch(nl *netlink.Conn, changed chan<- struct{}) error {
 	}
 }
 
-// concerns says whether the event is about the table and of somebody else.
+// concerns says whether the event is about the table and of somebody else. One
+// that cannot be read may be.
 func (f *Fence) concerns(e netlink.Message) bool {
 	if e.Header.PID == f.origin.Load() || len(e.Data) < 4 || e.Data[0] != unix.NFPROTO_INET {
 		return false
@@ -81,5 +82,8 @@ func (f *Fence) concerns(e netlink.Message) bool {
 		return true
 	}
 	// The table is the first attribute of all but the generation.
-	return ad.Next() && ad.Type() == 1 && ad.String() == tableName
+	if ad.Next() {
+		return ad.Type() == 1 && ad.String() == tableName
+	}
+	return ad.Err() != nil
 }

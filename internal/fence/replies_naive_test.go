@@ -1,0 +1,209 @@
+//go:build linux
+
+package fence
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"math/big"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// naive reads the table out of the answers; false if one of those that must be
+// looked at is not sound.
+func (r *replies) naive() (t *table, sound bool) {
+	tables, ok := r.lists(unix.NFT_MSG_GETTABLE)
+	for _, l := range tables {
+		ok = ok && l.sound(4, unix.NFTA_TABLE_FLAGS, tableOwner)
+		if l.str(unix.NFTA_TABLE_NAME) == tableName {
+			note, _ := l.last(tableUserdata)
+			t = &table{flags: uint32(l.number(unix.NFTA_TABLE_FLAGS)), owner: uint32(l.number(tableOwner)), comment: naiveComment(note)}
+		}
+	}
+	if !ok || t == nil {
+		return nil, ok
+	}
+	objects, ok := r.lists(unix.NFT_MSG_GETOBJ)
+	for _, l := range objects {
+		data, whole := l.nested(unix.NFTA_OBJ_DATA)
+		for _, d := range data {
+			whole = whole && d.sound(8, unix.NFTA_COUNTER_PACKETS)
+		}
+		ok = ok && whole
+		if l.str(unix.NFTA_OBJ_TABLE) == tableName {
+			t.counters = append(t.counters, l.str(unix.NFTA_OBJ_NAME))
+		}
+	}
+	slices.Sort(t.counters)
+	return t, ok && r.naiveSets(t) && r.naiveChains(t)
+}
+
+// lists cuts up the answers to a question.
+func (r *replies) lists(question int) ([]attributeList, bool) {
+	var all []attributeList
+	for _, m := range r.kept[question] {
+		if len(m.Data) < 4 {
+			return nil, false
+		}
+		l, ok := attributes(m.Data[4:])
+		if !ok {
+			return nil, false
+		}
+		all = append(all, l)
+	}
+	return all, true
+}
+
+func (r *replies) naiveSets(t *table) bool {
+	sets, ok := r.lists(unix.NFT_MSG_GETSET)
+	for _, l := range sets {
+		ok = ok && l.sound(4, unix.NFTA_SET_FLAGS, unix.NFTA_SET_KEY_TYPE, unix.NFTA_SET_KEY_LEN,
+			unix.NFTA_SET_DATA_TYPE, unix.NFTA_SET_GC_INTERVAL)
+		if l.str(unix.NFTA_SET_TABLE) == tableName {
+			t.sets = append(t.sets, set{name: l.str(unix.NFTA_SET_NAME), def: setDef{
+				flags:      uint32(l.number(unix.NFTA_SET_FLAGS)),
+				keyType:    uint32(l.number(unix.NFTA_SET_KEY_TYPE)),
+				keyLen:     uint32(l.number(unix.NFTA_SET_KEY_LEN)),
+				dataType:   uint32(l.number(unix.NFTA_SET_DATA_TYPE)),
+				gcInterval: uint32(l.number(unix.NFTA_SET_GC_INTERVAL))}})
+		}
+	}
+	for i, s := range t.sets {
+		if !ok || s.def.flags&unix.NFT_SET_INTERVAL == 0 {
+			continue
+		}
+		t.sets[i].elems, ok = r.naiveElements(s.name)
+	}
+	return ok
+}
+
+func (r *replies) naiveElements(set string) ([]element, bool) {
+	var elems []element
+	for _, m := range r.kept[unix.NFT_MSG_GETSETELEM] {
+		if len(m.Data) < 4 {
+			return nil, false
+		}
+		l, whole := attributes(m.Data[4:])
+		if l.str(unix.NFTA_SET_ELEM_LIST_SET) != set {
+			continue // the kernel gives what was asked for
+		}
+		lists, ok := l.nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+		if !whole || !ok {
+			return nil, false
+		}
+		for _, list := range lists {
+			members, ok := list.nested(-1)
+			for _, e := range members {
+				elem, sound := naiveElement(e)
+				elems, ok = append(elems, elem), ok && sound
+			}
+			if !ok {
+				return nil, false
+			}
+		}
+	}
+	return elems, true
+}
+
+// longest is the most whole milliseconds that a Duration holds.
+const longest = math.MaxInt64 / time.Millisecond * time.Millisecond
+
+func naiveElement(l attributeList) (element, bool) {
+	_, timed := l.last(unix.NFTA_SET_ELEM_TIMEOUT)
+	e := element{end: l.number(unix.NFTA_SET_ELEM_FLAGS)&unix.NFT_SET_ELEM_INTERVAL_END != 0, timed: timed}
+	ms := new(big.Int).SetUint64(l.number(unix.NFTA_SET_ELEM_EXPIRATION))
+	e.left = longest // of 292 years, where the kernel allows more
+	if ms.Mul(ms, big.NewInt(int64(time.Millisecond))).IsInt64() {
+		e.left = time.Duration(ms.Int64())
+	}
+	keys, ok := l.nested(unix.NFTA_SET_ELEM_KEY)
+	for _, k := range keys {
+		for _, v := range k {
+			e.key = string(v.data)
+		}
+	}
+	data, whole := l.nested(unix.NFTA_SET_ELEM_DATA)
+	ok = ok && whole && l.sound(4, unix.NFTA_SET_ELEM_FLAGS) && l.sound(8, unix.NFTA_SET_ELEM_EXPIRATION)
+	for _, d := range data {
+		verdicts, whole := d.nested(unix.NFTA_DATA_VERDICT)
+		ok = ok && whole
+		for _, v := range verdicts {
+			ok = ok && v.sound(4, unix.NFTA_VERDICT_CODE)
+			for _, a := range v { // what goes elsewhere gets a name that no chain has
+				one := attributeList{a}
+				code := int32(one.number(unix.NFTA_VERDICT_CODE))
+				switch {
+				case a.typ == unix.NFTA_VERDICT_CODE && code != unix.NFT_GOTO:
+					e.chain = fmt.Sprintf("verdict %d ", code)
+				case a.typ == unix.NFTA_VERDICT_CHAIN:
+					e.chain += one.str(unix.NFTA_VERDICT_CHAIN)
+				}
+			}
+		}
+	}
+	return e, ok
+}
+
+func (r *replies) naiveChains(t *table) bool {
+	chains, ok := r.lists(unix.NFT_MSG_GETCHAIN)
+	for _, l := range chains {
+		hooks, whole := l.nested(unix.NFTA_CHAIN_HOOK)
+		ok = ok && whole && l.sound(4, unix.NFTA_CHAIN_POLICY)
+		c := chain{name: l.str(unix.NFTA_CHAIN_NAME), base: hook{kind: l.str(unix.NFTA_CHAIN_TYPE),
+			policy: uint32(l.number(unix.NFTA_CHAIN_POLICY))}}
+		for _, h := range hooks {
+			ok = ok && h.sound(4, unix.NFTA_HOOK_HOOKNUM, unix.NFTA_HOOK_PRIORITY)
+			if _, there := h.last(unix.NFTA_HOOK_HOOKNUM); there {
+				c.base.number = uint32(h.number(unix.NFTA_HOOK_HOOKNUM))
+			}
+			if _, there := h.last(unix.NFTA_HOOK_PRIORITY); there {
+				c.base.priority = int32(h.number(unix.NFTA_HOOK_PRIORITY))
+			}
+		}
+		if l.str(unix.NFTA_CHAIN_TABLE) == tableName {
+			t.chains = append(t.chains, c)
+		}
+	}
+	rules, whole := r.lists(unix.NFT_MSG_GETRULE)
+	for _, l := range rules {
+		exprs, _ := l.last(unix.NFTA_RULE_EXPRESSIONS)
+		note, _ := l.last(unix.NFTA_RULE_USERDATA)
+		i := slices.IndexFunc(t.chains, func(c chain) bool { return c.name == l.str(unix.NFTA_RULE_CHAIN) })
+		if i >= 0 && l.str(unix.NFTA_RULE_TABLE) == tableName {
+			t.chains[i].rules = append(t.chains[i].rules, rule{naiveComment(note), string(exprs)})
+		}
+	}
+	return ok && whole
+}
+
+// naiveComment reads nft's user data: the first thing of type 0, if all that is
+// before it and itself is whole.
+func naiveComment(b []byte) string {
+	if len(b) < 2 || len(b) < 2+int(b[1]) {
+		return ""
+	}
+	if text := b[2 : 2+int(b[1])]; b[0] == 0 && len(text) > 0 {
+		return string(text[:len(text)-1])
+	}
+	return naiveComment(b[2+int(b[1]):])
+}
+
+// inOneOrder sorts the elements of a table's sets by all that they are: equal
+// keys have no order among themselves.
+func (t *table) inOneOrder() *table {
+	for _, s := range t.sets {
+		oneOrder(s.elems)
+	}
+	return t
+}
+
+func oneOrder(elems []element) {
+	slices.SortFunc(elems, func(a, b element) int {
+		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.chain, b.chain), cmp.Compare(a.left, b.left),
+			cmp.Compare(fmt.Sprint(a.end, a.timed), fmt.Sprint(b.end, b.timed)))
+	})
+}
