@@ -140,6 +140,7 @@ func (g *Gateway) use(now time.Time, c *config.Config, text []byte) (left []stri
 		if d == nil {
 			d = g.newGuarded(conf, door.Saved{}, now)
 			d.start(g.ctx)
+			g.changes.record(audit.Record{Time: now, Door: conf.Name, Event: audit.EventDark, Reason: d.door.Saved().Reason})
 		} else {
 			d.reconfigure(now, conf)
 		}
@@ -209,10 +210,18 @@ func sameService(a, b config.Door) bool {
 		slices.Equal(a.Service.Stop, b.Service.Stop) && slices.Equal(a.Service.Status, b.Service.Status)
 }
 
-// leave ends what belongs to a door that the configuration no longer has. Its
-// service stays as it is, which the operator is told.
+// leave ends what belongs to a door that the configuration no longer has, its
+// grants and penalties too: they are not to come back with the door. Its service
+// stays as it is, which the operator is told.
 func (d *guarded) leave() string {
 	d.cancel()
+	v := d.door.View()
+	for _, c := range v.Grants {
+		d.gw.changes.add(d.name(), door.Drop{Source: c.Source, By: c.By})
+	}
+	for _, p := range v.Penalties {
+		d.gw.changes.add(d.name(), door.Pardon{Source: p.Source})
+	}
 	if d.service == nil {
 		return fmt.Sprintf("door %s is no longer guarded", d.name())
 	}

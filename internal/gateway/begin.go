@@ -102,11 +102,12 @@ func (g *Gateway) restoreGrants(now time.Time, claims []store.Grant, grants []fe
 	ends := g.restoreClaims(now, claims, left)
 	for key, length := range left {
 		d := g.door(key.door)
+		end, known := ends[key]
 		switch {
 		case d == nil: // went with the door
 		case length <= 0 || d.door.Saved().State != door.Open:
 			g.changes.grants[key] = 0
-		case length-ends[key] > expirySlack:
+		case !known || length-end > expirySlack:
 			d.carry(d.door.Adopt(now, door.Claim{Source: key.source, By: "before the restart", Until: now.Add(length)}))
 		}
 	}

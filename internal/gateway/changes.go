@@ -143,6 +143,9 @@ func (g *Gateway) flush(now time.Time) {
 		if err := g.world.Fence.Change(give, revoke); err != nil {
 			g.log.Error("cannot change grants in the fence; comparing it anew", "err", err)
 			g.resync = true
+			for _, f := range give {
+				g.ungiven[grantKey{f.Door, f.Source}] = true
+			}
 		}
 	}
 	if g.resync || !g.retryFence.IsZero() && !now.Before(g.retryFence) {

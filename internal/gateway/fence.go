@@ -81,7 +81,8 @@ func (g *Gateway) letGo() {
 
 // reconcile puts the fence right, and makes the kernel's grants and the doors'
 // the same: what no door knows is revoked; what the kernel lost with the table
-// is given again; what it no longer has although the table stood has ended.
+// or would not take is given again; what it no longer has although the table
+// stood has ended.
 func (g *Gateway) reconcile(now time.Time) {
 	g.resync, g.retryFence = false, time.Time{}
 	if err := g.repairFence(now); err != nil {
@@ -94,6 +95,7 @@ func (g *Gateway) reconcile(now time.Time) {
 		return
 	}
 	g.broken = ""
+	clear(g.ungiven)
 }
 
 func (g *Gateway) repairFence(now time.Time) error {
@@ -145,6 +147,10 @@ func (g *Gateway) compare(now time.Time, d *guarded, kernel map[grantKey]bool, l
 		key := grantKey{f.Door, f.Source}
 		left := until.Sub(now)
 		switch {
+		case left > 0 && g.ungiven[key]:
+			delete(kernel, key)
+			f.For = left
+			give = append(give, f)
 		case kernel[key]:
 			delete(kernel, key)
 		case left <= 0:

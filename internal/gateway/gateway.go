@@ -64,6 +64,7 @@ type Gateway struct {
 	broken     string            // what differs in the fence, "" for nothing
 	resync     bool              // the fence must be compared, grants included, this turn
 	retryFence time.Time         // when to try to put the fence right again, zero for never
+	ungiven    map[grantKey]bool // grants that the kernel was to have and would not take
 	unsaved    string            // why the disk takes nothing, "" while it does
 	applied    store.Applied     // the configuration in use, and one that goes back unless it is kept
 	standing   []fence.Session   // sessions that stood when the fence rose
@@ -97,6 +98,7 @@ func New(opts Options) *Gateway {
 		events:  make(chan event, 256),
 		touches: make(chan []port.Touch, 64),
 		ended:   make(chan struct{}),
+		ungiven: make(map[grantKey]bool),
 		told:    make(map[string]uint64),
 	}
 	g.newer.c = make(chan struct{})
@@ -176,10 +178,10 @@ func (g *Gateway) turn(first event) {
 		break
 	}
 	now = g.world.Now()
+	g.checkApplied(now)
 	for _, d := range g.doors {
 		d.tick(now)
 	}
-	g.checkApplied(now)
 	g.flush(now)
 	g.ear.set(g.listening())
 }

@@ -36,6 +36,7 @@ type machine struct {
 	sessions []fence.Session
 	changed  chan struct{}
 	broken   error // the fence cannot be changed
+	refuses  int   // so many changes of grants fail
 
 	disk     map[string]store.Door
 	banned   map[store.PenaltyKey]store.Penalty
@@ -118,6 +119,10 @@ func (k *kernel) Change(give, revoke []fence.Grant) error {
 	defer k.mu.Unlock()
 	if k.broken != nil || !k.table {
 		return errors.New("no such table")
+	}
+	if k.refuses > 0 {
+		k.refuses--
+		return errors.New("no buffer space available")
 	}
 	for _, g := range revoke {
 		delete(k.grants, grantKey{g.Door, g.Source})
@@ -333,7 +338,10 @@ func restart(t *testing.T, m *machine, path string) *running {
 	return r
 }
 
-var visitor = netip.MustParseAddr("192.0.2.2")
+var (
+	visitor  = netip.MustParseAddr("192.0.2.2")
+	visitor6 = netip.MustParseAddr("2001:db8::7")
+)
 
 // touch touches ports as a visitor does, one after the other.
 func (r *running) touch(a netip.Addr, ports ...uint16) {
