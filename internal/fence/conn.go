@@ -26,7 +26,8 @@ const (
 	// piece: a million grants. It is a limit, not memory that is held.
 	bufferSize = 128 << 20
 
-	// replyTime is a safeguard: the kernel answers before a send returns.
+	// replyTime is a safeguard: the kernel answers a change before the send
+	// returns, and makes each part of a list as it is read.
 	replyTime = 10 * time.Second
 )
 
@@ -86,7 +87,7 @@ func (c *conn) prepare() error {
 		return fmt.Errorf("ask nf_tables for its generation: %w", err)
 	}
 	c.portid = req.Header.PID
-	switch _, err = c.nl.Receive(); {
+	switch _, err = c.receive(); {
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("not allowed to use nftables: run as root or with CAP_NET_ADMIN: %w", err)
 	case err != nil:
@@ -140,6 +141,11 @@ type brokenError struct {
 func (e *brokenError) Error() string { return e.doing + ": " + e.err.Error() }
 func (e *brokenError) Unwrap() error { return e.err }
 
+func isBroken(err error) bool {
+	_, broken := errors.AsType[*brokenError](err)
+	return broken
+}
+
 // commit sends the transaction and waits for the kernel's word on it.
 func (c *conn) commit(b *batch) error {
 	if len(b.msgs) == 0 {
@@ -156,13 +162,10 @@ func (c *conn) commit(b *batch) error {
 	if err != nil {
 		return &brokenError{"send a change to nf_tables", err}
 	}
-	if err := c.nl.SetReadDeadline(time.Now().Add(replyTime)); err != nil {
-		return &brokenError{"wait for nf_tables", err}
-	}
 	first, last := sent[0].Header.Sequence, sent[len(sent)-2].Header.Sequence
 	var refusal error
 	for {
-		replies, err := c.nl.Receive()
+		replies, err := c.receive()
 		op, ok := errors.AsType[*netlink.OpError](err)
 		switch {
 		case err == nil:
@@ -197,33 +200,51 @@ func (b *batch) refusal(i int, op *netlink.OpError) error {
 	return fmt.Errorf("%s: %w", b.what[i-1], err)
 }
 
-// dump asks for a list and returns all of it, of one moment: it asks again when
-// the ruleset changed meanwhile.
-func (c *conn) dump(typ int, query attrs) ([]netlink.Message, error) {
-	for range 10 {
-		msgs, err := c.dumpOnce(typ, query)
+// receive returns the next answer, all parts of it when it is a list.
+func (c *conn) receive() ([]netlink.Message, error) {
+	if err := c.nl.SetReadDeadline(time.Now().Add(replyTime)); err != nil {
+		return nil, err
+	}
+	var msgs []netlink.Message
+	for m, err := range c.nl.ReceiveIter() {
+		if err == nil {
+			err = c.nl.SetReadDeadline(time.Now().Add(replyTime))
+		}
 		if err != nil {
 			return nil, err
 		}
-		if !slices.ContainsFunc(msgs, func(m netlink.Message) bool {
-			return m.Header.Flags&netlink.DumpInterrupted != 0
-		}) {
-			return msgs, nil
-		}
+		msgs = append(msgs, m)
 	}
-	return nil, errors.New("read nf_tables: the ruleset changes faster than it can be read")
+	return msgs, nil
 }
 
-func (c *conn) dumpOnce(typ int, query attrs) ([]netlink.Message, error) {
-	if err := c.nl.SetReadDeadline(time.Now().Add(replyTime)); err != nil {
-		return nil, &brokenError{"wait for nf_tables", err}
+// errInterrupted means that a list is not of one moment.
+var errInterrupted = errors.New("the ruleset changes faster than it can be read")
+
+// dump asks for a list, and asks again when the ruleset changed while it was
+// read. With errInterrupted it returns the list as read last.
+func (c *conn) dump(typ int, query attrs) ([]netlink.Message, error) {
+	const tries = 5
+	for i := 1; ; i++ {
+		msgs, err := c.dumpOnce(typ, query)
+		if err != nil || !slices.ContainsFunc(msgs, isInterrupted) {
+			return msgs, err
+		}
+		if i == tries {
+			return msgs, errInterrupted
+		}
 	}
+}
+
+func isInterrupted(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }
+
+func (c *conn) dumpOnce(typ int, query attrs) ([]netlink.Message, error) {
 	req, err := c.nl.Send(message(typ, netlink.Dump, append(header(unix.NFPROTO_INET), query...)))
 	if err != nil {
 		return nil, &brokenError{"ask nf_tables", err}
 	}
 	for {
-		msgs, err := c.nl.Receive()
+		msgs, err := c.receive()
 		op, ok := errors.AsType[*netlink.OpError](err)
 		switch {
 		case ok && op.Sequence == req.Header.Sequence:

@@ -95,17 +95,19 @@ type Grant struct {
 }
 
 // Fence is the table in the kernel, and a lasting connection to it. Its methods
-// may be called from any goroutine, and take turns; Watch only has to wait for
-// its start. A failed call changed nothing unless the error is of the
+// may be called from any goroutine. They take turns, but for Grants and Watch,
+// which nobody waits for. A failed call changed nothing unless the error is of the
 // connection; either way the next call connects again where it must.
 type Fence struct {
 	log    *slog.Logger
 	origin atomic.Uint32 // netlink port of conn: who our own changes are by
 
 	netns atomic.Uint64 // where the table is
+	reads sync.Mutex    // held while grants are read; taken before mu
 
 	mu     sync.Mutex // guards all below
 	conn   *conn      // nil: to be made anew
+	reader *conn      // for grants alone, which take long to read; nil as conn
 	plain  bool       // do without owner and persist even where they are
 	flags  uint32     // what the table is to have
 	owned  bool
@@ -129,115 +131,12 @@ func open(log *slog.Logger, plain bool) (*Fence, error) {
 	if err := f.connect(); err != nil {
 		return nil, fmt.Errorf("fence: %w", err)
 	}
+	if _, err := f.connectReader(); err != nil {
+		f.conn.nl.Close()
+		return nil, fmt.Errorf("fence: %w", err)
+	}
 	log.Info("fence opened", "table", "inet "+tableName, "owned", f.owned)
 	return f, nil
-}
-
-// connect dials unless there is a connection, and takes the table. It waits a
-// little for an owner to go: a process just ended, or this fence's broken
-// connection, has its socket closed a moment later if a program was being
-// started meanwhile, which holds a copy until it runs.
-func (f *Fence) connect() error {
-	if f.closed {
-		return errors.New("the fence is closed")
-	}
-	if f.conn != nil {
-		return nil
-	}
-	c, err := dial()
-	if err != nil {
-		return err
-	}
-	if err := f.same(c); err != nil {
-		c.nl.Close()
-		return err
-	}
-	if err := patiently(func() error { return f.take(c) }); err != nil {
-		c.nl.Close()
-		return err
-	}
-	f.conn = c
-	f.origin.Store(c.portid)
-	return nil
-}
-
-// patiently tries again for up to a second while another socket owns the table.
-func patiently(try func() error) error {
-	const tries = 50
-	for i := 0; ; i++ {
-		err := try()
-		if !errors.Is(err, ErrBusy) || i == tries {
-			return err
-		}
-		time.Sleep(time.Second / tries)
-	}
-}
-
-// same refuses a connection to another network namespace than the first one's:
-// a thread may be in another, and a fence must never rise elsewhere by mistake.
-func (f *Fence) same(c *conn) error {
-	if !f.netns.CompareAndSwap(0, c.netns) && f.netns.Load() != c.netns {
-		return errors.New("connect again: this thread is in another network namespace than the table")
-	}
-	return nil
-}
-
-// take makes or adopts the table. One that lacks persist cannot get it; it is
-// left for Guard to replace.
-func (f *Fence) take(c *conn) error {
-	f.flags, f.owned = 0, false
-	if !f.plain {
-		ok, err := c.ownership()
-		if err != nil {
-			return err
-		}
-		if ok {
-			f.flags = tableFlagOwner | tableFlagPersist
-		}
-	}
-	t, err := c.readTable()
-	if err != nil {
-		return err
-	}
-	if t != nil && t.owner != 0 {
-		return ErrBusy
-	}
-	if (&table{flags: f.flags, comment: layoutVersion}).replaces(t) {
-		return nil
-	}
-	b := &batch{}
-	addTable(b, f.flags)
-	if err := c.commit(b); err != nil {
-		return busy(err)
-	}
-	f.owned = f.flags != 0
-	return nil
-}
-
-// ownership tries whether the kernel knows owner and persist, with a table that
-// nobody ever sees.
-func (c *conn) ownership() (bool, error) {
-	const probe = tableName + "-probe"
-	name := header(unix.NFPROTO_INET).with(unix.NFTA_TABLE_NAME, probe)
-	flagged := slices.Clone(name)
-	flagged.u32(unix.NFTA_TABLE_FLAGS, tableFlagOwner|tableFlagPersist)
-	b := &batch{}
-	b.add("try table flags", unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, flagged)
-	b.add("try table flags", unix.NFT_MSG_DELTABLE, 0, name)
-	err := c.commit(b)
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// busy makes of the kernel's EPERM, which after a successful dial has only one
-// reason, what it means.
-func busy(err error) error {
-	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("%w (%w)", ErrBusy, err)
-	}
-	return err
 }
 
 // Owned says whether the kernel keeps other processes from changing the table,
@@ -359,8 +258,11 @@ func summary(differences []string) string {
 	return strings.Join(differences, "; ")
 }
 
-// errNoDoors: called out of turn.
-var errNoDoors = errors.New("no doors are guarded yet: call Guard first")
+// Calls out of turn.
+var (
+	errNoDoors = errors.New("no doors are guarded yet: call Guard first")
+	errClosed  = errors.New("the fence is closed")
+)
 
 // Refused reads how many packets of strangers each guarded door has refused
 // since it was first guarded.
@@ -378,36 +280,20 @@ func (f *Fence) Refused() (map[string]uint64, error) {
 	return refused, err
 }
 
-// do runs one call over the connection. After an error that is not the kernel's
-// plain refusal the connection's state is unknown, and the next call makes
-// another and takes the table again.
-func (f *Fence) do(what string, call func(*conn) error) error {
-	err := f.connect()
-	if err == nil {
-		err = call(f.conn)
-	}
-	if err == nil {
-		return nil
-	}
-	if _, broken := errors.AsType[*brokenError](err); broken && f.conn != nil {
-		f.conn.nl.Close()
-		f.conn, f.owned = nil, false
-	}
-	return fmt.Errorf("fence: %s: %w", what, err)
-}
-
 // Close ends the connection and with it the use of the Fence, but for a Watch.
 // The table stays and keeps guarding; its grants run out by themselves.
 func (f *Fence) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.closed = true
-	if f.conn == nil {
-		return nil
+	var errs []error
+	for _, c := range []*conn{f.conn, f.reader} {
+		if c != nil {
+			errs = append(errs, c.nl.Close())
+		}
 	}
-	err := f.conn.nl.Close()
-	f.conn, f.owned = nil, false
-	if err != nil {
+	f.conn, f.reader, f.owned = nil, nil, false
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("fence: close: %w", err)
 	}
 	return nil

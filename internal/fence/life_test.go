@@ -371,8 +371,25 @@ func TestGoesOnAfterABrokenConnection(t *testing.T) {
 		}
 	}
 	must(t, f.Check())
-	if gs, err := f.Grants(); err != nil || len(gs) != 1 {
-		t.Errorf("Grants() = %v, %v, want one", gs, err)
+	must(t, f.reader.nl.Close())
+	for range 2 {
+		if gs, err := f.Grants(); err == nil {
+			t.Errorf("Grants() = %v without a connection", gs)
+		}
+	}
+	n.Do(func() error {
+		gs, err := f.Grants()
+		if len(gs) != 1 {
+			t.Errorf("Grants() = %v, want one", gs)
+		}
+		return err
+	})
+	must(t, f.Close())
+	if _, err := f.Grants(); !errors.Is(err, errClosed) {
+		t.Errorf("Grants() of a closed fence: %v", err)
+	}
+	if err := f.Check(); !errors.Is(err, errClosed) {
+		t.Errorf("Check() of a closed fence: %v", err)
 	}
 }
 

@@ -1,0 +1,157 @@
+//go:build linux
+
+package fence
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// connect dials unless there is a connection, and takes the table. It waits a
+// little for an owner to go: a process just ended, or this fence's broken
+// connection, has its socket closed a moment later if a program was being
+// started meanwhile, which holds a copy until it runs.
+func (f *Fence) connect() error {
+	if f.closed {
+		return errClosed
+	}
+	if f.conn != nil {
+		return nil
+	}
+	c, err := dial()
+	if err != nil {
+		return err
+	}
+	if err := f.same(c); err != nil {
+		c.nl.Close()
+		return err
+	}
+	if err := patiently(func() error { return f.take(c) }); err != nil {
+		c.nl.Close()
+		return err
+	}
+	f.conn = c
+	f.origin.Store(c.portid)
+	return nil
+}
+
+// connectReader dials the connection for grants unless there is one.
+func (f *Fence) connectReader() (*conn, error) {
+	if f.closed {
+		return nil, errClosed
+	}
+	if f.reader != nil {
+		return f.reader, nil
+	}
+	c, err := socket()
+	if err != nil {
+		return nil, err
+	}
+	if err := f.same(c); err != nil {
+		c.nl.Close()
+		return nil, err
+	}
+	f.reader = c
+	return c, nil
+}
+
+// patiently tries again for up to a second while another socket owns the table.
+func patiently(try func() error) error {
+	const tries = 50
+	for i := 0; ; i++ {
+		err := try()
+		if !errors.Is(err, ErrBusy) || i == tries {
+			return err
+		}
+		time.Sleep(time.Second / tries)
+	}
+}
+
+// same refuses a connection to another network namespace than the first one's:
+// a thread may be in another, and a fence must never rise elsewhere by mistake.
+func (f *Fence) same(c *conn) error {
+	if !f.netns.CompareAndSwap(0, c.netns) && f.netns.Load() != c.netns {
+		return errors.New("this thread is in another network namespace than the table")
+	}
+	return nil
+}
+
+// take makes or adopts the table. One that lacks persist cannot get it; it is
+// left for Guard to replace.
+func (f *Fence) take(c *conn) error {
+	f.flags, f.owned = 0, false
+	if !f.plain {
+		ok, err := c.ownership()
+		if err != nil {
+			return err
+		}
+		if ok {
+			f.flags = tableFlagOwner | tableFlagPersist
+		}
+	}
+	t, err := c.readTable()
+	if err != nil {
+		return err
+	}
+	if t != nil && t.owner != 0 {
+		return ErrBusy
+	}
+	if (&table{flags: f.flags, comment: layoutVersion}).replaces(t) {
+		return nil
+	}
+	b := &batch{}
+	addTable(b, f.flags)
+	if err := c.commit(b); err != nil {
+		return busy(err)
+	}
+	f.owned = f.flags != 0
+	return nil
+}
+
+// ownership tries whether the kernel knows owner and persist, with a table that
+// nobody ever sees.
+func (c *conn) ownership() (bool, error) {
+	const probe = tableName + "-probe"
+	name := header(unix.NFPROTO_INET).with(unix.NFTA_TABLE_NAME, probe)
+	flagged := slices.Clone(name)
+	flagged.u32(unix.NFTA_TABLE_FLAGS, tableFlagOwner|tableFlagPersist)
+	b := &batch{}
+	b.add("try table flags", unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, flagged)
+	b.add("try table flags", unix.NFT_MSG_DELTABLE, 0, name)
+	err := c.commit(b)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// busy makes of the kernel's EPERM, which after a successful dial has only one
+// reason, what it means.
+func busy(err error) error {
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w (%w)", ErrBusy, err)
+	}
+	return err
+}
+
+// do runs one call over the connection. After an error that is not the kernel's
+// plain refusal the connection's state is unknown, and the next call makes
+// another and takes the table again.
+func (f *Fence) do(what string, call func(*conn) error) error {
+	err := f.connect()
+	if err == nil {
+		err = call(f.conn)
+	}
+	if err == nil {
+		return nil
+	}
+	if isBroken(err) && f.conn != nil {
+		f.conn.nl.Close()
+		f.conn, f.owned = nil, false
+	}
+	return fmt.Errorf("fence: %s: %w", what, err)
+}
