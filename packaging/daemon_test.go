@@ -60,11 +60,7 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 		t.Error("a stranger gets in")
 	}
 
-	for _, port := range []string{"59000", "59002"} {
-		if !reaches(visitor, "192.0.2.1:"+port, 10*time.Second) {
-			t.Fatalf("port %s cannot be touched", port)
-		}
-	}
+	knock(t, visitor)
 	eventually(t, "the door opens", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
 	if got := m.Run("systemctl", "is-active", "ssh.service"); got != "active\n" {
 		t.Errorf("ssh.service is %q", got)
@@ -84,12 +80,39 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	if reaches(visitor, "192.0.2.1:22", time.Second) {
 		t.Error("a closed door lets somebody in")
 	}
+
+	// D-Bus goes: the knock is in vain, and said to be. D-Bus is back: it is not.
+	m.Run("systemctl", "stop", "dbus.socket", "dbus.service")
+	knock(t, visitor)
+	eventually(t, "the failure is in the audit trail", func() bool {
+		return strings.Contains(m.Run("doorward", "log"), "cannot reach systemd over D-Bus")
+	})
+	if reaches(visitor, "192.0.2.1:22", time.Second) {
+		t.Error("a door whose service could not be started lets somebody in")
+	}
+	m.Run("systemctl", "start", "dbus.socket", "dbus.service")
+	eventually(t, "the door is dark again", func() bool {
+		return strings.Contains(m.Run("doorward", "status", "ssh"), " dark ")
+	})
+	knock(t, visitor)
+	eventually(t, "the door opens again", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
+
 	m.Run("systemctl", "stop", "doorward.service")
 	if got := m.Run("nft", "list", "tables"); !strings.Contains(got, "table inet doorward") {
 		t.Error("the fence fell when the daemon was stopped")
 	}
 	if log := m.Run("journalctl", "--no-pager", "--unit=doorward.service"); strings.Contains(log, "not confined") {
 		t.Errorf("the unit keeps the daemon from locking itself in:\n%s", log)
+	}
+}
+
+// knock touches the door's ports from ns.
+func knock(t *testing.T, ns *nstest.NS) {
+	t.Helper()
+	for _, port := range []string{"59000", "59002"} {
+		if !reaches(ns, "192.0.2.1:"+port, 10*time.Second) {
+			t.Fatalf("port %s cannot be touched", port)
+		}
 	}
 }
 
