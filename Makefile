@@ -9,7 +9,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || echo s
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export CGO_ENABLED ?= 0
 
-.PHONY: all build cross install demo test bench lint fuzz generate deps clean
+.PHONY: all build cross install demo test campaign campaign-mutants bench lint fuzz generate deps clean
 all: build
 
 build: # the two programs, static, into bin/
@@ -30,6 +30,18 @@ demo: build # the story of a door, in two network namespaces, with a real sshd
 test: # everything that can be wrong; needs root for most of it
 	@build/deps.sh test
 	@$(AS_ROOT) build/test.sh
+
+FOR  ?= 10m
+SEED ?= 1
+campaign: build # attacks the promise: FOR=30m SEED=7
+	@build/deps.sh test
+	$(GO) build -trimpath -o bin/campaign ./e2e/campaign
+	@$(AS_ROOT) bin/campaign -bin bin -for $(FOR) -seed $(SEED)
+
+campaign-mutants: # plants faults into the daemon: is each found, and when?
+	@build/deps.sh test
+	$(GO) build -trimpath -o bin/campaign ./e2e/campaign
+	@$(AS_ROOT) bin/campaign -faults -seed $(SEED)
 
 bench: build # doorward, knockd and fwknopd measured in one run
 	@build/deps.sh bench

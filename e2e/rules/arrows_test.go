@@ -99,7 +99,13 @@ var arrows = map[string]map[string]string{
 	"e2e":                  {},
 	"e2e/lab":              {"internal/control": "reads status as a script would"},
 	"e2e/demo":             {"e2e/lab": "makes the network", "internal/control": "reads status as a script would"},
-	"bench":                {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
+	"e2e/campaign/judge":   {},
+	"e2e/campaign": {
+		"e2e/campaign/judge": "holds what was seen to the promise",
+		"e2e/lab":            "makes the network",
+		"internal/control":   "reads status and gives orders as an operator would",
+	},
+	"bench": {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
 }
 
 func TestImportArrows(t *testing.T) {
@@ -143,6 +149,7 @@ var commands = map[string]string{
 	"cmd/doorward/knock*.go":        "what the visitor wants run once the door is open",
 	"e2e/lab/*.go":                  "real programs in namespaces",
 	"e2e/demo/*.go":                 "real programs in namespaces",
+	"e2e/campaign/*.go":             "real programs in namespaces",
 	"bench/*.go":                    "the peers",
 }
 

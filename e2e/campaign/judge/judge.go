@@ -1,0 +1,220 @@
+package judge
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// slack is how much later than said the kernel may end a grant, or the gateway a
+// penalty, and early how much sooner: clocks tick.
+const (
+	slack = 300 * time.Millisecond
+	early = 20 * time.Millisecond
+)
+
+// Verdict is what the judge has to say of an episode.
+type Verdict struct {
+	Wrong   string // the promise that was broken and how, "" for none
+	History string // with a wrong verdict: what happened
+	Open    bool   // no order was found nor excluded in time
+	Sure    int    // right knocks that had to open
+	Maybe   int    // right knocks that might be lost, because of what happened
+	Deaf    int    // right knocks that must not open, because of a penalty
+	Judged  int    // tries that count
+	Excused map[What]int
+}
+
+// fate is what must become of a knock.
+type fate uint8
+
+const (
+	opens fate = iota
+	mayOpen
+	opensNothing
+)
+
+// penalty is when a source is penalised: for certain, and perhaps.
+type penalty struct{ sure, maybe Span }
+
+// Judge judges one episode, after it has ended.
+func Judge(e *Episode, events *Events) Verdict {
+	v := Verdict{Excused: map[What]int{}}
+	fates := e.fates(events)
+	for i, f := range fates {
+		switch {
+		case e.Knocks[i].Kind != Right:
+		case f == opens:
+			v.Sure++
+		case f == mayOpen:
+			v.Maybe++
+		default:
+			v.Deaf++
+		}
+	}
+	tries := e.count(events, &v)
+	switch e.order(tries, fates, events) {
+	case porcupine.Ok:
+		return v
+	case porcupine.Unknown:
+		v.Open = true
+		return v
+	}
+	// What is wrong without those who were shut out is that somebody was let in.
+	v.Wrong = "P4: shut out in spite of a right knock"
+	ins := slices.DeleteFunc(slices.Clone(tries), func(t Try) bool { return !e.through(t) })
+	if e.Always {
+		v.Wrong = "P1: shut out in spite of `always`"
+	} else if e.order(ins, fates, events) == porcupine.Illegal {
+		v.Wrong = "P1, P2: let in without a grant"
+	}
+	v.Wrong = fmt.Sprintf("%s: door %s, source %s", v.Wrong, e.Door.Name, e.Source)
+	v.History = strings.Join(e.lines(events), "\n")
+	return v
+}
+
+// count returns the tries that count, and why others do not.
+func (e *Episode) count(events *Events, v *Verdict) []Try {
+	var tries []Try
+	for _, t := range e.Tries {
+		if t.Result == Failed {
+			continue
+		}
+		excuses := []What{Unguarded}
+		if !e.through(t) {
+			excuses = []What{Unguarded, Link, Stall}
+		}
+		if w := events.During(t.Span, excuses...); len(w) > 0 {
+			v.Excused[w[0].What]++
+			continue
+		}
+		v.Judged++
+		tries = append(tries, t)
+	}
+	return tries
+}
+
+// through says whether a connection came past the fence. Behind it nothing may
+// listen: then the answer came from this far, too.
+func (e *Episode) through(t Try) bool {
+	return t.Result == In || t.Result == Answered && !e.Door.Rejects
+}
+
+// order asks for an order of all operations that explains the tries.
+func (e *Episode) order(tries []Try, fates []fate, events *Events) porcupine.CheckResult {
+	var h history
+	n := 0
+	if e.Always {
+		n++
+		h.add(Span{0, 0}, opGrant, n)
+	}
+	for i, k := range e.Knocks {
+		kind := opGrant
+		switch fates[i] {
+		case opensNothing:
+			continue
+		case mayOpen:
+			kind = opMaybeGrant
+		}
+		n++
+		given := Span{k.Begin, k.End + e.Door.Opens}
+		h.add(given, kind, n)
+		h.add(Span{given.Begin + e.Door.OpenFor - early, given.End + e.Door.OpenFor + slack}, opExpire, n)
+	}
+	in := opIn
+	if e.Door.SingleUse {
+		in = opSpend
+	}
+	for _, t := range tries {
+		if e.through(t) {
+			h.add(t.Span, in, 0)
+		} else {
+			h.add(t.Span, opOut, 0)
+		}
+	}
+	if n > 0 && !e.Always {
+		e.torments(&h, events)
+	}
+	return h.check()
+}
+
+// torments adds what may have ended grants before their time.
+func (e *Episode) torments(h *history, events *Events) {
+	all := e.span()
+	for _, w := range events.During(all, Unguarded) {
+		h.add(w.Span, opWipe, 0)
+	}
+	// Without its store a daemon takes all doors for dark.
+	for _, w := range events.During(all, append(e.Door.Excuses, Damage)...) {
+		h.add(Span{w.Begin, min(w.End, all.End)}, opMaybeWipe, 0)
+	}
+	// So does one whose last one died between opening a door and saving that.
+	for _, k := range e.Knocks {
+		for _, w := range events.During(Span{k.Begin, k.End + e.Door.Opens}, Down) {
+			h.add(Span{w.Begin, min(w.End, all.End) + e.Door.Opens}, opMaybeWipe, 0)
+		}
+	}
+	if !e.Door.SingleUse {
+		return
+	}
+	// An answer that was lost leaves the grant spent all the same.
+	for _, t := range e.Tries {
+		if !e.through(t) && len(events.During(t.Span, Link, Stall, Unguarded)) > 0 {
+			h.add(t.Span, opMaybeSpend, 0)
+		}
+	}
+}
+
+// fates says of each knock what must become of it.
+func (e *Episode) fates(events *Events) []fate {
+	var fates []fate
+	var penalties []penalty
+	for _, k := range e.Knocks {
+		f, p := e.fate(k, penalties, events)
+		fates = append(fates, f)
+		penalties = append(penalties, p...)
+	}
+	return fates
+}
+
+// fate says what must become of a knock after the penalties before it, and what
+// penalties may follow from it.
+func (e *Episode) fate(k Knock, before []penalty, events *Events) (fate, []penalty) {
+	d := e.Door
+	heard := Span{k.Begin, k.End + d.Opens}
+	if k.Kind == Half {
+		heard.End += d.Within // it becomes wrong when its time is up
+	}
+	lost := !k.Whole || len(events.During(heard, append(d.Excuses, Down, Stall, Link)...)) > 0
+	maybeDeaf := false
+	for _, p := range before {
+		if p.sure.Begin < k.Begin && k.End < p.sure.End {
+			return opensNothing, nil
+		}
+		maybeDeaf = maybeDeaf || p.maybe.Overlaps(heard)
+	}
+	// However a knock gets mangled, a penalty that follows is over by then.
+	over := k.End + d.Within + d.Opens + d.Penalty + slack
+	mangled := penalty{maybe: Span{k.Begin, over}}
+	switch {
+	case k.Kind == Right && !lost && !maybeDeaf:
+		return opens, nil
+	case k.Kind == Right:
+		return mayOpen, []penalty{mangled}
+	case lost || maybeDeaf:
+		return opensNothing, []penalty{mangled}
+	}
+	begins := k.Begin
+	if k.Kind == Half {
+		begins += d.Within
+	}
+	p := penalty{sure: Span{heard.End, begins + d.Penalty - early}, maybe: Span{k.Begin, over}}
+	// The penalty is memory, and what the disk has of it.
+	if w := events.During(Span{k.Begin, p.sure.End}, Damage, Disk); len(w) > 0 {
+		p.sure.End = min(p.sure.End, w[0].Begin)
+	}
+	return opensNothing, []penalty{p}
+}

@@ -1,0 +1,190 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/e2e/campaign/judge"
+	"github.com/doorward/doorward/e2e/lab"
+	"github.com/doorward/doorward/internal/control"
+)
+
+// apply applies a configuration with one door more, for a time. It is kept, or
+// left to go back by itself: with the daemon alive, killed in between, or dead
+// when the time is up. The door's port is another's that nobody guards before.
+func (t *tormentor) apply() error {
+	const confirm = 2 * time.Second
+	if err := t.write(t.good() + extra); err != nil {
+		return err
+	}
+	client := control.NewClient(t.net.socket())
+	_, err := client.Apply(t.ctx, control.ApplyRequest{Action: "apply", Confirm: confirm.String()})
+	if t.ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("apply --confirm: %w", err), t.write(t.net.config), t.hup())
+	}
+	keep := false
+	switch t.dice.IntN(4) {
+	case 0: // left alone
+	case 1:
+		keep = true
+		if _, err = client.Apply(context.WithoutCancel(t.ctx), control.ApplyRequest{Action: "keep"}); err != nil {
+			err = fmt.Errorf("apply --keep: %w", err)
+		}
+	case 2:
+		time.Sleep(between(t.dice, 0, confirm))
+		err = t.kill()
+	case 3:
+		err = t.daemon.end(syscall.SIGKILL)
+		time.Sleep(between(t.dice, 0, 2*confirm))
+		err = errors.Join(err, t.daemon.start())
+	}
+	time.Sleep(confirm)
+	err = errors.Join(err, t.guarded(client, keep))
+	return errors.Join(err, t.write(t.good()), t.hup(), t.guarded(client, false))
+}
+
+// guarded checks whether the extra door is there and guarded, or neither.
+func (t *tormentor) guarded(client *control.Client, want bool) error {
+	ctx := context.WithoutCancel(t.ctx)
+	return lab.Until(ctx, 5*time.Second, fmt.Sprintf("the extra door guarded: %t", want), func() error {
+		s, err := client.Status(ctx)
+		if err != nil {
+			return err
+		}
+		has := false
+		for _, d := range s.Doors {
+			has = has || d.Name == "extra"
+		}
+		r := judge.Failed
+		e := episode{source: t.net.source(false)}
+		err = t.net.outside.Do(func() error {
+			fd := -1
+			if fd, r = connect(e.from(), netip.AddrPortFrom(netip.MustParseAddr(server4), 7777)); fd >= 0 {
+				hangUp(fd)
+			}
+			return nil
+		})
+		if has != want || (r == judge.In) == want || s.Pending != nil {
+			return fmt.Errorf("the status has it: %t; a stranger's connection: %s; a configuration waits: %t", has, r, s.Pending != nil)
+		}
+		return err
+	})
+}
+
+// pidOf finds what ss says of a listener.
+var pidOf = regexp.MustCompile(`pid=(\d+)`)
+
+// killService kills the sshd that listens, behind an open door. It is started
+// again, but not twice within ten seconds.
+func (t *tormentor) killService() error {
+	out, err := t.net.server.Run(context.Background(), "ss", "-Hltnp", "sport = :22")
+	m := pidOf.FindStringSubmatch(out)
+	if err != nil || m == nil || t.now()-t.served < 12*time.Second {
+		return err
+	}
+	pid, _ := strconv.Atoi(m[1])
+	t.served = t.now()
+	end := t.events.Begin(judge.Service, t.now())
+	err = syscall.Kill(pid, syscall.SIGKILL)
+	time.Sleep(time.Second)
+	end(t.now() + slow)
+	return err
+}
+
+// foreignService starts the panel's service, whatever its door says. Behind a
+// dark door it must be stopped again, which the inspector watches.
+func (t *tormentor) foreignService() error {
+	end := t.events.Begin(judge.Service, t.now())
+	_, err := t.net.server.Run(context.Background(), t.net.panel[0], t.net.panel[1:]...)
+	end(t.now() + time.Second)
+	return err
+}
+
+// link takes the cable away, at one end or the other.
+func (t *tormentor) link() error {
+	end := t.events.Begin(judge.Link, t.now())
+	ctx := context.Background()
+	host := t.net.server
+	if t.dice.IntN(2) == 0 {
+		host = t.net.outside
+	}
+	err := t.net.run(ctx, host, "ip link set eth1 down")
+	time.Sleep(between(t.dice, 100*time.Millisecond, 1500*time.Millisecond))
+	err = errors.Join(err, t.net.run(ctx, host, "ip link set eth1 up"), t.net.routes(ctx))
+	end(t.now() + 1500*time.Millisecond)
+	return err
+}
+
+// floods have this many connections a second.
+const floodRate = 1000
+
+// flooder floods the listeners from sources that never come again, and forges
+// SYNs of the live visitors. Right knocks of others must open all the same.
+func (c *campaign) flooder(ctx context.Context, dice *rand.Rand) error {
+	raw, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	if err != nil {
+		return fmt.Errorf("make a raw socket: %w", err)
+	}
+	defer unix.Close(raw)
+	for sleep(ctx, between(dice, 3*time.Second, 12*time.Second)) {
+		c.count("floods")
+		open := make([]int, 64) // the connections of the last moments
+		for i, end := 0, c.now()+between(dice, time.Second, 3*time.Second); c.now() < end && ctx.Err() == nil; i++ {
+			d := c.doors[dice.IntN(len(c.doors))]
+			if i%10 == 0 {
+				c.forge(raw, d, dice)
+			}
+			source := netip.AddrFrom4([4]byte{198, 19, byte(dice.Uint32()), byte(dice.Uint32())})
+			if dice.IntN(2) == 0 {
+				source = netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0, 0xf, 0, 0, 2, 14: byte(dice.Uint32()), 15: byte(dice.Uint32())})
+			}
+			to := netip.AddrPortFrom(d.target(source).Addr(), d.listen[dice.IntN(len(d.listen))])
+			fd, err := socket(netip.AddrPortFrom(source, 0), unix.SOCK_STREAM)
+			if err != nil {
+				continue
+			}
+			_ = unix.Connect(fd, sockaddr(to))
+			if old := open[i%len(open)]; old > 0 {
+				hangUp(old)
+			}
+			open[i%len(open)] = fd
+			time.Sleep(time.Second / floodRate)
+		}
+		for _, fd := range open {
+			if fd > 0 {
+				hangUp(fd)
+			}
+		}
+	}
+	return nil
+}
+
+// forge sends SYNs to a port that is to be left alone, and to a port behind a
+// door, in the name of a live visitor. What is good for one connection is left
+// alone: a forged first packet is one, which docs/THREATS.md says.
+func (c *campaign) forge(raw int, d *door, dice *rand.Rand) {
+	e := c.live.any(dice)
+	if e == nil || !e.source.Is4() {
+		return
+	}
+	for _, port := range []uint16{d.listen[1], 22, 8080} {
+		from := netip.AddrPortFrom(e.source, uint16(40000+dice.IntN(10000)))
+		if forge(raw, from, netip.AddrPortFrom(d.target(e.source).Addr(), port)) == nil {
+			c.count("forged SYNs")
+		}
+	}
+}
