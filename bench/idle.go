@@ -17,8 +17,13 @@ import (
 type idle struct {
 	resident int64   // bytes
 	cpu      float64 // share of one core
-	wakeups  float64 // times a second that one of its threads slept and was woken
+	wakeups  float64 // times a second that it woke; see window
 }
+
+// window is the time within which everything counts as one wake-up: whatever
+// wakes a process may wake several of its threads, and a runtime may look about
+// for a moment before it sleeps again.
+const window = 50 * time.Millisecond
 
 // watchIdle watches a process for a time, after it had a moment to settle.
 func watchIdle(ctx context.Context, pid int, period time.Duration) (idle, error) {
@@ -29,17 +34,22 @@ func watchIdle(ctx context.Context, pid int, period time.Duration) (idle, error)
 	if err != nil {
 		return idle{}, err
 	}
-	begun := time.Now()
-	if err := sleep(ctx, period); err != nil {
-		return idle{}, err
-	}
-	cpu1, woken1, err := usage(pid)
-	if err != nil {
-		return idle{}, err
+	begun, cpu, woken, wakeups := time.Now(), cpu0, woken0, 0
+	for time.Since(begun) < period {
+		if err := sleep(ctx, window); err != nil {
+			return idle{}, err
+		}
+		before := woken
+		if cpu, woken, err = usage(pid); err != nil {
+			return idle{}, err
+		}
+		if woken != before {
+			wakeups++
+		}
 	}
 	seconds := time.Since(begun).Seconds()
 	rss, err := resident(pid)
-	return idle{rss, (cpu1 - cpu0).Seconds() / seconds, float64(woken1-woken0) / seconds}, err
+	return idle{rss, (cpu - cpu0).Seconds() / seconds, float64(wakeups) / seconds}, err
 }
 
 // usage is the time that all threads of a process have spent on a CPU, and how

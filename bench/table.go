@@ -32,7 +32,7 @@ func print(out io.Writer, results []result) {
 		{"openings", func(r result) string { return fmt.Sprint(len(r.times)) }},
 		{"resident memory, idle", func(r result) string { return megabytes(r.idle.resident) }},
 		{"CPU, idle", func(r result) string { return fmt.Sprintf("%.3f %%", 100*r.idle.cpu) }},
-		{"wake-ups a second, idle", func(r result) string { return fmt.Sprintf("%.1f", r.idle.wakeups) }},
+		{"wake-ups a second, idle", func(r result) string { return fmt.Sprintf("%.2f", r.idle.wakeups) }},
 	} {
 		fmt.Fprintf(w, "%s\t", row.name)
 		for _, r := range results {
