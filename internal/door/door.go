@@ -340,7 +340,10 @@ func (d *Door) Granted() int { return len(d.grants) }
 // Renew takes in that another service is behind the door, or that presence is
 // looked for elsewhere: what was asked of the old ones is asked anew.
 func (d *Door) Renew(now time.Time) []Effect {
-	d.looking, d.looked = false, time.Time{}
+	d.looking = false
+	if !d.looked.IsZero() {
+		d.looked = now.Add(-restEvery) // at once, and until then the door hears on
+	}
 	d.retry, d.retryAfter = time.Time{}, 0
 	switch state := d.saved.State; {
 	case state == Opening && d.rules.Service:

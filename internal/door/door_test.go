@@ -249,6 +249,16 @@ func TestBeforeTheFirstLookTheDoorIsDeaf(t *testing.T) {
 	}
 }
 
+func TestARenewedDoorLooksAtOnceAndHearsOn(t *testing.T) {
+	s := newScene(t, ssh)
+	s.at(10 * time.Second)
+	s.want(s.door.Renew(s.now))
+	if s.door.Deaf(visitor) {
+		t.Error("a new place for logins makes the door deaf until it was looked at")
+	}
+	s.want(s.door.Tick(s.now), "look")
+}
+
 func TestPenalties(t *testing.T) {
 	s := newScene(t, ssh)
 	s.want(s.door.Wrong(s.now, Wrong{Source: visitor, By: "touch", Reason: "touched 59001", Penalty: 5 * time.Minute}),
