@@ -4,6 +4,7 @@ package packaging
 
 import (
 	"context"
+	"encoding/json"
 	"net"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/systemdtest"
 )
@@ -32,6 +34,7 @@ touch = [59000, 59002]
 // system: from boot to an open door and back to a dark one.
 func TestTheDaemonInItsUnit(t *testing.T) {
 	ns, visitor := nstest.New(t), nstest.New(t)
+	nstest.Need(t, "ssh", "ssh-keygen")
 	nstest.Link(ns, visitor, []string{"192.0.2.1/24"}, []string{"192.0.2.2/24"})
 	bin := t.TempDir()
 	for _, name := range []string{"doorwardd", "doorward"} {
@@ -81,6 +84,8 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 		t.Error("a closed door lets somebody in")
 	}
 
+	logsInByTheJournal(t, m, visitor)
+
 	// D-Bus goes: the knock is in vain, and said to be. D-Bus is back: it is not.
 	m.Run("systemctl", "stop", "dbus.socket", "dbus.service")
 	knock(t, visitor)
@@ -104,6 +109,39 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	if log := m.Run("journalctl", "--no-pager", "--unit=doorward.service"); strings.Contains(log, "not confined") {
 		t.Errorf("the unit keeps the daemon from locking itself in:\n%s", log)
 	}
+}
+
+// logsInByTheJournal logs in with the real ssh, and holds that the login, as the
+// journal has it, is presence.
+func logsInByTheJournal(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS) {
+	t.Helper()
+	m.Write("/etc/doorward/doorward.toml",
+		strings.Replace(sshDoor, `idle = "1h"`, `idle = "1h", logins = "journal", connections = false`, 1), 0o640)
+	m.Run("doorward", "apply")
+	key := t.TempDir() + "/key"
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v\n%s", err, out)
+	}
+	public, err := os.ReadFile(key + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Run("mkdir", "-p", "-m", "700", "/root/.ssh")
+	m.Write("/root/.ssh/authorized_keys", string(public), 0o600)
+	knock(t, visitor)
+	eventually(t, "the door opens", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
+	begun := time.Now().Truncate(time.Second)
+	visitor.Run("ssh", "-i", key, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
+		"-o", "UserKnownHostsFile=/dev/null", "root@192.0.2.1", "true")
+	eventually(t, "the login is seen", func() bool {
+		var s control.Status
+		if err := json.Unmarshal([]byte(m.Run("doorward", "status", "--json")), &s); err != nil {
+			t.Fatal(err)
+		}
+		return s.Doors[0].LastSeen != nil && !s.Doors[0].LastSeen.Before(begun)
+	})
+	m.Run("doorward", "close", "ssh")
+	eventually(t, "ssh.service is stopped", func() bool { return show(t, m, "ssh.service", "ActiveState") == "inactive" })
 }
 
 // knock touches the door's ports from ns.
