@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -119,8 +120,8 @@ func (n *NS) Run(name string, args ...string) string {
 
 // Link joins two namespaces with a veth pair and gives each end its addresses
 // (in CIDR form, e.g. "192.0.2.1/24", "2001:db8::1/64"). IPv6 addresses are
-// usable at once (no duplicate address detection). It returns the names of
-// the two ends.
+// usable at once (no duplicate address detection). It returns, when packets
+// flow, the names of the two ends.
 func Link(a, b *NS, addrsA, addrsB []string) (ifA, ifB string) {
 	a.t.Helper()
 	id := strconv.Itoa(int(serial.Add(1)))
@@ -140,7 +141,29 @@ func Link(a, b *NS, addrsA, addrsB []string) (ifA, ifB string) {
 		}
 		end.ns.Run("ip", "link", "set", end.name, "up")
 	}
+	a.awaitCarrier(ifA)
+	b.awaitCarrier(ifB)
 	return ifA, ifB
+}
+
+// awaitCarrier returns when packets flow over the interface: the kernel brings a
+// carrier up in its own time, which may be a second later.
+func (n *NS) awaitCarrier(name string) {
+	n.t.Helper()
+	n.Do(func() error {
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			link, err := netlink.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			if link.Attrs().OperState == netlink.OperUp {
+				return nil
+			}
+			if time.Now().After(end) {
+				return fmt.Errorf("interface %q in %q has no carrier", name, n.Name)
+			}
+		}
+	})
 }
 
 // inThread runs f on a locked thread that is thrown away afterwards, so that
