@@ -171,8 +171,13 @@ func (g *Gateway) endDoors(known []string) {
 func (g *Gateway) choose(applied store.Applied, rebooted bool) error {
 	c, text, err := g.world.Config(g.opts.Path)
 	g.applied = applied
-	if applied.Pending != nil && (rebooted || !g.world.Now().Before(applied.Deadline)) {
-		g.forgetPending()
+	if applied.Pending != nil {
+		// From now on its time is this clock's, whatever the wall clock does.
+		now := g.world.Now()
+		g.applied.Deadline = now.Add(applied.Deadline.Sub(now.Round(0)))
+		if rebooted || !now.Before(g.applied.Deadline) {
+			g.forgetPending()
+		}
 	}
 	switch {
 	case err == nil && g.applied.Pending != nil && slices.Equal(text, g.applied.Pending):

@@ -1,0 +1,289 @@
+package gateway
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/service"
+)
+
+// scene is what one exploration is about: the machine, and how often each kind
+// of thing may happen on a trip. What is not named does not happen.
+type scene struct {
+	name    string
+	files   map[string]file // "ssh" is the one that stands at first
+	sources []netip.Addr
+	ports   []uint16 // that are touched
+	may     map[string]int
+	prefix  []step // every trip begins with it
+	depth   int
+	actions []action
+}
+
+// action is something that can happen. Its kind is what a scene allows.
+type action struct {
+	name, kind string
+	can        func(*trip) bool
+	do         func(*trip)
+}
+
+func lives(t *trip) bool { return t.g != nil }
+func dead(t *trip) bool  { return t.g == nil }
+
+// perform does what an action's name says.
+func (t *trip) perform(name string) {
+	for _, a := range t.scene.actions {
+		if a.name == name {
+			t.left[a.kind]--
+			a.do(t)
+			return
+		}
+	}
+	panic("no action " + name)
+}
+
+// allActions are all that can happen in a scene.
+func (sc *scene) allActions() []action {
+	as := []action{
+		{"the daemon starts", "start", dead, (*trip).start},
+		{"the daemon is killed", "kill", lives, (*trip).dies},
+		{"the daemon is stopped", "stop", lives, func(t *trip) { t.g.end(); t.dies() }},
+		{"the machine reboots", "reboot", dead, (*trip).reboot},
+		{"time passes", "wait", func(*trip) bool { return true }, func(t *trip) { t.wait(0) }},
+		{"time passes until just before", "almost", func(*trip) bool { return true }, func(t *trip) { t.wait(-time.Millisecond) }},
+		{"time passes until just after", "late", func(*trip) bool { return true }, func(t *trip) { t.wait(time.Millisecond) }},
+		{"the next turn is due", "due", lives, func(t *trip) {
+			t.now = t.now.Add(t.g.next().Sub(t.clock()))
+			t.turn(nil)
+		}},
+		{"upkeep", "upkeep", lives, (*trip).upkeep},
+		{"the clock steps back", "clock", func(*trip) bool { return true }, func(t *trip) { t.step(-time.Hour) }},
+		{"the clock steps forward", "clock", func(*trip) bool { return true }, func(t *trip) { t.step(10 * time.Second) }},
+		{"the ruleset is flushed", "flush", func(t *trip) bool { return t.table }, func(t *trip) {
+			t.table, t.flushed = false, t.g != nil
+			clear(t.grants)
+		}},
+		{"the kernel tells of it", "flush", func(t *trip) bool { return t.flushed }, func(t *trip) {
+			t.flushed = false
+			t.turn(func(time.Time) { t.g.resync = true })
+		}},
+		{"the kernel refuses a change", "refuse", lives, func(t *trip) { t.refuses = 1 }},
+		{"the kernel refuses two changes", "refuse", lives, func(t *trip) { t.refuses = 2 }},
+		{"the disk is full", "disk", func(t *trip) bool { return !t.full }, func(t *trip) { t.full = true }},
+		{"the disk has room", "disk", func(t *trip) bool { return t.full }, func(t *trip) { t.full = false }},
+		{"the service dies", "service", func(t *trip) bool { return t.running["ssh.service"] }, func(t *trip) {
+			t.becomes("ssh.service", service.Status{State: service.Failed, Detail: "signal 9"})
+		}},
+		{"the service is started", "service", func(t *trip) bool { return !t.running["ssh.service"] }, func(t *trip) {
+			t.becomes("ssh.service", service.Status{State: service.Running})
+		}},
+		{"news of the service", "news", func(t *trip) bool { return len(t.notices) > 0 }, (*trip).deliver},
+		{"keep", "apply", lives, func(t *trip) {
+			t.oracle.untold = true
+			if done, _ := t.order(control.ApplyRequest{Action: "keep"}); done {
+				t.oracle.deadline = time.Time{}
+			}
+			t.oracle.untold = false
+		}},
+		{"undo", "apply", lives, (*trip).undo},
+	}
+	for i := range 3 {
+		as = append(as, action{fmt.Sprintf("task %d ends", i), "task",
+			func(t *trip) bool { return len(t.tasks) > i }, func(t *trip) { t.complete(i) }})
+	}
+	for _, a := range sc.sources {
+		for _, p := range sc.ports {
+			as = append(as, action{fmt.Sprintf("%s touches %d", a, p), "touch", lives, func(t *trip) { t.touch(a, p) }})
+		}
+		as = append(as, action{fmt.Sprintf("%s connects", a), "connect", func(*trip) bool { return true },
+			func(t *trip) { t.connect(a) }})
+		as = append(as, sc.orders(a.String())...)
+	}
+	as = append(as, sc.orders("any")...)
+	for name := range sc.files {
+		as = append(as,
+			action{"the file becomes " + name, "file", func(t *trip) bool { return t.file != name }, func(t *trip) { t.becomesFile(name) }},
+			action{"apply " + name, "apply", lives, func(t *trip) { t.becomesFile(name); t.apply("") }},
+			action{"apply " + name + " --confirm 15s", "apply", lives, func(t *trip) { t.becomesFile(name); t.apply("15s") }})
+	}
+	return as
+}
+
+// orders are what an operator can say about a source at the first door.
+func (sc *scene) orders(source string) []action {
+	who, _ := parseSource(source)
+	return []action{
+		{"open " + source, "open", lives, func(t *trip) {
+			d := t.oracle.doors["ssh"]
+			d.leaves[who] = append(d.leaves[who], leave{length: 7 * time.Second})
+			if done, _ := t.order(control.OpenRequest{Door: "ssh", Source: source, For: "7s"}); !done {
+				d.leaves[who] = d.leaves[who][:len(d.leaves[who])-1]
+			}
+		}},
+		{"close " + source, "close", lives, func(t *trip) {
+			if source == "any" {
+				if done, _ := t.order(control.CloseRequest{Door: "ssh"}); done {
+					t.oracle.doors["ssh"].closed()
+				}
+				return
+			}
+			if done, _ := t.order(control.CloseRequest{Door: "ssh", Source: source}); done {
+				delete(t.oracle.doors["ssh"].leaves, who)
+			}
+		}},
+		{"arm " + source, "arm", lives, func(t *trip) {
+			o := control.ArmRequest{Door: "ssh", Source: source}
+			if source == "any" {
+				o.Source = ""
+			}
+			t.oracle.doors["ssh"].pardon(who, func() bool { _, saved := t.order(o); return saved })
+		}},
+	}
+}
+
+func (t *trip) wait(more time.Duration) {
+	if at := t.due().Add(more); at.After(t.now) {
+		t.pass(at)
+	}
+	if t.g != nil && more >= 0 {
+		t.turn(nil)
+	}
+}
+
+// upkeep is when the gateway notices that grants were spent.
+func (t *trip) upkeep() {
+	for _, d := range t.oracle.doors {
+		for who, all := range d.leaves {
+			d.leaves[who] = slices.DeleteFunc(all, func(l leave) bool { return l.spent })
+		}
+	}
+	t.turn(t.g.upkeep)
+}
+
+// step sets the wall clock.
+func (t *trip) step(by time.Duration) {
+	t.wall += by
+	t.oracle.torn = true // who reads the trail cannot tell what its times mean
+}
+
+func (t *trip) reboot() {
+	t.boot++
+	t.table = false
+	clear(t.single)
+	clear(t.grants)
+	t.running["ssh.service"] = true // enabled
+	t.now = t.now.Add(5 * time.Second)
+}
+
+// connect spends a grant of single use.
+func (t *trip) connect(a netip.Addr) {
+	who := netip.PrefixFrom(a, a.BitLen())
+	for l := range t.grants {
+		if l.source == who && t.single[l.door] {
+			delete(t.grants, l)
+			for i := range t.oracle.doors[l.door].leaves[who] {
+				e := &t.oracle.doors[l.door].leaves[who][i]
+				e.spent = e.used
+			}
+		}
+	}
+}
+
+func (t *trip) becomesFile(name string) {
+	t.file = name
+	if t.g != nil {
+		t.g.opts.Path = name
+	}
+}
+
+func (t *trip) undo() {
+	o := t.oracle
+	if o.deadline.IsZero() {
+		t.order(control.ApplyRequest{Action: "undo"})
+		return
+	}
+	rejected := o.inForce
+	o.mayUse(o.before)
+	done, _ := t.order(control.ApplyRequest{Action: "undo"})
+	o.untold = false
+	if o.use(rejected); done {
+		o.use(o.before)
+		o.rejected, o.deadline = rejected, time.Time{}
+	}
+}
+
+// apply is the operator's doorward apply.
+func (t *trip) apply(confirm string) {
+	o := t.oracle
+	before, waits, wall := o.inForce, !o.deadline.IsZero(), t.clock()
+	if t.files[t.file].err == nil && !(waits && confirm != "") {
+		o.mayUse(t.file)
+	}
+	done, _ := t.order(control.ApplyRequest{Action: "apply", Confirm: confirm})
+	o.untold = false
+	if o.use(before); !done {
+		return
+	}
+	o.use(t.file)
+	o.rejected, o.deadline = "", time.Time{}
+	if confirm != "" {
+		d, _ := time.ParseDuration(confirm)
+		o.before, o.deadline, o.wallDeadline = before, t.now.Add(d), wall.Add(d).Round(0)
+	}
+}
+
+// texts parses the configurations of a scene.
+func texts(all map[string]string) map[string]file {
+	files := map[string]file{}
+	for name, text := range all {
+		c, err := config.Parse(name, []byte(text))
+		files[name] = file{[]byte(text), c, err}
+	}
+	return files
+}
+
+// A door with a service, whose visitors have each their own progress.
+const exploredDoor = `
+[door.ssh]
+ports = ["22/tcp"]
+open_for = "10s"
+always = ["203.0.113.0/24"]
+[door.ssh.presence]
+idle = "15s"
+logins = "journal"
+[[door.ssh.knock]]
+kind = "touch"
+listen = [59000, 59001, 59002]
+touch = [59000, 59002]
+within = "3s"
+penalty = "12s"
+[door.ssh.service]
+unit = "ssh.service"
+`
+
+// A door whose service always runs, with no log to read.
+const exploredWeb = `
+[door.web]
+ports = ["443/tcp"]
+open_for = "10s"
+[door.web.presence]
+idle = "15s"
+logins = "off"
+[[door.web.knock]]
+kind = "touch"
+listen = [60000, 60001]
+touch = [60000]
+within = "3s"
+penalty = "12s"
+`
+
+// oneTouch has a single touch be the knock, for trips that are about what
+// comes after it.
+func oneTouch(text string) string {
+	return strings.Replace(text, "touch = [59000, 59002]", "touch = [59000]", 1)
+}

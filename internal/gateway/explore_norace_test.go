@@ -1,0 +1,7 @@
+//go:build !race
+
+package gateway
+
+// exploredStates is how many states of each scene are visited, unless
+// DOORWARD_EXPLORE says otherwise.
+const exploredStates = 1500

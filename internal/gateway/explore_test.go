@@ -1,0 +1,225 @@
+package gateway
+
+import (
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+var (
+	alice = netip.MustParseAddr("192.0.2.2")
+	bob   = netip.MustParseAddr("2001:db8::7")
+)
+
+// scenes are what is explored. Depth is in steps after the prefix.
+func scenes() []*scene {
+	ssh := oneTouch(exploredDoor)
+	bare := strings.NewReplacer("[door.ssh.service]", "", `unit = "ssh.service"`, "", "journal", "off").Replace(ssh)
+	article := strings.Replace(exploredDoor, "penalty", "scope = \"door\"\njudge = \"every 5s\"\npenalty", 1)
+	all := []*scene{
+		{name: "knocks", files: only(exploredDoor), sources: []netip.Addr{alice, bob}, ports: []uint16{59000, 59001, 59002},
+			may: may("start 2 kill 1 crash 1 wait 4 almost 1 late 1 touch 4 task 9 news 9"), prefix: started, depth: 6},
+		{name: "boot", files: only(ssh), sources: []netip.Addr{alice}, ports: []uint16{59000, 59001},
+			may: may("start 3 crash 2 wait 3 touch 2 task 9 news 9 service 1 reboot 1 due 3"), depth: 7},
+		{name: "days", files: only(ssh), sources: []netip.Addr{alice}, ports: []uint16{59000, 59001},
+			may:    may("start 2 kill 1 stop 1 reboot 1 crash 1 wait 3 touch 2 task 9 news 9 clock 1 flush 2 disk 2 upkeep 1 refuse 1"),
+			prefix: started, depth: 6},
+		{name: "service", files: only(ssh), sources: []netip.Addr{alice, bob}, ports: []uint16{59000},
+			may: may("start 1 kill 1 crash 1 wait 2 due 4 touch 2 task 9 news 9 service 2 close 1"), prefix: started, depth: 7},
+		{name: "orders", files: only(ssh), sources: []netip.Addr{alice, bob}, ports: []uint16{59000, 59001},
+			may: may("start 1 crash 1 wait 2 touch 2 task 9 news 9 open 2 close 2 arm 2 disk 1"), prefix: started, depth: 6},
+		{name: "bare", files: only(bare), sources: []netip.Addr{alice, bob}, ports: []uint16{59000, 59001},
+			may:    may("start 2 kill 1 crash 1 wait 3 almost 1 touch 3 task 9 open 1 close 1 arm 1 clock 1 flush 2"),
+			prefix: []step{{do: "the daemon starts"}}, depth: 6},
+		{name: "single use", files: only("[door.ssh]\nsingle_use = true\n" + strings.Replace(ssh, "[door.ssh]\n", "", 1)),
+			sources: []netip.Addr{alice}, ports: []uint16{59000},
+			may:    may("start 2 kill 1 crash 1 wait 2 touch 2 task 9 news 9 connect 2 upkeep 2 flush 2 open 1 refuse 1"),
+			prefix: started, depth: 7},
+		{name: "apply", files: texts(map[string]string{"ssh": ssh, "both": ssh + exploredWeb, "web": exploredWeb, "bad": "rubbish"}),
+			sources: []netip.Addr{alice}, ports: []uint16{59000, 60000},
+			may:    may("start 2 kill 1 reboot 1 crash 1 wait 3 touch 1 task 9 news 9 apply 3 file 1 clock 1 disk 2 refuse 1"),
+			prefix: started, depth: 5},
+		{name: "the article", files: only(article), sources: []netip.Addr{alice, bob}, ports: []uint16{59000, 59001, 59002},
+			may: may("start 1 kill 1 crash 1 wait 4 touch 3 task 9 news 9 due 3 arm 1"), prefix: started, depth: 6},
+	}
+	for _, sc := range all {
+		sc.actions = sc.allActions()
+	}
+	return all
+}
+
+func only(text string) map[string]file { return texts(map[string]string{"ssh": text}) }
+
+// may reads how often each kind of thing may happen.
+func may(text string) map[string]int {
+	may := map[string]int{}
+	words := strings.Fields(text)
+	for i := 0; i < len(words); i += 2 {
+		may[words[i]], _ = strconv.Atoi(words[i+1])
+	}
+	return may
+}
+
+// started is a gateway that runs and knows how things stand.
+var started = []step{{do: "the daemon starts"}, {do: "task 0 ends"}, {do: "news of the service"}, {do: "task 0 ends"}}
+
+// found is a state, or a broken promise, and the way to it.
+type found struct {
+	steps   []step
+	problem string
+}
+
+// explorer goes through the states of a scene breadth-first.
+type explorer struct {
+	scene *scene
+	most  int          // states to visit
+	known sync.Map     // digests of states
+	found atomic.Int64 // states
+	trips atomic.Int64 // taken
+}
+
+// explore visits all states of a scene down to its depth, or as many as it is
+// given. It returns the depth that it reached whole, and the first broken promise
+// with the shortest way to it.
+func (x *explorer) explore() (depth int, broken *found) {
+	frontier := []found{{steps: x.scene.prefix}}
+	for depth = 0; depth < x.scene.depth && len(frontier) > 0; depth++ {
+		next := x.level(frontier)
+		for _, f := range next {
+			if f.problem != "" {
+				return depth, &f
+			}
+		}
+		if x.enough() {
+			return depth, nil
+		}
+		frontier = next
+	}
+	return depth, nil
+}
+
+func (x *explorer) enough() bool { return int(x.found.Load()) >= x.most }
+
+// level finds what is one step beyond a frontier, on all processors.
+func (x *explorer) level(frontier []found) []found {
+	results := make([][]found, len(frontier))
+	var at atomic.Int64
+	var workers sync.WaitGroup
+	var broken atomic.Bool
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for i := at.Add(1) - 1; int(i) < len(frontier) && !broken.Load() && !x.enough(); i = at.Add(1) - 1 {
+				results[i] = x.expand(frontier[i].steps)
+				if slices.ContainsFunc(results[i], func(f found) bool { return f.problem != "" }) {
+					broken.Store(true)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	return slices.Concat(results...)
+}
+
+// expand takes every step that is possible after steps, with every answer of
+// the world, and with a crash before each of its effects.
+func (x *explorer) expand(steps []step) []found {
+	var all []found
+	t := travel(x.scene, steps)
+	var todo []step
+	for _, a := range x.scene.actions {
+		if t.left[a.kind] > 0 && a.can(t) {
+			todo = append(todo, step{do: a.name})
+		}
+	}
+	crashes := t.left["crash"] > 0
+	t.dies()
+	for len(todo) > 0 {
+		s := todo[0]
+		todo = todo[1:]
+		way := append(slices.Clone(steps), s)
+		t := travel(x.scene, way)
+		x.trips.Add(1)
+		if s.crash == 0 {
+			todo = append(todo, t.variants(s, crashes)...)
+		}
+		if _, known := x.known.LoadOrStore(t.digest(), true); !known || t.problem != "" {
+			if t.problem == "" {
+				t.rest()
+				if t.problem != "" {
+					t.problem = "once everything has come to rest: " + t.problem
+				}
+			}
+			all = append(all, found{way, t.problem})
+			x.found.Add(1)
+		}
+		t.dies()
+		if t.problem != "" {
+			return all
+		}
+	}
+	return all
+}
+
+// variants are the other ways in which the step just taken can go.
+func (t *trip) variants(s step, crashes bool) []step {
+	var all []step
+	for i := len(s.choices); i < len(t.asked); i++ {
+		for c := 1; c < t.asked[i]; c++ {
+			choices := make([]int, i+1)
+			copy(choices, s.choices)
+			choices[i] = c
+			all = append(all, step{do: s.do, choices: choices})
+		}
+	}
+	for k := 1; crashes && k <= t.points; k++ {
+		all = append(all, step{s.do, s.choices, k})
+	}
+	return all
+}
+
+func TestExplore(t *testing.T) {
+	for _, sc := range scenes() {
+		t.Run(sc.name, func(t *testing.T) {
+			begun := time.Now()
+			x := &explorer{scene: sc, most: atMost()}
+			depth, broken := x.explore()
+			t.Logf("visited %d states by %d trips, all of those %d steps after the first %d, in %v",
+				x.found.Load(), x.trips.Load(), depth, len(sc.prefix), time.Since(begun).Round(time.Millisecond))
+			if broken != nil {
+				again := travel(sc, broken.steps)
+				again.dies()
+				t.Errorf("%s\n\t%s", broken.problem, strings.Join(again.tale, "\n\t"))
+			}
+		})
+	}
+}
+
+// atMost is how many states a scene is given.
+func atMost() int {
+	if n, err := strconv.Atoi(os.Getenv("DOORWARD_EXPLORE")); err == nil {
+		return n
+	}
+	return exploredStates
+}
+
+// The wall clock steps and the monotonic clock goes on, as on a real machine.
+func TestTheModelsClock(t *testing.T) {
+	m := newModel(nil)
+	before := m.clock()
+	m.now = m.now.Add(time.Second)
+	m.wall = -time.Hour
+	after := m.clock()
+	if mono, wall := after.Sub(before), after.Round(0).Sub(before.Round(0)); mono != time.Second || wall != time.Second-time.Hour {
+		t.Errorf("the monotonic clock went by %v and the wall clock by %v", mono, wall)
+	}
+	if later := after.Add(time.Minute); later.Sub(before) != 61*time.Second {
+		t.Errorf("added a minute, and the monotonic clock went by %v", later.Sub(before))
+	}
+}

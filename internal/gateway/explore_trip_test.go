@@ -1,0 +1,357 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/port"
+)
+
+// step is one thing that happens on a trip.
+type step struct {
+	do      string // an action's name
+	choices []int  // how the world answers, where there is a choice; 0 beyond
+	crash   int    // the effect before which the daemon dies; 0: it lives
+}
+
+func (s step) String() string {
+	text := s.do
+	for i, c := range s.choices {
+		if c != 0 {
+			text += fmt.Sprintf(" (answer %d is %d)", i+1, c)
+		}
+	}
+	if s.crash > 0 {
+		text += fmt.Sprintf(", and the daemon dies before effect %d", s.crash)
+	}
+	return text
+}
+
+// trip is one way through the states: a machine, a gateway on it or none, and
+// the oracle.
+type trip struct {
+	*model
+	scene   *scene
+	g       *Gateway // nil while no daemon runs
+	end     context.CancelFunc
+	oracle  *oracle
+	left    map[string]int // how often each thing may still happen
+	flushed bool           // the kernel's word of that is on its way
+	problem string         // the first broken sentence of the promise
+	tale    []string       // what the steps came to, for people
+}
+
+// travel takes a trip of steps. The caller ends it.
+func travel(sc *scene, steps []step) *trip {
+	m := newModel(sc.files)
+	t := &trip{model: m, scene: sc, oracle: &oracle{m: m}, left: maps.Clone(sc.may)}
+	m.file = "ssh" // the file that stands when the machine boots
+	m.given = func(l lease, end time.Time) { t.found(t.oracle.given(l, end)) }
+	m.seen = t.oracle.noticed
+	m.running["ssh.service"] = true // as on any machine before doorward came
+	t.oracle.use(m.file)
+	for _, s := range steps {
+		t.take(s)
+		t.tale = append(t.tale, s.String())
+	}
+	return t
+}
+
+func (t *trip) found(problem string) {
+	if t.problem == "" {
+		t.problem = problem
+	}
+}
+
+// take takes one step and holds what comes of it to the promise.
+func (t *trip) take(s step) {
+	t.points, t.crashAt, t.asked, t.choices = 0, s.crash, nil, s.choices
+	if s.crash > 0 {
+		t.left["crash"]--
+	}
+	func() {
+		defer func() {
+			switch p := recover(); p {
+			case nil:
+			case died{}:
+				t.dies()
+			default:
+				buf := make([]byte, 1<<12)
+				t.found(fmt.Sprintf("panic: %v\n%s", p, buf[:runtime.Stack(buf, false)]))
+			}
+		}()
+		t.perform(s.do)
+		t.point()
+	}()
+	t.crashAt = 0
+	if t.problem == "" {
+		t.check()
+	}
+}
+
+// check holds the state between two steps to the promise.
+func (t *trip) check() {
+	if t.g == nil {
+		t.found(t.oracle.check(nil, false))
+		return
+	}
+	s := t.g.status(t.clock())
+	t.found(t.oracle.check(&s, !t.flushed && s.Fence.Up && t.refuses == 0))
+}
+
+// dies is kill -9.
+func (t *trip) dies() {
+	if t.g == nil {
+		return
+	}
+	t.end()
+	t.g.tasks.Wait()
+	t.g, t.watchers, t.tasks, t.notices, t.listening, t.flushed = nil, nil, nil, nil, nil, false
+	t.refuses = 0
+	t.oracle.down()
+}
+
+// start starts a daemon.
+func (t *trip) start() {
+	g := New(Options{Path: t.file, Version: "v1", Log: slog.New(slog.DiscardHandler)})
+	g.world = t.world()
+	ctx, end := context.WithCancel(context.Background())
+	g.ctx, t.end, t.g = ctx, end, g
+	g.async = func(run func() event) { t.tasks = append(t.tasks, task{t.kindOf(), run}) }
+	t.oracle.up(t.boot != t.diskBoot)
+	if err := g.begin(); err != nil {
+		t.found(fmt.Sprintf("the gateway does not start: %v", err))
+		return
+	}
+	t.meet()
+}
+
+// kindOf names the function that asked for a task, and what its services are
+// wanted to do.
+func (t *trip) kindOf() string {
+	pc, _, _, _ := runtime.Caller(2)
+	kind := runtime.FuncForPC(pc).Name()
+	kind = kind[strings.LastIndex(kind, ".")+1:]
+	for _, d := range t.g.doors {
+		if d.service != nil {
+			kind += fmt.Sprintf(" %s:%v", d.name(), d.service.wanted)
+		}
+	}
+	return kind
+}
+
+// turn has the gateway make a turn.
+func (t *trip) turn(e event) {
+	t.g.turn(func(now time.Time) {
+		if e != nil {
+			e(now)
+		}
+		t.oracle.lapse()
+	})
+	t.oracle.lapsed()
+	t.meet()
+	if next := t.g.next(); !next.After(t.clock()) {
+		t.found(fmt.Sprintf("spin: the next turn is due %v ago", t.clock().Sub(next)))
+	}
+}
+
+// complete ends a task and brings its event to the gateway.
+func (t *trip) complete(i int) {
+	x := t.tasks[i]
+	t.tale = append(t.tale, "the task is "+x.kind)
+	t.tasks = slices.Delete(slices.Clone(t.tasks), i, i+1)
+	t.turn(x.run())
+}
+
+// deliver brings the oldest news of a service to the gateway.
+func (t *trip) deliver() {
+	n := t.notices[0]
+	t.tale = append(t.tale, fmt.Sprintf("%s is %v", n.to.unit, n.status.State))
+	t.notices = t.notices[1:]
+	n.to.report(n.status)
+	t.turn(nil)
+}
+
+// order gives an operator's order and says whether it was done, and whether the
+// operator was told that it outlives a restart.
+func (t *trip) order(o any) (done, saved bool) {
+	t.turn(func(now time.Time) {
+		if _, err := t.g.order(now, "operator", o); err == nil {
+			done = true
+			t.g.changes.replies = append(t.g.changes.replies, func(err error) { saved = err == nil })
+		}
+	})
+	return done, saved
+}
+
+// touch touches a port, if it is listened on.
+func (t *trip) touch(a netip.Addr, p uint16) {
+	if !slices.Contains(t.listening, p) {
+		return
+	}
+	at := t.clock()
+	right := t.oracle.touch(a, p)
+	t.turn(func(time.Time) {
+		t.g.touched([]port.Touch{{Source: a, Port: port.Port{Proto: port.TCP, Number: p}, Time: at, Proven: true}})
+	})
+	for _, d := range right {
+		state := t.g.door(d.conf.Name).door.Saved().State
+		end, in := t.lets(d.conf.Name, a)
+		switch {
+		case state == door.Opening || state == door.Closing || t.g.broken != "":
+		case state != door.Open:
+			t.found(fmt.Sprintf("P4: a right knock of %v left door %s %v", a, d.conf.Name, state))
+		case !in || end.Sub(t.now) < d.conf.OpenFor:
+			t.found(fmt.Sprintf("P4: a right knock of %v gets in for %v, want %v", a, end.Sub(t.now), d.conf.OpenFor))
+		}
+	}
+}
+
+// due is the next moment at which something that was said ends, and no later
+// than a while from now.
+func (t *trip) due() time.Time {
+	next := t.now.Add(20 * time.Second)
+	sooner := func(at time.Time) {
+		if at.After(t.now) && at.Before(next) {
+			next = at
+		}
+	}
+	for _, end := range t.grants {
+		sooner(end)
+	}
+	sooner(t.oracle.deadline)
+	for _, d := range t.oracle.doors {
+		for _, f := range d.faults {
+			sooner(f.until)
+		}
+		for _, a := range d.attempts {
+			sooner(a.first.Add(d.knock().Within))
+		}
+		if d.state == "open" {
+			sooner(d.seen.Add(d.conf.Presence.Idle))
+		}
+	}
+	return next
+}
+
+// pass lets time pass until at, with whatever is due to the gateway on its way.
+// Looks find nobody meanwhile.
+func (t *trip) pass(at time.Time) {
+	defer func(asked []int) { t.asked = asked }(t.asked)
+	for t.g != nil && t.problem == "" {
+		next := t.g.next()
+		if d := next.Sub(t.clock()); d >= at.Sub(t.now) || d <= 0 {
+			break
+		}
+		t.now = t.now.Add(next.Sub(t.clock()))
+		t.turn(nil)
+		t.settle("look")
+		t.check()
+	}
+	t.now = at
+}
+
+// settle completes the tasks of one kind, or of all, as good as can be.
+func (t *trip) settle(kind string) {
+	for range 100 {
+		i := slices.IndexFunc(t.tasks, func(x task) bool { return strings.HasPrefix(x.kind, kind) })
+		if i < 0 {
+			return
+		}
+		t.complete(i)
+	}
+	t.found("spin: there is always another task")
+}
+
+// rest lets everything come to rest, and holds it to what must be so then: P9,
+// nothing left behind, and a door that opens to the next right knock.
+func (t *trip) rest() {
+	t.choices, t.full, t.refuses = nil, false, 0
+	if t.g == nil {
+		t.start()
+	}
+	t.news()
+	t.upkeep()
+	t.news()
+	t.check()
+	for _, d := range t.g.doors {
+		state := d.door.Saved().State
+		if d.service == nil || t.problem != "" {
+			continue
+		}
+		if runs := t.running[d.service.svc.String()]; state == door.Open && !runs {
+			t.found("P9: the door is open and its service does not run")
+		}
+	}
+	for end := t.now.Add(6 * time.Minute); t.now.Before(end) && t.problem == ""; {
+		if at := t.now.Add(t.g.next().Sub(t.clock())); at.After(end) {
+			t.now = end
+		} else {
+			t.now = at
+		}
+		t.turn(nil)
+		t.news()
+		t.check()
+	}
+	if t.problem == "" {
+		t.rested()
+	}
+}
+
+// news brings everything that is on its way to the gateway.
+func (t *trip) news() {
+	if t.flushed {
+		t.flushed = false
+		t.turn(func(time.Time) { t.g.resync = true })
+	}
+	for range 100 {
+		t.settle("")
+		if len(t.notices) == 0 {
+			return
+		}
+		t.deliver()
+	}
+	t.found("spin: there is always more news")
+}
+
+// rested holds the state in which nobody has come for long.
+func (t *trip) rested() {
+	if len(t.grants)+len(t.penalties)+len(t.claims) > 0 {
+		t.found(fmt.Sprintf("P2: left behind are grants %v, claims %v, penalties %v", t.grants, t.claims, t.penalties))
+	}
+	for _, d := range t.g.doors {
+		state := d.door.Saved().State
+		if state != door.Dark || t.doors[d.name()].State != state.String() {
+			t.found(fmt.Sprintf("P6: nobody comes, and door %s is %v, on disk %s", d.name(), state, t.doors[d.name()].State))
+		}
+		if d.service != nil && t.running[d.service.svc.String()] {
+			t.found("P9: the door is dark and its service runs")
+		}
+	}
+	a := t.scene.sources[0]
+	for _, d := range t.oracle.doors {
+		for _, p := range d.knock().Touch {
+			t.touch(a, p)
+		}
+		if j := d.knock().Judge; j > 0 {
+			t.pass(t.now.Add(2 * j))
+			t.turn(nil)
+		}
+		t.news()
+		t.check()
+		if _, in := t.lets(d.conf.Name, a); !in {
+			t.found(fmt.Sprintf("P4: a right knock does not open door %s", d.conf.Name))
+		}
+		if s := d.conf.Service; s != nil && !t.running[s.Unit] {
+			t.found("P9: a right knock does not start the service")
+		}
+	}
+}
