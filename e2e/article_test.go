@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"os"
 	"testing"
 	"time"
 
@@ -78,24 +79,37 @@ func TestArticle(t *testing.T) {
 	s.lives(in)
 }
 
-// S9 and its end: no log data anywhere is something fishy.
+// S9 and its ends: no log data anywhere is something fishy, until there is some
+// or an operator has looked.
 func TestNoLogDataAtAll(t *testing.T) {
-	s := newSite(t, "sshd", "ssh")
+	s := newSite(t, "sshd")
 	log, err := s.lab.Write("secure", "")
 	s.must(err)
 	door, _ := s.sshDoor("idle = \"6s\"\nconnections = false\nlogins = [\""+log+"\", \""+s.lab.Path("secure.1")+"\"]", touchKnock)
 	s.start(door)
 	s.state("ssh", "failsafe")
-	if c, err := s.dial(s.visitor, gate4, "59000", dark); err == nil {
-		c.Close()
-	}
-	if c, err := s.dial(s.visitor, gate4, "59002", dark); err == nil {
-		c.Close()
-	}
-	s.refuses(s.visitor, gate4, "22")
 	s.says(s.gate.Output(), `"level":"(WARN|ERROR)".*log`)
 	s.says(s.operator("status"), `failsafe`)
+	for _, port := range []string{"59000", "59002"} { // deaf: whether they answer is no matter
+		if c, err := s.dial(s.visitor, gate4, port, dark); err == nil {
+			c.Close()
+		}
+	}
+	s.refuses(s.visitor, gate4, "22")
+	if d := s.door("ssh"); d.State != "failsafe" || len(d.Grants) > 0 {
+		t.Errorf("a knock at a failsafe door: it is %s, grants %v", d.State, d.Grants)
+	}
 
+	line := time.Now().Format(time.Stamp) + " server syslogd: started\n"
+	s.must(os.WriteFile(log, []byte(line), 0o600))
+	s.state("ssh", "dark")
+	s.knock(s.visitor, gate4)
+	s.admits(s.visitor, gate4, "22")
+
+	s.must(os.Truncate(log, 0))
+	s.state("ssh", "failsafe")
+	s.refuses(s.visitor, gate4, "22")
 	s.operator("arm", "ssh")
 	s.state("ssh", "dark")
+	s.listens("59000", "59001", "59002")
 }

@@ -149,6 +149,45 @@ func TestCorruptStoreIsSetAside(t *testing.T) {
 	}
 }
 
+// With a full disk nothing is remembered, which the operator hears of; the doors
+// are guarded all the same, and nobody who may not comes in.
+func TestDiskFull(t *testing.T) {
+	s := newSite(t, "mount")
+	s.serve(s.server, ":8080")
+	state := s.lab.Path("state")
+	s.must(os.Mkdir(state, 0o700))
+	s.run(s.server, "mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", state)
+	s.start(webDoor("", touchKnock))
+	s.server.Run(t.Context(), "dd", "if=/dev/zero", "of="+state+"/fill", "bs=4k") // until it is full
+	s.touch(s.stranger, gate4, "59001")
+	s.penalised("web", stranger4)
+	for range 40 { // enough records for the store to want to grow
+		s.knock(s.visitor, gate4)
+	}
+	s.until("a warning in status", func() error {
+		st, err := s.gate.Status(t.Context())
+		if err == nil && !strings.Contains(strings.Join(st.Warnings, "\n"), "no space left on device") {
+			err = fmt.Errorf("the warnings are %q", st.Warnings)
+		}
+		return err
+	})
+	s.refuses(s.stranger, gate4, "8080")
+	s.run(s.server, "rm", state+"/fill")
+	s.knock(s.visitor, gate4)
+	s.admits(s.visitor, gate4, "8080")
+	s.until("no warning", func() error {
+		st, err := s.gate.Status(t.Context())
+		if err == nil && strings.Contains(strings.Join(st.Warnings, "\n"), "no space left") {
+			err = fmt.Errorf("the warnings are %q", st.Warnings)
+		}
+		return err
+	})
+	s.must(s.gate.Kill())
+	s.start("")
+	s.penalised("web", stranger4) // what could not be written then was written later
+	s.refuses(s.stranger, gate4, "8080")
+}
+
 // S12: what died is brought back while the door says that it should run.
 func TestServiceThatDies(t *testing.T) {
 	s := newSite(t, "sshd", "ssh", "pgrep")
