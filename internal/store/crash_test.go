@@ -136,6 +136,20 @@ func TestKilled(t *testing.T) {
 	t.Logf("%d commits", last)
 }
 
+// A daemon that was killed while it started a program leaves a copy of the lock
+// to that one until it runs; the next daemon waits for it.
+func TestLockThatIsLetGoAMomentLater(t *testing.T) {
+	dir := t.TempDir()
+	s := mustOpen(t, dir, AuditLimit{})
+	held, err := unix.Dup(int(s.lock.Fd())) // as a forked child has it
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	time.AfterFunc(50*time.Millisecond, func() { _ = unix.Close(held) })
+	mustClose(t, mustOpen(t, dir, AuditLimit{}))
+}
+
 func TestSecondDaemon(t *testing.T) {
 	dir := t.TempDir()
 	cmd, out := child(t, dir)

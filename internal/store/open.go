@@ -27,7 +27,7 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lock file: %w", err)
 	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	err = lockPatiently(f)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		pid, _ := io.ReadAll(io.LimitReader(f, 20))
 		f.Close()
@@ -45,6 +45,20 @@ func lockDir(dir string) (*os.File, error) {
 		_, _ = f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0)
 	}
 	return f, nil
+}
+
+// lockPatiently tries for up to a second. A daemon that was killed while it
+// started a program has left a copy of its lock to that one, until it runs:
+// fork(2) copies descriptors, and only execve(2) closes them.
+func lockPatiently(f *os.File) error {
+	const tries = 50
+	for i := 0; ; i++ {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) || i == tries {
+			return err
+		}
+		time.Sleep(time.Second / tries)
+	}
 }
 
 // create makes a new state file. It gets its name when it is whole, so that a
