@@ -170,13 +170,26 @@ func (d *Door) Open(now time.Time, source netip.Prefix, length time.Duration, by
 	return d.ask(now, request{source: source, by: by, reason: "on an operator's word", length: length}), nil
 }
 
-// Revoke ends all claims to a source's grant, and says whether there was one.
+// Revoke ends all claims to a source's grant, those that wait for the service
+// included, and says whether there was one. A door that was opening for nobody
+// else goes dark again.
 func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, bool) {
-	if d.grants[source] == nil {
+	waiting := len(d.waiting)
+	d.waiting = slices.DeleteFunc(d.waiting, func(r request) bool { return r.source == source })
+	waited := len(d.waiting) < waiting
+	if d.grants[source] == nil && !waited {
 		return nil, false
 	}
-	return append(d.drop(source, true),
-		d.record(now, audit.EventRevoked, SourceString(source), by, "on an operator's word", time.Time{})), true
+	var out []Effect
+	if d.grants[source] != nil {
+		out = d.drop(source, true)
+	}
+	out = append(out, d.record(now, audit.EventRevoked, SourceString(source), by, "on an operator's word", time.Time{}))
+	repairing := d.repaired.Equal(d.saved.Since)
+	if d.saved.State == Opening && len(d.waiting) == 0 && !repairing {
+		out = append(out, d.darken(now, Dark, by, "on an operator's word")...)
+	}
+	return out, true
 }
 
 // Ended takes in that the kernel no longer has a grant before its time: a grant

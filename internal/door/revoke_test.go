@@ -1,0 +1,37 @@
+package door
+
+import (
+	"testing"
+	"time"
+)
+
+// Who is revoked while the service is still on its way does not get in when it
+// has come; a door that nobody else waits for goes dark.
+func TestRevokingAKnockThatWaits(t *testing.T) {
+	s := newScene(t, ssh)
+	s.want(s.door.Knock(s.now, Knock{Source: visitor, By: "touch", Reason: "right"}), "start")
+	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "right"}))
+	effects, had := s.door.Revoke(s.now, visitor, "operator bob")
+	if !had {
+		t.Error("a knock that waits is no reason to revoke")
+	}
+	s.want(effects, "record revoked | 192.0.2.2 | operator bob | on an operator's word")
+	s.state(Opening)
+	effects, _ = s.door.Revoke(s.now, other, "operator bob")
+	s.want(effects, "record revoked | 2001:db8::2 | operator bob | on an operator's word", "stop")
+	s.state(Closing)
+}
+
+// A service that is started again is started for whoever is in, too.
+func TestRevokingWhileTheServiceIsRepaired(t *testing.T) {
+	s := newScene(t, ssh)
+	s.door.Knock(s.now, Knock{Source: visitor, By: "touch", Reason: "right"})
+	s.door.Runs(s.now)
+	s.at(time.Minute)
+	s.door.Tick(s.now)
+	s.door.Stopped(s.now, "signal 9")
+	s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "right"})
+	effects, _ := s.door.Revoke(s.now, other, "operator bob")
+	s.want(effects, "record revoked | 2001:db8::2 | operator bob | on an operator's word")
+	s.state(Opening)
+}
