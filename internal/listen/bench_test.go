@@ -4,9 +4,7 @@ package listen
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -54,53 +52,10 @@ func BenchmarkOrder(b *testing.B) {
 
 func orderWith(b *testing.B, others int, gap time.Duration) {
 	s := newScene(b, 59000, 59001, 59002)
-	s.visitor.Run("ip", "addr", "add", "192.0.2.3/24", "dev", s.visitorIf)
-	stop := make(chan struct{})
-	var all sync.WaitGroup
-	for v := range others {
-		all.Go(func() {
-			s.visitor.Do(func() error {
-				for i := v; ; i++ {
-					select {
-					case <-stop:
-						return nil
-					default:
-						quickTouch("192.0.2.3", 59000+i%3)
-					}
-				}
-			})
-		})
-	}
+	stop := s.flood(others)
+	defer stop()
 	b.ResetTimer()
-	wrong := 0
-	for i := range b.N {
-		before := len(s.heard.all())
-		knock := []uint16{59000, 59001, 59002}
-		rand.Shuffle(3, func(i, j int) { knock[i], knock[j] = knock[j], knock[i] })
-		s.visitor.Do(func() error {
-			for _, p := range knock {
-				quickTouch(visitor4, int(p))
-				time.Sleep(gap)
-			}
-			return nil
-		})
-		var got []uint16
-		s.heard.wait(b, fmt.Sprintf("knock %d", i), func(all []port.Touch) bool {
-			got = nil
-			for _, t := range all[before:] {
-				if t.Source == netip.MustParseAddr(visitor4) {
-					got = append(got, t.Port.Number)
-				}
-			}
-			return len(got) == 3
-		})
-		if !slices.Equal(got, knock) {
-			wrong++
-		}
-	}
-	close(stop)
-	all.Wait()
-	b.ReportMetric(float64(wrong), "wrong")
+	b.ReportMetric(float64(s.knocks(b, b.N, gap)), "wrong")
 	b.ReportMetric(float64(s.ear.Dropped()), "dropped")
 }
 

@@ -7,16 +7,37 @@
 //
 // # Order
 //
-// One loop serves all ports, one connection of each ready port in turn, and
-// touches are delivered in the order in which they were accepted. Each port has
-// a queue of its own in the kernel, which says in which order ports became
-// ready but not when each connection came. So touches of two ports are in
-// order if the first was accepted before the second arrived. A visitor who
-// waits for one connect before the next leaves at least a round trip and the
-// start of a program between them; the ear takes some ten microseconds for a
-// touch. Only while more connections come than can be accepted, so that queues
-// build up, may touches that are closer together than the queues are long be
-// swapped. Two connects that are under way at the same time have no order.
+// Touches are delivered in the order in which their handshakes were completed,
+// however many others connect meanwhile: a knock whose ports must be touched in
+// the given order is not spoiled by strangers. The kernel has a queue for each
+// port and does not say when a connection entered it, so that queues served in
+// turn mix up what waits at different depths. The ages that it does tell
+// (TCP_INFO) are in ticks of up to 10 ms, in which a visitor nearby touches
+// several ports. But it tells each connection at the moment when it enters its
+// queue, by a signal (F_SETSIG in fcntl(2); tcp_child_process in the kernel's
+// net/ipv4/tcp_minisocks.c), and real-time signals are queued in the order in
+// which they were sent. The loop reads them and accepts accordingly.
+//
+// Signals that are pending are limited for each user (RLIMIT_SIGPENDING), and
+// each stands for a connection that waits. So the ports' queues together are
+// not longer than that; see backlog. If other processes of the user take the
+// room away, some signals are lost, which is logged; then ports are served in
+// turn until no connection waits. No touch depends on a signal to be heard.
+//
+// A touch's time is when the loop learned of it: its order is exact, its time
+// is later than the handshake by as long as the loop was busy.
+//
+// # Floods
+//
+// All who connect share the ports' queues; who they are shows only when they are
+// accepted, so that none can be preferred here. With connections coming faster
+// than they are accepted (some 9 µs each), a touch waits behind those before
+// it, a queue's length at most. When a queue is full, the kernel ignores the
+// visitor's SYN, and they try again after a second; or it ignores the ACK
+// that ends the handshake, after which the visitor believes to be connected
+// and the touch comes a second late, or never if they hang up hard: like any
+// loss of packets this can change the order of touches. Only a limit on each
+// source's connections before they reach the queues can prevent that.
 //
 // # Closing
 //
@@ -39,6 +60,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -59,7 +81,9 @@ type Ear struct {
 	wanted    []uint16   // as last Set, sorted
 	listeners map[uint16]*listener
 	byID      map[int32]*listener
+	byFD      map[int]*listener
 	lastID    int32
+	thread    int // the loop's
 	epoll     int // -1 before the first Set
 	wake      int // an eventfd that ends the loop
 	closed    bool
@@ -74,7 +98,7 @@ type listener struct {
 }
 
 // New makes an ear without ports. Touches go to touched, several at a time and
-// from one goroutine, in the order in which they were accepted; the slice is
+// from one goroutine, in the order in which they came; the slice is
 // touched's to keep. While touched does not return, touches wait, up to a
 // bound; see Dropped. Close waits for touched, which must not wait for it.
 func New(log *slog.Logger, touched func([]port.Touch)) *Ear {
@@ -83,6 +107,7 @@ func New(log *slog.Logger, touched func([]port.Touch)) *Ear {
 		queue:     queue{ready: make(chan struct{}, 1), stop: make(chan struct{}), log: log},
 		listeners: make(map[uint16]*listener),
 		byID:      make(map[int32]*listener),
+		byFD:      make(map[int]*listener),
 		epoll:     -1, wake: -1,
 	}
 }
@@ -122,11 +147,13 @@ func (e *Ear) set(ports []uint16) ([]openError, error) {
 		}
 	}
 	var failed []openError
+	room := backlog(len(e.wanted))
 	for _, p := range e.wanted {
-		if e.listeners[p] != nil {
+		if l := e.listeners[p]; l != nil {
+			_ = unix.Listen(l.fd, room) // sets the room alone; it cannot fail then
 			continue
 		}
-		if err := e.add(p); err != nil {
+		if err := e.add(p, room); err != nil {
 			failed = append(failed, openError{p, err})
 		}
 	}
@@ -153,15 +180,40 @@ func (e *Ear) start() error {
 		}
 		return fmt.Errorf("make event descriptor: %w", err)
 	}
-	e.epoll, e.wake = epoll, wake
-	e.running.Go(func() { e.loop(epoll, wake) })
+	type begun struct {
+		thread int
+		err    error
+	}
+	first := make(chan begun)
+	e.running.Go(func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine, and its signals with it
+		a, err := newArrivals(e.log)
+		if err != nil {
+			first <- begun{err: err}
+			return
+		}
+		defer a.close()
+		first <- begun{thread: a.thread}
+		e.loop(epoll, wake, a)
+	})
+	b := <-first
+	if b.err != nil {
+		unix.Close(epoll)
+		unix.Close(wake)
+		return b.err
+	}
+	e.epoll, e.wake, e.thread = epoll, wake, b.thread
 	e.running.Go(func() { e.queue.deliver(e.touched) })
 	return nil
 }
 
-func (e *Ear) add(p uint16) error {
-	fd, err := open(p)
+func (e *Ear) add(p uint16, room int) error {
+	fd, err := open(p, e.thread)
 	if err != nil {
+		return err
+	}
+	if err := unix.Listen(fd, room); err != nil {
+		unix.Close(fd)
 		return err
 	}
 	e.lastID++
@@ -171,7 +223,7 @@ func (e *Ear) add(p uint16) error {
 		unix.Close(fd)
 		return fmt.Errorf("watch: %w", err)
 	}
-	e.listeners[p], e.byID[l.id] = l, l
+	e.listeners[p], e.byID[l.id], e.byFD[fd] = l, l, l
 	return nil
 }
 
@@ -180,6 +232,8 @@ func (e *Ear) drop(l *listener) {
 	unix.Close(l.fd)
 	delete(e.listeners, l.port)
 	delete(e.byID, l.id)
+	delete(e.byFD, l.fd)
+	l.fd = -1
 }
 
 // alive says whether the socket still listens: another process can end that

@@ -94,7 +94,7 @@ func TestIPv6Disabled(t *testing.T) {
 func TestIPv4Alone(t *testing.T) {
 	var fd int
 	nstest.New(t).Do(func() (err error) {
-		fd, err = listen(unix.AF_INET, &unix.SockaddrInet4{Port: 59000})
+		fd, err = bind(unix.AF_INET, &unix.SockaddrInet4{Port: 59000}, unix.Gettid())
 		return err
 	})
 	unix.Close(fd)
@@ -251,7 +251,10 @@ func TestAcceptAfterReset(t *testing.T) {
 	ns := nstest.New(t)
 	var fd int
 	ns.Do(func() (err error) {
-		if fd, err = open(59000); err != nil {
+		if fd, err = open(59000, unix.Gettid()); err != nil {
+			return err
+		}
+		if err := unix.Listen(fd, 1); err != nil {
 			return err
 		}
 		c, err := dial(t.Context(), "127.0.0.1:59000")
@@ -265,7 +268,7 @@ func TestAcceptAfterReset(t *testing.T) {
 	})
 	defer unix.Close(fd)
 	l := &listener{port: 59000, fd: fd}
-	got, err := l.accept(&parting{})
+	got, err := l.accept(time.Now(), &parting{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,9 +29,8 @@ const (
 	firstRest, longestRest = 10 * time.Millisecond, time.Second
 )
 
-// loop accepts until it is woken. Each round takes one connection of each ready
-// port, so that the oldest of every port come before the second oldest of any.
-func (e *Ear) loop(epoll, wake int) {
+// loop accepts until it is woken.
+func (e *Ear) loop(epoll, wake int, came *arrivals) {
 	var (
 		events  = make([]unix.EpollEvent, 128)
 		touches = make([]port.Touch, 0, hurry+len(events))
@@ -47,9 +46,9 @@ func (e *Ear) loop(epoll, wake int) {
 			return
 		}
 		var stop bool
-		touches, err, stop = e.round(events[:max(n, 0)], touches, &part)
-		// As long as others wait, they are accepted first: the less time there
-		// is between two looks at the ports, the surer is their order.
+		touches, err, stop = e.round(events[:max(n, 0)], touches, came, &part)
+		// As long as others wait, they are accepted first: the kernel has room
+		// for so many connections, and so many signals.
 		if n <= 0 || err != nil || len(touches) >= hurry || stop {
 			e.queue.put(touches)
 			touches = touches[:0]
@@ -92,9 +91,9 @@ func (s *shortage) rest(err error) {
 	s.pause = min(2*s.pause, longestRest)
 }
 
-// round takes one connection of each ready port and adds it to touches. The
-// error says that there is no descriptor or memory for it.
-func (e *Ear) round(events []unix.EpollEvent, touches []port.Touch, part *parting) (
+// round accepts what is ready and adds it to touches. The error says that there
+// is no descriptor or memory for it.
+func (e *Ear) round(events []unix.EpollEvent, touches []port.Touch, came *arrivals, part *parting) (
 	all []port.Touch, short error, stop bool,
 ) {
 	e.mu.Lock()
@@ -103,40 +102,77 @@ func (e *Ear) round(events []unix.EpollEvent, touches []port.Touch, part *partin
 		if ev.Fd == wakeID {
 			return touches, nil, true
 		}
+	}
+	if len(events) == 0 {
+		came.lost = false // whatever comes now has its signal
+		return touches, nil, false
+	}
+	if !came.look(e.byFD) {
+		touches, short = e.strays(events, touches, part)
+		return touches, short, false
+	}
+	for range hurry {
+		a, ok := came.first()
+		if !ok {
+			break
+		}
+		if touches, short = e.take(a.listener, a.heard, touches, part); short != nil {
+			break // it is still the first
+		}
+		came.pop()
+	}
+	return touches, short, false
+}
+
+// strays takes one connection of each ready port, in the order in which the
+// ports became ready: no more is known without signals.
+func (e *Ear) strays(events []unix.EpollEvent, touches []port.Touch, part *parting) ([]port.Touch, error) {
+	for _, ev := range events {
 		l := e.byID[ev.Fd]
 		if l == nil {
 			continue // closed since
 		}
-		t, err := l.accept(part)
-		switch {
-		case err == nil:
-			touches = append(touches, t)
-		case isShortage(err):
-			return touches, err, false
-		case !l.alive():
-			e.log.Warn("a listener was closed by something else", "port", l.port, "err", err)
-			e.drop(l)
+		var short error
+		if touches, short = e.take(l, time.Now(), touches, part); short != nil {
+			return touches, short
 		}
-		// Anything else is of the one connection, which is gone (accept(2)),
-		// or there was none.
 	}
-	return touches, nil, false
+	return touches, nil
+}
+
+// take accepts one connection that was heard of at heard and adds it to touches.
+func (e *Ear) take(l *listener, heard time.Time, touches []port.Touch, part *parting) ([]port.Touch, error) {
+	if l.fd < 0 {
+		return touches, nil // closed since
+	}
+	t, err := l.accept(heard, part)
+	switch {
+	case err == nil:
+		return append(touches, t), nil
+	case isShortage(err):
+		return touches, err
+	case !l.alive():
+		e.log.Warn("a listener was closed by something else", "port", l.port, "err", err)
+		e.drop(l)
+	}
+	// Anything else is of the one connection, which is gone (accept(2)), or
+	// there was none.
+	return touches, nil
 }
 
 // accept takes one connection and leaves it to part.
-func (l *listener) accept(part *parting) (port.Touch, error) {
+func (l *listener) accept(heard time.Time, part *parting) (port.Touch, error) {
 	// The visitor may have reset it already: the kernel tells the address of
 	// a dead connection to accept4, though not to getpeername.
 	fd, from, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 	if err != nil {
 		return port.Touch{}, err
 	}
-	now := time.Now()
 	part.fresh = append(part.fresh, fd)
 	return port.Touch{
 		Source: address(from),
 		Port:   port.Port{Proto: port.TCP, Number: l.port},
-		Time:   now,
+		Time:   heard,
 		Proven: true,
 	}, nil
 }

@@ -27,10 +27,8 @@ type leaving struct {
 // begin ends the fresh connections.
 func (p *parting) begin(now time.Time) {
 	for _, fd := range p.fresh {
-		// Closing sends RST then, if the visitor has not hung up. It cannot
-		// fail; without it closing would send FIN.
-		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-		// Shutting down fails if the visitor is gone already.
+		// Shutting down fails if the visitor is gone already. Closing sends RST
+		// if they have not hung up: see configure.
 		if !p.polite(now) || unix.Shutdown(fd, unix.SHUT_WR) != nil {
 			unix.Close(fd)
 			continue

@@ -9,24 +9,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// backlog is more than net.core.somaxconn, which the kernel cuts it to: a queue
-// that is full makes the kernel ignore the visitor's handshake.
-const backlog = 1 << 16
+const (
+	// longest is more than net.core.somaxconn, which the kernel cuts a queue
+	// to: one that is full makes the kernel ignore the visitor's handshake.
+	longest = 1 << 16
+	// shortest is for when the limit of signals says nothing sensible.
+	shortest = 128
+)
 
-// open makes a listening socket for both families, or for IPv4 alone on a
-// machine without IPv6.
-func open(p uint16) (int, error) {
+// backlog is how many connections may wait for each of n ports, so that the
+// signals of all find room: one that does not is lost, and the order with it.
+// An eighth is left to whatever else runs as the same user.
+func backlog(n int) int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_SIGPENDING, &limit); err != nil {
+		return shortest
+	}
+	room := min(limit.Cur, longest*uint64(n))
+	return min(longest, max(shortest, int(room-room/8)/max(n, 1)-1)) // the kernel queues one more
+}
+
+// open makes a socket for both families, or for IPv4 alone on a machine without
+// IPv6, that announces its connections to thread. It does not listen yet.
+func open(p uint16, thread int) (int, error) {
 	if p == 0 {
 		return -1, errors.New("allowed are 1 to 65535")
 	}
-	fd, err := listen(unix.AF_INET6, &unix.SockaddrInet6{Port: int(p)})
+	fd, err := bind(unix.AF_INET6, &unix.SockaddrInet6{Port: int(p)}, thread)
 	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL) {
-		return listen(unix.AF_INET, &unix.SockaddrInet4{Port: int(p)})
+		return bind(unix.AF_INET, &unix.SockaddrInet4{Port: int(p)}, thread)
 	}
 	return fd, err
 }
 
-func listen(family int, at unix.Sockaddr) (int, error) {
+func bind(family int, at unix.Sockaddr, thread int) (int, error) {
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("make socket: %w", err)
@@ -36,7 +52,7 @@ func listen(family int, at unix.Sockaddr) (int, error) {
 		return -1, err
 	}
 	if err = unix.Bind(fd, at); err == nil {
-		err = unix.Listen(fd, backlog)
+		err = announce(fd, thread) // before the first connection can come
 	}
 	if err != nil {
 		unix.Close(fd)
@@ -64,6 +80,10 @@ func configure(fd, family int) error {
 		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
 			return fmt.Errorf("set socket option %d of level %d: %w", o.name, o.level, err)
 		}
+	}
+	// Closing a connection sends RST: without it, FIN.
+	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+		return fmt.Errorf("set socket option linger: %w", err)
 	}
 	return nil
 }
