@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -87,6 +88,24 @@ func TestEntries(t *testing.T) {
 	}
 }
 
+// plainField is a field's text as encoding/json alone has it: a string, or a
+// list of bytes.
+func plainField(v any) string {
+	list, isList := v.([]any)
+	if !isList {
+		s, _ := v.(string)
+		return s
+	}
+	var b []byte
+	for _, n := range list {
+		f, _ := n.(float64)
+		b = append(b, byte(f))
+	}
+	return string(b)
+}
+
+// FuzzJournalEntry holds that a login is one by the trusted fields, by a second
+// reading of the message, and still one when it is written anew.
 func FuzzJournalEntry(f *testing.F) {
 	if len(realEntries) == 0 || len(otherEntries) == 0 {
 		f.Fatal("no seeds")
@@ -105,8 +124,18 @@ func FuzzJournalEntry(f *testing.F) {
 		if err := json.Unmarshal(line, &fields); err != nil {
 			t.Fatalf("%q: a login out of no JSON: %v", line, err)
 		}
-		if _, text := fields["_COMM"].(string); text && (fields["_UID"] != "0" || !isSSHDName(fields["_COMM"].(string))) {
+		name, exe := strings.Split(plainField(fields["_EXE"]), "/"), plainField(fields["_COMM"])
+		if sshd := regexp.MustCompile(`^sshd(-session)?( \(deleted\))?$`); plainField(fields["_UID"]) != "0" || !sshd.MatchString(exe) ||
+			strings.HasSuffix(exe, ")") || fields["_EXE"] != nil && !sshd.MatchString(name[len(name)-1]) {
 			t.Fatalf("%q: a login that sshd did not write", line)
+		}
+		second, ok := secondMessage(plainField(fields["MESSAGE"]))
+		second.Time, second.Where = login.Time, login.Where
+		if d := cmp.Diff(second, login, sameTime); !ok || d != "" {
+			t.Fatalf("%q: the message has another login, or none (%v):\n%s", line, ok, d)
+		}
+		if fmt.Sprint(login.Time.UnixMicro()) != strings.TrimLeft(plainField(fields["__REALTIME_TIMESTAMP"]), "+0") {
+			t.Fatalf("%q: a login of %s", line, login.Time)
 		}
 		message := strings.SplitN(render(login), "]: ", 2)[1]
 		again, ok := entryLogin(fmt.Sprintf(`{"__CURSOR":"x","__REALTIME_TIMESTAMP":"%d",%s"MESSAGE":%s}`,

@@ -140,6 +140,8 @@ func render(l Login) string {
 		l.Time.UTC().Format(time.RFC3339Nano), l.Method, l.User, source)
 }
 
+// FuzzLine holds that a line is a login if a second reading has the same one, and
+// that it stays it when it is written anew.
 func FuzzLine(f *testing.F) {
 	seeds := 0
 	add := func(line string) {
@@ -157,8 +159,17 @@ func FuzzLine(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, line string) {
 		login, what := parseLine(line, eight)
+		second, ok := secondReading(line)
 		if what != isLogin {
+			_, _, known := cutStamp(strings.TrimLeft(line, "\x00"), eight)
+			if ok && known {
+				t.Fatalf("%q: verdict %d, the second reading has %+v", line, what, second)
+			}
 			return
+		}
+		second.Time = login.Time
+		if d := cmp.Diff(second, login, sameTime); !ok || d != "" {
+			t.Fatalf("%q: a login by one reading only, or another one (%v):\n%s", line, ok, d)
 		}
 		if !strings.Contains(line, " sshd[") && !strings.Contains(line, " sshd-session[") {
 			t.Fatalf("%q: a login without sshd", line)

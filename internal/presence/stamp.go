@@ -33,22 +33,31 @@ func cutStamp(line string, ref time.Time) (stamp, string, bool) {
 }
 
 func cutISO(line string, ref time.Time) (stamp, string, bool) {
+	// time.Parse takes a fraction after the seconds whatever the layout says,
+	// and an hour of one digit.
 	end := strings.IndexByte(line, ' ')
-	if end < 0 {
+	if end <= len("2006-01-02T15:04:05") || line[len("2006-01-02T15")] != ':' {
 		return stamp{}, "", false
 	}
-	// time.Parse takes a fraction after the seconds whatever the layout says.
 	for _, layout := range []string{"2006-01-02T15:04:05Z07:00", "2006-01-02T15:04:05Z0700"} {
-		if t, err := time.Parse(layout, line[:end]); err == nil {
+		if t, err := time.Parse(layout, line[:end]); err == nil && soundZone(t, line[:end]) {
 			return stamp{Time: t.In(ref.Location())}, line[end:], true
 		}
 	}
 	return stamp{}, "", false
 }
 
+// soundZone says whether the zone that s ends with is within RFC 3339's 23:59;
+// time.Parse takes 24 hours and 60 minutes too.
+func soundZone(t time.Time, s string) bool {
+	_, east := t.Zone()
+	return max(east, -east) < 24*60*60 && (s[len(s)-1] == 'Z' || s[len(s)-2:] <= "59")
+}
+
 func cutBSD(line string, ref time.Time) (stamp, string, bool) {
+	// time.Parse takes other numbers of spaces and digits than the layout's.
 	const width = len("Nov  2 07:50:01")
-	if len(line) <= width || line[width] != ' ' {
+	if len(line) <= width || line[width] != ' ' || line[5] == ' ' || line[6] != ' ' || line[7] == ' ' || line[9] != ':' {
 		return stamp{}, "", false
 	}
 	// "_2" is a day padded with a space; some daemons pad with a zero.

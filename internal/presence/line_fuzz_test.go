@@ -1,0 +1,241 @@
+//go:build linux
+
+package presence
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/doorward/doorward/internal/tape"
+)
+
+// loginForm is the line of a login in one expression: stamp, host, program.
+var loginForm = regexp.MustCompile(
+	`^\x00*(?:[A-Za-z]{3} [ 0-9][0-9] [0-9]{2}:[0-9]{2}:[0-9]{2}|[0-9]{4}-[^ ]+) [^ \[]*[^ :\[] ` +
+		`(?:(?:authpriv|auth|daemon|user)\.(?:emerg|alert|crit|err|warn|notice|info|debug) )?` +
+		`sshd(?:-session)?\[([1-9][0-9]{0,6})\]: (.*?)\r*$`)
+
+var (
+	messageForm  = regexp.MustCompile(`^Accepted ([a-zA-Z0-9][a-zA-Z0-9_./@-]*) for (.+)$`)
+	repeatedForm = regexp.MustCompile(`^message repeated ([1-9][0-9]*) times: \[ (.*)\]$`)
+	fromForm     = regexp.MustCompile(`^([^ ]+) port ([1-9][0-9]{0,4}) ssh2(?:: .*)?$`)
+)
+
+// secondReading tells a login's user, method and source from the line's forms.
+func secondReading(line string) (l Login, ok bool) {
+	if strings.Contains(line, "\n") {
+		return l, false
+	}
+	m := loginForm.FindStringSubmatch(line)
+	if m == nil {
+		return l, false
+	}
+	if pid, _ := strconv.Atoi(m[1]); pid > 1<<22 {
+		return l, false
+	}
+	return secondMessage(m[2])
+}
+
+func secondMessage(message string) (l Login, ok bool) {
+	if r := repeatedForm.FindStringSubmatch(message); r != nil {
+		if n, err := strconv.ParseUint(r[1], 10, 64); err == nil && n <= 1<<32 {
+			message = r[2]
+		}
+	}
+	m := messageForm.FindStringSubmatch(message)
+	if m == nil || strings.IndexFunc(message, func(r rune) bool { return r < 32 || r == 127 }) >= 0 ||
+		strings.HasPrefix(m[2], "invalid user ") {
+		return l, false
+	}
+	parts := strings.Split(m[2], " from ")
+	for i := 1; i < len(parts); i++ { // the last that fits stays
+		user := strings.Join(parts[:i], " from ")
+		f := fromForm.FindStringSubmatch(strings.Join(parts[i:], " from "))
+		if f == nil || user == "" {
+			continue
+		}
+		a, err := netip.ParseAddr(f[1])
+		if p, _ := strconv.Atoi(f[2]); p > 65535 || err != nil && f[1] != "UNKNOWN" {
+			continue
+		}
+		l, ok = Login{User: user, Method: m[1], Source: a.Unmap()}, true
+	}
+	return l, ok
+}
+
+// FuzzLog writes a log of finished and unfinished lines, in one piece, in pieces
+// with a look after each, and with its front half rotated away, and holds that
+// the latest login is the one that reading every line finds.
+func FuzzLog(f *testing.F) {
+	for _, s := range []string{
+		"\x00\x10\x00\x20\x01\x05", "\x00\x10\x02\x20\x00\x30\x05\x03\x07\x01\x04\x09\x00\x07", "\x03\xff\x03\xff\x00\x01\x03\xff\x00\x02",
+		"\x06\x01\x00\x02\x06\x03\x00\x04\x00\x05\x05", "\x00\x03\x00\x02\x00\x01", "\x01\x00\x00\xff\x04\x00\x00\x01\x05\x00\xfe",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, choices []byte) {
+		c := tape.New(choices)
+		dir, err := os.MkdirTemp("", "doorward-log")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		path := filepath.Join(dir, "auth.log")
+		grown := newFiles([]string{path})
+		var best *Login
+		var all []byte
+		at := eight.Add(-2 * time.Hour)
+		look := func(who string, fs *files) {
+			t.Helper()
+			got, ok, _, err := fs.last(context.Background(), eight)
+			if len(all) == 0 {
+				if err == nil {
+					t.Fatalf("%s: an empty log is data", who)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", who, err)
+			}
+			if ok != (best != nil) || ok && !got.Time.Equal(best.Time) {
+				t.Fatalf("%s: got %+v (%v), want %+v in\n%.2000s", who, got, ok, best, all)
+			}
+		}
+		for n := 0; c.More() && n < 60; n++ {
+			line := drawLine(c, n, &at)
+			all = append(all, line...)
+			if finished := bytes.HasSuffix(line, []byte("\n")); !finished {
+				if err := os.WriteFile(path, all, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				look("unfinished", grown)
+				all = append(all, '\n')
+			}
+			if l, what := parseLine(strings.TrimSuffix(string(line), "\n"), eight); what == isLogin && len(line) < maxLogin &&
+				(best == nil || l.Time.After(best.Time)) {
+				best = &l
+			}
+			if c.Byte()%4 == 0 {
+				if err := os.WriteFile(path, all, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				look("grown", grown)
+			}
+		}
+		if err := os.WriteFile(path, all, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		look("grown to the end", grown)
+		look("read at once", newFiles([]string{path}))
+	})
+}
+
+// drawLine makes a line of a log: times rise, and fall by less than disorder.
+func drawLine(c *tape.Tape, n int, at *time.Time) []byte {
+	kind := c.Below(8)
+	*at = at.Add(time.Duration(c.Below(60)) * time.Second)
+	stamp := at.Add(-time.Duration(c.Below(9)) * time.Minute).Format(time.RFC3339)
+	login := fmt.Sprintf("%s gate sshd[%d]: Accepted password for user%d from 192.0.2.7 port 1 ssh2", stamp, n+1, n)
+	switch kind {
+	case 0, 1:
+		return []byte(login + "\n")
+	case 2:
+		return []byte(login) // its end comes later
+	case 3:
+		return append(bytes.Repeat([]byte("Accepted "), 1000*c.Below(20)), '\n')
+	case 4:
+		return []byte("\n")
+	case 5:
+		return []byte(stamp + " gate sudo[9]: " + login + "\n")
+	case 6:
+		return append(bytes.Repeat([]byte{0}, c.Below(300)), []byte(login+"\n")...)
+	}
+	return append(slices.Clone(c.Bytes(c.Below(40))), '\n')
+}
+
+// FuzzLines cuts text into lines backward and forward, and compares with cutting
+// all of it at once.
+func FuzzLines(f *testing.F) {
+	f.Add([]byte("a\nbc\n\nd"), uint16(0), false)
+	f.Add([]byte("\n"), uint16(3), true)
+	f.Add([]byte("x\ny"), uint16(maxLine-2), false)
+	f.Add([]byte("\n\nabc"), uint16(maxLine-1), true)
+	f.Add([]byte("no end"), uint16(1), true)
+	f.Fuzz(func(t *testing.T, text []byte, fill uint16, front bool) {
+		if long := bytes.Repeat([]byte{'x'}, 2*int(fill)); front {
+			text = append(long, text...)
+		} else {
+			text = append(text, long...)
+		}
+		want := bytes.Split(text, []byte("\n"))
+		i, end := len(want)-1, int64(len(text))
+		err := linesBackward(bytes.NewReader(text), end, func(line []byte, start int64, long bool) bool {
+			if i < 0 {
+				t.Fatalf("more lines than %d", len(want))
+			}
+			if begin := end - int64(len(want[i])); start != begin || !long && !bytes.Equal(line, want[i]) || long && len(want[i]) <= maxLine {
+				t.Fatalf("line %d at %d (long %v) is %.60q, want %.60q at %d", i, start, long, line, want[i], begin)
+			}
+			end -= int64(len(want[i])) + 1
+			i--
+			return true
+		})
+		if err != nil || i >= 0 && len(text) > 0 {
+			t.Fatalf("%v; lines before %d were not met", err, i)
+		}
+		var got [][]byte
+		done, rest, err := linesForward(bytes.NewReader(text), false, func(line []byte) bool {
+			got = append(got, slices.Clone(line))
+			return true
+		})
+		finished := slices.DeleteFunc(want[:len(want)-1:len(want)-1], func(l []byte) bool { return len(l) >= maxLine })
+		if err != nil || cmp.Diff(finished, got) != "" && len(finished)+len(got) > 0 {
+			t.Fatalf("forward: %v, %d lines, want %d", err, len(got), len(finished))
+		}
+		if last := want[len(want)-1]; len(last) < maxLine && (done != int64(len(text)-len(last)) || !bytes.Equal(rest, last)) {
+			t.Fatalf("forward: %d bytes are done and %.60q is left, want %.60q", done, rest, last)
+		}
+	})
+}
+
+// FuzzEntries holds that of journalctl's output every line is read by itself,
+// and that one which is too long is passed over as a whole.
+func FuzzEntries(f *testing.F) {
+	var all []byte
+	for _, line := range realEntries {
+		all = append(append(all, line...), '\n')
+	}
+	f.Add(all, uint32(0))
+	f.Add([]byte(`{"__CURSOR":"a","__REALTIME_TIMESTAMP":"1"}`+"\n-- No entries --\n{}"), uint32(7))
+	for fill := range uint32(4) {
+		f.Add([]byte(`{"__CURSOR":"b","__REALTIME_TIMESTAMP":"2"}`), maxEntry-45+fill)
+	}
+	f.Fuzz(func(t *testing.T, text []byte, fill uint32) {
+		text = append(bytes.Repeat([]byte(" "), int(fill%(2*maxEntry))), text...)
+		var want, got []string
+		for line := range bytes.SplitSeq(text, []byte("\n")) {
+			if e, ok := parseEntry(line); ok && len(line) < maxEntry {
+				want = append(want, e.cursor)
+			}
+		}
+		whole, err := eachEntry(bytes.NewReader(text), func(e entry) bool {
+			got = append(got, e.cursor)
+			return true
+		})
+		if !whole || err != nil || !slices.Equal(got, want) {
+			t.Fatalf("entries %q, %v, %v; want %q", got, whole, err, want)
+		}
+	})
+}

@@ -1,0 +1,131 @@
+//go:build linux
+
+package presence
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// isoForm is what RFC 3339 allows, also with ISO 8601's comma and short zone.
+var isoForm = regexp.MustCompile(`^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)([.,]\d+)?(?:Z|([+-])(\d\d):?(\d\d))$`)
+
+// FuzzStamp holds that a stamp without a year becomes the instant that looking
+// through all years and all offsets finds, and that one with a year is read as
+// written.
+func FuzzStamp(f *testing.F) {
+	seeds := 0
+	for i := range zones {
+		for _, line := range []string{
+			"Nov 24 07:50:01 h", "Nov  2 07:50:01 h", "Feb 29 12:00:00 h", "Oct 25 02:30:00 h", "Mar 29 02:30:00 h",
+			"Jan  1 00:00:03 h", "Dec 31 23:59:59 h", "Apr 24 00:30:00 h", "Feb 30 00:00:00 h", "Nov 02  7:50:01 h", "2026-11-24T07:50:01+01:00 h",
+			"2026-11-24T07:50:01.5Z h", "2026-11-24T07:50:01-0330 h", "2026-11-24T7:50:01Z h", "2026-11-24T07:50:01+24:00 h", "x",
+		} {
+			seeds++
+			f.Add(line, eight.Unix()+int64(i)*86400*40, uint8(i))
+		}
+	}
+	f.Add("Feb 29 12:00:00 h", time.Date(2103, 6, 1, 0, 0, 0, 0, time.UTC).Unix(), uint8(0))
+	f.Add("Apr  5 01:45:00 h", time.Date(2026, 4, 4, 15, 40, 0, 0, time.UTC).Unix(), uint8(4))
+	if seeds < 100 {
+		f.Fatalf("only %d seeds", seeds)
+	}
+	f.Fuzz(func(t *testing.T, line string, now int64, zone uint8) {
+		// From 1990 to 2190: offsets are whole quarters of an hour then.
+		const from, to = 631152000, 6942672000
+		ref := time.Unix(from+((now-from)%(to-from)+(to-from))%(to-from), 0).In(location(t, zones[int(zone)%len(zones)]))
+		got, rest, ok := cutStamp(line, ref)
+		if !ok {
+			if bsd, is := readBSD(line); is {
+				if want, any := search(bsd, ref); any {
+					t.Fatalf("cutStamp(%q) at %s knows nothing, want %s", line, ref, want)
+				}
+			}
+			return
+		}
+		head, whole := strings.CutSuffix(line, rest)
+		if !whole || rest == "" || rest[0] != ' ' || got.Location() != ref.Location() {
+			t.Fatalf("cutStamp(%q) leaves %q and is in %s", line, rest, got.Location())
+		}
+		if !got.yearless {
+			m := isoForm.FindStringSubmatch(head)
+			if m == nil {
+				t.Fatalf("cutStamp(%q) takes %q for a stamp", line, head)
+			}
+			hours, _ := strconv.Atoi("0" + m[4])
+			minutes, _ := strconv.Atoi("0" + m[5])
+			east := time.Duration(hours)*time.Hour + time.Duration(minutes)*time.Minute
+			if m[3] == "-" {
+				east = -east
+			}
+			if again := got.UTC().Add(east).Format("2006-01-02T15:04:05"); again != m[1] || hours > 23 || minutes > 59 {
+				t.Fatalf("cutStamp(%q) = %s, which is %s there", line, got, again)
+			}
+			return
+		}
+		wall, is := readBSD(line)
+		want, any := search(wall, ref)
+		if !is || !any || !got.Equal(want) {
+			t.Fatalf("cutStamp(%q) at %s = %s, want %s (%v, %v)", line, ref, got, want, is, any)
+		}
+	})
+}
+
+// wallTime is what a stamp without a year says.
+type wallTime struct {
+	month                     time.Month
+	day, hour, minute, second int
+}
+
+// readBSD reads "Nov  2 07:50:01 " by its columns.
+func readBSD(line string) (w wallTime, ok bool) {
+	if len(line) < 16 || line[3] != ' ' || line[6] != ' ' || line[9] != ':' || line[12] != ':' || line[15] != ' ' {
+		return w, false
+	}
+	for m := time.January; m <= time.December; m++ {
+		if strings.EqualFold(line[:3], m.String()[:3]) {
+			w.month = m
+		}
+	}
+	two := func(at int, pad bool) int {
+		tens, ones := line[at], line[at+1]
+		if pad && tens == ' ' {
+			tens = '0'
+		}
+		if tens < '0' || tens > '9' || ones < '0' || ones > '9' {
+			return 99
+		}
+		return int(tens-'0')*10 + int(ones-'0')
+	}
+	w.day, w.hour, w.minute, w.second = two(4, true), two(7, false), two(10, false), two(13, false)
+	return w, w.month > 0 && w.day > 0 && w.day <= 31 && w.hour < 24 && w.minute < 60 && w.second < 60
+}
+
+// search looks through the years, and through all offsets that a zone can have,
+// for instants that read as w: of the latest such reading that is not more than
+// a day ahead, the last passing that is not still to come, else the first.
+func search(w wallTime, ref time.Time) (best time.Time, ok bool) {
+	for year := ref.Year() + 1; year >= ref.Year()-8; year-- {
+		var passings []time.Time // in the order of their instants
+		for quarter := 16 * 4; quarter >= -16*4; quarter-- {
+			at := time.Date(year, w.month, w.day, w.hour, w.minute, w.second, 0, time.FixedZone("", quarter*15*60)).In(ref.Location())
+			if at.Year() == year && (wallTime{at.Month(), at.Day(), at.Hour(), at.Minute(), at.Second()}) == w {
+				passings = append(passings, at)
+			}
+		}
+		if len(passings) == 0 || passings[0].Sub(ref) > 24*time.Hour {
+			continue
+		}
+		best = passings[0]
+		for _, p := range passings {
+			if !p.After(ref) {
+				best = p
+			}
+		}
+		return best, true
+	}
+	return best, false
+}
