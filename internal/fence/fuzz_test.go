@@ -105,7 +105,7 @@ func FuzzTable(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := layout(doors, drawWidths(c, doors), uint32(c.Below(8)))
+		want := layout(doors, drawWidths(c, doors), tape.Of(c, []uint32{0, tableFlagOwner, tableFlagOwner | tableFlagPersist}))
 		b := &batch{}
 		want.plan(b, nil, nil)
 		r := &replies{kept: map[int][]netlink.Message{}}
