@@ -46,7 +46,7 @@ func (s *site) listens(ports ...string) {
 
 func TestArticle(t *testing.T) {
 	s := newSite(t, "sshd", "ssh", "telnet")
-	door, ssh := s.sshDoor("idle = \"6s\"\nconnections = false\nlogins = [\""+s.authLog+"\"]", articleKnock)
+	door, ssh := s.sshDoor("idle = \"12s\"\nconnections = false\nlogins = [\""+s.authLog+"\"]", articleKnock)
 	s.start(door)
 	s.listens("59000", "59001", "59002")
 
@@ -69,11 +69,11 @@ func TestArticle(t *testing.T) {
 		return s.gate.WaitState(t.Context(), "ssh", "open", 3*time.Second)
 	})
 	s.silent("59001")
-	in := s.login(ssh, s.visitor, gate4)
 	s.admits(s.stranger, gate6, "22")
+	in := s.login(ssh, s.visitor, gate4)
 
 	// S10: the last login is too long ago; the session is none of a login's.
-	s.state("ssh", "dark")
+	s.must(s.gate.WaitState(t.Context(), "ssh", "dark", 2*soon))
 	s.refuses(s.visitor, gate4, "22")
 	s.listens("59000", "59001", "59002")
 	s.lives(in)
