@@ -132,9 +132,13 @@ func (a *arrivals) add(b []byte, listeners map[int]*listener, now time.Time) {
 func (a *arrivals) overflow() {
 	a.lost = true
 	a.waiting, a.next = a.waiting[:0], 0
+	a.warn("connections came faster than the kernel may say in which order; " +
+		"raise the limit of pending signals (LimitSIGPENDING= in the unit)")
+}
+
+func (a *arrivals) warn(what string) {
 	if a.logged.now() {
-		a.log.Warn("listeners: connections came faster than the kernel may say in which order; " +
-			"raise the limit of pending signals (LimitSIGPENDING= in the unit)")
+		a.log.Warn("listeners: " + what)
 	}
 }
 

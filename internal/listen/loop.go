@@ -108,7 +108,12 @@ func (e *Ear) round(events []unix.EpollEvent, touches []port.Touch, came *arriva
 		return touches, nil, false
 	}
 	if !came.look(e.byFD) {
+		known := len(touches)
 		touches, short = e.strays(events, touches, part)
+		if len(touches) > known && !came.lost {
+			came.warn("connections come without signals, so that it is not known in which order; " +
+				"does something confine signals within the daemon?")
+		}
 		return touches, short, false
 	}
 	for range hurry {

@@ -233,6 +233,9 @@ func TestNoSignals(t *testing.T) {
 	if d := cmp.Diff([]uint16{59000, 59000, 59000, 59001}, got); d != "" {
 		t.Errorf("ports, sorted (-want +got):\n%s", d)
 	}
+	if n := s.log.count("connections come without signals"); n != 1 {
+		t.Errorf("logged %d times, want once (a minute)", n)
+	}
 }
 
 // TestClosedWithConnections closes a listener whose connections wait; another
