@@ -39,7 +39,7 @@ func (g *Gateway) apply(now time.Time, by string, confirm time.Duration) (contro
 	}
 	next := store.Applied{Confirmed: text}
 	if confirm > 0 {
-		next = store.Applied{Confirmed: g.applied.Confirmed, Pending: text, Deadline: now.Add(confirm), By: by}
+		next = store.Applied{Confirmed: g.applied.Confirmed, Pending: text, Deadline: now.Add(confirm), For: confirm, By: by}
 	}
 	if err := g.saveApplied(next); err != nil {
 		return control.Reply{}, fmt.Errorf("nothing was changed: %w", err)

@@ -174,7 +174,7 @@ func (g *Gateway) choose(applied store.Applied, rebooted bool) error {
 	if applied.Pending != nil {
 		// From now on its time is this clock's, whatever the wall clock does.
 		now := g.world.Now()
-		g.applied.Deadline = now.Add(applied.Deadline.Sub(now.Round(0)))
+		g.applied.Deadline = now.Add(applied.Left(now))
 		if rebooted || !now.Before(g.applied.Deadline) {
 			g.forgetPending()
 		}

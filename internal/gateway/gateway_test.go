@@ -462,6 +462,13 @@ func TestApplyGoesBackUnlessItIsKept(t *testing.T) {
 			time.Sleep(2 * time.Minute)
 			return restart(t, r.m, r.path)
 		}, []string{"ssh"}},
+		{"restart in the window with the clock set back", func(t *testing.T, r *running) *running {
+			r.stop()
+			r.m.applied.Deadline = r.m.applied.Deadline.Add(24 * time.Hour)
+			r = restart(t, r.m, r.path)
+			time.Sleep(time.Minute)
+			return r
+		}, []string{"ssh"}},
 		{"restart after it went back", func(t *testing.T, r *running) *running {
 			time.Sleep(2 * time.Minute)
 			synctest.Wait()

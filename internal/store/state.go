@@ -77,9 +77,18 @@ type Applied struct {
 	Confirmed []byte    `json:"confirmed"`
 	Pending   []byte    `json:"pending,omitempty"` // nil for none
 	Deadline  time.Time `json:"deadline"`          // when Pending is rolled back
+	// For is how long there was to confirm it, the bound that Left puts on a
+	// clock that stepped back.
+	For time.Duration `json:"for,omitempty"`
 	By        string    `json:"by"`                // who applied Pending
 	// Rejected was rolled back: nobody kept it. nil for none.
 	Rejected []byte `json:"rejected,omitempty"`
+}
+
+// Left is how much time there is at now to confirm Pending, as Penalty.Left has
+// it.
+func (a Applied) Left(now time.Time) time.Duration {
+	return max(0, min(a.Deadline.Sub(now.Round(0)), a.For))
 }
 
 // Change is one commit: everything in it or nothing. What has a key replaces
