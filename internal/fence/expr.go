@@ -107,11 +107,16 @@ func fibType(flags uint32) expr {
 }
 
 // in matches when the first register's key is in the set.
-func in(set string) expr {
+func in(set string) expr { return lookup(set, 0) }
+
+// notIn matches when the first register is not in the set.
+func notIn(set string) expr { return lookup(set, unix.NFT_LOOKUP_F_INV) }
+
+func lookup(set string, flags uint32) expr {
 	return expression("lookup", func(a *attrs) {
 		a.str(unix.NFTA_LOOKUP_SET, set)
 		a.u32(unix.NFTA_LOOKUP_SREG, unix.NFT_REG_1)
-		a.u32(unix.NFTA_LOOKUP_FLAGS, 0)
+		a.u32(unix.NFTA_LOOKUP_FLAGS, flags)
 	})
 }
 

@@ -35,9 +35,14 @@ const (
 // kept in another way; a table of another version is replaced whole.
 const layoutVersion = "doorward layout 1"
 
-// gcInterval is how often the kernel frees timed-out grants, in milliseconds.
-// They stop counting at once, without it; each look walks the whole set.
-const gcInterval = 30_000
+// How often the kernel frees timed-out and spent grants, in milliseconds. They
+// stop counting at once, without it; each look walks the whole set. A source of
+// which more than 16 lie dead is refused another (EBUSY: they are one chain of
+// the hash), so what is spent is freed soon; and there it is never many.
+const (
+	gcInterval      = 30_000
+	gcIntervalSpent = 1_000
+)
 
 // Types of keys as nft numbers them (its include/datatype.h), for its listings.
 const (
@@ -232,6 +237,7 @@ func grantSet(w width, f family, singleUse bool) set {
 	}}
 	if singleUse {
 		s.def.flags |= unix.NFT_SET_EVAL
+		s.def.gcInterval = gcIntervalSpent
 	}
 	return s
 }
@@ -243,7 +249,9 @@ func grantRule(w width, f family, singleUse bool) rule {
 	}
 	match = append(match, in(w.set()))
 	if singleUse {
-		match = append(match, spend(w.set()))
+		// In the moment in which a transaction takes effect, packets see its
+		// grants and cannot spend them yet: who comes then comes again.
+		match = append(match, spend(w.set()), notIn(w.set()))
 	}
 	return newRule(fmt.Sprintf("grants, IP%s/%d", w.family, w.bits), match, []expr{accept()})
 }

@@ -1,0 +1,88 @@
+//go:build linux
+
+package fence
+
+import (
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/nstest"
+)
+
+// A grant that is given while its source is already knocking at the door is good
+// for one connection all the same. For the moment in which a transaction takes
+// effect the kernel's packets see the grant, and cannot remove it yet.
+func TestSingleUseGivenUnderFire(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	var in net.PacketConn
+	p.host.Do(func() (err error) { in, err = net.ListenPacket("udp4", ":53"); return err })
+	var got atomic.Int32
+	var running sync.WaitGroup
+	running.Go(func() { // ends with the socket
+		known := map[string]bool{} // a port that comes again is a connection of before
+		for b := make([]byte, 16); ; {
+			_, from, err := in.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			if !known[from.String()] {
+				got.Add(1)
+			}
+			known[from.String()] = true
+		}
+	})
+	p.visitor.Run("ip", "route", "add", "local", "198.51.100.0/24", "dev", "lo")
+	p.host.Run("ip", "route", "add", "198.51.100.0/24", "via", visitorIP)
+	p.guard(Door{Name: "once", Ports: ports(t, "53/udp"), SingleUse: true})
+	var source atomic.Uint32 // the last byte of who knocks, 0 to stop
+	source.Store(1)
+	running.Go(func() { fire(p.visitor, at(hostIP, 53), &source) })
+	const rounds = 250
+	for i := range uint32(rounds) {
+		source.Store(i + 1)
+		p.give(grant("once", fmt.Sprintf("198.51.100.%d", i+1), time.Minute))
+		eventually(t, "the grant is spent", func() bool { gs, err := p.f.Grants(); return err == nil && len(gs) == 0 })
+	}
+	source.Store(0)
+	eventually(t, "all that was let in has been read", func() bool { return got.Load() >= rounds })
+	in.Close()
+	running.Wait()
+	if n := got.Load(); n != rounds {
+		t.Errorf("%d grants let %d connections in", rounds, n)
+	}
+}
+
+// fire sends datagrams to an address, each a connection of its own.
+func fire(n *nstest.NS, addr string, source *atomic.Uint32) {
+	n.Do(func() error {
+		for i := source.Load(); i != 0; i = source.Load() {
+			d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.IPv4(198, 51, 100, byte(i))}}
+			c, err := d.Dial("udp4", addr)
+			if err != nil {
+				return err
+			}
+			c.Write([]byte("x"))
+			c.Close()
+		}
+		return nil
+	})
+}
+
+// A visitor for whom every connection takes a knock may make many.
+func TestSingleUseAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	listen(t, p.host, 22)
+	p.guard(Door{Name: "once", Ports: ports(t, "22/udp"), SingleUse: true})
+	for range 40 {
+		eventually(t, "room for another grant", func() bool {
+			return p.f.Change([]Grant{grant("once", visitorIP, time.Minute)}, nil) == nil
+		})
+		want(t, p.visitor, "udp", at(hostIP, 22), reached)
+	}
+}
