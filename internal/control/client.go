@@ -24,6 +24,13 @@ const (
 	orderTime = 5 * time.Minute
 )
 
+// How long an answer may be, in bytes: what is at the other end may be anybody's
+// program, and must not be able to take all memory.
+const (
+	maxStatus = 256 << 20 // of a million grants
+	maxAnswer = 1 << 20   // of an order or a record of the audit trail
+)
+
 // Client asks the daemon behind one control socket. It holds no connection
 // between two calls and may be used by several goroutines. The errors of its
 // methods are *Error, but for those of a context that ended.
@@ -51,7 +58,10 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	var s Status
-	err := c.call(ctx, http.MethodGet, "/v1/status", nil, &s)
+	err := c.call(ctx, http.MethodGet, "/v1/status", nil, maxStatus, &s)
+	if err == nil && s.Time.IsZero() {
+		return Status{}, c.stranger("its status has no time")
+	}
 	return s, err
 }
 
@@ -59,7 +69,7 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 // returns f's error, the context's, or an *Error when the daemon goes; never
 // nil.
 func (c *Client) Watch(ctx context.Context, f func(Status) error) error {
-	return follow(ctx, c, "/v1/status?watch=1", true, f)
+	return follow(ctx, c, "/v1/status?watch=1", true, maxStatus, f)
 }
 
 // Open opens a door for a source.
@@ -102,7 +112,7 @@ func (c *Client) Log(ctx context.Context, q LogQuery, f func(audit.Record) error
 	if q.Follow {
 		v.Set("follow", "1")
 	}
-	return follow(ctx, c, "/v1/log?"+v.Encode(), q.Follow, f)
+	return follow(ctx, c, "/v1/log?"+v.Encode(), q.Follow, maxAnswer, f)
 }
 
 // order gives one order.
@@ -110,34 +120,54 @@ func (c *Client) order(ctx context.Context, path string, o any) (Reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, orderTime)
 	defer cancel()
 	var r Reply
-	err := c.call(ctx, http.MethodPost, path, o, &r)
+	err := c.call(ctx, http.MethodPost, path, o, maxAnswer, &r)
+	if err == nil && r.Message == "" {
+		return Reply{}, c.stranger("it does not say what was done")
+	}
 	return r, err
 }
 
-// call asks once and reads the answer into out.
-func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+// call asks once and reads the answer, of at most limit bytes, into out.
+func (c *Client) call(ctx context.Context, method, path string, in any, limit int64, out any) error {
 	resp, err := c.send(ctx, method, path, in)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+	if err := json.NewDecoder(&bounded{resp.Body, limit}).Decode(out); err != nil {
 		return c.broken(ctx, err)
 	}
 	return nil
 }
 
-// follow reads a stream of objects, one a line, and hands them to f. A stream
-// that is endless ends only with an error.
-func follow[T any](ctx context.Context, c *Client, path string, endless bool, f func(T) error) error {
+// bounded is a reader of as many bytes as are left.
+type bounded struct {
+	r    io.Reader
+	left int64
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errors.New("it is longer than doorwardd's ever are")
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
+}
+
+// follow reads a stream of objects, one a line and of at most limit bytes, and
+// hands them to f. A stream that is endless ends only with an error.
+func follow[T any](ctx context.Context, c *Client, path string, endless bool, limit int64, f func(T) error) error {
 	resp, err := c.send(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	dec := json.NewDecoder(resp.Body)
+	body := &bounded{r: resp.Body}
+	dec := json.NewDecoder(body)
 	for {
 		var v T
+		body.left = limit
 		err := dec.Decode(&v)
 		switch {
 		case err == io.EOF && !endless:
@@ -177,12 +207,14 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	defer resp.Body.Close()
 	e := &Error{}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(e); err != nil || e.Message == "" {
-		return nil, &Error{
-			Message: fmt.Sprintf("what answers at %s is not doorwardd: it says %q", c.path, resp.Status),
-			Hint:    "--control SOCKET",
-		}
+		return nil, c.stranger(fmt.Sprintf("it says %q", resp.Status))
 	}
 	return nil, e
+}
+
+// stranger says that something else listens at the socket.
+func (c *Client) stranger(why string) error {
+	return &Error{Message: fmt.Sprintf("what answers at %s is not doorwardd: %s", c.path, why), Hint: "--control SOCKET"}
 }
 
 // unreachable says why there was no answer.

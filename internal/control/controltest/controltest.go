@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
@@ -36,8 +37,12 @@ type Backend struct {
 	logErr  error
 }
 
-// New returns a backend with s as its snapshot, whose Do answers "done".
+// New returns a backend with s as its snapshot, of now if it has no time, whose
+// Do answers "done".
 func New(s control.Status) *Backend {
+	if s.Time.IsZero() {
+		s.Time = time.Now()
+	}
 	return &Backend{
 		status: s,
 		newer:  make(chan struct{}),

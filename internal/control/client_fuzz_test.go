@@ -1,0 +1,252 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/doorward/doorward/internal/audit"
+)
+
+// answering is an http.RoundTripper made of a function.
+type answering func(*http.Request) (*http.Response, error)
+
+func (a answering) RoundTrip(r *http.Request) (*http.Response, error) { return a(r) }
+
+// fake returns a client of something that answers everything alike.
+func fake(code int, body io.Reader) *Client {
+	c := NewClient("/run/control.sock")
+	c.http.Transport = answering(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: code, Status: http.StatusText(code), Body: io.NopCloser(body)}, nil
+	})
+	return c
+}
+
+// objects are the T that a text begins with, and whether that is all of it.
+func objects[T any](text []byte) (all []T, whole bool) {
+	for {
+		text = bytes.TrimLeft(text, " \t\r\n")
+		if len(text) == 0 {
+			return all, true
+		}
+		// The shortest beginning that is JSON; a number goes on while it can.
+		n := 1
+		for n <= len(text) && !json.Valid(text[:n]) {
+			n++
+		}
+		for n < len(text) && json.Valid(text[:n+1]) && !strings.ContainsRune(" \t\r\n", rune(text[n])) {
+			n++
+		}
+		var v T
+		if n > len(text) || json.Unmarshal(text[:n], &v) != nil {
+			return all, false
+		}
+		all, text = append(all, v), text[n:]
+	}
+}
+
+// FuzzAnswers holds that whatever answers at the socket, the client says what is
+// in it, or an error in words, and never that an order was carried out without
+// being told so.
+func FuzzAnswers(f *testing.F) {
+	for _, s := range []string{
+		`{"time":"2026-11-24T06:00:00Z","doors":[{"name":"ssh","grants":[{"source":"192.0.2.7","expires":"2026-11-24T06:01:00Z"}]}]}`,
+		`{"message":"door ssh is open"}`, `{"error":"door \"x\": no such door","hint":"doorward status"}`, `{"error":""}`, `null`, `{}`, ``,
+		"{\"id\":1,\"event\":\"granted\"}\n{\"id\":2}\n{\"id\":", `<html>`, `[]`, `{"message":5}`, `{"id":-1}`, "\x1b[2J", `"x" 7`,
+		"{\"id\":3}{\"id\":4} \n\n", strings.Repeat(`[`, 1000), `{"time":"2026-11-24T06:00:00+99:00"}`,
+	} {
+		for _, code := range []uint16{200, 409, 500} {
+			f.Add(code, []byte(s))
+		}
+	}
+	f.Fuzz(func(t *testing.T, code uint16, body []byte) {
+		if len(body) > 1<<11 {
+			return // the second reading takes the square of it
+		}
+		ctx := context.Background()
+		words := func(err error) {
+			t.Helper()
+			var e *Error
+			if !errors.As(err, &e) || e.Message == "" {
+				t.Fatalf("error %#v, want one in words", err)
+			}
+		}
+		var records []audit.Record
+		err := fake(int(code), bytes.NewReader(body)).Log(ctx, LogQuery{}, func(r audit.Record) error {
+			records = append(records, r)
+			return nil
+		})
+		want, whole := objects[audit.Record](body)
+		if code != 200 {
+			want, whole = nil, false
+		}
+		if d := cmp.Diff(want, records); d != "" || whole != (err == nil) {
+			t.Fatalf("log: %v, whole %v (-want +got):\n%s", err, whole, d)
+		}
+		if err != nil {
+			words(err)
+		}
+		words(fake(int(code), bytes.NewReader(body)).Watch(ctx, func(Status) error { return nil }))
+
+		reply, err := fake(int(code), bytes.NewReader(body)).Open(ctx, OpenRequest{})
+		if said, _ := objects[Reply](body); err == nil && (code != 200 || reply.Message == "" || len(said) == 0 || reply.Message != said[0].Message) {
+			t.Fatalf("an order was carried out, says %d %q: %+v", code, body, reply)
+		}
+		if err != nil {
+			words(err)
+		}
+		status, err := fake(int(code), bytes.NewReader(body)).Status(ctx)
+		if said, _ := objects[Status](body); err == nil && (code != 200 || status.Time.IsZero() || cmp.Diff(said[0], status) != "") {
+			t.Fatalf("%d %q is the status %+v", code, body, status)
+		}
+		if err != nil {
+			words(err)
+		}
+	})
+}
+
+// endless is what never ends, and counts what was read of it.
+type endless struct {
+	head string
+	n    int
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	n := copy(p, e.head)
+	e.head = e.head[n:]
+	for i := n; i < len(p); i++ {
+		p[i] = 'x'
+	}
+	e.n += len(p)
+	return len(p), nil
+}
+
+func TestEndlessAnswersEnd(t *testing.T) {
+	for name, ask := range map[string]func(c *Client) error{
+		"order": func(c *Client) error { _, err := c.Arm(t.Context(), ArmRequest{}); return err },
+		"log": func(c *Client) error {
+			return c.Log(t.Context(), LogQuery{}, func(audit.Record) error { return nil })
+		},
+		"follow": func(c *Client) error {
+			return c.Log(t.Context(), LogQuery{Follow: true}, func(audit.Record) error { return nil })
+		},
+	} {
+		e := &endless{head: `{"message":"`}
+		err := ask(fake(200, e))
+		want := "the daemon at /run/control.sock gives no whole answer: it is longer than doorwardd's ever are"
+		if err == nil || err.Error() != want || e.n > 2*maxAnswer {
+			t.Errorf("%s: after %d bytes: %v, want after at most %d: %s", name, e.n, err, 2*maxAnswer, want)
+		}
+	}
+	// Many short ones are no long one.
+	many := strings.Repeat(`{"reason":"`+strings.Repeat("x", 1000)+"\"}\n", 3*maxAnswer/1000)
+	n := 0
+	err := fake(200, strings.NewReader(many)).Log(t.Context(), LogQuery{}, func(audit.Record) error { n++; return nil })
+	if err != nil || n != 3*maxAnswer/1000 {
+		t.Errorf("%d records, %v", n, err)
+	}
+}
+
+// What says nothing of what it did is no daemon that did it.
+func TestEmptyAnswersAreNone(t *testing.T) {
+	for _, body := range []string{"{}", "null"} {
+		_, err := fake(200, strings.NewReader(body)).Close(t.Context(), CloseRequest{})
+		want := "what answers at /run/control.sock is not doorwardd: it does not say what was done"
+		if err == nil || err.Error() != want {
+			t.Errorf("order answered with %s: %v, want %s", body, err, want)
+		}
+		_, err = fake(200, strings.NewReader(body)).Status(t.Context())
+		want = "what answers at /run/control.sock is not doorwardd: its status has no time"
+		if err == nil || err.Error() != want {
+			t.Errorf("status answered with %s: %v, want %s", body, err, want)
+		}
+	}
+}
+
+// FuzzOrders sends orders and questions from the client to the server, and holds
+// that the backend is given what was meant or nobody is, and that an order in
+// canonical form stays as it is.
+func FuzzOrders(f *testing.F) {
+	for _, s := range [][4]string{
+		{"ssh", "192.0.2.7", "10m", "apply"}, {"ssh", "::ffff:192.0.2.7", "", "keep"}, {"", "2001:DB8::1/64", "1h", "undo"},
+		{"vpn", "any", "0s", ""}, {"SSH", "10.0.0.0/0", "9000h", "apply"}, {"a-b_9", "192.0.2.7/32", "1ns", "keep"}, {"ssh", "fe80::1%eth0", "-1s", "x"},
+		{"ssh\n", "::", "1e9s", "\xff"}, {"ssh", "192.0.2.77/24", "1µs", "apply"}, {"ssh", "&limit=7", "", ""},
+	} {
+		f.Add(s[0], s[1], s[2], s[3], uint64(7), 100, true)
+	}
+	gone, cancel := context.WithCancel(context.Background())
+	cancel() // streams end after what they have
+	f.Fuzz(func(t *testing.T, door, source, length, action string, after uint64, limit int, follow bool) {
+		var given []any
+		b := &stub{do: func(_ context.Context, _ string, order any) (Reply, error) {
+			given = append(given, order)
+			return Reply{Message: "done"}, nil
+		}}
+		handler := NewServer(b, quiet).handler(gone)
+		c := NewClient("/run/control.sock")
+		c.http.Transport = answering(func(r *http.Request) (*http.Response, error) {
+			w := httptest.NewRecorder()
+			if r.Body == nil {
+				r.Body = http.NoBody
+			}
+			handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), peerKey{}, peer{uid: 4294967294})))
+			return w.Result(), nil
+		})
+		ctx := context.Background()
+		sent(t, &given, OpenRequest{door, source, length}, c.Open)
+		sent(t, &given, CloseRequest{door, source}, c.Close)
+		sent(t, &given, ArmRequest{door, source}, c.Arm)
+		sent(t, &given, ApplyRequest{action, length}, c.Apply)
+
+		q := LogQuery{door, source, after, limit, follow}
+		err := c.Log(ctx, q, func(audit.Record) error { return nil })
+		wantDoor := checkDoor(door, true)
+		wantSource, err2 := checkSource(source, true)
+		good := wantDoor == nil && err2 == nil && limit >= 0 && limit <= maxLimit
+		if good != (len(b.asked) == 1) || !good && err == nil {
+			t.Fatalf("%+v: asked %+v, error %v", q, b.asked, err)
+		}
+		if q.Source = wantSource; q.Limit == 0 {
+			q.Limit = 100
+		}
+		if good && b.asked[0] != q {
+			t.Fatalf("asked %+v, want %+v", b.asked[0], q)
+		}
+	})
+}
+
+// sent gives one order and compares what came of it with what the order says of
+// itself.
+func sent[O interface {
+	checkable[O]
+	comparable
+}](t *testing.T, given *[]any, o O, give func(context.Context, O) (Reply, error)) {
+	t.Helper()
+	*given = nil
+	_, err := give(context.Background(), o)
+	want, refused := o.checked()
+	if refused != nil {
+		var e *Error
+		if !errors.As(err, &e) || e.Message == "" || len(*given) > 0 {
+			t.Fatalf("%+v is refused (%v), and came to %+v, %v", o, refused, *given, err)
+		}
+		return
+	}
+	if err != nil || len(*given) != 1 || (*given)[0] != any(want) {
+		t.Fatalf("%+v came to %+v, %v; want %+v", o, *given, err, want)
+	}
+	if again, err := want.checked(); err != nil || again != want {
+		t.Fatalf("%+v is canonical, and then %+v (%v)", want, again, err)
+	}
+	if why := unsound(want); why != "" {
+		t.Fatalf("%+v: %s", want, why)
+	}
+}
