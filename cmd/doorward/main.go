@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/doorward/doorward/internal/control"
 )
 
 // env is everything that the process takes from outside, so that tests run the
@@ -50,10 +52,14 @@ func report(e *env, err error) int {
 	if errors.As(err, &s) {
 		return s.code
 	}
-	fmt.Fprintf(e.stderr, "doorward: error: %v\n", err)
+	text := func(s string) string { return s }
+	if told := (*control.Error)(nil); errors.As(err, &told) {
+		text = printableLines // whoever it is that listens at the socket
+	}
+	fmt.Fprintf(e.stderr, "doorward: error: %s\n", text(err.Error()))
 	var h *hintError
 	if errors.As(err, &h) && h.hint != "" {
-		fmt.Fprintf(e.stderr, "doorward: hint: %s\n", h.hint)
+		fmt.Fprintf(e.stderr, "doorward: hint: %s\n", text(h.hint))
 	}
 	var u *usageError
 	if errors.As(err, &u) {

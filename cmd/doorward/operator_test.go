@@ -214,6 +214,7 @@ func TestOrdersFromTheCommandLine(t *testing.T) {
 		{"aplly", nil, nil, usage, "", "doorward: error: command \"aplly\" is not known\ndoorward: hint: doorward apply\n"},
 		{"zzz", nil, nil, usage, "", "doorward: error: command \"zzz\" is not known\ndoorward: hint: doorward --help lists the commands\n"},
 		{"status nix", nil, nil, 1, "", "doorward: error: door \"nix\" is not known: the doors are admin, ssh, vpn\ndoorward: hint: doorward status\n"},
+		{"close evil", nil, control.CloseRequest{Door: "evil"}, 1, "", "doorward: error: a\ufffd[2Jb\nc\ndoorward: hint: \ufffdx\n"},
 		{"log --limit 20000", nil, nil, 1, "", "doorward: error: limit \"20000\": allowed are 1 to 10000, and 0 for 100\n"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
@@ -221,6 +222,9 @@ func TestOrdersFromTheCommandLine(t *testing.T) {
 			b.OnDo(func(_ context.Context, g controltest.Given) (control.Reply, error) {
 				if (g.Order == control.CloseRequest{Door: "nix"}) {
 					return control.Reply{}, &control.Error{Message: "there is no door \"nix\"", Hint: "doorward status"}
+				}
+				if (g.Order == control.CloseRequest{Door: "evil"}) {
+					return control.Reply{}, &control.Error{Message: "a\x1b[2Jb\nc", Hint: "\ax"}
 				}
 				return control.Reply{Message: "done", Until: after(10 * time.Minute)}, nil
 			})

@@ -100,6 +100,15 @@ func printable(s string) string {
 	}, s)
 }
 
+// printableLines is printable, but for the ends of lines.
+func printableLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, l := range lines {
+		lines[i] = printable(l)
+	}
+	return strings.Join(lines, "\n")
+}
+
 // spell writes a duration as people say it, in its two largest units. Started
 // seconds count whole, so that a countdown says 0s only when it is over.
 func spell(d time.Duration) string {

@@ -27,7 +27,7 @@ type applier struct {
 }
 
 func (a *applier) Status() (control.Status, <-chan struct{}) {
-	return control.Status{Config: a.config}, make(chan struct{})
+	return control.Status{Time: time.Now(), Config: a.config}, make(chan struct{})
 }
 
 func (a *applier) Do(_ context.Context, _ string, order any) (control.Reply, error) {
