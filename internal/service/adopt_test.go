@@ -156,6 +156,8 @@ func TestPidFileThatMakesNoSense(t *testing.T) {
 		{"1234\n", `%q does not hold "PID START BOOT": "1234\n"`},
 		{"-1 5 x", `%q does not begin with a pid: "-1 5 x"`},
 		{"one 5 x", `%q does not begin with a pid: "one 5 x"`},
+		{"12 5 4cf2", `%q is not as it was written: "12 5 4cf2"`}, // of this boot, cut short
+		{"12 x5 4cf2\n", `%q is not as it was written: "12 x5 4cf2\n"`},
 	} {
 		c := NewCommand(self("stay"), nil, nil, filepath.Join(t.TempDir(), "door.pid"), discard)
 		if err := os.WriteFile(c.pidFile, []byte(tt.text), 0o600); err != nil {

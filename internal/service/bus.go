@@ -145,13 +145,13 @@ func (p properties) flag(name string) bool {
 }
 
 func (p properties) number(name string) int {
-	switch v := p[name].Value().(type) {
-	case int32:
-		return int(v)
-	case uint32:
-		return int(v)
-	}
-	return 0
+	n, _ := p[name].Value().(int32)
+	return int(n)
+}
+
+func (p properties) pid(name string) int {
+	n, _ := p[name].Value().(uint32)
+	return int(n)
 }
 
 func (p properties) count(name string) uint64 {

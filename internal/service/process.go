@@ -46,10 +46,23 @@ func startTime(pid int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// Field 2 is the program's name in parentheses and may hold anything.
-	fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+	start, err := cutStart(raw)
+	if err != nil {
+		return "", fmt.Errorf("/proc/%d/stat: %w", pid, err)
+	}
+	return start, nil
+}
+
+// cutStart takes field 22 out of a stat file. Field 2 is the program's name in
+// parentheses and may hold anything, parentheses and newlines too.
+func cutStart(stat []byte) (string, error) {
+	end := bytes.LastIndexByte(stat, ')')
+	if end < 0 {
+		return "", fmt.Errorf("has no name in parentheses: %.60q", stat)
+	}
+	fields := strings.Fields(string(stat[end+1:]))
 	if len(fields) < 20 {
-		return "", fmt.Errorf("/proc/%d/stat has only %d fields after the name", pid, len(fields))
+		return "", fmt.Errorf("has only %d fields after the name", len(fields))
 	}
 	return fields[19], nil
 }

@@ -29,18 +29,21 @@ func bootID() (string, error) {
 	return strings.TrimSpace(string(raw)), err
 }
 
+func (r record) text() string { return fmt.Sprintf("%d %s %s\n", r.pid, r.start, r.boot) }
+
 // write puts the record in place of the file at once, so that a reader never
 // sees a half.
 func (r record) write(path string) error {
 	tmp := path + ".new"
-	text := fmt.Sprintf("%d %s %s\n", r.pid, r.start, r.boot)
-	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(tmp, []byte(r.text()), 0o600); err != nil {
 		return err
 	}
 	return os.Rename(tmp, path)
 }
 
-// readRecord returns the record of this boot, false when there is none.
+// readRecord returns the record of this boot, false when there is none. A file
+// that is not as write writes it is an error: cut short it could pass for one of
+// another boot, and what runs would be forgotten.
 func readRecord(path string) (record, bool, error) {
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -61,7 +64,11 @@ func readRecord(path string) (record, bool, error) {
 	if err != nil || pid < 0 {
 		return record{}, false, fmt.Errorf("%q does not begin with a pid: %.60q", path, raw)
 	}
-	return record{pid: pid, start: f[1], boot: f[2]}, f[2] == boot, nil
+	r := record{pid: pid, start: f[1], boot: f[2]}
+	if _, err := strconv.ParseUint(r.start, 10, 64); err != nil || r.text() != string(raw) {
+		return record{}, false, fmt.Errorf("%q is not as it was written: %.60q", path, raw)
+	}
+	return r, r.boot == boot, nil
 }
 
 // outputFile is where a command's output goes, beside its pid file.

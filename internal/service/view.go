@@ -111,7 +111,7 @@ func (m member) failure() string {
 // counts as running even when the socket itself is not listening.
 func (v view) status() Status {
 	m := v.members[0]
-	s := Status{State: m.state(), PID: m.own.number("MainPID")}
+	s := Status{State: m.state(), PID: m.own.pid("MainPID")}
 	switch s.State {
 	case Failed:
 		s.Detail = fmt.Sprintf("failed: %s; see %s", m.failure(), journal(m.name))
@@ -126,7 +126,7 @@ func (v view) status() Status {
 	}
 	for _, o := range v.members[1:] {
 		if s.PID == 0 {
-			s.PID = o.own.number("MainPID")
+			s.PID = o.own.pid("MainPID")
 		}
 		if (s.State == Stopped || s.State == Failed) && o.state() == Running {
 			s.State, s.Detail = Running, fmt.Sprintf("%s does not listen, but %s runs", m.name, o.name)
