@@ -188,3 +188,14 @@ func (d *daemon) said(lines int) string {
 	all := strings.Split(strings.TrimSpace(string(out)), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
+
+// saidOf is what the daemons have said of a source.
+func (d *daemon) saidOf(source string) string {
+	out := ""
+	for line := range strings.Lines(d.said(1 << 30)) {
+		if strings.Contains(line, `"`+source+`"`) {
+			out += line
+		}
+	}
+	return out
+}

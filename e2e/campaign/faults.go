@@ -4,7 +4,97 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/doorward/doorward/internal/mutants"
 )
 
-func runFaults(ctx context.Context, o options, out io.Writer) error { return nil }
+// planted are the faults of internal/mutants that show from outside within a
+// short campaign.
+func planted() []string {
+	return []string{
+		"any-port-is-right", "repeat-counts", "sources-share-a-knock", "second-knock-does-not-renew",
+		"grant-lasts-a-second-longer", "penalised-are-heard", "penalty-is-twice-as-long", "penalty-is-not-saved",
+		"penalty-begins-anew", "unfinished-knocks-are-not-judged", "lost-grants-are-believed",
+		"death-of-a-service-is-not-heard", "dark-door-leaves-its-service", "new-door-is-not-guarded",
+		"nothing-is-rolled-back", "pending-is-not-saved", "full-disk-stops-the-start",
+	}
+}
+
+// chosen are the planted mutants.
+func chosen() ([]mutants.Mutant, error) {
+	all, err := mutants.Load()
+	if err != nil {
+		return nil, err
+	}
+	var some []mutants.Mutant
+	for _, name := range planted() {
+		i := slices.IndexFunc(all, func(m mutants.Mutant) bool { return m.Name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("there is no mutant %q", name)
+		}
+		some = append(some, all[i])
+	}
+	return some, nil
+}
+
+// atMost is how long a fault may stay unnoticed.
+const atMost = 2 * time.Minute
+
+// runFaults plants one fault after the other into doorwardd and runs a campaign
+// against it, until it is found. The error names those that were not.
+func runFaults(ctx context.Context, o options, out io.Writer) error {
+	all, err := chosen()
+	if err != nil {
+		return err
+	}
+	var unnoticed error
+	fmt.Fprintf(out, "%-34s %-8s %-12s %s\n", "fault", "breaks", "found after", "as")
+	for _, m := range all {
+		found, as, err := hunt(ctx, o, m)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			return fmt.Errorf("mutant %q: %w", m.Name, err)
+		case as == "":
+			unnoticed = errors.Join(unnoticed, fmt.Errorf("the fault %q was not found within %s", m.Name, atMost))
+			fmt.Fprintf(out, "%-34s %-8s not within %s\n", m.Name, m.Breaks, atMost)
+		default:
+			fmt.Fprintf(out, "%-34s %-8s %9.1f s  %s\n", m.Name, m.Breaks, found.Seconds(), as)
+		}
+	}
+	return unnoticed
+}
+
+// hunt builds doorwardd with a fault and returns when it was found, and as what;
+// "" if it was not.
+func hunt(ctx context.Context, o options, m mutants.Mutant) (found time.Duration, as string, err error) {
+	dir, err := os.MkdirTemp("", "doorward-fault-")
+	if err != nil {
+		return 0, "", err
+	}
+	defer os.RemoveAll(dir)
+	overlay, err := m.Overlay(dir)
+	if err != nil {
+		return 0, "", err
+	}
+	build := exec.CommandContext(ctx, "go", "build", "-overlay", overlay, "-o", filepath.Join(dir, "doorwardd"), "./cmd/doorwardd")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return 0, "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	o.bin, o.length, o.most = dir, atMost, 1
+	findings, err := run(ctx, o, io.Discard)
+	if len(findings) > 0 {
+		return findings[0].at, findings[0].first(), nil
+	}
+	return 0, "", err
+}

@@ -51,15 +51,14 @@ func (d *door) target(source netip.Addr) netip.AddrPort {
 const (
 	within  = 1 * time.Second
 	penalty = 4 * time.Second
-	quick   = 1 * time.Second // for a right knock to open where no service must start
-	slow    = 6 * time.Second // where one must
+	slow    = 6 * time.Second // for a right knock to open where a service must start
 	idle    = 4 * time.Second // of ssh and panel
 	judged  = 2 * time.Second // panel's judge
 )
 
 // doors are those whose grants belong to one source. The panel has a file of its
-// own.
-func doors() []*door {
+// own. Where no service must start, a right knock opens within quick.
+func doors(quick time.Duration) []*door {
 	disk := []judge.What{judge.Disk, judge.Damage, judge.Service, judge.NoLog}
 	all := []*door{{
 		Door: judge.Door{Name: "ssh", OpenFor: 3 * time.Second, Opens: slow, Excuses: disk},
@@ -221,21 +220,27 @@ func (n *network) build(ctx context.Context) (err error) {
 	if n.outside, err = n.Host("outside"); err != nil {
 		return err
 	}
+	for _, h := range []*lab.Host{n.server, n.outside} {
+		// A link is usable as soon as it is up, and keeps its addresses.
+		for _, line := range []string{"sysctl -qw net.ipv6.conf.all.accept_dad=0", "sysctl -qw net.ipv6.conf.default.accept_dad=0",
+			"sysctl -qw net.ipv6.conf.all.keep_addr_on_down=1"} {
+			if err := n.run(ctx, h, line); err != nil {
+				return err
+			}
+		}
+	}
 	err = n.Link(n.server, []string{server4 + "/24", server6 + "/64"}, n.outside, []string{outside4 + "/24", outside6 + "/64"})
 	if err != nil {
 		return err
 	}
 	for _, line := range []string{
-		"sysctl -qw net.ipv6.ip_nonlocal_bind=1", "sysctl -qw net.ipv6.conf.all.keep_addr_on_down=1",
+		"sysctl -qw net.ipv6.ip_nonlocal_bind=1",
 		"ip route add local " + many4 + " dev lo", "ip route add local " + always4 + " dev lo",
 		"ip -6 route add local " + many6 + " dev lo", "ip -6 route add local " + always6 + " dev lo",
 	} {
 		if err := n.run(ctx, n.outside, line); err != nil {
 			return err
 		}
-	}
-	if err := n.run(ctx, n.server, "sysctl -qw net.ipv6.conf.all.keep_addr_on_down=1"); err != nil {
-		return err
 	}
 	if err := n.routes(ctx); err != nil {
 		return err
@@ -253,7 +258,27 @@ func (n *network) build(ctx context.Context) (err error) {
 	if err := n.configure(); err != nil {
 		return err
 	}
-	return n.serve()
+	if err := n.serve(); err != nil {
+		return err
+	}
+	return n.linked(ctx)
+}
+
+// linked waits until both families get through: a link takes a while.
+func (n *network) linked(ctx context.Context) error {
+	return lab.Until(ctx, 10*time.Second, "a link", func() error {
+		return n.outside.Do(func() error {
+			for _, pair := range [][2]string{{outside4, server4}, {outside6, server6}} {
+				from := netip.AddrPortFrom(netip.MustParseAddr(pair[0]), 0)
+				fd, r := connect(from, netip.AddrPortFrom(netip.MustParseAddr(pair[1]), 7777))
+				if r != judge.In {
+					return fmt.Errorf("to %s: %s", pair[1], r)
+				}
+				hangUp(fd)
+			}
+			return nil
+		})
+	})
 }
 
 // run runs a command line without quotes.

@@ -25,7 +25,7 @@ func (c *campaign) panelVisitor(ctx context.Context, dice *rand.Rand) error {
 		p.shut()
 		if dice.IntN(3) == 0 {
 			p.touch(59031) // to be left alone: everybody is deaf for the penalty
-			if !sleep(ctx, judged+quick) {
+			if !sleep(ctx, judged+c.quick) {
 				break
 			}
 			p.touch(59030)

@@ -59,7 +59,7 @@ func (c *campaign) enter(ctx context.Context, e *episode) int {
 			hangUp(fd)
 		}
 	}
-	for begun := c.now(); c.now()-begun < quick; {
+	for begun := c.now(); c.now()-begun < c.quick; {
 		if fd, _ := connect(e.from(), e.door.target(e.source)); fd >= 0 {
 			return fd
 		}

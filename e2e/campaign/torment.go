@@ -48,13 +48,25 @@ func (c *campaign) tormentor(ctx context.Context, dice *rand.Rand) error {
 		c.count("torments: " + torment.name)
 		if err := torment.do(); err != nil {
 			c.broken("P8: torment %q at %.3f: %v\n%s", torment.name, c.now().Seconds(), err, c.daemon.said(12))
-			if pid, _ := c.daemon.running(); pid == 0 {
-				if err := c.daemon.start(); err != nil {
-					return fmt.Errorf("the daemon cannot be started any more: %w\n%s", err, c.daemon.said(12))
-				}
+			if err := t.revive(); err != nil {
+				return err
 			}
 		}
 	}
+}
+
+// revive starts the daemon after a torment that went wrong, as systemd would.
+func (t *tormentor) revive() (err error) {
+	for range 5 {
+		if pid, _ := t.daemon.running(); pid != 0 {
+			return nil
+		}
+		time.Sleep(time.Second)
+		if err = t.daemon.start(); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("the daemon cannot be started any more: %w\n%s", err, t.daemon.said(12))
 }
 
 // tormentor is what torments share.
@@ -81,6 +93,7 @@ func (t *tormentor) kinds() []kind {
 		{"SIGHUP with a bad file", 4, t.hupBad},
 		{"kill -9, start with a bad file", 2, t.badStart},
 		{"apply --confirm", 4, t.apply},
+		{"an operator opens for a minute", 3, t.open},
 		{"nft flush ruleset, nft delete table", 4, t.flush},
 		{"nft flush ruleset while dead", 4, t.flushDead},
 		{"disk full", 3, t.fill},

@@ -85,6 +85,19 @@ func (t *tormentor) guarded(client *control.Client, want bool) error {
 	})
 }
 
+// open gives long grants to sources that never come, for the inspector to
+// compare: the visitors' own end too soon after a restart.
+func (t *tormentor) open() error {
+	client := control.NewClient(t.net.socket())
+	for _, six := range []bool{false, true} {
+		order := control.OpenRequest{Door: "web", Source: t.net.source(six).String(), For: "1m"}
+		if _, err := client.Open(context.WithoutCancel(t.ctx), order); err != nil {
+			return fmt.Errorf("open %+v: %w", order, err)
+		}
+	}
+	return nil
+}
+
 // pidOf finds what ss says of a listener.
 var pidOf = regexp.MustCompile(`pid=(\d+)`)
 

@@ -64,6 +64,9 @@ func (e *episode) knock(ctx context.Context, c *campaign, kind judge.Kind, dice 
 		ports = e.door.wrong[dice.IntN(len(e.door.wrong))]
 	case judge.Half:
 		ports = ports[:1]
+		if dice.IntN(2) == 0 {
+			ports = []uint16{ports[0], ports[0]} // the same twice is not two
+		}
 	}
 	pause := between(dice, 0, 20*time.Millisecond)
 	if dice.IntN(8) == 0 {
@@ -221,7 +224,11 @@ func (c *campaign) visit(ctx context.Context, e *episode, dice *rand.Rand) {
 		}
 		// What is left of a knock that was lost must not become part of the
 		// next one.
-		if !sleep(ctx, between(dice, within+100*time.Millisecond, 3*time.Second)) {
+		pause := between(dice, within+100*time.Millisecond, 3*time.Second)
+		if kind != judge.Right && dice.IntN(3) == 0 {
+			pause += d.Opens + penalty - within // until the penalty is over, and not for much longer
+		}
+		if !sleep(ctx, pause) {
 			return
 		}
 	}
@@ -235,7 +242,7 @@ func (c *campaign) wait(ctx context.Context, e *episode) {
 		r := e.try(c, e.door)
 		if r == judge.In || r == judge.Answered && !e.door.Rejects {
 			took := c.now() - begun
-			if e.door.Opens == quick && len(c.events.During(judge.Span{Begin: begun, End: begun + took})) == 0 {
+			if e.door.Opens == c.quick && len(c.events.During(judge.Span{Begin: begun, End: begun + took})) == 0 {
 				c.atMost("longest until a right knock had opened, ms (no service to start)", took.Milliseconds())
 			}
 			return

@@ -102,6 +102,7 @@ var arrows = map[string]map[string]string{
 	"e2e/campaign/judge":   {},
 	"e2e/campaign": {
 		"e2e/campaign/judge": "holds what was seen to the promise",
+		"internal/mutants":   "the faults that it plants",
 		"e2e/lab":            "makes the network",
 		"internal/control":   "reads status and gives orders as an operator would",
 	},

@@ -106,7 +106,7 @@ func (e *Episode) through(t Try) bool {
 // order asks for an order of all operations that explains the tries.
 func (e *Episode) order(tries []Try, fates []fate, events *Events) porcupine.CheckResult {
 	var h history
-	n := 0
+	n, shut := 0, Moment(0) // shut: when all grants so far are over for certain
 	if e.Always {
 		n++
 		h.add(Span{0, 0}, opGrant, n)
@@ -120,9 +120,11 @@ func (e *Episode) order(tries []Try, fates []fate, events *Events) porcupine.Che
 			kind = opMaybeGrant
 		}
 		n++
-		given := Span{k.Begin, k.End + e.Door.Opens}
+		given := e.given(k, tries, shut)
 		h.add(given, kind, n)
-		h.add(Span{given.Begin + e.Door.OpenFor - early, given.End + e.Door.OpenFor + slack}, opExpire, n)
+		ends := Span{given.Begin + e.Door.OpenFor - early, given.End + e.Door.OpenFor + slack}
+		h.add(ends, opExpire, n)
+		shut = max(shut, ends.End)
 	}
 	in := opIn
 	if e.Door.SingleUse {
@@ -139,6 +141,18 @@ func (e *Episode) order(tries []Try, fates []fate, events *Events) porcupine.Che
 		e.torments(&h, events)
 	}
 	return h.check()
+}
+
+// given is when the grant of a knock was given, if it was. Where no grant of
+// before can still be live, the first connection shows that it was by then.
+func (e *Episode) given(k Knock, tries []Try, shut Moment) Span {
+	s := Span{k.Begin, k.End + e.Door.Opens}
+	for _, t := range tries {
+		if shut < k.Begin && e.through(t) && t.Begin > k.Begin {
+			s.End = min(s.End, max(k.End, t.End))
+		}
+	}
+	return s
 }
 
 // torments adds what may have ended grants before their time.
@@ -211,7 +225,7 @@ func (e *Episode) fate(k Knock, before []penalty, events *Events) (fate, []penal
 	if k.Kind == Half {
 		begins += d.Within
 	}
-	p := penalty{sure: Span{heard.End, begins + d.Penalty - early}, maybe: Span{k.Begin, over}}
+	p := penalty{sure: Span{heard.End, begins + d.Penalty - early}, maybe: Span{k.Begin, heard.End + d.Penalty + slack}}
 	// The penalty is memory, and what the disk has of it.
 	if w := events.During(Span{k.Begin, p.sure.End}, Damage, Disk); len(w) > 0 {
 		p.sure.End = min(p.sure.End, w[0].Begin)
