@@ -21,7 +21,10 @@ type world struct {
 	runs   bool
 }
 
-func (w *world) carry(t *rapid.T, effects []Effect) {
+// tester is what properties and fuzz targets have in common.
+type tester interface{ Fatalf(format string, args ...any) }
+
+func (w *world) carry(t tester, effects []Effect) {
 	for _, e := range effects {
 		switch e := e.(type) {
 		case Give:
@@ -58,7 +61,7 @@ func (w *world) carry(t *rapid.T, effects []Effect) {
 }
 
 // check holds what must hold after every turn.
-func (w *world) check(t *rapid.T) {
+func (w *world) check(t tester) {
 	v := w.door.View()
 	known := make(map[netip.Prefix]time.Time)
 	claims := 0
