@@ -235,7 +235,9 @@ func CheckHost(host string) error {
 	}
 	for label := range strings.SplitSeq(host, ".") {
 		// RFC 1123, section 2.1, and the underscore that people use anyway.
-		bad := strings.Trim(strings.ToLower(label), "abcdefghijklmnopqrstuvwxyz0123456789-_") != ""
+		bad := strings.ContainsFunc(label, func(r rune) bool {
+			return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
+		})
 		if bad || label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
 			return fmt.Errorf("host %q: %s", host, allowed)
 		}

@@ -161,7 +161,7 @@ func TestCheckHost(t *testing.T) {
 	}
 	for _, bad := range []string{
 		"", ".", "gate.", "-oProxyCommand=x", "gate-.example", "a..b", "a b", "a'b", "$(id)", "a;b", "a\nb", "[2001:db8::2]",
-		"fe80::1%eth0", "b\u00fccher.example", "gate/22", "gate:22", strings.Repeat("a", 64), strings.Repeat("a.", 127) + "a",
+		"fe80::1%eth0", "b\u00fccher.example", "gate/22", "gate:22", "gate\u212a", "\u0130", strings.Repeat("a", 64), strings.Repeat("a.", 127) + "a",
 	} {
 		if err := CheckHost(bad); err == nil {
 			t.Errorf("%q is taken for a host", bad)
