@@ -140,7 +140,6 @@ func (g *Gateway) use(now time.Time, c *config.Config, text []byte) (left []stri
 		if d == nil {
 			d = g.newGuarded(conf, door.Saved{}, now)
 			d.start(g.ctx)
-			g.changes.record(audit.Record{Time: now, Door: conf.Name, Event: audit.EventDark, Reason: d.door.Saved().Reason})
 		} else {
 			d.reconfigure(now, conf)
 		}
@@ -149,7 +148,7 @@ func (g *Gateway) use(now time.Time, c *config.Config, text []byte) (left []stri
 	}
 	for _, name := range slices.Sorted(maps.Keys(old)) {
 		left = append(left, old[name].leave())
-		g.changes.ended = append(g.changes.ended, name)
+		g.endDoor(now, name, left[len(left)-1])
 	}
 	return left, nil
 }

@@ -56,7 +56,11 @@ func (g *Gateway) begin() error {
 	}
 	g.restoreGrants(now, state.Grants, grants)
 	g.restorePenalties(now, state.Penalties)
-	g.endDoors(slices.Collect(maps.Keys(saved)))
+	for _, name := range slices.Sorted(maps.Keys(saved)) {
+		if g.door(name) == nil {
+			g.endDoor(now, name, "door "+name+" is no longer guarded")
+		}
+	}
 	for _, d := range g.doors {
 		d.start(g.ctx)
 	}
@@ -156,13 +160,11 @@ func (g *Gateway) restorePenalties(now time.Time, penalties []store.Penalty) {
 	}
 }
 
-// endDoors forgets doors that the configuration no longer has.
-func (g *Gateway) endDoors(known []string) {
-	for _, name := range known {
-		if g.door(name) == nil {
-			g.changes.ended = append(g.changes.ended, name)
-		}
-	}
+// endDoor forgets a door that the configuration no longer has, and says so in
+// its trail.
+func (g *Gateway) endDoor(now time.Time, name, reason string) {
+	g.changes.ended = append(g.changes.ended, name)
+	g.changes.record(audit.Record{Time: now, Door: name, Event: audit.EventApplied, Reason: reason})
 }
 
 // choose decides which configuration to start with. The file is used unless it

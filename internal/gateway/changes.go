@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -146,6 +148,10 @@ func (g *Gateway) flush(now time.Time) {
 			for _, f := range give {
 				g.ungiven[grantKey{f.Door, f.Source}] = true
 			}
+		} else {
+			for _, f := range give {
+				delete(g.ungiven, grantKey{f.Door, f.Source})
+			}
 		}
 	}
 	if g.resync || !g.retryFence.IsZero() && !now.Before(g.retryFence) {
@@ -162,6 +168,12 @@ func (g *Gateway) flush(now time.Time) {
 	var err error
 	if dirty {
 		err = g.save(commit)
+	}
+	if err != nil {
+		err = fmt.Errorf("it is done, but a restart would forget it: %w", err)
+	}
+	if g.broken != "" {
+		err = errors.Join(fmt.Errorf("the kernel does not have it yet, which is tried again: %s", g.broken), err)
 	}
 	for _, reply := range g.changes.replies {
 		reply(err)

@@ -169,8 +169,28 @@ func TestADoorThatGoesTakesAllAlong(t *testing.T) {
 		if want := (store.Door{}); m.disk["ssh"].State != "dark" || m.disk["web"] != want {
 			t.Errorf("on disk are %v", m.disk)
 		}
-		if last := m.trail[len(m.trail)-2]; last.Event != "dark" || last.Door != "ssh" {
-			t.Errorf("the trail does not say that the door is dark again: %v", last)
+		if got, want := m.events(), "started opened granted refused applied applied applied applied"; got != want {
+			t.Errorf("audit trail %q, want %q", got, want)
+		}
+	})
+}
+
+// An operator whose order the kernel does not take yet is told so.
+func TestAnOrderThatTheKernelDoesNotTake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		r.touch(visitor, 59000, 59002)
+		m.do(func() { m.broken = errors.New("operation not permitted") })
+		want := "error: the kernel does not have it yet, which is tried again: no such table"
+		if got := r.order(control.CloseRequest{Door: "ssh"}); got != want {
+			t.Errorf("close: %q, want %q", got, want)
+		}
+		m.do(func() { m.broken = nil })
+		time.Sleep(fenceRetry)
+		synctest.Wait()
+		if len(m.grants) != 0 {
+			t.Errorf("the kernel lets in %v", m.grants)
 		}
 	})
 }

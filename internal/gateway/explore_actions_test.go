@@ -34,6 +34,10 @@ type action struct {
 
 func lives(t *trip) bool { return t.g != nil }
 func dead(t *trip) bool  { return t.g == nil }
+func nobody()            {}
+
+// confirmTime is what an operator takes to confirm a configuration.
+const confirmTime = 15 * time.Second
 
 // perform does what an action's name says.
 func (t *trip) perform(name string) {
@@ -85,7 +89,7 @@ func (sc *scene) allActions() []action {
 		{"news of the service", "news", func(t *trip) bool { return len(t.notices) > 0 }, (*trip).deliver},
 		{"keep", "apply", lives, func(t *trip) {
 			t.oracle.untold = true
-			if done, _ := t.order(control.ApplyRequest{Action: "keep"}); done {
+			if t.order(control.ApplyRequest{Action: "keep"}, nobody) {
 				t.oracle.deadline = time.Time{}
 			}
 			t.oracle.untold = false
@@ -109,7 +113,7 @@ func (sc *scene) allActions() []action {
 		as = append(as,
 			action{"the file becomes " + name, "file", func(t *trip) bool { return t.file != name }, func(t *trip) { t.becomesFile(name) }},
 			action{"apply " + name, "apply", lives, func(t *trip) { t.becomesFile(name); t.apply("") }},
-			action{"apply " + name + " --confirm 15s", "apply", lives, func(t *trip) { t.becomesFile(name); t.apply("15s") }})
+			action{"apply " + name + " --confirm 15s", "apply", lives, func(t *trip) { t.becomesFile(name); t.apply(confirmTime.String()) }})
 	}
 	return as
 }
@@ -121,19 +125,20 @@ func (sc *scene) orders(source string) []action {
 		{"open " + source, "open", lives, func(t *trip) {
 			d := t.oracle.doors["ssh"]
 			d.leaves[who] = append(d.leaves[who], leave{length: 7 * time.Second})
-			if done, _ := t.order(control.OpenRequest{Door: "ssh", Source: source, For: "7s"}); !done {
+			if !t.order(control.OpenRequest{Door: "ssh", Source: source, For: "7s"}, nobody) {
 				d.leaves[who] = d.leaves[who][:len(d.leaves[who])-1]
 			}
 		}},
 		{"close " + source, "close", lives, func(t *trip) {
 			if source == "any" {
-				if done, _ := t.order(control.CloseRequest{Door: "ssh"}); done {
+				if t.order(control.CloseRequest{Door: "ssh"}, nobody) {
 					t.oracle.doors["ssh"].closed()
 				}
 				return
 			}
-			if done, _ := t.order(control.CloseRequest{Door: "ssh", Source: source}); done {
-				delete(t.oracle.doors["ssh"].leaves, who)
+			if t.order(control.CloseRequest{Door: "ssh", Source: source}, nobody) {
+				leaves := t.oracle.doors["ssh"].leaves
+				leaves[who] = slices.DeleteFunc(leaves[who], func(l leave) bool { return !l.used || t.g.broken == "" })
 			}
 		}},
 		{"arm " + source, "arm", lives, func(t *trip) {
@@ -141,7 +146,7 @@ func (sc *scene) orders(source string) []action {
 			if source == "any" {
 				o.Source = ""
 			}
-			t.oracle.doors["ssh"].pardon(who, func() bool { _, saved := t.order(o); return saved })
+			t.oracle.doors["ssh"].pardon(who, func(told func()) { t.order(o, told) })
 		}},
 	}
 }
@@ -204,12 +209,12 @@ func (t *trip) becomesFile(name string) {
 func (t *trip) undo() {
 	o := t.oracle
 	if o.deadline.IsZero() {
-		t.order(control.ApplyRequest{Action: "undo"})
+		t.order(control.ApplyRequest{Action: "undo"}, nobody)
 		return
 	}
 	rejected := o.inForce
 	o.mayUse(o.before)
-	done, _ := t.order(control.ApplyRequest{Action: "undo"})
+	done := t.order(control.ApplyRequest{Action: "undo"}, nobody)
 	o.untold = false
 	if o.use(rejected); done {
 		o.use(o.before)
@@ -224,7 +229,7 @@ func (t *trip) apply(confirm string) {
 	if t.files[t.file].err == nil && !(waits && confirm != "") {
 		o.mayUse(t.file)
 	}
-	done, _ := t.order(control.ApplyRequest{Action: "apply", Confirm: confirm})
+	done := t.order(control.ApplyRequest{Action: "apply", Confirm: confirm}, nobody)
 	o.untold = false
 	if o.use(before); !done {
 		return
@@ -232,8 +237,7 @@ func (t *trip) apply(confirm string) {
 	o.use(t.file)
 	o.rejected, o.deadline = "", time.Time{}
 	if confirm != "" {
-		d, _ := time.ParseDuration(confirm)
-		o.before, o.deadline, o.wallDeadline = before, t.now.Add(d), wall.Add(d).Round(0)
+		o.before, o.deadline, o.wallDeadline = before, t.now.Add(confirmTime), wall.Add(confirmTime).Round(0)
 	}
 }
 

@@ -51,6 +51,7 @@ type model struct {
 	watchers  []*watcher
 	tasks     []task
 	notices   []notice
+	early     bool // the notices come before the task that they are about ends
 
 	points, crashAt int   // effects so far in this step; the one before which it dies
 	asked, choices  []int // how many answers there were to each question; those to give
@@ -338,26 +339,36 @@ func (e *modelEar) Close() error    { return nil }
 
 func (w *watcher) String() string { return w.unit }
 
-// Start does it, fails, or takes too long and does it all the same.
+// Start does it, fails, takes too long and does it all the same, or does it for
+// a moment only.
 func (w *watcher) Start(context.Context) error {
 	w.m.point()
-	how := w.m.choose(3)
+	how := w.m.choose(4)
 	if how != 1 {
 		w.m.becomes(w.unit, service.Status{State: service.Running})
 	}
-	if how != 0 {
+	if how == 3 {
+		w.m.becomes(w.unit, service.Status{State: service.Failed, Detail: "signal 9"})
+		w.m.early = true
+	}
+	if how == 1 || how == 2 {
 		return errors.New("exit status 1")
 	}
 	return nil
 }
 
-// Stop does it or fails.
+// Stop does it, fails, or does it and somebody else starts the service again.
 func (w *watcher) Stop(context.Context) error {
 	w.m.point()
-	if w.m.choose(2) == 1 {
+	how := w.m.choose(3)
+	if how == 1 {
 		return errors.New("exit status 1")
 	}
 	w.m.becomes(w.unit, service.Status{State: service.Stopped})
+	if how == 2 {
+		w.m.becomes(w.unit, service.Status{State: service.Running})
+		w.m.early = true
+	}
 	return nil
 }
 

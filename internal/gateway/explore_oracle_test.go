@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/config"
@@ -38,8 +37,10 @@ type owed struct {
 	faults   map[netip.Prefix]fault     // who may be penalised
 	told     map[netip.Prefix]time.Time // penalties that status has, until
 	onDisk   map[netip.Prefix]time.Time // those of them that are saved
-	seen     time.Time                  // latest presence, as looks found it
+	seen     time.Time                  // the latest that somebody can have been in
 	inBefore bool                       // somebody was in at the look before
+	came     time.Time                  // the latest that somebody came or was seen, without doubt
+	sure     bool                       // the door knows of that: no crash has set it back
 }
 
 // leave is what a right knock or an operator's word entitles to: length from
@@ -49,6 +50,7 @@ type leave struct {
 	length time.Duration
 	used   bool
 	end    time.Time
+	over   bool // it ended early
 	spent  bool // by a connection, at a door of single use
 }
 
@@ -141,6 +143,7 @@ func (o *oracle) touch(a netip.Addr, p uint16) (right []*owed) {
 		case len(t.ports) == len(k.Touch):
 			delete(d.attempts, who)
 			d.leaves[who] = append(d.leaves[who], leave{length: d.conf.OpenFor})
+			d.came = o.m.now
 			right = append(right, d)
 		}
 	}
@@ -228,7 +231,7 @@ func (o *oracle) given(l lease, end time.Time) string {
 		if e.length == 0 {
 			e.end = d.seen.Add(d.conf.Presence.Idle)
 		}
-		if e.end.After(latest) {
+		if e.end.After(latest) && !e.over {
 			latest = e.end
 		}
 		if !e.spent && o.m.single[l.door] {
@@ -249,24 +252,43 @@ func (o *oracle) noticed(name string, somebody bool) {
 		if somebody || d.inBefore {
 			d.seen = o.m.now
 		}
+		if somebody {
+			d.came = o.m.now
+		}
 		d.inBefore = somebody
 	}
 }
 
 // pardon takes in an order that ends penalties. Until it is told to be done they
 // may stand and may not.
-func (d *owed) pardon(who netip.Prefix, order func() bool) {
+func (d *owed) pardon(who netip.Prefix, order func(told func())) {
 	not := func(w netip.Prefix, _ time.Time) bool { return w == who || who == door.Any }
 	d.told, d.onDisk = maps.Clone(d.told), maps.Clone(d.onDisk)
 	maps.DeleteFunc(d.told, not)
 	maps.DeleteFunc(d.onDisk, not)
-	if order() {
+	order(func() {
 		maps.DeleteFunc(d.faults, func(w netip.Prefix, f fault) bool { return not(w, f.until) })
+	})
+}
+
+// closed takes in that nobody may come in any more. Who is in the kernel already
+// goes when it has healed.
+func (d *owed) closed() {
+	for who, all := range d.leaves {
+		all = slices.DeleteFunc(all, func(l leave) bool { return !l.used })
+		for i := range all {
+			all[i].over = true
+		}
+		d.leaves[who] = all
 	}
 }
 
-// closed forgets who may come in.
-func (d *owed) closed() { clear(d.leaves) }
+// healed takes in that the kernel is what the gateway wants it to be.
+func (d *owed) healed() {
+	for who, all := range d.leaves {
+		d.leaves[who] = slices.DeleteFunc(all, func(l leave) bool { return l.over })
+	}
+}
 
 // down takes in that the daemon has ended: what was told stands, and what was
 // waiting is forgotten.
@@ -301,9 +323,9 @@ func (o *oracle) up(rebooted bool) {
 			}
 		}
 		if rebooted {
-			d.closed()
+			clear(d.leaves)
 		}
-		d.state = "" // as its first status says
+		d.state, d.sure = "", false // as its first status says
 	}
 }
 
@@ -325,7 +347,7 @@ func (o *oracle) start(rebooted bool) {
 	o.deadline = time.Time{}
 	switch f := o.m.file; {
 	case waits && f == o.inForce:
-		o.deadline = o.m.now.Add(o.wallDeadline.Sub(o.m.clock().Round(0)))
+		o.deadline = o.m.now.Add(min(o.wallDeadline.Sub(o.m.clock().Round(0)), confirmTime))
 	case waits && o.m.files[f].err != nil:
 		o.inForce = o.before
 	case o.m.files[f].err == nil && f != o.rejected:
@@ -351,143 +373,5 @@ func (o *oracle) lapsed() {
 	if o.untold && o.inForce == o.before {
 		o.untold = false
 		o.use(o.before)
-	}
-}
-
-// check holds the machine, and the status of a daemon if one runs, to the
-// promise; healed is false while the kernel's news is still on its way.
-func (o *oracle) check(s *control.Status, healed bool) string {
-	o.m.expire()
-	var bad []string
-	say := func(format string, args ...any) { bad = append(bad, fmt.Sprintf(format, args...)) }
-	for l, end := range o.m.grants {
-		if d := o.doors[l.door]; d == nil || !d.mayUntil(l.source, end) {
-			say("P1: the kernel lets %v in at door %s for %v", l.source, l.door, end.Sub(o.m.now))
-		}
-	}
-	if s == nil {
-		return strings.Join(bad, "; ")
-	}
-	var names []string
-	for _, sd := range s.Doors {
-		names = append(names, sd.Name)
-	}
-	for name := range o.doors {
-		if _, guarded := o.m.single[name]; healed && (!o.m.table || !guarded) {
-			say("P1: door %s is unguarded", name)
-		}
-		if !slices.Contains(names, name) {
-			say("P8: door %s of %s is not in status: %v", name, o.inForce, names)
-		}
-	}
-	if len(names) != len(o.doors) || len(o.m.single) != len(names) {
-		say("P8: status has doors %v, the kernel guards %v, in force is %s", names, o.m.single, o.inForce)
-	}
-	if len(bad) > 0 {
-		return strings.Join(bad, "; ")
-	}
-	for _, sd := range s.Doors {
-		d := o.doors[sd.Name]
-		d.overdue(o.m)
-		if problem := d.looked(o.m, sd); problem != "" {
-			say("%s", problem)
-		}
-		d.checkPenalties(o.m, sd, saved(s), say)
-		if healed {
-			o.checkGrants(sd, say)
-		}
-		// Who knocked before the door closed must knock again.
-		stood := d.state == "open" || d.state == "opening"
-		if d.state = sd.State; stood && sd.State != "open" && sd.State != "opening" {
-			d.closed()
-		}
-	}
-	if !o.torn && healed && saved(s) {
-		o.checkTrail(s, say)
-	}
-	return strings.Join(bad, "; ")
-}
-
-// saved says whether the disk has all that status tells, as status has it.
-func saved(s *control.Status) bool {
-	return !slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.HasPrefix(w, "nothing is saved") })
-}
-
-// mayUntil says whether a source was told that it may come in until then.
-func (d *owed) mayUntil(source netip.Prefix, end time.Time) bool {
-	if source.Bits() == 0 {
-		source = netip.Prefix{}
-	}
-	return slices.ContainsFunc(d.leaves[source], func(l leave) bool {
-		return l.used && !l.spent && !end.Add(-time.Millisecond).After(l.end)
-	})
-}
-
-// spent says whether a source's grant was spent, which upkeep is to notice.
-func (d *owed) spent(source string) bool {
-	who, _ := parseSource(source)
-	return slices.ContainsFunc(d.leaves[who], func(l leave) bool { return l.spent })
-}
-
-// checkPenalties is P5, and that what was told stands.
-func (d *owed) checkPenalties(m *model, s control.Door, saved bool, say func(string, ...any)) {
-	now := map[netip.Prefix]time.Time{}
-	for _, p := range s.Penalties {
-		who, _ := parseSource(p.Source)
-		now[who] = p.Until
-		if f, ok := d.faults[who]; !ok || p.Until.After(f.until) {
-			say("P5: %s is penalised for %v, which is %v too long", p.Source, p.Until.Sub(m.now), p.Until.Sub(f.until))
-		}
-		if !p.Until.After(m.now) {
-			say("P5: %s is penalised although its time is up", p.Source)
-		}
-	}
-	for who, until := range d.told {
-		if _, ok := now[who]; !ok && m.now.Before(until) {
-			say("P5: the penalty of %v, told to stand for another %v, is gone", who, until.Sub(m.now))
-		}
-	}
-	d.told = now
-	if !saved {
-		return
-	}
-	d.onDisk = now
-	for who := range d.faults {
-		if _, ok := now[who]; !ok {
-			delete(d.faults, who) // it was not told, and is forgotten for good
-		}
-	}
-}
-
-// checkGrants is P6 of the grants, and closes the oracle's door with the real
-// one.
-func (o *oracle) checkGrants(s control.Door, say func(string, ...any)) {
-	kernel := map[string]time.Time{}
-	families := map[string]int{}
-	for l, end := range o.m.grants {
-		if l.door == s.Name {
-			name := door.SourceString(l.source)
-			if l.source.Bits() == 0 {
-				name = "any"
-			}
-			kernel[name] = end
-			families[name]++
-		}
-	}
-	for _, g := range s.Grants {
-		end, ok := kernel[g.Source]
-		if off := g.Expires.Sub(end).Abs(); ok && off > time.Millisecond {
-			say("P6: status says that the grant of %s ends %v off what the kernel does", g.Source, off)
-		}
-		if n := families[g.Source]; (!ok || g.Source == "any" && n != 2) && !o.doors[s.Name].spent(g.Source) {
-			say("P6: status has a grant of %s and the kernel has not", g.Source)
-		}
-		delete(kernel, g.Source)
-	}
-	for source := range kernel {
-		say("P6: the kernel lets %s in and status does not say so", source)
-	}
-	if s.State != "open" && s.State != "opening" && len(s.Grants) > 0 {
-		say("P1: the door is %s with %d grants", s.State, len(s.Grants))
 	}
 }

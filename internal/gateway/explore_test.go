@@ -32,16 +32,16 @@ func scenes() []*scene {
 			may:    may("start 2 kill 1 stop 1 reboot 1 crash 1 wait 3 touch 2 task 9 news 9 clock 1 flush 2 disk 2 upkeep 1 refuse 1"),
 			prefix: started, depth: 6},
 		{name: "service", files: only(ssh), sources: []netip.Addr{alice, bob}, ports: []uint16{59000},
-			may: may("start 1 kill 1 crash 1 wait 2 due 4 touch 2 task 9 news 9 service 2 close 1"), prefix: started, depth: 7},
+			may: may("start 1 kill 1 crash 1 wait 2 due 4 touch 2 task 9 news 9 service 2 close 1"), prefix: opened, depth: 7},
 		{name: "orders", files: only(ssh), sources: []netip.Addr{alice, bob}, ports: []uint16{59000, 59001},
-			may: may("start 1 crash 1 wait 2 touch 2 task 9 news 9 open 2 close 2 arm 2 disk 1"), prefix: started, depth: 6},
+			may: may("start 1 crash 1 wait 2 touch 2 task 9 news 9 open 2 close 2 arm 2 disk 1 refuse 1"), prefix: opened, depth: 6},
 		{name: "bare", files: only(bare), sources: []netip.Addr{alice, bob}, ports: []uint16{59000, 59001},
 			may:    may("start 2 kill 1 crash 1 wait 3 almost 1 touch 3 task 9 open 1 close 1 arm 1 clock 1 flush 2"),
 			prefix: []step{{do: "the daemon starts"}}, depth: 6},
 		{name: "single use", files: only("[door.ssh]\nsingle_use = true\n" + strings.Replace(ssh, "[door.ssh]\n", "", 1)),
 			sources: []netip.Addr{alice}, ports: []uint16{59000},
 			may:    may("start 2 kill 1 crash 1 wait 2 touch 2 task 9 news 9 connect 2 upkeep 2 flush 2 open 1 refuse 1"),
-			prefix: started, depth: 7},
+			prefix: opened, depth: 7},
 		{name: "apply", files: texts(map[string]string{"ssh": ssh, "both": ssh + exploredWeb, "web": exploredWeb, "bad": "rubbish"}),
 			sources: []netip.Addr{alice}, ports: []uint16{59000, 60000},
 			may:    may("start 2 kill 1 reboot 1 crash 1 wait 3 touch 1 task 9 news 9 apply 3 file 1 clock 1 disk 2 refuse 1"),
@@ -69,6 +69,9 @@ func may(text string) map[string]int {
 
 // started is a gateway that runs and knows how things stand.
 var started = []step{{do: "the daemon starts"}, {do: "task 0 ends"}, {do: "news of the service"}, {do: "task 0 ends"}}
+
+// opened is started, and then alice is let in.
+var opened = append(slices.Clip(started), step{do: "192.0.2.2 touches 59000"}, step{do: "task 0 ends"})
 
 // found is a state, or a broken promise, and the way to it.
 type found struct {

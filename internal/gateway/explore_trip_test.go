@@ -168,7 +168,12 @@ func (t *trip) complete(i int) {
 	x := t.tasks[i]
 	t.tale = append(t.tale, "the task is "+x.kind)
 	t.tasks = slices.Delete(slices.Clone(t.tasks), i, i+1)
-	t.turn(x.run())
+	e := x.run()
+	for t.early && len(t.notices) > 0 {
+		t.deliver()
+	}
+	t.early = false
+	t.turn(e)
 }
 
 // deliver brings the oldest news of a service to the gateway.
@@ -180,16 +185,20 @@ func (t *trip) deliver() {
 	t.turn(nil)
 }
 
-// order gives an operator's order and says whether it was done, and whether the
-// operator was told that it outlives a restart.
-func (t *trip) order(o any) (done, saved bool) {
+// order gives an operator's order and says whether it was done. The operator is
+// told when it also outlives a restart.
+func (t *trip) order(o any, told func()) (done bool) {
 	t.turn(func(now time.Time) {
 		if _, err := t.g.order(now, "operator", o); err == nil {
 			done = true
-			t.g.changes.replies = append(t.g.changes.replies, func(err error) { saved = err == nil })
+			t.g.changes.replies = append(t.g.changes.replies, func(err error) {
+				if err == nil {
+					told()
+				}
+			})
 		}
 	})
-	return done, saved
+	return done
 }
 
 // touch touches a port, if it is listened on.

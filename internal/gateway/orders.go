@@ -29,12 +29,7 @@ func (g *Gateway) Do(ctx context.Context, by string, order any) (control.Reply, 
 			done <- answer{err: err}
 			return
 		}
-		g.changes.replies = append(g.changes.replies, func(saveErr error) {
-			if saveErr != nil {
-				saveErr = fmt.Errorf("it is done, but a restart would forget it: %w", saveErr)
-			}
-			done <- answer{reply, saveErr}
-		})
+		g.changes.replies = append(g.changes.replies, func(err error) { done <- answer{reply, err} })
 	}
 	select {
 	case g.events <- e:
