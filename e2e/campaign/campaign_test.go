@@ -35,7 +35,7 @@ func TestCampaign(t *testing.T) {
 
 // What is planted is there to be planted.
 func TestPlantedFaultsAreKnown(t *testing.T) {
-	if _, err := chosen(); err != nil {
+	if _, err := planted(); err != nil {
 		t.Error(err)
 	}
 }

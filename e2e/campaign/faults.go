@@ -16,31 +16,34 @@ import (
 	"github.com/doorward/doorward/internal/mutants"
 )
 
-// planted are the faults of internal/mutants that show from outside within a
-// short campaign.
-func planted() []string {
-	return []string{
-		"any-port-is-right", "repeat-counts", "sources-share-a-knock", "second-knock-does-not-renew",
-		"grant-lasts-a-second-longer", "penalised-are-heard", "penalty-is-twice-as-long", "penalty-is-not-saved",
-		"penalty-begins-anew", "unfinished-knocks-are-not-judged", "lost-grants-are-believed",
-		"death-of-a-service-is-not-heard", "dark-door-leaves-its-service", "new-door-is-not-guarded",
-		"nothing-is-rolled-back", "pending-is-not-saved", "full-disk-stops-the-start",
-	}
+// plant is a fault of internal/mutants that shows from outside within a short
+// campaign, and the torments under which it does, if they are rare ones.
+type plant struct {
+	mutants.Mutant
+	favour []string
 }
 
-// chosen are the planted mutants.
-func chosen() ([]mutants.Mutant, error) {
+// planted are the faults. The error says which the table of mutants has not.
+func planted() ([]plant, error) {
 	all, err := mutants.Load()
 	if err != nil {
 		return nil, err
 	}
-	var some []mutants.Mutant
-	for _, name := range planted() {
-		i := slices.IndexFunc(all, func(m mutants.Mutant) bool { return m.Name == name })
+	var some []plant
+	for _, p := range [][]string{
+		{"any-port-is-right"}, {"repeat-counts"}, {"sources-share-a-knock"}, {"second-knock-does-not-renew"},
+		{"grant-lasts-a-second-longer"}, {"penalised-are-heard"}, {"penalty-is-twice-as-long"},
+		{"penalty-is-not-saved"}, {"penalty-begins-anew"}, {"dark-door-leaves-its-service"},
+		{"death-of-a-service-is-not-heard", serviceKilled},
+		{"lost-grants-are-believed", operatorOpens, flushedWhileDead},
+		{"new-door-is-not-guarded", applied}, {"nothing-is-rolled-back", applied}, {"pending-is-not-saved", applied},
+		{"full-disk-stops-the-start", diskFull},
+	} {
+		i := slices.IndexFunc(all, func(m mutants.Mutant) bool { return m.Name == p[0] })
 		if i < 0 {
-			return nil, fmt.Errorf("there is no mutant %q", name)
+			return nil, fmt.Errorf("there is no mutant %q", p[0])
 		}
-		some = append(some, all[i])
+		some = append(some, plant{all[i], p[1:]})
 	}
 	return some, nil
 }
@@ -51,7 +54,7 @@ const atMost = 2 * time.Minute
 // runFaults plants one fault after the other into doorwardd and runs a campaign
 // against it, until it is found. The error names those that were not.
 func runFaults(ctx context.Context, o options, out io.Writer) error {
-	all, err := chosen()
+	all, err := planted()
 	if err != nil {
 		return err
 	}
@@ -76,7 +79,7 @@ func runFaults(ctx context.Context, o options, out io.Writer) error {
 
 // hunt builds doorwardd with a fault and returns when it was found, and as what;
 // "" if it was not.
-func hunt(ctx context.Context, o options, m mutants.Mutant) (found time.Duration, as string, err error) {
+func hunt(ctx context.Context, o options, m plant) (found time.Duration, as string, err error) {
 	dir, err := os.MkdirTemp("", "doorward-fault-")
 	if err != nil {
 		return 0, "", err
@@ -91,7 +94,7 @@ func hunt(ctx context.Context, o options, m mutants.Mutant) (found time.Duration
 	if out, err := build.CombinedOutput(); err != nil {
 		return 0, "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
-	o.bin, o.length, o.most = dir, atMost, 1
+	o.bin, o.length, o.most, o.favour = dir, atMost, 1, m.favour
 	findings, err := run(ctx, o, io.Discard)
 	if len(findings) > 0 {
 		return findings[0].at, findings[0].first(), nil

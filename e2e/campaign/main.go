@@ -42,7 +42,8 @@ type options struct {
 	most   int // findings after which it ends early
 	// quick is how long a right knock may take to open where no service must
 	// start: more on a machine that is busy with other things.
-	quick time.Duration
+	quick  time.Duration
+	favour []string // torments that come more often than others
 }
 
 func main() {

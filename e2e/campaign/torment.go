@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -23,8 +24,11 @@ func (c *campaign) tormentor(ctx context.Context, dice *rand.Rand) error {
 	t := &tormentor{campaign: c, ctx: ctx, dice: dice}
 	kinds := t.kinds()
 	total := 0
-	for _, k := range kinds {
-		total += k.weight
+	for i, k := range kinds {
+		if slices.Contains(c.favour, k.name) {
+			kinds[i].weight *= 30
+		}
+		total += kinds[i].weight
 	}
 	for begun := c.now(); ; {
 		storm := int((c.now()-begun).Seconds())%40 >= 24
@@ -84,6 +88,15 @@ type kind struct {
 	do     func() error
 }
 
+// Names of some of them.
+const (
+	applied          = "apply --confirm"
+	operatorOpens    = "an operator opens for a minute"
+	flushedWhileDead = "nft flush ruleset while dead"
+	diskFull         = "disk full"
+	serviceKilled    = "service killed"
+)
+
 func (t *tormentor) kinds() []kind {
 	return []kind{
 		{"kill -9", 12, t.kill},
@@ -92,15 +105,15 @@ func (t *tormentor) kinds() []kind {
 		{"SIGHUP with a good file", 4, t.hupGood},
 		{"SIGHUP with a bad file", 4, t.hupBad},
 		{"kill -9, start with a bad file", 2, t.badStart},
-		{"apply --confirm", 4, t.apply},
-		{"an operator opens for a minute", 3, t.open},
+		{applied, 4, t.apply},
+		{operatorOpens, 3, t.open},
 		{"nft flush ruleset, nft delete table", 4, t.flush},
-		{"nft flush ruleset while dead", 4, t.flushDead},
-		{"disk full", 3, t.fill},
+		{flushedWhileDead, 4, t.flushDead},
+		{diskFull, 3, t.fill},
 		{"store damaged", 4, t.damage},
 		{"log rotated, cut, half a line", 4, t.logs},
 		{"no log data", 1, t.noLog},
-		{"service killed", 2, t.killService},
+		{serviceKilled, 2, t.killService},
 		{"service started behind a dark door", 2, t.foreignService},
 		{"link down", 3, t.link},
 	}
