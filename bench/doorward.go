@@ -18,7 +18,10 @@ import (
 )
 
 // doorward opens for two TCP connections to its listeners.
-type doorward struct{ gate *lab.Doorward }
+type doorward struct {
+	gate   *lab.Doorward
+	config string // a format as doorwardConfig, "" for that one
+}
 
 const doorwardConfig = `[gateway]
 state = %q
@@ -42,7 +45,11 @@ touch = [59000, 59002]
 func (d *doorward) socket(b *bench) string { return b.Path("control.sock") }
 
 func (d *doorward) start(ctx context.Context, b *bench) (int, error) {
-	config, err := b.Write("doorward.toml", fmt.Sprintf(doorwardConfig, b.Path("state"), d.socket(b), port))
+	format := d.config
+	if format == "" {
+		format = doorwardConfig
+	}
+	config, err := b.Write("doorward.toml", fmt.Sprintf(format, b.Path("state"), d.socket(b), port))
 	if err != nil {
 		return 0, err
 	}

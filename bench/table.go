@@ -54,6 +54,19 @@ func print(out io.Writer, results []result) {
 	w.Flush()
 }
 
+// printLoads prints a row for each load.
+func printLoads(out io.Writer, loads []*load) {
+	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(w, "\nload\ttime\tresident\tvisitor: median\t95% within\tat most\t")
+	for _, l := range loads {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.name, seconds(l.took), megabytes(l.resident),
+			millis(quantile(l.times, 0.5)), millis(quantile(l.times, 0.95)), millis(quantile(l.times, 1)), l.note)
+	}
+	w.Flush()
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
+
 func millis(d time.Duration) string {
 	return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond))
 }
