@@ -2,7 +2,9 @@ package door
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -99,15 +101,14 @@ func (d *Door) Seen(now time.Time, s Seen) []Effect {
 	return out
 }
 
+// byPresence is on whose behalf the grant to everybody is drawn out: its own, so
+// that no new claim of somebody else makes it shorter.
+const byPresence = "presence"
+
 // drawOut has the grant to everybody last as long as the door is open. It may
 // have ended between the last two looks.
 func (d *Door) drawOut(now time.Time) []Effect {
-	by := "presence"
-	if g := d.grants[Any]; g != nil {
-		for by = range g.claims {
-		}
-	}
-	return d.give(now, request{source: Any, by: by, reason: "somebody is in"})
+	return d.give(now, request{source: Any, by: byPresence, reason: "somebody is in"})
 }
 
 // presence moves LastSeen on. A login counts at its own time, but once it was
@@ -129,10 +130,14 @@ func (d *Door) presence(now time.Time, s Seen) {
 
 // ask turns a request into a grant, now or when the service runs.
 func (d *Door) ask(now time.Time, r request) []Effect {
-	switch d.saved.State {
-	case Open:
+	stopFailed := d.saved.State == Closing && !d.retry.IsZero()
+	switch {
+	case d.saved.State == Open:
+		if r.length == 0 { // it was open for some alone
+			d.saved.ForAll, d.saved.LastSeen = true, now
+		}
 		return d.give(now, r)
-	case Dark:
+	case d.saved.State == Dark, stopFailed: // what does not stop keeps nobody out
 		d.become(now, Opening, r.reason)
 		d.waiting = append(d.waiting[:0], r)
 		if d.rules.Service {
@@ -182,12 +187,17 @@ func (d *Door) give(now time.Time, r request) []Effect {
 		until = d.darkAt()
 	}
 	c := Claim{Source: r.source, By: r.by, Until: until, For: until.Sub(now)}
-	drawnOut := d.grants[r.source] != nil && r.length == 0
+	drawnOut := d.grants[r.source] != nil && r.by == byPresence
+	again := drawnOut && !d.grants[r.source].claims[byPresence].IsZero()
 	end := d.claim(c)
 	if drawnOut {
 		// Presence draws a grant to everybody out every few seconds: no news,
-		// and nothing for the disk, since a restart asks the kernel how long.
-		return []Effect{Give{r.source, end.Sub(now)}}
+		// and once on disk is enough, since a restart asks the kernel how long.
+		out := []Effect{Give{r.source, end.Sub(now)}}
+		if !again {
+			out = append(out, Keep{c})
+		}
+		return out
 	}
 	if r.length > 0 {
 		d.saved.LastSeen = now // somebody is on their way in
@@ -219,11 +229,14 @@ func (d *Door) drop(source netip.Prefix, revoke bool) []Effect {
 	g := d.grants[source]
 	d.ends.remove(g.end)
 	delete(d.grants, source)
+	if source == Any {
+		d.saved.ForAll = false // else the next presence would give it again
+	}
 	var out []Effect
 	if revoke {
 		out = append(out, Revoke{source})
 	}
-	for by := range g.claims {
+	for _, by := range slices.Sorted(maps.Keys(g.claims)) {
 		out = append(out, Drop{source, by})
 	}
 	return out

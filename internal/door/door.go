@@ -9,6 +9,7 @@ package door
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -129,9 +130,11 @@ func (d *Door) Saved() Saved { return d.saved }
 
 // Deaf says whether the touches and knocks of a source are to be ignored: in
 // failsafe, before the first look for log data, while the source (or everybody)
-// is penalised, and, for a knock that is everybody's, while the door is not dark.
+// is penalised, and, for a knock that is everybody's, while the door is neither
+// dark nor open for some alone.
 func (d *Door) Deaf(source netip.Prefix) bool {
-	return d.Mute() || d.penalties[source] != nil || source == Any && d.saved.State != Dark
+	some := d.saved.State == Open && !d.saved.ForAll
+	return d.Mute() || d.penalties[source] != nil || source == Any && d.saved.State != Dark && !some
 }
 
 // Knock takes in a right knock.
@@ -260,7 +263,7 @@ func (d *Door) Next() (time.Time, bool) {
 func (d *Door) Tick(now time.Time) []Effect {
 	var out []Effect
 	for source, ok := d.ends.due(now); ok; source, ok = d.ends.due(now) {
-		for by := range d.grants[source].claims {
+		for _, by := range slices.Sorted(maps.Keys(d.grants[source].claims)) {
 			out = append(out, Drop{source, by})
 		}
 		delete(d.grants, source)

@@ -303,11 +303,11 @@ func TestOpenToEverybodyUntilItIsDark(t *testing.T) {
 	}
 	s.at(10 * time.Minute)
 	s.want(s.door.Tick(s.now), "look")
-	s.want(s.door.Seen(s.now, Seen{Connections: 2}), "give any 1h0m0s")
+	s.want(s.door.Seen(s.now, Seen{Connections: 2}), "give any 1h0m0s", "keep any by presence")
 	s.at(10*time.Minute + 5*time.Second)
 	s.want(s.door.Seen(s.now, Seen{}), "give any 1h0m0s")
 	s.at(70*time.Minute + 5*time.Second)
-	s.want(s.door.Tick(s.now), "drop any by touch", "record expired | any | its time was up", "look")
+	s.want(s.door.Tick(s.now), "drop any by presence", "drop any by touch", "record expired | any | its time was up", "look")
 	s.want(s.door.Seen(s.now, Seen{}), "stop")
 }
 

@@ -94,7 +94,7 @@ func (g *Gateway) reconcile(now time.Time) {
 		g.retryFence = now.Add(fenceRetry)
 		return
 	}
-	g.broken = ""
+	g.broken, g.lost = "", false
 	clear(g.ungiven)
 }
 
@@ -104,6 +104,7 @@ func (g *Gateway) repairFence(now time.Time) error {
 		if err := g.raise(g.config); err != nil {
 			return err
 		}
+		g.lost = true
 		g.repairs++
 		g.record(now, audit.EventRepaired, "", "the fence had been changed ("+differs.Error()+"); it stands again")
 	}
@@ -117,7 +118,7 @@ func (g *Gateway) repairFence(now time.Time) error {
 	}
 	var give []fence.Grant
 	for _, d := range g.doors {
-		give = append(give, g.compare(now, d, kernel, differs != nil)...)
+		give = append(give, g.compare(now, d, kernel, g.lost)...)
 	}
 	var revoke []fence.Grant
 	for k := range kernel {

@@ -64,6 +64,7 @@ type Gateway struct {
 	broken     string            // what differs in the fence, "" for nothing
 	resync     bool              // the fence must be compared, grants included, this turn
 	retryFence time.Time         // when to try to put the fence right again, zero for never
+	lost       bool              // grants went with the table, and are not back yet
 	ungiven    map[grantKey]bool // grants that the kernel was to have and would not take
 	unsaved    string            // why the disk takes nothing, "" while it does
 	applied    store.Applied     // the configuration in use, and one that goes back unless it is kept

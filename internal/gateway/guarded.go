@@ -93,7 +93,11 @@ func (k *knock) source(a netip.Addr) netip.Prefix {
 func (d *guarded) touch(t port.Touch) {
 	for i := range d.knocks {
 		k := &d.knocks[i]
-		if !slices.Contains(k.conf.Listen, t.Port.Number) || d.door.Deaf(k.source(t.Source)) {
+		if !slices.Contains(k.conf.Listen, t.Port.Number) {
+			continue
+		}
+		d.carry(d.door.Tick(t.Time)) // a penalty that was over by then is over, however late the turn
+		if d.door.Deaf(k.source(t.Source)) {
 			continue
 		}
 		for _, v := range k.rec.Touch(t) {
@@ -117,6 +121,9 @@ func (d *guarded) judged(k *knock, v sequence.Verdict) {
 func (d *guarded) tick(now time.Time) {
 	for i := range d.knocks {
 		k := &d.knocks[i]
+		if _, underway := k.rec.Next(); underway && d.door.Mute() {
+			k.rec.Rearm(now) // a knock that the door heard no further is nobody's mistake
+		}
 		for _, v := range k.rec.Look(now) {
 			d.judged(k, v)
 		}
