@@ -280,7 +280,9 @@ func TestSSHDConfig(t *testing.T) {
 		{"loopback", "ListenAddress 127.0.0.1:2222\nListenAddress [::1]:2222\nListenAddress localhost\n", nil},
 		{"includes", "Include /etc/ssh/sshd_config.d/*.conf\nPort 22\n", []uint16{22, 2022, 2023}},
 		{"relative include", "Include sshd_config.d/b.conf\n", []uint16{2023}},
-		{"a match block ends it", "Port 22\nMatch user x\nPort 2222\n", []uint16{22}},
+		{"match all is everybody", "Port 22\nMatch user x\nX11Forwarding no\nMatch all\nPort 2222\n", []uint16{22, 2222}},
+		{"words as sshd has them", "Port '2222' # x\nPort 22\"23\"\f\r\n\"Port\" \t=\t2224\nPort http\n#Port 1\n", []uint16{80, 2222, 2223, 2224}},
+		{"ports that are none", "Port 0\nPort 65536\nPort -1\nPort 22\n", []uint16{22}},
 		{"a circle", "Include sshd_config.d/loop\nPort 22\n", []uint16{22}},
 	}
 	for _, tt := range tests {

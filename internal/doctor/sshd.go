@@ -4,6 +4,7 @@ package doctor
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -69,15 +70,16 @@ type sshdPorts struct {
 // SERVCONF_MAX_DEPTH).
 const maxInclude = 16
 
+// file reads one file. "Match all" is no other place for the two keys than none,
+// and in any other Match block sshd takes neither, so that Match lines do not
+// matter.
 func (s *sshdPorts) file(text string, depth int) {
 	for line := range strings.Lines(text) {
-		f := strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(" \t\r\n=\"", r) })
-		if len(f) < 2 || strings.HasPrefix(f[0], "#") {
+		f := sshdWords(line)
+		if len(f) < 2 {
 			continue
 		}
 		switch strings.ToLower(f[0]) {
-		case "match":
-			return // neither key may stand in a Match block
 		case "port":
 			s.ports = appendPort(s.ports, f[1])
 		case "listenaddress":
@@ -88,6 +90,43 @@ func (s *sshdPorts) file(text string, depth int) {
 			}
 		}
 	}
+}
+
+// sshdWords cuts a line up as sshd does: at blanks, after the keyword also at one
+// "=", and not within quotes, which may stand inside a word. A "#" that begins a
+// word begins a comment.
+func sshdWords(line string) []string {
+	var all []string
+	word, in, equals := []byte(nil), false, false
+	end := func() {
+		if in {
+			all = append(all, string(word))
+		}
+		word, in = nil, false
+	}
+	var quote byte
+	for i := range len(line) {
+		c := line[i]
+		switch {
+		case quote != 0 && c == quote:
+			quote = 0
+		case quote != 0:
+			word = append(word, c)
+		case c == '"' || c == '\'':
+			quote, in = c, true
+		case c == '=' && !equals && len(all) < 2 && (len(all) == 1) != in:
+			end()
+			equals = true
+		case strings.IndexByte(" \t\r\n\f", c) >= 0:
+			end()
+		case c == '#' && !in:
+			return all
+		default:
+			word, in = append(word, c), true
+		}
+	}
+	end()
+	return all
 }
 
 func (s *sshdPorts) include(patterns []string, depth int) {
@@ -145,9 +184,10 @@ func (s *sshdPorts) list() []uint16 {
 	return slices.Compact(all)
 }
 
+// appendPort reads a number or, as sshd does too, a name in /etc/services.
 func appendPort(all []uint16, s string) []uint16 {
-	n, err := strconv.ParseUint(s, 10, 16)
-	if err != nil {
+	n, err := net.LookupPort("tcp", s)
+	if err != nil || n < 1 || n > 65535 {
 		return all
 	}
 	return append(all, uint16(n))

@@ -1,0 +1,307 @@
+//go:build linux
+
+package doctor
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/nstest"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/tape"
+)
+
+// drawSSHD makes files of sshd and the ports that they mean, which it knows from
+// what it puts in rather than from how that is written.
+type drawSSHD struct {
+	c     *tape.Tape
+	dir   string // where includes are
+	files map[string]string
+
+	ports   []uint16
+	bare    bool // an address without a port, not loopback
+	own     []uint16
+	address bool
+}
+
+// keyed writes a keyword and its value in one of the ways that sshd takes.
+func (d *drawSSHD) keyed(key, value string) string {
+	key = tape.Of(d.c, []string{key, strings.ToLower(key), strings.ToUpper(key), `"` + key + `"`})
+	value = tape.Of(d.c, []string{value, value, `"` + value + `"`, "'" + value + "'", value[:1] + `"` + value[1:] + `"`})
+	between := tape.Of(d.c, []string{" ", "\t", "=", " = ", " =\t", "  "})
+	if key[0] == '"' {
+		between = " "
+	}
+	return tape.Of(d.c, []string{"", "  ", "\t"}) + key + between + value + tape.Of(d.c, []string{"", " ", "\r", " # Port 1", "\f"}) + "\n"
+}
+
+// text makes a file.
+func (d *drawSSHD) text(depth int) string {
+	var b strings.Builder
+	for range 1 + d.c.Below(6) {
+		switch d.c.Below(8) {
+		case 0:
+			b.WriteString(tape.Of(d.c, []string{"\n", "# Port 1\n", "  #ListenAddress 192.0.2.1:1\n", "PermitRootLogin no\n", "X11Forwarding yes\n"}))
+		case 1, 2:
+			n := uint16(1 + d.c.Below(65535))
+			d.ports = append(d.ports, n)
+			b.WriteString(d.keyed("Port", strconv.Itoa(int(n))))
+		case 3, 4, 5:
+			b.WriteString(d.keyed("ListenAddress", d.listen()))
+		case 6:
+			b.WriteString("Match all\n")
+		case 7:
+			if depth < 3 {
+				name := filepath.Join(d.dir, fmt.Sprintf("%d.conf", len(d.files)))
+				d.files[name] = "" // its name is taken
+				d.files[name] = d.text(depth + 1)
+				b.WriteString(d.keyed("Include", name))
+			}
+		}
+	}
+	return b.String()
+}
+
+func (d *drawSSHD) listen() string {
+	d.address = true
+	host := tape.Of(d.c, []string{"192.0.2.1", "0.0.0.0", "::", "2001:db8::1", "127.0.0.1", "::1", "localhost", "127.9.0.1"})
+	loopback := strings.HasPrefix(host, "127.") || host == "::1" || host == "localhost"
+	n := uint16(1 + d.c.Below(65535))
+	with := d.c.Bool()
+	switch {
+	case loopback:
+	case with:
+		d.own = append(d.own, n)
+	default:
+		d.bare = true
+	}
+	if strings.Contains(host, ":") && (with || d.c.Bool()) {
+		host = "[" + host + "]"
+	}
+	if with {
+		host += fmt.Sprintf(":%d", n)
+	}
+	return host
+}
+
+func (d *drawSSHD) want() []uint16 {
+	all := slices.Clone(d.own)
+	if d.bare || !d.address {
+		all = append(all, d.ports...)
+		if len(d.ports) == 0 {
+			all = append(all, 22)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// readSSHD is what the doctor makes of files under root.
+func readSSHD(root, text string) []uint16 {
+	s := &sshdPorts{p: &Patient{Root: root}}
+	s.file(text, 0)
+	return s.list()
+}
+
+// FuzzSSHDConfig holds that the ports of a configuration are those that were put
+// into it, however it is written.
+func FuzzSSHDConfig(f *testing.F) {
+	for _, s := range []string{
+		"", "\x01\x01\x00\x15\x00\x00\x02\x00\x00\x03\x00\x00\x08\xad\x01", "\x05\x07\x02\x01\x00\x17\x01\x02\x03\x01\x00\x01\x00\x07\x01\x00",
+		"\x03\x03\x04\x00\x16\x00\x03\x01\x02\x04\x00\x00\x19\x01", "\x04\x06\x01\x10\x00\x03\x03\x02\x02\x03\x00",
+	} {
+		f.Add([]byte(s))
+	}
+	root, err := os.MkdirTemp("", "doorward-sshd")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { os.RemoveAll(root) })
+	f.Fuzz(func(t *testing.T, choices []byte) {
+		d := &drawSSHD{c: tape.New(choices), dir: "/etc/ssh", files: map[string]string{}}
+		text := d.text(0)
+		for name, text := range d.files {
+			path := filepath.Join(root, name)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := cmp.Diff(d.want(), readSSHD(root, text), equalEmpty()); d != "" {
+			t.Fatalf("%q: ports (-want +got):\n%s", text, d)
+		}
+	})
+}
+
+func equalEmpty() cmp.Option {
+	return cmp.Comparer(func(a, b []uint16) bool { return slices.Equal(a, b) })
+}
+
+// The real sshd finds the same ports in the same files, so that what is put into
+// them means what FuzzSSHDConfig takes it for.
+func TestSSHDFindsTheSamePorts(t *testing.T) {
+	nstest.Need(t, "sshd", "ssh-keygen")
+	key := filepath.Join(t.TempDir(), "key")
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	sshd, err := exec.LookPath("sshd") // it wants its whole path
+	if err != nil {
+		t.Fatal(err)
+	}
+	listens := regexp.MustCompile(`(?m)^listenaddress (.*)$`)
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 100 {
+		choices := binary.LittleEndian.AppendUint64(nil, random.Uint64())
+		for range 12 {
+			choices = binary.LittleEndian.AppendUint64(choices, random.Uint64())
+		}
+		d := &drawSSHD{c: tape.New(choices), dir: t.TempDir(), files: map[string]string{}}
+		main := filepath.Join(d.dir, "main")
+		text := d.text(0)
+		d.files[main] = text
+		for name, text := range d.files {
+			write(t, name, text)
+		}
+		out, err := exec.Command(sshd, "-T", "-f", main, "-h", key).CombinedOutput()
+		if err != nil {
+			t.Fatalf("sshd refuses %q: %v: %s", d.files, err, out)
+		}
+		var got []uint16
+		for _, m := range listens.FindAllStringSubmatch(string(out), -1) {
+			if a := netip.MustParseAddrPort(m[1]); !a.Addr().IsLoopback() {
+				got = append(got, a.Port())
+			}
+		}
+		slices.Sort(got)
+		if got = slices.Compact(got); !slices.Equal(got, d.want()) {
+			t.Errorf("%q in %q: sshd listens on %v, want %v", text, d.files, got, d.want())
+		}
+		if read := readSSHD("", text); !slices.Equal(read, got) {
+			t.Errorf("%q in %q: read %v, sshd listens on %v", text, d.files, read, got)
+		}
+	}
+}
+
+// blanks makes every white space of a line a blank, as strings.Fields takes it.
+func blanks(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) && r != '\n' {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+var netLine = regexp.MustCompile(`^\s*\S+\s+([0-9A-Fa-f]{8}|[0-9A-Fa-f]{32}):([0-9A-Fa-f]+)\s+\S+\s+(\S+)\s+\S+\s+\S+\s+\S+\s+\S+\s+\S+\s+(\S+)`)
+
+// FuzzProcNet holds that a socket is read from /proc/net as the kernel printed
+// it, and that any other line has the form of one or is none.
+func FuzzProcNet(f *testing.F) {
+	head := "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+	for _, s := range []string{
+		head, "   0: 0100007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1 0 100 0 0 10 0\n",
+		"   1: 00000000000000000000000001000000:0016 0:0 0A 0:0 0:0 0 0 0 7", "x 0100007F:+016 a 0A b c d e f g", "a 010000:16 b 0A c d e f g h",
+		"a :16 b 0A c d e f g h", "a 0100007F:10016 b 0A c d e f g h",
+	} {
+		f.Add(s, []byte{192, 0, 2, 1}, uint16(22), uint64(7), true)
+		f.Add(s, []byte{15: 1}, uint16(53), uint64(1<<40), false)
+	}
+	f.Fuzz(func(t *testing.T, line string, addr []byte, number uint16, inode uint64, tcp bool) {
+		file, state, proto := "udp", "07", port.UDP
+		if tcp {
+			file, state, proto = "tcp", "0A", port.TCP
+		}
+		got, in, ok := parseSocket(file, line)
+		m := netLine.FindStringSubmatch(blanks(line))
+		if ok {
+			n, err := strconv.ParseUint(m[2], 16, 16)
+			if m == nil || err != nil || m[3] != state || blanks(in) != m[4] || got.port != (port.Port{Proto: proto, Number: uint16(n)}) || !got.addr.IsValid() {
+				t.Fatalf("%q is %+v of %q", line, got, in)
+			}
+		}
+		a, is := netip.AddrFromSlice(addr)
+		if !is {
+			return
+		}
+		var text strings.Builder // seq_printf(..., "%08X", word) in net/ipv4/tcp_ipv4.c
+		for word := range slices.Chunk(a.AsSlice(), 4) {
+			fmt.Fprintf(&text, "%08X", binary.NativeEndian.Uint32(word))
+		}
+		line = fmt.Sprintf("%4d: %s:%04X %s:%04X %s %08X:%08X %02X:%08X %08X %5d %8d %d %d %p", 3, &text, number, &text, 9, state,
+			0, 0, 0, 0, 0, 1000, 0, inode, 2, &inode)
+		got, in, ok = parseSocket(file, line)
+		want := listener{port: port.Port{Proto: proto, Number: number}, addr: a.Unmap()}
+		if !ok || in != strconv.FormatUint(inode, 10) || got != want {
+			t.Fatalf("%q is %+v of %q, %v; want %+v", line, got, in, ok, want)
+		}
+	})
+}
+
+// FuzzProcStatus holds that the daemon's user, groups and capabilities are what
+// its status file says by its form, and that what cannot be read is not taken
+// for leave.
+func FuzzProcStatus(f *testing.F) {
+	for _, s := range []string{
+		"Name:\tdoorwardd\nUid:\t990\t991\t992\t993\nGid:\t990\t991\t992\t993\nGroups:\t4 101 \nCapEff:\t0000000000001400\n",
+		"Uid:\t0\t0\t0\t0\nCapEff:\t000001ffffffffff\n", "Uid:\tx\tx\nGroups:\t\nCapEff:\t1000\n", "", "CapEff:\t\n", "CapEff: fffffffffffffffff\n", "Uid:\t1\n",
+		"Uid:\t1\t-5\t1\t1\nGid:\t+4\nCapEff:+1000\n",
+	} {
+		f.Add(s)
+	}
+	root, err := os.MkdirTemp("", "doorward-proc")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { os.RemoveAll(root) })
+	dir := filepath.Join(root, "proc/77")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		f.Fatal(err)
+	}
+	c := &config.Config{Doors: []config.Door{{Knocks: []config.Knock{{Listen: []uint16{22}}}}}}
+	f.Fuzz(func(t *testing.T, status string) {
+		if err := os.WriteFile(filepath.Join(dir, "status"), []byte(status), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if r := (&Patient{Root: root}).daemonReader(77); r != nil {
+			uids := regexp.MustCompile(`(?m)^Uid: *[^ \n]+ +\+?0*([0-9]+)`).FindAllStringSubmatch(blanks(status), -1)
+			if len(uids) == 0 || strconv.Itoa(r.uid) != uids[len(uids)-1][1] || r.uid <= 0 {
+				t.Fatalf("%q: user %d", status, r.uid)
+			}
+			for _, g := range r.gids {
+				form := fmt.Sprintf(`(?m)^(?:Gid|Groups):(?:.* )?%s0*%d(?: |$)`, map[bool]string{true: "-", false: `[+-]?`}[g < 0], max(g, -g))
+				if !regexp.MustCompile(form).MatchString(blanks(status)) {
+					t.Fatalf("%q: group %d", status, g)
+				}
+			}
+		}
+		found := capabilities(77, status, c)
+		caps := regexp.MustCompile(`(?m)^CapEff: *([0-9A-Fa-f]+) *$`).FindAllStringSubmatch(blanks(status), -1)
+		fine := len(found) == 1 && found[0].Verdict == OK
+		if fine && len(caps) == 0 {
+			t.Fatalf("%q: %v", status, found)
+		}
+		if fine {
+			n, err := strconv.ParseUint(caps[len(caps)-1][1], 16, 64)
+			if err != nil || n>>12&1 == 0 || n>>10&1 == 0 { // linux/capability.h
+				t.Fatalf("%q has %#x (%v): %v", status, n, err, found)
+			}
+		}
+	})
+}
