@@ -213,7 +213,7 @@ func (s *site) dial(from *lab.Host, address, port string, limit time.Duration) (
 
 // talk is a connection to a served port that has said hello.
 func (s *site) talk(from *lab.Host, address, port string) (net.Conn, error) {
-	c, err := s.dial(from, address, port, time.Second)
+	c, err := s.dial(from, address, port, soon)
 	if err != nil {
 		return nil, err
 	}

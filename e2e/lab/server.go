@@ -29,9 +29,10 @@ func (l *Lab) Write(name, text string) (string, error) {
 	return l.Path(name), os.WriteFile(l.Path(name), []byte(text), 0o600)
 }
 
-// Isolate gives the host /run, /var/log and /dev of its own, so that a service
-// on it leaves no file on the machine: no login in its wtmp, no line in its
-// journal. What the host's programs send to syslog goes into the returned file,
+// Isolate gives the host /run, /var/log and /dev of its own, and a root with an
+// empty home, so that a service on it leaves nothing on the machine: no login in
+// its wtmp, no line in its journal, nothing done by root's shell start-up files.
+// What the host's programs send to syslog goes into the returned file,
 // in the form that a syslog daemon writes; logs of other facilities than auth
 // and authpriv are left out.
 func (h *Host) Isolate() (authLog string, err error) {
@@ -71,8 +72,44 @@ func (h *Host) Isolate() (authLog string, err error) {
 	if _, err := h.Run(ctx, "mount", "--bind", "/dev/pts", dev+"/pts"); err != nil {
 		return "", err
 	}
-	_, err = h.Run(ctx, "mount", "--rbind", dev, "/dev")
-	return authLog, err
+	if _, err := h.Run(ctx, "mount", "--rbind", dev, "/dev"); err != nil {
+		return "", err
+	}
+	return authLog, h.ownRoot(ctx)
+}
+
+// ownRoot gives the host a user root with an empty home, a plain shell and, as
+// sshd without PAM asks for, a password that is impossible but not locked. The
+// machine's other users stay.
+func (h *Host) ownRoot(ctx context.Context) error {
+	home := h.lab.Path(h.Name + "-root")
+	if err := os.Mkdir(home, 0o700); err != nil {
+		return err
+	}
+	for _, file := range []struct{ name, root string }{
+		{"passwd", "root:x:0:0:root:" + home + ":/bin/sh"},
+		{"shadow", "root:*:20000:0:99999:7:::"},
+	} {
+		text, err := os.ReadFile("/etc/" + file.name)
+		if err != nil {
+			return err
+		}
+		lines := strings.Split(string(text), "\n")
+		lines = slices.DeleteFunc(lines, func(l string) bool { return strings.HasPrefix(l, "root:") })
+		own, err := h.lab.Write(h.Name+"-"+file.name, file.root+"\n"+strings.Join(lines, "\n"))
+		if err != nil {
+			return err
+		}
+		if file.name == "passwd" {
+			if err := os.Chmod(own, 0o644); err != nil {
+				return err
+			}
+		}
+		if _, err := h.Run(ctx, "mount", "--bind", own, "/etc/"+file.name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // syslog is a small syslog daemon: it listens on socket until the lab ends.
