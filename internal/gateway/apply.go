@@ -37,6 +37,9 @@ func (g *Gateway) apply(now time.Time, by string, confirm time.Duration) (contro
 	if err := g.confine(c); err != nil {
 		return control.Reply{}, fmt.Errorf("nothing was changed: %w", err)
 	}
+	if err := g.tryPorts(c); err != nil {
+		return control.Reply{}, fmt.Errorf("nothing was changed: %w", err)
+	}
 	next := store.Applied{Confirmed: text}
 	if confirm > 0 {
 		next = store.Applied{Confirmed: g.applied.Confirmed, Pending: text, Deadline: now.Add(confirm), For: confirm, By: by}
@@ -86,7 +89,8 @@ func (g *Gateway) keep(now time.Time, by string) (control.Reply, error) {
 	return control.Reply{Message: "the new configuration is kept"}, nil
 }
 
-// undo goes back to the configuration before the one that waits.
+// undo goes back to the configuration before the one that waits. A port of a
+// knock that was taken meanwhile is no reason to stay: the ear tries it again.
 func (g *Gateway) undo(now time.Time, by, why string) (control.Reply, error) {
 	if g.applied.Pending == nil {
 		return control.Reply{}, &control.Error{Message: "no configuration waits to be confirmed; there is nothing to undo"}
@@ -123,9 +127,6 @@ func (g *Gateway) checkApplied(now time.Time) {
 // operator should know of doors that went. After an error the old one is in
 // use.
 func (g *Gateway) use(now time.Time, c *config.Config, text []byte) (left []string, err error) {
-	if err := g.tryPorts(c); err != nil {
-		return nil, err
-	}
 	if err := g.raise(c); err != nil {
 		return nil, errors.Join(fmt.Errorf("raise the fence: %w", err), g.raise(g.config))
 	}

@@ -169,7 +169,8 @@ func TestADoorThatGoesTakesAllAlong(t *testing.T) {
 		if want := (store.Door{}); m.disk["ssh"].State != "dark" || m.disk["web"] != want {
 			t.Errorf("on disk are %v", m.disk)
 		}
-		if got, want := m.events(), "started opened granted refused applied applied applied applied"; got != want {
+		synctest.Wait()
+		if got, want := m.events(), "started opened granted refused applied applied applied applied repaired"; got != want {
 			t.Errorf("audit trail %q, want %q", got, want)
 		}
 	})

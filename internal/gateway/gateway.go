@@ -70,6 +70,7 @@ type Gateway struct {
 	applied    store.Applied     // the configuration in use, and one that goes back unless it is kept
 	standing   []fence.Session   // sessions that stood when the fence rose
 	warnings   []string          // about the configuration in use
+	asked      []func(time.Time) // who waits for the status at the end of the turn
 	settled    *control.Settled  // how the latest configuration that waited ended
 	told       map[string]uint64 // records of the audit trail since the start, by event
 
@@ -185,6 +186,10 @@ func (g *Gateway) turn(first event) {
 	}
 	g.flush(now)
 	g.ear.set(g.listening())
+	for _, tell := range g.asked {
+		tell(now)
+	}
+	g.asked = nil
 }
 
 // next is when a turn is due without an event.

@@ -12,8 +12,9 @@ import (
 )
 
 // Status returns how things stand and a channel that is closed when they have
-// changed (control.Backend). It is made when it is asked for, between two
-// turns, so that a knock never waits for a list of grants that nobody reads.
+// changed (control.Backend). It is made when it is asked for, so that a knock
+// never waits for a list of grants that nobody reads, and at the end of a turn:
+// what it tells is in the kernel and on disk.
 // After the gateway's end it says that, and nothing else.
 func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	g.newer.Lock()
@@ -22,7 +23,9 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	done := make(chan control.Status, 1)
 	over := control.Status{Warnings: []string{"the daemon ends"}, Doors: []control.Door{}}
 	select {
-	case g.events <- func(now time.Time) { done <- g.status(now) }:
+	case g.events <- func(time.Time) {
+		g.asked = append(g.asked, func(now time.Time) { done <- g.status(now) })
+	}:
 	case <-g.ended:
 		return over, newer
 	}

@@ -1,0 +1,105 @@
+package gateway
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/port"
+)
+
+// busy keeps the gateway from its next turn until the returned function is
+// called: what comes meanwhile is one turn's.
+func (r *running) busy() (done func()) {
+	hold := make(chan struct{})
+	r.events <- func(time.Time) { <-hold }
+	synctest.Wait()
+	return func() { close(hold); synctest.Wait() }
+}
+
+// What status tells, a crash a moment later must not take back.
+func TestStatusTellsWhatIsSaved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		m.do(func() { m.full = errors.New("no space left on device") })
+		done := r.busy()
+		r.Hear([]port.Touch{{Source: visitor, Port: port.Port{Proto: port.TCP, Number: 59001}, Time: time.Now(), Proven: true}})
+		var s control.Status
+		go func() { s, _ = r.Status() }()
+		synctest.Wait()
+		done()
+		if len(s.Doors) != 1 || len(s.Doors[0].Penalties) != 1 {
+			t.Fatalf("status %+v", s)
+		}
+		if all := strings.Join(s.Warnings, "; "); !strings.Contains(all, "nothing is saved") {
+			t.Errorf("a penalty is told as if it were saved; warnings %q", all)
+		}
+	})
+}
+
+// A turn may be late; whose penalty was over when they knocked is heard.
+func TestTouchesAfterThePenaltysEndAreHeardInALateTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t, newMachine(), configPath(t), sshDoor)
+		r.touch(visitor, 59001)
+		time.Sleep(5*time.Minute - time.Second)
+		done := r.busy()
+		time.Sleep(2 * time.Second)
+		r.touch(visitor, 59000, 59002)
+		done()
+		r.wantState("open")
+	})
+}
+
+// Who cannot go on because the door hears nothing has knocked no wrong knock.
+func TestAKnockThatAFailsafeInterruptsIsNotPenalised(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		time.Sleep(30 * time.Second)
+		r.touch(visitor, 59000)
+		m.do(func() { m.seen = door.Seen{NoData: "no log data"} })
+		time.Sleep(2 * time.Minute)
+		r.wantState("failsafe")
+		if p := r.status().Penalties; len(p) != 0 {
+			t.Errorf("penalties %v", p)
+		}
+	})
+}
+
+// A fence that is up again but takes no grants yet gets them later.
+func TestGrantsThatWentWithTheTableComeBackHoweverLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		r.touch(visitor, 59000, 59002)
+		m.do(func() { m.refuses = 1 })
+		m.flush()
+		time.Sleep(fenceRetry)
+		synctest.Wait()
+		if left := time.Until(m.grants[grantKey{"ssh", door.Source(visitor)}]); left != 30*time.Second-fenceRetry {
+			t.Errorf("the grant has %v left", left)
+		}
+	})
+}
+
+// A configuration goes back even if somebody took one of its ports meanwhile.
+func TestATakenPortHoldsNoRollbackUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r := run(t, m, path, sshDoor)
+		write(t, path, webDoor)
+		r.order(control.ApplyRequest{Action: "apply", Confirm: "1m"})
+		m.do(func() { m.taken = []uint16{59002} })
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if s, _ := r.Status(); s.Pending != nil || s.Doors[0].Name != "ssh" || m.doors[0].Name != "ssh" {
+			t.Errorf("pending %v, doors %v, the kernel guards %v", s.Pending, s.Doors, m.doors)
+		}
+	})
+}
