@@ -90,12 +90,24 @@ func (d *daemon) launch() error {
 	return nil
 }
 
-// start starts a daemon and waits until it is ready.
+// start starts a daemon and waits until it is ready. What the one before has
+// left to a program that it was starting when it was killed, its lock and its
+// table, is waited for, but not for long: on a machine that stalls the start may
+// have to be tried again, as systemd does.
 func (d *daemon) start() error {
-	if err := d.launch(); err != nil {
-		return err
+	begun := d.c.now()
+	for {
+		if err := d.launch(); err != nil {
+			return err
+		}
+		err := d.awaitReady()
+		if err == nil || len(d.c.events.During(judge.Span{Begin: begun - time.Second, End: d.c.now()}, judge.Stall)) == 0 {
+			return err
+		}
+		d.c.count("starts tried again, since the machine stalled")
+		begun = d.c.now() + time.Second
+		time.Sleep(time.Second)
 	}
-	return d.awaitReady()
 }
 
 // tooLong is when a start has failed.

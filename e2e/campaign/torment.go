@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/e2e/campaign/judge"
+	"github.com/doorward/doorward/e2e/lab"
 )
 
 // tormentor makes bad days, one after the other. It alone starts and ends the
@@ -34,7 +35,7 @@ func (c *campaign) tormentor(ctx context.Context, dice *rand.Rand) error {
 		storm := int((c.now()-begun).Seconds())%40 >= 24
 		pause := between(dice, 2*time.Second, 5*time.Second)
 		if storm {
-			pause = between(dice, 0, 250*time.Millisecond)
+			pause = between(dice, 0, 150*time.Millisecond)
 		}
 		if !sleep(ctx, pause) {
 			return nil
@@ -251,11 +252,19 @@ func (t *tormentor) flushDead() error {
 	if t.dice.IntN(2) == 0 {
 		what = []string{"delete", "table", "inet", "doorward"}
 	}
-	if err := t.nft(what...); err != nil {
-		return errors.Join(err, t.daemon.start())
-	}
+	// What was killed while it started a program has left its sockets to that
+	// one, until it runs: the table is owned as long.
+	err := lab.Until(context.Background(), tooLong, "the table gone", func() error {
+		if err := t.nft(what...); err != nil {
+			return err
+		}
+		if t.nft("list", "table", "inet", "doorward") == nil {
+			return errors.New("it is still there")
+		}
+		return nil
+	})
 	t.gap()
-	return t.daemon.start()
+	return errors.Join(err, t.daemon.start())
 }
 
 // fill fills the state's disk for a while, over a restart too.
