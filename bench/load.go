@@ -158,7 +158,9 @@ func touchesEverySecond(ctx context.Context, b *loaded) (string, error) {
 	defer cancel()
 	var group errgroup.Group
 	for range threads {
-		group.Go(func() error { return b.crowd.Do(func() error { return knockOn(ctx, &next, knocks/threads) }) })
+		group.Go(func() error {
+			return b.crowd.Do(func() error { return touchOn(ctx, &next, knocks/threads, 59000, 59002) })
+		})
 	}
 	begun := time.Now()
 	if err := b.visit(context.WithoutCancel(ctx), 100); err != nil {
@@ -175,8 +177,9 @@ func touchesEverySecond(ctx context.Context, b *loaded) (string, error) {
 		100*float64(opened-len(b.load.times))/float64(sent)), err
 }
 
-// knockOn knocks at a rate, each time from the next of the crowd, until ctx ends.
-func knockOn(ctx context.Context, next *atomic.Uint32, rate int) error {
+// touchOn touches ports at a rate, each time from the next of the crowd, until
+// ctx ends.
+func touchOn(ctx context.Context, next *atomic.Uint32, rate int, ports ...int) error {
 	const open = 512 // connections that are kept for a moment, to be made before they end
 	var ring [open]int
 	defer func() {
@@ -188,13 +191,13 @@ func knockOn(ctx context.Context, next *atomic.Uint32, rate int) error {
 	}()
 	begun := time.Now()
 	for i := 0; ctx.Err() == nil; i++ {
-		n := next.Add(1)
-		for j, port := range []int{59000, 59002} {
+		n := next.Add(1) % (1 << 17)
+		for j, port := range ports {
 			fd, err := begin(n, port)
 			if err != nil {
 				return err
 			}
-			at := &ring[(2*i+j)%open]
+			at := &ring[(len(ports)*i+j)%open]
 			if *at > 0 {
 				drop(*at)
 			}
@@ -340,26 +343,36 @@ func grantsOverRestart(ctx context.Context, b *loaded) (string, error) {
 	return fmt.Sprintf("ready after %s with %d grants", seconds(b.load.took), n), err
 }
 
-// auditRecords has grants given and given again, a record each.
+// auditRecords has the crowd touch what is to be left alone, a million times: a
+// record each.
 func auditRecords(ctx context.Context, b *loaded) (string, error) {
-	const rounds, each = 20, 50_000
-	begun := time.Now()
+	const many, rate, threads, limit = 1_000_000, 20_000, 2, 3 * time.Minute
+	var next atomic.Uint32
+	touching, enough := context.WithTimeout(ctx, limit)
+	defer enough()
 	var group errgroup.Group
-	group.Go(func() error {
-		for range rounds {
-			if err := b.give(ctx, b.bench, 0, each); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	for range threads {
+		group.Go(func() error {
+			return b.crowd.Do(func() error { return touchOn(touching, &next, rate/threads, 59001) })
+		})
+	}
+	begun := time.Now()
 	if err := b.visit(ctx, 100); err != nil {
 		return "", errors.Join(err, group.Wait())
 	}
+	client, written := control.NewClient(b.socket(b.bench)), uint64(0)
+	for written < many && sleep(touching, 200*time.Millisecond) == nil {
+		s, err := client.Status(ctx)
+		if err != nil {
+			return "", err
+		}
+		written = s.Events["refused"] + s.Events["granted"] + s.Events["opened"]
+	}
+	b.load.took, b.load.resident = time.Since(begun), b.memory()
+	enough()
 	if err := group.Wait(); err != nil {
 		return "", err
 	}
-	b.load.took = time.Since(begun)
 	info, err := os.Stat(b.Path("state") + "/doorward.db")
 	if err != nil {
 		return "", err
@@ -368,6 +381,6 @@ func auditRecords(ctx context.Context, b *loaded) (string, error) {
 	if _, err := b.gate.Operator(ctx, "log"); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%.0f a second; %s on disk; `doorward log` takes %s", rounds*each/b.load.took.Seconds(),
-		megabytes(info.Size()), seconds(time.Since(begun))), nil
+	return fmt.Sprintf("%d records, %.0f a second; %s on disk; `doorward log` takes %s", written,
+		float64(written)/b.load.took.Seconds(), megabytes(info.Size()), seconds(time.Since(begun))), nil
 }
