@@ -19,7 +19,7 @@ import (
 
 // FuzzParse holds that no text makes Parse panic, that a refusal names a place
 // within the text, that reading twice says the same, and that what is accepted
-// is what the types promise.
+// is what the types promise and a second reading finds in the text.
 func FuzzParse(f *testing.F) {
 	promise, err := os.ReadFile("testdata/promise.toml")
 	if err != nil {
@@ -29,6 +29,9 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(Reference()))
 	f.Add([]byte(LikeTheArticle()))
 	for _, cases := range [][]mistakeCase{formCases, doorCases, serviceCases, knockCases, disjointCases} {
+		if len(cases) == 0 {
+			f.Fatal("no seeds")
+		}
 		for _, tt := range cases {
 			f.Add([]byte(tt.in))
 		}
@@ -42,6 +45,9 @@ func FuzzParse(f *testing.F) {
 		if err == nil {
 			if err := valid(c); err != nil {
 				t.Fatalf("accepted: %v\n%+v", err, c)
+			}
+			if err := saysTheSame(text, c); err != nil {
+				t.Fatalf("accepted, and read otherwise: %v\n%+v", err, c)
 			}
 			c.Warnings()
 			return

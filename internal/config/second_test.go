@@ -1,0 +1,132 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/doorward/doorward/internal/port"
+)
+
+// secondReading is what decides about who gets in, as the TOML library itself
+// reads it into a struct.
+type secondReading struct {
+	Door map[string]struct {
+		Ports     []string
+		Always    []string
+		OpenFor   *string `toml:"open_for"`
+		SingleUse bool    `toml:"single_use"`
+		Refuse    string
+		Knock     []struct {
+			Listen, Touch   []int64
+			Within, Penalty *string
+			Order, Scope    string
+		}
+	}
+}
+
+// saysTheSame holds an accepted text to what became of it: nothing that is
+// written there is left out, and nothing is guarded, listened on or let in
+// that is not.
+func saysTheSame(text []byte, c *Config) error {
+	var r secondReading
+	if err := toml.Unmarshal(text, &r); err != nil {
+		return err
+	}
+	if len(r.Door) != len(c.Doors) {
+		return fmt.Errorf("%d doors are written, %d are there", len(r.Door), len(c.Doors))
+	}
+	for _, d := range c.Doors {
+		w, ok := r.Door[d.Name]
+		if !ok || len(w.Knock) != len(d.Knocks) || w.SingleUse != d.SingleUse || (w.Refuse == "reject") != (d.Refuse == Reject) {
+			return fmt.Errorf("door %q is not as it is written", d.Name)
+		}
+		if a, b := portsOf(parsed(w.Ports)), portsOf(d.Ports); *a != *b {
+			return fmt.Errorf("door %q guards other ports than %q: %v", d.Name, w.Ports, d.Ports)
+		}
+		if err := sameLength("open_for", w.OpenFor, d.OpenFor); err != nil {
+			return err
+		}
+		for i, k := range d.Knocks {
+			switch {
+			case !slices.Equal(w.Knock[i].Listen, numbers(k.Listen)):
+				return fmt.Errorf("knock %d listens on %v, not %v", i, k.Listen, w.Knock[i].Listen)
+			case !slices.Equal(w.Knock[i].Touch, numbers(k.Touch)):
+				return fmt.Errorf("knock %d is %v, not %v", i, k.Touch, w.Knock[i].Touch)
+			case (w.Knock[i].Order == "given") != (k.Order == GivenOrder), (w.Knock[i].Scope == "door") != (k.Scope == ScopeDoor):
+				return fmt.Errorf("knock %d has another order or scope", i)
+			}
+			if err := sameLength("within", w.Knock[i].Within, k.Within); err != nil {
+				return err
+			}
+			if err := sameLength("penalty", w.Knock[i].Penalty, k.Penalty); err != nil {
+				return err
+			}
+		}
+		if err := sameAlways(w.Always, d.Always); err != nil {
+			return fmt.Errorf("door %q: %w", d.Name, err)
+		}
+	}
+	return nil
+}
+
+func parsed(texts []string) (all []port.Range) {
+	for _, s := range texts {
+		r, _ := port.ParseRange(s)
+		all = append(all, r)
+	}
+	return all
+}
+
+// portsOf marks every port of the ranges.
+func portsOf(ranges []port.Range) *[256][65536]bool {
+	all := &[256][65536]bool{}
+	for _, r := range ranges {
+		for n := int(r.First); n <= int(r.Last); n++ {
+			all[r.Proto][n] = true
+		}
+	}
+	return all
+}
+
+func numbers(ports []uint16) (all []int64) {
+	for _, p := range ports {
+		all = append(all, int64(p))
+	}
+	return all
+}
+
+func sameLength(key string, written *string, got time.Duration) error {
+	if written == nil {
+		return nil // valid holds defaults to their bounds
+	}
+	if want, err := time.ParseDuration(*written); err != nil || want != got {
+		return fmt.Errorf("%s is %s, not %q", key, got, *written)
+	}
+	return nil
+}
+
+// sameAlways compares who never needs to knock, address by address at the ends
+// of every prefix.
+func sameAlways(written []string, got []netip.Prefix) error {
+	if len(written) != len(got) {
+		return fmt.Errorf("always %q is %v", written, got)
+	}
+	for i, s := range written {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			a, err := netip.ParseAddr(s)
+			if err != nil {
+				return err
+			}
+			p = netip.PrefixFrom(a, a.BitLen())
+		}
+		if got[i] != p {
+			return fmt.Errorf("always %q is %v", s, got[i])
+		}
+	}
+	return nil
+}
