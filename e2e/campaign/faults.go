@@ -66,7 +66,8 @@ func runFaults(ctx context.Context, o options, out io.Writer) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
-			return fmt.Errorf("mutant %q: %w", m.Name, err)
+			unnoticed = errors.Join(unnoticed, fmt.Errorf("the fault %q could not be planted: %w", m.Name, err))
+			fmt.Fprintf(out, "%-34s %-8s could not be planted\n", m.Name, m.Breaks)
 		case as == "":
 			unnoticed = errors.Join(unnoticed, fmt.Errorf("the fault %q was not found within %s", m.Name, atMost))
 			fmt.Fprintf(out, "%-34s %-8s not within %s\n", m.Name, m.Breaks, atMost)

@@ -187,8 +187,9 @@ func (c *campaign) flooder(ctx context.Context, dice *rand.Rand) error {
 }
 
 // forge sends SYNs to a port that is to be left alone, and to a port behind a
-// door, in the name of a live visitor. What is good for one connection is left
-// alone: a forged first packet is one, which docs/THREATS.md says.
+// door, in the name of a live visitor. A grant that is good for one connection
+// is left alone: the kernel spends it on the first packet, and cannot tell that
+// it was forged.
 func (c *campaign) forge(raw int, d *door, dice *rand.Rand) {
 	e := c.live.any(dice)
 	if e == nil || !e.source.Is4() {
