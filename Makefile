@@ -51,8 +51,8 @@ bench: build # doorward, knockd and fwknopd measured in one run; LOAD=1: doorwar
 lint: # gofmt, vet, staticcheck, known vulnerabilities
 	@build/lint.sh
 
-fuzz: # every fuzz target; FUZZTIME=10m for longer
-	@build/fuzz.sh
+fuzz: # every fuzz target; FOR=10m for longer than 10s each
+	@FOR="$(FOR)" build/fuzz.sh
 
 generate:
 	$(GO) generate ./...

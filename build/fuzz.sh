@@ -1,12 +1,52 @@
 #!/bin/sh
-# Runs every fuzz target there is for FUZZTIME each; none has to be listed here.
+# Runs every fuzz target there is for FOR each; none has to be listed here. As many
+# run at a time as there are processors, with one worker each: that is as quick as
+# all workers for one after the other, and no target's start leaves them idle.
+# What a target found stands in its package's testdata, to be committed with what
+# mends it.
 . "$(dirname "$0")/lib.sh"
-time=${FUZZTIME:-5s}
 
-grep -rl --include='*_test.go' '^func Fuzz' . | sort | while read -r file; do
-	package=$(dirname "$file")
-	sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$file" | while read -r target; do
-		step "fuzz $package $target"
-		go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "$package" </dev/null || exit 1
-	done || exit 1
+# one PACKAGE TARGET: runs one, says what came of it
+one() {
+	name=$1/$2
+	log=$WORK/log-$(echo "$name" | tr / -)
+	if (
+		cd "$1"
+		"$WORK/$(echo "$1" | tr / -).test" -test.run '^$' -test.fuzz "^$2\$" -test.fuzztime "$FOR" \
+			-test.fuzzminimizetime 20x -test.parallel 1 -test.fuzzcachedir "$CACHE/$1"
+	) >"$log" 2>&1; then
+		echo "ok   $name  $(sed -n 's/.*\(execs: [0-9]*\).*\(total: [0-9]*\).*/\1, inputs \2/p' "$log" | tail -n 1)"
+		return
+	fi
+	input=$(sed -n 's|.*written to testdata/fuzz/||p' "$log" | tail -n 1)
+	[ -n "$input" ] || input=$(sed -n 's|.*--- FAIL: \(Fuzz[^ ]*/[^ ]*\).*|\1|p' "$log" | tail -n 1)
+	{
+		echo "FAIL $name"
+		cat "$log"
+		echo "again: go test -run '^${input:-$2}\$' ./$1"
+	} >"$log-whole"
+	cat "$log-whole" # at once, so that two failures do not mix
+	return 1
+}
+
+if [ $# = 2 ]; then
+	one "$1" "$2"
+	exit
+fi
+
+FOR=${FOR:-10s}
+WORK=$(mktemp -d)
+CACHE=$(go env GOCACHE)/fuzz/$(go list -m)
+export FOR WORK CACHE
+trap 'rm -rf "$WORK"' EXIT
+trap 'exit 130' INT TERM
+
+grep -r --include='*_test.go' -o '^func Fuzz[A-Za-z0-9_]*(' . |
+	sed 's|^\./\(.*\)/[^/]*:func \(.*\)($|\1 \2|' | sort >"$WORK/targets"
+step "fuzz $(wc -l <"$WORK/targets") targets for $FOR each"
+cut -d' ' -f1 "$WORK/targets" | uniq | while read -r package; do
+	go test -c -fuzz . -o "$WORK/$(echo "$package" | tr / -).test" "./$package"
 done
+step "built"
+xargs -P "$(nproc)" -n 2 build/fuzz.sh <"$WORK/targets"
+step "fuzzed"
