@@ -22,7 +22,9 @@ type world struct {
 }
 
 // tester is what properties and fuzz targets have in common.
-type tester interface{ Fatalf(format string, args ...any) }
+type tester interface {
+	Fatalf(format string, args ...any)
+}
 
 func (w *world) carry(t tester, effects []Effect) {
 	for _, e := range effects {

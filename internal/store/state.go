@@ -80,7 +80,7 @@ type Applied struct {
 	// For is how long there was to confirm it, the bound that Left puts on a
 	// clock that stepped back.
 	For time.Duration `json:"for,omitempty"`
-	By        string    `json:"by"`                // who applied Pending
+	By  string        `json:"by"` // who applied Pending
 	// Rejected was rolled back: nobody kept it. nil for none.
 	Rejected []byte `json:"rejected,omitempty"`
 }
