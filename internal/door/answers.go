@@ -138,12 +138,16 @@ func (d *Door) ask(now time.Time, r request) []Effect {
 		}
 		return d.give(now, r)
 	case d.saved.State == Dark, stopFailed: // what does not stop keeps nobody out
+		var out []Effect
+		if stopFailed { // the trail has yet to say that its grants are gone
+			out = append(out, d.record(now, audit.EventDark, "", "", d.saved.Reason, time.Time{}))
+		}
 		d.become(now, Opening, r.reason)
 		d.waiting = append(d.waiting[:0], r)
 		if d.rules.Service {
-			return []Effect{Start{}}
+			return append(out, Start{})
 		}
-		return d.opened(now)
+		return append(out, d.opened(now)...)
 	}
 	for i, w := range d.waiting {
 		if w.source == r.source && w.by == r.by {

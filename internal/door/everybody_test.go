@@ -65,7 +65,8 @@ func TestAKnockAtADoorWhoseServiceDoesNotStop(t *testing.T) {
 	s := opened(t, ssh)
 	s.door.Close(s.now, "operator")
 	s.door.Failed(s.now, "no D-Bus")
-	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "right"}), "start")
+	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "right"}),
+		"record dark | on an operator's word", "start")
 	s.state(Opening)
 	s.door.Runs(s.now)
 	s.state(Open)
