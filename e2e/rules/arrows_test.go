@@ -93,6 +93,7 @@ var arrows = map[string]map[string]string{
 	},
 	"internal/share": {"internal/config": "reads the knock and draws a new one", "internal/port": "plain types"},
 
+	"internal/mutants":     {},
 	"internal/nstest":      {},
 	"internal/tape":        {},
 	"internal/systemdtest": {"internal/nstest": "the machine lives in a test's namespace"},

@@ -137,6 +137,7 @@ func (sc *scene) orders(source string) []action {
 				return
 			}
 			if t.order(control.CloseRequest{Door: "ssh", Source: source}, nobody) {
+				t.oracle.doors["ssh"].sure = false // who is revoked has not come
 				leaves := t.oracle.doors["ssh"].leaves
 				leaves[who] = slices.DeleteFunc(leaves[who], func(l leave) bool { return !l.used || t.g.broken == "" })
 			}
@@ -164,7 +165,7 @@ func (t *trip) wait(more time.Duration) {
 func (t *trip) upkeep() {
 	for _, d := range t.oracle.doors {
 		for who, all := range d.leaves {
-			d.leaves[who] = slices.DeleteFunc(all, func(l leave) bool { return l.spent })
+			d.leaves[who] = slices.DeleteFunc(all, func(l leave) bool { return l.spent && t.g.broken == "" })
 		}
 	}
 	t.turn(t.g.upkeep)

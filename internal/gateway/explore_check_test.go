@@ -72,7 +72,7 @@ func (d *owed) follow(m *model, s control.Door, say func(string, ...any)) {
 	case stood && !stands && d.sure && strings.HasPrefix(s.Reason, "nobody was in") && m.now.Before(idle):
 		say("P4: the door goes dark %v before it was idle for long enough", idle.Sub(m.now))
 	case d.state == "closing" && s.State == "dark" && slices.ContainsFunc(slices.Concat(slices.Collect(maps.Values(d.leaves))...),
-		func(l leave) bool { return !l.used }):
+		func(l leave) bool { return !l.used && !l.lost }):
 		say("P4: a right knock while the door closed is forgotten")
 	}
 	if stood && !stands {

@@ -57,6 +57,7 @@ type model struct {
 	asked, choices  []int // how many answers there were to each question; those to give
 	given           func(l lease, end time.Time)
 	seen            func(door string, somebody bool)
+	stuck           func() // a service does not stop
 }
 
 // lease is one element of the kernel's sets.
@@ -362,6 +363,7 @@ func (w *watcher) Stop(context.Context) error {
 	w.m.point()
 	how := w.m.choose(3)
 	if how == 1 {
+		w.m.stuck()
 		return errors.New("exit status 1")
 	}
 	w.m.becomes(w.unit, service.Status{State: service.Stopped})

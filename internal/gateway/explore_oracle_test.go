@@ -51,6 +51,7 @@ type leave struct {
 	used   bool
 	end    time.Time
 	over   bool // it ended early
+	lost   bool // it may be forgotten
 	spent  bool // by a connection, at a door of single use
 }
 
@@ -271,6 +272,18 @@ func (d *owed) pardon(who netip.Prefix, order func(told func())) {
 	})
 }
 
+// stuck takes in that a service does not stop: the door may have forgotten who
+// waits for it to start again, and they must knock again.
+func (o *oracle) stuck() {
+	for _, d := range o.doors {
+		for _, all := range d.leaves {
+			for i := range all {
+				all[i].lost = true
+			}
+		}
+	}
+}
+
 // closed takes in that nobody may come in any more. Who is in the kernel already
 // goes when it has healed.
 func (d *owed) closed() {
@@ -300,7 +313,11 @@ func (o *oracle) down() {
 		}
 		clear(d.attempts)
 		for who, ls := range d.leaves {
-			d.leaves[who] = slices.DeleteFunc(ls, func(l leave) bool { return !l.used })
+			ls = slices.DeleteFunc(ls, func(l leave) bool { return !l.used })
+			for i := range ls {
+				ls[i].over = false // if the kernel did not hear of it, a restart has forgotten it
+			}
+			d.leaves[who] = ls
 		}
 		d.inBefore, d.told = false, maps.Clone(d.onDisk)
 	}

@@ -32,7 +32,6 @@ type guarded struct {
 	lookFor  func(context.Context) (door.Seen, []string)
 	oddities []string // what was odd in the last look, for people
 	refusals []audit.Record
-	looked   bool               // there was a first look
 	cancel   context.CancelFunc // ends the goroutines of the door
 	ctx      context.Context
 }

@@ -1,0 +1,102 @@
+// Package mutants has the deliberate faults that the tests of the promise must
+// notice, as replacements in the source, and makes overlays of them for the go
+// command. No program imports it: a fault gets into a binary only by
+// `go build -overlay`.
+package mutants
+
+import (
+	"bufio"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+//go:embed mutants.txt
+var table string
+
+// Mutant is one deliberate fault.
+type Mutant struct {
+	Name     string // a-z and -, unique
+	Breaks   string // the sentence of docs/PROMISE.md that it breaks, "P1" to "P9"
+	File     string // in which it is, from the module's root
+	Old, New string // the text that is there once, and what is there instead
+}
+
+// Load returns all mutants, in the order of the table. An error says where the
+// table cannot be read.
+func Load() ([]Mutant, error) {
+	var all []Mutant
+	var m *Mutant
+	var text *string
+	lines := bufio.NewScanner(strings.NewReader(table))
+	for n := 1; lines.Scan(); n++ {
+		line := lines.Text()
+		words := strings.Fields(line)
+		switch {
+		case strings.HasPrefix(line, "mutant ") && len(words) == 4:
+			all = append(all, Mutant{Name: words[1], Breaks: words[2], File: words[3]})
+			m, text = &all[len(all)-1], nil
+		case line == "old" && m != nil:
+			text = &m.Old
+		case line == "new" && m != nil:
+			text = &m.New
+		case line == "":
+			text = nil
+		case text != nil:
+			*text += line + "\n"
+		case strings.HasPrefix(line, "#"):
+		default:
+			return nil, fmt.Errorf("mutants.txt:%d: %q: allowed are mutant NAME PROMISE FILE, "+
+				"old and new with lines of Go, and comments", n, line)
+		}
+	}
+	return all, lines.Err()
+}
+
+// Overlay writes a mutant's source into dir, which is there, and returns the
+// path of a file for the go command's -overlay. It fails when the mutant's old
+// text is not in its file just once: then the table must follow the source.
+func (m Mutant) Overlay(dir string) (path string, err error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(root, filepath.FromSlash(m.File))
+	source, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("mutant %q: %w", m.Name, err)
+	}
+	if n := strings.Count(string(source), m.Old); n != 1 || m.Old == "" {
+		return "", fmt.Errorf("mutant %q: its old text is %d times in %s, want once", m.Name, n, m.File)
+	}
+	mutated := filepath.Join(dir, m.Name+".go")
+	text := strings.Replace(string(source), m.Old, m.New, 1)
+	if err := os.WriteFile(mutated, []byte(text), 0o644); err != nil {
+		return "", err
+	}
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {file: mutated}})
+	if err != nil {
+		return "", err
+	}
+	path = filepath.Join(dir, m.Name+".json")
+	return path, os.WriteFile(path, overlay, 0o644)
+}
+
+// moduleRoot is where go.mod is, at or above the working directory.
+func moduleRoot() (string, error) {
+	dir, err := os.Getwd()
+	for err == nil {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			err = errors.New("there is no go.mod at or above the working directory")
+		}
+		dir = filepath.Dir(dir)
+	}
+	return "", err
+}
