@@ -92,8 +92,14 @@ func (d *driver) step() {
 
 func (d *driver) knock() {
 	s, right := d.source(), d.c.Bool()
-	switch {
-	case d.w.door.Deaf(s):
+	switch deaf := d.w.door.Deaf(s); {
+	case deaf && right: // the gateway does not hand it over, and it counts for nothing
+		for _, e := range d.w.door.Knock(d.w.now, Knock{Source: s, By: "touch"}) {
+			if _, told := e.(Record); !told {
+				d.t.Fatalf("a deaf door answers a knock of %s with %#v", s, e)
+			}
+		}
+	case deaf:
 	case right:
 		d.carry(d.w.door.Knock(d.w.now, Knock{Source: s, By: tape.Of(d.c, []string{"touch", "other"})}))
 	default:

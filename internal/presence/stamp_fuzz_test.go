@@ -28,6 +28,16 @@ func FuzzStamp(f *testing.F) {
 			f.Add(line, eight.Unix()+int64(i)*86400*40, uint8(i))
 		}
 	}
+	for i, zone := range zones { // now, and what is just and just not ahead
+		for _, away := range []time.Duration{0, -1, 1, 3600, 86399, 86400, 86401, -86400 * 364, -86400 * 365} {
+			ref := eight.AddDate(0, i, 7*i).In(location(f, zone))
+			f.Add(ref.Add(away*time.Second).Format(time.Stamp)+" h", ref.Unix(), uint8(i))
+		}
+	}
+	// Between the two passings of a reading in Berlin (see TestCutStamp), and after.
+	for _, minutes := range []int{-35, -25, 25, 35} {
+		f.Add("Oct 25 02:30:00 h", time.Date(2026, 10, 25, 1, minutes, 0, 0, time.UTC).Unix(), uint8(1))
+	}
 	f.Add("Feb 29 12:00:00 h", time.Date(2103, 6, 1, 0, 0, 0, 0, time.UTC).Unix(), uint8(0))
 	f.Add("Apr  5 01:45:00 h", time.Date(2026, 4, 4, 15, 40, 0, 0, time.UTC).Unix(), uint8(4))
 	if seeds < 100 {
