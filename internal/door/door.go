@@ -150,6 +150,8 @@ func (d *Door) Knock(now time.Time, k Knock) []Effect {
 }
 
 // Wrong takes in a wrong knock and penalises its source where the rule says so.
+// Who is penalised also loses what the same kind of knock had earned: a scan that
+// happens to touch the right ports first touches the others a moment later.
 func (d *Door) Wrong(now time.Time, w Wrong) []Effect {
 	if w.Penalty <= 0 {
 		return []Effect{d.record(now, audit.EventRefused, SourceString(w.Source), w.By, w.Reason, time.Time{})}
@@ -160,8 +162,44 @@ func (d *Door) Wrong(now time.Time, w Wrong) []Effect {
 	}
 	p := Penalty{Source: w.Source, Until: now.Add(w.Penalty), For: w.Penalty, Reason: w.Reason}
 	d.punish(p)
-	return append(out, Punish{p},
+	out = append(out, Punish{p},
 		d.record(now, audit.EventRefused, SourceString(w.Source), w.By, w.Reason, p.Until))
+	return append(out, d.withdraw(now, w.Source, w.By)...)
+}
+
+// withdraw ends one claim to a source's grant, or one that waits for the
+// service. A door that was opening for nobody else goes dark again.
+func (d *Door) withdraw(now time.Time, source netip.Prefix, by string) []Effect {
+	const reason = "a wrong knock came after the right one"
+	waiting := len(d.waiting)
+	d.waiting = slices.DeleteFunc(d.waiting, func(r request) bool { return r.source == source && r.by == by })
+	waited := len(d.waiting) < waiting
+	g := d.grants[source]
+	claimed := g != nil && !g.claims[by].IsZero()
+	revoked := d.record(now, audit.EventRevoked, SourceString(source), by, reason, time.Time{})
+	var out []Effect
+	switch {
+	case claimed && len(g.claims) == 1:
+		out = append(d.drop(source, true), revoked)
+	case claimed: // last one out: what others gave stands
+		delete(g.claims, by)
+		end := slices.MaxFunc(slices.Collect(maps.Values(g.claims)), time.Time.Compare)
+		d.ends.move(g.end, end)
+		out = []Effect{Give{source, end.Sub(now)}, Drop{source, by},
+			d.record(now, audit.EventGranted, SourceString(source), by, reason+"; what others gave stands", end)}
+	case waited:
+		out = []Effect{revoked}
+	}
+	return append(out, d.openForNobody(now, by, reason)...)
+}
+
+// openForNobody makes a door dark that is opening although nobody waits for it
+// any more, but for a service that is being repaired.
+func (d *Door) openForNobody(now time.Time, by, reason string) []Effect {
+	if repairing := d.repaired.Equal(d.saved.Since); d.saved.State != Opening || len(d.waiting) > 0 || repairing {
+		return nil
+	}
+	return d.darken(now, Dark, by, reason)
 }
 
 // Open gives a source a grant on an operator's word. It answers with an error
@@ -188,11 +226,7 @@ func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, 
 		out = d.drop(source, true)
 	}
 	out = append(out, d.record(now, audit.EventRevoked, SourceString(source), by, "on an operator's word", time.Time{}))
-	repairing := d.repaired.Equal(d.saved.Since)
-	if d.saved.State == Opening && len(d.waiting) == 0 && !repairing {
-		out = append(out, d.darken(now, Dark, by, "on an operator's word")...)
-	}
-	return out, true
+	return append(out, d.openForNobody(now, by, "on an operator's word")...), true
 }
 
 // Ended takes in that the kernel no longer has a grant before its time: a grant

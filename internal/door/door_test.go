@@ -249,6 +249,34 @@ func TestBeforeTheFirstLookTheDoorIsDeaf(t *testing.T) {
 	}
 }
 
+func TestAWrongKnockTakesBackWhatTheRightOneEarned(t *testing.T) {
+	wrong := Wrong{Source: visitor, By: "touch", Reason: "touched another", Penalty: time.Minute}
+	s := opened(t, ssh)
+	s.want(s.door.Wrong(s.now, wrong),
+		"punish 192.0.2.2 1m0s", "record refused | 192.0.2.2 | touch | touched another",
+		"revoke 192.0.2.2", "drop 192.0.2.2 by touch",
+		"record revoked | 192.0.2.2 | touch | a wrong knock came after the right one")
+	s.state(Open)
+
+	// What an operator gave stays.
+	s = opened(t, ssh)
+	if _, err := s.door.Open(s.now, visitor, 10*time.Second, "operator alice"); err != nil {
+		t.Fatal(err)
+	}
+	s.want(s.door.Wrong(s.now, wrong),
+		"punish 192.0.2.2 1m0s", "record refused | 192.0.2.2 | touch | touched another",
+		"give 192.0.2.2 10s", "drop 192.0.2.2 by touch",
+		"record granted | 192.0.2.2 | touch | a wrong knock came after the right one; what others gave stands")
+
+	// While the service starts, the door was opening for nobody else.
+	s = newScene(t, ssh)
+	s.door.Knock(s.now, Knock{Source: visitor, By: "touch"})
+	s.want(s.door.Wrong(s.now, wrong),
+		"punish 192.0.2.2 1m0s", "record refused | 192.0.2.2 | touch | touched another",
+		"record revoked | 192.0.2.2 | touch | a wrong knock came after the right one", "stop")
+	s.state(Closing)
+}
+
 func TestARenewedDoorLooksAtOnceAndHearsOn(t *testing.T) {
 	s := newScene(t, ssh)
 	s.at(10 * time.Second)

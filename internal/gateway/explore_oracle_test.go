@@ -48,6 +48,7 @@ type owed struct {
 // goes dark.
 type leave struct {
 	length time.Duration
+	earned bool // by a knock: a wrong one after it takes it back
 	used   bool
 	end    time.Time
 	over   bool // it ended early
@@ -143,7 +144,7 @@ func (o *oracle) touch(a netip.Addr, p uint16) (right []*owed) {
 			d.wrong(o.m, who)
 		case len(t.ports) == len(k.Touch):
 			delete(d.attempts, who)
-			d.leaves[who] = append(d.leaves[who], leave{length: d.conf.OpenFor})
+			d.leaves[who] = append(d.leaves[who], leave{length: d.conf.OpenFor, earned: true})
 			d.came = o.m.now
 			right = append(right, d)
 		}
@@ -155,7 +156,18 @@ func (d *owed) wrong(m *model, who netip.Prefix) {
 	delete(d.attempts, who)
 	if d.knock().Penalty > 0 {
 		d.faults[who] = fault{m.now.Add(d.knock().Penalty), m.wall}
+		d.takenBack(who, func(l leave) bool { return l.earned })
 	}
+}
+
+// takenBack takes in that leaves ended early. Those in the kernel already go when
+// it has healed.
+func (d *owed) takenBack(who netip.Prefix, which func(leave) bool) {
+	all := slices.DeleteFunc(d.leaves[who], func(l leave) bool { return which(l) && !l.used })
+	for i := range all {
+		all[i].over = all[i].over || which(all[i])
+	}
+	d.leaves[who] = all
 }
 
 // overdue judges the attempts whose time is up at a door that judges at once.
@@ -284,15 +296,10 @@ func (o *oracle) stuck() {
 	}
 }
 
-// closed takes in that nobody may come in any more. Who is in the kernel already
-// goes when it has healed.
+// closed takes in that nobody may come in any more.
 func (d *owed) closed() {
-	for who, all := range d.leaves {
-		all = slices.DeleteFunc(all, func(l leave) bool { return !l.used })
-		for i := range all {
-			all[i].over = true
-		}
-		d.leaves[who] = all
+	for who := range d.leaves {
+		d.takenBack(who, func(leave) bool { return true })
 	}
 }
 
