@@ -139,6 +139,7 @@ func (e *Episode) order(tries []Try, fates []fate, events *Events) porcupine.Che
 	}
 	if n > 0 && !e.Always {
 		e.torments(&h, events)
+		e.takenBack(&h, fates)
 	}
 	return h.check()
 }
@@ -178,6 +179,16 @@ func (e *Episode) torments(h *history, events *Events) {
 	for _, t := range e.Tries {
 		if !e.through(t) && len(events.During(t.Span, Link, Stall, Unguarded)) > 0 {
 			h.add(t.Span, opMaybeSpend, 0)
+		}
+	}
+}
+
+// takenBack adds that a wrong knock takes back what a right one had earned. One
+// that was mangled may have been wrong.
+func (e *Episode) takenBack(h *history, fates []fate) {
+	for i, k := range e.Knocks {
+		if fates[i] != opens {
+			h.add(Span{k.Begin, k.End + e.Door.Within + e.Door.Opens}, opMaybeWipe, 0)
 		}
 	}
 }

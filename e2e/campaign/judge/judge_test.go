@@ -78,6 +78,8 @@ func TestJudge(t *testing.T) {
 
 		{"a wrong knock opens", Episode{Knocks: []Knock{knock(Wrong, 10)}, Tries: tries(In, 10.5)}, nil, "P1, P2"},
 		{"half a knock opens", Episode{Knocks: []Knock{knock(Half, 10)}, Tries: tries(In, 10.5)}, nil, "P1, P2"},
+		{"a wrong knock takes back what a right one earned", Episode{Knocks: []Knock{knock(Right, 10), knock(Wrong, 10.5)},
+			Tries: append(tries(In, 10.3), tries(Silent, 11.5)...)}, nil, ""},
 		{"who is penalised is let in", Episode{Knocks: []Knock{knock(Wrong, 10), knock(Right, 12)}, Tries: tries(In, 12.5)}, nil, "P1, P2"},
 		{"who may be penalised", Episode{Knocks: []Knock{knock(Wrong, 10), knock(Right, 14.5)}, Tries: tries(In, 15)}, nil, ""},
 		{"who is not any more is shut out", Episode{Knocks: []Knock{knock(Wrong, 10), knock(Right, 17)}, Tries: tries(Silent, 18.2)}, nil, "P4"},
