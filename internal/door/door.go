@@ -381,8 +381,11 @@ func (d *Door) View() View {
 // Mute says whether nobody's knocks are heard at all: in failsafe, before the
 // first look for log data, and while everybody is penalised.
 func (d *Door) Mute() bool {
-	return d.saved.State == Failsafe || d.rules.Logins && d.looked.IsZero() || d.penalties[Any] != nil
+	return d.saved.State == Failsafe || !d.Looked() || d.penalties[Any] != nil
 }
+
+// Looked says whether log data was looked for once, or need not be.
+func (d *Door) Looked() bool { return !d.rules.Logins || !d.looked.IsZero() }
 
 // Granted is how many sources have a grant.
 func (d *Door) Granted() int { return len(d.grants) }

@@ -31,6 +31,9 @@ import (
 // the doors say, beside the notices that the kernel and systemd give at once.
 const upkeepEvery = 10 * time.Second
 
+// firstLook is how long readiness waits for the first look for log data.
+const firstLook = 3 * time.Second
+
 // maxBatch bounds one turn, so that a flood of touches does not keep an
 // operator's order waiting.
 const maxBatch = 4096
@@ -113,10 +116,10 @@ func New(opts Options) *Gateway {
 }
 
 // Run guards the doors until ctx ends, and then returns nil: the fence stands
-// on, services stay as they are. It calls ready when the doors are guarded; what
-// their services do and whether there is log data may become known later, since
-// at boot D-Bus and the journal may come later. An error before that says why
-// the doors cannot be guarded.
+// on, services stay as they are. It calls ready when the doors are guarded and
+// knocks are heard; log data that is long in coming, and services of which D-Bus
+// knows nothing yet, do not hold a boot up. An error before that says why the
+// doors cannot be guarded.
 func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 	g.world = world
 	defer close(g.ended)
@@ -136,9 +139,17 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 	defer timer.Stop()
 	upkeep := time.NewTicker(upkeepEvery)
 	defer upkeep.Stop()
-	ready()
+	readyBy := g.world.Now().Add(firstLook)
 	for {
-		timer.Reset(g.next().Sub(g.world.Now()))
+		now := g.world.Now()
+		wait := g.next().Sub(now)
+		if ready != nil {
+			if wait = min(wait, readyBy.Sub(now)); wait <= 0 || g.looked() {
+				ready()
+				ready = nil
+			}
+		}
+		timer.Reset(wait)
 		select {
 		case <-ctx.Done():
 			g.end()
@@ -214,6 +225,12 @@ func (g *Gateway) post(e event) {
 	case g.events <- e:
 	case <-g.ctx.Done():
 	}
+}
+
+// looked says whether every door has looked for log data once: until then it
+// hears no knock.
+func (g *Gateway) looked() bool {
+	return !slices.ContainsFunc(g.doors, func(d *guarded) bool { return !d.door.Looked() })
 }
 
 // touched hands touches to the doors whose knocks they may belong to, in their

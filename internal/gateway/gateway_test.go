@@ -12,6 +12,7 @@ import (
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/fence"
 )
 
 func TestFromKnockToIdle(t *testing.T) {
@@ -43,6 +44,18 @@ func TestFromKnockToIdle(t *testing.T) {
 		}
 		if s, _ := r.Status(); s.Events["granted"] != 1 || s.Events["dark"] != 1 {
 			t.Errorf("counted %v", s.Events)
+		}
+	})
+}
+
+// The sessions of a door that went dark live on, and are told.
+func TestADarkDoorTellsItsSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		m.do(func() { m.sessions = make([]fence.Session, 2) })
+		if got := r.status(); got.State != "dark" || got.Sessions != 2 {
+			t.Errorf("the door is %s with %d sessions, want dark with 2", got.State, got.Sessions)
 		}
 	})
 }

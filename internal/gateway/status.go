@@ -53,6 +53,12 @@ func (g *Gateway) status(now time.Time) control.Status {
 	}
 	for _, d := range g.doors {
 		s.Doors = append(s.Doors, d.status(refused[d.name()]))
+		if d.door.Saved().State == door.Open {
+			continue // its latest look says who is in
+		}
+		if standing, err := g.world.Sessions(d.conf.Ports); err == nil {
+			s.Doors[len(s.Doors)-1].Sessions = len(standing)
+		}
 	}
 	return s
 }
