@@ -33,7 +33,7 @@ func planted() ([]plant, error) {
 	for _, p := range [][]string{
 		{"any-port-is-right"}, {"repeat-counts"}, {"sources-share-a-knock"}, {"second-knock-does-not-renew"},
 		{"grant-lasts-a-second-longer"}, {"penalised-are-heard"}, {"penalty-is-twice-as-long"},
-		{"penalty-is-not-saved"}, {"penalty-begins-anew"}, {"dark-door-leaves-its-service"},
+		{"penalty-is-not-saved", killed}, {"penalty-begins-anew", killed}, {"dark-door-leaves-its-service"},
 		{"death-of-a-service-is-not-heard", serviceKilled},
 		{"lost-grants-are-believed", operatorOpens, flushedWhileDead},
 		{"new-door-is-not-guarded", applied}, {"nothing-is-rolled-back", applied}, {"pending-is-not-saved", applied},
@@ -96,6 +96,7 @@ func hunt(ctx context.Context, o options, m plant) (found time.Duration, as stri
 		return 0, "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	o.bin, o.length, o.most, o.favour = dir, atMost, 1, m.favour
+	o.calm = !slices.Contains(m.favour, killed)
 	findings, err := run(ctx, o, io.Discard)
 	if len(findings) > 0 {
 		return findings[0].at, findings[0].first(), nil

@@ -44,6 +44,7 @@ type options struct {
 	// start: more on a machine that is busy with other things.
 	quick  time.Duration
 	favour []string // torments that come more often than others
+	calm   bool     // there are no storms of kills
 }
 
 func main() {

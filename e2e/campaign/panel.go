@@ -86,10 +86,13 @@ func (p *panel) shut() {
 		if p.c.now() < p.until {
 			return
 		}
+		known := p.until
 		r, s := p.try()
 		through := r == judge.In || r == judge.Answered
-		if through && len(p.c.events.During(s, judge.Unguarded)) == 0 {
-			p.c.broken("P1, P2: door panel let %s, although it should have been dark since %.3f\n%s", r, p.until.Seconds(),
+		// Where the machine stalled, presence may have been seen late.
+		late := p.c.events.During(judge.Span{Begin: known - 10*time.Second, End: s.End}, judge.Stall)
+		if through && len(late) == 0 && len(p.c.events.During(s, judge.Unguarded)) == 0 {
+			p.c.broken("P1, P2: door panel let %s, although it should have been dark since %.3f\n%s", r, known.Seconds(),
 				p.c.happened(judge.Span{Begin: s.Begin - 20*time.Second, End: s.End}))
 		}
 	}

@@ -32,10 +32,10 @@ func (c *campaign) tormentor(ctx context.Context, dice *rand.Rand) error {
 		total += kinds[i].weight
 	}
 	for begun := c.now(); ; {
-		storm := int((c.now()-begun).Seconds())%40 >= 24
+		storm := !c.calm && int((c.now()-begun).Seconds())%40 >= 22
 		pause := between(dice, 2*time.Second, 5*time.Second)
 		if storm {
-			pause = between(dice, 0, 150*time.Millisecond)
+			pause = between(dice, 0, 100*time.Millisecond)
 		}
 		if !sleep(ctx, pause) {
 			return nil
@@ -91,6 +91,7 @@ type kind struct {
 
 // Names of some of them.
 const (
+	killed           = "kill -9"
 	applied          = "apply --confirm"
 	operatorOpens    = "an operator opens for a minute"
 	flushedWhileDead = "nft flush ruleset while dead"
@@ -100,7 +101,7 @@ const (
 
 func (t *tormentor) kinds() []kind {
 	return []kind{
-		{"kill -9", 12, t.kill},
+		{killed, 12, t.kill},
 		{"kill -9, and again while it starts", 6, t.killTwice},
 		{"SIGTERM", 4, t.term},
 		{"SIGHUP with a good file", 4, t.hupGood},

@@ -210,7 +210,7 @@ func (c *campaign) visit(ctx context.Context, e *episode, dice *rand.Rand) {
 		sleep(ctx, between(dice, 2*time.Second, 6*time.Second))
 		return
 	}
-	for range 1 + dice.IntN(4) {
+	for range 1 + dice.IntN(5) {
 		kind := judge.Right
 		switch dice.IntN(10) {
 		case 0, 1:
@@ -225,7 +225,7 @@ func (c *campaign) visit(ctx context.Context, e *episode, dice *rand.Rand) {
 		// What is left of a knock that was lost must not become part of the
 		// next one.
 		pause := between(dice, within+100*time.Millisecond, 3*time.Second)
-		if kind != judge.Right && dice.IntN(3) == 0 {
+		if kind != judge.Right && dice.IntN(2) == 0 {
 			pause += d.Opens + penalty - within // until the penalty is over, and not for much longer
 		}
 		if !sleep(ctx, pause) {
