@@ -85,9 +85,13 @@ func FuzzLog(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
+	quick := "/dev/shm" // where there is one
+	if _, err := os.Stat(quick); err != nil {
+		quick = ""
+	}
 	f.Fuzz(func(t *testing.T, choices []byte) {
 		c := tape.New(choices)
-		dir, err := os.MkdirTemp("", "doorward-log")
+		dir, err := os.MkdirTemp(quick, "doorward-log")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -154,7 +158,7 @@ func drawLine(c *tape.Tape, n int, at *time.Time) []byte {
 	case 2:
 		return []byte(login) // its end comes later
 	case 3:
-		return append(bytes.Repeat([]byte("Accepted "), 1000*c.Below(20)), '\n')
+		return append(bytes.Repeat([]byte("Accepted "), tape.Of(c, []int{0, 1, 905, 915, 8000})), '\n')
 	case 4:
 		return []byte("\n")
 	case 5:
