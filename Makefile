@@ -41,7 +41,7 @@ campaign: build # attacks the promise: FOR=30m SEED=7
 campaign-mutants: # plants faults into the daemon: is each found, and when?
 	@build/deps.sh test
 	$(GO) build -trimpath -o bin/campaign ./e2e/campaign
-	@$(AS_ROOT) bin/campaign -faults -seed $(SEED)
+	@$(AS_ROOT) bin/campaign -faults all -seed $(SEED)
 
 bench: build # doorward, knockd and fwknopd measured in one run; LOAD=1: doorward under load
 	@build/deps.sh bench

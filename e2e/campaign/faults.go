@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/mutants"
@@ -61,6 +62,9 @@ func runFaults(ctx context.Context, o options, out io.Writer) error {
 	var unnoticed error
 	fmt.Fprintf(out, "%-34s %-8s %-12s %s\n", "fault", "breaks", "found after", "as")
 	for _, m := range all {
+		if o.faults != "all" && !slices.Contains(strings.Split(o.faults, ","), m.Name) {
+			continue
+		}
 		found, as, err := hunt(ctx, o, m)
 		switch {
 		case ctx.Err() != nil:

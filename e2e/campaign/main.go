@@ -43,13 +43,15 @@ type options struct {
 	// quick is how long a right knock may take to open where no service must
 	// start: more on a machine that is busy with other things.
 	quick  time.Duration
+	faults string   // to be planted: "all", or names separated by commas
 	favour []string // torments that come more often than others
 	calm   bool     // there are no storms of kills
 }
 
 func main() {
 	var o options
-	faults := flag.Bool("faults", false, "plant faults into doorwardd, one after the other, and see how long each stays unnoticed")
+	flag.StringVar(&o.faults, "faults", "", "plant these faults into doorwardd, one after the other (\"all\", or names "+
+		"separated by commas), and see how long each stays unnoticed")
 	flag.StringVar(&o.bin, "bin", "bin", "directory of the programs doorwardd and doorward")
 	flag.DurationVar(&o.length, "for", time.Minute, "how long")
 	flag.Uint64Var(&o.seed, "seed", 1, "what is done and in which order; the same number means the same choices")
@@ -59,7 +61,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var err error
-	if *faults {
+	if o.faults != "" {
 		err = runFaults(ctx, o, os.Stdout)
 	} else {
 		_, err = run(ctx, o, os.Stdout)
@@ -135,7 +137,9 @@ func (c *campaign) atMost(what string, n int64) {
 func (c *campaign) broken(format string, args ...any) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.findings = append(c.findings, finding{c.now(), fmt.Sprintf(format, args...)})
+	f := finding{c.now(), fmt.Sprintf(format, args...)}
+	fmt.Fprintf(os.Stderr, "broken at %.3f: %s\n", f.at.Seconds(), f.first())
+	c.findings = append(c.findings, f)
 	if len(c.findings) >= c.most {
 		c.stop()
 	}

@@ -114,7 +114,7 @@ func (t *tormentor) killService() error {
 	end := t.events.Begin(judge.Service, t.now())
 	err = syscall.Kill(pid, syscall.SIGKILL)
 	time.Sleep(time.Second)
-	end(t.now() + slow)
+	end(t.now() + time.Second)
 	return err
 }
 

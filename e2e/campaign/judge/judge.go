@@ -58,6 +58,10 @@ func Judge(e *Episode, events *Events) Verdict {
 	tries := e.count(events, &v)
 	switch e.order(tries, fates, events) {
 	case porcupine.Ok:
+		v.Wrong = e.unserved(tries, events)
+		if v.Wrong != "" {
+			v.History = strings.Join(e.lines(events), "\n")
+		}
 		return v
 	case porcupine.Unknown:
 		v.Open = true
@@ -74,6 +78,22 @@ func Judge(e *Episode, events *Events) Verdict {
 	v.Wrong = fmt.Sprintf("%s: door %s, source %s", v.Wrong, e.Door.Name, e.Source)
 	v.History = strings.Join(e.lines(events), "\n")
 	return v
+}
+
+// unserved says whether somebody was let in to where nothing listened, which is
+// no business of the fence: a grant is given when the service runs.
+func (e *Episode) unserved(tries []Try, events *Events) string {
+	if len(e.Door.Excuses) == 0 || e.Door.Rejects {
+		return ""
+	}
+	const repair = 3 * time.Second
+	for _, t := range tries {
+		lately := Span{t.Begin - repair, t.End}
+		if t.Result == Answered && len(events.During(lately, append(e.Door.Excuses, Down, Stall)...)) == 0 {
+			return fmt.Sprintf("P9: let in at %.3f, and nothing listened: door %s, source %s", t.Begin.Seconds(), e.Door.Name, e.Source)
+		}
+	}
+	return ""
 }
 
 // count returns the tries that count, and why others do not.

@@ -35,6 +35,8 @@ func TestJudge(t *testing.T) {
 	single.SingleUse = true
 	rejects := web()
 	rejects.Rejects = true
+	served := web()
+	served.Excuses = []What{Service}
 	half := knock(Right, 10)
 	half.Whole = false
 	tests := []struct {
@@ -56,6 +58,9 @@ func TestJudge(t *testing.T) {
 
 		{"a right knock opens", Episode{Knocks: []Knock{knock(Right, 10)},
 			Tries: append(tries(Silent, 9, 10.2, 13.5), tries(In, 10.5, 11.9)...)}, nil, ""},
+		{"a right knock opens, and nothing listens", Episode{Door: served, Knocks: []Knock{knock(Right, 10)}, Tries: tries(Answered, 10.5)}, nil, "P9"},
+		{"a moment after the service was killed", Episode{Door: served, Knocks: []Knock{knock(Right, 10)}, Tries: tries(Answered, 10.5)},
+			[]Window{{Service, Span{9 * second, 9 * second}}}, ""},
 		{"a right knock does not", Episode{Knocks: []Knock{knock(Right, 10)}, Tries: tries(Silent, 11.1)}, nil, "P4"},
 		{"a right knock opens and shuts too soon", Episode{Knocks: []Knock{knock(Right, 10)},
 			Tries: append(tries(In, 10.5), tries(Silent, 11.5)...)}, nil, "P4"},
