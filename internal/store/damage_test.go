@@ -234,3 +234,22 @@ func TestSetAsideAgain(t *testing.T) {
 	}
 	mustClose(t, s)
 }
+
+// An empty bucket adds nothing to the ledger's sum, and is missed all the same:
+// else the daemon would end at its first look, at every start.
+func TestEmptyBucketsAreMissed(t *testing.T) {
+	file := makeSpecimen(t, 0).file
+	for _, name := range buckets() {
+		spoilt := bytes.ReplaceAll(file, name, append(name[:len(name)-1:len(name)-1], '2'))
+		if bytes.Equal(spoilt, file) {
+			t.Fatalf("no bucket %q", name)
+		}
+		err := verify(bytes.NewReader(spoilt), int64(len(spoilt)))
+		if err == nil || !strings.Contains(err.Error(), "it has no ") {
+			t.Errorf("without bucket %q: %v, want that it is missed", name, err)
+		}
+		if aside := (specimen{}).open(t, "no "+string(name), spoilt); !aside {
+			t.Errorf("the file without bucket %q is not set aside", name)
+		}
+	}
+}

@@ -23,6 +23,11 @@ var (
 	appliedKey = []byte("applied")
 )
 
+// buckets are those that every state file has.
+func buckets() [][]byte {
+	return [][]byte{doorBucket, penaltyBucket, grantBucket, auditBucket, metaBucket}
+}
+
 // ledger is the account of what the file holds. bbolt's pages carry no
 // checksum, so that a damaged one may read as other data, or as less; the
 // ledger is how that is noticed when the file is opened.

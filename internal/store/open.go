@@ -73,7 +73,7 @@ func create(path string) error {
 		return err
 	}
 	err = db.Update(func(tx *bolt.Tx) error {
-		for _, b := range [][]byte{doorBucket, penaltyBucket, grantBucket, auditBucket, metaBucket} {
+		for _, b := range buckets() {
 			if _, err := tx.CreateBucket(b); err != nil {
 				return err
 			}

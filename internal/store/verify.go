@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"io"
 	"os"
+	"slices"
 )
 
 // The layout of a bbolt file, version 2, in the byte order of the machine:
@@ -173,6 +174,7 @@ type walk struct {
 	trailCount uint64
 	trailBytes int64
 	ledger     []byte // value of the ledger, nil if not found
+	buckets    []string
 }
 
 // claim notes that count pages from id are used, and by nothing else.
@@ -313,6 +315,7 @@ func (w *walk) entry(bucket []byte, flags uint32, key, value []byte) error {
 	if len(value) < bucketSize {
 		return damaged("bucket %q: cut short", key)
 	}
+	w.buckets = append(w.buckets, string(key))
 	var err error
 	if root := order.Uint64(value); root == 0 {
 		err = w.node(key, value[bucketSize:], bounds{})
@@ -347,6 +350,12 @@ func (w *walk) count(bucket, key, value []byte) {
 func (w *walk) account() error {
 	if w.ledger == nil {
 		return damaged("it has no ledger: it is another program's or another version's")
+	}
+	// An empty bucket adds nothing to the sum.
+	for _, name := range buckets() {
+		if !slices.Contains(w.buckets, string(name)) {
+			return damaged("it has no bucket %q, only %q", name, w.buckets)
+		}
 	}
 	l, err := decodeLedger(w.ledger)
 	if err != nil {
