@@ -157,7 +157,7 @@ func TestTruncated(t *testing.T) {
 func TestOlderMeta(t *testing.T) {
 	sp := makeSpecimen(t, 20)
 	newest := 0
-	first, err := readMeta(bytes.NewReader(sp.file), 0)
+	first, err := readMeta(bytes.NewReader(sp.file), 0, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,6 +250,20 @@ func TestEmptyBucketsAreMissed(t *testing.T) {
 		}
 		if aside := (specimen{}).open(t, "no "+string(name), spoilt); !aside {
 			t.Errorf("the file without bucket %q is not set aside", name)
+		}
+	}
+}
+
+// What a meta page says of its place is not in its checksum, and bbolt panics at
+// another place than its own only much later.
+func TestMetasKnowTheirPlace(t *testing.T) {
+	file := makeSpecimen(t, 3).file
+	for _, at := range []int{0, os.Getpagesize()} {
+		spoilt := slices.Clone(file)
+		spoilt[at+6] ^= 1
+		err := verify(bytes.NewReader(spoilt), int64(len(spoilt)))
+		if err == nil || !strings.Contains(err.Error(), "says that it is page ") {
+			t.Errorf("meta page at %d: %v, want that it is at another place", at, err)
 		}
 	}
 }

@@ -111,11 +111,11 @@ type meta struct {
 // commit's or the one's before. (A commit that is cut short does not do that: a
 // meta lies within one sector.)
 func readMetas(r io.ReaderAt) (meta, error) {
-	first, err := readMeta(r, 0)
+	first, err := readMeta(r, 0, 0)
 	if err != nil {
 		return meta{}, err
 	}
-	second, err := readMeta(r, first.pageSize)
+	second, err := readMeta(r, 1, first.pageSize)
 	if err != nil {
 		return meta{}, err
 	}
@@ -130,7 +130,7 @@ func readMetas(r io.ReaderAt) (meta, error) {
 	return newer, nil
 }
 
-func readMeta(r io.ReaderAt, at uint64) (meta, error) {
+func readMeta(r io.ReaderAt, id, at uint64) (meta, error) {
 	var b [pageHeader + metaSize]byte
 	if _, err := r.ReadAt(b[:], int64(at)); err != nil {
 		return meta{}, damaged("meta page at byte %d: %v", at, err)
@@ -153,6 +153,8 @@ func readMeta(r io.ReaderAt, at uint64) (meta, error) {
 			at, order.Uint32(v[4:]), boltVersion)
 	case order.Uint64(v[56:]) != sum.Sum64():
 		return meta{}, damaged("meta page at byte %d: checksum does not match", at)
+	case order.Uint64(b[:]) != id:
+		return meta{}, damaged("meta page at byte %d says that it is page %d", at, order.Uint64(b[:]))
 	case order.Uint16(b[8:])&flagMeta == 0,
 		m.pageSize < 512, m.pageSize > 1<<16, m.pageSize&(m.pageSize-1) != 0,
 		m.high < 4, m.high > 1<<40/m.pageSize:
