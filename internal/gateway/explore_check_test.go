@@ -169,7 +169,7 @@ func (o *oracle) checkGrants(s control.Door, say func(string, ...any)) {
 // told is what a reader of the audit trail takes to be so at one door.
 type told struct {
 	state     string
-	grants    map[string]time.Time
+	grants    map[string]map[string]time.Time // until when, by source and on whose behalf
 	penalties map[string]time.Time
 }
 
@@ -179,14 +179,15 @@ func read(trail []audit.Record) map[string]*told {
 	for _, r := range trail {
 		d := doors[r.Door]
 		if d == nil {
-			d = &told{"dark", map[string]time.Time{}, map[string]time.Time{}}
+			d = &told{"dark", map[string]map[string]time.Time{}, map[string]time.Time{}}
 			doors[r.Door] = d
 		}
 		switch r.Event {
 		case audit.EventGranted:
-			if r.Until.After(d.grants[r.Source]) {
-				d.grants[r.Source] = *r.Until
+			if d.grants[r.Source] == nil {
+				d.grants[r.Source] = map[string]time.Time{}
 			}
+			d.grants[r.Source][r.By] = *r.Until
 		case audit.EventRevoked, audit.EventExpired:
 			delete(d.grants, r.Source)
 		case audit.EventOpened:
@@ -253,7 +254,11 @@ func (o *oracle) checkTrail(s *control.Status, say func(string, ...any)) {
 		}
 		// A door that closes has no grants; it is told once the service is down.
 		if sd.State != "closing" && !slices.Contains(grants, "any") {
-			compare("grants", d.grants, grants)
+			ends := map[string]time.Time{}
+			for source, claims := range d.grants {
+				ends[source] = slices.MaxFunc(slices.Collect(maps.Values(claims)), time.Time.Compare)
+			}
+			compare("grants", ends, grants)
 		}
 		compare("penalties", d.penalties, penalties)
 	}
