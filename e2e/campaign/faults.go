@@ -38,7 +38,6 @@ func planted() ([]plant, error) {
 		{"death-of-a-service-is-not-heard", serviceKilled},
 		{"lost-grants-are-believed", operatorOpens, flushedWhileDead},
 		{"new-door-is-not-guarded", applied}, {"nothing-is-rolled-back", applied}, {"pending-is-not-saved", applied},
-		{"full-disk-stops-the-start", diskFull},
 	} {
 		i := slices.IndexFunc(all, func(m mutants.Mutant) bool { return m.Name == p[0] })
 		if i < 0 {

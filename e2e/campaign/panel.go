@@ -24,12 +24,17 @@ func (c *campaign) panelVisitor(ctx context.Context, dice *rand.Rand) error {
 	for sleep(ctx, rest+between(dice, 0, time.Second)) {
 		p.shut()
 		if dice.IntN(3) == 0 {
-			p.touch(59031) // to be left alone: everybody is deaf for the penalty
+			begun := c.now()
+			wrong := p.touch(59031) // to be left alone: everybody is deaf for the penalty
 			if !sleep(ctx, judged+c.quick) {
 				break
 			}
 			p.touch(59030)
 			p.touch(59032)
+			if !wrong || len(c.events.During(judge.Span{Begin: begun, End: c.now()})) > 0 {
+				p.until = c.now() + mayStay // the wrong one may have been lost, and the right one not
+				continue
+			}
 			p.shut()
 			c.count("panel: knocks that deafness kept out")
 			continue
@@ -38,6 +43,10 @@ func (c *campaign) panelVisitor(ctx context.Context, dice *rand.Rand) error {
 	}
 	return nil
 }
+
+// mayStay is how long after a knock the door may be open, if nobody comes: it is
+// judged, the service starts, nobody is in for long enough.
+const mayStay = judged + slow + idle + 4*time.Second
 
 // panel is what is known of the door.
 type panel struct {
@@ -105,7 +114,7 @@ func (p *panel) opens(ctx context.Context, dice *rand.Rand) {
 	whole := p.touch(59030)
 	sleep(ctx, between(dice, 0, within/2))
 	whole = p.touch(59032) && whole
-	p.until = max(p.until, p.c.now()+judged+slow+idle+4*time.Second)
+	p.until = max(p.until, p.c.now()+mayStay)
 	for p.c.now()-begun < judged+slow {
 		if r, _ := p.try(); r == judge.In {
 			p.c.count("panel: opened to all")

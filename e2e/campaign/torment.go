@@ -95,7 +95,6 @@ const (
 	applied          = "apply --confirm"
 	operatorOpens    = "an operator opens for a minute"
 	flushedWhileDead = "nft flush ruleset while dead"
-	diskFull         = "disk full"
 	serviceKilled    = "service killed"
 )
 
@@ -111,7 +110,7 @@ func (t *tormentor) kinds() []kind {
 		{operatorOpens, 3, t.open},
 		{"nft flush ruleset, nft delete table", 4, t.flush},
 		{flushedWhileDead, 4, t.flushDead},
-		{diskFull, 3, t.fill},
+		{"disk full", 3, t.fill},
 		{"store damaged", 4, t.damage},
 		{"log rotated, cut, half a line", 4, t.logs},
 		{"no log data", 1, t.noLog},

@@ -140,7 +140,7 @@ func (e *Episode) order(tries []Try, fates []fate, events *Events) porcupine.Che
 			kind = opMaybeGrant
 		}
 		n++
-		given := e.given(k, tries, shut)
+		given := e.given(k, tries, shut, events)
 		h.add(given, kind, n)
 		ends := Span{given.Begin + e.Door.OpenFor - early, given.End + e.Door.OpenFor + slack}
 		h.add(ends, opExpire, n)
@@ -166,8 +166,16 @@ func (e *Episode) order(tries []Try, fates []fate, events *Events) porcupine.Che
 
 // given is when the grant of a knock was given, if it was. Where no grant of
 // before can still be live, the first connection shows that it was by then.
-func (e *Episode) given(k Knock, tries []Try, shut Moment) Span {
+// On a machine that stalled it may have been given that much later.
+func (e *Episode) given(k Knock, tries []Try, shut Moment, events *Events) Span {
 	s := Span{k.Begin, k.End + e.Door.Opens}
+	for more := true; more; {
+		more = false
+		for _, w := range events.During(s, Stall) {
+			more = more || w.End+e.Door.Opens > s.End
+			s.End = max(s.End, w.End+e.Door.Opens)
+		}
+	}
 	for _, t := range tries {
 		if shut < k.Begin && e.through(t) && t.Begin > k.Begin {
 			s.End = min(s.End, max(k.End, t.End))

@@ -66,6 +66,8 @@ func TestJudge(t *testing.T) {
 			Tries: append(tries(In, 10.5), tries(Silent, 11.5)...)}, nil, "P4"},
 		{"a right knock opens for too long", Episode{Knocks: []Knock{knock(Right, 10)}, Tries: tries(In, 10.5, 13.4)}, nil, "P1, P2"},
 		{"and even a little too long", Episode{Knocks: []Knock{knock(Right, 10)}, Tries: tries(In, 10.1, 12.5)}, nil, "P1, P2"},
+		{"unless the machine stalled before", Episode{Knocks: []Knock{knock(Right, 10)}, Tries: tries(In, 11.9, 13.8)},
+			[]Window{{Stall, Span{10500 * time.Millisecond, 11800 * time.Millisecond}}}, ""},
 		{"two right knocks open for longer", Episode{Knocks: []Knock{knock(Right, 10), knock(Right, 11.5)},
 			Tries: tries(In, 10.5, 13.4)}, nil, ""},
 		{"a grant that was renewed ends with the first", Episode{Knocks: []Knock{knock(Right, 10), knock(Right, 11.5)},
