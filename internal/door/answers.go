@@ -53,7 +53,8 @@ func (d *Door) Stopped(now time.Time, detail string) []Effect {
 }
 
 // Failed takes in that a start or a stop failed. A door whose service does not
-// start goes dark again; a service that does not stop is stopped again later.
+// start goes dark again; a service that does not stop is stopped again later,
+// unless somebody knocked meanwhile.
 func (d *Door) Failed(now time.Time, problem string) []Effect {
 	failure := d.record(now, audit.EventError, "", "", problem, time.Time{})
 	if d.saved.State == Opening {
@@ -63,7 +64,11 @@ func (d *Door) Failed(now time.Time, problem string) []Effect {
 	if d.saved.State == Open {
 		return []Effect{failure}
 	}
-	d.waiting = nil // a visitor whose knock is forgotten knocks again; one let in much later is a surprise
+	if len(d.waiting) > 0 { // what does not stop keeps nobody out
+		dark := d.record(now, audit.EventDark, "", "", d.saved.Reason, time.Time{})
+		d.become(now, Opening, d.waiting[0].reason)
+		return []Effect{failure, dark, Start{}}
+	}
 	d.retryAfter = min(max(2*d.retryAfter, firstRetry), lastRetry)
 	d.retry = now.Add(d.retryAfter)
 	return []Effect{failure}

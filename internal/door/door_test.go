@@ -163,7 +163,6 @@ func TestAServiceThatDoesNotStart(t *testing.T) {
 func TestAServiceThatDoesNotStopIsStoppedAgain(t *testing.T) {
 	s := opened(t, ssh)
 	s.door.Close(s.now, "operator")
-	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch"})) // it is not let in minutes later
 	s.want(s.door.Failed(s.now, "no D-Bus"), "record error | no D-Bus")
 	for _, wait := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
 		at, ok := s.door.Next()

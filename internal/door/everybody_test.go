@@ -60,7 +60,20 @@ func TestAnOperatorDoesNotShortenWhatPresenceDrewOut(t *testing.T) {
 	}
 }
 
-// A service that does not stop keeps no visitor out.
+// A service that does not stop keeps no visitor out: neither who knocked while
+// it was to stop, nor who knocks afterwards.
+func TestAKnockWhileAServiceDoesNotStop(t *testing.T) {
+	s := opened(t, ssh)
+	s.door.Close(s.now, "operator")
+	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "right"}))
+	s.want(s.door.Failed(s.now, "no D-Bus"), "record error | no D-Bus", "record dark | on an operator's word", "start")
+	s.door.Runs(s.now)
+	s.state(Open)
+	if grants := s.door.View().Grants; len(grants) != 1 || grants[0].Source != other {
+		t.Errorf("grants %v", grants)
+	}
+}
+
 func TestAKnockAtADoorWhoseServiceDoesNotStop(t *testing.T) {
 	s := opened(t, ssh)
 	s.door.Close(s.now, "operator")

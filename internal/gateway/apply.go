@@ -50,6 +50,7 @@ func (g *Gateway) apply(now time.Time, by string, confirm time.Duration) (contro
 	left, err := g.use(now, c, text)
 	if err != nil {
 		if undo := g.saveApplied(g.applied); undo != nil {
+			g.changes.applied = &g.applied // with the next commit, then
 			err = errors.Join(err, undo)
 		}
 		return control.Reply{}, fmt.Errorf("nothing was changed: %w", err)

@@ -157,6 +157,10 @@ func (g *Gateway) restorePenalties(now time.Time, penalties []store.Penalty) {
 			continue
 		}
 		d.door.RestorePenalty(door.Penalty{Source: p.Source, Until: now.Add(left), For: p.For, Reason: p.Reason})
+		if p.Until.Sub(now.Round(0)) > left { // the clock was set back; the next start is not to begin it anew
+			p.Until = now.Add(left)
+			g.changes.penalties[store.PenaltyKey{Door: p.Door, Source: p.Source}] = &p
+		}
 	}
 }
 

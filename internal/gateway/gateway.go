@@ -175,24 +175,26 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 // turn handles first, whatever else is waiting and what is due, and flushes.
 func (g *Gateway) turn(first event) {
 	now := g.world.Now()
+	begun, all := now, false
 	if first != nil {
 		first(now)
 	}
-	for range maxBatch {
+	for i := 0; i < maxBatch && !all; i++ {
 		select {
 		case t := <-g.touches:
 			g.touched(t)
-			continue
 		case e := <-g.events:
 			e(now)
-			continue
 		default:
+			all = true
 		}
-		break
 	}
 	now = g.world.Now()
 	g.checkApplied(now)
 	for _, d := range g.doors {
+		if all {
+			d.judge(begun)
+		}
 		d.tick(now)
 	}
 	g.flush(now)

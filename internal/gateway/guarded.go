@@ -116,8 +116,9 @@ func (d *guarded) judged(k *knock, v sequence.Verdict) {
 		Penalty: k.conf.Penalty}))
 }
 
-// tick lets recognisers and door do what is due.
-func (d *guarded) tick(now time.Time) {
+// judge judges the knocks whose time was up by now. All touches until then must
+// have been heard: a knock is not unfinished while its last touch waits.
+func (d *guarded) judge(now time.Time) {
 	for i := range d.knocks {
 		k := &d.knocks[i]
 		if _, underway := k.rec.Next(); underway && d.door.Mute() {
@@ -127,6 +128,10 @@ func (d *guarded) tick(now time.Time) {
 			d.judged(k, v)
 		}
 	}
+}
+
+// tick lets the door do what is due.
+func (d *guarded) tick(now time.Time) {
 	d.carry(d.door.Tick(now))
 	for i := range d.knocks {
 		k := &d.knocks[i]

@@ -103,3 +103,49 @@ func TestATakenPortHoldsNoRollbackUp(t *testing.T) {
 		}
 	})
 }
+
+// A knock is not unfinished while its last touch waits for the gateway.
+func TestAKnockIsNotJudgedBeforeItsLastTouchIsHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t, newMachine(), configPath(t), sshDoor)
+		r.touch(visitor, 59000)
+		time.Sleep(time.Minute - time.Second)
+		done := r.busy()
+		// The touch comes when the turn has heard what it hears, and the turn is slow.
+		now := r.world.Now
+		r.world.Now = func() time.Time {
+			r.world.Now = now
+			r.touches <- []port.Touch{{Source: visitor, Port: port.Port{Proto: port.TCP, Number: 59002}, Time: now(), Proven: true}}
+			time.Sleep(2 * time.Second)
+			return now()
+		}
+		done()
+		r.wantState("open")
+		if p := r.status().Penalties; len(p) != 0 {
+			t.Errorf("penalties %v", p)
+		}
+	})
+}
+
+// A clock that is set back once does not begin a penalty anew at each start.
+func TestAPenaltyBeginsAnewAtMostOnceForAClockThatIsSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r := run(t, m, path, sshDoor)
+		r.touch(visitor, 59001)
+		r.stop()
+		for k, p := range m.banned {
+			p.Until = p.Until.Add(24 * time.Hour)
+			m.banned[k] = p
+		}
+		for range 2 {
+			r = restart(t, m, path)
+			time.Sleep(2 * time.Minute)
+			r.stop()
+		}
+		r = restart(t, m, path)
+		if p := r.status().Penalties; len(p) != 1 || time.Until(p[0].Until) != time.Minute {
+			t.Errorf("penalties %v, want one for another minute", p)
+		}
+	})
+}
