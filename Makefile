@@ -31,7 +31,7 @@ test: # everything that can be wrong; needs root for most of it
 	@build/deps.sh test
 	@$(AS_ROOT) build/test.sh
 
-FOR  ?= 10m
+campaign: FOR ?= 10m
 SEED ?= 1
 campaign: build # attacks the promise: FOR=30m SEED=7
 	@build/deps.sh test
@@ -51,7 +51,8 @@ bench: build # doorward, knockd and fwknopd measured in one run; LOAD=1: doorwar
 lint: # gofmt, vet, staticcheck, known vulnerabilities
 	@build/lint.sh
 
-fuzz: # every fuzz target; FOR=10m for longer than 10s each
+fuzz: FOR ?= 10s
+fuzz: # every fuzz target; FOR=10m for longer each
 	@FOR="$(FOR)" build/fuzz.sh
 
 generate:
