@@ -120,6 +120,8 @@ func TestAKnockIsNotJudgedBeforeItsLastTouchIsHeard(t *testing.T) {
 			return now()
 		}
 		done()
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
 		r.wantState("open")
 		if p := r.status().Penalties; len(p) != 0 {
 			t.Errorf("penalties %v", p)
