@@ -138,7 +138,9 @@ func (c *campaign) broken(format string, args ...any) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f := finding{c.now(), fmt.Sprintf(format, args...)}
-	fmt.Fprintf(os.Stderr, "broken at %.3f: %s\n", f.at.Seconds(), f.first())
+	if len(c.findings) < c.most && c.faults == "" {
+		fmt.Fprintf(os.Stderr, "broken at %.3f: %s\n", f.at.Seconds(), f.first())
+	}
 	c.findings = append(c.findings, f)
 	if len(c.findings) >= c.most {
 		c.stop()
