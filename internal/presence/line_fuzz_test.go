@@ -35,9 +35,6 @@ var (
 
 // secondReading tells a login's user, method and source from the line's forms.
 func secondReading(line string) (l Login, ok bool) {
-	if strings.Contains(line, "\n") {
-		return l, false
-	}
 	m := loginForm.FindStringSubmatch(line)
 	if m == nil {
 		return l, false
