@@ -20,12 +20,12 @@ import (
 // connection tracking in the namespace.
 func (p *place) opened(addr string) (net.Conn, Session) {
 	p.t.Helper()
-	c, err := dialFrom(p.visitor, "tcp", "", addr, silence)
+	c, err := dialFrom(p.visitor, "tcp", "", addr, patience)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	p.t.Cleanup(func() { c.Close() })
-	if err := echo(c, silence); err != nil {
+	if err := echo(c, patience); err != nil {
 		p.t.Fatal(err)
 	}
 	return c, tcpSession(c.RemoteAddr().String(), c.LocalAddr().String())
@@ -48,7 +48,7 @@ func TestStandingSessionsLiveOn(t *testing.T) {
 			p.do(p.f.Guard([]Door{{Name: "ssh", Ports: ports(t, "22/tcp")}}, []Session{s4, s6}))
 			for range 3 {
 				for _, c := range []net.Conn{c4, c6} {
-					if err := echo(c, time.Second); err != nil {
+					if err := echo(c, patience); err != nil {
 						t.Errorf("standing session with %s: %v", c.RemoteAddr(), err)
 					}
 				}
@@ -70,7 +70,7 @@ func TestStandingEntryAdmitsNoNewConnection(t *testing.T) {
 	c, s := p.opened(at(hostIP, 22))
 	p.f = openIn(t, p.host, false)
 	p.do(p.f.Guard([]Door{{Name: "ssh", Ports: ports(t, "22/tcp")}}, []Session{s}))
-	if err := echo(c, time.Second); err != nil {
+	if err := echo(c, patience); err != nil {
 		t.Fatal(err)
 	}
 	again := func() error {
@@ -147,7 +147,7 @@ func TestNotTracked(t *testing.T) {
 	defer c.Close()
 	p.revoke(g)
 	want(t, p.visitor, "tcp", at(hostIP, 22), dark)
-	if err := echo(c, time.Second); err != nil {
+	if err := echo(c, patience); err != nil {
 		t.Errorf("the session opened under the grant: %v", err)
 	}
 }
@@ -260,12 +260,12 @@ func TestSingleUse(t *testing.T) {
 				t.Fatal(err)
 			}
 			for range 3 {
-				if err := echo(c, time.Second); err != nil {
+				if err := echo(c, patience); err != nil {
 					t.Errorf("the first connection over %s of %s: %v", network, tc.source, err)
 				}
 			}
 			want(t, p.visitor, network, at(tc.ip, 22), dark)
-			if err := echo(c, time.Second); err != nil {
+			if err := echo(c, patience); err != nil {
 				t.Errorf("the first connection over %s of %s after the second was refused: %v", network, tc.source, err)
 			}
 			c.Close()
@@ -319,7 +319,7 @@ func TestSingleUseOutlivesLoss(t *testing.T) {
 				c, err := dialFrom(p.visitor, "tcp", "", at(hostIP, tc.door), 10*time.Second)
 				if err == nil {
 					defer c.Close()
-					err = echo(c, time.Second)
+					err = echo(c, patience)
 				}
 				connected <- err
 			}()
