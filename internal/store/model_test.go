@@ -63,6 +63,10 @@ func (m *model) commit(c Change) (added []audit.Record) {
 		added = append(added, r)
 	}
 	m.trail = append(m.trail, added...)
+	if len(c.Doors)+len(c.EndDoors)+len(c.Penalties)+len(c.EndPenalties)+len(c.Grants)+len(c.EndGrants)+len(c.Records) == 0 &&
+		c.Applied == nil {
+		return nil // nothing to write, nothing to prune
+	}
 	// No commit here adds more than 64, so that pruning keeps up at once.
 	keep := max(m.limit.Records, len(added))
 	m.trail = m.trail[max(0, len(m.trail)-keep):]
