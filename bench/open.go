@@ -25,6 +25,9 @@ const (
 	rest = 20 * time.Millisecond
 )
 
+// errNotOpen is wrapped by the error of an opening that was given up.
+var errNotOpen = errors.New("not open")
+
 // times measures openings, each from a source of its own, until there are as
 // many as wanted or the time is up.
 func (b *bench) times(ctx context.Context, g gate, runs int) (all []time.Duration, err error) {
@@ -75,7 +78,7 @@ func (b *bench) open(g gate) (time.Duration, error) {
 			return time.Since(begun), nil
 		}
 	}
-	return 0, fmt.Errorf("not open for %s %s after the knock", source, openWithin)
+	return openWithin, fmt.Errorf("%w for %s %s after the knock", errNotOpen, source, openWithin)
 }
 
 // connects sends one SYN from a fresh socket and says whether the connection

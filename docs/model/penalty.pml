@@ -1,0 +1,342 @@
+/* Knocks and penalties: the network, the recogniser, the door's memory, the disk.
+ * A visitor who knocks rightly, or gives up half way, and an intruder who scans,
+ * guesses, repeats, and sends SYNs in the visitor's name. Promises P1, P4 and P5.
+ *
+ *   (nothing)   the network: turns are late, nothing dies
+ *   -DDISK      the intruder alone; kill -9, a disk that takes nothing, a clock
+ *               that is set back
+ *
+ * The knock is two ports in any order; a third is to be left alone. Progress and
+ * penalties are each source's own (scope = "source"). */
+#include "machine.pml"
+
+#define WITHIN  1            /* within */
+#define PENALTY 3            /* penalty */
+#ifdef DISK
+#define LATE    0
+#else
+#define LATE    1            /* how late a turn may come for a touch */
+#endif
+
+#define VISITOR  0
+#define INTRUDER 1
+
+#define A 1                  /* ports, as bits */
+#define B 2
+#define X 4                  /* to be left alone */
+#define RIGHT 3              /* A and B */
+
+/* A touch keeps its time, and its turn may be late. So moments are kept with two
+ * ticks added: 0 is none, 1 is past by a tick or more, 2 is now. */
+#define moment(ticks)   (ticks + 2)
+#define ahead(m, age)   (m + age > 2)            /* seen from so long ago */
+#define behind(m, age)  (m > 0 && m + age < 2)
+#define ticks(m)        (m > 2 -> m - 2 : 0)
+#define passes(m)       if :: m > 1 -> m-- :: else fi
+
+/* The network: touches that wait for their turn. */
+byte n;
+byte qSource[2], qPort[2], qAge[2];
+bool listening;
+
+/* The daemon's memory, which dies with it. */
+bool mute;                   /* failsafe: it hears nobody */
+byte touched[2];             /* Recogniser: a knock under way */
+byte judge[2];               /* when it is judged without a further touch */
+byte until[2];               /* Door: penalties */
+bool dirty[2];               /* the disk has them otherwise */
+bool unsaved;                /* the disk took nothing */
+byte lag;                    /* since the turn began: what was touched by then is heard in it */
+
+/* The disk. */
+byte dUntil[2];              /* by the wall clock, which can be set back */
+
+/* What is so, by what happened. */
+byte gone[2];                /* the ports of a knock that was begun, */
+byte time[2];                /* and how long it may still take, with one tick added */
+bool right[2];               /* it is right, and has not opened yet */
+bool reason[2];              /* it is wrong, and not judged yet */
+byte banned[2];              /* for so long the source is penalised */
+byte told[2];                /* as status said */
+bool fault[2];               /* there was a wrong knock since */
+bool edge[2];                /* touched so short before a penalty's end that either will do */
+bool warned;                 /* status said that nothing is saved */
+bool stepped;                /* the clock was set back since the last start */
+
+/* ---- what happens on the network ---- */
+
+inline send(s, p) {          /* a completed handshake */
+	qSource[n] = s; qPort[n] = p; qAge[n] = 0; n++
+}
+
+inline touch(s, p) {
+	printf("%d touches %d\n", s, p);
+	send(s, p);
+	if
+	:: 0 < banned[s] && banned[s] <= LATE -> edge[s] = true
+	:: mute || banned[s] > LATE || banned[s] == 0 && reason[s]         /* not heard, or counted with what came before */
+	:: else ->
+		time[s] = (gone[s] == 0 -> WITHIN + 1 : time[s]);
+		gone[s] = gone[s] | p;
+		if
+		:: p == X -> reason[s] = true
+		:: p != X && gone[s] == RIGHT -> right[s] = true
+		:: else
+		fi
+	fi
+}
+
+#ifndef DISK
+active proctype Visitor() {
+	do
+	:: d_step { listening && n < 2 && !right[VISITOR] -> touch(VISITOR, A) }
+	:: d_step { listening && n < 2 && !right[VISITOR] -> touch(VISITOR, B) }
+	od
+}
+#endif
+
+active proctype Intruder() {
+	do
+	:: d_step { listening && n < 2 && !right[INTRUDER] -> touch(INTRUDER, A) }
+	:: d_step { listening && n < 2 && !right[INTRUDER] -> touch(INTRUDER, B) }
+	:: d_step { listening && n < 2 && !right[INTRUDER] -> touch(INTRUDER, X) }
+#ifdef SYN_COUNTS_AS_A_TOUCH
+	:: d_step { listening && n < 2 -> printf("a forged SYN\n"); send(VISITOR, X) }
+#endif                       /* else nobody answers the handshake, and nothing is heard */
+	od
+}
+
+/* ---- the daemon ---- */
+
+inline wrong(s, age) {       /* Door.Wrong */
+	printf("  %d knocked wrong\n", s);
+	assert(p5 || reason[s] || edge[s]);
+	reason[s] = false; right[s] = false; edge[s] = false; gone[s] = 0; fault[s] = true; banned[s] = PENALTY - age;
+	touched[s] = 0; judge[s] = 0;
+	until[s] = moment(PENALTY - age); dirty[s] = true
+}
+
+inline knock(s) {            /* Door.Knock */
+	printf("  %d knocked right\n", s);
+	assert(p1 || right[s] || edge[s]);
+	assert(p5 || told[s] == 0);
+	gone[s] = (edge[s] -> gone[s] : 0); right[s] = false;
+	touched[s] = 0; judge[s] = 0
+}
+
+inline look1(s, age) {       /* Recogniser.Look */
+	if
+	:: touched[s] > 0 && behind(judge[s], age) -> wrong(s, age); was = was | (1 << s)
+	:: else
+	fi
+}
+
+inline pardon1(s, age) {     /* Door.Tick */
+	if
+	:: until[s] > 0 && !ahead(until[s], age) -> until[s] = 0; dirty[s] = true
+	:: else
+	fi
+}
+
+inline heard() {             /* guarded.touch, Recogniser.Touch */
+	s = qSource[0]; p = qPort[0]; a = qAge[0]; was = 0;
+	n--; qSource[0] = qSource[1]; qPort[0] = qPort[1]; qAge[0] = qAge[1];
+	qSource[1] = 0; qPort[1] = 0; qAge[1] = 0;
+#ifdef SOURCES_SHARE_A_KNOCK
+	w = VISITOR;
+#else
+	w = s;
+#endif
+#ifndef LATE_TURN_IS_DEAF
+	pardon1(0, a); pardon1(1, a);
+#endif
+	if
+	:: mute
+#ifndef PENALISED_ARE_HEARD
+	:: !mute && until[s] > 0
+	:: !mute && until[s] == 0 ->
+#else
+	:: !mute ->
+#endif
+		look1(0, a); look1(1, a);
+		if
+		:: was & (1 << w)    /* it came too late */
+		:: else ->
+			judge[w] = (touched[w] == 0 -> moment(WITHIN - a) : judge[w]);
+#ifdef KNOCK_MAY_TAKE_TWICE_ITS_TIME
+			judge[w] = (touched[w] == 0 -> moment(2 * WITHIN - a) : judge[w]);
+#endif
+			touched[w] = touched[w] | p;
+			if
+#ifndef ANY_PORT_IS_RIGHT
+			:: touched[w] & X -> touched[w] = 0; judge[w] = 0; wrong(s, a)
+			:: touched[w] == RIGHT -> touched[w] = 0; judge[w] = 0; knock(s)
+#else
+			:: (touched[w] & RIGHT) == RIGHT -> knock(s)
+#endif
+			:: else
+			fi
+		fi
+	fi;
+	s = 0; p = 0; a = 0; w = 0; was = 0
+}
+
+inline tick() {              /* guarded.tick */
+	was = 0;
+	if
+#ifndef FAILSAFE_JUDGES
+	:: mute -> touched[0] = 0; touched[1] = 0; judge[0] = 0; judge[1] = 0
+#endif
+#ifndef JUDGED_BEFORE_IT_IS_HEARD
+	:: !mute && n > 0        /* more than one turn takes: they come first */
+	:: else -> look1(0, lag); look1(1, lag)
+#else
+	:: else -> look1(0, 0); look1(1, 0)
+#endif
+	fi;
+	was = 0;
+	pardon1(0, 0); pardon1(1, 0)
+}
+
+inline save1(s) {
+#ifdef DISK
+	dUntil[s] = (dirty[s] -> until[s] : dUntil[s]);
+#endif
+	dirty[s] = false
+}
+
+inline commit() {
+	printf("  committed\n");
+#ifndef PENALTY_IS_NOT_SAVED
+	save1(0); save1(1);
+#endif
+	unsaved = false
+}
+
+inline told1(s) {
+	if
+	:: fault[s]
+	:: else -> assert(p5 || ticks(until[s]) == told[s])      /* neither longer nor gone */
+	fi;
+	fault[s] = false; told[s] = ticks(until[s]);
+	assert(p5 || told[s] == banned[s]);
+	assert(p4 || !right[s] || n > 0 || edge[s]);
+	if                       /* nothing of it is under way */
+	:: edge[s] && touched[s] == 0 && n == 0 -> edge[s] = false; reason[s] = false; gone[s] = 0; time[s] = 0
+	:: else
+	fi
+}
+
+inline telling() {
+	printf("  told: penalties of %d and %d\n", ticks(until[0]), ticks(until[1]));
+	told1(0); told1(1);
+	warned = unsaved; listening = !mute
+}
+
+inline restore1(s) {         /* Gateway.restorePenalties, Penalty.Left */
+#ifdef CLOCK_MAKES_IT_LONGER
+	until[s] = (ticks(dUntil[s]) > 0 -> dUntil[s] : 0);
+#else
+#ifdef PENALTY_BEGINS_ANEW
+	until[s] = (ticks(dUntil[s]) > 0 -> moment(PENALTY) : 0);
+#else
+#ifdef PENALTY_ENDS_WITH_THE_DAEMON
+	until[s] = 0;
+#else
+	until[s] = (ticks(dUntil[s]) > 0 -> min(dUntil[s], moment(PENALTY)) : 0);
+#endif
+#endif
+#endif
+#ifdef STEPPED_CLOCK_STAYS_ON_DISK
+	dirty[s] = (until[s] == 0 && dUntil[s] > 0);
+#else
+	dirty[s] = (until[s] != dUntil[s]);
+#endif
+	if                       /* what was warned of, or a clock that was set back, binds less */
+	:: warned || stepped -> assert(p5 || ticks(until[s]) <= PENALTY); fault[s] = true
+	:: else
+	fi;
+	banned[s] = ticks(until[s])
+}
+
+active proctype Daemon() {
+	byte s, p, a, w, was;
+	do
+	:: d_step { !alive -> printf("the daemon starts\n");
+		alive = true; restore1(0); restore1(1); warned = false; stepped = false };
+	{
+		goto flush;
+turn:
+		lag = 0;
+		do
+		:: d_step { n > 0 -> heard() }
+		:: d_step { !mute -> printf("  no log data\n"); mute = true;
+			gone[0] = 0; gone[1] = 0; reason[0] = false; reason[1] = false;
+			right[0] = false; right[1] = false; edge[0] = false; edge[1] = false }
+		:: d_step { mute && !listening && n == 0 -> printf("  log data is back\n"); mute = false }
+		:: atomic { break }
+		od;
+flush:	skip;
+		d_step { tick() };
+#ifdef TOLD_BEFORE_IT_IS_SAVED
+		d_step { telling() };
+#endif
+		if
+		:: d_step { commit() }
+#ifdef DISK
+		:: d_step { printf("  the disk takes nothing\n"); unsaved = dirty[0] || dirty[1];
+#ifdef FULL_DISK_FORGETS
+			dirty[0] = false; dirty[1] = false
+#endif
+			}
+#endif
+		fi;
+#ifndef TOLD_BEFORE_IT_IS_SAVED
+		d_step { telling() };
+#endif
+		goto turn
+	} unless { !alive }
+	od
+}
+
+inline passes1(s) {
+	if
+	:: time[s] > 0 -> time[s]--;
+		if :: time[s] == 0 && gone[s] > 0 && !right[s] -> reason[s] = true :: else fi
+	:: else
+	fi;
+	nearer(banned[s]); nearer(told[s]);
+	passes(judge[s]); passes(until[s]); passes(dUntil[s])
+}
+
+/* No turn is later than LATE for a touch, or for a moment that is due. */
+active proctype Clock() {
+	do
+	:: d_step { (n == 0 || qAge[0] < LATE) && (!alive || judge[0] != 1 && judge[1] != 1 && until[0] != 1 && until[1] != 1) ->
+		printf("        tick\n");
+		qAge[0] = (n > 0 -> qAge[0] + 1 : 0);
+		qAge[1] = (n > 1 -> qAge[1] + 1 : 0);
+		lag = (alive && lag < LATE -> lag + 1 : lag);
+		passes1(0); passes1(1) }
+	od
+}
+
+inline forget1(s) {
+	touched[s] = 0; judge[s] = 0; until[s] = 0; dirty[s] = false;
+	qSource[s] = 0; qPort[s] = 0; qAge[s] = 0;
+	gone[s] = 0; time[s] = 0; reason[s] = false; right[s] = false; edge[s] = false
+}
+
+#ifdef DISK
+active proctype Tormentor() {
+	do
+	:: d_step { alive -> printf("kill -9\n");
+		alive = false; listening = false; mute = false; n = 0; unsaved = false; lag = 0;
+		forget1(0); forget1(1) }
+	:: d_step { !alive && !stepped && dUntil[0] + dUntil[1] > 0 -> printf("the clock is set back\n");
+		stepped = true;
+		dUntil[0] = (dUntil[0] > 0 -> moment(2 * PENALTY) : 0);
+		dUntil[1] = (dUntil[1] > 0 -> moment(2 * PENALTY) : 0) }
+	od
+}
+#endif
