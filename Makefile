@@ -9,7 +9,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || echo s
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export CGO_ENABLED ?= 0
 
-.PHONY: all build cross install demo test campaign campaign-mutants bench lint fuzz generate deps clean
+.PHONY: all build cross install demo test model campaign campaign-mutants bench lint fuzz generate deps clean
 all: build
 
 build: # the two programs, static, into bin/
@@ -30,6 +30,10 @@ demo: build # the story of a door, in two network namespaces, with a real sshd
 test: # everything that can be wrong; needs root for most of it
 	@build/deps.sh test
 	@$(AS_ROOT) build/test.sh
+
+model: # spin goes through all states of docs/model, and finds what each mutant breaks
+	@build/deps.sh model
+	@build/model.sh
 
 campaign: FOR ?= 10m
 SEED ?= 1

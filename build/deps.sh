@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what `make demo`, `make test` and `make bench` need from Debian's
-# packages: deps.sh SET..., a set being demo, test or bench. Quick and silent when
+# Installs what `make demo`, `make test`, `make model` and `make bench` need from
+# Debian's packages: deps.sh SET..., a set being one of those. Quick and silent when
 # all is there. A program that is there already is left as it is.
 #
 # Some packages bring a service (an SSH server, the bench's peers). None is started:
@@ -19,13 +19,15 @@ sshd openssh-server ssh
 ssh openssh-client
 nmap nmap
 telnet telnet'
+model='spin spin
+gcc gcc'
 test="$demo
+$model
 nc.openbsd netcat-openbsd
 socat socat
 conntrack conntrack
 age age
 pgrep procps
-gcc gcc
 systemd-nspawn systemd-container
 debootstrap debootstrap"
 bench="$demo
@@ -48,9 +50,11 @@ for set in "$@"; do
 " ;;
 	test) wanted="$wanted$(missing "$test")
 " ;;
+	model) wanted="$wanted$(missing "$model")
+" ;;
 	bench) wanted="$wanted$(missing "$bench")
 " ;;
-	*) echo "deps.sh: unknown set \"$set\": allowed are demo, test and bench" >&2; exit 2 ;;
+	*) echo "deps.sh: unknown set \"$set\": allowed are demo, test, model and bench" >&2; exit 2 ;;
 	esac
 done
 packages=$(echo "$wanted" | awk 'NF {print $2}' | sort -u | tr '\n' ' ')

@@ -54,13 +54,14 @@ search() {
 	done
 	# shellcheck disable=SC2086 # defines is a list of words
 	spin -a $defines "$2.pml" >spin.out 2>&1 || { cat spin.out >&2; exit 1; }
-	flags="-DSAFETY -DNOREDUCE" run="-m4000000"
-	[ "$5" = - ] || flags="$flags -DBFS"
+	flags="-O2 -DSAFETY -DNOREDUCE" run="-m4000000"
 	if [ "$4" != - ]; then
-		flags="-DNFAIR=3" run="-m1000000 -a -f -N $4"
+		flags="-O1 -DNFAIR=3" run="-m1000000 -a -f -N $4"
+	elif [ "$5" != - ]; then
+		flags="-O1 -DSAFETY -DNOREDUCE -DBFS"
 	fi
 	# shellcheck disable=SC2086
-	gcc -O2 -w -DMEMLIM=4000 $flags -o pan pan.c || exit 1
+	gcc -w -DMEMLIM=4000 $flags -o pan pan.c || exit 1
 	# shellcheck disable=SC2086
 	timeout 300 ./pan $run >out 2>&1 || true
 }

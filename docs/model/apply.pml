@@ -33,6 +33,7 @@ bool taken;                  /* a port of the old configuration's knock is anoth
 byte window;                 /* for so long the new one may be in use without a word */
 bool promised;               /* the disk had it that it goes back */
 bool wasDue;                 /* the deadline had passed when the turn looked */
+bool withdrawn;              /* the order came to nothing, which the disk does not know yet */
 bool applied;                /* this daemon took the new one into use */
 bool kept, keeps;            /* an operator was told that it is kept; the order for it */
 bool undoes;                 /* an order to undo, to be told */
@@ -79,14 +80,19 @@ inline choose() {            /* Gateway.choose */
 }
 
 inline commit() {
-	if :: dirty -> save(confirmed, pending, deadline, rejected) :: else fi;
+	if
+	:: dirty -> save(confirmed, pending, deadline, rejected);
+		promised = promised && !withdrawn; withdrawn = false
+	:: else
+	fi;
 	rebooted = false; saved = true
 }
 
 inline telling() {
 	printf("  told: %d in use, %d guarded, %d waits\n", inUse, guarded, pending);
 	assert(p8 || refused || guarded == inUse);
-	assert(p8 || refused || guarded != NEW || mayBeNew || deadline == 0 && !wasDue);
+	assert(p8 || refused || guarded != NEW || mayBeNew ||
+		pending == NEW && deadline == 0 && !wasDue          /* it ran out in this turn */);
 	if
 	:: keeps -> kept = true; keeps = false; window = 0
 	:: else
@@ -96,6 +102,10 @@ inline telling() {
 	:: else
 	fi;
 	undoes = false; wasDue = false;
+	if                       /* it was not taken into use: the operator puts the file back */
+	:: inUse == OLD && !promised -> file = OLD; window = 0
+	:: else
+	fi;
 	assert(p8 || !kept || inUse == NEW);
 	ready = true
 }
@@ -125,9 +135,8 @@ turn:
 			:: d_step { printf("  nothing was changed: the kernel takes nothing\n") };
 				if
 				:: d_step { save(confirmed, pending, deadline, rejected); promised = false }
-				:: dirty = true                              /* the disk takes nothing */
+				:: d_step { dirty = true; withdrawn = true }         /* the disk takes nothing */
 				fi;
-				d_step { file = (dPending == NONE -> OLD : file); window = (dPending == NONE -> 0 : window) };
 				goto flush
 			fi;
 #ifdef PENDING_IS_SAVED_AFTER_IT_IS_USED
@@ -207,7 +216,7 @@ active proctype Tormentor() {
 		applied = false;
 		alive = false; saved = false; refused = false; dirty = false;
 		inUse = NONE; confirmed = NONE; pending = NONE; rejected = NONE; deadline = 0;
-		kept = kept || keeps && dConfirmed == NEW; keeps = false; undoes = false; wasDue = false }
+		kept = kept || keeps && dConfirmed == NEW; keeps = false; undoes = false; wasDue = false; withdrawn = false }
 	:: d_step { !alive -> printf("a reboot\n");
 		guarded = NONE; rebooted = true; ready = false; window = 0 }
 	:: d_step { !taken -> taken = true }
