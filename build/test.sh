@@ -10,6 +10,7 @@ fi
 
 build/lint.sh
 build/cross.sh
+build/model.sh models
 
 step "tests with the race detector"
 CGO_ENABLED=1 go test -race -short -timeout 10m $(go list ./... | grep -v '/e2e')
