@@ -369,11 +369,13 @@ func accept(l net.Listener) {
 	}
 }
 
-// source is an address that nobody has had yet (or not for hours).
+// source is an address that nobody has had yet (or not for hours). Over IPv6
+// each is a subscriber's, with a /64 of its own: neighbours in one may push out
+// each other's knocks, and the flood has one to itself.
 func (n *network) source(six bool) netip.Addr {
 	i := n.next.Add(1)
 	if six {
-		return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0, 0xf, 0, 0, 1, 0, 0, 0, 0, byte(i >> 16), byte(i >> 8), byte(i)})
+		return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0, 0xf, byte(i >> 8 & 0x7f), byte(i), 15: 2})
 	}
 	return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
 }

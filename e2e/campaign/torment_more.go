@@ -163,7 +163,7 @@ func (c *campaign) flooder(ctx context.Context, dice *rand.Rand) error {
 			}
 			source := netip.AddrFrom4([4]byte{198, 19, byte(dice.Uint32()), byte(dice.Uint32())})
 			if dice.IntN(2) == 0 {
-				source = netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0, 0xf, 0, 0, 2, 14: byte(dice.Uint32()), 15: byte(dice.Uint32())})
+				source = netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0, 0xf, 0xff, 0xff, 14: byte(dice.Uint32()), 15: byte(dice.Uint32())})
 			}
 			to := netip.AddrPortFrom(d.target(source).Addr(), d.listen[dice.IntN(len(d.listen))])
 			fd, err := socket(netip.AddrPortFrom(source, 0), unix.SOCK_STREAM)
