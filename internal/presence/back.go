@@ -23,12 +23,12 @@ func mayBeLogin(line []byte) bool { return bytes.Contains(line, []byte("Accepted
 
 // mark is how far a file was read, and how to know that it is still the same:
 // a growing file by the bytes before that place, a compressed one by size and
-// time.
+// by when its inode changed, which who mends a file cannot set back.
 type mark struct {
-	offset   int64
-	tail     []byte // up to markLen bytes that end at offset
-	size     int64
-	modified time.Time
+	offset  int64
+	tail    []byte // up to markLen bytes that end at offset
+	size    int64
+	changed time.Time
 }
 
 // set remembers offset and the bytes before it.
@@ -45,9 +45,9 @@ func (m *mark) set(r io.ReaderAt, offset int64) error {
 }
 
 // holds says whether the file is the one that the mark was made in.
-func (m *mark) holds(r io.ReaderAt, size int64, modified time.Time, zipped bool) bool {
+func (m *mark) holds(r io.ReaderAt, size int64, changed time.Time, zipped bool) bool {
 	if zipped {
-		return m.size == size && m.modified.Equal(modified)
+		return m.size == size && m.changed.Equal(changed)
 	}
 	if size < m.offset {
 		return false
@@ -63,14 +63,13 @@ func (m *mark) inside() bool { return len(m.tail) > 0 && m.tail[len(m.tail)-1] !
 // backward reads a file that is not known, from its end, as far as needed.
 func (l *logFile) backward() error {
 	w := &walk{logFile: l}
-	offset, n := int64(-1), 0
-	err := linesBackward(l.file, l.size, func(line []byte, start int64, long bool) bool {
+	offset := int64(-1)
+	err := linesBackward(l, l.size, func(line []byte, start int64, long bool) bool {
 		if offset < 0 { // the unfinished line: its time comes when it is finished
 			offset = start
 			return true
 		}
-		n++
-		if n%checkEvery == 0 && l.ctx.Err() != nil || !w.on(line) {
+		if !w.on(line) {
 			return false
 		}
 		if !long {
@@ -78,9 +77,6 @@ func (l *logFile) backward() error {
 		}
 		return true
 	})
-	if err == nil {
-		err = l.ctx.Err()
-	}
 	if err != nil {
 		return err
 	}

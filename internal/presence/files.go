@@ -3,7 +3,6 @@
 package presence
 
 import (
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -20,9 +19,6 @@ import (
 // more than this is older than the login.
 const disorder = 10 * time.Minute
 
-// checkEvery is after how many lines a reader looks whether it is to stop.
-const checkEvery = 4096
-
 // files reads a log and its rotations as one stream: first from the end back,
 // newest file first, until a login is found and its time is sure to be the
 // latest (see disorder); from then on only what is new. A file is known again
@@ -31,6 +27,7 @@ const checkEvery = 4096
 // or copied is read anew.
 type files struct {
 	paths []string
+	most  int64 // how many bytes of text are read of a compressed file
 	seen  map[fileID]*progress
 	best  *Login // the latest login so far, never after now; nil for none
 }
@@ -42,14 +39,18 @@ type fileID struct{ dev, ino uint64 }
 type progress struct {
 	mark  mark
 	floor time.Time // no line that was passed over is later than this and disorder
-	empty bool      // a compressed file of nothing
 	odd   int       // logins whose stamp is not known
 	text  string    // the first of them
 	ahead time.Time // the furthest stamp of a login beyond now
+
+	// Of a compressed file:
+	empty  bool   // there is nothing in it
+	cut    int64  // only so many bytes of its text were read; 0 for all
+	broken string // why its end could not be read, for people
 }
 
 func newFiles(paths []string) *files {
-	return &files{paths: paths, seen: map[fileID]*progress{}}
+	return &files{paths: paths, most: maxArchive, seen: map[fileID]*progress{}}
 }
 
 func (f *files) String() string { return strings.Join(f.paths, ", ") }
@@ -142,7 +143,7 @@ func (p *pass) visit(path string) error {
 	if p.now.Before(l.ref) {
 		l.ref = p.now
 	}
-	pr, err := l.read(p.seen[id], st.ModTime())
+	pr, err := l.read(p.seen[id], time.Unix(sys.Ctim.Unix()))
 	if err != nil {
 		delete(p.seen, id)
 		delete(p.met, id)
@@ -153,8 +154,11 @@ func (p *pass) visit(path string) error {
 		return nil
 	}
 	p.seen[id] = pr
-	if pr.empty {
+	switch {
+	case pr.empty:
 		return fmt.Errorf("%s: %w", f.Name(), errEmpty)
+	case pr.broken != "":
+		return fmt.Errorf("%s: %s", f.Name(), pr.broken)
 	}
 	p.data = true
 	if !pr.floor.IsZero() && (p.floor.IsZero() || pr.floor.Before(p.floor)) {
@@ -193,6 +197,10 @@ func (pr *progress) warnings(name string, now time.Time) []string {
 		w = append(w, fmt.Sprintf("%s: %d logins do not count, since their stamp is in no known form "+
 			"(known are \"Nov  2 07:50:01\" and \"2026-11-02T07:50:01+01:00\"): %q", name, pr.odd, pr.text))
 	}
+	if pr.cut > 0 {
+		w = append(w, fmt.Sprintf("%s: only the first %d bytes of its text are read: logins after that do not "+
+			"count; let logrotate begin a new file sooner (maxsize 100M)", name, pr.cut))
+	}
 	if by := pr.ahead.Sub(now); by > time.Minute {
 		w = append(w, fmt.Sprintf("%s: a login is stamped %s, which is %s from now: it counts as of when it was "+
 			"read; check the clock and the time zone of the log's writer",
@@ -212,25 +220,35 @@ type logFile struct {
 
 // read brings old, what is remembered of the file, up to date and returns it.
 // Old is nil for a file that is not known; nil is returned for one that need
-// not be read.
-func (l *logFile) read(old *progress, modified time.Time) (*progress, error) {
+// not be read, nor be complained about.
+func (l *logFile) read(old *progress, changed time.Time) (*progress, error) {
 	zipped := strings.HasSuffix(l.file.Name(), ".gz")
-	if old != nil && old.mark.holds(l.file, l.size, modified, zipped) {
+	known := old != nil && old.mark.holds(l.file, l.size, changed, zipped)
+	if known && !zipped {
 		l.pr = old
-		if zipped {
-			return old, nil
-		}
 		return old, l.forward()
 	}
 	if l.enough() {
 		return nil, nil
 	}
+	if known {
+		return old, nil
+	}
 	l.pr = &progress{}
 	if zipped {
-		l.pr.mark = mark{size: l.size, modified: modified}
+		l.pr.mark = mark{size: l.size, changed: changed}
 		return l.pr, l.unzip()
 	}
 	return l.pr, l.backward()
+}
+
+// ReadAt is the file's until the context ends, so that every reader stops at the
+// next block, however long a line is or whatever an archive inflates to.
+func (l *logFile) ReadAt(p []byte, at int64) (int, error) {
+	if err := l.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return l.file.ReadAt(p, at)
 }
 
 // forward reads the lines that were finished since the last time.
@@ -239,47 +257,11 @@ func (l *logFile) forward() error {
 	if at == l.size {
 		return nil
 	}
-	r := io.NewSectionReader(l.file, at, l.size-at)
-	n := 0
-	done, _, err := linesForward(r, l.pr.mark.inside(), func(line []byte) bool {
-		l.take(line)
-		n++
-		return n%checkEvery != 0 || l.ctx.Err() == nil
-	})
-	if err != nil {
+	done, _, err := linesForward(io.NewSectionReader(l, at, l.size-at), l.pr.mark.inside(), l.take)
+	if err != nil && l.ctx.Err() == nil {
 		return err
 	}
 	return l.pr.mark.set(l.file, at+done)
-}
-
-// unzip reads a whole compressed file. It never grows, so its last line counts
-// even without a newline.
-func (l *logFile) unzip() error {
-	z, err := gzip.NewReader(l.file)
-	if err != nil {
-		return err
-	}
-	defer z.Close()
-	n := 0
-	take := func(line []byte) bool {
-		if n == 0 {
-			if t, _, ok := cutStamp(string(line), l.ref); ok {
-				l.pr.floor = t.Time
-			}
-		}
-		n++
-		l.take(line)
-		return n%checkEvery != 0 || l.ctx.Err() == nil
-	}
-	done, rest, err := linesForward(z, false, take)
-	if err != nil {
-		return err
-	}
-	if len(rest) > 0 {
-		take(rest)
-	}
-	l.pr.empty = done == 0 && len(rest) == 0
-	return l.ctx.Err()
 }
 
 // take makes the line's login the latest if it is, and notes what is odd.

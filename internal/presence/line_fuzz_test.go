@@ -197,9 +197,8 @@ func FuzzLines(f *testing.F) {
 			t.Fatalf("%v; lines before %d were not met", err, i)
 		}
 		var got [][]byte
-		done, rest, err := linesForward(bytes.NewReader(text), false, func(line []byte) bool {
+		done, rest, err := linesForward(bytes.NewReader(text), false, func(line []byte) {
 			got = append(got, slices.Clone(line))
-			return true
 		})
 		finished := slices.DeleteFunc(want[:len(want)-1:len(want)-1], func(l []byte) bool { return len(l) >= maxLine })
 		if err != nil || cmp.Diff(finished, got) != "" && len(finished)+len(got) > 0 {

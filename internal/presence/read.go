@@ -51,18 +51,18 @@ func noEOF(err error) error {
 }
 
 // linesForward calls each with the finished lines of r, without their
-// newlines, until it returns false. inside says that r begins inside a line
-// that is too long. It returns how many bytes are done with; what follows them
-// is an unfinished line, which is returned as well.
-func linesForward(r io.Reader, inside bool, each func(line []byte) bool) (done int64, rest []byte, err error) {
+// newlines. inside says that r begins inside a line that is too long. It returns
+// how many bytes are done with, also with an error; what follows them is an
+// unfinished line, which is returned as well if r ended without an error.
+func linesForward(r io.Reader, inside bool, each func(line []byte)) (done int64, rest []byte, err error) {
 	b := bufio.NewReaderSize(r, maxLine)
 	for {
 		line, err := b.ReadSlice('\n')
 		switch {
 		case err == nil:
 			done += int64(len(line))
-			if !inside && !each(line[:len(line)-1]) {
-				return done, nil, nil
+			if !inside {
+				each(line[:len(line)-1])
 			}
 			inside = false
 		case errors.Is(err, bufio.ErrBufferFull):

@@ -99,9 +99,8 @@ func TestLinesBothWays(t *testing.T) {
 			t.Fatalf("backward: %d lines, want %d", len(back), len(want))
 		}
 		var forth []string
-		done, _, err := linesForward(strings.NewReader(text), false, func(line []byte) bool {
+		done, _, err := linesForward(strings.NewReader(text), false, func(line []byte) {
 			forth = append(forth, string(line))
-			return true
 		})
 		if err != nil || int(done) != strings.LastIndexByte(text, '\n')+1 {
 			t.Fatalf("forward: done with %d of %d bytes, %v", done, len(text), err)

@@ -1,0 +1,212 @@
+//go:build linux
+
+package presence
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"io/fs"
+
+	"os"
+	"runtime"
+
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// zip is gzip's output for text.
+func zip(t testing.TB, text string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	if _, err := z.Write([]byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// changed is when a file's inode changed.
+func (d *logDir) changed(name string) time.Time {
+	d.t.Helper()
+	var st syscall.Stat_t
+	d.must(syscall.Stat(d.path(name), &st))
+	return time.Unix(st.Ctim.Unix())
+}
+
+// countdown is a context that ends when it has been asked for so many times.
+type countdown struct {
+	context.Context
+	left int
+}
+
+func (c *countdown) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// However long a line is, and whatever a few bytes of an archive inflate to, a
+// reader that is told to stop does so at the next block.
+func TestStopsInsideALine(t *testing.T) {
+	line := strings.Repeat("x", 16<<20)
+	for _, test := range []struct {
+		name, file string
+		text       []byte
+	}{
+		{"a log of one line", "auth.log", []byte(line)},
+		{"an archive of one line", "auth.log.gz", bytes.Repeat(zip(t, line), 64)},
+		{"an archive of empty members", "auth.log.gz", bytes.Repeat(zip(t, ""), 64<<10)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newLogDir(t)
+			d.write(test.file, string(test.text))
+			before := bytesRead(t)
+			_, _, err := d.log("auth.log", "auth.log").Last(&countdown{t.Context(), 8})
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("Last of a context that ended: %v", err)
+			}
+			if n := bytesRead(t) - before; n > 640<<10 {
+				t.Errorf("%d of %d bytes were read", n, len(test.text))
+			}
+		})
+	}
+}
+
+// What was read of new lines before a reader was told to stop is read for good.
+func TestStopsAndGoesOn(t *testing.T) {
+	d := newLogDir(t)
+	d.write("auth.log", noise("05:00"))
+	l := d.log("auth.log")
+	last(t, l, "", "")
+	d.write("auth.log", in("07:40", "alice")+strings.Repeat(noise("07:41"), 20<<10)+in("07:50", "bob"))
+	if _, _, err := l.Last(&countdown{t.Context(), 8}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Last of a context that ended: %v", err)
+	}
+	before := bytesRead(t)
+	last(t, l, "bob", "07:50")
+	st, err := os.Stat(d.path("auth.log"))
+	d.must(err)
+	if n := bytesRead(t) - before; n > st.Size()-128<<10 {
+		t.Errorf("the second look read %d of %d bytes", n, st.Size())
+	}
+}
+
+// A few kilobytes that inflate to more than is read cost no more than what is
+// read, once, and the operator is told.
+func TestBomb(t *testing.T) {
+	d := newLogDir(t)
+	bomb := bytes.Repeat(zip(t, strings.Repeat("x", 1<<20)), maxArchive>>20)
+	d.write("auth.log", noise("07:55"))
+	d.write("auth.log.1.gz", string(zip(t, in("07:40", "alice")))+string(bomb)+string(zip(t, "\n"+in("07:50", "bob"))))
+	l := d.log("auth.log")
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	last(t, l, "alice", "07:40")
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+		t.Errorf("%d bytes were allocated", n)
+	}
+	want := d.path("auth.log.1.gz") + ": only the first 268435456 bytes of its text are read: logins after that do not " +
+		"count; let logrotate begin a new file sooner (maxsize 100M)"
+	if w := l.Warnings(); len(w) != 1 || w[0] != want {
+		t.Errorf("warnings %q, want %q", w, want)
+	}
+	read := bytesRead(t)
+	last(t, l, "alice", "07:40")
+	if n := bytesRead(t) - read; n > 8<<10 || len(l.Warnings()) != 1 {
+		t.Errorf("the second look read %d bytes, warnings %q", n, l.Warnings())
+	}
+	d.write("auth.log", in("07:56", "carol"))
+	last(t, l, "carol", "07:56")
+}
+
+// An archive whose text is just not cut is whole; of one that is cut, a line of
+// which only the beginning was read is none.
+func TestCutInsideALine(t *testing.T) {
+	whole := in("07:40", "alice") + strings.TrimSuffix(in("07:50", "bob"), "\n")
+	for _, test := range []struct {
+		text, want string
+		warnings   int
+	}{{whole, "bob 07:50", 0}, {whole + " from 192.0.2.9 port 22 ssh2", "alice 07:40", 1}} {
+		d := newLogDir(t)
+		d.write("auth.log.1.gz", string(zip(t, test.text)))
+		f := newFiles([]string{d.path("auth.log.1"), d.path("auth.log.2")})
+		f.most = int64(len(whole))
+		got, ok, warnings, err := f.last(t.Context(), d.now)
+		who := got.User + got.Time.Format(" 15:04")
+		if err != nil || !ok || who != test.want || len(warnings) != test.warnings {
+			t.Errorf("%q: %s, %v, %q, want %s", test.text, who, err, warnings, test.want)
+		}
+	}
+}
+
+// A damaged archive counts up to where it is damaged, is inflated once, and is
+// read again when it has changed.
+func TestDamagedArchive(t *testing.T) {
+	whole := zip(t, in("07:40", "alice")+strings.Repeat(noise("07:41"), 2000)+in("07:50", "bob"))
+	flipped := bytes.Clone(whole)
+	flipped[len(flipped)-6] ^= 1 // in the checksum
+	for _, test := range []struct {
+		name     string
+		text     []byte
+		user, at string
+		why      string
+	}{
+		{"truncated", whole[:len(whole)/2], "alice", "07:40", "unexpected EOF after "},
+		{"no end", whole[:len(whole)-1], "bob", "07:50", "unexpected EOF after "},
+		{"wrong checksum", flipped, "bob", "07:50", "gzip: invalid checksum after "},
+		{"garbage behind", append(bytes.Clone(whole), "garbage behind"...), "bob", "07:50", "gzip: invalid header after "},
+		{"no archive", []byte(in("07:50", "bob")), "", "", "gzip: invalid header after 0 bytes of text: "},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newLogDir(t)
+			d.write("auth.log", noise("07:55"))
+			d.write("auth.log.1.gz", string(test.text))
+			l := d.log("auth.log")
+			for look := range 2 {
+				before := bytesRead(t)
+				last(t, l, test.user, test.at)
+				if n := bytesRead(t) - before; look == 1 && n > 2<<10 {
+					t.Errorf("the second look read %d bytes", n)
+				}
+				w := l.Warnings()
+				if len(w) != 1 || !strings.HasPrefix(w[0], d.path("auth.log.1.gz")+": "+test.why) ||
+					!strings.HasSuffix(w[0], " bytes of text: logins after that do not count; `gzip -t` tells whether the file is damaged") {
+					t.Errorf("warnings %q, want %q", w, test.why)
+				}
+			}
+			// Mended in place, perhaps with the size and the time of before.
+			before := d.changed("auth.log.1.gz")
+			d.must(os.Truncate(d.path("auth.log.1.gz"), 0))
+			d.write("auth.log.1.gz", string(whole))
+			for d.changed("auth.log.1.gz").Equal(before) { // the kernel's clock ticks slowly
+				d.must(os.Chtimes(d.path("auth.log.1.gz"), d.now, d.now))
+			}
+			last(t, l, "bob", "07:50")
+			quiet(t, l)
+		})
+	}
+}
+
+// What the disk could not read says nothing about the archive.
+func TestDiskFails(t *testing.T) {
+	d := newLogDir(t)
+	d.write("auth.log.1.gz", string(zip(t, in("07:50", "bob"))))
+	f, err := os.Open(d.path("auth.log.1.gz"))
+	d.must(err)
+	d.must(f.Close())
+	p := &pass{files: newFiles(nil), ctx: t.Context(), now: d.now}
+	l := &logFile{pass: p, file: f, size: 100, ref: d.now, pr: &progress{}}
+	var disk *fs.PathError
+	if err := l.unzip(); !errors.As(err, &disk) || l.pr.broken != "" {
+		t.Errorf("unzip: %v, remembered %q, want only an error", err, l.pr.broken)
+	}
+}
