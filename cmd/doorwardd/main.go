@@ -54,6 +54,7 @@ func run(args []string) int {
 	check := flags.Bool("check", false, "")
 	cleanup := flags.Bool("cleanup", false, "")
 	showVersion := flags.Bool("version", false, "")
+	launch := flags.Bool("launcher", false, "") // the daemon's own: see internal/launcher
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
@@ -71,6 +72,8 @@ func run(args []string) int {
 		err = checkConfig(*path)
 	case *cleanup:
 		err = fence.Cleanup()
+	case *launch:
+		err = daemon.Launch(*path, daemon.NewLogger(os.Stderr, new(slog.LevelVar)))
 	default:
 		level := new(slog.LevelVar)
 		d := daemon.Daemon{ConfigPath: *path, Version: version(), Level: level,

@@ -49,6 +49,7 @@ var arrows = map[string]map[string]string{
 		"internal/presence": "tells who is in",
 		"internal/store":    "keeps what must survive",
 	},
+	"internal/launcher":      {"internal/service": "carries start and stop of commands out"},
 	"internal/cage":          {},
 	"internal/cage/intruder": {"internal/cage": "what it tries to get out of"},
 	"internal/daemon": {
@@ -58,6 +59,7 @@ var arrows = map[string]map[string]string{
 		"internal/config":   "reads the file, anew at each reload",
 		"internal/control":  "serves the socket",
 		"internal/gateway":  "runs it",
+		"internal/launcher": "runs commands from outside the cage",
 		"internal/fence":    "makes the one that the gateway is given",
 		"internal/listen":   "makes those that the gateway is given",
 		"internal/presence": "makes those that the gateway is given",
@@ -144,6 +146,7 @@ func keys(m map[string]string) []string {
 // daemon runs only what the operator wrote into the configuration.
 var commands = map[string]string{
 	"internal/service/*.go":         "the door's start, stop and status commands",
+	"internal/launcher/client.go":   "the launcher, which is the daemon's own program",
 	"internal/presence/journal*.go": "journalctl: the journal has no other stable reader without cgo",
 	"internal/nstest/*.go":          "ip and nsenter, for tests",
 	"internal/cage/intruder/*.go":   "tries to, for tests",

@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -14,48 +15,54 @@ import (
 
 	"github.com/doorward/doorward/internal/cage"
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/gateway"
+	"github.com/doorward/doorward/internal/launcher"
 	"github.com/doorward/doorward/internal/presence"
 )
 
 // confinement locks the daemon in for its first configuration, and says of a
-// later one whether it can be served from inside.
+// later one whether it can be served from inside. Doors' commands are run from
+// outside, by a launcher that it makes before.
 type confinement struct {
 	configPath string
+	state      string // directory
 	log        *slog.Logger
-	walls      *cage.Walls // nil before the first configuration, and without a cage
-	begun      bool
+	walls      *cage.Walls             // nil before the first configuration
+	launcher   *launcher.Launcher      // nil when the first configuration has no commands
+	launched   chan *launcher.Launcher // takes launcher, of which it holds one
 }
 
 // confine is gateway.Options.Confine.
 func (c *confinement) confine(conf *config.Config) error {
-	door := commandDoor(conf)
 	walls := wallsFor(c.configPath, conf)
-	if !c.begun {
-		c.begun = true
-		if door != "" {
-			// What they start would be in the cage, and an sshd in a cage lets
-			// nobody in.
-			c.log.Warn("the daemon is not locked in, since what a door's commands start would be locked in with it; "+
-				"a systemd unit needs no such freedom", "door", door)
-			return nil
-		}
-		missing, err := walls.Enter()
+	if c.walls != nil {
+		return c.serves(walls, conf)
+	}
+	if specs := commands(conf); len(specs) > 0 {
+		l, err := launcher.Start(c.state, specs, "-c", c.configPath)
 		if err != nil {
-			return fmt.Errorf("lock the daemon in: %w", err)
+			return err
 		}
-		for _, m := range missing {
-			c.log.Warn(m)
-		}
-		c.log.Info("the daemon is locked in", "capabilities", cap.GetProc().String())
-		c.walls = &walls
-		return nil
+		c.launcher = l
+		c.launched <- l
 	}
-	if c.walls == nil {
-		return nil
+	missing, err := walls.Enter()
+	if err != nil {
+		return fmt.Errorf("lock the daemon in: %w", err)
 	}
+	for _, m := range missing {
+		c.log.Warn(m)
+	}
+	c.log.Info("the daemon is locked in", "capabilities", cap.GetProc().String())
+	c.walls = &walls
+	return nil
+}
+
+// serves says whether a configuration can be served from inside.
+func (c *confinement) serves(walls cage.Walls, conf *config.Config) error {
 	const hint = "the daemon has locked itself in when it started; systemctl restart doorward"
-	if door != "" {
-		return fmt.Errorf("door %q has commands, which cannot be started any more: %s", door, hint)
+	if specs := commands(conf); len(specs) > 0 && c.launcher == nil {
+		return fmt.Errorf("door %q has commands, which cannot be started any more: %s", specs[0].Door, hint)
 	}
 	for _, path := range walls.Read {
 		if !slices.ContainsFunc(c.walls.Read, func(dir string) bool { return within(path, dir) }) {
@@ -68,17 +75,47 @@ func (c *confinement) confine(conf *config.Config) error {
 	return nil
 }
 
-// commandDoor is a door whose service is commands, "" for none.
-func commandDoor(conf *config.Config) string {
-	for _, d := range conf.Doors {
-		if d.Service != nil && d.Service.Unit == "" {
-			return d.Name
-		}
+// service is what runs a door's commands.
+func (c *confinement) service(d config.Door) gateway.Service { return c.launcher.Service(specOf(d)) }
+
+// watch returns an error when there was a launcher and it has ended, nil when ctx
+// ends.
+func (c *confinement) watch(ctx context.Context) error {
+	select {
+	case l := <-c.launched:
+		return l.Wait(ctx)
+	case <-ctx.Done():
+		return nil
 	}
-	return ""
 }
 
-// wallsFor is what the daemon needs for a configuration.
+// Launch is the launcher of a daemon with this configuration file.
+func Launch(configPath string, log *slog.Logger) error {
+	return launcher.Serve(log, func() ([]launcher.Spec, error) {
+		conf, _, err := config.Load(configPath)
+		if err != nil {
+			return nil, err
+		}
+		return commands(conf), nil
+	})
+}
+
+// commands are the services of a configuration that are commands.
+func commands(conf *config.Config) (specs []launcher.Spec) {
+	for _, d := range conf.Doors {
+		if d.Service != nil && d.Service.Unit == "" {
+			specs = append(specs, specOf(d))
+		}
+	}
+	return specs
+}
+
+func specOf(d config.Door) launcher.Spec {
+	return launcher.Spec{Door: d.Name, Start: d.Service.Start, Stop: d.Service.Stop, Status: d.Service.Status}
+}
+
+// wallsFor is what the daemon needs for a configuration. It writes nothing but
+// the store and the sockets, which are open.
 func wallsFor(configPath string, conf *config.Config) cage.Walls {
 	w := cage.Walls{
 		Read: []string{
@@ -88,8 +125,7 @@ func wallsFor(configPath string, conf *config.Config) cage.Walls {
 			"/etc/passwd", "/etc/group", "/etc/nsswitch.conf", // who gives an order
 			"/proc", "/sys/fs/cgroup", // boot, ports' holders; Go's share of the processors
 		},
-		Write: []string{conf.Gateway.State, filepath.Dir(conf.Gateway.Control)},
-		Keep:  []cap.Value{cap.NET_ADMIN, cap.NET_BIND_SERVICE},
+		Keep: []cap.Value{cap.NET_ADMIN, cap.NET_BIND_SERVICE},
 	}
 	if os.Geteuid() == 0 {
 		// Root without them could not use files of the daemon's own user.

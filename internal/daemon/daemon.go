@@ -25,6 +25,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/gateway"
+	"github.com/doorward/doorward/internal/launcher"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -99,10 +100,11 @@ func (d *Daemon) close(what string, f func() error) {
 
 // run runs all tasks until ctx or one of them ends.
 func (d *Daemon) run(ctx context.Context, where config.Gateway, kept *store.Store, table *fence.Fence, socket net.Listener) error {
-	gw := gateway.New(gateway.Options{Path: d.ConfigPath, Version: d.Version, Log: d.Log,
-		Confine: (&confinement{configPath: d.ConfigPath, log: d.Log}).confine})
-	world := gateway.Linux(table, kept, where.State, gw.Hear, d.Log)
+	locks := &confinement{configPath: d.ConfigPath, state: where.State, log: d.Log, launched: make(chan *launcher.Launcher, 1)}
+	gw := gateway.New(gateway.Options{Path: d.ConfigPath, Version: d.Version, Log: d.Log, Confine: locks.confine})
+	world := gateway.Linux(table, kept, locks.service, gw.Hear, d.Log)
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return locks.watch(ctx) })
 	group.Go(func() error { return d.signals(ctx, gw) })
 	ready := make(chan struct{})
 	group.Go(func() error { return gw.Run(ctx, world, func() { close(ready) }) })
@@ -114,6 +116,9 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, kept *store.Stor
 	}
 	group.Go(func() error { return d.notify(ctx, ready, gw) })
 	err := group.Wait()
+	if locks.launcher != nil {
+		d.close("launcher", locks.launcher.Close)
+	}
 	if errors.Is(err, errStop) {
 		err = nil
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -67,7 +66,7 @@ type Ear interface {
 	Close() error
 }
 
-// Service is what runs behind a door; *service.Unit and *service.Command are.
+// Service is what runs behind a door; *service.Unit and *launcher.Service are.
 // Start and Stop return when it is done, and may be called again when it is
 // already.
 type Service interface {
@@ -78,20 +77,18 @@ type Service interface {
 	String() string
 }
 
-// Linux returns this machine. stateDir is where supervised commands are
-// remembered; heard is called by the ear.
-func Linux(table Fence, kept Store, stateDir string, heard func([]port.Touch), log *slog.Logger) World {
+// Linux returns this machine. commands returns the service of a door that has
+// commands; heard is called by the ear.
+func Linux(table Fence, kept Store, commands func(config.Door) Service, heard func([]port.Touch), log *slog.Logger) World {
 	return World{
 		Fence: table,
 		Store: kept,
 		Ear:   listen.New(log, heard),
 		Service: func(c config.Door) Service {
-			log := log.With("door", c.Name)
 			if c.Service.Unit != "" {
-				return service.NewUnit(c.Service.Unit, log)
+				return service.NewUnit(c.Service.Unit, log.With("door", c.Name))
 			}
-			return service.NewCommand(c.Service.Start, c.Service.Stop, c.Service.Status,
-				filepath.Join(stateDir, c.Name+".pid"), log)
+			return commands(c)
 		},
 		Look:      newLook,
 		Sessions:  sessions,

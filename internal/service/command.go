@@ -27,7 +27,7 @@ import (
 // Output of start goes to a file beside the pid file (.out instead of its
 // extension), which is begun anew by each start and when it exceeds 1 MiB.
 // Commands start in / with PATH, HOME=/ and LANG=C.UTF-8 as their whole
-// environment, without ambient capabilities, but as the daemon's user and
+// environment, without ambient capabilities, but as this process's user and
 // under its sandbox: a program that needs more is better run as a unit.
 //
 // It is safe for concurrent use. Start and Stop wait for each other.

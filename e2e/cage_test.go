@@ -1,0 +1,102 @@
+//go:build linux
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// status is a line of /proc/PID/status, proc_pid_status(5).
+func (s *site) status(pid int, key string) string {
+	s.t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	s.must(err)
+	for line := range strings.Lines(string(text)) {
+		if name, value, _ := strings.Cut(line, ":"); name == key {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+// launcher is the pid of the daemon's launcher, 0 for none.
+func (s *site) launcher() (pid int) {
+	stats, _ := filepath.Glob("/proc/[0-9]*/status")
+	for _, file := range stats {
+		text, _ := os.ReadFile(file)
+		if strings.Contains(string(text), fmt.Sprintf("\nPPid:\t%d\n", s.gate.PID)) {
+			pid, _ = strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		}
+	}
+	return pid
+}
+
+// The daemon that strangers talk to is locked in; what it has started is not.
+func TestLockedInBesideItsCommands(t *testing.T) {
+	s := newSite(t, "sshd", "ssh", "ss", "sleep")
+	door, ssh := s.sshDoor("logins = \"off\"\nidle = \"10m\"", touchKnock)
+	s.start(door)
+	s.knock(s.visitor, gate4)
+	s.state("ssh", "open")
+	if out := s.run(s.visitor, "ssh", ssh.Client(gate4, 5, "echo", "in")...); out != "in\n" {
+		t.Errorf("ssh printed %q", out)
+	}
+	const filtered, not = "2", "0"
+	launcher := s.launcher()
+	if got := s.status(s.gate.PID, "Seccomp"); got != filtered {
+		t.Errorf("the daemon's seccomp mode is %q", got)
+	}
+	if launcher == 0 {
+		t.Fatal("it has no launcher")
+	}
+	if got := s.status(launcher, "Seccomp"); got != not {
+		t.Errorf("the launcher's seccomp mode is %q", got)
+	}
+
+	// Commands that a later configuration names can be started, too.
+	sleep := s.run(s.server, "which", "sleep")
+	s.configure(door + "\n" + strings.NewReplacer("door.web", "door.nap", "8080", "9090", "5900", "5901").Replace(
+		webDoor("[door.web.service]\nstart = [\""+strings.TrimSpace(sleep)+"\", \"1000\"]", touchKnock)))
+	s.hup()
+	s.until("a second door", func() error {
+		_, err := s.gate.Door(t.Context(), "nap")
+		return err
+	})
+	s.touch(s.visitor, gate4, "59010", "59012")
+	s.state("nap", "open")
+
+	// Without its launcher the daemon is no warden of services.
+	s.must(syscall.Kill(launcher, syscall.SIGKILL))
+	<-s.gate.Ended()
+	s.must(s.gate.Says(t.Context(), "the launcher of doors' commands has ended", soon))
+	s.refuses(s.stranger, gate4, "22")
+	s.start("")
+	s.state("nap", "open") // it was taken up
+	s.state("ssh", "open")
+	s.operator("close", "nap")
+	s.state("nap", "dark")
+}
+
+// No configuration with commands at the start, no launcher: one that has some
+// later is refused with the words to help.
+func TestCommandsThatComeLater(t *testing.T) {
+	s := newSite(t, "sshd")
+	s.start(webDoor("", touchKnock))
+	if pid := s.launcher(); pid != 0 {
+		t.Errorf("it has a launcher (process %d)", pid)
+	}
+	door, _ := s.sshDoor("logins = \"off\"", touchKnock)
+	s.configure(door)
+	s.hup()
+	s.must(s.gate.Says(t.Context(), `door \"ssh\" has commands, which cannot be started any more: the daemon has locked itself in `+
+		`when it started; systemctl restart doorward`, soon))
+	if _, err := s.gate.Door(t.Context(), "web"); err != nil {
+		t.Errorf("the door before is gone: %v", err)
+	}
+}

@@ -1,0 +1,168 @@
+//go:build linux
+
+// Package launcher runs doors' commands for a daemon that is locked in. What a
+// locked-in process starts is locked in with it, and an sshd in a cage lets
+// nobody in; so a second process, which strangers never talk to, is made before
+// the daemon locks itself in, and starts and stops for it what the configuration
+// says, and nothing else: whoever has taken the daemon over cannot have it run
+// another program, or signal another process.
+//
+// The two share a socket, unix(7). For each call the daemon makes a pair of
+// sockets and sends one end over with the request; replies come back on the
+// other, and closing it ends the call. So calls know nothing of each other, and
+// the launcher ends when the daemon does, however that ends.
+package launcher
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/service"
+)
+
+// Spec is a door's service that is commands; see service.NewCommand.
+type Spec struct {
+	Door                string
+	Start, Stop, Status []string
+}
+
+// key is the same for equal specs, and for no others.
+func (s Spec) key() string {
+	text, err := json.Marshal(s)
+	if err != nil {
+		panic("launcher: internal error: " + err.Error()) // strings can always be written
+	}
+	return string(text)
+}
+
+// hello is the first message of the daemon, from before it locks itself in.
+type hello struct {
+	Dir   string // where pid files are
+	Specs []Spec // what may be run
+}
+
+// The calls are service.Command's methods.
+const (
+	callStart  = "start"
+	callStop   = "stop"
+	callStatus = "status"
+	callWatch  = "watch"
+)
+
+// request is one call.
+type request struct {
+	Call    string
+	Spec    Spec
+	Timeout time.Duration // from now on, 0 for none
+}
+
+// reply is an answer. A watch has many, each other call one.
+type reply struct {
+	Status service.Status
+	Err    string // "" for none
+}
+
+// maxMessage is the greatest length of a message in bytes: argument lists of a
+// sane length, and a service's last words.
+const maxMessage = 64 << 10
+
+// pair makes two sockets that are connected and keep messages whole. The first
+// is Go's, the second for another process.
+func pair() (*net.UnixConn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a pair of sockets: %w", err)
+	}
+	other := os.NewFile(uintptr(fds[1]), "launcher")
+	own, err := connOf(os.NewFile(uintptr(fds[0]), "daemon"))
+	if err != nil {
+		other.Close()
+		return nil, nil, err
+	}
+	return own, other, nil
+}
+
+// connOf turns a socket's descriptor, which it closes, into a connection.
+func connOf(f *os.File) (*net.UnixConn, error) {
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, fmt.Errorf("use a socket: %w", err)
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		c.Close()
+		return nil, fmt.Errorf("descriptor is a %T: want a unix socket", c)
+	}
+	return u, nil
+}
+
+// send sends a message, with a descriptor if there is one.
+func send(c *net.UnixConn, message any, with *os.File) error {
+	text, err := json.Marshal(message)
+	if err != nil {
+		return err
+	}
+	if len(text) > maxMessage {
+		return fmt.Errorf("a message of %d bytes: allowed are %d; are the command's arguments that long?", len(text), maxMessage)
+	}
+	var rights []byte
+	if with != nil {
+		rights = unix.UnixRights(int(with.Fd()))
+	}
+	_, _, err = c.WriteMsgUnix(text, rights, nil)
+	return err
+}
+
+// errEnded is the end of the other side.
+var errEnded = errors.New("the other process has ended")
+
+// receive takes in one message, and a descriptor if one came with it. The error
+// is errEnded when there are no more.
+func receive(c *net.UnixConn, message any) (*os.File, error) {
+	text, rights := make([]byte, maxMessage+1), make([]byte, unix.CmsgSpace(4))
+	n, nrights, _, _, err := c.ReadMsgUnix(text, rights)
+	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
+		return nil, errEnded
+	}
+	if err != nil {
+		return nil, err
+	}
+	with, err := descriptor(rights[:nrights])
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(text[:n], message); err != nil {
+		if with != nil {
+			with.Close()
+		}
+		return nil, fmt.Errorf("message %.60q: %w", text[:n], err)
+	}
+	return with, nil
+}
+
+// descriptor takes the one descriptor out of a control message, nil for none.
+func descriptor(rights []byte) (*os.File, error) {
+	if len(rights) == 0 {
+		return nil, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(rights)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range messages {
+		fds, err := unix.ParseUnixRights(&m)
+		if err == nil && len(fds) == 1 {
+			unix.CloseOnExec(fds[0])
+			return os.NewFile(uintptr(fds[0]), "call"), nil
+		}
+	}
+	return nil, errors.New("a message came with something that is not a descriptor")
+}
