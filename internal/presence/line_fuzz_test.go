@@ -82,13 +82,10 @@ func FuzzLog(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	quick := "/dev/shm" // where there is one
-	if _, err := os.Stat(quick); err != nil {
-		quick = ""
-	}
+	quick := quickDir(f)
 	f.Fuzz(func(t *testing.T, choices []byte) {
 		c := tape.New(choices)
-		dir, err := os.MkdirTemp(quick, "doorward-log")
+		dir, err := os.MkdirTemp(quick, "log")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -141,6 +138,21 @@ func FuzzLog(f *testing.F) {
 		look("grown to the end", grown)
 		look("read at once", newFiles([]string{path}))
 	})
+}
+
+// quickDir is a directory in memory where there is one, to the end of the target.
+func quickDir(f *testing.F) string {
+	f.Helper()
+	quick := "/dev/shm"
+	if _, err := os.Stat(quick); err != nil {
+		quick = ""
+	}
+	dir, err := os.MkdirTemp(quick, "doorward-log")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // drawLine makes a line of a log: times rise, and fall by less than disorder.
