@@ -11,14 +11,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // namePrefix begins the names of machines and of their cgroups; the pid of
-// their test and a number follow.
+// their process and a number follow.
 const namePrefix = "doorward-"
 
 // hierarchies are the cgroup mounts in which systemd keeps track of units:
@@ -42,14 +41,14 @@ func makeGroups(name string) ([]string, error) {
 	for _, h := range hierarchies() {
 		g := filepath.Join(h, name)
 		if err := os.Mkdir(g, 0o755); err != nil {
-			return nil, fmt.Errorf("make a cgroup: %w", err)
+			return groups, fmt.Errorf("make a cgroup: %w", err)
 		}
 		groups = append(groups, g)
 	}
 	return groups, nil
 }
 
-// leftGroups are the cgroups of machines whose test is no more.
+// leftGroups are the cgroups of machines whose process is no more.
 func leftGroups() []string {
 	var left []string
 	for _, h := range hierarchies() {
@@ -69,15 +68,14 @@ func leftGroups() []string {
 
 // removeGroups removes cgroups and ends what is in them. The last processes may
 // take a moment to be gone.
-func removeGroups(t testing.TB, groups []string) {
+func removeGroups(groups []string) error {
 	for end := time.Now().Add(haltLimit); ; time.Sleep(look) {
 		groups = slices.DeleteFunc(groups, func(g string) bool { return removeGroup(g) == nil })
 		if len(groups) == 0 {
-			return
+			return nil
 		}
 		if time.Now().After(end) {
-			t.Errorf("cgroups %q cannot be removed", groups)
-			return
+			return fmt.Errorf("cgroups %q cannot be removed", groups)
 		}
 	}
 }
