@@ -1,7 +1,5 @@
 //go:build linux
 
-// Package packaging tests the files beside it, which bring doorward to a
-// system, on a real one.
 package packaging
 
 import (
@@ -20,31 +18,15 @@ import (
 // daemon.
 func install(t *testing.T, m *systemdtest.Machine) {
 	t.Helper()
-	for _, f := range []struct {
-		from, to string
-		mode     os.FileMode
-	}{
-		{"doorward.service", "/usr/lib/systemd/system/doorward.service", 0o644},
-		{"doorward.sysusers", "/usr/lib/sysusers.d/doorward.conf", 0o644},
-		{"doorward.tmpfiles", "/usr/lib/tmpfiles.d/doorward.conf", 0o644},
-		{"doorward.init", "/etc/init.d/doorward", 0o755},
-		{"doorward-dbus.conf", "/etc/dbus-1/system.d/doorward.conf", 0o644},
-	} {
-		text, err := os.ReadFile(f.from)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.Write(f.to, string(text), f.mode)
-	}
 	m.Run("cp", "/stub", "/usr/sbin/doorwardd")
-	m.Run("systemd-sysusers")
-	m.Run("systemd-tmpfiles", "--create", "doorward.conf")
+	run := func(args ...string) error { _, err := m.System.Run(t.Context(), args[0], args[1:]...); return err }
+	if err := Install(m.System.Write, run); err != nil {
+		t.Fatal(err)
+	}
 	m.Write("/etc/doorward/doorward.toml", "", 0o640)
 	m.Run("chgrp", "doorward", "/etc/doorward/doorward.toml")
 	m.Write("/var/log/auth.log", "", 0o640)
 	m.Run("chgrp", "adm", "/var/log/auth.log")
-	m.Run("systemctl", "daemon-reload")
-	m.Run("busctl", "call", "org.freedesktop.DBus", "/", "org.freedesktop.DBus", "ReloadConfig")
 }
 
 func TestOnASystem(t *testing.T) {
