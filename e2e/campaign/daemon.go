@@ -6,28 +6,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"io"
+	"math"
 	"os"
-	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/doorward/doorward/e2e/campaign/judge"
+	"github.com/doorward/doorward/e2e/lab"
 )
 
-// daemon starts doorwardd and ends it, and knows when it was ready. Only the
-// tormentor calls start and end; running may be asked by anybody.
+// daemon starts doorward's unit and ends it, and knows when it was ready. Only
+// the tormentor calls start and end; running may be asked by anybody.
 type daemon struct {
 	c      *campaign
-	bin    string
-	notify *net.UnixConn // systemd's end of sd_notify(3)
-	ready  chan struct{} // READY=1 was said
-	log    *os.File
-
-	cmd    *exec.Cmd
-	ended  chan struct{}      // closed when cmd has ended
+	log    string             // what all daemons said
 	up     func(judge.Moment) // ends the window in which no daemon is ready
 	nobody func(judge.Moment) // ends the window in which the table was removed
 
@@ -36,71 +32,39 @@ type daemon struct {
 	since judge.Moment // when it became ready
 }
 
-func newDaemon(c *campaign, bin string) (*daemon, error) {
-	path := c.net.Path("notify")
-	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		return nil, err
-	}
-	log, err := os.Create(c.net.Path("doorwardd.log"))
-	if err != nil {
-		return nil, err
-	}
-	d := &daemon{c: c, bin: bin, notify: notify, ready: make(chan struct{}, 1), log: log}
+func newDaemon(c *campaign) *daemon {
+	d := &daemon{c: c, log: c.net.machine.Path(daemonLog)}
 	d.up = c.events.Begin(judge.Down, 0)
 	d.nobody = c.events.Begin(judge.Unguarded, 0)
-	go d.listen() // ends when notify is closed
-	return d, nil
+	return d
 }
 
-func (d *daemon) listen() {
-	b := make([]byte, 4096)
-	for {
-		n, err := d.notify.Read(b)
-		if err != nil {
-			return
-		}
-		if strings.Contains("\n"+string(b[:n]), "\nREADY=1") {
-			select {
-			case d.ready <- struct{}{}:
-			default:
-			}
-		}
+// tooLong is when an order to the unit has failed.
+const tooLong = 15 * time.Second
+
+// order has systemd do something with the unit.
+func (d *daemon) order(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), tooLong)
+	defer cancel()
+	out, err := d.c.net.machine.systemctl(ctx, append(args, daemonUnit)...)
+	if ctx.Err() != nil {
+		err = fmt.Errorf("doorwardd: systemctl %s did not end within %s", args[0], tooLong)
 	}
+	return out, err
 }
 
 // launch starts a daemon and does not wait for it to be ready.
 func (d *daemon) launch() error {
-	select {
-	case <-d.ready: // of the one before
-	default:
-	}
-	d.cmd = d.c.net.server.Command(context.Background(), "env", "NOTIFY_SOCKET="+d.c.net.Path("notify"), "STATE_DIRECTORY="+d.c.net.state,
-		d.bin+"/doorwardd", "-c", d.c.net.configPath)
-	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
-	if err := d.cmd.Start(); err != nil {
-		return err
-	}
-	cmd, ended := d.cmd, make(chan struct{})
-	d.ended = ended
-	go func() { // ends with the process
-		cmd.Wait()
-		close(ended)
-	}()
-	return nil
+	_, err := d.order("start", "--no-block")
+	return err
 }
 
-// start starts a daemon and waits until it is ready. What the one before has
-// left to a program that it was starting when it was killed, its lock and its
-// table, is waited for, but not for long: on a machine that stalls the start may
-// have to be tried again, as systemd does.
+// start starts a daemon and waits until systemd knows that it is ready. On a
+// machine that stalls the start may have to be tried again, as systemd does.
 func (d *daemon) start() error {
 	begun := d.c.now()
 	for {
-		if err := d.launch(); err != nil {
-			return err
-		}
-		err := d.awaitReady()
+		err := d.startOnce()
 		if err == nil || len(d.c.events.During(judge.Span{Begin: begun - time.Second, End: d.c.now()}, judge.Stall)) == 0 {
 			return err
 		}
@@ -110,62 +74,100 @@ func (d *daemon) start() error {
 	}
 }
 
-// tooLong is when a start has failed.
-const tooLong = 15 * time.Second
-
-func (d *daemon) awaitReady() error {
-	select {
-	case <-d.ready:
-	case <-d.ended:
-		return errors.New("doorwardd ended at its start")
-	case <-time.After(tooLong):
-		d.cmd.Process.Kill()
-		<-d.ended
-		return fmt.Errorf("doorwardd was not ready within %s", tooLong)
+func (d *daemon) startOnce() error {
+	before := d.size()
+	begun := d.c.now()
+	if _, err := d.order("start"); err != nil {
+		return err
 	}
 	now := d.c.now()
+	d.c.atMost("longest start of the unit, ms", (now - begun).Milliseconds())
 	d.up(now)
 	d.nobody(now)
 	d.nobody = func(judge.Moment) {}
+	pid, err := d.mainPID()
+	if err != nil {
+		return err
+	}
 	d.mu.Lock()
-	d.pid, d.since = d.cmd.Process.Pid, now
+	d.pid, d.since = pid, now
 	d.mu.Unlock()
+	if said := d.saidFrom(before); !strings.Contains(said, `"msg":"the daemon is locked in"`) {
+		d.c.broken("P10: the daemon did not lock itself in: %s", said)
+	}
 	return nil
 }
 
-// end ends the daemon with a signal, in whatever it is doing.
+// mainPID is the daemon's pid as this machine counts.
+func (d *daemon) mainPID() (int, error) {
+	out, err := d.order("show", "--property=MainPID", "--value")
+	if err != nil {
+		return 0, err
+	}
+	inside, _ := strconv.Atoi(out)
+	pid := d.c.net.machine.ServicePID(inside)
+	if pid == 0 {
+		return 0, d.died()
+	}
+	return pid, nil
+}
+
+// end ends the daemon with SIGKILL or SIGTERM, in whatever it is doing.
 func (d *daemon) end(sig syscall.Signal) error {
 	d.mu.Lock()
-	wasReady := d.pid != 0
+	pid := d.pid
 	d.pid = 0
 	d.mu.Unlock()
-	if wasReady {
+	if pid != 0 {
 		d.up = d.c.events.Begin(judge.Down, d.c.now())
 	}
-	select {
-	case <-d.ended:
-		return d.died()
-	default:
-	}
 	if sig == syscall.SIGKILL {
-		d.c.count("kills")
+		if err := d.kill(pid); err != nil {
+			return err
+		}
 	}
-	if err := d.cmd.Process.Signal(sig); err != nil {
-		return err
+	_, err := d.order("stop") // of what was killed: waits until systemd knows
+	if err != nil {
+		_, _ = d.order("kill", "--signal=KILL")
 	}
-	select {
-	case <-d.ended:
+	return err
+}
+
+// kill is kill -9 of the daemon, of the given pid if it was ready.
+func (d *daemon) kill(pid int) error {
+	d.c.count("kills")
+	if pid != 0 {
+		if syscall.Kill(pid, syscall.SIGKILL) != nil {
+			return d.died()
+		}
 		return nil
-	case <-time.After(tooLong):
-		d.cmd.Process.Kill()
-		<-d.ended
-		return fmt.Errorf("doorwardd did not end within %s of %v", tooLong, sig)
 	}
+	if state, err := d.order("show", "--property=ActiveState", "--value"); err != nil || state == "failed" {
+		return errors.Join(err, d.died())
+	}
+	_, _ = d.order("kill", "--kill-whom=main", "--signal=KILL") // it may not be born yet
+	return nil
+}
+
+// reload has the daemon read its file, and waits until it says what came of it.
+func (d *daemon) reload() error {
+	before := d.size()
+	if _, err := d.order("reload"); err != nil {
+		return errors.Join(err, d.died())
+	}
+	return lab.Until(context.Background(), tooLong, "an answer to the reload", func() error {
+		said := d.saidFrom(before)
+		if strings.Contains(said, " is in use: ") || strings.Contains(said, `"msg":"cannot use the new configuration`) {
+			return nil
+		}
+		return errors.New("none yet")
+	})
 }
 
 // died is the error of a daemon that has ended by itself.
 func (d *daemon) died() error {
-	return fmt.Errorf("doorwardd ended by itself: %v", d.cmd.ProcessState)
+	out, _ := d.order("show", "--property=Result", "--property=ExecMainStatus", "--value")
+	return fmt.Errorf("doorwardd ended by itself: %s", strings.Fields(out))
 }
 
 // running returns the process and how long it has been ready, 0 for none.
@@ -182,29 +184,39 @@ func (d *daemon) unguard() {
 	before(d.c.now())
 }
 
-func (d *daemon) close() {
-	if d.ended != nil {
-		d.cmd.Process.Kill()
-		<-d.ended
+// size is how much the daemons have said.
+func (d *daemon) size() int64 {
+	info, err := os.Stat(d.log)
+	if err != nil {
+		return 0 // before the first start
 	}
-	d.notify.Close()
-	d.log.Close()
+	return info.Size()
+}
+
+// saidFrom is what the daemons have said since there was so much of it.
+func (d *daemon) saidFrom(offset int64) string {
+	f, err := os.Open(d.log)
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	out, err := io.ReadAll(io.NewSectionReader(f, offset, math.MaxInt64-offset))
+	if err != nil {
+		return err.Error()
+	}
+	return string(out)
 }
 
 // said is the end of what the daemons have said.
 func (d *daemon) said(lines int) string {
-	out, err := os.ReadFile(d.log.Name())
-	if err != nil {
-		return err.Error()
-	}
-	all := strings.Split(strings.TrimSpace(string(out)), "\n")
+	all := strings.Split(strings.TrimSpace(d.saidFrom(0)), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
 // saidOf is what the daemons have said of a source.
 func (d *daemon) saidOf(source string) string {
 	out := ""
-	for line := range strings.Lines(d.said(1 << 30)) {
+	for line := range strings.Lines(d.saidFrom(0)) {
 		if strings.Contains(line, `"`+source+`"`) {
 			out += line
 		}

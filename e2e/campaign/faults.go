@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -97,7 +96,7 @@ func hunt(ctx context.Context, o options, m plant) (found time.Duration, as stri
 	if err != nil {
 		return 0, "", err
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-overlay", overlay, "-o", filepath.Join(dir, "doorwardd"), "./cmd/doorwardd")
+	build := exec.CommandContext(ctx, "go", "build", "-overlay", overlay, "-o", dir, "./cmd/doorwardd", "./cmd/doorward")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return 0, "", fmt.Errorf("go build: %w\n%s", err, out)

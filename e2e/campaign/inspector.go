@@ -21,8 +21,8 @@ import (
 const (
 	mostMemory = 300 << 20
 	mostFiles  = 2000
-	// stopsWithin is how long a service may run behind a dark door: a status
-	// command is asked every ten seconds, and a stop takes a while.
+	// stopsWithin is how long a service may run behind a dark door: one that could
+	// not be stopped is tried again after ten seconds, and then after twenty.
 	stopsWithin = 25 * time.Second
 	settled     = 2 * time.Second
 )
@@ -30,7 +30,7 @@ const (
 // inspector compares what the status says with the kernel's table, with what
 // listens, and with what the operator ordered.
 func (c *campaign) inspector(ctx context.Context) error {
-	client := control.NewClient(c.net.socket())
+	client := control.NewClient(c.net.machine.socket())
 	wrong := map[string]judge.Moment{} // since when a door and its service disagree
 	for sleep(ctx, 200*time.Millisecond) {
 		pid, since := c.daemon.running()
@@ -169,6 +169,10 @@ func (c *campaign) listening(ctx context.Context) (map[string]bool, error) {
 // services holds doors to their services (P9): one that has been open must run,
 // one that has been dark must not.
 func (c *campaign) services(s judge.Span, wrong map[string]judge.Moment, before, after *control.Status, listens map[string]bool) {
+	if len(c.events.During(s, judge.NoBus)) > 0 {
+		clear(wrong) // nothing can be started or stopped
+		return
+	}
 	for _, d := range before.Doors {
 		runs, has := listens[d.Name]
 		if !has {

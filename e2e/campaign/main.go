@@ -1,17 +1,17 @@
 //go:build linux
 
-// Command campaign attacks doorward's promise for as long as it is told, in
-// network namespaces of its own, and exits with 1 if it was broken. Visitors
-// knock rightly, wrongly, half and not at all; a prober tries new connections
-// all the time, from sources of every kind; a tormentor kills the daemon, fills
-// its disk, damages its store, takes the table and the link away; an inspector
-// compares what the status says with the kernel and the services. What they saw
-// goes to the judge (e2e/campaign/judge), which knows the promise and nothing of
-// the daemon. The campaign shares no code with what it judges, but for the types
-// of the status.
+// Command campaign attacks doorward's promise for as long as it is told, and
+// exits with 1 if it was broken. The server is a booted Debian in a container:
+// the daemon runs in its unit there, locked in, and starts and stops units.
+// Visitors, on a host beside it, knock rightly, wrongly, half and not at all; a
+// prober tries new connections all the time, from sources of every kind; a
+// tormentor kills the daemon, fills its disk, damages its store, takes the
+// table, the link and D-Bus away; an inspector compares what the status says
+// with the kernel and the services. What they saw goes to the judge
+// (e2e/campaign/judge), which knows the promise and nothing of the daemon. The
+// campaign shares no code with what it judges, but for the types of the status.
 //
-// The wall clock and D-Bus are left alone: namespaces have no realtime clock of
-// their own, and there is no systemd in them.
+// The wall clock is left alone: containers have no realtime clock of their own.
 package main
 
 import (
@@ -153,7 +153,7 @@ func run(ctx context.Context, o options, out io.Writer) (found []finding, err er
 	if o.bin, err = filepath.Abs(o.bin); err != nil {
 		return nil, err
 	}
-	net, err := newNetwork(ctx)
+	net, err := newNetwork(ctx, o.bin)
 	if err != nil {
 		return nil, err
 	}
@@ -164,10 +164,7 @@ func run(ctx context.Context, o options, out io.Writer) (found []finding, err er
 			err = e
 		}
 	}()
-	if c.daemon, err = newDaemon(c, o.bin); err != nil {
-		return nil, err
-	}
-	defer c.daemon.close()
+	c.daemon = newDaemon(c)
 	if err := c.daemon.start(); err != nil {
 		return nil, fmt.Errorf("%w:\n%s", err, c.daemon.said(20))
 	}
@@ -269,8 +266,8 @@ func (c *campaign) heart(ctx context.Context) error {
 
 // sane looks for what no daemon must ever say.
 func (c *campaign) sane() {
-	said := c.daemon.said(1 << 30)
-	for _, bad := range []string{"DATA RACE", "panic:", "fatal error:", "internal error"} {
+	said := c.daemon.saidFrom(0)
+	for _, bad := range []string{"DATA RACE", "panic:", "fatal error:", "internal error", "not locked in"} {
 		if i := strings.Index(said, bad); i >= 0 {
 			c.broken("the daemon said %q: %s", bad, said[i:min(len(said), i+2000)])
 		}
@@ -308,6 +305,9 @@ func sorted[V any](m map[string]V) []string {
 	slices.Sort(keys)
 	return keys
 }
+
+// logf tells of what is done before a campaign.
+func logf(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 
 // sleep says whether the time passed before ctx ended.
 func sleep(ctx context.Context, d time.Duration) bool {

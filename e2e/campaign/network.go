@@ -4,10 +4,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"os/exec"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -61,7 +61,7 @@ const (
 func doors(quick time.Duration) []*door {
 	disk := []judge.What{judge.Disk, judge.Damage, judge.Service, judge.NoLog}
 	all := []*door{{
-		Door: judge.Door{Name: "ssh", OpenFor: 3 * time.Second, Opens: slow, Excuses: disk},
+		Door: judge.Door{Name: "ssh", OpenFor: 3 * time.Second, Opens: slow, Excuses: disk, Starts: true},
 		port: 22, listen: []uint16{59000, 59001, 59002}, right: []uint16{59000, 59002},
 		wrong: [][]uint16{{59001}, {59000, 59001}},
 	}, {
@@ -83,123 +83,22 @@ func doors(quick time.Duration) []*door {
 	return all
 }
 
-const panelPort = 7070
-
-// config is the daemon's. Port 8081 is for connections that live for long.
-const config = `[gateway]
-state = %[1]q
-control = %[2]q
-
-[door.ssh]
-ports = ["22/tcp"]
-open_for = "3s"
-[door.ssh.service]
-start = [%[3]q, "-D", "-f", %[4]q]
-[door.ssh.presence]
-idle = "4s"
-logins = [%[5]q, "%[5]s.1"]
-[[door.ssh.knock]]
-kind = "touch"
-listen = [59000, 59001, 59002]
-touch = [59000, 59002]
-within = "1s"
-penalty = "4s"
-
-[door.web]
-ports = ["8080/tcp", "8081/tcp"]
-open_for = "2s"
-always = ["203.0.113.0/24", "2001:db8:a::/48"]
-[door.web.presence]
-logins = "off"
-[[door.web.knock]]
-kind = "touch"
-listen = [59010, 59011, 59012]
-touch = [59012, 59010]
-order = "given"
-within = "1s"
-penalty = "4s"
-
-[door.one]
-ports = ["9090/tcp"]
-open_for = "4s"
-single_use = true
-[door.one.presence]
-logins = "off"
-[[door.one.knock]]
-kind = "touch"
-listen = [59020, 59021, 59022]
-touch = [59020, 59022]
-within = "1s"
-penalty = "4s"
-
-[door.game]
-ports = ["60000-60010/udp"]
-open_for = "2s"
-refuse = "reject"
-[door.game.presence]
-logins = "off"
-[[door.game.knock]]
-kind = "touch"
-listen = [59040, 59041, 59042]
-touch = [59040, 59041]
-within = "1s"
-penalty = "4s"
-
-[door.panel]
-ports = ["7070/tcp"]
-open_for = "4s"
-[door.panel.service]
-start = [%[6]q, "--start", "--oknodo", "--background", "--make-pidfile", "--pidfile", %[7]q, "--exec", %[8]q, "--", "TCP6-LISTEN:7070,fork,reuseaddr,ipv6only=0", "PIPE"]
-stop = [%[6]q, "--stop", "--oknodo", "--retry", "TERM/2/KILL/2", "--remove-pidfile", "--pidfile", %[7]q]
-status = [%[6]q, "--status", "--pidfile", %[7]q]
-[door.panel.presence]
-idle = "4s"
-logins = "off"
-[[door.panel.knock]]
-kind = "touch"
-listen = [59030, 59031, 59032]
-touch = [59030, 59032]
-within = "1s"
-judge = "every 2s"
-penalty = "4s"
-scope = "door"
-`
-
-// extra is the door that a configuration which is applied has more.
-const extra = `
-[door.extra]
-ports = ["7777/tcp"]
-[door.extra.presence]
-logins = "off"
-[[door.extra.knock]]
-kind = "touch"
-listen = [59050, 59051]
-touch = [59050]
-`
-
 // network is the hosts, and what runs on the server beside the daemon.
 type network struct {
 	*lab.Lab
-	server, outside *lab.Host
+	server, outside *lab.Host // the server's network alone; see machine
+	machine         *server
 	ssh             *lab.SSH
-	authLog         string
-	config          string // text of the configuration, without the extra door
-	configPath      string
-	state           string   // directory, on a disk of its own
-	panel           []string // starts the panel's service
 	closes          []func()
 	next            atomic.Uint32 // number of the next source
 }
 
-// stateDisk is the size of the state's disk.
-const stateDisk = "48m"
-
-func newNetwork(ctx context.Context) (n *network, err error) {
+func newNetwork(ctx context.Context, bin string) (n *network, err error) {
 	n = &network{}
 	if n.Lab, err = lab.New(); err != nil {
 		return nil, err
 	}
-	if err = n.build(ctx); err != nil {
+	if err = n.build(ctx, bin); err != nil {
 		n.close()
 		return nil, err
 	}
@@ -210,14 +109,24 @@ func (n *network) close() error {
 	for _, f := range n.closes {
 		f()
 	}
-	return n.Lab.Close()
+	var err error
+	if n.machine != nil {
+		err = n.machine.Close()
+	}
+	return errors.Join(err, n.Lab.Close())
 }
 
-func (n *network) build(ctx context.Context) (err error) {
+func (n *network) build(ctx context.Context, bin string) (err error) {
 	if n.server, err = n.Host("server"); err != nil {
 		return err
 	}
 	if n.outside, err = n.Host("outside"); err != nil {
+		return err
+	}
+	if n.ssh, err = n.SSH(22); err != nil {
+		return err
+	}
+	if n.machine, err = bootServer(ctx, n.Lab, n.server, bin, n.ssh); err != nil {
 		return err
 	}
 	for _, h := range []*lab.Host{n.server, n.outside} {
@@ -243,19 +152,6 @@ func (n *network) build(ctx context.Context) (err error) {
 		}
 	}
 	if err := n.routes(ctx); err != nil {
-		return err
-	}
-	if n.authLog, err = n.server.Isolate(); err != nil {
-		return err
-	}
-	n.state = n.Path("state")
-	if err := n.run(ctx, n.server, "mkdir "+n.state); err != nil {
-		return err
-	}
-	if err := n.run(ctx, n.server, "mount -t tmpfs -o size="+stateDisk+" tmpfs "+n.state); err != nil {
-		return err
-	}
-	if err := n.configure(); err != nil {
 		return err
 	}
 	if err := n.serve(); err != nil {
@@ -300,28 +196,6 @@ func (n *network) routes(ctx context.Context) error {
 	}
 	return nil
 }
-
-func (n *network) configure() (err error) {
-	if n.ssh, err = n.SSH(22); err != nil {
-		return err
-	}
-	starter, err := exec.LookPath("start-stop-daemon")
-	if err != nil {
-		return err
-	}
-	socat, err := exec.LookPath("socat")
-	if err != nil {
-		return err
-	}
-	pidFile := n.Path("panel.pid")
-	n.config = fmt.Sprintf(config, n.state, n.socket(), n.ssh.Program, n.ssh.Config, n.authLog, starter, pidFile, socat)
-	n.panel = []string{starter, "--start", "--oknodo", "--background", "--make-pidfile", "--pidfile", pidFile,
-		"--exec", socat, "--", "TCP6-LISTEN:7070,fork,reuseaddr,ipv6only=0", "PIPE"}
-	n.configPath, err = n.Write("doorward.toml", n.config)
-	return err
-}
-
-func (n *network) socket() string { return n.Path("control.sock") }
 
 // serve runs the services that are always there: they echo.
 func (n *network) serve() error {

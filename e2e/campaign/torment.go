@@ -95,6 +95,7 @@ const (
 	operatorOpens    = "an operator opens for a minute"
 	flushedWhileDead = "nft flush ruleset while dead"
 	serviceKilled    = "service killed"
+	busAway          = "D-Bus away"
 )
 
 func (t *tormentor) kinds() []kind {
@@ -116,6 +117,8 @@ func (t *tormentor) kinds() []kind {
 		{serviceKilled, 2, t.killService},
 		{"service started behind a dark door", 2, t.foreignService},
 		{"link down", 3, t.link},
+		{busAway, 4, t.noBus},
+		{"polkit away", 2, t.noPolkit},
 	}
 }
 
@@ -134,6 +137,9 @@ func (t *tormentor) kill() error {
 	return t.daemon.start()
 }
 
+// startTime is about how long a start takes: systemd's part, and the daemon's.
+const startTime = 150 * time.Millisecond
+
 func (t *tormentor) killTwice() error {
 	for range 1 + t.dice.IntN(3) {
 		if err := t.daemon.end(syscall.SIGKILL); err != nil {
@@ -142,7 +148,7 @@ func (t *tormentor) killTwice() error {
 		if err := t.daemon.launch(); err != nil {
 			return err
 		}
-		time.Sleep(between(t.dice, 0, 60*time.Millisecond))
+		time.Sleep(between(t.dice, 0, startTime))
 	}
 	return t.kill()
 }
@@ -157,13 +163,12 @@ func (t *tormentor) term() error {
 
 // write puts a configuration into the daemon's file.
 func (t *tormentor) write(text string) error {
-	_, err := t.net.Write("doorward.toml", text)
-	return err
+	return os.WriteFile(t.net.machine.configPath(), []byte(text), 0o640)
 }
 
 // good is the configuration with other words in it.
 func (t *tormentor) good() string {
-	return t.net.config + fmt.Sprintf("\n# changed %d\n", t.dice.Uint32())
+	return config + fmt.Sprintf("\n# changed %d\n", t.dice.Uint32())
 }
 
 // bad is one that cannot be used.
@@ -172,53 +177,34 @@ func (t *tormentor) bad() string {
 	case 0:
 		return ""
 	case 1:
-		return t.net.config[:t.dice.IntN(len(t.net.config)/2)] + "\n[door"
+		return config[:t.dice.IntN(len(config)/2)] + "\n[door"
 	case 2:
-		return strings.Replace(t.net.config, "open_for", "open_fro", 1)
+		return strings.Replace(config, "open_for", "open_fro", 1)
 	}
-	return strings.Replace(t.net.config, "59021", "59011", 1)
-}
-
-// hup has the daemon read its file.
-func (t *tormentor) hup() error {
-	select {
-	case <-t.daemon.ready:
-	default:
-	}
-	if err := t.daemon.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-		return err
-	}
-	select { // READY=1 follows RELOADING=1
-	case <-t.daemon.ready:
-		return nil
-	case <-t.daemon.ended:
-		return t.daemon.died()
-	case <-time.After(tooLong):
-		return fmt.Errorf("no READY=1 within %s of SIGHUP", tooLong)
-	}
+	return strings.Replace(config, "59021", "59011", 1)
 }
 
 func (t *tormentor) hupGood() error {
-	return errors.Join(t.write(t.good()), t.hup())
+	return errors.Join(t.write(t.good()), t.daemon.reload())
 }
 
 func (t *tormentor) hupBad() error {
-	err := errors.Join(t.write(t.bad()), t.hup())
+	err := errors.Join(t.write(t.bad()), t.daemon.reload())
 	if t.dice.IntN(3) == 0 {
 		err = errors.Join(err, t.kill())
-		err = errors.Join(err, t.write(t.net.config), t.kill())
+		err = errors.Join(err, t.write(config), t.kill())
 	}
-	return errors.Join(err, t.write(t.net.config), t.hup())
+	return errors.Join(err, t.write(config), t.daemon.reload())
 }
 
 // badStart has the daemon start without a usable file: it must use what it used
 // before.
 func (t *tormentor) badStart() error {
 	if err := errors.Join(t.daemon.end(syscall.SIGKILL), t.write(t.bad()), t.daemon.start()); err != nil {
-		return errors.Join(err, t.write(t.net.config))
+		return errors.Join(err, t.write(config))
 	}
 	time.Sleep(between(t.dice, 0, 3*time.Second))
-	return errors.Join(t.write(t.net.config), t.kill())
+	return errors.Join(t.write(config), t.kill())
 }
 
 // nft runs nft on the server.
@@ -269,7 +255,7 @@ func (t *tormentor) flushDead() error {
 // fill fills the state's disk for a while, over a restart too.
 func (t *tormentor) fill() error {
 	end := t.events.Begin(judge.Disk, t.now())
-	junk := t.net.state + "/junk"
+	junk := t.net.machine.state() + "/junk"
 	_, _ = t.net.server.Run(context.Background(), "dd", "if=/dev/zero", "of="+junk, "bs=4k") // ends with the disk
 	var err error
 	time.Sleep(between(t.dice, 0, 2*time.Second))
@@ -288,12 +274,12 @@ func (t *tormentor) damage() error {
 	if err := t.daemon.end(syscall.SIGKILL); err != nil {
 		return err
 	}
-	err := t.garble(t.net.state + "/doorward.db")
+	err := t.garble(t.net.machine.state() + "/doorward.db")
 	t.gap()
 	err = errors.Join(err, t.daemon.start())
 	end(t.now() + 3*time.Second)
 	// What was set aside is the operator's to look at, and to remove.
-	_, e := t.net.server.Run(context.Background(), "find", t.net.state, "-name", "*.corrupt-*", "-delete")
+	_, e := t.net.server.Run(context.Background(), "find", t.net.machine.state(), "-name", "*.corrupt-*", "-delete")
 	return errors.Join(err, e)
 }
 
@@ -318,14 +304,14 @@ func (t *tormentor) garble(path string) error {
 
 // logs does to the auth log what log rotation and crashes do.
 func (t *tormentor) logs() error {
-	log := t.net.authLog
+	log := t.net.machine.authLog()
 	switch t.dice.IntN(3) {
 	case 0: // copied and truncated
 		text, err := os.ReadFile(log)
 		if err != nil {
 			return err
 		}
-		return errors.Join(os.WriteFile(log+".1", text, 0o600), os.Truncate(log, 0))
+		return errors.Join(t.writeLog(log+".1", string(text)), os.Truncate(log, 0))
 	case 1: // cut in the middle of a line
 		info, err := os.Stat(log)
 		if err != nil || info.Size() < 200 {
@@ -338,7 +324,7 @@ func (t *tormentor) logs() error {
 		return err
 	}
 	defer f.Close()
-	half := time.Now().Format(time.Stamp) + " server sshd[4711]: Accepted publickey for ro"
+	half := time.Now().UTC().Format(time.Stamp) + " server sshd[4711]: Accepted publickey for ro"
 	if _, err := f.WriteString(half); err != nil {
 		return err
 	}
@@ -347,16 +333,27 @@ func (t *tormentor) logs() error {
 	return err
 }
 
-// noLog takes all log data away (S9): the door goes dark and deaf.
-func (t *tormentor) noLog() error {
-	end := t.events.Begin(judge.NoLog, t.now())
-	text, err := os.ReadFile(t.net.authLog)
+// writeLog writes a log that the daemon may read, as it may the one that there
+// always is.
+func (t *tormentor) writeLog(path, text string) error {
+	info, err := os.Stat(t.net.machine.authLog())
 	if err != nil {
 		return err
 	}
-	err = errors.Join(os.RemoveAll(t.net.authLog+".1"), os.Truncate(t.net.authLog, 0))
+	owner := info.Sys().(*syscall.Stat_t)
+	return errors.Join(os.WriteFile(path, []byte(text), 0o640), os.Chmod(path, 0o640), os.Chown(path, int(owner.Uid), int(owner.Gid)))
+}
+
+// noLog takes all log data away (S9): the door goes dark and deaf.
+func (t *tormentor) noLog() error {
+	end := t.events.Begin(judge.NoLog, t.now())
+	text, err := os.ReadFile(t.net.machine.authLog())
+	if err != nil {
+		return err
+	}
+	err = errors.Join(os.RemoveAll(t.net.machine.authLog()+".1"), os.Truncate(t.net.machine.authLog(), 0))
 	time.Sleep(between(t.dice, 0, 3*time.Second))
-	err = errors.Join(err, os.WriteFile(t.net.authLog+".1", append([]byte("\n"), text...), 0o600))
+	err = errors.Join(err, t.writeLog(t.net.machine.authLog()+".1", "\n"+string(text)))
 	// It looks again after ten seconds.
 	go func() { // ends by itself, and before the network does
 		time.Sleep(12 * time.Second)

@@ -28,13 +28,13 @@ func (t *tormentor) apply() error {
 	if err := t.write(t.good() + extra); err != nil {
 		return err
 	}
-	client := control.NewClient(t.net.socket())
+	client := control.NewClient(t.net.machine.socket())
 	_, err := client.Apply(t.ctx, control.ApplyRequest{Action: "apply", Confirm: confirm.String()})
 	if t.ctx.Err() != nil {
 		return nil
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("apply --confirm: %w", err), t.write(t.net.config), t.hup())
+		return errors.Join(fmt.Errorf("apply --confirm: %w", err), t.write(config), t.daemon.reload())
 	}
 	keep := false
 	switch t.dice.IntN(4) {
@@ -54,7 +54,7 @@ func (t *tormentor) apply() error {
 	}
 	time.Sleep(confirm)
 	err = errors.Join(err, t.guarded(client, keep))
-	return errors.Join(err, t.write(t.good()), t.hup(), t.guarded(client, false))
+	return errors.Join(err, t.write(t.good()), t.daemon.reload(), t.guarded(client, false))
 }
 
 // guarded checks whether the extra door is there and guarded, or neither.
@@ -88,7 +88,7 @@ func (t *tormentor) guarded(client *control.Client, want bool) error {
 // open gives long grants to sources that never come, for the inspector to
 // compare: the visitors' own end too soon after a restart.
 func (t *tormentor) open() error {
-	client := control.NewClient(t.net.socket())
+	client := control.NewClient(t.net.machine.socket())
 	for _, six := range []bool{false, true} {
 		order := control.OpenRequest{Door: "web", Source: t.net.source(six).String(), For: "1m"}
 		if _, err := client.Open(context.WithoutCancel(t.ctx), order); err != nil {
@@ -122,9 +122,39 @@ func (t *tormentor) killService() error {
 // dark door it must be stopped again, which the inspector watches.
 func (t *tormentor) foreignService() error {
 	end := t.events.Begin(judge.Service, t.now())
-	_, err := t.net.server.Run(context.Background(), t.net.panel[0], t.net.panel[1:]...)
+	_, err := t.net.machine.systemctl(context.Background(), "start", "panel.service")
 	end(t.now() + time.Second)
 	return err
+}
+
+// noBus takes D-Bus away for a while, over a restart too. It is stopped, or dies
+// and comes back when somebody asks for it.
+func (t *tormentor) noBus() error {
+	order := []string{"stop", "dbus.socket", "dbus.service"}
+	if t.dice.IntN(2) == 0 {
+		order = []string{"kill", "--kill-whom=main", "--signal=KILL", "dbus.service"}
+	}
+	return t.without(order, "dbus.socket", "dbus.service")
+}
+
+// noPolkit takes polkit away, which says what the daemon's user may start.
+func (t *tormentor) noPolkit() error {
+	return t.without([]string{"kill", "--kill-whom=main", "--signal=KILL", "polkit.service"}, "polkit.service")
+}
+
+// without gives systemd an order that takes something away through which units
+// are started, and has it start that again.
+func (t *tormentor) without(order []string, again ...string) error {
+	end := t.events.Begin(judge.NoBus, t.now())
+	_, err := t.net.machine.systemctl(context.Background(), order...)
+	time.Sleep(between(t.dice, 0, 4*time.Second))
+	if t.dice.IntN(2) == 0 {
+		err = errors.Join(err, t.kill())
+		time.Sleep(between(t.dice, 0, time.Second))
+	}
+	_, e := t.net.machine.systemctl(context.Background(), append([]string{"start"}, again...)...)
+	end(t.now() + 3*time.Second) // the daemon looks for it every two seconds
+	return errors.Join(err, e)
 }
 
 // link takes the cable away, at one end or the other.

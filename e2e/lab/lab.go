@@ -105,6 +105,10 @@ func (l *Lab) Host(name string) (*Host, error) {
 	return h, err
 }
 
+// Network is the file that stands for the host's network, as long as the lab
+// lives.
+func (h *Host) Network() string { return fmt.Sprintf("/proc/%d/ns/net", h.holder.Process.Pid) }
+
 // Link joins two hosts with a cable. Addresses are in CIDR form; IPv6 ones are
 // usable at once.
 func (l *Lab) Link(a *Host, addrsA []string, b *Host, addrsB []string) error {
@@ -189,7 +193,7 @@ func (h *Host) Do(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		net, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", h.holder.Process.Pid))
+		net, err := os.Open(h.Network())
 		if err != nil {
 			done <- err
 			return

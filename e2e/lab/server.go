@@ -63,7 +63,8 @@ func (h *Host) Isolate() (authLog string, err error) {
 		}
 	}
 	socket := h.lab.Path(h.Name + "-syslog")
-	if authLog, err = h.syslog(socket); err != nil {
+	authLog = h.lab.Path(h.Name + "-auth.log")
+	if err := h.Syslog(socket, authLog); err != nil {
 		return "", err
 	}
 	if _, err := h.Run(ctx, "ln", "-s", socket, dev+"/log"); err != nil {
@@ -112,19 +113,19 @@ func (h *Host) ownRoot(ctx context.Context) error {
 	return nil
 }
 
-// syslog is a small syslog daemon: it listens on socket until the lab ends.
-func (h *Host) syslog(socket string) (authLog string, err error) {
+// Syslog is a small syslog daemon: it listens on socket until the lab ends, and
+// writes what is of auth and authpriv to the file authLog.
+func (h *Host) Syslog(socket, authLog string) error {
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
 	if err != nil {
-		return "", err
+		return err
 	}
 	if err := os.Chmod(socket, 0o666); err != nil {
-		return "", err
+		return err
 	}
-	authLog = h.lab.Path(h.Name + "-auth.log")
 	log, err := os.OpenFile(authLog, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
 	if err != nil {
-		return "", err
+		return err
 	}
 	fmt.Fprintf(log, "%s %s syslogd: started\n", time.Now().Format(time.Stamp), h.Name)
 	done := make(chan struct{})
@@ -143,7 +144,7 @@ func (h *Host) syslog(socket string) (authLog string, err error) {
 			}
 		}
 	}()
-	return authLog, nil
+	return nil
 }
 
 // message is what syslog(3) sends: "<38>Nov 24 06:10:00 sshd[7]: text".

@@ -104,12 +104,15 @@ var arrows = map[string]map[string]string{
 	"e2e/demo":             {"e2e/lab": "makes the network", "internal/control": "reads status as a script would"},
 	"e2e/campaign/judge":   {},
 	"e2e/campaign": {
-		"e2e/campaign/judge": "holds what was seen to the promise",
-		"internal/mutants":   "the faults that it plants",
-		"e2e/lab":            "makes the network",
-		"internal/control":   "reads status and gives orders as an operator would",
+		"e2e/campaign/judge":   "holds what was seen to the promise",
+		"internal/mutants":     "the faults that it plants",
+		"e2e/lab":              "makes the network",
+		"internal/control":     "reads status and gives orders as an operator would",
+		"internal/systemdtest": "boots the server",
+		"packaging":            "what brings the daemon to the server",
 	},
-	"bench": {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
+	"packaging": {},
+	"bench":     {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
 }
 
 func TestImportArrows(t *testing.T) {

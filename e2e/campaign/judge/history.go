@@ -85,6 +85,9 @@ type Door struct {
 	Opens time.Duration
 	// Excuses are the torments that may keep this door from opening.
 	Excuses []What
+	// Starts says that to open it a service must start, for which there must be
+	// D-Bus.
+	Starts bool
 }
 
 // What is something that happened to the machine.
@@ -100,6 +103,7 @@ const (
 	Damage    What = "store damaged"
 	Service   What = "service killed"
 	NoLog     What = "no log data"
+	NoBus     What = "D-Bus or polkit away" // nothing but knocks that need a service to start
 )
 
 // Window is when it happened.

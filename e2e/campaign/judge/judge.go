@@ -34,6 +34,7 @@ type fate uint8
 const (
 	opens fate = iota
 	mayOpen
+	unlessServed // it was right, and opens if its service can be started
 	opensNothing
 )
 
@@ -49,7 +50,7 @@ func Judge(e *Episode, events *Events) Verdict {
 		case e.Knocks[i].Kind != Right:
 		case f == opens:
 			v.Sure++
-		case f == mayOpen:
+		case f == mayOpen, f == unlessServed:
 			v.Maybe++
 		default:
 			v.Deaf++
@@ -136,7 +137,7 @@ func (e *Episode) order(tries []Try, fates []fate, events *Events) porcupine.Che
 		switch fates[i] {
 		case opensNothing:
 			continue
-		case mayOpen:
+		case mayOpen, unlessServed:
 			kind = opMaybeGrant
 		}
 		n++
@@ -166,14 +167,20 @@ func (e *Episode) order(tries []Try, fates []fate, events *Events) porcupine.Che
 
 // given is when the grant of a knock was given, if it was. Where no grant of
 // before can still be live, the first connection shows that it was by then.
-// On a machine that stalled it may have been given that much later.
+// On a machine that stalled, or without D-Bus, it may have been given that much
+// later.
 func (e *Episode) given(k Knock, tries []Try, shut Moment, events *Events) Span {
 	s := Span{k.Begin, k.End + e.Door.Opens}
+	late := []What{Stall}
+	if e.Door.Starts {
+		late = append(late, NoBus)
+	}
 	for more := true; more; {
 		more = false
-		for _, w := range events.During(s, Stall) {
-			more = more || w.End+e.Door.Opens > s.End
-			s.End = max(s.End, w.End+e.Door.Opens)
+		for _, w := range events.During(s, late...) {
+			by := min(w.End, e.span().End) + e.Door.Opens
+			more = more || by > s.End
+			s.End = max(s.End, by)
 		}
 	}
 	for _, t := range tries {
@@ -194,9 +201,14 @@ func (e *Episode) torments(h *history, events *Events) {
 	for _, w := range events.During(all, append(e.Door.Excuses, Damage)...) {
 		h.add(Span{w.Begin, min(w.End, all.End)}, opMaybeWipe, 0)
 	}
-	// So does one whose last one died between opening a door and saving that.
+	// So does one whose last one died between opening a door and saving that,
+	// which takes as long as the disk is full.
 	for _, k := range e.Knocks {
-		for _, w := range events.During(Span{k.Begin, k.End + e.Door.Opens}, Down) {
+		unsaved := Span{k.Begin, k.End + e.Door.Opens}
+		for _, w := range events.During(unsaved, Disk) {
+			unsaved.End = max(unsaved.End, min(w.End, all.End)+e.Door.Opens)
+		}
+		for _, w := range events.During(unsaved, Down) {
 			h.add(Span{w.Begin, min(w.End, all.End) + e.Door.Opens}, opMaybeWipe, 0)
 		}
 	}
@@ -215,7 +227,7 @@ func (e *Episode) torments(h *history, events *Events) {
 // that was mangled may have been wrong.
 func (e *Episode) takenBack(h *history, fates []fate) {
 	for i, k := range e.Knocks {
-		if fates[i] != opens {
+		if fates[i] != opens && fates[i] != unlessServed {
 			h.add(Span{k.Begin, k.End + e.Door.Within + e.Door.Opens}, opMaybeWipe, 0)
 		}
 	}
@@ -253,6 +265,8 @@ func (e *Episode) fate(k Knock, before []penalty, events *Events) (fate, []penal
 	over := k.End + d.Within + d.Opens + d.Penalty + slack
 	mangled := penalty{maybe: Span{k.Begin, over}}
 	switch {
+	case k.Kind == Right && !lost && !maybeDeaf && d.Starts && len(events.During(heard, NoBus)) > 0:
+		return unlessServed, nil
 	case k.Kind == Right && !lost && !maybeDeaf:
 		return opens, nil
 	case k.Kind == Right:

@@ -36,7 +36,7 @@ func TestJudge(t *testing.T) {
 	rejects := web()
 	rejects.Rejects = true
 	served := web()
-	served.Excuses = []What{Service}
+	served.Excuses, served.Starts = []What{Service}, true
 	half := knock(Right, 10)
 	half.Whole = false
 	tests := []struct {
@@ -79,9 +79,29 @@ func TestJudge(t *testing.T) {
 			[]Window{{Down, Span{10 * second, 11 * second}}}, "P4"},
 		{"a crash takes no grant", Episode{Knocks: []Knock{knock(Right, 10)}, Tries: append(tries(In, 10.5), tries(Silent, 11.7)...)},
 			[]Window{{Down, Span{11200 * time.Millisecond, 12 * second}}}, "P4"},
+		{"unless a full disk kept the open door from being saved", Episode{Knocks: []Knock{knock(Right, 10)},
+			Tries: append(tries(In, 10.5), tries(Silent, 11.7)...)},
+			[]Window{{Disk, Span{9 * second, 11 * second}}, {Down, Span{11200 * time.Millisecond, 12 * second}}}, ""},
 		{"a table that went takes it", Episode{Knocks: []Knock{knock(Right, 10)}, Tries: append(tries(In, 10.5), tries(Silent, 11.7)...)},
 			[]Window{{Unguarded, Span{11200 * time.Millisecond, 11400 * time.Millisecond}}}, ""},
 		{"a knock that was not whole need not open", Episode{Knocks: []Knock{half}, Tries: tries(Silent, 11.1)}, nil, ""},
+
+		{"without D-Bus no service starts", Episode{Door: served, Knocks: []Knock{knock(Right, 10)}, Tries: tries(Silent, 11.1)},
+			[]Window{{NoBus, Span{9 * second, 12 * second}}}, ""},
+		{"or later", Episode{Door: served, Knocks: []Knock{knock(Right, 10)}, Tries: append(tries(Silent, 11.1), tries(In, 14.5)...)},
+			[]Window{{NoBus, Span{9 * second, 12 * second}}}, ""},
+		{"which is no matter where none must", Episode{Knocks: []Knock{knock(Right, 10)}, Tries: tries(Silent, 11.1)},
+			[]Window{{NoBus, Span{9 * second, 12 * second}}}, "P4"},
+		{"once it is back they do", Episode{Door: served, Knocks: []Knock{knock(Right, 10)}, Tries: tries(Silent, 11.1)},
+			[]Window{{NoBus, Span{5 * second, 9 * second}}}, "P4"},
+		{"a grant lasts without D-Bus", Episode{Door: served, Knocks: []Knock{knock(Right, 10)}, Tries: append(tries(In, 10.5), tries(Silent, 11.7)...)},
+			[]Window{{NoBus, Span{11100 * time.Millisecond, 12 * second}}}, "P4"},
+		{"and ends", Episode{Door: served, Knocks: []Knock{knock(Right, 10)}, Tries: tries(In, 10.5, 13.4)},
+			[]Window{{NoBus, Span{11100 * time.Millisecond, 14 * second}}}, "P1, P2"},
+		{"without D-Bus a stranger gets in", Episode{Door: served, Tries: tries(In, 10.5)},
+			[]Window{{NoBus, Span{9 * second, 12 * second}}}, "P1, P2"},
+		{"without D-Bus a wrong knock is forgiven", Episode{Door: served, Knocks: []Knock{knock(Wrong, 10), knock(Right, 13)}, Tries: tries(In, 13.5)},
+			[]Window{{NoBus, Span{9 * second, 12 * second}}}, "P1, P2"},
 
 		{"a wrong knock opens", Episode{Knocks: []Knock{knock(Wrong, 10)}, Tries: tries(In, 10.5)}, nil, "P1, P2"},
 		{"half a knock opens", Episode{Knocks: []Knock{knock(Half, 10)}, Tries: tries(In, 10.5)}, nil, "P1, P2"},

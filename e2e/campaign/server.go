@@ -1,0 +1,201 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/doorward/doorward/e2e/lab"
+	"github.com/doorward/doorward/internal/systemdtest"
+	"github.com/doorward/doorward/packaging"
+)
+
+const panelPort = 7070
+
+// config is the daemon's. Port 8081 is for connections that live for long.
+const config = `[door.ssh]
+ports = ["22/tcp"]
+open_for = "3s"
+service = { unit = "ssh.service" }
+[door.ssh.presence]
+idle = "4s"
+logins = ["/var/log/auth.log", "/var/log/auth.log.1"]
+[[door.ssh.knock]]
+kind = "touch"
+listen = [59000, 59001, 59002]
+touch = [59000, 59002]
+within = "1s"
+penalty = "4s"
+
+[door.web]
+ports = ["8080/tcp", "8081/tcp"]
+open_for = "2s"
+always = ["203.0.113.0/24", "2001:db8:a::/48"]
+[door.web.presence]
+logins = "off"
+[[door.web.knock]]
+kind = "touch"
+listen = [59010, 59011, 59012]
+touch = [59012, 59010]
+order = "given"
+within = "1s"
+penalty = "4s"
+
+[door.one]
+ports = ["9090/tcp"]
+open_for = "4s"
+single_use = true
+[door.one.presence]
+logins = "off"
+[[door.one.knock]]
+kind = "touch"
+listen = [59020, 59021, 59022]
+touch = [59020, 59022]
+within = "1s"
+penalty = "4s"
+
+[door.game]
+ports = ["60000-60010/udp"]
+open_for = "2s"
+refuse = "reject"
+[door.game.presence]
+logins = "off"
+[[door.game.knock]]
+kind = "touch"
+listen = [59040, 59041, 59042]
+touch = [59040, 59041]
+within = "1s"
+penalty = "4s"
+
+[door.panel]
+ports = ["7070/tcp"]
+open_for = "4s"
+service = { unit = "panel.service" }
+[door.panel.presence]
+idle = "4s"
+logins = "off"
+[[door.panel.knock]]
+kind = "touch"
+listen = [59030, 59031, 59032]
+touch = [59030, 59032]
+within = "1s"
+judge = "every 2s"
+penalty = "4s"
+scope = "door"
+`
+
+// extra is the door that a configuration which is applied has more.
+const extra = `
+[door.extra]
+ports = ["7777/tcp"]
+[door.extra.presence]
+logins = "off"
+[[door.extra.knock]]
+kind = "touch"
+listen = [59050, 59051]
+touch = [59050]
+`
+
+// units are what is beside the distribution's; the panel echoes. What dies or is
+// started often is the campaign's to see, not for systemd to mend or to forbid.
+var units = map[string]string{
+	"doorward.service.d/campaign.conf": "[Service]\nRestart=no\nStandardOutput=append:" + daemonLog + "\nStandardError=append:" + daemonLog + "\n",
+	"ssh.service.d/campaign.conf":      "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestart=no\n",
+	"dbus.service.d/campaign.conf":     "[Unit]\nStartLimitIntervalSec=0\n",
+	"polkit.service.d/campaign.conf":   "[Unit]\nStartLimitIntervalSec=0\n",
+	"panel.service": "[Unit]\nStartLimitIntervalSec=0\n[Service]\nType=exec\nKillMode=process\n" +
+		"ExecStart=systemd-socket-activate --listen=7070 --accept --inetd cat\n",
+}
+
+// server is a booted Debian in the network of a host of the lab: with the daemon
+// in its unit, locked in, and the services of its doors in theirs. Its files are
+// reached from here through /proc.
+type server struct {
+	*systemdtest.System
+}
+
+const (
+	daemonUnit = "doorward.service"
+	daemonLog  = "/var/log/doorwardd.log"
+	// stateDisk is the size of the state's disk.
+	stateDisk = "48m"
+)
+
+// bootServer boots the server with the programs of the directory bin. Nothing
+// of it runs yet that belongs to a door.
+func bootServer(ctx context.Context, l *lab.Lab, host *lab.Host, bin string, ssh *lab.SSH) (*server, error) {
+	system, err := systemdtest.Start(ctx, systemdtest.Options{
+		Network: host.Network(), Console: l.Path("console.log"), Logf: logf,
+		Binds: []string{filepath.Join(bin, "doorwardd") + ":/usr/sbin/doorwardd", filepath.Join(bin, "doorward") + ":/usr/bin/doorward"},
+	})
+	if err != nil {
+		return nil, err
+	}
+	s := &server{system}
+	if err := s.install(ctx, l, host, ssh); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *server) install(ctx context.Context, l *lab.Lab, host *lab.Host, ssh *lab.SSH) error {
+	run := func(args ...string) error { _, err := s.Run(ctx, args[0], args[1:]...); return err }
+	for name, text := range units {
+		if err := s.Write("/etc/systemd/system/"+name, text, 0o644); err != nil {
+			return err
+		}
+	}
+	// Its sshd has the lab's keys, at the same place.
+	for _, f := range []struct{ from, to string }{
+		{l.Path("host_key"), l.Path("host_key")}, {l.Path("user_key.pub"), l.Path("user_key.pub")},
+		{ssh.Config, "/etc/ssh/sshd_config"},
+	} {
+		text, err := os.ReadFile(f.from)
+		if err != nil {
+			return err
+		}
+		if err := s.Write(f.to, string(text), 0o600); err != nil {
+			return err
+		}
+	}
+	if err := s.Write("/etc/systemd/journald.conf.d/campaign.conf", "[Journal]\nForwardToSyslog=yes\n", 0o644); err != nil {
+		return err
+	}
+	if err := packaging.Install(s.Write, run); err != nil {
+		return err
+	}
+	if err := host.Syslog(s.Path("/run/systemd/journal/syslog"), s.authLog()); err != nil {
+		return err
+	}
+	if err := s.Write("/etc/doorward/doorward.toml", config, 0o640); err != nil {
+		return err
+	}
+	for _, line := range []string{
+		"chgrp adm /var/log/auth.log", "chgrp doorward /etc/doorward/doorward.toml",
+		"mount -t tmpfs -o mode=700,size=" + stateDisk + " tmpfs /var/lib/doorward", "chown doorward:doorward /var/lib/doorward",
+		"systemctl restart systemd-journald.service", "systemctl disable --now ssh.service",
+		"doorward polkit --install",
+		"systemctl restart polkit.service", // it reads rules anew by itself, at some moment
+	} {
+		if err := run(strings.Fields(line)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Files of the server as they are reached from here.
+func (s *server) configPath() string { return s.Path("/etc/doorward/doorward.toml") }
+func (s *server) state() string      { return s.Path("/var/lib/doorward") }
+func (s *server) authLog() string    { return s.Path("/var/log/auth.log") }
+func (s *server) socket() string     { return s.Path("/run/doorward/control.sock") }
+
+// systemctl gives systemd an order. It needs no D-Bus: root's go to systemd itself.
+func (s *server) systemctl(ctx context.Context, args ...string) (string, error) {
+	out, err := s.Run(ctx, "systemctl", args...)
+	return strings.TrimSpace(out), err
+}
