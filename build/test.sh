@@ -13,7 +13,8 @@ build/cross.sh
 build/model.sh models
 
 step "tests with the race detector"
-CGO_ENABLED=1 go test -race -short -timeout 10m $(go list ./... | grep -v '/e2e')
+# Many of them wait more than they compute.
+CGO_ENABLED=1 go test -p $(($(nproc) * 2)) -race -short -timeout 10m $(go list ./... | grep -v '/e2e')
 
 step "what is long, without it"
 go test -timeout 8m ./internal/fence ./internal/store
