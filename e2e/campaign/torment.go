@@ -117,7 +117,7 @@ func (t *tormentor) kinds() []kind {
 		{serviceKilled, 2, t.killService},
 		{"service started behind a dark door", 2, t.foreignService},
 		{"link down", 3, t.link},
-		{busAway, 4, t.noBus},
+		{busAway, 6, t.noBus},
 		{"polkit away", 2, t.noPolkit},
 	}
 }

@@ -137,8 +137,12 @@ func (t *tormentor) noBus() error {
 	return t.without(order, "dbus.socket", "dbus.service")
 }
 
-// noPolkit takes polkit away, which says what the daemon's user may start.
+// noPolkit takes polkit away, which says what the daemon's user may start. It
+// comes back when it is asked.
 func (t *tormentor) noPolkit() error {
+	if _, err := t.net.machine.systemctl(context.Background(), "start", "polkit.service"); err != nil {
+		return err
+	}
 	return t.without([]string{"kill", "--kill-whom=main", "--signal=KILL", "polkit.service"}, "polkit.service")
 }
 
