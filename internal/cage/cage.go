@@ -23,11 +23,11 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// Walls are what a caged process may still do. Paths that do not exist when the
-// process is caged stay out of its reach, also when they come later.
+// Walls are what a caged process may still do. It makes and changes no file but
+// those that it has open. Paths that do not exist when the process is caged stay
+// out of its reach, also when they come later.
 type Walls struct {
 	Read     []string    // directories and files to be read, with all that is below
-	Write    []string    // directories to be read and changed, with all that is below
 	Programs []string    // files that may be executed; none: no program can be started
 	Keep     []cap.Value // capabilities to be kept of those that the process has
 }
@@ -103,9 +103,6 @@ func (w Walls) landlock() error {
 	rules := []landlock.Rule{landlock.RWFiles("/dev/null").IgnoreIfMissing()}
 	for _, p := range w.Read {
 		rules = append(rules, readable(p))
-	}
-	for _, p := range w.Write {
-		rules = append(rules, landlock.RWDirs(p).IgnoreIfMissing())
 	}
 	for _, p := range w.Programs {
 		rules = append(rules, executable(p)...)

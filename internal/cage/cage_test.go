@@ -45,7 +45,7 @@ func intrude(t *testing.T, program string, uncaged bool) map[string]string {
 	caps := "-all,+net_admin,+net_bind_service,+setpcap"
 	run := nstest.New(t).Command(t.Context(), "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups",
 		"--inh-caps", caps, "--ambient-caps", caps, "--bounding-set", caps,
-		filepath.Join(dir, "intruder"), read, write, program)
+		filepath.Join(dir, "intruder"), read, filepath.Join(write, "store"), program)
 	if uncaged {
 		run.Args = append(run.Args, "uncaged")
 	}
@@ -65,7 +65,7 @@ var (
 	work = []string{"read a log", "list the logs", "write the store", "listen below 1024", "open a netfilter socket",
 		"size its buffer by force", "open a unix socket", "start threads"}
 	crimes = []string{"exec a shell", "exec a shell by the loader", "read /etc/shadow", "read another's home", "write a log",
-		"write outside", "connect out", "signal the parent", "ptrace the parent", "read the parent's memory",
+		"write beside the store", "replace the store", "open the store again", "write outside", "connect out", "signal the parent", "ptrace the parent", "read the parent's memory",
 		"load a module", "open a raw socket", "open a packet socket", "open a Bluetooth socket", "mount",
 		"make a namespace", "enter a namespace", "change the root", "become root", "set the clock",
 		"load a BPF program", "use io_uring", "use the keyring"}

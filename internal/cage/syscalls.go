@@ -13,9 +13,9 @@ import (
 
 // allowed are the system calls of a caged process: what Go's runtime, netlink,
 // the store, listeners, D-Bus and the logs use, as seen of the daemon at work,
-// with the older and newer forms of the same calls. Whatever changes another
-// process, a mount, a namespace, a user, a module, the clock or the kernel is
-// not among them.
+// with the older and newer forms of the same calls. Whatever makes, removes or
+// renames a file, or changes another process, a mount, a namespace, a user, a
+// module, the clock or the kernel is not among them.
 var allowed = [...]string{
 	// Memory and threads.
 	"brk", "madvise", "mincore", "mmap", "mprotect", "mremap", "munmap", "futex", "get_robust_list",
@@ -31,9 +31,8 @@ var allowed = [...]string{
 	"open", "openat", "openat2", "close", "close_range", "read", "pread64", "readv", "preadv", "write",
 	"pwrite64", "writev", "pwritev", "lseek", "fcntl", "flock", "fsync", "fdatasync", "sync_file_range", "ftruncate", "fallocate",
 	"fadvise64", "stat", "lstat", "fstat", "newfstatat", "statx", "statfs", "fstatfs", "access", "faccessat",
-	"faccessat2", "readlink", "readlinkat", "getdents", "getdents64", "getcwd", "mkdir", "mkdirat", "rename", "renameat",
-	"renameat2", "unlink", "unlinkat", "chmod", "fchmod", "fchmodat", "umask", "dup", "dup2", "dup3", "pipe", "pipe2",
-	"ioctl", "inotify_init1", "inotify_add_watch", "inotify_rm_watch", "memfd_create", "getxattr", "lgetxattr", "fgetxattr",
+	"faccessat2", "readlink", "readlinkat", "getdents", "getdents64", "getcwd", "dup", "dup2", "dup3", "pipe", "pipe2",
+	"ioctl", "inotify_init1", "inotify_add_watch", "inotify_rm_watch", "getxattr", "lgetxattr", "fgetxattr",
 	"name_to_handle_at",
 	// Sockets; which families is decided below.
 	"accept", "accept4", "bind", "connect", "getpeername", "getsockname", "getsockopt", "setsockopt",

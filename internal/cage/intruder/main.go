@@ -4,10 +4,11 @@
 // would who had taken the daemon over. It prints a line for each: what, and
 // "done" or why not. The cage's tests run it; it is never installed.
 //
-//	intruder READ WRITE PROGRAM [uncaged]
+//	intruder READ STORE PROGRAM [uncaged]
 //
-// names a directory that may be read, one that may be written, and a program
-// that may be executed ("" for none). Uncaged it tries the same from outside.
+// names a directory that may be read, a file that is open before, as the store
+// is, and a program that may be executed ("" for none). Uncaged it tries the same
+// from outside.
 package main
 
 import (
@@ -27,14 +28,18 @@ import (
 )
 
 func main() {
-	read, write, program := os.Args[1], os.Args[2], os.Args[3]
+	read, program := os.Args[1], os.Args[3]
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		fmt.Println("listen:", err)
 		os.Exit(1)
 	}
-	walls := cage.Walls{Read: []string{read}, Write: []string{write},
-		Keep: []cap.Value{cap.NET_ADMIN, cap.NET_BIND_SERVICE}}
+	store, err := os.OpenFile(os.Args[2], os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		fmt.Println("open the store:", err)
+		os.Exit(1)
+	}
+	walls := cage.Walls{Read: []string{read}, Keep: []cap.Value{cap.NET_ADMIN, cap.NET_BIND_SERVICE}}
 	if program != "" {
 		walls.Programs = []string{program}
 	}
@@ -48,7 +53,7 @@ func main() {
 			fmt.Println("missing:", m)
 		}
 	}
-	for _, try := range append(work(read, write, program), crimes(read, listener.Addr().String())...) {
+	for _, try := range append(work(read, store, program), crimes(read, store.Name(), listener.Addr().String())...) {
 		if err := try.do(); err != nil {
 			fmt.Printf("%s: %v\n", try.what, err)
 			continue
@@ -63,16 +68,13 @@ type attempt struct {
 }
 
 // work is what the daemon needs to go on.
-func work(read, write, program string) []attempt {
+func work(read string, store *os.File, program string) []attempt {
 	all := []attempt{
 		{"read a log", func() error { _, err := os.ReadFile(filepath.Join(read, "log")); return err }},
 		{"list the logs", func() error { _, err := os.ReadDir(read); return err }},
 		{"write the store", func() error {
-			path := filepath.Join(write, "store")
-			if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
-				return err
-			}
-			return os.Rename(path, path+".1")
+			_, err := store.WriteAt([]byte("x"), 1<<20)
+			return errors.Join(err, store.Sync(), store.Truncate(1))
 		}},
 		{"listen below 1024", func() error {
 			l, err := net.Listen("tcp", "127.0.0.1:1023")
@@ -93,13 +95,16 @@ func work(read, write, program string) []attempt {
 }
 
 // crimes are what an intruder would try.
-func crimes(read, address string) []attempt {
+func crimes(read, store, address string) []attempt {
 	return []attempt{
 		{"exec a shell", func() error { return exec.Command("/bin/sh", "-c", "true").Run() }},
 		{"exec a shell by the loader", func() error { return exec.Command(loader(), "/bin/sh", "-c", "true").Run() }},
 		{"read /etc/shadow", func() error { _, err := os.ReadFile("/etc/shadow"); return err }},
 		{"read another's home", func() error { _, err := os.ReadDir("/root"); return err }},
 		{"write a log", func() error { return os.WriteFile(filepath.Join(read, "log"), nil, 0o600) }},
+		{"write beside the store", func() error { return os.WriteFile(store+".1", nil, 0o600) }},
+		{"replace the store", func() error { return os.Rename(store, store+".2") }},
+		{"open the store again", func() error { _, err := os.OpenFile(store, os.O_RDWR, 0); return err }},
 		{"write outside", func() error {
 			f, err := os.CreateTemp("", "doorward-intruder-")
 			if err != nil {
