@@ -264,13 +264,22 @@ func (c *campaign) heart(ctx context.Context) error {
 	return nil
 }
 
-// sane looks for what no daemon must ever say.
+// sane looks for what no daemon must ever say, and whether each was locked in
+// when it was ready.
 func (c *campaign) sane() {
 	said := c.daemon.saidFrom(0)
-	for _, bad := range []string{"DATA RACE", "panic:", "fatal error:", "internal error", "not locked in"} {
+	for _, bad := range []string{"DATA RACE", "panic:", "fatal error:", "internal error"} {
 		if i := strings.Index(said, bad); i >= 0 {
 			c.broken("the daemon said %q: %s", bad, said[i:min(len(said), i+2000)])
 		}
+	}
+	starts := strings.Split(said, `"msg":"ready: the doors are guarded"`)
+	for _, start := range starts[:len(starts)-1] {
+		start = start[max(0, strings.LastIndex(start, `"msg":"fence opened"`)):]
+		if !strings.Contains(start, `"msg":"the daemon is locked in"`) {
+			c.broken("P10: the daemon was ready and not locked in: %s", start)
+		}
+		c.count("starts that were locked in")
 	}
 }
 

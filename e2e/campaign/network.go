@@ -87,7 +87,7 @@ func doors(quick time.Duration) []*door {
 type network struct {
 	*lab.Lab
 	server, outside *lab.Host // the server's network alone; see machine
-	machine         *server
+	machine         *machine
 	ssh             *lab.SSH
 	closes          []func()
 	next            atomic.Uint32 // number of the next source
@@ -126,7 +126,7 @@ func (n *network) build(ctx context.Context, bin string) (err error) {
 	if n.ssh, err = n.SSH(22); err != nil {
 		return err
 	}
-	if n.machine, err = bootServer(ctx, n.Lab, n.server, bin, n.ssh); err != nil {
+	if n.machine, err = bootMachine(ctx, n.Lab, n.server, bin, n.ssh); err != nil {
 		return err
 	}
 	for _, h := range []*lab.Host{n.server, n.outside} {

@@ -100,21 +100,27 @@ listen = [59050, 59051]
 touch = [59050]
 `
 
-// units are what is beside the distribution's; the panel echoes. What dies or is
-// started often is the campaign's to see, not for systemd to mend or to forbid.
-var units = map[string]string{
-	"doorward.service.d/campaign.conf": "[Service]\nRestart=no\nStandardOutput=append:" + daemonLog + "\nStandardError=append:" + daemonLog + "\n",
-	"ssh.service.d/campaign.conf":      "[Unit]\nStartLimitIntervalSec=0\n[Service]\nRestart=no\n",
-	"dbus.service.d/campaign.conf":     "[Unit]\nStartLimitIntervalSec=0\n",
-	"polkit.service.d/campaign.conf":   "[Unit]\nStartLimitIntervalSec=0\n",
-	"panel.service": "[Unit]\nStartLimitIntervalSec=0\n[Service]\nType=exec\nKillMode=process\n" +
-		"ExecStart=systemd-socket-activate --listen=7070 --accept --inetd cat\n",
+// settings are the files below /etc/systemd that are beside the distribution's.
+// The panel echoes. What dies or is started often is the campaign's to see, not
+// for systemd to mend or to forbid.
+func settings() map[string]string {
+	const asOften = "[Unit]\nStartLimitIntervalSec=0\n"
+	return map[string]string{
+		"system/doorward.service.d/campaign.conf": "[Service]\nRestart=no\n" +
+			"StandardOutput=append:" + daemonLog + "\nStandardError=append:" + daemonLog + "\n",
+		"system/ssh.service.d/campaign.conf":    asOften + "[Service]\nRestart=no\n",
+		"system/dbus.service.d/campaign.conf":   asOften,
+		"system/polkit.service.d/campaign.conf": asOften,
+		"system/panel.service": asOften + "[Service]\nType=exec\nKillMode=process\n" +
+			"ExecStart=systemd-socket-activate --listen=7070 --accept --inetd cat\n",
+		"journald.conf.d/campaign.conf": "[Journal]\nForwardToSyslog=yes\n",
+	}
 }
 
-// server is a booted Debian in the network of a host of the lab: with the daemon
+// machine is a booted Debian in the network of a host of the lab: with the daemon
 // in its unit, locked in, and the services of its doors in theirs. Its files are
 // reached from here through /proc.
-type server struct {
+type machine struct {
 	*systemdtest.System
 }
 
@@ -125,9 +131,9 @@ const (
 	stateDisk = "48m"
 )
 
-// bootServer boots the server with the programs of the directory bin. Nothing
+// bootMachine boots the server with the programs of the directory bin. Nothing
 // of it runs yet that belongs to a door.
-func bootServer(ctx context.Context, l *lab.Lab, host *lab.Host, bin string, ssh *lab.SSH) (*server, error) {
+func bootMachine(ctx context.Context, l *lab.Lab, host *lab.Host, bin string, ssh *lab.SSH) (*machine, error) {
 	system, err := systemdtest.Start(ctx, systemdtest.Options{
 		Network: host.Network(), Console: l.Path("console.log"), Logf: logf,
 		Binds: []string{filepath.Join(bin, "doorwardd") + ":/usr/sbin/doorwardd", filepath.Join(bin, "doorward") + ":/usr/bin/doorward"},
@@ -135,17 +141,17 @@ func bootServer(ctx context.Context, l *lab.Lab, host *lab.Host, bin string, ssh
 	if err != nil {
 		return nil, err
 	}
-	s := &server{system}
-	if err := s.install(ctx, l, host, ssh); err != nil {
-		return nil, errors.Join(err, s.Close())
+	m := &machine{system}
+	if err := m.install(ctx, l, host, ssh); err != nil {
+		return nil, errors.Join(err, m.Close())
 	}
-	return s, nil
+	return m, nil
 }
 
-func (s *server) install(ctx context.Context, l *lab.Lab, host *lab.Host, ssh *lab.SSH) error {
-	run := func(args ...string) error { _, err := s.Run(ctx, args[0], args[1:]...); return err }
-	for name, text := range units {
-		if err := s.Write("/etc/systemd/system/"+name, text, 0o644); err != nil {
+func (m *machine) install(ctx context.Context, l *lab.Lab, host *lab.Host, ssh *lab.SSH) error {
+	run := func(args ...string) error { _, err := m.Run(ctx, args[0], args[1:]...); return err }
+	for name, text := range settings() {
+		if err := m.Write("/etc/systemd/"+name, text, 0o644); err != nil {
 			return err
 		}
 	}
@@ -158,20 +164,17 @@ func (s *server) install(ctx context.Context, l *lab.Lab, host *lab.Host, ssh *l
 		if err != nil {
 			return err
 		}
-		if err := s.Write(f.to, string(text), 0o600); err != nil {
+		if err := m.Write(f.to, string(text), 0o600); err != nil {
 			return err
 		}
 	}
-	if err := s.Write("/etc/systemd/journald.conf.d/campaign.conf", "[Journal]\nForwardToSyslog=yes\n", 0o644); err != nil {
+	if err := packaging.Install(m.Write, run); err != nil {
 		return err
 	}
-	if err := packaging.Install(s.Write, run); err != nil {
+	if err := host.Syslog(m.Path("/run/systemd/journal/syslog"), m.authLog()); err != nil {
 		return err
 	}
-	if err := host.Syslog(s.Path("/run/systemd/journal/syslog"), s.authLog()); err != nil {
-		return err
-	}
-	if err := s.Write("/etc/doorward/doorward.toml", config, 0o640); err != nil {
+	if err := m.Write("/etc/doorward/doorward.toml", config, 0o640); err != nil {
 		return err
 	}
 	for _, line := range []string{
@@ -189,13 +192,13 @@ func (s *server) install(ctx context.Context, l *lab.Lab, host *lab.Host, ssh *l
 }
 
 // Files of the server as they are reached from here.
-func (s *server) configPath() string { return s.Path("/etc/doorward/doorward.toml") }
-func (s *server) state() string      { return s.Path("/var/lib/doorward") }
-func (s *server) authLog() string    { return s.Path("/var/log/auth.log") }
-func (s *server) socket() string     { return s.Path("/run/doorward/control.sock") }
+func (m *machine) configPath() string { return m.Path("/etc/doorward/doorward.toml") }
+func (m *machine) state() string      { return m.Path("/var/lib/doorward") }
+func (m *machine) authLog() string    { return m.Path("/var/log/auth.log") }
+func (m *machine) socket() string     { return m.Path("/run/doorward/control.sock") }
 
 // systemctl gives systemd an order. It needs no D-Bus: root's go to systemd itself.
-func (s *server) systemctl(ctx context.Context, args ...string) (string, error) {
-	out, err := s.Run(ctx, "systemctl", args...)
+func (m *machine) systemctl(ctx context.Context, args ...string) (string, error) {
+	out, err := m.Run(ctx, "systemctl", args...)
 	return strings.TrimSpace(out), err
 }
