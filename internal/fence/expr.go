@@ -16,6 +16,10 @@ const (
 	ctConfirmed   = 1 << 3 // IPS_CONFIRMED
 	rtnUnicast    = 1      // RTN_UNICAST
 	loopback      = 1      // LOOPBACK_IFINDEX
+	nftaSetExpr   = 17     // NFTA_SET_EXPR
+	limitRate     = 1      // NFTA_LIMIT_RATE
+	limitUnit     = 2      // NFTA_LIMIT_UNIT
+	limitBurst    = 3      // NFTA_LIMIT_BURST
 	tcpSyn        = 0x02
 	tcpSynAck     = 0x12
 )

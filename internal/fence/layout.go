@@ -238,6 +238,7 @@ func grantSet(w width, f family, singleUse bool) set {
 	if singleUse {
 		s.def.flags |= unix.NFT_SET_EVAL
 		s.def.gcInterval = gcIntervalSpent
+		s.def.once = true
 	}
 	return s
 }
@@ -250,7 +251,8 @@ func grantRule(w width, f family, singleUse bool) rule {
 	match = append(match, in(w.set()))
 	if singleUse {
 		// In the moment in which a transaction takes effect, packets see its
-		// grants and cannot spend them yet: who comes then comes again.
+		// grants and cannot spend them yet: who comes then comes again. Of
+		// packets that come at the same time one alone finds the grant (setDef).
 		match = append(match, spend(w.set()), notIn(w.set()))
 	}
 	return newRule(fmt.Sprintf("grants, IP%s/%d", w.family, w.bits), match, []expr{accept()})

@@ -190,8 +190,26 @@ func addSet(b *batch, s set, id uint32) {
 	if s.lengths != nil {
 		addLengths(&data, s.lengths)
 	}
+	if s.def.once {
+		addOnce(&data)
+	}
 	data.u32(unix.NFTA_SET_ID, id)
 	b.add(fmt.Sprintf("make set %q", s.name), unix.NFT_MSG_NEWSET, netlink.Create, data)
+}
+
+// addOnce gives each element of a set a limit of its own, of one packet, which a
+// lookup asks: two processors may find an element before either removes it. What
+// came in vain, since it could not remove the element yet, may come again after a
+// tenth of a second.
+func addOnce(data *attrs) {
+	x := data.open(nftaSetExpr)
+	data.str(unix.NFTA_EXPR_NAME, "limit")
+	limit := data.open(unix.NFTA_EXPR_DATA)
+	data.u64(limitRate, 10)
+	data.u64(limitUnit, 1) // a second
+	data.u32(limitBurst, 1)
+	data.close(limit)
+	data.close(x)
 }
 
 // addLengths describes a concatenated key: NFTA_SET_DESC_CONCAT, a list of

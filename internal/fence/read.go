@@ -135,6 +135,8 @@ func (c *conn) readSets(t *table) error {
 				s.def.dataType = ad.Uint32()
 			case unix.NFTA_SET_GC_INTERVAL:
 				s.def.gcInterval = ad.Uint32()
+			case nftaSetExpr:
+				s.def.once = true
 			}
 		}
 		if table == tableName {

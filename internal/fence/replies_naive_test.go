@@ -64,12 +64,14 @@ func (r *replies) naiveSets(t *table) bool {
 		ok = ok && l.sound(4, unix.NFTA_SET_FLAGS, unix.NFTA_SET_KEY_TYPE, unix.NFTA_SET_KEY_LEN,
 			unix.NFTA_SET_DATA_TYPE, unix.NFTA_SET_GC_INTERVAL)
 		if l.str(unix.NFTA_SET_TABLE) == tableName {
+			_, once := l.last(nftaSetExpr)
 			t.sets = append(t.sets, set{name: l.str(unix.NFTA_SET_NAME), def: setDef{
 				flags:      uint32(l.number(unix.NFTA_SET_FLAGS)),
 				keyType:    uint32(l.number(unix.NFTA_SET_KEY_TYPE)),
 				keyLen:     uint32(l.number(unix.NFTA_SET_KEY_LEN)),
 				dataType:   uint32(l.number(unix.NFTA_SET_DATA_TYPE)),
-				gcInterval: uint32(l.number(unix.NFTA_SET_GC_INTERVAL))}})
+				gcInterval: uint32(l.number(unix.NFTA_SET_GC_INTERVAL)),
+				once:       once}})
 		}
 	}
 	for i, s := range t.sets {

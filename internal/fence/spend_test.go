@@ -5,6 +5,7 @@ package fence
 import (
 	"fmt"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -54,6 +55,65 @@ func TestSingleUseGivenUnderFire(t *testing.T) {
 	running.Wait()
 	if n := got.Load(); n != rounds {
 		t.Errorf("%d grants let %d connections in", rounds, n)
+	}
+}
+
+// Two connections that begin at the same time do not both get in by one grant,
+// although two processors may find it before either has removed it.
+func TestSingleUseByTwoAtOnce(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	var in net.PacketConn
+	p.host.Do(func() (err error) { in, err = net.ListenPacket("udp4", ":53"); return err })
+	var reading sync.WaitGroup
+	got := map[byte]int{}
+	reading.Go(func() { // ends with the socket
+		for b := make([]byte, 16); ; {
+			_, from, err := in.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			got[from.(*net.UDPAddr).IP.To4()[3]]++
+		}
+	})
+	p.visitor.Run("ip", "route", "add", "local", "198.51.100.0/24", "dev", "lo")
+	p.host.Run("ip", "route", "add", "198.51.100.0/24", "via", visitorIP)
+	p.guard(Door{Name: "once", Ports: ports(t, "53/udp"), SingleUse: true})
+	const sources = 250
+	var grants []Grant
+	for i := range sources {
+		grants = append(grants, grant("once", fmt.Sprintf("198.51.100.%d", i+1), time.Minute))
+	}
+	p.give(grants...)
+	var ready atomic.Int32
+	var visitors sync.WaitGroup
+	for range 2 {
+		visitors.Go(func() {
+			p.visitor.Do(func() error {
+				for i := range sources {
+					d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.IPv4(198, 51, 100, byte(i+1))}}
+					c, err := d.Dial("udp4", at(hostIP, 53))
+					if err != nil {
+						return err
+					}
+					for ready.Add(1); ready.Load() < int32(2*i+2); { // as close together as two threads get
+						runtime.Gosched()
+					}
+					c.Write([]byte("x"))
+					c.Close()
+				}
+				return nil
+			})
+		})
+	}
+	visitors.Wait()
+	eventually(t, "all grants are spent", func() bool { gs, err := p.f.Grants(); return err == nil && len(gs) == 0 })
+	in.Close()
+	reading.Wait()
+	for source, n := range got {
+		if n > 1 {
+			t.Errorf("the grant of 198.51.100.%d let %d connections in", source, n)
+		}
 	}
 }
 

@@ -29,7 +29,11 @@ type set struct {
 }
 
 // setDef is what makes two sets the same kind of set.
-type setDef struct{ flags, keyType, keyLen, dataType, gcInterval uint32 }
+type setDef struct {
+	flags, keyType, keyLen, dataType, gcInterval uint32
+
+	once bool // an element is found by one packet and not by others at the same time
+}
 
 // element is a member of a set: a key, the end of an interval (the first key
 // behind it), or a port and the chain to go to.
