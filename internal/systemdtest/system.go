@@ -67,6 +67,7 @@ func Start(ctx context.Context, o Options) (*System, error) {
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
 	if err := s.await(ctx); err != nil {
+		s.cmd.Process.Kill() // what has not booted cannot end in good order
 		return nil, errors.Join(fmt.Errorf("boot: %w\n%s", err, s.Console()), s.Close())
 	}
 	return s, nil
