@@ -163,7 +163,7 @@ func (c *campaign) listening(ctx context.Context) (map[string]bool, error) {
 		return nil, err
 	}
 	has := func(port uint16) bool { return strings.Contains(out, fmt.Sprintf(":%d ", port)) }
-	return map[string]bool{"ssh": has(22), "panel": has(panelPort)}, nil
+	return map[string]bool{"ssh": has(22), "panel": has(panelPort), "echo": has(8888)}, nil
 }
 
 // services holds doors to their services (P9): one that has been open must run,

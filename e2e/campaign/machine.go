@@ -71,6 +71,20 @@ touch = [59040, 59041]
 within = "1s"
 penalty = "4s"
 
+[door.echo]
+ports = ["8888/tcp"]
+open_for = "3s"
+service = { start = ["/usr/bin/systemd-socket-activate", "--listen=8888", "--accept", "--inetd", "/usr/bin/cat"] }
+[door.echo.presence]
+idle = "4s"
+logins = "off"
+[[door.echo.knock]]
+kind = "touch"
+listen = [59060, 59061, 59062]
+touch = [59060, 59061]
+within = "1s"
+penalty = "4s"
+
 [door.panel]
 ports = ["7070/tcp"]
 open_for = "4s"

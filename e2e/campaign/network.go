@@ -76,6 +76,10 @@ func doors(quick time.Duration) []*door {
 		Door: judge.Door{Name: "game", OpenFor: 2 * time.Second, Opens: quick, Rejects: true},
 		port: 60003, udp: true, listen: []uint16{59040, 59041, 59042}, right: []uint16{59040, 59041},
 		wrong: [][]uint16{{59042}, {59040, 59042}},
+	}, { // its service is a command, which the launcher runs
+		Door: judge.Door{Name: "echo", OpenFor: 3 * time.Second, Opens: slow, Excuses: disk},
+		port: 8888, listen: []uint16{59060, 59061, 59062}, right: []uint16{59060, 59061},
+		wrong: [][]uint16{{59062}, {59060, 59062}},
 	}}
 	for _, d := range all {
 		d.Within, d.Penalty = within, penalty
