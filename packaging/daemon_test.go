@@ -37,14 +37,14 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	nstest.Need(t, "ssh", "ssh-keygen")
 	nstest.Link(ns, visitor, []string{"192.0.2.1/24"}, []string{"192.0.2.2/24"})
 	bin := t.TempDir()
-	for _, name := range []string{"doorwardd", "doorward"} {
-		build := exec.CommandContext(t.Context(), "go", "build", "-o", bin+"/"+name, "../cmd/"+name)
+	for _, name := range []string{"cmd/doorwardd", "cmd/doorward", "internal/cage/intruder"} {
+		build := exec.CommandContext(t.Context(), "go", "build", "-o", bin+"/", "../"+name)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("build %s: %v\n%s", name, err, out)
 		}
 	}
-	m := systemdtest.Boot(t, ns, bin+"/doorwardd:/stub", bin+"/doorward:/usr/bin/doorward")
+	m := systemdtest.Boot(t, ns, bin+"/doorwardd:/stub", bin+"/doorward:/usr/bin/doorward", bin+"/intruder:/intruder")
 	install(t, m)
 	m.Write("/etc/doorward/doorward.toml", sshDoor, 0o640)
 	m.Run("systemctl", "disable", "--now", "ssh.service")
@@ -109,6 +109,51 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	if log := m.Run("journalctl", "--no-pager", "--unit=doorward.service"); strings.Contains(log, "not confined") {
 		t.Errorf("the unit keeps the daemon from locking itself in:\n%s", log)
 	}
+	intrudes(t, m)
+}
+
+// intrudes runs the intruder (internal/cage/intruder) in the daemon's place: in
+// its unit, as its user, with its leave to ask polkit, and locked in.
+func intrudes(t *testing.T, m *systemdtest.Machine) {
+	unit, err := files.ReadFile("doorward.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(unit)
+	for old, now := range map[string]string{
+		"ExecStart=/usr/sbin/doorwardd -c /etc/doorward/doorward.toml": "ExecStart=/intruder /var/log /var/lib/doorward/store \"\"\nStandardOutput=truncate:/run/intruder",
+		"Type=notify": "Type=oneshot", "Restart=always\nRestartSec=1s\nWatchdogSec=30s\n": "",
+	} {
+		if !strings.Contains(text, old) {
+			t.Fatalf("the unit has no %q", old)
+		}
+		text = strings.Replace(text, old, now, 1)
+	}
+	m.Write("/etc/systemd/system/intruder.service", text, 0o644)
+	m.Write("/var/log/log", "Accepted", 0o644)
+	m.Run("systemctl", "daemon-reload")
+	m.Run("systemctl", "start", "systemd-logind.service", "intruder.service")
+	tries := m.Run("cat", "/run/intruder")
+	count := map[string]int{}
+	for line := range strings.Lines(tries) {
+		kind, _, _ := strings.Cut(line, ": ")
+		count[kind]++
+		if (kind == "work") != strings.HasSuffix(line, ": done\n") {
+			t.Errorf("%s", line)
+		}
+	}
+	if count["work"] < 8 || count["crime"] < 28 || len(count) != 2 {
+		t.Errorf("it tried %v:\n%s", count, tries)
+	}
+	for _, denied := range []string{"stop another unit: Interactive authentication required", "talk to another on D-Bus: "} {
+		if !strings.Contains(tries, denied) {
+			t.Errorf("want %q", denied)
+		}
+	}
+	if got := show(t, m, "systemd-logind.service", "ActiveState"); got != "active" {
+		t.Errorf("another unit is %q", got)
+	}
+	t.Logf("the intruder:\n%s", tries)
 }
 
 // logsInByTheJournal logs in with the real ssh, and holds that the login, as the

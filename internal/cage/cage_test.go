@@ -55,7 +55,8 @@ func intrude(t *testing.T, program string, uncaged bool) map[string]string {
 	}
 	results := make(map[string]string)
 	for line := range strings.Lines(string(out)) {
-		what, result, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		_, attempt, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		what, result, _ := strings.Cut(attempt, ": ")
 		results[what] = result
 	}
 	return results

@@ -1,8 +1,9 @@
 //go:build linux
 
 // Command intruder locks itself into the daemon's cage and tries what somebody
-// would who had taken the daemon over. It prints a line for each: what, and
-// "done" or why not. The cage's tests run it; it is never installed.
+// would who had taken the daemon over. It prints a line for each: "work" (the
+// daemon's) or "crime", what, and "done" or why not. Tests run it, also in the
+// daemon's unit; it is never installed.
 //
 //	intruder READ STORE PROGRAM [uncaged]
 //
@@ -21,6 +22,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
@@ -53,12 +55,17 @@ func main() {
 			fmt.Println("missing:", m)
 		}
 	}
-	for _, try := range append(work(read, store, program), crimes(read, store.Name(), listener.Addr().String())...) {
+	attempts("work", work(read, store, program))
+	attempts("crime", crimes(read, store.Name(), listener.Addr().String()))
+}
+
+func attempts(kind string, all []attempt) {
+	for _, try := range all {
+		result := "done"
 		if err := try.do(); err != nil {
-			fmt.Printf("%s: %v\n", try.what, err)
-			continue
+			result = err.Error()
 		}
-		fmt.Printf("%s: done\n", try.what)
+		fmt.Printf("%s: %s: %s\n", kind, try.what, result)
 	}
 }
 
@@ -134,6 +141,10 @@ func crimes(read, store, address string) []attempt {
 		{"set the clock", func() error { return plain(unix.SYS_CLOCK_SETTIME, 0) }},
 		{"load a BPF program", func() error { return plain(unix.SYS_BPF, unix.BPF_PROG_LOAD) }},
 		{"use io_uring", ring},
+		{"stop another unit", func() error {
+			return ask("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "Manager.StopUnit", "systemd-logind.service", "replace")
+		}},
+		{"talk to another on D-Bus", func() error { return ask("org.freedesktop.login1", "/org/freedesktop/login1", "Manager.ListSessions") }},
 		{"use the keyring", func() error { _, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_PROCESS_KEYRING, true); return err }},
 	}
 }
@@ -145,6 +156,16 @@ func ring() error {
 		return errno
 	}
 	return nil
+}
+
+// ask calls a method over the system's D-Bus.
+func ask(name, path, method string, args ...any) error {
+	bus, err := dbus.ConnectSystemBus()
+	if err != nil {
+		return err
+	}
+	defer bus.Close()
+	return bus.Object(name, dbus.ObjectPath(path)).Call(name+"."+method, 0, args...).Err
 }
 
 func socket(family, kind, proto int) error {
