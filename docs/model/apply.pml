@@ -1,10 +1,10 @@
 /* Configurations: doorward apply --confirm, its deadline, keep and undo, over
- * crash, reboot and a disk that takes nothing. Promise P8. */
+ * crash, reboot and a disk that takes nothing. Promises P1 and P8. */
 #include "machine.pml"
 
 #define NONE 0
 #define OLD  1               /* the configuration in use, as a text */
-#define NEW  2               /* the one that may lock the operator out */
+#define NEW  2               /* the one that may lock the operator out; either has a door of its own */
 
 #define WINDOW 2             /* --confirm */
 
@@ -39,6 +39,12 @@ bool kept, keeps;            /* an operator was told that it is kept; the order 
 bool undoes;                 /* an order to undo, to be told */
 
 #define mayBeNew (kept || keeps || window > 0 || !promised)
+
+#ifdef NEW_DOOR_IS_NOT_GUARDED
+#define raised(c) inUse      /* Gateway.use */
+#else
+#define raised(c) c
+#endif
 
 inline save(c, p, d, r) {    /* Gateway.saveApplied */
 	dConfirmed = c; dPending = p; dDeadline = d; dRejected = r;
@@ -90,7 +96,7 @@ inline commit() {
 
 inline telling() {
 	printf("  told: %d in use, %d guarded, %d waits\n", inUse, guarded, pending);
-	assert(p8 || refused || guarded == inUse);
+	assert(p1 || refused || guarded == inUse);           /* each door in use is guarded */
 	assert(p8 || refused || guarded != NEW || mayBeNew ||
 		pending == NEW && deadline == 0 && !wasDue          /* it ran out in this turn */);
 	if
@@ -131,7 +137,7 @@ turn:
 			fi;
 #endif
 			if
-			:: d_step { printf("  the kernel has the new one\n"); guarded = NEW; inUse = NEW; applied = true }
+			:: d_step { printf("  the kernel has the new one\n"); guarded = raised(NEW); inUse = NEW; applied = true }
 			:: d_step { printf("  nothing was changed: the kernel takes nothing\n") };
 				if
 				:: d_step { save(confirmed, pending, deadline, rejected); promised = false }
@@ -176,7 +182,7 @@ back:	skip;                /* Gateway.undo */
 #endif
 		if
 		:: d_step { printf("  rolled back\n");
-			guarded = confirmed; inUse = confirmed; refused = false; applied = false;
+			guarded = raised(confirmed); inUse = confirmed; refused = false; applied = false;
 			forgetPending();
 #ifndef UNDO_IS_NOT_SAVED
 			dirty = true

@@ -54,6 +54,13 @@ bool disturbed;              /* others took the table away, and it is not back y
 bool unsaved;                /* the disk took nothing in this turn */
 bool knows;                  /* the daemon has read the kernel's grants */
 bool fresh;                  /* no daemon was ready since the boot */
+#ifdef FORALL                /* what presence draws out is not saved each time */
+#define named false
+#define becomesNamed(x) skip
+#else
+bool named;                  /* on whose behalf the kernel lets in was told, and is on disk */
+#define becomesNamed(x) named = x
+#endif
 
 /* What is owed, by what happened and not by what the daemon thinks of it. */
 byte owed;                   /* for so long the visitor may come in */
@@ -91,7 +98,11 @@ inline keep(by, length) {            /* Door.give and Door.claim */
 
 inline seenNow() {                   /* Saved.LastSeen */
 #ifdef FORALL
+#ifdef IDLE_COUNTS_FROM_THE_OPENING
+	darkIn = (state == dark -> IDLE : darkIn)
+#else
 	darkIn = IDLE
+#endif
 #else
 	skip
 #endif
@@ -106,9 +117,9 @@ inline heard() {                     /* Door.Knock */
 	:: state == dark || state == open && !forAll ->
 		due = IDLE; asked = true; end = false;
 		dirty[KNOCK] = dirty[KNOCK] || !granted;
-		state = open; forAll = true;
 		seenNow();
-		keep(KNOCK, IDLE)
+		state = open; forAll = true;
+		keep(KNOCK, darkIn)
 	:: else                          /* deaf, or all are in already */
 	fi
 #else
@@ -126,8 +137,8 @@ inline heard() {                     /* Door.Knock */
 inline ordered() {                   /* Door.Open */
 	due = max(due, OPFOR); asked = asked || single;
 	dirty[OPERATOR] = true;
-	state = open;
 	seenNow();
+	state = open;
 	keep(OPERATOR, OPFOR)
 }
 
@@ -165,9 +176,9 @@ inline present() {                   /* Door.Seen: somebody is in */
 	:: forAll && claim[1] > 0 -> keep(OPERATOR, IDLE)
 	:: forAll && claim[2] > 0 -> keep(ADOPTED, IDLE)
 #else
-	:: forAll && granted -> keep(PRESENCE, IDLE)
+	:: forAll && granted -> keep(PRESENCE, darkIn)
 #endif
-	:: forAll && !granted -> dirty[PRESENCE] = true; keep(PRESENCE, IDLE)
+	:: forAll && !granted -> dirty[PRESENCE] = true; keep(PRESENCE, darkIn)
 	:: !forAll
 	fi
 #endif
@@ -193,7 +204,11 @@ inline change() {                    /* Fence.Change: one transaction, or nothin
 #ifdef GIVEN_FOREVER
 		left = (give -> 7 : 0);
 #else
+#ifdef GRANT_LASTS_A_SECOND_LONGER
+		left = (give -> giveFor + 1 : 0);
+#else
 		left = (give -> giveFor : 0);
+#endif
 #endif
 #ifndef UNGIVEN_FOR_EVER
 		ungiven = false;
@@ -232,7 +247,11 @@ inline compare() {                   /* Gateway.compare and what follows in repa
 	happened()
 }
 
+#ifdef CLAIM_IS_NOT_SAVED
+#define save(by) dClaim[by] = (dirty[by] && claim[by] == 0 -> 0 : dClaim[by]); dirty[by] = false
+#else
 #define save(by) dClaim[by] = (dirty[by] -> claim[by] : dClaim[by]); dirty[by] = false
+#endif
 
 inline commit() {                    /* Store.Commit */
 	printf("  committed\n");
@@ -266,6 +285,7 @@ inline told() {                      /* replies, and what status says between tw
 	assert(p6 || !fresh || state != open);
 	assert(p1 || !disturbed || news || retry);      /* it is put right at the news */
 	if :: single && !use && latest == 0 -> owed = left :: else fi;
+	becomesNamed(!unsaved && !retry);
 	fresh = false; ready = true; unsaved = false;
 #ifdef LOSS_IS_FORGOTTEN
 	ungiven = false;
@@ -284,8 +304,17 @@ inline start() {                     /* Gateway.begin until the fence rises */
 	fi
 }
 
+#ifdef LOST_GRANTS_ARE_BELIEVED
+#define joined(by) (left > 0 -> min(left, dClaim[by]) : dClaim[by])
+#else
+#ifdef CLAIMS_END_WITH_THE_DAEMON
+#define joined(by) 0
+#else
+#define joined(by) min(left, dClaim[by])
+#endif
+#endif
 #define restoreClaim(by) \
-	claim[by] = (state == open -> min(left, dClaim[by]) : 0); \
+	claim[by] = (state == open -> joined(by) : 0); \
 	dirty[by] = (claim[by] < dClaim[by])
 
 inline join() {                      /* Gateway.restoreGrants and restoreClaims */
@@ -304,13 +333,15 @@ inline join() {                      /* Gateway.restoreGrants and restoreClaims 
 #else
 	:: state == open && left > 0 && !granted ->
 #endif
+		assert(p6 || !named);        /* else it is known whose word it was */
 #ifndef UNKNOWN_GRANTS_ARE_NOT_ADOPTED
 		claim[ADOPTED] = left; dirty[ADOPTED] = true
 #else
 		skip
 #endif
 	:: else
-	fi
+	fi;
+	becomesNamed(false)
 }
 
 /* Between any two of its steps the daemon can die. */
@@ -328,7 +359,7 @@ active proctype Daemon() {
 		d_step { join() };
 		goto flush;
 turn:
-		atomic { hurried = true };
+		atomic { hurried = true; becomesNamed(false) };
 		do                           /* whatever waits is one turn's */
 		:: d_step { printf("a right knock\n"); heard() }
 		:: d_step { state != failsafe -> printf("operator: open\n"); ordered() }
@@ -410,14 +441,24 @@ save:
 	od
 }
 
+#ifdef TIME_IS_UP_A_SECOND_LATE     /* hadLeft: the kernel's, before the tick */
+#define nearerClaim(by) if :: claim[by] > (hadLeft > 0) -> claim[by]-- :: else fi; nearer(dClaim[by])
+#else
 #define nearerClaim(by) nearer(claim[by]); nearer(dClaim[by])
+#endif
 
 active proctype Clock() {
+#ifdef TIME_IS_UP_A_SECOND_LATE
+	byte hadLeft;
+#endif
 	do
 	:: d_step { !hurried -> printf("        tick\n");
 		/* No disk stands between a knock and its door. */
 		assert(p4 || due == 0 || retry || disturbed);
 		nearer(owed); nearer(due); nearer(darkIn); nearer(dDarkIn);
+#ifdef TIME_IS_UP_A_SECOND_LATE
+		hadLeft = left;
+#endif
 #ifdef GIVEN_FOREVER
 		left = (alive && !granted -> 0 : left);
 #else
@@ -455,7 +496,8 @@ active proctype Tormentor() {
 		}
 	:: d_step { !alive -> printf("a reboot\n");
 		table = false; left = 0; owed = 0; use = false; everybody = false;
-		rebooted = true; fresh = true; ready = false; disturbed = false }
+		rebooted = true; fresh = true; ready = false; disturbed = false;
+		becomesNamed(false) }
 	:: d_step { table -> printf("nft flush ruleset\n");
 		table = false; left = 0; disturbed = true; news = alive; use = false;
 		owed = (knows -> owed : 0) }                        /* else nobody knows it any more */

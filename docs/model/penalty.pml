@@ -4,7 +4,7 @@
  *
  *   (nothing)   the network: turns are late, nothing dies
  *   -DDISK      the intruder alone; kill -9, a disk that takes nothing, a clock
- *               that is set back
+ *               that is set back; operators, and a door that leaves and comes back
  *
  * The knock is two ports in any order; a third is to be left alone. Progress and
  * penalties are each source's own (scope = "source"). */
@@ -47,6 +47,16 @@ byte until[2];               /* Door: penalties */
 bool dirty[2];               /* the disk has them otherwise */
 bool unsaved;                /* the disk took nothing */
 byte lag;                    /* since the turn began: what was touched by then is heard in it */
+#ifdef FAILSAFE_HEARS
+#define deaf false           /* Door.Mute */
+#else
+#define deaf mute
+#endif
+#ifdef DISK
+bool there = true;           /* the configuration has the door */
+#else
+#define there true
+#endif
 
 /* The disk. */
 byte dUntil[2];              /* by the wall clock, which can be set back */
@@ -60,6 +70,8 @@ byte banned[2];              /* for so long the source is penalised */
 byte told[2];                /* as status said */
 bool fault[2];               /* there was a wrong knock since */
 bool edge[2];                /* touched so short before a penalty's end that either will do */
+bool shut;                   /* status said that the door is in failsafe, */
+bool vain;                   /* and somebody still met a listener */
 bool warned;                 /* status said that nothing is saved */
 bool stepped;                /* the clock was set back since the last start */
 
@@ -71,10 +83,11 @@ inline send(s, p) {          /* a completed handshake */
 
 inline touch(s, p) {
 	printf("%d touches %d\n", s, p);
+	vain = shut;
 	send(s, p);
 	if
 	:: 0 < banned[s] && banned[s] <= LATE -> edge[s] = true
-	:: mute || banned[s] > LATE || banned[s] == 0 && reason[s]         /* not heard, or counted with what came before */
+	:: mute || !there || banned[s] > LATE || banned[s] == 0 && reason[s]         /* not heard, or counted with what came before */
 	:: else ->
 		time[s] = (gone[s] == 0 -> WITHIN + 1 : time[s]);
 		gone[s] = gone[s] | p;
@@ -113,7 +126,16 @@ inline wrong(s, age) {       /* Door.Wrong */
 	assert(p5 || reason[s] || edge[s]);
 	reason[s] = false; right[s] = false; edge[s] = false; gone[s] = 0; fault[s] = true; banned[s] = PENALTY - age;
 	touched[s] = 0; judge[s] = 0;
-	until[s] = moment(PENALTY - age); dirty[s] = true
+#ifdef PENALTY_IS_TWICE_AS_LONG
+	until[s] = moment(2 * PENALTY - age);
+#else
+	until[s] = moment(PENALTY - age);
+#endif
+#ifdef PENALTY_IS_NOT_REMEMBERED
+	skip
+#else
+	dirty[s] = true
+#endif
 }
 
 inline knock(s) {            /* Door.Knock */
@@ -133,7 +155,11 @@ inline look1(s, age) {       /* Recogniser.Look */
 
 inline pardon1(s, age) {     /* Door.Tick */
 	if
+#ifdef TIME_IS_UP_A_SECOND_LATE
+	:: behind(until[s], age) -> until[s] = 0; dirty[s] = true
+#else
 	:: until[s] > 0 && !ahead(until[s], age) -> until[s] = 0; dirty[s] = true
+#endif
 	:: else
 	fi
 }
@@ -151,12 +177,12 @@ inline heard() {             /* guarded.touch, Recogniser.Touch */
 	pardon1(0, a); pardon1(1, a);
 #endif
 	if
-	:: mute
+	:: deaf || !there -> assert(p4 || !vain)
 #ifndef PENALISED_ARE_HEARD
-	:: !mute && until[s] > 0
-	:: !mute && until[s] == 0 ->
+	:: !deaf && there && until[s] > 0
+	:: !deaf && there && until[s] == 0 ->
 #else
-	:: !mute ->
+	:: !deaf && there ->
 #endif
 		look1(0, a); look1(1, a);
 		if
@@ -166,7 +192,11 @@ inline heard() {             /* guarded.touch, Recogniser.Touch */
 #ifdef KNOCK_MAY_TAKE_TWICE_ITS_TIME
 			judge[w] = (touched[w] == 0 -> moment(2 * WITHIN - a) : judge[w]);
 #endif
+#ifdef REPEAT_COUNTS         /* as many as the knock has */
+			touched[w] = (touched[w] & p -> RIGHT : touched[w] | p);
+#else
 			touched[w] = touched[w] | p;
+#endif
 			if
 #ifndef ANY_PORT_IS_RIGHT
 			:: touched[w] & X -> touched[w] = 0; judge[w] = 0; wrong(s, a)
@@ -181,15 +211,19 @@ inline heard() {             /* guarded.touch, Recogniser.Touch */
 	s = 0; p = 0; a = 0; w = 0; was = 0
 }
 
-inline tick() {              /* guarded.tick */
+inline tick() {              /* guarded.judge and tick */
 	was = 0;
 	if
 #ifndef FAILSAFE_JUDGES
-	:: mute -> touched[0] = 0; touched[1] = 0; judge[0] = 0; judge[1] = 0
+	:: deaf -> touched[0] = 0; touched[1] = 0; judge[0] = 0; judge[1] = 0
 #endif
 #ifndef JUDGED_BEFORE_IT_IS_HEARD
-	:: !mute && n > 0        /* more than one turn takes: they come first */
+	:: !deaf && n > 0        /* more than one turn takes: they come first */
+#ifndef UNFINISHED_KNOCKS_ARE_NOT_JUDGED
 	:: else -> look1(0, lag); look1(1, lag)
+#else
+	:: else
+#endif
 #else
 	:: else -> look1(0, 0); look1(1, 0)
 #endif
@@ -221,6 +255,7 @@ inline told1(s) {
 	fault[s] = false; told[s] = ticks(until[s]);
 	assert(p5 || told[s] == banned[s]);
 	assert(p4 || !right[s] || n > 0 || edge[s]);
+	assert(p5 || !reason[s] || n > 0 || lag == LATE || edge[s]);   /* nor does he go free */
 	if                       /* nothing of it is under way */
 	:: edge[s] && touched[s] == 0 && n == 0 -> edge[s] = false; reason[s] = false; gone[s] = 0; time[s] = 0
 	:: else
@@ -230,7 +265,12 @@ inline told1(s) {
 inline telling() {
 	printf("  told: penalties of %d and %d\n", ticks(until[0]), ticks(until[1]));
 	told1(0); told1(1);
-	warned = unsaved; listening = !mute
+	warned = unsaved; shut = mute;
+#ifdef FAILSAFE_LISTENS
+	listening = true
+#else
+	listening = there && !deaf       /* guarded.listening */
+#endif
 }
 
 inline restore1(s) {         /* Gateway.restorePenalties, Penalty.Left */
@@ -252,12 +292,38 @@ inline restore1(s) {         /* Gateway.restorePenalties, Penalty.Left */
 #else
 	dirty[s] = (until[s] != dUntil[s]);
 #endif
+	if                       /* it went with the door */
+	:: !there -> until[s] = 0; dirty[s] = (dUntil[s] > 0); fault[s] = true
+	:: else
+	fi;
 	if                       /* what was warned of, or a clock that was set back, binds less */
 	:: warned || stepped -> assert(p5 || ticks(until[s]) <= PENALTY); fault[s] = true
 	:: else
 	fi;
 	banned[s] = ticks(until[s])
 }
+
+#ifdef DISK
+inline arm(s) {              /* Door.ArmSource */
+	printf("operator: arm %d\n", s);
+	banned[s] = 0; fault[s] = true;
+	edge[s] = (n > 0);       /* its touches, before this or after */
+#ifndef OPERATOR_ARMS_NOBODY
+	until[s] = 0;
+#endif
+	dirty[s] = true
+}
+
+inline leave1(s) {           /* guarded.leave */
+	touched[s] = 0; judge[s] = 0;
+	gone[s] = 0; time[s] = 0; reason[s] = false; right[s] = false; edge[s] = false;
+#ifndef DOOR_THAT_LEFT_LEAVES_ITS_PENALTIES
+	dirty[s] = dirty[s] || until[s] > 0;
+#endif
+	until[s] = 0;
+	banned[s] = 0; fault[s] = true
+}
+#endif
 
 active proctype Daemon() {
 	byte s, p, a, w, was;
@@ -270,10 +336,17 @@ turn:
 		lag = 0;
 		do
 		:: d_step { n > 0 -> heard() }
-		:: d_step { !mute -> printf("  no log data\n"); mute = true;
+		:: d_step { !mute && there -> printf("  no log data\n"); mute = true;
 			gone[0] = 0; gone[1] = 0; reason[0] = false; reason[1] = false;
 			right[0] = false; right[1] = false; edge[0] = false; edge[1] = false }
-		:: d_step { mute && !listening && n == 0 -> printf("  log data is back\n"); mute = false }
+		:: d_step { mute && shut && n == 0 -> printf("  log data is back\n"); mute = false }
+#ifdef DISK
+		:: d_step { until[INTRUDER] > 0 -> arm(INTRUDER) }
+		:: d_step { there -> printf("operator: apply, without the door\n");
+			there = false; mute = false; leave1(0); leave1(1) }
+		:: d_step { !there && !listening && n == 0 -> printf("operator: apply, with the door again\n");
+			there = true }
+#endif
 		:: atomic { break }
 		od;
 flush:	skip;
@@ -331,7 +404,7 @@ inline forget1(s) {
 active proctype Tormentor() {
 	do
 	:: d_step { alive -> printf("kill -9\n");
-		alive = false; listening = false; mute = false; n = 0; unsaved = false; lag = 0;
+		alive = false; listening = false; shut = false; vain = false; mute = false; n = 0; unsaved = false; lag = 0;
 		forget1(0); forget1(1) }
 	:: d_step { !alive && !stepped && dUntil[0] + dUntil[1] > 0 -> printf("the clock is set back\n");
 		stepped = true;

@@ -18,6 +18,9 @@ bool done;                   /* which has ended */
 bool well;                   /*   and how: done, or seen to run */
 bool wanted, again, stale;
 bool running;                /* as last seen */
+#ifdef OLD_SERVICE_HAS_THE_LAST_WORD
+mtype old = none;            /* what a keeper whose time is over had under way */
+#endif
 
 /* The door. */
 mtype state = dark;
@@ -31,7 +34,7 @@ mtype saved = dark;          /* on disk */
 bool observe;
 bool wants;                  /* the visitor is outside */
 bool asked;                  /* and knocked; once is enough, unless there was trouble since */
-byte trouble = 3;            /* so often others start, stop or break it, or the daemon dies */
+byte trouble = 3;            /* so often others start, stop, break or replace it, or the daemon dies */
 
 inline becomes(r) {          /* the service manager tells of every change */
 	if
@@ -180,6 +183,21 @@ inline ended() {
 	was = none
 }
 
+inline renew() {             /* guarded.reconfigure, Door.Renew: another service, another keeper */
+#ifdef OLD_SERVICE_HAS_THE_LAST_WORD
+	old = busy;
+#endif
+	busy = none; done = false; well = false; wanted = false; again = false; stale = false; running = false;
+	if :: runs = false :: runs = true fi;
+	news = 1; isRunning[0] = runs; isRunning[1] = false;
+	retry = false;
+	if
+	:: state == opening -> want(true)
+	:: state == closing -> want(false)
+	:: else
+	fi
+}
+
 /* One turn is one step here: grants.pml has what happens within. What the daemon
  * hears of has a process each, since each is heard in the end (fairness). */
 active proctype Knocks() {
@@ -201,6 +219,17 @@ active proctype News() {
 		observed(observe); saved = state }
 	od
 }
+
+#ifdef OLD_SERVICE_HAS_THE_LAST_WORD
+active proctype Old() {
+	do
+	:: atomic { old == starts -> printf("  the old service has started\n"); old = none; doorRuns(); saved = state }
+	:: atomic { old == stops -> printf("  the old service has stopped\n"); old = none; doorStopped(); saved = state }
+	:: atomic { old == looks -> old = none }
+	:: atomic { old == starts || old == stops -> printf("  the old service fails\n"); old = none; doorFailed(); saved = state }
+	od
+}
+#endif
 
 active proctype Timer() {
 	do
@@ -250,10 +279,16 @@ active proctype Manager() {
 #endif
 	:: atomic { busy == looks && !done -> done = true; well = runs }
 	:: atomic { trouble > 0 && news < 2 -> trouble--; printf("others change it\n"); becomes(!runs) }
+	:: atomic { alive && trouble > 0 -> trouble--; printf("operator: apply, with another service\n");
+		renew(); saved = state }
 	:: atomic { alive && trouble > 0 -> trouble--; printf("kill -9\n");
 		alive = false; news = 0; isRunning[0] = false; isRunning[1] = false;
 		busy = none; done = false; well = false; wanted = false; again = false; stale = false;
-		running = false; waits = false; retry = false; repaired = false; asked = false; state = dark }
+		running = false; waits = false; retry = false; repaired = false; asked = false; state = dark;
+#ifdef OLD_SERVICE_HAS_THE_LAST_WORD
+		old = none
+#endif
+		}
 	od
 }
 

@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/term"
 
 	"github.com/doorward/doorward/e2e/campaign/judge"
 )
@@ -218,6 +219,7 @@ func (c *campaign) play(ctx context.Context) error {
 	outside(visits, func() error { return c.flooder(ctx, c.dice(2)) })
 	watchers.Go(func() error { return c.inspector(watch) })
 	watchers.Go(func() error { return c.heart(watch) })
+	watchers.Go(func() error { return c.progress(watch) })
 	err := visits.Wait()
 	stopWatch()
 	if e := watchers.Wait(); err == nil {
@@ -261,6 +263,25 @@ func (c *campaign) heart(ctx context.Context) error {
 			c.atMost("longest stall of the machine, ms", (now - last).Milliseconds())
 		}
 		last = now
+	}
+	return nil
+}
+
+// progress tells people how far it is: a terminal all the time, a log now and then.
+func (c *campaign) progress(ctx context.Context) error {
+	if c.faults != "" {
+		return nil
+	}
+	every, ends := time.Minute, "\n"
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		every, ends = time.Second, "\r"
+		defer fmt.Fprintln(os.Stderr)
+	}
+	for sleep(ctx, every) {
+		c.mu.Lock()
+		fmt.Fprintf(os.Stderr, "campaign: %s of %s, %d kills, %d tries judged, %d violations%s",
+			c.now().Round(time.Second), c.length, c.counts["kills"], c.counts["tries judged"], len(c.findings), ends)
+		c.mu.Unlock()
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ import (
 )
 
 func main() {
-	read, program := os.Args[1], os.Args[3]
+	read, program, parent := os.Args[1], os.Args[3], os.Getppid()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		fmt.Println("listen:", err)
@@ -56,7 +56,7 @@ func main() {
 		}
 	}
 	attempts("work", work(read, store, program))
-	attempts("crime", crimes(read, store.Name(), listener.Addr().String()))
+	attempts("crime", crimes(read, store.Name(), listener.Addr().String(), parent))
 }
 
 func attempts(kind string, all []attempt) {
@@ -102,7 +102,7 @@ func work(read string, store *os.File, program string) []attempt {
 }
 
 // crimes are what an intruder would try.
-func crimes(read, store, address string) []attempt {
+func crimes(read, store, address string, parent int) []attempt {
 	return []attempt{
 		{"exec a shell", func() error { return exec.Command("/bin/sh", "-c", "true").Run() }},
 		{"exec a shell by the loader", func() error { return exec.Command(loader(), "/bin/sh", "-c", "true").Run() }},
@@ -126,9 +126,9 @@ func crimes(read, store, address string) []attempt {
 			}
 			return err
 		}},
-		{"signal the parent", func() error { return unix.Kill(os.Getppid(), 0) }},
-		{"ptrace the parent", func() error { return unix.PtraceAttach(os.Getppid()) }},
-		{"read the parent's memory", func() error { return plain(unix.SYS_PROCESS_VM_READV, uintptr(os.Getppid())) }},
+		{"signal the parent", func() error { return unix.Kill(parent, 0) }},
+		{"ptrace the parent", func() error { return unix.PtraceAttach(parent) }},
+		{"read the parent's memory", func() error { return plain(unix.SYS_PROCESS_VM_READV, uintptr(parent)) }},
 		{"load a module", func() error { return unix.FinitModule(0, "", 0) }},
 		{"open a raw socket", func() error { return socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP) }},
 		{"open a packet socket", func() error { return socket(unix.AF_PACKET, unix.SOCK_RAW, 0) }},
