@@ -138,6 +138,15 @@ for name in $(awk '/^#ifn?def/ {print $2}' docs/model/*.pml | sort -u); do
 	esac
 done
 
+# Every fault of the code is one of a model, too, or is said to be left out.
+left_out=$(sed -n '/^## What is left out/,$p' docs/model/README.md)
+for name in $(awk '$1 == "mutant" {print $2}' internal/mutants/mutants.txt); do
+	case " $(echo "$mutants" | tr '\nA-Z_' ' a-z-') $left_out " in
+	*" $name "* | *"\`$name\`"*) ;;
+	*) echo "model.sh: $name of internal/mutants is no model's mutant, nor left out in docs/model/README.md" >&2; exit 1 ;;
+	esac
+done
+
 step "models: model, variant, promises, formula"
 echo "$models" | awk '{print $0, "-"}' | all
 [ "${1:-}" = models ] && exit

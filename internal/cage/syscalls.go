@@ -12,14 +12,15 @@ import (
 )
 
 // allowed are the system calls of a caged process: what e2e/campaign was seen to
-// use, with the forms that the same calls have on other machines and what Go's
-// runtime uses beyond that in rare moments. Whatever makes, removes or renames a
+// use, with the forms that the same calls have on other machines, and what Go's
+// runtime uses beyond that in rare moments, or through a C library. Whatever makes, removes or renames a
 // file, or changes another process, a mount, a namespace, a user, a module, the
 // clock or the kernel is not among them.
 var allowed = [...]string{
 	// Memory and threads.
 	"mmap", "munmap", "madvise", "mincore", "futex", "clone", "exit", "exit_group", "gettid", "getpid", "sched_getaffinity",
 	"sched_yield", "arch_prctl", "prctl", "getrandom", "restart_syscall",
+	"clone3", "brk", "mprotect", "mremap", "get_robust_list", "set_robust_list", "set_tid_address", "rseq", "membarrier",
 	// Signals and time.
 	"rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "signalfd4", "sigaltstack", "tgkill", "kill",
 	"nanosleep", "clock_nanosleep", "clock_gettime", "gettimeofday",
@@ -39,8 +40,7 @@ var allowed = [...]string{
 
 // forPrograms are what a program in C (journalctl) uses beyond that.
 var forPrograms = [...]string{
-	"execve", "vfork", "clone3", "brk", "mprotect", "mremap", "get_robust_list", "set_robust_list", "set_tid_address", "rseq",
-	"membarrier", "getcpu", "getppid", "getpgrp", "rt_sigtimedwait", "tkill", "clock_getres", "time",
+	"execve", "vfork", "getcpu", "getppid", "getpgrp", "rt_sigtimedwait", "tkill", "clock_getres", "time",
 	"timerfd_create", "timerfd_settime", "timerfd_gettime", "openat2", "close_range", "readv", "preadv", "writev", "pwritev",
 	"fadvise64", "statx", "access", "getdents", "inotify_init1", "inotify_add_watch", "inotify_rm_watch",
 	"getxattr", "lgetxattr", "fgetxattr", "name_to_handle_at", "recvmmsg", "sendmmsg", "epoll_pwait2", "select", "pselect6",
