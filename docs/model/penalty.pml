@@ -87,7 +87,7 @@ inline touch(s, p) {
 	send(s, p);
 	if
 	:: 0 < banned[s] && banned[s] <= LATE -> edge[s] = true
-	:: mute || !there || banned[s] > LATE || banned[s] == 0 && reason[s]         /* not heard, or counted with what came before */
+	:: mute || !there || banned[s] > LATE || banned[s] == 0 && reason[s]        /* not heard, or with what came before */
 	:: else ->
 		time[s] = (gone[s] == 0 -> WITHIN + 1 : time[s]);
 		gone[s] = gone[s] | p;
@@ -255,7 +255,7 @@ inline told1(s) {
 	fault[s] = false; told[s] = ticks(until[s]);
 	assert(p5 || told[s] == banned[s]);
 	assert(p4 || !right[s] || n > 0 || edge[s]);
-	assert(p5 || !reason[s] || n > 0 || lag == LATE || edge[s]);   /* nor does he go free */
+	assert(p5 || !reason[s] || n > 0 || lag == LATE || edge[s]);   /* who is wrong is penalised */
 	if                       /* nothing of it is under way */
 	:: edge[s] && touched[s] == 0 && n == 0 -> edge[s] = false; reason[s] = false; gone[s] = 0; time[s] = 0
 	:: else
