@@ -91,6 +91,7 @@ type kind struct {
 
 // Names of some of them.
 const (
+	killed           = "kill -9"
 	applied          = "apply --confirm"
 	operatorOpens    = "an operator opens for a minute"
 	flushedWhileDead = "nft flush ruleset while dead"
@@ -100,7 +101,7 @@ const (
 
 func (t *tormentor) kinds() []kind {
 	return []kind{
-		{"kill -9", 12, t.kill},
+		{killed, 12, t.kill},
 		{"kill -9, and again while it starts", 6, t.killTwice},
 		{"SIGTERM", 4, t.term},
 		{"SIGHUP with a good file", 4, t.hupGood},
