@@ -47,10 +47,10 @@ campaign-mutants: # plants faults into the daemon: is each found, and when?
 	$(GO) build -trimpath -o bin/campaign ./e2e/campaign
 	@$(AS_ROOT) bin/campaign -faults all -seed $(SEED)
 
-bench: build # doorward, knockd and fwknopd measured in one run; LOAD=1: doorward under load
+bench: build # doorward, knockd and fwknopd measured in one run, then doorward under load
 	@build/deps.sh bench
 	$(GO) build -trimpath -o bin/bench ./bench
-	@$(AS_ROOT) bin/bench -bin bin $(if $(LOAD),-load)
+	@$(AS_ROOT) bin/bench -bin bin
 
 lint: # gofmt, vet, staticcheck, known vulnerabilities
 	@build/lint.sh

@@ -37,7 +37,6 @@ type options struct {
 	limit time.Duration
 	idle  time.Duration
 	only  string
-	load  bool
 }
 
 func main() {
@@ -46,8 +45,7 @@ func main() {
 	flag.IntVar(&o.runs, "runs", 120, "openings measured of each, at most 160")
 	flag.DurationVar(&o.limit, "limit", 40*time.Second, "time for the openings of each; what is done by then counts")
 	flag.DurationVar(&o.idle, "idle", 10*time.Second, "how long each is watched when idle")
-	flag.StringVar(&o.only, "only", "", "one of knockd, fwknopd and doorward")
-	flag.BoolVar(&o.load, "load", false, "measure doorward under load, and no others")
+	flag.StringVar(&o.only, "only", "", "one of knockd, fwknopd, doorward and load")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -89,13 +87,6 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	fmt.Printf("Linux %s, %d cores, %s\n", strings.TrimSpace(string(kernel)), runtime.NumCPU(), runtime.Version())
-	if o.load {
-		loads, err := runLoads(ctx, o)
-		if err == nil {
-			printLoads(os.Stdout, loads)
-		}
-		return err
-	}
 	var results []result
 	for _, g := range []struct {
 		name string
@@ -111,7 +102,17 @@ func run(ctx context.Context, o options) error {
 		}
 		results = append(results, r)
 	}
-	print(os.Stdout, results)
+	if len(results) > 0 {
+		print(os.Stdout, results)
+	}
+	if o.only != "" && o.only != "load" {
+		return nil
+	}
+	loads, err := runLoads(ctx, o)
+	if err != nil {
+		return err
+	}
+	printLoads(os.Stdout, loads)
 	return nil
 }
 
