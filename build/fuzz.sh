@@ -7,9 +7,8 @@
 . "$(dirname "$0")/lib.sh"
 
 # only_time_was_up LOG: says whether a target failed only for the end of its time.
-# Before Go 1.27 fuzzing now and then takes that for a failure (go.dev/issue/75804);
-# one of the
-# target names an input.
+# Before Go 1.27 fuzzing now and then takes that for one (go.dev/issue/75804); one of
+# the target itself names an input.
 only_time_was_up() {
 	grep -qx '    context deadline exceeded' "$1" && ! grep -q 'written to testdata\|--- FAIL: .*/' "$1"
 }
