@@ -48,7 +48,7 @@ func planted() ([]plant, error) {
 }
 
 // atMost is how long a fault may stay unnoticed.
-const atMost = 2 * time.Minute
+const atMost = 4 * time.Minute
 
 // runFaults plants one fault after the other into doorwardd and runs a campaign
 // against it, until it is found. The error names those that were not.
