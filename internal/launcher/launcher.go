@@ -149,20 +149,26 @@ func receive(c *net.UnixConn, message any) (*os.File, error) {
 }
 
 // descriptor takes the one descriptor out of a control message, nil for none.
+// What else has come is closed: a daemon that was taken over may send anything.
 func descriptor(rights []byte) (*os.File, error) {
-	if len(rights) == 0 {
-		return nil, nil
-	}
 	messages, err := unix.ParseSocketControlMessage(rights)
 	if err != nil {
 		return nil, err
 	}
+	var all []int
 	for _, m := range messages {
-		fds, err := unix.ParseUnixRights(&m)
-		if err == nil && len(fds) == 1 {
-			unix.CloseOnExec(fds[0])
-			return os.NewFile(uintptr(fds[0]), "call"), nil
+		if fds, err := unix.ParseUnixRights(&m); err == nil {
+			all = append(all, fds...)
 		}
 	}
-	return nil, errors.New("a message came with something that is not a descriptor")
+	switch len(all) {
+	case 0:
+		return nil, nil
+	case 1:
+		return os.NewFile(uintptr(all[0]), "call"), nil
+	}
+	for _, fd := range all {
+		unix.Close(fd)
+	}
+	return nil, fmt.Errorf("a message came with %d descriptors: want one at most", len(all))
 }

@@ -406,3 +406,35 @@ func TestTooLongAMessageIsNotSent(t *testing.T) {
 		t.Errorf("got %v\nwant %s", err, want)
 	}
 }
+
+func TestMoreDescriptorsThanOneAreClosed(t *testing.T) {
+	own, other, err := pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	far, err := connOf(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	open := func() int {
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(fds)
+	}
+	before := open()
+	if _, _, err := own.WriteMsgUnix([]byte("{}"), unix.UnixRights(0, 1), nil); err != nil {
+		t.Fatal(err)
+	}
+	var q request
+	f, err := receive(far, &q)
+	if f != nil || err == nil || err.Error() != "a message came with 2 descriptors: want one at most" {
+		t.Errorf("got %v, %v", f, err)
+	}
+	if now := open(); now != before {
+		t.Errorf("%d descriptors are open, %d were", now, before)
+	}
+}
