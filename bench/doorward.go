@@ -98,7 +98,7 @@ func (d *doorward) grow(ctx context.Context, b *bench) ([]growth, error) {
 			return nil, err
 		}
 		given = want
-		times, err := b.times(ctx, d, min(b.runs, 100))
+		times, err := b.times(ctx, d, min(b.runs, 100), nil)
 		if err != nil {
 			return nil, fmt.Errorf("with %d grants: %w", want, err)
 		}

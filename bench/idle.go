@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"os"
@@ -11,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/doorward/doorward/e2e/lab"
 )
 
 // idle is what a daemon costs when nobody knocks.
@@ -69,7 +70,7 @@ func usage(pid int) (cpu time.Duration, woken int64, err error) {
 		if err != nil {
 			return 0, 0, err
 		}
-		switches, err := statusField(task+"/status", "voluntary_ctxt_switches")
+		switches, err := lab.StatusField(task+"/status", "voluntary_ctxt_switches")
 		if err != nil {
 			return 0, 0, err
 		}
@@ -81,24 +82,8 @@ func usage(pid int) (cpu time.Duration, woken int64, err error) {
 
 // resident is a process's resident memory in bytes.
 func resident(pid int) (int64, error) {
-	kb, err := statusField(fmt.Sprintf("/proc/%d/status", pid), "VmRSS")
+	kb, err := lab.StatusField(fmt.Sprintf("/proc/%d/status", pid), "VmRSS")
 	return kb << 10, err
-}
-
-// statusField reads a number from a status file of /proc.
-func statusField(path, name string) (int64, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		key, value, _ := strings.Cut(s.Text(), ":")
-		if key == name {
-			return strconv.ParseInt(strings.Fields(value)[0], 10, 64)
-		}
-	}
-	return 0, fmt.Errorf("%s has no %s", path, name)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

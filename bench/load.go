@@ -106,26 +106,10 @@ func (l *load) measure(ctx context.Context, o options) error {
 	return nil
 }
 
-// visit measures openings of the visitor. One that was given up counts as long
-// as it was waited for, and is counted.
-func (b *loaded) visit(ctx context.Context, runs int) error {
-	return b.visitor.Do(func() error {
-		deadline := time.Now().Add(b.limit)
-		for range runs {
-			if time.Now().After(deadline) || ctx.Err() != nil {
-				break
-			}
-			t, err := b.open(&b.doorward)
-			if errors.Is(err, errNotOpen) {
-				b.load.shutOut++
-			} else if err != nil {
-				return err
-			}
-			b.load.times = append(b.load.times, t)
-			time.Sleep(rest)
-		}
-		return ctx.Err()
-	})
+// visit measures openings of the visitor, and counts those that were given up.
+func (b *loaded) visit(ctx context.Context, runs int) (err error) {
+	b.load.times, err = b.times(ctx, &b.doorward, runs, &b.load.shutOut)
+	return err
 }
 
 // memory is the daemon's, 0 when it is gone.

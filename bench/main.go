@@ -143,7 +143,7 @@ func measure(ctx context.Context, o options, name string, g gate) (r result, err
 	if r.idle, err = watchIdle(ctx, pid, o.idle); err != nil {
 		return r, err
 	}
-	if r.times, err = b.times(ctx, g, o.runs); err != nil {
+	if r.times, err = b.times(ctx, g, o.runs, nil); err != nil {
 		return r, err
 	}
 	if d, ok := g.(*doorward); ok {

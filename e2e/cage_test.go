@@ -10,19 +10,17 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/doorward/doorward/e2e/lab"
 )
 
-// status is a line of /proc/PID/status, proc_pid_status(5).
-func (s *site) status(pid int, key string) string {
+// seccomp is a process's seccomp mode: 0 for none, 2 for a filter
+// (proc_pid_status(5)).
+func (s *site) seccomp(pid int) int64 {
 	s.t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	mode, err := lab.StatusField(fmt.Sprintf("/proc/%d/status", pid), "Seccomp")
 	s.must(err)
-	for line := range strings.Lines(string(text)) {
-		if name, value, _ := strings.Cut(line, ":"); name == key {
-			return strings.TrimSpace(value)
-		}
-	}
-	return ""
+	return mode
 }
 
 // launcher is the pid of the daemon's launcher, 0 for none.
@@ -47,22 +45,21 @@ func TestLockedInBesideItsCommands(t *testing.T) {
 	if out := s.run(s.visitor, "ssh", ssh.Client(gate4, 5, "echo", "in")...); out != "in\n" {
 		t.Errorf("ssh printed %q", out)
 	}
-	const filtered, not = "2", "0"
+	const filtered, not = 2, 0
 	launcher := s.launcher()
-	if got := s.status(s.gate.PID, "Seccomp"); got != filtered {
-		t.Errorf("the daemon's seccomp mode is %q", got)
+	if got := s.seccomp(s.gate.PID); got != filtered {
+		t.Errorf("the daemon's seccomp mode is %d", got)
 	}
 	if launcher == 0 {
 		t.Fatal("it has no launcher")
 	}
-	if got := s.status(launcher, "Seccomp"); got != not {
-		t.Errorf("the launcher's seccomp mode is %q", got)
+	if got := s.seccomp(launcher); got != not {
+		t.Errorf("the launcher's seccomp mode is %d", got)
 	}
 
 	// Commands that a later configuration names can be started, too.
-	sleep := s.run(s.server, "which", "sleep")
 	s.configure(door + "\n" + strings.NewReplacer("door.web", "door.nap", "8080", "9090", "5900", "5901").Replace(
-		webDoor("[door.web.service]\nstart = [\""+strings.TrimSpace(sleep)+"\", \"1000\"]", touchKnock)))
+		webDoor("[door.web.service]\nstart = [\""+program(t, "sleep")+"\", \"1000\"]", touchKnock)))
 	s.hup()
 	s.until("a second door", func() error {
 		_, err := s.gate.Door(t.Context(), "nap")

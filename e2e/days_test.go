@@ -223,7 +223,7 @@ func TestServiceThatDies(t *testing.T) {
 func TestServiceThatCannotStart(t *testing.T) {
 	s := newSite(t)
 	s.start(fmt.Sprintf("[door.ssh]\nports = [\"22/tcp\"]\n[door.ssh.service]\nstart = [%q]\ntimeout = \"2s\"\n"+
-		"[door.ssh.presence]\nlogins = \"off\"\n[[door.ssh.knock]]\n%s", falsePath(t), touchKnock))
+		"[door.ssh.presence]\nlogins = \"off\"\n[[door.ssh.knock]]\n%s", program(t, "false"), touchKnock))
 	s.knock(s.visitor, gate4)
 	s.until("the failure in the trail", func() error {
 		if out := s.operator("log"); !strings.Contains(out, "exit status 1") {
@@ -237,9 +237,10 @@ func TestServiceThatCannotStart(t *testing.T) {
 	}
 }
 
-func falsePath(t *testing.T) string {
+// program is the path of a program.
+func program(t *testing.T, name string) string {
 	t.Helper()
-	path, err := exec.LookPath("false")
+	path, err := exec.LookPath(name)
 	if err != nil {
 		t.Fatal(err)
 	}

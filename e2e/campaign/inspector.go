@@ -8,11 +8,11 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/doorward/doorward/e2e/campaign/judge"
+	"github.com/doorward/doorward/e2e/lab"
 	"github.com/doorward/doorward/internal/control"
 )
 
@@ -211,18 +211,13 @@ func (c *campaign) services(s judge.Span, wrong map[string]judge.Moment, before,
 
 // used holds the daemon to its bounds (P7).
 func (c *campaign) used(pid int) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	kb, err := lab.StatusField(fmt.Sprintf("/proc/%d/status", pid), "VmRSS")
 	if err != nil {
 		return // killed
 	}
-	for line := range strings.Lines(string(status)) {
-		if key, value, _ := strings.Cut(line, ":"); key == "VmRSS" {
-			kb, _ := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
-			c.atMost("most memory of the daemon, kB", kb)
-			if kb<<10 > mostMemory {
-				c.broken("P7: the daemon has %d kB of memory", kb)
-			}
-		}
+	c.atMost("most memory of the daemon, kB", kb)
+	if kb<<10 > mostMemory {
+		c.broken("P7: the daemon has %d kB of memory", kb)
 	}
 	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	if err != nil {

@@ -2,10 +2,9 @@
 
 // Command campaign attacks doorward's promise for as long as it is told, and
 // exits with 1 if it was broken. The server is a booted Debian in a container:
-// the daemon runs in its unit there, locked in, and starts and stops units, and a
-// command.
-// Visitors, on a host beside it, knock rightly, wrongly, half and not at all; a
-// prober tries new connections all the time, from sources of every kind; a
+// the daemon runs in its unit there, locked in, and starts and stops units and a
+// command. Visitors, on a host beside it, knock rightly, wrongly, half and not at
+// all; a prober tries new connections all the time, from sources of every kind; a
 // tormentor kills the daemon, fills its disk, damages its store, takes the
 // table, the link and D-Bus away; an inspector compares what the status says
 // with the kernel and the services. What they saw goes to the judge

@@ -3,12 +3,14 @@
 package lab
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -116,4 +118,21 @@ func tail(s string) string {
 		s = "..." + s[len(s)-most:]
 	}
 	return strings.TrimSpace(s)
+}
+
+// StatusField reads a number from a status file, /proc/PID/status or that of a
+// thread: the first after the name, proc_pid_status(5).
+func StatusField(path, name string) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		key, value, _ := strings.Cut(s.Text(), ":")
+		if key == name {
+			return strconv.ParseInt(strings.Fields(value)[0], 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("%s has no %s", path, name)
 }

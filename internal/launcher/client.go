@@ -102,23 +102,17 @@ func (s *Service) Start(ctx context.Context) error { return s.order(ctx, callSta
 func (s *Service) Stop(ctx context.Context) error { return s.order(ctx, callStop) }
 
 func (s *Service) order(ctx context.Context, call string) error {
-	r, err := s.ask(ctx, call)
-	if err == nil && r.Err != "" {
-		err = errors.New(r.Err)
-	}
+	_, err := s.ask(ctx, call)
 	return err
 }
 
 // Status is service.Command's.
 func (s *Service) Status(ctx context.Context) (service.Status, error) {
 	r, err := s.ask(ctx, callStatus)
-	if err == nil && r.Err != "" {
-		err = errors.New(r.Err)
-	}
 	return r.Status, err
 }
 
-// ask makes a call that has one reply.
+// ask makes a call that has one reply. Its error is the reply's, too.
 func (s *Service) ask(ctx context.Context, call string) (r reply, err error) {
 	err = s.call(ctx, call, func(c *net.UnixConn) error {
 		if deadline, ok := ctx.Deadline(); ok {
@@ -130,6 +124,9 @@ func (s *Service) ask(ctx context.Context, call string) (r reply, err error) {
 		_, err := receive(c, &r)
 		return err
 	})
+	if err == nil && r.Err != "" {
+		err = errors.New(r.Err)
+	}
 	return r, err
 }
 

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -336,6 +337,21 @@ func TestByHandALauncherSaysWhatItIs(t *testing.T) {
 	}
 }
 
+// sockets are the daemon's and the launcher's ends of a pair.
+func sockets(t *testing.T) (daemon, launcher *net.UnixConn) {
+	t.Helper()
+	daemon, other, err := pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { daemon.Close() })
+	if launcher, err = connOf(other); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { launcher.Close() })
+	return daemon, launcher
+}
+
 // A daemon that was taken over may send anything.
 func FuzzMessages(f *testing.F) {
 	for _, q := range []request{{Call: callStatus, Spec: sleeper}, {Call: callStart, Spec: Spec{Door: "../x", Start: []string{"/bin/false"}}}} {
@@ -350,16 +366,7 @@ func FuzzMessages(f *testing.F) {
 	f.Add([]byte(`{"Call":"start","Spec":{"Door":"ssh","Start":[]}}`), true)
 	f.Add([]byte("null"), true)
 	f.Fuzz(func(t *testing.T, text []byte, withSocket bool) {
-		own, other, err := pair()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer own.Close()
-		far, err := connOf(other)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer far.Close()
+		own, far := sockets(t)
 		s := &server{log: slog.New(slog.DiscardHandler), dir: t.TempDir(), reread: func() ([]Spec, error) { return nil, nil },
 			known: map[string]bool{sleeper.key(): true}, services: make(map[string]*service.Command)}
 		served := make(chan error, 1)
@@ -408,16 +415,7 @@ func TestTooLongAMessageIsNotSent(t *testing.T) {
 }
 
 func TestMoreDescriptorsThanOneAreClosed(t *testing.T) {
-	own, other, err := pair()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer own.Close()
-	far, err := connOf(other)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer far.Close()
+	own, far := sockets(t)
 	open := func() int {
 		fds, err := os.ReadDir("/proc/self/fd")
 		if err != nil {
