@@ -202,7 +202,7 @@ func (d *Door) give(now time.Time, r request) []Effect {
 	if drawnOut {
 		// Presence draws a grant to everybody out every few seconds: no news,
 		// and once on disk is enough, since a restart asks the kernel how long.
-		out := []Effect{Give{r.source, end.Sub(now)}}
+		out := []Effect{Give{r.source, end}}
 		if !again {
 			out = append(out, Keep{c})
 		}
@@ -211,7 +211,7 @@ func (d *Door) give(now time.Time, r request) []Effect {
 	if r.length > 0 {
 		d.saved.LastSeen = now // somebody is on their way in
 	}
-	return []Effect{Give{r.source, end.Sub(now)}, Keep{c},
+	return []Effect{Give{r.source, end}, Keep{c},
 		d.record(now, audit.EventGranted, SourceString(r.source), r.by, r.reason, until)}
 }
 
@@ -258,6 +258,7 @@ func (d *Door) darken(now time.Time, to State, by, reason string) []Effect {
 	for source := range d.grants {
 		out = append(out, d.drop(source, true)...)
 	}
+	out = append(out, EndFlows{Any})
 	d.waiting = nil
 	d.saved.ForAll = false
 	d.connections = 0

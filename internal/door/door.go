@@ -180,12 +180,12 @@ func (d *Door) withdraw(now time.Time, source netip.Prefix, by string) []Effect 
 	var out []Effect
 	switch {
 	case claimed && len(g.claims) == 1:
-		out = append(d.drop(source, true), revoked)
+		out = append(d.drop(source, true), EndFlows{source}, revoked)
 	case claimed: // last one out: what others gave stands
 		delete(g.claims, by)
 		end := slices.MaxFunc(slices.Collect(maps.Values(g.claims)), time.Time.Compare)
 		d.ends.move(g.end, end)
-		out = []Effect{Give{source, end.Sub(now)}, Drop{source, by},
+		out = []Effect{Give{source, end}, Drop{source, by},
 			d.record(now, audit.EventGranted, SourceString(source), by, reason+"; what others gave stands", end)}
 	case waited:
 		out = []Effect{revoked}
@@ -223,7 +223,7 @@ func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, 
 	}
 	var out []Effect
 	if d.grants[source] != nil {
-		out = d.drop(source, true)
+		out = append(d.drop(source, true), EndFlows{source})
 	}
 	out = append(out, d.record(now, audit.EventRevoked, SourceString(source), by, "on an operator's word", time.Time{}))
 	return append(out, d.openForNobody(now, by, "on an operator's word")...), true

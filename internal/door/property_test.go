@@ -30,10 +30,10 @@ func (w *world) carry(t tester, effects []Effect) {
 	for _, e := range effects {
 		switch e := e.(type) {
 		case Give:
-			if e.For <= 0 {
-				t.Fatalf("a grant of %s", e.For)
+			if !e.Until.After(w.now) {
+				t.Fatalf("a grant of %s", e.Until.Sub(w.now))
 			}
-			w.kernel[e.Source] = w.now.Add(e.For)
+			w.kernel[e.Source] = e.Until
 		case Revoke:
 			delete(w.kernel, e.Source)
 		case Keep:

@@ -109,13 +109,16 @@ type (
 	Stop struct{}
 	// Look has presence looked for; Seen answers, whatever happens.
 	Look struct{}
-	// Give sets a source's grant in the kernel to end after For.
+	// Give sets a source's grant in the kernel to end at Until.
 	Give struct {
 		Source netip.Prefix
-		For    time.Duration
+		Until  time.Time
 	}
 	// Revoke ends a source's grant in the kernel.
 	Revoke struct{ Source netip.Prefix }
+	// EndFlows ends what the door let a source in for without a connection that
+	// ends by itself: its flows over UDP. Any: everybody's.
+	EndFlows struct{ Source netip.Prefix }
 	// Keep has a claim remembered over a restart; Drop has it forgotten.
 	Keep struct{ Claim }
 	// Drop forgets what Keep remembered.
@@ -131,13 +134,14 @@ type (
 	Record struct{ audit.Record }
 )
 
-func (Start) effect()  {}
-func (Stop) effect()   {}
-func (Look) effect()   {}
-func (Give) effect()   {}
-func (Revoke) effect() {}
-func (Keep) effect()   {}
-func (Drop) effect()   {}
-func (Punish) effect() {}
-func (Pardon) effect() {}
-func (Record) effect() {}
+func (Start) effect()    {}
+func (Stop) effect()     {}
+func (Look) effect()     {}
+func (Give) effect()     {}
+func (Revoke) effect()   {}
+func (EndFlows) effect() {}
+func (Keep) effect()     {}
+func (Drop) effect()     {}
+func (Punish) effect()   {}
+func (Pardon) effect()   {}
+func (Record) effect()   {}

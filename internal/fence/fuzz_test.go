@@ -144,7 +144,7 @@ func FuzzTable(f *testing.F) {
 func (t *table) plain() *table {
 	p := &table{flags: t.flags, comment: t.comment, counters: slices.Compact(slices.Clone(t.counters)), chains: slices.Clone(t.chains)}
 	for _, s := range t.sets {
-		s.lengths = nil
+		s.lengths, s.size, s.udata = nil, 0, nil
 		p.sets = append(p.sets, s)
 	}
 	slices.SortFunc(p.sets, func(a, b set) int { return cmp.Compare(a.name, b.name) })

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/nstest"
-	"github.com/doorward/doorward/internal/port"
 	"golang.org/x/sys/unix"
 )
 
@@ -74,7 +73,7 @@ func (p *place) guard(doors ...Door) {
 	if p.f == nil {
 		p.f = openIn(p.t, p.host, false)
 	}
-	p.do(p.f.Guard(doors, nil))
+	p.do(p.f.Guard(doors))
 }
 
 func (p *place) do(err error) {
@@ -212,10 +211,6 @@ func eventually(t testing.TB, what string, cond func() bool) {
 		}
 		time.Sleep(10 * time.Millisecond) // between polls
 	}
-}
-
-func tcpSession(local, remote string) Session {
-	return Session{port.TCP, netip.MustParseAddrPort(local), netip.MustParseAddrPort(remote)}
 }
 
 func at(host string, number int) string { return net.JoinHostPort(host, fmt.Sprint(number)) }

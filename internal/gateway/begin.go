@@ -101,7 +101,7 @@ func (g *Gateway) restoreGrants(now time.Time, claims []store.Grant, grants []fe
 		if source.Bits() == 0 {
 			source = door.Any
 		}
-		left[grantKey{f.Door, source}] = f.For
+		left[grantKey{f.Door, source}] = f.Until.Sub(now)
 	}
 	ends := g.restoreClaims(now, claims, left)
 	for key, length := range left {
@@ -110,7 +110,7 @@ func (g *Gateway) restoreGrants(now time.Time, claims []store.Grant, grants []fe
 		switch {
 		case d == nil: // went with the door
 		case length <= 0 || d.door.Saved().State != door.Open:
-			g.changes.grants[key] = 0
+			g.changes.grants[key] = time.Time{}
 		case !known || length-end > expirySlack:
 			d.carry(d.door.Adopt(now, door.Claim{Source: key.source, By: "before the restart", Until: now.Add(length)}))
 		}

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -23,7 +25,8 @@ const seenEvery = time.Minute
 // changes are what a turn has to do to the world. Of several changes to the
 // same thing the last one counts.
 type changes struct {
-	grants    map[grantKey]time.Duration          // 0: revoke
+	grants    map[grantKey]time.Time              // when they end, zero: revoke
+	flows     map[grantKey]bool                   // whose flows to end
 	claims    map[store.GrantKey]*store.Grant     // nil: ended
 	penalties map[store.PenaltyKey]*store.Penalty // nil: ended
 	doors     map[string]store.Door
@@ -41,7 +44,8 @@ type grantKey struct {
 
 func newChanges() changes {
 	return changes{
-		grants:    make(map[grantKey]time.Duration),
+		grants:    make(map[grantKey]time.Time),
+		flows:     make(map[grantKey]bool),
 		claims:    make(map[store.GrantKey]*store.Grant),
 		penalties: make(map[store.PenaltyKey]*store.Penalty),
 		doors:     make(map[string]store.Door),
@@ -52,9 +56,11 @@ func newChanges() changes {
 func (c *changes) add(name string, e door.Effect) {
 	switch e := e.(type) {
 	case door.Give:
-		c.grants[grantKey{name, e.Source}] = max(e.For, time.Millisecond)
+		c.grants[grantKey{name, e.Source}] = e.Until
 	case door.Revoke:
-		c.grants[grantKey{name, e.Source}] = 0
+		c.grants[grantKey{name, e.Source}] = time.Time{}
+	case door.EndFlows:
+		c.flows[grantKey{name, e.Source}] = true
 	case door.Keep:
 		c.claims[store.GrantKey{Door: name, Source: e.Source, By: e.By}] =
 			&store.Grant{Door: name, Source: e.Source, By: e.By, Until: e.Until, For: e.For}
@@ -79,10 +85,10 @@ func (c *changes) record(r audit.Record) {
 // fence returns the turn's grants and revocations for the fence, and forgets
 // them.
 func (c *changes) fence() (give, revoke []fence.Grant) {
-	for k, length := range c.grants {
+	for k, until := range c.grants {
 		for _, source := range families(k.source) {
-			g := fence.Grant{Door: k.door, Source: source, For: length}
-			if length == 0 {
+			g := fence.Grant{Door: k.door, Source: source, Until: until}
+			if until.IsZero() {
 				revoke = append(revoke, g)
 			} else {
 				give = append(give, g)
@@ -91,6 +97,21 @@ func (c *changes) fence() (give, revoke []fence.Grant) {
 	}
 	clear(c.grants)
 	return give, revoke
+}
+
+// endFlows returns whose flows the fence is to end, and forgets them. Doors that
+// has says have no ports that flows go to are left out.
+func (c *changes) endFlows(has func(door string) bool) (ends []fence.Grant) {
+	for k := range c.flows {
+		if !has(k.door) {
+			continue
+		}
+		for _, source := range families(k.source) {
+			ends = append(ends, fence.Grant{Door: k.door, Source: source})
+		}
+	}
+	clear(c.flows)
+	return ends
 }
 
 // families is a source as the fence knows it: everybody is both families.
@@ -158,6 +179,7 @@ func (g *Gateway) flush(now time.Time) {
 		g.reconcile(now)
 		changed = true
 	}
+	g.endFlows(now)
 	for _, d := range g.doors {
 		if s := d.door.Saved(); worthSaving(d.saved, s) {
 			d.saved = s
@@ -185,6 +207,22 @@ func (g *Gateway) flush(now time.Time) {
 		close(g.newer.c)
 		g.newer.c = make(chan struct{})
 		g.newer.Unlock()
+	}
+}
+
+// endFlows ends the flows of those who were let in and are no more, once the fence
+// lets no others in. What cannot be ended is said in the trail: it lasts for as
+// long as it is used.
+func (g *Gateway) endFlows(now time.Time) {
+	ends := g.changes.endFlows(func(name string) bool {
+		d := g.door(name)
+		return d != nil && slices.ContainsFunc(d.conf.Ports, func(r port.Range) bool { return r.Proto == port.UDP })
+	})
+	if len(ends) == 0 {
+		return
+	}
+	if err := g.world.Fence.EndFlows(ends); err != nil {
+		g.record(now, audit.EventError, "", "flows over UDP may go on for as long as they are used: "+err.Error())
 	}
 }
 

@@ -153,8 +153,8 @@ func (m *model) world() World {
 		Look: func(c config.Door) func(context.Context) (door.Seen, []string) {
 			return func(context.Context) (door.Seen, []string) { return m.look(c), nil }
 		},
-		Sessions:  func([]port.Range) ([]fence.Session, error) { return nil, nil },
-		Listening: func(port.Range) bool { return true },
+		Connections: func([]port.Range) (int, error) { return 0, nil },
+		Listening:   func(port.Range) bool { return true },
 		Config: func(name string) (*config.Config, []byte, error) {
 			f := m.files[name]
 			return f.config, f.text, f.err
@@ -183,7 +183,7 @@ func (m *model) look(c config.Door) door.Seen {
 
 type modelKernel model
 
-func (k *modelKernel) Guard(doors []fence.Door, _ []fence.Session) error {
+func (k *modelKernel) Guard(doors []fence.Door) error {
 	(*model)(k).point()
 	if k.refuses > 0 {
 		k.refuses--
@@ -198,7 +198,9 @@ func (k *modelKernel) Guard(doors []fence.Door, _ []fence.Session) error {
 	return nil
 }
 
-func (k *modelKernel) Admit([]fence.Session) error { return nil }
+func (k *modelKernel) EndFlows([]fence.Grant) error { return nil }
+
+func (k *modelKernel) Used(string, netip.Addr) (time.Duration, bool, error) { return 0, false, nil }
 
 func (k *modelKernel) Change(give, revoke []fence.Grant) error {
 	m := (*model)(k)
@@ -215,7 +217,12 @@ func (k *modelKernel) Change(give, revoke []fence.Grant) error {
 		if _, ok := m.single[g.Door]; !ok {
 			return fmt.Errorf("door %q is not guarded", g.Door)
 		}
-		m.grants[l] = m.now.Add(g.For.Truncate(time.Millisecond))
+		left := g.Until.Sub(m.now).Truncate(time.Millisecond)
+		if left <= 0 {
+			delete(m.grants, l)
+			continue
+		}
+		m.grants[l] = m.now.Add(left)
 		m.given(l, m.grants[l])
 	}
 	return nil
@@ -225,7 +232,7 @@ func (k *modelKernel) Grants() ([]fence.Grant, error) {
 	(*model)(k).expire()
 	var all []fence.Grant
 	for l, end := range k.grants {
-		all = append(all, fence.Grant{Door: l.door, Source: l.source, For: end.Sub(k.now)})
+		all = append(all, fence.Grant{Door: l.door, Source: l.source, Until: end})
 	}
 	return all, nil
 }

@@ -22,7 +22,6 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/store"
 )
@@ -71,7 +70,6 @@ type Gateway struct {
 	ungiven    map[grantKey]bool // grants that the kernel was to have and would not take
 	unsaved    string            // why the disk takes nothing, "" while it does
 	applied    store.Applied     // the configuration in use, and one that goes back unless it is kept
-	standing   []fence.Session   // sessions that stood when the fence rose
 	warnings   []string          // about the configuration in use
 	asked      []func(time.Time) // who waits for the status at the end of the turn
 	settled    *control.Settled  // how the latest configuration that waited ended
@@ -239,6 +237,9 @@ func (g *Gateway) looked() bool {
 // order.
 func (g *Gateway) touched(ts []port.Touch) {
 	for _, t := range ts {
+		if t.Source.Unmap().IsLoopback() {
+			continue // the fence refuses those; none may come by another way
+		}
 		for _, d := range g.doors {
 			d.touch(t)
 		}
@@ -283,7 +284,6 @@ func (g *Gateway) upkeep(now time.Time) {
 			g.resync = true // a grant may have been spent
 		}
 	}
-	g.letGo()
 }
 
 // rules is what a door decides by, of its configuration.

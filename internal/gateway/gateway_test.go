@@ -12,7 +12,6 @@ import (
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/fence"
 )
 
 func TestFromKnockToIdle(t *testing.T) {
@@ -53,7 +52,7 @@ func TestADarkDoorTellsItsSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
-		m.do(func() { m.sessions = make([]fence.Session, 2) })
+		m.do(func() { m.sessions = 2 })
 		if got := r.status(); got.State != "dark" || got.Sessions != 2 {
 			t.Errorf("the door is %s with %d sessions, want dark with 2", got.State, got.Sessions)
 		}

@@ -56,8 +56,8 @@ func (g *Gateway) status(now time.Time) control.Status {
 		if d.door.Saved().State == door.Open {
 			continue // its latest look says who is in
 		}
-		if standing, err := g.world.Sessions(d.conf.Ports); err == nil {
-			s.Doors[len(s.Doors)-1].Sessions = len(standing)
+		if standing, err := g.world.Connections(d.conf.Ports); err == nil {
+			s.Doors[len(s.Doors)-1].Sessions = standing
 		}
 	}
 	return s

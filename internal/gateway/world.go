@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -29,8 +30,8 @@ type World struct {
 	// Look returns a function that looks for a door's presence, and says what
 	// was odd about it, for people. It is not called twice at a time.
 	Look func(config.Door) func(context.Context) (door.Seen, []string)
-	// Sessions returns the TCP connections that stand at local ports.
-	Sessions func([]port.Range) ([]fence.Session, error)
+	// Connections counts the TCP connections that stand at local ports.
+	Connections func([]port.Range) (int, error)
 	// Listening says whether something listens on one of the ports.
 	Listening func(port.Range) bool
 	// Config reads and checks the configuration file and returns its text too.
@@ -41,10 +42,11 @@ type World struct {
 
 // Fence is the kernel's table; *fence.Fence is one.
 type Fence interface {
-	Guard(doors []fence.Door, sessions []fence.Session) error
-	Admit(sessions []fence.Session) error
+	Guard(doors []fence.Door) error
 	Change(give, revoke []fence.Grant) error
 	Grants() ([]fence.Grant, error)
+	EndFlows(ends []fence.Grant) error
+	Used(door string, source netip.Addr) (ago time.Duration, ok bool, err error)
 	Check() error
 	Watch(ctx context.Context) (<-chan struct{}, error)
 	Refused() (map[string]uint64, error)
@@ -90,11 +92,11 @@ func Linux(table Fence, kept Store, commands func(config.Door) Service, heard fu
 			}
 			return commands(c)
 		},
-		Look:      newLook,
-		Sessions:  sessions,
-		Listening: listening,
-		Config:    config.Load,
-		Now:       time.Now,
+		Look:        newLook,
+		Connections: connections,
+		Listening:   listening,
+		Config:      config.Load,
+		Now:         time.Now,
 	}
 }
 
@@ -139,18 +141,15 @@ func newLogins(c config.Presence) *presence.Log {
 	return nil
 }
 
-func sessions(ports []port.Range) ([]fence.Session, error) {
+func connections(ports []port.Range) (int, error) {
 	found, err := presence.Connections(ports)
-	if err != nil {
-		return nil, err
-	}
-	var s []fence.Session
+	n := 0
 	for _, f := range found {
 		if f.Proto == port.TCP {
-			s = append(s, fence.Session{Proto: f.Proto, Local: f.Local, Remote: f.Remote})
+			n++
 		}
 	}
-	return s, nil
+	return n, err
 }
 
 // listening errs on the side of yes: a service that cannot be seen to listen is

@@ -33,7 +33,8 @@ type machine struct {
 	table    bool // the fence's table is there
 	doors    []fence.Door
 	grants   map[grantKey]time.Time
-	sessions []fence.Session
+	sessions int
+	ended    []fence.Grant // whose flows were ended
 	changed  chan struct{}
 	broken   error // the fence cannot be changed
 	refuses  int   // so many changes of grants fail
@@ -85,10 +86,10 @@ func (m *machine) world() World {
 				return m.seen, nil
 			}
 		},
-		Sessions: func([]port.Range) ([]fence.Session, error) {
+		Connections: func([]port.Range) (int, error) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			return slices.Clone(m.sessions), nil
+			return m.sessions, nil
 		},
 		Listening: func(port.Range) bool { return true },
 		Config:    config.Load,
@@ -97,7 +98,7 @@ func (m *machine) world() World {
 
 type kernel machine
 
-func (k *kernel) Guard(doors []fence.Door, sessions []fence.Session) error {
+func (k *kernel) Guard(doors []fence.Door) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.broken != nil {
@@ -112,7 +113,14 @@ func (k *kernel) Guard(doors []fence.Door, sessions []fence.Session) error {
 	return nil
 }
 
-func (k *kernel) Admit([]fence.Session) error { return nil }
+func (k *kernel) EndFlows(ends []fence.Grant) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.ended = append(k.ended, ends...)
+	return nil
+}
+
+func (k *kernel) Used(string, netip.Addr) (time.Duration, bool, error) { return 0, false, nil }
 
 func (k *kernel) Change(give, revoke []fence.Grant) error {
 	k.mu.Lock()
@@ -128,7 +136,9 @@ func (k *kernel) Change(give, revoke []fence.Grant) error {
 		delete(k.grants, grantKey{g.Door, g.Source})
 	}
 	for _, g := range give {
-		k.grants[grantKey{g.Door, g.Source}] = time.Now().Add(g.For)
+		if k.grants[grantKey{g.Door, g.Source}] = g.Until; time.Until(g.Until) < time.Millisecond {
+			delete(k.grants, grantKey{g.Door, g.Source})
+		}
 	}
 	return nil
 }
@@ -138,8 +148,8 @@ func (k *kernel) Grants() ([]fence.Grant, error) {
 	defer k.mu.Unlock()
 	var all []fence.Grant
 	for key, until := range k.grants {
-		if left := time.Until(until); left > 0 {
-			all = append(all, fence.Grant{Door: key.door, Source: key.source, For: left})
+		if time.Until(until) > 0 {
+			all = append(all, fence.Grant{Door: key.door, Source: key.source, Until: until})
 		}
 	}
 	return all, nil
