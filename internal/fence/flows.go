@@ -35,7 +35,7 @@ const (
 	ctaSourceIP4 = 1
 	ctaSourceIP6 = 3
 
-	filterProtocol = 1 << 1 // CTA_FILTER_F_CTA_PROTO_NUM of net/netfilter/nf_internals.h
+	filterProtocol = 1 << 3 // CTA_FILTER_F_CTA_PROTO_NUM of net/netfilter/nf_internals.h
 )
 
 // EndFlows ends the flows over UDP that doors have let these sources in for, by

@@ -90,16 +90,36 @@ func (p *place) revoke(g ...Grant) { p.t.Helper(); p.do(p.f.Change(nil, g)) }
 // listen echoes what comes, over TCP and UDP, at all addresses of n.
 func listen(t testing.TB, n *nstest.NS, number int) {
 	t.Helper()
-	var l net.Listener
 	var u net.PacketConn
 	n.Do(func() (err error) {
-		if l, err = net.Listen("tcp", fmt.Sprintf(":%d", number)); err != nil {
-			return err
-		}
 		u, err = net.ListenPacket("udp", fmt.Sprintf(":%d", number))
 		return err
 	})
-	t.Cleanup(func() { l.Close(); u.Close() })
+	t.Cleanup(func() { u.Close() })
+	echoAt(t, n, fmt.Sprintf(":%d", number))
+	go func() { // ends with the socket
+		b := make([]byte, 1500)
+		for {
+			k, from, err := u.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			u.WriteTo(b[:k], from)
+		}
+	}()
+}
+
+// echoAt echoes what comes over TCP at an address.
+func echoAt(t testing.TB, n *nstest.NS, addr string) {
+	t.Helper()
+	var l net.Listener
+	n.Do(func() (err error) { l, err = net.Listen("tcp", addr); return })
+	serve(t, l)
+}
+
+// serve echoes what comes to a listener.
+func serve(t testing.TB, l net.Listener) {
+	t.Cleanup(func() { l.Close() })
 	go func() { // ends with the listener
 		for {
 			c, err := l.Accept()
@@ -111,16 +131,6 @@ func listen(t testing.TB, n *nstest.NS, number int) {
 				defer context.AfterFunc(t.Context(), func() { c.Close() })()
 				io.Copy(c, c)
 			}()
-		}
-	}()
-	go func() { // ends with the socket
-		b := make([]byte, 1500)
-		for {
-			k, from, err := u.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			u.WriteTo(b[:k], from)
 		}
 	}()
 }
