@@ -38,7 +38,7 @@ func TestSynOnAnEntryNeedsAGrant(t *testing.T) {
 		}{
 			{"ESTABLISHED", func(p *place, c *connection) { p.kill(c) }},
 			{"ESTABLISHED", func(p *place, c *connection) {}}, // and the socket lives
-			{"CLOSE_WAIT", func(p *place, c *connection) {
+			{"_WAIT", func(p *place, c *connection) {
 				defer p.lose("fin|rst")()
 				c.segment(fin|ack, nil)
 				eventually(p.t, "the server closes", func() bool { return socketsOf(p.host, visitorIP) == 0 || p.closing() })

@@ -36,8 +36,9 @@ type machine struct {
 	sessions int
 	ended    []fence.Grant // whose flows were ended
 	changed  chan struct{}
-	broken   error // the fence cannot be changed
-	refuses  int   // so many changes of grants fail
+	broken   error         // the fence cannot be changed
+	refuses  int           // so many changes of grants fail
+	stall    time.Duration // a change of grants waits for so long
 
 	disk     map[string]store.Door
 	banned   map[store.PenaltyKey]store.Penalty
@@ -123,6 +124,10 @@ func (k *kernel) EndFlows(ends []fence.Grant) error {
 func (k *kernel) Used(string, netip.Addr) (time.Duration, bool, error) { return 0, false, nil }
 
 func (k *kernel) Change(give, revoke []fence.Grant) error {
+	k.mu.Lock()
+	stall := k.stall
+	k.mu.Unlock()
+	time.Sleep(stall)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.broken != nil || !k.table {
