@@ -81,7 +81,7 @@ func fromItself(match ...[]expr) []expr {
 	return slices.Concat([]expr{meta(unix.NFT_META_IIF), nfcmp(unix.NFT_CMP_EQ, native(loopback)...)}, slices.Concat(match...))
 }
 
-// dgram matches datagrams of a flow that was let in. After the first answer any
+// flows pass datagrams of a flow that was let in. After the first answer any
 // entry says so; before it only one whose first datagram a door let pass.
 func flows() []rule {
 	udp := isProto(unix.IPPROTO_UDP)
