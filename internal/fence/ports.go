@@ -80,4 +80,3 @@ func portIntervals(ranges []port.Range) []element {
 }
 
 func portKey(p uint16) string { return string(binary.BigEndian.AppendUint16(nil, p)) }
-
