@@ -110,7 +110,7 @@ func TestSessionsOutliveForgeryAndForgetting(t *testing.T) {
 				for _, what := range []string{"forged", "forgotten", "forgotten again"} {
 					for _, s := range []net.Conn{before, c} {
 						if err := echo(s, patience); err != nil {
-							t.Errorf("%s: the session of %s: %v", what, s.LocalAddr(), err)
+							t.Fatalf("%s: the session of %s: %v", what, s.LocalAddr(), err)
 						}
 					}
 					p.host.Run("conntrack", "-F")
