@@ -32,6 +32,8 @@ func tell(effects []Effect) string {
 			fmt.Fprintf(&b, "drop %s by %s\n", SourceString(e.Source), e.By)
 		case Punish:
 			fmt.Fprintf(&b, "punish %s %s\n", SourceString(e.Source), e.For)
+		case Over:
+			fmt.Fprintf(&b, "over %s\n", SourceString(e.Source))
 		case Pardon:
 			fmt.Fprintf(&b, "pardon %s\n", SourceString(e.Source))
 		case Record:
@@ -299,7 +301,7 @@ func TestPenalties(t *testing.T) {
 		t.Error("the penalty ended early")
 	}
 	s.at(5 * time.Minute)
-	s.want(s.door.Tick(s.now), "pardon 192.0.2.2")
+	s.want(s.door.Tick(s.now), "over 192.0.2.2")
 	if s.door.Deaf(visitor) {
 		t.Error("the penalty stands for longer than was said")
 	}

@@ -67,18 +67,12 @@ type Knock struct {
 
 // Wrong is a wrong knock.
 type Wrong struct {
-	Source  netip.Prefix // Any: everybody's knocks are ignored for the penalty
-	By      string
-	Reason  string
-	Penalty time.Duration // 0: none
-}
-
-// Penalty is the time for which a source's knocks are ignored.
-type Penalty struct {
-	Source netip.Prefix
-	Until  time.Time
-	For    time.Duration // as it was given
-	Reason string
+	Source   netip.Prefix // Any: everybody's knocks are ignored for the penalty
+	By       string
+	Reason   string
+	Penalty  time.Duration // of the first, before it grows; 0: none
+	Used     bool          // a connection has used the source's grant, which then stands
+	Unproven bool          // the source may be forged: nobody is penalised
 }
 
 // Claim is one party's claim to a grant. A grant lives as long as the latest of
@@ -123,9 +117,13 @@ type (
 		Source netip.Prefix
 		By     string
 	}
-	// Punish has a penalty remembered over a restart; Pardon has it forgotten.
+	// Punish has a penalty remembered over a restart, and after its end, until
+	// Pardon has it forgotten.
 	Punish struct{ Penalty }
-	// Pardon forgets what Punish remembered.
+	// Over has a penalty that is over remembered for the next, so that no clock
+	// makes it stand again.
+	Over struct{ Penalty }
+	// Pardon forgets what Punish and Over remembered.
 	Pardon struct{ Source netip.Prefix }
 	// Record is for the audit trail.
 	Record struct{ audit.Record }
@@ -139,5 +137,6 @@ func (Revoke) effect() {}
 func (Keep) effect()   {}
 func (Drop) effect()   {}
 func (Punish) effect() {}
+func (Over) effect()   {}
 func (Pardon) effect() {}
 func (Record) effect() {}

@@ -220,8 +220,8 @@ func (d *guarded) leave() string {
 	for _, c := range v.Grants {
 		d.gw.changes.add(d.name(), door.Drop{Source: c.Source, By: c.By})
 	}
-	for _, p := range v.Penalties {
-		d.gw.changes.add(d.name(), door.Pardon{Source: p.Source})
+	for _, source := range d.door.Remembers() {
+		d.gw.changes.add(d.name(), door.Pardon{Source: source})
 	}
 	if d.service == nil {
 		return fmt.Sprintf("door %s is no longer guarded", d.name())

@@ -141,24 +141,33 @@ func (g *Gateway) restoreClaims(now time.Time, claims []store.Grant, left map[gr
 		if kernel := left[key]; kernel > 0 && (kernel < length || !longer && kernel-length <= expirySlack) {
 			length = kernel
 		}
-		d.door.Restore(door.Claim{Source: c.Source, By: c.By, Until: now.Add(length)})
+		d.door.Restore(door.Claim{Source: c.Source, By: c.By, Until: now.Add(length), For: c.For})
 		ends[key] = max(ends[key], length)
 	}
 	return ends
 }
 
-// restorePenalties brings back the penalties that still have time to run.
+// restorePenalties brings back the penalties that still have time to run, and
+// those that are over and still count for the next.
 func (g *Gateway) restorePenalties(now time.Time, penalties []store.Penalty) {
 	for _, p := range penalties {
 		d := g.door(p.Door)
 		left := p.Left(now)
-		if d == nil || left <= 0 {
+		if left == 0 {
+			left = min(0, p.Until.Sub(now.Round(0)))
+		}
+		if remembered := left + door.Remembered; d == nil || remembered <= 0 || left <= 0 && p.Source == door.Any {
 			g.changes.penalties[store.PenaltyKey{Door: p.Door, Source: p.Source}] = nil
 			continue
 		}
-		d.door.RestorePenalty(door.Penalty{Source: p.Source, Until: now.Add(left), For: p.For, Reason: p.Reason})
-		if p.Until.Sub(now.Round(0)) > left { // the clock was set back; the next start is not to begin it anew
+		d.door.RestorePenalty(now, door.Penalty{Source: p.Source, Until: now.Add(left), For: p.For, Times: p.Times,
+			Reason: p.Reason})
+		back := p.Until.Sub(now.Round(0)) > left // the clock was set back; the next start is not to begin it anew
+		if over := left <= 0 && p.For > 0; back || over {
 			p.Until = now.Add(left)
+			if over {
+				p.For = 0
+			}
 			g.changes.penalties[store.PenaltyKey{Door: p.Door, Source: p.Source}] = &p
 		}
 	}

@@ -62,7 +62,10 @@ func (c *changes) add(name string, e door.Effect) {
 		c.claims[store.GrantKey{Door: name, Source: e.Source, By: e.By}] = nil
 	case door.Punish:
 		c.penalties[store.PenaltyKey{Door: name, Source: e.Source}] = &store.Penalty{
-			Door: name, Source: e.Source, Until: e.Until, For: e.For, Reason: e.Reason}
+			Door: name, Source: e.Source, Until: e.Until, For: e.For, Times: e.Times, Reason: e.Reason}
+	case door.Over: // For 0: whatever the clock says, no time is left
+		c.penalties[store.PenaltyKey{Door: name, Source: e.Source}] = &store.Penalty{
+			Door: name, Source: e.Source, Until: e.Until, Times: e.Times, Reason: e.Reason}
 	case door.Pardon:
 		c.penalties[store.PenaltyKey{Door: name, Source: e.Source}] = nil
 	}

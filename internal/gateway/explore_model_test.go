@@ -33,6 +33,8 @@ type model struct {
 	single map[string]bool // the doors that the kernel guards; true: one connection spends a grant
 	always map[string][]netip.Prefix
 	grants map[lease]time.Time // their ends
+	used   map[lease]time.Time // when a connection last used them
+	since  map[lease]time.Time // when this daemon gave them first
 
 	boot      int
 	diskBoot  int
@@ -100,7 +102,7 @@ func newModel(files map[string]file) *model {
 	base := time.Now()
 	return &model{
 		now: base, base: base, files: files, diskBoot: -1,
-		single: map[string]bool{}, always: map[string][]netip.Prefix{}, grants: map[lease]time.Time{},
+		single: map[string]bool{}, always: map[string][]netip.Prefix{}, grants: map[lease]time.Time{}, used: map[lease]time.Time{}, since: map[lease]time.Time{},
 		doors: map[string]store.Door{}, penalties: map[store.PenaltyKey]store.Penalty{},
 		claims: map[store.GrantKey]store.Grant{}, running: map[string]bool{},
 	}
@@ -215,6 +217,9 @@ func (k *modelKernel) Change(give, revoke []fence.Grant) error {
 		if _, ok := m.single[g.Door]; !ok {
 			return fmt.Errorf("door %q is not guarded", g.Door)
 		}
+		if end, ok := m.grants[l]; !ok || !m.now.Before(end) {
+			m.since[l] = m.now
+		}
 		m.grants[l] = m.now.Add(g.For.Truncate(time.Millisecond))
 		m.given(l, m.grants[l])
 	}
@@ -240,6 +245,11 @@ func (k *modelKernel) Check() error {
 func (k *modelKernel) Watch(context.Context) (<-chan struct{}, error) { return nil, nil }
 func (k *modelKernel) Refused() (map[string]uint64, error)            { return nil, nil }
 func (k *modelKernel) Owned() bool                                    { return false }
+
+func (k *modelKernel) Used(name string, source netip.Addr) (time.Duration, bool, error) {
+	at, ok := k.used[lease{name, door.Source(source)}]
+	return k.now.Sub(at), ok, nil
+}
 
 // expire is what the kernel does by itself, daemon or not.
 func (m *model) expire() {

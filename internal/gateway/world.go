@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -48,6 +49,9 @@ type Fence interface {
 	Check() error
 	Watch(ctx context.Context) (<-chan struct{}, error)
 	Refused() (map[string]uint64, error)
+	// Used says whether, and how long ago, a completed connection last used a
+	// source's grant at a door.
+	Used(door string, source netip.Addr) (ago time.Duration, ok bool, err error)
 	Owned() bool
 }
 

@@ -33,6 +33,8 @@ type machine struct {
 	table    bool // the fence's table is there
 	doors    []fence.Door
 	grants   map[grantKey]time.Time
+	used     map[grantKey]time.Time // when a completed connection last used them
+	unknown  error                  // nobody can tell what was used
 	sessions []fence.Session
 	changed  chan struct{}
 	broken   error // the fence cannot be changed
@@ -59,6 +61,7 @@ type machine struct {
 func newMachine() *machine {
 	return &machine{
 		grants:  make(map[grantKey]time.Time),
+		used:    make(map[grantKey]time.Time),
 		changed: make(chan struct{}, 1),
 		disk:    make(map[string]store.Door),
 		banned:  make(map[store.PenaltyKey]store.Penalty),
@@ -157,6 +160,13 @@ func (k *kernel) Check() error {
 func (k *kernel) Watch(context.Context) (<-chan struct{}, error) { return k.changed, nil }
 func (k *kernel) Refused() (map[string]uint64, error)            { return nil, nil }
 func (k *kernel) Owned() bool                                    { return false }
+
+func (k *kernel) Used(name string, source netip.Addr) (time.Duration, bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	at, ok := k.used[grantKey{name, door.Source(source)}]
+	return time.Since(at), ok, k.unknown
+}
 
 // flush is what `nft flush ruleset` does.
 func (m *machine) flush() {

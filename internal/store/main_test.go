@@ -145,7 +145,8 @@ func drawDoor(t *rapid.T) Door {
 func drawPenalty(t *rapid.T) Penalty {
 	return Penalty{
 		Door: genDoor.Draw(t, "door"), Source: genSource.Draw(t, "source"), Until: genTime.Draw(t, "until"),
-		For: time.Duration(rapid.Int64().Draw(t, "for")), Reason: genText.Draw(t, "reason"),
+		For: time.Duration(rapid.Int64().Draw(t, "for")), Times: rapid.IntRange(0, 99).Draw(t, "times"),
+		Reason: genText.Draw(t, "reason"),
 	}
 }
 

@@ -25,8 +25,12 @@ type Penalty struct {
 	Door   string        `json:"-"`
 	Source netip.Prefix  `json:"-"`
 	Until  time.Time     `json:"until"`
-	For    time.Duration `json:"for"` // as given
-	Reason string        `json:"reason"`
+	For    time.Duration `json:"for"` // as given; 0 once it is over
+	// Times is how many the source had in a row, with this one. It is kept for a
+	// while when the penalty is over. Zero: not said, as of a version that had
+	// all penalties alike.
+	Times  int    `json:"times,omitempty"`
+	Reason string `json:"reason"`
 }
 
 // PenaltyKey names one Penalty.
