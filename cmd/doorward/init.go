@@ -25,13 +25,14 @@ one of the flags about the door is there, or standard input is no terminal; then
 flags and proposals are all there is. --ask asks in any case.
 
 What it proposes: a door "ssh" in front of 22/tcp with the SSH server's unit that
-this machine has, and a knock that nobody else has: five listeners at random ports
-from 20000 to 32767 and 61000 to 65535, three of which are to be touched in the
-order of the file. Those ports are outside the range that Linux gives to outgoing
-connections, have no name in /etc/services, and are not among those that port
-scanners try first, so that a passing scan meets no penalty and a connection of
-this machine never holds a listener's port. The two that are not touched are what
-makes a thorough scan a wrong knock.
+this machine has, and a knock that nobody else has: twelve listeners at random
+ports from 20000 to 32767 and 61000 to 65535, six of which are to be touched in
+the order of the file. Those ports are outside the range that Linux gives to
+outgoing connections, have no name in /etc/services, and are not among those that
+port scanners try first, so that a passing scan meets no penalty and a connection
+of this machine never holds a listener's port. The six that are not touched are
+what makes a thorough scan a wrong knock. There are 665,280 such knocks, which
+takes whoever guesses from one address centuries.
 
 --like-the-article writes the configuration of "Port Knocking Simplified" (2005)
 instead, number by number: 59000 and 59002 touched, 59001 left alone, within a
@@ -192,17 +193,16 @@ func (o *initOptions) proposeSSH(m machine) {
 	}
 }
 
-// draw draws five listeners and three of them to touch.
+// draw draws the listeners and those of them to touch.
 func (o *initOptions) draw(m machine, door *config.Door) error {
 	named := m.named()
 	taken := func(p uint16) bool {
 		return named[p] || slices.Contains(scanned[:], p) || portTaken(p)
 	}
-	order := config.GivenOrder
+	like := share.Proposed()
 	if o.order == "any" {
-		order = config.AnyOrder
+		like.Order = config.AnyOrder
 	}
-	like := &config.Knock{Listen: make([]uint16, 5), Touch: make([]uint16, 3), Order: order}
 	listen, touch, err := share.Draw(&config.Config{Doors: []config.Door{*door}}, like, taken, rand.Reader)
 	if err != nil {
 		return err
