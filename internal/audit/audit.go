@@ -16,7 +16,13 @@ type Record struct {
 	By     string     `json:"by"`              // what asked: "touch", "operator alice (uid 1000)", "idle", ...
 	Reason string     `json:"reason"`          // why, for people
 	Until  *time.Time `json:"until,omitempty"` // of a grant or a penalty
+	// Count is how many refusals the record sums up, 0 for a record that is of
+	// one thing, as all others are. Its Source is the prefix that they came from.
+	Count uint64 `json:"count,omitempty"`
 }
+
+// Times is how often what the record tells of has happened.
+func (r Record) Times() uint64 { return max(1, r.Count) }
 
 // The events of the audit trail.
 const (

@@ -229,6 +229,37 @@ func widthsOf(t *table, doors []Door) map[width]bool {
 	return widths
 }
 
+// Stands says whether the kernel's table guards doors already, because an
+// earlier fence left it there and nobody has taken its way of judging packets
+// away since. Which doors, and whether Guard would change anything, it does not
+// say: it is for who has to choose what to do first at a start.
+func (f *Fence) Stands() (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	stands := false
+	err := f.do("look for a table that stands", func(c *conn) error {
+		got, err := c.read()
+		stands = err == nil && layout(nil, nil, f.flags).judgesLike(got)
+		return err
+	})
+	return stands, err
+}
+
+// judgesLike says whether the chains that all tables have are in got as they are
+// in want, in a table that is switched on and has doors.
+func (want *table) judgesLike(got *table) bool {
+	if got == nil || got.flags&unix.NFT_TABLE_F_DORMANT != 0 {
+		return false
+	}
+	for _, w := range want.chains {
+		g := got.chain(w.name)
+		if g == nil || g.base != w.base || !slices.Equal(g.rules, w.rules) {
+			return false
+		}
+	}
+	return slices.ContainsFunc(got.chains, func(c chain) bool { return strings.HasPrefix(c.name, doorPrefix) })
+}
+
 // Check returns nil when the kernel's table is what Guard put there, and else an
 // error that names what differs. Grants and standing sessions are not looked at.
 func (f *Fence) Check() error {

@@ -29,6 +29,11 @@ func (g *Gateway) apply(now time.Time, by string, confirm time.Duration) (contro
 			Message: "a configuration waits to be confirmed already, until " + g.applied.Deadline.Format(time.TimeOnly),
 			Hint:    "doorward apply --keep, or doorward apply --undo"}
 	}
+	if confirm > 0 && g.unkept != "" {
+		return control.Reply{}, &control.Error{
+			Message: "nothing was changed: a restart would not roll it back, since nothing is kept: " + g.unkept,
+			Hint:    "mend that and systemctl restart doorward, or doorward apply without --confirm"}
+	}
 	if c.Gateway != g.config.Gateway {
 		return control.Reply{}, &control.Error{
 			Message: "nothing was changed: the keys of [gateway] are read at the start only",
@@ -68,7 +73,7 @@ func (g *Gateway) apply(now time.Time, by string, confirm time.Duration) (contro
 
 // saveApplied puts which configuration is in use on disk.
 func (g *Gateway) saveApplied(a store.Applied) error {
-	_, err := g.world.Store.Commit(store.Change{Applied: &a})
+	_, err := g.store.Commit(store.Change{Applied: &a})
 	if err == nil {
 		g.changes.applied = nil
 	}

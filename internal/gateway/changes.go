@@ -192,7 +192,7 @@ func (g *Gateway) flush(now time.Time) {
 // nothing and when it does again. What could not be saved stays for the next
 // turn: the doors go on, since memory and kernel hold all that guards them.
 func (g *Gateway) save(commit store.Change) error {
-	records, err := g.world.Store.Commit(commit)
+	records, err := g.store.Commit(commit)
 	if err != nil {
 		if g.unsaved == "" {
 			g.log.Error("cannot save; the doors go on, but a restart would forget the latest changes", "err", err)

@@ -58,6 +58,7 @@ type model struct {
 	given           func(l lease, end time.Time)
 	seen            func(door string, somebody bool)
 	stuck           func() // a service does not stop
+	opened          func(guarded bool)
 }
 
 // lease is one element of the kernel's sets.
@@ -144,7 +145,8 @@ func (m *model) choose(n int) int {
 
 func (m *model) world() World {
 	return World{
-		Fence: (*modelKernel)(m), Store: (*modelDisk)(m), Ear: (*modelEar)(m), Now: m.clock,
+		Fence: (*modelKernel)(m), Ear: (*modelEar)(m), Now: m.clock,
+		Open: m.open,
 		Service: func(c config.Door) Service {
 			w := &watcher{m: m, unit: c.Service.Unit, watch: make(chan func(service.Status), 1)}
 			m.watchers = append(m.watchers, w)
@@ -197,6 +199,8 @@ func (k *modelKernel) Guard(doors []fence.Door, _ []fence.Session) error {
 	maps.DeleteFunc(k.grants, func(l lease, _ time.Time) bool { _, ok := k.single[l.door]; return !ok })
 	return nil
 }
+
+func (k *modelKernel) Stands() (bool, error) { return k.table, nil }
 
 func (k *modelKernel) Admit([]fence.Session) error { return nil }
 
@@ -264,6 +268,14 @@ func (m *model) lets(name string, a netip.Addr) (end time.Time, ok bool) {
 }
 
 type modelDisk model
+
+// open opens the store, which can take any time: by then the doors are guarded,
+// if the file can be used.
+func (m *model) open() (Store, error) {
+	m.point()
+	m.opened(m.table || m.files[m.file].err != nil)
+	return (*modelDisk)(m), nil
+}
 
 func (d *modelDisk) Load() (store.State, error) {
 	return store.State{

@@ -55,6 +55,11 @@ func travel(sc *scene, steps []step) *trip {
 	t := &trip{model: m, scene: sc, oracle: &oracle{m: m}, left: maps.Clone(sc.may)}
 	m.file = "ssh" // the file that stands when the machine boots
 	m.given = func(l lease, end time.Time) { t.found(t.oracle.given(l, end)) }
+	m.opened = func(guarded bool) {
+		if !guarded {
+			t.found("P1: the store is opened before the doors are guarded")
+		}
+	}
 	m.seen, m.stuck = t.oracle.noticed, t.oracle.stuck
 	m.running["ssh.service"] = true // as on any machine before doorward came
 	t.oracle.use(m.file)

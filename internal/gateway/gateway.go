@@ -69,6 +69,8 @@ type Gateway struct {
 	retryFence time.Time         // when to try to put the fence right again, zero for never
 	lost       bool              // grants went with the table, and are not back yet
 	ungiven    map[grantKey]bool // grants that the kernel was to have and would not take
+	store      Store             // what survives, or memory alone
+	unkept     string            // why that is memory alone, "" when it is not
 	unsaved    string            // why the disk takes nothing, "" while it does
 	applied    store.Applied     // the configuration in use, and one that goes back unless it is kept
 	standing   []fence.Session   // sessions that stood when the fence rose

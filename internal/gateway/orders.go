@@ -205,5 +205,5 @@ func duration(s string, unset time.Duration) (time.Duration, error) {
 
 // Log reads the audit trail (control.Backend).
 func (g *Gateway) Log(q control.LogQuery) ([]audit.Record, error) {
-	return g.world.Store.Records(q.Door, q.Source, q.After, q.Limit)
+	return g.store.Records(q.Door, q.Source, q.After, q.Limit)
 }

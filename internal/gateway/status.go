@@ -69,6 +69,8 @@ func (g *Gateway) allWarnings() []string {
 	for _, p := range []struct{ what, problem string }{
 		{"the fence is down: ", g.broken},
 		{"", g.ear.problem},
+		{"nothing is kept, so that a restart would forget penalties, open doors and the audit trail; " +
+			"mend this and start the daemon again: ", g.unkept},
 		{"nothing is saved, so that a restart would forget it: ", g.unsaved},
 	} {
 		if p.problem != "" {

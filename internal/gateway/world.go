@@ -22,8 +22,11 @@ import (
 // one; tests bring a small one of their own.
 type World struct {
 	Fence Fence
-	Store Store
-	Ear   Ear
+	// Open opens what survives a restart. It is called once, when the fence
+	// stands. With store.ErrLocked the gateway ends; with any other error it
+	// goes on and keeps nothing.
+	Open func() (Store, error)
+	Ear  Ear
 	// Service returns what runs behind a door that has a service.
 	Service func(config.Door) Service
 	// Look returns a function that looks for a door's presence, and says what
@@ -41,6 +44,7 @@ type World struct {
 
 // Fence is the kernel's table; *fence.Fence is one.
 type Fence interface {
+	Stands() (bool, error)
 	Guard(doors []fence.Door, sessions []fence.Session) error
 	Admit(sessions []fence.Session) error
 	Change(give, revoke []fence.Grant) error
@@ -77,12 +81,12 @@ type Service interface {
 	String() string
 }
 
-// Linux returns this machine. commands returns the service of a door that has
-// commands; heard is called by the ear.
-func Linux(table Fence, kept Store, commands func(config.Door) Service, heard func([]port.Touch), log *slog.Logger) World {
+// Linux returns this machine. open opens the store; commands returns the service
+// of a door that has commands; heard is called by the ear.
+func Linux(table Fence, open func() (Store, error), commands func(config.Door) Service, heard func([]port.Touch), log *slog.Logger) World {
 	return World{
 		Fence: table,
-		Store: kept,
+		Open:  open,
 		Ear:   listen.New(log, heard),
 		Service: func(c config.Door) Service {
 			if c.Service.Unit != "" {

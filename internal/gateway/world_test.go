@@ -38,13 +38,18 @@ type machine struct {
 	broken   error // the fence cannot be changed
 	refuses  int   // so many changes of grants fail
 
-	disk     map[string]store.Door
-	banned   map[store.PenaltyKey]store.Penalty
-	claims   map[store.GrantKey]store.Grant
-	applied  store.Applied
-	trail    []audit.Record
-	full     error // the disk takes nothing
-	rebooted bool
+	disk    map[string]store.Door
+	banned  map[store.PenaltyKey]store.Penalty
+	claims  map[store.GrantKey]store.Grant
+	applied store.Applied
+	trail   []audit.Record
+	full    error // the disk takes nothing
+	closed  error // the store cannot be opened
+	lost    error // the store cannot be read
+	opened  int   // times the store was opened
+	// guardedFirst says that the table stood when the store was opened.
+	guardedFirst bool
+	rebooted     bool
 
 	listening []uint16
 	taken     []uint16
@@ -76,7 +81,14 @@ func (m *machine) do(f func()) {
 
 func (m *machine) world() World {
 	return World{
-		Fence: (*kernel)(m), Store: (*disk)(m), Ear: (*ears)(m), Now: time.Now,
+		Fence: (*kernel)(m), Ear: (*ears)(m), Now: time.Now,
+		Open: func() (Store, error) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.opened++
+			m.guardedFirst = m.table
+			return (*disk)(m), m.closed
+		},
 		Service: func(c config.Door) Service { return &unit{m, c.Service.Unit} },
 		Look: func(config.Door) func(context.Context) (door.Seen, []string) {
 			return func(context.Context) (door.Seen, []string) {
@@ -110,6 +122,12 @@ func (k *kernel) Guard(doors []fence.Door, sessions []fence.Session) error {
 		}
 	}
 	return nil
+}
+
+func (k *kernel) Stands() (bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.table, nil
 }
 
 func (k *kernel) Admit([]fence.Session) error { return nil }
@@ -169,6 +187,9 @@ type disk machine
 func (d *disk) Load() (store.State, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.lost != nil {
+		return store.State{}, d.lost
+	}
 	return store.State{
 		Rebooted: d.rebooted, Applied: d.applied,
 		Doors:     slices.Collect(maps.Values(d.disk)),

@@ -158,7 +158,8 @@ func drawGrant(t *rapid.T) Grant {
 
 func drawRecord(t *rapid.T) audit.Record {
 	r := audit.Record{
-		Time: genTime.Draw(t, "time"), Door: genDoor.Draw(t, "door"), Event: audit.EventGranted,
+		Time: genTime.Draw(t, "time"), Door: genDoor.Draw(t, "door"),
+		Event:  rapid.SampledFrom([]string{audit.EventGranted, audit.EventRefused}).Draw(t, "event"),
 		Source: genText.Draw(t, "source"), By: genText.Draw(t, "by"), Reason: genText.Draw(t, "reason"),
 	}
 	if rapid.Bool().Draw(t, "has until") {

@@ -119,8 +119,10 @@ type State struct {
 	Unreadable int
 }
 
-// AuditLimit bounds the audit trail; the oldest records go first. A zero field
-// stands for its default.
+// AuditLimit bounds the audit trail; the oldest records go first. Refusals, of
+// which strangers can cause as many as they like, have at most half of it and
+// push out nothing but refusals; all others have what those do not take. A zero
+// field stands for its default.
 type AuditLimit struct {
 	Records int   // 100,000 by default
 	Bytes   int64 // of the records as they are written, 64 MiB by default
