@@ -1,7 +1,7 @@
 // Package audit has the record of the audit trail: who knocked, what was
 // decided and why. It is the one type that the store keeps, the control API
 // hands out and the metrics count, so it stands below them all and imports no
-// other package of doorward.
+// other package of doorward. Sums is how floods of refusals become few records.
 package audit
 
 import "time"

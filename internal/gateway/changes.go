@@ -30,6 +30,7 @@ type changes struct {
 	ended     []string       // doors that the configuration no longer has
 	applied   *store.Applied // nil: as it was
 	records   []audit.Record
+	refusals  int // of records
 	lost      int // records that were too many to keep
 	replies   []func(error)
 }
@@ -68,12 +69,24 @@ func (c *changes) add(name string, e door.Effect) {
 	}
 }
 
+// record adds a record. Refusals, which strangers can cause, take at most half of
+// the room.
 func (c *changes) record(r audit.Record) {
-	if len(c.records) >= maxUnsaved {
+	refusal := r.Event == audit.EventRefused
+	if len(c.records) >= maxUnsaved || refusal && c.refusals >= maxUnsaved/2 {
 		c.lost++
 		return
 	}
+	if refusal {
+		c.refusals++
+	}
 	c.records = append(c.records, r)
+}
+
+func (c *changes) recordAll(rs []audit.Record) {
+	for _, r := range rs {
+		c.record(r)
+	}
 }
 
 // fence returns the turn's grants and revocations for the fence, and forgets
@@ -133,7 +146,7 @@ func (c *changes) saved() {
 	clear(c.claims)
 	clear(c.penalties)
 	clear(c.doors)
-	c.records, c.ended, c.applied, c.lost = nil, nil, nil, 0
+	c.records, c.ended, c.applied, c.refusals, c.lost = nil, nil, nil, 0, 0
 }
 
 // flush has the turn's changes take effect, in the order that the package
@@ -206,7 +219,7 @@ func (g *Gateway) save(commit store.Change) error {
 	}
 	g.changes.saved()
 	for _, r := range records {
-		g.told[r.Event]++
+		g.told[r.Event] += r.Times()
 		g.logRecord(r)
 	}
 	return nil

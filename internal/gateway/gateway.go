@@ -77,7 +77,8 @@ type Gateway struct {
 	warnings   []string          // about the configuration in use
 	asked      []func(time.Time) // who waits for the status at the end of the turn
 	settled    *control.Settled  // how the latest configuration that waited ended
-	told       map[string]uint64 // records of the audit trail since the start, by event
+	told       map[string]uint64 // what the audit trail has told of since the start, by event
+	sums       *audit.Sums       // of refusals
 
 	events  chan event
 	tasks   sync.WaitGroup          // the goroutines of services and looks
@@ -107,6 +108,7 @@ func New(opts Options) *Gateway {
 		ended:   make(chan struct{}),
 		ungiven: make(map[grantKey]bool),
 		told:    make(map[string]uint64),
+		sums:    audit.NewSums(),
 	}
 	g.newer.c = make(chan struct{})
 	// What takes long runs in a goroutine of its own, which ends with it, and
@@ -199,6 +201,7 @@ func (g *Gateway) turn(first event) {
 		}
 		d.tick(now)
 	}
+	g.changes.recordAll(g.sums.Due(now))
 	g.flush(now)
 	g.ear.set(g.listening())
 	for _, tell := range g.asked {
@@ -214,6 +217,9 @@ func (g *Gateway) next() time.Time {
 		if t, ok := d.next(); ok && t.Before(next) {
 			next = t
 		}
+	}
+	if t, ok := g.sums.Next(); ok && t.Before(next) {
+		next = t
 	}
 	for _, t := range []time.Time{g.applied.Deadline, g.retryFence} {
 		if !t.IsZero() && t.Before(next) {
@@ -256,6 +262,10 @@ func (g *Gateway) door(name string) *guarded {
 	}
 	return nil
 }
+
+// tell adds what a door has to tell to this turn's commit. Refusals that come in
+// floods are summed up.
+func (g *Gateway) tell(r audit.Record) { g.changes.recordAll(g.sums.Add(g.world.Now(), r)) }
 
 // record adds a record about the gateway as a whole to this turn's commit.
 func (g *Gateway) record(now time.Time, event, by, reason string) {

@@ -192,7 +192,7 @@ func (d *guarded) carry(effects []door.Effect) {
 			d.look()
 		case door.Record:
 			d.noteRefusal(e.Record)
-			d.gw.changes.record(e.Record)
+			d.gw.tell(e.Record)
 		default:
 			d.gw.changes.add(d.name(), e)
 		}
