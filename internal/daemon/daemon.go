@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -52,26 +51,23 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Nothing above this line changes the machine. The store comes first: its
-	// lock keeps a second daemon from touching the fence of the first.
-	kept, err := store.Open(gateway.State, store.AuditLimit{}, d.Log)
+	// Nothing above this line changes the machine. What follows depends on no
+	// disk: the gateway raises the fence before it opens the store.
+	held, err := lockWarden(gateway, d.Log)
 	if err != nil {
 		return err
 	}
-	defer d.close("store", kept.Close)
+	defer held.release()
 	table, err := fence.Open(d.Log)
 	if err != nil {
 		return fmt.Errorf("the fence: %w", err)
 	}
 	defer d.close("fence", table.Close)
-	if err := os.MkdirAll(filepath.Dir(gateway.Control), 0o755); err != nil {
-		return fmt.Errorf("make the control socket's directory: %w", err)
-	}
 	socket, err := control.Listen(gateway.Control, Group)
-	if err != nil {
+	if errors.Is(err, control.ErrInUse) {
 		return err
 	}
-	return d.run(ctx, gateway, kept, table, socket)
+	return d.run(ctx, gateway, table, socket, err)
 }
 
 // place says where the daemon's state and socket are. A configuration that
@@ -98,24 +94,41 @@ func (d *Daemon) close(what string, f func() error) {
 	}
 }
 
-// run runs all tasks until ctx or one of them ends.
-func (d *Daemon) run(ctx context.Context, where config.Gateway, kept *store.Store, table *fence.Fence, socket net.Listener) error {
+// run runs all tasks until ctx or one of them ends. Without a control socket,
+// for the reason that is given, the doors are guarded all the same.
+func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fence, socket net.Listener, noSocket error) error {
 	locks := &confinement{configPath: d.ConfigPath, state: where.State, log: d.Log, launched: make(chan *launcher.Launcher, 1)}
-	gw := gateway.New(gateway.Options{Path: d.ConfigPath, Version: d.Version, Log: d.Log, Confine: locks.confine})
-	world := gateway.Linux(table, kept, locks.service, gw.Hear, d.Log)
+	options := gateway.Options{Path: d.ConfigPath, Version: d.Version, Log: d.Log, Confine: locks.confine}
+	if noSocket != nil {
+		d.Log.Error("operators get no answer: mend this and start the daemon again", "err", noSocket)
+		options.Warnings = []string{"operators get no answer: " + noSocket.Error()}
+	}
+	gw := gateway.New(options)
+	var kept *store.Store
+	world := gateway.Linux(table, func() (gateway.Store, error) {
+		s, err := store.Open(where.State, store.AuditLimit{}, d.Log)
+		if err != nil {
+			return nil, err
+		}
+		kept = s
+		return s, nil
+	}, locks.service, gw.Hear, d.Log)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return locks.watch(ctx) })
 	group.Go(func() error { return d.signals(ctx, gw) })
 	ready := make(chan struct{})
 	group.Go(func() error { return gw.Run(ctx, world, func() { close(ready) }) })
-	group.Go(func() error {
-		return control.NewServer(gw, d.Log).Serve(ctx, socket)
-	})
+	if socket != nil {
+		group.Go(func() error { return control.NewServer(gw, d.Log).Serve(ctx, socket) })
+	}
 	if where.Metrics != "" {
 		group.Go(func() error { return d.metrics(ctx, where.Metrics, gw) })
 	}
 	group.Go(func() error { return d.notify(ctx, ready, gw) })
 	err := group.Wait()
+	if kept != nil {
+		d.close("store", kept.Close)
+	}
 	if locks.launcher != nil {
 		d.close("launcher", locks.launcher.Close)
 	}

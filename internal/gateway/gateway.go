@@ -38,11 +38,14 @@ const firstLook = 3 * time.Second
 // operator's order waiting.
 const maxBatch = 4096
 
-// Options are what a gateway is told. All but Confine are needed.
+// Options are what a gateway is told. All but Warnings and Confine are needed.
 type Options struct {
 	Path    string // of the configuration file, which is read anew when it is applied
 	Version string
 	Log     *slog.Logger
+	// Warnings are what an operator should know of how the process was started;
+	// nil for nothing.
+	Warnings []string
 	// Confine is called with the configuration that the gateway starts with, to
 	// lock the process in as far as that allows, and with each one that is to be
 	// used later, to say whether that can be served from inside. nil: neither.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -65,7 +66,7 @@ func (g *Gateway) status(now time.Time) control.Status {
 
 // allWarnings is what an operator should act on.
 func (g *Gateway) allWarnings() []string {
-	all := append([]string{}, g.warnings...)
+	all := slices.Concat([]string{}, g.opts.Warnings, g.warnings)
 	for _, p := range []struct{ what, problem string }{
 		{"the fence is down: ", g.broken},
 		{"", g.ear.problem},
