@@ -26,6 +26,7 @@ import (
 type confinement struct {
 	configPath string
 	state      string // directory
+	spare      string // directory for what the launcher remembers, when state takes nothing
 	log        *slog.Logger
 	walls      *cage.Walls             // nil before the first configuration
 	launcher   *launcher.Launcher      // nil when the first configuration has no commands
@@ -39,7 +40,7 @@ func (c *confinement) confine(conf *config.Config) error {
 		return c.serves(walls, conf)
 	}
 	if specs := commands(conf); len(specs) > 0 {
-		l, err := launcher.Start(c.state, specs, "-c", c.configPath)
+		l, err := launcher.Start(firstThatTakesFiles(c.state, c.spare), specs, "-c", c.configPath)
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -97,7 +98,8 @@ func (d *Daemon) close(what string, f func() error) {
 // run runs all tasks until ctx or one of them ends. Without a control socket,
 // for the reason that is given, the doors are guarded all the same.
 func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fence, socket net.Listener, noSocket error) error {
-	locks := &confinement{configPath: d.ConfigPath, state: where.State, log: d.Log, launched: make(chan *launcher.Launcher, 1)}
+	locks := &confinement{configPath: d.ConfigPath, state: where.State, spare: filepath.Dir(where.Control),
+		log: d.Log, launched: make(chan *launcher.Launcher, 1)}
 	options := gateway.Options{Path: d.ConfigPath, Version: d.Version, Log: d.Log, Confine: locks.confine}
 	if noSocket != nil {
 		d.Log.Error("operators get no answer: mend this and start the daemon again", "err", noSocket)

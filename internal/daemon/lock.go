@@ -100,3 +100,21 @@ func openPrivateDir(path string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// firstThatTakesFiles is the first directory in which a file can be made and
+// written, or the first if there is none.
+func firstThatTakesFiles(dirs ...string) string {
+	for _, dir := range dirs {
+		f, err := os.CreateTemp(dir, ".takes-files-*")
+		if err != nil {
+			continue
+		}
+		_, err = f.Write([]byte{0})
+		f.Close()
+		os.Remove(f.Name())
+		if err == nil {
+			return dir
+		}
+	}
+	return dirs[0]
+}
