@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -231,17 +230,23 @@ func (d *Daemon) tell(state string) {
 	}
 }
 
-// metrics serves Prometheus' metrics and /healthz until ctx ends.
+// metrics serves Prometheus' metrics and /healthz until ctx ends. An address that
+// cannot be listened on, since another program has it or it is not there yet, is
+// no reason to end: that is said once, and tried again.
 func (d *Daemon) metrics(ctx context.Context, address string, gw *gateway.Gateway) error {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-	if err != nil {
-		return fmt.Errorf("gateway.metrics: %q: %w", address, err)
+	const again = 10 * time.Second
+	for said := false; ; said = true {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		if err == nil {
+			return control.ServeMetrics(ctx, l, gw, d.Log)
+		}
+		if !said {
+			d.Log.Error("the metrics cannot be served; trying again", "gateway.metrics", address, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(again):
+		}
 	}
-	s := &http.Server{Handler: control.Metrics(gw), ReadTimeout: progressTime, WriteTimeout: progressTime}
-	stop := context.AfterFunc(ctx, func() { s.Close() })
-	defer stop()
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics: %w", err)
-	}
-	return nil
 }

@@ -390,6 +390,12 @@ func (d *Door) Looked() bool { return !d.rules.Logins || !d.looked.IsZero() }
 // Granted is how many sources have a grant.
 func (d *Door) Granted() int { return len(d.grants) }
 
+// Penalised is how many sources have a penalty.
+func (d *Door) Penalised() int { return len(d.penalties) }
+
+// Connections is how many live connections the latest look saw.
+func (d *Door) Connections() int { return d.connections }
+
 // Renew takes in that another service is behind the door, or that presence is
 // looked for elsewhere: what was asked of the old ones is asked anew.
 func (d *Door) Renew(now time.Time) []Effect {

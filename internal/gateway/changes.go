@@ -194,6 +194,7 @@ func (g *Gateway) flush(now time.Time) {
 	changed = changed || dirty || len(g.changes.replies) > 0
 	g.changes.replies = nil
 	if changed {
+		g.changed()
 		g.newer.Lock()
 		close(g.newer.c)
 		g.newer.c = make(chan struct{})

@@ -155,8 +155,9 @@ func (m *model) world() World {
 		Look: func(c config.Door) func(context.Context) (door.Seen, []string) {
 			return func(context.Context) (door.Seen, []string) { return m.look(c), nil }
 		},
-		Sessions:  func([]port.Range) ([]fence.Session, error) { return nil, nil },
-		Listening: func(port.Range) bool { return true },
+		Sessions:    func([]port.Range) ([]fence.Session, error) { return nil, nil },
+		Connections: func([]port.Range) (int, error) { return 0, nil },
+		Listening:   func(port.Range) bool { return true },
 		Config: func(name string) (*config.Config, []byte, error) {
 			f := m.files[name]
 			return f.config, f.text, f.err

@@ -78,7 +78,6 @@ type Gateway struct {
 	applied    store.Applied     // the configuration in use, and one that goes back unless it is kept
 	standing   []fence.Session   // sessions that stood when the fence rose
 	warnings   []string          // about the configuration in use
-	asked      []func(time.Time) // who waits for the status at the end of the turn
 	settled    *control.Settled  // how the latest configuration that waited ended
 	told       map[string]uint64 // what the audit trail has told of since the start, by event
 	sums       *audit.Sums       // of refusals
@@ -88,6 +87,11 @@ type Gateway struct {
 	ctx     context.Context         // of those goroutines, ends with Run
 	async   func(task func() event) // runs a task beside the turns; its event comes back as a turn
 	touches chan []port.Touch
+
+	statuses board[control.Status]
+	vitals   board[control.Vitals]
+	wake     chan struct{} // somebody waits for one of them
+	measured measurement
 
 	ended chan struct{} // closed when Run has ended
 
@@ -108,6 +112,7 @@ func New(opts Options) *Gateway {
 		started: time.Now(),
 		events:  make(chan event, 256),
 		touches: make(chan []port.Touch, 64),
+		wake:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
 		ungiven: make(map[grantKey]bool),
 		told:    make(map[string]uint64),
@@ -165,6 +170,8 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 			g.turn(func(now time.Time) { g.touched(t) })
 		case e := <-g.events:
 			g.turn(e)
+		case <-g.wake:
+			g.turn(nil)
 		case <-timer.C:
 			g.turn(nil)
 		case _, ok := <-changed:
@@ -183,14 +190,18 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 func (g *Gateway) turn(first event) {
 	now := g.world.Now()
 	begun, all := now, false
+	g.beginTurn(now)
 	if first != nil {
+		g.changed()
 		first(now)
 	}
 	for i := 0; i < maxBatch && !all; i++ {
 		select {
 		case t := <-g.touches:
+			g.changed()
 			g.touched(t)
 		case e := <-g.events:
+			g.changed()
 			e(now)
 		default:
 			all = true
@@ -207,10 +218,7 @@ func (g *Gateway) turn(first event) {
 	g.changes.recordAll(g.sums.Due(now))
 	g.flush(now)
 	g.ear.set(g.listening())
-	for _, tell := range g.asked {
-		tell(now)
-	}
-	g.asked = nil
+	g.endTurn()
 }
 
 // next is when a turn is due without an event.
@@ -221,8 +229,10 @@ func (g *Gateway) next() time.Time {
 			next = t
 		}
 	}
-	if t, ok := g.sums.Next(); ok && t.Before(next) {
-		next = t
+	for _, due := range []func() (time.Time, bool){g.sums.Next, g.dueAsked} {
+		if t, ok := due(); ok && t.Before(next) {
+			next = t
+		}
 	}
 	for _, t := range []time.Time{g.applied.Deadline, g.retryFence} {
 		if !t.IsZero() && t.Before(next) {

@@ -34,6 +34,9 @@ type World struct {
 	Look func(config.Door) func(context.Context) (door.Seen, []string)
 	// Sessions returns the TCP connections that stand at local ports.
 	Sessions func([]port.Range) ([]fence.Session, error)
+	// Connections counts the live TCP connections to local ports. It is called
+	// beside the turns, once in a second at most.
+	Connections func([]port.Range) (int, error)
 	// Listening says whether something listens on one of the ports.
 	Listening func(port.Range) bool
 	// Config reads and checks the configuration file and returns its text too.
@@ -94,11 +97,12 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 			}
 			return commands(c)
 		},
-		Look:      newLook,
-		Sessions:  sessions,
-		Listening: listening,
-		Config:    config.Load,
-		Now:       time.Now,
+		Look:        newLook,
+		Sessions:    sessions,
+		Connections: connections,
+		Listening:   listening,
+		Config:      config.Load,
+		Now:         time.Now,
 	}
 }
 

@@ -47,6 +47,8 @@ type machine struct {
 	closed  error // the store cannot be opened
 	lost    error // the store cannot be read
 	opened  int   // times the store was opened
+	// measured counts the times that connections were counted.
+	measured int
 	// guardedFirst says that the table stood when the store was opened.
 	guardedFirst bool
 	rebooted     bool
@@ -101,6 +103,12 @@ func (m *machine) world() World {
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			return slices.Clone(m.sessions), nil
+		},
+		Connections: func([]port.Range) (int, error) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.measured++
+			return len(m.sessions), nil
 		},
 		Listening: func(port.Range) bool { return true },
 		Config:    config.Load,
