@@ -3,12 +3,16 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
@@ -183,4 +187,60 @@ func TestRefusalsThatCannotBeSaved(t *testing.T) {
 	if last := c.records[len(c.records)-1]; last.Event != audit.EventGranted || len(c.records) > maxUnsaved {
 		t.Errorf("%d records wait, the last is %v, want the grant", len(c.records), last)
 	}
+}
+
+// With a store on a disk: 102,000 refusals of one /48 and 10,000 from all over,
+// and what was decided before is all there.
+func TestTheAuditTrailCannotBeWashed(t *testing.T) {
+	dir, path := t.TempDir(), configPath(t)
+	if shm, err := os.MkdirTemp("/dev/shm", "doorward-gateway"); err == nil {
+		t.Cleanup(func() { os.RemoveAll(shm) })
+		dir = shm // the disk is not what is tried here
+	}
+	write(t, path, strings.Replace(sshDoor, "kind", "penalty = \"0s\"\nkind", 1))
+	kept, err := store.Open(dir, store.AuditLimit{Records: 500}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := restartWith(t, m, path, func(w *World) { w.Open = func() (Store, error) { return kept, nil } })
+		for n := range 10 {
+			r.touch(netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + n)}), 59000, 59002)
+		}
+		before, err := r.Log(control.LogQuery{Limit: 100})
+		if err != nil || len(before) != 12 { // started, opened, and ten grants
+			t.Fatalf("before: %d records, %v, want 12", len(before), err)
+		}
+		wrong := func(n int, from func(n int) netip.Addr) {
+			for n > 0 {
+				var ts []port.Touch
+				for range min(n, 1000) {
+					n--
+					ts = append(ts, port.Touch{Source: from(n), Port: port.Port{Proto: port.TCP, Number: 59001}, Time: time.Now(), Proven: true})
+				}
+				r.Hear(ts)
+			}
+			synctest.Wait()
+		}
+		wrong(102_000, func(n int) netip.Addr {
+			return netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 7, 7, byte(n >> 8), byte(n), byte(n >> 16), 15: 1})
+		})
+		wrong(10_000, func(n int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}) })
+		wrong(10_000, func(n int) netip.Addr {
+			return netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, byte(n >> 8), byte(n), 15: 1}) // each of a /48 of its own
+		})
+		all, err := r.Log(control.LogQuery{Limit: 10_000})
+		if err != nil || len(all) < len(before) {
+			t.Fatalf("after: %d records, %v", len(all), err)
+		}
+		if d := cmp.Diff(before, all[:len(before)]); d != "" {
+			t.Errorf("what was decided before the flood (-want +got):\n%s", d)
+		}
+		if len(all) > 500 {
+			t.Errorf("%d records are kept, want at most 500", len(all))
+		}
+		r.stop()
+	})
 }

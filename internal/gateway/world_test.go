@@ -348,13 +348,21 @@ func run(t *testing.T, m *machine, path, text string) *running {
 // restart starts a gateway on the file as it is, and returns nil if it ends.
 func restart(t *testing.T, m *machine, path string) *running {
 	t.Helper()
+	return restartWith(t, m, path, func(*World) {})
+}
+
+// restartWith is restart in a world that is changed a little.
+func restartWith(t *testing.T, m *machine, path string, change func(*World)) *running {
+	t.Helper()
+	world := m.world()
+	change(&world)
 	ctx, cancel := context.WithCancel(t.Context())
 	g := New(Options{Path: path, Version: "v1", Log: slog.New(slog.DiscardHandler)})
 	ended := make(chan struct{})
 	ready := false
 	go func() {
 		defer close(ended)
-		if err := g.Run(ctx, m.world(), func() { ready = true }); err != nil {
+		if err := g.Run(ctx, world, func() { ready = true }); err != nil {
 			t.Log("run:", err)
 		}
 	}()
