@@ -127,15 +127,6 @@ func (s *Sums) Due(now time.Time) []Record {
 // All returns what is not told yet, for the end.
 func (s *Sums) All(now time.Time) []Record { return s.tell(now, now) }
 
-// Next is when Due has something to tell if nothing else is added before.
-func (s *Sums) Next() (time.Time, bool) {
-	e := s.loud.Front()
-	if e == nil {
-		return time.Time{}, false
-	}
-	return e.Value.(*sum).since.Add(sumEvery), true
-}
-
 // tell returns the sums that have been loud since then or before.
 func (s *Sums) tell(now, since time.Time) []Record {
 	var out []Record

@@ -215,7 +215,7 @@ func (g *Gateway) turn(first event) {
 		}
 		d.tick(now)
 	}
-	g.changes.recordAll(g.sums.Due(now))
+	g.changes.recordAll(g.sums.Due(now)) // upkeep brings a turn soon enough
 	g.flush(now)
 	g.ear.set(g.listening())
 	g.endTurn()
@@ -229,10 +229,8 @@ func (g *Gateway) next() time.Time {
 			next = t
 		}
 	}
-	for _, due := range []func() (time.Time, bool){g.sums.Next, g.dueAsked} {
-		if t, ok := due(); ok && t.Before(next) {
-			next = t
-		}
+	if t, ok := g.dueAsked(); ok && t.Before(next) {
+		next = t
 	}
 	for _, t := range []time.Time{g.applied.Deadline, g.retryFence} {
 		if !t.IsZero() && t.Before(next) {
