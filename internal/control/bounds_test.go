@@ -114,8 +114,8 @@ func TestWhoMayAskForMetrics(t *testing.T) {
 // Connections that say nothing are cut, and no more than a few are taken at once.
 func TestMetricsConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, ctx, cancel := newPipes(), t.Context(), func() {}
-		ctx, cancel = context.WithCancel(ctx)
+		p := newPipes()
+		ctx, cancel := context.WithCancel(t.Context())
 		m := &slowMeter{let: make(chan struct{})}
 		close(m.let)
 		ended := make(chan error)

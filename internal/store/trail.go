@@ -35,21 +35,24 @@ type trail struct {
 // like.
 func isRefusal(r audit.Record) bool { return r.Event == audit.EventRefused }
 
-// readTrail reads how far the trail has come.
+// readTrail reads how far the trail has come, once for all. It goes through all
+// of it: where a version before has written among what a later one wrote, the
+// last record has not the highest ID.
 func readTrail(tx *bolt.Tx) trail {
 	var t trail
-	if k, v := tx.Bucket(auditBucket).Cursor().Last(); k != nil {
-		t.last = max(idOf(auditBucket, k, v), keyNumber(k))
-	}
-	b := tx.Bucket(refusalBucket)
-	if b == nil {
-		return t
-	}
-	c := b.Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
-		t.last = max(t.last, keyNumber(k))
-		t.refusals++
-		t.bytes += int64(len(v))
+	for _, name := range [][]byte{auditBucket, refusalBucket} {
+		b := tx.Bucket(name)
+		if b == nil {
+			continue
+		}
+		c := b.Cursor()
+		for k, v := c.First(); k != nil; k, v = c.Next() {
+			t.last = max(t.last, idOf(name, k, v), keyNumber(k))
+			if bytes.Equal(name, refusalBucket) {
+				t.refusals++
+				t.bytes += int64(len(v))
+			}
+		}
 	}
 	return t
 }

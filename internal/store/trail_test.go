@@ -150,6 +150,36 @@ func TestAFileWithoutARefusalBucket(t *testing.T) {
 	}
 }
 
+// A version before that went on with the file has given IDs that are taken. No
+// more are taken twice.
+func TestAFileThatAVersionBeforeWentOnWith(t *testing.T) {
+	dir := t.TempDir()
+	s := mustOpen(t, dir, AuditLimit{})
+	mustCommit(t, s, refusals(50, 0))
+	mustCommit(t, s, Change{Records: []audit.Record{{Event: audit.EventGranted}}}) // ID 51, key 1
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		w, err := begin(tx, trail{})
+		if err != nil {
+			return err
+		}
+		v, err := encodeRecord(audit.Record{ID: 2, Event: audit.EventRefused})
+		if err != nil {
+			return err
+		}
+		w.l.Last, w.l.Bytes = 2, w.l.Bytes+int64(len(v))
+		return errors.Join(w.put(auditBucket, recordKey(2), v), w.finish())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	s = mustOpen(t, dir, AuditLimit{})
+	if r := mustCommit(t, s, refusals(1, 0)); s.SetAside() != "" || r[0].ID != 52 {
+		t.Errorf("set aside %q, the next ID is %d, want 52", s.SetAside(), r[0].ID)
+	}
+	mustClose(t, s)
+}
+
 // A Memory keeps the two classes apart as a Store does, and gives IDs.
 func TestMemory(t *testing.T) {
 	m := InMemory()
