@@ -109,19 +109,23 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	if log := m.Run("journalctl", "--no-pager", "--unit=doorward.service"); strings.Contains(log, "not confined") {
 		t.Errorf("the unit keeps the daemon from locking itself in:\n%s", log)
 	}
-	intrudes(t, m)
+	for _, program := range []string{"", "/usr/bin/journalctl"} {
+		intrudes(t, m, program)
+	}
 }
 
 // intrudes runs the intruder (internal/cage/intruder) in the daemon's place: in
-// its unit, as its user, with its leave to ask polkit, and locked in.
-func intrudes(t *testing.T, m *systemdtest.Machine) {
+// its unit, as its user, with its leave to ask polkit, and locked in with a
+// program that it may start, "" for none.
+func intrudes(t *testing.T, m *systemdtest.Machine, program string) {
+	t.Helper()
 	unit, err := files.ReadFile("doorward.service")
 	if err != nil {
 		t.Fatal(err)
 	}
 	text := string(unit)
 	for old, now := range map[string]string{
-		"ExecStart=/usr/sbin/doorwardd -c /etc/doorward/doorward.toml": "ExecStart=/intruder /var/log /var/lib/doorward/store \"\"\nStandardOutput=truncate:/run/intruder",
+		"ExecStart=/usr/sbin/doorwardd -c /etc/doorward/doorward.toml": "ExecStart=/intruder /var/log /var/lib/doorward/store \"" + program + "\"\nStandardOutput=truncate:/run/intruder",
 		"Type=notify": "Type=oneshot", "Restart=always\nRestartSec=1s\nWatchdogSec=30s\n": "",
 	} {
 		if !strings.Contains(text, old) {
@@ -142,7 +146,7 @@ func intrudes(t *testing.T, m *systemdtest.Machine) {
 			t.Errorf("%s", line)
 		}
 	}
-	if count["work"] < 8 || count["crime"] < 28 || len(count) != 2 {
+	if count["work"] < 13 || count["crime"] < 60 || len(count) != 2 {
 		t.Errorf("it tried %v:\n%s", count, tries)
 	}
 	for _, denied := range []string{"stop another unit: Interactive authentication required", "talk to another on D-Bus: "} {

@@ -20,6 +20,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strconv"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
 	"golang.org/x/sys/unix"
@@ -58,6 +59,9 @@ func (w Walls) Enter() (missing []string, err error) {
 		if abi < part.from {
 			missing = append(missing, part.what)
 		}
+	}
+	if speaksMPTCP() {
+		missing = append(missing, "outgoing MPTCP connections are not confined: a socket that speaks it is open")
 	}
 	lacking, err := w.landlock()
 	if err != nil {
@@ -170,6 +174,25 @@ func interpreterOf(program string) string {
 	}
 	defer f.Close()
 	return interpreter(f)
+}
+
+// speaksMPTCP tells whether the process has a socket of MPTCP (RFC 8684), of which
+// Landlock knows nothing: one that listens could be turned into one that has
+// connected out. Go's package net makes such listeners unless it is told not to
+// (GODEBUG multipathtcp=0).
+func speaksMPTCP() bool {
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return true // it cannot be told
+	}
+	return slices.ContainsFunc(fds, func(e os.DirEntry) bool {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			return false
+		}
+		protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+		return err == nil && protocol == unix.IPPROTO_MPTCP
+	})
 }
 
 // landlockABI is the kernel's version of Landlock, 0 for none.

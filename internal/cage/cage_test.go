@@ -104,11 +104,21 @@ func TestTheWorkGoesOnInsideAndAnIntruderGetsNothing(t *testing.T) {
 					t.Errorf("%s: %q, want it denied", a.what, a.result)
 				}
 			}
-			if count["work"] < 11 || count["crime"] < 60 {
+			if count["work"] < 11 || len(count) != 2 || count["crime"] < 60 {
 				t.Errorf("it tried %v, want 11 and 60 at least", count)
 			}
 		})
 	}
+}
+
+// A listener of MPTCP could be turned into a connection, and that is said.
+func TestAListenerThatCannotBeConfined(t *testing.T) {
+	for _, a := range intrude(t, "", "mptcp") {
+		if a.kind == "missing" && strings.HasPrefix(a.what, "outgoing MPTCP connections are not confined") {
+			return
+		}
+	}
+	t.Error("nothing was said of the listener")
 }
 
 // Without the cage the same program gets further, so that it is the cage that

@@ -5,12 +5,12 @@
 // daemon's) or "crime", what, and "done" or why not. Tests run it, also in the
 // daemon's unit; it is never installed.
 //
-//	intruder READ STORE PROGRAM [uncaged] [alone]
+//	intruder READ STORE PROGRAM [uncaged] [alone] [mptcp]
 //
 // names a directory that may be read, a file that is open before, as the store
 // is, and a program that may be executed ("" for none). Uncaged it tries the same
 // from outside; alone it may connect to nobody, as a daemon that needs neither
-// systemd nor D-Bus.
+// systemd nor D-Bus; with mptcp it has a listener of that kind.
 package main
 
 import (
@@ -37,7 +37,7 @@ func main() {
 }
 
 func run(read, store, program string, how []string) error {
-	e, err := prepare(read, store, program, slices.Contains(how, "alone"))
+	e, err := prepare(read, store, program, slices.Contains(how, "alone"), slices.Contains(how, "mptcp"))
 	if err != nil {
 		return err
 	}
@@ -72,21 +72,23 @@ type estate struct {
 	parent        int
 }
 
-func prepare(read, store, program string, alone bool) (*estate, error) {
+func prepare(read, store, program string, alone, mptcp bool) (*estate, error) {
 	e := &estate{read: read, program: program, alone: alone, parent: os.Getppid()}
 	var err error
-	if e.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil { // MPTCP, if there is
-		return nil, err
-	}
-	plain := &net.ListenConfig{}
-	plain.SetMultipathTCP(false)
-	if e.spare, err = plain.Listen(context.Background(), "tcp", "127.0.0.1:0"); err != nil {
-		return nil, err
+	for _, l := range []*net.Listener{&e.listener, &e.spare} {
+		like := &net.ListenConfig{}
+		like.SetMultipathTCP(mptcp)
+		if *l, err = like.Listen(context.Background(), "tcp", "127.0.0.1:0"); err != nil {
+			return nil, err
+		}
 	}
 	if e.store, err = os.OpenFile(store, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return nil, err
 	}
 	if e.abstract, err = net.Listen("unix", fmt.Sprintf("@doorward-intruder-%d", os.Getpid())); err != nil {
+		return nil, err
+	}
+	if err := os.RemoveAll(store + ".notify"); err != nil {
 		return nil, err
 	}
 	if e.systemd, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: store + ".notify", Net: "unixgram"}); err != nil {
