@@ -149,7 +149,8 @@ func intrudes(t *testing.T, m *systemdtest.Machine, program string) {
 	if count["work"] < 13 || count["crime"] < 60 || len(count) != 2 {
 		t.Errorf("it tried %v:\n%s", count, tries)
 	}
-	for _, denied := range []string{"stop another unit: Interactive authentication required", "talk to another on D-Bus: "} {
+	for _, denied := range []string{"stop another unit: Interactive authentication required",
+		"start a unit of its own: Interactive authentication required", "talk to another on D-Bus: "} {
 		if !strings.Contains(tries, denied) {
 			t.Errorf("want %q", denied)
 		}

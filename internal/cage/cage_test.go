@@ -75,9 +75,9 @@ func (a attempt) denied() bool {
 	return strings.Contains(a.result, "not permitted") || strings.Contains(a.result, "permission denied")
 }
 
-// onTheBus are attempts for which there is D-Bus on a booted system alone:
+// onASystem are attempts for which there are sockets on a booted system alone:
 // packaging.TestTheDaemonInItsUnit has them.
-var onTheBus = []string{"stop another unit", "talk to another on D-Bus"}
+var onASystem = []string{"stop another unit", "start a unit of its own", "talk to systemd without D-Bus", "talk to another on D-Bus"}
 
 func TestTheWorkGoesOnInsideAndAnIntruderGetsNothing(t *testing.T) {
 	for _, tt := range []struct {
@@ -100,7 +100,7 @@ func TestTheWorkGoesOnInsideAndAnIntruderGetsNothing(t *testing.T) {
 				switch {
 				case a.kind == "work" && a.result != "done":
 					t.Errorf("%s: %q, want done", a.what, a.result)
-				case a.kind == "crime" && !a.denied() && !slices.Contains(onTheBus, a.what):
+				case a.kind == "crime" && !a.denied() && !slices.Contains(onASystem, a.what):
 					t.Errorf("%s: %q, want it denied", a.what, a.result)
 				}
 			}

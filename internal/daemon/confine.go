@@ -41,6 +41,9 @@ func (c *confinement) confine(conf *config.Config) error {
 	if c.walls != nil {
 		return c.serves(walls, conf)
 	}
+	for _, cut := range cutTo(&walls, c.filed()) {
+		c.log.Error(cut, "file", c.configPath, "hint", "put the file right, and restart the daemon")
+	}
 	if specs := commands(conf); len(specs) > 0 {
 		l, err := launcher.Start(c.state, specs, "-c", c.configPath)
 		if err != nil {
@@ -64,6 +67,35 @@ func (c *confinement) confine(conf *config.Config) error {
 	c.log.Info("the daemon is locked in", "capabilities", cap.GetProc().String())
 	c.walls = &walls
 	return nil
+}
+
+// filed are the walls for the configuration in the file, or for none if it cannot
+// be used.
+func (c *confinement) filed() cage.Walls {
+	conf, _, err := config.Load(c.configPath)
+	if err != nil {
+		conf = &config.Config{}
+	}
+	return wallsFor(c.configPath, conf)
+}
+
+// cutTo keeps walls from being wider than those of the file, and says where they
+// were. A gateway that starts with the configuration before has it out of its
+// store, which somebody who had taken the daemon over could have written; the
+// file they could not.
+func cutTo(walls *cage.Walls, filed cage.Walls) (cut []string) {
+	walls.Read = slices.DeleteFunc(walls.Read, func(path string) bool {
+		if slices.ContainsFunc(filed.Read, func(dir string) bool { return within(path, dir) }) {
+			return false
+		}
+		cut = append(cut, fmt.Sprintf("%q cannot be read, since the file does not say so", path))
+		return true
+	})
+	if walls.Connect && !filed.Connect {
+		walls.Connect = false
+		cut = append(cut, "D-Bus cannot be reached, since the file names no unit")
+	}
+	return cut
 }
 
 // serves says whether a configuration can be served from inside.

@@ -99,6 +99,50 @@ func TestWallsStandForLaterConfigurations(t *testing.T) {
 	}
 }
 
+// The store may be an intruder's work: what its configuration needs is given only
+// as far as the file needs it, too.
+func TestWallsAreNotTheStores(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "")
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "")
+	elsewhere := func(c *config.Config) { c.Doors[0].Presence.Files = []string{"/root/.ssh/auth.log"} }
+	for _, tt := range []struct {
+		name          string
+		stored, filed func(*config.Config)
+		want          []string
+	}{
+		{name: "the same", stored: logs, filed: logs},
+		{name: "a unit in both", stored: unit, filed: unit},
+		{name: "a log where all logs are", stored: func(c *config.Config) { c.Doors[0].Presence.Files = []string{"/var/log/x/auth.log"} }},
+		{name: "a directory", stored: elsewhere, filed: logs, want: []string{`"/root/.ssh" cannot be read, since the file does not say so`}},
+		{name: "a unit", stored: unit, want: []string{"D-Bus cannot be reached, since the file names no unit"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			const path = "/etc/doorward/doorward.toml"
+			walls := wallsFor(path, guarding(tt.stored))
+			got := cutTo(&walls, wallsFor(path, guarding(tt.filed)))
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("cut (-want +got):\n%s", diff)
+			}
+			if again := cutTo(&walls, wallsFor(path, guarding(tt.filed))); again != nil {
+				t.Errorf("still there: %q", again)
+			}
+		})
+	}
+}
+
+// With no file that can be used, the walls are those for any configuration.
+func TestWallsWithoutAFile(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "")
+	path := filepath.Join(t.TempDir(), "doorward.toml")
+	if err := os.WriteFile(path, []byte("no TOML"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := &confinement{configPath: path}
+	if diff := cmp.Diff(wallsFor(path, &config.Config{}), c.filed()); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
 // A daemon whose programs were replaced ends for systemd to start it again; where
 // nothing does, it says so and guards on.
 func TestAVigilEndsTheDaemonThatIsStartedAgain(t *testing.T) {

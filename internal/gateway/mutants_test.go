@@ -18,8 +18,9 @@ import (
 // elsewhere are the parts that the gateway knows nothing of, so that their own
 // tests look for their faults: those that need no machine.
 var elsewhere = map[string]string{
-	"internal/cage/":   "^(TestArguments|TestNoArgumentsGetOut|TestFiles.*|TestNotes.*|TestCache.*)$",
-	"internal/daemon/": "^Test(Walls|Vigil)",
+	"internal/cage/":     "^(TestArguments|TestNoArgumentsGetOut|TestFiles.*|TestNotes.*|TestCache.*)$",
+	"internal/launcher/": "^TestNothingIsRun",
+	"internal/daemon/":   "^Test(Walls|Vigil)",
 }
 
 // TestMutants builds this package's tests with each deliberate fault, and has
