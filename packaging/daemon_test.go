@@ -85,6 +85,7 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	}
 
 	logsInByTheJournal(t, m, visitor)
+	startsAgainAfterAnUpgrade(t, m)
 
 	// D-Bus goes: the knock is in vain, and said to be. D-Bus is back: it is not.
 	m.Run("systemctl", "stop", "dbus.socket", "dbus.service")
@@ -111,6 +112,23 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	}
 	for _, program := range []string{"", "/usr/bin/journalctl"} {
 		intrudes(t, m, program)
+	}
+}
+
+// startsAgainAfterAnUpgrade replaces a library of journalctl, which the daemon that
+// is locked in could no longer use, and holds that the next one can.
+func startsAgainAfterAnUpgrade(t *testing.T, m *systemdtest.Machine) {
+	t.Helper()
+	before := show(t, m, "doorward.service", "MainPID")
+	m.Run("sh", "-c", `lib=$(ls /usr/lib/*/libzstd.so.1) && cp -L "$lib" "$lib.new" && mv "$lib.new" "$lib"`)
+	eventually(t, "the daemon is started again after an upgrade", func() bool {
+		return show(t, m, "doorward.service", "MainPID") != before && show(t, m, "doorward.service", "ActiveState") == "active"
+	})
+	if log := m.Run("journalctl", "--no-pager", "--unit=doorward.service"); !strings.Contains(log, `libzstd.so.1" was replaced`) {
+		t.Errorf("the log does not say why:\n%s", log)
+	}
+	if got := m.Run("nft", "list", "tables"); !strings.Contains(got, "table inet doorward") {
+		t.Error("the fence fell meanwhile")
 	}
 }
 

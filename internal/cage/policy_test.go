@@ -28,23 +28,14 @@ type filter struct {
 	machine *arch.Info
 }
 
-func filterOf(t testing.TB, w Walls) filter {
-	t.Helper()
-	policy, err := w.policy()
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, err := policy.Assemble()
-	if err != nil {
-		t.Fatal(err)
-	}
-	vm, err := bpf.NewVM(program)
-	if err != nil {
-		t.Fatal(err)
-	}
+func filterOf(t require, w Walls) filter {
 	machine, err := arch.GetInfo("")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("this machine: %v", err)
+	}
+	vm, err := bpf.NewVM(w.filter(machine))
+	if err != nil {
+		t.Fatalf("the filter: %v", err)
 	}
 	return filter{vm, machine}
 }
@@ -55,10 +46,15 @@ func (f filter) answer(t require, c call) unix.Errno {
 	if !has {
 		t.Fatalf("this machine has no %s", c.name)
 	}
+	return f.to(t, uint32(number), uint32(f.machine.ID), c)
+}
+
+// to is what the filter says to a call by its number for a kind of machine.
+func (f filter) to(t require, number, machine uint32, c call) unix.Errno {
 	// The interpreter reads a packet, in the network's order; the words stand
 	// where struct seccomp_data of this machine has them.
-	data := binary.BigEndian.AppendUint32(nil, uint32(number))
-	data = binary.BigEndian.AppendUint32(data, uint32(f.machine.ID))
+	data := binary.BigEndian.AppendUint32(nil, number)
+	data = binary.BigEndian.AppendUint32(data, machine)
 	data = append(data, make([]byte, 8)...) // the instruction pointer
 	for _, a := range c.args {
 		words := [2]uint32{uint32(a), uint32(a >> 32)}
@@ -187,6 +183,21 @@ func TestArguments(t *testing.T) {
 	}
 }
 
+// On a machine of 64 bits, the calls of one of 32 have other numbers.
+func TestNoArgumentsAsAnotherMachine(t *testing.T) {
+	f := filterOf(t, both)
+	for number := range uint32(600) {
+		for _, other := range []*arch.Info{arch.I386, arch.ARM} {
+			if got := f.to(t, number, uint32(other.ID), call{}); got == 0 {
+				t.Errorf("call %d as on %s is allowed", number, other.Name)
+			}
+		}
+		if got := f.to(t, number|uint32(arch.X32.SeccompMask), uint32(f.machine.ID), call{}); got == 0 {
+			t.Errorf("call %d of x32 is allowed", number)
+		}
+	}
+}
+
 // Whatever the bits of the flags, a process or thread that is made shares the
 // namespaces of the daemon, and a socket is one of those kinds that it uses.
 func TestNoArgumentsGetOut(t *testing.T) {
@@ -223,4 +234,37 @@ func used(args [6]uint64) bool {
 		return kind == unix.SOCK_RAW && (protocol == unix.NETLINK_NETFILTER || protocol == unix.NETLINK_SOCK_DIAG)
 	}
 	return false
+}
+
+// holds tells whether a condition does, said as seccomp(2) would.
+func (c condition) holds(args [6]uint64) bool {
+	a := args[c.argument]
+	switch c.test {
+	case equals:
+		return a == c.value
+	case hasNone:
+		return a&c.value == 0
+	}
+	return a&c.value != 0
+}
+
+// The program is the rules, whatever the arguments: every bit of them counts.
+func TestNoArgumentsMakeTheFilterErr(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := rapid.SampledFrom(allWalls).Draw(t, "walls")
+		rules := w.rules()
+		r := rapid.SampledFrom(rules).Draw(t, "rule")
+		c := call{name: r.call}
+		for _, cond := range r.when { // near to what is allowed
+			c.args[cond.argument] |= cond.value & rapid.SampledFrom([]uint64{0, 0xff, 1<<32 - 1, ^uint64(0)}).Draw(t, "of it")
+		}
+		n := rapid.IntRange(0, 5).Draw(t, "argument")
+		c.args[n] ^= rapid.SampledFrom([]uint64{0, 1 << rapid.IntRange(0, 63).Draw(t, "bit")}).Draw(t, "flip")
+		want := slices.ContainsFunc(rules, func(r rule) bool {
+			return r.call == c.name && !slices.ContainsFunc(r.when, func(cond condition) bool { return !cond.holds(c.args) })
+		})
+		if got := filterOf(t, w).answer(t, c); (got == 0) != want {
+			t.Fatalf("%s: %v; the rules allow it: %v", c, got, want)
+		}
+	})
 }

@@ -5,7 +5,6 @@ package cage
 import (
 	"slices"
 
-	seccomp "github.com/elastic/go-seccomp-bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,31 +14,19 @@ const (
 	prSetVMA      = 0x53564d41 // PR_SET_VMA
 )
 
-// rule is a system call that is allowed when all conditions hold, of those that
-// several rules allow one.
-type rule = seccomp.NameWithConditions
+func allow(call string, when ...condition) rule { return rule{call, when} }
 
-func allow(call string, when ...seccomp.Condition) rule {
-	return rule{Name: call, Conditions: when}
-}
-
-// is wants argument n to be v, in all its 64 bits.
-func is(n uint32, v uint64) seccomp.Condition {
-	return seccomp.Condition{Argument: n, Operation: seccomp.Equal, Value: v}
-}
+// is wants argument n to be v.
+func is(n uint32, v uint64) condition { return condition{n, equals, v} }
 
 // only wants argument n to have no bits but those.
-func only(n uint32, bits uint64) seccomp.Condition { return none(n, ^bits) }
+func only(n uint32, bits uint64) condition { return none(n, ^bits) }
 
 // none wants argument n to have none of those bits.
-func none(n uint32, bits uint64) seccomp.Condition {
-	return seccomp.Condition{Argument: n, Operation: seccomp.BitsNotSet, Value: bits}
-}
+func none(n uint32, bits uint64) condition { return condition{n, hasNone, bits} }
 
 // some wants argument n to have one of those bits at least.
-func some(n uint32, bits uint64) seccomp.Condition {
-	return seccomp.Condition{Argument: n, Operation: seccomp.BitsSet, Value: bits}
-}
+func some(n uint32, bits uint64) condition { return condition{n, hasSome, bits} }
 
 // rules are the system calls of which some uses are allowed.
 func (w Walls) rules() []rule {
@@ -75,12 +62,11 @@ var memory = [...]rule{
 	allow("mprotect", none(2, unix.PROT_EXEC)),
 }
 
-// process are questions about the process itself, and names for its memory and
-// its threads.
+// process are questions about the process itself, and names for its memory. Its
+// own name stays: the journal's entries have it.
 var process = [...]rule{
 	allow("prlimit64", is(0, 0)),
 	allow("prctl", is(0, prSetVMA)),
-	allow("prctl", is(0, unix.PR_SET_NAME)),
 	allow("prctl", is(0, unix.PR_GET_NAME)),
 	allow("prctl", is(0, unix.PR_GET_DUMPABLE)),
 	allow("prctl", is(0, unix.PR_SET_PDEATHSIG)),
@@ -96,8 +82,8 @@ var process = [...]rule{
 
 // ofType are the conditions for argument 1 of socket and socketpair to be a type
 // of socket, with the flags that may be with it.
-func ofType(t uint64) []seccomp.Condition {
-	conditions := []seccomp.Condition{only(1, t|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)}
+func ofType(t uint64) []condition {
+	conditions := []condition{only(1, t|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)}
 	for bit := uint64(1); bit <= t; bit <<= 1 {
 		if t&bit != 0 {
 			conditions = append(conditions, some(1, bit))

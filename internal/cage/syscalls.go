@@ -6,18 +6,17 @@ import (
 	"fmt"
 	"slices"
 
-	seccomp "github.com/elastic/go-seccomp-bpf"
 	"github.com/elastic/go-seccomp-bpf/arch"
-	"golang.org/x/sys/unix"
+	"golang.org/x/net/bpf"
 )
 
-// allowed are the system calls of a caged process whose arguments do not matter:
+// plain are the system calls of a caged process whose arguments do not matter:
 // what e2e/campaign was seen to use, with the forms that the same calls have on
 // other machines, and what Go's runtime uses beyond that in rare moments, or
 // through a C library. Whatever makes, removes or renames a file, or changes
 // another process, a mount, a namespace, a user, a module, the clock or the kernel
 // is not among them. Those whose arguments do matter are in rules.go.
-var allowed = [...]string{
+var plain = [...]string{
 	// Memory and threads.
 	"munmap", "madvise", "mincore", "futex", "exit", "exit_group", "gettid", "getpid", "sched_getaffinity",
 	"sched_yield", "arch_prctl", "getrandom", "restart_syscall",
@@ -58,40 +57,25 @@ var absent = [...]string{"clone3"}
 // fails with EPERM: the daemon is not to die of a call that nobody thought of,
 // and an intruder gains nothing by it.
 func (w Walls) seccomp() error {
-	policy, err := w.policy()
-	if err != nil {
-		return err
-	}
-	return seccomp.LoadFilter(seccomp.Filter{NoNewPrivs: true, Flag: seccomp.FilterFlagTSync, Policy: policy})
-}
-
-// policy is the allow list for this machine. Not every machine has the old forms:
-// arm64 has no open(2), only openat(2).
-func (w Walls) policy() (seccomp.Policy, error) {
 	machine, err := arch.GetInfo("")
 	if err != nil {
-		return seccomp.Policy{}, fmt.Errorf("this machine: %w", err)
+		return fmt.Errorf("this machine: %w", err)
 	}
-	unknown := func(name string) bool {
-		_, has := machine.SyscallNames[name]
-		return !has
-	}
-	names, rules := slices.Clone(allowed[:]), w.rules()
+	return load(w.filter(machine))
+}
+
+// filter is the allow list for a machine.
+func (w Walls) filter(machine *arch.Info) []bpf.Instruction {
+	names := slices.Clone(plain[:])
 	if len(w.Programs) > 0 {
 		names = append(names, forPrograms[:]...)
 	}
 	if w.Connect {
 		names = append(names, "connect") // Landlock lets it reach unix sockets alone
 	}
-	return seccomp.Policy{
-		DefaultAction: seccomp.ActionErrno,
-		Syscalls: []seccomp.SyscallGroup{
-			{Action: seccomp.ActionErrno | seccomp.Action(unix.ENOSYS), Names: slices.DeleteFunc(slices.Clone(absent[:]), unknown)},
-			{
-				Action:             seccomp.ActionAllow,
-				Names:              slices.DeleteFunc(names, unknown),
-				NamesWithCondtions: slices.DeleteFunc(rules, func(r seccomp.NameWithConditions) bool { return unknown(r.Name) }),
-			},
-		},
-	}, nil
+	rules := w.rules()
+	for _, name := range names {
+		rules = append(rules, allow(name))
+	}
+	return compile(machine, absent[:], rules)
 }

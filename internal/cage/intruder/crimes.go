@@ -61,6 +61,7 @@ func (e *estate) processes() []attempt {
 		{"limit the parent", func() error { return plain(unix.SYS_PRLIMIT64, uintptr(e.parent)) }},
 		{"make a namespace", func() error { return unix.Unshare(unix.CLONE_NEWUSER) }},
 		{"make a namespace by clone", func() error { return clone(unix.CLONE_NEWUSER | uintptr(unix.SIGCHLD)) }},
+		{"make a namespace by clone, with bits that mean nothing", func() error { return clone(1<<35 | unix.CLONE_NEWUSER | uintptr(unix.SIGCHLD)) }},
 		{"make a network namespace by clone", func() error {
 			return clone(unix.CLONE_NEWUSER | unix.CLONE_NEWNET | unix.CLONE_VM | unix.CLONE_VFORK | uintptr(unix.SIGCHLD))
 		}},
