@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/share"
 )
@@ -258,24 +258,20 @@ func (o *initOptions) place(text string) error {
 		return withHint(fmt.Errorf("%q exists", o.output),
 			"doorward check %s tells what it says; --force writes over it", o.output)
 	}
-	dir := filepath.Dir(o.output)
-	err := os.Mkdir(dir, 0o750)
-	switch {
-	case err == nil:
-		err = giveToDaemon(dir)
-	case errors.Is(err, fs.ErrExist):
-		err = nil
+	// A link of one's own stays one.
+	path := o.output
+	if real, err := files.File(path); err == nil {
+		path = real
 	}
-	if err != nil {
+	group := daemonGroupNumber()
+	dir := filepath.Dir(path)
+	if err := files.MakeDirectory(dir, 0o750, group); err != nil {
 		return fmt.Errorf("make directory %q: %w", dir, err)
 	}
-	change, err := share.Stage([]share.File{{Path: o.output, Text: []byte(text), Mode: 0o640}})
+	change, err := share.Stage([]share.File{{Path: path, Text: []byte(text), Mode: 0o640, Group: group}})
 	if err != nil {
 		return err
 	}
 	defer change.Close()
-	if err := change.Commit(); err != nil {
-		return err
-	}
-	return giveToDaemon(o.output)
+	return change.Commit()
 }

@@ -265,8 +265,8 @@ func TestInitWrites(t *testing.T) {
 	}
 
 	status, _, errs = runInit(machineOf(), "", "-o", filepath.Join(dir, "no", "such", "file"))
-	want = "doorward: error: make directory \"" + filepath.Join(dir, "no", "such") + "\": mkdir " +
-		filepath.Join(dir, "no", "such") + ": no such file or directory\n"
+	want = "doorward: error: make directory \"" + filepath.Join(dir, "no", "such") + "\": open " +
+		filepath.Join(dir, "no") + ": no such file or directory\n"
 	if status != 1 || errs != want {
 		t.Errorf("status %d, %s\nwant 1, %s", status, errs, want)
 	}

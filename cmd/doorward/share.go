@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/share"
 )
@@ -187,7 +188,7 @@ type people struct {
 // people reads who is remembered and who is given.
 func (o *shareOptions) people(e *env, t *target) (*people, error) {
 	p := &people{path: filepath.Join(filepath.Dir(t.path), t.door.Name+".recipients")}
-	text, err := os.ReadFile(p.path)
+	text, err := files.Read(p.path, maxKeys)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read who has the knock: %w", err)
 	}
@@ -195,7 +196,7 @@ func (o *shareOptions) people(e *env, t *target) (*people, error) {
 	if p.all, err = share.ParseRecipients(p.path, text); err != nil {
 		return nil, err
 	}
-	if p.given, err = o.given(e); err != nil {
+	if p.given, err = o.given(e, cmp.Or(o.host, p.all.Host)); err != nil {
 		return nil, err
 	}
 	var added []share.Key
@@ -228,22 +229,25 @@ func (o *shareOptions) people(e *env, t *target) (*people, error) {
 	return p, nil
 }
 
-// given reads --to and --recipients-file.
-func (o *shareOptions) given(e *env) ([]share.Key, error) {
+// given reads --to and --recipients-file. A file of them must not say where
+// knocks are sent: one recipient's would say it for all. That of another door has
+// a host too, which may stand there if it is the known one.
+func (o *shareOptions) given(e *env, host string) ([]share.Key, error) {
 	var r share.Recipients
 	add := func(name string, text []byte) error {
 		more, err := share.ParseRecipients(name, text)
 		if err != nil {
 			return err
 		}
+		if more.Host != "" && more.Host != host {
+			return &usageError{withHint(fmt.Errorf("%s has a line \"host %s\": where a knock is sent is not said by those who get it",
+				name, more.Host), "take the line out, or say --host %s if that is this gateway", more.Host)}
+		}
 		if len(more.Keys) == 0 {
 			return fmt.Errorf("%s has no key", name)
 		}
 		for _, k := range more.Keys {
 			r.Add(k)
-		}
-		if o.host == "" {
-			o.host = more.Host
 		}
 		return nil
 	}
@@ -252,7 +256,7 @@ func (o *shareOptions) given(e *env) ([]share.Key, error) {
 		name := "--to"
 		if !looksLikeKey(to) {
 			var err error
-			if text, err = os.ReadFile(to); err != nil {
+			if text, err = files.Given(to, maxKeys); err != nil {
 				return nil, fmt.Errorf("--to: neither a public key nor a file of them: %w", err)
 			}
 			name = to
@@ -264,9 +268,9 @@ func (o *shareOptions) given(e *env) ([]share.Key, error) {
 	if o.file == "" {
 		return r.Keys, nil
 	}
-	read := func() ([]byte, error) { return os.ReadFile(o.file) }
+	read := func() ([]byte, error) { return files.Given(o.file, maxKeys) }
 	if o.file == "-" {
-		read = func() ([]byte, error) { return io.ReadAll(e.stdin) }
+		read = func() ([]byte, error) { return readAll(e.stdin, maxKeys) }
 	}
 	text, err := read()
 	if err != nil {
@@ -276,6 +280,18 @@ func (o *shareOptions) given(e *env) ([]share.Key, error) {
 		return nil, err
 	}
 	return r.Keys, nil
+}
+
+// maxKeys is the longest that a file of keys may be, in bytes.
+const maxKeys = 4 << 20
+
+// readAll reads standard input up to a limit.
+func readAll(r io.Reader, limit int64) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(text)) > limit {
+		err = fmt.Errorf("standard input is longer than %d bytes", limit)
+	}
+	return text, err
 }
 
 // looksLikeKey tells a key from a file's name.
@@ -297,21 +313,23 @@ func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) 
 	if t.knock.Judge > 0 {
 		s.Then = fmt.Sprintf("The gateway looks every %v: connect after that, within %v.", t.knock.Judge, t.door.OpenFor)
 	}
-	if info, err := os.Stat(o.output); err != nil || !info.IsDir() {
+	if _, err := files.Directory(o.output); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, withHint(fmt.Errorf("--output %q: there is no such directory", o.output), "mkdir -m 700 %s", o.output)
+	} else if err != nil {
+		return nil, nil, fmt.Errorf("--output: %w", err)
 	}
 	sealed, err := share.Seal(s, users)
 	if err != nil {
 		return nil, nil, err
 	}
-	var files []share.File
+	var all []share.File
 	for _, u := range sealed {
 		for _, f := range u.Files {
 			f.Path = filepath.Join(o.output, f.Path)
-			files = append(files, f)
+			all = append(all, f)
 		}
 	}
-	return sealed, files, nil
+	return sealed, all, nil
 }
 
 // tell says who got what, and how they use it.

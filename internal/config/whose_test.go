@@ -45,7 +45,7 @@ func TestLoadWhoseFile(t *testing.T) {
 		},
 		{
 			name: "in somebody else's directory", file: 0o640, dir: 0o755, over: stranger,
-			want: `"DIR" belongs to user number 54321: allowed are root and the user who runs this; to mend it: chown root DIR`,
+			want: `"DIR" belongs to user number 54321: allowed are root and the user who runs this; to mend it: chown root DIR, if nobody else needs it, or use another directory`,
 		},
 		{
 			name: "in a directory that all may write to", file: 0o640, dir: 0o777,

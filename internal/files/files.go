@@ -21,6 +21,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -50,6 +51,23 @@ func Read(path string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	return read(path, real, limit, judgeFile)
+}
+
+// File returns the real path, without symbolic links, of a file that Read would
+// read.
+func File(path string) (string, error) {
+	real, err := resolve(path)
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Lstat(real)
+	switch {
+	case err != nil:
+		return "", err
+	case !info.Mode().IsRegular():
+		return "", fmt.Errorf("%q is %w", path, ErrNotRegular)
+	}
+	return real, judgeFile(real, info)
 }
 
 // Given returns the text of a file that somebody hands in, whoever may write to
@@ -102,6 +120,30 @@ func Directory(path string, also ...int) (string, error) {
 		return "", fmt.Errorf("%q is not a directory", path)
 	}
 	return real, judgeDirectory(real, info, false, also)
+}
+
+// MakeDirectory makes a directory, unless it is there, and gives it to a group, if
+// that is more than 0 and the user may. Nobody but root and the user may be able
+// to change what is on the way to it, or to replace it; whether it is good when it
+// was there is not judged.
+func MakeDirectory(path string, mode fs.FileMode, group int) error {
+	parent, err := resolve(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	path = filepath.Join(parent, filepath.Base(path))
+	if err := os.Mkdir(path, mode); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		return err
+	}
+	if group > 0 {
+		if err := os.Lchown(path, -1, group); err != nil && !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Quoted writes a path for a shell's command line.

@@ -85,12 +85,12 @@ func TestRead(t *testing.T) {
 		{
 			name:   "in a directory of somebody else",
 			places: []place{{name: "d/", mode: 0o755, owner: stranger}, {name: "d/f", mode: 0o600}}, path: "d/f",
-			err: `"DIR/d" belongs to user number 54321: allowed are root and the user who runs this; to mend it: chown root DIR/d`,
+			err: `"DIR/d" belongs to user number 54321: allowed are root and the user who runs this; to mend it: chown root DIR/d, if nobody else needs it, or use another directory`,
 		},
 		{
 			name:   "in a directory below one of somebody else",
 			places: []place{{name: "d/", mode: 0o755, owner: stranger}, {name: "d/e/", mode: 0o755}, {name: "d/e/f", mode: 0o600}},
-			path:   "d/e/f", err: `"DIR/d" belongs to user number 54321: allowed are root and the user who runs this; to mend it: chown root DIR/d`,
+			path:   "d/e/f", err: `"DIR/d" belongs to user number 54321: allowed are root and the user who runs this; to mend it: chown root DIR/d, if nobody else needs it, or use another directory`,
 		},
 		{
 			name:   "in a directory that everybody may write to",
@@ -109,7 +109,7 @@ func TestRead(t *testing.T) {
 		{
 			name:   "below a directory of somebody else in a sticky one",
 			places: []place{{name: "tmp/", mode: openDirectory}, {name: "tmp/d/", mode: 0o755, owner: stranger}, {name: "tmp/d/f", mode: 0o600}},
-			path:   "tmp/d/f", err: `"DIR/tmp/d" belongs to user number 54321: allowed are root and the user who runs this; to mend it: chown root DIR/tmp/d`,
+			path:   "tmp/d/f", err: `"DIR/tmp/d" belongs to user number 54321: allowed are root and the user who runs this; to mend it: chown root DIR/tmp/d, if nobody else needs it, or use another directory`,
 		},
 		{
 			name:   "a link of root's",

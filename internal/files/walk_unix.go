@@ -108,7 +108,7 @@ func judgeFile(path string, info fs.FileInfo) error {
 		return foreign(path, info)
 	}
 	if bits := foreignWrites(info); bits != 0 {
-		return open(path, bits)
+		return open(path, info, bits)
 	}
 	return nil
 }
@@ -123,7 +123,7 @@ func judgeDirectory(path string, info fs.FileInfo, sticky bool, also []int) erro
 	if bits == 0 || sticky && info.Mode()&fs.ModeSticky != 0 {
 		return nil
 	}
-	return open(path, bits)
+	return open(path, info, bits)
 }
 
 // foreignWrites returns those of the mode's bits that let somebody else write.
@@ -152,16 +152,23 @@ func good(uid int, also []int) bool {
 }
 
 func foreign(path string, info fs.FileInfo) error {
-	return &Error{path, fmt.Sprintf("belongs to %s: allowed are root and the user who runs this", userName(owner(info))),
-		"chown root " + Quoted(path)}
+	fix := "chown root " + Quoted(path)
+	if info.IsDir() {
+		fix += ", if nobody else needs it, or use another directory"
+	}
+	return &Error{path, fmt.Sprintf("belongs to %s: allowed are root and the user who runs this", userName(owner(info))), fix}
 }
 
-func open(path string, bits fs.FileMode) error {
+func open(path string, info fs.FileInfo, bits fs.FileMode) error {
 	who := "everybody"
 	if bits&othersWrite == 0 {
 		who = "its group"
 	}
-	return &Error{path, "may be written by " + who + ": allowed is its owner alone", "chmod go-w " + Quoted(path)}
+	fix := "chmod go-w " + Quoted(path)
+	if info.Mode()&fs.ModeSticky != 0 {
+		fix = "mkdir -m 700 " + Quoted(filepath.Join(path, "doorward")) + ", and use that"
+	}
+	return &Error{path, "may be written by " + who + ": allowed is its owner alone", fix}
 }
 
 func userName(uid int) string {
