@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,14 @@ one machine. A HOST that has addresses of both is knocked on over both, one
 after the other, the resolver's preferred one first, so that whatever follows
 gets in over either. One of them is enough: an address that cannot be reached is
 named and passed over. -4 and -6 choose one.
+
+Calls at the same time, of ansible, git or an editor, share one knock. One of them
+knocks at a time, and with --wait the others find that the door has opened. For
+that they meet in files of the user's own, below XDG_RUNTIME_DIR or the user's
+cache, which have no knock in them.
+
+A gateway lets nobody in who knocks from the gateway itself: doorward open does
+that there.
 
 A command after "--" runs once the knock is done and, with --wait, the port is
 open. It is run as it stands, without a shell, and its exit status becomes
@@ -63,9 +72,11 @@ type knockOptions struct {
 	timeout    time.Duration
 	json       bool
 	stdio      bool
+	verbose    bool
 	argv       []string // the command after "--"
 	waitPort   uint16   // 0: none
 	touchPorts []uint16
+	itself     bool // HOST is the machine that knocks
 }
 
 func newKnock(e *env) *cobra.Command { return newKnockWith(e, &visit.Visitor{}) }
@@ -95,6 +106,7 @@ func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	f.DurationVar(&o.each, "touch-timeout", 3*time.Second, "the longest that one touch may take")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Second, "the longest that --wait waits")
 	f.BoolVar(&o.stdio, "stdio", false, "join the connection that --wait made to standard input and output")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "say also why other calls may knock at the same time")
 	f.BoolVar(&o.json, "json", false, "print what happened as JSON")
 	return c
 }
@@ -180,6 +192,18 @@ func (o *knockOptions) family() visit.Family {
 	return visit.Both
 }
 
+// knocked is what came of an invocation.
+type knocked struct {
+	attempts []visit.Attempt // all of them, none when another call's knock did
+	complete []visit.Attempt
+	opened   []visit.Opened // with --wait
+}
+
+// open says whether the port of --wait has opened anywhere.
+func (k *knocked) open() bool {
+	return slices.ContainsFunc(k.opened, func(o visit.Opened) bool { return o.Err == nil })
+}
+
 // knock carries out the whole of one invocation.
 func knock(ctx context.Context, e *env, v *visit.Visitor, o *knockOptions) error {
 	say := func(format string, args ...any) { fmt.Fprintf(e.stdout, format+"\n", args...) }
@@ -193,29 +217,29 @@ func knock(ctx context.Context, e *env, v *visit.Visitor, o *knockOptions) error
 	if err != nil {
 		return err
 	}
-	attempts, complete := o.knockAll(ctx, v, families, say)
-	if ctx.Err() != nil {
-		return errors.New("interrupted before the knock was complete")
+	if o.itself = v.OnItself(families); o.itself {
+		fmt.Fprintf(e.stderr, "doorward: note: %s is this machine itself, and %s\n", o.host, notItself)
 	}
-	var opened []visit.Opened
-	if o.waitPort != 0 && len(complete) > 0 {
-		waitCtx, cancel := context.WithTimeout(ctx, o.timeout)
-		opened = v.Wait(waitCtx, complete, o.waitPort, o.stdio)
-		cancel()
+	k, err := o.inTurn(ctx, e, v, families, say)
+	if err != nil {
+		return err
 	}
 	if o.json {
-		if err := printKnock(e.stdout, o, attempts, opened); err != nil {
+		if err := printKnock(e.stdout, o, k.attempts, k.opened); err != nil {
 			return err
 		}
 	}
 	switch {
-	case len(complete) == 0:
-		return o.noKnock(attempts)
+	case len(k.complete) == 0:
+		return o.noKnock(k.attempts)
 	case ctx.Err() != nil:
 		return errors.New("interrupted while waiting")
 	}
-	return o.finish(ctx, e, opened, say)
+	return o.finish(ctx, e, k.opened, say)
 }
+
+// notItself is why a knock from the gateway itself is in vain, and what is not.
+const notItself = "a gateway lets nobody in who knocks from there; on it: doorward open DOOR --source ADDRESS"
 
 // knockAll knocks over each family in turn and returns all attempts, and those
 // that are complete.
@@ -291,6 +315,9 @@ func (o *knockOptions) noKnock(attempts []visit.Attempt) error {
 	if begun {
 		why += "; a knock left unfinished counts as a wrong one, so wait out the penalty (5m unless it was changed) before the next"
 	}
+	if o.itself {
+		why = notItself
+	}
 	return withHint(err, "%s", why)
 }
 
@@ -300,6 +327,9 @@ func (o *knockOptions) notOpen(opened []visit.Opened) error {
 		o.waitPort, opened[0].Address, o.timeout, opened[0].WhyShut())
 	if len(opened) > 1 {
 		err = fmt.Errorf("%d/tcp on %s did not open within %v", o.waitPort, o.host, o.timeout)
+	}
+	if o.itself {
+		return withHint(err, "%s", notItself)
 	}
 	return withHint(err, "the touches were completed, but these may not be the door's ports, or you are still"+
 		" penalised for a wrong knock (5m unless it was changed: wait it out, every further knock is ignored),"+
