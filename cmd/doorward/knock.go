@@ -19,6 +19,11 @@ import (
 const knockHelp = `Knock on a gateway: complete a TCP connection to each port of --touch, in the
 order given, and close it at once. Everything but those ports is left alone.
 
+--from reads HOST, PORTs and the port to wait for from a file that doorward share
+has made, as it came or decrypted. The file is data, and can say nothing else; what
+it says about the wait, --wait overrides. A key with a passphrase is left to age:
+age -d FILE | doorward knock --from -
+
 With --wait PORT, doorward then asks that port, the door's own, until it really
 accepts, and says so. That is the proof that the knock was right: a gateway
 answers a wrong knock exactly like a right one. Without --wait, done means that
@@ -50,6 +55,7 @@ opened within --timeout; 1 when not; 2 when the command line is wrong.`
 
 const knockExamples = `  doorward knock gate.example.org --touch 59000,59002 --wait 22
   doorward knock gate.example.org --touch 59000,59002 --wait 22 -- ssh alice@gate.example.org
+  doorward knock --from knock-ssh-alice.age -- ssh alice@gate.example.org
 
 In ~/.ssh/config, so that plain ssh, scp and git knock first:
 
@@ -76,7 +82,10 @@ type knockOptions struct {
 	argv       []string // the command after "--"
 	waitPort   uint16   // 0: none
 	touchPorts []uint16
-	itself     bool // HOST is the machine that knocks
+	from       string
+	identities []string
+	then       string // what --from says is to be done next, "" for nothing
+	itself     bool   // HOST is the machine that knocks
 }
 
 func newKnock(e *env) *cobra.Command { return newKnockWith(e, &visit.Visitor{}) }
@@ -84,13 +93,22 @@ func newKnock(e *env) *cobra.Command { return newKnockWith(e, &visit.Visitor{}) 
 func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	var o knockOptions
 	c := &cobra.Command{
-		Use:     "knock HOST --touch PORT[,PORT...] [--wait PORT] [-- COMMAND ARG...]",
+		Use:     "knock HOST --touch PORT[,PORT...] | --from FILE [--wait PORT] [-- COMMAND ARG...]",
 		Short:   "knock on a gateway, and wait until the door is open",
 		Long:    knockHelp,
 		Example: knockExamples,
 		RunE: func(c *cobra.Command, args []string) error {
+			wrong := func(err error) error { return &usageError{withHint(err, "doorward knock --help")} }
 			if err := o.parse(args, c.ArgsLenAtDash()); err != nil {
-				return &usageError{withHint(err, "doorward knock --help")}
+				return wrong(err)
+			}
+			if o.from != "" {
+				if err := o.load(e); err != nil {
+					return err
+				}
+			}
+			if err := o.ports(); err != nil {
+				return wrong(err)
 			}
 			return knock(c.Context(), e, v, &o)
 		},
@@ -98,6 +116,9 @@ func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	f := c.Flags()
 	f.SortFlags = false
 	f.StringVar(&o.touch, "touch", "", "TCP `PORTS` to touch, in this order, such as 59000,59002")
+	f.StringVar(&o.from, "from", "", "read host and ports from a `FILE` of doorward share, or - for standard input")
+	f.StringArrayVarP(&o.identities, "identity", "i", nil, "private key `FILE` of ssh or age that decrypts it "+
+		"(default ~/.ssh/id_ed25519 and ~/.ssh/id_rsa)")
 	f.StringVar(&o.wait, "wait", "", "then wait until this TCP `PORT` accepts, such as 22")
 	f.BoolVarP(&o.v4, "ipv4", "4", false, "over IPv4 only")
 	f.BoolVarP(&o.v6, "ipv6", "6", false, "over IPv6 only")
@@ -121,16 +142,20 @@ func (o *knockOptions) parse(args []string, dash int) error {
 		}
 	}
 	switch {
-	case len(args) == 0:
+	case o.from != "" && (len(args) > 0 || o.touch != ""):
+		return errors.New("--from has the host and the ports: HOST and --touch do not go with it")
+	case o.from == "" && len(o.identities) > 0:
+		return errors.New("--identity goes with --from")
+	case o.from == "-" && (o.stdio || len(o.argv) > 0):
+		return errors.New("--from - goes with neither --stdio nor a command: standard input is theirs")
+	case o.from == "" && len(args) == 0:
 		return errors.New("HOST is missing: the gateway's name or address")
 	case len(args) > 1:
 		return fmt.Errorf("%q: one HOST only; a command goes after \"--\"", args[1])
-	case o.touch == "":
+	case o.from == "" && o.touch == "":
 		return errors.New("--touch is missing: the ports of the knock, such as --touch 59000,59002")
 	case o.v4 && o.v6, (o.v4 || o.v6) && o.both:
 		return errors.New("-4, -6 and --both exclude one another")
-	case o.stdio && o.wait == "":
-		return errors.New("--stdio needs --wait PORT: the port to connect to")
 	case o.stdio && len(o.argv) > 0:
 		return errors.New("--stdio and a command exclude one another")
 	case o.json && (o.stdio || len(o.argv) > 0):
@@ -138,10 +163,21 @@ func (o *knockOptions) parse(args []string, dash int) error {
 	case o.each <= 0 || o.timeout <= 0 || o.delay < 0:
 		return errors.New("--touch-timeout and --timeout must be more than 0, --delay not less")
 	}
-	o.host = args[0]
-	var err error
-	if o.touchPorts, err = parseTouch(o.touch); err != nil {
-		return fmt.Errorf("--touch: %w", err)
+	if o.from == "" {
+		o.host = args[0]
+	}
+	return nil
+}
+
+// ports reads what --touch and --wait say. Those of --from are known.
+func (o *knockOptions) ports() (err error) {
+	if o.from == "" {
+		if o.touchPorts, err = parseTouch(o.touch); err != nil {
+			return fmt.Errorf("--touch: %w", err)
+		}
+	}
+	if o.stdio && o.wait == "" {
+		return errors.New("--stdio needs --wait PORT: the port to connect to")
 	}
 	if o.wait != "" {
 		if o.waitPort, err = parseTCPPort(o.wait); err != nil {
@@ -289,6 +325,8 @@ func (o *knockOptions) finish(
 		return join(ctx, e, conn)
 	case len(o.argv) > 0:
 		return runCommand(ctx, e, o.argv)
+	case o.waitPort == 0 && o.then != "":
+		say("%s", o.then)
 	}
 	return nil
 }

@@ -19,34 +19,47 @@ import (
 	"github.com/doorward/doorward/internal/share"
 )
 
-const shareHelp = `Give the knock of a door to its users: for each of them a script for sh and one
-for PowerShell, encrypted with age to their SSH or age keys, ready to be mailed.
-The knock is never written to disk in clear, here or there.
+const shareHelp = `Give the knock of a door to its users: for each of them a small text, encrypted with
+age to their SSH or age keys, ready to be mailed. The knock is never written to disk
+in clear here.
 
 --to takes a public key (ssh-ed25519 or ssh-rsa, as in a .pub file, or age1...),
 or a file of them, such as somebody's authorized_keys; it may be given several
-times. Keys with the same comment are one user's, who gets one script that any of
+times. Keys with the same comment are one user's, who gets one text that any of
 them decrypts. Keys that can only sign (ecdsa, and sk- keys of tokens) are
 refused: ask for an ssh-ed25519 or age key.
 
+The text is data: doorward knock --from reads it, encrypted or not, and checks its
+form. For who has no doorward it says in words which ports to touch and in which
+order, with a line for each system to type. With --script there are a script for sh
+and one for PowerShell beside it, which use doorward, nc, bash or telnet. Whoever
+knows a user's public key can encrypt a program to it as well; so a script is
+decrypted to a file, read, and only then run, and never fed to a shell unseen.
+
 Who has got the knock, and under which --host, is remembered beside the
 configuration, in DOOR.recipients. Without --to, all of them get it again. To take
-somebody's knock away, take their lines out of that file and doorward rotate.
+somebody's knock away, take their lines out of that file and doorward rotate. The
+host is never taken from a file that --to or --recipients-file names: who gets a
+knock does not say where it is sent.
 
-The script uses doorward where it is installed, else nc, bash or telnet. It knows
-the knock of the configuration file, whether or not the daemon has it in use yet.
+DIR must belong to root or to you, and so must every directory above it; nobody else
+may write to it. The text has the knock of the configuration file, whether or not
+the daemon has it in use yet.
 
-Exit status: 0 when every user's scripts are written; 1 when not; 2 when the
-command line is wrong.`
+Exit status: 0 when every user's text is written; 1 when not; 2 when the command
+line is wrong.`
 
 const shareExamples = `  doorward share --host gate.example.org --to alice.pub --to age1... --output /root/knocks
   doorward share --host gate.example.org --to ~alice/.ssh/authorized_keys
   doorward share                     # again, to everybody who has got it before
 
-What the user types, on Linux or macOS, then on Windows:
+What the user types with doorward, on any system:
 
-  age -d -i ~/.ssh/id_ed25519 knock-ssh-alice.sh.age | sh
-  age -d -i $HOME\.ssh\id_ed25519 knock-ssh-alice.ps1.age | Out-String | Invoke-Expression`
+  doorward knock --from knock-ssh-alice.age
+
+and without, to read what to do:
+
+  age -d -i ~/.ssh/id_ed25519 knock-ssh-alice.age`
 
 // shareOptions is what the command lines of share and rotate have in common.
 type shareOptions struct {
@@ -57,6 +70,7 @@ type shareOptions struct {
 	to     []string
 	file   string
 	output string
+	script bool
 }
 
 func (o *shareOptions) addFlags(c *cobra.Command) {
@@ -68,7 +82,8 @@ func (o *shareOptions) addFlags(c *cobra.Command) {
 	f.StringVar(&o.host, "host", "", "name or address by which users reach this gateway (default: the remembered one)")
 	f.StringArrayVar(&o.to, "to", nil, "public `KEY`, or file of keys, of somebody who gets it")
 	f.StringVar(&o.file, "recipients-file", "", "the same, from a file, or - for standard input")
-	f.StringVar(&o.output, "output", ".", "existing `DIR`ectory for the encrypted scripts")
+	f.StringVar(&o.output, "output", ".", "existing `DIR`ectory of your own for the encrypted texts")
+	f.BoolVar(&o.script, "script", false, "write scripts for sh and PowerShell as well")
 	_ = c.MarkFlagDirname("output")
 }
 
@@ -300,10 +315,10 @@ func looksLikeKey(s string) bool {
 		strings.HasPrefix(s, "AGE-SECRET-KEY-") || strings.HasPrefix(s, "-----BEGIN")
 }
 
-// seal makes the encrypted scripts of the target's knock, in the output
+// seal makes the encrypted texts of the target's knock, in the output
 // directory.
 func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) ([]share.Sealed, []share.File, error) {
-	s := &share.Script{Door: t.door.Name, Host: host, Touch: t.knock.Touch, Made: e.clock(), Each: 3 * time.Second,
+	s := &share.Knock{Door: t.door.Name, Host: host, Touch: t.knock.Touch, Made: e.clock(), Each: 3 * time.Second,
 		Then: fmt.Sprintf("Connect within %v.", t.door.OpenFor)}
 	// The probe would spend a single-use grant, and it would give up before a
 	// gateway has looked that looks once in a while.
@@ -318,7 +333,7 @@ func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) 
 	} else if err != nil {
 		return nil, nil, fmt.Errorf("--output: %w", err)
 	}
-	sealed, err := share.Seal(s, users)
+	sealed, err := share.Seal(s, users, o.script)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -338,7 +353,11 @@ func (o *shareOptions) tell(w io.Writer, t *target, p *people, sealed []share.Se
 		t.door.Name, p.all.Host, counted(len(sealed), "user"), o.output)
 	columns := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, s := range sealed {
-		fmt.Fprintf(columns, "  %s\t%s\t%s\n", s.User.Name, s.Files[0].Path, s.Files[1].Path)
+		fmt.Fprintf(columns, "  %s", s.User.Name)
+		for _, f := range s.Files {
+			fmt.Fprintf(columns, "\t%s", f.Path)
+		}
+		fmt.Fprintln(columns)
 	}
 	columns.Flush()
 	first := sealed[0]
@@ -347,12 +366,22 @@ func (o *shareOptions) tell(w io.Writer, t *target, p *people, sealed []share.Se
 		identity = "age-key.txt"
 	}
 	fmt.Fprintf(w, `
-Send each of them theirs. They need age (https://age-encryption.org) and type
+Send each of them theirs. Who has doorward types
 
-  age -d -i ~/%s %s | sh
-  age -d -i $HOME\%s %s | Out-String | Invoke-Expression
+  doorward knock --from %s
 
-on Linux and macOS, and in PowerShell on Windows. They are remembered in
-%s, which doorward rotate reads.
-`, identity, first.Files[0].Path, strings.ReplaceAll(identity, "/", `\`), first.Files[1].Path, p.path)
+and who has not reads what to do, with age (https://age-encryption.org):
+
+  age -d -i ~/%s %[1]s
+
+`, first.Files[0].Path, identity)
+	if o.script {
+		fmt.Fprintf(w, `The scripts are programs: decrypt one to a file, read it, and only then run it:
+
+  age -d -i ~/%s -o knock.sh %s
+  age -d -i $HOME\%s -o knock.ps1 %s
+
+`, identity, first.Files[1].Path, strings.ReplaceAll(identity, "/", `\`), first.Files[2].Path)
+	}
+	fmt.Fprintf(w, "They are remembered in %s, which doorward rotate reads.\n", p.path)
 }
