@@ -91,6 +91,7 @@ var arrows = map[string]map[string]string{
 		"internal/config":   "what is to be guarded",
 		"internal/control":  "what the daemon says",
 		"internal/fence":    "a rehearsal of the table",
+		"internal/files":    "why the configuration is refused",
 		"internal/port":     "plain types",
 		"internal/presence": "whether logs tell of logins",
 		"internal/service":  "how a unit is",
