@@ -49,8 +49,8 @@ func mend(path string, err error) error {
 	const right = "chown root:doorward %s && chmod 0640 %[1]s"
 	e, bad := errors.AsType[*files.Error](err)
 	switch {
-	case bad && filepath.Base(e.Path) == filepath.Base(path):
-		return &files.Error{Path: e.Path, Problem: e.Problem, Fix: fmt.Sprintf(right, files.Quoted(e.Path))}
+	case bad && e.File:
+		return &files.Error{Path: e.Path, Problem: e.Problem, Fix: fmt.Sprintf(right, files.Quoted(e.Path)), File: true}
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w; to let the group doorward read it: chgrp doorward %s %s && chmod g+rX %[2]s %[3]s",
 			err, files.Quoted(filepath.Dir(path)), files.Quoted(path))

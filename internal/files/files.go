@@ -30,6 +30,7 @@ type Error struct {
 	Path    string // of the file, or of the directory on its way
 	Problem string // "belongs to alice: allowed are root and ..."
 	Fix     string // the command that mends it
+	File    bool   // Path is the regular file itself
 }
 
 // Error returns path, problem and the command that mends it, on one line.

@@ -119,7 +119,7 @@ func TestRead(t *testing.T) {
 			name: "a link of somebody else in a sticky directory",
 			places: []place{{name: "tmp/", mode: openDirectory}, {name: "f", mode: 0o600},
 				{name: "tmp/l", link: "../f", owner: stranger}},
-			path: "tmp/l", err: `"DIR/tmp/l" belongs to user number 54321: allowed are root and the user who runs this; to mend it: chown root DIR/tmp/l`,
+			path: "tmp/l", err: `"DIR/tmp/l" belongs to user number 54321: allowed are root and the user who runs this; to mend it: use another path`,
 		},
 		{
 			name:   "a link to somebody else's",
@@ -136,7 +136,7 @@ func TestRead(t *testing.T) {
 			name: "back into a sticky directory",
 			places: []place{{name: "tmp/", mode: openDirectory}, {name: "tmp/a/", mode: 0o755},
 				{name: "f", mode: 0o600}, {name: "tmp/l", link: "../f", owner: stranger}},
-			path: "tmp/a/../l", err: `"DIR/tmp/l" belongs to user number 54321: allowed are root and the user who runs this; to mend it: chown root DIR/tmp/l`,
+			path: "tmp/a/../l", err: `"DIR/tmp/l" belongs to user number 54321: allowed are root and the user who runs this; to mend it: use another path`,
 		},
 		{name: "links in a circle", places: []place{{name: "l", link: "l"}}, path: "l", err: "too many levels of symbolic links"},
 		{name: "a pipe", places: []place{{name: "f", fifo: true, mode: 0o600}}, path: "f", err: `"DIR/f" is not a regular file`},

@@ -153,10 +153,14 @@ func good(uid int, also []int) bool {
 
 func foreign(path string, info fs.FileInfo) error {
 	fix := "chown root " + Quoted(path)
-	if info.IsDir() {
+	switch {
+	case info.IsDir():
 		fix += ", if nobody else needs it, or use another directory"
+	case !info.Mode().IsRegular():
+		fix = "use another path" // a link would lead wherever it leads
 	}
-	return &Error{path, fmt.Sprintf("belongs to %s: allowed are root and the user who runs this", userName(owner(info))), fix}
+	return &Error{path, fmt.Sprintf("belongs to %s: allowed are root and the user who runs this", userName(owner(info))),
+		fix, info.Mode().IsRegular()}
 }
 
 func open(path string, info fs.FileInfo, bits fs.FileMode) error {
@@ -168,7 +172,7 @@ func open(path string, info fs.FileInfo, bits fs.FileMode) error {
 	if info.Mode()&fs.ModeSticky != 0 {
 		fix = "mkdir -m 700 " + Quoted(filepath.Join(path, "doorward")) + ", and use that"
 	}
-	return &Error{path, "may be written by " + who + ": allowed is its owner alone", fix}
+	return &Error{path, "may be written by " + who + ": allowed is its owner alone", fix, info.Mode().IsRegular()}
 }
 
 func userName(uid int) string {
