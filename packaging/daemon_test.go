@@ -36,15 +36,8 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	ns, visitor := nstest.New(t), nstest.New(t)
 	nstest.Need(t, "ssh", "ssh-keygen")
 	nstest.Link(ns, visitor, []string{"192.0.2.1/24"}, []string{"192.0.2.2/24"})
-	bin := t.TempDir()
-	for _, name := range []string{"cmd/doorwardd", "cmd/doorward", "internal/cage/intruder"} {
-		build := exec.CommandContext(t.Context(), "go", "build", "-o", bin+"/", "../"+name)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("build %s: %v\n%s", name, err, out)
-		}
-	}
-	m := systemdtest.Boot(t, ns, bin+"/doorwardd:/stub", bin+"/doorward:/usr/bin/doorward", bin+"/intruder:/intruder")
+	m := systemdtest.Boot(t, ns, build(t, "cmd/doorwardd")+":/stub", build(t, "cmd/doorward")+":/usr/bin/doorward",
+		build(t, "internal/cage/intruder")+":/intruder")
 	install(t, m)
 	m.Write("/etc/doorward/doorward.toml", sshDoor, 0o640)
 	m.Run("systemctl", "disable", "--now", "ssh.service")
