@@ -5,6 +5,7 @@ package packaging
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -116,6 +117,130 @@ func TestNobodyGetsInWhileItBoots(t *testing.T) {
 	for _, at := range []string{"192.0.2.1:22", "192.0.2.1:7777"} {
 		if !reaches(stranger, at, time.Second) {
 			t.Errorf("without a fence the stranger cannot reach %s either: the siege proves nothing", at)
+		}
+	}
+}
+
+// TestListenersSurviveTheDaemon kills the daemon while a user of the machine
+// tries all the time to have the listeners' ports, and a visitor knocks.
+func TestListenersSurviveTheDaemon(t *testing.T) {
+	ns, visitor := nstest.New(t), nstest.New(t)
+	nstest.Link(ns, visitor, []string{"192.0.2.1/24"}, []string{"192.0.2.2/24"})
+	m := systemdtest.Boot(t, ns, build(t, "cmd/doorwardd")+":/stub", build(t, "cmd/doorward")+":/usr/bin/doorward",
+		os.Args[0]+":/usr/bin/squatter")
+	install(t, m)
+	m.Write("/etc/doorward/doorward.toml", strings.Replace(sshDoor, `service = { unit = "ssh.service" }`, "", 1), 0o640)
+	m.Run("systemctl", "start", "doorward.service")
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(m.Run("journalctl", "--no-pager", "--unit=doorward.service"))
+		}
+	})
+	end := squat(t, m)
+	for i := range 3 {
+		before := show(t, m, "doorward.service", "MainPID")
+		m.Run("kill", "-KILL", before)
+		eventually(t, "it is dead", func() bool { _, err := os.Stat(m.Path("/proc/" + before)); return err != nil })
+		if i == 0 {
+			// systemd waits a second before it starts the daemon again. The visitor
+			// is not next door: touches in one tick of the kernel have no order.
+			for _, port := range []string{"59000", "59002"} {
+				if !reaches(visitor, "192.0.2.1:"+port, 10*time.Second) {
+					t.Fatalf("port %s cannot be touched while no daemon runs", port)
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+		}
+		eventually(t, "it is started again", func() bool {
+			return show(t, m, "doorward.service", "MainPID") != before && show(t, m, "doorward.service", "ActiveState") == "active"
+		})
+		if i == 0 {
+			eventually(t, "the knock that was given meanwhile opens the door", func() bool {
+				return strings.Contains(m.Run("doorward", "status"), "192.0.2.2")
+			})
+			if !reaches(visitor, "192.0.2.1:22", 5*time.Second) {
+				t.Error("who knocked right while no daemon ran does not get in")
+			}
+		}
+	}
+	m.Run("systemctl", "restart", "doorward.service")
+	if got := end(); got != "" {
+		t.Errorf("another user of the machine got %s", got)
+	}
+	if log := m.Run("journalctl", "--no-pager", "--unit=doorward.service"); strings.Contains(log, "already in use") ||
+		strings.Contains(log, "without signals") || strings.Contains(log, "is no listener") {
+		t.Errorf("it complains:\n%s", log)
+	}
+
+	// A port that is no longer wanted is given up, also by systemd.
+	text := strings.ReplaceAll(strings.Replace(sshDoor, `service = { unit = "ssh.service" }`, "", 1), "59001", "59009")
+	m.Write("/etc/doorward/doorward.toml", text, 0o640)
+	m.Run("systemctl", "reload", "doorward.service")
+	eventually(t, "it listens on its new ports alone", func() bool {
+		out := m.Run("ss", "-Hltn")
+		return strings.Contains(out, ":59009") && !strings.Contains(out, ":59001")
+	})
+	eventually(t, "systemd has the new ports alone", func() bool {
+		return show(t, m, "doorward.service", "NFileDescriptorStore") == "3"
+	})
+}
+
+// squat has a user of the machine try for the ports of sshDoor's listeners until
+// end, which says what they got.
+func squat(t *testing.T, m *systemdtest.Machine) (end func() string) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	cmd := m.CommandAs(ctx, "nobody", "squatter")
+	var got strings.Builder
+	cmd.Stdout, cmd.Stderr = &got, &got
+	begun, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	end = func() string {
+		begun.Close()
+		err := cmd.Wait()
+		stop()
+		if err != nil {
+			return fmt.Sprintf("%v: %s", err, got.String())
+		}
+		return got.String()
+	}
+	t.Cleanup(func() { stop(); begun.Close(); cmd.Wait() })
+	return end
+}
+
+// squatter tries to have ports until its input ends, and prints what it got.
+func squatter() {
+	ended := make(chan struct{})
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		close(ended)
+	}()
+	for tried := 0; ; tried++ {
+		select {
+		case <-ended:
+			if tried == 0 {
+				fmt.Println("no chance to try")
+			}
+			return
+		default:
+		}
+		for port := 59000; port <= 59002; port++ {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				continue
+			}
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, tried&1)
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, tried>>1&1)
+			if unix.Bind(fd, &unix.SockaddrInet4{Port: port}) == nil {
+				fmt.Printf("port %d at try %d, as user %d\n", port, tried, os.Getuid())
+				return
+			}
+			unix.Close(fd)
 		}
 	}
 }

@@ -102,7 +102,7 @@ func (d *Daemon) close(what string, f func() error) {
 func (d *Daemon) run(ctx context.Context, where config.Gateway, kept *store.Store, table *fence.Fence, socket net.Listener) error {
 	locks := &confinement{configPath: d.ConfigPath, state: where.State, log: d.Log, launched: make(chan *launcher.Launcher, 1)}
 	gw := gateway.New(gateway.Options{Path: d.ConfigPath, Version: d.Version, Log: d.Log, Confine: locks.confine})
-	world := gateway.Linux(table, kept, locks.service, gw.Hear, d.Log)
+	world := gateway.Linux(table, kept, locks.service, d.ear(gw.Hear), d.Log)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return locks.watch(ctx) })
 	group.Go(func() error { return d.signals(ctx, gw) })

@@ -163,18 +163,17 @@ func countDoors(c *config.Config) string {
 	return fmt.Sprintf("%d doors", len(c.Doors))
 }
 
-// tryPorts has the ear listen on what a new configuration adds, so that a port
-// that is taken is found before anything changes.
+// tryPorts has the ear hold what a new configuration adds, so that a port that is
+// taken is found before anything changes.
 func (g *Gateway) tryPorts(c *config.Config) error {
 	before := g.ear.wanted
-	wanted := slices.Clone(before)
+	wanted := before
+	wanted.Shut = slices.Clone(before.Shut)
 	for _, d := range c.Doors {
-		for _, k := range d.Knocks {
-			wanted = append(wanted, k.Listen...)
-		}
+		wanted.Shut = append(wanted.Shut, knockPorts(d)...)
 	}
-	slices.Sort(wanted)
-	wanted = slices.Compact(wanted)
+	slices.Sort(wanted.Shut)
+	wanted.Shut = slices.Compact(wanted.Shut)
 	had := g.ear.problem
 	g.ear.set(wanted)
 	if problem := g.ear.problem; problem != "" && problem != had {

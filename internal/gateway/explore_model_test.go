@@ -15,6 +15,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/listen"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/service"
 	"github.com/doorward/doorward/internal/store"
@@ -329,9 +330,9 @@ func (m *model) fileOf(text []byte) string {
 
 type modelEar model
 
-func (e *modelEar) Set(ports []uint16) error {
+func (e *modelEar) Set(ports listen.Ports) error {
 	(*model)(e).point()
-	e.listening = ports
+	e.listening = ports.Open
 	return nil
 }
 

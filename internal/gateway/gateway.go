@@ -23,6 +23,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/listen"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/store"
 )
@@ -260,14 +261,31 @@ func (g *Gateway) record(now time.Time, event, by, reason string) {
 	g.changes.record(audit.Record{Time: now, Event: event, By: by, Reason: reason})
 }
 
-// listening is the ports that the ear is to listen on now.
-func (g *Gateway) listening() []uint16 {
-	var ports []uint16
+// listening is what the ear is to do with the doors' ports now. What it does not
+// listen on it holds all the same, so that nobody else listens there and learns
+// a knock.
+func (g *Gateway) listening() (all listen.Ports) {
 	for _, d := range g.doors {
-		ports = append(ports, d.listening()...)
+		rest := &all.Shut
+		if !d.door.Looked() {
+			rest = &all.Same // it will be known in a moment
+		}
+		all.Open = append(all.Open, d.listening()...)
+		*rest = append(*rest, knockPorts(d.conf)...)
 	}
-	slices.Sort(ports)
-	return slices.Compact(ports)
+	for _, ports := range []*[]uint16{&all.Open, &all.Shut, &all.Same} {
+		slices.Sort(*ports)
+		*ports = slices.Compact(*ports)
+	}
+	return all
+}
+
+// knockPorts are the ports of all knocks of a door.
+func knockPorts(c config.Door) (ports []uint16) {
+	for _, k := range c.Knocks {
+		ports = append(ports, k.Listen...)
+	}
+	return ports
 }
 
 // upkeep is S12: whatever died or was changed by others is put right.

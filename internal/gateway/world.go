@@ -59,9 +59,9 @@ type Store interface {
 	SetAside() string
 }
 
-// Ear listens on ports; *listen.Ear is one.
+// Ear listens on ports, and holds those that it does not listen on for now; *listen.Ear is one.
 type Ear interface {
-	Set(ports []uint16) error
+	Set(ports listen.Ports) error
 	Check() (missing []uint16)
 	Close() error
 }
@@ -78,12 +78,12 @@ type Service interface {
 }
 
 // Linux returns this machine. commands returns the service of a door that has
-// commands; heard is called by the ear.
-func Linux(table Fence, kept Store, commands func(config.Door) Service, heard func([]port.Touch), log *slog.Logger) World {
+// commands.
+func Linux(table Fence, kept Store, commands func(config.Door) Service, ear Ear, log *slog.Logger) World {
 	return World{
 		Fence: table,
 		Store: kept,
-		Ear:   listen.New(log, heard),
+		Ear:   ear,
 		Service: func(c config.Door) Service {
 			if c.Service.Unit != "" {
 				return service.NewUnit(c.Service.Unit, log.With("door", c.Name))

@@ -21,6 +21,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/listen"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/service"
 	"github.com/doorward/doorward/internal/store"
@@ -213,17 +214,20 @@ func (d *disk) SetAside() string                                            { re
 
 type ears machine
 
-func (e *ears) Set(ports []uint16) error {
+func (e *ears) Set(ports listen.Ports) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.listening = nil
 	var err error
-	for _, p := range ports {
-		if slices.Contains(e.taken, p) {
+	held := slices.Concat(ports.Open, ports.Shut, ports.Same)
+	slices.Sort(held)
+	for _, p := range slices.Compact(held) {
+		switch {
+		case slices.Contains(e.taken, p):
 			err = errors.Join(err, fmt.Errorf("%d/tcp: address already in use", p))
-			continue
+		case slices.Contains(ports.Open, p):
+			e.listening = append(e.listening, p)
 		}
-		e.listening = append(e.listening, p)
 	}
 	return err
 }
