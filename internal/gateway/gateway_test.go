@@ -272,6 +272,9 @@ func TestFailsafeIsLoudAndEndsWithLogData(t *testing.T) {
 		if len(m.listening) != 0 {
 			t.Errorf("in failsafe it listens on %v", m.listening)
 		}
+		if want := []uint16{59000, 59001, 59002}; !slices.Equal(m.held, want) {
+			t.Errorf("in failsafe it holds %v, want %v: others could listen there", m.held, want)
+		}
 		s, _ := r.Status()
 		if want := "door ssh is in failsafe, dark and deaf: no log data: the journal is empty"; !slices.Contains(s.Warnings, want) {
 			t.Errorf("warnings %q, want %q", s.Warnings, want)
@@ -297,6 +300,9 @@ func TestLikeTheArticle(t *testing.T) {
 		r.touch(visitor, 59000)
 		if want := []uint16{59001, 59002}; !slices.Equal(m.listening, want) {
 			t.Errorf("after a touch it listens on %v, want %v", m.listening, want)
+		}
+		if want := []uint16{59000, 59001, 59002}; !slices.Equal(m.held, want) {
+			t.Errorf("after a touch it holds %v, want %v: others could listen there", m.held, want)
 		}
 		time.Sleep(time.Second)
 		r.touch(netip.MustParseAddr("2001:db8::7"), 59002)

@@ -48,6 +48,7 @@ type machine struct {
 	rebooted bool
 
 	listening []uint16
+	held      []uint16 // listened on or not
 	taken     []uint16
 	running   map[string]bool
 	stubborn  error         // services do not start
@@ -221,7 +222,8 @@ func (e *ears) Set(ports listen.Ports) error {
 	var err error
 	held := slices.Concat(ports.Open, ports.Shut, ports.Same)
 	slices.Sort(held)
-	for _, p := range slices.Compact(held) {
+	e.held = slices.Compact(held)
+	for _, p := range e.held {
 		switch {
 		case slices.Contains(e.taken, p):
 			err = errors.Join(err, fmt.Errorf("%d/tcp: address already in use", p))

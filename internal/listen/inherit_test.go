@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,9 +49,11 @@ func (s *scene) shelve(t *testing.T, shut []uint16, listening ...uint16) *board 
 			unix.Close(fd)
 		}
 	})
+	own := make(map[uint16]int)
 	s.gateway.Do(func() error {
 		for _, p := range slices.Concat(listening, shut) {
 			fd, err := bound(p)
+			own[p] = fd
 			if err == nil && slices.Contains(listening, p) {
 				err = unix.Listen(fd, shortest)
 			}
@@ -60,10 +63,12 @@ func (s *scene) shelve(t *testing.T, shut []uint16, listening ...uint16) *board 
 			if err != nil {
 				return err
 			}
-			s.inherit(t, fd, p)
 		}
 		return nil
 	})
+	for p, fd := range own {
+		s.inherit(t, fd, p)
+	}
 	return b
 }
 
@@ -160,6 +165,8 @@ func TestNobodyElseGetsAPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop, got := make(chan struct{}), make(chan string, 1)
+	end := sync.OnceFunc(func() { close(stop) })
+	defer end()
 	go s.gateway.Do(func() error { got <- grab(stop, 59000, 59001); return nil })
 	for range 200 {
 		s.touch(t, gateway4+":59000") // leaves an ended connection behind
@@ -179,6 +186,9 @@ func TestNobodyElseGetsAPort(t *testing.T) {
 	if left := s.gateway.Run("ss", "-Hltn"); left != "" {
 		t.Errorf("an ear that was closed in good order listens: %s", left)
 	}
+	if len(b.kept) != 2 || len(b.dropped) > 0 {
+		t.Errorf("on the shelf are %v, and %v were taken off; want 59000 and 59001, and none", b.kept, b.dropped)
+	}
 	next := New(s.ear.log, b, s.heard.add)
 	defer next.Close()
 	s.ear = next
@@ -192,7 +202,7 @@ func TestNobodyElseGetsAPort(t *testing.T) {
 	if err := s.set(59000, 59001); err != nil {
 		t.Fatal(err)
 	}
-	close(stop)
+	end()
 	if how := <-got; how != "" {
 		t.Errorf("another user got %s", how)
 	}
@@ -289,8 +299,12 @@ func TestStrangeSocketsAreNotInherited(t *testing.T) {
 	} {
 		var fd int
 		s.gateway.Do(func() (err error) { fd, err = c.make(); return err })
-		if p, err := s.ear.Inherit(fd); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: inherited as %d, %v; want an error with %q", c.name, p, err, c.want)
+		p, err := s.ear.Inherit(fd)
+		if err == nil {
+			t.Fatalf("%s: inherited as %d", c.name, p) // and the ear's to close
+		}
+		if !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want %q in it", c.name, err, c.want)
 		}
 		unix.Close(fd)
 	}
