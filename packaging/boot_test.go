@@ -108,7 +108,8 @@ func TestNobodyGetsInWhileItBoots(t *testing.T) {
 			show(t, m, "ssh.service", "ActiveEnterTimestampMonotonic"),
 			show(t, m, "greeter.service", "ActiveEnterTimestampMonotonic"))
 	}
-	t.Logf("a stranger tried %d connections", tried)
+	t.Logf("a stranger tried %d connections; doorward.service began at %s µs and was ready at %s", tried,
+		show(t, m, "doorward.service", "InactiveExitTimestampMonotonic"), show(t, m, "doorward.service", "ActiveEnterTimestampMonotonic"))
 	if log := m.Run("journalctl", "--boot", "--no-pager"); strings.Contains(log, "ordering cycle") {
 		t.Errorf("the boot had to break an ordering cycle: %s", log)
 	}

@@ -74,8 +74,14 @@ func (s *scene) shelve(t *testing.T, shut []uint16, listening ...uint16) *board 
 
 func (s *scene) inherit(t *testing.T, fd int, want uint16) {
 	t.Helper()
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil { // as systemd hands it over
+		t.Fatal(err)
+	}
 	if got, err := s.ear.Inherit(fd); err != nil || got != want {
 		t.Fatalf("inherit the socket of %d: %d, %v", want, got, err)
+	}
+	if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
+		t.Errorf("flags %#x, %v: programs that the daemon starts would inherit the socket", flags, err)
 	}
 }
 
