@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -184,6 +185,22 @@ func TestListenersSurviveTheDaemon(t *testing.T) {
 	eventually(t, "systemd has the new ports alone", func() bool {
 		return show(t, m, "doorward.service", "NFileDescriptorStore") == "3"
 	})
+}
+
+// TestStartsWithoutItsStateDirectory: the daemon can guard the doors without one,
+// if only systemd starts it.
+func TestStartsWithoutItsStateDirectory(t *testing.T) {
+	m := systemdtest.Boot(t, nstest.New(t), build(t, "cmd/doorwardd")+":/stub")
+	install(t, m)
+	m.Write("/etc/doorward/doorward.toml", sshDoor, 0o640)
+	m.Run("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", "/var/lib")
+	m.System.Run(t.Context(), "systemctl", "start", "doorward.service") // what it says is in the journal
+	const failedBefore = 200                                            // systemd.exec(5), PROCESS EXIT CODES: 200 and more are systemd's own
+	code, err := strconv.Atoi(show(t, m, "doorward.service", "ExecMainStatus"))
+	if err != nil || code >= failedBefore {
+		t.Errorf("exit status %d, %v: systemd did not start it:\n%s", code, err,
+			m.Run("journalctl", "--no-pager", "--unit=doorward.service"))
+	}
 }
 
 // squat has a user of the machine try for the ports of sshDoor's listeners until
