@@ -1,0 +1,445 @@
+/* The fence and the kernel's connection table: what a packet meets there, and who
+ * can change it. One source, which has a grant or has none; a forger who sends in
+ * its name, but does not see what is answered; a server. Promises P1 to P4.
+ *
+ *   (nothing)    the grant is good for any number of connections
+ *   -DSINGLE     single_use, and two connections at once
+ *   -DPUBLISHED  the port is forwarded to another machine, or to a container
+ *   -DBOUND      the server listens on one address
+ *   -DUDP        datagrams
+ *
+ * Entries are as in the kernel's net/netfilter/nf_conntrack_proto_tcp.c, sockets as
+ * in net/ipv4/tcp_minisocks.c and syncookies.c. */
+#include "machine.pml"
+
+#ifdef SINGLE
+#define N 2                  /* connections, by their source ports */
+#define single true
+#else
+#define N 1
+#define single false
+#endif
+
+bool table;                  /* the fence stands */
+bool grant;                  /* the source has one */
+bool promised;               /* it was told so, and has done nothing to end it */
+
+#ifndef UDP
+
+bool turn;                   /* SINGLE: somebody has just had it */
+
+/* An entry's state. A SYN is passed over in all but the first two, and in CLOSED
+ * unless it has seen the end. */
+#define NONE     0
+#define NEW      1           /* SYN_SENT */
+#define ANSWERED 2           /* SYN_RECV */
+#define LIVE     3           /* ESTABLISHED, also of a connection met in the middle */
+#define CLOSING  4           /* FIN_WAIT, CLOSE_WAIT, LAST_ACK */
+#define CLOSED   5           /* TIME_WAIT, CLOSE */
+
+byte ct[N];
+bool room[N];                /* it has room for labels: there was a fence when it was made */
+bool asked[N], letin[N];     /* its labels; there is none without room */
+
+/* The server's socket. */
+#define LISTENER 0           /* there is no other */
+#define REQUEST  1           /* the source's SYN was answered */
+#define FORGED   2           /* the forger's */
+#define DEFERRED 3           /* the handshake is done; TCP_DEFER_ACCEPT waits for data */
+#define FULL     4
+#define WAITING  5           /* TIME_WAIT */
+
+byte sock[N];
+bool cookie[N];              /* the source has a SYN cookie that is good still */
+
+/* What is so, by what happened. */
+bool judged[N];              /* the answer of its handshake was let in by a grant */
+bool unfenced[N];            /* a packet of it met no fence */
+bool insync[N];              /* conntrack has seen all of it since its SYN */
+bool earned;                 /* SINGLE: a connection */
+bool found[N];               /* SINGLE: a packet has found the grant, and is to spend it */
+byte who[N];                 /*   whose packet it is */
+
+/* What a packet that is no SYN is. */
+#define STRAY    0           /* the forger's: right for no socket, and for no entry but its own */
+#define ANSWER   1           /* the source's, as the server expects it */
+#define WRONG    2           /* the source's, right for conntrack and not for the server */
+
+#ifdef BOUND
+#define wildcard false
+#else
+#define wildcard true
+#endif
+#define every(i) (sock[i] == LISTENER && wildcard)               /* socket wildcard 1 */
+#define full(i)  (sock[i] == FULL || sock[i] == LISTENER && !wildcard)    /* socket wildcard 0 */
+
+#if !(defined(SINGLE) || defined(PUBLISHED) || defined(BOUND)) || defined(COOKIES_WHERE_NOBODY_LISTENS_TO_ALL)
+#define cookies true
+#else
+#define cookies false
+#endif
+
+inline said(through) {
+	if :: through :: else -> printf("  it is refused\n") fi
+}
+
+inline forget(i) {           /* the entry goes */
+	ct[i] = NONE; room[i] = false; asked[i] = false; letin[i] = false; insync[i] = false
+}
+
+inline makes(i, state) {     /* a new one, which stays if the packet gets through */
+	forget(i); ct[i] = state; room[i] = table; made = true
+}
+
+inline completed(i) {
+	printf("  connection %d is made\n", i);
+#ifdef PUBLISHED
+	assert(p1 || !table || judged[i] || unfenced[i]);
+#else
+	assert(p1 || !table || judged[i] || unfenced[i] && letin[i]);
+#endif
+	judged[i] = false; unfenced[i] = unfenced[i] || !table;
+	if
+	:: sock[i] = FULL
+	:: sock[i] == REQUEST -> sock[i] = DEFERRED
+	fi
+}
+
+/* ---- a SYN: it asks ---- */
+
+inline asks(i) {             /* the door's chain */
+	if
+	:: !table -> ok = true
+#ifdef LETIN_OUTLIVES_ITS_CONNECTION
+	:: table && grant ->
+#else
+	:: table && letin[i]             /* another connection's entry */
+	:: table && !letin[i] && grant ->
+#endif
+		asked[i] = room[i];
+#ifdef UNLABELLED_SYN_PASSES
+		ok = true;
+#else
+		ok = asked[i];               /* it could be set */
+#endif
+#ifdef SYN_SPENDS_THE_GRANT
+		grant = grant && !single;
+#endif
+		skip
+	:: else
+	fi
+}
+
+inline arrives(i) {          /* prerouting, then input or forward */
+	if
+#ifdef SYN_ON_AN_ENTRY_IS_BELIEVED
+	:: ct[i] >= ANSWERED -> ok = true
+	:: ct[i] < ANSWERED -> asks(i)
+#else
+#ifdef NOTHING_IS_ASKED_AT_ARRIVAL
+	:: ok = true                     /* it came to another port, and was redirected */
+#else
+	:: asks(i)
+#endif
+#endif
+	fi
+}
+
+inline syn(i, forged) {
+	ok = false; made = false;
+	if
+	:: ct[i] == NONE || ct[i] == CLOSED -> makes(i, NEW)
+	:: ct[i] != NONE
+	fi;
+	arrives(i);
+	said(ok);
+	assert(p4 || ok || forged || !promised || letin[i] || !room[i]);
+	unfenced[i] = unfenced[i] || !table;
+	if
+	:: !ok -> if :: made -> forget(i) :: else fi
+	:: ok && (sock[i] == LISTENER || sock[i] == WAITING) ->
+		judged[i] = false; unfenced[i] = !table;
+		if
+		:: sock[i] = (forged -> FORGED : REQUEST)
+		:: cookies -> sock[i] = LISTENER; cookie[i] = cookie[i] || !forged
+		fi;
+		ct[i] = ANSWERED;            /* the SYN/ACK brings it in step again */
+		insync[i] = (sock[i] == REQUEST)
+	:: ok && sock[i] == FORGED && !forged ->
+		/* It is answered with the forger's numbers, and the source resets that. */
+		sock[i] = LISTENER; ct[i] = CLOSED; insync[i] = false
+	:: ok && (sock[i] == REQUEST || sock[i] == DEFERRED || sock[i] == FULL || sock[i] == FORGED && forged)
+	fi;
+	made = false; ok = false
+}
+
+/* ---- what is no SYN: it answers, or is of a session ---- */
+
+/* seen: its entry is seen. A packet that is INVALID to conntrack has none. */
+inline midstream(i) {
+	judge = false; ok = false;
+	if
+	:: !table -> ok = true
+#ifdef SYN_ON_AN_ENTRY_IS_BELIEVED
+	:: table && seen && ct[i] >= ANSWERED -> ok = true
+#endif
+#ifdef NOTHING_IS_ASKED_AT_ARRIVAL
+	:: table -> ok = true
+#else
+#ifdef PUBLISHED
+#ifdef MET_IN_THE_MIDDLE_PASSES
+	:: table && seen && asked[i] && !letin[i] -> judge = true
+	:: table && seen && !(asked[i] && !letin[i]) -> ok = true
+#else
+	:: table && seen && (made || asked[i] && !letin[i]) -> judge = true
+	:: table && seen && !(made || asked[i] && !letin[i]) -> ok = true
+#endif
+	:: table && !seen                /* no translation, no way there */
+#else
+	:: else ->
+		if
+#ifdef ASKED_BEFORE_THE_SOCKET
+		:: seen && asked[i] && !letin[i] -> judge = true
+#endif
+#ifdef LETIN_BEFORE_THE_LISTENER
+		:: every(i) && seen && letin[i] -> ok = true
+		:: every(i) && !(seen && letin[i]) -> judge = true
+#else
+		:: every(i) -> judge = true
+#endif
+#ifdef STANDING_BY_CONNTRACK_ALONE
+		:: full(i) && seen && letin[i] -> ok = true
+		:: full(i) && !(seen && letin[i]) -> judge = true
+#else
+		:: full(i) -> ok = true
+#endif
+		:: !every(i) && !full(i) && seen && letin[i] -> ok = true
+		:: !every(i) && !full(i) && !(seen && letin[i]) -> judge = true
+		fi
+#endif
+#endif
+	fi
+}
+
+inline pass(i, p) {
+	ok = true; judged[i] = true;
+	if
+	:: seen && room[i] -> letin[i] = true;
+		assert(p4 || p != STRAY)     /* a forger would keep the source from this port */
+	:: else
+	fi
+}
+
+inline answers(i, p) {       /* the door's chain */
+	if
+#ifdef HANDSHAKE_IS_NOT_JUDGED_AGAIN
+	:: judge && seen && asked[i] -> ok = true
+#else
+#ifdef STRAY_ACK_SPENDS_THE_GRANT
+	:: judge && grant ->
+#else
+	:: judge && grant && seen && asked[i] ->
+#endif
+		if
+		:: single -> found[i] = true; who[i] = p
+		:: !single -> pass(i, p)
+		fi
+#endif
+	:: else
+	fi
+}
+
+inline taken(i, p) {         /* by the server, what got through */
+	if
+	:: p == ANSWER && (sock[i] == REQUEST || sock[i] == LISTENER && cookie[i]) -> completed(i)
+	:: p == ANSWER && sock[i] == DEFERRED -> sock[i] = FULL
+	:: else
+	fi;
+	promised = promised && !single
+}
+
+inline packet(i, p) {
+	seen = true; made = false;
+	if
+	:: ct[i] == NONE -> makes(i, LIVE)
+	:: ct[i] == NEW || ct[i] != NONE && p == STRAY -> seen = false
+	:: p != STRAY && ct[i] == ANSWERED -> ct[i] = LIVE
+	:: p != STRAY && ct[i] > ANSWERED
+	:: p != STRAY && ct[i] > NEW && !insync[i] -> seen = false
+	fi;
+	unfenced[i] = unfenced[i] || !table;
+	midstream(i);
+	answers(i, p);
+	said(ok || found[i]);
+	if
+	:: found[i]
+	:: !found[i] && ok -> taken(i, p)
+	:: !found[i] && !ok -> refused(i, p)
+	fi;
+	seen = false; made = false; judge = false; ok = false
+}
+
+inline refused(i, p) {
+#ifdef PUBLISHED
+	assert(p3 || p != ANSWER || sock[i] != FULL || !insync[i] || unfenced[i] && asked[i]);
+#else
+	assert(p3 || p != ANSWER || sock[i] != FULL);
+#endif
+	assert(p3 || p != ANSWER || sock[i] != DEFERRED || !insync[i] || unfenced[i]);
+	assert(p4 || p != ANSWER || sock[i] != REQUEST || !insync[i] || unfenced[i] || !promised);
+	if :: made -> forget(i) :: else fi
+}
+
+/* SINGLE: whoever found the grant takes the turn, and the grant away. Two can have
+ * found it, on two processors. */
+inline spend(i) {
+	found[i] = false; seen = (ct[i] != NONE);
+	if
+#ifdef TURN_IS_NOT_TAKEN
+	:: true ->
+#else
+	:: !turn ->
+#endif
+		printf("  %d spends the grant\n", i);
+		turn = true; grant = false;
+		assert(p2 || earned); earned = false;
+		assert(p4 || who[i] != STRAY || !promised);
+		pass(i, who[i]);
+		taken(i, who[i])
+	:: else -> refused(i, who[i])
+	fi;
+	who[i] = STRAY; seen = false; ok = false
+}
+
+/* ---- who does what ---- */
+
+#ifdef SINGLE
+#define none(x) (!x[0] && !x[1])
+#define each(x) x(0); x(1)
+#else
+#define none(x) (!x[0])
+#define each(x) x(0)
+#endif
+
+/* The source, honest or not, and its connections. */
+active [N] proctype Source() {
+	bool ok, made, seen, judge;
+	do
+	:: atomic { sock[_pid] != FULL && sock[_pid] != DEFERRED && !found[_pid] -> printf("SYN %d\n", _pid); syn(_pid, false) }
+	:: atomic { !found[_pid] && (sock[_pid] == REQUEST || sock[_pid] == DEFERRED || sock[_pid] == FULL || cookie[_pid]) ->
+		printf("packet %d\n", _pid); packet(_pid, ANSWER) }
+	:: atomic { sock[_pid] == REQUEST && ct[_pid] == ANSWERED && insync[_pid] && !found[_pid] ->
+		printf("packet %d, with a wrong number\n", _pid); packet(_pid, WRONG) }
+#ifdef SINGLE
+	:: atomic { found[_pid] -> spend(_pid) }
+#endif
+	od
+}
+
+active proctype Forger() {
+	bool ok, made, seen, judge;
+	byte i;
+	do
+#ifdef SINGLE
+	:: i = 1 - i
+#endif
+	:: atomic { printf("forged SYN %d\n", i); syn(i, true) }
+	:: atomic { !found[i] -> printf("forged packet %d\n", i); packet(i, STRAY) }
+	:: atomic { sock[i] == FORGED && !found[i] -> printf("forged RST %d\n", i);
+#ifdef RESET_SPENDS_THE_GRANT
+		seen = true; midstream(i); answers(i, STRAY);
+#endif
+		ct[i] = (ct[i] == NONE -> NONE : CLOSED);
+		sock[i] = LISTENER; seen = false; judge = false; ok = false }
+	od
+}
+
+/* FINs, RSTs and data that conntrack takes and the socket does not, and the other
+ * way round; time-outs; conntrack -F. */
+inline ages(i) {
+	if
+	:: ct[i] >= ANSWERED -> ct[i] = CLOSING; insync[i] = false
+	:: ct[i] >= NEW -> ct[i] = CLOSED; insync[i] = false
+	:: forget(i)
+	:: sock[i] == FULL -> sock[i] = WAITING
+	:: sock[i] != LISTENER -> sock[i] = LISTENER; insync[i] = false
+	:: cookie[i] -> cookie[i] = false
+	fi
+}
+
+active proctype World() {
+	do
+	:: atomic { ages(0) }
+#ifdef SINGLE
+	:: atomic { ages(1) }
+	:: d_step { turn && none(found) -> turn = false }
+#endif
+	:: d_step { table && !turn -> printf("a right knock\n"); grant = true; promised = true; earned = true }
+	:: d_step { grant -> printf("the grant ends\n"); grant = false; promised = false }
+	:: d_step { !table -> printf("the fence rises\n"); table = true }
+#ifndef SINGLE
+	:: d_step { table -> printf("nft flush ruleset\n"); table = false; grant = false; promised = false }
+#endif
+	od
+}
+
+#else
+
+/* A datagram's entry is the flow: it has no handshake that could be judged. */
+#define NONE    0
+#define BEGUN   1            /* by the source, */
+#define TWOWAY  2            /*   and answered */
+#define SERVERS 3            /* by the server, out of its guarded port, */
+#define BOTH    4            /*   and answered */
+
+byte ct;
+bool letin;
+bool closed;                 /* an operator was told that the door is closed, */
+bool anew;                   /* and nothing opened it since the order */
+
+inline datagram() {          /* by the source, or in its name */
+	if
+	:: !table || grant -> ok = true
+#ifdef ANSWERS_MAKE_A_FLOW
+	:: table && (ct == TWOWAY || ct == SERVERS || ct == BOTH || letin) -> ok = true
+#else
+	:: table && (ct == TWOWAY || ct == BEGUN && letin) -> ok = true
+#endif
+	:: else
+	fi;
+	assert(p2 || !ok || !table || grant || !closed);
+	assert(p4 || ok || !promised);
+	if
+	:: ok -> letin = letin || table && grant;
+		if :: ct == NONE -> ct = BEGUN :: ct == SERVERS -> ct = BOTH :: else fi;
+		promised = promised && !single; grant = grant && !single
+	:: else
+	fi;
+	ok = false
+}
+
+active proctype World() {
+	bool ok;
+	do
+	:: atomic { datagram() }
+	:: atomic { ct == NONE -> printf("the server begins\n"); ct = SERVERS }
+	:: d_step { ct == BEGUN -> ct = TWOWAY }
+	:: d_step { ct = NONE; letin = false }                   /* time-outs, conntrack -F */
+	:: d_step { table -> printf("a right knock\n"); grant = true; promised = true; closed = false; anew = true }
+	:: d_step { grant -> printf("the grant ends\n"); grant = false; promised = false }
+	:: d_step { !table -> printf("the fence rises\n"); table = true }
+	:: d_step { table -> printf("nft flush ruleset\n"); table = false; grant = false; promised = false; closed = false; anew = true }
+	od
+}
+
+active proctype Operator() {
+	do
+	:: d_step { table -> printf("operator: close\n"); grant = false; promised = false; anew = false };
+#ifndef FLOWS_OUTLIVE_CLOSE
+		d_step { if :: ct == BEGUN || ct == TWOWAY -> ct = NONE; letin = false :: else fi };
+#endif
+		d_step { closed = !anew }
+	od
+}
+
+#endif
