@@ -26,8 +26,6 @@ bool promised;               /* it was told so, and has done nothing to end it *
 
 #ifndef UDP
 
-bool turn;                   /* SINGLE: somebody has just had it */
-
 /* An entry's state. A SYN is passed over in all but the first two, and in CLOSED
  * unless it has seen the end. */
 #define NONE     0
@@ -38,19 +36,23 @@ bool turn;                   /* SINGLE: somebody has just had it */
 #define CLOSED   5           /* TIME_WAIT, CLOSE */
 
 byte ct[N];
-bool room[N];                /* it has room for labels: there was a fence when it was made */
-bool asked[N], letin[N];     /* its labels; there is none without room */
+bool room[N];                /* it has room for a label: there was a fence when it was made */
+bool letin[N];               /* its label */
 
 /* The server's socket. */
 #define LISTENER 0           /* there is no other */
 #define REQUEST  1           /* the source's SYN was answered */
 #define FORGED   2           /* the forger's */
-#define DEFERRED 3           /* the handshake is done; TCP_DEFER_ACCEPT waits for data */
+#define MADE     3           /* the handshake is done, and nobody has it: accept(2), TCP_DEFER_ACCEPT */
 #define FULL     4
 #define WAITING  5           /* TIME_WAIT */
 
 byte sock[N];
 bool cookie[N];              /* the source has a SYN cookie that is good still */
+
+/* The fence's sets. */
+bool pending[N];             /* a SYN/ACK went there; the number that answers it is known */
+bool turn;                   /* SINGLE: somebody has just had it */
 
 /* What is so, by what happened. */
 bool judged[N];              /* the answer of its handshake was let in by a grant */
@@ -61,17 +63,16 @@ bool found[N];               /* SINGLE: a packet has found the grant, and is to 
 byte who[N];                 /*   whose packet it is */
 
 /* What a packet that is no SYN is. */
-#define STRAY    0           /* the forger's: right for no socket, and for no entry but its own */
+#define STRAY    0           /* the forger's: its numbers are wrong */
 #define ANSWER   1           /* the source's, as the server expects it */
 #define WRONG    2           /* the source's, right for conntrack and not for the server */
+#define RESET    3           /* the forger's RST, after its own SYN */
 
-#ifdef BOUND
-#define wildcard false
+#if defined(BOUND) || defined(PUBLISHED)
+#define every(i) false
 #else
-#define wildcard true
+#define every(i) (sock[i] == LISTENER)           /* socket wildcard 1 */
 #endif
-#define every(i) (sock[i] == LISTENER && wildcard)               /* socket wildcard 1 */
-#define full(i)  (sock[i] == FULL || sock[i] == LISTENER && !wildcard)    /* socket wildcard 0 */
 
 #if !(defined(SINGLE) || defined(PUBLISHED) || defined(BOUND)) || defined(COOKIES_WHERE_NOBODY_LISTENS_TO_ALL)
 #define cookies true
@@ -84,7 +85,7 @@ inline said(through) {
 }
 
 inline forget(i) {           /* the entry goes */
-	ct[i] = NONE; room[i] = false; asked[i] = false; letin[i] = false; insync[i] = false
+	ct[i] = NONE; room[i] = false; letin[i] = false; insync[i] = false
 }
 
 inline makes(i, state) {     /* a new one, which stays if the packet gets through */
@@ -101,7 +102,7 @@ inline completed(i) {
 	judged[i] = false; unfenced[i] = unfenced[i] || !table;
 	if
 	:: sock[i] = FULL
-	:: sock[i] == REQUEST -> sock[i] = DEFERRED
+	:: sock[i] = MADE
 	fi
 }
 
@@ -110,22 +111,10 @@ inline completed(i) {
 inline asks(i) {             /* the door's chain */
 	if
 	:: !table -> ok = true
-#ifdef LETIN_OUTLIVES_ITS_CONNECTION
-	:: table && grant ->
-#else
-	:: table && letin[i]             /* another connection's entry */
-	:: table && !letin[i] && grant ->
-#endif
-		asked[i] = room[i];
-#ifdef UNLABELLED_SYN_PASSES
-		ok = true;
-#else
-		ok = asked[i];               /* it could be set */
-#endif
+	:: table && grant -> ok = true;
 #ifdef SYN_SPENDS_THE_GRANT
-		grant = grant && !single;
+		grant = grant && !single
 #endif
-		skip
 	:: else
 	fi
 }
@@ -145,6 +134,15 @@ inline arrives(i) {          /* prerouting, then input or forward */
 	fi
 }
 
+inline answered(i) {         /* the SYN/ACK, at output or forward; conntrack is in step again */
+	ct[i] = ANSWERED;
+#ifdef ANSWER_TO_AN_UNLABELLED_SYN_IS_NOT_KEPT
+	pending[i] = pending[i] || table && room[i]
+#else
+	pending[i] = pending[i] || table
+#endif
+}
+
 inline syn(i, forged) {
 	ok = false; made = false;
 	if
@@ -153,7 +151,7 @@ inline syn(i, forged) {
 	fi;
 	arrives(i);
 	said(ok);
-	assert(p4 || ok || forged || !promised || letin[i] || !room[i]);
+	assert(p4 || ok || forged || !promised);
 	unfenced[i] = unfenced[i] || !table;
 	if
 	:: !ok -> if :: made -> forget(i) :: else fi
@@ -163,12 +161,16 @@ inline syn(i, forged) {
 		:: sock[i] = (forged -> FORGED : REQUEST)
 		:: cookies -> sock[i] = LISTENER; cookie[i] = cookie[i] || !forged
 		fi;
-		ct[i] = ANSWERED;            /* the SYN/ACK brings it in step again */
+		answered(i);
 		insync[i] = (sock[i] == REQUEST)
 	:: ok && sock[i] == FORGED && !forged ->
 		/* It is answered with the forger's numbers, and the source resets that. */
+#ifdef RESETS_ARE_REFUSED
+		assert(p4 || !promised || !single)
+#else
 		sock[i] = LISTENER; ct[i] = CLOSED; insync[i] = false
-	:: ok && (sock[i] == REQUEST || sock[i] == DEFERRED || sock[i] == FULL || sock[i] == FORGED && forged)
+#endif
+	:: ok && !(sock[i] == LISTENER || sock[i] == WAITING || sock[i] == FORGED && !forged)
 	fi;
 	made = false; ok = false
 }
@@ -176,124 +178,131 @@ inline syn(i, forged) {
 /* ---- what is no SYN: it answers, or is of a session ---- */
 
 /* seen: its entry is seen. A packet that is INVALID to conntrack has none. */
-inline midstream(i) {
-	judge = false; ok = false;
+#ifdef STRAY_ACK_SPENDS_THE_GRANT
+#define answering(i, p) (p != RESET && !(seen && letin[i]) && sock[i] != FULL)
+#else
+#ifdef RESET_SPENDS_THE_GRANT
+#define answering(i, p) (seen && pending[i])
+#else
+#define answering(i, p) (seen && pending[i] && p == ANSWER)      /* flags, tuple and number */
+#endif
+#endif
+
+#ifdef STANDING_BY_CONNTRACK_ALONE
+#define session(i) (sock[i] == FULL && seen && letin[i])
+#else
+#ifdef HANDSHAKE_BEFORE_THE_SESSION
+#define session(i) (sock[i] == FULL && !answering(i, p))
+#else
+#define session(i) (sock[i] == FULL)
+#endif
+#endif
+
+#ifdef LETIN_BEFORE_THE_LISTENER
+#define passed(i) (seen && letin[i])
+#else
+#define passed(i) (seen && letin[i] && !every(i))
+#endif
+
+inline midstream(i, p) {     /* input, or forward */
 	if
 	:: !table -> ok = true
+#ifdef NOTHING_IS_ASKED_AT_ARRIVAL
+	:: table -> ok = true
+#endif
 #ifdef SYN_ON_AN_ENTRY_IS_BELIEVED
 	:: table && seen && ct[i] >= ANSWERED -> ok = true
 #endif
-#ifdef NOTHING_IS_ASKED_AT_ARRIVAL
-	:: table -> ok = true
-#else
-#ifdef PUBLISHED
-#ifdef MET_IN_THE_MIDDLE_PASSES
-	:: table && seen && asked[i] && !letin[i] -> judge = true
-	:: table && seen && !(asked[i] && !letin[i]) -> ok = true
-#else
-	:: table && seen && (made || asked[i] && !letin[i]) -> judge = true
-	:: table && seen && !(made || asked[i] && !letin[i]) -> ok = true
+#ifdef LETIN_OUTLIVES_ITS_CONNECTION
+	:: table && seen && letin[i] -> ok = true
 #endif
-	:: table && !seen                /* no translation, no way there */
-#else
 	:: else ->
 		if
-#ifdef ASKED_BEFORE_THE_SOCKET
-		:: seen && asked[i] && !letin[i] -> judge = true
-#endif
-#ifdef LETIN_BEFORE_THE_LISTENER
-		:: every(i) && seen && letin[i] -> ok = true
-		:: every(i) && !(seen && letin[i]) -> judge = true
+#ifdef PUBLISHED
+		:: answering(i, p) -> handshake(i, p)
+		:: !answering(i, p) -> ok = seen         /* what is not seen is not translated */
 #else
-		:: every(i) -> judge = true
+		:: p == RESET && !answering(i, p) -> ok = true
+		:: p == RESET && answering(i, p) -> handshake(i, p)
+		:: p != RESET && session(i) -> ok = true
+		:: p != RESET && !session(i) && answering(i, p) -> handshake(i, p)
+		:: p != RESET && !session(i) && !answering(i, p) && passed(i) -> ok = true
+		:: p != RESET && !session(i) && !answering(i, p) && !passed(i) -> stray(i)
 #endif
-#ifdef STANDING_BY_CONNTRACK_ALONE
-		:: full(i) && seen && letin[i] -> ok = true
-		:: full(i) && !(seen && letin[i]) -> judge = true
-#else
-		:: full(i) -> ok = true
-#endif
-		:: !every(i) && !full(i) && seen && letin[i] -> ok = true
-		:: !every(i) && !full(i) && !(seen && letin[i]) -> judge = true
 		fi
-#endif
-#endif
 	fi
 }
 
-inline pass(i, p) {
-	ok = true; judged[i] = true;
+inline stray(i) {            /* the door's chain, for what comes out of nothing */
 	if
-	:: seen && room[i] -> letin[i] = true;
-		assert(p4 || p != STRAY)     /* a forger would keep the source from this port */
+	:: grant && !single -> ok = true; judged[i] = true
 	:: else
 	fi
 }
 
-inline answers(i, p) {       /* the door's chain */
+inline handshake(i, p) {     /* the door's chain for the answer of a handshake */
 	if
 #ifdef HANDSHAKE_IS_NOT_JUDGED_AGAIN
-	:: judge && seen && asked[i] -> ok = true
+	:: true -> ok = true; pending[i] = false
 #else
-#ifdef STRAY_ACK_SPENDS_THE_GRANT
-	:: judge && grant ->
-#else
-	:: judge && grant && seen && asked[i] ->
-#endif
-		if
-		:: single -> found[i] = true; who[i] = p
-		:: !single -> pass(i, p)
-		fi
+	:: grant && single -> found[i] = true; who[i] = p
+	:: grant && !single -> entered(i, p)
 #endif
 	:: else
 	fi
+}
+
+inline entered(i, p) {
+	ok = true; judged[i] = true; pending[i] = false;
+	letin[i] = letin[i] || seen && room[i];
+	assert(p4 || p == ANSWER || p == WRONG)
 }
 
 inline taken(i, p) {         /* by the server, what got through */
 	if
 	:: p == ANSWER && (sock[i] == REQUEST || sock[i] == LISTENER && cookie[i]) -> completed(i)
-	:: p == ANSWER && sock[i] == DEFERRED -> sock[i] = FULL
+	:: p == ANSWER && sock[i] == MADE -> sock[i] = FULL
+	:: p == RESET -> ct[i] = (ct[i] == NONE -> NONE : CLOSED); sock[i] = LISTENER
 	:: else
-	fi;
-	promised = promised && !single
+	fi
+}
+
+inline refused(i, p) {
+#ifdef PUBLISHED
+	assert(p3 || p != ANSWER || sock[i] != FULL || !seen);
+	assert(p3 || p != ANSWER || sock[i] != MADE || !seen);
+#else
+	assert(p3 || p != ANSWER || sock[i] != FULL);
+	assert(p3 || p != ANSWER || sock[i] != MADE || !insync[i] || !room[i] || unfenced[i]);
+#endif
+	assert(p4 || p != ANSWER || sock[i] != REQUEST || !insync[i] || unfenced[i] || !promised);
+	if :: made -> forget(i) :: else fi
 }
 
 inline packet(i, p) {
-	seen = true; made = false;
+	seen = true; made = false; ok = false;
 	if
-	:: ct[i] == NONE -> makes(i, LIVE)
-	:: ct[i] == NEW || ct[i] != NONE && p == STRAY -> seen = false
-	:: p != STRAY && ct[i] == ANSWERED -> ct[i] = LIVE
-	:: p != STRAY && ct[i] > ANSWERED
+	:: ct[i] == NONE && p != RESET -> makes(i, LIVE)
+	:: ct[i] == NEW && p != RESET || ct[i] != NONE && p == STRAY || ct[i] == NONE && p == RESET -> seen = false
+	:: p != STRAY && p != RESET && ct[i] == ANSWERED -> ct[i] = LIVE
+	:: p != STRAY && ct[i] > ANSWERED || ct[i] != NONE && p == RESET
 	:: p != STRAY && ct[i] > NEW && !insync[i] -> seen = false
 	fi;
 	unfenced[i] = unfenced[i] || !table;
-	midstream(i);
-	answers(i, p);
+	midstream(i, p);
 	said(ok || found[i]);
 	if
 	:: found[i]
 	:: !found[i] && ok -> taken(i, p)
 	:: !found[i] && !ok -> refused(i, p)
 	fi;
-	seen = false; made = false; judge = false; ok = false
-}
-
-inline refused(i, p) {
-#ifdef PUBLISHED
-	assert(p3 || p != ANSWER || sock[i] != FULL || !insync[i] || unfenced[i] && asked[i]);
-#else
-	assert(p3 || p != ANSWER || sock[i] != FULL);
-#endif
-	assert(p3 || p != ANSWER || sock[i] != DEFERRED || !insync[i] || unfenced[i]);
-	assert(p4 || p != ANSWER || sock[i] != REQUEST || !insync[i] || unfenced[i] || !promised);
-	if :: made -> forget(i) :: else fi
+	seen = false; made = false; ok = false
 }
 
 /* SINGLE: whoever found the grant takes the turn, and the grant away. Two can have
  * found it, on two processors. */
 inline spend(i) {
-	found[i] = false; seen = (ct[i] != NONE);
+	found[i] = false; seen = (ct[i] != NONE); ok = false; made = false;
 	if
 #ifdef TURN_IS_NOT_TAKEN
 	:: true ->
@@ -301,10 +310,9 @@ inline spend(i) {
 	:: !turn ->
 #endif
 		printf("  %d spends the grant\n", i);
-		turn = true; grant = false;
+		turn = true; grant = false; promised = false;
 		assert(p2 || earned); earned = false;
-		assert(p4 || who[i] != STRAY || !promised);
-		pass(i, who[i]);
+		entered(i, who[i]);
 		taken(i, who[i])
 	:: else -> refused(i, who[i])
 	fi;
@@ -323,10 +331,10 @@ inline spend(i) {
 
 /* The source, honest or not, and its connections. */
 active [N] proctype Source() {
-	bool ok, made, seen, judge;
+	bool ok, made, seen;
 	do
-	:: atomic { sock[_pid] != FULL && sock[_pid] != DEFERRED && !found[_pid] -> printf("SYN %d\n", _pid); syn(_pid, false) }
-	:: atomic { !found[_pid] && (sock[_pid] == REQUEST || sock[_pid] == DEFERRED || sock[_pid] == FULL || cookie[_pid]) ->
+	:: atomic { sock[_pid] != FULL && sock[_pid] != MADE && !found[_pid] -> printf("SYN %d\n", _pid); syn(_pid, false) }
+	:: atomic { !found[_pid] && (sock[_pid] == REQUEST || sock[_pid] == MADE || sock[_pid] == FULL || cookie[_pid]) ->
 		printf("packet %d\n", _pid); packet(_pid, ANSWER) }
 	:: atomic { sock[_pid] == REQUEST && ct[_pid] == ANSWERED && insync[_pid] && !found[_pid] ->
 		printf("packet %d, with a wrong number\n", _pid); packet(_pid, WRONG) }
@@ -337,7 +345,7 @@ active [N] proctype Source() {
 }
 
 active proctype Forger() {
-	bool ok, made, seen, judge;
+	bool ok, made, seen;
 	byte i;
 	do
 #ifdef SINGLE
@@ -345,12 +353,7 @@ active proctype Forger() {
 #endif
 	:: atomic { printf("forged SYN %d\n", i); syn(i, true) }
 	:: atomic { !found[i] -> printf("forged packet %d\n", i); packet(i, STRAY) }
-	:: atomic { sock[i] == FORGED && !found[i] -> printf("forged RST %d\n", i);
-#ifdef RESET_SPENDS_THE_GRANT
-		seen = true; midstream(i); answers(i, STRAY);
-#endif
-		ct[i] = (ct[i] == NONE -> NONE : CLOSED);
-		sock[i] = LISTENER; seen = false; judge = false; ok = false }
+	:: atomic { sock[i] == FORGED && !found[i] -> printf("forged RST %d\n", i); packet(i, RESET) }
 	od
 }
 
@@ -364,6 +367,7 @@ inline ages(i) {
 	:: sock[i] == FULL -> sock[i] = WAITING
 	:: sock[i] != LISTENER -> sock[i] = LISTENER; insync[i] = false
 	:: cookie[i] -> cookie[i] = false
+	:: pending[i] && sock[i] != REQUEST && sock[i] != FORGED && !cookie[i] -> pending[i] = false
 	fi
 }
 
@@ -378,7 +382,8 @@ active proctype World() {
 	:: d_step { grant -> printf("the grant ends\n"); grant = false; promised = false }
 	:: d_step { !table -> printf("the fence rises\n"); table = true }
 #ifndef SINGLE
-	:: d_step { table -> printf("nft flush ruleset\n"); table = false; grant = false; promised = false }
+	:: d_step { table -> printf("nft flush ruleset\n"); table = false; grant = false; promised = false;
+		pending[0] = false; unfenced[0] = true }
 #endif
 	od
 }
