@@ -178,7 +178,7 @@ inline syn(i, forged) {
 /* ---- what is no SYN: it answers, or is of a session ---- */
 
 /* seen: its entry is seen. A packet that is INVALID to conntrack has none. */
-#ifdef STRAY_ACK_SPENDS_THE_GRANT
+#ifdef FORGED_ACK_SPENDS_THE_GRANT
 #define answering(i, p) (p != RESET && !(seen && letin[i]) && sock[i] != FULL)
 #else
 #ifdef RESET_SPENDS_THE_GRANT
@@ -188,7 +188,7 @@ inline syn(i, forged) {
 #endif
 #endif
 
-#ifdef STANDING_BY_CONNTRACK_ALONE
+#ifdef SESSIONS_NEED_AN_ENTRY
 #define session(i) (sock[i] == FULL && seen && letin[i])
 #else
 #ifdef HANDSHAKE_BEFORE_THE_SESSION
@@ -213,7 +213,7 @@ inline midstream(i, p) {     /* input, or forward */
 #ifdef SYN_ON_AN_ENTRY_IS_BELIEVED
 	:: table && seen && ct[i] >= ANSWERED -> ok = true
 #endif
-#ifdef LETIN_OUTLIVES_ITS_CONNECTION
+#ifdef ENTRY_IS_A_SESSION
 	:: table && seen && letin[i] -> ok = true
 #endif
 	:: else ->
@@ -242,7 +242,7 @@ inline stray(i) {            /* the door's chain, for what comes out of nothing 
 
 inline handshake(i, p) {     /* the door's chain for the answer of a handshake */
 	if
-#ifdef HANDSHAKE_IS_NOT_JUDGED_AGAIN
+#if defined(HANDSHAKE_IS_NOT_JUDGED_AGAIN) || defined(PUBLISHED_HANDSHAKE_IS_NOT_JUDGED)
 	:: true -> ok = true; pending[i] = false
 #else
 	:: grant && single -> found[i] = true; who[i] = p
@@ -304,7 +304,7 @@ inline packet(i, p) {
 inline spend(i) {
 	found[i] = false; seen = (ct[i] != NONE); ok = false; made = false;
 	if
-#ifdef TURN_IS_NOT_TAKEN
+#ifdef TWO_SPEND_ONE_GRANT
 	:: true ->
 #else
 	:: !turn ->
