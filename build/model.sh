@@ -10,9 +10,9 @@
 
 # A line each: model, variant ("-" for none), what is held, the formula ("-" for
 # assertions alone).
-models='grants - P1,P2,P4,P6 -
+models='grants FORALL P1,P2,P4,P6 -
+grants - P1,P2,P4,P6 -
 grants SINGLE P1,P2,P4,P6 -
-grants FORALL P1,P2,P4,P6 -
 penalty - P1,P4,P5 -
 penalty DISK P5 -
 service - P9 comes_to_rest
