@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -225,6 +226,39 @@ func TestUnfinishedKnockIsWrong(t *testing.T) {
 	s.start(webDoor("", strings.Replace(touchKnock, `"10s"`, `"1s"`, 1)))
 	s.touch(s.visitor, gate4, "59000")
 	s.penalised("web", visitor4)
+}
+
+// Four connections at once, each with a knock of its own, as programs make them,
+// and two people behind one address: their knocks interleave, and all get in.
+func TestKnocksInParallel(t *testing.T) {
+	s := newSite(t)
+	s.serve(s.server, ":8080")
+	s.start(webDoor("", touchKnock+"order = \"given\"\n"))
+	s.touch(s.visitor, gate4, "59000", "59000", "59002", "59000", "59002", "59000", "59002", "59002")
+	s.admits(s.visitor, gate4, "8080")
+	s.touch(s.visitor, gate4, "59002") // what is left over of one that was given up
+	s.operator("close", "web")
+	s.knock(s.visitor, gate4)
+	s.admits(s.visitor, gate4, "8080")
+	if d := s.door("web"); len(d.Penalties)+len(d.Refusals) > 0 {
+		t.Errorf("penalties %v, refusals %v", d.Penalties, d.Refusals)
+	}
+	// Who was not right has one order to try.
+	s.touch(s.stranger, gate4, "59002", "59000", "59002")
+	s.penalised("web", stranger4)
+	s.refuses(s.stranger, gate4, "8080")
+}
+
+// An IPv6 source is its /64: whoever has one cannot try each knock from another
+// address of it.
+func TestAnIPv6NetworkIsOneSource(t *testing.T) {
+	s := newSite(t)
+	s.serve(s.server, ":8080")
+	s.start(webDoor("", touchKnock))
+	s.touch(s.visitor, gate6, "59001")
+	s.penalised("web", netip.PrefixFrom(netip.MustParseAddr(visitor6), 64).Masked().String())
+	s.knock(s.visitor, gate6)
+	s.refuses(s.visitor, gate6, "8080")
 }
 
 // A scan that completes connections touches every listener, in turn here; the

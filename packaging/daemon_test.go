@@ -36,15 +36,8 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	ns, visitor := nstest.New(t), nstest.New(t)
 	nstest.Need(t, "ssh", "ssh-keygen")
 	nstest.Link(ns, visitor, []string{"192.0.2.1/24"}, []string{"192.0.2.2/24"})
-	bin := t.TempDir()
-	for _, name := range []string{"cmd/doorwardd", "cmd/doorward", "internal/cage/intruder"} {
-		build := exec.CommandContext(t.Context(), "go", "build", "-o", bin+"/", "../"+name)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("build %s: %v\n%s", name, err, out)
-		}
-	}
-	m := systemdtest.Boot(t, ns, bin+"/doorwardd:/stub", bin+"/doorward:/usr/bin/doorward", bin+"/intruder:/intruder")
+	m := systemdtest.Boot(t, ns, build(t, "cmd/doorwardd")+":/stub", build(t, "cmd/doorward")+":/usr/bin/doorward",
+		build(t, "internal/cage/intruder")+":/intruder")
 	install(t, m)
 	m.Write("/etc/doorward/doorward.toml", sshDoor, 0o640)
 	m.Run("systemctl", "disable", "--now", "ssh.service")
@@ -85,6 +78,7 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	}
 
 	logsInByTheJournal(t, m, visitor)
+	startsAgainAfterAnUpgrade(t, m)
 
 	// D-Bus goes: the knock is in vain, and said to be. D-Bus is back: it is not.
 	m.Run("systemctl", "stop", "dbus.socket", "dbus.service")
@@ -109,19 +103,40 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	if log := m.Run("journalctl", "--no-pager", "--unit=doorward.service"); strings.Contains(log, "not confined") {
 		t.Errorf("the unit keeps the daemon from locking itself in:\n%s", log)
 	}
-	intrudes(t, m)
+	for _, program := range []string{"", "/usr/bin/journalctl"} {
+		intrudes(t, m, program)
+	}
+}
+
+// startsAgainAfterAnUpgrade replaces a library of journalctl, which the daemon that
+// is locked in could no longer use, and holds that the next one can.
+func startsAgainAfterAnUpgrade(t *testing.T, m *systemdtest.Machine) {
+	t.Helper()
+	before := show(t, m, "doorward.service", "MainPID")
+	m.Run("sh", "-c", `lib=$(ls /usr/lib/*/libzstd.so.1) && cp -L "$lib" "$lib.new" && mv "$lib.new" "$lib"`)
+	eventually(t, "the daemon is started again after an upgrade", func() bool {
+		return show(t, m, "doorward.service", "MainPID") != before && show(t, m, "doorward.service", "ActiveState") == "active"
+	})
+	if log := m.Run("journalctl", "--no-pager", "--unit=doorward.service"); !strings.Contains(log, `libzstd.so.1" was replaced`) {
+		t.Errorf("the log does not say why:\n%s", log)
+	}
+	if got := m.Run("nft", "list", "tables"); !strings.Contains(got, "table inet doorward") {
+		t.Error("the fence fell meanwhile")
+	}
 }
 
 // intrudes runs the intruder (internal/cage/intruder) in the daemon's place: in
-// its unit, as its user, with its leave to ask polkit, and locked in.
-func intrudes(t *testing.T, m *systemdtest.Machine) {
+// its unit, as its user, with its leave to ask polkit, and locked in with a
+// program that it may start, "" for none.
+func intrudes(t *testing.T, m *systemdtest.Machine, program string) {
+	t.Helper()
 	unit, err := files.ReadFile("doorward.service")
 	if err != nil {
 		t.Fatal(err)
 	}
 	text := string(unit)
 	for old, now := range map[string]string{
-		"ExecStart=/usr/sbin/doorwardd -c /etc/doorward/doorward.toml": "ExecStart=/intruder /var/log /var/lib/doorward/store \"\"\nStandardOutput=truncate:/run/intruder",
+		"ExecStart=/usr/sbin/doorwardd -c /etc/doorward/doorward.toml": "ExecStart=/intruder /var/log /var/lib/doorward/store \"" + program + "\"\nStandardOutput=truncate:/run/intruder",
 		"Type=notify": "Type=oneshot", "Restart=always\nRestartSec=1s\nWatchdogSec=30s\n": "",
 	} {
 		if !strings.Contains(text, old) {
@@ -142,10 +157,11 @@ func intrudes(t *testing.T, m *systemdtest.Machine) {
 			t.Errorf("%s", line)
 		}
 	}
-	if count["work"] < 8 || count["crime"] < 28 || len(count) != 2 {
+	if count["work"] < 13 || count["crime"] < 60 || len(count) != 2 {
 		t.Errorf("it tried %v:\n%s", count, tries)
 	}
-	for _, denied := range []string{"stop another unit: Interactive authentication required", "talk to another on D-Bus: "} {
+	for _, denied := range []string{"stop another unit: Interactive authentication required",
+		"start a unit of its own: Interactive authentication required", "talk to another on D-Bus: "} {
 		if !strings.Contains(tries, denied) {
 			t.Errorf("want %q", denied)
 		}

@@ -23,9 +23,17 @@ import (
 )
 
 // TestMain is the stand-in for the daemon when it is called by its name: it does
-// what needs a privilege, as the daemon does, and writes down what failed.
+// what needs a privilege, as the daemon does, and writes down what failed. By
+// other names it is a guarded service, and a user who is after ports.
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) != "doorwardd" {
+	switch filepath.Base(os.Args[0]) {
+	case "doorwardd":
+	case "greeter":
+		greet()
+	case "squatter":
+		squatter()
+		os.Exit(0)
+	default:
 		os.Exit(m.Run())
 	}
 	if _, err := os.Stat("/etc/doorward/bad"); err == nil {
@@ -35,6 +43,19 @@ func TestMain(m *testing.M) {
 	if !slices.Contains(os.Args, "--check") {
 		stub()
 	}
+}
+
+// greet is a service that anybody may talk to.
+func greet() {
+	l, err := net.Listen("tcp", ":7777")
+	for err == nil {
+		var c net.Conn
+		if c, err = l.Accept(); err == nil {
+			c.Close()
+		}
+	}
+	fmt.Println(err)
+	os.Exit(1)
 }
 
 const stubDir = "/var/lib/doorward"

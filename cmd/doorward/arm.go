@@ -8,10 +8,12 @@ import (
 
 const armHelp = `Make a door listen to knocks again. A door that found no log data at all is in
 failsafe: shut, its service stopped, and deaf. It recovers by itself when log
-data is back; arm ends the failsafe now, and forgets the door's penalties.
+data is back; arm ends the failsafe now, and forgets the door's penalties. What
+is forgotten does not make the next penalty longer either.
 
-With --source only that source's penalty is forgotten. Without DOOR it goes for
-all doors.
+With --source only that source's penalties are forgotten: an address's own and
+those of the networks that it lies in, or all within a network. Without DOOR it
+goes for all doors.
 
 Exit status: 0 when the door or doors listen; 1 when not; 2 when the command line
 is wrong.`
@@ -39,7 +41,7 @@ func newArm(e *env) *cobra.Command {
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	f.StringVar(&source, "source", "", "forget the penalty of this `SOURCE` only: an address, or any")
+	f.StringVar(&source, "source", "", "forget the penalty of this `SOURCE` only: an address, a prefix, or any")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	c.RegisterFlagCompletionFunc("source", completeSources(e, penaltySources))
 	return c

@@ -88,7 +88,11 @@ func wrongWords(k *config.Knock) string {
 	if k.Penalty == 0 {
 		return "costs nothing"
 	}
-	return fmt.Sprintf("makes the door deaf to %s for %s", who, about(k.Penalty))
+	words := fmt.Sprintf("makes the door deaf to %s for %s", who, about(k.Penalty))
+	if k.Scope != config.ScopeDoor {
+		words += ", doubled each time"
+	}
+	return words
 }
 
 // serviceWords says what is behind the door and when it runs.

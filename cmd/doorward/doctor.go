@@ -7,9 +7,10 @@ import (
 )
 
 const doctorHelp = `Look this machine over for whatever would keep doorward from guarding its doors,
-or you from getting in: the kernel, privileges, other firewalls, the clock, the
-logs that tell who is in, ports that others have, what sshd listens on, units,
-and your own SSH session. Each finding says what is so and what to do about it:
+or you from getting in: the kernel, privileges, other firewalls, rules that lead
+to guarded ports or round them, the clock, the logs that tell who is in, ports
+that others have, what sshd listens on, units, and your own SSH session. Each
+finding says what is so and what to do about it:
 
   ok       as it should be
   note     what cannot be known from here, or what you may want to know

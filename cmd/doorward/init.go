@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/share"
 )
@@ -25,13 +25,14 @@ one of the flags about the door is there, or standard input is no terminal; then
 flags and proposals are all there is. --ask asks in any case.
 
 What it proposes: a door "ssh" in front of 22/tcp with the SSH server's unit that
-this machine has, and a knock that nobody else has: five listeners at random ports
-from 20000 to 32767 and 61000 to 65535, three of which are to be touched in the
-order of the file. Those ports are outside the range that Linux gives to outgoing
-connections, have no name in /etc/services, and are not among those that port
-scanners try first, so that a passing scan meets no penalty and a connection of
-this machine never holds a listener's port. The two that are not touched are what
-makes a thorough scan a wrong knock.
+this machine has, and a knock that nobody else has: twelve listeners at random
+ports from 20000 to 32767 and 61000 to 65535, six of which are to be touched in
+the order of the file. Those ports are outside the range that Linux gives to
+outgoing connections, have no name in /etc/services, and are not among those that
+port scanners try first, so that a passing scan meets no penalty and a connection
+of this machine never holds a listener's port. The six that are not touched are
+what makes a thorough scan a wrong knock. There are 665,280 such knocks, which
+takes whoever guesses from one address centuries.
 
 --like-the-article writes the configuration of "Port Knocking Simplified" (2005)
 instead, number by number: 59000 and 59002 touched, 59001 left alone, within a
@@ -192,17 +193,16 @@ func (o *initOptions) proposeSSH(m machine) {
 	}
 }
 
-// draw draws five listeners and three of them to touch.
+// draw draws the listeners and those of them to touch.
 func (o *initOptions) draw(m machine, door *config.Door) error {
 	named := m.named()
 	taken := func(p uint16) bool {
 		return named[p] || slices.Contains(scanned[:], p) || portTaken(p)
 	}
-	order := config.GivenOrder
+	like := share.Proposed()
 	if o.order == "any" {
-		order = config.AnyOrder
+		like.Order = config.AnyOrder
 	}
-	like := &config.Knock{Listen: make([]uint16, 5), Touch: make([]uint16, 3), Order: order}
 	listen, touch, err := share.Draw(&config.Config{Doors: []config.Door{*door}}, like, taken, rand.Reader)
 	if err != nil {
 		return err
@@ -258,24 +258,20 @@ func (o *initOptions) place(text string) error {
 		return withHint(fmt.Errorf("%q exists", o.output),
 			"doorward check %s tells what it says; --force writes over it", o.output)
 	}
-	dir := filepath.Dir(o.output)
-	err := os.Mkdir(dir, 0o750)
-	switch {
-	case err == nil:
-		err = giveToDaemon(dir)
-	case errors.Is(err, fs.ErrExist):
-		err = nil
+	// A link of one's own stays one.
+	path := o.output
+	if real, err := files.File(path); err == nil {
+		path = real
 	}
-	if err != nil {
+	group := daemonGroupNumber()
+	dir := filepath.Dir(path)
+	if err := files.MakeDirectory(dir, 0o750, group); err != nil {
 		return fmt.Errorf("make directory %q: %w", dir, err)
 	}
-	change, err := share.Stage([]share.File{{Path: o.output, Text: []byte(text), Mode: 0o640}})
+	change, err := share.Stage([]share.File{{Path: path, Text: []byte(text), Mode: 0o640, Group: group}})
 	if err != nil {
 		return err
 	}
 	defer change.Close()
-	if err := change.Commit(); err != nil {
-		return err
-	}
-	return giveToDaemon(o.output)
+	return change.Commit()
 }

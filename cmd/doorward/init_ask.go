@@ -61,7 +61,7 @@ func (a *asker) knock(o *initOptions, m machine) {
 	if listen == "" {
 		listen = "random"
 	}
-	a.ask("TCP ports to listen on, or random for five ports of which three are touched", listen, func(s string) error {
+	a.ask("TCP ports to listen on, or random for twelve ports of which six are touched", listen, func(s string) error {
 		o.listen, o.touch = split(s), nil
 		if s == "random" {
 			o.listen = nil

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"os/user"
 	"strconv"
 	"strings"
@@ -17,22 +14,17 @@ import (
 // daemonGroup is the group by which the daemon reads its configuration.
 const daemonGroup = "doorward"
 
-// giveToDaemon gives a file or directory to the daemon's group. It stays as it
-// is where there is no such group, or the user may not: then the file is not
-// that of this system's daemon.
-func giveToDaemon(path string) error {
+// daemonGroupNumber is the number of that group, 0 where there is none.
+func daemonGroupNumber() int {
 	g, err := user.LookupGroup(daemonGroup)
 	if err != nil {
-		return nil
+		return 0
 	}
 	gid, err := strconv.Atoi(g.Gid)
 	if err != nil {
-		return nil // Windows has no group numbers
+		return 0 // Windows has no group numbers
 	}
-	if err := os.Chown(path, -1, gid); err != nil && !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	return nil
+	return gid
 }
 
 // next says what was written and what to do with it.

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/share"
 )
 
 // machineOf is a machine that has just these files, "path" or "path=content".
@@ -83,8 +84,12 @@ func TestInitPassesCheck(t *testing.T) {
 
 // checkDrawn checks the promises of init's help about a random knock.
 func checkDrawn(t *rapid.T, k config.Knock) {
-	if len(k.Listen) != 5 || len(k.Touch) != 3 || !slices.IsSorted(k.Listen) {
-		t.Fatalf("listen %v, touch %v: want 3 of 5", k.Listen, k.Touch)
+	want := share.Proposed()
+	if len(k.Listen) != len(want.Listen) || len(k.Touch) != len(want.Touch) || !slices.IsSorted(k.Listen) {
+		t.Fatalf("listen %v, touch %v: want 6 of 12", k.Listen, k.Touch)
+	}
+	if k.Within != want.Within || k.Penalty != want.Penalty || k.Scope != want.Scope || k.Kind != want.Kind || k.Judge != 0 {
+		t.Fatalf("the knock is %+v, proposed is %+v", k, want)
 	}
 	if k.Order == config.AnyOrder && !slices.IsSorted(k.Touch) {
 		t.Fatalf("touch %v: the order tells nothing, want none", k.Touch)
@@ -265,8 +270,8 @@ func TestInitWrites(t *testing.T) {
 	}
 
 	status, _, errs = runInit(machineOf(), "", "-o", filepath.Join(dir, "no", "such", "file"))
-	want = "doorward: error: make directory \"" + filepath.Join(dir, "no", "such") + "\": mkdir " +
-		filepath.Join(dir, "no", "such") + ": no such file or directory\n"
+	want = "doorward: error: make directory \"" + filepath.Join(dir, "no", "such") + "\": open " +
+		filepath.Join(dir, "no") + ": no such file or directory\n"
 	if status != 1 || errs != want {
 		t.Errorf("status %d, %s\nwant 1, %s", status, errs, want)
 	}

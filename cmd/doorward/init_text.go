@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/share"
 )
 
 // choice is what a first configuration is to say. Its text is checked by
@@ -66,8 +67,9 @@ func (c *choice) knock(b *strings.Builder) {
 		b.WriteString("# Whoever touches one of the others, as a port scan does, is not heard for the\n" +
 			"# time of the penalty.\n")
 	}
-	fmt.Fprintf(b, "touch = [%s]\norder = %q\nwithin = \"1m\"\npenalty = \"5m\"\nscope = \"source\"\n",
-		integers(c.touch), c.order)
+	fmt.Fprintf(b, "touch = [%s]\norder = %q\nwithin = %q\n", integers(c.touch), c.order, about(share.Proposed().Within))
+	b.WriteString("# Of the first wrong knock; it doubles each time, up to a day.\n")
+	fmt.Fprintf(b, "penalty = %q\nscope = \"source\"\n", about(share.Proposed().Penalty))
 }
 
 // table is the path of the door's table. A name that is no bare key is quoted,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +19,11 @@ import (
 const knockHelp = `Knock on a gateway: complete a TCP connection to each port of --touch, in the
 order given, and close it at once. Everything but those ports is left alone.
 
+--from reads HOST, PORTs and the port to wait for from a file that doorward share
+has made, as it came or decrypted. The file is data, and can say nothing else; what
+it says about the wait, --wait overrides. A key with a passphrase is left to age:
+age -d FILE | doorward knock --from -
+
 With --wait PORT, doorward then asks that port, the door's own, until it really
 accepts, and says so. That is the proof that the knock was right: a gateway
 answers a wrong knock exactly like a right one. Without --wait, done means that
@@ -28,6 +34,14 @@ one machine. A HOST that has addresses of both is knocked on over both, one
 after the other, the resolver's preferred one first, so that whatever follows
 gets in over either. One of them is enough: an address that cannot be reached is
 named and passed over. -4 and -6 choose one.
+
+Calls at the same time, of ansible, git or an editor, share one knock. One of them
+knocks at a time, and with --wait the others find that the door has opened. For
+that they meet in files of the user's own, below XDG_RUNTIME_DIR or the user's
+cache, which have no knock in them.
+
+A gateway lets nobody in who knocks from the gateway itself: doorward open does
+that there.
 
 A command after "--" runs once the knock is done and, with --wait, the port is
 open. It is run as it stands, without a shell, and its exit status becomes
@@ -41,6 +55,7 @@ opened within --timeout; 1 when not; 2 when the command line is wrong.`
 
 const knockExamples = `  doorward knock gate.example.org --touch 59000,59002 --wait 22
   doorward knock gate.example.org --touch 59000,59002 --wait 22 -- ssh alice@gate.example.org
+  doorward knock --from knock-ssh-alice.age -- ssh alice@gate.example.org
 
 In ~/.ssh/config, so that plain ssh, scp and git knock first:
 
@@ -63,9 +78,14 @@ type knockOptions struct {
 	timeout    time.Duration
 	json       bool
 	stdio      bool
+	verbose    bool
 	argv       []string // the command after "--"
 	waitPort   uint16   // 0: none
 	touchPorts []uint16
+	from       string
+	identities []string
+	then       string // what --from says is to be done next, "" for nothing
+	itself     bool   // HOST is the machine that knocks
 }
 
 func newKnock(e *env) *cobra.Command { return newKnockWith(e, &visit.Visitor{}) }
@@ -73,13 +93,22 @@ func newKnock(e *env) *cobra.Command { return newKnockWith(e, &visit.Visitor{}) 
 func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	var o knockOptions
 	c := &cobra.Command{
-		Use:     "knock HOST --touch PORT[,PORT...] [--wait PORT] [-- COMMAND ARG...]",
+		Use:     "knock HOST --touch PORT[,PORT...] | --from FILE [--wait PORT] [-- COMMAND ARG...]",
 		Short:   "knock on a gateway, and wait until the door is open",
 		Long:    knockHelp,
 		Example: knockExamples,
 		RunE: func(c *cobra.Command, args []string) error {
+			wrong := func(err error) error { return &usageError{withHint(err, "doorward knock --help")} }
 			if err := o.parse(args, c.ArgsLenAtDash()); err != nil {
-				return &usageError{withHint(err, "doorward knock --help")}
+				return wrong(err)
+			}
+			if o.from != "" {
+				if err := o.load(e); err != nil {
+					return err
+				}
+			}
+			if err := o.ports(); err != nil {
+				return wrong(err)
 			}
 			return knock(c.Context(), e, v, &o)
 		},
@@ -87,6 +116,9 @@ func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	f := c.Flags()
 	f.SortFlags = false
 	f.StringVar(&o.touch, "touch", "", "TCP `PORTS` to touch, in this order, such as 59000,59002")
+	f.StringVar(&o.from, "from", "", "read host and ports from a `FILE` of doorward share, or - for standard input")
+	f.StringArrayVarP(&o.identities, "identity", "i", nil, "private key `FILE` of ssh or age that decrypts it "+
+		"(default ~/.ssh/id_ed25519 and ~/.ssh/id_rsa)")
 	f.StringVar(&o.wait, "wait", "", "then wait until this TCP `PORT` accepts, such as 22")
 	f.BoolVarP(&o.v4, "ipv4", "4", false, "over IPv4 only")
 	f.BoolVarP(&o.v6, "ipv6", "6", false, "over IPv6 only")
@@ -95,6 +127,7 @@ func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	f.DurationVar(&o.each, "touch-timeout", 3*time.Second, "the longest that one touch may take")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Second, "the longest that --wait waits")
 	f.BoolVar(&o.stdio, "stdio", false, "join the connection that --wait made to standard input and output")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "say also why other calls may knock at the same time")
 	f.BoolVar(&o.json, "json", false, "print what happened as JSON")
 	return c
 }
@@ -109,16 +142,20 @@ func (o *knockOptions) parse(args []string, dash int) error {
 		}
 	}
 	switch {
-	case len(args) == 0:
+	case o.from != "" && (len(args) > 0 || o.touch != ""):
+		return errors.New("--from has the host and the ports: HOST and --touch do not go with it")
+	case o.from == "" && len(o.identities) > 0:
+		return errors.New("--identity goes with --from")
+	case o.from == "-" && (o.stdio || len(o.argv) > 0):
+		return errors.New("--from - goes with neither --stdio nor a command: standard input is theirs")
+	case o.from == "" && len(args) == 0:
 		return errors.New("HOST is missing: the gateway's name or address")
 	case len(args) > 1:
 		return fmt.Errorf("%q: one HOST only; a command goes after \"--\"", args[1])
-	case o.touch == "":
+	case o.from == "" && o.touch == "":
 		return errors.New("--touch is missing: the ports of the knock, such as --touch 59000,59002")
 	case o.v4 && o.v6, (o.v4 || o.v6) && o.both:
 		return errors.New("-4, -6 and --both exclude one another")
-	case o.stdio && o.wait == "":
-		return errors.New("--stdio needs --wait PORT: the port to connect to")
 	case o.stdio && len(o.argv) > 0:
 		return errors.New("--stdio and a command exclude one another")
 	case o.json && (o.stdio || len(o.argv) > 0):
@@ -126,10 +163,21 @@ func (o *knockOptions) parse(args []string, dash int) error {
 	case o.each <= 0 || o.timeout <= 0 || o.delay < 0:
 		return errors.New("--touch-timeout and --timeout must be more than 0, --delay not less")
 	}
-	o.host = args[0]
-	var err error
-	if o.touchPorts, err = parseTouch(o.touch); err != nil {
-		return fmt.Errorf("--touch: %w", err)
+	if o.from == "" {
+		o.host = args[0]
+	}
+	return nil
+}
+
+// ports reads what --touch and --wait say. Those of --from are known.
+func (o *knockOptions) ports() (err error) {
+	if o.from == "" {
+		if o.touchPorts, err = parseTouch(o.touch); err != nil {
+			return fmt.Errorf("--touch: %w", err)
+		}
+	}
+	if o.stdio && o.wait == "" {
+		return errors.New("--stdio needs --wait PORT: the port to connect to")
 	}
 	if o.wait != "" {
 		if o.waitPort, err = parseTCPPort(o.wait); err != nil {
@@ -180,6 +228,18 @@ func (o *knockOptions) family() visit.Family {
 	return visit.Both
 }
 
+// knocked is what came of an invocation.
+type knocked struct {
+	attempts []visit.Attempt // all of them, none when another call's knock did
+	complete []visit.Attempt
+	opened   []visit.Opened // with --wait
+}
+
+// open says whether the port of --wait has opened anywhere.
+func (k *knocked) open() bool {
+	return slices.ContainsFunc(k.opened, func(o visit.Opened) bool { return o.Err == nil })
+}
+
 // knock carries out the whole of one invocation.
 func knock(ctx context.Context, e *env, v *visit.Visitor, o *knockOptions) error {
 	say := func(format string, args ...any) { fmt.Fprintf(e.stdout, format+"\n", args...) }
@@ -193,29 +253,29 @@ func knock(ctx context.Context, e *env, v *visit.Visitor, o *knockOptions) error
 	if err != nil {
 		return err
 	}
-	attempts, complete := o.knockAll(ctx, v, families, say)
-	if ctx.Err() != nil {
-		return errors.New("interrupted before the knock was complete")
+	if o.itself = v.OnItself(families); o.itself {
+		fmt.Fprintf(e.stderr, "doorward: note: %s is this machine itself, and %s\n", o.host, notItself)
 	}
-	var opened []visit.Opened
-	if o.waitPort != 0 && len(complete) > 0 {
-		waitCtx, cancel := context.WithTimeout(ctx, o.timeout)
-		opened = v.Wait(waitCtx, complete, o.waitPort, o.stdio)
-		cancel()
+	k, err := o.inTurn(ctx, e, v, families, say)
+	if err != nil {
+		return err
 	}
 	if o.json {
-		if err := printKnock(e.stdout, o, attempts, opened); err != nil {
+		if err := printKnock(e.stdout, o, k.attempts, k.opened); err != nil {
 			return err
 		}
 	}
 	switch {
-	case len(complete) == 0:
-		return o.noKnock(attempts)
+	case len(k.complete) == 0:
+		return o.noKnock(k.attempts)
 	case ctx.Err() != nil:
 		return errors.New("interrupted while waiting")
 	}
-	return o.finish(ctx, e, opened, say)
+	return o.finish(ctx, e, k.opened, say)
 }
+
+// notItself is why a knock from the gateway itself is in vain, and what is not.
+const notItself = "a gateway lets nobody in who knocks from there; on it: doorward open DOOR --source ADDRESS"
 
 // knockAll knocks over each family in turn and returns all attempts, and those
 // that are complete.
@@ -265,6 +325,8 @@ func (o *knockOptions) finish(
 		return join(ctx, e, conn)
 	case len(o.argv) > 0:
 		return runCommand(ctx, e, o.argv)
+	case o.waitPort == 0 && o.then != "":
+		say("%s", o.then)
 	}
 	return nil
 }
@@ -291,6 +353,9 @@ func (o *knockOptions) noKnock(attempts []visit.Attempt) error {
 	if begun {
 		why += "; a knock left unfinished counts as a wrong one, so wait out the penalty (5m unless it was changed) before the next"
 	}
+	if o.itself {
+		why = notItself
+	}
 	return withHint(err, "%s", why)
 }
 
@@ -300,6 +365,9 @@ func (o *knockOptions) notOpen(opened []visit.Opened) error {
 		o.waitPort, opened[0].Address, o.timeout, opened[0].WhyShut())
 	if len(opened) > 1 {
 		err = fmt.Errorf("%d/tcp on %s did not open within %v", o.waitPort, o.host, o.timeout)
+	}
+	if o.itself {
+		return withHint(err, "%s", notItself)
 	}
 	return withHint(err, "the touches were completed, but these may not be the door's ports, or you are still"+
 		" penalised for a wrong knock (5m unless it was changed: wait it out, every further knock is ignored),"+

@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -44,6 +46,22 @@ func newKnockNet(t *testing.T) *knockNet {
 // end has.
 func (n *knockNet) listen(t *testing.T, addr, words string) {
 	t.Helper()
+	n.serve(t, addr, func(c net.Conn) {
+		defer c.Close()
+		fmt.Fprint(c, words)
+		if words == "" {
+			return
+		}
+		b := make([]byte, 64)
+		m, _ := c.Read(b)
+		c.Write(bytes.ToUpper(b[:m]))
+	})
+}
+
+// serve has handle deal with each connection to addr in the gateway, one after
+// the other.
+func (n *knockNet) serve(t *testing.T, addr string, handle func(net.Conn)) {
+	t.Helper()
 	var l net.Listener
 	n.gate.Do(func() (err error) { l, err = net.Listen("tcp", addr); return })
 	done := make(chan struct{})
@@ -54,15 +72,7 @@ func (n *knockNet) listen(t *testing.T, addr, words string) {
 			if err != nil {
 				return
 			}
-			fmt.Fprint(c, words)
-			if words == "" {
-				c.Close()
-				continue
-			}
-			b := make([]byte, 64)
-			m, _ := c.Read(b)
-			c.Write(bytes.ToUpper(b[:m]))
-			c.Close()
+			handle(c)
 		}
 	}()
 	t.Cleanup(func() { l.Close(); <-done })
@@ -73,8 +83,9 @@ func (n *knockNet) listen(t *testing.T, addr, words string) {
 func (n *knockNet) knock(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	e := &env{stdin: strings.NewReader(stdin), stdout: &out, stderr: &errs, getenv: os.Getenv}
+	e := &env{stdin: strings.NewReader(stdin), stdout: &out, stderr: &errs, getenv: func(string) string { return "" }}
 	v := &visit.Visitor{
+		Interfaces: func() ([]net.Addr, error) { return nil, nil },
 		Dial: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
 			n.visitor.Do(func() error {
 				c, err = (&net.Dialer{}).DialContext(ctx, network, addr)
@@ -302,6 +313,39 @@ func TestKnockJSON(t *testing.T) {
 				t.Error(d)
 			}
 		})
+	}
+}
+
+// TestEightAtOnce has eight programs at once knock on a gateway whose port 22 is
+// silent until it has been touched right: one of them knocks, and all get in.
+func TestEightAtOnce(t *testing.T) {
+	n := newKnockNet(t)
+	n.gate.Run("nft", "add chain inet t dark { type filter hook input priority 0; }; add rule inet t dark tcp dport 22 drop")
+	n.listen(t, ":22", "hello\n")
+	var touches atomic.Int32
+	for _, p := range []string{":60000", ":60002"} {
+		n.serve(t, p, func(c net.Conn) {
+			c.Close()
+			if touches.Add(1); p == ":60002" {
+				n.gate.Run("nft", "flush chain inet t dark")
+			}
+		})
+	}
+	dir := t.TempDir()
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			c := n.visitor.Command(t.Context(), "env", "XDG_RUNTIME_DIR="+dir, "doorward", "knock", "192.0.2.2",
+				"--touch", "60000,60002", "--wait", "22", "--stdio")
+			c.Stdin = strings.NewReader("shout\n")
+			if out, err := c.CombinedOutput(); err != nil || !strings.HasSuffix(string(out), "hello\nSHOUT\n") {
+				t.Errorf("%v: %s", err, out)
+			}
+		})
+	}
+	all.Wait()
+	if got := touches.Load(); got != 2 {
+		t.Errorf("%d touches, want one knock's 2", got)
 	}
 }
 

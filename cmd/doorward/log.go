@@ -22,10 +22,15 @@ leave to connect), refused (a knock, with its penalty if it has one), failsafe
 and armed, repaired (fence, listener or service differed from what it should
 be), error, applied (a configuration), started and stopped (the daemon).
 
+Refusals that come in floods are summed up: the first ten of a network (an IPv4
+/24, an IPv6 /48) are told one by one, then one record a minute says how many
+more there were, from how many addresses, and what the last one was. Source is
+the network then.
+
 With --follow the trail goes on as things happen, until Ctrl-C.
 
 --json prints one JSON object a line, with the id of each record, which rises by
-one; times are RFC 3339.
+one; times are RFC 3339. A sum has the key count; each other record is of one.
 
 Exit status: 0 when the daemon has answered; 1 when not; 2 when the command line
 is wrong.`

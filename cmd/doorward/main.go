@@ -26,13 +26,14 @@ type env struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
-	now            func() time.Time // nil for time.Now
+	now            func() time.Time       // nil for time.Now
+	cache          func() (string, error) // the user's cache directory; nil for none
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
+	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, cache: os.UserCacheDir}
 	os.Exit(run(ctx, e, os.Args[1:]))
 }
 

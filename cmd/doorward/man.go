@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -10,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/share"
 )
 
 const manHelp = `Write the manual pages, one a command, in roff. They are made from the commands'
@@ -25,12 +25,16 @@ func newMan(e *env) *cobra.Command {
 		Args:   noArgs,
 		Hidden: true,
 		RunE: func(c *cobra.Command, _ []string) error {
+			var pages []share.File
 			for name, page := range manPages(c.Root()) {
-				if err := os.WriteFile(filepath.Join(dir, name), []byte(page), 0o644); err != nil {
-					return err
-				}
+				pages = append(pages, share.File{Path: filepath.Join(dir, name), Text: []byte(page), Mode: 0o644})
 			}
-			return nil
+			change, err := share.Stage(pages)
+			if err != nil {
+				return err
+			}
+			defer change.Close()
+			return change.Commit()
 		},
 	}
 	c.Flags().StringVar(&dir, "dir", "docs/man", "write to this `DIR`, which must exist")

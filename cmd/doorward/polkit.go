@@ -2,14 +2,16 @@ package main
 
 import (
 	"fmt"
-	"os"
+	"os/user"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/service"
+	"github.com/doorward/doorward/internal/share"
 )
 
 // polkitRules is where polkit(8) looks for an administrator's rules.
@@ -32,7 +34,7 @@ const polkitExamples = `  doorward polkit
 
 func newPolkit(e *env) *cobra.Command {
 	var install bool
-	var user string
+	var name string
 	c := &cobra.Command{
 		Use:     "polkit [FILE] [--install]",
 		Short:   "make the rule that lets the daemon start and stop its units",
@@ -44,15 +46,15 @@ func newPolkit(e *env) *cobra.Command {
 			if path == "" {
 				path = config.DefaultPath
 			}
-			return polkit(e, path, user, install)
+			return polkit(e, path, name, install)
 		},
 	}
 	c.Flags().BoolVar(&install, "install", false, "write the rule to "+polkitRules)
-	c.Flags().StringVar(&user, "user", "doorward", "the `USER` that the daemon runs as")
+	c.Flags().StringVar(&name, "user", "doorward", "the `USER` that the daemon runs as")
 	return c
 }
 
-func polkit(e *env, path, user string, install bool) error {
+func polkit(e *env, path, name string, install bool) error {
 	conf, _, err := config.Load(path)
 	if err != nil {
 		return withHint(err, "doorward check %s", path)
@@ -67,14 +69,31 @@ func polkit(e *env, path, user string, install bool) error {
 	if len(units) == 0 {
 		return fmt.Errorf("%s: no door has a unit, so that no rule is needed", path)
 	}
-	rule := service.PolkitRule(user, units)
+	rule := service.PolkitRule(name, units)
 	if !install {
 		_, err := fmt.Fprint(e.stdout, rule)
 		return err
 	}
-	if err := os.WriteFile(polkitRules, []byte(rule), 0o644); err != nil {
+	if err := installRule(polkitRules, rule); err != nil {
 		return withHint(err, "sudo doorward polkit --install; polkit must be there: apt-get install polkitd")
 	}
-	fmt.Fprintf(e.stdout, "%s lets %s start and stop %s\n", polkitRules, user, strings.Join(units, ", "))
+	fmt.Fprintf(e.stdout, "%s lets %s start and stop %s\n", polkitRules, name, strings.Join(units, ", "))
 	return nil
+}
+
+// installRule writes the rule. Its directory is polkitd's on some systems, which
+// decides by the rules anyway.
+func installRule(path, rule string) error {
+	f := share.File{Path: path, Text: []byte(rule), Mode: 0o644}
+	if u, err := user.Lookup("polkitd"); err == nil {
+		if uid, err := strconv.Atoi(u.Uid); err == nil {
+			f.Owners = []int{uid}
+		}
+	}
+	change, err := share.Stage([]share.File{f})
+	if err != nil {
+		return err
+	}
+	defer change.Close()
+	return change.Commit()
 }

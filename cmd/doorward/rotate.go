@@ -22,11 +22,11 @@ The new knock has as many listeners and touches as the old one, drawn at random
 from the ports 20000 to 32767 and 61000 to 65535; none of them is used by any door
 or by another program. In the configuration file those numbers change and nothing
 else does: comments, order and layout stay. The file before is kept as
-FILE.previous. The scripts for the users are those of doorward share, which
+FILE.previous. The texts for the users are those of doorward share, which
 remembers them; --to adds somebody. If anything fails, nothing is changed.
 
 The daemon goes on with the old knock until you apply the new one, so there is
-time to send the scripts out first:
+time to send the texts out first:
 
   1. doorward rotate --output /root/knocks
   2. send each user theirs
@@ -38,7 +38,7 @@ back to the old knock after the time of --confirm, so that you cannot lock
 yourself out; sessions that are open live on in any case. The file stays as it
 is then, with the new knock: move FILE.previous over it if you give up on it.
 
-Exit status: 0 when the file has the new knock and every user's scripts are
+Exit status: 0 when the file has the new knock and every user's text is
 written, and with --apply the daemon has it in use; 1 when not; 2 when the command
 line is wrong.`
 

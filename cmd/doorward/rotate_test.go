@@ -30,6 +30,8 @@ func (a *applier) Status() (control.Status, <-chan struct{}) {
 	return control.Status{Time: time.Now(), Config: a.config}, make(chan struct{})
 }
 
+func (a *applier) Newer() <-chan struct{} { return make(chan struct{}) }
+
 func (a *applier) Do(_ context.Context, _ string, order any) (control.Reply, error) {
 	a.order = order
 	a.seen, _ = os.ReadFile(a.config)

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -14,38 +14,52 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/share"
 )
 
-const shareHelp = `Give the knock of a door to its users: for each of them a script for sh and one
-for PowerShell, encrypted with age to their SSH or age keys, ready to be mailed.
-The knock is never written to disk in clear, here or there.
+const shareHelp = `Give the knock of a door to its users: for each of them a small text, encrypted with
+age to their SSH or age keys, ready to be mailed. The knock is never written to disk
+in clear here.
 
 --to takes a public key (ssh-ed25519 or ssh-rsa, as in a .pub file, or age1...),
 or a file of them, such as somebody's authorized_keys; it may be given several
-times. Keys with the same comment are one user's, who gets one script that any of
+times. Keys with the same comment are one user's, who gets one text that any of
 them decrypts. Keys that can only sign (ecdsa, and sk- keys of tokens) are
 refused: ask for an ssh-ed25519 or age key.
 
+The text is data: doorward knock --from reads it, encrypted or not, and checks its
+form. For who has no doorward it says in words which ports to touch and in which
+order, with a line for each system to type. With --script there are a script for sh
+and one for PowerShell beside it, which use doorward, nc, bash or telnet. Whoever
+knows a user's public key can encrypt a program to it as well; so a script is
+decrypted to a file, read, and only then run, and never fed to a shell unseen.
+
 Who has got the knock, and under which --host, is remembered beside the
 configuration, in DOOR.recipients. Without --to, all of them get it again. To take
-somebody's knock away, take their lines out of that file and doorward rotate.
+somebody's knock away, take their lines out of that file and doorward rotate. The
+host is never taken from a file that --to or --recipients-file names: who gets a
+knock does not say where it is sent.
 
-The script uses doorward where it is installed, else nc, bash or telnet. It knows
-the knock of the configuration file, whether or not the daemon has it in use yet.
+DIR must belong to root or to you, and so must every directory above it; nobody else
+may write to it. The text has the knock of the configuration file, whether or not
+the daemon has it in use yet.
 
-Exit status: 0 when every user's scripts are written; 1 when not; 2 when the
-command line is wrong.`
+Exit status: 0 when every user's text is written; 1 when not; 2 when the command
+line is wrong.`
 
 const shareExamples = `  doorward share --host gate.example.org --to alice.pub --to age1... --output /root/knocks
   doorward share --host gate.example.org --to ~alice/.ssh/authorized_keys
   doorward share                     # again, to everybody who has got it before
 
-What the user types, on Linux or macOS, then on Windows:
+What the user types with doorward, on any system:
 
-  age -d -i ~/.ssh/id_ed25519 knock-ssh-alice.sh.age | sh
-  age -d -i $HOME\.ssh\id_ed25519 knock-ssh-alice.ps1.age | Out-String | Invoke-Expression`
+  doorward knock --from knock-ssh-alice.age
+
+and without, to read what to do:
+
+  age -d -i ~/.ssh/id_ed25519 knock-ssh-alice.age`
 
 // shareOptions is what the command lines of share and rotate have in common.
 type shareOptions struct {
@@ -56,6 +70,7 @@ type shareOptions struct {
 	to     []string
 	file   string
 	output string
+	script bool
 }
 
 func (o *shareOptions) addFlags(c *cobra.Command) {
@@ -67,7 +82,8 @@ func (o *shareOptions) addFlags(c *cobra.Command) {
 	f.StringVar(&o.host, "host", "", "name or address by which users reach this gateway (default: the remembered one)")
 	f.StringArrayVar(&o.to, "to", nil, "public `KEY`, or file of keys, of somebody who gets it")
 	f.StringVar(&o.file, "recipients-file", "", "the same, from a file, or - for standard input")
-	f.StringVar(&o.output, "output", ".", "existing `DIR`ectory for the encrypted scripts")
+	f.StringVar(&o.output, "output", ".", "existing `DIR`ectory of your own for the encrypted texts")
+	f.BoolVar(&o.script, "script", false, "write scripts for sh and PowerShell as well")
 	_ = c.MarkFlagDirname("output")
 }
 
@@ -187,7 +203,7 @@ type people struct {
 // people reads who is remembered and who is given.
 func (o *shareOptions) people(e *env, t *target) (*people, error) {
 	p := &people{path: filepath.Join(filepath.Dir(t.path), t.door.Name+".recipients")}
-	text, err := os.ReadFile(p.path)
+	text, err := files.Read(p.path, maxKeys)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read who has the knock: %w", err)
 	}
@@ -195,7 +211,7 @@ func (o *shareOptions) people(e *env, t *target) (*people, error) {
 	if p.all, err = share.ParseRecipients(p.path, text); err != nil {
 		return nil, err
 	}
-	if p.given, err = o.given(e); err != nil {
+	if p.given, err = o.given(e, cmp.Or(o.host, p.all.Host)); err != nil {
 		return nil, err
 	}
 	var added []share.Key
@@ -228,22 +244,25 @@ func (o *shareOptions) people(e *env, t *target) (*people, error) {
 	return p, nil
 }
 
-// given reads --to and --recipients-file.
-func (o *shareOptions) given(e *env) ([]share.Key, error) {
+// given reads --to and --recipients-file. A file of them must not say where
+// knocks are sent: one recipient's would say it for all. That of another door has
+// a host too, which may stand there if it is the known one.
+func (o *shareOptions) given(e *env, host string) ([]share.Key, error) {
 	var r share.Recipients
 	add := func(name string, text []byte) error {
 		more, err := share.ParseRecipients(name, text)
 		if err != nil {
 			return err
 		}
+		if more.Host != "" && more.Host != host {
+			return &usageError{withHint(fmt.Errorf("%s has a line \"host %s\": where a knock is sent is not said by those who get it",
+				name, more.Host), "take the line out, or say --host %s if that is this gateway", more.Host)}
+		}
 		if len(more.Keys) == 0 {
 			return fmt.Errorf("%s has no key", name)
 		}
 		for _, k := range more.Keys {
 			r.Add(k)
-		}
-		if o.host == "" {
-			o.host = more.Host
 		}
 		return nil
 	}
@@ -252,7 +271,7 @@ func (o *shareOptions) given(e *env) ([]share.Key, error) {
 		name := "--to"
 		if !looksLikeKey(to) {
 			var err error
-			if text, err = os.ReadFile(to); err != nil {
+			if text, err = files.Given(to, maxKeys); err != nil {
 				return nil, fmt.Errorf("--to: neither a public key nor a file of them: %w", err)
 			}
 			name = to
@@ -264,9 +283,9 @@ func (o *shareOptions) given(e *env) ([]share.Key, error) {
 	if o.file == "" {
 		return r.Keys, nil
 	}
-	read := func() ([]byte, error) { return os.ReadFile(o.file) }
+	read := func() ([]byte, error) { return files.Given(o.file, maxKeys) }
 	if o.file == "-" {
-		read = func() ([]byte, error) { return io.ReadAll(e.stdin) }
+		read = func() ([]byte, error) { return readAll(e.stdin, maxKeys) }
 	}
 	text, err := read()
 	if err != nil {
@@ -278,16 +297,28 @@ func (o *shareOptions) given(e *env) ([]share.Key, error) {
 	return r.Keys, nil
 }
 
+// maxKeys is the longest that a file of keys may be, in bytes.
+const maxKeys = 4 << 20
+
+// readAll reads standard input up to a limit.
+func readAll(r io.Reader, limit int64) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(text)) > limit {
+		err = fmt.Errorf("standard input is longer than %d bytes", limit)
+	}
+	return text, err
+}
+
 // looksLikeKey tells a key from a file's name.
 func looksLikeKey(s string) bool {
 	return strings.HasPrefix(s, "age1") || strings.Contains(s, " ") ||
 		strings.HasPrefix(s, "AGE-SECRET-KEY-") || strings.HasPrefix(s, "-----BEGIN")
 }
 
-// seal makes the encrypted scripts of the target's knock, in the output
+// seal makes the encrypted texts of the target's knock, in the output
 // directory.
 func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) ([]share.Sealed, []share.File, error) {
-	s := &share.Script{Door: t.door.Name, Host: host, Touch: t.knock.Touch, Made: e.clock(), Each: 3 * time.Second,
+	s := &share.Knock{Door: t.door.Name, Host: host, Touch: t.knock.Touch, Made: e.clock(), Each: 3 * time.Second,
 		Then: fmt.Sprintf("Connect within %v.", t.door.OpenFor)}
 	// The probe would spend a single-use grant, and it would give up before a
 	// gateway has looked that looks once in a while.
@@ -297,21 +328,23 @@ func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) 
 	if t.knock.Judge > 0 {
 		s.Then = fmt.Sprintf("The gateway looks every %v: connect after that, within %v.", t.knock.Judge, t.door.OpenFor)
 	}
-	if info, err := os.Stat(o.output); err != nil || !info.IsDir() {
+	if _, err := files.Directory(o.output); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, withHint(fmt.Errorf("--output %q: there is no such directory", o.output), "mkdir -m 700 %s", o.output)
+	} else if err != nil {
+		return nil, nil, fmt.Errorf("--output: %w", err)
 	}
-	sealed, err := share.Seal(s, users)
+	sealed, err := share.Seal(s, users, o.script)
 	if err != nil {
 		return nil, nil, err
 	}
-	var files []share.File
+	var all []share.File
 	for _, u := range sealed {
 		for _, f := range u.Files {
 			f.Path = filepath.Join(o.output, f.Path)
-			files = append(files, f)
+			all = append(all, f)
 		}
 	}
-	return sealed, files, nil
+	return sealed, all, nil
 }
 
 // tell says who got what, and how they use it.
@@ -320,7 +353,11 @@ func (o *shareOptions) tell(w io.Writer, t *target, p *people, sealed []share.Se
 		t.door.Name, p.all.Host, counted(len(sealed), "user"), o.output)
 	columns := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, s := range sealed {
-		fmt.Fprintf(columns, "  %s\t%s\t%s\n", s.User.Name, s.Files[0].Path, s.Files[1].Path)
+		fmt.Fprintf(columns, "  %s", s.User.Name)
+		for _, f := range s.Files {
+			fmt.Fprintf(columns, "\t%s", f.Path)
+		}
+		fmt.Fprintln(columns)
 	}
 	columns.Flush()
 	first := sealed[0]
@@ -329,12 +366,22 @@ func (o *shareOptions) tell(w io.Writer, t *target, p *people, sealed []share.Se
 		identity = "age-key.txt"
 	}
 	fmt.Fprintf(w, `
-Send each of them theirs. They need age (https://age-encryption.org) and type
+Send each of them theirs. Who has doorward types
 
-  age -d -i ~/%s %s | sh
-  age -d -i $HOME\%s %s | Out-String | Invoke-Expression
+  doorward knock --from %s
 
-on Linux and macOS, and in PowerShell on Windows. They are remembered in
-%s, which doorward rotate reads.
-`, identity, first.Files[0].Path, strings.ReplaceAll(identity, "/", `\`), first.Files[1].Path, p.path)
+and who has not reads what to do, with age (https://age-encryption.org):
+
+  age -d -i ~/%s %[1]s
+
+`, first.Files[0].Path, identity)
+	if o.script {
+		fmt.Fprintf(w, `The scripts are programs: decrypt one to a file, read it, and only then run it:
+
+  age -d -i ~/%s -o knock.sh %s
+  age -d -i $HOME\%s -o knock.ps1 %s
+
+`, identity, first.Files[1].Path, strings.ReplaceAll(identity, "/", `\`), first.Files[2].Path)
+	}
+	fmt.Fprintf(w, "They are remembered in %s, which doorward rotate reads.\n", p.path)
 }

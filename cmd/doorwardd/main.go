@@ -1,5 +1,10 @@
 //go:build linux
 
+// Landlock, which keeps the daemon from connecting out over TCP, knows nothing of
+// MPTCP, and a listener of that kind could be turned into a connection.
+//
+//go:debug multipathtcp=0
+
 // Command doorwardd is the warden: it guards the doors of its configuration
 // until it is told to end, and leaves the fence standing when it does.
 package main

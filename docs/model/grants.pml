@@ -13,6 +13,12 @@
 #define SEEN    2            /* seenEvery: presence that moved less is not saved */
 #define IDLE    3            /* idle; only FORALL needs its clock, see README.md */
 
+#if defined(SINGLE) || defined(FORALL)
+#define mayBeLate false      /* those have enough states */
+#else
+#define mayBeLate true
+#endif
+
 #ifdef SINGLE
 #define single true
 #else
@@ -49,7 +55,10 @@ bool ungiven;                /* the kernel lost the grant with the table, or did
 bool news;                   /* the kernel has told of a change by others */
 
 /* The world. */
-bool hurried;                /* a turn until its changes are in the kernel: no time passes */
+bool hurried;                /* a turn until its changes are in the kernel: no disk is asked, */
+bool slow;                   /* but it came a tick late */
+bool lost;                   /* this daemon has no store */
+bool used;                   /* a connection has come by the grant */
 bool disturbed;              /* others took the table away, and it is not back yet */
 bool unsaved;                /* the disk took nothing in this turn */
 bool knows;                  /* the daemon has read the kernel's grants */
@@ -152,6 +161,18 @@ inline drop() {                      /* Door.drop */
 	give = false; giveFor = 0
 }
 
+inline withdraw() {                  /* Door.Wrong; what an operator gave stays */
+	if
+#ifndef NEIGHBOURS_TAKE_BACK_A_USED_GRANT
+	:: used                          /* Fence.Used */
+#endif
+	:: !used -> due = 0; asked = false; over = true; end = true; drop(); revoke = true
+#ifdef NEIGHBOURS_TAKE_BACK_A_USED_GRANT
+	:: used -> drop(); revoke = true
+#endif
+	fi
+}
+
 inline darken(to) {                  /* Door.darken */
 	due = 0; asked = false; over = true; end = true;
 	if
@@ -201,13 +222,14 @@ inline change() {                    /* Fence.Change: one transaction, or nothin
 	:: !give && !revoke ->
 		if :: retry :: else -> happened() fi
 	:: (give || revoke) && table -> printf("  the fence is changed\n");
+		used = used && left > 0;
 #ifdef GIVEN_FOREVER
 		left = (give -> 7 : 0);
 #else
 #ifdef GRANT_LASTS_A_SECOND_LONGER
-		left = (give -> giveFor + 1 : 0);
+		left = (give && giveFor > 0 -> giveFor + 1 : 0);
 #else
-		left = (give -> giveFor : 0);
+		left = (give -> giveFor : 0);        /* what is left by now: fence.Grant.Until */
 #endif
 #endif
 #ifndef UNGIVEN_FOR_EVER
@@ -293,9 +315,8 @@ inline told() {                      /* replies, and what status says between tw
 	skip
 }
 
-inline start() {                     /* Gateway.begin until the fence rises */
-	printf("the daemon starts\n");
-	alive = true;
+inline load() {                      /* Gateway.openStore, and the doors of Gateway.begin */
+	printf("  the store is read\n");
 	if
 #ifndef BOOT_IS_NOT_NOTICED
 	:: rebooted                      /* dark */
@@ -347,25 +368,41 @@ inline join() {                      /* Gateway.restoreGrants and restoreClaims 
 /* Between any two of its steps the daemon can die. */
 active proctype Daemon() {
 	do
-	:: d_step { !alive -> start() };
+	:: d_step { !alive -> printf("the daemon starts\n"); alive = true };
 	{
 #ifdef FULL_DISK_STOPS_THE_START
 		if :: skip :: assert(p1 || false) fi;    /* it ends, and guards nothing */
 #endif
+#ifdef NO_STORE_NO_FENCE
+		if :: skip :: assert(p1 || table) fi;
+#endif
+#ifdef STORE_FIRST_THEN_FENCE
+		assert(p1 || table);                     /* while a disk takes its time */
+#endif
 #ifdef BOOT_ID_FIRST
 		if :: rebooted = false :: skip fi;
 #endif
-		d_step { raise(); news = false };
+		d_step { raise(); news = false };        /* from the configuration alone */
+		if
+		:: d_step { load() }
+#ifndef FORALL
+		:: d_step { printf("  there is no store\n"); lost = true }
+#endif
+		fi;
 		d_step { join() };
 		goto flush;
 turn:
-		atomic { hurried = true; becomesNamed(false) };
+		atomic { hurried = true; slow = false; becomesNamed(false) };
 		do                           /* whatever waits is one turn's */
 		:: d_step { printf("a right knock\n"); heard() }
 		:: d_step { state != failsafe -> printf("operator: open\n"); ordered() }
 		:: d_step { granted -> printf("operator: close --source\n");
 			due = 0; asked = false; over = true; end = true; drop(); revoke = true }
 		:: d_step { state == open -> printf("operator: close\n"); darken(dark) }
+#if !defined(SINGLE) && !defined(FORALL)
+		:: d_step { claim[KNOCK] > 0 && claim[OPERATOR] == 0 && claim[ADOPTED] == 0 -> printf("a wrong knock\n");
+			withdraw() }
+#endif
 		:: atomic { state == open -> printf("a look: somebody is in\n"); present() }
 #ifdef FORALL
 		:: d_step { state == open && darkIn == 0 -> printf("a look: nobody was in for long\n"); darken(dark) }
@@ -385,7 +422,7 @@ turn:
 flush:	skip;
 #ifdef STORE_BEFORE_FENCE
 		hurried = false;
-		if :: d_step { commit() } :: unsaved = true fi;
+		if :: d_step { !lost -> commit() } :: unsaved = true fi;
 #endif
 		if
 		:: d_step { change() }
@@ -433,7 +470,7 @@ broken:	skip;
 save:
 		hurried = false;
 #ifndef STORE_BEFORE_FENCE
-		if :: d_step { commit() } :: unsaved = true fi;
+		if :: d_step { !lost -> commit() } :: unsaved = true fi;
 #endif
 		d_step { told() };
 		goto turn
@@ -452,9 +489,13 @@ active proctype Clock() {
 	byte hadLeft;
 #endif
 	do
-	:: d_step { !hurried -> printf("        tick\n");
+	:: d_step { !hurried || mayBeLate && !slow -> printf("        tick\n");
 		/* No disk stands between a knock and its door. */
-		assert(p4 || due == 0 || retry || disturbed);
+		assert(p4 || due == 0 || retry || disturbed || hurried);
+		slow = hurried;
+#ifndef LATE_GRANT_GETS_ITS_WHOLE_TIME
+		nearer(giveFor);
+#endif
 		nearer(owed); nearer(due); nearer(darkIn); nearer(dDarkIn);
 #ifdef TIME_IS_UP_A_SECOND_LATE
 		hadLeft = left;
@@ -464,6 +505,7 @@ active proctype Clock() {
 #else
 		nearer(left);
 #endif
+		used = used && left > 0;
 		each(nearerClaim) }
 	od
 }
@@ -472,6 +514,9 @@ active proctype Clock() {
 active proctype Prober() {
 	do
 	:: d_step { ready -> assert(p1 || table || disturbed); assert(p1 || left <= owed) }
+#if !defined(SINGLE) && !defined(FORALL)
+	:: d_step { left > 0 && !used -> printf("the visitor connects\n"); used = true }
+#endif
 #ifdef SINGLE
 	:: d_step { left > 0 -> printf("the visitor connects\n"); left = 0;
 		assert(p1 || use); use = false }
@@ -484,7 +529,7 @@ active proctype Prober() {
 active proctype Tormentor() {
 	do
 	:: d_step { alive -> printf("kill -9\n");
-		alive = false; hurried = false; knows = false;
+		alive = false; hurried = false; slow = false; lost = false; knows = false;
 		state = dark; darkIn = 0; forAll = false;
 		each(forget);
 		give = false; revoke = false; giveFor = 0;

@@ -3,20 +3,26 @@
  * guesses, repeats, and sends SYNs in the visitor's name. Promises P1, P4 and P5.
  *
  *   (nothing)   the network: turns are late, nothing dies
- *   -DDISK      the intruder alone; kill -9, a disk that takes nothing, a clock
- *               that is set back; operators, and a door that leaves and comes back
+ *   -DDISK      the intruder alone, whose penalties grow; kill -9, a disk that takes
+ *               nothing, a clock that is set back; operators, and a door that leaves
+ *               and comes back
  *
  * The knock is two ports in any order; a third is to be left alone. Progress and
  * penalties are each source's own (scope = "source"). */
 #include "machine.pml"
 
 #define WITHIN  1            /* within */
-#define PENALTY 3            /* penalty */
 #ifdef DISK
+#define PENALTY 1            /* penalty, for the first time */
+#define LONGEST 3            /* longestPenalty */
+#define WEEK    2            /* Remembered */
 #define LATE    0
 #else
+#define PENALTY 3            /* one of those: growth is DISK's */
+#define LONGEST PENALTY
 #define LATE    1            /* how late a turn may come for a touch */
 #endif
+#define again(n) (n == 0 -> PENALTY : (n == 1 -> min(2 * PENALTY, LONGEST) : LONGEST))
 
 #define VISITOR  0
 #define INTRUDER 1
@@ -45,8 +51,14 @@ byte touched[2];             /* Recogniser: a knock under way */
 byte judge[2];               /* when it is judged without a further touch */
 byte until[2];               /* Door: penalties */
 bool dirty[2];               /* the disk has them otherwise */
+#ifdef DISK
+byte times[2];               /* Penalty.Times: so many in a row, 3 for more */
+byte memory[2];              /* until when that counts */
+byte given[2];               /* Penalty.For */
+#endif
 bool unsaved;                /* the disk took nothing */
 byte lag;                    /* since the turn began: what was touched by then is heard in it */
+#define counts(s) (ticks(memory[s]) > 0 -> times[s] : 0)
 #ifdef FAILSAFE_HEARS
 #define deaf false           /* Door.Mute */
 #else
@@ -60,6 +72,9 @@ bool there = true;           /* the configuration has the door */
 
 /* The disk. */
 byte dUntil[2];              /* by the wall clock, which can be set back */
+#ifdef DISK
+byte dTimes[2], dMemory[2], dGiven[2];
+#endif
 
 /* What is so, by what happened. */
 byte gone[2];                /* the ports of a knock that was begun, */
@@ -68,6 +83,11 @@ bool right[2];               /* it is right, and has not opened yet */
 bool reason[2];              /* it is wrong, and not judged yet */
 byte banned[2];              /* for so long the source is penalised */
 byte told[2];                /* as status said */
+#ifdef DISK
+byte wrongs[2];              /* so often in a row it was wrong, */
+byte quiet[2];               /* for so long once more is one more, */
+byte toldTimes[2];           /* and was told to be */
+#endif
 bool fault[2];               /* there was a wrong knock, or an operator's order, since */
 bool edge[2];                /* touched so short before a penalty's end that either will do */
 bool shut;                   /* status said that the door is in failsafe, */
@@ -124,12 +144,25 @@ active proctype Intruder() {
 inline wrong(s, age) {       /* Door.Wrong */
 	printf("  %d knocked wrong\n", s);
 	assert(p5 || reason[s] || edge[s]);
-	reason[s] = false; right[s] = false; edge[s] = false; gone[s] = 0; fault[s] = true; banned[s] = PENALTY - age;
+	reason[s] = false; right[s] = false; edge[s] = false; gone[s] = 0; fault[s] = true;
 	touched[s] = 0; judge[s] = 0;
+#ifdef DISK                  /* about the moment in which it is forgotten either will do */
+	wrongs[s] = (0 < memory[s] && memory[s] <= 2 -> times[s] : wrongs[s]);
+	banned[s] = again(wrongs[s]); wrongs[s] = min(wrongs[s] + 1, 3); quiet[s] = banned[s] + WEEK;
+#ifdef PENALTIES_DO_NOT_GROW
+	given[s] = PENALTY;
+#else
+	given[s] = again(times[s]);
+#endif
+	times[s] = min(times[s] + 1, 3);
+	until[s] = moment(given[s]); memory[s] = moment(given[s] + WEEK);
+#else
+	banned[s] = PENALTY - age;
 #ifdef PENALTY_IS_TWICE_AS_LONG
 	until[s] = moment(2 * PENALTY - age);
 #else
 	until[s] = moment(PENALTY - age);
+#endif
 #endif
 #ifdef PENALTY_IS_NOT_REMEMBERED
 	skip
@@ -158,10 +191,19 @@ inline pardon1(s, age) {     /* Door.Tick */
 #ifdef TIME_IS_UP_A_SECOND_LATE
 	:: behind(until[s], age) -> until[s] = 0; dirty[s] = true
 #else
-	:: until[s] > 0 && !ahead(until[s], age) -> until[s] = 0; dirty[s] = true
+	:: until[s] > 0 && !ahead(until[s], age) -> until[s] = 0; dirty[s] = true;
+#ifdef WRONG_AGAIN_IS_FORGOTTEN_AT_ONCE
+		times[s] = 0; memory[s] = 0
+#endif
 #endif
 	:: else
+	fi;
+#ifdef DISK
+	if
+	:: memory[s] > 0 && !ahead(memory[s], age) -> times[s] = 0; memory[s] = 0; given[s] = 0; dirty[s] = true
+	:: else
 	fi
+#endif
 }
 
 inline heard() {             /* guarded.touch, Recogniser.Touch */
@@ -235,6 +277,9 @@ inline tick() {              /* guarded.judge and tick */
 inline save1(s) {
 #ifdef DISK
 	dUntil[s] = (dirty[s] -> until[s] : dUntil[s]);
+	dGiven[s] = (dirty[s] -> given[s] : dGiven[s]);
+	dTimes[s] = (dirty[s] -> times[s] : dTimes[s]);
+	dMemory[s] = (dirty[s] -> memory[s] : dMemory[s]);
 #endif
 	dirty[s] = false
 }
@@ -250,8 +295,15 @@ inline commit() {
 inline told1(s) {
 	if
 	:: fault[s]
-	:: else -> assert(p5 || ticks(until[s]) == told[s])      /* neither longer nor gone */
+	:: else -> assert(p5 || ticks(until[s]) == told[s]);     /* neither longer nor gone */
+#ifdef DISK
+		assert(p5 || counts(s) == toldTimes[s])
+#endif
 	fi;
+#ifdef DISK
+	assert(p5 || counts(s) == wrongs[s]);
+	toldTimes[s] = counts(s);
+#endif
 	fault[s] = false; told[s] = ticks(until[s]);
 	assert(p5 || told[s] == banned[s]);
 	assert(p4 || !right[s] || n > 0 || edge[s]);
@@ -274,42 +326,52 @@ inline telling() {
 }
 
 inline restore1(s) {         /* Gateway.restorePenalties, Penalty.Left */
+#ifdef DISK
 #ifdef CLOCK_MAKES_IT_LONGER
 	until[s] = (ticks(dUntil[s]) > 0 -> dUntil[s] : 0);
 #else
 #ifdef PENALTY_BEGINS_ANEW
-	until[s] = (ticks(dUntil[s]) > 0 -> moment(PENALTY) : 0);
+	until[s] = (ticks(dUntil[s]) > 0 -> moment(dGiven[s]) : 0);
 #else
 #ifdef PENALTY_ENDS_WITH_THE_DAEMON
 	until[s] = 0;
 #else
-	until[s] = (ticks(dUntil[s]) > 0 -> min(dUntil[s], moment(PENALTY)) : 0);
+	until[s] = (ticks(dUntil[s]) > 0 -> min(dUntil[s], moment(dGiven[s])) : 0);
 #endif
 #endif
+#endif
+	memory[s] = min(dMemory[s], moment(dGiven[s] + WEEK));
+	times[s] = dTimes[s]; given[s] = dGiven[s];
+#ifdef TIMES_END_WITH_THE_DAEMON
+	times[s] = 0;
 #endif
 #ifdef STEPPED_CLOCK_STAYS_ON_DISK
 	dirty[s] = (until[s] == 0 && dUntil[s] > 0);
 #else
-	dirty[s] = (until[s] != dUntil[s]);
+	dirty[s] = (until[s] != dUntil[s] || memory[s] != dMemory[s]);
 #endif
 	if                       /* it went with the door */
-	:: !there -> until[s] = 0; dirty[s] = (dUntil[s] > 0); fault[s] = true
+	:: !there -> until[s] = 0; times[s] = 0; memory[s] = 0; given[s] = 0; dirty[s] = (dMemory[s] > 0); fault[s] = true
+	:: there && ticks(memory[s]) == 0 -> times[s] = 0; memory[s] = 0; given[s] = 0; dirty[s] = (dMemory[s] > 0)
 	:: else
 	fi;
 	if                       /* what was warned of, or a clock that was set back, binds less */
-	:: warned || stepped -> assert(p5 || ticks(until[s]) <= PENALTY); fault[s] = true
+	:: warned || stepped -> assert(p5 || ticks(until[s]) <= dGiven[s]); fault[s] = true
 	:: else
 	fi;
-	banned[s] = ticks(until[s])
+	banned[s] = ticks(until[s]); wrongs[s] = counts(s); quiet[s] = ticks(memory[s])
+#else
+	skip
+#endif
 }
 
 #ifdef DISK
 inline arm(s) {              /* Door.ArmSource */
 	printf("operator: arm %d\n", s);
-	banned[s] = 0; fault[s] = true;
+	banned[s] = 0; wrongs[s] = 0; quiet[s] = 0; fault[s] = true;
 	edge[s] = (n > 0);       /* its touches, before this or after */
 #ifndef OPERATOR_ARMS_NOBODY
-	until[s] = 0;
+	until[s] = 0; times[s] = 0; memory[s] = 0; given[s] = 0;
 #endif
 	dirty[s] = true
 }
@@ -318,10 +380,10 @@ inline leave1(s) {           /* guarded.leave */
 	touched[s] = 0; judge[s] = 0;
 	gone[s] = 0; time[s] = 0; reason[s] = false; right[s] = false; edge[s] = false;
 #ifndef DOOR_THAT_LEFT_LEAVES_ITS_PENALTIES
-	dirty[s] = dirty[s] || until[s] > 0;
+	dirty[s] = dirty[s] || memory[s] > 0;
 #endif
-	until[s] = 0;
-	banned[s] = 0; fault[s] = true
+	until[s] = 0; times[s] = 0; memory[s] = 0; given[s] = 0;
+	banned[s] = 0; wrongs[s] = 0; quiet[s] = 0; fault[s] = true
 }
 #endif
 
@@ -379,13 +441,24 @@ inline passes1(s) {
 	:: else
 	fi;
 	nearer(banned[s]); nearer(told[s]);
-	passes(judge[s]); passes(until[s]); passes(dUntil[s])
+	passes(judge[s]); passes(until[s]); passes(dUntil[s]);
+#ifdef DISK
+	passes(memory[s]); passes(dMemory[s]);
+	nearer(quiet[s]);
+	wrongs[s] = (quiet[s] > 0 -> wrongs[s] : 0); toldTimes[s] = (quiet[s] > 0 -> toldTimes[s] : 0)
+#endif
 }
+
+#ifdef DISK
+#define remembers (memory[0] != 1 && memory[1] != 1)
+#else
+#define remembers true
+#endif
 
 /* No turn is later than LATE for a touch, or for a moment that is due. */
 active proctype Clock() {
 	do
-	:: d_step { (n == 0 || qAge[0] < LATE) && (!alive || judge[0] != 1 && judge[1] != 1 && until[0] != 1 && until[1] != 1) ->
+	:: d_step { (n == 0 || qAge[0] < LATE) && (!alive || judge[0] != 1 && judge[1] != 1 && until[0] != 1 && until[1] != 1 && remembers) ->
 		printf("        tick\n");
 		qAge[0] = (n > 0 -> qAge[0] + 1 : 0);
 		qAge[1] = (n > 1 -> qAge[1] + 1 : 0);
@@ -396,11 +469,19 @@ active proctype Clock() {
 
 inline forget1(s) {
 	touched[s] = 0; judge[s] = 0; until[s] = 0; dirty[s] = false;
+#ifdef DISK
+	times[s] = 0; memory[s] = 0; given[s] = 0;
+#endif
 	qSource[s] = 0; qPort[s] = 0; qAge[s] = 0;
 	gone[s] = 0; time[s] = 0; reason[s] = false; right[s] = false; edge[s] = false
 }
 
 #ifdef DISK
+inline back1(s) {
+	dUntil[s] = (dUntil[s] > 0 -> moment(LONGEST + 1) : 0);
+	dMemory[s] = (dMemory[s] > 0 -> moment(LONGEST + WEEK + 1) : 0)
+}
+
 active proctype Tormentor() {
 	do
 	:: d_step { alive -> printf("kill -9\n");
@@ -408,8 +489,7 @@ active proctype Tormentor() {
 		forget1(0); forget1(1) }
 	:: d_step { !alive && !stepped && dUntil[0] + dUntil[1] > 0 -> printf("the clock is set back\n");
 		stepped = true;
-		dUntil[0] = (dUntil[0] > 0 -> moment(2 * PENALTY) : 0);
-		dUntil[1] = (dUntil[1] > 0 -> moment(2 * PENALTY) : 0) }
+		back1(0); back1(1) }
 	od
 }
 #endif

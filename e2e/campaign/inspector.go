@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -96,6 +97,10 @@ func (c *campaign) elements(ctx context.Context) (map[string]element, error) {
 					Expires int    `json:"expires"`
 				} `json:"elem"`
 			}
+			// Others are not grants: door-NAME.always.v4, door-NAME.used.v4.
+			if _, err := strconv.Atoi(parts[len(parts)-1]); err != nil {
+				continue
+			}
 			if len(parts) != 3 || json.Unmarshal(raw, &e) != nil || e.Elem.Val == "" {
 				continue
 			}
@@ -130,6 +135,9 @@ func (c *campaign) grants(s judge.Span, before, after *control.Status, kernel ma
 		c.count("grants compared with the kernel")
 	}
 	for key, e := range kernel {
+		if _, source, _ := strings.Cut(key, " "); local(source) {
+			c.broken("P1: the kernel has a grant of the machine itself, which nobody but a local user can have knocked for: %q", key)
+		}
 		_, known := first[key]
 		_, knownNow := last[key]
 		// One of single use may have been given after the first look, and spent
@@ -138,6 +146,12 @@ func (c *campaign) grants(s judge.Span, before, after *control.Status, kernel ma
 			c.broken("P6: the kernel has a grant of door and source %q with %s left that the status has not", key, e.left)
 		}
 	}
+}
+
+// local says whether an address is the server's own.
+func local(source string) bool {
+	a, err := netip.ParseAddr(source)
+	return err == nil && (a.IsLoopback() || source == server4 || source == server6)
 }
 
 // told is the grants of a status by door and source.

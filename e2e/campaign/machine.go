@@ -14,10 +14,31 @@ import (
 	"github.com/doorward/doorward/packaging"
 )
 
-const panelPort = 7070
+const (
+	panelPort = 7070
+	vaultPort = 7171
+	metrics   = "127.0.0.1:9472"
+)
 
-// config is the daemon's. Port 8081 is for connections that live for long.
-const config = `[door.ssh]
+// config is the daemon's. Port 8081 is for connections that live for long; the
+// vault's knock is for somebody to guess.
+const config = `[gateway]
+metrics = "` + metrics + `"
+
+[door.vault]
+ports = ["7171/tcp"]
+open_for = "2s"
+[door.vault.presence]
+logins = "off"
+[[door.vault.knock]]
+kind = "touch"
+listen = [59100, 59101, 59102, 59103, 59104, 59105, 59106, 59107, 59108, 59109, 59110, 59111]
+touch = [59107, 59102, 59110, 59100, 59105]
+order = "given"
+within = "1s"
+penalty = "4s"
+
+[door.ssh]
 ports = ["22/tcp"]
 open_for = "3s"
 service = { unit = "ssh.service" }

@@ -184,9 +184,10 @@ func run(ctx context.Context, o options, out io.Writer) (found []finding, err er
 
 // How many of each take part.
 const (
-	visitors = 32
-	probers  = 48
-	holders  = 4
+	visitors  = 32
+	probers   = 48
+	holders   = 4
+	returners = 4
 )
 
 // play has everybody play their part until ctx ends. Then those who watch go
@@ -216,6 +217,14 @@ func (c *campaign) play(ctx context.Context) error {
 	outside(visits, func() error { return c.panelVisitor(ctx, c.dice(3)) })
 	visits.Go(func() error { return c.tormentor(ctx, c.dice(1)) })
 	outside(visits, func() error { return c.flooder(ctx, c.dice(2)) })
+	outside(visits, func() error { return c.guesser(ctx, c.dice(4)) })
+	outside(visits, func() error { return c.forger(ctx, c.dice(5)) })
+	for i := range returners {
+		outside(visits, func() error { return c.returner(ctx, c.dice(300+uint64(i))) })
+	}
+	outside(visits, func() error { return c.flow(ctx, c.dice(6)) })
+	visits.Go(func() error { return c.net.server.Do(func() error { return c.localUser(ctx, c.dice(7)) }) })
+	visits.Go(func() error { return c.asker(ctx, c.dice(8)) })
 	watchers.Go(func() error { return c.inspector(watch) })
 	watchers.Go(func() error { return c.heart(watch) })
 	watchers.Go(func() error { return c.progress(watch) })

@@ -17,20 +17,28 @@ import (
 )
 
 // The network: the server, and one host outside that is everybody else. It has
-// every address of these prefixes.
+// every address of these prefixes. What is sent from lossy ones to end a
+// connection is lost on the way. The guesser owns a /48 and knows where the
+// listeners are.
 const (
 	server4, server6   = "192.0.2.1", "2001:db8::1"
 	outside4, outside6 = "192.0.2.2", "2001:db8::2"
 
-	many4, many6     = "198.18.0.0/15", "2001:db8:f::/48"
+	many4, many6     = "198.18.0.0/15", "2001:db8:8000::/33"
 	always4, always6 = "203.0.113.0/24", "2001:db8:a::/48"
+	lossy4, lossy6   = "198.51.100.0/24", "2001:db8:b::/48"
+	guesser6         = "2001:db8:e::/48"
 )
+
+// prefixes are those of the host outside.
+func prefixes() []string {
+	return []string{many4, always4, lossy4, many6, always6, lossy6, guesser6}
+}
 
 // door is a door of the campaign: what the judge must know, and how visitors
 // knock on it.
 type door struct {
 	judge.Door
-	udp    bool
 	port   uint16   // tried by the prober
 	listen []uint16 // of its knock
 	right  []uint16 // touches
@@ -73,8 +81,8 @@ func doors(quick time.Duration) []*door {
 		port: 9090, listen: []uint16{59020, 59021, 59022}, right: []uint16{59020, 59022},
 		wrong: [][]uint16{{59021}, {59022, 59021}},
 	}, {
-		Door: judge.Door{Name: "game", OpenFor: 2 * time.Second, Opens: quick, Rejects: true},
-		port: 60003, udp: true, listen: []uint16{59040, 59041, 59042}, right: []uint16{59040, 59041},
+		Door: judge.Door{Name: "game", OpenFor: 2 * time.Second, Opens: quick, Rejects: true, Datagrams: true},
+		port: 60003, listen: []uint16{59040, 59041, 59042}, right: []uint16{59040, 59041},
 		wrong: [][]uint16{{59042}, {59040, 59042}},
 	}, { // its service is a command, which the launcher runs
 		Door: judge.Door{Name: "echo", OpenFor: 3 * time.Second, Opens: slow, Excuses: disk},
@@ -146,14 +154,21 @@ func (n *network) build(ctx context.Context, bin string) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, line := range []string{
-		"sysctl -qw net.ipv6.ip_nonlocal_bind=1",
-		"ip route add local " + many4 + " dev lo", "ip route add local " + always4 + " dev lo",
-		"ip -6 route add local " + many6 + " dev lo", "ip -6 route add local " + always6 + " dev lo",
-	} {
+	// A server that has said its last word forgets a client that says nothing.
+	if err := n.run(ctx, n.server, "sysctl -qw net.ipv4.tcp_fin_timeout=1"); err != nil {
+		return err
+	}
+	lines := []string{"sysctl -qw net.ipv6.ip_nonlocal_bind=1"}
+	for _, p := range prefixes() {
+		lines = append(lines, "ip route add local "+p+" dev lo")
+	}
+	for _, line := range lines {
 		if err := n.run(ctx, n.outside, line); err != nil {
 			return err
 		}
+	}
+	if err := n.lossy(ctx); err != nil {
+		return err
 	}
 	if err := n.routes(ctx); err != nil {
 		return err
@@ -190,21 +205,29 @@ func (n *network) run(ctx context.Context, h *lab.Host, line string) error {
 
 // routes tells the server where everybody is. They go with the link.
 func (n *network) routes(ctx context.Context) error {
-	for _, line := range []string{
-		"ip route replace " + many4 + " via " + outside4, "ip route replace " + always4 + " via " + outside4,
-		"ip -6 route replace " + many6 + " via " + outside6, "ip -6 route replace " + always6 + " via " + outside6,
-	} {
-		if err := n.run(ctx, n.server, line); err != nil {
+	for _, p := range prefixes() {
+		via := outside4
+		if strings.Contains(p, ":") {
+			via = outside6
+		}
+		if err := n.run(ctx, n.server, "ip route replace "+p+" via "+via); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// lossy loses what ends connections of the lossy prefixes, at the host outside.
+func (n *network) lossy(ctx context.Context) error {
+	_, err := n.outside.Run(ctx, "nft", fmt.Sprintf("table inet lossy { chain out { type filter hook output priority 0; "+
+		"ip saddr %s tcp flags & (fin | rst) != 0 drop; ip6 saddr %s tcp flags & (fin | rst) != 0 drop\n}\n}", lossy4, lossy6))
+	return err
+}
+
 // serve runs the services that are always there: they echo.
 func (n *network) serve() error {
 	return n.server.Do(func() error {
-		for _, port := range []int{8080, 8081, 9090, 7777} {
+		for _, port := range []int{8080, 8081, 9090, 7777, vaultPort} {
 			l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
 			if err != nil {
 				return err
@@ -231,6 +254,9 @@ func (n *network) serve() error {
 	})
 }
 
+// goodbye has the server end the connection.
+const goodbye = "goodbye!"
+
 func accept(l net.Listener) {
 	for {
 		c, err := l.Accept()
@@ -240,7 +266,7 @@ func accept(l net.Listener) {
 		go func() { // ends with the connection
 			defer c.Close()
 			b := make([]byte, 64)
-			for size, err := c.Read(b); err == nil; size, err = c.Read(b) {
+			for size, err := c.Read(b); err == nil && string(b[:size]) != goodbye; size, err = c.Read(b) {
 				c.Write(b[:size])
 			}
 		}()
@@ -248,14 +274,22 @@ func accept(l net.Listener) {
 }
 
 // source is an address that nobody has had yet (or not for hours). Over IPv6
-// each is a subscriber's, with a /64 of its own: neighbours in one may push out
-// each other's knocks, and the flood has one to itself.
+// each is another site's, with a /48 of its own: neighbours share penalties.
 func (n *network) source(six bool) netip.Addr {
 	i := n.next.Add(1)
 	if six {
-		return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0, 0xf, byte(i >> 8 & 0x7f), byte(i), 15: 2})
+		return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0x80 | byte(i>>8&0x7f), byte(i), 15: 2})
 	}
 	return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
+}
+
+// lossySource is an address whose last words are lost.
+func (n *network) lossySource(six bool) netip.Addr {
+	i := byte(n.next.Add(1))
+	if six {
+		return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0, 0xb, i, 15: 2})
+	}
+	return netip.AddrFrom4([4]byte{198, 51, 100, i})
 }
 
 // neighbour is one address of the prefixes that need no knock.

@@ -37,7 +37,7 @@ func (c *campaign) holder(ctx context.Context, six bool) error {
 		begun, echoes := c.now(), 0
 		var err error
 		for err == nil && c.now()-begun < holdFor && sleep(ctx, talkEvery) {
-			err = talk(fd, fmt.Sprintf("%08d", echoes))
+			err = talk(fd, fmt.Sprintf("%08d", echoes), talkWithin)
 			echoes++
 		}
 		hangUp(fd)
@@ -70,19 +70,19 @@ func (c *campaign) enter(ctx context.Context, e *episode) int {
 	return -1
 }
 
-// talk sends a line of eight bytes and waits for its echo.
-func talk(fd int, line string) error {
+// talk sends a line of eight bytes and waits for its echo, so long.
+func talk(fd int, line string, within time.Duration) error {
 	if _, err := unix.Write(fd, []byte(line)); err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
 	got := make([]byte, 0, len(line))
-	for deadline := time.Now().Add(talkWithin); len(got) < len(line); {
+	for deadline := time.Now().Add(within); len(got) < len(line); {
 		b := make([]byte, len(line)-len(got))
 		n, err := unix.Read(fd, b)
 		switch {
 		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
 			if time.Now().After(deadline) {
-				return fmt.Errorf("no echo within %s", talkWithin)
+				return fmt.Errorf("no echo within %s", within)
 			}
 			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
 		case err != nil:

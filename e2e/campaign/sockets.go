@@ -5,7 +5,10 @@ package main
 import (
 	"encoding/binary"
 	"errors"
+	"net"
 	"net/netip"
+	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,6 +44,18 @@ func connect(from, to netip.AddrPort) (fd int, r judge.Result) {
 func hangUp(fd int) {
 	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	unix.Close(fd)
+}
+
+// newFile makes a connection of a descriptor, which is the connection's from then
+// on.
+func newFile(fd int) net.Conn {
+	f := os.NewFile(uintptr(fd), "connection")
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		panic("campaign: internal error: a connected socket is none: " + err.Error())
+	}
+	return c
 }
 
 // ask sends a datagram and waits for its echo.
@@ -118,23 +133,43 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
 }
 
-// forge sends a SYN that somebody else's address stands on (IPv4). It proves
-// nothing, so nobody must be punished for it.
-func forge(raw int, from, to netip.AddrPort) error {
-	tcp := make([]byte, 20)
-	binary.BigEndian.PutUint16(tcp[0:], from.Port())
-	binary.BigEndian.PutUint16(tcp[2:], to.Port())
-	binary.BigEndian.PutUint32(tcp[4:], 0x0d00f00d)
-	tcp[12], tcp[13] = 5<<4, 0x02 // five words, SYN
+// Flags of a TCP header (RFC 9293, section 3.1).
+const (
+	flagFIN = 0x01
+	flagSYN = 0x02
+	flagRST = 0x04
+	flagACK = 0x10
+)
+
+// segment is a TCP segment that bears somebody else's address. It proves nothing,
+// so nobody must be punished for it.
+type segment struct {
+	from, to netip.AddrPort
+	flags    byte
+	seq, ack uint32
+	data     []byte // of even length
+}
+
+// send sends it through a raw socket of its family, which takes whole packets.
+func (g segment) send(raw int) error {
+	tcp := make([]byte, 20, 20+len(g.data))
+	binary.BigEndian.PutUint16(tcp[0:], g.from.Port())
+	binary.BigEndian.PutUint16(tcp[2:], g.to.Port())
+	binary.BigEndian.PutUint32(tcp[4:], g.seq)
+	binary.BigEndian.PutUint32(tcp[8:], g.ack)
+	tcp[12], tcp[13] = 5<<4, g.flags // five words
 	binary.BigEndian.PutUint16(tcp[14:], 64240)
-	src, dst := from.Addr().As4(), to.Addr().As4()
-	pseudo := append(append(append([]byte{}, src[:]...), dst[:]...), 0, unix.IPPROTO_TCP, 0, 20)
-	binary.BigEndian.PutUint16(tcp[16:], checksum(append(pseudo, tcp...)))
-	ip := make([]byte, 20, 40)
-	ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_TCP
-	copy(ip[12:], src[:])
-	copy(ip[16:], dst[:])
-	return unix.Sendto(raw, append(ip, tcp...), 0, &unix.SockaddrInet4{Addr: dst})
+	tcp = append(tcp, g.data...)
+	src, dst := g.from.Addr().AsSlice(), g.to.Addr().AsSlice()
+	pseudo := slices.Concat(src, dst, []byte{0, unix.IPPROTO_TCP, 0, byte(len(tcp))}, tcp)
+	binary.BigEndian.PutUint16(tcp[16:], checksum(pseudo))
+	if g.to.Addr().Is4() {
+		ip := make([]byte, 12, 60)
+		ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_TCP
+		return unix.Sendto(raw, slices.Concat(ip, src, dst, tcp), 0, &unix.SockaddrInet4{Addr: g.to.Addr().As4()})
+	}
+	ip := []byte{0x60, 0, 0, 0, 0, byte(len(tcp)), unix.IPPROTO_TCP, 64}
+	return unix.Sendto(raw, slices.Concat(ip, src, dst, tcp), 0, &unix.SockaddrInet6{Addr: g.to.Addr().As16()})
 }
 
 // checksum is that of RFC 1071, of an even number of bytes.

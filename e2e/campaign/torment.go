@@ -97,6 +97,8 @@ const (
 	flushedWhileDead = "nft flush ruleset while dead"
 	serviceKilled    = "service killed"
 	busAway          = "D-Bus away"
+	forgotten        = "connections forgotten"
+	stateReadOnly    = "state read-only over a start"
 )
 
 func (t *tormentor) kinds() []kind {
@@ -120,6 +122,9 @@ func (t *tormentor) kinds() []kind {
 		{"link down", 3, t.link},
 		{busAway, 6, t.noBus},
 		{"polkit away", 2, t.noPolkit},
+		{forgotten, 5, t.forgetConnections},
+		{stateReadOnly, 3, t.readOnly},
+		{"first start without room", 2, t.firstStart},
 	}
 }
 
@@ -261,6 +266,8 @@ func (t *tormentor) fill() error {
 	var err error
 	time.Sleep(between(t.dice, 0, 2*time.Second))
 	if t.dice.IntN(2) == 0 {
+		restarted := t.events.Begin(judge.Damage, t.now()) // it may do without its store
+		defer func() { restarted(t.now() + 3*time.Second) }()
 		err = t.kill()
 		time.Sleep(between(t.dice, 0, 2*time.Second))
 	}

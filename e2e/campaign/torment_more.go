@@ -179,25 +179,17 @@ func (t *tormentor) link() error {
 // floods have this many connections a second.
 const floodRate = 1000
 
-// flooder floods the listeners from sources that never come again, and forges
-// SYNs of the live visitors. Right knocks of others must open all the same.
+// flooder floods the listeners from sources that never come again. Right knocks of
+// others must open all the same.
 func (c *campaign) flooder(ctx context.Context, dice *rand.Rand) error {
-	raw, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
-	if err != nil {
-		return fmt.Errorf("make a raw socket: %w", err)
-	}
-	defer unix.Close(raw)
 	for sleep(ctx, between(dice, 3*time.Second, 12*time.Second)) {
 		c.count("floods")
 		open := make([]int, 64) // the connections of the last moments
 		for i, end := 0, c.now()+between(dice, time.Second, 3*time.Second); c.now() < end && ctx.Err() == nil; i++ {
 			d := c.doors[dice.IntN(len(c.doors))]
-			if i%10 == 0 {
-				c.forge(raw, d, dice)
-			}
 			source := netip.AddrFrom4([4]byte{198, 19, byte(dice.Uint32()), byte(dice.Uint32())})
 			if dice.IntN(2) == 0 {
-				source = netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0, 0xf, 0xff, 0xff, 14: byte(dice.Uint32()), 15: byte(dice.Uint32())})
+				source = anyOf(netip.MustParsePrefix(guesser6), dice)
 			}
 			to := netip.AddrPortFrom(d.target(source).Addr(), d.listen[dice.IntN(len(d.listen))])
 			fd, err := socket(netip.AddrPortFrom(source, 0), unix.SOCK_STREAM)
@@ -220,19 +212,54 @@ func (c *campaign) flooder(ctx context.Context, dice *rand.Rand) error {
 	return nil
 }
 
-// forge sends SYNs to a port that is to be left alone, and to a port behind a
-// door, in the name of a live visitor. A grant that is good for one connection
-// is left alone: the kernel spends it on the first packet, and cannot tell that
-// it was forged.
-func (c *campaign) forge(raw int, d *door, dice *rand.Rand) {
-	e := c.live.any(dice)
-	if e == nil || !e.source.Is4() {
-		return
+// forgetConnections empties the server's connection table, or has it forget what
+// is idle for a moment. Sessions live on.
+func (t *tormentor) forgetConnections() error {
+	ctx := context.Background()
+	if t.dice.IntN(2) == 0 {
+		_, err := t.net.server.Run(ctx, "conntrack", "-F")
+		return err
 	}
-	for _, port := range []uint16{d.listen[1], 22, 8080} {
-		from := netip.AddrPortFrom(e.source, uint16(40000+dice.IntN(10000)))
-		if forge(raw, from, netip.AddrPortFrom(d.target(e.source).Addr(), port)) == nil {
-			c.count("forged SYNs")
+	const name = "net.netfilter.nf_conntrack_tcp_timeout_established="
+	err := t.net.run(ctx, t.net.server, "sysctl -qw "+name+"1")
+	time.Sleep(between(t.dice, 0, 4*time.Second))
+	return errors.Join(err, t.net.run(ctx, t.net.server, "sysctl -qw "+name+"432000"))
+}
+
+// readOnly has the daemon start while its state cannot be written. The doors are
+// guarded all the same.
+func (t *tormentor) readOnly() error {
+	remount := func(how string) func() error {
+		return func() error { // who had a file open may take a moment to be gone
+			return lab.Until(context.Background(), tooLong, "a remount", func() error {
+				_, err := t.net.machine.Run(context.Background(), "mount", "-o", "remount,"+how, "/var/lib/doorward")
+				return err
+			})
 		}
 	}
+	return t.withoutState(remount("ro"), remount("rw"))
+}
+
+// firstStart has the daemon start without any state and without room for it.
+func (t *tormentor) firstStart() error {
+	ctx, junk := context.Background(), t.net.machine.state()+"/junk"
+	return t.withoutState(func() error {
+		_, err := t.net.server.Run(ctx, "find", t.net.machine.state(), "-type", "f", "-delete")
+		_, _ = t.net.server.Run(ctx, "dd", "if=/dev/zero", "of="+junk, "bs=4k") // ends with the disk
+		return err
+	}, func() error {
+		_, err := t.net.server.Run(ctx, "rm", junk)
+		return err
+	})
+}
+
+// withoutState does something while no daemon lives, and undoes it before the
+// next but one.
+func (t *tormentor) withoutState(do, undo func() error) error {
+	end := t.events.Begin(judge.Damage, t.now())
+	err := errors.Join(t.daemon.end(syscall.SIGKILL), do(), t.daemon.start())
+	time.Sleep(between(t.dice, 0, 3*time.Second))
+	err = errors.Join(err, t.daemon.end(syscall.SIGKILL), undo(), t.daemon.start())
+	end(t.now() + 3*time.Second)
+	return err
 }

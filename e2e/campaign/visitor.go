@@ -37,14 +37,18 @@ func (e *episode) from() netip.AddrPort {
 	return netip.AddrPortFrom(e.source, 10000+e.ports)
 }
 
-// try tries a new connection to a door.
+// try tries a new connection to a door. Where a grant is good for one, the answer
+// to a SYN shows nothing yet: of several handshakes one is completed.
 func (e *episode) try(c *campaign, d *door) judge.Result {
 	t := judge.Try{Span: judge.Span{Begin: c.now()}}
-	if d.udp {
+	if d.Datagrams {
 		t.Result = ask(e.from(), d.target(e.source))
 	} else {
 		var fd int
 		if fd, t.Result = connect(e.from(), d.target(e.source)); t.Result == judge.In {
+			if d.SingleUse && talk(fd, "are you?", echoWithin) != nil {
+				t.Result = judge.Silent
+			}
 			hangUp(fd)
 		}
 	}
@@ -54,6 +58,26 @@ func (e *episode) try(c *campaign, d *door) judge.Result {
 	e.mu.Unlock()
 	c.count("tries")
 	return t.Result
+}
+
+// echoWithin is how long the echo of a new connection may take.
+const echoWithin = 700 * time.Millisecond
+
+// knocksAtOnce has several of the visitor's programs knock at once, or several visitors
+// behind one address: their touches come mixed.
+func (e *episode) knocksAtOnce(ctx context.Context, c *campaign, dice *rand.Rand) {
+	var all sync.WaitGroup
+	for range 2 + dice.IntN(3) {
+		own := rand.New(rand.NewPCG(dice.Uint64(), 0))
+		all.Go(func() {
+			err := c.net.outside.Do(func() error { e.knock(ctx, c, judge.Right, own); return nil })
+			if err != nil {
+				c.broken("the campaign itself: a knock cannot be sent: %v", err)
+			}
+		})
+	}
+	all.Wait()
+	c.count("knocks at once")
 }
 
 // knock touches ports in turn, as the kind wants it.
@@ -218,7 +242,11 @@ func (c *campaign) visit(ctx context.Context, e *episode, dice *rand.Rand) {
 		case 2:
 			kind = judge.Half
 		}
-		e.knock(ctx, c, kind, dice)
+		if kind == judge.Right && dice.IntN(4) == 0 {
+			e.knocksAtOnce(ctx, c, dice)
+		} else {
+			e.knock(ctx, c, kind, dice)
+		}
 		if kind == judge.Right {
 			c.wait(ctx, e)
 		}

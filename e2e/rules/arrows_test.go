@@ -15,7 +15,8 @@ import (
 var arrows = map[string]map[string]string{
 	"internal/port":   {},
 	"internal/audit":  {},
-	"internal/config": {"internal/port": "ports in their checked form"},
+	"internal/files":  {},
+	"internal/config": {"internal/port": "ports in their checked form", "internal/files": "the file is root's alone to write"},
 
 	// Pure cores: see TestPure.
 	"internal/door":     {"internal/port": "what a door guards", "internal/audit": "a decision's record"},
@@ -78,6 +79,7 @@ var arrows = map[string]map[string]string{
 		"internal/control": "the way to the daemon",
 		"internal/visit":   "knocks",
 		"internal/share":   "share and rotate",
+		"internal/files":   "reads what it is given",
 		"internal/doctor":  "doctor",
 		"internal/service": "writes the polkit rule; doctor asks units about themselves",
 	},
@@ -89,11 +91,16 @@ var arrows = map[string]map[string]string{
 		"internal/config":   "what is to be guarded",
 		"internal/control":  "what the daemon says",
 		"internal/fence":    "a rehearsal of the table",
+		"internal/files":    "why the configuration is refused",
 		"internal/port":     "plain types",
 		"internal/presence": "whether logs tell of logins",
 		"internal/service":  "how a unit is",
 	},
-	"internal/share": {"internal/config": "reads the knock and draws a new one", "internal/port": "plain types"},
+	"internal/share": {
+		"internal/config": "reads the knock and draws a new one",
+		"internal/files":  "writes where nobody else can",
+		"internal/port":   "plain types",
+	},
 
 	"internal/mutants":     {},
 	"internal/nstest":      {},

@@ -42,6 +42,36 @@ func TestEveryPromiseIsHeld(t *testing.T) {
 	}
 }
 
+// Every row of who may do what names the tests that show it, and they exist.
+func TestEveryThreatIsTested(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "THREATS.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "## Who may do what")
+	table, _, _ = strings.Cut(table, "\n## ")
+	rows := 0
+	for line := range strings.Lines(table) {
+		who, rest, isRow := strings.Cut(strings.TrimPrefix(line, "| "), " | ")
+		if !strings.HasPrefix(line, "| ") || !isRow || who == "who" {
+			continue
+		}
+		rows++
+		tests := holder.FindAllStringSubmatch(rest, -1)
+		if len(tests) == 0 {
+			t.Errorf("the row of %q names no test", who)
+		}
+		for _, test := range tests {
+			if !hasTest(t, test[1], test[2]) {
+				t.Errorf("the row of %q names %s.%s, which is not there", who, test[1], test[2])
+			}
+		}
+	}
+	if rows < 15 {
+		t.Errorf("docs/THREATS.md has %d rows of who may do what, want at least 15", rows)
+	}
+}
+
 // hasTest says whether a package's tests have a function.
 func hasTest(t *testing.T, pkg, name string) bool {
 	t.Helper()

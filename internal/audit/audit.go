@@ -1,7 +1,7 @@
 // Package audit has the record of the audit trail: who knocked, what was
 // decided and why. It is the one type that the store keeps, the control API
 // hands out and the metrics count, so it stands below them all and imports no
-// other package of doorward.
+// other package of doorward. Sums is how floods of refusals become few records.
 package audit
 
 import "time"
@@ -16,7 +16,13 @@ type Record struct {
 	By     string     `json:"by"`              // what asked: "touch", "operator alice (uid 1000)", "idle", ...
 	Reason string     `json:"reason"`          // why, for people
 	Until  *time.Time `json:"until,omitempty"` // of a grant or a penalty
+	// Count is how many refusals the record sums up, 0 for a record that is of
+	// one thing, as all others are. Its Source is the prefix that they came from.
+	Count uint64 `json:"count,omitempty"`
 }
+
+// Times is how often what the record tells of has happened.
+func (r Record) Times() uint64 { return max(1, r.Count) }
 
 // The events of the audit trail.
 const (

@@ -7,16 +7,20 @@
 // are in the same cage. It decides nothing about what is needed; Walls says.
 //
 // What the walls cannot keep out, because no system call tells it apart, is what
-// D-Bus is asked for: the daemon's own user, polkit and D-Bus policy see to that.
+// is said over sockets. What D-Bus is asked for, the daemon's own user, polkit and
+// D-Bus policy see to. What nftables and the machine's connections are asked for
+// over netlink, nobody does: whoever has CAP_NET_ADMIN and may set grants may set
+// any rule.
 package cage
 
 import (
-	"bytes"
 	"debug/elf"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
+	"strconv"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
 	"golang.org/x/sys/unix"
@@ -30,12 +34,15 @@ type Walls struct {
 	Read     []string    // directories and files to be read, with all that is below
 	Programs []string    // files that may be executed; none: no program can be started
 	Keep     []cap.Value // capabilities to be kept of those that the process has
+	Connect  bool        // whether it may connect to unix sockets of others
+	Abstract bool        // whether these may be abstract ones, unix(7)
 }
 
 // Enter locks the whole process in, all its threads; there is no way back. It
-// answers with what this kernel could not do, for people, and with an error if
-// the process is not locked in as far as the kernel can. Landlock needs Linux
-// 5.13, its rules for TCP 6.7, for signals 6.12.
+// answers with what this kernel could not do and what programs will lack, for
+// people, and with an error if the process is not locked in as far as the kernel
+// can. Landlock needs Linux 5.13, its rules for TCP 6.7, for signals and abstract
+// sockets 6.12.
 func (w Walls) Enter() (missing []string, err error) {
 	if err := w.capabilities(); err != nil {
 		return nil, fmt.Errorf("drop capabilities: %w", err)
@@ -47,15 +54,20 @@ func (w Walls) Enter() (missing []string, err error) {
 	}{
 		{1, "files are not confined: this kernel has no Landlock"},
 		{4, "outgoing TCP connections are not confined: Landlock of this kernel is too old"},
-		{6, "signals are not confined: Landlock of this kernel is too old"},
+		{6, "signals and abstract unix sockets are not confined: Landlock of this kernel is too old"},
 	} {
 		if abi < part.from {
 			missing = append(missing, part.what)
 		}
 	}
-	if err := w.landlock(); err != nil {
+	if speaksMPTCP() {
+		missing = append(missing, "outgoing MPTCP connections are not confined: a socket that speaks it is open")
+	}
+	lacking, err := w.landlock()
+	if err != nil {
 		return missing, fmt.Errorf("landlock: %w", err)
 	}
+	missing = append(missing, lacking...)
 	if err := w.seccomp(); err != nil {
 		return missing, fmt.Errorf("seccomp: %w", err)
 	}
@@ -98,19 +110,31 @@ func (w Walls) capabilities() error {
 }
 
 // landlock confines files to the walls, forbids outgoing TCP connections (the
-// daemon makes none) and signals to processes that it did not start.
-func (w Walls) landlock() error {
+// daemon makes none), signals to processes that it did not start, and connections
+// to their abstract sockets. It answers with what programs will lack.
+func (w Walls) landlock() (lacking []string, err error) {
 	rules := []landlock.Rule{landlock.RWFiles("/dev/null").IgnoreIfMissing()}
 	for _, p := range w.Read {
 		rules = append(rules, readable(p))
 	}
 	for _, p := range w.Programs {
-		rules = append(rules, executable(p)...)
+		if _, err := os.Stat(p); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		files, without := executable(p)
+		rules = append(rules, files...)
+		for _, l := range without {
+			lacking = append(lacking, fmt.Sprintf("%s cannot be used: not found: %s", p, l))
+		}
 	}
-	return landlock.MustConfig(
+	scope := landlock.ScopedSet(unix.LANDLOCK_SCOPE_SIGNAL)
+	if !w.Abstract {
+		scope |= unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET
+	}
+	return lacking, landlock.MustConfig(
 		landlock.V6.HandledAccessFS,
 		landlock.AccessNetSet(unix.LANDLOCK_ACCESS_NET_CONNECT_TCP),
-		landlock.ScopedSet(unix.LANDLOCK_SCOPE_SIGNAL),
+		scope,
 	).BestEffort().Restrict(rules...)
 }
 
@@ -124,40 +148,51 @@ func readable(path string) landlock.FSRule {
 	return landlock.PathAccess(access, path).IgnoreIfMissing()
 }
 
-// executable lets a program be executed: the file, the ELF interpreter that the
-// kernel executes for it, and the libraries that this one reads. The interpreter
-// alone runs no other program, which it would have to read.
-func executable(program string) []landlock.Rule {
+// executable lets a program be executed: the file and the ELF interpreter that
+// the kernel executes for it, and lets these read what they need besides. The
+// interpreter runs any program that it may read: this one alone. It answers with
+// the libraries that are lacking.
+func executable(program string) (rules []landlock.Rule, lacking []string) {
+	files, lacking := Files(program)
+	for _, f := range files {
+		rules = append(rules, readable(f))
+	}
 	run := landlock.AccessFSSet(unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS_READ_FILE)
-	rules := []landlock.Rule{landlock.PathAccess(run, program).IgnoreIfMissing()}
-	if i := interpreter(program); i != "" {
-		rules = append(rules, landlock.PathAccess(run, i).IgnoreIfMissing())
+	for _, p := range []string{program, interpreterOf(program)} {
+		if p != "" {
+			rules = append(rules, landlock.PathAccess(run, p).IgnoreIfMissing())
+		}
 	}
-	for _, p := range []string{"/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache"} {
-		rules = append(rules, readable(p))
-	}
-	return rules
+	return rules, lacking
 }
 
-// interpreter is the ELF interpreter that a program names (elf(5), PT_INTERP),
-// "" for none.
-func interpreter(program string) string {
+// interpreterOf is the ELF interpreter of a program, "" for none.
+func interpreterOf(program string) string {
 	f, err := elf.Open(program)
 	if err != nil {
 		return ""
 	}
 	defer f.Close()
-	for _, p := range f.Progs {
-		if p.Type != elf.PT_INTERP || p.Filesz > unix.PathMax {
-			continue
-		}
-		name := make([]byte, p.Filesz)
-		if _, err := p.ReadAt(name, 0); err != nil {
-			return ""
-		}
-		return string(bytes.TrimRight(name, "\x00"))
+	return interpreter(f)
+}
+
+// speaksMPTCP tells whether the process has a socket of MPTCP (RFC 8684), of which
+// Landlock knows nothing: one that listens could be turned into one that has
+// connected out. Go's package net makes such listeners unless it is told not to
+// (GODEBUG multipathtcp=0).
+func speaksMPTCP() bool {
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return true // it cannot be told
 	}
-	return ""
+	return slices.ContainsFunc(fds, func(e os.DirEntry) bool {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			return false
+		}
+		protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+		return err == nil && protocol == unix.IPPROTO_MPTCP
+	})
 }
 
 // landlockABI is the kernel's version of Landlock, 0 for none.

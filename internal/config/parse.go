@@ -3,15 +3,16 @@ package config
 import (
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"maps"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/doorward/doorward/internal/files"
 )
 
 // rawConfig and the raw structs after it are the keys of the file, table by
@@ -29,30 +30,32 @@ type rawGateway struct {
 }
 
 // Load reads and checks the configuration file at path and returns its text as
-// well. Whatever is not a regular file is refused, and so is more than a
-// mebibyte: a device or a pipe would hang a daemon that starts at boot.
+// well. The file names programs that are run as root, so it must be root's or
+// the user's own, and so must be the way to it: see files.Read. Whatever is not a
+// regular file is refused, and so is more than a mebibyte: a device or a pipe
+// would hang a daemon that starts at boot.
 func Load(path string) (*Config, []byte, error) {
-	info, err := os.Stat(path)
+	text, err := files.Read(path, maxFile)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read configuration: %w", err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, nil, fmt.Errorf("read configuration: %q is not a regular file", path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, nil, fmt.Errorf("read configuration: %w", err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, nil, fmt.Errorf("read configuration: %w", err)
-	}
-	if len(text) > maxFile {
-		return nil, nil, fmt.Errorf("read configuration: %q is longer than %d bytes", path, maxFile)
+		return nil, nil, fmt.Errorf("read configuration: %w", mend(path, err))
 	}
 	c, err := Parse(path, text)
 	return c, text, err
+}
+
+// mend says what to type for a configuration that is not the daemon's to read or
+// not root's alone to write.
+func mend(path string, err error) error {
+	const right = "chown root:doorward %s && chmod 0640 %[1]s"
+	e, bad := errors.AsType[*files.Error](err)
+	switch {
+	case bad && e.File:
+		return &files.Error{Path: e.Path, Problem: e.Problem, Fix: fmt.Sprintf(right, files.Quoted(e.Path)), File: true}
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w; to let the group doorward read it: chgrp doorward %s %s && chmod g+rX %[2]s %[3]s",
+			err, files.Quoted(filepath.Dir(path)), files.Quoted(path))
+	}
+	return err
 }
 
 // Parse checks a configuration's text. The file's name is only for messages.

@@ -198,7 +198,7 @@ func TestLoad(t *testing.T) {
 	tests := []struct{ name, path, want string }{
 		{"good", good, ""},
 		{"mistake", bad, bad + ":1: x: unknown key: allowed are gateway, door"},
-		{"missing", dir + "/none", "read configuration: stat " + dir + "/none: no such file or directory"},
+		{"missing", dir + "/none", "read configuration: open " + dir + "/none: no such file or directory"},
 		{"directory", dir, `read configuration: "` + dir + `" is not a regular file`},
 		{"device", "/dev/zero", `read configuration: "/dev/zero" is not a regular file`},
 		{"long", long, `read configuration: "` + long + `" is longer than 1048576 bytes`},

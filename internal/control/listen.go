@@ -17,6 +17,9 @@ import (
 // closing zero (unix(7)).
 const maxPath = 107
 
+// ErrInUse is wrapped by errors of Listen when a live daemon answers at the path.
+var ErrInUse = errors.New("another doorwardd answers")
+
 // Listen opens the control socket at path, for its owner and, when the group
 // exists and the process may give files to it, for that group (0660); otherwise
 // for its owner alone (0600). There is no moment at which others could connect.
@@ -62,7 +65,7 @@ func removeStale(path string) error {
 	c, err := net.Dial("unix", path)
 	if err == nil {
 		c.Close()
-		return fmt.Errorf("another doorwardd answers on %s", path)
+		return fmt.Errorf("%w on %s", ErrInUse, path)
 	}
 	// Any other answer than "refused" may be a live daemon, too busy or not ours.
 	if !errors.Is(err, syscall.ECONNREFUSED) {

@@ -25,6 +25,8 @@ type stub struct {
 
 func (s *stub) Status() (Status, <-chan struct{}) { return Status{}, s.newer }
 
+func (s *stub) Newer() <-chan struct{} { return s.newer }
+
 func (s *stub) Do(ctx context.Context, by string, order any) (Reply, error) {
 	return s.do(ctx, by, order)
 }

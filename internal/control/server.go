@@ -18,11 +18,15 @@ import (
 // Backend is what the server asks of the daemon. Its methods are called from
 // many goroutines at once.
 type Backend interface {
-	// Status returns the latest snapshot, which nobody changes any more, and a
-	// channel that is closed when there is a newer one. It never blocks. A
-	// snapshot is published after every record of the audit trail, so that who
-	// follows the trail has something to wait for.
+	// Status returns a snapshot of how things stand, of which nothing is changed
+	// any more, and Newer's channel of a moment before. It may wait for the
+	// snapshot to be made, which is done once for all who ask.
 	Status() (s Status, newer <-chan struct{})
+
+	// Newer returns a channel that is closed when something has changed. Every
+	// record of the audit trail is a change, so that who follows the trail has
+	// something to wait for. It never blocks.
+	Newer() <-chan struct{}
 
 	// Do carries out an OpenRequest, CloseRequest, ArmRequest or ApplyRequest on
 	// behalf of by ("operator alice (uid 1000)"). The order is checked as far as
@@ -50,12 +54,13 @@ type Server struct {
 	backend Backend
 	log     *slog.Logger
 	peerUID func(net.Conn) (uint32, error) // who is at the other end
+	streams streams
 }
 
 // NewServer returns a server that answers from b and writes to log what
 // clients did wrong to it.
 func NewServer(b Backend, log *slog.Logger) *Server {
-	return &Server{backend: b, log: log, peerUID: peerUID}
+	return &Server{backend: b, log: log, peerUID: peerUID, streams: make(streams, maxStreams)}
 }
 
 // Serve answers on l until ctx ends, and then returns nil: streams end at
@@ -87,7 +92,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			srv.Close()
 		}
 	})
-	err := srv.Serve(l)
+	err := srv.Serve(bound(srv, l, maxOperators))
 	if !stop() { // the stop has begun: wait for its end
 		<-stopped
 	}

@@ -31,7 +31,7 @@ var discard = slog.New(slog.NewTextHandler(io.Discard, nil))
 func fetch(t *testing.T, h http.Handler, target string, code int) string {
 	t.Helper()
 	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequest("GET", target, nil))
+	h.ServeHTTP(w, httptest.NewRequest("GET", "http://127.0.0.1:9472"+target, nil))
 	if w.Code != code {
 		t.Errorf("%s: got status %d, want %d", target, w.Code, code)
 	}

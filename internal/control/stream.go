@@ -30,6 +30,10 @@ func (s *Server) status(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		writeJSON(w, http.StatusOK, snapshot)
 		return
 	}
+	if !s.streams.begin(w) {
+		return
+	}
+	defer s.streams.end()
 	st := newStream(ctx, w, r)
 	defer st.stop()
 	for {
@@ -48,9 +52,15 @@ func (s *Server) records(ctx context.Context, w http.ResponseWriter, r *http.Req
 		writeError(w, http.StatusBadRequest, err)
 		return
 	}
+	if q.Follow {
+		if !s.streams.begin(w) {
+			return
+		}
+		defer s.streams.end()
+	}
 	// The channel is taken before the trail is read: a record that comes in
 	// between closes it.
-	_, newer := s.backend.Status()
+	newer := s.backend.Newer()
 	records, err := s.backend.Log(q)
 	if err != nil {
 		writeError(w, http.StatusInternalServerError, fmt.Errorf("read the audit trail: %w", err))
@@ -69,7 +79,7 @@ func (s *Server) records(ctx context.Context, w http.ResponseWriter, r *http.Req
 			return
 		}
 		q.Limit = maxLimit
-		_, newer = s.backend.Status()
+		newer = s.backend.Newer()
 		if records, err = s.backend.Log(q); err != nil {
 			s.log.Warn("a client's follow of the audit trail ends", "err", err)
 			return

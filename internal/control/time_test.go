@@ -106,6 +106,11 @@ func (b *busy) Status() (Status, <-chan struct{}) {
 	return Status{}, newer
 }
 
+func (b *busy) Newer() <-chan struct{} {
+	_, newer := b.Status()
+	return newer
+}
+
 // TestSlowOrder has an order that takes longer than a request may take to
 // arrive: it is answered all the same.
 func TestSlowOrder(t *testing.T) {

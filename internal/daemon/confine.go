@@ -6,11 +6,13 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"github.com/doorward/doorward/internal/cage"
@@ -26,10 +28,12 @@ import (
 type confinement struct {
 	configPath string
 	state      string // directory
+	spare      string // directory for what the launcher remembers, when state takes nothing
 	log        *slog.Logger
 	walls      *cage.Walls             // nil before the first configuration
 	launcher   *launcher.Launcher      // nil when the first configuration has no commands
 	launched   chan *launcher.Launcher // takes launcher, of which it holds one
+	fixed      chan *vigil             // takes the vigil over the programs' files, of which it holds one
 }
 
 // confine is gateway.Options.Confine.
@@ -38,18 +42,26 @@ func (c *confinement) confine(conf *config.Config) error {
 	if c.walls != nil {
 		return c.serves(walls, conf)
 	}
+	for _, cut := range cutTo(&walls, c.filed()) {
+		c.log.Error(cut, "file", c.configPath, "hint", "put the file right, and restart the daemon")
+	}
 	if specs := commands(conf); len(specs) > 0 {
-		l, err := launcher.Start(c.state, specs, "-c", c.configPath)
+		l, err := launcher.Start(firstThatTakesFiles(c.state, c.spare), specs, "-c", c.configPath)
 		if err != nil {
 			return err
 		}
 		c.launcher = l
 		c.launched <- l
 	}
+	kept, err := watchOver(files(walls.Programs))
+	if err != nil {
+		c.log.Warn("nothing tells when journalctl is replaced: restart the daemon after an upgrade", "err", err)
+	}
 	missing, err := walls.Enter()
 	if err != nil {
 		return fmt.Errorf("lock the daemon in: %w", err)
 	}
+	c.fixed <- kept
 	for _, m := range missing {
 		c.log.Warn(m)
 	}
@@ -58,11 +70,46 @@ func (c *confinement) confine(conf *config.Config) error {
 	return nil
 }
 
+// filed are the walls for the configuration in the file, or for none if it cannot
+// be used.
+func (c *confinement) filed() cage.Walls {
+	conf, _, err := config.Load(c.configPath)
+	if err != nil {
+		conf = &config.Config{}
+	}
+	return wallsFor(c.configPath, conf)
+}
+
+// cutTo keeps walls from being wider than those of the file, and says where they
+// were. A gateway that starts with the configuration before has it out of its
+// store, which somebody who had taken the daemon over could have written; the
+// file they could not.
+func cutTo(walls *cage.Walls, filed cage.Walls) (cut []string) {
+	walls.Read = slices.DeleteFunc(walls.Read, func(path string) bool {
+		if slices.ContainsFunc(filed.Read, func(dir string) bool { return within(path, dir) }) {
+			return false
+		}
+		cut = append(cut, fmt.Sprintf("%q cannot be read, since the file does not say so", path))
+		return true
+	})
+	if walls.Connect && !filed.Connect {
+		walls.Connect = false
+		cut = append(cut, "D-Bus cannot be reached, since the file names no unit")
+	}
+	return cut
+}
+
 // serves says whether a configuration can be served from inside.
 func (c *confinement) serves(walls cage.Walls, conf *config.Config) error {
 	const hint = "the daemon has locked itself in when it started; systemctl restart doorward"
 	if specs := commands(conf); len(specs) > 0 && c.launcher == nil {
 		return fmt.Errorf("door %q has commands, which cannot be started any more: %s", specs[0].Door, hint)
+	}
+	if walls.Connect && !c.walls.Connect {
+		return fmt.Errorf("door %q has a unit, and D-Bus cannot be reached any more: %s", unitDoor(conf), hint)
+	}
+	if p := lowPort(conf); p != 0 && !slices.Contains(c.walls.Keep, cap.NET_BIND_SERVICE) {
+		return fmt.Errorf("%d/tcp cannot be listened on any more, as all below %d: %s", p, firstFree, hint)
 	}
 	for _, path := range walls.Read {
 		if !slices.ContainsFunc(c.walls.Read, func(dir string) bool { return within(path, dir) }) {
@@ -78,15 +125,44 @@ func (c *confinement) serves(walls cage.Walls, conf *config.Config) error {
 // service is what runs a door's commands.
 func (c *confinement) service(d config.Door) gateway.Service { return c.launcher.Service(specOf(d)) }
 
-// watch returns an error when there was a launcher and it has ended, nil when ctx
-// ends.
+// watch returns an error when there was a launcher and it has ended, or when the
+// daemon can no longer start what it has to: then a new one must take over. It
+// returns nil when ctx ends.
 func (c *confinement) watch(ctx context.Context) error {
-	select {
-	case l := <-c.launched:
-		return l.Wait(ctx)
-	case <-ctx.Done():
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		select {
+		case l := <-c.launched:
+			return l.Wait(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	group.Go(func() error {
+		select {
+		case v := <-c.fixed:
+			return c.keep(ctx, v)
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	return group.Wait()
+}
+
+// keep returns an error when a program's file was replaced, as upgrades do: what
+// is there now is out of the daemon's reach. Where systemd starts it again, the
+// daemon ends for it, and the fence stands meanwhile.
+func (c *confinement) keep(ctx context.Context, v *vigil) error {
+	replaced := v.wait(ctx)
+	if replaced == "" {
 		return nil
 	}
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		return fmt.Errorf("%q was replaced, and a daemon that has locked itself in cannot use the new one: it starts again", replaced)
+	}
+	c.log.Error("logins cannot be read from the journal any more: restart the daemon", "replaced", replaced)
+	<-ctx.Done()
+	return nil
 }
 
 // Launch is the launcher of a daemon with this configuration file.
@@ -125,7 +201,12 @@ func wallsFor(configPath string, conf *config.Config) cage.Walls {
 			"/etc/passwd", "/etc/group", "/etc/nsswitch.conf", // who gives an order
 			"/proc", "/sys/fs/cgroup", // boot, ports' holders; Go's share of the processors
 		},
-		Keep: []cap.Value{cap.NET_ADMIN, cap.NET_BIND_SERVICE},
+		Keep:     []cap.Value{cap.NET_ADMIN},
+		Connect:  os.Getenv("NOTIFY_SOCKET") != "" || unitDoor(conf) != "",
+		Abstract: abstract(os.Getenv("NOTIFY_SOCKET"), os.Getenv("DBUS_SYSTEM_BUS_ADDRESS")),
+	}
+	if lowPort(conf) != 0 {
+		w.Keep = append(w.Keep, cap.NET_BIND_SERVICE)
 	}
 	if os.Geteuid() == 0 {
 		// Root without them could not use files of the daemon's own user.
@@ -145,4 +226,52 @@ func wallsFor(configPath string, conf *config.Config) cage.Walls {
 // within says whether path is dir or below it.
 func within(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// firstFree is the first port that needs no capability to be listened on, ip(7).
+const firstFree = 1024
+
+// lowPort is a port that the daemon listens on and that needs
+// CAP_NET_BIND_SERVICE, 0 for none.
+func lowPort(conf *config.Config) uint16 {
+	var all []uint16
+	if a, err := netip.ParseAddrPort(conf.Gateway.Metrics); err == nil {
+		all = append(all, a.Port())
+	}
+	for _, d := range conf.Doors {
+		for _, k := range d.Knocks {
+			all = append(all, k.Listen...)
+		}
+	}
+	if i := slices.IndexFunc(all, func(p uint16) bool { return p < firstFree }); i >= 0 {
+		return all[i]
+	}
+	return 0
+}
+
+// unitDoor is the name of a door whose service is a unit, "" for none.
+func unitDoor(conf *config.Config) string {
+	for _, d := range conf.Doors {
+		if d.Service != nil && d.Service.Unit != "" {
+			return d.Name
+		}
+	}
+	return ""
+}
+
+// abstract says whether systemd or D-Bus listens on a socket that is no file:
+// sd_notify(3), and "Server Addresses" of the D-Bus specification.
+func abstract(notify, bus string) bool {
+	return strings.HasPrefix(notify, "@") || strings.Contains(bus, "abstract=")
+}
+
+// files are what the programs need to be started.
+func files(programs []string) (all []string) {
+	for _, p := range programs {
+		if _, err := os.Stat(p); err == nil {
+			of, _ := cage.Files(p) // what lacks, entering the cage says
+			all = append(all, of...)
+		}
+	}
+	return all
 }

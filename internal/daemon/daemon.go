@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -52,26 +51,23 @@ func (d *Daemon) Serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Nothing above this line changes the machine. The store comes first: its
-	// lock keeps a second daemon from touching the fence of the first.
-	kept, err := store.Open(gateway.State, store.AuditLimit{}, d.Log)
+	// Nothing above this line changes the machine. What follows depends on no
+	// disk: the gateway raises the fence before it opens the store.
+	held, err := lockWarden(gateway, d.Log)
 	if err != nil {
 		return err
 	}
-	defer d.close("store", kept.Close)
+	defer held.release()
 	table, err := fence.Open(d.Log)
 	if err != nil {
 		return fmt.Errorf("the fence: %w", err)
 	}
 	defer d.close("fence", table.Close)
-	if err := os.MkdirAll(filepath.Dir(gateway.Control), 0o755); err != nil {
-		return fmt.Errorf("make the control socket's directory: %w", err)
-	}
 	socket, err := control.Listen(gateway.Control, Group)
-	if err != nil {
+	if errors.Is(err, control.ErrInUse) {
 		return err
 	}
-	return d.run(ctx, gateway, kept, table, socket)
+	return d.run(ctx, gateway, table, socket, err)
 }
 
 // place says where the daemon's state and socket are. A configuration that
@@ -98,24 +94,42 @@ func (d *Daemon) close(what string, f func() error) {
 	}
 }
 
-// run runs all tasks until ctx or one of them ends.
-func (d *Daemon) run(ctx context.Context, where config.Gateway, kept *store.Store, table *fence.Fence, socket net.Listener) error {
-	locks := &confinement{configPath: d.ConfigPath, state: where.State, log: d.Log, launched: make(chan *launcher.Launcher, 1)}
-	gw := gateway.New(gateway.Options{Path: d.ConfigPath, Version: d.Version, Log: d.Log, Confine: locks.confine})
-	world := gateway.Linux(table, kept, locks.service, gw.Hear, d.Log)
+// run runs all tasks until ctx or one of them ends. Without a control socket,
+// for the reason that is given, the doors are guarded all the same.
+func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fence, socket net.Listener, noSocket error) error {
+	locks := &confinement{configPath: d.ConfigPath, state: where.State, spare: filepath.Dir(where.Control),
+		log: d.Log, launched: make(chan *launcher.Launcher, 1), fixed: make(chan *vigil, 1)}
+	options := gateway.Options{Path: d.ConfigPath, Version: d.Version, Log: d.Log, Confine: locks.confine}
+	if noSocket != nil {
+		d.Log.Error("operators get no answer: mend this and start the daemon again", "err", noSocket)
+		options.Warnings = []string{"operators get no answer: " + noSocket.Error()}
+	}
+	gw := gateway.New(options)
+	var kept *store.Store
+	world := gateway.Linux(table, func() (gateway.Store, error) {
+		s, err := store.Open(where.State, store.AuditLimit{}, d.Log)
+		if err != nil {
+			return nil, err
+		}
+		kept = s
+		return s, nil
+	}, locks.service, d.ear(gw.Hear), d.Log)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return locks.watch(ctx) })
 	group.Go(func() error { return d.signals(ctx, gw) })
 	ready := make(chan struct{})
 	group.Go(func() error { return gw.Run(ctx, world, func() { close(ready) }) })
-	group.Go(func() error {
-		return control.NewServer(gw, d.Log).Serve(ctx, socket)
-	})
+	if socket != nil {
+		group.Go(func() error { return control.NewServer(gw, d.Log).Serve(ctx, socket) })
+	}
 	if where.Metrics != "" {
 		group.Go(func() error { return d.metrics(ctx, where.Metrics, gw) })
 	}
 	group.Go(func() error { return d.notify(ctx, ready, gw) })
 	err := group.Wait()
+	if kept != nil {
+		d.close("store", kept.Close)
+	}
 	if locks.launcher != nil {
 		d.close("launcher", locks.launcher.Close)
 	}
@@ -216,17 +230,23 @@ func (d *Daemon) tell(state string) {
 	}
 }
 
-// metrics serves Prometheus' metrics and /healthz until ctx ends.
+// metrics serves Prometheus' metrics and /healthz until ctx ends. An address that
+// cannot be listened on, since another program has it or it is not there yet, is
+// no reason to end: that is said once, and tried again.
 func (d *Daemon) metrics(ctx context.Context, address string, gw *gateway.Gateway) error {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-	if err != nil {
-		return fmt.Errorf("gateway.metrics: %q: %w", address, err)
+	const again = 10 * time.Second
+	for said := false; ; said = true {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		if err == nil {
+			return control.ServeMetrics(ctx, l, gw, d.Log)
+		}
+		if !said {
+			d.Log.Error("the metrics cannot be served; trying again", "gateway.metrics", address, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(again):
+		}
 	}
-	s := &http.Server{Handler: control.Metrics(gw), ReadTimeout: progressTime, WriteTimeout: progressTime}
-	stop := context.AfterFunc(ctx, func() { s.Close() })
-	defer stop()
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics: %w", err)
-	}
-	return nil
 }

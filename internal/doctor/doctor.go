@@ -22,6 +22,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/service"
 )
 
@@ -94,6 +95,7 @@ func (p *Patient) Examine(ctx context.Context) []Finding {
 	add(elsewhere(c, holders)...)
 	add(p.sshdConfig(c)...)
 	reader := p.daemonReader(daemon)
+	add(mayReadConfiguration(reader, p.path(p.Config))...)
 	for i := range c.Doors {
 		add(p.unit(ctx, &c.Doors[i])...)
 		add(p.logins(ctx, &c.Doors[i], reader)...)
@@ -108,7 +110,11 @@ func (p *Patient) Examine(ctx context.Context) []Finding {
 // the rest of the machine is looked at all the same.
 func (p *Patient) configuration() (*config.Config, []Finding) {
 	c, _, err := config.Load(p.path(p.Config))
+	untrusted, _ := errors.AsType[*files.Error](err)
 	switch {
+	case untrusted != nil:
+		return &config.Config{}, []Finding{{Problem, "configuration",
+			fmt.Sprintf("%s %s, and the file names what is run as root", untrusted.Path, untrusted.Problem), untrusted.Fix}}
 	case errors.Is(err, fs.ErrNotExist):
 		return &config.Config{}, []Finding{{Problem, "configuration", fmt.Sprintf("%s does not exist", p.Config),
 			"doorward init writes one"}}

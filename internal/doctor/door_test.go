@@ -186,6 +186,9 @@ func TestReader(t *testing.T) {
 	}
 	want(t, mayRead(r, secure), "problem: "+secure+": the user doorward may not read it (-rw-------, owner")
 	want(t, mayRead(nil, secure))
+	want(t, mayReadConfiguration(r, secure), "problem: configuration: the user doorward may not read "+secure+
+		" (-rw-------, owner")
+	want(t, mayReadConfiguration(nil, secure))
 	want(t, mayRead(r, "the journal"))
 }
 
@@ -248,6 +251,13 @@ func TestConfiguration(t *testing.T) {
 		_, found := p.configuration()
 		want(t, found, line)
 	}
+	if err := os.Chmod(p.path("/good"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	p.Config = "/good"
+	_, found := p.configuration()
+	want(t, found, "problem: configuration: "+p.path("/good")+" may be written by everybody: allowed is its owner alone, "+
+		"and the file names what is run as root > chown root:doorward "+p.path("/good")+" && chmod 0640 "+p.path("/good"))
 	// The knock is nobody's business who gets to see the list.
 	if got := strings.Join(lines(outside(sshDoor(t))), ""); strings.Contains(got, "59000") {
 		t.Errorf("it tells the knock: %s", got)

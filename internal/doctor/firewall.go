@@ -32,14 +32,17 @@ type baseChain struct {
 	policy   bool // what reaches its end is dropped
 	drops    bool // one of its rules drops or rejects
 	notrack  bool // one of its rules takes packets out of connection tracking
+	detours  []detour
 }
 
 // firewalls looks for what else decides about packets on their way in.
 func (p *Patient) firewalls(c *config.Config) []Finding {
 	var all []Finding
 	chains, err := baseChains()
+	var ways []Finding
 	if err == nil {
 		all = chainFindings(chains, c)
+		ways = waysRound(chains, c)
 	}
 	all = append(all, managers(p.read("/etc/ufw/ufw.conf"), p.running("firewalld"), c)...)
 	legacy := p.read("/proc/thread-self/net/ip_tables_names") + p.read("/proc/thread-self/net/ip6_tables_names")
@@ -52,7 +55,26 @@ func (p *Patient) firewalls(c *config.Config) []Finding {
 	if err == nil && len(all) == 0 {
 		all = append(all, Finding{OK, "firewall", "no other one decides about what comes in", ""})
 	}
-	return all
+	return append(all, ways...)
+}
+
+// waysRound looks for rules and routes that lead to guarded ports, or round
+// them.
+func waysRound(chains []baseChain, c *config.Config) []Finding {
+	var all []detour
+	for _, b := range chains {
+		all = append(all, b.detours...)
+	}
+	own, err := ownAddresses()
+	if err != nil {
+		return []Finding{{Note, "firewall", fmt.Sprintf("this machine's addresses cannot be read: %v", err), ""}}
+	}
+	found := detourFindings(all, own, c)
+	routes, err := takenIn()
+	if err != nil {
+		return append(found, Finding{Note, "routes", fmt.Sprintf("cannot be read: %v", err), ""})
+	}
+	return append(found, transparentFindings(routes, c)...)
 }
 
 // chainFindings judges base chains.
@@ -157,6 +179,11 @@ func baseChains() ([]baseChain, error) {
 		}
 		if err := b.follow(conn, ch.Table, ch.Name, map[string]bool{}); err != nil {
 			return nil, err
+		}
+		if hook == "prerouting" {
+			if b.detours, err = detours(conn, ch.Table, ch.Name); err != nil {
+				return nil, err
+			}
 		}
 		all = append(all, b)
 	}

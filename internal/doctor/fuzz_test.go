@@ -157,6 +157,9 @@ func equalEmpty() cmp.Option {
 // them means what FuzzSSHDConfig takes it for.
 func TestSSHDFindsTheSamePorts(t *testing.T) {
 	nstest.Need(t, "sshd", "ssh-keygen")
+	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // where sshd locks itself in
+		t.Fatal(err)
+	}
 	key := filepath.Join(t.TempDir(), "key")
 	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

@@ -66,7 +66,7 @@ func rehearse(c *config.Config) (owned bool, err error) {
 				return err
 			}
 			defer f.Close()
-			if err := f.Guard(doors, nil); err != nil {
+			if err := f.Guard(doors); err != nil {
 				return err
 			}
 			owned = f.Owned()

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/doorward/doorward/internal/files"
 )
 
 // reader is who reads the logs: the daemon's user, and its groups.
@@ -92,6 +95,24 @@ func mayRead(r *reader, path string) []Finding {
 	return []Finding{{Problem, path, fmt.Sprintf("%s may not read it (%v, owner %d, group %d): its door would go to failsafe",
 		r.name, info.Mode(), s.Uid, s.Gid),
 		fmt.Sprintf("chgrp adm %s; chmod g+r %[1]s; and the same where it is rotated (create in /etc/logrotate.d)", path)}}
+}
+
+// mayReadConfiguration says what keeps the reader from a configuration that we can
+// read.
+func mayReadConfiguration(r *reader, path string) []Finding {
+	for _, name := range []string{path, filepath.Dir(path)} {
+		info, err := os.Stat(name)
+		if r == nil || err != nil {
+			return nil
+		}
+		if s, ok := info.Sys().(*syscall.Stat_t); ok && !readable(info.Mode(), int(s.Uid), int(s.Gid), r) {
+			dir, file := files.Quoted(filepath.Dir(path)), files.Quoted(path)
+			return []Finding{{Problem, "configuration", fmt.Sprintf("%s may not read %s (%v, owner %d, group %d)",
+				r.name, name, info.Mode(), s.Uid, s.Gid),
+				fmt.Sprintf("chgrp doorward %s %s && chmod g+rX %[1]s %[2]s", dir, file)}}
+		}
+	}
+	return nil
 }
 
 // readable is how the kernel decides (path_resolution(7)): the first of owner,

@@ -198,11 +198,11 @@ func (d *Door) give(now time.Time, r request) []Effect {
 	c := Claim{Source: r.source, By: r.by, Until: until, For: until.Sub(now)}
 	drawnOut := d.grants[r.source] != nil && r.by == byPresence
 	again := drawnOut && !d.grants[r.source].claims[byPresence].IsZero()
-	end := d.claim(c)
+	end := d.claim(now, c)
 	if drawnOut {
 		// Presence draws a grant to everybody out every few seconds: no news,
 		// and once on disk is enough, since a restart asks the kernel how long.
-		out := []Effect{Give{r.source, end.Sub(now)}}
+		out := []Effect{Give{r.source, end}}
 		if !again {
 			out = append(out, Keep{c})
 		}
@@ -211,15 +211,16 @@ func (d *Door) give(now time.Time, r request) []Effect {
 	if r.length > 0 {
 		d.saved.LastSeen = now // somebody is on their way in
 	}
-	return []Effect{Give{r.source, end.Sub(now)}, Keep{c},
+	return []Effect{Give{r.source, end}, Keep{c},
 		d.record(now, audit.EventGranted, SourceString(r.source), r.by, r.reason, until)}
 }
 
-// claim takes in a claim and returns when the grant now ends.
-func (d *Door) claim(c Claim) time.Time {
+// claim takes in a claim that was made at since, and returns when the grant now
+// ends.
+func (d *Door) claim(since time.Time, c Claim) time.Time {
 	g := d.grants[c.Source]
 	if g == nil {
-		g = &grant{claims: make(map[string]time.Time), end: d.ends.add(c.Source, c.Until)}
+		g = &grant{claims: make(map[string]time.Time), since: since, end: d.ends.add(c.Source, c.Until)}
 		d.grants[c.Source] = g
 	}
 	g.claims[c.By] = c.Until
@@ -258,6 +259,7 @@ func (d *Door) darken(now time.Time, to State, by, reason string) []Effect {
 	for source := range d.grants {
 		out = append(out, d.drop(source, true)...)
 	}
+	out = append(out, EndFlows{Any})
 	d.waiting = nil
 	d.saved.ForAll = false
 	d.connections = 0
@@ -277,19 +279,6 @@ func (d *Door) darken(now time.Time, to State, by, reason string) []Effect {
 func (d *Door) fail(now time.Time, noData string) []Effect {
 	return append(d.darken(now, Failsafe, "presence", noData),
 		d.record(now, audit.EventFailsafe, "", "presence", noData, time.Time{}))
-}
-
-func (d *Door) punish(p Penalty) {
-	if old := d.penalties[p.Source]; old != nil {
-		d.pardons.remove(old.end)
-	}
-	d.penalties[p.Source] = &penalty{p, d.pardons.add(p.Source, p.Until)}
-}
-
-func (d *Door) pardon(source netip.Prefix) Effect {
-	d.pardons.remove(d.penalties[source].end)
-	delete(d.penalties, source)
-	return Pardon{source}
 }
 
 func (d *Door) become(now time.Time, s State, reason string) {

@@ -4,6 +4,17 @@
 // effects that the gateway is to carry out, so that tests and an explorer reach
 // every state. What the kernel or the service manager really did comes back
 // through Runs, Stopped, Failed and Seen; the door never assumes it.
+//
+// What a stranger can cost a door, at the worst:
+//
+//	a touch, penalised or not  4 lookups
+//	a wrong knock              3 penalties written, in heaps of at most 65,536;
+//	                           as many forgotten early, if there is no room
+//	the end of a penalty       the top of one heap, put into another
+//	being forgotten            the top of a heap
+//	memory                     65,536 penalties, standing and remembered
+//
+// None of it depends on what strangers did before, but for a heap's logarithm.
 package door
 
 import (
@@ -19,7 +30,6 @@ import (
 
 // Bounds of what a door keeps and how often it looks.
 const (
-	maxPenalties = 1 << 16          // beyond it the one that ends soonest ends early
 	maxWaiting   = 1 << 12          // knocks that wait for the service to run
 	restEvery    = time.Minute      // looks for log data while the door is dark
 	failEvery    = 10 * time.Second // and while it is in failsafe: at boot the journal comes late
@@ -52,8 +62,7 @@ type Door struct {
 	waiting   []request // for the service to run, in the order of their coming
 	grants    map[netip.Prefix]*grant
 	ends      expiries // of grants
-	penalties map[netip.Prefix]*penalty
-	pardons   expiries // ends of penalties
+	penalties penalties
 
 	looking     bool      // a Look is under way
 	looked      time.Time // when the last Seen came, zero before the first
@@ -73,12 +82,8 @@ type request struct {
 
 type grant struct {
 	claims map[string]time.Time // until when, by whose behalf
+	since  time.Time            // when the source first had it
 	end    *expiry
-}
-
-type penalty struct {
-	Penalty
-	end *expiry
 }
 
 // New returns a door as it was saved. A door that was saved in the middle of a
@@ -96,7 +101,7 @@ func New(rules Rules, saved Saved, now time.Time) *Door {
 		rules:     rules,
 		saved:     saved,
 		grants:    make(map[netip.Prefix]*grant),
-		penalties: make(map[netip.Prefix]*penalty),
+		penalties: newPenalties(),
 	}
 }
 
@@ -110,17 +115,14 @@ func past(now, t time.Time) time.Time {
 }
 
 // Restore takes in a claim that the kernel still holds a grant for.
-func (d *Door) Restore(c Claim) { d.claim(c) }
+func (d *Door) Restore(c Claim) { d.claim(c.Until.Add(-c.For), c) }
 
 // Adopt takes in a grant that the kernel holds and nobody remembers.
 func (d *Door) Adopt(now time.Time, c Claim) []Effect {
-	d.claim(c)
+	d.claim(now, c)
 	return []Effect{Keep{c},
 		d.record(now, audit.EventGranted, SourceString(c.Source), c.By, "the kernel let it in already", c.Until)}
 }
-
-// RestorePenalty takes in a penalty that still has time to run.
-func (d *Door) RestorePenalty(p Penalty) { d.punish(p) }
 
 // Configure changes the rules of a door that goes on.
 func (d *Door) Configure(rules Rules) { d.rules = rules }
@@ -134,7 +136,7 @@ func (d *Door) Saved() Saved { return d.saved }
 // dark nor open for some alone.
 func (d *Door) Deaf(source netip.Prefix) bool {
 	some := d.saved.State == Open && !d.saved.ForAll
-	return d.Mute() || d.penalties[source] != nil || source == Any && d.saved.State != Dark && !some
+	return d.Mute() || d.penalties.cover(source) || source == Any && d.saved.State != Dark && !some
 }
 
 // Knock takes in a right knock.
@@ -147,24 +149,6 @@ func (d *Door) Knock(now time.Time, k Knock) []Effect {
 		r.length = 0
 	}
 	return d.ask(now, r)
-}
-
-// Wrong takes in a wrong knock and penalises its source where the rule says so.
-// Who is penalised also loses what the same kind of knock had earned: a scan that
-// happens to touch the right ports first touches the others a moment later.
-func (d *Door) Wrong(now time.Time, w Wrong) []Effect {
-	if w.Penalty <= 0 {
-		return []Effect{d.record(now, audit.EventRefused, SourceString(w.Source), w.By, w.Reason, time.Time{})}
-	}
-	var out []Effect
-	if e, ok := d.pardons.next(); ok && len(d.penalties) >= maxPenalties {
-		out = append(out, d.pardon(e.source))
-	}
-	p := Penalty{Source: w.Source, Until: now.Add(w.Penalty), For: w.Penalty, Reason: w.Reason}
-	d.punish(p)
-	out = append(out, Punish{p},
-		d.record(now, audit.EventRefused, SourceString(w.Source), w.By, w.Reason, p.Until))
-	return append(out, d.withdraw(now, w.Source, w.By)...)
 }
 
 // withdraw ends one claim to a source's grant, or one that waits for the
@@ -180,13 +164,15 @@ func (d *Door) withdraw(now time.Time, source netip.Prefix, by string) []Effect 
 	var out []Effect
 	switch {
 	case claimed && len(g.claims) == 1:
-		out = append(d.drop(source, true), revoked)
+		out = append(d.drop(source, true), EndFlows{source}, revoked)
 	case claimed: // last one out: what others gave stands
 		delete(g.claims, by)
 		end := slices.MaxFunc(slices.Collect(maps.Values(g.claims)), time.Time.Compare)
 		d.ends.move(g.end, end)
-		out = []Effect{Give{source, end.Sub(now)}, Drop{source, by},
+		out = []Effect{Give{source, end}, Drop{source, by},
 			d.record(now, audit.EventGranted, SourceString(source), by, reason+"; what others gave stands", end)}
+	case waited && g != nil:
+		out = []Effect{d.record(now, audit.EventGranted, SourceString(source), by, reason+"; what others gave stands", g.end.until)}
 	case waited:
 		out = []Effect{revoked}
 	}
@@ -212,18 +198,18 @@ func (d *Door) Open(now time.Time, source netip.Prefix, length time.Duration, by
 }
 
 // Revoke ends all claims to a source's grant, those that wait for the service
-// included, and says whether there was one. A door that was opening for nobody
-// else goes dark again.
+// included, and says whether there was one. The source's flows over UDP end in
+// any case. A door that was opening for nobody else goes dark again.
 func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, bool) {
 	waiting := len(d.waiting)
 	d.waiting = slices.DeleteFunc(d.waiting, func(r request) bool { return r.source == source })
 	waited := len(d.waiting) < waiting
 	if d.grants[source] == nil && !waited {
-		return nil, false
+		return []Effect{EndFlows{source}}, false // one may go on since an earlier grant
 	}
 	var out []Effect
 	if d.grants[source] != nil {
-		out = d.drop(source, true)
+		out = append(d.drop(source, true), EndFlows{source})
 	}
 	out = append(out, d.record(now, audit.EventRevoked, SourceString(source), by, "on an operator's word", time.Time{}))
 	return append(out, d.openForNobody(now, by, "on an operator's word")...), true
@@ -250,29 +236,6 @@ func (d *Door) Close(now time.Time, by string) []Effect {
 	return nil
 }
 
-// Arm ends a failsafe and the penalties of everybody. Log data that is still
-// missing then leads to no further failsafe until there was some again.
-func (d *Door) Arm(now time.Time, by string) []Effect {
-	var out []Effect
-	for source := range d.penalties {
-		out = append(out, d.pardon(source))
-	}
-	if d.saved.State == Failsafe {
-		d.saved.Armed = true
-		d.become(now, Dark, "armed by "+by+" in spite of missing log data")
-	}
-	return append(out, d.record(now, audit.EventArmed, "", by, "on an operator's word", time.Time{}))
-}
-
-// ArmSource ends one source's penalty, and says whether there was one.
-func (d *Door) ArmSource(now time.Time, source netip.Prefix, by string) ([]Effect, bool) {
-	if d.penalties[source] == nil {
-		return nil, false
-	}
-	return []Effect{d.pardon(source),
-		d.record(now, audit.EventArmed, SourceString(source), by, "on an operator's word", time.Time{})}, true
-}
-
 // Next returns the next moment at which Tick has something to do.
 func (d *Door) Next() (time.Time, bool) {
 	var next time.Time
@@ -284,9 +247,7 @@ func (d *Door) Next() (time.Time, bool) {
 	if e, ok := d.ends.next(); ok {
 		sooner(e.until, true)
 	}
-	if e, ok := d.pardons.next(); ok {
-		sooner(e.until, true)
-	}
+	sooner(d.penalties.next())
 	sooner(d.nextLook())
 	sooner(d.retry, !d.retry.IsZero())
 	return next, !next.IsZero()
@@ -303,13 +264,7 @@ func (d *Door) Tick(now time.Time) []Effect {
 		delete(d.grants, source)
 		out = append(out, d.record(now, audit.EventExpired, SourceString(source), "", "its time was up", time.Time{}))
 	}
-	for source, ok := d.pardons.due(now); ok; source, ok = d.pardons.due(now) {
-		delete(d.penalties, source)
-		out = append(out, Pardon{source})
-		if source == Any {
-			out = append(out, d.record(now, audit.EventArmed, "", "", "the penalty is over", time.Time{}))
-		}
-	}
+	out = append(out, d.pardons(now)...)
 	if t, ok := d.nextLook(); ok && !now.Before(t) {
 		d.looking = true
 		out = append(out, Look{})
@@ -354,12 +309,12 @@ type View struct {
 	DarkAt      time.Time // zero unless open
 	Connections int       // as last seen
 	Grants      []Claim   // by source, then By
-	Penalties   []Penalty // by source
+	Penalties   []Penalty // that stand, by source
 }
 
 // View returns what status tells of the door, sorted.
 func (d *Door) View() View {
-	v := View{Saved: d.saved, Connections: d.connections}
+	v := View{Saved: d.saved, Connections: d.connections, Penalties: d.penalties.standing()}
 	if d.saved.State == Open {
 		v.DarkAt = d.darkAt()
 	}
@@ -368,27 +323,39 @@ func (d *Door) View() View {
 			v.Grants = append(v.Grants, Claim{Source: source, By: by, Until: until})
 		}
 	}
-	for _, p := range d.penalties {
-		v.Penalties = append(v.Penalties, p.Penalty)
-	}
 	slices.SortFunc(v.Grants, func(a, b Claim) int {
 		return cmp.Or(a.Source.Compare(b.Source), cmp.Compare(a.By, b.By))
 	})
-	slices.SortFunc(v.Penalties, func(a, b Penalty) int { return a.Source.Compare(b.Source) })
 	return v
 }
 
 // Mute says whether nobody's knocks are heard at all: in failsafe, before the
 // first look for log data, and while everybody is penalised.
 func (d *Door) Mute() bool {
-	return d.saved.State == Failsafe || !d.Looked() || d.penalties[Any] != nil
+	return d.saved.State == Failsafe || !d.Looked() || d.penalties.stands(Any)
 }
 
 // Looked says whether log data was looked for once, or need not be.
 func (d *Door) Looked() bool { return !d.rules.Logins || !d.looked.IsZero() }
 
+// GrantedSince returns since when a source has a grant; false if it has none that
+// was given on that behalf. A claim that renews a grant does not begin it anew.
+func (d *Door) GrantedSince(source netip.Prefix, by string) (time.Time, bool) {
+	g := d.grants[source]
+	if g == nil || g.claims[by].IsZero() {
+		return time.Time{}, false
+	}
+	return g.since, true
+}
+
 // Granted is how many sources have a grant.
 func (d *Door) Granted() int { return len(d.grants) }
+
+// Penalised is how many sources have a penalty.
+func (d *Door) Penalised() int { return len(d.penalties.stand.h) }
+
+// Connections is how many live connections the latest look saw.
+func (d *Door) Connections() int { return d.connections }
 
 // Renew takes in that another service is behind the door, or that presence is
 // looked for elsewhere: what was asked of the old ones is asked anew.

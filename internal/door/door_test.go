@@ -18,20 +18,24 @@ var (
 )
 
 // tell writes effects as a line each, as the tests below read them.
-func tell(effects []Effect) string {
+func tell(now time.Time, effects []Effect) string {
 	var b strings.Builder
 	for _, e := range effects {
 		switch e := e.(type) {
 		case Give:
-			fmt.Fprintf(&b, "give %s %s\n", SourceString(e.Source), e.For)
+			fmt.Fprintf(&b, "give %s %s\n", SourceString(e.Source), e.Until.Sub(now))
 		case Revoke:
 			fmt.Fprintf(&b, "revoke %s\n", SourceString(e.Source))
+		case EndFlows:
+			fmt.Fprintf(&b, "end flows of %s\n", SourceString(e.Source))
 		case Keep:
 			fmt.Fprintf(&b, "keep %s by %s\n", SourceString(e.Source), e.By)
 		case Drop:
 			fmt.Fprintf(&b, "drop %s by %s\n", SourceString(e.Source), e.By)
 		case Punish:
 			fmt.Fprintf(&b, "punish %s %s\n", SourceString(e.Source), e.For)
+		case Over:
+			fmt.Fprintf(&b, "over %s\n", SourceString(e.Source))
 		case Pardon:
 			fmt.Fprintf(&b, "pardon %s\n", SourceString(e.Source))
 		case Record:
@@ -74,7 +78,7 @@ func (s *scene) want(got []Effect, lines ...string) {
 	if want != "" {
 		want += "\n"
 	}
-	if d := cmp.Diff(want, tell(got)); d != "" {
+	if d := cmp.Diff(want, tell(s.now, got)); d != "" {
 		s.t.Errorf("after %s, effects (-want +got):\n%s", s.now.Sub(start), d)
 	}
 }
@@ -119,7 +123,7 @@ func TestFromKnockToIdle(t *testing.T) {
 		t.Errorf("the door wants to look at %s, after it is idle", at)
 	}
 	s.want(s.door.Tick(s.now), "look")
-	s.want(s.door.Seen(s.now, Seen{Login: start.Add(10 * time.Second)}), "stop")
+	s.want(s.door.Seen(s.now, Seen{Login: start.Add(10 * time.Second)}), "end flows of any", "stop")
 	s.state(Closing)
 	s.want(s.door.Stopped(s.now, ""), "record dark | nobody was in for 1h0m0s")
 	s.state(Dark)
@@ -140,7 +144,7 @@ func TestConnectionsKeepADoorOpenUntilAnHourAfterTheirEnd(t *testing.T) {
 
 func TestAKnockWhileItClosesOpensAgain(t *testing.T) {
 	s := opened(t, ssh)
-	s.want(s.door.Close(s.now, "operator"), "revoke 192.0.2.2", "drop 192.0.2.2 by touch", "stop")
+	s.want(s.door.Close(s.now, "operator"), "revoke 192.0.2.2", "drop 192.0.2.2 by touch", "end flows of any", "stop")
 	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "touched 2"}))
 	s.want(s.door.Stopped(s.now, ""), "record dark | on an operator's word", "start")
 	s.state(Opening)
@@ -155,7 +159,7 @@ func TestAServiceThatDoesNotStart(t *testing.T) {
 	s := newScene(t, ssh)
 	s.door.Knock(s.now, Knock{Source: visitor, By: "touch"})
 	s.want(s.door.Failed(s.now, "start ssh.service: exit status 255"),
-		"record error | start ssh.service: exit status 255", "stop")
+		"record error | start ssh.service: exit status 255", "end flows of any", "stop")
 	s.want(s.door.Stopped(s.now, ""), "record dark | the service did not start")
 	s.state(Dark)
 }
@@ -189,7 +193,7 @@ func TestAServiceThatDiesIsRepairedOnceInAWhile(t *testing.T) {
 		t.Errorf("opened at %s, want %s: a repair is no opening", got, want)
 	}
 	s.at(20*time.Minute + 9*time.Second)
-	s.want(s.door.Stopped(s.now, "signal 9"), "revoke 192.0.2.2", "drop 192.0.2.2 by touch", "stop",
+	s.want(s.door.Stopped(s.now, "signal 9"), "revoke 192.0.2.2", "drop 192.0.2.2 by touch", "end flows of any", "stop",
 		"record error | the service keeps dying: signal 9")
 	s.state(Closing)
 }
@@ -206,7 +210,7 @@ func TestFailsafe(t *testing.T) {
 	const missing = "no log data: /var/log/secure: is empty"
 	s := opened(t, ssh)
 	s.want(s.door.Seen(s.now, Seen{NoData: missing}),
-		"revoke 192.0.2.2", "drop 192.0.2.2 by touch", "stop", "record failsafe | presence | "+missing)
+		"revoke 192.0.2.2", "drop 192.0.2.2 by touch", "end flows of any", "stop", "record failsafe | presence | "+missing)
 	s.state(Failsafe)
 	s.want(s.door.Stopped(s.now, ""))
 	s.want(s.door.Knock(s.now, Knock{Source: visitor, By: "touch"}),
@@ -253,7 +257,7 @@ func TestAWrongKnockTakesBackWhatTheRightOneEarned(t *testing.T) {
 	s := opened(t, ssh)
 	s.want(s.door.Wrong(s.now, wrong),
 		"punish 192.0.2.2 1m0s", "record refused | 192.0.2.2 | touch | touched another",
-		"revoke 192.0.2.2", "drop 192.0.2.2 by touch",
+		"revoke 192.0.2.2", "drop 192.0.2.2 by touch", "end flows of 192.0.2.2",
 		"record revoked | 192.0.2.2 | touch | a wrong knock came after the right one")
 	s.state(Open)
 
@@ -272,7 +276,7 @@ func TestAWrongKnockTakesBackWhatTheRightOneEarned(t *testing.T) {
 	s.door.Knock(s.now, Knock{Source: visitor, By: "touch"})
 	s.want(s.door.Wrong(s.now, wrong),
 		"punish 192.0.2.2 1m0s", "record refused | 192.0.2.2 | touch | touched another",
-		"record revoked | 192.0.2.2 | touch | a wrong knock came after the right one", "stop")
+		"record revoked | 192.0.2.2 | touch | a wrong knock came after the right one", "end flows of any", "stop")
 	s.state(Closing)
 }
 
@@ -299,7 +303,7 @@ func TestPenalties(t *testing.T) {
 		t.Error("the penalty ended early")
 	}
 	s.at(5 * time.Minute)
-	s.want(s.door.Tick(s.now), "pardon 192.0.2.2")
+	s.want(s.door.Tick(s.now), "over 192.0.2.2")
 	if s.door.Deaf(visitor) {
 		t.Error("the penalty stands for longer than was said")
 	}
@@ -335,7 +339,7 @@ func TestOpenToEverybodyUntilItIsDark(t *testing.T) {
 	s.want(s.door.Seen(s.now, Seen{}), "give any 1h0m0s")
 	s.at(70*time.Minute + 5*time.Second)
 	s.want(s.door.Tick(s.now), "drop any by presence", "drop any by touch", "record expired | any | its time was up", "look")
-	s.want(s.door.Seen(s.now, Seen{}), "stop")
+	s.want(s.door.Seen(s.now, Seen{}), "end flows of any", "stop")
 }
 
 func TestOpenToEverybodyAgainWhenTheLastLookFindsSomebody(t *testing.T) {
@@ -362,8 +366,8 @@ func TestLastOneOut(t *testing.T) {
 	s.want(s.door.Knock(s.now, Knock{Source: visitor, By: "touch", Reason: "touched 1"}),
 		"give 192.0.2.2 9m50s", "keep 192.0.2.2 by touch", "record granted | 192.0.2.2 | touch | touched 1")
 	effects, had := s.door.Revoke(s.now, visitor, "operator bob")
-	if !had || !strings.HasPrefix(tell(effects), "revoke 192.0.2.2\n") || len(s.door.View().Grants) != 0 {
-		t.Errorf("revoke: %v\n%s", had, tell(effects))
+	if !had || !strings.HasPrefix(tell(s.now, effects), "revoke 192.0.2.2\n") || len(s.door.View().Grants) != 0 {
+		t.Errorf("revoke: %v\n%s", had, tell(s.now, effects))
 	}
 	if _, had := s.door.Revoke(s.now, visitor, "operator bob"); had {
 		t.Error("a grant that is revoked is there to be revoked again")
@@ -377,7 +381,7 @@ func TestWithoutAServiceOpeningAndClosingTakeNoTime(t *testing.T) {
 		"give 192.0.2.2 1s",
 		"keep 192.0.2.2 by touch",
 		"record granted | 192.0.2.2 | touch | touched 1")
-	s.want(s.door.Close(s.now, "operator"), "revoke 192.0.2.2", "drop 192.0.2.2 by touch",
+	s.want(s.door.Close(s.now, "operator"), "revoke 192.0.2.2", "drop 192.0.2.2 by touch", "end flows of any",
 		"record dark | operator | on an operator's word")
 	s.state(Dark)
 }

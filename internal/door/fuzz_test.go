@@ -29,7 +29,7 @@ func FuzzDoor(f *testing.F) {
 		d.rules = Rules{Name: "ssh", OpenFor: 30 * time.Second, Idle: time.Duration(1+c.Below(120)) * time.Second,
 			Service: c.Bool(), Logins: c.Bool()}
 		d.w = &world{door: New(d.rules, Saved{}, start), now: start, kernel: make(map[netip.Prefix]time.Time),
-			disk: make(map[netip.Prefix]map[string]bool), banned: make(map[netip.Prefix]time.Time)}
+			disk: make(map[netip.Prefix]map[string]bool), banned: make(map[netip.Prefix]Penalty)}
 		d.tick()
 		for n := 0; c.More() && n < 500; n++ {
 			d.step()
@@ -176,8 +176,8 @@ func (d *driver) restart() {
 		clear(w.kernel)
 		clear(w.disk)
 	}
-	for _, p := range v.Penalties {
-		w.door.RestorePenalty(p)
+	for _, p := range w.banned {
+		w.door.RestorePenalty(w.now, p)
 	}
 	d.tick()
 	switch {

@@ -1,7 +1,9 @@
 package door
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -15,8 +17,8 @@ type world struct {
 	now    time.Time
 	kernel map[netip.Prefix]time.Time // grants, by their ends
 	disk   map[netip.Prefix]map[string]bool
-	banned map[netip.Prefix]time.Time
-	op     Effect // the service's last order that was not answered yet
+	banned map[netip.Prefix]Penalty // with those that are remembered
+	op     Effect                   // the service's last order that was not answered yet
 	looks  int
 	runs   bool
 }
@@ -30,10 +32,10 @@ func (w *world) carry(t tester, effects []Effect) {
 	for _, e := range effects {
 		switch e := e.(type) {
 		case Give:
-			if e.For <= 0 {
-				t.Fatalf("a grant of %s", e.For)
+			if !e.Until.After(w.now) {
+				t.Fatalf("a grant of %s", e.Until.Sub(w.now))
 			}
-			w.kernel[e.Source] = w.now.Add(e.For)
+			w.kernel[e.Source] = e.Until
 		case Revoke:
 			delete(w.kernel, e.Source)
 		case Keep:
@@ -46,7 +48,11 @@ func (w *world) carry(t tester, effects []Effect) {
 				delete(w.disk, e.Source)
 			}
 		case Punish:
-			w.banned[e.Source] = e.Until
+			w.banned[e.Source] = e.Penalty
+		case Over:
+			if old := w.banned[e.Source]; old != e.Penalty || w.now.Before(old.Until) {
+				t.Fatalf("over is %v, on disk %v", e.Penalty, old)
+			}
 		case Pardon:
 			delete(w.banned, e.Source)
 		case Start, Stop:
@@ -87,8 +93,22 @@ func (w *world) check(t tester) {
 			t.Fatalf("the door lets %v in until %s, the kernel until %s", source, until, w.kernel[source])
 		}
 	}
-	if len(v.Penalties) != len(w.banned) {
-		t.Fatalf("penalties %v, on disk %v", v.Penalties, w.banned)
+	if all := slices.SortedFunc(maps.Keys(w.banned), netip.Prefix.Compare); !slices.Equal(all, w.door.Remembers()) {
+		t.Fatalf("penalties of %v are remembered, on disk are %v", w.door.Remembers(), w.banned)
+	}
+	stand := 0
+	for _, p := range w.banned {
+		if w.now.Before(p.Until) {
+			stand++
+		}
+	}
+	for _, p := range v.Penalties {
+		if p != w.banned[p.Source] {
+			t.Fatalf("the penalty is %v, on disk %v", p, w.banned[p.Source])
+		}
+	}
+	if stand != len(v.Penalties) {
+		t.Fatalf("penalties %v stand, on disk %v", v.Penalties, w.banned)
 	}
 	if (v.State == Dark || v.State == Closing || v.State == Failsafe) && len(w.kernel) > 0 {
 		t.Fatalf("the door is %s and the kernel lets %v in", v.State, w.kernel)
@@ -108,7 +128,7 @@ func TestDoorKernelAndDiskAgree(t *testing.T) {
 			Idle:    time.Duration(rapid.IntRange(1, 120).Draw(t, "idle")) * time.Second,
 			Service: rapid.Bool().Draw(t, "service"), Logins: rapid.Bool().Draw(t, "logins")}
 		w := &world{door: New(rules, Saved{}, start), now: start, kernel: make(map[netip.Prefix]time.Time),
-			disk: make(map[netip.Prefix]map[string]bool), banned: make(map[netip.Prefix]time.Time)}
+			disk: make(map[netip.Prefix]map[string]bool), banned: make(map[netip.Prefix]Penalty)}
 		source := func(t *rapid.T) netip.Prefix { return rapid.SampledFrom(sources).Draw(t, "source") }
 		tick := func(t *rapid.T) { w.carry(t, w.door.Tick(w.now)); w.check(t) }
 		tick(t)
@@ -125,7 +145,7 @@ func TestDoorKernelAndDiskAgree(t *testing.T) {
 			},
 			"wrong": func(t *rapid.T) {
 				if s := source(t); !w.door.Deaf(s) {
-					w.carry(t, w.door.Wrong(w.now, Wrong{Source: s, Penalty: time.Minute}))
+					w.carry(t, w.door.Wrong(w.now, Wrong{Source: s, Penalty: time.Minute, Used: rapid.Bool().Draw(t, "used")}))
 				}
 				tick(t)
 			},

@@ -18,7 +18,7 @@ func TestRevokingAKnockThatWaits(t *testing.T) {
 	s.want(effects, "record revoked | 192.0.2.2 | operator bob | on an operator's word")
 	s.state(Opening)
 	effects, _ = s.door.Revoke(s.now, other, "operator bob")
-	s.want(effects, "record revoked | 2001:db8::2 | operator bob | on an operator's word", "stop")
+	s.want(effects, "record revoked | 2001:db8::2 | operator bob | on an operator's word", "end flows of any", "stop")
 	s.state(Closing)
 }
 
@@ -34,4 +34,18 @@ func TestRevokingWhileTheServiceIsRepaired(t *testing.T) {
 	effects, _ := s.door.Revoke(s.now, other, "operator bob")
 	s.want(effects, "record revoked | 2001:db8::2 | operator bob | on an operator's word")
 	s.state(Opening)
+}
+
+// A wrong knock takes back one that waits; what an operator gave the same source
+// stands, and the trail says so.
+func TestAWrongKnockWhileTheServiceIsRepaired(t *testing.T) {
+	s := opened(t, ssh)
+	if _, err := s.door.Open(s.now, other, time.Minute, "operator bob"); err != nil {
+		t.Fatal(err)
+	}
+	s.door.Stopped(s.now, "signal 9")
+	s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "right"})
+	s.want(s.door.Wrong(s.now, Wrong{Source: other, By: "touch", Reason: "touched another", Penalty: time.Minute}),
+		"punish 2001:db8::/64 1m0s", "record refused | 2001:db8::2 | touch | touched another; its /64 is penalised",
+		"record granted | 2001:db8::2 | touch | a wrong knock came after the right one; what others gave stands")
 }

@@ -67,18 +67,12 @@ type Knock struct {
 
 // Wrong is a wrong knock.
 type Wrong struct {
-	Source  netip.Prefix // Any: everybody's knocks are ignored for the penalty
-	By      string
-	Reason  string
-	Penalty time.Duration // 0: none
-}
-
-// Penalty is the time for which a source's knocks are ignored.
-type Penalty struct {
-	Source netip.Prefix
-	Until  time.Time
-	For    time.Duration // as it was given
-	Reason string
+	Source   netip.Prefix // Any: everybody's knocks are ignored for the penalty
+	By       string
+	Reason   string
+	Penalty  time.Duration // of the first, before it grows; 0: none
+	Used     bool          // a connection has used the source's grant, which then stands
+	Unproven bool          // the source may be forged: nobody is penalised
 }
 
 // Claim is one party's claim to a grant. A grant lives as long as the latest of
@@ -109,13 +103,16 @@ type (
 	Stop struct{}
 	// Look has presence looked for; Seen answers, whatever happens.
 	Look struct{}
-	// Give sets a source's grant in the kernel to end after For.
+	// Give sets a source's grant in the kernel to end at Until.
 	Give struct {
 		Source netip.Prefix
-		For    time.Duration
+		Until  time.Time
 	}
 	// Revoke ends a source's grant in the kernel.
 	Revoke struct{ Source netip.Prefix }
+	// EndFlows ends what the door let a source in for without a connection that
+	// ends by itself: its flows over UDP. Any: everybody's.
+	EndFlows struct{ Source netip.Prefix }
 	// Keep has a claim remembered over a restart; Drop has it forgotten.
 	Keep struct{ Claim }
 	// Drop forgets what Keep remembered.
@@ -123,21 +120,27 @@ type (
 		Source netip.Prefix
 		By     string
 	}
-	// Punish has a penalty remembered over a restart; Pardon has it forgotten.
+	// Punish has a penalty remembered over a restart, and after its end, until
+	// Pardon has it forgotten.
 	Punish struct{ Penalty }
-	// Pardon forgets what Punish remembered.
+	// Over has a penalty that is over remembered for the next, so that no clock
+	// makes it stand again.
+	Over struct{ Penalty }
+	// Pardon forgets what Punish and Over remembered.
 	Pardon struct{ Source netip.Prefix }
 	// Record is for the audit trail.
 	Record struct{ audit.Record }
 )
 
-func (Start) effect()  {}
-func (Stop) effect()   {}
-func (Look) effect()   {}
-func (Give) effect()   {}
-func (Revoke) effect() {}
-func (Keep) effect()   {}
-func (Drop) effect()   {}
-func (Punish) effect() {}
-func (Pardon) effect() {}
-func (Record) effect() {}
+func (Start) effect()    {}
+func (Stop) effect()     {}
+func (Look) effect()     {}
+func (Give) effect()     {}
+func (Revoke) effect()   {}
+func (EndFlows) effect() {}
+func (Keep) effect()     {}
+func (Drop) effect()     {}
+func (Punish) effect()   {}
+func (Over) effect()     {}
+func (Pardon) effect()   {}
+func (Record) effect()   {}

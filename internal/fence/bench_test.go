@@ -21,7 +21,7 @@ func many(door string, n int) []Grant {
 		if i%2 == 0 {
 			a = netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
 		}
-		gs[i] = Grant{door, netip.PrefixFrom(a, a.BitLen()), time.Hour}
+		gs[i] = Grant{door, netip.PrefixFrom(a, a.BitLen()), time.Now().Add(time.Hour)}
 	}
 	return gs
 }
@@ -34,7 +34,7 @@ func BenchmarkChange(b *testing.B) {
 			b.Run(fmt.Sprintf("live=%d/watched=%v", live, watched), func(b *testing.B) {
 				n := nstest.New(b)
 				f := openIn(b, n, false)
-				must(b, f.Guard([]Door{sshDoor(b)}, nil))
+				must(b, f.Guard([]Door{sshDoor(b)}))
 				must(b, f.Change(many("ssh", live), nil))
 				if watched {
 					ctx, cancel := context.WithCancel(b.Context())
@@ -53,7 +53,7 @@ func BenchmarkChange(b *testing.B) {
 // BenchmarkChangeBatch gives 10,000 grants in one transaction.
 func BenchmarkChangeBatch(b *testing.B) {
 	f := openIn(b, nstest.New(b), false)
-	must(b, f.Guard([]Door{sshDoor(b)}, nil))
+	must(b, f.Guard([]Door{sshDoor(b)}))
 	gs := many("ssh", 10_000)
 	for b.Loop() {
 		must(b, f.Change(gs, nil))
@@ -64,7 +64,7 @@ func BenchmarkGrants(b *testing.B) {
 	for _, live := range []int{1, 1_000, 100_000} {
 		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
 			f := openIn(b, nstest.New(b), false)
-			must(b, f.Guard([]Door{sshDoor(b)}, nil))
+			must(b, f.Guard([]Door{sshDoor(b)}))
 			must(b, f.Change(many("ssh", live), nil))
 			for b.Loop() {
 				if gs, err := f.Grants(); err != nil || len(gs) != live {
@@ -82,7 +82,7 @@ func BenchmarkCheck(b *testing.B) {
 	for i := range 10 {
 		doors = append(doors, Door{Name: fmt.Sprint("door", i), Ports: ports(b, fmt.Sprintf("%d/tcp", 100+i))})
 	}
-	must(b, f.Guard(doors, nil))
+	must(b, f.Guard(doors))
 	for b.Loop() {
 		must(b, f.Check())
 	}

@@ -16,7 +16,7 @@ const (
 	// maxElements is how many elements go into one message, whose list has a
 	// 16-bit length. A port with the longest chain name takes elementSize.
 	maxElements = 512
-	elementSize = 72
+	elementSize = 96
 
 	// messageSize holds any answer: a list, of which the kernel sends at most
 	// 32 KiB at a time, or an error with the whole message that it is about.
@@ -239,22 +239,23 @@ func (c *conn) dump(typ int, query attrs) ([]netlink.Message, error) {
 func isInterrupted(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }
 
 func (c *conn) dumpOnce(typ int, query attrs) ([]netlink.Message, error) {
-	req, err := c.nl.Send(message(typ, netlink.Dump, append(header(unix.NFPROTO_INET), query...)))
-	if err != nil {
-		return nil, &brokenError{"ask nf_tables", err}
-	}
+	return c.ask(message(typ, netlink.Dump, append(header(unix.NFPROTO_INET), query...)))
+}
+
+// answer waits for the answer to a request.
+func (c *conn) answer(sequence uint32) ([]netlink.Message, error) {
 	for {
 		msgs, err := c.receive()
 		op, ok := errors.AsType[*netlink.OpError](err)
 		switch {
-		case ok && op.Sequence == req.Header.Sequence:
+		case ok && op.Sequence == sequence:
 			return nil, op.Err
 		case ok && op.Sequence != 0:
 			continue // a leftover of an earlier transaction
 		case err != nil:
-			return nil, &brokenError{"read nf_tables", err}
+			return nil, &brokenError{"hear from the kernel", err}
 		}
-		if len(msgs) == 0 || msgs[0].Header.Sequence == req.Header.Sequence {
+		if len(msgs) == 0 || msgs[0].Header.Sequence == sequence {
 			return msgs, nil
 		}
 	}
@@ -269,6 +270,15 @@ func message(typ int, flags netlink.HeaderFlags, data []byte) netlink.Message {
 		},
 		Data: data,
 	}
+}
+
+// ask sends one request and returns its answer.
+func (c *conn) ask(m netlink.Message) ([]netlink.Message, error) {
+	req, err := c.nl.Send(m)
+	if err != nil {
+		return nil, &brokenError{"ask the kernel", err}
+	}
+	return c.answer(req.Header.Sequence)
 }
 
 // edge makes the message that begins or ends a batch.

@@ -83,14 +83,14 @@ func (f *Fence) same(c *conn) error {
 // take makes or adopts the table. One that lacks persist cannot get it; it is
 // left for Guard to replace.
 func (f *Fence) take(c *conn) error {
-	f.flags, f.owned = 0, false
+	f.manner.flags, f.owned = 0, false
 	if !f.plain {
 		ok, err := c.ownership()
 		if err != nil {
 			return err
 		}
 		if ok {
-			f.flags = tableFlagOwner | tableFlagPersist
+			f.manner.flags = tableFlagOwner | tableFlagPersist
 		}
 	}
 	t, err := c.readTable()
@@ -100,15 +100,15 @@ func (f *Fence) take(c *conn) error {
 	if t != nil && t.owner != 0 {
 		return ErrBusy
 	}
-	if (&table{flags: f.flags, comment: layoutVersion}).replaces(t) {
+	if (&table{flags: f.manner.flags, comment: layoutVersion}).replaces(t) {
 		return nil
 	}
 	b := &batch{}
-	addTable(b, f.flags)
+	addTable(b, f.manner.flags)
 	if err := c.commit(b); err != nil {
 		return busy(err)
 	}
-	f.owned = f.flags != 0
+	f.owned = f.manner.flags != 0
 	return nil
 }
 

@@ -3,25 +3,45 @@
 package fence
 
 import (
+	"slices"
+	"time"
+
 	"golang.org/x/sys/unix"
 )
 
 // Numbers of linux/netfilter/nf_tables.h and nf_conntrack_common.h that
 // golang.org/x/sys/unix does not have.
 const (
-	bitwiseOp     = 6 // NFTA_BITWISE_OP
-	dynsetDelete  = 2 // NFT_DYNSET_OP_DELETE
-	ctEstablished = 1 << 1
-	ctUntracked   = 1 << 6
-	ctConfirmed   = 1 << 3 // IPS_CONFIRMED
-	rtnUnicast    = 1      // RTN_UNICAST
-	loopback      = 1      // LOOPBACK_IFINDEX
-	nftaSetExpr   = 17     // NFTA_SET_EXPR
-	limitRate     = 1      // NFTA_LIMIT_RATE
-	limitUnit     = 2      // NFTA_LIMIT_UNIT
-	limitBurst    = 3      // NFTA_LIMIT_BURST
-	tcpSyn        = 0x02
-	tcpSynAck     = 0x12
+	bitwiseOp      = 6 // NFTA_BITWISE_OP
+	dynsetAdd      = 0 // NFT_DYNSET_OP_ADD
+	dynsetUpdate   = 1 // NFT_DYNSET_OP_UPDATE
+	dynsetDelete   = 2 // NFT_DYNSET_OP_DELETE
+	ctInvalid      = 1 << 0
+	ctEstablished  = 1 << 1
+	ctOriginal     = 0  // IP_CT_DIR_ORIGINAL
+	ctReply        = 1  // IP_CT_DIR_REPLY
+	rtnUnicast     = 1  // RTN_UNICAST
+	loopback       = 1  // LOOPBACK_IFINDEX
+	nftaSetExpr    = 17 // NFTA_SET_EXPR
+	nftaSetUdata   = 13 // NFTA_SET_USERDATA
+	limitRate      = 1  // NFTA_LIMIT_RATE
+	limitUnit      = 2  // NFTA_LIMIT_UNIT
+	limitBurst     = 3  // NFTA_LIMIT_BURST
+	socketKey      = 1  // NFTA_SOCKET_KEY
+	socketDreg     = 2  // NFTA_SOCKET_DREG
+	socketWildcard = 2  // NFT_SOCKET_WILDCARD
+	tcpSyn         = 0x02
+	tcpRst         = 0x04
+	tcpAck         = 0x10
+	tcpSynAck      = 0x12
+	tcpSynRstAck   = 0x16
+	tcpFastOpen    = 34  // RFC 7413, section 4.1.1
+	tcpExperiment  = 254 // RFC 6994; fast open had this one first
+	offsetSequence = 4   // in the TCP header (RFC 9293, section 3.1)
+	offsetAck      = 8
+	offsetLength   = 12
+	offsetFlags    = 13
+	nobody         = 0xffffffff // INVALID_UID
 )
 
 // expr is one expression of a rule as an element of NFTA_RULE_EXPRESSIONS, its
@@ -83,14 +103,19 @@ func payload(base, offset, length, reg uint32) expr {
 }
 
 // and masks the first register.
-func and(mask ...byte) expr {
+func and(mask ...byte) expr { return bitwise(mask, make([]byte, len(mask))) }
+
+// xor turns bits of the first register over.
+func xor(bits ...byte) expr { return bitwise(slices.Repeat([]byte{0xff}, len(bits)), bits) }
+
+func bitwise(mask, xor []byte) expr {
 	return expression("bitwise", func(a *attrs) {
 		a.u32(unix.NFTA_BITWISE_SREG, unix.NFT_REG_1)
 		a.u32(unix.NFTA_BITWISE_DREG, unix.NFT_REG_1)
 		a.u32(unix.NFTA_BITWISE_LEN, uint32(len(mask)))
 		a.u32(bitwiseOp, unix.NFT_BITWISE_BOOL)
 		a.value(unix.NFTA_BITWISE_MASK, mask)
-		a.value(unix.NFTA_BITWISE_XOR, make([]byte, len(mask)))
+		a.value(unix.NFTA_BITWISE_XOR, xor)
 	})
 }
 
@@ -99,6 +124,70 @@ func ct(key uint32) expr {
 		a.u32(unix.NFTA_CT_DREG, unix.NFT_REG_1)
 		a.u32(unix.NFTA_CT_KEY, key)
 	})
+}
+
+// ctOf is ct for what a connection was like in one direction, before any address
+// was translated.
+func ctOf(key uint32, direction uint8) expr {
+	return expression("ct", func(a *attrs) {
+		a.u32(unix.NFTA_CT_DREG, unix.NFT_REG_1)
+		a.u32(unix.NFTA_CT_KEY, key)
+		a.u8(unix.NFTA_CT_DIRECTION, direction)
+	})
+}
+
+// setLabel adds a label to the connection. The kernel only ever adds to those
+// that are there (nft_ct_set_eval), and passes over what is not tracked.
+func setLabel(label byte) []expr {
+	return []expr{
+		expression("immediate", func(a *attrs) {
+			a.u32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_1)
+			a.value(unix.NFTA_IMMEDIATE_DATA, labels(label))
+		}),
+		expression("ct", func(a *attrs) {
+			a.u32(unix.NFTA_CT_SREG, unix.NFT_REG_1)
+			a.u32(unix.NFTA_CT_KEY, unix.NFT_CT_LABELS)
+		}),
+	}
+}
+
+// hasLabel matches when the connection has the label.
+func hasLabel(label byte) []expr {
+	return []expr{ct(unix.NFT_CT_LABELS), and(labels(label)...), nfcmp(unix.NFT_CMP_EQ, labels(label)...)}
+}
+
+// labels are a connection's 128 bits of labels with those of one byte set.
+func labels(last byte) []byte {
+	l := make([]byte, labelsLen)
+	l[labelsLen-1] = last
+	return l
+}
+
+// socketBound matches a full socket (neither a handshake nor the remains of a
+// connection) for the packet's addresses that is bound to one address, a
+// connection or a listener on that address alone; or else one that is bound to
+// all, which only a listener is.
+func socketBound(toOne bool) []expr {
+	toAll := byte(1)
+	if toOne {
+		toAll = 0
+	}
+	return []expr{expression("socket", func(a *attrs) {
+		a.u32(socketKey, socketWildcard)
+		a.u32(socketDreg, unix.NFT_REG_1)
+	}), nfcmp(unix.NFT_CMP_EQ, toAll)}
+}
+
+// tcpOption matches a TCP segment that has the option.
+func tcpOption(kind uint8) []expr {
+	return []expr{expression("exthdr", func(a *attrs) {
+		a.u32(unix.NFTA_EXTHDR_DREG, unix.NFT_REG_1)
+		a.u8(unix.NFTA_EXTHDR_TYPE, kind)
+		a.u32(unix.NFTA_EXTHDR_OFFSET, 0)
+		a.u32(unix.NFTA_EXTHDR_LEN, 1)
+		a.u32(unix.NFTA_EXTHDR_FLAGS, unix.NFT_EXTHDR_F_PRESENT)
+		a.u32(unix.NFTA_EXTHDR_OP, unix.NFT_EXTHDR_OP_TCPOPT)
+	}), nfcmp(unix.NFT_CMP_EQ, 1)}
 }
 
 // fibType asks the routing table what kind of address the destination is.
@@ -135,12 +224,22 @@ func vmap(set string) expr {
 }
 
 // spend removes the first register's key from the set.
-func spend(set string) expr {
+func spend(set string) expr { return dynset(dynsetDelete, set, 0) }
+
+// keep adds the first register's key to the set, or has it stay for ttl from now
+// on. What follows in the rule is not done when the set is full.
+func keep(set string, ttl time.Duration) expr { return dynset(dynsetUpdate, set, ttl) }
+
+// turn adds the first register's key to the set unless it is there, and matches
+// if its own limit lets it.
+func turn(set string, ttl time.Duration) expr { return dynset(dynsetAdd, set, ttl) }
+
+func dynset(op uint32, set string, ttl time.Duration) expr {
 	return expression("dynset", func(a *attrs) {
 		a.u32(unix.NFTA_DYNSET_SREG_KEY, unix.NFT_REG_1)
-		a.u32(unix.NFTA_DYNSET_OP, dynsetDelete)
+		a.u32(unix.NFTA_DYNSET_OP, op)
 		a.str(unix.NFTA_DYNSET_SET_NAME, set)
-		a.u64(unix.NFTA_DYNSET_TIMEOUT, 0)
+		a.u64(unix.NFTA_DYNSET_TIMEOUT, uint64(ttl/time.Millisecond))
 		a.u32(unix.NFTA_DYNSET_FLAGS, 0)
 	})
 }
@@ -204,10 +303,16 @@ func isProto(p byte) []expr {
 
 // isSyn matches the segment that asks for a new connection, or with NEQ all
 // others: SYN without ACK (RFC 9293, section 3.10.7.2).
-func isSyn(op uint32) []expr {
-	return append(isProto(unix.IPPROTO_TCP),
-		payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1, unix.NFT_REG_1),
-		and(tcpSynAck), nfcmp(op, tcpSyn))
+func isSyn(op uint32) []expr { return hasFlags(tcpSynAck, op, tcpSyn) }
+
+// hasFlags compares those of a TCP segment's flags that mask has.
+func hasFlags(mask byte, op uint32, flags byte) []expr {
+	return append(isProto(unix.IPPROTO_TCP), inSegment(offsetFlags, 1), and(mask), nfcmp(op, flags))
+}
+
+// inSegment puts bytes of the TCP segment into the first register.
+func inSegment(offset, length uint32) expr {
+	return payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, offset, length, unix.NFT_REG_1)
 }
 
 // hasBit matches when the conntrack value has one of the bits.

@@ -5,49 +5,133 @@
 // beyond the kernel's table: it is told which doors to guard and whom to let in,
 // and it does not repair by itself what others break.
 //
-// The table only ever drops, at prerouting after connection tracking (-200) and
+// The table only ever drops: at prerouting after connection tracking (-200) and
 // before destination NAT (-100), so that it works beside any other ruleset and
-// also guards published ports of containers:
+// also guards published ports of containers; and again where a packet ends, after
+// NAT and whatever routing table led there. It looks like this, leaving out IPv6,
+// and what a TCP segment is matched by in each rule:
 //
 //	table inet doorward {
 //		chain prerouting {
 //			type filter hook prerouting priority mangle; policy accept;
-//			ct state established accept
 //			iif "lo" accept
+//			tcp flags & (syn | ack) != syn accept         # judged where it ends
+//			meta l4proto udp jump flows
 //			fib daddr type unicast fib daddr . iif type unicast accept
-//			tcp flags & (syn | ack) != syn jump midstream
-//			tcp dport vmap @doors.tcp      # 22 : goto door-ssh
+//			tcp dport vmap @doors.tcp                     # 22 : goto door-ssh
+//			udp dport vmap @doors.udp
+//		}
+//		chain input {
+//			type filter hook input priority mangle; policy accept;
+//			iif "lo" tcp dport @listeners reject with tcp reset
+//			iif "lo" accept
+//			tcp flags & (syn | ack) != syn tcp dport @guarded jump midstream
+//			meta l4proto udp jump flows
+//			tcp dport vmap @doors.tcp
 //			udp dport vmap @doors.udp
 //		}
 //		chain midstream {
-//			ip saddr . tcp sport . ip daddr . tcp dport @standing.v4 accept
-//			ip6 saddr . tcp sport . ip6 daddr . tcp dport @standing.v6 accept
-//			ct state untracked accept
+//			tcp flags & rst == rst accept
+//			meta skuid != -1 socket wildcard 0 accept     # a live session
+//			COMPLETES tcp dport vmap @handshakes          # 22 : goto door-ssh.handshake
+//			socket wildcard 1 return                      # no more than a listener
+//			ct label LETIN accept
+//		}
+//		chain forward {                                   # published ports
+//			type filter hook forward priority mangle; policy accept;
+//			tcp flags == (syn | ack) ct direction reply ct label ASKED goto answer
+//			COMPLETES ct original proto-dst vmap @handshakes
+//		}
+//		chain output {
+//			type filter hook output priority mangle; policy accept;
+//			oif != "lo" tcp flags == (syn | ack) tcp sport @guarded goto answer
+//			ct label LETIN update @flows.v4 { TO timeout 1d }
+//			TO @flows.v4 update @flows.v4 { TO timeout 1d }
+//			TO @ended.v4 update @ended.v4 { TO timeout 1d }
+//		}
+//		chain flows {
+//			ct state established ct label LETIN update @flows.v4 { FROM timeout 1d } accept
+//			ct label LETIN accept
+//			ct state established FROM @ended.v4 update @ended.v4 { FROM timeout 1d } return
+//			ct state established FROM @flows.v4 update @flows.v4 { FROM timeout 1d } ct label set LETIN accept
+//			ct state established accept                   # answers to this host
+//		}
+//		chain answer {
+//			update @pending.v4 { ip daddr . tcp dport . ip saddr . tcp sport timeout 130s }
+//			update @acks { tcp sequence + 1 timeout 130s } accept
+//			drop
 //		}
 //		chain door-ssh {
-//			ip saddr @door-ssh.always.v4 accept
-//			ip saddr @door-ssh.v4.32 accept
-//			ip saddr & 255.255.255.0 @door-ssh.v4.24 accept
-//			ip6 saddr @door-ssh.v6.128 accept
+//			ip saddr @door-ssh.always.v4 goto ask
+//			ip saddr @door-ssh.v4.32 goto ask
+//			ip saddr & 255.255.255.0 @door-ssh.v4.24 goto ask
 //			counter name "door-ssh" drop
+//		}
+//		chain ask {
+//			tcp flags == syn tcp option fastopen exists drop
+//			tcp flags == syn ct label set ASKED accept
+//			FROM @ended.v4 update @flows.v4 { FROM timeout 1d } delete @ended.v4 { FROM }
+//			meta l4proto udp ct label set LETIN accept
+//			accept
+//		}
+//		chain door-ssh.handshake {                        # as door-ssh, but goto door-ssh.entered
+//		}
+//		chain door-ssh.entered {
+//			update @door-ssh.used.v4 { ip saddr timeout 1d }
+//			delete @pending.v4 { ip saddr . tcp sport . ip daddr . tcp dport }
+//			ct label set LETIN accept
 //		}
 //	}
 //
+// where COMPLETES is ip saddr . tcp sport . ip daddr . tcp dport @pending.v4
+// tcp ackseq @acks, for a valid segment with ACK and neither SYN nor RST, FROM is ip
+// saddr . udp sport . ip daddr . udp dport, and TO is ip daddr . udp dport . ip saddr
+// . udp sport.
+//
 // Why it is like that:
 //
+//   - A SYN only asks. It needs a grant and spends nothing, so that a forged one
+//     does neither good nor harm, and it needs one whatever connection tracking
+//     believes of an older connection with its ports.
+//   - What completes a handshake needs a grant again, and is what spends one of
+//     single use. A connection comes of nothing else: the kernel makes it, with a
+//     SYN cookie or without, of an ACK of the very number that its SYN-ACK had,
+//     and that SYN-ACK was seen going out. Whoever cannot read the visitor's
+//     packets does not know the number.
+//   - A live session is one whose socket is live: early demultiplexing has found it
+//     for the packet, and it is no handshake's. So it passes without connection
+//     tracking's word, which is asked nowhere for leave to come in, and may forget.
+//     Its word is taken for what is no session yet, or no more: a socket that its
+//     program has not accepted or has closed already. A SYN cookie is good for two
+//     minutes, so that who has once been let in could come in again by the same
+//     ACK, if cookies are in use and the socket ended without a word to connection
+//     tracking: not where the service listens on all addresses, as most do.
 //   - Grants are elements of hash sets with the kernel's timeouts, one set for
 //     each door, family and prefix length, and the rule masks the source. So a
 //     million grants cost what one does, prefixes overlap freely, and "any" is
 //     length 0. Lengths other than single addresses get their set and rule with
 //     the first grant that needs them.
-//   - A standing session passes by its whole tuple and with anything but a SYN:
-//     its entry can never admit a new connection, and needs no timeout.
-//   - "related" is not "established": a connection that a tracking helper was
-//     talked into expecting needs a grant as any other. (ICMP errors are not
-//     for a guarded port and pass.)
+//   - At a published port the label tells what was let in from what is forwarded to
+//     other hosts, and an entry from before the table has no room for one, so that
+//     its next SYN needs a grant, and the ACK that completes its handshake does not.
+//   - A reset arrives, whoever sends it: it makes nothing and is never answered, and
+//     it is how a visitor's host gives up what a forger asked for in its name.
+//   - A flow over UDP is its entry in connection tracking, with "established": a
+//     connection that a tracking helper was talked into expecting ("related") needs
+//     a grant as any other. (ICMP errors are not for a guarded port and pass.) But an
+//     answer is established, too, and a server that goes on sending after its flow
+//     was ended, as mosh's and WireGuard do, makes answers of what the visitor sends.
+//     Those of the host's own clients must pass, whose ports may be guarded. So it
+//     is remembered which flows were let in and answered, and which of them were
+//     ended, until both sides have been silent for a day. (Where the server is
+//     another machine, until the visitor has been. If it listens at another port
+//     than the published one, its own datagrams come from that port, which no door
+//     guards.)
 //   - "unicast" must be the routing table's answer both with and without the
 //     interface: the one alone knows no addresses of a VRF's interfaces, the
 //     other alone none of those at another interface.
+//   - A knock from the machine itself is none: its users must not try knocks out,
+//     and a refusal that looks as if nobody listened tells them nothing.
 //   - Where the kernel has them (6.9), the flags owner and persist keep other
 //     processes from changing the table and keep it when this one ends.
 //   - The messages are written here, byte by byte as the kernel shows them in its
@@ -80,8 +164,9 @@ var ErrBusy = errors.New("another process owns the nftables table inet doorward:
 type Door struct {
 	Name      string         // a-z, 0-9, - and _, 1 to 24 of them
 	Ports     []port.Range   // guarded ports; no two doors share one
+	Listen    []uint16       // TCP ports where its knocks are heard, not from this host itself
 	Reject    bool           // refuse with TCP resets and ICMP errors, not with silence
-	SingleUse bool           // the first new connection spends a grant (at most 65,535 unspent)
+	SingleUse bool           // the first completed connection spends a grant (at most 65,535 unspent)
 	Always    []netip.Prefix // sources that need no grant
 }
 
@@ -90,8 +175,8 @@ type Door struct {
 // mean nothing.
 type Grant struct {
 	Door   string
-	Source netip.Prefix  // length 0 is everybody of that family
-	For    time.Duration // from now on; what is left, in what Grants returns
+	Source netip.Prefix // length 0 is everybody of that family
+	Until  time.Time    // by the monotonic clock where it has one
 }
 
 // Fence is the table in the kernel, and a lasting connection to it. Its methods
@@ -109,7 +194,7 @@ type Fence struct {
 	conn   *conn      // nil: to be made anew
 	reader *conn      // for grants alone, which take long to read; nil as conn
 	plain  bool       // do without owner and persist even where they are
-	flags  uint32     // what the table is to have
+	manner manner     // of the table that is to be
 	owned  bool
 	closed bool
 	doors  []Door // as last guarded
@@ -148,27 +233,28 @@ func (f *Fence) Owned() bool {
 	return f.owned
 }
 
-// Guard makes the kernel's table that of doors and sessions, in one transaction
+// Guard makes the kernel's table that of doors, in one transaction
 // and whatever it is like now; when it is so already, nothing is changed.
 // Grants of doors that stay, stay, with their time; those of others go. (Those
 // that went with a table that somebody removed are the caller's to give again.)
-func (f *Fence) Guard(doors []Door, sessions []Session) error {
+func (f *Fence) Guard(doors []Door) error {
 	doors, err := checkDoors(doors)
 	if err != nil {
 		return fmt.Errorf("fence: %w", err)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.do("guard", func(c *conn) error { return f.guard(c, doors, sessions) })
+	return f.do("guard", func(c *conn) error { return f.guard(c, doors) })
 }
 
-func (f *Fence) guard(c *conn, doors []Door, sessions []Session) error {
+func (f *Fence) guard(c *conn, doors []Door) error {
 	got, err := c.read()
 	if err != nil {
 		return err
 	}
 	widths := widthsOf(got, doors)
-	want := layout(doors, widths, f.flags)
+	f.manner.late = lateDemux()
+	want := layout(doors, widths, f.manner)
 	right := want // as the kernel would show it
 	if f.want != nil && len(want.differences(f.want)) == 0 {
 		right = f.base
@@ -181,12 +267,6 @@ func (f *Fence) guard(c *conn, doors []Door, sessions []Session) error {
 			return err
 		}
 		want.plan(b, got, carry)
-		if want.replaces(got) {
-			got = nil
-		}
-	}
-	if err := admit(c, b, got, sessions); err != nil {
-		return err
 	}
 	if err := c.commit(b); err != nil {
 		return busy(err)
@@ -210,7 +290,7 @@ func (f *Fence) guarded(c *conn, doors []Door, widths map[width]bool, want *tabl
 		return errors.New("the table went while it was made")
 	}
 	f.doors, f.widths, f.want, f.base = doors, widths, want, base
-	f.owned = f.flags != 0
+	f.owned = f.manner.flags != 0
 	return nil
 }
 
@@ -229,8 +309,39 @@ func widthsOf(t *table, doors []Door) map[width]bool {
 	return widths
 }
 
+// Stands says whether the kernel's table guards doors already, because an
+// earlier fence left it there and nobody has taken its way of judging packets
+// away since. Which doors, and whether Guard would change anything, it does not
+// say: it is for who has to choose what to do first at a start.
+func (f *Fence) Stands() (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	stands := false
+	err := f.do("look for a table that stands", func(c *conn) error {
+		got, err := c.read()
+		stands = err == nil && layout(nil, nil, manner{f.manner.flags, lateDemux()}).judgesLike(got)
+		return err
+	})
+	return stands, err
+}
+
+// judgesLike says whether the chains that all tables have are in got as they are
+// in want, in a table that is switched on and has doors.
+func (want *table) judgesLike(got *table) bool {
+	if got == nil || got.flags&unix.NFT_TABLE_F_DORMANT != 0 {
+		return false
+	}
+	for _, w := range want.chains {
+		g := got.chain(w.name)
+		if g == nil || g.base != w.base || !slices.Equal(g.rules, w.rules) {
+			return false
+		}
+	}
+	return slices.ContainsFunc(got.chains, func(c chain) bool { return strings.HasPrefix(c.name, doorPrefix) })
+}
+
 // Check returns nil when the kernel's table is what Guard put there, and else an
-// error that names what differs. Grants and standing sessions are not looked at.
+// error that names what differs. Grants are not looked at.
 func (f *Fence) Check() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -105,7 +105,7 @@ func FuzzTable(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := layout(doors, drawWidths(c, doors), tape.Of(c, []uint32{0, tableFlagOwner, tableFlagOwner | tableFlagPersist}))
+		want := layout(doors, drawWidths(c, doors), manner{tape.Of(c, []uint32{0, tableFlagOwner, tableFlagOwner | tableFlagPersist}), c.Bool()})
 		b := &batch{}
 		want.plan(b, nil, nil)
 		r := &replies{kept: map[int][]netlink.Message{}}
@@ -144,7 +144,7 @@ func FuzzTable(f *testing.F) {
 func (t *table) plain() *table {
 	p := &table{flags: t.flags, comment: t.comment, counters: slices.Compact(slices.Clone(t.counters)), chains: slices.Clone(t.chains)}
 	for _, s := range t.sets {
-		s.lengths = nil
+		s.lengths, s.size, s.udata = nil, 0, nil
 		p.sets = append(p.sets, s)
 	}
 	slices.SortFunc(p.sets, func(a, b set) int { return cmp.Compare(a.name, b.name) })
@@ -296,6 +296,29 @@ func FuzzUserdata(f *testing.F) {
 		}
 		if got := comment(userdata(text)); len(text) < 255 && got != text {
 			t.Errorf("%q reads back as %q", text, got)
+		}
+	})
+}
+
+// FuzzTuple holds that a key of a set is read as what writes it, or not at all, and
+// that a flow is of a source only if its visitor's address is.
+func FuzzTuple(f *testing.F) {
+	f.Add([]byte("\xc0\x00\x02\x02\x9c\x40\x00\x00\xc0\x00\x02\x01\x00\x35\x00\x00"))
+	f.Add([]byte("\xc0\x00\x02\x02\x9c\x40\x00\x01\xc0\x00\x02\x01\x00\x35\x00\x00"))
+	f.Add(append(slices.Repeat([]byte("\x20\x01\x0d\xb8"), 4), slices.Repeat([]byte{0, 53, 0, 0, 7, 7}, 4)...))
+	f.Fuzz(func(t *testing.T, key []byte) {
+		got, ok := tupleOf(string(key))
+		if !ok {
+			return
+		}
+		size := len(key)/2 - 4
+		if from, _ := netip.AddrFromSlice(key[:size]); got.key() != string(key) || got.from.Addr() != from {
+			t.Fatalf("%x reads as %v", key, got)
+		}
+		all := []port.Range{{Proto: port.UDP, First: 0, Last: 65535}}
+		of := flowSource{all, netip.PrefixFrom(got.from.Addr(), size*8)}
+		if !got.isOf(of) || got.isOf(flowSource{nil, of.source}) || (tuple{netip.AddrPortFrom(got.from.Addr().Next(), 1), got.to}).isOf(of) {
+			t.Fatalf("%v: whose it is is read wrong", got)
 		}
 	})
 }

@@ -15,10 +15,12 @@ import (
 )
 
 // Change revokes and then gives grants, in one transaction. To give a grant
-// again sets its time to For, be that more or less than what is left; a For
-// below a millisecond ends it. Revoking what is not there is fine, and the
-// revoked grants' For means nothing. When the table was removed or damaged the
-// call fails with nothing changed, and Guard puts the table back.
+// again sets its end to Until, be that later or sooner than before. What is left
+// until then is reckoned when it is the call's turn: what has run out by then, or
+// has less than a millisecond left, is not given, and is revoked. Revoking what is
+// not there is fine, and the revoked grants' Until means nothing. When the table
+// was removed or damaged the call fails with nothing changed, and Guard puts the
+// table back.
 func (f *Fence) Change(give, revoke []Grant) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -26,23 +28,28 @@ func (f *Fence) Change(give, revoke []Grant) error {
 		if f.want == nil {
 			return errNoDoors
 		}
-		edits, err := f.edits(give, revoke)
-		if err != nil {
-			return err
-		}
-		err = f.change(c, edits)
+		err := f.changeNow(c, give, revoke)
 		if errors.Is(err, unix.ENOENT) {
 			// Before Linux 6.8 a grant may run out in the midst of a
 			// transaction, and is not there to be deleted.
-			err = f.change(c, edits)
+			err = f.changeNow(c, give, revoke)
 		}
 		return err
 	})
 }
 
+// changeNow carries the call out with what is left of each grant at this moment.
+func (f *Fence) changeNow(c *conn, give, revoke []Grant) error {
+	edits, err := f.edits(time.Now(), give, revoke)
+	if err != nil {
+		return err
+	}
+	return f.change(c, edits)
+}
+
 // edits sorts grants by the set that they are in. An element without time left
 // is to go. Of several about the same source and door the last one counts.
-func (f *Fence) edits(give, revoke []Grant) (map[width][]element, error) {
+func (f *Fence) edits(now time.Time, give, revoke []Grant) (map[width][]element, error) {
 	type place struct {
 		width width
 		key   string
@@ -69,7 +76,7 @@ func (f *Fence) edits(give, revoke []Grant) (map[width][]element, error) {
 		}
 	}
 	for _, g := range give {
-		if err := put(g, max(0, g.For.Truncate(time.Millisecond))); err != nil {
+		if err := put(g, max(0, g.Until.Sub(now).Truncate(time.Millisecond))); err != nil {
 			return nil, err
 		}
 	}
@@ -98,13 +105,17 @@ func (f *Fence) change(c *conn, edits map[width][]element) error {
 	}
 	b, want := &batch{}, f.want
 	if len(widths) != len(f.widths) {
-		want = layout(f.doors, widths, f.flags)
+		want = layout(f.doors, widths, f.manner)
 		want.plan(b, f.base, nil)
 	}
 	for w, elems := range edits {
-		if want.set(w.set()) != nil { // else there is nothing to revoke
-			editElements(b, w.set(), elems)
+		if want.set(w.set()) == nil { // there is nothing to revoke
+			continue
 		}
+		if turns := doorPrefix + w.door + turnInfix + w.family; want.set(turns) != nil {
+			newTurns(b, turns, elems)
+		}
+		editElements(b, w.set(), elems)
 	}
 	switch err := c.commit(b); {
 	case errors.Is(err, unix.ENFILE):
@@ -120,6 +131,18 @@ func (f *Fence) change(c *conn, edits map[width][]element) error {
 }
 
 func isGiven(e element) bool { return e.left > 0 }
+
+// newTurns forgets whose turn it was to spend the grants before those that are
+// given now.
+func newTurns(b *batch, turns string, elems []element) {
+	var keys []element
+	for _, e := range elems {
+		if isGiven(e) {
+			keys = append(keys, element{key: e.key})
+		}
+	}
+	editElements(b, turns, keys)
+}
 
 // editElements gives elements their time, and removes those that have none left.
 // An element's time cannot be changed before Linux 6.12, and one that is not
@@ -140,8 +163,9 @@ func editElements(b *batch, set string, elems []element) {
 	}
 }
 
-// Grants reads all live grants from the kernel, in no order. One that has no
-// end, which only another program can have put there, has a For of 0. While
+// Grants reads all live grants from the kernel, in no order, each with its end as
+// seen from now. One that has no end, which only another program can have put
+// there, has a zero Until. While
 // others change the ruleset without pause, few may be missing. No other call
 // waits for it: its time grows faster than the number, to tenths of a second for
 // 100,000 grants and a minute for a million.
@@ -191,11 +215,17 @@ func (c *conn) readGrants(grants []Grant, w width) ([]Grant, error) {
 	if err != nil && !errors.Is(err, errInterrupted) {
 		return nil, err
 	}
+	now := time.Now()
 	for _, e := range elems {
 		addr, ok := netip.AddrFromSlice([]byte(e.key))
-		if ok && (e.left > 0 || !e.timed) {
-			grants = append(grants, Grant{w.door, netip.PrefixFrom(addr, w.bits), e.left})
+		if !ok || e.left <= 0 && e.timed {
+			continue
 		}
+		g := Grant{Door: w.door, Source: netip.PrefixFrom(addr, w.bits)}
+		if e.timed {
+			g.Until = now.Add(e.left)
+		}
+		grants = append(grants, g)
 	}
 	return grants, nil
 }

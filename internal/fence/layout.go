@@ -4,7 +4,6 @@ package fence
 
 import (
 	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/doorward/doorward/internal/port"
 	"golang.org/x/sys/unix"
@@ -22,18 +22,27 @@ import (
 // "door-" and its name, and door names have no dot, so that names are read back
 // without doubt; all of them are words that nft reads again as it printed them.
 const (
-	tableName   = "doorward"
-	baseChain   = "prerouting"
-	midChain    = "midstream"
-	doorPrefix  = "door-"
-	alwaysInfix = ".always."
-	standing    = "standing"
-	doorsInfix  = "doors."
+	tableName     = "doorward"
+	doorPrefix    = "door-"
+	alwaysInfix   = ".always."
+	handshakeTail = ".handshake" // the chain that judges what completes a handshake
+	enteredTail   = ".entered"   // and where it goes on from there
+	usedInfix     = ".used."     // who has used the door
+	turnInfix     = ".turn."     // whose turn it is to spend a grant of single use
 )
+
+// priority is after connection tracking (-200) and before destination NAT (-100).
+const priority = -150
 
 // layoutVersion stands as comment on the table. It changes whenever grants are
 // kept in another way; a table of another version is replaced whole.
-const layoutVersion = "doorward layout 1"
+const layoutVersion = "doorward layout 2"
+
+// usedFor is how long a door remembers who has used it.
+const usedFor = 24 * time.Hour
+
+// turnFor is how long it is remembered whose turn it was.
+const turnFor = 10 * time.Second
 
 // How often the kernel frees timed-out and spent grants, in milliseconds. They
 // stop counting at once, without it; each look walks the whole set. A source of
@@ -46,6 +55,7 @@ const (
 
 // Types of keys as nft numbers them (its include/datatype.h), for its listings.
 const (
+	typeInteger     = 4
 	typeIPv4        = 7
 	typeIPv6        = 8
 	typeInetService = 13
@@ -121,64 +131,27 @@ func (w width) valid() bool {
 	})
 }
 
+// mostUsed bounds the sources of each family of which a door remembers that they
+// have used it.
+const mostUsed = 1 << 16
+
+// manner is what of a table depends on the kernel that it is in.
+type manner struct {
+	flags uint32
+	late  bool // see session
+}
+
 // layout is the table for doors, with sets for the given widths of grants
 // besides those for single addresses, which every door has.
-func layout(doors []Door, widths map[width]bool, flags uint32) *table {
-	t := &table{flags: flags, comment: layoutVersion}
-	t.addBase()
+func layout(doors []Door, widths map[width]bool, m manner) *table {
+	t := &table{flags: m.flags, comment: layoutVersion}
+	t.addBase(m.late)
 	for _, d := range doors {
 		t.addDoor(d, widths)
 	}
 	t.addPorts(doors)
 	slices.Sort(t.counters)
 	return t
-}
-
-// addBase makes what all packets pass, and the standing sessions.
-func (t *table) addBase() {
-	proto := func(p byte) []expr {
-		return append(isProto(p), destinationPort(), vmap(doorsInfix+port.Proto(p).String()))
-	}
-	unicast := nfcmp(unix.NFT_CMP_EQ, native(rtnUnicast)...)
-	t.chains = append(t.chains, chain{
-		name: baseChain,
-		base: hook{"filter", unix.NF_INET_PRE_ROUTING, -150, nfAccept},
-		rules: []rule{
-			newRule("opened before", hasBit(unix.NFT_CT_STATE, ctEstablished), []expr{accept()}),
-			newRule("this host itself",
-				[]expr{meta(unix.NFT_META_IIF), nfcmp(unix.NFT_CMP_EQ, native(loopback)...), accept()}),
-			newRule("to other hosts", []expr{
-				fibType(unix.NFTA_FIB_F_DADDR), unicast,
-				fibType(unix.NFTA_FIB_F_DADDR | unix.NFTA_FIB_F_IIF), unicast, accept()}),
-			newRule("not a new connection", isSyn(unix.NFT_CMP_NEQ),
-				[]expr{verdict(unix.NFT_JUMP, midChain)}),
-			newRule("doors over TCP", proto(unix.IPPROTO_TCP)),
-			newRule("doors over UDP", proto(unix.IPPROTO_UDP)),
-		}})
-	mid := chain{name: midChain}
-	for _, f := range families() {
-		name := standing + "." + f.name
-		addr := uint32(f.bits / 8)
-		t.sets = append(t.sets, set{
-			name: name,
-			def: setDef{flags: setConcat, keyLen: 2*addr + 8,
-				keyType: concat(f.keyType, typeInetService, f.keyType, typeInetService)},
-			lengths: []uint32{addr, 2, addr, 2},
-		})
-		// The fields of the key lie in consecutive 32-bit registers.
-		r := uint32(unix.NFT_REG32_00)
-		key := []expr{
-			payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.source, addr, r),
-			payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 2, r+addr/4),
-			payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.dst, addr, r+addr/4+1),
-			payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, r+addr/2+1),
-		}
-		mid.rules = append(mid.rules, newRule("standing sessions, IP"+f.name,
-			f.is(), isProto(unix.IPPROTO_TCP), key, []expr{in(name), accept()}))
-	}
-	mid.rules = append(mid.rules, newRule("not tracked, by the operator's wish",
-		hasBit(unix.NFT_CT_STATE, ctUntracked), []expr{accept()}))
-	t.chains = append(t.chains, mid)
 }
 
 func concat(types ...uint32) uint32 {
@@ -189,10 +162,13 @@ func concat(types ...uint32) uint32 {
 	return t
 }
 
-// addDoor makes the chain that a packet to the door ends in.
+// addDoor makes the chains that judge what comes to the door: what asks, and
+// what completes a handshake.
 func (t *table) addDoor(d Door, widths map[width]bool) {
 	name := doorPrefix + d.Name
-	c := chain{name: name}
+	asks, ends := chain{name: name}, chain{name: name + handshakeTail}
+	let := []expr{verdict(unix.NFT_GOTO, askChain)}
+	enter := []expr{verdict(unix.NFT_GOTO, name+enteredTail)}
 	for _, f := range families() {
 		spans := merge(d.Always, f)
 		if len(spans) == 0 {
@@ -204,28 +180,43 @@ func (t *table) addDoor(d Door, widths map[width]bool) {
 			def:   setDef{flags: unix.NFT_SET_INTERVAL, keyType: f.keyType, keyLen: uint32(f.bits / 8)},
 			elems: intervals(spans),
 		})
-		c.rules = append(c.rules, newRule("always, IP"+f.name, f.is(),
-			[]expr{f.loadSource(), in(always), accept()}))
-	}
-	if d.SingleUse {
-		// The first packet spends the grant and, once it has got through, is a
-		// confirmed connection, of which more may come before any answer does.
-		c.rules = append(c.rules, newRule("let in before",
-			hasBit(unix.NFT_CT_STATUS, ctConfirmed), []expr{accept()}))
+		match := append(f.is(), f.loadSource(), in(always))
+		asks.rules = append(asks.rules, newRule("always, IP"+f.name, match, let))
+		ends.rules = append(ends.rules, newRule("always, IP"+f.name, match, enter))
 	}
 	for _, f := range families() {
+		if d.SingleUse {
+			t.sets = append(t.sets, turnSet(name+turnInfix+f.name, f))
+		}
 		for bits := f.bits; bits >= 0; bits-- {
 			w := width{d.Name, f.name, bits}
 			if bits != f.bits && !widths[w] {
 				continue
 			}
 			t.sets = append(t.sets, grantSet(w, f, d.SingleUse))
-			c.rules = append(c.rules, grantRule(w, f, d.SingleUse))
+			asks.rules = append(asks.rules, askRules(w, f, d.SingleUse, let)...)
+			ends.rules = append(ends.rules, endRule(w, f, d.SingleUse, enter))
 		}
 	}
 	t.counters = append(t.counters, name)
-	c.rules = append(c.rules, refuse(name, d.Reject)...)
-	t.chains = append(t.chains, c)
+	asks.rules = append(asks.rules, refuse(name, d.Reject)...)
+	ends.rules = append(ends.rules, newRule("strangers", []expr{count(name), drop()}))
+	t.chains = append(t.chains, asks, ends, t.addUsed(name))
+}
+
+// addUsed makes what remembers who entered by a door. When there is no room they
+// enter all the same.
+func (t *table) addUsed(name string) chain {
+	n := chain{name: name + enteredTail}
+	for _, f := range families() {
+		used := name + usedInfix + f.name
+		t.sets = append(t.sets, set{name: used, size: mostUsed, def: setDef{
+			flags:   unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL,
+			keyType: f.keyType, keyLen: uint32(f.bits / 8), gcInterval: gcInterval}})
+		n.rules = append(n.rules, newRule("used, IP"+f.name, f.is(), []expr{f.loadSource(), keep(used, usedFor)}))
+	}
+	n.rules = append(n.rules, newRule("let in", []expr{verdict(unix.NFT_GOTO, enteredChain)}))
+	return n
 }
 
 func grantSet(w width, f family, singleUse bool) set {
@@ -238,24 +229,59 @@ func grantSet(w width, f family, singleUse bool) set {
 	if singleUse {
 		s.def.flags |= unix.NFT_SET_EVAL
 		s.def.gcInterval = gcIntervalSpent
-		s.def.once = true
 	}
 	return s
 }
 
-func grantRule(w width, f family, singleUse bool) rule {
+// turnSet has an element for each grant that is being spent.
+func turnSet(name string, f family) set {
+	return set{name: name, def: setDef{
+		flags:      unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL,
+		keyType:    f.keyType,
+		keyLen:     uint32(f.bits / 8),
+		gcInterval: gcInterval,
+		once:       true,
+	}}
+}
+
+// granted matches packets of sources that have a grant of the width.
+func granted(w width, f family) []expr {
 	match := append(f.is(), f.loadSource())
 	if w.bits != f.bits {
 		match = append(match, and(mask(w.bits, f.bits)...))
 	}
-	match = append(match, in(w.set()))
-	if singleUse {
-		// In the moment in which a transaction takes effect, packets see its
-		// grants and cannot spend them yet: who comes then comes again. Of
-		// packets that come at the same time one alone finds the grant (setDef).
-		match = append(match, spend(w.set()), notIn(w.set()))
+	return append(match, in(w.set()))
+}
+
+// spent goes on behind granted, with the one packet that spends the grant. Two
+// processors may find it before either removes it; one has the turn. In the moment
+// in which a transaction takes effect, packets see its grants and cannot spend
+// them yet: who comes then comes again.
+func spent(w width) []expr {
+	return []expr{turn(doorPrefix+w.door+turnInfix+w.family, turnFor), spend(w.set()), notIn(w.set())}
+}
+
+// askRules let pass what asks under a grant. To ask spends nothing, but where
+// there is no handshake. A stray segment is none of a grant of single use's
+// business.
+func askRules(w width, f family, singleUse bool, let []expr) []rule {
+	what := fmt.Sprintf("grants, IP%s/%d", w.family, w.bits)
+	if !singleUse {
+		return []rule{newRule(what, granted(w, f), let)}
 	}
-	return newRule(fmt.Sprintf("grants, IP%s/%d", w.family, w.bits), match, []expr{accept()})
+	return []rule{
+		newRule(what+", to ask", isSyn(unix.NFT_CMP_EQ), granted(w, f), let),
+		newRule(what+", for a flow", isProto(unix.IPPROTO_UDP), granted(w, f), spent(w), let),
+	}
+}
+
+// endRule lets pass what completes a handshake under a grant.
+func endRule(w width, f family, singleUse bool, enter []expr) rule {
+	match := granted(w, f)
+	if singleUse {
+		match = append(match, spent(w)...)
+	}
+	return newRule(fmt.Sprintf("grants, IP%s/%d", w.family, w.bits), match, enter)
 }
 
 // refuse counts and refuses. Only what asks for a new connection is answered
@@ -272,34 +298,7 @@ func refuse(counter string, rejects bool) []rule {
 	}
 }
 
-// addPorts makes the two maps from ports to the doors' chains.
-func (t *table) addPorts(doors []Door) {
-	for _, p := range []port.Proto{port.TCP, port.UDP} {
-		s := set{name: doorsInfix + p.String(), def: setDef{
-			flags:    unix.NFT_SET_INTERVAL | unix.NFT_SET_MAP,
-			keyType:  typeInetService,
-			keyLen:   2,
-			dataType: unix.NFT_DATA_VERDICT,
-		}}
-		for _, d := range doors {
-			for _, r := range d.Ports {
-				if r.Proto != p {
-					continue
-				}
-				s.elems = append(s.elems, element{key: portKey(r.First), chain: doorPrefix + d.Name})
-				if r.Last < 65535 {
-					s.elems = append(s.elems, element{key: portKey(r.Last + 1), end: true})
-				}
-			}
-		}
-		sortElements(s.elems)
-		t.sets = append(t.sets, s)
-	}
-}
-
 func newRule(what string, parts ...[]expr) rule { return rule{what, string(join(parts...))} }
-
-func portKey(p uint16) string { return string(binary.BigEndian.AppendUint16(nil, p)) }
 
 func mask(bits, of int) []byte {
 	m := make([]byte, of/8)

@@ -30,7 +30,7 @@ func TestOwnedTableStandsForeignFlush(t *testing.T) {
 	if !f.Owned() {
 		t.Fatal("not owned: this test needs Linux 6.9")
 	}
-	must(t, f.Guard([]Door{sshDoor(t)}, nil))
+	must(t, f.Guard([]Door{sshDoor(t)}))
 	before := list(n)
 	n.Run("nft", "flush", "ruleset")
 	for _, args := range [][]string{
@@ -104,7 +104,7 @@ func TestAdoption(t *testing.T) {
 		t.Errorf("Check before Guard: %v", err)
 	}
 	gen := p.generation()
-	must(t, p.f.Guard(doors, nil))
+	must(t, p.f.Guard(doors))
 	if p.generation() != gen {
 		t.Error("Guard changed a table that was right already")
 	}
@@ -117,15 +117,15 @@ func TestAdoption(t *testing.T) {
 		t.Errorf("Grants() = %v, want the three given", gs)
 	}
 	for _, g := range gs {
-		if g.For > time.Hour || g.For < 50*time.Minute {
-			t.Errorf("%v has %v left of an hour", g.Source, g.For)
+		if left(g) > time.Hour || left(g) < 50*time.Minute {
+			t.Errorf("%v has %v left of an hour", g.Source, left(g))
 		}
 	}
 	want(t, p.visitor, "tcp", at(hostIP, 22), reached)
 
 	// A door that goes takes its grants along; others keep theirs.
-	must(t, p.f.Guard(doors[:1], nil))
-	must(t, p.f.Guard(doors, nil))
+	must(t, p.f.Guard(doors[:1]))
+	must(t, p.f.Guard(doors))
 	gs, err = p.f.Grants()
 	must(t, err)
 	if len(gs) != 2 || gs[0].Door != "ssh" || gs[1].Door != "ssh" {
@@ -174,7 +174,7 @@ func TestWatchAndRestore(t *testing.T) {
 	var changed <-chan struct{}
 	n.Do(func() (err error) { changed, err = f.Watch(ctx); return })
 	doors := []Door{sshDoor(t)}
-	must(t, f.Guard(doors, nil))
+	must(t, f.Guard(doors))
 	must(t, f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour), grant("ssh", "192.0.2.9/24", time.Hour)}, nil))
 	before := list(n)
 
@@ -192,7 +192,7 @@ func TestWatchAndRestore(t *testing.T) {
 		if _, err := f.Grants(); err == nil && what != "flush table inet doorward" {
 			t.Errorf("nft %s: not seen by Grants", what)
 		}
-		must(t, f.Guard(doors, nil))
+		must(t, f.Guard(doors))
 		must(t, f.Check())
 		must(t, f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour), grant("ssh", "192.0.2.9/24", time.Hour)}, nil))
 		if d := gocmp.Diff(blocks(before), blocks(list(n))); d != "" {
@@ -238,7 +238,7 @@ func TestCheckNamesTampering(t *testing.T) {
 		{"delete table inet doorward", "the table is gone"},
 		{"flush ruleset", "the table is gone"},
 		{"add table inet doorward { flags dormant; }", "the table is switched off (flag dormant)"},
-		{"flush chain inet doorward prerouting", `chain "prerouting": the rule "opened before" is gone`},
+		{"flush chain inet doorward prerouting", `chain "prerouting": the rule "this host itself" is gone`},
 		{"flush chain inet doorward door-ssh", `chain "door-ssh": the rule "strangers" is gone`},
 		{"insert rule inet doorward door-ssh accept", `chain "door-ssh": rule 1, "", is not the fence's`},
 		{`insert rule inet doorward door-ssh drop comment "grants, IPv4/32"`, `chain "door-ssh": the rule "grants, IPv4/32" was changed`},
@@ -252,16 +252,16 @@ func TestCheckNamesTampering(t *testing.T) {
 		{"delete element inet doorward doors.tcp { 22 }", `the elements of set "doors.tcp" were changed`},
 		{"add element inet doorward doors.tcp { 80 : drop }", `the elements of set "doors.tcp" were changed`},
 		{"add element inet doorward door-ssh.always.v4 { 198.51.100.0/24 }", `the elements of set "door-ssh.always.v4" were changed`},
-		{"flush chain inet doorward door-ssh; delete set inet doorward door-ssh.v4.32", `set "door-ssh.v4.32" is gone`},
-		{"flush chain inet doorward door-ssh; delete set inet doorward door-ssh.v4.32; add set inet doorward door-ssh.v4.32 { type ipv4_addr; }",
+		{"flush chain inet doorward door-ssh; flush chain inet doorward door-ssh.handshake; delete set inet doorward door-ssh.v4.32", `set "door-ssh.v4.32" is gone`},
+		{"flush chain inet doorward door-ssh; flush chain inet doorward door-ssh.handshake; delete set inet doorward door-ssh.v4.32; add set inet doorward door-ssh.v4.32 { type ipv4_addr; }",
 			`set "door-ssh.v4.32" is of another kind`},
 		{"add set inet doorward mine { type ipv4_addr; }", `set "mine" is not the fence's`},
-		{"flush chain inet doorward door-vpn; delete counter inet doorward door-vpn", `counter "door-vpn" is gone`},
+		{"flush chain inet doorward door-vpn; flush chain inet doorward door-vpn.handshake; delete counter inet doorward door-vpn", `counter "door-vpn" is gone`},
 		{"add counter inet doorward mine", `counter "mine" is not the fence's`},
 		{"flush chain inet doorward prerouting; flush map inet doorward doors.tcp; flush chain inet doorward door-ssh; delete chain inet doorward door-ssh",
 			`chain "door-ssh" is gone`},
 	} {
-		must(t, f.Guard(doors, nil))
+		must(t, f.Guard(doors))
 		must(t, f.Check())
 		before := list(n)
 		n.Run("nft", tc.do)
@@ -269,7 +269,7 @@ func TestCheckNamesTampering(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("nft %s: Check says %v, want %q", tc.do, err, tc.want)
 		}
-		if err := f.Guard(doors, nil); err != nil {
+		if err := f.Guard(doors); err != nil {
 			t.Errorf("Guard after nft %s: %v", tc.do, err)
 		}
 		if d := gocmp.Diff(blocks(before), blocks(list(n))); d != "" {
@@ -285,8 +285,8 @@ func TestReplacesForeignTable(t *testing.T) {
 	nstest.Need(t, "nft")
 	for name, change := range map[string]func(string) string{
 		"saved and loaded": func(s string) string { return s },
-		"other version":    func(s string) string { return strings.Replace(s, "layout 1", "layout 0", 1) },
-		"no version":       func(s string) string { return strings.Replace(s, `comment "doorward layout 1"`, "", 1) },
+		"other version":    func(s string) string { return strings.Replace(s, "layout 2", "layout 0", 1) },
+		"no version":       func(s string) string { return strings.Replace(s, `comment "doorward layout 2"`, "", 1) },
 		"no rules": func(string) string {
 			return "table inet doorward {\nset door-ssh.v4.32 {\ntype ipv4_addr\nflags timeout,interval\nelements = { 192.0.2.9 timeout 1h }\n}\n}\n"
 		},
@@ -294,7 +294,7 @@ func TestReplacesForeignTable(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := nstest.New(t)
 			f := openIn(t, n, false)
-			must(t, f.Guard([]Door{sshDoor(t)}, nil))
+			must(t, f.Guard([]Door{sshDoor(t)}))
 			must(t, f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour)}, nil))
 			right := list(n)
 			must(t, f.Close())
@@ -308,13 +308,13 @@ func TestReplacesForeignTable(t *testing.T) {
 			if f.Owned() {
 				t.Error("owns a table that cannot be owned")
 			}
-			must(t, f.Guard([]Door{sshDoor(t)}, nil))
+			must(t, f.Guard([]Door{sshDoor(t)}))
 			must(t, f.Check())
 			if !f.Owned() {
 				t.Error("does not own the table after Guard")
 			}
 			gs, err := f.Grants()
-			if err != nil || len(gs) != 1 || gs[0].For < 59*time.Minute {
+			if err != nil || len(gs) != 1 || left(gs[0]) < 59*time.Minute {
 				t.Errorf("Grants() = %v, %v, want the one carried over", gs, err)
 			}
 		})
@@ -346,14 +346,14 @@ func TestGoesOnAfterABrokenConnection(t *testing.T) {
 	t.Parallel()
 	n := nstest.New(t)
 	f := openIn(t, n, false)
-	must(t, f.Guard([]Door{sshDoor(t)}, nil))
+	must(t, f.Guard([]Door{sshDoor(t)}))
 	g := []Grant{grant("ssh", "192.0.2.9", time.Hour)}
 	for _, call := range []func() error{
 		func() error { return f.Change(g, nil) },
 		func() error { return f.Check() },
-		func() error { return f.Admit([]Session{tcpSession("192.0.2.1:22", "192.0.2.2:9")}) },
+		func() error { _, _, err := f.Used("ssh", netip.MustParseAddr("192.0.2.9")); return err },
 		func() error { _, err := f.Refused(); return err },
-		func() error { return f.Guard([]Door{sshDoor(t)}, nil) },
+		func() error { return f.Guard([]Door{sshDoor(t)}) },
 	} {
 		must(t, f.conn.nl.Close())
 		if err := call(); err == nil {
@@ -399,7 +399,7 @@ func TestRefusalChangesNothing(t *testing.T) {
 	nstest.Need(t, "nft")
 	n := nstest.New(t)
 	f := openIn(t, n, true)
-	must(t, f.Guard([]Door{sshDoor(t)}, nil))
+	must(t, f.Guard([]Door{sshDoor(t)}))
 	n.Run("nft", "delete table inet doorward")
 	for range 3 {
 		err := f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour)}, nil)
@@ -407,7 +407,7 @@ func TestRefusalChangesNothing(t *testing.T) {
 			t.Errorf("Change without a table: %v, want ENOENT and the set's name", err)
 		}
 	}
-	must(t, f.Guard([]Door{sshDoor(t)}, nil))
+	must(t, f.Guard([]Door{sshDoor(t)}))
 	must(t, f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour)}, nil))
 }
 
@@ -444,14 +444,14 @@ func TestBadArguments(t *testing.T) {
 		{[]Door{{Name: "a", Ports: []port.Range{{Proto: 17}}}}, `door "a": ports "0/udp": allowed are 1 to 65535 of tcp or udp`},
 		{[]Door{{Name: "a", Always: make([]netip.Prefix, 1)}}, `door "a": always: a prefix is not valid`},
 	} {
-		if err := f.Guard(tc.doors, nil); err == nil || !strings.Contains(err.Error(), tc.want) {
+		if err := f.Guard(tc.doors); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("Guard(%v) = %v, want %q", tc.doors, err, tc.want)
 		}
 	}
 	if err := f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour)}, nil); !errors.Is(err, errNoDoors) {
 		t.Errorf("Change before Guard: %v", err)
 	}
-	must(t, f.Guard([]Door{sshDoor(t)}, nil))
+	must(t, f.Guard([]Door{sshDoor(t)}))
 	if err := f.Change([]Grant{grant("sh", "192.0.2.9", time.Hour)}, nil); err == nil || !strings.Contains(err.Error(), `door "sh" is not guarded`) {
 		t.Errorf("Change for an unknown door: %v", err)
 	}

@@ -33,10 +33,10 @@ func child() error {
 		return err
 	}
 	door := Door{Name: "ssh", Ports: []port.Range{{Proto: port.TCP, First: 22, Last: 22}}}
-	if err := f.Guard([]Door{door}, nil); err != nil {
+	if err := f.Guard([]Door{door}); err != nil {
 		return err
 	}
-	g := Grant{"ssh", prefixes(visitorIP + "/32")[0], time.Hour}
+	g := Grant{"ssh", prefixes(visitorIP + "/32")[0], time.Now().Add(time.Hour)}
 	if err := f.Change([]Grant{g}, nil); err != nil {
 		return err
 	}

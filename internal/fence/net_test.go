@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/nstest"
-	"github.com/doorward/doorward/internal/port"
 	"golang.org/x/sys/unix"
 )
 
@@ -74,7 +73,7 @@ func (p *place) guard(doors ...Door) {
 	if p.f == nil {
 		p.f = openIn(p.t, p.host, false)
 	}
-	p.do(p.f.Guard(doors, nil))
+	p.do(p.f.Guard(doors))
 }
 
 func (p *place) do(err error) {
@@ -91,16 +90,36 @@ func (p *place) revoke(g ...Grant) { p.t.Helper(); p.do(p.f.Change(nil, g)) }
 // listen echoes what comes, over TCP and UDP, at all addresses of n.
 func listen(t testing.TB, n *nstest.NS, number int) {
 	t.Helper()
-	var l net.Listener
 	var u net.PacketConn
 	n.Do(func() (err error) {
-		if l, err = net.Listen("tcp", fmt.Sprintf(":%d", number)); err != nil {
-			return err
-		}
 		u, err = net.ListenPacket("udp", fmt.Sprintf(":%d", number))
 		return err
 	})
-	t.Cleanup(func() { l.Close(); u.Close() })
+	t.Cleanup(func() { u.Close() })
+	echoAt(t, n, fmt.Sprintf(":%d", number))
+	go func() { // ends with the socket
+		b := make([]byte, 1500)
+		for {
+			k, from, err := u.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			u.WriteTo(b[:k], from)
+		}
+	}()
+}
+
+// echoAt echoes what comes over TCP at an address.
+func echoAt(t testing.TB, n *nstest.NS, addr string) {
+	t.Helper()
+	var l net.Listener
+	n.Do(func() (err error) { l, err = net.Listen("tcp", addr); return })
+	serve(t, l)
+}
+
+// serve echoes what comes to a listener.
+func serve(t testing.TB, l net.Listener) {
+	t.Cleanup(func() { l.Close() })
 	go func() { // ends with the listener
 		for {
 			c, err := l.Accept()
@@ -112,16 +131,6 @@ func listen(t testing.TB, n *nstest.NS, number int) {
 				defer context.AfterFunc(t.Context(), func() { c.Close() })()
 				io.Copy(c, c)
 			}()
-		}
-	}()
-	go func() { // ends with the socket
-		b := make([]byte, 1500)
-		for {
-			k, from, err := u.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			u.WriteTo(b[:k], from)
 		}
 	}()
 }
@@ -212,10 +221,6 @@ func eventually(t testing.TB, what string, cond func() bool) {
 		}
 		time.Sleep(10 * time.Millisecond) // between polls
 	}
-}
-
-func tcpSession(local, remote string) Session {
-	return Session{port.TCP, netip.MustParseAddrPort(local), netip.MustParseAddrPort(remote)}
 }
 
 func at(host string, number int) string { return net.JoinHostPort(host, fmt.Sprint(number)) }

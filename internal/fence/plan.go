@@ -5,6 +5,7 @@ package fence
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -24,7 +25,7 @@ func (want *table) replaces(got *table) bool {
 func (want *table) carry(c *conn, got *table) (map[string][]element, error) {
 	carry := map[string][]element{}
 	for _, w := range want.sets {
-		if w.def.flags&unix.NFT_SET_TIMEOUT == 0 || got == nil {
+		if got == nil || !outlives(w.name) {
 			continue
 		}
 		g := got.set(w.name)
@@ -38,6 +39,15 @@ func (want *table) carry(c *conn, got *table) (map[string][]element, error) {
 		carry[w.name] = slices.DeleteFunc(elems, func(e element) bool { return !isGiven(e) })
 	}
 	return carry, nil
+}
+
+// outlives says whether what a set of that name holds is carried over: grants,
+// who has used them, and which flows were let in and ended. A handshake under way
+// is not, and has to begin again.
+func outlives(set string) bool {
+	_, grants := parseWidth(set)
+	return grants || strings.Contains(set, usedInfix) ||
+		strings.HasPrefix(set, flowsSet) || strings.HasPrefix(set, endedSet)
 }
 
 // plan adds to b what makes got, nil when there is no table, into want. Sets of
@@ -174,8 +184,8 @@ func addCounter(b *batch, name string) {
 	b.add(fmt.Sprintf("make counter %q", name), unix.NFT_MSG_NEWOBJ, netlink.Create, data)
 }
 
-// addSet makes a set. Its size has no limit (the kernel sets one of 65,535 where
-// rules take elements out); hints to the kernel would only cost it memory.
+// addSet makes a set. One of size 0 has no limit (the kernel sets one of 65,535
+// where rules take elements in or out).
 func addSet(b *batch, s set, id uint32) {
 	data := inTable().with(unix.NFTA_SET_NAME, s.name)
 	data.u32(unix.NFTA_SET_FLAGS, s.def.flags)
@@ -187,8 +197,9 @@ func addSet(b *batch, s set, id uint32) {
 	if s.def.gcInterval != 0 {
 		data.u32(unix.NFTA_SET_GC_INTERVAL, s.def.gcInterval)
 	}
-	if s.lengths != nil {
-		addLengths(&data, s.lengths)
+	addDescription(&data, s)
+	if s.udata != nil {
+		data.bytes(nftaSetUdata, s.udata)
 	}
 	if s.def.once {
 		addOnce(&data)
@@ -197,10 +208,10 @@ func addSet(b *batch, s set, id uint32) {
 	b.add(fmt.Sprintf("make set %q", s.name), unix.NFT_MSG_NEWSET, netlink.Create, data)
 }
 
-// addOnce gives each element of a set a limit of its own, of one packet, which a
-// lookup asks: two processors may find an element before either removes it. What
-// came in vain, since it could not remove the element yet, may come again after a
-// tenth of a second.
+// addOnce gives each element of a set a limit of its own, of one packet, which is
+// asked when the element is added, be it there or not: of two processors one alone
+// adds it. What came in vain, since it could not spend the grant yet, may come
+// again after a tenth of a second.
 func addOnce(data *attrs) {
 	x := data.open(nftaSetExpr)
 	data.str(unix.NFTA_EXPR_NAME, "limit")
@@ -212,17 +223,26 @@ func addOnce(data *attrs) {
 	data.close(x)
 }
 
-// addLengths describes a concatenated key: NFTA_SET_DESC_CONCAT, a list of
+// addDescription says how many elements a set holds (NFTA_SET_DESC_SIZE), and how
+// a concatenated key is made up: NFTA_SET_DESC_CONCAT, a list of
 // NFTA_SET_FIELD_LEN.
-func addLengths(data *attrs, lengths []uint32) {
-	desc := data.open(unix.NFTA_SET_DESC)
-	fields := data.open(2)
-	for _, n := range lengths {
-		elem := data.open(unix.NFTA_LIST_ELEM)
-		data.u32(1, n)
-		data.close(elem)
+func addDescription(data *attrs, s set) {
+	if s.size == 0 && s.lengths == nil {
+		return
 	}
-	data.close(fields)
+	desc := data.open(unix.NFTA_SET_DESC)
+	if s.size != 0 {
+		data.u32(1, s.size)
+	}
+	if s.lengths != nil {
+		fields := data.open(2)
+		for _, n := range s.lengths {
+			elem := data.open(unix.NFTA_LIST_ELEM)
+			data.u32(1, n)
+			data.close(elem)
+		}
+		data.close(fields)
+	}
 	data.close(desc)
 }
 
@@ -250,12 +270,6 @@ func addRule(b *batch, chain string, r rule) {
 func addElements(b *batch, set string, elems []element) {
 	for part := range slices.Chunk(elems, maxElements) {
 		b.add("add to set "+set, unix.NFT_MSG_NEWSETELEM, netlink.Create, elementList(set, part))
-	}
-}
-
-func deleteElements(b *batch, set string, elems []element) {
-	for part := range slices.Chunk(elems, maxElements) {
-		b.add("delete from set "+set, unix.NFT_MSG_DELSETELEM, 0, elementList(set, part))
 	}
 }
 

@@ -163,8 +163,29 @@ func (c *conn) readElements(set string) ([]element, error) {
 	if err != nil {
 		err = fmt.Errorf("list the elements of set %q: %w", set, err)
 	}
-	var elems []element
-	return elems, errors.Join(err, each(msgs, func(ad *netlink.AttributeDecoder) {
+	elems, unread := decodeElements(msgs)
+	return elems, errors.Join(err, unread)
+}
+
+// readElement returns one element of a set, and whether it is there. That costs
+// the same however many there are.
+func (c *conn) readElement(set, key string) (element, bool, error) {
+	msgs, err := c.ask(message(unix.NFT_MSG_GETSETELEM, 0, elementList(set, []element{{key: key}})))
+	if errors.Is(err, unix.ENOENT) && !isBroken(err) {
+		return element{}, false, nil
+	}
+	if err != nil {
+		return element{}, false, fmt.Errorf("look for an element of set %q: %w", set, err)
+	}
+	elems, err := decodeElements(msgs)
+	if err != nil || len(elems) != 1 {
+		return element{}, false, err
+	}
+	return elems[0], true, nil
+}
+
+func decodeElements(msgs []netlink.Message) (elems []element, err error) {
+	err = each(msgs, func(ad *netlink.AttributeDecoder) {
 		for ad.Next() {
 			if ad.Type() != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 				continue
@@ -179,7 +200,8 @@ func (c *conn) readElements(set string) ([]element, error) {
 				return nil
 			})
 		}
-	}))
+	})
+	return elems, err
 }
 
 func decodeElement(ad *netlink.AttributeDecoder) element {

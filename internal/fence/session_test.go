@@ -18,7 +18,7 @@ import (
 
 // opened connects before there is a fence, and with it before there is any
 // connection tracking in the namespace.
-func (p *place) opened(addr string) (net.Conn, Session) {
+func (p *place) opened(addr string) net.Conn {
 	p.t.Helper()
 	c, err := dialFrom(p.visitor, "tcp", "", addr, patience)
 	if err != nil {
@@ -28,90 +28,35 @@ func (p *place) opened(addr string) (net.Conn, Session) {
 	if err := echo(c, patience); err != nil {
 		p.t.Fatal(err)
 	}
-	return c, tcpSession(c.RemoteAddr().String(), c.LocalAddr().String())
+	return c
 }
 
 func TestStandingSessionsLiveOn(t *testing.T) {
 	t.Parallel()
-	for _, strict := range []bool{false, true} {
-		t.Run(fmt.Sprintf("conntrack takes up no sessions: %v", strict), func(t *testing.T) {
+	for name, setting := range map[string]string{
+		"as usual":                      "net.ipv4.ip_forward=0",
+		"conntrack takes up no session": "net.netfilter.nf_conntrack_tcp_loose=0",
+		"no early demultiplexing":       "net.ipv4.ip_early_demux=0",
+		"none of TCP":                   "net.ipv4.tcp_early_demux=0",
+	} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := newPlace(t)
 			listen(t, p.host, 22)
-			if strict {
-				p.host.Run("sh", "-c", "echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose")
-			}
-			c4, s4 := p.opened(at(hostIP, 22))
-			c6, s6 := p.opened(at(hostIP6, 22))
-			lost, _ := p.opened(at(hostIP, 22))
+			p.host.Run("sysctl", "-q", setting)
+			sessions := []net.Conn{p.opened(at(hostIP, 22)), p.opened(at(hostIP6, 22))}
 			p.f = openIn(t, p.host, false)
-			p.do(p.f.Guard([]Door{{Name: "ssh", Ports: ports(t, "22/tcp")}}, []Session{s4, s6}))
+			p.host.Do(func() error { return p.f.Guard([]Door{{Name: "ssh", Ports: ports(t, "22/tcp")}}) }) // reads settings
 			for range 3 {
-				for _, c := range []net.Conn{c4, c6} {
+				for _, c := range sessions {
 					if err := echo(c, patience); err != nil {
-						t.Errorf("standing session with %s: %v", c.RemoteAddr(), err)
+						t.Fatalf("standing session with %s: %v", c.RemoteAddr(), err)
 					}
 				}
-			}
-			if err := echo(lost, silence); !isTimeout(err) {
-				t.Errorf("a session that was not named: %v, want silence", err)
 			}
 			want(t, p.visitor, "tcp", at(hostIP, 22), dark)
 			want(t, p.visitor, "tcp", at(hostIP6, 22), dark)
 		})
-	}
-}
-
-// A standing entry is of no use for a new connection, even with its own ports.
-func TestStandingEntryAdmitsNoNewConnection(t *testing.T) {
-	t.Parallel()
-	p := newPlace(t)
-	listen(t, p.host, 22)
-	c, s := p.opened(at(hostIP, 22))
-	p.f = openIn(t, p.host, false)
-	p.do(p.f.Guard([]Door{{Name: "ssh", Ports: ports(t, "22/tcp")}}, []Session{s}))
-	if err := echo(c, patience); err != nil {
-		t.Fatal(err)
-	}
-	again := func() error {
-		c, err := dialFrom(p.visitor, "tcp", s.Remote.String(), s.Local.String(), silence)
-		if err == nil {
-			c.Close()
-		}
-		return err
-	}
-	c.(*net.TCPConn).SetLinger(0) // a reset: the ports are free again at once
-	c.Close()
-	if err := again(); !isTimeout(err) {
-		t.Errorf("a new connection with a standing session's addresses: %v, want silence", err)
-	}
-	p.give(grant("ssh", visitorIP, time.Minute)) // the test itself works
-	if err := again(); err != nil {
-		t.Errorf("the same with a grant: %v", err)
-	}
-}
-
-func TestAdmit(t *testing.T) {
-	t.Parallel()
-	p := newPlace(t)
-	p.guard()
-	a, b := tcpSession("192.0.2.1:22", "192.0.2.2:1"), tcpSession("192.0.2.1:22", "192.0.2.2:2")
-	c := tcpSession("[2001:db8::1]:22", "[2001:db8::2]:3")
-	for _, sessions := range [][]Session{{a, b}, {b, c}, {b, c}, {c, c}, nil, nil} {
-		p.do(p.f.Admit(sessions))
-		after := p.generation()
-		p.do(p.f.Admit(sessions))
-		if p.generation() != after {
-			t.Errorf("Admit(%v) again changed the ruleset", sessions)
-		}
-		out := list(p.host)
-		for _, s := range []Session{a, b, c} {
-			entry := fmt.Sprintf("%s . %d . %s . %d", s.Remote.Addr(), s.Remote.Port(), s.Local.Addr(), s.Local.Port())
-			named := strings.Contains(fmt.Sprint(sessions), fmt.Sprint(s))
-			if strings.Contains(out, entry) != named {
-				t.Errorf("Admit(%v): entry %q is there: %v", sessions, entry, !named)
-			}
-		}
 	}
 }
 
@@ -123,6 +68,28 @@ func (p *place) generation() uint32 {
 	msgs, err := p.f.conn.nl.Receive()
 	p.do(err)
 	return binary.BigEndian.Uint32(msgs[0].Data[8:]) // NFTA_GEN_ID comes first
+}
+
+// A session whose handshake connection tracking did not understand is still one: its
+// next segment acknowledges the same number, and completes nothing.
+func TestSessionIsNoHandshake(t *testing.T) {
+	t.Parallel()
+	p, a := served(t, Door{Name: "ssh", Ports: ports(t, "22/tcp")})
+	loose := func(on string) { p.host.Run("sysctl", "-q", "net.netfilter.nf_conntrack_tcp_loose="+on) }
+	p.give(grant("ssh", visitorIP, time.Minute))
+	c, ok := a.ask(visitorPort(40000), hostSSH, 1)
+	if !ok {
+		t.Fatal("a SYN under a grant was not answered")
+	}
+	loose("0")
+	p.host.Run("conntrack", "-F")
+	c.complete() // which is invalid then
+	eventually(t, "the connection is made", func() bool { return socketsOf(p.host, visitorIP) == 1 })
+	loose("1")
+	p.revoke(grant("ssh", visitorIP, 0))
+	if !c.echoes() {
+		t.Error("a session was cut")
+	}
 }
 
 // What is not tracked cannot be told established from new; a SYN can.

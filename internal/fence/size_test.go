@@ -11,14 +11,13 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/nstest"
-	"github.com/doorward/doorward/internal/port"
 	"golang.org/x/sys/unix"
 )
 
 func TestManyGrantsAtOnce(t *testing.T) {
 	t.Parallel()
 	f := openIn(t, nstest.New(t), false)
-	must(t, f.Guard([]Door{sshDoor(t)}, nil))
+	must(t, f.Guard([]Door{sshDoor(t)}))
 	gs := many("ssh", 10_000)
 	must(t, f.Change(gs, gs)) // revoked and given, twice
 	must(t, f.Change(gs, gs))
@@ -42,22 +41,20 @@ func TestManyGrantsAtOnce(t *testing.T) {
 	}
 }
 
-// Lists of ports, prefixes and sessions take more than one message each.
+// Lists of ports and prefixes take more than one message each.
 func TestManyOfAll(t *testing.T) {
 	t.Parallel()
 	f := openIn(t, nstest.New(t), false)
 	d := Door{Name: strings.Repeat("x", 24)}
-	var sessions []Session
 	for i := range 3000 {
 		d.Ports = append(d.Ports, ports(t, fmt.Sprintf("%d/tcp", 2*i+1))...)
 		d.Always = append(d.Always, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 25))
-		sessions = append(sessions, Session{port.TCP, netip.MustParseAddrPort("[2001:db8::1]:22"),
-			netip.AddrPortFrom(netip.MustParseAddr("2001:db8::2"), uint16(1024+i))})
+		d.Listen = append(d.Listen, uint16(2*i+2))
 	}
-	must(t, f.Guard([]Door{d}, sessions))
+	must(t, f.Guard([]Door{d}))
 	must(t, f.Check())
 	d.Ports = d.Ports[1000:]
-	must(t, f.Guard([]Door{d}, sessions[1000:]))
+	must(t, f.Guard([]Door{d}))
 	must(t, f.Check())
 	if got := len(f.base.set("doors.tcp").elems); got != 2*2000 {
 		t.Errorf("%d elements for 2000 ports, want two each", got)
@@ -69,7 +66,7 @@ func TestSingleUseIsFull(t *testing.T) {
 	f := openIn(t, nstest.New(t), false)
 	d := sshDoor(t)
 	d.SingleUse = true
-	must(t, f.Guard([]Door{d}, nil))
+	must(t, f.Guard([]Door{d}))
 	gs := many("ssh", 2*65_536)
 	must(t, f.Change(gs[:2*65_535], nil))
 	must(t, f.Change(gs[:9], nil)) // to give again is not one more

@@ -11,7 +11,7 @@ import (
 )
 
 // table is the nftables table, as it should be or as the kernel has it, without
-// what moves by itself: grants, standing sessions, counts.
+// what moves by itself: grants, handshakes under way, counts.
 type table struct {
 	flags    uint32
 	owner    uint32 // netlink port of the owner; only as read
@@ -26,13 +26,15 @@ type set struct {
 	def     setDef
 	elems   []element // of interval sets, sorted; others are not the table's
 	lengths []uint32  // of a concatenated key's fields; only to create
+	size    uint32    // elements it can hold, 0 for the kernel's choice; only to create
+	udata   []byte    // what nft is to know of its type; only to create
 }
 
 // setDef is what makes two sets the same kind of set.
 type setDef struct {
 	flags, keyType, keyLen, dataType, gcInterval uint32
 
-	once bool // an element is found by one packet and not by others at the same time
+	once bool // to add an element is granted to one packet and not to others at the same time
 }
 
 // element is a member of a set: a key, the end of an interval (the first key

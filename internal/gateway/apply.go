@@ -29,6 +29,11 @@ func (g *Gateway) apply(now time.Time, by string, confirm time.Duration) (contro
 			Message: "a configuration waits to be confirmed already, until " + g.applied.Deadline.Format(time.TimeOnly),
 			Hint:    "doorward apply --keep, or doorward apply --undo"}
 	}
+	if confirm > 0 && g.unkept != "" {
+		return control.Reply{}, &control.Error{
+			Message: "nothing was changed: a restart would not roll it back, since nothing is kept: " + g.unkept,
+			Hint:    "mend that and systemctl restart doorward, or doorward apply without --confirm"}
+	}
 	if c.Gateway != g.config.Gateway {
 		return control.Reply{}, &control.Error{
 			Message: "nothing was changed: the keys of [gateway] are read at the start only",
@@ -68,7 +73,7 @@ func (g *Gateway) apply(now time.Time, by string, confirm time.Duration) (contro
 
 // saveApplied puts which configuration is in use on disk.
 func (g *Gateway) saveApplied(a store.Applied) error {
-	_, err := g.world.Store.Commit(store.Change{Applied: &a})
+	_, err := g.store.Commit(store.Change{Applied: &a})
 	if err == nil {
 		g.changes.applied = nil
 	}
@@ -163,18 +168,17 @@ func countDoors(c *config.Config) string {
 	return fmt.Sprintf("%d doors", len(c.Doors))
 }
 
-// tryPorts has the ear listen on what a new configuration adds, so that a port
-// that is taken is found before anything changes.
+// tryPorts has the ear hold what a new configuration adds, so that a port that is
+// taken is found before anything changes.
 func (g *Gateway) tryPorts(c *config.Config) error {
 	before := g.ear.wanted
-	wanted := slices.Clone(before)
+	wanted := before
+	wanted.Shut = slices.Clone(before.Shut)
 	for _, d := range c.Doors {
-		for _, k := range d.Knocks {
-			wanted = append(wanted, k.Listen...)
-		}
+		wanted.Shut = append(wanted.Shut, knockPorts(d)...)
 	}
-	slices.Sort(wanted)
-	wanted = slices.Compact(wanted)
+	slices.Sort(wanted.Shut)
+	wanted.Shut = slices.Compact(wanted.Shut)
 	had := g.ear.problem
 	g.ear.set(wanted)
 	if problem := g.ear.problem; problem != "" && problem != had {
@@ -220,8 +224,8 @@ func (d *guarded) leave() string {
 	for _, c := range v.Grants {
 		d.gw.changes.add(d.name(), door.Drop{Source: c.Source, By: c.By})
 	}
-	for _, p := range v.Penalties {
-		d.gw.changes.add(d.name(), door.Pardon{Source: p.Source})
+	for _, source := range d.door.Remembers() {
+		d.gw.changes.add(d.name(), door.Pardon{Source: source})
 	}
 	if d.service == nil {
 		return fmt.Sprintf("door %s is no longer guarded", d.name())

@@ -16,11 +16,17 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// begin brings back what survived, raises the fence and sets the doors going.
-// The fence comes first: until there is one, nothing else matters.
+// begin raises the fence, brings back what survived and sets the doors going.
+// The fence comes first: until there is one, nothing else matters. Where the
+// kernel has none, it is raised from the file alone, before anything is asked of
+// a disk. Where one stands, it guards already, and must not be made that of a
+// file that was rolled back: the grants of the doors in use would go.
 func (g *Gateway) begin() error {
 	now := g.world.Now()
-	state, err := g.world.Store.Load()
+	if err := g.guardAtOnce(); err != nil {
+		return err
+	}
+	state, err := g.openStore()
 	if err != nil {
 		return err
 	}
@@ -28,11 +34,11 @@ func (g *Gateway) begin() error {
 	if err := g.choose(state.Applied, state.Rebooted); err != nil {
 		return err
 	}
-	if err := g.confine(g.config); err != nil {
-		return err
-	}
 	if err := g.raise(g.config); err != nil {
 		return fmt.Errorf("raise the fence: %w", err)
+	}
+	if err := g.confine(g.config); err != nil {
+		return err
 	}
 	grants, err := g.world.Fence.Grants()
 	if err != nil {
@@ -65,17 +71,66 @@ func (g *Gateway) begin() error {
 		d.start(g.ctx)
 	}
 	g.record(now, audit.EventStarted, "", fmt.Sprintf("version %s guards %s", g.opts.Version, countDoors(g.config)))
-	if aside := g.world.Store.SetAside(); aside != "" {
+	if aside := g.store.SetAside(); aside != "" {
 		g.record(now, audit.EventError, "", "the store was damaged and is set aside as "+aside+
 			"; penalties and the audit trail begin anew")
+	}
+	if g.unkept != "" {
+		g.record(now, audit.EventError, "", "nothing is kept until the daemon is started again: "+g.unkept)
 	}
 	g.turn(nil)
 	return nil
 }
 
+// guardAtOnce raises the fence from the configuration file if the kernel has
+// none that stands. A file that cannot be used raises nothing: the store may
+// have the one before.
+func (g *Gateway) guardAtOnce() error {
+	stands, err := g.world.Fence.Stands()
+	if err != nil {
+		return fmt.Errorf("look whether the fence stands: %w", err)
+	}
+	if stands {
+		return nil
+	}
+	c, _, err := g.world.Config(g.opts.Path)
+	if err != nil {
+		return nil // choose tells it
+	}
+	if err := g.raise(c); err != nil {
+		return fmt.Errorf("raise the fence: %w", err)
+	}
+	return nil
+}
+
+// openStore opens what survives and reads it. A store that cannot be opened or
+// read is no reason to leave the doors unguarded: the gateway goes on without
+// one, as if there had never been any, so that all doors begin dark. Only that
+// another daemon has it is: there is one warden, and this is not it.
+func (g *Gateway) openStore() (store.State, error) {
+	kept, err := g.world.Open()
+	var state store.State
+	if err == nil {
+		state, err = kept.Load()
+	}
+	switch {
+	case err == nil:
+		g.store = kept
+		return state, nil
+	case errors.Is(err, store.ErrLocked):
+		return store.State{}, err
+	}
+	g.log.Error("the state cannot be kept: the doors are guarded and right knocks open, but penalties, open doors "+
+		"and the audit trail are forgotten with the daemon; mend it and start the daemon again", "err", err)
+	g.unkept = err.Error()
+	g.store = store.InMemory()
+	return store.State{}, nil
+}
+
 // end says goodbye in the audit trail. The fence stands on.
 func (g *Gateway) end() {
 	now := g.world.Now()
+	g.changes.recordAll(g.sums.All(now))
 	g.record(now, audit.EventStopped, "", "the daemon ends; the fence stands and grants run out by themselves")
 	g.flush(now)
 }
@@ -101,7 +156,7 @@ func (g *Gateway) restoreGrants(now time.Time, claims []store.Grant, grants []fe
 		if source.Bits() == 0 {
 			source = door.Any
 		}
-		left[grantKey{f.Door, source}] = f.For
+		left[grantKey{f.Door, source}] = f.Until.Sub(now)
 	}
 	ends := g.restoreClaims(now, claims, left)
 	for key, length := range left {
@@ -110,7 +165,7 @@ func (g *Gateway) restoreGrants(now time.Time, claims []store.Grant, grants []fe
 		switch {
 		case d == nil: // went with the door
 		case length <= 0 || d.door.Saved().State != door.Open:
-			g.changes.grants[key] = 0
+			g.changes.grants[key] = time.Time{}
 		case !known || length-end > expirySlack:
 			d.carry(d.door.Adopt(now, door.Claim{Source: key.source, By: "before the restart", Until: now.Add(length)}))
 		}
@@ -141,24 +196,33 @@ func (g *Gateway) restoreClaims(now time.Time, claims []store.Grant, left map[gr
 		if kernel := left[key]; kernel > 0 && (kernel < length || !longer && kernel-length <= expirySlack) {
 			length = kernel
 		}
-		d.door.Restore(door.Claim{Source: c.Source, By: c.By, Until: now.Add(length)})
+		d.door.Restore(door.Claim{Source: c.Source, By: c.By, Until: now.Add(length), For: c.For})
 		ends[key] = max(ends[key], length)
 	}
 	return ends
 }
 
-// restorePenalties brings back the penalties that still have time to run.
+// restorePenalties brings back the penalties that still have time to run, and
+// those that are over and still count for the next.
 func (g *Gateway) restorePenalties(now time.Time, penalties []store.Penalty) {
 	for _, p := range penalties {
 		d := g.door(p.Door)
 		left := p.Left(now)
-		if d == nil || left <= 0 {
+		if left == 0 {
+			left = min(0, p.Until.Sub(now.Round(0)))
+		}
+		if remembered := left + door.Remembered; d == nil || remembered <= 0 || left <= 0 && p.Source == door.Any {
 			g.changes.penalties[store.PenaltyKey{Door: p.Door, Source: p.Source}] = nil
 			continue
 		}
-		d.door.RestorePenalty(door.Penalty{Source: p.Source, Until: now.Add(left), For: p.For, Reason: p.Reason})
-		if p.Until.Sub(now.Round(0)) > left { // the clock was set back; the next start is not to begin it anew
+		d.door.RestorePenalty(now, door.Penalty{Source: p.Source, Until: now.Add(left), For: p.For, Times: p.Times,
+			Reason: p.Reason})
+		back := p.Until.Sub(now.Round(0)) > left // the clock was set back; the next start is not to begin it anew
+		if over := left <= 0 && p.For > 0; back || over {
 			p.Until = now.Add(left)
+			if over {
+				p.For = 0
+			}
 			g.changes.penalties[store.PenaltyKey{Door: p.Door, Source: p.Source}] = &p
 		}
 	}

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -23,13 +25,15 @@ const seenEvery = time.Minute
 // changes are what a turn has to do to the world. Of several changes to the
 // same thing the last one counts.
 type changes struct {
-	grants    map[grantKey]time.Duration          // 0: revoke
+	grants    map[grantKey]time.Time              // when they end, zero: revoke
+	flows     map[grantKey]bool                   // whose flows to end
 	claims    map[store.GrantKey]*store.Grant     // nil: ended
 	penalties map[store.PenaltyKey]*store.Penalty // nil: ended
 	doors     map[string]store.Door
 	ended     []string       // doors that the configuration no longer has
 	applied   *store.Applied // nil: as it was
 	records   []audit.Record
+	refusals  int // of records
 	lost      int // records that were too many to keep
 	replies   []func(error)
 }
@@ -41,7 +45,8 @@ type grantKey struct {
 
 func newChanges() changes {
 	return changes{
-		grants:    make(map[grantKey]time.Duration),
+		grants:    make(map[grantKey]time.Time),
+		flows:     make(map[grantKey]bool),
 		claims:    make(map[store.GrantKey]*store.Grant),
 		penalties: make(map[store.PenaltyKey]*store.Penalty),
 		doors:     make(map[string]store.Door),
@@ -52,9 +57,11 @@ func newChanges() changes {
 func (c *changes) add(name string, e door.Effect) {
 	switch e := e.(type) {
 	case door.Give:
-		c.grants[grantKey{name, e.Source}] = max(e.For, time.Millisecond)
+		c.grants[grantKey{name, e.Source}] = e.Until
 	case door.Revoke:
-		c.grants[grantKey{name, e.Source}] = 0
+		c.grants[grantKey{name, e.Source}] = time.Time{}
+	case door.EndFlows:
+		c.flows[grantKey{name, e.Source}] = true
 	case door.Keep:
 		c.claims[store.GrantKey{Door: name, Source: e.Source, By: e.By}] =
 			&store.Grant{Door: name, Source: e.Source, By: e.By, Until: e.Until, For: e.For}
@@ -62,27 +69,42 @@ func (c *changes) add(name string, e door.Effect) {
 		c.claims[store.GrantKey{Door: name, Source: e.Source, By: e.By}] = nil
 	case door.Punish:
 		c.penalties[store.PenaltyKey{Door: name, Source: e.Source}] = &store.Penalty{
-			Door: name, Source: e.Source, Until: e.Until, For: e.For, Reason: e.Reason}
+			Door: name, Source: e.Source, Until: e.Until, For: e.For, Times: e.Times, Reason: e.Reason}
+	case door.Over: // For 0: whatever the clock says, no time is left
+		c.penalties[store.PenaltyKey{Door: name, Source: e.Source}] = &store.Penalty{
+			Door: name, Source: e.Source, Until: e.Until, Times: e.Times, Reason: e.Reason}
 	case door.Pardon:
 		c.penalties[store.PenaltyKey{Door: name, Source: e.Source}] = nil
 	}
 }
 
+// record adds a record. Refusals, which strangers can cause, take at most half of
+// the room.
 func (c *changes) record(r audit.Record) {
-	if len(c.records) >= maxUnsaved {
+	refusal := r.Event == audit.EventRefused
+	if len(c.records) >= maxUnsaved || refusal && c.refusals >= maxUnsaved/2 {
 		c.lost++
 		return
 	}
+	if refusal {
+		c.refusals++
+	}
 	c.records = append(c.records, r)
+}
+
+func (c *changes) recordAll(rs []audit.Record) {
+	for _, r := range rs {
+		c.record(r)
+	}
 }
 
 // fence returns the turn's grants and revocations for the fence, and forgets
 // them.
 func (c *changes) fence() (give, revoke []fence.Grant) {
-	for k, length := range c.grants {
+	for k, until := range c.grants {
 		for _, source := range families(k.source) {
-			g := fence.Grant{Door: k.door, Source: source, For: length}
-			if length == 0 {
+			g := fence.Grant{Door: k.door, Source: source, Until: until}
+			if until.IsZero() {
 				revoke = append(revoke, g)
 			} else {
 				give = append(give, g)
@@ -91,6 +113,21 @@ func (c *changes) fence() (give, revoke []fence.Grant) {
 	}
 	clear(c.grants)
 	return give, revoke
+}
+
+// endFlows returns whose flows the fence is to end, and forgets them. Doors that
+// has says have no ports that flows go to are left out.
+func (c *changes) endFlows(has func(door string) bool) (ends []fence.Grant) {
+	for k := range c.flows {
+		if !has(k.door) {
+			continue
+		}
+		for _, source := range families(k.source) {
+			ends = append(ends, fence.Grant{Door: k.door, Source: source})
+		}
+	}
+	clear(c.flows)
+	return ends
 }
 
 // families is a source as the fence knows it: everybody is both families.
@@ -133,7 +170,7 @@ func (c *changes) saved() {
 	clear(c.claims)
 	clear(c.penalties)
 	clear(c.doors)
-	c.records, c.ended, c.applied, c.lost = nil, nil, nil, 0
+	c.records, c.ended, c.applied, c.refusals, c.lost = nil, nil, nil, 0, 0
 }
 
 // flush has the turn's changes take effect, in the order that the package
@@ -158,6 +195,7 @@ func (g *Gateway) flush(now time.Time) {
 		g.reconcile(now)
 		changed = true
 	}
+	g.endFlows(now)
 	for _, d := range g.doors {
 		if s := d.door.Saved(); worthSaving(d.saved, s) {
 			d.saved = s
@@ -181,6 +219,7 @@ func (g *Gateway) flush(now time.Time) {
 	changed = changed || dirty || len(g.changes.replies) > 0
 	g.changes.replies = nil
 	if changed {
+		g.changed()
 		g.newer.Lock()
 		close(g.newer.c)
 		g.newer.c = make(chan struct{})
@@ -188,11 +227,27 @@ func (g *Gateway) flush(now time.Time) {
 	}
 }
 
+// endFlows ends the flows of those who were let in and are no more, once the fence
+// lets no others in. What cannot be ended is said in the trail: it lasts for as
+// long as it is used.
+func (g *Gateway) endFlows(now time.Time) {
+	ends := g.changes.endFlows(func(name string) bool {
+		d := g.door(name)
+		return d != nil && slices.ContainsFunc(d.conf.Ports, func(r port.Range) bool { return r.Proto == port.UDP })
+	})
+	if len(ends) == 0 {
+		return
+	}
+	if err := g.world.Fence.EndFlows(ends); err != nil {
+		g.record(now, audit.EventError, "", "flows over UDP may go on for as long as they are used: "+err.Error())
+	}
+}
+
 // save commits, logs what is on disk now, and says once when the disk takes
 // nothing and when it does again. What could not be saved stays for the next
 // turn: the doors go on, since memory and kernel hold all that guards them.
 func (g *Gateway) save(commit store.Change) error {
-	records, err := g.world.Store.Commit(commit)
+	records, err := g.store.Commit(commit)
 	if err != nil {
 		if g.unsaved == "" {
 			g.log.Error("cannot save; the doors go on, but a restart would forget the latest changes", "err", err)
@@ -206,7 +261,7 @@ func (g *Gateway) save(commit store.Change) error {
 	}
 	g.changes.saved()
 	for _, r := range records {
-		g.told[r.Event]++
+		g.told[r.Event] += r.Times()
 		g.logRecord(r)
 	}
 	return nil

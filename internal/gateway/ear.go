@@ -3,21 +3,24 @@ package gateway
 import (
 	"log/slog"
 	"slices"
+
+	"github.com/doorward/doorward/internal/listen"
 )
 
-// ear keeps the listeners as the doors want them. A port that cannot be
-// listened on is said once and tried again at each upkeep.
+// ear keeps the listeners as the doors want them. A port that cannot be had is
+// said once and tried again at each upkeep.
 type ear struct {
 	log     *slog.Logger
 	ear     Ear
-	wanted  []uint16
-	problem string // why some port is not listened on, "" when all are
+	wanted  listen.Ports
+	problem string // why some port is not as it should be, "" when all are
 	repairs uint64
 }
 
-// set has the ear listen on just these ports, which are sorted.
-func (e *ear) set(ports []uint16) {
-	if slices.Equal(ports, e.wanted) {
+// set has the ear do with ports as they say. Each list is sorted.
+func (e *ear) set(ports listen.Ports) {
+	if slices.Equal(ports.Open, e.wanted.Open) && slices.Equal(ports.Shut, e.wanted.Shut) &&
+		slices.Equal(ports.Same, e.wanted.Same) {
 		return
 	}
 	e.wanted = ports

@@ -186,10 +186,13 @@ func (t *trip) reboot() {
 	t.now = t.now.Add(5 * time.Second)
 }
 
-// connect spends a grant of single use.
+// connect uses a grant, and spends one of single use.
 func (t *trip) connect(a netip.Addr) {
 	who := netip.PrefixFrom(a, a.BitLen())
-	for l := range t.grants {
+	for l, end := range t.grants {
+		if l.source == who && t.now.Before(end) {
+			t.used[l] = t.now
+		}
 		if l.source == who && t.single[l.door] {
 			delete(t.grants, l)
 			for i := range t.oracle.doors[l.door].leaves[who] {

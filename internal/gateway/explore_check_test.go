@@ -197,7 +197,7 @@ func read(trail []audit.Record) map[string]*told {
 			clear(d.grants)
 		case audit.EventRefused:
 			if r.Until != nil {
-				d.penalties[r.Source] = *r.Until
+				d.penalties[penalised(r.Source)] = *r.Until
 			}
 		case audit.EventApplied:
 			delete(doors, r.Door) // it is no longer guarded
@@ -206,6 +206,14 @@ func read(trail []audit.Record) map[string]*told {
 		}
 	}
 	return doors
+}
+
+// penalised is whose penalty a refusal tells: an IPv6 address stands for its /64.
+func penalised(source string) string {
+	if a, err := netip.ParseAddr(source); err == nil {
+		return door.SourceString(network(a))
+	}
+	return source
 }
 
 // armed reads that a failsafe or penalties ended.

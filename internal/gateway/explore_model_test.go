@@ -15,6 +15,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/listen"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/service"
 	"github.com/doorward/doorward/internal/store"
@@ -33,6 +34,8 @@ type model struct {
 	single map[string]bool // the doors that the kernel guards; true: one connection spends a grant
 	always map[string][]netip.Prefix
 	grants map[lease]time.Time // their ends
+	used   map[lease]time.Time // when a connection last used them
+	since  map[lease]time.Time // when this daemon gave them first
 
 	boot      int
 	diskBoot  int
@@ -58,6 +61,7 @@ type model struct {
 	given           func(l lease, end time.Time)
 	seen            func(door string, somebody bool)
 	stuck           func() // a service does not stop
+	opened          func(guarded bool)
 }
 
 // lease is one element of the kernel's sets.
@@ -100,7 +104,7 @@ func newModel(files map[string]file) *model {
 	base := time.Now()
 	return &model{
 		now: base, base: base, files: files, diskBoot: -1,
-		single: map[string]bool{}, always: map[string][]netip.Prefix{}, grants: map[lease]time.Time{},
+		single: map[string]bool{}, always: map[string][]netip.Prefix{}, grants: map[lease]time.Time{}, used: map[lease]time.Time{}, since: map[lease]time.Time{},
 		doors: map[string]store.Door{}, penalties: map[store.PenaltyKey]store.Penalty{},
 		claims: map[store.GrantKey]store.Grant{}, running: map[string]bool{},
 	}
@@ -144,7 +148,8 @@ func (m *model) choose(n int) int {
 
 func (m *model) world() World {
 	return World{
-		Fence: (*modelKernel)(m), Store: (*modelDisk)(m), Ear: (*modelEar)(m), Now: m.clock,
+		Fence: (*modelKernel)(m), Ear: (*modelEar)(m), Now: m.clock,
+		Open: m.open,
 		Service: func(c config.Door) Service {
 			w := &watcher{m: m, unit: c.Service.Unit, watch: make(chan func(service.Status), 1)}
 			m.watchers = append(m.watchers, w)
@@ -153,8 +158,8 @@ func (m *model) world() World {
 		Look: func(c config.Door) func(context.Context) (door.Seen, []string) {
 			return func(context.Context) (door.Seen, []string) { return m.look(c), nil }
 		},
-		Sessions:  func([]port.Range) ([]fence.Session, error) { return nil, nil },
-		Listening: func(port.Range) bool { return true },
+		Connections: func([]port.Range) (int, error) { return 0, nil },
+		Listening:   func(port.Range) bool { return true },
 		Config: func(name string) (*config.Config, []byte, error) {
 			f := m.files[name]
 			return f.config, f.text, f.err
@@ -183,7 +188,7 @@ func (m *model) look(c config.Door) door.Seen {
 
 type modelKernel model
 
-func (k *modelKernel) Guard(doors []fence.Door, _ []fence.Session) error {
+func (k *modelKernel) Guard(doors []fence.Door) error {
 	(*model)(k).point()
 	if k.refuses > 0 {
 		k.refuses--
@@ -198,7 +203,9 @@ func (k *modelKernel) Guard(doors []fence.Door, _ []fence.Session) error {
 	return nil
 }
 
-func (k *modelKernel) Admit([]fence.Session) error { return nil }
+func (k *modelKernel) EndFlows([]fence.Grant) error { return nil }
+
+func (k *modelKernel) Stands() (bool, error) { return k.table, nil }
 
 func (k *modelKernel) Change(give, revoke []fence.Grant) error {
 	m := (*model)(k)
@@ -215,7 +222,15 @@ func (k *modelKernel) Change(give, revoke []fence.Grant) error {
 		if _, ok := m.single[g.Door]; !ok {
 			return fmt.Errorf("door %q is not guarded", g.Door)
 		}
-		m.grants[l] = m.now.Add(g.For.Truncate(time.Millisecond))
+		left := g.Until.Sub(m.now).Truncate(time.Millisecond)
+		if left <= 0 {
+			delete(m.grants, l)
+			continue
+		}
+		if end, ok := m.grants[l]; !ok || !m.now.Before(end) {
+			m.since[l] = m.now
+		}
+		m.grants[l] = m.now.Add(left)
 		m.given(l, m.grants[l])
 	}
 	return nil
@@ -225,7 +240,7 @@ func (k *modelKernel) Grants() ([]fence.Grant, error) {
 	(*model)(k).expire()
 	var all []fence.Grant
 	for l, end := range k.grants {
-		all = append(all, fence.Grant{Door: l.door, Source: l.source, For: end.Sub(k.now)})
+		all = append(all, fence.Grant{Door: l.door, Source: l.source, Until: end})
 	}
 	return all, nil
 }
@@ -240,6 +255,11 @@ func (k *modelKernel) Check() error {
 func (k *modelKernel) Watch(context.Context) (<-chan struct{}, error) { return nil, nil }
 func (k *modelKernel) Refused() (map[string]uint64, error)            { return nil, nil }
 func (k *modelKernel) Owned() bool                                    { return false }
+
+func (k *modelKernel) Used(name string, source netip.Addr) (time.Duration, bool, error) {
+	at, ok := k.used[lease{name, door.Source(source)}]
+	return k.now.Sub(at), ok, nil
+}
 
 // expire is what the kernel does by itself, daemon or not.
 func (m *model) expire() {
@@ -264,6 +284,14 @@ func (m *model) lets(name string, a netip.Addr) (end time.Time, ok bool) {
 }
 
 type modelDisk model
+
+// open opens the store, which can take any time: by then the doors are guarded,
+// if the file can be used.
+func (m *model) open() (Store, error) {
+	m.point()
+	m.opened(m.table || m.files[m.file].err != nil)
+	return (*modelDisk)(m), nil
+}
 
 func (d *modelDisk) Load() (store.State, error) {
 	return store.State{
@@ -329,9 +357,9 @@ func (m *model) fileOf(text []byte) string {
 
 type modelEar model
 
-func (e *modelEar) Set(ports []uint16) error {
+func (e *modelEar) Set(ports listen.Ports) error {
 	(*model)(e).point()
-	e.listening = ports
+	e.listening = ports.Open
 	return nil
 }
 

@@ -5,3 +5,6 @@ package gateway
 // exploredStates is how many states of each scene are visited, unless
 // DOORWARD_EXPLORE says otherwise.
 const exploredStates = 1500
+
+// raceEnabled says whether the race detector watches.
+const raceEnabled = false

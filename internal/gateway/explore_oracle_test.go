@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/config"
-	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 )
 
@@ -33,8 +32,9 @@ type owed struct {
 	conf     config.Door
 	state    string                     // as status had it last
 	leaves   map[netip.Prefix][]leave   // who may come in
-	attempts map[netip.Prefix]*attempt  // knocks under way
+	attempts map[netip.Prefix]*attempt  // knocks under way, by whose touches add up
 	faults   map[netip.Prefix]fault     // who may be penalised
+	times    map[netip.Prefix]int       // how often they were wrong
 	told     map[netip.Prefix]time.Time // penalties that status has, until
 	onDisk   map[netip.Prefix]time.Time // those of them that are saved
 	seen     time.Time                  // the latest that somebody can have been in
@@ -56,20 +56,9 @@ type leave struct {
 	spent  bool // by a connection, at a door of single use
 }
 
-type attempt struct {
-	first time.Time
-	ports []uint16
-	given bool // the door is open for it, before the oracle has looked
-}
-
-type fault struct {
-	until time.Time
-	wall  time.Duration // how far the wall clock was off
-}
-
 func newOwed(c config.Door) *owed {
 	return &owed{conf: c, state: "dark", leaves: map[netip.Prefix][]leave{}, attempts: map[netip.Prefix]*attempt{},
-		faults: map[netip.Prefix]fault{}, told: map[netip.Prefix]time.Time{}}
+		faults: map[netip.Prefix]fault{}, times: map[netip.Prefix]int{}, told: map[netip.Prefix]time.Time{}}
 }
 
 // use takes in that a configuration is in force.
@@ -104,60 +93,20 @@ func (d *owed) knock() config.Knock { return d.conf.Knocks[0] }
 // forAll says whether everybody's touches add up at a door.
 func (d *owed) forAll() bool { return d.knock().Scope == config.ScopeDoor }
 
-// who is whose knock a touch belongs to.
+// who is whose knock a touch belongs to, and whose penalty.
 func (d *owed) who(a netip.Addr) netip.Prefix {
 	if d.forAll() {
 		return netip.Prefix{}
 	}
-	return netip.PrefixFrom(a, a.BitLen())
+	return network(a)
 }
 
-// touch takes in a touch that was heard, and says at which doors it made a
-// knock right.
-func (o *oracle) touch(a netip.Addr, p uint16) (right []*owed) {
-	for _, d := range o.doors {
-		k, who := d.knock(), d.who(a)
-		if !slices.Contains(k.Listen, p) {
-			continue
-		}
-		if _, deaf := d.told[who]; deaf {
-			continue
-		}
-		before := d.faults[who]
-		d.overdue(o.m)
-		if d.faults[who] != before {
-			continue // its time was up before this touch
-		}
-		t := d.attempts[who]
-		if t == nil {
-			t = &attempt{first: o.m.now}
-			d.attempts[who] = t
-		}
-		if !slices.Contains(t.ports, p) {
-			t.ports = append(t.ports, p)
-		}
-		if k.Judge > 0 {
-			continue
-		}
-		switch {
-		case !slices.Contains(k.Touch, p):
-			d.wrong(o.m, who)
-		case len(t.ports) == len(k.Touch):
-			delete(d.attempts, who)
-			d.leaves[who] = append(d.leaves[who], leave{length: d.conf.OpenFor, earned: true})
-			d.came = o.m.now
-			right = append(right, d)
-		}
+// network is an IPv4 address, or the /64 of an IPv6 one.
+func network(a netip.Addr) netip.Prefix {
+	if a.Is6() {
+		return netip.PrefixFrom(a, 64).Masked()
 	}
-	return right
-}
-
-func (d *owed) wrong(m *model, who netip.Prefix) {
-	delete(d.attempts, who)
-	if d.knock().Penalty > 0 {
-		d.faults[who] = fault{m.now.Add(d.knock().Penalty), m.wall}
-		d.takenBack(who, func(l leave) bool { return l.earned })
-	}
+	return netip.PrefixFrom(a, 32)
 }
 
 // takenBack takes in that leaves ended early. Those in the kernel already go when
@@ -168,56 +117,6 @@ func (d *owed) takenBack(who netip.Prefix, which func(leave) bool) {
 		all[i].over = all[i].over || which(all[i])
 	}
 	d.leaves[who] = all
-}
-
-// overdue judges the attempts whose time is up at a door that judges at once.
-func (d *owed) overdue(m *model) {
-	for who, t := range d.attempts {
-		if d.knock().Judge == 0 && m.now.Sub(t.first) > d.knock().Within {
-			d.wrong(m, who)
-		}
-	}
-}
-
-// looked judges what everybody touched, of which the moment is not the
-// oracle's: whenever the door says that it opened, or is deaf.
-func (d *owed) looked(m *model, s control.Door) string {
-	k, t := d.knock(), d.attempts[netip.Prefix{}]
-	if k.Judge == 0 {
-		return ""
-	}
-	whole := t != nil && d.whole(t)
-	deaf := slices.ContainsFunc(s.Penalties, func(p control.Penalty) bool { return p.Source == "any" })
-	_, known := d.told[netip.Prefix{}]
-	switch {
-	case deaf && !known:
-		if _, blamed := d.faults[door.Any]; blamed {
-			return ""
-		}
-		if whole || t == nil {
-			return "P5: everybody is penalised, and nobody knocked wrong"
-		}
-		d.wrong(m, netip.Prefix{})
-	case t != nil && (s.State == "open" || s.State == "opening"):
-		delete(d.attempts, netip.Prefix{})
-		if !t.given {
-			d.leaves[door.Any] = append(d.leaves[door.Any], leave{})
-		}
-		if !whole {
-			return "P1: the door opens to everybody, and the knock was not right"
-		}
-	case s.State == "failsafe":
-		clear(d.attempts)
-	case t != nil && s.State == "dark" && m.now.Sub(t.first) >= k.Judge:
-		return "P4: a knock was not judged in its time"
-	}
-	return ""
-}
-
-// whole says whether just the right ports were touched.
-func (d *owed) whole(t *attempt) bool {
-	return len(t.ports) == len(d.knock().Touch) &&
-		!slices.ContainsFunc(t.ports, func(p uint16) bool { return !slices.Contains(d.knock().Touch, p) })
 }
 
 // given takes in that the kernel is given a grant, and says why it must not be.
@@ -275,12 +174,15 @@ func (o *oracle) noticed(name string, somebody bool) {
 // pardon takes in an order that ends penalties. Until it is told to be done they
 // may stand and may not.
 func (d *owed) pardon(who netip.Prefix, order func(told func())) {
-	not := func(w netip.Prefix, _ time.Time) bool { return w == who || who == door.Any }
+	not := func(w netip.Prefix, _ time.Time) bool {
+		return who == door.Any || w != door.Any && w.Contains(who.Addr())
+	}
 	d.told, d.onDisk = maps.Clone(d.told), maps.Clone(d.onDisk)
 	maps.DeleteFunc(d.told, not)
 	maps.DeleteFunc(d.onDisk, not)
 	order(func() {
 		maps.DeleteFunc(d.faults, func(w netip.Prefix, f fault) bool { return not(w, f.until) })
+		maps.DeleteFunc(d.times, func(w netip.Prefix, _ int) bool { return not(w, time.Time{}) })
 	})
 }
 
@@ -339,7 +241,7 @@ func (o *oracle) up(rebooted bool) {
 	for _, d := range o.doors {
 		for who, f := range d.faults {
 			if o.m.wall < f.wall {
-				f.until = o.m.now.Add(d.knock().Penalty)
+				f.until = o.m.now.Add(f.length)
 				d.faults[who] = f
 			}
 			if o.m.wall != f.wall {

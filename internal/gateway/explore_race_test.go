@@ -6,3 +6,6 @@ package gateway
 // DOORWARD_EXPLORE says otherwise. The race detector makes all of it slow, and
 // the explorer's gateways have no goroutines that share anything.
 const exploredStates = 200
+
+// raceEnabled says whether the race detector watches.
+const raceEnabled = true

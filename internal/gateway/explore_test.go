@@ -35,6 +35,8 @@ func scenes() []*scene {
 			may: may("start 1 kill 1 crash 1 wait 2 due 4 touch 2 task 9 news 9 service 2 close 1"), prefix: opened, depth: 7},
 		{name: "orders", files: only(ssh), sources: []netip.Addr{alice, bob}, ports: []uint16{59000, 59001},
 			may: may("start 1 crash 1 wait 2 touch 2 task 9 news 9 open 2 close 2 arm 2 disk 1 refuse 1"), prefix: opened, depth: 6},
+		{name: "neighbours", files: only(ssh), sources: []netip.Addr{alice, bob}, ports: []uint16{59000, 59001},
+			may: may("start 1 kill 1 wait 3 touch 4 connect 2 task 9 news 9 open 1 arm 1"), prefix: opened, depth: 7},
 		{name: "bare", files: only(bare), sources: []netip.Addr{alice, bob}, ports: []uint16{59000, 59001},
 			may:    may("start 2 kill 1 crash 1 wait 3 almost 1 touch 3 task 9 open 1 close 1 arm 1 clock 1 flush 2"),
 			prefix: []step{{do: "the daemon starts"}}, depth: 6},

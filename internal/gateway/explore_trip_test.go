@@ -55,6 +55,11 @@ func travel(sc *scene, steps []step) *trip {
 	t := &trip{model: m, scene: sc, oracle: &oracle{m: m}, left: maps.Clone(sc.may)}
 	m.file = "ssh" // the file that stands when the machine boots
 	m.given = func(l lease, end time.Time) { t.found(t.oracle.given(l, end)) }
+	m.opened = func(guarded bool) {
+		if !guarded {
+			t.found("P1: the store is opened before the doors are guarded")
+		}
+	}
 	m.seen, m.stuck = t.oracle.noticed, t.oracle.stuck
 	m.running["ssh.service"] = true // as on any machine before doorward came
 	t.oracle.use(m.file)
@@ -127,6 +132,7 @@ func (t *trip) start() {
 	g.ctx, t.end, t.g = ctx, end, g
 	g.async = func(run func() event) { t.tasks = append(t.tasks, task{t.kindOf(), run}) }
 	t.oracle.up(t.boot != t.diskBoot)
+	clear(t.since)
 	if err := g.begin(); err != nil {
 		t.found(fmt.Sprintf("the gateway does not start: %v", err))
 		return
@@ -207,10 +213,23 @@ func (t *trip) touch(a netip.Addr, p uint16) {
 		return
 	}
 	at := t.clock()
+	var keeps []string // doors that a connection of a's has used a grant of
+	for name, d := range t.oracle.doors {
+		if used, sure := d.used(t.model, door.Source(a)); used && sure && !d.conf.SingleUse {
+			if _, in := t.lets(name, a); in {
+				keeps = append(keeps, name)
+			}
+		}
+	}
 	right := t.oracle.touch(a, p)
 	t.turn(func(time.Time) {
 		t.g.touched([]port.Touch{{Source: a, Port: port.Port{Proto: port.TCP, Number: p}, Time: at, Proven: true}})
 	})
+	for _, name := range keeps {
+		if _, in := t.lets(name, a); !in && t.g.broken == "" && t.oracle.doors[name].state == "open" {
+			t.found(fmt.Sprintf("P2: a touch of %v takes away the grant at door %s that a connection has used", a, name))
+		}
+	}
 	for _, d := range right {
 		state := t.g.door(d.conf.Name).door.Saved().State
 		end, in := t.lets(d.conf.Name, a)
@@ -242,7 +261,7 @@ func (t *trip) due() time.Time {
 			sooner(f.until)
 		}
 		for _, a := range d.attempts {
-			sooner(a.first.Add(d.knock().Within))
+			sooner(a.last().Add(d.knock().Within))
 		}
 		if d.state == "open" {
 			sooner(d.seen.Add(d.conf.Presence.Idle))
@@ -333,8 +352,13 @@ func (t *trip) news() {
 
 // rested holds the state in which nobody has come for long.
 func (t *trip) rested() {
-	if len(t.grants)+len(t.penalties)+len(t.claims) > 0 {
-		t.found(fmt.Sprintf("P2: left behind are grants %v, claims %v, penalties %v", t.grants, t.claims, t.penalties))
+	if len(t.grants)+len(t.claims) > 0 {
+		t.found(fmt.Sprintf("P2: left behind are grants %v, claims %v", t.grants, t.claims))
+	}
+	for _, p := range t.penalties { // what is over is remembered for a while, at doors that there are
+		if d := t.oracle.doors[p.Door]; d == nil || len(d.told) > 0 || p.Source == door.Any {
+			t.found(fmt.Sprintf("P5: left behind is a penalty %v", p))
+		}
 	}
 	for _, d := range t.g.doors {
 		state := d.door.Saved().State

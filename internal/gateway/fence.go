@@ -1,14 +1,12 @@
 package gateway
 
 import (
-	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
-	"github.com/doorward/doorward/internal/port"
 )
 
 const (
@@ -23,61 +21,18 @@ const (
 func fenceDoors(c *config.Config) []fence.Door {
 	var doors []fence.Door
 	for _, d := range c.Doors {
-		doors = append(doors, fence.Door{Name: d.Name, Ports: d.Ports,
-			Reject: d.Refuse == config.Reject, SingleUse: d.SingleUse, Always: d.Always})
+		f := fence.Door{Name: d.Name, Ports: d.Ports,
+			Reject: d.Refuse == config.Reject, SingleUse: d.SingleUse, Always: d.Always}
+		for _, k := range d.Knocks {
+			f.Listen = append(f.Listen, k.Listen...)
+		}
+		doors = append(doors, f)
 	}
 	return doors
 }
 
-// raise makes the fence guard the doors of a configuration. Sessions that stand
-// are let through by their whole tuple, and looked for once more afterwards,
-// for those that were made in between: conntrack may have seen neither.
-func (g *Gateway) raise(c *config.Config) error {
-	before, err := g.standingAt(c)
-	if err != nil {
-		return err
-	}
-	if err := g.world.Fence.Guard(fenceDoors(c), before); err != nil {
-		return err
-	}
-	after, err := g.standingAt(c)
-	if err != nil {
-		return err
-	}
-	g.standing = after
-	return g.world.Fence.Admit(after)
-}
-
-// standingAt returns the sessions that stand at the doors' ports.
-func (g *Gateway) standingAt(c *config.Config) ([]fence.Session, error) {
-	var ports []port.Range
-	for _, d := range c.Doors {
-		ports = append(ports, d.Ports...)
-	}
-	return g.world.Sessions(ports)
-}
-
-// letGo takes out of the fence the standing sessions that have ended.
-func (g *Gateway) letGo() {
-	if len(g.standing) == 0 {
-		return
-	}
-	now, err := g.standingAt(g.config)
-	if err != nil {
-		return // the next upkeep looks again; an entry admits nothing new
-	}
-	live := slices.DeleteFunc(slices.Clone(g.standing), func(s fence.Session) bool {
-		return !slices.Contains(now, s)
-	})
-	if len(live) == len(g.standing) {
-		return
-	}
-	if err := g.world.Fence.Admit(live); err != nil {
-		g.log.Warn("cannot take ended sessions out of the fence", "err", err)
-		return
-	}
-	g.standing = live
-}
+// raise makes the fence guard the doors of a configuration.
+func (g *Gateway) raise(c *config.Config) error { return g.world.Fence.Guard(fenceDoors(c)) }
 
 // reconcile puts the fence right, and makes the kernel's grants and the doors'
 // the same: what no door knows is revoked; what the kernel lost with the table
@@ -150,13 +105,13 @@ func (g *Gateway) compare(now time.Time, d *guarded, kernel map[grantKey]bool, l
 		switch {
 		case left > 0 && g.ungiven[key]:
 			delete(kernel, key)
-			f.For = left
+			f.Until = until
 			give = append(give, f)
 		case kernel[key]:
 			delete(kernel, key)
 		case left <= 0:
 		case lost && !d.conf.SingleUse:
-			f.For = left
+			f.Until = until
 			give = append(give, f)
 		case left > expirySlack:
 			reason := "somebody else removed it from the kernel"

@@ -22,7 +22,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/listen"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/store"
 )
@@ -38,11 +38,14 @@ const firstLook = 3 * time.Second
 // operator's order waiting.
 const maxBatch = 4096
 
-// Options are what a gateway is told. All but Confine are needed.
+// Options are what a gateway is told. All but Warnings and Confine are needed.
 type Options struct {
 	Path    string // of the configuration file, which is read anew when it is applied
 	Version string
 	Log     *slog.Logger
+	// Warnings are what an operator should know of how the process was started;
+	// nil for nothing.
+	Warnings []string
 	// Confine is called with the configuration that the gateway starts with, to
 	// lock the process in as far as that allows, and with each one that is to be
 	// used later, to say whether that can be served from inside. nil: neither.
@@ -69,19 +72,25 @@ type Gateway struct {
 	retryFence time.Time         // when to try to put the fence right again, zero for never
 	lost       bool              // grants went with the table, and are not back yet
 	ungiven    map[grantKey]bool // grants that the kernel was to have and would not take
+	store      Store             // what survives, or memory alone
+	unkept     string            // why that is memory alone, "" when it is not
 	unsaved    string            // why the disk takes nothing, "" while it does
 	applied    store.Applied     // the configuration in use, and one that goes back unless it is kept
-	standing   []fence.Session   // sessions that stood when the fence rose
 	warnings   []string          // about the configuration in use
-	asked      []func(time.Time) // who waits for the status at the end of the turn
 	settled    *control.Settled  // how the latest configuration that waited ended
-	told       map[string]uint64 // records of the audit trail since the start, by event
+	told       map[string]uint64 // what the audit trail has told of since the start, by event
+	sums       *audit.Sums       // of refusals
 
 	events  chan event
 	tasks   sync.WaitGroup          // the goroutines of services and looks
 	ctx     context.Context         // of those goroutines, ends with Run
 	async   func(task func() event) // runs a task beside the turns; its event comes back as a turn
 	touches chan []port.Touch
+
+	statuses board[control.Status]
+	vitals   board[control.Vitals]
+	wake     chan struct{} // somebody waits for one of them
+	measured measurement
 
 	ended chan struct{} // closed when Run has ended
 
@@ -102,9 +111,11 @@ func New(opts Options) *Gateway {
 		started: time.Now(),
 		events:  make(chan event, 256),
 		touches: make(chan []port.Touch, 64),
+		wake:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
 		ungiven: make(map[grantKey]bool),
 		told:    make(map[string]uint64),
+		sums:    audit.NewSums(),
 	}
 	g.newer.c = make(chan struct{})
 	// What takes long runs in a goroutine of its own, which ends with it, and
@@ -158,6 +169,8 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 			g.turn(func(now time.Time) { g.touched(t) })
 		case e := <-g.events:
 			g.turn(e)
+		case <-g.wake:
+			g.turn(nil)
 		case <-timer.C:
 			g.turn(nil)
 		case _, ok := <-changed:
@@ -176,14 +189,18 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 func (g *Gateway) turn(first event) {
 	now := g.world.Now()
 	begun, all := now, false
+	g.beginTurn(now)
 	if first != nil {
+		g.changed()
 		first(now)
 	}
 	for i := 0; i < maxBatch && !all; i++ {
 		select {
 		case t := <-g.touches:
+			g.changed()
 			g.touched(t)
 		case e := <-g.events:
+			g.changed()
 			e(now)
 		default:
 			all = true
@@ -197,12 +214,10 @@ func (g *Gateway) turn(first event) {
 		}
 		d.tick(now)
 	}
+	g.changes.recordAll(g.sums.Due(now)) // upkeep brings a turn soon enough
 	g.flush(now)
 	g.ear.set(g.listening())
-	for _, tell := range g.asked {
-		tell(now)
-	}
-	g.asked = nil
+	g.endTurn()
 }
 
 // next is when a turn is due without an event.
@@ -212,6 +227,9 @@ func (g *Gateway) next() time.Time {
 		if t, ok := d.next(); ok && t.Before(next) {
 			next = t
 		}
+	}
+	if t, ok := g.dueAsked(); ok && t.Before(next) {
+		next = t
 	}
 	for _, t := range []time.Time{g.applied.Deadline, g.retryFence} {
 		if !t.IsZero() && t.Before(next) {
@@ -239,6 +257,9 @@ func (g *Gateway) looked() bool {
 // order.
 func (g *Gateway) touched(ts []port.Touch) {
 	for _, t := range ts {
+		if t.Source.Unmap().IsLoopback() {
+			continue // the fence refuses those; none may come by another way
+		}
 		for _, d := range g.doors {
 			d.touch(t)
 		}
@@ -255,19 +276,40 @@ func (g *Gateway) door(name string) *guarded {
 	return nil
 }
 
+// tell adds what a door has to tell to this turn's commit. Refusals that come in
+// floods are summed up.
+func (g *Gateway) tell(r audit.Record) { g.changes.recordAll(g.sums.Add(g.world.Now(), r)) }
+
 // record adds a record about the gateway as a whole to this turn's commit.
 func (g *Gateway) record(now time.Time, event, by, reason string) {
 	g.changes.record(audit.Record{Time: now, Event: event, By: by, Reason: reason})
 }
 
-// listening is the ports that the ear is to listen on now.
-func (g *Gateway) listening() []uint16 {
-	var ports []uint16
+// listening is what the ear is to do with the doors' ports now. What it does not
+// listen on it holds all the same, so that nobody else listens there and learns
+// a knock.
+func (g *Gateway) listening() (all listen.Ports) {
 	for _, d := range g.doors {
-		ports = append(ports, d.listening()...)
+		rest := &all.Shut
+		if !d.door.Looked() {
+			rest = &all.Same // it will be known in a moment
+		}
+		all.Open = append(all.Open, d.listening()...)
+		*rest = append(*rest, knockPorts(d.conf)...)
 	}
-	slices.Sort(ports)
-	return slices.Compact(ports)
+	for _, ports := range []*[]uint16{&all.Open, &all.Shut, &all.Same} {
+		slices.Sort(*ports)
+		*ports = slices.Compact(*ports)
+	}
+	return all
+}
+
+// knockPorts are the ports of all knocks of a door.
+func knockPorts(c config.Door) (ports []uint16) {
+	for _, k := range c.Knocks {
+		ports = append(ports, k.Listen...)
+	}
+	return ports
 }
 
 // upkeep is S12: whatever died or was changed by others is put right.
@@ -283,7 +325,6 @@ func (g *Gateway) upkeep(now time.Time) {
 			g.resync = true // a grant may have been spent
 		}
 	}
-	g.letGo()
 }
 
 // rules is what a door decides by, of its configuration.

@@ -12,7 +12,6 @@ import (
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/fence"
 )
 
 func TestFromKnockToIdle(t *testing.T) {
@@ -53,7 +52,7 @@ func TestADarkDoorTellsItsSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
-		m.do(func() { m.sessions = make([]fence.Session, 2) })
+		m.do(func() { m.sessions = 2 })
 		if got := r.status(); got.State != "dark" || got.Sessions != 2 {
 			t.Errorf("the door is %s with %d sessions, want dark with 2", got.State, got.Sessions)
 		}
@@ -272,6 +271,9 @@ func TestFailsafeIsLoudAndEndsWithLogData(t *testing.T) {
 		if len(m.listening) != 0 {
 			t.Errorf("in failsafe it listens on %v", m.listening)
 		}
+		if want := []uint16{59000, 59001, 59002}; !slices.Equal(m.held, want) {
+			t.Errorf("in failsafe it holds %v, want %v: others could listen there", m.held, want)
+		}
 		s, _ := r.Status()
 		if want := "door ssh is in failsafe, dark and deaf: no log data: the journal is empty"; !slices.Contains(s.Warnings, want) {
 			t.Errorf("warnings %q, want %q", s.Warnings, want)
@@ -297,6 +299,9 @@ func TestLikeTheArticle(t *testing.T) {
 		r.touch(visitor, 59000)
 		if want := []uint16{59001, 59002}; !slices.Equal(m.listening, want) {
 			t.Errorf("after a touch it listens on %v, want %v", m.listening, want)
+		}
+		if want := []uint16{59000, 59001, 59002}; !slices.Equal(m.held, want) {
+			t.Errorf("after a touch it holds %v, want %v: others could listen there", m.held, want)
 		}
 		time.Sleep(time.Second)
 		r.touch(netip.MustParseAddr("2001:db8::7"), 59002)

@@ -113,7 +113,24 @@ func (d *guarded) judged(k *knock, v sequence.Verdict) {
 		return
 	}
 	d.carry(d.door.Wrong(v.Time, door.Wrong{Source: source, By: k.conf.Kind, Reason: v.Reason,
-		Penalty: k.conf.Penalty}))
+		Penalty: k.conf.Penalty, Used: d.used(source, k.conf.Kind), Unproven: v.Unproven}))
+}
+
+// used says whether a connection has used the grant that a source's knock earned.
+// The kernel is asked only where there is one. A grant of which nobody knows is
+// unused, so that a wrong knock takes it back.
+func (d *guarded) used(source netip.Prefix, by string) bool {
+	since, granted := d.door.GrantedSince(source, by)
+	if !granted || source == door.Any {
+		return false
+	}
+	ago, used, err := d.gw.world.Fence.Used(d.name(), source.Addr())
+	if err != nil {
+		d.gw.log.Warn("cannot tell whether a grant was used; a wrong knock takes it back",
+			"door", d.name(), "source", door.SourceString(source), "err", err)
+		return false
+	}
+	return used && !d.gw.world.Now().Add(-ago).Before(since)
 }
 
 // judge judges the knocks whose time was up by now. All touches until then must
@@ -192,7 +209,7 @@ func (d *guarded) carry(effects []door.Effect) {
 			d.look()
 		case door.Record:
 			d.noteRefusal(e.Record)
-			d.gw.changes.record(e.Record)
+			d.gw.tell(e.Record)
 		default:
 			d.gw.changes.add(d.name(), e)
 		}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -148,6 +149,73 @@ func TestAPenaltyBeginsAnewAtMostOnceForAClockThatIsSetBack(t *testing.T) {
 		r = restart(t, m, path)
 		if p := r.status().Penalties; len(p) != 1 || time.Until(p[0].Until) != time.Minute {
 			t.Errorf("penalties %v, want one for another minute", p)
+		}
+	})
+}
+
+// A turn may be late; what its grants have left is reckoned when the fence is
+// told, so that none ends later than was said.
+func TestAGrantOfALateTurnEndsWhenItWasSaidTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		m.do(func() { m.stall = 12 * time.Second })
+		said := time.Now().Add(30 * time.Second)
+		r.touch(visitor, 59000, 59002)
+		time.Sleep(13 * time.Second)
+		synctest.Wait()
+		end := m.grants[grantKey{"ssh", door.Source(visitor)}]
+		if grants := r.status().Grants; len(grants) != 1 || !grants[0].Expires.Equal(end) || end.After(said) {
+			t.Errorf("status says %v, the kernel %v; it is to be %v", grants, end, said)
+		}
+		m.do(func() { m.stall = time.Minute })
+		r.touch(netip.MustParseAddr("192.0.2.77"), 59000, 59002)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if left, ok := m.grants[grantKey{"ssh", door.Source(netip.MustParseAddr("192.0.2.77"))}]; ok {
+			t.Errorf("a grant that was over before the kernel was told was given until %v", left)
+		}
+	})
+}
+
+// What comes from the machine itself is no knock, whoever let it through.
+func TestTouchesOverLoopbackAreNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t, newMachine(), configPath(t), sshDoor)
+		for _, a := range []string{"127.0.0.1", "::1", "::ffff:127.0.0.1", "127.9.9.9"} {
+			r.touch(netip.MustParseAddr(a), 59000, 59002)
+			r.touch(netip.MustParseAddr(a), 59001)
+		}
+		r.wantState("dark")
+		if p := r.status().Penalties; len(p) != 0 {
+			t.Errorf("penalties %v for touches that are none", p)
+		}
+	})
+}
+
+// Closing a door, revoking a grant and going dark end flows over UDP, and only
+// of doors that have such ports.
+func TestFlowsEndWithTheirGrant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), strings.Replace(sshDoor, `"22/tcp"`, `"22/tcp", "22/udp"`, 1))
+		r.touch(visitor, 59000, 59002)
+		if len(m.ended) != 0 {
+			t.Errorf("flows of %v were ended by opening", m.ended)
+		}
+		r.order(control.CloseRequest{Door: "ssh", Source: visitor.String()})
+		if len(m.ended) != 1 || m.ended[0].Source != door.Source(visitor) {
+			t.Errorf("revoking ended the flows of %v, want %v", m.ended, visitor)
+		}
+		m.ended = nil
+		reply := r.order(control.CloseRequest{Door: "ssh", Source: visitor.String()})
+		if len(m.ended) != 1 || m.ended[0].Source != door.Source(visitor) || reply != "192.0.2.2 has no grant at door ssh; what flows over UDP it had are ended" {
+			t.Errorf("closing to who has no grant any more ended the flows of %v, and said %q", m.ended, reply)
+		}
+		m.ended = nil
+		r.order(control.CloseRequest{Door: "ssh"})
+		if len(m.ended) != 2 || m.ended[0].Source.Bits()+m.ended[1].Source.Bits() != 0 {
+			t.Errorf("closing ended the flows of %v, want everybody's", m.ended)
 		}
 	})
 }

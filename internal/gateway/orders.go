@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/port"
 )
 
 // answer is what an order came to.
@@ -119,7 +121,12 @@ func (g *Gateway) close(now time.Time, by string, o control.CloseRequest) (contr
 		return control.Reply{}, err
 	}
 	effects, had := d.door.Revoke(now, source, by)
-	if !had {
+	switch {
+	case had:
+	case slices.ContainsFunc(d.conf.Ports, func(r port.Range) bool { return r.Proto == port.UDP }):
+		d.carry(effects)
+		return control.Reply{Message: fmt.Sprintf("%s has no grant at door %s; what flows over UDP it had are ended", o.Source, d.name())}, nil
+	default:
 		return control.Reply{}, &control.Error{Message: fmt.Sprintf("%s has no grant at door %s", o.Source, d.name()),
 			Hint: "doorward status " + d.name()}
 	}
@@ -205,5 +212,5 @@ func duration(s string, unset time.Duration) (time.Duration, error) {
 
 // Log reads the audit trail (control.Backend).
 func (g *Gateway) Log(q control.LogQuery) ([]audit.Record, error) {
-	return g.world.Store.Records(q.Door, q.Source, q.After, q.Limit)
+	return g.store.Records(q.Door, q.Source, q.After, q.Limit)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -13,30 +14,39 @@ import (
 
 // Status returns how things stand and a channel that is closed when they have
 // changed (control.Backend). It is made when it is asked for, so that a knock
-// never waits for a list of grants that nobody reads, and at the end of a turn:
-// what it tells is in the kernel and on disk.
-// After the gateway's end it says that, and nothing else.
+// never waits for a list of grants that nobody reads, once for all who ask, and
+// at the end of a turn: what it tells is in the kernel and on disk. After the
+// gateway's end it says that, and nothing else.
 func (g *Gateway) Status() (control.Status, <-chan struct{}) {
-	g.newer.Lock()
-	newer := g.newer.c
-	g.newer.Unlock()
-	done := make(chan control.Status, 1)
-	over := control.Status{Warnings: []string{"the daemon ends"}, Doors: []control.Door{}}
-	select {
-	case g.events <- func(time.Time) {
-		g.asked = append(g.asked, func(now time.Time) { done <- g.status(now) })
-	}:
-	case <-g.ended:
-		return over, newer
+	newer := g.Newer()
+	sheet, ok := readBoard(g, &g.statuses)
+	if !ok {
+		return control.Status{Warnings: []string{"the daemon ends"}, Doors: []control.Door{}}, newer
 	}
-	select {
-	case s := <-done:
-		return s, newer
-	case <-g.ended:
-		return over, newer
+	s := sheet.of
+	s.Time = g.world.Now() // nothing has changed since it was made
+	refused, sessions := g.measure(sheet.doors)
+	s.Doors = slices.Clone(s.Doors)
+	for i := range s.Doors {
+		d := &s.Doors[i]
+		d.Refused = refused[d.Name]
+		if d.State != door.Open.String() { // an open door's latest look says who is in
+			d.Sessions = sessions[d.Name]
+		}
 	}
+	return s, newer
 }
 
+// Newer returns a channel that is closed at the end of the next turn that
+// changes something (control.Backend).
+func (g *Gateway) Newer() <-chan struct{} {
+	g.newer.Lock()
+	defer g.newer.Unlock()
+	return g.newer.c
+}
+
+// status is how things stand as far as the loop knows; Status adds what only the
+// kernel does.
 func (g *Gateway) status(now time.Time) control.Status {
 	s := control.Status{
 		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
@@ -47,28 +57,36 @@ func (g *Gateway) status(now time.Time) control.Status {
 	if g.applied.Pending != nil {
 		s.Pending = &control.Pending{Until: g.applied.Deadline, By: g.applied.By}
 	}
-	refused, err := g.world.Fence.Refused()
-	if err != nil {
-		g.log.Warn("cannot read how many packets were refused", "err", err)
-	}
 	for _, d := range g.doors {
-		s.Doors = append(s.Doors, d.status(refused[d.name()]))
-		if d.door.Saved().State == door.Open {
-			continue // its latest look says who is in
-		}
-		if standing, err := g.world.Sessions(d.conf.Ports); err == nil {
-			s.Doors[len(s.Doors)-1].Sessions = len(standing)
-		}
+		s.Doors = append(s.Doors, d.status())
 	}
 	return s
 }
 
+// vitalsNow is how things stand in numbers that are kept anyway: no list is gone
+// through for them.
+func (g *Gateway) vitalsNow(time.Time) control.Vitals {
+	v := control.Vitals{
+		Version: g.opts.Version, Warnings: len(g.allWarnings()), Pending: g.applied.Pending != nil,
+		FenceUp: g.broken == "", FenceRepairs: g.repairs, Events: maps.Clone(g.told),
+	}
+	for _, d := range g.doors {
+		v.Doors = append(v.Doors, control.DoorVitals{
+			Name: d.name(), State: d.door.Saved().State.String(), Running: d.service == nil || d.service.running,
+			Sessions: d.door.Connections(), Grants: d.door.Granted(), Penalties: d.door.Penalised(),
+		})
+	}
+	return v
+}
+
 // allWarnings is what an operator should act on.
 func (g *Gateway) allWarnings() []string {
-	all := append([]string{}, g.warnings...)
+	all := slices.Concat([]string{}, g.opts.Warnings, g.warnings)
 	for _, p := range []struct{ what, problem string }{
 		{"the fence is down: ", g.broken},
 		{"", g.ear.problem},
+		{"nothing is kept, so that a restart would forget penalties, open doors and the audit trail; " +
+			"mend this and start the daemon again: ", g.unkept},
 		{"nothing is saved, so that a restart would forget it: ", g.unsaved},
 	} {
 		if p.problem != "" {
@@ -86,11 +104,11 @@ func (g *Gateway) allWarnings() []string {
 	return all
 }
 
-func (d *guarded) status(refused uint64) control.Door {
+func (d *guarded) status() control.Door {
 	v := d.door.View()
 	s := control.Door{
 		Name: d.name(), State: v.State.String(), Since: v.Since, Reason: v.Reason,
-		Ports: []string{}, Running: true, Sessions: v.Connections, Refused: refused,
+		Ports: []string{}, Running: true, Sessions: v.Connections,
 		LastSeen: moment(v.LastSeen), DarkAt: moment(v.DarkAt),
 		Grants: []control.Grant{}, Penalties: []control.Penalty{},
 		Refusals: append([]audit.Record{}, d.refusals...),

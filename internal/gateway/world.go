@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -22,15 +23,19 @@ import (
 // one; tests bring a small one of their own.
 type World struct {
 	Fence Fence
-	Store Store
-	Ear   Ear
+	// Open opens what survives a restart. It is called once, when the fence
+	// stands. With store.ErrLocked the gateway ends; with any other error it
+	// goes on and keeps nothing.
+	Open func() (Store, error)
+	Ear  Ear
 	// Service returns what runs behind a door that has a service.
 	Service func(config.Door) Service
 	// Look returns a function that looks for a door's presence, and says what
 	// was odd about it, for people. It is not called twice at a time.
 	Look func(config.Door) func(context.Context) (door.Seen, []string)
-	// Sessions returns the TCP connections that stand at local ports.
-	Sessions func([]port.Range) ([]fence.Session, error)
+	// Connections counts the live TCP connections to local ports. It is called
+	// beside the turns, once in a second at most.
+	Connections func([]port.Range) (int, error)
 	// Listening says whether something listens on one of the ports.
 	Listening func(port.Range) bool
 	// Config reads and checks the configuration file and returns its text too.
@@ -41,10 +46,14 @@ type World struct {
 
 // Fence is the kernel's table; *fence.Fence is one.
 type Fence interface {
-	Guard(doors []fence.Door, sessions []fence.Session) error
-	Admit(sessions []fence.Session) error
+	Stands() (bool, error)
+	Guard(doors []fence.Door) error
 	Change(give, revoke []fence.Grant) error
 	Grants() ([]fence.Grant, error)
+	EndFlows(ends []fence.Grant) error
+	// Used says whether, and how long ago, a completed connection last used a
+	// source's grant at a door.
+	Used(door string, source netip.Addr) (ago time.Duration, ok bool, err error)
 	Check() error
 	Watch(ctx context.Context) (<-chan struct{}, error)
 	Refused() (map[string]uint64, error)
@@ -59,9 +68,9 @@ type Store interface {
 	SetAside() string
 }
 
-// Ear listens on ports; *listen.Ear is one.
+// Ear listens on ports, and holds those that it does not listen on for now; *listen.Ear is one.
 type Ear interface {
-	Set(ports []uint16) error
+	Set(ports listen.Ports) error
 	Check() (missing []uint16)
 	Close() error
 }
@@ -77,24 +86,24 @@ type Service interface {
 	String() string
 }
 
-// Linux returns this machine. commands returns the service of a door that has
-// commands; heard is called by the ear.
-func Linux(table Fence, kept Store, commands func(config.Door) Service, heard func([]port.Touch), log *slog.Logger) World {
+// Linux returns this machine. open opens the store; commands returns the service
+// of a door that has commands.
+func Linux(table Fence, open func() (Store, error), commands func(config.Door) Service, ear Ear, log *slog.Logger) World {
 	return World{
 		Fence: table,
-		Store: kept,
-		Ear:   listen.New(log, heard),
+		Open:  open,
+		Ear:   ear,
 		Service: func(c config.Door) Service {
 			if c.Service.Unit != "" {
 				return service.NewUnit(c.Service.Unit, log.With("door", c.Name))
 			}
 			return commands(c)
 		},
-		Look:      newLook,
-		Sessions:  sessions,
-		Listening: listening,
-		Config:    config.Load,
-		Now:       time.Now,
+		Look:        newLook,
+		Connections: connections,
+		Listening:   listening,
+		Config:      config.Load,
+		Now:         time.Now,
 	}
 }
 
@@ -139,18 +148,16 @@ func newLogins(c config.Presence) *presence.Log {
 	return nil
 }
 
-func sessions(ports []port.Range) ([]fence.Session, error) {
+// connections counts the TCP connections that stand at local ports.
+func connections(ports []port.Range) (int, error) {
 	found, err := presence.Connections(ports)
-	if err != nil {
-		return nil, err
-	}
-	var s []fence.Session
+	n := 0
 	for _, f := range found {
 		if f.Proto == port.TCP {
-			s = append(s, fence.Session{Proto: f.Proto, Local: f.Local, Remote: f.Remote})
+			n++
 		}
 	}
-	return s, nil
+	return n, err
 }
 
 // listening errs on the side of yes: a service that cannot be seen to listen is

@@ -21,6 +21,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/listen"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/service"
 	"github.com/doorward/doorward/internal/store"
@@ -33,20 +34,32 @@ type machine struct {
 	table    bool // the fence's table is there
 	doors    []fence.Door
 	grants   map[grantKey]time.Time
-	sessions []fence.Session
+	used     map[grantKey]time.Time // when a completed connection last used them
+	unknown  error                  // nobody can tell what was used
+	sessions int
+	ended    []fence.Grant // whose flows were ended
 	changed  chan struct{}
-	broken   error // the fence cannot be changed
-	refuses  int   // so many changes of grants fail
+	broken   error         // the fence cannot be changed
+	refuses  int           // so many changes of grants fail
+	stall    time.Duration // a change of grants waits for so long
 
-	disk     map[string]store.Door
-	banned   map[store.PenaltyKey]store.Penalty
-	claims   map[store.GrantKey]store.Grant
-	applied  store.Applied
-	trail    []audit.Record
-	full     error // the disk takes nothing
-	rebooted bool
+	disk    map[string]store.Door
+	banned  map[store.PenaltyKey]store.Penalty
+	claims  map[store.GrantKey]store.Grant
+	applied store.Applied
+	trail   []audit.Record
+	full    error // the disk takes nothing
+	closed  error // the store cannot be opened
+	lost    error // the store cannot be read
+	opened  int   // times the store was opened
+	// measured counts the times that connections were counted.
+	measured int
+	// guardedFirst says that the table stood when the store was opened.
+	guardedFirst bool
+	rebooted     bool
 
 	listening []uint16
+	held      []uint16 // listened on or not
 	taken     []uint16
 	running   map[string]bool
 	stubborn  error         // services do not start
@@ -59,6 +72,7 @@ type machine struct {
 func newMachine() *machine {
 	return &machine{
 		grants:  make(map[grantKey]time.Time),
+		used:    make(map[grantKey]time.Time),
 		changed: make(chan struct{}, 1),
 		disk:    make(map[string]store.Door),
 		banned:  make(map[store.PenaltyKey]store.Penalty),
@@ -76,7 +90,14 @@ func (m *machine) do(f func()) {
 
 func (m *machine) world() World {
 	return World{
-		Fence: (*kernel)(m), Store: (*disk)(m), Ear: (*ears)(m), Now: time.Now,
+		Fence: (*kernel)(m), Ear: (*ears)(m), Now: time.Now,
+		Open: func() (Store, error) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.opened++
+			m.guardedFirst = m.table
+			return (*disk)(m), m.closed
+		},
 		Service: func(c config.Door) Service { return &unit{m, c.Service.Unit} },
 		Look: func(config.Door) func(context.Context) (door.Seen, []string) {
 			return func(context.Context) (door.Seen, []string) {
@@ -85,10 +106,11 @@ func (m *machine) world() World {
 				return m.seen, nil
 			}
 		},
-		Sessions: func([]port.Range) ([]fence.Session, error) {
+		Connections: func([]port.Range) (int, error) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			return slices.Clone(m.sessions), nil
+			m.measured++
+			return m.sessions, nil
 		},
 		Listening: func(port.Range) bool { return true },
 		Config:    config.Load,
@@ -97,7 +119,7 @@ func (m *machine) world() World {
 
 type kernel machine
 
-func (k *kernel) Guard(doors []fence.Door, sessions []fence.Session) error {
+func (k *kernel) Guard(doors []fence.Door) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.broken != nil {
@@ -112,9 +134,24 @@ func (k *kernel) Guard(doors []fence.Door, sessions []fence.Session) error {
 	return nil
 }
 
-func (k *kernel) Admit([]fence.Session) error { return nil }
+func (k *kernel) EndFlows(ends []fence.Grant) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.ended = append(k.ended, ends...)
+	return nil
+}
+
+func (k *kernel) Stands() (bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.table, nil
+}
 
 func (k *kernel) Change(give, revoke []fence.Grant) error {
+	k.mu.Lock()
+	stall := k.stall
+	k.mu.Unlock()
+	time.Sleep(stall)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.broken != nil || !k.table {
@@ -128,7 +165,9 @@ func (k *kernel) Change(give, revoke []fence.Grant) error {
 		delete(k.grants, grantKey{g.Door, g.Source})
 	}
 	for _, g := range give {
-		k.grants[grantKey{g.Door, g.Source}] = time.Now().Add(g.For)
+		if k.grants[grantKey{g.Door, g.Source}] = g.Until; time.Until(g.Until) < time.Millisecond {
+			delete(k.grants, grantKey{g.Door, g.Source})
+		}
 	}
 	return nil
 }
@@ -138,8 +177,8 @@ func (k *kernel) Grants() ([]fence.Grant, error) {
 	defer k.mu.Unlock()
 	var all []fence.Grant
 	for key, until := range k.grants {
-		if left := time.Until(until); left > 0 {
-			all = append(all, fence.Grant{Door: key.door, Source: key.source, For: left})
+		if time.Until(until) > 0 {
+			all = append(all, fence.Grant{Door: key.door, Source: key.source, Until: until})
 		}
 	}
 	return all, nil
@@ -158,6 +197,13 @@ func (k *kernel) Watch(context.Context) (<-chan struct{}, error) { return k.chan
 func (k *kernel) Refused() (map[string]uint64, error)            { return nil, nil }
 func (k *kernel) Owned() bool                                    { return false }
 
+func (k *kernel) Used(name string, source netip.Addr) (time.Duration, bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	at, ok := k.used[grantKey{name, door.Source(source)}]
+	return time.Since(at), ok, k.unknown
+}
+
 // flush is what `nft flush ruleset` does.
 func (m *machine) flush() {
 	m.do(func() { m.table = false; clear(m.grants) })
@@ -169,6 +215,9 @@ type disk machine
 func (d *disk) Load() (store.State, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.lost != nil {
+		return store.State{}, d.lost
+	}
 	return store.State{
 		Rebooted: d.rebooted, Applied: d.applied,
 		Doors:     slices.Collect(maps.Values(d.disk)),
@@ -213,17 +262,21 @@ func (d *disk) SetAside() string                                            { re
 
 type ears machine
 
-func (e *ears) Set(ports []uint16) error {
+func (e *ears) Set(ports listen.Ports) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.listening = nil
 	var err error
-	for _, p := range ports {
-		if slices.Contains(e.taken, p) {
+	held := slices.Concat(ports.Open, ports.Shut, ports.Same)
+	slices.Sort(held)
+	e.held = slices.Compact(held)
+	for _, p := range e.held {
+		switch {
+		case slices.Contains(e.taken, p):
 			err = errors.Join(err, fmt.Errorf("%d/tcp: address already in use", p))
-			continue
+		case slices.Contains(ports.Open, p):
+			e.listening = append(e.listening, p)
 		}
-		e.listening = append(e.listening, p)
 	}
 	return err
 }
@@ -319,13 +372,21 @@ func run(t *testing.T, m *machine, path, text string) *running {
 // restart starts a gateway on the file as it is, and returns nil if it ends.
 func restart(t *testing.T, m *machine, path string) *running {
 	t.Helper()
+	return restartWith(t, m, path, func(*World) {})
+}
+
+// restartWith is restart in a world that is changed a little.
+func restartWith(t *testing.T, m *machine, path string, change func(*World)) *running {
+	t.Helper()
+	world := m.world()
+	change(&world)
 	ctx, cancel := context.WithCancel(t.Context())
 	g := New(Options{Path: path, Version: "v1", Log: slog.New(slog.DiscardHandler)})
 	ended := make(chan struct{})
 	ready := false
 	go func() {
 		defer close(ended)
-		if err := g.Run(ctx, m.world(), func() { ready = true }); err != nil {
+		if err := g.Run(ctx, world, func() { ready = true }); err != nil {
 			t.Log("run:", err)
 		}
 	}()

@@ -27,10 +27,11 @@ type Launcher struct {
 // it calls Serve.
 const Flag = "--launcher"
 
-// Start starts a launcher, the daemon's own program with args and Flag, with
-// leave to run specs. dir, which must exist, is where it remembers what runs,
-// and where it waits for the launcher of an earlier daemon that may still be
-// ending. The process ends when this one does, at the latest.
+// Start starts a launcher, the daemon's own program with args and Flag, to run
+// specs; whether it may, it finds out by itself (see Serve). dir, which must
+// exist, is where it remembers what runs and what it may run, and where it waits
+// for the launcher of an earlier daemon that may still be ending. The process
+// ends when this one does, at the latest.
 func Start(dir string, specs []Spec, args ...string) (*Launcher, error) {
 	conn, other, err := pair()
 	if err != nil {

@@ -45,7 +45,7 @@ func (s Spec) key() string {
 // hello is the first message of the daemon, from before it locks itself in.
 type hello struct {
 	Dir   string // where pid files are
-	Specs []Spec // what may be run
+	Specs []Spec // what is in use
 }
 
 // The calls are service.Command's methods.

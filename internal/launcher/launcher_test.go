@@ -51,7 +51,8 @@ func TestMain(m *testing.M) {
 
 // daemon starts a service, says so, and waits to be killed.
 func daemon(dir string) {
-	l, err := Start(dir, []Spec{sleeper}, "/none")
+	file := filepath.Join(dir, "specs")
+	l, err := Start(dir, []Spec{sleeper}, file)
 	if err == nil {
 		err = l.Service(sleeper).Start(context.Background())
 	}
@@ -61,17 +62,30 @@ func daemon(dir string) {
 
 var sleeper = Spec{Door: "ssh", Start: []string{"/bin/sleep", "1000"}}
 
-// launch starts a launcher whose configuration is a file that the test may
-// write.
+// launch starts a launcher whose configuration is a file with specs, which the
+// test may write.
 func launch(t *testing.T, dir string, specs ...Spec) (l *Launcher, file string) {
 	t.Helper()
 	file = filepath.Join(t.TempDir(), "specs")
+	write(t, file, specs...)
 	l, err := Start(dir, specs, file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
 	return l, file
+}
+
+// write writes a configuration.
+func write(t *testing.T, file string, specs ...Spec) {
+	t.Helper()
+	text, err := json.Marshal(specs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func within(t *testing.T, d time.Duration) context.Context {
@@ -186,19 +200,13 @@ func TestNothingIsRunButWhatTheConfigurationSays(t *testing.T) {
 			t.Error("Watch is carried out")
 		}
 	}
-	refused("the launcher cannot read what may be run: open " + file + ": no such file or directory")
-	write := func(specs ...Spec) {
-		text, err := json.Marshal(specs)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
 	}
-	write(Spec{Door: "other", Start: other.Start})
+	refused("the launcher cannot read what may be run: open " + file + ": no such file or directory")
+	write(t, file, Spec{Door: "other", Start: other.Start})
 	refused(`the launcher was asked to run ["/bin/sleep" "1001"] for door "ssh", which the configuration does not say`)
-	write(other)
+	write(t, file, other)
 	stopAfter(t, s)
 	if err := s.Start(within(t, 10*time.Second)); err != nil {
 		t.Errorf("Start of what the file says by now: %v", err)
@@ -211,6 +219,7 @@ func TestNothingIsRunButWhatTheConfigurationSays(t *testing.T) {
 // A service lives on when the daemon is killed; the launcher does not.
 func TestTheDaemonIsKilled(t *testing.T) {
 	dir := t.TempDir()
+	write(t, filepath.Join(dir, "specs"), sleeper)
 	cmd := exec.Command(os.Args[0], "daemon", dir)
 	out, err := cmd.StdoutPipe()
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -23,9 +24,10 @@ import (
 const inherited = 3
 
 // Serve is the launcher: it runs calls until the daemon has ended, and then
-// returns nil when those under way have been given up. What is not among the
-// specs that the daemon named at first is run only if reread, which reads the
-// configuration from where the daemon cannot write, names it.
+// returns nil when those under way have been given up. Only what reread, which
+// reads the configuration from where the daemon cannot write, names is run, or
+// has named to this launcher or one before: see record. What the daemon says is
+// no reason, not even of one that has just started.
 func Serve(log *slog.Logger, reread func() ([]Spec, error)) error {
 	// They are the daemon's, at whose end this one ends. Caught, not ignored:
 	// what is ignored stays ignored in the programs that are started, signal(7).
@@ -45,9 +47,10 @@ func Serve(log *slog.Logger, reread func() ([]Spec, error)) error {
 		return err
 	}
 	defer lock.Close()
-	s := &server{log: log, dir: h.Dir, reread: reread, known: make(map[string]bool), services: make(map[string]*service.Command)}
-	for _, spec := range h.Specs {
-		s.known[spec.key()] = true
+	s := &server{log: log, dir: h.Dir, reread: reread, record: record{path: filepath.Join(h.Dir, "launcher.commands")},
+		known: make(map[string]bool), services: make(map[string]*service.Command)}
+	if err := s.remember(h.Specs); err != nil {
+		log.Warn("doors' commands may be refused", "err", err)
 	}
 	return s.serve(conn)
 }
@@ -78,8 +81,36 @@ type server struct {
 	reread func() ([]Spec, error)
 
 	mu       sync.Mutex // guards what follows
+	record   record
 	known    map[string]bool
 	services map[string]*service.Command
+}
+
+// remember has what could be run before, as far as the record tells, and what the
+// configuration says by now, be run. What the daemon has in use of the former
+// stays in the record longest.
+func (s *server) remember(used []Spec) error {
+	err := s.record.open()
+	for _, spec := range s.record.specs {
+		s.known[spec.key()] = true
+	}
+	used = slices.DeleteFunc(slices.Clone(used), func(u Spec) bool { return !s.known[u.key()] })
+	return errors.Join(err, s.record.add(used), s.learn())
+}
+
+// learn has what the configuration says by now be run.
+func (s *server) learn() error {
+	specs, err := s.reread()
+	if err != nil {
+		return fmt.Errorf("the launcher cannot read what may be run: %w", err)
+	}
+	for _, spec := range specs {
+		s.known[spec.key()] = true
+	}
+	if err := s.record.add(specs); err != nil {
+		s.log.Warn("should the configuration be damaged, doors' commands will be refused", "err", err)
+	}
+	return nil
 }
 
 // serve takes in calls until the daemon has ended.
@@ -165,12 +196,8 @@ func (s *server) service(spec Spec) (*service.Command, error) {
 		return svc, nil
 	}
 	if !s.known[key] {
-		specs, err := s.reread()
-		if err != nil {
-			return nil, fmt.Errorf("the launcher cannot read what may be run: %w", err)
-		}
-		for _, more := range specs {
-			s.known[more.key()] = true
+		if err := s.learn(); err != nil {
+			return nil, err
 		}
 	}
 	if !s.known[key] {

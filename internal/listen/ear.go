@@ -39,6 +39,21 @@
 // loss of packets this can change the order of touches. Only a limit on each
 // source's connections before they reach the queues can prevent that.
 //
+// # Holding
+//
+// A port that is closed for a while stays bound (Ports.Shut), so that no other
+// user of the machine can listen there meanwhile and learn a knock. To a visitor
+// it looks like a port that nobody has: the kernel answers both with RST. Such a
+// socket must not have SO_REUSEADDR, or anybody's socket that has it could be
+// bound beside it. Without that the ear's own ended connections (TIME_WAIT) would
+// keep it from listening again; so they have SO_REUSEPORT, which counts between
+// sockets of one user alone, and the listener has it while it begins to listen
+// (inet_bind_conflict in the kernel's net/ipv4/inet_connection_sock.c).
+//
+// For the same reason a Shelf can keep the sockets for the next process. While
+// there is none, connections wait in the kernel. The ear that inherits them
+// judges them by their age, as far as that tells their order: see inherit.go.
+//
 // # Closing
 //
 // A connection is ended with FIN as it is accepted, and with RST if the visitor
@@ -59,6 +74,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"runtime"
 	"slices"
@@ -74,11 +90,12 @@ import (
 type Ear struct {
 	log     *slog.Logger
 	touched func([]port.Touch)
+	shelf   Shelf // nil: none
 	queue   queue
 	running sync.WaitGroup // the loop and the delivery
 
-	mu        sync.Mutex // guards what follows; held while sockets are opened and accepted from
-	wanted    []uint16   // as last Set, sorted
+	mu        sync.Mutex     // guards what follows; held while sockets are opened and accepted from
+	wanted    map[uint16]use // as last Set
 	listeners map[uint16]*listener
 	byID      map[int32]*listener
 	byFD      map[int]*listener
@@ -89,21 +106,60 @@ type Ear struct {
 	closed    bool
 }
 
-// listener is one open port. Its id is what epoll reports: a descriptor's number
-// may be another listener's by the time that the event is looked at.
-type listener struct {
-	port uint16
-	fd   int
-	id   int32
+// Ports says what an ear does with ports. One that is named twice is Open, or
+// else Same.
+type Ports struct {
+	Open []uint16 // listened on
+	Shut []uint16 // held, so that nobody else can have them, and refused like ports that nobody has
+	Same []uint16 // not decided yet: inherited ones stay as they are, and what comes waits; others are as Shut
 }
 
-// New makes an ear without ports. Touches go to touched, several at a time and
+// use is what a port is held for.
+type use int
+
+const (
+	shut use = iota + 1
+	same
+	open
+)
+
+// uses turns ports round.
+func (p Ports) uses() map[uint16]use {
+	all := make(map[uint16]use)
+	for u, ports := range map[use][]uint16{shut: p.Shut, same: p.Same, open: p.Open} {
+		for _, n := range ports {
+			all[n] = max(all[n], u)
+		}
+	}
+	return all
+}
+
+// Shelf keeps listening sockets for the next process that has the ear's ports.
+// Its methods are called while the ear is locked, and must not wait for it.
+type Shelf interface {
+	Keep(port uint16, fd int) error // a copy of fd, which is a new socket of port
+	Drop(port uint16) error         // the socket of port is no longer wanted
+}
+
+// listener is one port that is held. Its id is what epoll reports: a
+// descriptor's number may be another listener's by the time that the event is
+// looked at.
+type listener struct {
+	port    uint16
+	fd      int
+	id      int32
+	listens bool // the kernel completes handshakes
+	heard   bool // and they are accepted; else they wait for whoever has the socket next
+}
+
+// New makes an ear without ports, whose sockets shelf keeps (nil: nobody).
+// Touches go to touched, several at a time and
 // from one goroutine, in the order in which they came; the slice is
 // touched's to keep. While touched does not return, touches wait, up to a
 // bound; see Dropped. Close waits for touched, which must not wait for it.
-func New(log *slog.Logger, touched func([]port.Touch)) *Ear {
+func New(log *slog.Logger, shelf Shelf, touched func([]port.Touch)) *Ear {
 	return &Ear{
-		log: log, touched: touched,
+		log: log, touched: touched, shelf: shelf,
 		queue:     queue{ready: make(chan struct{}, 1), stop: make(chan struct{}), log: log},
 		listeners: make(map[uint16]*listener),
 		byID:      make(map[int32]*listener),
@@ -112,14 +168,14 @@ func New(log *slog.Logger, touched func([]port.Touch)) *Ear {
 	}
 }
 
-// Set makes ports the ports that are listened on, for IPv4 and IPv6: it opens
-// those that are missing or have died and closes the others. Those that are
+// Set has the ear do with its ports as they say, for IPv4 and IPv6: it opens
+// those that are missing or have died and closes all others. Those that are
 // open stay as they are. Sockets are opened in the network namespace of the
 // calling thread.
 //
-// The error joins one for each port that could not be opened, with who holds
-// it as far as that can be seen; the other ports are listened on.
-func (e *Ear) Set(ports []uint16) error {
+// The error joins one for each port that could not be had, with who holds
+// it as far as that can be seen; the others are had.
+func (e *Ear) Set(ports Ports) error {
 	failed, err := e.set(ports)
 	if err != nil {
 		return err
@@ -131,33 +187,104 @@ func (e *Ear) Set(ports []uint16) error {
 	return errors.Join(errs...)
 }
 
-func (e *Ear) set(ports []uint16) ([]openError, error) {
+func (e *Ear) set(ports Ports) (failed []openError, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return nil, fmt.Errorf("listen on %v: %w", ports, net.ErrClosed)
+		return nil, fmt.Errorf("listen on %v: %w", ports.Open, net.ErrClosed)
 	}
 	if err := e.start(); err != nil {
 		return nil, err
 	}
-	e.wanted = slices.Compact(slices.Sorted(slices.Values(ports)))
+	e.wanted = ports.uses()
 	for p, l := range e.listeners {
-		if _, want := slices.BinarySearch(e.wanted, p); !want || !l.alive() {
+		if e.wanted[p] == 0 || !l.alive() {
 			e.drop(l)
 		}
 	}
-	var failed []openError
-	room := backlog(len(e.wanted))
-	for _, p := range e.wanted {
-		if l := e.listeners[p]; l != nil {
-			_ = unix.Listen(l.fd, room) // sets the room alone; it cannot fail then
-			continue
+	room := 0
+	for _, u := range e.wanted {
+		if u == open {
+			room++
 		}
-		if err := e.add(p, room); err != nil {
+	}
+	room = backlog(room)
+	var waited backlogged
+	for _, p := range slices.Sorted(maps.Keys(e.wanted)) {
+		if err := e.put(p, e.wanted[p], room, &waited); err != nil {
 			failed = append(failed, openError{p, err})
 		}
 	}
+	e.queue.put(waited.touches(e.log))
 	return failed, nil
+}
+
+// put brings a port into a use. Connections that had waited at one that is
+// inherited go to waited.
+func (e *Ear) put(p uint16, u use, room int, waited *backlogged) error {
+	l := e.listeners[p]
+	if l == nil {
+		fd, err := bound(p)
+		if err != nil {
+			return err
+		}
+		l = e.hold(p, fd)
+		if e.shelf != nil {
+			e.logged("cannot have a listening socket outlive the daemon", p, e.shelf.Keep(p, fd))
+		}
+	}
+	switch {
+	case u == open:
+		return e.listen(l, room, waited)
+	case u == shut && l.listens:
+		e.mute(l)
+	}
+	return nil
+}
+
+// hold takes in a socket that is bound to p.
+func (e *Ear) hold(p uint16, fd int) *listener {
+	e.lastID++
+	l := &listener{port: p, fd: fd, id: e.lastID}
+	e.listeners[p], e.byID[l.id], e.byFD[fd] = l, l, l
+	return l
+}
+
+// listen has a socket listen, and the loop accept what comes.
+func (e *Ear) listen(l *listener, room int, waited *backlogged) error {
+	if l.heard {
+		_ = unix.Listen(l.fd, room) // sets the room alone; it cannot fail then
+		return nil
+	}
+	err := announce(l.fd, e.thread) // before the first connection can come
+	if err == nil {
+		err = besideOwn(l.fd, func() error { return unix.Listen(l.fd, room) })
+	}
+	if err != nil {
+		e.drop(l)
+		return err
+	}
+	if l.listens { // inherited
+		waited.accept(l)
+	}
+	l.listens = true
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: l.id}
+	if err := unix.EpollCtl(e.epoll, unix.EPOLL_CTL_ADD, l.fd, &ev); err != nil {
+		e.drop(l)
+		return fmt.Errorf("watch: %w", err)
+	}
+	l.heard = true
+	return nil
+}
+
+// mute has a socket listen no more: what waits there is reset, and what comes is
+// refused. It stays bound.
+func (e *Ear) mute(l *listener) {
+	if l.heard {
+		_ = unix.EpollCtl(e.epoll, unix.EPOLL_CTL_DEL, l.fd, nil) // it would be ready all the time
+	}
+	_ = unix.Shutdown(l.fd, unix.SHUT_RD) // fails only if it listens no more
+	l.listens, l.heard = false, false
 }
 
 // start begins the loop and the delivery, which Close ends.
@@ -207,28 +334,18 @@ func (e *Ear) start() error {
 	return nil
 }
 
-func (e *Ear) add(p uint16, room int) error {
-	fd, err := open(p, e.thread)
-	if err != nil {
-		return err
+// drop closes the listener for good.
+func (e *Ear) drop(l *listener) {
+	e.end(l)
+	if e.shelf != nil {
+		e.logged("a socket that is no longer wanted stays bound", l.port, e.shelf.Drop(l.port))
 	}
-	if err := unix.Listen(fd, room); err != nil {
-		unix.Close(fd)
-		return err
-	}
-	e.lastID++
-	l := &listener{port: p, fd: fd, id: e.lastID}
-	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: l.id}
-	if err := unix.EpollCtl(e.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
-		unix.Close(fd)
-		return fmt.Errorf("watch: %w", err)
-	}
-	e.listeners[p], e.byID[l.id], e.byFD[fd] = l, l, l
-	return nil
 }
 
-// drop closes the listener; the kernel takes it out of epoll with that.
-func (e *Ear) drop(l *listener) {
+// end closes the listener. If it is on the shelf, closing it here alone would
+// leave it listening, and in epoll.
+func (e *Ear) end(l *listener) {
+	e.mute(l)
 	unix.Close(l.fd)
 	delete(e.listeners, l.port)
 	delete(e.byID, l.id)
@@ -236,23 +353,30 @@ func (e *Ear) drop(l *listener) {
 	l.fd = -1
 }
 
-// alive says whether the socket still listens: another process can end that
-// (sock_diag's SOCK_DESTROY, `ss -K`).
-func (l *listener) alive() bool {
-	v, err := unix.GetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-	return err == nil && v == 1
+func (e *Ear) logged(what string, p uint16, err error) {
+	if err != nil {
+		e.log.Warn("listeners: "+what, "port", p, "err", err)
+	}
 }
 
-// Check returns the ports of the last Set that are not listened on, in order:
-// they could not be opened, or their listener died. Set opens them anew.
+// alive says whether the socket still does what it should: another process can
+// end its listening (sock_diag's SOCK_DESTROY, `ss -K`).
+func (l *listener) alive() bool {
+	v, err := unix.GetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	return err == nil && (v == 1) == l.listens
+}
+
+// Check returns the ports of the last Set that are not as it said, in order:
+// they could not be had, or their listener died. Set opens them anew.
 func (e *Ear) Check() (missing []uint16) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, p := range e.wanted {
+	for p := range e.wanted {
 		if l := e.listeners[p]; l == nil || !l.alive() {
 			missing = append(missing, p)
 		}
 	}
+	slices.Sort(missing)
 	return missing
 }
 
@@ -261,7 +385,9 @@ func (e *Ear) Check() (missing []uint16) {
 func (e *Ear) Dropped() uint64 { return e.queue.lost() }
 
 // Close closes all listeners and waits until touched was called for the last
-// time. Touches that wait are not delivered. Closing again does nothing.
+// time. Touches that wait are not delivered. What is on the shelf stays bound and
+// is refused, so that nobody waits for an ear that may not come again. Closing
+// again does nothing.
 func (e *Ear) Close() error {
 	e.mu.Lock()
 	if e.closed {
@@ -271,7 +397,7 @@ func (e *Ear) Close() error {
 	e.closed = true
 	e.wanted = nil
 	for _, l := range e.listeners {
-		e.drop(l)
+		e.end(l)
 	}
 	started := e.epoll >= 0
 	e.mu.Unlock()

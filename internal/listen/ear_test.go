@@ -60,9 +60,9 @@ func TestIPv6OnlyVisitor(t *testing.T) {
 	g, v := nstest.New(t), nstest.New(t)
 	_, ifV := nstest.Link(g, v, []string{"2001:db8::1/64", "fe80::1/64"}, []string{"2001:db8::2/64", "fe80::2/64"})
 	h := newHeard()
-	ear := New(slog.New(slog.DiscardHandler), h.add)
+	ear := New(slog.New(slog.DiscardHandler), nil, h.add)
 	defer ear.Close()
-	g.Do(func() error { return ear.Set([]uint16{59000}) })
+	g.Do(func() error { return ear.Set(Ports{Open: []uint16{59000}}) })
 	s := &scene{gateway: g, visitor: v, ear: ear, heard: h}
 	s.touch(t, "[fe80::1%"+ifV+"]:59000")
 	s.touch(t, "[2001:db8::1]:59000")
@@ -94,7 +94,7 @@ func TestIPv6Disabled(t *testing.T) {
 func TestIPv4Alone(t *testing.T) {
 	var fd int
 	nstest.New(t).Do(func() (err error) {
-		fd, err = bind(unix.AF_INET, &unix.SockaddrInet4{Port: 59000}, unix.Gettid())
+		fd, err = bind(unix.AF_INET, &unix.SockaddrInet4{Port: 59000})
 		return err
 	})
 	unix.Close(fd)
@@ -147,8 +147,16 @@ func TestOneShot(t *testing.T) {
 	s.touch(t, gateway4+":59000")
 	s.heard.wait(t, "a touch", count(1))
 	for range 3 {
-		if err := s.set(59001); err != nil {
+		if err := s.setAll(Ports{Open: []uint16{59001}, Shut: []uint16{59000}}); err != nil {
 			t.Fatal(err)
+		}
+		if missing := s.ear.Check(); missing != nil {
+			t.Errorf("missing %v, want none", missing)
+		}
+		var err error
+		s.visitor.Do(func() error { _, err = dial(t.Context(), gateway4+":59000"); return nil })
+		if !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("a port that is shut says %v, want what a port that nobody has says", err)
 		}
 		if err := s.set(59000, 59001); err != nil {
 			t.Fatal(err)
@@ -251,7 +259,7 @@ func TestAcceptAfterReset(t *testing.T) {
 	ns := nstest.New(t)
 	var fd int
 	ns.Do(func() (err error) {
-		if fd, err = open(59000, unix.Gettid()); err != nil {
+		if fd, err = bound(59000); err != nil {
 			return err
 		}
 		if err := unix.Listen(fd, 1); err != nil {
@@ -379,11 +387,11 @@ func TestReceiverTooSlow(t *testing.T) {
 
 func TestClosed(t *testing.T) {
 	nstest.Need(t)
-	ear := New(slog.New(slog.DiscardHandler), func([]port.Touch) {})
+	ear := New(slog.New(slog.DiscardHandler), nil, func([]port.Touch) {})
 	if err := ear.Close(); err != nil {
 		t.Errorf("close of an ear that was never set: %v", err)
 	}
-	err := ear.Set([]uint16{59000})
+	err := ear.Set(Ports{Open: []uint16{59000}})
 	if want := "listen on [59000]: use of closed network connection"; err == nil || err.Error() != want {
 		t.Errorf("set after close: %v, want %s", err, want)
 	}

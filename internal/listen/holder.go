@@ -33,11 +33,31 @@ func (f openError) explain() error {
 	return fmt.Errorf("%d/tcp: %w", f.port, f.err)
 }
 
+// listenedOn says whether somebody listens on an address's port.
+func listenedOn(at unix.Sockaddr) bool {
+	var p int
+	switch at := at.(type) {
+	case *unix.SockaddrInet4:
+		p = at.Port
+	case *unix.SockaddrInet6:
+		p = at.Port
+	}
+	for _, table := range tables {
+		if _, _, ok := findListener(table, uint16(p)); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// tables list the sockets of the caller's network namespace, proc_net(5).
+var tables = [...]string{"/proc/thread-self/net/tcp6", "/proc/thread-self/net/tcp"}
+
 // holder names the process that listens on the port, as well as this process
 // may see it.
 func holder(p uint16) string {
-	for _, table := range []string{"tcp6", "tcp"} {
-		inode, uid, ok := findListener("/proc/thread-self/net/"+table, p)
+	for _, table := range tables {
+		inode, uid, ok := findListener(table, p)
 		if !ok {
 			continue
 		}

@@ -147,7 +147,7 @@ func (e *Ear) strays(events []unix.EpollEvent, touches []port.Touch, part *parti
 
 // take accepts one connection that was heard of at heard and adds it to touches.
 func (e *Ear) take(l *listener, heard time.Time, touches []port.Touch, part *parting) ([]port.Touch, error) {
-	if l.fd < 0 {
+	if !l.heard {
 		return touches, nil // closed since
 	}
 	t, err := l.accept(heard, part)
@@ -173,6 +173,7 @@ func (l *listener) accept(heard time.Time, part *parting) (port.Touch, error) {
 	if err != nil {
 		return port.Touch{}, err
 	}
+	_ = reusePort(fd, 1) // so that it does not keep l from listening again; it cannot fail
 	part.fresh = append(part.fresh, fd)
 	return port.Touch{
 		Source: address(from),

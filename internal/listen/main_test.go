@@ -99,7 +99,7 @@ func newScene(t testing.TB, ports ...uint16) *scene {
 	s := &scene{gateway: nstest.New(t), visitor: nstest.New(t), heard: newHeard(), log: &logged{t: t}}
 	_, s.visitorIf = nstest.Link(s.gateway, s.visitor, []string{gateway4 + "/24", gateway6 + "/64"},
 		[]string{visitor4 + "/24", visitor6 + "/64"})
-	s.ear = New(slog.New(slog.NewTextHandler(s.log, nil)), s.heard.add)
+	s.ear = New(slog.New(slog.NewTextHandler(s.log, nil)), nil, s.heard.add)
 	t.Cleanup(func() {
 		if err := s.ear.Close(); err != nil {
 			t.Errorf("close: %v", err)
@@ -111,7 +111,9 @@ func newScene(t testing.TB, ports ...uint16) *scene {
 	return s
 }
 
-func (s *scene) set(ports ...uint16) (err error) {
+func (s *scene) set(ports ...uint16) error { return s.setAll(Ports{Open: ports}) }
+
+func (s *scene) setAll(ports Ports) (err error) {
 	s.gateway.Do(func() error { err = s.ear.Set(ports); return nil })
 	return err
 }

@@ -248,7 +248,7 @@ func TestClosedWithConnections(t *testing.T) {
 	old := s.ear.listeners[59000].fd
 	s.ear.drop(s.ear.listeners[59000])
 	var err error
-	s.gateway.Do(func() error { err = s.ear.add(59002, 10); return nil })
+	s.gateway.Do(func() error { err = s.ear.put(59002, open, 10, &backlogged{}); return nil })
 	if err == nil && s.ear.listeners[59002].fd != old {
 		t.Logf("the descriptor is %d, not %d again", s.ear.listeners[59002].fd, old)
 	}

@@ -29,30 +29,31 @@ func backlog(n int) int {
 	return min(longest, max(shortest, int(room-room/8)/max(n, 1)-1)) // the kernel queues one more
 }
 
-// open makes a socket for both families, or for IPv4 alone on a machine without
-// IPv6, that announces its connections to thread. It does not listen yet.
-func open(p uint16, thread int) (int, error) {
+// bound makes a socket for both families, or for IPv4 alone on a machine without
+// IPv6, that has the port and does not listen yet.
+func bound(p uint16) (int, error) {
 	if p == 0 {
 		return -1, errors.New("allowed are 1 to 65535")
 	}
-	fd, err := bind(unix.AF_INET6, &unix.SockaddrInet6{Port: int(p)}, thread)
+	fd, err := bind(unix.AF_INET6, &unix.SockaddrInet6{Port: int(p)})
 	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL) {
-		return bind(unix.AF_INET, &unix.SockaddrInet4{Port: int(p)}, thread)
+		return bind(unix.AF_INET, &unix.SockaddrInet4{Port: int(p)})
 	}
 	return fd, err
 }
 
-func bind(family int, at unix.Sockaddr, thread int) (int, error) {
+func bind(family int, at unix.Sockaddr) (int, error) {
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("make socket: %w", err)
 	}
-	if err := configure(fd, family); err != nil {
-		unix.Close(fd)
-		return -1, err
+	if err = configure(fd, family); err == nil {
+		err = unix.Bind(fd, at)
 	}
-	if err = unix.Bind(fd, at); err == nil {
-		err = announce(fd, thread) // before the first connection can come
+	// It may be the ended connections of an earlier ear. Others of the same user
+	// that listen with SO_REUSEPORT are to be found, not joined.
+	if errors.Is(err, unix.EADDRINUSE) && !listenedOn(at) {
+		err = besideOwn(fd, func() error { return unix.Bind(fd, at) })
 	}
 	if err != nil {
 		unix.Close(fd)
@@ -61,13 +62,28 @@ func bind(family int, at unix.Sockaddr, thread int) (int, error) {
 	return fd, nil
 }
 
+// besideOwn does something with a socket that the ear's ended connections at its
+// port would forbid otherwise.
+func besideOwn(fd int, do func() error) error {
+	if err := reusePort(fd, 1); err != nil {
+		return err
+	}
+	return errors.Join(do(), reusePort(fd, 0))
+}
+
+func reusePort(fd, value int) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, value); err != nil {
+		return fmt.Errorf("set socket option SO_REUSEPORT to %d: %w", value, err)
+	}
+	return nil
+}
+
 // configure sets what the accepted connections inherit, too. TCP_DEFER_ACCEPT
 // stays off: the handshake alone is the touch.
 func configure(fd, family int) error {
 	options := []struct {
 		level, name, value int
 	}{
-		{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1},
 		// The least there is: nothing is ever read, so what a visitor sends
 		// while their connection waits to be accepted would only hold memory.
 		{unix.SOL_SOCKET, unix.SO_RCVBUF, 1},

@@ -21,7 +21,7 @@ var table string
 // Mutant is one deliberate fault.
 type Mutant struct {
 	Name     string // a-z and -, unique
-	Breaks   string // the sentence of docs/PROMISE.md that it breaks, "P1" to "P9"
+	Breaks   string // the sentence of docs/PROMISE.md that it breaks, "P1" to "P10"
 	File     string // in which it is, from the module's root
 	Old, New string // the text that is there once, and what is there instead
 }

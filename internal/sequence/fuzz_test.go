@@ -21,37 +21,71 @@ type judgement struct {
 }
 
 // naive is a recogniser that keeps every touch and looks through all of them
-// whenever time passes. It knows judge and scope too, which model does not.
+// whenever one comes or time passes. It has no bounds and is in no hurry.
 type naive struct {
 	rule    Rule
 	armed   time.Time
-	touches []port.Touch // of knocks under way, in their order
+	sources []*knocker // the one whose time is up first, first
 }
 
-func (n *naive) source(t port.Touch) netip.Addr {
-	if n.rule.ForAll {
+// knocker is a source, with all its touches that count.
+type knocker struct {
+	who     netip.Addr
+	touches []port.Touch
+	rights  int
+	right   time.Time // the latest right knock, zero for none
+	renewed time.Time // when it last had its time prolonged
+}
+
+func (n *naive) who(a netip.Addr) netip.Addr {
+	switch {
+	case n.rule.ForAll:
 		return netip.Addr{}
+	case a.Is4():
+		return a
 	}
-	return t.Source
+	b := a.As16()
+	clear(b[8:])
+	return netip.AddrFrom16(b)
 }
 
-// of returns a source's first touch of each port, in order.
-func (n *naive) of(source netip.Addr) (ports []uint16, first, last time.Time) {
-	for _, t := range n.touches {
-		if n.source(t) != source || slices.Contains(ports, t.Port.Number) {
-			continue
-		}
-		if ports == nil {
-			first = t.Time
-		}
-		ports, last = append(ports, t.Port.Number), t.Time
+func (n *naive) of(who netip.Addr) *knocker {
+	if i := slices.IndexFunc(n.sources, func(k *knocker) bool { return k.who == who }); i >= 0 {
+		return n.sources[i]
 	}
-	return ports, first, last
+	return nil
 }
 
-func (n *naive) forget(source netip.Addr) {
-	n.touches = slices.DeleteFunc(n.touches, func(t port.Touch) bool { return n.source(t) == source })
+func (n *naive) forget(k *knocker) {
+	n.sources = slices.DeleteFunc(n.sources, func(o *knocker) bool { return o == k })
 }
+
+// renew gives a source its time from now; it is the last whose time is up.
+func (n *naive) renew(k *knocker, now time.Time) {
+	n.forget(k)
+	k.renewed = now
+	n.sources = append(n.sources, k)
+}
+
+// distinct is the first touch of each port, in order.
+func (k *knocker) distinct() (ports []uint16, last time.Time) {
+	for _, t := range k.touches {
+		if !slices.Contains(ports, t.Port.Number) {
+			ports, last = append(ports, t.Port.Number), t.Time
+		}
+	}
+	return ports, last
+}
+
+func (n *naive) judgement(k *knocker, right bool, now time.Time) judgement {
+	last := k.touches[len(k.touches)-1].Source
+	if n.rule.ForAll {
+		last = netip.Addr{}
+	}
+	return judgement{last, right, now}
+}
+
+func (n *naive) together() bool { return n.rule.ForAll || n.rule.Judge > 0 }
 
 // spoilt says whether the ports can never become the knock any more.
 func (n *naive) spoilt(ports []uint16) bool {
@@ -63,47 +97,138 @@ func (n *naive) spoilt(ports []uint16) bool {
 	return false
 }
 
-// look judges the knocks whose time is up at now, in the order of their first
-// touches.
-func (n *naive) look(now time.Time) []judgement {
-	var all []judgement
-	for i := 0; i < len(n.touches); {
-		source := n.source(n.touches[i])
-		ports, first, last := n.of(source)
-		up := now.Sub(first) > n.rule.Within
-		if n.rule.Judge > 0 { // is there a look after first, and not after now?
-			up = now.Sub(n.armed)/n.rule.Judge > first.Sub(n.armed)/n.rule.Judge
+// look judges the knocks whose time is up at now, and says how many that were.
+func (n *naive) look(now time.Time) (all []judgement, up int) {
+	for _, k := range slices.Clone(n.sources) {
+		begun := k.touches[0].Time
+		over := now.Sub(k.renewed) > n.rule.Within
+		if n.rule.Judge > 0 { // is there a look after the first touch, and not after now?
+			over = now.Sub(n.armed)/n.rule.Judge > begun.Sub(n.armed)/n.rule.Judge
 		}
-		if !up {
-			i++
+		if !over {
 			continue
 		}
-		right := !n.spoilt(ports) && len(ports) == len(n.rule.Touch) && last.Sub(first) <= n.rule.Within
-		all = append(all, judgement{source, right, now})
-		n.forget(source)
+		up++
+		n.forget(k)
+		if n.together() {
+			ports, last := k.distinct()
+			right := !n.spoilt(ports) && len(ports) == len(n.rule.Touch) && last.Sub(begun) <= n.rule.Within
+			all = append(all, n.judgement(k, right, now))
+			continue
+		}
+		for _, t := range k.touches {
+			if !n.rule.Given || t.Port.Number == n.rule.Touch[0] {
+				begun = t.Time
+			}
+		}
+		if k.right.IsZero() || begun.Sub(k.right) > n.rule.Within {
+			all = append(all, n.judgement(k, false, now))
+		}
 	}
-	return all
+	return all, up
 }
 
 func (n *naive) touch(t port.Touch) []judgement {
 	if t.Port.Proto != port.TCP || !slices.Contains(n.rule.Listen, t.Port.Number) {
 		return nil
 	}
-	all := n.look(t.Time)
-	source := n.source(t)
-	if slices.ContainsFunc(all, func(j judgement) bool { return j.Source == source }) {
-		return all
+	k := n.of(n.who(t.Source))
+	all, _ := n.look(t.Time)
+	if k != nil && n.of(k.who) == nil {
+		if slices.ContainsFunc(all, func(j judgement) bool { return n.who(j.Source) == k.who || n.rule.ForAll }) {
+			return all
+		}
+		k = nil
 	}
-	n.touches = append(n.touches, t)
-	ports, _, _ := n.of(source)
-	switch {
-	case n.rule.Judge > 0:
-	case n.spoilt(ports):
-		all = append(all, judgement{source, false, t.Time})
-		n.forget(source)
-	case len(ports) == len(n.rule.Touch):
-		all = append(all, judgement{source, true, t.Time})
-		n.forget(source)
+	if k == nil {
+		k = &knocker{who: n.who(t.Source)}
+	}
+	k.touches = append(k.touches, t)
+	if n.together() {
+		if len(k.touches) == 1 {
+			n.renew(k, t.Time)
+		}
+		ports, _ := k.distinct()
+		spoilt := n.spoilt(ports)
+		if n.rule.Judge > 0 || !spoilt && len(ports) < len(n.rule.Touch) {
+			return all
+		}
+		n.forget(k)
+		return append(all, n.judgement(k, !spoilt, t.Time))
+	}
+	switch right, wrong := n.follow(k, t); {
+	case wrong:
+		n.forget(k)
+		return append(all, n.judgement(k, false, t.Time))
+	case right:
+		k.rights, k.right = k.rights+1, t.Time
+		n.renew(k, t.Time)
+		return append(all, n.judgement(k, true, t.Time))
+	}
+	return all
+}
+
+// follow judges the latest touch, and takes it out again if it is nothing.
+func (n *naive) follow(k *knocker, t port.Touch) (right, wrong bool) {
+	i := slices.Index(n.rule.Touch, t.Port.Number)
+	if i < 0 {
+		return false, true
+	}
+	if !n.rule.Given {
+		n.renew(k, t.Time)
+		for _, p := range n.rule.Touch {
+			of := slices.DeleteFunc(slices.Clone(k.touches), func(o port.Touch) bool { return o.Port.Number != p })
+			if len(of) <= k.rights || t.Time.Sub(of[len(of)-1].Time) > n.rule.Within {
+				return false, false
+			}
+		}
+		return true, false
+	}
+	// The ports up to this one, in their order, among what is young enough?
+	next := 0
+	for _, o := range k.touches {
+		if t.Time.Sub(o.Time) <= n.rule.Within && next <= i && o.Port.Number == n.rule.Touch[next] {
+			next++
+		}
+	}
+	if next <= i {
+		k.touches = k.touches[:len(k.touches)-1]
+		leftover := !k.right.IsZero() && t.Time.Sub(k.right) <= n.rule.Within
+		if !leftover {
+			k.touches = append(k.touches, t)
+		}
+		return false, !leftover
+	}
+	if i == 0 {
+		n.renew(k, t.Time)
+	}
+	return i == len(n.rule.Touch)-1 && n.copies(k) > k.rights, false
+}
+
+// copies is how often the knock can be cut out of the touches.
+func (n *naive) copies(k *knocker) (found int) {
+	left := slices.Clone(k.touches)
+	for {
+		next := 0
+		left = slices.DeleteFunc(left, func(t port.Touch) bool {
+			if next < len(n.rule.Touch) && t.Port.Number == n.rule.Touch[next] {
+				next++
+				return true
+			}
+			return false
+		})
+		if next < len(n.rule.Touch) {
+			return found
+		}
+		found++
+	}
+}
+
+// plain takes the words out of verdicts.
+func plain(vs []Verdict) []judgement {
+	var all []judgement
+	for _, v := range vs {
+		all = append(all, judgement{v.Source, v.Right, v.Time})
 	}
 	return all
 }
@@ -138,7 +263,8 @@ func FuzzRecogniser(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	sources := []netip.Addr{visitor, other, netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("2001:db8::3")}
+	sources := []netip.Addr{visitor, other, netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("2001:db8::3"),
+		netip.MustParseAddr("2001:db8:0:1::3")}
 	f.Fuzz(func(t *testing.T, choices []byte) {
 		c := tape.New(choices)
 		rule := drawRule(c)
@@ -152,9 +278,11 @@ func FuzzRecogniser(f *testing.F) {
 			var want []judgement
 			switch what := c.Below(8); {
 			case what == 0:
-				got, want = r.Look(now), n.look(now)
-				if early := !waits || now.Before(due); early != (len(want) == 0) {
-					t.Fatalf("Next says %s, and at %s there are %d verdicts", due, now, len(want))
+				var up int
+				got = r.Look(now)
+				want, up = n.look(now)
+				if early := !waits || now.Before(due); early != (up == 0) {
+					t.Fatalf("Next says %s, and at %s the time of %d sources is up", due, now, up)
 				}
 			case what == 1 && c.Below(16) == 0:
 				r.Rearm(now)
@@ -167,23 +295,21 @@ func FuzzRecogniser(f *testing.F) {
 				}
 				got, want = r.Touch(at), n.touch(at)
 			}
-			var plain []judgement
-			for _, v := range got {
-				plain = append(plain, judgement{v.Source, v.Right, v.Time})
+			if d := cmp.Diff(want, plain(got), cmpopts.EquateComparable(netip.Addr{})); d != "" {
+				t.Fatalf("%+v: verdicts at %s (-naive +got):\n%s", rule, now.Sub(start), d)
 			}
-			if d := cmp.Diff(want, plain, cmpopts.EquateComparable(netip.Addr{})); d != "" {
-				t.Fatalf("%+v: verdicts at %s (-naive +got):\n%s", rule, now, d)
+			if _, waits := r.Next(); waits != (len(n.sources) > 0) {
+				t.Fatalf("waits %v with %d sources under way", waits, len(n.sources))
 			}
-			if _, waits := r.Next(); waits != (len(n.touches) > 0) {
-				t.Fatalf("waits %v with %d touches under way", waits, len(n.touches))
-			}
-			if ports, _, _ := n.of(netip.Addr{}); rule.ForAll && !slices.Equal(r.Touched(), ports) {
-				t.Fatalf("touched are %v, want %v", r.Touched(), ports)
+			if k := n.of(netip.Addr{}); rule.ForAll && k != nil {
+				if ports, _ := k.distinct(); !slices.Equal(r.Touched(), ports) {
+					t.Fatalf("touched are %v, want %v", r.Touched(), ports)
+				}
 			}
 		}
-		r.Look(now.Add(time.Hour))
-		if len(r.of) != 0 || r.underway.Len() != 0 || len(r.neighbours) != 0 {
-			t.Fatalf("left behind: %v, %v", r.of, r.neighbours)
+		r.Look(now.Add(2 * time.Hour))
+		if len(r.sources.of) != 0 || r.sources.whole.n != 0 || len(r.sources.near) != 0 {
+			t.Fatalf("left behind: %v, %v", r.sources.of, r.sources.near)
 		}
 	})
 }

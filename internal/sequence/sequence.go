@@ -3,10 +3,25 @@
 // the time, and answers with verdicts. What a verdict leads to (a grant, a
 // penalty) is the door's business, and so is not handing over the touches of a
 // source that is penalised.
+//
+// A source is an IPv4 address or an IPv6 /64: whoever is given one of those can
+// use every address in it (RFC 6177), so that addresses in it count for nothing.
+// Several knocks of one source may be under way at once, as of a program that
+// makes four connections or of two people behind one address: a touch is right
+// if any of them explains it.
+//
+// What a stranger can cost, at the worst, for a rule of n ports:
+//
+//	a touch                 a lookup, at most 3 list moves, n marks looked at
+//	a touch when it is full the same, and one source pushed out
+//	a look                  one step for each source whose time is up; each was
+//	                        paid for with a touch, and is looked at once
+//	memory                  65,536 sources, 256 of an IPv6 /48, 64 of a /56
+//
+// None of it depends on how many sources there are.
 package sequence
 
 import (
-	"container/list"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -15,7 +30,7 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// Rule says what a right knock is.
+// Rule says what a right knock is. Touch has each port once.
 type Rule struct {
 	Listen []uint16      // every TCP port whose touch counts
 	Touch  []uint16      // those of them that must be touched; the others must not
@@ -30,133 +45,124 @@ const knocked = "touched the right ports"
 
 // Verdict is what a source's touches came to.
 type Verdict struct {
-	Right  bool
-	Source netip.Addr // the zero Addr for everybody, when the rule is ForAll
-	Time   time.Time  // when it was decided
-	Reason string     // for people; it names no port, since logs are read by more than those who may knock
+	Right bool
+	// Source is the address that completed a right knock, or whose touch was
+	// wrong, or the last, of a knock that was not finished; the zero Addr for
+	// everybody, when the rule is ForAll.
+	Source   netip.Addr
+	Unproven bool      // one of the touches came from an address that may be forged
+	Time     time.Time // when it was decided
+	Reason   string    // for people; it names no port, since logs are read by more than those who may knock
 }
-
-// maxSources bounds the memory that strangers can take: so many sources may
-// have a knock under way. Beyond it the source whose knock is oldest loses its
-// progress, without a verdict.
-const maxSources = 1 << 16
-
-// maxNeighbours bounds how many of them may share an IPv6 /64, which is what
-// one subscriber is given (RFC 6177): a stranger who owns one cannot push out
-// the knocks of others.
-const maxNeighbours = 64
 
 // Recogniser follows the touches of all sources by one Rule. It is not safe for
 // concurrent use.
 type Recogniser struct {
-	rule       Rule
-	armed      time.Time  // the looks of a rule with Judge happen at armed + n·Judge
-	underway   *list.List // of *progress, by due, soonest first
-	of         map[netip.Addr]*list.Element
-	neighbours map[netip.Prefix]int // how many of underway, by IPv6 /64
-}
-
-// progress is one knock under way.
-type progress struct {
-	source      netip.Addr
-	first, last time.Time
-	due         time.Time // the first moment at which it is judged without a further touch
-	touched     []uint16  // in order, each port once
+	rule    Rule
+	armed   time.Time      // the looks of a rule with Judge happen at armed + n·Judge
+	place   map[uint16]int // of each port in Touch
+	sources sources
 }
 
 // New returns a recogniser whose looks are counted from armed.
 func New(rule Rule, armed time.Time) *Recogniser {
-	return &Recogniser{
-		rule:       rule,
-		armed:      armed,
-		underway:   list.New(),
-		of:         make(map[netip.Addr]*list.Element),
-		neighbours: make(map[netip.Prefix]int),
+	place := make(map[uint16]int, len(rule.Touch))
+	for i, p := range rule.Touch {
+		place[p] = i
 	}
+	return &Recogniser{rule: rule, armed: armed, place: place, sources: newSources()}
 }
 
 // Touch takes in one touch and returns the verdicts that are due by its time,
 // in the order in which they fell: first of knocks whose time was up before,
 // then, where it completes or spoils one, of this touch's own. A touch whose
-// source has just been judged wrong is ignored with it. Touches come in the
-// order of their times; ports outside Rule.Listen are not the rule's.
+// source has just been judged is ignored with it. Touches come in the order of
+// their times; ports outside Rule.Listen are not the rule's.
+//
+// After a right knock the source is fresh for Within: touches of ports in Touch
+// that fit nowhere are leftovers of knocks that were made at the same time, and
+// are ignored. A port that is to be left alone stays wrong.
 func (r *Recogniser) Touch(t port.Touch) []Verdict {
 	if t.Port.Proto != port.TCP || !slices.Contains(r.rule.Listen, t.Port.Number) {
 		return nil
 	}
-	source := t.Source
-	if r.rule.ForAll {
-		source = netip.Addr{}
-	}
+	who := r.who(t.Source)
+	known := r.sources.of[who]
 	verdicts := r.Look(t.Time)
-	for _, v := range verdicts {
-		if v.Source == source {
-			return verdicts
-		}
-	}
-	p := r.of[source]
-	if p == nil {
-		p = r.begin(source, t.Time)
-	}
-	k := p.Value.(*progress)
-	if slices.Contains(k.touched, t.Port.Number) {
-		return verdicts // a repeat, as of a client that tries twice, counts once
-	}
-	k.touched = append(k.touched, t.Port.Number)
-	k.last = t.Time
-	if r.rule.Judge > 0 {
+	if known != nil && known.judged {
 		return verdicts
 	}
-	right, wrong := r.judge(k)
-	switch {
-	case wrong != "":
-		verdicts = append(verdicts, r.end(p, t.Time, false, wrong))
-	case right:
-		verdicts = append(verdicts, r.end(p, t.Time, true, knocked))
+	p := r.sources.of[who]
+	if p == nil {
+		p = &progress{who: who}
+	}
+	p.last, p.unproven = t.Source, p.unproven || !t.Proven
+	var right bool
+	var wrong string
+	if r.addsUp() {
+		right, wrong = r.addUp(p, t)
+	} else {
+		right, wrong = r.follow(p, t)
+	}
+	if right || wrong != "" {
+		verdicts = append(verdicts, r.verdict(p, t.Time, right, wrong))
 	}
 	return verdicts
+}
+
+// who is whose progress a touch belongs to: an IPv4 address, the first address
+// of an IPv6 /64, or the zero Addr for everybody.
+func (r *Recogniser) who(a netip.Addr) netip.Addr {
+	if r.rule.ForAll {
+		return netip.Addr{}
+	}
+	a = a.Unmap().WithZone("")
+	if a.Is6() {
+		a = netip.PrefixFrom(a, 64).Masked().Addr()
+	}
+	return a
 }
 
 // Look returns the verdicts on all knocks that are due by now.
 func (r *Recogniser) Look(now time.Time) []Verdict {
 	var verdicts []Verdict
-	for e := r.underway.Front(); e != nil; e = r.underway.Front() {
-		k := e.Value.(*progress)
-		if now.Before(k.due) {
-			break
+	for p := r.sources.first(); p != nil && !now.Before(p.due); p = r.sources.first() {
+		right, wrong := false, ""
+		if r.addsUp() {
+			right, wrong = r.sum(p)
+		} else {
+			wrong = r.unfinished(p)
 		}
-		right, wrong := r.judge(k)
-		switch {
-		case wrong != "":
-		case !right:
-			wrong = fmt.Sprintf("touched only %d of %d ports by the end of its %s",
-				len(k.touched), len(r.rule.Touch), r.time())
-		case k.last.Sub(k.first) > r.rule.Within:
-			wrong = fmt.Sprintf("took %s from the first touch to the last; allowed is %s",
-				k.last.Sub(k.first).Round(time.Millisecond), r.rule.Within)
+		if right || wrong != "" {
+			verdicts = append(verdicts, r.verdict(p, now, right, wrong))
 		}
-		if wrong != "" {
-			verdicts = append(verdicts, r.end(e, now, false, wrong))
-			continue
-		}
-		verdicts = append(verdicts, r.end(e, now, true, knocked))
+		p.judged = right || wrong != ""
+		r.sources.forget(p)
 	}
 	return verdicts
 }
 
-// time is how long a knock may be under way before it is judged.
-func (r *Recogniser) time() time.Duration {
-	if r.rule.Judge > 0 {
-		return r.rule.Judge
+// verdict puts a judgement into words. A source that was wrong is forgotten; one
+// that was right as well, but where it may have knocks under way beside it.
+func (r *Recogniser) verdict(p *progress, now time.Time, right bool, wrong string) Verdict {
+	if !right || r.addsUp() {
+		r.sources.forget(p)
 	}
-	return r.rule.Within
+	v := Verdict{Right: right, Source: p.last, Unproven: p.unproven, Time: now, Reason: wrong}
+	if right {
+		v.Reason = knocked
+	}
+	if r.rule.ForAll {
+		v.Source = netip.Addr{}
+	}
+	return v
 }
 
-// Next returns when Look has something to judge, and false when nothing is
-// under way: a recogniser that nobody touches asks for no wake-up.
+// Next returns when Look has something to judge or to forget, and false when
+// nothing is under way: a recogniser that nobody touches asks for no wake-up.
 func (r *Recogniser) Next() (time.Time, bool) {
-	if e := r.underway.Front(); e != nil {
-		return e.Value.(*progress).due, true
+	if p := r.sources.first(); p != nil {
+		return p.due, true
 	}
 	return time.Time{}, false
 }
@@ -164,8 +170,8 @@ func (r *Recogniser) Next() (time.Time, bool) {
 // Touched returns the ports that were touched in the knock under way of a rule
 // that is ForAll: its listeners stay closed until the verdict (S1).
 func (r *Recogniser) Touched() []uint16 {
-	if e := r.of[netip.Addr{}]; e != nil {
-		return e.Value.(*progress).touched
+	if p := r.sources.of[netip.Addr{}]; p != nil {
+		return p.touched
 	}
 	return nil
 }
@@ -174,72 +180,74 @@ func (r *Recogniser) Touched() []uint16 {
 // article's reset and restarted monitor do.
 func (r *Recogniser) Rearm(now time.Time) { *r = *New(r.rule, now) }
 
-// judge says whether the touches make the knock whole, or why they never can.
-func (r *Recogniser) judge(k *progress) (right bool, wrong string) {
-	for i, p := range k.touched {
-		if !slices.Contains(r.rule.Touch, p) {
-			return false, "touched a port that is to be left alone"
-		}
-		if r.rule.Given && r.rule.Touch[i] != p {
-			return false, "touched the ports in another order than the given one"
-		}
-	}
-	return len(k.touched) == len(r.rule.Touch), ""
-}
+// addsUp says whether all touches of a source are one knock, of which the whole
+// is judged: by everybody together, or at its tick. Other rules follow each
+// source's knocks touch by touch.
+func (r *Recogniser) addsUp() bool { return r.rule.ForAll || r.rule.Judge > 0 }
 
-// begin starts a knock of source. Since all knocks of a rule have the same
-// time, the one that began last is due last, and the list stays sorted.
-func (r *Recogniser) begin(source netip.Addr, now time.Time) *list.Element {
-	due := now.Add(r.rule.Within + 1) // a touch at exactly Within still counts
+// addUp takes a touch into a knock that is judged as a whole.
+func (r *Recogniser) addUp(p *progress, t port.Touch) (right bool, wrong string) {
+	if p.touched == nil {
+		due := t.Time.Add(r.rule.Within + 1) // a touch at exactly Within still counts
+		if r.rule.Judge > 0 {
+			due = r.armed.Add((t.Time.Sub(r.armed)/r.rule.Judge + 1) * r.rule.Judge)
+		}
+		p.begun = t.Time
+		r.sources.renew(p, due)
+	}
+	if slices.Contains(p.touched, t.Port.Number) {
+		return false, "" // a repeat, as of a client that tries twice, counts once
+	}
+	p.touched = append(p.touched, t.Port.Number)
+	p.latest = t.Time
 	if r.rule.Judge > 0 {
-		due = r.armed.Add((now.Sub(r.armed)/r.rule.Judge + 1) * r.rule.Judge)
+		return false, ""
 	}
-	near := neighbourhood(source)
-	if r.neighbours[near] >= maxNeighbours {
-		r.forget(r.oldest(near))
-	} else if r.underway.Len() >= maxSources {
-		r.forget(r.underway.Front())
-	}
-	e := r.underway.PushBack(&progress{source: source, first: now, last: now, due: due})
-	r.of[source] = e
-	if near.IsValid() {
-		r.neighbours[near]++
-	}
-	return e
+	return r.judge(p)
 }
 
-// end takes a knock off and returns the verdict on it.
-func (r *Recogniser) end(e *list.Element, now time.Time, right bool, reason string) Verdict {
-	k := e.Value.(*progress)
-	r.forget(e)
-	return Verdict{Right: right, Source: k.source, Time: now, Reason: reason}
+// sum judges a whole knock when its time is up.
+func (r *Recogniser) sum(p *progress) (right bool, wrong string) {
+	right, wrong = r.judge(p)
+	took := p.latest.Sub(p.begun)
+	switch {
+	case wrong != "":
+	case !right:
+		return false, r.only(len(p.touched))
+	case took > r.rule.Within:
+		return false, r.tooLong(took)
+	}
+	return right, wrong
 }
 
-func (r *Recogniser) forget(e *list.Element) {
-	k := r.underway.Remove(e).(*progress)
-	delete(r.of, k.source)
-	if near := neighbourhood(k.source); near.IsValid() {
-		if r.neighbours[near]--; r.neighbours[near] == 0 {
-			delete(r.neighbours, near)
+// judge says whether the touches make the knock whole, or why they never can.
+func (r *Recogniser) judge(p *progress) (right bool, wrong string) {
+	for i, n := range p.touched {
+		if !slices.Contains(r.rule.Touch, n) {
+			return false, leftAlone
+		}
+		if r.rule.Given && r.rule.Touch[i] != n {
+			return false, outOfOrder
 		}
 	}
+	return len(p.touched) == len(r.rule.Touch), ""
 }
 
-// oldest returns the knock that has been under way for longest among those of
-// one /64. It is only asked for when the /64 is full, and a stranger pays for
-// the walk with a TCP handshake.
-func (r *Recogniser) oldest(near netip.Prefix) *list.Element {
-	e := r.underway.Front()
-	for neighbourhood(e.Value.(*progress).source) != near {
-		e = e.Next()
+// The reasons of wrong verdicts.
+const (
+	leftAlone  = "touched a port that is to be left alone"
+	outOfOrder = "touched the ports in another order than the given one"
+)
+
+func (r *Recogniser) only(n int) string {
+	within := r.rule.Within
+	if r.rule.Judge > 0 {
+		within = r.rule.Judge
 	}
-	return e
+	return fmt.Sprintf("touched only %d of %d ports by the end of its %s", n, len(r.rule.Touch), within)
 }
 
-// neighbourhood is the /64 of an IPv6 source; an IPv4 source has none.
-func neighbourhood(source netip.Addr) netip.Prefix {
-	if !source.Is6() {
-		return netip.Prefix{}
-	}
-	return netip.PrefixFrom(source, 64).Masked()
+func (r *Recogniser) tooLong(took time.Duration) string {
+	return fmt.Sprintf("took %s from the first touch to the last; allowed is %s",
+		took.Round(time.Millisecond), r.rule.Within)
 }

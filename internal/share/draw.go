@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/big"
 	"slices"
+	"time"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/port"
@@ -17,6 +18,15 @@ import (
 // net.ipv4.ip_local_port_range), where a connection could hold a listener's
 // port, and above those that most services have by custom.
 var drawn = [][2]int{{20000, 32767}, {61000, 65535}}
+
+// Proposed is the shape of the knock that doorward init proposes: six of twelve
+// ports in order, 665,280 possibilities. Fewer are too few for somebody with
+// many addresses, whom the growth of penalties alone does not hold up:
+// docs/THREATS.md has what guessing costs, and a test computes it from this.
+func Proposed() *config.Knock {
+	return &config.Knock{Kind: "touch", Listen: make([]uint16, 12), Touch: make([]uint16, 6),
+		Order: config.GivenOrder, Within: time.Minute, Penalty: 5 * time.Minute, Scope: config.ScopeSource}
+}
 
 // Draw draws the ports of a knock like k: as many listeners, of which as many
 // are touched, in ascending order where the order does not matter. None of them

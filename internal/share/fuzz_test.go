@@ -213,7 +213,7 @@ func FuzzScript(f *testing.F) {
 		if !hostForm.MatchString(host) || host[0] == '-' || len(host) > 253 {
 			t.Fatalf("host %q is taken", host)
 		}
-		s := Script{Door: "ssh", Host: host, Touch: []uint16{p, 1}, Wait: p, Then: "Connect.", Made: time.Unix(0, 0), Each: time.Second}
+		s := Knock{Door: "ssh", Host: host, Touch: []uint16{p, 1}, Wait: p, Then: "Connect.", Made: time.Unix(0, 0), Each: time.Second}
 		marked := s
 		marked.Host = "\x00"
 		for _, texts := range [][2]string{{s.Shell(), marked.Shell()}, {s.PowerShell(), marked.PowerShell()}} {

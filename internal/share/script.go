@@ -7,40 +7,27 @@ import (
 	"time"
 )
 
-// Script is what a user's script has to know. All of it is checked already:
-// Host by CheckHost, Door and ports by the configuration.
-type Script struct {
-	Door  string
-	Host  string
-	Touch []uint16      // in the order in which they are touched
-	Wait  uint16        // TCP port that tells that the door is open, 0 for none
-	Then  string        // a sentence: when to connect
-	Made  time.Time     // shown by its date
-	Each  time.Duration // the longest that one touch may take, whole seconds
-}
-
-// Shell is the script for any POSIX sh. It may be read from a pipe: all of it is
-// a function, so that it is read to the end before anything is run, and no
-// program that it starts gets to see its standard input.
-func (s *Script) Shell() string {
+// Shell is the script for any POSIX sh, for who has no doorward and wants a program.
+// No program that it starts gets to see its standard input.
+func (k *Knock) Shell() string {
 	wait := ""
-	if s.Wait != 0 {
-		wait = fmt.Sprintf(" --wait %d", s.Wait)
+	if k.Wait != 0 {
+		wait = fmt.Sprintf(" --wait %d", k.Wait)
 	}
-	return s.fill(shell, "@wait@", wait, "@ports@", joinPorts(s.Touch, " "), "@list@", joinPorts(s.Touch, ","),
-		"@each@", strconv.Itoa(int(s.Each/time.Second)))
+	return k.fill(shell, "@wait@", wait, "@ports@", joinPorts(k.Touch, " "), "@list@", joinPorts(k.Touch, ","),
+		"@each@", strconv.Itoa(int(k.Each/time.Second)))
 }
 
 // PowerShell is the script for Windows PowerShell 5.1 and PowerShell 7. It is
 // one block, so that nothing of it stays in the session that runs it.
-func (s *Script) PowerShell() string {
-	return s.fill(powerShell, "@ports@", joinPorts(s.Touch, ", "),
-		"@each@", strconv.Itoa(int(s.Each/time.Millisecond)))
+func (k *Knock) PowerShell() string {
+	return k.fill(powerShell, "@ports@", joinPorts(k.Touch, ", "),
+		"@each@", strconv.Itoa(int(k.Each/time.Millisecond)))
 }
 
-func (s *Script) fill(text string, more ...string) string {
-	pairs := append([]string{"@door@", s.Door, "@host@", s.Host, "@then@", s.Then,
-		"@made@", s.Made.Format(time.DateOnly)}, more...)
+func (k *Knock) fill(text string, more ...string) string {
+	pairs := append([]string{"@door@", k.Door, "@host@", k.Host, "@then@", k.Then,
+		"@made@", k.Made.Format(time.DateOnly)}, more...)
 	return strings.NewReplacer(pairs...).Replace(text)
 }
 
@@ -54,8 +41,9 @@ func joinPorts(ports []uint16, sep string) string {
 
 const shell = `#!/bin/sh
 # The knock of door "@door@" at @host@, made on @made@.
-# Keep it to yourself, like a password. Run it with sh, best straight from the
-# encrypted file. It needs doorward, nc, bash or telnet, whichever is there.
+# Keep it to yourself, like a password. Read it before you run it with sh: whoever
+# knows your public key could have sent you something else. It needs doorward, nc,
+# bash or telnet, whichever is there.
 
 host='@host@'
 ports='@ports@'
@@ -110,8 +98,9 @@ main
 `
 
 const powerShell = `# The knock of door "@door@" at @host@, made on @made@.
-# Keep it to yourself, like a password. It works in Windows PowerShell 5.1 and in
-# PowerShell 7; run it straight from the encrypted file.
+# Keep it to yourself, like a password. Read it before you run it: whoever knows your
+# public key could have sent you something else. It works in Windows PowerShell 5.1
+# and in PowerShell 7.
 & {
     $server = '@host@'
     $ports = @(@ports@)

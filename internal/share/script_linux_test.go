@@ -75,8 +75,8 @@ func toolbox(t *testing.T, programs ...string) string {
 	return dir
 }
 
-// TestShellScript runs the script, from a pipe as users do, with each shell and
-// each program that it can knock with.
+// TestShellScript runs the script with each shell and each program that it can
+// knock with.
 func TestShellScript(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, "ip", "nsenter", "dash", "bash", "nc", "telnet")
@@ -147,7 +147,7 @@ func TestShellScript(t *testing.T) {
 			if want == nil {
 				want = s.Touch
 			}
-			out, code := pipeTo(t, visitor, tt.shell, s.Shell(), toolbox(t, append(tt.tools, "sleep", "grep")...))
+			out, code := runWith(t, visitor, tt.shell, s.Shell(), toolbox(t, append(tt.tools, "sleep", "grep")...))
 			if tt.words == "" {
 				tt.words = "knocked on " + tt.host + ". Connect within 30s.\n"
 			}
@@ -163,8 +163,9 @@ func TestShellScript(t *testing.T) {
 	}
 }
 
-// pipeTo runs a shell that reads the script from standard input.
-func pipeTo(t *testing.T, n *nstest.NS, shell, script, path string) (out string, code int) {
+// runWith runs a shell with the script in a file. What the script is given as its
+// input must stay there.
+func runWith(t *testing.T, n *nstest.NS, shell, script, path string) (out string, code int) {
 	t.Helper()
 	real, err := exec.LookPath(shell)
 	if err != nil {
@@ -176,13 +177,48 @@ func pipeTo(t *testing.T, n *nstest.NS, shell, script, path string) (out string,
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := n.Command(ctx, env, "-i", "PATH="+path, real)
-	c.Stdin = strings.NewReader(script)
+	file := filepath.Join(t.TempDir(), "knock.sh")
+	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := n.Command(ctx, env, "-i", "PATH="+path, real, file)
+	c.Stdin = strings.NewReader("of somebody else\n")
 	b, err := c.CombinedOutput()
 	if c.ProcessState == nil {
 		t.Fatal(err)
 	}
 	return string(b), c.ProcessState.ExitCode()
+}
+
+// TestKnockByHand: the lines of the knock's file that people may paste do what the
+// file says that they do.
+func TestKnockByHand(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, "ip", "nsenter", "dash", "bash", "nc")
+	n := nstest.New(t)
+	k := example
+	k.Host = "127.0.0.1"
+	e := listen(t, n, k.Host, k.Touch...)
+	lines := 0
+	for line := range strings.Lines(k.Text()) {
+		command, ok := strings.CutPrefix(line, "#   for ")
+		if !ok {
+			continue
+		}
+		lines++
+		for _, shell := range []string{"dash", "bash"} {
+			out, code := runWith(t, n, shell, "for "+command, toolbox(t, "nc", "bash"))
+			// Two ears at once do not hear in order what comes at once.
+			got := e.order()
+			slices.Sort(got)
+			if out != "" || code != 0 || !slices.Equal(got, k.Touch) {
+				t.Errorf("%s: %s: touched %v, want %v; it said %q with status %d", shell, line, got, k.Touch, out, code)
+			}
+		}
+	}
+	if lines != 2 {
+		t.Errorf("%d lines for a shell, want 2", lines)
+	}
 }
 
 // TestShellScriptGivesUp: a port that does not answer at all ends the script
@@ -199,7 +235,7 @@ func TestShellScriptGivesUp(t *testing.T) {
 				t.Parallel()
 				s := example
 				s.Host, s.Touch, s.Each = "127.0.0.1", []uint16{59000}, time.Second
-				out, code := pipeTo(t, n, shell, s.Shell(), toolbox(t, tool, "sleep", "grep"))
+				out, code := runWith(t, n, shell, s.Shell(), toolbox(t, tool, "sleep", "grep"))
 				want := "knock: 59000/tcp on 127.0.0.1 does not answer (tried with " + tool +
 					"): is the network up? is this the newest knock?\n"
 				if out != want || code != 1 {
@@ -218,13 +254,13 @@ func TestShellScriptUsesDoorward(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "doorward"), []byte(fake), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	out, code := pipeTo(t, nstest.New(t), "dash", example.Shell(), dir)
+	out, code := runWith(t, nstest.New(t), "dash", example.Shell(), dir)
 	if want := "knock gate.example.org --touch 59000,59002 --wait 22\n"; out != want || code != 3 {
 		t.Errorf("it said %q with status %d, want %q with 3", out, code, want)
 	}
 	s := example
 	s.Wait = 0
-	out, _ = pipeTo(t, nstest.New(t), "dash", s.Shell(), dir)
+	out, _ = runWith(t, nstest.New(t), "dash", s.Shell(), dir)
 	if want := "knock gate.example.org --touch 59000,59002\n"; out != want {
 		t.Errorf("it said %q, want %q", out, want)
 	}
@@ -258,7 +294,7 @@ func TestSeal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealed, err := Seal(&example, r.Users())
+	sealed, err := Seal(&example, r.Users(), true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,20 +310,19 @@ func TestSeal(t *testing.T) {
 			}
 		}
 	}
-	want := []string{"knock-ssh-alice.sh.age", "knock-ssh-alice.ps1.age",
-		"knock-ssh-Bob----Co.sh.age", "knock-ssh-Bob----Co.ps1.age"}
+	want := []string{"knock-ssh-alice.age", "knock-ssh-alice.sh.age", "knock-ssh-alice.ps1.age",
+		"knock-ssh-Bob----Co.age", "knock-ssh-Bob----Co.sh.age", "knock-ssh-Bob----Co.ps1.age"}
 	if d := cmp.Diff(want, names); d != "" {
 		t.Error(d)
 	}
 	for _, key := range []string{"alice", "alice2"} {
-		if got := must("age", "-d", "-i", key, names[0]); got != example.Shell() {
-			t.Errorf("%s decrypts to %q", key, got)
-		}
-		if got := must("age", "-d", "-i", key, names[1]); got != example.PowerShell() {
-			t.Errorf("%s decrypts to %q", key, got)
+		for i, text := range []string{example.Text(), example.Shell(), example.PowerShell()} {
+			if got := must("age", "-d", "-i", key, names[i]); got != text {
+				t.Errorf("%s decrypts %s to %q", key, names[i], got)
+			}
 		}
 	}
-	if got := must("age", "-d", "-i", "bob", names[2]); got != example.Shell() {
+	if got := must("age", "-d", "-i", "bob", names[4]); got != example.Shell() {
 		t.Errorf("bob decrypts to %q", got)
 	}
 	if out, err := run("age", "-d", "-i", "bob", names[0]); err == nil {
@@ -314,7 +349,7 @@ func TestSealPostQuantum(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Seal(&example, []User{{Name: "dave", Keys: []Key{k}}}); err != nil {
+	if _, err := Seal(&example, []User{{Name: "dave", Keys: []Key{k}}}, false); err != nil {
 		t.Error(err)
 	}
 }
@@ -329,7 +364,7 @@ func TestSealNames(t *testing.T) {
 	for _, name := range []string{"a/b", "a b", "../../etc/passwd", "\u00fc", strings.Repeat("x", 300)} {
 		users = append(users, User{name, []Key{k}})
 	}
-	sealed, err := Seal(&example, users)
+	sealed, err := Seal(&example, users, false)
 	if err != nil {
 		t.Fatal(err)
 	}

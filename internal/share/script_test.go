@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var example = Script{
+var example = Knock{
 	Door: "ssh", Host: "gate.example.org", Touch: []uint16{59000, 59002}, Wait: 22,
 	Then: "Connect within 30s.", Made: time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC), Each: 3 * time.Second,
 }
@@ -18,7 +18,7 @@ var example = Script{
 // TestGolden: what users get to read is what was last looked at.
 func TestGolden(t *testing.T) {
 	for name, text := range map[string]string{
-		"knock.sh": example.Shell(), "knock.ps1": example.PowerShell(),
+		"knock.txt": example.Text(), "knock.sh": example.Shell(), "knock.ps1": example.PowerShell(),
 	} {
 		want, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
@@ -38,7 +38,7 @@ func TestPowerShellHoldsTogether(t *testing.T) {
 	for i, line := range strings.Split(text, "\n") {
 		for _, c := range []byte(line) {
 			if c < ' ' || c > '~' {
-				// 5.1 reads what comes from a pipe in the console's code page.
+				// 5.1 reads a file without a mark in the system's code page.
 				t.Errorf("line %d has the byte %#x: %s", i+1, c, line)
 			}
 		}

@@ -10,27 +10,32 @@ import (
 	"filippo.io/age/armor"
 )
 
-// Sealed is a user's encrypted scripts.
+// Sealed is a user's encrypted knock.
 type Sealed struct {
-	User  User
-	Files []File // of mode 0600; for sh, then for PowerShell
+	User User
+	// Files are of mode 0600: the knock as data, then, with scripts, for sh and for
+	// PowerShell.
+	Files []File
 }
 
-// Seal encrypts s for each user, to files named after door and user. The
-// paths are the file names alone.
-func Seal(s *Script, users []User) ([]Sealed, error) {
+// Seal encrypts k for each user, as data and, with scripts, as programs, to files
+// named after door and user. The paths are the file names alone.
+func Seal(k *Knock, users []User, scripts bool) ([]Sealed, error) {
 	var all []Sealed
 	taken := map[string]bool{}
 	for _, u := range users {
-		name := "knock-" + s.Door + "-" + fileName(u)
+		name := "knock-" + k.Door + "-" + fileName(u)
 		if taken[name] {
 			name += "-" + short(u.Name)
 		}
 		taken[name] = true
 		sealed := Sealed{User: u}
-		for _, f := range []struct{ suffix, text string }{
-			{".sh.age", s.Shell()}, {".ps1.age", s.PowerShell()},
-		} {
+		type form struct{ suffix, text string }
+		forms := []form{{".age", k.Text()}}
+		if scripts {
+			forms = append(forms, form{".sh.age", k.Shell()}, form{".ps1.age", k.PowerShell()})
+		}
+		for _, f := range forms {
 			text, err := encrypt(f.text, u.Keys)
 			if err != nil {
 				return nil, fmt.Errorf("encrypt for %q: %w", u.Name, err)

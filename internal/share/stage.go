@@ -2,11 +2,14 @@ package share
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/doorward/doorward/internal/files"
 )
 
 // File is a file to be written.
@@ -15,26 +18,34 @@ type File struct {
 	Text []byte
 	// Mode is the file's permissions, unless Keep.
 	Mode fs.FileMode
+	// Group is the number of the group that gets the file, if the user may give
+	// it; 0 for the one that it has by itself.
+	Group int
 	// Keep says that the file exists, and that its mode and owner stay.
 	Keep bool
 	// Was is what the file must still hold when it is replaced, nil for
 	// anything: nobody else's edit is written over.
 	Was []byte
+	// Owners are users who may own the directory beside root and whoever writes.
+	Owners []int
 }
 
 // Change is a set of files that are put in place together or not at all. It is
 // for one goroutine.
 type Change struct {
+	dirs   map[string]*os.Root // by their real paths
 	staged []*staged
 	done   int // so many of staged are in place
 }
 
 // staged is one file that waits beside its place.
 type staged struct {
-	path string // of the file itself, symbolic links followed
-	temp string // "" once it is in place
-	was  []byte // what the place must hold, nil for anything
-	old  *saved // what the place held, nil for nothing
+	path string   // for messages
+	dir  *os.Root // of the place
+	base string   // its name there
+	temp string   // the name beside it, "" once it is in place
+	was  []byte   // what the place must hold, nil for anything
+	old  *saved   // what the place held, nil for nothing
 }
 
 // saved is a file as it was.
@@ -44,12 +55,15 @@ type saved struct {
 }
 
 // Stage writes the files beside their places, under other names, and synced,
-// so that what is left to do can hardly fail. Directories must exist. On an
-// error nothing is left behind; else the caller ends with Close.
-func Stage(files []File) (*Change, error) {
-	c := &Change{}
-	for _, f := range files {
-		s, err := stage(f)
+// so that what is left to do can hardly fail. Directories must exist, and nobody
+// but root and the user may write to them or to those above: see
+// files.Directory. No symbolic link is followed to a place but that of a file
+// with Keep, which must be theirs as well. On an error nothing is left behind;
+// else the caller ends with Close.
+func Stage(all []File) (*Change, error) {
+	c := &Change{dirs: map[string]*os.Root{}}
+	for _, f := range all {
+		s, err := c.stage(f)
 		if err != nil {
 			c.Close()
 			return nil, fmt.Errorf("write %q: %w", f.Path, err)
@@ -59,17 +73,23 @@ func Stage(files []File) (*Change, error) {
 	return c, nil
 }
 
-func stage(f File) (*staged, error) {
-	s := &staged{path: f.Path, was: f.Was}
-	if real, err := filepath.EvalSymlinks(f.Path); err == nil {
-		s.path = real
+func (c *Change) stage(f File) (s *staged, err error) {
+	path := f.Path
+	if f.Keep {
+		if path, err = files.File(path); err != nil {
+			return nil, err
+		}
 	}
-	info, err := os.Stat(s.path)
+	s = &staged{path: f.Path, base: filepath.Base(path), was: f.Was}
+	if s.dir, err = c.directory(filepath.Dir(path), f.Owners); err != nil {
+		return nil, err
+	}
+	info, err := s.dir.Lstat(s.base)
 	switch {
 	case err == nil && !info.Mode().IsRegular():
 		return nil, errors.New("there is something else than a regular file")
 	case err == nil:
-		text, err := os.ReadFile(s.path)
+		text, err := s.dir.ReadFile(s.base)
 		if err != nil {
 			return nil, err
 		}
@@ -82,28 +102,56 @@ func stage(f File) (*staged, error) {
 	if f.Keep {
 		mode, like = info.Mode().Perm(), info
 	}
-	s.temp, err = writeTemp(s.path, f.Text, mode, like)
+	s.temp, err = s.writeTemp(f.Text, mode, like, f.Group)
 	return s, err
 }
 
-// writeTemp writes a file beside path and returns its name. like, when not nil,
-// is whose owner it gets.
-func writeTemp(path string, text []byte, mode fs.FileMode, like fs.FileInfo) (string, error) {
-	t, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+// directory opens a directory, once for all of its files: what it names from
+// then on cannot be changed from outside.
+func (c *Change) directory(path string, owners []int) (*os.Root, error) {
+	real, err := files.Directory(path, owners...)
+	if err != nil {
+		return nil, err
+	}
+	if c.dirs[real] == nil {
+		if c.dirs[real], err = os.OpenRoot(real); err != nil {
+			delete(c.dirs, real)
+			return nil, err
+		}
+	}
+	return c.dirs[real], nil
+}
+
+// writeTemp writes a file beside the place and returns its name. like, when not
+// nil, is whose owner it gets.
+func (s *staged) writeTemp(text []byte, mode fs.FileMode, like fs.FileInfo, group int) (string, error) {
+	name := "." + s.base + "." + rand.Text()
+	t, err := s.dir.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", err
 	}
 	_, err = t.Write(text)
-	err = errors.Join(err, t.Chmod(mode))
-	if like != nil {
-		err = errors.Join(err, chownLike(t, like))
-	}
-	err = errors.Join(err, t.Sync(), t.Close())
+	err = errors.Join(err, give(t, like, group), t.Chmod(mode), t.Sync(), t.Close())
 	if err != nil {
-		os.Remove(t.Name())
+		s.dir.Remove(name)
 		return "", err
 	}
-	return t.Name(), nil
+	return name, nil
+}
+
+// give gives a file to the owner of like, if that is not nil, or to a group.
+func give(t *os.File, like fs.FileInfo, group int) error {
+	switch {
+	case like != nil:
+		return chownLike(t, like)
+	case group > 0:
+		// It stays as it is where the user may not: then the file is not that
+		// of this system's daemon.
+		if err := t.Chown(-1, group); !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Commit puts the files in place, in their order. On an error those that were
@@ -115,15 +163,15 @@ func (c *Change) Commit() error {
 		}
 		c.done++
 	}
-	for _, s := range c.staged {
-		syncDir(filepath.Dir(s.path))
+	for _, dir := range c.dirs {
+		syncDir(dir)
 	}
 	return nil
 }
 
 func (s *staged) commit() error {
 	if s.was != nil {
-		now, err := os.ReadFile(s.path)
+		now, err := s.dir.ReadFile(s.base)
 		if err != nil {
 			return err
 		}
@@ -131,7 +179,7 @@ func (s *staged) commit() error {
 			return errors.New("somebody else has changed it meanwhile")
 		}
 	}
-	if err := os.Rename(s.temp, s.path); err != nil {
+	if err := s.dir.Rename(s.temp, s.base); err != nil {
 		return err
 	}
 	s.temp = ""
@@ -152,29 +200,32 @@ func (c *Change) Undo() error {
 
 func (s *staged) undo() error {
 	if s.old == nil {
-		return os.Remove(s.path)
+		return s.dir.Remove(s.base)
 	}
-	temp, err := writeTemp(s.path, s.old.text, s.old.info.Mode().Perm(), s.old.info)
+	temp, err := s.writeTemp(s.old.text, s.old.info.Mode().Perm(), s.old.info, 0)
 	if err != nil {
 		return err
 	}
-	return os.Rename(temp, s.path)
+	return s.dir.Rename(temp, s.base)
 }
 
 // Close removes what is staged and not in place. It does not undo.
 func (c *Change) Close() {
 	for _, s := range c.staged {
 		if s.temp != "" {
-			os.Remove(s.temp)
+			s.dir.Remove(s.temp)
 			s.temp = ""
 		}
+	}
+	for _, dir := range c.dirs {
+		dir.Close()
 	}
 }
 
 // syncDir makes the renames of a directory last. Where a directory cannot be
 // synced (Windows) the file system sees to it.
-func syncDir(dir string) {
-	d, err := os.Open(dir)
+func syncDir(dir *os.Root) {
+	d, err := dir.Open(".")
 	if err != nil {
 		return
 	}

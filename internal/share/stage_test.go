@@ -1,6 +1,7 @@
 package share
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -184,5 +185,104 @@ func TestStageFollowsLinks(t *testing.T) {
 	got := tree(t, dir)
 	if got["real"] != "-rw------- young" || !slices.Contains(strings.Fields(got["link"]), "Lrwxrwxrwx") {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestStagePlanted: what another user could have put in place is neither followed
+// nor written beside.
+func TestStagePlanted(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it gives files to another user")
+	}
+	const stranger = 54321
+	tests := []struct {
+		name  string
+		plant func(dir string) error
+		file  File // its path is below the test's directory
+		err   string
+	}{
+		{
+			name:  "a link in the place",
+			plant: func(dir string) error { return os.Symlink(dir+"/victim", dir+"/knock") },
+			file:  File{Path: "knock", Mode: 0o600},
+			err:   "there is something else than a regular file",
+		},
+		{
+			name:  "a link that leads nowhere yet",
+			plant: func(dir string) error { return os.Symlink(dir+"/none", dir+"/knock") },
+			file:  File{Path: "knock", Mode: 0o600},
+			err:   "there is something else than a regular file",
+		},
+		{
+			name:  "somebody else's directory",
+			plant: func(dir string) error { return errors.Join(os.Mkdir(dir+"/d", 0o755), os.Chown(dir+"/d", stranger, 0)) },
+			file:  File{Path: "d/knock", Mode: 0o600},
+			err:   "belongs to user number 54321",
+		},
+		{
+			name: "a directory by somebody else's link",
+			plant: func(dir string) error {
+				return errors.Join(os.Mkdir(dir+"/tmp", 0o700), os.Chmod(dir+"/tmp", 0o777|os.ModeSticky), os.Mkdir(dir+"/etc", 0o755),
+					os.Symlink(dir+"/etc", dir+"/tmp/out"), os.Lchown(dir+"/tmp/out", stranger, 0))
+			},
+			file: File{Path: "tmp/out/knock", Mode: 0o600},
+			err:  "belongs to user number 54321",
+		},
+		{
+			name:  "a directory that all may write to",
+			plant: func(dir string) error { return errors.Join(os.Mkdir(dir+"/d", 0o700), os.Chmod(dir+"/d", 0o777)) },
+			file:  File{Path: "d/knock", Mode: 0o600},
+			err:   "may be written by everybody",
+		},
+		{
+			name:  "somebody else's file that is to be kept",
+			plant: func(dir string) error { return os.Chown(dir+"/victim", stranger, 0) },
+			file:  File{Path: "victim", Keep: true},
+			err:   "belongs to user number 54321",
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			write(t, filepath.Join(dir, "victim"), "old", 0o600)
+			if err := tt.plant(dir); err != nil {
+				t.Fatal(err)
+			}
+			before := tree(t, dir)
+			tt.file.Path, tt.file.Text = filepath.Join(dir, tt.file.Path), []byte("young")
+			change, err := Stage([]File{tt.file})
+			if err == nil {
+				err = change.Commit()
+				change.Close()
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("error %v, want ...%q", err, tt.err)
+			}
+			if d := cmp.Diff(before, tree(t, dir)); d != "" {
+				t.Errorf("it has changed: %s", d)
+			}
+		})
+	}
+}
+
+// TestStageReplacesHardLinks: a place that is another name of a file gets a file
+// of its own.
+func TestStageReplacesHardLinks(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "victim"), "old", 0o600)
+	if err := os.Link(filepath.Join(dir, "victim"), filepath.Join(dir, "knock")); err != nil {
+		t.Fatal(err)
+	}
+	change, err := Stage([]File{{Path: filepath.Join(dir, "knock"), Text: []byte("young"), Mode: 0o600}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer change.Close()
+	if err := change.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"victim": "-rw------- old", "knock": "-rw------- young"}
+	if d := cmp.Diff(want, tree(t, dir)); d != "" {
+		t.Error(d)
 	}
 }

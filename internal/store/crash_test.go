@@ -159,7 +159,7 @@ func TestSecondDaemon(t *testing.T) {
 	}
 	_, err := Open(dir, AuditLimit{}, slog.New(slog.DiscardHandler))
 	want := fmt.Sprintf("%q: the state is in use by another doorwardd (process %d): stop that one first, "+
-		"or give this one a directory of its own with state in [gateway]", filepath.Join(dir, "doorward.lock"), cmd.Process.Pid)
+		"or give this one paths of its own with state and control in [gateway]", filepath.Join(dir, "doorward.lock"), cmd.Process.Pid)
 	if !errors.Is(err, ErrLocked) || err.Error() != want {
 		t.Errorf("error %v\nwant  %s", err, want)
 	}

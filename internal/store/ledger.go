@@ -16,6 +16,7 @@ var (
 	penaltyBucket = []byte("penalties.v1")
 	grantBucket   = []byte("grants.v1")
 	auditBucket   = []byte("audit.v1")
+	refusalBucket = []byte("refusals.v1")
 	metaBucket    = []byte("meta.v1")
 
 	ledgerKey  = []byte("ledger")
@@ -23,7 +24,8 @@ var (
 	appliedKey = []byte("applied")
 )
 
-// buckets are those that every state file has.
+// buckets are those that every state file has; refusalBucket comes with the
+// first refusal.
 func buckets() [][]byte {
 	return [][]byte{doorBucket, penaltyBucket, grantBucket, auditBucket, metaBucket}
 }
@@ -37,8 +39,8 @@ type ledger struct {
 	// touches alone, and unlike exclusive or it notices an entry that is there
 	// twice.
 	Sum uint64 `json:"sum"`
-	// Last is the highest ID ever given to a record of the audit trail, First
-	// the lowest that is still kept (Last+1 for none).
+	// Last is the highest key ever given to a record in auditBucket, First the
+	// lowest that is still kept (Last+1 for none).
 	First uint64 `json:"first"`
 	Last  uint64 `json:"last"`
 	Bytes int64  `json:"bytes"` // of the records kept
@@ -84,13 +86,15 @@ func decodeLedger(value []byte) (ledger, error) {
 
 // txn is a write transaction that keeps the ledger.
 type txn struct {
-	tx *bolt.Tx
-	l  ledger
+	tx    *bolt.Tx
+	l     ledger
+	trail trail
 }
 
-func begin(tx *bolt.Tx) (*txn, error) {
+func begin(tx *bolt.Tx, at trail) (*txn, error) {
 	l, err := decodeLedger(tx.Bucket(metaBucket).Get(ledgerKey))
-	return &txn{tx: tx, l: l}, err
+	at.work = 0
+	return &txn{tx: tx, l: l, trail: at}, err
 }
 
 // finish writes the ledger; nothing may be changed after it.
@@ -103,6 +107,7 @@ func (t *txn) finish() error {
 }
 
 func (t *txn) put(bucket, key, value []byte) error {
+	t.trail.work++
 	b := t.tx.Bucket(bucket)
 	if old := b.Get(key); old != nil {
 		t.l.Sum -= entryHash(bucket, key, old)
@@ -112,6 +117,7 @@ func (t *txn) put(bucket, key, value []byte) error {
 }
 
 func (t *txn) del(bucket, key []byte) error {
+	t.trail.work++
 	b := t.tx.Bucket(bucket)
 	old := b.Get(key)
 	if old == nil {

@@ -145,7 +145,8 @@ func drawDoor(t *rapid.T) Door {
 func drawPenalty(t *rapid.T) Penalty {
 	return Penalty{
 		Door: genDoor.Draw(t, "door"), Source: genSource.Draw(t, "source"), Until: genTime.Draw(t, "until"),
-		For: time.Duration(rapid.Int64().Draw(t, "for")), Reason: genText.Draw(t, "reason"),
+		For: time.Duration(rapid.Int64().Draw(t, "for")), Times: rapid.IntRange(0, 99).Draw(t, "times"),
+		Reason: genText.Draw(t, "reason"),
 	}
 }
 
@@ -158,7 +159,8 @@ func drawGrant(t *rapid.T) Grant {
 
 func drawRecord(t *rapid.T) audit.Record {
 	r := audit.Record{
-		Time: genTime.Draw(t, "time"), Door: genDoor.Draw(t, "door"), Event: audit.EventGranted,
+		Time: genTime.Draw(t, "time"), Door: genDoor.Draw(t, "door"),
+		Event:  rapid.SampledFrom([]string{audit.EventGranted, audit.EventRefused}).Draw(t, "event"),
 		Source: genText.Draw(t, "source"), By: genText.Draw(t, "by"), Reason: genText.Draw(t, "reason"),
 	}
 	if rapid.Bool().Draw(t, "has until") {

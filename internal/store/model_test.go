@@ -68,9 +68,32 @@ func (m *model) commit(c Change) (added []audit.Record) {
 		return nil // nothing to write, nothing to prune
 	}
 	// No commit here adds more than 64, so that pruning keeps up at once.
-	keep := max(m.limit.Records, len(added))
-	m.trail = m.trail[max(0, len(m.trail)-keep):]
+	refused := m.keep(isRefusal, m.limit.Records/2, added)
+	m.keep(func(r audit.Record) bool { return !isRefusal(r) }, m.limit.Records-min(refused, m.limit.Records/2), added)
 	return added
+}
+
+// keep prunes one class of records to the limit, but not the added ones nor the
+// newest, and returns how many are left.
+func (m *model) keep(class func(audit.Record) bool, limit int, added []audit.Record) int {
+	count := func(list []audit.Record) (n int) {
+		for _, r := range list {
+			if class(r) {
+				n++
+			}
+		}
+		return n
+	}
+	have := count(m.trail)
+	over := have - max(limit, count(added), min(have, 1))
+	m.trail = slices.DeleteFunc(slices.Clone(m.trail), func(r audit.Record) bool {
+		over--
+		if !class(r) {
+			over++
+		}
+		return class(r) && over >= 0
+	})
+	return count(m.trail)
 }
 
 // plain is the time as it should come back.

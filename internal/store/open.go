@@ -27,24 +27,35 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lock file: %w", err)
 	}
-	err = lockPatiently(f)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		pid, _ := io.ReadAll(io.LimitReader(f, 20))
+	if err := LockFile(f); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("%q: %w by another doorwardd (process %s): stop that one first, "+
-			"or give this one a directory of its own with state in [gateway]",
-			path, ErrLocked, strings.TrimSpace(string(pid)))
+		return nil, err
+	}
+	return f, nil
+}
+
+// LockFile takes an open file or directory for this process, until it is closed
+// or the process ends, and writes the process's id into it if it can be written.
+// It returns ErrLocked if another daemon has it.
+func LockFile(f *os.File) error {
+	err := lockPatiently(f)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		who := ""
+		if pid, _ := io.ReadAll(io.LimitReader(f, 20)); len(pid) > 0 {
+			who = fmt.Sprintf(" (process %s)", strings.TrimSpace(string(pid)))
+		}
+		return fmt.Errorf("%q: %w by another doorwardd%s: stop that one first, "+
+			"or give this one paths of its own with state and control in [gateway]", f.Name(), ErrLocked, who)
 	}
 	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %q: %w", path, err)
+		return fmt.Errorf("lock %q: %w", f.Name(), err)
 	}
 	// The id is for the message above only, so that a full disk is no reason
 	// not to start.
 	if err := f.Truncate(0); err == nil {
 		_, _ = f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0)
 	}
-	return f, nil
+	return nil
 }
 
 // lockPatiently tries for up to a second. A daemon that was killed while it

@@ -25,8 +25,12 @@ type Penalty struct {
 	Door   string        `json:"-"`
 	Source netip.Prefix  `json:"-"`
 	Until  time.Time     `json:"until"`
-	For    time.Duration `json:"for"` // as given
-	Reason string        `json:"reason"`
+	For    time.Duration `json:"for"` // as given; 0 once it is over
+	// Times is how many the source had in a row, with this one. It is kept for a
+	// while when the penalty is over. Zero: not said, as of a version that had
+	// all penalties alike.
+	Times  int    `json:"times,omitempty"`
+	Reason string `json:"reason"`
 }
 
 // PenaltyKey names one Penalty.
@@ -119,8 +123,10 @@ type State struct {
 	Unreadable int
 }
 
-// AuditLimit bounds the audit trail; the oldest records go first. A zero field
-// stands for its default.
+// AuditLimit bounds the audit trail; the oldest records go first. Refusals, of
+// which strangers can cause as many as they like, have at most half of it and
+// push out nothing but refusals; all others have what those do not take. A zero
+// field stands for its default.
 type AuditLimit struct {
 	Records int   // 100,000 by default
 	Bytes   int64 // of the records as they are written, 64 MiB by default

@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -43,6 +44,9 @@ type Store struct {
 	log   *slog.Logger
 	boot  string // id of this boot, "" if the kernel does not tell
 	aside string
+	// writing is held during a commit, and guards trail.
+	writing sync.Mutex
+	trail   trail
 	// broken is set once the file turned out to be damaged while in use. bbolt
 	// may then hold its locks for good, so that it must not be called again.
 	broken atomic.Bool
@@ -97,7 +101,13 @@ func (s *Store) open() error {
 		if errors.Is(err, berrors.ErrTimeout) {
 			return fmt.Errorf("%w by another program", ErrLocked)
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return s.db.View(func(tx *bolt.Tx) error {
+			s.trail = readTrail(tx)
+			return nil
+		})
 	})
 }
 
@@ -186,28 +196,34 @@ func (s *Store) Commit(c Change) ([]audit.Record, error) {
 	if c.empty() {
 		return nil, nil
 	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	var records []audit.Record
+	var at trail
 	err := s.guarded("write", func() error {
 		return s.db.Update(func(tx *bolt.Tx) error {
-			t, err := begin(tx)
+			t, err := begin(tx, s.trail)
 			if err != nil {
 				return err
 			}
 			if err := t.change(&c, s.boot); err != nil {
 				return err
 			}
-			if records, err = t.append(c.Records); err != nil {
+			var refusals int
+			if records, refusals, err = t.append(c.Records); err != nil {
 				return err
 			}
-			if err := t.prune(s.limit, len(records)); err != nil {
+			if err := t.prune(s.limit, len(records), refusals); err != nil {
 				return err
 			}
+			at = t.trail
 			return t.finish()
 		})
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.trail = at
 	return records, nil
 }
 

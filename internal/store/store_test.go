@@ -125,7 +125,7 @@ func TestPrune(t *testing.T) {
 	dir := t.TempDir()
 	const wide = 10_000
 	s := mustOpen(t, dir, AuditLimit{Records: wide})
-	fill(t, s, wide)
+	fill(t, s, wide, audit.EventGranted)
 	mustClose(t, s)
 
 	// A lower limit is reached in steps, oldest first, while records are added.
@@ -158,14 +158,14 @@ func TestPrune(t *testing.T) {
 	mustClose(t, mustOpen(t, dir, AuditLimit{})) // the ledger still tells the truth
 }
 
-func fill(t testing.TB, s *Store, n int) {
+func fill(t testing.TB, s *Store, n int, event string) {
 	t.Helper()
 	at := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
 	for done := 0; done < n; {
 		c := Change{Records: make([]audit.Record, min(1000, n-done))}
 		for i := range c.Records {
 			c.Records[i] = audit.Record{
-				Time: at.Add(time.Duration(done) * time.Second), Door: "ssh", Event: audit.EventRefused,
+				Time: at.Add(time.Duration(done) * time.Second), Door: "ssh", Event: event,
 				Source: netip.AddrFrom4([4]byte{192, 0, 2, byte(done % 250)}).String(), By: "touch",
 				Reason: "port 59001 was to be left alone",
 			}
@@ -181,7 +181,7 @@ func TestUnreadable(t *testing.T) {
 	s := mustOpen(t, dir, AuditLimit{})
 	mustCommit(t, s, Change{Doors: []Door{{Name: "db"}, {Name: "ssh"}}, Records: make([]audit.Record, 3)})
 	err := s.db.Update(func(tx *bolt.Tx) error {
-		w, err := begin(tx)
+		w, err := begin(tx, trail{})
 		if err != nil {
 			return err
 		}
@@ -227,7 +227,7 @@ func TestManyRecords(t *testing.T) {
 		t.Logf("%s: %v", what, time.Since(began).Round(time.Millisecond))
 		began = time.Now()
 	}
-	fill(t, s, n)
+	fill(t, s, n, audit.EventGranted)
 	step("written")
 	mustClose(t, s)
 	s = mustOpen(t, dir, AuditLimit{Records: n, Bytes: 1 << 40})

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -41,6 +42,8 @@ type Visitor struct {
 	// Lookup finds a name's addresses, the preferred ones first; nil is
 	// net.DefaultResolver's LookupNetIP.
 	Lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	// Interfaces returns the machine's own addresses; nil is net.InterfaceAddrs.
+	Interfaces func() ([]net.Addr, error)
 }
 
 // Knock is what to touch, and how.
@@ -146,6 +149,29 @@ func (v *Visitor) lookup(ctx context.Context, host string) ([]netip.Addr, error)
 		return nil, fmt.Errorf("look up host %q: %w", host, err)
 	}
 	return addrs, nil
+}
+
+// OnItself says whether all of the addresses are the visitor's own machine's. A
+// gateway lets nobody in who knocks from there: any of its users could, and find
+// the knock out.
+func (v *Visitor) OnItself(families [][]netip.Addr) bool {
+	interfaces := v.Interfaces
+	if interfaces == nil {
+		interfaces = net.InterfaceAddrs
+	}
+	own := map[netip.Addr]bool{}
+	addrs, _ := interfaces() // where they cannot be listed, loopback is known all the same
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			own[p.Addr().Unmap()] = true
+		}
+	}
+	for _, a := range slices.Concat(families...) {
+		if !a.IsLoopback() && !own[a.WithZone("")] {
+			return false
+		}
+	}
+	return true
 }
 
 // Knock knocks at the first of addrs, all of one family, that answers the first

@@ -116,6 +116,29 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+func TestOnItself(t *testing.T) {
+	v := &Visitor{Interfaces: func() ([]net.Addr, error) {
+		mask := net.CIDRMask(24, 32)
+		return []net.Addr{&net.IPNet{IP: net.IPv4(192, 0, 2, 2), Mask: mask},
+			&net.IPNet{IP: net.ParseIP("2001:db8::2"), Mask: net.CIDRMask(64, 128)}}, nil
+	}}
+	loop := netip.MustParseAddr("127.0.0.7")
+	for _, tt := range []struct {
+		families [][]netip.Addr
+		want     bool
+	}{
+		{[][]netip.Addr{{gate4}}, true},
+		{[][]netip.Addr{{gate6.WithZone("eth0")}, {gate4}}, true},
+		{[][]netip.Addr{{loop}}, true},
+		{[][]netip.Addr{{other4}}, false},
+		{[][]netip.Addr{{gate6}, {gate4, other4}}, false},
+	} {
+		if got := v.OnItself(tt.families); got != tt.want {
+			t.Errorf("%v: %v, want %v", tt.families, got, tt.want)
+		}
+	}
+}
+
 func errText(err error) string {
 	if err == nil {
 		return ""

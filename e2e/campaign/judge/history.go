@@ -80,6 +80,7 @@ type Door struct {
 	Penalty   time.Duration
 	SingleUse bool
 	Rejects   bool // strangers are answered that nothing is there
+	Datagrams bool // its ports are UDP
 	// Opens is how long after its last touch a right knock may take to open: the
 	// machine's slowness, and the start of a service.
 	Opens time.Duration
@@ -100,7 +101,7 @@ const (
 	Link      What = "link down"
 	Stall     What = "machine stalled"
 	Disk      What = "disk full"
-	Damage    What = "store damaged"
+	Damage    What = "store damaged, or not to be had"
 	Service   What = "service killed"
 	NoLog     What = "no log data"
 	NoBus     What = "D-Bus or polkit away" // nothing but knocks that need a service to start

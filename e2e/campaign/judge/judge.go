@@ -41,6 +41,13 @@ const (
 // penalty is when a source is penalised: for certain, and perhaps.
 type penalty struct{ sure, maybe Span }
 
+// offences is how many wrong knocks of a source the gateway remembers, at least
+// and at most: each makes the next penalty twice as long.
+type offences struct{ least, most int }
+
+// doubled is a penalty after so many.
+func doubled(p time.Duration, offences int) time.Duration { return p << min(offences, 12) }
+
 // Judge judges one episode, after it has ended.
 func Judge(e *Episode, events *Events) Verdict {
 	v := Verdict{Excused: map[What]int{}}
@@ -160,7 +167,7 @@ func (e *Episode) order(tries []Try, fates []fate, events *Events) porcupine.Che
 	}
 	if n > 0 && !e.Always {
 		e.torments(&h, events)
-		e.takenBack(&h, fates)
+		e.takenBack(&h, fates, events)
 	}
 	return h.check()
 }
@@ -223,22 +230,46 @@ func (e *Episode) torments(h *history, events *Events) {
 	}
 }
 
-// takenBack adds that a wrong knock takes back what a right one had earned. One
-// that was mangled may have been wrong.
-func (e *Episode) takenBack(h *history, fates []fate) {
+// takenBack adds that a wrong knock takes back what a right one had earned, unless
+// a connection has used it. One that was mangled may have been wrong.
+func (e *Episode) takenBack(h *history, fates []fate, events *Events) {
 	for i, k := range e.Knocks {
-		if fates[i] != opens && fates[i] != unlessServed {
+		if fates[i] != opens && fates[i] != unlessServed && !e.used(i, events) {
 			h.add(Span{k.Begin, k.End + e.Door.Within + e.Door.Opens}, opMaybeWipe, 0)
 		}
 	}
+}
+
+// used says whether the grant that stood when knock i began had certainly been
+// used by a connection: one that began after the last right knock had ended. A
+// daemon that was started since does not know it any more. Datagrams complete no
+// handshake.
+func (e *Episode) used(i int, events *Events) bool {
+	since := Moment(-1)
+	for _, k := range e.Knocks[:i] {
+		if k.Kind == Right {
+			since = max(since, k.End)
+		}
+	}
+	if e.Door.Datagrams || since < 0 {
+		return false
+	}
+	for _, t := range e.Tries {
+		if t.Result == In && t.Begin > since && t.End < e.Knocks[i].Begin {
+			return len(events.During(Span{since, e.Knocks[i].End + e.Door.Opens},
+				append(e.Door.Excuses, Down, Unguarded, Damage, Disk, Stall)...)) == 0
+		}
+	}
+	return false
 }
 
 // fates says of each knock what must become of it.
 func (e *Episode) fates(events *Events) []fate {
 	var fates []fate
 	var penalties []penalty
-	for _, k := range e.Knocks {
-		f, p := e.fate(k, penalties, events)
+	var known offences
+	for i := range e.Knocks {
+		f, p := e.fate(i, penalties, &known, events)
 		fates = append(fates, f)
 		penalties = append(penalties, p...)
 	}
@@ -247,8 +278,8 @@ func (e *Episode) fates(events *Events) []fate {
 
 // fate says what must become of a knock after the penalties before it, and what
 // penalties may follow from it.
-func (e *Episode) fate(k Knock, before []penalty, events *Events) (fate, []penalty) {
-	d := e.Door
+func (e *Episode) fate(i int, before []penalty, known *offences, events *Events) (fate, []penalty) {
+	k, d := e.Knocks[i], e.Door
 	heard := Span{k.Begin, k.End + d.Opens}
 	if k.Kind == Half {
 		heard.End += d.Within // it becomes wrong when its time is up
@@ -261,8 +292,12 @@ func (e *Episode) fate(k Knock, before []penalty, events *Events) (fate, []penal
 		}
 		maybeDeaf = maybeDeaf || p.maybe.Overlaps(heard)
 	}
+	// The memory is the daemon's, and what the disk has of it.
+	if len(events.During(Span{e.span().Begin, k.Begin}, Damage, Disk)) > 0 {
+		known.least = 0
+	}
 	// However a knock gets mangled, a penalty that follows is over by then.
-	over := k.End + d.Within + d.Opens + d.Penalty + slack
+	over := k.End + d.Within + d.Opens + doubled(d.Penalty, known.most) + slack
 	mangled := penalty{maybe: Span{k.Begin, over}}
 	switch {
 	case k.Kind == Right && !lost && !maybeDeaf && d.Starts && len(events.During(heard, NoBus)) > 0:
@@ -270,18 +305,34 @@ func (e *Episode) fate(k Knock, before []penalty, events *Events) (fate, []penal
 	case k.Kind == Right && !lost && !maybeDeaf:
 		return opens, nil
 	case k.Kind == Right:
+		known.most++
 		return mayOpen, []penalty{mangled}
-	case lost || maybeDeaf:
+	case lost || maybeDeaf || e.fresh(i):
+		known.most++
 		return opensNothing, []penalty{mangled}
 	}
 	begins := k.Begin
 	if k.Kind == Half {
 		begins += d.Within
 	}
-	p := penalty{sure: Span{heard.End, begins + d.Penalty - early}, maybe: Span{k.Begin, heard.End + d.Penalty + slack}}
-	// The penalty is memory, and what the disk has of it.
+	p := penalty{sure: Span{heard.End, begins + doubled(d.Penalty, known.least) - early},
+		maybe: Span{k.Begin, heard.End + doubled(d.Penalty, known.most) + slack}}
+	known.least, known.most = known.least+1, known.most+1
+	// So is the penalty.
 	if w := events.During(Span{k.Begin, p.sure.End}, Damage, Disk); len(w) > 0 {
 		p.sure.End = min(p.sure.End, w[0].Begin)
 	}
 	return opensNothing, []penalty{p}
+}
+
+// fresh says whether knock i may have begun so soon after a right one that what
+// was wrong with it cost nothing.
+func (e *Episode) fresh(i int) bool {
+	const late = 500 * time.Millisecond // the gateway's clock for a touch
+	for _, k := range e.Knocks[:i] {
+		if k.Kind == Right && e.Knocks[i].Begin < k.End+e.Door.Within+late {
+			return true
+		}
+	}
+	return false
 }

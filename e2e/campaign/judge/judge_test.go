@@ -106,10 +106,22 @@ func TestJudge(t *testing.T) {
 		{"a wrong knock opens", Episode{Knocks: []Knock{knock(Wrong, 10)}, Tries: tries(In, 10.5)}, nil, "P1, P2"},
 		{"half a knock opens", Episode{Knocks: []Knock{knock(Half, 10)}, Tries: tries(In, 10.5)}, nil, "P1, P2"},
 		{"a wrong knock takes back what a right one earned", Episode{Knocks: []Knock{knock(Right, 10), knock(Wrong, 10.5)},
-			Tries: append(tries(In, 10.3), tries(Silent, 11.5)...)}, nil, ""},
+			Tries: tries(Silent, 11.5)}, nil, ""},
+		{"but not what was used", Episode{Knocks: []Knock{knock(Right, 10), knock(Wrong, 10.5)},
+			Tries: append(tries(In, 10.3), tries(Silent, 11.5)...)}, nil, "P4"},
+		{"unless the daemon was started since", Episode{Knocks: []Knock{knock(Right, 10), knock(Wrong, 10.5)},
+			Tries: append(tries(In, 10.3), tries(Silent, 11.5)...)}, []Window{{Down, Span{10400 * time.Millisecond, 10450 * time.Millisecond}}}, ""},
 		{"who is penalised is let in", Episode{Knocks: []Knock{knock(Wrong, 10), knock(Right, 12)}, Tries: tries(In, 12.5)}, nil, "P1, P2"},
 		{"who may be penalised", Episode{Knocks: []Knock{knock(Wrong, 10), knock(Right, 14.5)}, Tries: tries(In, 15)}, nil, ""},
 		{"who is not any more is shut out", Episode{Knocks: []Knock{knock(Wrong, 10), knock(Right, 17)}, Tries: tries(Silent, 18.2)}, nil, "P4"},
+		{"the second wrong one costs twice as much", Episode{Knocks: []Knock{knock(Wrong, 10), knock(Wrong, 16), knock(Right, 21.5)},
+			Tries: tries(In, 22)}, nil, "P1, P2"},
+		{"and not more", Episode{Knocks: []Knock{knock(Wrong, 10), knock(Wrong, 16), knock(Right, 27)},
+			Tries: tries(Silent, 28.2)}, nil, "P4"},
+		{"unless the first may have been forgotten", Episode{Knocks: []Knock{knock(Wrong, 10), knock(Wrong, 16), knock(Right, 21.5)},
+			Tries: tries(In, 22)}, []Window{{Damage, Span{11 * second, 11500 * time.Millisecond}}}, ""},
+		{"what is left of a right knock costs nothing", Episode{Knocks: []Knock{knock(Right, 10), knock(Half, 10.9), knock(Right, 13.2)},
+			Tries: tries(In, 13.4)}, nil, ""},
 		{"a penalty outlives a crash", Episode{Knocks: []Knock{knock(Wrong, 10), knock(Right, 13)}, Tries: tries(In, 13.5)},
 			[]Window{{Down, Span{11500 * time.Millisecond, 12 * second}}}, "P1, P2"},
 		{"but not a damaged store", Episode{Knocks: []Knock{knock(Wrong, 10), knock(Right, 13)}, Tries: tries(In, 13.5)},
@@ -150,7 +162,8 @@ func TestJudgeAcquitsTheInnocent(t *testing.T) {
 		d := web()
 		d.SingleUse = rapid.Bool().Draw(t, "single use")
 		e := Episode{Door: d}
-		var until, deaf, now Moment
+		var until, deaf, now, given, used Moment
+		wrong := 0
 		for range rapid.IntRange(1, 20).Draw(t, "steps") {
 			now += rapid.Custom(func(t *rapid.T) Moment {
 				return Moment(rapid.IntRange(0, 3000).Draw(t, "ms")) * time.Millisecond
@@ -161,17 +174,27 @@ func TestJudgeAcquitsTheInnocent(t *testing.T) {
 			case 0:
 				e.Knocks = append(e.Knocks, Knock{s, Right, true})
 				if moment >= deaf {
+					if moment >= until {
+						given = moment
+					}
 					until = moment + d.OpenFor
 				}
 			case 1:
 				e.Knocks = append(e.Knocks, Knock{s, Wrong, true})
 				if moment >= deaf {
-					deaf = moment + d.Penalty
+					deaf = moment + d.Penalty<<wrong
+					wrong++
+					if used < given { // nobody has used it
+						until = min(until, moment)
+					}
 				}
 			default:
 				r := Silent
 				if moment < until {
 					r = In
+				}
+				if r == In {
+					used = moment
 				}
 				if r == In && d.SingleUse {
 					until = 0

@@ -59,6 +59,24 @@ func (b *Backend) Status() (control.Status, <-chan struct{}) {
 	return b.status, b.newer
 }
 
+// Newer returns a channel that the next Change closes.
+func (b *Backend) Newer() <-chan struct{} {
+	_, newer := b.Status()
+	return newer
+}
+
+// Vitals returns the snapshot's numbers.
+func (b *Backend) Vitals() control.Vitals {
+	s, _ := b.Status()
+	v := control.Vitals{Version: s.Version, Warnings: len(s.Warnings), Pending: s.Pending != nil,
+		FenceUp: s.Fence.Up, FenceRepairs: s.Fence.Repairs, Events: s.Events}
+	for _, d := range s.Doors {
+		v.Doors = append(v.Doors, control.DoorVitals{Name: d.Name, State: d.State, Running: d.Running,
+			Sessions: d.Sessions, Grants: len(d.Grants), Penalties: len(d.Penalties), Refused: d.Refused})
+	}
+	return v
+}
+
 // Do notes the order and answers with the function of OnDo.
 func (b *Backend) Do(ctx context.Context, by string, order any) (control.Reply, error) {
 	b.mu.Lock()

@@ -1,6 +1,7 @@
 # The knock of door "ssh" at gate.example.org, made on 2026-11-24.
-# Keep it to yourself, like a password. It works in Windows PowerShell 5.1 and in
-# PowerShell 7; run it straight from the encrypted file.
+# Keep it to yourself, like a password. Read it before you run it: whoever knows your
+# public key could have sent you something else. It works in Windows PowerShell 5.1
+# and in PowerShell 7.
 & {
     $server = 'gate.example.org'
     $ports = @(59000, 59002)

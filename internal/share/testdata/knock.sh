@@ -1,7 +1,8 @@
 #!/bin/sh
 # The knock of door "ssh" at gate.example.org, made on 2026-11-24.
-# Keep it to yourself, like a password. Run it with sh, best straight from the
-# encrypted file. It needs doorward, nc, bash or telnet, whichever is there.
+# Keep it to yourself, like a password. Read it before you run it with sh: whoever
+# knows your public key could have sent you something else. It needs doorward, nc,
+# bash or telnet, whichever is there.
 
 host='gate.example.org'
 ports='59000 59002'

@@ -1,0 +1,160 @@
+package audit
+
+import (
+	"container/list"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Bounds of what Sums remembers and tells.
+const (
+	sumEvery     = time.Minute // one sum of a prefix each
+	toldSingly   = 10          // of a prefix's refusals in that time, before they are summed up
+	maxPrefixes  = 256         // that are counted apart at a time
+	maxAddresses = 32          // that are told apart in one sum
+	lenIPv4      = 24          // of a prefix: what a network of one owner often has
+	lenIPv6      = 48
+)
+
+// Sums keeps a flood of refusals from becoming a flood of records. The first ten
+// of a prefix (IPv4 /24, IPv6 /48) at a door are told one by one; then one record
+// a minute says how many more there were, until there are none in a minute. When
+// more than 256 prefixes knock wrong at a time, the others have one sum together.
+// So refusals become at most 2,816 records a minute and a door or so, whatever
+// strangers send, and each costs the same, however many there were.
+//
+// It has no clock: times are handed to it and must not go back. It is not safe
+// for concurrent use.
+type Sums struct {
+	byPrefix map[prefixOf]*sum
+	quiet    list.List // of *sum with nothing to tell, by the time since when
+	loud     list.List // of *sum with something to tell, likewise
+}
+
+// prefixOf is what is summed up together.
+type prefixOf struct{ door, prefix string }
+
+// elsewhere is the prefix of those that are not counted apart.
+const elsewhere = "elsewhere"
+
+// sum is what came from one prefix.
+type sum struct {
+	prefixOf
+	at        *list.Element
+	since     time.Time // it is quiet, or loud
+	told      int       // one by one
+	more      uint64    // not told yet
+	addresses map[string]bool
+	latest    Record
+}
+
+// NewSums returns Sums that know of no refusals.
+func NewSums() *Sums { return &Sums{byPrefix: make(map[prefixOf]*sum)} }
+
+// Add takes in a record at its time and returns the records to keep now: the
+// record itself, unless it is summed up, after the sums that are due.
+func (s *Sums) Add(now time.Time, r Record) []Record {
+	if r.Event != EventRefused {
+		return []Record{r}
+	}
+	due := s.Due(now)
+	of := s.of(now, r)
+	if of.told < toldSingly {
+		of.told++
+		return append(due, r)
+	}
+	if of.more == 0 {
+		s.quiet.Remove(of.at)
+		of.since, of.at = now, s.loud.PushBack(of)
+	}
+	of.more++
+	of.latest = r
+	if len(of.addresses) < maxAddresses {
+		of.addresses[r.Source] = true
+	}
+	return due
+}
+
+// of is the sum that a refusal belongs to.
+func (s *Sums) of(now time.Time, r Record) *sum {
+	key := prefixOf{r.Door, prefixOfSource(r.Source)}
+	told := 0
+	if s.byPrefix[key] == nil && len(s.byPrefix) >= maxPrefixes {
+		key.prefix, told = elsewhere, toldSingly
+	}
+	of := s.byPrefix[key]
+	if of == nil {
+		of = &sum{prefixOf: key, since: now, told: told, addresses: make(map[string]bool)}
+		of.at = s.quiet.PushBack(of)
+		s.byPrefix[key] = of
+	}
+	return of
+}
+
+// prefixOfSource is the prefix that a source is summed up with; a source that is
+// no address is its own.
+func prefixOfSource(source string) string {
+	p, err := netip.ParsePrefix(source)
+	if err != nil {
+		a, err := netip.ParseAddr(source)
+		if err != nil {
+			return source
+		}
+		p = netip.PrefixFrom(a, a.BitLen())
+	}
+	bits := lenIPv6
+	if p.Addr().Is4() {
+		bits = lenIPv4
+	}
+	if p, err = p.Addr().Prefix(min(bits, p.Bits())); err != nil {
+		return source
+	}
+	return p.String()
+}
+
+// Due returns the sums whose minute is over, and forgets prefixes from which
+// nothing came in one.
+func (s *Sums) Due(now time.Time) []Record {
+	out := s.tell(now, now.Add(-sumEvery))
+	for e := s.quiet.Front(); e != nil && over(e, now.Add(-sumEvery)); e = s.quiet.Front() {
+		s.quiet.Remove(e)
+		delete(s.byPrefix, e.Value.(*sum).prefixOf)
+	}
+	return out
+}
+
+// All returns what is not told yet, for the end.
+func (s *Sums) All(now time.Time) []Record { return s.tell(now, now) }
+
+// tell returns the sums that have been loud since then or before.
+func (s *Sums) tell(now, since time.Time) []Record {
+	var out []Record
+	for e := s.loud.Front(); e != nil && over(e, since); e = s.loud.Front() {
+		of := e.Value.(*sum)
+		out = append(out, of.record(now))
+		s.loud.Remove(e)
+		of.more, of.since, of.at = 0, now, s.quiet.PushBack(of)
+		clear(of.addresses)
+	}
+	return out
+}
+
+func over(e *list.Element, since time.Time) bool { return !e.Value.(*sum).since.After(since) }
+
+// record is the sum as a record.
+func (of *sum) record(now time.Time) Record {
+	who, source := "one address", of.prefix
+	switch n := len(of.addresses); {
+	case n >= maxAddresses:
+		who = fmt.Sprintf("at least %d addresses", n)
+	case n > 1:
+		who = fmt.Sprintf("%d addresses", n)
+	}
+	if source == elsewhere {
+		source, who = "", who+" of networks too many to tell apart"
+	}
+	return Record{Time: now, Door: of.door, Event: EventRefused, Source: source, By: of.latest.By, Count: of.more,
+		Reason: fmt.Sprintf("%d more in %v from %s; the last, %s: %s", of.more,
+			now.Sub(of.since).Round(time.Second), who, of.latest.Source, of.latest.Reason)}
+}

@@ -1,0 +1,99 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+)
+
+// How many connections are served at a time; more wait in the kernel's queue.
+// Each costs a descriptor, which the ears need too.
+const (
+	maxOperators = 256
+	maxStreams   = 64 // of those, so that orders are heard beside them
+	maxMeters    = 64
+)
+
+// ServeMetrics answers on l from m (see Metrics) until ctx ends, and then returns
+// nil. It closes l. Any other end is an error.
+func ServeMetrics(ctx context.Context, l net.Listener, m Meter, log *slog.Logger) error {
+	s := &http.Server{
+		Handler:           Metrics(m),
+		ReadHeaderTimeout: readTime / 2,
+		ReadTimeout:       readTime,
+		WriteTimeout:      writeTime,
+		IdleTimeout:       readTime,
+		MaxHeaderBytes:    8 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug), // anybody may cause them
+	}
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	defer stop()
+	err := s.Serve(bound(s, l, maxMeters))
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	s.Close()
+	return fmt.Errorf("serve metrics: %w", err)
+}
+
+// bound returns l as a listener for s that accepts while fewer than most of its
+// connections are open. The connections are l's own: who is at the other end of
+// a unix socket is asked of them.
+func bound(s *http.Server, l net.Listener, most int) net.Listener {
+	b := &bounds{Listener: l, slots: make(chan struct{}, most), closed: make(chan struct{})}
+	s.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateClosed || state == http.StateHijacked {
+			<-b.slots
+		}
+	}
+	return b
+}
+
+type bounds struct {
+	net.Listener
+	slots  chan struct{} // holds one for each connection
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (b *bounds) Accept() (net.Conn, error) {
+	select {
+	case b.slots <- struct{}{}:
+	case <-b.closed:
+		return nil, net.ErrClosed
+	}
+	c, err := b.Listener.Accept()
+	if err != nil {
+		<-b.slots
+	}
+	return c, err
+}
+
+func (b *bounds) Close() error {
+	b.once.Do(func() { close(b.closed) })
+	return b.Listener.Close()
+}
+
+// streams counts the streams that are open.
+type streams chan struct{}
+
+// begin says whether another stream may begin; end must be called after it.
+func (s streams) begin(w http.ResponseWriter) bool {
+	select {
+	case s <- struct{}{}:
+		return true
+	default:
+		w.Header().Set("Retry-After", "1")
+		writeError(w, http.StatusServiceUnavailable, &Error{
+			Message: fmt.Sprintf("%d clients watch or follow already, which is as many as may", cap(s)),
+			Hint:    "doorward status, without --watch",
+		})
+		return false
+	}
+}
+
+func (s streams) end() { <-s }

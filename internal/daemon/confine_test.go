@@ -1,0 +1,196 @@
+//go:build linux
+
+package daemon
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"github.com/doorward/doorward/internal/cage"
+	"github.com/doorward/doorward/internal/config"
+)
+
+// guarding is a configuration with one door, of which a test changes something.
+func guarding(change func(*config.Config)) *config.Config {
+	c := &config.Config{Doors: []config.Door{{Name: "web", Knocks: []config.Knock{{Listen: []uint16{1024, 59000}}}}}}
+	if change != nil {
+		change(c)
+	}
+	return c
+}
+
+func unit(c *config.Config)        { c.Doors[0].Service = &config.Service{Unit: "web.service"} }
+func lowListener(c *config.Config) { c.Doors[0].Knocks[0].Listen[0] = 1023 }
+func lowMetrics(c *config.Config)  { c.Gateway.Metrics = "127.0.0.1:80" }
+func theJournal(c *config.Config)  { c.Doors[0].Presence.Logins = config.LoginsJournal }
+func logs(c *config.Config)        { c.Doors[0].Presence.Files = []string{"/srv/log/auth.log"} }
+
+// What the daemon keeps follows from what its configuration needs, and no more.
+func TestWallsAreWhatTheConfigurationNeeds(t *testing.T) {
+	type need struct {
+		Bind, Connect, Abstract, Program bool
+	}
+	for _, tt := range []struct {
+		name        string
+		change      func(*config.Config)
+		notify, bus string
+		want        need
+	}{
+		{name: "a door, and nothing else"},
+		{name: "a unit", change: unit, want: need{Connect: true}},
+		{name: "a listener below 1024", change: lowListener, want: need{Bind: true}},
+		{name: "metrics below 1024", change: lowMetrics, want: need{Bind: true}},
+		{name: "the journal", change: theJournal, want: need{Program: true}},
+		{name: "systemd", notify: "/run/systemd/notify", want: need{Connect: true}},
+		{name: "systemd without a file", notify: "@/org/freedesktop/systemd1/notify", want: need{Connect: true, Abstract: true}},
+		{name: "D-Bus without a file", change: unit, bus: "unix:abstract=/tmp/dbus-x,guid=1", want: need{Connect: true, Abstract: true}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Setenv("NOTIFY_SOCKET", tt.notify)
+			t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", tt.bus)
+			w := wallsFor("/etc/doorward/doorward.toml", guarding(tt.change))
+			got := need{slices.Contains(w.Keep, cap.NET_BIND_SERVICE), w.Connect, w.Abstract, len(w.Programs) > 0}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			if !slices.Contains(w.Keep, cap.NET_ADMIN) {
+				t.Error("without CAP_NET_ADMIN there is no fence")
+			}
+		})
+	}
+}
+
+// A later configuration that needs more is refused with the words to help; one
+// that needs as much, or less, is not.
+func TestWallsStandForLaterConfigurations(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "")
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "")
+	const hint = ": the daemon has locked itself in when it started; systemctl restart doorward"
+	for _, tt := range []struct {
+		name         string
+		first, later func(*config.Config)
+		want         string
+	}{
+		{name: "the same"},
+		{name: "less", first: unit},
+		{name: "as much", first: lowMetrics, later: lowListener},
+		{name: "a unit", later: unit, want: `door "web" has a unit, and D-Bus cannot be reached any more` + hint},
+		{name: "a low port", later: lowListener, want: "1023/tcp cannot be listened on any more, as all below 1024" + hint},
+		{name: "the journal", later: theJournal, want: "journalctl cannot be started any more" + hint},
+		{name: "a log", later: logs, want: `"/srv/log" cannot be read any more` + hint},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			walls := wallsFor("/etc/doorward/doorward.toml", guarding(tt.first))
+			c := &confinement{configPath: "/etc/doorward/doorward.toml", walls: &walls}
+			got := ""
+			if err := c.confine(guarding(tt.later)); err != nil {
+				got = err.Error()
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+// The store may be an intruder's work: what its configuration needs is given only
+// as far as the file needs it, too.
+func TestWallsAreNotTheStores(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "")
+	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "")
+	elsewhere := func(c *config.Config) { c.Doors[0].Presence.Files = []string{"/root/.ssh/auth.log"} }
+	for _, tt := range []struct {
+		name          string
+		stored, filed func(*config.Config)
+		want          []string
+	}{
+		{name: "the same", stored: logs, filed: logs},
+		{name: "a unit in both", stored: unit, filed: unit},
+		{name: "a log where all logs are", stored: func(c *config.Config) { c.Doors[0].Presence.Files = []string{"/var/log/x/auth.log"} }},
+		{name: "a directory", stored: elsewhere, filed: logs, want: []string{`"/root/.ssh" cannot be read, since the file does not say so`}},
+		{name: "a unit", stored: unit, want: []string{"D-Bus cannot be reached, since the file names no unit"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			const path = "/etc/doorward/doorward.toml"
+			walls := wallsFor(path, guarding(tt.stored))
+			got := cutTo(&walls, wallsFor(path, guarding(tt.filed)))
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("cut (-want +got):\n%s", diff)
+			}
+			if again := cutTo(&walls, wallsFor(path, guarding(tt.filed))); again != nil {
+				t.Errorf("still there: %q", again)
+			}
+		})
+	}
+}
+
+// With no file that can be used, the walls are those for any configuration.
+func TestWallsWithoutAFile(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "")
+	path := filepath.Join(t.TempDir(), "doorward.toml")
+	if err := os.WriteFile(path, []byte("no TOML"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := &confinement{configPath: path}
+	if diff := cmp.Diff(wallsFor(path, &config.Config{}), c.filed()); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// A daemon whose programs were replaced ends for systemd to start it again; where
+// nothing does, it says so and guards on.
+func TestAVigilEndsTheDaemonThatIsStartedAgain(t *testing.T) {
+	for _, notify := range []string{"/run/systemd/notify", ""} {
+		t.Setenv("NOTIFY_SOCKET", notify)
+		file := filepath.Join(t.TempDir(), "journalctl")
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		v, err := watchOver([]string{file})
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.calm = 0
+		said := &said{lines: make(chan string, 1)}
+		c := &confinement{log: said.logger(), fixed: make(chan *vigil, 1)}
+		c.fixed <- v
+		ended := make(chan error, 1)
+		go func() { ended <- c.watch(t.Context()) }()
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		select {
+		case err := <-ended:
+			if notify == "" {
+				t.Fatalf("it ended where nothing starts it again: %v", err)
+			}
+			got = err.Error()
+		case got = <-said.lines:
+			if notify != "" {
+				t.Errorf("it only said %q", got)
+			}
+		}
+		if !strings.Contains(got, file) {
+			t.Errorf("%q does not name %q", got, file)
+		}
+	}
+}
+
+// Whatever a daemon needs to start the journal's reader is there on this machine.
+func TestVigilFilesAreTheProgramsOwn(t *testing.T) {
+	const program = "/usr/bin/journalctl"
+	if _, err := os.Stat(program); err != nil {
+		t.Skip(err)
+	}
+	want, _ := cage.Files(program)
+	if diff := cmp.Diff(want, files([]string{program, "/nowhere/journalctl"})); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}

@@ -1,0 +1,120 @@
+//go:build linux
+
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/store"
+)
+
+// wardenLock keeps a second daemon from the fence of the first. Its files are
+// locked until they are closed or the process ends.
+type wardenLock []*os.File
+
+// lockWarden takes the lock. It must work where the disk takes nothing, since
+// the fence is raised before the store is opened, or without one; and nobody
+// else must be able to take it, or they could keep the daemon from starting. So
+// it is a file of mode 0600 beside the control socket, whose directory is in
+// memory on most machines, and the state directory itself: flock(2) needs no
+// room and no leave to write. An abstract unix socket, the obvious lock without
+// a disk, is anybody's.
+//
+// Two daemons with one of the two in common exclude each other, as long as that
+// one is there. It is no error when neither is, which is logged: from Linux 6.9
+// on the table has one owner at a time anyway.
+func lockWarden(where config.Gateway, log *slog.Logger) (wardenLock, error) {
+	var held wardenLock
+	var problems []error
+	for _, open := range []func() (*os.File, error){
+		func() (*os.File, error) { return openLockFile(where.Control + ".lock") },
+		func() (*os.File, error) { return openPrivateDir(where.State) },
+	} {
+		f, err := open()
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		err = store.LockFile(f)
+		if err == nil {
+			held = append(held, f)
+			continue
+		}
+		f.Close()
+		if errors.Is(err, store.ErrLocked) {
+			held.release()
+			return nil, err
+		}
+		problems = append(problems, err)
+	}
+	if len(held) == 0 {
+		log.Warn("nothing keeps a second daemon from being started beside this one", "err", errors.Join(problems...))
+	}
+	return held, nil
+}
+
+func (l wardenLock) release() {
+	for _, f := range l {
+		f.Close()
+	}
+}
+
+// openLockFile opens a lock file, and makes it where that can be done.
+func openLockFile(path string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("make the control socket's directory: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
+		// A file that is there can be locked on a read-only file system too.
+		f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	}
+	return f, err
+}
+
+// openPrivateDir opens a directory that nobody else can open, who could take its
+// lock.
+func openPrivateDir(path string) (*os.File, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("make the state directory: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Mode()&0o044 != 0 {
+		err = fmt.Errorf("state directory %q has mode %#o, so that others can open it: chmod 700 %s",
+			path, info.Mode().Perm(), path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// firstThatTakesFiles is the first directory in which a file can be made and
+// written, or the first if there is none.
+func firstThatTakesFiles(dirs ...string) string {
+	for _, dir := range dirs {
+		f, err := os.CreateTemp(dir, ".takes-files-*")
+		if err != nil {
+			continue
+		}
+		_, err = f.Write([]byte{0})
+		f.Close()
+		os.Remove(f.Name())
+		if err == nil {
+			return dir
+		}
+	}
+	return dirs[0]
+}

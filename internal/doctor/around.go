@@ -1,0 +1,177 @@
+//go:build linux
+
+package doctor
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/port"
+)
+
+// ownAddresses are the addresses of the caller's network namespace.
+func ownAddresses() ([]netip.Addr, error) {
+	found, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var all []netip.Addr
+	for _, f := range found {
+		if n, ok := f.(*net.IPNet); ok {
+			if a, ok := netip.AddrFromSlice(n.IP); ok {
+				all = append(all, a.Unmap())
+			}
+		}
+	}
+	return all, nil
+}
+
+// detourFindings judges detours. What arrives at this machine's own guarded
+// ports is judged there, after any rewriting; what goes on to other hosts is
+// judged by the port that was asked for.
+func detourFindings(all []detour, own []netip.Addr, c *config.Config) []Finding {
+	var found []Finding
+	for _, d := range all {
+		local := !d.addr.IsValid() || d.addr.IsLoopback() || slices.Contains(own, d.addr)
+		for _, from := range d.from {
+			switch {
+			case d.vague:
+				found = append(found, vague(d, from, c)...)
+			case local && d.hands:
+				found = append(found, handed(d, from, c)...)
+			case local:
+				found = append(found, redirected(d, from, c)...)
+			default:
+				found = append(found, published(d, from, all, c)...)
+			}
+		}
+	}
+	var once []Finding
+	for _, f := range found {
+		if !slices.Contains(once, f) {
+			once = append(once, f)
+		}
+	}
+	return once
+}
+
+// target is where a range of ports leads.
+func (d detour) target(from port.Range) port.Range {
+	if d.to == 0 {
+		return from
+	}
+	return port.Range{Proto: from.Proto, First: d.to, Last: d.to}
+}
+
+// guardians are the doors that guard one of the ports at least.
+func guardians(c *config.Config, r port.Range) []*config.Door {
+	var all []*config.Door
+	for i := range c.Doors {
+		if slices.ContainsFunc(c.Doors[i].Ports, r.Overlaps) {
+			all = append(all, &c.Doors[i])
+		}
+	}
+	return all
+}
+
+// redirected judges what is rewritten to a port of this machine.
+func redirected(d detour, from port.Range, c *config.Config) []Finding {
+	var found []Finding
+	to := d.target(from)
+	behind := guardians(c, to)
+	for _, door := range behind {
+		what := fmt.Sprintf("is redirected to %s", inWords(to))
+		if d.to == 0 {
+			what = "of other addresses is sent to this machine"
+		}
+		found = append(found, Finding{Note, inWords(from), fmt.Sprintf("%s (%s), which door %s guards: it opens by a"+
+			" grant of that door only", what, d.where, door.Name), ""})
+	}
+	for _, door := range guardians(c, from) {
+		if len(behind) == 0 {
+			found = append(found, Finding{Warning, inWords(to), fmt.Sprintf("is where %s of door %s leads (%s), and no door"+
+				" guards it: who asks for it at once needs no knock", inWords(from), door.Name, d.where),
+				fmt.Sprintf("add %q to the ports of [door.%s]", to, door.Name)})
+		}
+	}
+	return found
+}
+
+// handed judges what a listener of another port takes in unchanged.
+func handed(d detour, from port.Range, c *config.Config) []Finding {
+	var found []Finding
+	to := d.target(from)
+	for _, door := range guardians(c, to) {
+		if !slices.ContainsFunc(door.Ports, func(r port.Range) bool { return within(from, r) }) {
+			found = append(found, Finding{Warning, inWords(from), fmt.Sprintf("is handed to the listener of %s, unchanged"+
+				" (tproxy; %s): a way round door %s that needs no knock, if that listener is a transparent one",
+				inWords(to), d.where, door.Name),
+				fmt.Sprintf("add %q to the ports of [door.%s], or take the rule out", from, door.Name)})
+		}
+	}
+	return found
+}
+
+// published judges what is sent on to another host.
+func published(d detour, from port.Range, all []detour, c *config.Config) []Finding {
+	var found []Finding
+	to := d.target(from)
+	at := netip.AddrPortFrom(d.addr, to.First)
+	mine := guardians(c, from)
+	for _, door := range mine {
+		found = append(found, Finding{Note, inWords(from), fmt.Sprintf("is sent on to %s (%s): it opens by a grant of door"+
+			" %s only; that host's own address is not guarded", at, d.where, door.Name), ""})
+	}
+	if len(mine) > 0 {
+		return found
+	}
+	for _, o := range all {
+		for _, f := range o.from {
+			if o.addr != d.addr || o.target(f) != to || o.vague {
+				continue
+			}
+			for _, door := range guardians(c, f) {
+				found = append(found, Finding{Warning, inWords(from), fmt.Sprintf("leads to %s (%s), as %s does, which door %s"+
+					" guards, and no door guards this port: a way round it that needs no knock", at, d.where, inWords(f), door.Name),
+					fmt.Sprintf("add %q to the ports of [door.%s], or publish it once", from, door.Name)})
+			}
+		}
+	}
+	return found
+}
+
+// vague says what cannot be known.
+func vague(d detour, from port.Range, c *config.Config) []Finding {
+	if len(c.Doors) == 0 {
+		return nil
+	}
+	return []Finding{{Note, inWords(from), fmt.Sprintf("is sent elsewhere (%s), and where cannot be read from here", d.where),
+		"see that it does not lead to what a door guards on another host or by tproxy"}}
+}
+
+// transparentFindings tells of packets for other hosts that are taken in here.
+func transparentFindings(all []route, c *config.Config) []Finding {
+	var found []Finding
+	for _, r := range all {
+		if len(c.Doors) > 0 {
+			found = append(found, Finding{Note, "route to " + r.to.String(), fmt.Sprintf("in table %d takes in what is for other"+
+				" hosts: at guarded ports it needs a grant as well", r.table), ""})
+		}
+	}
+	return found
+}
+
+func within(r, of port.Range) bool {
+	return r.Proto == of.Proto && of.First <= r.First && r.Last <= of.Last
+}
+
+// inWords is "22/tcp", or "every tcp port".
+func inWords(r port.Range) string {
+	if r.First == 1 && r.Last == 65535 {
+		return fmt.Sprintf("every %s port", r.Proto)
+	}
+	return r.String()
+}

@@ -1,0 +1,371 @@
+//go:build linux
+
+package fence
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/doorward/doorward/internal/port"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Numbers of linux/netfilter/nfnetlink_conntrack.h.
+const (
+	ctMsgGet    = 1 // IPCTNL_MSG_CT_GET
+	ctMsgDelete = 2 // IPCTNL_MSG_CT_DELETE
+
+	ctaOriginal    = 1 // CTA_TUPLE_ORIG
+	ctaReply       = 2 // CTA_TUPLE_REPLY
+	ctaStatus      = 3
+	ctaID          = 12
+	ctaZone        = 18
+	ctaLabels      = 22
+	ctaFilter      = 25
+	ctaFilterFlags = 1 // CTA_FILTER_ORIG_FLAGS
+
+	ctaIP        = 1 // CTA_TUPLE_IP
+	ctaProto     = 2 // CTA_TUPLE_PROTO
+	ctaProtoNum  = 1
+	ctaSrcPort   = 2
+	ctaDstPort   = 3
+	ctaSourceIP4 = 1
+	ctaDestIP4   = 2
+	ctaSourceIP6 = 3
+	ctaDestIP6   = 4
+
+	seenReply = 1 << 1 // IPS_SEEN_REPLY of nf_conntrack_common.h
+
+	filterProtocol = 1 << 3 // CTA_FILTER_F_CTA_PROTO_NUM of net/netfilter/nf_internals.h
+)
+
+// flowFor is for how long after its last datagram it is remembered that a flow was
+// let in, or that it was ended. A server may take up again what connection
+// tracking has forgotten; it does not wait for a day.
+const flowFor = 24 * time.Hour
+
+// unansweredFor is flowFor for a flow in which the server has not answered before
+// its end: it does so in minutes, or not at all, as to forged datagrams.
+const unansweredFor = 10 * time.Minute
+
+// How many flows of each family are remembered: 10 MB and 40 MB of the kernel's
+// memory.
+const (
+	flowsMost = 1 << 16
+	endedMost = 1 << 18
+)
+
+// flows passes datagrams of a flow that was let in: the door's label is on its
+// entry in connection tracking. When that has forgotten the entry, and the server
+// is the first to send, there is another one, in the other direction and without a
+// label; the visitor's datagrams are answers in it. They pass if the flow was let
+// in before, and need a grant if it was ended. All other answers are those to the
+// host's own clients, whose ports may lie in a guarded range, or of flows from
+// before the fence.
+func flows() chain {
+	n := chain{name: flowsChain}
+	established := func(f family) []expr {
+		return slices.Concat(f.is(), isProto(unix.IPPROTO_UDP), hasBit(unix.NFT_CT_STATE, ctEstablished))
+	}
+	for _, f := range families() {
+		n.rules = append(n.rules, newRule("let in, IP"+f.name,
+			established(f), hasLabel(letIn), f.visitor(), []expr{keep(flowsSet+f.name, flowFor), accept()}))
+	}
+	n.rules = append(n.rules, newRule("let in, without an answer or more room", hasLabel(letIn), []expr{accept()}))
+	for _, f := range families() {
+		n.rules = append(n.rules,
+			newRule("ended, IP"+f.name, established(f), f.visitor(),
+				[]expr{in(endedSet + f.name), keep(endedSet+f.name, flowFor), verdict(unix.NFT_RETURN, "")}),
+			newRule("let in before, IP"+f.name, established(f), f.visitor(),
+				[]expr{in(flowsSet + f.name), keep(flowsSet+f.name, flowFor)}, setLabel(letIn), []expr{accept()}))
+	}
+	n.rules = append(n.rules, newRule("answers", hasBit(unix.NFT_CT_STATE, ctEstablished), []expr{accept()}))
+	return n
+}
+
+// EndFlows ends the flows over UDP that doors have let these sources in for: it
+// notes them as ended, and removes their entries from connection tracking. What
+// comes next needs a grant again, whatever the server goes on sending. A source
+// that has another grant, or is in always, comes in anew. Until means nothing. A
+// flow that stood when the fence first rose is not known to have come in by a
+// door, and goes on; over TCP a live socket is the session, which is not for the
+// fence to end. After an error flows may go on, or be taken up again by their
+// server.
+//
+// It reads all entries of both families once, however many sources there are: at
+// most nf_conntrack_max, of which the kernel leaves all but UDP out (Linux 5.8),
+// and at most 65,536 flows of each family.
+func (f *Fence) EndFlows(ends []Grant) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.do("end flows", func(c *conn) error {
+		sources, err := f.flowSources(ends)
+		if err != nil {
+			return err
+		}
+		for _, fam := range families() {
+			err = errors.Join(err, c.endFlows(fam, sources))
+		}
+		return err
+	})
+}
+
+// flowSource is whose flows to which ports end.
+type flowSource struct {
+	ports  []port.Range
+	source netip.Prefix
+}
+
+func (f *Fence) flowSources(ends []Grant) ([]flowSource, error) {
+	var sources []flowSource
+	for _, e := range ends {
+		if _, _, err := f.place(e); err != nil {
+			return nil, err
+		}
+		i := slices.IndexFunc(f.doors, func(d Door) bool { return d.Name == e.Door })
+		sources = append(sources, flowSource{f.doors[i].Ports, canonical(e.Source)})
+	}
+	return sources, nil
+}
+
+// endFlows ends those of one family. The flows are noted as ended first, so that
+// no datagram finds neither an entry nor a note; and if that fails the entries go
+// all the same.
+func (c *conn) endFlows(fam family, sources []flowSource) error {
+	tracked, err := c.trackedFlows(fam, sources)
+	if err != nil {
+		return err
+	}
+	noted := c.noteEnded(fam, tracked, sources)
+	if isBroken(noted) {
+		return noted
+	}
+	for _, e := range tracked {
+		// It may have ended, or have been made anew, in between: the id tells.
+		err := c.delete(conntrackMessage(ctMsgDelete, netlink.Acknowledge, fam, e.name))
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return errors.Join(noted, fmt.Errorf("remove the flow of %s from connection tracking: %w", e.original.from, err))
+		}
+	}
+	return noted
+}
+
+// trackedFlows are the flows of the sources that connection tracking knows.
+func (c *conn) trackedFlows(fam family, sources []flowSource) ([]flow, error) {
+	msgs, err := c.ask(conntrackMessage(ctMsgGet, netlink.Dump, fam, udpOnly()))
+	if err != nil {
+		return nil, fmt.Errorf("list what connection tracking knows: %w", err)
+	}
+	var tracked []flow
+	for _, m := range msgs {
+		e, err := decodeFlow(m)
+		if err != nil {
+			return nil, err
+		}
+		if len(e.of(sources)) > 0 {
+			tracked = append(tracked, e)
+		}
+	}
+	return tracked, nil
+}
+
+// noteEnded notes the flows, and those that were let in before and that
+// connection tracking has forgotten.
+func (c *conn) noteEnded(fam family, tracked []flow, sources []flowSource) error {
+	before, err := c.readElements(flowsSet + fam.name)
+	if err != nil {
+		return err
+	}
+	left, over := map[string]time.Duration{}, map[string]time.Duration{} // by key; a list may have one twice
+	for _, e := range tracked {
+		for _, t := range e.of(sources) {
+			left[t.key()] = unansweredFor
+			if e.answered {
+				left[t.key()] = flowFor
+			}
+		}
+	}
+	for _, e := range before {
+		if t, ok := tupleOf(e.key); ok && slices.ContainsFunc(sources, t.isOf) {
+			left[e.key], over[e.key] = flowFor, 0
+		}
+	}
+	b := &batch{}
+	editElements(b, endedSet+fam.name, timed(left))
+	editElements(b, flowsSet+fam.name, timed(over))
+	switch err := c.commit(b); {
+	case errors.Is(err, unix.ENFILE):
+		return fmt.Errorf("no more than 262,144 ended flows are remembered, and these %d, over IP%s, go on if their server goes on: "+
+			"stop the service, or wait a day: %w", len(left), fam.name, err)
+	case err != nil:
+		return fmt.Errorf("note the flows as ended: %w", busy(err))
+	}
+	return nil
+}
+
+// timed makes elements of keys and the time that each has left.
+func timed(left map[string]time.Duration) []element {
+	var elems []element
+	for _, key := range slices.Sorted(maps.Keys(left)) {
+		elems = append(elems, element{key: key, left: left[key]})
+	}
+	return elems
+}
+
+func (c *conn) delete(m netlink.Message) error {
+	_, err := c.ask(m)
+	return err
+}
+
+func conntrackMessage(typ int, flags netlink.HeaderFlags, fam family, data attrs) netlink.Message {
+	m := message(typ, flags, append(header(fam.nfproto), data...))
+	m.Header.Type = netlink.HeaderType(unix.NFNL_SUBSYS_CTNETLINK<<8 | typ)
+	return m
+}
+
+// udpOnly asks for UDP alone; kernels that know no filter send all.
+func udpOnly() attrs {
+	const nested = unix.NLA_F_NESTED
+	var a attrs
+	tuple := a.open(ctaOriginal | nested)
+	proto := a.open(ctaProto | nested)
+	a.u8(ctaProtoNum, unix.IPPROTO_UDP)
+	a.close(proto)
+	a.close(tuple)
+	filter := a.open(ctaFilter | nested)
+	a.bytes(ctaFilterFlags, native(filterProtocol))
+	a.close(filter)
+	return a
+}
+
+// tuple is the visitor's address and port, and those they sent to; of an entry of
+// connection tracking, whose they are is open.
+type tuple struct{ from, to netip.AddrPort }
+
+// key is the tuple as family.visitor has it: each field takes whole registers.
+func (t tuple) key() string {
+	var b []byte
+	for _, end := range []netip.AddrPort{t.from, t.to} {
+		b = append(b, end.Addr().AsSlice()...)
+		b = append(binary.BigEndian.AppendUint16(b, end.Port()), 0, 0)
+	}
+	return string(b)
+}
+
+// tupleOf reads what key wrote.
+func tupleOf(key string) (tuple, bool) {
+	end := func(b string) netip.AddrPort {
+		addr, _ := netip.AddrFromSlice([]byte(b[:len(b)-4]))
+		return netip.AddrPortFrom(addr, binary.BigEndian.Uint16([]byte(b[len(b)-4:])))
+	}
+	if len(key) != 2*(4+4) && len(key) != 2*(16+4) {
+		return tuple{}, false
+	}
+	t := tuple{end(key[:len(key)/2]), end(key[len(key)/2:])}
+	return t, t.key() == key
+}
+
+func (t tuple) isOf(s flowSource) bool {
+	return s.source.Contains(t.from.Addr()) && slices.ContainsFunc(s.ports, func(r port.Range) bool {
+		return r.Proto == port.UDP && r.First <= t.to.Port() && t.to.Port() <= r.Last
+	})
+}
+
+// flow is an entry of connection tracking.
+type flow struct {
+	udp, letIn, answered bool
+
+	original tuple // as the first datagram came
+	reply    tuple // and as an answer comes, after any translation
+	name     attrs // what tells it from others, to remove it
+}
+
+// of returns what the visitor's datagrams look like if it is a flow of the
+// sources: before and after translation of the address they are sent to. The
+// visitor has begun it, or the server has.
+func (e flow) of(sources []flowSource) []tuple {
+	if !e.udp || !e.letIn {
+		return nil
+	}
+	var found []tuple
+	for _, as := range [][]tuple{
+		{e.original, {e.original.from, e.reply.from}},
+		{e.reply, {e.reply.from, e.original.from}},
+	} {
+		if slices.ContainsFunc(as, func(t tuple) bool { return slices.ContainsFunc(sources, t.isOf) }) {
+			found = append(found, slices.Compact(as)...)
+		}
+	}
+	return found
+}
+
+func decodeFlow(m netlink.Message) (flow, error) {
+	var e flow
+	err := each([]netlink.Message{m}, func(ad *netlink.AttributeDecoder) {
+		for ad.Next() {
+			switch typ := int(ad.Type()); typ {
+			case ctaOriginal:
+				e.name.bytes(typ|unix.NLA_F_NESTED, ad.Bytes())
+				ad.Nested(decodeTuple(&e.original, &e.udp))
+			case ctaReply:
+				ad.Nested(decodeTuple(&e.reply, &e.udp))
+			case ctaStatus:
+				e.answered = ad.Uint32()&seenReply != 0
+			case ctaID, ctaZone:
+				e.name.bytes(typ, ad.Bytes())
+			case ctaLabels:
+				b := ad.Bytes()
+				e.letIn = len(b) >= labelsLen && b[labelsLen-1]&letIn != 0
+			}
+		}
+	})
+	return e, err
+}
+
+// decodeTuple reads addresses and ports, and whether it is UDP.
+func decodeTuple(t *tuple, udp *bool) func(*netlink.AttributeDecoder) error {
+	var from, to netip.Addr
+	var fromPort, toPort uint16
+	ip := func(ad *netlink.AttributeDecoder) error {
+		for ad.Next() {
+			switch int(ad.Type()) {
+			case ctaSourceIP4, ctaSourceIP6:
+				from, _ = netip.AddrFromSlice(ad.Bytes())
+			case ctaDestIP4, ctaDestIP6:
+				to, _ = netip.AddrFromSlice(ad.Bytes())
+			}
+		}
+		return nil
+	}
+	proto := func(ad *netlink.AttributeDecoder) error {
+		for ad.Next() {
+			switch int(ad.Type()) {
+			case ctaProtoNum:
+				*udp = ad.Uint8() == unix.IPPROTO_UDP
+			case ctaSrcPort:
+				fromPort = ad.Uint16()
+			case ctaDstPort:
+				toPort = ad.Uint16()
+			}
+		}
+		return nil
+	}
+	return func(ad *netlink.AttributeDecoder) error {
+		for ad.Next() {
+			switch int(ad.Type()) {
+			case ctaIP:
+				ad.Nested(ip)
+			case ctaProto:
+				ad.Nested(proto)
+			}
+		}
+		*t = tuple{netip.AddrPortFrom(from, fromPort), netip.AddrPortFrom(to, toPort)}
+		return nil
+	}
+}

@@ -1,0 +1,336 @@
+//go:build linux
+
+package fence
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/nstest"
+	"github.com/doorward/doorward/internal/port"
+	"golang.org/x/sys/unix"
+)
+
+// talker is a server over UDP that sends to whoever sent last, every 50 ms and
+// whatever becomes of them, and tells what it hears.
+type talker struct {
+	heard chan string
+
+	mu sync.Mutex
+	to net.Addr
+}
+
+func talk(t testing.TB, n *nstest.NS, number int) *talker {
+	t.Helper()
+	s := &talker{heard: make(chan string, 1000)}
+	var u net.PacketConn
+	n.Do(func() (err error) { u, err = net.ListenPacket("udp", fmt.Sprintf(":%d", number)); return })
+	t.Cleanup(func() { u.Close() })
+	go func() { // ends with the socket
+		b := make([]byte, 1500)
+		for {
+			k, from, err := u.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			s.mu.Lock()
+			s.to = from
+			s.mu.Unlock()
+			s.heard <- string(b[:k])
+		}
+	}()
+	go func() { // ends with the test
+		tick := time.Tick(50 * time.Millisecond)
+		for t.Context().Err() == nil {
+			s.mu.Lock()
+			to := s.to
+			s.mu.Unlock()
+			if to != nil {
+				u.WriteTo([]byte("still here"), to)
+			}
+			select {
+			case <-tick:
+			case <-t.Context().Done():
+			}
+		}
+	}()
+	return s
+}
+
+// hears says whether the talker hears what is sent over c.
+func (s *talker) hears(t testing.TB, c net.Conn, wait time.Duration) bool {
+	t.Helper()
+	word := fmt.Sprintf("hello at %s", time.Now())
+	if _, err := io.WriteString(c, word); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.After(wait); ; {
+		select {
+		case got := <-s.heard:
+			if got == word {
+				return true
+			}
+		case <-end:
+			return false
+		}
+	}
+}
+
+// begins waits until connection tracking has an entry that begins with what the
+// host sends to c.
+func (p *place) begins(c net.Conn) {
+	p.t.Helper()
+	visitor := addrPort(c.LocalAddr().String())
+	eventually(p.t, "the server speaks first", func() bool {
+		out := p.host.Run("conntrack", "-L", "-p", "udp", "-f", map[bool]string{true: "ipv4", false: "ipv6"}[visitor.Addr().Is4()])
+		return strings.Contains(out, fmt.Sprintf("dst=%s sport=53 dport=%d ", visitor.Addr(), visitor.Port()))
+	})
+}
+
+// noted waits until it is remembered that c was let in.
+func (p *place) noted(c net.Conn) {
+	p.t.Helper()
+	eventually(p.t, "the server answers", func() bool { _, ok := p.note(flowsSet, c); return ok })
+}
+
+// note is what a set has of a flow.
+func (p *place) note(set string, c net.Conn) (element, bool) {
+	p.t.Helper()
+	p.f.mu.Lock()
+	defer p.f.mu.Unlock()
+	visitor := addrPort(c.LocalAddr().String())
+	e, ok, err := p.f.conn.readElement(set+familyOf(visitor.Addr()).name, tuple{visitor, addrPort(c.RemoteAddr().String())}.key())
+	p.do(err)
+	return e, ok
+}
+
+// A server that goes on sending when the door is closed makes entries in
+// connection tracking of which the visitor's datagrams are the answers. They come
+// in by a grant alone; a flow that was let in goes on, whoever is heard first when
+// connection tracking has forgotten it.
+func TestAnswersMakeNoFlow(t *testing.T) {
+	t.Parallel()
+	for _, ips := range [][2]string{{hostIP, visitorIP}, {hostIP6, visitorIP6}} {
+		for _, single := range []bool{false, true} {
+			for _, forgotten := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s, single use %v, forgotten %v", ips[0], single, forgotten), func(t *testing.T) {
+					t.Parallel()
+					p := newPlace(t)
+					s := talk(t, p.host, 53)
+					p.guard(Door{Name: "dns", Ports: ports(t, "53/udp"), SingleUse: single})
+					c, err := dialFrom(p.visitor, "udp", "", at(ips[0], 53), patience)
+					must(t, err)
+					defer c.Close()
+					for round := range 2 {
+						if round > 0 && s.hears(t, c, silence) {
+							t.Fatal("the server's own datagrams opened the door")
+						}
+						p.give(grant("dns", ips[1], time.Minute))
+						if !s.hears(t, c, patience) {
+							t.Fatalf("round %d: not in under a grant", round)
+						}
+						p.revoke(grant("dns", ips[1], 0))
+						p.noted(c)
+						if forgotten {
+							for range 2 {
+								p.host.Run("conntrack", "-F")
+								p.begins(c)
+								if !s.hears(t, c, patience) {
+									t.Fatalf("round %d: a flow does not go on when the server speaks first", round)
+								}
+							}
+							p.host.Run("conntrack", "-F")
+							p.begins(c)
+						}
+						if round == 0 && !s.hears(t, c, patience) {
+							t.Fatalf("round %d: the flow ended by itself", round)
+						}
+						p.do(p.f.EndFlows([]Grant{grant("dns", ips[1], 0)}))
+						p.begins(c)
+					}
+					if s.hears(t, c, silence) {
+						t.Error("the server's own datagrams opened the door")
+					}
+				})
+			}
+		}
+	}
+}
+
+// It is the same at a published port, whose server is another machine.
+func TestPublishedAnswersMakeNoFlow(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	s := talk(t, p.behind(), 53)
+	p.host.Run("nft", `table ip containers {
+		chain pre { type nat hook prerouting priority dstnat; fib daddr type local udp dport 53 dnat to 198.51.100.2
+		}
+		chain post { type nat hook postrouting priority srcnat; ip saddr 198.51.100.2 masquerade
+		}
+	}`)
+	p.guard(Door{Name: "dns", Ports: ports(t, "53/udp")})
+	c, err := dialFrom(p.visitor, "udp", "", at(hostIP, 53), patience)
+	must(t, err)
+	defer c.Close()
+	for round := range 2 {
+		p.give(grant("dns", visitorIP, time.Minute))
+		for range 2 { // the second is known to be answered
+			if !s.hears(t, c, patience) {
+				t.Fatalf("round %d: not in under a grant", round)
+			}
+			c.SetReadDeadline(time.Now().Add(patience))
+			if _, err := c.Read(make([]byte, 100)); err != nil {
+				t.Fatalf("round %d: %v", round, err)
+			}
+		}
+		p.revoke(grant("dns", visitorIP, 0))
+		p.do(p.f.EndFlows([]Grant{grant("dns", visitorIP, 0)}))
+		p.begins(c)
+		if s.hears(t, c, silence) {
+			t.Fatalf("round %d: the server's own datagrams opened the door", round)
+		}
+	}
+}
+
+// An ended flow stays ended for a day after either side has sent something.
+func TestEndedFlowsStayEnded(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	s := talk(t, p.host, 53)
+	p.guard(Door{Name: "dns", Ports: ports(t, "53/udp")})
+	p.give(grant("dns", visitorIP, time.Minute))
+	c, err := dialFrom(p.visitor, "udp", "", at(hostIP, 53), patience)
+	must(t, err)
+	defer c.Close()
+	if !s.hears(t, c, patience) {
+		t.Fatal("not in under a grant")
+	}
+	p.revoke(grant("dns", visitorIP, 0))
+	p.do(p.f.EndFlows([]Grant{grant("dns", visitorIP, 0)}))
+	soon := func() {
+		t.Helper()
+		e, _ := p.note(endedSet, c)
+		b := &batch{}
+		editElements(b, endedSet+"v4", []element{{key: e.key, left: time.Minute}})
+		p.f.mu.Lock()
+		defer p.f.mu.Unlock()
+		p.do(p.f.conn.commit(b))
+	}
+	renewed := func(by string) {
+		t.Helper()
+		eventually(t, "it is ended for a day, because of "+by, func() bool {
+			e, ok := p.note(endedSet, c)
+			return ok && e.left > flowFor-time.Minute
+		})
+	}
+	soon()
+	renewed("the server")
+	s.mu.Lock()
+	s.to = nil
+	s.mu.Unlock()
+	soon()
+	if s.hears(t, c, silence) {
+		t.Error("the visitor is heard")
+	}
+	renewed("the visitor")
+	// And in a table that takes another's place.
+	p.do(p.f.Close())
+	p.f = openIn(t, p.host, true)
+	p.guard(Door{Name: "dns", Ports: ports(t, "53/udp")})
+	renewed("what the table before knew")
+}
+
+// The host's own clients get their answers, whatever ports they have and whoever's
+// flows are ended.
+func TestOwnClientsAreAnswered(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	listen(t, p.visitor, 53)
+	listen(t, p.host, 60001)
+	p.guard(Door{Name: "mosh", Ports: ports(t, "60000-61000/udp")})
+	var c net.Conn
+	p.host.Do(func() (err error) {
+		d := net.Dialer{LocalAddr: &net.UDPAddr{Port: 60999}}
+		c, err = d.Dial("udp", at(visitorIP, 53))
+		return err
+	})
+	defer c.Close()
+	p.do(echo(c, patience))
+	everybody := []Grant{grant("mosh", "0.0.0.0/0", 0), grant("mosh", "::/0", 0)}
+	for _, ends := range [][]Grant{{grant("mosh", "192.0.2.99", 0)}, {grant("mosh", visitorIP, 0)}, everybody} {
+		p.give(grant("mosh", visitorIP, time.Minute))
+		want(t, p.visitor, "udp", at(hostIP, 60001), reached)
+		p.revoke(grant("mosh", visitorIP, 0))
+		p.do(p.f.EndFlows(ends))
+		if err := echo(c, patience); err != nil {
+			t.Errorf("the host's own client, after the end of %s: %v", ends[0].Source, err)
+		}
+	}
+	want(t, p.visitor, "udp", at(hostIP, 60999), dark) // from another port
+}
+
+// When no more ended flows can be remembered, that is an error, and the flows end
+// all the same.
+func TestEndedFlowsAreFull(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	listen(t, p.host, 53)
+	p.guard(Door{Name: "dns", Ports: ports(t, "53/udp")})
+	var full []element
+	for i := range endedMost {
+		from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i >> 16)}), uint16(i))
+		full = append(full, element{key: tuple{from, addrPort(hostIP + ":53")}.key(), left: time.Hour})
+	}
+	b := &batch{}
+	addElements(b, endedSet+"v4", full)
+	p.do(p.f.conn.commit(b))
+	p.give(grant("dns", visitorIP, time.Minute))
+	c, err := dialFrom(p.visitor, "udp", "", at(hostIP, 53), patience)
+	must(t, err)
+	defer c.Close()
+	p.do(echo(c, patience))
+	p.revoke(grant("dns", visitorIP, 0))
+	err = p.f.EndFlows([]Grant{grant("dns", visitorIP, 0)})
+	if !errors.Is(err, unix.ENFILE) || !strings.Contains(err.Error(), "no more than 262,144 ended flows") {
+		t.Errorf("one ended flow too many: %v", err)
+	}
+	if echo(c, silence) == nil {
+		t.Error("the flow goes on")
+	}
+}
+
+// What is ended is what a packet of the flow is matched by, in either direction
+// and before and behind any translation.
+func TestTuplesOfAFlow(t *testing.T) {
+	t.Parallel()
+	a := func(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+	visitor, front, back := a("192.0.2.2:40000"), a("192.0.2.1:5353"), a("192.0.2.1:53")
+	dns := flowSource{[]port.Range{{Proto: port.UDP, First: 5353, Last: 5353}}, netip.MustParsePrefix("192.0.2.2/32")}
+	behind := flowSource{[]port.Range{{Proto: port.UDP, First: 53, Last: 53}}, dns.source}
+	for name, tc := range map[string]struct {
+		f    flow
+		s    flowSource
+		want []tuple
+	}{
+		"the visitor's":       {flow{udp: true, letIn: true, original: tuple{visitor, front}, reply: tuple{back, visitor}}, dns, []tuple{{visitor, front}, {visitor, back}}},
+		"guarded behind":      {flow{udp: true, letIn: true, original: tuple{visitor, front}, reply: tuple{back, visitor}}, behind, []tuple{{visitor, front}, {visitor, back}}},
+		"without translation": {flow{udp: true, letIn: true, original: tuple{visitor, back}, reply: tuple{back, visitor}}, behind, []tuple{{visitor, back}}},
+		"the server's":        {flow{udp: true, letIn: true, original: tuple{back, visitor}, reply: tuple{visitor, back}}, behind, []tuple{{visitor, back}}},
+		"not let in":          {flow{udp: true, original: tuple{back, visitor}, reply: tuple{visitor, back}}, behind, nil},
+		"of TCP":              {flow{letIn: true, original: tuple{visitor, back}, reply: tuple{back, visitor}}, behind, nil},
+		"another door's":      {flow{udp: true, letIn: true, original: tuple{visitor, back}, reply: tuple{back, visitor}}, dns, nil},
+		"somebody else's": {flow{udp: true, letIn: true, original: tuple{a("192.0.2.3:40000"), back}, reply: tuple{back, a("192.0.2.3:40000")}},
+			behind, nil},
+	} {
+		if got := tc.f.of([]flowSource{tc.s}); fmt.Sprint(got) != fmt.Sprint(tc.want) {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
+	}
+}

@@ -1,0 +1,426 @@
+//go:build linux
+
+package fence
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Segments with the visitor's address, from somebody who does not see what comes
+// to it, spend no grant of single use and end no session.
+func TestForgedSegmentsSpendNothing(t *testing.T) {
+	t.Parallel()
+	for _, syncookies := range []string{"1", "2"} {
+		t.Run("cookies "+syncookies, func(t *testing.T) {
+			t.Parallel()
+			p, a := served(t, Door{Name: "ssh", Ports: ports(t, "22/tcp"), SingleUse: true})
+			p.host.Run("sysctl", "-q", "net.ipv4.tcp_syncookies="+syncookies)
+			for round := range 5 {
+				p.give(grant("ssh", visitorIP, time.Minute))
+				for i := range uint16(200) {
+					from := visitorPort(40000 + uint16(round)*200 + i)
+					a.send(segment{from: from, to: hostSSH, flags: syn, seq: 1})
+					for n := range uint32(5) { // numbers that are none of the answer's
+						a.send(segment{from: from, to: hostSSH, flags: ack | psh, seq: 2, ack: n * 0x3333_3333, data: []byte("x")})
+					}
+					a.send(segment{from: from, to: hostSSH, flags: rst, seq: 2})
+					a.send(segment{from: from, to: hostSSH, flags: fin | ack, seq: 2, ack: 1})
+				}
+				if gs, err := p.f.Grants(); err != nil || len(gs) != 1 {
+					t.Fatalf("round %d: Grants() = %v, %v, want the one that nobody has used", round, gs, err)
+				}
+				c, err := dialFrom(p.visitor, "tcp", "", at(hostIP, 22), patience)
+				if err != nil {
+					t.Fatalf("round %d: the visitor: %v", round, err)
+				}
+				if err := echo(c, patience); err != nil {
+					t.Errorf("round %d: the visitor: %v", round, err)
+				}
+				c.Close()
+			}
+			want(t, p.visitor, "tcp", at(hostIP, 22), dark)
+		})
+	}
+}
+
+// A forger's request in the visitor's name is given up when the visitor's host
+// answers that it knows nothing of it. So it does not stand in the visitor's way.
+func TestResetsArrive(t *testing.T) {
+	t.Parallel()
+	for _, single := range []bool{false, true} {
+		t.Run(fmt.Sprintf("single use %v", single), func(t *testing.T) {
+			t.Parallel()
+			p, a := served(t, Door{Name: "ssh", Ports: ports(t, "22/tcp"), SingleUse: single})
+			requests := func() bool {
+				return strings.Contains(p.host.Run("ss", "-Htn", "state", "syn-recv"), visitorIP)
+			}
+			p.give(grant("ssh", visitorIP, time.Minute))
+			if _, ok := a.ask(visitorPort(40000), hostSSH, 1); !ok || !requests() {
+				t.Fatal("no request is left where the visitor's host is silent: the test shows nothing")
+			}
+			p.revoke(grant("ssh", visitorIP, 0))
+			a.send(segment{from: visitorPort(40000), to: hostSSH, flags: rst, seq: 2})
+			eventually(t, "the request is reset", func() bool { return !requests() })
+			p.give(grant("ssh", visitorIP, time.Minute))
+			if _, ok := a.ask(visitorPort(41000), hostSSH, 1); !ok {
+				t.Fatal("a SYN under a grant was not answered")
+			}
+			eventually(t, "the visitor's host resets the forger's request", func() bool { return !requests() })
+			c, err := dialFrom(p.visitor, "tcp", visitorIP+":41000", hostIP+":22", patience)
+			if err != nil {
+				t.Fatalf("from the port that the forger used: %v", err)
+			}
+			defer c.Close()
+			if err := echo(c, patience); err != nil {
+				t.Errorf("from the port that the forger used: %v", err)
+			}
+		})
+	}
+}
+
+// Of handshakes that are completed at the same time under one grant of single use
+// one makes a connection.
+func TestOneHandshakeSpendsTheGrant(t *testing.T) {
+	t.Parallel()
+	p, a := served(t, Door{Name: "ssh", Ports: ports(t, "22/tcp"), SingleUse: true})
+	for round := range uint16(10) {
+		p.give(grant("ssh", visitorIP, time.Minute))
+		var asked []*connection
+		for i := range uint16(8) {
+			c, ok := a.ask(visitorPort(40000+round*8+i), hostSSH, 1)
+			if !ok {
+				t.Fatal("no answer under a grant")
+			}
+			asked = append(asked, c)
+		}
+		for _, c := range asked {
+			c.complete()
+		}
+		in := 0
+		for _, c := range asked {
+			if c.echoes() {
+				in++
+			}
+		}
+		if in != 1 {
+			t.Fatalf("round %d: one grant let %d connections in", round, in)
+		}
+	}
+}
+
+// A forged SYN with a live session's ports, which a grant lets pass, does not cut
+// the session when the grant is over, nor does what makes conntrack forget.
+func TestSessionsOutliveForgeryAndForgetting(t *testing.T) {
+	t.Parallel()
+	for _, at := range []string{"0.0.0.0:22", hostIP + ":22"} {
+		for _, single := range []bool{false, true} {
+			t.Run(fmt.Sprintf("listener at %s, single use %v", at, single), func(t *testing.T) {
+				t.Parallel()
+				p := newPlace(t)
+				echoAt(t, p.host, at)
+				before := p.opened(hostIP + ":22")
+				p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp"), SingleUse: single})
+				p.give(grant("ssh", visitorIP, time.Minute))
+				c, err := dialFrom(p.visitor, "tcp", "", hostIP+":22", patience)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				a := newAttacker(t, p.visitor)
+				p.give(grant("ssh", visitorIP, time.Minute))
+				for _, s := range []net.Conn{before, c} {
+					from := addrPort(s.LocalAddr().String())
+					a.send(segment{from: from, to: hostSSH, flags: syn, seq: 77})
+					a.send(segment{from: from, to: hostSSH, flags: rst | ack, seq: 77, ack: 77})
+				}
+				p.revoke(grant("ssh", visitorIP, 0))
+				for _, what := range []string{"forged", "forgotten", "forgotten again"} {
+					for _, s := range []net.Conn{before, c} {
+						if err := echo(s, patience); err != nil {
+							t.Fatalf("%s: the session of %s: %v", what, s.LocalAddr(), err)
+						}
+					}
+					p.host.Run("conntrack", "-F")
+				}
+				// Silence for what belongs to nothing, also where a listener is there.
+				stray := visitorPort(40000)
+				a.send(segment{from: stray, to: hostSSH, flags: ack, seq: 5, ack: 5})
+				if s, ok := a.hear(hostSSH, stray, rst, silence); ok {
+					t.Errorf("a stray segment was answered: %+v", s)
+				}
+			})
+		}
+	}
+}
+
+// NAT and routes lead to guarded ports, and into no door.
+func TestOtherWaysToAGuardedPort(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	listen(t, p.host, 22)
+	p.host.Do(func() error { return transparent(t, p) })
+	p.host.Run("nft", `table ip other { chain pre { type nat hook prerouting priority dstnat;
+		tcp dport 2222 redirect to :22
+		udp dport 2222 redirect to :22
+		ip daddr 198.51.100.7 tcp dport 443 dnat to 192.0.2.1:22
+		ip daddr 198.51.100.7 udp dport 443 dnat to 192.0.2.1:22
+		}
+	}`)
+	p.host.Run("ip", "route", "add", "198.51.100.0/24", "dev", "lo")
+	p.host.Run("ip", "route", "add", "local", "203.0.113.0/24", "dev", "lo", "table", "100")
+	p.host.Run("ip", "rule", "add", "iif", p.hostIf, "lookup", "100", "pref", "1")
+	for _, r := range []string{"198.51.100.0/24", "203.0.113.0/24"} {
+		p.visitor.Run("ip", "route", "add", r, "via", hostIP)
+	}
+	p.host.Run("sysctl", "-q", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0")
+	ways := []struct{ network, addr string }{
+		{"tcp", hostIP + ":2222"}, {"udp", hostIP + ":2222"},
+		{"tcp", "198.51.100.7:443"}, {"udp", "198.51.100.7:443"},
+		{"tcp", "203.0.113.9:23"},
+	}
+	for _, w := range ways {
+		want(t, p.visitor, w.network, w.addr, reached) // the test itself works
+	}
+	d := Door{Name: "ssh", Ports: ports(t, "22-23/tcp", "22/udp")}
+	for _, single := range []bool{false, true} {
+		d.SingleUse = single
+		p.guard(d)
+		p.host.Run("conntrack", "-F")
+		for _, w := range ways {
+			want(t, p.visitor, w.network, w.addr, dark)
+			p.give(grant("ssh", visitorIP, time.Minute))
+			want(t, p.visitor, w.network, w.addr, reached)
+			if w.network == "tcp" && single {
+				want(t, p.visitor, w.network, w.addr, dark)
+			}
+			p.revoke(grant("ssh", visitorIP, 0))
+		}
+		d.Always = prefixes(visitorIP + "/32")
+		p.guard(d)
+		for _, w := range ways {
+			want(t, p.visitor, w.network, w.addr, reached)
+		}
+		d.Always = nil
+	}
+}
+
+// transparent listens at port 23 for whatever address is routed to it.
+func transparent(t testing.TB, p *place) error {
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		return raw.Control(func(fd uintptr) {
+			unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_TRANSPARENT, 1)
+		})
+	}}
+	l, err := lc.Listen(t.Context(), "tcp4", ":23")
+	if err == nil {
+		serve(t, l)
+	}
+	return err
+}
+
+// A grant of single use lets one connection to a published port, for all that the
+// handshake is another host's.
+func TestPublishedPortsOfSingleUse(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	b := p.behind()
+	listen(t, b, 80)
+	p.host.Run("nft", `table inet containers { chain pre { type nat hook prerouting priority dstnat;
+		fib daddr type local tcp dport 8080 dnat ip to 198.51.100.2:80
+		}
+	}`)
+	mute(p.visitor, "40000-40999")
+	p.guard(Door{Name: "web", Ports: ports(t, "8080/tcp"), SingleUse: true})
+	a, web := newAttacker(t, p.visitor), addrPort(hostIP+":8080")
+	p.give(grant("web", visitorIP, time.Minute))
+	var asked []*connection
+	for i := range uint16(3) {
+		c, ok := a.ask(visitorPort(40000+i), web, 1)
+		if !ok {
+			t.Fatal("no answer under a grant")
+		}
+		asked = append(asked, c)
+	}
+	a.send(segment{from: asked[2].from, to: web, flags: ack, seq: 2, ack: asked[2].ack + 1}) // a guess
+	for i, c := range asked {
+		c.complete()
+		if got := c.echoes(); got != (i == 0) {
+			t.Errorf("connection %d of one grant is in: %v", i, got)
+		}
+	}
+	if !asked[0].echoes() {
+		t.Error("the first connection does not go on")
+	}
+	p.give(grant("web", visitorIP, time.Minute))
+	c, ok := a.ask(visitorPort(40100), web, 1)
+	p.revoke(grant("web", visitorIP, 0))
+	if c.complete(); !ok || c.echoes() {
+		t.Errorf("asked %v, and a handshake was completed after the grant's end", ok)
+	}
+}
+
+// TCP fast open makes a connection of a SYN alone: not by a grant, which takes a
+// handshake.
+func TestFastOpenTakesAHandshake(t *testing.T) {
+	t.Parallel()
+	p, a := served(t, Door{Name: "ssh", Ports: ports(t, "22/tcp"), SingleUse: true})
+	p.give(grant("ssh", visitorIP, time.Minute))
+	for i, s := range []segment{
+		{options: []byte{34, 2, 1, 1}},
+		{options: []byte{254, 4, 0xf9, 0x89}},
+		{data: []byte("hello")},
+		{options: []byte{1, 1, 1, 1}, data: []byte("h")},
+		{options: []byte{2, 4, 5, 0xb4, 34, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1}, data: []byte("hello")},
+	} {
+		s.from, s.to, s.flags, s.seq = visitorPort(40000+uint16(i)), hostSSH, syn, 1
+		a.send(s)
+		if _, ok := a.hear(hostSSH, s.from, syn|ack, silence); ok {
+			t.Errorf("case %d: a SYN that may make a connection was answered", i)
+		}
+	}
+	want(t, p.visitor, "tcp", hostIP+":22", reached)
+}
+
+// Who sends first is waited for with TCP_DEFER_ACCEPT: the handshake is completed,
+// and the grant spent, long before there is a socket.
+func TestDeferredAccept(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	p.host.Do(func() error {
+		lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+			return raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 30) })
+		}}
+		l, err := lc.Listen(t.Context(), "tcp", ":22")
+		if err == nil {
+			serve(t, l)
+		}
+		return err
+	})
+	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp"), SingleUse: true})
+	p.give(grant("ssh", visitorIP, time.Minute))
+	c, err := dialFrom(p.visitor, "tcp", "", hostIP+":22", patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	eventually(t, "the grant is spent", func() bool { gs, err := p.f.Grants(); return err == nil && len(gs) == 0 })
+	want(t, p.visitor, "tcp", hostIP+":22", dark)
+	if err := echo(c, patience); err != nil {
+		t.Errorf("the connection that spent the grant: %v", err)
+	}
+}
+
+// Flows over UDP end with the grant that let them in, when they are to.
+func TestEndFlows(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	listen(t, p.host, 53)
+	listen(t, p.host, 54)
+	p.host.Run("nft", "table inet other { chain pre { type nat hook prerouting priority dstnat; udp dport 5353 redirect to :53\n}\n}")
+	p.guard(Door{Name: "dns", Ports: ports(t, "53/udp", "5353/udp")}, Door{Name: "vpn", Ports: ports(t, "54/udp")})
+	both := []Grant{grant("dns", visitorIP, time.Minute), grant("dns", visitorIP6, time.Minute)}
+	everybody := []Grant{grant("dns", "0.0.0.0/0", 0), grant("dns", "::/0", 0)}
+	for name, ends := range map[string][]Grant{"each": both, "everybody": everybody} {
+		p.give(append(both, grant("vpn", visitorIP, time.Minute))...)
+		var flows []net.Conn
+		for _, addr := range []string{at(hostIP, 53), at(hostIP6, 53), at(hostIP, 5353), at(hostIP, 54)} {
+			c, err := dialFrom(p.visitor, "udp", "", addr, patience)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if err := echo(c, patience); err != nil {
+				t.Fatalf("%s: %s under a grant: %v", name, addr, err)
+			}
+			flows = append(flows, c)
+		}
+		p.revoke(append(both, grant("vpn", visitorIP, 0))...)
+		p.do(p.f.EndFlows([]Grant{grant("dns", "192.0.2.99", 0)})) // somebody else's
+		for _, c := range flows {
+			if err := echo(c, patience); err != nil {
+				t.Errorf("%s: the flow to %s was ended with another's: %v", name, c.RemoteAddr(), err)
+			}
+		}
+		p.do(p.f.EndFlows(ends))
+		for i, c := range flows {
+			if err := echo(c, silence); (err == nil) != (i == 3) {
+				t.Errorf("%s: the flow to %s, of the other door: %v: %v", name, c.RemoteAddr(), i == 3, err)
+			}
+		}
+	}
+}
+
+// A knock from the machine itself is none, and does not look like one.
+func TestKnocksOfTheHostItself(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	listen(t, p.host, 22)
+	listen(t, p.host, 59000)
+	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp"), Listen: []uint16{59000, 59001}})
+	for _, ip := range []string{"127.0.0.1", "127.9.9.9", "::1", hostIP, hostIP6} {
+		want(t, p.host, "tcp", at(ip, 59000), rejected) // heard
+		want(t, p.host, "tcp", at(ip, 59001), rejected) // not heard
+		want(t, p.host, "tcp", at(ip, 22), reached)
+	}
+	for _, ip := range []string{hostIP, hostIP6} {
+		want(t, p.visitor, "tcp", at(ip, 59000), reached)
+	}
+}
+
+// Who has completed a connection has used the door; who asked has not.
+func TestUsed(t *testing.T) {
+	t.Parallel()
+	p, a := served(t, Door{Name: "ssh", Ports: ports(t, "22/tcp", "22/udp")})
+	used := func(ip string) bool {
+		t.Helper()
+		ago, ok, err := p.f.Used("ssh", netip.MustParseAddr(ip))
+		p.do(err)
+		if ok && (ago < 0 || ago > time.Minute) {
+			t.Errorf("%s has used the door %s ago", ip, ago)
+		}
+		return ok
+	}
+	p.give(grant("ssh", visitorIP, time.Minute), grant("ssh", "2001:db8::/64", time.Minute))
+	a.ask(visitorPort(40000), hostSSH, 1)
+	want(t, p.visitor, "udp", at(hostIP, 22), reached)
+	if used(visitorIP) || used(visitorIP6) {
+		t.Error("asking is using")
+	}
+	for _, ip := range []string{hostIP, hostIP6} {
+		want(t, p.visitor, "tcp", at(ip, 22), reached)
+	}
+	if !used(visitorIP) || !used("::ffff:"+visitorIP) || !used(visitorIP6) || used("192.0.2.3") {
+		t.Error("it is not told who has used the door")
+	}
+	if _, _, err := p.f.Used("sh", netip.MustParseAddr(visitorIP)); err == nil || !strings.Contains(err.Error(), `door "sh" is not guarded`) {
+		t.Errorf("of an unknown door: %v", err)
+	}
+}
+
+// A grant ends when it was said to, however late the kernel is told.
+func TestLateGrantsHaveWhatIsLeft(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp")})
+	soon, over := grant("ssh", visitorIP, time.Hour), grant("ssh", visitorIP6, 50*time.Millisecond)
+	p.give(over)
+	p.f.mu.Lock() // somebody else has the fence
+	given := make(chan error)
+	go func() { given <- p.f.Change([]Grant{soon, over}, nil) }()
+	time.Sleep(time.Until(over.Until)) // what is measured is the clock
+	p.f.mu.Unlock()
+	p.do(<-given)
+	gs, err := p.f.Grants()
+	p.do(err)
+	if len(gs) != 1 || gs[0].Until.After(soon.Until.Add(20*time.Millisecond)) {
+		t.Errorf("Grants() = %v, want one until %v", gs, soon.Until)
+	}
+}

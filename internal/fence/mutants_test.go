@@ -1,0 +1,86 @@
+//go:build linux
+
+package fence
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/mutants"
+	"github.com/doorward/doorward/internal/nstest"
+)
+
+// finders are the tests that must notice each deliberate fault of this package.
+var finders = map[string]string{
+	"syn-on-an-entry-is-believed":        "TestSynOnAnEntryNeedsAGrant",
+	"syn-spends-the-grant":               "TestForgedSegmentsSpendNothing",
+	"forged-ack-spends-the-grant":        "TestForgedSegmentsSpendNothing",
+	"handshake-is-not-judged-again":      "TestHandshakeIsJudgedAgain",
+	"two-spend-one-grant":                "TestOneHandshakeSpendsTheGrant",
+	"entry-is-a-session":                 "TestSynOnAnEntryNeedsAGrant",
+	"nothing-is-asked-at-arrival":        "TestOtherWaysToAGuardedPort",
+	"published-handshake-is-not-judged":  "TestPublishedPortsOfSingleUse",
+	"fast-open-takes-no-handshake":       "TestFastOpenTakesAHandshake",
+	"sessions-need-an-entry":             "TestSessionsOutliveForgeryAndForgetting",
+	"stray-is-answered":                  "TestSessionsOutliveForgeryAndForgetting",
+	"sessions-need-early-demultiplexing": "TestStandingSessionsLiveOn",
+	"cookie-is-good-for-ever":            "TestCookieIsGoodForOneHandshake",
+	"handshake-before-the-session":       "TestSessionIsNoHandshake",
+	"resets-are-refused":                 "TestResetsArrive",
+	"flows-outlive-close":                "TestEndFlows",
+	"answers-make-a-flow":                "TestAnswersMakeNoFlow",
+	"forgotten-flow-outlives-close":      "TestAnswersMakeNoFlow",
+	"ended-flow-wears-off":               "TestEndedFlowsStayEnded",
+	"ended-for-ever":                     "TestAnswersMakeNoFlow",
+	"late-grant-gets-its-whole-time":     "TestLateGrantsHaveWhatIsLeft",
+	"knock-over-loopback-is-heard":       "TestKnocksOfTheHostItself",
+}
+
+// TestMutants builds this package's tests with each deliberate fault in it, and
+// has the test that is there for it look.
+func TestMutants(t *testing.T) {
+	if os.Getenv("DOORWARD_MUTANT") != "" || testing.Short() {
+		t.Skip("this is a mutant, or is to be short")
+	}
+	nstest.Need(t, "nft", "ip", "ss", "conntrack")
+	all, err := mutants.Load()
+	must(t, err)
+	for _, m := range all {
+		if !strings.HasPrefix(m.File, "internal/fence/") {
+			continue
+		}
+		t.Run(m.Name, func(t *testing.T) {
+			t.Parallel()
+			finder, ok := finders[m.Name]
+			if !ok {
+				t.Fatal("no test is named in finders")
+			}
+			binary := filepath.Join(t.TempDir(), "mutant.test")
+			overlay, err := m.Overlay(t.TempDir())
+			must(t, err)
+			if out, err := with(t, "go", "test", "-c", "-vet=off", "-overlay", overlay, "-o", binary, "."); err != nil {
+				t.Fatalf("build: %v\n%s", err, out)
+			}
+			begun := time.Now()
+			out, err := with(t, binary, "-test.run=^"+finder+"$", "-test.failfast", "-test.timeout=2m")
+			if err == nil || !regexp.MustCompile(`(?m)^\s*--- FAIL: `+finder).Match(out) {
+				t.Fatalf("it broke %s, and %s did not notice: %v\n%s", m.Breaks, finder, err, out)
+			}
+			t.Logf("%s, noticed by %s after %v", m.Breaks, finder, time.Since(begun).Round(100*time.Millisecond))
+		})
+	}
+}
+
+func with(t *testing.T, name string, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	c := exec.CommandContext(ctx, name, args...)
+	c.Env = append(os.Environ(), "DOORWARD_MUTANT=yes")
+	return c.CombinedOutput()
+}

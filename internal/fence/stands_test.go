@@ -1,0 +1,45 @@
+//go:build linux
+
+package fence
+
+import (
+	"testing"
+
+	"github.com/doorward/doorward/internal/nstest"
+)
+
+// A table that stands is one that judges packets for some door, whoever made it;
+// one that was made and not yet used, or that somebody took the rules from, does
+// not.
+func TestStands(t *testing.T) {
+	t.Parallel()
+	n := nstest.New(t)
+	nstest.Need(t, "nft")
+	check := func(f *Fence, want bool, when string) {
+		t.Helper()
+		if got, err := f.Stands(); err != nil || got != want {
+			t.Errorf("%s: Stands() = %v, %v, want %v", when, got, err, want)
+		}
+	}
+	f := openIn(t, n, true)
+	check(f, false, "opened, and no door guarded yet")
+	must(t, f.Guard([]Door{sshDoor(t)}))
+	check(f, true, "a door is guarded")
+	must(t, f.Close())
+
+	f = openIn(t, n, true)
+	check(f, true, "left by a fence before")
+	n.Run("nft", "flush", "chain", "inet", "doorward", arriveChain)
+	check(f, false, "somebody took the rules away")
+	must(t, f.Guard([]Door{sshDoor(t)}))
+	check(f, true, "guarded again")
+	n.Run("nft", "add", "table", "inet", "doorward", "{ flags dormant; }")
+	check(f, false, "somebody switched the table off")
+	n.Run("nft", "delete", "table", "inet", "doorward")
+	check(f, false, "somebody deleted the table")
+	must(t, f.Close())
+
+	f = openIn(t, n, false)
+	must(t, f.Guard([]Door{sshDoor(t)}))
+	check(f, true, "owned")
+}

@@ -1,0 +1,37 @@
+//go:build linux
+
+package fence
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/nstest"
+)
+
+// A table as the layout before made it (its listing is in testdata) is replaced in
+// one transaction, in which its grants keep their time.
+func TestUpgradeKeepsGrants(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, "nft")
+	old, err := os.ReadFile("testdata/layout1.nft")
+	must(t, err)
+	for _, plain := range []bool{false, true} {
+		n := nstest.New(t)
+		cmd := n.Command(t.Context(), "nft", "-f", "-")
+		cmd.Stdin = strings.NewReader(strings.Replace(string(old), "flags owner", "", 1))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		f := openIn(t, n, plain)
+		must(t, f.Guard([]Door{{Name: "once", Ports: ports(t, "22/tcp"), SingleUse: true}}))
+		must(t, f.Check())
+		gs, err := f.Grants()
+		must(t, err)
+		if len(gs) != 1 || gs[0].Source != prefixes("192.0.2.0/24")[0] || left(gs[0]) > time.Minute || left(gs[0]) < 30*time.Second {
+			t.Errorf("plain %v: Grants() = %v, want the one of the table before", plain, gs)
+		}
+	}
+}

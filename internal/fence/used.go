@@ -1,0 +1,30 @@
+//go:build linux
+
+package fence
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Used says whether a source has completed a connection to a door's TCP ports
+// within the last day, and how long ago the latest began. It costs the same
+// however many there are.
+func (f *Fence) Used(door string, source netip.Addr) (ago time.Duration, ok bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err = f.do("look who used a door", func(c *conn) error {
+		p := netip.PrefixFrom(source.WithZone(""), source.BitLen())
+		if _, _, err := f.place(Grant{Door: door, Source: p}); err != nil {
+			return err
+		}
+		addr := canonical(p).Addr()
+		e, there, err := c.readElement(doorPrefix+door+usedInfix+familyOf(addr).name, string(addr.AsSlice()))
+		ago, ok = max(0, usedFor-e.left), there
+		return err
+	})
+	if err != nil {
+		return 0, false, err
+	}
+	return ago, ok, nil
+}

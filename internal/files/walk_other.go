@@ -1,0 +1,16 @@
+//go:build !unix
+
+package files
+
+import (
+	"io/fs"
+	"path/filepath"
+)
+
+const nonblock = 0
+
+func resolve(path string, _ ...int) (string, error) { return filepath.EvalSymlinks(path) }
+
+func judgeFile(string, fs.FileInfo) error { return nil }
+
+func judgeDirectory(string, fs.FileInfo, bool, []int) error { return nil }

@@ -1,0 +1,198 @@
+package gateway
+
+import (
+	"sync"
+	"time"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
+)
+
+// boardShare is the share of the loop that making sheets may take: after one,
+// none is made for so many times what it took.
+const boardShare = 10
+
+// board is where the loop pins up how things stand, once for all who wait,
+// however many they are. The sheet stays up until something changes, so that who
+// asks in between does not trouble the loop at all. A touch never waits for more
+// than the one sheet that is being made, and has the loop to itself for ten times
+// as long afterwards.
+type board[T any] struct {
+	made int // sheets, for tests; belongs to the loop
+
+	mu     sync.Mutex
+	last   *sheet[T] // is how things stand; nil once something has changed
+	wanted *sheet[T] // by those who asked since the latest turn began
+	making *sheet[T] // by those who asked before; at the end of the turn it is pinned up
+	rest   time.Time // until then none is made
+}
+
+// sheet is what a board tells. It is not changed any more when done is closed.
+type sheet[T any] struct {
+	done  chan struct{}
+	of    T
+	doors []config.Door // that it is about, for what only the kernel knows
+}
+
+// ask returns the sheet of how things stand, when it is done, and whether the
+// loop must be told that somebody waits.
+func (b *board[T]) ask() (s *sheet[T], wake bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.last != nil:
+		return b.last, false
+	case b.wanted != nil:
+		return b.wanted, false
+	}
+	b.wanted = &sheet[T]{done: make(chan struct{})}
+	return b.wanted, true
+}
+
+// turn begins a turn: what was asked for until now is made at its end, so that
+// what happened before somebody asked is in what they are told.
+func (b *board[T]) turn(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.making == nil && !now.Before(b.rest) {
+		b.making, b.wanted = b.wanted, nil
+	}
+}
+
+// stale takes the sheet down: something has changed.
+func (b *board[T]) stale() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.last = nil
+}
+
+// pin ends a turn: it makes the sheet that somebody waits for.
+func (b *board[T]) pin(now func() time.Time, doors []config.Door, tell func(time.Time) T) {
+	b.mu.Lock()
+	s := b.making
+	b.making = nil
+	b.mu.Unlock()
+	if s == nil {
+		return
+	}
+	begun := now()
+	s.of, s.doors = tell(begun), doors
+	b.made++
+	ended := now()
+	close(s.done)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.last, b.rest = s, ended.Add(boardShare*ended.Sub(begun))
+}
+
+// due is when a turn is due for those who wait.
+func (b *board[T]) due() (time.Time, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rest, b.wanted != nil
+}
+
+// readBoard returns the sheet of how things stand, false if the gateway ends first.
+func readBoard[T any](g *Gateway, b *board[T]) (*sheet[T], bool) {
+	s, wake := b.ask()
+	if wake {
+		select {
+		case g.wake <- struct{}{}:
+		default: // it is awake already
+		}
+	}
+	select {
+	case <-s.done:
+		return s, true
+	case <-g.ended:
+		return nil, false
+	}
+}
+
+// beginTurn and endTurn are what a turn does for those who ask.
+func (g *Gateway) beginTurn(now time.Time) {
+	g.statuses.turn(now)
+	g.vitals.turn(now)
+}
+
+func (g *Gateway) endTurn() {
+	g.statuses.pin(g.world.Now, g.config.Doors, g.status)
+	g.vitals.pin(g.world.Now, g.config.Doors, g.vitalsNow)
+}
+
+// changed takes down what is pinned up.
+func (g *Gateway) changed() {
+	g.statuses.stale()
+	g.vitals.stale()
+}
+
+// dueAsked is when a turn is due for those who ask.
+func (g *Gateway) dueAsked() (time.Time, bool) {
+	s, asked := g.statuses.due()
+	v, checked := g.vitals.due()
+	if checked && (!asked || v.Before(s)) {
+		return v, true
+	}
+	return s, asked
+}
+
+// measureEvery is how old a measurement may be.
+const measureEvery = time.Second
+
+// measurement is what only the kernel knows, as it was at a time. It is read by
+// who asks, beside the loop, and once for all who ask within a second.
+type measurement struct {
+	mu       sync.Mutex // held while it is read
+	at       time.Time  // zero before the first
+	doors    []config.Door
+	refused  map[string]uint64 // packets, by door
+	sessions map[string]int    // live connections, by door
+	problem  string            // why packets cannot be read, "" when they can
+}
+
+// measure returns refused packets and live connections of doors.
+func (g *Gateway) measure(doors []config.Door) (refused map[string]uint64, sessions map[string]int) {
+	m := &g.measured
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := g.world.Now()
+	same := len(doors) == len(m.doors) && (len(doors) == 0 || &doors[0] == &m.doors[0])
+	if same && !m.at.IsZero() && now.Sub(m.at) < measureEvery {
+		return m.refused, m.sessions
+	}
+	m.at, m.doors, m.sessions = now, doors, make(map[string]int)
+	for _, d := range doors {
+		if n, err := g.world.Connections(d.Ports); err == nil {
+			m.sessions[d.Name] = n
+		}
+	}
+	var err error
+	if m.refused, err = g.world.Fence.Refused(); err == nil {
+		m.problem = ""
+	} else if m.problem != err.Error() {
+		m.problem = err.Error()
+		g.log.Warn("cannot read how many packets were refused", "err", err)
+	}
+	return m.refused, m.sessions
+}
+
+// Vitals returns how things stand, in numbers (control.Meter). What they cost
+// grows with the number of doors alone.
+func (g *Gateway) Vitals() control.Vitals {
+	s, ok := readBoard(g, &g.vitals)
+	if !ok {
+		return control.Vitals{Version: g.opts.Version}
+	}
+	v := s.of
+	refused, sessions := g.measure(s.doors)
+	v.Doors = append([]control.DoorVitals(nil), v.Doors...)
+	for i := range v.Doors {
+		d := &v.Doors[i]
+		d.Refused = refused[d.Name]
+		if d.State != door.Open.String() {
+			d.Sessions = sessions[d.Name]
+		}
+	}
+	return v
+}

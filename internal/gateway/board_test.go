@@ -1,0 +1,184 @@
+package gateway
+
+import (
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/port"
+)
+
+// hold has the loop busy with one turn until the returned function is called.
+func (r *running) hold() (release func()) {
+	held := make(chan struct{})
+	go r.post(func(time.Time) { <-held })
+	synctest.Wait()
+	return func() { close(held); synctest.Wait() }
+}
+
+// asking has n goroutines ask at once, and returns what they are told in the end.
+func asking[T any](n int, ask func() T) (answers func() []T) {
+	var mu sync.Mutex
+	var got []T
+	var all sync.WaitGroup
+	for range n {
+		all.Go(func() {
+			a := ask()
+			mu.Lock()
+			defer mu.Unlock()
+			got = append(got, a)
+		})
+	}
+	synctest.Wait()
+	return func() []T { all.Wait(); return got }
+}
+
+// However many ask how things stand, lists are gone through once. A touch that
+// comes meanwhile is judged in the same turn, before the sheet is made.
+func TestManyWhoAskCostOneSheet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		const penalised, asked = 60_000, 300
+		r.sync(func(now time.Time) {
+			for n := range penalised {
+				a := netip.AddrFrom4([4]byte{198, 18 + byte(n>>16), byte(n >> 8), byte(n)})
+				r.doors[0].door.RestorePenalty(now, door.Penalty{Source: door.Source(a), Until: now.Add(time.Hour), For: time.Hour, Times: 1})
+			}
+		})
+		made, release := r.statuses.made, r.hold()
+		statuses := asking(asked, func() control.Status { s, _ := r.Status(); return s })
+		vitals := asking(asked, r.Vitals)
+		r.Hear([]port.Touch{
+			{Source: visitor, Port: port.Port{Proto: port.TCP, Number: 59000}, Time: time.Now(), Proven: true},
+			{Source: visitor, Port: port.Port{Proto: port.TCP, Number: 59002}, Time: time.Now(), Proven: true},
+		})
+		release()
+		for _, s := range statuses() {
+			if d := s.Doors[0]; len(d.Penalties) != penalised || d.State == "dark" {
+				t.Fatalf("status tells of %d penalties and a door that is %s, want %d, and the knock heard before",
+					len(d.Penalties), d.State, penalised)
+			}
+		}
+		for _, v := range vitals() {
+			if d := v.Doors[0]; d.Penalties != penalised {
+				t.Fatalf("the metrics tell of %d penalties, want %d", d.Penalties, penalised)
+			}
+		}
+		if n := r.statuses.made - made; n != 1 {
+			t.Errorf("for %d who asked the lists were gone through %d times, want once", asked, n)
+		}
+	})
+}
+
+// While nothing changes, nobody who asks troubles the loop; what has changed is
+// told at once.
+func TestASheetStaysUpUntilSomethingChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		first, _ := r.Status()
+		release := r.hold() // whose beginning takes the sheet down
+		release()
+		r.Status()
+		made, vitals := r.statuses.made, r.vitals.made
+		time.Sleep(time.Second)
+		for range 100 {
+			if s, _ := r.Status(); !s.Time.Equal(time.Now()) || s.Time.Equal(first.Time) {
+				t.Fatalf("the status is of %v, and it is %v", s.Time, time.Now())
+			}
+			r.Vitals()
+		}
+		if r.statuses.made != made || r.vitals.made > vitals+1 {
+			t.Errorf("nothing has changed, and %d sheets were made", r.statuses.made-made)
+		}
+		r.touch(visitor, 59000, 59002)
+		r.wantState("open")
+		if v := r.Vitals(); v.Doors[0].State != "open" || v.Doors[0].Grants != 1 || v.Events["granted"] != 1 {
+			t.Errorf("the metrics are %+v, want an open door and a grant", v)
+		}
+	})
+}
+
+// Sheets take at most a share of the loop, however long they take to make and
+// however often they are asked for.
+func TestSheetsTakeAShareOfTheLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const cost, changes = 50 * time.Millisecond, 40
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		r.sync(func(time.Time) { r.doors[0].service.svc = &slowName{r.doors[0].service.svc.(*unit), cost} })
+		made, begun := r.statuses.made, time.Now()
+		for range changes {
+			r.sync(func(time.Time) {}) // as any event, it takes the sheet down
+			r.Status()
+		}
+		took, n := time.Since(begun), r.statuses.made-made
+		if n != changes || took < (changes-1)*(boardShare+1)*cost {
+			t.Errorf("%d sheets of %v each in %v, want %d in at least %v", n, cost, took, changes, (changes-1)*(boardShare+1)*cost)
+		}
+		if took > (changes+1)*(boardShare+1)*cost {
+			t.Errorf("%d sheets took %v, which is longer than they must", n, took)
+		}
+	})
+}
+
+// slowName is a service of which it takes long to tell.
+type slowName struct {
+	*unit
+	cost time.Duration
+}
+
+func (s *slowName) String() string { time.Sleep(s.cost); return s.unit.String() }
+
+// What only the kernel knows is read once in a second, for all who ask.
+func TestTheKernelIsAskedOnceInASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		r.Status()
+		before := m.measured
+		for range 10 {
+			time.Sleep(measureEvery / 2)
+			asking(100, func() control.Status { s, _ := r.Status(); return s })()
+			asking(100, r.Vitals)()
+		}
+		if n := m.measured - before; n < 4 || n > 6 {
+			t.Errorf("in 5 s of 2,000 questions the kernel was asked %d times, want about 5", n)
+		}
+	})
+}
+
+// sync has f run in a turn, and waits for its end.
+func (r *running) sync(f event) {
+	done := make(chan struct{})
+	r.post(func(now time.Time) { f(now); close(done) })
+	<-done
+	synctest.Wait()
+}
+
+// Who asks a gateway that has ended, or does not come to its end of a turn, is
+// told so.
+func TestAskingAGatewayThatEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		release := r.hold()
+		answers := asking(10, func() control.Status { s, _ := r.Status(); return s })
+		go r.stop()
+		release()
+		for _, s := range answers() {
+			if len(s.Doors) == 0 && (len(s.Warnings) != 1 || s.Warnings[0] != "the daemon ends") {
+				t.Errorf("told %+v, want the doors, or that the daemon ends", s)
+			}
+		}
+		if s, _ := r.Status(); len(s.Warnings) != 1 || s.Warnings[0] != "the daemon ends" {
+			t.Errorf("afterwards: %+v, want that the daemon ends", s)
+		}
+		r.Vitals()
+	})
+}

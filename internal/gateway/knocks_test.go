@@ -1,0 +1,174 @@
+package gateway
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/store"
+)
+
+// Four connections at once, as of a program that makes its own, knock at once:
+// all get in, and what is left over of their knocks costs nothing.
+func TestKnocksInParallelOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		r.touch(visitor, 59000, 59000, 59002, 59000, 59000, 59002, 59002, 59002)
+		r.wantState("open")
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if got := r.status().Penalties; len(got) != 0 {
+			t.Errorf("penalties %v", got)
+		}
+	})
+}
+
+// A neighbour behind the visitor's address, whose touch is wrong, takes back what
+// nobody has used yet, and nothing else.
+func TestAWrongKnockTakesBackAnUnusedGrantOnly(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		used    time.Duration // after the grant was given; 0: not
+		unknown error
+		stands  bool
+	}{
+		{"nobody came", 0, nil, false},
+		{"a connection used it", 2 * time.Second, nil, true},
+		{"one used the grant before", -time.Hour, nil, false},
+		{"the kernel does not say", 2 * time.Second, errors.New("netlink: no buffer space available"), false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMachine()
+				r := run(t, m, configPath(t), sshDoor)
+				r.touch(visitor, 59000, 59002)
+				m.do(func() {
+					m.unknown = tt.unknown
+					if tt.used != 0 {
+						m.used[grantKey{"ssh", door.Source(visitor)}] = time.Now().Add(tt.used)
+					}
+				})
+				time.Sleep(5 * time.Second)
+				r.touch(visitor, 59001)
+				got := r.status()
+				if stands := len(got.Grants) == 1; stands != tt.stands || len(got.Penalties) != 1 {
+					t.Errorf("grants %v, penalties %v; the grant is to stand: %v", got.Grants, got.Penalties, tt.stands)
+				}
+			})
+		})
+	}
+}
+
+// What a source did is remembered over a restart, for a week after its penalty
+// was over, whatever the clock does.
+func TestAPenaltyGrowsOverARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r := run(t, m, path, sshDoor)
+		other := netip.MustParseAddr("2001:db8::9")
+		lasts := func(want time.Duration) {
+			t.Helper()
+			r.touch(other, 59001)
+			got := r.status().Penalties
+			if len(got) != 1 || got[0].Source != "2001:db8::/64" || !got[0].Until.Equal(time.Now().Add(want)) {
+				t.Errorf("penalties %v, want one of 2001:db8::/64 for %s", got, want)
+			}
+		}
+		lasts(5 * time.Minute)
+		r.stop()
+		time.Sleep(6 * time.Minute)
+		r = restart(t, m, path)
+		if got := r.status().Penalties; len(got) != 0 {
+			t.Errorf("what is over stands: %v", got)
+		}
+		lasts(10 * time.Minute)
+		r.stop()
+		time.Sleep(10*time.Minute + door.Remembered)
+		r = restart(t, m, path)
+		if len(m.banned) != 0 {
+			t.Errorf("on disk are still %v", m.banned)
+		}
+		lasts(5 * time.Minute)
+		r.stop()
+	})
+}
+
+// A penalty that was over does not stand again because the clock was set back,
+// whether a daemon saw its end or not.
+func TestAPenaltyThatIsOverStaysOverWhateverTheClockDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r := run(t, m, path, sshDoor)
+		r.touch(visitor, 59001)
+		time.Sleep(6 * time.Minute)
+		r.stop()
+		back := func() {
+			for k, p := range m.banned {
+				p.Until = p.Until.Add(24 * time.Hour) // as if now were a day earlier
+				m.banned[k] = p
+			}
+		}
+		back()
+		r = restart(t, m, path)
+		if got := r.status().Penalties; len(got) != 0 {
+			t.Errorf("it stands again: %v", got)
+		}
+		r.touch(visitor, 59001) // ten minutes, as the second
+		r.stop()
+		time.Sleep(time.Hour)
+		r = restart(t, m, path)
+		r.stop()
+		back()
+		r = restart(t, m, path)
+		if got := r.status().Penalties; len(got) != 0 {
+			t.Errorf("it stands again: %v", got)
+		}
+		r.touch(visitor, 59001)
+		if got := r.status().Penalties; len(got) != 1 || !got[0].Until.Equal(time.Now().Add(20*time.Minute)) {
+			t.Errorf("penalties %v, want one for 20 minutes", got)
+		}
+	})
+}
+
+// A store of a version that had all penalties alike is read: each is the first.
+func TestAPenaltyOfAnEarlierVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r := run(t, m, path, sshDoor)
+		r.stop()
+		key := store.PenaltyKey{Door: "ssh", Source: door.Source(netip.MustParseAddr("2001:db8::9"))}
+		m.banned[key] = store.Penalty{Door: key.Door, Source: key.Source, Until: time.Now().Add(4 * time.Minute), For: 5 * time.Minute}
+		r = restart(t, m, path)
+		r.touch(key.Source.Addr(), 59000, 59002)
+		r.wantState("dark")
+		time.Sleep(4 * time.Minute)
+		synctest.Wait()
+		r.touch(key.Source.Addr(), 59000, 59002)
+		r.wantState("open")
+	})
+}
+
+// A door that the configuration no longer has leaves no penalty behind, nor what
+// is remembered of one.
+func TestADoorThatLeavesIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r := run(t, m, path, sshDoor)
+		r.touch(visitor, 59001)
+		time.Sleep(6 * time.Minute)
+		synctest.Wait()
+		if len(m.banned) != 1 || len(r.status().Penalties) != 0 {
+			t.Fatalf("on disk %v, standing %v", m.banned, r.status().Penalties)
+		}
+		write(t, path, webDoor)
+		r.order(control.ApplyRequest{Action: "apply"})
+		if len(m.banned) != 0 {
+			t.Errorf("the door is gone, and on disk are %v", m.banned)
+		}
+	})
+}

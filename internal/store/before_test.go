@@ -1,0 +1,56 @@
+package store
+
+import (
+	"compress/gzip"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// A file of a version that had all penalties alike is read as it is: none of them
+// says how many there were before.
+func TestAFileOfBeforePenaltiesGrewIsRead(t *testing.T) {
+	packed, err := os.Open("testdata/before-growth.db.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer packed.Close()
+	unpacked, err := gzip.NewReader(packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(unpacked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, fileName), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var log book
+	s, err := Open(dir, AuditLimit{}, log.log())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	got, err := s.Load()
+	if err != nil || log.String() != "" || s.SetAside() != "" {
+		t.Fatalf("the file is not read: %v; %s", err, log.String())
+	}
+	until := time.Date(2026, 11, 26, 12, 5, 0, 0, time.UTC)
+	const reason = "touched a port that is to be left alone"
+	want := []Penalty{
+		{Door: "ssh", Until: until, For: 5 * time.Minute, Reason: reason},
+		{Door: "ssh", Source: netip.MustParsePrefix("192.0.2.7/32"), Until: until, For: 5 * time.Minute, Reason: reason},
+		{Door: "ssh", Source: netip.MustParsePrefix("2001:db8::7/128"), Until: until, For: 5 * time.Minute, Reason: reason},
+	}
+	if d := diff(want, got.Penalties); d != "" {
+		t.Errorf("penalties (-want +got):\n%s", d)
+	}
+	if len(got.Doors) != 1 || got.Doors[0].State != "open" || len(got.Grants) != 1 || got.Unreadable != 0 {
+		t.Errorf("read were doors %v, grants %v, %d unreadable", got.Doors, got.Grants, got.Unreadable)
+	}
+}
