@@ -98,8 +98,12 @@ func TestALibraryThatIsNowhere(t *testing.T) {
 
 // The cache says what ldconfig reads in it.
 func TestCacheIsReadAsByLdconfig(t *testing.T) {
-	nstest.Need(t, "/sbin/ldconfig", cacheFile)
-	out, err := exec.CommandContext(t.Context(), "/sbin/ldconfig", "-p").Output()
+	nstest.Need(t, "/sbin/ldconfig")
+	cache := filepath.Join(t.TempDir(), "cache")
+	if out, err := exec.CommandContext(t.Context(), "/sbin/ldconfig", "-X", "-C", cache).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	out, err := exec.CommandContext(t.Context(), "/sbin/ldconfig", "-C", cache, "-p").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +113,7 @@ func TestCacheIsReadAsByLdconfig(t *testing.T) {
 			want[m[1]] = append(want[m[1]], m[2])
 		}
 	}
-	if diff := cmp.Diff(want, cached(cacheFile)); diff != "" || len(want) < 5 {
+	if diff := cmp.Diff(want, cached(cache)); diff != "" || len(want) < 5 {
 		t.Errorf("%d libraries (-ldconfig +cached):\n%s", len(want), diff)
 	}
 	if got := cached("/nowhere"); got != nil {
