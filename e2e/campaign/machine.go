@@ -162,6 +162,7 @@ type machine struct {
 const (
 	daemonUnit = "doorward.service"
 	daemonLog  = "/var/log/doorwardd.log"
+	stateDir   = "/var/lib/doorward"
 	// stateDisk is the size of the state's disk.
 	stateDisk = "48m"
 )
@@ -228,7 +229,7 @@ func (m *machine) install(ctx context.Context, l *lab.Lab, host *lab.Host, ssh *
 
 // Files of the server as they are reached from here.
 func (m *machine) configPath() string { return m.Path("/etc/doorward/doorward.toml") }
-func (m *machine) state() string      { return m.Path("/var/lib/doorward") }
+func (m *machine) state() string      { return m.Path(stateDir) }
 func (m *machine) authLog() string    { return m.Path("/var/log/auth.log") }
 func (m *machine) socket() string     { return m.Path("/run/doorward/control.sock") }
 

@@ -227,17 +227,18 @@ func (t *tormentor) forgetConnections() error {
 }
 
 // readOnly has the daemon start while its state cannot be written. The doors are
-// guarded all the same.
+// guarded all the same. What doors' commands have open stays writable, as a disk
+// that turns read-only leaves it to them to find out.
 func (t *tormentor) readOnly() error {
-	remount := func(how string) func() error {
-		return func() error { // who had a file open may take a moment to be gone
-			return lab.Until(context.Background(), tooLong, "a remount", func() error {
-				_, err := t.net.machine.Run(context.Background(), "mount", "-o", "remount,"+how, "/var/lib/doorward")
-				return err
-			})
-		}
+	mount := func(args ...string) error {
+		_, err := t.net.machine.Run(context.Background(), args[0], append(args[1:], stateDir)...)
+		return err
 	}
-	return t.withoutState(remount("ro"), remount("rw"))
+	return t.withoutState(func() error {
+		return errors.Join(mount("mount", "--bind", stateDir), mount("mount", "-o", "remount,bind,ro"))
+	}, func() error {
+		return mount("umount", "--lazy")
+	})
 }
 
 // firstStart has the daemon start without any state and without room for it.
