@@ -246,7 +246,7 @@ func say(fd int) judge.Result {
 
 // localUser is somebody on the server itself, without any privilege: touches
 // listeners over loopback and the server's own addresses, as the knock wants it,
-// which must open nothing (see the inspector), and asks for metrics all the time.
+// which must open nothing (see the inspector).
 func (c *campaign) localUser(ctx context.Context, dice *rand.Rand) error {
 	own := []string{"127.0.0.1", "::1", server4, server6}
 	for sleep(ctx, between(dice, 0, 200*time.Millisecond)) {

@@ -60,18 +60,12 @@ func newFile(fd int) net.Conn {
 
 // ask sends a datagram and waits for its echo.
 func ask(from, to netip.AddrPort) judge.Result {
-	fd, err := socket(from, unix.SOCK_DGRAM)
+	fd, err := conversation(from, to)
 	if err != nil {
 		return judge.Failed
 	}
 	defer unix.Close(fd)
-	if err := unix.Connect(fd, sockaddr(to)); err != nil {
-		return judge.Failed
-	}
-	if _, err := unix.Write(fd, []byte("knock?")); err != nil {
-		return judge.Failed
-	}
-	return result(outcome(fd, unix.POLLIN))
+	return say(fd)
 }
 
 func socket(from netip.AddrPort, kind int) (int, error) {
