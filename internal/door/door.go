@@ -97,12 +97,13 @@ func New(rules Rules, saved Saved, now time.Time) *Door {
 		saved = Saved{State: Dark, Reason: "guarded since the start", Since: now,
 			LastSeen: saved.LastSeen, Armed: saved.Armed}
 	}
-	return &Door{
-		rules:     rules,
+	d := &Door{
 		saved:     saved,
 		grants:    make(map[netip.Prefix]*grant),
 		penalties: newPenalties(),
 	}
+	d.Configure(rules)
+	return d
 }
 
 // past moves a time of the wall clock onto now's clock, monotonic reading
@@ -124,8 +125,21 @@ func (d *Door) Adopt(now time.Time, c Claim) []Effect {
 		d.record(now, audit.EventGranted, SourceString(c.Source), c.By, "the kernel let it in already", c.Until)}
 }
 
-// Configure changes the rules of a door that goes on.
-func (d *Door) Configure(rules Rules) { d.rules = rules }
+// Configure changes the rules of a door that goes on. One that no longer goes
+// dark by itself is no longer open to everybody until it does: what the kernel
+// was given runs out, and who waits for the service has a grant of OpenFor.
+func (d *Door) Configure(rules Rules) {
+	d.rules = rules
+	if rules.Idle > 0 {
+		return
+	}
+	d.saved.ForAll = false
+	for i := range d.waiting {
+		if d.waiting[i].length == 0 {
+			d.waiting[i].length = rules.OpenFor
+		}
+	}
+}
 
 // Saved returns what must survive a restart.
 func (d *Door) Saved() Saved { return d.saved }
@@ -145,7 +159,7 @@ func (d *Door) Knock(now time.Time, k Knock) []Effect {
 		return []Effect{d.record(now, audit.EventRefused, SourceString(k.Source), k.By, "the door is deaf", time.Time{})}
 	}
 	r := request{source: k.Source, by: k.By, reason: k.Reason, length: d.rules.OpenFor}
-	if k.Source == Any {
+	if k.Source == Any && d.rules.Idle > 0 {
 		r.length = 0
 	}
 	return d.ask(now, r)
@@ -282,8 +296,12 @@ func (d *Door) nextLook() (time.Time, bool) {
 	case d.looking:
 		return time.Time{}, false
 	case d.saved.State == Open:
+		dark, ever := d.darkAt()
+		if !ever {
+			return d.looked.Add(slowestLook), true
+		}
 		next := d.looked.Add(min(max(d.rules.Idle/10, fastestLook), slowestLook))
-		if dark := d.darkAt(); dark.Before(next) {
+		if dark.Before(next) {
 			next = dark
 		}
 		return next, true
@@ -300,13 +318,19 @@ func (d *Door) nextLook() (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// darkAt is when an open door goes dark if nobody is seen before.
-func (d *Door) darkAt() time.Time { return d.saved.LastSeen.Add(d.rules.Idle) }
+// darkAt is when an open door goes dark if nobody is seen before. False: it does
+// not by itself.
+func (d *Door) darkAt() (at time.Time, ever bool) {
+	if d.rules.Idle == 0 {
+		return time.Time{}, false
+	}
+	return d.saved.LastSeen.Add(d.rules.Idle), true
+}
 
 // View is what status tells of a door.
 type View struct {
 	Saved
-	DarkAt      time.Time // zero unless open
+	DarkAt      time.Time // zero unless open, and for a door that never goes dark by itself
 	Connections int       // as last seen
 	Grants      []Claim   // by source, then By
 	Penalties   []Penalty // that stand, by source
@@ -316,7 +340,7 @@ type View struct {
 func (d *Door) View() View {
 	v := View{Saved: d.saved, Connections: d.connections, Penalties: d.penalties.standing()}
 	if d.saved.State == Open {
-		v.DarkAt = d.darkAt()
+		v.DarkAt, _ = d.darkAt()
 	}
 	for source, g := range d.grants {
 		for by, until := range g.claims {

@@ -116,6 +116,9 @@ func (w *world) check(t tester) {
 	if v.State == Open && w.door.rules.Service && w.op != nil {
 		t.Fatalf("the door is open and %T is not answered", w.op)
 	}
+	if never := w.door.rules.Idle == 0; v.State == Open && v.DarkAt.IsZero() != never || never && v.ForAll {
+		t.Fatalf("the door goes dark at %s with an idle of %s, open to everybody: %v", v.DarkAt, w.door.rules.Idle, v.ForAll)
+	}
 	if at, ok := w.door.Next(); ok && !at.After(w.now) {
 		t.Fatalf("%s: a turn at %s asks for one at %s: it would spin", v.State, w.now, at)
 	}
@@ -125,7 +128,7 @@ func TestDoorKernelAndDiskAgree(t *testing.T) {
 	sources := []netip.Prefix{visitor, other, netip.MustParsePrefix("198.51.100.0/24"), Any}
 	rapid.Check(t, func(t *rapid.T) {
 		rules := Rules{Name: "ssh", OpenFor: 30 * time.Second,
-			Idle:    time.Duration(rapid.IntRange(1, 120).Draw(t, "idle")) * time.Second,
+			Idle:    time.Duration(rapid.IntRange(0, 120).Draw(t, "idle")) * time.Second,
 			Service: rapid.Bool().Draw(t, "service"), Logins: rapid.Bool().Draw(t, "logins")}
 		w := &world{door: New(rules, Saved{}, start), now: start, kernel: make(map[netip.Prefix]time.Time),
 			disk: make(map[netip.Prefix]map[string]bool), banned: make(map[netip.Prefix]Penalty)}
@@ -192,6 +195,7 @@ func TestDoorKernelAndDiskAgree(t *testing.T) {
 			},
 			"another service": func(t *rapid.T) {
 				rules.Service, w.op = rapid.Bool().Draw(t, "service"), nil
+				rules.Idle = time.Duration(rapid.IntRange(0, 120).Draw(t, "idle")) * time.Second
 				w.door.Configure(rules)
 				w.carry(t, w.door.Renew(w.now))
 				tick(t)
