@@ -27,7 +27,7 @@ func FuzzDoor(f *testing.F) {
 		c := tape.New(choices)
 		d := &driver{t: t, c: c, sources: []netip.Prefix{visitor, other, netip.MustParsePrefix("198.51.100.0/24"), Any}}
 		d.rules = Rules{Name: "ssh", OpenFor: 30 * time.Second, Idle: time.Duration(c.Below(121)) * time.Second,
-			Service: c.Bool(), Logins: c.Bool()}
+			ForAll: true, Service: c.Bool(), Logins: c.Bool()}
 		d.w = &world{door: New(d.rules, Saved{}, start), now: start, kernel: make(map[netip.Prefix]time.Time),
 			disk: make(map[netip.Prefix]map[string]bool), banned: make(map[netip.Prefix]Penalty)}
 		d.tick()
@@ -75,13 +75,8 @@ func (d *driver) step() {
 				d.carry(w.door.Stopped(w.now, "signal 9"))
 			}
 		}
-	case 6: // another service, and for some another idle
-		d.rules.Service, w.op = c.Bool(), nil
-		if c.Below(3) == 2 {
-			d.rules.Idle = time.Duration(c.Below(121)) * time.Second
-		}
-		w.door.Configure(d.rules)
-		d.carry(w.door.Renew(w.now))
+	case 6:
+		d.apply()
 	case 7:
 		d.order()
 	case 8: // exactly to the next turn that the door asks for
@@ -91,6 +86,23 @@ func (d *driver) step() {
 	case 9:
 		d.restart()
 	}
+}
+
+// apply gives the door another service, or another presence.
+func (d *driver) apply() {
+	w, c := d.w, d.c
+	what := c.Byte()
+	if what&6 == 0 {
+		d.rules.Service, w.op = what&1 == 1, nil
+		w.door.Configure(d.rules)
+		d.carry(w.door.Renew(w.now))
+		return
+	}
+	d.rules.Logins, d.rules.ForAll = what&1 == 1, what&4 == 4
+	d.rules.Idle = time.Duration(c.Below(121)) * time.Second
+	w.looks = 0
+	w.door.Configure(d.rules)
+	d.carry(w.door.LookElsewhere(w.now))
 }
 
 func (d *driver) knock() {

@@ -42,6 +42,9 @@ func (g *Gateway) apply(now time.Time, by string, confirm time.Duration) (contro
 	if err := g.confine(c); err != nil {
 		return control.Reply{}, fmt.Errorf("nothing was changed: %w", err)
 	}
+	if blind := g.blind(c, text); len(blind) > 0 {
+		return control.Reply{}, &control.Error{Message: "nothing was changed: " + inOneLine(blind), Hint: blind[0].Hint}
+	}
 	if err := g.tryPorts(c); err != nil {
 		return control.Reply{}, fmt.Errorf("nothing was changed: %w", err)
 	}
@@ -141,7 +144,7 @@ func (g *Gateway) use(now time.Time, c *config.Config, text []byte) (left []stri
 		old[d.name()] = d
 	}
 	g.config, g.text, g.doors = c, text, nil
-	g.warnings = c.Warnings()
+	g.warnings = g.warningsOf(c, text)
 	for _, conf := range c.Doors {
 		d := old[conf.Name]
 		if d == nil {
@@ -158,6 +161,38 @@ func (g *Gateway) use(now time.Time, c *config.Config, text []byte) (left []stri
 		g.endDoor(now, name, left[len(left)-1])
 	}
 	return left, nil
+}
+
+// blind is what keeps c from knowing who is in on this machine: doors whose
+// presence hangs on flows, where those cannot be seen.
+func (g *Gateway) blind(c *config.Config, text []byte) []*config.Mistake {
+	if !slices.ContainsFunc(c.Doors, func(d config.Door) bool { return d.ByFlows() }) {
+		return nil
+	}
+	if err := g.world.FlowsVisible(); err != nil {
+		return c.Blind(g.opts.Path, text, err.Error())
+	}
+	return nil
+}
+
+// inOneLine writes mistakes one after the other.
+func inOneLine(all []*config.Mistake) string {
+	var words []string
+	for _, m := range all {
+		words = append(words, m.Error())
+	}
+	return strings.Join(words, "; ")
+}
+
+// warningsOf is what an operator should know of a configuration that is in use.
+// Doors are guarded whatever else is wrong with it, so that a mistake that only
+// this machine makes one is a warning too.
+func (g *Gateway) warningsOf(c *config.Config, text []byte) []string {
+	w := c.Warnings()
+	for _, m := range g.blind(c, text) {
+		w = append(w, m.Error()+"; "+m.Hint)
+	}
+	return w
 }
 
 // countDoors says how many doors a configuration has.
@@ -194,15 +229,28 @@ func (d *guarded) reconfigure(now time.Time, c config.Door) {
 	d.conf = c
 	d.door.Configure(rules(c))
 	d.setKnocks(c.Knocks, now)
-	if !sameService(old, c) || !slices.Equal(old.Presence.Files, c.Presence.Files) ||
-		old.Presence.Logins != c.Presence.Logins {
+	switch {
+	case !sameService(old, c): // a look that is under way ends with the old one
 		d.cancel()
 		d.service = nil
 		d.start(d.gw.ctx)
+		d.carry(d.door.LookElsewhere(now))
 		d.carry(d.door.Renew(now))
-	} else if d.service != nil {
+		return
+	case !sameLook(old, c):
+		d.lookElsewhere()
+		d.carry(d.door.LookElsewhere(now))
+	}
+	if d.service != nil {
 		d.service.conf = c
 	}
+}
+
+// sameLook says whether presence is looked for alike at two configurations of a
+// door.
+func sameLook(a, b config.Door) bool {
+	return slices.Equal(a.Ports, b.Ports) && a.Presence.Connections == b.Presence.Connections &&
+		a.Presence.Logins == b.Presence.Logins && slices.Equal(a.Presence.Files, b.Presence.Files)
 }
 
 // sameService says whether two configurations of a door have the same service
