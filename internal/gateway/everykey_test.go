@@ -65,7 +65,7 @@ status = ["/bin/status"]`, 1)
 // presence is looked for where it says, and what it names is run.
 type keyed struct {
 	*running
-	machine   *machine
+	machine   *machine // whose mutex guards the rest
 	connected bool     // somebody has a connection to 22/tcp
 	noJournal bool     // the journal has no entry
 	hangs     bool     // services do not stop
@@ -112,7 +112,8 @@ func (b *behind) Start(ctx context.Context) error {
 
 func (b *behind) Stop(ctx context.Context) error {
 	b.run(b.c.Stop)
-	if b.k.hangs {
+	hangs := false
+	if b.m.do(func() { hangs = b.k.hangs }); hangs {
 		<-ctx.Done()
 		return ctx.Err()
 	}
@@ -148,7 +149,7 @@ func (k *keyed) grants() string {
 
 // commands knocks, closes, and says what ran.
 func (k *keyed) commands() string {
-	k.ran = nil
+	k.machine.do(func() { k.ran = nil })
 	k.knock().order(control.CloseRequest{Door: "ssh"})
 	synctest.Wait()
 	return strings.Join(k.ran, " ")
@@ -157,7 +158,7 @@ func (k *keyed) commands() string {
 // stopTakes closes a door whose service does not stop, and says for how long it
 // is waited for.
 func (k *keyed) stopTakes() string {
-	k.hangs = true
+	k.machine.do(func() { k.hangs = true })
 	since := time.Now()
 	for k.order(control.CloseRequest{Door: "ssh"}); !strings.Contains(k.m.events(), "error"); {
 		k.after(time.Second)
@@ -166,10 +167,13 @@ func (k *keyed) stopTakes() string {
 }
 
 // knockAndConnect is how a door comes to be open with somebody in.
-func knockAndConnect(k *keyed) { k.knock().connected = true }
+func knockAndConnect(k *keyed) {
+	k.knock()
+	k.machine.do(func() { k.connected = true })
+}
 
 func noJournal(k *keyed) {
-	k.noJournal = true
+	k.machine.do(func() { k.noJournal = true })
 	k.after(time.Minute).wantState("failsafe")
 }
 
