@@ -67,7 +67,7 @@ type initOptions struct {
 // doorFlags are the flags about the door, each of which means: do not ask.
 var doorFlags = [...]string{"door", "ports", "unit", "listen", "touch", "order"}
 
-func newInit(e *env) *cobra.Command { return newInitWith(e, machine{os.DirFS("/")}) }
+func newInit(e *env) *cobra.Command { return newInitWith(e, thisMachine()) }
 
 func newInitWith(e *env, m machine) *cobra.Command {
 	var o initOptions

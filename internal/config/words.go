@@ -12,9 +12,9 @@ import (
 func (d *Door) Told() string {
 	p := &d.Presence
 	if p.Idle == 0 {
-		what := `nobody's absence: idle = "never", so that only doorward close makes the door dark`
+		what := `who is in makes no difference: idle = "never", so that the door goes dark by doorward close alone`
 		if p.Logins != LoginsOff {
-			what += ", and no log data at all"
+			what += ", or when there is no log data at all"
 		}
 		return what
 	}
@@ -36,7 +36,7 @@ func (p *Presence) where() string {
 	case LoginsJournal:
 		return "the journal"
 	case LoginsFiles:
-		return listed(p.Files)
+		return Listed(p.Files)
 	}
 	return ""
 }
@@ -50,7 +50,7 @@ func (d *Door) connectionWords() []string {
 				ports = append(ports, r.String())
 			}
 		}
-		return listed(ports)
+		return Listed(ports)
 	}
 	var by []string
 	if tcp := of(port.TCP); tcp != "" {
@@ -78,7 +78,7 @@ func (c *Config) Clashes(l port.Local, listeners bool) (what, do string) {
 		for _, r := range ranges {
 			names = append(names, r.String())
 		}
-		words = append(words, fmt.Sprintf("%s (%s)", listed(names), of))
+		words = append(words, fmt.Sprintf("%s (%s)", Listed(names), of))
 	}
 	for i := range c.Doors {
 		d := &c.Doors[i]
@@ -101,7 +101,7 @@ func (c *Config) Clashes(l port.Local, listeners bool) (what, do string) {
 	}
 	const file = "/etc/sysctl.d/60-doorward.conf"
 	what = fmt.Sprintf("%s: this machine gives the ports %d to %d to sockets that ask for none, such as those of "+
-		"outgoing connections: one of them may have the port when it is needed", listed(words), l.First, l.Last)
+		"outgoing connections: one of them may have the port when it is needed", Listed(words), l.First, l.Last)
 	do = fmt.Sprintf("echo net.ipv4.ip_local_reserved_ports=%s >%s && sysctl -p %[2]s", l.Reserving(given), file)
 	return what, do
 }
@@ -116,8 +116,8 @@ func (d *Door) listened() []uint16 {
 	return all
 }
 
-// listed writes "a", "a and b", "a, b and c".
-func listed(words []string) string {
+// Listed writes words as people do: "a", "a and b", "a, b and c".
+func Listed(words []string) string {
 	if len(words) < 2 {
 		return strings.Join(words, "")
 	}

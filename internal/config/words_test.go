@@ -30,10 +30,10 @@ func TestTold(t *testing.T) {
 				"443/udp that was answered, until minutes after its last packet"},
 		{"the log alone", `"22/tcp"`, "connections = false\nlogins = [\"/var/log/secure\", \"/var/log/secure.1\"]\nidle = \"90m\"",
 			"somebody is in while: a login in /var/log/secure and /var/log/secure.1 is less than 1h30m old"},
-		{"never", `"22/tcp"`, `idle = "never"`, `nobody's absence: idle = "never", so that only doorward close makes the ` +
-			"door dark, and no log data at all"},
-		{"never and nothing", `"443/tcp"`, "idle = \"never\"\nconnections = false", `nobody's absence: idle = "never", so ` +
-			"that only doorward close makes the door dark"},
+		{"never", `"22/tcp"`, `idle = "never"`, `who is in makes no difference: idle = "never", so that the door goes dark ` +
+			"by doorward close alone, or when there is no log data at all"},
+		{"never and nothing", `"443/tcp"`, "idle = \"never\"\nconnections = false", `who is in makes no difference: ` +
+			`idle = "never", so that the door goes dark by doorward close alone`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := parse(t, "[door.ssh]\nports = ["+tt.ports+"]\n[door.ssh.presence]\n"+tt.presence+"\n"+knock)
