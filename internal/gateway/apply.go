@@ -133,7 +133,7 @@ func (g *Gateway) checkApplied(now time.Time) {
 
 // use takes a checked configuration into use: the fence changes in one
 // transaction; doors that stay keep all they know. It answers with what an
-// operator should know of doors that went. After an error the old one is in
+// operator should know of doors and services that went. After an error the old one is in
 // use.
 func (g *Gateway) use(now time.Time, c *config.Config, text []byte) (left []string, err error) {
 	if err := g.raise(c); err != nil {
@@ -150,8 +150,8 @@ func (g *Gateway) use(now time.Time, c *config.Config, text []byte) (left []stri
 		if d == nil {
 			d = g.newGuarded(conf, door.Saved{}, now)
 			d.start(g.ctx)
-		} else {
-			d.reconfigure(now, conf)
+		} else if told := d.reconfigure(now, conf); told != "" {
+			left = append(left, told)
 		}
 		delete(old, conf.Name)
 		g.doors = append(g.doors, d)
@@ -223,9 +223,10 @@ func (g *Gateway) tryPorts(c *config.Config) error {
 	return nil
 }
 
-// reconfigure gives a door that stays its new configuration.
-func (d *guarded) reconfigure(now time.Time, c config.Door) {
-	old := d.conf
+// reconfigure gives a door that stays its new configuration. It says what becomes
+// of a service that it no longer has, which stays as it is.
+func (d *guarded) reconfigure(now time.Time, c config.Door) (left string) {
+	old, before := d.conf, d.service
 	d.conf = c
 	d.door.Configure(rules(c))
 	d.setKnocks(c.Knocks, now)
@@ -236,7 +237,7 @@ func (d *guarded) reconfigure(now time.Time, c config.Door) {
 		d.start(d.gw.ctx)
 		d.carry(d.door.LookElsewhere(now))
 		d.carry(d.door.Renew(now))
-		return
+		return d.serviceLeft(before)
 	case !sameLook(old, c):
 		d.lookElsewhere()
 		d.carry(d.door.LookElsewhere(now))
@@ -244,6 +245,28 @@ func (d *guarded) reconfigure(now time.Time, c config.Door) {
 	if d.service != nil {
 		d.service.conf = c
 	}
+	return ""
+}
+
+// serviceLeft says what becomes of the service before, nil for none: unlike one
+// that is stopped while another is behind the door, it is the operator's from now on.
+func (d *guarded) serviceLeft(before *keeper) string {
+	switch {
+	case before == nil:
+	case d.service == nil:
+		return fmt.Sprintf("door %s has no service now, and the one before, %s, %s", d.name(), before.svc, before.state())
+	case before.running && before.svc.String() != d.service.svc.String():
+		return fmt.Sprintf("door %s has another service now, and the one before, %s, %s", d.name(), before.svc, before.state())
+	}
+	return ""
+}
+
+// state says how an operator finds the service.
+func (k *keeper) state() string {
+	if k.running {
+		return "runs on"
+	}
+	return "is stopped: start it if it is needed"
 }
 
 // sameLook says whether presence is looked for alike at two configurations of a
@@ -278,9 +301,5 @@ func (d *guarded) leave() string {
 	if d.service == nil {
 		return fmt.Sprintf("door %s is no longer guarded", d.name())
 	}
-	state := "is stopped: start it if it is needed"
-	if d.service.running {
-		state = "runs on"
-	}
-	return fmt.Sprintf("door %s is no longer guarded, its service %s %s", d.name(), d.service.svc, state)
+	return fmt.Sprintf("door %s is no longer guarded, its service %s %s", d.name(), d.service.svc, d.service.state())
 }

@@ -65,6 +65,38 @@ func TestFlowsThatCannotBeSeen(t *testing.T) {
 	})
 }
 
+// An operator is told what becomes of a service that a door no longer has.
+func TestTheServiceBeforeIsTold(t *testing.T) {
+	other := strings.Replace(sshDoor, `"ssh.service"`, `"sshd.service"`, 1)
+	none := strings.Replace(sshDoor, "[door.ssh.service]\nunit = \"ssh.service\"\n", "", 1)
+	for _, tt := range []struct {
+		name, text string
+		open       bool
+		want       string
+	}{
+		{"another while it runs", other, true, "; door ssh has another service now, and the one before, ssh.service, runs on"},
+		{"another while it is stopped", other, false, ""},
+		{"none while it runs", none, true, "; door ssh has no service now, and the one before, ssh.service, runs on"},
+		{"none while it is stopped", none, false,
+			"; door ssh has no service now, and the one before, ssh.service, is stopped: start it if it is needed"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				path := configPath(t)
+				r := run(t, newMachine(), path, sshDoor)
+				if tt.open {
+					r.touch(visitor, 59000, 59002)
+				}
+				write(t, path, tt.text)
+				got := r.order(control.ApplyRequest{Action: "apply"})
+				if want := path + " is in use: 1 door" + tt.want; got != want {
+					t.Errorf("apply: %q, want %q", got, want)
+				}
+			})
+		})
+	}
+}
+
 // What a look finds where logins were read before says nothing of where they are
 // read now.
 func TestALookElsewhereEndsTheOneUnderWay(t *testing.T) {
