@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"io/fs"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/port"
 )
 
@@ -16,6 +18,16 @@ type machine struct {
 	// flows says why the kernel's flows cannot be seen, nil if they can, as
 	// presence.FlowsVisible does. It is nil where no daemon runs.
 	flows func() error
+}
+
+// unseen says why who talks to the door's UDP ports would not be seen, nil if they
+// would, or if it has none.
+func (m machine) unseen(d *config.Door) error {
+	udp := slices.ContainsFunc(d.Ports, func(r port.Range) bool { return r.Proto == port.UDP })
+	if m.flows == nil || !udp {
+		return nil
+	}
+	return m.flows()
 }
 
 // has says whether a file, directory or symbolic link is there.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -38,7 +39,8 @@ func (o *initOptions) next(e *env, w io.Writer, m machine, c *config.Config) err
 	for _, line := range doorWords(d, door) {
 		b.WriteString(line + "\n")
 	}
-	for _, text := range append(c.Warnings(), clashes(m, c)...) {
+	_, notAsked := m.blind(c, "", nil) // mistakes there are none: see propose
+	for _, text := range slices.Concat(c.Warnings(), notAsked, clashes(m, c)) {
 		fmt.Fprintf(&b, "\n%s: %s\n", d.warn.Render("warning"), text)
 	}
 	file, daemon := " "+o.output, "doorwardd -c "+o.output

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -129,6 +130,39 @@ func TestInitFindsTheMachine(t *testing.T) {
 				if !strings.Contains(text, want) {
 					t.Errorf("the file lacks %q:\n%s", want, text)
 				}
+			}
+		})
+	}
+}
+
+// What check would refuse for this machine is not proposed; what it cannot ask,
+// init cannot either, and says so.
+func TestInitWhereFlowsAreNotSeen(t *testing.T) {
+	const unseen = "# Flows over UDP cannot be seen here, so that nobody would be seen to be in:\n# no ctnetlink\nidle = \"never\"\n"
+	const usual = "# Nobody in for this long: vpn.service is stopped.\nidle = \"1h\"\n"
+	const notAsked = "warning: whether the kernel tells of flows over UDP, by which door vpn would know that somebody is in, was " +
+		"not asked: run as root\n"
+	for _, tt := range []struct {
+		name, ports string
+		flows       error
+		idle        string
+		warned      bool
+	}{
+		{"seen", "51820/udp", nil, usual, false},
+		{"not seen", "51820/udp", errors.New("no\nctnetlink"), unseen, false},
+		{"no leave", "51820/udp", fs.ErrPermission, usual, true},
+		{"TCP", "443/tcp", errors.New("no ctnetlink"), usual, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := machineOf()
+			m.flows = func() error { return tt.flows }
+			args := []string{"-o", "-", "--door", "vpn", "--ports", tt.ports, "--unit", "vpn.service"}
+			status, text, errs := runInit(m, "", args...)
+			if status != 0 || !strings.Contains(text, tt.idle) || strings.Contains(errs, notAsked) != tt.warned {
+				t.Errorf("status %d, %s\n%s\nwant %q, warned that flows were not asked for: %v", status, text, errs, tt.idle, tt.warned)
+			}
+			if status, out, errs := runCheck(t, m, text); status != 0 {
+				t.Errorf("check refuses it: %s%s", out, errs)
 			}
 		})
 	}
