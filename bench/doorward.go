@@ -32,7 +32,7 @@ ports = ["%d/tcp"]
 open_for = "1h"
 
 [door.bench.presence]
-idle = "2h"
+idle = "never"
 logins = "off"
 connections = false
 

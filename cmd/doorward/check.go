@@ -1,7 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,8 +19,12 @@ about what can be but is probably not meant.
 With no mistakes, every door is told in words, its knock included: read whether
 that is what you meant. Whoever sees the output knows the knock.
 
-Nothing is changed, opened or asked: the file alone is judged. Whether ports are
-free, units exist and logs can be read is what doorward doctor looks at.
+Nothing is changed or opened. Beside the file, two things are asked of a Linux
+machine, which should be the gateway: whether the kernel tells of flows over UDP,
+if that is how a door would know that somebody is in (as root; the door's idle is a
+mistake where it does not), and which ports it gives to outgoing connections, since
+one of those may have a UDP port that a door guards. Whether ports are free, units
+exist and logs can be read is what doorward doctor looks at.
 
 FILE is ` + config.DefaultPath + ` unless it is given. The keys are explained by
 doorward init --reference.
@@ -29,7 +36,9 @@ const checkExamples = `  doorward check
   doorward check ./new.toml && sudo install -m 0640 -g doorward new.toml ` + config.DefaultPath + `
   doorward check --json | jq -r '.[] | select(.level == "mistake") | .key'`
 
-func newCheck(e *env) *cobra.Command {
+func newCheck(e *env) *cobra.Command { return newCheckWith(e, thisMachine()) }
+
+func newCheckWith(e *env, m machine) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:     "check [FILE]",
@@ -42,7 +51,7 @@ func newCheck(e *env) *cobra.Command {
 			if path == "" {
 				path = config.DefaultPath
 			}
-			return check(e, path, asJSON)
+			return check(e, m, path, asJSON)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print mistakes and warnings as a JSON array, empty if there are none")
@@ -65,21 +74,31 @@ type finding struct {
 	*config.Mistake
 }
 
-// check judges the file at path and prints what it found.
-func check(e *env, path string, asJSON bool) error {
-	c, _, err := config.Load(path)
+// check judges the file at path for the machine and prints what it found.
+func check(e *env, m machine, path string, asJSON bool) error {
+	c, text, err := config.Load(path)
 	mistakes := config.Mistakes(err)
 	if err != nil && len(mistakes) == 0 {
 		return err
 	}
 	findings := []finding{}
-	for _, m := range mistakes {
-		findings = append(findings, finding{"mistake", m})
+	warn := func(problem, hint string) {
+		findings = append(findings, finding{"warning", &config.Mistake{File: path, Problem: problem, Hint: hint}})
 	}
 	if c != nil {
-		for _, w := range c.Warnings() {
-			findings = append(findings, finding{"warning", &config.Mistake{File: path, Problem: w}})
+		blind, notAsked := m.blind(c, path, text)
+		mistakes = blind
+		for _, w := range append(c.Warnings(), notAsked...) {
+			warn(w, "")
 		}
+		if local, known := m.local(); known {
+			if what, do := c.Clashes(local, false); what != "" {
+				warn(what, do)
+			}
+		}
+	}
+	for _, m := range slices.Backward(mistakes) {
+		findings = slices.Insert(findings, 0, finding{"mistake", m})
 	}
 	if asJSON {
 		err = printJSON(e.stdout, findings)
@@ -93,6 +112,28 @@ func check(e *env, path string, asJSON bool) error {
 	return err
 }
 
+// blind returns the mistakes of doors whose presence hangs on flows, if the
+// machine's cannot be seen, and what to say if that may not be asked.
+func (m machine) blind(c *config.Config, path string, text []byte) (mistakes []*config.Mistake, notAsked []string) {
+	var doors []string
+	for i := range c.Doors {
+		if c.Doors[i].ByFlows() {
+			doors = append(doors, c.Doors[i].Name)
+		}
+	}
+	if m.flows == nil || len(doors) == 0 {
+		return nil, nil
+	}
+	switch err := m.flows(); {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, []string{fmt.Sprintf("whether the kernel tells of flows over UDP, by which door %s would know that "+
+			"somebody is in, was not asked: run as root", config.Listed(doors))}
+	case err != nil:
+		return c.Blind(path, text, err.Error()), nil
+	}
+	return nil, nil
+}
+
 // printFindings prints mistakes and warnings for people, and the doors when
 // there are no mistakes.
 func printFindings(e *env, path string, c *config.Config, findings []finding) error {
@@ -101,14 +142,14 @@ func printFindings(e *env, path string, c *config.Config, findings []finding) er
 	for _, f := range findings {
 		if f.Level == "warning" {
 			fmt.Fprintf(&b, "%s: %s: %s\n", printable(f.File), d.warn.Render("warning"), printable(f.Problem))
-			continue
+		} else {
+			b.WriteString(printable(f.Error()) + "\n")
 		}
-		b.WriteString(printable(f.Error()) + "\n")
 		if f.Hint != "" {
 			b.WriteString("    " + d.faint.Render(printable(f.Hint)) + "\n")
 		}
 	}
-	if c != nil {
+	if len(findings) == 0 || findings[0].Level == "warning" {
 		fmt.Fprintf(&b, "%s: %s, no mistakes\n", printable(path), counted(len(c.Doors), "door"))
 		for i := range c.Doors {
 			b.WriteString("\n")

@@ -15,7 +15,7 @@ func doorWords(d dress, door *config.Door) []string {
 	for _, r := range door.Ports {
 		ports = append(ports, r.String())
 	}
-	lines := []string{d.title.Render("door "+door.Name) + " guards " + listed(ports)}
+	lines := []string{d.title.Render("door "+door.Name) + " guards " + config.Listed(ports)}
 	var s sheet
 	s.fit("strangers", "")
 	add := func(what, words string) { lines = append(lines, "  "+s.line(what, words)) }
@@ -35,10 +35,10 @@ func doorWords(d dress, door *config.Door) []string {
 		for _, p := range door.Always {
 			always = append(always, p.String())
 		}
-		add("always", listed(always)+" may come in without knocking")
+		add("always", config.Listed(always)+" may come in without knocking")
 	}
 	add("service", serviceWords(door))
-	add("presence", presenceWords(door))
+	add("presence", door.Told())
 	return lines
 }
 
@@ -97,7 +97,6 @@ func wrongWords(k *config.Knock) string {
 
 // serviceWords says what is behind the door and when it runs.
 func serviceWords(door *config.Door) string {
-	idle := about(door.Presence.Idle)
 	if door.Service == nil {
 		return "none of doorward's: it always runs"
 	}
@@ -105,36 +104,11 @@ func serviceWords(door *config.Door) string {
 	if name == "" {
 		name = door.Service.Start[0]
 	}
-	return fmt.Sprintf("%s starts when the door opens, and stops when nobody has been in for %s", name, idle)
-}
-
-// presenceWords says how the door knows that somebody is in.
-func presenceWords(door *config.Door) string {
-	var by []string
-	switch door.Presence.Logins {
-	case config.LoginsAuto:
-		by = append(by, "logins in the journal or the auth log")
-	case config.LoginsJournal:
-		by = append(by, "logins in the journal")
-	case config.LoginsFiles:
-		by = append(by, "logins in "+listed(door.Presence.Files))
+	if door.Presence.Idle == 0 {
+		return name + " starts when the door opens, and stops when doorward close makes it dark"
 	}
-	if door.Presence.Connections {
-		by = append(by, "live connections")
-	}
-	if len(by) == 0 {
-		return "is not looked at"
-	}
-	return "is told by " + listed(by)
-}
-
-// listed writes "a", "a and b", "a, b and c".
-func listed(words []string) string {
-	if len(words) < 2 {
-		return strings.Join(words, "")
-	}
-	last := len(words) - 1
-	return strings.Join(words[:last], ", ") + " and " + words[last]
+	return fmt.Sprintf("%s starts when the door opens, and stops when nobody has been in for %s",
+		name, about(door.Presence.Idle))
 }
 
 // listedPorts lists port numbers.
@@ -143,7 +117,7 @@ func listedPorts(ports []uint16) string {
 	for i, p := range ports {
 		words[i] = fmt.Sprint(p)
 	}
-	return listed(words)
+	return config.Listed(words)
 }
 
 // about writes a duration without the units that are zero at its end.

@@ -12,6 +12,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/doctor"
+	"github.com/doorward/doorward/internal/presence"
 	"github.com/doorward/doorward/internal/service"
 )
 
@@ -28,6 +29,7 @@ func examine(c *cobra.Command, e *env, path string, asJSON bool) error {
 		Control: socket,
 		Status:  control.NewClient(socket).Status,
 		Unit:    func(name string) doctor.Unit { return service.NewUnit(name, slog.New(slog.DiscardHandler)) },
+		Flows:   presence.FlowsVisible,
 		Now:     e.clock,
 	}
 	findings := p.Examine(c.Context())

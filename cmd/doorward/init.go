@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -67,7 +68,7 @@ type initOptions struct {
 // doorFlags are the flags about the door, each of which means: do not ask.
 var doorFlags = [...]string{"door", "ports", "unit", "listen", "touch", "order"}
 
-func newInit(e *env) *cobra.Command { return newInitWith(e, machine{os.DirFS("/")}) }
+func newInit(e *env) *cobra.Command { return newInitWith(e, thisMachine()) }
 
 func newInitWith(e *env, m machine) *cobra.Command {
 	var o initOptions
@@ -156,6 +157,8 @@ func (o *initOptions) propose(m machine) error {
 	door := o.guarded()
 	if door.SSH() {
 		o.proposeSSH(m)
+	} else if err := m.unseen(door); err != nil && !errors.Is(err, fs.ErrPermission) {
+		o.unseen = strings.Join(strings.Fields(err.Error()), " ") // of one line
 	}
 	if len(o.listen) == 0 {
 		return o.draw(m, door)

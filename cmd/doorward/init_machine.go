@@ -2,17 +2,32 @@ package main
 
 import (
 	"bufio"
-	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/port"
 )
 
-// machine is what init finds out about the machine it runs on, by looking at
-// files alone.
+// machine is what init and check find out about the machine they run on.
 type machine struct {
 	root fs.FS // the root of the file system
+	// flows says why the kernel's flows cannot be seen, nil if they can, as
+	// presence.FlowsVisible does. It is nil where no daemon runs.
+	flows func() error
+}
+
+// unseen says why who talks to the door's UDP ports would not be seen, nil if they
+// would, or if it has none.
+func (m machine) unseen(d *config.Door) error {
+	udp := slices.ContainsFunc(d.Ports, func(r port.Range) bool { return r.Proto == port.UDP })
+	if m.flows == nil || !udp {
+		return nil
+	}
+	return m.flows()
 }
 
 // has says whether a file, directory or symbolic link is there.
@@ -84,16 +99,19 @@ func (m machine) named() map[uint16]bool {
 	return ports
 }
 
-// ephemeral returns the first and the last port that the kernel gives to
-// outgoing connections, ip(7) ip_local_port_range; Linux's default if it cannot
-// be read.
-func (m machine) ephemeral() (first, last uint16) {
-	first, last = 32768, 60999
-	b, err := fs.ReadFile(m.root, "proc/sys/net/ipv4/ip_local_port_range")
+// local returns the ports that the kernel gives to outgoing connections, and
+// Linux's default with false where that cannot be read.
+func (m machine) local() (l port.Local, known bool) {
+	const dir = "proc/sys/net/ipv4/"
+	ports, err := fs.ReadFile(m.root, dir+"ip_local_port_range")
+	reserved, _ := fs.ReadFile(m.root, dir+"ip_local_reserved_ports") // none is none
 	if err == nil {
-		fmt.Sscan(string(b), &first, &last)
+		l, err = port.ParseLocal(string(ports), string(reserved))
 	}
-	return first, last
+	if err != nil {
+		return port.Local{First: 32768, Last: 60999}, false
+	}
+	return l, true
 }
 
 // scanned are the ports in the ranges of share.Draw that are among the thousand

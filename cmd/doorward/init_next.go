@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -38,7 +39,8 @@ func (o *initOptions) next(e *env, w io.Writer, m machine, c *config.Config) err
 	for _, line := range doorWords(d, door) {
 		b.WriteString(line + "\n")
 	}
-	for _, text := range append(c.Warnings(), o.clashes(m, door)...) {
+	_, notAsked := m.blind(c, "", nil) // mistakes there are none: see propose
+	for _, text := range slices.Concat(c.Warnings(), notAsked, clashes(m, c)) {
 		fmt.Fprintf(&b, "\n%s: %s\n", d.warn.Render("warning"), text)
 	}
 	file, daemon := " "+o.output, "doorwardd -c "+o.output
@@ -87,20 +89,13 @@ func try(door *config.Door) string {
 	return command
 }
 
-// clashes says which listeners a connection of this machine may happen to hold
-// the port of, and how to prevent it.
-func (o *initOptions) clashes(m machine, door *config.Door) []string {
-	first, last := m.ephemeral()
-	var inside []uint16
-	for _, p := range door.Knocks[0].Listen {
-		if first <= p && p <= last {
-			inside = append(inside, p)
-		}
-	}
-	if len(inside) == 0 {
+// clashes says which ports a connection of this machine may happen to have, and
+// how to prevent it.
+func clashes(m machine, c *config.Config) []string {
+	local, _ := m.local()
+	what, do := c.Clashes(local, true)
+	if what == "" {
 		return nil
 	}
-	return []string{fmt.Sprintf("%s lie among the ports that this machine gives to outgoing connections (%d to %d), "+
-		"so that one of those may hold a listener's port; to keep them free: sysctl -w net.ipv4.ip_local_reserved_ports=%s",
-		listedPorts(inside), first, last, strings.Join(numbers(inside), ","))}
+	return []string{what + "; to keep them free:\n    " + do}
 }

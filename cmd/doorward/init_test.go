@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -25,7 +26,7 @@ func machineOf(files ...string) machine {
 		name, content, _ := strings.Cut(f, "=")
 		root[name] = &fstest.MapFile{Data: []byte(content)}
 	}
-	return machine{root}
+	return machine{root: root}
 }
 
 // runInit runs init on a machine and returns what it printed and its status.
@@ -129,6 +130,39 @@ func TestInitFindsTheMachine(t *testing.T) {
 				if !strings.Contains(text, want) {
 					t.Errorf("the file lacks %q:\n%s", want, text)
 				}
+			}
+		})
+	}
+}
+
+// What check would refuse for this machine is not proposed; what it cannot ask,
+// init cannot either, and says so.
+func TestInitWhereFlowsAreNotSeen(t *testing.T) {
+	const unseen = "# Flows over UDP cannot be seen here, so that nobody would be seen to be in:\n# no ctnetlink\nidle = \"never\"\n"
+	const usual = "# Nobody in for this long: vpn.service is stopped.\nidle = \"1h\"\n"
+	const notAsked = "warning: whether the kernel tells of flows over UDP, by which door vpn would know that somebody is in, was " +
+		"not asked: run as root\n"
+	for _, tt := range []struct {
+		name, ports string
+		flows       error
+		idle        string
+		warned      bool
+	}{
+		{"seen", "51820/udp", nil, usual, false},
+		{"not seen", "51820/udp", errors.New("no\nctnetlink"), unseen, false},
+		{"no leave", "51820/udp", fs.ErrPermission, usual, true},
+		{"TCP", "443/tcp", errors.New("no ctnetlink"), usual, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := machineOf()
+			m.flows = func() error { return tt.flows }
+			args := []string{"-o", "-", "--door", "vpn", "--ports", tt.ports, "--unit", "vpn.service"}
+			status, text, errs := runInit(m, "", args...)
+			if status != 0 || !strings.Contains(text, tt.idle) || strings.Contains(errs, notAsked) != tt.warned {
+				t.Errorf("status %d, %s\n%s\nwant %q, warned that flows were not asked for: %v", status, text, errs, tt.idle, tt.warned)
+			}
+			if status, out, errs := runCheck(t, m, text); status != 0 {
+				t.Errorf("check refuses it: %s%s", out, errs)
 			}
 		})
 	}
@@ -295,7 +329,7 @@ func wantModes(t *testing.T, modes map[string]fs.FileMode) {
 
 // What was written is told in words, and what could go wrong with it.
 func TestInitNext(t *testing.T) {
-	m := machineOf("proc/sys/net/ipv4/ip_local_port_range=25000\t61000\n")
+	m := machineOf("proc/sys/net/ipv4/ip_local_port_range=25000\t61000\n", "proc/sys/net/ipv4/ip_local_reserved_ports=25000\n")
 	status, _, errs := runInit(m, "", "-o", "-", "--door", "alt", "--ports", "53/udp,2222/tcp", "--unit", "ssh.service",
 		"--listen", "24117,25633,28904", "--touch", "28904,24117")
 	if status != 0 {
@@ -304,9 +338,10 @@ func TestInitNext(t *testing.T) {
 	for _, want := range []string{
 		"door alt guards 53/udp and 2222/tcp\n",
 		"  knock      touch 28904 and 24117 in this order within 1m, leave 25633 alone\n",
-		"warning: 25633 and 28904 lie among the ports that this machine gives to outgoing connections (25000 to 61000), " +
-			"so that one of those may hold a listener's port; to keep them free: " +
-			"sysctl -w net.ipv4.ip_local_reserved_ports=25633,28904\n",
+		"warning: 25633/tcp and 28904/tcp (listeners of door alt): this machine gives the ports 25000 to 61000 to sockets " +
+			"that ask for none, such as those of outgoing connections: one of them may have the port when it is needed; " +
+			"to keep them free:\n    echo net.ipv4.ip_local_reserved_ports=25000,25633,28904 " +
+			">/etc/sysctl.d/60-doorward.conf && sysctl -p /etc/sysctl.d/60-doorward.conf\n",
 		"  5. From another machine: doorward knock HOST --touch 28904,24117 --wait 2222 -- ssh USER@HOST -p 2222\n",
 		"  6. After a change of the file: doorward apply --confirm 60s\n",
 	} {

@@ -20,6 +20,7 @@ type choice struct {
 	drawn         bool // listen and touch were drawn at random
 	order         string
 	logins        string // what is to be said about logins, "" for a door without SSH
+	unseen        string // why nobody would be seen to be in, "" where they are
 }
 
 // text writes the configuration.
@@ -43,10 +44,15 @@ open_for = "30s"
 		fmt.Fprintf(&b, "unit = %q\n", c.unit)
 	}
 	fmt.Fprintf(&b, "\n[%s.presence]\n", c.table())
-	if c.managed() {
-		fmt.Fprintf(&b, "# Nobody in for this long: %s is stopped.\n", c.unit)
+	switch {
+	case c.unseen != "":
+		fmt.Fprintf(&b, "# Flows over UDP cannot be seen here, so that nobody would be seen to be in:\n"+
+			"# %s\nidle = \"never\"\n", c.unseen)
+	case c.managed():
+		fmt.Fprintf(&b, "# Nobody in for this long: %s is stopped.\nidle = \"1h\"\n", c.unit)
+	default:
+		b.WriteString("idle = \"1h\"\n")
 	}
-	b.WriteString("idle = \"1h\"\n")
 	if c.logins != "" {
 		fmt.Fprintf(&b, "# %s\nlogins = \"auto\"\n", c.logins)
 	}

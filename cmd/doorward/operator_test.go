@@ -66,6 +66,16 @@ func guarded() control.Status {
 	}
 }
 
+// A door that never goes dark by itself says so while it is open.
+func TestStatusOfADoorThatNeverGoesDark(t *testing.T) {
+	for state, want := range map[string]string{"open": "never", "dark": "-"} {
+		lines := view{now: noon}.doors([]control.Door{{Name: "vpn", State: state, Reason: "right"}})
+		if f := strings.Fields(lines[len(lines)-1]); f[len(f)-2] != want {
+			t.Errorf("%s: %q, want dark in %s", state, lines[len(lines)-1], want)
+		}
+	}
+}
+
 // operate runs one command line in-process, with vars as its environment.
 func operate(t *testing.T, vars map[string]string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()

@@ -19,7 +19,7 @@ of all, what an operator should act on.
 A door is dark (shut, its service stopped if it manages one), opening, open,
 closing, or in failsafe: there is no log data to tell who is in, so it is shut
 and deaf until there is, or until doorward arm. "Dark in" is the time after
-which an open door closes unless somebody is seen in it.
+which an open door closes unless somebody is seen in it, or never.
 
 With --watch the view is kept up to date until q is pressed; without a terminal
 a line is printed for each change instead.

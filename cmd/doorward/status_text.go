@@ -63,8 +63,11 @@ func (v view) doors(doors []control.Door) []string {
 	var rows [][]string
 	for _, d := range doors {
 		dark := "-"
-		if d.DarkAt != nil {
+		switch {
+		case d.DarkAt != nil:
 			dark = spell(d.DarkAt.Sub(v.now))
+		case d.State == "open":
+			dark = "never"
 		}
 		rows = append(rows, []string{d.Name, v.state(d.State), v.since(d.Since), v.service(d),
 			strconv.Itoa(d.Sessions), dark, printable(d.Reason)})

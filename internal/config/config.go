@@ -73,7 +73,7 @@ const (
 
 // Presence is how a door knows that somebody is in.
 type Presence struct {
-	Idle        time.Duration // nobody in for this long: the door goes dark
+	Idle        time.Duration // nobody in for this long: the door goes dark; 0: never by itself
 	Logins      Logins        // never LoginsAuto for a door that is not an SSH door
 	Files       []string      // for LoginsFiles: newest first, absolute paths
 	Connections bool          // live connections to the door's ports count

@@ -14,7 +14,8 @@ const (
 type span struct {
 	unset    time.Duration // the default
 	min, max time.Duration
-	orNone   bool // zero is allowed and means none
+	orNone   bool   // zero is allowed and means none
+	word     string // what may stand instead of a duration, "" for nothing
 }
 
 // The longest durations that make sense. Whatever is longer is a slip of the
@@ -36,7 +37,7 @@ var (
 	openForSpan = span{unset: 30 * time.Second, min: time.Second, max: month}
 
 	// The article's hour.
-	idleSpan = span{unset: time.Hour, min: time.Second, max: month}
+	idleSpan = span{unset: time.Hour, min: time.Second, max: month, word: idleNever}
 
 	// The article's minute: enough for a person with telnet, too short for a
 	// slow scan to pass both by chance.

@@ -58,6 +58,7 @@ func (d *Door) SSH() bool {
 func (c *checker) door(name string, v value, placed *places) Door {
 	c.doorName(v, name)
 	d := Door{Name: name}
+	before := len(c.found)
 	var raw rawDoor
 	if !c.fields(v, &raw) {
 		return d
@@ -72,6 +73,9 @@ func (c *checker) door(name string, v value, placed *places) Door {
 	}
 	d.Presence = c.presence(raw.Presence, &d)
 	d.Knocks = c.knocks(name, raw.Knock, placed)
+	if len(c.found) == before { // else it may follow from another mistake
+		c.idle(raw.Presence, &d)
+	}
 	if d.SingleUse && d.anyScope(ScopeDoor) {
 		c.wrong(raw.SingleUse, `a knock with scope = "door" opens to everybody`,
 			`false, or scope = "source" for every knock`)
@@ -298,9 +302,12 @@ func (c *checker) presence(v value, d *Door) Presence {
 	var raw rawPresence
 	c.fields(v, &raw)
 	p := Presence{Connections: c.boolean(raw.Connections, true)}
-	p.Idle, _ = c.duration(raw.Idle, idleSpan)
-	if !raw.Idle.given() {
-		p.Idle = max(p.Idle, d.OpenFor) // the default follows a longer open_for
+	switch {
+	case raw.Idle.v == idleNever:
+	case !raw.Idle.given():
+		p.Idle = max(idleSpan.unset, d.OpenFor) // the default follows a longer open_for
+	default:
+		p.Idle, _ = c.duration(raw.Idle, idleSpan)
 	}
 	p.Logins, p.Files = c.logins(raw.Logins)
 	if p.Logins == LoginsAuto && !d.SSH() {

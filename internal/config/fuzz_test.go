@@ -128,8 +128,12 @@ func validDoor(d *Door) error {
 		return errors.New("name")
 	case len(d.Ports) == 0 || len(d.Knocks) == 0:
 		return errors.New("no ports or no knocks")
-	case !between(d.OpenFor, time.Second, month) || !between(d.Presence.Idle, time.Second, month):
+	case !between(d.OpenFor, time.Second, month) || d.Presence.Idle != 0 && !between(d.Presence.Idle, time.Second, month):
 		return errors.New("open_for or idle")
+	case d.Presence.Idle != 0 && d.Presence.Logins == LoginsOff && !d.Presence.Connections:
+		return errors.New("nobody is ever seen to be in")
+	case d.Presence.Idle == 0 && slices.ContainsFunc(d.Knocks, func(k Knock) bool { return k.Scope == ScopeDoor }):
+		return errors.New("open to everybody for ever")
 	case d.Presence.Logins == LoginsAuto && !d.SSH():
 		return errors.New("auto logins of a door without SSH")
 	case (d.Presence.Logins == LoginsFiles) != (len(d.Presence.Files) > 0):

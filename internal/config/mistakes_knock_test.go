@@ -46,7 +46,7 @@ touch = [59102]
 	{"durations", ssh + "open_for = \"30\"\n[door.ssh.presence]\nidle = \"-1h\"\n" + knock +
 		"within = \"0s\"\npenalty = \"1d\"\njudge = \"every 1 m\"\n", []string{
 		`3: door.ssh.open_for: "30": no unit: allowed are durations such as "30s", "5m", "1h"`,
-		`5: door.ssh.presence.idle: "-1h": negative: allowed are "1s" to "720h"`,
+		`5: door.ssh.presence.idle: "-1h": negative: allowed are "1s" to "720h", and "never"`,
 		`10: door.ssh.knock[0].within: "0s": zero: allowed are "1s" to "1h"`,
 		`11: door.ssh.knock[0].penalty: "1d": days and weeks are no units: write hours: ` +
 			`allowed are durations such as "30s", "5m", "1h"`,
@@ -55,7 +55,7 @@ touch = [59102]
 	{"more durations", ssh + "open_for = \"\"\n[door.ssh.presence]\nidle = \"999999h\"\n" + knock +
 		"within = \"999ms\"\npenalty = \"1ms\"\njudge = \"every 10ms\"\n", []string{
 		`3: door.ssh.open_for: "": empty: allowed are durations such as "30s", "5m", "1h"`,
-		`5: door.ssh.presence.idle: "999999h": too long: allowed are "1s" to "720h"`,
+		`5: door.ssh.presence.idle: "999999h": too long: allowed are "1s" to "720h", and "never"`,
 		`10: door.ssh.knock[0].within: "999ms": too short: allowed are "1s" to "1h"`,
 		`11: door.ssh.knock[0].penalty: "1ms": too short: allowed are "0s" for none, and "1s" to "720h"`,
 		`12: door.ssh.knock[0].judge: "every 10ms": too short: allowed are "1s" to "1h"`,

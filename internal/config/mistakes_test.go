@@ -83,7 +83,7 @@ scope = 1
 		`12: door.ssh.service.unit: 1.5: a float, not a string: allowed are units such as "ssh.service", "ssh.socket"`,
 		`13: door.ssh.service.timeout: 1979-05-27: a date or time, not a string: allowed are durations ` +
 			`such as "30s", "5m", "1h"`,
-		`15: door.ssh.presence.idle: 60: an integer, not a string: allowed are durations such as "30s", "5m", "1h"`,
+		`15: door.ssh.presence.idle: 60: an integer, not a string: allowed are durations such as "30s", "5m", "1h", and "never"`,
 		`16: door.ssh.presence.logins: 5: an integer, not a list: allowed are "auto", "journal", "off", ` +
 			`and lists of files, newest first`,
 		`17: door.ssh.presence.connections: 0: an integer, not a boolean: allowed are true and false`,
@@ -259,6 +259,34 @@ ports = [
 	{"a grant of single use for everybody", ssh + "single_use = true\n" + knock + "scope = \"door\"\n", []string{
 		`3: door.ssh.single_use: true: a knock with scope = "door" opens to everybody: ` +
 			`allowed are false, or scope = "source" for every knock`,
+	}},
+	{"nobody is seen", ssh + "presence = {idle = \"90m\", logins = \"off\", connections = false}\nservice.unit = \"ssh.service\"\n" +
+		knock + `[door.web]
+ports = ["443/tcp"]
+presence.connections = false
+knock = [{kind = "touch", listen = [21, 23], touch = [21]}]
+`, []string{
+		`3: door.ssh.presence.idle: "90m": nobody is ever seen to be in: connections = false, and no logins are read; ` +
+			`the door would go dark, and its service be stopped, under whoever is in: allowed are "never"`,
+		`11: door.web.presence.idle: "1h": the default does not do: nobody is ever seen to be in: connections = false, ` +
+			`and no logins are read; the door would go dark under whoever is in: allowed are "never"`,
+	}},
+	{"whether anybody is seen is not known", `[door.ssh]
+ports = ["22"]
+presence = {logins = "off", connections = "no"}
+` + knock, []string{
+		`2: door.ssh.ports[0]: "22": has no protocol: write "22/tcp" or "22/udp"`,
+		`3: door.ssh.presence.connections: "no": a string, not a boolean: allowed are true and false`,
+	}},
+	{"open to everybody until never", ssh + "presence.idle = \"never\"\n" + knock + "scope = \"door\"\n", []string{
+		`3: door.ssh.presence.idle: "never": a knock with scope = "door" opens to everybody until the door goes dark: ` +
+			`allowed are "1s" to "720h", or scope = "source" for every knock`,
+	}},
+	{"no idle", ssh + "presence.idle = \"nver\"\n" + knock, []string{
+		`3: door.ssh.presence.idle: "nver": not a duration: allowed are durations such as "30s", "5m", "1h", and "never"`,
+	}},
+	{"too long an idle", ssh + "presence.idle = \"721h\"\n" + knock, []string{
+		`3: door.ssh.presence.idle: "721h": too long: allowed are "1s" to "720h", and "never"`,
 	}},
 	{"logins", `[door.a]
 ports = ["1/tcp"]

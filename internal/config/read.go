@@ -203,11 +203,19 @@ func (c *checker) duration(v value, s span) (time.Duration, bool) {
 	if !v.given() {
 		return s.unset, true
 	}
-	text, ok := c.str(v, durations)
+	text, ok := c.str(v, durations+s.orWord())
 	if !ok {
 		return 0, false
 	}
 	return c.durationIn(v, text, s)
+}
+
+// orWord says what may stand instead of a duration.
+func (s span) orWord() string {
+	if s.word == "" {
+		return ""
+	}
+	return fmt.Sprintf(", and %q", s.word)
 }
 
 const durations = `durations such as "30s", "5m", "1h"`
@@ -216,7 +224,7 @@ const durations = `durations such as "30s", "5m", "1h"`
 func (c *checker) durationIn(v value, text string, s span) (time.Duration, bool) {
 	d, err := time.ParseDuration(text)
 	if err != nil {
-		c.wrong(v, durationProblem(text), durations)
+		c.wrong(v, durationProblem(text), durations+s.orWord())
 		return 0, false
 	}
 	problem := ""
@@ -238,7 +246,7 @@ func (c *checker) durationIn(v value, text string, s span) (time.Duration, bool)
 	if s.orNone {
 		allowed = `"0s" for none, and ` + allowed
 	}
-	c.wrong(v, problem, allowed)
+	c.wrong(v, problem, allowed+s.orWord())
 	return 0, false
 }
 

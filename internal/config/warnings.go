@@ -33,7 +33,7 @@ func (d *Door) warnings() []string {
 		w = append(w, fmt.Sprintf("open_for = %q: connections that stand live on without a grant, "+
 			"so that a minute is enough to get in", short(d.OpenFor)))
 	}
-	if d.Presence.Idle < d.OpenFor && !d.anyScope(ScopeDoor) {
+	if idle := d.Presence.Idle; 0 < idle && idle < d.OpenFor && !d.anyScope(ScopeDoor) {
 		w = append(w, fmt.Sprintf("presence.idle = %q is shorter than open_for = %q: "+
 			"a door that goes dark takes its grants with it", short(d.Presence.Idle), short(d.OpenFor)))
 	}
@@ -42,12 +42,9 @@ func (d *Door) warnings() []string {
 			w = append(w, fmt.Sprintf("always = [\"%s\"]: everybody may come in without knocking", p))
 		}
 	}
-	if d.Service == nil && d.Presence.Idle != max(idleSpan.unset, d.OpenFor) && !d.anyScope(ScopeDoor) {
+	if idle := d.Presence.Idle; d.Service == nil && idle > 0 && idle != max(idleSpan.unset, d.OpenFor) &&
+		!d.anyScope(ScopeDoor) {
 		w = append(w, "presence.idle stops nothing here: the door has no service")
-	}
-	if d.Service != nil && d.Presence.Logins == LoginsOff && !d.Presence.Connections {
-		w = append(w, fmt.Sprintf("neither logins nor connections are looked at: the service is stopped "+
-			"%s after each opening, whoever is in", short(d.Presence.Idle)))
 	}
 	return w
 }

@@ -60,7 +60,7 @@ type Door struct {
 	Service   string         `json:"service"`   // "ssh.service", a command's argv[0], or "" for none
 	Running   bool           `json:"running"`   // the service was last seen to run; true when there is none
 	LastSeen  *time.Time     `json:"last_seen"` // latest presence, null before the first
-	DarkAt    *time.Time     `json:"dark_at"`   // when idleness will end it, null unless open
+	DarkAt    *time.Time     `json:"dark_at"`   // when idleness will end it, null unless open, and with idle = "never"
 	Sessions  int            `json:"sessions"`  // live connections to the door's ports
 	Refused   uint64         `json:"refused"`   // packets the fence refused at this door
 	Grants    []Grant        `json:"grants"`    // never null

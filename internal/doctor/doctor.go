@@ -60,7 +60,9 @@ type Patient struct {
 	// Status asks the daemon.
 	Status func(ctx context.Context) (control.Status, error)
 	Unit   func(name string) Unit
-	Now    func() time.Time
+	// Flows says why the kernel's flows cannot be seen; see presence.FlowsVisible.
+	Flows func() error
+	Now   func() time.Time
 	// Root is put before paths of files, "" but in tests. Sockets and nftables
 	// are always those of the caller's network namespace.
 	Root string
@@ -76,7 +78,7 @@ func (p *Patient) Examine(ctx context.Context) []Finding {
 
 	add(p.privileges()...)
 	add(p.kernel(c)...)
-	add(p.conntrack()...)
+	add(p.conntrack(c)...)
 	add(clock(readClock())...)
 
 	status, err := p.Status(ctx)
@@ -93,11 +95,13 @@ func (p *Patient) Examine(ctx context.Context) []Finding {
 	}
 	add(taken(c, holders, daemon)...)
 	add(elsewhere(c, holders)...)
+	add(p.clashes(c)...)
 	add(p.sshdConfig(c)...)
 	reader := p.daemonReader(daemon)
 	add(mayReadConfiguration(reader, p.path(p.Config))...)
 	for i := range c.Doors {
 		add(p.unit(ctx, &c.Doors[i])...)
+		add(p.presence(&c.Doors[i])...)
 		add(p.logins(ctx, &c.Doors[i], reader)...)
 	}
 	add(p.boot()...)

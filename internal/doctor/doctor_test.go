@@ -97,6 +97,32 @@ func TestConntrack(t *testing.T) {
 			" anybody can knock > sysctl net.netfilter.nf_conntrack_max=2000, and again in /etc/sysctl.d")
 }
 
+// What is forgotten before anybody asks for it concerns the doors of that protocol.
+func TestTimeouts(t *testing.T) {
+	c := sshDoor(t)
+	c.Doors = append(c.Doors, config.Door{Name: "vpn", Ports: []port.Range{{Proto: port.UDP, First: 51820, Last: 51820}}})
+	look := func(tcp, udp string) []Finding {
+		const dir = "/proc/sys/net/netfilter/"
+		p := machine(t, map[string]string{dir + "nf_conntrack_count": "12\n", dir + "nf_conntrack_max": "262144\n",
+			dir + "nf_conntrack_tcp_timeout_established": tcp, dir + "nf_conntrack_udp_timeout_stream": udp})
+		return p.conntrack(c)[1:]
+	}
+	want(t, look("432000\n", "120\n"))
+	want(t, look("7440\n", "120\n"))
+	want(t, look("", ""))
+	tcp := "warning: conntrack: forgets a silent TCP connection to door ssh after 2h3m59s, before TCP keepalive asks whether" +
+		" it lives (after 2h): then a session through a port that is sent on elsewhere, such as a container's, hangs, and so" +
+		" does one that another firewall lets in only as established; the fence keeps those of this machine's own services" +
+		" > sysctl net.netfilter.nf_conntrack_tcp_timeout_established=7440, and again in /etc/sysctl.d"
+	udp := "warning: conntrack: forgets a silent flow over UDP to door vpn after 30s, and whoever is silent for longer is no" +
+		" longer seen to be in > sysctl net.netfilter.nf_conntrack_udp_timeout_stream=120, and again in /etc/sysctl.d"
+	want(t, look("7439\n", "30\n"), tcp, udp)
+	c.Doors = c.Doors[:1]
+	want(t, look("7439\n", "30\n"), tcp)
+	c.Doors = nil
+	want(t, look("7439\n", "30\n"))
+}
+
 func TestClock(t *testing.T) {
 	now := time.Date(2026, 11, 24, 6, 0, 0, 0, time.UTC)
 	want(t, clock(clockState{now, true, nil}), "ok: clock: says 2026-11-24 06:00:00 UTC, and is synchronised")

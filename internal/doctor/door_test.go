@@ -4,7 +4,9 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -80,6 +82,50 @@ func TestUnit(t *testing.T) {
 			want(t, p.unit(t.Context(), &sshDoor(t).Doors[0]), tt.want...)
 		})
 	}
+}
+
+// How presence is told is said, and where it cannot be.
+func TestPresence(t *testing.T) {
+	const seen = "ok: door x: somebody is in while: "
+	visible, noLeave, none := error(nil), fmt.Errorf("list flows: %w", fs.ErrPermission), errors.New("no ctnetlink")
+	for _, tt := range []struct {
+		name, ports, presence string
+		flows                 error
+		want                  []string
+	}{
+		{"TCP", `"443/tcp"`, "", none, []string{seen + "a live TCP connection to 443/tcp (a socket of this machine, or a flow to" +
+			" where the port is forwarded) > "}},
+		{"UDP", `"51820/udp"`, "", visible, []string{seen + "a flow over UDP to 51820/udp that was answered, until minutes" +
+			" after its last packet > "}},
+		{"no leave", `"51820/udp"`, "", noLeave, []string{seen,
+			"warning: door x: whether flows over UDP can be seen here was not asked > sudo doorward doctor"}},
+		{"not seen", `"51820/udp"`, "", none, []string{seen, "problem: door x: would go dark under whoever is in, since flows" +
+			` over UDP cannot be seen here: no ctnetlink > name a place for logins, or write idle = "never"`}},
+		{"not seen beside logins", `"22/tcp", "60000-61000/udp"`, "", none, []string{seen + "a login in the journal or the auth log",
+			"warning: door x: sees nobody who is there over UDP alone, since flows cannot be seen here: no ctnetlink > where"}},
+		{"never dark", `"51820/udp"`, `idle = "never"`, none, []string{"ok: door x: who is in makes no difference: "}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := config.Parse("f", []byte("[door.x]\nports = ["+tt.ports+"]\n[door.x.presence]\n"+tt.presence+
+				"\n[[door.x.knock]]\nkind = \"touch\"\nlisten = [20001, 20002]\ntouch = [20002]\n"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := machine(t, nil)
+			p.Flows = func() error { return tt.flows }
+			want(t, p.presence(&c.Doors[0]), tt.want...)
+		})
+	}
+}
+
+func TestPortsOfOthers(t *testing.T) {
+	const dir = "/proc/sys/net/ipv4/"
+	p := machine(t, map[string]string{dir + "ip_local_port_range": "32768\t60999\n", dir + "ip_local_reserved_ports": "59002\n"})
+	want(t, p.clashes(sshDoor(t)), "warning: ports: 59000/tcp and 59001/tcp (listeners of door ssh): this machine gives the ports"+
+		" 32768 to 60999 to sockets that ask for none, such as those of outgoing connections: one of them may have the port when it"+
+		" is needed > echo net.ipv4.ip_local_reserved_ports=59000-59002 >/etc/sysctl.d/60-doorward.conf && sysctl -p"+
+		" /etc/sysctl.d/60-doorward.conf")
+	want(t, machine(t, nil).clashes(sshDoor(t)))
 }
 
 func TestCommands(t *testing.T) {

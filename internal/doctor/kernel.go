@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/port"
 )
 
 // kernel tries the configuration's table on the kernel that runs.
@@ -78,9 +80,60 @@ func rehearse(c *config.Config) (owned bool, err error) {
 }
 
 // conntrack looks at how connections are tracked.
-func (p *Patient) conntrack() []Finding {
+func (p *Patient) conntrack(c *config.Config) []Finding {
 	const dir = "/proc/sys/net/netfilter/"
-	return conntrackFindings(p.read(dir+"nf_conntrack_count"), p.read(dir+"nf_conntrack_max"))
+	all := conntrackFindings(p.read(dir+"nf_conntrack_count"), p.read(dir+"nf_conntrack_max"))
+	for _, t := range timeouts {
+		all = append(all, t.findings(c, p.read(dir+t.name))...)
+	}
+	return all
+}
+
+// timeout is how long connection tracking remembers what is silent, and what it
+// does to a door to be forgotten early.
+type timeout struct {
+	name   string
+	proto  port.Proto
+	least  time.Duration
+	silent string // what is silent
+	what   string // what follows
+}
+
+// The fence lets a session of this machine's own services live by its socket. One
+// that is sent on elsewhere has no socket here, and other firewalls judge by
+// connection tracking alone. TCP keepalive asks after two hours (RFC 1122, 4.2.3.6),
+// which is why no address translation may forget a session sooner than after 2 h 4
+// min (RFC 5382, REQ-5). A flow over UDP is nothing but what is remembered of it;
+// two minutes is Linux's default, and the least by RFC 4787, REQ-5.
+var timeouts = [...]timeout{
+	{"nf_conntrack_tcp_timeout_established", port.TCP, 2*time.Hour + 4*time.Minute, "a silent TCP connection",
+		"before TCP keepalive asks whether it lives (after 2h): then a session through a port that is sent on elsewhere, such" +
+			" as a container's, hangs, and so does one that another firewall lets in only as established; the fence keeps those" +
+			" of this machine's own services"},
+	{"nf_conntrack_udp_timeout_stream", port.UDP, 2 * time.Minute, "a silent flow over UDP",
+		"and whoever is silent for longer is no longer seen to be in"},
+}
+
+// findings judges the time-out as the kernel writes it, in seconds; it is "" where
+// connections are not tracked yet.
+func (t timeout) findings(c *config.Config, text string) []Finding {
+	seconds, err := strconv.ParseUint(strings.TrimSpace(text), 10, 32)
+	is := time.Duration(seconds) * time.Second
+	if err != nil || is >= t.least {
+		return nil
+	}
+	var doors []string
+	for _, d := range c.Doors {
+		if slices.ContainsFunc(d.Ports, func(r port.Range) bool { return r.Proto == t.proto }) {
+			doors = append(doors, d.Name)
+		}
+	}
+	if len(doors) == 0 {
+		return nil
+	}
+	setting := fmt.Sprintf("net.netfilter.%s=%d", t.name, int(t.least.Seconds()))
+	return []Finding{{Warning, "conntrack", fmt.Sprintf("forgets %s to door %s after %v, %s",
+		t.silent, config.Listed(doors), is, t.what), "sysctl " + setting + ", and again in /etc/sysctl.d"}}
 }
 
 func conntrackFindings(count, limit string) []Finding {

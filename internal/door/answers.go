@@ -97,7 +97,7 @@ func (d *Door) Seen(now time.Time, s Seen) []Effect {
 	if d.saved.State != Open {
 		return out
 	}
-	if !now.Before(d.darkAt()) {
+	if dark, ever := d.darkAt(); ever && !now.Before(dark) {
 		return append(out, d.darken(now, Dark, "idle", "nobody was in for "+d.rules.Idle.String())...)
 	}
 	if d.saved.ForAll && d.saved.LastSeen.After(before) {
@@ -193,7 +193,7 @@ func (d *Door) opened(now time.Time) []Effect {
 func (d *Door) give(now time.Time, r request) []Effect {
 	until := now.Add(r.length)
 	if r.length == 0 {
-		until = d.darkAt()
+		until, _ = d.darkAt() // ever: Configure leaves no such request otherwise
 	}
 	c := Claim{Source: r.source, By: r.by, Until: until, For: until.Sub(now)}
 	drawnOut := d.grants[r.source] != nil && r.by == byPresence

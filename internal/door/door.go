@@ -87,22 +87,25 @@ type grant struct {
 }
 
 // New returns a door as it was saved. A door that was saved in the middle of a
-// change is dark: the gateway's first Runs makes that true. Times that are in
+// change is dark, and so is one in failsafe that no longer reads logins: the
+// gateway's first Runs makes that true. Times that are in
 // the future, since the clock was set back, count as now.
 func New(rules Rules, saved Saved, now time.Time) *Door {
 	saved.Since = past(now, saved.Since)
 	saved.Opened = past(now, saved.Opened)
 	saved.LastSeen = past(now, saved.LastSeen)
-	if saved.State == Opening || saved.State == Closing || saved.Since.IsZero() {
+	unread := saved.State == Failsafe && !rules.Logins
+	if saved.State == Opening || saved.State == Closing || unread || saved.Since.IsZero() {
 		saved = Saved{State: Dark, Reason: "guarded since the start", Since: now,
 			LastSeen: saved.LastSeen, Armed: saved.Armed}
 	}
-	return &Door{
-		rules:     rules,
+	d := &Door{
 		saved:     saved,
 		grants:    make(map[netip.Prefix]*grant),
 		penalties: newPenalties(),
 	}
+	d.Configure(rules)
+	return d
 }
 
 // past moves a time of the wall clock onto now's clock, monotonic reading
@@ -124,8 +127,26 @@ func (d *Door) Adopt(now time.Time, c Claim) []Effect {
 		d.record(now, audit.EventGranted, SourceString(c.Source), c.By, "the kernel let it in already", c.Until)}
 }
 
-// Configure changes the rules of a door that goes on.
-func (d *Door) Configure(rules Rules) { d.rules = rules }
+// Configure changes the rules of a door that goes on. Where no knock opens to
+// everybody any more, the door is no longer open to them until it goes dark: what
+// the kernel was given runs out, and who waits for the service has a grant of
+// OpenFor.
+func (d *Door) Configure(rules Rules) {
+	d.rules = rules
+	if d.opensToAll() {
+		return
+	}
+	d.saved.ForAll = false
+	for i := range d.waiting {
+		if d.waiting[i].length == 0 {
+			d.waiting[i].length = rules.OpenFor
+		}
+	}
+}
+
+// opensToAll says whether a knock may open to everybody until the door goes dark,
+// which a door that never does cannot.
+func (d *Door) opensToAll() bool { return d.rules.ForAll && d.rules.Idle > 0 }
 
 // Saved returns what must survive a restart.
 func (d *Door) Saved() Saved { return d.saved }
@@ -145,7 +166,7 @@ func (d *Door) Knock(now time.Time, k Knock) []Effect {
 		return []Effect{d.record(now, audit.EventRefused, SourceString(k.Source), k.By, "the door is deaf", time.Time{})}
 	}
 	r := request{source: k.Source, by: k.By, reason: k.Reason, length: d.rules.OpenFor}
-	if k.Source == Any {
+	if k.Source == Any && d.opensToAll() {
 		r.length = 0
 	}
 	return d.ask(now, r)
@@ -282,8 +303,12 @@ func (d *Door) nextLook() (time.Time, bool) {
 	case d.looking:
 		return time.Time{}, false
 	case d.saved.State == Open:
+		dark, ever := d.darkAt()
+		if !ever {
+			return d.looked.Add(slowestLook), true
+		}
 		next := d.looked.Add(min(max(d.rules.Idle/10, fastestLook), slowestLook))
-		if dark := d.darkAt(); dark.Before(next) {
+		if dark.Before(next) {
 			next = dark
 		}
 		return next, true
@@ -300,13 +325,19 @@ func (d *Door) nextLook() (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// darkAt is when an open door goes dark if nobody is seen before.
-func (d *Door) darkAt() time.Time { return d.saved.LastSeen.Add(d.rules.Idle) }
+// darkAt is when an open door goes dark if nobody is seen before. False: it does
+// not by itself.
+func (d *Door) darkAt() (at time.Time, ever bool) {
+	if d.rules.Idle == 0 {
+		return time.Time{}, false
+	}
+	return d.saved.LastSeen.Add(d.rules.Idle), true
+}
 
 // View is what status tells of a door.
 type View struct {
 	Saved
-	DarkAt      time.Time // zero unless open
+	DarkAt      time.Time // zero unless open, and for a door that never goes dark by itself
 	Connections int       // as last seen
 	Grants      []Claim   // by source, then By
 	Penalties   []Penalty // that stand, by source
@@ -316,7 +347,7 @@ type View struct {
 func (d *Door) View() View {
 	v := View{Saved: d.saved, Connections: d.connections, Penalties: d.penalties.standing()}
 	if d.saved.State == Open {
-		v.DarkAt = d.darkAt()
+		v.DarkAt, _ = d.darkAt()
 	}
 	for source, g := range d.grants {
 		for by, until := range g.claims {
@@ -357,13 +388,25 @@ func (d *Door) Penalised() int { return len(d.penalties.stand.h) }
 // Connections is how many live connections the latest look saw.
 func (d *Door) Connections() int { return d.connections }
 
-// Renew takes in that another service is behind the door, or that presence is
-// looked for elsewhere: what was asked of the old ones is asked anew.
-func (d *Door) Renew(now time.Time) []Effect {
+// LookElsewhere takes in that presence is looked for elsewhere: the answer to
+// the last Look does not come, and the next is asked for at once. Until then the
+// door hears on. A failsafe ends if no logins are read any more.
+func (d *Door) LookElsewhere(now time.Time) []Effect {
 	d.looking = false
 	if !d.looked.IsZero() {
-		d.looked = now.Add(-restEvery) // at once, and until then the door hears on
+		d.looked = now.Add(-restEvery)
 	}
+	if d.saved.State == Failsafe && !d.rules.Logins {
+		const reason = "logins are no longer read"
+		d.become(now, Dark, reason)
+		return []Effect{d.record(now, audit.EventArmed, "", "", reason, time.Time{})}
+	}
+	return nil
+}
+
+// Renew takes in that another service is behind the door: what was asked of the
+// old one is asked of it.
+func (d *Door) Renew(now time.Time) []Effect {
 	d.retry, d.retryAfter = time.Time{}, 0
 	switch state := d.saved.State; {
 	case state == Opening && d.rules.Service:

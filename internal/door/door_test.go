@@ -14,7 +14,7 @@ var (
 	start   = time.Date(2026, 11, 24, 7, 50, 0, 0, time.UTC)
 	visitor = Source(netip.MustParseAddr("192.0.2.2"))
 	other   = Source(netip.MustParseAddr("2001:db8::2"))
-	ssh     = Rules{Name: "ssh", OpenFor: 30 * time.Second, Idle: time.Hour, Service: true, Logins: true}
+	ssh     = Rules{Name: "ssh", OpenFor: 30 * time.Second, Idle: time.Hour, ForAll: true, Service: true, Logins: true}
 )
 
 // tell writes effects as a line each, as the tests below read them.
@@ -280,14 +280,35 @@ func TestAWrongKnockTakesBackWhatTheRightOneEarned(t *testing.T) {
 	s.state(Closing)
 }
 
-func TestARenewedDoorLooksAtOnceAndHearsOn(t *testing.T) {
+func TestADoorThatLooksElsewhereLooksAtOnceAndHearsOn(t *testing.T) {
 	s := newScene(t, ssh)
 	s.at(10 * time.Second)
-	s.want(s.door.Renew(s.now))
+	s.want(s.door.LookElsewhere(s.now))
 	if s.door.Deaf(visitor) {
 		t.Error("a new place for logins makes the door deaf until it was looked at")
 	}
 	s.want(s.door.Tick(s.now), "look")
+}
+
+// A door that reads logins no more does not wait for log data, neither when it is
+// told so nor when it begins so.
+func TestFailsafeEndsWhenLoginsAreNoLongerRead(t *testing.T) {
+	blind := ssh
+	blind.Logins = false
+	s := opened(t, ssh)
+	s.door.Seen(s.now, Seen{NoData: "no log data"})
+	s.door.Stopped(s.now, "")
+	s.state(Failsafe)
+	saved := s.door.Saved()
+	s.door.Configure(blind)
+	s.want(s.door.LookElsewhere(s.now), "record armed | logins are no longer read")
+	s.state(Dark)
+	if s.door.Mute() {
+		t.Error("the door is deaf")
+	}
+	if d := New(blind, saved, s.now); d.Saved().State != Dark || d.Mute() {
+		t.Errorf("after a restart the door is %s, deaf: %v; want dark and not deaf", d.Saved().State, d.Mute())
+	}
 }
 
 func TestPenalties(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 // restarts, and holds what holds there. Coverage leads it to states that drawn
 // walks seldom come to.
 func FuzzDoor(f *testing.F) {
-	const rules = "\x3b\x01\x01\x00" // idle 60 s, a service, logins
+	const rules = "\x3c\x01\x01\x00" // idle 60 s, a service, logins
 	for _, s := range []string{
 		"", rules + "\x03\x00\x01\x00\x04\x01\x00\x03\x01\x00\x01",
 		rules + strings.Repeat("\x01\x00\x00\x04\x01\x03\x01\x01\x01\x00\x40", 6),
@@ -26,8 +26,8 @@ func FuzzDoor(f *testing.F) {
 	f.Fuzz(func(t *testing.T, choices []byte) {
 		c := tape.New(choices)
 		d := &driver{t: t, c: c, sources: []netip.Prefix{visitor, other, netip.MustParsePrefix("198.51.100.0/24"), Any}}
-		d.rules = Rules{Name: "ssh", OpenFor: 30 * time.Second, Idle: time.Duration(1+c.Below(120)) * time.Second,
-			Service: c.Bool(), Logins: c.Bool()}
+		d.rules = Rules{Name: "ssh", OpenFor: 30 * time.Second, Idle: time.Duration(c.Below(121)) * time.Second,
+			ForAll: true, Service: c.Bool(), Logins: c.Bool()}
 		d.w = &world{door: New(d.rules, Saved{}, start), now: start, kernel: make(map[netip.Prefix]time.Time),
 			disk: make(map[netip.Prefix]map[string]bool), banned: make(map[netip.Prefix]Penalty)}
 		d.tick()
@@ -75,10 +75,8 @@ func (d *driver) step() {
 				d.carry(w.door.Stopped(w.now, "signal 9"))
 			}
 		}
-	case 6: // another service
-		d.rules.Service, w.op = c.Bool(), nil
-		w.door.Configure(d.rules)
-		d.carry(w.door.Renew(w.now))
+	case 6:
+		d.apply()
 	case 7:
 		d.order()
 	case 8: // exactly to the next turn that the door asks for
@@ -88,6 +86,23 @@ func (d *driver) step() {
 	case 9:
 		d.restart()
 	}
+}
+
+// apply gives the door another service, or another presence.
+func (d *driver) apply() {
+	w, c := d.w, d.c
+	what := c.Byte()
+	if what&6 == 0 {
+		d.rules.Service, w.op = what&1 == 1, nil
+		w.door.Configure(d.rules)
+		d.carry(w.door.Renew(w.now))
+		return
+	}
+	d.rules.Logins, d.rules.ForAll = what&1 == 1, what&4 == 4
+	d.rules.Idle = time.Duration(c.Below(121)) * time.Second
+	w.looks = 0
+	w.door.Configure(d.rules)
+	d.carry(w.door.LookElsewhere(w.now))
 }
 
 func (d *driver) knock() {

@@ -116,6 +116,13 @@ func (w *world) check(t tester) {
 	if v.State == Open && w.door.rules.Service && w.op != nil {
 		t.Fatalf("the door is open and %T is not answered", w.op)
 	}
+	r := w.door.rules
+	if never := r.Idle == 0; v.State == Open && v.DarkAt.IsZero() != never || v.ForAll && (never || !r.ForAll) {
+		t.Fatalf("with the rules %+v the door goes dark at %s, open to everybody until then: %v", r, v.DarkAt, v.ForAll)
+	}
+	if v.State == Failsafe && !r.Logins {
+		t.Fatalf("the door is in failsafe and reads no logins: nothing would end it")
+	}
 	if at, ok := w.door.Next(); ok && !at.After(w.now) {
 		t.Fatalf("%s: a turn at %s asks for one at %s: it would spin", v.State, w.now, at)
 	}
@@ -125,7 +132,8 @@ func TestDoorKernelAndDiskAgree(t *testing.T) {
 	sources := []netip.Prefix{visitor, other, netip.MustParsePrefix("198.51.100.0/24"), Any}
 	rapid.Check(t, func(t *rapid.T) {
 		rules := Rules{Name: "ssh", OpenFor: 30 * time.Second,
-			Idle:    time.Duration(rapid.IntRange(1, 120).Draw(t, "idle")) * time.Second,
+			Idle:    time.Duration(rapid.IntRange(0, 120).Draw(t, "idle")) * time.Second,
+			ForAll:  rapid.Bool().Draw(t, "for all"),
 			Service: rapid.Bool().Draw(t, "service"), Logins: rapid.Bool().Draw(t, "logins")}
 		w := &world{door: New(rules, Saved{}, start), now: start, kernel: make(map[netip.Prefix]time.Time),
 			disk: make(map[netip.Prefix]map[string]bool), banned: make(map[netip.Prefix]Penalty)}
@@ -194,6 +202,14 @@ func TestDoorKernelAndDiskAgree(t *testing.T) {
 				rules.Service, w.op = rapid.Bool().Draw(t, "service"), nil
 				w.door.Configure(rules)
 				w.carry(t, w.door.Renew(w.now))
+				tick(t)
+			},
+			"another presence": func(t *rapid.T) {
+				rules.Idle = time.Duration(rapid.IntRange(0, 120).Draw(t, "idle")) * time.Second
+				rules.ForAll, rules.Logins = rapid.Bool().Draw(t, "for all"), rapid.Bool().Draw(t, "logins")
+				w.looks = 0
+				w.door.Configure(rules)
+				w.carry(t, w.door.LookElsewhere(w.now))
 				tick(t)
 			},
 			"operator": func(t *rapid.T) {

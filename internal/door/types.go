@@ -41,7 +41,8 @@ var Any netip.Prefix
 type Rules struct {
 	Name    string
 	OpenFor time.Duration // how long a grant lasts
-	Idle    time.Duration // nobody in for so long: dark
+	Idle    time.Duration // nobody in for so long: dark; 0: never
+	ForAll  bool          // a knock may open to everybody until the door goes dark; not with Idle 0
 	Service bool          // there is a service to start and stop
 	Logins  bool          // logins are read, and no log data at all is a reason to close
 }

@@ -42,6 +42,9 @@ func (g *Gateway) apply(now time.Time, by string, confirm time.Duration) (contro
 	if err := g.confine(c); err != nil {
 		return control.Reply{}, fmt.Errorf("nothing was changed: %w", err)
 	}
+	if blind := g.blind(c, text); len(blind) > 0 {
+		return control.Reply{}, &control.Error{Message: "nothing was changed: " + inOneLine(blind), Hint: blind[0].Hint}
+	}
 	if err := g.tryPorts(c); err != nil {
 		return control.Reply{}, fmt.Errorf("nothing was changed: %w", err)
 	}
@@ -130,7 +133,7 @@ func (g *Gateway) checkApplied(now time.Time) {
 
 // use takes a checked configuration into use: the fence changes in one
 // transaction; doors that stay keep all they know. It answers with what an
-// operator should know of doors that went. After an error the old one is in
+// operator should know of doors and services that went. After an error the old one is in
 // use.
 func (g *Gateway) use(now time.Time, c *config.Config, text []byte) (left []string, err error) {
 	if err := g.raise(c); err != nil {
@@ -141,14 +144,14 @@ func (g *Gateway) use(now time.Time, c *config.Config, text []byte) (left []stri
 		old[d.name()] = d
 	}
 	g.config, g.text, g.doors = c, text, nil
-	g.warnings = c.Warnings()
+	g.warnings = g.warningsOf(c, text)
 	for _, conf := range c.Doors {
 		d := old[conf.Name]
 		if d == nil {
 			d = g.newGuarded(conf, door.Saved{}, now)
 			d.start(g.ctx)
-		} else {
-			d.reconfigure(now, conf)
+		} else if told := d.reconfigure(now, conf); told != "" {
+			left = append(left, told)
 		}
 		delete(old, conf.Name)
 		g.doors = append(g.doors, d)
@@ -158,6 +161,38 @@ func (g *Gateway) use(now time.Time, c *config.Config, text []byte) (left []stri
 		g.endDoor(now, name, left[len(left)-1])
 	}
 	return left, nil
+}
+
+// blind is what keeps c from knowing who is in on this machine: doors whose
+// presence hangs on flows, where those cannot be seen.
+func (g *Gateway) blind(c *config.Config, text []byte) []*config.Mistake {
+	if !slices.ContainsFunc(c.Doors, func(d config.Door) bool { return d.ByFlows() }) {
+		return nil
+	}
+	if err := g.world.FlowsVisible(); err != nil {
+		return c.Blind(g.opts.Path, text, err.Error())
+	}
+	return nil
+}
+
+// inOneLine writes mistakes one after the other.
+func inOneLine(all []*config.Mistake) string {
+	var words []string
+	for _, m := range all {
+		words = append(words, m.Error())
+	}
+	return strings.Join(words, "; ")
+}
+
+// warningsOf is what an operator should know of a configuration that is in use.
+// Doors are guarded whatever else is wrong with it, so that a mistake that only
+// this machine makes one is a warning too.
+func (g *Gateway) warningsOf(c *config.Config, text []byte) []string {
+	w := c.Warnings()
+	for _, m := range g.blind(c, text) {
+		w = append(w, m.Error()+"; "+m.Hint)
+	}
+	return w
 }
 
 // countDoors says how many doors a configuration has.
@@ -188,21 +223,57 @@ func (g *Gateway) tryPorts(c *config.Config) error {
 	return nil
 }
 
-// reconfigure gives a door that stays its new configuration.
-func (d *guarded) reconfigure(now time.Time, c config.Door) {
-	old := d.conf
+// reconfigure gives a door that stays its new configuration. It says what becomes
+// of a service that it no longer has, which stays as it is.
+func (d *guarded) reconfigure(now time.Time, c config.Door) (left string) {
+	old, before := d.conf, d.service
 	d.conf = c
 	d.door.Configure(rules(c))
 	d.setKnocks(c.Knocks, now)
-	if !sameService(old, c) || !slices.Equal(old.Presence.Files, c.Presence.Files) ||
-		old.Presence.Logins != c.Presence.Logins {
+	switch {
+	case !sameService(old, c): // a look that is under way ends with the old one
 		d.cancel()
 		d.service = nil
 		d.start(d.gw.ctx)
+		d.carry(d.door.LookElsewhere(now))
 		d.carry(d.door.Renew(now))
-	} else if d.service != nil {
+		return d.serviceLeft(before)
+	case !sameLook(old, c):
+		d.lookElsewhere()
+		d.carry(d.door.LookElsewhere(now))
+	}
+	if d.service != nil {
 		d.service.conf = c
 	}
+	return ""
+}
+
+// serviceLeft says what becomes of the service before, nil for none: unlike one
+// that is stopped while another is behind the door, it is the operator's from now on.
+func (d *guarded) serviceLeft(before *keeper) string {
+	switch {
+	case before == nil:
+	case d.service == nil:
+		return fmt.Sprintf("door %s has no service now, and the one before, %s, %s", d.name(), before.svc, before.state())
+	case before.running && before.svc.String() != d.service.svc.String():
+		return fmt.Sprintf("door %s has another service now, and the one before, %s, %s", d.name(), before.svc, before.state())
+	}
+	return ""
+}
+
+// state says how an operator finds the service.
+func (k *keeper) state() string {
+	if k.running {
+		return "runs on"
+	}
+	return "is stopped: start it if it is needed"
+}
+
+// sameLook says whether presence is looked for alike at two configurations of a
+// door.
+func sameLook(a, b config.Door) bool {
+	return slices.Equal(a.Ports, b.Ports) && a.Presence.Connections == b.Presence.Connections &&
+		a.Presence.Logins == b.Presence.Logins && slices.Equal(a.Presence.Files, b.Presence.Files)
 }
 
 // sameService says whether two configurations of a door have the same service
@@ -230,9 +301,5 @@ func (d *guarded) leave() string {
 	if d.service == nil {
 		return fmt.Sprintf("door %s is no longer guarded", d.name())
 	}
-	state := "is stopped: start it if it is needed"
-	if d.service.running {
-		state = "runs on"
-	}
-	return fmt.Sprintf("door %s is no longer guarded, its service %s %s", d.name(), d.service.svc, state)
+	return fmt.Sprintf("door %s is no longer guarded, its service %s %s", d.name(), d.service.svc, d.service.state())
 }

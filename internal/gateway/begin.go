@@ -277,7 +277,7 @@ func (g *Gateway) choose(applied store.Applied, rebooted bool) error {
 		c, text = before, g.applied.Confirmed
 	}
 	g.config, g.text = c, text
-	g.warnings = append(g.warnings, c.Warnings()...)
+	g.warnings = append(g.warnings, g.warningsOf(c, text)...)
 	// If the disk takes nothing, the next start decides the same.
 	g.changes.applied = &g.applied
 	return nil

@@ -290,6 +290,9 @@ within = "3s"
 penalty = "12s"
 `
 
+// neverDark has doors not go dark by themselves.
+func neverDark(text string) string { return strings.Replace(text, `idle = "15s"`, `idle = "never"`, 1) }
+
 // oneTouch has a single touch be the knock, for trips that are about what
 // comes after it.
 func oneTouch(text string) string {

@@ -68,8 +68,11 @@ func (o *oracle) check(s *control.Status, healed bool) string {
 func (d *owed) follow(m *model, s control.Door, say func(string, ...any)) {
 	stood, stands := d.state == "open" || d.state == "opening", s.State == "open" || s.State == "opening"
 	idle := d.came.Add(d.conf.Presence.Idle)
+	dark := stood && !stands && d.sure && strings.HasPrefix(s.Reason, "nobody was in")
 	switch {
-	case stood && !stands && d.sure && strings.HasPrefix(s.Reason, "nobody was in") && m.now.Before(idle):
+	case dark && d.conf.Presence.Idle == 0:
+		say("P4: the door goes dark by itself, and never should")
+	case dark && m.now.Before(idle):
 		say("P4: the door goes dark %v before it was idle for long enough", idle.Sub(m.now))
 	case d.state == "closing" && s.State == "dark" && slices.ContainsFunc(slices.Concat(slices.Collect(maps.Values(d.leaves))...),
 		func(l leave) bool { return !l.used && !l.lost }):

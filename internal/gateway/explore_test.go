@@ -44,7 +44,7 @@ func scenes() []*scene {
 			sources: []netip.Addr{alice}, ports: []uint16{59000},
 			may:    may("start 2 kill 1 crash 1 wait 2 touch 2 task 9 news 9 connect 2 upkeep 2 flush 2 open 1 refuse 1"),
 			prefix: opened, depth: 7},
-		{name: "apply", files: texts(map[string]string{"ssh": ssh, "both": ssh + exploredWeb, "web": exploredWeb, "bad": "rubbish"}),
+		{name: "apply", files: texts(map[string]string{"ssh": ssh, "both": ssh + exploredWeb, "web": neverDark(exploredWeb), "bad": "rubbish"}),
 			sources: []netip.Addr{alice}, ports: []uint16{59000, 60000},
 			may:    may("start 2 kill 1 reboot 1 crash 1 wait 3 touch 1 task 9 news 9 apply 3 file 1 clock 1 disk 2 refuse 1"),
 			prefix: started, depth: 5},

@@ -263,7 +263,7 @@ func (t *trip) due() time.Time {
 		for _, a := range d.attempts {
 			sooner(a.last().Add(d.knock().Within))
 		}
-		if d.state == "open" {
+		if d.state == "open" && d.conf.Presence.Idle > 0 {
 			sooner(d.seen.Add(d.conf.Presence.Idle))
 		}
 	}
@@ -362,6 +362,9 @@ func (t *trip) rested() {
 	}
 	for _, d := range t.g.doors {
 		state := d.door.Saved().State
+		if d.conf.Presence.Idle == 0 && state == door.Open {
+			continue // it waits for an operator
+		}
 		if state != door.Dark || t.doors[d.name()].State != state.String() {
 			t.found(fmt.Sprintf("P6: nobody comes, and door %s is %v, on disk %s", d.name(), state, t.doors[d.name()].State))
 		}

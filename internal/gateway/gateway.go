@@ -333,6 +333,7 @@ func rules(c config.Door) door.Rules {
 		Name:    c.Name,
 		OpenFor: c.OpenFor,
 		Idle:    c.Presence.Idle,
+		ForAll:  slices.ContainsFunc(c.Knocks, func(k config.Knock) bool { return k.Scope == config.ScopeDoor }),
 		Service: c.Service != nil,
 		Logins:  c.Presence.Logins != config.LoginsOff,
 	}

@@ -34,6 +34,8 @@ type guarded struct {
 	refusals []audit.Record
 	cancel   context.CancelFunc // ends the goroutines of the door
 	ctx      context.Context
+	lookEnd  context.CancelFunc // ends the look for presence alone; nil before start
+	lookCtx  context.Context
 }
 
 // knock is one way to ask for the door, with its recogniser.
@@ -74,10 +76,20 @@ func (d *guarded) setKnocks(confs []config.Knock, now time.Time) {
 // start sets the door's goroutines going.
 func (d *guarded) start(ctx context.Context) {
 	d.ctx, d.cancel = context.WithCancel(ctx)
-	d.lookFor = d.gw.world.Look(d.conf)
+	d.lookElsewhere()
 	if d.conf.Service != nil {
 		d.service = d.gw.newKeeper(d.ctx, d.conf, d.serviceAnswered)
 	}
+}
+
+// lookElsewhere has the next look for presence look where the configuration now
+// says. One that is under way has nothing more to say.
+func (d *guarded) lookElsewhere() {
+	if d.lookEnd != nil {
+		d.lookEnd()
+	}
+	d.lookCtx, d.lookEnd = context.WithCancel(d.ctx)
+	d.lookFor = d.gw.world.Look(d.conf)
 }
 
 // source is whose progress and penalty a touch counts for.
@@ -224,10 +236,10 @@ func (d *guarded) noteRefusal(r audit.Record) {
 	d.refusals = d.refusals[:min(len(d.refusals), keepRefusals)]
 }
 
-// look looks for presence, for as long as the door lives or lookTime, and
+// look looks for presence, for as long as that is the place to look or lookTime, and
 // reports what was found, whatever happens.
 func (d *guarded) look() {
-	lookFor, life := d.lookFor, d.ctx
+	lookFor, life := d.lookFor, d.lookCtx
 	d.gw.async(func() event {
 		ctx, cancel := context.WithTimeout(life, lookTime)
 		defer cancel()

@@ -36,6 +36,8 @@ type World struct {
 	// Connections counts the live TCP connections to local ports. It is called
 	// beside the turns, once in a second at most.
 	Connections func([]port.Range) (int, error)
+	// FlowsVisible says why the kernel's flows cannot be seen, nil if they can.
+	FlowsVisible func() error
 	// Listening says whether something listens on one of the ports.
 	Listening func(port.Range) bool
 	// Config reads and checks the configuration file and returns its text too.
@@ -99,11 +101,12 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 			}
 			return commands(c)
 		},
-		Look:        newLook,
-		Connections: connections,
-		Listening:   listening,
-		Config:      config.Load,
-		Now:         time.Now,
+		Look:         newLook,
+		Connections:  connections,
+		FlowsVisible: presence.FlowsVisible,
+		Listening:    listening,
+		Config:       config.Load,
+		Now:          time.Now,
 	}
 }
 

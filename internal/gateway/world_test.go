@@ -67,6 +67,7 @@ type machine struct {
 	watchers  []func(service.Status)
 	starts    int
 	seen      door.Seen
+	noFlows   error // flows cannot be seen
 }
 
 func newMachine() *machine {
@@ -111,6 +112,11 @@ func (m *machine) world() World {
 			defer m.mu.Unlock()
 			m.measured++
 			return m.sessions, nil
+		},
+		FlowsVisible: func() error {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return m.noFlows
 		},
 		Listening: func(port.Range) bool { return true },
 		Config:    config.Load,

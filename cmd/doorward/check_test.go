@@ -1,0 +1,114 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// runCheck checks a text for a machine. In what is printed the file is F.
+func runCheck(t *testing.T, m machine, text string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "doorward.toml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out, errs bytes.Buffer
+	e := &env{stdin: strings.NewReader(""), stdout: &out, stderr: &errs, getenv: func(string) string { return "" }}
+	c := newCheckWith(e, m)
+	c.SilenceErrors, c.SilenceUsage = true, true
+	c.SetArgs(append(args, file))
+	status = report(e, c.Execute())
+	short := func(s string) string { return strings.ReplaceAll(s, file, "F") }
+	return status, short(out.String()), short(errs.String())
+}
+
+const vpnText = `[door.vpn]
+ports = ["51820/udp"]
+service.unit = "vpn.service"
+[[door.vpn.knock]]
+kind = "touch"
+listen = [20001, 20002, 20003]
+touch = [20001, 20003]
+`
+
+// Where the machine tells nothing of flows, a door that hangs on them is a
+// mistake; where that may not be asked, it is said.
+func TestCheckAsksForFlows(t *testing.T) {
+	const vpn = `
+door vpn guards 51820/udp
+  knock      touch 20001 and 20003 in any order within 1m, leave 20002 alone
+  right      opens to the visitor's address for 30s
+  wrong      makes the door deaf to its source for 5m, doubled each time
+  strangers  get no answer
+  service    vpn.service starts when the door opens, and stops when nobody has been in for 1h
+  presence   somebody is in while: a flow over UDP to 51820/udp that was answered, until minutes after its last packet
+`
+	const mistake = `F:1: door.vpn.presence.idle: "1h": the default does not do: flows over UDP cannot be seen here: no ctnetlink; ` +
+		`the door would go dark, and its service be stopped, under whoever is in: allowed are "never"` + "\n" +
+		`    name a place for logins, or write idle = "never"` + "\n"
+	never := strings.Replace(vpnText, "[[", "presence.idle = \"never\"\n[[", 1)
+	for _, tt := range []struct {
+		name, text string
+		flows      func() error
+		status     int
+		out, errs  string
+	}{
+		{"they are seen", vpnText, func() error { return nil }, 0, "F: 1 door, no mistakes\n" + vpn, ""},
+		{"no daemon runs on such a machine", vpnText, nil, 0, "F: 1 door, no mistakes\n" + vpn, ""},
+		{"they are not", vpnText, func() error { return errors.New("no ctnetlink") }, 1, mistake,
+			"doorward: error: F has 1 mistake\ndoorward: hint: doorward init --reference explains every key\n"},
+		{"no leave to ask", vpnText, func() error { return fmt.Errorf("list flows: %w", fs.ErrPermission) }, 0,
+			"F: warning: whether the kernel tells of flows over UDP, by which door vpn would know that somebody is in, was not " +
+				"asked: run as root\nF: 1 door, no mistakes\n" + vpn, ""},
+		{"nothing hangs on them", never, func() error { t.Error("asked for flows"); return nil }, 0, "", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := machineOf()
+			m.flows = tt.flows
+			status, out, errs := runCheck(t, m, tt.text)
+			if tt.out == "" {
+				out = ""
+			}
+			if diff := cmp.Diff([]any{tt.status, tt.out, tt.errs}, []any{status, out, errs}); diff != "" {
+				t.Errorf("status, output, errors (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A port that a socket of this machine may have is told with what to type.
+func TestCheckTellsOfClashes(t *testing.T) {
+	text := strings.Replace(vpnText, "20001", "40001", -1) // a listener is init's to warn of
+	m := machineOf("proc/sys/net/ipv4/ip_local_port_range=32768\t60999\n", "proc/sys/net/ipv4/ip_local_reserved_ports=8080\n")
+	const what = "51820/udp (guarded by door vpn): this machine gives the ports 32768 to 60999 to sockets that ask for none, " +
+		"such as those of outgoing connections: one of them may have the port when it is needed"
+	const do = "echo net.ipv4.ip_local_reserved_ports=8080,51820 >/etc/sysctl.d/60-doorward.conf && " +
+		"sysctl -p /etc/sysctl.d/60-doorward.conf"
+	status, out, _ := runCheck(t, m, text)
+	if want := "F: warning: " + what + "\n    " + do + "\nF: 1 door, no mistakes\n"; status != 0 || !strings.HasPrefix(out, want) {
+		t.Errorf("status %d, %s\nwant 0, %s", status, out, want)
+	}
+	status, out, _ = runCheck(t, m, text, "--json")
+	var got []map[string]any
+	if err := json.Unmarshal([]byte(out), &got); err != nil || status != 0 || len(got) != 1 {
+		t.Fatalf("status %d, %v: %s", status, err, out)
+	}
+	if got[0]["level"] != "warning" || got[0]["problem"] != what || got[0]["hint"] != do {
+		t.Errorf("got %v", got[0])
+	}
+	m = machineOf("proc/sys/net/ipv4/ip_local_port_range=32768\t60999\n", "proc/sys/net/ipv4/ip_local_reserved_ports=51820\n")
+	for name, m := range map[string]machine{"reserved": m, "not Linux": machineOf()} {
+		if _, out, _ := runCheck(t, m, text); !strings.HasPrefix(out, "F: 1 door, no mistakes\n") {
+			t.Errorf("%s: %s\nwant no warning", name, out)
+		}
+	}
+}

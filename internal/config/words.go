@@ -1,0 +1,126 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/doorward/doorward/internal/port"
+)
+
+// Told says in words how the door knows that somebody is in, and what follows.
+func (d *Door) Told() string {
+	p := &d.Presence
+	if p.Idle == 0 {
+		what := `who is in makes no difference: idle = "never", so that the door goes dark by doorward close alone`
+		if p.Logins != LoginsOff {
+			what += ", or when there is no log data at all"
+		}
+		return what
+	}
+	var by []string
+	if where := p.where(); where != "" {
+		by = append(by, fmt.Sprintf("a login in %s is less than %s old", where, short(p.Idle)))
+	}
+	if p.Connections {
+		by = append(by, d.connectionWords()...)
+	}
+	return "somebody is in while: " + strings.Join(by, "; ")
+}
+
+// where says where logins are read, "" for nowhere.
+func (p *Presence) where() string {
+	switch p.Logins {
+	case LoginsAuto:
+		return "the journal or the auth log"
+	case LoginsJournal:
+		return "the journal"
+	case LoginsFiles:
+		return Listed(p.Files)
+	}
+	return ""
+}
+
+// connectionWords says which connections count.
+func (d *Door) connectionWords() []string {
+	of := func(proto port.Proto) string {
+		var ports []string
+		for _, r := range d.Ports {
+			if r.Proto == proto {
+				ports = append(ports, r.String())
+			}
+		}
+		return Listed(ports)
+	}
+	var by []string
+	if tcp := of(port.TCP); tcp != "" {
+		by = append(by, "a live TCP connection to "+tcp+
+			" (a socket of this machine, or a flow to where the port is forwarded)")
+	}
+	if udp := of(port.UDP); udp != "" {
+		by = append(by, "a flow over UDP to "+udp+" that was answered, until minutes after its last packet")
+	}
+	return by
+}
+
+// Clashes says which UDP ports that doors guard a socket of this machine may
+// have that asked for none, and with listeners which ports of knocks, and what
+// to type to prevent that; both are "" for none.
+func (c *Config) Clashes(l port.Local, listeners bool) (what, do string) {
+	var given []port.Range
+	var words []string
+	add := func(ranges []port.Range, of string) {
+		if len(ranges) == 0 {
+			return
+		}
+		given = append(given, ranges...)
+		var names []string
+		for _, r := range ranges {
+			names = append(names, r.String())
+		}
+		words = append(words, fmt.Sprintf("%s (%s)", Listed(names), of))
+	}
+	for i := range c.Doors {
+		d := &c.Doors[i]
+		var guarded, knock []port.Range
+		for _, r := range d.Ports {
+			if r.Proto == port.UDP {
+				guarded = append(guarded, l.Gives(r)...)
+			}
+		}
+		for _, p := range d.listened() {
+			knock = append(knock, l.Gives(port.Range{Proto: port.TCP, First: p, Last: p})...)
+		}
+		add(guarded, fmt.Sprintf("guarded by door %s", d.Name))
+		if listeners {
+			add(knock, fmt.Sprintf("listeners of door %s", d.Name))
+		}
+	}
+	if len(given) == 0 {
+		return "", ""
+	}
+	const file = "/etc/sysctl.d/60-doorward.conf"
+	what = fmt.Sprintf("%s: this machine gives the ports %d to %d to sockets that ask for none, such as those of "+
+		"outgoing connections: one of them may have the port when it is needed", Listed(words), l.First, l.Last)
+	do = fmt.Sprintf("echo net.ipv4.ip_local_reserved_ports=%s >%s && sysctl -p %[2]s", l.Reserving(given), file)
+	return what, do
+}
+
+// listened is the ports of all knocks, in order.
+func (d *Door) listened() []uint16 {
+	var all []uint16
+	for _, k := range d.Knocks {
+		all = append(all, k.Listen...)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// Listed writes words as people do: "a", "a and b", "a, b and c".
+func Listed(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " and " + words[last]
+}

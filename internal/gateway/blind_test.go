@@ -1,0 +1,130 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
+)
+
+// vpnDoor is a door whose presence hangs on flows.
+const vpnDoor = `
+[door.vpn]
+ports = ["51820/udp"]
+[[door.vpn.knock]]
+kind = "touch"
+listen = [59100, 59101, 59102]
+touch = [59100, 59101]
+`
+
+// A door that would go dark under whoever is in is not taken into use, and one
+// that is there at the start is guarded all the same, and told of.
+func TestFlowsThatCannotBeSeen(t *testing.T) {
+	const why = `door.vpn.presence.idle: "1h": the default does not do: flows over UDP cannot be seen here: no ctnetlink; ` +
+		`the door would go dark under whoever is in: allowed are "never"`
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r := run(t, m, path, sshDoor)
+		m.do(func() { m.noFlows = errors.New("no ctnetlink") })
+		write(t, path, sshDoor+vpnDoor)
+		for _, confirm := range []string{"", "1m"} {
+			got := r.order(control.ApplyRequest{Action: "apply", Confirm: confirm})
+			if want := "error: nothing was changed: " + path + ":13: " + why; got != want {
+				t.Errorf("apply: %q, want %q", got, want)
+			}
+		}
+		if s, _ := r.Status(); len(s.Doors) != 1 || len(m.doors) != 1 || s.Pending != nil {
+			t.Errorf("doors %v, guarded %v, pending %v; want the one before", s.Doors, m.doors, s.Pending)
+		}
+		write(t, path, sshDoor+strings.Replace(vpnDoor, "[[", "[door.vpn.presence]\nidle = \"never\"\n[[", 1))
+		if got := r.order(control.ApplyRequest{Action: "apply"}); got != path+" is in use: 2 doors" {
+			t.Errorf("apply of a door that never goes dark by itself: %q", got)
+		}
+
+		r.stop()
+		write(t, path, sshDoor+vpnDoor)
+		r = restart(t, m, path)
+		s, _ := r.Status()
+		want := path + ":13: " + why + `; name a place for logins, or write idle = "never"`
+		if len(m.doors) != 2 || len(s.Warnings) != 1 || s.Warnings[0] != want {
+			t.Errorf("at the start %d doors are guarded, with warnings %q; want 2 and %q", len(m.doors), s.Warnings, want)
+		}
+		m.do(func() { m.noFlows = nil })
+		if got := r.order(control.ApplyRequest{Action: "apply"}); got != path+" is in use: 2 doors" {
+			t.Errorf("apply where flows can be seen: %q", got)
+		}
+		if s, _ := r.Status(); len(s.Warnings) != 0 {
+			t.Errorf("warnings %q, want none", s.Warnings)
+		}
+	})
+}
+
+// An operator is told what becomes of a service that a door no longer has.
+func TestTheServiceBeforeIsTold(t *testing.T) {
+	other := strings.Replace(sshDoor, `"ssh.service"`, `"sshd.service"`, 1)
+	none := strings.Replace(sshDoor, "[door.ssh.service]\nunit = \"ssh.service\"\n", "", 1)
+	for _, tt := range []struct {
+		name, text string
+		open       bool
+		want       string
+	}{
+		{"another while it runs", other, true, "; door ssh has another service now, and the one before, ssh.service, runs on"},
+		{"another while it is stopped", other, false, ""},
+		{"none while it runs", none, true, "; door ssh has no service now, and the one before, ssh.service, runs on"},
+		{"none while it is stopped", none, false,
+			"; door ssh has no service now, and the one before, ssh.service, is stopped: start it if it is needed"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				path := configPath(t)
+				r := run(t, newMachine(), path, sshDoor)
+				if tt.open {
+					r.touch(visitor, 59000, 59002)
+				}
+				write(t, path, tt.text)
+				got := r.order(control.ApplyRequest{Action: "apply"})
+				if want := path + " is in use: 1 door" + tt.want; got != want {
+					t.Errorf("apply: %q, want %q", got, want)
+				}
+			})
+		})
+	}
+}
+
+// What a look finds where logins were read before says nothing of where they are
+// read now.
+func TestALookElsewhereEndsTheOneUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		write(t, path, sshDoor)
+		looks, ended := 0, false
+		r := restartWith(t, m, path, func(w *World) {
+			w.Look = func(c config.Door) func(context.Context) (door.Seen, []string) {
+				return func(ctx context.Context) (door.Seen, []string) {
+					hangs := false
+					if m.do(func() { looks++; hangs = looks == 2 }); !hangs {
+						return door.Seen{}, nil
+					}
+					<-ctx.Done()
+					m.do(func() { ended = true })
+					return door.Seen{NoData: "the journal has no entry"}, nil
+				}
+			}
+		})
+		time.Sleep(time.Minute) // the second look is under way
+		synctest.Wait()
+		write(t, path, strings.Replace(sshDoor, `"journal"`, `["/var/log/auth.log"]`, 1))
+		r.order(control.ApplyRequest{Action: "apply"})
+		synctest.Wait()
+		if !ended || looks != 3 {
+			t.Errorf("the look under way has ended: %v; %d looks, want it ended and another one", ended, looks)
+		}
+		r.wantState("dark")
+	})
+}
