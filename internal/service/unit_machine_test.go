@@ -8,6 +8,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/user"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +31,20 @@ func helpUnit(args []string) {
 		err = u.Start(ctx)
 	case "stop":
 		err = u.Stop(ctx)
+	case "allowed":
+		err = u.Allowed(ctx)
+	case "denied": // as root, about the user doorward
+		who, lookup := user.Lookup("doorward")
+		if lookup != nil {
+			fmt.Println(lookup)
+			return
+		}
+		uid, _ := strconv.Atoi(who.Uid)
+		var orders []Order
+		orders, err = Denied(ctx, uid, u.Names().Orders())
+		for _, o := range orders {
+			fmt.Println(o)
+		}
 	case "watch":
 		ctx, cancel := context.WithCancel(ctx)
 		go func() { // ends when the test closes the input, or with the process
@@ -103,17 +119,66 @@ func testUnitPolkit(t *testing.T, m *systemdtest.Machine) {
 		return strings.TrimSpace(string(out))
 	}
 	denied := func(verb, unit string) string {
-		return fmt.Sprintf(`not allowed to %s unit %q: Interactive authentication required.; "doorward polkit" prints the rule that allows it`, verb, unit)
+		return fmt.Sprintf(`not allowed to %s unit %q: Interactive authentication required.; "sudo doorward polkit --install" allows it`, verb, unit)
 	}
+	polkitSays := func(unit string) string { return m.Run("/helper", helperWord, "unit", "denied", unit) }
 
+	// The questions come first, and change nothing: a socket that waits and a
+	// service that runs stay so, and one that failed stays failed.
+	m.Run("systemctl", "start", "fed.socket", "plain.service")
+	m.Run("systemctl", "stop", "ssh.service")
+	m.Command(t.Context(), "systemctl", "start", "broken.service").Run()
+	states := func() string {
+		out, _ := m.Command(t.Context(), "systemctl", "is-active", "fed.socket", "fed.service", "plain.service", "broken.service").Output()
+		return string(out) + m.Run("systemctl", "list-jobs")
+	}
+	before := states()
+	for _, unit := range []string{"fed.socket", "plain.service", "broken.service", "nowhere.service"} {
+		if got, want := order("allowed", unit), denied("stop", unit); got != want {
+			t.Errorf("without the rule: %s\nwant %s", got, want)
+		}
+	}
+	if got, want := polkitSays("plain.service"), "start plain.service\nstop plain.service\nreset-failed plain.service\ndone\n"; got != want {
+		t.Errorf("without the rule polkit denies %q\nwant %q", got, want)
+	}
 	if got, want := order("start", "ssh.service"), denied("start", "ssh.service"); got != want {
 		t.Errorf("without the rule: %s\nwant %s", got, want)
 	}
-	m.Write("/etc/polkit-1/rules.d/49-doorward.rules",
-		PolkitRule("doorward", []string{"ssh.service", "ssh.socket", "fed.socket", `odd\x2dname.service`, "other.service"}), 0o644)
-	m.Run("systemctl", "restart", "polkit.service") // it reads rules anew by itself, at some moment
+	only := func(rule, old string) string { return strings.Replace(rule, old, "", 1) }
+	install := func(rule string) {
+		m.Write("/etc/polkit-1/rules.d/49-doorward.rules", rule, 0o644)
+		m.Run("systemctl", "reset-failed", "polkit.service")
+		m.Run("systemctl", "restart", "polkit.service") // it reads rules anew by itself, at some moment
+	}
+	rule := PolkitRule("doorward", []Names{{ID: "ssh.service"}, {ID: "ssh.socket", Feeds: []string{"ssh.service"}},
+		{ID: "fed.socket", Feeds: []string{"fed.service"}}, {ID: `odd\x2dname.service`}, {ID: "broken.service"}, {ID: "nowhere.service"},
+		NamesByLinks(m.Path("/"), "other.service")})
+	for _, tt := range []struct{ missing, unit, want string }{
+		{`"start fed.socket",`, "fed.socket", denied("start", "fed.socket")},
+		{`"stop fed.socket",`, "fed.socket", denied("stop", "fed.socket")},
+		{`"stop fed.service",`, "fed.socket", denied("stop", "fed.service")},
+		{"", "fed.socket", "done"},
+		{"", "broken.service", "done"},
+		{"", "nowhere.service", "done"},
+		{"", "other.service", "done"},
+		{"", "plain.service", denied("stop", "plain.service")},
+	} {
+		install(only(rule, tt.missing))
+		if got := order("allowed", tt.unit); got != tt.want {
+			t.Errorf("the rule lacks %q: %s\nwant %s", tt.missing, got, tt.want)
+		}
+	}
+	if got := states(); got != before {
+		t.Errorf("the questions changed\n%s\ninto\n%s", before, got)
+	}
+	if got := polkitSays("broken.service"); got != "done\n" {
+		t.Errorf("polkit denies %q", got)
+	}
+	m.Run("systemctl", "stop", "fed.socket", "plain.service")
+
 	for _, o := range [][2]string{
 		{"start", "ssh.service"}, {"start", "ssh.service"}, {"stop", "ssh.service"}, {"stop", "ssh.service"},
+		{"start", "sshd.service"}, {"stop", "sshd.service"}, {"start", "other.service"}, {"stop", "other.service"},
 		{"start", "ssh.socket"}, {"stop", "ssh.socket"},
 		{"start", `odd\x2dname.service`}, {"stop", `odd\x2dname.service`},
 	} {
@@ -125,17 +190,15 @@ func testUnitPolkit(t *testing.T, m *systemdtest.Machine) {
 	if got := order("stop", "fed.socket"); got != "done" {
 		t.Errorf("stop of a socket whose service runs: %s", got)
 	}
+	if out, err := m.CommandAs(t.Context(), "doorward", "systemctl", "--no-ask-password", "reset-failed", "ssh.service").CombinedOutput(); err != nil {
+		t.Errorf("reset-failed: %v: %s", err, out)
+	}
 
 	m.Run("systemctl", "start", "plain.service")
-	for _, o := range [][2]string{{"start", "main.service"}, {"stop", "plain.service"}, {"start", "fed.service"}} {
+	for _, o := range [][2]string{{"start", "again.service"}, {"stop", "plain.service"}, {"start", "fed.service"}} {
 		if got, want := order(o[0], o[1]), denied(o[0], o[1]); got != want {
 			t.Errorf("%s\nwant %s", got, want)
 		}
-	}
-	got, want := order("start", "other.service"), `not allowed to start unit "other.service": Interactive authentication required.; `+
-		`it is another name of "main.service", which is what the configuration should say`
-	if got != want {
-		t.Errorf("by an alias: %s\nwant %s", got, want)
 	}
 	for _, verb := range []string{"restart", "reload-or-restart", "kill", "disable", "mask"} {
 		out, err := m.CommandAs(t.Context(), "doorward", "systemctl", "--no-ask-password", verb, "ssh.service").CombinedOutput()
@@ -148,4 +211,14 @@ func testUnitPolkit(t *testing.T, m *systemdtest.Machine) {
 		t.Errorf("another user may start it: %s", out)
 	}
 	m.Run("systemctl", "stop", "plain.service")
+	m.Run("systemctl", "stop", "polkit.service")
+	m.Run("systemctl", "mask", "--runtime", "polkit.service")
+	m.Run("mv", "/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service", "/run/")
+	m.Run("systemctl", "reload", "dbus.service")
+	if got, want := polkitSays("ssh.service"), "polkit is not installed\n"; got != want {
+		t.Errorf("without polkit: %s\nwant %s", got, want)
+	}
+	if got, want := order("allowed", "ssh.service"), "not allowed to stop unit \"ssh.service\""; !strings.HasPrefix(got, want) {
+		t.Errorf("without polkit: %s\nwant %s", got, want)
+	}
 }
