@@ -58,7 +58,7 @@ func (o *initOptions) next(e *env, w io.Writer, m machine, c *config.Config) err
 	steps = append(steps,
 		"doorward doctor",
 		daemon,
-		"From another machine: " + try(door),
+		"From another machine: "+try(door),
 		"After a change of the file: doorward apply --confirm 60s",
 	)
 	for i, s := range steps {

@@ -244,7 +244,8 @@ func testUnitAliases(t *testing.T, m *systemdtest.Machine) {
 // testUnitFacts asks units about themselves: a socket that does not listen is
 // stopped, although the service that it would feed runs.
 func testUnitFacts(t *testing.T, m *systemdtest.Machine) {
-	m.Run("systemctl", "start", "ssh.service", "fed.service", "fed.socket")
+	m.Run("systemctl", "start", "fed.socket")
+	m.Run("systemctl", "start", "ssh.service", "fed.service")
 	sshd := []RunDirectory{{"ssh.service", "sshd"}}
 	socket := Names{ID: "ssh.socket", Feeds: []string{"ssh.service"}}
 	for _, tt := range []struct {
