@@ -37,6 +37,10 @@ func (u *Unit) Facts(ctx context.Context) (Facts, error) {
 	if err != nil {
 		return Facts{}, u.fail(ctx, "look at", begun, v, err)
 	}
+	return v.facts(), nil
+}
+
+func (v view) facts() Facts {
 	m := v.members[0]
 	f := Facts{Names: v.names(), Load: m.unit.str("LoadState"), Own: m.status(), Enabled: m.unit.str("UnitFileState")}
 	for _, t := range v.triggers {
@@ -51,5 +55,5 @@ func (u *Unit) Facts(ctx context.Context) (Facts, error) {
 			f.Removes = append(f.Removes, RunDirectory{m.name, name})
 		}
 	}
-	return f, nil
+	return f
 }
