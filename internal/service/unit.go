@@ -45,6 +45,14 @@ func (u *Unit) String() string {
 	return u.name
 }
 
+// byItsOwnName is the unit by the name that systemctl and the journal know it by,
+// as far as systemd has told it.
+func (u *Unit) byItsOwnName() *Unit {
+	own := *u
+	own.name = u.Names().ID
+	return &own
+}
+
 // Names returns the unit's names as systemd last told them to this Unit; before
 // that, the one that it was given.
 func (u *Unit) Names() Names {
@@ -157,14 +165,6 @@ func (u *Unit) CutsSessions(ctx context.Context) (bool, string, error) {
 			"\"systemctl edit %s\" and add the lines [Service] and KillMode=process", m.name, mode, m.name), nil
 	}
 	return false, "", nil
-}
-
-// byItsOwnName is the unit by the name that systemctl and the journal know it by,
-// as far as systemd has told it.
-func (u *Unit) byItsOwnName() *Unit {
-	own := *u
-	own.name = u.Names().ID
-	return &own
 }
 
 // startResult turns a finished start job into an error, or nil when the unit
