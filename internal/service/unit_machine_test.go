@@ -221,4 +221,8 @@ func testUnitPolkit(t *testing.T, m *systemdtest.Machine) {
 	if got, want := order("allowed", "ssh.service"), "not allowed to stop unit \"ssh.service\""; !strings.HasPrefix(got, want) {
 		t.Errorf("without polkit: %s\nwant %s", got, want)
 	}
+	m.Run("mv", "/run/org.freedesktop.PolicyKit1.service", "/usr/share/dbus-1/system-services/")
+	m.Run("systemctl", "unmask", "--runtime", "polkit.service")
+	m.Run("systemctl", "reload", "dbus.service")
+	m.Run("systemctl", "start", "polkit.service")
 }
