@@ -10,10 +10,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/service"
 )
+
+// polkitTime is how long polkit may take to answer.
+const polkitTime = 10 * time.Second
 
 // unit looks at what runs behind a door; r is who starts and stops it, and
 // sockets are the machine's.
@@ -119,6 +123,8 @@ func (p *Patient) leave(ctx context.Context, where string, n service.Names, r *r
 		return nil
 	}
 	const install = "sudo doorward polkit --install"
+	ctx, cancel := context.WithTimeout(ctx, polkitTime)
+	defer cancel()
 	denied, err := p.Denied(ctx, r.uid, n.Orders())
 	if errors.Is(err, service.ErrNoPolkit) {
 		return []Finding{{Problem, where, fmt.Sprintf("%s may not start and stop %s: polkit is not installed, which is who"+

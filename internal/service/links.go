@@ -36,25 +36,40 @@ func NamesByLinks(root, unit string) Names {
 // site@.service, web@a.service is site@a.service.
 func follow(root, unit string) string {
 	for range maxAliases {
+		template, instance := cutInstance(unit)
 		to, ok := linked(root, unit)
+		if !ok && instance != "" {
+			to, ok = linked(root, template)
+		}
+		if ok {
+			to, ok = aliased(unit, to)
+		}
 		if !ok {
-			template, instance := cutInstance(unit)
-			if to, ok = linked(root, template); !ok || instance == "" {
-				return unit
-			}
-			if to, ok = withInstance(to, instance); !ok {
-				return unit
-			}
+			return unit
 		}
 		unit = to
 	}
 	return unit
 }
 
-// linked returns what the first unit file of a name is a link to, if it is one
-// to another name. A link that leads out of the directories is another place of
-// the file, and not another name of the unit ("systemctl link"); one to /dev/null
-// masks it.
+// aliased returns what a unit is called that is linked to a file of another name,
+// if that may be: only a plain name is one for a plain one, an instance has the
+// same instance of the other template, and the suffix is the same; see the
+// description of aliases in systemd.unit(5).
+func aliased(unit, to string) (string, bool) {
+	suffix := filepath.Ext(unit)
+	_, instance := cutInstance(unit)
+	template, toInstance := cutInstance(to)
+	if to == template && instance != "" {
+		to, toInstance = strings.TrimSuffix(to, suffix)+instance+suffix, instance
+	}
+	plain, toPlain := !strings.Contains(unit, "@"), !strings.Contains(to, "@")
+	return to, filepath.Ext(to) == suffix && to != unit && plain == toPlain && instance == toInstance
+}
+
+// linked returns the name of the file that the first unit file of a name is a link
+// to. A link that leads out of the directories is another place of the file, and
+// not another name of the unit ("systemctl link"); one to /dev/null masks it.
 func linked(root, unit string) (to string, ok bool) {
 	for _, dir := range unitDirs {
 		path := filepath.Join(root, dir, unit)
@@ -68,9 +83,7 @@ func linked(root, unit string) (to string, ok bool) {
 		if !filepath.IsAbs(target) {
 			target = filepath.Join(dir, target)
 		}
-		to = filepath.Base(target)
-		same := filepath.Ext(to) == filepath.Ext(unit) && to != unit
-		return to, same && slices.Contains(unitDirs, filepath.Dir(target))
+		return filepath.Base(target), slices.Contains(unitDirs, filepath.Dir(target))
 	}
 	return "", false
 }
@@ -81,11 +94,4 @@ func cutInstance(unit string) (template, instance string) {
 	suffix := filepath.Ext(unit)
 	name, instance, _ := strings.Cut(strings.TrimSuffix(unit, suffix), "@")
 	return name + "@" + suffix, instance
-}
-
-// withInstance is a template's instance; a name that is no template has none.
-func withInstance(template, instance string) (string, bool) {
-	suffix := filepath.Ext(template)
-	name, ok := strings.CutSuffix(template, "@"+suffix)
-	return name + "@" + instance + suffix, ok
 }

@@ -197,9 +197,13 @@ func testUnitStopFails(t *testing.T, m *systemdtest.Machine) {
 func testUnitAliases(t *testing.T, m *systemdtest.Machine) {
 	m.Write("/etc/systemd/system/site@.service", "[Service]\nExecStart=/bin/sleep infinity\n", 0o644)
 	for alias, name := range map[string]string{"cracked.service": "broken.service", "web@.service": "site@.service",
-		"nourished.socket": "fed.socket"} {
+		"nourished.socket": "fed.socket", "only@a.service": "site@.service", "same@a.service": "site@a.service",
+		"differs@a.service": "site@b.service", "first.service": "site@first.service", "odd@.service": "plain.service",
+		"mixed.socket": "plain.service", "chained.service": "cracked.service", "linked.service": "/opt/linked.service"} {
 		m.Run("ln", "-s", name, "/etc/systemd/system/"+alias)
 	}
+	m.Run("systemctl", "stop", "ssh.service")
+	m.Write("/opt/linked.service", "[Service]\nExecStart=/bin/sleep infinity\n", 0o644)
 	m.Run("systemctl", "daemon-reload")
 	for _, tt := range []struct {
 		alias string
@@ -232,6 +236,18 @@ func testUnitAliases(t *testing.T, m *systemdtest.Machine) {
 			if d := cmp.Diff(tt.want, got); d != "" {
 				t.Errorf("%s by %s: %s", tt.alias, by, d)
 			}
+		}
+	}
+	// What is an alias, and of what, is systemd's to say; the links say the same.
+	for _, name := range []string{"only@a.service", "only@b.service", "same@a.service", "differs@a.service", "first.service",
+		"odd@a.service", "mixed.socket", "chained.service", "linked.service"} {
+		f, err := NewUnit(name, discard).Facts(within(t, 10*time.Second))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := NamesByLinks(m.Path("/"), name); got.ID != f.ID {
+			t.Errorf("%s is %s to systemd (%s), and %s by its links", name, f.ID, f.Load, got.ID)
 		}
 	}
 	err := NewUnit("cracked.service", discard).Start(within(t, 20*time.Second))
