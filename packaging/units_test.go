@@ -66,8 +66,15 @@ func TestUnitsAsDebianHasThem(t *testing.T) {
 	knock(t, visitor)
 	eventually(t, "the door opens", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
 
-	// A second sshd, as the documentation has it: without the drop-in it lets nobody
-	// in once the first one has been stopped, with it it does.
+	secondServer(t, m, visitor, login)
+	eventually(t, "the daemon asks again, and no longer warns", func() bool { return !slices.Contains(warnings(t, m), refused) })
+}
+
+// secondServer runs a second sshd, as the documentation has it: without the drop-in
+// it lets nobody in once the first one has been stopped, with it it does. The door
+// is open at first.
+func secondServer(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS, login func() error) {
+	t.Helper()
 	for path, text := range documented(t) {
 		m.Write(path, text, 0o644)
 	}
@@ -99,7 +106,6 @@ func TestUnitsAsDebianHasThem(t *testing.T) {
 	if warned := strings.Join(diagnose(t, m, "door ssh", doctor.Warning), "\n"); strings.Contains(warned, "/run/sshd") {
 		t.Errorf("doctor warns with the drop-in: %s", warned)
 	}
-	eventually(t, "the daemon asks again, and no longer warns", func() bool { return !slices.Contains(warnings(t, m), refused) })
 }
 
 // documented are the files that docs/OPERATING.md writes down for a second sshd.
