@@ -65,9 +65,9 @@ func TestUnit(t *testing.T) {
 	t.Run("cuts sessions", testUnitCutsSessions)
 	t.Run("watch", func(t *testing.T) { testUnitWatch(t, m) })
 	t.Run("open session lives on", func(t *testing.T) { testUnitSession(t, m, visitor) })
+	t.Run("no polkit", func(t *testing.T) { testUnitNoPolkit(t, m) })
 	t.Run("allowed", func(t *testing.T) { testUnitAllowed(t, m) })
 	t.Run("polkit", func(t *testing.T) { testUnitPolkit(t, m) })
-	t.Run("no polkit", func(t *testing.T) { testUnitNoPolkit(t, m) })
 	t.Run("D-Bus goes and comes back", func(t *testing.T) { testUnitBusRestart(t, m) })
 }
 
