@@ -55,8 +55,12 @@ func (p *Patient) unit(ctx context.Context, d *config.Door, r *reader, sockets [
 		all = append(all, Finding{Problem, where, "going dark would end open sessions: " + why, "systemctl edit " + f.ID})
 	}
 	if p.enabled(f.ID) {
-		all = append(all, Finding{Note, where, fmt.Sprintf("%s also starts by itself at boot, and doorward stops it when"+
-			" nobody has been in for %v; that is a way in should doorward itself not start", f.ID, d.Presence.Idle),
+		when := "when its door goes dark"
+		if d.Presence.Idle > 0 {
+			when = fmt.Sprintf("when nobody has been in for %v", d.Presence.Idle)
+		}
+		all = append(all, Finding{Note, where, fmt.Sprintf("%s also starts by itself at boot, and doorward stops it %s; that is"+
+			" a way in should doorward itself not start", f.ID, when),
 			"to have it run only after a knock: systemctl disable " + f.ID})
 	}
 	all = append(all, p.beside(ctx, where, f)...)

@@ -124,6 +124,12 @@ func TestUnit(t *testing.T) {
 			want(t, p.unit(t.Context(), &sshDoor(t).Doors[0], nil, nil), tt.want...)
 		})
 	}
+	p := machine(t, map[string]string{"/etc/systemd/system/multi-user.target.wants/ssh.service": ""})
+	p.Unit = units{"ssh.service": {}}.unit
+	never := sshDoor(t).Doors[0]
+	never.Presence.Idle = 0
+	want(t, p.unit(t.Context(), &never, nil, nil), "ok: door ssh: its unit ssh.service is stopped", "note: door ssh: ssh.service also"+
+		" starts by itself at boot, and doorward stops it when its door goes dark; that is a way in should doorward itself not start")
 }
 
 func TestUnitLeave(t *testing.T) {
