@@ -48,6 +48,7 @@ type Finding struct {
 
 // Unit is a systemd unit, as far as a doctor asks about it.
 type Unit interface {
+	Facts(ctx context.Context) (service.Facts, error)
 	Status(ctx context.Context) (service.Status, error)
 	CutsSessions(ctx context.Context) (bool, string, error)
 }
@@ -62,7 +63,9 @@ type Patient struct {
 	Unit   func(name string) Unit
 	// Flows says why the kernel's flows cannot be seen; see presence.FlowsVisible.
 	Flows func() error
-	Now   func() time.Time
+	// Denied asks polkit which orders it would deny to a user; service.Denied.
+	Denied func(ctx context.Context, uid int, orders []service.Order) ([]service.Order, error)
+	Now    func() time.Time
 	// Root is put before paths of files, "" but in tests. Sockets and nftables
 	// are always those of the caller's network namespace.
 	Root string
@@ -100,10 +103,11 @@ func (p *Patient) Examine(ctx context.Context) []Finding {
 	reader := p.daemonReader(daemon)
 	add(mayReadConfiguration(reader, p.path(p.Config))...)
 	for i := range c.Doors {
-		add(p.unit(ctx, &c.Doors[i])...)
+		add(p.unit(ctx, &c.Doors[i], reader, holders)...)
 		add(p.presence(&c.Doors[i])...)
 		add(p.logins(ctx, &c.Doors[i], reader)...)
 	}
+	add(p.sharedUnits(ctx, c)...)
 	add(p.boot()...)
 	add(ownSession(c, p.sshConnection(), status, p.Now())...)
 	add(outside(c)...)

@@ -79,6 +79,7 @@ func (d *guarded) start(ctx context.Context) {
 	d.lookElsewhere()
 	if d.conf.Service != nil {
 		d.service = d.gw.newKeeper(d.ctx, d.conf, d.serviceAnswered)
+		d.service.askLeave()
 	}
 }
 

@@ -28,6 +28,7 @@ type keeper struct {
 	again   bool // there was a wish while it was busy
 	stale   bool // there was a change meanwhile, so what is known is old
 	running bool // as last seen
+	leave   permission
 }
 
 // newKeeper returns the keeper of a door's service and starts watching it, in a
@@ -82,6 +83,7 @@ func (k *keeper) did(now time.Time, run bool, err error) {
 		return
 	}
 	k.busy = false
+	k.ordered(err)
 	if k.again && k.wanted != run {
 		k.do(k.wanted)
 		return

@@ -26,6 +26,8 @@ var elsewhere = map[string]string{
 	"internal/config":   ".",
 	"internal/files":    ".",
 	"internal/share":    ".",
+	"internal/service":  "^Test(NamesByLinks|PolkitRule)$",
+	"internal/doctor":   "^TestUnit",
 	"cmd/doorward":      ".",
 }
 

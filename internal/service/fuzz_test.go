@@ -27,6 +27,7 @@ import (
 var documented = map[string]string{
 	"ActiveState": "s", "LoadState": "s", "Id": "s", "Triggers": "as", "TriggeredBy": "as", "Accept": "b", "Result": "s",
 	"ExecMainStatus": "i", "ExecMainCode": "i", "MainPID": "u", "KillMode": "s", "ExecMainStartTimestampMonotonic": "t",
+	"UnitFileState": "s", "RuntimeDirectory": "as", "RuntimeDirectoryPreserve": "s",
 }
 
 // drawProperties makes properties, some missing and some of other types than
@@ -120,6 +121,13 @@ func FuzzProperties(f *testing.F) {
 		got := v.status()
 		if d := cmp.Diff(right.status(), got); d != "" {
 			t.Fatalf("wrong types change the status (-without +with):\n%s", d)
+		}
+		facts := v.facts()
+		if d := cmp.Diff(right.facts(), facts); d != "" {
+			t.Fatalf("wrong types change the facts (-without +with):\n%s", d)
+		}
+		if own := (view{members: v.members[:1]}); facts.Own.State != wordState(own) {
+			t.Fatalf("its own state is %v, systemd's words say %v", facts.Own.State, wordState(own))
 		}
 		u := &Unit{name: names[0]}
 		for _, result := range []string{"done", "failed", "timeout", "\x1b"} {
