@@ -39,8 +39,7 @@ type fileID struct{ dev, ino uint64 }
 type progress struct {
 	mark  mark
 	floor time.Time // no line that was passed over is later than this and disorder
-	odd   int       // logins whose stamp is not known
-	text  string    // the first of them
+	odd   oddities  // logins that do not count
 	ahead time.Time // the furthest stamp of a login beyond now
 
 	// Of a compressed file:
@@ -192,11 +191,7 @@ func plain(err error) error {
 
 // warnings says what is odd about a file, for people.
 func (pr *progress) warnings(name string, now time.Time) []string {
-	var w []string
-	if pr.odd > 0 {
-		w = append(w, fmt.Sprintf("%s: %d logins do not count, since their stamp is in no known form "+
-			"(known are \"Nov  2 07:50:01\" and \"2026-11-02T07:50:01+01:00\"): %q", name, pr.odd, pr.text))
-	}
+	w := pr.odd.warnings(name)
 	if pr.cut > 0 {
 		w = append(w, fmt.Sprintf("%s: only the first %d bytes of its text are read: logins after that do not "+
 			"count; let logrotate begin a new file sooner (maxsize 100M)", name, pr.cut))
@@ -271,11 +266,9 @@ func (l *logFile) take(line []byte) {
 	}
 	login, what := parseLine(string(line), l.ref)
 	switch what {
-	case oddStamp:
-		if l.pr.odd == 0 {
-			l.pr.text = string(line[:min(len(line), maxQuote)])
-		}
-		l.pr.odd++
+	default:
+		l.pr.odd.add(what, line)
+	case noLogin:
 	case isLogin:
 		if login.Time.After(l.now) {
 			if login.Time.After(l.pr.ahead) {
