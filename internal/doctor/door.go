@@ -120,8 +120,12 @@ func loginFindings(ctx context.Context, door string, l logSource, now time.Time)
 	case !found:
 		all = append(all, Finding{OK, where, fmt.Sprintf("%s can be read, and has no login yet", l), ""})
 	default:
+		from := "an unknown address" // sshd's peer was no socket, a proxy's pipe, say
+		if last.Source.IsValid() {
+			from = last.Source.String()
+		}
 		all = append(all, Finding{OK, where, fmt.Sprintf("%s can be read; the last login was %s's from %s, %s ago",
-			l, last.User, last.Source, now.Sub(last.Time).Round(time.Second)), ""})
+			l, last.User, from, now.Sub(last.Time).Round(time.Second)), ""})
 	}
 	for _, w := range l.Warnings() {
 		all = append(all, Finding{Warning, where, w, ""})

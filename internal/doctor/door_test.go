@@ -127,6 +127,8 @@ func TestLogins(t *testing.T) {
 	}{
 		{"a login", fakeLog{login: alice, found: true}, []string{
 			"ok: door ssh: /var/log/auth.log can be read; the last login was alice's from 192.0.2.1, 1h30m0s ago > "}},
+		{"no address", fakeLog{login: presence.Login{Time: alice.Time, User: "alice"}, found: true}, []string{
+			"ok: door ssh: /var/log/auth.log can be read; the last login was alice's from an unknown address, 1h30m0s ago > "}},
 		{"no login", fakeLog{}, []string{"ok: door ssh: /var/log/auth.log can be read, and has no login yet > "}},
 		{"no data", fakeLog{err: fmt.Errorf("%w: nothing anywhere", presence.ErrNoData)}, []string{
 			"problem: door ssh: would go to failsafe, dark and deaf: no log data: nothing anywhere > "}},

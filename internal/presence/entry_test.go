@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -134,7 +135,7 @@ func FuzzJournalEntry(f *testing.F) {
 		if d := cmp.Diff(second, login, sameTime); !ok || d != "" {
 			t.Fatalf("%q: the message has another login, or none (%v):\n%s", line, ok, d)
 		}
-		if fmt.Sprint(login.Time.UnixMicro()) != strings.TrimLeft(plainField(fields["__REALTIME_TIMESTAMP"]), "+0") {
+		if at, err := strconv.ParseInt(plainField(fields["__REALTIME_TIMESTAMP"]), 10, 64); err != nil || login.Time.UnixMicro() != at {
 			t.Fatalf("%q: a login of %s", line, login.Time)
 		}
 		message := strings.SplitN(render(login), "]: ", 2)[1]

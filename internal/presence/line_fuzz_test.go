@@ -67,18 +67,17 @@ func secondMessage(message string) (l Login, ok bool) {
 		strings.HasPrefix(m[2], "invalid user ") || childForm.MatchString(message) {
 		return l, false
 	}
-	parts := strings.Split(m[2], " from ")
-	for i := 1; i < len(parts); i++ {
-		user := strings.Join(parts[:i], " from ")
-		f := fromForm.FindStringSubmatch(strings.Join(parts[i:], " from "))
-		if f == nil || user == "" {
+	for i := 1; i < len(m[2]); i++ {
+		rest, is := strings.CutPrefix(m[2][i:], " from ")
+		f := fromForm.FindStringSubmatch(rest)
+		if !is || f == nil {
 			continue
 		}
 		a, err := netip.ParseAddr(f[1])
 		if p, _ := strconv.Atoi(f[2]); p > 65535 || err != nil && f[1] != "UNKNOWN" {
 			continue
 		}
-		return Login{User: user, Method: m[1], Source: a.Unmap()}, !a.Unmap().IsLoopback()
+		return Login{User: m[2][:i], Method: m[1], Source: a.Unmap()}, !a.Unmap().IsLoopback()
 	}
 	return l, false
 }

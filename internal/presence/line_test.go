@@ -285,13 +285,14 @@ func missesLogin(line string, what verdict) bool {
 		}
 		return false
 	}
+	protocol := strings.HasPrefix(line, "<") && strings.Contains(line, ">1 ") // its data may have any word
 	words := strings.Split(line, " ")
 	for i, word := range words {
 		message := strings.TrimPrefix(strings.TrimPrefix(strings.Join(words[i:], " "), " "), "\ufeff")
 		if _, ok := secondMessage(message); ok && (what != cutShort || len(message) >= 500) {
 			return true
 		}
-		if sshd := strings.Contains(word, "sshd"); !sshd && what != cutShort && wordForm.MatchString(word) {
+		if sshd := strings.Contains(word, "sshd"); !sshd && what != cutShort && !protocol && wordForm.MatchString(word) {
 			return false
 		}
 	}
