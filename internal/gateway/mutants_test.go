@@ -25,6 +25,8 @@ var elsewhere = map[string]string{
 	"internal/listen":   "^Test(Inherit|StrangeSockets|NobodyElse|OneShot)",
 	"internal/config":   ".",
 	"internal/files":    ".",
+	"internal/legible":  ".",
+	"internal/presence": "^Test(RealLines|RealPrograms|Forged.*|Unknown.*|LoginsOver.*|CutStamp|Skipped.*|Entries)$",
 	"internal/share":    ".",
 	"cmd/doorward":      ".",
 }
