@@ -206,7 +206,7 @@ func TestDiskFails(t *testing.T) {
 	p := &pass{files: newFiles(nil), ctx: t.Context(), now: d.now}
 	l := &logFile{pass: p, file: f, size: 100, ref: d.now, pr: &progress{}}
 	var disk *fs.PathError
-	if err := l.unzip(); !errors.As(err, &disk) || l.pr.broken != "" {
+	if err := l.unzip(archiveOf(f.Name())); !errors.As(err, &disk) || l.pr.broken != "" {
 		t.Errorf("unzip: %v, remembered %q, want only an error", err, l.pr.broken)
 	}
 }
