@@ -96,9 +96,10 @@ func (l *logFile) backward() error {
 // over, or the file is more than a year old, and the years inferred are wrong.
 type walk struct {
 	*logFile
-	hour  []byte    // the beginning of the stamp before, to the hour or the day
-	prev  time.Time // the time of the stamp before; at first what none is later than
-	older int       // how many in a row were older than a later login's line can be
+	hour   []byte    // the beginning of the stamp before, to the hour or the day
+	beyond bool      // that stamp was far beyond now
+	prev   time.Time // the time of the stamp before; at first what none is later than
+	older  int       // how many in a row were older than a later login's line can be
 
 	fell   time.Time     // where prev was before it fell by a season
 	strays int           // lines since then
@@ -125,6 +126,9 @@ func (w *walk) on(line []byte) bool {
 	w.strays++
 	hour := line[:min(len(line), len("Nov  2 07:"))]
 	if w.best == nil && bytes.Equal(hour, w.hour) {
+		if w.beyond {
+			w.pr.beyond++
+		}
 		return true // nothing to compare with: once an hour is often enough
 	}
 	w.hour = append(w.hour[:0], hour...)
@@ -132,7 +136,8 @@ func (w *walk) on(line []byte) bool {
 	if !ok {
 		return true
 	}
-	if t.After(w.now.Add(farOff)) && !t.yearless {
+	w.beyond = t.After(w.now.Add(farOff)) && !t.yearless
+	if w.beyond {
 		w.pr.beyond++
 	}
 	if w.turned(t) {
