@@ -78,6 +78,7 @@ func commands(where string, s *config.Service, path func(string) string) []Findi
 type logSource interface {
 	Last(ctx context.Context) (presence.Login, bool, error)
 	Warnings() []string
+	PassedOver() []string
 	String() string
 }
 
@@ -129,6 +130,11 @@ func loginFindings(ctx context.Context, door string, l logSource, now time.Time)
 	}
 	for _, w := range l.Warnings() {
 		all = append(all, Finding{Warning, where, w, ""})
+	}
+	if over := l.PassedOver(); len(over) > 0 {
+		all = append(all, Finding{Warning, where, fmt.Sprintf("%s cannot be read, or their names do not tell how old they are: "+
+			"logins in them do not count", strings.Join(over, ", ")),
+			"have logrotate compress by gzip, zstd or bzip2, and name files .1 or -20261122 (dateformat -%Y%m%d)"})
 	}
 	return all
 }

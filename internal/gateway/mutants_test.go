@@ -26,7 +26,7 @@ var elsewhere = map[string]string{
 	"internal/config":   ".",
 	"internal/files":    ".",
 	"internal/legible":  ".",
-	"internal/presence": "^Test(RealLines|RealPrograms|Forged.*|Unknown.*|LoginsOver.*|CutStamp|Skipped.*|Entries)$",
+	"internal/presence": "^Test(RealLines|RealPrograms|Forged.*|Unknown.*|LoginsOver.*|CutStamp|AStampInASkippedHour|Entries)$",
 	"internal/share":    ".",
 	"cmd/doorward":      ".",
 }

@@ -176,17 +176,3 @@ func TestLoginsOverLoopbackDoNotCount(t *testing.T) {
 	d.write("auth.log", in("07:00", "alice"))
 	last(t, l, "alice", "07:00")
 }
-
-// A reading that the clock skipped is no time at all, and no year is guessed
-// for which it were one.
-func TestSkippedHourIsSaid(t *testing.T) {
-	d := newLogDir(t)
-	d.now = time.Date(2026, 3, 29, 8, 0, 0, 0, location(t, "Europe/Berlin"))
-	d.write("auth.log", "Mar 29 02:30:00 gate sshd[7]: "+accepted+"\nMar 29 03:01:00 gate CRON[8]: x\n")
-	l := d.log("auth.log")
-	last(t, l, "", "")
-	w := l.Warnings()
-	if len(w) != 1 || !strings.Contains(w[0], "was put forward") || !strings.Contains(w[0], `"Mar 29 02:30:00 gate sshd[7]: Accepted`) {
-		t.Errorf("warnings %q, want one that says that the clock skipped the time", w)
-	}
-}

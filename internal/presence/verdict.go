@@ -27,10 +27,11 @@ const (
 var uncounted = [verdicts]string{
 	oddStamp: `logins do not count, since their stamp is in no known form (known are "Nov  2 07:50:01", ` +
 		`"2026-11-02T07:50:01+01:00" and RFC 5424's): %q`,
-	skippedStamp: `logins do not count, since the clock of this time zone was put forward past their stamp: ` +
-		`restart the log's writer, which has another time zone: %q`,
+	skippedStamp: `logins do not count, since their stamp is in an hour that the clocks here skipped: restart the ` +
+		`syslog daemon, whose time zone seems to be another: %q`,
 	noStamp: `logins do not count, since their lines have no stamp and no program ("Accepted password for ...", as ` +
-		`sshd -E and sshd -e write): start sshd without these, and name the file that syslog then writes`,
+		`sshd -E and sshd -e write; a visitor's name can spell any line there): start sshd without these, and name ` +
+		`the file that syslog then writes`,
 	noHost: `logins do not count, since their lines name no host ("Nov  2 07:50:01 sshd[32]: ...", as Busybox's ` +
 		`syslogd -S writes): start it without -S`,
 	noNumber: `logins do not count, since their lines have no process number ("gate sshd: ...", or metalog's "[sshd] ..."): ` +
@@ -48,7 +49,7 @@ type oddities [verdicts]string
 // add notes line, if it is the first of its verdict.
 func (o *oddities) add(what verdict, line []byte) {
 	if o[what] == "" {
-		o[what] = string(line[:min(len(line), maxQuote)])
+		o[what] = quote(line)
 	}
 }
 
