@@ -51,6 +51,7 @@ type journal struct {
 	newest time.Time // the newest entry's
 	ahead  time.Time // the furthest time of a login beyond now
 	by     time.Duration
+	odd    oddities // logins that do not count, since the latest that does
 }
 
 func newJournal() *journal { return &journal{programs: JournalPrograms()} }
@@ -97,7 +98,7 @@ func (j *journal) last(ctx context.Context, now time.Time) (Login, bool, []strin
 	case err != nil:
 		return Login{}, false, []string{why}, &noData{why: why, hint: hint}
 	}
-	warn = append(warn, j.clockWarnings(now)...)
+	warn = append(warn, append(j.clockWarnings(now), j.odd.warnings(j.String())...)...)
 	if j.best == nil {
 		return Login{}, false, warn, err
 	}
@@ -245,9 +246,15 @@ func (j *journal) back(ctx context.Context, now time.Time, newest string, err er
 
 // take makes the entry's login the latest if it is.
 func (j *journal) take(e entry, now time.Time) {
-	login, ok := e.login()
-	if !ok {
+	login, what := e.login()
+	switch {
+	case what == noLogin:
 		return
+	case what != isLogin:
+		j.odd.add(what, []byte(e.cursor))
+		return
+	case j.cursor != "":
+		j.odd = oddities{} // the next counts
 	}
 	login.Time = login.Time.In(now.Location())
 	if login.Time.After(now) {

@@ -161,6 +161,23 @@ func TestJournal(t *testing.T) {
 	last(t, l, "dave", "07:55")
 }
 
+// A login whose end sshd cut off is said until one counts.
+func TestJournalSaysWhatIsCut(t *testing.T) {
+	j := newFakeJournal(t)
+	j.add("06:00", by("alice"))
+	j.add("06:10", long(500))
+	l := j.log()
+	for range 2 {
+		last(t, l, "alice", "06:00")
+		if w := l.Warnings(); len(w) != 1 || !strings.HasPrefix(w[0], "the journal: logins do not count, since sshd cut") {
+			t.Errorf("warnings %q, want one that says so", w)
+		}
+	}
+	j.add("06:20", long(499))
+	last(t, l, "root", "06:20")
+	quiet(t, l)
+}
+
 func TestJournalStopsReadingBack(t *testing.T) {
 	j := newFakeJournal(t)
 	j.write("endless", "")

@@ -28,14 +28,12 @@ func parseLine(line string, ref time.Time) (Login, verdict) {
 	if what == noLogin {
 		return Login{}, noLogin
 	}
-	login, ok := parseMessage(message)
-	switch {
-	case !ok:
-		return Login{}, noLogin
-	case what != isLogin:
+	login, said := tell(message)
+	if said == noLogin || what == isLogin {
+		what = said
+	}
+	if what != isLogin {
 		return Login{}, what
-	case len(message) >= cutAt:
-		return Login{}, cutShort
 	}
 	login.Time = when
 	return login, isLogin
@@ -45,6 +43,18 @@ func parseLine(line string, ref time.Time) (Login, verdict) {
 // Whether it was the unprivileged child that said one so long (see
 // parseMessage) stands where it is cut.
 const cutAt = 500
+
+// tell says what a message of sshd's is: isLogin, noLogin or cutShort.
+func tell(message string) (Login, verdict) {
+	login, ok := parseMessage(message)
+	switch {
+	case !ok:
+		return Login{}, noLogin
+	case len(message) >= cutAt:
+		return Login{}, cutShort
+	}
+	return login, isLogin
+}
 
 // parseMessage reads what OpenSSH's auth_log() writes:
 //

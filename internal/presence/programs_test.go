@@ -176,3 +176,34 @@ func TestLoginsOverLoopbackDoNotCount(t *testing.T) {
 	d.write("auth.log", in("07:00", "alice"))
 	last(t, l, "alice", "07:00")
 }
+
+// A line costs what its length does, whatever stands in it: what is taken apart
+// is not copied, so that four times the text is no more allocations.
+func TestALineCostsItsLength(t *testing.T) {
+	header := "Nov 24 07:50:01 gate sshd[1]: "
+	for name, line := range map[string]func(n int) string{
+		"sources": func(n int) string {
+			return header + "Accepted a for x" + strings.Repeat(" from 192.0.2.7 port 1 ssh2 ", n)
+		},
+		"no sources": func(n int) string { return header + "Accepted a for x" + strings.Repeat(" from from", n) },
+		"words":      func(n int) string { return strings.Repeat("x ", n) + "sshd[1]: " + accepted },
+		"structured data": func(n int) string {
+			return "<38>1 2026-11-24T07:50:01Z g sshd 1 - [a" + strings.Repeat(` b="\\\]"`, n) + "] " + accepted
+		},
+		"elements": func(n int) string {
+			return "<38>1 2026-11-24T07:50:01Z g sshd 1 - " + strings.Repeat(`[a b="c"]`, n) + " " + accepted
+		},
+		"names": func(n int) string {
+			return "<38>1 2026-11-24T07:50:01Z g sshd 1 - [" + strings.Repeat("a ", n) + accepted
+		},
+		"a container's": func(n int) string { return `{"log":"` + strings.Repeat("x ", n) + accepted + `"}` },
+	} {
+		cost := func(n int) float64 {
+			text := line(n)
+			return testing.AllocsPerRun(10, func() { parseLine(text, eight) })
+		}
+		if few, many := cost(50), cost(200); many > few+1 {
+			t.Errorf("%s: %v allocations for 50, %v for 200", name, few, many)
+		}
+	}
+}
