@@ -39,7 +39,7 @@ func (o *initOptions) next(e *env, w io.Writer, m machine, c *config.Config) err
 		b.WriteString(line + "\n")
 	}
 	for _, text := range append(c.Warnings(), o.clashes(m, door)...) {
-		fmt.Fprintf(&b, "\n%s: %s\n", d.warn.Render("warning"), text)
+		fmt.Fprintf(&b, "\n%s: %s\n", d.warn.Render("warning"), printable(text))
 	}
 	file, daemon := " "+o.output, "doorwardd -c "+o.output
 	if o.output == config.DefaultPath {
