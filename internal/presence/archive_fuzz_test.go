@@ -125,6 +125,7 @@ func (h *archiveCase) plainly() (Login, bool, []string) {
 	var best *Login
 	lines := strings.Split(text, "\n")
 	for _, line := range lines[:len(lines)-1] {
+		line = string(afterZeros([]byte(line)))
 		if l, what := parseLine(line, eight); what == isLogin && len(line) <= maxLogin {
 			if l.Time.After(eight) {
 				l.Time = eight
