@@ -23,6 +23,7 @@ var elsewhere = map[string]string{
 	"internal/launcher": "^TestNothingIsRun",
 	"internal/daemon":   "^Test(Walls|Vigil|Shelf)",
 	"internal/listen":   "^Test(Inherit|StrangeSockets|NobodyElse|OneShot)",
+	"internal/presence": "^Test(Auto|Journal|Outliers|Zone)",
 	"internal/config":   ".",
 	"internal/files":    ".",
 	"internal/share":    ".",
