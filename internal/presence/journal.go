@@ -91,11 +91,11 @@ func (j *journal) last(ctx context.Context, now time.Time) (Login, bool, []strin
 	case errors.Is(err, errPart):
 		warn = append(warn, why+"; "+hint)
 	case errors.Is(err, errSlow):
-		return Login{}, false, []string{why}, &noData{why: why, hint: hint, slow: true}
+		return Login{}, false, []string{why + "; " + hint}, &noData{why: why, hint: hint, slow: true}
 	case errors.Is(err, errNoEntry):
 		return Login{}, false, nil, &noData{why: why, hint: hint}
 	case err != nil:
-		return Login{}, false, []string{why}, &noData{why: why, hint: hint}
+		return Login{}, false, []string{why + "; " + hint}, &noData{why: why, hint: hint}
 	}
 	warn = append(warn, j.clockWarnings(now)...)
 	if j.best == nil {
