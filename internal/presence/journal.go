@@ -41,8 +41,9 @@ const (
 type journal struct {
 	programs []string // where journalctl may be, absolute
 	args     []string // come first; for tests
-	cursor   string   // of the newest entry when sshd's were last read
-	best     *Login   // the latest login so far, never after now; nil for none
+	patience time.Duration
+	cursor   string // of the newest entry when sshd's were last read
+	best     *Login // the latest login so far, never after now; nil for none
 
 	again  retry     // of the way back, once that has failed
 	part   error     // why the way back could not be read to its end; nil if it could
@@ -53,7 +54,7 @@ type journal struct {
 	by     time.Duration
 }
 
-func newJournal() *journal { return &journal{programs: JournalPrograms()} }
+func newJournal() *journal { return &journal{programs: JournalPrograms(), patience: journalPatience} }
 
 // JournalPrograms are the absolute paths at which journalctl is looked for: what
 // a confined process must be able to execute to read the journal.
@@ -76,7 +77,7 @@ func (j *journal) last(ctx context.Context, now time.Time) (Login, bool, []strin
 	if j.best != nil && j.best.Time.After(now) {
 		j.best.Time = now // the clock was put back
 	}
-	patient, cancel := context.WithTimeout(ctx, patience(ctx))
+	patient, cancel := context.WithTimeout(ctx, j.waits(ctx))
 	defer cancel()
 	err := j.read(patient, now)
 	if ctx.Err() != nil {
@@ -104,13 +105,13 @@ func (j *journal) last(ctx context.Context, now time.Time) (Login, bool, []strin
 	return *j.best, true, warn, err
 }
 
-// patience is how long journalctl may take: so that whoever asks can still look
+// waits is how long journalctl may take: so that whoever asks can still look
 // elsewhere.
-func patience(ctx context.Context) time.Duration {
+func (j *journal) waits(ctx context.Context) time.Duration {
 	if end, ok := ctx.Deadline(); ok {
-		return min(journalPatience, time.Until(end)*2/3)
+		return min(j.patience, time.Until(end)*2/3)
 	}
-	return journalPatience
+	return j.patience
 }
 
 func (j *journal) clockWarnings(now time.Time) (warn []string) {
