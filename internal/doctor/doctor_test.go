@@ -267,51 +267,6 @@ func TestProcessName(t *testing.T) {
 	}
 }
 
-func TestSSHDLogLevel(t *testing.T) {
-	const loud = "ok: /etc/ssh/sshd_config: has sshd listen on 22, which is guarded > "
-	silent := func(verdict, level, whose string) string {
-		return fmt.Sprintf("%s: /etc/ssh/sshd_config: has LogLevel %s, at which sshd logs no login%s: door ssh does not see them >"+
-			" set LogLevel INFO, and `systemctl reload ssh`", verdict, level, whose)
-	}
-	for _, tt := range []struct {
-		name, text string
-		want       []string
-	}{
-		{"none", "Port 22\n", nil},
-		{"those that log", "LogLevel INFO\nMatch user a\nLogLevel VERBOSE\nMatch user b\nLogLevel DEBUG3\n", nil},
-		{"quiet", "LogLevel QUIET\n", []string{silent("problem", "QUIET", "")}},
-		{"fatal, spelt otherwise", "loglevel = \"fatal\"\n", []string{silent("problem", "FATAL", "")}},
-		{"error in an include", "Include sshd_config.d/e.conf\nLogLevel INFO\n", []string{silent("problem", "ERROR", "")}},
-		{"the first counts", "LogLevel INFO\nLogLevel QUIET\n", nil},
-		{"for some", "Match User git Address 192.0.2.0/24\n LogLevel ERROR\n LogLevel INFO\n",
-			[]string{silent("warning", "ERROR", ` that matches "User git Address 192.0.2.0/24"`)}},
-		{"for all after some", "Match User git\n LogLevel INFO\nMatch All\nLogLevel QUIET\n", []string{silent("problem", "QUIET", "")}},
-		{"a block ends with its file", "Include sshd_config.d/m.conf\nLogLevel QUIET\n",
-			[]string{silent("warning", "ERROR", ` that matches "user x"`), silent("problem", "QUIET", "")}},
-		{"an include within a block", "Match user y\nInclude sshd_config.d/e.conf\n",
-			[]string{silent("warning", "ERROR", ` that matches "user y"`)}},
-		{"a comment", "#LogLevel QUIET\nLogLevel # QUIET\n", nil},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			p := machine(t, map[string]string{
-				"/etc/ssh/sshd_config":          tt.text,
-				"/etc/ssh/sshd_config.d/e.conf": "LogLevel ERROR\n",
-				"/etc/ssh/sshd_config.d/m.conf": "Match user x\nLogLevel ERROR\n",
-			})
-			c := sshDoor(t)
-			c.Doors[0].Presence = config.Presence{Logins: config.LoginsAuto}
-			want(t, p.sshdConfig(c), append([]string{loud}, tt.want...)...)
-			c.Doors[0].Presence.Connections = true // they tell, too
-			for i := range tt.want {
-				tt.want[i] = strings.Replace(tt.want[i], "problem", "warning", 1)
-			}
-			want(t, p.sshdConfig(c), append([]string{loud}, tt.want...)...)
-			c.Doors[0].Presence.Logins = config.LoginsOff
-			want(t, p.sshdConfig(c), loud)
-		})
-	}
-}
-
 func TestSSHDConfig(t *testing.T) {
 	tests := []struct {
 		name, text string

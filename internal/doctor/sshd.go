@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -55,21 +56,20 @@ func sshdLogs(d *config.Door, levels []sshdLevel) []Finding {
 		return nil
 	}
 	var all []Finding
-	seen := map[string]bool{}
+	seen := map[string]bool{"": slices.ContainsFunc(levels, func(l sshdLevel) bool { return l.match == matchAll })}
 	for _, l := range levels {
 		if seen[l.match] {
 			continue // sshd takes the first
 		}
 		seen[l.match] = true
-		if l.level != "QUIET" && l.level != "FATAL" && l.level != "ERROR" {
+		if !slices.Contains([]string{"QUIET", "SILENT", "FATAL", "ERROR"}, l.level) {
 			continue
 		}
-		whose := "no login"
-		if l.match != "" {
-			whose = fmt.Sprintf("no login that matches %q", l.match)
+		whose, verdict := "no login", Problem
+		if l.match != "" && l.match != matchAll {
+			whose, verdict = fmt.Sprintf("no login that matches %q", l.match), Warning
 		}
-		verdict := Problem
-		if d.Presence.Connections || l.match != "" {
+		if d.Presence.Connections {
 			verdict = Warning
 		}
 		all = append(all, Finding{verdict, sshdConfigPath, fmt.Sprintf("has LogLevel %s, at which sshd logs %s: door %s does not see them",
@@ -96,12 +96,15 @@ type sshdConf struct {
 	address bool     // there is a ListenAddress without a port, not loopback
 	only    bool     // there is any ListenAddress
 
-	match  string // for whom what follows holds, as the Match line says it; "" for all
+	match  string // for whom what follows holds, as the Match line says it; "" outside of one
 	levels []sshdLevel
 }
 
 // sshdLevel is a LogLevel and for whom it holds.
 type sshdLevel struct{ level, match string }
+
+// matchAll is a block for everybody. LogLevel in it comes before the one outside.
+const matchAll = "all"
 
 // maxInclude is how deep sshd lets files include one another (servconf.c,
 // SERVCONF_MAX_DEPTH).
@@ -109,7 +112,7 @@ const maxInclude = 16
 
 // file reads one file. "Match all" is no other place than none, and in any other
 // Match block sshd takes neither Port nor ListenAddress, so that Match lines do not
-// matter for them. A block ends with its file.
+// matter for them. A block ends with its file, at the latest.
 func (s *sshdConf) file(text string, depth int) {
 	outer := s.match
 	defer func() { s.match = outer }()
@@ -126,8 +129,8 @@ func (s *sshdConf) file(text string, depth int) {
 		case "loglevel":
 			s.levels = append(s.levels, sshdLevel{strings.ToUpper(f[1]), s.match})
 		case "match":
-			if s.match = strings.Join(f[1:], " "); strings.EqualFold(s.match, "all") {
-				s.match = outer
+			if s.match = strings.Join(f[1:], " "); strings.EqualFold(s.match, matchAll) {
+				s.match = cmp.Or(outer, matchAll)
 			}
 		case "include":
 			if depth < maxInclude {

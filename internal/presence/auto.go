@@ -167,7 +167,7 @@ func (a *auto) said() (all []string) {
 		}
 		for _, odd := range p.odd {
 			if i < first {
-				all = append(all, fmt.Sprintf("logins are read from %s, because %s; %s", a, odd, p.hint))
+				all = append(all, fmt.Sprintf("logins are read from %s, because %s", a, odd))
 			}
 		}
 	}

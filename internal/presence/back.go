@@ -109,8 +109,9 @@ type walk struct {
 const (
 	// season is a change between neighbouring lines that is no mere silence.
 	season = 180 * 24 * time.Hour
-	// month is how far the stamps of strays may move, and a step that is small.
-	month = 30 * 24 * time.Hour
+	// week is how far the stamps of strays may move, and a step that is small: a
+	// log that goes on for longer is no stray, but older than the years inferred.
+	week = 7 * 24 * time.Hour
 	// maxStray is how many lines in a row may be strays.
 	maxStray = 1000
 	// manyOlder is how many lines in a row are no strays any more.
@@ -165,12 +166,12 @@ func (w *walk) on(line []byte) bool {
 func (w *walk) turned(t stamp) bool {
 	step := w.prev.Sub(t.Time)
 	switch {
-	case step.Abs() < month:
+	case step.Abs() < week:
 		w.slid += step.Abs()
 	case step > season && w.fell.IsZero():
 		w.fell, w.strays, w.slid = w.prev, 0, 0
 	case step < -season:
-		back := !w.fell.IsZero() && !t.After(w.fell.Add(disorder)) && w.strays <= maxStray && w.slid < month
+		back := !w.fell.IsZero() && !t.After(w.fell.Add(disorder)) && w.strays <= maxStray && w.slid < week
 		if !back && !t.yearless {
 			return false // another clock's; prev stays
 		}

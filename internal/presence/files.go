@@ -86,9 +86,12 @@ func (f *files) last(ctx context.Context, now time.Time) (Login, bool, []string,
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, errEmpty):
 			p.why = append(p.why, err.Error())
 		case err != nil:
-			p.why = append(p.why, err.Error())
-			p.warn = append(p.warn, err.Error())
-			p.hint = cmp.Or(p.hint, fileHint(err))
+			said, hint := err.Error(), fileHint(err)
+			p.why = append(p.why, said)
+			if hint != "" {
+				said += "; " + hint
+			}
+			p.warn, p.hint = append(p.warn, said), cmp.Or(p.hint, hint)
 		}
 	}
 	for id := range f.seen {
@@ -110,7 +113,8 @@ func (f *files) last(ctx context.Context, now time.Time) (Login, bool, []string,
 
 const filesHint = "name the log that sshd writes in presence.logins, and let doorward's user read it"
 
-// fileHint is what to do about a file that is there and cannot be read.
+// fileHint is what to do about a file that is there and cannot be read, "" if its
+// error says that.
 func fileHint(err error) string {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
@@ -119,7 +123,7 @@ func fileHint(err error) string {
 	case errors.Is(err, syscall.EIO):
 		return "the disk fails (`dmesg` tells): name another log in presence.logins"
 	}
-	return filesHint
+	return ""
 }
 
 // errEmpty is a file that is there and has nothing in it.

@@ -41,8 +41,9 @@ const (
 type journal struct {
 	programs []string // where journalctl may be, absolute
 	args     []string // come first; for tests
-	cursor   string   // of the newest entry when sshd's were last read
-	best     *Login   // the latest login so far, never after now; nil for none
+	patience time.Duration
+	cursor   string // of the newest entry when sshd's were last read
+	best     *Login // the latest login so far, never after now; nil for none
 
 	again  retry     // of the way back, once that has failed
 	part   error     // why the way back could not be read to its end; nil if it could
@@ -54,7 +55,7 @@ type journal struct {
 	odd    oddities // logins that do not count, since the latest that does
 }
 
-func newJournal() *journal { return &journal{programs: JournalPrograms()} }
+func newJournal() *journal { return &journal{programs: JournalPrograms(), patience: journalPatience} }
 
 // JournalPrograms are the absolute paths at which journalctl is looked for: what
 // a confined process must be able to execute to read the journal.
@@ -77,7 +78,7 @@ func (j *journal) last(ctx context.Context, now time.Time) (Login, bool, []strin
 	if j.best != nil && j.best.Time.After(now) {
 		j.best.Time = now // the clock was put back
 	}
-	patient, cancel := context.WithTimeout(ctx, patience(ctx))
+	patient, cancel := context.WithTimeout(ctx, j.waits(ctx))
 	defer cancel()
 	err := j.read(patient, now)
 	if ctx.Err() != nil {
@@ -92,11 +93,11 @@ func (j *journal) last(ctx context.Context, now time.Time) (Login, bool, []strin
 	case errors.Is(err, errPart):
 		warn = append(warn, why+"; "+hint)
 	case errors.Is(err, errSlow):
-		return Login{}, false, []string{why}, &noData{why: why, hint: hint, slow: true}
+		return Login{}, false, []string{why + "; " + hint}, &noData{why: why, hint: hint, slow: true}
 	case errors.Is(err, errNoEntry):
 		return Login{}, false, nil, &noData{why: why, hint: hint}
 	case err != nil:
-		return Login{}, false, []string{why}, &noData{why: why, hint: hint}
+		return Login{}, false, []string{why + "; " + hint}, &noData{why: why, hint: hint}
 	}
 	warn = append(warn, append(j.clockWarnings(now), j.odd.warnings(j.String())...)...)
 	if j.best == nil {
@@ -105,13 +106,13 @@ func (j *journal) last(ctx context.Context, now time.Time) (Login, bool, []strin
 	return *j.best, true, warn, err
 }
 
-// patience is how long journalctl may take: so that whoever asks can still look
+// waits is how long journalctl may take: so that whoever asks can still look
 // elsewhere.
-func patience(ctx context.Context) time.Duration {
+func (j *journal) waits(ctx context.Context) time.Duration {
 	if end, ok := ctx.Deadline(); ok {
-		return min(journalPatience, time.Until(end)*2/3)
+		return min(j.patience, time.Until(end)*2/3)
 	}
-	return journalPatience
+	return j.patience
 }
 
 func (j *journal) clockWarnings(now time.Time) (warn []string) {
