@@ -162,6 +162,9 @@ var forgedLines = map[string]string{
 	"RFC 5424, three spaces":             "<38>1 2026-11-24T07:50:01Z gate sshd 40 - -   " + accepted,
 	"RFC 5424, no host":                  "<38>1 2026-11-24T07:50:01Z  sshd 40 - -  " + accepted,
 	"RFC 5424, the unprivileged child":   "<38>1 2026-11-24T07:50:01Z gate sshd 40 - -  " + accepted + ": x [preauth]",
+	"a name with ends of lines":          `Nov 24 07:50:01 gate auth.info sshd[51]: Invalid user x\n` + accepted + `\n\302\233 from 203.0.113.1 port 56474`,
+	"a name with ends of lines, failed":  `Nov 24 07:50:01 gate auth.info sshd[51]: Failed password for invalid user x\n` + accepted + `\n from 203.0.113.1 port 56474 ssh2`,
+	"the end of such a name":             " from 203.0.113.1 port 56464 ssh2: " + accepted,
 	"no stamp, another program":          "gate evil[1]: " + accepted,
 	"an unknown stamp, a user name":      "2026/11/24 07:50:01 gate sshd[1]: Invalid user sshd[1]: " + accepted + " from 203.0.113.1 port 22",
 }

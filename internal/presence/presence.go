@@ -11,8 +11,10 @@
 //
 // A text log carries no proof of who wrote a line: a local user who may write
 // to /dev/log can spell sshd's tag and number too, and a log that also takes
-// other hosts' lines has their logins in it. The journal's trusted fields know
-// better, which is why Auto prefers it.
+// other hosts' lines has their logins in it. What sshd itself writes into a file
+// (sshd -E) has visitors' names with their ends of lines, so that they can spell
+// any line. The journal's trusted fields know better, which is why Auto prefers
+// it.
 package presence
 
 import (
@@ -48,7 +50,7 @@ func (e *noData) Unwrap() error {
 	return ErrNoData
 }
 
-// Login is one accepted login.
+// Login is one accepted login, which did not come over loopback.
 type Login struct {
 	// Time is the line's stamp, or the moment when the line was first read if
 	// the stamp lies after it: no login is later than now.
@@ -101,9 +103,9 @@ func (l *Log) Last(ctx context.Context) (Login, bool, error) {
 }
 
 // Warnings returns what the last call of Last found that an operator should
-// act on: a stamp in an unknown form, a stamp from the future, a file or a
-// journal that may not be read, a clock that was not set. It is empty when all
-// is well.
+// act on: logins under a header or a stamp in an unknown form, a stamp from the
+// future, a file or a journal that may not be read, a clock that was not set. It
+// is empty when all is well.
 func (l *Log) Warnings() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

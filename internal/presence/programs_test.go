@@ -120,6 +120,9 @@ func TestUnknownHeadersAreSaid(t *testing.T) {
 				!strings.Contains(said[0], test.odd) || !strings.Contains(said[0], "not count") {
 				t.Fatalf("%q: warnings %q, want one with %q", test.line, said, test.odd)
 			}
+			if byStamp := strings.Contains(test.odd, "stamp is"); strings.Contains(said[0], "root") != byStamp {
+				t.Errorf("%q: warnings %q: shown is a line whose header is sshd's for sure, and no other", test.line, said)
+			}
 			d.write("auth.log", strings.Replace(test.line, "root", "toor", 1)+"\n"+in("07:00", "carol"))
 			last(t, l, "carol", "07:00")
 			if again := l.Warnings(); len(again) != 1 || again[0] != said[0] {
