@@ -69,7 +69,7 @@ func (l *logFile) backward() error {
 		if offset < 0 { // the unfinished line: its time comes when it is finished
 			offset = start
 			if l.settled && !long {
-				l.last(line)
+				l.finish(line)
 			}
 			return true
 		}

@@ -157,7 +157,7 @@ func journalHint(err error) string {
 // some of it could not be read.
 func (j *journal) read(ctx context.Context, now time.Time) error {
 	j.heard = ""
-	newest, err := j.last1(ctx)
+	newest, err := j.tail(ctx)
 	var exit *exec.ExitError
 	switch {
 	case newest == "" && err != nil && !errors.As(err, &exit):
@@ -193,13 +193,13 @@ func (j *journal) inPart(err error) error {
 	case err == nil:
 		return nil
 	case j.blind && j.part == nil:
-		return err // nothing has ever been read
+		return err // not even the newest entry
 	}
 	return fmt.Errorf("%w: %w", errPart, err)
 }
 
-// last1 returns the cursor of the newest entry of all, "" if there is none.
-func (j *journal) last1(ctx context.Context) (cursor string, err error) {
+// tail returns the cursor of the newest entry of all, "" if there is none.
+func (j *journal) tail(ctx context.Context) (cursor string, err error) {
 	_, err = j.run(ctx, []string{"--lines=1"}, func(e entry) bool {
 		cursor, j.newest = e.cursor, e.time
 		return true

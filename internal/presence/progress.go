@@ -68,7 +68,7 @@ func (l *logFile) forward() error {
 		l.take(line)
 	})
 	if err == nil && l.settled {
-		l.last(rest)
+		l.finish(rest)
 	}
 	if err != nil && l.ctx.Err() == nil {
 		return err
@@ -76,8 +76,8 @@ func (l *logFile) forward() error {
 	return l.pr.mark.set(l.file, at+done)
 }
 
-// last takes the line that a file which nobody writes any more ends with.
-func (l *logFile) last(line []byte) {
+// finish takes the line that a file which nobody writes any more ends with.
+func (l *logFile) finish(line []byte) {
 	if len(line) > 0 {
 		l.take(line)
 	}
