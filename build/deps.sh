@@ -28,6 +28,8 @@ socat socat
 conntrack conntrack
 age age
 pgrep procps
+zstd zstd
+bzip2 bzip2
 systemd-nspawn systemd-container
 debootstrap debootstrap"
 bench="$demo

@@ -41,7 +41,7 @@ func (o *initOptions) next(e *env, w io.Writer, m machine, c *config.Config) err
 	}
 	_, notAsked := m.blind(c, "", nil) // mistakes there are none: see propose
 	for _, text := range slices.Concat(c.Warnings(), notAsked, clashes(m, c)) {
-		fmt.Fprintf(&b, "\n%s: %s\n", d.warn.Render("warning"), text)
+		fmt.Fprintf(&b, "\n%s: %s\n", d.warn.Render("warning"), printable(text))
 	}
 	file, daemon := " "+o.output, "doorwardd -c "+o.output
 	if o.output == config.DefaultPath {

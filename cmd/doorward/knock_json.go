@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"time"
@@ -60,9 +59,7 @@ func printKnock(w io.Writer, o *knockOptions, attempts []visit.Attempt, opened [
 		j.Wait = append(j.Wait, wj)
 		j.OK = j.OK || wj.Open
 	}
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(j)
+	return printJSON(w, j)
 }
 
 // ms is d in milliseconds, to the microsecond.

@@ -139,7 +139,7 @@ func (t *trail) cells(r audit.Record) []string {
 // event colours what an operator looks for, padded so that columns stand still
 // while a trail is followed.
 func (t *trail) event(event string) string {
-	padded := fmt.Sprintf("%-8s", event)
+	padded := fmt.Sprintf("%-8s", printable(event))
 	switch event {
 	case audit.EventOpened, audit.EventGranted:
 		return t.dress.good.Render(padded)

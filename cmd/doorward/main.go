@@ -17,7 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/legible"
 )
 
 // env is everything that the process takes from outside, so that tests run the
@@ -53,14 +53,11 @@ func report(e *env, err error) int {
 	if errors.As(err, &s) {
 		return s.code
 	}
-	text := func(s string) string { return s }
-	if told := (*control.Error)(nil); errors.As(err, &told) {
-		text = printableLines // whoever it is that listens at the socket
-	}
-	fmt.Fprintf(e.stderr, "doorward: error: %s\n", text(err.Error()))
+	// Strangers had a hand in some errors: whoever listens at the socket, a log.
+	fmt.Fprintf(e.stderr, "doorward: error: %s\n", legible.Lines(err.Error()))
 	var h *hintError
 	if errors.As(err, &h) && h.hint != "" {
-		fmt.Fprintf(e.stderr, "doorward: hint: %s\n", text(h.hint))
+		fmt.Fprintf(e.stderr, "doorward: hint: %s\n", legible.Lines(h.hint))
 	}
 	var u *usageError
 	if errors.As(err, &u) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -93,19 +92,10 @@ func printReply(e *env, asJSON bool, r control.Reply) error {
 }
 
 // printJSON prints v for scripts.
-func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
-}
+func printJSON(w io.Writer, v any) error { return encodeJSON(w, v, "  ") }
 
 // printJSONLine prints v on one line, for streams.
-func printJSONLine(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
-}
+func printJSONLine(w io.Writer, v any) error { return encodeJSON(w, v, "") }
 
 // completeDoors proposes the daemon's doors for a command's one argument.
 func completeDoors(e *env) cobra.CompletionFunc {

@@ -1,15 +1,18 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 	"time"
-	"unicode"
 
 	"charm.land/lipgloss/v2"
 	"golang.org/x/term"
+
+	"github.com/doorward/doorward/internal/legible"
 )
 
 // clock is the time now, in the zone in which people are told times.
@@ -91,22 +94,21 @@ func table(d dress, head []string, rows [][]string) []string {
 
 // printable makes text safe to print: what came from a log line or a visitor
 // must not move the cursor, colour the terminal or turn the writing round.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return unicode.ReplacementChar
-	}, s)
-}
+// Whatever the daemon says is printed through here or encodeJSON.
+func printable(s string) string { return legible.Text(s) }
 
-// printableLines is printable, but for the ends of lines.
-func printableLines(s string) string {
-	lines := strings.Split(s, "\n")
-	for i, l := range lines {
-		lines[i] = printable(l)
+// encodeJSON prints v, with indent for each level or, if that is "", on one
+// line. What does not print is escaped, so that it can be shown in a terminal.
+func encodeJSON(w io.Writer, v any, indent string) error {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", indent)
+	if err := enc.Encode(v); err != nil {
+		return err
 	}
-	return strings.Join(lines, "\n")
+	_, err := w.Write(legible.JSON(b.Bytes()))
+	return err
 }
 
 // spell writes a duration as people say it, in its two largest units. Started

@@ -69,7 +69,7 @@ func (v view) doors(doors []control.Door) []string {
 		case d.State == "open":
 			dark = "never"
 		}
-		rows = append(rows, []string{d.Name, v.state(d.State), v.since(d.Since), v.service(d),
+		rows = append(rows, []string{printable(d.Name), v.state(d.State), v.since(d.Since), v.service(d),
 			strconv.Itoa(d.Sessions), dark, printable(d.Reason)})
 	}
 	return table(v.dress, []string{"DOOR", "STATE", "SINCE", "SERVICE", "SESSIONS", "DARK IN", "WHY"}, rows)
@@ -84,7 +84,7 @@ func (v view) state(state string) string {
 	case "failsafe":
 		return v.dress.bad.Render(state)
 	}
-	return state
+	return printable(state)
 }
 
 // since writes when something began, and how long ago.
@@ -116,7 +116,7 @@ func (v view) about(d control.Door) []string {
 	var s sheet
 	s.fit("last seen", "")
 	return []string{
-		s.line("ports", strings.Join(d.Ports, ", ")),
+		s.line("ports", printable(strings.Join(d.Ports, ", "))),
 		s.line("last seen", seen),
 		s.line("refused", counted(int(d.Refused), "packet")),
 	}
@@ -126,7 +126,7 @@ func (v view) grants(doors []control.Door) []string {
 	var rows [][]string
 	for _, d := range doors {
 		for _, g := range d.Grants {
-			rows = append(rows, []string{d.Name, g.Source, spell(g.Expires.Sub(v.now)), printable(strings.Join(g.For, ", "))})
+			rows = append(rows, []string{printable(d.Name), printable(g.Source), spell(g.Expires.Sub(v.now)), printable(strings.Join(g.For, ", "))})
 		}
 	}
 	return v.list([]string{"GRANTS", "SOURCE", "LEFT", "FOR"}, rows)
@@ -136,7 +136,7 @@ func (v view) penalties(doors []control.Door) []string {
 	var rows [][]string
 	for _, d := range doors {
 		for _, p := range d.Penalties {
-			rows = append(rows, []string{d.Name, p.Source, spell(p.Until.Sub(v.now)), printable(p.Reason)})
+			rows = append(rows, []string{printable(d.Name), printable(p.Source), spell(p.Until.Sub(v.now)), printable(p.Reason)})
 		}
 	}
 	return v.list([]string{"PENALTIES", "SOURCE", "LEFT", "WHY"}, rows)
@@ -151,7 +151,7 @@ func (v view) refusals(doors []control.Door) []string {
 	slices.SortStableFunc(last, func(a, b audit.Record) int { return b.Time.Compare(a.Time) })
 	var rows [][]string
 	for _, r := range last {
-		rows = append(rows, []string{r.Door, r.Source, clockTime(r.Time, v.now), printable(r.Reason)})
+		rows = append(rows, []string{printable(r.Door), printable(r.Source), clockTime(r.Time, v.now), printable(r.Reason)})
 	}
 	return v.list([]string{"REFUSALS", "SOURCE", "TIME", "WHY"}, rows)
 }
@@ -228,7 +228,7 @@ func (p *changePrinter) changes(s control.Status, now time.Time) string {
 
 // doorLine says how a door is, without anything that changes by time alone.
 func doorLine(d control.Door) string {
-	line := fmt.Sprintf("%s %s, %s, %s, %s", d.Name, d.State, counted(len(d.Grants), "grant"),
+	line := fmt.Sprintf("%s %s, %s, %s, %s", printable(d.Name), printable(d.State), counted(len(d.Grants), "grant"),
 		counted(len(d.Penalties), "penalty"), counted(d.Sessions, "session"))
 	if d.Reason != "" {
 		line += ": " + printable(d.Reason)

@@ -13,10 +13,11 @@ import (
 // not here is a mistake of design, or a change of it that is written here and
 // in docs/ARCHITECTURE.md. Tests may import more.
 var arrows = map[string]map[string]string{
-	"internal/port":   {},
-	"internal/audit":  {},
-	"internal/files":  {},
-	"internal/config": {"internal/port": "ports in their checked form", "internal/files": "the file is root's alone to write"},
+	"internal/port":    {},
+	"internal/audit":   {},
+	"internal/files":   {},
+	"internal/legible": {},
+	"internal/config":  {"internal/port": "ports in their checked form", "internal/files": "the file is root's alone to write"},
 
 	// Pure cores: see TestPure.
 	"internal/door":     {"internal/port": "what a door guards", "internal/audit": "a decision's record"},
@@ -25,7 +26,7 @@ var arrows = map[string]map[string]string{
 	// Leaves: each knows one part of the machine and no other leaf.
 	"internal/listen":   {"internal/port": "what is listened on"},
 	"internal/fence":    {"internal/port": "what is guarded"},
-	"internal/presence": {"internal/port": "whose connections count"},
+	"internal/presence": {"internal/port": "whose connections count", "internal/legible": "no name of sshd's has what does not print"},
 	"internal/service":  {},
 	"internal/store":    {"internal/audit": "the audit trail's records", "internal/port": "plain types"},
 
@@ -55,6 +56,7 @@ var arrows = map[string]map[string]string{
 	"internal/cage/intruder": {"internal/cage": "what it tries to get out of"},
 	"internal/daemon": {
 		"internal/cage":     "locks itself in after the start",
+		"internal/legible":  "a log that can be read in a terminal",
 		"internal/port":     "plain types",
 		"internal/audit":    "answers to the log command",
 		"internal/config":   "reads the file, anew at each reload",
@@ -81,6 +83,7 @@ var arrows = map[string]map[string]string{
 		"internal/share":    "share and rotate",
 		"internal/presence": "whether flows can be seen",
 		"internal/files":    "reads what it is given",
+		"internal/legible":  "prints what strangers had a hand in",
 		"internal/doctor":   "doctor",
 		"internal/service":  "writes the polkit rule; doctor asks units about themselves",
 	},

@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
+
+	"github.com/doorward/doorward/internal/legible"
 )
 
 // NewLogger returns the daemon's logger: text on a terminal, JSON otherwise. In
@@ -23,9 +25,20 @@ func NewLogger(w *os.File, level *slog.LevelVar) *slog.Logger {
 		return slog.New(slog.NewTextHandler(w, opts))
 	}
 	if os.Getenv("JOURNAL_STREAM") != "" { // systemd.exec(5)
-		return slog.New(slog.NewJSONHandler(&journal{w: w}, opts))
+		return slog.New(slog.NewJSONHandler(legibly{&journal{w: w}}, opts))
 	}
-	return slog.New(slog.NewJSONHandler(w, opts))
+	return slog.New(slog.NewJSONHandler(legibly{w}, opts))
+}
+
+// legibly escapes in lines of slog's JSON what does not print; on a terminal
+// slog's text quotes it. journalctl would show nothing of a line with controls.
+type legibly struct{ w io.Writer }
+
+func (l legibly) Write(line []byte) (int, error) {
+	if _, err := l.w.Write(legible.JSON(line)); err != nil {
+		return 0, err
+	}
+	return len(line), nil
 }
 
 // journal writes lines of slog's JSON with a priority in front.

@@ -319,7 +319,7 @@ func TestSSHDConfig(t *testing.T) {
 				"/etc/ssh/sshd_config.d/b.conf": "Port 2023\n",
 				"/etc/ssh/sshd_config.d/loop":   "Include sshd_config.d/loop\n",
 			})
-			s := &sshdPorts{p: p}
+			s := &sshdConf{p: p}
 			s.file(p.read(sshdConfigPath), 0)
 			if d := cmp.Diff(tt.want, s.list()); d != "" {
 				t.Error(d)

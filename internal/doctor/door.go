@@ -37,6 +37,7 @@ func commands(where string, s *config.Service, path func(string) string) []Findi
 type logSource interface {
 	Last(ctx context.Context) (presence.Login, bool, error)
 	Warnings() []string
+	PassedOver() []string
 	String() string
 }
 
@@ -79,11 +80,20 @@ func loginFindings(ctx context.Context, door string, l logSource, now time.Time)
 	case !found:
 		all = append(all, Finding{OK, where, fmt.Sprintf("%s can be read, and has no login yet", l), ""})
 	default:
+		from := "an unknown address" // sshd's peer was no socket, a proxy's pipe, say
+		if last.Source.IsValid() {
+			from = last.Source.String()
+		}
 		all = append(all, Finding{OK, where, fmt.Sprintf("%s can be read; the last login was %s's from %s, %s ago",
-			l, last.User, last.Source, now.Sub(last.Time).Round(time.Second)), ""})
+			l, last.User, from, now.Sub(last.Time).Round(time.Second)), ""})
 	}
 	for _, w := range l.Warnings() {
 		all = append(all, Finding{Warning, where, w, ""})
+	}
+	if over := l.PassedOver(); len(over) > 0 {
+		all = append(all, Finding{Warning, where, fmt.Sprintf("%s cannot be read, or their names do not tell how old they are: "+
+			"logins in them do not count", strings.Join(over, ", ")),
+			"have logrotate compress by gzip, zstd or bzip2, and name files .1 or -20261122 (dateformat -%Y%m%d)"})
 	}
 	return all
 }

@@ -94,10 +94,12 @@ type fakeLog struct {
 	found    bool
 	err      error
 	warnings []string
+	over     []string
 }
 
 func (l *fakeLog) Last(context.Context) (presence.Login, bool, error) { return l.login, l.found, l.err }
 func (l *fakeLog) Warnings() []string                                 { return l.warnings }
+func (l *fakeLog) PassedOver() []string                               { return l.over }
 func (l *fakeLog) String() string                                     { return "/var/log/auth.log" }
 
 func TestLogins(t *testing.T) {
@@ -110,12 +112,17 @@ func TestLogins(t *testing.T) {
 	}{
 		{"a login", fakeLog{login: alice, found: true}, []string{
 			"ok: door ssh: /var/log/auth.log can be read; the last login was alice's from 192.0.2.1, 1h30m0s ago > "}},
+		{"no address", fakeLog{login: presence.Login{Time: alice.Time, User: "alice"}, found: true}, []string{
+			"ok: door ssh: /var/log/auth.log can be read; the last login was alice's from an unknown address, 1h30m0s ago > "}},
 		{"no login", fakeLog{}, []string{"ok: door ssh: /var/log/auth.log can be read, and has no login yet > "}},
 		{"no data", fakeLog{err: fmt.Errorf("%w: nothing anywhere", presence.ErrNoData)}, []string{
 			"problem: door ssh: would go to failsafe, dark and deaf: no log data: nothing anywhere > "}},
 		{"too slow", fakeLog{err: context.DeadlineExceeded}, []string{"warning: door ssh: its logins could not be read: context"}},
 		{"odd stamps", fakeLog{warnings: []string{"line 3 has a stamp from the future"}}, []string{
 			"ok: door ssh", "warning: door ssh: line 3 has a stamp from the future > "}},
+		{"rotations of other forms", fakeLog{over: []string{"/var/log/auth.log.1.xz", "/var/log/auth.log-22112026"}}, []string{
+			"ok: door ssh", "warning: door ssh: /var/log/auth.log.1.xz, /var/log/auth.log-22112026 cannot be read, or their names do not" +
+				" tell how old they are: logins in them do not count > have logrotate compress by gzip, zstd or bzip2, "}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

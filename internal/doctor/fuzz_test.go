@@ -112,7 +112,7 @@ func (d *drawSSHD) want() []uint16 {
 
 // readSSHD is what the doctor makes of files under root.
 func readSSHD(root, text string) []uint16 {
-	s := &sshdPorts{p: &Patient{Root: root}}
+	s := &sshdConf{p: &Patient{Root: root}}
 	s.file(text, 0)
 	return s.list()
 }

@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -18,16 +19,16 @@ import (
 const sshdConfigPath = "/etc/ssh/sshd_config"
 
 // sshdConfig compares the ports that sshd would listen on with those that are
-// guarded: sshd need not run to be in the way.
+// guarded, for sshd need not run to be in the way, and looks whether it logs logins.
 func (p *Patient) sshdConfig(c *config.Config) []Finding {
 	i := slices.IndexFunc(c.Doors, func(d config.Door) bool { return d.SSH() })
 	text := p.read(sshdConfigPath)
 	if i < 0 || text == "" {
 		return nil
 	}
-	s := &sshdPorts{p: p}
+	s := &sshdConf{p: p}
 	s.file(text, 0)
-	return sshdFindings(c, &c.Doors[i], s.list())
+	return append(sshdFindings(c, &c.Doors[i], s.list()), sshdLogs(&c.Doors[i], s.levels)...)
 }
 
 func sshdFindings(c *config.Config, d *config.Door, ports []uint16) []Finding {
@@ -48,6 +49,35 @@ func sshdFindings(c *config.Config, d *config.Door, ports []uint16) []Finding {
 	return all
 }
 
+// sshdLogs says for whom sshd writes no line about a login: it writes that at INFO
+// (auth_log() of OpenSSH's auth.c).
+func sshdLogs(d *config.Door, levels []sshdLevel) []Finding {
+	if d.Presence.Logins == config.LoginsOff {
+		return nil
+	}
+	var all []Finding
+	seen := map[string]bool{"": slices.ContainsFunc(levels, func(l sshdLevel) bool { return l.match == matchAll })}
+	for _, l := range levels {
+		if seen[l.match] {
+			continue // sshd takes the first
+		}
+		seen[l.match] = true
+		if !slices.Contains([]string{"QUIET", "SILENT", "FATAL", "ERROR"}, l.level) {
+			continue
+		}
+		whose, verdict := "no login", Problem
+		if l.match != "" && l.match != matchAll {
+			whose, verdict = fmt.Sprintf("no login that matches %q", l.match), Warning
+		}
+		if d.Presence.Connections {
+			verdict = Warning
+		}
+		all = append(all, Finding{verdict, sshdConfigPath, fmt.Sprintf("has LogLevel %s, at which sshd logs %s: door %s does not see them",
+			l.level, whose, d.Name), "set LogLevel INFO, and `systemctl reload ssh`"})
+	}
+	return all
+}
+
 func list(ports []uint16) string {
 	var s []string
 	for _, p := range ports {
@@ -56,24 +86,36 @@ func list(ports []uint16) string {
 	return strings.Join(s, ", ")
 }
 
-// sshdPorts collects Port and ListenAddress as sshd_config(5) has them: both may
-// be there several times, and a ListenAddress without a port means all of Port.
-type sshdPorts struct {
+// sshdConf collects Port and ListenAddress as sshd_config(5) has them, which may
+// both be there several times (a ListenAddress without a port means all of Port),
+// and LogLevel, of which the first counts, in each Match block anew.
+type sshdConf struct {
 	p       *Patient
 	ports   []uint16
 	own     []uint16 // of ListenAddress lines that name a port
 	address bool     // there is a ListenAddress without a port, not loopback
 	only    bool     // there is any ListenAddress
+
+	match  string // for whom what follows holds, as the Match line says it; "" outside of one
+	levels []sshdLevel
 }
+
+// sshdLevel is a LogLevel and for whom it holds.
+type sshdLevel struct{ level, match string }
+
+// matchAll is a block for everybody. LogLevel in it comes before the one outside.
+const matchAll = "all"
 
 // maxInclude is how deep sshd lets files include one another (servconf.c,
 // SERVCONF_MAX_DEPTH).
 const maxInclude = 16
 
-// file reads one file. "Match all" is no other place for the two keys than none,
-// and in any other Match block sshd takes neither, so that Match lines do not
-// matter.
-func (s *sshdPorts) file(text string, depth int) {
+// file reads one file. "Match all" is no other place than none, and in any other
+// Match block sshd takes neither Port nor ListenAddress, so that Match lines do not
+// matter for them. A block ends with its file, at the latest.
+func (s *sshdConf) file(text string, depth int) {
+	outer := s.match
+	defer func() { s.match = outer }()
 	for line := range strings.Lines(text) {
 		f := sshdWords(line)
 		if len(f) < 2 {
@@ -84,6 +126,12 @@ func (s *sshdPorts) file(text string, depth int) {
 			s.ports = appendPort(s.ports, f[1])
 		case "listenaddress":
 			s.listen(f[1])
+		case "loglevel":
+			s.levels = append(s.levels, sshdLevel{strings.ToUpper(f[1]), s.match})
+		case "match":
+			if s.match = strings.Join(f[1:], " "); strings.EqualFold(s.match, matchAll) {
+				s.match = cmp.Or(outer, matchAll)
+			}
 		case "include":
 			if depth < maxInclude {
 				s.include(f[1:], depth+1)
@@ -129,7 +177,7 @@ func sshdWords(line string) []string {
 	return all
 }
 
-func (s *sshdPorts) include(patterns []string, depth int) {
+func (s *sshdConf) include(patterns []string, depth int) {
 	for _, pattern := range patterns {
 		if !filepath.IsAbs(pattern) {
 			pattern = filepath.Join(filepath.Dir(sshdConfigPath), pattern)
@@ -144,7 +192,7 @@ func (s *sshdPorts) include(patterns []string, depth int) {
 	}
 }
 
-func (s *sshdPorts) listen(addr string) {
+func (s *sshdConf) listen(addr string) {
 	s.only = true
 	host, number := addr, ""
 	if a, err := netip.ParseAddr(addr); err != nil || a.Is4() {
@@ -171,7 +219,7 @@ func cutPort(s string) (host, number string, ok bool) {
 	return s[:i], s[i+1:], true
 }
 
-func (s *sshdPorts) list() []uint16 {
+func (s *sshdConf) list() []uint16 {
 	all := s.own
 	if !s.only || s.address {
 		ports := s.ports

@@ -8,14 +8,17 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-
 	"os"
+	"os/exec"
 	"runtime"
-
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/doorward/doorward/internal/nstest"
 )
 
 // zip is gzip's output for text.
@@ -206,8 +209,116 @@ func TestDiskFails(t *testing.T) {
 	p := &pass{files: newFiles(nil), ctx: t.Context(), now: d.now}
 	l := &logFile{pass: p, file: f, size: 100, ref: d.now, pr: &progress{}}
 	var disk *fs.PathError
-	if err := l.unzip(); !errors.As(err, &disk) || l.pr.broken != "" {
+	if err := l.unzip(archiveOf(f.Name())); !errors.As(err, &disk) || l.pr.broken != "" {
 		t.Errorf("unzip: %v, remembered %q, want only an error", err, l.pr.broken)
+	}
+}
+
+// packed is what a program makes of text.
+func packed(t *testing.T, text string, program string, args ...string) []byte {
+	t.Helper()
+	nstest.Need(t, program)
+	cmd := exec.CommandContext(t.Context(), program, append(args, "-c")...)
+	cmd.Stdin = strings.NewReader(text)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v", program, err)
+	}
+	return out
+}
+
+// Archives as the real programs make them: whole, with the last line unfinished,
+// in two pieces, cut off.
+func TestOtherArchives(t *testing.T) {
+	for _, test := range []struct {
+		ending, program string
+		args            []string
+	}{{".gz", "gzip", nil}, {".zst", "zstd", nil}, {".zst", "zstd", []string{"-19", "--check"}}, {".bz2", "bzip2", nil}} {
+		t.Run(strings.Join(append([]string{test.program}, test.args...), " "), func(t *testing.T) {
+			d := newLogDir(t)
+			first := packed(t, noise("05:00")+in("07:40", "alice")+strings.Repeat(noise("07:41"), 200), test.program, test.args...)
+			second := packed(t, strings.Repeat(noise("07:42"), 200)+strings.TrimSuffix(in("07:50", "bob"), "\n"), test.program, test.args...)
+			for _, step := range []struct {
+				name, user, at string
+				text           []byte
+				odd            bool
+			}{
+				{"whole", "alice", "07:40", first, false},
+				{"two pieces", "bob", "07:50", append(bytes.Clone(first), second...), false},
+				{"cut off", "alice", "07:40", append(bytes.Clone(first), second[:len(second)-8]...), true},
+				{"another program's", "", "", []byte("\x5d no archive of these"), true},
+			} {
+				d.must(os.RemoveAll(d.path("auth.log.1" + test.ending)))
+				d.write("auth.log.1"+test.ending, string(step.text))
+				for _, names := range [][]string{{"auth.log"}, {"auth.log", "auth.log.1"}} {
+					d.write("auth.log", noise("07:55"))
+					l := d.log(names...)
+					last(t, l, step.user, step.at)
+					w := l.Warnings()
+					if !step.odd && len(w) > 0 || step.odd && (len(w) != 1 ||
+						!strings.HasPrefix(w[0], d.path("auth.log.1"+test.ending)+": ") || !strings.Contains(w[0], "`"+test.program+" -t`")) {
+						t.Errorf("%s: warnings %q", step.name, w)
+					}
+				}
+			}
+		})
+	}
+}
+
+// What an archive of zstd or bzip2 inflates to, and asks for, costs no more than
+// it may.
+func TestOtherBombs(t *testing.T) {
+	// Go's encoder writes what a few bytes say: blocks of one byte repeated.
+	bomb := func(window int) []byte {
+		var b bytes.Buffer
+		z, err := zstd.NewWriter(&b, zstd.WithWindowSize(window), zstd.WithEncoderConcurrency(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 40 {
+			if _, err := z.Write(bytes.Repeat([]byte("x"), 1<<20)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := z.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	bz2 := packed(t, strings.Repeat("x", 1<<20), "bzip2")
+	for _, test := range []struct {
+		name, file string
+		text       []byte
+		most       int64 // bytes of text
+		want       string
+		memory     uint64
+	}{
+		{"zstd", "auth.log.1.zst", bytes.Repeat(bomb(maxWindow), maxArchive/(40<<20)+1), maxArchive, "only the first 268435456 bytes of its text are read", 64 << 20},
+		{"zstd with a wide window", "auth.log.1.zst", bomb(4 * maxWindow), maxArchive, "window size exceeded after 0 bytes of text", 4 << 20},
+		{"bzip2", "auth.log.1.bz2", bytes.Repeat(bz2, 32), 32 << 20, "only the first 4194304 bytes of its text are read", 24 << 20},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newLogDir(t)
+			d.write("auth.log", noise("07:55"))
+			d.write(test.file, string(test.text))
+			l := d.log("auth.log")
+			l.src.(*files).most = test.most
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			last(t, l, "", "")
+			runtime.ReadMemStats(&after)
+			if n := after.TotalAlloc - before.TotalAlloc; n > test.memory {
+				t.Errorf("%d bytes were allocated, want %d at most", n, test.memory)
+			}
+			if w := l.Warnings(); len(w) != 1 || !strings.Contains(w[0], test.want) {
+				t.Errorf("warnings %q, want %q", w, test.want)
+			}
+			read := bytesRead(t)
+			last(t, l, "", "")
+			if n := bytesRead(t) - read; n > 8<<10 {
+				t.Errorf("the second look read %d bytes", n)
+			}
+		})
 	}
 }
 

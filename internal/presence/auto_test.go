@@ -5,6 +5,7 @@ package presence
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -14,9 +15,9 @@ import (
 func newAutoFor(j *fakeJournal) *Log {
 	a := newAuto()
 	a.socket = j.path("socket")
-	a.journal = j.log().src
+	a.places[0].source = j.log().src
 	for i, name := range []string{"auth.log", "secure", "messages"} {
-		a.logs[i] = newFiles([]string{j.path(name)})
+		a.places[i+1].source = newFiles([]string{j.path(name)})
 	}
 	return &Log{src: a, now: func() time.Time { return j.now }}
 }
@@ -75,7 +76,7 @@ func TestAuto(t *testing.T) {
 	}
 }
 
-// What was not there at the start may come, and what was found is kept.
+// What was not there at the start may come, and the first that is there counts.
 func TestAutoLooksAgain(t *testing.T) {
 	j := newFakeJournal(t)
 	l := newAutoFor(j)
@@ -97,7 +98,13 @@ func TestAutoLooksAgain(t *testing.T) {
 	j.write("secure", in("07:40", "alice"))
 	last(t, l, "alice", "07:40")
 	j.write("auth.log", in("07:50", "bob"))
-	last(t, l, "alice", "07:40")
+	last(t, l, "bob", "07:50")
+	j.must(os.Remove(j.path("auth.log")))
+	last(t, l, "bob", "07:50") // what was seen was seen
+	j.must(os.Remove(j.path("secure")))
+	if _, _, err := l.Last(t.Context()); !errors.Is(err, ErrNoData) {
+		t.Errorf("all gone: %v", err)
+	}
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -105,3 +112,133 @@ func TestAutoLooksAgain(t *testing.T) {
 		t.Errorf("Last of an ended context: %v", err)
 	}
 }
+
+// A source that breaks or goes locks nobody out while another has data, and is
+// gone back to when it works again.
+func TestAutoGoesOnElsewhere(t *testing.T) {
+	broken := func(j *fakeJournal) { j.write("fail", "Failed to iterate through journal: Bad message\n") }
+	for _, test := range []struct {
+		name   string
+		breaks func(*fakeJournal)
+		mend   func(*fakeJournal)
+		warn   string // "" for none
+	}{
+		{"a damaged block", broken, func(j *fakeJournal) { j.must(os.Remove(j.path("fail"))) },
+			": exit status 1: Failed to iterate through journal: Bad message; `journalctl --verify` tells"},
+		{"journald is gone", func(j *fakeJournal) { j.rename("socket", "gone") }, func(j *fakeJournal) { j.rename("gone", "socket") }, ""},
+		{"the journal was vacuumed", func(j *fakeJournal) { j.rename("entries", "gone") }, func(j *fakeJournal) { j.rename("gone", "entries") }, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			j := newFakeJournal(t)
+			j.write("socket", "")
+			j.add("07:40", by("alice"))
+			l := newAutoFor(j)
+			last(t, l, "alice", "07:40")
+			test.breaks(j)
+			_, _, err := l.Last(t.Context())
+			if !errors.Is(err, ErrNoData) || test.warn != "" && !strings.Contains(err.Error(), "Bad message; "+j.path("auth.log")) ||
+				test.warn != "" && !strings.Contains(err.Error(), "; `journalctl --verify` tells") {
+				t.Errorf("nothing else there: %v, want %q", err, test.warn)
+			}
+			j.write("auth.log", noise("07:45"))
+			last(t, l, "alice", "07:40") // seen is seen
+			j.write("auth.log", in("07:50", "bob"))
+			last(t, l, "bob", "07:50")
+			w := strings.Join(l.Warnings(), "\n")
+			want := "logins are read from " + j.path("auth.log") + ", because the journal: " + j.path("journalctl") + test.warn
+			if test.warn != "" && !strings.HasPrefix(w, want) || test.warn == "" && w != "" {
+				t.Errorf("warnings %q, want %q...", w, want)
+			}
+			if l.String() != j.path("auth.log") {
+				t.Errorf("String = %q", l)
+			}
+			test.mend(j)
+			j.now = j.now.Add(2 * askAtMost)
+			j.add("08:01", by("carol"))
+			last(t, l, "carol", "08:01")
+			quiet(t, l)
+			if l.String() != "the journal" {
+				t.Errorf("String = %q", l)
+			}
+		})
+	}
+}
+
+// Where the journal can be read in part, the text log counts beside it.
+func TestAutoWithAPartOfTheJournal(t *testing.T) {
+	j := newFakeJournal(t)
+	j.write("socket", "")
+	j.add("07:00", "older, and damaged")
+	j.add("07:30", by("alice"))
+	j.write("break", "Failed to iterate through journal: Bad message\n")
+	l := newAutoFor(j)
+	last(t, l, "alice", "07:30")
+	j.write("auth.log", in("07:50", "bob"))
+	last(t, l, "bob", "07:50")
+	if want := "the journal, " + j.path("auth.log"); l.String() != want {
+		t.Errorf("String = %q, want %q", l, want)
+	}
+	if w := l.Warnings(); len(w) != 1 || !strings.Contains(w[0], "can be read in part only") {
+		t.Errorf("warnings %q", w)
+	}
+}
+
+// counted is a place whose looks are counted.
+type counted struct {
+	source
+	looks int
+}
+
+func (c *counted) last(ctx context.Context, now time.Time) (Login, bool, []string, error) {
+	c.looks++
+	return c.source.last(ctx, now)
+}
+
+// What is broken is tried again, and not at each look for ever, as long as
+// another place has data.
+func TestABrokenSourceIsSpared(t *testing.T) {
+	none := &counted{source: &stub{err: &noData{why: "the journal: broken", hint: "mend it"}, odd: []string{"the journal: broken"}}}
+	log := &stub{}
+	a := &auto{places: []*place{{source: none, costs: true}, {source: log}}}
+	for n := range 720 { // an hour
+		if _, _, _, err := a.last(t.Context(), eight.Add(time.Duration(n)*5*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if none.looks < 55 || none.looks > 65 {
+		t.Errorf("a broken place was looked at %d times in an hour of 720 looks, want about once in a minute", none.looks)
+	}
+	// Without other data, each look is for all of them.
+	none.looks, log.err = 0, &noData{why: "gone", hint: "bring it back"}
+	for n := range 100 {
+		_, _, _, err := a.last(t.Context(), eight.Add(2*time.Hour+time.Duration(n)*10*time.Second))
+		if !errors.Is(err, ErrNoData) || !strings.Contains(err.Error(), "the journal: broken; gone; mend it; ") {
+			t.Fatalf("no data: %v", err)
+		}
+	}
+	if none.looks != 100 && none.looks != 101 {
+		t.Errorf("%d looks at the first place, want 100, and one more at most when the other went", none.looks)
+	}
+	// A clock that is put back does not make it wait for long.
+	log.err, none.looks = nil, 0
+	for range 2 {
+		if _, _, _, err := a.last(t.Context(), eight); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if none.looks == 0 {
+		t.Error("a clock that was put back has it wait")
+	}
+}
+
+// stub says what it is told to.
+type stub struct {
+	odd []string
+	err error
+}
+
+func (s *stub) last(context.Context, time.Time) (Login, bool, []string, error) {
+	return Login{}, false, s.odd, s.err
+}
+
+func (s *stub) String() string { return "stub" }

@@ -62,12 +62,20 @@ func (m *mark) inside() bool { return len(m.tail) > 0 && m.tail[len(m.tail)-1] !
 
 // backward reads a file that is not known, from its end, as far as needed.
 func (l *logFile) backward() error {
-	w := &walk{logFile: l}
+	w := &walk{logFile: l, prev: l.ref.Add(ahead)}
+	l.pr.asOf = l.now
 	offset := int64(-1)
 	err := linesBackward(l, l.size, func(line []byte, start int64, long bool) bool {
 		if offset < 0 { // the unfinished line: its time comes when it is finished
 			offset = start
+			if l.settled && !long {
+				l.finish(line)
+			}
 			return true
+		}
+		if l.size-start > l.most {
+			l.pr.short = l.most
+			return false
 		}
 		if !w.on(line) {
 			return false
@@ -83,21 +91,45 @@ func (l *logFile) backward() error {
 	return l.pr.mark.set(l.file, offset)
 }
 
-// walk follows the stamps on the way back through a file.
+// walk follows the stamps on the way back through a file. They fall; those that
+// do not are of lines from elsewhere, with clocks of their own, and are passed
+// over, or the file is more than a year old, and the years inferred are wrong.
 type walk struct {
 	*logFile
-	hour []byte    // the beginning of the stamp before, to the hour or the day
-	prev time.Time // the time of the stamp before
-	fell time.Time // where prev was before it fell by a season
+	hour   []byte    // the beginning of the stamp before, to the hour or the day
+	beyond bool      // that stamp was far beyond now
+	prev   time.Time // the time of the stamp before; at first what none is later than
+	older  int       // how many in a row were older than a later login's line can be
+
+	fell   time.Time     // where prev was before it fell by a season
+	strays int           // lines since then
+	slid   time.Duration // how far prev has moved by small steps since then
 }
 
-// season is a change between neighbouring lines that is no mere silence.
-const season = 180 * 24 * time.Hour
+const (
+	// season is a change between neighbouring lines that is no mere silence.
+	season = 180 * 24 * time.Hour
+	// week is how far the stamps of strays may move, and a step that is small: a
+	// log that goes on for longer is no stray, but older than the years inferred.
+	week = 7 * 24 * time.Hour
+	// maxStray is how many lines in a row may be strays.
+	maxStray = 1000
+	// manyOlder is how many lines in a row are no strays any more.
+	manyOlder = 32
+	// aYear is how far back a log reaches in which the years inferred may be
+	// wrong.
+	aYear = 330 * 24 * time.Hour
+)
 
 // on says whether the way goes on past line. It keeps the file's floor.
 func (w *walk) on(line []byte) bool {
+	line = afterZeros(line)
+	w.strays++
 	hour := line[:min(len(line), len("Nov  2 07:"))]
 	if w.best == nil && bytes.Equal(hour, w.hour) {
+		if w.beyond {
+			w.pr.beyond++
+		}
 		return true // nothing to compare with: once an hour is often enough
 	}
 	w.hour = append(w.hour[:0], hour...)
@@ -105,29 +137,49 @@ func (w *walk) on(line []byte) bool {
 	if !ok {
 		return true
 	}
-	if t.yearless && w.turned(t.Time) {
+	w.beyond = t.After(w.now.Add(farOff)) && !t.yearless
+	if w.beyond {
+		w.pr.beyond++
+	}
+	if w.turned(t) {
+		if w.prev.After(w.ref.Add(-aYear)) {
+			w.pr.gaveUp = quote(line)
+		}
 		return false
 	}
-	w.pr.floor = t.Time
-	return !(w.best != nil && t.Before(w.best.Time.Add(-disorder)))
+	if w.fell.IsZero() {
+		w.pr.floor = t.Time
+	}
+	if w.best == nil || !t.Before(w.best.Time.Add(-disorder)) {
+		w.older = 0
+		return true
+	}
+	w.older++
+	return w.older < manyOlder
 }
 
 // turned says whether the line with stamp t is more than a year old, so that
 // the year inferred for it is wrong: on the way back the stamps have fallen
-// through a year and are suddenly high again. A machine without a clock's
-// battery writes a few lines of 1 January at each start; back from those the
-// stamps rise too, but not above where they fell from.
-func (w *walk) turned(t time.Time) bool {
+// through a year and are suddenly high again. Back from strays (a few lines of
+// another host, or of 1 January, as a machine without a clock's battery writes at
+// each start) the stamps rise too, but not above where they fell from.
+func (w *walk) turned(t stamp) bool {
+	step := w.prev.Sub(t.Time)
 	switch {
-	case w.prev.IsZero():
-	case t.Before(w.prev.Add(-season)):
-		w.fell = w.prev
-	case t.After(w.prev.Add(season)):
-		if w.fell.IsZero() || t.After(w.fell.Add(disorder)) {
+	case step.Abs() < week:
+		w.slid += step.Abs()
+	case step > season && w.fell.IsZero():
+		w.fell, w.strays, w.slid = w.prev, 0, 0
+	case step < -season:
+		back := !w.fell.IsZero() && !t.After(w.fell.Add(disorder)) && w.strays <= maxStray && w.slid < week
+		if !back && !t.yearless {
+			return false // another clock's; prev stays
+		}
+		if !back {
 			return true
 		}
 		w.fell = time.Time{}
 	}
-	w.prev = t
+	w.prev = t.Time
 	return false
 }

@@ -62,34 +62,31 @@ func (e *entry) field(name string) (string, bool) {
 	return string(numbers), true
 }
 
-// login returns the login that the entry tells of. Who wrote it is read from
-// the fields that journald itself adds (those with an underscore): sshd's
-// monitor, which accepts logins, is root. A program may choose its own name
-// (_COMM), but only root's count here, and the executable, where journald was
-// able to see it, must be sshd's as well: a set-user-ID program that is called
-// through a link named sshd is not. The unit is no criterion: sshd's processes
-// move into a session's scope, and a door may run sshd itself.
-func (e *entry) login() (Login, bool) {
+// login says what the entry is: isLogin, noLogin or cutShort. Who wrote it is
+// read from the fields that journald itself adds (those with an underscore):
+// sshd's monitor, which accepts logins, is root. A program may choose its own
+// name (_COMM), but only root's count here, and the executable, where journald
+// was able to see it, must be sshd's as well: a set-user-ID program that is
+// called through a link named sshd is not. The unit is no criterion: sshd's
+// processes move into a session's scope, and a door may run sshd itself.
+func (e *entry) login() (Login, verdict) {
 	uid, _ := e.field("_UID")
 	name, _ := e.field("_COMM")
 	if uid != "0" || !isSSHDName(name) {
-		return Login{}, false
+		return Login{}, noLogin
 	}
 	if _, there := e.fields["_EXE"]; there {
 		// An upgrade replaces the file under the running daemon.
 		exe, ok := e.field("_EXE")
 		if !ok || !isSSHDName(path.Base(strings.TrimSuffix(exe, " (deleted)"))) {
-			return Login{}, false
+			return Login{}, noLogin
 		}
 	}
 	message, ok := e.field("MESSAGE")
 	if !ok || len(message) > maxLogin {
-		return Login{}, false
+		return Login{}, noLogin
 	}
-	login, ok := parseMessage(message)
-	if !ok {
-		return Login{}, false
-	}
+	login, what := tell(message)
 	login.Time, login.Where = e.time, "journal"
-	return login, true
+	return login, what
 }

@@ -3,6 +3,7 @@
 package presence
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,33 +28,29 @@ const disorder = 10 * time.Minute
 // or copied is read anew.
 type files struct {
 	paths []string
-	most  int64 // how many bytes of text are read of a compressed file
+	most  int64 // how many bytes of text are read of one file when it is not known
 	seen  map[fileID]*progress
 	best  *Login // the latest login so far, never after now; nil for none
+	fresh fresh  // how the stamps of new lines agree with the clock
 }
 
 // fileID is a file whatever its name.
 type fileID struct{ dev, ino uint64 }
-
-// progress is what is remembered of a file.
-type progress struct {
-	mark  mark
-	floor time.Time // no line that was passed over is later than this and disorder
-	odd   int       // logins whose stamp is not known
-	text  string    // the first of them
-	ahead time.Time // the furthest stamp of a login beyond now
-
-	// Of a compressed file:
-	empty  bool   // there is nothing in it
-	cut    int64  // only so many bytes of its text were read; 0 for all
-	broken string // why its end could not be read, for people
-}
 
 func newFiles(paths []string) *files {
 	return &files{paths: paths, most: maxArchive, seen: map[fileID]*progress{}}
 }
 
 func (f *files) String() string { return strings.Join(f.paths, ", ") }
+
+// passedOver lists what seems to be a rotation and is not read.
+func (f *files) passedOver() []string {
+	if len(f.paths) != 1 {
+		return nil
+	}
+	_, over := rotations(f.paths[0])
+	return over
+}
 
 // pass is one look at all files.
 type pass struct {
@@ -64,6 +61,7 @@ type pass struct {
 	met   map[fileID]bool
 	floor time.Time // the earliest of the files' floors, zero before the first
 	why   []string  // for each file without data: why
+	hint  string    // what to do about the first that is there
 	warn  []string
 }
 
@@ -73,6 +71,7 @@ func (f *files) last(ctx context.Context, now time.Time) (Login, bool, []string,
 		f.best.Time = now
 	}
 	p := &pass{files: f, ctx: ctx, now: now, met: map[fileID]bool{}}
+	f.fresh.look(now)
 	for _, path := range places(f.paths) {
 		if err := ctx.Err(); err != nil {
 			return Login{}, false, nil, err
@@ -87,8 +86,12 @@ func (f *files) last(ctx context.Context, now time.Time) (Login, bool, []string,
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, errEmpty):
 			p.why = append(p.why, err.Error())
 		case err != nil:
-			p.why = append(p.why, err.Error())
-			p.warn = append(p.warn, err.Error())
+			said, hint := err.Error(), fileHint(err)
+			p.why = append(p.why, said)
+			if hint != "" {
+				said += "; " + hint
+			}
+			p.warn, p.hint = append(p.warn, said), cmp.Or(p.hint, hint)
 		}
 	}
 	for id := range f.seen {
@@ -97,7 +100,10 @@ func (f *files) last(ctx context.Context, now time.Time) (Login, bool, []string,
 		}
 	}
 	if !p.data {
-		return Login{}, false, p.warn, &noData{strings.Join(p.why, "; "), filesHint}
+		return Login{}, false, p.warn, &noData{why: strings.Join(p.why, "; "), hint: cmp.Or(p.hint, filesHint)}
+	}
+	if w := f.fresh.warning(); w != "" {
+		p.warn = append(p.warn, fmt.Sprintf("%s: %s", f, w))
 	}
 	if f.best == nil {
 		return Login{}, false, p.warn, nil
@@ -105,8 +111,20 @@ func (f *files) last(ctx context.Context, now time.Time) (Login, bool, []string,
 	return *f.best, true, p.warn, nil
 }
 
-const filesHint = "name the log that sshd writes in presence.logins, and let doorward's user read it " +
-	"(`ls -l` tells the log's group, `usermod -aG GROUP doorward` joins it)"
+const filesHint = "name the log that sshd writes in presence.logins, and let doorward's user read it"
+
+// fileHint is what to do about a file that is there and cannot be read, "" if its
+// error says that.
+func fileHint(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return "let doorward's user read it (`ls -l` tells the log's group, `usermod -aG GROUP doorward` joins it, " +
+			"then `systemctl restart doorward`)"
+	case errors.Is(err, syscall.EIO):
+		return "the disk fails (`dmesg` tells): name another log in presence.logins"
+	}
+	return ""
+}
 
 // errEmpty is a file that is there and has nothing in it.
 var errEmpty = errors.New("is empty")
@@ -141,8 +159,9 @@ func (p *pass) visit(path string) error {
 	p.met[id] = true
 	l := &logFile{pass: p, file: f, size: st.Size(), ref: st.ModTime().In(p.now.Location())}
 	if p.now.Before(l.ref) {
-		l.ref = p.now
+		l.late, l.ref = l.ref, p.now
 	}
+	l.settled = isRotated(p.paths, path) && l.ref.Before(p.now.Add(-settled))
 	pr, err := l.read(p.seen[id], time.Unix(sys.Ctim.Unix()))
 	if err != nil {
 		delete(p.seen, id)
@@ -164,19 +183,26 @@ func (p *pass) visit(path string) error {
 	if !pr.floor.IsZero() && (p.floor.IsZero() || pr.floor.Before(p.floor)) {
 		p.floor = pr.floor
 	}
-	p.warn = append(p.warn, pr.warnings(f.Name(), p.now)...)
+	p.warn = append(p.warn, pr.warnings(f.Name(), p)...)
+	if by := l.late.Sub(p.now); by > farOff {
+		p.warn = append(p.warn, fmt.Sprintf("%s was last written at %s, which is later than the clock says: the clock is "+
+			"behind, and what is a new login cannot be told; set it (`timedatectl`)", f.Name(), l.late.Format(time.RFC3339)))
+	}
 	return nil
 }
 
-// openLog opens path or, if it is not there, path.gz. It never waits, as it
-// would for a named pipe.
+// openLog opens path or, if it is not there, its compressed form. It never waits,
+// as it would for a named pipe.
 func openLog(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return f, plain(err)
 	}
-	if z, zerr := os.OpenFile(path+".gz", os.O_RDONLY|syscall.O_NONBLOCK, 0); !errors.Is(zerr, fs.ErrNotExist) {
-		return z, plain(zerr)
+	for _, a := range archives {
+		z, zerr := os.OpenFile(path+a.ending, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		if !errors.Is(zerr, fs.ErrNotExist) {
+			return z, plain(zerr)
+		}
 	}
 	return nil, plain(err)
 }
@@ -190,41 +216,28 @@ func plain(err error) error {
 	return err
 }
 
-// warnings says what is odd about a file, for people.
-func (pr *progress) warnings(name string, now time.Time) []string {
-	var w []string
-	if pr.odd > 0 {
-		w = append(w, fmt.Sprintf("%s: %d logins do not count, since their stamp is in no known form "+
-			"(known are \"Nov  2 07:50:01\" and \"2026-11-02T07:50:01+01:00\"): %q", name, pr.odd, pr.text))
-	}
-	if pr.cut > 0 {
-		w = append(w, fmt.Sprintf("%s: only the first %d bytes of its text are read: logins after that do not "+
-			"count; let logrotate begin a new file sooner (maxsize 100M)", name, pr.cut))
-	}
-	if by := pr.ahead.Sub(now); by > time.Minute {
-		w = append(w, fmt.Sprintf("%s: a login is stamped %s, which is %s from now: it counts as of when it was "+
-			"read; check the clock and the time zone of the log's writer",
-			name, pr.ahead.Format(time.RFC3339), by.Round(time.Second)))
-	}
-	return w
-}
+// settled is how long after the last write to a rotated file nobody writes to it
+// any more: syslog daemons are told to reopen their files within a second or two.
+const settled = time.Minute
 
 // logFile is a file that is being read in a pass.
 type logFile struct {
 	*pass
-	file *os.File
-	size int64
-	ref  time.Time // no stamp of the file is later: now or the last write
-	pr   *progress
+	file    *os.File
+	size    int64
+	ref     time.Time // no stamp of the file is later: now or the last write
+	late    time.Time // the last write if it is later than now
+	settled bool      // its last line is whole, also without a newline
+	pr      *progress
 }
 
 // read brings old, what is remembered of the file, up to date and returns it.
 // Old is nil for a file that is not known; nil is returned for one that need
 // not be read, nor be complained about.
 func (l *logFile) read(old *progress, changed time.Time) (*progress, error) {
-	zipped := strings.HasSuffix(l.file.Name(), ".gz")
-	known := old != nil && old.mark.holds(l.file, l.size, changed, zipped)
-	if known && !zipped {
+	zipped := archiveOf(l.file.Name())
+	known := old != nil && old.mark.holds(l.file, l.size, changed, zipped != nil)
+	if known && zipped == nil {
 		l.pr = old
 		return old, l.forward()
 	}
@@ -235,9 +248,9 @@ func (l *logFile) read(old *progress, changed time.Time) (*progress, error) {
 		return old, nil
 	}
 	l.pr = &progress{}
-	if zipped {
+	if zipped != nil {
 		l.pr.mark = mark{size: l.size, changed: changed}
-		return l.pr, l.unzip()
+		return l.pr, l.unzip(zipped)
 	}
 	return l.pr, l.backward()
 }
@@ -249,43 +262,4 @@ func (l *logFile) ReadAt(p []byte, at int64) (int, error) {
 		return 0, err
 	}
 	return l.file.ReadAt(p, at)
-}
-
-// forward reads the lines that were finished since the last time.
-func (l *logFile) forward() error {
-	at := l.pr.mark.offset
-	if at == l.size {
-		return nil
-	}
-	done, _, err := linesForward(io.NewSectionReader(l, at, l.size-at), l.pr.mark.inside(), l.take)
-	if err != nil && l.ctx.Err() == nil {
-		return err
-	}
-	return l.pr.mark.set(l.file, at+done)
-}
-
-// take makes the line's login the latest if it is, and notes what is odd.
-func (l *logFile) take(line []byte) {
-	if len(line) > maxLogin || !mayBeLogin(line) {
-		return
-	}
-	login, what := parseLine(string(line), l.ref)
-	switch what {
-	case oddStamp:
-		if l.pr.odd == 0 {
-			l.pr.text = string(line[:min(len(line), maxQuote)])
-		}
-		l.pr.odd++
-	case isLogin:
-		if login.Time.After(l.now) {
-			if login.Time.After(l.pr.ahead) {
-				l.pr.ahead = login.Time
-			}
-			login.Time = l.now
-		}
-		login.Where = l.file.Name()
-		if l.best == nil || login.Time.After(l.best.Time) {
-			l.best = &login
-		}
-	}
 }

@@ -19,8 +19,10 @@ import (
 
 // fakeJournalctl is what the test binary does when it is run as journalctl: it
 // prints the entries of the file beside it, as its arguments ask, and notes
-// these. A file "fail" has what it complains of instead; with a file "endless"
-// it repeats the last entry for ever.
+// these. A file "fail" has what it complains of instead, "break" what it complains
+// of after the first entry, "grumble" what it complains of without failing; with
+// a file "endless" it repeats the last entry for ever, with "hang" it prints
+// nothing and stays.
 func fakeJournalctl(dir string, args []string) int {
 	calls, err := os.OpenFile(filepath.Join(dir, "calls"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -31,6 +33,9 @@ func fakeJournalctl(dir string, args []string) int {
 	if text, err := os.ReadFile(filepath.Join(dir, "fail")); err == nil {
 		os.Stderr.Write(text)
 		return 1
+	}
+	if _, err := os.Stat(filepath.Join(dir, "hang")); err == nil {
+		time.Sleep(time.Hour) // until it is killed
 	}
 	text, _ := os.ReadFile(filepath.Join(dir, "entries"))
 	lines := slices.Collect(strings.Lines(string(text)))
@@ -51,6 +56,14 @@ func fakeJournalctl(dir string, args []string) int {
 	}
 	if len(lines) == 0 {
 		fmt.Println("-- No entries --")
+	}
+	if text, err := os.ReadFile(filepath.Join(dir, "grumble")); err == nil {
+		os.Stderr.Write(text)
+	}
+	if text, err := os.ReadFile(filepath.Join(dir, "break")); err == nil && slices.Contains(args, "--reverse") {
+		os.Stdout.WriteString(lines[0])
+		os.Stderr.Write(text)
+		return 1
 	}
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
@@ -79,7 +92,7 @@ func newFakeJournal(t *testing.T) *fakeJournal {
 }
 
 func (j *fakeJournal) log() *Log {
-	return &Log{src: &journal{programs: []string{j.path("missing"), j.path("journalctl")}}, now: func() time.Time { return j.now }}
+	return &Log{src: &journal{programs: []string{j.path("missing"), j.path("journalctl")}, patience: time.Minute}, now: func() time.Time { return j.now }}
 }
 
 // add logs a message of sshd's at hhmm.
@@ -140,9 +153,29 @@ func TestJournal(t *testing.T) {
 			t.Errorf("%s: journalctl was called with %q, want %q", step.name, got, step.calls)
 		}
 	}
-	quiet(t, l)
+	want := "the journal: a login is stamped 2026-11-24T09:00:00Z, which was 1h0m0s from now: "
+	if w := l.Warnings(); len(w) != 1 || !strings.HasPrefix(w[0], want) {
+		t.Errorf("warnings %q, want %q...", w, want)
+	}
 	j.now = at("07:55") // the clock is put back
 	last(t, l, "dave", "07:55")
+}
+
+// A login whose end sshd cut off is said until one counts.
+func TestJournalSaysWhatIsCut(t *testing.T) {
+	j := newFakeJournal(t)
+	j.add("06:00", by("alice"))
+	j.add("06:10", long(500))
+	l := j.log()
+	for range 2 {
+		last(t, l, "alice", "06:00")
+		if w := l.Warnings(); len(w) != 1 || !strings.HasPrefix(w[0], "the journal: logins do not count, since sshd cut") {
+			t.Errorf("warnings %q, want one that says so", w)
+		}
+	}
+	j.add("06:20", long(499))
+	last(t, l, "root", "06:20")
+	quiet(t, l)
 }
 
 func TestJournalStopsReadingBack(t *testing.T) {
@@ -173,26 +206,136 @@ func TestJournalAnewAfterABadCursor(t *testing.T) {
 func TestJournalWithoutData(t *testing.T) {
 	j := newFakeJournal(t)
 	l := j.log()
-	check := func(want string) {
+	check := func(want, hint string) {
 		t.Helper()
 		_, _, err := l.Last(t.Context())
 		if !errors.Is(err, ErrNoData) || !strings.HasPrefix(err.Error(), "no log data: the journal: "+want) ||
-			!strings.Contains(err.Error(), "group systemd-journal") {
-			t.Errorf("Last: %v, want %q", err, want)
+			!strings.Contains(err.Error(), hint) {
+			t.Errorf("Last: %v, want %q, hint %q", err, want, hint)
 		}
 	}
-	check("has no entry; ")
+	check("has no entry; ", "Storage=")
 	j.add("07:40", by("alice"))
 	last(t, l, "alice", "07:40")
 	j.write("fail", "No journal files were opened\n due to insufficient permissions.\n")
-	check(j.path("journalctl") + ": exit status 1: No journal files were opened due to insufficient permissions; ")
+	check(j.path("journalctl")+": exit status 1: No journal files were opened due to insufficient permissions; ",
+		"`usermod -aG systemd-journal doorward`")
+	for _, complaint := range []string{"Failed to iterate through journal: Bad message", "Failed to open files: Input/output error"} {
+		j.must(os.Remove(j.path("fail")))
+		j.write("fail", complaint+"\n")
+		check(j.path("journalctl")+": exit status 1: "+complaint+"; ", "`journalctl --rotate`")
+	}
 	j.must(os.Remove(j.path("fail")))
 	j.must(os.Remove(j.path("entries")))
-	check("has no entry; ") // what was read once does not stand in for it
+	check("has no entry; ", "Storage=") // what was read once does not stand in for it
 	j.must(os.Remove(j.path("journalctl")))
-	check("journalctl is not installed (looked for ")
+	check("journalctl is not installed (looked for ", "install journalctl")
 	j.write("journalctl", "no program") // and not executable
-	check(fmt.Sprintf("run %q: ", j.path("journalctl")))
+	check(fmt.Sprintf("run %q: ", j.path("journalctl")), "execute it")
+}
+
+// What journalctl has printed before it fails counts, and what it failed of is
+// said; the way back is tried again, but not at each look.
+func TestJournalInPart(t *testing.T) {
+	j := newFakeJournal(t)
+	j.add("07:00", "older, and damaged")
+	j.add("07:30", by("alice"))
+	j.write("break", "Failed to iterate through journal: Bad message\n")
+	l := j.log()
+	last(t, l, "alice", "07:30")
+	want := "the journal: can be read in part only: " + j.path("journalctl") + ": exit status 1: Failed to iterate through journal: " +
+		"Bad message; `journalctl --verify` tells "
+	if w := l.Warnings(); len(w) != 1 || !strings.HasPrefix(w[0], want) {
+		t.Errorf("warnings %q, want %q...", w, want)
+	}
+	walks := func(calls []string) (n int) {
+		for _, c := range calls {
+			if strings.HasSuffix(c, "--reverse") {
+				n++
+			}
+		}
+		return n
+	}
+	j.add("07:40", by("bob")) // what is new can be read
+	j.calls()
+	for range 6 {
+		j.now = j.now.Add(5 * time.Second)
+		last(t, l, "bob", "07:40")
+		if len(l.Warnings()) != 1 {
+			t.Fatalf("warnings %q", l.Warnings())
+		}
+	}
+	if n := walks(j.calls()); n > 2 { // after 5 seconds, and 10 more
+		t.Errorf("%d ways back in half a minute, want two at most", n)
+	}
+	j.must(os.Remove(j.path("break")))
+	j.now = j.now.Add(walkAtMost)
+	last(t, l, "bob", "07:40")
+	quiet(t, l)
+	if n := walks(j.calls()); n != 1 {
+		t.Errorf("%d ways back when it is whole again, want one", n)
+	}
+	last(t, l, "bob", "07:40")
+	if n := walks(j.calls()); n != 0 {
+		t.Errorf("%d ways back in a whole journal with nothing new, want none", n)
+	}
+}
+
+// A damaged file that journalctl passes over, with what it says about that.
+func TestJournalOfWhichAFileIsDamaged(t *testing.T) {
+	j := newFakeJournal(t)
+	j.write("grumble", "Journal file /var/log/journal/x/system.journal corrupted, ignoring file.\n")
+	l := j.log()
+	_, _, err := l.Last(t.Context())
+	if !errors.Is(err, ErrNoData) || !strings.Contains(err.Error(), "corrupted, ignoring file; `journalctl --verify`") {
+		t.Errorf("no other file: %v", err)
+	}
+	j.add("07:30", by("alice"))
+	for range 2 {
+		last(t, l, "alice", "07:30")
+		if w := l.Warnings(); len(w) != 1 || !strings.Contains(w[0], "can be read in part only") || !strings.Contains(w[0], "corrupted, ignoring file; `journalctl --verify`") {
+			t.Errorf("warnings %q", w)
+		}
+	}
+	j.calls()
+	last(t, l, "alice", "07:30")
+	if n := len(j.calls()); n != 1 {
+		t.Errorf("a look at nothing new called journalctl %d times", n)
+	}
+	j.must(os.Remove(j.path("grumble")))
+	last(t, l, "alice", "07:30")
+	quiet(t, l)
+}
+
+// A journalctl that hangs is no empty journal, and leaves time for others.
+func TestJournalHangs(t *testing.T) {
+	j := newFakeJournal(t)
+	j.write("hang", "")
+	l := j.log()
+	l.src.(*journal).patience = 50 * time.Millisecond
+	_, _, err := l.Last(t.Context())
+	if err == nil || errors.Is(err, ErrNoData) || !strings.Contains(err.Error(), "did not answer within") {
+		t.Errorf("Last: %v", err)
+	}
+	j.write("socket", "")
+	j.write("auth.log", in("07:40", "bob"))
+	l = newAutoFor(j)
+	l.src.(*auto).places[0].source.(*journal).patience = 50 * time.Millisecond
+	last(t, l, "bob", "07:40")
+	want := "logins are read from " + j.path("auth.log") + ", because the journal: " + j.path("journalctl") + " did not answer within "
+	if w := l.Warnings(); len(w) != 1 || !strings.HasPrefix(w[0], want) {
+		t.Errorf("warnings %q, want %q...", w, want)
+	}
+	j.must(os.Remove(j.path("auth.log")))
+	if _, _, err := l.Last(t.Context()); err == nil || errors.Is(err, ErrNoData) {
+		t.Errorf("Auto, nothing else there: %v", err)
+	}
+	// Of a look's half a minute, some is left for the others.
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if d := newJournal().waits(ctx); d > 20*time.Second || d < 10*time.Second {
+		t.Errorf("it may take %s of 30s", d)
+	}
 }
 
 func TestJournalStopsWhenAsked(t *testing.T) {

@@ -7,15 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-)
 
-// verdict says what a line of a log is.
-type verdict uint8
-
-const (
-	noLogin verdict = iota
-	isLogin
-	oddStamp // sshd's login, but when it was cannot be told
+	"github.com/doorward/doorward/internal/legible"
 )
 
 // parseLine reads one line of a text log: stamp, host, program and number,
@@ -31,98 +24,55 @@ func parseLine(line string, ref time.Time) (Login, verdict) {
 	}
 	// A power cut can leave a run of zero bytes where a block was to be.
 	line = strings.TrimRight(strings.TrimLeft(line, "\x00"), "\r")
-	when, rest, known := cutStamp(line, ref)
-	if !known {
-		return Login{}, withoutStamp(line)
-	}
-	message, ok := cutHeader(rest)
-	if !ok {
+	when, message, what := cutHeader(line, ref)
+	if what == noLogin {
 		return Login{}, noLogin
 	}
-	login, ok := parseMessage(message)
-	if !ok {
-		return Login{}, noLogin
+	login, said := tell(message)
+	if said == noLogin || what == isLogin {
+		what = said
 	}
-	login.Time = when.Time
+	if what != isLogin {
+		return Login{}, what
+	}
+	login.Time = when
 	return login, isLogin
 }
 
-// withoutStamp says whether a line whose beginning is not understood would be
-// a login otherwise.
-func withoutStamp(line string) verdict {
-	i := strings.Index(line, "]: Accepted ")
-	if i < 0 {
-		return noLogin
-	}
-	program := line[strings.LastIndexByte(line[:i], ' ')+1 : i+len("]:")]
-	if _, ok := parseMessage(line[i+len("]: "):]); !ok || !isSSHD(program) {
-		return noLogin
-	}
-	return oddStamp
-}
+// cutAt is how many bytes sshd's log.c leaves of a message for syslog ("%.500s").
+// Whether it was the unprivileged child that said one so long (see
+// parseMessage) stands where it is cut.
+const cutAt = 500
 
-// cutHeader takes " HOST sshd[1234]: " off and returns the message. Busybox's
-// syslogd puts the facility and level between host and program.
-func cutHeader(s string) (string, bool) {
-	s, ok := strings.CutPrefix(s, " ")
-	if !ok {
-		return "", false
+// tell says what a message of sshd's is: isLogin, noLogin or cutShort.
+func tell(message string) (Login, verdict) {
+	login, ok := parseMessage(message)
+	switch {
+	case !ok:
+		return Login{}, noLogin
+	case len(message) >= cutAt:
+		return Login{}, cutShort
 	}
-	host, s, ok := strings.Cut(s, " ")
-	if !ok || host == "" || strings.HasSuffix(host, ":") || strings.Contains(host, "[") {
-		return "", false // a line without a host begins with its program
-	}
-	program, s, ok := strings.Cut(s, " ")
-	if ok && isPriority(program) {
-		program, s, ok = strings.Cut(s, " ")
-	}
-	return s, ok && isSSHD(program)
-}
-
-// isPriority says whether s is one of "auth.info", "authpriv.notice", ..., as
-// Busybox's syslogd writes it.
-func isPriority(s string) bool {
-	facility, level, ok := strings.Cut(s, ".")
-	if !ok || facility != "auth" && facility != "authpriv" && facility != "daemon" && facility != "user" {
-		return false
-	}
-	switch level {
-	case "emerg", "alert", "crit", "err", "warn", "notice", "info", "debug":
-		return true
-	}
-	return false
-}
-
-// isSSHD says whether a program field is "sshd[N]:" or "sshd-session[N]:";
-// since OpenSSH 9.8 the latter logs logins.
-func isSSHD(field string) bool {
-	name, pid, ok := strings.Cut(field, "[")
-	if !ok || !isSSHDName(name) {
-		return false
-	}
-	pid, ok = strings.CutSuffix(pid, "]:")
-	return ok && isNumber(pid, 1<<22) // PID_MAX_LIMIT of linux/threads.h
-}
-
-func isSSHDName(name string) bool { return name == "sshd" || name == "sshd-session" }
-
-// isNumber says whether s is a number from 1 to most in plain digits.
-func isNumber(s string, most uint64) bool {
-	n, err := strconv.ParseUint(s, 10, 64)
-	return err == nil && n >= 1 && n <= most && s[0] != '+' && s[0] != '0'
+	return login, isLogin
 }
 
 // parseMessage reads what OpenSSH's auth_log() writes:
 //
 //	Accepted METHOD[/SUBMETHOD] for USER from ADDRESS port PORT ssh2[: KEY]
 //
-// A user's name may have spaces, and so may spell the rest of it: it ends at
-// the last "from" that what is due follows. Should the identity in a
-// certificate, which follows the key, spell all that, then USER is longer and
-// ADDRESS is the certificate's word; that it is a login stays true.
+// A user's name may have spaces: it ends at the first "from" that what is due
+// follows. What stands behind the key is the word of others, an identity in a
+// certificate, say, and can spell all of that again; so could a name, but only
+// one that exists here, since sshd accepts no other ("invalid user" is said
+// before those). Whom such a name were given to could make himself look as if
+// he came from elsewhere, and hide nobody's login but his own.
+//
+// What ends with [preauth] or [postauth] was said by the child that talks with
+// the visitor, and only passed on by the monitor, which accepts logins
+// (monitor.c). A login over loopback did not come in through a door.
 func parseMessage(s string) (Login, bool) {
 	s, ok := strings.CutPrefix(unrepeat(s), "Accepted ")
-	if !ok || strings.ContainsFunc(s, isControl) {
+	if !ok || strings.HasSuffix(s, " [preauth]") || strings.HasSuffix(s, " [postauth]") || strings.ContainsFunc(s, isHidden) {
 		return Login{}, false
 	}
 	method, s, ok := strings.Cut(s, " ")
@@ -133,13 +83,22 @@ func parseMessage(s string) (Login, bool) {
 	if !ok || strings.HasPrefix(s, "invalid user ") {
 		return Login{}, false
 	}
-	for i := strings.LastIndex(s, " from "); i > 0; i = strings.LastIndex(s[:i], " from ") {
-		if source, ok := parseFrom(s[i+len(" from "):]); ok {
-			return Login{User: s[:i], Method: method, Source: source}, true
+	const from = " from "
+	for i := 0; ; i += len(from) - 1 { // the space at its end may begin another
+		next := strings.Index(s[i:], from)
+		if next < 0 {
+			return Login{}, false
+		}
+		i += next
+		if source, ok := parseFrom(s[i+len(from):]); ok && i > 0 {
+			login := Login{User: s[:i], Method: method, Source: source}
+			return login, !login.local()
 		}
 	}
-	return Login{}, false
 }
+
+// local says whether the login came over loopback, and not through a door.
+func (l Login) local() bool { return l.Source.IsLoopback() }
 
 // unrepeat takes the message out of rsyslog's "message repeated 2 times: [ ...]".
 // The older "last message repeated 2 times" names no message; a login's is
@@ -156,7 +115,9 @@ func unrepeat(s string) string {
 	return strings.TrimSuffix(rest, "]")
 }
 
-func isControl(r rune) bool { return r < ' ' || r == 0x7f }
+// isHidden says whether r is a control or stands for something other than itself.
+// sshd writes none: it escapes whatever is not ASCII (vis(3)).
+func isHidden(r rune) bool { return !legible.Rune(r) }
 
 // isMethod says whether s is spelt like a method of RFC 4252 as sshd writes
 // it, e.g. "publickey" or "keyboard-interactive/pam".
@@ -189,4 +150,10 @@ func parseFrom(s string) (netip.Addr, bool) {
 	}
 	a, err := netip.ParseAddr(address)
 	return a.Unmap(), err == nil
+}
+
+// isNumber says whether s is a number from 1 to most in plain digits.
+func isNumber(s string, most uint64) bool {
+	n, err := strconv.ParseUint(s, 10, 64)
+	return err == nil && n >= 1 && n <= most && s[0] != '+' && s[0] != '0'
 }

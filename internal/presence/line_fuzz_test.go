@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -23,23 +24,33 @@ import (
 
 // loginForm is the line of a login in one expression: stamp, host, program.
 var loginForm = regexp.MustCompile(
-	`^\x00*(?:[A-Za-z]{3} [ 0-9][0-9] [0-9]{2}:[0-9]{2}:[0-9]{2}|[0-9]{4}-[^ ]+) [^ \[]*[^ :\[] ` +
-		`(?:(?:authpriv|auth|daemon|user)\.(?:emerg|alert|crit|err|warn|notice|info|debug) )?` +
+	`^\x00*(?:[A-Za-z]{3} [ 0-9][0-9] [0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?|[0-9]{4}-[^ ]+) [^ \[]*[^ :\[] ` +
+		`(?:(?:kern|user|mail|daemon|auth|syslog|lpr|news|uucp|cron|authpriv|ftp|local[0-7])` +
+		`\.(?:emerg|alert|crit|err|warn|notice|info|debug) )?` +
 		`sshd(?:-session)?\[([1-9][0-9]{0,6})\]: (.*?)\r*$`)
+
+// protocolForm is the same as RFC 5424 has it.
+var protocolForm = regexp.MustCompile(
+	`^\x00*<(?:0|[1-9][0-9]{0,2})>1 [0-9]{4}-[^ ]+ [!-~]{1,255} sshd(?:-session)? ([1-9][0-9]{0,6}) [!-~]{1,32} ` +
+		`(?:-|(?:\[[^ \]]+(?: [^ "\]=]+="(?:[^"\\\]]|\\.)*")*\])+)  ?\x{feff}?(.*?)\r*$`)
 
 var (
 	messageForm  = regexp.MustCompile(`^Accepted ([a-zA-Z0-9][a-zA-Z0-9_./@-]*) for (.+)$`)
 	repeatedForm = regexp.MustCompile(`^message repeated ([1-9][0-9]*) times: \[ (.*)\]$`)
 	fromForm     = regexp.MustCompile(`^([^ ]+) port ([1-9][0-9]{0,4}) ssh2(?:: .*)?$`)
+	childForm    = regexp.MustCompile(` \[(?:pre|post)auth\]$`)
 )
 
 // secondReading tells a login's user, method and source from the line's forms.
 func secondReading(line string) (l Login, ok bool) {
 	m := loginForm.FindStringSubmatch(line)
 	if m == nil {
+		m = protocolForm.FindStringSubmatch(line)
+	}
+	if m == nil {
 		return l, false
 	}
-	if pid, _ := strconv.Atoi(m[1]); pid > 1<<22 {
+	if pid, _ := strconv.Atoi(m[1]); pid > 1<<22 || len(m[2]) >= 500 {
 		return l, false
 	}
 	return secondMessage(m[2])
@@ -52,24 +63,23 @@ func secondMessage(message string) (l Login, ok bool) {
 		}
 	}
 	m := messageForm.FindStringSubmatch(message)
-	if m == nil || strings.IndexFunc(message, func(r rune) bool { return r < 32 || r == 127 }) >= 0 ||
-		strings.HasPrefix(m[2], "invalid user ") {
+	if m == nil || strings.IndexFunc(message, func(r rune) bool { return !unicode.IsPrint(r) }) >= 0 ||
+		strings.HasPrefix(m[2], "invalid user ") || childForm.MatchString(message) {
 		return l, false
 	}
-	parts := strings.Split(m[2], " from ")
-	for i := 1; i < len(parts); i++ { // the last that fits stays
-		user := strings.Join(parts[:i], " from ")
-		f := fromForm.FindStringSubmatch(strings.Join(parts[i:], " from "))
-		if f == nil || user == "" {
+	for i := 1; i < len(m[2]); i++ {
+		rest, is := strings.CutPrefix(m[2][i:], " from ")
+		f := fromForm.FindStringSubmatch(rest)
+		if !is || f == nil {
 			continue
 		}
 		a, err := netip.ParseAddr(f[1])
 		if p, _ := strconv.Atoi(f[2]); p > 65535 || err != nil && f[1] != "UNKNOWN" {
 			continue
 		}
-		l, ok = Login{User: user, Method: m[1], Source: a.Unmap()}, true
+		return Login{User: m[2][:i], Method: m[1], Source: a.Unmap()}, !a.Unmap().IsLoopback()
 	}
-	return l, ok
+	return l, false
 }
 
 // FuzzLog writes a log of finished and unfinished lines, in one piece, in pieces

@@ -11,8 +11,10 @@
 //
 // A text log carries no proof of who wrote a line: a local user who may write
 // to /dev/log can spell sshd's tag and number too, and a log that also takes
-// other hosts' lines has their logins in it. The journal's trusted fields know
-// better, which is why Auto prefers it.
+// other hosts' lines has their logins in it. What sshd itself writes into a file
+// (sshd -E) has visitors' names with their ends of lines, so that they can spell
+// any line. The journal's trusted fields know better, which is why Auto prefers
+// it.
 package presence
 
 import (
@@ -29,13 +31,26 @@ import (
 var ErrNoData = errors.New("no log data")
 
 // noData is ErrNoData with the reasons and what to do.
-type noData struct{ why, hint string }
+type noData struct {
+	why, hint string
+	slow      bool // there may be data: it is not ErrNoData
+}
 
-func (e *noData) Error() string { return ErrNoData.Error() + ": " + e.why + "; " + e.hint }
+func (e *noData) Error() string {
+	if e.slow {
+		return e.why + "; " + e.hint
+	}
+	return ErrNoData.Error() + ": " + e.why + "; " + e.hint
+}
 
-func (e *noData) Unwrap() error { return ErrNoData }
+func (e *noData) Unwrap() error {
+	if e.slow {
+		return nil
+	}
+	return ErrNoData
+}
 
-// Login is one accepted login.
+// Login is one accepted login, which did not come over loopback.
 type Login struct {
 	// Time is the line's stamp, or the moment when the line was first read if
 	// the stamp lies after it: no login is later than now.
@@ -52,38 +67,65 @@ type Log struct {
 	mu       sync.Mutex // guards all below
 	src      source
 	now      func() time.Time
+	zone     zone
 	warnings []string
 }
 
 // source is what a Log reads: files, the journal, or whichever is found.
 type source interface {
 	// last returns the latest login as of now, and what is odd, for people,
-	// also with an error.
+	// also with an error. An error that is errPart comes with what could be read,
+	// and with a warning that says what could not.
 	last(ctx context.Context, now time.Time) (Login, bool, []string, error)
 	String() string
 }
 
+// errPart says that a place has log data, of which some cannot be read.
+var errPart = errors.New("can be read in part only")
+
 // Last returns the latest login by time; false means that there is log data
 // but no login in it. Each call reads only what is new since the one before.
-// The error is one that errors.Is ErrNoData, or ctx's.
+// The error is one that errors.Is ErrNoData, or ctx's, or says which program
+// did not answer in time.
 func (l *Log) Last(ctx context.Context) (Login, bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	login, ok, warnings, err := l.src.last(ctx, l.now())
-	l.warnings = warnings
-	if err != nil {
+	now, odd := l.zone.in(l.now())
+	if w := unset(now); w != "" {
+		odd = append(odd, w)
+	}
+	login, ok, warnings, err := l.src.last(ctx, now)
+	l.warnings = append(odd, warnings...)
+	if err != nil && !errors.Is(err, errPart) {
 		return Login{}, false, err
 	}
 	return login, ok, nil
 }
 
 // Warnings returns what the last call of Last found that an operator should
-// act on: a stamp in an unknown form, a stamp from the future, a file or a
-// journal that may not be read. It is empty when all is well.
+// act on: logins under a header or a stamp in an unknown form, a stamp from the
+// future, a file or a journal that may not be read, a clock that was not set. It
+// is empty when all is well.
 func (l *Log) Warnings() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return append([]string(nil), l.warnings...)
+}
+
+// PassedOver lists the files that seem to be rotations of the log that is read,
+// and are not read: their names do not tell which is the newer, or they are
+// compressed in a way that is not known.
+func (l *Log) PassedOver() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	src := l.src
+	if a, ok := src.(*auto); ok {
+		src = a.at()
+	}
+	if f, ok := src.(*files); ok {
+		return f.passedOver()
+	}
+	return nil
 }
 
 // String names the place for people: "/var/log/auth.log", "the journal".
@@ -94,24 +136,25 @@ func (l *Log) String() string {
 }
 
 // Files reads the files of paths, newest first, in the forms that syslog
-// daemons write. A file that is missing but there with ".gz" added is read so.
-// A list of one file stands for that file and its rotations beside it
-// (path.1, path.2.gz, path-20261122, ...: the newest four of them); a longer
-// list is taken as it is. Stamps without a zone are in now's location.
-func Files(paths []string, now func() time.Time) *Log {
-	return &Log{src: newFiles(paths), now: now}
-}
+// daemons write. A file that is missing but there with ".gz", ".zst" or ".bz2"
+// added is read so. A list of one file stands for that file and its rotations
+// beside it (path.0, path.1, path.2.gz, path-20261122, ...: the newest four of
+// them); a longer list is taken as it is. Stamps without a zone are in now's
+// location; where that is time.Local, in that of /etc/localtime as it is at each
+// Last, unless the environment has TZ.
+func Files(paths []string, now func() time.Time) *Log { return newLog(newFiles(paths), now) }
 
 // Journal reads the machine's journal through journalctl, by trusted fields.
-func Journal(now func() time.Time) *Log {
-	return &Log{src: newJournal(), now: now}
-}
+func Journal(now func() time.Time) *Log { return newLog(newJournal(), now) }
 
 // Auto reads what an SSH door's logins are written to: the journal if it has
 // entries that may be read, else the first of /var/log/auth.log,
-// /var/log/secure and /var/log/messages that has data, with its rotations. It
-// looks at the first Last, stays with what it found, and looks again at each
-// Last as long as it has found nothing; the error says what was looked for.
-func Auto(now func() time.Time) *Log {
-	return &Log{src: newAuto(), now: now}
+// /var/log/secure and /var/log/messages that has data, with its rotations. Where
+// one that comes before it is broken, is there in part only or comes later, it is
+// tried again, at growing intervals if that costs something. The error says what
+// was looked for.
+func Auto(now func() time.Time) *Log { return newLog(newAuto(), now) }
+
+func newLog(src source, now func() time.Time) *Log {
+	return &Log{src: src, now: now, zone: zone{path: localtime}}
 }

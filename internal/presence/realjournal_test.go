@@ -141,6 +141,46 @@ func insideJournal(t *testing.T, journald string) {
 	if got, ok, err := Journal(time.Now).Last(t.Context()); err != nil || !ok || got.User != "bob" {
 		t.Errorf("read anew: %+v, %v, %v, want bob", got, ok, err)
 	}
+	insideDamagedJournal(t, l, sshd)
+}
+
+// insideDamagedJournal damages the journal's file, as a power cut or a bad block
+// does: the auth log tells, and what journalctl says is passed on; and what is
+// logged to a new file counts again.
+func insideDamagedJournal(t *testing.T, l *Log, sshd string) {
+	found, err := filepath.Glob("/run/log/journal/*/system.journal")
+	if err != nil || len(found) != 1 {
+		t.Fatalf("journald's files: %q, %v", found, err)
+	}
+	f, err := os.OpenFile(found[0], os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(make([]byte, 256), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = l.Last(t.Context())
+	if !errors.Is(err, ErrNoData) || !strings.Contains(err.Error(), "ignoring file") || !strings.Contains(err.Error(), "`journalctl --verify`") {
+		t.Errorf("no other log: %v", err)
+	}
+	if err := os.WriteFile("/var/log/auth.log", []byte(time.Now().Format(time.RFC3339Nano)+" gate sshd[7]: "+by("carol")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, ok, err := l.Last(t.Context())
+	if err != nil || !ok || got.User != "carol" || l.String() != "/var/log/auth.log" {
+		t.Errorf("a damaged journal: %+v, %v, %v from %s, want carol from the auth log", got, ok, err, l)
+	}
+	if w := l.Warnings(); len(w) != 1 || !strings.Contains(w[0], "ignoring file; `journalctl --verify` tells") {
+		t.Errorf("warnings %q", w)
+	}
+	logThrough(t, sshd, 0, by("dave")) // journald sees it, and begins a new file
+	got, ok, err = Auto(time.Now).Last(t.Context())
+	if err != nil || !ok || got.User != "dave" {
+		t.Errorf("a new file: %+v, %v, %v, want dave", got, ok, err)
+	}
 }
 
 // logThrough has program log the message; journald looks at the living process.

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 )
 
@@ -115,9 +117,121 @@ func TestRotations(t *testing.T) {
 	for _, p := range places([]string{d.path("a.log")}) {
 		got = append(got, filepath.Base(p))
 	}
-	if want := "a.log a.log.1 a.log.2.gz a.log.3.gz a.log.10"; strings.Join(got, " ") != want {
+	if want := "a.log a.log.0 a.log.1 a.log.2.gz a.log.3.gz"; strings.Join(got, " ") != want {
 		t.Errorf("places = %q, want %q", got, want)
 	}
+}
+
+// busybox syslogd, sysklogd and savelog call the newest rotation ".0".
+func TestRotationZero(t *testing.T) {
+	for _, suffix := range []string{"", ".gz"} {
+		t.Run("messages.0"+suffix, func(t *testing.T) {
+			d := newLogDir(t)
+			d.write("messages.0", noise("05:00")+in("07:50", "alice"))
+			if suffix != "" {
+				d.compress("messages.0")
+			}
+			d.write("messages.1", in("04:00", "bob"))
+			d.write("messages", noise("07:55"))
+			last(t, d.log("messages"), "alice", "07:50")
+		})
+	}
+}
+
+// Rotations whose dates are in other forms than logrotate's first one.
+func TestDates(t *testing.T) {
+	for _, test := range []struct {
+		names string // newest first
+		over  string // what is passed over
+	}{
+		{"l-20261122 l-20261115 l-20261108", ""},
+		{"l-2026112207 l-2026112206.gz l-2026112123", ""},
+		{"l-20261122-1795334400 l-20261122-1795330800 l-20261121-1795248000", ""},
+		{"l-1795334400 l-1795330800", ""},
+		{"l.2026-11-22 l.2026-11-15.gz", ""},
+		{"l-2026-11-22_07 l-2026-11-22_06", ""},
+		{"l_20261122T070509 l_20261122T070508", ""},
+		{"l-2026.11.22-07:05 l-2026.11.22-07:04", ""},
+		{"l.20261122.gz l.20261115.zst l.20261108.bz2 l.20261101", ""},
+		{"l.0 l.1 l-20261122", ""},
+		{"", "l-22112026"},         // day or year first?
+		{"", "l-20261322"},         // no such month
+		{"", "l-20260230"},         // no such day
+		{"", "l.1.xz"},             // cannot be read
+		{"", "l.1.lz4"},            //
+		{"", "l.old"},              // which of all?
+		{"", "l-2026112"},          //
+		{"", "l-20261122-x"},       //
+		{"l.1.gz", "l.1.gz.part2"}, //
+	} {
+		t.Run(test.names+test.over, func(t *testing.T) {
+			d := newLogDir(t)
+			names := strings.Fields(test.names)
+			for i := range names { // made in another order than read
+				d.write(names[(i*7+1)%len(names)], "x\n")
+			}
+			for _, n := range append(strings.Fields(test.over), "l") {
+				d.write(n, noise("07:00"))
+			}
+			for _, n := range []string{"l.swp", "l~", "lx.1", "list.1", "l.bak", "l-latest", ".l.1"} {
+				d.write(n, "x\n") // nobody's rotation
+			}
+			var got []string
+			for _, p := range places([]string{d.path("l")})[1:] {
+				got = append(got, filepath.Base(p))
+			}
+			if diff := cmp.Diff(names, got, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("places (-want +got):\n%s", diff)
+			}
+			var over []string
+			for _, n := range strings.Fields(test.over) {
+				over = append(over, d.path(n))
+			}
+			l := d.log("l")
+			if diff := cmp.Diff(over, l.PassedOver(), cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("passed over (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// The last line of a file that nobody writes any more is whole without a newline.
+func TestLastLineOfARotatedFile(t *testing.T) {
+	unfinished := strings.TrimSuffix(in("07:50", "alice"), "\n")
+	for _, names := range [][]string{{"auth.log"}, {"auth.log", "auth.log.1"}} {
+		t.Run(strconv.Itoa(len(names)), func(t *testing.T) {
+			d := newLogDir(t)
+			d.write("auth.log", "") // just begun
+			d.now = at("07:50")
+			d.write("auth.log.1", in("07:40", "bob")+unfinished)
+			l := d.log(names...)
+			last(t, l, "bob", "07:40") // it may still be written: half of a name is no name
+			d.now = eight
+			last(t, l, "alice", "07:50")
+			last(t, l, "alice", "07:50")
+			last(t, d.log(names...), "alice", "07:50")
+			d.write("auth.log.1", "\n")
+			last(t, l, "alice", "07:50")
+			d.write("auth.log", in("07:55", "carol")+strings.TrimSuffix(in("07:58", "dave"), "\n"))
+			d.now = at("09:00")
+			last(t, l, "carol", "07:55")
+			quiet(t, l)
+		})
+	}
+	t.Run("said once", func(t *testing.T) {
+		d := newLogDir(t)
+		d.write("auth.log", noise("07:55"))
+		d.now = at("07:50")
+		d.write("auth.log.1", "yesterday gate sshd[7]: "+accepted)
+		d.now = eight
+		l := d.log("auth.log")
+		for range 3 {
+			last(t, l, "", "")
+			if w := l.Warnings(); len(w) != 1 || !strings.Contains(w[0], ": logins do not count") {
+				t.Errorf("warnings %q", w)
+			}
+		}
+	})
 }
 
 // A compressed file that is still being written is read as far as it goes, and
@@ -129,6 +243,7 @@ func TestHalfCompressed(t *testing.T) {
 	whole, err := os.ReadFile(d.path("auth.log.1.gz"))
 	d.must(err)
 	d.must(os.WriteFile(d.path("auth.log.1.gz"), whole[:15], 0o600))
+	d.must(os.Chtimes(d.path("auth.log.1.gz"), d.now, d.now))
 	d.write("auth.log", noise("07:55"))
 	l := d.log("auth.log")
 	last(t, l, "", "")
@@ -136,6 +251,7 @@ func TestHalfCompressed(t *testing.T) {
 		t.Errorf("warnings %q", w)
 	}
 	d.must(os.WriteFile(d.path("auth.log.1.gz"), whole, 0o600))
+	d.must(os.Chtimes(d.path("auth.log.1.gz"), d.now, d.now))
 	last(t, l, "alice", "07:50")
 	quiet(t, l)
 }

@@ -13,6 +13,10 @@ import (
 // isoForm is what RFC 3339 allows, also with ISO 8601's comma and short zone.
 var isoForm = regexp.MustCompile(`^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)([.,]\d+)?(?:Z|([+-])(\d\d):?(\d\d))$`)
 
+// protocolStampForm is what RFC 5424 allows, with the same groups.
+var protocolStampForm = regexp.MustCompile(
+	`^<(?:[0-9]|[1-9][0-9]|1[0-8][0-9]|19[01])>1 (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,6})?(?:Z|([+-])(\d\d):(\d\d))$`)
+
 // FuzzStamp holds that a stamp without a year becomes the instant that looking
 // through all years and all offsets finds, and that one with a year is read as
 // written.
@@ -21,6 +25,8 @@ func FuzzStamp(f *testing.F) {
 	for i := range zones {
 		for _, line := range []string{
 			"Nov 24 07:50:01 h", "Nov  2 07:50:01 h", "Feb 29 12:00:00 h", "Oct 25 02:30:00 h", "Mar 29 02:30:00 h",
+			"Nov 24 07:50:01.123 h", "Oct 25 02:30:00.999999999 h", "<38>1 2026-11-24T07:50:01.123456+01:00 h", "<191>1 2026-11-24T07:50:01Z h",
+			"<192>1 2026-11-24T07:50:01Z h", "<38>1 2026-11-24T07:50:01.1234567Z h", "<38>1 2026-11-24T07:50:01-0330 h", "<38>1 - h",
 			"Jan  1 00:00:03 h", "Dec 31 23:59:59 h", "Apr 24 00:30:00 h", "Feb 30 00:00:00 h", "Nov 02  7:50:01 h", "2026-11-24T07:50:01+01:00 h",
 			"2026-11-24T07:50:01.5Z h", "2026-11-24T07:50:01-0330 h", "2026-11-24T7:50:01Z h", "2026-11-24T07:50:01+24:00 h", "x",
 		} {
@@ -61,7 +67,11 @@ func FuzzStamp(f *testing.F) {
 			t.Fatalf("cutStamp(%q) leaves %q and is in %s", line, rest, got.Location())
 		}
 		if !got.yearless {
-			m := isoForm.FindStringSubmatch(head)
+			iso := isoForm
+			if strings.HasPrefix(head, "<") {
+				iso = protocolStampForm
+			}
+			m := iso.FindStringSubmatch(head)
 			if m == nil {
 				t.Fatalf("cutStamp(%q) takes %q for a stamp", line, head)
 			}
@@ -78,7 +88,7 @@ func FuzzStamp(f *testing.F) {
 		}
 		wall, is := readBSD(line)
 		want, any := search(wall, ref)
-		if !is || !any || !got.Equal(want) {
+		if !is || !any || !got.Equal(want.Add(wall.fraction)) {
 			t.Fatalf("cutStamp(%q) at %s = %s, want %s (%v, %v)", line, ref, got, want, is, any)
 		}
 	})
@@ -88,13 +98,23 @@ func FuzzStamp(f *testing.F) {
 type wallTime struct {
 	month                     time.Month
 	day, hour, minute, second int
+	fraction                  time.Duration
 }
+
+// fractionForm is what may stand between a stamp's seconds and its space.
+var fractionForm = regexp.MustCompile(`^(?:\.([0-9]{1,9}))? `)
 
 // readBSD reads "Nov  2 07:50:01 " by its columns.
 func readBSD(line string) (w wallTime, ok bool) {
-	if len(line) < 16 || line[3] != ' ' || line[6] != ' ' || line[9] != ':' || line[12] != ':' || line[15] != ' ' {
+	if len(line) < 16 || line[3] != ' ' || line[6] != ' ' || line[9] != ':' || line[12] != ':' {
 		return w, false
 	}
+	f := fractionForm.FindStringSubmatch(line[15:])
+	if f == nil {
+		return w, false
+	}
+	nanos, _ := strconv.Atoi((f[1] + "000000000")[:9])
+	w.fraction = time.Duration(nanos)
 	for m := time.January; m <= time.December; m++ {
 		if strings.EqualFold(line[:3], m.String()[:3]) {
 			w.month = m
@@ -116,17 +136,34 @@ func readBSD(line string) (w wallTime, ok bool) {
 
 // search looks through the years, and through all offsets that a zone can have,
 // for instants that read as w: of the latest such reading that is not more than
-// a day ahead, the last passing that is not still to come, else the first.
+// a day ahead, the last passing that is not still to come, else the first. There
+// is none if the clock skipped w after that reading.
 func search(w wallTime, ref time.Time) (best time.Time, ok bool) {
 	for year := ref.Year() + 1; year >= ref.Year()-8; year-- {
 		var passings []time.Time // in the order of their instants
 		for quarter := 16 * 4; quarter >= -16*4; quarter-- {
 			at := time.Date(year, w.month, w.day, w.hour, w.minute, w.second, 0, time.FixedZone("", quarter*15*60)).In(ref.Location())
-			if at.Year() == year && (wallTime{at.Month(), at.Day(), at.Hour(), at.Minute(), at.Second()}) == w {
+			if at.Year() == year && (wallTime{at.Month(), at.Day(), at.Hour(), at.Minute(), at.Second(), w.fraction}) == w {
 				passings = append(passings, at)
 			}
 		}
-		if len(passings) == 0 || passings[0].Sub(ref) > 24*time.Hour {
+		if len(passings) == 0 {
+			// time.Date reads a skipped time by one of the offsets around it.
+			near := time.Date(year, w.month, w.day, w.hour, w.minute, w.second, 0, ref.Location())
+			there := time.Date(year, w.month, w.day, 0, 0, 0, 0, time.UTC).Day() == w.day
+			switch away := near.Sub(ref.Add(24 * time.Hour)); {
+			case !there || away > 24*time.Hour:
+				continue
+			case away < -24*time.Hour:
+				return best, false
+			}
+			_, before := near.Add(-24 * time.Hour).Zone()
+			if time.Date(year, w.month, w.day, w.hour, w.minute, w.second, 0, time.FixedZone("", before)).After(ref.Add(24 * time.Hour)) {
+				continue
+			}
+			return best, false
+		}
+		if passings[0].Sub(ref) > 24*time.Hour {
 			continue
 		}
 		best = passings[0]

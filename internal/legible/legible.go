@@ -1,0 +1,66 @@
+// Package legible makes text safe to show. A user's name, a log's line or a
+// message of another program may have characters that move the cursor, colour a
+// terminal (C0 and C1 controls, ECMA-48), break a line (U+2028) or turn the
+// writing round (U+202E). Whatever is printed or logged goes through here. It
+// knows nothing of where the text comes from.
+package legible
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// Rune says whether r prints, and stands for itself wherever it does: letters,
+// marks, numbers, punctuation, symbols and the space U+0020.
+func Rune(r rune) bool { return unicode.IsPrint(r) }
+
+// Text returns s with U+FFFD for each character that does not print (see Rune).
+func Text(s string) string {
+	return strings.Map(func(r rune) rune {
+		if Rune(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
+}
+
+// Lines is Text, but for the ends of lines.
+func Lines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, l := range lines {
+		lines[i] = Text(l)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// JSON returns valid JSON text with \uXXXX for each character that does not
+// print, so that it says the same. encoding/json escapes only those below U+0020
+// and two others. Text without such characters is returned as it is.
+func JSON(text []byte) []byte {
+	if !bytes.ContainsFunc(text, escaped) {
+		return text
+	}
+	out := make([]byte, 0, len(text)+64)
+	for len(text) > 0 {
+		r, n := utf8.DecodeRune(text)
+		switch {
+		case !escaped(r):
+			out = append(out, text[:n]...)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+		text = text[n:]
+	}
+	return out
+}
+
+// escaped says whether r is to be escaped in JSON, where what is below U+0020
+// can only stand between values.
+func escaped(r rune) bool { return r >= 0x7f && !Rune(r) }

@@ -1,0 +1,130 @@
+//go:build linux
+
+package presence
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// stray is a line of another host's, whose clock is elsewhere.
+func stray(when time.Time) string {
+	return when.Format(time.Stamp) + " elsewhere CRON[8]: a line with a clock of its own\n"
+}
+
+// A line with a stamp from elsewhere hides nothing: the search for the last
+// login goes on past it.
+func TestOutliersHideNothing(t *testing.T) {
+	april := time.Date(2026, 4, 2, 7, 0, 0, 0, time.UTC)
+	ahead := eight.Add(2 * 24 * time.Hour) // reads as of a year ago less two days
+	morning := noise("05:00") + in("07:30", "alice") + noise("07:40")
+	for _, test := range []struct{ name, log string }{
+		{"the newest line", morning + stray(april)},
+		{"the newest lines", morning + strings.Repeat(stray(april), 20)},
+		{"a day that is still to come", morning + stray(ahead)},
+		{"both", morning + stray(april) + stray(ahead) + stray(april)},
+		{"an hour that is still to come", morning + stray(eight.Add(time.Hour))},
+		{"between lines of now", morning + stray(april) + noise("07:45") + stray(ahead) + noise("07:50")},
+		{"another year", morning + "2019-01-01T00:00:00Z elsewhere CRON[8]: a line\n"},
+		{"a year to come", morning + "2029-01-01T00:00:00Z elsewhere CRON[8]: a line\n"},
+		{"before a login that is out of order", noise("05:00") + in("07:30", "alice") + stray(april) + in("07:25", "bob")},
+		{"a burst before one", noise("05:00") + in("07:30", "alice") + strings.Repeat(stray(april), 20) + in("07:25", "bob")},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newLogDir(t)
+			d.write("auth.log", test.log)
+			l := d.log("auth.log")
+			last(t, l, "alice", "07:30")
+			quiet(t, l)
+			d.write("auth.log", in("07:55", "carol"))
+			last(t, l, "carol", "07:55")
+		})
+	}
+}
+
+// An outlier says nothing about how far back its file reaches.
+func TestOutliersAreNoFloor(t *testing.T) {
+	d := newLogDir(t)
+	d.write("auth.log.1", noise("05:00")+in("07:36", "alice"))
+	d.write("auth.log", stray(time.Date(2026, 4, 2, 7, 0, 0, 0, time.UTC))+in("07:35", "bob")+noise("07:40"))
+	last(t, d.log("auth.log"), "alice", "07:36")
+}
+
+// Where stamps make no sense any more the search ends, and says so.
+func TestASearchThatGivesUpSaysSo(t *testing.T) {
+	april := time.Date(2026, 4, 2, 7, 0, 0, 0, time.UTC)
+	t.Run("a clock that was wrong for long", func(t *testing.T) {
+		d := newLogDir(t)
+		d.write("auth.log", in("07:30", "alice")+strings.Repeat(stray(april), 2*maxStray))
+		l := d.log("auth.log")
+		last(t, l, "", "")
+		want := d.path("auth.log") + `: is not searched for logins before the line "Nov 24 07:30:00 gate sshd[7]: `
+		if w := l.Warnings(); len(w) != 1 || !strings.HasPrefix(w[0], want) {
+			t.Errorf("warnings %q, want %q...", w, want)
+		}
+		d.now = at("08:10")
+		d.write("auth.log", in("08:05", "bob"))
+		last(t, l, "bob", "08:05")
+		quiet(t, l) // it does not matter any more
+	})
+	t.Run("a log that is too long", func(t *testing.T) {
+		d := newLogDir(t)
+		d.write("auth.log", in("07:30", "alice")+strings.Repeat(noise("07:40"), 4000))
+		f := newFiles([]string{d.path("auth.log")})
+		f.most = 4 * maxLine
+		_, ok, warnings, err := f.last(t.Context(), d.now)
+		want := fmt.Sprintf("%s: only the last %d bytes of it were searched", d.path("auth.log"), f.most)
+		if err != nil || ok || len(warnings) != 1 || !strings.HasPrefix(warnings[0], want) {
+			t.Errorf("%v, %v, warnings %q, want %q...", ok, err, warnings, want)
+		}
+	})
+	t.Run("a year without logins is no reason", func(t *testing.T) {
+		d := newLogDir(t)
+		var log strings.Builder
+		for n := 500; n > 0; n -= 5 {
+			log.WriteString(noiseAt(eight.AddDate(0, 0, -n)))
+		}
+		d.write("auth.log", log.String())
+		l := d.log("auth.log")
+		last(t, l, "", "")
+		quiet(t, l)
+	})
+}
+
+// A plain file of long ago that was written anew today is not of today.
+func TestACopyOfAnOldFileIsOld(t *testing.T) {
+	d := newLogDir(t)
+	var log strings.Builder
+	for n := 400; n > 200; n -= 5 {
+		log.WriteString(noiseAt(eight.AddDate(0, 0, -n)))
+		if n == 370 {
+			log.WriteString(inAt(at("07:30").AddDate(-1, 0, 0), "alice")) // reads as half an hour ago
+		}
+	}
+	d.write("auth.log", log.String())
+	last(t, d.log("auth.log"), "", "")
+}
+
+// After a power cut, blocks that were never written read as zeros.
+func TestZerosInsideALine(t *testing.T) {
+	login := strings.TrimSuffix(in("07:50", "bob"), "\n")
+	for _, test := range []struct{ name, line, user, at string }{
+		{"before a line", strings.Repeat("\x00", 9000) + login, "bob", "07:50"},
+		{"in the middle of the line before", "Nov 24 07:49:00 gate CRON[8]: pam_un" + strings.Repeat("\x00", 9000) + login, "bob", "07:50"},
+		{"twice", "Nov 24 07:49:00 ga\x00te CRON[8]\x00\x00" + login, "bob", "07:50"},
+		{"at the end", login + "\x00\x00", "alice", "07:40"},
+		{"in the middle of the login", login[:40] + "\x00" + login[40:], "alice", "07:40"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newLogDir(t)
+			d.write("auth.log", in("07:40", "alice"))
+			l := d.log("auth.log")
+			last(t, l, "alice", "07:40")
+			d.write("auth.log", test.line+"\n"+noise("07:55"))
+			last(t, l, test.user, test.at)
+			last(t, d.log("auth.log"), test.user, test.at)
+		})
+	}
+}
