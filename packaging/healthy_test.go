@@ -39,7 +39,7 @@ func TestAHealthyMachineHasNoWarnings(t *testing.T) {
 			m.Run("doorward", "polkit", "--install")
 			m.Run("systemctl", "restart", "polkit.service") // it reads rules anew by itself, at some moment
 			m.Run("systemctl", "start", "doorward.service")
-			for range 2 {
+			for range 12 {
 				knock(t, visitor)
 				eventually(t, "the door opens", func() bool { return doorState(t, m) == "open" })
 				visitor.Run("ssh", login...)
