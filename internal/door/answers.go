@@ -19,7 +19,7 @@ func (d *Door) Runs(now time.Time) []Effect {
 	case Opening:
 		return d.opened(now)
 	case Dark, Failsafe:
-		if fresh { // as it does on any machine before the door is there
+		if fresh && d.saved.State == Dark { // as it does on any machine before the door is there
 			return []Effect{Stop{}, d.record(now, audit.EventDark, "", "",
 				"the service ran when the door was first guarded; it is stopped", time.Time{})}
 		}

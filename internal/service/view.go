@@ -74,7 +74,19 @@ func readMember(ctx context.Context, b *bus, name string) (member, error) {
 
 func (m member) isSocket() bool { return strings.HasSuffix(m.name, ".socket") }
 
-// state translates systemd's ActiveState.
+// waits tells whether systemd has a job for the unit that is not done: somebody
+// has ordered something.
+func (m member) waits() bool {
+	var job struct {
+		ID   uint32 // 0 for none
+		Path dbus.ObjectPath
+	}
+	v := m.unit["Job"]
+	return v.Signature().String() == "(uo)" && v.Store(&job) == nil && job.ID != 0
+}
+
+// state translates systemd's ActiveState. A unit that is down with a job is about
+// to be started, as between the two halves of a restart.
 func (m member) state() State {
 	switch m.unit.str("ActiveState") {
 	case "active", "reloading", "refreshing":
@@ -83,7 +95,11 @@ func (m member) state() State {
 		return Starting
 	case "deactivating":
 		return Stopping
-	case "failed":
+	}
+	switch {
+	case m.waits():
+		return Starting
+	case m.unit.str("ActiveState") == "failed":
 		return Failed
 	}
 	return Stopped // "inactive", "maintenance"
