@@ -27,7 +27,8 @@ import (
 var documented = map[string]string{
 	"ActiveState": "s", "LoadState": "s", "Id": "s", "Triggers": "as", "TriggeredBy": "as", "Accept": "b", "Result": "s",
 	"ExecMainStatus": "i", "ExecMainCode": "i", "MainPID": "u", "KillMode": "s", "InactiveExitTimestampMonotonic": "t",
-	"StartLimitIntervalUSec": "t", "StartLimitBurst": "u", "Job": "(uo)",
+	"StartLimitIntervalUSec": "t", "StartLimitBurst": "u",
+	"Job": "av", // (uo) on the wire, of which godbus makes this
 }
 
 // drawProperties makes properties, some missing and some of other types than
@@ -80,7 +81,7 @@ func drawRight(c *tape.Tape, kind string) any {
 		return c.Bool()
 	case "i":
 		return int32(c.Below(4))
-	case "(uo)":
+	case "av":
 		return struct {
 			ID   uint32
 			Path dbus.ObjectPath
@@ -155,7 +156,7 @@ func wordState(v view) State {
 		s, known := map[string]State{"active": Running, "reloading": Running, "refreshing": Running, "activating": Starting,
 			"deactivating": Stopping, "failed": Failed}[w]
 		if s == Failed || !known {
-			if j, ok := m.unit.right()["Job"]; ok && j.Value().([]any)[0] != uint32(0) {
+			if job, _ := m.unit["Job"].Value().([]any); slices.Equal(job, []any{uint32(1), dbus.ObjectPath("/job")}) {
 				return Starting // between the halves of a restart
 			}
 		}

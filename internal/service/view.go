@@ -77,12 +77,12 @@ func (m member) isSocket() bool { return strings.HasSuffix(m.name, ".socket") }
 // waits tells whether systemd has a job for the unit that is not done: somebody
 // has ordered something.
 func (m member) waits() bool {
-	var job struct {
-		ID   uint32 // 0 for none
-		Path dbus.ObjectPath
+	job, _ := m.unit["Job"].Value().([]any) // (uo): its id, 0 for none, and its path
+	if len(job) != 2 {
+		return false
 	}
-	v := m.unit["Job"]
-	return v.Signature().String() == "(uo)" && v.Store(&job) == nil && job.ID != 0
+	id, ok := job[0].(uint32)
+	return ok && id != 0
 }
 
 // state translates systemd's ActiveState. A unit that is down with a job is about
