@@ -332,11 +332,11 @@ func TestToldToEndIsNotFailed(t *testing.T) {
 // A status command that keeps to the Linux Standard Base tells a stop from a death.
 func TestStatusCommandTellsAStopFromADeath(t *testing.T) {
 	for code, want := range map[int]State{1: Failed, 2: Failed, 3: Stopped, 4: Failed} {
-		file := filepath.Join(t.TempDir(), "down")
-		c := newCommand(t, []string{"/bin/true"}, []string{"/bin/true"},
-			[]string{"/bin/sh", "-c", fmt.Sprintf("! [ -e %s ] || exit %d", file, code)})
+		up := filepath.Join(t.TempDir(), "up")
+		c := newCommand(t, []string{"/bin/touch", up}, []string{"/bin/rm", "-f", up},
+			[]string{"/bin/sh", "-c", fmt.Sprintf("[ -e %s ] || exit %d", up, code)})
 		mustStart(t, c)
-		if err := os.WriteFile(file, nil, 0o600); err != nil {
+		if err := os.Remove(up); err != nil {
 			t.Fatal(err)
 		}
 		if got := status(t, c); got.State != want {
