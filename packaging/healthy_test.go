@@ -75,13 +75,15 @@ func testOperatorStops(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS)
 			})
 		}
 	}
-	eventually(t, "the second stop in a row is seen", func() bool { return doorOf(t, m).State == "opening" })
+	halted := func() bool { return doorOf(t, m).State == "opening" }
+	eventually(t, "the second stop in a row is seen", halted)
 	knock(t, visitor)
 	eventually(t, "a right knock starts it", func() bool { return doorOf(t, m).State == "open" })
 	if got := daemonStatus(t, m).Events; got["dark"] != 2 { // that of the start, and that of the test before
 		t.Errorf("the door went dark under the operator: %v", got)
 	}
 	m.Run("systemctl", "mask", "--now", "ssh.service")
+	eventually(t, "the third stop in a row is seen", halted)
 	knock(t, visitor)
 	eventually(t, "the door is dark, since nothing can be started", func() bool {
 		return doorOf(t, m).State == "dark" && strings.Contains(m.Run("doorward", "log"), "systemctl unmask ssh.service")
