@@ -314,9 +314,10 @@ func (d *Door) nextLook() (time.Time, bool) {
 }
 
 // stands says whether the door is open, or was and is in a pause before its
-// service is started again: then it goes dark as an open one does.
+// service is started again for nobody in particular: then it goes dark as an open
+// one does.
 func (d *Door) stands() bool {
-	return d.saved.State == Open || d.reopens && !d.again.IsZero()
+	return d.saved.State == Open || d.reopens && !d.again.IsZero() && len(d.waiting) == 0
 }
 
 // darkAt is when an open door goes dark if nobody is seen before.

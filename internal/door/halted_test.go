@@ -172,3 +172,22 @@ func TestWhatRanBeforeTheDoorIsStoppedWithoutAWarning(t *testing.T) {
 	again := New(ssh, s.door.Saved(), s.now)
 	s.want(again.Runs(s.now), "stop", "record repaired | the service ran although the door is dark; it is stopped")
 }
+
+// Who knocked in the pause is waited for, however long nobody was in.
+func TestAPauseIsNotIdleForWhoWaits(t *testing.T) {
+	rules := ssh
+	rules.Idle = 12 * time.Second
+	s := opened(t, rules)
+	s.at(5 * time.Second)
+	s.door.Halted(s.now)
+	s.door.Runs(s.now)
+	s.at(6 * time.Second)
+	s.door.Halted(s.now)
+	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "touched 2"}), "start")
+	s.door.Halted(s.now) // others cancel that start
+	s.at(12 * time.Second)
+	s.want(s.door.Tick(s.now))
+	s.door.Seen(s.now, Seen{})
+	s.state(Opening)
+	s.until(26 * time.Second)
+}
