@@ -26,6 +26,7 @@ var elsewhere = map[string]string{
 	"internal/config":   ".",
 	"internal/files":    ".",
 	"internal/share":    ".",
+	"internal/service":  "^Test(Refused|RestartIsNoStop)$",
 	"cmd/doorward":      ".",
 }
 
