@@ -6,16 +6,35 @@ import (
 	"context"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
+// text is what is written to it, by whom does not matter.
+type text struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (x *text) Write(p []byte) (int, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.b.Write(p)
+}
+
+func (x *text) String() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.b.String()
+}
+
 // The daemon starts before D-Bus does: that is no reason for a warning, unless it
 // stays away.
 func TestWatchWarnsOfWhatLasts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log strings.Builder
+		var log text
 		u := NewUnit("ssh.service", textLogger(&log))
 		u.address = "unix:path=" + filepath.Join(t.TempDir(), "no-bus")
 		ctx, cancel := context.WithCancel(t.Context())
