@@ -51,11 +51,16 @@ func (o *initOptions) next(e *env, w io.Writer, m machine, c *config.Config) err
 	steps := []string{
 		"Keep the session that you are in. It lives on whatever the door does; close it when a new one has worked.",
 		"doorward check" + file,
+	}
+	if door.Service != nil && door.Service.Unit != "" {
+		steps = append(steps, "sudo doorward polkit"+file+" --install")
+	}
+	steps = append(steps,
 		"doorward doctor",
 		daemon,
-		"From another machine: " + try(door),
+		"From another machine: "+try(door),
 		"After a change of the file: doorward apply --confirm 60s",
-	}
+	)
 	for i, s := range steps {
 		fmt.Fprintf(&b, "  %d. %s\n", i+1, s)
 	}

@@ -307,8 +307,9 @@ func TestInitNext(t *testing.T) {
 		"warning: 25633 and 28904 lie among the ports that this machine gives to outgoing connections (25000 to 61000), " +
 			"so that one of those may hold a listener's port; to keep them free: " +
 			"sysctl -w net.ipv4.ip_local_reserved_ports=25633,28904\n",
-		"  5. From another machine: doorward knock HOST --touch 28904,24117 --wait 2222 -- ssh USER@HOST -p 2222\n",
-		"  6. After a change of the file: doorward apply --confirm 60s\n",
+		"  2. doorward check FILE\n  3. sudo doorward polkit FILE --install\n  4. doorward doctor\n  5. doorwardd -c FILE\n",
+		"  6. From another machine: doorward knock HOST --touch 28904,24117 --wait 2222 -- ssh USER@HOST -p 2222\n",
+		"  7. After a change of the file: doorward apply --confirm 60s\n",
 	} {
 		if !strings.Contains(errs, want) {
 			t.Errorf("the last words lack %q:\n%s", want, errs)

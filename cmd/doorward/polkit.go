@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os/user"
 	"slices"
@@ -18,8 +19,10 @@ import (
 const polkitRules = "/etc/polkit-1/rules.d/50-doorward.rules"
 
 const polkitHelp = `Make the polkit rule that lets the daemon's user start and stop the units of the
-configuration: just those, and nothing else about them. The daemon runs as a user
-of its own, which systemd would otherwise ask for a password.
+configuration, and have systemd forget their failures: just those, and nothing
+else about them. The daemon runs as a user of its own, which systemd would
+otherwise ask for a password. The rule has a unit's own name, also where the
+configuration has another one for it (on Debian, sshd.service is ssh.service).
 
 Without --install the rule is printed. With it, it is written to
 ` + polkitRules + `, where polkit sees it at once. Do it
@@ -41,12 +44,12 @@ func newPolkit(e *env) *cobra.Command {
 		Long:    polkitHelp,
 		Example: polkitExamples,
 		Args:    fileArg,
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(c *cobra.Command, args []string) error {
 			path := firstOf(args)
 			if path == "" {
 				path = config.DefaultPath
 			}
-			return polkit(e, path, name, install)
+			return polkit(c.Context(), e, path, name, install)
 		},
 	}
 	c.Flags().BoolVar(&install, "install", false, "write the rule to "+polkitRules)
@@ -54,18 +57,24 @@ func newPolkit(e *env) *cobra.Command {
 	return c
 }
 
-func polkit(e *env, path, name string, install bool) error {
+func polkit(ctx context.Context, e *env, path, name string, install bool) error {
 	conf, _, err := config.Load(path)
 	if err != nil {
 		return withHint(err, "doorward check %s", path)
 	}
-	var units []string
+	var units []service.Names
+	var called []string
 	for _, d := range conf.Doors {
-		if d.Service != nil && d.Service.Unit != "" {
-			units = append(units, d.Service.Unit)
+		if d.Service == nil || d.Service.Unit == "" {
+			continue
 		}
+		n := unitNames(ctx, d.Service.Unit)
+		if n.ID != d.Service.Unit {
+			fmt.Fprintf(e.stderr, "doorward: %s is another name of %s, which the rule has\n", d.Service.Unit, n.ID)
+		}
+		units = append(units, n)
+		called = append(called, n.ID)
 	}
-	slices.Sort(units)
 	if len(units) == 0 {
 		return fmt.Errorf("%s: no door has a unit, so that no rule is needed", path)
 	}
@@ -77,7 +86,8 @@ func polkit(e *env, path, name string, install bool) error {
 	if err := installRule(polkitRules, rule); err != nil {
 		return withHint(err, "sudo doorward polkit --install; polkit must be there: apt-get install polkitd")
 	}
-	fmt.Fprintf(e.stdout, "%s lets %s start and stop %s\n", polkitRules, name, strings.Join(units, ", "))
+	slices.Sort(called)
+	fmt.Fprintf(e.stdout, "%s lets %s start and stop %s\n", polkitRules, name, strings.Join(slices.Compact(called), ", "))
 	return nil
 }
 

@@ -25,7 +25,7 @@ func TestPolkitNamesJustTheUnitsOfTheDoors(t *testing.T) {
 	if code := run(t.Context(), e, []string{"polkit", path}); code != 0 {
 		t.Fatalf("exit status %d: %s", code, errs.String())
 	}
-	for _, want := range []string{`"start panel.service"`, `"stop panel.service"`, `subject.user === "doorward"`} {
+	for _, want := range []string{`"start panel.service"`, `"stop panel.service"`, `"reset-failed panel.service"`, `subject.user === "doorward"`} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the rule lacks %s:\n%s", want, out.String())
 		}

@@ -57,7 +57,7 @@ type Door struct {
 	Since     time.Time      `json:"since"`
 	Reason    string         `json:"reason"`    // why it is in this state, for people
 	Ports     []string       `json:"ports"`     // "22/tcp", "60000-61000/udp"
-	Service   string         `json:"service"`   // "ssh.service", a command's argv[0], or "" for none
+	Service   string         `json:"service"`   // "ssh.service", by an alias "sshd.service (ssh.service)", a command's argv[0], or "" for none
 	Running   bool           `json:"running"`   // the service was last seen to run; true when there is none
 	LastSeen  *time.Time     `json:"last_seen"` // latest presence, null before the first
 	DarkAt    *time.Time     `json:"dark_at"`   // when idleness will end it, null unless open

@@ -48,6 +48,7 @@ type Finding struct {
 
 // Unit is a systemd unit, as far as a doctor asks about it.
 type Unit interface {
+	Facts(ctx context.Context) (service.Facts, error)
 	Status(ctx context.Context) (service.Status, error)
 	CutsSessions(ctx context.Context) (bool, string, error)
 }
@@ -60,6 +61,8 @@ type Patient struct {
 	// Status asks the daemon.
 	Status func(ctx context.Context) (control.Status, error)
 	Unit   func(name string) Unit
+	// Denied asks polkit which orders it would deny to a user; service.Denied.
+	Denied func(ctx context.Context, uid int, orders []service.Order) ([]service.Order, error)
 	Now    func() time.Time
 	// Root is put before paths of files, "" but in tests. Sockets and nftables
 	// are always those of the caller's network namespace.
@@ -97,9 +100,10 @@ func (p *Patient) Examine(ctx context.Context) []Finding {
 	reader := p.daemonReader(daemon)
 	add(mayReadConfiguration(reader, p.path(p.Config))...)
 	for i := range c.Doors {
-		add(p.unit(ctx, &c.Doors[i])...)
+		add(p.unit(ctx, &c.Doors[i], reader, holders)...)
 		add(p.logins(ctx, &c.Doors[i], reader)...)
 	}
+	add(p.sharedUnits(ctx, c)...)
 	add(p.boot()...)
 	add(ownSession(c, p.sshConnection(), status, p.Now())...)
 	add(outside(c)...)

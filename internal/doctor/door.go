@@ -16,48 +16,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/presence"
-	"github.com/doorward/doorward/internal/service"
 )
-
-// unit looks at the service behind a door.
-func (p *Patient) unit(ctx context.Context, d *config.Door) []Finding {
-	where := "door " + d.Name
-	switch {
-	case d.Service == nil:
-		return nil
-	case d.Service.Unit == "":
-		return commands(where, d.Service, p.path)
-	}
-	name := d.Service.Unit
-	u := p.Unit(name)
-	s, err := u.Status(ctx)
-	if err != nil {
-		return []Finding{{Problem, where, fmt.Sprintf("its unit %s cannot be asked about: %v", name, err),
-			"systemctl status " + name}}
-	}
-	all := []Finding{{OK, where, fmt.Sprintf("its unit %s is %s", name, s.State), ""}}
-	if s.State == service.Failed {
-		all[0].Verdict, all[0].Do = Warning, "journalctl -u "+name
-		all[0].What += ": " + s.Detail
-	}
-	if cuts, why, err := u.CutsSessions(ctx); err == nil && cuts {
-		all = append(all, Finding{Problem, where, "going dark would end open sessions: " + why, "systemctl edit " + name})
-	}
-	if p.enabled(name) {
-		all = append(all, Finding{Note, where, fmt.Sprintf("%s also starts by itself at boot, and doorward stops it when"+
-			" nobody has been in for %v; that is a way in should doorward itself not start", name, d.Presence.Idle),
-			"to have it run only after a knock: systemctl disable " + name})
-	}
-	if base, ok := strings.CutSuffix(name, ".service"); ok {
-		socket := base + ".socket"
-		if s, err := p.Unit(socket).Status(ctx); err == nil && s.State == service.Running {
-			all = append(all, Finding{Problem, where, fmt.Sprintf("%s is active beside %s: it holds the port, and starts"+
-				" the service behind doorward's back", socket, name),
-				fmt.Sprintf("systemctl disable --now %s; or write unit = %q", socket, socket)})
-		}
-	}
-	return all
-}
 
 // commands looks whether a service's programs are there.
 func commands(where string, s *config.Service, path func(string) string) []Finding {

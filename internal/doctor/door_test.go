@@ -17,70 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/presence"
-	"github.com/doorward/doorward/internal/service"
 )
-
-// units are systemd's, by name; those that are missing do not exist.
-type units map[string]fakeUnit
-
-type fakeUnit struct {
-	status service.Status
-	cuts   string
-}
-
-func (u units) unit(name string) Unit { return asked{u, name} }
-
-type asked struct {
-	units units
-	name  string
-}
-
-func (a asked) Status(context.Context) (service.Status, error) {
-	u, ok := a.units[a.name]
-	if !ok {
-		return service.Status{}, fmt.Errorf("unit %q does not exist", a.name)
-	}
-	return u.status, nil
-}
-
-func (a asked) CutsSessions(context.Context) (bool, string, error) {
-	return a.units[a.name].cuts != "", a.units[a.name].cuts, nil
-}
-
-func TestUnit(t *testing.T) {
-	running := service.Status{State: service.Running}
-	tests := []struct {
-		name  string
-		units units
-		files map[string]string
-		want  []string
-	}{
-		{"runs", units{"ssh.service": {status: running}}, nil, []string{"ok: door ssh: its unit ssh.service is running > "}},
-		{"stopped, its socket too", units{"ssh.service": {}, "ssh.socket": {}}, nil,
-			[]string{"ok: door ssh: its unit ssh.service is stopped > "}},
-		{"none", units{}, nil,
-			[]string{`problem: door ssh: its unit ssh.service cannot be asked about: unit "ssh.service" does not exist`}},
-		{"failed", units{"ssh.service": {status: service.Status{State: service.Failed, Detail: "exit status 255"}}}, nil,
-			[]string{"warning: door ssh: its unit ssh.service is failed: exit status 255 > journalctl -u ssh.service"}},
-		{"cuts sessions", units{"ssh.service": {status: running, cuts: "KillMode=control-group ends them"}}, nil, []string{
-			"ok: door ssh", "problem: door ssh: going dark would end open sessions: KillMode=control-group ends them >" +
-				" systemctl edit ssh.service"}},
-		{"socket beside it", units{"ssh.service": {status: running}, "ssh.socket": {status: running}}, nil, []string{
-			"ok: door ssh", "problem: door ssh: ssh.socket is active beside ssh.service: it holds the port, and starts the" +
-				` service behind doorward's back > systemctl disable --now ssh.socket; or write unit = "ssh.socket"`}},
-		{"enabled", units{"ssh.service": {status: running}},
-			map[string]string{"/etc/systemd/system/multi-user.target.wants/ssh.service": ""}, []string{
-				"ok: door ssh", "note: door ssh: ssh.service also starts by itself at boot, and doorward stops it when nobody" +
-					" has been in for 1h0m0s; that is a way in should doorward itself not start > to have it run only"}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			p := machine(t, tt.files)
-			p.Unit = tt.units.unit
-			want(t, p.unit(t.Context(), &sshDoor(t).Doors[0]), tt.want...)
-		})
-	}
-}
 
 func TestCommands(t *testing.T) {
 	p := machine(t, map[string]string{"/usr/sbin/sshd": "x"})

@@ -56,7 +56,8 @@ func TestExamine(t *testing.T) {
 		" gate sshd[7]: Accepted publickey for alice from 192.0.2.1 port 50000 ssh2: ED25519 SHA256:x\n")
 
 	p := &Patient{Config: path, Control: filepath.Join(dir, "none.sock"), Now: time.Now,
-		Unit: units{"ssh.service": {status: service.Status{State: service.Running}}}.unit,
+		Unit:   units{"ssh.service": {status: service.Status{State: service.Running}}}.unit,
+		Denied: polkit{}.denied,
 		Status: func(context.Context) (control.Status, error) {
 			return control.Status{}, errors.New("no daemon answers")
 		}}

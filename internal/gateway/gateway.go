@@ -321,6 +321,9 @@ func (g *Gateway) upkeep(now time.Time) {
 		g.resync = true
 	}
 	for _, d := range g.doors {
+		if d.service != nil {
+			d.service.askLeave()
+		}
 		if d.conf.SingleUse && d.door.Granted() > 0 {
 			g.resync = true // a grant may have been spent
 		}

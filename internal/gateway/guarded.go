@@ -77,6 +77,7 @@ func (d *guarded) start(ctx context.Context) {
 	d.lookFor = d.gw.world.Look(d.conf)
 	if d.conf.Service != nil {
 		d.service = d.gw.newKeeper(d.ctx, d.conf, d.serviceAnswered)
+		d.service.askLeave()
 	}
 }
 

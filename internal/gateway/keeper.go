@@ -32,6 +32,7 @@ type keeper struct {
 	running bool // as last seen
 	known   bool // it was seen, or done
 	news    service.Status
+	leave   permission
 }
 
 // word is how a service stands, as its door is to hear it: at the end of an order,
@@ -95,6 +96,7 @@ func (k *keeper) did(now time.Time, run bool, err error) {
 		return
 	}
 	k.busy = false
+	k.ordered(err)
 	if k.again && k.wanted != run {
 		k.do(k.wanted)
 		return

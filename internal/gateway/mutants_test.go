@@ -26,7 +26,8 @@ var elsewhere = map[string]string{
 	"internal/config":   ".",
 	"internal/files":    ".",
 	"internal/share":    ".",
-	"internal/service":  "^Test(Refused|RestartIsNoStop)$",
+	"internal/service":  "^Test(NamesByLinks|PolkitRule|Refused|RestartIsNoStop)$",
+	"internal/doctor":   "^TestUnit",
 	"cmd/doorward":      ".",
 }
 

@@ -93,6 +93,7 @@ func (g *Gateway) allWarnings() []string {
 			all = append(all, p.what+p.problem)
 		}
 	}
+	all = append(all, g.serviceWarnings()...)
 	for _, d := range g.doors {
 		for _, o := range d.oddities {
 			all = append(all, "door "+d.name()+": "+o)

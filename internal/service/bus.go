@@ -22,6 +22,11 @@ const (
 	socketIface    = systemdName + ".Socket"
 	propertyGetAll = "org.freedesktop.DBus.Properties.GetAll"
 
+	errNeedsPassword  = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
+	errAccessDenied   = "org.freedesktop.DBus.Error.AccessDenied"
+	errInvalidArgs    = "org.freedesktop.DBus.Error.InvalidArgs"
+	errServiceUnknown = "org.freedesktop.DBus.Error.ServiceUnknown"
+
 	defaultBus = "unix:path=/run/dbus/system_bus_socket"
 )
 
@@ -46,22 +51,29 @@ func busAddress() string {
 // dialBus connects and authenticates by uid. The connection closes when ctx
 // ends, which ends every call and wait on it.
 func dialBus(ctx context.Context, address string) (*bus, error) {
-	conn, err := dbus.Dial(address, dbus.WithContext(ctx))
-	if err == nil {
-		err = conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))})
-		if err == nil {
-			err = conn.Hello()
-		}
-		if err != nil {
-			conn.Close()
-		}
-	}
+	conn, err := connect(ctx, address, os.Geteuid())
 	if err != nil {
 		return nil, unreachable(address, err)
 	}
 	b := &bus{conn: conn, manager: conn.Object(systemdName, systemdPath), signals: make(chan *dbus.Signal, 128)}
 	conn.Signal(b.signals)
 	return b, nil
+}
+
+// connect connects as a user, who must be this process's, or this thread's.
+func connect(ctx context.Context, address string, uid int) (*dbus.Conn, error) {
+	conn, err := dbus.Dial(address, dbus.WithContext(ctx))
+	if err != nil {
+		return nil, err
+	}
+	if err = conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(uid))}); err == nil {
+		err = conn.Hello()
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 func unreachable(address string, err error) error {

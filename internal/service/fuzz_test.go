@@ -28,6 +28,7 @@ var documented = map[string]string{
 	"ActiveState": "s", "LoadState": "s", "Id": "s", "Triggers": "as", "TriggeredBy": "as", "Accept": "b", "Result": "s",
 	"ExecMainStatus": "i", "ExecMainCode": "i", "MainPID": "u", "KillMode": "s", "InactiveExitTimestampMonotonic": "t",
 	"StartLimitIntervalUSec": "t", "StartLimitBurst": "u",
+	"UnitFileState": "s", "RuntimeDirectory": "as", "RuntimeDirectoryPreserve": "s",
 	"Job": "av", // (uo) on the wire, of which godbus makes this
 }
 
@@ -127,6 +128,13 @@ func FuzzProperties(f *testing.F) {
 		got := v.status()
 		if d := cmp.Diff(right.status(), got); d != "" {
 			t.Fatalf("wrong types change the status (-without +with):\n%s", d)
+		}
+		facts := v.facts()
+		if d := cmp.Diff(right.facts(), facts); d != "" {
+			t.Fatalf("wrong types change the facts (-without +with):\n%s", d)
+		}
+		if own := (view{members: v.members[:1]}); facts.Own.State != wordState(own) {
+			t.Fatalf("its own state is %v, systemd's words say %v", facts.Own.State, wordState(own))
 		}
 		u := &Unit{name: names[0]}
 		for _, result := range []string{"done", "failed", "timeout", "\x1b"} {

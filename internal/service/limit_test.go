@@ -71,7 +71,7 @@ func testUnitSocketLimit(t *testing.T, m *systemdtest.Machine) {
 // asked for that.
 func testUnitMayNotReset(t *testing.T, m *systemdtest.Machine) {
 	rule := ""
-	for line := range strings.Lines(PolkitRule("doorward", []string{"patient.service", "never.service"})) {
+	for line := range strings.Lines(PolkitRule("doorward", []Names{{ID: "patient.service"}, {ID: "never.service"}})) {
 		if !strings.Contains(line, "reset-failed") {
 			rule += line
 		}

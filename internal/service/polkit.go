@@ -6,18 +6,41 @@ import (
 	"strings"
 )
 
+// Names are a unit by the names that systemd calls it, which are those that it
+// asks polkit about, whatever alias the order came by.
+type Names struct {
+	ID string // its own name
+	// Feeds are the services that a socket hands its connections to, which are
+	// stopped with it since they go on listening; nil for another unit.
+	Feeds []string
+}
+
+// Order is one thing that is asked of systemd, by the words that polkit knows it
+// by: the details "verb" and "unit" of org.freedesktop.systemd1.manage-units.
+type Order struct{ Verb, Unit string }
+
+// String returns "start ssh.service".
+func (o Order) String() string { return o.Verb + " " + o.Unit }
+
+// Orders are all that a Unit ever asks for.
+func (n Names) Orders() []Order {
+	orders := []Order{{"start", n.ID}, {"stop", n.ID}, {"reset-failed", n.ID}}
+	for _, s := range n.Feeds {
+		orders = append(orders, Order{"stop", s}, Order{"reset-failed", s})
+	}
+	return orders
+}
+
 // PolkitRule returns a polkit rule (JavaScript, for a file under
-// /etc/polkit-1/rules.d) that lets user start and stop exactly units, without a
-// password, and nothing else: no restart, no enabling, no other unit. For a
-// .socket it also allows stopping the .service of the same name, which goes on
-// listening when its socket stops. Units must be named as systemd does, not by
-// an alias. It needs polkit 0.106 or later and systemd 226 or later.
-func PolkitRule(user string, units []string) string {
+// /etc/polkit-1/rules.d) that lets user start and stop exactly units, and have
+// their failures forgotten, without a password, and nothing else: no restart, no
+// enabling, no other unit. It needs polkit 0.106 or later and systemd 226 or
+// later.
+func PolkitRule(user string, units []Names) string {
 	var orders []string
 	for _, u := range units {
-		orders = append(orders, "start "+u, "stop "+u)
-		if base, ok := strings.CutSuffix(u, ".socket"); ok {
-			orders = append(orders, "stop "+base+".service")
+		for _, o := range u.Orders() {
+			orders = append(orders, o.String())
 		}
 	}
 	slices.Sort(orders)

@@ -10,10 +10,13 @@ func TestPolkitRule(t *testing.T) {
 	want := `// Made by doorward from the units of its configuration; make it anew when they change.
 polkit.addRule(function(action, subject) {
     var orders = [
+        "reset-failed a\"b\\x2d\n\u003c\u2028.service",
+        "reset-failed main.service",
+        "reset-failed ssh.socket",
         "start a\"b\\x2d\n\u003c\u2028.service",
         "start ssh.socket",
         "stop a\"b\\x2d\n\u003c\u2028.service",
-        "stop ssh.service",
+        "stop main.service",
         "stop ssh.socket",
         null
     ];
@@ -25,7 +28,8 @@ polkit.addRule(function(action, subject) {
     return polkit.Result.NOT_HANDLED;
 });
 `
-	got := PolkitRule("doorward", []string{"ssh.socket", "a\"b\\x2d\n<\u2028.service", "ssh.socket"})
+	got := PolkitRule("doorward", []Names{{ID: "ssh.socket", Feeds: []string{"main.service"}},
+		{ID: "a\"b\\x2d\n<\u2028.service"}, {ID: "ssh.socket"}})
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

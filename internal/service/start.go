@@ -43,6 +43,7 @@ func (u *Unit) Start(ctx context.Context) error {
 	if err != nil {
 		return u.fail(ctx, "start", begun, view{}, err)
 	}
+	u = u.byItsOwnName()
 	if v.status().State == Running {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,21 +18,49 @@ import (
 //
 // It talks to the system bus at DBUS_SYSTEM_BUS_ADDRESS, by default
 // /run/dbus/system_bus_socket, dialled anew for each order. It never asks for a
-// password: what polkit does not allow outright is an error (see PolkitRule).
+// password: what polkit does not allow outright is ErrNotAllowed (see PolkitRule).
 type Unit struct {
 	name    string
 	address string
 	log     *slog.Logger
+	names   *atomic.Pointer[Names] // as systemd last told them, nil before that
 }
+
+// ErrNotAllowed is an order that systemd refuses to this process, of this unit,
+// whatever state it is in.
+var ErrNotAllowed = errors.New("not allowed")
 
 // NewUnit returns the unit of that name, suffix included ("ssh.service"). It
-// does not look whether it exists.
+// does not look whether it exists. The name may be an alias.
 func NewUnit(name string, log *slog.Logger) *Unit {
-	return &Unit{name: name, address: busAddress(), log: log.With("unit", name)}
+	return &Unit{name: name, address: busAddress(), log: log.With("unit", name), names: new(atomic.Pointer[Names])}
 }
 
-// String returns the unit's name.
-func (u *Unit) String() string { return u.name }
+// String returns the name that the unit was given, and its own when systemd has
+// told that it is another: "sshd.service (ssh.service)".
+func (u *Unit) String() string {
+	if id := u.Names().ID; id != u.name {
+		return u.name + " (" + id + ")"
+	}
+	return u.name
+}
+
+// byItsOwnName is the unit by the name that systemctl and the journal know it by,
+// as far as systemd has told it.
+func (u *Unit) byItsOwnName() *Unit {
+	own := *u
+	own.name = u.Names().ID
+	return &own
+}
+
+// Names returns the unit's names as systemd last told them to this Unit; before
+// that, the one that it was given.
+func (u *Unit) Names() Names {
+	if n := u.names.Load(); n != nil {
+		return *n
+	}
+	return Names{ID: u.name}
+}
 
 // Stop stops the unit and returns when systemd calls it inactive, at once when
 // it is already. For a socket that hands its connections to one service
@@ -123,11 +152,11 @@ func (u *Unit) loadable(v view) error {
 
 // fail words the error of a call or wait: time-out, leave, or D-Bus itself.
 func (u *Unit) fail(ctx context.Context, verb string, begun time.Time, v view, err error) error {
-	name, id := u.name, ""
+	name := u.name
 	state := "no answer"
 	if len(v.members) > 0 {
 		m := v.members[0]
-		name, id = m.name, m.unit.str("Id")
+		name = m.name
 		state = "was " + m.unit.str("ActiveState")
 	}
 	switch {
@@ -138,13 +167,9 @@ func (u *Unit) fail(ctx context.Context, verb string, begun time.Time, v view, e
 		return fmt.Errorf("%s of unit %q: %w", verb, name, ctx.Err())
 	}
 	switch errorName(err) {
-	case "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", "org.freedesktop.DBus.Error.AccessDenied":
-		if id != "" && id != name {
-			return fmt.Errorf("not allowed to %s unit %q: %w; it is another name of %q, which is what the configuration should say",
-				verb, name, err, id)
-		}
-		return fmt.Errorf("not allowed to %s unit %q: %w; \"doorward polkit\" prints the rule that allows it", verb, name, err)
-	case "org.freedesktop.systemd1.NoSuchUnit", "org.freedesktop.DBus.Error.InvalidArgs":
+	case errNeedsPassword, errAccessDenied:
+		return fmt.Errorf("%w to %s unit %q: %w; \"sudo doorward polkit --install\" allows it", ErrNotAllowed, verb, name, err)
+	case "org.freedesktop.systemd1.NoSuchUnit", errInvalidArgs:
 		return fmt.Errorf("%s unit %q: %w", verb, name, err)
 	}
 	return fmt.Errorf("%s unit %q: %w", verb, name, unreachable(u.address, err))

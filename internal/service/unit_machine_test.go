@@ -8,7 +8,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strings"
+	"os/user"
+	"strconv"
 	"testing"
 	"time"
 
@@ -33,6 +34,20 @@ func helpUnit(args []string) {
 		err = u.Start(ctx)
 	case "stop":
 		err = u.Stop(ctx)
+	case "allowed":
+		err = u.Allowed(ctx)
+	case "denied": // as root, about the user doorward
+		who, lookup := user.Lookup("doorward")
+		if lookup != nil {
+			fmt.Println(lookup)
+			return
+		}
+		uid, _ := strconv.Atoi(who.Uid)
+		var orders []Order
+		orders, err = Denied(ctx, uid, u.Names().Orders())
+		for _, o := range orders {
+			fmt.Println(o)
+		}
 	case "watch":
 		ctx, cancel := context.WithCancel(ctx)
 		go func() { // ends when the test closes the input, or with the process
@@ -84,72 +99,4 @@ func testUnitSession(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS) {
 			}
 		})
 	}
-}
-
-// testUnitPolkit gives orders as the user doorward.
-func testUnitPolkit(t *testing.T, m *systemdtest.Machine) {
-	sysusers, err := os.ReadFile("../../packaging/doorward.sysusers")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.Write("/usr/lib/sysusers.d/doorward.conf", string(sysusers), 0o644)
-	m.Run("systemd-sysusers")
-	m.Write("/etc/systemd/system/odd\\x2dname.service", "[Service]\nExecStart=/bin/sleep infinity\n", 0o644)
-	m.Run("ln", "-s", "main.service", "/etc/systemd/system/other.service")
-	m.Run("systemctl", "daemon-reload")
-	order := func(args ...string) string {
-		t.Helper()
-		args = append([]string{helperWord, "unit"}, args...)
-		out, err := m.CommandAs(t.Context(), "doorward", "/helper", args...).Output()
-		if err != nil {
-			t.Fatalf("%q: %v\n%s", args, err, out)
-		}
-		return strings.TrimSpace(string(out))
-	}
-	denied := func(verb, unit string) string {
-		return fmt.Sprintf(`not allowed to %s unit %q: Interactive authentication required.; "doorward polkit" prints the rule that allows it`, verb, unit)
-	}
-
-	if got, want := order("start", "ssh.service"), denied("start", "ssh.service"); got != want {
-		t.Errorf("without the rule: %s\nwant %s", got, want)
-	}
-	m.Write("/etc/polkit-1/rules.d/49-doorward.rules",
-		PolkitRule("doorward", []string{"ssh.service", "ssh.socket", "fed.socket", `odd\x2dname.service`, "other.service"}), 0o644)
-	m.Run("systemctl", "restart", "polkit.service") // it reads rules anew by itself, at some moment
-	for _, o := range [][2]string{
-		{"start", "ssh.service"}, {"start", "ssh.service"}, {"stop", "ssh.service"}, {"stop", "ssh.service"},
-		{"start", "ssh.socket"}, {"stop", "ssh.socket"},
-		{"start", `odd\x2dname.service`}, {"stop", `odd\x2dname.service`},
-	} {
-		if got := order(o[0], o[1]); got != "done" {
-			t.Errorf("%s %s: %s", o[0], o[1], got)
-		}
-	}
-	m.Run("systemctl", "start", "fed.service")
-	if got := order("stop", "fed.socket"); got != "done" {
-		t.Errorf("stop of a socket whose service runs: %s", got)
-	}
-
-	m.Run("systemctl", "start", "plain.service")
-	for _, o := range [][2]string{{"start", "main.service"}, {"stop", "plain.service"}, {"start", "fed.service"}} {
-		if got, want := order(o[0], o[1]), denied(o[0], o[1]); got != want {
-			t.Errorf("%s\nwant %s", got, want)
-		}
-	}
-	got, want := order("start", "other.service"), `not allowed to start unit "other.service": Interactive authentication required.; `+
-		`it is another name of "main.service", which is what the configuration should say`
-	if got != want {
-		t.Errorf("by an alias: %s\nwant %s", got, want)
-	}
-	for _, verb := range []string{"restart", "reload-or-restart", "kill", "disable", "mask"} {
-		out, err := m.CommandAs(t.Context(), "doorward", "systemctl", "--no-ask-password", verb, "ssh.service").CombinedOutput()
-		if err == nil || !strings.Contains(string(out), "nteractive authentication required") {
-			t.Errorf("systemctl %s ssh.service as doorward: %v\n%s", verb, err, out)
-		}
-	}
-	out, err := m.CommandAs(t.Context(), "nobody", "systemctl", "--no-ask-password", "start", "ssh.service").CombinedOutput()
-	if err == nil {
-		t.Errorf("another user may start it: %s", out)
-	}
-	m.Run("systemctl", "stop", "plain.service")
 }

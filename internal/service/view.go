@@ -16,7 +16,7 @@ type view struct {
 	triggers []member // active units that would start it again
 }
 
-// member is one unit's properties.
+// member is one unit's properties. Its name is its own, never an alias.
 type member struct {
 	name string
 	path dbus.ObjectPath
@@ -24,8 +24,17 @@ type member struct {
 	own  properties // of the Service or Socket interface
 }
 
-// look reads the unit and what belongs to it.
+// look reads the unit and what belongs to it, and remembers its names.
 func (u *Unit) look(ctx context.Context, b *bus) (view, error) {
+	v, err := u.read(ctx, b)
+	if err == nil {
+		names := v.names()
+		u.names.Store(&names)
+	}
+	return v, err
+}
+
+func (u *Unit) read(ctx context.Context, b *bus) (view, error) {
 	m, err := readMember(ctx, b, u.name)
 	if err != nil {
 		return view{}, err
@@ -63,10 +72,13 @@ func readMember(ctx context.Context, b *bus, name string) (member, error) {
 	if m.unit, err = b.properties(ctx, m.path, unitIface); err != nil {
 		return member{}, err
 	}
+	if id := m.unit.str("Id"); id != "" {
+		m.name = id // name may be an alias
+	}
 	switch {
 	case m.isSocket():
 		m.own, err = b.properties(ctx, m.path, socketIface)
-	case strings.HasSuffix(name, ".service"):
+	case strings.HasSuffix(m.name, ".service"):
 		m.own, err = b.properties(ctx, m.path, serviceIface)
 	}
 	return m, err
@@ -123,10 +135,16 @@ func (m member) failure() string {
 	return result
 }
 
-// status is the view in the words of this package. A socket whose service runs
-// counts as running even when the socket itself is not listening.
-func (v view) status() Status {
-	m := v.members[0]
+func (v view) names() Names {
+	n := Names{ID: v.members[0].name}
+	for _, m := range v.members[1:] {
+		n.Feeds = append(n.Feeds, m.name)
+	}
+	return n
+}
+
+// status is how the member itself is.
+func (m member) status() Status {
 	s := Status{State: m.state(), PID: m.own.pid("MainPID")}
 	switch s.State {
 	case Failed:
@@ -140,6 +158,14 @@ func (v view) status() Status {
 			s.Detail = "unit is " + l
 		}
 	}
+	return s
+}
+
+// status is how the unit is as a door sees it: a socket whose service runs counts
+// as running even when the socket itself is not listening.
+func (v view) status() Status {
+	m := v.members[0]
+	s := m.status()
 	for _, o := range v.members[1:] {
 		if s.PID == 0 {
 			s.PID = o.own.pid("MainPID")

@@ -1,0 +1,136 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/service"
+)
+
+// policedUnit is a unit that the daemon may or may not touch.
+type policedUnit struct {
+	unit
+	police *police
+	names  service.Names
+}
+
+// police is what systemd and polkit answer; asked counts the questions.
+type police struct {
+	answer error
+	asked  int
+}
+
+func (u *policedUnit) Names() service.Names { return u.names }
+
+func (u *policedUnit) Allowed(context.Context) error {
+	u.m.mu.Lock()
+	defer u.m.mu.Unlock()
+	u.police.asked++
+	return u.police.answer
+}
+
+func (u *policedUnit) Start(ctx context.Context) error {
+	if err := u.Allowed(ctx); err != nil {
+		return err
+	}
+	return u.unit.Start(ctx)
+}
+
+// policed starts a gateway whose units are policed, and have the names that own
+// says where they are not their own.
+func policed(t *testing.T, m *machine, text string, p *police, own map[string]service.Names) *running {
+	t.Helper()
+	path := configPath(t)
+	write(t, path, text)
+	r := restartWith(t, m, path, func(w *World) {
+		w.Service = func(c config.Door) Service {
+			names, ok := own[c.Service.Unit]
+			if !ok {
+				names.ID = c.Service.Unit
+			}
+			return &policedUnit{unit{m, c.Service.Unit}, p, names}
+		}
+	})
+	if r == nil {
+		t.Fatal("the gateway did not start")
+	}
+	return r
+}
+
+func (r *running) warnings() []string {
+	s, _ := r.Status()
+	return s.Warnings
+}
+
+// A daemon without leave to start its service says so before anybody knocks, for
+// as long as it is so, and not for a service that nobody can be asked about yet.
+func TestLeaveIsAskedForBeforeAKnock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, p := newMachine(), &police{answer: errors.New("no D-Bus yet")}
+		r := policed(t, m, sshDoor, p, nil)
+		if w := r.warnings(); len(w) > 0 || p.asked != 1 {
+			t.Errorf("while nobody answers it asked %d times and warns %q, want once and nothing", p.asked, w)
+		}
+		refuse := fmt.Errorf("%w to stop unit \"ssh.service\"; install the rule", service.ErrNotAllowed)
+		m.do(func() { p.answer = refuse })
+		time.Sleep(upkeepEvery)
+		synctest.Wait()
+		want := []string{"door ssh: the daemon may not start and stop ssh.service, so that right knocks fail: " + refuse.Error()}
+		if got := r.warnings(); !slices.Equal(got, want) {
+			t.Errorf("refused: %q, want %q", got, want)
+		}
+		m.do(func() { p.answer = errors.New("no D-Bus for a while") })
+		time.Sleep(upkeepEvery)
+		synctest.Wait()
+		if got := r.warnings(); !slices.Equal(got, want) {
+			t.Errorf("while nobody answers again: %q, want %q", got, want)
+		}
+		m.do(func() { p.answer = nil })
+		time.Sleep(upkeepEvery)
+		synctest.Wait()
+		if got := r.warnings(); len(got) > 0 {
+			t.Errorf("with the rule: %q, want nothing", got)
+		}
+		asked := p.asked
+		time.Sleep(3 * upkeepEvery)
+		synctest.Wait()
+		if p.asked != asked {
+			t.Errorf("with leave it asked %d times more", p.asked-asked)
+		}
+
+		// The rule goes: the order that is refused tells.
+		m.do(func() { p.answer = refuse })
+		r.touch(visitor, 59000, 59002)
+		if got := r.warnings(); !slices.Equal(got, want) {
+			t.Errorf("after an order that was refused: %q, want %q", got, want)
+		}
+	})
+}
+
+// Two doors with one service by two names stop it under each other's visitors.
+func TestOneServiceByTwoNames(t *testing.T) {
+	second := strings.NewReplacer("door.ssh", "door.alt", "ssh.service", "sshd.socket", "22/tcp", "2222/tcp",
+		"590", "580").Replace(sshDoor)
+	synctest.Test(t, func(t *testing.T) {
+		r := policed(t, newMachine(), sshDoor+second, &police{}, nil)
+		if got := r.warnings(); len(got) > 0 {
+			t.Errorf("two services: %q, want nothing", got)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := policed(t, newMachine(), sshDoor+second, &police{}, map[string]service.Names{
+			"sshd.socket": {ID: "ssh.socket", Feeds: []string{"ssh.service"}}})
+		want := []string{"doors alt and ssh have the same service, ssh.service: when one goes dark, it is stopped for both; " +
+			"make it one door: its ports may be several"}
+		if got := r.warnings(); !slices.Equal(got, want) {
+			t.Errorf("one service: %q, want %q", got, want)
+		}
+	})
+}
