@@ -180,21 +180,11 @@ func logsInByTheJournal(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS
 		strings.Replace(sshDoor, `idle = "1h"`, `idle = "1h", logins = "journal", connections = false`, 1), 0o640)
 	m.Run("ln", "-sf", "/usr/share/zoneinfo/Asia/Kathmandu", "/etc/localtime") // after the daemon's start, as cloud-init does
 	m.Run("doorward", "apply")
-	key := t.TempDir() + "/key"
-	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
-		t.Fatalf("ssh-keygen: %v\n%s", err, out)
-	}
-	public, err := os.ReadFile(key + ".pub")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.Run("mkdir", "-p", "-m", "700", "/root/.ssh")
-	m.Write("/root/.ssh/authorized_keys", string(public), 0o600)
+	key := authorize(t, m)
 	knock(t, visitor)
 	eventually(t, "the door opens", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
 	begun := time.Now().Truncate(time.Second)
-	visitor.Run("ssh", "-i", key, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
-		"-o", "UserKnownHostsFile=/dev/null", "root@192.0.2.1", "true")
+	logsIn(t, visitor, key)
 	eventually(t, "the login is seen", func() bool {
 		var s control.Status
 		if err := json.Unmarshal([]byte(m.Run("doorward", "status", "--json")), &s); err != nil {
@@ -210,6 +200,34 @@ func logsInByTheJournal(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS
 	}
 	m.Run("doorward", "close", "ssh")
 	eventually(t, "ssh.service is stopped", func() bool { return show(t, m, "ssh.service", "ActiveState") == "inactive" })
+}
+
+// authorize lets a key of the visitor's log in as root, and returns its file.
+func authorize(t *testing.T, m *systemdtest.Machine) string {
+	t.Helper()
+	key := t.TempDir() + "/key"
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v\n%s", err, out)
+	}
+	public, err := os.ReadFile(key + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Run("mkdir", "-p", "-m", "700", "/root/.ssh")
+	m.Write("/root/.ssh/authorized_keys", string(public), 0o600)
+	return key
+}
+
+// sshTo are ssh's arguments for a login with a key.
+func sshTo(key string) []string {
+	return []string{"-i", key, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
+		"-o", "UserKnownHostsFile=/dev/null", "root@192.0.2.1"}
+}
+
+// logsIn logs in and out with the real ssh.
+func logsIn(t *testing.T, visitor *nstest.NS, key string) {
+	t.Helper()
+	visitor.Run("ssh", append(sshTo(key), "true")...)
 }
 
 // knock touches the door's ports from ns.

@@ -18,6 +18,8 @@ bool done;                   /* which has ended */
 bool well;                   /*   and how: done, or seen to run */
 bool wanted, again, stale;
 bool running;                /* as last seen */
+bool known;                  /* it was seen, or done */
+bool overtaken;              /* a start ended for somebody else's order */
 #ifdef OLD_SERVICE_HAS_THE_LAST_WORD
 mtype old = none;            /* what a keeper whose time is over had under way */
 #endif
@@ -28,6 +30,7 @@ bool waits;                  /* the visitor's knock, for the service */
 bool granted;
 bool retry;                  /* a stop that failed is due again */
 bool repaired;               /* the service died a short while ago */
+bool paused;                 /* the service, which others stopped, is to be started again */
 mtype saved = dark;          /* on disk */
 
 /* The world. */
@@ -77,7 +80,8 @@ inline heard() {             /* Door.ask */
 		assert(p9 || running); give();
 #endif
 		want(true)
-	:: (state == opening || state == closing) && !(state == closing && retry) -> waits = true
+	:: (state == opening || state == closing) && !(state == closing && retry) -> waits = true;
+		if :: paused -> paused = false; want(true) :: else fi
 #ifdef STOP_THAT_FAILS_KEEPS_VISITORS_OUT
 	:: state == closing && retry -> waits = true
 #endif
@@ -86,7 +90,7 @@ inline heard() {             /* Door.ask */
 }
 
 inline darken(to) {          /* Door.darken */
-	granted = false; waits = false; retry = false;
+	granted = false; waits = false; retry = false; paused = false;
 	asked = false;           /* nobody who wants in meets this but by trouble: they come again */
 	state = to;
 #ifndef DARK_DOOR_LEAVES_ITS_SERVICE
@@ -97,7 +101,7 @@ inline darken(to) {          /* Door.darken */
 inline doorRuns() {          /* Door.Runs */
 	if
 	:: state == opening -> assert(p9 || running);
-		state = open; retry = false;
+		state = open; retry = false; paused = false;
 		if :: waits -> waits = false; give() :: else fi
 #ifndef STARTED_BY_OTHERS_RUNS_ON
 	:: state == dark || state == failsafe -> want(false)
@@ -118,6 +122,19 @@ inline doorStopped() {       /* Door.Stopped */
 	:: state == open && repaired -> darken(closing)          /* it keeps dying */
 	:: state == open && !repaired -> repaired = true; state = opening; want(true)
 	:: else
+	fi
+}
+
+inline doorHalted() {        /* Door.Halted */
+	if
+	:: (state == open || state == opening) && !paused ->
+		state = opening;
+		if
+		:: want(true)
+		:: paused = true                                     /* it was so a short while ago */
+		fi
+	:: (state == open || state == opening) && paused
+	:: else -> doorStopped()
 	fi
 }
 
@@ -143,6 +160,25 @@ inline doorFailed() {        /* Door.Failed */
 	fi
 }
 
+inline look() { busy = looks; done = false; stale = false }
+
+inline sees(r) {             /* keeper.sees */
+	known = true;
+	if
+	:: r -> running = true; doorRuns()
+#ifdef DEATH_OF_A_SERVICE_IS_NOT_HEARD
+	:: !r -> running = false
+#else
+	:: !r -> running = false; doorStopped()                  /* it died */
+#endif
+#ifdef STOP_BY_OTHERS_IS_NOT_HEARD
+	:: !r -> running = false
+#else
+	:: !r -> running = false; doorHalted()                   /* it was stopped */
+#endif
+	fi
+}
+
 inline observed(r) {         /* keeper.observed */
 	if
 #ifdef CHANGE_DURING_A_START_IS_NOT_HEARD
@@ -150,17 +186,13 @@ inline observed(r) {         /* keeper.observed */
 #else
 	:: busy != none -> stale = true
 #endif
-	:: busy == none && r -> running = true; doorRuns()
-#ifdef DEATH_OF_A_SERVICE_IS_NOT_HEARD
-	:: busy == none && !r -> running = false
-#else
-	:: busy == none && !r -> running = false; doorStopped()
-#endif
+	:: busy == none && known && running != r -> look()       /* it may be late */
+	:: busy == none && !(known && running != r) -> sees(r)
 	fi
 }
 
 inline lookAgain() {         /* the end of keeper.did and of a look */
-	if :: stale && busy == none -> busy = looks; done = false; stale = false :: else fi
+	if :: stale && busy == none -> look() :: else fi
 }
 
 /* keeper.did, and what a look found: r is what was wanted, or what is so */
@@ -169,17 +201,19 @@ inline ended() {
 	busy = none; done = false;
 	if
 	:: was == looks && again -> do_(wanted)
-	:: was == looks && !again -> observed(well)
+	:: was == looks && !again -> sees(well)
 	:: was != looks && again && wanted != (was == starts) -> do_(wanted)
 	:: was != looks && !(again && wanted != (was == starts)) ->
 		again = false;
 		if
-		:: well && was == starts -> running = true; doorRuns()
-		:: well && was == stops -> running = false; doorStopped()
-		:: !well -> doorFailed()
+		:: well && was == starts -> running = true; known = true; doorRuns()
+		:: well && was == stops -> running = false; known = true; doorStopped()
+		:: !well && overtaken -> overtaken = false; doorHalted()
+		:: !well && !overtaken -> doorFailed()
 		fi
 	fi;
 	lookAgain();
+	overtaken = false;
 	was = none
 }
 
@@ -188,6 +222,7 @@ inline renew() {             /* guarded.reconfigure, Door.Renew: another service
 	old = busy;
 #endif
 	busy = none; done = false; well = false; wanted = false; again = false; stale = false; running = false;
+	known = false; overtaken = false; paused = false;
 	if :: runs = false :: runs = true fi;
 	news = 1; isRunning[0] = runs; isRunning[1] = false;
 	retry = false;
@@ -234,6 +269,7 @@ active proctype Old() {
 active proctype Timer() {
 	do
 	:: atomic { alive && retry -> printf("  it is stopped again\n"); retry = false; want(false); saved = state }
+	:: atomic { alive && paused -> printf("  it is started again\n"); paused = false; want(true); saved = state }
 	od
 }
 
@@ -248,7 +284,7 @@ active proctype Start() {
 /* What the door does not decide: presence, operators, the kernel's clock. */
 active proctype Others() {
 	do
-	:: atomic { alive && state == open && !wants -> printf("idle\n"); darken(closing); saved = state }
+	:: atomic { alive && (state == open || paused && !waits) && !wants -> printf("idle\n"); darken(closing); saved = state }
 	:: atomic { granted -> granted = false }
 	:: atomic { repaired -> repaired = false }
 	:: atomic { !wants && !granted -> wants = true }
@@ -269,6 +305,7 @@ active proctype Manager() {
 	do
 	:: atomic { busy == starts && !done && news < 2 -> becomes(true); done = true; well = true }
 	:: atomic { busy == starts && !done && trouble > 0 -> trouble--; done = true; well = false }
+	:: atomic { busy == starts && !done && trouble > 0 -> trouble--; done = true; well = false; overtaken = true }
 	:: atomic { busy == starts && !done && trouble > 0 && news < 2 -> trouble--; becomes(true); done = true; well = false }
 #ifndef STUBBORN
 	:: atomic { busy == stops && !done && news < 2 -> becomes(false); done = true; well = true }
@@ -285,6 +322,7 @@ active proctype Manager() {
 		alive = false; news = 0; isRunning[0] = false; isRunning[1] = false;
 		busy = none; done = false; well = false; wanted = false; again = false; stale = false;
 		running = false; waits = false; retry = false; repaired = false; asked = false; state = dark;
+		known = false; overtaken = false; paused = false;
 #ifdef OLD_SERVICE_HAS_THE_LAST_WORD
 		old = none
 #endif

@@ -1,6 +1,7 @@
 package door
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -12,10 +13,16 @@ import (
 
 // Runs takes in that the service runs: the answer to Start, or an observation.
 func (d *Door) Runs(now time.Time) []Effect {
+	fresh := d.fresh
+	d.fresh = false
 	switch d.saved.State {
 	case Opening:
 		return d.opened(now)
 	case Dark, Failsafe:
+		if fresh && d.saved.State == Dark { // as it does on any machine before the door is there
+			return []Effect{Stop{}, d.record(now, audit.EventDark, "", "",
+				"the service ran when the door was first guarded; it is stopped", time.Time{})}
+		}
 		// S12: what runs behind a dark door is put right.
 		return []Effect{Stop{}, d.record(now, audit.EventRepaired, "", "",
 			"the service ran although the door is "+d.saved.State.String()+"; it is stopped", time.Time{})}
@@ -24,9 +31,11 @@ func (d *Door) Runs(now time.Time) []Effect {
 }
 
 // Stopped takes in that the service does not run: the answer to Stop, or an
-// observation. Behind an open door it is started again, once in a while.
+// observation that it has died. Behind an open door it is started again, once in
+// a while.
 func (d *Door) Stopped(now time.Time, detail string) []Effect {
 	d.retry, d.retryAfter = time.Time{}, 0
+	d.fresh = false
 	switch d.saved.State {
 	case Closing:
 		d.become(now, Dark, d.saved.Reason)
@@ -50,6 +59,40 @@ func (d *Door) Stopped(now time.Time, detail string) []Effect {
 			"the service had died ("+detail+"); it is started again", time.Time{})}
 	}
 	return nil
+}
+
+// Halted takes in that the service ended because it was told to, and not by this
+// door; or that its start was given up for such an order. No harm is done, so the
+// door stays; but it runs when the door says open. If that goes on, it is started
+// after pauses that grow, so that nobody fights with a program over it.
+func (d *Door) Halted(now time.Time) []Effect {
+	switch {
+	case d.saved.State != Open && d.saved.State != Opening:
+		return d.Stopped(now, "")
+	case !d.again.IsZero():
+		return nil // it is known
+	}
+	was := d.saved.State
+	if was == Open {
+		d.become(now, Opening, "the service had been stopped")
+	}
+	out, when := []Effect(nil), ""
+	if d.restarted.IsZero() || now.Sub(d.restarted) >= d.pause {
+		d.pause, d.restarted = firstPause, now
+		out = append(out, Start{})
+	} else {
+		d.again = d.restarted.Add(d.pause)
+		d.pause = min(2*d.pause, lastPause)
+		when = " in " + d.again.Sub(now).Round(time.Second).String() + ", or with the next right knock,"
+	}
+	return append(out, d.record(now, audit.EventRepaired, "", "", fmt.Sprintf("the service was stopped by somebody else while the door "+
+		"is %s; it is started again%s and \"doorward close %s\" stops it for good", was, cmp.Or(when, ","), d.rules.Name), time.Time{}))
+}
+
+// startAgain ends the pause before a start.
+func (d *Door) startAgain(now time.Time) []Effect {
+	d.again, d.restarted = time.Time{}, now
+	return []Effect{Start{}}
 }
 
 // Failed takes in that a start or a stop failed. A door whose service does not
@@ -94,7 +137,7 @@ func (d *Door) Seen(now time.Time, s Seen) []Effect {
 	}
 	before := d.saved.LastSeen
 	d.presence(now, s)
-	if d.saved.State != Open {
+	if !d.stands() {
 		return out
 	}
 	if dark, ever := d.darkAt(); ever && !now.Before(dark) {
@@ -154,18 +197,22 @@ func (d *Door) ask(now time.Time, r request) []Effect {
 		}
 		return append(out, d.opened(now)...)
 	}
+	var out []Effect
+	if !d.again.IsZero() {
+		out = d.startAgain(now)
+	}
 	for i, w := range d.waiting {
 		if w.source == r.source && w.by == r.by {
 			d.waiting[i] = r
-			return nil
+			return out
 		}
 	}
 	if len(d.waiting) >= maxWaiting {
-		return []Effect{d.record(now, audit.EventRefused, SourceString(r.source), r.by,
-			fmt.Sprintf("%d knocks wait for the service already", maxWaiting), time.Time{})}
+		return append(out, d.record(now, audit.EventRefused, SourceString(r.source), r.by,
+			fmt.Sprintf("%d knocks wait for the service already", maxWaiting), time.Time{}))
 	}
 	d.waiting = append(d.waiting, r)
-	return nil
+	return out
 }
 
 // opened makes an opening door open and gives what was waited for.
@@ -282,6 +329,8 @@ func (d *Door) fail(now time.Time, noData string) []Effect {
 }
 
 func (d *Door) become(now time.Time, s State, reason string) {
+	d.reopens = s == Opening && d.saved.State == Open
+	d.again = time.Time{}
 	d.saved.State, d.saved.Reason, d.saved.Since = s, reason, now
 	if s == Opening || s == Open {
 		d.retry, d.retryAfter = time.Time{}, 0

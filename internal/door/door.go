@@ -38,6 +38,8 @@ const (
 	firstRetry   = 10 * time.Second // after a stop that failed, doubled each time
 	lastRetry    = 5 * time.Minute
 	repairAtMost = 10 * time.Second // a service that dies again so soon is not restarted
+	firstPause   = 10 * time.Second // between starts of a service that others stop, doubled each
+	lastPause    = time.Minute      // time that they stop it within the latest
 )
 
 // Door is one guarded service. Its states:
@@ -45,7 +47,7 @@ const (
 //	       knock, open                 runs
 //	dark ───────────────► opening ───────────► open
 //	 ▲ ▲                   │    ▲               │ │
-//	 │ │      failed       │    │ died: repair  │ │
+//	 │ │      failed       │    │ died, halted  │ │
 //	 │ └───────────────────┘    └───────────────┘ │ idle, close
 //	 │                                            ▼
 //	 └──────────────────────────────────────── closing
@@ -64,12 +66,17 @@ type Door struct {
 	ends      expiries // of grants
 	penalties penalties
 
-	looking     bool      // a Look is under way
-	looked      time.Time // when the last Seen came, zero before the first
-	login       time.Time // the latest login as the log has it
-	connections int       // as last seen
-	repaired    time.Time // when the service was last started because it had died
-	retry       time.Time // when to stop a service that would not stop, zero for never
+	looking     bool          // a Look is under way
+	looked      time.Time     // when the last Seen came, zero before the first
+	login       time.Time     // the latest login as the log has it
+	connections int           // as last seen
+	fresh       bool          // guarded for the first time, and nobody knows yet what the service does
+	reopens     bool          // it is opening because its service ended while it was open
+	repaired    time.Time     // when the service was last started because it had died
+	restarted   time.Time     // when it was last started because others had stopped it
+	pause       time.Duration // that the next such start keeps from the last
+	again       time.Time     // when it is started after such a pause, zero for no pause
+	retry       time.Time     // when to stop a service that would not stop, zero for never
 	retryAfter  time.Duration
 }
 
@@ -91,6 +98,7 @@ type grant struct {
 // gateway's first Runs makes that true. Times that are in
 // the future, since the clock was set back, count as now.
 func New(rules Rules, saved Saved, now time.Time) *Door {
+	fresh := saved.Since.IsZero()
 	saved.Since = past(now, saved.Since)
 	saved.Opened = past(now, saved.Opened)
 	saved.LastSeen = past(now, saved.LastSeen)
@@ -101,6 +109,7 @@ func New(rules Rules, saved Saved, now time.Time) *Door {
 	}
 	d := &Door{
 		saved:     saved,
+		fresh:     fresh,
 		grants:    make(map[netip.Prefix]*grant),
 		penalties: newPenalties(),
 	}
@@ -201,9 +210,9 @@ func (d *Door) withdraw(now time.Time, source netip.Prefix, by string) []Effect 
 }
 
 // openForNobody makes a door dark that is opening although nobody waits for it
-// any more, but for a service that is being repaired.
+// any more, but for one that was open before its service ended.
 func (d *Door) openForNobody(now time.Time, by, reason string) []Effect {
-	if repairing := d.repaired.Equal(d.saved.Since); d.saved.State != Opening || len(d.waiting) > 0 || repairing {
+	if d.saved.State != Opening || len(d.waiting) > 0 || d.reopens {
 		return nil
 	}
 	return d.darken(now, Dark, by, reason)
@@ -271,11 +280,12 @@ func (d *Door) Next() (time.Time, bool) {
 	sooner(d.penalties.next())
 	sooner(d.nextLook())
 	sooner(d.retry, !d.retry.IsZero())
+	sooner(d.again, !d.again.IsZero())
 	return next, !next.IsZero()
 }
 
 // Tick carries out what is due by now: grants and penalties that end, a look
-// for presence, a further try to stop a service.
+// for presence, a further try to stop a service, the end of a pause.
 func (d *Door) Tick(now time.Time) []Effect {
 	var out []Effect
 	for source, ok := d.ends.due(now); ok; source, ok = d.ends.due(now) {
@@ -294,6 +304,9 @@ func (d *Door) Tick(now time.Time) []Effect {
 		d.retry = time.Time{}
 		out = append(out, Stop{})
 	}
+	if !d.again.IsZero() && !now.Before(d.again) {
+		out = append(out, d.startAgain(now)...)
+	}
 	return out
 }
 
@@ -302,7 +315,7 @@ func (d *Door) nextLook() (time.Time, bool) {
 	switch {
 	case d.looking:
 		return time.Time{}, false
-	case d.saved.State == Open:
+	case d.stands():
 		dark, ever := d.darkAt()
 		if !ever {
 			return d.looked.Add(slowestLook), true
@@ -332,6 +345,13 @@ func (d *Door) darkAt() (at time.Time, ever bool) {
 		return time.Time{}, false
 	}
 	return d.saved.LastSeen.Add(d.rules.Idle), true
+}
+
+// stands says whether the door is open, or was and is in a pause before its
+// service is started again for nobody in particular: then it goes dark as an open
+// one does.
+func (d *Door) stands() bool {
+	return d.saved.State == Open || d.reopens && !d.again.IsZero() && len(d.waiting) == 0
 }
 
 // View is what status tells of a door.
@@ -407,7 +427,7 @@ func (d *Door) LookElsewhere(now time.Time) []Effect {
 // Renew takes in that another service is behind the door: what was asked of the
 // old one is asked of it.
 func (d *Door) Renew(now time.Time) []Effect {
-	d.retry, d.retryAfter = time.Time{}, 0
+	d.retry, d.retryAfter, d.again = time.Time{}, 0, time.Time{}
 	switch state := d.saved.State; {
 	case state == Opening && d.rules.Service:
 		return []Effect{Start{}}

@@ -200,6 +200,7 @@ func TestAServiceThatDiesIsRepairedOnceInAWhile(t *testing.T) {
 
 func TestAServiceBehindADarkDoorIsStopped(t *testing.T) {
 	s := newScene(t, ssh)
+	s.want(s.door.Stopped(s.now, ""))
 	s.want(s.door.Runs(s.now), "stop",
 		"record repaired | the service ran although the door is dark; it is stopped")
 	s.want(s.door.Stopped(s.now, ""))

@@ -67,12 +67,12 @@ func (d *driver) step() {
 		d.seen()
 	case 4:
 		d.answer()
-	case 5: // the service dies, or others start it
+	case 5: // the service dies, or others start or stop it
 		if w.op == nil && d.rules.Service {
 			if w.runs = !w.runs; w.runs {
 				d.carry(w.door.Runs(w.now))
 			} else {
-				d.carry(w.door.Stopped(w.now, "signal 9"))
+				d.ends()
 			}
 		}
 	case 6:
@@ -145,12 +145,28 @@ func (d *driver) answer() {
 		return
 	}
 	w.op = nil
-	if d.c.Below(4) == 3 {
+	_, starts := op.(Start)
+	switch how := d.c.Below(4); {
+	case how == 3:
 		d.carry(w.door.Failed(w.now, "broken"))
-	} else if _, w.runs = op.(Start); w.runs {
+	case starts && how == 2: // others cancelled the start
+		w.runs = false
+		d.carry(w.door.Halted(w.now))
+	case starts:
+		w.runs = true
 		d.carry(w.door.Runs(w.now))
-	} else {
+	default:
+		w.runs = false
 		d.carry(w.door.Stopped(w.now, ""))
+	}
+}
+
+// ends is a service that ends unasked: it dies, or others stop it.
+func (d *driver) ends() {
+	if d.c.Bool() {
+		d.carry(d.w.door.Halted(d.w.now))
+	} else {
+		d.carry(d.w.door.Stopped(d.w.now, "signal 9"))
 	}
 }
 
@@ -200,6 +216,6 @@ func (d *driver) restart() {
 	case w.runs:
 		d.carry(w.door.Runs(w.now))
 	default:
-		d.carry(w.door.Stopped(w.now, ""))
+		d.ends()
 	}
 }

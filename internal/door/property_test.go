@@ -25,6 +25,7 @@ type world struct {
 
 // tester is what properties and fuzz targets have in common.
 type tester interface {
+	Fatal(args ...any)
 	Fatalf(format string, args ...any)
 }
 
@@ -123,6 +124,9 @@ func (w *world) check(t tester) {
 	if v.State == Failsafe && !r.Logins {
 		t.Fatalf("the door is in failsafe and reads no logins: nothing would end it")
 	}
+	if _, ok := w.door.Next(); v.State == Opening && w.op == nil && (!ok || w.door.again.IsZero()) {
+		t.Fatal("the door is opening, and nothing is asked of the service, now or later")
+	}
 	if at, ok := w.door.Next(); ok && !at.After(w.now) {
 		t.Fatalf("%s: a turn at %s asks for one at %s: it would spin", v.State, w.now, at)
 	}
@@ -178,23 +182,28 @@ func TestDoorKernelAndDiskAgree(t *testing.T) {
 					t.Skip("nothing asked of the service")
 				}
 				w.op = nil
-				if rapid.IntRange(0, 4).Draw(t, "fails") == 0 {
+				fails := rapid.IntRange(0, 4).Draw(t, "fails")
+				if _, starts := op.(Start); fails == 0 {
 					w.carry(t, w.door.Failed(w.now, "broken"))
-				} else if _, w.runs = op.(Start); w.runs {
+				} else if w.runs = starts && fails > 1; starts && !w.runs {
+					w.carry(t, w.door.Halted(w.now)) // others cancelled the start
+				} else if w.runs {
 					w.carry(t, w.door.Runs(w.now))
 				} else {
 					w.carry(t, w.door.Stopped(w.now, ""))
 				}
 				tick(t)
 			},
-			"dies or is started by others": func(t *rapid.T) {
+			"dies, or others start or stop it": func(t *rapid.T) {
 				if w.op != nil || !rules.Service {
 					t.Skip("the gateway reports only what it did not ask for")
 				}
 				if w.runs = !w.runs; w.runs {
 					w.carry(t, w.door.Runs(w.now))
-				} else {
+				} else if rapid.Bool().Draw(t, "dies") {
 					w.carry(t, w.door.Stopped(w.now, "signal 9"))
+				} else {
+					w.carry(t, w.door.Halted(w.now))
 				}
 				tick(t)
 			},

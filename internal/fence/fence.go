@@ -275,7 +275,11 @@ func (f *Fence) guard(c *conn, doors []Door) error {
 		f.doors, f.widths, f.want, f.base = doors, widths, want, got
 		return nil
 	}
-	f.log.Info("fence raised", "doors", len(doors), "because", summary(differences))
+	why := summary(differences)
+	if f.want == nil && !got.guards() { // nothing is wrong where nothing was
+		why = "no door was guarded"
+	}
+	f.log.Info("fence raised", "doors", len(doors), "because", why)
 	return f.guarded(c, doors, widths, want)
 }
 
@@ -337,7 +341,12 @@ func (want *table) judgesLike(got *table) bool {
 			return false
 		}
 	}
-	return slices.ContainsFunc(got.chains, func(c chain) bool { return strings.HasPrefix(c.name, doorPrefix) })
+	return got.guards()
+}
+
+// guards says whether the table has doors.
+func (t *table) guards() bool {
+	return t != nil && slices.ContainsFunc(t.chains, func(c chain) bool { return strings.HasPrefix(c.name, doorPrefix) })
 }
 
 // Check returns nil when the kernel's table is what Guard put there, and else an

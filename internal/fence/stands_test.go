@@ -3,6 +3,8 @@
 package fence
 
 import (
+	"log/slog"
+	"strings"
 	"testing"
 
 	"github.com/doorward/doorward/internal/nstest"
@@ -42,4 +44,31 @@ func TestStands(t *testing.T) {
 	f = openIn(t, n, false)
 	must(t, f.Guard([]Door{sshDoor(t)}))
 	check(f, true, "owned")
+}
+
+// The first rise on a machine is told as that. What differs is told where a table
+// was there before.
+func TestWhyTheFenceIsRaised(t *testing.T) {
+	t.Parallel()
+	n := nstest.New(t)
+	nstest.Need(t, "nft")
+	var log strings.Builder
+	raise := func(want string) {
+		t.Helper()
+		log.Reset()
+		n.Do(func() error {
+			f, err := open(slog.New(slog.NewTextHandler(&log, nil)), true)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			return f.Guard([]Door{sshDoor(t)})
+		})
+		if got := log.String(); !strings.Contains(got, "because="+want) {
+			t.Errorf("the log says\n%swant because=%s", got, want)
+		}
+	}
+	raise(`"no door was guarded"`)
+	n.Run("nft", "flush", "chain", "inet", "doorward", "door-ssh")
+	raise(`"chain \"door-ssh\": the rule`)
 }

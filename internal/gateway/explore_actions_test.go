@@ -81,9 +81,12 @@ func (sc *scene) allActions() []action {
 		{"the disk is full", "disk", func(t *trip) bool { return !t.full }, func(t *trip) { t.full = true }},
 		{"the disk has room", "disk", func(t *trip) bool { return t.full }, func(t *trip) { t.full = false }},
 		{"the service dies", "service", func(t *trip) bool { return t.running["ssh.service"] }, func(t *trip) {
-			t.becomes("ssh.service", service.Status{State: service.Failed, Detail: "signal 9"})
+			t.becomes("ssh.service", died9)
 		}},
-		{"the service is started", "service", func(t *trip) bool { return !t.running["ssh.service"] }, func(t *trip) {
+		{"others stop the service", "service", func(t *trip) bool { return t.running["ssh.service"] }, func(t *trip) {
+			t.becomes("ssh.service", service.Status{State: service.Stopped})
+		}},
+		{"others start the service", "service", func(t *trip) bool { return !t.running["ssh.service"] }, func(t *trip) {
 			t.becomes("ssh.service", service.Status{State: service.Running})
 		}},
 		{"news of the service", "news", func(t *trip) bool { return len(t.notices) > 0 }, (*trip).deliver},

@@ -50,6 +50,7 @@ type model struct {
 	files     map[string]file // the configuration files that there can be
 	file      string          // the one that there is
 	running   map[string]bool
+	dead      map[string]bool // those of the others that nobody stopped
 	listening []uint16
 	watchers  []*watcher
 	tasks     []task
@@ -106,7 +107,7 @@ func newModel(files map[string]file) *model {
 		now: base, base: base, files: files, diskBoot: -1,
 		single: map[string]bool{}, always: map[string][]netip.Prefix{}, grants: map[lease]time.Time{}, used: map[lease]time.Time{}, since: map[lease]time.Time{},
 		doors: map[string]store.Door{}, penalties: map[store.PenaltyKey]store.Penalty{},
-		claims: map[store.GrantKey]store.Grant{}, running: map[string]bool{},
+		claims: map[store.GrantKey]store.Grant{}, running: map[string]bool{}, dead: map[string]bool{},
 	}
 }
 
@@ -368,16 +369,19 @@ func (e *modelEar) Close() error    { return nil }
 
 func (w *watcher) String() string { return w.unit }
 
-// Start does it, fails, takes too long and does it all the same, or does it for
-// a moment only.
+// Start does it, fails, takes too long and does it all the same, does it for a
+// moment only, or somebody else orders it to stop meanwhile.
 func (w *watcher) Start(context.Context) error {
 	w.m.point()
-	how := w.m.choose(4)
+	how := w.m.choose(5)
+	if how == 4 {
+		return fmt.Errorf("its start was %w", service.ErrOvertaken)
+	}
 	if how != 1 {
 		w.m.becomes(w.unit, service.Status{State: service.Running})
 	}
 	if how == 3 {
-		w.m.becomes(w.unit, service.Status{State: service.Failed, Detail: "signal 9"})
+		w.m.becomes(w.unit, died9)
 		w.m.early = true
 	}
 	if how == 1 || how == 2 {
@@ -403,8 +407,11 @@ func (w *watcher) Stop(context.Context) error {
 }
 
 func (w *watcher) Status(context.Context) (service.Status, error) {
-	if w.m.running[w.unit] {
+	switch {
+	case w.m.running[w.unit]:
 		return service.Status{State: service.Running}, nil
+	case w.m.dead[w.unit]:
+		return died9, nil
 	}
 	return service.Status{State: service.Stopped}, nil
 }
@@ -418,12 +425,15 @@ func (w *watcher) Watch(ctx context.Context, report func(service.Status)) error 
 	return nil
 }
 
+// died9 is a service that was killed.
+var died9 = service.Status{State: service.Failed, Detail: "signal 9"}
+
 // becomes changes a service, and has those who watch it told in their time.
 func (m *model) becomes(unit string, s service.Status) {
 	if m.running[unit] == (s.State == service.Running) {
 		return
 	}
-	m.running[unit] = s.State == service.Running
+	m.running[unit], m.dead[unit] = s.State == service.Running, s.State == service.Failed
 	for _, w := range m.watchers {
 		if w.unit == unit && w.report != nil {
 			m.notices = append(m.notices, notice{w, s})

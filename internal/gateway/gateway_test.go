@@ -38,10 +38,10 @@ func TestFromKnockToIdle(t *testing.T) {
 		if m.running["ssh.service"] || len(m.claims) != 0 {
 			t.Errorf("after an hour with nobody in: running %v, claims %v", m.running, m.claims)
 		}
-		if got, want := m.events(), "started repaired opened granted expired dark"; got != want {
+		if got, want := m.events(), "started dark opened granted expired dark"; got != want {
 			t.Errorf("audit trail %q, want %q", got, want)
 		}
-		if s, _ := r.Status(); s.Events["granted"] != 1 || s.Events["dark"] != 1 {
+		if s, _ := r.Status(); s.Events["granted"] != 1 || s.Events["dark"] != 2 {
 			t.Errorf("counted %v", s.Events)
 		}
 	})

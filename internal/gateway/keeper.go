@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -22,18 +24,29 @@ type keeper struct {
 	svc     Service
 	conf    config.Door
 	ctx     context.Context
-	report  func(now time.Time, runs bool, detail string, err error)
+	report  func(now time.Time, w word)
 	wanted  bool // the latest wish
 	busy    bool // a start, a stop or a second look is under way
 	again   bool // there was a wish while it was busy
 	stale   bool // there was a change meanwhile, so what is known is old
 	running bool // as last seen
+	known   bool // it was seen, or done
+	news    service.Status
 	leave   permission
+}
+
+// word is how a service stands, as its door is to hear it: at the end of an order,
+// or by itself.
+type word struct {
+	runs   bool
+	halted bool   // it was stopped as one is that somebody orders to stop; the door has not
+	detail string // of one that died
+	err    error  // of an order
 }
 
 // newKeeper returns the keeper of a door's service and starts watching it, in a
 // goroutine that ends with ctx.
-func (g *Gateway) newKeeper(ctx context.Context, c config.Door, report func(time.Time, bool, string, error)) *keeper {
+func (g *Gateway) newKeeper(ctx context.Context, c config.Door, report func(time.Time, word)) *keeper {
 	k := &keeper{gw: g, svc: g.world.Service(c), conf: c, ctx: ctx, report: report}
 	g.tasks.Go(func() {
 		err := k.svc.Watch(ctx, func(s service.Status) {
@@ -89,40 +102,56 @@ func (k *keeper) did(now time.Time, run bool, err error) {
 		return
 	}
 	k.again = false
-	if err == nil {
-		k.running = run
+	w := word{runs: run, err: err}
+	switch {
+	case err == nil:
+		k.running, k.known = run, true
+	case errors.Is(err, service.ErrOvertaken):
+		w = word{halted: true}
 	}
-	k.report(now, run, "", err)
+	k.report(now, w)
 	if k.stale && !k.busy {
 		k.lookAgain()
 	}
 }
 
 // observed takes in a change of the service. While the keeper itself changes
-// it, that is no news; what counts is how it stands afterwards.
+// it, that is no news; what counts is how it stands afterwards. So it is with news
+// that comes late: it may be how things stood on the way.
 func (k *keeper) observed(now time.Time, s service.Status) {
 	if k.ctx.Err() != nil {
 		return
 	}
+	k.news = s
 	if k.busy {
 		k.stale = true
 		return
 	}
+	lasts := s.State == service.Running || s.State == service.Stopped || s.State == service.Failed
+	if k.known && lasts && k.running != (s.State == service.Running) {
+		k.lookAgain()
+		return
+	}
+	k.sees(now, s)
+}
+
+// sees takes in how the service stands.
+func (k *keeper) sees(now time.Time, s service.Status) {
 	switch s.State {
 	case service.Running:
-		k.running = true
-		k.report(now, true, s.Detail, nil)
-	case service.Stopped, service.Failed:
-		k.running = false
-		detail := s.Detail
-		if detail == "" {
-			detail = s.State.String()
-		}
-		k.report(now, false, detail, nil)
+		k.running, k.known = true, true
+		k.report(now, word{runs: true})
+	case service.Stopped:
+		k.running, k.known = false, true
+		k.report(now, word{halted: true})
+	case service.Failed:
+		k.running, k.known = false, true
+		k.report(now, word{detail: cmp.Or(s.Detail, s.State.String())})
 	}
 }
 
-// lookAgain asks how the service stands.
+// lookAgain asks how the service stands. Where that cannot be asked, the latest
+// news is believed.
 func (k *keeper) lookAgain() {
 	k.busy, k.stale = true, false
 	timeout := k.conf.Service.Timeout
@@ -139,8 +168,9 @@ func (k *keeper) lookAgain() {
 				k.do(k.wanted)
 			case err != nil:
 				k.gw.log.Error("cannot ask how the service stands", "door", k.conf.Name, "err", err)
+				k.sees(now, k.news)
 			default:
-				k.observed(now, s)
+				k.sees(now, s)
 			}
 			if k.stale && !k.busy {
 				k.lookAgain()
@@ -150,18 +180,20 @@ func (k *keeper) lookAgain() {
 }
 
 // serviceAnswered hands what a service does to its door.
-func (d *guarded) serviceAnswered(now time.Time, runs bool, detail string, err error) {
+func (d *guarded) serviceAnswered(now time.Time, w word) {
 	switch {
-	case err != nil:
+	case w.err != nil:
 		verb := "stop"
-		if runs {
+		if w.runs {
 			verb = "start"
 		}
-		d.carry(d.door.Failed(now, fmt.Sprintf("%s %s: %v", verb, d.service.svc, err)))
-	case runs:
+		d.carry(d.door.Failed(now, fmt.Sprintf("%s %s: %v", verb, d.service.svc, w.err)))
+	case w.runs:
 		d.carry(d.door.Runs(now))
+	case w.halted:
+		d.carry(d.door.Halted(now))
 	default:
-		d.carry(d.door.Stopped(now, detail))
+		d.carry(d.door.Stopped(now, w.detail))
 	}
 }
 

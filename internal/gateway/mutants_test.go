@@ -28,7 +28,7 @@ var elsewhere = map[string]string{
 	"internal/files":    ".",
 	"internal/legible":  ".",
 	"internal/share":    ".",
-	"internal/service":  "^Test(NamesByLinks|PolkitRule)$",
+	"internal/service":  "^Test(NamesByLinks|PolkitRule|Refused|RestartIsNoStop)$",
 	"internal/doctor":   "^TestUnit",
 	"cmd/doorward":      ".",
 }

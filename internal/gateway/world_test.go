@@ -62,8 +62,9 @@ type machine struct {
 	held      []uint16 // listened on or not
 	taken     []uint16
 	running   map[string]bool
-	stubborn  error         // services do not start
-	slow      chan struct{} // not nil: a start takes until this is closed, or its context ends
+	died      map[string]bool // those of the others that nobody stopped
+	stubborn  error           // services do not start
+	slow      chan struct{}   // not nil: a start takes until this is closed, or its context ends
 	watchers  []func(service.Status)
 	starts    int
 	seen      door.Seen
@@ -79,6 +80,7 @@ func newMachine() *machine {
 		banned:  make(map[store.PenaltyKey]store.Penalty),
 		claims:  make(map[store.GrantKey]store.Grant),
 		running: make(map[string]bool),
+		died:    make(map[string]bool),
 	}
 }
 
@@ -312,22 +314,25 @@ func (u *unit) Start(ctx context.Context) error {
 		return u.m.stubborn
 	}
 	u.m.starts++
-	u.m.running[u.name] = true
+	u.m.running[u.name], u.m.died[u.name] = true, false
 	return nil
 }
 
 func (u *unit) Stop(context.Context) error {
 	u.m.mu.Lock()
 	defer u.m.mu.Unlock()
-	u.m.running[u.name] = false
+	u.m.running[u.name], u.m.died[u.name] = false, false
 	return nil
 }
 
 func (u *unit) Status(context.Context) (service.Status, error) {
 	u.m.mu.Lock()
 	defer u.m.mu.Unlock()
-	if u.m.running[u.name] {
+	switch {
+	case u.m.running[u.name]:
 		return service.Status{State: service.Running}, nil
+	case u.m.died[u.name]:
+		return service.Status{State: service.Failed, Detail: "signal 9"}, nil
 	}
 	return service.Status{State: service.Stopped}, nil
 }
@@ -345,10 +350,22 @@ func (u *unit) Watch(ctx context.Context, report func(service.Status)) error {
 
 // dies has the service die by itself.
 func (m *machine) dies(name string) {
+	m.do(func() { m.running[name], m.died[name] = false, true })
+	m.tell(service.Status{State: service.Failed, Detail: "signal 9"})
+}
+
+// halts has somebody else stop the service.
+func (m *machine) halts(name string) {
+	m.do(func() { m.running[name], m.died[name] = false, false })
+	m.tell(service.Status{State: service.Stopped})
+}
+
+// tell has those who watch the service hear of it.
+func (m *machine) tell(s service.Status) {
 	var watchers []func(service.Status)
-	m.do(func() { m.running[name] = false; watchers = m.watchers })
+	m.do(func() { watchers = m.watchers })
 	for _, report := range watchers {
-		report(service.Status{State: service.Failed, Detail: "signal 9"})
+		report(s)
 	}
 }
 

@@ -23,7 +23,9 @@ import (
 //   - With a stop command, start and stop must end by themselves with exit
 //     status 0 when they have done their work.
 //
-// A status command tells by exit status 0 that the service runs, for both.
+// A status command tells by exit status 0 that the service runs, for both. With
+// a stop command 3 says that it does not because it was stopped, and any other that
+// it has failed.
 // Output of start goes to a file beside the pid file (.out instead of its
 // extension), which is begun anew by each start and when it exceeds 1 MiB.
 // Commands start in / with PATH, HOME=/ and LANG=C.UTF-8 as their whole
@@ -43,10 +45,14 @@ type Command struct {
 	adopted bool          // the pid file was read
 	proc    *process      // supervised and not yet seen to have ended
 	known   State         // what is known without a status command: Stopped, Running or Failed
-	why     string        // why known is Failed, completes "it ..."
+	why     string        // how it ended unasked, completes "it ..."
 	ordered State         // Starting or Stopping while that is carried out, else Stopped
 	changed chan struct{} // closed and replaced when any of the above changes
 }
+
+// notRunning is the exit status of a status command for a program that was stopped,
+// "Init Script Actions" in the Linux Standard Base: those for dead ones are others.
+const notRunning = 3
 
 // NewCommand returns the service of these argument lists; stop and status may
 // be nil. pidFile is written while the service runs; its directory must exist.
@@ -213,7 +219,7 @@ func (c *Command) look(ctx context.Context) (Status, error) {
 		return Status{State: Running, PID: s.PID}, nil
 	case c.stop == nil:
 		return Status{State: Starting, PID: s.PID, Detail: said}, nil // it lives, and does not serve
-	case s.State == Running:
+	case s.State == Running && code != notRunning:
 		return Status{State: Failed, Detail: "failed: " + said}, nil
 	}
 	return Status{State: Stopped}, nil
@@ -232,8 +238,8 @@ func (c *Command) lookAtProcess() (Status, error) {
 		c.buried(c.proc.reap())
 	}
 	s := Status{State: c.known}
-	if c.known == Failed {
-		s.Detail = "failed: it " + c.why
+	if c.why != "" {
+		s.Detail = c.known.String() + ": it " + c.why
 	}
 	if c.proc != nil {
 		s.PID = c.proc.pid

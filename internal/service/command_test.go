@@ -308,3 +308,39 @@ func TestOutputIsKeptShort(t *testing.T) {
 		t.Errorf("tail is %s", got)
 	}
 }
+
+// Who ends a program has told it to, as far as can be seen; who kills it has not.
+func TestToldToEndIsNotFailed(t *testing.T) {
+	for _, tt := range []struct {
+		signal syscall.Signal
+		want   Status
+	}{
+		{syscall.SIGTERM, Status{Detail: "stopped: it was ended by signal 15 (terminated)"}},
+		{syscall.SIGKILL, Status{State: Failed, Detail: "failed: it was ended by signal 9 (killed)"}},
+		{syscall.SIGSEGV, Status{State: Failed, Detail: "failed: it was ended by signal 11 (segmentation fault)"}},
+	} {
+		c := newCommand(t, []string{"/bin/sleep", "infinity"}, nil, nil)
+		pid := mustStart(t, c)
+		syscall.Kill(pid, tt.signal)
+		eventually(t, "the program has ended", func() bool { return status(t, c).State != Running })
+		if got := status(t, c); got != tt.want {
+			t.Errorf("%v: %+v, want %+v", tt.signal, got, tt.want)
+		}
+	}
+}
+
+// A status command that keeps to the Linux Standard Base tells a stop from a death.
+func TestStatusCommandTellsAStopFromADeath(t *testing.T) {
+	for code, want := range map[int]State{1: Failed, 2: Failed, 3: Stopped, 4: Failed} {
+		up := filepath.Join(t.TempDir(), "up")
+		c := newCommand(t, []string{"/bin/touch", up}, []string{"/bin/rm", "-f", up},
+			[]string{"/bin/sh", "-c", fmt.Sprintf("[ -e %s ] || exit %d", up, code)})
+		mustStart(t, c)
+		if err := os.Remove(up); err != nil {
+			t.Fatal(err)
+		}
+		if got := status(t, c); got.State != want {
+			t.Errorf("exit status %d: %+v, want %v", code, got, want)
+		}
+	}
+}

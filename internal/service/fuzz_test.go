@@ -26,8 +26,10 @@ import (
 // org.freedesktop.systemd1(5) has them.
 var documented = map[string]string{
 	"ActiveState": "s", "LoadState": "s", "Id": "s", "Triggers": "as", "TriggeredBy": "as", "Accept": "b", "Result": "s",
-	"ExecMainStatus": "i", "ExecMainCode": "i", "MainPID": "u", "KillMode": "s", "ExecMainStartTimestampMonotonic": "t",
+	"ExecMainStatus": "i", "ExecMainCode": "i", "MainPID": "u", "KillMode": "s", "InactiveExitTimestampMonotonic": "t",
+	"StartLimitIntervalUSec": "t", "StartLimitBurst": "u",
 	"UnitFileState": "s", "RuntimeDirectory": "as", "RuntimeDirectoryPreserve": "s",
+	"Job": "av", // (uo) on the wire, of which godbus makes this
 }
 
 // drawProperties makes properties, some missing and some of other types than
@@ -80,6 +82,11 @@ func drawRight(c *tape.Tape, kind string) any {
 		return c.Bool()
 	case "i":
 		return int32(c.Below(4))
+	case "av":
+		return struct {
+			ID   uint32
+			Path dbus.ObjectPath
+		}{uint32(c.Below(2)), "/job"}
 	case "u":
 		return uint32(c.Below(65536)) << c.Below(16)
 	}
@@ -131,7 +138,11 @@ func FuzzProperties(f *testing.F) {
 		}
 		u := &Unit{name: names[0]}
 		for _, result := range []string{"done", "failed", "timeout", "\x1b"} {
-			a, b := u.startResult(result, v.members[0], v.members[0]), u.startResult(result, right.members[0], right.members[0])
+			a, b := u.startResult(result, v.members[0]), u.startResult(result, right.members[0])
+			last := len(v.members) - 1
+			if refused(result, v.members[last], v.members[0]) != refused(result, right.members[last], right.members[0]) {
+				t.Fatal("wrong types change whether a start was refused")
+			}
 			if fmt.Sprint(a) != fmt.Sprint(b) {
 				t.Fatalf("wrong types change the result of a start: %v, %v", a, b)
 			}
@@ -152,10 +163,12 @@ func wordState(v view) State {
 		w, _ := m.unit["ActiveState"].Value().(string)
 		s, known := map[string]State{"active": Running, "reloading": Running, "refreshing": Running, "activating": Starting,
 			"deactivating": Stopping, "failed": Failed}[w]
-		if !known {
-			return Stopped
+		if s == Failed || !known {
+			if job, _ := m.unit["Job"].Value().([]any); slices.Equal(job, []any{uint32(1), dbus.ObjectPath("/job")}) {
+				return Starting // between the halves of a restart
+			}
 		}
-		return s
+		return s // Stopped, if not known
 	}
 	s := of(v.members[0])
 	for _, m := range v.members[1:] {

@@ -157,6 +157,14 @@ type exit struct {
 
 func (e exit) clean() bool { return e.known && e.status.Exited() && e.status.ExitStatus() == 0 }
 
+// told says whether it ended as a process does that is told to: systemd has the
+// same ways for a clean end, SuccessExitStatus= in systemd.service(5), but for
+// SIGPIPE.
+func (e exit) told() bool {
+	s := e.status.Signal() // -1 for none
+	return e.clean() || e.known && (s == syscall.SIGTERM || s == syscall.SIGINT || s == syscall.SIGHUP)
+}
+
 // String completes "it ...".
 func (e exit) String() string {
 	switch {

@@ -15,8 +15,8 @@ type State uint8
 
 // A service's states. Stopped is the zero State.
 const (
-	Stopped  State = iota
-	Starting       // on its way up, or about to be started again by its manager
+	Stopped  State = iota // it is down as one that was told to be: by whom is not known
+	Starting              // on its way up, or about to be started again, by its manager or on somebody's order
 	Running
 	Stopping
 	Failed // it is down and was not asked to be

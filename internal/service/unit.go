@@ -62,39 +62,6 @@ func (u *Unit) Names() Names {
 	return Names{ID: u.name}
 }
 
-// Start starts the unit and returns when systemd calls it active, at once when
-// it is already. When ctx ends first the start goes on in systemd; Stop ends it.
-// A unit of Type=simple counts as active when its process was made: if that
-// fails right after, Watch tells.
-func (u *Unit) Start(ctx context.Context) error {
-	begun := time.Now()
-	b, err := dialBus(ctx, u.address)
-	if err != nil {
-		return fmt.Errorf("start unit %q: %w", u.name, err)
-	}
-	defer b.close()
-	v, err := u.look(ctx, b)
-	if err != nil {
-		return u.fail(ctx, "start", begun, view{}, err)
-	}
-	u = u.byItsOwnName()
-	if v.status().State == Running {
-		return nil
-	}
-	if err := u.loadable(v); err != nil {
-		return err
-	}
-	result, err := b.job(ctx, "StartUnit", u.name)
-	if err != nil {
-		return u.fail(ctx, "start", begun, v, err)
-	}
-	after, err := u.look(ctx, b)
-	if err != nil {
-		return u.fail(ctx, "start", begun, v, err)
-	}
-	return u.startResult(result, v.members[0], after.members[0])
-}
-
 // Stop stops the unit and returns when systemd calls it inactive, at once when
 // it is already. For a socket that hands its connections to one service
 // (Accept=no) that service is stopped too, for it goes on listening; the
@@ -165,32 +132,6 @@ func (u *Unit) CutsSessions(ctx context.Context) (bool, string, error) {
 			"\"systemctl edit %s\" and add the lines [Service] and KillMode=process", m.name, mode, m.name), nil
 	}
 	return false, "", nil
-}
-
-// startResult turns a finished start job into an error, or nil when the unit
-// runs: before and m are the unit without and with that job.
-func (u *Unit) startResult(result string, before, m member) error {
-	ran := m.own.count("ExecMainStartTimestampMonotonic")
-	switch {
-	case m.state() == Running && result == "done":
-		return nil
-	case result == "failed" && ran != 0 && ran == before.own.count("ExecMainStartTimestampMonotonic"):
-		return fmt.Errorf("unit %q was not started again, it failed too often in a short time (last: %s); \"systemctl reset-failed %s\" forgets that",
-			u.name, m.failure(), u.name)
-	case result == "failed", result == "done" && m.failure() != "":
-		return fmt.Errorf("unit %q failed to start: %s; see %s", u.name, m.failure(), journal(u.name))
-	case result == "done", result == "skipped":
-		return fmt.Errorf("unit %q does not run after its start: it ended at once without an error, or one of its conditions is not met; see %s",
-			u.name, journal(u.name))
-	case result == "timeout":
-		return fmt.Errorf("unit %q did not start within the time that its own JobTimeoutSec allows; see %s", u.name, journal(u.name))
-	case result == "dependency":
-		return fmt.Errorf("unit %q was not started: a unit that it requires failed; see \"systemctl list-dependencies %s\" and %s",
-			u.name, u.name, journal(u.name))
-	case result == "canceled":
-		return fmt.Errorf("the start of unit %q was cancelled by another order for it", u.name)
-	}
-	return fmt.Errorf("start of unit %q ended as %q; see %s", u.name, result, journal(u.name))
 }
 
 // loadable says why systemd could not start the unit at all.

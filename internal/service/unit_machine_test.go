@@ -28,6 +28,10 @@ func helpUnit(args []string) {
 	switch args[0] {
 	case "start":
 		err = u.Start(ctx)
+	case "start-soon":
+		ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		err = u.Start(ctx)
 	case "stop":
 		err = u.Stop(ctx)
 	case "allowed":

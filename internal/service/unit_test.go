@@ -47,11 +47,14 @@ func TestUnit(t *testing.T) {
 	ns, visitor := nstest.New(t), nstest.New(t)
 	nstest.Link(ns, visitor, []string{"192.0.2.1/24"}, []string{"192.0.2.2/24"})
 	m := systemdtest.Boot(t, ns, os.Args[0]+":/helper")
-	for name, text := range testUnits {
-		m.Write("/etc/systemd/system/"+name, text, 0o644)
+	for _, units := range []map[string]string{testUnits, limitUnits} {
+		for name, text := range units {
+			m.Write("/etc/systemd/system/"+name, text, 0o644)
+		}
 	}
 	m.Run("systemctl", "mask", "systemd-timesyncd.service")
 	m.Run("systemctl", "daemon-reload")
+	m.Run("systemctl", "start", "remembers.target")
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", m.BusAddress())
 
 	t.Run("start fails", func(t *testing.T) { testUnitStartFails(t, m) })
@@ -68,6 +71,12 @@ func TestUnit(t *testing.T) {
 	t.Run("no polkit", func(t *testing.T) { testUnitNoPolkit(t, m) })
 	t.Run("allowed", func(t *testing.T) { testUnitAllowed(t, m) })
 	t.Run("polkit", func(t *testing.T) { testUnitPolkit(t, m) })
+	t.Run("start limit", testUnitLimit)
+	t.Run("start limit of a socket's service", func(t *testing.T) { testUnitSocketLimit(t, m) })
+	t.Run("start limit that it may not reset", func(t *testing.T) { testUnitMayNotReset(t, m) })
+	t.Run("checked in vain", func(t *testing.T) { testUnitChecked(t, m) })
+	t.Run("restart", func(t *testing.T) { testUnitRestart(t, m) })
+	t.Run("others overtake a start", func(t *testing.T) { testUnitOvertaken(t, m) })
 	t.Run("D-Bus goes and comes back", func(t *testing.T) { testUnitBusRestart(t, m) })
 }
 
@@ -117,8 +126,8 @@ func testUnitStartFails(t *testing.T, m *systemdtest.Machine) {
 		u := NewUnit("often.service", discard)
 		u.Start(within(t, 20*time.Second))
 		err := u.Start(within(t, 20*time.Second))
-		want := `unit "often.service" was not started again, it failed too often in a short time ` +
-			`(last: exit-code, its main process ended with status 1); "systemctl reset-failed often.service" forgets that`
+		want := `unit "often.service" failed to start: exit-code, its main process ended with status 1; ` +
+			`see "journalctl -u often.service -n 20"` // the limit is reset, and that changes nothing
 		if err == nil || err.Error() != want {
 			t.Errorf("Start = %v\nwant    %s", err, want)
 		}

@@ -86,7 +86,19 @@ func readMember(ctx context.Context, b *bus, name string) (member, error) {
 
 func (m member) isSocket() bool { return strings.HasSuffix(m.name, ".socket") }
 
-// state translates systemd's ActiveState.
+// waits tells whether systemd has a job for the unit that is not done: somebody
+// has ordered something.
+func (m member) waits() bool {
+	job, _ := m.unit["Job"].Value().([]any) // (uo): its id, 0 for none, and its path
+	if len(job) != 2 {
+		return false
+	}
+	id, ok := job[0].(uint32)
+	return ok && id != 0
+}
+
+// state translates systemd's ActiveState. A unit that is down with a job is about
+// to be started, as between the two halves of a restart.
 func (m member) state() State {
 	switch m.unit.str("ActiveState") {
 	case "active", "reloading", "refreshing":
@@ -95,7 +107,11 @@ func (m member) state() State {
 		return Starting
 	case "deactivating":
 		return Stopping
-	case "failed":
+	}
+	switch {
+	case m.waits():
+		return Starting
+	case m.unit.str("ActiveState") == "failed":
 		return Failed
 	}
 	return Stopped // "inactive", "maintenance"

@@ -5,6 +5,7 @@ package service
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -14,24 +15,34 @@ const (
 	reconcile  = 10 * time.Second // how often a watch looks although nothing was heard
 	firstRetry = 250 * time.Millisecond
 	lastRetry  = 2 * time.Second // the daemon starts before D-Bus, and should see its units soon after
+	// worried is for how long a unit must be out of sight for a warning. At a boot
+	// D-Bus comes late, and systemd leaves it for a moment when it is upgraded
+	// (daemon-reexec in systemctl(1)).
+	worried = time.Minute
 )
 
 // Watch calls report with the unit's status, once at the beginning and then on
 // every change, until ctx ends; then it returns nil. When D-Bus or systemd goes
-// away it says so in the log, tries until it is back, and reports what it then
-// finds. report is called from Watch's own goroutine and should not block.
+// away it says so in the log, as a warning if that lasts, tries until it is back,
+// and reports what it then finds. report is called from Watch's own goroutine and should not block.
 func (u *Unit) Watch(ctx context.Context, report func(Status)) error {
-	retry := firstRetry
+	retry, told := firstRetry, slog.LevelDebug
+	var since time.Time // when it went out of sight
 	for ctx.Err() == nil {
 		seen, err := u.watch(ctx, report)
 		if ctx.Err() != nil {
 			break
 		}
-		if seen {
-			retry = firstRetry
+		if seen || since.IsZero() {
+			retry, told, since = firstRetry, slog.LevelDebug, time.Now()
 		}
-		if seen || retry == firstRetry {
-			u.log.Warn("cannot see the unit, trying again", "error", err)
+		level := slog.LevelInfo
+		if time.Since(since) >= worried {
+			level = slog.LevelWarn
+		}
+		if level > told {
+			told = level
+			u.log.Log(ctx, level, "cannot see the unit, trying again", "error", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -1,0 +1,193 @@
+package door
+
+import (
+	"testing"
+	"time"
+)
+
+const halted = "record repaired | the service was stopped by somebody else while the door is open; "
+
+// Who restarts a service, or stops it and starts it, is no reason to shut the door:
+// it runs when the door says open, and who wants it down is told how.
+func TestAServiceThatOthersStopIsStartedAgain(t *testing.T) {
+	s := opened(t, ssh)
+	s.at(5 * time.Second)
+	s.want(s.door.Halted(s.now), "start",
+		halted+`it is started again, and "doorward close ssh" stops it for good`)
+	s.state(Opening)
+	s.want(s.door.Runs(s.now))
+	s.state(Open)
+	if got := s.door.Saved().Opened; !got.Equal(start) {
+		t.Errorf("opened at %s, want %s: a start after somebody's stop is no opening", got, start)
+	}
+
+	// Somebody goes on: the pauses grow, and the grant stands.
+	for _, tt := range []struct{ stop, start time.Duration }{{7, 15}, {16, 35}, {36, 75}, {76, 135}, {136, 195}} {
+		s.at(tt.stop * time.Second)
+		s.door.Tick(s.now)
+		wait := ((tt.start - tt.stop) * time.Second).String()
+		s.want(s.door.Halted(s.now), halted+"it is started again in "+wait+
+			`, or with the next right knock, and "doorward close ssh" stops it for good`)
+		s.state(Opening)
+		s.until(tt.start * time.Second)
+		s.want(s.door.Runs(s.now))
+		s.state(Open)
+	}
+	// And stops: the next one is the first again.
+	s.at(300 * time.Second)
+	s.want(s.door.Halted(s.now), "start",
+		halted+`it is started again, and "doorward close ssh" stops it for good`)
+}
+
+// until has the door do what is due until it asks for a start, which must be then.
+func (s *scene) until(after time.Duration) {
+	s.t.Helper()
+	for {
+		at, ok := s.door.Next()
+		if !ok || at.Sub(start) > after {
+			s.t.Fatalf("nothing is started at %s; next is %s", after, at.Sub(start))
+		}
+		s.now = at
+		effects := s.door.Tick(s.now)
+		for _, e := range effects {
+			switch e.(type) {
+			case Look:
+				s.door.Seen(s.now, Seen{Connections: 1})
+			case Start:
+				if at := s.now.Sub(start); at != after {
+					s.t.Fatalf("it is started at %s, want %s", at, after)
+				}
+				return
+			}
+		}
+	}
+}
+
+// What waits for a stopped service is not kept waiting: a right knock starts it.
+func TestAKnockEndsThePause(t *testing.T) {
+	s := paused(t)
+	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "touched 2"}), "start")
+	s.want(s.door.Runs(s.now),
+		"give 2001:db8::2 30s",
+		"keep 2001:db8::2 by touch",
+		"record granted | 2001:db8::2 | touch | touched 2")
+	s.state(Open)
+	s.at(15 * time.Second)
+	s.want(s.door.Tick(s.now), "look")
+}
+
+// paused returns a door whose service somebody has stopped for the second time, at
+// 7 s: it is started again at 15 s.
+func paused(t *testing.T) *scene {
+	s := opened(t, ssh)
+	s.at(5 * time.Second)
+	s.door.Halted(s.now)
+	s.door.Runs(s.now)
+	s.at(7 * time.Second)
+	s.door.Tick(s.now)
+	s.door.Halted(s.now)
+	s.state(Opening)
+	return s
+}
+
+func TestAPauseEndsWithTheDoor(t *testing.T) {
+	s := paused(t)
+	s.want(s.door.Close(s.now, "operator"), "revoke 192.0.2.2", "drop 192.0.2.2 by touch", "end flows of any", "stop")
+	s.want(s.door.Stopped(s.now, ""), "record dark | on an operator's word")
+	if at, ok := s.door.Next(); ok && at.Sub(start) < time.Minute {
+		t.Errorf("a dark door has something to do at %s", at.Sub(start))
+	}
+}
+
+// Somebody else may start it before the door does.
+func TestAPauseEndsWhenOthersStartTheService(t *testing.T) {
+	s := paused(t)
+	s.want(s.door.Halted(s.now)) // it is known
+	s.want(s.door.Runs(s.now))
+	s.state(Open)
+	s.at(15 * time.Second)
+	s.want(s.door.Tick(s.now), "look")
+}
+
+// A door whose service is down is idle as any: nobody is in for an hour.
+func TestAPauseIsIdle(t *testing.T) {
+	rules := ssh
+	rules.Idle = 12 * time.Second
+	s := opened(t, rules)
+	for _, stop := range []time.Duration{5, 6} {
+		s.at(stop * time.Second)
+		s.door.Halted(s.now)
+		s.door.Runs(s.now)
+		s.door.Halted(s.now)
+	}
+	s.state(Opening)
+	s.at(12 * time.Second)
+	s.door.Tick(s.now)
+	s.want(s.door.Seen(s.now, Seen{}), "revoke 192.0.2.2", "drop 192.0.2.2 by touch", "end flows of any", "stop")
+	s.state(Closing)
+}
+
+// Others' orders come in the way of the door's own start. That is no failure of the
+// service, and who knocked waits for the next.
+func TestAStartThatOthersCancelIsMadeAgain(t *testing.T) {
+	s := newScene(t, ssh)
+	s.want(s.door.Knock(s.now, Knock{Source: visitor, By: "touch", Reason: "touched 1"}), "start")
+	s.want(s.door.Halted(s.now), "start", "record repaired | the service was stopped by somebody else while the door is opening; "+
+		`it is started again, and "doorward close ssh" stops it for good`)
+	s.at(time.Second)
+	s.want(s.door.Halted(s.now), "record repaired | the service was stopped by somebody else while the door is opening; "+
+		`it is started again in 9s, or with the next right knock, and "doorward close ssh" stops it for good`)
+	s.want(s.door.Halted(s.now))
+	s.until(10 * time.Second)
+	s.want(s.door.Runs(s.now),
+		"record opened | 192.0.2.2 | touch | touched 1",
+		"give 192.0.2.2 30s",
+		"keep 192.0.2.2 by touch",
+		"record granted | 192.0.2.2 | touch | touched 1")
+}
+
+// An order is no death, and does not hide one.
+func TestOrdersAndDeathsAreCountedApart(t *testing.T) {
+	s := opened(t, ssh)
+	s.at(5 * time.Second)
+	s.want(s.door.Stopped(s.now, "signal 9"), "start", "record repaired | the service had died (signal 9); it is started again")
+	s.door.Runs(s.now)
+	s.at(6 * time.Second)
+	s.want(s.door.Halted(s.now), "start",
+		halted+`it is started again, and "doorward close ssh" stops it for good`)
+	s.door.Runs(s.now)
+	s.at(8 * time.Second)
+	s.want(s.door.Stopped(s.now, "signal 9"), "revoke 192.0.2.2", "drop 192.0.2.2 by touch", "end flows of any", "stop",
+		"record error | the service keeps dying: signal 9")
+}
+
+// On most machines the service runs before its door is guarded for the first time,
+// and after each boot until somebody disables it: nothing that was put right.
+func TestWhatRanBeforeTheDoorIsStoppedWithoutAWarning(t *testing.T) {
+	s := newScene(t, ssh)
+	s.want(s.door.Runs(s.now), "stop", "record dark | the service ran when the door was first guarded; it is stopped")
+	s.want(s.door.Stopped(s.now, ""))
+	s.want(s.door.Runs(s.now), "stop", "record repaired | the service ran although the door is dark; it is stopped")
+
+	again := New(ssh, s.door.Saved(), s.now)
+	s.want(again.Runs(s.now), "stop", "record repaired | the service ran although the door is dark; it is stopped")
+}
+
+// Who knocked in the pause is waited for, however long nobody was in.
+func TestAPauseIsNotIdleForWhoWaits(t *testing.T) {
+	rules := ssh
+	rules.Idle = 12 * time.Second
+	s := opened(t, rules)
+	s.at(5 * time.Second)
+	s.door.Halted(s.now)
+	s.door.Runs(s.now)
+	s.at(6 * time.Second)
+	s.door.Halted(s.now)
+	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "touched 2"}), "start")
+	s.door.Halted(s.now) // others cancel that start
+	s.at(12 * time.Second)
+	s.want(s.door.Tick(s.now))
+	s.door.Seen(s.now, Seen{})
+	s.state(Opening)
+	s.until(26 * time.Second)
+}

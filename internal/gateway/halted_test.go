@@ -1,0 +1,127 @@
+package gateway
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/service"
+)
+
+// An operator stops the service behind an open door, and again. The door stays,
+// and it runs when the door says open.
+func TestAServiceThatOthersStopIsStartedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		r.touch(visitor, 59000, 59002)
+		for i, want := range []string{"open", "opening", "opening"} {
+			m.halts("ssh.service")
+			synctest.Wait()
+			r.wantState(want)
+			if runs := m.running["ssh.service"]; runs != (want == "open") {
+				t.Errorf("after stop %d the door is %s and the service runs: %v", i+1, want, runs)
+			}
+			time.Sleep(9 * time.Second)
+			synctest.Wait()
+			r.wantState(want)
+			time.Sleep(10 * time.Second)
+			synctest.Wait()
+			r.wantState("open")
+			if got := r.status(); !got.Running || !m.running["ssh.service"] {
+				t.Errorf("after stop %d the door is open and the service does not run", i+1)
+			}
+			if i == 0 {
+				m.halts("ssh.service") // the first of a new row, which the next is soon after
+				synctest.Wait()
+			}
+		}
+		if got := m.trail[len(m.trail)-1].Reason; !strings.Contains(got, `"doorward close ssh" stops it for good`) {
+			t.Errorf("the trail does not say how to stop it: %s", got)
+		}
+	})
+}
+
+// slowly is a service whose news is held back.
+type slowly struct {
+	unit
+	news *[]func()
+}
+
+func (s *slowly) Watch(ctx context.Context, report func(service.Status)) error {
+	return s.unit.Watch(ctx, func(st service.Status) {
+		*s.news = append(*s.news, func() { report(st) })
+	})
+}
+
+// A watch has read the service's state on its way down, and is heard when it is
+// down: nothing has to be put right.
+func TestNewsThatComesLateIsNoRepair(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		var news []func()
+		write(t, path, sshDoor)
+		r := restartWith(t, m, path, func(w *World) {
+			w.Service = func(c config.Door) Service { return &slowly{unit{m, c.Service.Unit}, &news} }
+		})
+		hear := func() {
+			synctest.Wait()
+			for _, tell := range news {
+				tell()
+			}
+			news = nil
+			synctest.Wait()
+		}
+		hear()
+		for range 2 {
+			r.touch(visitor, 59000, 59002)
+			hear()
+			m.tell(service.Status{State: service.Running, Detail: "ssh.socket does not listen, but ssh.service runs"})
+			r.order(control.CloseRequest{Door: "ssh"})
+			hear()
+			r.wantState("dark")
+			m.tell(service.Status{State: service.Stopped})
+			r.touch(visitor, 59000, 59002)
+			hear()
+			r.wantState("open")
+			r.order(control.CloseRequest{Door: "ssh"})
+		}
+		if got := m.events(); strings.Contains(got, "repaired") || strings.Contains(got, "error") {
+			t.Errorf("audit trail %q: nothing was wrong", got)
+		}
+	})
+}
+
+// overtaken is a service whose starts others cancel, so often as times says.
+type overtaken struct {
+	unit
+	times *int
+}
+
+func (o *overtaken) Start(ctx context.Context) error {
+	if *o.times > 0 {
+		*o.times--
+		return service.ErrOvertaken
+	}
+	return o.unit.Start(ctx)
+}
+
+// Orders of others meet the start that a visitor has knocked for. They get in.
+func TestAStartThatOthersCancelIsMadeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path, times := newMachine(), configPath(t), 3
+		write(t, path, sshDoor)
+		r := restartWith(t, m, path, func(w *World) {
+			w.Service = func(c config.Door) Service { return &overtaken{unit{m, c.Service.Unit}, &times} }
+		})
+		r.touch(visitor, 59000, 59002)
+		r.wantState("opening")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		r.wantState("open")
+	})
+}

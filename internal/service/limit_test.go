@@ -1,0 +1,185 @@
+//go:build linux
+
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/systemdtest"
+)
+
+// limitUnits are started more often than systemd allows.
+var limitUnits = map[string]string{
+	// Or systemd would forget units that are down, and how often they were started.
+	"remembers.target": "[Unit]\nAfter=touched.service reached.service reached.socket patient.service never.service checked.service\n",
+	"touched.service":  "[Service]\nExecStart=/bin/sleep infinity\n",
+	"reached.service":  "[Unit]\nStartLimitIntervalSec=1h\n[Service]\nStandardInput=socket\nKillMode=process\nExecStart=/bin/sleep infinity\n",
+	"reached.socket":   "[Socket]\nListenStream=127.0.0.1:7003\n",
+	"patient.service":  "[Unit]\nStartLimitBurst=2\nStartLimitIntervalSec=2s\n[Service]\nExecStart=/bin/sleep infinity\n",
+	"never.service":    "[Unit]\nStartLimitBurst=1\nStartLimitIntervalSec=1h\n[Service]\nExecStart=/bin/sleep infinity\n",
+	"checked.service":  "[Service]\nExecStartPre=/bin/sh -c '! [ -e /run/checked ]'\nExecStart=/bin/sleep infinity\n",
+	"notifies.service": "[Service]\nType=notify\nNotifyAccess=all\n" +
+		"ExecStart=/bin/sh -c 'while ! [ -e /run/notify ]; do sleep 0.05; done; systemd-notify --ready; exec sleep infinity'\n",
+	"lingers.service": "[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=/bin/sleep infinity\nExecStop=/bin/sh -c 'while [ -e /run/linger ]; do sleep 0.05; done'\n",
+}
+
+// testUnitLimit opens and closes as somebody does who tries the door out: more
+// often than the five times in ten seconds after which systemd starts nothing.
+func testUnitLimit(t *testing.T) {
+	var log strings.Builder
+	u := NewUnit("touched.service", textLogger(&log))
+	for i := range 7 {
+		if err := u.Start(within(t, 20*time.Second)); err != nil {
+			t.Fatalf("start %d: %v", i+1, err)
+		}
+		if err := u.Stop(within(t, 20*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := `level=INFO msg="the unit had reached its start limit; that is reset, and it is started again" unit=touched.service starts=5 within=10s`; !strings.Contains(log.String(), want) {
+		t.Errorf("the log does not say %s:\n%s", want, log.String())
+	}
+	if strings.Contains(log.String(), "WARN") {
+		t.Errorf("it went well, with a warning:\n%s", log.String())
+	}
+}
+
+// testUnitSocketLimit has the service of a socket started by a connection each time.
+func testUnitSocketLimit(t *testing.T, m *systemdtest.Machine) {
+	u := NewUnit("reached.socket", discard)
+	for i := range 7 {
+		if err := u.Start(within(t, 20*time.Second)); err != nil {
+			t.Fatalf("start %d: %v", i+1, err)
+		}
+		m.Run("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/7003")
+		eventually(t, fmt.Sprintf("connection %d starts the service", i+1), func() bool {
+			return unitStatus(t, "reached.service").State == Running
+		})
+		if err := u.Stop(within(t, 20*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// testUnitMayNotReset is a machine whose polkit rule is from before the daemon
+// asked for that.
+func testUnitMayNotReset(t *testing.T, m *systemdtest.Machine) {
+	rule := ""
+	for line := range strings.Lines(PolkitRule("doorward", []Names{{ID: "patient.service"}, {ID: "never.service"}})) {
+		if !strings.Contains(line, "reset-failed") {
+			rule += line
+		}
+	}
+	m.Write("/etc/polkit-1/rules.d/49-doorward.rules", rule, 0o644)
+	m.Run("systemctl", "restart", "polkit.service") // it reads rules anew by itself, at some moment
+	order := func(args ...string) string {
+		t.Helper()
+		args = append([]string{helperWord, "unit"}, args...)
+		cmd := m.CommandAs(t.Context(), "doorward", "/helper", args...)
+		cmd.Stderr = os.Stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%q: %v\n%s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	for range 3 {
+		for _, verb := range []string{"start", "stop"} {
+			if got := order(verb, "patient.service"); got != "done" {
+				t.Errorf("%s: %s", verb, got)
+			}
+		}
+	}
+	for _, o := range []struct{ verb, want string }{
+		{"start", "done"}, {"stop", "done"}, {"start-soon", `unit "never.service" was not started again, because it was started ` +
+			`1 times within 1h0m0s already (its StartLimitBurst), the last time with the result "start-limit-hit", and that time was not over soon enough: ` +
+			`context deadline exceeded; "systemctl reset-failed never.service" forgets that, and "doorward polkit --install" lets the daemon do it`},
+	} {
+		if got := order(o.verb, "never.service"); got != o.want {
+			t.Errorf("%s: %s\nwant %s", o.verb, got, o.want)
+		}
+	}
+}
+
+// testUnitChecked is a unit whose configuration is broken after it ran once, as
+// sshd's is by a slip: no start limit has anything to do with it.
+func testUnitChecked(t *testing.T, m *systemdtest.Machine) {
+	u := NewUnit("checked.service", discard)
+	if err := errors.Join(u.Start(within(t, 20*time.Second)), u.Stop(within(t, 20*time.Second))); err != nil {
+		t.Fatal(err)
+	}
+	m.Write("/run/checked", "", 0o644)
+	want := `unit "checked.service" failed to start: exit-code; see "journalctl -u checked.service -n 20"`
+	for range 2 {
+		if err := u.Start(within(t, 20*time.Second)); err == nil || err.Error() != want {
+			t.Errorf("Start = %v\nwant    %s", err, want)
+		}
+	}
+}
+
+// testUnitRestart restarts a unit that takes its time to stop, as an operator does,
+// and as an upgrade does: it is never seen to be down.
+func testUnitRestart(t *testing.T, m *systemdtest.Machine) {
+	m.Run("systemctl", "start", "lingers.service")
+	seen := watcher(t, NewUnit("lingers.service", discard).Watch)
+	before := await(t, seen, Running)
+	for range 3 {
+		m.Write("/run/linger", "", 0o644)
+		m.Run("systemctl", "restart", "--no-block", "lingers.service")
+		await(t, seen, Stopping)
+		m.Run("rm", "/run/linger")
+		s := next(t, seen)
+		for ; s.State != Running; s = next(t, seen) {
+			if s.State == Stopped || s.State == Failed {
+				t.Fatalf("a unit that is restarted is seen to be %v", s.State)
+			}
+		}
+		if s.PID == before.PID {
+			t.Error("it was not restarted")
+		}
+		before = s
+	}
+	for range 5 {
+		m.Run("systemctl", "restart", "lingers.service")
+	}
+	m.Run("systemctl", "stop", "lingers.service")
+	for s := next(t, seen); s.State != Stopped; s = next(t, seen) {
+		if s.State == Failed {
+			t.Fatalf("an ordered stop is seen as %+v", s)
+		}
+	}
+	if s := unitStatus(t, "lingers.service"); s != (Status{}) {
+		t.Errorf("stopped: %+v", s)
+	}
+}
+
+// testUnitOvertaken has an operator's orders meet a start under way.
+func testUnitOvertaken(t *testing.T, m *systemdtest.Machine) {
+	for _, tt := range []struct {
+		order string
+		ends  State
+	}{{"restart", Running}, {"stop", Stopped}} {
+		u := NewUnit("notifies.service", discard)
+		seen := watcher(t, u.Watch)
+		await(t, seen, Stopped)
+		started := make(chan error, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		go func() { started <- u.Start(ctx) }()
+		await(t, seen, Starting)
+		m.Run("systemctl", tt.order, "--no-block", "notifies.service")
+		m.Write("/run/notify", "", 0o644)
+		err := <-started
+		if s := unitStatus(t, "notifies.service").State; s != tt.ends || (err == nil) != (s == Running) || err != nil && !errors.Is(err, ErrOvertaken) {
+			t.Errorf("after %s it is %v, and Start = %v", tt.order, s, err)
+		}
+		m.Run("rm", "/run/notify")
+		m.Run("systemctl", "stop", "notifies.service")
+	}
+}
