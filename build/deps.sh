@@ -29,7 +29,11 @@ conntrack conntrack
 age age
 pgrep procps
 systemd-nspawn systemd-container
-debootstrap debootstrap"
+debootstrap debootstrap
+iptables iptables
+ufw ufw ufw
+firewalld firewalld firewalld
+dbus-daemon dbus"
 bench="$demo
 iptables iptables
 knockd knockd knockd
