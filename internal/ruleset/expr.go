@@ -98,7 +98,7 @@ const bitwiseOp = 6
 // else, with the words for what they look at.
 var conditions = map[string]string{
 	"limit": "rate", "quota": "amount so far", "connlimit": "number of connections", "dynset": "what a set holds by then",
-	"socket": "sockets", "tproxy": "sockets", "osf": "operating system", "exthdr": "options",
+	"socket": "sockets", "tproxy": "sockets", "osf": "operating system",
 }
 
 // loads are expressions that put something into a register that is not known
@@ -141,6 +141,8 @@ func (s *step) expr(e Expr) (done bool) {
 		return s.lookup(e)
 	case "bitwise", "byteorder":
 		s.compute(e)
+	case "exthdr":
+		return s.options(e)
 	case "payload", "meta", "ct", "fib":
 		s.field(e)
 	case "match":
@@ -164,14 +166,29 @@ func (s *step) other(e Expr) (done bool) {
 	if !ok {
 		return s.anything(fmt.Sprintf("%q, which is not known here", e.Name))
 	}
-	if e.Name == "exthdr" || e.Name == "socket" { // NFTA_EXTHDR_DREG, NFTA_SOCKET_DREG
-		register := uint16(unix.NFTA_EXTHDR_DREG)
-		if e.Name == "socket" {
-			register = 2
-		}
-		s.registers.store(e.number(register), unknown(16).named(why))
+	if e.Name == "socket" {
+		s.registers.store(e.number(socketRegister), unknown(16).named(why))
 	}
 	return s.only(maybe, why)
+}
+
+// socketRegister is NFTA_SOCKET_DREG, which golang.org/x/sys/unix does not have.
+const socketRegister = 2
+
+// options follows a look at options of TCP, or at extension headers of IPv6, of
+// which there are none.
+func (s *step) options(e Expr) (done bool) {
+	const ofIPv6, present = 0, 1 // NFT_EXTHDR_OP_IPV6, NFT_EXTHDR_F_PRESENT
+	register, extension := e.number(unix.NFTA_EXTHDR_DREG), e.number(unix.NFTA_EXTHDR_OP) == ofIPv6
+	switch {
+	case extension && e.number(unix.NFTA_EXTHDR_FLAGS)&present != 0:
+		s.registers.store(register, exact(make([]byte, 4)))
+		return false
+	case extension:
+		return s.only(no, "")
+	}
+	s.registers.store(register, unknown(16).named("options"))
+	return s.only(maybe, "options")
 }
 
 // compute follows what makes a value of another.

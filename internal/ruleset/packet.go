@@ -52,7 +52,7 @@ type flight struct {
 func (p *Packet) depart() *flight {
 	number16 := func(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
 	f := &flight{Packet: *p, mark: number(0), ctMark: number(0), ctState: number(ctInvalid)}
-	f.ports = between(number16(p.Ports.First), number16(p.Ports.Last)).named("port")
+	f.ports = between(number16(p.Ports.First), number16(p.Ports.Last)).named(Port)
 	f.dst = p.addr(p.Destination).named("destination address")
 	return f
 }

@@ -74,7 +74,7 @@ type Place struct {
 	Base   *Chain // which the packet came through
 	Chain  *Chain // whose rule it is
 	Handle uint64 // of the rule; 0 for the policy of the base chain
-	Why    string // what it depends on, for people; "" for nothing
+	Why    string // what it depends on, for people; "" for nothing. See [Port]
 }
 
 // Answer is what becomes of a packet. More than one may be so where it cannot
@@ -85,9 +85,13 @@ type Answer struct {
 	// Away says that it is for another host, or may be, when its destination
 	// has been rewritten; what becomes of it there is not looked at.
 	Away   bool
-	DropAt []Place // where it is dropped, if it is
-	Doubts []Place // what the answer depends on, if it can not be told
+	DropAt []Place  // where it is dropped, if it is
+	Doubts []Place  // what the answer depends on, if it cannot be told
+	Chains []*Chain // which it came through, or may have
 }
+
+// Port is why an answer is not the same for all ports of a packet's.
+const Port = "port"
 
 // Certain says whether there is one answer.
 func (a Answer) Certain() bool { return a.Passes != a.Drops }

@@ -138,6 +138,8 @@ func TestJudge(t *testing.T) {
 		{"no SYN", in("tcp flags & (fin|syn|rst|ack) != syn accept"), syn(22), "drops"},
 		{"fragments", in("ip frag-off & 0x1fff != 0 drop", "accept"), syn(22), "passes"},
 		{"options", in("tcp option maxseg size 1-500 drop", "accept"), syn(22), "passes, drops (options)"},
+		{"extension headers", in("exthdr rt exists drop", "rt type 0 drop", "accept"), packet(port.TCP, 22, true), "passes"},
+		{"iptables, extension headers", [][]string{strings.Fields("ip6tables-nft -w -A INPUT -m rt --rt-type 0 -j DROP")}, packet(port.TCP, 22, true), "passes"},
 		{"local", in("fib daddr type local accept"), syn(22), "passes"},
 		{"the way back", in("meta nfproto ipv6 fib saddr . mark . iif oif missing drop", "accept"), packet(port.TCP, 22, true), "passes"},
 		{"untracked", text("table inet f { chain p { type filter hook prerouting priority raw; tcp dport 22 notrack; };" +
@@ -151,6 +153,8 @@ func TestJudge(t *testing.T) {
 		{"what others are asked", text("table inet f { chain i { type filter hook forward priority 0; policy drop; }; }"), syn(22), "passes"},
 		{"iptables", iptables("-P INPUT DROP", "-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", "-A INPUT -i lo -j ACCEPT",
 			"-A INPUT -p tcp -m multiport --dports 21,22,80:90 -m comment --comment x -j ACCEPT"), syn(22), "passes"},
+		{"iptables, established only", iptables("-P INPUT DROP", "-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"), syn(22), "drops"},
+		{"iptables, all but invalid ones", iptables("-P INPUT DROP", "-A INPUT -m conntrack ! --ctstate INVALID -j ACCEPT"), syn(22), "passes"},
 		{"iptables, other ports", iptables("-P INPUT DROP", "-A INPUT -p tcp -m multiport --dports 21,80:90 -j ACCEPT"), syn(22), "drops"},
 		{"iptables, a range of several", iptables("-P INPUT DROP", "-A INPUT -p tcp -m multiport --dports 21,80:90 -j ACCEPT"), syn(85), "passes"},
 		{"iptables, new ones", iptables("-P INPUT DROP", "-A INPUT -m state --state NEW -p tcp --syn --dport 22 -j ACCEPT"), syn(22), "passes"},

@@ -35,6 +35,7 @@ type walk struct {
 	unsure int
 	drops  []Place
 	doubts []Place
+	chains []*Chain
 }
 
 // conntrackPriority is NF_IP_PRI_CONNTRACK, from which on a packet of
@@ -68,6 +69,7 @@ func (s *Ruleset) Judge(p Packet, skip func(*Chain) bool) Answer {
 			answer.Doubts = append(answer.Doubts, w.doubts...)
 		}
 	}
+	answer.Chains = w.chains
 	answer.Away = w.away != no && answer.Passes
 	return answer
 }
@@ -127,6 +129,9 @@ func (w *walk) on(c *Chain) truth {
 
 // chain is what becomes of the packet in a chain; onward is its end.
 func (w *walk) chain(c *Chain, depth int) outcome {
+	if !slices.Contains(w.chains, c) {
+		w.chains = append(w.chains, c)
+	}
 	if depth > maxDepth {
 		w.doubt(c, 0, "chains that call each other too deep to follow")
 		return accepted | dropped | onward

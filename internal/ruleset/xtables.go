@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -19,6 +20,8 @@ func (s *step) match(e Expr) (holds truth, why string) {
 	switch {
 	case name == "comment":
 		return yes, ""
+	case slices.Contains([]string{"rt", "frag", "ah", "hbh", "dst", "mh"}, name):
+		return no, "" // there are no extension headers
 	case name == "tcp" && len(info) >= 12:
 		return s.xtTCP(info)
 	case name == "udp" && len(info) >= 9:
@@ -30,9 +33,9 @@ func (s *step) match(e Expr) (holds truth, why string) {
 		return s.xtAddrtype(info)
 	case name == "conntrack" && revision >= 2 && len(info) >= 156:
 		const state, alias = 1, 1 << 13 // XT_CONNTRACK_STATE, and as "-m state" writes it
-		if binary.NativeEndian.Uint16(info[148:])&^alias == state {
-			mask := uint32(binary.NativeEndian.Uint16(info[152:]))
-			return s.xtState(mask, 256, binary.NativeEndian.Uint16(info[150:])&state != 0)
+		if binary.NativeEndian.Uint16(info[146:])&^alias == state {
+			mask := uint32(binary.NativeEndian.Uint16(info[150:]))
+			return s.xtState(mask, 256, binary.NativeEndian.Uint16(info[148:])&state != 0)
 		}
 		return maybe, "connection"
 	case name == "state" && len(info) >= 4:
