@@ -228,12 +228,14 @@ until firewall-cmd --state >/dev/null 2>&1; do sleep 0.05; done
 				}
 			}
 			run("true")
+			f := guard(t, n)
 			found := fatesIn(t, n)
 			if got := lines(found); !strings.HasPrefix(got[0], tt.where) {
 				t.Errorf("found:\n%s\nwant first: %s", strings.Join(got, "\n"), tt.where)
 			}
 			obey(t, found, run)
 			want(t, fatesIn(t, n), allThrough)
+			stands(t, n, f)
 		})
 	}
 }
