@@ -143,7 +143,9 @@ func (s *step) expr(e Expr) (done bool) {
 		s.compute(e)
 	case "exthdr":
 		return s.options(e)
-	case "payload", "meta", "ct", "fib":
+	case "ct":
+		return s.connection(e)
+	case "payload", "meta", "fib":
 		s.field(e)
 	case "match":
 		t, why := s.match(e)
@@ -237,16 +239,23 @@ func (s *step) field(e Expr) {
 		} else if key == unix.NFT_META_MARK {
 			s.change(&s.mark, s.registers.load(e.number(unix.NFTA_META_SREG), 4))
 		}
-	case "ct":
-		key := e.number(unix.NFTA_CT_KEY)
-		if !e.has(unix.NFTA_CT_SREG) {
-			s.registers.store(e.number(unix.NFTA_CT_DREG), s.ct(key))
-		} else if key == unix.NFT_CT_MARK {
-			s.change(&s.ctMark, s.registers.load(e.number(unix.NFTA_CT_SREG), 4))
-		}
 	case "fib":
 		s.registers.store(e.number(unix.NFTA_FIB_DREG), s.fib(e.number(unix.NFTA_FIB_RESULT), e.number(unix.NFTA_FIB_FLAGS)))
 	}
+}
+
+// connection follows what reads a field of the packet's connection or changes
+// one. Without a connection the rule ends, unless it asks for the state.
+func (s *step) connection(e Expr) (done bool) {
+	key := e.number(unix.NFTA_CT_KEY)
+	if e.has(unix.NFTA_CT_SREG) {
+		if key == unix.NFT_CT_MARK && s.tracked != no {
+			s.change(&s.ctMark, s.registers.load(e.number(unix.NFTA_CT_SREG), 4))
+		}
+		return false
+	}
+	s.registers.store(e.number(unix.NFTA_CT_DREG), s.ct(key))
+	return key != unix.NFT_CT_STATE && s.only(s.tracked, "connection")
 }
 
 // lookup follows a look into a set or a map.

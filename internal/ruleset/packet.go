@@ -42,7 +42,8 @@ type flight struct {
 	mark    value
 	ctMark  value
 	ctState value
-	notrack truth
+	notrack truth // what a rule asked for before the packet had a connection
+	tracked truth // it has one
 	// rewritten says whether its destination is another than was asked for, and
 	// away whether that is another host.
 	rewritten, away truth

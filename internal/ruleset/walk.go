@@ -76,6 +76,7 @@ func (s *Ruleset) Judge(p Packet, skip func(*Chain) bool) Answer {
 
 // track has the packet's connection known.
 func (w *walk) track() {
+	w.tracked = w.notrack.invert()
 	switch w.notrack {
 	case no:
 		w.ctState = number(ctNew)
