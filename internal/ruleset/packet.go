@@ -44,6 +44,7 @@ type flight struct {
 	ctState value
 	notrack truth // what a rule asked for before the packet had a connection
 	tracked truth // it has one
+	judged  bool  // whether it has one is decided
 	// rewritten says whether its destination is another than was asked for, and
 	// away whether that is another host.
 	rewritten, away truth

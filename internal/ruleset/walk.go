@@ -1,6 +1,7 @@
 package ruleset
 
 import (
+	"reflect"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -47,13 +48,56 @@ const conntrackPriority = -200
 func (s *Ruleset) Judge(p Packet, skip func(*Chain) bool) Answer {
 	w := &walk{rules: s, flight: p.depart()}
 	answer := Answer{Passes: true}
-	tracked := false
-	for _, c := range s.bases(&p) {
-		if skip(c) || c.Hook == "input" && w.away == yes || c.Type == "nat" && w.rewritten == yes {
+	bases := slices.DeleteFunc(s.bases(&p), skip)
+	for len(bases) > 0 && answer.Passes {
+		n := 1
+		for n < len(bases) && bases[n].Hook == bases[0].Hook && bases[n].Priority == bases[0].Priority {
+			n++
+		}
+		w.beside(bases[:n], &answer)
+		bases = bases[n:]
+	}
+	answer.Chains = w.chains
+	answer.Away = w.away != no && answer.Passes
+	return answer
+}
+
+// beside follows the packet through base chains of one priority. Which comes
+// first is the one that was made last, which nobody can see: so what one of them
+// changes of the packet is not known to the others.
+func (w *walk) beside(bases []*Chain, answer *Answer) {
+	before, so := *w.flight, *answer
+	w.pass(bases, answer)
+	if len(bases) > 1 && !reflect.DeepEqual(before, *w.flight) {
+		w.flight.blur(before)
+		*answer = so
+		w.pass(bases, answer)
+	}
+}
+
+// blur forgets what differs from before.
+func (f *flight) blur(before flight) {
+	for _, v := range []struct{ now, before *value }{
+		{&f.ports, &before.ports}, {&f.dst, &before.dst}, {&f.mark, &before.mark}, {&f.ctMark, &before.ctMark}} {
+		if !reflect.DeepEqual(*v.now, *v.before) {
+			*v.now = unknown(len(v.before.min)).named(v.before.of)
+		}
+	}
+	for _, t := range []struct{ now, before *truth }{
+		{&f.notrack, &before.notrack}, {&f.rewritten, &before.rewritten}, {&f.away, &before.away}} {
+		if *t.now != *t.before {
+			*t.now = maybe
+		}
+	}
+}
+
+// pass follows the packet through some base chains, one after the other.
+func (w *walk) pass(bases []*Chain, answer *Answer) {
+	for _, c := range bases {
+		if c.Hook == "input" && w.away == yes || c.Type == "nat" && w.rewritten == yes {
 			continue
 		}
-		if !tracked && (c.Hook == "input" || c.Hook == "prerouting" && c.Priority >= conntrackPriority) {
-			tracked = true
+		if w.tracked == no && !w.judged && (c.Hook == "input" || c.Hook == "prerouting" && c.Priority >= conntrackPriority) {
 			w.track()
 		}
 		out := w.through(c)
@@ -63,19 +107,17 @@ func (s *Ruleset) Judge(p Packet, skip func(*Chain) bool) Answer {
 		}
 		if out == dropped {
 			answer.Passes = false
-			break
+			return
 		}
 		if out&dropped != 0 {
 			answer.Doubts = append(answer.Doubts, w.doubts...)
 		}
 	}
-	answer.Chains = w.chains
-	answer.Away = w.away != no && answer.Passes
-	return answer
 }
 
 // track has the packet's connection known.
 func (w *walk) track() {
+	w.judged = true
 	w.tracked = w.notrack.invert()
 	switch w.notrack {
 	case no:
