@@ -67,6 +67,9 @@ func zone(chains []*ruleset.Chain) string {
 // letThrough are the commands, a line each, that have a firewall let ports
 // through.
 func letThrough(by string, base *ruleset.Chain, zone string, ports []port.Range) string {
+	if len(ports) == 0 {
+		return ""
+	}
 	var steps []string
 	for _, proto := range []port.Proto{port.TCP, port.UDP} {
 		of := slices.DeleteFunc(slices.Clone(ports), func(r port.Range) bool { return r.Proto != proto })

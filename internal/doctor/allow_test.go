@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/nstest"
@@ -98,7 +99,7 @@ func TestFates(t *testing.T) {
 		want  []string
 		cured bool // by the commands
 	}{
-		{"nothing", nil, []string{"ok: firewall: no other one decides about what comes in"}, false},
+		{"nothing", nil, nil, false},
 		{"nothing drops", [][]string{{"nft", "table inet f { chain i { type filter hook input priority 0; tcp dport 80 accept; }; }"}},
 			[]string{allThrough}, false},
 		{"the policy", [][]string{policy("tcp dport 22 accept")}, []string{
@@ -120,7 +121,7 @@ func TestFates(t *testing.T) {
 		{"one address only", [][]string{policy("ip saddr 198.51.100.7 accept; meta nfproto ipv6 accept")}, []string{
 			"problem: table inet filter, chain input: drops what strangers send to 22/tcp, 60000-61000/udp, 59000/tcp, 59001/tcp over IPv4 (", "ok: "}, true},
 		{"one address only, meant so", [][]string{policy("ip saddr 198.51.100.0/24 tcp dport { 22, 59000, 59001 } accept; udp dport 60000-61000 accept; meta nfproto ipv6 accept")}, []string{
-			"warning: table inet filter, chain input: may drop what strangers send to 22/tcp, 59000/tcp, 59001/tcp over IPv4: it depends on the source address",
+			"warning: table inet filter, chain input: may drop what strangers send to 22/tcp, 59000/tcp, 59001/tcp over IPv4: it depends on the source address (rule with handle",
 			"ok: ", "ok: "}, false},
 		{"a rate", [][]string{policy("tcp dport { 22, 59000, 59001 } limit rate 10/minute accept; udp dport 60000-61000 accept")}, []string{
 			"warning: table inet filter, chain input: may drop what strangers send to 22/tcp, 59000/tcp, 59001/tcp: it depends on the rate (rule with handle",
@@ -130,8 +131,11 @@ func TestFates(t *testing.T) {
 		{"two chains", [][]string{policy("tcp dport 22 accept"), {"nft", "table inet late { chain i { type filter hook input priority 10; policy drop; }; }"}}, []string{
 			"problem: table inet late, chain i: drops what strangers send to 22/tcp (policy of chain i)",
 			"problem: table inet filter, chain input: drops what strangers send to 60000-61000/udp"}, false},
-		{"the fence", [][]string{{"nft", "table inet doorward { chain i { type filter hook input priority 10; policy drop; }; }"}}, []string{
-			"ok: firewall: no other one decides about what comes in"}, false},
+		{"the fence", [][]string{{"nft", "table inet doorward { chain i { type filter hook input priority 10; policy drop; }; }"}}, nil, false},
+		{"at ingress", [][]string{{"sh", "-c", "nft \"table netdev n { chain i { type filter hook ingress device $(ip -o route get 198.51.100.1 |" +
+			" sed 's/.* dev \\([^ ]*\\).*/\\1/') priority 0; tcp dport 59000 drop; }; }\""}}, []string{
+			"problem: table netdev n, chain i: drops what strangers send to 59000/tcp (rule with handle 2 of chain i): knocks and visitors do not" +
+				" arrive > nft insert rule netdev n i tcp dport { 59000 } accept", "ok: "}, true},
 		{"published", [][]string{{"nft", "table ip n { chain p { type nat hook prerouting priority dstnat; tcp dport 22 dnat to 198.51.100.7; }; }"}}, []string{
 			"ok: firewall: other rules let 22/tcp over IPv6 through", "ok: firewall: other rules let 60000-61000/udp, 59000/tcp, 59001/tcp through > "}, false},
 	} {
@@ -238,4 +242,42 @@ until firewall-cmd --state >/dev/null 2>&1; do sleep 0.05; done
 			stands(t, n, f)
 		})
 	}
+}
+
+// TestFirewallsOfOthers: what cannot be seen is said, and is not fine.
+func TestFirewallsOfOthers(t *testing.T) {
+	n := firewallLab(t)
+	firewalls := func(p *Patient, before func()) (found []Finding) {
+		t.Helper()
+		n.Do(func() error {
+			before()
+			found = p.firewalls(sshDoor(t))
+			return nil
+		})
+		return found
+	}
+	asRoot := func() {}
+	want(t, firewalls(machine(t, nil), asRoot), "ok: firewall: no other one decides about what comes in")
+	want(t, firewalls(machine(t, map[string]string{"/proc/thread-self/net/ip_tables_names": "nat\nfilter\n"}), asRoot),
+		"note: iptables-legacy: has the tables filter, nat, which cannot be read from here > iptables-legacy -S; see")
+	active := machine(t, map[string]string{"/etc/ufw/ufw.conf": "# x\nENABLED=yes\n", "/proc/7/comm": "firewalld\n"})
+	want(t, firewalls(active, asRoot),
+		"note: ufw: is active, and its rules cannot be read from here: it must let in whom doorward lets in, and the touches >"+
+			" ufw allow proto tcp to any port 22,59000,59001,59002",
+		"note: firewalld: is active, and its rules cannot be read from here: it must let in whom doorward lets in, and the touches >"+
+			" firewall-cmd --add-port=22/tcp --add-port=59000/tcp")
+	// The thread goes with this call, and nobody else is on it.
+	asNobody := func() { unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534) }
+	want(t, firewalls(machine(t, nil), asNobody), "note: firewall: whether other rules let 22/tcp, 59000/tcp, 59001/tcp, 59002/tcp"+
+		" through cannot be seen: ask nf_tables: ")
+
+	n.Run("nft", "table bridge b { chain i { type filter hook input priority 0; ether type arp accept; }; chain none { type filter hook input priority 1; }; }")
+	want(t, firewalls(machine(t, nil), asRoot), "note: table bridge b, chain i: decides about what comes in over a bridge: its rules are not followed here >")
+
+	n.Run("nft", "flush ruleset; table inet f { chain i { type filter hook input priority 0; }; }")
+	n.Do(func() error {
+		rules, err := ruleset.Read()
+		want(t, fates(rules, &config.Config{}), "note: firewall: there are rules of others' about what comes in (table inet f, chain i): what they do")
+		return err
+	})
 }

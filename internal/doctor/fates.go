@@ -120,17 +120,17 @@ type judge struct {
 func ownChain(c *ruleset.Chain) bool { return c.Family == "inet" && c.Table == ownTable }
 
 // fates says what others' rules do with packets to the ports that strangers must
-// reach.
+// reach; nothing if there are none.
 func fates(rules *ruleset.Ruleset, c *config.Config) []Finding {
 	var deciding []string
 	for _, ch := range rules.Chains {
-		if slices.Contains([]string{"ingress", "prerouting", "input"}, ch.Hook) && !ownChain(ch) {
+		if slices.Contains([]string{"ingress", "prerouting", "input"}, ch.Hook) && ch.Family != "bridge" && !ownChain(ch) {
 			deciding = append(deciding, ch.String())
 		}
 	}
 	switch {
 	case len(deciding) == 0:
-		return []Finding{{OK, "firewall", "no other one decides about what comes in", ""}}
+		return nil
 	case len(c.Doors) == 0:
 		return []Finding{{Note, "firewall", fmt.Sprintf("there are rules of others' about what comes in (%s): what they do with knocks is"+
 			" told when doors are configured", strings.Join(deciding, "; ")), ""}}
@@ -208,8 +208,13 @@ func (j *judge) one(r port.Range, ipv6 bool) (f fate, there, split bool) {
 			there = true
 		}
 	}
-	if f.verdict == Problem && (passes > 0 || j.meant(r, f.way)) {
+	if f.verdict != Problem {
+		return f, there, split
+	}
+	if passes > 0 {
 		f.verdict, f.at.Why = Warning, "source address, the destination address or the interface"
+	} else if by, ok := j.meant(r, f.way); ok {
+		f.verdict, f.at = Warning, by
 	}
 	return f, there, split
 }
@@ -224,15 +229,13 @@ func first(lists ...[]ruleset.Place) ruleset.Place {
 	return ruleset.Place{}
 }
 
-// meant says whether a rule lets some sources through that is about these ports:
-// somebody may want just that. A rule that lets a source through wherever it
+// meant is the rule that lets some sources through to just these ports, if there
+// is one: somebody may want that. A rule that lets a source through wherever it
 // goes is about something else.
-func (j *judge) meant(r port.Range, way arrival) bool {
-	passes := func(r port.Range) bool {
-		p := j.packet(r, way)
-		return j.rules.Judge(p, ownChain).Passes
-	}
-	return passes(r) && !passes(port.Range{Proto: r.Proto, First: j.other, Last: j.other})
+func (j *judge) meant(r port.Range, way arrival) (by ruleset.Place, ok bool) {
+	a := j.rules.Judge(j.packet(r, way), ownChain)
+	other := j.rules.Judge(j.packet(port.Range{Proto: r.Proto, First: j.other, Last: j.other}, way), ownChain)
+	return first(a.Doubts), a.Passes && !other.Passes
 }
 
 // packet is one of any source's, to any address of this machine.

@@ -35,8 +35,10 @@ func (p *Patient) firewalls(c *config.Config) []Finding {
 			"run doctor as root"}}
 		return append(all, p.unseen(&ruleset.Ruleset{}, c)...)
 	}
-	all := fates(rules, c)
-	all = append(all, p.unseen(rules, c)...)
+	all := append(fates(rules, c), p.unseen(rules, c)...)
+	if len(all) == 0 {
+		all = []Finding{{OK, "firewall", "no other one decides about what comes in", ""}}
+	}
 	chains, err := baseChains()
 	if err != nil {
 		return append(all, Finding{Note, "firewall", fmt.Sprintf("rules that lead elsewhere cannot be read: %v", err), ""})
@@ -58,6 +60,12 @@ func (p *Patient) unseen(rules *ruleset.Ruleset, c *config.Config) []Finding {
 	if p.running("firewalld") && !slices.ContainsFunc(rules.Chains, byFirewalld) {
 		all = append(all, Finding{Note, "firewalld", "is active, and its rules cannot be read from here: it must let in whom doorward lets" +
 			" in, and the touches", letThrough("firewalld", nil, "", wayInPorts(c))})
+	}
+	for _, ch := range rules.Chains {
+		if ch.Family == "bridge" && (ch.Hook == "prerouting" || ch.Hook == "input") && (ch.Drop || len(ch.Rules) > 0) {
+			all = append(all, Finding{Note, ch.String(), "decides about what comes in over a bridge: its rules are not followed here",
+				fmt.Sprintf("nft list chain bridge %s %s; see that it lets %s through", ch.Table, ch.Name, wayIn(c))})
+		}
 	}
 	legacy := p.read("/proc/thread-self/net/ip_tables_names") + p.read("/proc/thread-self/net/ip6_tables_names")
 	if tables := strings.Fields(legacy); len(tables) > 0 {

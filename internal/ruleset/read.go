@@ -109,9 +109,10 @@ func (r *reader) generation() (uint32, error) {
 	return all[0].number(unix.NFTA_GEN_ID), nil
 }
 
-// families are those whose rules are walked.
+// families are those of what comes in over a network. Those of bridges are not
+// walked.
 var families = map[byte]string{
-	unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet", unix.NFPROTO_NETDEV: "netdev",
+	unix.NFPROTO_BRIDGE: "bridge", unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet", unix.NFPROTO_NETDEV: "netdev",
 }
 
 // hooks are the numbers of linux/netfilter.h, of the families but netdev.

@@ -23,7 +23,7 @@ type Ruleset struct {
 
 // Chain is a chain of a table.
 type Chain struct {
-	Family   string // "ip", "ip6", "inet" or "netdev"
+	Family   string // "ip", "ip6", "inet", "netdev" or "bridge", which is not walked
 	Table    string
 	Name     string
 	Hook     string   // "ingress", "prerouting" or "input"; "" for one that is only called

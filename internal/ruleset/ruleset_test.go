@@ -144,6 +144,13 @@ func TestJudge(t *testing.T) {
 		{"the way back", in("meta nfproto ipv6 fib saddr . mark . iif oif missing drop", "accept"), packet(port.TCP, 22, true), "passes"},
 		{"untracked", text("table inet f { chain p { type filter hook prerouting priority raw; tcp dport 22 notrack; };" +
 			" chain i { type filter hook input priority 0; policy drop; ct state untracked accept; }; }"), syn(22), "passes"},
+		{"untracked, and so not redirected", text("table ip n { chain raw { type filter hook prerouting priority raw; tcp dport 22 notrack; };" +
+			" chain p { type nat hook prerouting priority dstnat; tcp dport 22 redirect to :2222; }; };" +
+			" table inet f { chain i { type filter hook input priority 0; policy drop; tcp dport 2222 accept; }; }"), syn(22), "drops"},
+		{"before it has a connection", text("table ip r { chain p { type filter hook prerouting priority raw; policy drop; ct mark 0 accept; ct state new accept; }; }"),
+			syn(22), "drops"},
+		{"chains of one priority", text("table inet a { chain i { type filter hook input priority 0; meta mark set 1; }; };" +
+			" table inet b { chain i { type filter hook input priority 0; meta mark 1 drop; }; }"), syn(22), "passes, drops (mark)"},
 		{"redirected", text("table ip n { chain p { type nat hook prerouting priority dstnat; tcp dport 22 redirect to :2222; }; };" +
 			" table inet f { chain i { type filter hook input priority 0; policy drop; tcp dport 2222 accept; }; }"), syn(22), "passes"},
 		{"redirected, and blocked there", text("table ip n { chain p { type nat hook prerouting priority dstnat; tcp dport 22 redirect to :2222; }; };" +

@@ -139,7 +139,7 @@ func (w *walk) through(c *Chain) outcome {
 	w.base, w.drops, w.doubts, w.unsure = c, nil, nil, 0
 	if on == maybe {
 		w.unsure++
-		w.doubt(c, 0, "interface")
+		w.doubt(c, 0, map[bool]string{true: "connection", false: "interface"}[c.Type == "nat"])
 	}
 	out := w.chain(c, 0)
 	if out&(onward|returns) != 0 {
@@ -157,9 +157,12 @@ func (w *walk) through(c *Chain) outcome {
 	return out
 }
 
-// on says whether the packet passes a chain that is on some interfaces only.
+// on says whether the packet passes a chain: some are on some interfaces only,
+// and those that translate addresses are for what has a connection.
 func (w *walk) on(c *Chain) truth {
 	switch {
+	case c.Type == "nat":
+		return w.tracked
 	case c.Hook != "ingress":
 		return yes
 	case w.Interface == "" || len(c.Devices) == 0:
