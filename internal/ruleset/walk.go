@@ -34,6 +34,7 @@ type walk struct {
 	// unsure says that the packet may not be here at all: a rule that led here
 	// may not hold. What a rule changes is then not known afterwards.
 	unsure int
+	order  int // 1 while chains are passed whose order is not known, which makes one unsure
 	drops  []Place
 	doubts []Place
 	chains []*Chain
@@ -71,7 +72,9 @@ func (w *walk) beside(bases []*Chain, answer *Answer) {
 	if len(bases) > 1 && !reflect.DeepEqual(before, *w.flight) {
 		w.flight.blur(before)
 		*answer = so
+		w.order = 1
 		w.pass(bases, answer)
+		w.order = 0
 	}
 }
 
@@ -136,7 +139,7 @@ func (w *walk) through(c *Chain) outcome {
 	if on == no {
 		return accepted
 	}
-	w.base, w.drops, w.doubts, w.unsure = c, nil, nil, 0
+	w.base, w.drops, w.doubts, w.unsure = c, nil, nil, w.order
 	if on == maybe {
 		w.unsure++
 		w.doubt(c, 0, map[bool]string{true: "connection", false: "interface"}[c.Type == "nat"])
