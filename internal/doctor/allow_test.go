@@ -182,6 +182,7 @@ set -eu
 copies=$1
 shift
 mount -t tmpfs run /run
+mount -t tmpfs log /var/log
 mkdir /run/dbus
 for d in $DIRECTORIES; do
 	cp -a "$d" "$copies"

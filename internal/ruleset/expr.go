@@ -308,9 +308,26 @@ func (s *step) any(found []Element, why string) (done bool) {
 	return done
 }
 
+// near are the spans that a key may be in: one at most of a large set, if all of
+// the key is known.
+func (t *Set) near(key []keyPart) []span {
+	all := t.spans()
+	if t.Concat || len(key) != 1 || !key[0].exact() {
+		return all
+	}
+	// Spans do not overlap: the last that begins before the key, or with it.
+	i, _ := slices.BinarySearchFunc(all, key[0].min, func(s span, b []byte) int {
+		if bytes.Compare(s.from, b) <= 0 {
+			return -1
+		}
+		return 1
+	})
+	return all[max(i-1, 0):i]
+}
+
 // find are the elements that a key may have, and whether it has one.
 func (t *Set) find(key []keyPart) (found []Element, holds truth) {
-	for _, s := range t.spans() {
+	for _, s := range t.near(key) {
 		h := s.holds(key)
 		if h == yes && s.Depends {
 			h = maybe
@@ -336,7 +353,7 @@ func (s *step) action(e Expr) (done bool) {
 	const objectCounter = 1 // NFT_OBJECT_COUNTER
 	switch e.Name {
 	case "notrack":
-		s.become(&s.notrack)
+		s.untrack()
 	case "masq":
 		return s.ends(accepted)
 	case "reject":

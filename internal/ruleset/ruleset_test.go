@@ -147,6 +147,8 @@ func TestJudge(t *testing.T) {
 		{"untracked, and so not redirected", text("table ip n { chain raw { type filter hook prerouting priority raw; tcp dport 22 notrack; };" +
 			" chain p { type nat hook prerouting priority dstnat; tcp dport 22 redirect to :2222; }; };" +
 			" table inet f { chain i { type filter hook input priority 0; policy drop; tcp dport 2222 accept; }; }"), syn(22), "drops"},
+		{"untracked, in the same chain", text("table ip r { chain p { type filter hook prerouting priority raw; policy drop; notrack; ct state untracked accept; }; }"),
+			syn(22), "passes"},
 		{"before it has a connection", text("table ip r { chain p { type filter hook prerouting priority raw; policy drop; ct mark 0 accept; ct state new accept; }; }"),
 			syn(22), "drops"},
 		{"chains of one priority", text("table inet a { chain i { type filter hook input priority 0; meta mark set 1; }; };" +

@@ -128,3 +128,24 @@ func TestSpans(t *testing.T) {
 		}
 	}
 }
+
+// TestNear: of a set with as many elements as there are, one is looked at for a
+// key that is known.
+func TestNear(t *testing.T) {
+	set := &Set{Interval: true, KeyLen: 2}
+	for i := range 0x4000 {
+		at := func(n int, end bool) Element { return Element{Key: []byte{byte(n >> 8), byte(n)}, End: end} }
+		set.Elements = append(set.Elements, at(4*i+1, false), at(4*i+3, true)) // 1-2, 5-6, ...
+	}
+	for n := range 0x10000 {
+		key := []keyPart{{0, exact([]byte{byte(n >> 8), byte(n)})}}
+		want := no
+		if n%4 == 1 || n%4 == 2 {
+			want = yes
+		}
+		near := set.near(key)
+		if _, got := set.find(key); got != want || len(near) > 1 {
+			t.Fatalf("%d is found %d in %d elements, want %d in one at most", n, got, len(near), want)
+		}
+	}
+}

@@ -81,7 +81,8 @@ func (w *walk) beside(bases []*Chain, answer *Answer) {
 // blur forgets what differs from before.
 func (f *flight) blur(before flight) {
 	for _, v := range []struct{ now, before *value }{
-		{&f.ports, &before.ports}, {&f.dst, &before.dst}, {&f.mark, &before.mark}, {&f.ctMark, &before.ctMark}} {
+		{&f.ports, &before.ports}, {&f.dst, &before.dst}, {&f.mark, &before.mark}, {&f.ctMark, &before.ctMark},
+		{&f.ctState, &before.ctState}} {
 		if !reflect.DeepEqual(*v.now, *v.before) {
 			*v.now = unknown(len(v.before.min)).named(v.before.of)
 		}
@@ -332,4 +333,12 @@ func (s *step) become(what *truth) {
 		return
 	}
 	*what = yes
+}
+
+// untrack keeps the packet out of connection tracking, if it is not tracked yet.
+func (s *step) untrack() {
+	if !s.judged {
+		s.change(&s.ctState, number(ctUntracked))
+		s.become(&s.notrack)
+	}
 }

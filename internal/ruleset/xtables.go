@@ -181,12 +181,12 @@ func (s *step) target(e Expr) (done bool) {
 		s.mark, s.ctMark = unknown(4), unknown(4)
 		return false
 	case "NOTRACK":
-		s.become(&s.notrack)
+		s.untrack()
 		return false
 	case "CT":
 		const notrack = 1 // XT_CT_NOTRACK
 		if len(info) >= 2 && binary.NativeEndian.Uint16(info)&notrack != 0 {
-			s.become(&s.notrack)
+			s.untrack()
 		}
 		return false
 	case "REJECT":
