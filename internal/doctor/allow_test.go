@@ -76,7 +76,7 @@ func fatesIn(t *testing.T, n *nstest.NS) (found []Finding) {
 		t.Fatal(err)
 	}
 	n.Do(func() error {
-		rules, err := ruleset.Read()
+		rules, err := ruleset.Read(ownChain)
 		if err == nil {
 			found = fates(rules, c)
 		}
@@ -277,7 +277,7 @@ func TestFirewallsOfOthers(t *testing.T) {
 
 	n.Run("nft", "flush ruleset; table inet f { chain i { type filter hook input priority 0; }; }")
 	n.Do(func() error {
-		rules, err := ruleset.Read()
+		rules, err := ruleset.Read(ownChain)
 		want(t, fates(rules, &config.Config{}), "note: firewall: there are rules of others' about what comes in (table inet f, chain i): what they do")
 		return err
 	})

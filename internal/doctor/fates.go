@@ -124,7 +124,7 @@ func ownChain(c *ruleset.Chain) bool { return c.Family == "inet" && c.Table == o
 func fates(rules *ruleset.Ruleset, c *config.Config) []Finding {
 	var deciding []string
 	for _, ch := range rules.Chains {
-		if slices.Contains([]string{"ingress", "prerouting", "input"}, ch.Hook) && ch.Family != "bridge" && !ownChain(ch) {
+		if slices.Contains([]string{"ingress", "prerouting", "input"}, ch.Hook) && ch.Family != "bridge" {
 			deciding = append(deciding, ch.String())
 		}
 	}
@@ -190,7 +190,7 @@ func (j *judge) one(r port.Range, ipv6 bool) (f fate, there, split bool) {
 			continue
 		}
 		for _, p := range j.packets(r, way) {
-			a := j.rules.Judge(p, ownChain)
+			a := j.rules.Judge(p)
 			switch {
 			case !a.Certain():
 				split = split || slices.ContainsFunc(a.Doubts, func(p ruleset.Place) bool { return p.Why == ruleset.Port })
@@ -233,8 +233,8 @@ func first(lists ...[]ruleset.Place) ruleset.Place {
 // is one: somebody may want that. A rule that lets a source through wherever it
 // goes is about something else.
 func (j *judge) meant(r port.Range, way arrival) (by ruleset.Place, ok bool) {
-	a := j.rules.Judge(j.packet(r, way), ownChain)
-	other := j.rules.Judge(j.packet(port.Range{Proto: r.Proto, First: j.other, Last: j.other}, way), ownChain)
+	a := j.rules.Judge(j.packet(r, way))
+	other := j.rules.Judge(j.packet(port.Range{Proto: r.Proto, First: j.other, Last: j.other}, way))
 	return first(a.Doubts), a.Passes && !other.Passes
 }
 

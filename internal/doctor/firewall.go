@@ -29,7 +29,7 @@ type baseChain struct {
 
 // firewalls looks for what else decides about packets on their way in.
 func (p *Patient) firewalls(c *config.Config) []Finding {
-	rules, err := ruleset.Read()
+	rules, err := ruleset.Read(ownChain)
 	if err != nil {
 		all := []Finding{{Note, "firewall", fmt.Sprintf("whether other rules let %s through cannot be seen: %v", wayIn(c), err),
 			"run doctor as root"}}

@@ -244,6 +244,7 @@ func TestAgreesWithTheKernel(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	witnessed := func(c *Chain) bool { return c.Table == "witness" }
 	certain, through, total := 0, 0, 0
 	rulesets := 40
 	if n, err := strconv.Atoi(os.Getenv("RULESETS")); err == nil {
@@ -258,7 +259,7 @@ func TestAgreesWithTheKernel(t *testing.T) {
 		}
 		n.Run("nft", witness)
 		var all *Ruleset
-		n.Do(func() (err error) { all, err = Read(); return err })
+		n.Do(func() (err error) { all, err = Read(witnessed); return err })
 
 		var packets []Packet
 		next := uint16(10000 + 100*(seed%500))
@@ -278,10 +279,9 @@ func TestAgreesWithTheKernel(t *testing.T) {
 			}
 		}
 		passed := seen(n, "passed")
-		witnessed := func(c *Chain) bool { return c.Table == "witness" }
 		for i, p := range packets {
 			passes := passed[strconv.Itoa(int(next)+i)]
-			a := all.Judge(p, witnessed)
+			a := all.Judge(p)
 			total++
 			if passes {
 				through++
@@ -294,7 +294,7 @@ func TestAgreesWithTheKernel(t *testing.T) {
 			wide := p
 			wide.Ports.First, wide.Ports.Last, wide.Destination = p.Ports.First-2, p.Ports.Last+2, netip.Addr{}
 			for _, q := range []Packet{p, vague, wide} {
-				a := all.Judge(q, witnessed)
+				a := all.Judge(q)
 				if passes && !a.Passes || !passes && !a.Drops {
 					t.Fatalf("seed %d: the kernel lets %v of %v through: %v; the answer about %+v is %q\n%s", seed, p.Ports, p.Source, passes, q, say(a), text)
 				}

@@ -12,6 +12,7 @@ import (
 // reader reads the rules of a network namespace.
 type reader struct {
 	conn *netlink.Conn
+	skip func(*Chain) bool
 	all  *Ruleset
 }
 
@@ -19,15 +20,16 @@ type reader struct {
 var errChanged = errors.New("the rules are changed all the time by another program; try again")
 
 // Read reads the rules of the calling thread's network namespace as they are at
-// one moment.
-func Read() (*Ruleset, error) {
+// one moment, without the chains that skip names, and the sets that they look
+// into.
+func Read(skip func(*Chain) bool) (*Ruleset, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return nil, fmt.Errorf("ask nf_tables: %w", err)
 	}
 	defer conn.Close()
 	for range 10 {
-		r := &reader{conn: conn, all: &Ruleset{}}
+		r := &reader{conn: conn, skip: skip, all: &Ruleset{}}
 		before, err := r.generation()
 		if err != nil {
 			return nil, err
@@ -128,6 +130,9 @@ func (r *reader) chains() error {
 			continue
 		}
 		c := &Chain{Family: families[a.family], Table: a.text(unix.NFTA_CHAIN_TABLE), Name: a.text(unix.NFTA_CHAIN_NAME)}
+		if r.skip(c) {
+			continue
+		}
 		if a.has(unix.NFTA_CHAIN_HOOK) {
 			if err := c.hook(a); err != nil {
 				return fmt.Errorf("read %s: %w", c, err)
@@ -190,7 +195,7 @@ func (r *reader) rules() error {
 		like := &Chain{Family: families[a.family], Table: a.text(unix.NFTA_RULE_TABLE)}
 		c := r.all.chain(like, a.text(unix.NFTA_RULE_CHAIN))
 		if c == nil {
-			continue // of another family
+			continue // of another family, or skipped
 		}
 		rule := Rule{}
 		if b := a.Attrs[unix.NFTA_RULE_HANDLE]; len(b) == 8 {
@@ -225,23 +230,44 @@ func expressions(b []byte) (all []Expr, err error) {
 	return all, nil
 }
 
+// sets reads those that a rule looks into.
 func (r *reader) sets() error {
-	seen := map[[2]string]bool{}
+	seen := map[string]bool{}
 	for _, c := range r.all.Chains {
-		if seen[[2]string{c.Family, c.Table}] {
-			continue
-		}
-		seen[[2]string{c.Family, c.Table}] = true
-		if err := r.setsOf(c); err != nil {
-			return err
+		if table := c.Family + " " + c.Table; !seen[table] {
+			seen[table] = true
+			if err := r.setsOf(c, r.lookups(c)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// setsOf reads the sets of a chain's table.
-func (r *reader) setsOf(c *Chain) error {
+// lookups are the names of the sets that the rules of a chain's table look into.
+func (r *reader) lookups(of *Chain) map[string]bool {
+	all := map[string]bool{}
+	for _, c := range r.all.Chains {
+		if c.Family != of.Family || c.Table != of.Table {
+			continue
+		}
+		for _, rule := range c.Rules {
+			for _, e := range rule.Exprs {
+				if e.Name == "lookup" {
+					all[e.text(unix.NFTA_LOOKUP_SET)] = true
+				}
+			}
+		}
+	}
+	return all
+}
+
+// setsOf reads sets of a chain's table.
+func (r *reader) setsOf(c *Chain, names map[string]bool) error {
 	const interval, concat = 4, 0x80 // NFT_SET_INTERVAL, NFT_SET_CONCAT
+	if len(names) == 0 {
+		return nil
+	}
 	family := byte(0)
 	for number, name := range families {
 		if name == c.Family {
@@ -257,6 +283,9 @@ func (r *reader) setsOf(c *Chain) error {
 		flags := a.number(unix.NFTA_SET_FLAGS)
 		s := &Set{Family: c.Family, Table: c.Table, Name: a.text(unix.NFTA_SET_NAME), KeyLen: int(a.number(unix.NFTA_SET_KEY_LEN)),
 			Interval: flags&interval != 0, Concat: flags&concat != 0}
+		if !names[s.Name] {
+			continue
+		}
 		if err := r.elements(s, family); err != nil {
 			return fmt.Errorf("read the set %q of %s: %w", s.Name, c, err)
 		}

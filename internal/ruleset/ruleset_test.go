@@ -5,6 +5,7 @@ package ruleset
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -55,7 +56,7 @@ func say(a Answer) string {
 	return strings.Join(words, ", ")
 }
 
-func everyTable(*Chain) bool { return false }
+func nothing(*Chain) bool { return false }
 
 // judge says what rules that are loaded into a namespace by commands do with a
 // packet.
@@ -66,7 +67,7 @@ func load(t *testing.T, commands ...[]string) *Ruleset {
 		n.Run(argv[0], argv[1:]...)
 	}
 	var all *Ruleset
-	n.Do(func() (err error) { all, err = Read(); return err })
+	n.Do(func() (err error) { all, err = Read(nothing); return err })
 	return all
 }
 
@@ -153,6 +154,8 @@ func TestJudge(t *testing.T) {
 			syn(22), "drops"},
 		{"chains of one priority", text("table inet a { chain i { type filter hook input priority 0; meta mark set 1; }; };" +
 			" table inet b { chain i { type filter hook input priority 0; meta mark 1 drop; }; }"), syn(22), "passes, drops (mark)"},
+		{"chains of one priority, of which the first drops", text("table inet a { chain i { type filter hook input priority 0; meta mark 0 drop; }; };" +
+			" table inet b { chain i { type filter hook input priority 0; meta mark set 1; }; }"), syn(22), "passes, drops (mark)"},
 		{"redirected", text("table ip n { chain p { type nat hook prerouting priority dstnat; tcp dport 22 redirect to :2222; }; };" +
 			" table inet f { chain i { type filter hook input priority 0; policy drop; tcp dport 2222 accept; }; }"), syn(22), "passes"},
 		{"redirected, and blocked there", text("table ip n { chain p { type nat hook prerouting priority dstnat; tcp dport 22 redirect to :2222; }; };" +
@@ -179,12 +182,35 @@ func TestJudge(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			all := load(t, tt.rules...)
-			if d := cmp.Diff(tt.want, say(all.Judge(tt.packet, everyTable))); d != "" {
+			if d := cmp.Diff(tt.want, say(all.Judge(tt.packet))); d != "" {
 				t.Errorf("the answer (-want +got):\n%s", d)
 				for _, c := range all.Chains {
 					t.Logf("%+v", *c)
 				}
 			}
 		})
+	}
+}
+
+// TestReadLeavesOut: sets that no rule looks into, and tables that are skipped,
+// are not read, however much is in them.
+func TestReadLeavesOut(t *testing.T) {
+	nstest.Need(t, "nft")
+	n := nstest.New(t)
+	n.Run("nft", `table inet f {
+			set used { type inet_service; elements = { 22 }; }
+			set unused { type ipv4_addr; elements = { 192.0.2.1 }; }
+			chain i { type filter hook input priority 0; tcp dport @used accept; tcp dport { 23, 24 } drop; }
+		}
+		table inet skipped { set s { type inet_service; elements = { 22 }; }; chain i { tcp dport @s drop; }; }`)
+	var all *Ruleset
+	n.Do(func() (err error) { all, err = Read(func(c *Chain) bool { return c.Table == "skipped" }); return err })
+	var got []string
+	for _, s := range all.Sets {
+		got = append(got, s.Table+" "+strings.TrimRight(s.Name, "0123456789"))
+	}
+	slices.Sort(got)
+	if d := cmp.Diff([]string{"f __set", "f used"}, got); d != "" || len(all.Chains) != 1 {
+		t.Errorf("%d chains, want 1; the sets (-want +got):\n%s", len(all.Chains), d)
 	}
 }

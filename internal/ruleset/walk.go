@@ -44,12 +44,11 @@ type walk struct {
 // prerouting has a connection.
 const conntrackPriority = -200
 
-// Judge follows a packet through all chains that it passes on its way in, but
-// those of the table whose owner says skip.
-func (s *Ruleset) Judge(p Packet, skip func(*Chain) bool) Answer {
+// Judge follows a packet through all chains that it passes on its way in.
+func (s *Ruleset) Judge(p Packet) Answer {
 	w := &walk{rules: s, flight: p.depart()}
 	answer := Answer{Passes: true}
-	bases := slices.DeleteFunc(s.bases(&p), skip)
+	bases := s.bases(&p)
 	for len(bases) > 0 && answer.Passes {
 		n := 1
 		for n < len(bases) && bases[n].Hook == bases[0].Hook && bases[n].Priority == bases[0].Priority {
@@ -95,7 +94,8 @@ func (f *flight) blur(before flight) {
 	}
 }
 
-// pass follows the packet through some base chains, one after the other.
+// pass follows the packet through some base chains of one priority, one after the
+// other, and to the last even if one drops it: that may have come later.
 func (w *walk) pass(bases []*Chain, answer *Answer) {
 	for _, c := range bases {
 		if c.Hook == "input" && w.away == yes || c.Type == "nat" && w.rewritten == yes {
@@ -111,9 +111,7 @@ func (w *walk) pass(bases []*Chain, answer *Answer) {
 		}
 		if out == dropped {
 			answer.Passes = false
-			return
-		}
-		if out&dropped != 0 {
+		} else if out&dropped != 0 {
 			answer.Doubts = append(answer.Doubts, w.doubts...)
 		}
 	}

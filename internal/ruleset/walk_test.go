@@ -73,7 +73,7 @@ func TestWhatIsNotUnderstood(t *testing.T) {
 		{"all drop, whatever it is", input(true, []Expr{{Name: "limit"}}), "drops"},
 		{"a rate, and the rest passes", input(false, []Expr{{Name: "limit"}, accept}), "passes"},
 	} {
-		got := say((&Ruleset{Chains: []*Chain{tt.in}}).Judge(syn(22), everyTable))
+		got := say((&Ruleset{Chains: []*Chain{tt.in}}).Judge(syn(22)))
 		if got != tt.want {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
@@ -106,7 +106,7 @@ func TestWorkIsBounded(t *testing.T) {
 	}
 
 	circle := input(false, []Expr{verdictOf(t, unix.NFT_JUMP, "in")})
-	if got := say((&Ruleset{Chains: []*Chain{circle}}).Judge(syn(22), everyTable)); got != "passes, drops (chains that call each other too deep to follow)" {
+	if got := say((&Ruleset{Chains: []*Chain{circle}}).Judge(syn(22))); got != "passes, drops (chains that call each other too deep to follow)" {
 		t.Errorf("a circle: %q", got)
 	}
 }
