@@ -282,3 +282,41 @@ func TestFirewallsOfOthers(t *testing.T) {
 		return err
 	})
 }
+
+// TestArrivals: strangers come in by the interfaces of default routes.
+func TestArrivals(t *testing.T) {
+	nstest.Need(t, "ip")
+	n, outside := nstest.New(t), nstest.New(t)
+	_, eth := nstest.Link(outside, n, []string{"192.0.2.1/24", "2001:db8::1/64"}, []string{"192.0.2.2/24", "2001:db8::2/64"})
+	nstest.Link(outside, n, []string{"198.51.100.1/24"}, []string{"198.51.100.2/24"})
+	ways := func() (all []string) {
+		t.Helper()
+		n.Do(func() error {
+			own, err := ownAddresses()
+			if err != nil {
+				return err
+			}
+			found, err := arrivals(own)
+			for _, w := range found {
+				all = append(all, fmt.Sprintf("IPv6 %v, %s, %v", w.ipv6, strings.ReplaceAll(w.name, eth, "eth"), w.here))
+			}
+			return err
+		})
+		return all
+	}
+	want := func(what string, want ...string) {
+		t.Helper()
+		if d := cmp.Diff(want, ways()); d != "" {
+			t.Errorf("%s (-want +got):\n%s", what, d)
+		}
+	}
+	want("no default route", "IPv6 false, , []", "IPv6 true, , []")
+	n.Run("ip", "route", "add", "default", "via", "192.0.2.1")
+	n.Run("ip", "route", "add", "default", "via", "198.51.100.1", "table", "100")
+	n.Run("ip", "route", "add", "203.0.113.0/24", "via", "198.51.100.1")
+	want("a route for IPv4", "IPv6 false, eth, [192.0.2.2]", "IPv6 true, , []")
+	n.Run("ip", "route", "add", "default", "via", "2001:db8::1")
+	want("both", "IPv6 false, eth, [192.0.2.2]", "IPv6 true, eth, [2001:db8::2]")
+	n.Run("ip", "route", "replace", "default", "nexthop", "via", "192.0.2.1", "nexthop", "via", "198.51.100.1")
+	want("by two interfaces at once", "IPv6 false, , []", "IPv6 true, eth, [2001:db8::2]")
+}

@@ -246,7 +246,7 @@ func TestAgreesWithTheKernel(t *testing.T) {
 	}
 	witnessed := func(c *Chain) bool { return c.Table == "witness" }
 	certain, through, total := 0, 0, 0
-	rulesets := 40
+	rulesets := 40 // RULESETS in the environment is for longer runs
 	if n, err := strconv.Atoi(os.Getenv("RULESETS")); err == nil {
 		rulesets = n
 	}

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package ruleset tells what the nftables rules of a machine do with a packet on
 // its way in. It walks the rules as the kernel has them, expression by
 // expression, with a packet of which some is known and some is not: the answer

@@ -58,8 +58,7 @@ func say(a Answer) string {
 
 func nothing(*Chain) bool { return false }
 
-// judge says what rules that are loaded into a namespace by commands do with a
-// packet.
+// load reads the rules that commands make in a namespace of their own.
 func load(t *testing.T, commands ...[]string) *Ruleset {
 	t.Helper()
 	n := nstest.New(t)
@@ -134,6 +133,8 @@ func TestJudge(t *testing.T) {
 		{"a rate of log lines", in(`limit rate 10/minute log prefix "x"`, "tcp dport 22 accept"), syn(22), "passes"},
 		{"a mark that was set", text("table inet f { chain p { type filter hook prerouting priority -150; tcp dport 22 meta mark set 7; };" +
 			" chain i { type filter hook input priority 0; policy drop; meta mark 7 accept; }; }"), syn(22), "passes"},
+		{"a mark that not all are given", text("table inet f { chain p { type filter hook prerouting priority -150; limit rate 1/minute accept; meta mark set 7; };" +
+			" chain i { type filter hook input priority 0; policy drop; meta mark 7 accept; }; }"), syn(22), "passes, drops (mark)"},
 		{"a mark that nobody sets", in("meta mark and 0x8000 == 0x8000 drop", "accept"), syn(22), "passes"},
 		{"SYN", in("tcp flags & (fin|syn|rst|ack) == syn accept"), syn(22), "passes"},
 		{"no SYN", in("tcp flags & (fin|syn|rst|ack) != syn accept"), syn(22), "drops"},
