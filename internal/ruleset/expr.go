@@ -237,7 +237,11 @@ func (s *step) field(e Expr) {
 	case "meta":
 		key := e.number(unix.NFTA_META_KEY)
 		if !e.has(unix.NFTA_META_SREG) {
-			s.registers.store(e.number(unix.NFTA_META_DREG), s.meta(key))
+			v := s.meta(key)
+			if key == unix.NFT_META_NFPROTO && s.base.Family == "netdev" {
+				v = unknown(1) // none of the packet's
+			}
+			s.registers.store(e.number(unix.NFTA_META_DREG), v)
 		} else if key == unix.NFT_META_MARK {
 			s.change(&s.mark, s.registers.load(e.number(unix.NFTA_META_SREG), 4))
 		}
@@ -352,7 +356,6 @@ func (t *Set) find(key []keyPart) (found []Element, holds truth) {
 
 // action follows what does something with the packet.
 func (s *step) action(e Expr) (done bool) {
-	const objectCounter = 1 // NFT_OBJECT_COUNTER
 	switch e.Name {
 	case "notrack":
 		s.untrack()
@@ -378,11 +381,21 @@ func (s *step) action(e Expr) (done bool) {
 		a, _ := netip.AddrFromSlice(v.min)
 		return s.redirect(e, unix.NFTA_NAT_REG_PROTO_MIN, a, v.exact() && !e.several(unix.NFTA_NAT_REG_ADDR_MIN))
 	case "objref":
-		if e.number(unix.NFTA_OBJREF_IMM_TYPE) != objectCounter {
-			return s.only(maybe, "state of an object")
-		}
+		return s.object(e)
 	}
 	return false
+}
+
+// object follows a named object, by its type of linux/netfilter/nf_tables.h.
+func (s *step) object(e Expr) (done bool) {
+	const counter, quota, ctHelper, limit, connLimit, ctTimeout, secMark, ctExpect = 1, 2, 3, 4, 5, 7, 8, 9
+	switch e.number(unix.NFTA_OBJREF_IMM_TYPE) {
+	case counter, ctHelper, ctTimeout, secMark, ctExpect:
+		return false
+	case quota, limit, connLimit:
+		return s.only(maybe, "state of an object")
+	}
+	return s.anything("an object that is not known here")
 }
 
 // several says whether the range whose least register an attribute names, and

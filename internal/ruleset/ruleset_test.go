@@ -131,6 +131,10 @@ func TestJudge(t *testing.T) {
 		{"rejects", in("tcp dport 22 reject with tcp reset", "accept"), syn(22), "drops"},
 		{"a rate", in("tcp dport 22 limit rate 10/minute accept"), syn(22), "passes, drops (rate)"},
 		{"a rate of log lines", in(`limit rate 10/minute log prefix "x"`, "tcp dport 22 accept"), syn(22), "passes"},
+		{"objects", text(`table inet f { counter c { }; limit l { rate 1/minute; }; chain i { type filter hook input priority 0; policy drop;` +
+			` counter name "c" limit name "l" tcp dport 22 accept; }; }`), syn(22), "passes, drops (state of an object)"},
+		{"a counter with a name", text(`table inet f { counter c { }; chain i { type filter hook input priority 0; policy drop;` +
+			` counter name "c" tcp dport 22 accept; }; }`), syn(22), "passes"},
 		{"a mark that was set", text("table inet f { chain p { type filter hook prerouting priority -150; tcp dport 22 meta mark set 7; };" +
 			" chain i { type filter hook input priority 0; policy drop; meta mark 7 accept; }; }"), syn(22), "passes"},
 		{"a mark that not all are given", text("table inet f { chain p { type filter hook prerouting priority -150; limit rate 1/minute accept; meta mark set 7; };" +

@@ -70,7 +70,7 @@ func TestWhatIsNotUnderstood(t *testing.T) {
 			`passes, drops (target "NFQUEUE" of iptables, which is not known here)`},
 		{"a target of iptables that is cut", input(false, []Expr{named("target", unix.NFTA_TARGET_NAME, "DNAT")}), "passes, drops (target \"DNAT\" of a form that is not known here)"},
 		{"a target of iptables that passes nothing on", input(false, []Expr{named("target", unix.NFTA_TARGET_NAME, "LOG"), drop}), "drops"},
-		{"a state of an object", input(true, []Expr{{Name: "objref"}, accept}), "passes, drops (state of an object)"},
+		{"an object", input(true, []Expr{{Name: "objref"}, accept}), "passes, drops (an object that is not known here)"},
 		{"a drop with an error number", input(false, []Expr{verdictOf(t, 13<<16, "")}), "drops"},
 		{"all drop, whatever it is", input(true, []Expr{{Name: "limit"}}), "drops"},
 		{"a rate, and the rest passes", input(false, []Expr{{Name: "limit"}, accept}), "passes"},
