@@ -31,7 +31,11 @@ pgrep procps
 zstd zstd
 bzip2 bzip2
 systemd-nspawn systemd-container
-debootstrap debootstrap"
+debootstrap debootstrap
+iptables iptables
+ufw ufw ufw
+firewalld firewalld firewalld
+dbus-daemon dbus"
 bench="$demo
 iptables iptables
 knockd knockd knockd

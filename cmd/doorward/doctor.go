@@ -17,6 +17,10 @@ finding says what is so and what to do about it:
   warning  it works, but not as well as it should
   problem  it does not work, or it does not guard
 
+What to do stands below it, behind ">", a step a line; a command is on a line of
+its own, however long. With --json, findings have the keys verdict, where, what
+and do, and a newline or "; " stands between the steps of do.
+
 Doctor changes nothing. Run it as root, before doorward guards the machine for
 the first time and whenever something is odd; without root it sees less.
 

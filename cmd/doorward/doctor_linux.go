@@ -52,7 +52,8 @@ func examine(c *cobra.Command, e *env, path string, asJSON bool) error {
 const doctorWidth = 84
 
 // printDoctor prints findings for people: the verdict, where, and what is so,
-// with what to do about it below.
+// with what to do about it below, a step a line. Those are never broken, so that
+// a command can be copied.
 func printDoctor(w io.Writer, d dress, findings []doctor.Finding) {
 	styles := map[doctor.Verdict]func(...string) string{
 		doctor.OK: d.good.Render, doctor.Note: d.faint.Render, doctor.Warning: d.warn.Render, doctor.Problem: d.bad.Render,
@@ -62,9 +63,8 @@ func printDoctor(w io.Writer, d dress, findings []doctor.Finding) {
 		verdict := styles[f.Verdict](fmt.Sprintf("%-7s", f.Verdict))
 		lines := wrap(printable(f.Where)+": "+printable(f.What), doctorWidth-len(indent))
 		fmt.Fprintf(w, "%s  %s\n", verdict, strings.Join(lines, "\n"+indent))
-		if f.Do != "" {
-			lines := wrap(printable(f.Do), doctorWidth-len(indent)-2)
-			fmt.Fprintf(w, "%s> %s\n", indent, strings.Join(lines, "\n"+indent+"  "))
+		for _, step := range f.Steps() {
+			fmt.Fprintf(w, "%s> %s\n", indent, printable(step))
 		}
 	}
 	fmt.Fprintf(w, "\n%s, %s, %s, %d ok\n", counted(count(findings, doctor.Problem), "problem"),

@@ -22,6 +22,8 @@ func TestPrintDoctor(t *testing.T) {
 		{Verdict: doctor.Note, Where: "network", What: "nobody knows", Do: "try it"},
 		{Verdict: doctor.Problem, Where: "59001/tcp", What: "is taken by \x1b[31mnginx (pid 9): door ssh cannot listen for its knock",
 			Do: "end that, or change the knock: doorward rotate --door ssh --output /root/a/long/way/down"},
+		{Verdict: doctor.Problem, Where: "ufw", What: "drops them",
+			Do: "ufw allow proto tcp to any port 22,59000,59001,59002,59003,59004,59005,59006,59007,59008,59009\nufw allow\x1b 1; ufw reload\n"},
 	})
 	want := `ok       kernel: Linux 6.12.0 takes doorward's nftables table and keeps others from
          changing it
@@ -29,10 +31,13 @@ note     network: nobody knows
          > try it
 problem  59001/tcp: is taken by ` + "\ufffd" + `[31mnginx (pid 9): door ssh cannot listen for its
          knock
-         > end that, or change the knock: doorward rotate --door ssh --output
-           /root/a/long/way/down
+         > end that, or change the knock: doorward rotate --door ssh --output /root/a/long/way/down
+problem  ufw: drops them
+         > ufw allow proto tcp to any port 22,59000,59001,59002,59003,59004,59005,59006,59007,59008,59009
+         > ufw allow` + "\ufffd" + ` 1
+         > ufw reload
 
-1 problem, 0 warnings, 1 note, 1 ok
+2 problems, 0 warnings, 1 note, 1 ok
 `
 	if d := cmp.Diff(want, b.String()); d != "" {
 		t.Error(d)

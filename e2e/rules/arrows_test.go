@@ -98,8 +98,10 @@ var arrows = map[string]map[string]string{
 		"internal/files":    "why the configuration is refused",
 		"internal/port":     "plain types",
 		"internal/presence": "whether logs tell of logins",
+		"internal/ruleset":  "what others' rules do with knocks",
 		"internal/service":  "how a unit is",
 	},
+	"internal/ruleset": {"internal/port": "what a packet is for"},
 	"internal/share": {
 		"internal/config": "reads the knock and draws a new one",
 		"internal/files":  "writes where nobody else can",

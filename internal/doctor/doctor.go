@@ -18,6 +18,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/config"
@@ -43,7 +44,19 @@ type Finding struct {
 	Verdict Verdict `json:"verdict"`
 	Where   string  `json:"where"` // "kernel", "door ssh", "59000/tcp", ...
 	What    string  `json:"what"`  // what is so, with the value
-	Do      string  `json:"do"`    // what to do, "" for nothing
+	// Do is what to do, "" for nothing: steps, with a newline or "; " between
+	// them. A command is a step of its own.
+	Do string `json:"do"`
+}
+
+// Steps are what to do, one after the other. A command among them is whole.
+func (f Finding) Steps() (all []string) {
+	for step := range strings.SplitSeq(strings.ReplaceAll(f.Do, "; ", "\n"), "\n") {
+		if step = strings.TrimSpace(step); step != "" {
+			all = append(all, step)
+		}
+	}
+	return all
 }
 
 // Unit is a systemd unit, as far as a doctor asks about it.
@@ -91,6 +104,7 @@ func (p *Patient) Examine(ctx context.Context) []Finding {
 		add(capabilities(daemon, p.readProc(daemon, "status"), c)...)
 	}
 	add(p.firewalls(c)...)
+	add(p.saved()...)
 
 	holders, err := p.listeners()
 	if err != nil {

@@ -173,46 +173,6 @@ func TestCapabilities(t *testing.T) {
 	want(t, capabilities(7, "", c), "note: daemon (pid 7): its capabilities cannot be read")
 }
 
-func TestChains(t *testing.T) {
-	c := sshDoor(t)
-	tests := []struct {
-		name  string
-		chain baseChain
-		want  []string
-	}{
-		{"passes all", baseChain{table: "inet filter", name: "input", hook: "input"}, nil},
-		{"input, policy drop", baseChain{table: "inet filter", name: "input", hook: "input", policy: true}, []string{
-			"note: table inet filter, chain input: drops all that it does not know at input, after doorward's fence: it must" +
-				" let in whom doorward lets in > nft list chain inet filter input; see that it lets 22/tcp, 59000/tcp," +
-				" 59001/tcp, 59002/tcp through"}},
-		{"input, a rule", baseChain{table: "ip f", name: "in", hook: "input", drops: true}, []string{
-			"note: table ip f, chain in: drops packets at input, after doorward's fence"}},
-		{"early", baseChain{table: "ip raw", name: "PREROUTING", hook: "prerouting", priority: -300, drops: true}, []string{
-			"warning: table ip raw, chain PREROUTING: drops packets at prerouting, priority -300, before doorward's fence:" +
-				" knocks and visitors may never arrive > nft list chain ip raw PREROUTING; see"}},
-		{"ingress", baseChain{table: "netdev n", name: "i", hook: "ingress", priority: 10, drops: true}, []string{
-			"warning: table netdev n, chain i: drops packets at ingress, priority 10, before"}},
-		{"late prerouting", baseChain{table: "ip nat", name: "p", hook: "prerouting", priority: -100, drops: true}, []string{
-			"note: table ip nat, chain p: drops packets at prerouting, after"}},
-		{"notrack", baseChain{table: "ip raw", name: "p", hook: "prerouting", priority: -300, notrack: true}, []string{
-			"warning: table ip raw, chain p: takes packets out of connection tracking (notrack)"}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) { want(t, chainFindings([]baseChain{tt.chain}, c), tt.want...) })
-	}
-}
-
-func TestManagers(t *testing.T) {
-	c := sshDoor(t)
-	c.Doors[0].Ports = append(c.Doors[0].Ports, port.Range{Proto: port.UDP, First: 60000, Last: 61000})
-	want(t, managers("# x\nENABLED=yes\n", true, c),
-		"note: ufw: is active: it must let in whom doorward lets in, and the touches > ufw allow 22/tcp;"+
-			" ufw allow 60000:61000/udp; ufw allow 59000/tcp; ufw allow 59001/tcp; ufw allow 59002/tcp",
-		"note: firewalld: is active: it must let in whom doorward lets in, and the touches >"+
-			" firewall-cmd --permanent --add-port=22/tcp; firewall-cmd --permanent --add-port=60000-61000/udp;")
-	want(t, managers("ENABLED=no\n", false, c))
-}
-
 func TestParseSocket(t *testing.T) {
 	const rest = " 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4242 1 0 100 0 0 10 0"
 	tests := []struct {

@@ -3,48 +3,70 @@
 package doctor
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/ruleset"
 )
 
-// ownTable is the fence's table, and its priority at prerouting; see package
-// fence.
-const (
-	ownTable    = "doorward"
-	ownPriority = -150
-)
+// ownTable is the fence's, of the family inet; see package fence.
+const ownTable = "doorward"
 
 // baseChain is a chain of somebody's firewall that packets to this machine come
 // through, and what it and the chains that it calls may do to them.
 type baseChain struct {
-	table    string // with its family: "inet filter"
-	name     string
-	hook     string // "ingress", "prerouting" or "input"
-	priority int
-	policy   bool // what reaches its end is dropped
-	drops    bool // one of its rules drops or rejects
-	notrack  bool // one of its rules takes packets out of connection tracking
-	detours  []detour
+	table   string // with its family: "inet filter"
+	name    string
+	notrack bool // one of its rules takes packets out of connection tracking
+	detours []detour
 }
 
 // firewalls looks for what else decides about packets on their way in.
 func (p *Patient) firewalls(c *config.Config) []Finding {
-	var all []Finding
-	chains, err := baseChains()
-	var ways []Finding
-	if err == nil {
-		all = chainFindings(chains, c)
-		ways = waysRound(chains, c)
+	rules, err := ruleset.Read(ownChain)
+	if err != nil {
+		all := []Finding{{Note, "firewall", fmt.Sprintf("whether other rules let %s through cannot be seen: %v", wayIn(c), err),
+			"run doctor as root"}}
+		return append(all, p.unseen(&ruleset.Ruleset{}, c)...)
 	}
-	all = append(all, managers(p.read("/etc/ufw/ufw.conf"), p.running("firewalld"), c)...)
+	all := append(fates(rules, c), p.unseen(rules, c)...)
+	if len(all) == 0 {
+		all = []Finding{{OK, "firewall", "no other one decides about what comes in", ""}}
+	}
+	chains, err := baseChains()
+	if err != nil {
+		return append(all, Finding{Note, "firewall", fmt.Sprintf("rules that lead elsewhere cannot be read: %v", err), ""})
+	}
+	all = append(all, untracked(chains, c)...)
+	return append(all, waysRound(chains, c)...)
+}
+
+// unseen tells of firewalls that are there, and whose rules are not.
+func (p *Patient) unseen(rules *ruleset.Ruleset, c *config.Config) []Finding {
+	has := func(chain string) bool {
+		return slices.ContainsFunc(rules.Chains, func(c *ruleset.Chain) bool { return c.Name == chain })
+	}
+	var all []Finding
+	if p.ufwEnabled() && !has(ufwChain) {
+		all = append(all, Finding{Note, "ufw", "is active, and its rules cannot be read from here: it must let in whom doorward lets in," +
+			" and the touches", letThrough("ufw", nil, "", wayInPorts(c))})
+	}
+	if p.running("firewalld") && !slices.ContainsFunc(rules.Chains, byFirewalld) {
+		all = append(all, Finding{Note, "firewalld", "is active, and its rules cannot be read from here: it must let in whom doorward lets" +
+			" in, and the touches", letThrough("firewalld", nil, "", wayInPorts(c))})
+	}
+	for _, ch := range rules.Chains {
+		if ch.Family == "bridge" && (ch.Hook == "prerouting" || ch.Hook == "input") && (ch.Drop || len(ch.Rules) > 0) {
+			all = append(all, Finding{Note, ch.String(), "decides about what comes in over a bridge: its rules are not followed here",
+				fmt.Sprintf("nft list chain bridge %s %s; see that it lets %s through", ch.Table, ch.Name, wayIn(c))})
+		}
+	}
 	legacy := p.read("/proc/thread-self/net/ip_tables_names") + p.read("/proc/thread-self/net/ip6_tables_names")
 	if tables := strings.Fields(legacy); len(tables) > 0 {
 		slices.Sort(tables)
@@ -52,10 +74,7 @@ func (p *Patient) firewalls(c *config.Config) []Finding {
 			strings.Join(slices.Compact(tables), ", ")),
 			"iptables-legacy -S; see that it lets " + wayIn(c) + " through"})
 	}
-	if err == nil && len(all) == 0 {
-		all = append(all, Finding{OK, "firewall", "no other one decides about what comes in", ""})
-	}
-	return append(all, ways...)
+	return all
 }
 
 // waysRound looks for rules and routes that lead to guarded ports, or round
@@ -77,71 +96,34 @@ func waysRound(chains []baseChain, c *config.Config) []Finding {
 	return append(found, transparentFindings(routes, c)...)
 }
 
-// chainFindings judges base chains.
-func chainFindings(chains []baseChain, c *config.Config) []Finding {
+// untracked tells of what connection tracking is kept from.
+func untracked(chains []baseChain, c *config.Config) []Finding {
 	var all []Finding
 	for _, b := range chains {
-		where := fmt.Sprintf("table %s, chain %s", b.table, b.name)
-		early := b.hook == "ingress" || b.hook == "prerouting" && b.priority < ownPriority
-		switch {
-		case early && (b.drops || b.policy):
-			all = append(all, Finding{Warning, where, fmt.Sprintf("drops packets at %s, priority %d, before doorward's"+
-				" fence: knocks and visitors may never arrive", b.hook, b.priority),
-				fmt.Sprintf("nft list chain %s %s; see that it lets %s through", b.table, b.name, wayIn(c))})
-		case b.drops || b.policy:
-			rest := ""
-			if b.policy {
-				rest = " all that it does not know"
-			}
-			all = append(all, Finding{Note, where, fmt.Sprintf("drops%s at %s, after doorward's fence: it must let in"+
-				" whom doorward lets in", cmp.Or(rest, " packets"), b.hook),
-				fmt.Sprintf("nft list chain %s %s; see that it lets %s through", b.table, b.name, wayIn(c))})
-		}
 		if b.notrack && len(c.Doors) > 0 {
-			all = append(all, Finding{Warning, where, "takes packets out of connection tracking (notrack): if they are" +
-				" of a guarded port, established connections cannot be told from new ones",
+			all = append(all, Finding{Warning, fmt.Sprintf("table %s, chain %s", b.table, b.name), "takes packets out of connection" +
+				" tracking (notrack): if they are of a guarded port, established connections cannot be told from new ones",
 				fmt.Sprintf("nft list chain %s %s; see that no guarded port is among them", b.table, b.name)})
 		}
 	}
 	return all
 }
 
-// managers judges the programs that write firewalls.
-func managers(ufw string, firewalld bool, c *config.Config) []Finding {
-	var all []Finding
-	ports := wayInPorts(c)
-	commands := func(format, udp string) string {
-		var s []string
-		for _, p := range ports {
-			number, proto, _ := strings.Cut(p, "/")
-			s = append(s, fmt.Sprintf(format, strings.ReplaceAll(number, "-", udp), proto))
-		}
-		return strings.Join(s, "; ")
-	}
-	for line := range strings.Lines(ufw) {
-		if strings.TrimSpace(strings.ToLower(line)) == "enabled=yes" {
-			all = append(all, Finding{Note, "ufw", "is active: it must let in whom doorward lets in, and the touches",
-				commands("ufw allow %s/%s", ":")})
-		}
-	}
-	if firewalld {
-		all = append(all, Finding{Note, "firewalld", "is active: it must let in whom doorward lets in, and the touches",
-			commands("firewall-cmd --permanent --add-port=%s/%s", "-") + "; firewall-cmd --reload"})
-	}
-	return all
-}
-
 // wayInPorts are the ports that any other firewall must let through: those of
 // the doors, which doorward guards, and those that are touched.
-func wayInPorts(c *config.Config) []string {
-	var all []string
+func wayInPorts(c *config.Config) (all []port.Range) {
+	add := func(r port.Range) {
+		if !slices.Contains(all, r) {
+			all = append(all, r)
+		}
+	}
 	for _, d := range c.Doors {
 		for _, r := range d.Ports {
-			all = append(all, r.String())
+			add(r)
 		}
 		for _, k := range d.Knocks {
 			for _, p := range k.Listen {
-				all = append(all, strconv.Itoa(int(p))+"/tcp")
+				add(port.Range{Proto: port.TCP, First: p, Last: p})
 			}
 		}
 	}
@@ -152,7 +134,16 @@ func wayIn(c *config.Config) string {
 	if len(c.Doors) == 0 {
 		return "the doors' ports and those of their knocks"
 	}
-	return strings.Join(wayInPorts(c), ", ")
+	return portList(wayInPorts(c))
+}
+
+// portList is "22/tcp, 60000-61000/udp".
+func portList(ports []port.Range) string {
+	var all []string
+	for _, p := range ports {
+		all = append(all, p.String())
+	}
+	return strings.Join(all, ", ")
 }
 
 // baseChains reads the ruleset of the caller's network namespace, without the
@@ -172,11 +163,7 @@ func baseChains() ([]baseChain, error) {
 		if hook == "" || ch.Table.Name == ownTable && ch.Table.Family == nftables.TableFamilyINet {
 			continue
 		}
-		b := baseChain{table: familyName(ch.Table.Family) + " " + ch.Table.Name, name: ch.Name, hook: hook,
-			policy: ch.Policy != nil && *ch.Policy == nftables.ChainPolicyDrop}
-		if ch.Priority != nil {
-			b.priority = int(*ch.Priority)
-		}
+		b := baseChain{table: familyName(ch.Table.Family) + " " + ch.Table.Name, name: ch.Name}
 		if err := b.follow(conn, ch.Table, ch.Name, map[string]bool{}); err != nil {
 			return nil, err
 		}
@@ -205,12 +192,9 @@ func (b *baseChain) follow(conn *nftables.Conn, t *nftables.Table, chain string,
 	for _, r := range rules {
 		for _, e := range r.Exprs {
 			switch e := e.(type) {
-			case *expr.Reject:
-				b.drops = true
 			case *expr.Notrack:
 				b.notrack = true
 			case *expr.Verdict:
-				b.drops = b.drops || e.Kind == expr.VerdictDrop
 				if e.Chain == "" {
 					continue
 				}

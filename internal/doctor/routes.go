@@ -16,6 +16,7 @@ type route struct {
 	to    netip.Prefix
 	kind  uint8  // RTN_LOCAL, ... of rtnetlink(7)
 	table uint32 // RT_TABLE_LOCAL, ...
+	out   uint32 // the number of its interface; 0 for none, or for several
 }
 
 func (r route) String() string { return fmt.Sprintf("%v (table %d)", r.to, r.table) }
@@ -62,6 +63,8 @@ func parseRoute(m *syscall.NetlinkMessage) (route, bool) {
 		switch {
 		case a.Attr.Type == unix.RTA_TABLE && len(a.Value) == 4:
 			r.table = binary.NativeEndian.Uint32(a.Value)
+		case a.Attr.Type == unix.RTA_OIF && len(a.Value) == 4:
+			r.out = binary.NativeEndian.Uint32(a.Value)
 		case a.Attr.Type == unix.RTA_DST:
 			var ok bool
 			if to, ok = netip.AddrFromSlice(a.Value); !ok {

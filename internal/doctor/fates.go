@@ -1,0 +1,341 @@
+//go:build linux
+
+package doctor
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/ruleset"
+)
+
+// strangers are addresses of whom a packet is judged: in public use, of all
+// regions, and none that lists of bogons have. Nothing is ever sent to them.
+var strangers = []netip.Addr{
+	netip.MustParseAddr("24.48.0.1"), netip.MustParseAddr("62.210.0.1"),
+	netip.MustParseAddr("101.0.64.1"), netip.MustParseAddr("186.0.128.1"),
+	netip.MustParseAddr("2600:1f00::1"), netip.MustParseAddr("2a01:4f8::1"),
+	netip.MustParseAddr("2400:cb00::1"), netip.MustParseAddr("2804:14c::1"),
+}
+
+// arrival is a way by which strangers' packets come in: the interface that a
+// default route leads out by.
+type arrival struct {
+	ipv6  bool
+	name  string // "" if it is not known
+	index uint32
+	here  []netip.Addr // what they are sent to
+}
+
+// arrivals are the ways in. Where no route leads to strangers, an interface that
+// is not known stands for them.
+func arrivals(own []netip.Addr) ([]arrival, error) {
+	all, err := routes()
+	if err != nil {
+		return nil, err
+	}
+	var ways []arrival
+	seen := map[arrivalKey]bool{}
+	for _, r := range all {
+		key := arrivalKey{r.to.Addr().Is6(), r.out}
+		if r.to.Bits() != 0 || r.kind != unix.RTN_UNICAST || r.table != unix.RT_TABLE_MAIN || seen[key] {
+			continue
+		}
+		seen[key] = true
+		way := arrival{ipv6: key.ipv6, index: r.out}
+		if i, err := net.InterfaceByIndex(int(r.out)); err == nil && i.Flags&net.FlagLoopback == 0 {
+			way.name = i.Name
+			way.here = interfaceAddresses(i, way.ipv6)
+		} else {
+			way.index = 0
+		}
+		ways = append(ways, way)
+	}
+	for _, ipv6 := range []bool{false, true} {
+		is := func(w arrival) bool { return w.ipv6 == ipv6 }
+		global := func(a netip.Addr) bool { return a.Is6() == ipv6 && a.IsGlobalUnicast() }
+		if !slices.ContainsFunc(ways, is) && slices.ContainsFunc(own, global) {
+			ways = append(ways, arrival{ipv6: ipv6})
+		}
+	}
+	if len(ways) == 0 {
+		ways = []arrival{{}, {ipv6: true}}
+	}
+	return ways, nil
+}
+
+type arrivalKey struct {
+	ipv6 bool
+	out  uint32
+}
+
+// interfaceAddresses are those of an interface that strangers may send to, a few
+// of them.
+func interfaceAddresses(i *net.Interface, ipv6 bool) (all []netip.Addr) {
+	const few = 4
+	found, err := i.Addrs()
+	if err != nil {
+		return nil
+	}
+	for _, f := range found {
+		n, ok := f.(*net.IPNet)
+		if !ok {
+			continue
+		}
+		a, ok := netip.AddrFromSlice(n.IP)
+		if a = a.Unmap(); ok && a.Is6() == ipv6 && a.IsGlobalUnicast() && len(all) < few {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+// fate is what becomes of strangers' packets to some ports.
+type fate struct {
+	verdict Verdict // OK, Problem, or Warning if it cannot be told
+	ports   port.Range
+	ipv6    bool
+	at      ruleset.Place // where they are dropped, or what it depends on
+	way     arrival
+	chains  []*ruleset.Chain
+}
+
+// judge finds fates.
+type judge struct {
+	rules *ruleset.Ruleset
+	own   []netip.Addr
+	ways  []arrival
+	other uint16 // a port that is none of those that are judged
+}
+
+// ownChain leaves the fence's own table out, which doorward knows better.
+func ownChain(c *ruleset.Chain) bool { return c.Family == "inet" && c.Table == ownTable }
+
+// fates says what others' rules do with packets to the ports that strangers must
+// reach; nothing if there are none.
+func fates(rules *ruleset.Ruleset, c *config.Config) []Finding {
+	var deciding []string
+	for _, ch := range rules.Chains {
+		if slices.Contains([]string{"ingress", "prerouting", "input"}, ch.Hook) && ch.Family != "bridge" {
+			deciding = append(deciding, ch.String())
+		}
+	}
+	switch {
+	case len(deciding) == 0:
+		return nil
+	case len(c.Doors) == 0:
+		return []Finding{{Note, "firewall", fmt.Sprintf("there are rules of others' about what comes in (%s): what they do with knocks is"+
+			" told when doors are configured", strings.Join(deciding, "; ")), ""}}
+	}
+	own, err := ownAddresses()
+	if err != nil {
+		return []Finding{{Note, "firewall", fmt.Sprintf("this machine's addresses cannot be read: %v", err), ""}}
+	}
+	ways, err := arrivals(own)
+	if err != nil {
+		return []Finding{{Note, "firewall", err.Error(), ""}}
+	}
+	j := &judge{rules: rules, own: own, ways: ways, other: 1}
+	for slices.ContainsFunc(wayInPorts(c), func(r port.Range) bool { return r.First <= j.other && j.other <= r.Last }) {
+		j.other++
+	}
+	var all []fate
+	for _, r := range wayInPorts(c) {
+		for _, ipv6 := range []bool{false, true} {
+			all = append(all, j.ports(r, ipv6)...)
+		}
+	}
+	return j.tell(all)
+}
+
+// ports judges a range, in parts if not all of it fares alike.
+func (j *judge) ports(r port.Range, ipv6 bool) (all []fate) {
+	f, there, split := j.one(r, ipv6)
+	if !there {
+		return nil
+	}
+	if !split || r.First == r.Last {
+		return []fate{f}
+	}
+	middle := r.First + (r.Last-r.First)/2
+	all = append(j.ports(port.Range{Proto: r.Proto, First: r.First, Last: middle}, ipv6),
+		j.ports(port.Range{Proto: r.Proto, First: middle + 1, Last: r.Last}, ipv6)...)
+	// What fares alike after all is one again.
+	joined := all[:0]
+	for _, f := range all {
+		if n := len(joined); n > 0 && joined[n-1].verdict == f.verdict && joined[n-1].at == f.at {
+			joined[n-1].ports.Last = f.ports.Last
+			continue
+		}
+		joined = append(joined, f)
+	}
+	return joined
+}
+
+// one judges a range as one. There says whether such packets come at all, and
+// are for this machine; split, that its ports fare differently.
+func (j *judge) one(r port.Range, ipv6 bool) (f fate, there, split bool) {
+	f = fate{verdict: OK, ports: r, ipv6: ipv6}
+	passes, drops := 0, 0
+	for _, way := range j.ways {
+		if way.ipv6 != ipv6 {
+			continue
+		}
+		for _, p := range j.packets(r, way) {
+			a := j.rules.Judge(p)
+			switch {
+			case !a.Certain():
+				split = split || slices.ContainsFunc(a.Doubts, func(p ruleset.Place) bool { return p.Why == ruleset.Port })
+				f.verdict, f.at, f.way, f.chains = Warning, first(a.Doubts, a.DropAt), way, a.Chains
+			case a.Drops:
+				drops++
+				if f.verdict != Warning {
+					f.verdict, f.at, f.way, f.chains = Problem, first(a.DropAt), way, a.Chains
+				}
+			case a.Away:
+				continue
+			default:
+				passes++
+			}
+			there = true
+		}
+	}
+	if f.verdict != Problem {
+		return f, there, split
+	}
+	if passes > 0 {
+		f.verdict, f.at.Why = Warning, "source address, the destination address or the interface"
+	} else if by, ok := j.meant(r, f.way); ok {
+		f.verdict, f.at = Warning, by
+	}
+	return f, there, split
+}
+
+// first is the first place of several lists.
+func first(lists ...[]ruleset.Place) ruleset.Place {
+	for _, l := range lists {
+		if len(l) > 0 {
+			return l[0]
+		}
+	}
+	return ruleset.Place{}
+}
+
+// meant is the rule that lets some sources through to just these ports, if there
+// is one: somebody may want that. A rule that lets a source through wherever it
+// goes is about something else.
+func (j *judge) meant(r port.Range, way arrival) (by ruleset.Place, ok bool) {
+	a := j.rules.Judge(j.packet(r, way))
+	other := j.rules.Judge(j.packet(port.Range{Proto: r.Proto, First: j.other, Last: j.other}, way))
+	return first(a.Doubts), a.Passes && !other.Passes
+}
+
+// packet is one of any source's, to any address of this machine.
+func (j *judge) packet(r port.Range, way arrival) ruleset.Packet {
+	return ruleset.Packet{IPv6: way.ipv6, Ports: r, Own: j.own, Interface: way.name, Index: way.index, Routed: way.name != ""}
+}
+
+// packets are those of all strangers.
+func (j *judge) packets(r port.Range, way arrival) (all []ruleset.Packet) {
+	here := way.here
+	if len(here) == 0 {
+		here = []netip.Addr{{}}
+	}
+	for _, from := range strangers {
+		if from.Is6() != way.ipv6 {
+			continue
+		}
+		for _, to := range here {
+			p := j.packet(r, way)
+			p.Source, p.Destination = from, to
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// group are fates that are decided at one place, over one or both of IPv4 and
+// IPv6.
+type group struct {
+	fate
+	ports []port.Range
+	over  string // " over IPv4", or "" for all that is judged
+}
+
+// groups puts fates together that can be told as one.
+func groups(all []fate, families int) []group {
+	const over4, over6 = " over IPv4", " over IPv6"
+	var found []group
+	for _, f := range all {
+		over := map[bool]string{false: over4, true: over6}[f.ipv6]
+		i := slices.IndexFunc(all, func(o fate) bool { return o.same(f) && o.ports == f.ports && o.ipv6 != f.ipv6 })
+		if i >= 0 || families == 1 {
+			over = ""
+		}
+		if i >= 0 && f.ipv6 {
+			continue // told with the other
+		}
+		i = slices.IndexFunc(found, func(g group) bool { return g.same(f) && g.over == over })
+		if i < 0 {
+			found = append(found, group{fate: f, over: over})
+			i = len(found) - 1
+		}
+		found[i].ports = append(found[i].ports, f.ports)
+	}
+	return found
+}
+
+// same says whether two fates are one, and decided at one place.
+func (f fate) same(o fate) bool { return f.verdict == o.verdict && f.at == o.at }
+
+// tell makes findings of fates: one for each place.
+func (j *judge) tell(all []fate) []Finding {
+	families := map[bool]bool{}
+	for _, w := range j.ways {
+		families[w.ipv6] = true
+	}
+	var found []Finding
+	for _, g := range groups(all, len(families)) {
+		found = append(found, g.finding(j.rules))
+	}
+	slices.SortStableFunc(found, func(a, b Finding) int { return cmp.Compare(rank(b.Verdict), rank(a.Verdict)) })
+	return found
+}
+
+func rank(v Verdict) int { return slices.Index([]Verdict{OK, Note, Warning, Problem}, v) }
+
+// finding tells of a group.
+func (g group) finding(rules *ruleset.Ruleset) Finding {
+	ports := portList(g.ports) + g.over
+	if g.verdict == OK {
+		return Finding{OK, "firewall", fmt.Sprintf("other rules let %s through", ports), ""}
+	}
+	by := manager(g.at.Base, rules)
+	where := g.at.Base.String()
+	if by == "ufw" || by == "firewalld" {
+		where = fmt.Sprintf("%s (%s)", by, where)
+	}
+	if g.verdict == Problem {
+		return Finding{Problem, where, fmt.Sprintf("drops what strangers send to %s (%s): knocks and visitors do not arrive",
+			ports, rule(g.at)), letThrough(by, g.at.Base, zone(g.chains), g.ports)}
+	}
+	at := g.at.Chain
+	return Finding{Warning, where, fmt.Sprintf("may drop what strangers send to %s: it depends on the %s (%s)", ports, g.at.Why,
+		rule(g.at)), fmt.Sprintf("nft -a list chain %s %s %s\nsee that it lets them through", at.Family, at.Table, at.Name)}
+}
+
+// rule says which rule decides.
+func rule(at ruleset.Place) string {
+	if at.Handle == 0 {
+		return fmt.Sprintf("policy of chain %s", at.Chain.Name)
+	}
+	return fmt.Sprintf("rule with handle %d of chain %s", at.Handle, at.Chain.Name)
+}
