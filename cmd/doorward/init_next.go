@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os/user"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -40,8 +39,12 @@ func (o *initOptions) next(e *env, w io.Writer, m machine, c *config.Config) err
 		b.WriteString(line + "\n")
 	}
 	_, notAsked := m.blind(c, "", nil) // mistakes there are none: see propose
-	for _, text := range slices.Concat(c.Warnings(), notAsked, clashes(m, c)) {
+	for _, text := range append(c.Warnings(), notAsked...) {
 		fmt.Fprintf(&b, "\n%s: %s\n", d.warn.Render("warning"), printable(text))
+	}
+	local, _ := m.local()
+	if what, do := c.Clashes(local, true); what != "" {
+		fmt.Fprintf(&b, "\n%s: %s; to keep them free:\n    %s\n", d.warn.Render("warning"), printable(what), printable(do))
 	}
 	file, daemon := " "+o.output, "doorwardd -c "+o.output
 	if o.output == config.DefaultPath {
@@ -92,15 +95,4 @@ func try(door *config.Door) string {
 		command += fmt.Sprintf("\n     (the listeners are looked at every %s, so that it can take as long)", about(k.Judge))
 	}
 	return command
-}
-
-// clashes says which ports a connection of this machine may happen to have, and
-// how to prevent it.
-func clashes(m machine, c *config.Config) []string {
-	local, _ := m.local()
-	what, do := c.Clashes(local, true)
-	if what == "" {
-		return nil
-	}
-	return []string{what + "; to keep them free:\n    " + do}
 }
