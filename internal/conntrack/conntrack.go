@@ -1,0 +1,250 @@
+//go:build linux
+
+// Package conntrack reads the kernel's connection tracking over ctnetlink, and
+// takes entries out of it. It is the one place that knows the numbers of
+// linux/netfilter/nfnetlink_conntrack.h; what an entry means for a door is for
+// internal/fence and internal/presence to say.
+//
+// It tracks nothing itself and hears of no events.
+package conntrack
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Labels that the fence puts on connections, in the last byte of the 16 that a
+// connection has: the topmost bits, 126 and 127, where the lowest byte comes
+// first. They are kept clear of those that a ruleset numbers from 0.
+const (
+	LabelsLen = 16
+	Asked     = 0x40 // a door let its first packet pass
+	LetIn     = 0x80 // a door let its handshake, or its first datagram, pass
+)
+
+// Status bits, IPS_* of nf_conntrack_common.h.
+const (
+	SeenReply = 1 << 1  // there was a packet in each direction
+	Assured   = 1 << 2  // it is not thrown out early, when the table is full
+	DstNAT    = 1 << 5  // its destination is translated
+	Offload   = 1 << 14 // a flow table forwards it (nf_flow_table.rst), and its state is not told
+)
+
+// States of TCP, of nf_conntrack_tcp.h.
+const (
+	Established = 3
+	FinWait     = 4
+	CloseWait   = 5
+)
+
+// Tuple is one direction of a connection: who sends, and to whom.
+type Tuple struct{ From, To netip.AddrPort }
+
+// Entry is one connection that the kernel knows, or one flow over UDP.
+type Entry struct {
+	Proto    uint8 // IPPROTO_TCP, IPPROTO_UDP, ...; ports are 0 but for those that have some
+	Original Tuple // as the first packet came
+	Reply    Tuple // as an answer to it comes, so that it tells what was translated
+	Status   uint32
+	State    uint8 // of TCP; 0 where it is not told
+	// PickedUp says that tracking began in the middle of a connection over TCP, so
+	// that the first packet it saw need not be the first there was.
+	PickedUp bool
+	LetIn    bool // it has the fence's label of that name
+
+	name []byte // the attributes that tell it from all others
+}
+
+// Filter says which entries are wanted: those for which all of it holds.
+type Filter struct {
+	Family uint8 // AF_INET or AF_INET6
+	Proto  uint8
+	// Of the original direction, 0 for any.
+	FromPort, ToPort uint16
+	Status           uint32 // bits that are set
+}
+
+// ErrBroken says that the connection to the kernel broke, so that it is open
+// what became of the request. All other errors are the kernel's refusals, or say
+// what it sent that cannot be read.
+var ErrBroken = errors.New("the netlink connection broke")
+
+// replyTime is a safeguard: the kernel makes each part of a list as it is read.
+const replyTime = 10 * time.Second
+
+// messageSize holds what the kernel sends at a time: at most 32 KiB of a list.
+const messageSize = 64 << 10
+
+// Conn is a connection to ctnetlink. It is not for concurrent use.
+type Conn struct{ nl *netlink.Conn }
+
+// Dial makes a connection for the thread's network namespace, for the caller to
+// Close. That it can be used Visible tells.
+func Dial() (*Conn, error) {
+	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: messageSize})
+	if err != nil {
+		return nil, fmt.Errorf("open a netfilter netlink socket: %w", err)
+	}
+	return &Conn{nl}, nil
+}
+
+// Over makes a Conn of a netfilter netlink connection, on which no answer is
+// awaited whenever the Conn is used.
+func Over(nl *netlink.Conn) *Conn { return &Conn{nl} }
+
+// Close ends the connection.
+func (c *Conn) Close() error { return c.nl.Close() }
+
+// Visible returns nil if the entries of the thread's network namespace can be
+// listed. Else it says why not: without CAP_NET_ADMIN it is an error that Is
+// fs.ErrPermission, and any other means that this kernel has no ctnetlink.
+func Visible() error {
+	c, err := Dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	err = c.ask(message(msgStats, 0, unix.AF_UNSPEC, nil), func(netlink.Message) error { return nil })
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("not allowed to list connections (CAP_NET_ADMIN): %w", err)
+	case err != nil:
+		return fmt.Errorf("this kernel has no ctnetlink (CONFIG_NF_CT_NETLINK, module nf_conntrack_netlink): %w", err)
+	}
+	return nil
+}
+
+// List calls each with all entries that f wants, in no order. One may come twice,
+// if the kernel makes its table larger meanwhile. What is not wanted does not
+// leave the kernel, which for that walks its table once, all network namespaces'
+// entries (nf_conntrack_max for each at most); before Linux 5.8 it sends all that
+// are of the family. Memory is for the entries of one message.
+func (c *Conn) List(f Filter, each func(Entry)) error {
+	data, err := f.attributes()
+	if err != nil {
+		return err
+	}
+	err = c.ask(message(msgGet, netlink.Dump, f.Family, data), func(m netlink.Message) error {
+		e, err := Decode(m.Data)
+		if err == nil && f.wants(&e) {
+			each(e)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("list what connection tracking knows: %w", err)
+	}
+	return nil
+}
+
+// Delete takes an entry out. One that has ended, also if another has taken its
+// place since it was listed, is an error that Is ENOENT.
+func (c *Conn) Delete(e Entry) error {
+	family := uint8(unix.AF_INET)
+	if e.Original.From.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	err := c.ask(message(msgDelete, netlink.Acknowledge, family, e.name), func(netlink.Message) error { return nil })
+	if err != nil {
+		return fmt.Errorf("remove the entry of %s to %s from connection tracking: %w", e.Original.From, e.Original.To, err)
+	}
+	return nil
+}
+
+// ask sends a request and calls each with the messages of its answer, to the last
+// one, so that nothing is left over for the next request; it returns each's first
+// error.
+func (c *Conn) ask(m netlink.Message, each func(netlink.Message) error) error {
+	sent, err := c.nl.Send(m)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrBroken, err)
+	}
+	for {
+		answered, err := c.receive(sent.Header.Sequence, each)
+		if answered || err != nil {
+			return err
+		}
+	}
+}
+
+// receive takes in one answer, and says whether it is to the request with that
+// sequence number: others are left over from requests before.
+func (c *Conn) receive(sequence uint32, each func(netlink.Message) error) (answered bool, err error) {
+	var unread error
+	for m, err := range c.nl.ReceiveIter() {
+		if err == nil {
+			err = c.nl.SetReadDeadline(time.Now().Add(replyTime))
+		}
+		op, refused := errors.AsType[*netlink.OpError](err)
+		switch {
+		case refused && op.Sequence == sequence:
+			return true, op.Err
+		case refused && op.Sequence != 0:
+			return false, nil
+		case err != nil:
+			return false, fmt.Errorf("%w: %w", ErrBroken, err)
+		case m.Header.Sequence != sequence:
+			continue
+		}
+		answered = true
+		if err := each(m); unread == nil {
+			unread = err
+		}
+	}
+	return answered, unread
+}
+
+// message makes a request: struct nfgenmsg and attributes.
+func message(typ int, flags netlink.HeaderFlags, family uint8, attributes []byte) netlink.Message {
+	return netlink.Message{
+		Header: netlink.Header{
+			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_CTNETLINK<<8 | typ),
+			Flags: netlink.Request | flags,
+		},
+		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attributes...),
+	}
+}
+
+// wants filters what an older kernel does not.
+func (f *Filter) wants(e *Entry) bool {
+	return e.Proto == f.Proto && e.Status&f.Status == f.Status &&
+		(f.FromPort == 0 || f.FromPort == e.Original.From.Port()) &&
+		(f.ToPort == 0 || f.ToPort == e.Original.To.Port())
+}
+
+// attributes are the filter as the kernel takes it. It wants the bits of the
+// status since Linux 5.16, and else takes no notice of them.
+func (f *Filter) attributes() ([]byte, error) {
+	flags := uint32(filterProtocol)
+	ae := netlink.NewAttributeEncoder()
+	ae.ByteOrder = binary.BigEndian
+	ae.Nested(ctaOriginal, func(tuple *netlink.AttributeEncoder) error {
+		tuple.Nested(ctaTupleProto, func(proto *netlink.AttributeEncoder) error {
+			proto.Uint8(ctaProtoNum, f.Proto)
+			if f.FromPort != 0 {
+				flags |= filterFromPort
+				proto.Uint16(ctaProtoFromPort, f.FromPort)
+			}
+			if f.ToPort != 0 {
+				flags |= filterToPort
+				proto.Uint16(ctaProtoToPort, f.ToPort)
+			}
+			return nil
+		})
+		return nil
+	})
+	ae.Nested(ctaFilter, func(filter *netlink.AttributeEncoder) error {
+		filter.Bytes(ctaFilterOriginal, binary.NativeEndian.AppendUint32(nil, flags))
+		return nil
+	})
+	if f.Status != 0 {
+		ae.Uint32(ctaStatus, f.Status)
+	}
+	return ae.Encode()
+}
