@@ -65,8 +65,9 @@ type Entry struct {
 type Filter struct {
 	Family uint8 // AF_INET or AF_INET6
 	Proto  uint8
-	// Of the original direction, 0 for any.
+	// Ports of the original direction, or the one that answers go to; 0 for any.
 	FromPort, ToPort uint16
+	ReplyToPort      uint16 // not beside the others
 	Status           uint32 // bits that are set
 }
 
@@ -110,7 +111,8 @@ func Visible() error {
 		return err
 	}
 	defer c.Close()
-	err = c.ask(message(msgStats, 0, unix.AF_UNSPEC, nil), func(netlink.Message) error { return nil })
+	// The counters of each processor: a list that costs little.
+	err = c.ask(message(msgStats, netlink.Dump, unix.AF_UNSPEC, nil), func(netlink.Message) error { return nil })
 	switch {
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("not allowed to list connections (CAP_NET_ADMIN): %w", err)
@@ -167,37 +169,48 @@ func (c *Conn) ask(m netlink.Message, each func(netlink.Message) error) error {
 	}
 	for {
 		answered, err := c.receive(sent.Header.Sequence, each)
-		if answered || err != nil {
+		if answered || errors.Is(err, ErrBroken) {
 			return err
 		}
 	}
 }
 
 // receive takes in one answer, and says whether it is to the request with that
-// sequence number: others are left over from requests before.
+// sequence number: others are left over from requests before. An empty list has
+// no message.
 func (c *Conn) receive(sequence uint32, each func(netlink.Message) error) (answered bool, err error) {
+	if err := c.patience(); err != nil {
+		return false, err
+	}
 	var unread error
+	answered = true
 	for m, err := range c.nl.ReceiveIter() {
-		if err == nil {
-			err = c.nl.SetReadDeadline(time.Now().Add(replyTime))
-		}
 		op, refused := errors.AsType[*netlink.OpError](err)
 		switch {
-		case refused && op.Sequence == sequence:
-			return true, op.Err
 		case refused && op.Sequence != 0:
-			return false, nil
+			return op.Sequence == sequence, op.Err
 		case err != nil:
 			return false, fmt.Errorf("%w: %w", ErrBroken, err)
-		case m.Header.Sequence != sequence:
+		}
+		if err := c.patience(); err != nil {
+			return false, err
+		}
+		if answered = m.Header.Sequence == sequence; !answered {
 			continue
 		}
-		answered = true
 		if err := each(m); unread == nil {
 			unread = err
 		}
 	}
 	return answered, unread
+}
+
+// patience gives the kernel time for its next message.
+func (c *Conn) patience() error {
+	if err := c.nl.SetReadDeadline(time.Now().Add(replyTime)); err != nil {
+		return fmt.Errorf("%w: %w", ErrBroken, err)
+	}
+	return nil
 }
 
 // message makes a request: struct nfgenmsg and attributes.
@@ -213,34 +226,40 @@ func message(typ int, flags netlink.HeaderFlags, family uint8, attributes []byte
 
 // wants filters what an older kernel does not.
 func (f *Filter) wants(e *Entry) bool {
+	is := func(want, got uint16) bool { return want == 0 || want == got }
 	return e.Proto == f.Proto && e.Status&f.Status == f.Status &&
-		(f.FromPort == 0 || f.FromPort == e.Original.From.Port()) &&
-		(f.ToPort == 0 || f.ToPort == e.Original.To.Port())
+		is(f.FromPort, e.Original.From.Port()) && is(f.ToPort, e.Original.To.Port()) &&
+		is(f.ReplyToPort, e.Reply.To.Port())
 }
 
-// attributes are the filter as the kernel takes it. It wants the bits of the
-// status since Linux 5.16, and else takes no notice of them.
+// attributes are the filter as the kernel takes it. It looks at the status since
+// Linux 5.17, and else takes no notice of it. It has one set of flags for each
+// direction; early kernels mix the two up, so that a filter names but one.
 func (f *Filter) attributes() ([]byte, error) {
-	flags := uint32(filterProtocol)
+	tuple, flags := ctaOriginal, ctaFilterOriginal
+	if f.ReplyToPort != 0 {
+		tuple, flags = ctaReply, ctaFilterReply
+	}
 	ae := netlink.NewAttributeEncoder()
 	ae.ByteOrder = binary.BigEndian
-	ae.Nested(ctaOriginal, func(tuple *netlink.AttributeEncoder) error {
+	told := uint32(filterProtocol)
+	ae.Nested(uint16(tuple), func(tuple *netlink.AttributeEncoder) error {
 		tuple.Nested(ctaTupleProto, func(proto *netlink.AttributeEncoder) error {
 			proto.Uint8(ctaProtoNum, f.Proto)
 			if f.FromPort != 0 {
-				flags |= filterFromPort
+				told |= filterFromPort
 				proto.Uint16(ctaProtoFromPort, f.FromPort)
 			}
-			if f.ToPort != 0 {
-				flags |= filterToPort
-				proto.Uint16(ctaProtoToPort, f.ToPort)
+			if to := f.ToPort | f.ReplyToPort; to != 0 {
+				told |= filterToPort
+				proto.Uint16(ctaProtoToPort, to)
 			}
 			return nil
 		})
 		return nil
 	})
 	ae.Nested(ctaFilter, func(filter *netlink.AttributeEncoder) error {
-		filter.Bytes(ctaFilterOriginal, binary.NativeEndian.AppendUint32(nil, flags))
+		filter.Bytes(uint16(flags), binary.NativeEndian.AppendUint32(nil, told))
 		return nil
 	})
 	if f.Status != 0 {

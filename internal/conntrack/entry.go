@@ -15,7 +15,7 @@ import (
 const (
 	msgGet    = 1 // IPCTNL_MSG_CT_GET
 	msgDelete = 2 // IPCTNL_MSG_CT_DELETE
-	msgStats  = 5 // IPCTNL_MSG_CT_GET_STATS
+	msgStats  = 4 // IPCTNL_MSG_CT_GET_STATS_CPU
 
 	ctaOriginal  = 1 // CTA_TUPLE_ORIG
 	ctaReply     = 2 // CTA_TUPLE_REPLY
@@ -42,9 +42,10 @@ const (
 	ctaTCPFlagsReply   = 5
 
 	ctaFilterOriginal = 1 // CTA_FILTER_ORIG_FLAGS
+	ctaFilterReply    = 2
 )
 
-// Bits of CTA_FILTER_ORIG_FLAGS, of net/netfilter/nf_internals.h.
+// Bits of CTA_FILTER_ORIG_FLAGS and CTA_FILTER_REPLY_FLAGS, of net/netfilter/nf_internals.h.
 const (
 	filterProtocol = 1 << 3 // CTA_FILTER_F_CTA_PROTO_NUM
 	filterFromPort = 1 << 4 // CTA_FILTER_F_CTA_PROTO_SRC_PORT

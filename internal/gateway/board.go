@@ -163,9 +163,7 @@ func (g *Gateway) measure(doors []config.Door) (refused map[string]uint64, sessi
 	}
 	m.at, m.doors, m.sessions = now, doors, make(map[string]int)
 	for _, d := range doors {
-		if n, err := g.world.Connections(d.Ports); err == nil {
-			m.sessions[d.Name] = n
-		}
+		m.sessions[d.Name], _ = g.world.Connections(d.Ports) // what is odd, the looks say
 	}
 	var err error
 	if m.refused, err = g.world.Fence.Refused(); err == nil {

@@ -33,8 +33,9 @@ type World struct {
 	// Look returns a function that looks for a door's presence, and says what
 	// was odd about it, for people. It is not called twice at a time.
 	Look func(config.Door) func(context.Context) (door.Seen, []string)
-	// Connections counts the live TCP connections to local ports. It is called
-	// beside the turns, once in a second at most.
+	// Connections counts who has come in by ports and is there still: what Look
+	// counts. With an error it is what could be counted all the same. It is called
+	// beside the turns, once in a second at most for each door.
 	Connections func([]port.Range) (int, error)
 	// Listening says whether something listens on one of the ports.
 	Listening func(port.Range) bool
@@ -113,11 +114,11 @@ func newLook(c config.Door) func(context.Context) (door.Seen, []string) {
 	logins := newLogins(c.Presence)
 	return func(ctx context.Context) (seen door.Seen, odd []string) {
 		if c.Presence.Connections {
-			found, err := presence.Connections(c.Ports)
+			found, err := connections(c.Ports)
 			if err != nil {
-				odd = append(odd, fmt.Sprintf("live connections cannot be seen, so they do not count: %v", err))
+				odd = append(odd, fmt.Sprintf("who is in cannot be told for sure: %v", err))
 			}
-			seen.Connections = len(found)
+			seen.Connections = found
 		}
 		if logins == nil {
 			return seen, odd
@@ -148,16 +149,10 @@ func newLogins(c config.Presence) *presence.Log {
 	return nil
 }
 
-// connections counts the TCP connections that stand at local ports.
+// connections counts who has come in by ports, as far as it can be seen.
 func connections(ports []port.Range) (int, error) {
-	found, err := presence.Connections(ports)
-	n := 0
-	for _, f := range found {
-		if f.Proto == port.TCP {
-			n++
-		}
-	}
-	return n, err
+	found, err := presence.In(ports)
+	return len(found), err
 }
 
 // listening errs on the side of yes: a service that cannot be seen to listen is

@@ -1,0 +1,125 @@
+//go:build linux
+
+package presence
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/doorward/doorward/internal/conntrack"
+	"github.com/doorward/doorward/internal/port"
+)
+
+// Connection is one live connection that came in, or one flow over UDP.
+type Connection struct {
+	Proto         port.Proto
+	Local, Remote netip.AddrPort // as the peer has them; IPv4-mapped addresses as IPv4
+}
+
+// In returns who has come in by ports and is there still, each once, in the
+// caller's network namespace and in no particular order. The peer of each is on
+// another machine: what this machine says to itself is no presence, nor what it
+// has begun.
+//
+//   - A TCP connection that ends here is its socket (held), unless connection
+//     tracking saw it begin here. What that took up in mid-stream, as after
+//     `conntrack -F`, seems to have been begun by who was heard first; so it counts,
+//     as does what is not tracked.
+//   - A TCP connection that is forwarded, as to a container, has no socket here. It
+//     is an established or half closed entry of which the destination was
+//     translated.
+//   - A flow over UDP needs no socket of its own: servers like WireGuard and mosh
+//     have one for all. It is an entry that was answered: a forged datagram makes
+//     one, too. What connection tracking has forgotten and the server takes up
+//     again, begins here; it counts by the fence's word that it was let in.
+//   - A connected UDP socket counts also when connection tracking has forgotten its
+//     flow, unless its entry begins here and was not let in.
+//
+// The fence guards a port at whatever address is not another host's ("fib daddr
+// type" in its rules), and labels what it lets in. So an entry is of a door if its
+// first packet was to a guarded port of an address of this host, or has the label.
+//
+// When entries cannot be read, In returns what is known by sockets alone and an
+// error that says what that means. After any other error nothing is known.
+//
+// A call lists the sockets of ports, and walks the table of connection tracking
+// two to four times for each of few single ports and protocol, or for all ports,
+// twice as often when somebody is in: 262,144 entries in 50 ms. Of it comes out
+// what matches, and of ranges what is answered or translated; memory is for those
+// that are in. What nobody has come in by costs no more than that.
+func In(ports []port.Range) ([]Connection, error) {
+	sockets, err := held(ports)
+	if err != nil {
+		return nil, err
+	}
+	t := tracked{ports: ports}
+	unseen := t.open()
+	if unseen == nil {
+		defer t.conn.Close()
+		unseen = t.flows()
+	}
+	if len(sockets)+len(t.found) == 0 {
+		return nil, blind(unseen)
+	}
+	here, err := ownAddresses()
+	if err != nil {
+		return nil, fmt.Errorf("tell who is on this machine itself: %w", err)
+	}
+	in := newVisitors()
+	for _, f := range t.found {
+		if here.has(f.Remote.Addr()) || !f.letIn && !here.has(f.Local.Addr()) {
+			continue
+		}
+		in.add(f.Connection, Connection{f.Proto, f.end, f.Remote})
+	}
+	theirs := make(map[Connection]bool)
+	for _, s := range sockets {
+		if !here.has(s.Remote.Addr()) && !in.known[s] {
+			theirs[s] = true
+		}
+	}
+	if unseen == nil {
+		unseen = t.dropBegun(theirs)
+	}
+	for s := range theirs {
+		in.add(s)
+	}
+	return in.all, blind(unseen)
+}
+
+// FlowsVisible returns nil if flows that end in no socket of this machine can be
+// seen: those over UDP to a server that does not connect its socket, and those
+// that are forwarded. Else it says why not; without CAP_NET_ADMIN it is an error
+// that Is fs.ErrPermission, and any other means that the kernel has no ctnetlink.
+func FlowsVisible() error { return conntrack.Visible() }
+
+// blind says what it means for a door that flows cannot be seen; nil if they can.
+func blind(err error) error {
+	if err == nil {
+		return nil
+	}
+	if why := FlowsVisible(); why != nil {
+		err = why
+	}
+	return fmt.Errorf("flows cannot be seen, so that only connected sockets count: users of forwarded ports, and of a service "+
+		"over UDP that does not connect its socket, are not seen, and the door goes dark under them: %w", err)
+}
+
+// visitors are who is in.
+type visitors struct {
+	all   []Connection
+	known map[Connection]bool // all, also by what they are called behind a translation
+}
+
+func newVisitors() *visitors { return &visitors{known: make(map[Connection]bool)} }
+
+// add adds a connection that goes by some names, unless it is known by the first.
+func (v *visitors) add(names ...Connection) {
+	if v.known[names[0]] {
+		return
+	}
+	v.all = append(v.all, names[0])
+	for _, n := range names {
+		v.known[n] = true
+	}
+}
