@@ -37,13 +37,16 @@ func TestMoshIsSeen(t *testing.T) {
 		"[[door.mosh.knock]]\n" + touchKnock)
 	// So that a silent flow is forgotten soon.
 	s.run(s.server, "sysctl", "-q", "-w", "net.netfilter.nf_conntrack_udp_timeout=5", "net.netfilter.nf_conntrack_udp_timeout_stream=5")
+	// And a terminal for what mosh-server runs.
+	s.run(s.server, "mount", "-t", "devpts", "-o", "newinstance,ptmxmode=666", "devpts", "/dev/pts")
+	s.run(s.server, "mount", "--bind", "/dev/pts/ptmx", "/dev/ptmx")
 	out := s.run(s.server, "mosh-server", "new", "-i", gate4, "-p", "60001", "-l", "LC_ALL=C.UTF-8", "--", "cat")
 	key := regexp.MustCompile(`MOSH CONNECT 60001 (\S+)`).FindStringSubmatch(out)
 	if key == nil {
 		t.Fatalf("mosh-server says no key: %s", out)
 	}
 	client, err := s.visitor.Start("env", "MOSH_KEY="+key[1], "TERM=xterm", "LC_ALL=C.UTF-8",
-		"script", "-qfec", "mosh-client "+gate4+" 60001", "/dev/null")
+		"script", "-qfec", "stty rows 24 cols 80 && exec mosh-client "+gate4+" 60001", "/dev/null")
 	s.must(err)
 	s.knock(s.visitor, gate4)
 	s.inUse("mosh", idle)
