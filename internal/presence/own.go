@@ -94,7 +94,7 @@ func (a *addresses) readIPv4(r io.Reader) error {
 			bits, err := strconv.Atoi(strings.TrimPrefix(words[0], "/"))
 			p := netip.PrefixFrom(leaf, bits)
 			if err != nil || !leaf.Is4() || !p.IsValid() {
-				return fmt.Errorf("a route that cannot be read: %q under %v", lines.Text(), leaf)
+				return fmt.Errorf("a route that cannot be read: %q", lines.Text())
 			}
 			a.add(p)
 		}
