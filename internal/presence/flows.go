@@ -15,11 +15,16 @@ import (
 // is a walk through its table; of more ports it is asked for all of the protocol.
 const fewPorts = 3
 
+// kernel lists what connection tracking knows; *conntrack.Conn is one.
+type kernel interface {
+	List(f conntrack.Filter, each func(conntrack.Entry)) error
+}
+
 // tracked is what connection tracking knows of a door's ports.
 type tracked struct {
-	ports []port.Range
-	conn  *conntrack.Conn
-	found []flow
+	ports  []port.Range
+	kernel kernel
+	found  []flow
 }
 
 // flow is an entry that may be a visitor's, as it came to this host.
@@ -27,11 +32,6 @@ type flow struct {
 	Connection
 	end   netip.AddrPort // where it ends, behind any translation
 	letIn bool
-}
-
-func (t *tracked) open() (err error) {
-	t.conn, err = conntrack.Dial()
-	return err
 }
 
 // flows finds the entries that may be visitors' by what is known without asking
@@ -75,15 +75,36 @@ func (t *tracked) take(proto port.Proto, as conntrack.Tuple, end netip.AddrPort,
 	}
 }
 
-// dropBegun takes the connections of sockets that were begun here out of them.
-func (t *tracked) dropBegun(sockets map[Connection]bool) error {
+// visitors are who came in from elsewhere, by flows and by sockets. A value is true
+// for a socket, of which it is open who began. What is both, be it by another
+// name, is the flow.
+func (t *tracked) visitors(sockets []Connection, here *addresses) map[Connection]bool {
+	in := make(map[Connection]bool)
+	ends := make(map[Connection]bool) // flows as their sockets name them
+	for _, f := range t.found {
+		if !here.has(f.Remote.Addr()) && (f.letIn || here.has(f.Local.Addr())) {
+			in[f.Connection] = false
+			ends[Connection{f.Proto, f.end, f.Remote}] = true
+		}
+	}
+	for _, s := range sockets {
+		if _, known := in[s]; !known && !ends[s] && !here.has(s.Remote.Addr()) {
+			in[s] = true
+		}
+	}
+	return in
+}
+
+// dropBegun takes the sockets' connections that were begun here out of in.
+func (t *tracked) dropBegun(in map[Connection]bool) error {
 	for _, proto := range []port.Proto{port.TCP, port.UDP} {
-		if !anyOf(sockets, proto) {
+		if !anySocket(in, proto) {
 			continue
 		}
 		err := t.list(proto, func(p uint16) []conntrack.Filter { return []conntrack.Filter{{FromPort: p}} }, func(e conntrack.Entry) {
-			if !e.PickedUp && !(proto == port.UDP && e.LetIn) {
-				delete(sockets, Connection{proto, e.Original.From, e.Original.To})
+			c := Connection{proto, e.Original.From, e.Original.To}
+			if in[c] && !e.PickedUp && !(proto == port.UDP && e.LetIn) {
+				delete(in, c)
 			}
 		})
 		if err != nil {
@@ -93,9 +114,9 @@ func (t *tracked) dropBegun(sockets map[Connection]bool) error {
 	return nil
 }
 
-func anyOf(sockets map[Connection]bool, proto port.Proto) bool {
-	for s := range sockets {
-		if s.Proto == proto {
+func anySocket(in map[Connection]bool, proto port.Proto) bool {
+	for c, socket := range in {
+		if socket && c.Proto == proto {
 			return true
 		}
 	}
@@ -109,7 +130,7 @@ func (t *tracked) list(proto port.Proto, filters func(uint16) []conntrack.Filter
 		for _, f := range filters(p) {
 			f.Proto = uint8(proto)
 			for _, f.Family = range []uint8{syscall.AF_INET, syscall.AF_INET6} {
-				if err := t.conn.List(f, each); err != nil {
+				if err := t.kernel.List(f, each); err != nil {
 					return err
 				}
 			}

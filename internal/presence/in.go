@@ -4,7 +4,9 @@ package presence
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/doorward/doorward/internal/conntrack"
 	"github.com/doorward/doorward/internal/port"
@@ -53,9 +55,10 @@ func In(ports []port.Range) ([]Connection, error) {
 		return nil, err
 	}
 	t := tracked{ports: ports}
-	unseen := t.open()
+	conn, unseen := conntrack.Dial()
 	if unseen == nil {
-		defer t.conn.Close()
+		defer conn.Close()
+		t.kernel = conn
 		unseen = t.flows()
 	}
 	if len(sockets)+len(t.found) == 0 {
@@ -65,26 +68,11 @@ func In(ports []port.Range) ([]Connection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tell who is on this machine itself: %w", err)
 	}
-	in := newVisitors()
-	for _, f := range t.found {
-		if here.has(f.Remote.Addr()) || !f.letIn && !here.has(f.Local.Addr()) {
-			continue
-		}
-		in.add(f.Connection, Connection{f.Proto, f.end, f.Remote})
-	}
-	theirs := make(map[Connection]bool)
-	for _, s := range sockets {
-		if !here.has(s.Remote.Addr()) && !in.known[s] {
-			theirs[s] = true
-		}
-	}
+	theirs := t.visitors(sockets, here)
 	if unseen == nil {
 		unseen = t.dropBegun(theirs)
 	}
-	for s := range theirs {
-		in.add(s)
-	}
-	return in.all, blind(unseen)
+	return slices.Collect(maps.Keys(theirs)), blind(unseen)
 }
 
 // FlowsVisible returns nil if flows that end in no socket of this machine can be
@@ -103,23 +91,4 @@ func blind(err error) error {
 	}
 	return fmt.Errorf("flows cannot be seen, so that only connected sockets count: users of forwarded ports, and of a service "+
 		"over UDP that does not connect its socket, are not seen, and the door goes dark under them: %w", err)
-}
-
-// visitors are who is in.
-type visitors struct {
-	all   []Connection
-	known map[Connection]bool // all, also by what they are called behind a translation
-}
-
-func newVisitors() *visitors { return &visitors{known: make(map[Connection]bool)} }
-
-// add adds a connection that goes by some names, unless it is known by the first.
-func (v *visitors) add(names ...Connection) {
-	if v.known[names[0]] {
-		return
-	}
-	v.all = append(v.all, names[0])
-	for _, n := range names {
-		v.known[n] = true
-	}
 }
