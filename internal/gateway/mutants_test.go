@@ -25,6 +25,7 @@ var elsewhere = map[string]string{
 	"internal/listen":   "^Test(Inherit|StrangeSockets|NobodyElse|OneShot)",
 	"internal/config":   ".",
 	"internal/files":    ".",
+	"internal/presence": "^Test(WhoIsIn)$",
 	"internal/share":    ".",
 	"cmd/doorward":      ".",
 }
