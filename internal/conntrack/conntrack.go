@@ -145,8 +145,9 @@ func (c *Conn) List(f Filter, each func(Entry)) error {
 	return nil
 }
 
-// Delete takes an entry out. One that has ended, also if another has taken its
-// place since it was listed, is an error that Is ENOENT.
+// Delete takes an entry out. One that has ended meanwhile is an error that Is
+// ENOENT; another between the same ends is told from it by its id, as long as the
+// kernel has not put it into the same piece of memory (nf_ct_get_id).
 func (c *Conn) Delete(e Entry) error {
 	family := uint8(unix.AF_INET)
 	if e.Original.From.Addr().Is6() {

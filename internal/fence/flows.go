@@ -119,7 +119,7 @@ func (c *conn) endFlows(fam family, sources []flowSource) error {
 		return noted
 	}
 	for _, e := range flows {
-		// It may have ended, or have been made anew, in between: the id tells.
+		// It may have ended in between. One that was made anew is noted, too.
 		if err := tracker.Delete(e); err != nil && !errors.Is(err, unix.ENOENT) {
 			return errors.Join(noted, tracking(err))
 		}

@@ -58,6 +58,17 @@ func echoes(t testing.TB, n *nstest.NS, address string) net.PacketConn {
 	return server
 }
 
+// accept takes a connection, and holds it until the test ends.
+func accept(t testing.TB, l net.Listener) net.Conn {
+	t.Helper()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
 // asks sends a word and waits for its echo.
 func asks(t testing.TB, c net.Conn) {
 	t.Helper()
@@ -191,10 +202,7 @@ func TestPublishedPorts(t *testing.T) {
 	echoes(t, container, ":53")
 
 	out := dial(t, visitor, "tcp", "192.0.2.1:8080").(*net.TCPConn)
-	in, err := web.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	in := accept(t, web)
 	eventually(t, "established", []string{"tcp 192.0.2.1:8080 192.0.2.2:*"}, func() []string { return connections(t, server, "8080/tcp") })
 	is(t, "in a range", server, "8000-9000/tcp 1-21/udp", "tcp 192.0.2.1:8080 192.0.2.2:*")
 	is(t, "the container's port", server, "80/tcp")
@@ -212,9 +220,7 @@ func TestPublishedPorts(t *testing.T) {
 
 	// What ends here by another port is one visitor, by whichever ports it is asked for.
 	dial(t, visitor, "tcp", "192.0.2.1:2222")
-	if _, err := ssh.Accept(); err != nil {
-		t.Fatal(err)
-	}
+	accept(t, ssh)
 	eventually(t, "redirected", []string{"tcp 192.0.2.1:2222 192.0.2.2:*"}, func() []string { return connections(t, server, "2222/tcp") })
 	is(t, "redirected to a guarded port", server, "2222/tcp 22/tcp", "tcp 192.0.2.1:2222 192.0.2.2:*")
 	is(t, "behind", server, "22/tcp", "tcp 192.0.2.1:22 192.0.2.2:*")
@@ -284,9 +290,7 @@ func TestOutgoingConnectionsAreNobody(t *testing.T) {
 	})
 	defer tcp.Close()
 	defer udp.Close()
-	if _, err := web.Accept(); err != nil {
-		t.Fatal(err)
-	}
+	accept(t, web)
 	asks(t, udp)
 	for _, ports := range []string{"8022/tcp 60999/udp", "8000-9000/tcp 60000-61000/udp"} {
 		if got := sockets(t, server, strings.Fields(ports)...); len(got) != 2 {
@@ -302,10 +306,7 @@ func TestForgottenSessions(t *testing.T) {
 	server, visitor := gateway(t)
 	l := listen(t, server, "tcp", ":22")
 	out := dial(t, visitor, "tcp", "192.0.2.1:22")
-	in, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	in := accept(t, l)
 	one := "tcp 192.0.2.1:22 192.0.2.2:*"
 	for _, order := range [][]net.Conn{{in, out}, {out, in}} {
 		server.Run("conntrack", "-F")
@@ -328,9 +329,7 @@ func TestFlowsCannotBeSeen(t *testing.T) {
 	server, visitor := gateway(t)
 	l := listen(t, server, "tcp", ":22")
 	dial(t, visitor, "tcp", "192.0.2.1:22")
-	if _, err := l.Accept(); err != nil {
-		t.Fatal(err)
-	}
+	accept(t, l)
 	server.Do(FlowsVisible)
 	var found []Connection
 	var err, visible error
