@@ -51,6 +51,7 @@ func TestMoshIsSeen(t *testing.T) {
 	s.knock(s.visitor, gate4)
 	s.inUse("mosh", idle)
 	s.run(s.server, "conntrack", "-F")
+	s.must(client.Type("hello\n")) // or the next heartbeats come just too late
 	s.inUse("mosh", idle)
 	s.must(client.Type("\x1e.")) // mosh-client's own way to end
 	s.state("mosh", "dark")
@@ -76,6 +77,14 @@ func TestPublishedPortIsInUse(t *testing.T) {
 	s.must(echo(c, "still here", "still here"))
 	s.must(c.Close())
 	s.state("web", "dark")
+
+	// A session that outlives its door is told of a dark one, too.
+	s.knock(s.visitor, gate4)
+	c, err = s.talk(s.visitor, gate4, "8080")
+	s.must(err)
+	s.operator("close", "web")
+	s.becomes("web", "dark with a session", func(d *control.Door) bool { return d.State == "dark" && d.Sessions == 1 })
+	s.must(echo(c, "still here", "still here"))
 }
 
 // What the gateway says to itself keeps no door open, nor what it has begun from a

@@ -117,7 +117,7 @@ func newLook(c config.Door) func(context.Context) (door.Seen, []string) {
 		if c.Presence.Connections {
 			found, err := connections([][]port.Range{c.Ports})
 			if err != nil {
-				odd = append(odd, fmt.Sprintf("who is in cannot be told for sure: %v", err))
+				odd = append(odd, err.Error())
 			}
 			seen.Connections = found[0]
 		}

@@ -54,7 +54,7 @@ type Connection struct {
 func In(ports []port.Range) ([]Connection, error) {
 	sockets, err := held(ports)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("who is in cannot be seen, so that nobody counts: %w", err)
 	}
 	t := tracked{ports: ports}
 	conn, unseen := conntrack.Dial()
@@ -68,7 +68,7 @@ func In(ports []port.Range) ([]Connection, error) {
 	}
 	here, err := ownAddresses()
 	if err != nil {
-		return nil, fmt.Errorf("tell who is on this machine itself: %w", err)
+		return nil, fmt.Errorf("whose addresses are this host's own cannot be read, so that nobody counts as being in: %w", err)
 	}
 	theirs := t.visitors(sockets, here)
 	if unseen == nil {
