@@ -26,6 +26,8 @@ $model
 nc.openbsd netcat-openbsd
 socat socat
 conntrack conntrack
+mosh-server mosh
+script bsdutils
 age age
 pgrep procps
 zstd zstd

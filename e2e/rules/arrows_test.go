@@ -24,11 +24,13 @@ var arrows = map[string]map[string]string{
 	"internal/sequence": {"internal/port": "what a knock touches", "internal/audit": "a refusal's reason"},
 
 	// Leaves: each knows one part of the machine and no other leaf.
-	"internal/listen":   {"internal/port": "what is listened on"},
-	"internal/fence":    {"internal/port": "what is guarded"},
-	"internal/presence": {"internal/port": "whose connections count", "internal/legible": "no name of sshd's has what does not print"},
-	"internal/service":  {},
-	"internal/store":    {"internal/audit": "the audit trail's records", "internal/port": "plain types"},
+	"internal/conntrack": {},
+	"internal/listen":    {"internal/port": "what is listened on"},
+	"internal/fence":     {"internal/port": "what is guarded", "internal/conntrack": "ends flows"},
+	"internal/presence": {"internal/port": "whose connections count", "internal/conntrack": "sees flows",
+		"internal/legible": "no name of sshd's has what does not print"},
+	"internal/service": {},
+	"internal/store":   {"internal/audit": "the audit trail's records", "internal/port": "plain types"},
 
 	"internal/control": {
 		"internal/audit": "the audit trail's records are part of the answers",

@@ -61,7 +61,7 @@ type Door struct {
 	Running   bool           `json:"running"`   // the service was last seen to run; true when there is none
 	LastSeen  *time.Time     `json:"last_seen"` // latest presence, null before the first
 	DarkAt    *time.Time     `json:"dark_at"`   // when idleness will end it, null unless open, and with idle = "never"
-	Sessions  int            `json:"sessions"`  // live connections to the door's ports
+	Sessions  int            `json:"sessions"`  // who came in by the door's ports and is there still
 	Refused   uint64         `json:"refused"`   // packets the fence refused at this door
 	Grants    []Grant        `json:"grants"`    // never null
 	Penalties []Penalty      `json:"penalties"` // never null

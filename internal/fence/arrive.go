@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/doorward/doorward/internal/conntrack"
 	"github.com/doorward/doorward/internal/port"
 	"golang.org/x/sys/unix"
 )
@@ -39,14 +40,12 @@ const (
 	endedSet    = "ended."     // and those of them that were ended
 )
 
-// Labels of connections, in the last byte of the 16 that a connection has: the
-// topmost bits, 126 and 127, where the lowest byte comes first. They are kept
-// clear of those that a ruleset numbers from 0. A label is only ever a reason to
-// pass what cannot make a connection.
+// Labels of connections. A label is only ever a reason to pass what cannot make a
+// connection.
 const (
-	labelsLen = 16
-	asked     = 0x40 // a door let its first packet pass
-	letIn     = 0x80 // a door let its handshake, or its first datagram, pass
+	labelsLen = conntrack.LabelsLen
+	asked     = conntrack.Asked
+	letIn     = conntrack.LetIn
 )
 
 // pendingFor is for how long after its SYN-ACK a handshake can be completed. A

@@ -11,38 +11,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/doorward/doorward/internal/conntrack"
 	"github.com/doorward/doorward/internal/port"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
-)
-
-// Numbers of linux/netfilter/nfnetlink_conntrack.h.
-const (
-	ctMsgGet    = 1 // IPCTNL_MSG_CT_GET
-	ctMsgDelete = 2 // IPCTNL_MSG_CT_DELETE
-
-	ctaOriginal    = 1 // CTA_TUPLE_ORIG
-	ctaReply       = 2 // CTA_TUPLE_REPLY
-	ctaStatus      = 3
-	ctaID          = 12
-	ctaZone        = 18
-	ctaLabels      = 22
-	ctaFilter      = 25
-	ctaFilterFlags = 1 // CTA_FILTER_ORIG_FLAGS
-
-	ctaIP        = 1 // CTA_TUPLE_IP
-	ctaProto     = 2 // CTA_TUPLE_PROTO
-	ctaProtoNum  = 1
-	ctaSrcPort   = 2
-	ctaDstPort   = 3
-	ctaSourceIP4 = 1
-	ctaDestIP4   = 2
-	ctaSourceIP6 = 3
-	ctaDestIP6   = 4
-
-	seenReply = 1 << 1 // IPS_SEEN_REPLY of nf_conntrack_common.h
-
-	filterProtocol = 1 << 3 // CTA_FILTER_F_CTA_PROTO_NUM of net/netfilter/nf_internals.h
 )
 
 // flowFor is for how long after its last datagram it is remembered that a flow was
@@ -138,55 +109,56 @@ func (f *Fence) flowSources(ends []Grant) ([]flowSource, error) {
 // no datagram finds neither an entry nor a note; and if that fails the entries go
 // all the same.
 func (c *conn) endFlows(fam family, sources []flowSource) error {
-	tracked, err := c.trackedFlows(fam, sources)
+	tracker := conntrack.Over(c.nl)
+	flows, err := trackedFlows(tracker, fam, sources)
 	if err != nil {
 		return err
 	}
-	noted := c.noteEnded(fam, tracked, sources)
+	noted := c.noteEnded(fam, flows, sources)
 	if isBroken(noted) {
 		return noted
 	}
-	for _, e := range tracked {
-		// It may have ended, or have been made anew, in between: the id tells.
-		err := c.delete(conntrackMessage(ctMsgDelete, netlink.Acknowledge, fam, e.name))
-		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return errors.Join(noted, fmt.Errorf("remove the flow of %s from connection tracking: %w", e.original.from, err))
+	for _, e := range flows {
+		// It may have ended in between. One that was made anew is noted, too.
+		if err := tracker.Delete(e); err != nil && !errors.Is(err, unix.ENOENT) {
+			return errors.Join(noted, tracking(err))
 		}
 	}
 	return noted
 }
 
 // trackedFlows are the flows of the sources that connection tracking knows.
-func (c *conn) trackedFlows(fam family, sources []flowSource) ([]flow, error) {
-	msgs, err := c.ask(conntrackMessage(ctMsgGet, netlink.Dump, fam, udpOnly()))
-	if err != nil {
-		return nil, fmt.Errorf("list what connection tracking knows: %w", err)
-	}
-	var tracked []flow
-	for _, m := range msgs {
-		e, err := decodeFlow(m)
-		if err != nil {
-			return nil, err
+func trackedFlows(tracker *conntrack.Conn, fam family, sources []flowSource) ([]conntrack.Entry, error) {
+	var flows []conntrack.Entry
+	err := tracker.List(conntrack.Filter{Family: fam.nfproto, Proto: unix.IPPROTO_UDP}, func(e conntrack.Entry) {
+		if len(tuplesOf(e, sources)) > 0 {
+			flows = append(flows, e)
 		}
-		if len(e.of(sources)) > 0 {
-			tracked = append(tracked, e)
-		}
+	})
+	return flows, tracking(err)
+}
+
+// tracking makes of an error of conntrack one of the fence's connection, which the
+// two share.
+func tracking(err error) error {
+	if errors.Is(err, conntrack.ErrBroken) {
+		return &brokenError{"end flows", err}
 	}
-	return tracked, nil
+	return err
 }
 
 // noteEnded notes the flows, and those that were let in before and that
 // connection tracking has forgotten.
-func (c *conn) noteEnded(fam family, tracked []flow, sources []flowSource) error {
+func (c *conn) noteEnded(fam family, tracked []conntrack.Entry, sources []flowSource) error {
 	before, err := c.readElements(flowsSet + fam.name)
 	if err != nil {
 		return err
 	}
 	left, over := map[string]time.Duration{}, map[string]time.Duration{} // by key; a list may have one twice
 	for _, e := range tracked {
-		for _, t := range e.of(sources) {
+		for _, t := range tuplesOf(e, sources) {
 			left[t.key()] = unansweredFor
-			if e.answered {
+			if e.Status&conntrack.SeenReply != 0 {
 				left[t.key()] = flowFor
 			}
 		}
@@ -218,35 +190,11 @@ func timed(left map[string]time.Duration) []element {
 	return elems
 }
 
-func (c *conn) delete(m netlink.Message) error {
-	_, err := c.ask(m)
-	return err
-}
-
-func conntrackMessage(typ int, flags netlink.HeaderFlags, fam family, data attrs) netlink.Message {
-	m := message(typ, flags, append(header(fam.nfproto), data...))
-	m.Header.Type = netlink.HeaderType(unix.NFNL_SUBSYS_CTNETLINK<<8 | typ)
-	return m
-}
-
-// udpOnly asks for UDP alone; kernels that know no filter send all.
-func udpOnly() attrs {
-	const nested = unix.NLA_F_NESTED
-	var a attrs
-	tuple := a.open(ctaOriginal | nested)
-	proto := a.open(ctaProto | nested)
-	a.u8(ctaProtoNum, unix.IPPROTO_UDP)
-	a.close(proto)
-	a.close(tuple)
-	filter := a.open(ctaFilter | nested)
-	a.bytes(ctaFilterFlags, native(filterProtocol))
-	a.close(filter)
-	return a
-}
-
 // tuple is the visitor's address and port, and those they sent to; of an entry of
 // connection tracking, whose they are is open.
 type tuple struct{ from, to netip.AddrPort }
+
+func tupleIn(t conntrack.Tuple) tuple { return tuple{t.From, t.To} }
 
 // key is the tuple as family.visitor has it: each field takes whole registers.
 func (t tuple) key() string {
@@ -277,95 +225,22 @@ func (t tuple) isOf(s flowSource) bool {
 	})
 }
 
-// flow is an entry of connection tracking.
-type flow struct {
-	udp, letIn, answered bool
-
-	original tuple // as the first datagram came
-	reply    tuple // and as an answer comes, after any translation
-	name     attrs // what tells it from others, to remove it
-}
-
-// of returns what the visitor's datagrams look like if it is a flow of the
-// sources: before and after translation of the address they are sent to. The
+// tuplesOf returns what the visitor's datagrams look like if an entry is a flow of
+// the sources: before and after translation of the address they are sent to. The
 // visitor has begun it, or the server has.
-func (e flow) of(sources []flowSource) []tuple {
-	if !e.udp || !e.letIn {
+func tuplesOf(e conntrack.Entry, sources []flowSource) []tuple {
+	if e.Proto != unix.IPPROTO_UDP || !e.LetIn {
 		return nil
 	}
+	original, reply := tupleIn(e.Original), tupleIn(e.Reply)
 	var found []tuple
 	for _, as := range [][]tuple{
-		{e.original, {e.original.from, e.reply.from}},
-		{e.reply, {e.reply.from, e.original.from}},
+		{original, {original.from, reply.from}},
+		{reply, {reply.from, original.from}},
 	} {
 		if slices.ContainsFunc(as, func(t tuple) bool { return slices.ContainsFunc(sources, t.isOf) }) {
 			found = append(found, slices.Compact(as)...)
 		}
 	}
 	return found
-}
-
-func decodeFlow(m netlink.Message) (flow, error) {
-	var e flow
-	err := each([]netlink.Message{m}, func(ad *netlink.AttributeDecoder) {
-		for ad.Next() {
-			switch typ := int(ad.Type()); typ {
-			case ctaOriginal:
-				e.name.bytes(typ|unix.NLA_F_NESTED, ad.Bytes())
-				ad.Nested(decodeTuple(&e.original, &e.udp))
-			case ctaReply:
-				ad.Nested(decodeTuple(&e.reply, &e.udp))
-			case ctaStatus:
-				e.answered = ad.Uint32()&seenReply != 0
-			case ctaID, ctaZone:
-				e.name.bytes(typ, ad.Bytes())
-			case ctaLabels:
-				b := ad.Bytes()
-				e.letIn = len(b) >= labelsLen && b[labelsLen-1]&letIn != 0
-			}
-		}
-	})
-	return e, err
-}
-
-// decodeTuple reads addresses and ports, and whether it is UDP.
-func decodeTuple(t *tuple, udp *bool) func(*netlink.AttributeDecoder) error {
-	var from, to netip.Addr
-	var fromPort, toPort uint16
-	ip := func(ad *netlink.AttributeDecoder) error {
-		for ad.Next() {
-			switch int(ad.Type()) {
-			case ctaSourceIP4, ctaSourceIP6:
-				from, _ = netip.AddrFromSlice(ad.Bytes())
-			case ctaDestIP4, ctaDestIP6:
-				to, _ = netip.AddrFromSlice(ad.Bytes())
-			}
-		}
-		return nil
-	}
-	proto := func(ad *netlink.AttributeDecoder) error {
-		for ad.Next() {
-			switch int(ad.Type()) {
-			case ctaProtoNum:
-				*udp = ad.Uint8() == unix.IPPROTO_UDP
-			case ctaSrcPort:
-				fromPort = ad.Uint16()
-			case ctaDstPort:
-				toPort = ad.Uint16()
-			}
-		}
-		return nil
-	}
-	return func(ad *netlink.AttributeDecoder) error {
-		for ad.Next() {
-			switch int(ad.Type()) {
-			case ctaIP:
-				ad.Nested(ip)
-			case ctaProto:
-				ad.Nested(proto)
-			}
-		}
-		*t = tuple{netip.AddrPortFrom(from, fromPort), netip.AddrPortFrom(to, toPort)}
-		return nil
-	}
 }

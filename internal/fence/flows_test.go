@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/doorward/doorward/internal/conntrack"
 	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/port"
 	"golang.org/x/sys/unix"
@@ -314,22 +315,28 @@ func TestTuplesOfAFlow(t *testing.T) {
 	visitor, front, back := a("192.0.2.2:40000"), a("192.0.2.1:5353"), a("192.0.2.1:53")
 	dns := flowSource{[]port.Range{{Proto: port.UDP, First: 5353, Last: 5353}}, netip.MustParsePrefix("192.0.2.2/32")}
 	behind := flowSource{[]port.Range{{Proto: port.UDP, First: 53, Last: 53}}, dns.source}
+	// entry is a flow that was let in.
+	entry := func(from, to, backFrom, backTo netip.AddrPort) conntrack.Entry {
+		return conntrack.Entry{Proto: unix.IPPROTO_UDP, LetIn: true,
+			Original: conntrack.Tuple{From: from, To: to}, Reply: conntrack.Tuple{From: backFrom, To: backTo}}
+	}
+	stray, tcp, other := entry(back, visitor, visitor, back), entry(visitor, back, back, visitor), a("192.0.2.3:40000")
+	stray.LetIn, tcp.Proto = false, unix.IPPROTO_TCP
 	for name, tc := range map[string]struct {
-		f    flow
+		e    conntrack.Entry
 		s    flowSource
 		want []tuple
 	}{
-		"the visitor's":       {flow{udp: true, letIn: true, original: tuple{visitor, front}, reply: tuple{back, visitor}}, dns, []tuple{{visitor, front}, {visitor, back}}},
-		"guarded behind":      {flow{udp: true, letIn: true, original: tuple{visitor, front}, reply: tuple{back, visitor}}, behind, []tuple{{visitor, front}, {visitor, back}}},
-		"without translation": {flow{udp: true, letIn: true, original: tuple{visitor, back}, reply: tuple{back, visitor}}, behind, []tuple{{visitor, back}}},
-		"the server's":        {flow{udp: true, letIn: true, original: tuple{back, visitor}, reply: tuple{visitor, back}}, behind, []tuple{{visitor, back}}},
-		"not let in":          {flow{udp: true, original: tuple{back, visitor}, reply: tuple{visitor, back}}, behind, nil},
-		"of TCP":              {flow{letIn: true, original: tuple{visitor, back}, reply: tuple{back, visitor}}, behind, nil},
-		"another door's":      {flow{udp: true, letIn: true, original: tuple{visitor, back}, reply: tuple{back, visitor}}, dns, nil},
-		"somebody else's": {flow{udp: true, letIn: true, original: tuple{a("192.0.2.3:40000"), back}, reply: tuple{back, a("192.0.2.3:40000")}},
-			behind, nil},
+		"the visitor's":       {entry(visitor, front, back, visitor), dns, []tuple{{visitor, front}, {visitor, back}}},
+		"guarded behind":      {entry(visitor, front, back, visitor), behind, []tuple{{visitor, front}, {visitor, back}}},
+		"without translation": {entry(visitor, back, back, visitor), behind, []tuple{{visitor, back}}},
+		"the server's":        {entry(back, visitor, visitor, back), behind, []tuple{{visitor, back}}},
+		"not let in":          {stray, behind, nil},
+		"of TCP":              {tcp, behind, nil},
+		"another door's":      {entry(visitor, back, back, visitor), dns, nil},
+		"somebody else's":     {entry(other, back, back, other), behind, nil},
 	} {
-		if got := tc.f.of([]flowSource{tc.s}); fmt.Sprint(got) != fmt.Sprint(tc.want) {
+		if got := tuplesOf(tc.e, []flowSource{tc.s}); fmt.Sprint(got) != fmt.Sprint(tc.want) {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)
 		}
 	}

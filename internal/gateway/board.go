@@ -7,6 +7,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/port"
 )
 
 // boardShare is the share of the loop that making sheets may take: after one,
@@ -162,10 +163,13 @@ func (g *Gateway) measure(doors []config.Door) (refused map[string]uint64, sessi
 		return m.refused, m.sessions
 	}
 	m.at, m.doors, m.sessions = now, doors, make(map[string]int)
+	var ports [][]port.Range
 	for _, d := range doors {
-		if n, err := g.world.Connections(d.Ports); err == nil {
-			m.sessions[d.Name] = n
-		}
+		ports = append(ports, d.Ports)
+	}
+	found, _ := g.world.Connections(ports) // what is odd, the looks say
+	for i, n := range found {
+		m.sessions[doors[i].Name] = n
 	}
 	var err error
 	if m.refused, err = g.world.Fence.Refused(); err == nil {

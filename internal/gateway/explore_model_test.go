@@ -159,7 +159,7 @@ func (m *model) world() World {
 		Look: func(c config.Door) func(context.Context) (door.Seen, []string) {
 			return func(context.Context) (door.Seen, []string) { return m.look(c), nil }
 		},
-		Connections: func([]port.Range) (int, error) { return 0, nil },
+		Connections: func(ports [][]port.Range) ([]int, error) { return make([]int, len(ports)), nil },
 		Listening:   func(port.Range) bool { return true },
 		Config: func(name string) (*config.Config, []byte, error) {
 			f := m.files[name]

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -33,9 +34,10 @@ type World struct {
 	// Look returns a function that looks for a door's presence, and says what
 	// was odd about it, for people. It is not called twice at a time.
 	Look func(config.Door) func(context.Context) (door.Seen, []string)
-	// Connections counts the live TCP connections to local ports. It is called
-	// beside the turns, once in a second at most.
-	Connections func([]port.Range) (int, error)
+	// Connections counts who has come in by each door's ports and is there still:
+	// what Look counts. With an error it is what could be counted all the same. It
+	// is called beside the turns, once in a second at most.
+	Connections func(ports [][]port.Range) ([]int, error)
 	// FlowsVisible says why the kernel's flows cannot be seen, nil if they can.
 	FlowsVisible func() error
 	// Listening says whether something listens on one of the ports.
@@ -116,11 +118,11 @@ func newLook(c config.Door) func(context.Context) (door.Seen, []string) {
 	logins := newLogins(c.Presence)
 	return func(ctx context.Context) (seen door.Seen, odd []string) {
 		if c.Presence.Connections {
-			found, err := presence.Connections(c.Ports)
+			found, err := connections([][]port.Range{c.Ports})
 			if err != nil {
-				odd = append(odd, fmt.Sprintf("live connections cannot be seen, so they do not count: %v", err))
+				odd = append(odd, err.Error())
 			}
-			seen.Connections = len(found)
+			seen.Connections = found[0]
 		}
 		if logins == nil {
 			return seen, odd
@@ -151,16 +153,20 @@ func newLogins(c config.Presence) *presence.Log {
 	return nil
 }
 
-// connections counts the TCP connections that stand at local ports.
-func connections(ports []port.Range) (int, error) {
-	found, err := presence.Connections(ports)
-	n := 0
-	for _, f := range found {
-		if f.Proto == port.TCP {
-			n++
+// connections counts who has come in by each door's ports, as far as it can be
+// seen, with one look at the kernel for all.
+func connections(ports [][]port.Range) ([]int, error) {
+	in, err := presence.In(slices.Concat(ports...))
+	found := make([]int, len(ports))
+	for _, c := range in {
+		p := port.Port{Proto: c.Proto, Number: c.Local.Port()}
+		for i, of := range ports {
+			if slices.ContainsFunc(of, func(r port.Range) bool { return r.Contains(p) }) {
+				found[i]++
+			}
 		}
 	}
-	return n, err
+	return found, err
 }
 
 // listening errs on the side of yes: a service that cannot be seen to listen is

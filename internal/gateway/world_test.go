@@ -109,11 +109,11 @@ func (m *machine) world() World {
 				return m.seen, nil
 			}
 		},
-		Connections: func([]port.Range) (int, error) {
+		Connections: func(ports [][]port.Range) ([]int, error) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			m.measured++
-			return m.sessions, nil
+			return slices.Repeat([]int{m.sessions}, len(ports)), nil
 		},
 		FlowsVisible: func() error {
 			m.mu.Lock()

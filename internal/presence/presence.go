@@ -1,8 +1,8 @@
 //go:build linux
 
 // Package presence says who is in: the latest login that sshd wrote into an
-// auth log or the journal, and the live connections to a door's ports, which
-// the kernel tells over sock_diag.
+// auth log or the journal, and who has come in by a door's ports and is there
+// still, which the kernel tells by sockets (sock_diag) and by connection tracking.
 //
 // It only reads. It decides nothing about doors, keeps nothing on disk, and
 // believes no stranger: what counts as a login is a line that sshd itself

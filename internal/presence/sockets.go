@@ -14,12 +14,6 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// Connection is one live connection to a port of this machine.
-type Connection struct {
-	Proto         port.Proto
-	Local, Remote netip.AddrPort // IPv4-mapped addresses as IPv4
-}
-
 // From linux/sock_diag.h, linux/inet_diag.h and linux/netlink.h.
 const (
 	netlinkSockDiag  = 4  // NETLINK_SOCK_DIAG
@@ -51,19 +45,16 @@ const maxFilterRanges = 1000
 // dumpTries is how often an inconsistent dump is asked for again.
 const dumpTries = 5
 
-// Connections returns the live connections whose local port is one of ports,
-// in the caller's network namespace, in no particular order.
+// held returns the live sockets whose local port is one of ports, in the caller's
+// network namespace, in no particular order.
 //
 // A TCP connection is live while established, or half closed (FIN_WAIT1,
 // FIN_WAIT2, CLOSE_WAIT) with a process that still holds it: one side has said
 // its last word, the other may be in the middle of a long answer. SYN_RECV is
 // not live, since anybody can make one from a forged address; TIME_WAIT,
 // LAST_ACK, CLOSING and orphans are the kernel's tidying up. A UDP socket is
-// live if it is connected to a peer. The kernel does not tell who began: an
-// outgoing connection whose local port lies in ports counts too. Connections
-// that are forwarded, say to a container, end in another namespace and are not
-// among these.
-func Connections(ports []port.Range) ([]Connection, error) {
+// live if it is connected to a peer.
+func held(ports []port.Range) ([]Connection, error) {
 	half := uint32(1<<stateFinWait1 | 1<<stateFinWait2 | 1<<stateCloseWait)
 	var out []Connection
 	err := dump(ports, port.TCP, 1<<stateEstablished|half, func(s socket) {

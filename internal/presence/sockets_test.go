@@ -36,13 +36,24 @@ func ranges(t testing.TB, list ...string) []port.Range {
 	return all
 }
 
-// connections lists n's live connections as "tcp LOCAL REMOTE", sorted, with
-// an ephemeral remote port as "*".
+// connections lists who is in at n, as "tcp LOCAL REMOTE", sorted, with an
+// ephemeral remote port as "*".
 func connections(t testing.TB, n *nstest.NS, list ...string) []string {
+	t.Helper()
+	return listed(t, n, In, list...)
+}
+
+// sockets lists n's live sockets like that.
+func sockets(t testing.TB, n *nstest.NS, list ...string) []string {
+	t.Helper()
+	return listed(t, n, held, list...)
+}
+
+func listed(t testing.TB, n *nstest.NS, of func([]port.Range) ([]Connection, error), list ...string) []string {
 	t.Helper()
 	var all []string
 	n.Do(func() error {
-		found, err := Connections(ranges(t, list...))
+		found, err := of(ranges(t, list...))
 		for _, c := range found {
 			all = append(all, fmt.Sprintf("%s %s %s:*", c.Proto, c.Local, c.Remote.Addr()))
 		}
@@ -241,10 +252,10 @@ func TestManyRanges(t *testing.T) {
 		for i := range count {
 			list = append(list, fmt.Sprintf("%d/tcp", 3000-2*(i%1400)))
 		}
-		if got := connections(t, n, list...); len(got) != 1 {
+		if got := sockets(t, n, list...); len(got) != 1 {
 			t.Errorf("%d ranges: %q, want the one", count, got)
 		}
-		if got := connections(t, n, append(list[1:], "3001-3002/tcp")...); len(got) != 0 {
+		if got := sockets(t, n, append(list[1:], "3001-3002/tcp")...); len(got) != 0 {
 			t.Errorf("%d ranges, none of them: %q", count, got)
 		}
 	}
@@ -310,13 +321,13 @@ func TestTenThousandSockets(t *testing.T) {
 	})
 	n.Do(func() error {
 		begin := time.Now()
-		got, err := Connections(ranges(t, "22/tcp"))
+		got, err := held(ranges(t, "22/tcp"))
 		t.Logf("listed %d connections of %d sockets in %s", len(got), 2*count, time.Since(begin))
 		if len(got) != count {
 			t.Errorf("%d connections, want %d", len(got), count)
 		}
 		begin = time.Now()
-		none, err2 := Connections(ranges(t, "23/tcp"))
+		none, err2 := held(ranges(t, "23/tcp"))
 		t.Logf("listed %d connections of %d sockets in %s", len(none), 2*count, time.Since(begin))
 		if err == nil {
 			err = err2

@@ -1,0 +1,355 @@
+//go:build linux
+
+package presence
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/nstest"
+)
+
+// tracks has n track connections, as the fence does, and label what comes to port
+// 51820 by UDP as the fence labels what it lets in.
+func tracks(n *nstest.NS) {
+	n.Run("nft", `table inet t {
+		chain pre { type filter hook prerouting priority -150; iif != lo udp dport 51820 ct label set 127
+		}
+		chain out { type filter hook output priority 0; ct state new accept
+		}
+	}`)
+}
+
+// gateway is a server that tracks, and a visitor.
+func gateway(t *testing.T) (server, visitor *nstest.NS) {
+	nstest.Need(t, "nft", "conntrack")
+	server, visitor = gate(t)
+	tracks(server)
+	return server, visitor
+}
+
+// echoes answers datagrams to a port from one socket, as WireGuard does.
+func echoes(t testing.TB, n *nstest.NS, address string) net.PacketConn {
+	t.Helper()
+	var server net.PacketConn
+	n.Do(func() (err error) { server, err = net.ListenPacket("udp", address); return })
+	t.Cleanup(func() { server.Close() })
+	go func() { // ends with the socket
+		b := make([]byte, 100)
+		for {
+			n, from, err := server.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			server.WriteTo(b[:n], from)
+		}
+	}()
+	return server
+}
+
+// accept takes a connection, and holds it until the test ends.
+func accept(t testing.TB, l net.Listener) net.Conn {
+	t.Helper()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// asks sends a word and waits for its echo.
+func asks(t testing.TB, c net.Conn) {
+	t.Helper()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.WriteString(c, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 100)); err != nil {
+		t.Fatalf("no answer: %v", err)
+	}
+}
+
+// is checks who is in.
+func is(t testing.TB, what string, n *nstest.NS, ports string, want ...string) {
+	t.Helper()
+	if got := connections(t, n, strings.Fields(ports)...); !slices.Equal(got, want) {
+		t.Errorf("%s: in by %s are %q, want %q", what, ports, got, want)
+	}
+}
+
+// Few ports, or so many that the kernel is asked for all.
+var wireguards = []string{"51820/udp", "51820/udp 22/tcp 53/udp", "51000-52000/udp", "51820/udp 1-4/udp"}
+
+func TestFlowsToAServerWithOneSocket(t *testing.T) {
+	server, visitor := gateway(t)
+	echoes(t, server, ":51820")
+	is(t, "before", server, "51820/udp")
+	four, six := dial(t, visitor, "udp", "192.0.2.1:51820"), dial(t, visitor, "udp", "[2001:db8::1]:51820")
+	asks(t, four)
+	asks(t, six)
+	want := []string{"udp 192.0.2.1:51820 192.0.2.2:*", "udp [2001:db8::1]:51820 2001:db8::2:*"}
+	for _, ports := range wireguards {
+		is(t, "both", server, ports, want...)
+	}
+	is(t, "by other ports", server, "51821/udp 22/tcp 51820/tcp 1-51819/udp")
+	server.Run("conntrack", "-F")
+	is(t, "forgotten", server, "51820/udp")
+	asks(t, four)
+	is(t, "once more", server, "51820/udp", want[0])
+}
+
+// What nobody has answered may be forged.
+func TestUnansweredDatagramsAreNobody(t *testing.T) {
+	server, visitor := gateway(t)
+	server.Do(func() error {
+		c, err := net.ListenPacket("udp", ":51820")
+		t.Cleanup(func() { c.Close() })
+		return err
+	})
+	if _, err := io.WriteString(dial(t, visitor, "udp", "192.0.2.1:51820"), "hello"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the entry", []string{"[UNREPLIED]"}, func() []string {
+		return regexp.MustCompile(`\[UNREPLIED\]`).FindAllString(server.Run("conntrack", "-L", "-p", "udp", "--orig-port-dst", "51820"), -1)
+	})
+	for _, ports := range wireguards {
+		is(t, "unanswered", server, ports)
+	}
+}
+
+// When connection tracking has forgotten a flow and the server is heard first,
+// there is an entry the other way round. It counts when the visitor has answered
+// and was let in; so does the visitor at a published port, translated twice.
+func TestFlowsThatTheServerTakesUp(t *testing.T) {
+	server, visitor := gateway(t)
+	udp := echoes(t, server, ":51820")
+	c := dial(t, visitor, "udp", "192.0.2.1:51820")
+	asks(t, c)
+	server.Run("conntrack", "-F")
+	if _, err := udp.WriteTo([]byte("still here"), c.LocalAddr()); err != nil {
+		t.Fatal(err)
+	}
+	is(t, "the server alone", server, "51820/udp")
+	asks(t, c) // is the answer to that
+	for _, ports := range wireguards {
+		is(t, "taken up again", server, ports, "udp 192.0.2.1:51820 192.0.2.2:*")
+	}
+	// Its own business with a server elsewhere, from the same port, is not let in.
+	server.Run("nft", "flush", "table", "inet", "t")
+	server.Run("nft", "add", "rule", "inet", "t", "out", "ct", "state", "new", "accept")
+	server.Run("conntrack", "-F")
+	udp.WriteTo([]byte("hello"), c.LocalAddr())
+	asks(t, c)
+	is(t, "the server's own", server, "51820/udp")
+}
+
+// A server whose socket is connected is in by that, even when the flow is forgotten.
+func TestConnectedSocketsOverUDP(t *testing.T) {
+	server, visitor := gateway(t)
+	c := dial(t, visitor, "udp", "192.0.2.1:51820")
+	var in net.Conn
+	server.Do(func() (err error) {
+		in, err = net.DialUDP("udp", &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 51820}, c.LocalAddr().(*net.UDPAddr))
+		return err
+	})
+	defer in.Close()
+	one := "udp 192.0.2.1:51820 192.0.2.2:*"
+	is(t, "connected", server, "51820/udp", one)
+	io.WriteString(c, "hello")
+	in.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := in.Read(make([]byte, 9)); err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(in, "hello")
+	is(t, "a flow and its socket", server, "51820/udp", one)
+	server.Run("conntrack", "-F")
+	is(t, "forgotten", server, "51820/udp", one)
+	io.WriteString(in, "still here")
+	io.WriteString(c, "still here")
+	if _, err := in.Read(make([]byte, 99)); err != nil {
+		t.Fatal(err)
+	}
+	is(t, "taken up again", server, "51820/udp", one)
+}
+
+// A port published by destination NAT has no socket here.
+func TestPublishedPorts(t *testing.T) {
+	server, visitor := gateway(t)
+	container := nstest.New(t)
+	nstest.Link(server, container, []string{"198.51.100.1/24"}, []string{"198.51.100.2/24"})
+	container.Run("ip", "route", "add", "default", "via", "198.51.100.1")
+	server.Run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+	server.Run("nft", `table ip nat { chain pre { type nat hook prerouting priority dstnat;
+		fib daddr type local tcp dport 8080 dnat to 198.51.100.2:80
+		fib daddr type local tcp dport 2222 redirect to :22
+		fib daddr type local udp dport 8053 dnat to 198.51.100.2:53
+		}
+	}`)
+	web := listen(t, container, "tcp", ":80")
+	ssh := listen(t, server, "tcp", ":22")
+	echoes(t, container, ":53")
+
+	out := dial(t, visitor, "tcp", "192.0.2.1:8080").(*net.TCPConn)
+	in := accept(t, web)
+	eventually(t, "established", []string{"tcp 192.0.2.1:8080 192.0.2.2:*"}, func() []string { return connections(t, server, "8080/tcp") })
+	is(t, "in a range", server, "8000-9000/tcp 1-21/udp", "tcp 192.0.2.1:8080 192.0.2.2:*")
+	is(t, "the container's port", server, "80/tcp")
+	out.CloseWrite() // waits for the rest
+	if _, err := io.ReadAll(in); err != nil {
+		t.Fatal(err)
+	}
+	is(t, "half closed", server, "8080/tcp", "tcp 192.0.2.1:8080 192.0.2.2:*")
+	in.Close()
+	io.ReadAll(out)
+	eventually(t, "closed", nil, func() []string { return connections(t, server, "8080/tcp") })
+
+	asks(t, dial(t, visitor, "udp", "192.0.2.1:8053"))
+	is(t, "UDP", server, "8053/udp", "udp 192.0.2.1:8053 192.0.2.2:*")
+
+	// What ends here by another port is one visitor, by whichever ports it is asked for.
+	dial(t, visitor, "tcp", "192.0.2.1:2222")
+	accept(t, ssh)
+	eventually(t, "redirected", []string{"tcp 192.0.2.1:2222 192.0.2.2:*"}, func() []string { return connections(t, server, "2222/tcp") })
+	is(t, "redirected to a guarded port", server, "2222/tcp 22/tcp", "tcp 192.0.2.1:2222 192.0.2.2:*")
+	is(t, "behind", server, "22/tcp", "tcp 192.0.2.1:22 192.0.2.2:*")
+}
+
+// What is forwarded to other hosts came in by no door.
+func TestOtherHostsConnections(t *testing.T) {
+	server, visitor := gateway(t)
+	lan := nstest.New(t)
+	nstest.Link(server, lan, []string{"198.51.100.1/24"}, []string{"198.51.100.2/24"})
+	lan.Run("ip", "route", "add", "default", "via", "198.51.100.1")
+	server.Run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+	server.Run("nft", "flush", "chain", "inet", "t", "pre")
+	visitor.Run("ip", "route", "add", "198.51.100.0/24", "via", "192.0.2.1")
+	echoes(t, visitor, ":51820")
+	asks(t, dial(t, lan, "udp", "192.0.2.2:51820"))
+	is(t, "through here", server, "51820/udp")
+}
+
+// What this machine says to itself is no presence, at whichever of its addresses.
+func TestThisMachineIsNobody(t *testing.T) {
+	server, _ := gateway(t)
+	server.Run("ip", "route", "add", "local", "198.51.100.0/24", "dev", "lo")
+	listen(t, server, "tcp", ":22")
+	echoes(t, server, ":51820")
+	for _, pair := range [][2]string{
+		{"127.0.0.1", "127.0.0.1"}, {"127.0.0.9", "127.0.0.1"}, {"::1", "::1"}, {"192.0.2.1", "192.0.2.1"},
+		{"2001:db8::1", "2001:db8::1"}, {"198.51.100.7", "192.0.2.1"}, // an address that no interface has
+	} {
+		from, to := net.ParseIP(pair[0]), net.ParseIP(pair[1])
+		var udp net.Conn
+		server.Do(func() error {
+			tcp, err := net.DialTCP("tcp", &net.TCPAddr{IP: from}, &net.TCPAddr{IP: to, Port: 22})
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { tcp.Close() })
+			udp, err = net.DialUDP("udp", &net.UDPAddr{IP: from}, &net.UDPAddr{IP: to, Port: 51820})
+			return err
+		})
+		defer udp.Close()
+		if pair[0] != "198.51.100.7" { // a server answers that from itself, ip(7)
+			asks(t, udp)
+		}
+	}
+	if got := sockets(t, server, "22/tcp"); len(got) != 6 {
+		t.Fatalf("sockets %q, want six", got)
+	}
+	is(t, "itself", server, "22/tcp 51820/udp")
+	is(t, "itself, in ranges", server, "1-65535/tcp 1-65535/udp")
+}
+
+// What this machine has begun is no presence, though its port lies in a door's.
+func TestOutgoingConnectionsAreNobody(t *testing.T) {
+	server, visitor := gateway(t)
+	web := listen(t, visitor, "tcp", ":80")
+	echoes(t, visitor, ":53")
+	var tcp, udp net.Conn
+	server.Do(func() (err error) {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{Port: 8022}}
+		if tcp, err = d.Dial("tcp", "192.0.2.2:80"); err != nil {
+			return err
+		}
+		d.LocalAddr = &net.UDPAddr{Port: 60999}
+		udp, err = d.Dial("udp", "192.0.2.2:53")
+		return err
+	})
+	defer tcp.Close()
+	defer udp.Close()
+	accept(t, web)
+	asks(t, udp)
+	for _, ports := range []string{"8022/tcp 60999/udp", "8000-9000/tcp 60000-61000/udp"} {
+		if got := sockets(t, server, strings.Fields(ports)...); len(got) != 2 {
+			t.Errorf("sockets %q, want two", got)
+		}
+		is(t, "begun here", server, ports)
+	}
+}
+
+// A session is one whatever connection tracking has forgotten of it, and whoever
+// is heard first then; and where nothing is tracked.
+func TestForgottenSessions(t *testing.T) {
+	server, visitor := gateway(t)
+	l := listen(t, server, "tcp", ":22")
+	out := dial(t, visitor, "tcp", "192.0.2.1:22")
+	in := accept(t, l)
+	one := "tcp 192.0.2.1:22 192.0.2.2:*"
+	for _, order := range [][]net.Conn{{in, out}, {out, in}} {
+		server.Run("conntrack", "-F")
+		is(t, "forgotten", server, "22/tcp", one)
+		for i, c := range order {
+			io.WriteString(c, "hello")
+			if _, err := io.ReadFull(order[1-i], make([]byte, 5)); err != nil {
+				t.Fatal(err)
+			}
+			is(t, fmt.Sprintf("%s was heard", c.LocalAddr()), server, "22/tcp", one)
+		}
+	}
+	server.Run("nft", "flush", "ruleset")
+	server.Run("conntrack", "-F")
+	is(t, "not tracked", server, "22/tcp", one)
+}
+
+// Without leave to see flows, sockets count still, and what that means is said.
+func TestFlowsCannotBeSeen(t *testing.T) {
+	server, visitor := gateway(t)
+	l := listen(t, server, "tcp", ":22")
+	dial(t, visitor, "tcp", "192.0.2.1:22")
+	accept(t, l)
+	server.Do(FlowsVisible)
+	var found []Connection
+	var err, visible error
+	server.Do(func() error { // on a thread that is thrown away
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var none [2]unix.CapUserData
+		if err := unix.Capset(&header, &none[0]); err != nil {
+			return err
+		}
+		found, err = In(ranges(t, "22/tcp"))
+		visible = FlowsVisible()
+		return nil
+	})
+	if want := netip.MustParseAddrPort("192.0.2.1:22"); len(found) != 1 || found[0].Local != want {
+		t.Errorf("in are %v, want the one at %v", found, want)
+	}
+	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "flows cannot be seen, so that only connected sockets count") {
+		t.Errorf("In returns the error %v", err)
+	}
+	if !errors.Is(visible, fs.ErrPermission) || !strings.Contains(visible.Error(), "CAP_NET_ADMIN") {
+		t.Errorf("FlowsVisible returns %v", visible)
+	}
+}

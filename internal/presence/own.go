@@ -1,0 +1,136 @@
+//go:build linux
+
+package presence
+
+import (
+	"bufio"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// addresses are a host's own.
+type addresses struct {
+	single   map[netip.Addr]bool
+	prefixes []netip.Prefix // few: 127.0.0.0/8, and those that are routed to it whole
+}
+
+func (a *addresses) has(addr netip.Addr) bool {
+	if addr.IsLoopback() || a.single[addr] {
+		return true
+	}
+	for _, p := range a.prefixes {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// add adds a prefix. One of no length is not this host's: a transparent proxy has
+// such a route in a table of its own, to take in what is for others.
+func (a *addresses) add(p netip.Prefix) {
+	switch {
+	case p.Bits() == 0:
+	case p.IsSingleIP():
+		a.single[p.Addr()] = true
+	default:
+		a.prefixes = append(a.prefixes, p)
+	}
+}
+
+// ownAddresses reads the addresses of the thread's network namespace: where its
+// routes lead to itself (RTN_LOCAL, rtnetlink(7)), which takes in prefixes that no
+// interface has. The files of proc_net(5) tell that without a socket that could
+// change routes, too. That costs a line or two for each route there is.
+func ownAddresses() (*addresses, error) {
+	a := &addresses{single: make(map[netip.Addr]bool)}
+	for _, file := range []struct {
+		name string
+		read func(*addresses, io.Reader) error
+	}{{"fib_trie", (*addresses).readIPv4}, {"ipv6_route", (*addresses).readIPv6}} {
+		// Of the thread, since others may be in another namespace.
+		f, err := os.Open("/proc/thread-self/net/" + file.name)
+		if errors.Is(err, fs.ErrNotExist) && file.name == "ipv6_route" {
+			continue // a kernel without IPv6
+		}
+		if err != nil {
+			return nil, err
+		}
+		err = file.read(a, f)
+		f.Close()
+		if err != nil {
+			return nil, fmt.Errorf("read %q: %w", f.Name(), err)
+		}
+	}
+	return a, nil
+}
+
+// readIPv4 reads the tables main and local as fib_trie_seq_show of the kernel's
+// net/ipv4/fib_trie.c writes them; until there is a rule they are one. A leaf is an
+// address, and under it stands each prefix that begins with it:
+//
+//	Local:
+//	  |-- 127.0.0.0
+//	     /8 host LOCAL
+func (a *addresses) readIPv4(r io.Reader) error {
+	ours, leaf := false, netip.Addr{}
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		switch {
+		case len(words) == 0:
+		case strings.HasSuffix(words[len(words)-1], ":"): // a table
+			ours = words[0] == "Main:" || words[0] == "Local:"
+		case len(words) == 2 && words[0] == "|--":
+			leaf, _ = netip.ParseAddr(words[1])
+		case ours && len(words) >= 3 && words[2] == "LOCAL":
+			bits, err := strconv.Atoi(strings.TrimPrefix(words[0], "/"))
+			p := netip.PrefixFrom(leaf, bits)
+			if err != nil || !leaf.Is4() || !p.IsValid() {
+				return fmt.Errorf("a route that cannot be read: %q", lines.Text())
+			}
+			a.add(p)
+		}
+	}
+	return lines.Err()
+}
+
+// What the kernel knows of an IPv6 route, of linux/ipv6_route.h.
+const (
+	rtfAnycast = 0x00100000
+	rtfLocal   = 0x80000000
+)
+
+// readIPv6 reads all tables as rt6_print of the kernel's net/ipv6/route.c (once
+// rt6_info_route) writes them, in hexadecimal:
+//
+//	DESTINATION LENGTH SOURCE LENGTH NEXT-HOP METRIC REFERENCES USES FLAGS INTERFACE
+func (a *addresses) readIPv6(r io.Reader) error {
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		words := strings.Fields(lines.Text())
+		if len(words) < 10 {
+			return fmt.Errorf("a route that cannot be read: %q", lines.Text())
+		}
+		flags, err1 := strconv.ParseUint(words[8], 16, 32)
+		if err1 == nil && flags&(rtfLocal|rtfAnycast) == 0 {
+			continue
+		}
+		to, err2 := hex.DecodeString(words[0])
+		bits, err3 := strconv.ParseUint(words[1], 16, 8)
+		addr, ok := netip.AddrFromSlice(to)
+		p := netip.PrefixFrom(addr, int(bits))
+		if errors.Join(err1, err2, err3) != nil || !ok || !p.IsValid() {
+			return fmt.Errorf("a route that cannot be read: %q", lines.Text())
+		}
+		a.add(p)
+	}
+	return lines.Err()
+}
