@@ -92,7 +92,7 @@ func try(door *config.Door) string {
 		break
 	}
 	if k.Judge > 0 {
-		command += fmt.Sprintf("\n     (the listeners are looked at every %s, so that it can take as long)", about(k.Judge))
+		command += fmt.Sprintf("\n     (the listeners are looked at every %s, so that it can take as long)", config.Short(k.Judge))
 	}
 	return command
 }

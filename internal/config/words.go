@@ -20,7 +20,7 @@ func (d *Door) Told() string {
 	}
 	var by []string
 	if where := p.where(); where != "" {
-		by = append(by, fmt.Sprintf("a login in %s is less than %s old", where, short(p.Idle)))
+		by = append(by, fmt.Sprintf("a login in %s is less than %s old", where, Short(p.Idle)))
 	}
 	if p.Connections {
 		by = append(by, d.connectionWords()...)

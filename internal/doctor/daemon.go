@@ -137,7 +137,7 @@ func (p *Patient) boot() []Finding {
 	if p.enabled(unit) {
 		return []Finding{{OK, "boot", unit + " is enabled", ""}}
 	}
-	for _, dir := range []string{"/etc/systemd/system/", "/lib/systemd/system/", "/usr/lib/systemd/system/"} {
+	for _, dir := range []string{"/etc/systemd/system/", "/usr/local/lib/systemd/system/", "/lib/systemd/system/", "/usr/lib/systemd/system/"} {
 		if _, err := os.Stat(p.path(dir + unit)); err == nil {
 			return []Finding{{Warning, "boot", unit + " is not enabled: after a boot nothing is guarded",
 				"systemctl enable " + unit}}

@@ -149,9 +149,13 @@ func ownSession(c *config.Config, connection string, s control.Status, now time.
 			return []Finding{{OK, where, fmt.Sprintf("comes from %s, which has a grant at door %s until %s",
 				from, d.Name, until.Local().Format("15:04:05")), ""}}
 		}
-		return []Finding{{Warning, where, fmt.Sprintf("comes from %s through door %s: it lives on whatever happens, but a"+
+		f := Finding{Warning, where, fmt.Sprintf("comes from %s through door %s: it lives on whatever happens, but a"+
 			" new one needs the knock", from, d.Name),
-			"keep this session open until a new one has got in; apply with doorward apply --confirm 60s"}}
+			"keep this session open until a new one has got in; apply with doorward apply --confirm 60s"}
+		if s.Fence.Up { // who is in has probably knocked
+			f.Verdict = Note
+		}
+		return []Finding{f}
 	}
 	return []Finding{{OK, where, fmt.Sprintf("came in at %s, which no door guards", at), ""}}
 }

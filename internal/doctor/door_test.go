@@ -81,9 +81,11 @@ func TestBoot(t *testing.T) {
 	want(t, machine(t, nil).boot(), "note: boot: there is no systemd here")
 	systemd := map[string]string{"/run/systemd/system/x": ""}
 	want(t, machine(t, systemd).boot(), "warning: boot: doorward.service is not installed")
-	systemd["/lib/systemd/system/doorward.service"] = ""
-	want(t, machine(t, systemd).boot(),
-		"warning: boot: doorward.service is not enabled: after a boot nothing is guarded > systemctl enable doorward.service")
+	for _, dir := range []string{"/usr/lib", "/usr/local/lib", "/etc"} {
+		unit := map[string]string{"/run/systemd/system/x": "", dir + "/systemd/system/doorward.service": ""}
+		want(t, machine(t, unit).boot(), "warning: boot: doorward.service is not enabled: after a boot nothing is guarded"+
+			" > systemctl enable doorward.service")
+	}
 	systemd["/etc/systemd/system/multi-user.target.wants/doorward.service"] = ""
 	want(t, machine(t, systemd).boot(), "ok: boot: doorward.service is enabled")
 }
@@ -219,6 +221,9 @@ func TestOwnSession(t *testing.T) {
 		{"stranger", "192.0.2.1 50000 192.0.2.2 22", grants("192.0.2.9"), []string{
 			"warning: your session: comes from 192.0.2.1 through door ssh: it lives on whatever happens, but a new one needs" +
 				" the knock > keep this session open until a new one has got in; apply with doorward apply --confirm 60s"}},
+		{"behind a fence that stands", "192.0.2.1 50000 192.0.2.2 22", control.Status{Fence: control.Fence{Up: true}}, []string{
+			"note: your session: comes from 192.0.2.1 through door ssh: it lives on whatever happens, but a new one needs" +
+				" the knock > keep this session open until a new one has got in; apply with"}},
 		{"granted", "::ffff:192.0.2.1 50000 ::ffff:192.0.2.2 22", grants("192.0.2.1"), []string{
 			"ok: your session: comes from 192.0.2.1, which has a grant at door ssh until "}},
 		{"granted by prefix", "fe80::1%eth0 50000 fe80::2%eth0 22", grants("fe80::/64"), []string{
