@@ -18,9 +18,12 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
+// daemonWhere is where the daemon's own words are.
+const daemonWhere = "daemon"
+
 // daemonFindings is what the daemon says of itself.
 func daemonFindings(socket string, s control.Status, err error) []Finding {
-	const where = "daemon"
+	const where = daemonWhere
 	switch {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EACCES):
 		return []Finding{{Problem, where, fmt.Sprintf("%s may not be opened by you", socket),
