@@ -27,11 +27,28 @@ type tracked struct {
 	found  []flow
 }
 
-// flow is an entry that may be a visitor's, as it came to this host.
+// flow is an entry that may be a visitor's.
 type flow struct {
-	Connection
-	end   netip.AddrPort // where it ends, behind any translation
-	letIn bool
+	proto           port.Proto
+	original, reply conntrack.Tuple
+	letIn           bool
+}
+
+// asCame returns the flow as its visitor has it, and where it ends behind any
+// translation; false if nobody came in by it. One that was let in may have been
+// begun by the server, or by who is behind a published port, so that visitors'
+// datagrams answer it. An entry has one visitor: read the other way round, the port
+// that they come from would be taken for a door's.
+func (f *flow) asCame(here *addresses) (c Connection, end netip.AddrPort, ok bool) {
+	as, end := f.original, f.reply.From
+	switch {
+	case here.has(as.To.Addr()):
+	case !f.letIn:
+		return Connection{}, end, false
+	case f.proto == port.UDP && here.has(f.reply.To.Addr()):
+		as, end = f.reply, f.original.From
+	}
+	return Connection{f.proto, as.To, as.From}, end, !here.has(as.From.Addr())
 }
 
 // flows finds the entries that may be visitors' by what is known without asking
@@ -45,12 +62,7 @@ func (t *tracked) flows() error {
 			{Status: conntrack.SeenReply, ToPort: p},
 			{Status: conntrack.SeenReply, ReplyToPort: p},
 		}
-	}, func(e conntrack.Entry) {
-		t.take(port.UDP, e.Original, e.Reply.From, e.LetIn)
-		if e.LetIn { // begun by the server, which visitors' datagrams answer
-			t.take(port.UDP, e.Reply, e.Original.From, true)
-		}
-	})
+	}, func(e conntrack.Entry) { t.take(port.UDP, &e) })
 	if err != nil {
 		return err
 	}
@@ -58,7 +70,7 @@ func (t *tracked) flows() error {
 		return []conntrack.Filter{{Status: conntrack.Assured | conntrack.DstNAT, ToPort: p}}
 	}, func(e conntrack.Entry) {
 		if e.Status&conntrack.Offload != 0 || isLive(e.State) {
-			t.take(port.TCP, e.Original, e.Reply.From, e.LetIn)
+			t.take(port.TCP, &e)
 		}
 	})
 }
@@ -69,10 +81,15 @@ func isLive(state uint8) bool {
 	return state == conntrack.Established || state == conntrack.FinWait || state == conntrack.CloseWait
 }
 
-func (t *tracked) take(proto port.Proto, as conntrack.Tuple, end netip.AddrPort, letIn bool) {
-	if matches(t.ports, port.Port{Proto: proto, Number: as.To.Port()}) {
-		t.found = append(t.found, flow{Connection{proto, as.To, as.From}, end, letIn})
+// take keeps an entry if one of its directions is to a guarded port.
+func (t *tracked) take(proto port.Proto, e *conntrack.Entry) {
+	if t.guards(proto, e.Original.To) || e.LetIn && t.guards(proto, e.Reply.To) {
+		t.found = append(t.found, flow{proto, e.Original, e.Reply, e.LetIn})
 	}
+}
+
+func (t *tracked) guards(proto port.Proto, to netip.AddrPort) bool {
+	return matches(t.ports, port.Port{Proto: proto, Number: to.Port()})
 }
 
 // visitors are who came in from elsewhere, by flows and by sockets. A value is true
@@ -82,9 +99,9 @@ func (t *tracked) visitors(sockets []Connection, here *addresses) map[Connection
 	in := make(map[Connection]bool)
 	ends := make(map[Connection]bool) // flows as their sockets name them
 	for _, f := range t.found {
-		if !here.has(f.Remote.Addr()) && (f.letIn || here.has(f.Local.Addr())) {
-			in[f.Connection] = false
-			ends[Connection{f.Proto, f.end, f.Remote}] = true
+		if c, end, ok := f.asCame(here); ok && t.guards(c.Proto, c.Local) {
+			in[c] = false
+			ends[Connection{c.Proto, end, c.Remote}] = true
 		}
 	}
 	for _, s := range sockets {
