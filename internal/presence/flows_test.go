@@ -34,14 +34,15 @@ func whoIsIn(t *testing.T, k kernel, ports []port.Range, sockets ...Connection) 
 	t.Helper()
 	here := &addresses{single: map[netip.Addr]bool{netip.MustParseAddr("192.0.2.1"): true, netip.MustParseAddr("2001:db8::1"): true},
 		prefixes: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}}
-	tr := tracked{ports: ports, kernel: k}
+	tr := newTracked(ports, func() (*addresses, error) { return here, nil })
+	tr.kernel = k
 	if err := tr.flows(); err != nil {
 		return nil, err
 	}
-	in := tr.visitors(sockets, here)
-	err := tr.dropBegun(in)
+	tr.hold(sockets)
+	err := tr.dropBegun()
 	var all []string
-	for c := range in {
+	for c := range tr.in {
 		all = append(all, c.Proto.String()+" "+c.Local.String()+" "+c.Remote.String())
 	}
 	slices.Sort(all)
@@ -150,6 +151,28 @@ func TestWhoIsIn(t *testing.T) {
 			if err != nil || strings.Join(got, ", ") != test.want {
 				t.Errorf("%s, by %q: %q, %v, want %q", name, ports, got, err, test.want)
 			}
+		}
+	}
+}
+
+// Whose addresses are whose matters only when there is somebody, and then it must be known.
+func TestOwnAddressesAreNeeded(t *testing.T) {
+	flow := entries{entryOf(port.UDP, "192.0.2.2:4000 192.0.2.1:51820", "192.0.2.1:51820 192.0.2.2:4000")}
+	socket := []Connection{{port.TCP, netip.MustParseAddrPort("192.0.2.1:22"), netip.MustParseAddrPort("192.0.2.2:4000")}}
+	unread := errors.New("no such file")
+	for name, test := range map[string]struct {
+		kernel  kernel
+		sockets []Connection
+		want    error
+	}{"nobody": {entries{}, nil, nil}, "a flow": {flow, nil, unread}, "a socket": {entries{}, socket, unread}} {
+		tr := newTracked(ranges(t, "51820/udp", "22/tcp"), func() (*addresses, error) { return nil, unread })
+		tr.kernel = test.kernel
+		if err := tr.flows(); err != nil {
+			t.Fatal(err)
+		}
+		tr.hold(test.sockets)
+		if tr.err != test.want || len(tr.in) > 0 {
+			t.Errorf("%s: %v, in are %v, want %v and nobody", name, tr.err, tr.in, test.want)
 		}
 	}
 }
