@@ -45,14 +45,15 @@ const (
 
 // Door is one guarded service. Its states:
 //
-//	       knock, open                 runs
-//	dark ───────────────► opening ───────────► open
-//	 ▲ ▲                   │    ▲               │ │
-//	 │ │      failed       │    │ died, halted  │ │
-//	 │ └───────────────────┘    └───────────────┘ │ idle, close
-//	 │                                            ▼
-//	 └──────────────────────────────────────── closing
-//	            stopped (a knock that came meanwhile opens again)
+//	       knock, open                  runs
+//	dark ───────────────► opening ────────────────► open
+//	 ▲                    │  ▲  ▲                   │  │
+//	 │     failed, close, │  │  └───────────────────┘  │
+//	 │       nobody waits │  │      died, halted       │
+//	 │                    │  │                         │
+//	 │                    │  │ knock                   │ idle, close,
+//	 │      stopped       ▼  │                         │ died again
+//	 └─────────────────── closing ◄────────────────────┘
 //
 //	any state ── no log data ──► failsafe ── log data, arm ──► dark
 //
