@@ -76,7 +76,11 @@ func (d *Door) Halted(now time.Time) []Effect {
 	if was == Open {
 		d.become(now, Opening, "the service had been stopped")
 	}
-	out, when := []Effect(nil), ""
+	out := d.waitNoLonger(now)
+	if d.saved.State != Opening {
+		return out
+	}
+	when := ""
 	if d.restarted.IsZero() || now.Sub(d.restarted) >= d.pause {
 		d.pause, d.restarted = firstPause, now
 		out = append(out, Start{})
@@ -87,6 +91,22 @@ func (d *Door) Halted(now time.Time) []Effect {
 	}
 	return append(out, d.record(now, audit.EventRepaired, "", "", fmt.Sprintf("the service was stopped by somebody else while the door "+
 		"is %s; it is started again%s and \"doorward close %s\" stops it for good", was, cmp.Or(when, ","), d.rules.Name), time.Time{}))
+}
+
+// waitNoLonger forgets those who have waited for the service for too long: they are
+// not to be let in long after they knocked. A door that was opening for nobody else
+// goes dark again.
+func (d *Door) waitNoLonger(now time.Time) []Effect {
+	var out []Effect
+	d.waiting = slices.DeleteFunc(d.waiting, func(r request) bool {
+		late := now.Sub(r.asked) >= longestWait
+		if late {
+			out = append(out, d.record(now, audit.EventExpired, SourceString(r.source), r.by,
+				"it waited for the service for "+longestWait.String(), time.Time{}))
+		}
+		return late
+	})
+	return append(out, d.openForNobody(now, "", "others kept the service from running")...)
 }
 
 // startAgain ends the pause before a start.
@@ -181,9 +201,6 @@ func (d *Door) ask(now time.Time, r request) []Effect {
 	stopFailed := d.saved.State == Closing && !d.retry.IsZero()
 	switch {
 	case d.saved.State == Open:
-		if r.length == 0 { // it was open for some alone
-			d.saved.ForAll, d.saved.LastSeen = true, now
-		}
 		return d.give(now, r)
 	case d.saved.State == Dark, stopFailed: // what does not stop keeps nobody out
 		var out []Effect
@@ -218,14 +235,12 @@ func (d *Door) ask(now time.Time, r request) []Effect {
 // opened makes an opening door open and gives what was waited for.
 func (d *Door) opened(now time.Time) []Effect {
 	var out []Effect
-	reason := d.saved.Reason
-	repaired := len(d.waiting) == 0 || len(d.grants) > 0
+	reason, goesOn := d.saved.Reason, d.reopens
 	d.become(now, Open, reason)
 	d.looked = now
-	if !repaired {
+	if !goesOn {
 		d.saved.Opened, d.saved.LastSeen = now, now
 		d.connections = 0
-		d.saved.ForAll = d.waiting[0].length == 0
 		w := d.waiting[0]
 		out = append(out, d.record(now, audit.EventOpened, SourceString(w.source), w.by, reason, time.Time{}))
 	}
@@ -238,6 +253,10 @@ func (d *Door) opened(now time.Time) []Effect {
 
 // give makes or refreshes a claim to a source's grant.
 func (d *Door) give(now time.Time, r request) []Effect {
+	if r.by != byPresence {
+		d.saved.LastSeen = now // somebody is on their way in
+		d.saved.ForAll = d.saved.ForAll || r.length == 0
+	}
 	until := now.Add(r.length)
 	if r.length == 0 {
 		until, _ = d.darkAt() // ever: Configure leaves no such request otherwise
@@ -254,9 +273,6 @@ func (d *Door) give(now time.Time, r request) []Effect {
 			out = append(out, Keep{c})
 		}
 		return out
-	}
-	if r.length > 0 {
-		d.saved.LastSeen = now // somebody is on their way in
 	}
 	return []Effect{Give{r.source, end}, Keep{c},
 		d.record(now, audit.EventGranted, SourceString(r.source), r.by, r.reason, until)}

@@ -40,18 +40,20 @@ const (
 	repairAtMost = 10 * time.Second // a service that dies again so soon is not restarted
 	firstPause   = 10 * time.Second // between starts of a service that others stop, doubled each
 	lastPause    = time.Minute      // time that they stop it within the latest
+	longestWait  = 2 * time.Minute  // of a knock for a service that others stop
 )
 
 // Door is one guarded service. Its states:
 //
-//	       knock, open                 runs
-//	dark ───────────────► opening ───────────► open
-//	 ▲ ▲                   │    ▲               │ │
-//	 │ │      failed       │    │ died, halted  │ │
-//	 │ └───────────────────┘    └───────────────┘ │ idle, close
-//	 │                                            ▼
-//	 └──────────────────────────────────────── closing
-//	            stopped (a knock that came meanwhile opens again)
+//	       knock, open                  runs
+//	dark ───────────────► opening ────────────────► open
+//	 ▲                    │  ▲  ▲                   │  │
+//	 │     failed, close, │  │  └───────────────────┘  │
+//	 │       nobody waits │  │      died, halted       │
+//	 │                    │  │                         │
+//	 │                    │  │ knock                   │ idle, close,
+//	 │      stopped       ▼  │                         │ died again
+//	 └─────────────────── closing ◄────────────────────┘
 //
 //	any state ── no log data ──► failsafe ── log data, arm ──► dark
 //
@@ -85,6 +87,7 @@ type request struct {
 	source     netip.Prefix
 	by, reason string
 	length     time.Duration // 0: for everybody, until the door goes dark
+	asked      time.Time
 }
 
 type grant struct {
@@ -163,10 +166,11 @@ func (d *Door) Saved() Saved { return d.saved }
 // Deaf says whether the touches and knocks of a source are to be ignored: in
 // failsafe, before the first look for log data, while the source (or everybody)
 // is penalised, and, for a knock that is everybody's, while the door is neither
-// dark nor open for some alone.
+// dark, nor open for some alone, nor in a pause that the knock would end.
 func (d *Door) Deaf(source netip.Prefix) bool {
 	some := d.saved.State == Open && !d.saved.ForAll
-	return d.Mute() || d.penalties.cover(source) || source == Any && d.saved.State != Dark && !some
+	everybody := d.saved.State == Dark || some || !d.again.IsZero()
+	return d.Mute() || d.penalties.cover(source) || source == Any && !everybody
 }
 
 // Knock takes in a right knock.
@@ -174,7 +178,7 @@ func (d *Door) Knock(now time.Time, k Knock) []Effect {
 	if d.Deaf(k.Source) {
 		return []Effect{d.record(now, audit.EventRefused, SourceString(k.Source), k.By, "the door is deaf", time.Time{})}
 	}
-	r := request{source: k.Source, by: k.By, reason: k.Reason, length: d.rules.OpenFor}
+	r := request{source: k.Source, by: k.By, reason: k.Reason, length: d.rules.OpenFor, asked: now}
 	if k.Source == Any && d.opensToAll() {
 		r.length = 0
 	}
@@ -224,7 +228,7 @@ func (d *Door) Open(now time.Time, source netip.Prefix, length time.Duration, by
 	if d.saved.State == Failsafe {
 		return nil, fmt.Errorf("door %q is in failsafe: %s", d.rules.Name, d.saved.Reason)
 	}
-	return d.ask(now, request{source: source, by: by, reason: "on an operator's word", length: length}), nil
+	return d.ask(now, request{source, by, "on an operator's word", length, now}), nil
 }
 
 // Revoke ends all claims to a source's grant, those that wait for the service

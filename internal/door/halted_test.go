@@ -191,3 +191,68 @@ func TestAPauseIsNotIdleForWhoWaits(t *testing.T) {
 	s.state(Opening)
 	s.until(26 * time.Second)
 }
+
+// Who knocked while others kept the service down is not let in long after that.
+func TestNobodyIsWaitedForForLong(t *testing.T) {
+	s := newScene(t, ssh)
+	s.door.Knock(s.now, Knock{Source: visitor, By: "touch", Reason: "touched 1"})
+	s.door.Halted(s.now)
+	s.door.Halted(s.now)
+	for _, start := range []time.Duration{10, 30, 70} {
+		s.until(start * time.Second)
+		s.want(s.door.Halted(s.now), "record repaired | the service was stopped by somebody else while the door is opening; "+
+			`it is started again in `+map[time.Duration]string{10: "20s", 30: "40s", 70: "1m0s"}[start]+
+			`, or with the next right knock, and "doorward close ssh" stops it for good`)
+	}
+	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "touched 2"}), "start")
+	s.at(121 * time.Second)
+	s.want(s.door.Halted(s.now), "record expired | 192.0.2.2 | touch | it waited for the service for 2m0s",
+		"record repaired | the service was stopped by somebody else while the door is opening; "+
+			`it is started again in 9s, or with the next right knock, and "doorward close ssh" stops it for good`)
+	s.until(130 * time.Second)
+	s.at(190 * time.Second)
+	s.want(s.door.Halted(s.now), "record expired | 2001:db8::2 | touch | it waited for the service for 2m0s", "end flows of any", "stop")
+	s.want(s.door.Stopped(s.now, ""), "record dark | others kept the service from running")
+}
+
+// So it is where the door was open: it goes on without them.
+func TestADoorThatWasOpenStaysForNobody(t *testing.T) {
+	s := paused(t)
+	s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "touched 2"})
+	s.at(7*time.Second + longestWait)
+	s.want(s.door.Halted(s.now), "record expired | 2001:db8::2 | touch | it waited for the service for 2m0s", "start",
+		"record repaired | the service was stopped by somebody else while the door is opening; "+
+			`it is started again, and "doorward close ssh" stops it for good`)
+	s.want(s.door.Runs(s.now))
+	s.state(Open)
+}
+
+// Everybody's right knock ends the pause as one visitor's does.
+func TestEverybodysKnockEndsThePause(t *testing.T) {
+	s := paused(t)
+	if s.door.Deaf(Any) {
+		t.Fatal("everybody's knock is not heard")
+	}
+	s.want(s.door.Knock(s.now, Knock{Source: Any, By: "touch", Reason: "right"}), "start")
+	if !s.door.Deaf(Any) {
+		t.Error("it is heard again while it is waited for")
+	}
+	s.want(s.door.Runs(s.now), "give any 1h0m0s", "keep any by touch", "record granted | any | touch | right")
+	s.at(time.Minute)
+	s.want(s.door.Seen(s.now, Seen{Connections: 1}), "give any 1h0m0s", "keep any by presence")
+}
+
+// A door is open from when it was, although all grants have run out when its service
+// is started again for a further visitor.
+func TestAKnockAtAnOpenDoorWhoseServiceDiedIsNoOpening(t *testing.T) {
+	s := opened(t, ssh)
+	s.at(40 * time.Second)
+	s.door.Tick(s.now)
+	s.door.Stopped(s.now, "signal 9")
+	s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "touched 2"})
+	s.want(s.door.Runs(s.now), "give 2001:db8::2 30s", "keep 2001:db8::2 by touch",
+		"record granted | 2001:db8::2 | touch | touched 2")
+	if got := s.door.Saved().Opened; !got.Equal(start) {
+		t.Errorf("opened at %s, want %s", got, start)
+	}
+}

@@ -125,3 +125,32 @@ func TestAStartThatOthersCancelIsMadeAgain(t *testing.T) {
 		r.wantState("open")
 	})
 }
+
+// A daemon was killed while it started a service that is never done with starting.
+// For the next one the door is dark, and what runs behind it is stopped; behind an
+// open one it is let be.
+func TestAServiceThatIsNeverDoneWithStarting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		starts := func(pid int) bool {
+			m.do(func() { m.running["ssh.service"] = true })
+			m.tell(service.Status{State: service.Starting, PID: pid})
+			synctest.Wait()
+			return m.running["ssh.service"]
+		}
+		if !starts(0) {
+			t.Error("a job for the service, which waits for others at a boot, is cancelled")
+		}
+		if starts(4711) {
+			t.Error("a service that starts behind a dark door is not stopped")
+		}
+		r.wantState("dark")
+		r.touch(visitor, 59000, 59002)
+		r.wantState("open")
+		if !starts(4711) {
+			t.Error("it is stopped behind an open one")
+		}
+		r.wantState("open")
+	})
+}

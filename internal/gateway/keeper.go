@@ -147,6 +147,10 @@ func (k *keeper) sees(now time.Time, s service.Status) {
 	case service.Failed:
 		k.running, k.known = false, true
 		k.report(now, word{detail: cmp.Or(s.Detail, s.State.String())})
+	case service.Starting:
+		if !k.wanted && s.PID != 0 { // it may never be done with that
+			k.report(now, word{runs: true})
+		}
 	}
 }
 

@@ -20,6 +20,7 @@ const (
 	unitIface      = systemdName + ".Unit"
 	serviceIface   = systemdName + ".Service"
 	socketIface    = systemdName + ".Socket"
+	propertyGet    = "org.freedesktop.DBus.Properties.Get"
 	propertyGetAll = "org.freedesktop.DBus.Properties.GetAll"
 
 	errNeedsPassword  = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
@@ -104,6 +105,13 @@ func (b *bus) load(ctx context.Context, unit string) (dbus.ObjectPath, error) {
 	var path dbus.ObjectPath
 	err := b.manager.CallWithContext(ctx, managerIface+".LoadUnit", 0, unit).Store(&path)
 	return path, err
+}
+
+// halts says whether the machine goes down, SystemState of org.freedesktop.systemd1(5).
+func (b *bus) halts(ctx context.Context) bool {
+	var state dbus.Variant
+	err := b.manager.CallWithContext(ctx, propertyGet, 0, managerIface, "SystemState").Store(&state)
+	return err == nil && state.Value() == "stopping"
 }
 
 // properties reads all properties of one interface of the object at path.

@@ -17,8 +17,9 @@ import (
 // limitUnits are started more often than systemd allows.
 var limitUnits = map[string]string{
 	// Or systemd would forget units that are down, and how often they were started.
-	"remembers.target": "[Unit]\nAfter=touched.service reached.service reached.socket patient.service never.service checked.service\n",
+	"remembers.target": "[Unit]\nAfter=touched.service deadly.service reached.service reached.socket patient.service never.service checked.service\n",
 	"touched.service":  "[Service]\nExecStart=/bin/sleep infinity\n",
+	"deadly.service":   "[Unit]\nStartLimitAction=poweroff\n[Service]\nExecStart=/bin/sleep infinity\n",
 	"reached.service":  "[Unit]\nStartLimitIntervalSec=1h\n[Service]\nStandardInput=socket\nKillMode=process\nExecStart=/bin/sleep infinity\n",
 	"reached.socket":   "[Socket]\nListenStream=127.0.0.1:7003\n",
 	"patient.service":  "[Unit]\nStartLimitBurst=2\nStartLimitIntervalSec=2s\n[Service]\nExecStart=/bin/sleep infinity\n",
@@ -48,6 +49,42 @@ func testUnitLimit(t *testing.T) {
 	if strings.Contains(log.String(), "WARN") {
 		t.Errorf("it went well, with a warning:\n%s", log.String())
 	}
+}
+
+// testUnitDeadlyLimit is a unit whose start limit ends more than the unit.
+func testUnitDeadlyLimit(t *testing.T, m *systemdtest.Machine) {
+	u := NewUnit("deadly.service", discard)
+	for i := range 7 {
+		if err := errors.Join(u.Start(within(t, 20*time.Second)), u.Stop(within(t, 20*time.Second))); err != nil {
+			t.Fatalf("start %d: %v", i+1, err)
+		}
+	}
+	if got := strings.TrimSpace(m.Run("sh", "-c", "systemctl is-system-running || true")); got == "stopping" {
+		t.Fatal("the machine goes down, for doorward started a unit too often")
+	}
+}
+
+// testUnitShutdown is a machine that goes down, with the unit: nobody has stopped
+// that, and nobody can start it. D-Bus lives longer than the unit, as on Fedora.
+func testUnitShutdown(t *testing.T, m *systemdtest.Machine) {
+	for _, unit := range []string{"dbus.service", "dbus.socket"} {
+		m.Write("/run/systemd/system/"+unit+".d/late.conf", "[Unit]\nDefaultDependencies=no\n", 0o644)
+	}
+	m.Run("systemctl", "daemon-reload")
+	m.Write("/run/linger", "", 0o644)
+	m.Run("systemctl", "start", "lingers.service", "touched.service")
+	m.Run("systemctl", "poweroff", "--no-block")
+	eventually(t, "the unit is down", func() bool {
+		return strings.TrimSpace(m.Run("systemctl", "show", "--value", "-p", "ActiveState", "touched.service")) == "inactive"
+	})
+	if s := unitStatus(t, "touched.service"); s != (Status{State: Stopping}) {
+		t.Errorf("it is %+v, and the machine goes down", s)
+	}
+	want := `start unit "touched.service": Transaction for touched.service/start is destructive`
+	if err := NewUnit("touched.service", discard).Start(within(t, 20*time.Second)); err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("Start = %v\nwant    %s ...", err, want)
+	}
+	m.Run("rm", "/run/linger")
 }
 
 // testUnitSocketLimit has the service of a socket started by a connection each time.

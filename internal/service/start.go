@@ -116,11 +116,15 @@ func (u *Unit) reset(ctx context.Context, b *bus, m member) bool {
 	return b.manager.CallWithContext(ctx, managerIface+".ResetFailedUnit", 0, m.name).Err == nil
 }
 
-// forgive has systemd forget how often the service of a socket was started. Each
-// time that the door goes dark stops it, and each visitor's first connection after
-// that starts it: one too many would end the socket under a visitor. Without leave
-// for that, a socket that has ended so waits until it cannot happen again.
+// forgive has systemd forget starts before one too many does harm: that of a unit
+// whose StartLimitAction= takes the machine down, and that of a socket's service.
+// Each time that the door goes dark stops it, and each visitor's first connection
+// after that starts it: one too many would end the socket under a visitor. Without
+// leave for that, a socket that has ended so waits until it cannot happen again.
 func (u *Unit) forgive(ctx context.Context, b *bus, v view) error {
+	if action := v.members[0].unit.str("StartLimitAction"); action != "" && action != "none" {
+		u.reset(ctx, b, v.members[0])
+	}
 	for _, m := range v.members[1:] {
 		if u.reset(ctx, b, m) {
 			continue // as long as it may, there is nothing to say

@@ -166,10 +166,10 @@ func (u *Unit) fail(ctx context.Context, verb string, begun time.Time, v view, e
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s of unit %q: %w", verb, name, ctx.Err())
 	}
-	switch errorName(err) {
-	case errNeedsPassword, errAccessDenied:
+	switch e := errorName(err); {
+	case e == errNeedsPassword, e == errAccessDenied:
 		return fmt.Errorf("%w to %s unit %q: %w; \"sudo doorward polkit --install\" allows it", ErrNotAllowed, verb, name, err)
-	case "org.freedesktop.systemd1.NoSuchUnit", errInvalidArgs:
+	case strings.HasPrefix(e, systemdName+"."), e == errInvalidArgs: // systemd's own words
 		return fmt.Errorf("%s unit %q: %w", verb, name, err)
 	}
 	return fmt.Errorf("%s unit %q: %w", verb, name, unreachable(u.address, err))

@@ -78,6 +78,8 @@ func TestUnit(t *testing.T) {
 	t.Run("restart", func(t *testing.T) { testUnitRestart(t, m) })
 	t.Run("others overtake a start", func(t *testing.T) { testUnitOvertaken(t, m) })
 	t.Run("D-Bus goes and comes back", func(t *testing.T) { testUnitBusRestart(t, m) })
+	t.Run("start limit that takes the machine down", func(t *testing.T) { testUnitDeadlyLimit(t, m) })
+	t.Run("shutdown", func(t *testing.T) { testUnitShutdown(t, m) })
 }
 
 func unitStatus(t *testing.T, name string) Status {

@@ -14,6 +14,7 @@ import (
 type view struct {
 	members  []member // the unit itself, and for a socket the one service it feeds
 	triggers []member // active units that would start it again
+	halts    bool     // it is down with the machine, which goes down
 }
 
 // member is one unit's properties. Its name is its own, never an alias.
@@ -27,11 +28,15 @@ type member struct {
 // look reads the unit and what belongs to it, and remembers its names.
 func (u *Unit) look(ctx context.Context, b *bus) (view, error) {
 	v, err := u.read(ctx, b)
-	if err == nil {
-		names := v.names()
-		u.names.Store(&names)
+	if err != nil {
+		return v, err
 	}
-	return v, err
+	names := v.names()
+	u.names.Store(&names)
+	if s := v.status().State; s == Stopped || s == Failed {
+		v.halts = b.halts(ctx)
+	}
+	return v, nil
 }
 
 func (u *Unit) read(ctx context.Context, b *bus) (view, error) {
@@ -164,6 +169,9 @@ func (m member) status() Status {
 // status is how the unit is as a door sees it: a socket whose service runs counts
 // as running even when the socket itself is not listening.
 func (v view) status() Status {
+	if v.halts {
+		return Status{State: Stopping} // nobody asks for a repair
+	}
 	m := v.members[0]
 	s := m.status()
 	for _, o := range v.members[1:] {
