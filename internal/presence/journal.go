@@ -209,7 +209,13 @@ func (j *journal) tail(ctx context.Context) (cursor string, err error) {
 
 // sshds match sshd's entries: two matches of one field are alternatives, those of
 // different fields must all hold (journalctl(1)).
-var sshds = []string{"_UID=0", "_COMM=sshd", "_COMM=sshd-session"}
+var sshds = func() []string {
+	all := []string{"_UID=0"}
+	for _, name := range sshdNames {
+		all = append(all, "_COMM="+comm(name))
+	}
+	return all
+}()
 
 // forward reads what is new up to newest.
 func (j *journal) forward(ctx context.Context, now time.Time, newest string) error {
@@ -281,7 +287,7 @@ func (j *journal) run(ctx context.Context, args []string, each func(entry) bool)
 	// Only this machine's system journal; what other users' programs log is
 	// in journals of their own where journald splits them.
 	args = append(append([]string{}, j.args...), append([]string{
-		"--system", "--no-pager", "--output=json", "--output-fields=MESSAGE,_UID,_COMM,_EXE",
+		"--system", "--no-pager", "--output=json", "--output-fields=MESSAGE,_UID,_COMM,_EXE,_TRANSPORT",
 	}, args...)...)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
