@@ -120,14 +120,12 @@ const (
 	week = 7 * 24 * time.Hour
 	// maxStray is how many lines in a row may be strays.
 	maxStray = 1000
-	// manyOlder is how many lines in a row are no strays any more.
-	manyOlder = 32
 	// aYear is how far back a log reaches in which the years inferred may be
 	// wrong.
 	aYear = 330 * 24 * time.Hour
 )
 
-// on says whether the way goes on past line. It keeps the file's floor.
+// on says whether the way goes on past line.
 func (w *walk) on(line []byte) bool {
 	line = afterZeros(line)
 	w.strays++
@@ -148,20 +146,17 @@ func (w *walk) on(line []byte) bool {
 		w.pr.beyond++
 	}
 	if w.turned(t) {
-		if w.prev.After(w.ref.Add(-aYear)) {
+		if !w.fell.IsZero() || w.prev.After(w.ref.Add(-aYear)) {
 			w.pr.gaveUp = quote(line)
 		}
 		return false
-	}
-	if w.fell.IsZero() {
-		w.pr.floor = t.Time
 	}
 	if w.best == nil || !t.Before(w.best.Time.Add(-disorder)) {
 		w.older = 0
 		return true
 	}
 	w.older++
-	return w.older < manyOlder
+	return w.older < maxStray
 }
 
 // turned says whether the line with stamp t is more than a year old, so that

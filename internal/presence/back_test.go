@@ -45,14 +45,6 @@ func TestOutliersHideNothing(t *testing.T) {
 	}
 }
 
-// An outlier says nothing about how far back its file reaches.
-func TestOutliersAreNoFloor(t *testing.T) {
-	d := newLogDir(t)
-	d.write("auth.log.1", noise("05:00")+in("07:36", "alice"))
-	d.write("auth.log", stray(time.Date(2026, 4, 2, 7, 0, 0, 0, time.UTC))+in("07:35", "bob")+noise("07:40"))
-	last(t, d.log("auth.log"), "alice", "07:36")
-}
-
 // Where stamps make no sense any more the search ends, and says so.
 func TestASearchThatGivesUpSaysSo(t *testing.T) {
 	april := time.Date(2026, 4, 2, 7, 0, 0, 0, time.UTC)
@@ -69,6 +61,16 @@ func TestASearchThatGivesUpSaysSo(t *testing.T) {
 		d.write("auth.log", in("08:05", "bob"))
 		last(t, l, "bob", "08:05")
 		quiet(t, l) // it does not matter any more
+	})
+	t.Run("strays of nearly a year ago and others", func(t *testing.T) {
+		d := newLogDir(t)
+		d.write("auth.log", in("07:30", "alice")+stray(time.Date(2025, 12, 16, 7, 0, 0, 0, time.UTC))+
+			stray(time.Date(2026, 8, 23, 7, 0, 0, 0, time.UTC))+noise("07:50")[:7])
+		l := d.log("auth.log")
+		last(t, l, "", "")
+		if w := l.Warnings(); len(w) != 1 || !strings.Contains(w[0], "is not searched for logins before the line") {
+			t.Errorf("warnings %q, want one", w)
+		}
 	})
 	t.Run("a log that is too long", func(t *testing.T) {
 		d := newLogDir(t)

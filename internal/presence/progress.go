@@ -12,8 +12,7 @@ import (
 // progress is what is remembered of a file.
 type progress struct {
 	mark  mark
-	ended int64     // the size up to which an unfinished last line was taken for whole
-	floor time.Time // no line that was passed over is later than this and disorder
+	ended int64 // the size up to which an unfinished last line was taken for whole
 
 	odd    oddities      // logins that do not count
 	ahead  time.Time     // the furthest stamp of a login beyond now
