@@ -59,6 +59,7 @@ type pass struct {
 	now  time.Time
 	data bool // a file with data was met
 	met  map[fileID]bool
+	own  ownOfLook
 	why  []string // for each file without data: why
 	hint string   // what to do about the first that is there
 	warn []string

@@ -52,6 +52,7 @@ type journal struct {
 	newest time.Time // the newest entry's
 	ahead  time.Time // the furthest time of a login beyond now
 	by     time.Duration
+	own    ownOfLook
 	odd    oddities // logins that do not count, since the latest that does
 }
 
@@ -156,7 +157,7 @@ func journalHint(err error) string {
 // read brings the journal's best up to date. An error that is errPart says that
 // some of it could not be read.
 func (j *journal) read(ctx context.Context, now time.Time) error {
-	j.heard = ""
+	j.heard, j.own = "", ownOfLook{}
 	newest, err := j.tail(ctx)
 	var exit *exec.ExitError
 	switch {
@@ -255,7 +256,7 @@ func (j *journal) back(ctx context.Context, now time.Time, newest string, err er
 func (j *journal) take(e entry, now time.Time) {
 	login, what := e.login()
 	switch {
-	case what == noLogin:
+	case what == noLogin, what == isLogin && j.own.has(login.Source):
 		return
 	case what != isLogin:
 		j.odd.add(what, []byte(e.cursor))

@@ -95,6 +95,9 @@ func (l *logFile) take(line []byte) {
 		l.pr.odd.add(what, line)
 	case noLogin:
 	case isLogin:
+		if l.own.has(login.Source) {
+			return // the host itself came in by no door
+		}
 		if login.Time.After(l.now) {
 			if login.Time.After(l.pr.ahead) {
 				l.pr.ahead, l.pr.by = login.Time, login.Time.Sub(l.now)
