@@ -182,6 +182,7 @@ func TestCleanupRemovesTheFence(t *testing.T) {
 	s := newSite(t)
 	s.serve(s.server, ":8080")
 	s.start(webDoor("", touchKnock))
+	s.says(s.fails("--cleanup"), "hint: systemctl stop doorward")
 	s.must(s.gate.Stop())
 	s.refuses(s.stranger, gate4, "8080")
 	s.run(s.server, bin+"/doorwardd", "--cleanup")

@@ -5,10 +5,12 @@ package packaging
 import (
 	"encoding/json"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/doctor"
 	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/systemdtest"
 )
@@ -161,13 +163,20 @@ func session(t *testing.T, visitor *nstest.NS, key string) func(word string) {
 	return say
 }
 
-// wellSaid holds that neither the log nor status has a warning.
+// wellSaid holds that neither the log nor status nor doctor has a warning.
 func wellSaid(t *testing.T, m *systemdtest.Machine) {
 	t.Helper()
 	s := daemonStatus(t, m)
 	if len(s.Warnings) > 0 || s.Fence.Repairs > 0 || s.Events["repaired"]+s.Events["error"] > 0 {
 		t.Errorf("nothing was wrong, and status has the warnings %q, %d repairs of the fence and events %v",
 			s.Warnings, s.Fence.Repairs, s.Events)
+	}
+	for _, f := range findings(t, m) {
+		// The unit is not enabled here, the clock is the host's, and the knock's ports
+		// are among those of outgoing connections.
+		if f.Verdict != doctor.OK && f.Verdict != doctor.Note && !slices.Contains([]string{"boot", "clock", "ports"}, f.Where) {
+			t.Errorf("nothing was wrong, and doctor finds %+v", f)
+		}
 	}
 	var said []string
 	for line := range strings.Lines(m.Run("journalctl", "--no-pager", "--output=cat", "--unit=doorward.service")) {

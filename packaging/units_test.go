@@ -167,16 +167,21 @@ func warnings(t *testing.T, m *systemdtest.Machine) []string {
 // diagnose returns what doctor finds somewhere, of one verdict.
 func diagnose(t *testing.T, m *systemdtest.Machine, where string, verdict doctor.Verdict) (all []string) {
 	t.Helper()
-	// It exits with 1 when there is any problem.
-	out, err := m.Command(t.Context(), "doorward", "doctor", "--json").Output()
-	var found []doctor.Finding
-	if json.Unmarshal(out, &found) != nil {
-		t.Fatalf("doctor: %v: %s", err, out)
-	}
-	for _, f := range found {
+	for _, f := range findings(t, m) {
 		if f.Where == where && f.Verdict == verdict {
 			all = append(all, f.What+" > "+f.Do)
 		}
 	}
 	return all
+}
+
+// findings are what doctor finds.
+func findings(t *testing.T, m *systemdtest.Machine) (found []doctor.Finding) {
+	t.Helper()
+	// It exits with 1 when there is any problem.
+	out, err := m.Command(t.Context(), "doorward", "doctor", "--json").Output()
+	if json.Unmarshal(out, &found) != nil {
+		t.Fatalf("doctor: %v: %s", err, out)
+	}
+	return found
 }

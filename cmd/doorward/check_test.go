@@ -50,7 +50,7 @@ door vpn guards 51820/udp
   wrong      makes the door deaf to its source for 5m, doubled each time
   strangers  get no answer
   service    vpn.service starts when the door opens, and stops when nobody has been in for 1h
-  presence   somebody is in while: a flow over UDP to 51820/udp that was answered, until minutes after its last packet
+  presence   counts as somebody in: a flow over UDP to 51820/udp that was answered, until minutes after its last packet
 `
 	const mistake = `F:1: door.vpn.presence.idle: "1h": the default does not do: flows over UDP cannot be seen here: no ctnetlink; ` +
 		`the door would go dark, and its service be stopped, under whoever is in: allowed are "never"` + "\n" +

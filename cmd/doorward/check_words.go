@@ -3,8 +3,6 @@ package main
 import (
 	"fmt"
 	"slices"
-	"strings"
-	"time"
 
 	"github.com/doorward/doorward/internal/config"
 )
@@ -57,12 +55,12 @@ func knockWords(k *config.Knock) string {
 			alone = append(alone, p)
 		}
 	}
-	words := fmt.Sprintf("touch %s %s within %s", listedPorts(k.Touch), order, about(k.Within))
+	words := fmt.Sprintf("touch %s %s within %s", listedPorts(k.Touch), order, config.Short(k.Within))
 	if len(alone) > 0 {
 		words += ", leave " + listedPorts(alone) + " alone"
 	}
 	if k.Judge > 0 {
-		return words + "; looked at every " + about(k.Judge)
+		return words + "; looked at every " + config.Short(k.Judge)
 	}
 	return words
 }
@@ -72,7 +70,7 @@ func rightWords(door *config.Door, k *config.Knock) string {
 	if k.Scope == config.ScopeDoor {
 		return "opens to everybody until the door goes dark"
 	}
-	words := fmt.Sprintf("opens to the visitor's address for %s", about(door.OpenFor))
+	words := fmt.Sprintf("opens to the visitor's address for %s", config.Short(door.OpenFor))
 	if door.SingleUse {
 		return words + ", for one connection"
 	}
@@ -88,7 +86,7 @@ func wrongWords(k *config.Knock) string {
 	if k.Penalty == 0 {
 		return "costs nothing"
 	}
-	words := fmt.Sprintf("makes the door deaf to %s for %s", who, about(k.Penalty))
+	words := fmt.Sprintf("makes the door deaf to %s for %s", who, config.Short(k.Penalty))
 	if k.Scope != config.ScopeDoor {
 		words += ", doubled each time"
 	}
@@ -108,7 +106,7 @@ func serviceWords(door *config.Door) string {
 		return name + " starts when the door opens, and stops when doorward close makes it dark"
 	}
 	return fmt.Sprintf("%s starts when the door opens, and stops when nobody has been in for %s",
-		name, about(door.Presence.Idle))
+		name, config.Short(door.Presence.Idle))
 }
 
 // listedPorts lists port numbers.
@@ -118,15 +116,4 @@ func listedPorts(ports []uint16) string {
 		words[i] = fmt.Sprint(p)
 	}
 	return config.Listed(words)
-}
-
-// about writes a duration without the units that are zero at its end.
-func about(d time.Duration) string {
-	s := d.String()
-	for _, zero := range []struct{ end, cut string }{{"m0s", "0s"}, {"h0m", "0m"}} {
-		if strings.HasSuffix(s, zero.end) {
-			s = strings.TrimSuffix(s, zero.cut)
-		}
-	}
-	return s
 }

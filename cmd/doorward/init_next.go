@@ -52,13 +52,13 @@ func (o *initOptions) next(e *env, w io.Writer, m machine, c *config.Config) err
 	} else if o.output == "-" {
 		file, daemon = " FILE", "doorwardd -c FILE"
 	}
-	fmt.Fprintf(&b, "\n%s\n", d.title.Render("Next"))
+	fmt.Fprintf(&b, "\n%s\n", d.title.Render("Next, as root"))
 	steps := []string{
 		"Keep the session that you are in. It lives on whatever the door does; close it when a new one has worked.",
 		"doorward check" + file,
 	}
 	if door.Service != nil && door.Service.Unit != "" {
-		steps = append(steps, "sudo doorward polkit"+file+" --install")
+		steps = append(steps, "doorward polkit"+file+" --install")
 	}
 	steps = append(steps,
 		"doorward doctor",
@@ -92,7 +92,7 @@ func try(door *config.Door) string {
 		break
 	}
 	if k.Judge > 0 {
-		command += fmt.Sprintf("\n     (the listeners are looked at every %s, so that it can take as long)", about(k.Judge))
+		command += fmt.Sprintf("\n     (the listeners are looked at every %s, so that it can take as long)", config.Short(k.Judge))
 	}
 	return command
 }

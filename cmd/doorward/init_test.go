@@ -342,7 +342,7 @@ func TestInitNext(t *testing.T) {
 			"that ask for none, such as those of outgoing connections: one of them may have the port when it is needed; " +
 			"to keep them free:\n    echo net.ipv4.ip_local_reserved_ports=25000,25633,28904 " +
 			">/etc/sysctl.d/60-doorward.conf && sysctl -p /etc/sysctl.d/60-doorward.conf\n",
-		"  2. doorward check FILE\n  3. sudo doorward polkit FILE --install\n  4. doorward doctor\n  5. doorwardd -c FILE\n",
+		"  2. doorward check FILE\n  3. doorward polkit FILE --install\n  4. doorward doctor\n  5. doorwardd -c FILE\n",
 		"  6. From another machine: doorward knock HOST --touch 28904,24117 --wait 2222 -- ssh USER@HOST -p 2222\n",
 		"  7. After a change of the file: doorward apply --confirm 60s\n",
 	} {

@@ -70,9 +70,19 @@ func (v view) doors(doors []control.Door) []string {
 			dark = "never"
 		}
 		rows = append(rows, []string{printable(d.Name), v.state(d.State), v.since(d.Since), v.service(d),
-			strconv.Itoa(d.Sessions), dark, printable(d.Reason)})
+			strconv.Itoa(d.Sessions), dark, printable(why(d))})
 	}
 	return table(v.dress, []string{"DOOR", "STATE", "SINCE", "SERVICE", "SESSIONS", "DARK IN", "WHY"}, rows)
+}
+
+// why says why a door is as it is. Of a failsafe there is a warning, with each place
+// of logins and what to do.
+func why(d control.Door) string {
+	if d.State != "failsafe" {
+		return d.Reason
+	}
+	short, _, _ := strings.Cut(d.Reason, ": ")
+	return short
 }
 
 func (v view) state(state string) string {

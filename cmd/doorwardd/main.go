@@ -87,6 +87,9 @@ func run(args []string) int {
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "doorwardd: error: %v\n", err)
+		if errors.Is(err, fence.ErrBusy) {
+			fmt.Fprintln(os.Stderr, "doorwardd: hint: systemctl stop doorward")
+		}
 		return 1
 	}
 	return 0

@@ -17,7 +17,7 @@ func (c *checker) idle(table value, d *Door) {
 	switch {
 	case key.v == idleNever && d.anyScope(ScopeDoor):
 		c.wrong(key, `a knock with scope = "door" opens to everybody until the door goes dark`,
-			fmt.Sprintf(`%q to %q, or scope = "source" for every knock`, short(idleSpan.min), short(idleSpan.max)))
+			fmt.Sprintf(`%q to %q, or scope = "source" for every knock`, Short(idleSpan.min), Short(idleSpan.max)))
 	case key.v != idleNever && !d.Presence.Connections && d.Presence.Logins == LoginsOff:
 		c.unseen(key, d, "nobody is ever seen to be in: connections = false, and no logins are read").Hint =
 			`write connections = true, or name a place for logins, or write idle = "never"`
@@ -32,7 +32,7 @@ func (c *checker) unseen(key value, d *Door, why string) *Mistake {
 		does += ", and its service be stopped,"
 	}
 	if !key.given() {
-		key.v = short(d.Presence.Idle)
+		key.v = Short(d.Presence.Idle)
 		why = "the default does not do: " + why
 	}
 	return c.wrong(key, fmt.Sprintf("%s; the door %s under whoever is in", why, does), fmt.Sprintf("%q", idleNever))
@@ -75,7 +75,7 @@ func (c *checker) idleOf(d *Door) value {
 		if at, ok := c.at[v.key]; ok {
 			v.at = at
 			if name == "idle" {
-				v.v = short(d.Presence.Idle)
+				v.v = Short(d.Presence.Idle)
 			}
 		}
 	}

@@ -134,13 +134,13 @@ func (c *checker) times(raw rawTouch, k *Knock) {
 	}
 	// At a look, a knock that is not complete is a wrong one. If its time were
 	// longer than the looks are apart, no visitor could ever have all of it.
-	v, what := raw.Within, fmt.Sprintf("longer than the interval of the looks, %q", short(k.Judge))
+	v, what := raw.Within, fmt.Sprintf("longer than the interval of the looks, %q", Short(k.Judge))
 	if !v.given() {
-		v.v = short(k.Within)
+		v.v = Short(k.Within)
 		what = "the default is " + what
 	}
 	c.wrong(v, what, fmt.Sprintf("%q to %q, or a longer interval in %s",
-		short(withinSpan.min), short(k.Judge), raw.Judge.key))
+		Short(withinSpan.min), Short(k.Judge), raw.Judge.key))
 }
 
 const judges = `"at once", and intervals such as "every 1m"`

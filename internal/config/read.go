@@ -242,7 +242,7 @@ func (c *checker) durationIn(v value, text string, s span) (time.Duration, bool)
 	default:
 		return d, true
 	}
-	allowed := fmt.Sprintf("%q to %q", short(s.min), short(s.max))
+	allowed := fmt.Sprintf("%q to %q", Short(s.min), Short(s.max))
 	if s.orNone {
 		allowed = `"0s" for none, and ` + allowed
 	}
@@ -266,8 +266,8 @@ func durationProblem(text string) string {
 	return "not a duration"
 }
 
-// short spells a duration as a person would: "1m", not "1m0s".
-func short(d time.Duration) string {
+// Short spells a duration as a person would: "1m", not "1m0s".
+func Short(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")

@@ -31,11 +31,11 @@ func (d *Door) warnings() []string {
 	var w []string
 	if d.OpenFor > longOpen && !d.anyScope(ScopeDoor) {
 		w = append(w, fmt.Sprintf("open_for = %q: connections that stand live on without a grant, "+
-			"so that a minute is enough to get in", short(d.OpenFor)))
+			"so that a minute is enough to get in", Short(d.OpenFor)))
 	}
 	if idle := d.Presence.Idle; 0 < idle && idle < d.OpenFor && !d.anyScope(ScopeDoor) {
 		w = append(w, fmt.Sprintf("presence.idle = %q is shorter than open_for = %q: "+
-			"a door that goes dark takes its grants with it", short(d.Presence.Idle), short(d.OpenFor)))
+			"a door that goes dark takes its grants with it", Short(d.Presence.Idle), Short(d.OpenFor)))
 	}
 	for _, p := range d.Always {
 		if p.Bits() == 0 {

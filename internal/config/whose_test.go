@@ -93,7 +93,7 @@ func TestLoadWithoutLeave(t *testing.T) {
 	if err := syscall.Seteuid(0); err != nil {
 		t.Fatal(err)
 	}
-	want := fmt.Sprintf("read configuration: open %s: permission denied; to let the group doorward read it: "+
+	want := fmt.Sprintf("read configuration: open %s: permission denied; read it as root, or let the group doorward: "+
 		"chgrp doorward %s %[1]s && chmod g+rX %[2]s %[1]s", path, dir)
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v\nwant %s", err, want)

@@ -20,12 +20,12 @@ func (d *Door) Told() string {
 	}
 	var by []string
 	if where := p.where(); where != "" {
-		by = append(by, fmt.Sprintf("a login in %s is less than %s old", where, short(p.Idle)))
+		by = append(by, fmt.Sprintf("a login in %s, for %s", where, Short(p.Idle)))
 	}
 	if p.Connections {
 		by = append(by, d.connectionWords()...)
 	}
-	return "somebody is in while: " + strings.Join(by, "; ")
+	return "counts as somebody in: " + strings.Join(by, "; ")
 }
 
 // where says where logins are read, "" for nowhere.

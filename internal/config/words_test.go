@@ -20,16 +20,16 @@ func parse(t *testing.T, text string) *Config {
 // How presence is told, for each place of logins and each kind of port.
 func TestTold(t *testing.T) {
 	for _, tt := range []struct{ name, ports, presence, want string }{
-		{"SSH", `"22/tcp"`, "", "somebody is in while: a login in the journal or the auth log is less than 1h old; a live TCP " +
+		{"SSH", `"22/tcp"`, "", "counts as somebody in: a login in the journal or the auth log, for 1h; a live TCP " +
 			"connection to 22/tcp (a socket of this machine, or a flow to where the port is forwarded)"},
-		{"WireGuard", `"51820/udp"`, `idle = "10m"`, "somebody is in while: a flow over UDP to 51820/udp that was answered, " +
+		{"WireGuard", `"51820/udp"`, `idle = "10m"`, "counts as somebody in: a flow over UDP to 51820/udp that was answered, " +
 			"until minutes after its last packet"},
 		{"both kinds, the journal", `"443/tcp", "443/udp", "8000-8010/tcp"`, `logins = "journal"`,
-			"somebody is in while: a login in the journal is less than 1h old; a live TCP connection to 443/tcp and " +
+			"counts as somebody in: a login in the journal, for 1h; a live TCP connection to 443/tcp and " +
 				"8000-8010/tcp (a socket of this machine, or a flow to where the port is forwarded); a flow over UDP to " +
 				"443/udp that was answered, until minutes after its last packet"},
 		{"the log alone", `"22/tcp"`, "connections = false\nlogins = [\"/var/log/secure\", \"/var/log/secure.1\"]\nidle = \"90m\"",
-			"somebody is in while: a login in /var/log/secure and /var/log/secure.1 is less than 1h30m old"},
+			"counts as somebody in: a login in /var/log/secure and /var/log/secure.1, for 1h30m"},
 		{"never", `"22/tcp"`, `idle = "never"`, `who is in makes no difference: idle = "never", so that the door goes dark ` +
 			"by doorward close alone, or when there is no log data at all"},
 		{"never and nothing", `"443/tcp"`, "idle = \"never\"\nconnections = false", `who is in makes no difference: ` +

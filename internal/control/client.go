@@ -233,6 +233,7 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 		return &Error{
 			Message: fmt.Sprintf("no leave to talk to the daemon at %s: %v", c.path, op.Err),
 			Hint:    "run with sudo, or join the group doorward",
+			Cause:   err,
 		}
 	case dialing:
 		return &Error{

@@ -122,7 +122,11 @@ type Reply struct {
 type Error struct {
 	Message string `json:"error"` // what, where, the value, what is allowed
 	Hint    string `json:"hint"`  // what to type next, may be ""
+	Cause   error  `json:"-"`     // what the client met, nil for nothing
 }
+
+// Unwrap returns what the client met, nil for nothing.
+func (e *Error) Unwrap() error { return e.Cause }
 
 // Error returns the message without the hint.
 func (e *Error) Error() string { return e.Message }

@@ -101,7 +101,7 @@ func cutTo(walls *cage.Walls, filed cage.Walls) (cut []string) {
 
 // serves says whether a configuration can be served from inside.
 func (c *confinement) serves(walls cage.Walls, conf *config.Config) error {
-	const hint = "the daemon has locked itself in when it started; systemctl restart doorward"
+	const hint = "the daemon locked itself in when it started; systemctl restart doorward"
 	if specs := commands(conf); len(specs) > 0 && c.launcher == nil {
 		return fmt.Errorf("door %q has commands, which cannot be started any more: %s", specs[0].Door, hint)
 	}

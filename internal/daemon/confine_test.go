@@ -71,7 +71,7 @@ func TestWallsAreWhatTheConfigurationNeeds(t *testing.T) {
 func TestWallsStandForLaterConfigurations(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "")
-	const hint = ": the daemon has locked itself in when it started; systemctl restart doorward"
+	const hint = ": the daemon locked itself in when it started; systemctl restart doorward"
 	for _, tt := range []struct {
 		name         string
 		first, later func(*config.Config)

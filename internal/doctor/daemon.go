@@ -18,9 +18,12 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
+// daemonWhere is where the daemon's own words are.
+const daemonWhere = "daemon"
+
 // daemonFindings is what the daemon says of itself.
 func daemonFindings(socket string, s control.Status, err error) []Finding {
-	const where = "daemon"
+	const where = daemonWhere
 	switch {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EACCES):
 		return []Finding{{Problem, where, fmt.Sprintf("%s may not be opened by you", socket),
@@ -137,7 +140,7 @@ func (p *Patient) boot() []Finding {
 	if p.enabled(unit) {
 		return []Finding{{OK, "boot", unit + " is enabled", ""}}
 	}
-	for _, dir := range []string{"/etc/systemd/system/", "/lib/systemd/system/", "/usr/lib/systemd/system/"} {
+	for _, dir := range []string{"/etc/systemd/system/", "/usr/local/lib/systemd/system/", "/lib/systemd/system/", "/usr/lib/systemd/system/"} {
 		if _, err := os.Stat(p.path(dir + unit)); err == nil {
 			return []Finding{{Warning, "boot", unit + " is not enabled: after a boot nothing is guarded",
 				"systemctl enable " + unit}}

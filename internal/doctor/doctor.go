@@ -18,6 +18,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -119,13 +121,24 @@ func (p *Patient) Examine(ctx context.Context) []Finding {
 	for i := range c.Doors {
 		add(p.unit(ctx, &c.Doors[i], reader, holders)...)
 		add(p.presence(&c.Doors[i])...)
-		add(p.logins(ctx, &c.Doors[i], reader)...)
+		add(p.logins(ctx, &c.Doors[i], reader, status)...)
 	}
 	add(p.sharedUnits(ctx, c)...)
 	add(p.boot()...)
 	add(ownSession(c, p.sshConnection(), status, p.Now())...)
 	add(outside(c)...)
-	return all
+	return once(all)
+}
+
+// once leaves out what the daemon warns of when another finding says it, in the
+// same words or with the same thing to do at the same place.
+func once(all []Finding) []Finding {
+	return slices.DeleteFunc(all, func(w Finding) bool {
+		return w.Where == daemonWhere && w.Verdict == Warning && slices.ContainsFunc(all, func(f Finding) bool {
+			return f.Where != daemonWhere && (w.What == f.What || w.What == f.Where+" "+f.What ||
+				w.What == f.Where+": "+f.What || f.Do != "" && strings.HasPrefix(w.What, f.Where+": ") && strings.Contains(w.What, strconv.Quote(f.Do)))
+		})
+	})
 }
 
 // configuration reads the configuration; without one there are no doors, and

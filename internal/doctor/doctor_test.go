@@ -213,8 +213,11 @@ func TestTaken(t *testing.T) {
 	want(t, taken(c, []listener{{tcp(59001), all4, 5, "doorwardd"}, {tcp(59001), lo, 9, "nginx"}}, 5),
 		"problem: 59001/tcp: is taken by nginx (pid 9): door ssh cannot listen for its knock > end that, or change the"+
 			" knock: doorward rotate --door ssh")
-	want(t, taken(c, []listener{{tcp(59001), all4, 0, ""}}, 0),
-		"problem: 59001/tcp: is taken by a process that only root can see")
+	want(t, taken(c, []listener{{tcp(59001), all4, 0, ""}, {tcp(59002), all4, 0, ""}}, 0),
+		"note: door ssh: who listens on 59001/tcp, 59002/tcp can be seen by root only > sudo doorward doctor")
+	want(t, taken(c, []listener{{tcp(59001), all4, 1, "systemd"}}, 0), "note: door ssh: systemd holds 59001/tcp: for the"+
+		" daemon, which does not run, or for a socket unit > systemctl list-sockets")
+	want(t, taken(c, []listener{{tcp(59001), all4, 1, "systemd"}}, 5), "problem: 59001/tcp: is taken by systemd (pid 1)")
 	want(t, taken(c, []listener{{port.Port{Proto: port.UDP, Number: 59000}, all4, 9, "x"}}, 0))
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,8 +42,9 @@ type logSource interface {
 	String() string
 }
 
-// logins looks where a door reads its logins, and whether r may too.
-func (p *Patient) logins(ctx context.Context, d *config.Door, r *reader) []Finding {
+// logins looks where a door reads its logins, and whether r may too. Of a door that
+// is in failsafe the daemon has said already that there is no log data.
+func (p *Patient) logins(ctx context.Context, d *config.Door, r *reader, s control.Status) []Finding {
 	var l logSource
 	switch d.Presence.Logins {
 	case config.LoginsOff:
@@ -60,21 +62,28 @@ func (p *Patient) logins(ctx context.Context, d *config.Door, r *reader) []Findi
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	all := loginFindings(ctx, d.Name, l, p.Now())
+	all := loginFindings(ctx, d.Name, l, p.Now(), os.Geteuid() == 0)
+	failsafe := func(o control.Door) bool { return o.Name == d.Name && o.State == "failsafe" }
+	if slices.ContainsFunc(s.Doors, failsafe) {
+		all = slices.DeleteFunc(all, func(f Finding) bool { return f.Verdict == Problem })
+	}
 	for place := range strings.SplitSeq(l.String(), ", ") {
 		all = append(all, mayRead(r, place)...)
 	}
 	return all
 }
 
-func loginFindings(ctx context.Context, door string, l logSource, now time.Time) []Finding {
+func loginFindings(ctx context.Context, door string, l logSource, now time.Time, root bool) []Finding {
 	where := "door " + door
 	last, found, err := l.Last(ctx)
 	var all []Finding
 	switch {
+	case errors.Is(err, presence.ErrNoData) && !root:
+		return []Finding{{Note, where, "whether there is log data for the daemon cannot be seen: you may read none",
+			"sudo doorward doctor"}}
 	case errors.Is(err, presence.ErrNoData):
-		// The error has the way out at its end already.
-		all = append(all, Finding{Problem, where, fmt.Sprintf("would go to failsafe, dark and deaf: %v", err), ""})
+		// The error has the way out at its end, and what the warnings say.
+		return []Finding{{Problem, where, fmt.Sprintf("would go to failsafe, dark and deaf: %v", err), ""}}
 	case err != nil:
 		all = append(all, Finding{Warning, where, fmt.Sprintf("its logins could not be read: %v", err), ""})
 	case !found:
@@ -149,9 +158,13 @@ func ownSession(c *config.Config, connection string, s control.Status, now time.
 			return []Finding{{OK, where, fmt.Sprintf("comes from %s, which has a grant at door %s until %s",
 				from, d.Name, until.Local().Format("15:04:05")), ""}}
 		}
-		return []Finding{{Warning, where, fmt.Sprintf("comes from %s through door %s: it lives on whatever happens, but a"+
+		f := Finding{Warning, where, fmt.Sprintf("comes from %s through door %s: it lives on whatever happens, but a"+
 			" new one needs the knock", from, d.Name),
-			"keep this session open until a new one has got in; apply with doorward apply --confirm 60s"}}
+			"keep this session open until a new one has got in; apply with doorward apply --confirm 60s"}
+		if s.Fence.Up { // who is in has probably knocked
+			f.Verdict = Note
+		}
+		return []Finding{f}
 	}
 	return []Finding{{OK, where, fmt.Sprintf("came in at %s, which no door guards", at), ""}}
 }

@@ -23,7 +23,7 @@ import (
 
 // How presence is told is said, and where it cannot be.
 func TestPresence(t *testing.T) {
-	const seen = "ok: door x: somebody is in while: "
+	const seen = "ok: door x: counts as somebody in: "
 	visible, noLeave, none := error(nil), fmt.Errorf("list flows: %w", fs.ErrPermission), errors.New("no ctnetlink")
 	for _, tt := range []struct {
 		name, ports, presence string
@@ -81,9 +81,11 @@ func TestBoot(t *testing.T) {
 	want(t, machine(t, nil).boot(), "note: boot: there is no systemd here")
 	systemd := map[string]string{"/run/systemd/system/x": ""}
 	want(t, machine(t, systemd).boot(), "warning: boot: doorward.service is not installed")
-	systemd["/lib/systemd/system/doorward.service"] = ""
-	want(t, machine(t, systemd).boot(),
-		"warning: boot: doorward.service is not enabled: after a boot nothing is guarded > systemctl enable doorward.service")
+	for _, dir := range []string{"/usr/lib", "/usr/local/lib", "/etc"} {
+		unit := map[string]string{"/run/systemd/system/x": "", dir + "/systemd/system/doorward.service": ""}
+		want(t, machine(t, unit).boot(), "warning: boot: doorward.service is not enabled: after a boot nothing is guarded"+
+			" > systemctl enable doorward.service")
+	}
 	systemd["/etc/systemd/system/multi-user.target.wants/doorward.service"] = ""
 	want(t, machine(t, systemd).boot(), "ok: boot: doorward.service is enabled")
 }
@@ -126,8 +128,33 @@ func TestLogins(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			want(t, loginFindings(t.Context(), "ssh", &tt.log, now), tt.want...)
+			want(t, loginFindings(t.Context(), "ssh", &tt.log, now, true), tt.want...)
 		})
+	}
+}
+
+// TestLoginsWithoutRoot: what an operator may not read says nothing of what the
+// daemon may.
+func TestLoginsWithoutRoot(t *testing.T) {
+	log := fakeLog{err: fmt.Errorf("%w: permission denied", presence.ErrNoData), warnings: []string{"permission denied"}}
+	want(t, loginFindings(t.Context(), "ssh", &log, time.Now(), false),
+		"note: door ssh: whether there is log data for the daemon cannot be seen: you may read none > sudo doorward doctor")
+}
+
+// TestOnce: what doctor and the daemon both found is said once.
+func TestOnce(t *testing.T) {
+	const install = "sudo doorward polkit --install"
+	others := []Finding{{Warning, "configuration", "idle is short", ""}, {Problem, "door ssh", "is in failsafe, dark and deaf: no log data", ""},
+		{Warning, "door ssh", "line 3 has a stamp from the future", ""}, {Problem, "door web", "polkit does not let it", install}}
+	alone := Finding{Warning, "daemon", `door ssh: the daemon may not; "` + install + `" allows it`, "doorward status"}
+	all := append([]Finding{{OK, "daemon", "answers", ""},
+		{Warning, "daemon", "door ssh is in failsafe, dark and deaf: no log data", "doorward status"},
+		{Warning, "daemon", "door ssh: line 3 has a stamp from the future", "doorward status"},
+		{Warning, "daemon", "idle is short", "doorward status"},
+		{Warning, "daemon", `door web: the daemon may not; "` + install + `" allows it`, "doorward status"}, alone}, others...)
+	want := append([]Finding{{OK, "daemon", "answers", ""}, alone}, others...)
+	if d := cmp.Diff(want, once(all)); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
 	}
 }
 
@@ -219,6 +246,9 @@ func TestOwnSession(t *testing.T) {
 		{"stranger", "192.0.2.1 50000 192.0.2.2 22", grants("192.0.2.9"), []string{
 			"warning: your session: comes from 192.0.2.1 through door ssh: it lives on whatever happens, but a new one needs" +
 				" the knock > keep this session open until a new one has got in; apply with doorward apply --confirm 60s"}},
+		{"behind a fence that stands", "192.0.2.1 50000 192.0.2.2 22", control.Status{Fence: control.Fence{Up: true}}, []string{
+			"note: your session: comes from 192.0.2.1 through door ssh: it lives on whatever happens, but a new one needs" +
+				" the knock > keep this session open until a new one has got in; apply with"}},
 		{"granted", "::ffff:192.0.2.1 50000 ::ffff:192.0.2.2 22", grants("192.0.2.1"), []string{
 			"ok: your session: comes from 192.0.2.1, which has a grant at door ssh until "}},
 		{"granted by prefix", "fe80::1%eth0 50000 fe80::2%eth0 22", grants("fe80::/64"), []string{

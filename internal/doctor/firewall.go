@@ -102,7 +102,8 @@ func untracked(chains []baseChain, c *config.Config) []Finding {
 	for _, b := range chains {
 		if b.notrack && len(c.Doors) > 0 {
 			all = append(all, Finding{Warning, fmt.Sprintf("table %s, chain %s", b.table, b.name), "takes packets out of connection" +
-				" tracking (notrack): if they are of a guarded port, established connections cannot be told from new ones",
+				" tracking (notrack): if they are of a guarded port, established connections cannot be told from new ones," +
+				" and who is in over UDP is not seen",
 				fmt.Sprintf("nft list chain %s %s; see that no guarded port is among them", b.table, b.name)})
 		}
 	}

@@ -55,8 +55,13 @@ func (p *Patient) listeners() ([]listener, error) {
 		}
 	}
 	// A listener may have several processes; the first that made it, by its
-	// number, is the one that an operator knows.
-	for _, pid := range p.pids() {
+	// number, is the one that an operator knows. systemd, which keeps what others
+	// listen on, the daemon's too, comes last.
+	pids := p.pids()
+	if len(pids) > 0 && pids[0] == 1 {
+		pids = append(pids[1:], 1)
+	}
+	for _, pid := range pids {
 		for inode := range p.socketsOf(pid) {
 			for _, i := range inodes[inode] {
 				if all[i].pid == 0 {
@@ -152,11 +157,15 @@ func (p *Patient) running(name string) bool {
 func taken(c *config.Config, all []listener, daemon int) []Finding {
 	var found []Finding
 	for _, d := range c.Doors {
-		var ours []string
+		var ours, hidden, kept []string
 		for _, k := range d.Knocks {
 			for _, n := range k.Listen {
 				p := port.Port{Proto: port.TCP, Number: n}
 				switch l, others := holding(all, p, daemon); {
+				case others && l.pid == 0:
+					hidden = append(hidden, p.String())
+				case others && l.pid == 1 && daemon == 0:
+					kept = append(kept, p.String())
 				case others:
 					found = append(found, Finding{Problem, p.String(), fmt.Sprintf("is taken by %s: door %s cannot"+
 						" listen for its knock", l.holder(), d.Name),
@@ -166,8 +175,17 @@ func taken(c *config.Config, all []listener, daemon int) []Finding {
 				}
 			}
 		}
+		where := "door " + d.Name
 		if len(ours) > 0 {
-			found = append(found, Finding{OK, "door " + d.Name, "doorward listens on " + strings.Join(ours, ", "), ""})
+			found = append(found, Finding{OK, where, "doorward listens on " + strings.Join(ours, ", "), ""})
+		}
+		if len(hidden) > 0 {
+			found = append(found, Finding{Note, where, fmt.Sprintf("who listens on %s can be seen by root only",
+				strings.Join(hidden, ", ")), "sudo doorward doctor"})
+		}
+		if len(kept) > 0 {
+			found = append(found, Finding{Note, where, fmt.Sprintf("systemd holds %s: for the daemon, which does not run, or"+
+				" for a socket unit", strings.Join(kept, ", ")), "systemctl list-sockets"})
 		}
 	}
 	return found

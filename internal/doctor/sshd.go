@@ -55,6 +55,10 @@ func sshdLogs(d *config.Door, levels []sshdLevel) []Finding {
 	if d.Presence.Logins == config.LoginsOff {
 		return nil
 	}
+	unit := "ssh.service"
+	if d.Service != nil && strings.HasSuffix(d.Service.Unit, ".service") {
+		unit = d.Service.Unit
+	}
 	var all []Finding
 	seen := map[string]bool{"": slices.ContainsFunc(levels, func(l sshdLevel) bool { return l.match == matchAll })}
 	for _, l := range levels {
@@ -73,7 +77,7 @@ func sshdLogs(d *config.Door, levels []sshdLevel) []Finding {
 			verdict = Warning
 		}
 		all = append(all, Finding{verdict, sshdConfigPath, fmt.Sprintf("has LogLevel %s, at which sshd logs %s: door %s does not see them",
-			l.level, whose, d.Name), "set LogLevel INFO, and `systemctl reload ssh`"})
+			l.level, whose, d.Name), "set LogLevel INFO; systemctl try-reload-or-restart " + unit})
 	}
 	return all
 }

@@ -57,7 +57,7 @@ func (p *Patient) unit(ctx context.Context, d *config.Door, r *reader, sockets [
 	if p.enabled(f.ID) {
 		when := "when its door goes dark"
 		if d.Presence.Idle > 0 {
-			when = fmt.Sprintf("when nobody has been in for %v", d.Presence.Idle)
+			when = fmt.Sprintf("when nobody has been in for %s", config.Short(d.Presence.Idle))
 		}
 		all = append(all, Finding{Note, where, fmt.Sprintf("%s also starts by itself at boot, and doorward stops it %s; that is"+
 			" a way in should doorward itself not start", f.ID, when),

@@ -115,7 +115,7 @@ func TestUnit(t *testing.T) {
 		{"enabled", units{"ssh.service": {status: running}},
 			map[string]string{"/etc/systemd/system/multi-user.target.wants/ssh.service": ""}, []string{
 				"ok: door ssh", "note: door ssh: ssh.service also starts by itself at boot, and doorward stops it when nobody" +
-					" has been in for 1h0m0s; that is a way in should doorward itself not start > to have it run only"}},
+					" has been in for 1h; that is a way in should doorward itself not start > to have it run only"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -357,15 +357,14 @@ func (d *Door) stands() bool {
 // View is what status tells of a door.
 type View struct {
 	Saved
-	DarkAt      time.Time // zero unless open, and for a door that never goes dark by itself
-	Connections int       // as last seen
-	Grants      []Claim   // by source, then By
-	Penalties   []Penalty // that stand, by source
+	DarkAt    time.Time // zero unless open, and for a door that never goes dark by itself
+	Grants    []Claim   // by source, then By
+	Penalties []Penalty // that stand, by source
 }
 
 // View returns what status tells of the door, sorted.
 func (d *Door) View() View {
-	v := View{Saved: d.saved, Connections: d.connections, Penalties: d.penalties.standing()}
+	v := View{Saved: d.saved, Penalties: d.penalties.standing()}
 	if d.saved.State == Open {
 		v.DarkAt, _ = d.darkAt()
 	}
@@ -404,9 +403,6 @@ func (d *Door) Granted() int { return len(d.grants) }
 
 // Penalised is how many sources have a penalty.
 func (d *Door) Penalised() int { return len(d.penalties.stand.h) }
-
-// Connections is how many live connections the latest look saw.
-func (d *Door) Connections() int { return d.connections }
 
 // LookElsewhere takes in that presence is looked for elsewhere: the answer to
 // the last Look does not come, and the next is asked for at once. Until then the

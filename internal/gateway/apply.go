@@ -255,7 +255,7 @@ func (d *guarded) serviceLeft(before *keeper) string {
 	case before == nil:
 	case d.service == nil:
 		return fmt.Sprintf("door %s has no service now, and the one before, %s, %s", d.name(), before.svc, before.state())
-	case before.running && before.svc.String() != d.service.svc.String():
+	case before.running && ownName(before.svc) != ownName(d.service.svc):
 		return fmt.Sprintf("door %s has another service now, and the one before, %s, %s", d.name(), before.svc, before.state())
 	}
 	return ""

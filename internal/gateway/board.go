@@ -6,7 +6,6 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
-	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/port"
 )
 
@@ -193,10 +192,7 @@ func (g *Gateway) Vitals() control.Vitals {
 	v.Doors = append([]control.DoorVitals(nil), v.Doors...)
 	for i := range v.Doors {
 		d := &v.Doors[i]
-		d.Refused = refused[d.Name]
-		if d.State != door.Open.String() {
-			d.Sessions = sessions[d.Name]
-		}
+		d.Refused, d.Sessions = refused[d.Name], sessions[d.Name]
 	}
 	return v
 }

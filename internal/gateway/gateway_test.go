@@ -47,15 +47,25 @@ func TestFromKnockToIdle(t *testing.T) {
 	})
 }
 
-// The sessions of a door that went dark live on, and are told.
-func TestADarkDoorTellsItsSessions(t *testing.T) {
+// Who is in is told, of a door that went dark, and of one of which sessions are no
+// presence.
+func TestSessionsAreTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
-		r := run(t, m, configPath(t), sshDoor)
+		r := run(t, m, configPath(t), strings.Replace(sshDoor, "logins =", "connections = false\nlogins =", 1))
 		m.do(func() { m.sessions = 2 })
-		if got := r.status(); got.State != "dark" || got.Sessions != 2 {
-			t.Errorf("the door is %s with %d sessions, want dark with 2", got.State, got.Sessions)
+		check := func(state string) {
+			t.Helper()
+			if got := r.status(); got.State != state || got.Sessions != 2 {
+				t.Errorf("the door is %s with %d sessions, want %s with 2", got.State, got.Sessions, state)
+			}
+			if got := r.Vitals().Doors[0]; got.State != state || got.Sessions != 2 {
+				t.Errorf("metrics: the door is %s with %d sessions, want %s with 2", got.State, got.Sessions, state)
+			}
 		}
+		check("dark")
+		r.touch(visitor, 59000, 59002)
+		check("open")
 	})
 }
 

@@ -28,6 +28,14 @@ type named interface {
 	Names() service.Names
 }
 
+// ownName is what a service calls itself, as far as that is known.
+func ownName(s Service) string {
+	if s, ok := s.(named); ok {
+		return s.Names().ID
+	}
+	return s.String()
+}
+
 // askLeave asks, unless leave is given already or asked for just now. While
 // nobody answers (D-Bus comes up after the daemon) nothing is said: the watch over
 // the service says that.

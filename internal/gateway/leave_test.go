@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/service"
 )
 
@@ -131,6 +132,20 @@ func TestOneServiceByTwoNames(t *testing.T) {
 			"make it one door: its ports may be several"}
 		if got := r.warnings(); !slices.Equal(got, want) {
 			t.Errorf("one service: %q, want %q", got, want)
+		}
+	})
+}
+
+// Who writes a unit's own name where an alias was, as doctor has it, has the same
+// service, and is not told of another.
+func TestTheOwnNameOfAnAliasIsNoOtherService(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		alias := strings.Replace(sshDoor, `"ssh.service"`, `"sshd.service"`, 1)
+		r := policed(t, newMachine(), alias, &police{}, map[string]service.Names{"sshd.service": {ID: "ssh.service"}})
+		r.touch(visitor, 59000, 59002)
+		write(t, r.path, sshDoor)
+		if got, want := r.order(control.ApplyRequest{Action: "apply"}), r.path+" is in use: 1 door"; got != want {
+			t.Errorf("apply: %q, want %q", got, want)
 		}
 	})
 }

@@ -29,10 +29,7 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	s.Doors = slices.Clone(s.Doors)
 	for i := range s.Doors {
 		d := &s.Doors[i]
-		d.Refused = refused[d.Name]
-		if d.State != door.Open.String() { // an open door's latest look says who is in
-			d.Sessions = sessions[d.Name]
-		}
+		d.Refused, d.Sessions = refused[d.Name], sessions[d.Name]
 	}
 	return s, newer
 }
@@ -73,7 +70,7 @@ func (g *Gateway) vitalsNow(time.Time) control.Vitals {
 	for _, d := range g.doors {
 		v.Doors = append(v.Doors, control.DoorVitals{
 			Name: d.name(), State: d.door.Saved().State.String(), Running: d.service == nil || d.service.running,
-			Sessions: d.door.Connections(), Grants: d.door.Granted(), Penalties: d.door.Penalised(),
+			Grants: d.door.Granted(), Penalties: d.door.Penalised(),
 		})
 	}
 	return v
@@ -109,7 +106,7 @@ func (d *guarded) status() control.Door {
 	v := d.door.View()
 	s := control.Door{
 		Name: d.name(), State: v.State.String(), Since: v.Since, Reason: v.Reason,
-		Ports: []string{}, Running: true, Sessions: v.Connections,
+		Ports: []string{}, Running: true,
 		LastSeen: moment(v.LastSeen), DarkAt: moment(v.DarkAt),
 		Grants: []control.Grant{}, Penalties: []control.Penalty{},
 		Refusals: append([]audit.Record{}, d.refusals...),

@@ -117,6 +117,9 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 func newLook(c config.Door) func(context.Context) (door.Seen, []string) {
 	logins := newLogins(c.Presence)
 	return func(ctx context.Context) (seen door.Seen, odd []string) {
+		if logins != nil { // first, since what comes after has no part in their time
+			odd = lastLogin(ctx, logins, &seen)
+		}
 		if c.Presence.Connections {
 			found, err := connections([][]port.Range{c.Ports})
 			if err != nil {
@@ -124,20 +127,23 @@ func newLook(c config.Door) func(context.Context) (door.Seen, []string) {
 			}
 			seen.Connections = found[0]
 		}
-		if logins == nil {
-			return seen, odd
-		}
-		login, ok, err := logins.Last(ctx)
-		switch {
-		case errors.Is(err, presence.ErrNoData):
-			seen.NoData = err.Error()
-		case err != nil:
-			odd = append(odd, fmt.Sprintf("logins cannot be read, so they do not count: %v", err))
-		case ok:
-			seen.Login = login.Time
-		}
-		return seen, append(odd, logins.Warnings()...)
+		return seen, odd
 	}
+}
+
+// lastLogin notes the latest login, and returns what was odd, for people.
+func lastLogin(ctx context.Context, logins *presence.Log, seen *door.Seen) []string {
+	login, ok, err := logins.Last(ctx)
+	odd := logins.Warnings()
+	switch {
+	case errors.Is(err, presence.ErrNoData):
+		seen.NoData = err.Error()
+	case err != nil:
+		odd = append(odd, fmt.Sprintf("logins cannot be read, so they do not count: %v", err))
+	case ok:
+		seen.Login = login.Time
+	}
+	return odd
 }
 
 // newLogins returns where a door's logins are read, nil where they do not count.

@@ -5,6 +5,7 @@ package presence
 import (
 	"net/netip"
 	"slices"
+	"sync"
 	"syscall"
 
 	"github.com/doorward/doorward/internal/conntrack"
@@ -20,22 +21,23 @@ type kernel interface {
 	List(f conntrack.Filter, each func(conntrack.Entry)) error
 }
 
-// tracked is what connection tracking knows of a door's ports.
+// tracked is who came in by a door's ports from elsewhere.
 type tracked struct {
 	ports  []port.Range
 	kernel kernel
-	found  []flow
+	// own are this host's addresses. They are asked for when there is somebody.
+	own func() (*addresses, error)
+	err error // own's
+	// in is true for a socket that is no known flow, so that it is open who began.
+	in   map[Connection]bool
+	ends map[Connection]bool // flows as their sockets name them
 }
 
-// flow is an entry that may be a visitor's, as it came to this host.
-type flow struct {
-	Connection
-	end   netip.AddrPort // where it ends, behind any translation
-	letIn bool
+func newTracked(ports []port.Range, own func() (*addresses, error)) *tracked {
+	return &tracked{ports: ports, own: sync.OnceValues(own), in: make(map[Connection]bool), ends: make(map[Connection]bool)}
 }
 
-// flows finds the entries that may be visitors' by what is known without asking
-// whose addresses are whose.
+// flows takes in the entries that are visitors'.
 func (t *tracked) flows() error {
 	err := t.list(port.UDP, func(p uint16) []conntrack.Filter {
 		if p == 0 {
@@ -45,12 +47,7 @@ func (t *tracked) flows() error {
 			{Status: conntrack.SeenReply, ToPort: p},
 			{Status: conntrack.SeenReply, ReplyToPort: p},
 		}
-	}, func(e conntrack.Entry) {
-		t.take(port.UDP, e.Original, e.Reply.From, e.LetIn)
-		if e.LetIn { // begun by the server, which visitors' datagrams answer
-			t.take(port.UDP, e.Reply, e.Original.From, true)
-		}
-	})
+	}, func(e conntrack.Entry) { t.take(port.UDP, &e) })
 	if err != nil {
 		return err
 	}
@@ -58,7 +55,7 @@ func (t *tracked) flows() error {
 		return []conntrack.Filter{{Status: conntrack.Assured | conntrack.DstNAT, ToPort: p}}
 	}, func(e conntrack.Entry) {
 		if e.Status&conntrack.Offload != 0 || isLive(e.State) {
-			t.take(port.TCP, e.Original, e.Reply.From, e.LetIn)
+			t.take(port.TCP, &e)
 		}
 	})
 }
@@ -69,42 +66,62 @@ func isLive(state uint8) bool {
 	return state == conntrack.Established || state == conntrack.FinWait || state == conntrack.CloseWait
 }
 
-func (t *tracked) take(proto port.Proto, as conntrack.Tuple, end netip.AddrPort, letIn bool) {
-	if matches(t.ports, port.Port{Proto: proto, Number: as.To.Port()}) {
-		t.found = append(t.found, flow{Connection{proto, as.To, as.From}, end, letIn})
+// take takes an entry in, if it is a visitor's to one of the ports.
+func (t *tracked) take(proto port.Proto, e *conntrack.Entry) {
+	if !t.guards(proto, e.Original.To) && !(e.LetIn && t.guards(proto, e.Reply.To)) {
+		return
+	}
+	here, err := t.own()
+	if err != nil {
+		t.err = err
+		return
+	}
+	as, end := asCame(e, here)
+	if t.guards(proto, as.To) && !here.has(as.From.Addr()) && (e.LetIn || here.has(as.To.Addr())) {
+		t.in[Connection{proto, as.To, as.From}] = false
+		t.ends[Connection{proto, end, as.From}] = true
 	}
 }
 
-// visitors are who came in from elsewhere, by flows and by sockets. A value is true
-// for a socket, of which it is open who began. What is both, be it by another
-// name, is the flow.
-func (t *tracked) visitors(sockets []Connection, here *addresses) map[Connection]bool {
-	in := make(map[Connection]bool)
-	ends := make(map[Connection]bool) // flows as their sockets name them
-	for _, f := range t.found {
-		if !here.has(f.Remote.Addr()) && (f.letIn || here.has(f.Local.Addr())) {
-			in[f.Connection] = false
-			ends[Connection{f.Proto, f.end, f.Remote}] = true
-		}
+// asCame returns an entry's direction towards this host, and where that ends behind
+// any translation. A flow that was let in may have been begun by the server, or by
+// who is behind a published port, so that visitors' datagrams answer it. No entry
+// is read both ways: the port that a visitor comes from may be another door's.
+func asCame(e *conntrack.Entry, here *addresses) (as conntrack.Tuple, end netip.AddrPort) {
+	if e.LetIn && e.Proto == uint8(port.UDP) && !here.has(e.Original.To.Addr()) && here.has(e.Reply.To.Addr()) {
+		return e.Reply, e.Original.From
 	}
+	return e.Original, e.Reply.From
+}
+
+func (t *tracked) guards(proto port.Proto, to netip.AddrPort) bool {
+	return matches(t.ports, port.Port{Proto: proto, Number: to.Port()})
+}
+
+// hold takes sockets in. What is a flow, too, be it by another name, is that.
+func (t *tracked) hold(sockets []Connection) {
 	for _, s := range sockets {
-		if _, known := in[s]; !known && !ends[s] && !here.has(s.Remote.Addr()) {
-			in[s] = true
+		here, err := t.own()
+		if err != nil {
+			t.err = err
+			return
+		}
+		if _, known := t.in[s]; !known && !t.ends[s] && !here.has(s.Remote.Addr()) {
+			t.in[s] = true
 		}
 	}
-	return in
 }
 
 // dropBegun takes the sockets' connections that were begun here out of in.
-func (t *tracked) dropBegun(in map[Connection]bool) error {
+func (t *tracked) dropBegun() error {
 	for _, proto := range []port.Proto{port.TCP, port.UDP} {
-		if !anySocket(in, proto) {
+		if !t.anySocket(proto) {
 			continue
 		}
 		err := t.list(proto, func(p uint16) []conntrack.Filter { return []conntrack.Filter{{FromPort: p}} }, func(e conntrack.Entry) {
 			c := Connection{proto, e.Original.From, e.Original.To}
-			if in[c] && !e.PickedUp && !(proto == port.UDP && e.LetIn) {
-				delete(in, c)
+			if t.in[c] && !e.PickedUp && !(proto == port.UDP && e.LetIn) {
+				delete(t.in, c)
 			}
 		})
 		if err != nil {
@@ -114,8 +131,8 @@ func (t *tracked) dropBegun(in map[Connection]bool) error {
 	return nil
 }
 
-func anySocket(in map[Connection]bool, proto port.Proto) bool {
-	for c, socket := range in {
+func (t *tracked) anySocket(proto port.Proto) bool {
+	for c, socket := range t.in {
 		if socket && c.Proto == proto {
 			return true
 		}

@@ -34,14 +34,15 @@ func whoIsIn(t *testing.T, k kernel, ports []port.Range, sockets ...Connection) 
 	t.Helper()
 	here := &addresses{single: map[netip.Addr]bool{netip.MustParseAddr("192.0.2.1"): true, netip.MustParseAddr("2001:db8::1"): true},
 		prefixes: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}}
-	tr := tracked{ports: ports, kernel: k}
+	tr := newTracked(ports, func() (*addresses, error) { return here, nil })
+	tr.kernel = k
 	if err := tr.flows(); err != nil {
 		return nil, err
 	}
-	in := tr.visitors(sockets, here)
-	err := tr.dropBegun(in)
+	tr.hold(sockets)
+	err := tr.dropBegun()
 	var all []string
-	for c := range in {
+	for c := range tr.in {
 		all = append(all, c.Proto.String()+" "+c.Local.String()+" "+c.Remote.String())
 	}
 	slices.Sort(all)
@@ -112,31 +113,35 @@ func TestWhoIsIn(t *testing.T) {
 		"taken up by the server":          {entries{udp(server, visitor, letIn)}, nil, "udp 192.0.2.1:51820 192.0.2.2:4000"},
 		"taken up, translated twice": {entries{udp("203.0.113.2:53 192.0.2.2:4000", "192.0.2.2:4000 192.0.2.1:51820", letIn)}, nil,
 			"udp 192.0.2.1:51820 192.0.2.2:4000"},
-		"taken up, and not answered":    {entries{udp(server, visitor, letIn, unanswered)}, nil, ""},
-		"the server's own business":     {entries{udp(server, visitor)}, nil, ""},
-		"between the same ports":        {entries{udp("192.0.2.1:51820 192.0.2.2:51820", "192.0.2.2:51820 192.0.2.1:51820")}, nil, ""},
-		"a connected socket":            {nil, connected, "udp 192.0.2.1:51820 192.0.2.2:4000"},
-		"a connected socket, and flow":  {entries{udp(visitor, server)}, connected, "udp 192.0.2.1:51820 192.0.2.2:4000"},
-		"a socket of this host's":       {entries{udp(server, visitor)}, connected, ""},
-		"a socket of silent business":   {entries{udp(server, visitor, unanswered)}, connected, ""},
-		"a socket that takes up":        {entries{udp(server, visitor, letIn, unanswered)}, connected, "udp 192.0.2.1:51820 192.0.2.2:4000"},
-		"a session":                     {entries{tcp("192.0.2.2:4000 192.0.2.1:22", "192.0.2.1:22 192.0.2.2:4000")}, ssh, "tcp 192.0.2.1:22 192.0.2.2:4000"},
-		"a session, not tracked":        {nil, ssh, "tcp 192.0.2.1:22 192.0.2.2:4000"},
-		"a session, in mid-stream":      {entries{tcp("192.0.2.1:22 192.0.2.2:4000", "192.0.2.2:4000 192.0.2.1:22", pickedUp)}, ssh, "tcp 192.0.2.1:22 192.0.2.2:4000"},
-		"an entry without its socket":   {entries{tcp("192.0.2.2:4000 192.0.2.1:22", "192.0.2.1:22 192.0.2.2:4000", published(1))}, nil, ""},
-		"begun here":                    {entries{tcp("192.0.2.1:22 192.0.2.2:4000", "192.0.2.2:4000 192.0.2.1:22")}, ssh, ""},
-		"of this host to itself":        {nil, socket(port.TCP, "192.0.2.1:22 192.0.2.1:4000"), ""},
-		"of this host over loopback":    {nil, socket(port.TCP, "127.0.0.1:22 127.0.0.1:4000"), ""},
-		"forwarded":                     {entries{tcp(web, back, published(conntrack.Established))}, nil, "tcp 192.0.2.1:8080 192.0.2.2:4000"},
-		"forwarded, one side said all":  {entries{tcp(web, back, published(conntrack.FinWait))}, nil, "tcp 192.0.2.1:8080 192.0.2.2:4000"},
-		"forwarded, half closed":        {entries{tcp(web, back, published(conntrack.CloseWait))}, nil, "tcp 192.0.2.1:8080 192.0.2.2:4000"},
-		"forwarded, over":               {entries{tcp(web, back, published(7))}, nil, ""},
-		"forwarded, half open":          {entries{tcp(web, back, published(2))}, nil, ""},
-		"forwarded by a flow table":     {entries{tcp(web, back, offloaded)}, nil, "tcp 192.0.2.1:8080 192.0.2.2:4000"},
-		"forwarded, of this host":       {entries{tcp("198.51.100.1:4 192.0.2.1:8080", "203.0.113.2:80 198.51.100.1:4", published(3))}, nil, ""},
-		"forwarded for other hosts":     {entries{tcp("192.0.2.2:4000 203.0.113.9:8080", back, published(3))}, nil, ""},
-		"redirected to a guarded port":  {entries{tcp(web, "192.0.2.1:22 192.0.2.2:4000", published(3))}, ssh, "tcp 192.0.2.1:8080 192.0.2.2:4000"},
-		"a session and another's entry": {entries{tcp("192.0.2.1:22 192.0.2.9:4000", "192.0.2.9:4000 192.0.2.1:22")}, ssh, "tcp 192.0.2.1:22 192.0.2.2:4000"},
+		"taken up, and not answered":  {entries{udp(server, visitor, letIn, unanswered)}, nil, ""},
+		"the server's own business":   {entries{udp(server, visitor)}, nil, ""},
+		"to another door, translated": {entries{udp("192.0.2.2:51820 192.0.2.1:8053", "203.0.113.2:53 192.0.2.2:51820", letIn)}, nil, ""},
+		"from the same port, translated": {entries{udp("192.0.2.2:51820 192.0.2.1:51820", "203.0.113.2:51820 192.0.2.2:51820", letIn)}, nil,
+			"udp 192.0.2.1:51820 192.0.2.2:51820"},
+		"another door's, taken up, translated": {entries{udp("203.0.113.2:53 192.0.2.2:51820", "192.0.2.2:51820 192.0.2.1:8053", letIn)}, nil, ""},
+		"between the same ports":               {entries{udp("192.0.2.1:51820 192.0.2.2:51820", "192.0.2.2:51820 192.0.2.1:51820")}, nil, ""},
+		"a connected socket":                   {nil, connected, "udp 192.0.2.1:51820 192.0.2.2:4000"},
+		"a connected socket, and flow":         {entries{udp(visitor, server)}, connected, "udp 192.0.2.1:51820 192.0.2.2:4000"},
+		"a socket of this host's":              {entries{udp(server, visitor)}, connected, ""},
+		"a socket of silent business":          {entries{udp(server, visitor, unanswered)}, connected, ""},
+		"a socket that takes up":               {entries{udp(server, visitor, letIn, unanswered)}, connected, "udp 192.0.2.1:51820 192.0.2.2:4000"},
+		"a session":                            {entries{tcp("192.0.2.2:4000 192.0.2.1:22", "192.0.2.1:22 192.0.2.2:4000")}, ssh, "tcp 192.0.2.1:22 192.0.2.2:4000"},
+		"a session, not tracked":               {nil, ssh, "tcp 192.0.2.1:22 192.0.2.2:4000"},
+		"a session, in mid-stream":             {entries{tcp("192.0.2.1:22 192.0.2.2:4000", "192.0.2.2:4000 192.0.2.1:22", pickedUp)}, ssh, "tcp 192.0.2.1:22 192.0.2.2:4000"},
+		"an entry without its socket":          {entries{tcp("192.0.2.2:4000 192.0.2.1:22", "192.0.2.1:22 192.0.2.2:4000", published(1))}, nil, ""},
+		"begun here":                           {entries{tcp("192.0.2.1:22 192.0.2.2:4000", "192.0.2.2:4000 192.0.2.1:22")}, ssh, ""},
+		"of this host to itself":               {nil, socket(port.TCP, "192.0.2.1:22 192.0.2.1:4000"), ""},
+		"of this host over loopback":           {nil, socket(port.TCP, "127.0.0.1:22 127.0.0.1:4000"), ""},
+		"forwarded":                            {entries{tcp(web, back, published(conntrack.Established))}, nil, "tcp 192.0.2.1:8080 192.0.2.2:4000"},
+		"forwarded, one side said all":         {entries{tcp(web, back, published(conntrack.FinWait))}, nil, "tcp 192.0.2.1:8080 192.0.2.2:4000"},
+		"forwarded, half closed":               {entries{tcp(web, back, published(conntrack.CloseWait))}, nil, "tcp 192.0.2.1:8080 192.0.2.2:4000"},
+		"forwarded, over":                      {entries{tcp(web, back, published(7))}, nil, ""},
+		"forwarded, half open":                 {entries{tcp(web, back, published(2))}, nil, ""},
+		"forwarded by a flow table":            {entries{tcp(web, back, offloaded)}, nil, "tcp 192.0.2.1:8080 192.0.2.2:4000"},
+		"forwarded, of this host":              {entries{tcp("198.51.100.1:4 192.0.2.1:8080", "203.0.113.2:80 198.51.100.1:4", published(3))}, nil, ""},
+		"forwarded for other hosts":            {entries{tcp("192.0.2.2:4000 203.0.113.9:8080", back, published(3))}, nil, ""},
+		"redirected to a guarded port":         {entries{tcp(web, "192.0.2.1:22 192.0.2.2:4000", published(3))}, ssh, "tcp 192.0.2.1:8080 192.0.2.2:4000"},
+		"a session and another's entry":        {entries{tcp("192.0.2.1:22 192.0.2.9:4000", "192.0.2.9:4000 192.0.2.1:22")}, ssh, "tcp 192.0.2.1:22 192.0.2.2:4000"},
 	} {
 		for _, ports := range [][]string{
 			{"22/tcp", "8080/tcp", "51820/udp"},
@@ -146,6 +151,28 @@ func TestWhoIsIn(t *testing.T) {
 			if err != nil || strings.Join(got, ", ") != test.want {
 				t.Errorf("%s, by %q: %q, %v, want %q", name, ports, got, err, test.want)
 			}
+		}
+	}
+}
+
+// Whose addresses are whose matters only when there is somebody, and then it must be known.
+func TestOwnAddressesAreNeeded(t *testing.T) {
+	flow := entries{entryOf(port.UDP, "192.0.2.2:4000 192.0.2.1:51820", "192.0.2.1:51820 192.0.2.2:4000")}
+	socket := []Connection{{port.TCP, netip.MustParseAddrPort("192.0.2.1:22"), netip.MustParseAddrPort("192.0.2.2:4000")}}
+	unread := errors.New("no such file")
+	for name, test := range map[string]struct {
+		kernel  kernel
+		sockets []Connection
+		want    error
+	}{"nobody": {entries{}, nil, nil}, "a flow": {flow, nil, unread}, "a socket": {entries{}, socket, unread}} {
+		tr := newTracked(ranges(t, "51820/udp", "22/tcp"), func() (*addresses, error) { return nil, unread })
+		tr.kernel = test.kernel
+		if err := tr.flows(); err != nil {
+			t.Fatal(err)
+		}
+		tr.hold(test.sockets)
+		if tr.err != test.want || len(tr.in) > 0 {
+			t.Errorf("%s: %v, in are %v, want %v and nobody", name, tr.err, tr.in, test.want)
 		}
 	}
 }

@@ -56,25 +56,21 @@ func In(ports []port.Range) ([]Connection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("who is in cannot be seen, so that nobody counts: %w", err)
 	}
-	t := tracked{ports: ports}
+	t := newTracked(ports, ownAddresses)
 	conn, unseen := conntrack.Dial()
 	if unseen == nil {
 		defer conn.Close()
 		t.kernel = conn
 		unseen = t.flows()
 	}
-	if len(sockets)+len(t.found) == 0 {
-		return nil, blind(unseen)
+	t.hold(sockets)
+	if t.err != nil {
+		return nil, fmt.Errorf("whose addresses are this host's own cannot be read, so that nobody counts as being in: %w", t.err)
 	}
-	here, err := ownAddresses()
-	if err != nil {
-		return nil, fmt.Errorf("whose addresses are this host's own cannot be read, so that nobody counts as being in: %w", err)
-	}
-	theirs := t.visitors(sockets, here)
 	if unseen == nil {
-		unseen = t.dropBegun(theirs)
+		unseen = t.dropBegun()
 	}
-	return slices.Collect(maps.Keys(theirs)), blind(unseen)
+	return slices.Collect(maps.Keys(t.in)), blind(unseen)
 }
 
 // FlowsVisible returns nil if flows that end in no socket of this machine can be

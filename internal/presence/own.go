@@ -33,11 +33,20 @@ func (a *addresses) has(addr netip.Addr) bool {
 	return false
 }
 
-// add adds a prefix. One of no length is not this host's: a transparent proxy has
-// such a route in a table of its own, to take in what is for others.
+// shortest is the length of the shortest prefix that is a host's own. A transparent
+// proxy has a shorter route, as ::/0 or 2000::/3 in a table of its own, to take in
+// what is for others; whose addresses these are, visitors have, too.
+func shortest(p netip.Prefix) int {
+	if p.Addr().Is4() {
+		return 1 // of IPv4 the table is known
+	}
+	return 32
+}
+
+// add adds a prefix.
 func (a *addresses) add(p netip.Prefix) {
 	switch {
-	case p.Bits() == 0:
+	case p.Bits() < shortest(p):
 	case p.IsSingleIP():
 		a.single[p.Addr()] = true
 	default:
@@ -89,8 +98,10 @@ func (o *ownOfLook) has(addr netip.Addr) bool {
 }
 
 // readIPv4 reads the tables main and local as fib_trie_seq_show of the kernel's
-// net/ipv4/fib_trie.c writes them; until there is a rule they are one. A leaf is an
-// address, and under it stands each prefix that begins with it:
+// net/ipv4/fib_trie.c writes them; until there is a rule they are one. Of other
+// tables it takes single addresses alone: a VRF has its interfaces' there, and a
+// transparent proxy what is for others. A leaf is an address, and under it stands
+// each prefix that begins with it:
 //
 //	Local:
 //	  |-- 127.0.0.0
@@ -106,7 +117,7 @@ func (a *addresses) readIPv4(r io.Reader) error {
 			ours = words[0] == "Main:" || words[0] == "Local:"
 		case len(words) == 2 && words[0] == "|--":
 			leaf, _ = netip.ParseAddr(words[1])
-		case ours && len(words) >= 3 && words[2] == "LOCAL":
+		case len(words) >= 3 && words[2] == "LOCAL" && (ours || words[0] == "/32"):
 			bits, err := strconv.Atoi(strings.TrimPrefix(words[0], "/"))
 			p := netip.PrefixFrom(leaf, bits)
 			if err != nil || !leaf.Is4() || !p.IsValid() {

@@ -46,6 +46,9 @@ Id 100:
   +-- 0.0.0.0/0 2 0 2
      |-- 203.0.113.0
         /24 host LOCAL
+     |-- 203.0.113.200
+        /32 host LOCAL
+        /32 link BROADCAST
 `
 
 func TestOwnAddressesOfIPv4(t *testing.T) {
@@ -54,7 +57,7 @@ func TestOwnAddressesOfIPv4(t *testing.T) {
 		want []string
 		err  string
 	}{
-		"all":                 {trie, []string{"127.0.0.0/8", "192.0.2.1", "198.51.100.0/24"}, ""},
+		"all":                 {trie, []string{"127.0.0.0/8", "192.0.2.1", "198.51.100.0/24", "203.0.113.200"}, ""},
 		"everything":          {"Local:\n |-- 0.0.0.0\n /0 host LOCAL\n", nil, ""},
 		"none":                {"", nil, ""},
 		"no address":          {"Local:\n /32 host LOCAL\n", nil, `a route that cannot be read: " /32 host LOCAL"`},
@@ -92,6 +95,7 @@ func TestOwnAddressesOfIPv6(t *testing.T) {
 		"anycast":         {line(one, "80", "00300001"), []string{"2001:db8::1"}, ""},
 		"another's":       {line(one, "80", "00000001"), nil, ""},
 		"a proxy's route": {line(nobody, "00", "80200001"), nil, ""},
+		"another of one":  {line("2"+nobody[1:], "03", "80200001"), nil, ""},
 		"no flags":        {line(one, "80", "x"), nil, "a route that cannot be read: "},
 		"no address":      {line("x", "80", "80200001"), nil, "a route that cannot be read: "},
 		"too long":        {line(one, "81", "80200001"), nil, "a route that cannot be read: "},
@@ -152,5 +156,12 @@ func TestOwnAddressesOfTheKernel(t *testing.T) {
 	n.Run("ip", "rule", "add", "fwmark", "1", "lookup", "100")
 	n.Run("ip", "route", "add", "local", "0.0.0.0/0", "dev", "lo", "table", "100")
 	n.Run("ip", "-6", "route", "add", "local", "::/0", "dev", "lo", "table", "100")
+	n.Run("ip", "route", "add", "local", "192.0.2.0/24", "dev", "lo", "table", "100")
+	n.Run("ip", "-6", "route", "add", "local", "2000::/3", "dev", "lo", "table", "100")
 	check("beside a transparent proxy")
+	// As those are of an interface that belongs to a VRF.
+	n.Run("ip", "route", "add", "local", "203.0.113.200", "dev", "lo", "table", "10")
+	want = append(want, "203.0.113.200")
+	slices.Sort(want)
+	check("with a VRF")
 }
