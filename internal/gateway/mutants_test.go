@@ -23,7 +23,7 @@ var elsewhere = map[string]string{
 	"internal/launcher": "^TestNothingIsRun",
 	"internal/daemon":   "^Test(Walls|Vigil|Shelf)",
 	"internal/listen":   "^Test(Inherit|StrangeSockets|NobodyElse|OneShot)",
-	"internal/presence": "^Test(Auto|Journal|Outliers|Zone|RealLines|RealPrograms|Forged|Unknown|LoginsOver|WhoIsIn|CutStamp|AStampIn|Entries)",
+	"internal/presence": "^Test(Auto|Journal|Outliers|Zone|RealLines|RealPrograms|Forged|Unknown|Logins|WhoIsIn|CutStamp|AStampIn|Entries)",
 	"internal/config":   ".",
 	"internal/files":    ".",
 	"internal/legible":  ".",

@@ -75,14 +75,6 @@ func plainName(name string) string {
 // inflates the same again: a file that is still being written changes. What the
 // disk could not read is tried again; only that is an error here.
 func (l *logFile) unzip(a *archive) error {
-	first := true
-	take := func(line []byte) {
-		if first {
-			t, _, _ := cutStamp(string(line[:min(len(line), 64)]), l.ref)
-			l.pr.floor, first = t.Time, false // zero if it has none
-		}
-		l.take(line)
-	}
 	most := l.most / a.slow
 	text := &io.LimitedReader{N: most + 1}
 	var rest []byte
@@ -90,7 +82,7 @@ func (l *logFile) unzip(a *archive) error {
 	if err == nil {
 		defer end()
 		text.R = z
-		_, rest, err = linesForward(text, false, take)
+		_, rest, err = linesForward(text, false, l.take)
 	}
 	var disk *fs.PathError
 	switch {
@@ -106,7 +98,7 @@ func (l *logFile) unzip(a *archive) error {
 	case text.N > most:
 		l.pr.empty = true
 	case len(rest) > 0:
-		take(rest)
+		l.take(rest)
 	}
 	return nil
 }

@@ -321,17 +321,3 @@ func TestOtherBombs(t *testing.T) {
 		})
 	}
 }
-
-// How far back an archive reaches says whether one that is older is needed.
-func TestHowFarAnArchiveReaches(t *testing.T) {
-	for _, test := range []struct{ first, user, at string }{
-		{"07:55", "bob", "07:50"},
-		{"05:00", "alice", "07:45"},
-	} {
-		d := newLogDir(t)
-		d.write("auth.log", in("07:45", "alice"))
-		d.write("auth.log.1.gz", string(zip(t, noise(test.first)+noise("07:56"))))
-		d.write("auth.log.2.gz", string(zip(t, in("07:50", "bob"))))
-		last(t, d.log("auth.log"), test.user, test.at)
-	}
-}

@@ -57,27 +57,33 @@ func (m *mark) holds(r io.ReaderAt, size int64, changed time.Time, zipped bool) 
 	return err == nil && bytes.Equal(now, m.tail)
 }
 
-// inside says whether the mark is inside a line that is too long.
-func (m *mark) inside() bool { return len(m.tail) > 0 && m.tail[len(m.tail)-1] != '\n' }
+// inside says whether the mark is inside a line that is too long: no line begins
+// there (see afterZeros).
+func (m *mark) inside() bool {
+	return len(m.tail) > 0 && m.tail[len(m.tail)-1] != '\n' && m.tail[len(m.tail)-1] != 0
+}
 
 // backward reads a file that is not known, from its end, as far as needed.
 func (l *logFile) backward() error {
 	w := &walk{logFile: l, prev: l.ref.Add(ahead)}
 	l.pr.asOf = l.now
-	offset := int64(-1)
-	err := linesBackward(l, l.size, func(line []byte, start int64, long bool) bool {
+	begin, offset := max(0, l.size-l.most), int64(-1)
+	if begin > 0 {
+		l.pr.short = l.most
+	}
+	err := linesBackward(l, begin, l.size, func(line []byte, long bool) bool {
 		if offset < 0 { // the unfinished line: its time comes when it is finished
-			offset = start
+			offset = l.size
+			if !long {
+				offset -= int64(len(afterZeros(line)))
+			}
 			if l.settled && !long {
 				l.finish(line)
 			}
 			return true
 		}
-		if l.size-start > l.most {
-			l.pr.short = l.most
-			return false
-		}
 		if !w.on(line) {
+			l.pr.short = 0
 			return false
 		}
 		if !long {
@@ -114,14 +120,12 @@ const (
 	week = 7 * 24 * time.Hour
 	// maxStray is how many lines in a row may be strays.
 	maxStray = 1000
-	// manyOlder is how many lines in a row are no strays any more.
-	manyOlder = 32
 	// aYear is how far back a log reaches in which the years inferred may be
 	// wrong.
 	aYear = 330 * 24 * time.Hour
 )
 
-// on says whether the way goes on past line. It keeps the file's floor.
+// on says whether the way goes on past line.
 func (w *walk) on(line []byte) bool {
 	line = afterZeros(line)
 	w.strays++
@@ -142,20 +146,17 @@ func (w *walk) on(line []byte) bool {
 		w.pr.beyond++
 	}
 	if w.turned(t) {
-		if w.prev.After(w.ref.Add(-aYear)) {
+		if !w.fell.IsZero() || w.prev.After(w.ref.Add(-aYear)) {
 			w.pr.gaveUp = quote(line)
 		}
 		return false
-	}
-	if w.fell.IsZero() {
-		w.pr.floor = t.Time
 	}
 	if w.best == nil || !t.Before(w.best.Time.Add(-disorder)) {
 		w.older = 0
 		return true
 	}
 	w.older++
-	return w.older < manyOlder
+	return w.older < maxStray
 }
 
 // turned says whether the line with stamp t is more than a year old, so that

@@ -4,6 +4,7 @@ package presence
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -44,14 +45,6 @@ func TestOutliersHideNothing(t *testing.T) {
 	}
 }
 
-// An outlier says nothing about how far back its file reaches.
-func TestOutliersAreNoFloor(t *testing.T) {
-	d := newLogDir(t)
-	d.write("auth.log.1", noise("05:00")+in("07:36", "alice"))
-	d.write("auth.log", stray(time.Date(2026, 4, 2, 7, 0, 0, 0, time.UTC))+in("07:35", "bob")+noise("07:40"))
-	last(t, d.log("auth.log"), "alice", "07:36")
-}
-
 // Where stamps make no sense any more the search ends, and says so.
 func TestASearchThatGivesUpSaysSo(t *testing.T) {
 	april := time.Date(2026, 4, 2, 7, 0, 0, 0, time.UTC)
@@ -68,6 +61,16 @@ func TestASearchThatGivesUpSaysSo(t *testing.T) {
 		d.write("auth.log", in("08:05", "bob"))
 		last(t, l, "bob", "08:05")
 		quiet(t, l) // it does not matter any more
+	})
+	t.Run("strays of nearly a year ago and others", func(t *testing.T) {
+		d := newLogDir(t)
+		d.write("auth.log", in("07:30", "alice")+stray(time.Date(2025, 12, 16, 7, 0, 0, 0, time.UTC))+
+			stray(time.Date(2026, 8, 23, 7, 0, 0, 0, time.UTC))+noise("07:50")[:7])
+		l := d.log("auth.log")
+		last(t, l, "", "")
+		if w := l.Warnings(); len(w) != 1 || !strings.Contains(w[0], "is not searched for logins before the line") {
+			t.Errorf("warnings %q, want one", w)
+		}
 	})
 	t.Run("a log that is too long", func(t *testing.T) {
 		d := newLogDir(t)
@@ -107,24 +110,54 @@ func TestACopyOfAnOldFileIsOld(t *testing.T) {
 	last(t, d.log("auth.log"), "", "")
 }
 
-// After a power cut, blocks that were never written read as zeros.
+// After a power cut, blocks that were never written read as zeros, few or many.
 func TestZerosInsideALine(t *testing.T) {
 	login := strings.TrimSuffix(in("07:50", "bob"), "\n")
-	for _, test := range []struct{ name, line, user, at string }{
-		{"before a line", strings.Repeat("\x00", 9000) + login, "bob", "07:50"},
-		{"in the middle of the line before", "Nov 24 07:49:00 gate CRON[8]: pam_un" + strings.Repeat("\x00", 9000) + login, "bob", "07:50"},
-		{"twice", "Nov 24 07:49:00 ga\x00te CRON[8]\x00\x00" + login, "bob", "07:50"},
-		{"at the end", login + "\x00\x00", "alice", "07:40"},
-		{"in the middle of the login", login[:40] + "\x00" + login[40:], "alice", "07:40"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			d := newLogDir(t)
-			d.write("auth.log", in("07:40", "alice"))
-			l := d.log("auth.log")
-			last(t, l, "alice", "07:40")
-			d.write("auth.log", test.line+"\n"+noise("07:55"))
-			last(t, l, test.user, test.at)
-			last(t, d.log("auth.log"), test.user, test.at)
-		})
+	for _, n := range []int{1, 9000, maxLine, 5 * maxLine} {
+		zeros := strings.Repeat("\x00", n)
+		for _, test := range []struct{ name, line, user, at string }{
+			{"before a line", zeros + login, "bob", "07:50"},
+			{"in the middle of the line before", "Nov 24 07:49:00 gate CRON[8]: pam_un" + zeros + login, "bob", "07:50"},
+			{"twice", "Nov 24 07:49:00 ga" + zeros + "te CRON[8]" + zeros + login, "bob", "07:50"},
+			{"after a line that is too long", strings.Repeat("x", 3*maxLine) + zeros + login, "bob", "07:50"},
+			{"at the end", login + zeros, "alice", "07:40"},
+			{"in the middle of the login", login[:40] + zeros + login[40:], "alice", "07:40"},
+		} {
+			t.Run(fmt.Sprintf("%d %s", n, test.name), func(t *testing.T) {
+				d := newLogDir(t)
+				d.write("auth.log", in("07:40", "alice"))
+				l := d.log("auth.log")
+				last(t, l, "alice", "07:40")
+				cut := max(0, strings.LastIndexByte(test.line, 0))
+				d.write("auth.log", test.line[:cut])
+				last(t, l, "alice", "07:40")
+				d.write("auth.log", test.line[cut:]+"\n"+noise("07:55"))
+				last(t, l, test.user, test.at)
+				last(t, d.log("auth.log"), test.user, test.at)
+			})
+		}
+	}
+}
+
+// A syslog daemon that does not append goes on at the old place after a
+// copytruncate: the file then has a hole, which may be as long as it was.
+func TestAHoleIsNotSearched(t *testing.T) {
+	d := newLogDir(t)
+	d.write("auth.log", noise("07:00"))
+	d.must(os.Truncate(d.path("auth.log"), 1<<40))
+	d.write("auth.log", noise("07:30"))
+	fs := newFiles([]string{d.path("auth.log")})
+	fs.most = 64 * maxLine
+	before := bytesRead(t)
+	_, ok, warnings, err := fs.last(t.Context(), d.now)
+	if err != nil || ok || len(warnings) != 1 || !strings.Contains(warnings[0], "were searched") {
+		t.Errorf("%v, %v, warnings %q, want one that says how much was searched", ok, err, warnings)
+	}
+	if n := bytesRead(t) - before; n > 2*fs.most {
+		t.Errorf("%d bytes were read, want about %d", n, fs.most)
+	}
+	d.write("auth.log", in("07:50", "alice"))
+	if login, ok, _, err := fs.last(t.Context(), d.now); err != nil || login.User != "alice" {
+		t.Errorf("after it: %+v, %v, %v, want alice", login, ok, err)
 	}
 }

@@ -5,6 +5,7 @@ package presence
 import (
 	"encoding/json"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -68,11 +69,13 @@ func (e *entry) field(name string) (string, bool) {
 // name (_COMM), but only root's count here, and the executable, where journald
 // was able to see it, must be sshd's as well: a set-user-ID program that is
 // called through a link named sshd is not. The unit is no criterion: sshd's
-// processes move into a session's scope, and a door may run sshd itself.
+// processes move into a session's scope, and a door may run sshd itself. What sshd
+// wrote to standard error (sshd -e) does not count: a visitor's name has its ends of
+// lines there, and journald makes an entry of each line.
 func (e *entry) login() (Login, verdict) {
 	uid, _ := e.field("_UID")
 	name, _ := e.field("_COMM")
-	if uid != "0" || !isSSHDName(name) {
+	if uid != "0" || !slices.ContainsFunc(sshdNames, func(n string) bool { return comm(n) == name }) {
 		return Login{}, noLogin
 	}
 	if _, there := e.fields["_EXE"]; there {
@@ -87,6 +90,12 @@ func (e *entry) login() (Login, verdict) {
 		return Login{}, noLogin
 	}
 	login, what := tell(message)
+	if way, _ := e.field("_TRANSPORT"); way == "stdout" && what == isLogin {
+		what = noStamp
+	}
 	login.Time, login.Where = e.time, "journal"
 	return login, what
 }
+
+// comm is what the kernel keeps of a program's name: TASK_COMM_LEN of linux/sched.h.
+func comm(name string) string { return name[:min(len(name), 15)] }

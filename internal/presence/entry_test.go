@@ -27,6 +27,7 @@ var realEntries = map[string]string{
 	"a session's scope":   `{"_SYSTEMD_UNIT":"session-4.scope",` + realtime + trusted + says + `}`,
 	"OpenSSH 9.8":         `{` + realtime + `"_UID":"0","_COMM":"sshd-session","_EXE":"/usr/lib/openssh/sshd-session",` + says + `}`,
 	"upgraded meanwhile":  `{` + realtime + `"_UID":"0","_COMM":"sshd","_EXE":"/usr/sbin/sshd (deleted)",` + says + `}`,
+	"Alpine with PAM":     `{` + realtime + `"_UID":"0","_COMM":"sshd-session.pa","_EXE":"/usr/lib/ssh/sshd-session.pam",` + says + `}`,
 	"executable not seen": `{` + realtime + `"_UID":"0","_COMM":"sshd",` + says + `}`,
 	"as bytes":            `{` + realtime + trusted + `"MESSAGE":` + asBytes("Accepted publickey for alice from 192.0.2.7 port 51122 ssh2: \xff") + `}`,
 	"repeated by rsyslog": `{` + realtime + trusted + `"MESSAGE":"message repeated 2 times: [ Accepted publickey for alice from 192.0.2.7 port 51122 ssh2]"}`,
@@ -52,6 +53,7 @@ var otherEntries = map[string]string{
 	"the user's child":         `{` + realtime + trusted + `"MESSAGE":"Accepted password for a from 192.0.2.7 port 1 ssh2: x [postauth]"}`,
 	"cut by sshd":              `{` + realtime + trusted + `"MESSAGE":"` + long(500) + `"}`,
 	"a C1 control":             `{` + realtime + trusted + `"MESSAGE":"Accepted password for a\u009b from 192.0.2.7 port 1 ssh2"}`,
+	"sshd -e under systemd":    `{"_TRANSPORT":"stdout",` + realtime + trusted + `"MESSAGE":"` + accepted + `"}`,
 	"no entry":                 `-- No entries --`,
 	"nothing":                  ``,
 	"a list":                   `[]`,
@@ -131,7 +133,7 @@ func FuzzJournalEntry(f *testing.F) {
 			t.Fatalf("%q: a login out of no JSON: %v", line, err)
 		}
 		name, exe := strings.Split(plainField(fields["_EXE"]), "/"), plainField(fields["_COMM"])
-		if sshd := regexp.MustCompile(`^sshd(-session)?( \(deleted\))?$`); plainField(fields["_UID"]) != "0" || !sshd.MatchString(exe) ||
+		if sshd := regexp.MustCompile(`^sshd(-session)?(\.pam?|\.kr(b5)?)?( \(deleted\))?$`); plainField(fields["_UID"]) != "0" || !sshd.MatchString(exe) ||
 			strings.HasSuffix(exe, ")") || fields["_EXE"] != nil && !sshd.MatchString(name[len(name)-1]) {
 			t.Fatalf("%q: a login that sshd did not write", line)
 		}

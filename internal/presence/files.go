@@ -55,14 +55,14 @@ func (f *files) passedOver() []string {
 // pass is one look at all files.
 type pass struct {
 	*files
-	ctx   context.Context
-	now   time.Time
-	data  bool // a file with data was met
-	met   map[fileID]bool
-	floor time.Time // the earliest of the files' floors, zero before the first
-	why   []string  // for each file without data: why
-	hint  string    // what to do about the first that is there
-	warn  []string
+	ctx  context.Context
+	now  time.Time
+	data bool // a file with data was met
+	met  map[fileID]bool
+	own  ownOfLook
+	why  []string // for each file without data: why
+	hint string   // what to do about the first that is there
+	warn []string
 }
 
 func (f *files) last(ctx context.Context, now time.Time) (Login, bool, []string, error) {
@@ -129,9 +129,9 @@ func fileHint(err error) string {
 // errEmpty is a file that is there and has nothing in it.
 var errEmpty = errors.New("is empty")
 
-// enough says whether no file older than those met can have a later login.
-func (p *pass) enough() bool {
-	return p.best != nil && !p.floor.IsZero() && p.floor.Before(p.best.Time.Add(-disorder))
+// enough says whether a file that was last written at ref can have no later login.
+func (p *pass) enough(ref time.Time) bool {
+	return p.best != nil && ref.Before(p.best.Time.Add(-disorder))
 }
 
 // visit reads what is new of one file. Its errors name the file.
@@ -180,9 +180,6 @@ func (p *pass) visit(path string) error {
 		return fmt.Errorf("%s: %s", f.Name(), pr.broken)
 	}
 	p.data = true
-	if !pr.floor.IsZero() && (p.floor.IsZero() || pr.floor.Before(p.floor)) {
-		p.floor = pr.floor
-	}
 	p.warn = append(p.warn, pr.warnings(f.Name(), p)...)
 	if by := l.late.Sub(p.now); by > farOff {
 		p.warn = append(p.warn, fmt.Sprintf("%s was last written at %s, which is later than the clock says: the clock is "+
@@ -241,7 +238,7 @@ func (l *logFile) read(old *progress, changed time.Time) (*progress, error) {
 		l.pr = old
 		return old, l.forward()
 	}
-	if l.enough() {
+	if l.enough(l.ref) {
 		return nil, nil
 	}
 	if known {

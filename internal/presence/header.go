@@ -4,6 +4,7 @@ package presence
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 )
@@ -190,9 +191,9 @@ func cutJSON(line string, ref time.Time) (string, verdict) {
 	return message, what
 }
 
-// program says what a program field is: isLogin for "sshd[N]:" and
-// "sshd-session[N]:" (since OpenSSH 9.8 the latter logs logins), noNumber for
-// "sshd:" and metalog's "[sshd]", and noLogin for anything else.
+// program says what a program field is: isLogin for "sshd[N]:" and the like (see
+// sshdNames), noNumber for "sshd:" and metalog's "[sshd]", and noLogin for anything
+// else.
 func program(field string) verdict {
 	if name, ok := strings.CutSuffix(field, ":"); ok {
 		if isSSHDName(name) {
@@ -213,7 +214,11 @@ func program(field string) verdict {
 	return noLogin
 }
 
-func isSSHDName(name string) bool { return name == "sshd" || name == "sshd-session" }
+// sshdNames are the programs that log logins: sshd, since OpenSSH 9.8 its child,
+// and what Alpine calls those built with PAM and Kerberos.
+var sshdNames = []string{"sshd", "sshd-session", "sshd.pam", "sshd-session.pam", "sshd.krb5", "sshd-session.krb5"}
+
+func isSSHDName(name string) bool { return slices.Contains(sshdNames, name) }
 
 // maxProcess is PID_MAX_LIMIT of linux/threads.h.
 const maxProcess = 1 << 22

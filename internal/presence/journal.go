@@ -52,6 +52,7 @@ type journal struct {
 	newest time.Time // the newest entry's
 	ahead  time.Time // the furthest time of a login beyond now
 	by     time.Duration
+	own    ownOfLook
 	odd    oddities // logins that do not count, since the latest that does
 }
 
@@ -156,7 +157,7 @@ func journalHint(err error) string {
 // read brings the journal's best up to date. An error that is errPart says that
 // some of it could not be read.
 func (j *journal) read(ctx context.Context, now time.Time) error {
-	j.heard = ""
+	j.heard, j.own = "", ownOfLook{}
 	newest, err := j.tail(ctx)
 	var exit *exec.ExitError
 	switch {
@@ -209,7 +210,13 @@ func (j *journal) tail(ctx context.Context) (cursor string, err error) {
 
 // sshds match sshd's entries: two matches of one field are alternatives, those of
 // different fields must all hold (journalctl(1)).
-var sshds = []string{"_UID=0", "_COMM=sshd", "_COMM=sshd-session"}
+var sshds = func() []string {
+	all := []string{"_UID=0"}
+	for _, name := range sshdNames {
+		all = append(all, "_COMM="+comm(name))
+	}
+	return all
+}()
 
 // forward reads what is new up to newest.
 func (j *journal) forward(ctx context.Context, now time.Time, newest string) error {
@@ -249,7 +256,7 @@ func (j *journal) back(ctx context.Context, now time.Time, newest string, err er
 func (j *journal) take(e entry, now time.Time) {
 	login, what := e.login()
 	switch {
-	case what == noLogin:
+	case what == noLogin, what == isLogin && j.own.has(login.Source):
 		return
 	case what != isLogin:
 		j.odd.add(what, []byte(e.cursor))
@@ -281,7 +288,7 @@ func (j *journal) run(ctx context.Context, args []string, each func(entry) bool)
 	// Only this machine's system journal; what other users' programs log is
 	// in journals of their own where journald splits them.
 	args = append(append([]string{}, j.args...), append([]string{
-		"--system", "--no-pager", "--output=json", "--output-fields=MESSAGE,_UID,_COMM,_EXE",
+		"--system", "--no-pager", "--output=json", "--output-fields=MESSAGE,_UID,_COMM,_EXE,_TRANSPORT",
 	}, args...)...)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

@@ -114,7 +114,7 @@ func (j *fakeJournal) calls() []string {
 	j.must(os.Remove(j.path("calls")))
 	var calls []string
 	for line := range strings.Lines(string(text)) {
-		own, ok := strings.CutPrefix(strings.TrimSpace(line), "--system --no-pager --output=json --output-fields=MESSAGE,_UID,_COMM,_EXE ")
+		own, ok := strings.CutPrefix(strings.TrimSpace(line), "--system --no-pager --output=json --output-fields=MESSAGE,_UID,_COMM,_EXE,_TRANSPORT ")
 		if !ok {
 			j.t.Errorf("called with %q", line)
 		}
@@ -131,7 +131,8 @@ func TestJournal(t *testing.T) {
 	j := newFakeJournal(t)
 	j.add("07:00", "Server listening on 0.0.0.0 port 22.")
 	l := j.log()
-	const newest, sshd = "--lines=1", "_UID=0 _COMM=sshd _COMM=sshd-session "
+	const newest, sshd = "--lines=1", "_UID=0 _COMM=sshd _COMM=sshd-session " +
+		"_COMM=sshd.pam _COMM=sshd-session.pa _COMM=sshd.krb5 _COMM=sshd-session.kr "
 	for _, step := range []struct {
 		name, hhmm, add string
 		user, at        string

@@ -71,7 +71,7 @@ func tell(message string) (Login, verdict) {
 // the visitor, and only passed on by the monitor, which accepts logins
 // (monitor.c). A login over loopback did not come in through a door.
 func parseMessage(s string) (Login, bool) {
-	s, ok := strings.CutPrefix(unrepeat(s), "Accepted ")
+	s, ok := strings.CutPrefix(unverbose(unrepeat(s)), "Accepted ")
 	if !ok || strings.HasSuffix(s, " [preauth]") || strings.HasSuffix(s, " [postauth]") || strings.ContainsFunc(s, isHidden) {
 		return Login{}, false
 	}
@@ -113,6 +113,17 @@ func unrepeat(s string) string {
 		return s
 	}
 	return strings.TrimSuffix(rest, "]")
+}
+
+// unverbose takes off what LogVerbose of sshd_config(5) puts before auth_log()'s
+// messages: "auth.c:auth_log():298 (bin=sshd-session, pid=7): ", see log.c.
+func unverbose(s string) string {
+	rest, ok := strings.CutPrefix(s, "auth.c:auth_log():")
+	if !ok {
+		return s
+	}
+	_, rest, _ = strings.Cut(rest, ")")
+	return strings.TrimPrefix(rest, ": ")
 }
 
 // isHidden says whether r is a control or stands for something other than itself.

@@ -81,6 +81,22 @@ func ownAddresses() (*addresses, error) {
 	return a, nil
 }
 
+// ownOfLook are a host's own addresses as of one look, read when they are first
+// asked for. The zero value has read none.
+type ownOfLook struct{ a *addresses }
+
+// has says whether addr is the host's own. Where that cannot be read it is not:
+// that is said when connections are looked for.
+func (o *ownOfLook) has(addr netip.Addr) bool {
+	if o.a == nil {
+		var err error
+		if o.a, err = ownAddresses(); err != nil {
+			o.a = &addresses{}
+		}
+	}
+	return o.a.has(addr.WithZone(""))
+}
+
 // readIPv4 reads the tables main and local as fib_trie_seq_show of the kernel's
 // net/ipv4/fib_trie.c writes them; until there is a rule they are one. Of other
 // tables it takes single addresses alone: a VRF has its interfaces' there, and a

@@ -12,9 +12,9 @@
 // A text log carries no proof of who wrote a line: a local user who may write
 // to /dev/log can spell sshd's tag and number too, and a log that also takes
 // other hosts' lines has their logins in it. What sshd itself writes into a file
-// (sshd -E) has visitors' names with their ends of lines, so that they can spell
-// any line. The journal's trusted fields know better, which is why Auto prefers
-// it.
+// (sshd -E) or to standard error (sshd -e), which journald passes on to a syslog
+// daemon, has visitors' names with their ends of lines, so that they can spell any
+// line. The journal's trusted fields know better, which is why Auto prefers it.
 package presence
 
 import (

@@ -210,3 +210,21 @@ func TestALineCostsItsLength(t *testing.T) {
 		}
 	}
 }
+
+// Nor did one from an address of the machine's own.
+func TestLoginsOfTheMachineItselfDoNotCount(t *testing.T) {
+	n, _ := gate(t)
+	j := newFakeJournal(t)
+	j.write("auth.log", in("07:40", "alice")+strings.ReplaceAll(in("07:50", "root"), "192.0.2.7", "192.0.2.1"))
+	j.add("07:40", by("alice"))
+	j.add("07:50", strings.ReplaceAll(by("root"), "192.0.2.7", "192.0.2.1"))
+	for name, l := range map[string]*Log{"auth.log": j.logDir.log("auth.log"), "journal": j.log()} {
+		n.Do(func() error {
+			got, _, err := l.Last(t.Context())
+			if got.User != "alice" {
+				t.Errorf("%s: the last login is %+v, want alice's", name, got)
+			}
+			return err
+		})
+	}
+}

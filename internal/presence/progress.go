@@ -12,8 +12,7 @@ import (
 // progress is what is remembered of a file.
 type progress struct {
 	mark  mark
-	ended int64     // the size up to which an unfinished last line was taken for whole
-	floor time.Time // no line that was passed over is later than this and disorder
+	ended int64 // the size up to which an unfinished last line was taken for whole
 
 	odd    oddities      // logins that do not count
 	ahead  time.Time     // the furthest stamp of a login beyond now
@@ -96,6 +95,9 @@ func (l *logFile) take(line []byte) {
 		l.pr.odd.add(what, line)
 	case noLogin:
 	case isLogin:
+		if l.own.has(login.Source) {
+			return // the host itself came in by no door
+		}
 		if login.Time.After(l.now) {
 			if login.Time.After(l.pr.ahead) {
 				l.pr.ahead, l.pr.by = login.Time, login.Time.Sub(l.now)

@@ -13,32 +13,43 @@ import (
 // ones may be passed over. No line of sshd's about a login comes near it.
 const maxLine = 64 << 10
 
-// linesBackward calls each with the lines of r before end, last one first,
-// without their newlines, and with the offset at which each begins. The first
-// call is for what follows the last newline: an unfinished line, or nothing.
-// long says that the line is too long and was left out. It stops when each
-// returns false, and reads blocks of maxLine bytes only as far as it must.
-func linesBackward(r io.ReaderAt, end int64, each func(line []byte, start int64, long bool) bool) error {
+// Zero bytes stand where a block was never written: by a power cut, or by who goes
+// on at the old place in a file that was truncated. However many there are, a line
+// begins after them (see afterZeros).
+
+// linesBackward calls each with the lines of r from begin to end, last one first,
+// without their newlines. The first call is for what follows the last newline: an
+// unfinished line, or nothing. long says that the line is too long or begins before
+// begin, and was left out. What stands before zeros in a line may be left out too.
+// It stops when each returns false, and reads blocks of maxLine bytes only as far
+// as it must.
+func linesBackward(r io.ReaderAt, begin, end int64, each func(line []byte, long bool) bool) error {
 	var buf []byte // a block, and behind it the beginning of the line that it cuts
 	block, long := make([]byte, maxLine), false
-	for pos := end; pos > 0; {
-		n := min(pos, maxLine)
+	for pos := end; pos > begin; {
+		n := min(pos-begin, maxLine)
 		pos -= n
 		if _, err := r.ReadAt(block[:n], pos); err != nil {
 			return noEOF(err)
 		}
 		buf = append(append(make([]byte, 0, int(n)+len(buf)), block[:n]...), buf...)
 		for i := bytes.LastIndexByte(buf, '\n'); i >= 0; i = bytes.LastIndexByte(buf, '\n') {
-			if !each(buf[i+1:], pos+int64(i)+1, long) {
+			if !each(buf[i+1:], long) {
 				return nil
 			}
 			buf, long = buf[:i], false
+		}
+		if i := bytes.LastIndexByte(buf, 0); i >= 0 {
+			buf = buf[i:]
 		}
 		if len(buf) > maxLine {
 			buf, long = nil, true
 		}
 	}
-	each(buf, 0, long)
+	if begin > 0 && bytes.IndexByte(buf, 0) < 0 {
+		buf, long = nil, true
+	}
+	each(buf, long)
 	return nil
 }
 
@@ -56,8 +67,14 @@ func noEOF(err error) error {
 // unfinished line, which is returned as well if r ended without an error.
 func linesForward(r io.Reader, inside bool, each func(line []byte)) (done int64, rest []byte, err error) {
 	b := bufio.NewReaderSize(r, maxLine)
+	var held []byte // the beginning of a line, after zeros
 	for {
 		line, err := b.ReadSlice('\n')
+		if len(held) > 0 {
+			line, held = append(held, line...), nil
+		}
+		zeros := bytes.LastIndexByte(line, 0) + 1
+		inside = inside && zeros == 0
 		switch {
 		case err == nil:
 			done += int64(len(line))
@@ -65,6 +82,9 @@ func linesForward(r io.Reader, inside bool, each func(line []byte)) (done int64,
 				each(line[:len(line)-1])
 			}
 			inside = false
+		case errors.Is(err, bufio.ErrBufferFull) && zeros > 0:
+			done += int64(zeros)
+			held = bytes.Clone(line[zeros:])
 		case errors.Is(err, bufio.ErrBufferFull):
 			done += int64(len(line))
 			inside = true

@@ -18,18 +18,26 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-const devLog = "/run/systemd/journal/dev-log"
+const (
+	devLog    = "/run/systemd/journal/dev-log"
+	logStream = "/run/systemd/journal/stdout"
+)
 
 // logAs is what the test binary does when it is run as sshd: it writes its
-// argument to the journal as syslog(3) would, and stays until its input ends.
+// argument to the journal as syslog(3) would, or as what systemd makes of standard
+// error if there are two, and stays until its input ends.
 func logAs(args []string) int {
-	c, err := net.Dial("unixgram", devLog)
+	network, address, format := "unixgram", devLog, "<38>Nov 24 07:50:01 sshd[%d]: %s"
+	if len(args) > 1 {
+		network, address, format = "unix", logStream, "sshd\nssh.service\n6\n1\n0\n0\n0\n[%d]\n%s\n"
+	}
+	c, err := net.Dial(network, address)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer c.Close()
-	if _, err := fmt.Fprintf(c, "<38>Nov 24 07:50:01 sshd[%d]: %s", os.Getpid(), args[0]); err != nil {
+	if _, err := fmt.Fprintf(c, format, os.Getpid(), args[0]); err != nil {
 		return 1
 	}
 	fmt.Println("logged")
@@ -141,6 +149,14 @@ func insideJournal(t *testing.T, journald string) {
 	if got, ok, err := Journal(time.Now).Last(t.Context()); err != nil || !ok || got.User != "bob" {
 		t.Errorf("read anew: %+v, %v, %v, want bob", got, ok, err)
 	}
+	logThrough(t, sshd, 0, "Invalid user x\n"+by("mallory")+"\n from 192.0.2.7 port 7", "stderr")
+	if got, w := user(), l.Warnings(); got != "bob" || len(w) != 1 || !strings.Contains(w[0], "sshd -e") {
+		t.Errorf("sshd -e: the last login is %q, want bob; warnings %q, want one", got, w)
+	}
+	logThrough(t, sshd, 0, by("carol"))
+	if got, w := user(), l.Warnings(); got != "carol" || len(w) != 0 {
+		t.Errorf("sshd without -e: the last login is %q, want carol; warnings %q, want none", got, w)
+	}
 	insideDamagedJournal(t, l, sshd)
 }
 
@@ -184,9 +200,9 @@ func insideDamagedJournal(t *testing.T, l *Log, sshd string) {
 }
 
 // logThrough has program log the message; journald looks at the living process.
-func logThrough(t *testing.T, program string, uid uint32, message string) {
+func logThrough(t *testing.T, program string, uid uint32, message ...string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), program, message)
+	cmd := exec.CommandContext(t.Context(), program, message...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
@@ -207,6 +223,15 @@ func logThrough(t *testing.T, program string, uid uint32, message string) {
 	// looked at the process.
 	if out, err := exec.Command("journalctl", "--sync").CombinedOutput(); err != nil {
 		t.Fatalf("journalctl --sync: %v: %s", err, out)
+	}
+	// A stream it may read after that.
+	end := message[0][strings.LastIndexByte(message[0], '\n')+1:]
+	for there := len(message) == 1; !there; {
+		out, err := exec.Command("journalctl", "--output=cat").Output()
+		if err != nil {
+			t.Fatalf("journalctl: %v", err)
+		}
+		there = strings.Contains(string(out), end)
 	}
 	stdin.Close()
 	if err := cmd.Wait(); err != nil {

@@ -84,14 +84,39 @@ func TestCompressedRotations(t *testing.T) {
 // Files older than what is needed are there, and are not read.
 func TestOlderFilesAreLeftAlone(t *testing.T) {
 	d := newLogDir(t)
+	d.now = at("07:29")
 	d.write("auth.log.2.gz", "this is no gzip")
-	d.write("auth.log.1", noise("05:00")+in("07:40", "alice"))
+	d.now = at("07:40")
+	d.write("auth.log.1", in("07:40", "alice"))
+	d.now = eight
 	d.write("auth.log", noise("07:50"))
 	l := d.log("auth.log")
 	for range 2 {
 		last(t, l, "alice", "07:40")
 		quiet(t, l)
 	}
+}
+
+// What nobody had looked at before it was copied away counts, whatever other hosts'
+// clocks say on the way.
+func TestCopiedAwayUnread(t *testing.T) {
+	d := newLogDir(t)
+	late := strings.Repeat(strings.Replace(noise("05:00"), "gate", "far", 1), 100)
+	d.write("auth.log", in("07:00", "alice"))
+	l := d.log("auth.log")
+	last(t, l, "alice", "07:00")
+	d.write("auth.log", in("07:50", "bob")+late)
+	d.copytruncate("auth.log", "auth.log.1")
+	d.write("auth.log", late+noise("07:55"))
+	last(t, l, "bob", "07:50")
+}
+
+// Two logs of which neither is the other's rotation.
+func TestTwoLogs(t *testing.T) {
+	d := newLogDir(t)
+	d.write("one", noise("05:00")+in("07:00", "alice")+noise("07:59"))
+	d.write("two", noise("05:00")+in("07:50", "bob"))
+	last(t, d.log("one", "two"), "bob", "07:50")
 }
 
 func TestDatedRotations(t *testing.T) {
