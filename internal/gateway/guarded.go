@@ -43,6 +43,11 @@ type knock struct {
 	conf  config.Knock
 	rec   *sequence.Recogniser
 	armed bool // a rule for everybody counts its looks from when the door went dark
+
+	// before are the recognisers of knocks that went when this one came. What was
+	// under way there is no mistake here, until then.
+	before []*sequence.Recogniser
+	until  time.Time
 }
 
 // newGuarded returns a door as it was saved; start sets it going.
@@ -54,23 +59,54 @@ func (g *Gateway) newGuarded(c config.Door, saved door.Saved, now time.Time) *gu
 
 func (d *guarded) name() string { return d.conf.Name }
 
-// setKnocks makes the recognisers. What was under way in a knock that stays as
-// it is goes on.
+// setKnocks makes the recognisers. What was under way goes on where a right knock
+// stays the same.
 func (d *guarded) setKnocks(confs []config.Knock, now time.Time) {
 	old := d.knocks
 	d.knocks = nil
 	for _, c := range confs {
-		k := knock{conf: c, armed: true, rec: sequence.New(sequence.Rule{
-			Listen: c.Listen, Touch: c.Touch, Given: c.Order == config.GivenOrder,
-			Within: c.Within, Judge: c.Judge, ForAll: c.Scope == config.ScopeDoor,
-		}, now)}
-		for _, o := range old {
-			if reflect.DeepEqual(o.conf, c) {
-				k = o
-			}
+		same := func(k knock) bool { return reflect.DeepEqual(rule(k.conf), rule(c)) }
+		k := knock{armed: true}
+		if i := slices.IndexFunc(old, same); i >= 0 {
+			k = old[i]
+			old = slices.Delete(old, i, i+1)
 		}
+		k.conf = c
 		d.knocks = append(d.knocks, k)
 	}
+	for i := range d.knocks {
+		k := &d.knocks[i]
+		if k.rec != nil {
+			continue
+		}
+		k.rec = sequence.New(rule(k.conf), now)
+		for _, o := range old {
+			k.before = append(k.before, o.rec)
+			if until := now.Add(lasts(o.conf) + lasts(k.conf)); until.After(k.until) {
+				k.until = until
+			}
+		}
+	}
+}
+
+// rule is what a recogniser goes by.
+func rule(c config.Knock) sequence.Rule {
+	return sequence.Rule{
+		Listen: c.Listen, Touch: c.Touch, Given: c.Order == config.GivenOrder,
+		Within: c.Within, Judge: c.Judge, ForAll: c.Scope == config.ScopeDoor,
+	}
+}
+
+// lasts is the longest from a knock's first touch to its verdict.
+func lasts(c config.Knock) time.Duration { return max(c.Within, c.Judge) }
+
+// excused says whether a wrong knock was begun by a rule that was changed since
+// then. Each that was is excused once, so that nobody gains tries by it.
+func (k *knock) excused(v sequence.Verdict) bool {
+	if v.Time.After(k.until) {
+		k.before = nil
+	}
+	return slices.ContainsFunc(k.before, func(r *sequence.Recogniser) bool { return r.GiveUp(v.Source) })
 }
 
 // start sets the door's goroutines going.
@@ -125,8 +161,12 @@ func (d *guarded) judged(k *knock, v sequence.Verdict) {
 		d.carry(d.door.Knock(v.Time, door.Knock{Source: source, By: k.conf.Kind, Reason: v.Reason}))
 		return
 	}
-	d.carry(d.door.Wrong(v.Time, door.Wrong{Source: source, By: k.conf.Kind, Reason: v.Reason,
-		Penalty: k.conf.Penalty, Used: d.used(source, k.conf.Kind), Unproven: v.Unproven}))
+	w := door.Wrong{Source: source, By: k.conf.Kind, Reason: v.Reason, Penalty: k.conf.Penalty,
+		Used: d.used(source, k.conf.Kind), Unproven: v.Unproven}
+	if k.excused(v) {
+		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so that it costs nothing"
+	}
+	d.carry(d.door.Wrong(v.Time, w))
 }
 
 // used says whether a connection has used the grant that a source's knock earned.

@@ -28,6 +28,42 @@ func TestKnocksInParallelOpen(t *testing.T) {
 	})
 }
 
+// Who is in the middle of a knock when it is changed has made no mistake: not by
+// the order, not by the time, and not for everybody. The next wrong one is one.
+func TestAKnockThatIsChangedMeanwhile(t *testing.T) {
+	const given, everybody, within = "order = \"given\"\n", "scope = \"door\"\n", "within = \"10s\"\n"
+	for _, tt := range []struct{ name, before, after string }{
+		{"order", "", given},
+		{"for everybody", "", everybody},
+		{"for everybody no longer", everybody, ""},
+		{"time", "", within},
+		{"nothing of the rule", "", "penalty = \"6m\"\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m, path := newMachine(), configPath(t)
+				r := run(t, m, path, sshDoor+tt.before)
+				r.touch(visitor, 59000)
+				write(t, path, sshDoor+tt.after)
+				r.order(control.ApplyRequest{Action: "apply"})
+				r.touch(visitor, 59002)
+				time.Sleep(2 * time.Minute)
+				synctest.Wait()
+				if got := r.status().Penalties; len(got) != 0 {
+					t.Fatalf("penalties %v", got)
+				}
+				if goesOn := tt.name == "nothing of the rule"; goesOn != (r.status().State == "open") {
+					t.Fatalf("the door is %s", r.status().State)
+				}
+				r.touch(visitor, 59001)
+				if got := r.status().Penalties; len(got) != 1 {
+					t.Errorf("a wrong knock of after the change costs %v", got)
+				}
+			})
+		})
+	}
+}
+
 // A neighbour behind the visitor's address, whose touch is wrong, takes back what
 // nobody has used yet, and nothing else.
 func TestAWrongKnockTakesBackAnUnusedGrantOnly(t *testing.T) {

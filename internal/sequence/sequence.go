@@ -158,6 +158,22 @@ func (r *Recogniser) verdict(p *progress, now time.Time, right bool, wrong strin
 	return v
 }
 
+// GiveUp forgets what a source has under way, everybody's for the zero Addr, and
+// says whether there was anything.
+func (r *Recogniser) GiveUp(a netip.Addr) bool {
+	if !a.IsValid() {
+		some := len(r.sources.of) > 0
+		r.sources = newSources()
+		return some
+	}
+	p := r.sources.of[r.who(a)]
+	if p == nil {
+		return false
+	}
+	r.sources.forget(p)
+	return true
+}
+
 // Next returns when Look has something to judge or to forget, and false when
 // nothing is under way: a recogniser that nobody touches asks for no wake-up.
 func (r *Recogniser) Next() (time.Time, bool) {
