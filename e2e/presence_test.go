@@ -130,7 +130,7 @@ scope = %q
 	}()
 	for _, scope := range []string{"source", "door"} {
 		s.configure(fmt.Sprintf(doors, scope))
-		s.hup()
+		s.operator("apply")
 		s.knock(s.visitor, gate4)
 		s.state("web", "open")
 		if n := s.door("web").Sessions; n != 0 {
