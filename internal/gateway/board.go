@@ -80,10 +80,10 @@ func (b *board[T]) pin(now func() time.Time, doors []config.Door, tell func(time
 	s.of, s.doors = tell(begun), doors
 	b.made++
 	ended := now()
-	close(s.done)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.last, b.rest = s, ended.Add(boardShare*ended.Sub(begun))
+	close(s.done) // now, so that who asks again finds it pinned up
 }
 
 // due is when a turn is due for those who wait.
