@@ -39,10 +39,8 @@ type rawPresence struct {
 // reading. That is so for port 22/tcp, for the units of the distributions, and
 // for a command whose program is sshd.
 func (d *Door) SSH() bool {
-	for _, r := range d.Ports {
-		if r.Contains(port.Port{Proto: port.TCP, Number: 22}) {
-			return true
-		}
+	if port.Within(d.Ports, port.Port{Proto: port.TCP, Number: 22}) {
+		return true
 	}
 	if d.Service == nil {
 		return false

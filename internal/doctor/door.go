@@ -145,7 +145,7 @@ func ownSession(c *config.Config, connection string, s control.Status, now time.
 	at := port.Port{Proto: port.TCP, Number: uint16(n)}
 	for i := range c.Doors {
 		d := &c.Doors[i]
-		if !guards(d, at) {
+		if !port.Within(d.Ports, at) {
 			continue
 		}
 		for _, a := range d.Always {

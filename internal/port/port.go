@@ -5,6 +5,7 @@ package port
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -56,6 +57,11 @@ func (r Range) String() string {
 // Contains says whether p is one of the range's ports.
 func (r Range) Contains(p Port) bool {
 	return r.Proto == p.Proto && r.First <= p.Number && p.Number <= r.Last
+}
+
+// Within says whether p is a port of one of ranges.
+func Within(ranges []Range, p Port) bool {
+	return slices.ContainsFunc(ranges, func(r Range) bool { return r.Contains(p) })
 }
 
 // Overlaps says whether the two ranges share a port.
