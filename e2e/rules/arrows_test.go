@@ -35,8 +35,8 @@ var arrows = map[string]map[string]string{
 	"internal/store":   {"internal/audit": "the audit trail's records", "internal/port": "plain types"},
 
 	"internal/control": {
-		"internal/audit": "the audit trail's records are part of the answers",
-		"internal/port":  "plain types",
+		"internal/audit":  "the audit trail's records are part of the answers",
+		"internal/config": "what a door may be called",
 	},
 	"internal/control/controltest": {
 		"internal/control": "a daemon for the tests of commands",

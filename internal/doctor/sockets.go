@@ -231,5 +231,5 @@ func doorNames(c *config.Config) string {
 	if len(names) == 1 {
 		return "door " + names[0]
 	}
-	return "doors " + strings.Join(names[:len(names)-1], ", ") + " and " + names[len(names)-1]
+	return "doors " + config.Listed(names)
 }

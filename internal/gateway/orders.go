@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -123,7 +122,7 @@ func (g *Gateway) close(now time.Time, by string, o control.CloseRequest) (contr
 	effects, had := d.door.Revoke(now, source, by)
 	switch {
 	case had:
-	case slices.ContainsFunc(d.conf.Ports, func(r port.Range) bool { return r.Proto == port.UDP }):
+	case port.Has(d.conf.Ports, port.UDP):
 		d.carry(effects)
 		return control.Reply{Message: fmt.Sprintf("%s has no grant at door %s; what flows over UDP it had are ended", o.Source, d.name())}, nil
 	default:

@@ -64,6 +64,11 @@ func Within(ranges []Range, p Port) bool {
 	return slices.ContainsFunc(ranges, func(r Range) bool { return r.Contains(p) })
 }
 
+// Has says whether some of ranges are proto's.
+func Has(ranges []Range, proto Proto) bool {
+	return slices.ContainsFunc(ranges, func(r Range) bool { return r.Proto == proto })
+}
+
 // Overlaps says whether the two ranges share a port.
 func (r Range) Overlaps(o Range) bool {
 	return r.Proto == o.Proto && r.First <= o.Last && o.First <= r.Last
