@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/port"
@@ -207,9 +206,4 @@ func duration(s string, unset time.Duration) (time.Duration, error) {
 		return 0, &control.Error{Message: fmt.Sprintf("duration %q: allowed are positive ones such as 30s, 5m, 1h", s)}
 	}
 	return d, nil
-}
-
-// Log reads the audit trail (control.Backend).
-func (g *Gateway) Log(q control.LogQuery) ([]audit.Record, error) {
-	return g.store.Records(q.Door, q.Source, q.After, q.Limit)
 }
