@@ -26,7 +26,7 @@ var arrows = map[string]map[string]string{
 	// Leaves: each knows one part of the machine and no other leaf.
 	"internal/conntrack": {},
 	"internal/sockdiag":  {"internal/port": "whose sockets are listed"},
-	"internal/listen":    {"internal/port": "what is listened on"},
+	"internal/listen":    {"internal/port": "what is listened on", "internal/sockdiag": "who has a port already"},
 	"internal/fence":     {"internal/port": "what is guarded", "internal/conntrack": "ends flows"},
 	"internal/presence": {"internal/port": "whose connections count", "internal/conntrack": "sees flows",
 		"internal/sockdiag": "sees sockets",

@@ -48,7 +48,7 @@ func (m diagMsg) end(port [2]byte, addr [16]byte) netip.AddrPort {
 // refused as a whole; and that the kernel's filter means the ports that it was
 // made from.
 func FuzzSockets(f *testing.F) {
-	four := diagMsg{Family: 2, State: 1, Sport: [2]byte{0, 22}, Src: [16]byte{192, 0, 2, 1}, Dst: [16]byte{192, 0, 2, 2}, I: 9}
+	four := diagMsg{Family: 2, State: 1, Sport: [2]byte{0, 22}, Src: [16]byte{192, 0, 2, 1}, Dst: [16]byte{192, 0, 2, 2}, UID: 1000, I: 9}
 	six := diagMsg{Family: 10, State: 8, Sport: [2]byte{8, 174}, Src: [16]byte{0x20, 1, 0x0d, 0xb8}, I: 1}
 	mapped := diagMsg{Family: 10, State: 10, Sport: [2]byte{0, 22}, Src: [16]byte{10: 255, 11: 255, 12: 192, 14: 2}}
 	for _, ports := range []string{"", "\x00\x16\x00\x00", "\x00\x01\xff\xfe", "\x08\xae\x00\x00\x00\x16\x00\x00"} {
@@ -74,7 +74,7 @@ func FuzzSockets(f *testing.F) {
 			if sound = err == nil && (m.Family == 2 || m.Family == 10); !sound {
 				break
 			}
-			s := Socket{port.TCP, m.end(m.Sport, m.Src), m.end(m.Dport, m.Dst), m.I, m.State}
+			s := Socket{port.TCP, m.end(m.Sport, m.Src), m.end(m.Dport, m.Dst), m.UID, m.I, m.State}
 			if slices.ContainsFunc(ports, func(r port.Range) bool { return r.First <= s.Local.Port() && s.Local.Port() <= r.Last }) {
 				want = append(want, s)
 			}

@@ -55,6 +55,7 @@ const dumpTries = 5
 type Socket struct {
 	Proto         port.Proto
 	Local, Remote netip.AddrPort // IPv4-mapped addresses as IPv4
+	UID           uint32         // of who made it
 	Inode         uint32         // as /proc/PID/fd names it; 0: no process holds it
 
 	state uint8
@@ -222,13 +223,13 @@ func byteAt(n uint16, i int) byte {
 }
 
 // parseSocket reads struct inet_diag_msg: family, state, timer and retrans (a
-// byte each), then the ports and addresses in network order, and the inode at
-// the end.
+// byte each), then the ports and addresses in network order, and user and inode
+// at the end.
 func parseSocket(proto port.Proto, b []byte) (Socket, error) {
 	if len(b) < msgLen {
 		return Socket{}, fmt.Errorf("a socket of %d bytes: at least %d are due", len(b), msgLen)
 	}
-	s := Socket{Proto: proto, state: b[1], Inode: binary.NativeEndian.Uint32(b[68:72])}
+	s := Socket{Proto: proto, state: b[1], UID: binary.NativeEndian.Uint32(b[64:68]), Inode: binary.NativeEndian.Uint32(b[68:72])}
 	sport, dport := binary.BigEndian.Uint16(b[4:6]), binary.BigEndian.Uint16(b[6:8])
 	switch b[0] {
 	case syscall.AF_INET:
