@@ -74,18 +74,6 @@ func (r Range) Overlaps(o Range) bool {
 	return r.Proto == o.Proto && r.First <= o.Last && o.First <= r.Last
 }
 
-// MarshalText writes the range as String does.
-func (r Range) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
-
-// UnmarshalText reads what ParseRange reads.
-func (r *Range) UnmarshalText(b []byte) error {
-	v, err := ParseRange(string(b))
-	if err == nil {
-		*r = v
-	}
-	return err
-}
-
 // ParseRange reads "22/tcp" or "60000-61000/udp". The protocol must be there:
 // a guarded port whose protocol was guessed is a port left open.
 func ParseRange(s string) (Range, error) {
