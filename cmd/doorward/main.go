@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/legible"
 )
 
