@@ -12,7 +12,6 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
-	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -133,15 +132,6 @@ func (g *Gateway) end() {
 	g.changes.recordAll(g.sums.All(now))
 	g.record(now, audit.EventStopped, "", "the daemon ends; the fence stands and grants run out by themselves")
 	g.flush(now)
-}
-
-// Hear takes in the touches of a moment. While it waits for the gateway, the
-// ear's queue fills, and no more.
-func (g *Gateway) Hear(ts []port.Touch) {
-	select {
-	case g.touches <- ts:
-	case <-g.ended:
-	}
 }
 
 // restoreGrants joins the kernel's grants, which are the truth, with what the

@@ -22,7 +22,6 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/listen"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/store"
 )
@@ -247,6 +246,24 @@ func (g *Gateway) post(e event) {
 	}
 }
 
+// Alive says whether the gateway makes a turn within the given time.
+func (g *Gateway) Alive(ctx context.Context, within time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	done := make(chan struct{})
+	select {
+	case g.events <- func(time.Time) { close(done) }:
+	case <-ctx.Done():
+		return false
+	}
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // looked says whether every door has looked for log data once: until then it
 // hears no knock.
 func (g *Gateway) looked() bool {
@@ -274,42 +291,6 @@ func (g *Gateway) door(name string) *guarded {
 		}
 	}
 	return nil
-}
-
-// tell adds what a door has to tell to this turn's commit. Refusals that come in
-// floods are summed up.
-func (g *Gateway) tell(r audit.Record) { g.changes.recordAll(g.sums.Add(g.world.Now(), r)) }
-
-// record adds a record about the gateway as a whole to this turn's commit.
-func (g *Gateway) record(now time.Time, event, by, reason string) {
-	g.changes.record(audit.Record{Time: now, Event: event, By: by, Reason: reason})
-}
-
-// listening is what the ear is to do with the doors' ports now. What it does not
-// listen on it holds all the same, so that nobody else listens there and learns
-// a knock.
-func (g *Gateway) listening() (all listen.Ports) {
-	for _, d := range g.doors {
-		rest := &all.Shut
-		if !d.door.Looked() {
-			rest = &all.Same // it will be known in a moment
-		}
-		all.Open = append(all.Open, d.listening()...)
-		*rest = append(*rest, knockPorts(d.conf)...)
-	}
-	for _, ports := range []*[]uint16{&all.Open, &all.Shut, &all.Same} {
-		slices.Sort(*ports)
-		*ports = slices.Compact(*ports)
-	}
-	return all
-}
-
-// knockPorts are the ports of all knocks of a door.
-func knockPorts(c config.Door) (ports []uint16) {
-	for _, k := range c.Knocks {
-		ports = append(ports, k.Listen...)
-	}
-	return ports
 }
 
 // upkeep is S12: whatever died or was changed by others is put right.

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
-	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/port"
@@ -123,7 +121,7 @@ func (g *Gateway) close(now time.Time, by string, o control.CloseRequest) (contr
 	effects, had := d.door.Revoke(now, source, by)
 	switch {
 	case had:
-	case slices.ContainsFunc(d.conf.Ports, func(r port.Range) bool { return r.Proto == port.UDP }):
+	case port.Has(d.conf.Ports, port.UDP):
 		d.carry(effects)
 		return control.Reply{Message: fmt.Sprintf("%s has no grant at door %s; what flows over UDP it had are ended", o.Source, d.name())}, nil
 	default:
@@ -208,9 +206,4 @@ func duration(s string, unset time.Duration) (time.Duration, error) {
 		return 0, &control.Error{Message: fmt.Sprintf("duration %q: allowed are positive ones such as 30s, 5m, 1h", s)}
 	}
 	return d, nil
-}
-
-// Log reads the audit trail (control.Backend).
-func (g *Gateway) Log(q control.LogQuery) ([]audit.Record, error) {
-	return g.store.Records(q.Door, q.Source, q.After, q.Limit)
 }
