@@ -206,7 +206,9 @@ func (d *guarded) gap(from, to time.Time) {
 	for i := range d.knocks {
 		k := &d.knocks[i]
 		k.rec.Gap(from, to)
-		k.until = k.until.Add(to.Sub(from))
+		if k.until.After(from) {
+			k.until = k.until.Add(to.Sub(from))
+		}
 	}
 }
 

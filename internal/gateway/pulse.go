@@ -145,7 +145,7 @@ func (g *Gateway) lookBack(now time.Time) {
 	g.gapTold = now
 	longest := slices.MaxFunc(gaps, func(a, b gap) int { return int(a.to.Sub(a.from) - b.to.Sub(b.from)) })
 	g.log.Warn("nobody could be heard for a while: was the daemon stopped, or has the machine too much to do? "+
-		"No knock that was under way is judged for that time", "for", longest.to.Sub(longest.from).Round(time.Millisecond))
+		"No knock that was under way is judged for that time", "for", longest.to.Sub(longest.from).Round(time.Millisecond).String())
 }
 
 // passOver tells the recognisers of the gaps that began before a moment. What

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/port"
 )
 
@@ -121,10 +122,10 @@ func TestAGapIsNotTheVisitorsFault(t *testing.T) {
 			l.leap(gone)
 			l.touch(visitor, 59001)
 		}, "dark", 1},
-		{"another order", strings.Replace(sshDoor, "touch = [", "order = \"given\"\ntouch = [", 1), func(l leaper) {
-			l.touch(visitor, 59002)
-			l.leap(gone)
+		{"another order", strings.Replace(sshDoor, "touch = [59000,", "order = \"given\"\ntouch = [59000, 59001,", 1), func(l leaper) {
 			l.touch(visitor, 59000)
+			l.leap(gone)
+			l.touch(visitor, 59002)
 		}, "dark", 1},
 		{"the ear alone hears nothing", sshDoor, func(l leaper) {
 			l.touch(visitor, 59000)
@@ -139,8 +140,16 @@ func TestAGapIsNotTheVisitorsFault(t *testing.T) {
 			time.Sleep(gone)
 			l.wantPenalties(0)
 			l.m.do(func() { l.m.behind = false })
-			time.Sleep(time.Minute)
+			time.Sleep(61 * time.Second)
 		}, "dark", 1},
+		{"begun by a rule that was changed", sshDoor, func(l leaper) {
+			l.touch(visitor, 59000)
+			write(l.t, l.path, sshDoor+"within = \"10s\"\n")
+			l.order(control.ApplyRequest{Action: "apply"})
+			l.touch(visitor, 59002)
+			l.leap(gone)
+			time.Sleep(11 * time.Second)
+		}, "dark", 0},
 		{"everybody's, at the next look", everybodysDoor, func(l leaper) {
 			time.Sleep(50 * time.Second)
 			l.touch(visitor, 59000)
