@@ -18,6 +18,10 @@ import (
 // What notices a gap is a timer that beats while somebody is in the middle of a
 // knock, and the gateway itself, should it look before that. Whoever comes first
 // after a gap, no touch is taken in and no knock judged before it is known.
+//
+// A stranger costs four beats a second while their knock is under way, and each
+// batch of touches two locks, however many doors and sources there are. A gap
+// costs two additions for each knock of the configuration.
 const (
 	pulseEvery = 250 * time.Millisecond
 	gapAfter   = time.Second // since the beat before; what is shorter is not noticed
