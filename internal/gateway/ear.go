@@ -68,6 +68,7 @@ func (e *ear) close() {
 // Hear takes in the touches of a moment. While it waits for the gateway, the
 // ear's queue fills, and no more.
 func (g *Gateway) Hear(ts []port.Touch) {
+	g.pulse.hear(ts)
 	select {
 	case g.touches <- ts:
 	case <-g.ended:

@@ -85,6 +85,9 @@ type Gateway struct {
 	ctx     context.Context         // of those goroutines, ends with Run
 	async   func(task func() event) // runs a task beside the turns; its event comes back as a turn
 	touches chan []port.Touch
+	pulse   pulse // when the process did not run
+	gaps    []gap // those that the recognisers have not heard of, in order
+	gapTold time.Time
 
 	statuses board[control.Status]
 	vitals   board[control.Vitals]
@@ -137,6 +140,8 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 	defer g.tasks.Wait()
 	defer cancel()
 	g.ctx = ctx
+	g.pulse.run(g.world.Now, g.world.Ear.Behind)
+	defer g.pulse.end()
 	changed, err := g.world.Fence.Watch(ctx)
 	if err != nil {
 		return fmt.Errorf("watch the fence: %w", err)
@@ -189,6 +194,7 @@ func (g *Gateway) turn(first event) {
 	now := g.world.Now()
 	begun, all := now, false
 	g.beginTurn(now)
+	g.lookBack(now)
 	if first != nil {
 		g.changed()
 		first(now)
@@ -207,12 +213,16 @@ func (g *Gateway) turn(first event) {
 	}
 	now = g.world.Now()
 	g.checkApplied(now)
+	if all {
+		g.passOver(begun)
+	}
 	for _, d := range g.doors {
 		if all {
 			d.judge(begun)
 		}
 		d.tick(now)
 	}
+	g.pulse.keep(now, slices.ContainsFunc(g.doors, (*guarded).underway))
 	g.changes.recordAll(g.sums.Due(now)) // upkeep brings a turn soon enough
 	g.flush(now)
 	g.ear.set(g.listening())
@@ -273,7 +283,10 @@ func (g *Gateway) looked() bool {
 // touched hands touches to the doors whose knocks they may belong to, in their
 // order.
 func (g *Gateway) touched(ts []port.Touch) {
+	g.pulse.taken()
+	g.lookBack(g.world.Now())
 	for _, t := range ts {
+		g.passOver(t.Time)
 		if t.Source.Unmap().IsLoopback() {
 			continue // the fence refuses those; none may come by another way
 		}

@@ -200,6 +200,26 @@ func (d *guarded) judge(now time.Time) {
 	}
 }
 
+// gap takes in that nobody could be heard for a while: no knock under way is
+// judged for that time.
+func (d *guarded) gap(from, to time.Time) {
+	for i := range d.knocks {
+		k := &d.knocks[i]
+		k.rec.Gap(from, to)
+		if k.until.After(from) {
+			k.until = k.until.Add(to.Sub(from))
+		}
+	}
+}
+
+// underway says whether somebody is in the middle of a knock.
+func (d *guarded) underway() bool {
+	return slices.ContainsFunc(d.knocks, func(k knock) bool {
+		_, some := k.rec.Next()
+		return some
+	})
+}
+
 // tick lets the door do what is due.
 func (d *guarded) tick(now time.Time) {
 	d.carry(d.door.Tick(now))

@@ -77,6 +77,9 @@ type Store interface {
 type Ear interface {
 	Set(ports listen.Ports) error
 	Check() (missing []uint16)
+	// Behind says whether touches wait that could not be heard since it was last
+	// asked. It is called beside the turns.
+	Behind() bool
 	Close() error
 }
 
