@@ -257,8 +257,11 @@ func (g *Gateway) looked() bool {
 // order.
 func (g *Gateway) touched(ts []port.Touch) {
 	for _, t := range ts {
-		if t.Source.Unmap().IsLoopback() || !door.Somebody(door.Source(t.Source)) {
-			continue // the fence refuses the first, the door the others; none may come by another way
+		if t.Source.Unmap().IsLoopback() {
+			continue // the fence refuses those; none may come by another way
+		}
+		if !door.Somebody(door.Source(t.Source)) {
+			continue // a knock that is everybody's would not show the door whose touch it was
 		}
 		for _, d := range g.doors {
 			d.touch(t)
