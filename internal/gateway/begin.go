@@ -177,7 +177,7 @@ func (g *Gateway) restoreClaims(now time.Time, claims []store.Grant, left map[gr
 	ends := make(map[grantKey]time.Duration)
 	for _, c := range claims {
 		d, length := g.door(c.Door), c.Left(now)
-		if d == nil || d.door.Saved().State != door.Open || length <= 0 {
+		if d == nil || d.door.Saved().State != door.Open || length <= 0 || !door.Somebody(c.Source) {
 			g.changes.claims[store.GrantKey{Door: c.Door, Source: c.Source, By: c.By}] = nil
 			continue
 		}
@@ -201,7 +201,7 @@ func (g *Gateway) restorePenalties(now time.Time, penalties []store.Penalty) {
 		if left == 0 {
 			left = min(0, p.Until.Sub(now.Round(0)))
 		}
-		if remembered := left + door.Remembered; d == nil || remembered <= 0 || left <= 0 && p.Source == door.Any {
+		if remembered := left + door.Remembered; d == nil || remembered <= 0 || left <= 0 && p.Source == door.Any || !door.Somebody(p.Source) {
 			g.changes.penalties[store.PenaltyKey{Door: p.Door, Source: p.Source}] = nil
 			continue
 		}

@@ -290,6 +290,9 @@ func (g *Gateway) touched(ts []port.Touch) {
 		if t.Source.Unmap().IsLoopback() {
 			continue // the fence refuses those; none may come by another way
 		}
+		if !door.Somebody(door.Source(t.Source)) {
+			continue // a knock that is everybody's would not show the door whose touch it was
+		}
 		for _, d := range g.doors {
 			d.touch(t)
 		}

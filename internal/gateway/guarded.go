@@ -162,7 +162,7 @@ func (d *guarded) judged(k *knock, v sequence.Verdict) {
 		return
 	}
 	w := door.Wrong{Source: source, By: k.conf.Kind, Reason: v.Reason, Penalty: k.conf.Penalty,
-		Used: d.used(source, k.conf.Kind), Unproven: v.Unproven}
+		Used: d.used(source, k.conf.Kind), Proven: !v.Unproven}
 	if k.excused(v) {
 		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so that it costs nothing"
 	}

@@ -183,17 +183,17 @@ func parseSource(s string) (netip.Prefix, error) {
 	if s == "any" {
 		return door.Any, nil
 	}
-	if a, err := netip.ParseAddr(s); err == nil {
-		return door.Source(a), nil
-	}
 	p, err := netip.ParsePrefix(s)
-	switch {
-	case err != nil:
-		return door.Any, &control.Error{Message: fmt.Sprintf("source %q: allowed are an address, a prefix, or any", s)}
-	case p.Bits() == 0:
-		return door.Any, &control.Error{Message: fmt.Sprintf("source %q is everybody", s), Hint: "--source any"}
+	if err == nil && p.Bits() == 0 {
+		return netip.Prefix{}, &control.Error{Message: fmt.Sprintf("source %q is everybody", s), Hint: "--source any"}
 	}
-	return p.Masked(), nil
+	if a, notOne := netip.ParseAddr(s); notOne == nil {
+		p = door.Source(a)
+	}
+	if p = p.Masked(); !door.Somebody(p) {
+		return netip.Prefix{}, &control.Error{Message: fmt.Sprintf("source %q: allowed are an address, a prefix, or any", s)}
+	}
+	return p, nil
 }
 
 // duration reads a positive duration; the empty string is unset.
