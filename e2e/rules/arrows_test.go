@@ -32,7 +32,8 @@ var arrows = map[string]map[string]string{
 		"internal/sockdiag": "sees sockets",
 		"internal/legible":  "no name of sshd's has what does not print"},
 	"internal/service": {},
-	"internal/store":   {"internal/audit": "the audit trail's records", "internal/port": "plain types"},
+	"internal/store": {"internal/audit": "the audit trail's records", "internal/port": "plain types",
+		"internal/door": "the source that stands for everybody"},
 
 	"internal/control": {
 		"internal/audit":  "the audit trail's records are part of the answers",
