@@ -19,7 +19,7 @@ import (
 // examine looks the machine over and prints what was found.
 func examine(c *cobra.Command, e *env, path string, asJSON bool) error {
 	socket := e.controlPath(c)
-	if socket == defaultControl {
+	if socket == config.DefaultControl {
 		if cfg, _, err := config.Load(path); err == nil {
 			socket = cfg.Gateway.Control
 		}

@@ -4,12 +4,12 @@ import (
 	"bufio"
 	"io/fs"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/service"
 )
 
 // machine is what init and check find out about the machine they run on.
@@ -23,8 +23,7 @@ type machine struct {
 // unseen says why who talks to the door's UDP ports would not be seen, nil if they
 // would, or if it has none.
 func (m machine) unseen(d *config.Door) error {
-	udp := slices.ContainsFunc(d.Ports, func(r port.Range) bool { return r.Proto == port.UDP })
-	if m.flows == nil || !udp {
+	if m.flows == nil || !port.Has(d.Ports, port.UDP) {
 		return nil
 	}
 	return m.flows()
@@ -36,21 +35,17 @@ func (m machine) has(p string) bool {
 	return err == nil
 }
 
-// unitDirs are where units live, in systemd's order (systemd.unit(5)). Both
-// spellings of the last are looked at, since not every /lib is a link.
-var unitDirs = [...]string{"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
-
 // sshUnit returns the unit of the SSH server and why it is that one: an enabled
 // socket first, because starting the service beside it would listen for nothing.
 func (m machine) sshUnit() (unit, why string, ok bool) {
 	for _, unit := range []string{"ssh.socket", "sshd.socket"} {
-		p := path.Join(unitDirs[0], "sockets.target.wants", unit)
+		p := path.Join(service.UnitDirs[0], "sockets.target.wants", unit)
 		if m.has(p) {
 			return unit, "enabled here: " + p, true
 		}
 	}
 	for _, unit := range []string{"ssh.service", "sshd.service", "ssh.socket", "sshd.socket"} {
-		for _, dir := range unitDirs {
+		for _, dir := range service.UnitDirs {
 			if p := path.Join(dir, unit); m.has(p) {
 				return unit, "found here: " + p, true
 			}
@@ -102,12 +97,7 @@ func (m machine) named() map[uint16]bool {
 // local returns the ports that the kernel gives to outgoing connections, and
 // Linux's default with false where that cannot be read.
 func (m machine) local() (l port.Local, known bool) {
-	const dir = "proc/sys/net/ipv4/"
-	ports, err := fs.ReadFile(m.root, dir+"ip_local_port_range")
-	reserved, _ := fs.ReadFile(m.root, dir+"ip_local_reserved_ports") // none is none
-	if err == nil {
-		l, err = port.ParseLocal(string(ports), string(reserved))
-	}
+	l, err := port.ReadLocal(m.root)
 	if err != nil {
 		return port.Local{First: 32768, Last: 60999}, false
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/legible"
 )
 
@@ -101,7 +102,7 @@ runs a gateway. Begin with doorward init, which writes a configuration; doorward
 guards what it says; and status, log, open, close, arm and apply ask and tell the
 daemon over its control socket. For that they are run as root, or by a member of
 the group doorward. The socket is --control, else the environment's
-DOORWARD_CONTROL, else ` + defaultControl + `.
+DOORWARD_CONTROL, else ` + config.DefaultControl + `.
 
 Output is plain text, in colour on a terminal unless the environment has NO_COLOR;
 where a command prints state, --json prints it for scripts.

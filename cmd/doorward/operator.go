@@ -9,17 +9,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 )
-
-// defaultControl is where the daemon listens unless its configuration says
-// otherwise.
-const defaultControl = "/run/doorward/control.sock"
 
 // addControlFlag gives root the flag that the operator's commands share.
 func addControlFlag(root *cobra.Command) {
 	root.PersistentFlags().String("control", "",
-		"control `SOCKET` of the daemon (default $DOORWARD_CONTROL, or "+defaultControl+")")
+		"control `SOCKET` of the daemon (default $DOORWARD_CONTROL, or "+config.DefaultControl+")")
 }
 
 // client returns a client of the daemon at controlPath.
@@ -35,7 +32,7 @@ func (e *env) controlPath(c *cobra.Command) string {
 		path = e.getenv("DOORWARD_CONTROL")
 	}
 	if path == "" {
-		path = defaultControl
+		path = config.DefaultControl
 	}
 	return path
 }

@@ -66,7 +66,7 @@ func (v view) doors(doors []control.Door) []string {
 		switch {
 		case d.DarkAt != nil:
 			dark = spell(d.DarkAt.Sub(v.now))
-		case d.State == "open":
+		case d.State == control.StateOpen:
 			dark = "never"
 		}
 		rows = append(rows, []string{printable(d.Name), v.state(d.State), v.since(d.Since), v.service(d),
@@ -78,7 +78,7 @@ func (v view) doors(doors []control.Door) []string {
 // why says why a door is as it is. Of a failsafe there is a warning, with each place
 // of logins and what to do.
 func why(d control.Door) string {
-	if d.State != "failsafe" {
+	if d.State != control.StateFailsafe {
 		return d.Reason
 	}
 	short, _, _ := strings.Cut(d.Reason, ": ")
@@ -87,11 +87,11 @@ func why(d control.Door) string {
 
 func (v view) state(state string) string {
 	switch state {
-	case "open":
+	case control.StateOpen:
 		return v.dress.good.Render(state)
-	case "opening", "closing":
+	case control.StateOpening, control.StateClosing:
 		return v.dress.warn.Render(state)
-	case "failsafe":
+	case control.StateFailsafe:
 		return v.dress.bad.Render(state)
 	}
 	return printable(state)
@@ -111,7 +111,7 @@ func (v view) service(d control.Door) string {
 		return "always runs"
 	case d.Running:
 		return printable(d.Service) + " runs"
-	case d.State == "open":
+	case d.State == control.StateOpen:
 		return v.dress.bad.Render(printable(d.Service) + " is down")
 	}
 	return printable(d.Service) + " is down"

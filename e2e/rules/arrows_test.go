@@ -25,16 +25,18 @@ var arrows = map[string]map[string]string{
 
 	// Leaves: each knows one part of the machine and no other leaf.
 	"internal/conntrack": {},
-	"internal/listen":    {"internal/port": "what is listened on"},
+	"internal/sockdiag":  {"internal/port": "whose sockets are listed"},
+	"internal/listen":    {"internal/port": "what is listened on", "internal/sockdiag": "who has a port already"},
 	"internal/fence":     {"internal/port": "what is guarded", "internal/conntrack": "ends flows"},
 	"internal/presence": {"internal/port": "whose connections count", "internal/conntrack": "sees flows",
-		"internal/legible": "no name of sshd's has what does not print"},
+		"internal/sockdiag": "sees sockets",
+		"internal/legible":  "no name of sshd's has what does not print"},
 	"internal/service": {},
 	"internal/store":   {"internal/audit": "the audit trail's records", "internal/port": "plain types"},
 
 	"internal/control": {
-		"internal/audit": "the audit trail's records are part of the answers",
-		"internal/port":  "plain types",
+		"internal/audit":  "the audit trail's records are part of the answers",
+		"internal/config": "what a door may be called",
 	},
 	"internal/control/controltest": {
 		"internal/control": "a daemon for the tests of commands",
@@ -51,6 +53,7 @@ var arrows = map[string]map[string]string{
 		"internal/fence":    "carries grants out",
 		"internal/service":  "carries start and stop out",
 		"internal/presence": "tells who is in",
+		"internal/sockdiag": "tells whether a service listens",
 		"internal/store":    "keeps what must survive",
 	},
 	"internal/launcher":      {"internal/service": "carries start and stop of commands out"},
@@ -102,6 +105,7 @@ var arrows = map[string]map[string]string{
 		"internal/presence": "whether logs tell of logins",
 		"internal/ruleset":  "what others' rules do with knocks",
 		"internal/service":  "how a unit is",
+		"internal/sockdiag": "who has a port",
 	},
 	"internal/ruleset": {"internal/port": "what a packet is for"},
 	"internal/share": {

@@ -39,10 +39,8 @@ type rawPresence struct {
 // reading. That is so for port 22/tcp, for the units of the distributions, and
 // for a command whose program is sshd.
 func (d *Door) SSH() bool {
-	for _, r := range d.Ports {
-		if r.Contains(port.Port{Proto: port.TCP, Number: 22}) {
-			return true
-		}
+	if port.Within(d.Ports, port.Port{Proto: port.TCP, Number: 22}) {
+		return true
 	}
 	if d.Service == nil {
 		return false
@@ -83,24 +81,28 @@ func (c *checker) door(name string, v value, placed *places) Door {
 	return d
 }
 
-// doorName checks a door's name, which is also part of nftables set names and
-// typed by people.
+// doorName checks a door's name.
 func (c *checker) doorName(v value, name string) {
-	problem := ""
+	if problem := NameProblem(name); problem != "" {
+		c.wrong(v, problem, fmt.Sprintf(
+			"1 to %d characters of a-z, 0-9, - and _, a letter first", maxName)).Value = ""
+	}
+}
+
+// NameProblem says why name cannot be a door's, "" if it can. A name is also part
+// of the names of nftables sets, and typed by people.
+func NameProblem(name string) string {
 	switch {
 	case name == "":
-		problem = "a door without a name"
+		return "a door without a name"
 	case len(name) > maxName:
-		problem = fmt.Sprintf("a name of %d characters", len(name))
+		return fmt.Sprintf("a name of %d characters", len(name))
 	case name[0] < 'a' || name[0] > 'z':
-		problem = fmt.Sprintf("a name that starts with %q", name[:1])
+		return fmt.Sprintf("a name that starts with %q", name[:1])
 	case strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "":
-		problem = "a name with other characters than allowed"
-	default:
-		return
+		return "a name with other characters than allowed"
 	}
-	c.wrong(v, problem, fmt.Sprintf(
-		"1 to %d characters of a-z, 0-9, - and _, a letter first", maxName)).Value = ""
+	return ""
 }
 
 const ranges = `ports and ranges such as "22/tcp", "60000-61000/udp"`

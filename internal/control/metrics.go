@@ -127,15 +127,15 @@ func ailments(v Vitals) []string {
 		sick = append(sick, "the fence is down")
 	}
 	for _, d := range v.Doors {
-		if d.State == "failsafe" {
+		if d.State == StateFailsafe {
 			sick = append(sick, "door "+d.Name+" is in failsafe")
 		}
 	}
 	return sick
 }
 
-// states are those of a door, as the metrics name them.
-var states = []string{"dark", "opening", "open", "closing", "failsafe"}
+// states are those of a door, which the metrics name.
+var states = []string{StateDark, StateOpening, StateOpen, StateClosing, StateFailsafe}
 
 // events are those that have a counter from the start, so that a rate can be
 // taken of the first one too.

@@ -3,8 +3,9 @@ package control
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"time"
+
+	"github.com/doorward/doorward/internal/config"
 )
 
 // checkable is an order that can check itself: checked returns it in canonical
@@ -56,13 +57,10 @@ func (o ApplyRequest) checked() (ApplyRequest, error) {
 	return o, checkTime("confirm", o.Confirm)
 }
 
-// doorName is what the configuration allows as a door's name.
-var doorName = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,23}$`)
-
 // checkDoor says whether name can be a door's; "" only where it may be empty.
 func checkDoor(name string, empty bool) error {
 	switch {
-	case name == "" && empty, doorName.MatchString(name):
+	case name == "" && empty, config.NameProblem(name) == "":
 		return nil
 	case name == "":
 		return fmt.Errorf("door is missing: its name is needed")

@@ -50,10 +50,19 @@ type Fence struct {
 	Mismatch string `json:"mismatch"` // what differs now, "" for nothing
 }
 
+// The states of a Door.
+const (
+	StateDark     = "dark"
+	StateOpening  = "opening"
+	StateOpen     = "open"
+	StateClosing  = "closing"
+	StateFailsafe = "failsafe"
+)
+
 // Door is one door of Status.
 type Door struct {
 	Name      string         `json:"name"`
-	State     string         `json:"state"` // "dark", "opening", "open", "closing" or "failsafe"
+	State     string         `json:"state"` // StateDark, ...
 	Since     time.Time      `json:"since"`
 	Reason    string         `json:"reason"`    // why it is in this state, for people
 	Ports     []string       `json:"ports"`     // "22/tcp", "60000-61000/udp"

@@ -16,6 +16,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/service"
 )
 
 // daemonWhere is where the daemon's own words are.
@@ -48,7 +49,7 @@ func daemonFindings(socket string, s control.Status, err error) []Finding {
 			s.Pending.Until.Local().Format("15:04:05")), "doorward apply --keep, or --undo"})
 	}
 	for _, d := range s.Doors {
-		if d.State == "failsafe" {
+		if d.State == control.StateFailsafe {
 			all = append(all, Finding{Problem, "door " + d.Name, "is in failsafe, dark and deaf: " + d.Reason,
 				"mend its log, or doorward arm " + d.Name})
 		}
@@ -140,8 +141,8 @@ func (p *Patient) boot() []Finding {
 	if p.enabled(unit) {
 		return []Finding{{OK, "boot", unit + " is enabled", ""}}
 	}
-	for _, dir := range []string{"/etc/systemd/system/", "/usr/local/lib/systemd/system/", "/lib/systemd/system/", "/usr/lib/systemd/system/"} {
-		if _, err := os.Stat(p.path(dir + unit)); err == nil {
+	for _, dir := range service.UnitDirs {
+		if _, err := os.Stat(p.path(dir + "/" + unit)); err == nil {
 			return []Finding{{Warning, "boot", unit + " is not enabled: after a boot nothing is guarded",
 				"systemctl enable " + unit}}
 		}

@@ -173,35 +173,6 @@ func TestCapabilities(t *testing.T) {
 	want(t, capabilities(7, "", c), "note: daemon (pid 7): its capabilities cannot be read")
 }
 
-func TestParseSocket(t *testing.T) {
-	const rest = " 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4242 1 0 100 0 0 10 0"
-	tests := []struct {
-		file, line string
-		want       string // "" for none
-	}{
-		{"tcp", "  sl  local_address rem_address   st", ""},
-		{"tcp", "   0: 0100007F:E678" + rest, "59000/tcp 127.0.0.1 4242"},
-		{"tcp", "   0: 00000000:0016" + rest, "22/tcp 0.0.0.0 4242"},
-		{"tcp", "   0: 00000000:0016" + strings.Replace(rest, " 0A ", " 01 ", 1), ""},
-		{"tcp6", "   0: 00000000000000000000000001000000:0016" + rest, "22/tcp ::1 4242"},
-		{"tcp6", "   0: B80D0120000000000000000002000000:0016" + rest, "22/tcp 2001:db8::2 4242"},
-		{"tcp6", "   0: 0000000000000000FFFF00000100007F:0016" + rest, "22/tcp 127.0.0.1 4242"},
-		{"udp", "   0: 00000000:0035" + strings.Replace(rest, " 0A ", " 07 ", 1), "53/udp 0.0.0.0 4242"},
-		{"udp", "   0: 00000000:0035" + rest, ""},
-		{"tcp", "   0: 000000:0016" + rest, ""},
-		{"tcp", "   0: 00000000:XXXX" + rest, ""},
-	}
-	for _, tt := range tests {
-		got := ""
-		if l, inode, ok := parseSocket(tt.file, tt.line); ok {
-			got = fmt.Sprint(l.port, " ", l.addr, " ", inode)
-		}
-		if got != tt.want {
-			t.Errorf("%s %q: %q, want %q", tt.file, tt.line, got, tt.want)
-		}
-	}
-}
-
 func tcp(n uint16) port.Port { return port.Port{Proto: port.TCP, Number: n} }
 
 func TestTaken(t *testing.T) {

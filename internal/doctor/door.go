@@ -63,7 +63,7 @@ func (p *Patient) logins(ctx context.Context, d *config.Door, r *reader, s contr
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	all := loginFindings(ctx, d.Name, l, p.Now(), os.Geteuid() == 0)
-	failsafe := func(o control.Door) bool { return o.Name == d.Name && o.State == "failsafe" }
+	failsafe := func(o control.Door) bool { return o.Name == d.Name && o.State == control.StateFailsafe }
 	if slices.ContainsFunc(s.Doors, failsafe) {
 		all = slices.DeleteFunc(all, func(f Finding) bool { return f.Verdict == Problem })
 	}
@@ -145,7 +145,7 @@ func ownSession(c *config.Config, connection string, s control.Status, now time.
 	at := port.Port{Proto: port.TCP, Number: uint16(n)}
 	for i := range c.Doors {
 		d := &c.Doors[i]
-		if !guards(d, at) {
+		if !port.Within(d.Ports, at) {
 			continue
 		}
 		for _, a := range d.Always {

@@ -21,7 +21,6 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/nstest"
-	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/tape"
 )
 
@@ -210,51 +209,6 @@ func blanks(s string) string {
 		}
 		return r
 	}, s)
-}
-
-var netLine = regexp.MustCompile(`^\s*\S+\s+([0-9A-Fa-f]{8}|[0-9A-Fa-f]{32}):([0-9A-Fa-f]+)\s+\S+\s+(\S+)\s+\S+\s+\S+\s+\S+\s+\S+\s+\S+\s+(\S+)`)
-
-// FuzzProcNet holds that a socket is read from /proc/net as the kernel printed
-// it, and that any other line has the form of one or is none.
-func FuzzProcNet(f *testing.F) {
-	head := "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
-	for _, s := range []string{
-		head, "   0: 0100007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1 0 100 0 0 10 0\n",
-		"   1: 00000000000000000000000001000000:0016 0:0 0A 0:0 0:0 0 0 0 7", "x 0100007F:+016 a 0A b c d e f g", "a 010000:16 b 0A c d e f g h",
-		"a :16 b 0A c d e f g h", "a 0100007F:10016 b 0A c d e f g h",
-	} {
-		f.Add(s, []byte{192, 0, 2, 1}, uint16(22), uint64(7), true)
-		f.Add(s, []byte{15: 1}, uint16(53), uint64(1<<40), false)
-	}
-	f.Fuzz(func(t *testing.T, line string, addr []byte, number uint16, inode uint64, tcp bool) {
-		file, state, proto := "udp", "07", port.UDP
-		if tcp {
-			file, state, proto = "tcp", "0A", port.TCP
-		}
-		got, in, ok := parseSocket(file, line)
-		m := netLine.FindStringSubmatch(blanks(line))
-		if ok {
-			n, err := strconv.ParseUint(m[2], 16, 16)
-			if m == nil || err != nil || m[3] != state || blanks(in) != m[4] || got.port != (port.Port{Proto: proto, Number: uint16(n)}) || !got.addr.IsValid() {
-				t.Fatalf("%q is %+v of %q", line, got, in)
-			}
-		}
-		a, is := netip.AddrFromSlice(addr)
-		if !is {
-			return
-		}
-		var text strings.Builder // seq_printf(..., "%08X", word) in net/ipv4/tcp_ipv4.c
-		for word := range slices.Chunk(a.AsSlice(), 4) {
-			fmt.Fprintf(&text, "%08X", binary.NativeEndian.Uint32(word))
-		}
-		line = fmt.Sprintf("%4d: %s:%04X %s:%04X %s %08X:%08X %02X:%08X %08X %5d %8d %d %d %p", 3, &text, number, &text, 9, state,
-			0, 0, 0, 0, 0, 1000, 0, inode, 2, &inode)
-		got, in, ok = parseSocket(file, line)
-		want := listener{port: port.Port{Proto: proto, Number: number}, addr: a.Unmap()}
-		if !ok || in != strconv.FormatUint(inode, 10) || got != want {
-			t.Fatalf("%q is %+v of %q, %v; want %+v", line, got, in, ok, want)
-		}
-	})
 }
 
 // FuzzProcStatus holds that the daemon's user, groups and capabilities are what

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -124,7 +123,7 @@ func (t timeout) findings(c *config.Config, text string) []Finding {
 	}
 	var doors []string
 	for _, d := range c.Doors {
-		if slices.ContainsFunc(d.Ports, func(r port.Range) bool { return r.Proto == t.proto }) {
+		if port.Has(d.Ports, t.proto) {
 			doors = append(doors, d.Name)
 		}
 	}

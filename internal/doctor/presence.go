@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
+	"os"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/port"
@@ -16,7 +16,7 @@ import (
 func (p *Patient) presence(d *config.Door) []Finding {
 	where := "door " + d.Name
 	all := []Finding{{OK, where, d.Told(), ""}}
-	udp := slices.ContainsFunc(d.Ports, func(r port.Range) bool { return r.Proto == port.UDP })
+	udp := port.Has(d.Ports, port.UDP)
 	if !udp || !d.Presence.Connections || d.Presence.Idle == 0 {
 		return all
 	}
@@ -36,10 +36,9 @@ func (p *Patient) presence(d *config.Door) []Finding {
 
 // clashes looks for ports that a connection of this machine may happen to have.
 func (p *Patient) clashes(c *config.Config) []Finding {
-	const dir = "/proc/sys/net/ipv4/"
-	local, err := port.ParseLocal(p.read(dir+"ip_local_port_range"), p.read(dir+"ip_local_reserved_ports"))
+	local, err := port.ReadLocal(os.DirFS(p.path("/")))
 	if err != nil {
-		return nil // a kernel without the one has no IPv4
+		return nil
 	}
 	what, do := c.Clashes(local, true)
 	if what == "" {

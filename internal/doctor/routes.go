@@ -19,8 +19,6 @@ type route struct {
 	out   uint32 // the number of its interface; 0 for none, or for several
 }
 
-func (r route) String() string { return fmt.Sprintf("%v (table %d)", r.to, r.table) }
-
 // routes reads the routes of all tables.
 func routes() ([]route, error) {
 	rib, err := syscall.NetlinkRIB(syscall.RTM_GETROUTE, syscall.AF_UNSPEC)

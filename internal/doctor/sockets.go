@@ -3,8 +3,6 @@
 package doctor
 
 import (
-	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"os"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/sockdiag"
 )
 
 // listener is a socket that takes connections or datagrams from anybody, and
@@ -34,25 +33,19 @@ func (l listener) holder() string {
 	return fmt.Sprintf("%s (pid %d)", l.name, l.pid)
 }
 
-// listeners reads the sockets of the caller's network namespace; see proc(5),
-// /proc/net/tcp. sock_diag would tell no more.
+// listeners lists the sockets of the caller's network namespace, as the daemon
+// does.
 func (p *Patient) listeners() ([]listener, error) {
-	var all []listener
+	sockets, err := sockdiag.Listening([]port.Range{{Proto: port.TCP, First: 1, Last: 65535}, {Proto: port.UDP, First: 1, Last: 65535}})
+	if err != nil {
+		return nil, err
+	}
+	all := make([]listener, len(sockets))
 	inodes := map[string][]int{} // which of all have this socket
-	for _, file := range []string{"tcp", "tcp6", "udp", "udp6"} {
-		text, err := os.ReadFile(p.path("/proc/thread-self/net/" + file))
-		if os.IsNotExist(err) {
-			continue // a kernel without IPv6
-		}
-		if err != nil {
-			return nil, err
-		}
-		for line := range strings.Lines(string(text)) {
-			if l, inode, ok := parseSocket(file, line); ok {
-				inodes[inode] = append(inodes[inode], len(all))
-				all = append(all, l)
-			}
-		}
+	for i, s := range sockets {
+		all[i] = listener{port: port.Port{Proto: s.Proto, Number: s.Local.Port()}, addr: s.Local.Addr()}
+		inode := fmt.Sprint(s.Inode)
+		inodes[inode] = append(inodes[inode], i)
 	}
 	// A listener may have several processes; the first that made it, by its
 	// number, is the one that an operator knows. systemd, which keeps what others
@@ -71,31 +64,6 @@ func (p *Patient) listeners() ([]listener, error) {
 		}
 	}
 	return all, nil
-}
-
-// parseSocket reads one line of /proc/net/{tcp,udp}{,6}: a listening TCP socket
-// (state 0A) or an unconnected UDP socket (07).
-func parseSocket(file, line string) (l listener, inode string, ok bool) {
-	f := strings.Fields(line)
-	if len(f) < 10 {
-		return l, "", false
-	}
-	proto, state := port.TCP, "0A"
-	if strings.HasPrefix(file, "udp") {
-		proto, state = port.UDP, "07"
-	}
-	addr, number, found := strings.Cut(f[1], ":")
-	n, err := strconv.ParseUint(number, 16, 16)
-	raw, err2 := hex.DecodeString(addr)
-	if f[3] != state || !found || err != nil || err2 != nil || len(raw)%4 != 0 {
-		return l, "", false
-	}
-	// The kernel prints an address word by word, as numbers of this machine.
-	for i := 0; i < len(raw); i += 4 {
-		binary.NativeEndian.PutUint32(raw[i:], binary.BigEndian.Uint32(raw[i:]))
-	}
-	a, ok := netip.AddrFromSlice(raw)
-	return listener{port: port.Port{Proto: proto, Number: uint16(n)}, addr: a.Unmap()}, f[9], ok
 }
 
 // pids lists the processes, lowest first.
@@ -221,7 +189,7 @@ func round(c *config.Config, d *config.Door, all []listener) []Finding {
 	behind := map[int]bool{} // processes behind this door
 	var held []string
 	for _, l := range all {
-		if guards(d, l.port) && l.pid > 1 { // systemd has others' sockets
+		if port.Within(d.Ports, l.port) && l.pid > 1 { // systemd has others' sockets
 			behind[l.pid] = true
 			held = append(held, fmt.Sprintf("%s on %s", l.holder(), l.port))
 		}
@@ -250,12 +218,8 @@ func round(c *config.Config, d *config.Door, all []listener) []Finding {
 	return found
 }
 
-func guards(d *config.Door, p port.Port) bool {
-	return slices.ContainsFunc(d.Ports, func(r port.Range) bool { return r.Contains(p) })
-}
-
 func guardedByAny(c *config.Config, p port.Port) bool {
-	return slices.ContainsFunc(c.Doors, func(d config.Door) bool { return guards(&d, p) })
+	return slices.ContainsFunc(c.Doors, func(d config.Door) bool { return port.Within(d.Ports, p) })
 }
 
 // doorNames is "door ssh" or "doors ssh and web".
@@ -267,5 +231,5 @@ func doorNames(c *config.Config) string {
 	if len(names) == 1 {
 		return "door " + names[0]
 	}
-	return "doors " + strings.Join(names[:len(names)-1], ", ") + " and " + names[len(names)-1]
+	return "doors " + config.Listed(names)
 }

@@ -180,7 +180,7 @@ func (p *Patient) otherServers(unit string, pid int, sockets []listener) (all []
 			all = append(all, l.holder())
 		}
 	}
-	for _, dir := range []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system"} {
+	for _, dir := range service.LocalUnitDirs {
 		files, err := filepath.Glob(p.path(dir + "/*.service"))
 		if err != nil {
 			continue

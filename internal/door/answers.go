@@ -11,6 +11,26 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
+// Restore takes in a claim that the kernel still holds a grant for, if it is
+// Somebody's.
+func (d *Door) Restore(c Claim) {
+	if Somebody(c.Source) {
+		d.claim(c.Until.Add(-c.For), c)
+	}
+}
+
+// Adopt takes in a grant that the kernel holds and nobody remembers; one that is
+// not Somebody's is revoked.
+func (d *Door) Adopt(now time.Time, c Claim) []Effect {
+	if !Somebody(c.Source) {
+		return []Effect{Revoke{c.Source},
+			d.record(now, audit.EventRevoked, SourceString(c.Source), c.By, nobody, time.Time{})}
+	}
+	d.claim(now, c)
+	return []Effect{Keep{c},
+		d.record(now, audit.EventGranted, SourceString(c.Source), c.By, "the kernel let it in already", c.Until)}
+}
+
 // Runs takes in that the service runs: the answer to Start, or an observation.
 func (d *Door) Runs(now time.Time) []Effect {
 	fresh := d.fresh
@@ -363,22 +383,22 @@ func (d *Door) record(now time.Time, event, who, by, reason string, until time.T
 }
 
 // SourceString writes a source as status and the audit trail do: an address, a
-// prefix, or "any".
+// prefix, "any", or "nobody" for what is none of them.
 func SourceString(source netip.Prefix) string {
 	switch {
 	case source == Any:
 		return "any"
+	case !source.IsValid():
+		return "nobody"
 	case source.IsSingleIP():
 		return source.Addr().String()
 	}
 	return source.String()
 }
 
-// Source is the prefix of one address alone, an IPv4-mapped one as IPv4.
+// Source is the prefix of one address alone, an IPv4-mapped one as IPv4; of an
+// invalid one the zero Prefix, which is nobody.
 func Source(a netip.Addr) netip.Prefix {
-	if !a.IsValid() {
-		return Any
-	}
 	a = a.Unmap().WithZone("")
 	return netip.PrefixFrom(a, a.BitLen())
 }

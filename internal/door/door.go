@@ -129,16 +129,6 @@ func past(now, t time.Time) time.Time {
 	return now.Add(-max(0, now.Round(0).Sub(t.Round(0))))
 }
 
-// Restore takes in a claim that the kernel still holds a grant for.
-func (d *Door) Restore(c Claim) { d.claim(c.Until.Add(-c.For), c) }
-
-// Adopt takes in a grant that the kernel holds and nobody remembers.
-func (d *Door) Adopt(now time.Time, c Claim) []Effect {
-	d.claim(now, c)
-	return []Effect{Keep{c},
-		d.record(now, audit.EventGranted, SourceString(c.Source), c.By, "the kernel let it in already", c.Until)}
-}
-
 // Configure changes the rules of a door that goes on. Where no knock opens to
 // everybody any more, the door is no longer open to them until it goes dark: what
 // the kernel was given runs out, and who waits for the service has a grant of
@@ -163,11 +153,15 @@ func (d *Door) opensToAll() bool { return d.rules.ForAll && d.rules.Idle > 0 }
 // Saved returns what must survive a restart.
 func (d *Door) Saved() Saved { return d.saved }
 
-// Deaf says whether the touches and knocks of a source are to be ignored: in
-// failsafe, before the first look for log data, while the source (or everybody)
-// is penalised, and, for a knock that is everybody's, while the door is neither
-// dark, nor open for some alone, nor in a pause that the knock would end.
+// Deaf says whether the touches and knocks of a source are to be ignored: where it
+// is not Somebody, in failsafe, before the first look for log data, while the
+// source (or everybody) is penalised, and, for a knock that is everybody's, while
+// the door is neither dark, nor open for some alone, nor in a pause that the knock
+// would end.
 func (d *Door) Deaf(source netip.Prefix) bool {
+	if !Somebody(source) {
+		return true
+	}
 	some := d.saved.State == Open && !d.saved.ForAll
 	everybody := d.saved.State == Dark || some || !d.again.IsZero()
 	return d.Mute() || d.penalties.cover(source) || source == Any && !everybody
@@ -223,8 +217,12 @@ func (d *Door) openForNobody(now time.Time, by, reason string) []Effect {
 }
 
 // Open gives a source a grant on an operator's word. It answers with an error
-// in failsafe, which only log data or Arm ends.
+// where the source is not Somebody, and in failsafe, which only log data or Arm
+// ends.
 func (d *Door) Open(now time.Time, source netip.Prefix, length time.Duration, by string) ([]Effect, error) {
+	if !Somebody(source) {
+		return nil, fmt.Errorf("door %q: source %s: %s", d.rules.Name, SourceString(source), nobody)
+	}
 	if d.saved.State == Failsafe {
 		return nil, fmt.Errorf("door %q is in failsafe: %s", d.rules.Name, d.saved.Reason)
 	}
@@ -235,6 +233,9 @@ func (d *Door) Open(now time.Time, source netip.Prefix, length time.Duration, by
 // included, and says whether there was one. The source's flows over UDP end in
 // any case. A door that was opening for nobody else goes dark again.
 func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, bool) {
+	if !Somebody(source) {
+		return nil, false
+	}
 	waiting := len(d.waiting)
 	d.waiting = slices.DeleteFunc(d.waiting, func(r request) bool { return r.source == source })
 	waited := len(d.waiting) < waiting

@@ -254,7 +254,7 @@ func TestBeforeTheFirstLookTheDoorIsDeaf(t *testing.T) {
 }
 
 func TestAWrongKnockTakesBackWhatTheRightOneEarned(t *testing.T) {
-	wrong := Wrong{Source: visitor, By: "touch", Reason: "touched another", Penalty: time.Minute}
+	wrong := Wrong{Proven: true, Source: visitor, By: "touch", Reason: "touched another", Penalty: time.Minute}
 	s := opened(t, ssh)
 	s.want(s.door.Wrong(s.now, wrong),
 		"punish 192.0.2.2 1m0s", "record refused | 192.0.2.2 | touch | touched another",
@@ -314,7 +314,7 @@ func TestFailsafeEndsWhenLoginsAreNoLongerRead(t *testing.T) {
 
 func TestPenalties(t *testing.T) {
 	s := newScene(t, ssh)
-	s.want(s.door.Wrong(s.now, Wrong{Source: visitor, By: "touch", Reason: "touched 59001", Penalty: 5 * time.Minute}),
+	s.want(s.door.Wrong(s.now, Wrong{Proven: true, Source: visitor, By: "touch", Reason: "touched 59001", Penalty: 5 * time.Minute}),
 		"punish 192.0.2.2 5m0s", "record refused | 192.0.2.2 | touch | touched 59001")
 	if !s.door.Deaf(visitor) || s.door.Deaf(other) {
 		t.Error("the penalty is the visitor's, and nobody else's")
@@ -333,7 +333,7 @@ func TestPenalties(t *testing.T) {
 
 func TestAPenaltyForEverybody(t *testing.T) {
 	s := newScene(t, ssh)
-	s.door.Wrong(s.now, Wrong{Source: Any, By: "touch", Reason: "touched 59001", Penalty: time.Minute})
+	s.door.Wrong(s.now, Wrong{Proven: true, Source: Any, By: "touch", Reason: "touched 59001", Penalty: time.Minute})
 	if !s.door.Mute() || !s.door.Deaf(visitor) {
 		t.Error("everybody is penalised, and yet the door hears")
 	}

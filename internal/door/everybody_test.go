@@ -1,9 +1,68 @@
 package door
 
 import (
+	"net/netip"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 )
+
+// Everybody is said by name: no address comes to it, and no prefix that is parsed,
+// made or masked.
+func TestEverybodyHasToBeSaid(t *testing.T) {
+	if Any == (netip.Prefix{}) || Any.IsValid() || !Somebody(Any) {
+		t.Errorf("everybody is %#v", Any)
+	}
+	if got := Source(netip.Addr{}); Somebody(got) || SourceString(got) != "nobody" {
+		t.Errorf("an invalid address is the source %s", SourceString(got))
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		a, _ := netip.AddrFromSlice(rapid.SliceOfN(rapid.Byte(), 0, 16).Draw(t, "address"))
+		if rapid.Bool().Draw(t, "edge") {
+			a = rapid.SampledFrom([]netip.Addr{netip.IPv4Unspecified(), netip.MustParseAddr("255.255.255.255")}).Draw(t, "address")
+		}
+		if Source(a) == Any {
+			t.Fatalf("the source of %s is everybody", a)
+		}
+		if p, err := a.Prefix(rapid.IntRange(-1, 129).Draw(t, "bits")); p == Any || p.Masked() == Any {
+			t.Fatalf("%v of %s is everybody (%v)", p, a, err)
+		}
+	})
+}
+
+// Who nobody can come from is let in and penalised in no way, and named in no
+// effect but the one that takes from the kernel what it should not have.
+func TestNobodyHasNothing(t *testing.T) {
+	for _, who := range nobodies {
+		t.Run(who.String(), func(t *testing.T) {
+			s, name := newScene(t, ssh), SourceString(who)
+			if !s.door.Deaf(who) {
+				t.Error("it is heard")
+			}
+			refused := "record refused | " + name + " | touch | "
+			s.want(s.door.Knock(s.now, Knock{Source: who, By: "touch", Reason: "right"}), refused+"the door is deaf")
+			s.want(s.door.Wrong(s.now, Wrong{Proven: true, Source: who, By: "touch", Reason: "touched another", Penalty: time.Minute}),
+				refused+"touched another")
+			effects, err := s.door.Open(s.now, who, time.Minute, "operator")
+			if s.want(effects); err == nil {
+				t.Error("an operator can open to it")
+			}
+			effects, had := s.door.Revoke(s.now, who, "operator")
+			if s.want(effects); had {
+				t.Error("it had a grant")
+			}
+			s.state(Dark)
+			s.door.Restore(Claim{Source: who, By: "touch", Until: s.now.Add(time.Minute), For: time.Minute})
+			s.door.RestorePenalty(s.now, Penalty{Source: who, Until: s.now.Add(time.Minute), For: time.Minute})
+			s.want(s.door.Adopt(s.now, Claim{Source: who, By: "before", Until: s.now.Add(time.Minute)}),
+				"revoke "+name, "record revoked | "+name+" | before | nobody can come from there")
+			if v := s.door.View(); len(v.Grants)+len(v.Penalties) > 0 {
+				t.Errorf("it has grants %v, penalties %v", v.Grants, v.Penalties)
+			}
+		})
+	}
+}
 
 // everybody returns a scene in which a knock has just opened to everybody.
 func everybody(t *testing.T) *scene {

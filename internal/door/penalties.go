@@ -165,8 +165,12 @@ func grown(base time.Duration, times int) time.Duration {
 }
 
 // RestorePenalty takes in a penalty as it was saved: one that still has time to
-// run, or, if that was over by now, one that is remembered.
+// run, or, if that was over by now, one that is remembered. Nobody's counts for
+// nothing.
 func (d *Door) RestorePenalty(now time.Time, p Penalty) {
+	if !Somebody(p.Source) {
+		return
+	}
 	p.Times = max(1, p.Times)
 	d.penalties.put(now, p)
 }
@@ -181,10 +185,10 @@ func (d *Door) Remembers() []netip.Prefix {
 // Who is penalised also loses what the same kind of knock had earned, unless a
 // connection has used it: a scan that happens to touch the right ports first
 // touches the others a moment later. Of a source that is penalised already
-// nothing was heard, so that nothing was wrong; one that may be forged is not
-// penalised.
+// nothing was heard, so that nothing was wrong; one that may be forged, or is not
+// Somebody, is not penalised.
 func (d *Door) Wrong(now time.Time, w Wrong) []Effect {
-	if w.Penalty <= 0 || w.Unproven {
+	if w.Penalty <= 0 || !w.Proven || !Somebody(w.Source) {
 		return []Effect{d.record(now, audit.EventRefused, SourceString(w.Source), w.By, w.Reason, time.Time{})}
 	}
 	if w.Source != Any && d.penalties.cover(w.Source) {

@@ -23,7 +23,7 @@ func lan(site, n int) netip.Prefix {
 
 // wrong has a source knock wrong, for a first penalty of five minutes.
 func (s *scene) wrong(source netip.Prefix) []Effect {
-	return s.door.Wrong(s.now, Wrong{Source: source, By: "touch", Reason: "touched another", Penalty: 5 * time.Minute})
+	return s.door.Wrong(s.now, Wrong{Proven: true, Source: source, By: "touch", Reason: "touched another", Penalty: 5 * time.Minute})
 }
 
 // stand are the penalties that stand, as status writes them.
@@ -72,7 +72,7 @@ func TestPenaltiesGrow(t *testing.T) {
 func TestALongPenaltyStaysAsLong(t *testing.T) {
 	s := newScene(t, Rules{Name: "ssh", Idle: time.Hour})
 	for range 3 {
-		s.door.Wrong(s.now, Wrong{Source: visitor, By: "touch", Penalty: 720 * time.Hour})
+		s.door.Wrong(s.now, Wrong{Proven: true, Source: visitor, By: "touch", Penalty: 720 * time.Hour})
 		s.wantStand("192.0.2.2 720h0m0s")
 		s.now = s.now.Add(720 * time.Hour)
 		s.door.Tick(s.now)
@@ -101,7 +101,7 @@ func TestWhatWasNotHeardIsNotWrong(t *testing.T) {
 
 func TestWhoMayBeForgedIsNotPenalised(t *testing.T) {
 	s := newScene(t, Rules{Name: "ssh", Idle: time.Hour})
-	s.want(s.door.Wrong(s.now, Wrong{Source: visitor, By: "touch", Reason: "touched another", Penalty: time.Minute, Unproven: true}),
+	s.want(s.door.Wrong(s.now, Wrong{Source: visitor, By: "touch", Reason: "touched another", Penalty: time.Minute}),
 		"record refused | 192.0.2.2 | touch | touched another")
 	s.wantStand()
 }
@@ -197,7 +197,7 @@ func TestAUsedGrantIsNotTakenBack(t *testing.T) {
 	if _, ok := s.door.GrantedSince(visitor, "operator"); ok {
 		t.Error("what a knock earned is an operator's")
 	}
-	s.want(s.door.Wrong(s.now, Wrong{Source: visitor, By: "touch", Reason: "touched another", Penalty: time.Minute, Used: true}),
+	s.want(s.door.Wrong(s.now, Wrong{Proven: true, Source: visitor, By: "touch", Reason: "touched another", Penalty: time.Minute, Used: true}),
 		"punish 192.0.2.2 1m0s", "record refused | 192.0.2.2 | touch | touched another")
 	if len(s.door.View().Grants) != 1 {
 		t.Error("the grant is gone")
@@ -277,7 +277,7 @@ func TestPenaltiesAgreeWithTheModel(t *testing.T) {
 					}
 				}
 			}
-			d.Wrong(now, Wrong{Source: s, Penalty: base})
+			d.Wrong(now, Wrong{Proven: true, Source: s, Penalty: base})
 			for p, k := range known {
 				if got := d.penalties.of[p]; got == nil || got.Times != k.times || !got.Until.Equal(k.until) {
 					t.Fatalf("the penalty of %s is %+v, want %+v", p, got, k)

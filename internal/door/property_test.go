@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/doorward/doorward/internal/audit"
 )
 
 // world is what the gateway, the kernel and the disk make of a door's effects,
@@ -33,6 +35,9 @@ func (w *world) carry(t tester, effects []Effect) {
 	for _, e := range effects {
 		switch e := e.(type) {
 		case Give:
+			if !Somebody(e.Source) {
+				t.Fatalf("a grant of %v", e.Source)
+			}
 			if !e.Until.After(w.now) {
 				t.Fatalf("a grant of %s", e.Until.Sub(w.now))
 			}
@@ -49,6 +54,9 @@ func (w *world) carry(t tester, effects []Effect) {
 				delete(w.disk, e.Source)
 			}
 		case Punish:
+			if !Somebody(e.Source) {
+				t.Fatalf("a penalty of %v", e.Source)
+			}
 			w.banned[e.Source] = e.Penalty
 		case Over:
 			if old := w.banned[e.Source]; old != e.Penalty || w.now.Before(old.Until) {
@@ -65,6 +73,49 @@ func (w *world) carry(t tester, effects []Effect) {
 	for source, until := range w.kernel {
 		if !w.now.Before(until) {
 			delete(w.kernel, source)
+		}
+	}
+}
+
+// nobodies are sources that nobody can come from, each the mistake of somebody who
+// reads packets or prefixes.
+var nobodies = []netip.Prefix{
+	{}, Source(netip.Addr{}), netip.PrefixFrom(netip.MustParseAddr("192.0.2.2"), -1),
+	Source(netip.IPv4Unspecified()), Source(netip.IPv6Unspecified()),
+	netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0"),
+	netip.MustParsePrefix("224.0.0.1/32"), netip.MustParsePrefix("ff02::1/128"),
+	netip.MustParsePrefix("::ffff:192.0.2.2/128"), netip.MustParsePrefix("192.0.2.2/24"),
+}
+
+// knock has a source knock right. Where the door is deaf the gateway does not hand
+// the knock over; if it did, that would be told, and no more.
+func (w *world) knock(t tester, k Knock) {
+	deaf := w.door.Deaf(k.Source)
+	effects := w.door.Knock(w.now, k)
+	if deaf {
+		mustOnlyTell(t, effects)
+	}
+	w.carry(t, effects)
+}
+
+// wrong has a source knock wrong.
+func (w *world) wrong(t tester, k Wrong) {
+	somebody := Somebody(k.Source)
+	if somebody && w.door.Deaf(k.Source) {
+		return
+	}
+	effects := w.door.Wrong(w.now, k)
+	if !k.Proven || !somebody {
+		mustOnlyTell(t, effects)
+	}
+	w.carry(t, effects)
+}
+
+// mustOnlyTell fails for effects that are more than a refusal in the audit trail.
+func mustOnlyTell(t tester, effects []Effect) {
+	for _, e := range effects {
+		if r, told := e.(Record); !told || r.Event != audit.EventRefused {
+			t.Fatalf("what counts for nothing comes to %#v", e)
 		}
 	}
 }
@@ -141,7 +192,12 @@ func TestDoorKernelAndDiskAgree(t *testing.T) {
 			Service: rapid.Bool().Draw(t, "service"), Logins: rapid.Bool().Draw(t, "logins")}
 		w := &world{door: New(rules, Saved{}, start), now: start, kernel: make(map[netip.Prefix]time.Time),
 			disk: make(map[netip.Prefix]map[string]bool), banned: make(map[netip.Prefix]Penalty)}
-		source := func(t *rapid.T) netip.Prefix { return rapid.SampledFrom(sources).Draw(t, "source") }
+		source := func(t *rapid.T) netip.Prefix {
+			if rapid.IntRange(0, 7).Draw(t, "nobody") == 0 {
+				return rapid.SampledFrom(nobodies).Draw(t, "source")
+			}
+			return rapid.SampledFrom(sources).Draw(t, "source")
+		}
 		tick := func(t *rapid.T) { w.carry(t, w.door.Tick(w.now)); w.check(t) }
 		tick(t)
 		t.Repeat(map[string]func(*rapid.T){
@@ -150,15 +206,12 @@ func TestDoorKernelAndDiskAgree(t *testing.T) {
 				tick(t)
 			},
 			"knock": func(t *rapid.T) {
-				if s := source(t); !w.door.Deaf(s) {
-					w.carry(t, w.door.Knock(w.now, Knock{Source: s, By: "touch"}))
-				}
+				w.knock(t, Knock{Source: source(t), By: "touch"})
 				tick(t)
 			},
 			"wrong": func(t *rapid.T) {
-				if s := source(t); !w.door.Deaf(s) {
-					w.carry(t, w.door.Wrong(w.now, Wrong{Source: s, Penalty: time.Minute, Used: rapid.Bool().Draw(t, "used")}))
-				}
+				w.wrong(t, Wrong{Source: source(t), By: "touch", Penalty: time.Minute,
+					Used: rapid.Bool().Draw(t, "used"), Proven: rapid.IntRange(0, 3).Draw(t, "proven") > 0})
 				tick(t)
 			},
 			"seen": func(t *rapid.T) {
@@ -226,8 +279,8 @@ func TestDoorKernelAndDiskAgree(t *testing.T) {
 				switch rapid.IntRange(0, 4).Draw(t, "order") {
 				case 0:
 					effects, err := w.door.Open(w.now, s, time.Minute, "operator")
-					if (err != nil) != (w.door.Saved().State == Failsafe) {
-						t.Fatalf("open in %s: %v", w.door.Saved().State, err)
+					if (err != nil) != (w.door.Saved().State == Failsafe || !Somebody(s)) {
+						t.Fatalf("open for %v in %s: %v", s, w.door.Saved().State, err)
 					}
 					w.carry(t, effects)
 				case 1:

@@ -45,7 +45,7 @@ func TestAWrongKnockWhileTheServiceIsRepaired(t *testing.T) {
 	}
 	s.door.Stopped(s.now, "signal 9")
 	s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "right"})
-	s.want(s.door.Wrong(s.now, Wrong{Source: other, By: "touch", Reason: "touched another", Penalty: time.Minute}),
+	s.want(s.door.Wrong(s.now, Wrong{Proven: true, Source: other, By: "touch", Reason: "touched another", Penalty: time.Minute}),
 		"punish 2001:db8::/64 1m0s", "record refused | 2001:db8::2 | touch | touched another; its /64 is penalised",
 		"record granted | 2001:db8::2 | touch | a wrong knock came after the right one; what others gave stands")
 }

@@ -34,8 +34,27 @@ func ParseState(name string) (State, bool) {
 	return Dark, false
 }
 
-// Any is the source that stands for everybody: the zero Prefix.
-var Any netip.Prefix
+// Any is the source that stands for everybody. It has to be said by its name. It
+// is not the zero Prefix, which is nobody, and not a valid one: no address lies in
+// it, nothing that is read or masked comes to it, and where it is not asked for it
+// is refused, as the fence does.
+var Any = netip.PrefixFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), -1)
+
+// Somebody says whether a source is one that somebody can come from: everybody,
+// said as Any, an address, or a network, in their one form.
+func Somebody(source netip.Prefix) bool {
+	a := source.Addr()
+	switch {
+	case source == Any:
+		return true
+	case source.Bits() <= 0, source != source.Masked(), a.Is4In6(), a.IsMulticast():
+		return false
+	}
+	return !source.IsSingleIP() || !a.IsUnspecified()
+}
+
+// nobody is why a source is refused that is not Somebody.
+const nobody = "nobody can come from there"
 
 // Rules are what the configuration says that the door itself decides by.
 type Rules struct {
@@ -68,12 +87,12 @@ type Knock struct {
 
 // Wrong is a wrong knock.
 type Wrong struct {
-	Source   netip.Prefix // Any: everybody's knocks are ignored for the penalty
-	By       string
-	Reason   string
-	Penalty  time.Duration // of the first, before it grows; 0: none
-	Used     bool          // a connection has used the source's grant, which then stands
-	Unproven bool          // the source may be forged: nobody is penalised
+	Source  netip.Prefix // Any: everybody's knocks are ignored for the penalty
+	By      string
+	Reason  string
+	Penalty time.Duration // of the first, before it grows; 0: none
+	Used    bool          // a connection has used the source's grant, which then stands
+	Proven  bool          // the source was seen to receive; one that may be forged is not penalised
 }
 
 // Claim is one party's claim to a grant. A grant lives as long as the latest of

@@ -12,7 +12,6 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
-	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -139,15 +138,6 @@ func (g *Gateway) end() {
 	g.flush(now)
 }
 
-// Hear takes in the touches of a moment. While it waits for the gateway, the
-// ear's queue fills, and no more.
-func (g *Gateway) Hear(ts []port.Touch) {
-	select {
-	case g.touches <- ts:
-	case <-g.ended:
-	}
-}
-
 // restoreGrants joins the kernel's grants, which are the truth, with what the
 // store knows of who they were given to. Nobody is let in at a door that is not
 // open, so what a crash left standing there goes. At an open door a grant stands
@@ -191,7 +181,7 @@ func (g *Gateway) restoreClaims(now time.Time, claims []store.Grant, left map[gr
 	ends := make(map[grantKey]time.Duration)
 	for _, c := range claims {
 		d, length := g.door(c.Door), c.Left(now)
-		if d == nil || d.door.Saved().State != door.Open || length <= 0 {
+		if d == nil || d.door.Saved().State != door.Open || length <= 0 || !door.Somebody(c.Source) {
 			g.changes.claims[store.GrantKey{Door: c.Door, Source: c.Source, By: c.By}] = nil
 			continue
 		}
@@ -215,7 +205,7 @@ func (g *Gateway) restorePenalties(now time.Time, penalties []store.Penalty) {
 		if left == 0 {
 			left = min(0, p.Until.Sub(now.Round(0)))
 		}
-		if remembered := left + door.Remembered; d == nil || remembered <= 0 || left <= 0 && p.Source == door.Any {
+		if remembered := left + door.Remembered; d == nil || remembered <= 0 || left <= 0 && p.Source == door.Any || !door.Somebody(p.Source) {
 			g.changes.penalties[store.PenaltyKey{Door: p.Door, Source: p.Source}] = nil
 			continue
 		}

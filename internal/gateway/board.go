@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/config"
-	"github.com/doorward/doorward/internal/control"
-	"github.com/doorward/doorward/internal/port"
 )
 
 // boardShare is the share of the loop that making sheets may take: after one,
@@ -80,10 +78,10 @@ func (b *board[T]) pin(now func() time.Time, doors []config.Door, tell func(time
 	s.of, s.doors = tell(begun), doors
 	b.made++
 	ended := now()
-	close(s.done)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.last, b.rest = s, ended.Add(boardShare*ended.Sub(begun))
+	close(s.done) // now, so that who asks again finds it pinned up
 }
 
 // due is when a turn is due for those who wait.
@@ -135,64 +133,4 @@ func (g *Gateway) dueAsked() (time.Time, bool) {
 		return v, true
 	}
 	return s, asked
-}
-
-// measureEvery is how old a measurement may be.
-const measureEvery = time.Second
-
-// measurement is what only the kernel knows, as it was at a time. It is read by
-// who asks, beside the loop, and once for all who ask within a second.
-type measurement struct {
-	mu       sync.Mutex // held while it is read
-	at       time.Time  // zero before the first
-	doors    []config.Door
-	refused  map[string]uint64 // packets, by door
-	sessions map[string]int    // live connections, by door
-	problem  string            // why packets cannot be read, "" when they can
-}
-
-// measure returns refused packets and live connections of doors.
-func (g *Gateway) measure(doors []config.Door) (refused map[string]uint64, sessions map[string]int) {
-	m := &g.measured
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	now := g.world.Now()
-	same := len(doors) == len(m.doors) && (len(doors) == 0 || &doors[0] == &m.doors[0])
-	if same && !m.at.IsZero() && now.Sub(m.at) < measureEvery {
-		return m.refused, m.sessions
-	}
-	m.at, m.doors, m.sessions = now, doors, make(map[string]int)
-	var ports [][]port.Range
-	for _, d := range doors {
-		ports = append(ports, d.Ports)
-	}
-	found, _ := g.world.Connections(ports) // what is odd, the looks say
-	for i, n := range found {
-		m.sessions[doors[i].Name] = n
-	}
-	var err error
-	if m.refused, err = g.world.Fence.Refused(); err == nil {
-		m.problem = ""
-	} else if m.problem != err.Error() {
-		m.problem = err.Error()
-		g.log.Warn("cannot read how many packets were refused", "err", err)
-	}
-	return m.refused, m.sessions
-}
-
-// Vitals returns how things stand, in numbers (control.Meter). What they cost
-// grows with the number of doors alone.
-func (g *Gateway) Vitals() control.Vitals {
-	s, ok := readBoard(g, &g.vitals)
-	if !ok {
-		return control.Vitals{Version: g.opts.Version}
-	}
-	v := s.of
-	refused, sessions := g.measure(s.doors)
-	v.Doors = append([]control.DoorVitals(nil), v.Doors...)
-	for i := range v.Doors {
-		d := &v.Doors[i]
-		d.Refused, d.Sessions = refused[d.Name], sessions[d.Name]
-	}
-	return v
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -233,7 +232,7 @@ func (g *Gateway) flush(now time.Time) {
 func (g *Gateway) endFlows(now time.Time) {
 	ends := g.changes.endFlows(func(name string) bool {
 		d := g.door(name)
-		return d != nil && slices.ContainsFunc(d.conf.Ports, func(r port.Range) bool { return r.Proto == port.UDP })
+		return d != nil && port.Has(d.conf.Ports, port.UDP)
 	})
 	if len(ends) == 0 {
 		return

@@ -1,10 +1,13 @@
 package gateway
 
 import (
+	"errors"
 	"log/slog"
 	"slices"
 
+	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/listen"
+	"github.com/doorward/doorward/internal/port"
 )
 
 // ear keeps the listeners as the doors want them. A port that cannot be had is
@@ -60,4 +63,61 @@ func (e *ear) close() {
 	if err := e.ear.Close(); err != nil {
 		e.log.Warn("cannot close the listeners", "err", err)
 	}
+}
+
+// Hear takes in the touches of a moment. While it waits for the gateway, the
+// ear's queue fills, and no more.
+func (g *Gateway) Hear(ts []port.Touch) {
+	g.pulse.hear(ts)
+	select {
+	case g.touches <- ts:
+	case <-g.ended:
+	}
+}
+
+// listening is what the ear is to do with the doors' ports now. What it does not
+// listen on it holds all the same, so that nobody else listens there and learns
+// a knock.
+func (g *Gateway) listening() (all listen.Ports) {
+	for _, d := range g.doors {
+		rest := &all.Shut
+		if !d.door.Looked() {
+			rest = &all.Same // it will be known in a moment
+		}
+		all.Open = append(all.Open, d.listening()...)
+		*rest = append(*rest, knockPorts(d.conf)...)
+	}
+	for _, ports := range []*[]uint16{&all.Open, &all.Shut, &all.Same} {
+		slices.Sort(*ports)
+		*ports = slices.Compact(*ports)
+	}
+	return all
+}
+
+// knockPorts are the ports of all knocks of a door.
+func knockPorts(c config.Door) (ports []uint16) {
+	for _, k := range c.Knocks {
+		ports = append(ports, k.Listen...)
+	}
+	return ports
+}
+
+// tryPorts has the ear hold what a new configuration adds, so that a port that is
+// taken is found before anything changes.
+func (g *Gateway) tryPorts(c *config.Config) error {
+	before := g.ear.wanted
+	wanted := before
+	wanted.Shut = slices.Clone(before.Shut)
+	for _, d := range c.Doors {
+		wanted.Shut = append(wanted.Shut, knockPorts(d)...)
+	}
+	slices.Sort(wanted.Shut)
+	wanted.Shut = slices.Compact(wanted.Shut)
+	had := g.ear.problem
+	g.ear.set(wanted)
+	if problem := g.ear.problem; problem != "" && problem != had {
+		g.ear.set(before)
+		return errors.New(problem)
+	}
+	return nil
 }

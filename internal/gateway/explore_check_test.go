@@ -93,7 +93,7 @@ func saved(s *control.Status) bool {
 // mayUntil says whether a source was told that it may come in until then.
 func (d *owed) mayUntil(source netip.Prefix, end time.Time) bool {
 	if source.Bits() == 0 {
-		source = netip.Prefix{}
+		source = door.Any
 	}
 	return slices.ContainsFunc(d.leaves[source], func(l leave) bool {
 		return l.used && !l.spent && !end.Add(-time.Millisecond).After(l.end)

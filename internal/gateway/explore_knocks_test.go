@@ -148,13 +148,13 @@ func (d *owed) overdue(m *model) {
 // looked judges what everybody touched, of which the moment is not the
 // oracle's: whenever the door says that it opened, or is deaf.
 func (d *owed) looked(m *model, s control.Door) string {
-	k, t := d.knock(), d.attempts[netip.Prefix{}]
+	k, t := d.knock(), d.attempts[door.Any]
 	if k.Judge == 0 {
 		return ""
 	}
 	whole := t != nil && d.whole(t)
 	deaf := slices.ContainsFunc(s.Penalties, func(p control.Penalty) bool { return p.Source == "any" })
-	_, known := d.told[netip.Prefix{}]
+	_, known := d.told[door.Any]
 	switch {
 	case deaf && !known:
 		if _, blamed := d.faults[door.Any]; blamed {
@@ -163,9 +163,9 @@ func (d *owed) looked(m *model, s control.Door) string {
 		if whole || t == nil {
 			return "P5: everybody is penalised, and nobody knocked wrong"
 		}
-		d.wrong(m, netip.Prefix{})
+		d.wrong(m, door.Any)
 	case t != nil && (s.State == "open" || s.State == "opening"):
-		delete(d.attempts, netip.Prefix{})
+		delete(d.attempts, door.Any)
 		if !t.given {
 			d.leaves[door.Any] = append(d.leaves[door.Any], leave{})
 		}

@@ -365,6 +365,7 @@ func (e *modelEar) Set(ports listen.Ports) error {
 }
 
 func (e *modelEar) Check() []uint16 { return nil }
+func (e *modelEar) Behind() bool    { return false }
 func (e *modelEar) Close() error    { return nil }
 
 func (w *watcher) String() string { return w.unit }

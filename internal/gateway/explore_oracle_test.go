@@ -96,7 +96,7 @@ func (d *owed) forAll() bool { return d.knock().Scope == config.ScopeDoor }
 // who is whose knock a touch belongs to, and whose penalty.
 func (d *owed) who(a netip.Addr) netip.Prefix {
 	if d.forAll() {
-		return netip.Prefix{}
+		return door.Any
 	}
 	return network(a)
 }
@@ -127,7 +127,7 @@ func (o *oracle) given(l lease, end time.Time) string {
 	}
 	who := l.source
 	if who.Bits() == 0 {
-		who = netip.Prefix{}
+		who = door.Any
 	}
 	latest := time.Time{}
 	if t := d.attempts[door.Any]; t != nil && !t.given {

@@ -22,7 +22,6 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/listen"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/store"
 )
@@ -87,6 +86,9 @@ type Gateway struct {
 	ctx     context.Context         // of those goroutines, ends with Run
 	async   func(task func() event) // runs a task beside the turns; its event comes back as a turn
 	touches chan []port.Touch
+	pulse   pulse // when the process did not run
+	gaps    []gap // those that the recognisers have not heard of, in order
+	gapTold time.Time
 
 	statuses board[control.Status]
 	vitals   board[control.Vitals]
@@ -139,6 +141,8 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 	defer g.tasks.Wait()
 	defer cancel()
 	g.ctx = ctx
+	g.pulse.run(g.world.Now, g.world.Ear.Behind)
+	defer g.pulse.end()
 	if err := g.begin(); err != nil {
 		return err
 	}
@@ -187,6 +191,7 @@ func (g *Gateway) turn(first event) {
 	now := g.world.Now()
 	begun, all := now, false
 	g.beginTurn(now)
+	g.lookBack(now)
 	if first != nil {
 		g.changed()
 		first(now)
@@ -205,12 +210,16 @@ func (g *Gateway) turn(first event) {
 	}
 	now = g.world.Now()
 	g.checkApplied(now)
+	if all {
+		g.passOver(begun)
+	}
 	for _, d := range g.doors {
 		if all {
 			d.judge(begun)
 		}
 		d.tick(now)
 	}
+	g.pulse.keep(now, slices.ContainsFunc(g.doors, (*guarded).underway))
 	g.changes.recordAll(g.sums.Due(now)) // upkeep brings a turn soon enough
 	g.flush(now)
 	g.ear.set(g.listening())
@@ -244,6 +253,24 @@ func (g *Gateway) post(e event) {
 	}
 }
 
+// Alive says whether the gateway makes a turn within the given time.
+func (g *Gateway) Alive(ctx context.Context, within time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	done := make(chan struct{})
+	select {
+	case g.events <- func(time.Time) { close(done) }:
+	case <-ctx.Done():
+		return false
+	}
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // looked says whether every door has looked for log data once: until then it
 // hears no knock.
 func (g *Gateway) looked() bool {
@@ -253,9 +280,15 @@ func (g *Gateway) looked() bool {
 // touched hands touches to the doors whose knocks they may belong to, in their
 // order.
 func (g *Gateway) touched(ts []port.Touch) {
+	g.pulse.taken()
+	g.lookBack(g.world.Now())
 	for _, t := range ts {
+		g.passOver(t.Time)
 		if t.Source.Unmap().IsLoopback() {
 			continue // the fence refuses those; none may come by another way
+		}
+		if !door.Somebody(door.Source(t.Source)) {
+			continue // a knock that is everybody's would not show the door whose touch it was
 		}
 		for _, d := range g.doors {
 			d.touch(t)
@@ -271,42 +304,6 @@ func (g *Gateway) door(name string) *guarded {
 		}
 	}
 	return nil
-}
-
-// tell adds what a door has to tell to this turn's commit. Refusals that come in
-// floods are summed up.
-func (g *Gateway) tell(r audit.Record) { g.changes.recordAll(g.sums.Add(g.world.Now(), r)) }
-
-// record adds a record about the gateway as a whole to this turn's commit.
-func (g *Gateway) record(now time.Time, event, by, reason string) {
-	g.changes.record(audit.Record{Time: now, Event: event, By: by, Reason: reason})
-}
-
-// listening is what the ear is to do with the doors' ports now. What it does not
-// listen on it holds all the same, so that nobody else listens there and learns
-// a knock.
-func (g *Gateway) listening() (all listen.Ports) {
-	for _, d := range g.doors {
-		rest := &all.Shut
-		if !d.door.Looked() {
-			rest = &all.Same // it will be known in a moment
-		}
-		all.Open = append(all.Open, d.listening()...)
-		*rest = append(*rest, knockPorts(d.conf)...)
-	}
-	for _, ports := range []*[]uint16{&all.Open, &all.Shut, &all.Same} {
-		slices.Sort(*ports)
-		*ports = slices.Compact(*ports)
-	}
-	return all
-}
-
-// knockPorts are the ports of all knocks of a door.
-func knockPorts(c config.Door) (ports []uint16) {
-	for _, k := range c.Knocks {
-		ports = append(ports, k.Listen...)
-	}
-	return ports
 }
 
 // upkeep is S12: whatever died or was changed by others is put right.

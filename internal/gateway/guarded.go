@@ -162,7 +162,7 @@ func (d *guarded) judged(k *knock, v sequence.Verdict) {
 		return
 	}
 	w := door.Wrong{Source: source, By: k.conf.Kind, Reason: v.Reason, Penalty: k.conf.Penalty,
-		Used: d.used(source, k.conf.Kind), Unproven: v.Unproven}
+		Used: d.used(source, k.conf.Kind), Proven: !v.Unproven}
 	if k.excused(v) {
 		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so that it costs nothing"
 	}
@@ -198,6 +198,26 @@ func (d *guarded) judge(now time.Time) {
 			d.judged(k, v)
 		}
 	}
+}
+
+// gap takes in that nobody could be heard for a while: no knock under way is
+// judged for that time.
+func (d *guarded) gap(from, to time.Time) {
+	for i := range d.knocks {
+		k := &d.knocks[i]
+		k.rec.Gap(from, to)
+		if k.until.After(from) {
+			k.until = k.until.Add(to.Sub(from))
+		}
+	}
+}
+
+// underway says whether somebody is in the middle of a knock.
+func (d *guarded) underway() bool {
+	return slices.ContainsFunc(d.knocks, func(k knock) bool {
+		_, some := k.rec.Next()
+		return some
+	})
 }
 
 // tick lets the door do what is due.

@@ -223,3 +223,11 @@ func (g *Gateway) awaitListening(ctx context.Context, ports []port.Range) {
 		}
 	}
 }
+
+// state says how an operator finds the service.
+func (k *keeper) state() string {
+	if k.running {
+		return "runs on"
+	}
+	return "is stopped: start it if it is needed"
+}

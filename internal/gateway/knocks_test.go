@@ -9,6 +9,7 @@ import (
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -97,6 +98,57 @@ func TestAWrongKnockTakesBackAnUnusedGrantOnly(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A touch that no visitor can have made opens nothing and costs nobody anything,
+// least of all everybody.
+func TestTouchesOfNobody(t *testing.T) {
+	for _, more := range []string{"", "scope = \"door\"\n"} {
+		for _, a := range []netip.Addr{{}, netip.IPv4Unspecified(), netip.IPv6Unspecified(), netip.MustParseAddr("224.0.0.1"),
+			netip.MustParseAddr("ff02::1"), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::ffff:127.0.0.1")} {
+			t.Run(more+a.String(), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					m := newMachine()
+					r := run(t, m, configPath(t), sshDoor+more)
+					r.touch(a, 59000, 59002, 59000, 59001)
+					if got := r.status(); got.State != "dark" || len(got.Penalties)+len(m.grants) > 0 {
+						t.Errorf("the door is %s, penalties %v, the kernel lets in %v", got.State, got.Penalties, m.grants)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A touch whose sender may be forged is nobody's fault.
+func TestTouchesThatProveNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		wrong := port.Touch{Source: visitor, Port: port.Port{Proto: port.TCP, Number: 59001}, Time: time.Now()}
+		for _, proven := range []bool{false, true} {
+			wrong.Proven = proven
+			r.Hear([]port.Touch{wrong})
+			synctest.Wait()
+			if got := r.status().Penalties; len(got) > 0 != proven {
+				t.Errorf("proven %v: penalties %v", proven, got)
+			}
+		}
+	})
+}
+
+// What is written of a source is read as the control socket writes it.
+func TestSourcesOfOrders(t *testing.T) {
+	for s, want := range map[string]string{
+		"any": "any", "192.0.2.7": "192.0.2.7", "192.0.2.7/32": "192.0.2.7", "192.0.2.7/24": "192.0.2.0/24",
+		"::ffff:192.0.2.7": "192.0.2.7", "2001:db8::/64": "2001:db8::/64",
+		"": "", "nobody": "", "0.0.0.0": "", "::": "", "0.0.0.0/0": "", "::/0": "", "224.0.0.1": "", "::ffff:192.0.2.7/128": "",
+	} {
+		got, err := parseSource(s)
+		if (err == nil) != (want != "") || err == nil && door.SourceString(got) != want || err != nil && got != (netip.Prefix{}) {
+			t.Errorf("source %q is %s (%v), want %q", s, door.SourceString(got), err, want)
+		}
 	}
 }
 

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
-	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/port"
@@ -123,7 +121,7 @@ func (g *Gateway) close(now time.Time, by string, o control.CloseRequest) (contr
 	effects, had := d.door.Revoke(now, source, by)
 	switch {
 	case had:
-	case slices.ContainsFunc(d.conf.Ports, func(r port.Range) bool { return r.Proto == port.UDP }):
+	case port.Has(d.conf.Ports, port.UDP):
 		d.carry(effects)
 		return control.Reply{Message: fmt.Sprintf("%s has no grant at door %s; what flows over UDP it had are ended", o.Source, d.name())}, nil
 	default:
@@ -185,17 +183,17 @@ func parseSource(s string) (netip.Prefix, error) {
 	if s == "any" {
 		return door.Any, nil
 	}
-	if a, err := netip.ParseAddr(s); err == nil {
-		return door.Source(a), nil
-	}
 	p, err := netip.ParsePrefix(s)
-	switch {
-	case err != nil:
-		return door.Any, &control.Error{Message: fmt.Sprintf("source %q: allowed are an address, a prefix, or any", s)}
-	case p.Bits() == 0:
-		return door.Any, &control.Error{Message: fmt.Sprintf("source %q is everybody", s), Hint: "--source any"}
+	if err == nil && p.Bits() == 0 {
+		return netip.Prefix{}, &control.Error{Message: fmt.Sprintf("source %q is everybody", s), Hint: "--source any"}
 	}
-	return p.Masked(), nil
+	if a, notOne := netip.ParseAddr(s); notOne == nil {
+		p = door.Source(a)
+	}
+	if p = p.Masked(); !door.Somebody(p) {
+		return netip.Prefix{}, &control.Error{Message: fmt.Sprintf("source %q: allowed are an address, a prefix, or any", s)}
+	}
+	return p, nil
 }
 
 // duration reads a positive duration; the empty string is unset.
@@ -208,9 +206,4 @@ func duration(s string, unset time.Duration) (time.Duration, error) {
 		return 0, &control.Error{Message: fmt.Sprintf("duration %q: allowed are positive ones such as 30s, 5m, 1h", s)}
 	}
 	return d, nil
-}
-
-// Log reads the audit trail (control.Backend).
-func (g *Gateway) Log(q control.LogQuery) ([]audit.Record, error) {
-	return g.store.Records(q.Door, q.Source, q.After, q.Limit)
 }

@@ -1,8 +1,6 @@
 package gateway
 
 import (
-	"context"
-	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -58,22 +56,6 @@ func (g *Gateway) status(now time.Time) control.Status {
 		s.Doors = append(s.Doors, d.status())
 	}
 	return s
-}
-
-// vitalsNow is how things stand in numbers that are kept anyway: no list is gone
-// through for them.
-func (g *Gateway) vitalsNow(time.Time) control.Vitals {
-	v := control.Vitals{
-		Version: g.opts.Version, Warnings: len(g.allWarnings()), Pending: g.applied.Pending != nil,
-		FenceUp: g.broken == "", FenceRepairs: g.repairs, Events: maps.Clone(g.told),
-	}
-	for _, d := range g.doors {
-		v.Doors = append(v.Doors, control.DoorVitals{
-			Name: d.name(), State: d.door.Saved().State.String(), Running: d.service == nil || d.service.running,
-			Grants: d.door.Granted(), Penalties: d.door.Penalised(),
-		})
-	}
-	return v
 }
 
 // allWarnings is what an operator should act on.
@@ -141,49 +123,4 @@ func moment(t time.Time) *time.Time {
 		return nil
 	}
 	return &t
-}
-
-// level is how loud an event is told: at info unless an operator acts on it.
-func level(event string) slog.Level {
-	switch event {
-	case audit.EventFailsafe, audit.EventError:
-		return slog.LevelError
-	case audit.EventRepaired:
-		return slog.LevelWarn
-	}
-	return slog.LevelInfo
-}
-
-// logRecord tells the log what the audit trail has.
-func (g *Gateway) logRecord(r audit.Record) {
-	var args []any
-	for _, a := range []struct{ key, value string }{
-		{"door", r.Door}, {"source", r.Source}, {"by", r.By}, {"reason", r.Reason},
-	} {
-		if a.value != "" {
-			args = append(args, a.key, a.value)
-		}
-	}
-	if r.Until != nil {
-		args = append(args, "until", r.Until.Format(time.RFC3339))
-	}
-	g.log.Log(context.Background(), level(r.Event), r.Event, args...)
-}
-
-// Alive says whether the gateway makes a turn within the given time.
-func (g *Gateway) Alive(ctx context.Context, within time.Duration) bool {
-	ctx, cancel := context.WithTimeout(ctx, within)
-	defer cancel()
-	done := make(chan struct{})
-	select {
-	case g.events <- func(time.Time) { close(done) }:
-	case <-ctx.Done():
-		return false
-	}
-	select {
-	case <-done:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

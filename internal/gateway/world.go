@@ -17,6 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/presence"
 	"github.com/doorward/doorward/internal/service"
+	"github.com/doorward/doorward/internal/sockdiag"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -76,6 +77,9 @@ type Store interface {
 type Ear interface {
 	Set(ports listen.Ports) error
 	Check() (missing []uint16)
+	// Behind says whether touches wait that could not be heard since it was last
+	// asked. It is called beside the turns.
+	Behind() bool
 	Close() error
 }
 
@@ -167,7 +171,7 @@ func connections(ports [][]port.Range) ([]int, error) {
 	for _, c := range in {
 		p := port.Port{Proto: c.Proto, Number: c.Local.Port()}
 		for i, of := range ports {
-			if slices.ContainsFunc(of, func(r port.Range) bool { return r.Contains(p) }) {
+			if port.Within(of, p) {
 				found[i]++
 			}
 		}
@@ -178,6 +182,6 @@ func connections(ports [][]port.Range) ([]int, error) {
 // listening errs on the side of yes: a service that cannot be seen to listen is
 // not waited for.
 func listening(r port.Range) bool {
-	found, err := presence.Listening([]port.Range{r})
+	found, err := sockdiag.Listening([]port.Range{r})
 	return err != nil || len(found) > 0
 }

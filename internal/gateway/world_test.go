@@ -62,6 +62,7 @@ type machine struct {
 	listening []uint16
 	held      []uint16 // listened on or not
 	taken     []uint16
+	behind    bool // the ear cannot accept
 	running   map[string]bool
 	died      map[string]bool // those of the others that nobody stopped
 	stubborn  error           // services do not start
@@ -296,7 +297,14 @@ func (e *ears) Set(ports listen.Ports) error {
 }
 
 func (e *ears) Check() []uint16 { return nil }
-func (e *ears) Close() error    { return nil }
+
+func (e *ears) Behind() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.behind
+}
+
+func (e *ears) Close() error { return nil }
 
 // unit is a service that starts and stops at once, or not at all.
 type unit struct {

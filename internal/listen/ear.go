@@ -25,7 +25,8 @@
 // turn until no connection waits. No touch depends on a signal to be heard.
 //
 // A touch's time is when the loop learned of it: its order is exact, its time
-// is later than the handshake by as long as the loop was busy.
+// is later than the handshake by as long as the loop was busy or did not run.
+// Behind tells of the latter.
 //
 // # Floods
 //
@@ -81,6 +82,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -95,6 +97,7 @@ type Ear struct {
 	shelf   Shelf // nil: none
 	queue   queue
 	running sync.WaitGroup // the loop and the delivery
+	rounds  atomic.Uint64  // of the loop in which it could accept what it met
 
 	mu        sync.Mutex     // guards what follows; held while sockets are opened and accepted from
 	wanted    map[uint16]use // as last Set
@@ -106,6 +109,8 @@ type Ear struct {
 	epoll     int // -1 before the first Set
 	wake      int // an eventfd that ends the loop
 	closed    bool
+	waited    bool   // connections waited when Behind was last asked
+	asked     uint64 // rounds then
 }
 
 // Ports says what an ear does with ports. One that is named twice is Open, or

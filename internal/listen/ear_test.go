@@ -344,9 +344,10 @@ func TestShortOfDescriptors(t *testing.T) {
 	}
 	_, _ = io.WriteString(start, "go\n")
 	deadline := time.Now().Add(patience)
-	for s.log.count(short) == 0 && time.Now().Before(deadline) {
+	for (s.log.count(short) == 0 || !s.ear.Behind()) && time.Now().Before(deadline) {
 		time.Sleep(time.Millisecond)
 	}
+	behind := s.ear.Behind()
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
@@ -354,6 +355,9 @@ func TestShortOfDescriptors(t *testing.T) {
 		t.Errorf("nc's status is %q, want 0", b)
 	}
 	s.heard.wait(t, "the touch that waited", count(1))
+	if after := s.ear.Behind(); !behind || after {
+		t.Errorf("behind while a connection waited: %v, want true; and afterwards: %v, want false", behind, after)
+	}
 	if n := s.log.count(short); n != 1 {
 		t.Errorf("logged %d times, want once (a minute)", n)
 	}

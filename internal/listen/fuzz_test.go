@@ -5,15 +5,9 @@ package listen
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -91,52 +85,6 @@ func FuzzAddress(f *testing.F) {
 		}
 		if !bytes.Equal(got.AsSlice(), b) || got.Zone() != "" {
 			t.Fatalf("address %s, want that of %x", got, b)
-		}
-	})
-}
-
-var listening = regexp.MustCompile(`^ *[^ ]+ +[^ :]*:0*([0-9A-Fa-f]{1,4}) +[^ ]+ +0A +[^ ]+ +[^ ]+ +[^ ]+ +([^ ]+) +[^ ]+ +([^ ]+)`)
-
-// FuzzHolder holds that the holder of a port is looked for in all lines of the
-// kernel's table that are of listeners, which come first.
-func FuzzHolder(f *testing.F) {
-	const head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
-	line := func(addr string, port int, state string, uid, inode int) string {
-		return fmt.Sprintf("   0: %s:%04X 00000000:0000 %s 00000000:00000000 00:00000000 00000000  %4d        0 %d 1 0 100 0 0 10 0\n",
-			addr, port, state, uid, inode)
-	}
-	f.Add(head+line("0100007F", 22, "0A", 0, 77)+line("00000000", 80, "0A", 33, 78)+line("0100007F", 443, "01", 0, 79), uint16(80))
-	f.Add(head+line("0100007F", 22, "01", 0, 77)+line("00000000", 80, "0A", 33, 78), uint16(80))
-	f.Add(head, uint16(22))
-	f.Add("", uint16(0))
-	f.Add(head+"   0: :10016 0 0A 0 0 0 0 0 0\n", uint16(22))
-	path := filepath.Join(f.TempDir(), "tcp")
-	f.Fuzz(func(t *testing.T, text string, p uint16) {
-		if strings.ContainsFunc(text, func(r rune) bool { return r != '\n' && (r < ' ' || r > '~') }) {
-			return // the kernel prints ASCII
-		}
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		var want [2]string
-		found := false
-		lines := strings.Split(text, "\n")
-		for _, l := range lines[min(1, len(lines)):] {
-			m := listening.FindStringSubmatch(l)
-			if f := strings.Fields(l); len(f) < 10 || f[3] != "0A" {
-				break
-			}
-			if m == nil {
-				continue
-			}
-			if n, err := strconv.ParseUint(m[1], 16, 16); err == nil && uint16(n) == p {
-				want, found = [2]string{m[3], m[2]}, true
-				break
-			}
-		}
-		inode, uid, ok := findListener(path, p)
-		if ok != found || ok && want != [2]string{inode, uid} {
-			t.Fatalf("%q: port %d is held by %q of %q (%v), want %q (%v)", text, p, inode, uid, ok, want, found)
 		}
 	})
 }

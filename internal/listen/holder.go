@@ -3,15 +3,16 @@
 package listen
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/sockdiag"
 )
 
 // openError is a port that could not be opened.
@@ -42,55 +43,30 @@ func listenedOn(at unix.Sockaddr) bool {
 	case *unix.SockaddrInet6:
 		p = at.Port
 	}
-	for _, table := range tables {
-		if _, _, ok := findListener(table, uint16(p)); ok {
-			return true
-		}
-	}
-	return false
+	_, ok := findListener(uint16(p))
+	return ok
 }
 
-// tables list the sockets of the caller's network namespace, proc_net(5).
-var tables = [...]string{"/proc/thread-self/net/tcp6", "/proc/thread-self/net/tcp"}
+// findListener returns a socket that listens on the port, if one can be seen.
+func findListener(p uint16) (sockdiag.Socket, bool) {
+	found, err := sockdiag.Listening([]port.Range{{Proto: port.TCP, First: p, Last: p}})
+	if err != nil || len(found) == 0 {
+		return sockdiag.Socket{}, false
+	}
+	return found[0], true
+}
 
 // holder names the process that listens on the port, as well as this process
 // may see it.
 func holder(p uint16) string {
-	for _, table := range tables {
-		inode, uid, ok := findListener(table, p)
-		if !ok {
-			continue
-		}
-		if pid, name, ok := findProcess("socket:[" + inode + "]"); ok {
-			return fmt.Sprintf("%q (process %s)", name, pid)
-		}
-		return "a process of user id " + uid
+	s, ok := findListener(p)
+	if !ok {
+		return "a socket that does not listen"
 	}
-	return "a socket that does not listen"
-}
-
-// findListener looks for a listening socket in a table as proc_net(5) has it;
-// the kernel lists listening sockets first.
-func findListener(table string, p uint16) (inode, uid string, ok bool) {
-	f, err := os.Open(table)
-	if err != nil {
-		return "", "", false
+	if pid, name, ok := findProcess(fmt.Sprintf("socket:[%d]", s.Inode)); ok {
+		return fmt.Sprintf("%q (process %s)", name, pid)
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	lines.Scan() // the heading
-	for lines.Scan() {
-		// sl local rem st tx:rx tr:tm retrnsmt uid timeout inode
-		v := strings.Fields(lines.Text())
-		if len(v) < 10 || v[3] != "0A" {
-			return "", "", false
-		}
-		_, hex, _ := strings.Cut(v[1], ":")
-		if n, err := strconv.ParseUint(hex, 16, 16); err == nil && uint16(n) == p {
-			return v[9], v[7], true
-		}
-	}
-	return "", "", false
+	return fmt.Sprintf("a process of user id %d", s.UID)
 }
 
 // findProcess looks for a process that has the socket open.

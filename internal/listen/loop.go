@@ -65,6 +65,8 @@ func (e *Ear) loop(epoll, wake int, came *arrivals) {
 		part.end(time.Now())
 		if err != nil {
 			part.endAll() // gives back what it can
+		} else {
+			e.rounds.Add(1)
 		}
 		short.rest(err)
 	}

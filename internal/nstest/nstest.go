@@ -9,6 +9,7 @@ package nstest
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -116,6 +117,26 @@ func (n *NS) Run(name string, args ...string) string {
 		n.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
 	return string(out)
+}
+
+// Listen is net.Listen inside the namespace. The listener is closed when the test
+// ends; an error fails it.
+func (n *NS) Listen(network, address string) net.Listener {
+	n.t.Helper()
+	var l net.Listener
+	n.Do(func() (err error) { l, err = net.Listen(network, address); return })
+	n.t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// Dial is net.DialTimeout inside the namespace, for ten seconds. The connection is
+// closed when the test ends; an error fails it.
+func (n *NS) Dial(network, address string) net.Conn {
+	n.t.Helper()
+	var c net.Conn
+	n.Do(func() (err error) { c, err = net.DialTimeout(network, address, 10*time.Second); return })
+	n.t.Cleanup(func() { c.Close() })
+	return c
 }
 
 // Link joins two namespaces with a veth pair and gives each end its addresses

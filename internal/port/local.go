@@ -2,6 +2,7 @@ package port
 
 import (
 	"fmt"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,17 @@ type Local struct {
 
 // span is ports from first to last, both included.
 type span struct{ first, last uint16 }
+
+// ReadLocal reads the two files of the machine whose root directory it is given.
+func ReadLocal(root fs.FS) (Local, error) {
+	const dir = "proc/sys/net/ipv4/"
+	ports, err := fs.ReadFile(root, dir+"ip_local_port_range")
+	if err != nil {
+		return Local{}, err // a kernel without IPv4
+	}
+	reserved, _ := fs.ReadFile(root, dir+"ip_local_reserved_ports") // none is none
+	return ParseLocal(string(ports), string(reserved))
+}
 
 // ParseLocal reads the two files as the kernel writes them: "32768\t60999" and
 // "1,2-4,10". None may be reserved.

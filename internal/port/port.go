@@ -5,6 +5,7 @@ package port
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -58,21 +59,19 @@ func (r Range) Contains(p Port) bool {
 	return r.Proto == p.Proto && r.First <= p.Number && p.Number <= r.Last
 }
 
+// Within says whether p is a port of one of ranges.
+func Within(ranges []Range, p Port) bool {
+	return slices.ContainsFunc(ranges, func(r Range) bool { return r.Contains(p) })
+}
+
+// Has says whether some of ranges are proto's.
+func Has(ranges []Range, proto Proto) bool {
+	return slices.ContainsFunc(ranges, func(r Range) bool { return r.Proto == proto })
+}
+
 // Overlaps says whether the two ranges share a port.
 func (r Range) Overlaps(o Range) bool {
 	return r.Proto == o.Proto && r.First <= o.Last && o.First <= r.Last
-}
-
-// MarshalText writes the range as String does.
-func (r Range) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
-
-// UnmarshalText reads what ParseRange reads.
-func (r *Range) UnmarshalText(b []byte) error {
-	v, err := ParseRange(string(b))
-	if err == nil {
-		*r = v
-	}
-	return err
 }
 
 // ParseRange reads "22/tcp" or "60000-61000/udp". The protocol must be there:

@@ -95,20 +95,18 @@ func asCame(e *conntrack.Entry, here *addresses) (as conntrack.Tuple, end netip.
 }
 
 func (t *tracked) guards(proto port.Proto, to netip.AddrPort) bool {
-	return matches(t.ports, port.Port{Proto: proto, Number: to.Port()})
+	return port.Within(t.ports, port.Port{Proto: proto, Number: to.Port()})
 }
 
-// hold takes sockets in. What is a flow, too, be it by another name, is that.
-func (t *tracked) hold(sockets []Connection) {
-	for _, s := range sockets {
-		here, err := t.own()
-		if err != nil {
-			t.err = err
-			return
-		}
-		if _, known := t.in[s]; !known && !t.ends[s] && !here.has(s.Remote.Addr()) {
-			t.in[s] = true
-		}
+// hold takes a socket in. What is a flow, too, be it by another name, is that.
+func (t *tracked) hold(s Connection) {
+	here, err := t.own()
+	if err != nil {
+		t.err = err
+		return
+	}
+	if _, known := t.in[s]; !known && !t.ends[s] && !here.has(s.Remote.Addr()) {
+		t.in[s] = true
 	}
 }
 

@@ -39,7 +39,9 @@ func whoIsIn(t *testing.T, k kernel, ports []port.Range, sockets ...Connection) 
 	if err := tr.flows(); err != nil {
 		return nil, err
 	}
-	tr.hold(sockets)
+	for _, s := range sockets {
+		tr.hold(s)
+	}
 	err := tr.dropBegun()
 	var all []string
 	for c := range tr.in {
@@ -170,7 +172,9 @@ func TestOwnAddressesAreNeeded(t *testing.T) {
 		if err := tr.flows(); err != nil {
 			t.Fatal(err)
 		}
-		tr.hold(test.sockets)
+		for _, s := range test.sockets {
+			tr.hold(s)
+		}
 		if tr.err != test.want || len(tr.in) > 0 {
 			t.Errorf("%s: %v, in are %v, want %v and nobody", name, tr.err, tr.in, test.want)
 		}

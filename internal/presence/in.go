@@ -10,6 +10,7 @@ import (
 
 	"github.com/doorward/doorward/internal/conntrack"
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/sockdiag"
 )
 
 // Connection is one live connection that came in, or one flow over UDP.
@@ -23,7 +24,7 @@ type Connection struct {
 // another machine: what this machine says to itself is no presence, nor what it
 // has begun.
 //
-//   - A TCP connection that ends here is its socket (held), unless connection
+//   - A TCP connection that ends here is its socket (sockdiag.Live), unless connection
 //     tracking saw it begin here. What that took up in mid-stream, as after
 //     `conntrack -F`, seems to have been begun by who was heard first; so it counts,
 //     as does what is not tracked.
@@ -52,7 +53,7 @@ type Connection struct {
 // only what matches; of many, all that is answered (UDP) or translated (TCP), and
 // to tell who began all of the protocol, 3 µs each. Memory is for those who are in.
 func In(ports []port.Range) ([]Connection, error) {
-	sockets, err := held(ports)
+	sockets, err := sockdiag.Live(ports)
 	if err != nil {
 		return nil, fmt.Errorf("who is in cannot be seen, so that nobody counts: %w", err)
 	}
@@ -63,7 +64,9 @@ func In(ports []port.Range) ([]Connection, error) {
 		t.kernel = conn
 		unseen = t.flows()
 	}
-	t.hold(sockets)
+	for _, s := range sockets {
+		t.hold(Connection{s.Proto, s.Local, s.Remote})
+	}
 	if t.err != nil {
 		return nil, fmt.Errorf("whose addresses are this host's own cannot be read, so that nobody counts as being in: %w", t.err)
 	}

@@ -15,9 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/doorward/doorward/internal/nstest"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/sockdiag"
 )
 
 // tracks has n track connections, as the fence does, and label what comes to port
@@ -58,6 +61,70 @@ func echoes(t testing.TB, n *nstest.NS, address string) net.PacketConn {
 	return server
 }
 
+// gate is a server and a visitor, linked.
+func gate(t *testing.T) (server, visitor *nstest.NS) {
+	server, visitor = nstest.New(t), nstest.New(t)
+	nstest.Link(server, visitor,
+		[]string{"192.0.2.1/24", "2001:db8::1/64"}, []string{"192.0.2.2/24", "2001:db8::2/64"})
+	return server, visitor
+}
+
+func ranges(t testing.TB, list ...string) []port.Range {
+	t.Helper()
+	var all []port.Range
+	for _, s := range list {
+		r, err := port.ParseRange(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+// connections lists who is in at n, as "tcp LOCAL REMOTE", sorted, with an
+// ephemeral remote port as "*".
+func connections(t testing.TB, n *nstest.NS, list ...string) []string {
+	t.Helper()
+	var all []string
+	n.Do(func() error {
+		found, err := In(ranges(t, list...))
+		for _, c := range found {
+			all = append(all, fmt.Sprintf("%s %s %s:*", c.Proto, c.Local, c.Remote.Addr()))
+		}
+		return err
+	})
+	slices.Sort(all)
+	return all
+}
+
+// sockets counts n's live sockets on ports.
+func sockets(t testing.TB, n *nstest.NS, list ...string) int {
+	t.Helper()
+	count := 0
+	n.Do(func() error {
+		found, err := sockdiag.Live(ranges(t, list...))
+		count = len(found)
+		return err
+	})
+	return count
+}
+
+// eventually waits until f returns want, and fails with what it returned last.
+func eventually(t testing.TB, what string, want []string, f func() []string) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		got := f()
+		d := cmp.Diff(want, got)
+		if d == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s (-want +got):\n%s", what, d)
+		}
+	}
+}
+
 // accept takes a connection, and holds it until the test ends.
 func accept(t testing.TB, l net.Listener) net.Conn {
 	t.Helper()
@@ -96,7 +163,7 @@ func TestFlowsToAServerWithOneSocket(t *testing.T) {
 	server, visitor := gateway(t)
 	echoes(t, server, ":51820")
 	is(t, "before", server, "51820/udp")
-	four, six := dial(t, visitor, "udp", "192.0.2.1:51820"), dial(t, visitor, "udp", "[2001:db8::1]:51820")
+	four, six := visitor.Dial("udp", "192.0.2.1:51820"), visitor.Dial("udp", "[2001:db8::1]:51820")
 	asks(t, four)
 	asks(t, six)
 	want := []string{"udp 192.0.2.1:51820 192.0.2.2:*", "udp [2001:db8::1]:51820 2001:db8::2:*"}
@@ -118,7 +185,7 @@ func TestUnansweredDatagramsAreNobody(t *testing.T) {
 		t.Cleanup(func() { c.Close() })
 		return err
 	})
-	if _, err := io.WriteString(dial(t, visitor, "udp", "192.0.2.1:51820"), "hello"); err != nil {
+	if _, err := io.WriteString(visitor.Dial("udp", "192.0.2.1:51820"), "hello"); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the entry", []string{"[UNREPLIED]"}, func() []string {
@@ -135,7 +202,7 @@ func TestUnansweredDatagramsAreNobody(t *testing.T) {
 func TestFlowsThatTheServerTakesUp(t *testing.T) {
 	server, visitor := gateway(t)
 	udp := echoes(t, server, ":51820")
-	c := dial(t, visitor, "udp", "192.0.2.1:51820")
+	c := visitor.Dial("udp", "192.0.2.1:51820")
 	asks(t, c)
 	server.Run("conntrack", "-F")
 	if _, err := udp.WriteTo([]byte("still here"), c.LocalAddr()); err != nil {
@@ -158,7 +225,7 @@ func TestFlowsThatTheServerTakesUp(t *testing.T) {
 // A server whose socket is connected is in by that, even when the flow is forgotten.
 func TestConnectedSocketsOverUDP(t *testing.T) {
 	server, visitor := gateway(t)
-	c := dial(t, visitor, "udp", "192.0.2.1:51820")
+	c := visitor.Dial("udp", "192.0.2.1:51820")
 	var in net.Conn
 	server.Do(func() (err error) {
 		in, err = net.DialUDP("udp", &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 51820}, c.LocalAddr().(*net.UDPAddr))
@@ -197,11 +264,11 @@ func TestPublishedPorts(t *testing.T) {
 		fib daddr type local udp dport 8053 dnat to 198.51.100.2:53
 		}
 	}`)
-	web := listen(t, container, "tcp", ":80")
-	ssh := listen(t, server, "tcp", ":22")
+	web := container.Listen("tcp", ":80")
+	ssh := server.Listen("tcp", ":22")
 	echoes(t, container, ":53")
 
-	out := dial(t, visitor, "tcp", "192.0.2.1:8080").(*net.TCPConn)
+	out := visitor.Dial("tcp", "192.0.2.1:8080").(*net.TCPConn)
 	in := accept(t, web)
 	eventually(t, "established", []string{"tcp 192.0.2.1:8080 192.0.2.2:*"}, func() []string { return connections(t, server, "8080/tcp") })
 	is(t, "in a range", server, "8000-9000/tcp 1-21/udp", "tcp 192.0.2.1:8080 192.0.2.2:*")
@@ -215,11 +282,11 @@ func TestPublishedPorts(t *testing.T) {
 	io.ReadAll(out)
 	eventually(t, "closed", nil, func() []string { return connections(t, server, "8080/tcp") })
 
-	asks(t, dial(t, visitor, "udp", "192.0.2.1:8053"))
+	asks(t, visitor.Dial("udp", "192.0.2.1:8053"))
 	is(t, "UDP", server, "8053/udp", "udp 192.0.2.1:8053 192.0.2.2:*")
 
 	// What ends here by another port is one visitor, by whichever ports it is asked for.
-	dial(t, visitor, "tcp", "192.0.2.1:2222")
+	visitor.Dial("tcp", "192.0.2.1:2222")
 	accept(t, ssh)
 	eventually(t, "redirected", []string{"tcp 192.0.2.1:2222 192.0.2.2:*"}, func() []string { return connections(t, server, "2222/tcp") })
 	is(t, "redirected to a guarded port", server, "2222/tcp 22/tcp", "tcp 192.0.2.1:2222 192.0.2.2:*")
@@ -236,7 +303,7 @@ func TestOtherHostsConnections(t *testing.T) {
 	server.Run("nft", "flush", "chain", "inet", "t", "pre")
 	visitor.Run("ip", "route", "add", "198.51.100.0/24", "via", "192.0.2.1")
 	echoes(t, visitor, ":51820")
-	asks(t, dial(t, lan, "udp", "192.0.2.2:51820"))
+	asks(t, lan.Dial("udp", "192.0.2.2:51820"))
 	is(t, "through here", server, "51820/udp")
 }
 
@@ -244,7 +311,7 @@ func TestOtherHostsConnections(t *testing.T) {
 func TestThisMachineIsNobody(t *testing.T) {
 	server, _ := gateway(t)
 	server.Run("ip", "route", "add", "local", "198.51.100.0/24", "dev", "lo")
-	listen(t, server, "tcp", ":22")
+	server.Listen("tcp", ":22")
 	echoes(t, server, ":51820")
 	for _, pair := range [][2]string{
 		{"127.0.0.1", "127.0.0.1"}, {"127.0.0.9", "127.0.0.1"}, {"::1", "::1"}, {"192.0.2.1", "192.0.2.1"},
@@ -266,8 +333,8 @@ func TestThisMachineIsNobody(t *testing.T) {
 			asks(t, udp)
 		}
 	}
-	if got := sockets(t, server, "22/tcp"); len(got) != 6 {
-		t.Fatalf("sockets %q, want six", got)
+	if got := sockets(t, server, "22/tcp"); got != 6 {
+		t.Fatalf("%d sockets, want six", got)
 	}
 	is(t, "itself", server, "22/tcp 51820/udp")
 	is(t, "itself, in ranges", server, "1-65535/tcp 1-65535/udp")
@@ -276,7 +343,7 @@ func TestThisMachineIsNobody(t *testing.T) {
 // What this machine has begun is no presence, though its port lies in a door's.
 func TestOutgoingConnectionsAreNobody(t *testing.T) {
 	server, visitor := gateway(t)
-	web := listen(t, visitor, "tcp", ":80")
+	web := visitor.Listen("tcp", ":80")
 	echoes(t, visitor, ":53")
 	var tcp, udp net.Conn
 	server.Do(func() (err error) {
@@ -293,8 +360,8 @@ func TestOutgoingConnectionsAreNobody(t *testing.T) {
 	accept(t, web)
 	asks(t, udp)
 	for _, ports := range []string{"8022/tcp 60999/udp", "8000-9000/tcp 60000-61000/udp"} {
-		if got := sockets(t, server, strings.Fields(ports)...); len(got) != 2 {
-			t.Errorf("sockets %q, want two", got)
+		if got := sockets(t, server, strings.Fields(ports)...); got != 2 {
+			t.Errorf("%d sockets, want two", got)
 		}
 		is(t, "begun here", server, ports)
 	}
@@ -304,8 +371,8 @@ func TestOutgoingConnectionsAreNobody(t *testing.T) {
 // is heard first then; and where nothing is tracked.
 func TestForgottenSessions(t *testing.T) {
 	server, visitor := gateway(t)
-	l := listen(t, server, "tcp", ":22")
-	out := dial(t, visitor, "tcp", "192.0.2.1:22")
+	l := server.Listen("tcp", ":22")
+	out := visitor.Dial("tcp", "192.0.2.1:22")
 	in := accept(t, l)
 	one := "tcp 192.0.2.1:22 192.0.2.2:*"
 	for _, order := range [][]net.Conn{{in, out}, {out, in}} {
@@ -327,8 +394,8 @@ func TestForgottenSessions(t *testing.T) {
 // Without leave to see flows, sockets count still, and what that means is said.
 func TestFlowsCannotBeSeen(t *testing.T) {
 	server, visitor := gateway(t)
-	l := listen(t, server, "tcp", ":22")
-	dial(t, visitor, "tcp", "192.0.2.1:22")
+	l := server.Listen("tcp", ":22")
+	visitor.Dial("tcp", "192.0.2.1:22")
 	accept(t, l)
 	server.Do(FlowsVisible)
 	var found []Connection

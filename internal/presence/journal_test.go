@@ -3,79 +3,20 @@
 package presence
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
-
-// fakeJournalctl is what the test binary does when it is run as journalctl: it
-// prints the entries of the file beside it, as its arguments ask, and notes
-// these. A file "fail" has what it complains of instead, "break" what it complains
-// of after the first entry, "grumble" what it complains of without failing; with
-// a file "endless" it repeats the last entry for ever, with "hang" it prints
-// nothing and stays.
-func fakeJournalctl(dir string, args []string) int {
-	calls, err := os.OpenFile(filepath.Join(dir, "calls"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return 3
-	}
-	fmt.Fprintln(calls, strings.Join(args, " "))
-	calls.Close()
-	if text, err := os.ReadFile(filepath.Join(dir, "fail")); err == nil {
-		os.Stderr.Write(text)
-		return 1
-	}
-	if _, err := os.Stat(filepath.Join(dir, "hang")); err == nil {
-		time.Sleep(time.Hour) // until it is killed
-	}
-	text, _ := os.ReadFile(filepath.Join(dir, "entries"))
-	lines := slices.Collect(strings.Lines(string(text)))
-	for _, a := range args {
-		cursor, after := strings.CutPrefix(a, "--after-cursor=")
-		switch {
-		case cursor == "bad":
-			fmt.Fprintln(os.Stderr, "Failed to seek to cursor: Invalid argument")
-			return 1
-		case after:
-			i := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, `"`+cursor+`"`) })
-			lines = lines[i+1:]
-		case a == "--reverse":
-			slices.Reverse(lines)
-		case a == "--lines=1" && len(lines) > 1:
-			lines = lines[len(lines)-1:]
-		}
-	}
-	if len(lines) == 0 {
-		fmt.Println("-- No entries --")
-	}
-	if text, err := os.ReadFile(filepath.Join(dir, "grumble")); err == nil {
-		os.Stderr.Write(text)
-	}
-	if text, err := os.ReadFile(filepath.Join(dir, "break")); err == nil && slices.Contains(args, "--reverse") {
-		os.Stdout.WriteString(lines[0])
-		os.Stderr.Write(text)
-		return 1
-	}
-	out := bufio.NewWriter(os.Stdout)
-	defer out.Flush()
-	for _, l := range lines {
-		out.WriteString(l)
-	}
-	_, err = os.Stat(filepath.Join(dir, "endless"))
-	for err == nil && slices.Contains(args, "--reverse") {
-		_, err = out.WriteString(lines[len(lines)-1])
-	}
-	return 0
-}
 
 // fakeJournal is a journal that journalctl's stand-in reads.
 type fakeJournal struct {
@@ -83,11 +24,33 @@ type fakeJournal struct {
 	entries int
 }
 
+// standIn builds journalctl's stand-in, once. It is a program of its own, since a
+// test binary with the race detector takes long to start, and is started often.
+func standIn(t *testing.T) string {
+	t.Helper()
+	program, err := builtStandIn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return program
+}
+
+// buildDir is where the stand-in is built; TestMain makes and removes it.
+var buildDir string
+
+var builtStandIn = sync.OnceValues(func() (string, error) {
+	program := filepath.Join(buildDir, "journalctl")
+	c := exec.Command("go", "build", "-o", program, "./testdata/journalctl")
+	c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	if out, err := c.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build journalctl's stand-in: %w\n%s", err, out)
+	}
+	return program, nil
+})
+
 func newFakeJournal(t *testing.T) *fakeJournal {
 	j := &fakeJournal{logDir: newLogDir(t)}
-	self, err := os.Executable()
-	j.must(err)
-	j.must(os.Symlink(self, j.path("journalctl")))
+	j.must(os.Symlink(standIn(t), j.path("journalctl")))
 	return j
 }
 

@@ -13,10 +13,15 @@ import (
 // TestMain lets the test binary be other programs, by the name it is run as.
 func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
-	case "journalctl":
-		os.Exit(fakeJournalctl(filepath.Dir(os.Args[0]), os.Args[1:]))
 	case "sshd", "sshd-session", "evil":
 		os.Exit(logAs(os.Args[1:]))
 	}
-	goleak.VerifyTestMain(m)
+	var err error
+	if buildDir, err = os.MkdirTemp("", "presence"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		os.RemoveAll(buildDir)
+		os.Exit(code)
+	}))
 }

@@ -247,6 +247,9 @@ func TestAgreesWithTheKernel(t *testing.T) {
 	witnessed := func(c *Chain) bool { return c.Table == "witness" }
 	certain, through, total := 0, 0, 0
 	rulesets := 40 // RULESETS in the environment is for longer runs
+	if testing.Short() {
+		rulesets = 15
+	}
 	if n, err := strconv.Atoi(os.Getenv("RULESETS")); err == nil {
 		rulesets = n
 	}

@@ -17,8 +17,12 @@
 //	a look                  one step for each source whose time is up; each was
 //	                        paid for with a touch, and is looked at once
 //	memory                  65,536 sources, 256 of an IPv6 /48, 64 of a /56
+//	a gap                   two additions, whoever has something under way
 //
 // None of it depends on how many sources there are.
+//
+// All times within a recogniser are of a clock that stands still in gaps, in
+// which nobody could be heard: see Gap.
 package sequence
 
 import (
@@ -62,6 +66,10 @@ type Recogniser struct {
 	armed   time.Time      // the looks of a rule with Judge happen at armed + n·Judge
 	place   map[uint16]int // of each port in Touch
 	sources sources
+
+	now   time.Time     // the latest that was taken in
+	slept time.Duration // all gaps together
+	woke  time.Time     // when the latest gap ended
 }
 
 // New returns a recogniser whose looks are counted from armed.
@@ -70,7 +78,7 @@ func New(rule Rule, armed time.Time) *Recogniser {
 	for i, p := range rule.Touch {
 		place[p] = i
 	}
-	return &Recogniser{rule: rule, armed: armed, place: place, sources: newSources()}
+	return &Recogniser{rule: rule, armed: armed, place: place, sources: newSources(), now: armed}
 }
 
 // Touch takes in one touch and returns the verdicts that are due by its time,
@@ -86,9 +94,16 @@ func (r *Recogniser) Touch(t port.Touch) []Verdict {
 	if t.Port.Proto != port.TCP || !slices.Contains(r.rule.Listen, t.Port.Number) {
 		return nil
 	}
+	now := t.Time
+	t.Time = r.awake(now)
+	return decided(now, r.take(t))
+}
+
+// take is Touch by the clock that stands still in gaps.
+func (r *Recogniser) take(t port.Touch) []Verdict {
 	who := r.who(t.Source)
 	known := r.sources.of[who]
-	verdicts := r.Look(t.Time)
+	verdicts := r.look(t.Time)
 	if known != nil && known.judged {
 		return verdicts
 	}
@@ -125,6 +140,11 @@ func (r *Recogniser) who(a netip.Addr) netip.Addr {
 
 // Look returns the verdicts on all knocks that are due by now.
 func (r *Recogniser) Look(now time.Time) []Verdict {
+	return decided(now, r.look(r.awake(now)))
+}
+
+// look is Look by the clock that stands still in gaps.
+func (r *Recogniser) look(now time.Time) []Verdict {
 	var verdicts []Verdict
 	for p := r.sources.first(); p != nil && !now.Before(p.due); p = r.sources.first() {
 		right, wrong := false, ""
@@ -158,6 +178,42 @@ func (r *Recogniser) verdict(p *progress, now time.Time, right bool, wrong strin
 	return v
 }
 
+// Gap takes in that nobody could be heard from one moment to another, so that it
+// is as if that time had not passed: what was under way goes on, and has as much
+// time left as it had. A touch that is said to be of that time counts as made at
+// its end. The order and the ports of touches are judged as ever. Time that was
+// taken in before is not taken back: of a gap that began earlier only the rest
+// counts.
+func (r *Recogniser) Gap(from, to time.Time) {
+	if from.Before(r.now) {
+		from = r.now
+	}
+	if !to.After(from) {
+		return
+	}
+	r.slept += to.Sub(from)
+	r.woke, r.now = to, to
+}
+
+// awake returns what the clock that stands still in gaps says at a moment.
+func (r *Recogniser) awake(now time.Time) time.Time {
+	if now.After(r.now) {
+		r.now = now
+	}
+	if now.Before(r.woke) {
+		now = r.woke
+	}
+	return now.Add(-r.slept)
+}
+
+// decided puts the time of everybody's clock into verdicts.
+func decided(now time.Time, verdicts []Verdict) []Verdict {
+	for i := range verdicts {
+		verdicts[i].Time = now
+	}
+	return verdicts
+}
+
 // GiveUp forgets what a source has under way, everybody's for the zero Addr, and
 // says whether there was anything.
 func (r *Recogniser) GiveUp(a netip.Addr) bool {
@@ -178,7 +234,7 @@ func (r *Recogniser) GiveUp(a netip.Addr) bool {
 // nothing is under way: a recogniser that nobody touches asks for no wake-up.
 func (r *Recogniser) Next() (time.Time, bool) {
 	if p := r.sources.first(); p != nil {
-		return p.due, true
+		return p.due.Add(r.slept), true
 	}
 	return time.Time{}, false
 }

@@ -7,13 +7,17 @@ import (
 	"strings"
 )
 
-// unitDirs is where unit files are, the first that has a name being the one that
-// counts; see systemd.unit(5), "Unit File Load Path". What generators write has
-// no aliases that a door would be named by.
-var unitDirs = []string{
+// UnitDirs is where unit files are, the first that has a name being the one that
+// counts; see systemd.unit(5), "Unit File Load Path". Both spellings of the last
+// are there, since not every /lib is a link. What generators write has no aliases
+// that a door would be named by.
+var UnitDirs = [...]string{
 	"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system",
 	"/usr/lib/systemd/system", "/lib/systemd/system",
 }
+
+// LocalUnitDirs are those of UnitDirs that no package writes to.
+var LocalUnitDirs = UnitDirs[:3]
 
 // maxAliases bounds a chain of links; systemd follows 8 of a unit's
 // (FOLLOW_MAX in basic/unit-file.c).
@@ -71,7 +75,7 @@ func aliased(unit, to string) (string, bool) {
 // to. A link that leads out of the directories is another place of the file, and
 // not another name of the unit ("systemctl link"); one to /dev/null masks it.
 func linked(root, unit string) (to string, ok bool) {
-	for _, dir := range unitDirs {
+	for _, dir := range UnitDirs {
 		path := filepath.Join(root, dir, unit)
 		if _, err := os.Lstat(path); err != nil {
 			continue
@@ -83,7 +87,7 @@ func linked(root, unit string) (to string, ok bool) {
 		if !filepath.IsAbs(target) {
 			target = filepath.Join(dir, target)
 		}
-		return filepath.Base(target), slices.Contains(unitDirs, filepath.Dir(target))
+		return filepath.Base(target), slices.Contains(UnitDirs[:], filepath.Dir(target))
 	}
 	return "", false
 }

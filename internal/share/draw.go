@@ -74,8 +74,7 @@ func candidates(c *config.Config) []uint16 {
 	for _, r := range drawn {
 		for n := r[0]; n <= r[1]; n++ {
 			p := port.Port{Proto: port.TCP, Number: uint16(n)}
-			contains := func(g port.Range) bool { return g.Contains(p) }
-			if !used[p.Number] && !slices.ContainsFunc(guarded, contains) {
+			if !used[p.Number] && !port.Within(guarded, p) {
 				free = append(free, p.Number)
 			}
 		}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/doorward/doorward/internal/door"
 )
 
 // A file of a version that had all penalties alike is read as it is: none of them
@@ -43,7 +45,7 @@ func TestAFileOfBeforePenaltiesGrewIsRead(t *testing.T) {
 	until := time.Date(2026, 11, 26, 12, 5, 0, 0, time.UTC)
 	const reason = "touched a port that is to be left alone"
 	want := []Penalty{
-		{Door: "ssh", Until: until, For: 5 * time.Minute, Reason: reason},
+		{Door: "ssh", Source: door.Any, Until: until, For: 5 * time.Minute, Reason: reason},
 		{Door: "ssh", Source: netip.MustParsePrefix("192.0.2.7/32"), Until: until, For: 5 * time.Minute, Reason: reason},
 		{Door: "ssh", Source: netip.MustParsePrefix("2001:db8::7/128"), Until: until, For: 5 * time.Minute, Reason: reason},
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/door"
 )
 
 // The keys. What names a thing is in its key and nowhere else, so that key and
@@ -28,7 +29,8 @@ func penaltyKey(k PenaltyKey) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(append(b, 0), sourceText(k.Source)...), nil
+	source, err := sourceText(k.Source)
+	return append(append(b, 0), source...), err
 }
 
 func grantKey(k GrantKey) ([]byte, error) {
@@ -39,17 +41,20 @@ func grantKey(k GrantKey) ([]byte, error) {
 	return append(append(b, 0), k.By...), nil
 }
 
-// sourceText is the prefix as text, "" for the zero prefix.
-func sourceText(p netip.Prefix) string {
-	if !p.IsValid() {
-		return ""
+// sourceText is the source as text, "" for everybody.
+func sourceText(p netip.Prefix) (string, error) {
+	switch {
+	case p == door.Any:
+		return "", nil
+	case !p.IsValid():
+		return "", fmt.Errorf("source %v: allowed are a valid prefix, and door.Any for everybody", p)
 	}
-	return p.String()
+	return p.String(), nil
 }
 
 func parseSource(s string) (netip.Prefix, error) {
 	if s == "" {
-		return netip.Prefix{}, nil
+		return door.Any, nil
 	}
 	p, err := netip.ParsePrefix(s)
 	if err == nil && p.String() != s {
@@ -59,11 +64,11 @@ func parseSource(s string) (netip.Prefix, error) {
 }
 
 func parsePenaltyKey(key []byte) (k PenaltyKey, err error) {
-	door, source, ok := strings.Cut(string(key), "\x00")
-	if !ok || door == "" {
+	name, source, ok := strings.Cut(string(key), "\x00")
+	if !ok || name == "" {
 		return k, fmt.Errorf("key %q is not a door and a source", key)
 	}
-	k.Door = door
+	k.Door = name
 	k.Source, err = parseSource(source)
 	return k, err
 }

@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/door"
 )
 
 func TestMain(m *testing.M) {
@@ -115,7 +116,7 @@ func diff(want, got any) string {
 var (
 	genDoor   = rapid.SampledFrom([]string{"ssh", "db", "a-very.long_name", "ü"})
 	genSource = rapid.SampledFrom([]netip.Prefix{
-		{},
+		door.Any,
 		netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("198.51.100.0/24"),
 		netip.MustParsePrefix("2001:db8::1/128"), netip.MustParsePrefix("2001:db8:1::/64"),
 		netip.MustParsePrefix("::ffff:192.0.2.1/128"), netip.MustParsePrefix("0.0.0.0/0"),

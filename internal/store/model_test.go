@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -105,15 +106,16 @@ func plain(t time.Time) time.Time {
 }
 
 func (m *model) state() State {
+	text := func(p netip.Prefix) string { s, _ := sourceText(p); return s }
 	st := State{Applied: m.applied}
 	for _, k := range slices.Sorted(maps.Keys(m.doors)) {
 		st.Doors = append(st.Doors, m.doors[k])
 	}
 	st.Penalties = slices.SortedFunc(maps.Values(m.penalties), func(a, b Penalty) int {
-		return cmp.Or(cmp.Compare(a.Door, b.Door), cmp.Compare(sourceText(a.Source), sourceText(b.Source)))
+		return cmp.Or(cmp.Compare(a.Door, b.Door), cmp.Compare(text(a.Source), text(b.Source)))
 	})
 	st.Grants = slices.SortedFunc(maps.Values(m.grants), func(a, b Grant) int {
-		return cmp.Or(cmp.Compare(a.Door, b.Door), cmp.Compare(sourceText(a.Source), sourceText(b.Source)), cmp.Compare(a.By, b.By))
+		return cmp.Or(cmp.Compare(a.Door, b.Door), cmp.Compare(text(a.Source), text(b.Source)), cmp.Compare(a.By, b.By))
 	})
 	return st
 }

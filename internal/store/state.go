@@ -20,7 +20,7 @@ type Door struct {
 }
 
 // Penalty is the time for which a source's knocks at a door are ignored. Its
-// key is Door and Source; the zero Source stands for everybody.
+// key is Door and Source; door.Any stands for everybody.
 type Penalty struct {
 	Door   string        `json:"-"`
 	Source netip.Prefix  `json:"-"`

@@ -12,6 +12,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/door"
 )
 
 func TestLeft(t *testing.T) {
@@ -37,6 +38,14 @@ func TestLeft(t *testing.T) {
 				t.Errorf("grant: %v, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+// Everybody is written as no source at all, as ever.
+func TestEverybodyIsSaid(t *testing.T) {
+	key, err := penaltyKey(PenaltyKey{Door: "ssh", Source: door.Any})
+	if got, err2 := parsePenaltyKey(key); err != nil || err2 != nil || string(key) != "ssh\x00" || got.Source != door.Any {
+		t.Errorf("everybody's key is %q (%v), read as %v (%v)", key, err, got, err2)
 	}
 }
 
@@ -99,8 +108,10 @@ func TestCommitIsWhole(t *testing.T) {
 	}{
 		{"nameless door", `doors.v1: {Name: State:`, Change{Doors: []Door{{}}}},
 		{"NUL in a door", `a door's name is not empty and has no NUL`, Change{Grants: []Grant{{Door: "a\x00b"}}}},
-		{"key too long", `key too large`, Change{Grants: []Grant{{Door: "ssh", By: strings.Repeat("x", 1<<15)}}}},
-		{"a year that cannot be", `year outside of range`, Change{Penalties: []Penalty{{Door: "ssh", Until: time.Unix(1<<40, 0)}}}},
+		{"a grant of nobody", `allowed are a valid prefix`, Change{Grants: []Grant{{Door: "ssh", By: "touch"}}}},
+		{"a penalty that ends of nobody", `allowed are a valid prefix`, Change{EndPenalties: []PenaltyKey{{Door: "ssh"}}}},
+		{"key too long", `key too large`, Change{Grants: []Grant{{Door: "ssh", Source: door.Any, By: strings.Repeat("x", 1<<15)}}}},
+		{"a year that cannot be", `year outside of range`, Change{Penalties: []Penalty{{Door: "ssh", Source: door.Any, Until: time.Unix(1<<40, 0)}}}},
 		{"a record's year", `year outside of range`, Change{Records: []audit.Record{{}, {Time: time.Unix(1<<40, 0)}}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,6 +1,6 @@
 //go:build linux
 
-package presence
+package sockdiag
 
 import (
 	"encoding/binary"
@@ -18,10 +18,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mdlayher/netlink"
+	"go.uber.org/goleak"
 
 	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/port"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func ranges(t testing.TB, list ...string) []port.Range {
 	t.Helper()
@@ -36,26 +39,15 @@ func ranges(t testing.TB, list ...string) []port.Range {
 	return all
 }
 
-// connections lists who is in at n, as "tcp LOCAL REMOTE", sorted, with an
+// connections lists n's live sockets, as "tcp LOCAL REMOTE", sorted, with an
 // ephemeral remote port as "*".
 func connections(t testing.TB, n *nstest.NS, list ...string) []string {
 	t.Helper()
-	return listed(t, n, In, list...)
-}
-
-// sockets lists n's live sockets like that.
-func sockets(t testing.TB, n *nstest.NS, list ...string) []string {
-	t.Helper()
-	return listed(t, n, held, list...)
-}
-
-func listed(t testing.TB, n *nstest.NS, of func([]port.Range) ([]Connection, error), list ...string) []string {
-	t.Helper()
 	var all []string
 	n.Do(func() error {
-		found, err := of(ranges(t, list...))
-		for _, c := range found {
-			all = append(all, fmt.Sprintf("%s %s %s:*", c.Proto, c.Local, c.Remote.Addr()))
+		found, err := Live(ranges(t, list...))
+		for _, s := range found {
+			all = append(all, fmt.Sprintf("%s %s %s:*", s.Proto, s.Local, s.Remote.Addr()))
 		}
 		return err
 	})
@@ -68,8 +60,8 @@ func listening(t testing.TB, n *nstest.NS, list ...string) []string {
 	var all []string
 	n.Do(func() error {
 		found, err := Listening(ranges(t, list...))
-		for _, a := range found {
-			all = append(all, a.String())
+		for _, s := range found {
+			all = append(all, s.Local.String())
 		}
 		return err
 	})
@@ -92,22 +84,6 @@ func eventually(t testing.TB, what string, want []string, f func() []string) {
 	}
 }
 
-func listen(t testing.TB, n *nstest.NS, network, address string) net.Listener {
-	t.Helper()
-	var l net.Listener
-	n.Do(func() (err error) { l, err = net.Listen(network, address); return })
-	t.Cleanup(func() { l.Close() })
-	return l
-}
-
-func dial(t testing.TB, n *nstest.NS, network, address string) net.Conn {
-	t.Helper()
-	var c net.Conn
-	n.Do(func() (err error) { c, err = net.DialTimeout(network, address, 10*time.Second); return })
-	t.Cleanup(func() { c.Close() })
-	return c
-}
-
 // gate is a server and a visitor, linked.
 func gate(t *testing.T) (server, visitor *nstest.NS) {
 	server, visitor = nstest.New(t), nstest.New(t)
@@ -118,10 +94,10 @@ func gate(t *testing.T) (server, visitor *nstest.NS) {
 
 func TestConnectionsOfBothFamilies(t *testing.T) {
 	server, visitor := gate(t)
-	both := listen(t, server, "tcp", ":22")     // an IPv6 socket that takes IPv4, mapped
-	listen(t, server, "tcp4", "192.0.2.1:2222") // which accepts nobody: they are live all the same
+	both := server.Listen("tcp", ":22")     // an IPv6 socket that takes IPv4, mapped
+	server.Listen("tcp4", "192.0.2.1:2222") // which accepts nobody: they are live all the same
 	for _, address := range []string{"192.0.2.1:22", "[2001:db8::1]:22", "192.0.2.1:2222"} {
-		dial(t, visitor, "tcp", address)
+		visitor.Dial("tcp", address)
 	}
 	for range 2 {
 		in, err := both.Accept()
@@ -167,10 +143,10 @@ func TestConnectionsOfBothFamilies(t *testing.T) {
 
 func TestHalfClosedConnections(t *testing.T) {
 	server, visitor := gate(t)
-	l := listen(t, server, "tcp", "192.0.2.1:22")
+	l := server.Listen("tcp", "192.0.2.1:22")
 	accept := func() (*net.TCPConn, *net.TCPConn) {
 		t.Helper()
-		out := dial(t, visitor, "tcp", "192.0.2.1:22").(*net.TCPConn)
+		out := visitor.Dial("tcp", "192.0.2.1:22").(*net.TCPConn)
 		in, err := l.Accept()
 		if err != nil {
 			t.Fatal(err)
@@ -208,10 +184,10 @@ func TestHalfClosedConnections(t *testing.T) {
 func TestHalfOpenIsNotLive(t *testing.T) {
 	server, visitor := gate(t)
 	nstest.Need(t, "nft", "ss")
-	listen(t, server, "tcp", "192.0.2.1:22")
+	server.Listen("tcp", "192.0.2.1:22")
 	visitor.Run("nft", "add table ip t; add chain ip t out { type filter hook output priority 0; }; "+
 		"add rule ip t out tcp flags & (syn | ack) == ack drop")
-	dial(t, visitor, "tcp", "192.0.2.1:22")
+	visitor.Dial("tcp", "192.0.2.1:22")
 	if out := server.Run("ss", "-Htan"); !strings.Contains(out, "SYN-RECV") {
 		t.Fatalf("no half-open connection was made: %s", out)
 	}
@@ -233,7 +209,7 @@ func TestUDP(t *testing.T) {
 	})
 	defer bound.Close()
 	defer connected.Close()
-	dial(t, visitor, "udp", "192.0.2.1:60001")
+	visitor.Dial("udp", "192.0.2.1:60001")
 	if got, want := connections(t, server, "60000-61000/udp", "22/tcp"), []string{"udp 192.0.2.1:60002 192.0.2.2:*"}; !slices.Equal(got, want) {
 		t.Errorf("connections %q, want %q", got, want)
 	}
@@ -245,17 +221,17 @@ func TestUDP(t *testing.T) {
 // More ranges than fit the kernel's filter find the same.
 func TestManyRanges(t *testing.T) {
 	n := nstest.New(t)
-	listen(t, n, "tcp", "127.0.0.1:3000")
-	dial(t, n, "tcp", "127.0.0.1:3000")
+	n.Listen("tcp", "127.0.0.1:3000")
+	n.Dial("tcp", "127.0.0.1:3000")
 	for _, count := range []int{1, 2, maxFilterRanges - 1, maxFilterRanges, maxFilterRanges + 1} {
 		var list []string
 		for i := range count {
 			list = append(list, fmt.Sprintf("%d/tcp", 3000-2*(i%1400)))
 		}
-		if got := sockets(t, n, list...); len(got) != 1 {
+		if got := connections(t, n, list...); len(got) != 1 {
 			t.Errorf("%d ranges: %q, want the one", count, got)
 		}
-		if got := sockets(t, n, append(list[1:], "3001-3002/tcp")...); len(got) != 0 {
+		if got := connections(t, n, append(list[1:], "3001-3002/tcp")...); len(got) != 0 {
 			t.Errorf("%d ranges, none of them: %q", count, got)
 		}
 	}
@@ -264,8 +240,8 @@ func TestManyRanges(t *testing.T) {
 // What is not asked for does not leave the kernel.
 func TestTheKernelFilters(t *testing.T) {
 	n := nstest.New(t)
-	listen(t, n, "tcp", "127.0.0.1:3000")
-	dial(t, n, "tcp", "127.0.0.1:3000")
+	n.Listen("tcp", "127.0.0.1:3000")
+	n.Dial("tcp", "127.0.0.1:3000")
 	for _, test := range []struct {
 		ports []string
 		want  int
@@ -302,7 +278,7 @@ func TestTenThousandSockets(t *testing.T) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
 		t.Fatal(err)
 	}
-	l := listen(t, n, "tcp", "127.0.0.1:22")
+	l := n.Listen("tcp", "127.0.0.1:22")
 	count := int(min(5_000, files.Cur/2-200)) // both ends are here
 	n.Do(func() error {
 		for range count {
@@ -321,13 +297,13 @@ func TestTenThousandSockets(t *testing.T) {
 	})
 	n.Do(func() error {
 		begin := time.Now()
-		got, err := held(ranges(t, "22/tcp"))
+		got, err := Live(ranges(t, "22/tcp"))
 		t.Logf("listed %d connections of %d sockets in %s", len(got), 2*count, time.Since(begin))
 		if len(got) != count {
 			t.Errorf("%d connections, want %d", len(got), count)
 		}
 		begin = time.Now()
-		none, err2 := held(ranges(t, "23/tcp"))
+		none, err2 := Live(ranges(t, "23/tcp"))
 		t.Logf("listed %d connections of %d sockets in %s", len(none), 2*count, time.Since(begin))
 		if err == nil {
 			err = err2
@@ -362,7 +338,7 @@ func TestRealSSHD(t *testing.T) {
 	}
 	defer end()
 	eventually(t, "sshd listens", []string{"0.0.0.0:22", "[::]:22"}, func() []string { return listening(t, server, "22/tcp") })
-	c := dial(t, visitor, "tcp", "192.0.2.1:22")
+	c := visitor.Dial("tcp", "192.0.2.1:22")
 	banner := make([]byte, 4)
 	if _, err := io.ReadFull(c, banner); err != nil || string(banner) != "SSH-" {
 		t.Fatalf("banner %q, %v", banner, err)
@@ -392,7 +368,7 @@ func TestParseDump(t *testing.T) {
 	mapped := diagMessage(syscall.AF_INET6, netip.MustParseAddrPort("[::ffff:192.0.2.1]:22"), netip.MustParseAddrPort("[::ffff:192.0.2.2]:1025"))
 	ports := []port.Range{{Proto: port.TCP, First: 22, Last: 22}}
 	got, whole, err := parseDump([]netlink.Message{{Data: mapped}}, port.TCP, ports)
-	want := []socket{{state: stateEstablished, local: netip.MustParseAddrPort("192.0.2.1:22"), remote: netip.MustParseAddrPort("192.0.2.2:1025")}}
+	want := []Socket{{Proto: port.TCP, state: stateEstablished, Local: netip.MustParseAddrPort("192.0.2.1:22"), Remote: netip.MustParseAddrPort("192.0.2.2:1025")}}
 	if err != nil || !whole || !slices.Equal(got, want) {
 		t.Errorf("parseDump = %+v, %v, %v, want %+v", got, whole, err, want)
 	}

@@ -1,6 +1,6 @@
 //go:build linux
 
-package presence
+package sockdiag
 
 import (
 	"bytes"
@@ -48,7 +48,7 @@ func (m diagMsg) end(port [2]byte, addr [16]byte) netip.AddrPort {
 // refused as a whole; and that the kernel's filter means the ports that it was
 // made from.
 func FuzzSockets(f *testing.F) {
-	four := diagMsg{Family: 2, State: 1, Sport: [2]byte{0, 22}, Src: [16]byte{192, 0, 2, 1}, Dst: [16]byte{192, 0, 2, 2}, I: 9}
+	four := diagMsg{Family: 2, State: 1, Sport: [2]byte{0, 22}, Src: [16]byte{192, 0, 2, 1}, Dst: [16]byte{192, 0, 2, 2}, UID: 1000, I: 9}
 	six := diagMsg{Family: 10, State: 8, Sport: [2]byte{8, 174}, Src: [16]byte{0x20, 1, 0x0d, 0xb8}, I: 1}
 	mapped := diagMsg{Family: 10, State: 10, Sport: [2]byte{0, 22}, Src: [16]byte{10: 255, 11: 255, 12: 192, 14: 2}}
 	for _, ports := range []string{"", "\x00\x16\x00\x00", "\x00\x01\xff\xfe", "\x08\xae\x00\x00\x00\x16\x00\x00"} {
@@ -63,7 +63,7 @@ func FuzzSockets(f *testing.F) {
 		msgs := []netlink.Message{{Data: first}, {Data: second, Header: netlink.Header{Flags: netlink.HeaderFlags(flags)}}}
 		got, whole, err := parseDump(msgs, port.TCP, ports)
 
-		var want []socket
+		var want []Socket
 		sound, interrupted := true, flags&0x10 != 0
 		for i, b := range [][]byte{first, second} {
 			var m diagMsg
@@ -74,8 +74,8 @@ func FuzzSockets(f *testing.F) {
 			if sound = err == nil && (m.Family == 2 || m.Family == 10); !sound {
 				break
 			}
-			s := socket{m.State, m.end(m.Sport, m.Src), m.end(m.Dport, m.Dst), m.I}
-			if slices.ContainsFunc(ports, func(r port.Range) bool { return r.First <= s.local.Port() && s.local.Port() <= r.Last }) {
+			s := Socket{port.TCP, m.end(m.Sport, m.Src), m.end(m.Dport, m.Dst), m.UID, m.I, m.State}
+			if slices.ContainsFunc(ports, func(r port.Range) bool { return r.First <= s.Local.Port() && s.Local.Port() <= r.Last }) {
 				want = append(want, s)
 			}
 		}
@@ -86,7 +86,7 @@ func FuzzSockets(f *testing.F) {
 			return
 		}
 		same := cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })
-		if d := cmp.Diff(want, append([]socket(nil), got...), cmp.AllowUnexported(socket{}), same); d != "" {
+		if d := cmp.Diff(want, append([]Socket(nil), got...), cmp.AllowUnexported(Socket{}), same); d != "" {
 			t.Fatalf("sockets (-want +got):\n%s", d)
 		}
 	})
@@ -128,7 +128,7 @@ func FuzzPortFilter(f *testing.F) {
 			if got := runFilter(code, n); got != want {
 				t.Fatalf("the filter of %v says %v to port %d", ports, got, n)
 			}
-			if got := matches(ports, port.Port{Proto: port.TCP, Number: n}); got != want {
+			if got := port.Within(ports, port.Port{Proto: port.TCP, Number: n}); got != want {
 				t.Fatalf("%v match port %d: %v", ports, n, got)
 			}
 		}

@@ -1,12 +1,18 @@
 //go:build linux
 
-package presence
+// Package sockdiag lists the sockets of a network namespace by their local ports,
+// as the kernel tells them over sock_diag(7).
+//
+// It only asks. A socket that anybody can have made from a forged address, and what
+// the kernel only tidies up, are not listed.
+package sockdiag
 
 import (
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 
 	"github.com/mdlayher/netlink"
@@ -39,13 +45,23 @@ const (
 )
 
 // maxFilterRanges bounds the kernel's filter program, whose jumps are 16 bits
-// wide. Past it the kernel sends everything and only matches filters.
+// wide. Past it the kernel sends everything and only parseDump filters.
 const maxFilterRanges = 1000
 
 // dumpTries is how often an inconsistent dump is asked for again.
 const dumpTries = 5
 
-// held returns the live sockets whose local port is one of ports, in the caller's
+// Socket is one socket of TCP or UDP.
+type Socket struct {
+	Proto         port.Proto
+	Local, Remote netip.AddrPort // IPv4-mapped addresses as IPv4
+	UID           uint32         // of who made it
+	Inode         uint32         // as /proc/PID/fd names it; 0: no process holds it
+
+	state uint8
+}
+
+// Live returns the live sockets whose local port is one of ports, in the caller's
 // network namespace, in no particular order.
 //
 // A TCP connection is live while established, or half closed (FIN_WAIT1,
@@ -54,51 +70,37 @@ const dumpTries = 5
 // not live, since anybody can make one from a forged address; TIME_WAIT,
 // LAST_ACK, CLOSING and orphans are the kernel's tidying up. A UDP socket is
 // live if it is connected to a peer.
-func held(ports []port.Range) ([]Connection, error) {
+func Live(ports []port.Range) ([]Socket, error) {
 	half := uint32(1<<stateFinWait1 | 1<<stateFinWait2 | 1<<stateCloseWait)
-	var out []Connection
-	err := dump(ports, port.TCP, 1<<stateEstablished|half, func(s socket) {
-		if s.state == stateEstablished || s.inode != 0 {
-			out = append(out, Connection{port.TCP, s.local, s.remote})
-		}
-	})
+	all, err := list(ports, 1<<stateEstablished|half, 1<<stateEstablished)
+	return slices.DeleteFunc(all, func(s Socket) bool {
+		return s.Proto == port.TCP && s.state != stateEstablished && s.Inode == 0
+	}), err
+}
+
+// Listening returns the TCP listeners and the bound, unconnected UDP sockets on
+// ports, in the caller's network namespace. A socket bound to every address has
+// 0.0.0.0 or [::] as its local one, as it was bound.
+func Listening(ports []port.Range) ([]Socket, error) {
+	return list(ports, 1<<stateListen, 1<<stateClose)
+}
+
+// list returns the sockets on ports that are in one of the states, a bit each.
+func list(ports []port.Range, tcp, udp uint32) ([]Socket, error) {
+	all, err := dump(ports, port.TCP, tcp)
 	if err != nil {
 		return nil, err
 	}
-	err = dump(ports, port.UDP, 1<<stateEstablished, func(s socket) {
-		out = append(out, Connection{port.UDP, s.local, s.remote})
-	})
+	more, err := dump(ports, port.UDP, udp)
 	if err != nil {
 		return nil, err
 	}
-	return out, nil
+	return append(all, more...), nil
 }
 
-// Listening returns the local ends of the TCP listeners and the bound,
-// unconnected UDP sockets on ports, in the caller's network namespace. A
-// socket bound to every address has 0.0.0.0 or [::], as it was bound.
-func Listening(ports []port.Range) ([]netip.AddrPort, error) {
-	var out []netip.AddrPort
-	add := func(s socket) { out = append(out, s.local) }
-	if err := dump(ports, port.TCP, 1<<stateListen, add); err != nil {
-		return nil, err
-	}
-	if err := dump(ports, port.UDP, 1<<stateClose, add); err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-// socket is the part of struct inet_diag_msg that matters here.
-type socket struct {
-	state         uint8
-	local, remote netip.AddrPort
-	inode         uint32 // 0: no process holds it
-}
-
-// dump calls each with every socket of proto, IPv4 and IPv6, that is in one of
-// states (a bit each) and whose local port is in ports.
-func dump(ports []port.Range, proto port.Proto, states uint32, each func(socket)) error {
+// dump returns every socket of proto, IPv4 and IPv6, that is in one of states and
+// whose local port is in ports.
+func dump(ports []port.Range, proto port.Proto, states uint32) ([]Socket, error) {
 	var mine []port.Range
 	for _, r := range ports {
 		if r.Proto == proto {
@@ -106,27 +108,26 @@ func dump(ports []port.Range, proto port.Proto, states uint32, each func(socket)
 		}
 	}
 	if len(mine) == 0 {
-		return nil
+		return nil, nil
 	}
 	conn, err := netlink.Dial(netlinkSockDiag, nil)
 	if err != nil {
-		return fmt.Errorf("open sock_diag: %w", err)
+		return nil, fmt.Errorf("open sock_diag: %w", err)
 	}
 	defer conn.Close()
+	var all []Socket
 	for _, family := range []uint8{syscall.AF_INET, syscall.AF_INET6} {
 		sockets, err := dumpFamily(conn, family, proto, states, mine)
 		if err != nil {
-			return fmt.Errorf("list %s sockets over sock_diag: %w", proto, err)
+			return nil, fmt.Errorf("list %s sockets over sock_diag: %w", proto, err)
 		}
-		for _, s := range sockets {
-			each(s)
-		}
+		all = append(all, sockets...)
 	}
-	return nil
+	return all, nil
 }
 
 // dumpFamily asks until the kernel says that nothing changed under the dump.
-func dumpFamily(conn *netlink.Conn, family uint8, proto port.Proto, states uint32, ports []port.Range) ([]socket, error) {
+func dumpFamily(conn *netlink.Conn, family uint8, proto port.Proto, states uint32, ports []port.Range) ([]Socket, error) {
 	req := netlink.Message{
 		Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Dump},
 		Data:   diagRequest(family, proto, states, ports),
@@ -149,30 +150,21 @@ func dumpFamily(conn *netlink.Conn, family uint8, proto port.Proto, states uint3
 
 // parseDump reads a dump's messages; false means that the kernel marked it as
 // inconsistent (NLM_F_DUMP_INTR).
-func parseDump(replies []netlink.Message, proto port.Proto, ports []port.Range) ([]socket, bool, error) {
-	sockets := make([]socket, 0, len(replies))
+func parseDump(replies []netlink.Message, proto port.Proto, ports []port.Range) ([]Socket, bool, error) {
+	sockets := make([]Socket, 0, len(replies))
 	for _, m := range replies {
 		if m.Header.Flags&netlink.DumpInterrupted != 0 {
 			return nil, false, nil
 		}
-		s, err := parseSocket(m.Data)
+		s, err := parseSocket(proto, m.Data)
 		if err != nil {
 			return nil, false, err
 		}
-		if matches(ports, port.Port{Proto: proto, Number: s.local.Port()}) {
+		if port.Within(ports, port.Port{Proto: proto, Number: s.Local.Port()}) {
 			sockets = append(sockets, s)
 		}
 	}
 	return sockets, true, nil
-}
-
-func matches(ports []port.Range, p port.Port) bool {
-	for _, r := range ports {
-		if r.Contains(p) {
-			return true
-		}
-	}
-	return false
 }
 
 // diagRequest is struct inet_diag_req_v2 and, as an attribute, the filter.
@@ -231,23 +223,23 @@ func byteAt(n uint16, i int) byte {
 }
 
 // parseSocket reads struct inet_diag_msg: family, state, timer and retrans (a
-// byte each), then the ports and addresses in network order, and the inode at
-// the end.
-func parseSocket(b []byte) (socket, error) {
+// byte each), then the ports and addresses in network order, and user and inode
+// at the end.
+func parseSocket(proto port.Proto, b []byte) (Socket, error) {
 	if len(b) < msgLen {
-		return socket{}, fmt.Errorf("a socket of %d bytes: at least %d are due", len(b), msgLen)
+		return Socket{}, fmt.Errorf("a socket of %d bytes: at least %d are due", len(b), msgLen)
 	}
-	s := socket{state: b[1], inode: binary.NativeEndian.Uint32(b[68:72])}
+	s := Socket{Proto: proto, state: b[1], UID: binary.NativeEndian.Uint32(b[64:68]), Inode: binary.NativeEndian.Uint32(b[68:72])}
 	sport, dport := binary.BigEndian.Uint16(b[4:6]), binary.BigEndian.Uint16(b[6:8])
 	switch b[0] {
 	case syscall.AF_INET:
-		s.local = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[8:12])), sport)
-		s.remote = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[24:28])), dport)
+		s.Local = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[8:12])), sport)
+		s.Remote = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[24:28])), dport)
 	case syscall.AF_INET6:
-		s.local = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:24])).Unmap(), sport)
-		s.remote = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[24:40])).Unmap(), dport)
+		s.Local = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:24])).Unmap(), sport)
+		s.Remote = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[24:40])).Unmap(), dport)
 	default:
-		return socket{}, errors.New("a socket of neither IPv4 nor IPv6")
+		return Socket{}, errors.New("a socket of neither IPv4 nor IPv6")
 	}
 	return s, nil
 }

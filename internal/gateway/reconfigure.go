@@ -1,0 +1,83 @@
+package gateway
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/door"
+)
+
+// reconfigure gives a door that stays its new configuration. It says what becomes
+// of a service that it no longer has, which stays as it is.
+func (d *guarded) reconfigure(now time.Time, c config.Door) (left string) {
+	old, before := d.conf, d.service
+	d.conf = c
+	d.door.Configure(rules(c))
+	d.setKnocks(c.Knocks, now)
+	switch {
+	case !sameService(old, c): // a look that is under way ends with the old one
+		d.cancel()
+		d.service = nil
+		d.start(d.gw.ctx)
+		d.carry(d.door.LookElsewhere(now))
+		d.carry(d.door.Renew(now))
+		return d.serviceLeft(before)
+	case !sameLook(old, c):
+		d.lookElsewhere()
+		d.carry(d.door.LookElsewhere(now))
+	}
+	if d.service != nil {
+		d.service.conf = c
+	}
+	return ""
+}
+
+// serviceLeft says what becomes of the service before, nil for none: unlike one
+// that is stopped while another is behind the door, it is the operator's from now on.
+func (d *guarded) serviceLeft(before *keeper) string {
+	switch {
+	case before == nil:
+	case d.service == nil:
+		return fmt.Sprintf("door %s has no service now, and the one before, %s, %s", d.name(), before.svc, before.state())
+	case before.running && ownName(before.svc) != ownName(d.service.svc):
+		return fmt.Sprintf("door %s has another service now, and the one before, %s, %s", d.name(), before.svc, before.state())
+	}
+	return ""
+}
+
+// sameLook says whether presence is looked for alike at two configurations of a
+// door.
+func sameLook(a, b config.Door) bool {
+	return slices.Equal(a.Ports, b.Ports) && a.Presence.Connections == b.Presence.Connections &&
+		a.Presence.Logins == b.Presence.Logins && slices.Equal(a.Presence.Files, b.Presence.Files)
+}
+
+// sameService says whether two configurations of a door have the same service
+// behind it.
+func sameService(a, b config.Door) bool {
+	if a.Service == nil || b.Service == nil {
+		return a.Service == b.Service
+	}
+	return a.Service.Unit == b.Service.Unit && slices.Equal(a.Service.Start, b.Service.Start) &&
+		slices.Equal(a.Service.Stop, b.Service.Stop) && slices.Equal(a.Service.Status, b.Service.Status)
+}
+
+// leave ends what belongs to a door that the configuration no longer has, its
+// grants and penalties too: they are not to come back with the door. Its service
+// stays as it is, which the operator is told.
+func (d *guarded) leave() string {
+	d.cancel()
+	v := d.door.View()
+	for _, c := range v.Grants {
+		d.gw.changes.add(d.name(), door.Drop{Source: c.Source, By: c.By})
+	}
+	for _, source := range d.door.Remembers() {
+		d.gw.changes.add(d.name(), door.Pardon{Source: source})
+	}
+	if d.service == nil {
+		return fmt.Sprintf("door %s is no longer guarded", d.name())
+	}
+	return fmt.Sprintf("door %s is no longer guarded, its service %s %s", d.name(), d.service.svc, d.service.state())
+}

@@ -1,0 +1,87 @@
+package gateway
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/port"
+)
+
+// Vitals returns how things stand, in numbers (control.Meter). What they cost
+// grows with the number of doors alone.
+func (g *Gateway) Vitals() control.Vitals {
+	s, ok := readBoard(g, &g.vitals)
+	if !ok {
+		return control.Vitals{Version: g.opts.Version}
+	}
+	v := s.of
+	refused, sessions := g.measure(s.doors)
+	v.Doors = append([]control.DoorVitals(nil), v.Doors...)
+	for i := range v.Doors {
+		d := &v.Doors[i]
+		d.Refused, d.Sessions = refused[d.Name], sessions[d.Name]
+	}
+	return v
+}
+
+// vitalsNow is how things stand in numbers that are kept anyway: no list is gone
+// through for them.
+func (g *Gateway) vitalsNow(time.Time) control.Vitals {
+	v := control.Vitals{
+		Version: g.opts.Version, Warnings: len(g.allWarnings()), Pending: g.applied.Pending != nil,
+		FenceUp: g.broken == "", FenceRepairs: g.repairs, Events: maps.Clone(g.told),
+	}
+	for _, d := range g.doors {
+		v.Doors = append(v.Doors, control.DoorVitals{
+			Name: d.name(), State: d.door.Saved().State.String(), Running: d.service == nil || d.service.running,
+			Grants: d.door.Granted(), Penalties: d.door.Penalised(),
+		})
+	}
+	return v
+}
+
+// measureEvery is how old a measurement may be.
+const measureEvery = time.Second
+
+// measurement is what only the kernel knows, as it was at a time. It is read by
+// who asks, beside the loop, and once for all who ask within a second.
+type measurement struct {
+	mu       sync.Mutex // held while it is read
+	at       time.Time  // zero before the first
+	doors    []config.Door
+	refused  map[string]uint64 // packets, by door
+	sessions map[string]int    // live connections, by door
+	problem  string            // why packets cannot be read, "" when they can
+}
+
+// measure returns refused packets and live connections of doors.
+func (g *Gateway) measure(doors []config.Door) (refused map[string]uint64, sessions map[string]int) {
+	m := &g.measured
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := g.world.Now()
+	same := len(doors) == len(m.doors) && (len(doors) == 0 || &doors[0] == &m.doors[0])
+	if same && !m.at.IsZero() && now.Sub(m.at) < measureEvery {
+		return m.refused, m.sessions
+	}
+	m.at, m.doors, m.sessions = now, doors, make(map[string]int)
+	var ports [][]port.Range
+	for _, d := range doors {
+		ports = append(ports, d.Ports)
+	}
+	found, _ := g.world.Connections(ports) // what is odd, the looks say
+	for i, n := range found {
+		m.sessions[doors[i].Name] = n
+	}
+	var err error
+	if m.refused, err = g.world.Fence.Refused(); err == nil {
+		m.problem = ""
+	} else if m.problem != err.Error() {
+		m.problem = err.Error()
+		g.log.Warn("cannot read how many packets were refused", "err", err)
+	}
+	return m.refused, m.sessions
+}

@@ -1,0 +1,141 @@
+package sequence
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+
+	"github.com/doorward/doorward/internal/tape"
+)
+
+// Who has touched one port of two before a gap, with 50 of 60 seconds left, has
+// 50 seconds after it; the order and the ports are judged as ever.
+func TestAGapTakesNoTimeFromAKnock(t *testing.T) {
+	given := article
+	given.Given = true
+	judged := article
+	judged.Judge = time.Minute
+	const gapEnd = 10*time.Second + time.Hour
+	after := func(d time.Duration, port uint16) step { return step{gapEnd + d, visitor, port} }
+	for _, tt := range []struct {
+		name  string
+		rule  Rule
+		steps []step
+		want  []Verdict
+	}{
+		{"finished at once", article, []step{after(0, 59002)},
+			[]Verdict{{Right: true, Source: visitor, Time: start.Add(gapEnd), Reason: knocked}}},
+		{"finished at the last moment", article, []step{after(50*time.Second, 59002)},
+			[]Verdict{{Right: true, Source: visitor, Time: start.Add(gapEnd + 50*time.Second), Reason: knocked}}},
+		{"a moment too late", article, []step{after(50*time.Second+1, 59002)},
+			[]Verdict{{Source: visitor, Time: start.Add(gapEnd + 50*time.Second + 1),
+				Reason: "touched only 1 of 2 ports by the end of its 1m0s"}}},
+		{"not finished", article, []step{after(0, 0), after(50*time.Second, 0), after(51*time.Second, 0)},
+			[]Verdict{{Source: visitor, Time: start.Add(gapEnd + 51*time.Second),
+				Reason: "touched only 1 of 2 ports by the end of its 1m0s"}}},
+		{"a port to be left alone", article, []step{after(0, 59001)},
+			[]Verdict{{Source: visitor, Time: start.Add(gapEnd), Reason: leftAlone}}},
+		{"in the given order", given, []step{after(0, 59002)},
+			[]Verdict{{Right: true, Source: visitor, Time: start.Add(gapEnd), Reason: knocked}}},
+		{"judged at the look", judged, []step{after(49*time.Second, 59002), after(50*time.Second, 0)},
+			[]Verdict{{Right: true, Source: visitor, Time: start.Add(gapEnd + 50*time.Second), Reason: knocked}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := New(tt.rule, start)
+			r.Touch(touch(step{0, visitor, 59000}))
+			r.Gap(start.Add(10*time.Second), start.Add(gapEnd))
+			var got []Verdict
+			for _, s := range tt.steps {
+				got = append(got, s.take(r)...)
+			}
+			if d := cmp.Diff(tt.want, got, cmpopts.EquateComparable(netip.Addr{})); d != "" {
+				t.Errorf("verdicts (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+// Any touches, looks and gaps come to the verdicts to which they come without
+// the gaps, by a clock that stood still in them, and no others. So nothing opens
+// that would not have opened, and nobody gains a try.
+func TestAGapIsAsIfTheClockHadStoodStill(t *testing.T) {
+	sources := []netip.Addr{visitor, other, netip.MustParseAddr("2001:db8::3"), four(7)}
+	rapid.Check(t, func(t *rapid.T) {
+		rule := drawRule(tape.New(rapid.SliceOfN(rapid.Byte(), 40, 40).Draw(t, "rule")))
+		gaps, still := New(rule, start), New(rule, start)
+		now, stood := start, time.Duration(0)
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			before := now
+			now = now.Add(time.Duration(rapid.IntRange(0, 5).Draw(t, "wait")) * time.Second)
+			past, got, want := stood, []Verdict(nil), []Verdict(nil)
+			switch rapid.IntRange(0, 5).Draw(t, "what") {
+			case 0: // a gap, of which a part may have been known as awake
+				if early := rapid.IntRange(0, 2).Draw(t, "early"); early > 0 {
+					got, want = gaps.Look(now), still.Look(now.Add(-stood))
+					before = now.Add(-time.Duration(early) * time.Second)
+				} else {
+					stood += now.Sub(before)
+				}
+				end := now.Add(time.Duration(rapid.IntRange(0, 100).Draw(t, "gap")) * time.Second)
+				stood += end.Sub(now)
+				gaps.Gap(before, end)
+				now = end
+			case 1:
+				got, want = gaps.Look(now), still.Look(now.Add(-stood))
+			default:
+				s := step{now.Sub(start), rapid.SampledFrom(sources).Draw(t, "source"), rapid.SampledFrom(rule.Listen).Draw(t, "port")}
+				got = s.take(gaps)
+				s.after -= stood
+				want = s.take(still)
+			}
+			for i := range want {
+				want[i].Time = want[i].Time.Add(past)
+			}
+			if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); d != "" {
+				t.Fatalf("%+v, verdicts after gaps of %s (-stood still +gaps):\n%s", rule, stood, d)
+			}
+			due, waits := gaps.Next()
+			wantDue, wantWaits := still.Next()
+			if wantWaits {
+				wantDue = wantDue.Add(stood)
+			}
+			if waits != wantWaits || !due.Equal(wantDue) || !slices.Equal(gaps.Touched(), still.Touched()) {
+				t.Fatalf("the next look is at %s, %v, with %v touched; want %s, %v, %v",
+					due, waits, gaps.Touched(), wantDue, wantWaits, still.Touched())
+			}
+		}
+	})
+}
+
+// A touch that is said to be of the gap, or of a moment before it that comes
+// late, counts as made at its end: no earlier than what was touched before.
+func TestATouchOfTheGapCountsAtItsEnd(t *testing.T) {
+	for _, late := range []time.Duration{0, time.Second, 10 * time.Second, 12 * time.Second} {
+		r := New(article, start)
+		r.Touch(touch(step{2 * time.Second, visitor, 59000}))
+		r.Gap(start.Add(10*time.Second), start.Add(time.Hour))
+		r.Touch(touch(step{late, other, 59000}))
+		r.Look(start.Add(time.Hour + 53*time.Second)) // the first one's time is up
+		due, _ := r.Next()
+		if want := start.Add(time.Hour + time.Minute + 1); !due.Equal(want) || r.sources.whole.n != 1 {
+			t.Errorf("a touch of %s has time until %s, with %d sources under way; want one until %s", late, due, r.sources.whole.n, want)
+		}
+	}
+}
+
+// What a gap costs does not depend on who has something under way.
+func TestAGapCostsTheSameHoweverManyKnock(t *testing.T) {
+	for _, n := range []int{1, 1000, maxSources} {
+		r := filled(six, n, four)
+		before := r.sources.work
+		r.Gap(start.Add(time.Second), start.Add(time.Hour))
+		if vs := r.Look(start.Add(time.Hour)); len(vs) != 0 || r.sources.work != before {
+			t.Errorf("%d sources: %d verdicts, %d steps; want none", n, len(vs), r.sources.work-before)
+		}
+	}
+}
