@@ -44,6 +44,9 @@ type Walls struct {
 // can. Landlock needs Linux 5.13, its rules for TCP 6.7, for signals and abstract
 // sockets 6.12.
 func (w Walls) Enter() (missing []string, err error) {
+	if err := roomForSignals(); err != nil {
+		return nil, err
+	}
 	if err := w.capabilities(); err != nil {
 		return nil, fmt.Errorf("drop capabilities: %w", err)
 	}
@@ -72,6 +75,26 @@ func (w Walls) Enter() (missing []string, err error) {
 		return missing, fmt.Errorf("seccomp: %w", err)
 	}
 	return missing, nil
+}
+
+// enoughSignals is more than the process has threads when it is locked in.
+const enoughSignals = 128
+
+// roomForSignals says whether a thread can tell all others to lock themselves in.
+// It sends each a real-time signal, of which the kernel takes no more than are
+// allowed to be pending (tgkill(2), EAGAIN), and waits for their answers with the
+// whole process at a halt: for ever, if one was not taken (doAllThreadsSyscall in
+// Go's runtime/os_linux.go).
+func roomForSignals() error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_SIGPENDING, &limit); err != nil {
+		return fmt.Errorf("ask for the limit of pending signals: %w", err)
+	}
+	if limit.Cur < enoughSignals {
+		return fmt.Errorf("only %d signals may be pending: raise the limit to %d or more "+
+			"(LimitSIGPENDING= in the unit, ulimit -i)", limit.Cur, enoughSignals)
+	}
+	return nil
 }
 
 // capabilities drops all but those to keep: from the bounding set, where the

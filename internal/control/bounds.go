@@ -8,15 +8,17 @@ import (
 	"net"
 	"net/http"
 	"sync"
+
+	"github.com/doorward/doorward/internal/descriptors"
 )
 
 // How many connections are served at a time; more wait in the kernel's queue.
 // Each costs a descriptor, which the ears need too.
-const (
-	maxOperators = 256
-	maxStreams   = 64 // of those, so that orders are heard beside them
-	maxMeters    = 64
-)
+func maxOperators() int { return descriptors.Share(256, descriptors.Operators) }
+func maxMeters() int    { return descriptors.Share(64, descriptors.Meters) }
+
+// maxStreams are of the operators', so that orders are heard beside them.
+func maxStreams() int { return min(64, maxOperators()/2) }
 
 // ServeMetrics answers on l from m (see Metrics) until ctx ends, and then returns
 // nil. It closes l. Any other end is an error.
@@ -32,7 +34,7 @@ func ServeMetrics(ctx context.Context, l net.Listener, m Meter, log *slog.Logger
 	}
 	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()
-	err := s.Serve(bound(s, l, maxMeters))
+	err := s.Serve(bound(s, l, maxMeters()))
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

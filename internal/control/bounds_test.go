@@ -123,7 +123,7 @@ func TestMetricsConnections(t *testing.T) {
 		ended := make(chan error)
 		go func() { ended <- ServeMetrics(ctx, p, m, quiet) }()
 		var silent []net.Conn
-		for range maxMeters {
+		for range maxMeters() {
 			silent = append(silent, p.dial(t, ""))
 		}
 		late, theirs := net.Pipe()
@@ -131,7 +131,7 @@ func TestMetricsConnections(t *testing.T) {
 		go io.WriteString(late, "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
 		synctest.Wait()
 		if n := m.asked.Load(); n != 0 {
-			t.Errorf("%d were answered beyond %d connections", n, maxMeters)
+			t.Errorf("%d were answered beyond %d connections", n, maxMeters())
 		}
 		begun := time.Now()
 		got, err := io.ReadAll(late)
@@ -160,7 +160,7 @@ func TestStreamsAreBounded(t *testing.T) {
 	inBubble(t, b, func(t *testing.T, p *pipes) {
 		b.newer = make(chan struct{}) // of the bubble
 		var open []net.Conn
-		for n := range maxStreams {
+		for n := range maxStreams() {
 			target := []string{"/v1/status?watch=1", "/v1/log?follow=1"}[n%2]
 			c := p.dial(t, "GET "+target+" HTTP/1.1\r\nHost: x\r\n\r\n")
 			go io.Copy(io.Discard, c)
@@ -174,7 +174,7 @@ func TestStreamsAreBounded(t *testing.T) {
 			c := p.dial(t, fmt.Sprintf("GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", tt.target))
 			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 			if err != nil || resp.StatusCode != tt.code {
-				t.Errorf("%s beside %d streams: %v, %v, want %d", tt.target, maxStreams, resp, err, tt.code)
+				t.Errorf("%s beside %d streams: %v, %v, want %d", tt.target, maxStreams(), resp, err, tt.code)
 			}
 			c.Close()
 		}

@@ -60,7 +60,7 @@ type Server struct {
 // NewServer returns a server that answers from b and writes to log what
 // clients did wrong to it.
 func NewServer(b Backend, log *slog.Logger) *Server {
-	return &Server{backend: b, log: log, peerUID: peerUID, streams: make(streams, maxStreams)}
+	return &Server{backend: b, log: log, peerUID: peerUID, streams: make(streams, maxStreams())}
 }
 
 // Serve answers on l until ctx ends, and then returns nil: streams end at
@@ -92,7 +92,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			srv.Close()
 		}
 	})
-	err := srv.Serve(bound(srv, l, maxOperators))
+	err := srv.Serve(bound(srv, l, maxOperators()))
 	if !stop() { // the stop has begun: wait for its end
 		<-stopped
 	}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/descriptors"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/gateway"
 	"github.com/doorward/doorward/internal/launcher"
@@ -103,6 +104,12 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 	if noSocket != nil {
 		d.Log.Error("operators get no answer: mend this and start the daemon again", "err", noSocket)
 		options.Warnings = []string{"operators get no answer: " + noSocket.Error()}
+	}
+	if n := descriptors.Limit(); n < descriptors.Few {
+		few := fmt.Sprintf("only %d files may be open, so that connections are ended early or wait: "+
+			"raise the limit to %d or more (LimitNOFILE= in the unit)", n, descriptors.Few)
+		d.Log.Warn(few)
+		options.Warnings = append(options.Warnings, few)
 	}
 	gw := gateway.New(options)
 	var kept *store.Store

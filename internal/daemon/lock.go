@@ -66,7 +66,8 @@ func (l wardenLock) release() {
 	}
 }
 
-// openLockFile opens a lock file, and makes it where that can be done.
+// openLockFile opens a lock file that nobody else can open, and makes it where
+// that can be done.
 func openLockFile(path string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("make the control socket's directory: %w", err)
@@ -74,9 +75,12 @@ func openLockFile(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil && !errors.Is(err, fs.ErrPermission) {
 		// A file that is there can be locked on a read-only file system too.
-		f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+		f, err = os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	}
-	return f, err
+	if err != nil {
+		return nil, err
+	}
+	return private(f, "lock file", "600")
 }
 
 // openPrivateDir opens a directory that nobody else can open, who could take its
@@ -89,10 +93,16 @@ func openPrivateDir(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	return private(f, "state directory", "700")
+}
+
+// private hands f back if nobody else can open it, or says which mode it should
+// have.
+func private(f *os.File, what, mode string) (*os.File, error) {
 	info, err := f.Stat()
 	if err == nil && info.Mode()&0o044 != 0 {
-		err = fmt.Errorf("state directory %q has mode %#o, so that others can open it: chmod 700 %s",
-			path, info.Mode().Perm(), path)
+		err = fmt.Errorf("%s %q has mode %#o, so that others can open it: chmod %s %s",
+			what, f.Name(), info.Mode().Perm(), mode, f.Name())
 	}
 	if err != nil {
 		f.Close()

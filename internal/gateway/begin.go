@@ -25,6 +25,10 @@ func (g *Gateway) begin() error {
 	if err := g.guardAtOnce(); err != nil {
 		return err
 	}
+	var err error
+	if g.meddled, err = g.world.Fence.Watch(g.ctx); err != nil {
+		return fmt.Errorf("watch the fence: %w", err)
+	}
 	state, err := g.openStore()
 	if err != nil {
 		return err

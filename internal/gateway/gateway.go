@@ -65,6 +65,7 @@ type Gateway struct {
 	doors      []*guarded
 	ear        *ear
 	changes    changes
+	meddled    <-chan struct{} // somebody else changed the fence
 	repairs    uint64
 	broken     string            // what differs in the fence, "" for nothing
 	resync     bool              // the fence must be compared, grants included, this turn
@@ -142,10 +143,6 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 	g.ctx = ctx
 	g.pulse.run(g.world.Now, g.world.Ear.Behind)
 	defer g.pulse.end()
-	changed, err := g.world.Fence.Watch(ctx)
-	if err != nil {
-		return fmt.Errorf("watch the fence: %w", err)
-	}
 	if err := g.begin(); err != nil {
 		return err
 	}
@@ -177,9 +174,9 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 			g.turn(nil)
 		case <-timer.C:
 			g.turn(nil)
-		case _, ok := <-changed:
+		case _, ok := <-g.meddled:
 			if !ok {
-				changed = nil
+				g.meddled = nil
 				continue
 			}
 			g.turn(func(time.Time) { g.resync = true })

@@ -22,7 +22,7 @@ var elsewhere = map[string]string{
 	"internal/cage":     "^(TestArguments|TestNoArguments.*|TestFiles.*|TestNotes.*|TestCache.*)$",
 	"internal/launcher": "^TestNothingIsRun",
 	"internal/daemon":   "^Test(Walls|Vigil|Shelf)",
-	"internal/listen":   "^Test(Inherit|StrangeSockets|NobodyElse|OneShot)",
+	"internal/listen":   "^Test(Inherit|StrangeSockets|NobodyElse|OneShot|Parting)",
 	"internal/presence": "^Test(Auto|Journal|Outliers|Zone|RealLines|RealPrograms|Forged|Unknown|Logins|WhoIsIn|CutStamp|AStampIn|Entries)",
 	"internal/config":   ".",
 	"internal/files":    ".",

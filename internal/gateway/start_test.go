@@ -33,6 +33,20 @@ func TestTheFenceComesFirst(t *testing.T) {
 	})
 }
 
+// So they are where the kernel has no room for a watch, or for anything else.
+func TestTheFenceComesBeforeItsWatch(t *testing.T) {
+	m, path := newMachine(), configPath(t)
+	m.unwatched = errors.New("too many open files")
+	write(t, path, sshDoor)
+	err := New(Options{Path: path, Version: "v1", Log: slog.New(slog.DiscardHandler)}).Run(t.Context(), m.world(), func() {})
+	if want := "watch the fence: too many open files"; err == nil || err.Error() != want {
+		t.Errorf("the gateway ends with %v, want %s", err, want)
+	}
+	if !m.table {
+		t.Error("the doors are unguarded")
+	}
+}
+
 // A table that stands guards already. A file that was rolled back must not
 // change it: the grants of the doors in use would go with them.
 func TestAFileThatWasRolledBackCostsNoGrants(t *testing.T) {

@@ -30,18 +30,19 @@ import (
 // machine is a small machine that outlives the gateways that run on it: a
 // kernel, a disk and services, as far as a gateway can tell.
 type machine struct {
-	mu       sync.Mutex
-	table    bool // the fence's table is there
-	doors    []fence.Door
-	grants   map[grantKey]time.Time
-	used     map[grantKey]time.Time // when a completed connection last used them
-	unknown  error                  // nobody can tell what was used
-	sessions int
-	ended    []fence.Grant // whose flows were ended
-	changed  chan struct{}
-	broken   error         // the fence cannot be changed
-	refuses  int           // so many changes of grants fail
-	stall    time.Duration // a change of grants waits for so long
+	mu        sync.Mutex
+	table     bool // the fence's table is there
+	doors     []fence.Door
+	grants    map[grantKey]time.Time
+	used      map[grantKey]time.Time // when a completed connection last used them
+	unknown   error                  // nobody can tell what was used
+	sessions  int
+	ended     []fence.Grant // whose flows were ended
+	changed   chan struct{}
+	broken    error         // the fence cannot be changed
+	unwatched error         // it cannot be watched
+	refuses   int           // so many changes of grants fail
+	stall     time.Duration // a change of grants waits for so long
 
 	disk    map[string]store.Door
 	banned  map[store.PenaltyKey]store.Penalty
@@ -202,9 +203,14 @@ func (k *kernel) Check() error {
 	return nil
 }
 
-func (k *kernel) Watch(context.Context) (<-chan struct{}, error) { return k.changed, nil }
-func (k *kernel) Refused() (map[string]uint64, error)            { return nil, nil }
-func (k *kernel) Owned() bool                                    { return false }
+func (k *kernel) Refused() (map[string]uint64, error) { return nil, nil }
+func (k *kernel) Owned() bool                         { return false }
+
+func (k *kernel) Watch(context.Context) (<-chan struct{}, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.changed, k.unwatched
+}
 
 func (k *kernel) Used(name string, source netip.Addr) (time.Duration, bool, error) {
 	k.mu.Lock()

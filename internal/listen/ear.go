@@ -69,6 +69,8 @@
 // than the kernel grants to the whole machine (tcp_max_tw_buckets). So only
 // politeRate connections a second, 12,000 entries, are ended that way; the
 // rest get RST at once, which keeps nothing. They have been heard all the same.
+// So it is with those that would take more than the ear's share of descriptors:
+// strangers leave the others to operators and to the daemon's own work.
 package listen
 
 import (

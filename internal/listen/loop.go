@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/doorward/doorward/internal/descriptors"
 	"github.com/doorward/doorward/internal/port"
 )
 
@@ -24,6 +25,10 @@ const (
 	// they come without a gap.
 	hurry = 32
 
+	// mostHeld is how many connections there are at a time at most: those of two
+	// seconds that meet, and those not yet ended.
+	mostHeld = 2*politeRate + hurry
+
 	// How long accepting rests when the process or the machine has no
 	// descriptor or memory left. The connections wait in the kernel.
 	firstRest, longestRest = 10 * time.Millisecond, time.Second
@@ -32,10 +37,10 @@ const (
 // loop accepts until it is woken.
 func (e *Ear) loop(epoll, wake int, came *arrivals) {
 	var (
-		events  = make([]unix.EpollEvent, 128)
-		touches = make([]port.Touch, 0, hurry+len(events))
+		part    = parting{most: descriptors.Share(mostHeld, descriptors.Listeners)}
+		events  = make([]unix.EpollEvent, part.batch()) // epoll begins with the next ones the next time
+		touches = make([]port.Touch, 0, part.batch())
 		short   = shortage{log: e.log, wake: wake, pause: firstRest, logged: rarely{every: time.Minute}}
-		part    parting
 	)
 	defer part.endAll()
 	for {
@@ -49,7 +54,7 @@ func (e *Ear) loop(epoll, wake int, came *arrivals) {
 		touches, err, stop = e.round(events[:max(n, 0)], touches, came, &part)
 		// As long as others wait, they are accepted first: the kernel has room
 		// for so many connections, and so many signals.
-		if n <= 0 || err != nil || len(touches) >= hurry || stop {
+		if n <= 0 || err != nil || part.full() || stop {
 			e.queue.put(touches)
 			touches = touches[:0]
 			part.begin(time.Now())
@@ -120,7 +125,7 @@ func (e *Ear) round(events []unix.EpollEvent, touches []port.Touch, came *arriva
 	}
 	for range hurry {
 		a, ok := came.first()
-		if !ok {
+		if !ok || part.full() {
 			break
 		}
 		if touches, short = e.take(a.listener, a.heard, touches, part); short != nil {
@@ -132,12 +137,16 @@ func (e *Ear) round(events []unix.EpollEvent, touches []port.Touch, came *arriva
 }
 
 // strays takes one connection of each ready port, in the order in which the
-// ports became ready: no more is known without signals.
+// ports became ready: no more is known without signals. Those for which there is
+// no room stay ready.
 func (e *Ear) strays(events []unix.EpollEvent, touches []port.Touch, part *parting) ([]port.Touch, error) {
 	for _, ev := range events {
 		l := e.byID[ev.Fd]
 		if l == nil {
 			continue // closed since
+		}
+		if part.full() {
+			break
 		}
 		var short error
 		if touches, short = e.take(l, time.Now(), touches, part); short != nil {

@@ -11,6 +11,7 @@ import (
 // parting ends connections, as the package comment has it. It is the loop's
 // own.
 type parting struct {
+	most  int       // connections at a time, of either kind; 1 even if it is less
 	fresh []int     // accepted and not yet ended
 	held  []leaving // ended with FIN, oldest first
 
@@ -29,7 +30,7 @@ func (p *parting) begin(now time.Time) {
 	for _, fd := range p.fresh {
 		// Shutting down fails if the visitor is gone already. Closing sends RST
 		// if they have not hung up: see configure.
-		if !p.polite(now) || unix.Shutdown(fd, unix.SHUT_WR) != nil {
+		if len(p.held) >= p.most-p.batch() || !p.polite(now) || unix.Shutdown(fd, unix.SHUT_WR) != nil {
 			unix.Close(fd)
 			continue
 		}
@@ -37,6 +38,12 @@ func (p *parting) begin(now time.Time) {
 	}
 	p.fresh = p.fresh[:0]
 }
+
+// batch is how many connections are accepted before they are ended.
+func (p *parting) batch() int { return max(1, min(hurry, p.most/2)) }
+
+// full says that connections must be ended before another is accepted.
+func (p *parting) full() bool { return len(p.fresh) >= p.batch() }
 
 // polite allows politeRate connections in each second.
 func (p *parting) polite(now time.Time) bool {

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -233,6 +235,42 @@ func TestSetAsideAgain(t *testing.T) {
 		t.Errorf("set aside %q, want none", s.SetAside())
 	}
 	mustClose(t, s)
+}
+
+// What is no file is set aside as well. A pipe would be waited for.
+func TestWhatIsNoFileIsSetAside(t *testing.T) {
+	for what, put := range map[string]func(path string) error{
+		"a pipe":      func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"a directory": func(path string) error { return os.Mkdir(path, 0o700) },
+	} {
+		dir, b := t.TempDir(), &book{}
+		if err := put(filepath.Join(dir, fileName)); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(dir, AuditLimit{}, b.log())
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+			continue
+		}
+		if s.SetAside() == "" || !strings.Contains(b.String(), "it is not a regular file") {
+			t.Errorf("%s: set aside as %q, with the words %s", what, s.SetAside(), b)
+		}
+		mustClose(t, s)
+	}
+}
+
+// A second daemon is told of the first, whatever the lock is.
+func TestALockThatIsAPipe(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mkfifo(filepath.Join(dir, "doorward.lock"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := mustOpen(t, dir, AuditLimit{})
+	defer mustClose(t, s)
+	_, err := Open(dir, AuditLimit{}, slog.New(slog.DiscardHandler))
+	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "in use by another doorwardd: stop") {
+		t.Errorf("a second one: %v, want that it is in use", err)
+	}
 }
 
 // An empty bucket adds nothing to the ledger's sum, and is missed all the same:

@@ -41,8 +41,8 @@ func LockFile(f *os.File) error {
 	err := lockPatiently(f)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		who := ""
-		if pid, _ := io.ReadAll(io.LimitReader(f, 20)); len(pid) > 0 {
-			who = fmt.Sprintf(" (process %s)", strings.TrimSpace(string(pid)))
+		if pid := words(f); pid != "" {
+			who = fmt.Sprintf(" (process %s)", pid)
 		}
 		return fmt.Errorf("%q: %w by another doorwardd%s: stop that one first, "+
 			"or give this one paths of its own with state and control in [gateway]", f.Name(), ErrLocked, who)
@@ -56,6 +56,16 @@ func LockFile(f *os.File) error {
 		_, _ = f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0)
 	}
 	return nil
+}
+
+// words are what a locked file says. Anything else says nothing: to read a pipe
+// would wait for ever.
+func words(f *os.File) string {
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return ""
+	}
+	text, _ := io.ReadAll(io.LimitReader(f, 20))
+	return strings.TrimSpace(string(text))
 }
 
 // lockPatiently tries for up to a second. A daemon that was killed while it

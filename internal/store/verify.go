@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"syscall"
 )
 
 // The layout of a bbolt file, version 2, in the byte order of the machine:
@@ -56,7 +57,8 @@ func damaged(format string, args ...any) error {
 // whole state file: each page is used for one thing or free, keys are in
 // order, and the entries are those that the ledger accounts for.
 func verifyFile(path string) error {
-	f, err := os.Open(path)
+	// A pipe would be waited for: it is opened without (open(2), O_NONBLOCK).
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}

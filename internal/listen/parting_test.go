@@ -1,0 +1,54 @@
+//go:build linux
+
+package listen
+
+import (
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Strangers' connections take no more descriptors than are the ear's, however
+// many come in a moment.
+func TestPartingHoldsNoMoreThanItsShare(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	for _, most := range []int{0, 1, 2, 3, 16, 64, mostHeld} {
+		before := openFiles(t)
+		p := parting{most: most}
+		highest := 0
+		for range 2 * mostHeld {
+			for !p.full() {
+				p.fresh = append(p.fresh, connection(t))
+			}
+			if n := len(p.fresh) + len(p.held); n > highest {
+				highest = n
+				if open := openFiles(t) - before; open > n {
+					t.Fatalf("of %d: %d descriptors are open, and %d connections are known", most, open, n)
+				}
+			}
+			p.begin(now)
+		}
+		want := max(1, most)
+		if most == mostHeld {
+			want = politeRate + hurry // all in the same second
+		}
+		if highest != want {
+			t.Errorf("of %d: %d connections were there at a time, want %d", most, highest, want)
+		}
+		p.end(now.Add(farewell))
+		if open := openFiles(t) - before; open > 0 {
+			t.Errorf("of %d: %d descriptors are left after the farewell", most, open)
+		}
+	}
+}
+
+// connection is an end of one whose other end is gone.
+func connection(t *testing.T) int {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(pair[1])
+	return pair[0]
+}
