@@ -23,10 +23,13 @@ var arrows = map[string]map[string]string{
 	"internal/door":     {"internal/port": "what a door guards", "internal/audit": "a decision's record"},
 	"internal/sequence": {"internal/port": "what a knock touches", "internal/audit": "a refusal's reason"},
 
+	// How many files each may have open.
+	"internal/descriptors": {},
+
 	// Leaves: each knows one part of the machine and no other leaf.
 	"internal/conntrack": {},
 	"internal/sockdiag":  {"internal/port": "whose sockets are listed"},
-	"internal/listen":    {"internal/port": "what is listened on", "internal/sockdiag": "who has a port already"},
+	"internal/listen":    {"internal/descriptors": "its share of files", "internal/port": "what is listened on", "internal/sockdiag": "who has a port already"},
 	"internal/fence":     {"internal/port": "what is guarded", "internal/conntrack": "ends flows"},
 	"internal/presence": {"internal/port": "whose connections count", "internal/conntrack": "sees flows",
 		"internal/sockdiag": "sees sockets",
@@ -36,8 +39,9 @@ var arrows = map[string]map[string]string{
 		"internal/door": "the source that stands for everybody"},
 
 	"internal/control": {
-		"internal/audit":  "the audit trail's records are part of the answers",
-		"internal/config": "what a door may be called",
+		"internal/descriptors": "its share of files",
+		"internal/audit":       "the audit trail's records are part of the answers",
+		"internal/config":      "what a door may be called",
 	},
 	"internal/control/controltest": {
 		"internal/control": "a daemon for the tests of commands",
@@ -61,19 +65,20 @@ var arrows = map[string]map[string]string{
 	"internal/cage":          {},
 	"internal/cage/intruder": {"internal/cage": "what it tries to get out of"},
 	"internal/daemon": {
-		"internal/cage":     "locks itself in after the start",
-		"internal/legible":  "a log that can be read in a terminal",
-		"internal/port":     "plain types",
-		"internal/audit":    "answers to the log command",
-		"internal/config":   "reads the file, anew at each reload",
-		"internal/control":  "serves the socket",
-		"internal/gateway":  "runs it",
-		"internal/launcher": "runs commands from outside the cage",
-		"internal/fence":    "makes the one that the gateway is given",
-		"internal/listen":   "makes those that the gateway is given",
-		"internal/presence": "makes those that the gateway is given",
-		"internal/service":  "makes those that the gateway is given",
-		"internal/store":    "opens the one that the gateway is given",
+		"internal/descriptors": "warns of a low limit",
+		"internal/cage":        "locks itself in after the start",
+		"internal/legible":     "a log that can be read in a terminal",
+		"internal/port":        "plain types",
+		"internal/audit":       "answers to the log command",
+		"internal/config":      "reads the file, anew at each reload",
+		"internal/control":     "serves the socket",
+		"internal/gateway":     "runs it",
+		"internal/launcher":    "runs commands from outside the cage",
+		"internal/fence":       "makes the one that the gateway is given",
+		"internal/listen":      "makes those that the gateway is given",
+		"internal/presence":    "makes those that the gateway is given",
+		"internal/service":     "makes those that the gateway is given",
+		"internal/store":       "opens the one that the gateway is given",
 	},
 	"cmd/doorwardd": {
 		"internal/config": "--check",
