@@ -32,7 +32,10 @@ func fenceDoors(c *config.Config) []fence.Door {
 }
 
 // raise makes the fence guard the doors of a configuration.
-func (g *Gateway) raise(c *config.Config) error { return g.world.Fence.Guard(fenceDoors(c)) }
+func (g *Gateway) raise(c *config.Config) error {
+	g.changes.spending.overtaken() // the sets of grants may be others now
+	return g.world.Fence.Guard(fenceDoors(c))
+}
 
 // reconcile puts the fence right, and makes the kernel's grants and the doors'
 // the same: what no door knows is revoked; what the kernel lost with the table
@@ -40,9 +43,7 @@ func (g *Gateway) raise(c *config.Config) error { return g.world.Fence.Guard(fen
 // stood has ended.
 func (g *Gateway) reconcile(now time.Time) {
 	g.resync, g.retryFence = false, time.Time{}
-	if s := g.changes.spending; s != nil {
-		s.void = true
-	}
+	g.changes.spending.overtaken()
 	if err := g.repairFence(now); err != nil {
 		if g.broken == "" {
 			g.log.Error("the fence is down and cannot be put right; trying again", "err", err)

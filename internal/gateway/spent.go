@@ -14,13 +14,20 @@ const spentReason = "it was spent by its first connection"
 // single_use are not there any more.
 type spending struct {
 	given map[grantKey]bool // what was given since it began, or was about to be then
-	void  bool              // all grants have been compared meanwhile
+	void  bool              // the fence was raised or all grants were compared meanwhile
 }
 
 // gives takes in that a grant was given. The reading can have asked for it before.
 func (s *spending) gives(k grantKey) {
 	if s != nil {
 		s.given[k] = true
+	}
+}
+
+// overtaken takes in that what the reading finds says nothing any more.
+func (s *spending) overtaken() {
+	if s != nil {
+		s.void = true
 	}
 }
 
@@ -60,8 +67,8 @@ func (g *Gateway) lookForSpent(now time.Time) {
 }
 
 // spent takes in which grants the kernel does not have. What has been given since
-// it was asked is there, whatever it said; when all have been compared meanwhile
-// there is no more to learn, and while the fence is down there is nothing in it.
+// it was asked is there, whatever it said, and while the fence is down there is
+// nothing in it.
 func (g *Gateway) spent(now time.Time, s *spending, gone []fence.Grant, err error) {
 	g.changes.spending = nil
 	if err != nil {

@@ -124,6 +124,7 @@ func TestEverybodysGrantIsSpentOnce(t *testing.T) {
 			m := newMachine()
 			r := run(t, m, configPath(t), onceDoor)
 			r.order(control.OpenRequest{Door: "ssh", Source: "any", For: "60s"})
+			synctest.Wait()
 			r.wantGrants("any")
 			m.spend(grantKey{"ssh", families(door.Any)[0]})
 			notice(r)
