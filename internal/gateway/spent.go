@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/door"
@@ -38,17 +39,15 @@ func (g *Gateway) lookForSpent(now time.Time) {
 	if g.changes.spending != nil {
 		return
 	}
-	var asked []fence.Grant
+	var asked []grantKey
 	for _, d := range g.doors {
 		if !d.conf.SingleUse {
 			continue
 		}
+		asked = slices.Grow(asked, d.door.Granted())
 		for source, until := range d.door.Sources() {
-			if until.Sub(now) <= expirySlack {
-				continue
-			}
-			for _, f := range families(source) {
-				asked = append(asked, fence.Grant{Door: d.name(), Source: f})
+			if until.Sub(now) > expirySlack {
+				asked = append(asked, grantKey{d.name(), source})
 			}
 		}
 	}
@@ -61,7 +60,13 @@ func (g *Gateway) lookForSpent(now time.Time) {
 	}
 	g.changes.spending = s
 	g.async(func() event {
-		gone, err := g.world.Fence.Missing(asked)
+		grants := make([]fence.Grant, 0, len(asked))
+		for _, k := range asked {
+			for _, source := range families(k.source) {
+				grants = append(grants, fence.Grant{Door: k.door, Source: source})
+			}
+		}
+		gone, err := g.world.Fence.Missing(grants)
 		return func(now time.Time) { g.spent(now, s, gone, err) }
 	})
 }
