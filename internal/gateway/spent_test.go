@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -82,6 +83,38 @@ func TestAGrantOfTheSameTurnIsNotSpent(t *testing.T) {
 		synctest.Wait()
 		r.wantGrants(visitor.String(), visitor6.String())
 	})
+}
+
+// A grant that the kernel would not take is no spent one either, whether the answer
+// comes while the fence is down or when it has the grant at last.
+func TestAGrantThatTheKernelDoesNotHaveYetIsNotSpent(t *testing.T) {
+	for _, healed := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMachine()
+			r := run(t, m, configPath(t), onceDoor)
+			time.Sleep(upkeepEvery - 5*time.Second)
+			answer := make(chan bool)
+			m.do(func() { m.answer, m.broken = answer, errors.New("no buffer space available") })
+			r.touch(visitor, 59000, 59002)
+			time.Sleep(5 * time.Second) // upkeep asks
+			synctest.Wait()
+			if len(m.asked) != 1 {
+				t.Errorf("asked for %v, want the one grant", m.asked)
+			}
+			if !healed {
+				close(answer)
+				synctest.Wait()
+			}
+			m.do(func() { m.broken = nil })
+			time.Sleep(2 * fenceRetry)
+			synctest.Wait()
+			if healed {
+				close(answer)
+				synctest.Wait()
+			}
+			r.wantGrants(visitor.String())
+		})
+	}
 }
 
 // The kernel is asked once at a time, and not for all that is in it.
