@@ -20,7 +20,6 @@ package door
 import (
 	"cmp"
 	"fmt"
-	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -401,25 +400,6 @@ func (d *Door) GrantedSince(source netip.Prefix, by string) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	return g.since, true
-}
-
-// Sources are those who have a grant, in no order, each with its end.
-func (d *Door) Sources() iter.Seq2[netip.Prefix, time.Time] {
-	return func(yield func(netip.Prefix, time.Time) bool) {
-		for source, g := range d.grants {
-			if !yield(source, g.end.until) {
-				return
-			}
-		}
-	}
-}
-
-// GrantEnd is when a source's grant ends, zero if it has none.
-func (d *Door) GrantEnd(source netip.Prefix) time.Time {
-	if g := d.grants[source]; g != nil {
-		return g.end.until
-	}
-	return time.Time{}
 }
 
 // Granted is how many sources have a grant.
