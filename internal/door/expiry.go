@@ -2,6 +2,7 @@ package door
 
 import (
 	"container/heap"
+	"iter"
 	"net/netip"
 	"time"
 )
@@ -72,4 +73,23 @@ func (h *timeHeap) Pop() any {
 	old[len(old)-1] = nil
 	*h = old[:len(old)-1]
 	return e
+}
+
+// Sources are those who have a grant, in no order, each with its end.
+func (d *Door) Sources() iter.Seq2[netip.Prefix, time.Time] {
+	return func(yield func(netip.Prefix, time.Time) bool) {
+		for source, g := range d.grants {
+			if !yield(source, g.end.until) {
+				return
+			}
+		}
+	}
+}
+
+// GrantEnd is when a source's grant ends, zero if it has none.
+func (d *Door) GrantEnd(source netip.Prefix) time.Time {
+	if g := d.grants[source]; g != nil {
+		return g.end.until
+	}
+	return time.Time{}
 }

@@ -61,7 +61,7 @@ func BenchmarkChangeBatch(b *testing.B) {
 }
 
 func BenchmarkGrants(b *testing.B) {
-	for _, live := range []int{1, 1_000, 100_000} {
+	for _, live := range []int{1, 1_000, 60_000, 300_000} {
 		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
 			f := openIn(b, nstest.New(b), false)
 			must(b, f.Guard([]Door{sshDoor(b)}))
@@ -69,6 +69,23 @@ func BenchmarkGrants(b *testing.B) {
 			for b.Loop() {
 				if gs, err := f.Grants(); err != nil || len(gs) != live {
 					b.Fatal(len(gs), err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkMissing asks for all grants that there are, one by one.
+func BenchmarkMissing(b *testing.B) {
+	for _, live := range []int{1, 1_000, 60_000, 300_000} {
+		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
+			f := openIn(b, nstest.New(b), false)
+			must(b, f.Guard([]Door{sshDoor(b)}))
+			gs := many("ssh", live)
+			must(b, f.Change(gs, nil))
+			for b.Loop() {
+				if gone, err := f.Missing(gs); err != nil || len(gone) > 0 {
+					b.Fatal(len(gone), err)
 				}
 			}
 		})

@@ -37,6 +37,7 @@ type conn struct {
 	nl     *netlink.Conn
 	portid uint32 // of this end, as the kernel names the origin of a change
 	netns  uint64 // names the socket's network namespace; 0 before Linux 5.14
+	heard  int    // messages from the kernel so far: what reading costs
 }
 
 // dial connects and asks for the ruleset's generation, to tell a missing
@@ -207,6 +208,7 @@ func (c *conn) receive() ([]netlink.Message, error) {
 	}
 	var msgs []netlink.Message
 	for m, err := range c.nl.ReceiveIter() {
+		c.heard++
 		if err == nil {
 			err = c.nl.SetReadDeadline(time.Now().Add(replyTime))
 		}

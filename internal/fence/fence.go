@@ -180,9 +180,9 @@ type Grant struct {
 }
 
 // Fence is the table in the kernel, and a lasting connection to it. Its methods
-// may be called from any goroutine. They take turns, but for Grants and Watch,
-// which nobody waits for. A failed call changed nothing unless the error is of the
-// connection; either way the next call connects again where it must.
+// may be called from any goroutine. They take turns, but for Grants, Missing and
+// Watch, which no other waits for. A failed call changed nothing unless the error
+// is of the connection; either way the next call connects again where it must.
 type Fence struct {
 	log    *slog.Logger
 	origin atomic.Uint32 // netlink port of conn: who our own changes are by

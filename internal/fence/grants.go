@@ -91,8 +91,14 @@ func (f *Fence) place(g Grant) (width, string, error) {
 	if !g.Source.IsValid() {
 		return width{}, "", fmt.Errorf("door %q: the grant's source is no valid prefix", g.Door)
 	}
+	w, key := widthOf(g)
+	return w, key, nil
+}
+
+// widthOf is place for a grant whose door and source are known to be good.
+func widthOf(g Grant) (width, string) {
 	p := canonical(g.Source)
-	return width{g.Door, familyOf(p.Addr()).name, p.Bits()}, string(p.Addr().AsSlice()), nil
+	return width{g.Door, familyOf(p.Addr()).name, p.Bits()}, string(p.Addr().AsSlice())
 }
 
 // change carries the edits out, with sets and rules for lengths that are new.
@@ -165,48 +171,53 @@ func editElements(b *batch, set string, elems []element) {
 
 // Grants reads all live grants from the kernel, in no order, each with its end as
 // seen from now. One that has no end, which only another program can have put
-// there, has a zero Until. While
-// others change the ruleset without pause, few may be missing. No other call
-// waits for it: its time grows faster than the number, to tenths of a second for
-// 100,000 grants and a minute for a million.
+// there, has a zero Until. While others change the ruleset without pause, few may
+// be missing. No other call waits for it but Missing: its time grows faster than
+// the number, since the kernel walks a set from its beginning for each message of
+// 32 KiB, to tenths of a second for 100,000 grants and a minute for a million.
 func (f *Fence) Grants() ([]Grant, error) {
-	f.reads.Lock()
-	defer f.reads.Unlock()
-	grants, err := f.grants()
+	var grants []Grant
+	err := f.read(func(c *conn, want *table) (err error) {
+		for _, s := range want.sets {
+			w, ok := parseWidth(s.name)
+			if !ok {
+				continue
+			}
+			if grants, err = c.readGrants(grants, w); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("fence: read grants: %w", err)
 	}
 	return grants, nil
 }
 
-func (f *Fence) grants() ([]Grant, error) {
+// read runs one reading over the connection that is there for them, beside all
+// that changes the table. It is handed the table that is to be.
+func (f *Fence) read(reading func(*conn, *table) error) error {
+	f.reads.Lock()
+	defer f.reads.Unlock()
 	f.mu.Lock()
 	want := f.want
 	c, err := f.connectReader()
 	f.mu.Unlock()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if want == nil {
-		return nil, errNoDoors
+		return errNoDoors
 	}
-	var grants []Grant
-	for _, s := range want.sets {
-		w, ok := parseWidth(s.name)
-		if !ok {
-			continue
-		}
-		if grants, err = c.readGrants(grants, w); err != nil {
-			if isBroken(err) {
-				f.mu.Lock()
-				c.nl.Close()
-				f.reader = nil
-				f.mu.Unlock()
-			}
-			return nil, err
-		}
+	err = reading(c, want)
+	if isBroken(err) {
+		f.mu.Lock()
+		c.nl.Close()
+		f.reader = nil
+		f.mu.Unlock()
 	}
-	return grants, nil
+	return err
 }
 
 // readGrants appends the grants of one width.

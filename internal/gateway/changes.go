@@ -35,6 +35,7 @@ type changes struct {
 	refusals  int // of records
 	lost      int // records that were too many to keep
 	replies   []func(error)
+	spending  *spending // what the kernel is being asked beside the turns, nil for nothing
 }
 
 type grantKey struct {
@@ -57,6 +58,7 @@ func (c *changes) add(name string, e door.Effect) {
 	switch e := e.(type) {
 	case door.Give:
 		c.grants[grantKey{name, e.Source}] = e.Until
+		c.spending.gives(grantKey{name, e.Source})
 	case door.Revoke:
 		c.grants[grantKey{name, e.Source}] = time.Time{}
 	case door.EndFlows:

@@ -164,15 +164,8 @@ func (t *trip) wait(more time.Duration) {
 	}
 }
 
-// upkeep is when the gateway notices that grants were spent.
-func (t *trip) upkeep() {
-	for _, d := range t.oracle.doors {
-		for who, all := range d.leaves {
-			d.leaves[who] = slices.DeleteFunc(all, func(l leave) bool { return l.spent && t.g.broken == "" })
-		}
-	}
-	t.turn(t.g.upkeep)
-}
+// upkeep is when the gateway asks whether grants were spent.
+func (t *trip) upkeep() { t.turn(t.g.upkeep) }
 
 // step sets the wall clock.
 func (t *trip) step(by time.Duration) {

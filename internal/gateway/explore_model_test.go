@@ -246,6 +246,16 @@ func (k *modelKernel) Grants() ([]fence.Grant, error) {
 	return all, nil
 }
 
+func (k *modelKernel) Missing(grants []fence.Grant) (gone []fence.Grant, err error) {
+	(*model)(k).expire()
+	for _, f := range grants {
+		if _, ok := k.grants[lease{f.Door, f.Source}]; !ok {
+			gone = append(gone, f)
+		}
+	}
+	return gone, nil
+}
+
 func (k *modelKernel) Check() error {
 	if !k.table {
 		return errors.New("the table is gone")

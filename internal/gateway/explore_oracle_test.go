@@ -54,6 +54,7 @@ type leave struct {
 	over   bool // it ended early
 	lost   bool // it may be forgotten
 	spent  bool // by a connection, at a door of single use
+	found  bool // the kernel was asked since: it is noticed with the answer
 }
 
 func newOwed(c config.Door) *owed {
@@ -72,6 +73,26 @@ func (o *oracle) use(name string) {
 		}
 		d.conf = c
 		o.doors[c.Name] = d
+	}
+}
+
+// asked takes in that the kernel is asked what was spent.
+func (o *oracle) asked() {
+	for _, d := range o.doors {
+		for _, all := range d.leaves {
+			for i := range all {
+				all[i].found = all[i].spent
+			}
+		}
+	}
+}
+
+// answered takes in that the gateway has heard what was spent then.
+func (o *oracle) answered() {
+	for _, d := range o.doors {
+		for who, all := range d.leaves {
+			d.leaves[who] = slices.DeleteFunc(all, func(l leave) bool { return l.found })
+		}
 	}
 }
 
@@ -136,6 +157,7 @@ func (o *oracle) given(l lease, end time.Time) string {
 	}
 	for i := range d.leaves[who] {
 		e := &d.leaves[who][i]
+		e.found = false // the answer to come is about what was before
 		if !e.used {
 			e.used, e.end = true, o.m.now.Add(e.length)
 			d.seen = o.m.now

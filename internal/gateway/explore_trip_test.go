@@ -130,7 +130,7 @@ func (t *trip) start() {
 	g.world = t.world()
 	ctx, end := context.WithCancel(context.Background())
 	g.ctx, t.end, t.g = ctx, end, g
-	g.async = func(run func() event) { t.tasks = append(t.tasks, task{t.kindOf(), run}) }
+	g.async = func(run func() event) { t.tasks = append(t.tasks, t.begins(task{t.kindOf(), run})) }
 	t.oracle.up(t.boot != t.diskBoot)
 	clear(t.since)
 	if err := g.begin(); err != nil {
@@ -138,6 +138,21 @@ func (t *trip) start() {
 		return
 	}
 	t.meet()
+}
+
+// begins takes in a task. The kernel is read at once, and what it said may be old
+// when it is heard.
+func (t *trip) begins(x task) task {
+	if !strings.HasPrefix(x.kind, "lookForSpent") {
+		return x
+	}
+	answer, held := x.run(), []string(nil)
+	t.oracle.asked()
+	for l := range t.grants {
+		held = append(held, fmt.Sprint(l))
+	}
+	slices.Sort(held)
+	return task{x.kind + " with " + strings.Join(held, ", "), func() event { return answer }}
 }
 
 // kindOf names the function that asked for a task, and what its services are
@@ -180,6 +195,9 @@ func (t *trip) complete(i int) {
 	}
 	t.early = false
 	t.turn(e)
+	if strings.HasPrefix(x.kind, "lookForSpent") && t.g.broken == "" {
+		t.oracle.answered()
+	}
 }
 
 // deliver brings the oldest news of a service to the gateway.

@@ -32,7 +32,10 @@ func fenceDoors(c *config.Config) []fence.Door {
 }
 
 // raise makes the fence guard the doors of a configuration.
-func (g *Gateway) raise(c *config.Config) error { return g.world.Fence.Guard(fenceDoors(c)) }
+func (g *Gateway) raise(c *config.Config) error {
+	g.changes.spending.overtaken() // the sets of grants may be others now
+	return g.world.Fence.Guard(fenceDoors(c))
+}
 
 // reconcile puts the fence right, and makes the kernel's grants and the doors'
 // the same: what no door knows is revoked; what the kernel lost with the table
@@ -40,6 +43,7 @@ func (g *Gateway) raise(c *config.Config) error { return g.world.Fence.Guard(fen
 // stood has ended.
 func (g *Gateway) reconcile(now time.Time) {
 	g.resync, g.retryFence = false, time.Time{}
+	g.changes.spending.overtaken()
 	if err := g.repairFence(now); err != nil {
 		if g.broken == "" {
 			g.log.Error("the fence is down and cannot be put right; trying again", "err", err)
@@ -90,6 +94,7 @@ func (g *Gateway) repairFence(now time.Time) error {
 // was spent, so it is not.
 func (g *Gateway) compare(now time.Time, d *guarded, kernel map[grantKey]bool, lost bool) []fence.Grant {
 	var give []fence.Grant
+	everybodys := false // grant has ended, and is to go in the other family too
 	ends := make(map[fence.Grant]time.Time)
 	for _, c := range d.door.View().Grants {
 		for _, source := range families(c.Source) {
@@ -116,13 +121,18 @@ func (g *Gateway) compare(now time.Time, d *guarded, kernel map[grantKey]bool, l
 		case left > expirySlack:
 			reason := "somebody else removed it from the kernel"
 			if d.conf.SingleUse {
-				reason = "it was spent by its first connection"
+				reason = spentReason
 			}
 			source := f.Source
 			if source.Bits() == 0 {
-				source = door.Any
+				source, everybodys = door.Any, true
 			}
 			d.carry(d.door.Ended(now, source, reason))
+		}
+	}
+	if everybodys {
+		for _, source := range families(door.Any) {
+			kernel[grantKey{d.name(), source}] = true // which no door knows
 		}
 	}
 	return give

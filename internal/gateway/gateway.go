@@ -318,10 +318,8 @@ func (g *Gateway) upkeep(now time.Time) {
 		if d.service != nil {
 			d.service.askLeave()
 		}
-		if d.conf.SingleUse && d.door.Granted() > 0 {
-			g.resync = true // a grant may have been spent
-		}
 	}
+	g.lookForSpent(now)
 }
 
 // rules is what a door decides by, of its configuration.

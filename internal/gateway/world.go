@@ -55,6 +55,9 @@ type Fence interface {
 	Guard(doors []fence.Door) error
 	Change(give, revoke []fence.Grant) error
 	Grants() ([]fence.Grant, error)
+	// Missing returns those of grants that the kernel does not have. It is called
+	// beside the turns.
+	Missing(grants []fence.Grant) ([]fence.Grant, error)
 	EndFlows(ends []fence.Grant) error
 	// Used says whether, and how long ago, a completed connection last used a
 	// source's grant at a door.

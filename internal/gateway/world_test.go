@@ -43,6 +43,9 @@ type machine struct {
 	unwatched error         // it cannot be watched
 	refuses   int           // so many changes of grants fail
 	stall     time.Duration // a change of grants waits for so long
+	answer    chan bool     // not nil: what is missing is told when this is closed
+	asked     []fence.Grant // whether they were missing
+	reads     int           // times that all grants were read
 
 	disk    map[string]store.Door
 	banned  map[store.PenaltyKey]store.Penalty
@@ -185,6 +188,7 @@ func (k *kernel) Change(give, revoke []fence.Grant) error {
 func (k *kernel) Grants() ([]fence.Grant, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.reads++
 	var all []fence.Grant
 	for key, until := range k.grants {
 		if time.Until(until) > 0 {
@@ -192,6 +196,23 @@ func (k *kernel) Grants() ([]fence.Grant, error) {
 		}
 	}
 	return all, nil
+}
+
+func (k *kernel) Missing(grants []fence.Grant) ([]fence.Grant, error) {
+	k.mu.Lock()
+	var gone []fence.Grant
+	for _, f := range grants {
+		if until, ok := k.grants[grantKey{f.Door, f.Source}]; !ok || time.Until(until) <= 0 {
+			gone = append(gone, f)
+		}
+	}
+	k.asked = append(k.asked, grants...)
+	answer := k.answer
+	k.mu.Unlock()
+	if answer != nil {
+		<-answer
+	}
+	return gone, nil
 }
 
 func (k *kernel) Check() error {

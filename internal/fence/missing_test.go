@@ -1,0 +1,107 @@
+//go:build linux
+
+package fence
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/nstest"
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestMissing(t *testing.T) {
+	t.Parallel()
+	f := openIn(t, nstest.New(t), false)
+	if _, err := f.Missing(nil); err != nil {
+		t.Errorf("Missing(nothing) before the first Guard: %v", err)
+	}
+	if gone, err := f.Missing([]Grant{grant("ssh", "192.0.2.2", 0)}); err == nil {
+		t.Errorf("Missing() before the first Guard = %v, want an error", gone)
+	}
+	must(t, f.Guard([]Door{sshDoor(t)}))
+	given := append(many("ssh", 300),
+		grant("ssh", "192.0.2.0/24", time.Hour), grant("ssh", "::/0", time.Hour), grant("ssh", "::ffff:198.51.100.7", time.Hour))
+	must(t, f.Change(given, nil))
+	never := []Grant{
+		grant("ssh", "192.0.2.0/25", time.Hour), // no set has that length
+		grant("ssh", "0.0.0.0/0", time.Hour),
+		grant("ssh", "192.0.2.0", time.Hour),
+		grant("web", "192.0.2.2", time.Hour), // nor is there such a door
+	}
+	revoked := slices.Concat(given[7:9], given[60:70], given[299:300])
+	must(t, f.Change(nil, revoked))
+	gone, err := f.Missing(slices.Concat(given[:150], never, given[150:]))
+	must(t, err)
+	want := slices.Concat(given[7:9], given[60:70], never, given[299:300])
+	if diff := cmp.Diff(told(want), told(gone)); diff != "" {
+		t.Errorf("missing are, - want, + got:\n%s", diff)
+	}
+	if gone, err := f.Missing([]Grant{given[0], {Door: "ssh"}}); err == nil {
+		t.Errorf("Missing() of no source = %v, want an error", gone)
+	}
+	if gone, err := f.Missing(given[:7]); err != nil || len(gone) > 0 {
+		t.Errorf("Missing() after that = %v, %v, want none", gone, err)
+	}
+	f.Close()
+	if gone, err := f.Missing(given); err == nil {
+		t.Errorf("Missing() of a closed fence = %v, want an error", gone)
+	}
+}
+
+func told(grants []Grant) (words []string) {
+	for _, g := range grants {
+		words = append(words, fmt.Sprint(g.Door, " ", g.Source))
+	}
+	return words
+}
+
+// A grant that a connection spent is missing, though the kernel may not have
+// cleaned it up.
+func TestSpentIsMissing(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	listen(t, p.host, 22)
+	p.guard(Door{Name: "once", Ports: ports(t, "22/tcp"), SingleUse: true})
+	other := grant("once", "198.51.100.9", time.Minute)
+	p.give(grant("once", visitorIP, time.Minute), other)
+	want(t, p.visitor, "tcp", at(hostIP, 22), reached)
+	gone, err := p.f.Missing([]Grant{other, grant("once", visitorIP, 0)})
+	must(t, err)
+	if len(gone) != 1 || gone[0].Source.Addr().String() != visitorIP {
+		t.Errorf("missing are %v, want the one that was spent", gone)
+	}
+}
+
+// What it costs to ask for grants, and to read them all, in messages. The kernel
+// walks a set anew for each message of a list, so that those must be as large as
+// it makes them.
+func TestWhatReadingCosts(t *testing.T) {
+	t.Parallel()
+	f := openIn(t, nstest.New(t), false)
+	must(t, f.Guard([]Door{sshDoor(t)}))
+	must(t, f.Change(many("ssh", 1), nil)) // so that the reader is there
+	if _, err := f.Grants(); err != nil {
+		t.Fatal(err)
+	}
+	heard := func(read func() error) int {
+		before := f.reader.heard
+		must(t, read())
+		return f.reader.heard - before
+	}
+	for _, n := range []int{2_000, 20_000} {
+		gs := many("ssh", n)
+		must(t, f.Change(gs, nil))
+		for _, asked := range []int{1, 100, n} {
+			if got := heard(func() error { _, err := f.Missing(gs[:asked]); return err }); got != asked {
+				t.Errorf("with %d grants there are %d answers to the question for %d of them, want one for each", n, got, asked)
+			}
+		}
+		most := n/500 + 4 // the sets' first messages are smaller
+		if got := heard(func() error { _, err := f.Grants(); return err }); got > most {
+			t.Errorf("%d grants are read in %d messages, want at most %d", n, got, most)
+		}
+	}
+}
