@@ -223,8 +223,13 @@ func (j *journal) forward(ctx context.Context, now time.Time, newest string) err
 	if newest == j.cursor {
 		return nil
 	}
-	_, err := j.run(ctx, append(slices.Clone(sshds), "--after-cursor="+j.cursor), func(e entry) bool {
-		j.take(e, now)
+	// Not --after-cursor: that passes over two entries and takes the first for the
+	// cursor's, which is lost where the cursor's is not among those that match
+	// (systemd 252, journalctl.c).
+	_, err := j.run(ctx, append(slices.Clone(sshds), "--cursor="+j.cursor), func(e entry) bool {
+		if e.cursor != j.cursor {
+			j.take(e, now)
+		}
 		return true
 	})
 	if err == nil {

@@ -103,11 +103,11 @@ func TestJournal(t *testing.T) {
 	}{
 		{"no login", "", "", "", "", []string{newest, sshd + "--reverse"}},
 		{"nothing new", "", "", "", "", []string{newest}},
-		{"a login", "07:40", by("alice"), "alice", "07:40", []string{newest, sshd + "--after-cursor=c1"}},
-		{"noise", "07:45", "Connection closed", "alice", "07:40", []string{newest, sshd + "--after-cursor=c2"}},
-		{"another", "07:50", by("bob"), "bob", "07:50", []string{newest, sshd + "--after-cursor=c3"}},
-		{"an earlier one", "07:48", by("carol"), "bob", "07:50", []string{newest, sshd + "--after-cursor=c4"}},
-		{"one from the future", "09:00", by("dave"), "dave", "08:00", []string{newest, sshd + "--after-cursor=c5"}},
+		{"a login", "07:40", by("alice"), "alice", "07:40", []string{newest, sshd + "--cursor=c1"}},
+		{"noise", "07:45", "Connection closed", "alice", "07:40", []string{newest, sshd + "--cursor=c2"}},
+		{"another", "07:50", by("bob"), "bob", "07:50", []string{newest, sshd + "--cursor=c3"}},
+		{"an earlier one", "07:48", by("carol"), "bob", "07:50", []string{newest, sshd + "--cursor=c4"}},
+		{"one from the future", "09:00", by("dave"), "dave", "08:00", []string{newest, sshd + "--cursor=c5"}},
 	} {
 		if step.add != "" {
 			j.add(step.hhmm, step.add)

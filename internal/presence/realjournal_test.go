@@ -137,6 +137,7 @@ func insideJournal(t *testing.T, journald string) {
 		{"another user's sshd", sshd, 65534, by("mallory"), ""},
 		{"a program called by a link named sshd", link, 0, by("mallory"), ""},
 		{"sshd, no login", sshd, 0, "Invalid user " + by("mallory"), ""},
+		{"another program between them", evil, 0, "hello", ""},
 		{"sshd", sshd, 0, by("alice"), "alice"},
 		{"sshd-session", session, 0, by("bob"), "bob"},
 		{"another program again", evil, 0, by("mallory"), "bob"},

@@ -34,14 +34,14 @@ func run(dir string, args []string) int {
 	text, _ := os.ReadFile(filepath.Join(dir, "entries"))
 	lines := slices.Collect(strings.Lines(string(text)))
 	for _, a := range args {
-		cursor, after := strings.CutPrefix(a, "--after-cursor=")
+		cursor, from := strings.CutPrefix(a, "--cursor=")
 		switch {
 		case cursor == "bad":
 			fmt.Fprintln(os.Stderr, "Failed to seek to cursor: Invalid argument")
 			return 1
-		case after:
+		case from: // the cursor's own, too
 			i := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, `"`+cursor+`"`) })
-			lines = lines[i+1:]
+			lines = lines[max(i, 0):]
 		case a == "--reverse":
 			slices.Reverse(lines)
 		case a == "--lines=1" && len(lines) > 1:
