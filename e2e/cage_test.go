@@ -91,7 +91,7 @@ func TestCommandsThatComeLater(t *testing.T) {
 	door, _ := s.sshDoor("logins = \"off\"", touchKnock)
 	s.configure(door)
 	s.hup()
-	s.must(s.gate.Says(t.Context(), `door \"ssh\" has commands, which cannot be started any more: the daemon has locked itself in `+
+	s.must(s.gate.Says(t.Context(), `door \"ssh\" has commands, which cannot be started any more: the daemon locked itself in `+
 		`when it started; systemctl restart doorward`, soon))
 	if _, err := s.gate.Door(t.Context(), "web"); err != nil {
 		t.Errorf("the door before is gone: %v", err)
