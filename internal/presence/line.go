@@ -71,8 +71,9 @@ func tell(message string) (Login, verdict) {
 // the visitor, and only passed on by the monitor, which accepts logins
 // (monitor.c). A login over loopback did not come in through a door.
 func parseMessage(s string) (Login, bool) {
+	hidden := strings.ContainsFunc(s, isHidden)
 	s, ok := strings.CutPrefix(unverbose(unrepeat(s)), "Accepted ")
-	if !ok || strings.HasSuffix(s, " [preauth]") || strings.HasSuffix(s, " [postauth]") || strings.ContainsFunc(s, isHidden) {
+	if !ok || strings.HasSuffix(s, " [preauth]") || strings.HasSuffix(s, " [postauth]") || hidden {
 		return Login{}, false
 	}
 	method, s, ok := strings.Cut(s, " ")
