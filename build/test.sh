@@ -23,7 +23,7 @@ step "whole-system tests"
 # Most of their time is waiting; the daemon is what may race, not the tests.
 DOORWARD_RACE=1 CGO_ENABLED=1 go test -timeout 8m -parallel 6 $(go list ./... | grep '/e2e' | grep -v '/e2e/demo$')
 
-FOR=${FOR:-7s} build/fuzz.sh # make fuzz takes longer
+FOR=${FOR:-5s} build/fuzz.sh # make fuzz takes longer
 
 step "the demo"
 go test -count=1 -v -timeout 3m ./e2e/demo

@@ -248,7 +248,7 @@ func TestAgreesWithTheKernel(t *testing.T) {
 	certain, through, total := 0, 0, 0
 	rulesets := 40 // RULESETS in the environment is for longer runs
 	if testing.Short() {
-		rulesets = 15
+		rulesets = 6
 	}
 	if n, err := strconv.Atoi(os.Getenv("RULESETS")); err == nil {
 		rulesets = n
