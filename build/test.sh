@@ -14,7 +14,7 @@ build/model.sh models
 
 step "tests with the race detector"
 # Many of them wait more than they compute.
-CGO_ENABLED=1 go test -p $(($(nproc) * 2)) -race -short -timeout 10m $(go list ./... | grep -v '/e2e')
+CGO_ENABLED=1 go test -p $(($(nproc) * 2)) -race -short -timeout 15m $(go list ./... | grep -v '/e2e')
 
 step "what is long, without it"
 go test -timeout 8m ./internal/fence ./internal/store
