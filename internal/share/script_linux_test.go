@@ -147,17 +147,25 @@ func TestShellScript(t *testing.T) {
 			if want == nil {
 				want = s.Touch
 			}
-			out, code := runWith(t, visitor, tt.shell, s.Shell(), toolbox(t, append(tt.tools, "sleep", "grep")...))
 			if tt.words == "" {
 				tt.words = "knocked on " + tt.host + ". Connect within 30s.\n"
 			}
-			if out != tt.words || code != tt.code {
-				t.Errorf("it said %q with status %d, want %q with %d", out, code, tt.words, tt.code)
+			e := four
+			if strings.Contains(tt.host, ":") {
+				e = six
 			}
-			for _, e := range []*ears{four, six} {
-				if got := e.order(); (e == six) == strings.Contains(tt.host, ":") && !slices.Equal(got, want) {
-					t.Errorf("touched %v, want %v", got, want)
+			// The ears wait for a processor each, and may hear in another order what
+			// comes quickly; a script that knocks wrong does so every time.
+			var got []uint16
+			for try := 0; try < 3 && !slices.Equal(got, want) || try == 0; try++ {
+				out, code := runWith(t, visitor, tt.shell, s.Shell(), toolbox(t, append(tt.tools, "sleep", "grep")...))
+				if out != tt.words || code != tt.code {
+					t.Errorf("it said %q with status %d, want %q with %d", out, code, tt.words, tt.code)
 				}
+				got = e.order()
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("touched %v, want %v", got, want)
 			}
 		})
 	}
