@@ -101,9 +101,9 @@ func TestWaysRound(t *testing.T) {
 			}
 			var found []Finding
 			n.Do(func() error {
-				chains, err := baseChains()
+				all, err := allDetours()
 				if err == nil {
-					found = waysRound(chains, c)
+					found = waysRound(all, c)
 				}
 				return err
 			})

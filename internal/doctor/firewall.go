@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/port"
@@ -17,15 +16,6 @@ import (
 
 // ownTable is the fence's, of the family inet; see package fence.
 const ownTable = "doorward"
-
-// baseChain is a chain of somebody's firewall that packets to this machine come
-// through, and what it and the chains that it calls may do to them.
-type baseChain struct {
-	table   string // with its family: "inet filter"
-	name    string
-	notrack bool // one of its rules takes packets out of connection tracking
-	detours []detour
-}
 
 // firewalls looks for what else decides about packets on their way in.
 func (p *Patient) firewalls(c *config.Config) []Finding {
@@ -39,12 +29,12 @@ func (p *Patient) firewalls(c *config.Config) []Finding {
 	if len(all) == 0 {
 		all = []Finding{{OK, "firewall", "no other one decides about what comes in", ""}}
 	}
-	chains, err := baseChains()
+	all = append(all, untracked(rules, c)...)
+	found, err := allDetours()
 	if err != nil {
 		return append(all, Finding{Note, "firewall", fmt.Sprintf("rules that lead elsewhere cannot be read: %v", err), ""})
 	}
-	all = append(all, untracked(chains, c)...)
-	return append(all, waysRound(chains, c)...)
+	return append(all, waysRound(found, c)...)
 }
 
 // unseen tells of firewalls that are there, and whose rules are not.
@@ -79,11 +69,7 @@ func (p *Patient) unseen(rules *ruleset.Ruleset, c *config.Config) []Finding {
 
 // waysRound looks for rules and routes that lead to guarded ports, or round
 // them.
-func waysRound(chains []baseChain, c *config.Config) []Finding {
-	var all []detour
-	for _, b := range chains {
-		all = append(all, b.detours...)
-	}
+func waysRound(all []detour, c *config.Config) []Finding {
 	own, err := ownAddresses()
 	if err != nil {
 		return []Finding{{Note, "firewall", fmt.Sprintf("this machine's addresses cannot be read: %v", err), ""}}
@@ -97,14 +83,15 @@ func waysRound(chains []baseChain, c *config.Config) []Finding {
 }
 
 // untracked tells of what connection tracking is kept from.
-func untracked(chains []baseChain, c *config.Config) []Finding {
+func untracked(rules *ruleset.Ruleset, c *config.Config) []Finding {
 	var all []Finding
-	for _, b := range chains {
-		if b.notrack && len(c.Doors) > 0 {
-			all = append(all, Finding{Warning, fmt.Sprintf("table %s, chain %s", b.table, b.name), "takes packets out of connection" +
+	for _, ch := range rules.Chains {
+		comesIn := ch.Hook == "ingress" || ch.Hook == "prerouting" || ch.Hook == "input"
+		if comesIn && ch.Family != "bridge" && len(c.Doors) > 0 && rules.Untracks(ch) {
+			all = append(all, Finding{Warning, ch.String(), "takes packets out of connection" +
 				" tracking (notrack): if they are of a guarded port, established connections cannot be told from new ones," +
 				" and who is in over UDP is not seen",
-				fmt.Sprintf("nft list chain %s %s; see that no guarded port is among them", b.table, b.name)})
+				fmt.Sprintf("nft list chain %s %s %s; see that no guarded port is among them", ch.Family, ch.Table, ch.Name)})
 		}
 	}
 	return all
@@ -147,9 +134,9 @@ func portList(ports []port.Range) string {
 	return strings.Join(all, ", ")
 }
 
-// baseChains reads the ruleset of the caller's network namespace, without the
-// fence's own table.
-func baseChains() ([]baseChain, error) {
+// allDetours reads what the rules of the caller's network namespace send elsewhere
+// before it is routed, but for the fence's own table.
+func allDetours() ([]detour, error) {
 	conn, err := nftables.New()
 	if err != nil {
 		return nil, err
@@ -158,81 +145,30 @@ func baseChains() ([]baseChain, error) {
 	if err != nil {
 		return nil, err
 	}
-	var all []baseChain
+	var all []detour
 	for _, ch := range chains {
-		hook := hookName(ch)
-		if hook == "" || ch.Table.Name == ownTable && ch.Table.Family == nftables.TableFamilyINet {
+		own := ch.Table.Name == ownTable && ch.Table.Family == nftables.TableFamilyINet
+		if own || !atPrerouting(ch) {
 			continue
 		}
-		b := baseChain{table: familyName(ch.Table.Family) + " " + ch.Table.Name, name: ch.Name}
-		if err := b.follow(conn, ch.Table, ch.Name, map[string]bool{}); err != nil {
+		found, err := detours(conn, ch.Table, ch.Name)
+		if err != nil {
 			return nil, err
 		}
-		if hook == "prerouting" {
-			if b.detours, err = detours(conn, ch.Table, ch.Name); err != nil {
-				return nil, err
-			}
-		}
-		all = append(all, b)
+		all = append(all, found...)
 	}
 	return all, nil
 }
 
-// follow notes what a chain's rules may do, and those of the chains it calls.
-// Verdicts in maps are not followed: their chains count as soon as any rule
-// calls them by name.
-func (b *baseChain) follow(conn *nftables.Conn, t *nftables.Table, chain string, seen map[string]bool) error {
-	if seen[chain] {
-		return nil
+// atPrerouting says whether a chain is one that packets to this machine pass before
+// they are routed.
+func atPrerouting(c *nftables.Chain) bool {
+	switch c.Table.Family {
+	case nftables.TableFamilyIPv4, nftables.TableFamilyIPv6, nftables.TableFamilyINet:
+		return c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookPrerouting
 	}
-	seen[chain] = true
-	rules, err := conn.GetRules(t, &nftables.Chain{Name: chain, Table: t})
-	if err != nil {
-		return err
-	}
-	for _, r := range rules {
-		for _, e := range r.Exprs {
-			switch e := e.(type) {
-			case *expr.Notrack:
-				b.notrack = true
-			case *expr.Verdict:
-				if e.Chain == "" {
-					continue
-				}
-				if err := b.follow(conn, t, e.Chain, seen); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return nil
+	return false
 }
-
-// hookName is the hook of a base chain that packets to this machine pass, or
-// "".
-func hookName(c *nftables.Chain) string {
-	if c.Hooknum == nil {
-		return ""
-	}
-	switch {
-	case c.Table.Family == nftables.TableFamilyNetdev && *c.Hooknum == *nftables.ChainHookIngress:
-		return "ingress"
-	case c.Table.Family == nftables.TableFamilyARP || c.Table.Family == nftables.TableFamilyBridge ||
-		c.Table.Family == nftables.TableFamilyNetdev:
-		return ""
-	case *c.Hooknum == *nftables.ChainHookPrerouting:
-		return "prerouting"
-	case *c.Hooknum == *nftables.ChainHookInput:
-		return "input"
-	case c.Table.Family == nftables.TableFamilyINet && *c.Hooknum == inetIngress:
-		return "ingress"
-	}
-	return ""
-}
-
-// inetIngress is NF_INET_INGRESS of linux/netfilter.h: the hook's number in the
-// family inet, where netdev has 0.
-const inetIngress = 5
 
 func familyName(f nftables.TableFamily) string {
 	switch f {
@@ -242,8 +178,6 @@ func familyName(f nftables.TableFamily) string {
 		return "ip6"
 	case nftables.TableFamilyINet:
 		return "inet"
-	case nftables.TableFamilyNetdev:
-		return "netdev"
 	}
 	return fmt.Sprintf("family %d", f)
 }

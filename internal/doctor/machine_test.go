@@ -28,10 +28,12 @@ func TestExamine(t *testing.T) {
 		table ip raw {
 			chain PREROUTING {
 				type filter hook prerouting priority raw; policy accept;
-				udp dport 53 notrack
 				jump early
 			}
-			chain early { ip saddr 203.0.113.0/24 drop; }
+			chain early {
+				ip saddr 203.0.113.0/24 drop
+				udp dport 53 notrack
+			}
 			chain unused { drop; }
 		}
 		table inet filter {

@@ -29,6 +29,15 @@ func (e Expr) text(attr uint16) string {
 	return string(bytes.TrimRight(e.Attrs[attr], "\x00"))
 }
 
+// verdict is that of a rule's own, nil for none.
+func (e Expr) verdict() *verdict {
+	if e.Name != "immediate" {
+		return nil
+	}
+	_, v := parseData(e.Attrs[unix.NFTA_IMMEDIATE_DATA])
+	return v
+}
+
 // data is the value of a nested attribute (NFTA_DATA_VALUE).
 func (e Expr) data(attr uint16) []byte { return dataValue(e.Attrs[attr]) }
 
@@ -122,11 +131,10 @@ func (s *step) expr(e Expr) (done bool) {
 	case "counter", "log", "last", "dup", "notrack", "flow_offload", "masq", "reject", "redir", "nat", "objref":
 		return s.action(e)
 	case "immediate":
-		value, v := parseData(e.Attrs[unix.NFTA_IMMEDIATE_DATA])
-		if v != nil {
+		if v := e.verdict(); v != nil {
 			return s.decide(*v)
 		}
-		s.registers.store(e.number(unix.NFTA_IMMEDIATE_DREG), exact(value))
+		s.registers.store(e.number(unix.NFTA_IMMEDIATE_DREG), exact(e.data(unix.NFTA_IMMEDIATE_DATA)))
 	case "cmp":
 		data := e.data(unix.NFTA_CMP_DATA)
 		v := s.registers.load(e.number(unix.NFTA_CMP_SREG), len(data))

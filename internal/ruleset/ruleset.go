@@ -135,6 +135,28 @@ func (s *Ruleset) bases(p *Packet) []*Chain {
 	return all
 }
 
+// Untracks says whether a rule of c, or of the chains that it calls by name, takes
+// packets out of connection tracking.
+func (s *Ruleset) Untracks(c *Chain) bool { return s.untracks(c, map[*Chain]bool{}) }
+
+func (s *Ruleset) untracks(c *Chain, seen map[*Chain]bool) bool {
+	if c == nil || seen[c] {
+		return false
+	}
+	seen[c] = true
+	for _, r := range c.Rules {
+		for _, e := range r.Exprs {
+			if e.Name == "notrack" {
+				return true
+			}
+			if v := e.verdict(); v != nil && s.untracks(s.chain(c, v.chain), seen) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // String is "table inet filter, chain input".
 func (c *Chain) String() string {
 	return fmt.Sprintf("table %s %s, chain %s", c.Family, c.Table, c.Name)
