@@ -1,0 +1,181 @@
+// Package knock is what a kind of knock answers. A kind is a package of its own
+// that has a Kind, and a line in the list of internal/kinds: nothing else knows its
+// name. Its Kind reads a [[door.NAME.knock]] table into a Rule, which says what it
+// wants to hear and makes a Recogniser, which judges what was heard. What a verdict
+// leads to is the door's business.
+//
+// The package is pure, and so is what kinds do here: they have no sockets, files,
+// goroutines or clock of their own.
+package knock
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/tables"
+)
+
+// Kind is one kind of knock.
+type Kind interface {
+	// Name is the kind's word in the configuration and in the audit trail.
+	Name() string
+	// Read reads and checks a knock's table and notes all its mistakes there. What it
+	// returns after a mistake is not used.
+	Read(table *tables.Table) Rule
+	// Needs is the most that any rule of the kind needs of the machine.
+	Needs() Needs
+}
+
+// Rule is one knock as it is configured. It does not change, and goroutines may
+// share it.
+type Rule interface {
+	// Hears are the places where the knock is heard, each once. No other knock hears
+	// anything there.
+	Hears() []Place
+	// Recogniser returns one that has heard nothing since armed. Marks are those that
+	// verdicts of the same knock left before.
+	Recogniser(armed time.Time, marks []Mark) Recogniser
+	// Same says whether what is under way by the other rule may go on by this one.
+	Same(other Rule) bool
+	// Lasts is the longest from what is heard first of a knock to its verdict.
+	Lasts() time.Duration
+	// ForAll says whether a right knock opens to everybody until the door goes dark.
+	ForAll() bool
+	// Needs is what this rule needs of the machine while it is in use.
+	Needs() Needs
+	// Warnings say what can be, but is probably not meant, a sentence each.
+	Warnings() []string
+	// Words say what a visitor does, for the operator alone: they are the secret.
+	Words() string
+}
+
+// Opener is a Rule that hears datagrams.
+type Opener interface {
+	// Glance says whether a datagram could be one of the rule's. It is called for each
+	// that comes, from one goroutine for each port, and takes no memory.
+	Glance(payload []byte) bool
+	// Open makes of a datagram what a Recogniser is to hear; ok is false when that is
+	// nothing. It may take long: a bounded pool calls it, from several goroutines at
+	// once. What it answers, if not nil, goes back to the sender at once, who need
+	// not be there: it is not longer than the datagram.
+	Open(d Datagram) (said any, answer []byte, ok bool)
+}
+
+// Medium is how a knock is heard.
+type Medium uint8
+
+// Connections are completed handshakes with an open TCP port, so that their sources
+// are proven; Datagrams come to a UDP port from sources that may be forged.
+const (
+	Connections Medium = iota + 1
+	Datagrams
+)
+
+// Place is where a knock is heard.
+type Place struct {
+	Medium Medium
+	Port   uint16
+}
+
+// Range is the place as a port of its protocol.
+func (p Place) Range() port.Range {
+	proto := port.TCP
+	if p.Medium == Datagrams {
+		proto = port.UDP
+	}
+	return port.Range{Proto: proto, First: p.Port, Last: p.Port}
+}
+
+// Path is the way that a datagram came, which an answer goes back.
+type Path struct {
+	From netip.AddrPort // the sender, never IPv4-mapped, with its zone
+	To   netip.AddrPort // the address of this machine that was asked
+	If   int            // the index of the interface that it came in by
+}
+
+// Datagram is one datagram as it came. Payload is the receiver's to keep.
+type Datagram struct {
+	Path    Path
+	Payload []byte
+	Time    time.Time // when it was received; keeps its monotonic reading
+}
+
+// Heard is one thing that was heard: a connection, or what an Opener made of a
+// datagram.
+type Heard struct {
+	Source netip.Addr // valid, never IPv4-mapped, never with a zone
+	Place  Place
+	Time   time.Time // when it was heard; keeps its monotonic reading
+	Proven bool      // the source can receive at its address
+	Said   any       // by an Opener; nil for a connection
+	Path   Path      // zero for a connection
+}
+
+// Recogniser follows what is heard by one Rule. It is not safe for concurrent use.
+type Recogniser interface {
+	// Hear takes in what was heard at one of the rule's places, in the order of its
+	// time, and returns the verdicts that are due by then, in the order in which they
+	// fell.
+	Hear(h Heard) []Verdict
+	// Look returns the verdicts that are due by now without anything heard.
+	Look(now time.Time) []Verdict
+	// Next is when Look has something to do; false: nothing is under way.
+	Next() (time.Time, bool)
+	// Gap takes in that nobody could be heard from one moment to another: nobody is
+	// judged for that time.
+	Gap(from, to time.Time)
+	// GiveUp forgets what a source has under way, of a rule that is ForAll what
+	// everybody has, and says whether there was anything.
+	GiveUp(source netip.Addr) bool
+	// Rearm forgets what is under way, as if the recogniser were new.
+	Rearm(now time.Time)
+	// Closed are those of the rule's places that are not to be heard for now.
+	Closed() []Place
+}
+
+// Verdict is what was heard came to.
+type Verdict struct {
+	Right     bool
+	Source    netip.Addr // whose knock it was; means nothing with Everybody
+	Everybody bool       // the knock was everybody's, and so is what follows from it
+	Proven    bool       // all that was heard of it came from sources that were proven
+	Time      time.Time  // when it was decided
+	// By is who knocked, beside the kind's name, as "alice SHA256:..."; "" for nobody
+	// in particular.
+	By string
+	// Reason is for people. It does not tell the knock, since logs are read by more
+	// than those who may knock.
+	Reason  string
+	Penalty time.Duration // of a wrong one; 0: none
+	OpenFor time.Duration // how long the grant of a right one lasts; 0: as the door says
+	// Marks are to be remembered over a restart. With First they are on disk before
+	// the door hears of a right knock, and one whose marks cannot be kept is none.
+	Marks []Mark
+	First bool
+	// Answer makes the answer to the visitor, which goes the way of Path, when what the
+	// verdict led to has happened; nil for silence.
+	Answer func(Outcome) []byte
+	Path   Path
+}
+
+// Mark is something that a kind remembers over a restart, under a key of its own. A
+// later one replaces one before with the same key; without a value it is forgotten.
+type Mark struct {
+	Key   string // 1 to 128 bytes
+	Value []byte // at most 1024 bytes
+}
+
+// Outcome is what a verdict led to, when it has happened.
+type Outcome struct {
+	Open  bool      // the visitor has a grant, which the kernel knows
+	Until time.Time // when that ends
+	Waits bool      // a grant comes when the service runs
+}
+
+// Needs is what a knock needs of the machine, beside its places.
+type Needs struct {
+	Capabilities []string // as capabilities(7) names them: "CAP_NET_RAW"
+	Files        []string // absolute paths that are read while it is in use
+	SystemCalls  []string // beside those that every daemon makes, by name
+}
