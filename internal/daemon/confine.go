@@ -19,6 +19,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/gateway"
 	"github.com/doorward/doorward/internal/launcher"
+	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/presence"
 )
 
@@ -108,8 +109,8 @@ func (c *confinement) serves(walls cage.Walls, conf *config.Config) error {
 	if walls.Connect && !c.walls.Connect {
 		return fmt.Errorf("door %q has a unit, and D-Bus cannot be reached any more: %s", unitDoor(conf), hint)
 	}
-	if p := lowPort(conf); p != 0 && !slices.Contains(c.walls.Keep, cap.NET_BIND_SERVICE) {
-		return fmt.Errorf("%d/tcp cannot be listened on any more, as all below %d: %s", p, firstFree, hint)
+	if p := lowPort(conf); p.Number != 0 && !slices.Contains(c.walls.Keep, cap.NET_BIND_SERVICE) {
+		return fmt.Errorf("%s cannot be listened on any more, as all below %d: %s", p, firstFree, hint)
 	}
 	for _, path := range walls.Read {
 		if !slices.ContainsFunc(c.walls.Read, func(dir string) bool { return within(path, dir) }) {
@@ -205,7 +206,7 @@ func wallsFor(configPath string, conf *config.Config) cage.Walls {
 		Connect:  os.Getenv("NOTIFY_SOCKET") != "" || unitDoor(conf) != "",
 		Abstract: abstract(os.Getenv("NOTIFY_SOCKET"), os.Getenv("DBUS_SYSTEM_BUS_ADDRESS")),
 	}
-	if lowPort(conf) != 0 {
+	if lowPort(conf).Number != 0 {
 		w.Keep = append(w.Keep, cap.NET_BIND_SERVICE)
 	}
 	if os.Geteuid() == 0 {
@@ -232,21 +233,23 @@ func within(path, dir string) bool {
 const firstFree = 1024
 
 // lowPort is a port that the daemon listens on and that needs
-// CAP_NET_BIND_SERVICE, 0 for none.
-func lowPort(conf *config.Config) uint16 {
-	var all []uint16
+// CAP_NET_BIND_SERVICE, the zero one for none.
+func lowPort(conf *config.Config) port.Port {
+	var all []port.Port
 	if a, err := netip.ParseAddrPort(conf.Gateway.Metrics); err == nil {
-		all = append(all, a.Port())
+		all = append(all, port.Port{Proto: port.TCP, Number: a.Port()})
 	}
 	for _, d := range conf.Doors {
 		for _, k := range d.Knocks {
-			all = append(all, k.Listen...)
+			for _, p := range k.Hears() {
+				all = append(all, port.Port{Proto: p.Range().Proto, Number: p.Port})
+			}
 		}
 	}
-	if i := slices.IndexFunc(all, func(p uint16) bool { return p < firstFree }); i >= 0 {
+	if i := slices.IndexFunc(all, func(p port.Port) bool { return p.Number < firstFree }); i >= 0 {
 		return all[i]
 	}
-	return 0
+	return port.Port{}
 }
 
 // unitDoor is the name of a door whose service is a unit, "" for none.
