@@ -318,7 +318,7 @@ func looksLikeKey(s string) bool {
 
 // seal makes the encrypted texts of the target's knock, in the output
 // directory.
-func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) ([]share.Sealed, []share.File, error) {
+func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) ([]share.Letter, []share.File, error) {
 	s := &share.Knock{Door: t.door.Name, Host: host, Touch: t.knock.Touch, Made: e.clock(), Each: 3 * time.Second,
 		Then: fmt.Sprintf("Connect within %v.", t.door.OpenFor)}
 	// The probe would spend a single-use grant, and it would give up before a
@@ -334,7 +334,7 @@ func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) 
 	} else if err != nil {
 		return nil, nil, fmt.Errorf("--output: %w", err)
 	}
-	sealed, err := share.Seal(s, users, o.script)
+	sealed, err := share.Letters(s, users, o.script)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -349,7 +349,7 @@ func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) 
 }
 
 // tell says who got what, and how they use it.
-func (o *shareOptions) tell(w io.Writer, t *target, p *people, sealed []share.Sealed) {
+func (o *shareOptions) tell(w io.Writer, t *target, p *people, sealed []share.Letter) {
 	fmt.Fprintf(w, "The knock of door %s at %s, encrypted for %s, in %s:\n\n",
 		t.door.Name, p.all.Host, counted(len(sealed), "user"), o.output)
 	columns := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
