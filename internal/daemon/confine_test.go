@@ -14,11 +14,12 @@ import (
 
 	"github.com/doorward/doorward/internal/cage"
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/touch"
 )
 
 // guarding is a configuration with one door, of which a test changes something.
 func guarding(change func(*config.Config)) *config.Config {
-	c := &config.Config{Doors: []config.Door{{Name: "web", Knocks: []config.Knock{{Listen: []uint16{1024, 59000}}}}}}
+	c := &config.Config{Doors: []config.Door{{Name: "web", Knocks: []config.Knock{{Rule: touch.Rule{Listen: []uint16{1024, 59000}}}}}}}
 	if change != nil {
 		change(c)
 	}
@@ -26,7 +27,7 @@ func guarding(change func(*config.Config)) *config.Config {
 }
 
 func unit(c *config.Config)        { c.Doors[0].Service = &config.Service{Unit: "web.service"} }
-func lowListener(c *config.Config) { c.Doors[0].Knocks[0].Listen[0] = 1023 }
+func lowListener(c *config.Config) { c.Doors[0].Knocks[0].Rule.(touch.Rule).Listen[0] = 1023 }
 func lowMetrics(c *config.Config)  { c.Gateway.Metrics = "127.0.0.1:80" }
 func theJournal(c *config.Config)  { c.Doors[0].Presence.Logins = config.LoginsJournal }
 func logs(c *config.Config)        { c.Doors[0].Presence.Files = []string{"/srv/log/auth.log"} }
