@@ -289,7 +289,7 @@ func lowPort(conf *config.Config) port.Port {
 	for _, d := range conf.Doors {
 		for _, k := range d.Knocks {
 			for _, p := range k.Hears() {
-				all = append(all, port.Port{Proto: p.Range().Proto, Number: p.Port})
+				all = append(all, p.AsPort())
 			}
 		}
 	}

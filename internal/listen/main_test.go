@@ -73,7 +73,7 @@ func count(n int) func([]knock.Heard) bool {
 func brief(touches []knock.Heard) []string {
 	var s []string
 	for _, t := range touches[:min(len(touches), 20)] {
-		s = append(s, fmt.Sprintf("%v %v proven=%v", t.Source, t.Place.Range(), t.Proven))
+		s = append(s, fmt.Sprintf("%v %v proven=%v", t.Source, t.Place.AsPort(), t.Proven))
 	}
 	return s
 }
