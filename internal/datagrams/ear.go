@@ -186,15 +186,20 @@ func (e *Ear) put(p uint16, by knock.Opener) error {
 		if s, err = open(p); err != nil {
 			return err
 		}
-		e.sockets[p] = s
 		s.use(by)
-		e.running.Go(func() { e.receive(s) })
+		e.begin(s)
 		return nil
 	}
 	if s.use(by); by == nil {
 		e.pool.forget(s)
 	}
 	return nil
+}
+
+// begin has a socket read.
+func (e *Ear) begin(s *socket) {
+	e.sockets[s.port] = s
+	e.running.Go(func() { e.receive(s) })
 }
 
 // drop closes a socket for good.

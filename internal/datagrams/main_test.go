@@ -3,6 +3,7 @@
 package datagrams
 
 import (
+	"bytes"
 	"fmt"
 	"log/slog"
 	"net"
@@ -47,13 +48,16 @@ const (
 // say, and answers with what follows a colon.
 type words struct {
 	glances, opens atomic.Int64
-	hold           chan struct{} // nil, or Open waits for it
+	slow, hold     chan struct{} // nil, or Glance and Open wait for it
 	fixed          []byte        // the answer to all, nil for none
 }
 
 func (w *words) Glance(payload []byte) bool {
 	w.glances.Add(1)
-	return strings.HasPrefix(string(payload), "knock")
+	if w.slow != nil {
+		<-w.slow
+	}
+	return bytes.HasPrefix(payload, []byte("knock"))
 }
 
 func (w *words) Open(d knock.Datagram) (any, []byte, bool) {

@@ -60,24 +60,31 @@ func (p *pool) put(s *socket, by *glance, come []arrival) {
 	}
 	now := time.Now() // under the lock, so that the order is that of the times
 	for _, a := range come {
-		w := p.room(s)
-		if w == nil {
-			continue
+		if w := p.room(s); w != nil {
+			w.by = by
+			w.datagram = knock.Datagram{Path: a.path, Payload: copied(w.datagram.Payload, a.payload), Time: now}
+			p.work.Signal()
 		}
-		w.socket, w.by, w.at = s, by, len(s.waiting)
-		w.datagram = knock.Datagram{Path: a.path, Payload: append(w.datagram.Payload[:0], a.payload...), Time: now}
-		w.listed = p.waiting.PushBack(w)
-		s.waiting = append(s.waiting, w)
-		p.work.Signal()
 	}
 }
 
-// room returns where one more datagram of the socket can be put, which may be the
-// place of another one; nil: it is thrown away itself.
+// copied is a copy of payload, in the place of another one if that has room.
+func copied(place, payload []byte) []byte {
+	if cap(place) < len(payload) {
+		place = make([]byte, len(payload))
+	}
+	return place[:copy(place[:len(payload)], payload)]
+}
+
+// room returns the last of what waits, for one more datagram of the socket: a new
+// one, or one whose datagram is thrown away for it; nil: the new datagram is.
 func (p *pool) room(s *socket) *waiting {
 	n := len(s.waiting)
 	if n < p.each {
-		return &waiting{}
+		w := &waiting{socket: s, at: n}
+		w.listed = p.waiting.PushBack(w)
+		s.waiting = append(s.waiting, w)
+		return w
 	}
 	p.crowded++
 	at := rand.IntN(n + 1)
@@ -85,7 +92,7 @@ func (p *pool) room(s *socket) *waiting {
 		return nil
 	}
 	w := s.waiting[at]
-	p.take(w)
+	p.waiting.MoveToBack(w.listed)
 	return w
 }
 

@@ -65,15 +65,23 @@ func open(p uint16) (*socket, error) {
 	if p == 0 {
 		return nil, errors.New("allowed are 1 to 65535")
 	}
-	fd, err := bind(unix.AF_INET6, &unix.SockaddrInet6{Port: int(p)})
-	four := errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)
-	if four {
-		fd, err = bind(unix.AF_INET, &unix.SockaddrInet4{Port: int(p)})
+	s, err := openFor(unix.AF_INET6, p)
+	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL) {
+		return openFor(unix.AF_INET, p)
 	}
+	return s, err
+}
+
+func openFor(family int, p uint16) (*socket, error) {
+	var any unix.Sockaddr = &unix.SockaddrInet6{Port: int(p)}
+	if family == unix.AF_INET {
+		any = &unix.SockaddrInet4{Port: int(p)}
+	}
+	fd, err := bind(family, any)
 	if err != nil {
 		return nil, err
 	}
-	s := &socket{port: p, four: four, file: os.NewFile(uintptr(fd), strconv.Itoa(int(p))+"/udp")}
+	s := &socket{port: p, four: family == unix.AF_INET, file: os.NewFile(uintptr(fd), strconv.Itoa(int(p))+"/udp")}
 	if s.raw, err = s.file.SyscallConn(); err != nil {
 		return nil, errors.Join(err, s.file.Close())
 	}
