@@ -38,7 +38,7 @@
 //
 //   - one Glance for each datagram, and no allocation, until one passes it; then
 //     work that does not grow with what waits;
-//   - 64 KiB of buffers, a share of at most mostWaiting datagrams of at most Longest
+//   - 64 KiB of buffers while it is read, a share of at most mostWaiting datagrams of at most Longest
 //     bytes, and 512 KiB in the kernel, which throws away what does not fit there;
 //   - answersASecond answers at most that Open gave, none longer than its datagram,
 //     so that nobody is flooded by way of the ear, and nothing is amplified.
@@ -93,6 +93,7 @@ const (
 type Ear struct {
 	log     *slog.Logger
 	pool    pool
+	batches sync.Pool      // *batch, none of them used
 	running sync.WaitGroup // all goroutines
 
 	foreign, strange, withheld atomic.Uint64
@@ -119,6 +120,7 @@ type Counts struct {
 // which must not wait for it.
 func New(log *slog.Logger, heard func([]knock.Heard)) *Ear {
 	e := &Ear{log: log, sockets: make(map[uint16]*socket)}
+	e.batches.New = func() any { return newBatch() }
 	e.pool.init(heard)
 	return e
 }
@@ -166,9 +168,9 @@ func (e *Ear) set(want map[uint16]knock.Opener) (failed []openError, err error) 
 	return failed, nil
 }
 
-// start begins the pool and the delivery, which Close ends.
+// start begins the pool and the delivery, which Close ends, before the first port.
 func (e *Ear) start() {
-	if e.started {
+	if e.started || len(e.wanted) == 0 {
 		return
 	}
 	e.started = true

@@ -85,7 +85,7 @@ func TestHearsAndAnswers(t *testing.T) {
 // On a machine without IPv6 the ear hears IPv4.
 func TestIPv4Alone(t *testing.T) {
 	s := newScene(t)
-	s.mustSet(nil)
+	s.mustSet(map[uint16]knock.Opener{59001: nil})
 	s.gateway.Do(func() error {
 		four, err := openFor(unix.AF_INET, 59000)
 		if err != nil {

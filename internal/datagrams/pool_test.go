@@ -213,7 +213,8 @@ func TestSlowGateway(t *testing.T) {
 }
 
 // What waits at a port that is no longer heard is not opened, nor what comes, and
-// what is just being opened is not told.
+// what is just being opened is not told. At a port that gets another opener it is
+// opened by the one that glanced at it.
 func TestForget(t *testing.T) {
 	var p pool
 	p.init(nil)
@@ -228,6 +229,11 @@ func TestForget(t *testing.T) {
 	p.finish(w, knock.Heard{}, true)
 	if p.waiting.Len() != 1 || len(s.waiting) != 0 || len(p.told) != 0 {
 		t.Errorf("%d wait, %d of them at the port, %d are told; want 1, 0, 0", p.waiting.Len(), len(s.waiting), len(p.told))
+	}
+	by = other.opener.Load()
+	other.use(&words{})
+	if w := p.next(); string(w.datagram.Payload) != "of another" || w.by != by {
+		t.Errorf("%q is opened by %T, want the one that glanced at it", w.datagram.Payload, w.by.Opener)
 	}
 }
 

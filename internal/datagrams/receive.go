@@ -81,13 +81,18 @@ func (b *batch) read(fd uintptr) (int, unix.Errno) {
 // receive reads from the socket until it is closed, or dead.
 func (e *Ear) receive(s *socket) {
 	var (
-		b        = newBatch()
-		n        int
-		errno    unix.Errno
-		read     = func(fd uintptr) bool { n, errno = b.read(fd); return errno != unix.EAGAIN }
-		failures = 0
+		b     *batch
+		n     int
+		errno unix.Errno
 	)
-	for failures < mostFailures {
+	read := func(fd uintptr) bool {
+		b, _ = e.batches.Get().(*batch)
+		if n, errno = b.read(fd); errno != 0 {
+			e.batches.Put(b) // a port where nothing comes has none
+		}
+		return errno != unix.EAGAIN
+	}
+	for failures := 0; failures < mostFailures; failures++ {
 		if err := s.raw.Read(read); errors.Is(err, os.ErrClosed) {
 			return
 		} else if err != nil {
@@ -95,13 +100,13 @@ func (e *Ear) receive(s *socket) {
 			return
 		}
 		if errno != 0 {
-			failures++
 			time.Sleep(rest)
 			continue
 		}
-		failures = 0
+		failures = -1
 		s.rounds.Add(1)
 		e.sift(s, b, n)
+		e.batches.Put(b)
 		runtime.Gosched()
 	}
 	e.dies(s, fmt.Errorf("recvmmsg: %w", errno))
