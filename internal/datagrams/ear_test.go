@@ -32,13 +32,15 @@ func ifIndex(t testing.TB, s *scene) int {
 // gateway's own leave from the address that was asked.
 func TestHearsAndAnswers(t *testing.T) {
 	s := newScene(t)
-	s.gateway.Run("ip", "addr", "add", "fe80::1/64", "dev", s.gatewayIf, "nodad")
-	s.visitor.Run("ip", "addr", "add", "fe80::2/64", "dev", s.visitorIf, "nodad")
+	for _, a := range []string{"fe80::%d/64", "169.254.7.%d/24"} {
+		s.gateway.Run("ip", "addr", "add", fmt.Sprintf(a, 1), "dev", s.gatewayIf, "nodad")
+		s.visitor.Run("ip", "addr", "add", fmt.Sprintf(a, 2), "dev", s.visitorIf, "nodad")
+	}
 	s.mustSet(map[uint16]knock.Opener{59000: &words{}})
 	index := ifIndex(t, s)
 	for i, tt := range []struct{ from, to string }{
 		{visitor4, gateway4}, {visitor4, second4}, {visitor6, gateway6}, {visitor6, second6},
-		{"fe80::2%" + s.visitorIf, "fe80::1%" + s.visitorIf},
+		{"fe80::2%" + s.visitorIf, "fe80::1%" + s.visitorIf}, {"169.254.7.2", "169.254.7.1"},
 	} {
 		t.Run(tt.to, func(t *testing.T) {
 			c := s.caller(netip.AddrPortFrom(netip.MustParseAddr(tt.from), 0).String())
@@ -49,7 +51,7 @@ func TestHearsAndAnswers(t *testing.T) {
 
 			sender := netip.MustParseAddr(tt.from).WithZone("")
 			zone := ""
-			if sender.IsLinkLocalUnicast() {
+			if sender.Is6() && sender.IsLinkLocalUnicast() {
 				zone = fmt.Sprint(index)
 			}
 			port := uint16(c.LocalAddr().(*net.UDPAddr).Port)
