@@ -38,8 +38,9 @@
 //
 //   - one Glance for each datagram, and no allocation, until one passes it; then
 //     work that does not grow with what waits;
-//   - 64 KiB of buffers while it is read, a share of at most mostWaiting datagrams of at most Longest
-//     bytes, and 512 KiB in the kernel, which throws away what does not fit there;
+//   - 64 KiB of buffers while it is read, a share of mostWaiting datagrams of Longest
+//     bytes at most, and twice mostKept bytes in the kernel, which throws away what does
+//     not fit there; with many ports, less for each: 6 MiB and 32 MiB for all;
 //   - answersASecond answers at most that Open gave, none longer than its datagram,
 //     so that nobody is flooded by way of the ear, and nothing is amplified.
 //
@@ -48,15 +49,16 @@
 // after each batch that was read and each datagram that was opened, and whoever
 // is ready to run waits for that long at most. While mostHeard things wait for the
 // gateway nothing is opened, so that what was opened is not lost: what there is too
-// much of is thrown away before.
+// much of is thrown away before. A right knock waits for as many as have a share to
+// be opened, of each port that is flooded, at most.
 //
 // # Order
 //
 // Datagrams are heard in the order in which they were read, with the time of that,
 // although several are opened at once; one whose Open takes long holds up those
 // behind it. Of one port that is the order in which they came. Those of two ports
-// may be read the other way round when they came within the time in which a
-// port's buffer is read, less than a millisecond.
+// may be read the other way round when they came within the time in which what the
+// kernel keeps of a port is read, a millisecond or two.
 package datagrams
 
 import (
@@ -82,7 +84,11 @@ const (
 
 	// How many datagrams may wait for the pool: at one port, and, as long as each
 	// port has its least, at all.
-	mostWaiting, leastWaiting, allWaiting = 256, 8, 4096
+	mostWaiting, leastWaiting, allWaiting = 128, 8, 4096
+
+	// How many bytes the kernel is asked to keep, likewise. Some milliseconds of a
+	// flood go into the most, in which a machine that has much to do lets nobody read.
+	mostKept, leastKept, allKept = 1 << 20, 64 << 10, 16 << 20
 
 	mostHeard      = 1024 // things that were opened, or are just being, and wait for heard
 	answersASecond = 1000 // that Open gave, for each port
@@ -159,14 +165,20 @@ func (e *Ear) set(want map[uint16]knock.Opener) (failed []openError, err error) 
 			e.drop(s)
 		}
 	}
-	e.pool.share(len(want))
+	e.pool.share(part(len(want), mostWaiting, leastWaiting, allWaiting))
 	for _, p := range e.wanted {
 		if err := e.put(p, want[p]); err != nil {
 			failed = append(failed, openError{p, err})
 		}
 	}
+	for _, s := range e.sockets {
+		s.keep(part(len(want), mostKept, leastKept, allKept))
+	}
 	return failed, nil
 }
+
+// part is what one of so many ports gets of all.
+func part(ports, most, least, all int) int { return max(least, min(most, all/max(ports, 1))) }
 
 // start begins the pool and the delivery, which Close ends, before the first port.
 func (e *Ear) start() {

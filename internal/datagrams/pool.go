@@ -44,11 +44,11 @@ func (p *pool) init(heard func([]knock.Heard)) {
 	p.work.L, p.news.L = &p.mu, &p.mu
 }
 
-// share says among how many ports the room for what waits is shared.
-func (p *pool) share(ports int) {
+// share says how many may wait at each port.
+func (p *pool) share(each int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.each = max(leastWaiting, min(mostWaiting, allWaiting/max(ports, 1)))
+	p.each = each
 }
 
 // put takes in copies of what came to a socket, with the time of now.

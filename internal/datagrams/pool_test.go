@@ -4,6 +4,7 @@ package datagrams
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -99,10 +100,7 @@ func TestOrder(t *testing.T) {
 func TestAFloodCrowdsOutItsOwnPort(t *testing.T) {
 	var p pool
 	p.init(nil)
-	p.share(100)
-	if p.each != allWaiting/100 {
-		t.Fatalf("each of 100 ports has %d, want %d", p.each, allWaiting/100)
-	}
+	p.share(40)
 	flooded, other := listenedTo(), listenedTo()
 	const flood = 1000
 	for i := range flood {
@@ -148,7 +146,7 @@ func TestWhoIsThrownAwayIsDrawn(t *testing.T) {
 		want          float64 // how often it is opened
 	}{
 		{"after a burst", 5 * mostWaiting, 0, 1 - 1.0/(mostWaiting+1)},
-		{"within a burst", mostWaiting, 100, 0.67}, // (1-1/257)^100
+		{"within a burst", mostWaiting, 100, math.Pow(1-1.0/(mostWaiting+1), 100)},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			var p pool
@@ -176,6 +174,31 @@ func TestWhoIsThrownAwayIsDrawn(t *testing.T) {
 				t.Errorf("kept in %v of all, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+// Many ports have less each, and no more together, as long as each has its least.
+func TestParts(t *testing.T) {
+	for ports, want := range map[int]int{0: 128, 1: 128, 32: 128, 33: 124, 100: 40, 512: 8, 513: 8, 65535: 8} {
+		if got := part(ports, 128, 8, 4096); got != want {
+			t.Errorf("one of %d ports has %d, want %d", ports, got, want)
+		}
+	}
+	s := newScene(t)
+	for ports, want := range map[int]int{1: mostKept, 20: allKept / 20} {
+		all := make(map[uint16]knock.Opener)
+		for i := range ports {
+			all[uint16(59000+i)] = nil
+		}
+		s.mustSet(all)
+		for _, sock := range s.ear.sockets {
+			_ = sock.raw.Control(func(fd uintptr) {
+				// The kernel tells twice of what it was asked for, socket(7).
+				if got, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF); got != 2*want || err != nil {
+					t.Errorf("of %d ports, %d has %d bytes (%v), want %d", ports, sock.port, got, err, 2*want)
+				}
+			})
+		}
 	}
 }
 
@@ -302,7 +325,7 @@ func TestOverrunAndBehind(t *testing.T) {
 	if s.ear.Behind() {
 		t.Error("behind, with nothing that waits")
 	}
-	const sent = 2000
+	const sent = 5000
 	for range sent {
 		send(t, c, gateway4+":59000", "x")
 	}

@@ -20,11 +20,6 @@ import (
 	"github.com/doorward/doorward/internal/sockdiag"
 )
 
-// buffer is what the kernel is asked to keep for a socket. It takes twice that, for
-// its own part of each datagram (SO_RCVBUF in socket(7)), and at most
-// net.core.rmem_max.
-const buffer = 256 << 10
-
 // socket is one port that is held.
 type socket struct {
 	port uint16
@@ -110,13 +105,12 @@ func configure(fd, family int) error {
 	options := []struct {
 		level, name, value int
 	}{
-		{unix.SOL_SOCKET, unix.SO_RCVBUF, buffer},
 		{unix.IPPROTO_IP, unix.IP_PKTINFO, 1},
 		{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0},
 		{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1},
 	}
 	if family != unix.AF_INET6 {
-		options = options[:2]
+		options = options[:1]
 	}
 	for _, o := range options {
 		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
@@ -124,6 +118,17 @@ func configure(fd, family int) error {
 		}
 	}
 	return nil
+}
+
+// keep has the kernel keep so many bytes for the socket. It takes twice that, for its
+// own part of each datagram, and without CAP_NET_ADMIN keeps net.core.rmem_max at
+// most (SO_RCVBUF and SO_RCVBUFFORCE in socket(7)), which has to do then.
+func (s *socket) keep(size int) {
+	_ = s.raw.Control(func(fd uintptr) {
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size) != nil {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, size)
+		}
+	})
 }
 
 // mayAnswer allows answersASecond in each second.
