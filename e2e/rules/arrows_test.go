@@ -34,6 +34,8 @@ var arrows = map[string]map[string]string{
 	"internal/sockdiag":  {"internal/port": "whose sockets are listed"},
 	"internal/listen": {"internal/descriptors": "its share of files", "internal/port": "what is listened on",
 		"internal/sockdiag": "who has a port already", "internal/knock": "what is heard"},
+	"internal/datagrams": {"internal/knock": "what is heard, and by whom opened", "internal/port": "who has a port already",
+		"internal/sockdiag": "who has a port already"},
 	"internal/fence": {"internal/port": "what is guarded", "internal/conntrack": "ends flows"},
 	"internal/presence": {"internal/port": "whose connections count", "internal/conntrack": "sees flows",
 		"internal/sockdiag": "sees sockets",
