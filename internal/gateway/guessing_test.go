@@ -14,7 +14,6 @@ import (
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/share"
-	"github.com/doorward/doorward/internal/store"
 )
 
 // attack is somebody who knows the listeners and tries one knock after the other
@@ -52,7 +51,7 @@ func newGuesser(k config.Knock) *guesser {
 func (g *guesser) try(now time.Time, source netip.Addr) (heard bool) {
 	g.judge(now)
 	g.tick(now)
-	g.gw.changes = changes{penalties: make(map[store.PenaltyKey]*store.Penalty)}
+	g.gw.changes = newChanges()
 	wrong := g.conf.Knocks[0].Listen[0] // to be left alone
 	g.touch(port.Touch{Source: source, Port: port.Port{Proto: port.TCP, Number: wrong}, Time: now, Proven: true})
 	if due, underway := g.knocks[0].rec.Next(); underway { // it is judged at its tick
