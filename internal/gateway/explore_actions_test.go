@@ -227,12 +227,12 @@ func (t *trip) undo() {
 // apply is the operator's doorward apply.
 func (t *trip) apply(confirm string) {
 	o, file, at, wall := t.oracle, t.file, t.now, t.clock()
-	before := o.inForce
-	if !(t.files[file].err == nil && !(!o.deadline.IsZero() && confirm != "")) {
-		file = "" // it is refused
+	before, may := o.inForce, file
+	if waits := !o.deadline.IsZero(); t.files[file].err != nil || waits && confirm != "" {
+		may = "" // it is refused
 	}
-	t.applies(control.ApplyRequest{Action: "apply", Confirm: confirm}, file, func() {
-		o.use(t.file)
+	t.applies(control.ApplyRequest{Action: "apply", Confirm: confirm}, may, func() {
+		o.use(file)
 		o.rejected, o.deadline = "", time.Time{}
 		if confirm != "" {
 			o.before, o.deadline, o.wallDeadline = before, at.Add(confirmTime), wall.Add(confirmTime).Round(0)
@@ -243,6 +243,7 @@ func (t *trip) apply(confirm string) {
 // waiting is an order about configurations that was not answered yet.
 type waiting struct {
 	file     string // that may come into use, "" for none
+	promised bool   // that it is rolled back unless it is kept
 	done     func()
 	answered bool
 	well     bool
@@ -251,7 +252,7 @@ type waiting struct {
 // applies gives an order about configurations. If the disk hangs it is answered
 // later.
 func (t *trip) applies(o control.ApplyRequest, file string, done func()) {
-	w := &waiting{file: file, done: done}
+	w := &waiting{file: file, promised: o.Confirm != "", done: done}
 	if t.waits == nil {
 		t.waits = w
 	}
@@ -272,7 +273,13 @@ func (t *trip) may(w *waiting, do func()) {
 	if w.file != "" {
 		t.oracle.mayUse(w.file)
 	}
+	t.raised = func() {
+		if w.file != "" && w.promised && t.fileOf(t.applied.Pending) != w.file {
+			t.found("P8: a configuration comes into use before the disk knows that it is rolled back unless it is kept")
+		}
+	}
 	do()
+	t.raised = nil
 	if w.file != "" {
 		t.oracle.use(before)
 	}

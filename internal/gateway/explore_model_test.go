@@ -66,6 +66,7 @@ type model struct {
 	seen            func(door string, somebody bool)
 	stuck           func() // a service does not stop
 	opened          func(guarded bool)
+	raised          func() // the fence changes; nil for nothing
 }
 
 // lease is one element of the kernel's sets.
@@ -197,6 +198,9 @@ func (k *modelKernel) Guard(doors []fence.Door) error {
 	if k.refuses > 0 {
 		k.refuses--
 		return errors.New("no buffer space available")
+	}
+	if k.raised != nil {
+		k.raised()
 	}
 	k.table = true
 	clear(k.single)

@@ -207,9 +207,14 @@ func (d *owed) pardon(who netip.Prefix, order func(told func())) {
 	d.told, d.onDisk = maps.Clone(d.told), maps.Clone(d.onDisk)
 	maps.DeleteFunc(d.told, not)
 	maps.DeleteFunc(d.onDisk, not)
-	order(func() {
-		maps.DeleteFunc(d.faults, func(w netip.Prefix, f fault) bool { return not(w, f.until) })
-		maps.DeleteFunc(d.times, func(w netip.Prefix, _ int) bool { return not(w, time.Time{}) })
+	faults, times := maps.Clone(d.faults), maps.Clone(d.times)
+	order(func() { // what came since then is not meant
+		maps.DeleteFunc(d.faults, func(w netip.Prefix, f fault) bool { return not(w, f.until) && f == faults[w] })
+		for w, n := range times {
+			if not(w, time.Time{}) {
+				d.times[w] -= n
+			}
+		}
 	})
 }
 

@@ -132,7 +132,7 @@ func (t *trip) dies() {
 	t.end()
 	t.g.tasks.Wait()
 	t.g, t.watchers, t.tasks, t.notices, t.listening, t.flushed = nil, nil, nil, nil, nil, false
-	t.refuses, t.hangs, t.commit, t.waits = 0, false, nil, nil
+	t.refuses, t.hangs, t.commit, t.waits, t.raised = 0, false, nil, nil, nil
 	t.oracle.down(t.whole && !t.full)
 }
 
