@@ -135,7 +135,9 @@ func (g *Gateway) flush(now time.Time) {
 		}
 	}
 	changed = changed || !g.changes.empty() || len(g.changes.replies) > 0
-	g.writer.retry = g.writer.retry || len(g.changes.replies) > 0
+	if len(g.changes.replies) > 0 {
+		g.writer.tryAgain()
+	}
 	g.write(now)
 	g.reply(now)
 	g.tellWatchers(changed)

@@ -138,7 +138,7 @@ func (sc *scene) orders(source string) []action {
 		{"close " + source, "close", lives, func(t *trip) {
 			if source == "any" {
 				if t.order(control.CloseRequest{Door: "ssh"}, nobody) {
-					t.oracle.doors["ssh"].closed()
+					t.oracle.doors["ssh"].closed(t.model)
 				}
 				return
 			}

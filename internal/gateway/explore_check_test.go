@@ -80,7 +80,7 @@ func (d *owed) follow(m *model, s control.Door, say func(string, ...any)) {
 		say("P4: a right knock while the door closed is forgotten")
 	}
 	if stood && !stands {
-		d.closed() // who knocked before must knock again
+		d.closed(m) // who knocked before must knock again
 	}
 	d.sure = d.sure || stands && d.state == "dark"
 	d.state = s.State

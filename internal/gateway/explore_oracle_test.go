@@ -230,10 +230,11 @@ func (o *oracle) stuck() {
 	}
 }
 
-// closed takes in that nobody may come in any more.
-func (d *owed) closed() {
+// closed takes in that nobody may come in any more who has knocked until now. A
+// knock whose mark is not on disk has not come to the door yet.
+func (d *owed) closed(m *model) {
 	for who := range d.leaves {
-		d.takenBack(who, func(leave) bool { return true })
+		d.takenBack(who, func(l leave) bool { return l.mark == "" || m.marks[l.mark] })
 	}
 }
 

@@ -361,7 +361,7 @@ func (g *Gateway) upkeep(now time.Time) {
 		}
 	}
 	g.lookForSpent(now)
-	g.writer.retry = true
+	g.writer.tryAgain()
 }
 
 // rules is what a door decides by, of its configuration.

@@ -44,7 +44,7 @@ type after func(now time.Time, err error)
 // write begins a commit of what was gathered, unless one is under way.
 func (g *Gateway) write(now time.Time) {
 	w := &g.writer
-	if w.commit != nil || g.changes.empty() && !(w.retry && w.held != nil) {
+	if w.commit != nil || g.changes.empty() && !w.retry {
 		return
 	}
 	gathered := g.changes.delta
@@ -67,16 +67,19 @@ func (g *Gateway) write(now time.Time) {
 	})
 }
 
+// tryAgain has what could not be saved tried again, if there is something.
+func (w *writer) tryAgain() { w.retry = w.held != nil }
+
 // written takes in the end of a commit, and says once when the disk takes nothing
 // and when it does again. The doors go on meanwhile, since memory and kernel hold
 // all that guards them.
 func (g *Gateway) written(now time.Time, records []audit.Record, err error) {
 	w := &g.writer
-	d, waits := w.commit, w.waits
-	w.commit, w.waits, w.news = nil, nil, true
+	d, waits, took := w.commit, w.waits, now.Sub(w.since)
+	w.commit, w.since, w.waits, w.news = nil, time.Time{}, nil, true
 	if w.slow {
 		w.slow = false
-		g.log.Info("the disk has come to an end with a commit", "after", now.Sub(w.since).Round(time.Millisecond).String())
+		g.log.Info("the slow disk has come to an end", "after", took.Round(time.Millisecond).String())
 	}
 	if err != nil {
 		if g.unsaved == "" {
