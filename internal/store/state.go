@@ -95,18 +95,33 @@ func (a Applied) Left(now time.Time) time.Duration {
 	return max(0, min(a.Deadline.Sub(now.Round(0)), a.For))
 }
 
+// Mark is what a knock remembers over a restart, under a key of its own. Without a
+// Value it is forgotten.
+type Mark struct {
+	Door, Knock, Key string
+	Value            []byte
+}
+
+// KnockKey names one knock of a door.
+type KnockKey struct{ Door, Knock string }
+
 // Change is one commit: everything in it or nothing. What has a key replaces
-// what was kept under that key. The End lists are carried out first, so that a
-// key both ended and given is given; ending what is not kept is no error.
+// what was kept under that key. The Clear lists are carried out first and then the
+// End lists, so that a key both ended and given is given; ending what is not kept
+// is no error.
 type Change struct {
-	Doors        []Door
-	EndDoors     []string // doors that the configuration no longer has
-	Penalties    []Penalty
-	EndPenalties []PenaltyKey
-	Grants       []Grant
-	EndGrants    []GrantKey
-	Applied      *Applied       // nil leaves it as it is
-	Records      []audit.Record // their IDs are given by the store
+	ClearGrants    []string // doors
+	ClearPenalties []string // doors
+	EndKnocks      []KnockKey
+	Marks          []Mark
+	Doors          []Door
+	EndDoors       []string // doors that the configuration no longer has
+	Penalties      []Penalty
+	EndPenalties   []PenaltyKey
+	Grants         []Grant
+	EndGrants      []GrantKey
+	Applied        *Applied       // nil leaves it as it is
+	Records        []audit.Record // their IDs are given by the store
 }
 
 // State is what was kept, as of the last Commit. Lists are sorted by key. All

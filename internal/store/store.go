@@ -229,11 +229,14 @@ func (s *Store) Commit(c Change) ([]audit.Record, error) {
 
 func (c *Change) empty() bool {
 	return len(c.Doors)+len(c.EndDoors)+len(c.Penalties)+len(c.EndPenalties)+
-		len(c.Grants)+len(c.EndGrants)+len(c.Records) == 0 && c.Applied == nil
+		len(c.Grants)+len(c.EndGrants)+len(c.Records)+len(c.Marks) == 0 && c.Applied == nil
 }
 
 // change does all of the change but its records.
 func (t *txn) change(c *Change, boot string) error {
+	if len(c.Marks)+len(c.ClearGrants)+len(c.ClearPenalties) > 0 {
+		return errors.New("this form of the file has no room for marks")
+	}
 	err := errors.Join(
 		delEach(t, doorBucket, c.EndDoors, doorKey),
 		delEach(t, penaltyBucket, c.EndPenalties, penaltyKey),
