@@ -31,7 +31,7 @@ type op uint8
 const (
 	opPut   op = iota // what is under the key is the value
 	opEnd             // nothing is
-	opClear           // nothing is whose key begins with the parts of this one
+	opClear           // nothing is whose key begins with this one
 )
 
 type class uint8
@@ -79,7 +79,7 @@ func parseEntry(b []byte) (e entry, rest []byte, err error) {
 	return e, rest, nil
 }
 
-func appendPart[T string | []byte](b []byte, p T) []byte {
+func appendPart(b, p []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(len(p)))
 	return append(b, p...)
 }
@@ -94,142 +94,89 @@ func part(b []byte) (p, rest []byte, ok bool) {
 	return b[:n:n], b[n:], true
 }
 
-// heads are a key's first part and its first two.
-func heads(key []byte) (first, second []byte) {
-	_, rest, ok := part(key)
-	if !ok {
-		return key, key
-	}
-	first = key[:len(key)-len(rest)]
-	_, rest, _ = part(rest)
-	return first, key[:len(key)-len(rest)]
-}
-
-// The keys of the other classes are parts: what names a thing is in its key and
-// nowhere else, so that key and value cannot disagree.
+// The keys. What names a thing is in its key and nowhere else, so that key and
+// value cannot disagree. The parts are joined by NUL, which neither a door's name
+// nor a knock's nor a prefix can contain; what comes last may contain anything.
 
 func doorKey(name string) ([]byte, error) {
 	if name == "" || strings.Contains(name, "\x00") {
 		return nil, fmt.Errorf("door %q: a door's name is not empty and has no NUL", name)
 	}
-	return appendPart(nil, name), nil
+	return []byte(name), nil
 }
 
+// below is the key that all those of a door, or of one of its knocks, begin with.
+func below(key []byte, err error) ([]byte, error) { return append(key, 0), err }
+
+func doorsKey(name string) ([]byte, error) { return below(doorKey(name)) }
+
+// encode makes a key without the knock's name where there is none.
 func (k PenaltyKey) encode() ([]byte, error) {
-	b, err := doorKey(k.Door)
-	if err != nil {
-		return nil, err
+	b, err := sourceKey(k.Door, k.Source)
+	if k.Knock == "" {
+		return b, err
 	}
-	source, err := encodeSource(k.Source)
-	return appendPart(appendPart(b, k.Knock), source), err
+	return append(append(b, 0), k.Knock...), err
 }
 
 func (k GrantKey) encode() ([]byte, error) {
-	b, err := doorKey(k.Door)
-	if err != nil {
-		return nil, err
-	}
-	source, err := encodeSource(k.Source)
-	return appendPart(appendPart(b, source), k.By), err
+	b, err := sourceKey(k.Door, k.Source)
+	return append(append(b, 0), k.By...), err
 }
 
-func (k KnockKey) encode() ([]byte, error) {
-	b, err := doorKey(k.Door)
-	if err == nil && k.Knock == "" {
-		err = fmt.Errorf("door %q: a knock's name is not empty", k.Door)
-	}
-	return appendPart(b, k.Knock), err
-}
-
-func (m Mark) encode() (key, value []byte, err error) {
-	if len(m.Key) < 1 || len(m.Key) > maxMarkKey || len(m.Value) > maxMarkValue {
-		return nil, nil, fmt.Errorf("a mark of knock %q of door %q has a key of %d bytes and a value of %d: "+
-			"allowed are 1 to %d, and at most %d", m.Knock, m.Door, len(m.Key), len(m.Value), maxMarkKey, maxMarkValue)
-	}
-	key, err = KnockKey{m.Door, m.Knock}.encode()
-	return appendPart(key, m.Key), m.Value, err
-}
-
-// parts takes n parts off a key that has just those.
-func parts(key []byte, n int) ([][]byte, error) {
-	var all [][]byte
-	rest := key
-	for range n {
-		p, r, ok := part(rest)
-		if !ok {
-			return nil, fmt.Errorf("key %q has not %d parts", key, n)
-		}
-		all, rest = append(all, p), r
-	}
-	if len(rest) > 0 || len(all[0]) == 0 {
-		return nil, fmt.Errorf("key %q is not of a door and %d parts more", key, n-1)
-	}
-	return all, nil
-}
-
-// encodeSource writes a source as the bytes of its address and its length in bits,
-// and everybody as nothing.
-func encodeSource(p netip.Prefix) ([]byte, error) {
+// sourceKey writes a source as text, and everybody as none.
+func sourceKey(name string, p netip.Prefix) ([]byte, error) {
+	b, err := doorsKey(name)
 	switch {
-	case p == door.Any:
-		return nil, nil
+	case err != nil || p == door.Any:
+		return b, err
 	case !p.IsValid():
 		return nil, fmt.Errorf("source %v: allowed are a valid prefix, and door.Any for everybody", p)
 	}
-	return append(p.Addr().AsSlice(), byte(p.Bits())), nil
+	return p.AppendTo(b), nil
 }
 
-func decodeSource(b []byte) (netip.Prefix, error) {
-	if len(b) == 0 {
-		return door.Any, nil
+func (k KnockKey) encode() ([]byte, error) {
+	b, err := doorsKey(k.Door)
+	if err == nil && (k.Knock == "" || strings.Contains(k.Knock, "\x00")) {
+		err = fmt.Errorf("knock %q of door %q: a knock's name is not empty and has no NUL", k.Knock, k.Door)
 	}
-	addr, ok := netip.AddrFromSlice(b[:len(b)-1])
-	p := netip.PrefixFrom(addr, int(b[len(b)-1]))
-	if !ok || !p.IsValid() {
-		return netip.Prefix{}, fmt.Errorf("source %x is no prefix", b)
+	return append(append(b, k.Knock...), 0), err
+}
+
+func encodeMark(m Mark) (key, value []byte, err error) {
+	if len(m.Key) < 1 || len(m.Key) > maxMarkKey || len(m.Value) > maxMarkValue {
+		return nil, nil, fmt.Errorf("knock %q of door %q: a mark with a key of %d bytes and a value of %d: "+
+			"allowed are 1 to %d, and at most %d", m.Knock, m.Door, len(m.Key), len(m.Value), maxMarkKey, maxMarkValue)
 	}
-	return p, nil
+	key, err = KnockKey{m.Door, m.Knock}.encode()
+	return append(key, m.Key...), m.Value, err
 }
 
-// Penalties and grants, of which there can be many, have values of numbers; doors
-// and the configuration have JSON. A field may be added at the end; one that changes
-// its meaning needs a new class.
-
-func appendTime(b []byte, t time.Time) []byte {
-	b = binary.AppendVarint(b, t.Unix())
-	return binary.AppendUvarint(b, uint64(t.Nanosecond()))
-}
-
-// numbers reads what appendTime and binary.Append have written.
-type numbers struct {
-	b   []byte
-	bad bool
-}
-
-func (n *numbers) take(v int64, w int) int64 {
-	if w <= 0 {
-		n.bad, n.b = true, nil
-		return 0
+func decodeMark(key, value []byte) (Mark, error) {
+	parts := strings.SplitN(string(key), "\x00", 3)
+	if len(parts) != 3 {
+		return Mark{}, fmt.Errorf("key %q is not a door, a knock and a key", key)
 	}
-	n.b = n.b[w:]
-	return v
+	return Mark{Door: parts[0], Knock: parts[1], Key: parts[2], Value: bytes.Clone(value)}, nil
 }
 
-func (n *numbers) varint() int64 { v, w := binary.Varint(n.b); return n.take(v, w) }
-
-func (n *numbers) uvarint() uint64 {
-	v, w := binary.Uvarint(n.b)
-	return uint64(n.take(int64(v), w))
-}
-
-func (n *numbers) time() time.Time {
-	sec, nsec := n.varint(), n.uvarint()
-	if nsec >= 1e9 {
-		n.bad = true
-		return time.Time{}
+// parseKey takes a key apart that sourceKey has begun. What comes behind the source
+// may not be there at all.
+func parseKey(key []byte) (name string, source netip.Prefix, last string, there bool, err error) {
+	name, rest, ok := strings.Cut(string(key), "\x00")
+	text, last, there := strings.Cut(rest, "\x00")
+	if source = door.Any; text != "" {
+		source, err = netip.ParsePrefix(text)
 	}
-	return time.Unix(sec, int64(nsec)).UTC()
+	if !ok || name == "" || err == nil && text != "" && source.String() != text {
+		err = fmt.Errorf("key %q does not begin with a door and a source", key)
+	}
+	return name, source, last, there, err
 }
+
+// The values are JSON, but for grants, of which there can be a million. A field may
+// be added; one that changes its meaning needs a new class.
 
 func encodeDoor(d Door) (key, value []byte, err error) {
 	if key, err = doorKey(d.Name); err != nil {
@@ -241,66 +188,56 @@ func encodeDoor(d Door) (key, value []byte, err error) {
 }
 
 func decodeDoor(key, value []byte) (d Door, err error) {
-	k, err := parts(key, 1)
-	if err != nil {
-		return Door{}, err
-	}
 	if err = unmarshal(value, &d); err != nil {
 		return Door{}, err
 	}
-	d.Name = string(k[0])
+	d.Name = string(key)
 	d.Since, d.Opened, d.LastSeen = utc(d.Since), utc(d.Opened), utc(d.LastSeen)
 	return d, nil
 }
 
 func encodePenalty(p Penalty) (key, value []byte, err error) {
-	key, err = PenaltyKey{p.Door, p.Knock, p.Source}.encode()
-	value = binary.AppendVarint(appendTime(nil, p.Until), int64(p.For))
-	return key, append(binary.AppendVarint(value, int64(p.Times)), p.Reason...), err
+	if key, err = (PenaltyKey{p.Door, p.Knock, p.Source}).encode(); err != nil {
+		return nil, nil, err
+	}
+	p.Until = utc(p.Until)
+	value, err = json.Marshal(p)
+	return key, value, err
 }
 
 func decodePenalty(key, value []byte) (p Penalty, err error) {
-	k, err := parts(key, 3)
-	if err != nil {
+	if err = unmarshal(value, &p); err != nil {
 		return Penalty{}, err
 	}
-	p.Door, p.Knock = string(k[0]), string(k[1])
-	p.Source, err = decodeSource(k[2])
-	n := numbers{b: value}
-	p.Until, p.For, p.Times = n.time(), time.Duration(n.varint()), int(n.varint())
-	p.Reason = string(n.b)
-	if n.bad && err == nil {
-		err = fmt.Errorf("value %x is not a penalty's", value)
-	}
+	p.Until = utc(p.Until)
+	p.Door, p.Source, p.Knock, _, err = parseKey(key)
 	return p, err
 }
 
+// A grant's value is when it ends, as seconds and nanoseconds, and for how long it
+// was given.
 func encodeGrant(g Grant) (key, value []byte, err error) {
 	key, err = GrantKey{g.Door, g.Source, g.By}.encode()
-	return key, binary.AppendVarint(appendTime(nil, g.Until), int64(g.For)), err
+	value = binary.AppendVarint(value, g.Until.Unix())
+	value = binary.AppendVarint(value, int64(g.Until.Nanosecond()))
+	return key, binary.AppendVarint(value, int64(g.For)), err
 }
 
 func decodeGrant(key, value []byte) (g Grant, err error) {
-	k, err := parts(key, 3)
-	if err != nil {
-		return Grant{}, err
+	var numbers [3]int64
+	for i := range numbers {
+		n, w := binary.Varint(value)
+		if w <= 0 {
+			return Grant{}, fmt.Errorf("value %x is not of three numbers", value)
+		}
+		numbers[i], value = n, value[w:]
 	}
-	g.Door, g.By = string(k[0]), string(k[2])
-	g.Source, err = decodeSource(k[1])
-	n := numbers{b: value}
-	g.Until, g.For = n.time(), time.Duration(n.varint())
-	if n.bad && err == nil {
-		err = fmt.Errorf("value %x is not a grant's", value)
+	g.Until, g.For = time.Unix(numbers[0], numbers[1]).UTC(), time.Duration(numbers[2])
+	var ok bool
+	if g.Door, g.Source, g.By, ok, err = parseKey(key); err == nil && !ok {
+		err = fmt.Errorf("key %q does not say on whose behalf", key)
 	}
 	return g, err
-}
-
-func decodeMark(key, value []byte) (Mark, error) {
-	k, err := parts(key, 3)
-	if err != nil {
-		return Mark{}, err
-	}
-	return Mark{Door: string(k[0]), Knock: string(k[1]), Key: string(k[2]), Value: bytes.Clone(value)}, nil
 }
 
 func encodeApplied(a Applied) ([]byte, error) {

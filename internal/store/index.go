@@ -1,6 +1,9 @@
 package store
 
-import "hash/maphash"
+import (
+	"bytes"
+	"hash/maphash"
+)
 
 // index tells which entries of a log still stand: the last one that put a key, if
 // nothing has ended or cleared it since. It has two hashes for a key instead of the
@@ -42,9 +45,13 @@ func (x *index) stands(n int, e entry) bool {
 	if e.op != opPut || e.class == classRecord {
 		return false
 	}
-	if len(x.cleared) > 0 {
-		first, second := heads(e.key)
-		if x.cleared[clearKey(e.class, first)] > n || x.cleared[clearKey(e.class, second)] > n {
+	for at := 0; len(x.cleared) > 0; at++ {
+		i := bytes.IndexByte(e.key[at:], 0)
+		if i < 0 {
+			break
+		}
+		at += i
+		if x.cleared[clearKey(e.class, e.key[:at+1])] > n {
 			return false
 		}
 	}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -177,29 +178,28 @@ func (s *Store) emptyOther(i int, wrap func(name string, f file) file) error {
 
 // openTrail opens the audit trail, and copies to it what the log has and it lacks.
 func (s *Store) openTrail(limit AuditLimit, wrap func(name string, f file) file) error {
-	again := uint64(0)
+	first := uint64(0) // of the records in the log, whose IDs rise by one
 	err := s.state.each(func(_ int, e entry) error {
 		switch {
 		case e.class == classRecord:
-			id := recordID(e.key)
-			s.last = max(s.last, id)
-			if id > s.noted && (again == 0 || id < again) {
-				again = id
-			}
+			s.last = max(s.last, recordID(e.key))
+			first = cmp.Or(first, s.last)
 		case e.class != classMeta:
 		case string(e.key) == bootKey:
 			s.wrote = string(e.value)
 		case string(e.key) == lastKey:
 			s.last = max(s.last, recordID(e.value))
 		case string(e.key) == trailKey:
-			if s.noted = max(s.noted, recordID(e.value)); again <= s.noted {
-				again = 0
-			}
+			s.noted = recordID(e.value)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
+	}
+	again := max(first, s.noted+1)
+	if s.last < again || first == 0 {
+		again = 0
 	}
 	files, err := openSegments(s.dir, s.log, wrap)
 	if err != nil {

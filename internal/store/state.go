@@ -23,16 +23,16 @@ type Door struct {
 // Penalty is the time for which a source's knocks at a door are ignored. Its
 // key is Door, Knock and Source; door.Any stands for everybody.
 type Penalty struct {
-	Door   string
-	Knock  string // "": every knock of the door
-	Source netip.Prefix
-	Until  time.Time
-	For    time.Duration // as given; 0 once it is over
+	Door   string        `json:"-"`
+	Knock  string        `json:"-"` // "": every knock of the door
+	Source netip.Prefix  `json:"-"`
+	Until  time.Time     `json:"until"`
+	For    time.Duration `json:"for"` // as given; 0 once it is over
 	// Times is how many the source had in a row, with this one. It is kept for a
 	// while when the penalty is over. Zero: not said, as of a version that had
 	// all penalties alike.
-	Times  int
-	Reason string
+	Times  int    `json:"times,omitempty"`
+	Reason string `json:"reason"`
 }
 
 // PenaltyKey names one Penalty.

@@ -225,10 +225,10 @@ func ends[K any](w *entries, o op, c class, list []K, encode func(K) ([]byte, er
 // encodeChange makes entries of all of a change but its records.
 func encodeChange(c *Change) ([]byte, error) {
 	var w entries
-	ends(&w, opClear, classGrant, c.ClearGrants, doorKey)
-	ends(&w, opClear, classPenalty, c.ClearPenalties, doorKey)
+	ends(&w, opClear, classGrant, c.ClearGrants, doorsKey)
+	ends(&w, opClear, classPenalty, c.ClearPenalties, doorsKey)
 	ends(&w, opEnd, classDoor, c.EndDoors, doorKey)
-	ends(&w, opClear, classMark, c.EndDoors, doorKey)
+	ends(&w, opClear, classMark, c.EndDoors, doorsKey)
 	ends(&w, opClear, classMark, c.EndKnocks, KnockKey.encode)
 	ends(&w, opEnd, classPenalty, c.EndPenalties, PenaltyKey.encode)
 	ends(&w, opEnd, classGrant, c.EndGrants, GrantKey.encode)
@@ -236,7 +236,7 @@ func encodeChange(c *Change) ([]byte, error) {
 	puts(&w, classPenalty, c.Penalties, encodePenalty)
 	puts(&w, classGrant, c.Grants, encodeGrant)
 	for _, m := range c.Marks {
-		key, value, err := m.encode()
+		key, value, err := encodeMark(m)
 		o := opPut
 		if m.Value == nil {
 			o = opEnd
@@ -279,40 +279,32 @@ func (s *Store) use(at int, state *journal) {
 	s.due = max(renewAt, 3*state.base)
 }
 
-// rewrite makes a log of what stands. Records that are not in the trail for good go
-// along, but for more than the trail may have of them.
+// rewrite makes a log of what stands. The records are in the trail for good then.
 func (s *Store) rewrite(into file) (*journal, error) {
+	if s.said {
+		return nil, errors.New("the audit trail takes nothing")
+	}
 	if err := s.trail.sync(); err != nil {
-		s.sayTrail(err)
+		return nil, err
 	}
 	x, err := s.state.index()
 	if err != nil {
 		return nil, err
 	}
-	room := s.trail.limit.Bytes
 	fresh, err := beginJournal(into, s.state.generation+1, func(add func(entry) error) error {
 		last := entry{class: classMeta, key: []byte(lastKey), value: order.AppendUint64(nil, s.last)}
 		if err := errors.Join(add(last), add(trailNote(s.trail.synced))); err != nil {
 			return err
 		}
 		return s.state.each(func(n int, e entry) error {
-			switch {
-			case e.class == classMeta && (string(e.key) == lastKey || string(e.key) == trailKey):
-			case x.stands(n, e):
-				return add(e)
-			case e.class == classRecord && recordID(e.key) > s.trail.synced && room > 0:
-				room -= int64(len(e.value))
-				return add(e)
+			if !x.stands(n, e) || e.class == classMeta && (string(e.key) == lastKey || string(e.key) == trailKey) {
+				return nil
 			}
-			return nil
+			return add(e)
 		})
 	})
 	if err == nil {
 		s.noted = s.trail.synced
-		if room <= 0 {
-			s.log.Error("the audit trail takes nothing, and no more of it can be kept elsewhere: records are lost",
-				"dir", s.dir)
-		}
 	}
 	return fresh, err
 }
