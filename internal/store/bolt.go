@@ -54,7 +54,7 @@ func (s *Store) takeOver(limit AuditLimit) error {
 		kept, trail, err = s.readBolt(f.Name())
 	}
 	if d := (*damageError)(nil); errors.As(err, &d) {
-		return setAside(path, err, s.log)
+		return setAside("the state", path, err, s.log)
 	}
 	if err != nil {
 		return err

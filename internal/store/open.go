@@ -55,10 +55,11 @@ func (s *Store) open(limit AuditLimit, wrap func(name string, f file) file) erro
 	if err := s.openState(wrap); err != nil {
 		return err
 	}
-	if s.aside, err = lastAside(s.dir); err != nil {
+	if err := s.openTrail(limit, wrap); err != nil {
 		return err
 	}
-	return s.openTrail(limit, wrap)
+	s.aside, err = lastAside(s.dir)
+	return err
 }
 
 // candidate is a state file as it is found.
@@ -91,7 +92,7 @@ func (s *Store) openState(wrap func(name string, f file) file) error {
 				s.files[i].Close()
 				s.files[i] = nil
 			}
-			if err := setAside(c.path, damage, s.log); err != nil {
+			if err := setAside("the state", c.path, damage, s.log); err != nil {
 				return err
 			}
 		}
@@ -225,7 +226,7 @@ func openSegments(dir string, log *slog.Logger, wrap func(name string, f file) f
 		path := filepath.Join(dir, trailName(n))
 		f, err := openFile(path, os.O_CREATE)
 		if d := (*damageError)(nil); errors.As(err, &d) {
-			if err = setAside(path, err, log); err == nil {
+			if err = setAside("the audit trail's", path, err, log); err == nil {
 				f, err = openFile(path, os.O_CREATE)
 			}
 		}
@@ -315,7 +316,7 @@ func create(path string, generation uint64, fill func(add func(entry) error) err
 const asideInfix = ".corrupt-"
 
 // setAside renames the damaged file, never onto one that was set aside before.
-func setAside(path string, why error, log *slog.Logger) error {
+func setAside(what, path string, why error, log *slog.Logger) error {
 	base := path + asideInfix + time.Now().UTC().Format("20060102T150405Z")
 	to := base
 	for n := 2; ; n++ {
@@ -329,8 +330,7 @@ func setAside(path string, why error, log *slog.Logger) error {
 	if err := os.Rename(path, to); err != nil {
 		return fmt.Errorf("set the damaged file aside: %w", err)
 	}
-	log.Error("the state file is damaged: it was set aside and a new one is begun; "+
-		"penalties, grants and the audit trail of before are in the old file only",
+	log.Error(what+" file is damaged: it was set aside and a new one is begun; what it has is nowhere else",
 		"file", path, "aside", to, "err", why)
 	return syncDir(filepath.Dir(path))
 }

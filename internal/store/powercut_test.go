@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -286,5 +285,3 @@ func (m *memory) Truncate(n int64) error { m.text = op1{at: n}.on(m.text); retur
 func (m *memory) Size() (int64, error)   { return int64(len(m.text)), nil }
 func (m *memory) Sync() error            { return nil }
 func (m *memory) Close() error           { return nil }
-
-var _ = syscall.ENOSPC

@@ -155,7 +155,7 @@ type State struct {
 	Unreadable int
 }
 
-// AuditLimit bounds the audit trail; the oldest records go first, a sixteenth of
+// AuditLimit bounds the audit trail; the oldest records go first, an eighth of
 // the trail at once. Refusals, of which strangers can cause as many as they like,
 // have at most half of it, and beyond that push out nothing but refusals; all others
 // have what those do not take. A zero field stands for its default.

@@ -16,7 +16,7 @@ import (
 // what was decided. A segment that is full stays as it is until its place is needed;
 // then all of it goes. So strangers, who can have as many refusals recorded as they
 // like, push out nothing but refusals, and nobody searches or rewrites the trail.
-const segments = 16
+const segments = 8
 
 // syncTrailAt is how many bytes of the trail may be on their way to the disk: those
 // are copied again after a crash.
