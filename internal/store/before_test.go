@@ -1,8 +1,6 @@
 package store
 
 import (
-	"compress/gzip"
-	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -17,19 +15,7 @@ import (
 // A file of a version that had all penalties alike is read as it is: none of them
 // says how many there were before.
 func TestAFileOfBeforePenaltiesGrewIsRead(t *testing.T) {
-	packed, err := os.Open("testdata/before-growth.db.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer packed.Close()
-	unpacked, err := gzip.NewReader(packed)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := io.ReadAll(unpacked)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := unpacked(t, "before-growth.db")
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, boltName), text, 0o600); err != nil {
 		t.Fatal(err)
@@ -58,5 +44,3 @@ func TestAFileOfBeforePenaltiesGrewIsRead(t *testing.T) {
 		t.Errorf("read were doors %v, grants %v, %d unreadable", got.Doors, got.Grants, got.Unreadable)
 	}
 }
-
-func none(func(Grant) bool) {}

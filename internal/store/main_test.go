@@ -28,6 +28,11 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+var (
+	anybody = door.Any
+	prefix  = netip.MustParsePrefix
+)
+
 // quickDir is a directory in memory, for tests of which the disk is no part.
 func quickDir(t interface{ Fatal(...any) }) (dir string, remove func()) {
 	base := "/dev/shm"
@@ -203,3 +208,5 @@ func drawApplied(t *rapid.T) Applied {
 		Deadline:  genTime.Draw(t, "deadline"), By: genText.Draw(t, "by"),
 	}
 }
+
+func none(func(Grant) bool) {}

@@ -121,10 +121,11 @@ var errEnough = errors.New("enough")
 // grants yields the grants that stand in the log as it was when it was loaded.
 func (s *Store) grants(state *journal, x *index, yield func(Grant) bool) {
 	s.using.Lock()
-	if s.state.generation != state.generation {
+	there := s.state.generation == state.generation
+	s.using.Unlock()
+	if !there {
 		panic("store: internal error: grants are read after a commit")
 	}
-	s.using.Unlock()
 	err := state.each(func(n int, e entry) error {
 		if e.class != classGrant || !x.stands(n, e) {
 			return nil
