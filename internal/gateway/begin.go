@@ -63,7 +63,7 @@ func (g *Gateway) begin() error {
 				Reason: d.door.Saved().Reason + ", and was " + before.String()})
 		}
 	}
-	g.restoreGrants(now, state.Grants, grants)
+	g.restoreGrants(now, slices.Collect(state.Grants), grants)
 	g.restorePenalties(now, state.Penalties)
 	for _, name := range slices.Sorted(maps.Keys(saved)) {
 		if g.door(name) == nil {
@@ -127,7 +127,7 @@ func (g *Gateway) openStore() (store.State, error) {
 		"and the audit trail are forgotten with the daemon; mend it and start the daemon again", "err", err)
 	g.unkept = err.Error()
 	g.store = store.InMemory()
-	return store.State{}, nil
+	return g.store.Load()
 }
 
 // end says goodbye in the audit trail. The fence stands on.

@@ -317,7 +317,7 @@ func (d *modelDisk) Load() (store.State, error) {
 		Applied:   d.applied,
 		Doors:     sorted(d.doors, func(x store.Door) string { return x.Name }),
 		Penalties: sorted(d.penalties, func(x store.Penalty) string { return x.Door + x.Source.String() }),
-		Grants:    sorted(d.claims, func(x store.Grant) string { return x.Door + x.Source.String() + x.By }),
+		Grants:    slices.Values(sorted(d.claims, func(x store.Grant) string { return x.Door + x.Source.String() + x.By })),
 	}, nil
 }
 

@@ -259,7 +259,7 @@ func (d *disk) Load() (store.State, error) {
 		Rebooted: d.rebooted, Applied: d.applied,
 		Doors:     slices.Collect(maps.Values(d.disk)),
 		Penalties: slices.Collect(maps.Values(d.banned)),
-		Grants:    slices.Collect(maps.Values(d.claims)),
+		Grants:    slices.Values(slices.Collect(maps.Values(d.claims))),
 	}, nil
 }
 
