@@ -47,7 +47,11 @@ func (g *Gateway) begin() error {
 	if err != nil {
 		return fmt.Errorf("read the grants that stand: %w", err)
 	}
-	g.ear = &ear{log: g.log, ear: g.world.Ear}
+	g.ear = &ear{log: g.log, ear: g.world.Ear, datagrams: g.world.Datagrams}
+	for _, m := range state.Marks {
+		g.marks.keep(m)
+	}
+	g.forgetMarks()
 	saved := make(map[string]door.Saved)
 	for _, d := range state.Doors {
 		saved[d.Name] = loadedDoor(d)
@@ -227,6 +231,7 @@ func (g *Gateway) restorePenalties(now time.Time, penalties []store.Penalty) {
 // its trail.
 func (g *Gateway) endDoor(now time.Time, name, reason string) {
 	g.changes.endDoor(name)
+	g.keepMarks(name)
 	g.changes.record(audit.Record{Time: now, Door: name, Event: audit.EventApplied, Reason: reason})
 }
 

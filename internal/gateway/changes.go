@@ -109,6 +109,7 @@ func families(source netip.Prefix) []netip.Prefix {
 // comment promises.
 func (g *Gateway) flush(now time.Time) {
 	changed := len(g.changes.grants) > 0
+	outcomes := g.outcomes()
 	give, revoke := g.changes.fence()
 	if len(give)+len(revoke) > 0 {
 		if err := g.world.Fence.Change(give, revoke); err != nil {
@@ -128,6 +129,7 @@ func (g *Gateway) flush(now time.Time) {
 		changed = true
 	}
 	g.endFlows(now)
+	g.answerVisitors(now, outcomes)
 	for _, d := range g.doors {
 		if s := d.door.Saved(); worthSaving(d.saved, s) {
 			d.saved = s

@@ -15,6 +15,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -271,7 +272,7 @@ var mark = store.Mark{Door: "ssh", Knock: "sealed", Key: "1", Value: []byte("see
 // knockFirst is a right knock with a mark.
 func (r *running) knockFirst(a netip.Addr) {
 	r.post(func(time.Time) {
-		r.doors[0].knockFirst(door.Knock{Source: door.Source(a), By: "sealed", Reason: "right"}, []store.Mark{mark})
+		r.doors[0].knockFirst(door.Knock{Source: door.Source(a), By: "sealed", Reason: "right"}, []store.Mark{mark}, knock.Verdict{Right: true})
 	})
 	synctest.Wait()
 }
@@ -320,7 +321,7 @@ func TestAMarkThatCannotBeKept(t *testing.T) {
 				for n := range maxUnsaved {
 					r.changes.mark(store.Mark{Door: "ssh", Knock: "sealed", Key: "other " + string(rune('a'+n%20)) + time.Duration(n).String()})
 				}
-				r.doors[0].knockFirst(door.Knock{Source: door.Source(visitor), By: "sealed"}, []store.Mark{mark})
+				r.doors[0].knockFirst(door.Knock{Source: door.Source(visitor), By: "sealed"}, []store.Mark{mark}, knock.Verdict{Right: true})
 			})
 			return func() {}
 		}, because + "10000 marks wait for the disk already"},
