@@ -414,7 +414,7 @@ func TestLateGrantsHaveWhatIsLeft(t *testing.T) {
 	p.give(over)
 	p.f.mu.Lock() // somebody else has the fence
 	given := make(chan error)
-	go func() { given <- p.f.Change([]Grant{soon, over}, nil) }()
+	go func() { given <- p.f.Change(Changes{Give: []Grant{soon, over}}) }()
 	time.Sleep(time.Until(over.Until)) // what is measured is the clock
 	p.f.mu.Unlock()
 	p.do(<-given)
