@@ -30,16 +30,19 @@ func (d *Door) Adopt(now time.Time, c Claim) []Effect {
 		d.record(now, audit.EventGranted, SourceString(c.Source), c.By, "the kernel let it in already", c.Until)}
 }
 
-// EndsSooner takes in that the kernel's grant ends before the door's: the clock was
-// set while no daemon ran. All claims to it end with it.
-func (d *Door) EndsSooner(now time.Time, source netip.Prefix, until time.Time) {
-	n, has := d.book.find(source)
-	if !has || !until.Before(d.book.until(now, n)) {
+// EndsAt takes in when the kernel's grant ends, where that is not what the door
+// knows: the clock was set while no daemon ran. No claim to it lasts longer, and the
+// last of them as long.
+func (d *Door) EndsAt(now time.Time, source netip.Prefix, until time.Time) {
+	b := &d.book
+	n, has := b.find(source)
+	if !has {
 		return
 	}
-	for _, c := range slices.Clone(d.book.claims(n)) {
-		if p := d.book.parties.at(c.by); until.Before(d.book.ends.time(now, c.until)) {
-			d.book.claim(n, p, until)
+	latest := b.until(now, n)
+	for _, c := range slices.Clone(b.claims(n)) {
+		if end := b.ends.time(now, c.until); end.After(until) || end.Equal(latest) {
+			b.claim(n, b.parties.at(c.by), until)
 		}
 	}
 }

@@ -233,16 +233,23 @@ func TestAGrantEndsWithTheKernels(t *testing.T) {
 	if _, err := s.door.Open(s.now, visitor, 5*time.Second, "operator"); err != nil {
 		t.Fatal(err)
 	}
-	for _, after := range []time.Duration{40 * time.Second, 10 * time.Second} {
-		s.door.EndsSooner(s.now, visitor, s.now.Add(after))
-	}
-	s.door.EndsSooner(s.now, other, s.now)
-	var got []string
-	for _, c := range s.door.View(s.now).Grants {
-		got = append(got, c.By+" "+c.Until.Sub(s.now).String())
-	}
-	if want := []string{"operator 5s", "touch 10s"}; !slices.Equal(got, want) {
-		t.Errorf("claims %q, want %q", got, want)
+	s.door.EndsAt(s.now, other, s.now)
+	for _, tt := range []struct {
+		after time.Duration
+		want  []string
+	}{
+		{40 * time.Second, []string{"operator 5s", "touch 40s"}},
+		{10 * time.Second, []string{"operator 5s", "touch 10s"}},
+		{4 * time.Second, []string{"operator 4s", "touch 4s"}},
+	} {
+		s.door.EndsAt(s.now, visitor, s.now.Add(tt.after))
+		var got []string
+		for _, c := range s.door.View(s.now).Grants {
+			got = append(got, c.By+" "+c.Until.Sub(s.now).String())
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("the kernel's grant ends after %s, claims %q, want %q", tt.after, got, tt.want)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ package fence
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -184,13 +185,29 @@ func editElements(b *batch, set string, elems []element) {
 	}
 }
 
-// Grants reads all live grants from the kernel, in no order, each with its end as
+// Grants lists all live grants as allGrants reads them.
+func (f *Fence) Grants() iter.Seq2[Grant, error] {
+	return func(yield func(Grant, error) bool) {
+		all, err := f.allGrants()
+		if err != nil {
+			yield(Grant{}, err)
+			return
+		}
+		for _, g := range all {
+			if !yield(g, nil) {
+				return
+			}
+		}
+	}
+}
+
+// allGrants reads all live grants from the kernel, in no order, each with its end as
 // seen from now. One that has no end, which only another program can have put
 // there, has a zero Until. While others change the ruleset without pause, few may
 // be missing. No other call waits for it but Ends: its time grows faster than
 // the number, since the kernel walks a set from its beginning for each message of
 // 32 KiB, to tenths of a second for 100,000 grants and a minute for a million.
-func (f *Fence) Grants() ([]Grant, error) {
+func (f *Fence) allGrants() ([]Grant, error) {
 	var grants []Grant
 	err := f.read(func(c *conn, want *table) (err error) {
 		for _, s := range want.sets {

@@ -111,7 +111,7 @@ func TestAdoption(t *testing.T) {
 	if after := list(p.host); after != before {
 		t.Errorf("the table was\n%s\nand is\n%s", before, after)
 	}
-	gs, err := p.f.Grants()
+	gs, err := p.f.allGrants()
 	must(t, err)
 	if len(gs) != 3 {
 		t.Errorf("Grants() = %v, want the three given", gs)
@@ -126,7 +126,7 @@ func TestAdoption(t *testing.T) {
 	// A door that goes takes its grants along; others keep theirs.
 	must(t, p.f.Guard(doors[:1]))
 	must(t, p.f.Guard(doors))
-	gs, err = p.f.Grants()
+	gs, err = p.f.allGrants()
 	must(t, err)
 	if len(gs) != 2 || gs[0].Door != "ssh" || gs[1].Door != "ssh" {
 		t.Errorf("Grants() = %v, want the two of ssh", gs)
@@ -155,7 +155,7 @@ func TestKilledDaemonLeavesAFence(t *testing.T) {
 	want(t, p.visitor, "tcp", at(hostIP6, 22), dark)
 	want(t, p.visitor, "tcp", at(hostIP, 22), reached)
 	p.guard(sshDoor(t))
-	if gs, err := p.f.Grants(); err != nil || len(gs) != 1 {
+	if gs, err := p.f.allGrants(); err != nil || len(gs) != 1 {
 		t.Errorf("Grants() = %v, %v, want the one given", gs, err)
 	}
 }
@@ -189,7 +189,7 @@ func TestWatchAndRestore(t *testing.T) {
 		if err := f.Check(); err == nil {
 			t.Errorf("nft %s: not seen by Check", what)
 		}
-		if _, err := f.Grants(); err == nil && what != "flush table inet doorward" {
+		if _, err := f.allGrants(); err == nil && what != "flush table inet doorward" {
 			t.Errorf("nft %s: not seen by Grants", what)
 		}
 		must(t, f.Guard(doors))
@@ -313,7 +313,7 @@ func TestReplacesForeignTable(t *testing.T) {
 			if !f.Owned() {
 				t.Error("does not own the table after Guard")
 			}
-			gs, err := f.Grants()
+			gs, err := f.allGrants()
 			if err != nil || len(gs) != 1 || left(gs[0]) < 59*time.Minute {
 				t.Errorf("Grants() = %v, %v, want the one carried over", gs, err)
 			}
@@ -333,7 +333,7 @@ func TestGrantsOutliveAChangeOfKind(t *testing.T) {
 		d.SingleUse = single
 		p.guard(d)
 		must(t, p.f.Check())
-		if gs, err := p.f.Grants(); err != nil || len(gs) != 2 {
+		if gs, err := p.f.allGrants(); err != nil || len(gs) != 2 {
 			t.Fatalf("single-use %v: Grants() = %v, %v, want two", single, gs, err)
 		}
 	}
@@ -373,19 +373,19 @@ func TestGoesOnAfterABrokenConnection(t *testing.T) {
 	must(t, f.Check())
 	must(t, f.reader.nl.Close())
 	for range 2 {
-		if gs, err := f.Grants(); err == nil {
+		if gs, err := f.allGrants(); err == nil {
 			t.Errorf("Grants() = %v without a connection", gs)
 		}
 	}
 	n.Do(func() error {
-		gs, err := f.Grants()
+		gs, err := f.allGrants()
 		if len(gs) != 1 {
 			t.Errorf("Grants() = %v, want one", gs)
 		}
 		return err
 	})
 	must(t, f.Close())
-	if _, err := f.Grants(); !errors.Is(err, errClosed) {
+	if _, err := f.allGrants(); !errors.Is(err, errClosed) {
 		t.Errorf("Grants() of a closed fence: %v", err)
 	}
 	if err := f.Check(); !errors.Is(err, errClosed) {
