@@ -115,4 +115,3 @@ func TestAFileThatTakesLongToBeRead(t *testing.T) {
 		}
 	})
 }
-

@@ -82,8 +82,11 @@ type Gateway struct {
 	broken     string            // what differs in the fence, "" for nothing
 	resync     bool              // the fence must be compared, grants included, this turn
 	retryFence time.Time         // when to try to put the fence right again, zero for never
+	survey     *survey           // the comparison of grants that is under way, nil for none
+	uncompared bool              // all grants are to be compared, or are being
+	listing    bool              // the kernel's grants are being listed
+	begins     bool              // they were not compared since the start
 	lost       bool              // grants went with the table, and are not back yet
-	ungiven    map[grantKey]bool // grants that the kernel was to have and would not take
 	store      Store             // what survives, or memory alone
 	writer     writer            // has it take what changes
 	unkept     string            // why that is memory alone, "" when it is not
@@ -132,7 +135,6 @@ func New(opts Options) *Gateway {
 		touches: make(chan []port.Touch, 64),
 		wake:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
-		ungiven: make(map[grantKey]bool),
 		told:    make(map[string]uint64),
 		sums:    audit.NewSums(),
 	}

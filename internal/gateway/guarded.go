@@ -145,7 +145,7 @@ func (d *guarded) touch(t port.Touch) {
 			continue
 		}
 		d.carry(d.door.Tick(t.Time)) // a penalty that was over by then is over, however late the turn
-		if d.door.Deaf(k.source(t.Source)) {
+		if d.door.Deaf(k.conf.Kind, k.source(t.Source)) {
 			continue
 		}
 		for _, v := range k.rec.Touch(t) {
@@ -158,10 +158,10 @@ func (d *guarded) touch(t port.Touch) {
 func (d *guarded) judged(k *knock, v sequence.Verdict) {
 	source := k.source(v.Source)
 	if v.Right {
-		d.carry(d.door.Knock(v.Time, door.Knock{Source: source, By: k.conf.Kind, Reason: v.Reason}))
+		d.carry(d.door.Knock(v.Time, door.Knock{Name: k.conf.Kind, Source: source, By: k.conf.Kind, Reason: v.Reason}))
 		return
 	}
-	w := door.Wrong{Source: source, By: k.conf.Kind, Reason: v.Reason, Penalty: k.conf.Penalty,
+	w := door.Wrong{Name: k.conf.Kind, Source: source, By: k.conf.Kind, Reason: v.Reason, Penalty: k.conf.Penalty,
 		Used: d.used(source, k.conf.Kind), Proven: !v.Unproven}
 	if k.excused(v) {
 		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so that it costs nothing"
@@ -191,7 +191,7 @@ func (d *guarded) used(source netip.Prefix, by string) bool {
 func (d *guarded) judge(now time.Time) {
 	for i := range d.knocks {
 		k := &d.knocks[i]
-		if _, underway := k.rec.Next(); underway && d.door.Mute() {
+		if _, underway := k.rec.Next(); underway && d.door.Mute(k.conf.Kind) {
 			k.rec.Rearm(now) // a knock that the door heard no further is nobody's mistake
 		}
 		for _, v := range k.rec.Look(now) {
@@ -228,7 +228,7 @@ func (d *guarded) tick(now time.Time) {
 		if k.conf.Scope != config.ScopeDoor {
 			continue
 		}
-		deaf := d.door.Deaf(door.Any)
+		deaf := d.door.Deaf(k.conf.Kind, door.Any)
 		if k.armed && deaf || !k.armed && !deaf {
 			k.rec.Rearm(now)
 			k.armed = !deaf
@@ -255,7 +255,7 @@ func (d *guarded) listening() []uint16 {
 	for i := range d.knocks {
 		k := &d.knocks[i]
 		switch {
-		case k.conf.Scope == config.ScopeDoor && d.door.Deaf(door.Any):
+		case k.conf.Scope == config.ScopeDoor && d.door.Deaf(k.conf.Kind, door.Any):
 		case k.conf.Scope == config.ScopeDoor:
 			touched := k.rec.Touched()
 			for _, p := range k.conf.Listen {
@@ -263,7 +263,7 @@ func (d *guarded) listening() []uint16 {
 					ports = append(ports, p)
 				}
 			}
-		case !d.door.Mute():
+		case !d.door.Mute(k.conf.Kind):
 			ports = append(ports, k.conf.Listen...)
 		}
 	}
