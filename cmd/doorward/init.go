@@ -17,6 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/share"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 const initHelp = `Write a first configuration: one door with one knock.
@@ -204,7 +205,7 @@ func (o *initOptions) draw(m machine, door *config.Door) error {
 	}
 	like := share.Proposed()
 	if o.order == "any" {
-		like.Order = config.AnyOrder
+		like.Given = false
 	}
 	listen, touch, err := share.Draw(&config.Config{Doors: []config.Door{*door}}, like, taken, rand.Reader)
 	if err != nil {
@@ -245,7 +246,7 @@ func (o *initOptions) write(e *env, m machine, text string) error {
 func notWritten(err error) error {
 	var lines []string
 	hint := "doorward init --help"
-	for _, m := range config.Mistakes(err) {
+	for _, m := range tables.Mistakes(err) {
 		_, words, _ := strings.Cut(m.Error(), fmt.Sprintf(":%d: ", m.Line))
 		lines = append(lines, words)
 		if m.Hint != "" {

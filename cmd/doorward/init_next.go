@@ -9,6 +9,8 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/tables"
+	"github.com/doorward/doorward/internal/touch"
 )
 
 // daemonGroup is the group by which the daemon reads its configuration.
@@ -75,7 +77,7 @@ func (o *initOptions) next(e *env, w io.Writer, m machine, c *config.Config) err
 
 // try is the command line of a visitor.
 func try(door *config.Door) string {
-	k := &door.Knocks[0]
+	k, _ := door.Knocks[0].Rule.(touch.Rule)
 	touch := strings.Join(numbers(k.Touch), ",")
 	command := "doorward knock HOST --touch " + touch
 	for _, r := range door.Ports {
@@ -92,7 +94,7 @@ func try(door *config.Door) string {
 		break
 	}
 	if k.Judge > 0 {
-		command += fmt.Sprintf("\n     (the listeners are looked at every %s, so that it can take as long)", config.Short(k.Judge))
+		command += fmt.Sprintf("\n     (the listeners are looked at every %s, so that it can take as long)", tables.Short(k.Judge))
 	}
 	return command
 }

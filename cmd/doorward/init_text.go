@@ -8,6 +8,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/share"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // choice is what a first configuration is to say. Its text is checked by
@@ -73,9 +74,9 @@ func (c *choice) knock(b *strings.Builder) {
 		b.WriteString("# Whoever touches one of the others, as a port scan does, is not heard for the\n" +
 			"# time of the penalty.\n")
 	}
-	fmt.Fprintf(b, "touch = [%s]\norder = %q\nwithin = %q\n", integers(c.touch), c.order, config.Short(share.Proposed().Within))
+	fmt.Fprintf(b, "touch = [%s]\norder = %q\nwithin = %q\n", integers(c.touch), c.order, tables.Short(share.Proposed().Within))
 	b.WriteString("# Of the first wrong knock; it doubles each time, up to a day.\n")
-	fmt.Fprintf(b, "penalty = %q\nscope = \"source\"\n", config.Short(share.Proposed().Penalty))
+	fmt.Fprintf(b, "penalty = %q\nscope = \"source\"\n", tables.Short(share.Proposed().Penalty))
 }
 
 // table is the path of the door's table. A name that is no bare key is quoted,

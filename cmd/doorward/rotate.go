@@ -98,7 +98,7 @@ func (o *rotateOptions) rotate(ctx context.Context, e *env, daemon *control.Clie
 	if err != nil {
 		return err
 	}
-	var sealed []share.Sealed
+	var sealed []share.Letter
 	var files []share.File
 	if len(p.all.Keys) > 0 {
 		if sealed, files, err = o.seal(e, t, p.all.Host, p.all.Users()); err != nil {
@@ -166,7 +166,7 @@ func sameFile(ctx context.Context, daemon *control.Client, path string) error {
 	return nil
 }
 
-func (o *rotateOptions) tellRotated(e *env, t *target, p *people, sealed []share.Sealed, r control.Reply) error {
+func (o *rotateOptions) tellRotated(e *env, t *target, p *people, sealed []share.Letter, r control.Reply) error {
 	fmt.Fprintf(e.stdout, "Door %s has a new knock in %s; the file before is %[2]s.previous.\n\n", t.door.Name, t.path)
 	if len(sealed) > 0 {
 		o.tell(e.stdout, t, p, sealed)

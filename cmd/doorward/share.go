@@ -17,6 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/share"
+	"github.com/doorward/doorward/internal/touch"
 )
 
 const shareHelp = `Give the knock of a door to its users: for each of them a small text, encrypted with
@@ -143,7 +144,7 @@ type target struct {
 	config *config.Config
 	door   *config.Door
 	index  int // of the knock in the door, from 0
-	knock  *config.Knock
+	knock  touch.Rule
 }
 
 // target finds the door and the knock that the command line means.
@@ -172,23 +173,23 @@ func (o *shareOptions) target() (*target, error) {
 
 // choose finds touch knock number n of the door, the only one for 0.
 func (t *target) choose(n int) error {
-	var touch []int
+	var touches []int
 	for i, k := range t.door.Knocks {
-		if k.Kind == config.KindTouch {
-			touch = append(touch, i)
+		if _, ok := k.Rule.(touch.Rule); ok {
+			touches = append(touches, i)
 		}
 	}
 	switch {
-	case len(touch) == 0:
+	case len(touches) == 0:
 		return fmt.Errorf("door %q has no touch knock: only those can be shared", t.door.Name)
-	case n == 0 && len(touch) > 1:
+	case n == 0 && len(touches) > 1:
 		return &usageError{fmt.Errorf("--knock is missing: door %q has %d touch knocks; allowed are 1 to %[2]d",
-			t.door.Name, len(touch))}
-	case n < 0 || n > len(touch):
-		return &usageError{fmt.Errorf("--knock %d: door %q has %d; allowed are 1 to %[3]d", n, t.door.Name, len(touch))}
+			t.door.Name, len(touches))}
+	case n < 0 || n > len(touches):
+		return &usageError{fmt.Errorf("--knock %d: door %q has %d; allowed are 1 to %[3]d", n, t.door.Name, len(touches))}
 	}
-	t.index = touch[max(n, 1)-1]
-	t.knock = &t.door.Knocks[t.index]
+	t.index = touches[max(n, 1)-1]
+	t.knock = t.door.Knocks[t.index].Rule.(touch.Rule)
 	return nil
 }
 
@@ -317,7 +318,7 @@ func looksLikeKey(s string) bool {
 
 // seal makes the encrypted texts of the target's knock, in the output
 // directory.
-func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) ([]share.Sealed, []share.File, error) {
+func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) ([]share.Letter, []share.File, error) {
 	s := &share.Knock{Door: t.door.Name, Host: host, Touch: t.knock.Touch, Made: e.clock(), Each: 3 * time.Second,
 		Then: fmt.Sprintf("Connect within %v.", t.door.OpenFor)}
 	// The probe would spend a single-use grant, and it would give up before a
@@ -333,7 +334,7 @@ func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) 
 	} else if err != nil {
 		return nil, nil, fmt.Errorf("--output: %w", err)
 	}
-	sealed, err := share.Seal(s, users, o.script)
+	sealed, err := share.Letters(s, users, o.script)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -348,7 +349,7 @@ func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) 
 }
 
 // tell says who got what, and how they use it.
-func (o *shareOptions) tell(w io.Writer, t *target, p *people, sealed []share.Sealed) {
+func (o *shareOptions) tell(w io.Writer, t *target, p *people, sealed []share.Letter) {
 	fmt.Fprintf(w, "The knock of door %s at %s, encrypted for %s, in %s:\n\n",
 		t.door.Name, p.all.Host, counted(len(sealed), "user"), o.output)
 	columns := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

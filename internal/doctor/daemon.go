@@ -121,9 +121,9 @@ func capabilities(pid int, status string, c *config.Config) []Finding {
 func privileged(c *config.Config) uint16 {
 	for _, d := range c.Doors {
 		for _, k := range d.Knocks {
-			for _, p := range k.Listen {
-				if p < 1024 {
-					return p
+			for _, p := range k.Hears() {
+				if p.Port < 1024 {
+					return p.Port
 				}
 			}
 		}

@@ -110,8 +110,8 @@ func wayInPorts(c *config.Config) (all []port.Range) {
 			add(r)
 		}
 		for _, k := range d.Knocks {
-			for _, p := range k.Listen {
-				add(port.Range{Proto: port.TCP, First: p, Last: p})
+			for _, p := range k.Hears() {
+				add(p.Range())
 			}
 		}
 	}

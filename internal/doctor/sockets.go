@@ -14,6 +14,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/sockdiag"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // listener is a socket that takes connections or datagrams from anybody, and
@@ -127,8 +128,8 @@ func taken(c *config.Config, all []listener, daemon int) []Finding {
 	for _, d := range c.Doors {
 		var ours, hidden, kept []string
 		for _, k := range d.Knocks {
-			for _, n := range k.Listen {
-				p := port.Port{Proto: port.TCP, Number: n}
+			for _, at := range k.Hears() {
+				p := at.AsPort()
 				switch l, others := holding(all, p, daemon); {
 				case others && l.pid == 0:
 					hidden = append(hidden, p.String())
@@ -231,5 +232,5 @@ func doorNames(c *config.Config) string {
 	if len(names) == 1 {
 		return "door " + names[0]
 	}
-	return "doors " + config.Listed(names)
+	return "doors " + tables.Listed(names)
 }

@@ -13,13 +13,14 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/store"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // checked is a configuration that was read and found good.
 type checked struct {
 	config  *config.Config
 	text    []byte
-	blinds  []*config.Mistake // what only this machine makes a mistake
+	blinds  []*tables.Mistake // what only this machine makes a mistake
 	walled  error             // why this process cannot serve it from inside its cage
 	problem error             // why it cannot be used after all; then there is no config
 }
@@ -266,7 +267,7 @@ func (g *Gateway) use(now time.Time, next checked) (left []string, err error) {
 	for _, d := range g.doors {
 		old[d.name()] = d
 	}
-	g.config, g.blinds, g.doors = c, next.blinds, nil
+	g.config, g.blinds, g.doors, g.listeners = c, next.blinds, nil, nil
 	g.warnings = g.warningsOf(c)
 	for _, conf := range c.Doors {
 		d := old[conf.Name]
@@ -288,7 +289,7 @@ func (g *Gateway) use(now time.Time, next checked) (left []string, err error) {
 
 // blind is what keeps c from knowing who is in on this machine: doors whose
 // presence hangs on flows, where those cannot be seen.
-func (g *Gateway) blind(c *config.Config, text []byte) []*config.Mistake {
+func (g *Gateway) blind(c *config.Config, text []byte) []*tables.Mistake {
 	if !slices.ContainsFunc(c.Doors, func(d config.Door) bool { return d.ByFlows() }) {
 		return nil
 	}
@@ -299,7 +300,7 @@ func (g *Gateway) blind(c *config.Config, text []byte) []*config.Mistake {
 }
 
 // inOneLine writes mistakes one after the other.
-func inOneLine(all []*config.Mistake) string {
+func inOneLine(all []*tables.Mistake) string {
 	var words []string
 	for _, m := range all {
 		words = append(words, m.Error())

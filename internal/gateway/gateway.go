@@ -32,8 +32,9 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/store"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // upkeepEvery is how often fence, listeners and services are compared with what
@@ -71,7 +72,7 @@ type Gateway struct {
 
 	// What follows belongs to Run's goroutine.
 	config     *config.Config
-	blinds     []*config.Mistake // what makes the configuration one that only this machine cannot serve
+	blinds     []*tables.Mistake // what makes the configuration one that only this machine cannot serve
 	fallback   checked           // what comes back unless the configuration in use is kept
 	applying   *applying         // one that is on its way into use, nil for none
 	doors      []*guarded
@@ -103,7 +104,11 @@ type Gateway struct {
 	async   func(task func() event) // runs a task beside the turns; its event comes back as a turn
 	commits func(task func() event) // so for commits, one at a time; the event comes by ends
 	ends    chan event
-	touches chan []port.Touch
+	heard   chan []knock.Heard
+
+	listeners   map[knock.Place]listener // made when asked for
+	listenersOf *config.Config           // whose doors' they are
+
 	pulse   pulse // when the process did not run
 	gaps    []gap // those that the recognisers have not heard of, in order
 	gapTold time.Time
@@ -132,7 +137,7 @@ func New(opts Options) *Gateway {
 		started: time.Now(),
 		events:  make(chan event, 256),
 		ends:    make(chan event, 1),
-		touches: make(chan []port.Touch, 64),
+		heard:   make(chan []knock.Heard, 64),
 		wake:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
 		told:    make(map[string]uint64),
@@ -187,8 +192,8 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 		case <-ctx.Done():
 			g.end()
 			return nil
-		case t := <-g.touches:
-			g.turn(func(now time.Time) { g.touched(t) })
+		case h := <-g.heard:
+			g.turn(func(time.Time) { g.listened(h) })
 		case e := <-g.events:
 			g.turn(e)
 		case e := <-g.ends:
@@ -221,9 +226,9 @@ func (g *Gateway) turn(first event) {
 	}
 	for i := 0; i < maxBatch && !all; i++ {
 		select {
-		case t := <-g.touches:
+		case h := <-g.heard:
 			g.changed()
-			g.touched(t)
+			g.listened(h)
 		case e := <-g.events:
 			g.changed()
 			e(now)
@@ -250,7 +255,7 @@ func (g *Gateway) turn(first event) {
 	g.pulse.keep(now, slices.ContainsFunc(g.doors, (*guarded).underway))
 	g.changes.recordAll(g.sums.Due(now)) // upkeep brings a turn soon enough
 	g.flush(now)
-	g.ear.set(g.listening())
+	g.attend()
 	g.endTurn(now)
 }
 
@@ -320,21 +325,20 @@ func (g *Gateway) looked() bool {
 	return !slices.ContainsFunc(g.doors, func(d *guarded) bool { return !d.door.Looked() })
 }
 
-// touched hands touches to the doors whose knocks they may belong to, in their
-// order.
-func (g *Gateway) touched(ts []port.Touch) {
+// listened hands what was heard to the knocks that it belongs to, in its order.
+func (g *Gateway) listened(hs []knock.Heard) {
 	g.pulse.taken()
 	g.lookBack(g.world.Now())
-	for _, t := range ts {
-		g.passOver(t.Time)
-		if t.Source.Unmap().IsLoopback() {
+	for _, h := range hs {
+		g.passOver(h.Time)
+		if h.Source.Unmap().IsLoopback() {
 			continue // the fence refuses those; none may come by another way
 		}
-		if !door.Somebody(door.Source(t.Source)) {
+		if !door.Somebody(door.Source(h.Source)) {
 			continue // a knock that is everybody's would not show the door whose touch it was
 		}
-		for _, d := range g.doors {
-			d.touch(t)
+		if d, k := g.knockAt(h.Place); d != nil {
+			d.hear(k, h)
 		}
 	}
 }
@@ -372,8 +376,9 @@ func rules(c config.Door) door.Rules {
 		Name:    c.Name,
 		OpenFor: c.OpenFor,
 		Idle:    c.Presence.Idle,
-		ForAll:  slices.ContainsFunc(c.Knocks, func(k config.Knock) bool { return k.Scope == config.ScopeDoor }),
+		ForAll:  slices.ContainsFunc(c.Knocks, config.Knock.ForAll),
 		Service: c.Service != nil,
 		Logins:  c.Presence.Logins != config.LoginsOff,
+		Shared:  c.Shared,
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/touch"
 )
 
 // New knocks are drawn from these ports, first to last. They lie outside the
@@ -23,9 +24,9 @@ var drawn = [][2]int{{20000, 32767}, {61000, 65535}}
 // ports in order, 665,280 possibilities. Fewer are too few for somebody with
 // many addresses, whom the growth of penalties alone does not hold up:
 // docs/THREATS.md has what guessing costs, and a test computes it from this.
-func Proposed() *config.Knock {
-	return &config.Knock{Kind: "touch", Listen: make([]uint16, 12), Touch: make([]uint16, 6),
-		Order: config.GivenOrder, Within: time.Minute, Penalty: 5 * time.Minute, Scope: config.ScopeSource}
+func Proposed() touch.Rule {
+	return touch.Rule{Listen: make([]uint16, 12), Touch: make([]uint16, 6),
+		Given: true, Within: time.Minute, Penalty: 5 * time.Minute}
 }
 
 // Draw draws the ports of a knock like k: as many listeners, of which as many
@@ -33,7 +34,7 @@ func Proposed() *config.Knock {
 // is guarded or listened on by a door of c, as it stands, or taken, which is
 // asked for ports that might be drawn. entropy is crypto/rand.Reader but in
 // tests.
-func Draw(c *config.Config, k *config.Knock, taken func(uint16) bool, entropy io.Reader) (listen, touch []uint16, err error) {
+func Draw(c *config.Config, k touch.Rule, taken func(uint16) bool, entropy io.Reader) (listen, touched []uint16, err error) {
 	free := candidates(c)
 	for len(listen) < len(k.Listen) {
 		if len(free) == 0 {
@@ -50,12 +51,12 @@ func Draw(c *config.Config, k *config.Knock, taken func(uint16) bool, entropy io
 		free = free[:len(free)-1]
 	}
 	// The ports came in random order, so the first few are a random choice.
-	touch = slices.Clone(listen[:len(k.Touch)])
+	touched = slices.Clone(listen[:len(k.Touch)])
 	slices.Sort(listen)
-	if k.Order == config.AnyOrder {
-		slices.Sort(touch)
+	if !k.Given {
+		slices.Sort(touched)
 	}
-	return listen, touch, nil
+	return listen, touched, nil
 }
 
 // candidates are the ports that no door of c has anything to do with.
@@ -65,8 +66,8 @@ func candidates(c *config.Config) []uint16 {
 	for _, d := range c.Doors {
 		guarded = append(guarded, d.Ports...)
 		for _, k := range d.Knocks {
-			for _, p := range k.Listen {
-				used[p] = true
+			for _, p := range k.Hears() {
+				used[p.Port] = true
 			}
 		}
 	}

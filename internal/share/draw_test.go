@@ -12,6 +12,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/touch"
 )
 
 // TestDraw: whatever the configuration, a drawn knock has the old one's shape
@@ -19,24 +20,23 @@ import (
 func TestDraw(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 12).Draw(t, "listeners")
-		k := config.Knock{Kind: config.KindTouch}
+		k := touch.Rule{Given: rapid.Bool().Draw(t, "order")}
 		for i := range n {
 			k.Listen = append(k.Listen, uint16(20000+i))
 		}
 		k.Touch = k.Listen[:rapid.IntRange(1, n).Draw(t, "touches")]
-		k.Order = rapid.SampledFrom([]config.Order{config.AnyOrder, config.GivenOrder}).Draw(t, "order")
 		guarded := port.Range{Proto: port.TCP, First: 20500, Last: uint16(rapid.IntRange(20500, 32767).Draw(t, "guarded"))}
 		c := &config.Config{Doors: []config.Door{
-			{Name: "a", Knocks: []config.Knock{k}},
-			{Name: "b", Ports: []port.Range{guarded}, Knocks: []config.Knock{{Listen: []uint16{62000}}}},
+			{Name: "a", Knocks: []config.Knock{{Rule: k}}},
+			{Name: "b", Ports: []port.Range{guarded}, Knocks: []config.Knock{{Rule: touch.Rule{Listen: []uint16{62000}}}}},
 		}}
 		odd := func(p uint16) bool { return p%2 == 1 }
-		listen, touch, err := Draw(c, &c.Doors[0].Knocks[0], odd, rand.Reader)
+		listen, touched, err := Draw(c, k, odd, rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(listen) != len(k.Listen) || len(touch) != len(k.Touch) {
-			t.Fatalf("%d listeners and %d touches, want %d and %d", len(listen), len(touch), len(k.Listen), len(k.Touch))
+		if len(listen) != len(k.Listen) || len(touched) != len(k.Touch) {
+			t.Fatalf("%d listeners and %d touches, want %d and %d", len(listen), len(touched), len(k.Listen), len(k.Touch))
 		}
 		if !slices.IsSorted(listen) || len(slices.Compact(slices.Clone(listen))) != n {
 			t.Errorf("listeners %v are not ascending and different", listen)
@@ -48,13 +48,13 @@ func TestDraw(t *testing.T) {
 				t.Errorf("port %d was drawn (guarded are %v)", p, guarded)
 			}
 		}
-		for _, p := range touch {
+		for _, p := range touched {
 			if !slices.Contains(listen, p) {
 				t.Errorf("touch %d is no listener of %v", p, listen)
 			}
 		}
-		if k.Order == config.AnyOrder && !slices.IsSorted(touch) {
-			t.Errorf("touches %v tell an order that does not matter", touch)
+		if !k.Given && !slices.IsSorted(touched) {
+			t.Errorf("touches %v tell an order that does not matter", touched)
 		}
 	})
 }
@@ -62,16 +62,16 @@ func TestDraw(t *testing.T) {
 // TestDrawIsEven: every listener is as likely to be one to touch, and every
 // order of a knock in order.
 func TestDrawIsEven(t *testing.T) {
-	k := config.Knock{Listen: []uint16{1, 2, 3}, Touch: []uint16{1, 2}, Order: config.GivenOrder}
-	c := &config.Config{Doors: []config.Door{{Knocks: []config.Knock{k}}}}
+	k := touch.Rule{Listen: []uint16{1, 2, 3}, Touch: []uint16{1, 2}, Given: true}
+	c := &config.Config{Doors: []config.Door{{Knocks: []config.Knock{{Rule: k}}}}}
 	seen := map[string]int{}
 	const draws = 600
 	for range draws {
-		listen, touch, err := Draw(c, &k, func(uint16) bool { return false }, rand.Reader)
+		listen, touched, err := Draw(c, k, func(uint16) bool { return false }, rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}
-		seen[fmt.Sprint(slices.Index(listen, touch[0]), slices.Index(listen, touch[1]))]++
+		seen[fmt.Sprint(slices.Index(listen, touched[0]), slices.Index(listen, touched[1]))]++
 	}
 	// Six ordered pairs, 100 each; 50 would be five standard deviations off.
 	for pair, n := range seen {
@@ -85,13 +85,13 @@ func TestDrawIsEven(t *testing.T) {
 }
 
 func TestDrawFails(t *testing.T) {
-	k := config.Knock{Listen: []uint16{1, 2}, Touch: []uint16{1}}
-	c := &config.Config{Doors: []config.Door{{Knocks: []config.Knock{k}}}}
-	_, _, err := Draw(c, &k, func(p uint16) bool { return p != 20000 }, rand.Reader)
+	k := touch.Rule{Listen: []uint16{1, 2}, Touch: []uint16{1}}
+	c := &config.Config{Doors: []config.Door{{Knocks: []config.Knock{{Rule: k}}}}}
+	_, _, err := Draw(c, k, func(p uint16) bool { return p != 20000 }, rand.Reader)
 	if want := "too few ports are free for a new knock"; err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
-	_, _, err = Draw(c, &k, func(uint16) bool { return false }, bytes.NewReader(nil))
+	_, _, err = Draw(c, k, func(uint16) bool { return false }, bytes.NewReader(nil))
 	if err == nil || errors.Unwrap(err) == nil {
 		t.Errorf("error %v, want one that wraps the source's", err)
 	}

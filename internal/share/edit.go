@@ -12,6 +12,7 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/touch"
 )
 
 // Edit returns the configuration's text with other listen and touch numbers in
@@ -19,7 +20,7 @@ import (
 // be as many of each as before. The result is parsed and compared with what it
 // should mean, so that a mistake here can never reach a file. The file's name is
 // for messages only.
-func Edit(file string, text []byte, door string, i int, listen, touch []uint16) ([]byte, error) {
+func Edit(file string, text []byte, door string, i int, listen, touched []uint16) ([]byte, error) {
 	want, err := config.Parse(file, text)
 	if err != nil {
 		return nil, err
@@ -28,18 +29,22 @@ func Edit(file string, text []byte, door string, i int, listen, touch []uint16) 
 	if d < 0 || i >= len(want.Doors[d].Knocks) {
 		return nil, fmt.Errorf("%s: door %q has no knock %d", file, door, i+1)
 	}
-	k := &want.Doors[d].Knocks[i]
-	if len(listen) != len(k.Listen) || len(touch) != len(k.Touch) {
+	k, ok := want.Doors[d].Knocks[i].Rule.(touch.Rule)
+	if !ok {
+		return nil, fmt.Errorf("%s: knock %d of door %q is none of kind \"touch\"", file, i+1, door)
+	}
+	if len(listen) != len(k.Listen) || len(touched) != len(k.Touch) {
 		return nil, errors.New("the new knock has another number of ports than the old one")
 	}
-	k.Listen, k.Touch = listen, touch
+	k.Listen, k.Touch = listen, touched
+	want.Doors[d].Knocks[i].Rule = k
 
 	path := fmt.Sprintf("door.%s.knock.%d.", door, i)
 	fresh := map[string]uint16{}
 	for n, p := range listen {
 		fresh[fmt.Sprintf("%slisten.%d", path, n)] = p
 	}
-	for n, p := range touch {
+	for n, p := range touched {
 		fresh[fmt.Sprintf("%stouch.%d", path, n)] = p
 	}
 	edited := replace(text, numbers(text), fresh)

@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/touch"
 )
 
 type editCase struct {
@@ -104,7 +105,7 @@ func TestEditReference(t *testing.T) {
 			t.Fatal(err)
 		}
 		d := c.Doors[0]
-		k := d.Knocks[0]
+		k := d.Knocks[0].Rule.(touch.Rule)
 		fresh := []uint16{21001, 21002, 21003, 21004, 21005}[:len(k.Listen)]
 		edited, err := Edit(name, []byte(text), d.Name, 0, fresh, fresh[:len(k.Touch)])
 		if err != nil {
