@@ -130,6 +130,7 @@ func (g *Gateway) openStore() (store.State, error) {
 // end says goodbye in the audit trail. The fence stands on.
 func (g *Gateway) end() {
 	now := g.world.Now()
+	g.applying = nil
 	g.changes.recordAll(g.sums.All(now))
 	g.record(now, audit.EventStopped, "", "the daemon ends; the fence stands and grants run out by themselves")
 	g.flush(now)
