@@ -1,14 +1,11 @@
 package main
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -66,13 +63,10 @@ type initOptions struct {
 	force     bool
 }
 
-// doorFlags are the flags about the door, each of which means: do not ask.
-var doorFlags = [...]string{"door", "ports", "unit", "listen", "touch", "order"}
-
 func newInit(e *env) *cobra.Command { return newInitWith(e, thisMachine()) }
 
 func newInitWith(e *env, m machine) *cobra.Command {
-	var o initOptions
+	o := initOptions{choice: choice{kind: firstDrafted(), chosen: map[string][]string{}}}
 	c := &cobra.Command{
 		Use:               "init [--door NAME] [--ports PORTS] [--unit UNIT] [--output FILE]",
 		Short:             "write a first configuration",
@@ -90,9 +84,7 @@ func newInitWith(e *env, m machine) *cobra.Command {
 	f.StringSliceVar(&o.ports, "ports", nil, "what it guards, such as 22/tcp,60000-61000/udp (default 22/tcp for a door named ssh)")
 	f.StringVar(&o.unit, "unit", "", "systemd `UNIT` behind it, or none for a service that always runs "+
 		"(default: the SSH server's, if that is behind the door)")
-	f.StringSliceVar(&o.listen, "listen", nil, "TCP `PORTS` of the listeners, with --touch (default: at random)")
-	f.StringSliceVar(&o.touch, "touch", nil, "those `PORTS` of them that are to be touched")
-	f.StringVar(&o.order, "order", "given", "any, or given: in the order of --touch")
+	o.addChoices(f)
 	f.BoolVar(&o.article, "like-the-article", false, "the article's configuration, number by number")
 	f.BoolVar(&o.ask, "ask", false, "ask, even if standard input is no terminal")
 	f.StringVarP(&o.output, "output", "o", config.DefaultPath, "`FILE` to write, or - for standard output")
@@ -107,7 +99,7 @@ func (o *initOptions) run(e *env, m machine, c *cobra.Command) error {
 		_, err := fmt.Fprint(e.stdout, config.Reference())
 		return err
 	}
-	given := slices.DeleteFunc(slices.Clone(doorFlags[:]), func(name string) bool { return !c.Flags().Changed(name) })
+	given := o.choose(c.Flags())
 	if err := o.parse(given); err != nil {
 		return &usageError{withHint(err, "doorward init --help")}
 	}
@@ -140,8 +132,10 @@ func (o *initOptions) parse(given []string) error {
 			return errors.New("--like-the-article starts and stops a unit: --unit none is not like it")
 		}
 	}
-	if (len(o.listen) == 0) != (len(o.touch) == 0) {
-		return errors.New("--listen and --touch go together")
+	for _, c := range o.kind.Choices() {
+		if c.With != "" && (len(o.chosen[c.Name]) == 0) != (len(o.chosen[c.With]) == 0) {
+			return fmt.Errorf("--%s and --%s go together", c.With, c.Name)
+		}
 	}
 	return nil
 }
@@ -161,10 +155,7 @@ func (o *initOptions) propose(m machine) error {
 	} else if err := m.unseen(door); err != nil && !errors.Is(err, fs.ErrPermission) {
 		o.unseen = strings.Join(strings.Fields(err.Error()), " ") // of one line
 	}
-	if len(o.listen) == 0 {
-		return o.draw(m, door)
-	}
-	return nil
+	return o.draft(m, door)
 }
 
 // guarded is the door as far as it is known, which may have mistakes in it.
@@ -195,32 +186,6 @@ func (o *initOptions) proposeSSH(m machine) {
 		o.logins = "Where logins are read. Neither a journal nor an auth log is here: until there is\n" +
 			`# one, the door stays dark and deaf; "off" does without logins.`
 	}
-}
-
-// draw draws the listeners and those of them to touch.
-func (o *initOptions) draw(m machine, door *config.Door) error {
-	named := m.named()
-	taken := func(p uint16) bool {
-		return named[p] || slices.Contains(scanned[:], p) || portTaken(p)
-	}
-	like := share.Proposed()
-	if o.order == "any" {
-		like.Given = false
-	}
-	listen, touch, err := share.Draw(&config.Config{Doors: []config.Door{*door}}, like, taken, rand.Reader)
-	if err != nil {
-		return err
-	}
-	o.listen, o.touch, o.drawn = numbers(listen), numbers(touch), true
-	return nil
-}
-
-func numbers(ports []uint16) []string {
-	words := make([]string, len(ports))
-	for i, p := range ports {
-		words[i] = strconv.Itoa(int(p))
-	}
-	return words
 }
 
 // write checks the text, writes it, and says what comes next.
