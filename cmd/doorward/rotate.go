@@ -142,9 +142,7 @@ func (t *target) redraw() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.knock, ok = fresh.(knock.Touched); !ok {
-		return nil, fmt.Errorf("door %q: knock %q, drawn anew, could not be shared", t.door.Name, k.Name)
-	}
+	t.knock = fresh
 	return share.Edit(t.path, t.text, t.door.Name, t.index, fresh, edits)
 }
 

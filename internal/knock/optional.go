@@ -25,14 +25,15 @@ type Touched interface {
 	Every() time.Duration
 }
 
-// Redrawn is a Rule whose secret can be drawn anew. doorward rotate does.
+// Redrawn is a Rule whose secret can be drawn anew, and shared then. doorward rotate
+// does.
 type Redrawn interface {
-	Rule
+	Touched
 	// Redraw returns the rule with a secret of the same shape, and what of the knock's
 	// table is another then: by the path within the table, with places in lists from 0
 	// ("touch.0"), the value as TOML spells it. Only integers and strings that stood
 	// there before can be replaced.
-	Redraw(from Lots) (fresh Rule, edits map[string]string, err error)
+	Redraw(from Lots) (fresh Touched, edits map[string]string, err error)
 }
 
 // Drafted is a Kind of which doorward init writes a first knock.

@@ -54,7 +54,7 @@ func (r Rule) drawn(from knock.Lots) (Rule, error) {
 }
 
 // Redraw draws as many ports anew.
-func (r Rule) Redraw(from knock.Lots) (knock.Rule, map[string]string, error) {
+func (r Rule) Redraw(from knock.Lots) (knock.Touched, map[string]string, error) {
 	fresh, err := r.drawn(from)
 	if err != nil {
 		return nil, nil, err
