@@ -88,6 +88,7 @@ var (
 	bus      = Walls{Connect: true}
 	journal  = Walls{Programs: []string{"/usr/bin/journalctl"}}
 	both     = Walls{Programs: []string{"/usr/bin/journalctl"}, Connect: true}
+	more     = Walls{Calls: []string{"sendmmsg", "socket"}}
 	allWalls = []Walls{alone, bus, journal, both}
 )
 
@@ -162,6 +163,9 @@ func TestArguments(t *testing.T) {
 		{call{"sendmsg", [6]uint64{2: unix.MSG_NOSIGNAL}}, allWalls, 0},
 		{call{"sendmsg", [6]uint64{2: unix.MSG_FASTOPEN}}, allWalls, no},
 		{call{"sendmmsg", [6]uint64{}}, allWalls, no},
+		{call{"sendmmsg", [6]uint64{}}, []Walls{more}, 0},
+		{call{"socket", [6]uint64{unix.AF_PACKET, unix.SOCK_RAW, 0}}, []Walls{more}, no}, // of which some are allowed
+		{call{"socket", [6]uint64{unix.AF_INET, unix.SOCK_STREAM, 0}}, []Walls{more}, 0},
 		{call{"setsockopt", [6]uint64{1: unix.SOL_SOCKET, 2: unix.SO_SNDBUFFORCE}}, allWalls, 0},
 		{call{"setsockopt", [6]uint64{1: unix.SOL_SOCKET, 2: unix.SO_MARK}}, allWalls, no},
 		{call{"setsockopt", [6]uint64{1: unix.SOL_SOCKET, 2: unix.SO_BINDTODEVICE}}, allWalls, no},

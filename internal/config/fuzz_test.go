@@ -105,7 +105,7 @@ func valid(c *Config) error {
 		}
 		for _, k := range d.Knocks {
 			for _, p := range k.Hears() {
-				if err := take(port.Port{Proto: p.Range().Proto, Number: p.Port}, "knock of "+d.Name); err != nil {
+				if err := take(p.AsPort(), "knock of "+d.Name); err != nil {
 					return err
 				}
 			}

@@ -6,7 +6,6 @@ import (
 	"strconv"
 
 	"github.com/doorward/doorward/internal/kinds"
-	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/tables"
 )
 
@@ -25,7 +24,7 @@ func (c *checker) knocks(d *Door, v tables.Value) {
 		}
 		d.Knocks = append(d.Knocks, k)
 		for _, p := range k.Hears() {
-			c.heard = append(c.heard, claim{t.Port(port.Port{Proto: p.Range().Proto, Number: p.Port}), d.Name, i, p.Range()})
+			c.claims = append(c.claims, claim{t.Port(p.AsPort()), d.Name, i + 1, p.Range()})
 		}
 	}
 }

@@ -152,7 +152,7 @@ func taken(c *config.Config, all []listener, daemon int) []Finding {
 		var ours, hidden, kept []string
 		for _, k := range d.Knocks {
 			for _, at := range k.Hears() {
-				p := port.Port{Proto: at.Range().Proto, Number: at.Port}
+				p := at.AsPort()
 				switch l, others := holding(all, p, daemon); {
 				case others && l.pid == 0:
 					hidden = append(hidden, p.String())

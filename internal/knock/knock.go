@@ -81,13 +81,17 @@ type Place struct {
 	Port   uint16
 }
 
-// Range is the place as a port of its protocol.
-func (p Place) Range() port.Range {
-	proto := port.TCP
+// AsPort is the place as a port of its protocol.
+func (p Place) AsPort() port.Port {
 	if p.Medium == Datagrams {
-		proto = port.UDP
+		return port.Port{Proto: port.UDP, Number: p.Port}
 	}
-	return port.Range{Proto: proto, First: p.Port, Last: p.Port}
+	return port.Port{Proto: port.TCP, Number: p.Port}
+}
+
+// Range is the place as a range of one port.
+func (p Place) Range() port.Range {
+	return port.Range{Proto: p.AsPort().Proto, First: p.Port, Last: p.Port}
 }
 
 // Path is the way that a datagram came, which an answer goes back.
