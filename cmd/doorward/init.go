@@ -24,14 +24,7 @@ one of the flags about the door is there, or standard input is no terminal; then
 flags and proposals are all there is. --ask asks in any case.
 
 What it proposes: a door "ssh" in front of 22/tcp with the SSH server's unit that
-this machine has, and a knock that nobody else has: twelve listeners at random
-ports from 20000 to 32767 and 61000 to 65535, six of which are to be touched in
-the order of the file. Those ports are outside the range that Linux gives to
-outgoing connections, have no name in /etc/services, and are not among those that
-port scanners try first, so that a passing scan meets no penalty and a connection
-of this machine never holds a listener's port. The six that are not touched are
-what makes a thorough scan a wrong knock. There are 665,280 such knocks, which
-takes whoever guesses from one address centuries.
+this machine has, and a knock that nobody else has: %s
 
 --like-the-article writes the configuration of "Port Knocking Simplified" (2005)
 instead, number by number: 59000 and 59002 touched, 59001 left alone, within a
@@ -70,7 +63,7 @@ func newInitWith(e *env, m machine) *cobra.Command {
 	c := &cobra.Command{
 		Use:               "init [--door NAME] [--ports PORTS] [--unit UNIT] [--output FILE]",
 		Short:             "write a first configuration",
-		Long:              initHelp,
+		Long:              fmt.Sprintf(initHelp, o.kind.Proposal()),
 		Example:           initExamples,
 		Args:              noArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,

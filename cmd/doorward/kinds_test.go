@@ -107,6 +107,45 @@ func TestKindsThatCannot(t *testing.T) {
 	}
 }
 
+// Knocks that cannot be shared are not counted among those that can.
+func TestWhichKnock(t *testing.T) {
+	withKinds(t, mute{}, mute{touched: true})
+	text := muteText("mute", "1, 2") + "[[door.ssh.knock]]\nkind = \"touch\"\nlisten = [3, 4]\ntouch = [3]\n"
+	one, err := config.Parse("f", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := config.Parse("f", []byte(text+"[[door.ssh.knock]]\nkind = \"mute\"\nlisten = [5, 6]\ntouch = [5]\n"+
+		"[[door.ssh.knock]]\nkind = \"fixed\"\nlisten = [7, 8]\ntouch = [8]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		c     *config.Config
+		n     int
+		index int
+		err   string
+	}{
+		{one, 0, 1, ""},
+		{one, 1, 1, ""},
+		{one, 2, 0, `--knock 2: door "ssh" has 1; allowed are 1 to 1`},
+		{two, 0, 0, `--knock is missing: door "ssh" has 2 touch/fixed knocks; allowed are 1 to 2`},
+		{two, 1, 1, ""},
+		{two, 2, 3, ""},
+		{two, -1, 0, `--knock -1: door "ssh" has 2; allowed are 1 to 2`},
+	} {
+		got := &target{door: &tt.c.Doors[0]}
+		switch err := got.choose(tt.n); {
+		case tt.err != "":
+			if err == nil || err.Error() != tt.err {
+				t.Errorf("--knock %d: error %v, want %s", tt.n, err, tt.err)
+			}
+		case err != nil || got.index != tt.index || got.knock == nil:
+			t.Errorf("--knock %d: knock %d, %v; want %d", tt.n, got.index, err, tt.index)
+		}
+	}
+}
+
 // The visitor's way in is told of every kind.
 func TestVisitorLine(t *testing.T) {
 	withKinds(t, mute{}, mute{touched: true})
@@ -134,6 +173,9 @@ func TestInitAsksTheKind(t *testing.T) {
 	if status != 0 || !strings.HasSuffix(text, "kind = \"named\"\n# red\nlisten = [7]\ntouch = [7]\n") {
 		t.Errorf("status %d, %s\n%s", status, errs, text)
 	}
+	if help := newInitWith(&env{}, machineOf()).Long; !strings.Contains(help, "a knock that nobody else has: a green one.\n") {
+		t.Errorf("the help does not tell what is proposed:\n%s", help)
+	}
 	status, text, errs = runInit(machineOf(), "\n\n\nblue\n", "-o", "-", "--colour", "red", "--ask")
 	if status != 0 || !strings.Contains(errs, "Which colour [red]: ") || !strings.Contains(text, "# blue\n") {
 		t.Errorf("status %d, %s\n%s\nwant the colour asked for, and blue", status, errs, text)
@@ -144,6 +186,8 @@ func TestInitAsksTheKind(t *testing.T) {
 type named struct{ touch.Kind }
 
 func (named) Name() string { return "named" }
+
+func (named) Proposal() string { return "a green one." }
 
 func (named) Choices() []knock.Choice {
 	return []knock.Choice{{Name: "colour", Usage: "its `COLOUR`", Default: "green", Question: "Which colour"}}

@@ -39,6 +39,9 @@ type Redrawn interface {
 // Drafted is a Kind of which doorward init writes a first knock.
 type Drafted interface {
 	Kind
+	// Proposal tells of a knock of which nothing was chosen, in sentences; it goes on
+	// from "a knock that nobody else has: ".
+	Proposal() string
 	// Choices are what can be chosen about it, in the order in which it is asked.
 	Choices() []Choice
 	// Draft writes the keys of the knock's table after "kind", with their comments.

@@ -68,6 +68,18 @@ func (r Rule) Redraw(from knock.Lots) (knock.Touched, map[string]string, error) 
 	return fresh, edits, nil
 }
 
+// Proposal tells of Proposed.
+func (Kind) Proposal() string {
+	return `twelve listeners at random
+ports from 20000 to 32767 and 61000 to 65535, six of which are to be touched in
+the order of the file. Those ports are outside the range that Linux gives to
+outgoing connections, have no name in /etc/services, and are not among those that
+port scanners try first, so that a passing scan meets no penalty and a connection
+of this machine never holds a listener's port. The six that are not touched are
+what makes a thorough scan a wrong knock. There are 665,280 such knocks, which
+takes whoever guesses from one address centuries.`
+}
+
 // Choices are the ports and their order.
 func (Kind) Choices() []knock.Choice {
 	return []knock.Choice{
