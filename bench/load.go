@@ -219,7 +219,7 @@ func (b *loaded) granted(ctx context.Context) (int, error) {
 		if err != nil {
 			return err
 		}
-		if n := len(s.Doors[0].Grants); n != last {
+		if n := s.Doors[0].GrantsTotal; n != last {
 			last = n
 			return errors.New("grants are still added")
 		}
