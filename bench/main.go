@@ -37,6 +37,8 @@ type options struct {
 	limit time.Duration
 	idle  time.Duration
 	only  string
+	load  string
+	many  int
 }
 
 func main() {
@@ -46,6 +48,8 @@ func main() {
 	flag.DurationVar(&o.limit, "limit", 40*time.Second, "time for the openings of each; what is done by then counts")
 	flag.DurationVar(&o.idle, "idle", 10*time.Second, "how long each is watched when idle")
 	flag.StringVar(&o.only, "only", "", "one of knockd, fwknopd, doorward and load")
+	flag.StringVar(&o.load, "load", "", "of the loads, those alone whose names have this in them")
+	flag.IntVar(&o.many, "grants", 100_000, "grants that stand over a restart, at most 16,777,216")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

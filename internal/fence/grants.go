@@ -124,10 +124,7 @@ func (f *Fence) change(c *conn, empty []string, edits map[width][]element) error
 	}
 	for _, s := range f.want.sets {
 		if w, ok := parseWidth(s.name); ok && slices.Contains(empty, w.door) {
-			var all attrs
-			all.str(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
-			all.str(unix.NFTA_SET_ELEM_LIST_SET, s.name)
-			b.add("empty set "+s.name, unix.NFT_MSG_DELSETELEM, 0, all)
+			b.add("empty set "+s.name, unix.NFT_MSG_DELSETELEM, 0, inTable().with(unix.NFTA_SET_ELEM_LIST_SET, s.name))
 		}
 	}
 	for w, elems := range edits {

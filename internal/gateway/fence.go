@@ -51,9 +51,7 @@ func (g *Gateway) reconcile(now time.Time) {
 		g.broken = ""
 	}
 	if all || repaired {
-		g.compareAll(now)
-	} else {
-		g.compareOn(now)
+		g.compareAll()
 	}
 }
 

@@ -324,7 +324,7 @@ func (g *Gateway) upkeep(now time.Time) {
 			d.service.askLeave()
 		}
 	}
-	g.lookForSpent(now)
+	g.lookForSpent()
 }
 
 // rules is what a door decides by, of its configuration.
