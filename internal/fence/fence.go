@@ -180,7 +180,7 @@ type Grant struct {
 }
 
 // Fence is the table in the kernel, and a lasting connection to it. Its methods
-// may be called from any goroutine. They take turns, but for Grants, Missing and
+// may be called from any goroutine. They take turns, but for Grants, Ends and
 // Watch, which no other waits for. A failed call changed nothing unless the error
 // is of the connection; either way the next call connects again where it must.
 type Fence struct {

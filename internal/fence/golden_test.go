@@ -126,7 +126,7 @@ func TestGolden(t *testing.T) {
 			if err := f.Guard(tc.doors); err != nil {
 				t.Fatal(err)
 			}
-			if err := f.Change(tc.give, nil); err != nil {
+			if err := f.Change(Changes{Give: tc.give}); err != nil {
 				t.Fatal(err)
 			}
 			got := list(n)

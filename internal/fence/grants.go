@@ -5,6 +5,7 @@ package fence
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -14,37 +15,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Change revokes and then gives grants, in one transaction. To give a grant
-// again sets its end to Until, be that later or sooner than before. What is left
-// until then is reckoned when it is the call's turn: what has run out by then, or
-// has less than a millisecond left, is not given, and is revoked. Revoking what is
-// not there is fine, and the revoked grants' Until means nothing. When the table
-// was removed or damaged the call fails with nothing changed, and Guard puts the
-// table back.
-func (f *Fence) Change(give, revoke []Grant) error {
+// Changes are to take effect at once, in this order. Doors in Empty lose all their
+// grants.
+type Changes struct {
+	Empty        []string
+	Revoke, Give []Grant
+}
+
+// Change empties doors, and then revokes and gives grants, in one transaction. To
+// give a grant again sets its end to Until, be that later or sooner than before. What
+// is left until then is reckoned when it is the call's turn: what has run out by
+// then, or has less than a millisecond left, is not given, and is revoked. Revoking
+// what is not there is fine, and the revoked grants' Until means nothing. When the
+// table was removed or damaged the call fails with nothing changed, and Guard puts
+// the table back.
+func (f *Fence) Change(all Changes) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.do("change grants", func(c *conn) error {
 		if f.want == nil {
 			return errNoDoors
 		}
-		err := f.changeNow(c, give, revoke)
+		err := f.changeNow(c, all)
 		if errors.Is(err, unix.ENOENT) {
 			// Before Linux 6.8 a grant may run out in the midst of a
 			// transaction, and is not there to be deleted.
-			err = f.changeNow(c, give, revoke)
+			err = f.changeNow(c, all)
 		}
 		return err
 	})
 }
 
 // changeNow carries the call out with what is left of each grant at this moment.
-func (f *Fence) changeNow(c *conn, give, revoke []Grant) error {
-	edits, err := f.edits(time.Now(), give, revoke)
+func (f *Fence) changeNow(c *conn, all Changes) error {
+	edits, err := f.edits(time.Now(), all.Give, all.Revoke)
 	if err != nil {
 		return err
 	}
-	return f.change(c, edits)
+	return f.change(c, all.Empty, edits)
 }
 
 // edits sorts grants by the set that they are in. An element without time left
@@ -102,7 +110,7 @@ func widthOf(g Grant) (width, string) {
 }
 
 // change carries the edits out, with sets and rules for lengths that are new.
-func (f *Fence) change(c *conn, edits map[width][]element) error {
+func (f *Fence) change(c *conn, empty []string, edits map[width][]element) error {
 	widths := maps.Clone(f.widths)
 	for w, elems := range edits {
 		if f.want.set(w.set()) == nil && slices.ContainsFunc(elems, isGiven) {
@@ -113,6 +121,11 @@ func (f *Fence) change(c *conn, edits map[width][]element) error {
 	if len(widths) != len(f.widths) {
 		want = layout(f.doors, widths, f.manner)
 		want.plan(b, f.base, nil)
+	}
+	for _, s := range f.want.sets {
+		if w, ok := parseWidth(s.name); ok && slices.Contains(empty, w.door) {
+			b.add("empty set "+s.name, unix.NFT_MSG_DELSETELEM, 0, inTable().with(unix.NFTA_SET_ELEM_LIST_SET, s.name))
+		}
 	}
 	for w, elems := range edits {
 		if want.set(w.set()) == nil { // there is nothing to revoke
@@ -169,13 +182,29 @@ func editElements(b *batch, set string, elems []element) {
 	}
 }
 
-// Grants reads all live grants from the kernel, in no order, each with its end as
+// Grants lists all live grants as allGrants reads them.
+func (f *Fence) Grants() iter.Seq2[Grant, error] {
+	return func(yield func(Grant, error) bool) {
+		all, err := f.allGrants()
+		if err != nil {
+			yield(Grant{}, err)
+			return
+		}
+		for _, g := range all {
+			if !yield(g, nil) {
+				return
+			}
+		}
+	}
+}
+
+// allGrants reads all live grants from the kernel, in no order, each with its end as
 // seen from now. One that has no end, which only another program can have put
 // there, has a zero Until. While others change the ruleset without pause, few may
-// be missing. No other call waits for it but Missing: its time grows faster than
+// be missing. No other call waits for it but Ends: its time grows faster than
 // the number, since the kernel walks a set from its beginning for each message of
 // 32 KiB, to tenths of a second for 100,000 grants and a minute for a million.
-func (f *Fence) Grants() ([]Grant, error) {
+func (f *Fence) allGrants() ([]Grant, error) {
 	var grants []Grant
 	err := f.read(func(c *conn, want *table) (err error) {
 		for _, s := range want.sets {

@@ -122,7 +122,7 @@ func grantKey(g Grant) string { return g.Door + " " + canonical(g.Source).String
 
 func (w *walk) change(rt *rapid.T) {
 	give, revoke := w.draw(rt, "give"), w.draw(rt, "revoke")
-	if err := w.f.Change(give, revoke); err != nil {
+	if err := w.f.Change(Changes{Give: give, Revoke: revoke}); err != nil {
 		rt.Fatal(err)
 	}
 	for _, g := range revoke {
@@ -188,7 +188,7 @@ func (w *walk) compare(rt *rapid.T) {
 	if d := w.f.want.differences(w.f.base); len(d) > 0 {
 		rt.Fatalf("the kernel shows otherwise than written: %q", d)
 	}
-	got, err := w.f.Grants()
+	got, err := w.f.allGrants()
 	if err != nil {
 		rt.Fatal(err)
 	}
@@ -217,7 +217,7 @@ func (w *walk) compareListing(t *testing.T, rt *rapid.T, fresh *nstest.NS) {
 		}
 		used = append(used, Grant{v.door, source, time.Now().Add(time.Hour)})
 	}
-	err := errors.Join(f.Change(used, nil), f.Change(nil, used), f.Change(slices.Collect(maps.Values(w.grants)), nil))
+	err := errors.Join(f.Change(Changes{Give: used}), f.Change(Changes{Revoke: used}), f.Change(Changes{Give: slices.Collect(maps.Values(w.grants))}))
 	if err != nil {
 		rt.Fatal(err)
 	}

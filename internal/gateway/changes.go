@@ -3,7 +3,9 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -24,18 +26,22 @@ const seenEvery = time.Minute
 // changes are what a turn has to do to the world. Of several changes to the
 // same thing the last one counts.
 type changes struct {
+	emptied   map[string]bool                     // doors all of whose grants end, before all that follows
 	grants    map[grantKey]time.Time              // when they end, zero: revoke
 	flows     map[grantKey]bool                   // whose flows to end
 	claims    map[store.GrantKey]*store.Grant     // nil: ended
 	penalties map[store.PenaltyKey]*store.Penalty // nil: ended
 	doors     map[string]store.Door
-	ended     []string       // doors that the configuration no longer has
-	applied   *store.Applied // nil: as it was
-	records   []audit.Record
-	refusals  int // of records
-	lost      int // records that were too many to keep
-	replies   []func(error)
-	spending  *spending // what the kernel is being asked beside the turns, nil for nothing
+	// Doors all of whose claims and penalties end, before all that is above.
+	clearedGrants, clearedPenalties map[string]bool
+
+	ended    []string       // doors that the configuration no longer has
+	applied  *store.Applied // nil: as it was
+	records  []audit.Record
+	refusals int // of records
+	lost     int // records that were too many to keep
+	replies  []func(error)
+	page     *page // what the kernel is being asked about beside the turns, nil for nothing
 }
 
 type grantKey struct {
@@ -45,11 +51,14 @@ type grantKey struct {
 
 func newChanges() changes {
 	return changes{
-		grants:    make(map[grantKey]time.Time),
-		flows:     make(map[grantKey]bool),
-		claims:    make(map[store.GrantKey]*store.Grant),
-		penalties: make(map[store.PenaltyKey]*store.Penalty),
-		doors:     make(map[string]store.Door),
+		emptied:          make(map[string]bool),
+		clearedGrants:    make(map[string]bool),
+		clearedPenalties: make(map[string]bool),
+		grants:           make(map[grantKey]time.Time),
+		flows:            make(map[grantKey]bool),
+		claims:           make(map[store.GrantKey]*store.Grant),
+		penalties:        make(map[store.PenaltyKey]*store.Penalty),
+		doors:            make(map[string]store.Door),
 	}
 }
 
@@ -58,9 +67,15 @@ func (c *changes) add(name string, e door.Effect) {
 	switch e := e.(type) {
 	case door.Give:
 		c.grants[grantKey{name, e.Source}] = e.Until
-		c.spending.gives(grantKey{name, e.Source})
+		c.page.touch(grantKey{name, e.Source})
 	case door.Revoke:
 		c.grants[grantKey{name, e.Source}] = time.Time{}
+		c.page.touch(grantKey{name, e.Source})
+	case door.Clear:
+		maps.DeleteFunc(c.grants, func(k grantKey, _ time.Time) bool { return k.door == name })
+		c.emptied[name] = true
+		c.page.touch(grantKey{door: name})
+		c.clearGrants(name)
 	case door.EndFlows:
 		c.flows[grantKey{name, e.Source}] = true
 	case door.Keep:
@@ -69,14 +84,28 @@ func (c *changes) add(name string, e door.Effect) {
 	case door.Drop:
 		c.claims[store.GrantKey{Door: name, Source: e.Source, By: e.By}] = nil
 	case door.Punish:
-		c.penalties[store.PenaltyKey{Door: name, Source: e.Source}] = &store.Penalty{
-			Door: name, Source: e.Source, Until: e.Until, For: e.For, Times: e.Times, Reason: e.Reason}
+		c.penalties[store.PenaltyKey{Door: name, Knock: e.Name, Source: e.Source}] = &store.Penalty{
+			Door: name, Knock: e.Name, Source: e.Source, Until: e.Until, For: e.For, Times: e.Times, Reason: e.Reason}
 	case door.Over: // For 0: whatever the clock says, no time is left
-		c.penalties[store.PenaltyKey{Door: name, Source: e.Source}] = &store.Penalty{
-			Door: name, Source: e.Source, Until: e.Until, Times: e.Times, Reason: e.Reason}
+		c.penalties[store.PenaltyKey{Door: name, Knock: e.Name, Source: e.Source}] = &store.Penalty{
+			Door: name, Knock: e.Name, Source: e.Source, Until: e.Until, Times: e.Times, Reason: e.Reason}
 	case door.Pardon:
-		c.penalties[store.PenaltyKey{Door: name, Source: e.Source}] = nil
+		c.penalties[store.PenaltyKey{Door: name, Knock: e.Name, Source: e.Source}] = nil
+	case door.PardonAll:
+		c.clearPenalties(name)
 	}
+}
+
+// clearGrants ends all claims at a door. It costs a walk through what is gathered.
+func (c *changes) clearGrants(door string) {
+	maps.DeleteFunc(c.claims, func(k store.GrantKey, _ *store.Grant) bool { return k.Door == door })
+	c.clearedGrants[door] = true
+}
+
+// clearPenalties ends all penalties at a door, at the same cost.
+func (c *changes) clearPenalties(door string) {
+	maps.DeleteFunc(c.penalties, func(k store.PenaltyKey, _ *store.Penalty) bool { return k.Door == door })
+	c.clearedPenalties[door] = true
 }
 
 // record adds a record. Refusals, which strangers can cause, take at most half of
@@ -99,21 +128,28 @@ func (c *changes) recordAll(rs []audit.Record) {
 	}
 }
 
-// fence returns the turn's grants and revocations for the fence, and forgets
-// them.
-func (c *changes) fence() (give, revoke []fence.Grant) {
+// fence returns the turn's grants and revocations as the fence takes them, without
+// those of doors that it does not guard any more, whose grants went with them.
+func (c *changes) fence(guards func(door string) bool) (all fence.Changes) {
+	for name := range c.emptied {
+		if guards(name) {
+			all.Empty = append(all.Empty, name)
+		}
+	}
 	for k, until := range c.grants {
+		if !guards(k.door) {
+			continue
+		}
 		for _, source := range families(k.source) {
 			g := fence.Grant{Door: k.door, Source: source, Until: until}
 			if until.IsZero() {
-				revoke = append(revoke, g)
+				all.Revoke = append(all.Revoke, g)
 			} else {
-				give = append(give, g)
+				all.Give = append(all.Give, g)
 			}
 		}
 	}
-	clear(c.grants)
-	return give, revoke
+	return all
 }
 
 // endFlows returns whose flows the fence is to end, and forgets them. Doors that
@@ -162,12 +198,15 @@ func (c *changes) commit() (store.Change, bool) {
 	for _, d := range c.doors {
 		s.Doors = append(s.Doors, d)
 	}
+	s.ClearGrants, s.ClearPenalties = slices.Collect(maps.Keys(c.clearedGrants)), slices.Collect(maps.Keys(c.clearedPenalties))
 	s.Records, s.EndDoors, s.Applied = c.records, c.ended, c.applied
-	return s, c.applied != nil || len(c.ended)+len(c.claims)+len(c.penalties)+len(c.doors)+len(c.records) > 0
+	return s, c.applied != nil || len(c.clearedGrants)+len(c.clearedPenalties)+len(c.ended)+len(c.claims)+len(c.penalties)+len(c.doors)+len(c.records) > 0
 }
 
 // saved forgets what commit returned, since it is on disk.
 func (c *changes) saved() {
+	clear(c.clearedGrants)
+	clear(c.clearedPenalties)
 	clear(c.claims)
 	clear(c.penalties)
 	clear(c.doors)
@@ -177,25 +216,19 @@ func (c *changes) saved() {
 // flush has the turn's changes take effect, in the order that the package
 // comment promises.
 func (g *Gateway) flush(now time.Time) {
-	changed := len(g.changes.grants) > 0
-	give, revoke := g.changes.fence()
-	if len(give)+len(revoke) > 0 {
-		if err := g.world.Fence.Change(give, revoke); err != nil {
-			g.log.Error("cannot change grants in the fence; comparing it anew", "err", err)
-			g.resync = true
-			for _, f := range give {
-				g.ungiven[grantKey{f.Door, f.Source}] = true
-			}
-		} else {
-			for _, f := range give {
-				delete(g.ungiven, grantKey{f.Door, f.Source})
-			}
+	changed := len(g.changes.grants)+len(g.changes.emptied) > 0
+	due := g.resync || !g.retryFence.IsZero() && !now.Before(g.retryFence)
+	if g.broken == "" {
+		if err := g.changeFence(); err != nil {
+			g.log.Error("cannot change grants in the fence; looking whether it stands", "err", err)
+			due = true
 		}
 	}
-	if g.resync || !g.retryFence.IsZero() && !now.Before(g.retryFence) {
+	if due {
 		g.reconcile(now)
 		changed = true
 	}
+	g.compareOn(now)
 	g.endFlows(now)
 	for _, d := range g.doors {
 		if s := d.door.Saved(); worthSaving(d.saved, s) {

@@ -109,7 +109,7 @@ func (t *trip) check() {
 		return
 	}
 	s := t.g.status(t.clock())
-	t.found(t.oracle.check(&s, !t.flushed && s.Fence.Up && t.refuses == 0))
+	t.found(t.oracle.check(&s, !t.flushed && s.Fence.Up && t.refuses == 0 && !t.g.uncompared))
 }
 
 // dies is kill -9.
@@ -143,11 +143,14 @@ func (t *trip) start() {
 // begins takes in a task. The kernel is read at once, and what it said may be old
 // when it is heard.
 func (t *trip) begins(x task) task {
-	if !strings.HasPrefix(x.kind, "lookForSpent") {
+	asks := strings.HasPrefix(x.kind, "askNext")
+	if !asks && !strings.HasPrefix(x.kind, "list") {
 		return x
 	}
+	if asks && len(t.g.survey.doors) > 0 {
+		t.oracle.asked()
+	}
 	answer, held := x.run(), []string(nil)
-	t.oracle.asked()
 	for l := range t.grants {
 		held = append(held, fmt.Sprint(l))
 	}
@@ -195,7 +198,7 @@ func (t *trip) complete(i int) {
 	}
 	t.early = false
 	t.turn(e)
-	if strings.HasPrefix(x.kind, "lookForSpent") && t.g.broken == "" {
+	if strings.HasPrefix(x.kind, "askNext") && t.g.broken == "" {
 		t.oracle.answered()
 	}
 }

@@ -133,7 +133,7 @@ func (k *heardKnock) source(a netip.Addr) netip.Prefix {
 // hear hands what was heard to the knock that listens there.
 func (d *guarded) hear(k *heardKnock, h knock.Heard) {
 	d.carry(d.door.Tick(h.Time)) // a penalty that was over by then is over, however late the turn
-	if d.door.Deaf(k.source(h.Source)) {
+	if d.door.Deaf(k.conf.Name, k.source(h.Source)) {
 		return
 	}
 	for _, v := range k.rec.Hear(h) {
@@ -149,10 +149,10 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 	}
 	source, by := k.source(v.Source), strings.TrimSpace(k.conf.Kind+" "+v.By)
 	if v.Right {
-		d.carry(d.door.Knock(v.Time, door.Knock{Source: source, By: by, Reason: v.Reason}))
+		d.carry(d.door.Knock(v.Time, door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, For: v.OpenFor}))
 		return
 	}
-	w := door.Wrong{Source: source, By: by, Reason: v.Reason, Penalty: v.Penalty,
+	w := door.Wrong{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, Penalty: v.Penalty,
 		Used: d.used(source, by), Proven: v.Proven}
 	if k.excused(v) {
 		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so that it costs nothing"
@@ -193,7 +193,7 @@ func (d *guarded) used(source netip.Prefix, by string) bool {
 func (d *guarded) judge(now time.Time) {
 	for i := range d.knocks {
 		k := &d.knocks[i]
-		if _, underway := k.rec.Next(); underway && d.door.Mute() {
+		if _, underway := k.rec.Next(); underway && d.door.Mute(k.conf.Name) {
 			k.rec.Rearm(now) // a knock that the door heard no further is nobody's mistake
 		}
 		for _, v := range k.rec.Look(now) {
@@ -230,7 +230,7 @@ func (d *guarded) tick(now time.Time) {
 		if !k.conf.ForAll() {
 			continue
 		}
-		deaf := d.door.Deaf(door.Any)
+		deaf := d.door.Deaf(k.conf.Name, door.Any)
 		if k.armed && deaf || !k.armed && !deaf {
 			k.rec.Rearm(now)
 			k.armed = !deaf
@@ -267,8 +267,8 @@ func (d *guarded) attention(k *heardKnock) attention {
 	a := attention{known: d.door.Looked()}
 	switch {
 	case k.conf.ForAll():
-		a.open = !d.door.Deaf(door.Any)
-	case !d.door.Mute():
+		a.open = !d.door.Deaf(k.conf.Name, door.Any)
+	case !d.door.Mute(k.conf.Name):
 		a.open = true
 	}
 	if a.open {

@@ -34,7 +34,7 @@ func penaltyKey(k PenaltyKey) ([]byte, error) {
 }
 
 func grantKey(k GrantKey) ([]byte, error) {
-	b, err := penaltyKey(PenaltyKey{k.Door, k.Source})
+	b, err := penaltyKey(PenaltyKey{Door: k.Door, Source: k.Source})
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +108,7 @@ func decodeDoor(key, value []byte) (d Door, err error) {
 }
 
 func encodePenalty(p Penalty) (key, value []byte, err error) {
-	if key, err = penaltyKey(PenaltyKey{p.Door, p.Source}); err != nil {
+	if key, err = penaltyKey(PenaltyKey{Door: p.Door, Source: p.Source}); err != nil {
 		return nil, nil, err
 	}
 	p.Until = utc(p.Until)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"iter"
 	"net/netip"
 	"time"
 
@@ -23,6 +24,7 @@ type Door struct {
 // key is Door and Source; door.Any stands for everybody.
 type Penalty struct {
 	Door   string        `json:"-"`
+	Knock  string        `json:"-"` // "": every knock of the door
 	Source netip.Prefix  `json:"-"`
 	Until  time.Time     `json:"until"`
 	For    time.Duration `json:"for"` // as given; 0 once it is over
@@ -36,6 +38,7 @@ type Penalty struct {
 // PenaltyKey names one Penalty.
 type PenaltyKey struct {
 	Door   string
+	Knock  string
 	Source netip.Prefix
 }
 
@@ -99,12 +102,14 @@ func (a Applied) Left(now time.Time) time.Duration {
 // what was kept under that key. The End lists are carried out first, so that a
 // key both ended and given is given; ending what is not kept is no error.
 type Change struct {
-	Doors        []Door
-	EndDoors     []string // doors that the configuration no longer has
-	Penalties    []Penalty
-	EndPenalties []PenaltyKey
-	Grants       []Grant
-	EndGrants    []GrantKey
+	ClearGrants    []string // doors whose grants all end
+	ClearPenalties []string // doors whose penalties all end
+	Doors          []Door
+	EndDoors       []string // doors that the configuration no longer has
+	Penalties      []Penalty
+	EndPenalties   []PenaltyKey
+	Grants         []Grant
+	EndGrants      []GrantKey
 	Applied      *Applied       // nil leaves it as it is
 	Records      []audit.Record // their IDs are given by the store
 }
@@ -116,7 +121,7 @@ type State struct {
 	Rebooted  bool   // that was another boot than this one: the kernel has forgotten the grants
 	Doors     []Door
 	Penalties []Penalty
-	Grants    []Grant
+	Grants    iter.Seq[Grant]
 	Applied   Applied
 	// Unreadable counts what is kept but not understood, e.g. written by a
 	// later version. Each is logged; none of it is deleted.

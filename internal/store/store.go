@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -159,10 +160,13 @@ func (s *Store) load(tx *bolt.Tx, st *State) error {
 			s.unreadable(st, metaBucket, appliedKey, err)
 		}
 	}
-	return errors.Join(
+	var grants []Grant
+	err := errors.Join(
 		each(s, tx, st, doorBucket, decodeDoor, &st.Doors),
 		each(s, tx, st, penaltyBucket, decodePenalty, &st.Penalties),
-		each(s, tx, st, grantBucket, decodeGrant, &st.Grants))
+		each(s, tx, st, grantBucket, decodeGrant, &grants))
+	st.Grants = slices.Values(grants)
+	return err
 }
 
 // each decodes a bucket's entries into list.
@@ -229,11 +233,21 @@ func (s *Store) Commit(c Change) ([]audit.Record, error) {
 
 func (c *Change) empty() bool {
 	return len(c.Doors)+len(c.EndDoors)+len(c.Penalties)+len(c.EndPenalties)+
-		len(c.Grants)+len(c.EndGrants)+len(c.Records) == 0 && c.Applied == nil
+		len(c.Grants)+len(c.EndGrants)+len(c.Records)+len(c.ClearGrants)+len(c.ClearPenalties) == 0 && c.Applied == nil
 }
 
 // change does all of the change but its records.
 func (t *txn) change(c *Change, boot string) error {
+	for _, name := range c.ClearGrants {
+		if err := t.clear(grantBucket, name); err != nil {
+			return err
+		}
+	}
+	for _, name := range c.ClearPenalties {
+		if err := t.clear(penaltyBucket, name); err != nil {
+			return err
+		}
+	}
 	err := errors.Join(
 		delEach(t, doorBucket, c.EndDoors, doorKey),
 		delEach(t, penaltyBucket, c.EndPenalties, penaltyKey),
@@ -257,6 +271,22 @@ func (t *txn) change(c *Change, boot string) error {
 		return nil
 	}
 	return t.put(metaBucket, bootKey, []byte(boot))
+}
+
+// clear removes all that a bucket has of a door.
+func (t *txn) clear(bucket []byte, door string) error {
+	var keys [][]byte
+	c := t.tx.Bucket(bucket).Cursor()
+	prefix := append([]byte(door), 0)
+	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+		keys = append(keys, bytes.Clone(k))
+	}
+	for _, k := range keys {
+		if err := t.del(bucket, k); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func putEach[T any](t *txn, bucket []byte, list []T, encode func(T) (k, v []byte, err error)) error {

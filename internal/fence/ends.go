@@ -3,9 +3,11 @@
 package fence
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -16,34 +18,34 @@ import (
 // 208 KiB on most (net.core.rmem_default).
 const askAtOnce = 64
 
-// Missing returns those of grants that the kernel does not have, or no more. It
-// asks for each one alone, and so takes as many answers as there are grants,
-// whatever else is in the sets; Until means nothing. Others see to their changes
-// between any two parts of a few dozen grants, so that the answer is not of one
-// moment: what is given or renewed meanwhile may be told as missing, if it was not
-// there when it was asked for.
-func (f *Fence) Missing(grants []Grant) ([]Grant, error) {
-	var gone []Grant
+// endless is how long a grant lasts that has no end, as only another program can
+// have made it.
+const endless = 100 * 365 * 24 * time.Hour
+
+// Ends returns when the kernel's grants of those sources end, as seen from now: the
+// zero time where it has none, or no more. It asks for each one alone, and so takes
+// as many answers as there are grants, whatever else is in the sets; Until means
+// nothing. Others see to their changes between any two parts of a few dozen grants,
+// so that the answer is not of one moment: what is given or renewed meanwhile may be
+// told as it was before.
+func (f *Fence) Ends(grants []Grant) ([]time.Time, error) {
+	ends := make([]time.Time, 0, len(grants))
 	for part := range slices.Chunk(grants, askAtOnce) {
 		err := f.read(func(c *conn, _ *table) error {
-			there, err := c.have(part)
-			for i, g := range part {
-				if err == nil && !there[i] {
-					gone = append(gone, g)
-				}
-			}
+			some, err := c.ends(part)
+			ends = append(ends, some...)
 			return err
 		})
 		if err != nil {
 			return nil, fmt.Errorf("fence: look for grants: %w", err)
 		}
 	}
-	return gone, nil
+	return ends, nil
 }
 
-// have says for each grant whether the kernel has it. Where there is no set or no
-// table, there are no grants.
-func (c *conn) have(grants []Grant) ([]bool, error) {
+// ends returns when each grant ends. Where there is no set or no table, there are no
+// grants.
+func (c *conn) ends(grants []Grant) ([]time.Time, error) {
 	var questions []netlink.Message
 	for _, g := range grants {
 		if !g.Source.IsValid() {
@@ -56,7 +58,7 @@ func (c *conn) have(grants []Grant) ([]bool, error) {
 	if err != nil {
 		return nil, &brokenError{"ask the kernel", err}
 	}
-	there := make([]bool, len(grants))
+	ends := make([]time.Time, len(grants))
 	var refusal error
 	for answered := 0; answered < len(sent); {
 		msgs, err := c.receive()
@@ -77,10 +79,28 @@ func (c *conn) have(grants []Grant) ([]bool, error) {
 			continue // a leftover of an earlier question
 		}
 		answered++
-		there[i] = !refused
-		if refused && !errors.Is(op.Err, unix.ENOENT) && refusal == nil {
-			refusal = op.Err
+		switch {
+		case !refused:
+			if ends[i], err = endOf(msgs); err != nil {
+				refusal = cmp.Or(refusal, err)
+			}
+		case !errors.Is(op.Err, unix.ENOENT):
+			refusal = cmp.Or(refusal, op.Err)
 		}
 	}
-	return there, refusal
+	return ends, refusal
+}
+
+// endOf reads when the one grant of an answer ends.
+func endOf(msgs []netlink.Message) (end time.Time, err error) {
+	elems, err := decodeElements(msgs)
+	for _, e := range elems {
+		switch {
+		case !e.timed:
+			end = time.Now().Add(endless)
+		case e.left > 0:
+			end = time.Now().Add(e.left)
+		}
+	}
+	return end, err
 }
