@@ -30,14 +30,16 @@ const (
 
 // Sets that belong to no door.
 const (
-	doorsInfix  = "doors."     // ports to the chain that judges what asks
-	handshakes  = "handshakes" // ports to the chain that judges what completes a handshake
-	guardedSet  = "guarded"    // the TCP ports of both
-	listenerSet = "listeners"  // TCP ports where knocks are heard
-	pendingSet  = "pending."   // connections whose handshake waits for the visitor
-	acksSet     = "acks"       // what an ACK that completes one acknowledges
-	flowsSet    = "flows."     // flows over UDP that doors let in
-	endedSet    = "ended."     // and those of them that were ended
+	doorsInfix = "doors."     // ports to the chain that judges what asks
+	handshakes = "handshakes" // ports to the chain that judges what completes a handshake
+	guardedTCP = "guarded.tcp"
+	guardedUDP = "guarded.udp"
+	listensTCP = "listeners.tcp" // where knocks are heard
+	listensUDP = "listeners.udp"
+	pendingSet = "pending." // connections whose handshake waits for the visitor
+	acksSet    = "acks"     // what an ACK that completes one acknowledges
+	flowsSet   = "flows."   // flows over UDP that doors let in
+	endedSet   = "ended."   // and those of them that were ended
 )
 
 // Labels of connections. A label is only ever a reason to pass what cannot make a
@@ -59,78 +61,81 @@ const pendingFor = 130 * time.Second
 const pendingMost = 1 << 18
 
 // addBase makes what all packets pass.
-func (t *table) addBase(late bool) {
+func addBase(t *Table, late bool) {
 	t.chains = append(t.chains, arrive(), input(), forward(), output(), midstream(late), flows(), ask(), entered(), answer())
 	for _, f := range families() {
 		t.sets = append(t.sets, f.tupleSet(pendingSet, pendingMost), f.tupleSet(flowsSet, flowsMost), f.tupleSet(endedSet, endedMost))
 	}
-	t.sets = append(t.sets, set{
+	t.sets = append(t.sets, Set{
 		name:  acksSet,
-		def:   setDef{flags: unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, keyType: typeInteger, keyLen: 4, gcInterval: gcInterval},
+		def:   SetDef{flags: unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, keyType: typeInteger, keyLen: 4, gcInterval: gcInterval},
 		size:  2 * pendingMost,
 		udata: typeofAck(),
 	})
 }
 
 // tupleSet has connections as visitor sees them.
-func (f family) tupleSet(name string, size uint32) set {
+func (f family) tupleSet(name string, size uint32) Set {
 	addr := uint32(f.bits / 8)
-	return set{
+	return Set{
 		name: name + f.name,
-		def: setDef{flags: setConcat | unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, keyLen: 2*addr + 8,
+		def: SetDef{flags: setConcat | unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, keyLen: 2*addr + 8,
 			keyType: concat(f.keyType, typeInetService, f.keyType, typeInetService), gcInterval: gcInterval},
 		lengths: []uint32{addr, 2, addr, 2},
 		size:    size,
 	}
 }
 
-func baseHook(number uint32) hook { return hook{"filter", number, priority, nfAccept} }
+func baseHook(number uint32) Hook { return Hook{"filter", number, priority, nfAccept} }
 
 func fromItself(match ...[]expr) []expr {
 	return slices.Concat([]expr{meta(unix.NFT_META_IIF), nfcmp(unix.NFT_CMP_EQ, native(loopback)...)}, slices.Concat(match...))
 }
 
-// isFlow passes datagrams that belong to a flow.
-func isFlow() rule {
-	return newRule("flows", isProto(unix.IPPROTO_UDP), []expr{verdict(unix.NFT_JUMP, flowsChain)})
+// isFlow passes datagrams that belong to a flow. What comes to other ports than
+// doors guard is none of theirs.
+func isFlow() Rule {
+	return newRule("flows", isProto(unix.IPPROTO_UDP), []expr{destinationPort(), in(guardedUDP), verdict(unix.NFT_JUMP, flowsChain)})
 }
 
 // toDoors hands the packet to the door of its destination port.
-func toDoors() []rule {
+func toDoors() []Rule {
 	proto := func(p port.Proto) []expr {
 		return append(isProto(byte(p)), destinationPort(), vmap(doorsInfix+p.String()))
 	}
-	return []rule{newRule("doors over TCP", proto(port.TCP)), newRule("doors over UDP", proto(port.UDP))}
+	return []Rule{newRule("doors over TCP", proto(port.TCP)), newRule("doors over UDP", proto(port.UDP))}
 }
 
-func arrive() chain {
+func arrive() Chain {
 	unicast := nfcmp(unix.NFT_CMP_EQ, native(rtnUnicast)...)
-	return chain{
+	return Chain{
 		name: arriveChain,
 		base: baseHook(unix.NF_INET_PRE_ROUTING),
 		rules: slices.Concat(
-			[]rule{
+			[]Rule{
 				newRule("this host itself", fromItself(), []expr{accept()}),
 				newRule("judged where it ends", isSyn(unix.NFT_CMP_NEQ), []expr{accept()}),
 			},
-			[]rule{isFlow(), newRule("to other hosts", []expr{
+			[]Rule{isFlow(), newRule("to other hosts", []expr{
 				fibType(unix.NFTA_FIB_F_DADDR), unicast,
 				fibType(unix.NFTA_FIB_F_DADDR | unix.NFTA_FIB_F_IIF), unicast, accept()})},
 			toDoors()),
 	}
 }
 
-func input() chain {
-	return chain{
+func input() Chain {
+	return Chain{
 		name: inputChain,
 		base: baseHook(unix.NF_INET_LOCAL_IN),
 		rules: slices.Concat(
-			[]rule{
+			[]Rule{
 				newRule("knocks of this host itself", fromItself(isProto(unix.IPPROTO_TCP)),
-					[]expr{destinationPort(), in(listenerSet), reset()}),
+					[]expr{destinationPort(), in(listensTCP), reset()}),
+				newRule("datagrams of this host itself", fromItself(isProto(unix.IPPROTO_UDP)),
+					[]expr{destinationPort(), in(listensUDP), unreachable()}),
 				newRule("this host itself", fromItself(), []expr{accept()}),
 				newRule("not a new connection", isSyn(unix.NFT_CMP_NEQ),
-					[]expr{destinationPort(), in(guardedSet), verdict(unix.NFT_JUMP, midChain)}),
+					[]expr{destinationPort(), in(guardedTCP), verdict(unix.NFT_JUMP, midChain)}),
 				isFlow(),
 			},
 			toDoors()),
@@ -139,8 +144,8 @@ func input() chain {
 
 // forward judges the handshakes of published ports, whose first packet was
 // judged before its address was translated.
-func forward() chain {
-	n := chain{name: forwardChain, base: baseHook(unix.NF_INET_FORWARD)}
+func forward() Chain {
+	n := Chain{name: forwardChain, base: baseHook(unix.NF_INET_FORWARD)}
 	n.rules = append(n.rules, newRule("answers of published ports", hasFlags(tcpSynAck, unix.NFT_CMP_EQ, tcpSynAck),
 		[]expr{ct(unix.NFT_CT_DIRECTION), nfcmp(unix.NFT_CMP_EQ, ctReply)}, hasLabel(asked),
 		[]expr{verdict(unix.NFT_GOTO, answerChain)}))
@@ -153,11 +158,11 @@ func forward() chain {
 
 // output notes what is said to visitors: the answers in handshakes, which flows
 // have been answered, and that a server does not leave off.
-func output() chain {
-	n := chain{name: outputChain, base: baseHook(unix.NF_INET_LOCAL_OUT), rules: []rule{
+func output() Chain {
+	n := Chain{name: outputChain, base: baseHook(unix.NF_INET_LOCAL_OUT), rules: []Rule{
 		newRule("answers", []expr{meta(unix.NFT_META_OIF), nfcmp(unix.NFT_CMP_NEQ, native(loopback)...)},
 			hasFlags(tcpSynAck, unix.NFT_CMP_EQ, tcpSynAck),
-			[]expr{inSegment(0, 2), in(guardedSet), verdict(unix.NFT_GOTO, answerChain)}),
+			[]expr{inSegment(0, 2), in(guardedTCP), verdict(unix.NFT_GOTO, answerChain)}),
 	}}
 	for _, f := range families() {
 		udp := slices.Concat(f.is(), isProto(unix.IPPROTO_UDP))
@@ -174,8 +179,8 @@ func output() chain {
 // what began without a word of the fence. A reset arrives from anybody: it makes
 // nothing and is never answered, and how a visitor's host gives up what a forger
 // began in its name (RFC 9293, section 3.5.2, group 2).
-func midstream(late bool) chain {
-	n := chain{name: midChain, rules: []rule{
+func midstream(late bool) Chain {
+	n := Chain{name: midChain, rules: []Rule{
 		newRule("resets", hasFlags(tcpRst, unix.NFT_CMP_EQ, tcpRst), []expr{accept()}),
 		newRule("sessions", session(late), []expr{accept()}),
 	}}
@@ -245,8 +250,8 @@ func (f family) endpoints(addr1, port1, addr2, port2 uint32) []expr {
 // ask lets what a door lets ask pass on. A SYN that would make a connection by
 // itself does not: TCP fast open, with its option or with data (RFC 7413). Its
 // sender asks again without (section 4.1.3.1).
-func ask() chain {
-	n := chain{name: askChain}
+func ask() Chain {
+	n := Chain{name: askChain}
 	for _, kind := range []uint8{tcpFastOpen, tcpExperiment} {
 		n.rules = append(n.rules, newRule(fmt.Sprintf("no fast open, option %d", kind),
 			isSyn(unix.NFT_CMP_EQ), tcpOption(kind), []expr{drop()}))
@@ -269,8 +274,8 @@ func ask() chain {
 }
 
 // entered lets a completed handshake pass on, which is pending no more.
-func entered() chain {
-	n := chain{name: enteredChain}
+func entered() Chain {
+	n := Chain{name: enteredChain}
 	for _, f := range families() {
 		n.rules = append(n.rules, newRule("pending no more, IP"+f.name,
 			f.is(), isProto(unix.IPPROTO_TCP), f.visitor(), []expr{spend(pendingSet + f.name)}))
@@ -283,8 +288,8 @@ func entered() chain {
 // kernel's rules can turn bits over but not count; to count one up is to turn
 // over the lowest zero and the ones below it. When there is no room the answer is
 // not sent, and comes again in a second.
-func answer() chain {
-	n := chain{name: answerChain}
+func answer() Chain {
+	n := Chain{name: answerChain}
 	for _, f := range families() {
 		n.rules = append(n.rules, newRule("pending, IP"+f.name,
 			f.is(), isProto(unix.IPPROTO_TCP), f.host(), []expr{keep(pendingSet+f.name, pendingFor)}))

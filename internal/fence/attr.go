@@ -41,6 +41,12 @@ func (a *attrs) value(typ int, v []byte) {
 	a.close(i)
 }
 
+// with appends a name.
+func (a attrs) with(typ int, name string) attrs {
+	a.str(typ, name)
+	return a
+}
+
 // open starts an attribute and returns what close needs to end it.
 func (a *attrs) open(typ int) int {
 	i := len(*a)

@@ -35,7 +35,7 @@ func BenchmarkChange(b *testing.B) {
 				n := nstest.New(b)
 				f := openIn(b, n, false)
 				must(b, f.Guard([]Door{sshDoor(b)}))
-				must(b, f.Change(many("ssh", live), nil))
+				must(b, f.Change(Changes{Give: many("ssh", live)}))
 				if watched {
 					ctx, cancel := context.WithCancel(b.Context())
 					defer cancel()
@@ -43,7 +43,7 @@ func BenchmarkChange(b *testing.B) {
 				}
 				give := []Grant{grant("ssh", "192.0.2.9", time.Hour)}
 				for b.Loop() {
-					must(b, f.Change(give, nil))
+					must(b, f.Change(Changes{Give: give}))
 				}
 			})
 		}
@@ -56,7 +56,7 @@ func BenchmarkChangeBatch(b *testing.B) {
 	must(b, f.Guard([]Door{sshDoor(b)}))
 	gs := many("ssh", 10_000)
 	for b.Loop() {
-		must(b, f.Change(gs, nil))
+		must(b, f.Change(Changes{Give: gs}))
 	}
 }
 
@@ -65,7 +65,7 @@ func BenchmarkGrants(b *testing.B) {
 		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
 			f := openIn(b, nstest.New(b), false)
 			must(b, f.Guard([]Door{sshDoor(b)}))
-			must(b, f.Change(many("ssh", live), nil))
+			must(b, f.Change(Changes{Give: many("ssh", live)}))
 			for b.Loop() {
 				if gs, err := f.Grants(); err != nil || len(gs) != live {
 					b.Fatal(len(gs), err)
@@ -82,7 +82,7 @@ func BenchmarkMissing(b *testing.B) {
 			f := openIn(b, nstest.New(b), false)
 			must(b, f.Guard([]Door{sshDoor(b)}))
 			gs := many("ssh", live)
-			must(b, f.Change(gs, nil))
+			must(b, f.Change(Changes{Give: gs}))
 			for b.Loop() {
 				if gone, err := f.Missing(gs); err != nil || len(gone) > 0 {
 					b.Fatal(len(gone), err)

@@ -35,15 +35,16 @@ const (
 // the process: while it lives, no other socket changes an owned table.
 type conn struct {
 	nl     *netlink.Conn
-	portid uint32 // of this end, as the kernel names the origin of a change
+	table  string // of the family inet
+	portid uint32 // of this end, as the kernel names the origin of a change; 0 before prepare
 	netns  uint64 // names the socket's network namespace; 0 before Linux 5.14
 	heard  int    // messages from the kernel so far: what reading costs
 }
 
 // dial connects and asks for the ruleset's generation, to tell a missing
 // privilege and a kernel without nf_tables from everything later.
-func dial() (*conn, error) {
-	c, err := socket()
+func dial(table string) (*conn, error) {
+	c, err := socket(table)
 	if err != nil {
 		return nil, err
 	}
@@ -54,12 +55,13 @@ func dial() (*conn, error) {
 	return c, nil
 }
 
-func socket() (*conn, error) {
+// socket connects without any question, to read.
+func socket(table string) (*conn, error) {
 	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: messageSize})
 	if err != nil {
 		return nil, fmt.Errorf("open a netfilter netlink socket: %w", err)
 	}
-	c := &conn{nl: nl}
+	c := &conn{nl: nl, table: table}
 	err = c.control(func(fd int) error {
 		c.netns, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 		if errors.Is(err, unix.ENOPROTOOPT) {
@@ -98,6 +100,13 @@ func (c *conn) prepare() error {
 	return nil
 }
 
+// prove asks something that costs next to nothing, to see that the connection
+// stands.
+func (c *conn) prove() error {
+	_, err := c.ask(message(unix.NFT_MSG_GETGEN, 0, header(unix.NFPROTO_UNSPEC)))
+	return err
+}
+
 // force sets a buffer's size beyond the system's limit, which CAP_NET_ADMIN may;
 // in a user namespace, where that does not count, it stays with the limit.
 func (c *conn) force(option, size int) error {
@@ -117,18 +126,6 @@ func (c *conn) control(do func(fd int) error) error {
 	var failed error
 	err = raw.Control(func(fd uintptr) { failed = do(int(fd)) })
 	return errors.Join(err, failed)
-}
-
-// batch is one transaction in the making: its messages and, for each, what it
-// does in words for an error.
-type batch struct {
-	msgs []netlink.Message
-	what []string
-}
-
-func (b *batch) add(what string, typ int, flags netlink.HeaderFlags, data []byte) {
-	b.msgs = append(b.msgs, message(typ, flags, data))
-	b.what = append(b.what, what)
 }
 
 // brokenError is an error of the connection itself: what became of the request
@@ -189,35 +186,31 @@ func (c *conn) commit(b *batch) error {
 	}
 }
 
-// refusal says which message it was; the 0th began the batch.
-func (b *batch) refusal(i int, op *netlink.OpError) error {
-	err := op.Err
-	if op.Message != "" {
-		err = fmt.Errorf("%w (%s)", err, op.Message)
-	}
-	if i == 0 || i > len(b.what) {
-		return fmt.Errorf("commit: %w", err)
-	}
-	return fmt.Errorf("%s: %w", b.what[i-1], err)
-}
-
 // receive returns the next answer, all parts of it when it is a list.
-func (c *conn) receive() ([]netlink.Message, error) {
-	if err := c.nl.SetReadDeadline(time.Now().Add(replyTime)); err != nil {
+func (c *conn) receive() (msgs []netlink.Message, err error) {
+	err = c.hear(func(m netlink.Message) { msgs = append(msgs, m) })
+	if err != nil {
 		return nil, err
 	}
-	var msgs []netlink.Message
+	return msgs, nil
+}
+
+// hear calls each with the parts of the next answer as they come.
+func (c *conn) hear(each func(netlink.Message)) error {
+	if err := c.nl.SetReadDeadline(time.Now().Add(replyTime)); err != nil {
+		return err
+	}
 	for m, err := range c.nl.ReceiveIter() {
 		c.heard++
 		if err == nil {
 			err = c.nl.SetReadDeadline(time.Now().Add(replyTime))
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		msgs = append(msgs, m)
+		each(m)
 	}
-	return msgs, nil
+	return nil
 }
 
 // errInterrupted means that a list is not of one moment.
@@ -240,27 +233,14 @@ func (c *conn) dump(typ int, query attrs) ([]netlink.Message, error) {
 
 func isInterrupted(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }
 
-func (c *conn) dumpOnce(typ int, query attrs) ([]netlink.Message, error) {
-	return c.ask(message(typ, netlink.Dump, append(header(unix.NFPROTO_INET), query...)))
+func (c *conn) dumpOnce(typ int, query attrs) (msgs []netlink.Message, err error) {
+	err = c.stream(typ, query, func(m netlink.Message) { msgs = append(msgs, m) })
+	return msgs, err
 }
 
-// answer waits for the answer to a request.
-func (c *conn) answer(sequence uint32) ([]netlink.Message, error) {
-	for {
-		msgs, err := c.receive()
-		op, ok := errors.AsType[*netlink.OpError](err)
-		switch {
-		case ok && op.Sequence == sequence:
-			return nil, op.Err
-		case ok && op.Sequence != 0:
-			continue // a leftover of an earlier transaction
-		case err != nil:
-			return nil, &brokenError{"hear from the kernel", err}
-		}
-		if len(msgs) == 0 || msgs[0].Header.Sequence == sequence {
-			return msgs, nil
-		}
-	}
+// stream asks for a list once, and calls each with its parts as they come.
+func (c *conn) stream(typ int, query attrs, each func(netlink.Message)) error {
+	return c.askEach(message(typ, netlink.Dump, append(header(unix.NFPROTO_INET), query...)), each)
 }
 
 // message makes a request to nf_tables.
@@ -275,12 +255,41 @@ func message(typ int, flags netlink.HeaderFlags, data []byte) netlink.Message {
 }
 
 // ask sends one request and returns its answer.
-func (c *conn) ask(m netlink.Message) ([]netlink.Message, error) {
+func (c *conn) ask(m netlink.Message) (msgs []netlink.Message, err error) {
+	err = c.askEach(m, func(m netlink.Message) { msgs = append(msgs, m) })
+	if err != nil {
+		return nil, err
+	}
+	return msgs, nil
+}
+
+// askEach sends one request and calls each with the parts of its answer.
+func (c *conn) askEach(m netlink.Message, each func(netlink.Message)) error {
 	req, err := c.nl.Send(m)
 	if err != nil {
-		return nil, &brokenError{"ask the kernel", err}
+		return &brokenError{"ask the kernel", err}
 	}
-	return c.answer(req.Header.Sequence)
+	for {
+		heard, ours := 0, false
+		err := c.hear(func(m netlink.Message) {
+			heard++
+			if m.Header.Sequence == req.Header.Sequence {
+				ours = true
+				each(m)
+			}
+		})
+		op, refused := errors.AsType[*netlink.OpError](err)
+		switch {
+		case refused && op.Sequence == req.Header.Sequence:
+			return op.Err
+		case refused && op.Sequence != 0:
+			continue // a leftover of an earlier transaction
+		case err != nil:
+			return &brokenError{"hear from the kernel", err}
+		case ours || heard == 0:
+			return nil
+		}
+	}
 }
 
 // edge makes the message that begins or ends a batch.
@@ -293,10 +302,3 @@ func edge(typ int) netlink.Message {
 
 // header is struct nfgenmsg.
 func header(family byte) attrs { return attrs{family, unix.NFNETLINK_V0, 0, 0} }
-
-// inTable begins a message about something in the table.
-func inTable() attrs {
-	a := header(unix.NFPROTO_INET)
-	a.str(1, tableName) // all NFTA_*_TABLE, and NFTA_TABLE_NAME, are 1
-	return a
-}

@@ -5,7 +5,7 @@ package fence
 import (
 	"errors"
 	"fmt"
-	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +22,7 @@ func (f *Fence) connect() error {
 	if f.conn != nil {
 		return nil
 	}
-	c, err := dial()
+	c, err := dial(tableName)
 	if err != nil {
 		return err
 	}
@@ -39,24 +39,51 @@ func (f *Fence) connect() error {
 	return nil
 }
 
-// connectReader dials the connection for grants unless there is one.
-func (f *Fence) connectReader() (*conn, error) {
+// reader is a connection for questions, beside all that changes the table.
+type reader struct {
+	turn sync.Mutex // held while it is used; taken before Fence.mu
+	conn *conn      // nil: to be made anew; guarded by Fence.mu
+}
+
+// connectReader dials a connection for questions unless there is one.
+func (f *Fence) connectReader(r *reader) error {
 	if f.closed {
-		return nil, errClosed
+		return errClosed
 	}
-	if f.reader != nil {
-		return f.reader, nil
+	if r.conn != nil {
+		return nil
 	}
-	c, err := socket()
+	c, err := socket(tableName)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := f.same(c); err != nil {
 		c.nl.Close()
-		return nil, err
+		return err
 	}
-	f.reader = c
-	return c, nil
+	r.conn = c
+	return nil
+}
+
+// ask runs questions over one of the connections for them.
+func (f *Fence) ask(r *reader, questions func(*conn) error) error {
+	r.turn.Lock()
+	defer r.turn.Unlock()
+	f.mu.Lock()
+	err := f.connectReader(r)
+	c := r.conn
+	f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	err = questions(c)
+	if isBroken(err) {
+		f.mu.Lock()
+		c.nl.Close()
+		r.conn = nil
+		f.mu.Unlock()
+	}
+	return err
 }
 
 // patiently tries again for up to a second while another socket owns the table.
@@ -100,11 +127,11 @@ func (f *Fence) take(c *conn) error {
 	if t != nil && t.owner != 0 {
 		return ErrBusy
 	}
-	if (&table{flags: f.manner.flags, comment: layoutVersion}).replaces(t) {
+	if replaces(&Table{flags: f.manner.flags, comment: layoutVersion}, t) {
 		return nil
 	}
-	b := &batch{}
-	addTable(b, f.manner.flags)
+	b := c.batch()
+	b.makeTable(f.manner.flags, layoutVersion)
 	if err := c.commit(b); err != nil {
 		return busy(err)
 	}
@@ -115,13 +142,9 @@ func (f *Fence) take(c *conn) error {
 // ownership tries whether the kernel knows owner and persist, with a table that
 // nobody ever sees.
 func (c *conn) ownership() (bool, error) {
-	const probe = tableName + "-probe"
-	name := header(unix.NFPROTO_INET).with(unix.NFTA_TABLE_NAME, probe)
-	flagged := slices.Clone(name)
-	flagged.u32(unix.NFTA_TABLE_FLAGS, tableFlagOwner|tableFlagPersist)
-	b := &batch{}
-	b.add("try table flags", unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, flagged)
-	b.add("try table flags", unix.NFT_MSG_DELTABLE, 0, name)
+	b := &batch{table: c.table + "-probe"}
+	b.makeTable(tableFlagOwner|tableFlagPersist, layoutVersion)
+	b.deleteTable()
 	err := c.commit(b)
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
 		return false, nil

@@ -24,6 +24,7 @@ const (
 	loopback       = 1  // LOOPBACK_IFINDEX
 	nftaSetExpr    = 17 // NFTA_SET_EXPR
 	nftaSetUdata   = 13 // NFTA_SET_USERDATA
+	nftaSetCount   = 20 // NFTA_SET_COUNT
 	limitRate      = 1  // NFTA_LIMIT_RATE
 	limitUnit      = 2  // NFTA_LIMIT_UNIT
 	limitBurst     = 3  // NFTA_LIMIT_BURST

@@ -39,8 +39,8 @@ const (
 // in before, and need a grant if it was ended. All other answers are those to the
 // host's own clients, whose ports may lie in a guarded range, or of flows from
 // before the fence.
-func flows() chain {
-	n := chain{name: flowsChain}
+func flows() Chain {
+	n := Chain{name: flowsChain}
 	established := func(f family) []expr {
 		return slices.Concat(f.is(), isProto(unix.IPPROTO_UDP), hasBit(unix.NFT_CT_STATE, ctEstablished))
 	}
@@ -99,8 +99,7 @@ func (f *Fence) flowSources(ends []Grant) ([]flowSource, error) {
 		if _, _, err := f.place(e); err != nil {
 			return nil, err
 		}
-		i := slices.IndexFunc(f.doors, func(d Door) bool { return d.Name == e.Door })
-		sources = append(sources, flowSource{f.doors[i].Ports, canonical(e.Source)})
+		sources = append(sources, flowSource{f.doors[e.Door].door.Ports, canonical(e.Source)})
 	}
 	return sources, nil
 }
@@ -168,9 +167,9 @@ func (c *conn) noteEnded(fam family, tracked []conntrack.Entry, sources []flowSo
 			left[e.key], over[e.key] = flowFor, 0
 		}
 	}
-	b := &batch{}
-	editElements(b, endedSet+fam.name, timed(left))
-	editElements(b, flowsSet+fam.name, timed(over))
+	b := c.batch()
+	b.setElements(endedSet+fam.name, timed(left))
+	b.setElements(flowsSet+fam.name, timed(over))
 	switch err := c.commit(b); {
 	case errors.Is(err, unix.ENFILE):
 		return fmt.Errorf("no more than 262,144 ended flows are remembered, and these %d, over IP%s, go on if their server goes on: "+
@@ -182,10 +181,10 @@ func (c *conn) noteEnded(fam family, tracked []conntrack.Entry, sources []flowSo
 }
 
 // timed makes elements of keys and the time that each has left.
-func timed(left map[string]time.Duration) []element {
-	var elems []element
+func timed(left map[string]time.Duration) []Element {
+	var elems []Element
 	for _, key := range slices.Sorted(maps.Keys(left)) {
-		elems = append(elems, element{key: key, left: left[key]})
+		elems = append(elems, Element{key: key, left: left[key]})
 	}
 	return elems
 }

@@ -102,7 +102,7 @@ func (p *place) noted(c net.Conn) {
 }
 
 // note is what a set has of a flow.
-func (p *place) note(set string, c net.Conn) (element, bool) {
+func (p *place) note(set string, c net.Conn) (Element, bool) {
 	p.t.Helper()
 	p.f.mu.Lock()
 	defer p.f.mu.Unlock()
@@ -218,8 +218,8 @@ func TestEndedFlowsStayEnded(t *testing.T) {
 	soon := func() {
 		t.Helper()
 		e, _ := p.note(endedSet, c)
-		b := &batch{}
-		editElements(b, endedSet+"v4", []element{{key: e.key, left: time.Minute}})
+		b := &batch{table: tableName}
+		b.setElements(endedSet+"v4", []Element{{key: e.key, left: time.Minute}})
 		p.f.mu.Lock()
 		defer p.f.mu.Unlock()
 		p.do(p.f.conn.commit(b))
@@ -284,13 +284,13 @@ func TestEndedFlowsAreFull(t *testing.T) {
 	p := newPlace(t)
 	listen(t, p.host, 53)
 	p.guard(Door{Name: "dns", Ports: ports(t, "53/udp")})
-	var full []element
+	var full []Element
 	for i := range endedMost {
 		from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i >> 16)}), uint16(i))
-		full = append(full, element{key: tuple{from, addrPort(hostIP + ":53")}.key(), left: time.Hour})
+		full = append(full, Element{key: tuple{from, addrPort(hostIP + ":53")}.key(), left: time.Hour})
 	}
-	b := &batch{}
-	addElements(b, endedSet+"v4", full)
+	b := &batch{table: tableName}
+	b.addElements(endedSet+"v4", full)
 	p.do(p.f.conn.commit(b))
 	p.give(grant("dns", visitorIP, time.Minute))
 	c, err := dialFrom(p.visitor, "udp", "", at(hostIP, 53), patience)

@@ -19,7 +19,7 @@ import (
 	"github.com/doorward/doorward/internal/tape"
 )
 
-var sameTable = gocmp.AllowUnexported(table{}, set{}, setDef{}, element{}, chain{}, hook{}, rule{})
+var sameTable = gocmp.AllowUnexported(Table{}, Set{}, SetDef{}, Element{}, Chain{}, Hook{}, Rule{})
 
 // drawDoors makes doors that can be guarded.
 func drawDoors(c *tape.Tape) []Door {
@@ -106,8 +106,8 @@ func FuzzTable(f *testing.F) {
 			t.Fatal(err)
 		}
 		want := layout(doors, drawWidths(c, doors), manner{tape.Of(c, []uint32{0, tableFlagOwner, tableFlagOwner | tableFlagPersist}), c.Bool()})
-		b := &batch{}
-		want.plan(b, nil, nil)
+		b := &batch{table: tableName}
+		planTable(b, want, nil, nil)
 		r := &replies{kept: map[int][]netlink.Message{}}
 		r.keep(b)
 
@@ -115,7 +115,7 @@ func FuzzTable(f *testing.F) {
 		if err != nil {
 			t.Fatalf("the table does not read back: %v", err)
 		}
-		if d := want.differences(got); d != nil {
+		if d := differences(want, got); d != nil {
 			t.Fatalf("the table reads back otherwise: %q", d)
 		}
 		r.spoil(tape.New(tampered))
@@ -133,7 +133,7 @@ func FuzzTable(f *testing.F) {
 		if d := gocmp.Diff(naive.inOneOrder(), got.inOneOrder(), sameTable); d != "" {
 			t.Fatalf("two readers differ (-second +read):\n%s", d)
 		}
-		if d := want.differences(got); d == nil && !gocmp.Equal(want.plain(), got.plain(), sameTable) {
+		if d := differences(want, got); d == nil && !gocmp.Equal(want.plain(), got.plain(), sameTable) {
 			t.Fatalf("no difference is seen between\n%+v\n%+v", want, got)
 		}
 	})
@@ -141,14 +141,14 @@ func FuzzTable(f *testing.F) {
 
 // plain is the table without what is not compared: who owns it, and what is only
 // there to create it.
-func (t *table) plain() *table {
-	p := &table{flags: t.flags, comment: t.comment, counters: slices.Compact(slices.Clone(t.counters)), chains: slices.Clone(t.chains)}
+func (t *Table) plain() *Table {
+	p := &Table{flags: t.flags, comment: t.comment, counters: slices.Compact(slices.Clone(t.counters)), chains: slices.Clone(t.chains)}
 	for _, s := range t.sets {
-		s.lengths, s.size, s.udata = nil, 0, nil
+		s.lengths, s.size, s.udata, s.count = nil, 0, nil, 0
 		p.sets = append(p.sets, s)
 	}
-	slices.SortFunc(p.sets, func(a, b set) int { return cmp.Compare(a.name, b.name) })
-	slices.SortFunc(p.chains, func(a, b chain) int { return cmp.Compare(a.name, b.name) })
+	slices.SortFunc(p.sets, func(a, b Set) int { return cmp.Compare(a.name, b.name) })
+	slices.SortFunc(p.chains, func(a, b Chain) int { return cmp.Compare(a.name, b.name) })
 	return p.inOneOrder()
 }
 
@@ -166,7 +166,7 @@ func FuzzElements(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c := tape.New(text)
-		var want []element
+		var want []Element
 		list := netlink.NewAttributeEncoder()
 		list.ByteOrder = binary.BigEndian
 		for c.More() && len(want) < 500 {
@@ -202,8 +202,8 @@ func FuzzElements(f *testing.F) {
 }
 
 // drawElement makes an element, and what writes it.
-func drawElement(c *tape.Tape) (element, func(*netlink.AttributeEncoder) error) {
-	e := element{key: string(c.Bytes(c.Below(20)))}
+func drawElement(c *tape.Tape) (Element, func(*netlink.AttributeEncoder) error) {
+	e := Element{key: string(c.Bytes(c.Below(20)))}
 	flags := c.Byte()
 	e.end, e.timed = flags&4 != 0, flags&2 != 0
 	if flags&1 != 0 {
@@ -257,13 +257,13 @@ func printable(b []byte) []byte {
 // that one which cannot be read is taken for one: to look once more costs little.
 func FuzzEvent(f *testing.F) {
 	seed := func(b attrs) { f.Add([]byte(b), uint32(1)) }
-	seed(inTable())
+	seed(inTable(tableName))
 	seed(header(unix.NFPROTO_INET))
 	seed(header(unix.NFPROTO_IPV4).with(1, tableName))
 	seed(header(unix.NFPROTO_INET).with(1, "filter"))
 	seed(header(unix.NFPROTO_INET).with(2, tableName))
-	seed(inTable()[:10])
-	f.Add([]byte(inTable()), uint32(7)) // its own
+	seed(inTable(tableName)[:10])
+	f.Add([]byte(inTable(tableName)), uint32(7)) // its own
 	f.Fuzz(func(t *testing.T, data []byte, from uint32) {
 		fence := &Fence{}
 		fence.origin.Store(7)

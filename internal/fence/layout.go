@@ -143,15 +143,79 @@ type manner struct {
 
 // layout is the table for doors, with sets for the given widths of grants
 // besides those for single addresses, which every door has.
-func layout(doors []Door, widths map[width]bool, m manner) *table {
-	t := &table{flags: m.flags, comment: layoutVersion}
-	t.addBase(m.late)
+func layout(doors []Door, widths map[width]bool, m manner) *Table {
+	parts := map[string]*Table{}
 	for _, d := range doors {
-		t.addDoor(d, widths)
+		parts[d.Name] = layoutDoor(d, widths)
 	}
-	t.addPorts(doors)
-	slices.Sort(t.counters)
+	return whole(layoutShared(doors, m), parts)
+}
+
+// layoutShared is what all doors share, and knows only their ports.
+func layoutShared(doors []Door, m manner) *Table {
+	t := &Table{flags: m.flags, comment: layoutVersion}
+	addBase(t, m.late)
+	addPorts(t, doors)
 	return t
+}
+
+// layoutDoor is what belongs to one door alone. It refers to nothing of other
+// doors.
+func layoutDoor(d Door, widths map[width]bool) *Table {
+	t := &Table{}
+	addDoor(t, d, widths)
+	return t
+}
+
+// doorOf is whose the thing of that name is, "" for what all share.
+func doorOf(name string) string {
+	rest, ok := strings.CutPrefix(name, doorPrefix)
+	if !ok {
+		return ""
+	}
+	door, _, _ := strings.Cut(rest, ".")
+	return door
+}
+
+// whole joins what all doors share with their parts.
+func whole(shared *Table, parts map[string]*Table) *Table {
+	t := *shared
+	t.counters, t.sets, t.chains = slices.Clone(t.counters), slices.Clone(t.sets), slices.Clone(t.chains)
+	for _, door := range slices.Sorted(maps.Keys(parts)) {
+		p := parts[door]
+		t.counters = append(t.counters, p.counters...)
+		t.sets = append(t.sets, p.sets...)
+		t.chains = append(t.chains, p.chains...)
+	}
+	slices.Sort(t.counters)
+	return &t
+}
+
+// apart is the opposite of whole.
+func apart(t *Table) (shared *Table, parts map[string]*Table) {
+	shared = &Table{flags: t.flags, owner: t.owner, comment: t.comment}
+	parts = map[string]*Table{"": shared}
+	of := func(name string) *Table {
+		door := doorOf(name)
+		if parts[door] == nil {
+			parts[door] = &Table{}
+		}
+		return parts[door]
+	}
+	for _, n := range t.counters {
+		p := of(n)
+		p.counters = append(p.counters, n)
+	}
+	for _, s := range t.sets {
+		p := of(s.name)
+		p.sets = append(p.sets, s)
+	}
+	for _, n := range t.chains {
+		p := of(n.name)
+		p.chains = append(p.chains, n)
+	}
+	delete(parts, "")
+	return shared, parts
 }
 
 func concat(types ...uint32) uint32 {
@@ -164,9 +228,9 @@ func concat(types ...uint32) uint32 {
 
 // addDoor makes the chains that judge what comes to the door: what asks, and
 // what completes a handshake.
-func (t *table) addDoor(d Door, widths map[width]bool) {
+func addDoor(t *Table, d Door, widths map[width]bool) {
 	name := doorPrefix + d.Name
-	asks, ends := chain{name: name}, chain{name: name + handshakeTail}
+	asks, ends := Chain{name: name}, Chain{name: name + handshakeTail}
 	let := []expr{verdict(unix.NFT_GOTO, askChain)}
 	enter := []expr{verdict(unix.NFT_GOTO, name+enteredTail)}
 	for _, f := range families() {
@@ -175,9 +239,9 @@ func (t *table) addDoor(d Door, widths map[width]bool) {
 			continue
 		}
 		always := name + alwaysInfix + f.name
-		t.sets = append(t.sets, set{
+		t.sets = append(t.sets, Set{
 			name:  always,
-			def:   setDef{flags: unix.NFT_SET_INTERVAL, keyType: f.keyType, keyLen: uint32(f.bits / 8)},
+			def:   SetDef{flags: unix.NFT_SET_INTERVAL, keyType: f.keyType, keyLen: uint32(f.bits / 8)},
 			elems: intervals(spans),
 		})
 		match := append(f.is(), f.loadSource(), in(always))
@@ -201,16 +265,16 @@ func (t *table) addDoor(d Door, widths map[width]bool) {
 	t.counters = append(t.counters, name)
 	asks.rules = append(asks.rules, refuse(name, d.Reject)...)
 	ends.rules = append(ends.rules, newRule("strangers", []expr{count(name), drop()}))
-	t.chains = append(t.chains, asks, ends, t.addUsed(name))
+	t.chains = append(t.chains, asks, ends, addUsed(t, name))
 }
 
 // addUsed makes what remembers who entered by a door. When there is no room they
 // enter all the same.
-func (t *table) addUsed(name string) chain {
-	n := chain{name: name + enteredTail}
+func addUsed(t *Table, name string) Chain {
+	n := Chain{name: name + enteredTail}
 	for _, f := range families() {
 		used := name + usedInfix + f.name
-		t.sets = append(t.sets, set{name: used, size: mostUsed, def: setDef{
+		t.sets = append(t.sets, Set{name: used, size: mostUsed, def: SetDef{
 			flags:   unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL,
 			keyType: f.keyType, keyLen: uint32(f.bits / 8), gcInterval: gcInterval}})
 		n.rules = append(n.rules, newRule("used, IP"+f.name, f.is(), []expr{f.loadSource(), keep(used, usedFor)}))
@@ -219,8 +283,8 @@ func (t *table) addUsed(name string) chain {
 	return n
 }
 
-func grantSet(w width, f family, singleUse bool) set {
-	s := set{name: w.set(), def: setDef{
+func grantSet(w width, f family, singleUse bool) Set {
+	s := Set{name: w.set(), def: SetDef{
 		flags:      unix.NFT_SET_TIMEOUT,
 		keyType:    f.keyType,
 		keyLen:     uint32(f.bits / 8),
@@ -234,8 +298,8 @@ func grantSet(w width, f family, singleUse bool) set {
 }
 
 // turnSet has an element for each grant that is being spent.
-func turnSet(name string, f family) set {
-	return set{name: name, def: setDef{
+func turnSet(name string, f family) Set {
+	return Set{name: name, def: SetDef{
 		flags:      unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL,
 		keyType:    f.keyType,
 		keyLen:     uint32(f.bits / 8),
@@ -264,19 +328,19 @@ func spent(w width) []expr {
 // askRules let pass what asks under a grant. To ask spends nothing, but where
 // there is no handshake. A stray segment is none of a grant of single use's
 // business.
-func askRules(w width, f family, singleUse bool, let []expr) []rule {
+func askRules(w width, f family, singleUse bool, let []expr) []Rule {
 	what := fmt.Sprintf("grants, IP%s/%d", w.family, w.bits)
 	if !singleUse {
-		return []rule{newRule(what, granted(w, f), let)}
+		return []Rule{newRule(what, granted(w, f), let)}
 	}
-	return []rule{
+	return []Rule{
 		newRule(what+", to ask", isSyn(unix.NFT_CMP_EQ), granted(w, f), let),
 		newRule(what+", for a flow", isProto(unix.IPPROTO_UDP), granted(w, f), spent(w), let),
 	}
 }
 
 // endRule lets pass what completes a handshake under a grant.
-func endRule(w width, f family, singleUse bool, enter []expr) rule {
+func endRule(w width, f family, singleUse bool, enter []expr) Rule {
 	match := granted(w, f)
 	if singleUse {
 		match = append(match, spent(w)...)
@@ -286,11 +350,11 @@ func endRule(w width, f family, singleUse bool, enter []expr) rule {
 
 // refuse counts and refuses. Only what asks for a new connection is answered
 // with a reset: one sent for a stray segment would end a live session.
-func refuse(counter string, rejects bool) []rule {
+func refuse(counter string, rejects bool) []Rule {
 	if !rejects {
-		return []rule{newRule("strangers", []expr{count(counter), drop()})}
+		return []Rule{newRule("strangers", []expr{count(counter), drop()})}
 	}
-	return []rule{
+	return []Rule{
 		newRule("strangers", []expr{count(counter)}),
 		newRule("strangers over TCP", isSyn(unix.NFT_CMP_EQ), []expr{reset()}),
 		newRule("strangers over UDP", isProto(unix.IPPROTO_UDP), []expr{unreachable()}),
@@ -298,7 +362,7 @@ func refuse(counter string, rejects bool) []rule {
 	}
 }
 
-func newRule(what string, parts ...[]expr) rule { return rule{what, string(join(parts...))} }
+func newRule(what string, parts ...[]expr) Rule { return Rule{what, string(join(parts...))} }
 
 func mask(bits, of int) []byte {
 	m := make([]byte, of/8)
@@ -336,22 +400,16 @@ func merge(prefixes []netip.Prefix, f family) []span {
 	return out
 }
 
-func intervals(spans []span) []element {
-	var e []element
+func intervals(spans []span) []Element {
+	var e []Element
 	for _, s := range spans {
-		e = append(e, element{key: string(s.first.AsSlice())})
+		e = append(e, Element{key: string(s.first.AsSlice())})
 		if next := s.last.Next(); next.IsValid() {
-			e = append(e, element{key: string(next.AsSlice()), end: true})
+			e = append(e, Element{key: string(next.AsSlice()), end: true})
 		}
 	}
 	sortElements(e)
 	return e
-}
-
-func sortElements(e []element) {
-	slices.SortFunc(e, func(a, b element) int {
-		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.chain, b.chain))
-	})
 }
 
 // canonical masks a prefix and makes an IPv4 one of an IPv4-mapped one.

@@ -73,7 +73,7 @@ func TestOnlyOneOwns(t *testing.T) {
 	n.Do(Cleanup)
 	n.Do(Cleanup) // there is none: fine
 	n.Do(func() error {
-		c, err := dial()
+		c, err := dial(tableName)
 		if err != nil {
 			return err
 		}
@@ -175,7 +175,7 @@ func TestWatchAndRestore(t *testing.T) {
 	n.Do(func() (err error) { changed, err = f.Watch(ctx); return })
 	doors := []Door{sshDoor(t)}
 	must(t, f.Guard(doors))
-	must(t, f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour), grant("ssh", "192.0.2.9/24", time.Hour)}, nil))
+	must(t, f.Change(Changes{Give: []Grant{grant("ssh", "192.0.2.9", time.Hour), grant("ssh", "192.0.2.9/24", time.Hour)}}))
 	before := list(n)
 
 	for _, what := range []string{"flush ruleset", "delete table inet doorward", "flush table inet doorward"} {
@@ -194,7 +194,7 @@ func TestWatchAndRestore(t *testing.T) {
 		}
 		must(t, f.Guard(doors))
 		must(t, f.Check())
-		must(t, f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour), grant("ssh", "192.0.2.9/24", time.Hour)}, nil))
+		must(t, f.Change(Changes{Give: []Grant{grant("ssh", "192.0.2.9", time.Hour), grant("ssh", "192.0.2.9/24", time.Hour)}}))
 		if d := gocmp.Diff(blocks(before), blocks(list(n))); d != "" {
 			t.Errorf("nft %s: the table is not restored (-before +after):\n%s", what, d)
 		}
@@ -295,7 +295,7 @@ func TestReplacesForeignTable(t *testing.T) {
 			n := nstest.New(t)
 			f := openIn(t, n, false)
 			must(t, f.Guard([]Door{sshDoor(t)}))
-			must(t, f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour)}, nil))
+			must(t, f.Change(Changes{Give: []Grant{grant("ssh", "192.0.2.9", time.Hour)}}))
 			right := list(n)
 			must(t, f.Close())
 			n.Do(Cleanup)
@@ -349,10 +349,9 @@ func TestGoesOnAfterABrokenConnection(t *testing.T) {
 	must(t, f.Guard([]Door{sshDoor(t)}))
 	g := []Grant{grant("ssh", "192.0.2.9", time.Hour)}
 	for _, call := range []func() error{
-		func() error { return f.Change(g, nil) },
+		func() error { return f.Change(Changes{Give: g}) },
 		func() error { return f.Check() },
 		func() error { _, _, err := f.Used("ssh", netip.MustParseAddr("192.0.2.9")); return err },
-		func() error { _, err := f.Refused(); return err },
 		func() error { return f.Guard([]Door{sshDoor(t)}) },
 	} {
 		must(t, f.conn.nl.Close())
@@ -371,7 +370,7 @@ func TestGoesOnAfterABrokenConnection(t *testing.T) {
 		}
 	}
 	must(t, f.Check())
-	must(t, f.reader.nl.Close())
+	must(t, f.lister.conn.nl.Close())
 	for range 2 {
 		if gs, err := f.Grants(); err == nil {
 			t.Errorf("Grants() = %v without a connection", gs)
@@ -402,13 +401,13 @@ func TestRefusalChangesNothing(t *testing.T) {
 	must(t, f.Guard([]Door{sshDoor(t)}))
 	n.Run("nft", "delete table inet doorward")
 	for range 3 {
-		err := f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour)}, nil)
+		err := f.Change(Changes{Give: []Grant{grant("ssh", "192.0.2.9", time.Hour)}})
 		if !errors.Is(err, unix.ENOENT) || !strings.Contains(err.Error(), "add to set door-ssh.v4.32: ") {
 			t.Errorf("Change without a table: %v, want ENOENT and the set's name", err)
 		}
 	}
 	must(t, f.Guard([]Door{sshDoor(t)}))
-	must(t, f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour)}, nil))
+	must(t, f.Change(Changes{Give: []Grant{grant("ssh", "192.0.2.9", time.Hour)}}))
 }
 
 func TestWithoutPrivilege(t *testing.T) {
@@ -448,14 +447,14 @@ func TestBadArguments(t *testing.T) {
 			t.Errorf("Guard(%v) = %v, want %q", tc.doors, err, tc.want)
 		}
 	}
-	if err := f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour)}, nil); !errors.Is(err, errNoDoors) {
+	if err := f.Change(Changes{Give: []Grant{grant("ssh", "192.0.2.9", time.Hour)}}); !errors.Is(err, errNoDoors) {
 		t.Errorf("Change before Guard: %v", err)
 	}
 	must(t, f.Guard([]Door{sshDoor(t)}))
-	if err := f.Change([]Grant{grant("sh", "192.0.2.9", time.Hour)}, nil); err == nil || !strings.Contains(err.Error(), `door "sh" is not guarded`) {
+	if err := f.Change(Changes{Give: []Grant{grant("sh", "192.0.2.9", time.Hour)}}); err == nil || !strings.Contains(err.Error(), `door "sh" is not guarded`) {
 		t.Errorf("Change for an unknown door: %v", err)
 	}
-	if err := f.Change(nil, []Grant{{Door: "ssh"}}); err == nil || !strings.Contains(err.Error(), `door "ssh": the grant's source is no valid prefix`) {
+	if err := f.Change(Changes{Revoke: []Grant{{Door: "ssh"}}}); err == nil || !strings.Contains(err.Error(), `door "ssh": the grant's source is no valid prefix`) {
 		t.Errorf("Change without a source: %v", err)
 	}
 }

@@ -37,7 +37,7 @@ func child() error {
 		return err
 	}
 	g := Grant{"ssh", prefixes(visitorIP + "/32")[0], time.Now().Add(time.Hour)}
-	if err := f.Change([]Grant{g}, nil); err != nil {
+	if err := f.Change(Changes{Give: []Grant{g}}); err != nil {
 		return err
 	}
 	fmt.Println("guarding")

@@ -25,7 +25,7 @@ const askAtOnce = 64
 func (f *Fence) Missing(grants []Grant) ([]Grant, error) {
 	var gone []Grant
 	for part := range slices.Chunk(grants, askAtOnce) {
-		err := f.read(func(c *conn, _ *table) error {
+		err := f.ask(&f.asker, func(c *conn) error {
 			there, err := c.have(part)
 			for i, g := range part {
 				if err == nil && !there[i] {
@@ -50,7 +50,7 @@ func (c *conn) have(grants []Grant) ([]bool, error) {
 			return nil, fmt.Errorf("door %q: the grant's source is no valid prefix", g.Door)
 		}
 		w, key := widthOf(g)
-		questions = append(questions, message(unix.NFT_MSG_GETSETELEM, 0, elementList(w.set(), []element{{key: key}})))
+		questions = append(questions, message(unix.NFT_MSG_GETSETELEM, 0, elementList(c.table, w.set(), []Element{{key: key}})))
 	}
 	sent, err := c.nl.SendMessages(questions)
 	if err != nil {

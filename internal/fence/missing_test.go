@@ -24,7 +24,7 @@ func TestMissing(t *testing.T) {
 	must(t, f.Guard([]Door{sshDoor(t)}))
 	given := append(many("ssh", 300),
 		grant("ssh", "192.0.2.0/24", time.Hour), grant("ssh", "::/0", time.Hour), grant("ssh", "::ffff:198.51.100.7", time.Hour))
-	must(t, f.Change(given, nil))
+	must(t, f.Change(Changes{Give: given}))
 	never := []Grant{
 		grant("ssh", "192.0.2.0/25", time.Hour), // no set has that length
 		grant("ssh", "0.0.0.0/0", time.Hour),
@@ -32,7 +32,7 @@ func TestMissing(t *testing.T) {
 		grant("web", "192.0.2.2", time.Hour), // nor is there such a door
 	}
 	revoked := slices.Concat(given[7:9], given[60:70], given[299:300])
-	must(t, f.Change(nil, revoked))
+	must(t, f.Change(Changes{Revoke: revoked}))
 	gone, err := f.Missing(slices.Concat(given[:150], never, given[150:]))
 	must(t, err)
 	want := slices.Concat(given[7:9], given[60:70], never, given[299:300])
@@ -82,18 +82,18 @@ func TestWhatReadingCosts(t *testing.T) {
 	t.Parallel()
 	f := openIn(t, nstest.New(t), false)
 	must(t, f.Guard([]Door{sshDoor(t)}))
-	must(t, f.Change(many("ssh", 1), nil)) // so that the reader is there
+	must(t, f.Change(Changes{Give: many("ssh", 1)})) // so that the reader is there
 	if _, err := f.Grants(); err != nil {
 		t.Fatal(err)
 	}
 	heard := func(read func() error) int {
-		before := f.reader.heard
+		before := f.lister.conn.heard + f.asker.conn.heard
 		must(t, read())
-		return f.reader.heard - before
+		return f.lister.conn.heard + f.asker.conn.heard - before
 	}
 	for _, n := range []int{2_000, 20_000} {
 		gs := many("ssh", n)
-		must(t, f.Change(gs, nil))
+		must(t, f.Change(Changes{Give: gs}))
 		for _, asked := range []int{1, 100, n} {
 			if got := heard(func() error { _, err := f.Missing(gs[:asked]); return err }); got != asked {
 				t.Errorf("with %d grants there are %d answers to the question for %d of them, want one for each", n, got, asked)

@@ -27,35 +27,49 @@ const (
 	tableFlagPersist = 0x4
 )
 
-// read returns the kernel's table, nil when there is none.
-func (c *conn) read() (*table, error) {
+// read returns the kernel's table, nil when there is none. With errInterrupted it
+// returns one too, whose lists are not all of one moment.
+func (c *conn) read() (*Table, error) {
 	t, err := c.readTable()
-	if t == nil || err != nil {
+	if t == nil {
 		return nil, err
 	}
-	if err := c.readCounters(func(name string, _ uint64) { t.counters = append(t.counters, name) }); err != nil {
-		return nil, err
+	for _, list := range []func(*Table) error{c.countersOf, c.readSets, c.readElementsOf, c.readChains, c.readRules} {
+		switch once := list(t); {
+		case errors.Is(once, errInterrupted):
+			err = errInterrupted
+		case once != nil:
+			return nil, once
+		}
 	}
+	return t, err
+}
+
+// list asks for a list and has each thing in it decoded. That it is not of one
+// moment it says when all is decoded.
+func (c *conn) list(what string, typ int, query attrs, decode func(*netlink.AttributeDecoder)) error {
+	msgs, err := c.dump(typ, query)
+	if err != nil && !errors.Is(err, errInterrupted) {
+		return fmt.Errorf("list %s: %w", what, err)
+	}
+	if unread := each(msgs, decode); unread != nil {
+		return unread
+	}
+	return err
+}
+
+func (c *conn) countersOf(t *Table) error {
+	err := c.readCounters(func(name string, _ uint64) { t.counters = append(t.counters, name) })
 	slices.Sort(t.counters)
-	if err := c.readSets(t); err != nil {
-		return nil, err
-	}
-	if err := c.readChains(t); err != nil {
-		return nil, err
-	}
-	return t, c.readRules(t)
+	return err
 }
 
 // readTable returns the table alone, without what is in it.
-func (c *conn) readTable() (*table, error) {
-	msgs, err := c.dump(unix.NFT_MSG_GETTABLE, nil)
-	if err != nil {
-		return nil, fmt.Errorf("list tables: %w", err)
-	}
-	var found *table
-	err = each(msgs, func(ad *netlink.AttributeDecoder) {
+func (c *conn) readTable() (*Table, error) {
+	var found *Table
+	err := c.list("tables", unix.NFT_MSG_GETTABLE, nil, func(ad *netlink.AttributeDecoder) {
 		var name string
-		t := &table{}
+		t := &Table{}
 		for ad.Next() {
 			switch ad.Type() {
 			case unix.NFTA_TABLE_NAME:
@@ -68,7 +82,7 @@ func (c *conn) readTable() (*table, error) {
 				t.comment = comment(ad.Bytes())
 			}
 		}
-		if name == tableName {
+		if name == c.table {
 			found = t
 		}
 	})
@@ -77,13 +91,9 @@ func (c *conn) readTable() (*table, error) {
 
 func (c *conn) readCounters(counter func(name string, packets uint64)) error {
 	var query attrs
-	query.str(unix.NFTA_OBJ_TABLE, tableName)
+	query.str(unix.NFTA_OBJ_TABLE, c.table)
 	query.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
-	msgs, err := c.dump(unix.NFT_MSG_GETOBJ, query)
-	if err != nil {
-		return fmt.Errorf("list counters: %w", err)
-	}
-	return each(msgs, func(ad *netlink.AttributeDecoder) {
+	return c.list("counters", unix.NFT_MSG_GETOBJ, query, func(ad *netlink.AttributeDecoder) {
 		var table, name string
 		var packets uint64
 		for ad.Next() {
@@ -103,22 +113,18 @@ func (c *conn) readCounters(counter func(name string, packets uint64)) error {
 				})
 			}
 		}
-		if table == tableName {
+		if table == c.table {
 			counter(name, packets)
 		}
 	})
 }
 
-func (c *conn) readSets(t *table) error {
+func (c *conn) readSets(t *Table) error {
 	var query attrs
-	query.str(unix.NFTA_SET_TABLE, tableName)
-	msgs, err := c.dump(unix.NFT_MSG_GETSET, query)
-	if err != nil {
-		return fmt.Errorf("list sets: %w", err)
-	}
-	err = each(msgs, func(ad *netlink.AttributeDecoder) {
+	query.str(unix.NFTA_SET_TABLE, c.table)
+	return c.list("sets", unix.NFT_MSG_GETSET, query, func(ad *netlink.AttributeDecoder) {
 		var table string
-		var s set
+		s := Set{count: -1}
 		for ad.Next() {
 			switch ad.Type() {
 			case unix.NFTA_SET_TABLE:
@@ -137,16 +143,31 @@ func (c *conn) readSets(t *table) error {
 				s.def.gcInterval = ad.Uint32()
 			case nftaSetExpr:
 				s.def.once = true
+			case nftaSetCount:
+				s.count = int(ad.Uint32())
 			}
 		}
-		if table == tableName {
+		if table == c.table {
 			t.sets = append(t.sets, s)
 		}
 	})
+}
+
+// readElementsOf reads the elements of those sets that do not move by themselves.
+func (c *conn) readElementsOf(t *Table) (err error) {
 	for i := range t.sets {
-		if err == nil && t.sets[i].def.flags&unix.NFT_SET_INTERVAL != 0 {
-			t.sets[i].elems, err = c.readElements(t.sets[i].name)
-			sortElements(t.sets[i].elems)
+		s := &t.sets[i]
+		if s.def.flags&unix.NFT_SET_INTERVAL == 0 {
+			continue
+		}
+		var once error
+		s.elems, once = c.readElements(s.name)
+		sortElements(s.elems)
+		switch {
+		case errors.Is(once, errInterrupted):
+			err = errInterrupted
+		case once != nil:
+			return once
 		}
 	}
 	return err
@@ -154,38 +175,60 @@ func (c *conn) readSets(t *table) error {
 
 // readElements returns a set's elements; those that have timed out are not
 // there any more. A set that the table does not have is an error. With
-// errInterrupted it returns elements too, of which few may be missing.
-func (c *conn) readElements(set string) ([]element, error) {
+// errInterrupted it returns elements too, of which few may be missing, or be there
+// twice.
+func (c *conn) readElements(set string) ([]Element, error) {
 	var query attrs
-	query.str(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
+	query.str(unix.NFTA_SET_ELEM_LIST_TABLE, c.table)
 	query.str(unix.NFTA_SET_ELEM_LIST_SET, set)
-	msgs, err := c.dump(unix.NFT_MSG_GETSETELEM, query)
-	if err != nil {
-		err = fmt.Errorf("list the elements of set %q: %w", set, err)
+	var elems []Element
+	err := c.list(fmt.Sprintf("the elements of set %q", set), unix.NFT_MSG_GETSETELEM, query,
+		decodeElements(func(e Element) { elems = append(elems, e) }))
+	return elems, err
+}
+
+// eachElement calls each with the elements of a set as they come. In memory there
+// is never more than one message of them. With errInterrupted few may have been
+// missed, or come twice.
+func (c *conn) eachElement(set string, each func(Element)) error {
+	query := inTable(c.table)[4:].with(unix.NFTA_SET_ELEM_LIST_SET, set)
+	interrupted := false
+	var unread error
+	decode := decodeElements(each)
+	err := c.stream(unix.NFT_MSG_GETSETELEM, query, func(m netlink.Message) {
+		interrupted = interrupted || isInterrupted(m)
+		if unread == nil {
+			unread = eachOf(m, decode)
+		}
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("list the elements of set %q: %w", set, err)
+	case unread == nil && interrupted:
+		return errInterrupted
 	}
-	elems, unread := decodeElements(msgs)
-	return elems, errors.Join(err, unread)
+	return unread
 }
 
 // readElement returns one element of a set, and whether it is there. That costs
 // the same however many there are.
-func (c *conn) readElement(set, key string) (element, bool, error) {
-	msgs, err := c.ask(message(unix.NFT_MSG_GETSETELEM, 0, elementList(set, []element{{key: key}})))
+func (c *conn) readElement(set, key string) (Element, bool, error) {
+	msgs, err := c.ask(message(unix.NFT_MSG_GETSETELEM, 0, elementList(c.table, set, []Element{{key: key}})))
 	if errors.Is(err, unix.ENOENT) && !isBroken(err) {
-		return element{}, false, nil
+		return Element{}, false, nil
 	}
 	if err != nil {
-		return element{}, false, fmt.Errorf("look for an element of set %q: %w", set, err)
+		return Element{}, false, fmt.Errorf("look for an element of set %q: %w", set, err)
 	}
-	elems, err := decodeElements(msgs)
-	if err != nil || len(elems) != 1 {
-		return element{}, false, err
-	}
-	return elems[0], true, nil
+	var found Element
+	n := 0
+	err = each(msgs, decodeElements(func(e Element) { found, n = e, n+1 }))
+	return found, err == nil && n == 1, err
 }
 
-func decodeElements(msgs []netlink.Message) (elems []element, err error) {
-	err = each(msgs, func(ad *netlink.AttributeDecoder) {
+// decodeElements calls each with all elements of a message.
+func decodeElements(each func(Element)) func(*netlink.AttributeDecoder) {
+	return func(ad *netlink.AttributeDecoder) {
 		for ad.Next() {
 			if ad.Type() != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 				continue
@@ -193,19 +236,18 @@ func decodeElements(msgs []netlink.Message) (elems []element, err error) {
 			ad.Nested(func(list *netlink.AttributeDecoder) error {
 				for list.Next() {
 					list.Nested(func(elem *netlink.AttributeDecoder) error {
-						elems = append(elems, decodeElement(elem))
+						each(decodeElement(elem))
 						return nil
 					})
 				}
 				return nil
 			})
 		}
-	})
-	return elems, err
+	}
 }
 
-func decodeElement(ad *netlink.AttributeDecoder) element {
-	var e element
+func decodeElement(ad *netlink.AttributeDecoder) Element {
+	var e Element
 	for ad.Next() {
 		switch ad.Type() {
 		case unix.NFTA_SET_ELEM_KEY:
@@ -244,7 +286,7 @@ func millis(ms uint64) time.Duration {
 
 // decodeVerdict reads the chain that an element goes to; any other verdict than
 // going there is made to differ from all that the fence writes.
-func decodeVerdict(e *element) func(*netlink.AttributeDecoder) error {
+func decodeVerdict(e *Element) func(*netlink.AttributeDecoder) error {
 	return func(ad *netlink.AttributeDecoder) error {
 		for ad.Next() {
 			switch ad.Type() {
@@ -260,14 +302,10 @@ func decodeVerdict(e *element) func(*netlink.AttributeDecoder) error {
 	}
 }
 
-func (c *conn) readChains(t *table) error {
-	msgs, err := c.dump(unix.NFT_MSG_GETCHAIN, nil)
-	if err != nil {
-		return fmt.Errorf("list chains: %w", err)
-	}
-	return each(msgs, func(ad *netlink.AttributeDecoder) {
+func (c *conn) readChains(t *Table) error {
+	return c.list("chains", unix.NFT_MSG_GETCHAIN, nil, func(ad *netlink.AttributeDecoder) {
 		var table string
-		var n chain
+		var n Chain
 		for ad.Next() {
 			switch ad.Type() {
 			case unix.NFTA_CHAIN_TABLE:
@@ -292,22 +330,22 @@ func (c *conn) readChains(t *table) error {
 				})
 			}
 		}
-		if table == tableName {
+		if table == c.table {
 			t.chains = append(t.chains, n)
 		}
 	})
 }
 
-func (c *conn) readRules(t *table) error {
+func (c *conn) readRules(t *Table) error {
 	var query attrs
-	query.str(unix.NFTA_RULE_TABLE, tableName)
-	msgs, err := c.dump(unix.NFT_MSG_GETRULE, query)
-	if err != nil {
-		return fmt.Errorf("list rules: %w", err)
+	query.str(unix.NFTA_RULE_TABLE, c.table)
+	at := map[string]int{}
+	for i, n := range t.chains {
+		at[n.name] = i
 	}
-	return each(msgs, func(ad *netlink.AttributeDecoder) {
+	return c.list("rules", unix.NFT_MSG_GETRULE, query, func(ad *netlink.AttributeDecoder) {
 		var table, in string
-		var r rule
+		var r Rule
 		for ad.Next() {
 			switch ad.Type() {
 			case unix.NFTA_RULE_TABLE:
@@ -320,8 +358,8 @@ func (c *conn) readRules(t *table) error {
 				r.what = comment(ad.Bytes())
 			}
 		}
-		if n := t.chain(in); table == tableName && n != nil {
-			n.rules = append(n.rules, r)
+		if i, ok := at[in]; table == c.table && ok {
+			t.chains[i].rules = append(t.chains[i].rules, r)
 		}
 	})
 }
@@ -329,18 +367,25 @@ func (c *conn) readRules(t *table) error {
 // each decodes the attributes behind each message's nfgenmsg, in network order.
 func each(msgs []netlink.Message, decode func(*netlink.AttributeDecoder)) error {
 	for _, m := range msgs {
-		if len(m.Data) < 4 {
-			return fmt.Errorf("nf_tables sent a message of %d bytes", len(m.Data))
+		if err := eachOf(m, decode); err != nil {
+			return err
 		}
-		ad, err := netlink.NewAttributeDecoder(m.Data[4:])
-		if err != nil {
-			return fmt.Errorf("decode nf_tables' answer: %w", err)
-		}
-		ad.ByteOrder = binary.BigEndian
-		decode(ad)
-		if err := ad.Err(); err != nil {
-			return fmt.Errorf("decode nf_tables' answer: %w", err)
-		}
+	}
+	return nil
+}
+
+func eachOf(m netlink.Message, decode func(*netlink.AttributeDecoder)) error {
+	if len(m.Data) < 4 {
+		return fmt.Errorf("nf_tables sent a message of %d bytes", len(m.Data))
+	}
+	ad, err := netlink.NewAttributeDecoder(m.Data[4:])
+	if err != nil {
+		return fmt.Errorf("decode nf_tables' answer: %w", err)
+	}
+	ad.ByteOrder = binary.BigEndian
+	decode(ad)
+	if err := ad.Err(); err != nil {
+		return fmt.Errorf("decode nf_tables' answer: %w", err)
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ func TestLongTimesAreNotLost(t *testing.T) {
 
 func TestEventsThatCannotBeReadCount(t *testing.T) {
 	f := &Fence{}
-	whole := inTable()
+	whole := inTable(tableName)
 	for _, data := range []attrs{whole, whole[:10], append(header(unix.NFPROTO_INET), 3, 0, 1, 0)} {
 		if !f.concerns(netlink.Message{Header: netlink.Header{PID: 1}, Data: data}) {
 			t.Errorf("%x is no reason to look", data)

@@ -15,13 +15,13 @@ import (
 
 // naive reads the table out of the answers; false if one of those that must be
 // looked at is not sound.
-func (r *replies) naive() (t *table, sound bool) {
+func (r *replies) naive() (t *Table, sound bool) {
 	tables, ok := r.lists(unix.NFT_MSG_GETTABLE)
 	for _, l := range tables {
 		ok = ok && l.sound(4, unix.NFTA_TABLE_FLAGS, tableOwner)
 		if l.str(unix.NFTA_TABLE_NAME) == tableName {
 			note, _ := l.last(tableUserdata)
-			t = &table{flags: uint32(l.number(unix.NFTA_TABLE_FLAGS)), owner: uint32(l.number(tableOwner)), comment: naiveComment(note)}
+			t = &Table{flags: uint32(l.number(unix.NFTA_TABLE_FLAGS)), owner: uint32(l.number(tableOwner)), comment: naiveComment(note)}
 		}
 	}
 	if !ok || t == nil {
@@ -58,14 +58,18 @@ func (r *replies) lists(question int) ([]attributeList, bool) {
 	return all, true
 }
 
-func (r *replies) naiveSets(t *table) bool {
+func (r *replies) naiveSets(t *Table) bool {
 	sets, ok := r.lists(unix.NFT_MSG_GETSET)
 	for _, l := range sets {
 		ok = ok && l.sound(4, unix.NFTA_SET_FLAGS, unix.NFTA_SET_KEY_TYPE, unix.NFTA_SET_KEY_LEN,
-			unix.NFTA_SET_DATA_TYPE, unix.NFTA_SET_GC_INTERVAL)
+			unix.NFTA_SET_DATA_TYPE, unix.NFTA_SET_GC_INTERVAL, nftaSetCount)
 		if l.str(unix.NFTA_SET_TABLE) == tableName {
 			_, once := l.last(nftaSetExpr)
-			t.sets = append(t.sets, set{name: l.str(unix.NFTA_SET_NAME), def: setDef{
+			count := -1
+			if _, told := l.last(nftaSetCount); told {
+				count = int(l.number(nftaSetCount))
+			}
+			t.sets = append(t.sets, Set{name: l.str(unix.NFTA_SET_NAME), count: count, def: SetDef{
 				flags:      uint32(l.number(unix.NFTA_SET_FLAGS)),
 				keyType:    uint32(l.number(unix.NFTA_SET_KEY_TYPE)),
 				keyLen:     uint32(l.number(unix.NFTA_SET_KEY_LEN)),
@@ -83,8 +87,8 @@ func (r *replies) naiveSets(t *table) bool {
 	return ok
 }
 
-func (r *replies) naiveElements(set string) ([]element, bool) {
-	var elems []element
+func (r *replies) naiveElements(set string) ([]Element, bool) {
+	var elems []Element
 	for _, m := range r.kept[unix.NFT_MSG_GETSETELEM] {
 		if len(m.Data) < 4 {
 			return nil, false
@@ -114,9 +118,9 @@ func (r *replies) naiveElements(set string) ([]element, bool) {
 // longest is the most whole milliseconds that a Duration holds.
 const longest = math.MaxInt64 / time.Millisecond * time.Millisecond
 
-func naiveElement(l attributeList) (element, bool) {
+func naiveElement(l attributeList) (Element, bool) {
 	_, timed := l.last(unix.NFTA_SET_ELEM_TIMEOUT)
-	e := element{end: l.number(unix.NFTA_SET_ELEM_FLAGS)&unix.NFT_SET_ELEM_INTERVAL_END != 0, timed: timed}
+	e := Element{end: l.number(unix.NFTA_SET_ELEM_FLAGS)&unix.NFT_SET_ELEM_INTERVAL_END != 0, timed: timed}
 	ms := new(big.Int).SetUint64(l.number(unix.NFTA_SET_ELEM_EXPIRATION))
 	e.left = longest // of 292 years, where the kernel allows more
 	if ms.Mul(ms, big.NewInt(int64(time.Millisecond))).IsInt64() {
@@ -150,12 +154,12 @@ func naiveElement(l attributeList) (element, bool) {
 	return e, ok
 }
 
-func (r *replies) naiveChains(t *table) bool {
+func (r *replies) naiveChains(t *Table) bool {
 	chains, ok := r.lists(unix.NFT_MSG_GETCHAIN)
 	for _, l := range chains {
 		hooks, whole := l.nested(unix.NFTA_CHAIN_HOOK)
 		ok = ok && whole && l.sound(4, unix.NFTA_CHAIN_POLICY)
-		c := chain{name: l.str(unix.NFTA_CHAIN_NAME), base: hook{kind: l.str(unix.NFTA_CHAIN_TYPE),
+		c := Chain{name: l.str(unix.NFTA_CHAIN_NAME), base: Hook{kind: l.str(unix.NFTA_CHAIN_TYPE),
 			policy: uint32(l.number(unix.NFTA_CHAIN_POLICY))}}
 		for _, h := range hooks {
 			ok = ok && h.sound(4, unix.NFTA_HOOK_HOOKNUM, unix.NFTA_HOOK_PRIORITY)
@@ -174,9 +178,9 @@ func (r *replies) naiveChains(t *table) bool {
 	for _, l := range rules {
 		exprs, _ := l.last(unix.NFTA_RULE_EXPRESSIONS)
 		note, _ := l.last(unix.NFTA_RULE_USERDATA)
-		i := slices.IndexFunc(t.chains, func(c chain) bool { return c.name == l.str(unix.NFTA_RULE_CHAIN) })
+		i := slices.IndexFunc(t.chains, func(c Chain) bool { return c.name == l.str(unix.NFTA_RULE_CHAIN) })
 		if i >= 0 && l.str(unix.NFTA_RULE_TABLE) == tableName {
-			t.chains[i].rules = append(t.chains[i].rules, rule{naiveComment(note), string(exprs)})
+			t.chains[i].rules = append(t.chains[i].rules, Rule{naiveComment(note), string(exprs)})
 		}
 	}
 	return ok && whole
@@ -196,15 +200,15 @@ func naiveComment(b []byte) string {
 
 // inOneOrder sorts the elements of a table's sets by all that they are: equal
 // keys have no order among themselves.
-func (t *table) inOneOrder() *table {
+func (t *Table) inOneOrder() *Table {
 	for _, s := range t.sets {
 		oneOrder(s.elems)
 	}
 	return t
 }
 
-func oneOrder(elems []element) {
-	slices.SortFunc(elems, func(a, b element) int {
+func oneOrder(elems []Element) {
+	slices.SortFunc(elems, func(a, b Element) int {
 		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.chain, b.chain), cmp.Compare(a.left, b.left),
 			cmp.Compare(fmt.Sprint(a.end, a.timed), fmt.Sprint(b.end, b.timed)))
 	})

@@ -141,7 +141,7 @@ func TestSingleUseAgainAndAgain(t *testing.T) {
 	p.guard(Door{Name: "once", Ports: ports(t, "22/udp"), SingleUse: true})
 	for range 40 {
 		eventually(t, "room for another grant", func() bool {
-			return p.f.Change([]Grant{grant("once", visitorIP, time.Minute)}, nil) == nil
+			return p.f.Change(Changes{Give: []Grant{grant("once", visitorIP, time.Minute)}}) == nil
 		})
 		want(t, p.visitor, "udp", at(hostIP, 22), reached)
 	}

@@ -116,7 +116,7 @@ func TestGivingAgainSetsTheTime(t *testing.T) {
 			t.Errorf("given for %v, has %v left", d, l)
 		}
 	}
-	p.do(p.f.Change([]Grant{grant("ssh", visitorIP, time.Hour)}, []Grant{grant("ssh", visitorIP, 0)}))
+	p.do(p.f.Change(Changes{Give: []Grant{grant("ssh", visitorIP, time.Hour)}, Revoke: []Grant{grant("ssh", visitorIP, 0)}}))
 	if l := left(); l < 59*time.Minute {
 		t.Errorf("revoked and given for an hour in one call, has %v left", l)
 	}

@@ -16,7 +16,6 @@ import (
 
 	"github.com/doorward/doorward/internal/nstest"
 	gocmp "github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
@@ -122,7 +121,7 @@ func grantKey(g Grant) string { return g.Door + " " + canonical(g.Source).String
 
 func (w *walk) change(rt *rapid.T) {
 	give, revoke := w.draw(rt, "give"), w.draw(rt, "revoke")
-	if err := w.f.Change(give, revoke); err != nil {
+	if err := w.f.Change(Changes{Give: give, Revoke: revoke}); err != nil {
 		rt.Fatal(err)
 	}
 	for _, g := range revoke {
@@ -152,20 +151,20 @@ func (w *walk) tamper(rt *rapid.T) {
 		return
 	}
 	var c *conn
-	w.n.Do(func() (err error) { c, err = dial(); return })
+	w.n.Do(func() (err error) { c, err = dial(tableName); return })
 	defer c.nl.Close()
-	b := &batch{}
-	pick := rapid.SampledFrom(w.f.base.chains).Draw(rt, "chain")
+	b := &batch{table: tableName}
+	pick := rapid.SampledFrom(w.f.wholeOf(shown).chains).Draw(rt, "chain")
 	switch rapid.IntRange(0, 3).Draw(rt, "how") {
 	case 0:
-		b.add("flush", unix.NFT_MSG_DELRULE, 0, inTable().with(unix.NFTA_RULE_CHAIN, pick.name))
+		b.flushChain(pick.name)
 	case 1:
-		addRule(b, pick.name, newRule("tampered", []expr{accept()}))
+		b.addRule(pick.name, newRule("tampered", []expr{accept()}))
 	case 2:
-		b.add("flush", unix.NFT_MSG_DELSETELEM, 0, inTable().with(unix.NFTA_SET_ELEM_LIST_SET, "doors.tcp"))
-		addElements(b, "doors.tcp", []element{{key: portKey(9), chain: midChain}, {key: portKey(12), end: true}})
+		b.flushSet("doors.tcp")
+		b.addElements("doors.tcp", []Element{{key: portKey(9), chain: midChain}, {key: portKey(12), end: true}})
 	case 3:
-		b.add("delete", unix.NFT_MSG_DELTABLE, 0, inTable())
+		b.deleteTable()
 		clear(w.grants)
 		clear(w.widths)
 	}
@@ -185,7 +184,7 @@ func (w *walk) compare(rt *rapid.T) {
 	if err := w.f.Check(); err != nil {
 		rt.Fatal(err)
 	}
-	if d := w.f.want.differences(w.f.base); len(d) > 0 {
+	if d := differences(w.f.wholeOf(wanted), w.f.wholeOf(shown)); len(d) > 0 {
 		rt.Fatalf("the kernel shows otherwise than written: %q", d)
 	}
 	got, err := w.f.Grants()
@@ -217,7 +216,7 @@ func (w *walk) compareListing(t *testing.T, rt *rapid.T, fresh *nstest.NS) {
 		}
 		used = append(used, Grant{v.door, source, time.Now().Add(time.Hour)})
 	}
-	err := errors.Join(f.Change(used, nil), f.Change(nil, used), f.Change(slices.Collect(maps.Values(w.grants)), nil))
+	err := errors.Join(f.Change(Changes{Give: used}), f.Change(Changes{Revoke: used}), f.Change(Changes{Give: slices.Collect(maps.Values(w.grants))}))
 	if err != nil {
 		rt.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 // own and waits for nothing else of the Fence. The channel is closed when ctx
 // ends, or when reading fails, which is logged.
 func (f *Fence) Watch(ctx context.Context) (<-chan struct{}, error) {
-	c, err := socket()
+	c, err := socket(tableName)
 	if err != nil {
 		return nil, fmt.Errorf("fence: watch: %w", err)
 	}

@@ -1,0 +1,235 @@
+//go:build linux
+
+package fence
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// batch is one transaction in the making: its messages and, for each, what it
+// does in words for an error.
+type batch struct {
+	table string
+	msgs  []netlink.Message
+	what  []string
+}
+
+// batch begins a transaction about the table.
+func (c *conn) batch() *batch { return &batch{table: c.table} }
+
+// empty says whether the transaction has nothing to do.
+func (b *batch) empty() bool { return len(b.msgs) == 0 }
+
+func (b *batch) add(what string, typ int, flags netlink.HeaderFlags, data []byte) {
+	b.msgs = append(b.msgs, message(typ, flags, data))
+	b.what = append(b.what, what)
+}
+
+// named adds a message about something in the table that has a name.
+func (b *batch) named(what string, name string, typ, attribute int) {
+	b.add(fmt.Sprintf("%s %q", what, name), typ, 0, inTable(b.table).with(attribute, name))
+}
+
+func (b *batch) deleteTable() { b.add("delete the table", unix.NFT_MSG_DELTABLE, 0, inTable(b.table)) }
+
+func (b *batch) deleteSet(name string) {
+	b.named("delete set", name, unix.NFT_MSG_DELSET, unix.NFTA_SET_NAME)
+}
+
+func (b *batch) deleteChain(name string) {
+	b.named("delete chain", name, unix.NFT_MSG_DELCHAIN, unix.NFTA_CHAIN_NAME)
+}
+
+// flushSet takes all elements out of a set, one by one: the kernel needs a
+// microsecond for each, in which nobody else changes the ruleset.
+func (b *batch) flushSet(name string) {
+	b.named("flush set", name, unix.NFT_MSG_DELSETELEM, unix.NFTA_SET_ELEM_LIST_SET)
+}
+
+// flushChain takes all rules out of a chain.
+func (b *batch) flushChain(name string) {
+	b.named("flush chain", name, unix.NFT_MSG_DELRULE, unix.NFTA_RULE_CHAIN)
+}
+
+func (b *batch) deleteCounter(name string) {
+	data := inTable(b.table).with(unix.NFTA_OBJ_NAME, name)
+	data.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
+	b.add(fmt.Sprintf("delete counter %q", name), unix.NFT_MSG_DELOBJ, 0, data)
+}
+
+// makeTable makes the table, or makes this connection the owner of one that is
+// there, when flags say so.
+func (b *batch) makeTable(flags uint32, note string) {
+	data := inTable(b.table)
+	data.u32(unix.NFTA_TABLE_FLAGS, flags)
+	data.bytes(tableUserdata, userdata(note))
+	b.add("make the table", unix.NFT_MSG_NEWTABLE, netlink.Create, data)
+}
+
+func (b *batch) makeCounter(name string) {
+	data := inTable(b.table).with(unix.NFTA_OBJ_NAME, name)
+	data.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
+	data.bytes(unix.NFTA_OBJ_DATA, nil)
+	b.add(fmt.Sprintf("make counter %q", name), unix.NFT_MSG_NEWOBJ, netlink.Create, data)
+}
+
+// makeSet makes a set, without its elements. One of size 0 has no limit (the
+// kernel sets one of 65,535 where rules take elements in or out).
+func (b *batch) makeSet(s Set) {
+	data := inTable(b.table).with(unix.NFTA_SET_NAME, s.name)
+	data.u32(unix.NFTA_SET_FLAGS, s.def.flags)
+	data.u32(unix.NFTA_SET_KEY_TYPE, s.def.keyType)
+	data.u32(unix.NFTA_SET_KEY_LEN, s.def.keyLen)
+	if s.def.dataType != 0 {
+		data.u32(unix.NFTA_SET_DATA_TYPE, s.def.dataType)
+	}
+	if s.def.gcInterval != 0 {
+		data.u32(unix.NFTA_SET_GC_INTERVAL, s.def.gcInterval)
+	}
+	addDescription(&data, s)
+	if s.udata != nil {
+		data.bytes(nftaSetUdata, s.udata)
+	}
+	if s.def.once {
+		addOnce(&data)
+	}
+	data.u32(unix.NFTA_SET_ID, uint32(len(b.msgs)+1)) // any, but no other's in the transaction
+	b.add(fmt.Sprintf("make set %q", s.name), unix.NFT_MSG_NEWSET, netlink.Create, data)
+}
+
+// addOnce gives each element of a set a limit of its own, of one packet, which is
+// asked when the element is added, be it there or not: of two processors one alone
+// adds it. What came in vain, since it could not spend the grant yet, may come
+// again after a tenth of a second.
+func addOnce(data *attrs) {
+	x := data.open(nftaSetExpr)
+	data.str(unix.NFTA_EXPR_NAME, "limit")
+	limit := data.open(unix.NFTA_EXPR_DATA)
+	data.u64(limitRate, 10)
+	data.u64(limitUnit, 1) // a second
+	data.u32(limitBurst, 1)
+	data.close(limit)
+	data.close(x)
+}
+
+// addDescription says how many elements a set holds (NFTA_SET_DESC_SIZE), and how
+// a concatenated key is made up: NFTA_SET_DESC_CONCAT, a list of
+// NFTA_SET_FIELD_LEN.
+func addDescription(data *attrs, s Set) {
+	if s.size == 0 && s.lengths == nil {
+		return
+	}
+	desc := data.open(unix.NFTA_SET_DESC)
+	if s.size != 0 {
+		data.u32(1, s.size)
+	}
+	if s.lengths != nil {
+		fields := data.open(2)
+		for _, n := range s.lengths {
+			elem := data.open(unix.NFTA_LIST_ELEM)
+			data.u32(1, n)
+			data.close(elem)
+		}
+		data.close(fields)
+	}
+	data.close(desc)
+}
+
+// makeChain makes a chain, without its rules.
+func (b *batch) makeChain(n Chain) {
+	data := inTable(b.table).with(unix.NFTA_CHAIN_NAME, n.name)
+	if n.base != (Hook{}) {
+		h := data.open(unix.NFTA_CHAIN_HOOK)
+		data.u32(unix.NFTA_HOOK_HOOKNUM, n.base.number)
+		data.u32(unix.NFTA_HOOK_PRIORITY, uint32(n.base.priority))
+		data.close(h)
+		data.u32(unix.NFTA_CHAIN_POLICY, n.base.policy)
+		data.str(unix.NFTA_CHAIN_TYPE, n.base.kind)
+	}
+	b.add(fmt.Sprintf("make chain %q", n.name), unix.NFT_MSG_NEWCHAIN, netlink.Create, data)
+}
+
+// addRule adds a rule behind those that the chain has.
+func (b *batch) addRule(chain string, r Rule) {
+	data := inTable(b.table).with(unix.NFTA_RULE_CHAIN, chain)
+	data.bytes(unix.NFTA_RULE_EXPRESSIONS, []byte(r.exprs))
+	data.bytes(unix.NFTA_RULE_USERDATA, userdata(r.what))
+	b.add(fmt.Sprintf("add the rule %q to chain %q", r.what, chain),
+		unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, data)
+}
+
+// addElements adds elements to a set; those that are there stay as they are.
+func (b *batch) addElements(set string, elems []Element) {
+	for part := range slices.Chunk(elems, maxElements) {
+		b.add("add to set "+set, unix.NFT_MSG_NEWSETELEM, netlink.Create, elementList(b.table, set, part))
+	}
+}
+
+// setElements gives elements their time, and removes those that have none left.
+// An element's time cannot be changed before Linux 6.12, and one that is not
+// there cannot be deleted before 6.3; to add, which leaves alone what is there,
+// to delete and to add again works everywhere, and as it is one transaction no
+// packet sees the gap.
+func (b *batch) setElements(set string, elems []Element) {
+	for part := range slices.Chunk(elems, maxElements) {
+		list := elementList(b.table, set, part)
+		b.add("add to set "+set, unix.NFT_MSG_NEWSETELEM, netlink.Create, list)
+		b.add("delete from set "+set, unix.NFT_MSG_DELSETELEM, 0, list)
+		if !slices.ContainsFunc(part, func(e Element) bool { return e.left <= 0 }) {
+			b.add("add to set "+set, unix.NFT_MSG_NEWSETELEM, netlink.Create, list)
+			continue
+		}
+		b.addElements(set, slices.DeleteFunc(slices.Clone(part), func(e Element) bool { return e.left <= 0 }))
+	}
+}
+
+func elementList(table, set string, elems []Element) attrs {
+	data := slices.Grow(inTable(table), 64+len(elems)*elementSize).with(unix.NFTA_SET_ELEM_LIST_SET, set)
+	list := data.open(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+	for _, e := range elems {
+		i := data.open(unix.NFTA_LIST_ELEM)
+		data.value(unix.NFTA_SET_ELEM_KEY, []byte(e.key))
+		if e.end {
+			data.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+		}
+		if e.chain != "" {
+			v := data.open(unix.NFTA_SET_ELEM_DATA)
+			if e.chain == Dropped {
+				data.verdict(nfDrop, "")
+			} else {
+				data.verdict(unix.NFT_GOTO, e.chain)
+			}
+			data.close(v)
+		}
+		if e.left > 0 {
+			data.u64(unix.NFTA_SET_ELEM_TIMEOUT, uint64(e.left/time.Millisecond))
+		}
+		data.close(i)
+	}
+	data.close(list)
+	return data
+}
+
+// inTable begins a message about something in the table.
+func inTable(table string) attrs {
+	a := header(unix.NFPROTO_INET)
+	a.str(1, table) // all NFTA_*_TABLE, and NFTA_TABLE_NAME, are 1
+	return a
+}
+
+// refusal says which message it was; the 0th began the batch.
+func (b *batch) refusal(i int, op *netlink.OpError) error {
+	err := op.Err
+	if op.Message != "" {
+		err = fmt.Errorf("%w (%s)", err, op.Message)
+	}
+	if i == 0 || i > len(b.what) {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return fmt.Errorf("%s: %w", b.what[i-1], err)
+}
