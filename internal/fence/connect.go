@@ -65,16 +65,19 @@ func (f *Fence) connectReader(r *reader) error {
 	return nil
 }
 
-// ask runs questions over one of the connections for them.
+// ask runs questions about what is guarded over one of the connections for them.
 func (f *Fence) ask(r *reader, questions func(*conn) error) error {
 	r.turn.Lock()
 	defer r.turn.Unlock()
 	f.mu.Lock()
 	err := f.connectReader(r)
-	c := r.conn
+	c, guarded := r.conn, f.shared.want != nil
 	f.mu.Unlock()
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case !guarded:
+		return errNoDoors
 	}
 	err = questions(c)
 	if isBroken(err) {

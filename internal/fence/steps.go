@@ -13,7 +13,7 @@ import (
 
 // stepTime is how long a part of a Guard should take: a change of grants that
 // comes meanwhile waits for it.
-const stepTime = 5 * time.Millisecond
+const stepTime = 10 * time.Millisecond
 
 // guardInParts makes the table that of doors, from what the fence put there
 // before. False says that it cannot: the parts are not enough.
@@ -93,7 +93,7 @@ func inSteps[T any](f *Fence, all []T, each func(*conn, *batch, T) (func(), erro
 		all = all[len(some):]
 		if took > stepTime {
 			n = max(1, n/2)
-		} else if took < stepTime/4 {
+		} else if took < stepTime/2 {
 			n *= 2
 		}
 	}

@@ -121,9 +121,19 @@ func grantKey(g Grant) string { return g.Door + " " + canonical(g.Source).String
 
 func (w *walk) change(rt *rapid.T) {
 	give, revoke := w.draw(rt, "give"), w.draw(rt, "revoke")
-	if err := w.f.Change(Changes{Give: give, Revoke: revoke}); err != nil {
+	var empty []string
+	for _, d := range w.doors {
+		if rapid.IntRange(0, 3).Draw(rt, "empty") == 0 {
+			empty = append(empty, d.Name)
+			if rapid.Bool().Draw(rt, "many") {
+				manyOf(w.f, d.Name)
+			}
+		}
+	}
+	if err := w.f.Change(Changes{Empty: empty, Give: give, Revoke: revoke}); err != nil {
 		rt.Fatal(err)
 	}
+	maps.DeleteFunc(w.grants, func(_ string, g Grant) bool { return slices.Contains(empty, g.Door) })
 	for _, g := range revoke {
 		delete(w.grants, grantKey(g))
 	}

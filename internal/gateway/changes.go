@@ -180,7 +180,7 @@ func (g *Gateway) flush(now time.Time) {
 	changed := len(g.changes.grants) > 0
 	give, revoke := g.changes.fence()
 	if len(give)+len(revoke) > 0 {
-		if err := g.world.Fence.Change(give, revoke); err != nil {
+		if err := g.world.Fence.Change(fence.Changes{Revoke: revoke, Give: give}); err != nil {
 			g.log.Error("cannot change grants in the fence; comparing it anew", "err", err)
 			g.resync = true
 			for _, f := range give {

@@ -208,17 +208,18 @@ func (k *modelKernel) EndFlows([]fence.Grant) error { return nil }
 
 func (k *modelKernel) Stands() (bool, error) { return k.table, nil }
 
-func (k *modelKernel) Change(give, revoke []fence.Grant) error {
+func (k *modelKernel) Change(c fence.Changes) error {
 	m := (*model)(k)
 	m.point()
 	if !m.table || m.refuses > 0 {
 		m.refuses = max(0, m.refuses-1)
 		return errors.New("no such table")
 	}
-	for _, g := range revoke {
+	maps.DeleteFunc(m.grants, func(l lease, _ time.Time) bool { return slices.Contains(c.Empty, l.door) })
+	for _, g := range c.Revoke {
 		delete(m.grants, lease{g.Door, g.Source})
 	}
-	for _, g := range give {
+	for _, g := range c.Give {
 		l := lease{g.Door, g.Source}
 		if _, ok := m.single[g.Door]; !ok {
 			return fmt.Errorf("door %q is not guarded", g.Door)

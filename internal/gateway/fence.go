@@ -7,6 +7,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/port"
 )
 
 const (
@@ -24,7 +25,9 @@ func fenceDoors(c *config.Config) []fence.Door {
 		f := fence.Door{Name: d.Name, Ports: d.Ports,
 			Reject: d.Refuse == config.Reject, SingleUse: d.SingleUse, Always: d.Always}
 		for _, k := range d.Knocks {
-			f.Listen = append(f.Listen, k.Listen...)
+			for _, p := range k.Listen {
+				f.Listen = append(f.Listen, port.Range{Proto: port.TCP, First: p, Last: p})
+			}
 		}
 		doors = append(doors, f)
 	}
@@ -86,7 +89,7 @@ func (g *Gateway) repairFence(now time.Time) error {
 	if len(give)+len(revoke) == 0 {
 		return nil
 	}
-	return g.world.Fence.Change(give, revoke)
+	return g.world.Fence.Change(fence.Changes{Revoke: revoke, Give: give})
 }
 
 // compare takes the grants of one door out of kernel and returns those to give

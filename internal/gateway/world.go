@@ -53,7 +53,7 @@ type World struct {
 type Fence interface {
 	Stands() (bool, error)
 	Guard(doors []fence.Door) error
-	Change(give, revoke []fence.Grant) error
+	Change(c fence.Changes) error
 	Grants() ([]fence.Grant, error)
 	// Missing returns those of grants that the kernel does not have. It is called
 	// beside the turns.

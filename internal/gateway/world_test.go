@@ -160,7 +160,7 @@ func (k *kernel) Stands() (bool, error) {
 	return k.table, nil
 }
 
-func (k *kernel) Change(give, revoke []fence.Grant) error {
+func (k *kernel) Change(c fence.Changes) error {
 	k.mu.Lock()
 	stall := k.stall
 	k.mu.Unlock()
@@ -174,10 +174,11 @@ func (k *kernel) Change(give, revoke []fence.Grant) error {
 		k.refuses--
 		return errors.New("no buffer space available")
 	}
-	for _, g := range revoke {
+	maps.DeleteFunc(k.grants, func(g grantKey, _ time.Time) bool { return slices.Contains(c.Empty, g.door) })
+	for _, g := range c.Revoke {
 		delete(k.grants, grantKey{g.Door, g.Source})
 	}
-	for _, g := range give {
+	for _, g := range c.Give {
 		if k.grants[grantKey{g.Door, g.Source}] = g.Until; time.Until(g.Until) < time.Millisecond {
 			delete(k.grants, grantKey{g.Door, g.Source})
 		}
