@@ -313,8 +313,13 @@ func TestTuplesOfAFlow(t *testing.T) {
 	t.Parallel()
 	a := func(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 	visitor, front, back := a("192.0.2.2:40000"), a("192.0.2.1:5353"), a("192.0.2.1:53")
-	dns := flowSource{[]port.Range{{Proto: port.UDP, First: 5353, Last: 5353}}, netip.MustParsePrefix("192.0.2.2/32")}
-	behind := flowSource{[]port.Range{{Proto: port.UDP, First: 53, Last: 53}}, dns.source}
+	from := func(number uint16, source string) flowSources {
+		s := flowSources{map[netip.Prefix][]port.Range{}, map[int]bool{}}
+		s.add(netip.MustParsePrefix("198.51.100.0/24"), nil)
+		s.add(netip.MustParsePrefix(source), []port.Range{{Proto: port.UDP, First: number, Last: number}})
+		return s
+	}
+	dns, behind := from(5353, "192.0.2.2/32"), from(53, "192.0.2.2/32")
 	// entry is a flow that was let in.
 	entry := func(from, to, backFrom, backTo netip.AddrPort) conntrack.Entry {
 		return conntrack.Entry{Proto: unix.IPPROTO_UDP, LetIn: true,
@@ -324,7 +329,7 @@ func TestTuplesOfAFlow(t *testing.T) {
 	stray.LetIn, tcp.Proto = false, unix.IPPROTO_TCP
 	for name, tc := range map[string]struct {
 		e    conntrack.Entry
-		s    flowSource
+		s    flowSources
 		want []tuple
 	}{
 		"the visitor's":       {entry(visitor, front, back, visitor), dns, []tuple{{visitor, front}, {visitor, back}}},
@@ -336,7 +341,7 @@ func TestTuplesOfAFlow(t *testing.T) {
 		"another door's":      {entry(visitor, back, back, visitor), dns, nil},
 		"somebody else's":     {entry(other, back, back, other), behind, nil},
 	} {
-		if got := tuplesOf(tc.e, []flowSource{tc.s}); fmt.Sprint(got) != fmt.Sprint(tc.want) {
+		if got := tuplesOf(tc.e, tc.s); fmt.Sprint(got) != fmt.Sprint(tc.want) {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)
 		}
 	}

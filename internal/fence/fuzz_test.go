@@ -312,12 +312,18 @@ func FuzzTuple(f *testing.F) {
 			return
 		}
 		size := len(key)/2 - 4
-		if from, _ := netip.AddrFromSlice(key[:size]); got.key() != string(key) || got.from.Addr() != from {
+		from, _ := netip.AddrFromSlice(key[:size])
+		if got.key() != string(key) || got.from.Addr() != from {
 			t.Fatalf("%x reads as %v", key, got)
 		}
 		all := []port.Range{{Proto: port.UDP, First: 0, Last: 65535}}
-		of := flowSource{all, netip.PrefixFrom(got.from.Addr(), size*8)}
-		if !got.isOf(of) || got.isOf(flowSource{nil, of.source}) || (tuple{netip.AddrPortFrom(got.from.Addr().Next(), 1), got.to}).isOf(of) {
+		of := func(ports []port.Range) flowSources {
+			s := flowSources{map[netip.Prefix][]port.Range{}, map[int]bool{}}
+			s.add(netip.PrefixFrom(from, size*8), ports)
+			return s
+		}
+		next := tuple{netip.AddrPortFrom(from.Next(), 1), got.to}
+		if mapped := from.Is4In6(); of(all).have(got) == mapped || of(nil).have(got) || of(all).have(next) && !from.Next().Is4In6() {
 			t.Fatalf("%v: whose it is is read wrong", got)
 		}
 	})

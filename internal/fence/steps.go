@@ -72,7 +72,7 @@ func (f *Fence) guardInParts(doors []Door, late bool) (done bool, err error) {
 func inSteps[T any](f *Fence, all []T, each func(*conn, *batch, T) (func(), error)) error {
 	for n := 4; len(all) > 0; {
 		some := all[:min(n, len(all))]
-		took, err := f.step(func(c *conn, b *batch) (func(), error) {
+		took, err := f.step("guard", func(c *conn, b *batch) (func(), error) {
 			var dones []func()
 			for _, one := range some {
 				done, err := each(c, b, one)
@@ -101,11 +101,11 @@ func inSteps[T any](f *Fence, all []T, each func(*conn, *batch, T) (func(), erro
 }
 
 // step is one transaction, and how long it took.
-func (f *Fence) step(fill func(*conn, *batch) (func(), error)) (time.Duration, error) {
+func (f *Fence) step(what string, fill func(*conn, *batch) (func(), error)) (time.Duration, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	begun := time.Now()
-	err := f.do("guard", func(c *conn) error {
+	err := f.do(what, func(c *conn) error {
 		b := c.batch()
 		done, err := fill(c, b)
 		if err != nil {
@@ -149,7 +149,7 @@ func (f *Fence) removePart(_ *conn, b *batch, name string) (func(), error) {
 
 // share gives all doors what they share, and with it their ports.
 func (f *Fence) share(next *Table, doors []Door) error {
-	_, err := f.step(func(_ *conn, b *batch) (func(), error) {
+	_, err := f.step("guard", func(_ *conn, b *batch) (func(), error) {
 		plan(b, next, f.shared.base, staleOf(next, f.shared.base), nil)
 		return func() {
 			f.shared = part{want: next, base: next}
