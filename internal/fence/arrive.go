@@ -254,7 +254,7 @@ func ask() Chain {
 	n := Chain{name: askChain}
 	for _, kind := range []uint8{tcpFastOpen, tcpExperiment} {
 		n.rules = append(n.rules, newRule(fmt.Sprintf("no fast open, option %d", kind),
-			isSyn(unix.NFT_CMP_EQ), tcpOption(kind), []expr{drop()}))
+			isSyn(unix.NFT_CMP_EQ), hasOption(kind), []expr{drop()}))
 	}
 	for words := byte(5); words <= 15; words++ { // the header's length
 		n.rules = append(n.rules, newRule(fmt.Sprintf("no data behind a header of %d bytes", 4*int(words)),

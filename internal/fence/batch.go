@@ -3,6 +3,7 @@
 package fence
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -232,4 +233,17 @@ func (b *batch) refusal(i int, op *netlink.OpError) error {
 		return fmt.Errorf("commit: %w", err)
 	}
 	return fmt.Errorf("%s: %w", b.what[i-1], err)
+}
+
+// ownership tries whether the kernel knows owner and persist, with a table that
+// nobody ever sees.
+func (c *conn) ownership() (bool, error) {
+	b := &batch{table: c.table + "-probe"}
+	b.makeTable(tableFlagOwner|tableFlagPersist, "probe")
+	b.deleteTable()
+	err := c.commit(b)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
+		return false, nil
+	}
+	return err == nil, err
 }

@@ -27,12 +27,12 @@ func differences(want, got *Table) []string {
 	}
 	self := func(name string) string { return name }
 	d = append(d, compare("counter", self, want.counters, got.counters, func(w, g *string) []string { return nil })...)
-	d = append(d, compare("set", Set.key, want.sets, got.sets, setDifferences)...)
-	return append(d, compare("chain", Chain.key, want.chains, got.chains, chainDifferences)...)
+	d = append(d, compare("set", setName, want.sets, got.sets, setDifferences)...)
+	return append(d, compare("chain", chainName, want.chains, got.chains, chainDifferences)...)
 }
 
-func (s Set) key() string   { return s.name }
-func (c Chain) key() string { return c.name }
+func setName(s Set) string     { return s.name }
+func chainName(c Chain) string { return c.name }
 
 // index finds things by their names.
 func index[T any](things []T, name func(T) string) map[string]*T {

@@ -76,6 +76,9 @@ func socket(table string) (*conn, error) {
 	return c, nil
 }
 
+// close ends the connection.
+func (c *conn) close() error { return c.nl.Close() }
+
 // prepare sizes the socket's buffers and asks for the ruleset's generation.
 func (c *conn) prepare() error {
 	_ = c.nl.SetOption(netlink.ExtendedAcknowledge, true) // reasons in words, where the kernel has them
@@ -139,6 +142,10 @@ type brokenError struct {
 func (e *brokenError) Error() string { return e.doing + ": " + e.err.Error() }
 func (e *brokenError) Unwrap() error { return e.err }
 
+// broken says that the connection broke in doing something.
+func broken(doing string, err error) error { return &brokenError{doing, err} }
+
+// isBroken says whether an error is of the connection itself.
 func isBroken(err error) bool {
 	_, broken := errors.AsType[*brokenError](err)
 	return broken

@@ -27,11 +27,11 @@ func (f *Fence) connect() error {
 		return err
 	}
 	if err := f.same(c); err != nil {
-		c.nl.Close()
+		c.close()
 		return err
 	}
 	if err := patiently(func() error { return f.take(c) }); err != nil {
-		c.nl.Close()
+		c.close()
 		return err
 	}
 	f.conn = c
@@ -58,7 +58,7 @@ func (f *Fence) connectReader(r *reader) error {
 		return err
 	}
 	if err := f.same(c); err != nil {
-		c.nl.Close()
+		c.close()
 		return err
 	}
 	r.conn = c
@@ -82,7 +82,7 @@ func (f *Fence) ask(r *reader, questions func(*conn) error) error {
 	err = questions(c)
 	if isBroken(err) {
 		f.mu.Lock()
-		c.nl.Close()
+		c.close()
 		r.conn = nil
 		f.mu.Unlock()
 	}
@@ -142,19 +142,6 @@ func (f *Fence) take(c *conn) error {
 	return nil
 }
 
-// ownership tries whether the kernel knows owner and persist, with a table that
-// nobody ever sees.
-func (c *conn) ownership() (bool, error) {
-	b := &batch{table: c.table + "-probe"}
-	b.makeTable(tableFlagOwner|tableFlagPersist, layoutVersion)
-	b.deleteTable()
-	err := c.commit(b)
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
 // busy makes of the kernel's EPERM, which after a successful dial has only one
 // reason, what it means.
 func busy(err error) error {
@@ -176,7 +163,7 @@ func (f *Fence) do(what string, call func(*conn) error) error {
 		return nil
 	}
 	if isBroken(err) && f.conn != nil {
-		f.conn.nl.Close()
+		f.conn.close()
 		f.conn, f.owned = nil, false
 	}
 	return fmt.Errorf("fence: %s: %w", what, err)

@@ -9,19 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Numbers of linux/netfilter/nf_tables.h and nf_conntrack_common.h that
-// golang.org/x/sys/unix does not have.
+// Numbers of linux/netfilter/nf_tables.h that golang.org/x/sys/unix does not have.
 const (
-	bitwiseOp      = 6 // NFTA_BITWISE_OP
-	dynsetAdd      = 0 // NFT_DYNSET_OP_ADD
-	dynsetUpdate   = 1 // NFT_DYNSET_OP_UPDATE
-	dynsetDelete   = 2 // NFT_DYNSET_OP_DELETE
-	ctInvalid      = 1 << 0
-	ctEstablished  = 1 << 1
-	ctOriginal     = 0  // IP_CT_DIR_ORIGINAL
-	ctReply        = 1  // IP_CT_DIR_REPLY
-	rtnUnicast     = 1  // RTN_UNICAST
-	loopback       = 1  // LOOPBACK_IFINDEX
+	bitwiseOp      = 6  // NFTA_BITWISE_OP
+	dynsetAdd      = 0  // NFT_DYNSET_OP_ADD
+	dynsetUpdate   = 1  // NFT_DYNSET_OP_UPDATE
+	dynsetDelete   = 2  // NFT_DYNSET_OP_DELETE
 	nftaSetExpr    = 17 // NFTA_SET_EXPR
 	nftaSetUdata   = 13 // NFTA_SET_USERDATA
 	nftaSetCount   = 20 // NFTA_SET_COUNT
@@ -31,18 +24,6 @@ const (
 	socketKey      = 1  // NFTA_SOCKET_KEY
 	socketDreg     = 2  // NFTA_SOCKET_DREG
 	socketWildcard = 2  // NFT_SOCKET_WILDCARD
-	tcpSyn         = 0x02
-	tcpRst         = 0x04
-	tcpAck         = 0x10
-	tcpSynAck      = 0x12
-	tcpSynRstAck   = 0x16
-	tcpFastOpen    = 34  // RFC 7413, section 4.1.1
-	tcpExperiment  = 254 // RFC 6994; fast open had this one first
-	offsetSequence = 4   // in the TCP header (RFC 9293, section 3.1)
-	offsetAck      = 8
-	offsetLength   = 12
-	offsetFlags    = 13
-	nobody         = 0xffffffff // INVALID_UID
 )
 
 // expr is one expression of a rule as an element of NFTA_RULE_EXPRESSIONS, its
@@ -137,13 +118,13 @@ func ctOf(key uint32, direction uint8) expr {
 	})
 }
 
-// setLabel adds a label to the connection. The kernel only ever adds to those
+// setLabels adds labels to the connection. The kernel only ever adds to those
 // that are there (nft_ct_set_eval), and passes over what is not tracked.
-func setLabel(label byte) []expr {
+func setLabels(labels []byte) []expr {
 	return []expr{
 		expression("immediate", func(a *attrs) {
 			a.u32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_1)
-			a.value(unix.NFTA_IMMEDIATE_DATA, labels(label))
+			a.value(unix.NFTA_IMMEDIATE_DATA, labels)
 		}),
 		expression("ct", func(a *attrs) {
 			a.u32(unix.NFTA_CT_SREG, unix.NFT_REG_1)
@@ -152,43 +133,25 @@ func setLabel(label byte) []expr {
 	}
 }
 
-// hasLabel matches when the connection has the label.
-func hasLabel(label byte) []expr {
-	return []expr{ct(unix.NFT_CT_LABELS), and(labels(label)...), nfcmp(unix.NFT_CMP_EQ, labels(label)...)}
-}
-
-// labels are a connection's 128 bits of labels with those of one byte set.
-func labels(last byte) []byte {
-	l := make([]byte, labelsLen)
-	l[labelsLen-1] = last
-	return l
-}
-
-// socketBound matches a full socket (neither a handshake nor the remains of a
-// connection) for the packet's addresses that is bound to one address, a
-// connection or a listener on that address alone; or else one that is bound to
-// all, which only a listener is.
-func socketBound(toOne bool) []expr {
-	toAll := byte(1)
-	if toOne {
-		toAll = 0
-	}
-	return []expr{expression("socket", func(a *attrs) {
+// wildcard asks whether the full socket for the packet's addresses is bound to all
+// addresses: 1, or 0 for one that is bound to one. Without one the rule ends.
+func wildcard() expr {
+	return expression("socket", func(a *attrs) {
 		a.u32(socketKey, socketWildcard)
 		a.u32(socketDreg, unix.NFT_REG_1)
-	}), nfcmp(unix.NFT_CMP_EQ, toAll)}
+	})
 }
 
-// tcpOption matches a TCP segment that has the option.
-func tcpOption(kind uint8) []expr {
-	return []expr{expression("exthdr", func(a *attrs) {
+// tcpOption asks whether the segment has an option: 1, or 0.
+func tcpOption(kind uint8) expr {
+	return expression("exthdr", func(a *attrs) {
 		a.u32(unix.NFTA_EXTHDR_DREG, unix.NFT_REG_1)
 		a.u8(unix.NFTA_EXTHDR_TYPE, kind)
 		a.u32(unix.NFTA_EXTHDR_OFFSET, 0)
 		a.u32(unix.NFTA_EXTHDR_LEN, 1)
 		a.u32(unix.NFTA_EXTHDR_FLAGS, unix.NFT_EXTHDR_F_PRESENT)
 		a.u32(unix.NFTA_EXTHDR_OP, unix.NFT_EXTHDR_OP_TCPOPT)
-	}), nfcmp(unix.NFT_CMP_EQ, 1)}
+	})
 }
 
 // fibType asks the routing table what kind of address the destination is.
@@ -295,33 +258,3 @@ const (
 	nfDrop   = 0
 	nfAccept = 1
 )
-
-// isProto matches a transport protocol, whatever IPv6 extension headers lead
-// to it.
-func isProto(p byte) []expr {
-	return []expr{meta(unix.NFT_META_L4PROTO), nfcmp(unix.NFT_CMP_EQ, p)}
-}
-
-// isSyn matches the segment that asks for a new connection, or with NEQ all
-// others: SYN without ACK (RFC 9293, section 3.10.7.2).
-func isSyn(op uint32) []expr { return hasFlags(tcpSynAck, op, tcpSyn) }
-
-// hasFlags compares those of a TCP segment's flags that mask has.
-func hasFlags(mask byte, op uint32, flags byte) []expr {
-	return append(isProto(unix.IPPROTO_TCP), inSegment(offsetFlags, 1), and(mask), nfcmp(op, flags))
-}
-
-// inSegment puts bytes of the TCP segment into the first register.
-func inSegment(offset, length uint32) expr {
-	return payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, offset, length, unix.NFT_REG_1)
-}
-
-// hasBit matches when the conntrack value has one of the bits.
-func hasBit(key uint32, bits uint32) []expr {
-	return []expr{ct(key), and(native(bits)...), nfcmp(unix.NFT_CMP_NEQ, 0, 0, 0, 0)}
-}
-
-// destinationPort puts the destination port into the first register.
-func destinationPort() expr {
-	return payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, unix.NFT_REG_1)
-}

@@ -300,7 +300,7 @@ func (f *Fence) close() error {
 	var errs []error
 	for _, c := range []**conn{&f.conn, &f.lister.conn, &f.asker.conn} {
 		if *c != nil {
-			errs = append(errs, (*c).nl.Close())
+			errs = append(errs, (*c).close())
 		}
 		*c = nil
 	}
@@ -315,7 +315,7 @@ func Cleanup() error {
 	if err != nil {
 		return fmt.Errorf("fence: %w", err)
 	}
-	defer c.nl.Close()
+	defer c.close()
 	b := c.batch()
 	b.deleteTable()
 	err = patiently(func() error { return busy(c.commit(b)) })

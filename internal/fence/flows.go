@@ -161,7 +161,7 @@ func trackedFlows(tracker *conntrack.Conn, fam family, sources flowSources) ([]c
 // two share.
 func tracking(err error) error {
 	if errors.Is(err, conntrack.ErrBroken) {
-		return &brokenError{"end flows", err}
+		return broken("end flows", err)
 	}
 	return err
 }

@@ -61,12 +61,12 @@ func (f *Fence) guardAtOnce(c *conn, doors []Door) error {
 		f.settle(shared, next, got)
 		return nil
 	}
-	carry, err := c.carry(want, got)
+	kept, err := carry(c, want, got)
 	if err != nil {
 		return err
 	}
 	b := c.batch()
-	planTable(b, want, got, carry)
+	planTable(b, want, got, kept)
 	if err := c.commit(b); err != nil {
 		return busy(err)
 	}

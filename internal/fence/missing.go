@@ -3,12 +3,8 @@
 package fence
 
 import (
-	"errors"
 	"fmt"
 	"slices"
-
-	"github.com/mdlayher/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // askAtOnce bounds the questions that are under way: their answers, each a message
@@ -26,7 +22,11 @@ func (f *Fence) Missing(grants []Grant) ([]Grant, error) {
 	var gone []Grant
 	for part := range slices.Chunk(grants, askAtOnce) {
 		err := f.ask(&f.asker, func(c *conn) error {
-			there, err := c.have(part)
+			members, err := membersOf(part)
+			if err != nil {
+				return err
+			}
+			there, err := c.have(members)
 			for i, g := range part {
 				if err == nil && !there[i] {
 					gone = append(gone, g)
@@ -41,46 +41,15 @@ func (f *Fence) Missing(grants []Grant) ([]Grant, error) {
 	return gone, nil
 }
 
-// have says for each grant whether the kernel has it. Where there is no set or no
-// table, there are no grants.
-func (c *conn) have(grants []Grant) ([]bool, error) {
-	var questions []netlink.Message
+// membersOf are the elements that grants are.
+func membersOf(grants []Grant) ([]Member, error) {
+	var members []Member
 	for _, g := range grants {
 		if !g.Source.IsValid() {
 			return nil, fmt.Errorf("door %q: the grant's source is no valid prefix", g.Door)
 		}
 		w, key := widthOf(g)
-		questions = append(questions, message(unix.NFT_MSG_GETSETELEM, 0, elementList(c.table, w.set(), []Element{{key: key}})))
+		members = append(members, Member{Set: w.set(), Key: key})
 	}
-	sent, err := c.nl.SendMessages(questions)
-	if err != nil {
-		return nil, &brokenError{"ask the kernel", err}
-	}
-	there := make([]bool, len(grants))
-	var refusal error
-	for answered := 0; answered < len(sent); {
-		msgs, err := c.receive()
-		op, refused := errors.AsType[*netlink.OpError](err)
-		var sequence uint32
-		switch {
-		case refused && op.Sequence != 0:
-			sequence = op.Sequence
-		case err != nil:
-			return nil, &brokenError{"hear from the kernel", err}
-		case len(msgs) == 0:
-			continue
-		default:
-			sequence = msgs[0].Header.Sequence
-		}
-		i := int(sequence - sent[0].Header.Sequence)
-		if i >= len(sent) {
-			continue // a leftover of an earlier question
-		}
-		answered++
-		there[i] = !refused
-		if refused && !errors.Is(op.Err, unix.ENOENT) && refusal == nil {
-			refusal = op.Err
-		}
-	}
-	return there, refusal
+	return members, nil
 }

@@ -21,12 +21,12 @@ func replaces(want, got *Table) bool {
 // carry reads, by set, the grants that got holds but will lose on the way to
 // want, because their set or the table is made anew. One that never ends, which
 // is not the fence's, is not carried.
-func (c *conn) carry(want, got *Table) (map[string][]Element, error) {
-	carry := map[string][]Element{}
+func carry(c *conn, want, got *Table) (map[string][]Element, error) {
+	kept := map[string][]Element{}
 	if got == nil {
-		return carry, nil
+		return kept, nil
 	}
-	there := index(got.sets, Set.key)
+	there := index(got.sets, setName)
 	for _, w := range want.sets {
 		g := there[w.name]
 		if !outlives(w.name) || g == nil || g.def.keyLen != w.def.keyLen || g.def == w.def && !replaces(want, got) {
@@ -36,9 +36,9 @@ func (c *conn) carry(want, got *Table) (map[string][]Element, error) {
 		if err != nil && !errors.Is(err, errInterrupted) {
 			return nil, err
 		}
-		carry[w.name] = slices.DeleteFunc(elems, func(e Element) bool { return !isGiven(e) })
+		kept[w.name] = slices.DeleteFunc(elems, func(e Element) bool { return !isGiven(e) })
 	}
-	return carry, nil
+	return kept, nil
 }
 
 // outlives says whether what a set of that name holds is carried over: grants,
@@ -100,7 +100,7 @@ type stale struct {
 // staleOf finds what is stale. Sets that again names are made anew as well.
 func staleOf(want, got *Table, again ...string) stale {
 	s := stale{empty: map[string]bool{}}
-	sets, chains := index(want.sets, Set.key), index(want.chains, Chain.key)
+	sets, chains := index(want.sets, setName), index(want.chains, chainName)
 	// What is made anew under the same name may be referred to from anywhere.
 	all := false
 	for _, g := range got.sets {
@@ -133,9 +133,9 @@ func staleOf(want, got *Table, again ...string) stale {
 // build adds what want has and got, without what is stale, has not.
 func build(b *batch, want, got *Table, old stale, carry map[string][]Element) {
 	counters := toSet(got.counters)
-	sets := toSet(names(got.sets, Set.key), old.sets...)
-	chains := toSet(names(got.chains, Chain.key), old.chains...)
-	filled := toSet(names(got.chains, Chain.key), old.flush...)
+	sets := toSet(names(got.sets, setName), old.sets...)
+	chains := toSet(names(got.chains, chainName), old.chains...)
+	filled := toSet(names(got.chains, chainName), old.flush...)
 	for _, n := range want.counters {
 		if !counters[n] {
 			b.makeCounter(n)

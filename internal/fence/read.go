@@ -226,6 +226,50 @@ func (c *conn) readElement(set, key string) (Element, bool, error) {
 	return found, err == nil && n == 1, err
 }
 
+// Member is an element of a set.
+type Member struct{ Set, Key string }
+
+// have says for each element whether the kernel has it. Where there is no set or
+// no table, there are no elements. The answers, a message each, must fit into the
+// socket's buffer.
+func (c *conn) have(members []Member) ([]bool, error) {
+	var questions []netlink.Message
+	for _, m := range members {
+		questions = append(questions, message(unix.NFT_MSG_GETSETELEM, 0, elementList(c.table, m.Set, []Element{{key: m.Key}})))
+	}
+	sent, err := c.nl.SendMessages(questions)
+	if err != nil {
+		return nil, &brokenError{"ask the kernel", err}
+	}
+	there := make([]bool, len(members))
+	var refusal error
+	for answered := 0; answered < len(sent); {
+		msgs, err := c.receive()
+		op, refused := errors.AsType[*netlink.OpError](err)
+		var sequence uint32
+		switch {
+		case refused && op.Sequence != 0:
+			sequence = op.Sequence
+		case err != nil:
+			return nil, &brokenError{"hear from the kernel", err}
+		case len(msgs) == 0:
+			continue
+		default:
+			sequence = msgs[0].Header.Sequence
+		}
+		i := int(sequence - sent[0].Header.Sequence)
+		if i >= len(sent) {
+			continue // a leftover of an earlier question
+		}
+		answered++
+		there[i] = !refused
+		if refused && !errors.Is(op.Err, unix.ENOENT) && refusal == nil {
+			refusal = op.Err
+		}
+	}
+	return there, refusal
+}
+
 // decodeElements calls each with all elements of a message.
 func decodeElements(each func(Element)) func(*netlink.AttributeDecoder) {
 	return func(ad *netlink.AttributeDecoder) {

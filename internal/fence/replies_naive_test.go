@@ -19,7 +19,7 @@ func (r *replies) naive() (t *Table, sound bool) {
 	tables, ok := r.lists(unix.NFT_MSG_GETTABLE)
 	for _, l := range tables {
 		ok = ok && l.sound(4, unix.NFTA_TABLE_FLAGS, tableOwner)
-		if l.str(unix.NFTA_TABLE_NAME) == tableName {
+		if l.str(unix.NFTA_TABLE_NAME) == testTable {
 			note, _ := l.last(tableUserdata)
 			t = &Table{flags: uint32(l.number(unix.NFTA_TABLE_FLAGS)), owner: uint32(l.number(tableOwner)), comment: naiveComment(note)}
 		}
@@ -34,7 +34,7 @@ func (r *replies) naive() (t *Table, sound bool) {
 			whole = whole && d.sound(8, unix.NFTA_COUNTER_PACKETS)
 		}
 		ok = ok && whole
-		if l.str(unix.NFTA_OBJ_TABLE) == tableName {
+		if l.str(unix.NFTA_OBJ_TABLE) == testTable {
 			t.counters = append(t.counters, l.str(unix.NFTA_OBJ_NAME))
 		}
 	}
@@ -63,7 +63,7 @@ func (r *replies) naiveSets(t *Table) bool {
 	for _, l := range sets {
 		ok = ok && l.sound(4, unix.NFTA_SET_FLAGS, unix.NFTA_SET_KEY_TYPE, unix.NFTA_SET_KEY_LEN,
 			unix.NFTA_SET_DATA_TYPE, unix.NFTA_SET_GC_INTERVAL, nftaSetCount)
-		if l.str(unix.NFTA_SET_TABLE) == tableName {
+		if l.str(unix.NFTA_SET_TABLE) == testTable {
 			_, once := l.last(nftaSetExpr)
 			count := -1
 			if _, told := l.last(nftaSetCount); told {
@@ -170,7 +170,7 @@ func (r *replies) naiveChains(t *Table) bool {
 				c.base.priority = int32(h.number(unix.NFTA_HOOK_PRIORITY))
 			}
 		}
-		if l.str(unix.NFTA_CHAIN_TABLE) == tableName {
+		if l.str(unix.NFTA_CHAIN_TABLE) == testTable {
 			t.chains = append(t.chains, c)
 		}
 	}
@@ -179,7 +179,7 @@ func (r *replies) naiveChains(t *Table) bool {
 		exprs, _ := l.last(unix.NFTA_RULE_EXPRESSIONS)
 		note, _ := l.last(unix.NFTA_RULE_USERDATA)
 		i := slices.IndexFunc(t.chains, func(c Chain) bool { return c.name == l.str(unix.NFTA_RULE_CHAIN) })
-		if i >= 0 && l.str(unix.NFTA_RULE_TABLE) == tableName {
+		if i >= 0 && l.str(unix.NFTA_RULE_TABLE) == testTable {
 			t.chains[i].rules = append(t.chains[i].rules, Rule{naiveComment(note), string(exprs)})
 		}
 	}

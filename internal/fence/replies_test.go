@@ -19,7 +19,7 @@ type replies struct {
 }
 
 // dial connects to it.
-func (r *replies) dial() *conn { return &conn{nl: netlink.NewConn(r, 7), table: tableName} }
+func (r *replies) dial() *conn { return &conn{nl: netlink.NewConn(r, 7), table: testTable} }
 
 // keep takes in the transaction's messages as the kernel does those about new
 // things: it lists them as they were sent, and every list's question is the

@@ -128,14 +128,14 @@ func (f *Fence) changePart(c *conn, b *batch, d Door) (func(), error) {
 	}
 	next := newPart(d, p.widths)
 	next.door.Ports = p.door.Ports // until share
-	carry, err := c.carry(next.want, p.base)
+	kept, err := carry(c, next.want, p.base)
 	if err != nil {
 		return nil, err
 	}
-	plan(b, next.want, p.base, staleOf(next.want, p.base), carry)
+	plan(b, next.want, p.base, staleOf(next.want, p.base), kept)
 	next.base, next.most = next.want, map[string]int{}
 	for _, s := range next.want.sets {
-		next.most[s.name] = max(p.most[s.name], len(carry[s.name]))
+		next.most[s.name] = max(p.most[s.name], len(kept[s.name]))
 	}
 	return func() { f.doors[d.Name] = next }, nil
 }
