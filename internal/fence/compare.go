@@ -6,33 +6,34 @@ import (
 	"fmt"
 	"slices"
 
+	nft "github.com/doorward/doorward/internal/nftables"
 	"golang.org/x/sys/unix"
 )
 
 // differences names all that is otherwise in got than in want; got is nil when
 // there is no table. The words fit behind "table inet doorward: ".
-func differences(want, got *Table) []string {
+func differences(want, got *nft.Table) []string {
 	if got == nil {
 		return []string{"the table is gone"}
 	}
 	var d []string
 	switch {
-	case got.flags&unix.NFT_TABLE_F_DORMANT != 0:
+	case got.Flags&unix.NFT_TABLE_F_DORMANT != 0:
 		d = append(d, "the table is switched off (flag dormant)")
-	case got.flags != want.flags:
-		d = append(d, fmt.Sprintf("the table has flags %#x instead of %#x", got.flags, want.flags))
+	case got.Flags != want.Flags:
+		d = append(d, fmt.Sprintf("the table has flags %#x instead of %#x", got.Flags, want.Flags))
 	}
-	if got.comment != want.comment {
-		d = append(d, fmt.Sprintf("the table is of %q instead of %q", got.comment, want.comment))
+	if got.Comment != want.Comment {
+		d = append(d, fmt.Sprintf("the table is of %q instead of %q", got.Comment, want.Comment))
 	}
 	self := func(name string) string { return name }
-	d = append(d, compare("counter", self, want.counters, got.counters, func(w, g *string) []string { return nil })...)
-	d = append(d, compare("set", setName, want.sets, got.sets, setDifferences)...)
-	return append(d, compare("chain", chainName, want.chains, got.chains, chainDifferences)...)
+	d = append(d, compare("counter", self, want.Counters, got.Counters, func(w, g *string) []string { return nil })...)
+	d = append(d, compare("set", setName, want.Sets, got.Sets, setDifferences)...)
+	return append(d, compare("chain", chainName, want.Chains, got.Chains, chainDifferences)...)
 }
 
-func setName(s Set) string     { return s.name }
-func chainName(c Chain) string { return c.name }
+func setName(s nft.Set) string     { return s.Name }
+func chainName(c nft.Chain) string { return c.Name }
 
 // index finds things by their names.
 func index[T any](things []T, name func(T) string) map[string]*T {
@@ -63,47 +64,47 @@ func compare[T any](what string, name func(T) string, want, got []T, differ func
 	return d
 }
 
-func setDifferences(want, got *Set) []string {
+func setDifferences(want, got *nft.Set) []string {
 	switch {
-	case got.def != want.def:
-		return []string{fmt.Sprintf("set %q is of another kind", want.name)}
-	case !slices.Equal(got.elems, want.elems):
-		return []string{fmt.Sprintf("the elements of set %q were changed", want.name)}
+	case got.Def != want.Def:
+		return []string{fmt.Sprintf("set %q is of another kind", want.Name)}
+	case !slices.Equal(got.Elems, want.Elems):
+		return []string{fmt.Sprintf("the elements of set %q were changed", want.Name)}
 	}
 	return nil
 }
 
-func chainDifferences(want, got *Chain) []string {
+func chainDifferences(want, got *nft.Chain) []string {
 	var d []string
 	switch {
-	case got.base.policy != want.base.policy:
-		d = append(d, fmt.Sprintf("chain %q has another policy", want.name))
-	case got.base != want.base:
-		d = append(d, fmt.Sprintf("chain %q hangs at another hook", want.name))
+	case got.Base.Policy != want.Base.Policy:
+		d = append(d, fmt.Sprintf("chain %q has another policy", want.Name))
+	case got.Base != want.Base:
+		d = append(d, fmt.Sprintf("chain %q hangs at another hook", want.Name))
 	}
 	return append(d, ruleDifferences(want, got)...)
 }
 
-func ruleDifferences(want, got *Chain) []string {
-	if slices.Equal(want.rules, got.rules) {
+func ruleDifferences(want, got *nft.Chain) []string {
+	if slices.Equal(want.Rules, got.Rules) {
 		return nil
 	}
 	var d []string
-	for _, w := range want.rules {
-		switch i := slices.IndexFunc(got.rules, func(g Rule) bool { return g.what == w.what }); {
+	for _, w := range want.Rules {
+		switch i := slices.IndexFunc(got.Rules, func(g nft.Rule) bool { return g.What == w.What }); {
 		case i < 0:
-			d = append(d, fmt.Sprintf("chain %q: the rule %q is gone", want.name, w.what))
-		case got.rules[i] != w:
-			d = append(d, fmt.Sprintf("chain %q: the rule %q was changed", want.name, w.what))
+			d = append(d, fmt.Sprintf("chain %q: the rule %q is gone", want.Name, w.What))
+		case got.Rules[i] != w:
+			d = append(d, fmt.Sprintf("chain %q: the rule %q was changed", want.Name, w.What))
 		}
 	}
-	for i, g := range got.rules {
-		if !slices.ContainsFunc(want.rules, func(w Rule) bool { return w.what == g.what }) {
-			d = append(d, fmt.Sprintf("chain %q: rule %d, %q, is not the fence's", want.name, i+1, g.what))
+	for i, g := range got.Rules {
+		if !slices.ContainsFunc(want.Rules, func(w nft.Rule) bool { return w.What == g.What }) {
+			d = append(d, fmt.Sprintf("chain %q: rule %d, %q, is not the fence's", want.Name, i+1, g.What))
 		}
 	}
 	if d == nil {
-		d = append(d, fmt.Sprintf("chain %q: the rules are repeated or in another order", want.name))
+		d = append(d, fmt.Sprintf("chain %q: the rules are repeated or in another order", want.Name))
 	}
 	return d
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	nft "github.com/doorward/doorward/internal/nftables"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,27 +23,27 @@ func (f *Fence) connect() error {
 	if f.conn != nil {
 		return nil
 	}
-	c, err := dial(tableName)
+	c, err := nft.Dial(tableName)
 	if err != nil {
 		return err
 	}
 	if err := f.same(c); err != nil {
-		c.close()
+		c.Close()
 		return err
 	}
 	if err := patiently(func() error { return f.take(c) }); err != nil {
-		c.close()
+		c.Close()
 		return err
 	}
 	f.conn = c
-	f.origin.Store(c.portid)
+	f.origin.Store(c.PortID)
 	return nil
 }
 
 // reader is a connection for questions, beside all that changes the table.
 type reader struct {
 	turn sync.Mutex // held while it is used; taken before Fence.mu
-	conn *conn      // nil: to be made anew; guarded by Fence.mu
+	conn *nft.Conn  // nil: to be made anew; guarded by Fence.mu
 }
 
 // connectReader dials a connection for questions unless there is one.
@@ -53,12 +54,12 @@ func (f *Fence) connectReader(r *reader) error {
 	if r.conn != nil {
 		return nil
 	}
-	c, err := socket(tableName)
+	c, err := nft.Connect(tableName)
 	if err != nil {
 		return err
 	}
 	if err := f.same(c); err != nil {
-		c.close()
+		c.Close()
 		return err
 	}
 	r.conn = c
@@ -66,7 +67,7 @@ func (f *Fence) connectReader(r *reader) error {
 }
 
 // ask runs questions about what is guarded over one of the connections for them.
-func (f *Fence) ask(r *reader, questions func(*conn) error) error {
+func (f *Fence) ask(r *reader, questions func(*nft.Conn) error) error {
 	r.turn.Lock()
 	defer r.turn.Unlock()
 	f.mu.Lock()
@@ -80,9 +81,9 @@ func (f *Fence) ask(r *reader, questions func(*conn) error) error {
 		return errNoDoors
 	}
 	err = questions(c)
-	if isBroken(err) {
+	if nft.IsBroken(err) {
 		f.mu.Lock()
-		c.close()
+		c.Close()
 		r.conn = nil
 		f.mu.Unlock()
 	}
@@ -103,8 +104,8 @@ func patiently(try func() error) error {
 
 // same refuses a connection to another network namespace than the first one's:
 // a thread may be in another, and a fence must never rise elsewhere by mistake.
-func (f *Fence) same(c *conn) error {
-	if !f.netns.CompareAndSwap(0, c.netns) && f.netns.Load() != c.netns {
+func (f *Fence) same(c *nft.Conn) error {
+	if !f.netns.CompareAndSwap(0, c.NetNS) && f.netns.Load() != c.NetNS {
 		return errors.New("this thread is in another network namespace than the table")
 	}
 	return nil
@@ -112,30 +113,30 @@ func (f *Fence) same(c *conn) error {
 
 // take makes or adopts the table. One that lacks persist cannot get it; it is
 // left for Guard to replace.
-func (f *Fence) take(c *conn) error {
+func (f *Fence) take(c *nft.Conn) error {
 	f.manner.flags, f.owned = 0, false
 	if !f.plain {
-		ok, err := c.ownership()
+		ok, err := c.Ownership()
 		if err != nil {
 			return err
 		}
 		if ok {
-			f.manner.flags = tableFlagOwner | tableFlagPersist
+			f.manner.flags = nft.TableFlagOwner | nft.TableFlagPersist
 		}
 	}
-	t, err := c.readTable()
+	t, err := c.ReadTable()
 	if err != nil {
 		return err
 	}
-	if t != nil && t.owner != 0 {
+	if t != nil && t.Owner != 0 {
 		return ErrBusy
 	}
-	if replaces(&Table{flags: f.manner.flags, comment: layoutVersion}, t) {
+	if replaces(&nft.Table{Flags: f.manner.flags, Comment: layoutVersion}, t) {
 		return nil
 	}
-	b := c.batch()
-	b.makeTable(f.manner.flags, layoutVersion)
-	if err := c.commit(b); err != nil {
+	b := c.Batch()
+	b.MakeTable(f.manner.flags, layoutVersion)
+	if err := c.Commit(b); err != nil {
 		return busy(err)
 	}
 	f.owned = f.manner.flags != 0
@@ -154,7 +155,7 @@ func busy(err error) error {
 // do runs one call over the connection. After an error that is not the kernel's
 // plain refusal the connection's state is unknown, and the next call makes
 // another and takes the table again.
-func (f *Fence) do(what string, call func(*conn) error) error {
+func (f *Fence) do(what string, call func(*nft.Conn) error) error {
 	err := f.connect()
 	if err == nil {
 		err = call(f.conn)
@@ -162,8 +163,8 @@ func (f *Fence) do(what string, call func(*conn) error) error {
 	if err == nil {
 		return nil
 	}
-	if isBroken(err) && f.conn != nil {
-		f.conn.close()
+	if nft.IsBroken(err) && f.conn != nil {
+		f.conn.Close()
 		f.conn, f.owned = nil, false
 	}
 	return fmt.Errorf("fence: %s: %w", what, err)

@@ -151,6 +151,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	nft "github.com/doorward/doorward/internal/nftables"
 	"github.com/doorward/doorward/internal/port"
 	"golang.org/x/sys/unix"
 )
@@ -202,7 +203,7 @@ type Fence struct {
 	asker    reader     // for all other questions
 
 	mu     sync.Mutex // guards all below
-	conn   *conn      // nil: to be made anew
+	conn   *nft.Conn  // nil: to be made anew
 	plain  bool       // do without owner and persist even where they are
 	manner manner     // of the table that is to be
 	owned  bool
@@ -216,8 +217,8 @@ type Fence struct {
 type part struct {
 	door   Door           // none of the part that all share
 	widths map[width]bool // of sets besides those for single addresses
-	want   *Table
-	base   *Table         // what the kernel said it had made of want
+	want   *nft.Table
+	base   *nft.Table     // what the kernel said it had made of want
 	most   map[string]int // how many elements there can be at most in each set of grants
 }
 
@@ -271,8 +272,8 @@ var (
 // since it was first guarded.
 func (f *Fence) Refused() (map[string]uint64, error) {
 	refused := map[string]uint64{}
-	err := f.ask(&f.asker, func(c *conn) error {
-		return c.readCounters(func(name string, packets uint64) {
+	err := f.ask(&f.asker, func(c *nft.Conn) error {
+		return c.ReadCounters(func(name string, packets uint64) {
 			if door := doorOf(name); door != "" {
 				refused[door] = packets
 			}
@@ -298,9 +299,9 @@ func (f *Fence) Close() error {
 func (f *Fence) close() error {
 	f.closed = true
 	var errs []error
-	for _, c := range []**conn{&f.conn, &f.lister.conn, &f.asker.conn} {
+	for _, c := range []**nft.Conn{&f.conn, &f.lister.conn, &f.asker.conn} {
 		if *c != nil {
-			errs = append(errs, (*c).close())
+			errs = append(errs, (*c).Close())
 		}
 		*c = nil
 	}
@@ -311,14 +312,14 @@ func (f *Fence) close() error {
 // Cleanup removes the table with all that is in it; it is fine when there is
 // none. It fails with ErrBusy while a process owns the table.
 func Cleanup() error {
-	c, err := dial(tableName)
+	c, err := nft.Dial(tableName)
 	if err != nil {
 		return fmt.Errorf("fence: %w", err)
 	}
-	defer c.close()
-	b := c.batch()
-	b.deleteTable()
-	err = patiently(func() error { return busy(c.commit(b)) })
+	defer c.Close()
+	b := c.Batch()
+	b.DeleteTable()
+	err = patiently(func() error { return busy(c.Commit(b)) })
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("fence: clean up: %w", err)
 	}

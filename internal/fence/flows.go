@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/conntrack"
+	nft "github.com/doorward/doorward/internal/nftables"
 	"github.com/doorward/doorward/internal/port"
 	"golang.org/x/sys/unix"
 )
@@ -39,24 +40,24 @@ const (
 // in before, and need a grant if it was ended. All other answers are those to the
 // host's own clients, whose ports may lie in a guarded range, or of flows from
 // before the fence.
-func flows() Chain {
-	n := Chain{name: flowsChain}
-	established := func(f family) []expr {
+func flows() nft.Chain {
+	n := nft.Chain{Name: flowsChain}
+	established := func(f family) []nft.Expr {
 		return slices.Concat(f.is(), isProto(unix.IPPROTO_UDP), hasBit(unix.NFT_CT_STATE, ctEstablished))
 	}
 	for _, f := range families() {
-		n.rules = append(n.rules, newRule("let in, IP"+f.name,
-			established(f), hasLabel(letIn), f.visitor(), []expr{keep(flowsSet+f.name, flowFor), accept()}))
+		n.Rules = append(n.Rules, newRule("let in, IP"+f.name,
+			established(f), hasLabel(letIn), f.visitor(), []nft.Expr{nft.Update(flowsSet+f.name, flowFor), nft.Accept()}))
 	}
-	n.rules = append(n.rules, newRule("let in, without an answer or more room", hasLabel(letIn), []expr{accept()}))
+	n.Rules = append(n.Rules, newRule("let in, without an answer or more room", hasLabel(letIn), []nft.Expr{nft.Accept()}))
 	for _, f := range families() {
-		n.rules = append(n.rules,
+		n.Rules = append(n.Rules,
 			newRule("ended, IP"+f.name, established(f), f.visitor(),
-				[]expr{in(endedSet + f.name), keep(endedSet+f.name, flowFor), verdict(unix.NFT_RETURN, "")}),
+				[]nft.Expr{nft.In(endedSet + f.name), nft.Update(endedSet+f.name, flowFor), nft.Verdict(unix.NFT_RETURN, "")}),
 			newRule("let in before, IP"+f.name, established(f), f.visitor(),
-				[]expr{in(flowsSet + f.name), keep(flowsSet+f.name, flowFor)}, setLabel(letIn), []expr{accept()}))
+				[]nft.Expr{nft.In(flowsSet + f.name), nft.Update(flowsSet+f.name, flowFor)}, setLabel(letIn), []nft.Expr{nft.Accept()}))
 	}
-	n.rules = append(n.rules, newRule("answers", hasBit(unix.NFT_CT_STATE, ctEstablished), []expr{accept()}))
+	n.Rules = append(n.Rules, newRule("answers", hasBit(unix.NFT_CT_STATE, ctEstablished), []nft.Expr{nft.Accept()}))
 	return n
 }
 
@@ -78,7 +79,7 @@ func (f *Fence) EndFlows(ends []Grant) error {
 	sources, err := f.flowSources(ends)
 	f.mu.Unlock()
 	if err == nil {
-		err = f.ask(&f.asker, func(c *conn) (err error) {
+		err = f.ask(&f.asker, func(c *nft.Conn) (err error) {
 			for _, fam := range families() {
 				err = errors.Join(err, f.endFlows(c, fam, sources))
 			}
@@ -130,8 +131,8 @@ func (s flowSources) have(t tuple) bool {
 // endFlows ends those of one family. The flows are noted as ended first, so that
 // no datagram finds neither an entry nor a note; and if that fails the entries go
 // all the same.
-func (f *Fence) endFlows(c *conn, fam family, sources flowSources) error {
-	tracker := conntrack.Over(c.nl)
+func (f *Fence) endFlows(c *nft.Conn, fam family, sources flowSources) error {
+	tracker := conntrack.Over(c.Netlink)
 	flows, err := trackedFlows(tracker, fam, sources)
 	if err != nil {
 		return err
@@ -161,7 +162,7 @@ func trackedFlows(tracker *conntrack.Conn, fam family, sources flowSources) ([]c
 // two share.
 func tracking(err error) error {
 	if errors.Is(err, conntrack.ErrBroken) {
-		return broken("end flows", err)
+		return nft.Broken("end flows", err)
 	}
 	return err
 }
@@ -171,9 +172,9 @@ const endAtOnce = 2000
 
 // noteEnded notes the flows, and those that were let in before and that
 // connection tracking has forgotten.
-func (f *Fence) noteEnded(c *conn, fam family, tracked []conntrack.Entry, sources flowSources) error {
-	before, err := c.readElements(flowsSet + fam.name)
-	if err != nil && !errors.Is(err, errInterrupted) {
+func (f *Fence) noteEnded(c *nft.Conn, fam family, tracked []conntrack.Entry, sources flowSources) error {
+	before, err := c.ReadElements(flowsSet + fam.name)
+	if err != nil && !errors.Is(err, nft.ErrInterrupted) {
 		return err
 	}
 	left := map[string]time.Duration{} // by key; a list may have one twice
@@ -187,21 +188,21 @@ func (f *Fence) noteEnded(c *conn, fam family, tracked []conntrack.Entry, source
 	}
 	over := map[string]bool{}
 	for _, e := range before {
-		if t, ok := tupleOf(e.key); ok && sources.have(t) {
-			left[e.key], over[e.key] = flowFor, true
+		if t, ok := tupleOf(e.Key); ok && sources.have(t) {
+			left[e.Key], over[e.Key] = flowFor, true
 		}
 	}
 	for keys := range slices.Chunk(slices.Sorted(maps.Keys(left)), endAtOnce) {
-		_, err := f.step("note flows as ended", func(_ *conn, b *batch) (func(), error) {
-			var noted, gone []Element
+		_, err := f.step("note flows as ended", func(_ *nft.Conn, b *nft.Batch) (func(), error) {
+			var noted, gone []nft.Element
 			for _, key := range keys {
-				noted = append(noted, Element{key: key, left: left[key]})
+				noted = append(noted, nft.Element{Key: key, Left: left[key]})
 				if over[key] {
-					gone = append(gone, Element{key: key})
+					gone = append(gone, nft.Element{Key: key})
 				}
 			}
-			b.setElements(endedSet+fam.name, noted)
-			b.setElements(flowsSet+fam.name, gone)
+			b.SetElements(endedSet+fam.name, noted)
+			b.SetElements(flowsSet+fam.name, gone)
 			return func() {}, nil
 		})
 		switch {

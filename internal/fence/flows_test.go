@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/conntrack"
+	nft "github.com/doorward/doorward/internal/nftables"
 	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/port"
 	"golang.org/x/sys/unix"
@@ -102,12 +103,12 @@ func (p *place) noted(c net.Conn) {
 }
 
 // note is what a set has of a flow.
-func (p *place) note(set string, c net.Conn) (Element, bool) {
+func (p *place) note(set string, c net.Conn) (nft.Element, bool) {
 	p.t.Helper()
 	p.f.mu.Lock()
 	defer p.f.mu.Unlock()
 	visitor := addrPort(c.LocalAddr().String())
-	e, ok, err := p.f.conn.readElement(set+familyOf(visitor.Addr()).name, tuple{visitor, addrPort(c.RemoteAddr().String())}.key())
+	e, ok, err := p.f.conn.ReadElement(set+familyOf(visitor.Addr()).name, tuple{visitor, addrPort(c.RemoteAddr().String())}.key())
 	p.do(err)
 	return e, ok
 }
@@ -218,17 +219,17 @@ func TestEndedFlowsStayEnded(t *testing.T) {
 	soon := func() {
 		t.Helper()
 		e, _ := p.note(endedSet, c)
-		b := &batch{table: tableName}
-		b.setElements(endedSet+"v4", []Element{{key: e.key, left: time.Minute}})
+		b := p.f.conn.Batch()
+		b.SetElements(endedSet+"v4", []nft.Element{{Key: e.Key, Left: time.Minute}})
 		p.f.mu.Lock()
 		defer p.f.mu.Unlock()
-		p.do(p.f.conn.commit(b))
+		p.do(p.f.conn.Commit(b))
 	}
 	renewed := func(by string) {
 		t.Helper()
 		eventually(t, "it is ended for a day, because of "+by, func() bool {
 			e, ok := p.note(endedSet, c)
-			return ok && e.left > flowFor-time.Minute
+			return ok && e.Left > flowFor-time.Minute
 		})
 	}
 	soon()
@@ -284,14 +285,14 @@ func TestEndedFlowsAreFull(t *testing.T) {
 	p := newPlace(t)
 	listen(t, p.host, 53)
 	p.guard(Door{Name: "dns", Ports: ports(t, "53/udp")})
-	var full []Element
+	var full []nft.Element
 	for i := range endedMost {
 		from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i >> 16)}), uint16(i))
-		full = append(full, Element{key: tuple{from, addrPort(hostIP + ":53")}.key(), left: time.Hour})
+		full = append(full, nft.Element{Key: tuple{from, addrPort(hostIP + ":53")}.key(), Left: time.Hour})
 	}
-	b := &batch{table: tableName}
-	b.addElements(endedSet+"v4", full)
-	p.do(p.f.conn.commit(b))
+	b := p.f.conn.Batch()
+	b.AddElements(endedSet+"v4", full)
+	p.do(p.f.conn.Commit(b))
 	p.give(grant("dns", visitorIP, time.Minute))
 	c, err := dialFrom(p.visitor, "udp", "", at(hostIP, 53), patience)
 	must(t, err)

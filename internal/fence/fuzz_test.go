@@ -11,6 +11,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	nft "github.com/doorward/doorward/internal/nftables"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/tape"
 )
@@ -56,13 +57,13 @@ func FuzzLayout(f *testing.F) {
 	f.Add([]byte(""), []byte(""))
 	f.Add([]byte("\x02\x01\x00\x02\x00\x10\x00\x00\x01\x00\x07\x01\x05\x00\x01\x02\x01\x09\x09\x00\x18\x07\x01\x03\x40"), []byte("\x01\x01\x01"))
 	f.Fuzz(func(t *testing.T, one, other []byte) {
-		draw := func(text []byte) *Table {
+		draw := func(text []byte) *nft.Table {
 			c := tape.New(text)
 			doors, err := checkDoors(drawDoors(c))
 			if err != nil {
 				t.Fatal(err)
 			}
-			all := layout(doors, drawWidths(c, doors), manner{tape.Of(c, []uint32{0, tableFlagOwner, tableFlagOwner | tableFlagPersist}), c.Bool()})
+			all := layout(doors, drawWidths(c, doors), manner{tape.Of(c, []uint32{0, nft.TableFlagOwner, nft.TableFlagOwner | nft.TableFlagPersist}), c.Bool()})
 			if d := differences(all, whole(apart(all))); d != nil {
 				t.Fatalf("it is not put together as it was taken apart: %q", d)
 			}
@@ -76,14 +77,14 @@ func FuzzLayout(f *testing.F) {
 }
 
 // plain is the table without what is not compared: what is only there to create it.
-func plain(t *Table) *Table {
-	p := &Table{flags: t.flags, comment: t.comment, counters: t.counters, chains: slices.Clone(t.chains)}
-	for _, s := range t.sets {
-		s.lengths, s.size, s.udata = nil, 0, nil
-		p.sets = append(p.sets, s)
+func plain(t *nft.Table) *nft.Table {
+	p := &nft.Table{Flags: t.Flags, Comment: t.Comment, Counters: t.Counters, Chains: slices.Clone(t.Chains)}
+	for _, s := range t.Sets {
+		s.Lengths, s.Size, s.Udata = nil, 0, nil
+		p.Sets = append(p.Sets, s)
 	}
-	slices.SortFunc(p.sets, func(a, b Set) int { return cmp.Compare(a.name, b.name) })
-	slices.SortFunc(p.chains, func(a, b Chain) int { return cmp.Compare(a.name, b.name) })
+	slices.SortFunc(p.Sets, func(a, b nft.Set) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(p.Chains, func(a, b nft.Chain) int { return cmp.Compare(a.Name, b.Name) })
 	return p
 }
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	nft "github.com/doorward/doorward/internal/nftables"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,7 +24,7 @@ import (
 func (f *Fence) Change(c Changes) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.do("change grants", func(conn *conn) error {
+	return f.do("change grants", func(conn *nft.Conn) error {
 		if f.shared.want == nil {
 			return errNoDoors
 		}
@@ -38,7 +39,7 @@ func (f *Fence) Change(c Changes) error {
 }
 
 // changeNow carries the call out with what is left of each grant at this moment.
-func (f *Fence) changeNow(conn *conn, c Changes) error {
+func (f *Fence) changeNow(conn *nft.Conn, c Changes) error {
 	edits, err := f.edits(time.Now(), c.Give, c.Revoke)
 	if err != nil {
 		return err
@@ -53,12 +54,12 @@ func (f *Fence) changeNow(conn *conn, c Changes) error {
 
 // edits sorts grants by the set that they are in. An element without time left
 // is to go. Of several about the same source and door the last one counts.
-func (f *Fence) edits(now time.Time, give, revoke []Grant) (map[width][]Element, error) {
+func (f *Fence) edits(now time.Time, give, revoke []Grant) (map[width][]nft.Element, error) {
 	type place struct {
 		width width
 		key   string
 	}
-	edits := map[width][]Element{}
+	edits := map[width][]nft.Element{}
 	seen := make(map[place]int, len(give)+len(revoke)) // index in edits
 	put := func(g Grant, left time.Duration) error {
 		w, key, err := f.place(g)
@@ -69,9 +70,9 @@ func (f *Fence) edits(now time.Time, give, revoke []Grant) (map[width][]Element,
 		if !again {
 			i = len(edits[w])
 			seen[place{w, key}] = i
-			edits[w] = append(edits[w], Element{key: key})
+			edits[w] = append(edits[w], nft.Element{Key: key})
 		}
-		edits[w][i].left = left
+		edits[w][i].Left = left
 		return nil
 	}
 	for _, g := range revoke {
@@ -112,24 +113,24 @@ const fewElements = 1000
 
 // change empties doors and carries the edits out, with sets and rules for lengths
 // that are new.
-func (f *Fence) change(c *conn, empty []string, edits map[width][]Element) error {
-	b := c.batch()
+func (f *Fence) change(c *nft.Conn, empty []string, edits map[width][]nft.Element) error {
+	b := c.Batch()
 	next := f.newParts(b, empty, edits)
 	for w, elems := range edits {
 		p := f.doors[w.door]
 		if next[w.door] != nil {
 			p = next[w.door]
 		}
-		if p.want.set(w.set()) == nil { // there is nothing to revoke
+		if p.want.Set(w.set()) == nil { // there is nothing to revoke
 			continue
 		}
-		if turns := doorPrefix + w.door + turnInfix + w.family; p.want.set(turns) != nil {
+		if turns := doorPrefix + w.door + turnInfix + w.family; p.want.Set(turns) != nil {
 			newTurns(b, turns, elems)
 		}
-		b.setElements(w.set(), elems)
+		b.SetElements(w.set(), elems)
 		p.most[w.set()] += len(elems)
 	}
-	switch err := c.commit(b); {
+	switch err := c.Commit(b); {
 	case errors.Is(err, unix.ENFILE):
 		return fmt.Errorf("a door with single_use holds no more than 65,535 unspent grants of one kind: "+
 			"wait until some are spent or run out: %w", err)
@@ -141,10 +142,10 @@ func (f *Fence) change(c *conn, empty []string, edits map[width][]Element) error
 
 // newParts has doors emptied, and sets made for lengths that are new. It returns
 // the parts of the doors for which anything but elements of sets changes by that.
-func (f *Fence) newParts(b *batch, empty []string, edits map[width][]Element) map[string]*part {
+func (f *Fence) newParts(b *nft.Batch, empty []string, edits map[width][]nft.Element) map[string]*part {
 	missing := map[string]map[width]bool{} // widths that a door has to have
 	for w, elems := range edits {
-		if f.doors[w.door].want.set(w.set()) == nil && slices.ContainsFunc(elems, isGiven) {
+		if f.doors[w.door].want.Set(w.set()) == nil && slices.ContainsFunc(elems, isGiven) {
 			if missing[w.door] == nil {
 				missing[w.door] = map[width]bool{}
 			}
@@ -166,23 +167,23 @@ func (f *Fence) newParts(b *batch, empty []string, edits map[width][]Element) ma
 
 // empty takes all grants out of the sets that do not hold many, and returns the
 // others.
-func (p *part) empty(b *batch) (again []string) {
-	for _, s := range p.want.sets {
-		if _, grants := parseWidth(s.name); !grants || p.most[s.name] == 0 {
+func (p *part) empty(b *nft.Batch) (again []string) {
+	for _, s := range p.want.Sets {
+		if _, grants := parseWidth(s.Name); !grants || p.most[s.Name] == 0 {
 			continue
 		}
-		if p.most[s.name] > fewElements {
-			again = append(again, s.name)
+		if p.most[s.Name] > fewElements {
+			again = append(again, s.Name)
 			continue
 		}
-		b.flushSet(s.name)
+		b.FlushSet(s.Name)
 	}
 	return again
 }
 
 // renew is the part with more widths, and with new sets in place of those that are
 // to be made again.
-func (p *part) renew(b *batch, more map[width]bool, again []string) *part {
+func (p *part) renew(b *nft.Batch, more map[width]bool, again []string) *part {
 	widths := maps.Clone(p.widths)
 	if widths == nil {
 		widths = map[width]bool{}
@@ -199,13 +200,13 @@ func (p *part) renew(b *batch, more map[width]bool, again []string) *part {
 
 // changed puts the new parts into the place of the old. A kernel that does not show
 // what was written as it was written is asked what it shows.
-func (f *Fence) changed(c *conn, next map[string]*part) error {
+func (f *Fence) changed(c *nft.Conn, next map[string]*part) error {
 	exact := f.exact()
 	maps.Copy(f.doors, next)
 	if exact || len(next) == 0 {
 		return nil
 	}
-	got, err := c.read()
+	got, err := c.Read()
 	switch {
 	case err != nil:
 		return err
@@ -216,18 +217,18 @@ func (f *Fence) changed(c *conn, next map[string]*part) error {
 	return nil
 }
 
-func isGiven(e Element) bool { return e.left > 0 }
+func isGiven(e nft.Element) bool { return e.Left > 0 }
 
 // newTurns forgets whose turn it was to spend the grants before those that are
 // given now.
-func newTurns(b *batch, turns string, elems []Element) {
-	var keys []Element
+func newTurns(b *nft.Batch, turns string, elems []nft.Element) {
+	var keys []nft.Element
 	for _, e := range elems {
 		if isGiven(e) {
-			keys = append(keys, Element{key: e.key})
+			keys = append(keys, nft.Element{Key: e.Key})
 		}
 	}
-	b.setElements(turns, keys)
+	b.SetElements(turns, keys)
 }
 
 // Grants reads all live grants from the kernel, in no order, each with its end as
@@ -262,8 +263,8 @@ func (f *Fence) Each(doors []string, each func(Grant)) (ofOneMoment bool, err er
 		if len(doors) > 0 && !slices.Contains(doors, name) {
 			continue
 		}
-		for _, s := range f.doors[name].want.sets {
-			if w, ok := parseWidth(s.name); ok {
+		for _, s := range f.doors[name].want.Sets {
+			if w, ok := parseWidth(s.Name); ok {
 				sets = append(sets, w)
 			}
 		}
@@ -274,15 +275,15 @@ func (f *Fence) Each(doors []string, each func(Grant)) (ofOneMoment bool, err er
 	f.mu.Unlock()
 	ofOneMoment = true
 	for _, w := range sets {
-		err := f.ask(&f.lister, func(c *conn) error {
-			return c.eachElement(w.set(), func(e Element) {
+		err := f.ask(&f.lister, func(c *nft.Conn) error {
+			return c.EachElement(w.set(), func(e nft.Element) {
 				if g, ok := grantOf(w, e); ok {
 					each(g)
 				}
 			})
 		})
 		switch {
-		case errors.Is(err, errInterrupted):
+		case errors.Is(err, nft.ErrInterrupted):
 			ofOneMoment = false
 		case err != nil:
 			return false, fmt.Errorf("fence: read grants: %w", err)
@@ -292,14 +293,14 @@ func (f *Fence) Each(doors []string, each func(Grant)) (ofOneMoment bool, err er
 }
 
 // grantOf is the grant that an element is, if it has any time left.
-func grantOf(w width, e Element) (Grant, bool) {
-	addr, ok := netip.AddrFromSlice([]byte(e.key))
-	if !ok || e.left <= 0 && e.timed {
+func grantOf(w width, e nft.Element) (Grant, bool) {
+	addr, ok := netip.AddrFromSlice([]byte(e.Key))
+	if !ok || e.Left <= 0 && e.Timed {
 		return Grant{}, false
 	}
 	g := Grant{Door: w.door, Source: netip.PrefixFrom(addr, w.bits)}
-	if e.timed {
-		g.Until = time.Now().Add(e.left)
+	if e.Timed {
+		g.Until = time.Now().Add(e.Left)
 	}
 	return g, true
 }
@@ -309,15 +310,15 @@ func grantOf(w width, e Element) (Grant, bool) {
 // they are freed, half a minute later. It costs the same however many they are.
 func (f *Fence) Counts() (counts map[string]int, told bool, err error) {
 	counts, told = map[string]int{}, true
-	err = f.ask(&f.asker, func(c *conn) error {
-		t := &Table{}
-		if err := c.readSets(t); err != nil && !errors.Is(err, errInterrupted) {
+	err = f.ask(&f.asker, func(c *nft.Conn) error {
+		t := &nft.Table{}
+		if err := c.ReadSets(t); err != nil && !errors.Is(err, nft.ErrInterrupted) {
 			return err
 		}
-		for _, s := range t.sets {
-			if w, ok := parseWidth(s.name); ok {
-				counts[w.door] += s.count
-				told = told && s.count >= 0
+		for _, s := range t.Sets {
+			if w, ok := parseWidth(s.Name); ok {
+				counts[w.door] += s.Count
+				told = told && s.Count >= 0
 			}
 		}
 		return nil

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 
+	nft "github.com/doorward/doorward/internal/nftables"
 	"golang.org/x/sys/unix"
 )
 
@@ -38,12 +39,12 @@ func (f *Fence) Guard(doors []Door) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.manner.late = late
-	return f.do("guard", func(c *conn) error { return f.guardAtOnce(c, doors) })
+	return f.do("guard", func(c *nft.Conn) error { return f.guardAtOnce(c, doors) })
 }
 
 // guardAtOnce is Guard in one transaction, from whatever there is.
-func (f *Fence) guardAtOnce(c *conn, doors []Door) error {
-	got, err := c.read()
+func (f *Fence) guardAtOnce(c *nft.Conn, doors []Door) error {
+	got, err := c.Read()
 	if err != nil {
 		return err
 	}
@@ -65,9 +66,9 @@ func (f *Fence) guardAtOnce(c *conn, doors []Door) error {
 	if err != nil {
 		return err
 	}
-	b := c.batch()
+	b := c.Batch()
 	planTable(b, want, got, kept)
-	if err := c.commit(b); err != nil {
+	if err := c.Commit(b); err != nil {
 		return busy(err)
 	}
 	why := summary(different)
@@ -76,7 +77,7 @@ func (f *Fence) guardAtOnce(c *conn, doors []Door) error {
 	}
 	f.log.Info("fence raised", "doors", len(doors), "because", why)
 	// How the kernel shows it: not all versions show all of it the same.
-	base, err := c.read()
+	base, err := c.Read()
 	if err != nil {
 		return err
 	}
@@ -89,15 +90,15 @@ func (f *Fence) guardAtOnce(c *conn, doors []Door) error {
 }
 
 // settle remembers the parts that the kernel has now, and how it shows them.
-func (f *Fence) settle(shared *part, doors map[string]*part, got *Table) {
-	var bases map[string]*Table
+func (f *Fence) settle(shared *part, doors map[string]*part, got *nft.Table) {
+	var bases map[string]*nft.Table
 	shared.base, bases = apart(got)
 	for name, p := range doors {
 		p.base, p.most = bases[name], map[string]int{}
-		for _, s := range p.base.sets {
-			p.most[s.name] = s.count
-			if s.count < 0 { // nobody knows
-				p.most[s.name] = fewElements + 1
+		for _, s := range p.base.Sets {
+			p.most[s.Name] = s.Count
+			if s.Count < 0 { // nobody knows
+				p.most[s.Name] = fewElements + 1
 			}
 		}
 		p.literal()
@@ -115,11 +116,11 @@ func (p *part) literal() {
 }
 
 // partsFor are the doors' parts, with sets for those widths of grants that got has.
-func partsFor(doors []Door, got *Table) map[string]*part {
+func partsFor(doors []Door, got *nft.Table) map[string]*part {
 	widths := map[string]map[width]bool{}
 	if got != nil {
-		for _, s := range got.sets {
-			if w, ok := parseWidth(s.name); ok {
+		for _, s := range got.Sets {
+			if w, ok := parseWidth(s.Name); ok {
 				if widths[w.door] == nil {
 					widths[w.door] = map[width]bool{}
 				}
@@ -139,20 +140,20 @@ func newPart(d Door, widths map[width]bool) *part {
 }
 
 // wholeOf joins one side of all parts.
-func (f *Fence) wholeOf(side func(*part) *Table) *Table {
+func (f *Fence) wholeOf(side func(*part) *nft.Table) *nft.Table {
 	return whole(side(&f.shared), sides(f.doors, side))
 }
 
-func sides(parts map[string]*part, side func(*part) *Table) map[string]*Table {
-	of := make(map[string]*Table, len(parts))
+func sides(parts map[string]*part, side func(*part) *nft.Table) map[string]*nft.Table {
+	of := make(map[string]*nft.Table, len(parts))
 	for name, p := range parts {
 		of[name] = side(p)
 	}
 	return of
 }
 
-func wanted(p *part) *Table { return p.want }
-func shown(p *part) *Table  { return p.base }
+func wanted(p *part) *nft.Table { return p.want }
+func shown(p *part) *nft.Table  { return p.base }
 
 // Stands says whether the kernel's table guards doors already, because an
 // earlier fence left it there and nobody has taken its way of judging packets
@@ -162,8 +163,8 @@ func (f *Fence) Stands() (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	stands := false
-	err := f.do("look for a table that stands", func(c *conn) error {
-		got, err := c.read()
+	err := f.do("look for a table that stands", func(c *nft.Conn) error {
+		got, err := c.Read()
 		stands = err == nil && judgesLike(layoutShared(nil, manner{f.manner.flags, lateDemux()}), got)
 		return err
 	})
@@ -172,13 +173,13 @@ func (f *Fence) Stands() (bool, error) {
 
 // judgesLike says whether the chains that all tables have are in got as they are
 // in want, in a table that is switched on and has doors.
-func judgesLike(want, got *Table) bool {
-	if got == nil || got.flags&unix.NFT_TABLE_F_DORMANT != 0 {
+func judgesLike(want, got *nft.Table) bool {
+	if got == nil || got.Flags&unix.NFT_TABLE_F_DORMANT != 0 {
 		return false
 	}
-	for _, w := range want.chains {
-		g := got.chain(w.name)
-		if g == nil || g.base != w.base || !slices.Equal(g.rules, w.rules) {
+	for _, w := range want.Chains {
+		g := got.Chain(w.Name)
+		if g == nil || g.Base != w.Base || !slices.Equal(g.Rules, w.Rules) {
 			return false
 		}
 	}
@@ -186,8 +187,8 @@ func judgesLike(want, got *Table) bool {
 }
 
 // guards says whether the table has doors.
-func guards(t *Table) bool {
-	return t != nil && slices.ContainsFunc(t.chains, func(c Chain) bool { return doorOf(c.name) != "" })
+func guards(t *nft.Table) bool {
+	return t != nil && slices.ContainsFunc(t.Chains, func(c nft.Chain) bool { return doorOf(c.Name) != "" })
 }
 
 // Check returns nil when the kernel's table is what Guard put there, and else an
@@ -203,11 +204,11 @@ func (f *Fence) Check() error {
 	// Once more, while nothing else is changed here.
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.do("check", func(c *conn) error {
+	return f.do("check", func(c *nft.Conn) error {
 		if f.shared.want == nil {
 			return errNoDoors
 		}
-		got, err := c.read()
+		got, err := c.Read()
 		if err != nil {
 			return err
 		}
@@ -223,15 +224,15 @@ func (f *Fence) Check() error {
 // that a list is not of one moment: to change grants changes no list of this.
 func (f *Fence) look() ([]string, error) {
 	f.mu.Lock()
-	err := f.do("look", (*conn).prove)
+	err := f.do("look", func(c *nft.Conn) error { _, err := c.Generation(); return err })
 	shared, before := f.shared, maps.Clone(f.doors)
 	f.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	var got *Table
-	err = f.ask(&f.asker, func(c *conn) (err error) { got, err = c.read(); return err })
-	if err != nil && !errors.Is(err, errInterrupted) {
+	var got *nft.Table
+	err = f.ask(&f.asker, func(c *nft.Conn) (err error) { got, err = c.Read(); return err })
+	if err != nil && !errors.Is(err, nft.ErrInterrupted) {
 		return nil, err
 	}
 	if got == nil {

@@ -5,6 +5,8 @@ package fence
 import (
 	"fmt"
 	"slices"
+
+	nft "github.com/doorward/doorward/internal/nftables"
 )
 
 // askAtOnce bounds the questions that are under way: their answers, each a message
@@ -21,12 +23,12 @@ const askAtOnce = 64
 func (f *Fence) Missing(grants []Grant) ([]Grant, error) {
 	var gone []Grant
 	for part := range slices.Chunk(grants, askAtOnce) {
-		err := f.ask(&f.asker, func(c *conn) error {
+		err := f.ask(&f.asker, func(c *nft.Conn) error {
 			members, err := membersOf(part)
 			if err != nil {
 				return err
 			}
-			there, err := c.have(members)
+			there, err := c.Have(members)
 			for i, g := range part {
 				if err == nil && !there[i] {
 					gone = append(gone, g)
@@ -42,14 +44,14 @@ func (f *Fence) Missing(grants []Grant) ([]Grant, error) {
 }
 
 // membersOf are the elements that grants are.
-func membersOf(grants []Grant) ([]Member, error) {
-	var members []Member
+func membersOf(grants []Grant) ([]nft.Member, error) {
+	var members []nft.Member
 	for _, g := range grants {
 		if !g.Source.IsValid() {
 			return nil, fmt.Errorf("door %q: the grant's source is no valid prefix", g.Door)
 		}
 		w, key := widthOf(g)
-		members = append(members, Member{Set: w.set(), Key: key})
+		members = append(members, nft.Member{Set: w.set(), Key: key})
 	}
 	return members, nil
 }

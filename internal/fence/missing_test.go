@@ -87,9 +87,9 @@ func TestWhatReadingCosts(t *testing.T) {
 		t.Fatal(err)
 	}
 	heard := func(read func() error) int {
-		before := f.lister.conn.heard + f.asker.conn.heard
+		before := f.lister.conn.Heard + f.asker.conn.Heard
 		must(t, read())
-		return f.lister.conn.heard + f.asker.conn.heard - before
+		return f.lister.conn.Heard + f.asker.conn.Heard - before
 	}
 	for _, n := range []int{2_000, 20_000} {
 		gs := many("ssh", n)

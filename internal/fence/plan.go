@@ -8,35 +8,36 @@ import (
 	"slices"
 	"strings"
 
+	nft "github.com/doorward/doorward/internal/nftables"
 	"golang.org/x/sys/unix"
 )
 
 // replaces says whether got cannot be changed into want, only replaced: it is
 // of another layout, or lacks a flag that the kernel takes at creation alone.
-func replaces(want, got *Table) bool {
-	return got != nil && (got.comment != want.comment ||
-		(want.flags^got.flags)&tableFlagPersist != 0)
+func replaces(want, got *nft.Table) bool {
+	return got != nil && (got.Comment != want.Comment ||
+		(want.Flags^got.Flags)&nft.TableFlagPersist != 0)
 }
 
 // carry reads, by set, the grants that got holds but will lose on the way to
 // want, because their set or the table is made anew. One that never ends, which
 // is not the fence's, is not carried.
-func carry(c *conn, want, got *Table) (map[string][]Element, error) {
-	kept := map[string][]Element{}
+func carry(c *nft.Conn, want, got *nft.Table) (map[string][]nft.Element, error) {
+	kept := map[string][]nft.Element{}
 	if got == nil {
 		return kept, nil
 	}
-	there := index(got.sets, setName)
-	for _, w := range want.sets {
-		g := there[w.name]
-		if !outlives(w.name) || g == nil || g.def.keyLen != w.def.keyLen || g.def == w.def && !replaces(want, got) {
+	there := index(got.Sets, setName)
+	for _, w := range want.Sets {
+		g := there[w.Name]
+		if !outlives(w.Name) || g == nil || g.Def.KeyLen != w.Def.KeyLen || g.Def == w.Def && !replaces(want, got) {
 			continue
 		}
-		elems, err := c.readElements(w.name)
-		if err != nil && !errors.Is(err, errInterrupted) {
+		elems, err := c.ReadElements(w.Name)
+		if err != nil && !errors.Is(err, nft.ErrInterrupted) {
 			return nil, err
 		}
-		kept[w.name] = slices.DeleteFunc(elems, func(e Element) bool { return !isGiven(e) })
+		kept[w.Name] = slices.DeleteFunc(elems, func(e nft.Element) bool { return !isGiven(e) })
 	}
 	return kept, nil
 }
@@ -51,14 +52,14 @@ func outlives(set string) bool {
 }
 
 // planTable adds to b what makes got, nil when there is no table, into want.
-func planTable(b *batch, want, got *Table, carry map[string][]Element) {
+func planTable(b *nft.Batch, want, got *nft.Table, carry map[string][]nft.Element) {
 	if replaces(want, got) {
-		b.deleteTable()
+		b.DeleteTable()
 		got = nil
 	}
-	b.makeTable(want.flags, want.comment)
+	b.MakeTable(want.Flags, want.Comment)
 	if got == nil {
-		got = &Table{}
+		got = &nft.Table{}
 	}
 	plan(b, want, got, staleOf(want, got), carry)
 }
@@ -67,23 +68,23 @@ func planTable(b *batch, want, got *Table, carry map[string][]Element) {
 // out. Sets of grants that stay are not touched; those made anew get what carry
 // has for them. The order is the kernel's: nothing goes while something refers to
 // it.
-func plan(b *batch, want, got *Table, old stale, carry map[string][]Element) {
+func plan(b *nft.Batch, want, got *nft.Table, old stale, carry map[string][]nft.Element) {
 	for _, n := range old.flush {
-		b.flushChain(n)
+		b.FlushChain(n)
 	}
 	for _, n := range slices.Sorted(maps.Keys(old.empty)) {
-		b.flushSet(n)
+		b.FlushSet(n)
 	}
 	for _, n := range old.sets {
-		b.deleteSet(n)
+		b.DeleteSet(n)
 	}
 	for _, n := range old.chains {
-		b.deleteChain(n)
+		b.DeleteChain(n)
 	}
-	due := toSet(want.counters)
-	for _, n := range got.counters {
+	due := toSet(want.Counters)
+	for _, n := range got.Counters {
 		if !due[n] {
-			b.deleteCounter(n)
+			b.DeleteCounter(n)
 		}
 	}
 	build(b, want, got, old, carry)
@@ -98,71 +99,71 @@ type stale struct {
 }
 
 // staleOf finds what is stale. Sets that again names are made anew as well.
-func staleOf(want, got *Table, again ...string) stale {
+func staleOf(want, got *nft.Table, again ...string) stale {
 	s := stale{empty: map[string]bool{}}
-	sets, chains := index(want.sets, setName), index(want.chains, chainName)
+	sets, chains := index(want.Sets, setName), index(want.Chains, chainName)
 	// What is made anew under the same name may be referred to from anywhere.
 	all := false
-	for _, g := range got.sets {
-		if w := sets[g.name]; w == nil || w.def != g.def || slices.Contains(again, g.name) {
-			s.sets = append(s.sets, g.name)
+	for _, g := range got.Sets {
+		if w := sets[g.Name]; w == nil || w.Def != g.Def || slices.Contains(again, g.Name) {
+			s.sets = append(s.sets, g.Name)
 			all = all || w != nil
 		}
 	}
-	for _, g := range got.chains {
-		if w := chains[g.name]; w == nil || w.base != g.base {
-			s.chains = append(s.chains, g.name)
+	for _, g := range got.Chains {
+		if w := chains[g.Name]; w == nil || w.Base != g.Base {
+			s.chains = append(s.chains, g.Name)
 			all = all || w != nil
 		}
 	}
-	for _, g := range got.chains {
-		if w := chains[g.name]; all || w == nil || !slices.Equal(w.rules, g.rules) {
-			s.flush = append(s.flush, g.name)
+	for _, g := range got.Chains {
+		if w := chains[g.Name]; all || w == nil || !slices.Equal(w.Rules, g.Rules) {
+			s.flush = append(s.flush, g.Name)
 		}
 	}
-	for _, g := range got.sets {
-		if w := sets[g.name]; w == nil || w.def != g.def || g.def.flags&unix.NFT_SET_INTERVAL == 0 {
+	for _, g := range got.Sets {
+		if w := sets[g.Name]; w == nil || w.Def != g.Def || g.Def.Flags&unix.NFT_SET_INTERVAL == 0 {
 			continue
-		} else if all || !slices.Equal(w.elems, g.elems) {
-			s.empty[g.name] = true
+		} else if all || !slices.Equal(w.Elems, g.Elems) {
+			s.empty[g.Name] = true
 		}
 	}
 	return s
 }
 
 // build adds what want has and got, without what is stale, has not.
-func build(b *batch, want, got *Table, old stale, carry map[string][]Element) {
-	counters := toSet(got.counters)
-	sets := toSet(names(got.sets, setName), old.sets...)
-	chains := toSet(names(got.chains, chainName), old.chains...)
-	filled := toSet(names(got.chains, chainName), old.flush...)
-	for _, n := range want.counters {
+func build(b *nft.Batch, want, got *nft.Table, old stale, carry map[string][]nft.Element) {
+	counters := toSet(got.Counters)
+	sets := toSet(names(got.Sets, setName), old.sets...)
+	chains := toSet(names(got.Chains, chainName), old.chains...)
+	filled := toSet(names(got.Chains, chainName), old.flush...)
+	for _, n := range want.Counters {
 		if !counters[n] {
-			b.makeCounter(n)
+			b.MakeCounter(n)
 		}
 	}
-	for _, s := range want.sets {
-		if !sets[s.name] {
-			b.makeSet(s)
-			b.addElements(s.name, carry[s.name])
+	for _, s := range want.Sets {
+		if !sets[s.Name] {
+			b.MakeSet(s)
+			b.AddElements(s.Name, carry[s.Name])
 		}
 	}
-	for _, n := range want.chains {
-		if !chains[n.name] {
-			b.makeChain(n)
+	for _, n := range want.Chains {
+		if !chains[n.Name] {
+			b.MakeChain(n)
 		}
 	}
-	for _, n := range want.chains {
-		if filled[n.name] {
+	for _, n := range want.Chains {
+		if filled[n.Name] {
 			continue
 		}
-		for _, r := range n.rules {
-			b.addRule(n.name, r)
+		for _, r := range n.Rules {
+			b.AddRule(n.Name, r)
 		}
 	}
-	for _, s := range want.sets {
-		if !sets[s.name] || old.empty[s.name] {
-			b.addElements(s.name, s.elems)
+	for _, s := range want.Sets {
+		if !sets[s.Name] || old.empty[s.Name] {
+			b.AddElements(s.Name, s.Elems)
 		}
 	}
 }

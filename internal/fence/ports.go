@@ -7,18 +7,19 @@ import (
 	"encoding/binary"
 	"slices"
 
+	nft "github.com/doorward/doorward/internal/nftables"
 	"github.com/doorward/doorward/internal/port"
 	"golang.org/x/sys/unix"
 )
 
 // addPorts makes the maps from ports to the doors' chains, and the sets of ports.
-func addPorts(t *Table, doors []Door) {
-	verdicts := SetDef{flags: unix.NFT_SET_INTERVAL | unix.NFT_SET_MAP,
-		keyType: typeInetService, keyLen: 2, dataType: unix.NFT_DATA_VERDICT}
-	plain := SetDef{flags: unix.NFT_SET_INTERVAL, keyType: typeInetService, keyLen: 2}
+func addPorts(t *nft.Table, doors []Door) {
+	verdicts := nft.SetDef{Flags: unix.NFT_SET_INTERVAL | unix.NFT_SET_MAP,
+		KeyType: typeInetService, KeyLen: 2, DataType: unix.NFT_DATA_VERDICT}
+	plain := nft.SetDef{Flags: unix.NFT_SET_INTERVAL, KeyType: typeInetService, KeyLen: 2}
 	asks := func(d Door) string { return doorPrefix + d.Name }
 	ends := func(d Door) string { return doorPrefix + d.Name + handshakeTail }
-	t.sets = append(t.sets,
+	t.Sets = append(t.Sets,
 		portSet(doorsInfix+"tcp", verdicts, doors, port.TCP, asks),
 		portSet(doorsInfix+"udp", verdicts, doors, port.UDP, asks),
 		portSet(handshakes, verdicts, doors, port.TCP, ends))
@@ -26,35 +27,35 @@ func addPorts(t *Table, doors []Door) {
 	for _, d := range doors {
 		guards, listens = append(guards, d.Ports...), append(listens, d.Listen...)
 	}
-	of := func(name string, ranges []port.Range, p port.Proto) Set {
-		return Set{name: name, def: plain, elems: portIntervals(ranges, p)}
+	of := func(name string, ranges []port.Range, p port.Proto) nft.Set {
+		return nft.Set{Name: name, Def: plain, Elems: portIntervals(ranges, p)}
 	}
-	t.sets = append(t.sets,
+	t.Sets = append(t.Sets,
 		of(guardedTCP, guards, port.TCP), of(guardedUDP, guards, port.UDP),
 		of(listensTCP, listens, port.TCP), of(listensUDP, listens, port.UDP))
 }
 
 // portSet maps the ports of one protocol to chains.
-func portSet(name string, def SetDef, doors []Door, p port.Proto, to func(Door) string) Set {
-	s := Set{name: name, def: def}
+func portSet(name string, def nft.SetDef, doors []Door, p port.Proto, to func(Door) string) nft.Set {
+	s := nft.Set{Name: name, Def: def}
 	for _, d := range doors {
 		for _, r := range d.Ports {
 			if r.Proto != p {
 				continue
 			}
-			s.elems = append(s.elems, Element{key: portKey(r.First), chain: to(d)})
+			s.Elems = append(s.Elems, nft.Element{Key: portKey(r.First), Chain: to(d)})
 			if r.Last < 65535 {
-				s.elems = append(s.elems, Element{key: portKey(r.Last + 1), end: true})
+				s.Elems = append(s.Elems, nft.Element{Key: portKey(r.Last + 1), End: true})
 			}
 		}
 	}
-	sortElements(s.elems)
+	nft.SortElements(s.Elems)
 	return s
 }
 
 // portIntervals merges ranges of one protocol that overlap or touch: an interval
 // set takes no others.
-func portIntervals(ranges []port.Range, p port.Proto) []Element {
+func portIntervals(ranges []port.Range, p port.Proto) []nft.Element {
 	ranges = slices.DeleteFunc(slices.Clone(ranges), func(r port.Range) bool { return r.Proto != p })
 	slices.SortFunc(ranges, func(a, b port.Range) int { return cmp.Compare(a.First, b.First) })
 	var merged []port.Range
@@ -65,11 +66,11 @@ func portIntervals(ranges []port.Range, p port.Proto) []Element {
 		}
 		merged = append(merged, r)
 	}
-	var e []Element
+	var e []nft.Element
 	for _, r := range merged {
-		e = append(e, Element{key: portKey(r.First)})
+		e = append(e, nft.Element{Key: portKey(r.First)})
 		if r.Last < 65535 {
-			e = append(e, Element{key: portKey(r.Last + 1), end: true})
+			e = append(e, nft.Element{Key: portKey(r.Last + 1), End: true})
 		}
 	}
 	return e

@@ -56,7 +56,7 @@ func TestManyOfAll(t *testing.T) {
 	d.Ports = d.Ports[1000:]
 	must(t, f.Guard([]Door{d}))
 	must(t, f.Check())
-	if got := len(f.shared.base.set("doors.tcp").elems); got != 2*2000 {
+	if got := len(f.shared.base.Set("doors.tcp").Elems); got != 2*2000 {
 		t.Errorf("%d elements for 2000 ports, want two each", got)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	nft "github.com/doorward/doorward/internal/nftables"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,7 +25,7 @@ func (f *Fence) guardInParts(doors []Door, late bool) (done bool, err error) {
 	f.mu.Unlock()
 	manner.late = late
 	next := layoutShared(doors, manner)
-	if old := staleOf(next, shared.base); !exact || len(old.sets)+len(old.chains) > 0 || next.flags != shared.want.flags {
+	if old := staleOf(next, shared.base); !exact || len(old.sets)+len(old.chains) > 0 || next.Flags != shared.want.Flags {
 		return false, nil
 	}
 	var change []Door
@@ -69,10 +70,10 @@ func (f *Fence) guardInParts(doors []Door, late bool) (done bool, err error) {
 
 // inSteps carries each out, several in a transaction, and lets others have their
 // turn between two of those. What each returns is done after its transaction.
-func inSteps[T any](f *Fence, all []T, each func(*conn, *batch, T) (func(), error)) error {
+func inSteps[T any](f *Fence, all []T, each func(*nft.Conn, *nft.Batch, T) (func(), error)) error {
 	for n := 4; len(all) > 0; {
 		some := all[:min(n, len(all))]
-		took, err := f.step("guard", func(c *conn, b *batch) (func(), error) {
+		took, err := f.step("guard", func(c *nft.Conn, b *nft.Batch) (func(), error) {
 			var dones []func()
 			for _, one := range some {
 				done, err := each(c, b, one)
@@ -101,17 +102,17 @@ func inSteps[T any](f *Fence, all []T, each func(*conn, *batch, T) (func(), erro
 }
 
 // step is one transaction, and how long it took.
-func (f *Fence) step(what string, fill func(*conn, *batch) (func(), error)) (time.Duration, error) {
+func (f *Fence) step(what string, fill func(*nft.Conn, *nft.Batch) (func(), error)) (time.Duration, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	begun := time.Now()
-	err := f.do(what, func(c *conn) error {
-		b := c.batch()
+	err := f.do(what, func(c *nft.Conn) error {
+		b := c.Batch()
 		done, err := fill(c, b)
 		if err != nil {
 			return err
 		}
-		if err := c.commit(b); err != nil {
+		if err := c.Commit(b); err != nil {
 			return busy(err)
 		}
 		done()
@@ -121,10 +122,10 @@ func (f *Fence) step(what string, fill func(*conn, *batch) (func(), error)) (tim
 }
 
 // changePart gives a door its rules and sets.
-func (f *Fence) changePart(c *conn, b *batch, d Door) (func(), error) {
+func (f *Fence) changePart(c *nft.Conn, b *nft.Batch, d Door) (func(), error) {
 	p := f.doors[d.Name]
 	if p == nil {
-		p = &part{base: &Table{}}
+		p = &part{base: &nft.Table{}}
 	}
 	next := newPart(d, p.widths)
 	next.door.Ports = p.door.Ports // until share
@@ -134,22 +135,22 @@ func (f *Fence) changePart(c *conn, b *batch, d Door) (func(), error) {
 	}
 	plan(b, next.want, p.base, staleOf(next.want, p.base), kept)
 	next.base, next.most = next.want, map[string]int{}
-	for _, s := range next.want.sets {
-		next.most[s.name] = max(p.most[s.name], len(kept[s.name]))
+	for _, s := range next.want.Sets {
+		next.most[s.Name] = max(p.most[s.Name], len(kept[s.Name]))
 	}
 	return func() { f.doors[d.Name] = next }, nil
 }
 
 // removePart takes away a door that no port leads to any more.
-func (f *Fence) removePart(_ *conn, b *batch, name string) (func(), error) {
+func (f *Fence) removePart(_ *nft.Conn, b *nft.Batch, name string) (func(), error) {
 	base := f.doors[name].base
-	plan(b, &Table{}, base, staleOf(&Table{}, base), nil)
+	plan(b, &nft.Table{}, base, staleOf(&nft.Table{}, base), nil)
 	return func() { delete(f.doors, name) }, nil
 }
 
 // share gives all doors what they share, and with it their ports.
-func (f *Fence) share(next *Table, doors []Door) error {
-	_, err := f.step("guard", func(_ *conn, b *batch) (func(), error) {
+func (f *Fence) share(next *nft.Table, doors []Door) error {
+	_, err := f.step("guard", func(_ *nft.Conn, b *nft.Batch) (func(), error) {
 		plan(b, next, f.shared.base, staleOf(next, f.shared.base), nil)
 		return func() {
 			f.shared = part{want: next, base: next}
@@ -175,58 +176,58 @@ func (f *Fence) exact() bool {
 }
 
 // same says whether two tables, or parts of them, do not differ.
-func same(a, b *Table) bool { return len(differences(a, b)) == 0 }
+func same(a, b *nft.Table) bool { return len(differences(a, b)) == 0 }
 
 // betweenPorts is old with another way for ports that leave a door which is
 // changing: there nobody comes in. False says that there are none.
-func betweenPorts(old, next *Table, changing map[string]bool) (*Table, bool) {
+func betweenPorts(old, next *nft.Table, changing map[string]bool) (*nft.Table, bool) {
 	t, moves := *old, false
-	t.sets = slices.Clone(old.sets)
-	for i, s := range t.sets {
-		if s.def.flags&unix.NFT_SET_MAP == 0 {
+	t.Sets = slices.Clone(old.Sets)
+	for i, s := range t.Sets {
+		if s.Def.Flags&unix.NFT_SET_MAP == 0 {
 			continue
 		}
-		elems, some := between(s.elems, next.set(s.name).elems, changing)
+		elems, some := between(s.Elems, next.Set(s.Name).Elems, changing)
 		if some {
-			t.sets[i].elems, moves = elems, true
+			t.Sets[i].Elems, moves = elems, true
 		}
 	}
 	return &t, moves
 }
 
 // between is betweenPorts for one map of ports.
-func between(old, next []Element, changing map[string]bool) ([]Element, bool) {
+func between(old, next []nft.Element, changing map[string]bool) ([]nft.Element, bool) {
 	var bounds []string // where something begins or ends
 	for _, e := range slices.Concat(old, next) {
-		bounds = append(bounds, e.key)
+		bounds = append(bounds, e.Key)
 	}
 	slices.Sort(bounds)
 	bounds = slices.Compact(bounds)
-	chainAt := func(elems []Element, key string) string {
-		i, _ := slices.BinarySearchFunc(elems, key, func(e Element, key string) int { return cmp.Or(cmp.Compare(e.key, key), -1) })
+	chainAt := func(elems []nft.Element, key string) string {
+		i, _ := slices.BinarySearchFunc(elems, key, func(e nft.Element, key string) int { return cmp.Or(cmp.Compare(e.Key, key), -1) })
 		if i == 0 {
 			return ""
 		}
-		return elems[i-1].chain // the last that begins or ends here or before; an end has none
+		return elems[i-1].Chain // the last that begins or ends here or before; an end has none
 	}
-	var out []Element
+	var out []nft.Element
 	moves, last := false, ""
 	for _, key := range bounds {
 		chain := chainAt(old, key)
 		if chain != "" && changing[doorOf(chain)] && chain != chainAt(next, key) {
-			chain, moves = Dropped, true
+			chain, moves = nft.Dropped, true
 		}
 		if chain == last {
 			continue
 		}
 		if last != "" {
-			out = append(out, Element{key: key, end: true})
+			out = append(out, nft.Element{Key: key, End: true})
 		}
 		if chain != "" {
-			out = append(out, Element{key: key, chain: chain})
+			out = append(out, nft.Element{Key: key, Chain: chain})
 		}
 		last = chain
 	}
-	sortElements(out)
+	nft.SortElements(out)
 	return out, moves
 }

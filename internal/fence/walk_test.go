@@ -17,6 +17,8 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 	gocmp "github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
+	nft "github.com/doorward/doorward/internal/nftables"
 )
 
 // walk is a fence and what it should be like.
@@ -160,28 +162,28 @@ func (w *walk) tamper(rt *rapid.T) {
 	if !w.plain {
 		return
 	}
-	var c *conn
-	w.n.Do(func() (err error) { c, err = dial(tableName); return })
-	defer c.nl.Close()
-	b := &batch{table: tableName}
-	pick := rapid.SampledFrom(w.f.wholeOf(shown).chains).Draw(rt, "chain")
+	var c *nft.Conn
+	w.n.Do(func() (err error) { c, err = nft.Dial(tableName); return })
+	defer c.Netlink.Close()
+	b := c.Batch()
+	pick := rapid.SampledFrom(w.f.wholeOf(shown).Chains).Draw(rt, "chain")
 	switch rapid.IntRange(0, 3).Draw(rt, "how") {
 	case 0:
-		b.flushChain(pick.name)
+		b.FlushChain(pick.Name)
 	case 1:
-		b.addRule(pick.name, newRule("tampered", []expr{accept()}))
+		b.AddRule(pick.Name, newRule("tampered", []nft.Expr{nft.Accept()}))
 	case 2:
-		b.flushSet("doors.tcp")
-		b.addElements("doors.tcp", []Element{{key: portKey(9), chain: midChain}, {key: portKey(12), end: true}})
+		b.FlushSet("doors.tcp")
+		b.AddElements("doors.tcp", []nft.Element{{Key: portKey(9), Chain: midChain}, {Key: portKey(12), End: true}})
 	case 3:
-		b.deleteTable()
+		b.DeleteTable()
 		clear(w.grants)
 		clear(w.widths)
 	}
-	if err := c.commit(b); err != nil {
+	if err := c.Commit(b); err != nil {
 		rt.Fatal(err)
 	}
-	if len(pick.rules) > 0 && w.f.Check() == nil {
+	if len(pick.Rules) > 0 && w.f.Check() == nil {
 		rt.Fatal("tampering not seen")
 	}
 	if err := w.f.Guard(w.doors); err != nil {

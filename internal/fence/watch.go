@@ -5,6 +5,8 @@ package fence
 import (
 	"context"
 	"fmt"
+
+	nft "github.com/doorward/doorward/internal/nftables"
 )
 
 // Watch returns a channel that holds a signal, one for however many changes,
@@ -13,23 +15,23 @@ import (
 // own and waits for nothing else of the Fence. The channel is closed when ctx
 // ends, or when reading fails, which is logged.
 func (f *Fence) Watch(ctx context.Context) (<-chan struct{}, error) {
-	c, err := socket(tableName)
+	c, err := nft.Connect(tableName)
 	if err != nil {
 		return nil, fmt.Errorf("fence: watch: %w", err)
 	}
 	err = f.same(c)
 	if err == nil {
-		err = c.join()
+		err = c.Join()
 	}
 	if err != nil {
-		c.close()
+		c.Close()
 		return nil, fmt.Errorf("fence: watch the ruleset: %w", err)
 	}
 	changed := make(chan struct{}, 1)
-	stop := context.AfterFunc(ctx, func() { c.close() }) // unblocks reading
+	stop := context.AfterFunc(ctx, func() { c.Close() }) // unblocks reading
 	go func() {
 		defer close(changed)
-		defer c.close()
+		defer c.Close()
 		defer stop()
 		signal := func() {
 			select {
@@ -37,7 +39,7 @@ func (f *Fence) Watch(ctx context.Context) (<-chan struct{}, error) {
 			default: // one is waiting
 			}
 		}
-		if err := c.watch(f.origin.Load, signal); ctx.Err() == nil {
+		if err := c.Watch(f.origin.Load, signal); ctx.Err() == nil {
 			f.log.Error("fence no longer watched", "err", err)
 		}
 	}()

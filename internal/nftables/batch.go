@@ -1,6 +1,6 @@
 //go:build linux
 
-package fence
+package nftables
 
 import (
 	"errors"
@@ -12,95 +12,95 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// batch is one transaction in the making: its messages and, for each, what it
+// Batch is one transaction in the making: its messages and, for each, what it
 // does in words for an error.
-type batch struct {
+type Batch struct {
 	table string
 	msgs  []netlink.Message
 	what  []string
 }
 
-// batch begins a transaction about the table.
-func (c *conn) batch() *batch { return &batch{table: c.table} }
+// Batch begins a transaction about the table.
+func (c *Conn) Batch() *Batch { return &Batch{table: c.table} }
 
-// empty says whether the transaction has nothing to do.
-func (b *batch) empty() bool { return len(b.msgs) == 0 }
+// Len is how many messages the transaction has so far.
+func (b *Batch) Len() int { return len(b.msgs) }
 
-func (b *batch) add(what string, typ int, flags netlink.HeaderFlags, data []byte) {
+func (b *Batch) add(what string, typ int, flags netlink.HeaderFlags, data []byte) {
 	b.msgs = append(b.msgs, message(typ, flags, data))
 	b.what = append(b.what, what)
 }
 
 // named adds a message about something in the table that has a name.
-func (b *batch) named(what string, name string, typ, attribute int) {
+func (b *Batch) named(what string, name string, typ, attribute int) {
 	b.add(fmt.Sprintf("%s %q", what, name), typ, 0, inTable(b.table).with(attribute, name))
 }
 
-func (b *batch) deleteTable() { b.add("delete the table", unix.NFT_MSG_DELTABLE, 0, inTable(b.table)) }
+func (b *Batch) DeleteTable() { b.add("delete the table", unix.NFT_MSG_DELTABLE, 0, inTable(b.table)) }
 
-func (b *batch) deleteSet(name string) {
+func (b *Batch) DeleteSet(name string) {
 	b.named("delete set", name, unix.NFT_MSG_DELSET, unix.NFTA_SET_NAME)
 }
 
-func (b *batch) deleteChain(name string) {
+func (b *Batch) DeleteChain(name string) {
 	b.named("delete chain", name, unix.NFT_MSG_DELCHAIN, unix.NFTA_CHAIN_NAME)
 }
 
-// flushSet takes all elements out of a set, one by one: the kernel needs a
+// FlushSet takes all elements out of a set, one by one: the kernel needs a
 // microsecond for each, in which nobody else changes the ruleset.
-func (b *batch) flushSet(name string) {
+func (b *Batch) FlushSet(name string) {
 	b.named("flush set", name, unix.NFT_MSG_DELSETELEM, unix.NFTA_SET_ELEM_LIST_SET)
 }
 
-// flushChain takes all rules out of a chain.
-func (b *batch) flushChain(name string) {
+// FlushChain takes all rules out of a chain.
+func (b *Batch) FlushChain(name string) {
 	b.named("flush chain", name, unix.NFT_MSG_DELRULE, unix.NFTA_RULE_CHAIN)
 }
 
-func (b *batch) deleteCounter(name string) {
+func (b *Batch) DeleteCounter(name string) {
 	data := inTable(b.table).with(unix.NFTA_OBJ_NAME, name)
 	data.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
 	b.add(fmt.Sprintf("delete counter %q", name), unix.NFT_MSG_DELOBJ, 0, data)
 }
 
-// makeTable makes the table, or makes this connection the owner of one that is
+// MakeTable makes the table, or makes this connection the owner of one that is
 // there, when flags say so.
-func (b *batch) makeTable(flags uint32, note string) {
+func (b *Batch) MakeTable(flags uint32, note string) {
 	data := inTable(b.table)
 	data.u32(unix.NFTA_TABLE_FLAGS, flags)
 	data.bytes(tableUserdata, userdata(note))
 	b.add("make the table", unix.NFT_MSG_NEWTABLE, netlink.Create, data)
 }
 
-func (b *batch) makeCounter(name string) {
+func (b *Batch) MakeCounter(name string) {
 	data := inTable(b.table).with(unix.NFTA_OBJ_NAME, name)
 	data.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
 	data.bytes(unix.NFTA_OBJ_DATA, nil)
 	b.add(fmt.Sprintf("make counter %q", name), unix.NFT_MSG_NEWOBJ, netlink.Create, data)
 }
 
-// makeSet makes a set, without its elements. One of size 0 has no limit (the
+// MakeSet makes a set, without its elements. One of size 0 has no limit (the
 // kernel sets one of 65,535 where rules take elements in or out).
-func (b *batch) makeSet(s Set) {
-	data := inTable(b.table).with(unix.NFTA_SET_NAME, s.name)
-	data.u32(unix.NFTA_SET_FLAGS, s.def.flags)
-	data.u32(unix.NFTA_SET_KEY_TYPE, s.def.keyType)
-	data.u32(unix.NFTA_SET_KEY_LEN, s.def.keyLen)
-	if s.def.dataType != 0 {
-		data.u32(unix.NFTA_SET_DATA_TYPE, s.def.dataType)
+func (b *Batch) MakeSet(s Set) {
+	data := inTable(b.table).with(unix.NFTA_SET_NAME, s.Name)
+	data.u32(unix.NFTA_SET_FLAGS, s.Def.Flags)
+	data.u32(unix.NFTA_SET_KEY_TYPE, s.Def.KeyType)
+	data.u32(unix.NFTA_SET_KEY_LEN, s.Def.KeyLen)
+	if s.Def.DataType != 0 {
+		data.u32(unix.NFTA_SET_DATA_TYPE, s.Def.DataType)
 	}
-	if s.def.gcInterval != 0 {
-		data.u32(unix.NFTA_SET_GC_INTERVAL, s.def.gcInterval)
+	if s.Def.GCInterval != 0 {
+		data.u32(unix.NFTA_SET_GC_INTERVAL, s.Def.GCInterval)
 	}
 	addDescription(&data, s)
-	if s.udata != nil {
-		data.bytes(nftaSetUdata, s.udata)
+	if s.Udata != nil {
+		data.bytes(nftaSetUdata, s.Udata)
 	}
-	if s.def.once {
+	if s.Def.Once {
 		addOnce(&data)
 	}
 	data.u32(unix.NFTA_SET_ID, uint32(len(b.msgs)+1)) // any, but no other's in the transaction
-	b.add(fmt.Sprintf("make set %q", s.name), unix.NFT_MSG_NEWSET, netlink.Create, data)
+	b.add(fmt.Sprintf("make set %q", s.Name), unix.NFT_MSG_NEWSET, netlink.Create, data)
 }
 
 // addOnce gives each element of a set a limit of its own, of one packet, which is
@@ -122,16 +122,16 @@ func addOnce(data *attrs) {
 // a concatenated key is made up: NFTA_SET_DESC_CONCAT, a list of
 // NFTA_SET_FIELD_LEN.
 func addDescription(data *attrs, s Set) {
-	if s.size == 0 && s.lengths == nil {
+	if s.Size == 0 && s.Lengths == nil {
 		return
 	}
 	desc := data.open(unix.NFTA_SET_DESC)
-	if s.size != 0 {
-		data.u32(1, s.size)
+	if s.Size != 0 {
+		data.u32(1, s.Size)
 	}
-	if s.lengths != nil {
+	if s.Lengths != nil {
 		fields := data.open(2)
-		for _, n := range s.lengths {
+		for _, n := range s.Lengths {
 			elem := data.open(unix.NFTA_LIST_ELEM)
 			data.u32(1, n)
 			data.close(elem)
@@ -141,51 +141,51 @@ func addDescription(data *attrs, s Set) {
 	data.close(desc)
 }
 
-// makeChain makes a chain, without its rules.
-func (b *batch) makeChain(n Chain) {
-	data := inTable(b.table).with(unix.NFTA_CHAIN_NAME, n.name)
-	if n.base != (Hook{}) {
+// MakeChain makes a chain, without its rules.
+func (b *Batch) MakeChain(n Chain) {
+	data := inTable(b.table).with(unix.NFTA_CHAIN_NAME, n.Name)
+	if n.Base != (Hook{}) {
 		h := data.open(unix.NFTA_CHAIN_HOOK)
-		data.u32(unix.NFTA_HOOK_HOOKNUM, n.base.number)
-		data.u32(unix.NFTA_HOOK_PRIORITY, uint32(n.base.priority))
+		data.u32(unix.NFTA_HOOK_HOOKNUM, n.Base.Number)
+		data.u32(unix.NFTA_HOOK_PRIORITY, uint32(n.Base.Priority))
 		data.close(h)
-		data.u32(unix.NFTA_CHAIN_POLICY, n.base.policy)
-		data.str(unix.NFTA_CHAIN_TYPE, n.base.kind)
+		data.u32(unix.NFTA_CHAIN_POLICY, n.Base.Policy)
+		data.str(unix.NFTA_CHAIN_TYPE, n.Base.Kind)
 	}
-	b.add(fmt.Sprintf("make chain %q", n.name), unix.NFT_MSG_NEWCHAIN, netlink.Create, data)
+	b.add(fmt.Sprintf("make chain %q", n.Name), unix.NFT_MSG_NEWCHAIN, netlink.Create, data)
 }
 
-// addRule adds a rule behind those that the chain has.
-func (b *batch) addRule(chain string, r Rule) {
+// AddRule adds a rule behind those that the chain has.
+func (b *Batch) AddRule(chain string, r Rule) {
 	data := inTable(b.table).with(unix.NFTA_RULE_CHAIN, chain)
-	data.bytes(unix.NFTA_RULE_EXPRESSIONS, []byte(r.exprs))
-	data.bytes(unix.NFTA_RULE_USERDATA, userdata(r.what))
-	b.add(fmt.Sprintf("add the rule %q to chain %q", r.what, chain),
+	data.bytes(unix.NFTA_RULE_EXPRESSIONS, []byte(r.Exprs))
+	data.bytes(unix.NFTA_RULE_USERDATA, userdata(r.What))
+	b.add(fmt.Sprintf("add the rule %q to chain %q", r.What, chain),
 		unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, data)
 }
 
-// addElements adds elements to a set; those that are there stay as they are.
-func (b *batch) addElements(set string, elems []Element) {
+// AddElements adds elements to a set; those that are there stay as they are.
+func (b *Batch) AddElements(set string, elems []Element) {
 	for part := range slices.Chunk(elems, maxElements) {
 		b.add("add to set "+set, unix.NFT_MSG_NEWSETELEM, netlink.Create, elementList(b.table, set, part))
 	}
 }
 
-// setElements gives elements their time, and removes those that have none left.
+// SetElements gives elements their time, and removes those that have none left.
 // An element's time cannot be changed before Linux 6.12, and one that is not
 // there cannot be deleted before 6.3; to add, which leaves alone what is there,
 // to delete and to add again works everywhere, and as it is one transaction no
 // packet sees the gap.
-func (b *batch) setElements(set string, elems []Element) {
+func (b *Batch) SetElements(set string, elems []Element) {
 	for part := range slices.Chunk(elems, maxElements) {
 		list := elementList(b.table, set, part)
 		b.add("add to set "+set, unix.NFT_MSG_NEWSETELEM, netlink.Create, list)
 		b.add("delete from set "+set, unix.NFT_MSG_DELSETELEM, 0, list)
-		if !slices.ContainsFunc(part, func(e Element) bool { return e.left <= 0 }) {
+		if !slices.ContainsFunc(part, func(e Element) bool { return e.Left <= 0 }) {
 			b.add("add to set "+set, unix.NFT_MSG_NEWSETELEM, netlink.Create, list)
 			continue
 		}
-		b.addElements(set, slices.DeleteFunc(slices.Clone(part), func(e Element) bool { return e.left <= 0 }))
+		b.AddElements(set, slices.DeleteFunc(slices.Clone(part), func(e Element) bool { return e.Left <= 0 }))
 	}
 }
 
@@ -194,21 +194,21 @@ func elementList(table, set string, elems []Element) attrs {
 	list := data.open(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 	for _, e := range elems {
 		i := data.open(unix.NFTA_LIST_ELEM)
-		data.value(unix.NFTA_SET_ELEM_KEY, []byte(e.key))
-		if e.end {
+		data.value(unix.NFTA_SET_ELEM_KEY, []byte(e.Key))
+		if e.End {
 			data.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
 		}
-		if e.chain != "" {
+		if e.Chain != "" {
 			v := data.open(unix.NFTA_SET_ELEM_DATA)
-			if e.chain == Dropped {
+			if e.Chain == Dropped {
 				data.verdict(nfDrop, "")
 			} else {
-				data.verdict(unix.NFT_GOTO, e.chain)
+				data.verdict(unix.NFT_GOTO, e.Chain)
 			}
 			data.close(v)
 		}
-		if e.left > 0 {
-			data.u64(unix.NFTA_SET_ELEM_TIMEOUT, uint64(e.left/time.Millisecond))
+		if e.Left > 0 {
+			data.u64(unix.NFTA_SET_ELEM_TIMEOUT, uint64(e.Left/time.Millisecond))
 		}
 		data.close(i)
 	}
@@ -224,7 +224,7 @@ func inTable(table string) attrs {
 }
 
 // refusal says which message it was; the 0th began the batch.
-func (b *batch) refusal(i int, op *netlink.OpError) error {
+func (b *Batch) refusal(i int, op *netlink.OpError) error {
 	err := op.Err
 	if op.Message != "" {
 		err = fmt.Errorf("%w (%s)", err, op.Message)
@@ -235,13 +235,13 @@ func (b *batch) refusal(i int, op *netlink.OpError) error {
 	return fmt.Errorf("%s: %w", b.what[i-1], err)
 }
 
-// ownership tries whether the kernel knows owner and persist, with a table that
+// Ownership tries whether the kernel knows owner and persist, with a table that
 // nobody ever sees.
-func (c *conn) ownership() (bool, error) {
-	b := &batch{table: c.table + "-probe"}
-	b.makeTable(tableFlagOwner|tableFlagPersist, "probe")
-	b.deleteTable()
-	err := c.commit(b)
+func (c *Conn) Ownership() (bool, error) {
+	b := &Batch{table: c.table + "-probe"}
+	b.MakeTable(TableFlagOwner|TableFlagPersist, "probe")
+	b.DeleteTable()
+	err := c.Commit(b)
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
 		return false, nil
 	}

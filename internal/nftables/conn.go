@@ -1,6 +1,6 @@
 //go:build linux
 
-package fence
+package nftables
 
 import (
 	"errors"
@@ -31,39 +31,39 @@ const (
 	replyTime = 10 * time.Second
 )
 
-// conn is a netlink connection to nf_tables. The table is owned by it, not by
+// Conn is a netlink connection to nf_tables. The table is owned by it, not by
 // the process: while it lives, no other socket changes an owned table.
-type conn struct {
-	nl     *netlink.Conn
-	table  string // of the family inet
-	portid uint32 // of this end, as the kernel names the origin of a change; 0 before prepare
-	netns  uint64 // names the socket's network namespace; 0 before Linux 5.14
-	heard  int    // messages from the kernel so far: what reading costs
+type Conn struct {
+	Netlink *netlink.Conn
+	table   string // of the family inet
+	PortID  uint32 // of this end, as the kernel names the origin of a change; 0 before prepare
+	NetNS   uint64 // names the socket's network namespace; 0 before Linux 5.14
+	Heard   int    // messages from the kernel so far: what reading costs
 }
 
-// dial connects and asks for the ruleset's generation, to tell a missing
+// Dial connects and asks for the ruleset's generation, to tell a missing
 // privilege and a kernel without nf_tables from everything later.
-func dial(table string) (*conn, error) {
-	c, err := socket(table)
+func Dial(table string) (*Conn, error) {
+	c, err := Connect(table)
 	if err != nil {
 		return nil, err
 	}
 	if err := c.prepare(); err != nil {
-		c.nl.Close()
+		c.Netlink.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
-// socket connects without any question, to read.
-func socket(table string) (*conn, error) {
+// Connect connects without any question, to read.
+func Connect(table string) (*Conn, error) {
 	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: messageSize})
 	if err != nil {
 		return nil, fmt.Errorf("open a netfilter netlink socket: %w", err)
 	}
-	c := &conn{nl: nl, table: table}
+	c := &Conn{Netlink: nl, table: table}
 	err = c.control(func(fd int) error {
-		c.netns, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		c.NetNS, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 		if errors.Is(err, unix.ENOPROTOOPT) {
 			return nil
 		}
@@ -76,23 +76,23 @@ func socket(table string) (*conn, error) {
 	return c, nil
 }
 
-// close ends the connection.
-func (c *conn) close() error { return c.nl.Close() }
+// Close ends the connection.
+func (c *Conn) Close() error { return c.Netlink.Close() }
 
 // prepare sizes the socket's buffers and asks for the ruleset's generation.
-func (c *conn) prepare() error {
-	_ = c.nl.SetOption(netlink.ExtendedAcknowledge, true) // reasons in words, where the kernel has them
+func (c *Conn) prepare() error {
+	_ = c.Netlink.SetOption(netlink.ExtendedAcknowledge, true) // reasons in words, where the kernel has them
 	if err := c.force(unix.SO_SNDBUFFORCE, bufferSize); err != nil {
 		return err
 	}
 	if err := c.force(unix.SO_RCVBUFFORCE, 4<<20); err != nil {
 		return err
 	}
-	req, err := c.nl.Send(message(unix.NFT_MSG_GETGEN, 0, header(unix.NFPROTO_UNSPEC)))
+	req, err := c.Netlink.Send(message(unix.NFT_MSG_GETGEN, 0, header(unix.NFPROTO_UNSPEC)))
 	if err != nil {
 		return fmt.Errorf("ask nf_tables for its generation: %w", err)
 	}
-	c.portid = req.Header.PID
+	c.PortID = req.Header.PID
 	switch _, err = c.receive(); {
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("not allowed to use nftables: run as root or with CAP_NET_ADMIN: %w", err)
@@ -103,16 +103,26 @@ func (c *conn) prepare() error {
 	return nil
 }
 
-// prove asks something that costs next to nothing, to see that the connection
-// stands.
-func (c *conn) prove() error {
-	_, err := c.ask(message(unix.NFT_MSG_GETGEN, 0, header(unix.NFPROTO_UNSPEC)))
-	return err
+// Generation is the number of the ruleset's last change by anybody. To ask for it
+// costs next to nothing, and tells that the connection stands.
+func (c *Conn) Generation() (uint32, error) {
+	var generation uint32
+	msgs, err := c.ask(message(unix.NFT_MSG_GETGEN, 0, header(unix.NFPROTO_UNSPEC)))
+	if err != nil {
+		return 0, err
+	}
+	return generation, each(msgs, func(ad *netlink.AttributeDecoder) {
+		for ad.Next() {
+			if ad.Type() == 1 { // NFTA_GEN_ID
+				generation = ad.Uint32()
+			}
+		}
+	})
 }
 
 // force sets a buffer's size beyond the system's limit, which CAP_NET_ADMIN may;
 // in a user namespace, where that does not count, it stays with the limit.
-func (c *conn) force(option, size int) error {
+func (c *Conn) force(option, size int) error {
 	err := c.control(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, size) })
 	if err != nil && !errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("set the netlink socket's buffer to %d bytes: %w", size, err)
@@ -121,8 +131,8 @@ func (c *conn) force(option, size int) error {
 }
 
 // control does something with the socket itself.
-func (c *conn) control(do func(fd int) error) error {
-	raw, err := c.nl.SyscallConn()
+func (c *Conn) control(do func(fd int) error) error {
+	raw, err := c.Netlink.SyscallConn()
 	if err != nil {
 		return err
 	}
@@ -142,23 +152,23 @@ type brokenError struct {
 func (e *brokenError) Error() string { return e.doing + ": " + e.err.Error() }
 func (e *brokenError) Unwrap() error { return e.err }
 
-// broken says that the connection broke in doing something.
-func broken(doing string, err error) error { return &brokenError{doing, err} }
+// Broken says that the connection broke in doing something.
+func Broken(doing string, err error) error { return &brokenError{doing, err} }
 
-// isBroken says whether an error is of the connection itself.
-func isBroken(err error) bool {
+// IsBroken says whether an error is of the connection itself.
+func IsBroken(err error) bool {
 	_, broken := errors.AsType[*brokenError](err)
 	return broken
 }
 
-// commit sends the transaction and waits for the kernel's word on it.
-func (c *conn) commit(b *batch) error {
+// Commit sends the transaction and waits for the kernel's word on it.
+func (c *Conn) Commit(b *Batch) error {
 	if len(b.msgs) == 0 {
 		return nil
 	}
 	// Only the last message asks for an acknowledgement; refusals come unasked.
 	b.msgs[len(b.msgs)-1].Header.Flags |= netlink.Acknowledge
-	sent, err := c.nl.SendMessages(slices.Concat(
+	sent, err := c.Netlink.SendMessages(slices.Concat(
 		[]netlink.Message{edge(unix.NFNL_MSG_BATCH_BEGIN)}, b.msgs,
 		[]netlink.Message{edge(unix.NFNL_MSG_BATCH_END)}))
 	if errors.Is(err, unix.EMSGSIZE) {
@@ -194,7 +204,7 @@ func (c *conn) commit(b *batch) error {
 }
 
 // receive returns the next answer, all parts of it when it is a list.
-func (c *conn) receive() (msgs []netlink.Message, err error) {
+func (c *Conn) receive() (msgs []netlink.Message, err error) {
 	err = c.hear(func(m netlink.Message) { msgs = append(msgs, m) })
 	if err != nil {
 		return nil, err
@@ -203,14 +213,14 @@ func (c *conn) receive() (msgs []netlink.Message, err error) {
 }
 
 // hear calls each with the parts of the next answer as they come.
-func (c *conn) hear(each func(netlink.Message)) error {
-	if err := c.nl.SetReadDeadline(time.Now().Add(replyTime)); err != nil {
+func (c *Conn) hear(each func(netlink.Message)) error {
+	if err := c.Netlink.SetReadDeadline(time.Now().Add(replyTime)); err != nil {
 		return err
 	}
-	for m, err := range c.nl.ReceiveIter() {
-		c.heard++
+	for m, err := range c.Netlink.ReceiveIter() {
+		c.Heard++
 		if err == nil {
-			err = c.nl.SetReadDeadline(time.Now().Add(replyTime))
+			err = c.Netlink.SetReadDeadline(time.Now().Add(replyTime))
 		}
 		if err != nil {
 			return err
@@ -220,12 +230,12 @@ func (c *conn) hear(each func(netlink.Message)) error {
 	return nil
 }
 
-// errInterrupted means that a list is not of one moment.
-var errInterrupted = errors.New("the ruleset changes faster than it can be read")
+// ErrInterrupted means that a list is not of one moment.
+var ErrInterrupted = errors.New("the ruleset changes faster than it can be read")
 
 // dump asks for a list, and asks again when the ruleset changed while it was
 // read. With errInterrupted it returns the list as read last.
-func (c *conn) dump(typ int, query attrs) ([]netlink.Message, error) {
+func (c *Conn) dump(typ int, query attrs) ([]netlink.Message, error) {
 	const tries = 5
 	for i := 1; ; i++ {
 		msgs, err := c.dumpOnce(typ, query)
@@ -233,20 +243,20 @@ func (c *conn) dump(typ int, query attrs) ([]netlink.Message, error) {
 			return msgs, err
 		}
 		if i == tries {
-			return msgs, errInterrupted
+			return msgs, ErrInterrupted
 		}
 	}
 }
 
 func isInterrupted(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }
 
-func (c *conn) dumpOnce(typ int, query attrs) (msgs []netlink.Message, err error) {
+func (c *Conn) dumpOnce(typ int, query attrs) (msgs []netlink.Message, err error) {
 	err = c.stream(typ, query, func(m netlink.Message) { msgs = append(msgs, m) })
 	return msgs, err
 }
 
 // stream asks for a list once, and calls each with its parts as they come.
-func (c *conn) stream(typ int, query attrs, each func(netlink.Message)) error {
+func (c *Conn) stream(typ int, query attrs, each func(netlink.Message)) error {
 	return c.askEach(message(typ, netlink.Dump, append(header(unix.NFPROTO_INET), query...)), each)
 }
 
@@ -262,7 +272,7 @@ func message(typ int, flags netlink.HeaderFlags, data []byte) netlink.Message {
 }
 
 // ask sends one request and returns its answer.
-func (c *conn) ask(m netlink.Message) (msgs []netlink.Message, err error) {
+func (c *Conn) ask(m netlink.Message) (msgs []netlink.Message, err error) {
 	err = c.askEach(m, func(m netlink.Message) { msgs = append(msgs, m) })
 	if err != nil {
 		return nil, err
@@ -271,8 +281,8 @@ func (c *conn) ask(m netlink.Message) (msgs []netlink.Message, err error) {
 }
 
 // askEach sends one request and calls each with the parts of its answer.
-func (c *conn) askEach(m netlink.Message, each func(netlink.Message)) error {
-	req, err := c.nl.Send(m)
+func (c *Conn) askEach(m netlink.Message, each func(netlink.Message)) error {
+	req, err := c.Netlink.Send(m)
 	if err != nil {
 		return &brokenError{"ask the kernel", err}
 	}

@@ -1,6 +1,6 @@
 //go:build linux
 
-package fence
+package nftables
 
 import (
 	"cmp"
@@ -21,7 +21,7 @@ func (r *replies) naive() (t *Table, sound bool) {
 		ok = ok && l.sound(4, unix.NFTA_TABLE_FLAGS, tableOwner)
 		if l.str(unix.NFTA_TABLE_NAME) == testTable {
 			note, _ := l.last(tableUserdata)
-			t = &Table{flags: uint32(l.number(unix.NFTA_TABLE_FLAGS)), owner: uint32(l.number(tableOwner)), comment: naiveComment(note)}
+			t = &Table{Flags: uint32(l.number(unix.NFTA_TABLE_FLAGS)), Owner: uint32(l.number(tableOwner)), Comment: naiveComment(note)}
 		}
 	}
 	if !ok || t == nil {
@@ -35,10 +35,10 @@ func (r *replies) naive() (t *Table, sound bool) {
 		}
 		ok = ok && whole
 		if l.str(unix.NFTA_OBJ_TABLE) == testTable {
-			t.counters = append(t.counters, l.str(unix.NFTA_OBJ_NAME))
+			t.Counters = append(t.Counters, l.str(unix.NFTA_OBJ_NAME))
 		}
 	}
-	slices.Sort(t.counters)
+	slices.Sort(t.Counters)
 	return t, ok && r.naiveSets(t) && r.naiveChains(t)
 }
 
@@ -69,20 +69,20 @@ func (r *replies) naiveSets(t *Table) bool {
 			if _, told := l.last(nftaSetCount); told {
 				count = int(l.number(nftaSetCount))
 			}
-			t.sets = append(t.sets, Set{name: l.str(unix.NFTA_SET_NAME), count: count, def: SetDef{
-				flags:      uint32(l.number(unix.NFTA_SET_FLAGS)),
-				keyType:    uint32(l.number(unix.NFTA_SET_KEY_TYPE)),
-				keyLen:     uint32(l.number(unix.NFTA_SET_KEY_LEN)),
-				dataType:   uint32(l.number(unix.NFTA_SET_DATA_TYPE)),
-				gcInterval: uint32(l.number(unix.NFTA_SET_GC_INTERVAL)),
-				once:       once}})
+			t.Sets = append(t.Sets, Set{Name: l.str(unix.NFTA_SET_NAME), Count: count, Def: SetDef{
+				Flags:      uint32(l.number(unix.NFTA_SET_FLAGS)),
+				KeyType:    uint32(l.number(unix.NFTA_SET_KEY_TYPE)),
+				KeyLen:     uint32(l.number(unix.NFTA_SET_KEY_LEN)),
+				DataType:   uint32(l.number(unix.NFTA_SET_DATA_TYPE)),
+				GCInterval: uint32(l.number(unix.NFTA_SET_GC_INTERVAL)),
+				Once:       once}})
 		}
 	}
-	for i, s := range t.sets {
-		if !ok || s.def.flags&unix.NFT_SET_INTERVAL == 0 {
+	for i, s := range t.Sets {
+		if !ok || s.Def.Flags&unix.NFT_SET_INTERVAL == 0 {
 			continue
 		}
-		t.sets[i].elems, ok = r.naiveElements(s.name)
+		t.Sets[i].Elems, ok = r.naiveElements(s.Name)
 	}
 	return ok
 }
@@ -120,16 +120,16 @@ const longest = math.MaxInt64 / time.Millisecond * time.Millisecond
 
 func naiveElement(l attributeList) (Element, bool) {
 	_, timed := l.last(unix.NFTA_SET_ELEM_TIMEOUT)
-	e := Element{end: l.number(unix.NFTA_SET_ELEM_FLAGS)&unix.NFT_SET_ELEM_INTERVAL_END != 0, timed: timed}
+	e := Element{End: l.number(unix.NFTA_SET_ELEM_FLAGS)&unix.NFT_SET_ELEM_INTERVAL_END != 0, Timed: timed}
 	ms := new(big.Int).SetUint64(l.number(unix.NFTA_SET_ELEM_EXPIRATION))
-	e.left = longest // of 292 years, where the kernel allows more
+	e.Left = longest // of 292 years, where the kernel allows more
 	if ms.Mul(ms, big.NewInt(int64(time.Millisecond))).IsInt64() {
-		e.left = time.Duration(ms.Int64())
+		e.Left = time.Duration(ms.Int64())
 	}
 	keys, ok := l.nested(unix.NFTA_SET_ELEM_KEY)
 	for _, k := range keys {
 		for _, v := range k {
-			e.key = string(v.data)
+			e.Key = string(v.data)
 		}
 	}
 	data, whole := l.nested(unix.NFTA_SET_ELEM_DATA)
@@ -144,9 +144,9 @@ func naiveElement(l attributeList) (Element, bool) {
 				code := int32(one.number(unix.NFTA_VERDICT_CODE))
 				switch {
 				case a.typ == unix.NFTA_VERDICT_CODE && code != unix.NFT_GOTO:
-					e.chain = fmt.Sprintf("verdict %d ", code)
+					e.Chain = fmt.Sprintf("verdict %d ", code)
 				case a.typ == unix.NFTA_VERDICT_CHAIN:
-					e.chain += one.str(unix.NFTA_VERDICT_CHAIN)
+					e.Chain += one.str(unix.NFTA_VERDICT_CHAIN)
 				}
 			}
 		}
@@ -159,28 +159,28 @@ func (r *replies) naiveChains(t *Table) bool {
 	for _, l := range chains {
 		hooks, whole := l.nested(unix.NFTA_CHAIN_HOOK)
 		ok = ok && whole && l.sound(4, unix.NFTA_CHAIN_POLICY)
-		c := Chain{name: l.str(unix.NFTA_CHAIN_NAME), base: Hook{kind: l.str(unix.NFTA_CHAIN_TYPE),
-			policy: uint32(l.number(unix.NFTA_CHAIN_POLICY))}}
+		c := Chain{Name: l.str(unix.NFTA_CHAIN_NAME), Base: Hook{Kind: l.str(unix.NFTA_CHAIN_TYPE),
+			Policy: uint32(l.number(unix.NFTA_CHAIN_POLICY))}}
 		for _, h := range hooks {
 			ok = ok && h.sound(4, unix.NFTA_HOOK_HOOKNUM, unix.NFTA_HOOK_PRIORITY)
 			if _, there := h.last(unix.NFTA_HOOK_HOOKNUM); there {
-				c.base.number = uint32(h.number(unix.NFTA_HOOK_HOOKNUM))
+				c.Base.Number = uint32(h.number(unix.NFTA_HOOK_HOOKNUM))
 			}
 			if _, there := h.last(unix.NFTA_HOOK_PRIORITY); there {
-				c.base.priority = int32(h.number(unix.NFTA_HOOK_PRIORITY))
+				c.Base.Priority = int32(h.number(unix.NFTA_HOOK_PRIORITY))
 			}
 		}
 		if l.str(unix.NFTA_CHAIN_TABLE) == testTable {
-			t.chains = append(t.chains, c)
+			t.Chains = append(t.Chains, c)
 		}
 	}
 	rules, whole := r.lists(unix.NFT_MSG_GETRULE)
 	for _, l := range rules {
 		exprs, _ := l.last(unix.NFTA_RULE_EXPRESSIONS)
 		note, _ := l.last(unix.NFTA_RULE_USERDATA)
-		i := slices.IndexFunc(t.chains, func(c Chain) bool { return c.name == l.str(unix.NFTA_RULE_CHAIN) })
+		i := slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == l.str(unix.NFTA_RULE_CHAIN) })
 		if i >= 0 && l.str(unix.NFTA_RULE_TABLE) == testTable {
-			t.chains[i].rules = append(t.chains[i].rules, Rule{naiveComment(note), string(exprs)})
+			t.Chains[i].Rules = append(t.Chains[i].Rules, Rule{naiveComment(note), string(exprs)})
 		}
 	}
 	return ok && whole
@@ -201,15 +201,15 @@ func naiveComment(b []byte) string {
 // inOneOrder sorts the elements of a table's sets by all that they are: equal
 // keys have no order among themselves.
 func (t *Table) inOneOrder() *Table {
-	for _, s := range t.sets {
-		oneOrder(s.elems)
+	for _, s := range t.Sets {
+		oneOrder(s.Elems)
 	}
 	return t
 }
 
 func oneOrder(elems []Element) {
 	slices.SortFunc(elems, func(a, b Element) int {
-		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.chain, b.chain), cmp.Compare(a.left, b.left),
-			cmp.Compare(fmt.Sprint(a.end, a.timed), fmt.Sprint(b.end, b.timed)))
+		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Chain, b.Chain), cmp.Compare(a.Left, b.Left),
+			cmp.Compare(fmt.Sprint(a.End, a.Timed), fmt.Sprint(b.End, b.Timed)))
 	})
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package fence
+package nftables
 
 import (
 	"encoding/binary"
@@ -23,21 +23,21 @@ const (
 // Flags of a table, of linux/netfilter/nf_tables.h: it belongs to one socket
 // (5.12), and does not go away with it (6.9).
 const (
-	tableFlagOwner   = 0x2
-	tableFlagPersist = 0x4
+	TableFlagOwner   = 0x2
+	TableFlagPersist = 0x4
 )
 
-// read returns the kernel's table, nil when there is none. With errInterrupted it
+// Read returns the kernel's table, nil when there is none. With errInterrupted it
 // returns one too, whose lists are not all of one moment.
-func (c *conn) read() (*Table, error) {
-	t, err := c.readTable()
+func (c *Conn) Read() (*Table, error) {
+	t, err := c.ReadTable()
 	if t == nil {
 		return nil, err
 	}
-	for _, list := range []func(*Table) error{c.countersOf, c.readSets, c.readElementsOf, c.readChains, c.readRules} {
+	for _, list := range []func(*Table) error{c.countersOf, c.ReadSets, c.readElementsOf, c.readChains, c.readRules} {
 		switch once := list(t); {
-		case errors.Is(once, errInterrupted):
-			err = errInterrupted
+		case errors.Is(once, ErrInterrupted):
+			err = ErrInterrupted
 		case once != nil:
 			return nil, once
 		}
@@ -47,9 +47,9 @@ func (c *conn) read() (*Table, error) {
 
 // list asks for a list and has each thing in it decoded. That it is not of one
 // moment it says when all is decoded.
-func (c *conn) list(what string, typ int, query attrs, decode func(*netlink.AttributeDecoder)) error {
+func (c *Conn) list(what string, typ int, query attrs, decode func(*netlink.AttributeDecoder)) error {
 	msgs, err := c.dump(typ, query)
-	if err != nil && !errors.Is(err, errInterrupted) {
+	if err != nil && !errors.Is(err, ErrInterrupted) {
 		return fmt.Errorf("list %s: %w", what, err)
 	}
 	if unread := each(msgs, decode); unread != nil {
@@ -58,14 +58,14 @@ func (c *conn) list(what string, typ int, query attrs, decode func(*netlink.Attr
 	return err
 }
 
-func (c *conn) countersOf(t *Table) error {
-	err := c.readCounters(func(name string, _ uint64) { t.counters = append(t.counters, name) })
-	slices.Sort(t.counters)
+func (c *Conn) countersOf(t *Table) error {
+	err := c.ReadCounters(func(name string, _ uint64) { t.Counters = append(t.Counters, name) })
+	slices.Sort(t.Counters)
 	return err
 }
 
-// readTable returns the table alone, without what is in it.
-func (c *conn) readTable() (*Table, error) {
+// ReadTable returns the table alone, without what is in it.
+func (c *Conn) ReadTable() (*Table, error) {
 	var found *Table
 	err := c.list("tables", unix.NFT_MSG_GETTABLE, nil, func(ad *netlink.AttributeDecoder) {
 		var name string
@@ -75,11 +75,11 @@ func (c *conn) readTable() (*Table, error) {
 			case unix.NFTA_TABLE_NAME:
 				name = ad.String()
 			case unix.NFTA_TABLE_FLAGS:
-				t.flags = ad.Uint32()
+				t.Flags = ad.Uint32()
 			case tableOwner:
-				t.owner = ad.Uint32()
+				t.Owner = ad.Uint32()
 			case tableUserdata:
-				t.comment = comment(ad.Bytes())
+				t.Comment = comment(ad.Bytes())
 			}
 		}
 		if name == c.table {
@@ -89,7 +89,7 @@ func (c *conn) readTable() (*Table, error) {
 	return found, err
 }
 
-func (c *conn) readCounters(counter func(name string, packets uint64)) error {
+func (c *Conn) ReadCounters(counter func(name string, packets uint64)) error {
 	var query attrs
 	query.str(unix.NFTA_OBJ_TABLE, c.table)
 	query.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
@@ -119,53 +119,53 @@ func (c *conn) readCounters(counter func(name string, packets uint64)) error {
 	})
 }
 
-func (c *conn) readSets(t *Table) error {
+func (c *Conn) ReadSets(t *Table) error {
 	var query attrs
 	query.str(unix.NFTA_SET_TABLE, c.table)
 	return c.list("sets", unix.NFT_MSG_GETSET, query, func(ad *netlink.AttributeDecoder) {
 		var table string
-		s := Set{count: -1}
+		s := Set{Count: -1}
 		for ad.Next() {
 			switch ad.Type() {
 			case unix.NFTA_SET_TABLE:
 				table = ad.String()
 			case unix.NFTA_SET_NAME:
-				s.name = ad.String()
+				s.Name = ad.String()
 			case unix.NFTA_SET_FLAGS:
-				s.def.flags = ad.Uint32()
+				s.Def.Flags = ad.Uint32()
 			case unix.NFTA_SET_KEY_TYPE:
-				s.def.keyType = ad.Uint32()
+				s.Def.KeyType = ad.Uint32()
 			case unix.NFTA_SET_KEY_LEN:
-				s.def.keyLen = ad.Uint32()
+				s.Def.KeyLen = ad.Uint32()
 			case unix.NFTA_SET_DATA_TYPE:
-				s.def.dataType = ad.Uint32()
+				s.Def.DataType = ad.Uint32()
 			case unix.NFTA_SET_GC_INTERVAL:
-				s.def.gcInterval = ad.Uint32()
+				s.Def.GCInterval = ad.Uint32()
 			case nftaSetExpr:
-				s.def.once = true
+				s.Def.Once = true
 			case nftaSetCount:
-				s.count = int(ad.Uint32())
+				s.Count = int(ad.Uint32())
 			}
 		}
 		if table == c.table {
-			t.sets = append(t.sets, s)
+			t.Sets = append(t.Sets, s)
 		}
 	})
 }
 
 // readElementsOf reads the elements of those sets that do not move by themselves.
-func (c *conn) readElementsOf(t *Table) (err error) {
-	for i := range t.sets {
-		s := &t.sets[i]
-		if s.def.flags&unix.NFT_SET_INTERVAL == 0 {
+func (c *Conn) readElementsOf(t *Table) (err error) {
+	for i := range t.Sets {
+		s := &t.Sets[i]
+		if s.Def.Flags&unix.NFT_SET_INTERVAL == 0 {
 			continue
 		}
 		var once error
-		s.elems, once = c.readElements(s.name)
-		sortElements(s.elems)
+		s.Elems, once = c.ReadElements(s.Name)
+		SortElements(s.Elems)
 		switch {
-		case errors.Is(once, errInterrupted):
-			err = errInterrupted
+		case errors.Is(once, ErrInterrupted):
+			err = ErrInterrupted
 		case once != nil:
 			return once
 		}
@@ -173,11 +173,11 @@ func (c *conn) readElementsOf(t *Table) (err error) {
 	return err
 }
 
-// readElements returns a set's elements; those that have timed out are not
+// ReadElements returns a set's elements; those that have timed out are not
 // there any more. A set that the table does not have is an error. With
 // errInterrupted it returns elements too, of which few may be missing, or be there
 // twice.
-func (c *conn) readElements(set string) ([]Element, error) {
+func (c *Conn) ReadElements(set string) ([]Element, error) {
 	var query attrs
 	query.str(unix.NFTA_SET_ELEM_LIST_TABLE, c.table)
 	query.str(unix.NFTA_SET_ELEM_LIST_SET, set)
@@ -187,10 +187,10 @@ func (c *conn) readElements(set string) ([]Element, error) {
 	return elems, err
 }
 
-// eachElement calls each with the elements of a set as they come. In memory there
+// EachElement calls each with the elements of a set as they come. In memory there
 // is never more than one message of them. With errInterrupted few may have been
 // missed, or come twice.
-func (c *conn) eachElement(set string, each func(Element)) error {
+func (c *Conn) EachElement(set string, each func(Element)) error {
 	query := inTable(c.table)[4:].with(unix.NFTA_SET_ELEM_LIST_SET, set)
 	interrupted := false
 	var unread error
@@ -205,16 +205,16 @@ func (c *conn) eachElement(set string, each func(Element)) error {
 	case err != nil:
 		return fmt.Errorf("list the elements of set %q: %w", set, err)
 	case unread == nil && interrupted:
-		return errInterrupted
+		return ErrInterrupted
 	}
 	return unread
 }
 
-// readElement returns one element of a set, and whether it is there. That costs
+// ReadElement returns one element of a set, and whether it is there. That costs
 // the same however many there are.
-func (c *conn) readElement(set, key string) (Element, bool, error) {
-	msgs, err := c.ask(message(unix.NFT_MSG_GETSETELEM, 0, elementList(c.table, set, []Element{{key: key}})))
-	if errors.Is(err, unix.ENOENT) && !isBroken(err) {
+func (c *Conn) ReadElement(set, key string) (Element, bool, error) {
+	msgs, err := c.ask(message(unix.NFT_MSG_GETSETELEM, 0, elementList(c.table, set, []Element{{Key: key}})))
+	if errors.Is(err, unix.ENOENT) && !IsBroken(err) {
 		return Element{}, false, nil
 	}
 	if err != nil {
@@ -229,15 +229,15 @@ func (c *conn) readElement(set, key string) (Element, bool, error) {
 // Member is an element of a set.
 type Member struct{ Set, Key string }
 
-// have says for each element whether the kernel has it. Where there is no set or
+// Have says for each element whether the kernel has it. Where there is no set or
 // no table, there are no elements. The answers, a message each, must fit into the
 // socket's buffer.
-func (c *conn) have(members []Member) ([]bool, error) {
+func (c *Conn) Have(members []Member) ([]bool, error) {
 	var questions []netlink.Message
 	for _, m := range members {
-		questions = append(questions, message(unix.NFT_MSG_GETSETELEM, 0, elementList(c.table, m.Set, []Element{{key: m.Key}})))
+		questions = append(questions, message(unix.NFT_MSG_GETSETELEM, 0, elementList(c.table, m.Set, []Element{{Key: m.Key}})))
 	}
-	sent, err := c.nl.SendMessages(questions)
+	sent, err := c.Netlink.SendMessages(questions)
 	if err != nil {
 		return nil, &brokenError{"ask the kernel", err}
 	}
@@ -297,7 +297,7 @@ func decodeElement(ad *netlink.AttributeDecoder) Element {
 		case unix.NFTA_SET_ELEM_KEY:
 			ad.Nested(func(key *netlink.AttributeDecoder) error {
 				for key.Next() {
-					e.key = string(key.Bytes())
+					e.Key = string(key.Bytes())
 				}
 				return nil
 			})
@@ -311,11 +311,11 @@ func decodeElement(ad *netlink.AttributeDecoder) Element {
 				return nil
 			})
 		case unix.NFTA_SET_ELEM_FLAGS:
-			e.end = ad.Uint32()&unix.NFT_SET_ELEM_INTERVAL_END != 0
+			e.End = ad.Uint32()&unix.NFT_SET_ELEM_INTERVAL_END != 0
 		case unix.NFTA_SET_ELEM_TIMEOUT:
-			e.timed = true
+			e.Timed = true
 		case unix.NFTA_SET_ELEM_EXPIRATION:
-			e.left = millis(ad.Uint64())
+			e.Left = millis(ad.Uint64())
 		}
 	}
 	return e
@@ -336,17 +336,17 @@ func decodeVerdict(e *Element) func(*netlink.AttributeDecoder) error {
 			switch ad.Type() {
 			case unix.NFTA_VERDICT_CODE:
 				if code := int32(ad.Uint32()); code != unix.NFT_GOTO {
-					e.chain = fmt.Sprintf("verdict %d ", code)
+					e.Chain = fmt.Sprintf("verdict %d ", code)
 				}
 			case unix.NFTA_VERDICT_CHAIN:
-				e.chain += ad.String()
+				e.Chain += ad.String()
 			}
 		}
 		return nil
 	}
 }
 
-func (c *conn) readChains(t *Table) error {
+func (c *Conn) readChains(t *Table) error {
 	return c.list("chains", unix.NFT_MSG_GETCHAIN, nil, func(ad *netlink.AttributeDecoder) {
 		var table string
 		var n Chain
@@ -355,19 +355,19 @@ func (c *conn) readChains(t *Table) error {
 			case unix.NFTA_CHAIN_TABLE:
 				table = ad.String()
 			case unix.NFTA_CHAIN_NAME:
-				n.name = ad.String()
+				n.Name = ad.String()
 			case unix.NFTA_CHAIN_TYPE:
-				n.base.kind = ad.String()
+				n.Base.Kind = ad.String()
 			case unix.NFTA_CHAIN_POLICY:
-				n.base.policy = ad.Uint32()
+				n.Base.Policy = ad.Uint32()
 			case unix.NFTA_CHAIN_HOOK:
 				ad.Nested(func(nad *netlink.AttributeDecoder) error {
 					for nad.Next() {
 						switch nad.Type() {
 						case unix.NFTA_HOOK_HOOKNUM:
-							n.base.number = nad.Uint32()
+							n.Base.Number = nad.Uint32()
 						case unix.NFTA_HOOK_PRIORITY:
-							n.base.priority = int32(nad.Uint32())
+							n.Base.Priority = int32(nad.Uint32())
 						}
 					}
 					return nil
@@ -375,17 +375,17 @@ func (c *conn) readChains(t *Table) error {
 			}
 		}
 		if table == c.table {
-			t.chains = append(t.chains, n)
+			t.Chains = append(t.Chains, n)
 		}
 	})
 }
 
-func (c *conn) readRules(t *Table) error {
+func (c *Conn) readRules(t *Table) error {
 	var query attrs
 	query.str(unix.NFTA_RULE_TABLE, c.table)
 	at := map[string]int{}
-	for i, n := range t.chains {
-		at[n.name] = i
+	for i, n := range t.Chains {
+		at[n.Name] = i
 	}
 	return c.list("rules", unix.NFT_MSG_GETRULE, query, func(ad *netlink.AttributeDecoder) {
 		var table, in string
@@ -397,13 +397,13 @@ func (c *conn) readRules(t *Table) error {
 			case unix.NFTA_RULE_CHAIN:
 				in = ad.String()
 			case unix.NFTA_RULE_EXPRESSIONS:
-				r.exprs = string(ad.Bytes())
+				r.Exprs = string(ad.Bytes())
 			case unix.NFTA_RULE_USERDATA:
-				r.what = comment(ad.Bytes())
+				r.What = comment(ad.Bytes())
 			}
 		}
 		if i, ok := at[in]; table == c.table && ok {
-			t.chains[i].rules = append(t.chains[i].rules, r)
+			t.Chains[i].Rules = append(t.Chains[i].Rules, r)
 		}
 	})
 }

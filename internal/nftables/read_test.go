@@ -1,6 +1,6 @@
 //go:build linux
 
-package fence
+package nftables
 
 import (
 	"math"
@@ -23,7 +23,7 @@ func TestLongTimesAreNotLost(t *testing.T) {
 }
 
 func TestEventsThatCannotBeReadCount(t *testing.T) {
-	c := &conn{table: testTable}
+	c := &Conn{table: testTable}
 	whole := inTable(testTable)
 	for _, data := range []attrs{whole, whole[:10], append(header(unix.NFPROTO_INET), 3, 0, 1, 0)} {
 		if !c.concerns(data) {

@@ -1,6 +1,6 @@
 //go:build linux
 
-package fence
+package nftables
 
 import (
 	"errors"
@@ -9,16 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// join has the kernel tell the connection of all changes to rulesets.
-func (c *conn) join() error { return c.nl.JoinGroup(unix.NFNLGRP_NFTABLES) }
+// Join has the kernel tell the connection of all changes to rulesets.
+func (c *Conn) Join() error { return c.Netlink.JoinGroup(unix.NFNLGRP_NFTABLES) }
 
-// watch calls changed when somebody else than the socket of number own changed the
+// Watch calls changed when somebody else than the socket of number own changed the
 // table, or may have, until reading fails. The kernel tells of a transaction's
 // parts and last of all of the ruleset's new generation.
-func (c *conn) watch(own func() uint32, changed func()) error {
+func (c *Conn) Watch(own func() uint32, changed func()) error {
 	concerned := false
 	for {
-		events, err := c.nl.Receive()
+		events, err := c.Netlink.Receive()
 		if errors.Is(err, unix.ENOBUFS) {
 			changed() // events were lost, and any may have been about the table
 			continue
@@ -38,7 +38,7 @@ func (c *conn) watch(own func() uint32, changed func()) error {
 
 // concerns says whether an event is about the table. One that cannot be read may
 // be.
-func (c *conn) concerns(event []byte) bool {
+func (c *Conn) concerns(event []byte) bool {
 	if len(event) < 4 || event[0] != unix.NFPROTO_INET {
 		return false
 	}

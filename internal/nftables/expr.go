@@ -1,6 +1,6 @@
 //go:build linux
 
-package fence
+package nftables
 
 import (
 	"slices"
@@ -26,11 +26,11 @@ const (
 	socketWildcard = 2  // NFT_SOCKET_WILDCARD
 )
 
-// expr is one expression of a rule as an element of NFTA_RULE_EXPRESSIONS, its
+// Expr is one expression of a rule as an element of NFTA_RULE_EXPRESSIONS, its
 // attributes in the order in which the kernel dumps them.
-type expr []byte
+type Expr []byte
 
-func expression(name string, build func(a *attrs)) expr {
+func expression(name string, build func(a *attrs)) Expr {
 	var a attrs
 	elem := a.open(unix.NFTA_LIST_ELEM)
 	a.str(unix.NFTA_EXPR_NAME, name)
@@ -38,10 +38,10 @@ func expression(name string, build func(a *attrs)) expr {
 	build(&a)
 	a.close(data)
 	a.close(elem)
-	return expr(a)
+	return Expr(a)
 }
 
-func join(parts ...[]expr) []byte {
+func Join(parts ...[]Expr) []byte {
 	var b []byte
 	for _, part := range parts {
 		for _, e := range part {
@@ -51,14 +51,14 @@ func join(parts ...[]expr) []byte {
 	return b
 }
 
-func meta(key uint32) expr {
+func Meta(key uint32) Expr {
 	return expression("meta", func(a *attrs) {
 		a.u32(unix.NFTA_META_KEY, key)
 		a.u32(unix.NFTA_META_DREG, unix.NFT_REG_1)
 	})
 }
 
-func nfcmp(op uint32, v ...byte) expr {
+func Cmp(op uint32, v ...byte) Expr {
 	return expression("cmp", func(a *attrs) {
 		a.u32(unix.NFTA_CMP_SREG, unix.NFT_REG_1)
 		a.u32(unix.NFTA_CMP_OP, op)
@@ -75,7 +75,7 @@ func register(r uint32) uint32 {
 	return r
 }
 
-func payload(base, offset, length, reg uint32) expr {
+func Payload(base, offset, length, reg uint32) Expr {
 	return expression("payload", func(a *attrs) {
 		a.u32(unix.NFTA_PAYLOAD_DREG, register(reg))
 		a.u32(unix.NFTA_PAYLOAD_BASE, base)
@@ -84,13 +84,13 @@ func payload(base, offset, length, reg uint32) expr {
 	})
 }
 
-// and masks the first register.
-func and(mask ...byte) expr { return bitwise(mask, make([]byte, len(mask))) }
+// And masks the first register.
+func And(mask ...byte) Expr { return bitwise(mask, make([]byte, len(mask))) }
 
-// xor turns bits of the first register over.
-func xor(bits ...byte) expr { return bitwise(slices.Repeat([]byte{0xff}, len(bits)), bits) }
+// Xor turns bits of the first register over.
+func Xor(bits ...byte) Expr { return bitwise(slices.Repeat([]byte{0xff}, len(bits)), bits) }
 
-func bitwise(mask, xor []byte) expr {
+func bitwise(mask, xor []byte) Expr {
 	return expression("bitwise", func(a *attrs) {
 		a.u32(unix.NFTA_BITWISE_SREG, unix.NFT_REG_1)
 		a.u32(unix.NFTA_BITWISE_DREG, unix.NFT_REG_1)
@@ -101,16 +101,16 @@ func bitwise(mask, xor []byte) expr {
 	})
 }
 
-func ct(key uint32) expr {
+func CT(key uint32) Expr {
 	return expression("ct", func(a *attrs) {
 		a.u32(unix.NFTA_CT_DREG, unix.NFT_REG_1)
 		a.u32(unix.NFTA_CT_KEY, key)
 	})
 }
 
-// ctOf is ct for what a connection was like in one direction, before any address
+// CTOf is ct for what a connection was like in one direction, before any address
 // was translated.
-func ctOf(key uint32, direction uint8) expr {
+func CTOf(key uint32, direction uint8) Expr {
 	return expression("ct", func(a *attrs) {
 		a.u32(unix.NFTA_CT_DREG, unix.NFT_REG_1)
 		a.u32(unix.NFTA_CT_KEY, key)
@@ -118,10 +118,10 @@ func ctOf(key uint32, direction uint8) expr {
 	})
 }
 
-// setLabels adds labels to the connection. The kernel only ever adds to those
+// SetLabels adds labels to the connection. The kernel only ever adds to those
 // that are there (nft_ct_set_eval), and passes over what is not tracked.
-func setLabels(labels []byte) []expr {
-	return []expr{
+func SetLabels(labels []byte) []Expr {
+	return []Expr{
 		expression("immediate", func(a *attrs) {
 			a.u32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_1)
 			a.value(unix.NFTA_IMMEDIATE_DATA, labels)
@@ -133,17 +133,17 @@ func setLabels(labels []byte) []expr {
 	}
 }
 
-// wildcard asks whether the full socket for the packet's addresses is bound to all
+// Wildcard asks whether the full socket for the packet's addresses is bound to all
 // addresses: 1, or 0 for one that is bound to one. Without one the rule ends.
-func wildcard() expr {
+func Wildcard() Expr {
 	return expression("socket", func(a *attrs) {
 		a.u32(socketKey, socketWildcard)
 		a.u32(socketDreg, unix.NFT_REG_1)
 	})
 }
 
-// tcpOption asks whether the segment has an option: 1, or 0.
-func tcpOption(kind uint8) expr {
+// Option asks whether the segment has an option: 1, or 0.
+func Option(kind uint8) Expr {
 	return expression("exthdr", func(a *attrs) {
 		a.u32(unix.NFTA_EXTHDR_DREG, unix.NFT_REG_1)
 		a.u8(unix.NFTA_EXTHDR_TYPE, kind)
@@ -154,8 +154,8 @@ func tcpOption(kind uint8) expr {
 	})
 }
 
-// fibType asks the routing table what kind of address the destination is.
-func fibType(flags uint32) expr {
+// FibType asks the routing table what kind of address the destination is.
+func FibType(flags uint32) Expr {
 	return expression("fib", func(a *attrs) {
 		a.u32(unix.NFTA_FIB_DREG, unix.NFT_REG_1)
 		a.u32(unix.NFTA_FIB_RESULT, unix.NFT_FIB_RESULT_ADDRTYPE)
@@ -163,13 +163,13 @@ func fibType(flags uint32) expr {
 	})
 }
 
-// in matches when the first register's key is in the set.
-func in(set string) expr { return lookup(set, 0) }
+// In matches when the first register's key is in the set.
+func In(set string) Expr { return lookup(set, 0) }
 
-// notIn matches when the first register is not in the set.
-func notIn(set string) expr { return lookup(set, unix.NFT_LOOKUP_F_INV) }
+// NotIn matches when the first register is not in the set.
+func NotIn(set string) Expr { return lookup(set, unix.NFT_LOOKUP_F_INV) }
 
-func lookup(set string, flags uint32) expr {
+func lookup(set string, flags uint32) Expr {
 	return expression("lookup", func(a *attrs) {
 		a.str(unix.NFTA_LOOKUP_SET, set)
 		a.u32(unix.NFTA_LOOKUP_SREG, unix.NFT_REG_1)
@@ -177,8 +177,8 @@ func lookup(set string, flags uint32) expr {
 	})
 }
 
-// vmap carries out the verdict that the map has for the first register.
-func vmap(set string) expr {
+// VMap carries out the verdict that the map has for the first register.
+func VMap(set string) Expr {
 	return expression("lookup", func(a *attrs) {
 		a.str(unix.NFTA_LOOKUP_SET, set)
 		a.u32(unix.NFTA_LOOKUP_SREG, unix.NFT_REG_1)
@@ -187,18 +187,18 @@ func vmap(set string) expr {
 	})
 }
 
-// spend removes the first register's key from the set.
-func spend(set string) expr { return dynset(dynsetDelete, set, 0) }
+// Delete removes the first register's key from the set.
+func Delete(set string) Expr { return dynset(dynsetDelete, set, 0) }
 
-// keep adds the first register's key to the set, or has it stay for ttl from now
+// Update adds the first register's key to the set, or has it stay for ttl from now
 // on. What follows in the rule is not done when the set is full.
-func keep(set string, ttl time.Duration) expr { return dynset(dynsetUpdate, set, ttl) }
+func Update(set string, ttl time.Duration) Expr { return dynset(dynsetUpdate, set, ttl) }
 
-// turn adds the first register's key to the set unless it is there, and matches
+// Add adds the first register's key to the set unless it is there, and matches
 // if its own limit lets it.
-func turn(set string, ttl time.Duration) expr { return dynset(dynsetAdd, set, ttl) }
+func Add(set string, ttl time.Duration) Expr { return dynset(dynsetAdd, set, ttl) }
 
-func dynset(op uint32, set string, ttl time.Duration) expr {
+func dynset(op uint32, set string, ttl time.Duration) Expr {
 	return expression("dynset", func(a *attrs) {
 		a.u32(unix.NFTA_DYNSET_SREG_KEY, unix.NFT_REG_1)
 		a.u32(unix.NFTA_DYNSET_OP, op)
@@ -208,30 +208,30 @@ func dynset(op uint32, set string, ttl time.Duration) expr {
 	})
 }
 
-func count(counter string) expr {
+func Count(counter string) Expr {
 	return expression("objref", func(a *attrs) {
 		a.str(unix.NFTA_OBJREF_IMM_NAME, counter)
 		a.u32(unix.NFTA_OBJREF_IMM_TYPE, unix.NFT_OBJECT_COUNTER)
 	})
 }
 
-// reset answers a TCP segment with a reset.
-func reset() expr {
+// Reset answers a TCP segment with a reset.
+func Reset() Expr {
 	return expression("reject", func(a *attrs) {
 		a.u32(unix.NFTA_REJECT_TYPE, unix.NFT_REJECT_TCP_RST)
 	})
 }
 
-// unreachable answers with an ICMP error of the packet's family.
-func unreachable() expr {
+// Unreachable answers with an ICMP error of the packet's family.
+func Unreachable() Expr {
 	return expression("reject", func(a *attrs) {
 		a.u32(unix.NFTA_REJECT_TYPE, unix.NFT_REJECT_ICMPX_UNREACH)
 		a.u8(unix.NFTA_REJECT_ICMP_CODE, unix.NFT_REJECT_ICMPX_PORT_UNREACH)
 	})
 }
 
-// verdict ends a rule: accept, drop, or go on in a chain.
-func verdict(code int32, chain string) expr {
+// Verdict ends a rule: accept, drop, or go on in a chain.
+func Verdict(code int32, chain string) Expr {
 	return expression("immediate", func(a *attrs) {
 		a.u32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_VERDICT)
 		data := a.open(unix.NFTA_IMMEDIATE_DATA)
@@ -249,12 +249,12 @@ func (a *attrs) verdict(code int32, chain string) {
 	a.close(v)
 }
 
-func accept() expr { return verdict(nfAccept, "") }
+func Accept() Expr { return Verdict(PolicyAccept, "") }
 
-func drop() expr { return verdict(nfDrop, "") }
+func Drop() Expr { return Verdict(nfDrop, "") }
 
 // Verdicts of linux/netfilter.h.
 const (
-	nfDrop   = 0
-	nfAccept = 1
+	nfDrop       = 0
+	PolicyAccept = 1
 )

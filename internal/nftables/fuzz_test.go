@@ -1,6 +1,6 @@
 //go:build linux
 
-package fence
+package nftables
 
 import (
 	"encoding/binary"
@@ -24,31 +24,31 @@ const testTable = "doorward"
 
 // drawTable makes a table.
 func drawTable(c *tape.Tape) *Table {
-	t := &Table{flags: tape.Of(c, []uint32{0, tableFlagOwner, tableFlagOwner | tableFlagPersist}), comment: string(printable(c.Bytes(c.Below(30))))}
+	t := &Table{Flags: tape.Of(c, []uint32{0, TableFlagOwner, TableFlagOwner | TableFlagPersist}), Comment: string(printable(c.Bytes(c.Below(30))))}
 	for i := range c.Below(3) {
-		t.counters = append(t.counters, name("counter", i))
+		t.Counters = append(t.Counters, name("counter", i))
 	}
 	for i := range c.Below(4) {
-		s := Set{name: name("set", i), count: -1, def: SetDef{flags: uint32(c.Byte()), keyType: uint32(c.Byte()), keyLen: uint32(c.Byte()),
-			dataType: uint32(c.Byte()), gcInterval: uint32(c.Byte()), once: c.Bool()}}
+		s := Set{Name: name("set", i), Count: -1, Def: SetDef{Flags: uint32(c.Byte()), KeyType: uint32(c.Byte()), KeyLen: uint32(c.Byte()),
+			DataType: uint32(c.Byte()), GCInterval: uint32(c.Byte()), Once: c.Bool()}}
 		for range c.Below(4) {
 			e, _ := drawElement(c)
-			if e.timed, e.left = false, 0; s.def.flags&unix.NFT_SET_INTERVAL != 0 {
-				s.elems = append(s.elems, e)
+			if e.Timed, e.Left = false, 0; s.Def.Flags&unix.NFT_SET_INTERVAL != 0 {
+				s.Elems = append(s.Elems, e)
 			}
 		}
-		sortElements(s.elems)
-		t.sets = append(t.sets, s)
+		SortElements(s.Elems)
+		t.Sets = append(t.Sets, s)
 	}
 	for i := range c.Below(4) {
-		n := Chain{name: name("chain", i)}
+		n := Chain{Name: name("chain", i)}
 		if c.Bool() {
-			n.base = Hook{kind: "filter", number: uint32(c.Byte()), priority: int32(c.Byte()) - 128, policy: uint32(c.Below(2))}
+			n.Base = Hook{Kind: "filter", Number: uint32(c.Byte()), Priority: int32(c.Byte()) - 128, Policy: uint32(c.Below(2))}
 		}
 		for j := range c.Below(4) {
-			n.rules = append(n.rules, Rule{name("rule", j), string(join([]expr{meta(uint32(c.Byte())), nfcmp(unix.NFT_CMP_EQ, c.Bytes(4)...), verdict(unix.NFT_GOTO, n.name)}))})
+			n.Rules = append(n.Rules, Rule{name("rule", j), string(Join([]Expr{Meta(uint32(c.Byte())), Cmp(unix.NFT_CMP_EQ, c.Bytes(4)...), Verdict(unix.NFT_GOTO, n.Name)}))})
 		}
-		t.chains = append(t.chains, n)
+		t.Chains = append(t.Chains, n)
 	}
 	return t
 }
@@ -56,19 +56,19 @@ func drawTable(c *tape.Tape) *Table {
 func name(what string, i int) string { return what + string(rune('a'+i)) }
 
 // makeAll adds to b what makes the table.
-func makeAll(b *batch, t *Table) {
-	b.makeTable(t.flags, t.comment)
-	for _, n := range t.counters {
-		b.makeCounter(n)
+func makeAll(b *Batch, t *Table) {
+	b.MakeTable(t.Flags, t.Comment)
+	for _, n := range t.Counters {
+		b.MakeCounter(n)
 	}
-	for _, s := range t.sets {
-		b.makeSet(s)
-		b.addElements(s.name, s.elems)
+	for _, s := range t.Sets {
+		b.MakeSet(s)
+		b.AddElements(s.Name, s.Elems)
 	}
-	for _, n := range t.chains {
-		b.makeChain(n)
-		for _, r := range n.rules {
-			b.addRule(n.name, r)
+	for _, n := range t.Chains {
+		b.MakeChain(n)
+		for _, r := range n.Rules {
+			b.AddRule(n.Name, r)
 		}
 	}
 }
@@ -115,12 +115,12 @@ func FuzzTable(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, wanted, tampered []byte) {
 		want := drawTable(tape.New(wanted))
-		b := &batch{table: testTable}
+		b := &Batch{table: testTable}
 		makeAll(b, want)
 		r := &replies{kept: map[int][]netlink.Message{}}
 		r.keep(b)
 
-		got, err := r.dial().read()
+		got, err := r.dial().Read()
 		if err != nil {
 			t.Fatalf("the table does not read back: %v", err)
 		}
@@ -128,7 +128,7 @@ func FuzzTable(f *testing.F) {
 			t.Fatalf("the table reads back otherwise (-want +got):\n%s", d)
 		}
 		r.spoil(tape.New(tampered))
-		got, err = r.dial().read()
+		got, err = r.dial().Read()
 		naive, sound := r.naive()
 		if sound != (err == nil) {
 			t.Fatalf("read: %v, but sound is %v", err, sound)
@@ -179,7 +179,7 @@ func FuzzElements(f *testing.F) {
 			t.Skip(err) // too long
 		}
 		r := &replies{kept: map[int][]netlink.Message{unix.NFT_MSG_GETSETELEM: {{Data: append(header(unix.NFPROTO_INET), data...)}}}}
-		got, err := r.dial().readElements("s")
+		got, err := r.dial().ReadElements("s")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -187,7 +187,7 @@ func FuzzElements(f *testing.F) {
 			t.Fatalf("elements (-want +got):\n%s", d)
 		}
 		for _, e := range got {
-			if e.timed && e.left < 0 {
+			if e.Timed && e.Left < 0 {
 				t.Fatalf("%+v: less than no time", e)
 			}
 		}
@@ -196,41 +196,41 @@ func FuzzElements(f *testing.F) {
 
 // drawElement makes an element, and what writes it.
 func drawElement(c *tape.Tape) (Element, func(*netlink.AttributeEncoder) error) {
-	e := Element{key: string(c.Bytes(c.Below(20)))}
+	e := Element{Key: string(c.Bytes(c.Below(20)))}
 	flags := c.Byte()
-	e.end, e.timed = flags&4 != 0, flags&2 != 0
+	e.End, e.Timed = flags&4 != 0, flags&2 != 0
 	if flags&1 != 0 {
-		e.chain = string(printable(c.Bytes(c.Below(12))))
+		e.Chain = string(printable(c.Bytes(c.Below(12))))
 	}
 	var ms uint64
-	if e.timed {
+	if e.Timed {
 		for range 8 {
 			ms = ms<<8 | uint64(c.Byte())
 		}
-		e.left = longest
+		e.Left = longest
 		if ms < uint64(longest/time.Millisecond) {
-			e.left = time.Duration(ms) * time.Millisecond
+			e.Left = time.Duration(ms) * time.Millisecond
 		}
 	}
 	return e, func(ae *netlink.AttributeEncoder) error {
 		ae.Nested(unix.NFTA_SET_ELEM_KEY, func(k *netlink.AttributeEncoder) error {
-			k.Bytes(unix.NFTA_DATA_VALUE, []byte(e.key))
+			k.Bytes(unix.NFTA_DATA_VALUE, []byte(e.Key))
 			return nil
 		})
-		if e.end {
+		if e.End {
 			ae.Uint32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
 		}
-		if e.chain != "" {
+		if e.Chain != "" {
 			ae.Nested(unix.NFTA_SET_ELEM_DATA, func(d *netlink.AttributeEncoder) error {
 				d.Nested(unix.NFTA_DATA_VERDICT, func(v *netlink.AttributeEncoder) error {
 					v.Int32(unix.NFTA_VERDICT_CODE, unix.NFT_GOTO)
-					v.String(unix.NFTA_VERDICT_CHAIN, e.chain)
+					v.String(unix.NFTA_VERDICT_CHAIN, e.Chain)
 					return nil
 				})
 				return nil
 			})
 		}
-		if e.timed {
+		if e.Timed {
 			ae.Uint64(unix.NFTA_SET_ELEM_TIMEOUT, 1)
 			ae.Uint64(unix.NFTA_SET_ELEM_EXPIRATION, ms)
 		}
@@ -257,7 +257,7 @@ func FuzzEvent(f *testing.F) {
 	seed(header(unix.NFPROTO_INET).with(2, testTable))
 	seed(inTable(testTable)[:10])
 	f.Fuzz(func(t *testing.T, data []byte) {
-		got := (&conn{table: testTable}).concerns(data)
+		got := (&Conn{table: testTable}).concerns(data)
 		want := false
 		if len(data) >= 4 && data[0] == unix.NFPROTO_INET {
 			l, sound := attributes(data[4:])

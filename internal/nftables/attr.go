@@ -1,6 +1,6 @@
 //go:build linux
 
-package fence
+package nftables
 
 import (
 	"encoding/binary"
@@ -63,6 +63,6 @@ func (a *attrs) close(i int) {
 	}
 }
 
-// native is a number in the host's byte order, as meta, ct and fib put it into
+// Native is a number in the host's byte order, as meta, ct and fib put it into
 // a register.
-func native(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
+func Native(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
