@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/nstest"
-	"golang.org/x/sys/unix"
 )
 
 // opened connects before there is a fence, and with it before there is any

@@ -20,7 +20,7 @@ type Batch struct {
 	what  []string
 }
 
-// Batch begins a transaction about the table.
+// Batch begins a transaction about the table, for Commit.
 func (c *Conn) Batch() *Batch { return &Batch{table: c.table} }
 
 // Len is how many messages the transaction has so far.
@@ -36,12 +36,16 @@ func (b *Batch) named(what string, name string, typ, attribute int) {
 	b.add(fmt.Sprintf("%s %q", what, name), typ, 0, inTable(b.table).with(attribute, name))
 }
 
+// DeleteTable removes the table with all that is in it.
 func (b *Batch) DeleteTable() { b.add("delete the table", unix.NFT_MSG_DELTABLE, 0, inTable(b.table)) }
 
+// DeleteSet removes a set, which no rule may refer to any more; its elements are freed
+// after the transaction.
 func (b *Batch) DeleteSet(name string) {
 	b.named("delete set", name, unix.NFT_MSG_DELSET, unix.NFTA_SET_NAME)
 }
 
+// DeleteChain removes a chain without rules.
 func (b *Batch) DeleteChain(name string) {
 	b.named("delete chain", name, unix.NFT_MSG_DELCHAIN, unix.NFTA_CHAIN_NAME)
 }
@@ -57,6 +61,7 @@ func (b *Batch) FlushChain(name string) {
 	b.named("flush chain", name, unix.NFT_MSG_DELRULE, unix.NFTA_RULE_CHAIN)
 }
 
+// DeleteCounter removes a counter.
 func (b *Batch) DeleteCounter(name string) {
 	data := inTable(b.table).with(unix.NFTA_OBJ_NAME, name)
 	data.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
@@ -72,6 +77,7 @@ func (b *Batch) MakeTable(flags uint32, note string) {
 	b.add("make the table", unix.NFT_MSG_NEWTABLE, netlink.Create, data)
 }
 
+// MakeCounter makes a counter that stands at 0.
 func (b *Batch) MakeCounter(name string) {
 	data := inTable(b.table).with(unix.NFTA_OBJ_NAME, name)
 	data.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)

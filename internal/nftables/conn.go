@@ -1,5 +1,14 @@
 //go:build linux
 
+// Package nftables speaks nf_tables' netlink protocol for one table of the family
+// inet: it writes transactions (Batch), reads the table and its sets back (Conn.Read),
+// and hears of changes by others (Conn.Watch). It decides nothing and knows of no
+// doors; internal/fence says what the table is to be.
+//
+// The messages are written byte by byte as the kernel shows them in its dumps
+// (nf_tables_api.c and linux/netfilter/nf_tables.h), so that what should be and what
+// is compare without interpretation. (The library google/nftables v0.3.0 sends no
+// table flags and user data, and no list of elements longer than 64 KiB.)
 package nftables
 
 import (
@@ -31,17 +40,23 @@ const (
 	replyTime = 10 * time.Second
 )
 
-// Conn is a netlink connection to nf_tables. The table is owned by it, not by
-// the process: while it lives, no other socket changes an owned table.
+// Conn is a netlink connection to nf_tables, for the caller to Close. It is not safe
+// for concurrent use, but for Close. A table is owned by it, not by the process:
+// while it lives, no other socket changes an owned table.
+//
+// Of its errors those for which IsBroken is true are of the connection itself, and
+// what became of the request is open. All others are the kernel's refusals, after
+// which nothing was done and the connection goes on.
 type Conn struct {
-	Netlink *netlink.Conn
-	table   string // of the family inet
-	PortID  uint32 // of this end, as the kernel names the origin of a change; 0 before prepare
-	NetNS   uint64 // names the socket's network namespace; 0 before Linux 5.14
-	Heard   int    // messages from the kernel so far: what reading costs
+	Netlink *netlink.Conn // for other subsystems of netfilter, while no answer is awaited
+	PortID  uint32        // of this end, as the kernel names the origin of a change; 0 after Connect
+	NetNS   uint64        // names the socket's network namespace; 0 before Linux 5.14
+	Heard   int           // messages from the kernel so far: what reading costs
+
+	table string
 }
 
-// Dial connects and asks for the ruleset's generation, to tell a missing
+// Dial connects for changes to the table, and asks for the ruleset's generation, to tell a missing
 // privilege and a kernel without nf_tables from everything later.
 func Dial(table string) (*Conn, error) {
 	c, err := Connect(table)
@@ -55,7 +70,7 @@ func Dial(table string) (*Conn, error) {
 	return c, nil
 }
 
-// Connect connects without any question, to read.
+// Connect connects without any question, to read or to Watch.
 func Connect(table string) (*Conn, error) {
 	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: messageSize})
 	if err != nil {

@@ -41,6 +41,7 @@ func expression(name string, build func(a *attrs)) Expr {
 	return Expr(a)
 }
 
+// Join makes of expressions what a Rule has.
 func Join(parts ...[]Expr) []byte {
 	var b []byte
 	for _, part := range parts {
@@ -51,6 +52,8 @@ func Join(parts ...[]Expr) []byte {
 	return b
 }
 
+// Meta puts what is known of the packet beside its bytes into the first register:
+// NFT_META_*, of four bytes at most.
 func Meta(key uint32) Expr {
 	return expression("meta", func(a *attrs) {
 		a.u32(unix.NFTA_META_KEY, key)
@@ -58,6 +61,7 @@ func Meta(key uint32) Expr {
 	})
 }
 
+// Cmp matches when the first register compares to v as op says: NFT_CMP_*.
 func Cmp(op uint32, v ...byte) Expr {
 	return expression("cmp", func(a *attrs) {
 		a.u32(unix.NFTA_CMP_SREG, unix.NFT_REG_1)
@@ -75,6 +79,7 @@ func register(r uint32) uint32 {
 	return r
 }
 
+// Payload puts bytes of a header into a register.
 func Payload(base, offset, length, reg uint32) Expr {
 	return expression("payload", func(a *attrs) {
 		a.u32(unix.NFTA_PAYLOAD_DREG, register(reg))
@@ -101,6 +106,8 @@ func bitwise(mask, xor []byte) Expr {
 	})
 }
 
+// CT puts what connection tracking knows of the packet into the first register:
+// NFT_CT_*.
 func CT(key uint32) Expr {
 	return expression("ct", func(a *attrs) {
 		a.u32(unix.NFTA_CT_DREG, unix.NFT_REG_1)
@@ -208,6 +215,7 @@ func dynset(op uint32, set string, ttl time.Duration) Expr {
 	})
 }
 
+// Count counts the packet.
 func Count(counter string) Expr {
 	return expression("objref", func(a *attrs) {
 		a.str(unix.NFTA_OBJREF_IMM_NAME, counter)
@@ -249,8 +257,10 @@ func (a *attrs) verdict(code int32, chain string) {
 	a.close(v)
 }
 
+// Accept lets the packet pass.
 func Accept() Expr { return Verdict(PolicyAccept, "") }
 
+// Drop ends the packet without a word.
 func Drop() Expr { return Verdict(nfDrop, "") }
 
 // Verdicts of linux/netfilter.h.
