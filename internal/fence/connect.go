@@ -156,6 +156,14 @@ func busy(err error) error {
 // plain refusal the connection's state is unknown, and the next call makes
 // another and takes the table again.
 func (f *Fence) do(what string, call func(*nft.Conn) error) error {
+	if err := f.try(call); err != nil {
+		return fmt.Errorf("fence: %s: %w", what, err)
+	}
+	return nil
+}
+
+// try is do without words.
+func (f *Fence) try(call func(*nft.Conn) error) error {
 	err := f.connect()
 	if err == nil {
 		err = call(f.conn)
@@ -167,5 +175,5 @@ func (f *Fence) do(what string, call func(*nft.Conn) error) error {
 		f.conn.Close()
 		f.conn, f.owned = nil, false
 	}
-	return fmt.Errorf("fence: %s: %w", what, err)
+	return err
 }

@@ -193,7 +193,7 @@ func (f *Fence) noteEnded(c *nft.Conn, fam family, tracked []conntrack.Entry, so
 		}
 	}
 	for keys := range slices.Chunk(slices.Sorted(maps.Keys(left)), endAtOnce) {
-		_, err := f.step("note flows as ended", func(_ *nft.Conn, b *nft.Batch) (func(), error) {
+		_, err := f.step(func(_ *nft.Conn, b *nft.Batch) (func(), error) {
 			var noted, gone []nft.Element
 			for _, key := range keys {
 				noted = append(noted, nft.Element{Key: key, Left: left[key]})
@@ -210,7 +210,7 @@ func (f *Fence) noteEnded(c *nft.Conn, fam family, tracked []conntrack.Entry, so
 			return fmt.Errorf("no more than 262,144 ended flows are remembered, and of these %d, over IP%s, some go on if their server goes on: "+
 				"stop the service, or wait a day: %w", len(left), fam.name, err)
 		case err != nil:
-			return err
+			return fmt.Errorf("note the flows as ended: %w", err)
 		}
 	}
 	return nil

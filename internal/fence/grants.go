@@ -159,8 +159,8 @@ func (f *Fence) newParts(b *nft.Batch, empty []string, edits map[width][]nft.Ele
 			delete(missing, door)
 		}
 	}
-	for door, widths := range missing {
-		next[door] = f.doors[door].renew(b, widths, nil)
+	for _, door := range slices.Sorted(maps.Keys(missing)) {
+		next[door] = f.doors[door].renew(b, missing[door], nil)
 	}
 	return next
 }

@@ -32,8 +32,12 @@ func (f *Fence) Guard(doors []Door) error {
 	defer f.guarding.Unlock()
 	late := lateDemux()
 	if changed, err := f.look(); err == nil && len(changed) == 0 {
-		if done, err := f.guardInParts(doors, late); done || err != nil {
-			return err
+		done, err := f.guardInParts(doors, late)
+		if err != nil {
+			return fmt.Errorf("fence: guard: %w", err)
+		}
+		if done {
+			return nil
 		}
 	}
 	f.mu.Lock()

@@ -73,7 +73,7 @@ func (f *Fence) guardInParts(doors []Door, late bool) (done bool, err error) {
 func inSteps[T any](f *Fence, all []T, each func(*nft.Conn, *nft.Batch, T) (func(), error)) error {
 	for n := 4; len(all) > 0; {
 		some := all[:min(n, len(all))]
-		took, err := f.step("guard", func(c *nft.Conn, b *nft.Batch) (func(), error) {
+		took, err := f.step(func(c *nft.Conn, b *nft.Batch) (func(), error) {
 			var dones []func()
 			for _, one := range some {
 				done, err := each(c, b, one)
@@ -102,11 +102,11 @@ func inSteps[T any](f *Fence, all []T, each func(*nft.Conn, *nft.Batch, T) (func
 }
 
 // step is one transaction, and how long it took.
-func (f *Fence) step(what string, fill func(*nft.Conn, *nft.Batch) (func(), error)) (time.Duration, error) {
+func (f *Fence) step(fill func(*nft.Conn, *nft.Batch) (func(), error)) (time.Duration, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	begun := time.Now()
-	err := f.do(what, func(c *nft.Conn) error {
+	err := f.try(func(c *nft.Conn) error {
 		b := c.Batch()
 		done, err := fill(c, b)
 		if err != nil {
@@ -150,7 +150,7 @@ func (f *Fence) removePart(_ *nft.Conn, b *nft.Batch, name string) (func(), erro
 
 // share gives all doors what they share, and with it their ports.
 func (f *Fence) share(next *nft.Table, doors []Door) error {
-	_, err := f.step("guard", func(_ *nft.Conn, b *nft.Batch) (func(), error) {
+	_, err := f.step(func(_ *nft.Conn, b *nft.Batch) (func(), error) {
 		plan(b, next, f.shared.base, staleOf(next, f.shared.base), nil)
 		return func() {
 			f.shared = part{want: next, base: next}
