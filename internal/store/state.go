@@ -110,8 +110,8 @@ type Change struct {
 	EndPenalties   []PenaltyKey
 	Grants         []Grant
 	EndGrants      []GrantKey
-	Applied      *Applied       // nil leaves it as it is
-	Records      []audit.Record // their IDs are given by the store
+	Applied        *Applied       // nil leaves it as it is
+	Records        []audit.Record // their IDs are given by the store
 }
 
 // State is what was kept, as of the last Commit. Lists are sorted by key. All
