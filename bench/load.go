@@ -53,8 +53,16 @@ func runLoads(ctx context.Context, o options) ([]*load, error) {
 		{name: "1 GB of auth log at the start", run: bigLog},
 		{name: fmt.Sprintf("%d grants over a restart", o.many), run: grantsOverRestart},
 		{name: "a million audit records", run: auditRecords},
+		{name: "a disk that takes 20 ms", run: slowDisk(20 * time.Millisecond)},
+		{name: "a disk that takes 2 s", run: slowDisk(2 * time.Second)},
+		{name: "status --watch of 100 doors", run: watched},
+		{name: "1,000 doors changed by SIGHUP", run: reloaded},
+		{name: "closing a door with 300,000 grants", run: closed},
 	}
 	loads = slices.DeleteFunc(loads, func(l *load) bool { return !strings.Contains(l.name, o.load) })
+	if len(loads) == 0 {
+		return nil, fmt.Errorf("-load %q: no load has that in its name; README.md has their names", o.load)
+	}
 	for _, l := range loads {
 		fmt.Fprintf(os.Stderr, "measuring under load: %s ...\n", l.name)
 		if err := l.measure(ctx, o); err != nil {

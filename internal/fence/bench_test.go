@@ -93,15 +93,70 @@ func BenchmarkEnds(b *testing.B) {
 	}
 }
 
-// BenchmarkCheck is what a signal of Watch costs, with ten doors.
+// BenchmarkCheck is what a signal of Watch costs, with a thousand doors.
 func BenchmarkCheck(b *testing.B) {
 	f := openIn(b, nstest.New(b), false)
 	var doors []Door
-	for i := range 10 {
-		doors = append(doors, Door{Name: fmt.Sprint("door", i), Ports: ports(b, fmt.Sprintf("%d/tcp", 100+i))})
+	for i := range 1_000 {
+		doors = append(doors, Door{Name: fmt.Sprint("door", i), Ports: ports(b, fmt.Sprintf("%d/tcp", 10_000+i))})
 	}
 	must(b, f.Guard(doors))
 	for b.Loop() {
 		must(b, f.Check())
+	}
+}
+
+// BenchmarkEmpty takes all grants of a door.
+func BenchmarkEmpty(b *testing.B) {
+	for _, live := range []int{1, 1_000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
+			f := openIn(b, nstest.New(b), false)
+			must(b, f.Guard([]Door{sshDoor(b)}))
+			gs := many("ssh", live)
+			for b.Loop() {
+				b.StopTimer()
+				for part := range slices.Chunk(gs, 10_000) {
+					must(b, f.Change(Changes{Give: part}))
+				}
+				b.StartTimer()
+				must(b, f.Change(Changes{Empty: []string{"ssh"}}))
+			}
+		})
+	}
+}
+
+// BenchmarkGuard changes all doors, and says what a change of a grant waited
+// meanwhile.
+func BenchmarkGuard(b *testing.B) {
+	for _, n := range []int{1, 100, 1_000} {
+		b.Run(fmt.Sprintf("doors=%d", n), func(b *testing.B) {
+			f := openIn(b, nstest.New(b), false)
+			doors := make([]Door, n)
+			for i := range doors {
+				doors[i] = Door{Name: fmt.Sprint("door", i), Ports: ports(b, fmt.Sprintf("%d/tcp", 10_000+i))}
+			}
+			must(b, f.Guard(doors))
+			give := Changes{Give: []Grant{grant(doors[0].Name, "192.0.2.9", time.Hour)}}
+			var worst time.Duration
+			for b.Loop() {
+				for i := range doors {
+					doors[i].Reject = !doors[i].Reject
+				}
+				done := make(chan error)
+				go func() { done <- f.Guard(doors) }()
+				for going := true; going; {
+					select {
+					case err := <-done:
+						must(b, err)
+						going = false
+					default:
+						begun := time.Now()
+						must(b, f.Change(give))
+						worst = max(worst, time.Since(begun))
+					}
+				}
+			}
+			b.ReportMetric(float64(worst.Microseconds())/1000, "worst-ms")
+		})
 	}
 }

@@ -3,14 +3,11 @@
 package fence
 
 import (
-	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
 
-	"github.com/mdlayher/netlink"
-	"golang.org/x/sys/unix"
+	nft "github.com/doorward/doorward/internal/nftables"
 )
 
 // askAtOnce bounds the questions that are under way: their answers, each a message
@@ -31,76 +28,43 @@ const endless = 100 * 365 * 24 * time.Hour
 func (f *Fence) Ends(grants []Grant) ([]time.Time, error) {
 	ends := make([]time.Time, 0, len(grants))
 	for part := range slices.Chunk(grants, askAtOnce) {
-		err := f.read(func(c *conn, _ *table) error {
-			some, err := c.ends(part)
-			ends = append(ends, some...)
-			return err
+		some := make([]time.Time, len(part))
+		err := f.ask(&f.asker, func(c *nft.Conn) error {
+			members, err := membersOf(part)
+			if err != nil {
+				return err
+			}
+			clear(some)
+			return c.Find(members, func(i int, e nft.Element) { some[i] = endOf(e) })
 		})
 		if err != nil {
 			return nil, fmt.Errorf("fence: look for grants: %w", err)
 		}
+		ends = append(ends, some...)
 	}
 	return ends, nil
 }
 
-// ends returns when each grant ends. Where there is no set or no table, there are no
-// grants.
-func (c *conn) ends(grants []Grant) ([]time.Time, error) {
-	var questions []netlink.Message
+// endOf is when an element ends, zero if it has.
+func endOf(e nft.Element) time.Time {
+	switch {
+	case !e.Timed:
+		return time.Now().Add(endless)
+	case e.Left > 0:
+		return time.Now().Add(e.Left)
+	}
+	return time.Time{}
+}
+
+// membersOf are the elements that grants are.
+func membersOf(grants []Grant) ([]nft.Member, error) {
+	var members []nft.Member
 	for _, g := range grants {
 		if !g.Source.IsValid() {
 			return nil, fmt.Errorf("door %q: the grant's source is no valid prefix", g.Door)
 		}
 		w, key := widthOf(g)
-		questions = append(questions, message(unix.NFT_MSG_GETSETELEM, 0, elementList(w.set(), []element{{key: key}})))
+		members = append(members, nft.Member{Set: w.set(), Key: key})
 	}
-	sent, err := c.nl.SendMessages(questions)
-	if err != nil {
-		return nil, &brokenError{"ask the kernel", err}
-	}
-	ends := make([]time.Time, len(grants))
-	var refusal error
-	for answered := 0; answered < len(sent); {
-		msgs, err := c.receive()
-		op, refused := errors.AsType[*netlink.OpError](err)
-		var sequence uint32
-		switch {
-		case refused && op.Sequence != 0:
-			sequence = op.Sequence
-		case err != nil:
-			return nil, &brokenError{"hear from the kernel", err}
-		case len(msgs) == 0:
-			continue
-		default:
-			sequence = msgs[0].Header.Sequence
-		}
-		i := int(sequence - sent[0].Header.Sequence)
-		if i >= len(sent) {
-			continue // a leftover of an earlier question
-		}
-		answered++
-		switch {
-		case !refused:
-			if ends[i], err = endOf(msgs); err != nil {
-				refusal = cmp.Or(refusal, err)
-			}
-		case !errors.Is(op.Err, unix.ENOENT):
-			refusal = cmp.Or(refusal, op.Err)
-		}
-	}
-	return ends, refusal
-}
-
-// endOf reads when the one grant of an answer ends.
-func endOf(msgs []netlink.Message) (end time.Time, err error) {
-	elems, err := decodeElements(msgs)
-	for _, e := range elems {
-		switch {
-		case !e.timed:
-			end = time.Now().Add(endless)
-		case e.left > 0:
-			end = time.Now().Add(e.left)
-		}
-	}
-	return end, err
+	return members, nil
 }

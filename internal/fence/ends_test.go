@@ -107,9 +107,9 @@ func TestWhatReadingCosts(t *testing.T) {
 		t.Fatal(err)
 	}
 	heard := func(read func() error) int {
-		before := f.reader.heard
+		before := f.lister.conn.Heard + f.asker.conn.Heard
 		must(t, read())
-		return f.reader.heard - before
+		return f.lister.conn.Heard + f.asker.conn.Heard - before
 	}
 	for _, n := range []int{2_000, 20_000} {
 		gs := many("ssh", n)

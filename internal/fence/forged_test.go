@@ -364,14 +364,17 @@ func TestKnocksOfTheHostItself(t *testing.T) {
 	p := newPlace(t)
 	listen(t, p.host, 22)
 	listen(t, p.host, 59000)
-	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp"), Listen: []uint16{59000, 59001}})
+	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp"), Listen: ports(t, "59000-59001/tcp", "59000/udp", "59001/udp")})
 	for _, ip := range []string{"127.0.0.1", "127.9.9.9", "::1", hostIP, hostIP6} {
 		want(t, p.host, "tcp", at(ip, 59000), rejected) // heard
 		want(t, p.host, "tcp", at(ip, 59001), rejected) // not heard
+		want(t, p.host, "udp", at(ip, 59000), rejected)
+		want(t, p.host, "udp", at(ip, 59001), rejected)
 		want(t, p.host, "tcp", at(ip, 22), reached)
 	}
 	for _, ip := range []string{hostIP, hostIP6} {
 		want(t, p.visitor, "tcp", at(ip, 59000), reached)
+		want(t, p.visitor, "udp", at(ip, 59000), reached)
 	}
 }
 

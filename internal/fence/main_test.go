@@ -44,3 +44,17 @@ func child() error {
 	os.Stdin.Read(make([]byte, 1)) // until it is killed, or its parent ends
 	return nil
 }
+
+// allGrants are all live grants, as of one moment if the ruleset does not change
+// without a pause.
+func (f *Fence) allGrants() ([]Grant, error) {
+	var grants []Grant
+	for range 5 {
+		grants = grants[:0]
+		once, err := f.Each(nil, func(g Grant) { grants = append(grants, g) })
+		if once || err != nil {
+			return grants, err
+		}
+	}
+	return grants, nil
+}

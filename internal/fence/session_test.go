@@ -4,7 +4,6 @@ package fence
 
 import (
 	"bufio"
-	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/nstest"
-	"golang.org/x/sys/unix"
 )
 
 // opened connects before there is a fence, and with it before there is any
@@ -63,11 +61,9 @@ func TestStandingSessionsLiveOn(t *testing.T) {
 // generation is the number of the ruleset's last change.
 func (p *place) generation() uint32 {
 	p.t.Helper()
-	_, err := p.f.conn.nl.Send(message(unix.NFT_MSG_GETGEN, 0, header(unix.NFPROTO_UNSPEC)))
+	n, err := p.f.conn.Generation()
 	p.do(err)
-	msgs, err := p.f.conn.nl.Receive()
-	p.do(err)
-	return binary.BigEndian.Uint32(msgs[0].Data[8:]) // NFTA_GEN_ID comes first
+	return n
 }
 
 // A session whose handshake connection tracking did not understand is still one: its

@@ -49,14 +49,14 @@ func TestManyOfAll(t *testing.T) {
 	for i := range 3000 {
 		d.Ports = append(d.Ports, ports(t, fmt.Sprintf("%d/tcp", 2*i+1))...)
 		d.Always = append(d.Always, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 25))
-		d.Listen = append(d.Listen, uint16(2*i+2))
+		d.Listen = append(d.Listen, ports(t, fmt.Sprintf("%d/tcp", 2*i+2))...)
 	}
 	must(t, f.Guard([]Door{d}))
 	must(t, f.Check())
 	d.Ports = d.Ports[1000:]
 	must(t, f.Guard([]Door{d}))
 	must(t, f.Check())
-	if got := len(f.base.set("doors.tcp").elems); got != 2*2000 {
+	if got := len(f.shared.base.Set("doors.tcp").Elems); got != 2*2000 {
 		t.Errorf("%d elements for 2000 ports, want two each", got)
 	}
 }

@@ -77,7 +77,7 @@ func (g *Gateway) begin() error {
 	if g.unkept != "" {
 		g.record(now, audit.EventError, "", "nothing is kept until the daemon is started again: "+g.unkept)
 	}
-	g.compareAll(now)
+	g.compareAll()
 	g.turn(nil)
 	return nil
 }

@@ -137,6 +137,7 @@ func (g *Gateway) flush(now time.Time) {
 		g.reconcile(now)
 		changed = true
 	}
+	g.compareOn(now)
 	g.endFlows(now)
 	for _, d := range g.doors {
 		if s := d.door.Saved(); worthSaving(d.saved, s) {

@@ -36,6 +36,7 @@ type survey struct {
 	next    int        // and the page after it
 	listed  bool       // the kernel's grants were listed, so that these are all
 	strange []grantKey // that no door knows
+	failed  bool       // the kernel did not answer; upkeep begins another
 }
 
 // page is what the kernel is being asked about.
@@ -63,13 +64,11 @@ func (p *page) overtaken() {
 func (p *page) hasChanged(k grantKey) bool { return p.changed[k] || p.changed[grantKey{door: k.door}] }
 
 // compareAll has all grants compared, from the beginning if that is under way.
-func (g *Gateway) compareAll(now time.Time) {
-	g.uncompared, g.survey = true, nil
-	g.compareOn(now)
-}
+func (g *Gateway) compareAll() { g.uncompared, g.survey = true, nil }
 
 // compareOn begins a comparison that is due, or goes on with the one under way,
-// unless the kernel is being asked already: the answer comes back here.
+// unless the kernel is being asked already. It ends a turn, so that a turn has one
+// page at the most.
 func (g *Gateway) compareOn(now time.Time) {
 	if g.changes.page != nil || g.broken != "" {
 		return
@@ -78,7 +77,7 @@ func (g *Gateway) compareOn(now time.Time) {
 		g.survey = g.newSurvey(true)
 	}
 	switch s := g.survey; {
-	case s == nil:
+	case s == nil || s.failed:
 	case g.askNext(now, s):
 	case s.whole && !s.listed:
 		g.list(s)
@@ -98,11 +97,10 @@ func (g *Gateway) newSurvey(whole bool) *survey {
 }
 
 // lookForSpent looks for grants of doors with single_use that are not there any more.
-func (g *Gateway) lookForSpent(now time.Time) {
-	if g.survey == nil {
+func (g *Gateway) lookForSpent() {
+	if g.survey == nil || g.survey.failed {
 		g.survey = g.newSurvey(g.uncompared)
 	}
-	g.compareOn(now)
 }
 
 // askNext asks the kernel about the next page, and says whether there is one.
@@ -116,7 +114,7 @@ func (g *Gateway) askNext(now time.Time, s *survey) bool {
 	}
 	p := &page{of: s, about: about, changed: make(map[grantKey]bool)}
 	for k := range g.changes.grants {
-		p.touch(k) // it reaches the kernel with this turn's end
+		p.touch(k) // the kernel would not take it yet
 	}
 	for name := range g.changes.emptied {
 		p.touch(grantKey{door: name})
@@ -188,8 +186,7 @@ func (g *Gateway) answered(now time.Time, p *page, ends []time.Time, err error) 
 	case s != g.survey || p.void || g.broken != "":
 	case err != nil:
 		g.log.Warn("cannot tell which grants the kernel has; asking again", "err", err)
-		g.survey = nil // upkeep begins another
-		return
+		s.failed = true
 	default:
 		for i, k := range p.about {
 			if !p.hasChanged(k) {
@@ -202,7 +199,6 @@ func (g *Gateway) answered(now time.Time, p *page, ends []time.Time, err error) 
 			s.strange = s.strange[len(p.about):]
 		}
 	}
-	g.compareOn(now)
 }
 
 // compare makes the doors and the kernel agree about one grant, which ends there at
@@ -249,8 +245,8 @@ func (g *Gateway) whyEnded(d *guarded) string {
 	return removedReason
 }
 
-// list has the kernel's grants listed, unless they are being listed: the end of that
-// comes back to compareOn.
+// list has the kernel's grants listed, unless they are being listed for a comparison
+// that was given up.
 func (g *Gateway) list(s *survey) {
 	if g.listing {
 		return
@@ -269,20 +265,14 @@ func (g *Gateway) list(s *survey) {
 				piece = piece[:0]
 			}
 		}
-		return func(now time.Time) {
+		return func(time.Time) {
 			g.listing = false
-			if s != g.survey {
-				g.compareOn(now)
-				return
-			}
-			if err != nil {
+			if s == g.survey && err != nil {
 				g.log.Warn("cannot list the kernel's grants; trying again", "err", err)
-				g.survey = nil // upkeep begins another
-				return
+				s.failed = true
 			}
 			g.sift(s, piece)
 			s.listed = true
-			g.compareOn(now)
 		}
 	})
 }

@@ -6,7 +6,6 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/fence"
-	"github.com/doorward/doorward/internal/knock"
 )
 
 // fenceRetry is the pause between tries to put a fence right.
@@ -19,9 +18,7 @@ func fenceDoors(c *config.Config) []fence.Door {
 		f := fence.Door{Name: d.Name, Ports: d.Ports,
 			Reject: d.Refuse == config.Reject, SingleUse: d.SingleUse, Always: d.Always}
 		for _, p := range hears(d) {
-			if p.Medium == knock.Connections {
-				f.Listen = append(f.Listen, p.Port)
-			}
+			f.Listen = append(f.Listen, p.Range())
 		}
 		doors = append(doors, f)
 	}
@@ -51,9 +48,7 @@ func (g *Gateway) reconcile(now time.Time) {
 		g.broken = ""
 	}
 	if all || repaired {
-		g.compareAll(now)
-	} else {
-		g.compareOn(now)
+		g.compareAll()
 	}
 }
 

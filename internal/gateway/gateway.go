@@ -366,7 +366,7 @@ func (g *Gateway) upkeep(now time.Time) {
 			d.service.askLeave()
 		}
 	}
-	g.lookForSpent(now)
+	g.lookForSpent()
 	g.writer.tryAgain()
 }
 

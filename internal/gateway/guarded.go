@@ -149,7 +149,7 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 	}
 	source, by := k.source(v.Source), strings.TrimSpace(k.conf.Kind+" "+v.By)
 	if v.Right {
-		d.carry(d.door.Knock(v.Time, door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason}))
+		d.carry(d.door.Knock(v.Time, door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, For: v.OpenFor}))
 		return
 	}
 	w := door.Wrong{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, Penalty: v.Penalty,

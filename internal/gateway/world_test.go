@@ -47,7 +47,11 @@ type machine struct {
 	stall     time.Duration // a change of grants waits for so long
 	answer    chan bool     // not nil: what there is is told when this is closed
 	asked     []fence.Grant // when they end
+	silent    error         // nobody can tell what is in the kernel
 	reads     int           // times that all grants were read
+	largest   int           // grants given and revoked by one change, at the most
+	emptied   int           // times that a door was emptied
+	told      int           // records, and ends of claims, of one commit, at the most
 
 	disk    map[string]store.Door
 	banned  map[store.PenaltyKey]store.Penalty
@@ -176,6 +180,7 @@ func (k *kernel) Change(c fence.Changes) error {
 		k.refuses--
 		return errors.New("no buffer space available")
 	}
+	k.largest, k.emptied = max(k.largest, len(c.Give)+len(c.Revoke)), k.emptied+len(c.Empty)
 	maps.DeleteFunc(k.grants, func(key grantKey, _ time.Time) bool { return slices.Contains(c.Empty, key.door) })
 	for _, g := range c.Revoke {
 		delete(k.grants, grantKey{g.Door, g.Source})
@@ -192,8 +197,12 @@ func (k *kernel) Grants() iter.Seq2[fence.Grant, error] {
 	return func(yield func(fence.Grant, error) bool) {
 		k.mu.Lock()
 		k.reads++
-		grants := maps.Clone(k.grants)
+		grants, silent := maps.Clone(k.grants), k.silent
 		k.mu.Unlock()
+		if silent != nil {
+			yield(fence.Grant{}, silent)
+			return
+		}
 		for key, until := range grants {
 			if time.Until(until) > 0 && !yield(fence.Grant{Door: key.door, Source: key.source, Until: until}, nil) {
 				return
@@ -211,12 +220,12 @@ func (k *kernel) Ends(grants []fence.Grant) ([]time.Time, error) {
 		}
 	}
 	k.asked = append(k.asked, grants...)
-	answer := k.answer
+	answer, silent := k.answer, k.silent
 	k.mu.Unlock()
 	if answer != nil {
 		<-answer
 	}
-	return ends, nil
+	return ends, silent
 }
 
 func (k *kernel) Check() error {
@@ -272,6 +281,7 @@ func (d *disk) Commit(c store.Change) ([]audit.Record, error) {
 	if d.full != nil {
 		return nil, d.full
 	}
+	d.told = max(d.told, len(c.Records)+len(c.EndGrants))
 	maps.DeleteFunc(d.claims, func(k store.GrantKey, _ store.Grant) bool { return slices.Contains(c.ClearGrants, k.Door) })
 	maps.DeleteFunc(d.banned, func(k store.PenaltyKey, _ store.Penalty) bool { return slices.Contains(c.ClearPenalties, k.Door) })
 	for _, x := range c.Doors {
