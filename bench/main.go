@@ -37,6 +37,8 @@ type options struct {
 	limit time.Duration
 	idle  time.Duration
 	only  string
+	load  string
+	many  int
 }
 
 func main() {
@@ -45,7 +47,9 @@ func main() {
 	flag.IntVar(&o.runs, "runs", 120, "openings measured of each, at most 160")
 	flag.DurationVar(&o.limit, "limit", 40*time.Second, "time for the openings of each; what is done by then counts")
 	flag.DurationVar(&o.idle, "idle", 10*time.Second, "how long each is watched when idle")
-	flag.StringVar(&o.only, "only", "", "one of knockd, fwknopd, doorward and load, or a load by its name")
+	flag.StringVar(&o.only, "only", "", "one of knockd, fwknopd, doorward and load")
+	flag.StringVar(&o.load, "load", "", "of the loads, those alone whose names have this in them")
+	flag.IntVar(&o.many, "grants", 100_000, "grants that stand over a restart, at most 16,777,216")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -105,7 +109,7 @@ func run(ctx context.Context, o options) error {
 	if len(results) > 0 {
 		print(os.Stdout, results)
 	}
-	if o.only != "" && len(results) > 0 {
+	if o.only != "" && o.only != "load" {
 		return nil
 	}
 	loads, err := runLoads(ctx, o)

@@ -4,8 +4,8 @@ import (
 	"fmt"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/tables"
-	"github.com/doorward/doorward/internal/touch"
 )
 
 // doorWords tells a door in words.
@@ -22,7 +22,7 @@ func doorWords(d dress, door *config.Door) []string {
 		k := &door.Knocks[i]
 		add("knock", k.Words())
 		add("right", rightWords(door, k))
-		add("wrong", wrongWords(k))
+		add("wrong", wrongWords(door, k))
 	}
 	if door.Refuse == config.Reject {
 		add("strangers", "are refused (TCP reset, ICMP port unreachable)")
@@ -54,16 +54,19 @@ func rightWords(door *config.Door, k *config.Knock) string {
 }
 
 // wrongWords says what a wrong knock costs.
-func wrongWords(k *config.Knock) string {
-	who := "its source"
+func wrongWords(door *config.Door, k *config.Knock) string {
+	rule, ok := k.Rule.(knock.Penalised)
+	if !ok || rule.Costs() == 0 {
+		return "costs nothing"
+	}
+	what, who := "the door", "its source"
+	if len(door.Knocks) > 1 && !door.Shared {
+		what = "this knock"
+	}
 	if k.ForAll() {
 		who = "everybody"
 	}
-	rule, _ := k.Rule.(touch.Rule)
-	if rule.Penalty == 0 {
-		return "costs nothing"
-	}
-	words := fmt.Sprintf("makes the door deaf to %s for %s", who, tables.Short(rule.Penalty))
+	words := fmt.Sprintf("makes %s deaf to %s for %s", what, who, tables.Short(rule.Costs()))
 	if !k.ForAll() {
 		words += ", doubled each time"
 	}

@@ -16,7 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/doorward/doorward/internal/config"
-	"github.com/doorward/doorward/internal/share"
+	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/touch"
 )
 
@@ -50,7 +50,8 @@ func TestInitPassesCheck(t *testing.T) {
 		"etc/services=webmin 10000/tcp\nbinkp 24554/tcp # x\nudponly 24555/udp\n",
 	}
 	named := machineOf(files...).named()
-	if diff := cmp.Diff(map[uint16]bool{10000: true, 24554: true}, named); diff != "" {
+	if diff := cmp.Diff(map[port.Port]bool{{Proto: port.TCP, Number: 10000}: true,
+		{Proto: port.TCP, Number: 24554}: true, {Proto: port.UDP, Number: 24555}: true}, named); diff != "" {
 		t.Fatalf("named ports (-want +got):\n%s", diff)
 	}
 	rapid.Check(t, func(t *rapid.T) {
@@ -86,7 +87,7 @@ func TestInitPassesCheck(t *testing.T) {
 
 // checkDrawn checks the promises of init's help about a random knock.
 func checkDrawn(t *rapid.T, k touch.Rule) {
-	want := share.Proposed()
+	want := touch.Proposed()
 	if len(k.Listen) != len(want.Listen) || len(k.Touch) != len(want.Touch) || !slices.IsSorted(k.Listen) {
 		t.Fatalf("listen %v, touch %v: want 6 of 12", k.Listen, k.Touch)
 	}

@@ -52,7 +52,8 @@ func guarded() control.Status {
 					{Source: "192.0.2.7", Expires: noon.Add(28 * time.Second), For: []string{"touch"}},
 					{Source: "2001:db8:1::/64", Expires: noon.Add(8 * time.Hour), For: []string{"operator alice (uid 1000)", "touch"}},
 				},
-				Penalties: []control.Penalty{{Source: "198.51.100.23", Until: noon.Add(250 * time.Second), Reason: "port 59001"}},
+				GrantsTotal: 2, PenaltiesTotal: 1,
+				Penalties: []control.Penalty{{Source: "198.51.100.23", Knock: "touch", Until: noon.Add(250 * time.Second), Reason: "port 59001"}},
 				Refusals: []audit.Record{
 					{Time: noon.Add(-50 * time.Second), Door: "ssh", Source: "198.51.100.23", Reason: "port \x1b[31m59001\u202e"},
 				},
@@ -136,6 +137,8 @@ func TestOperatorOutput(t *testing.T) {
 	full.Fence.Up = false
 	quiet.Warnings, quiet.Doors, quiet.Fence = nil, quiet.Doors[2:], control.Fence{Up: true}
 	quiet.Doors[0].Refusals = nil
+	many := guarded()
+	many.Doors[1].GrantsTotal, many.Doors[1].PenaltiesTotal = 1_000_000, 65_536
 	for range 25 {
 		crowded.Doors[1].Grants = append(crowded.Doors[1].Grants, crowded.Doors[1].Grants[0])
 	}
@@ -149,6 +152,7 @@ func TestOperatorOutput(t *testing.T) {
 		{"status_quiet.txt", quiet, []string{"status"}},
 		{"status_crowded.txt", crowded, []string{"status"}},
 		{"status_door.txt", crowded, []string{"status", "ssh"}},
+		{"status_many.txt", many, []string{"status", "ssh"}},
 		{"status_none.txt", control.Status{Fence: control.Fence{Up: true}, Started: noon}, []string{"status"}},
 		{"status.json", guarded(), []string{"status", "--json"}},
 		{"log.txt", guarded(), []string{"log"}},

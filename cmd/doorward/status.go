@@ -27,7 +27,8 @@ a line is printed for each change instead.
 --json prints the snapshot as one JSON object, with --watch one a line. Its
 names and meanings are a promise to scripts: doors[].name, .state,
 .grants[].source, .grants[].expires, .penalties[].source, .penalties[].until
-and the others. With DOOR, doors has that door alone.
+and the others. With DOOR, doors has that door alone. Of grants and penalties the
+latest 1,000 of a door are listed; .grants_total and .penalties_total count all.
 
 Exit status: 0 when the daemon has answered; 1 when not, or when there is no such
 door; 2 when the command line is wrong.`

@@ -134,22 +134,26 @@ func (v view) about(d control.Door) []string {
 
 func (v view) grants(doors []control.Door) []string {
 	var rows [][]string
+	total := 0
 	for _, d := range doors {
+		total += max(d.GrantsTotal, len(d.Grants))
 		for _, g := range d.Grants {
 			rows = append(rows, []string{printable(d.Name), printable(g.Source), spell(g.Expires.Sub(v.now)), printable(strings.Join(g.For, ", "))})
 		}
 	}
-	return v.list([]string{"GRANTS", "SOURCE", "LEFT", "FOR"}, rows)
+	return v.list([]string{"GRANTS", "SOURCE", "LEFT", "FOR"}, rows, total)
 }
 
 func (v view) penalties(doors []control.Door) []string {
 	var rows [][]string
+	total := 0
 	for _, d := range doors {
+		total += max(d.PenaltiesTotal, len(d.Penalties))
 		for _, p := range d.Penalties {
 			rows = append(rows, []string{printable(d.Name), printable(p.Source), spell(p.Until.Sub(v.now)), printable(p.Reason)})
 		}
 	}
-	return v.list([]string{"PENALTIES", "SOURCE", "LEFT", "WHY"}, rows)
+	return v.list([]string{"PENALTIES", "SOURCE", "LEFT", "WHY"}, rows, total)
 }
 
 // refusals lists those of all doors, newest first.
@@ -163,20 +167,28 @@ func (v view) refusals(doors []control.Door) []string {
 	for _, r := range last {
 		rows = append(rows, []string{printable(r.Door), printable(r.Source), clockTime(r.Time, v.now), printable(r.Reason)})
 	}
-	return v.list([]string{"REFUSALS", "SOURCE", "TIME", "WHY"}, rows)
+	return v.list([]string{"REFUSALS", "SOURCE", "TIME", "WHY"}, rows, len(rows))
 }
 
-// list returns a table of rows, cut short in an overview, nothing for none.
-func (v view) list(head []string, rows [][]string) []string {
+// list returns a table of rows, cut short in an overview, nothing for none. There are
+// so many in total, of which the daemon may have listed the latest only.
+func (v view) list(head []string, rows [][]string, total int) []string {
 	if len(rows) == 0 {
 		return nil
 	}
-	more := len(rows) - shortList
-	if v.detail || more <= 0 {
-		return table(v.dress, head, rows)
+	hint := ""
+	if len(rows) > shortList && !v.detail {
+		hint = ": doorward status DOOR lists all"
+		if total > len(rows) {
+			hint = ": doorward status DOOR lists the latest"
+		}
+		rows = rows[:shortList]
 	}
-	return append(table(v.dress, head, rows[:shortList]),
-		v.dress.faint.Render(fmt.Sprintf("and %d more: doorward status DOOR lists all", more)))
+	lines := table(v.dress, head, rows)
+	if more := total - len(rows); more > 0 {
+		lines = append(lines, v.dress.faint.Render(fmt.Sprintf("and %d more%s", more, hint)))
+	}
+	return lines
 }
 
 // footer says what the figures above come from.
@@ -238,8 +250,8 @@ func (p *changePrinter) changes(s control.Status, now time.Time) string {
 
 // doorLine says how a door is, without anything that changes by time alone.
 func doorLine(d control.Door) string {
-	line := fmt.Sprintf("%s %s, %s, %s, %s", printable(d.Name), printable(d.State), counted(len(d.Grants), "grant"),
-		counted(len(d.Penalties), "penalty"), counted(d.Sessions, "session"))
+	line := fmt.Sprintf("%s %s, %s, %s, %s", printable(d.Name), printable(d.State), counted(max(d.GrantsTotal, len(d.Grants)), "grant"),
+		counted(max(d.PenaltiesTotal, len(d.Penalties)), "penalty"), counted(d.Sessions, "session"))
 	if d.Reason != "" {
 		line += ": " + printable(d.Reason)
 	}

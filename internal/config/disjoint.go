@@ -64,12 +64,12 @@ func (c claim) clashes(earlier claim) {
 	case c.knock == 0 && earlier.knock > 0:
 		earlier.clashes(c)
 	case c.knock > 0 && earlier.knock == 0:
-		what := "touch"
+		away := "every touch away"
 		if c.port.Proto == port.UDP {
-			what = "packet"
+			away = "every packet away"
 		}
 		c.Wrong(fmt.Sprintf("a listener of door %q on a port that is guarded: %q of %s", c.door, earlier.port, earlier.where()),
-			"ports that no door guards: the fence would keep every "+what+" away")
+			"ports that no door guards: the fence would keep "+away)
 	case c.knock > 0 && (c.door != earlier.door || c.knock != earlier.knock):
 		c.Wrong(fmt.Sprintf("door %q listens on a port of another knock: %s", c.door, earlier.where()),
 			"ports that one knock alone listens on")

@@ -72,21 +72,26 @@ type Door struct {
 	DarkAt    *time.Time     `json:"dark_at"`   // when idleness will end it, null unless open, and with idle = "never"
 	Sessions  int            `json:"sessions"`  // who came in by the door's ports and is there still
 	Refused   uint64         `json:"refused"`   // packets the fence refused at this door
-	Grants    []Grant        `json:"grants"`    // never null
-	Penalties []Penalty      `json:"penalties"` // never null
+	Grants    []Grant        `json:"grants"`    // the 1,000 that were given last, never null
+	Penalties []Penalty      `json:"penalties"` // the 1,000 latest, never null
 	Refusals  []audit.Record `json:"refusals"`  // the last few, newest first, never null
+	// GrantsTotal and PenaltiesTotal are how many there are, with those that are too
+	// many to be listed.
+	GrantsTotal    int `json:"grants_total"`
+	PenaltiesTotal int `json:"penalties_total"`
 }
 
 // Grant is leave for one source to open new connections to a door.
 type Grant struct {
 	Source  string    `json:"source"` // an address, a prefix, or "any"
 	Expires time.Time `json:"expires"`
-	For     []string  `json:"for"` // on whose behalf: "touch", "operator alice", ...
+	For     []string  `json:"for"` // on whose behalf: by which kind of knock, "operator alice", ...
 }
 
 // Penalty is the time for which a source's knocks are ignored.
 type Penalty struct {
 	Source string    `json:"source"` // an address, or "any" with scope = "door"
+	Knock  string    `json:"knock"`  // which knock of the door ignores it, "" for all
 	Until  time.Time `json:"until"`
 	Reason string    `json:"reason"`
 }

@@ -3,7 +3,6 @@ package door
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -11,24 +10,41 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// Restore takes in a claim that the kernel still holds a grant for, if it is
-// Somebody's.
+// Restore takes in a claim to a grant that the kernel is believed to hold still, if
+// it is Somebody's.
 func (d *Door) Restore(c Claim) {
 	if Somebody(c.Source) {
-		d.claim(c.Until.Add(-c.For), c)
+		d.claim(c.Until.Add(-c.For), c.Source, party{by: c.By}, c.Until)
 	}
 }
 
-// Adopt takes in a grant that the kernel holds and nobody remembers; one that is
-// not Somebody's is revoked.
+// Adopt takes in a grant that the kernel holds and nobody remembers, or that lasts
+// longer there; one that is not Somebody's is revoked.
 func (d *Door) Adopt(now time.Time, c Claim) []Effect {
 	if !Somebody(c.Source) {
 		return []Effect{Revoke{c.Source},
 			d.record(now, audit.EventRevoked, SourceString(c.Source), c.By, nobody, time.Time{})}
 	}
-	d.claim(now, c)
+	d.claim(now, c.Source, party{by: c.By}, c.Until)
 	return []Effect{Keep{c},
 		d.record(now, audit.EventGranted, SourceString(c.Source), c.By, "the kernel let it in already", c.Until)}
+}
+
+// EndsAt takes in when the kernel's grant ends, where that is not what the door
+// knows: the clock was set while no daemon ran. No claim to it lasts longer, and the
+// last of them as long.
+func (d *Door) EndsAt(now time.Time, source netip.Prefix, until time.Time) {
+	b := &d.book
+	n, has := b.find(source)
+	if !has {
+		return
+	}
+	latest := b.until(now, n)
+	for _, c := range slices.Clone(b.claims(n)) {
+		if end := b.ends.time(now, c.until); end.After(until) || end.Equal(latest) {
+			b.claim(n, b.parties.at(c.by), until)
+		}
+	}
 }
 
 // Runs takes in that the service runs: the answer to Start, or an observation.
@@ -196,7 +212,7 @@ const byPresence = "presence"
 // drawOut has the grant to everybody last as long as the door is open. It may
 // have ended between the last two looks.
 func (d *Door) drawOut(now time.Time) []Effect {
-	return d.give(now, request{source: Any, by: byPresence, reason: "somebody is in"})
+	return d.give(now, request{source: Any, party: party{by: byPresence}, reason: "somebody is in"})
 }
 
 // presence moves LastSeen on. A login counts at its own time, but once it was
@@ -239,7 +255,7 @@ func (d *Door) ask(now time.Time, r request) []Effect {
 		out = d.startAgain(now)
 	}
 	for i, w := range d.waiting {
-		if w.source == r.source && w.by == r.by {
+		if w.source == r.source && w.party == r.party {
 			d.waiting[i] = r
 			return out
 		}
@@ -282,46 +298,44 @@ func (d *Door) give(now time.Time, r request) []Effect {
 		until, _ = d.darkAt() // ever: Configure leaves no such request otherwise
 	}
 	c := Claim{Source: r.source, By: r.by, Until: until, For: until.Sub(now)}
-	drawnOut := d.grants[r.source] != nil && r.by == byPresence
-	again := drawnOut && !d.grants[r.source].claims[byPresence].IsZero()
-	end := d.claim(now, c)
+	n, has := d.book.find(r.source)
+	var out []Effect
+	if has && !now.Before(d.book.until(now, n)) {
+		out, has = d.expire(now, n), false // no Tick has come to it yet
+	}
+	drawnOut := has && r.by == byPresence
+	again := drawnOut && d.book.claimOf(d.book.claims(n), byPresence) >= 0
+	end := d.claim(now, r.source, r.party, until)
 	if drawnOut {
 		// Presence draws a grant to everybody out every few seconds: no news,
 		// and once on disk is enough, since a restart asks the kernel how long.
-		out := []Effect{Give{r.source, end}}
+		out = append(out, Give{r.source, end})
 		if !again {
 			out = append(out, Keep{c})
 		}
 		return out
 	}
-	return []Effect{Give{r.source, end}, Keep{c},
-		d.record(now, audit.EventGranted, SourceString(r.source), r.by, r.reason, until)}
+	return append(out, Give{r.source, end}, Keep{c},
+		d.record(now, audit.EventGranted, SourceString(r.source), r.by, r.reason, until))
 }
 
 // claim takes in a claim that was made at since, and returns when the grant now
 // ends.
-func (d *Door) claim(since time.Time, c Claim) time.Time {
-	g := d.grants[c.Source]
-	if g == nil {
-		g = &grant{claims: make(map[string]time.Time), since: since, end: d.ends.add(c.Source, c.Until)}
-		d.grants[c.Source] = g
-	}
-	g.claims[c.By] = c.Until
-	end := c.Until
-	for _, until := range g.claims {
-		if until.After(end) {
-			end = until
-		}
-	}
-	d.ends.move(g.end, end)
-	return end
+func (d *Door) claim(since time.Time, source netip.Prefix, p party, until time.Time) time.Time {
+	n := d.book.open(source, since, until)
+	d.book.claim(n, p, until)
+	return d.book.until(since, n)
+}
+
+// expire forgets a grant whose time is up, as the kernel has.
+func (d *Door) expire(now time.Time, n int32) []Effect {
+	source := d.book.grants.at(n).source.source()
+	return append(d.dropped(n, source), d.record(now, audit.EventExpired, SourceString(source), "", "its time was up", time.Time{}))
 }
 
 // drop forgets a grant; with revoke the kernel is told.
-func (d *Door) drop(source netip.Prefix, revoke bool) []Effect {
-	g := d.grants[source]
-	d.ends.remove(g.end)
-	delete(d.grants, source)
+func (d *Door) drop(n int32, revoke bool) []Effect {
+	source := d.book.grants.at(n).source.source()
 	if source == Any {
 		d.saved.ForAll = false // else the next presence would give it again
 	}
@@ -329,7 +343,13 @@ func (d *Door) drop(source netip.Prefix, revoke bool) []Effect {
 	if revoke {
 		out = append(out, Revoke{source})
 	}
-	for _, by := range slices.Sorted(maps.Keys(g.claims)) {
+	return append(out, d.dropped(n, source)...)
+}
+
+// dropped takes a grant out of the book and has the claims to it forgotten.
+func (d *Door) dropped(n int32, source netip.Prefix) []Effect {
+	var out []Effect
+	for _, by := range d.book.drop(n) {
 		out = append(out, Drop{source, by})
 	}
 	return out
@@ -338,11 +358,8 @@ func (d *Door) drop(source netip.Prefix, revoke bool) []Effect {
 // darken revokes all grants and stops the service on the way to Dark or
 // Failsafe.
 func (d *Door) darken(now time.Time, to State, by, reason string) []Effect {
-	var out []Effect
-	for source := range d.grants {
-		out = append(out, d.drop(source, true)...)
-	}
-	out = append(out, EndFlows{Any})
+	out := []Effect{Clear{}, EndFlows{Any}}
+	d.book.clear()
 	d.waiting = nil
 	d.saved.ForAll = false
 	d.connections = 0

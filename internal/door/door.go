@@ -7,20 +7,24 @@
 //
 // What a stranger can cost a door, at the worst:
 //
-//	a touch, penalised or not  4 lookups
+//	a touch, penalised or not  10 lookups
 //	a wrong knock              3 penalties written, in heaps of at most 65,536;
 //	                           as many forgotten early, if there is no room
 //	the end of a penalty       the top of one heap, put into another
 //	being forgotten            the top of a heap
 //	memory                     65,536 penalties, standing and remembered
 //
-// None of it depends on what strangers did before, but for a heap's logarithm.
+// None of it depends on what strangers did before, but for a heap's logarithm. Nor
+// does what visitors and operators cost: a grant takes some hundred bytes, to give,
+// renew and end one costs a heap's logarithm, and to end all of them as much as one.
+// However many grants and penalties end at the same time, a Tick ends 1,024 of each,
+// and Next then says that the next Tick is due at once; a penalty that is over counts
+// for nothing meanwhile.
 package door
 
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -41,6 +45,7 @@ const (
 	firstPause   = 10 * time.Second // between starts of a service that others stop, doubled each
 	lastPause    = time.Minute      // time that they stop it within the latest
 	longestWait  = 2 * time.Minute  // of a knock for a service that others stop
+	endAtOnce    = 1 << 10          // grants, and penalties, that one Tick ends
 )
 
 // Door is one guarded service. Its states:
@@ -64,8 +69,7 @@ type Door struct {
 	saved Saved
 
 	waiting   []request // for the service to run, in the order of their coming
-	grants    map[netip.Prefix]*grant
-	ends      expiries // of grants
+	book      book
 	penalties penalties
 
 	looking     bool          // a Look is under way
@@ -84,16 +88,11 @@ type Door struct {
 
 // request is a knock or an operator's order that is to become a grant.
 type request struct {
-	source     netip.Prefix
-	by, reason string
-	length     time.Duration // 0: for everybody, until the door goes dark
-	asked      time.Time
-}
-
-type grant struct {
-	claims map[string]time.Time // until when, by whose behalf
-	since  time.Time            // when the source first had it
-	end    *expiry
+	source netip.Prefix
+	party
+	reason string
+	length time.Duration // 0: for everybody, until the door goes dark
+	asked  time.Time
 }
 
 // New returns a door as it was saved. A door that was saved in the middle of a
@@ -113,8 +112,8 @@ func New(rules Rules, saved Saved, now time.Time) *Door {
 	d := &Door{
 		saved:     saved,
 		fresh:     fresh,
-		grants:    make(map[netip.Prefix]*grant),
-		penalties: newPenalties(),
+		book:      newBook(now),
+		penalties: newPenalties(now),
 	}
 	d.Configure(rules)
 	return d
@@ -153,58 +152,78 @@ func (d *Door) opensToAll() bool { return d.rules.ForAll && d.rules.Idle > 0 }
 // Saved returns what must survive a restart.
 func (d *Door) Saved() Saved { return d.saved }
 
-// Deaf says whether the touches and knocks of a source are to be ignored: where it
-// is not Somebody, in failsafe, before the first look for log data, while the
-// source (or everybody) is penalised, and, for a knock that is everybody's, while
-// the door is neither dark, nor open for some alone, nor in a pause that the knock
-// would end.
-func (d *Door) Deaf(source netip.Prefix) bool {
+// Deaf says whether what is heard from a source of one of the door's knocks is to be
+// ignored: where it is not Somebody, in failsafe, before the first look for log data,
+// while the source (or everybody) is penalised, as of the latest Tick, and, for a
+// knock that is everybody's, while the door is neither dark, nor open for some alone,
+// nor in a pause that the knock would end.
+func (d *Door) Deaf(name string, source netip.Prefix) bool {
 	if !Somebody(source) {
 		return true
 	}
 	some := d.saved.State == Open && !d.saved.ForAll
 	everybody := d.saved.State == Dark || some || !d.again.IsZero()
-	return d.Mute() || d.penalties.cover(source) || source == Any && !everybody
+	return d.Mute(name) || d.penalties.cover(d.whose(name), source) || source == Any && !everybody
+}
+
+// whose are the penalties that count for one of the door's knocks: its own and those
+// that are the door's, or those alone.
+func (d *Door) whose(name string) []string {
+	if name == "" {
+		return []string{""}
+	}
+	return []string{name, ""}
 }
 
 // Knock takes in a right knock.
 func (d *Door) Knock(now time.Time, k Knock) []Effect {
-	if d.Deaf(k.Source) {
+	if d.Deaf(k.Name, k.Source) {
 		return []Effect{d.record(now, audit.EventRefused, SourceString(k.Source), k.By, "the door is deaf", time.Time{})}
 	}
-	r := request{source: k.Source, by: k.By, reason: k.Reason, length: d.rules.OpenFor, asked: now}
+	r := request{source: k.Source, party: party{k.By, k.Name}, reason: k.Reason, length: k.For, asked: now}
+	if r.length <= 0 {
+		r.length = d.rules.OpenFor
+	}
 	if k.Source == Any && d.opensToAll() {
 		r.length = 0
 	}
 	return d.ask(now, r)
 }
 
-// withdraw ends one claim to a source's grant, or one that waits for the
-// service. A door that was opening for nobody else goes dark again.
-func (d *Door) withdraw(now time.Time, source netip.Prefix, by string) []Effect {
+// withdraw ends what one knock has claimed of a source's grant on somebody's behalf,
+// or what waits for the service. A door that was opening for nobody else goes dark
+// again.
+func (d *Door) withdraw(now time.Time, source netip.Prefix, p party) []Effect {
 	const reason = "a wrong knock came after the right one"
 	waiting := len(d.waiting)
-	d.waiting = slices.DeleteFunc(d.waiting, func(r request) bool { return r.source == source && r.by == by })
+	d.waiting = slices.DeleteFunc(d.waiting, func(r request) bool { return r.source == source && r.party == p })
 	waited := len(d.waiting) < waiting
-	g := d.grants[source]
-	claimed := g != nil && !g.claims[by].IsZero()
-	revoked := d.record(now, audit.EventRevoked, SourceString(source), by, reason, time.Time{})
+	n, has := d.book.find(source)
+	var claims []claim
+	mine := -1
+	if has {
+		claims = d.book.claims(n)
+		if mine = d.book.claimOf(claims, p.by); mine >= 0 && !d.book.parties.at(claims[mine].by).may(p) {
+			mine = -1
+		}
+	}
+	revoked := d.record(now, audit.EventRevoked, SourceString(source), p.by, reason, time.Time{})
+	stands := func() Effect {
+		return d.record(now, audit.EventGranted, SourceString(source), p.by, reason+"; what others gave stands", d.book.until(now, n))
+	}
 	var out []Effect
 	switch {
-	case claimed && len(g.claims) == 1:
-		out = append(d.drop(source, true), EndFlows{source}, revoked)
-	case claimed: // last one out: what others gave stands
-		delete(g.claims, by)
-		end := slices.MaxFunc(slices.Collect(maps.Values(g.claims)), time.Time.Compare)
-		d.ends.move(g.end, end)
-		out = []Effect{Give{source, end}, Drop{source, by},
-			d.record(now, audit.EventGranted, SourceString(source), by, reason+"; what others gave stands", end)}
-	case waited && g != nil:
-		out = []Effect{d.record(now, audit.EventGranted, SourceString(source), by, reason+"; what others gave stands", g.end.until)}
+	case mine >= 0 && !d.book.othersLast(now, claims, mine):
+		out = append(d.drop(n, true), EndFlows{source}, revoked)
+	case mine >= 0: // last one out: what others gave stands
+		d.book.unclaim(n, mine)
+		out = []Effect{Give{source, d.book.until(now, n)}, Drop{source, p.by}, stands()}
+	case waited && has:
+		out = []Effect{stands()}
 	case waited:
 		out = []Effect{revoked}
 	}
-	return append(out, d.openForNobody(now, by, reason)...)
+	return append(out, d.openForNobody(now, p.by, reason)...)
 }
 
 // openForNobody makes a door dark that is opening although nobody waits for it
@@ -226,7 +245,7 @@ func (d *Door) Open(now time.Time, source netip.Prefix, length time.Duration, by
 	if d.saved.State == Failsafe {
 		return nil, fmt.Errorf("door %q is in failsafe: %s", d.rules.Name, d.saved.Reason)
 	}
-	return d.ask(now, request{source, by, "on an operator's word", length, now}), nil
+	return d.ask(now, request{source, party{by: by}, "on an operator's word", length, now}), nil
 }
 
 // Revoke ends all claims to a source's grant, those that wait for the service
@@ -239,12 +258,13 @@ func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, 
 	waiting := len(d.waiting)
 	d.waiting = slices.DeleteFunc(d.waiting, func(r request) bool { return r.source == source })
 	waited := len(d.waiting) < waiting
-	if d.grants[source] == nil && !waited {
+	n, has := d.book.find(source)
+	if !has && !waited {
 		return []Effect{EndFlows{source}}, false // one may go on since an earlier grant
 	}
 	var out []Effect
-	if d.grants[source] != nil {
-		out = append(d.drop(source, true), EndFlows{source})
+	if has {
+		out = append(d.drop(n, true), EndFlows{source})
 	}
 	out = append(out, d.record(now, audit.EventRevoked, SourceString(source), by, "on an operator's word", time.Time{}))
 	return append(out, d.openForNobody(now, by, "on an operator's word")...), true
@@ -253,10 +273,11 @@ func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, 
 // Ended takes in that the kernel no longer has a grant before its time: a grant
 // of single use that was spent, or one that somebody else removed.
 func (d *Door) Ended(now time.Time, source netip.Prefix, reason string) []Effect {
-	if d.grants[source] == nil {
+	n, has := d.book.find(source)
+	if !has {
 		return nil
 	}
-	return append(d.drop(source, false),
+	return append(d.drop(n, false),
 		d.record(now, audit.EventRevoked, SourceString(source), "kernel", reason, time.Time{}))
 }
 
@@ -279,9 +300,8 @@ func (d *Door) Next() (time.Time, bool) {
 			next = t
 		}
 	}
-	if e, ok := d.ends.next(); ok {
-		sooner(e.until, true)
-	}
+	_, at, ok := d.book.ends.next()
+	sooner(at, ok)
 	sooner(d.penalties.next())
 	sooner(d.nextLook())
 	sooner(d.retry, !d.retry.IsZero())
@@ -290,15 +310,16 @@ func (d *Door) Next() (time.Time, bool) {
 }
 
 // Tick carries out what is due by now: grants and penalties that end, a look
-// for presence, a further try to stop a service, the end of a pause.
+// for presence, a further try to stop a service, the end of a pause. Where very many
+// end at once, it is due again at once.
 func (d *Door) Tick(now time.Time) []Effect {
 	var out []Effect
-	for source, ok := d.ends.due(now); ok; source, ok = d.ends.due(now) {
-		for _, by := range slices.Sorted(maps.Keys(d.grants[source].claims)) {
-			out = append(out, Drop{source, by})
+	for range endAtOnce {
+		n, due := d.book.ends.due(now)
+		if !due {
+			break
 		}
-		delete(d.grants, source)
-		out = append(out, d.record(now, audit.EventExpired, SourceString(source), "", "its time was up", time.Time{}))
+		out = append(out, d.expire(now, n)...)
 	}
 	out = append(out, d.pardons(now)...)
 	if t, ok := d.nextLook(); ok && !now.Before(t) {
@@ -359,23 +380,35 @@ func (d *Door) stands() bool {
 	return d.saved.State == Open || d.reopens && !d.again.IsZero() && len(d.waiting) == 0
 }
 
-// View is what status tells of a door.
+// listed bounds the grants, and the penalties, that a View lists.
+const listed = 1000
+
+// View is what status tells of a door. Of very many grants and penalties it lists
+// those that were given last: who looks for one has mostly just been called.
 type View struct {
 	Saved
 	DarkAt    time.Time // zero unless open, and for a door that never goes dark by itself
-	Grants    []Claim   // by source, then By
-	Penalties []Penalty // that stand, by source
+	Grants    []Claim   // to the latest 1,000 grants, by source, then By
+	Penalties []Penalty // the latest 1,000 that stand, by source, then Name
+	Granted   int       // sources that have a grant
+	Penalised int       // penalties that stand
 }
 
-// View returns what status tells of the door, sorted.
-func (d *Door) View() View {
-	v := View{Saved: d.saved, Penalties: d.penalties.standing()}
+// View returns what status tells of the door, sorted. Its cost is bounded.
+func (d *Door) View(now time.Time) View {
+	v := View{Saved: d.saved, Penalties: d.penalties.standing(now), Granted: d.Granted(), Penalised: d.Penalised()}
 	if d.saved.State == Open {
 		v.DarkAt, _ = d.darkAt()
 	}
-	for source, g := range d.grants {
-		for by, until := range g.claims {
-			v.Grants = append(v.Grants, Claim{Source: source, By: by, Until: until})
+	b := &d.book
+	some := 0
+	for n := range b.ends.latest() {
+		if some++; some > listed {
+			break
+		}
+		for _, c := range b.claims(n) {
+			v.Grants = append(v.Grants, Claim{Source: b.grants.at(n).source.source(), By: b.parties.at(c.by).by,
+				Until: b.ends.time(now, c.until)})
 		}
 	}
 	slices.SortFunc(v.Grants, func(a, b Claim) int {
@@ -384,10 +417,11 @@ func (d *Door) View() View {
 	return v
 }
 
-// Mute says whether nobody's knocks are heard at all: in failsafe, before the
-// first look for log data, and while everybody is penalised.
-func (d *Door) Mute() bool {
-	return d.saved.State == Failsafe || !d.Looked() || d.penalties.stands(Any)
+// Mute says whether nobody is heard by one of the door's knocks: in failsafe, before
+// the first look for log data, and while everybody is penalised, as of the latest
+// Tick.
+func (d *Door) Mute(name string) bool {
+	return d.saved.State == Failsafe || !d.Looked() || d.penalties.stands(d.whose(name), Any)
 }
 
 // Looked says whether log data was looked for once, or need not be.
@@ -396,18 +430,52 @@ func (d *Door) Looked() bool { return !d.rules.Logins || !d.looked.IsZero() }
 // GrantedSince returns since when a source has a grant; false if it has none that
 // was given on that behalf. A claim that renews a grant does not begin it anew.
 func (d *Door) GrantedSince(source netip.Prefix, by string) (time.Time, bool) {
-	g := d.grants[source]
-	if g == nil || g.claims[by].IsZero() {
+	n, has := d.book.find(source)
+	if !has || d.book.claimOf(d.book.claims(n), by) < 0 {
 		return time.Time{}, false
 	}
-	return g.since, true
+	b := &d.book
+	return b.ends.epoch.Add(time.Duration(b.grants.at(n).since)), true
 }
 
-// Granted is how many sources have a grant.
-func (d *Door) Granted() int { return len(d.grants) }
+// Granted is how many sources have a grant, those included whose end a Tick has not
+// come to yet.
+func (d *Door) Granted() int { return len(d.book.of) }
 
-// Penalised is how many sources have a penalty.
-func (d *Door) Penalised() int { return len(d.penalties.stand.h) }
+// Penalised is how many penalties stand, in the same way.
+func (d *Door) Penalised() int { return len(d.penalties.stand.heap) }
+
+// Grant is one source's leave to come in.
+type Grant struct {
+	Source netip.Prefix
+	Until  time.Time
+}
+
+// Grants returns so many grants at the most from a place on, in no order, and the
+// place of the next, 0 when there is no more. It begins at 0. A grant that stands
+// from the first call to the last is in one of the answers; one that begins
+// meanwhile may be.
+func (d *Door) Grants(now time.Time, from, most int) (grants []Grant, next int) {
+	b := &d.book
+	to := min(from+most, int(b.grants.most))
+	for n := int32(from); n < int32(to); n++ {
+		if b.ends.has(n) {
+			grants = append(grants, Grant{b.grants.at(n).source.source(), b.until(now, n)})
+		}
+	}
+	if to == int(b.grants.most) {
+		to = 0
+	}
+	return grants, to
+}
+
+// GrantEnd is when a source's grant ends, zero if it has none.
+func (d *Door) GrantEnd(now time.Time, source netip.Prefix) time.Time {
+	if n, has := d.book.find(source); has {
+		return d.book.until(now, n)
+	}
+	return time.Time{}
+}
 
 // LookElsewhere takes in that presence is looked for elsewhere: the answer to
 // the last Look does not come, and the next is asked for at once. Until then the

@@ -26,6 +26,8 @@ func tell(now time.Time, effects []Effect) string {
 			fmt.Fprintf(&b, "give %s %s\n", SourceString(e.Source), e.Until.Sub(now))
 		case Revoke:
 			fmt.Fprintf(&b, "revoke %s\n", SourceString(e.Source))
+		case Pardon:
+			fmt.Fprintf(&b, "pardon %s\n", SourceString(e.Source))
 		case EndFlows:
 			fmt.Fprintf(&b, "end flows of %s\n", SourceString(e.Source))
 		case Keep:
@@ -36,8 +38,6 @@ func tell(now time.Time, effects []Effect) string {
 			fmt.Fprintf(&b, "punish %s %s\n", SourceString(e.Source), e.For)
 		case Over:
 			fmt.Fprintf(&b, "over %s\n", SourceString(e.Source))
-		case Pardon:
-			fmt.Fprintf(&b, "pardon %s\n", SourceString(e.Source))
 		case Record:
 			line := []string{"record", e.Event}
 			for _, word := range []string{e.Record.Source, e.By, e.Reason} {
@@ -47,7 +47,7 @@ func tell(now time.Time, effects []Effect) string {
 			}
 			fmt.Fprintln(&b, strings.Join(line, " "))
 		default:
-			fmt.Fprintln(&b, strings.ToLower(strings.TrimPrefix(fmt.Sprintf("%T", e), "door.")))
+			fmt.Fprintln(&b, strings.ToLower(strings.TrimPrefix(fmt.Sprintf("%T", e), "door."))) // start, clear, pardonall
 		}
 	}
 	return b.String()
@@ -123,7 +123,7 @@ func TestFromKnockToIdle(t *testing.T) {
 		t.Errorf("the door wants to look at %s, after it is idle", at)
 	}
 	s.want(s.door.Tick(s.now), "look")
-	s.want(s.door.Seen(s.now, Seen{Login: start.Add(10 * time.Second)}), "end flows of any", "stop")
+	s.want(s.door.Seen(s.now, Seen{Login: start.Add(10 * time.Second)}), "clear", "end flows of any", "stop")
 	s.state(Closing)
 	s.want(s.door.Stopped(s.now, ""), "record dark | nobody was in for 1h0m0s")
 	s.state(Dark)
@@ -137,14 +137,14 @@ func TestConnectionsKeepADoorOpenUntilAnHourAfterTheirEnd(t *testing.T) {
 	s.at(50*time.Minute + 5*time.Second)
 	s.want(s.door.Tick(s.now), "look")
 	s.want(s.door.Seen(s.now, Seen{}))
-	if got, want := s.door.View().DarkAt, s.now.Add(time.Hour); !got.Equal(want) {
+	if got, want := s.door.View(s.now).DarkAt, s.now.Add(time.Hour); !got.Equal(want) {
 		t.Errorf("dark at %s, want an hour after the first look that saw nobody, %s", got, want)
 	}
 }
 
 func TestAKnockWhileItClosesOpensAgain(t *testing.T) {
 	s := opened(t, ssh)
-	s.want(s.door.Close(s.now, "operator"), "revoke 192.0.2.2", "drop 192.0.2.2 by touch", "end flows of any", "stop")
+	s.want(s.door.Close(s.now, "operator"), "clear", "end flows of any", "stop")
 	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "touched 2"}))
 	s.want(s.door.Stopped(s.now, ""), "record dark | on an operator's word", "start")
 	s.state(Opening)
@@ -159,7 +159,7 @@ func TestAServiceThatDoesNotStart(t *testing.T) {
 	s := newScene(t, ssh)
 	s.door.Knock(s.now, Knock{Source: visitor, By: "touch"})
 	s.want(s.door.Failed(s.now, "start ssh.service: exit status 255"),
-		"record error | start ssh.service: exit status 255", "end flows of any", "stop")
+		"record error | start ssh.service: exit status 255", "clear", "end flows of any", "stop")
 	s.want(s.door.Stopped(s.now, ""), "record dark | the service did not start")
 	s.state(Dark)
 }
@@ -193,7 +193,7 @@ func TestAServiceThatDiesIsRepairedOnceInAWhile(t *testing.T) {
 		t.Errorf("opened at %s, want %s: a repair is no opening", got, want)
 	}
 	s.at(20*time.Minute + 9*time.Second)
-	s.want(s.door.Stopped(s.now, "signal 9"), "revoke 192.0.2.2", "drop 192.0.2.2 by touch", "end flows of any", "stop",
+	s.want(s.door.Stopped(s.now, "signal 9"), "clear", "end flows of any", "stop",
 		"record error | the service keeps dying: signal 9")
 	s.state(Closing)
 }
@@ -211,7 +211,7 @@ func TestFailsafe(t *testing.T) {
 	const missing = "no log data: /var/log/secure: is empty"
 	s := opened(t, ssh)
 	s.want(s.door.Seen(s.now, Seen{NoData: missing}),
-		"revoke 192.0.2.2", "drop 192.0.2.2 by touch", "end flows of any", "stop", "record failsafe | presence | "+missing)
+		"clear", "end flows of any", "stop", "record failsafe | presence | "+missing)
 	s.state(Failsafe)
 	s.want(s.door.Stopped(s.now, ""))
 	s.want(s.door.Knock(s.now, Knock{Source: visitor, By: "touch"}),
@@ -244,11 +244,11 @@ func TestAnOperatorArmsInSpiteOfMissingLogData(t *testing.T) {
 
 func TestBeforeTheFirstLookTheDoorIsDeaf(t *testing.T) {
 	d := New(ssh, Saved{}, start)
-	if !d.Deaf(visitor) {
+	if !d.Deaf("touch", visitor) {
 		t.Error("a door that does not know yet whether there is log data hears a knock")
 	}
 	d.Seen(start, Seen{})
-	if d.Deaf(visitor) {
+	if d.Deaf("touch", visitor) {
 		t.Error("after the first look it is still deaf")
 	}
 }
@@ -277,7 +277,7 @@ func TestAWrongKnockTakesBackWhatTheRightOneEarned(t *testing.T) {
 	s.door.Knock(s.now, Knock{Source: visitor, By: "touch"})
 	s.want(s.door.Wrong(s.now, wrong),
 		"punish 192.0.2.2 1m0s", "record refused | 192.0.2.2 | touch | touched another",
-		"record revoked | 192.0.2.2 | touch | a wrong knock came after the right one", "end flows of any", "stop")
+		"record revoked | 192.0.2.2 | touch | a wrong knock came after the right one", "clear", "end flows of any", "stop")
 	s.state(Closing)
 }
 
@@ -285,7 +285,7 @@ func TestADoorThatLooksElsewhereLooksAtOnceAndHearsOn(t *testing.T) {
 	s := newScene(t, ssh)
 	s.at(10 * time.Second)
 	s.want(s.door.LookElsewhere(s.now))
-	if s.door.Deaf(visitor) {
+	if s.door.Deaf("touch", visitor) {
 		t.Error("a new place for logins makes the door deaf until it was looked at")
 	}
 	s.want(s.door.Tick(s.now), "look")
@@ -304,11 +304,11 @@ func TestFailsafeEndsWhenLoginsAreNoLongerRead(t *testing.T) {
 	s.door.Configure(blind)
 	s.want(s.door.LookElsewhere(s.now), "record armed | logins are no longer read")
 	s.state(Dark)
-	if s.door.Mute() {
+	if s.door.Mute("touch") {
 		t.Error("the door is deaf")
 	}
-	if d := New(blind, saved, s.now); d.Saved().State != Dark || d.Mute() {
-		t.Errorf("after a restart the door is %s, deaf: %v; want dark and not deaf", d.Saved().State, d.Mute())
+	if d := New(blind, saved, s.now); d.Saved().State != Dark || d.Mute("touch") {
+		t.Errorf("after a restart the door is %s, deaf: %v; want dark and not deaf", d.Saved().State, d.Mute("touch"))
 	}
 }
 
@@ -316,17 +316,17 @@ func TestPenalties(t *testing.T) {
 	s := newScene(t, ssh)
 	s.want(s.door.Wrong(s.now, Wrong{Proven: true, Source: visitor, By: "touch", Reason: "touched 59001", Penalty: 5 * time.Minute}),
 		"punish 192.0.2.2 5m0s", "record refused | 192.0.2.2 | touch | touched 59001")
-	if !s.door.Deaf(visitor) || s.door.Deaf(other) {
+	if !s.door.Deaf("touch", visitor) || s.door.Deaf("touch", other) {
 		t.Error("the penalty is the visitor's, and nobody else's")
 	}
 	s.at(5*time.Minute - 1)
 	s.want(s.door.Tick(s.now), "look")
-	if !s.door.Deaf(visitor) {
+	if !s.door.Deaf("touch", visitor) {
 		t.Error("the penalty ended early")
 	}
 	s.at(5 * time.Minute)
 	s.want(s.door.Tick(s.now), "over 192.0.2.2")
-	if s.door.Deaf(visitor) {
+	if s.door.Deaf("touch", visitor) {
 		t.Error("the penalty stands for longer than was said")
 	}
 }
@@ -334,7 +334,7 @@ func TestPenalties(t *testing.T) {
 func TestAPenaltyForEverybody(t *testing.T) {
 	s := newScene(t, ssh)
 	s.door.Wrong(s.now, Wrong{Proven: true, Source: Any, By: "touch", Reason: "touched 59001", Penalty: time.Minute})
-	if !s.door.Mute() || !s.door.Deaf(visitor) {
+	if !s.door.Mute("touch") || !s.door.Deaf("touch", visitor) {
 		t.Error("everybody is penalised, and yet the door hears")
 	}
 	s.at(time.Minute)
@@ -351,7 +351,7 @@ func TestOpenToEverybodyUntilItIsDark(t *testing.T) {
 		"give any 1h0m0s",
 		"keep any by touch",
 		"record granted | any | touch | touched 1")
-	if !s.door.Deaf(Any) || s.door.Deaf(visitor) {
+	if !s.door.Deaf("touch", Any) || s.door.Deaf("touch", visitor) {
 		t.Error("while the door is open, everybody's knock is not heard, a visitor's own is")
 	}
 	s.at(10 * time.Minute)
@@ -361,7 +361,7 @@ func TestOpenToEverybodyUntilItIsDark(t *testing.T) {
 	s.want(s.door.Seen(s.now, Seen{}), "give any 1h0m0s")
 	s.at(70*time.Minute + 5*time.Second)
 	s.want(s.door.Tick(s.now), "drop any by presence", "drop any by touch", "record expired | any | its time was up", "look")
-	s.want(s.door.Seen(s.now, Seen{}), "end flows of any", "stop")
+	s.want(s.door.Seen(s.now, Seen{}), "clear", "end flows of any", "stop")
 }
 
 func TestOpenToEverybodyAgainWhenTheLastLookFindsSomebody(t *testing.T) {
@@ -388,7 +388,7 @@ func TestLastOneOut(t *testing.T) {
 	s.want(s.door.Knock(s.now, Knock{Source: visitor, By: "touch", Reason: "touched 1"}),
 		"give 192.0.2.2 9m50s", "keep 192.0.2.2 by touch", "record granted | 192.0.2.2 | touch | touched 1")
 	effects, had := s.door.Revoke(s.now, visitor, "operator bob")
-	if !had || !strings.HasPrefix(tell(s.now, effects), "revoke 192.0.2.2\n") || len(s.door.View().Grants) != 0 {
+	if !had || !strings.HasPrefix(tell(s.now, effects), "revoke 192.0.2.2\n") || len(s.door.View(s.now).Grants) != 0 {
 		t.Errorf("revoke: %v\n%s", had, tell(s.now, effects))
 	}
 	if _, had := s.door.Revoke(s.now, visitor, "operator bob"); had {
@@ -403,7 +403,7 @@ func TestWithoutAServiceOpeningAndClosingTakeNoTime(t *testing.T) {
 		"give 192.0.2.2 1s",
 		"keep 192.0.2.2 by touch",
 		"record granted | 192.0.2.2 | touch | touched 1")
-	s.want(s.door.Close(s.now, "operator"), "revoke 192.0.2.2", "drop 192.0.2.2 by touch", "end flows of any",
+	s.want(s.door.Close(s.now, "operator"), "clear", "end flows of any",
 		"record dark | operator | on an operator's word")
 	s.state(Dark)
 }
@@ -411,7 +411,7 @@ func TestWithoutAServiceOpeningAndClosingTakeNoTime(t *testing.T) {
 func TestRestore(t *testing.T) {
 	opened := start.Add(-50 * time.Minute)
 	d := New(ssh, Saved{State: Open, Since: opened, Opened: opened, LastSeen: opened}, start)
-	if got, want := d.View().DarkAt, start.Add(10*time.Minute); !got.Equal(want) {
+	if got, want := d.View(start).DarkAt, start.Add(10*time.Minute); !got.Equal(want) {
 		t.Errorf("dark at %s, want %s", got, want)
 	}
 	for _, s := range []State{Opening, Closing} {
@@ -422,7 +422,7 @@ func TestRestore(t *testing.T) {
 	// The clock was set back by a day: what was saved is in the future.
 	future := start.Add(24 * time.Hour)
 	d = New(ssh, Saved{State: Open, Since: future, Opened: future, LastSeen: future}, start)
-	if got, want := d.View().DarkAt, start.Add(time.Hour); !got.Equal(want) {
+	if got, want := d.View(start).DarkAt, start.Add(time.Hour); !got.Equal(want) {
 		t.Errorf("after the clock stepped back, dark at %s, want %s", got, want)
 	}
 }
@@ -433,7 +433,7 @@ func TestALoginCountsOnceWhateverTheClockDoesLater(t *testing.T) {
 	s.door.Seen(s.now, Seen{Login: login})
 	s.at(59 * time.Minute)
 	s.door.Seen(s.now, Seen{Login: login})
-	if got, want := s.door.View().DarkAt, start.Add(time.Hour); !got.Equal(want) {
+	if got, want := s.door.View(s.now).DarkAt, start.Add(time.Hour); !got.Equal(want) {
 		t.Errorf("dark at %s, want %s: one login was taken for two", got, want)
 	}
 }

@@ -37,7 +37,7 @@ func TestNobodyHasNothing(t *testing.T) {
 	for _, who := range nobodies {
 		t.Run(who.String(), func(t *testing.T) {
 			s, name := newScene(t, ssh), SourceString(who)
-			if !s.door.Deaf(who) {
+			if !s.door.Deaf("touch", who) {
 				t.Error("it is heard")
 			}
 			refused := "record refused | " + name + " | touch | "
@@ -57,7 +57,7 @@ func TestNobodyHasNothing(t *testing.T) {
 			s.door.RestorePenalty(s.now, Penalty{Source: who, Until: s.now.Add(time.Minute), For: time.Minute})
 			s.want(s.door.Adopt(s.now, Claim{Source: who, By: "before", Until: s.now.Add(time.Minute)}),
 				"revoke "+name, "record revoked | "+name+" | before | nobody can come from there")
-			if v := s.door.View(); len(v.Grants)+len(v.Penalties) > 0 {
+			if v := s.door.View(s.now); len(v.Grants)+len(v.Penalties) > 0 {
 				t.Errorf("it has grants %v, penalties %v", v.Grants, v.Penalties)
 			}
 		})
@@ -82,7 +82,7 @@ func TestRevokedFromEverybodyStaysRevoked(t *testing.T) {
 	}
 	s.at(time.Minute)
 	s.want(s.door.Seen(s.now, Seen{Connections: 1}))
-	if s.door.Deaf(Any) {
+	if s.door.Deaf("touch", Any) {
 		t.Error("nobody can knock any more")
 	}
 }
@@ -97,7 +97,7 @@ func TestEverybodyKnocksAtADoorThatIsOpenForOne(t *testing.T) {
 	s.at(50 * time.Minute)
 	s.want(s.door.Knock(s.now, Knock{Source: Any, By: "touch", Reason: "right"}),
 		"give any 1h0m0s", "keep any by touch", "record granted | any | touch | right")
-	if !s.door.Deaf(Any) {
+	if !s.door.Deaf("touch", Any) {
 		t.Error("everybody is in, and knocks are heard")
 	}
 	s.at(51 * time.Minute)
@@ -128,7 +128,7 @@ func TestAKnockWhileAServiceDoesNotStop(t *testing.T) {
 	s.want(s.door.Failed(s.now, "no D-Bus"), "record error | no D-Bus", "record dark | on an operator's word", "start")
 	s.door.Runs(s.now)
 	s.state(Open)
-	if grants := s.door.View().Grants; len(grants) != 1 || grants[0].Source != other {
+	if grants := s.door.View(s.now).Grants; len(grants) != 1 || grants[0].Source != other {
 		t.Errorf("grants %v", grants)
 	}
 }
@@ -142,7 +142,7 @@ func TestAKnockAtADoorWhoseServiceDoesNotStop(t *testing.T) {
 	s.state(Opening)
 	s.door.Runs(s.now)
 	s.state(Open)
-	if grants := s.door.View().Grants; len(grants) != 1 || grants[0].Source != other {
+	if grants := s.door.View(s.now).Grants; len(grants) != 1 || grants[0].Source != other {
 		t.Errorf("grants %v", grants)
 	}
 }

@@ -29,7 +29,7 @@ func FuzzDoor(f *testing.F) {
 		d.rules = Rules{Name: "ssh", OpenFor: 30 * time.Second, Idle: time.Duration(c.Below(121)) * time.Second,
 			ForAll: true, Service: c.Bool(), Logins: c.Bool()}
 		d.w = &world{door: New(d.rules, Saved{}, start), now: start, kernel: make(map[netip.Prefix]time.Time),
-			disk: make(map[netip.Prefix]map[string]bool), banned: make(map[netip.Prefix]Penalty)}
+			disk: make(map[netip.Prefix]map[string]bool), banned: make(map[target]Penalty)}
 		d.tick()
 		for n := 0; c.More() && n < 500; n++ {
 			d.step()
@@ -98,7 +98,7 @@ func (d *driver) apply() {
 		d.carry(w.door.Renew(w.now))
 		return
 	}
-	d.rules.Logins, d.rules.ForAll = what&1 == 1, what&4 == 4
+	d.rules.Logins, d.rules.ForAll, d.rules.Shared = what&1 == 1, what&4 == 4, what&8 == 8
 	d.rules.Idle = time.Duration(c.Below(121)) * time.Second
 	w.looks = 0
 	w.door.Configure(d.rules)
@@ -108,11 +108,12 @@ func (d *driver) apply() {
 func (d *driver) knock() {
 	s, right := d.source(), d.c.Bool()
 	if right {
-		d.w.knock(d.t, Knock{Source: s, By: tape.Of(d.c, []string{"touch", "other"})})
+		by := tape.Of(d.c, []string{"touch", "other"})
+		d.w.knock(d.t, Knock{Name: by, Source: s, By: by})
 		return
 	}
 	n := d.c.Below(6)
-	d.w.wrong(d.t, Wrong{Source: s, By: "touch", Penalty: time.Duration(n%3) * time.Minute, Proven: n < 3})
+	d.w.wrong(d.t, Wrong{Name: tape.Of(d.c, []string{"touch", "other"}), Source: s, By: "touch", Penalty: time.Duration(n%3) * time.Minute, Proven: n < 3})
 }
 
 func (d *driver) seen() {
@@ -189,7 +190,7 @@ func (d *driver) order() {
 // back, grants only where the door was open, and the service is as it is.
 func (d *driver) restart() {
 	w := d.w
-	v := w.door.View()
+	v := w.door.View(w.now)
 	w.door = New(d.rules, w.door.Saved(), w.now)
 	w.op, w.looks = nil, 0
 	if w.door.Saved().State == Open {

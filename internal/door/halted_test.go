@@ -92,7 +92,7 @@ func paused(t *testing.T) *scene {
 
 func TestAPauseEndsWithTheDoor(t *testing.T) {
 	s := paused(t)
-	s.want(s.door.Close(s.now, "operator"), "revoke 192.0.2.2", "drop 192.0.2.2 by touch", "end flows of any", "stop")
+	s.want(s.door.Close(s.now, "operator"), "clear", "end flows of any", "stop")
 	s.want(s.door.Stopped(s.now, ""), "record dark | on an operator's word")
 	if at, ok := s.door.Next(); ok && at.Sub(start) < time.Minute {
 		t.Errorf("a dark door has something to do at %s", at.Sub(start))
@@ -123,7 +123,7 @@ func TestAPauseIsIdle(t *testing.T) {
 	s.state(Opening)
 	s.at(12 * time.Second)
 	s.door.Tick(s.now)
-	s.want(s.door.Seen(s.now, Seen{}), "revoke 192.0.2.2", "drop 192.0.2.2 by touch", "end flows of any", "stop")
+	s.want(s.door.Seen(s.now, Seen{}), "clear", "end flows of any", "stop")
 	s.state(Closing)
 }
 
@@ -157,7 +157,7 @@ func TestOrdersAndDeathsAreCountedApart(t *testing.T) {
 		halted+`it is started again, and "doorward close ssh" stops it for good`)
 	s.door.Runs(s.now)
 	s.at(8 * time.Second)
-	s.want(s.door.Stopped(s.now, "signal 9"), "revoke 192.0.2.2", "drop 192.0.2.2 by touch", "end flows of any", "stop",
+	s.want(s.door.Stopped(s.now, "signal 9"), "clear", "end flows of any", "stop",
 		"record error | the service keeps dying: signal 9")
 }
 
@@ -211,7 +211,7 @@ func TestNobodyIsWaitedForForLong(t *testing.T) {
 			`it is started again in 9s, or with the next right knock, and "doorward close ssh" stops it for good`)
 	s.until(130 * time.Second)
 	s.at(190 * time.Second)
-	s.want(s.door.Halted(s.now), "record expired | 2001:db8::2 | touch | it waited for the service for 2m0s", "end flows of any", "stop")
+	s.want(s.door.Halted(s.now), "record expired | 2001:db8::2 | touch | it waited for the service for 2m0s", "clear", "end flows of any", "stop")
 	s.want(s.door.Stopped(s.now, ""), "record dark | others kept the service from running")
 }
 
@@ -230,11 +230,11 @@ func TestADoorThatWasOpenStaysForNobody(t *testing.T) {
 // Everybody's right knock ends the pause as one visitor's does.
 func TestEverybodysKnockEndsThePause(t *testing.T) {
 	s := paused(t)
-	if s.door.Deaf(Any) {
+	if s.door.Deaf("touch", Any) {
 		t.Fatal("everybody's knock is not heard")
 	}
 	s.want(s.door.Knock(s.now, Knock{Source: Any, By: "touch", Reason: "right"}), "start")
-	if !s.door.Deaf(Any) {
+	if !s.door.Deaf("touch", Any) {
 		t.Error("it is heard again while it is waited for")
 	}
 	s.want(s.door.Runs(s.now), "give any 1h0m0s", "keep any by touch", "record granted | any | touch | right")

@@ -10,7 +10,7 @@ var never = Rules{Name: "ssh", OpenFor: 30 * time.Second, Service: true, Logins:
 
 func TestADoorThatNeverGoesDarkByItself(t *testing.T) {
 	s := opened(t, never)
-	if at := s.door.View().DarkAt; !at.IsZero() {
+	if at := s.door.View(s.now).DarkAt; !at.IsZero() {
 		t.Errorf("the door says that it goes dark at %s", at)
 	}
 	s.at(30 * 24 * time.Hour)
@@ -20,7 +20,7 @@ func TestADoorThatNeverGoesDarkByItself(t *testing.T) {
 	if at, ok := s.door.Next(); !ok || at.Sub(s.now) != slowestLook {
 		t.Errorf("the next look is at %s, want one in %s: status tells who is in", at, slowestLook)
 	}
-	s.want(s.door.Close(s.now, "operator"), "end flows of any", "stop")
+	s.want(s.door.Close(s.now, "operator"), "clear", "end flows of any", "stop")
 	s.want(s.door.Stopped(s.now, ""), "record dark | on an operator's word")
 	s.state(Dark)
 }
@@ -65,10 +65,10 @@ func TestADoorThatIsToGoDarkByItselfFromNowOn(t *testing.T) {
 	s.door.Tick(s.now)
 	s.door.Seen(s.now, Seen{})
 	s.door.Configure(ssh)
-	if got, want := s.door.View().DarkAt, start.Add(time.Hour); !got.Equal(want) {
+	if got, want := s.door.View(s.now).DarkAt, start.Add(time.Hour); !got.Equal(want) {
 		t.Errorf("the door goes dark at %s, want %s", got, want)
 	}
 	s.at(time.Hour)
 	s.door.Tick(s.now)
-	s.want(s.door.Seen(s.now, Seen{}), "end flows of any", "stop")
+	s.want(s.door.Seen(s.now, Seen{}), "clear", "end flows of any", "stop")
 }

@@ -1,6 +1,7 @@
 package door
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -25,8 +26,10 @@ const (
 	wrong48        = 16      // and so many of a /48, however they are spread
 )
 
-// Penalty is the time for which a source's knocks are ignored.
+// Penalty is the time for which what a source does is ignored by a knock.
 type Penalty struct {
+	// Name is which knock of the door it is of. "": it counts for each of them.
+	Name string
 	// Source is an IPv4 address, an IPv6 /64, /56 or /48, or Any.
 	Source netip.Prefix
 	Until  time.Time
@@ -35,24 +38,37 @@ type Penalty struct {
 	Reason string
 }
 
-// penalty is one that stands, or is over and remembered.
-type penalty struct {
-	Penalty
-	over bool
-	end  *expiry // of the penalty; once that is over, of its memory
+// target is what is penalised: a source, at one knock or (Name "") at all of a door.
+type target struct {
+	name   string
+	source netip.Prefix
 }
 
-// penalties are those of one door. What each costs is said with the package.
+func (p Penalty) target() target { return target{p.Name, p.Source} }
+
+// penalties are those of one door: those that stand, and those that are over and
+// remembered. What each costs is said with the package.
 type penalties struct {
-	of     map[netip.Prefix]*penalty
-	stand  expiries             // the ends of those that stand
-	memory expiries             // when those that are over are forgotten
-	wrong  map[netip.Prefix]int // how many /64 there are in of, by their /56 and /48
-	looks  int                  // records looked up so far, for tests of what a touch costs
+	of     map[target]int32
+	all    slab[Penalty]
+	stand  agenda         // the ends of those that stand
+	memory agenda         // when those that are over are forgotten
+	wrong  map[target]int // how many /64 there are in of, by their /56 and /48
+	names  map[string]int // how many are of each knock
+	now    time.Time      // of the latest Tick or wrong knock: what is over by then counts for nothing
+	looks  int            // penalties looked up so far, for tests of what a touch costs
 }
 
-func newPenalties() penalties {
-	return penalties{of: make(map[netip.Prefix]*penalty), wrong: make(map[netip.Prefix]int)}
+func newPenalties(now time.Time) penalties {
+	return penalties{of: make(map[target]int32), stand: agenda{epoch: now}, memory: agenda{epoch: now},
+		wrong: make(map[target]int), names: make(map[string]int), now: now}
+}
+
+// at takes in what time it is, unless it was later already: what was heard is dated.
+func (ps *penalties) at(now time.Time) {
+	if now.After(ps.now) {
+		ps.now = now
+	}
 }
 
 // blocks are the prefixes whose penalties an IPv6 source shares, narrowest
@@ -76,55 +92,76 @@ func penalised(source netip.Prefix) netip.Prefix {
 	return source
 }
 
-// stands says whether a penalty stands of the source itself.
-func (ps *penalties) stands(source netip.Prefix) bool {
-	ps.looks++
-	p := ps.of[source]
-	return p != nil && !p.over
+// get returns a penalty, whether it stands or is remembered.
+func (ps *penalties) get(t target) (p Penalty, ok bool) {
+	n, ok := ps.of[t]
+	if ok {
+		p = *ps.all.at(n)
+	}
+	return p, ok
+}
+
+// stands says whether a penalty of one of names stands of the source itself.
+func (ps *penalties) stands(names []string, source netip.Prefix) bool {
+	return slices.ContainsFunc(names, func(name string) bool {
+		ps.looks++
+		n, ok := ps.of[target{name, source}]
+		return ok && ps.stand.has(n) && ps.now.Before(ps.all.at(n).Until)
+	})
 }
 
 // cover says whether a penalty stands of the source or of what it lies in.
-func (ps *penalties) cover(source netip.Prefix) bool {
-	return ps.stands(source) || slices.ContainsFunc(blocks(source), ps.stands)
+func (ps *penalties) cover(names []string, source netip.Prefix) bool {
+	return ps.stands(names, source) || slices.ContainsFunc(blocks(source), func(b netip.Prefix) bool { return ps.stands(names, b) })
 }
 
 // put has a penalty stand, or be remembered if its time was up by now, in place
-// of what there was of its source.
+// of what there was of its target.
 func (ps *penalties) put(now time.Time, p Penalty) {
-	ps.take(p.Source)
-	for _, wide := range ps.counted(p.Source) {
-		ps.wrong[wide]++
+	t := p.target()
+	ps.take(t)
+	for _, wide := range counted(p.Source) {
+		ps.wrong[target{p.Name, wide}]++
 	}
-	over := !now.Before(p.Until)
-	heap, until := &ps.stand, p.Until
-	if over {
-		heap, until = &ps.memory, p.Until.Add(Remembered)
+	n := ps.all.put(p)
+	ps.of[t] = n
+	ps.names[p.Name]++
+	if now.Before(p.Until) {
+		ps.stand.add(n, p.Until)
+	} else {
+		ps.memory.add(n, p.Until.Add(Remembered))
 	}
-	ps.of[p.Source] = &penalty{p, over, heap.add(p.Source, until)}
 }
 
-// take takes a source's penalty out, whether it stands or is remembered.
-func (ps *penalties) take(source netip.Prefix) {
-	p := ps.of[source]
-	if p == nil {
+// take takes a penalty out, whether it stands or is remembered.
+func (ps *penalties) take(t target) {
+	n, ok := ps.of[t]
+	if !ok {
 		return
 	}
-	if p.over {
-		ps.memory.remove(p.end)
+	if ps.stand.has(n) {
+		ps.stand.remove(n)
 	} else {
-		ps.stand.remove(p.end)
+		ps.memory.remove(n)
 	}
-	delete(ps.of, source)
-	for _, wide := range ps.counted(source) {
-		if ps.wrong[wide]--; ps.wrong[wide] == 0 {
-			delete(ps.wrong, wide)
-		}
+	ps.all.drop(n)
+	delete(ps.of, t)
+	less(ps.names, t.name)
+	for _, wide := range counted(t.source) {
+		less(ps.wrong, target{t.name, wide})
+	}
+}
+
+// less counts one down, and forgets it at 0.
+func less[K comparable](counts map[K]int, k K) {
+	if counts[k]--; counts[k] == 0 {
+		delete(counts, k)
 	}
 }
 
 // counted are the prefixes that count a penalty of source: those that a /64 lies
 // in.
-func (ps *penalties) counted(source netip.Prefix) []netip.Prefix {
+func counted(source netip.Prefix) []netip.Prefix {
 	if source.Bits() != 64 {
 		return nil
 	}
@@ -133,25 +170,22 @@ func (ps *penalties) counted(source netip.Prefix) []netip.Prefix {
 
 // soonest is whose penalty is forgotten when there is no room for another: the
 // remembered that is forgotten next, else the one that ends next.
-func (ps *penalties) soonest() netip.Prefix {
-	e, ok := ps.memory.next()
+func (ps *penalties) soonest() target {
+	n, _, ok := ps.memory.next()
 	if !ok {
-		e, _ = ps.stand.next()
+		n, _, _ = ps.stand.next()
 	}
-	return e.source
+	return ps.all.at(n).target()
 }
 
 // next returns when one of them ends or is forgotten.
 func (ps *penalties) next() (time.Time, bool) {
-	e, ok := ps.stand.next()
-	m, remembers := ps.memory.next()
-	if remembers && (!ok || m.until.Before(e.until)) {
-		e, ok = m, true
+	_, end, ok := ps.stand.next()
+	_, forgotten, remembers := ps.memory.next()
+	if remembers && (!ok || forgotten.Before(end)) {
+		return forgotten, true
 	}
-	if !ok {
-		return time.Time{}, false
-	}
-	return e.until, true
+	return end, ok
 }
 
 // grown is how long a penalty is that is the source's so-manieth in a row, of a
@@ -175,36 +209,48 @@ func (d *Door) RestorePenalty(now time.Time, p Penalty) {
 	d.penalties.put(now, p)
 }
 
-// Remembers returns the sources of all penalties, those that are over and count
-// for the next included.
-func (d *Door) Remembers() []netip.Prefix {
-	return slices.SortedFunc(maps.Keys(d.penalties.of), netip.Prefix.Compare)
-}
-
-// Wrong takes in a wrong knock and penalises its source where the rule says so.
-// Who is penalised also loses what the same kind of knock had earned, unless a
-// connection has used it: a scan that happens to touch the right ports first
-// touches the others a moment later. Of a source that is penalised already
-// nothing was heard, so that nothing was wrong; one that may be forged, or is not
-// Somebody, is not penalised.
+// Wrong takes in a wrong knock and penalises its source where the rule says so, at
+// that knock or, as the rules say, at all of the door's. Who is penalised also loses
+// what the same knock had earned, unless a connection has used it: a scan that
+// happens to touch the right ports first touches the others a moment later. Of a
+// source that is penalised already nothing was heard, so that nothing was wrong; one
+// that may be forged, or is not Somebody, is not penalised.
 func (d *Door) Wrong(now time.Time, w Wrong) []Effect {
 	if w.Penalty <= 0 || !w.Proven || !Somebody(w.Source) {
 		return []Effect{d.record(now, audit.EventRefused, SourceString(w.Source), w.By, w.Reason, time.Time{})}
 	}
-	if w.Source != Any && d.penalties.cover(w.Source) {
+	d.penalties.at(now)
+	if w.Source != Any && d.penalties.cover(d.whose(w.Name), w.Source) {
 		return nil
 	}
+	earned := party{w.By, w.Name}
+	if d.rules.Shared {
+		w.Name = ""
+	}
 	out := d.punish(now, w, penalised(w.Source), SourceString(w.Source), w.Reason)
-	for i, wide := range d.penalties.counted(penalised(w.Source)) {
+	for i, wide := range counted(penalised(w.Source)) {
 		enough := [...]int{wrong56, wrong48}[i]
-		if n := d.penalties.wrong[wide]; n >= enough || d.penalties.of[wide] != nil {
+		n := d.penalties.wrong[target{w.Name, wide}]
+		if _, before := d.before(w.Name, wide); before || n >= enough {
 			out = append(out, d.punish(now, w, wide, SourceString(wide), fmt.Sprintf("%d of its networks knocked wrong", n))...)
 		}
 	}
 	if w.Used {
 		return out
 	}
-	return append(out, d.withdraw(now, w.Source, w.By)...)
+	return append(out, d.withdraw(now, w.Source, earned)...)
+}
+
+// before returns how often a source was penalised for a knock, where that is still
+// remembered. What counted for all knocks of the door, as it did in earlier versions,
+// counts for each.
+func (d *Door) before(name string, source netip.Prefix) (times int, ok bool) {
+	for _, n := range d.whose(name) {
+		if p, remembered := d.penalties.get(target{n, source}); remembered {
+			times, ok = max(times, p.Times), true
+		}
+	}
+	return times, ok
 }
 
 // punish penalises a source, for longer if it was before. who is what the audit
@@ -212,13 +258,14 @@ func (d *Door) Wrong(now time.Time, w Wrong) []Effect {
 func (d *Door) punish(now time.Time, w Wrong, source netip.Prefix, who, reason string) []Effect {
 	var out []Effect
 	times := 1
-	if before := d.penalties.of[source]; before != nil && source != Any {
-		times += before.Times
-	} else if before == nil && len(d.penalties.of) >= maxPenalties {
+	if before, ok := d.before(w.Name, source); ok && source != Any {
+		times += before
+	}
+	if _, known := d.penalties.get(target{w.Name, source}); !known && len(d.penalties.of) >= maxPenalties {
 		out = append(out, d.forget(d.penalties.soonest()))
 	}
 	length := grown(w.Penalty, times)
-	p := Penalty{Source: source, Until: now.Add(length), For: length, Times: times, Reason: reason}
+	p := Penalty{Name: w.Name, Source: source, Until: now.Add(length), For: length, Times: times, Reason: reason}
 	d.penalties.put(now, p)
 	if source.Bits() == 64 {
 		reason += "; its /64 is penalised"
@@ -229,10 +276,10 @@ func (d *Door) punish(now time.Time, w Wrong, source netip.Prefix, who, reason s
 	return append(out, Punish{p}, d.record(now, audit.EventRefused, who, w.By, reason, p.Until))
 }
 
-// forget forgets a source's penalty, whether it stands or is remembered.
-func (d *Door) forget(source netip.Prefix) Effect {
-	d.penalties.take(source)
-	return Pardon{source}
+// forget forgets a penalty, whether it stands or is remembered.
+func (d *Door) forget(t target) Effect {
+	d.penalties.take(t)
+	return Pardon{t.name, t.source}
 }
 
 // pardons has the penalties end whose time is up, and forgets those that were
@@ -240,18 +287,27 @@ func (d *Door) forget(source netip.Prefix) Effect {
 func (d *Door) pardons(now time.Time) []Effect {
 	var out []Effect
 	ps := &d.penalties
-	for e, ok := ps.stand.next(); ok && !now.Before(e.until); e, ok = ps.stand.next() {
-		if e.source == Any { // everybody's is the article's, which does not grow
-			out = append(out, d.forget(Any),
+	ps.at(now)
+	for range endAtOnce {
+		n, due := ps.stand.due(now)
+		if !due {
+			break
+		}
+		p := *ps.all.at(n)
+		if p.Source == Any { // everybody's is the article's, which does not grow
+			out = append(out, d.forget(p.target()),
 				d.record(now, audit.EventArmed, "", "", "the penalty is over", time.Time{}))
 			continue
 		}
-		over := ps.of[e.source].Penalty
-		ps.put(now, over)
-		out = append(out, Over{over})
+		ps.put(now, p)
+		out = append(out, Over{p})
 	}
-	for e, ok := ps.memory.next(); ok && !now.Before(e.until); e, ok = ps.memory.next() {
-		out = append(out, d.forget(e.source))
+	for range endAtOnce {
+		n, due := ps.memory.due(now)
+		if !due {
+			break
+		}
+		out = append(out, d.forget(ps.all.at(n).target()))
 	}
 	return out
 }
@@ -261,8 +317,9 @@ func (d *Door) pardons(now time.Time) []Effect {
 // was some again.
 func (d *Door) Arm(now time.Time, by string) []Effect {
 	var out []Effect
-	for _, source := range d.Remembers() {
-		out = append(out, d.forget(source))
+	if len(d.penalties.of) > 0 {
+		d.penalties = newPenalties(now)
+		out = append(out, PardonAll{})
 	}
 	if d.saved.State == Failsafe {
 		d.saved.Armed = true
@@ -272,30 +329,49 @@ func (d *Door) Arm(now time.Time, by string) []Effect {
 }
 
 // ArmSource ends the penalties of a source, of the networks that it lies in, and
-// of what lies in it, and forgets those before. It says whether there was one.
+// of what lies in it, at all knocks, and forgets those before. It says whether there
+// was one.
 func (d *Door) ArmSource(now time.Time, source netip.Prefix, by string) ([]Effect, bool) {
 	all := append([]netip.Prefix{source}, blocks(source)...)
 	if source != Any && !source.IsSingleIP() {
-		all = slices.DeleteFunc(d.Remembers(), func(p netip.Prefix) bool { return p == Any || !p.Overlaps(source) })
+		all = nil
+		for t := range d.penalties.of {
+			if t.source != Any && t.source.Overlaps(source) {
+				all = append(all, t.source)
+			}
+		}
+		slices.SortFunc(all, netip.Prefix.Compare)
+		all = slices.Compact(all)
 	}
+	names := slices.Sorted(maps.Keys(d.penalties.names))
 	var out []Effect
 	for _, p := range all {
-		if d.penalties.of[p] != nil {
-			out = append(out, d.forget(p),
-				d.record(now, audit.EventArmed, SourceString(p), by, "on an operator's word", time.Time{}))
+		before := len(out)
+		for _, name := range names {
+			if _, had := d.penalties.get(target{name, p}); had {
+				out = append(out, d.forget(target{name, p}))
+			}
+		}
+		if len(out) > before {
+			out = append(out, d.record(now, audit.EventArmed, SourceString(p), by, "on an operator's word", time.Time{}))
 		}
 	}
 	return out, len(out) > 0
 }
 
-// standing returns the penalties that stand, by source.
-func (ps *penalties) standing() []Penalty {
+// standing returns the penalties that stand, by source: the latest, if they are too
+// many to list.
+func (ps *penalties) standing(now time.Time) []Penalty {
 	var all []Penalty
-	for _, p := range ps.of {
-		if !p.over {
-			all = append(all, p.Penalty)
+	some := 0
+	for n := range ps.stand.latest() {
+		if some++; some > listed {
+			break
+		}
+		if p := *ps.all.at(n); now.Before(p.Until) {
+			all = append(all, p)
 		}
 	}
-	slices.SortFunc(all, func(a, b Penalty) int { return a.Source.Compare(b.Source) })
+	slices.SortFunc(all, func(a, b Penalty) int { return cmp.Or(a.Source.Compare(b.Source), cmp.Compare(a.Name, b.Name)) })
 	return all
 }

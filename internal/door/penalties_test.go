@@ -23,13 +23,13 @@ func lan(site, n int) netip.Prefix {
 
 // wrong has a source knock wrong, for a first penalty of five minutes.
 func (s *scene) wrong(source netip.Prefix) []Effect {
-	return s.door.Wrong(s.now, Wrong{Proven: true, Source: source, By: "touch", Reason: "touched another", Penalty: 5 * time.Minute})
+	return s.door.Wrong(s.now, Wrong{Name: "touch", Proven: true, Source: source, By: "touch", Reason: "touched another", Penalty: 5 * time.Minute})
 }
 
 // stand are the penalties that stand, as status writes them.
 func (s *scene) stand() []string {
 	var all []string
-	for _, p := range s.door.View().Penalties {
+	for _, p := range s.door.View(s.now).Penalties {
 		all = append(all, SourceString(p.Source)+" "+p.Until.Sub(s.now).String())
 	}
 	return all
@@ -56,7 +56,7 @@ func TestPenaltiesGrow(t *testing.T) {
 	// A week after the last is over it is forgotten.
 	s.now = s.now.Add(24*time.Hour + Remembered - 1)
 	s.want(s.door.Tick(s.now), "over 192.0.2.2")
-	if got := s.door.Remembers(); len(got) != 1 {
+	if got := s.door.remembers(); len(got) != 1 {
 		t.Errorf("before the week is over, remembered are %v", got)
 	}
 	s.now = s.now.Add(1)
@@ -99,6 +99,51 @@ func TestWhatWasNotHeardIsNotWrong(t *testing.T) {
 	s.wantStand("192.0.2.2 4m0s")
 }
 
+// A penalty is the knock's own, everybody's too, unless the rules say that it is the
+// door's. One that says no knock, as those of earlier versions, counts for each.
+func TestPenaltiesAreAKnocksOwn(t *testing.T) {
+	for _, shared := range []bool{false, true} {
+		for _, source := range []netip.Prefix{visitor, other, Any} {
+			s := newScene(t, Rules{Name: "ssh", OpenFor: time.Minute, Idle: time.Hour, Shared: shared})
+			s.door.Knock(s.now, Knock{Name: "sealed", Source: source, By: "touch"})
+			s.wrong(source)
+			if source != Any && (!s.door.Deaf("touch", source) || s.door.Deaf("sealed", source) != shared) {
+				t.Errorf("shared: %v; after a wrong touch of %s, touch is deaf: %v, sealed: %v", shared, SourceString(source),
+					s.door.Deaf("touch", source), s.door.Deaf("sealed", source))
+			}
+			if s.door.Mute("touch") != (source == Any) || s.door.Mute("sealed") != (source == Any && shared) {
+				t.Errorf("shared: %v; after a wrong touch of %s, touch is mute: %v, sealed: %v", shared, SourceString(source),
+					s.door.Mute("touch"), s.door.Mute("sealed"))
+			}
+			if s.door.Granted() != 1 {
+				t.Error("a wrong touch takes back what another knock had earned")
+			}
+			if n := len(s.door.View(s.now).Penalties); n != 1 {
+				t.Errorf("%d penalties stand", n)
+			}
+		}
+	}
+	s := newScene(t, Rules{Name: "ssh", Idle: time.Hour})
+	s.door.RestorePenalty(s.now, Penalty{Source: visitor, Until: s.now.Add(time.Minute), For: time.Minute, Times: 3})
+	if !s.door.Deaf("touch", visitor) || !s.door.Deaf("sealed", visitor) {
+		t.Error("a penalty that says no knock does not count for each")
+	}
+	s.at(time.Minute)
+	s.door.Tick(s.now)
+	s.wrong(visitor)
+	s.wantStand("192.0.2.2 40m0s")
+	if s.door.Deaf("sealed", visitor) {
+		t.Error("the next penalty is not the knock's own")
+	}
+	for n := range 3 {
+		s.wrong(lan(1, n))
+		s.door.Wrong(s.now, Wrong{Name: "sealed", Proven: true, Source: lan(1, 3+n), By: "sealed", Penalty: time.Minute})
+	}
+	if s.door.Deaf("touch", lan(1, 9)) || s.door.Deaf("sealed", lan(1, 9)) {
+		t.Error("three networks at each of two knocks silence all of a /56")
+	}
+}
+
 func TestWhoMayBeForgedIsNotPenalised(t *testing.T) {
 	s := newScene(t, Rules{Name: "ssh", Idle: time.Hour})
 	s.want(s.door.Wrong(s.now, Wrong{Source: visitor, By: "touch", Reason: "touched another", Penalty: time.Minute}),
@@ -110,10 +155,10 @@ func TestAnIPv6NetworkIsPenalisedAsOneSource(t *testing.T) {
 	s := newScene(t, Rules{Name: "ssh", Idle: time.Hour})
 	s.want(s.wrong(other), "punish 2001:db8::/64 5m0s",
 		"record refused | 2001:db8::2 | touch | touched another; its /64 is penalised")
-	if neighbour := Source(netip.MustParseAddr("2001:db8::ffff:2")); !s.door.Deaf(neighbour) {
+	if neighbour := Source(netip.MustParseAddr("2001:db8::ffff:2")); !s.door.Deaf("touch", neighbour) {
 		t.Error("another address of the same /64 is heard")
 	}
-	if s.door.Deaf(lan(0, 1)) {
+	if s.door.Deaf("touch", lan(0, 1)) {
 		t.Error("the /64 beside it is not heard")
 	}
 }
@@ -125,14 +170,14 @@ func TestPenaltiesWiden(t *testing.T) {
 	for n := range 3 {
 		s.wrong(lan(1, n))
 	}
-	if s.door.Deaf(lan(1, 3)) {
+	if s.door.Deaf("touch", lan(1, 3)) {
 		t.Error("three networks of a /56 silence all of it")
 	}
 	s.want(s.wrong(lan(1, 3)), "punish 2001:db8:1:3::/64 5m0s",
 		"record refused | 2001:db8:1:3::1 | touch | touched another; its /64 is penalised",
 		"punish 2001:db8:1::/56 5m0s",
 		"record refused | 2001:db8:1::/56 | touch | 4 of its networks knocked wrong")
-	if !s.door.Deaf(lan(1, 0xff)) || s.door.Deaf(lan(1, 0x100)) {
+	if !s.door.Deaf("touch", lan(1, 0xff)) || s.door.Deaf("touch", lan(1, 0x100)) {
 		t.Error("four networks of a /56 silence it and nothing else")
 	}
 	s.at(5 * time.Minute)
@@ -144,11 +189,11 @@ func TestPenaltiesWiden(t *testing.T) {
 	for n := range 15 {
 		s.wrong(lan(1, n<<8))
 	}
-	if s.door.Deaf(lan(1, 0xffff)) {
+	if s.door.Deaf("touch", lan(1, 0xffff)) {
 		t.Error("fifteen networks of a /48 silence all of it")
 	}
 	s.wrong(lan(1, 0xf00))
-	if !s.door.Deaf(lan(1, 0xffff)) || s.door.Deaf(lan(2, 0)) {
+	if !s.door.Deaf("touch", lan(1, 0xffff)) || s.door.Deaf("touch", lan(2, 0)) {
 		t.Error("sixteen networks of a /48 silence it and nothing else")
 	}
 	s.at(5 * time.Minute)
@@ -166,18 +211,18 @@ func TestArmForgets(t *testing.T) {
 	effects, had := s.door.ArmSource(s.now, lan(1, 2), "operator alice")
 	s.want(effects, "pardon 2001:db8:1:2::/64", "record armed | 2001:db8:1:2::/64 | operator alice | on an operator's word",
 		"pardon 2001:db8:1::/56", "record armed | 2001:db8:1::/56 | operator alice | on an operator's word")
-	if !had || s.door.Deaf(lan(1, 2)) || !s.door.Deaf(lan(1, 1)) || !s.door.Deaf(visitor) {
+	if !had || s.door.Deaf("touch", lan(1, 2)) || !s.door.Deaf("touch", lan(1, 1)) || !s.door.Deaf("touch", visitor) {
 		t.Error("arming a source ends what covers it, and nothing else")
 	}
 	if _, had := s.door.ArmSource(s.now, lan(1, 2), "operator alice"); had {
 		t.Error("it had a penalty, and has none")
 	}
-	if _, had := s.door.ArmSource(s.now, netip.MustParsePrefix("2001:db8:1::/48"), "operator alice"); !had || s.door.Deaf(lan(1, 1)) {
+	if _, had := s.door.ArmSource(s.now, netip.MustParsePrefix("2001:db8:1::/48"), "operator alice"); !had || s.door.Deaf("touch", lan(1, 1)) {
 		t.Error("arming a network does not arm what lies in it")
 	}
 	s.at(5 * time.Minute)
 	s.door.Tick(s.now)
-	s.want(s.door.Arm(s.now, "operator alice"), "pardon 192.0.2.2", "record armed | operator alice | on an operator's word")
+	s.want(s.door.Arm(s.now, "operator alice"), "pardonall", "record armed | operator alice | on an operator's word")
 	s.wrong(visitor)
 	s.wantStand("192.0.2.2 5m0s")
 }
@@ -199,7 +244,7 @@ func TestAUsedGrantIsNotTakenBack(t *testing.T) {
 	}
 	s.want(s.door.Wrong(s.now, Wrong{Proven: true, Source: visitor, By: "touch", Reason: "touched another", Penalty: time.Minute, Used: true}),
 		"punish 192.0.2.2 1m0s", "record refused | 192.0.2.2 | touch | touched another")
-	if len(s.door.View().Grants) != 1 {
+	if len(s.door.View(s.now).Grants) != 1 {
 		t.Error("the grant is gone")
 	}
 	// Whether it was used before a restart is not known from a time that was
@@ -255,7 +300,7 @@ func TestPenaltiesAgreeWithTheModel(t *testing.T) {
 			d.Tick(now)
 			maps.DeleteFunc(known, func(_ netip.Prefix, k naivePenalty) bool { return now.Sub(k.until) >= 7*24*time.Hour })
 			s := rapid.SampledFrom(sources).Draw(t, "source")
-			if deaf := d.Deaf(s); deaf != covered(s) {
+			if deaf := d.Deaf("touch", s); deaf != covered(s) {
 				t.Fatalf("%s is deaf to %s: %v", now.Sub(start), s, deaf)
 			}
 			if !covered(s) && s.Addr().Is4() {
@@ -279,12 +324,12 @@ func TestPenaltiesAgreeWithTheModel(t *testing.T) {
 			}
 			d.Wrong(now, Wrong{Proven: true, Source: s, Penalty: base})
 			for p, k := range known {
-				if got := d.penalties.of[p]; got == nil || got.Times != k.times || !got.Until.Equal(k.until) {
+				if got, ok := d.penalties.get(target{"", p}); !ok || got.Times != k.times || !got.Until.Equal(k.until) {
 					t.Fatalf("the penalty of %s is %+v, want %+v", p, got, k)
 				}
 			}
 			if len(d.penalties.of) != len(known) {
-				t.Fatalf("remembered are %v, want %v", d.Remembers(), slices.Collect(maps.Keys(known)))
+				t.Fatalf("remembered are %v, want %v", d.remembers(), slices.Collect(maps.Keys(known)))
 			}
 		}
 	})
@@ -303,27 +348,41 @@ func TestPenaltiesCostTheSameHoweverMany(t *testing.T) {
 			t.Errorf("%d penalties and %d counts are kept after %d", len(ps.of), len(ps.wrong), n)
 		}
 		before := ps.looks
-		s.door.Deaf(visitor)
-		s.door.Deaf(lan(1, 1))
-		s.door.Deaf(lan(9999, 1))
-		if looks := ps.looks - before; looks > 3*4 {
-			t.Errorf("with %d penalties three touches look at %d, want at most 4 each", n, looks)
+		s.door.Deaf("touch", visitor)
+		s.door.Deaf("touch", lan(1, 1))
+		s.door.Deaf("touch", lan(9999, 1))
+		if looks := ps.looks - before; looks > 3*8 {
+			t.Errorf("with %d penalties three touches look at %d, want at most 8 each, and 10 for one of IPv6", n, looks)
 		}
 		effects := s.wrong(lan(0xfff0, 1))
 		if len(effects) > 3*3 {
 			t.Errorf("with %d penalties a wrong knock has %d effects", n, len(effects))
 		}
 		s.at(5 * time.Minute)
-		s.door.Tick(s.now)
-		if s.wantStand(); len(ps.stand.h) != 0 || len(ps.memory.h) != len(ps.of) {
-			t.Errorf("%d penalties are over, and %d stand", len(ps.of), len(ps.stand.h))
+		effects = s.door.Tick(s.now)
+		if len(effects) > endAtOnce {
+			t.Errorf("of %d penalties that end at once a tick ends %d", n, len(effects))
+		}
+		if s.wantStand(); s.door.Deaf("touch", lan(0xfff0, 1)) {
+			t.Error("what is over counts until a tick comes to it")
+		}
+		if s.calm(); len(ps.stand.heap) != 0 || len(ps.memory.heap) != len(ps.of) {
+			t.Errorf("%d penalties are over, and %d stand", len(ps.of), len(ps.stand.heap))
 		}
 		s.at(5*time.Minute + Remembered)
-		s.door.Tick(s.now)
-		if len(ps.of)+len(ps.wrong)+len(ps.memory.h) != 0 {
+		if s.calm(); len(ps.of)+len(ps.wrong)+len(ps.memory.heap)+len(ps.names) != 0 {
 			t.Errorf("left behind are %d penalties and %d counts", len(ps.of), len(ps.wrong))
 		}
 	}
+}
+
+// calm has the door tick for as long as there is something due.
+func (s *scene) calm() (ticks int) {
+	for at, ok := s.door.Next(); ok && !at.After(s.now); at, ok = s.door.Next() {
+		s.door.Tick(s.now)
+		ticks++
+	}
+	return ticks
 }
 
 // When there is no room, what is over and remembered goes before what stands.
@@ -336,10 +395,10 @@ func TestNoRoomForPenalties(t *testing.T) {
 		s.wrong(Source(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})))
 	}
 	effects := s.wrong(other)
-	if len(effects) != 3 || effects[0] != (Pardon{visitor}) || len(s.door.penalties.of) != maxPenalties {
+	if len(effects) != 3 || effects[0] != (Pardon{"touch", visitor}) || len(s.door.penalties.of) != maxPenalties {
 		t.Errorf("one more: %v, %d kept", effects, len(s.door.penalties.of))
 	}
-	if effects := s.wrong(lan(3, 3)); effects[0] != (Pardon{Source(netip.AddrFrom4([4]byte{198, 18, 0, 0}))}) {
+	if effects := s.wrong(lan(3, 3)); effects[0] != (Pardon{"touch", Source(netip.AddrFrom4([4]byte{198, 18, 0, 0}))}) {
 		t.Errorf("another: %v, want the one that ends soonest to go", effects[0])
 	}
 }

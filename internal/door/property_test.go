@@ -3,7 +3,6 @@ package door
 import (
 	"maps"
 	"net/netip"
-	"slices"
 	"testing"
 	"time"
 
@@ -19,8 +18,8 @@ type world struct {
 	now    time.Time
 	kernel map[netip.Prefix]time.Time // grants, by their ends
 	disk   map[netip.Prefix]map[string]bool
-	banned map[netip.Prefix]Penalty // with those that are remembered
-	op     Effect                   // the service's last order that was not answered yet
+	banned map[target]Penalty // with those that are remembered
+	op     Effect             // the service's last order that was not answered yet
 	looks  int
 	runs   bool
 }
@@ -44,6 +43,9 @@ func (w *world) carry(t tester, effects []Effect) {
 			w.kernel[e.Source] = e.Until
 		case Revoke:
 			delete(w.kernel, e.Source)
+		case Clear:
+			clear(w.kernel)
+			clear(w.disk)
 		case Keep:
 			if w.disk[e.Source] == nil {
 				w.disk[e.Source] = make(map[string]bool)
@@ -57,13 +59,15 @@ func (w *world) carry(t tester, effects []Effect) {
 			if !Somebody(e.Source) {
 				t.Fatalf("a penalty of %v", e.Source)
 			}
-			w.banned[e.Source] = e.Penalty
+			w.banned[e.target()] = e.Penalty
 		case Over:
-			if old := w.banned[e.Source]; old != e.Penalty || w.now.Before(old.Until) {
+			if old := w.banned[e.target()]; old != e.Penalty || w.now.Before(old.Until) {
 				t.Fatalf("over is %v, on disk %v", e.Penalty, old)
 			}
 		case Pardon:
-			delete(w.banned, e.Source)
+			delete(w.banned, target{e.Name, e.Source})
+		case PardonAll:
+			clear(w.banned)
 		case Start, Stop:
 			w.op = e
 		case Look:
@@ -90,7 +94,7 @@ var nobodies = []netip.Prefix{
 // knock has a source knock right. Where the door is deaf the gateway does not hand
 // the knock over; if it did, that would be told, and no more.
 func (w *world) knock(t tester, k Knock) {
-	deaf := w.door.Deaf(k.Source)
+	deaf := w.door.Deaf(k.Name, k.Source)
 	effects := w.door.Knock(w.now, k)
 	if deaf {
 		mustOnlyTell(t, effects)
@@ -101,7 +105,7 @@ func (w *world) knock(t tester, k Knock) {
 // wrong has a source knock wrong.
 func (w *world) wrong(t tester, k Wrong) {
 	somebody := Somebody(k.Source)
-	if somebody && w.door.Deaf(k.Source) {
+	if somebody && w.door.Deaf(k.Name, k.Source) {
 		return
 	}
 	effects := w.door.Wrong(w.now, k)
@@ -122,7 +126,7 @@ func mustOnlyTell(t tester, effects []Effect) {
 
 // check holds what must hold after every turn.
 func (w *world) check(t tester) {
-	v := w.door.View()
+	v := w.door.View(w.now)
 	known := make(map[netip.Prefix]time.Time)
 	claims := 0
 	for _, c := range v.Grants {
@@ -145,8 +149,8 @@ func (w *world) check(t tester) {
 			t.Fatalf("the door lets %v in until %s, the kernel until %s", source, until, w.kernel[source])
 		}
 	}
-	if all := slices.SortedFunc(maps.Keys(w.banned), netip.Prefix.Compare); !slices.Equal(all, w.door.Remembers()) {
-		t.Fatalf("penalties of %v are remembered, on disk are %v", w.door.Remembers(), w.banned)
+	if got := w.door.remembers(); !maps.Equal(got, w.banned) {
+		t.Fatalf("penalties of %v are remembered, on disk are %v", got, w.banned)
 	}
 	stand := 0
 	for _, p := range w.banned {
@@ -155,8 +159,8 @@ func (w *world) check(t tester) {
 		}
 	}
 	for _, p := range v.Penalties {
-		if p != w.banned[p.Source] {
-			t.Fatalf("the penalty is %v, on disk %v", p, w.banned[p.Source])
+		if p != w.banned[p.target()] {
+			t.Fatalf("the penalty is %v, on disk %v", p, w.banned[p.target()])
 		}
 	}
 	if stand != len(v.Penalties) {
@@ -183,15 +187,26 @@ func (w *world) check(t tester) {
 	}
 }
 
+// remembers are all penalties, those that are over included.
+func (d *Door) remembers() map[target]Penalty {
+	all := make(map[target]Penalty)
+	for t, n := range d.penalties.of {
+		all[t] = *d.penalties.all.at(n)
+	}
+	return all
+}
+
 func TestDoorKernelAndDiskAgree(t *testing.T) {
 	sources := []netip.Prefix{visitor, other, netip.MustParsePrefix("198.51.100.0/24"), Any}
 	rapid.Check(t, func(t *rapid.T) {
 		rules := Rules{Name: "ssh", OpenFor: 30 * time.Second,
 			Idle:    time.Duration(rapid.IntRange(0, 120).Draw(t, "idle")) * time.Second,
 			ForAll:  rapid.Bool().Draw(t, "for all"),
-			Service: rapid.Bool().Draw(t, "service"), Logins: rapid.Bool().Draw(t, "logins")}
+			Service: rapid.Bool().Draw(t, "service"), Logins: rapid.Bool().Draw(t, "logins"),
+			Shared: rapid.Bool().Draw(t, "shared")}
 		w := &world{door: New(rules, Saved{}, start), now: start, kernel: make(map[netip.Prefix]time.Time),
-			disk: make(map[netip.Prefix]map[string]bool), banned: make(map[netip.Prefix]Penalty)}
+			disk: make(map[netip.Prefix]map[string]bool), banned: make(map[target]Penalty)}
+		name := func(t *rapid.T) string { return rapid.SampledFrom([]string{"touch", "touch-2"}).Draw(t, "knock") }
 		source := func(t *rapid.T) netip.Prefix {
 			if rapid.IntRange(0, 7).Draw(t, "nobody") == 0 {
 				return rapid.SampledFrom(nobodies).Draw(t, "source")
@@ -206,11 +221,11 @@ func TestDoorKernelAndDiskAgree(t *testing.T) {
 				tick(t)
 			},
 			"knock": func(t *rapid.T) {
-				w.knock(t, Knock{Source: source(t), By: "touch"})
+				w.knock(t, Knock{Name: name(t), Source: source(t), By: "touch", For: time.Duration(rapid.IntRange(0, 9).Draw(t, "for")) * time.Minute})
 				tick(t)
 			},
 			"wrong": func(t *rapid.T) {
-				w.wrong(t, Wrong{Source: source(t), By: "touch", Penalty: time.Minute,
+				w.wrong(t, Wrong{Name: name(t), Source: source(t), By: "touch", Penalty: time.Minute,
 					Used: rapid.Bool().Draw(t, "used"), Proven: rapid.IntRange(0, 3).Draw(t, "proven") > 0})
 				tick(t)
 			},
@@ -269,6 +284,7 @@ func TestDoorKernelAndDiskAgree(t *testing.T) {
 			"another presence": func(t *rapid.T) {
 				rules.Idle = time.Duration(rapid.IntRange(0, 120).Draw(t, "idle")) * time.Second
 				rules.ForAll, rules.Logins = rapid.Bool().Draw(t, "for all"), rapid.Bool().Draw(t, "logins")
+				rules.Shared = rapid.Bool().Draw(t, "shared")
 				w.looks = 0
 				w.door.Configure(rules)
 				w.carry(t, w.door.LookElsewhere(w.now))

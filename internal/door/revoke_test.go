@@ -18,7 +18,7 @@ func TestRevokingAKnockThatWaits(t *testing.T) {
 	s.want(effects, "record revoked | 192.0.2.2 | operator bob | on an operator's word")
 	s.state(Opening)
 	effects, _ = s.door.Revoke(s.now, other, "operator bob")
-	s.want(effects, "record revoked | 2001:db8::2 | operator bob | on an operator's word", "end flows of any", "stop")
+	s.want(effects, "record revoked | 2001:db8::2 | operator bob | on an operator's word", "clear", "end flows of any", "stop")
 	s.state(Closing)
 }
 

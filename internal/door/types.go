@@ -64,6 +64,7 @@ type Rules struct {
 	ForAll  bool          // a knock may open to everybody until the door goes dark; not with Idle 0
 	Service bool          // there is a service to start and stop
 	Logins  bool          // logins are read, and no log data at all is a reason to close
+	Shared  bool          // a penalty is the door's: it counts for each of its knocks
 }
 
 // Saved is what of a door must survive a restart, beside its penalties and
@@ -80,14 +81,17 @@ type Saved struct {
 
 // Knock is a right knock.
 type Knock struct {
-	Source netip.Prefix // Any: the door opens to everybody until it goes dark
-	By     string       // what was right: "touch"
+	Name   string        // which knock of the door it was
+	Source netip.Prefix  // Any: the door opens to everybody until it goes dark
+	By     string        // what was right: "touch"
+	For    time.Duration // how long the grant lasts; 0: as the rules say
 	Reason string
 }
 
 // Wrong is a wrong knock.
 type Wrong struct {
-	Source  netip.Prefix // Any: everybody's knocks are ignored for the penalty
+	Name    string       // which knock of the door it was
+	Source  netip.Prefix // Any: everybody is penalised
 	By      string
 	Reason  string
 	Penalty time.Duration // of the first, before it grows; 0: none
@@ -130,6 +134,9 @@ type (
 	}
 	// Revoke ends a source's grant in the kernel.
 	Revoke struct{ Source netip.Prefix }
+	// Clear ends all grants of the door in the kernel, and has all claims to them
+	// forgotten.
+	Clear struct{}
 	// EndFlows ends what the door let a source in for without a connection that
 	// ends by itself: its flows over UDP. Any: everybody's.
 	EndFlows struct{ Source netip.Prefix }
@@ -146,21 +153,28 @@ type (
 	// Over has a penalty that is over remembered for the next, so that no clock
 	// makes it stand again.
 	Over struct{ Penalty }
-	// Pardon forgets what Punish and Over remembered.
-	Pardon struct{ Source netip.Prefix }
+	// Pardon forgets what Punish and Over remembered of a knock and a source.
+	Pardon struct {
+		Name   string
+		Source netip.Prefix
+	}
+	// PardonAll forgets all of the door's.
+	PardonAll struct{}
 	// Record is for the audit trail.
 	Record struct{ audit.Record }
 )
 
-func (Start) effect()    {}
-func (Stop) effect()     {}
-func (Look) effect()     {}
-func (Give) effect()     {}
-func (Revoke) effect()   {}
-func (EndFlows) effect() {}
-func (Keep) effect()     {}
-func (Drop) effect()     {}
-func (Punish) effect()   {}
-func (Over) effect()     {}
-func (Pardon) effect()   {}
-func (Record) effect()   {}
+func (Start) effect()     {}
+func (Stop) effect()      {}
+func (Look) effect()      {}
+func (Give) effect()      {}
+func (Revoke) effect()    {}
+func (Clear) effect()     {}
+func (EndFlows) effect()  {}
+func (Keep) effect()      {}
+func (Drop) effect()      {}
+func (Punish) effect()    {}
+func (Over) effect()      {}
+func (Pardon) effect()    {}
+func (PardonAll) effect() {}
+func (Record) effect()    {}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/conntrack"
+	nft "github.com/doorward/doorward/internal/nftables"
 	"github.com/doorward/doorward/internal/port"
 	"golang.org/x/sys/unix"
 )
@@ -30,14 +31,16 @@ const (
 
 // Sets that belong to no door.
 const (
-	doorsInfix  = "doors."     // ports to the chain that judges what asks
-	handshakes  = "handshakes" // ports to the chain that judges what completes a handshake
-	guardedSet  = "guarded"    // the TCP ports of both
-	listenerSet = "listeners"  // TCP ports where knocks are heard
-	pendingSet  = "pending."   // connections whose handshake waits for the visitor
-	acksSet     = "acks"       // what an ACK that completes one acknowledges
-	flowsSet    = "flows."     // flows over UDP that doors let in
-	endedSet    = "ended."     // and those of them that were ended
+	doorsInfix = "doors."     // ports to the chain that judges what asks
+	handshakes = "handshakes" // ports to the chain that judges what completes a handshake
+	guardedTCP = "guarded.tcp"
+	guardedUDP = "guarded.udp"
+	listensTCP = "listeners.tcp" // where knocks are heard
+	listensUDP = "listeners.udp"
+	pendingSet = "pending." // connections whose handshake waits for the visitor
+	acksSet    = "acks"     // what an ACK that completes one acknowledges
+	flowsSet   = "flows."   // flows over UDP that doors let in
+	endedSet   = "ended."   // and those of them that were ended
 )
 
 // Labels of connections. A label is only ever a reason to pass what cannot make a
@@ -59,78 +62,83 @@ const pendingFor = 130 * time.Second
 const pendingMost = 1 << 18
 
 // addBase makes what all packets pass.
-func (t *table) addBase(late bool) {
-	t.chains = append(t.chains, arrive(), input(), forward(), output(), midstream(late), flows(), ask(), entered(), answer())
+func addBase(t *nft.Table, late bool) {
+	t.Chains = append(t.Chains, arrive(), input(), forward(), output(), midstream(late), flows(), ask(), entered(), answer())
 	for _, f := range families() {
-		t.sets = append(t.sets, f.tupleSet(pendingSet, pendingMost), f.tupleSet(flowsSet, flowsMost), f.tupleSet(endedSet, endedMost))
+		t.Sets = append(t.Sets, f.tupleSet(pendingSet, pendingMost), f.tupleSet(flowsSet, flowsMost), f.tupleSet(endedSet, endedMost))
 	}
-	t.sets = append(t.sets, set{
-		name:  acksSet,
-		def:   setDef{flags: unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, keyType: typeInteger, keyLen: 4, gcInterval: gcInterval},
-		size:  2 * pendingMost,
-		udata: typeofAck(),
+	t.Sets = append(t.Sets, nft.Set{
+		Name:  acksSet,
+		Def:   nft.SetDef{Flags: unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, KeyType: typeInteger, KeyLen: 4, GCInterval: gcInterval},
+		Size:  2 * pendingMost,
+		Udata: typeofAck(),
 	})
 }
 
 // tupleSet has connections as visitor sees them.
-func (f family) tupleSet(name string, size uint32) set {
+func (f family) tupleSet(name string, size uint32) nft.Set {
 	addr := uint32(f.bits / 8)
-	return set{
-		name: name + f.name,
-		def: setDef{flags: setConcat | unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, keyLen: 2*addr + 8,
-			keyType: concat(f.keyType, typeInetService, f.keyType, typeInetService), gcInterval: gcInterval},
-		lengths: []uint32{addr, 2, addr, 2},
-		size:    size,
+	return nft.Set{
+		Name: name + f.name,
+		Def: nft.SetDef{Flags: setConcat | unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, KeyLen: 2*addr + 8,
+			KeyType: concat(f.keyType, typeInetService, f.keyType, typeInetService), GCInterval: gcInterval},
+		Lengths: []uint32{addr, 2, addr, 2},
+		Size:    size,
 	}
 }
 
-func baseHook(number uint32) hook { return hook{"filter", number, priority, nfAccept} }
-
-func fromItself(match ...[]expr) []expr {
-	return slices.Concat([]expr{meta(unix.NFT_META_IIF), nfcmp(unix.NFT_CMP_EQ, native(loopback)...)}, slices.Concat(match...))
+func baseHook(number uint32) nft.Hook {
+	return nft.Hook{Kind: "filter", Number: number, Priority: priority, Policy: nft.PolicyAccept}
 }
 
-// isFlow passes datagrams that belong to a flow.
-func isFlow() rule {
-	return newRule("flows", isProto(unix.IPPROTO_UDP), []expr{verdict(unix.NFT_JUMP, flowsChain)})
+func fromItself(match ...[]nft.Expr) []nft.Expr {
+	return slices.Concat([]nft.Expr{nft.Meta(unix.NFT_META_IIF), nft.Cmp(unix.NFT_CMP_EQ, nft.Native(loopback)...)}, slices.Concat(match...))
+}
+
+// isFlow passes datagrams that belong to a flow. What comes to other ports than
+// doors guard is none of theirs.
+func isFlow() nft.Rule {
+	return newRule("flows", isProto(unix.IPPROTO_UDP), []nft.Expr{destinationPort(), nft.In(guardedUDP), nft.Verdict(unix.NFT_JUMP, flowsChain)})
 }
 
 // toDoors hands the packet to the door of its destination port.
-func toDoors() []rule {
-	proto := func(p port.Proto) []expr {
-		return append(isProto(byte(p)), destinationPort(), vmap(doorsInfix+p.String()))
+func toDoors() []nft.Rule {
+	proto := func(p port.Proto) []nft.Expr {
+		return append(isProto(byte(p)), destinationPort(), nft.VMap(doorsInfix+p.String()))
 	}
-	return []rule{newRule("doors over TCP", proto(port.TCP)), newRule("doors over UDP", proto(port.UDP))}
+	return []nft.Rule{newRule("doors over TCP", proto(port.TCP)), newRule("doors over UDP", proto(port.UDP))}
 }
 
-func arrive() chain {
-	unicast := nfcmp(unix.NFT_CMP_EQ, native(rtnUnicast)...)
-	return chain{
-		name: arriveChain,
-		base: baseHook(unix.NF_INET_PRE_ROUTING),
-		rules: slices.Concat(
-			[]rule{
-				newRule("this host itself", fromItself(), []expr{accept()}),
-				newRule("judged where it ends", isSyn(unix.NFT_CMP_NEQ), []expr{accept()}),
+func arrive() nft.Chain {
+	unicast := nft.Cmp(unix.NFT_CMP_EQ, nft.Native(rtnUnicast)...)
+	return nft.Chain{
+		Name: arriveChain,
+		Base: baseHook(unix.NF_INET_PRE_ROUTING),
+		Rules: slices.Concat(
+			[]nft.Rule{
+				newRule("this host itself", fromItself(), []nft.Expr{nft.Accept()}),
+				newRule("judged where it ends", isSyn(unix.NFT_CMP_NEQ), []nft.Expr{nft.Accept()}),
 			},
-			[]rule{isFlow(), newRule("to other hosts", []expr{
-				fibType(unix.NFTA_FIB_F_DADDR), unicast,
-				fibType(unix.NFTA_FIB_F_DADDR | unix.NFTA_FIB_F_IIF), unicast, accept()})},
+			[]nft.Rule{isFlow(), newRule("to other hosts", []nft.Expr{
+				nft.FibType(unix.NFTA_FIB_F_DADDR), unicast,
+				nft.FibType(unix.NFTA_FIB_F_DADDR | unix.NFTA_FIB_F_IIF), unicast, nft.Accept()})},
 			toDoors()),
 	}
 }
 
-func input() chain {
-	return chain{
-		name: inputChain,
-		base: baseHook(unix.NF_INET_LOCAL_IN),
-		rules: slices.Concat(
-			[]rule{
+func input() nft.Chain {
+	return nft.Chain{
+		Name: inputChain,
+		Base: baseHook(unix.NF_INET_LOCAL_IN),
+		Rules: slices.Concat(
+			[]nft.Rule{
 				newRule("knocks of this host itself", fromItself(isProto(unix.IPPROTO_TCP)),
-					[]expr{destinationPort(), in(listenerSet), reset()}),
-				newRule("this host itself", fromItself(), []expr{accept()}),
+					[]nft.Expr{destinationPort(), nft.In(listensTCP), nft.Reset()}),
+				newRule("datagrams of this host itself", fromItself(isProto(unix.IPPROTO_UDP)),
+					[]nft.Expr{destinationPort(), nft.In(listensUDP), nft.Unreachable()}),
+				newRule("this host itself", fromItself(), []nft.Expr{nft.Accept()}),
 				newRule("not a new connection", isSyn(unix.NFT_CMP_NEQ),
-					[]expr{destinationPort(), in(guardedSet), verdict(unix.NFT_JUMP, midChain)}),
+					[]nft.Expr{destinationPort(), nft.In(guardedTCP), nft.Verdict(unix.NFT_JUMP, midChain)}),
 				isFlow(),
 			},
 			toDoors()),
@@ -139,32 +147,32 @@ func input() chain {
 
 // forward judges the handshakes of published ports, whose first packet was
 // judged before its address was translated.
-func forward() chain {
-	n := chain{name: forwardChain, base: baseHook(unix.NF_INET_FORWARD)}
-	n.rules = append(n.rules, newRule("answers of published ports", hasFlags(tcpSynAck, unix.NFT_CMP_EQ, tcpSynAck),
-		[]expr{ct(unix.NFT_CT_DIRECTION), nfcmp(unix.NFT_CMP_EQ, ctReply)}, hasLabel(asked),
-		[]expr{verdict(unix.NFT_GOTO, answerChain)}))
+func forward() nft.Chain {
+	n := nft.Chain{Name: forwardChain, Base: baseHook(unix.NF_INET_FORWARD)}
+	n.Rules = append(n.Rules, newRule("answers of published ports", hasFlags(tcpSynAck, unix.NFT_CMP_EQ, tcpSynAck),
+		[]nft.Expr{nft.CT(unix.NFT_CT_DIRECTION), nft.Cmp(unix.NFT_CMP_EQ, ctReply)}, hasLabel(asked),
+		[]nft.Expr{nft.Verdict(unix.NFT_GOTO, answerChain)}))
 	for _, f := range families() {
-		n.rules = append(n.rules, newRule("handshakes, IP"+f.name, completes(f),
-			[]expr{ctOf(unix.NFT_CT_PROTO_DST, ctOriginal), vmap(handshakes)}))
+		n.Rules = append(n.Rules, newRule("handshakes, IP"+f.name, completes(f),
+			[]nft.Expr{nft.CTOf(unix.NFT_CT_PROTO_DST, ctOriginal), nft.VMap(handshakes)}))
 	}
 	return n
 }
 
 // output notes what is said to visitors: the answers in handshakes, which flows
 // have been answered, and that a server does not leave off.
-func output() chain {
-	n := chain{name: outputChain, base: baseHook(unix.NF_INET_LOCAL_OUT), rules: []rule{
-		newRule("answers", []expr{meta(unix.NFT_META_OIF), nfcmp(unix.NFT_CMP_NEQ, native(loopback)...)},
+func output() nft.Chain {
+	n := nft.Chain{Name: outputChain, Base: baseHook(unix.NF_INET_LOCAL_OUT), Rules: []nft.Rule{
+		newRule("answers", []nft.Expr{nft.Meta(unix.NFT_META_OIF), nft.Cmp(unix.NFT_CMP_NEQ, nft.Native(loopback)...)},
 			hasFlags(tcpSynAck, unix.NFT_CMP_EQ, tcpSynAck),
-			[]expr{inSegment(0, 2), in(guardedSet), verdict(unix.NFT_GOTO, answerChain)}),
+			[]nft.Expr{inSegment(0, 2), nft.In(guardedTCP), nft.Verdict(unix.NFT_GOTO, answerChain)}),
 	}}
 	for _, f := range families() {
 		udp := slices.Concat(f.is(), isProto(unix.IPPROTO_UDP))
-		n.rules = append(n.rules,
-			newRule("answered, IP"+f.name, udp, hasLabel(letIn), f.host(), []expr{keep(flowsSet+f.name, flowFor)}),
-			newRule("still going on, IP"+f.name, udp, f.host(), []expr{in(flowsSet + f.name), keep(flowsSet+f.name, flowFor)}),
-			newRule("still ended, IP"+f.name, udp, f.host(), []expr{in(endedSet + f.name), keep(endedSet+f.name, flowFor)}))
+		n.Rules = append(n.Rules,
+			newRule("answered, IP"+f.name, udp, hasLabel(letIn), f.host(), []nft.Expr{nft.Update(flowsSet+f.name, flowFor)}),
+			newRule("still going on, IP"+f.name, udp, f.host(), []nft.Expr{nft.In(flowsSet + f.name), nft.Update(flowsSet+f.name, flowFor)}),
+			newRule("still ended, IP"+f.name, udp, f.host(), []nft.Expr{nft.In(endedSet + f.name), nft.Update(endedSet+f.name, flowFor)}))
 	}
 	return n
 }
@@ -174,18 +182,18 @@ func output() chain {
 // what began without a word of the fence. A reset arrives from anybody: it makes
 // nothing and is never answered, and how a visitor's host gives up what a forger
 // began in its name (RFC 9293, section 3.5.2, group 2).
-func midstream(late bool) chain {
-	n := chain{name: midChain, rules: []rule{
-		newRule("resets", hasFlags(tcpRst, unix.NFT_CMP_EQ, tcpRst), []expr{accept()}),
-		newRule("sessions", session(late), []expr{accept()}),
+func midstream(late bool) nft.Chain {
+	n := nft.Chain{Name: midChain, Rules: []nft.Rule{
+		newRule("resets", hasFlags(tcpRst, unix.NFT_CMP_EQ, tcpRst), []nft.Expr{nft.Accept()}),
+		newRule("sessions", session(late), []nft.Expr{nft.Accept()}),
 	}}
 	for _, f := range families() {
-		n.rules = append(n.rules, newRule("handshakes, IP"+f.name, completes(f),
-			[]expr{destinationPort(), vmap(handshakes)}))
+		n.Rules = append(n.Rules, newRule("handshakes, IP"+f.name, completes(f),
+			[]nft.Expr{destinationPort(), nft.VMap(handshakes)}))
 	}
-	n.rules = append(n.rules,
-		newRule("no more than a listener", socketBound(false), []expr{verdict(unix.NFT_RETURN, "")}),
-		newRule("let in", hasLabel(letIn), []expr{accept()}))
+	n.Rules = append(n.Rules,
+		newRule("no more than a listener", socketBound(false), []nft.Expr{nft.Verdict(unix.NFT_RETURN, "")}),
+		newRule("let in", hasLabel(letIn), []nft.Expr{nft.Accept()}))
 	return n
 }
 
@@ -193,11 +201,11 @@ func midstream(late bool) chain {
 // socket that somebody holds, and it is full and bound to one address. Where that
 // lookup is off (late), whatever full socket is bound to one address will do, and
 // a listener on that address alone is not told from a session.
-func session(late bool) []expr {
+func session(late bool) []nft.Expr {
 	if late {
 		return append(isProto(unix.IPPROTO_TCP), socketBound(true)...)
 	}
-	return append([]expr{meta(unix.NFT_META_SKUID), nfcmp(unix.NFT_CMP_NEQ, native(nobody)...)}, socketBound(true)...)
+	return append([]nft.Expr{nft.Meta(unix.NFT_META_SKUID), nft.Cmp(unix.NFT_CMP_NEQ, nft.Native(nobody)...)}, socketBound(true)...)
 }
 
 // lateDemux says whether the kernel does not look for a packet's socket before
@@ -219,63 +227,63 @@ func lateDemux() bool {
 // else knows the number, so that a forged segment spends nothing. A number that
 // was sent to another connection is outside of this one's window, and the segment
 // is no valid one to connection tracking then.
-func completes(f family) []expr {
+func completes(f family) []nft.Expr {
 	return slices.Concat(f.is(), hasFlags(tcpSynRstAck, unix.NFT_CMP_EQ, tcpAck),
-		[]expr{ct(unix.NFT_CT_STATE), and(native(ctInvalid)...), nfcmp(unix.NFT_CMP_EQ, 0, 0, 0, 0)},
-		f.visitor(), []expr{in(pendingSet + f.name), inSegment(offsetAck, 4), in(acksSet)})
+		[]nft.Expr{nft.CT(unix.NFT_CT_STATE), nft.And(nft.Native(ctInvalid)...), nft.Cmp(unix.NFT_CMP_EQ, 0, 0, 0, 0)},
+		f.visitor(), []nft.Expr{nft.In(pendingSet + f.name), inSegment(offsetAck, 4), nft.In(acksSet)})
 }
 
 // visitor puts a visitor's connection into the registers: their address and
 // port, and the address and port they came to.
-func (f family) visitor() []expr { return f.endpoints(f.source, 0, f.dst, 2) }
+func (f family) visitor() []nft.Expr { return f.endpoints(f.source, 0, f.dst, 2) }
 
 // host is visitor for a packet to the visitor.
-func (f family) host() []expr { return f.endpoints(f.dst, 2, f.source, 0) }
+func (f family) host() []nft.Expr { return f.endpoints(f.dst, 2, f.source, 0) }
 
-func (f family) endpoints(addr1, port1, addr2, port2 uint32) []expr {
+func (f family) endpoints(addr1, port1, addr2, port2 uint32) []nft.Expr {
 	r, size := uint32(unix.NFT_REG32_00), uint32(f.bits/8)
-	return []expr{
-		payload(unix.NFT_PAYLOAD_NETWORK_HEADER, addr1, size, r),
-		payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, port1, 2, r+size/4),
-		payload(unix.NFT_PAYLOAD_NETWORK_HEADER, addr2, size, r+size/4+1),
-		payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, port2, 2, r+size/2+1),
+	return []nft.Expr{
+		nft.Payload(unix.NFT_PAYLOAD_NETWORK_HEADER, addr1, size, r),
+		nft.Payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, port1, 2, r+size/4),
+		nft.Payload(unix.NFT_PAYLOAD_NETWORK_HEADER, addr2, size, r+size/4+1),
+		nft.Payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, port2, 2, r+size/2+1),
 	}
 }
 
 // ask lets what a door lets ask pass on. A SYN that would make a connection by
 // itself does not: TCP fast open, with its option or with data (RFC 7413). Its
 // sender asks again without (section 4.1.3.1).
-func ask() chain {
-	n := chain{name: askChain}
+func ask() nft.Chain {
+	n := nft.Chain{Name: askChain}
 	for _, kind := range []uint8{tcpFastOpen, tcpExperiment} {
-		n.rules = append(n.rules, newRule(fmt.Sprintf("no fast open, option %d", kind),
-			isSyn(unix.NFT_CMP_EQ), tcpOption(kind), []expr{drop()}))
+		n.Rules = append(n.Rules, newRule(fmt.Sprintf("no fast open, option %d", kind),
+			isSyn(unix.NFT_CMP_EQ), hasOption(kind), []nft.Expr{nft.Drop()}))
 	}
 	for words := byte(5); words <= 15; words++ { // the header's length
-		n.rules = append(n.rules, newRule(fmt.Sprintf("no data behind a header of %d bytes", 4*int(words)),
+		n.Rules = append(n.Rules, newRule(fmt.Sprintf("no data behind a header of %d bytes", 4*int(words)),
 			isSyn(unix.NFT_CMP_EQ),
-			[]expr{inSegment(offsetLength, 1), and(0xf0), nfcmp(unix.NFT_CMP_EQ, words<<4),
-				inSegment(4*uint32(words), 1), nfcmp(unix.NFT_CMP_GTE, 0), drop()}))
+			[]nft.Expr{inSegment(offsetLength, 1), nft.And(0xf0), nft.Cmp(unix.NFT_CMP_EQ, words<<4),
+				inSegment(4*uint32(words), 1), nft.Cmp(unix.NFT_CMP_GTE, 0), nft.Drop()}))
 	}
-	n.rules = append(n.rules, newRule("asked", isSyn(unix.NFT_CMP_EQ), setLabel(asked), []expr{accept()}))
+	n.Rules = append(n.Rules, newRule("asked", isSyn(unix.NFT_CMP_EQ), setLabel(asked), []nft.Expr{nft.Accept()}))
 	for _, f := range families() {
-		n.rules = append(n.rules, newRule("ended no more, IP"+f.name, f.is(), isProto(unix.IPPROTO_UDP), f.visitor(),
-			[]expr{in(endedSet + f.name), keep(flowsSet+f.name, flowFor), spend(endedSet + f.name)}))
+		n.Rules = append(n.Rules, newRule("ended no more, IP"+f.name, f.is(), isProto(unix.IPPROTO_UDP), f.visitor(),
+			[]nft.Expr{nft.In(endedSet + f.name), nft.Update(flowsSet+f.name, flowFor), nft.Delete(endedSet + f.name)}))
 	}
-	n.rules = append(n.rules,
-		newRule("let in without a handshake", isProto(unix.IPPROTO_UDP), setLabel(letIn), []expr{accept()}),
-		newRule("the rest", []expr{accept()}))
+	n.Rules = append(n.Rules,
+		newRule("let in without a handshake", isProto(unix.IPPROTO_UDP), setLabel(letIn), []nft.Expr{nft.Accept()}),
+		newRule("the rest", []nft.Expr{nft.Accept()}))
 	return n
 }
 
 // entered lets a completed handshake pass on, which is pending no more.
-func entered() chain {
-	n := chain{name: enteredChain}
+func entered() nft.Chain {
+	n := nft.Chain{Name: enteredChain}
 	for _, f := range families() {
-		n.rules = append(n.rules, newRule("pending no more, IP"+f.name,
-			f.is(), isProto(unix.IPPROTO_TCP), f.visitor(), []expr{spend(pendingSet + f.name)}))
+		n.Rules = append(n.Rules, newRule("pending no more, IP"+f.name,
+			f.is(), isProto(unix.IPPROTO_TCP), f.visitor(), []nft.Expr{nft.Delete(pendingSet + f.name)}))
 	}
-	n.rules = append(n.rules, newRule("let in", setLabel(letIn), []expr{accept()}))
+	n.Rules = append(n.Rules, newRule("let in", setLabel(letIn), []nft.Expr{nft.Accept()}))
 	return n
 }
 
@@ -283,21 +291,21 @@ func entered() chain {
 // kernel's rules can turn bits over but not count; to count one up is to turn
 // over the lowest zero and the ones below it. When there is no room the answer is
 // not sent, and comes again in a second.
-func answer() chain {
-	n := chain{name: answerChain}
+func answer() nft.Chain {
+	n := nft.Chain{Name: answerChain}
 	for _, f := range families() {
-		n.rules = append(n.rules, newRule("pending, IP"+f.name,
-			f.is(), isProto(unix.IPPROTO_TCP), f.host(), []expr{keep(pendingSet+f.name, pendingFor)}))
+		n.Rules = append(n.Rules, newRule("pending, IP"+f.name,
+			f.is(), isProto(unix.IPPROTO_TCP), f.host(), []nft.Expr{nft.Update(pendingSet+f.name, pendingFor)}))
 	}
 	number := func(v uint64) []byte { return binary.BigEndian.AppendUint32(nil, uint32(v)) }
 	for ones := range 33 {
 		below, zero := uint64(1)<<ones-1, uint64(1)<<ones
-		n.rules = append(n.rules, newRule(fmt.Sprintf("to be acknowledged, %d ones", ones),
+		n.Rules = append(n.Rules, newRule(fmt.Sprintf("to be acknowledged, %d ones", ones),
 			isProto(unix.IPPROTO_TCP),
-			[]expr{inSegment(offsetSequence, 4), and(number(below | zero)...), nfcmp(unix.NFT_CMP_EQ, number(below)...),
-				inSegment(offsetSequence, 4), xor(number(below | zero)...), keep(acksSet, pendingFor), accept()}))
+			[]nft.Expr{inSegment(offsetSequence, 4), nft.And(number(below | zero)...), nft.Cmp(unix.NFT_CMP_EQ, number(below)...),
+				inSegment(offsetSequence, 4), nft.Xor(number(below | zero)...), nft.Update(acksSet, pendingFor), nft.Accept()}))
 	}
-	n.rules = append(n.rules, newRule("no room", []expr{drop()}))
+	n.Rules = append(n.Rules, newRule("no room", []nft.Expr{nft.Drop()}))
 	return n
 }
 
@@ -308,8 +316,8 @@ func typeofAck() []byte {
 	tlv := func(typ byte, v []byte) []byte { return append([]byte{typ, byte(len(v))}, v...) }
 	const bigEndian, payloadExpr, tcp, ackseq, bits = 2, 7, 8, 4, 32
 	return slices.Concat(
-		tlv(0, native(bigEndian)),
+		tlv(0, nft.Native(bigEndian)),
 		tlv(3, slices.Concat(
-			tlv(0, native(payloadExpr)),
-			tlv(1, slices.Concat(tlv(0, native(tcp)), tlv(1, native(ackseq)), tlv(4, native(bits)))))))
+			tlv(0, nft.Native(payloadExpr)),
+			tlv(1, slices.Concat(tlv(0, nft.Native(tcp)), tlv(1, nft.Native(ackseq)), tlv(4, nft.Native(bits)))))))
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	nft "github.com/doorward/doorward/internal/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/doorward/doorward/internal/nstest"
@@ -52,7 +53,7 @@ func newAttacker(t testing.TB, n *nstest.NS) *attacker {
 		if err = unix.SetsockoptInt(a.out, unix.SOL_SOCKET, unix.SO_MARK, attackersMark); err != nil {
 			return err
 		}
-		a.see, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, int(binary.BigEndian.Uint16(native(unix.ETH_P_IP)[:2])))
+		a.see, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, int(binary.BigEndian.Uint16(nft.Native(unix.ETH_P_IP)[:2])))
 		if err != nil {
 			return err
 		}

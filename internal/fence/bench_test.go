@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -35,7 +36,7 @@ func BenchmarkChange(b *testing.B) {
 				n := nstest.New(b)
 				f := openIn(b, n, false)
 				must(b, f.Guard([]Door{sshDoor(b)}))
-				must(b, f.Change(many("ssh", live), nil))
+				must(b, f.Change(Changes{Give: many("ssh", live)}))
 				if watched {
 					ctx, cancel := context.WithCancel(b.Context())
 					defer cancel()
@@ -43,7 +44,7 @@ func BenchmarkChange(b *testing.B) {
 				}
 				give := []Grant{grant("ssh", "192.0.2.9", time.Hour)}
 				for b.Loop() {
-					must(b, f.Change(give, nil))
+					must(b, f.Change(Changes{Give: give}))
 				}
 			})
 		}
@@ -56,7 +57,7 @@ func BenchmarkChangeBatch(b *testing.B) {
 	must(b, f.Guard([]Door{sshDoor(b)}))
 	gs := many("ssh", 10_000)
 	for b.Loop() {
-		must(b, f.Change(gs, nil))
+		must(b, f.Change(Changes{Give: gs}))
 	}
 }
 
@@ -65,9 +66,9 @@ func BenchmarkGrants(b *testing.B) {
 		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
 			f := openIn(b, nstest.New(b), false)
 			must(b, f.Guard([]Door{sshDoor(b)}))
-			must(b, f.Change(many("ssh", live), nil))
+			must(b, f.Change(Changes{Give: many("ssh", live)}))
 			for b.Loop() {
-				if gs, err := f.Grants(); err != nil || len(gs) != live {
+				if gs, err := f.allGrants(); err != nil || len(gs) != live {
 					b.Fatal(len(gs), err)
 				}
 			}
@@ -75,32 +76,87 @@ func BenchmarkGrants(b *testing.B) {
 	}
 }
 
-// BenchmarkMissing asks for all grants that there are, one by one.
-func BenchmarkMissing(b *testing.B) {
+// BenchmarkEnds asks for all grants that there are, one by one.
+func BenchmarkEnds(b *testing.B) {
 	for _, live := range []int{1, 1_000, 60_000, 300_000} {
 		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
 			f := openIn(b, nstest.New(b), false)
 			must(b, f.Guard([]Door{sshDoor(b)}))
 			gs := many("ssh", live)
-			must(b, f.Change(gs, nil))
+			must(b, f.Change(Changes{Give: gs}))
 			for b.Loop() {
-				if gone, err := f.Missing(gs); err != nil || len(gone) > 0 {
-					b.Fatal(len(gone), err)
+				if ends, err := f.Ends(gs); err != nil || slices.Contains(ends, time.Time{}) {
+					b.Fatal(len(ends), err)
 				}
 			}
 		})
 	}
 }
 
-// BenchmarkCheck is what a signal of Watch costs, with ten doors.
+// BenchmarkCheck is what a signal of Watch costs, with a thousand doors.
 func BenchmarkCheck(b *testing.B) {
 	f := openIn(b, nstest.New(b), false)
 	var doors []Door
-	for i := range 10 {
-		doors = append(doors, Door{Name: fmt.Sprint("door", i), Ports: ports(b, fmt.Sprintf("%d/tcp", 100+i))})
+	for i := range 1_000 {
+		doors = append(doors, Door{Name: fmt.Sprint("door", i), Ports: ports(b, fmt.Sprintf("%d/tcp", 10_000+i))})
 	}
 	must(b, f.Guard(doors))
 	for b.Loop() {
 		must(b, f.Check())
+	}
+}
+
+// BenchmarkEmpty takes all grants of a door.
+func BenchmarkEmpty(b *testing.B) {
+	for _, live := range []int{1, 1_000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) {
+			f := openIn(b, nstest.New(b), false)
+			must(b, f.Guard([]Door{sshDoor(b)}))
+			gs := many("ssh", live)
+			for b.Loop() {
+				b.StopTimer()
+				for part := range slices.Chunk(gs, 10_000) {
+					must(b, f.Change(Changes{Give: part}))
+				}
+				b.StartTimer()
+				must(b, f.Change(Changes{Empty: []string{"ssh"}}))
+			}
+		})
+	}
+}
+
+// BenchmarkGuard changes all doors, and says what a change of a grant waited
+// meanwhile.
+func BenchmarkGuard(b *testing.B) {
+	for _, n := range []int{1, 100, 1_000} {
+		b.Run(fmt.Sprintf("doors=%d", n), func(b *testing.B) {
+			f := openIn(b, nstest.New(b), false)
+			doors := make([]Door, n)
+			for i := range doors {
+				doors[i] = Door{Name: fmt.Sprint("door", i), Ports: ports(b, fmt.Sprintf("%d/tcp", 10_000+i))}
+			}
+			must(b, f.Guard(doors))
+			give := Changes{Give: []Grant{grant(doors[0].Name, "192.0.2.9", time.Hour)}}
+			var worst time.Duration
+			for b.Loop() {
+				for i := range doors {
+					doors[i].Reject = !doors[i].Reject
+				}
+				done := make(chan error)
+				go func() { done <- f.Guard(doors) }()
+				for going := true; going; {
+					select {
+					case err := <-done:
+						must(b, err)
+						going = false
+					default:
+						begun := time.Now()
+						must(b, f.Change(give))
+						worst = max(worst, time.Since(begun))
+					}
+				}
+			}
+			b.ReportMetric(float64(worst.Microseconds())/1000, "worst-ms")
+		})
 	}
 }

@@ -5,9 +5,10 @@ package fence
 import (
 	"errors"
 	"fmt"
-	"slices"
+	"sync"
 	"time"
 
+	nft "github.com/doorward/doorward/internal/nftables"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,41 +23,71 @@ func (f *Fence) connect() error {
 	if f.conn != nil {
 		return nil
 	}
-	c, err := dial()
+	c, err := nft.Dial(tableName)
 	if err != nil {
 		return err
 	}
 	if err := f.same(c); err != nil {
-		c.nl.Close()
+		c.Close()
 		return err
 	}
 	if err := patiently(func() error { return f.take(c) }); err != nil {
-		c.nl.Close()
+		c.Close()
 		return err
 	}
 	f.conn = c
-	f.origin.Store(c.portid)
+	f.origin.Store(c.PortID)
 	return nil
 }
 
-// connectReader dials the connection for grants unless there is one.
-func (f *Fence) connectReader() (*conn, error) {
+// reader is a connection for questions, beside all that changes the table.
+type reader struct {
+	turn sync.Mutex // held while it is used; taken before Fence.mu
+	conn *nft.Conn  // nil: to be made anew; guarded by Fence.mu
+}
+
+// connectReader dials a connection for questions unless there is one.
+func (f *Fence) connectReader(r *reader) error {
 	if f.closed {
-		return nil, errClosed
+		return errClosed
 	}
-	if f.reader != nil {
-		return f.reader, nil
+	if r.conn != nil {
+		return nil
 	}
-	c, err := socket()
+	c, err := nft.Connect(tableName)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := f.same(c); err != nil {
-		c.nl.Close()
-		return nil, err
+		c.Close()
+		return err
 	}
-	f.reader = c
-	return c, nil
+	r.conn = c
+	return nil
+}
+
+// ask runs questions about what is guarded over one of the connections for them.
+func (f *Fence) ask(r *reader, questions func(*nft.Conn) error) error {
+	r.turn.Lock()
+	defer r.turn.Unlock()
+	f.mu.Lock()
+	err := f.connectReader(r)
+	c, guarded := r.conn, f.shared.want != nil
+	f.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case !guarded:
+		return errNoDoors
+	}
+	err = questions(c)
+	if nft.IsBroken(err) {
+		f.mu.Lock()
+		c.Close()
+		r.conn = nil
+		f.mu.Unlock()
+	}
+	return err
 }
 
 // patiently tries again for up to a second while another socket owns the table.
@@ -73,8 +104,8 @@ func patiently(try func() error) error {
 
 // same refuses a connection to another network namespace than the first one's:
 // a thread may be in another, and a fence must never rise elsewhere by mistake.
-func (f *Fence) same(c *conn) error {
-	if !f.netns.CompareAndSwap(0, c.netns) && f.netns.Load() != c.netns {
+func (f *Fence) same(c *nft.Conn) error {
+	if !f.netns.CompareAndSwap(0, c.NetNS) && f.netns.Load() != c.NetNS {
 		return errors.New("this thread is in another network namespace than the table")
 	}
 	return nil
@@ -82,51 +113,34 @@ func (f *Fence) same(c *conn) error {
 
 // take makes or adopts the table. One that lacks persist cannot get it; it is
 // left for Guard to replace.
-func (f *Fence) take(c *conn) error {
+func (f *Fence) take(c *nft.Conn) error {
 	f.manner.flags, f.owned = 0, false
 	if !f.plain {
-		ok, err := c.ownership()
+		ok, err := c.Ownership()
 		if err != nil {
 			return err
 		}
 		if ok {
-			f.manner.flags = tableFlagOwner | tableFlagPersist
+			f.manner.flags = nft.TableFlagOwner | nft.TableFlagPersist
 		}
 	}
-	t, err := c.readTable()
+	t, err := c.ReadTable()
 	if err != nil {
 		return err
 	}
-	if t != nil && t.owner != 0 {
+	if t != nil && t.Owner != 0 {
 		return ErrBusy
 	}
-	if (&table{flags: f.manner.flags, comment: layoutVersion}).replaces(t) {
+	if replaces(&nft.Table{Flags: f.manner.flags, Comment: layoutVersion}, t) {
 		return nil
 	}
-	b := &batch{}
-	addTable(b, f.manner.flags)
-	if err := c.commit(b); err != nil {
+	b := c.Batch()
+	b.MakeTable(f.manner.flags, layoutVersion)
+	if err := c.Commit(b); err != nil {
 		return busy(err)
 	}
 	f.owned = f.manner.flags != 0
 	return nil
-}
-
-// ownership tries whether the kernel knows owner and persist, with a table that
-// nobody ever sees.
-func (c *conn) ownership() (bool, error) {
-	const probe = tableName + "-probe"
-	name := header(unix.NFPROTO_INET).with(unix.NFTA_TABLE_NAME, probe)
-	flagged := slices.Clone(name)
-	flagged.u32(unix.NFTA_TABLE_FLAGS, tableFlagOwner|tableFlagPersist)
-	b := &batch{}
-	b.add("try table flags", unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, flagged)
-	b.add("try table flags", unix.NFT_MSG_DELTABLE, 0, name)
-	err := c.commit(b)
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
-		return false, nil
-	}
-	return err == nil, err
 }
 
 // busy makes of the kernel's EPERM, which after a successful dial has only one
@@ -141,7 +155,15 @@ func busy(err error) error {
 // do runs one call over the connection. After an error that is not the kernel's
 // plain refusal the connection's state is unknown, and the next call makes
 // another and takes the table again.
-func (f *Fence) do(what string, call func(*conn) error) error {
+func (f *Fence) do(what string, call func(*nft.Conn) error) error {
+	if err := f.try(call); err != nil {
+		return fmt.Errorf("fence: %s: %w", what, err)
+	}
+	return nil
+}
+
+// try is do without words.
+func (f *Fence) try(call func(*nft.Conn) error) error {
 	err := f.connect()
 	if err == nil {
 		err = call(f.conn)
@@ -149,9 +171,9 @@ func (f *Fence) do(what string, call func(*conn) error) error {
 	if err == nil {
 		return nil
 	}
-	if isBroken(err) && f.conn != nil {
-		f.conn.nl.Close()
+	if nft.IsBroken(err) && f.conn != nil {
+		f.conn.Close()
 		f.conn, f.owned = nil, false
 	}
-	return fmt.Errorf("fence: %s: %w", what, err)
+	return err
 }

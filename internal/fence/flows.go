@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/conntrack"
+	nft "github.com/doorward/doorward/internal/nftables"
 	"github.com/doorward/doorward/internal/port"
 	"golang.org/x/sys/unix"
 )
@@ -39,24 +40,24 @@ const (
 // in before, and need a grant if it was ended. All other answers are those to the
 // host's own clients, whose ports may lie in a guarded range, or of flows from
 // before the fence.
-func flows() chain {
-	n := chain{name: flowsChain}
-	established := func(f family) []expr {
+func flows() nft.Chain {
+	n := nft.Chain{Name: flowsChain}
+	established := func(f family) []nft.Expr {
 		return slices.Concat(f.is(), isProto(unix.IPPROTO_UDP), hasBit(unix.NFT_CT_STATE, ctEstablished))
 	}
 	for _, f := range families() {
-		n.rules = append(n.rules, newRule("let in, IP"+f.name,
-			established(f), hasLabel(letIn), f.visitor(), []expr{keep(flowsSet+f.name, flowFor), accept()}))
+		n.Rules = append(n.Rules, newRule("let in, IP"+f.name,
+			established(f), hasLabel(letIn), f.visitor(), []nft.Expr{nft.Update(flowsSet+f.name, flowFor), nft.Accept()}))
 	}
-	n.rules = append(n.rules, newRule("let in, without an answer or more room", hasLabel(letIn), []expr{accept()}))
+	n.Rules = append(n.Rules, newRule("let in, without an answer or more room", hasLabel(letIn), []nft.Expr{nft.Accept()}))
 	for _, f := range families() {
-		n.rules = append(n.rules,
+		n.Rules = append(n.Rules,
 			newRule("ended, IP"+f.name, established(f), f.visitor(),
-				[]expr{in(endedSet + f.name), keep(endedSet+f.name, flowFor), verdict(unix.NFT_RETURN, "")}),
+				[]nft.Expr{nft.In(endedSet + f.name), nft.Update(endedSet+f.name, flowFor), nft.Verdict(unix.NFT_RETURN, "")}),
 			newRule("let in before, IP"+f.name, established(f), f.visitor(),
-				[]expr{in(flowsSet + f.name), keep(flowsSet+f.name, flowFor)}, setLabel(letIn), []expr{accept()}))
+				[]nft.Expr{nft.In(flowsSet + f.name), nft.Update(flowsSet+f.name, flowFor)}, setLabel(letIn), []nft.Expr{nft.Accept()}))
 	}
-	n.rules = append(n.rules, newRule("answers", hasBit(unix.NFT_CT_STATE, ctEstablished), []expr{accept()}))
+	n.Rules = append(n.Rules, newRule("answers", hasBit(unix.NFT_CT_STATE, ctEstablished), []nft.Expr{nft.Accept()}))
 	return n
 }
 
@@ -71,53 +72,72 @@ func flows() chain {
 //
 // It reads all entries of both families once, however many sources there are: at
 // most nf_conntrack_max, of which the kernel leaves all but UDP out (Linux 5.8),
-// and at most 65,536 flows of each family.
+// and at most 65,536 flows of each family. What changes grants does not wait for
+// it. To end all flows of a door, name 0.0.0.0/0 and ::/0.
 func (f *Fence) EndFlows(ends []Grant) error {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.do("end flows", func(c *conn) error {
-		sources, err := f.flowSources(ends)
-		if err != nil {
+	sources, err := f.flowSources(ends)
+	f.mu.Unlock()
+	if err == nil {
+		err = f.ask(&f.asker, func(c *nft.Conn) (err error) {
+			for _, fam := range families() {
+				err = errors.Join(err, f.endFlows(c, fam, sources))
+			}
 			return err
-		}
-		for _, fam := range families() {
-			err = errors.Join(err, c.endFlows(fam, sources))
-		}
-		return err
-	})
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("fence: end flows: %w", err)
+	}
+	return nil
 }
 
-// flowSource is whose flows to which ports end.
-type flowSource struct {
-	ports  []port.Range
-	source netip.Prefix
+// flowSources are whose flows end, by the ports that they end at.
+type flowSources struct {
+	ports map[netip.Prefix][]port.Range
+	bits  map[int]bool // the lengths of those prefixes
 }
 
-func (f *Fence) flowSources(ends []Grant) ([]flowSource, error) {
-	var sources []flowSource
+func (f *Fence) flowSources(ends []Grant) (flowSources, error) {
+	s := flowSources{map[netip.Prefix][]port.Range{}, map[int]bool{}}
 	for _, e := range ends {
 		if _, _, err := f.place(e); err != nil {
-			return nil, err
+			return s, err
 		}
-		i := slices.IndexFunc(f.doors, func(d Door) bool { return d.Name == e.Door })
-		sources = append(sources, flowSource{f.doors[i].Ports, canonical(e.Source)})
+		s.add(e.Source, f.doors[e.Door].door.Ports)
 	}
-	return sources, nil
+	return s, nil
+}
+
+func (s flowSources) add(source netip.Prefix, ports []port.Range) {
+	source = canonical(source)
+	s.bits[source.Bits()] = true
+	s.ports[source] = append(s.ports[source], ports...)
+}
+
+// have says whether the visitor is one of the sources, and came to their ports. It
+// costs the same however many sources there are.
+func (s flowSources) have(t tuple) bool {
+	to := port.Port{Proto: port.UDP, Number: t.to.Port()}
+	for bits := range s.bits {
+		source, err := t.from.Addr().Prefix(bits)
+		if err == nil && port.Within(s.ports[source], to) {
+			return true
+		}
+	}
+	return false
 }
 
 // endFlows ends those of one family. The flows are noted as ended first, so that
 // no datagram finds neither an entry nor a note; and if that fails the entries go
 // all the same.
-func (c *conn) endFlows(fam family, sources []flowSource) error {
-	tracker := conntrack.Over(c.nl)
+func (f *Fence) endFlows(c *nft.Conn, fam family, sources flowSources) error {
+	tracker := conntrack.Over(c.Netlink)
 	flows, err := trackedFlows(tracker, fam, sources)
 	if err != nil {
 		return err
 	}
-	noted := c.noteEnded(fam, flows, sources)
-	if isBroken(noted) {
-		return noted
-	}
+	noted := f.noteEnded(c, fam, flows, sources)
 	for _, e := range flows {
 		// It may have ended in between. One that was made anew is noted, too.
 		if err := tracker.Delete(e); err != nil && !errors.Is(err, unix.ENOENT) {
@@ -128,7 +148,7 @@ func (c *conn) endFlows(fam family, sources []flowSource) error {
 }
 
 // trackedFlows are the flows of the sources that connection tracking knows.
-func trackedFlows(tracker *conntrack.Conn, fam family, sources []flowSource) ([]conntrack.Entry, error) {
+func trackedFlows(tracker *conntrack.Conn, fam family, sources flowSources) ([]conntrack.Entry, error) {
 	var flows []conntrack.Entry
 	err := tracker.List(conntrack.Filter{Family: fam.nfproto, Proto: unix.IPPROTO_UDP}, func(e conntrack.Entry) {
 		if len(tuplesOf(e, sources)) > 0 {
@@ -142,19 +162,22 @@ func trackedFlows(tracker *conntrack.Conn, fam family, sources []flowSource) ([]
 // two share.
 func tracking(err error) error {
 	if errors.Is(err, conntrack.ErrBroken) {
-		return &brokenError{"end flows", err}
+		return nft.Broken("end flows", err)
 	}
 	return err
 }
 
+// endAtOnce is how many flows are noted as ended in one transaction.
+const endAtOnce = 2000
+
 // noteEnded notes the flows, and those that were let in before and that
 // connection tracking has forgotten.
-func (c *conn) noteEnded(fam family, tracked []conntrack.Entry, sources []flowSource) error {
-	before, err := c.readElements(flowsSet + fam.name)
-	if err != nil {
+func (f *Fence) noteEnded(c *nft.Conn, fam family, tracked []conntrack.Entry, sources flowSources) error {
+	before, err := c.ReadElements(flowsSet + fam.name)
+	if err != nil && !errors.Is(err, nft.ErrInterrupted) {
 		return err
 	}
-	left, over := map[string]time.Duration{}, map[string]time.Duration{} // by key; a list may have one twice
+	left := map[string]time.Duration{} // by key; a list may have one twice
 	for _, e := range tracked {
 		for _, t := range tuplesOf(e, sources) {
 			left[t.key()] = unansweredFor
@@ -163,31 +186,34 @@ func (c *conn) noteEnded(fam family, tracked []conntrack.Entry, sources []flowSo
 			}
 		}
 	}
+	over := map[string]bool{}
 	for _, e := range before {
-		if t, ok := tupleOf(e.key); ok && slices.ContainsFunc(sources, t.isOf) {
-			left[e.key], over[e.key] = flowFor, 0
+		if t, ok := tupleOf(e.Key); ok && sources.have(t) {
+			left[e.Key], over[e.Key] = flowFor, true
 		}
 	}
-	b := &batch{}
-	editElements(b, endedSet+fam.name, timed(left))
-	editElements(b, flowsSet+fam.name, timed(over))
-	switch err := c.commit(b); {
-	case errors.Is(err, unix.ENFILE):
-		return fmt.Errorf("no more than 262,144 ended flows are remembered, and these %d, over IP%s, go on if their server goes on: "+
-			"stop the service, or wait a day: %w", len(left), fam.name, err)
-	case err != nil:
-		return fmt.Errorf("note the flows as ended: %w", busy(err))
+	for keys := range slices.Chunk(slices.Sorted(maps.Keys(left)), endAtOnce) {
+		_, err := f.step(func(_ *nft.Conn, b *nft.Batch) (func(), error) {
+			var noted, gone []nft.Element
+			for _, key := range keys {
+				noted = append(noted, nft.Element{Key: key, Left: left[key]})
+				if over[key] {
+					gone = append(gone, nft.Element{Key: key})
+				}
+			}
+			b.SetElements(endedSet+fam.name, noted)
+			b.SetElements(flowsSet+fam.name, gone)
+			return func() {}, nil
+		})
+		switch {
+		case errors.Is(err, unix.ENFILE):
+			return fmt.Errorf("no more than 262,144 ended flows are remembered, and of these %d, over IP%s, some go on if their server goes on: "+
+				"stop the service, or wait a day: %w", len(left), fam.name, err)
+		case err != nil:
+			return fmt.Errorf("note the flows as ended: %w", err)
+		}
 	}
 	return nil
-}
-
-// timed makes elements of keys and the time that each has left.
-func timed(left map[string]time.Duration) []element {
-	var elems []element
-	for _, key := range slices.Sorted(maps.Keys(left)) {
-		elems = append(elems, element{key: key, left: left[key]})
-	}
-	return elems
 }
 
 // tuple is the visitor's address and port, and those they sent to; of an entry of
@@ -219,16 +245,10 @@ func tupleOf(key string) (tuple, bool) {
 	return t, t.key() == key
 }
 
-func (t tuple) isOf(s flowSource) bool {
-	return s.source.Contains(t.from.Addr()) && slices.ContainsFunc(s.ports, func(r port.Range) bool {
-		return r.Proto == port.UDP && r.First <= t.to.Port() && t.to.Port() <= r.Last
-	})
-}
-
 // tuplesOf returns what the visitor's datagrams look like if an entry is a flow of
 // the sources: before and after translation of the address they are sent to. The
 // visitor has begun it, or the server has.
-func tuplesOf(e conntrack.Entry, sources []flowSource) []tuple {
+func tuplesOf(e conntrack.Entry, sources flowSources) []tuple {
 	if e.Proto != unix.IPPROTO_UDP || !e.LetIn {
 		return nil
 	}
@@ -238,7 +258,7 @@ func tuplesOf(e conntrack.Entry, sources []flowSource) []tuple {
 		{original, {original.from, reply.from}},
 		{reply, {reply.from, original.from}},
 	} {
-		if slices.ContainsFunc(as, func(t tuple) bool { return slices.ContainsFunc(sources, t.isOf) }) {
+		if slices.ContainsFunc(as, sources.have) {
 			found = append(found, slices.Compact(as)...)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/conntrack"
+	nft "github.com/doorward/doorward/internal/nftables"
 	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/port"
 	"golang.org/x/sys/unix"
@@ -102,12 +103,12 @@ func (p *place) noted(c net.Conn) {
 }
 
 // note is what a set has of a flow.
-func (p *place) note(set string, c net.Conn) (element, bool) {
+func (p *place) note(set string, c net.Conn) (nft.Element, bool) {
 	p.t.Helper()
 	p.f.mu.Lock()
 	defer p.f.mu.Unlock()
 	visitor := addrPort(c.LocalAddr().String())
-	e, ok, err := p.f.conn.readElement(set+familyOf(visitor.Addr()).name, tuple{visitor, addrPort(c.RemoteAddr().String())}.key())
+	e, ok, err := p.f.conn.ReadElement(set+familyOf(visitor.Addr()).name, tuple{visitor, addrPort(c.RemoteAddr().String())}.key())
 	p.do(err)
 	return e, ok
 }
@@ -218,17 +219,17 @@ func TestEndedFlowsStayEnded(t *testing.T) {
 	soon := func() {
 		t.Helper()
 		e, _ := p.note(endedSet, c)
-		b := &batch{}
-		editElements(b, endedSet+"v4", []element{{key: e.key, left: time.Minute}})
+		b := p.f.conn.Batch()
+		b.SetElements(endedSet+"v4", []nft.Element{{Key: e.Key, Left: time.Minute}})
 		p.f.mu.Lock()
 		defer p.f.mu.Unlock()
-		p.do(p.f.conn.commit(b))
+		p.do(p.f.conn.Commit(b))
 	}
 	renewed := func(by string) {
 		t.Helper()
 		eventually(t, "it is ended for a day, because of "+by, func() bool {
 			e, ok := p.note(endedSet, c)
-			return ok && e.left > flowFor-time.Minute
+			return ok && e.Left > flowFor-time.Minute
 		})
 	}
 	soon()
@@ -284,14 +285,14 @@ func TestEndedFlowsAreFull(t *testing.T) {
 	p := newPlace(t)
 	listen(t, p.host, 53)
 	p.guard(Door{Name: "dns", Ports: ports(t, "53/udp")})
-	var full []element
+	var full []nft.Element
 	for i := range endedMost {
 		from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i >> 16)}), uint16(i))
-		full = append(full, element{key: tuple{from, addrPort(hostIP + ":53")}.key(), left: time.Hour})
+		full = append(full, nft.Element{Key: tuple{from, addrPort(hostIP + ":53")}.key(), Left: time.Hour})
 	}
-	b := &batch{}
-	addElements(b, endedSet+"v4", full)
-	p.do(p.f.conn.commit(b))
+	b := p.f.conn.Batch()
+	b.AddElements(endedSet+"v4", full)
+	p.do(p.f.conn.Commit(b))
 	p.give(grant("dns", visitorIP, time.Minute))
 	c, err := dialFrom(p.visitor, "udp", "", at(hostIP, 53), patience)
 	must(t, err)
@@ -313,8 +314,13 @@ func TestTuplesOfAFlow(t *testing.T) {
 	t.Parallel()
 	a := func(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 	visitor, front, back := a("192.0.2.2:40000"), a("192.0.2.1:5353"), a("192.0.2.1:53")
-	dns := flowSource{[]port.Range{{Proto: port.UDP, First: 5353, Last: 5353}}, netip.MustParsePrefix("192.0.2.2/32")}
-	behind := flowSource{[]port.Range{{Proto: port.UDP, First: 53, Last: 53}}, dns.source}
+	from := func(number uint16, source string) flowSources {
+		s := flowSources{map[netip.Prefix][]port.Range{}, map[int]bool{}}
+		s.add(netip.MustParsePrefix("198.51.100.0/24"), nil)
+		s.add(netip.MustParsePrefix(source), []port.Range{{Proto: port.UDP, First: number, Last: number}})
+		return s
+	}
+	dns, behind := from(5353, "192.0.2.2/32"), from(53, "192.0.2.2/32")
 	// entry is a flow that was let in.
 	entry := func(from, to, backFrom, backTo netip.AddrPort) conntrack.Entry {
 		return conntrack.Entry{Proto: unix.IPPROTO_UDP, LetIn: true,
@@ -324,7 +330,7 @@ func TestTuplesOfAFlow(t *testing.T) {
 	stray.LetIn, tcp.Proto = false, unix.IPPROTO_TCP
 	for name, tc := range map[string]struct {
 		e    conntrack.Entry
-		s    flowSource
+		s    flowSources
 		want []tuple
 	}{
 		"the visitor's":       {entry(visitor, front, back, visitor), dns, []tuple{{visitor, front}, {visitor, back}}},
@@ -336,7 +342,7 @@ func TestTuplesOfAFlow(t *testing.T) {
 		"another door's":      {entry(visitor, back, back, visitor), dns, nil},
 		"somebody else's":     {entry(other, back, back, other), behind, nil},
 	} {
-		if got := tuplesOf(tc.e, []flowSource{tc.s}); fmt.Sprint(got) != fmt.Sprint(tc.want) {
+		if got := tuplesOf(tc.e, tc.s); fmt.Sprint(got) != fmt.Sprint(tc.want) {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)
 		}
 	}

@@ -34,7 +34,7 @@ func TestForgedSegmentsSpendNothing(t *testing.T) {
 					a.send(segment{from: from, to: hostSSH, flags: rst, seq: 2})
 					a.send(segment{from: from, to: hostSSH, flags: fin | ack, seq: 2, ack: 1})
 				}
-				if gs, err := p.f.Grants(); err != nil || len(gs) != 1 {
+				if gs, err := p.f.allGrants(); err != nil || len(gs) != 1 {
 					t.Fatalf("round %d: Grants() = %v, %v, want the one that nobody has used", round, gs, err)
 				}
 				c, err := dialFrom(p.visitor, "tcp", "", at(hostIP, 22), patience)
@@ -311,7 +311,7 @@ func TestDeferredAccept(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	eventually(t, "the grant is spent", func() bool { gs, err := p.f.Grants(); return err == nil && len(gs) == 0 })
+	eventually(t, "the grant is spent", func() bool { gs, err := p.f.allGrants(); return err == nil && len(gs) == 0 })
 	want(t, p.visitor, "tcp", hostIP+":22", dark)
 	if err := echo(c, patience); err != nil {
 		t.Errorf("the connection that spent the grant: %v", err)
@@ -364,14 +364,17 @@ func TestKnocksOfTheHostItself(t *testing.T) {
 	p := newPlace(t)
 	listen(t, p.host, 22)
 	listen(t, p.host, 59000)
-	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp"), Listen: []uint16{59000, 59001}})
+	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp"), Listen: ports(t, "59000-59001/tcp", "59000/udp", "59001/udp")})
 	for _, ip := range []string{"127.0.0.1", "127.9.9.9", "::1", hostIP, hostIP6} {
 		want(t, p.host, "tcp", at(ip, 59000), rejected) // heard
 		want(t, p.host, "tcp", at(ip, 59001), rejected) // not heard
+		want(t, p.host, "udp", at(ip, 59000), rejected)
+		want(t, p.host, "udp", at(ip, 59001), rejected)
 		want(t, p.host, "tcp", at(ip, 22), reached)
 	}
 	for _, ip := range []string{hostIP, hostIP6} {
 		want(t, p.visitor, "tcp", at(ip, 59000), reached)
+		want(t, p.visitor, "udp", at(ip, 59000), reached)
 	}
 }
 
@@ -414,11 +417,11 @@ func TestLateGrantsHaveWhatIsLeft(t *testing.T) {
 	p.give(over)
 	p.f.mu.Lock() // somebody else has the fence
 	given := make(chan error)
-	go func() { given <- p.f.Change([]Grant{soon, over}, nil) }()
+	go func() { given <- p.f.Change(Changes{Give: []Grant{soon, over}}) }()
 	time.Sleep(time.Until(over.Until)) // what is measured is the clock
 	p.f.mu.Unlock()
 	p.do(<-given)
-	gs, err := p.f.Grants()
+	gs, err := p.f.allGrants()
 	p.do(err)
 	if len(gs) != 1 || gs[0].Until.After(soon.Until.Add(20*time.Millisecond)) {
 		t.Errorf("Grants() = %v, want one until %v", gs, soon.Until)

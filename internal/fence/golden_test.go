@@ -85,7 +85,7 @@ func TestGolden(t *testing.T) {
 	}{
 		"empty": {},
 		"drop": {
-			doors: []Door{{Name: "ssh", Ports: ports(t, "22/tcp"), Listen: []uint16{59000, 59002, 59001, 59000}}},
+			doors: []Door{{Name: "ssh", Ports: ports(t, "22/tcp"), Listen: ports(t, "59000/tcp", "59002/tcp", "59001/tcp", "59000/tcp", "59000/udp")}},
 			give:  []Grant{grant("ssh", "203.0.113.7", time.Minute), grant("ssh", "::ffff:203.0.113.8", time.Hour), grant("ssh", "2001:db8::7", time.Minute)},
 		},
 		"reject": {
@@ -126,7 +126,7 @@ func TestGolden(t *testing.T) {
 			if err := f.Guard(tc.doors); err != nil {
 				t.Fatal(err)
 			}
-			if err := f.Change(tc.give, nil); err != nil {
+			if err := f.Change(Changes{Give: tc.give}); err != nil {
 				t.Fatal(err)
 			}
 			got := list(n)
@@ -143,7 +143,7 @@ func TestGolden(t *testing.T) {
 			if d := gocmp.Diff(string(want), got); d != "" {
 				t.Errorf("nft lists another table than %s (-want +got):\n%s", file, d)
 			}
-			if d := f.want.differences(f.base); len(d) > 0 {
+			if d := differences(f.wholeOf(wanted), f.wholeOf(shown)); len(d) > 0 {
 				t.Errorf("the kernel shows otherwise than written: %q", d)
 			}
 			if err := f.Check(); err != nil {

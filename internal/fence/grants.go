@@ -5,56 +5,62 @@ package fence
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
 	"time"
 
-	"github.com/mdlayher/netlink"
+	nft "github.com/doorward/doorward/internal/nftables"
 	"golang.org/x/sys/unix"
 )
 
-// Change revokes and then gives grants, in one transaction. To give a grant
-// again sets its end to Until, be that later or sooner than before. What is left
-// until then is reckoned when it is the call's turn: what has run out by then, or
-// has less than a millisecond left, is not given, and is revoked. Revoking what is
-// not there is fine, and the revoked grants' Until means nothing. When the table
-// was removed or damaged the call fails with nothing changed, and Guard puts the
-// table back.
-func (f *Fence) Change(give, revoke []Grant) error {
+// Change carries changes out, in one transaction. To give a grant again sets its
+// end to Until, be that later or sooner than before. What is left until then is
+// reckoned when it is the call's turn: what has run out by then, or has less than a
+// millisecond left, is not given, and is revoked. Revoking what is not there is
+// fine, and the revoked grants' Until means nothing. Who has used a door is not
+// forgotten with its grants. When the table was removed or damaged the call fails
+// with nothing changed, and Guard puts the table back.
+func (f *Fence) Change(c Changes) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.do("change grants", func(c *conn) error {
-		if f.want == nil {
+	return f.do("change grants", func(conn *nft.Conn) error {
+		if f.shared.want == nil {
 			return errNoDoors
 		}
-		err := f.changeNow(c, give, revoke)
+		err := f.changeNow(conn, c)
 		if errors.Is(err, unix.ENOENT) {
 			// Before Linux 6.8 a grant may run out in the midst of a
 			// transaction, and is not there to be deleted.
-			err = f.changeNow(c, give, revoke)
+			err = f.changeNow(conn, c)
 		}
 		return err
 	})
 }
 
 // changeNow carries the call out with what is left of each grant at this moment.
-func (f *Fence) changeNow(c *conn, give, revoke []Grant) error {
-	edits, err := f.edits(time.Now(), give, revoke)
+func (f *Fence) changeNow(conn *nft.Conn, c Changes) error {
+	edits, err := f.edits(time.Now(), c.Give, c.Revoke)
 	if err != nil {
 		return err
 	}
-	return f.change(c, edits)
+	for _, door := range c.Empty {
+		if f.doors[door] == nil {
+			return fmt.Errorf("door %q is not guarded", door)
+		}
+	}
+	return f.change(conn, c.Empty, edits)
 }
 
 // edits sorts grants by the set that they are in. An element without time left
 // is to go. Of several about the same source and door the last one counts.
-func (f *Fence) edits(now time.Time, give, revoke []Grant) (map[width][]element, error) {
+func (f *Fence) edits(now time.Time, give, revoke []Grant) (map[width][]nft.Element, error) {
 	type place struct {
 		width width
 		key   string
 	}
-	edits := map[width][]element{}
+	edits := map[width][]nft.Element{}
 	seen := make(map[place]int, len(give)+len(revoke)) // index in edits
 	put := func(g Grant, left time.Duration) error {
 		w, key, err := f.place(g)
@@ -65,9 +71,9 @@ func (f *Fence) edits(now time.Time, give, revoke []Grant) (map[width][]element,
 		if !again {
 			i = len(edits[w])
 			seen[place{w, key}] = i
-			edits[w] = append(edits[w], element{key: key})
+			edits[w] = append(edits[w], nft.Element{Key: key})
 		}
-		edits[w][i].left = left
+		edits[w][i].Left = left
 		return nil
 	}
 	for _, g := range revoke {
@@ -85,7 +91,7 @@ func (f *Fence) edits(now time.Time, give, revoke []Grant) (map[width][]element,
 
 // place is the set and the key of a grant.
 func (f *Fence) place(g Grant) (width, string, error) {
-	if !slices.ContainsFunc(f.doors, func(d Door) bool { return d.Name == g.Door }) {
+	if f.doors[g.Door] == nil {
 		return width{}, "", fmt.Errorf("door %q is not guarded", g.Door)
 	}
 	if !g.Source.IsValid() {
@@ -101,142 +107,223 @@ func widthOf(g Grant) (width, string) {
 	return width{g.Door, familyOf(p.Addr()).name, p.Bits()}, string(p.Addr().AsSlice())
 }
 
-// change carries the edits out, with sets and rules for lengths that are new.
-func (f *Fence) change(c *conn, edits map[width][]element) error {
-	widths := maps.Clone(f.widths)
+// fewElements is how many elements of a set are taken out one by one, which takes
+// the kernel a millisecond. Of more it is quicker to make the set anew: what was in
+// it is freed after the transaction.
+const fewElements = 1000
+
+// change empties doors and carries the edits out, with sets and rules for lengths
+// that are new.
+func (f *Fence) change(c *nft.Conn, empty []string, edits map[width][]nft.Element) error {
+	b := c.Batch()
+	next := f.newParts(b, empty, edits)
 	for w, elems := range edits {
-		if f.want.set(w.set()) == nil && slices.ContainsFunc(elems, isGiven) {
-			widths[w] = true
+		p := f.doors[w.door]
+		if next[w.door] != nil {
+			p = next[w.door]
 		}
-	}
-	b, want := &batch{}, f.want
-	if len(widths) != len(f.widths) {
-		want = layout(f.doors, widths, f.manner)
-		want.plan(b, f.base, nil)
-	}
-	for w, elems := range edits {
-		if want.set(w.set()) == nil { // there is nothing to revoke
+		if p.want.Set(w.set()) == nil { // there is nothing to revoke
 			continue
 		}
-		if turns := doorPrefix + w.door + turnInfix + w.family; want.set(turns) != nil {
+		if turns := doorPrefix + w.door + turnInfix + w.family; p.want.Set(turns) != nil {
 			newTurns(b, turns, elems)
 		}
-		editElements(b, w.set(), elems)
+		b.SetElements(w.set(), elems)
+		p.most[w.set()] += len(elems)
 	}
-	switch err := c.commit(b); {
+	switch err := c.Commit(b); {
 	case errors.Is(err, unix.ENFILE):
 		return fmt.Errorf("a door with single_use holds no more than 65,535 unspent grants of one kind: "+
 			"wait until some are spent or run out: %w", err)
 	case err != nil:
 		return busy(err)
 	}
-	if want != f.want {
-		return f.guarded(c, f.doors, widths, want)
+	return f.changed(c, next)
+}
+
+// newParts has doors emptied, and sets made for lengths that are new. It returns
+// the parts of the doors for which anything but elements of sets changes by that.
+func (f *Fence) newParts(b *nft.Batch, empty []string, edits map[width][]nft.Element) map[string]*part {
+	missing := map[string]map[width]bool{} // widths that a door has to have
+	for w, elems := range edits {
+		if f.doors[w.door].want.Set(w.set()) == nil && slices.ContainsFunc(elems, isGiven) {
+			if missing[w.door] == nil {
+				missing[w.door] = map[width]bool{}
+			}
+			missing[w.door][w] = true
+		}
 	}
+	next := map[string]*part{}
+	for _, door := range slices.Compact(slices.Sorted(slices.Values(empty))) {
+		if again := f.doors[door].empty(b); len(again) > 0 {
+			next[door] = f.doors[door].renew(b, missing[door], again)
+			delete(missing, door)
+		}
+	}
+	for _, door := range slices.Sorted(maps.Keys(missing)) {
+		next[door] = f.doors[door].renew(b, missing[door], nil)
+	}
+	return next
+}
+
+// empty takes all grants out of the sets that do not hold many, and returns the
+// others.
+func (p *part) empty(b *nft.Batch) (again []string) {
+	for _, s := range p.want.Sets {
+		if _, grants := parseWidth(s.Name); !grants || p.most[s.Name] == 0 {
+			continue
+		}
+		if p.most[s.Name] > fewElements {
+			again = append(again, s.Name)
+			continue
+		}
+		b.FlushSet(s.Name)
+	}
+	return again
+}
+
+// renew is the part with more widths, and with new sets in place of those that are
+// to be made again.
+func (p *part) renew(b *nft.Batch, more map[width]bool, again []string) *part {
+	widths := maps.Clone(p.widths)
+	if widths == nil {
+		widths = map[width]bool{}
+	}
+	maps.Copy(widths, more)
+	next := newPart(p.door, widths)
+	plan(b, next.want, p.base, staleOf(next.want, p.base, again...), nil)
+	next.base, next.most = next.want, maps.Clone(p.most)
+	for _, s := range again {
+		next.most[s] = 0
+	}
+	return next
+}
+
+// changed puts the new parts into the place of the old. A kernel that does not show
+// what was written as it was written is asked what it shows.
+func (f *Fence) changed(c *nft.Conn, next map[string]*part) error {
+	exact := f.exact()
+	maps.Copy(f.doors, next)
+	if exact || len(next) == 0 {
+		return nil
+	}
+	got, err := c.Read()
+	switch {
+	case err != nil:
+		return err
+	case got == nil:
+		return errors.New("the table went while it was changed")
+	}
+	f.settle(&f.shared, f.doors, got)
 	return nil
 }
 
-func isGiven(e element) bool { return e.left > 0 }
+func isGiven(e nft.Element) bool { return e.Left > 0 }
 
 // newTurns forgets whose turn it was to spend the grants before those that are
 // given now.
-func newTurns(b *batch, turns string, elems []element) {
-	var keys []element
+func newTurns(b *nft.Batch, turns string, elems []nft.Element) {
+	var keys []nft.Element
 	for _, e := range elems {
 		if isGiven(e) {
-			keys = append(keys, element{key: e.key})
+			keys = append(keys, nft.Element{Key: e.Key})
 		}
 	}
-	editElements(b, turns, keys)
+	b.SetElements(turns, keys)
 }
 
-// editElements gives elements their time, and removes those that have none left.
-// An element's time cannot be changed before Linux 6.12, and one that is not
-// there cannot be deleted before 6.3; to add, which leaves alone what is there,
-// to delete and to add again works everywhere, and as it is one transaction no
-// packet sees the gap.
-func editElements(b *batch, set string, elems []element) {
-	for part := range slices.Chunk(elems, maxElements) {
-		list := elementList(set, part)
-		b.add("add to set "+set, unix.NFT_MSG_NEWSETELEM, netlink.Create, list)
-		b.add("delete from set "+set, unix.NFT_MSG_DELSETELEM, 0, list)
-		if !slices.ContainsFunc(part, func(e element) bool { return !isGiven(e) }) {
-			b.add("add to set "+set, unix.NFT_MSG_NEWSETELEM, netlink.Create, list)
+// Grants are all live grants in the kernel, in no order, each with its end as seen
+// from now; one that has no end, which only another program can have put there, has a
+// zero Until. It is Each for all doors: if grants were given, revoked or renewed
+// meanwhile, few may be passed over, or come twice. An error ends the list.
+func (f *Fence) Grants() iter.Seq2[Grant, error] {
+	return func(yield func(Grant, error) bool) {
+		wanted := true
+		_, err := f.Each(nil, func(g Grant) { wanted = wanted && yield(g, nil) })
+		if err != nil && wanted {
+			yield(Grant{}, err)
+		}
+	}
+}
+
+// Each calls each with all live grants of the named doors, of all if there are
+// none, as Grants says, while it reads them: no more of them than fit into 32 KiB
+// are in memory. It says whether the list is of one moment; if grants were given,
+// revoked or renewed meanwhile, few may have been passed over, or come twice. No
+// other call waits for it but another of its kind, and each may take its time.
+//
+// Its time grows faster than the number of grants of one door and family, since
+// the kernel walks a set from its beginning for each message: to a tenth of a
+// second for 100,000 and 20 seconds for a million.
+func (f *Fence) Each(doors []string, each func(Grant)) (ofOneMoment bool, err error) {
+	f.mu.Lock()
+	var sets []width
+	for _, name := range slices.Sorted(maps.Keys(f.doors)) {
+		if len(doors) > 0 && !slices.Contains(doors, name) {
 			continue
 		}
-		given := slices.DeleteFunc(slices.Clone(part), func(e element) bool { return !isGiven(e) })
-		addElements(b, set, given)
+		for _, s := range f.doors[name].want.Sets {
+			if w, ok := parseWidth(s.Name); ok {
+				sets = append(sets, w)
+			}
+		}
 	}
+	if f.shared.want == nil {
+		sets = []width{{}} // for the error
+	}
+	f.mu.Unlock()
+	ofOneMoment = true
+	for _, w := range sets {
+		err := f.ask(&f.lister, func(c *nft.Conn) error {
+			return c.EachElement(w.set(), func(e nft.Element) {
+				if g, ok := grantOf(w, e); ok {
+					each(g)
+				}
+			})
+		})
+		switch {
+		case errors.Is(err, nft.ErrInterrupted):
+			ofOneMoment = false
+		case err != nil:
+			return false, fmt.Errorf("fence: read grants: %w", err)
+		}
+	}
+	return ofOneMoment, nil
 }
 
-// Grants reads all live grants from the kernel, in no order, each with its end as
-// seen from now. One that has no end, which only another program can have put
-// there, has a zero Until. While others change the ruleset without pause, few may
-// be missing. No other call waits for it but Missing: its time grows faster than
-// the number, since the kernel walks a set from its beginning for each message of
-// 32 KiB, to tenths of a second for 100,000 grants and a minute for a million.
-func (f *Fence) Grants() ([]Grant, error) {
-	var grants []Grant
-	err := f.read(func(c *conn, want *table) (err error) {
-		for _, s := range want.sets {
-			w, ok := parseWidth(s.name)
-			if !ok {
-				continue
-			}
-			if grants, err = c.readGrants(grants, w); err != nil {
-				return err
+// grantOf is the grant that an element is, if it has any time left.
+func grantOf(w width, e nft.Element) (Grant, bool) {
+	addr, ok := netip.AddrFromSlice([]byte(e.Key))
+	if !ok || e.Left <= 0 && e.Timed {
+		return Grant{}, false
+	}
+	g := Grant{Door: w.door, Source: netip.PrefixFrom(addr, w.bits)}
+	if e.Timed {
+		g.Until = time.Now().Add(e.Left)
+	}
+	return g, true
+}
+
+// Counts tells how many grants the kernel has of each door, and whether it tells,
+// which it does since Linux 6.16. Those that have run out or been spent count until
+// they are freed, half a minute later. It costs the same however many they are.
+func (f *Fence) Counts() (counts map[string]int, told bool, err error) {
+	counts, told = map[string]int{}, true
+	err = f.ask(&f.asker, func(c *nft.Conn) error {
+		t := &nft.Table{}
+		if err := c.ReadSets(t); err != nil && !errors.Is(err, nft.ErrInterrupted) {
+			return err
+		}
+		for _, s := range t.Sets {
+			if w, ok := parseWidth(s.Name); ok {
+				counts[w.door] += s.Count
+				told = told && s.Count >= 0
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("fence: read grants: %w", err)
+		return nil, false, fmt.Errorf("fence: count grants: %w", err)
 	}
-	return grants, nil
-}
-
-// read runs one reading over the connection that is there for them, beside all
-// that changes the table. It is handed the table that is to be.
-func (f *Fence) read(reading func(*conn, *table) error) error {
-	f.reads.Lock()
-	defer f.reads.Unlock()
-	f.mu.Lock()
-	want := f.want
-	c, err := f.connectReader()
-	f.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	if want == nil {
-		return errNoDoors
-	}
-	err = reading(c, want)
-	if isBroken(err) {
-		f.mu.Lock()
-		c.nl.Close()
-		f.reader = nil
-		f.mu.Unlock()
-	}
-	return err
-}
-
-// readGrants appends the grants of one width.
-func (c *conn) readGrants(grants []Grant, w width) ([]Grant, error) {
-	elems, err := c.readElements(w.set())
-	if err != nil && !errors.Is(err, errInterrupted) {
-		return nil, err
-	}
-	now := time.Now()
-	for _, e := range elems {
-		addr, ok := netip.AddrFromSlice([]byte(e.key))
-		if !ok || e.left <= 0 && e.timed {
-			continue
-		}
-		g := Grant{Door: w.door, Source: netip.PrefixFrom(addr, w.bits)}
-		if e.timed {
-			g.Until = now.Add(e.left)
-		}
-		grants = append(grants, g)
-	}
-	return grants, nil
+	return counts, told, nil
 }

@@ -3,18 +3,15 @@
 package fence
 
 import (
-	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/doorward/doorward/internal/port"
+	nft "github.com/doorward/doorward/internal/nftables"
 	"golang.org/x/sys/unix"
 )
 
@@ -93,13 +90,13 @@ func familyOf(a netip.Addr) family {
 func families() []family { return []family{ipv4(), ipv6()} }
 
 // is matches packets of the family.
-func (f family) is() []expr {
-	return []expr{meta(unix.NFT_META_NFPROTO), nfcmp(unix.NFT_CMP_EQ, f.nfproto)}
+func (f family) is() []nft.Expr {
+	return []nft.Expr{nft.Meta(unix.NFT_META_NFPROTO), nft.Cmp(unix.NFT_CMP_EQ, f.nfproto)}
 }
 
 // loadSource puts the packet's source address into the first register.
-func (f family) loadSource() expr {
-	return payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.source, uint32(f.bits/8), unix.NFT_REG_1)
+func (f family) loadSource() nft.Expr {
+	return nft.Payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.source, uint32(f.bits/8), unix.NFT_REG_1)
 }
 
 // width is where grants of one prefix length for one door live: in one hash
@@ -143,15 +140,79 @@ type manner struct {
 
 // layout is the table for doors, with sets for the given widths of grants
 // besides those for single addresses, which every door has.
-func layout(doors []Door, widths map[width]bool, m manner) *table {
-	t := &table{flags: m.flags, comment: layoutVersion}
-	t.addBase(m.late)
+func layout(doors []Door, widths map[width]bool, m manner) *nft.Table {
+	parts := map[string]*nft.Table{}
 	for _, d := range doors {
-		t.addDoor(d, widths)
+		parts[d.Name] = layoutDoor(d, widths)
 	}
-	t.addPorts(doors)
-	slices.Sort(t.counters)
+	return whole(layoutShared(doors, m), parts)
+}
+
+// layoutShared is what all doors share, and knows only their ports.
+func layoutShared(doors []Door, m manner) *nft.Table {
+	t := &nft.Table{Flags: m.flags, Comment: layoutVersion}
+	addBase(t, m.late)
+	addPorts(t, doors)
 	return t
+}
+
+// layoutDoor is what belongs to one door alone. It refers to nothing of other
+// doors.
+func layoutDoor(d Door, widths map[width]bool) *nft.Table {
+	t := &nft.Table{}
+	addDoor(t, d, widths)
+	return t
+}
+
+// doorOf is whose the thing of that name is, "" for what all share.
+func doorOf(name string) string {
+	rest, ok := strings.CutPrefix(name, doorPrefix)
+	if !ok {
+		return ""
+	}
+	door, _, _ := strings.Cut(rest, ".")
+	return door
+}
+
+// whole joins what all doors share with their parts.
+func whole(shared *nft.Table, parts map[string]*nft.Table) *nft.Table {
+	t := *shared
+	t.Counters, t.Sets, t.Chains = slices.Clone(t.Counters), slices.Clone(t.Sets), slices.Clone(t.Chains)
+	for _, door := range slices.Sorted(maps.Keys(parts)) {
+		p := parts[door]
+		t.Counters = append(t.Counters, p.Counters...)
+		t.Sets = append(t.Sets, p.Sets...)
+		t.Chains = append(t.Chains, p.Chains...)
+	}
+	slices.Sort(t.Counters)
+	return &t
+}
+
+// apart is the opposite of whole.
+func apart(t *nft.Table) (shared *nft.Table, parts map[string]*nft.Table) {
+	shared = &nft.Table{Flags: t.Flags, Owner: t.Owner, Comment: t.Comment}
+	parts = map[string]*nft.Table{"": shared}
+	of := func(name string) *nft.Table {
+		door := doorOf(name)
+		if parts[door] == nil {
+			parts[door] = &nft.Table{}
+		}
+		return parts[door]
+	}
+	for _, n := range t.Counters {
+		p := of(n)
+		p.Counters = append(p.Counters, n)
+	}
+	for _, s := range t.Sets {
+		p := of(s.Name)
+		p.Sets = append(p.Sets, s)
+	}
+	for _, n := range t.Chains {
+		p := of(n.Name)
+		p.Chains = append(p.Chains, n)
+	}
+	delete(parts, "")
+	return shared, parts
 }
 
 func concat(types ...uint32) uint32 {
@@ -164,119 +225,119 @@ func concat(types ...uint32) uint32 {
 
 // addDoor makes the chains that judge what comes to the door: what asks, and
 // what completes a handshake.
-func (t *table) addDoor(d Door, widths map[width]bool) {
+func addDoor(t *nft.Table, d Door, widths map[width]bool) {
 	name := doorPrefix + d.Name
-	asks, ends := chain{name: name}, chain{name: name + handshakeTail}
-	let := []expr{verdict(unix.NFT_GOTO, askChain)}
-	enter := []expr{verdict(unix.NFT_GOTO, name+enteredTail)}
+	asks, ends := nft.Chain{Name: name}, nft.Chain{Name: name + handshakeTail}
+	let := []nft.Expr{nft.Verdict(unix.NFT_GOTO, askChain)}
+	enter := []nft.Expr{nft.Verdict(unix.NFT_GOTO, name+enteredTail)}
 	for _, f := range families() {
 		spans := merge(d.Always, f)
 		if len(spans) == 0 {
 			continue
 		}
 		always := name + alwaysInfix + f.name
-		t.sets = append(t.sets, set{
-			name:  always,
-			def:   setDef{flags: unix.NFT_SET_INTERVAL, keyType: f.keyType, keyLen: uint32(f.bits / 8)},
-			elems: intervals(spans),
+		t.Sets = append(t.Sets, nft.Set{
+			Name:  always,
+			Def:   nft.SetDef{Flags: unix.NFT_SET_INTERVAL, KeyType: f.keyType, KeyLen: uint32(f.bits / 8)},
+			Elems: intervals(spans),
 		})
-		match := append(f.is(), f.loadSource(), in(always))
-		asks.rules = append(asks.rules, newRule("always, IP"+f.name, match, let))
-		ends.rules = append(ends.rules, newRule("always, IP"+f.name, match, enter))
+		match := append(f.is(), f.loadSource(), nft.In(always))
+		asks.Rules = append(asks.Rules, newRule("always, IP"+f.name, match, let))
+		ends.Rules = append(ends.Rules, newRule("always, IP"+f.name, match, enter))
 	}
 	for _, f := range families() {
 		if d.SingleUse {
-			t.sets = append(t.sets, turnSet(name+turnInfix+f.name, f))
+			t.Sets = append(t.Sets, turnSet(name+turnInfix+f.name, f))
 		}
 		for bits := f.bits; bits >= 0; bits-- {
 			w := width{d.Name, f.name, bits}
 			if bits != f.bits && !widths[w] {
 				continue
 			}
-			t.sets = append(t.sets, grantSet(w, f, d.SingleUse))
-			asks.rules = append(asks.rules, askRules(w, f, d.SingleUse, let)...)
-			ends.rules = append(ends.rules, endRule(w, f, d.SingleUse, enter))
+			t.Sets = append(t.Sets, grantSet(w, f, d.SingleUse))
+			asks.Rules = append(asks.Rules, askRules(w, f, d.SingleUse, let)...)
+			ends.Rules = append(ends.Rules, endRule(w, f, d.SingleUse, enter))
 		}
 	}
-	t.counters = append(t.counters, name)
-	asks.rules = append(asks.rules, refuse(name, d.Reject)...)
-	ends.rules = append(ends.rules, newRule("strangers", []expr{count(name), drop()}))
-	t.chains = append(t.chains, asks, ends, t.addUsed(name))
+	t.Counters = append(t.Counters, name)
+	asks.Rules = append(asks.Rules, refuse(name, d.Reject)...)
+	ends.Rules = append(ends.Rules, newRule("strangers", []nft.Expr{nft.Count(name), nft.Drop()}))
+	t.Chains = append(t.Chains, asks, ends, addUsed(t, name))
 }
 
 // addUsed makes what remembers who entered by a door. When there is no room they
 // enter all the same.
-func (t *table) addUsed(name string) chain {
-	n := chain{name: name + enteredTail}
+func addUsed(t *nft.Table, name string) nft.Chain {
+	n := nft.Chain{Name: name + enteredTail}
 	for _, f := range families() {
 		used := name + usedInfix + f.name
-		t.sets = append(t.sets, set{name: used, size: mostUsed, def: setDef{
-			flags:   unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL,
-			keyType: f.keyType, keyLen: uint32(f.bits / 8), gcInterval: gcInterval}})
-		n.rules = append(n.rules, newRule("used, IP"+f.name, f.is(), []expr{f.loadSource(), keep(used, usedFor)}))
+		t.Sets = append(t.Sets, nft.Set{Name: used, Size: mostUsed, Def: nft.SetDef{
+			Flags:   unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL,
+			KeyType: f.keyType, KeyLen: uint32(f.bits / 8), GCInterval: gcInterval}})
+		n.Rules = append(n.Rules, newRule("used, IP"+f.name, f.is(), []nft.Expr{f.loadSource(), nft.Update(used, usedFor)}))
 	}
-	n.rules = append(n.rules, newRule("let in", []expr{verdict(unix.NFT_GOTO, enteredChain)}))
+	n.Rules = append(n.Rules, newRule("let in", []nft.Expr{nft.Verdict(unix.NFT_GOTO, enteredChain)}))
 	return n
 }
 
-func grantSet(w width, f family, singleUse bool) set {
-	s := set{name: w.set(), def: setDef{
-		flags:      unix.NFT_SET_TIMEOUT,
-		keyType:    f.keyType,
-		keyLen:     uint32(f.bits / 8),
-		gcInterval: gcInterval,
+func grantSet(w width, f family, singleUse bool) nft.Set {
+	s := nft.Set{Name: w.set(), Def: nft.SetDef{
+		Flags:      unix.NFT_SET_TIMEOUT,
+		KeyType:    f.keyType,
+		KeyLen:     uint32(f.bits / 8),
+		GCInterval: gcInterval,
 	}}
 	if singleUse {
-		s.def.flags |= unix.NFT_SET_EVAL
-		s.def.gcInterval = gcIntervalSpent
+		s.Def.Flags |= unix.NFT_SET_EVAL
+		s.Def.GCInterval = gcIntervalSpent
 	}
 	return s
 }
 
 // turnSet has an element for each grant that is being spent.
-func turnSet(name string, f family) set {
-	return set{name: name, def: setDef{
-		flags:      unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL,
-		keyType:    f.keyType,
-		keyLen:     uint32(f.bits / 8),
-		gcInterval: gcInterval,
-		once:       true,
+func turnSet(name string, f family) nft.Set {
+	return nft.Set{Name: name, Def: nft.SetDef{
+		Flags:      unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL,
+		KeyType:    f.keyType,
+		KeyLen:     uint32(f.bits / 8),
+		GCInterval: gcInterval,
+		Once:       true,
 	}}
 }
 
 // granted matches packets of sources that have a grant of the width.
-func granted(w width, f family) []expr {
+func granted(w width, f family) []nft.Expr {
 	match := append(f.is(), f.loadSource())
 	if w.bits != f.bits {
-		match = append(match, and(mask(w.bits, f.bits)...))
+		match = append(match, nft.And(mask(w.bits, f.bits)...))
 	}
-	return append(match, in(w.set()))
+	return append(match, nft.In(w.set()))
 }
 
 // spent goes on behind granted, with the one packet that spends the grant. Two
 // processors may find it before either removes it; one has the turn. In the moment
 // in which a transaction takes effect, packets see its grants and cannot spend
 // them yet: who comes then comes again.
-func spent(w width) []expr {
-	return []expr{turn(doorPrefix+w.door+turnInfix+w.family, turnFor), spend(w.set()), notIn(w.set())}
+func spent(w width) []nft.Expr {
+	return []nft.Expr{nft.Add(doorPrefix+w.door+turnInfix+w.family, turnFor), nft.Delete(w.set()), nft.NotIn(w.set())}
 }
 
 // askRules let pass what asks under a grant. To ask spends nothing, but where
 // there is no handshake. A stray segment is none of a grant of single use's
 // business.
-func askRules(w width, f family, singleUse bool, let []expr) []rule {
+func askRules(w width, f family, singleUse bool, let []nft.Expr) []nft.Rule {
 	what := fmt.Sprintf("grants, IP%s/%d", w.family, w.bits)
 	if !singleUse {
-		return []rule{newRule(what, granted(w, f), let)}
+		return []nft.Rule{newRule(what, granted(w, f), let)}
 	}
-	return []rule{
+	return []nft.Rule{
 		newRule(what+", to ask", isSyn(unix.NFT_CMP_EQ), granted(w, f), let),
 		newRule(what+", for a flow", isProto(unix.IPPROTO_UDP), granted(w, f), spent(w), let),
 	}
 }
 
 // endRule lets pass what completes a handshake under a grant.
-func endRule(w width, f family, singleUse bool, enter []expr) rule {
+func endRule(w width, f family, singleUse bool, enter []nft.Expr) nft.Rule {
 	match := granted(w, f)
 	if singleUse {
 		match = append(match, spent(w)...)
@@ -286,19 +347,21 @@ func endRule(w width, f family, singleUse bool, enter []expr) rule {
 
 // refuse counts and refuses. Only what asks for a new connection is answered
 // with a reset: one sent for a stray segment would end a live session.
-func refuse(counter string, rejects bool) []rule {
+func refuse(counter string, rejects bool) []nft.Rule {
 	if !rejects {
-		return []rule{newRule("strangers", []expr{count(counter), drop()})}
+		return []nft.Rule{newRule("strangers", []nft.Expr{nft.Count(counter), nft.Drop()})}
 	}
-	return []rule{
-		newRule("strangers", []expr{count(counter)}),
-		newRule("strangers over TCP", isSyn(unix.NFT_CMP_EQ), []expr{reset()}),
-		newRule("strangers over UDP", isProto(unix.IPPROTO_UDP), []expr{unreachable()}),
-		newRule("strangers without a connection", []expr{drop()}),
+	return []nft.Rule{
+		newRule("strangers", []nft.Expr{nft.Count(counter)}),
+		newRule("strangers over TCP", isSyn(unix.NFT_CMP_EQ), []nft.Expr{nft.Reset()}),
+		newRule("strangers over UDP", isProto(unix.IPPROTO_UDP), []nft.Expr{nft.Unreachable()}),
+		newRule("strangers without a connection", []nft.Expr{nft.Drop()}),
 	}
 }
 
-func newRule(what string, parts ...[]expr) rule { return rule{what, string(join(parts...))} }
+func newRule(what string, parts ...[]nft.Expr) nft.Rule {
+	return nft.Rule{What: what, Exprs: string(nft.Join(parts...))}
+}
 
 func mask(bits, of int) []byte {
 	m := make([]byte, of/8)
@@ -306,101 +369,4 @@ func mask(bits, of int) []byte {
 		m[i/8] |= 0x80 >> (i % 8)
 	}
 	return m
-}
-
-// span is a run of addresses of one family, both ends included.
-type span struct{ first, last netip.Addr }
-
-// merge turns the prefixes of one family into spans that neither overlap nor
-// touch: an interval set takes no others.
-func merge(prefixes []netip.Prefix, f family) []span {
-	var spans []span
-	for _, p := range prefixes {
-		if p = canonical(p); familyOf(p.Addr()).name == f.name {
-			spans = append(spans, span{p.Addr(), lastOf(p)})
-		}
-	}
-	slices.SortFunc(spans, func(a, b span) int { return a.first.Compare(b.first) })
-	var out []span
-	for _, s := range spans {
-		if n := len(out); n > 0 {
-			if next := out[n-1].last.Next(); !next.IsValid() || s.first.Compare(next) <= 0 {
-				if s.last.Compare(out[n-1].last) > 0 {
-					out[n-1].last = s.last
-				}
-				continue
-			}
-		}
-		out = append(out, s)
-	}
-	return out
-}
-
-func intervals(spans []span) []element {
-	var e []element
-	for _, s := range spans {
-		e = append(e, element{key: string(s.first.AsSlice())})
-		if next := s.last.Next(); next.IsValid() {
-			e = append(e, element{key: string(next.AsSlice()), end: true})
-		}
-	}
-	sortElements(e)
-	return e
-}
-
-func sortElements(e []element) {
-	slices.SortFunc(e, func(a, b element) int {
-		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.chain, b.chain))
-	})
-}
-
-// canonical masks a prefix and makes an IPv4 one of an IPv4-mapped one.
-func canonical(p netip.Prefix) netip.Prefix {
-	if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
-	}
-	return p.Masked()
-}
-
-func lastOf(p netip.Prefix) netip.Addr {
-	b := p.Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 0x80 >> (i % 8)
-	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
-}
-
-// checkDoors returns doors in the order of their names, or every reason why
-// they cannot be guarded.
-func checkDoors(doors []Door) ([]Door, error) {
-	doors = slices.SortedFunc(slices.Values(doors), func(a, b Door) int { return cmp.Compare(a.Name, b.Name) })
-	name := regexp.MustCompile(`^[a-z0-9_-]{1,24}$`)
-	var errs []error
-	taken := map[port.Range]string{}
-	for i, d := range doors {
-		if !name.MatchString(d.Name) {
-			errs = append(errs, fmt.Errorf("door %q: a name has 1 to 24 of the characters a-z, 0-9, - and _", d.Name))
-		}
-		if i > 0 && doors[i-1].Name == d.Name {
-			errs = append(errs, fmt.Errorf("door %q is there twice", d.Name))
-		}
-		for _, r := range d.Ports {
-			if r.First == 0 || r.First > r.Last || r.Proto != port.TCP && r.Proto != port.UDP {
-				errs = append(errs, fmt.Errorf("door %q: ports %q: allowed are 1 to 65535 of tcp or udp", d.Name, r))
-			}
-			for o := range maps.Keys(taken) {
-				if r.Overlaps(o) {
-					errs = append(errs, fmt.Errorf("door %q: ports %q are already guarded by door %q as %q", d.Name, r, taken[o], o))
-				}
-			}
-			taken[r] = d.Name
-		}
-		for _, p := range d.Always {
-			if !p.IsValid() {
-				errs = append(errs, fmt.Errorf("door %q: always: a prefix is not valid", d.Name))
-			}
-		}
-	}
-	return doors, errors.Join(errs...)
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	nft "github.com/doorward/doorward/internal/nftables"
 	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/port"
 	gocmp "github.com/google/go-cmp/cmp"
@@ -73,12 +74,12 @@ func TestOnlyOneOwns(t *testing.T) {
 	n.Do(Cleanup)
 	n.Do(Cleanup) // there is none: fine
 	n.Do(func() error {
-		c, err := dial()
+		c, err := nft.Dial(tableName)
 		if err != nil {
 			return err
 		}
-		defer c.nl.Close()
-		if got, err := c.read(); got != nil || err != nil {
+		defer c.Netlink.Close()
+		if got, err := c.Read(); got != nil || err != nil {
 			t.Errorf("after Cleanup the table is %v, %v", got, err)
 		}
 		return nil
@@ -111,7 +112,7 @@ func TestAdoption(t *testing.T) {
 	if after := list(p.host); after != before {
 		t.Errorf("the table was\n%s\nand is\n%s", before, after)
 	}
-	gs, err := p.f.Grants()
+	gs, err := p.f.allGrants()
 	must(t, err)
 	if len(gs) != 3 {
 		t.Errorf("Grants() = %v, want the three given", gs)
@@ -126,7 +127,7 @@ func TestAdoption(t *testing.T) {
 	// A door that goes takes its grants along; others keep theirs.
 	must(t, p.f.Guard(doors[:1]))
 	must(t, p.f.Guard(doors))
-	gs, err = p.f.Grants()
+	gs, err = p.f.allGrants()
 	must(t, err)
 	if len(gs) != 2 || gs[0].Door != "ssh" || gs[1].Door != "ssh" {
 		t.Errorf("Grants() = %v, want the two of ssh", gs)
@@ -155,7 +156,7 @@ func TestKilledDaemonLeavesAFence(t *testing.T) {
 	want(t, p.visitor, "tcp", at(hostIP6, 22), dark)
 	want(t, p.visitor, "tcp", at(hostIP, 22), reached)
 	p.guard(sshDoor(t))
-	if gs, err := p.f.Grants(); err != nil || len(gs) != 1 {
+	if gs, err := p.f.allGrants(); err != nil || len(gs) != 1 {
 		t.Errorf("Grants() = %v, %v, want the one given", gs, err)
 	}
 }
@@ -175,7 +176,7 @@ func TestWatchAndRestore(t *testing.T) {
 	n.Do(func() (err error) { changed, err = f.Watch(ctx); return })
 	doors := []Door{sshDoor(t)}
 	must(t, f.Guard(doors))
-	must(t, f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour), grant("ssh", "192.0.2.9/24", time.Hour)}, nil))
+	must(t, f.Change(Changes{Give: []Grant{grant("ssh", "192.0.2.9", time.Hour), grant("ssh", "192.0.2.9/24", time.Hour)}}))
 	before := list(n)
 
 	for _, what := range []string{"flush ruleset", "delete table inet doorward", "flush table inet doorward"} {
@@ -189,12 +190,12 @@ func TestWatchAndRestore(t *testing.T) {
 		if err := f.Check(); err == nil {
 			t.Errorf("nft %s: not seen by Check", what)
 		}
-		if _, err := f.Grants(); err == nil && what != "flush table inet doorward" {
+		if _, err := f.allGrants(); err == nil && what != "flush table inet doorward" {
 			t.Errorf("nft %s: not seen by Grants", what)
 		}
 		must(t, f.Guard(doors))
 		must(t, f.Check())
-		must(t, f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour), grant("ssh", "192.0.2.9/24", time.Hour)}, nil))
+		must(t, f.Change(Changes{Give: []Grant{grant("ssh", "192.0.2.9", time.Hour), grant("ssh", "192.0.2.9/24", time.Hour)}}))
 		if d := gocmp.Diff(blocks(before), blocks(list(n))); d != "" {
 			t.Errorf("nft %s: the table is not restored (-before +after):\n%s", what, d)
 		}
@@ -295,7 +296,7 @@ func TestReplacesForeignTable(t *testing.T) {
 			n := nstest.New(t)
 			f := openIn(t, n, false)
 			must(t, f.Guard([]Door{sshDoor(t)}))
-			must(t, f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour)}, nil))
+			must(t, f.Change(Changes{Give: []Grant{grant("ssh", "192.0.2.9", time.Hour)}}))
 			right := list(n)
 			must(t, f.Close())
 			n.Do(Cleanup)
@@ -313,7 +314,7 @@ func TestReplacesForeignTable(t *testing.T) {
 			if !f.Owned() {
 				t.Error("does not own the table after Guard")
 			}
-			gs, err := f.Grants()
+			gs, err := f.allGrants()
 			if err != nil || len(gs) != 1 || left(gs[0]) < 59*time.Minute {
 				t.Errorf("Grants() = %v, %v, want the one carried over", gs, err)
 			}
@@ -333,7 +334,7 @@ func TestGrantsOutliveAChangeOfKind(t *testing.T) {
 		d.SingleUse = single
 		p.guard(d)
 		must(t, p.f.Check())
-		if gs, err := p.f.Grants(); err != nil || len(gs) != 2 {
+		if gs, err := p.f.allGrants(); err != nil || len(gs) != 2 {
 			t.Fatalf("single-use %v: Grants() = %v, %v, want two", single, gs, err)
 		}
 	}
@@ -349,13 +350,12 @@ func TestGoesOnAfterABrokenConnection(t *testing.T) {
 	must(t, f.Guard([]Door{sshDoor(t)}))
 	g := []Grant{grant("ssh", "192.0.2.9", time.Hour)}
 	for _, call := range []func() error{
-		func() error { return f.Change(g, nil) },
+		func() error { return f.Change(Changes{Give: g}) },
 		func() error { return f.Check() },
 		func() error { _, _, err := f.Used("ssh", netip.MustParseAddr("192.0.2.9")); return err },
-		func() error { _, err := f.Refused(); return err },
 		func() error { return f.Guard([]Door{sshDoor(t)}) },
 	} {
-		must(t, f.conn.nl.Close())
+		must(t, f.conn.Netlink.Close())
 		if err := call(); err == nil {
 			t.Error("no error over a closed connection")
 		}
@@ -371,21 +371,21 @@ func TestGoesOnAfterABrokenConnection(t *testing.T) {
 		}
 	}
 	must(t, f.Check())
-	must(t, f.reader.nl.Close())
+	must(t, f.lister.conn.Netlink.Close())
 	for range 2 {
-		if gs, err := f.Grants(); err == nil {
+		if gs, err := f.allGrants(); err == nil {
 			t.Errorf("Grants() = %v without a connection", gs)
 		}
 	}
 	n.Do(func() error {
-		gs, err := f.Grants()
+		gs, err := f.allGrants()
 		if len(gs) != 1 {
 			t.Errorf("Grants() = %v, want one", gs)
 		}
 		return err
 	})
 	must(t, f.Close())
-	if _, err := f.Grants(); !errors.Is(err, errClosed) {
+	if _, err := f.allGrants(); !errors.Is(err, errClosed) {
 		t.Errorf("Grants() of a closed fence: %v", err)
 	}
 	if err := f.Check(); !errors.Is(err, errClosed) {
@@ -402,13 +402,13 @@ func TestRefusalChangesNothing(t *testing.T) {
 	must(t, f.Guard([]Door{sshDoor(t)}))
 	n.Run("nft", "delete table inet doorward")
 	for range 3 {
-		err := f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour)}, nil)
+		err := f.Change(Changes{Give: []Grant{grant("ssh", "192.0.2.9", time.Hour)}})
 		if !errors.Is(err, unix.ENOENT) || !strings.Contains(err.Error(), "add to set door-ssh.v4.32: ") {
 			t.Errorf("Change without a table: %v, want ENOENT and the set's name", err)
 		}
 	}
 	must(t, f.Guard([]Door{sshDoor(t)}))
-	must(t, f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour)}, nil))
+	must(t, f.Change(Changes{Give: []Grant{grant("ssh", "192.0.2.9", time.Hour)}}))
 }
 
 func TestWithoutPrivilege(t *testing.T) {
@@ -448,14 +448,14 @@ func TestBadArguments(t *testing.T) {
 			t.Errorf("Guard(%v) = %v, want %q", tc.doors, err, tc.want)
 		}
 	}
-	if err := f.Change([]Grant{grant("ssh", "192.0.2.9", time.Hour)}, nil); !errors.Is(err, errNoDoors) {
+	if err := f.Change(Changes{Give: []Grant{grant("ssh", "192.0.2.9", time.Hour)}}); !errors.Is(err, errNoDoors) {
 		t.Errorf("Change before Guard: %v", err)
 	}
 	must(t, f.Guard([]Door{sshDoor(t)}))
-	if err := f.Change([]Grant{grant("sh", "192.0.2.9", time.Hour)}, nil); err == nil || !strings.Contains(err.Error(), `door "sh" is not guarded`) {
+	if err := f.Change(Changes{Give: []Grant{grant("sh", "192.0.2.9", time.Hour)}}); err == nil || !strings.Contains(err.Error(), `door "sh" is not guarded`) {
 		t.Errorf("Change for an unknown door: %v", err)
 	}
-	if err := f.Change(nil, []Grant{{Door: "ssh"}}); err == nil || !strings.Contains(err.Error(), `door "ssh": the grant's source is no valid prefix`) {
+	if err := f.Change(Changes{Revoke: []Grant{{Door: "ssh"}}}); err == nil || !strings.Contains(err.Error(), `door "ssh": the grant's source is no valid prefix`) {
 		t.Errorf("Change without a source: %v", err)
 	}
 }

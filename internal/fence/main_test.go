@@ -37,10 +37,24 @@ func child() error {
 		return err
 	}
 	g := Grant{"ssh", prefixes(visitorIP + "/32")[0], time.Now().Add(time.Hour)}
-	if err := f.Change([]Grant{g}, nil); err != nil {
+	if err := f.Change(Changes{Give: []Grant{g}}); err != nil {
 		return err
 	}
 	fmt.Println("guarding")
 	os.Stdin.Read(make([]byte, 1)) // until it is killed, or its parent ends
 	return nil
+}
+
+// allGrants are all live grants, as of one moment if the ruleset does not change
+// without a pause.
+func (f *Fence) allGrants() ([]Grant, error) {
+	var grants []Grant
+	for range 5 {
+		grants = grants[:0]
+		once, err := f.Each(nil, func(g Grant) { grants = append(grants, g) })
+		if once || err != nil {
+			return grants, err
+		}
+	}
+	return grants, nil
 }

@@ -40,6 +40,9 @@ var finders = map[string]string{
 	"ended-for-ever":                     "TestAnswersMakeNoFlow",
 	"late-grant-gets-its-whole-time":     "TestLateGrantsHaveWhatIsLeft",
 	"knock-over-loopback-is-heard":       "TestKnocksOfTheHostItself",
+	"datagram-over-loopback-is-heard":    "TestKnocksOfTheHostItself",
+	"moving-port-meets-new-rules":        "TestPortsThatMove",
+	"emptied-door-stays-full":            "TestEmptied",
 }
 
 // TestMutants builds this package's tests with each deliberate fault in it, and

@@ -83,9 +83,9 @@ func (p *place) do(err error) {
 	}
 }
 
-func (p *place) give(g ...Grant) { p.t.Helper(); p.do(p.f.Change(g, nil)) }
+func (p *place) give(g ...Grant) { p.t.Helper(); p.do(p.f.Change(Changes{Give: g})) }
 
-func (p *place) revoke(g ...Grant) { p.t.Helper(); p.do(p.f.Change(nil, g)) }
+func (p *place) revoke(g ...Grant) { p.t.Helper(); p.do(p.f.Change(Changes{Revoke: g})) }
 
 // listen echoes what comes, over TCP and UDP, at all addresses of n.
 func listen(t testing.TB, n *nstest.NS, number int) {

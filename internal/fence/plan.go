@@ -3,42 +3,43 @@
 package fence
 
 import (
-	"fmt"
+	"errors"
+	"maps"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/mdlayher/netlink"
+	nft "github.com/doorward/doorward/internal/nftables"
 	"golang.org/x/sys/unix"
 )
 
 // replaces says whether got cannot be changed into want, only replaced: it is
 // of another layout, or lacks a flag that the kernel takes at creation alone.
-func (want *table) replaces(got *table) bool {
-	return got != nil && (got.comment != want.comment ||
-		(want.flags^got.flags)&tableFlagPersist != 0)
+func replaces(want, got *nft.Table) bool {
+	return got != nil && (got.Comment != want.Comment ||
+		(want.Flags^got.Flags)&nft.TableFlagPersist != 0)
 }
 
 // carry reads, by set, the grants that got holds but will lose on the way to
 // want, because their set or the table is made anew. One that never ends, which
 // is not the fence's, is not carried.
-func (want *table) carry(c *conn, got *table) (map[string][]element, error) {
-	carry := map[string][]element{}
-	for _, w := range want.sets {
-		if got == nil || !outlives(w.name) {
+func carry(c *nft.Conn, want, got *nft.Table) (map[string][]nft.Element, error) {
+	kept := map[string][]nft.Element{}
+	if got == nil {
+		return kept, nil
+	}
+	there := index(got.Sets, setName)
+	for _, w := range want.Sets {
+		g := there[w.Name]
+		if !outlives(w.Name) || g == nil || g.Def.KeyLen != w.Def.KeyLen || g.Def == w.Def && !replaces(want, got) {
 			continue
 		}
-		g := got.set(w.name)
-		if g == nil || g.def.keyLen != w.def.keyLen || g.def == w.def && !want.replaces(got) {
-			continue
-		}
-		elems, err := c.readElements(w.name)
-		if err != nil {
+		elems, err := c.ReadElements(w.Name)
+		if err != nil && !errors.Is(err, nft.ErrInterrupted) {
 			return nil, err
 		}
-		carry[w.name] = slices.DeleteFunc(elems, func(e element) bool { return !isGiven(e) })
+		kept[w.Name] = slices.DeleteFunc(elems, func(e nft.Element) bool { return !isGiven(e) })
 	}
-	return carry, nil
+	return kept, nil
 }
 
 // outlives says whether what a set of that name holds is carried over: grants,
@@ -50,248 +51,139 @@ func outlives(set string) bool {
 		strings.HasPrefix(set, flowsSet) || strings.HasPrefix(set, endedSet)
 }
 
-// plan adds to b what makes got, nil when there is no table, into want. Sets of
-// grants that stay are not touched; those made anew get what carry has for
-// them. The order is the kernel's: nothing goes while something refers to it.
-func (want *table) plan(b *batch, got *table, carry map[string][]element) {
-	if want.replaces(got) {
-		b.add("delete the table", unix.NFT_MSG_DELTABLE, 0, inTable())
+// planTable adds to b what makes got, nil when there is no table, into want.
+func planTable(b *nft.Batch, want, got *nft.Table, carry map[string][]nft.Element) {
+	if replaces(want, got) {
+		b.DeleteTable()
 		got = nil
 	}
-	addTable(b, want.flags)
+	b.MakeTable(want.Flags, want.Comment)
 	if got == nil {
-		got = &table{}
+		got = &nft.Table{}
 	}
-	stale := want.stale(got)
-	for _, n := range stale.flush {
-		b.add(fmt.Sprintf("flush chain %q", n), unix.NFT_MSG_DELRULE, 0, inTable().with(unix.NFTA_RULE_CHAIN, n))
+	plan(b, want, got, staleOf(want, got), carry)
+}
+
+// plan adds to b what makes got into want, of which the same parts may be left
+// out. Sets of grants that stay are not touched; those made anew get what carry
+// has for them. The order is the kernel's: nothing goes while something refers to
+// it.
+func plan(b *nft.Batch, want, got *nft.Table, old stale, carry map[string][]nft.Element) {
+	for _, n := range old.flush {
+		b.FlushChain(n)
 	}
-	for _, n := range stale.empty {
-		b.add(fmt.Sprintf("flush set %q", n), unix.NFT_MSG_DELSETELEM, 0, inTable().with(unix.NFTA_SET_ELEM_LIST_SET, n))
+	for _, n := range slices.Sorted(maps.Keys(old.empty)) {
+		b.FlushSet(n)
 	}
-	for _, n := range stale.sets {
-		b.add(fmt.Sprintf("delete set %q", n), unix.NFT_MSG_DELSET, 0, inTable().with(unix.NFTA_SET_NAME, n))
+	for _, n := range old.sets {
+		b.DeleteSet(n)
 	}
-	for _, n := range stale.chains {
-		b.add(fmt.Sprintf("delete chain %q", n), unix.NFT_MSG_DELCHAIN, 0, inTable().with(unix.NFTA_CHAIN_NAME, n))
+	for _, n := range old.chains {
+		b.DeleteChain(n)
 	}
-	for _, n := range got.counters {
-		if !slices.Contains(want.counters, n) {
-			data := inTable().with(unix.NFTA_OBJ_NAME, n)
-			data.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
-			b.add(fmt.Sprintf("delete counter %q", n), unix.NFT_MSG_DELOBJ, 0, data)
+	due := toSet(want.Counters)
+	for _, n := range got.Counters {
+		if !due[n] {
+			b.DeleteCounter(n)
 		}
 	}
-	want.build(b, got, stale, carry)
+	build(b, want, got, old, carry)
 }
 
 // stale is what of a table goes before another is built from it.
 type stale struct {
-	flush  []string // chains whose rules go
-	empty  []string // interval sets whose elements go
+	flush  []string        // chains whose rules go
+	empty  map[string]bool // interval sets whose elements go
 	sets   []string
 	chains []string
 }
 
-func (want *table) stale(got *table) stale {
-	var s stale
+// staleOf finds what is stale. Sets that again names are made anew as well.
+func staleOf(want, got *nft.Table, again ...string) stale {
+	s := stale{empty: map[string]bool{}}
+	sets, chains := index(want.Sets, setName), index(want.Chains, chainName)
 	// What is made anew under the same name may be referred to from anywhere.
 	all := false
-	for _, g := range got.sets {
-		w := want.set(g.name)
-		if w == nil || w.def != g.def {
-			s.sets = append(s.sets, g.name)
+	for _, g := range got.Sets {
+		if w := sets[g.Name]; w == nil || w.Def != g.Def || slices.Contains(again, g.Name) {
+			s.sets = append(s.sets, g.Name)
 			all = all || w != nil
 		}
 	}
-	for _, g := range got.chains {
-		w := want.chain(g.name)
-		if w == nil || w.base != g.base {
-			s.chains = append(s.chains, g.name)
+	for _, g := range got.Chains {
+		if w := chains[g.Name]; w == nil || w.Base != g.Base {
+			s.chains = append(s.chains, g.Name)
 			all = all || w != nil
 		}
 	}
-	for _, g := range got.chains {
-		if w := want.chain(g.name); all || w == nil || !slices.Equal(w.rules, g.rules) {
-			s.flush = append(s.flush, g.name)
+	for _, g := range got.Chains {
+		if w := chains[g.Name]; all || w == nil || !slices.Equal(w.Rules, g.Rules) {
+			s.flush = append(s.flush, g.Name)
 		}
 	}
-	for _, g := range got.sets {
-		w := want.set(g.name)
-		if slices.Contains(s.sets, g.name) || g.def.flags&unix.NFT_SET_INTERVAL == 0 {
+	for _, g := range got.Sets {
+		if w := sets[g.Name]; w == nil || w.Def != g.Def || g.Def.Flags&unix.NFT_SET_INTERVAL == 0 {
 			continue
-		}
-		if all || !slices.Equal(w.elems, g.elems) {
-			s.empty = append(s.empty, g.name)
+		} else if all || !slices.Equal(w.Elems, g.Elems) {
+			s.empty[g.Name] = true
 		}
 	}
 	return s
 }
 
 // build adds what want has and got, without what is stale, has not.
-func (want *table) build(b *batch, got *table, stale stale, carry map[string][]element) {
-	for _, n := range want.counters {
-		if !slices.Contains(got.counters, n) {
-			addCounter(b, n)
+func build(b *nft.Batch, want, got *nft.Table, old stale, carry map[string][]nft.Element) {
+	counters := toSet(got.Counters)
+	sets := toSet(names(got.Sets, setName), old.sets...)
+	chains := toSet(names(got.Chains, chainName), old.chains...)
+	filled := toSet(names(got.Chains, chainName), old.flush...)
+	for _, n := range want.Counters {
+		if !counters[n] {
+			b.MakeCounter(n)
 		}
 	}
-	for i, s := range want.sets {
-		isNew := got.set(s.name) == nil || slices.Contains(stale.sets, s.name)
-		if isNew {
-			addSet(b, s, uint32(i+1))
-			addElements(b, s.name, carry[s.name])
+	for _, s := range want.Sets {
+		if !sets[s.Name] {
+			b.MakeSet(s)
+			b.AddElements(s.Name, carry[s.Name])
 		}
 	}
-	for _, n := range want.chains {
-		if got.chain(n.name) == nil || slices.Contains(stale.chains, n.name) {
-			addChain(b, n)
+	for _, n := range want.Chains {
+		if !chains[n.Name] {
+			b.MakeChain(n)
 		}
 	}
-	for _, n := range want.chains {
-		if got.chain(n.name) != nil && !slices.Contains(stale.flush, n.name) {
+	for _, n := range want.Chains {
+		if filled[n.Name] {
 			continue
 		}
-		for _, r := range n.rules {
-			addRule(b, n.name, r)
+		for _, r := range n.Rules {
+			b.AddRule(n.Name, r)
 		}
 	}
-	for _, s := range want.sets {
-		if got.set(s.name) == nil || slices.Contains(stale.sets, s.name) || slices.Contains(stale.empty, s.name) {
-			addElements(b, s.name, s.elems)
+	for _, s := range want.Sets {
+		if !sets[s.Name] || old.empty[s.Name] {
+			b.AddElements(s.Name, s.Elems)
 		}
 	}
 }
 
-// with appends a name.
-func (a attrs) with(typ int, name string) attrs {
-	a.str(typ, name)
-	return a
+// toSet has the names that are not gone.
+func toSet(names []string, gone ...string) map[string]bool {
+	m := make(map[string]bool, len(names))
+	for _, n := range names {
+		m[n] = true
+	}
+	for _, n := range gone {
+		delete(m, n)
+	}
+	return m
 }
 
-// addTable makes the table, or makes this connection the owner of one that is
-// there, when flags say so.
-func addTable(b *batch, flags uint32) {
-	data := inTable()
-	data.u32(unix.NFTA_TABLE_FLAGS, flags)
-	data.bytes(tableUserdata, userdata(layoutVersion))
-	b.add("make the table", unix.NFT_MSG_NEWTABLE, netlink.Create, data)
-}
-
-func addCounter(b *batch, name string) {
-	data := inTable().with(unix.NFTA_OBJ_NAME, name)
-	data.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
-	data.bytes(unix.NFTA_OBJ_DATA, nil)
-	b.add(fmt.Sprintf("make counter %q", name), unix.NFT_MSG_NEWOBJ, netlink.Create, data)
-}
-
-// addSet makes a set. One of size 0 has no limit (the kernel sets one of 65,535
-// where rules take elements in or out).
-func addSet(b *batch, s set, id uint32) {
-	data := inTable().with(unix.NFTA_SET_NAME, s.name)
-	data.u32(unix.NFTA_SET_FLAGS, s.def.flags)
-	data.u32(unix.NFTA_SET_KEY_TYPE, s.def.keyType)
-	data.u32(unix.NFTA_SET_KEY_LEN, s.def.keyLen)
-	if s.def.dataType != 0 {
-		data.u32(unix.NFTA_SET_DATA_TYPE, s.def.dataType)
+func names[T any](things []T, name func(T) string) []string {
+	var all []string
+	for _, t := range things {
+		all = append(all, name(t))
 	}
-	if s.def.gcInterval != 0 {
-		data.u32(unix.NFTA_SET_GC_INTERVAL, s.def.gcInterval)
-	}
-	addDescription(&data, s)
-	if s.udata != nil {
-		data.bytes(nftaSetUdata, s.udata)
-	}
-	if s.def.once {
-		addOnce(&data)
-	}
-	data.u32(unix.NFTA_SET_ID, id)
-	b.add(fmt.Sprintf("make set %q", s.name), unix.NFT_MSG_NEWSET, netlink.Create, data)
-}
-
-// addOnce gives each element of a set a limit of its own, of one packet, which is
-// asked when the element is added, be it there or not: of two processors one alone
-// adds it. What came in vain, since it could not spend the grant yet, may come
-// again after a tenth of a second.
-func addOnce(data *attrs) {
-	x := data.open(nftaSetExpr)
-	data.str(unix.NFTA_EXPR_NAME, "limit")
-	limit := data.open(unix.NFTA_EXPR_DATA)
-	data.u64(limitRate, 10)
-	data.u64(limitUnit, 1) // a second
-	data.u32(limitBurst, 1)
-	data.close(limit)
-	data.close(x)
-}
-
-// addDescription says how many elements a set holds (NFTA_SET_DESC_SIZE), and how
-// a concatenated key is made up: NFTA_SET_DESC_CONCAT, a list of
-// NFTA_SET_FIELD_LEN.
-func addDescription(data *attrs, s set) {
-	if s.size == 0 && s.lengths == nil {
-		return
-	}
-	desc := data.open(unix.NFTA_SET_DESC)
-	if s.size != 0 {
-		data.u32(1, s.size)
-	}
-	if s.lengths != nil {
-		fields := data.open(2)
-		for _, n := range s.lengths {
-			elem := data.open(unix.NFTA_LIST_ELEM)
-			data.u32(1, n)
-			data.close(elem)
-		}
-		data.close(fields)
-	}
-	data.close(desc)
-}
-
-func addChain(b *batch, n chain) {
-	data := inTable().with(unix.NFTA_CHAIN_NAME, n.name)
-	if n.base != (hook{}) {
-		h := data.open(unix.NFTA_CHAIN_HOOK)
-		data.u32(unix.NFTA_HOOK_HOOKNUM, n.base.number)
-		data.u32(unix.NFTA_HOOK_PRIORITY, uint32(n.base.priority))
-		data.close(h)
-		data.u32(unix.NFTA_CHAIN_POLICY, n.base.policy)
-		data.str(unix.NFTA_CHAIN_TYPE, n.base.kind)
-	}
-	b.add(fmt.Sprintf("make chain %q", n.name), unix.NFT_MSG_NEWCHAIN, netlink.Create, data)
-}
-
-func addRule(b *batch, chain string, r rule) {
-	data := inTable().with(unix.NFTA_RULE_CHAIN, chain)
-	data.bytes(unix.NFTA_RULE_EXPRESSIONS, []byte(r.exprs))
-	data.bytes(unix.NFTA_RULE_USERDATA, userdata(r.what))
-	b.add(fmt.Sprintf("add the rule %q to chain %q", r.what, chain),
-		unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, data)
-}
-
-func addElements(b *batch, set string, elems []element) {
-	for part := range slices.Chunk(elems, maxElements) {
-		b.add("add to set "+set, unix.NFT_MSG_NEWSETELEM, netlink.Create, elementList(set, part))
-	}
-}
-
-func elementList(set string, elems []element) attrs {
-	data := slices.Grow(inTable(), 64+len(elems)*elementSize).with(unix.NFTA_SET_ELEM_LIST_SET, set)
-	list := data.open(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
-	for _, e := range elems {
-		i := data.open(unix.NFTA_LIST_ELEM)
-		data.value(unix.NFTA_SET_ELEM_KEY, []byte(e.key))
-		if e.end {
-			data.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
-		}
-		if e.chain != "" {
-			v := data.open(unix.NFTA_SET_ELEM_DATA)
-			data.verdict(unix.NFT_GOTO, e.chain)
-			data.close(v)
-		}
-		if e.left > 0 {
-			data.u64(unix.NFTA_SET_ELEM_TIMEOUT, uint64(e.left/time.Millisecond))
-		}
-		data.close(i)
-	}
-	data.close(list)
-	return data
+	return all
 }

@@ -7,59 +7,56 @@ import (
 	"encoding/binary"
 	"slices"
 
+	nft "github.com/doorward/doorward/internal/nftables"
 	"github.com/doorward/doorward/internal/port"
 	"golang.org/x/sys/unix"
 )
 
 // addPorts makes the maps from ports to the doors' chains, and the sets of ports.
-func (t *table) addPorts(doors []Door) {
-	verdicts := setDef{flags: unix.NFT_SET_INTERVAL | unix.NFT_SET_MAP,
-		keyType: typeInetService, keyLen: 2, dataType: unix.NFT_DATA_VERDICT}
-	plain := setDef{flags: unix.NFT_SET_INTERVAL, keyType: typeInetService, keyLen: 2}
+func addPorts(t *nft.Table, doors []Door) {
+	verdicts := nft.SetDef{Flags: unix.NFT_SET_INTERVAL | unix.NFT_SET_MAP,
+		KeyType: typeInetService, KeyLen: 2, DataType: unix.NFT_DATA_VERDICT}
+	plain := nft.SetDef{Flags: unix.NFT_SET_INTERVAL, KeyType: typeInetService, KeyLen: 2}
 	asks := func(d Door) string { return doorPrefix + d.Name }
 	ends := func(d Door) string { return doorPrefix + d.Name + handshakeTail }
-	t.sets = append(t.sets,
+	t.Sets = append(t.Sets,
 		portSet(doorsInfix+"tcp", verdicts, doors, port.TCP, asks),
 		portSet(doorsInfix+"udp", verdicts, doors, port.UDP, asks),
 		portSet(handshakes, verdicts, doors, port.TCP, ends))
-	guarded, heard := set{name: guardedSet, def: plain}, set{name: listenerSet, def: plain}
-	var listen []port.Range
-	var ranges []port.Range
+	var guards, listens []port.Range
 	for _, d := range doors {
-		for _, r := range d.Ports {
-			if r.Proto == port.TCP {
-				ranges = append(ranges, r)
-			}
-		}
-		for _, p := range d.Listen {
-			listen = append(listen, port.Range{Proto: port.TCP, First: p, Last: p})
-		}
+		guards, listens = append(guards, d.Ports...), append(listens, d.Listen...)
 	}
-	guarded.elems, heard.elems = portIntervals(ranges), portIntervals(listen)
-	t.sets = append(t.sets, guarded, heard)
+	of := func(name string, ranges []port.Range, p port.Proto) nft.Set {
+		return nft.Set{Name: name, Def: plain, Elems: portIntervals(ranges, p)}
+	}
+	t.Sets = append(t.Sets,
+		of(guardedTCP, guards, port.TCP), of(guardedUDP, guards, port.UDP),
+		of(listensTCP, listens, port.TCP), of(listensUDP, listens, port.UDP))
 }
 
 // portSet maps the ports of one protocol to chains.
-func portSet(name string, def setDef, doors []Door, p port.Proto, to func(Door) string) set {
-	s := set{name: name, def: def}
+func portSet(name string, def nft.SetDef, doors []Door, p port.Proto, to func(Door) string) nft.Set {
+	s := nft.Set{Name: name, Def: def}
 	for _, d := range doors {
 		for _, r := range d.Ports {
 			if r.Proto != p {
 				continue
 			}
-			s.elems = append(s.elems, element{key: portKey(r.First), chain: to(d)})
+			s.Elems = append(s.Elems, nft.Element{Key: portKey(r.First), Chain: to(d)})
 			if r.Last < 65535 {
-				s.elems = append(s.elems, element{key: portKey(r.Last + 1), end: true})
+				s.Elems = append(s.Elems, nft.Element{Key: portKey(r.Last + 1), End: true})
 			}
 		}
 	}
-	sortElements(s.elems)
+	nft.SortElements(s.Elems)
 	return s
 }
 
-// portIntervals merges ranges that overlap or touch: an interval set takes no
-// others.
-func portIntervals(ranges []port.Range) []element {
+// portIntervals merges ranges of one protocol that overlap or touch: an interval
+// set takes no others.
+func portIntervals(ranges []port.Range, p port.Proto) []nft.Element {
+	ranges = slices.DeleteFunc(slices.Clone(ranges), func(r port.Range) bool { return r.Proto != p })
 	slices.SortFunc(ranges, func(a, b port.Range) int { return cmp.Compare(a.First, b.First) })
 	var merged []port.Range
 	for _, r := range ranges {
@@ -69,11 +66,11 @@ func portIntervals(ranges []port.Range) []element {
 		}
 		merged = append(merged, r)
 	}
-	var e []element
+	var e []nft.Element
 	for _, r := range merged {
-		e = append(e, element{key: portKey(r.First)})
+		e = append(e, nft.Element{Key: portKey(r.First)})
 		if r.Last < 65535 {
-			e = append(e, element{key: portKey(r.Last + 1), end: true})
+			e = append(e, nft.Element{Key: portKey(r.Last + 1), End: true})
 		}
 	}
 	return e

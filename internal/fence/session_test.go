@@ -4,7 +4,6 @@ package fence
 
 import (
 	"bufio"
-	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/nstest"
-	"golang.org/x/sys/unix"
 )
 
 // opened connects before there is a fence, and with it before there is any
@@ -63,11 +61,9 @@ func TestStandingSessionsLiveOn(t *testing.T) {
 // generation is the number of the ruleset's last change.
 func (p *place) generation() uint32 {
 	p.t.Helper()
-	_, err := p.f.conn.nl.Send(message(unix.NFT_MSG_GETGEN, 0, header(unix.NFPROTO_UNSPEC)))
+	n, err := p.f.conn.Generation()
 	p.do(err)
-	msgs, err := p.f.conn.nl.Receive()
-	p.do(err)
-	return binary.BigEndian.Uint32(msgs[0].Data[8:]) // NFTA_GEN_ID comes first
+	return n
 }
 
 // A session whose handshake connection tracking did not understand is still one: its
@@ -238,13 +234,13 @@ func TestSingleUse(t *testing.T) {
 			c.Close()
 		}
 	}
-	if gs, err := p.f.Grants(); err != nil || len(gs) != 0 {
+	if gs, err := p.f.allGrants(); err != nil || len(gs) != 0 {
 		t.Errorf("Grants() = %v, %v, want all spent", gs, err)
 	}
 	// A narrower grant is spent before a wider one.
 	p.give(grant("ssh", visitorIP, time.Minute), grant("ssh", "192.0.2.0/24", time.Minute))
 	want(t, p.visitor, "tcp", at(hostIP, 22), reached)
-	if gs, err := p.f.Grants(); err != nil || len(gs) != 1 || gs[0].Source != netip.MustParsePrefix("192.0.2.0/24") {
+	if gs, err := p.f.allGrants(); err != nil || len(gs) != 1 || gs[0].Source != netip.MustParsePrefix("192.0.2.0/24") {
 		t.Errorf("Grants() = %v, %v, want the wider one unspent", gs, err)
 	}
 }

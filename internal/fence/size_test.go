@@ -19,9 +19,9 @@ func TestManyGrantsAtOnce(t *testing.T) {
 	f := openIn(t, nstest.New(t), false)
 	must(t, f.Guard([]Door{sshDoor(t)}))
 	gs := many("ssh", 10_000)
-	must(t, f.Change(gs, gs)) // revoked and given, twice
-	must(t, f.Change(gs, gs))
-	got, err := f.Grants()
+	must(t, f.Change(Changes{Give: gs, Revoke: gs})) // revoked and given, twice
+	must(t, f.Change(Changes{Give: gs, Revoke: gs}))
+	got, err := f.allGrants()
 	must(t, err)
 	sources := map[netip.Prefix]bool{}
 	for _, g := range got {
@@ -35,8 +35,8 @@ func TestManyGrantsAtOnce(t *testing.T) {
 	if len(got) != len(gs) {
 		t.Errorf("%d grants are there, %d were given", len(got), len(gs))
 	}
-	must(t, f.Change(gs[:1], gs)) // one is given again
-	if got, err := f.Grants(); err != nil || len(got) != 1 {
+	must(t, f.Change(Changes{Give: gs[:1], Revoke: gs})) // one is given again
+	if got, err := f.allGrants(); err != nil || len(got) != 1 {
 		t.Errorf("Grants() = %d, %v, want the one", len(got), err)
 	}
 }
@@ -49,14 +49,14 @@ func TestManyOfAll(t *testing.T) {
 	for i := range 3000 {
 		d.Ports = append(d.Ports, ports(t, fmt.Sprintf("%d/tcp", 2*i+1))...)
 		d.Always = append(d.Always, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 25))
-		d.Listen = append(d.Listen, uint16(2*i+2))
+		d.Listen = append(d.Listen, ports(t, fmt.Sprintf("%d/tcp", 2*i+2))...)
 	}
 	must(t, f.Guard([]Door{d}))
 	must(t, f.Check())
 	d.Ports = d.Ports[1000:]
 	must(t, f.Guard([]Door{d}))
 	must(t, f.Check())
-	if got := len(f.base.set("doors.tcp").elems); got != 2*2000 {
+	if got := len(f.shared.base.Set("doors.tcp").Elems); got != 2*2000 {
 		t.Errorf("%d elements for 2000 ports, want two each", got)
 	}
 }
@@ -68,11 +68,11 @@ func TestSingleUseIsFull(t *testing.T) {
 	d.SingleUse = true
 	must(t, f.Guard([]Door{d}))
 	gs := many("ssh", 2*65_536)
-	must(t, f.Change(gs[:2*65_535], nil))
-	must(t, f.Change(gs[:9], nil)) // to give again is not one more
-	err := f.Change(gs[2*65_535:], nil)
+	must(t, f.Change(Changes{Give: gs[:2*65_535]}))
+	must(t, f.Change(Changes{Give: gs[:9]})) // to give again is not one more
+	err := f.Change(Changes{Give: gs[2*65_535:]})
 	if !errors.Is(err, unix.ENFILE) || !strings.Contains(err.Error(), "no more than 65,535 unspent grants") {
 		t.Errorf("one grant too many: %v", err)
 	}
-	must(t, f.Change([]Grant{grant("ssh", "192.0.2.0/24", time.Minute)}, gs[:1]))
+	must(t, f.Change(Changes{Give: []Grant{grant("ssh", "192.0.2.0/24", time.Minute)}, Revoke: gs[:1]}))
 }

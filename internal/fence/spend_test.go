@@ -47,7 +47,7 @@ func TestSingleUseGivenUnderFire(t *testing.T) {
 	for i := range uint32(rounds) {
 		source.Store(i + 1)
 		p.give(grant("once", fmt.Sprintf("198.51.100.%d", i+1), time.Minute))
-		eventually(t, "the grant is spent", func() bool { gs, err := p.f.Grants(); return err == nil && len(gs) == 0 })
+		eventually(t, "the grant is spent", func() bool { gs, err := p.f.allGrants(); return err == nil && len(gs) == 0 })
 	}
 	source.Store(0)
 	eventually(t, "all that was let in has been read", func() bool { return got.Load() >= rounds })
@@ -107,7 +107,7 @@ func TestSingleUseByTwoAtOnce(t *testing.T) {
 		})
 	}
 	visitors.Wait()
-	eventually(t, "all grants are spent", func() bool { gs, err := p.f.Grants(); return err == nil && len(gs) == 0 })
+	eventually(t, "all grants are spent", func() bool { gs, err := p.f.allGrants(); return err == nil && len(gs) == 0 })
 	in.Close()
 	reading.Wait()
 	for source, n := range got {
@@ -141,7 +141,7 @@ func TestSingleUseAgainAndAgain(t *testing.T) {
 	p.guard(Door{Name: "once", Ports: ports(t, "22/udp"), SingleUse: true})
 	for range 40 {
 		eventually(t, "room for another grant", func() bool {
-			return p.f.Change([]Grant{grant("once", visitorIP, time.Minute)}, nil) == nil
+			return p.f.Change(Changes{Give: []Grant{grant("once", visitorIP, time.Minute)}}) == nil
 		})
 		want(t, p.visitor, "udp", at(hostIP, 22), reached)
 	}

@@ -104,7 +104,7 @@ func TestGivingAgainSetsTheTime(t *testing.T) {
 	p.guard(Door{Name: "ssh", Ports: ports(t, "22/tcp")})
 	left := func() time.Duration {
 		t.Helper()
-		gs, err := p.f.Grants()
+		gs, err := p.f.allGrants()
 		if err != nil || len(gs) != 1 {
 			t.Fatalf("Grants() = %v, %v, want one", gs, err)
 		}
@@ -116,13 +116,13 @@ func TestGivingAgainSetsTheTime(t *testing.T) {
 			t.Errorf("given for %v, has %v left", d, l)
 		}
 	}
-	p.do(p.f.Change([]Grant{grant("ssh", visitorIP, time.Hour)}, []Grant{grant("ssh", visitorIP, 0)}))
+	p.do(p.f.Change(Changes{Give: []Grant{grant("ssh", visitorIP, time.Hour)}, Revoke: []Grant{grant("ssh", visitorIP, 0)}}))
 	if l := left(); l < 59*time.Minute {
 		t.Errorf("revoked and given for an hour in one call, has %v left", l)
 	}
 	p.give(grant("ssh", visitorIP, 999*time.Microsecond)) // over already
 	p.revoke(grant("ssh", visitorIP, 0), grant("ssh", "192.0.2.0/27", 0))
-	if gs, err := p.f.Grants(); err != nil || len(gs) != 0 {
+	if gs, err := p.f.allGrants(); err != nil || len(gs) != 0 {
 		t.Errorf("Grants() = %v, %v, want none", gs, err)
 	}
 }

@@ -5,6 +5,8 @@ package fence
 import (
 	"net/netip"
 	"time"
+
+	nft "github.com/doorward/doorward/internal/nftables"
 )
 
 // Used says whether a source has completed a connection to a door's TCP ports
@@ -13,14 +15,14 @@ import (
 func (f *Fence) Used(door string, source netip.Addr) (ago time.Duration, ok bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	err = f.do("look who used a door", func(c *conn) error {
+	err = f.do("look who used a door", func(c *nft.Conn) error {
 		p := netip.PrefixFrom(source.WithZone(""), source.BitLen())
 		if _, _, err := f.place(Grant{Door: door, Source: p}); err != nil {
 			return err
 		}
 		addr := canonical(p).Addr()
-		e, there, err := c.readElement(doorPrefix+door+usedInfix+familyOf(addr).name, string(addr.AsSlice()))
-		ago, ok = max(0, usedFor-e.left), there
+		e, there, err := c.ReadElement(doorPrefix+door+usedInfix+familyOf(addr).name, string(addr.AsSlice()))
+		ago, ok = max(0, usedFor-e.Left), there
 		return err
 	})
 	if err != nil {

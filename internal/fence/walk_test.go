@@ -16,8 +16,9 @@ import (
 
 	"github.com/doorward/doorward/internal/nstest"
 	gocmp "github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	nft "github.com/doorward/doorward/internal/nftables"
 )
 
 // walk is a fence and what it should be like.
@@ -122,9 +123,19 @@ func grantKey(g Grant) string { return g.Door + " " + canonical(g.Source).String
 
 func (w *walk) change(rt *rapid.T) {
 	give, revoke := w.draw(rt, "give"), w.draw(rt, "revoke")
-	if err := w.f.Change(give, revoke); err != nil {
+	var empty []string
+	for _, d := range w.doors {
+		if rapid.IntRange(0, 3).Draw(rt, "empty") == 0 {
+			empty = append(empty, d.Name)
+			if rapid.Bool().Draw(rt, "many") {
+				manyOf(w.f, d.Name)
+			}
+		}
+	}
+	if err := w.f.Change(Changes{Empty: empty, Give: give, Revoke: revoke}); err != nil {
 		rt.Fatal(err)
 	}
+	maps.DeleteFunc(w.grants, func(_ string, g Grant) bool { return slices.Contains(empty, g.Door) })
 	for _, g := range revoke {
 		delete(w.grants, grantKey(g))
 	}
@@ -151,28 +162,28 @@ func (w *walk) tamper(rt *rapid.T) {
 	if !w.plain {
 		return
 	}
-	var c *conn
-	w.n.Do(func() (err error) { c, err = dial(); return })
-	defer c.nl.Close()
-	b := &batch{}
-	pick := rapid.SampledFrom(w.f.base.chains).Draw(rt, "chain")
+	var c *nft.Conn
+	w.n.Do(func() (err error) { c, err = nft.Dial(tableName); return })
+	defer c.Netlink.Close()
+	b := c.Batch()
+	pick := rapid.SampledFrom(w.f.wholeOf(shown).Chains).Draw(rt, "chain")
 	switch rapid.IntRange(0, 3).Draw(rt, "how") {
 	case 0:
-		b.add("flush", unix.NFT_MSG_DELRULE, 0, inTable().with(unix.NFTA_RULE_CHAIN, pick.name))
+		b.FlushChain(pick.Name)
 	case 1:
-		addRule(b, pick.name, newRule("tampered", []expr{accept()}))
+		b.AddRule(pick.Name, newRule("tampered", []nft.Expr{nft.Accept()}))
 	case 2:
-		b.add("flush", unix.NFT_MSG_DELSETELEM, 0, inTable().with(unix.NFTA_SET_ELEM_LIST_SET, "doors.tcp"))
-		addElements(b, "doors.tcp", []element{{key: portKey(9), chain: midChain}, {key: portKey(12), end: true}})
+		b.FlushSet("doors.tcp")
+		b.AddElements("doors.tcp", []nft.Element{{Key: portKey(9), Chain: midChain}, {Key: portKey(12), End: true}})
 	case 3:
-		b.add("delete", unix.NFT_MSG_DELTABLE, 0, inTable())
+		b.DeleteTable()
 		clear(w.grants)
 		clear(w.widths)
 	}
-	if err := c.commit(b); err != nil {
+	if err := c.Commit(b); err != nil {
 		rt.Fatal(err)
 	}
-	if len(pick.rules) > 0 && w.f.Check() == nil {
+	if len(pick.Rules) > 0 && w.f.Check() == nil {
 		rt.Fatal("tampering not seen")
 	}
 	if err := w.f.Guard(w.doors); err != nil {
@@ -185,10 +196,10 @@ func (w *walk) compare(rt *rapid.T) {
 	if err := w.f.Check(); err != nil {
 		rt.Fatal(err)
 	}
-	if d := w.f.want.differences(w.f.base); len(d) > 0 {
+	if d := differences(w.f.wholeOf(wanted), w.f.wholeOf(shown)); len(d) > 0 {
 		rt.Fatalf("the kernel shows otherwise than written: %q", d)
 	}
-	got, err := w.f.Grants()
+	got, err := w.f.allGrants()
 	if err != nil {
 		rt.Fatal(err)
 	}
@@ -217,7 +228,7 @@ func (w *walk) compareListing(t *testing.T, rt *rapid.T, fresh *nstest.NS) {
 		}
 		used = append(used, Grant{v.door, source, time.Now().Add(time.Hour)})
 	}
-	err := errors.Join(f.Change(used, nil), f.Change(nil, used), f.Change(slices.Collect(maps.Values(w.grants)), nil))
+	err := errors.Join(f.Change(Changes{Give: used}), f.Change(Changes{Revoke: used}), f.Change(Changes{Give: slices.Collect(maps.Values(w.grants))}))
 	if err != nil {
 		rt.Fatal(err)
 	}

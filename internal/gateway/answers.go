@@ -139,4 +139,7 @@ func (g *Gateway) answerOn() {
 }
 
 // kernelHas says whether the kernel has a grant that it was given.
-func (g *Gateway) kernelHas(k grantKey) bool { return g.broken == "" && !g.ungiven[k] }
+func (g *Gateway) kernelHas(k grantKey) bool {
+	_, waits := g.changes.grants[k]
+	return g.broken == "" && !waits
+}

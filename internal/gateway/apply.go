@@ -141,6 +141,9 @@ func (g *Gateway) promise(now time.Time, a *applying, c checked) {
 	}
 	g.saveApplied(next)
 	g.onDisk(now, func(now time.Time, err error) {
+		if g.applying != a {
+			return // the daemon ends, and the next one uses the file
+		}
 		if err != nil {
 			g.saveApplied(g.applied) // which may be another one by now
 			g.settle(a, control.Reply{}, fmt.Errorf("nothing was changed: %w", err))
@@ -207,6 +210,9 @@ func (g *Gateway) keep(now time.Time, by string, done func(control.Reply, error)
 	next := store.Applied{Confirmed: g.applied.Pending}
 	g.saveApplied(next)
 	g.onDisk(now, func(now time.Time, err error) {
+		if g.applying != a {
+			return
+		}
 		if err == nil && g.applied.Pending == nil {
 			err = &control.Error{Message: "the new configuration was rolled back before the disk had taken that it is kept"}
 		}
@@ -270,7 +276,7 @@ func (g *Gateway) use(now time.Time, next checked) (left []string, err error) {
 	for _, d := range g.doors {
 		old[d.name()] = d
 	}
-	g.config, g.blinds, g.doors = c, next.blinds, nil
+	g.config, g.blinds, g.doors, g.listeners = c, next.blinds, nil, nil
 	g.warnings = g.warningsOf(c)
 	for _, conf := range c.Doors {
 		d := old[conf.Name]

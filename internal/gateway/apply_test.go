@@ -115,3 +115,22 @@ func TestAFileThatTakesLongToBeRead(t *testing.T) {
 		}
 	})
 }
+
+// A configuration that is on its way when the daemon ends does not come into use any
+// more: the next daemon reads the file.
+func TestTheEndOnTheWayIntoUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r, disk := runSlowly(t, m, path, sshDoor)
+		write(t, path, sshDoor+webDoor)
+		disk.takesFor(2 * time.Second)
+		replies := asking(1, func() string { return r.order(control.ApplyRequest{Action: "apply"}) })
+		r.stop()
+		if got := replies(); got[0] != "error: the daemon ends" || len(m.doors) != 1 {
+			t.Errorf("apply: %q, guarded %v; want what was guarded before", got, m.doors)
+		}
+		if restart(t, m, path); len(m.doors) != 2 {
+			t.Errorf("after the restart guarded are %v, want two doors", m.doors)
+		}
+	})
+}

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,7 +10,6 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -43,10 +41,6 @@ func (g *Gateway) begin() error {
 	if err := g.confine(g.config); err != nil {
 		return err
 	}
-	grants, err := g.world.Fence.Grants()
-	if err != nil {
-		return fmt.Errorf("read the grants that stand: %w", err)
-	}
 	g.ear = &ear{log: g.log, ear: g.world.Ear, datagrams: g.world.Datagrams}
 	for _, m := range state.Marks {
 		g.marks.keep(m)
@@ -67,7 +61,9 @@ func (g *Gateway) begin() error {
 				Reason: d.door.Saved().Reason + ", and was " + before.String()})
 		}
 	}
-	g.restoreGrants(now, slices.Collect(state.Grants), grants)
+	if err := g.restoreGrants(now, state.Grants); err != nil {
+		return err
+	}
 	g.restorePenalties(now, state.Penalties)
 	for _, name := range slices.Sorted(maps.Keys(saved)) {
 		if g.door(name) == nil {
@@ -85,6 +81,7 @@ func (g *Gateway) begin() error {
 	if g.unkept != "" {
 		g.record(now, audit.EventError, "", "nothing is kept until the daemon is started again: "+g.unkept)
 	}
+	g.compareAll()
 	g.turn(nil)
 	return nil
 }
@@ -137,100 +134,19 @@ func (g *Gateway) openStore() (store.State, error) {
 // end says goodbye in the audit trail. The fence stands on.
 func (g *Gateway) end() {
 	now := g.world.Now()
+	g.applying = nil
 	g.changes.recordAll(g.sums.All(now))
 	g.record(now, audit.EventStopped, "", "the daemon ends; the fence stands and grants run out by themselves")
 	g.flush(now)
 	g.finish()
 }
 
-// restoreGrants joins the kernel's grants, which are the truth, with what the
-// store knows of who they were given to. Nobody is let in at a door that is not
-// open, so what a crash left standing there goes. At an open door a grant stands
-// that was given in the moment before a crash, without a word in the store: the
-// visitor was let in.
-func (g *Gateway) restoreGrants(now time.Time, claims []store.Grant, grants []fence.Grant) {
-	left := make(map[grantKey]time.Duration)
-	for _, f := range grants {
-		source := f.Source
-		if source.Bits() == 0 {
-			source = door.Any
-		}
-		left[grantKey{f.Door, source}] = f.Until.Sub(now)
-	}
-	ends := g.restoreClaims(now, claims, left)
-	for key, length := range left {
-		d := g.door(key.door)
-		end, known := ends[key]
-		switch {
-		case d == nil: // went with the door
-		case length <= 0 || d.door.Saved().State != door.Open:
-			g.changes.grants[key] = time.Time{}
-		case !known || length-end > expirySlack:
-			d.carry(d.door.Adopt(now, door.Claim{Source: key.source, By: "before the restart", Until: now.Add(length)}))
-		}
-	}
-	for key := range ends {
-		if left[key] <= 0 {
-			d := g.door(key.door)
-			d.carry(d.door.Ended(now, key.source, "the kernel lost it while no daemon ran"))
-		}
-	}
-}
-
-// restoreClaims brings back the claims that still have time to run at doors
-// that are open, and returns how long the longest to each grant has. That one
-// ends with the kernel's grant, but for a kernel that was told of more time than
-// the store.
-func (g *Gateway) restoreClaims(now time.Time, claims []store.Grant, left map[grantKey]time.Duration) map[grantKey]time.Duration {
-	slices.SortStableFunc(claims, func(a, b store.Grant) int { return cmp.Compare(b.Left(now), a.Left(now)) })
-	ends := make(map[grantKey]time.Duration)
-	for _, c := range claims {
-		d, length := g.door(c.Door), c.Left(now)
-		if d == nil || d.door.Saved().State != door.Open || length <= 0 || !door.Somebody(c.Source) {
-			g.changes.claims[store.GrantKey{Door: c.Door, Source: c.Source, By: c.By}] = nil
-			continue
-		}
-		key := grantKey{c.Door, c.Source}
-		_, longer := ends[key]
-		if kernel := left[key]; kernel > 0 && (kernel < length || !longer && kernel-length <= expirySlack) {
-			length = kernel
-		}
-		d.door.Restore(door.Claim{Source: c.Source, By: c.By, Until: now.Add(length), For: c.For})
-		ends[key] = max(ends[key], length)
-	}
-	return ends
-}
-
-// restorePenalties brings back the penalties that still have time to run, and
-// those that are over and still count for the next.
-func (g *Gateway) restorePenalties(now time.Time, penalties []store.Penalty) {
-	for _, p := range penalties {
-		d := g.door(p.Door)
-		left := p.Left(now)
-		if left == 0 {
-			left = min(0, p.Until.Sub(now.Round(0)))
-		}
-		if remembered := left + door.Remembered; d == nil || remembered <= 0 || left <= 0 && p.Source == door.Any || !door.Somebody(p.Source) {
-			g.changes.penalties[store.PenaltyKey{Door: p.Door, Source: p.Source}] = nil
-			continue
-		}
-		d.door.RestorePenalty(now, door.Penalty{Source: p.Source, Until: now.Add(left), For: p.For, Times: p.Times,
-			Reason: p.Reason})
-		back := p.Until.Sub(now.Round(0)) > left // the clock was set back; the next start is not to begin it anew
-		if over := left <= 0 && p.For > 0; back || over {
-			p.Until = now.Add(left)
-			if over {
-				p.For = 0
-			}
-			g.changes.penalties[store.PenaltyKey{Door: p.Door, Source: p.Source}] = &p
-		}
-	}
-}
-
 // endDoor forgets a door that the configuration no longer has, and says so in
 // its trail.
 func (g *Gateway) endDoor(now time.Time, name, reason string) {
 	g.changes.endDoor(name)
+	g.changes.add(name, door.Clear{})
+	g.changes.add(name, door.PardonAll{})
 	g.keepMarks(name)
 	g.changes.record(audit.Record{Time: now, Door: name, Event: audit.EventApplied, Reason: reason})
 }

@@ -59,9 +59,9 @@ func TestManyWhoAskCostOneSheet(t *testing.T) {
 		})
 		release()
 		for _, s := range statuses() {
-			if d := s.Doors[0]; len(d.Penalties) != penalised || d.State == "dark" {
+			if d := s.Doors[0]; d.PenaltiesTotal != penalised || d.State == "dark" {
 				t.Fatalf("status tells of %d penalties and a door that is %s, want %d, and the knock heard before",
-					len(d.Penalties), d.State, penalised)
+					d.PenaltiesTotal, d.State, penalised)
 			}
 		}
 		for _, v := range vitals() {

@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"time"
 
@@ -20,10 +21,11 @@ const seenEvery = time.Minute
 // changes are what a turn has to do to the world. Of several changes to the
 // same thing the last one counts. What the store is to have stays until it has it.
 type changes struct {
-	grants   map[grantKey]time.Time // when they end, zero: revoke
-	flows    map[grantKey]bool      // whose flows to end
-	replies  []func(error)
-	spending *spending // what the kernel is being asked beside the turns, nil for nothing
+	emptied map[string]bool        // doors all of whose grants end, before all that follows
+	grants  map[grantKey]time.Time // when they end, zero: revoke
+	flows   map[grantKey]bool      // whose flows to end
+	replies []func(error)
+	page    *page // what the kernel is being asked about beside the turns, nil for nothing
 	delta
 }
 
@@ -33,7 +35,7 @@ type grantKey struct {
 }
 
 func newChanges() changes {
-	return changes{grants: make(map[grantKey]time.Time), flows: make(map[grantKey]bool), delta: newDelta()}
+	return changes{emptied: make(map[string]bool), grants: make(map[grantKey]time.Time), flows: make(map[grantKey]bool), delta: newDelta()}
 }
 
 // add takes in an effect of a door.
@@ -41,9 +43,15 @@ func (c *changes) add(name string, e door.Effect) {
 	switch e := e.(type) {
 	case door.Give:
 		c.grants[grantKey{name, e.Source}] = e.Until
-		c.spending.gives(grantKey{name, e.Source})
+		c.page.touch(grantKey{name, e.Source})
 	case door.Revoke:
 		c.grants[grantKey{name, e.Source}] = time.Time{}
+		c.page.touch(grantKey{name, e.Source})
+	case door.Clear:
+		maps.DeleteFunc(c.grants, func(k grantKey, _ time.Time) bool { return k.door == name })
+		c.emptied[name] = true
+		c.page.touch(grantKey{door: name})
+		c.clearGrants(name)
 	case door.EndFlows:
 		c.flows[grantKey{name, e.Source}] = true
 	case door.Keep:
@@ -52,31 +60,40 @@ func (c *changes) add(name string, e door.Effect) {
 	case door.Drop:
 		c.claims[store.GrantKey{Door: name, Source: e.Source, By: e.By}] = nil
 	case door.Punish:
-		c.penalties[store.PenaltyKey{Door: name, Source: e.Source}] = &store.Penalty{
-			Door: name, Source: e.Source, Until: e.Until, For: e.For, Times: e.Times, Reason: e.Reason}
+		c.penalties[store.PenaltyKey{Door: name, Knock: e.Name, Source: e.Source}] = &store.Penalty{
+			Door: name, Knock: e.Name, Source: e.Source, Until: e.Until, For: e.For, Times: e.Times, Reason: e.Reason}
 	case door.Over: // For 0: whatever the clock says, no time is left
-		c.penalties[store.PenaltyKey{Door: name, Source: e.Source}] = &store.Penalty{
-			Door: name, Source: e.Source, Until: e.Until, Times: e.Times, Reason: e.Reason}
+		c.penalties[store.PenaltyKey{Door: name, Knock: e.Name, Source: e.Source}] = &store.Penalty{
+			Door: name, Knock: e.Name, Source: e.Source, Until: e.Until, Times: e.Times, Reason: e.Reason}
 	case door.Pardon:
-		c.penalties[store.PenaltyKey{Door: name, Source: e.Source}] = nil
+		c.penalties[store.PenaltyKey{Door: name, Knock: e.Name, Source: e.Source}] = nil
+	case door.PardonAll:
+		c.clearPenalties(name)
 	}
 }
 
-// fence returns the turn's grants and revocations for the fence, and forgets
-// them.
-func (c *changes) fence() (give, revoke []fence.Grant) {
+// fence returns the turn's grants and revocations as the fence takes them, without
+// those of doors that it does not guard any more, whose grants went with them.
+func (c *changes) fence(guards func(door string) bool) (all fence.Changes) {
+	for name := range c.emptied {
+		if guards(name) {
+			all.Empty = append(all.Empty, name)
+		}
+	}
 	for k, until := range c.grants {
+		if !guards(k.door) {
+			continue
+		}
 		for _, source := range families(k.source) {
 			g := fence.Grant{Door: k.door, Source: source, Until: until}
 			if until.IsZero() {
-				revoke = append(revoke, g)
+				all.Revoke = append(all.Revoke, g)
 			} else {
-				give = append(give, g)
+				all.Give = append(all.Give, g)
 			}
 		}
 	}
-	clear(c.grants)
-	return give, revoke
+	return all
 }
 
 // endFlows returns whose flows the fence is to end, and forgets them. Doors that
@@ -108,26 +125,20 @@ func families(source netip.Prefix) []netip.Prefix {
 // flush has the turn's changes take effect, in the order that the package
 // comment promises.
 func (g *Gateway) flush(now time.Time) {
-	changed := len(g.changes.grants) > 0
+	changed := len(g.changes.grants)+len(g.changes.emptied) > 0
 	outcomes := g.outcomes()
-	give, revoke := g.changes.fence()
-	if len(give)+len(revoke) > 0 {
-		if err := g.world.Fence.Change(give, revoke); err != nil {
-			g.log.Error("cannot change grants in the fence; comparing it anew", "err", err)
-			g.resync = true
-			for _, f := range give {
-				g.ungiven[grantKey{f.Door, f.Source}] = true
-			}
-		} else {
-			for _, f := range give {
-				delete(g.ungiven, grantKey{f.Door, f.Source})
-			}
+	due := g.resync || !g.retryFence.IsZero() && !now.Before(g.retryFence)
+	if g.broken == "" {
+		if err := g.changeFence(); err != nil {
+			g.log.Error("cannot change grants in the fence; looking whether it stands", "err", err)
+			due = true
 		}
 	}
-	if g.resync || !g.retryFence.IsZero() && !now.Before(g.retryFence) {
+	if due {
 		g.reconcile(now)
 		changed = true
 	}
+	g.compareOn(now)
 	g.endFlows(now)
 	g.answerVisitors(now, outcomes)
 	for _, d := range g.doors {

@@ -39,12 +39,12 @@ func TestWhatACrashLeftIsMadeOneAgain(t *testing.T) {
 			m.disk["ssh"] = d
 		}, "dark", 0, nil, "dark started repaired"},
 		{"the fence knows of a second knock", func(m *machine) { m.grants[key] = time.Now().Add(30 * time.Second) },
-			"open", 30 * time.Second, []string{"before the restart", "touch"}, "granted started"},
+			"open", 30 * time.Second, []string{"before the restart", "touch"}, "started granted"},
 		{"the clock was set forward", func(m *machine) { m.claimsEarlier(15 * time.Second) },
-			"open", 20 * time.Second, []string{"before the restart", "touch"}, "granted started"},
+			"open", 20 * time.Second, []string{"before the restart", "touch"}, "started granted"},
 		{"the clock was set far forward", func(m *machine) { m.claimsEarlier(time.Hour) },
-			"open", 20 * time.Second, []string{"before the restart"}, "granted started"},
-		{"the kernel lost the grant", func(m *machine) { clear(m.grants) }, "open", 0, nil, "revoked started"},
+			"open", 20 * time.Second, []string{"before the restart"}, "started expired granted"},
+		{"the kernel lost the grant", func(m *machine) { clear(m.grants) }, "open", 0, nil, "started revoked"},
 		{"the machine was booted", func(m *machine) { clear(m.grants); m.rebooted = true }, "dark", 0, nil,
 			"dark started dark"},
 	} {

@@ -14,7 +14,6 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/kinds"
 	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
@@ -343,13 +342,13 @@ func TestADatagramSocketThatDied(t *testing.T) {
 	})
 }
 
-// The fence knows nothing of UDP ports that are listened on.
-func TestTheFenceLeavesDatagramsToTheEar(t *testing.T) {
+// The fence keeps the machine's own packets from all places of knocks.
+func TestTheFenceIsToldOfAllPlaces(t *testing.T) {
 	var log bytes.Buffer
 	udp := knock.Place{Medium: knock.Datagrams, Port: 5005}
 	g := doorsOf(&log, oracular{places: []knock.Place{at(59000), udp}})
 	f := fenceDoors(&config.Config{Doors: []config.Door{g.doors[0].conf}})
-	if len(f) != 1 || !slices.Equal(f[0].Listen, fence.Door{Listen: []uint16{59000}}.Listen) {
+	if len(f) != 1 || !slices.Equal(f[0].Listen, []port.Range{at(59000).Range(), udp.Range()}) {
 		t.Errorf("the fence is told %+v", f)
 	}
 }
@@ -394,4 +393,3 @@ func TestAnswersAreBounded(t *testing.T) {
 		t.Error("nobody is answered in the next second")
 	}
 }
-

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 	"unsafe"
+
+	"github.com/doorward/doorward/internal/door"
 )
 
 // digest is the same for two trips that nothing can tell apart any more: what
@@ -26,6 +28,9 @@ func (t *trip) digest() uint64 {
 	}
 	if t.g != nil {
 		d.value(reflect.ValueOf(t.g).Elem())
+		for _, guarded := range t.g.doors {
+			d.granted(guarded.door)
+		}
 	}
 	return maphash.Bytes(digestSeed, d.text)
 }
@@ -89,10 +94,41 @@ func (d *digest) value(v reflect.Value) {
 	}
 }
 
+// granted writes who has a grant at a door. How the door keeps that decides nothing.
+func (d *digest) granted(of *door.Door) {
+	now := d.t.clock()
+	for _, c := range of.View(now).Grants {
+		since, _ := of.GrantedSince(c.Source, c.By)
+		d.value(reflect.ValueOf([]time.Time{c.Until, since}))
+		d.text = append(d.text, c.Source.String()+c.By...)
+	}
+}
+
+// penalties writes those of a door, standing and remembered, in an order of their own.
+func (d *digest) penalties(v reflect.Value) {
+	before := d.text
+	var all []string
+	for it := v.FieldByName("of").MapRange(); it.Next(); {
+		d.text = nil
+		n := int(it.Value().Int())
+		part := v.FieldByName("all").FieldByName("parts").Index(n / 256).Elem()
+		d.value(part.Index(n % 256))
+		all = append(all, string(d.text))
+	}
+	slices.Sort(all)
+	d.text = append(before, strings.Join(all, ";")...)
+}
+
 func (d *digest) fields(v reflect.Value) {
 	typ := v.Type()
-	if typ == timeType {
+	switch {
+	case typ == timeType:
 		d.time(v)
+		return
+	case typ.String() == "door.book":
+		return // see granted
+	case typ.String() == "door.penalties":
+		d.penalties(v)
 		return
 	}
 	if typ.PkgPath() != "" && !strings.Contains(typ.PkgPath(), "doorward") && typ.PkgPath() != "container/list" &&

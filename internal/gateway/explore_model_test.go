@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -215,17 +216,23 @@ func (k *modelKernel) EndFlows([]fence.Grant) error { return nil }
 
 func (k *modelKernel) Stands() (bool, error) { return k.table, nil }
 
-func (k *modelKernel) Change(give, revoke []fence.Grant) error {
+func (k *modelKernel) Change(c fence.Changes) error {
 	m := (*model)(k)
 	m.point()
 	if !m.table || m.refuses > 0 {
 		m.refuses = max(0, m.refuses-1)
 		return errors.New("no such table")
 	}
-	for _, g := range revoke {
+	for _, name := range c.Empty {
+		if _, ok := m.single[name]; !ok {
+			return fmt.Errorf("door %q is not guarded", name)
+		}
+		maps.DeleteFunc(m.grants, func(l lease, _ time.Time) bool { return l.door == name })
+	}
+	for _, g := range c.Revoke {
 		delete(m.grants, lease{g.Door, g.Source})
 	}
-	for _, g := range give {
+	for _, g := range c.Give {
 		l := lease{g.Door, g.Source}
 		if _, ok := m.single[g.Door]; !ok {
 			return fmt.Errorf("door %q is not guarded", g.Door)
@@ -244,23 +251,24 @@ func (k *modelKernel) Change(give, revoke []fence.Grant) error {
 	return nil
 }
 
-func (k *modelKernel) Grants() ([]fence.Grant, error) {
+func (k *modelKernel) Grants() iter.Seq2[fence.Grant, error] {
 	(*model)(k).expire()
-	var all []fence.Grant
-	for l, end := range k.grants {
-		all = append(all, fence.Grant{Door: l.door, Source: l.source, Until: end})
-	}
-	return all, nil
-}
-
-func (k *modelKernel) Missing(grants []fence.Grant) (gone []fence.Grant, err error) {
-	(*model)(k).expire()
-	for _, f := range grants {
-		if _, ok := k.grants[lease{f.Door, f.Source}]; !ok {
-			gone = append(gone, f)
+	grants := maps.Clone(k.grants)
+	return func(yield func(fence.Grant, error) bool) {
+		for l, end := range grants {
+			if !yield(fence.Grant{Door: l.door, Source: l.source, Until: end}, nil) {
+				return
+			}
 		}
 	}
-	return gone, nil
+}
+
+func (k *modelKernel) Ends(grants []fence.Grant) (ends []time.Time, err error) {
+	(*model)(k).expire()
+	for _, f := range grants {
+		ends = append(ends, k.grants[lease{f.Door, f.Source}])
+	}
+	return ends, nil
 }
 
 func (k *modelKernel) Check() error {
@@ -331,6 +339,8 @@ func (d *modelDisk) Commit(c store.Change) ([]audit.Record, error) {
 		return nil, errors.New("no space left on device")
 	}
 	d.diskBoot = d.boot
+	maps.DeleteFunc(d.claims, func(k store.GrantKey, _ store.Grant) bool { return slices.Contains(c.ClearGrants, k.Door) })
+	maps.DeleteFunc(d.penalties, func(k store.PenaltyKey, _ store.Penalty) bool { return slices.Contains(c.ClearPenalties, k.Door) })
 	for _, name := range c.EndDoors {
 		delete(d.doors, name)
 	}
@@ -346,7 +356,7 @@ func (d *modelDisk) Commit(c store.Change) ([]audit.Record, error) {
 	}
 	for _, p := range c.Penalties {
 		p.Until = p.Until.Round(0)
-		d.penalties[store.PenaltyKey{Door: p.Door, Source: p.Source}] = p
+		d.penalties[store.PenaltyKey{Door: p.Door, Knock: p.Knock, Source: p.Source}] = p
 	}
 	for _, g := range c.Grants {
 		g.Until = g.Until.Round(0)

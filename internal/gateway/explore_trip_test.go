@@ -116,7 +116,7 @@ func (t *trip) check() {
 		t.oracle.untold = false
 	}
 	s := t.g.status(t.clock())
-	t.found(t.oracle.check(&s, !t.flushed && s.Fence.Up && t.refuses == 0, t.saved()))
+	t.found(t.oracle.check(&s, !t.flushed && s.Fence.Up && t.refuses == 0 && !t.g.uncompared, t.saved()))
 }
 
 // saved says whether the disk has everything.
@@ -157,11 +157,14 @@ func (t *trip) start() {
 // begins takes in a task. The kernel is read at once, and what it said may be old
 // when it is heard.
 func (t *trip) begins(x task) task {
-	if !strings.HasPrefix(x.kind, "lookForSpent") {
+	asks := strings.HasPrefix(x.kind, "askNext")
+	if !asks && !strings.HasPrefix(x.kind, "list") {
 		return x
 	}
+	if asks && len(t.g.survey.doors) > 0 {
+		t.oracle.asked()
+	}
 	answer, held := x.run(), []string(nil)
-	t.oracle.asked()
 	for l := range t.grants {
 		held = append(held, fmt.Sprint(l))
 	}
@@ -225,7 +228,7 @@ func (t *trip) complete(i int) {
 	}
 	t.early = false
 	t.turn(e)
-	if strings.HasPrefix(x.kind, "lookForSpent") && t.g.broken == "" {
+	if strings.HasPrefix(x.kind, "askNext") && t.g.broken == "" {
 		t.oracle.answered()
 	}
 }

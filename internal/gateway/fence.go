@@ -5,18 +5,11 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
-	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
-	"github.com/doorward/doorward/internal/knock"
 )
 
-const (
-	// fenceRetry is the pause between tries to put a fence right.
-	fenceRetry = time.Second
-	// expirySlack is how much earlier than the doors' clock the kernel may end
-	// a grant without somebody else having ended it.
-	expirySlack = time.Second
-)
+// fenceRetry is the pause between tries to put a fence right.
+const fenceRetry = time.Second
 
 // fenceDoors is what the fence must know of a configuration.
 func fenceDoors(c *config.Config) []fence.Door {
@@ -25,9 +18,7 @@ func fenceDoors(c *config.Config) []fence.Door {
 		f := fence.Door{Name: d.Name, Ports: d.Ports,
 			Reject: d.Refuse == config.Reject, SingleUse: d.SingleUse, Always: d.Always}
 		for _, p := range hears(d) {
-			if p.Medium == knock.Connections {
-				f.Listen = append(f.Listen, p.Port)
-			}
+			f.Listen = append(f.Listen, p.Range())
 		}
 		doors = append(doors, f)
 	}
@@ -36,107 +27,54 @@ func fenceDoors(c *config.Config) []fence.Door {
 
 // raise makes the fence guard the doors of a configuration.
 func (g *Gateway) raise(c *config.Config) error {
-	g.changes.spending.overtaken() // the sets of grants may be others now
+	g.changes.page.overtaken() // the sets of grants may be others now
 	return g.world.Fence.Guard(fenceDoors(c))
 }
 
-// reconcile puts the fence right, and makes the kernel's grants and the doors'
-// the same: what no door knows is revoked; what the kernel lost with the table
-// or would not take is given again; what it no longer has although the table
-// stood has ended.
+// reconcile puts the fence right, has it take what it would not take before, and has
+// all grants compared if somebody else has changed something.
 func (g *Gateway) reconcile(now time.Time) {
+	all := g.resync
 	g.resync, g.retryFence = false, time.Time{}
-	g.changes.spending.overtaken()
-	if err := g.repairFence(now); err != nil {
+	repaired, err := g.repairFence(now)
+	if err != nil {
 		if g.broken == "" {
 			g.log.Error("the fence is down and cannot be put right; trying again", "err", err)
 			g.record(now, audit.EventError, "", "the fence is down: "+err.Error())
 		}
 		g.broken = err.Error()
 		g.retryFence = now.Add(fenceRetry)
-		return
+	} else {
+		g.broken = ""
 	}
-	g.broken, g.lost = "", false
-	clear(g.ungiven)
+	if all || repaired {
+		g.compareAll()
+	}
 }
 
-func (g *Gateway) repairFence(now time.Time) error {
-	differs := g.world.Fence.Check()
-	if differs != nil {
+// repairFence puts the fence right, and says whether somebody had changed it.
+func (g *Gateway) repairFence(now time.Time) (changed bool, err error) {
+	if differs := g.world.Fence.Check(); differs != nil {
 		if err := g.raise(g.config); err != nil {
-			return err
+			return true, err
 		}
-		g.lost = true
+		g.lost, changed = true, true
 		g.repairs++
 		g.record(now, audit.EventRepaired, "", "the fence had been changed ("+differs.Error()+"); it stands again")
 	}
-	grants, err := g.world.Fence.Grants()
-	if err != nil {
-		return err
-	}
-	kernel := make(map[grantKey]bool, len(grants))
-	for _, f := range grants {
-		kernel[grantKey{f.Door, f.Source}] = true
-	}
-	var give []fence.Grant
-	for _, d := range g.doors {
-		give = append(give, g.compare(now, d, kernel, g.lost)...)
-	}
-	var revoke []fence.Grant
-	for k := range kernel {
-		revoke = append(revoke, fence.Grant{Door: k.door, Source: k.source})
-	}
-	if len(give)+len(revoke) == 0 {
-		return nil
-	}
-	return g.world.Fence.Change(give, revoke)
+	return changed, g.changeFence()
 }
 
-// compare takes the grants of one door out of kernel and returns those to give
-// again. Of a single-use grant that went with the table nobody knows whether it
-// was spent, so it is not.
-func (g *Gateway) compare(now time.Time, d *guarded, kernel map[grantKey]bool, lost bool) []fence.Grant {
-	var give []fence.Grant
-	everybodys := false // grant has ended, and is to go in the other family too
-	ends := make(map[fence.Grant]time.Time)
-	for _, c := range d.door.View().Grants {
-		for _, source := range families(c.Source) {
-			key := fence.Grant{Door: d.name(), Source: source}
-			if c.Until.After(ends[key]) {
-				ends[key] = c.Until
-			}
+// changeFence has the fence take the turn's changes. What it does not take waits for
+// the next turn.
+func (g *Gateway) changeFence() error {
+	c := g.changes.fence(func(name string) bool { return g.door(name) != nil })
+	if len(c.Empty)+len(c.Give)+len(c.Revoke) > 0 {
+		if err := g.world.Fence.Change(c); err != nil {
+			return err
 		}
 	}
-	for f, until := range ends {
-		key := grantKey{f.Door, f.Source}
-		left := until.Sub(now)
-		switch {
-		case left > 0 && g.ungiven[key]:
-			delete(kernel, key)
-			f.Until = until
-			give = append(give, f)
-		case kernel[key]:
-			delete(kernel, key)
-		case left <= 0:
-		case lost && !d.conf.SingleUse:
-			f.Until = until
-			give = append(give, f)
-		case left > expirySlack:
-			reason := "somebody else removed it from the kernel"
-			if d.conf.SingleUse {
-				reason = spentReason
-			}
-			source := f.Source
-			if source.Bits() == 0 {
-				source, everybodys = door.Any, true
-			}
-			d.carry(d.door.Ended(now, source, reason))
-		}
-	}
-	if everybodys {
-		for _, source := range families(door.Any) {
-			kernel[grantKey{d.name(), source}] = true // which no door knows
-		}
-	}
-	return give
+	clear(g.changes.grants)
+	clear(g.changes.emptied)
+	return nil
 }

@@ -83,8 +83,11 @@ type Gateway struct {
 	broken     string            // what differs in the fence, "" for nothing
 	resync     bool              // the fence must be compared, grants included, this turn
 	retryFence time.Time         // when to try to put the fence right again, zero for never
+	survey     *survey           // the comparison of grants that is under way, nil for none
+	uncompared bool              // all grants are to be compared, or are being
+	listing    bool              // the kernel's grants are being listed
+	begins     bool              // they were not compared since the start
 	lost       bool              // grants went with the table, and are not back yet
-	ungiven    map[grantKey]bool // grants that the kernel was to have and would not take
 	marks      marks             // what knocks have left behind
 	visitors   visitors          // whom knocks are answered to
 	store      Store             // what survives, or memory alone
@@ -140,7 +143,6 @@ func New(opts Options) *Gateway {
 		heard:    make(chan []knock.Heard, 64),
 		wake:     make(chan struct{}, 1),
 		ended:    make(chan struct{}),
-		ungiven:  make(map[grantKey]bool),
 		marks:    make(marks),
 		visitors: newVisitors(),
 		told:     make(map[string]uint64),
@@ -373,7 +375,7 @@ func (g *Gateway) upkeep(now time.Time) {
 			d.service.askLeave()
 		}
 	}
-	g.lookForSpent(now)
+	g.lookForSpent()
 	g.writer.tryAgain()
 }
 
@@ -386,5 +388,6 @@ func rules(c config.Door) door.Rules {
 		ForAll:  slices.ContainsFunc(c.Knocks, config.Knock.ForAll),
 		Service: c.Service != nil,
 		Logins:  c.Presence.Logins != config.LoginsOff,
+		Shared:  c.Shared,
 	}
 }

@@ -133,7 +133,7 @@ func (k *heardKnock) source(a netip.Addr) netip.Prefix {
 // hear hands what was heard to the knock that listens there.
 func (d *guarded) hear(k *heardKnock, h knock.Heard) {
 	d.carry(d.door.Tick(h.Time)) // a penalty that was over by then is over, however late the turn
-	if d.door.Deaf(k.source(h.Source)) {
+	if d.door.Deaf(k.conf.Name, k.source(h.Source)) {
 		return
 	}
 	for _, v := range k.rec.Hear(h) {
@@ -155,7 +155,7 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 		d.gw.marks.keep(m)
 	}
 	source, by := k.source(v.Source), strings.TrimSpace(k.conf.Kind+" "+v.By)
-	right := door.Knock{Source: source, By: by, Reason: v.Reason}
+	right := door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, For: v.OpenFor}
 	switch {
 	case v.Right && v.First:
 		d.knockFirst(right, marks, v)
@@ -166,7 +166,7 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 		return
 	}
 	d.gw.remember(marks)
-	w := door.Wrong{Source: source, By: by, Reason: v.Reason, Penalty: v.Penalty, Proven: v.Proven}
+	w := door.Wrong{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, Penalty: v.Penalty, Proven: v.Proven}
 	if v.Proven { // else it takes nothing back, and anybody could have the kernel asked
 		w.Used = d.used(source, by)
 	}
@@ -175,7 +175,7 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 	}
 	effects := d.door.Wrong(v.Time, w)
 	d.carry(effects)
-	if !d.door.Deaf(source) {
+	if !d.door.Deaf(k.conf.Name, source) {
 		d.answers(v, source, effects)
 	}
 }
@@ -209,7 +209,7 @@ func (d *guarded) used(source netip.Prefix, by string) bool {
 func (d *guarded) judge(now time.Time) {
 	for i := range d.knocks {
 		k := &d.knocks[i]
-		if _, underway := k.rec.Next(); underway && d.door.Mute() {
+		if _, underway := k.rec.Next(); underway && d.door.Mute(k.conf.Name) {
 			k.rec.Rearm(now) // a knock that the door heard no further is nobody's mistake
 		}
 		for _, v := range k.rec.Look(now) {
@@ -246,7 +246,7 @@ func (d *guarded) tick(now time.Time) {
 		if !k.conf.ForAll() {
 			continue
 		}
-		deaf := d.door.Deaf(door.Any)
+		deaf := d.door.Deaf(k.conf.Name, door.Any)
 		if k.armed && deaf || !k.armed && !deaf {
 			k.rec.Rearm(now)
 			k.armed = !deaf
@@ -283,8 +283,8 @@ func (d *guarded) attention(k *heardKnock) attention {
 	a := attention{known: d.door.Looked()}
 	switch {
 	case k.conf.ForAll():
-		a.open = !d.door.Deaf(door.Any)
-	case !d.door.Mute():
+		a.open = !d.door.Deaf(k.conf.Name, door.Any)
+	case !d.door.Mute(k.conf.Name):
 		a.open = true
 	}
 	if a.open {

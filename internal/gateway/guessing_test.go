@@ -13,7 +13,6 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/knock"
-	"github.com/doorward/doorward/internal/share"
 	"github.com/doorward/doorward/internal/touch"
 )
 
@@ -184,7 +183,7 @@ func TestGuessing(t *testing.T) {
 	if raceEnabled || os.Getenv("DOORWARD_MUTANT") != "" {
 		t.Skip("takes too long with the race detector, and it has no goroutines; mutants are hunted by quicker tests")
 	}
-	proposed := share.Proposed()
+	proposed := touch.Proposed()
 	for i := range proposed.Listen {
 		proposed.Listen[i] = uint16(20000 + i)
 	}
@@ -233,7 +232,7 @@ func TestGuessing(t *testing.T) {
 // More networks of a /48 than go unnoticed are slower than those: the whole /48
 // is penalised, and the longer the more often.
 func TestGuessingFromAWholeNetworkIsNoFaster(t *testing.T) {
-	k := share.Proposed()
+	k := touch.Proposed()
 	for i := range k.Listen {
 		k.Listen[i] = uint16(20000 + i)
 	}

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/config"
-	"github.com/doorward/doorward/internal/door"
 )
 
 // reconfigure gives a door that stays its new configuration. It says what becomes
@@ -64,18 +63,10 @@ func sameService(a, b config.Door) bool {
 		slices.Equal(a.Service.Stop, b.Service.Stop) && slices.Equal(a.Service.Status, b.Service.Status)
 }
 
-// leave ends what belongs to a door that the configuration no longer has, its
-// grants and penalties too: they are not to come back with the door. Its service
+// leave ends what runs for a door that the configuration no longer has. Its service
 // stays as it is, which the operator is told.
 func (d *guarded) leave() string {
 	d.cancel()
-	v := d.door.View()
-	for _, c := range v.Grants {
-		d.gw.changes.add(d.name(), door.Drop{Source: c.Source, By: c.By})
-	}
-	for _, source := range d.door.Remembers() {
-		d.gw.changes.add(d.name(), door.Pardon{Source: source})
-	}
 	if d.service == nil {
 		return fmt.Sprintf("door %s is no longer guarded", d.name())
 	}

@@ -11,8 +11,8 @@ import (
 )
 
 // Status returns how things stand and a channel that is closed when they have
-// changed (control.Backend). It is made when it is asked for, so that a knock
-// never waits for a list of grants that nobody reads, once for all who ask, and
+// changed (control.Backend). It is made when it is asked for, once for all who ask,
+// from lists that are bounded however many grants and penalties there are, and
 // at the end of a turn: what it tells is in the kernel and on disk. After the
 // gateway's end it says that, and nothing else.
 func (g *Gateway) Status() (control.Status, <-chan struct{}) {
@@ -53,7 +53,7 @@ func (g *Gateway) status(now time.Time) control.Status {
 		s.Pending = &control.Pending{Until: g.applied.Deadline, By: g.applied.By}
 	}
 	for _, d := range g.doors {
-		s.Doors = append(s.Doors, d.status())
+		s.Doors = append(s.Doors, d.status(now))
 	}
 	return s
 }
@@ -85,13 +85,14 @@ func (g *Gateway) allWarnings() []string {
 	return all
 }
 
-func (d *guarded) status() control.Door {
-	v := d.door.View()
+func (d *guarded) status(now time.Time) control.Door {
+	v := d.door.View(now)
 	s := control.Door{
 		Name: d.name(), State: v.State.String(), Since: v.Since, Reason: v.Reason,
 		Ports: []string{}, Running: true,
 		LastSeen: moment(v.LastSeen), DarkAt: moment(v.DarkAt),
 		Grants: []control.Grant{}, Penalties: []control.Penalty{},
+		GrantsTotal: v.Granted, PenaltiesTotal: v.Penalised,
 		Refusals: append([]audit.Record{}, d.refusals...),
 	}
 	for _, p := range d.conf.Ports {
@@ -113,7 +114,7 @@ func (d *guarded) status() control.Door {
 		}
 	}
 	for _, p := range v.Penalties {
-		s.Penalties = append(s.Penalties, control.Penalty{Source: door.SourceString(p.Source), Until: p.Until, Reason: p.Reason})
+		s.Penalties = append(s.Penalties, control.Penalty{Source: door.SourceString(p.Source), Knock: p.Name, Until: p.Until, Reason: p.Reason})
 	}
 	return s
 }

@@ -179,4 +179,3 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 		t.Errorf("what is heard on 20007 goes to %s, which is gone", d.name())
 	}
 }
-

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -55,11 +56,12 @@ type World struct {
 type Fence interface {
 	Stands() (bool, error)
 	Guard(doors []fence.Door) error
-	Change(give, revoke []fence.Grant) error
-	Grants() ([]fence.Grant, error)
-	// Missing returns those of grants that the kernel does not have. It is called
-	// beside the turns.
-	Missing(grants []fence.Grant) ([]fence.Grant, error)
+	Change(fence.Changes) error
+	// Grants lists the kernel's grants, beside the turns.
+	Grants() iter.Seq2[fence.Grant, error]
+	// Ends returns when the kernel's grants end, zero for those that it does not have.
+	// It is called beside the turns, but once at the start.
+	Ends(grants []fence.Grant) ([]time.Time, error)
 	EndFlows(ends []fence.Grant) error
 	// Used says whether, and how long ago, a completed connection last used a
 	// source's grant at a door.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -44,9 +45,13 @@ type machine struct {
 	unwatched error         // it cannot be watched
 	refuses   int           // so many changes of grants fail
 	stall     time.Duration // a change of grants waits for so long
-	answer    chan bool     // not nil: what is missing is told when this is closed
-	asked     []fence.Grant // whether they were missing
+	answer    chan bool     // not nil: what there is is told when this is closed
+	asked     []fence.Grant // when they end
+	silent    error         // nobody can tell what is in the kernel
 	reads     int           // times that all grants were read
+	largest   int           // grants given and revoked by one change, at the most
+	emptied   int           // times that a door was emptied
+	told      int           // records, and ends of claims, of one commit, at the most
 
 	disk    map[string]store.Door
 	banned  map[store.PenaltyKey]store.Penalty
@@ -166,7 +171,7 @@ func (k *kernel) Stands() (bool, error) {
 	return k.table, nil
 }
 
-func (k *kernel) Change(give, revoke []fence.Grant) error {
+func (k *kernel) Change(c fence.Changes) error {
 	k.mu.Lock()
 	stall := k.stall
 	k.mu.Unlock()
@@ -180,10 +185,12 @@ func (k *kernel) Change(give, revoke []fence.Grant) error {
 		k.refuses--
 		return errors.New("no buffer space available")
 	}
-	for _, g := range revoke {
+	k.largest, k.emptied = max(k.largest, len(c.Give)+len(c.Revoke)), k.emptied+len(c.Empty)
+	maps.DeleteFunc(k.grants, func(key grantKey, _ time.Time) bool { return slices.Contains(c.Empty, key.door) })
+	for _, g := range c.Revoke {
 		delete(k.grants, grantKey{g.Door, g.Source})
 	}
-	for _, g := range give {
+	for _, g := range c.Give {
 		if k.grants[grantKey{g.Door, g.Source}] = g.Until; time.Until(g.Until) < time.Millisecond {
 			delete(k.grants, grantKey{g.Door, g.Source})
 		}
@@ -191,34 +198,39 @@ func (k *kernel) Change(give, revoke []fence.Grant) error {
 	return nil
 }
 
-func (k *kernel) Grants() ([]fence.Grant, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.reads++
-	var all []fence.Grant
-	for key, until := range k.grants {
-		if time.Until(until) > 0 {
-			all = append(all, fence.Grant{Door: key.door, Source: key.source, Until: until})
+func (k *kernel) Grants() iter.Seq2[fence.Grant, error] {
+	return func(yield func(fence.Grant, error) bool) {
+		k.mu.Lock()
+		k.reads++
+		grants, silent := maps.Clone(k.grants), k.silent
+		k.mu.Unlock()
+		if silent != nil {
+			yield(fence.Grant{}, silent)
+			return
+		}
+		for key, until := range grants {
+			if time.Until(until) > 0 && !yield(fence.Grant{Door: key.door, Source: key.source, Until: until}, nil) {
+				return
+			}
 		}
 	}
-	return all, nil
 }
 
-func (k *kernel) Missing(grants []fence.Grant) ([]fence.Grant, error) {
+func (k *kernel) Ends(grants []fence.Grant) ([]time.Time, error) {
 	k.mu.Lock()
-	var gone []fence.Grant
-	for _, f := range grants {
-		if until, ok := k.grants[grantKey{f.Door, f.Source}]; !ok || time.Until(until) <= 0 {
-			gone = append(gone, f)
+	ends := make([]time.Time, len(grants))
+	for i, f := range grants {
+		if until := k.grants[grantKey{f.Door, f.Source}]; time.Until(until) > 0 {
+			ends[i] = until
 		}
 	}
 	k.asked = append(k.asked, grants...)
-	answer := k.answer
+	answer, silent := k.answer, k.silent
 	k.mu.Unlock()
 	if answer != nil {
 		<-answer
 	}
-	return gone, nil
+	return ends, silent
 }
 
 func (k *kernel) Check() error {
@@ -268,7 +280,7 @@ func (d *disk) Load() (store.State, error) {
 		Rebooted: d.rebooted, Applied: d.applied, Marks: marks,
 		Doors:     slices.Collect(maps.Values(d.disk)),
 		Penalties: slices.Collect(maps.Values(d.banned)),
-		Grants:    slices.Values(slices.Collect(maps.Values(d.claims))),
+		Grants:    maps.Values(maps.Clone(d.claims)),
 	}, nil
 }
 
@@ -278,6 +290,9 @@ func (d *disk) Commit(c store.Change) ([]audit.Record, error) {
 	if d.full != nil {
 		return nil, d.full
 	}
+	d.told = max(d.told, len(c.Records)+len(c.EndGrants))
+	maps.DeleteFunc(d.claims, func(k store.GrantKey, _ store.Grant) bool { return slices.Contains(c.ClearGrants, k.Door) })
+	maps.DeleteFunc(d.banned, func(k store.PenaltyKey, _ store.Penalty) bool { return slices.Contains(c.ClearPenalties, k.Door) })
 	for _, x := range c.Doors {
 		d.disk[x.Name] = x
 	}
@@ -296,7 +311,7 @@ func (d *disk) Commit(c store.Change) ([]audit.Record, error) {
 		}
 	}
 	for _, p := range c.Penalties {
-		d.banned[store.PenaltyKey{Door: p.Door, Source: p.Source}] = p
+		d.banned[store.PenaltyKey{Door: p.Door, Knock: p.Knock, Source: p.Source}] = p
 	}
 	for _, k := range c.EndPenalties {
 		delete(d.banned, k)

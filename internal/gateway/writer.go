@@ -192,7 +192,7 @@ func (d *guarded) knockFirst(k door.Knock, marks []store.Mark, v knock.Verdict) 
 				By: k.By, Reason: "a right knock, but what must be remembered of it is not on disk: " + err.Error()}
 			d.noteRefusal(r)
 			d.gw.tell(r)
-		case d.door.Deaf(k.Source): // to a wrong one that came meanwhile
+		case d.door.Deaf(k.Name, k.Source): // to a wrong one that came meanwhile
 		default:
 			d.opens(now, k, v)
 		}

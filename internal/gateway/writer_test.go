@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -222,10 +223,9 @@ func TestWhatCouldNotBeSavedGoesWithTheNextChange(t *testing.T) {
 		m.do(func() { m.full = nil })
 		time.Sleep(upkeepEvery)
 		synctest.Wait()
-		for k := range m.banned {
-			if len(m.banned) != 1 || k.Source != network(visitor6) {
-				t.Errorf("the disk has penalties %v, want that of %v alone", m.banned, visitor6)
-			}
+		of := slices.Collect(maps.Keys(m.banned))
+		if len(of) != 1 || of[0].Source != network(visitor6) {
+			t.Errorf("the disk has penalties of %v, want that of %v alone", of, visitor6)
 		}
 		if got, want := m.events(), "started refused refused armed"; got != want {
 			t.Errorf("audit trail %q, want %q", got, want)
@@ -272,7 +272,7 @@ var mark = store.Mark{Door: "ssh", Knock: "sealed", Key: "1", Value: []byte("see
 // knockFirst is a right knock with a mark.
 func (r *running) knockFirst(a netip.Addr) {
 	r.post(func(time.Time) {
-		r.doors[0].knockFirst(door.Knock{Source: door.Source(a), By: "sealed", Reason: "right"}, []store.Mark{mark}, knock.Verdict{Right: true})
+		r.doors[0].knockFirst(door.Knock{Name: "touch", Source: door.Source(a), By: "sealed", Reason: "right"}, []store.Mark{mark}, knock.Verdict{Right: true})
 	})
 	synctest.Wait()
 }

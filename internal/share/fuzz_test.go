@@ -49,7 +49,7 @@ func FuzzEdit(f *testing.F) {
 		}
 		touched := slices.Clone(fresh[:len(k.Touch)])
 		slices.Reverse(touched)
-		edited, err := Edit("f", text, d.Name, i, fresh, touched)
+		edited, err := editPorts(text, d.Name, i, fresh, touched)
 		if err != nil {
 			return
 		}
@@ -61,7 +61,7 @@ func FuzzEdit(f *testing.F) {
 		}
 		onlyNumbers(t, text, edited, fresh)
 
-		back, err := Edit("f", edited, d.Name, i, k.Listen, k.Touch)
+		back, err := editPorts(edited, d.Name, i, k.Listen, k.Touch)
 		if err != nil {
 			t.Fatalf("it cannot be edited back: %v", err)
 		}

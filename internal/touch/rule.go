@@ -80,18 +80,19 @@ func (r Rule) Words() string {
 	if len(r.Touch) == 1 {
 		order = "once"
 	}
-	words := fmt.Sprintf("touch %s %s within %s", listed(r.Touch), order, tables.Short(r.Within))
+	told := fmt.Sprintf("touch %s %s within %s", listed(r.Touch), order, tables.Short(r.Within))
 	alone := slices.DeleteFunc(slices.Clone(r.Listen), func(p uint16) bool { return slices.Contains(r.Touch, p) })
 	if len(alone) > 0 {
-		words += ", leave " + listed(alone) + " alone"
+		told += ", leave " + listed(alone) + " alone"
 	}
 	if r.Judge > 0 {
-		words += "; looked at every " + tables.Short(r.Judge)
+		told += "; looked at every " + tables.Short(r.Judge)
 	}
-	return words
+	return told
 }
 
 // listed lists port numbers.
-func listed(ports []uint16) string {
-	return tables.Listed(strings.Fields(strings.Trim(fmt.Sprint(ports), "[]")))
-}
+func listed(ports []uint16) string { return tables.Listed(words(ports)) }
+
+// words are port numbers as words.
+func words(ports []uint16) []string { return strings.Fields(strings.Trim(fmt.Sprint(ports), "[]")) }

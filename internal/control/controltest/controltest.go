@@ -72,7 +72,7 @@ func (b *Backend) Vitals() control.Vitals {
 		FenceUp: s.Fence.Up, FenceRepairs: s.Fence.Repairs, Events: s.Events}
 	for _, d := range s.Doors {
 		v.Doors = append(v.Doors, control.DoorVitals{Name: d.Name, State: d.State, Running: d.Running,
-			Sessions: d.Sessions, Grants: len(d.Grants), Penalties: len(d.Penalties), Refused: d.Refused})
+			Sessions: d.Sessions, Grants: max(d.GrantsTotal, len(d.Grants)), Penalties: max(d.PenaltiesTotal, len(d.Penalties)), Refused: d.Refused})
 	}
 	return v
 }

@@ -12,19 +12,30 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestMissing(t *testing.T) {
+// missing returns those of grants that the kernel does not have.
+func missing(f *Fence, grants []Grant) (gone []Grant, err error) {
+	ends, err := f.Ends(grants)
+	for i, end := range ends {
+		if end.IsZero() && err == nil {
+			gone = append(gone, grants[i])
+		}
+	}
+	return gone, err
+}
+
+func TestEnds(t *testing.T) {
 	t.Parallel()
 	f := openIn(t, nstest.New(t), false)
-	if _, err := f.Missing(nil); err != nil {
-		t.Errorf("Missing(nothing) before the first Guard: %v", err)
+	if _, err := f.Ends(nil); err != nil {
+		t.Errorf("Ends(nothing) before the first Guard: %v", err)
 	}
-	if gone, err := f.Missing([]Grant{grant("ssh", "192.0.2.2", 0)}); err == nil {
-		t.Errorf("Missing() before the first Guard = %v, want an error", gone)
+	if gone, err := f.Ends([]Grant{grant("ssh", "192.0.2.2", 0)}); err == nil {
+		t.Errorf("Ends() before the first Guard = %v, want an error", gone)
 	}
 	must(t, f.Guard([]Door{sshDoor(t)}))
 	given := append(many("ssh", 300),
 		grant("ssh", "192.0.2.0/24", time.Hour), grant("ssh", "::/0", time.Hour), grant("ssh", "::ffff:198.51.100.7", time.Hour))
-	must(t, f.Change(given, nil))
+	must(t, f.Change(Changes{Give: given}))
 	never := []Grant{
 		grant("ssh", "192.0.2.0/25", time.Hour), // no set has that length
 		grant("ssh", "0.0.0.0/0", time.Hour),
@@ -32,22 +43,31 @@ func TestMissing(t *testing.T) {
 		grant("web", "192.0.2.2", time.Hour), // nor is there such a door
 	}
 	revoked := slices.Concat(given[7:9], given[60:70], given[299:300])
-	must(t, f.Change(nil, revoked))
-	gone, err := f.Missing(slices.Concat(given[:150], never, given[150:]))
+	must(t, f.Change(Changes{Revoke: revoked}))
+	gone, err := missing(f, slices.Concat(given[:150], never, given[150:]))
 	must(t, err)
 	want := slices.Concat(given[7:9], given[60:70], never, given[299:300])
 	if diff := cmp.Diff(told(want), told(gone)); diff != "" {
 		t.Errorf("missing are, - want, + got:\n%s", diff)
 	}
-	if gone, err := f.Missing([]Grant{given[0], {Door: "ssh"}}); err == nil {
-		t.Errorf("Missing() of no source = %v, want an error", gone)
+	lasts := []Grant{grant("ssh", "192.0.2.2", time.Hour), grant("ssh", "192.0.2.3", time.Minute)}
+	must(t, f.Change(Changes{Give: lasts}))
+	ends, err := f.Ends(lasts)
+	must(t, err)
+	for i, end := range ends {
+		if off := lasts[i].Until.Sub(end); off < -time.Second || off > 30*time.Second {
+			t.Errorf("what is given until %s ends at %s", lasts[i].Until, end)
+		}
 	}
-	if gone, err := f.Missing(given[:7]); err != nil || len(gone) > 0 {
-		t.Errorf("Missing() after that = %v, %v, want none", gone, err)
+	if gone, err := missing(f, []Grant{given[0], {Door: "ssh"}}); err == nil {
+		t.Errorf("Ends() of no source = %v, want an error", gone)
+	}
+	if gone, err := missing(f, given[:7]); err != nil || len(gone) > 0 {
+		t.Errorf("Ends() after that = %v, %v, want none", gone, err)
 	}
 	f.Close()
-	if gone, err := f.Missing(given); err == nil {
-		t.Errorf("Missing() of a closed fence = %v, want an error", gone)
+	if gone, err := missing(f, given); err == nil {
+		t.Errorf("Ends() of a closed fence = %v, want an error", gone)
 	}
 }
 
@@ -68,7 +88,7 @@ func TestSpentIsMissing(t *testing.T) {
 	other := grant("once", "198.51.100.9", time.Minute)
 	p.give(grant("once", visitorIP, time.Minute), other)
 	want(t, p.visitor, "tcp", at(hostIP, 22), reached)
-	gone, err := p.f.Missing([]Grant{other, grant("once", visitorIP, 0)})
+	gone, err := missing(p.f, []Grant{other, grant("once", visitorIP, 0)})
 	must(t, err)
 	if len(gone) != 1 || gone[0].Source.Addr().String() != visitorIP {
 		t.Errorf("missing are %v, want the one that was spent", gone)
@@ -82,25 +102,25 @@ func TestWhatReadingCosts(t *testing.T) {
 	t.Parallel()
 	f := openIn(t, nstest.New(t), false)
 	must(t, f.Guard([]Door{sshDoor(t)}))
-	must(t, f.Change(many("ssh", 1), nil)) // so that the reader is there
-	if _, err := f.Grants(); err != nil {
+	must(t, f.Change(Changes{Give: many("ssh", 1)})) // so that the reader is there
+	if _, err := f.allGrants(); err != nil {
 		t.Fatal(err)
 	}
 	heard := func(read func() error) int {
-		before := f.reader.heard
+		before := f.lister.conn.Heard + f.asker.conn.Heard
 		must(t, read())
-		return f.reader.heard - before
+		return f.lister.conn.Heard + f.asker.conn.Heard - before
 	}
 	for _, n := range []int{2_000, 20_000} {
 		gs := many("ssh", n)
-		must(t, f.Change(gs, nil))
+		must(t, f.Change(Changes{Give: gs}))
 		for _, asked := range []int{1, 100, n} {
-			if got := heard(func() error { _, err := f.Missing(gs[:asked]); return err }); got != asked {
+			if got := heard(func() error { _, err := f.Ends(gs[:asked]); return err }); got != asked {
 				t.Errorf("with %d grants there are %d answers to the question for %d of them, want one for each", n, got, asked)
 			}
 		}
 		most := n/500 + 4 // the sets' first messages are smaller
-		if got := heard(func() error { _, err := f.Grants(); return err }); got > most {
+		if got := heard(func() error { _, err := f.allGrants(); return err }); got > most {
 			t.Errorf("%d grants are read in %d messages, want at most %d", n, got, most)
 		}
 	}

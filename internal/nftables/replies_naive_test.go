@@ -1,6 +1,6 @@
 //go:build linux
 
-package fence
+package nftables
 
 import (
 	"cmp"
@@ -15,13 +15,13 @@ import (
 
 // naive reads the table out of the answers; false if one of those that must be
 // looked at is not sound.
-func (r *replies) naive() (t *table, sound bool) {
+func (r *replies) naive() (t *Table, sound bool) {
 	tables, ok := r.lists(unix.NFT_MSG_GETTABLE)
 	for _, l := range tables {
 		ok = ok && l.sound(4, unix.NFTA_TABLE_FLAGS, tableOwner)
-		if l.str(unix.NFTA_TABLE_NAME) == tableName {
+		if l.str(unix.NFTA_TABLE_NAME) == testTable {
 			note, _ := l.last(tableUserdata)
-			t = &table{flags: uint32(l.number(unix.NFTA_TABLE_FLAGS)), owner: uint32(l.number(tableOwner)), comment: naiveComment(note)}
+			t = &Table{Flags: uint32(l.number(unix.NFTA_TABLE_FLAGS)), Owner: uint32(l.number(tableOwner)), Comment: naiveComment(note)}
 		}
 	}
 	if !ok || t == nil {
@@ -34,11 +34,11 @@ func (r *replies) naive() (t *table, sound bool) {
 			whole = whole && d.sound(8, unix.NFTA_COUNTER_PACKETS)
 		}
 		ok = ok && whole
-		if l.str(unix.NFTA_OBJ_TABLE) == tableName {
-			t.counters = append(t.counters, l.str(unix.NFTA_OBJ_NAME))
+		if l.str(unix.NFTA_OBJ_TABLE) == testTable {
+			t.Counters = append(t.Counters, l.str(unix.NFTA_OBJ_NAME))
 		}
 	}
-	slices.Sort(t.counters)
+	slices.Sort(t.Counters)
 	return t, ok && r.naiveSets(t) && r.naiveChains(t)
 }
 
@@ -58,33 +58,37 @@ func (r *replies) lists(question int) ([]attributeList, bool) {
 	return all, true
 }
 
-func (r *replies) naiveSets(t *table) bool {
+func (r *replies) naiveSets(t *Table) bool {
 	sets, ok := r.lists(unix.NFT_MSG_GETSET)
 	for _, l := range sets {
 		ok = ok && l.sound(4, unix.NFTA_SET_FLAGS, unix.NFTA_SET_KEY_TYPE, unix.NFTA_SET_KEY_LEN,
-			unix.NFTA_SET_DATA_TYPE, unix.NFTA_SET_GC_INTERVAL)
-		if l.str(unix.NFTA_SET_TABLE) == tableName {
+			unix.NFTA_SET_DATA_TYPE, unix.NFTA_SET_GC_INTERVAL, nftaSetCount)
+		if l.str(unix.NFTA_SET_TABLE) == testTable {
 			_, once := l.last(nftaSetExpr)
-			t.sets = append(t.sets, set{name: l.str(unix.NFTA_SET_NAME), def: setDef{
-				flags:      uint32(l.number(unix.NFTA_SET_FLAGS)),
-				keyType:    uint32(l.number(unix.NFTA_SET_KEY_TYPE)),
-				keyLen:     uint32(l.number(unix.NFTA_SET_KEY_LEN)),
-				dataType:   uint32(l.number(unix.NFTA_SET_DATA_TYPE)),
-				gcInterval: uint32(l.number(unix.NFTA_SET_GC_INTERVAL)),
-				once:       once}})
+			count := -1
+			if _, told := l.last(nftaSetCount); told {
+				count = int(l.number(nftaSetCount))
+			}
+			t.Sets = append(t.Sets, Set{Name: l.str(unix.NFTA_SET_NAME), Count: count, Def: SetDef{
+				Flags:      uint32(l.number(unix.NFTA_SET_FLAGS)),
+				KeyType:    uint32(l.number(unix.NFTA_SET_KEY_TYPE)),
+				KeyLen:     uint32(l.number(unix.NFTA_SET_KEY_LEN)),
+				DataType:   uint32(l.number(unix.NFTA_SET_DATA_TYPE)),
+				GCInterval: uint32(l.number(unix.NFTA_SET_GC_INTERVAL)),
+				Once:       once}})
 		}
 	}
-	for i, s := range t.sets {
-		if !ok || s.def.flags&unix.NFT_SET_INTERVAL == 0 {
+	for i, s := range t.Sets {
+		if !ok || s.Def.Flags&unix.NFT_SET_INTERVAL == 0 {
 			continue
 		}
-		t.sets[i].elems, ok = r.naiveElements(s.name)
+		t.Sets[i].Elems, ok = r.naiveElements(s.Name)
 	}
 	return ok
 }
 
-func (r *replies) naiveElements(set string) ([]element, bool) {
-	var elems []element
+func (r *replies) naiveElements(set string) ([]Element, bool) {
+	var elems []Element
 	for _, m := range r.kept[unix.NFT_MSG_GETSETELEM] {
 		if len(m.Data) < 4 {
 			return nil, false
@@ -114,18 +118,18 @@ func (r *replies) naiveElements(set string) ([]element, bool) {
 // longest is the most whole milliseconds that a Duration holds.
 const longest = math.MaxInt64 / time.Millisecond * time.Millisecond
 
-func naiveElement(l attributeList) (element, bool) {
+func naiveElement(l attributeList) (Element, bool) {
 	_, timed := l.last(unix.NFTA_SET_ELEM_TIMEOUT)
-	e := element{end: l.number(unix.NFTA_SET_ELEM_FLAGS)&unix.NFT_SET_ELEM_INTERVAL_END != 0, timed: timed}
+	e := Element{End: l.number(unix.NFTA_SET_ELEM_FLAGS)&unix.NFT_SET_ELEM_INTERVAL_END != 0, Timed: timed}
 	ms := new(big.Int).SetUint64(l.number(unix.NFTA_SET_ELEM_EXPIRATION))
-	e.left = longest // of 292 years, where the kernel allows more
+	e.Left = longest // of 292 years, where the kernel allows more
 	if ms.Mul(ms, big.NewInt(int64(time.Millisecond))).IsInt64() {
-		e.left = time.Duration(ms.Int64())
+		e.Left = time.Duration(ms.Int64())
 	}
 	keys, ok := l.nested(unix.NFTA_SET_ELEM_KEY)
 	for _, k := range keys {
 		for _, v := range k {
-			e.key = string(v.data)
+			e.Key = string(v.data)
 		}
 	}
 	data, whole := l.nested(unix.NFTA_SET_ELEM_DATA)
@@ -140,9 +144,9 @@ func naiveElement(l attributeList) (element, bool) {
 				code := int32(one.number(unix.NFTA_VERDICT_CODE))
 				switch {
 				case a.typ == unix.NFTA_VERDICT_CODE && code != unix.NFT_GOTO:
-					e.chain = fmt.Sprintf("verdict %d ", code)
+					e.Chain = fmt.Sprintf("verdict %d ", code)
 				case a.typ == unix.NFTA_VERDICT_CHAIN:
-					e.chain += one.str(unix.NFTA_VERDICT_CHAIN)
+					e.Chain += one.str(unix.NFTA_VERDICT_CHAIN)
 				}
 			}
 		}
@@ -150,33 +154,33 @@ func naiveElement(l attributeList) (element, bool) {
 	return e, ok
 }
 
-func (r *replies) naiveChains(t *table) bool {
+func (r *replies) naiveChains(t *Table) bool {
 	chains, ok := r.lists(unix.NFT_MSG_GETCHAIN)
 	for _, l := range chains {
 		hooks, whole := l.nested(unix.NFTA_CHAIN_HOOK)
 		ok = ok && whole && l.sound(4, unix.NFTA_CHAIN_POLICY)
-		c := chain{name: l.str(unix.NFTA_CHAIN_NAME), base: hook{kind: l.str(unix.NFTA_CHAIN_TYPE),
-			policy: uint32(l.number(unix.NFTA_CHAIN_POLICY))}}
+		c := Chain{Name: l.str(unix.NFTA_CHAIN_NAME), Base: Hook{Kind: l.str(unix.NFTA_CHAIN_TYPE),
+			Policy: uint32(l.number(unix.NFTA_CHAIN_POLICY))}}
 		for _, h := range hooks {
 			ok = ok && h.sound(4, unix.NFTA_HOOK_HOOKNUM, unix.NFTA_HOOK_PRIORITY)
 			if _, there := h.last(unix.NFTA_HOOK_HOOKNUM); there {
-				c.base.number = uint32(h.number(unix.NFTA_HOOK_HOOKNUM))
+				c.Base.Number = uint32(h.number(unix.NFTA_HOOK_HOOKNUM))
 			}
 			if _, there := h.last(unix.NFTA_HOOK_PRIORITY); there {
-				c.base.priority = int32(h.number(unix.NFTA_HOOK_PRIORITY))
+				c.Base.Priority = int32(h.number(unix.NFTA_HOOK_PRIORITY))
 			}
 		}
-		if l.str(unix.NFTA_CHAIN_TABLE) == tableName {
-			t.chains = append(t.chains, c)
+		if l.str(unix.NFTA_CHAIN_TABLE) == testTable {
+			t.Chains = append(t.Chains, c)
 		}
 	}
 	rules, whole := r.lists(unix.NFT_MSG_GETRULE)
 	for _, l := range rules {
 		exprs, _ := l.last(unix.NFTA_RULE_EXPRESSIONS)
 		note, _ := l.last(unix.NFTA_RULE_USERDATA)
-		i := slices.IndexFunc(t.chains, func(c chain) bool { return c.name == l.str(unix.NFTA_RULE_CHAIN) })
-		if i >= 0 && l.str(unix.NFTA_RULE_TABLE) == tableName {
-			t.chains[i].rules = append(t.chains[i].rules, rule{naiveComment(note), string(exprs)})
+		i := slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == l.str(unix.NFTA_RULE_CHAIN) })
+		if i >= 0 && l.str(unix.NFTA_RULE_TABLE) == testTable {
+			t.Chains[i].Rules = append(t.Chains[i].Rules, Rule{naiveComment(note), string(exprs)})
 		}
 	}
 	return ok && whole
@@ -196,16 +200,16 @@ func naiveComment(b []byte) string {
 
 // inOneOrder sorts the elements of a table's sets by all that they are: equal
 // keys have no order among themselves.
-func (t *table) inOneOrder() *table {
-	for _, s := range t.sets {
-		oneOrder(s.elems)
+func (t *Table) inOneOrder() *Table {
+	for _, s := range t.Sets {
+		oneOrder(s.Elems)
 	}
 	return t
 }
 
-func oneOrder(elems []element) {
-	slices.SortFunc(elems, func(a, b element) int {
-		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.chain, b.chain), cmp.Compare(a.left, b.left),
-			cmp.Compare(fmt.Sprint(a.end, a.timed), fmt.Sprint(b.end, b.timed)))
+func oneOrder(elems []Element) {
+	slices.SortFunc(elems, func(a, b Element) int {
+		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Chain, b.Chain), cmp.Compare(a.Left, b.Left),
+			cmp.Compare(fmt.Sprint(a.End, a.Timed), fmt.Sprint(b.End, b.Timed)))
 	})
 }

@@ -1,13 +1,12 @@
 //go:build linux
 
-package fence
+package nftables
 
 import (
 	"math"
 	"testing"
 	"time"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,14 +23,14 @@ func TestLongTimesAreNotLost(t *testing.T) {
 }
 
 func TestEventsThatCannotBeReadCount(t *testing.T) {
-	f := &Fence{}
-	whole := inTable()
+	c := &Conn{table: testTable}
+	whole := inTable(testTable)
 	for _, data := range []attrs{whole, whole[:10], append(header(unix.NFPROTO_INET), 3, 0, 1, 0)} {
-		if !f.concerns(netlink.Message{Header: netlink.Header{PID: 1}, Data: data}) {
+		if !c.concerns(data) {
 			t.Errorf("%x is no reason to look", data)
 		}
 	}
-	if f.concerns(netlink.Message{Header: netlink.Header{PID: 1}, Data: header(unix.NFPROTO_INET)}) {
+	if c.concerns(header(unix.NFPROTO_INET)) {
 		t.Error("an event about nothing is a reason to look")
 	}
 }

@@ -1,6 +1,15 @@
 //go:build linux
 
-package fence
+// Package nftables speaks nf_tables' netlink protocol for one table of the family
+// inet: it writes transactions (Batch), reads the table and its sets back (Conn.Read),
+// and hears of changes by others (Conn.Watch). It decides nothing and knows of no
+// doors; internal/fence says what the table is to be.
+//
+// The messages are written byte by byte as the kernel shows them in its dumps
+// (nf_tables_api.c and linux/netfilter/nf_tables.h), so that what should be and what
+// is compare without interpretation. (The library google/nftables v0.3.0 sends no
+// table flags and user data, and no list of elements longer than 64 KiB.)
+package nftables
 
 import (
 	"errors"
@@ -31,37 +40,45 @@ const (
 	replyTime = 10 * time.Second
 )
 
-// conn is a netlink connection to nf_tables. The table is owned by it, not by
-// the process: while it lives, no other socket changes an owned table.
-type conn struct {
-	nl     *netlink.Conn
-	portid uint32 // of this end, as the kernel names the origin of a change
-	netns  uint64 // names the socket's network namespace; 0 before Linux 5.14
-	heard  int    // messages from the kernel so far: what reading costs
+// Conn is a netlink connection to nf_tables, for the caller to Close. It is not safe
+// for concurrent use, but for Close. A table is owned by it, not by the process:
+// while it lives, no other socket changes an owned table.
+//
+// Of its errors those for which IsBroken is true are of the connection itself, and
+// what became of the request is open. All others are the kernel's refusals, after
+// which nothing was done and the connection goes on.
+type Conn struct {
+	Netlink *netlink.Conn // for other subsystems of netfilter, while no answer is awaited
+	PortID  uint32        // of this end, as the kernel names the origin of a change; 0 after Connect
+	NetNS   uint64        // names the socket's network namespace; 0 before Linux 5.14
+	Heard   int           // messages from the kernel so far: what reading costs
+
+	table string
 }
 
-// dial connects and asks for the ruleset's generation, to tell a missing
+// Dial connects for changes to the table, and asks for the ruleset's generation, to tell a missing
 // privilege and a kernel without nf_tables from everything later.
-func dial() (*conn, error) {
-	c, err := socket()
+func Dial(table string) (*Conn, error) {
+	c, err := Connect(table)
 	if err != nil {
 		return nil, err
 	}
 	if err := c.prepare(); err != nil {
-		c.nl.Close()
+		c.Netlink.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
-func socket() (*conn, error) {
+// Connect connects without any question, to read or to Watch.
+func Connect(table string) (*Conn, error) {
 	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: messageSize})
 	if err != nil {
 		return nil, fmt.Errorf("open a netfilter netlink socket: %w", err)
 	}
-	c := &conn{nl: nl}
+	c := &Conn{Netlink: nl, table: table}
 	err = c.control(func(fd int) error {
-		c.netns, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		c.NetNS, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 		if errors.Is(err, unix.ENOPROTOOPT) {
 			return nil
 		}
@@ -74,20 +91,23 @@ func socket() (*conn, error) {
 	return c, nil
 }
 
+// Close ends the connection.
+func (c *Conn) Close() error { return c.Netlink.Close() }
+
 // prepare sizes the socket's buffers and asks for the ruleset's generation.
-func (c *conn) prepare() error {
-	_ = c.nl.SetOption(netlink.ExtendedAcknowledge, true) // reasons in words, where the kernel has them
+func (c *Conn) prepare() error {
+	_ = c.Netlink.SetOption(netlink.ExtendedAcknowledge, true) // reasons in words, where the kernel has them
 	if err := c.force(unix.SO_SNDBUFFORCE, bufferSize); err != nil {
 		return err
 	}
 	if err := c.force(unix.SO_RCVBUFFORCE, 4<<20); err != nil {
 		return err
 	}
-	req, err := c.nl.Send(message(unix.NFT_MSG_GETGEN, 0, header(unix.NFPROTO_UNSPEC)))
+	req, err := c.Netlink.Send(message(unix.NFT_MSG_GETGEN, 0, header(unix.NFPROTO_UNSPEC)))
 	if err != nil {
 		return fmt.Errorf("ask nf_tables for its generation: %w", err)
 	}
-	c.portid = req.Header.PID
+	c.PortID = req.Header.PID
 	switch _, err = c.receive(); {
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("not allowed to use nftables: run as root or with CAP_NET_ADMIN: %w", err)
@@ -98,9 +118,26 @@ func (c *conn) prepare() error {
 	return nil
 }
 
+// Generation is the number of the ruleset's last change by anybody. To ask for it
+// costs next to nothing, and tells that the connection stands.
+func (c *Conn) Generation() (uint32, error) {
+	var generation uint32
+	msgs, err := c.ask(message(unix.NFT_MSG_GETGEN, 0, header(unix.NFPROTO_UNSPEC)))
+	if err != nil {
+		return 0, err
+	}
+	return generation, each(msgs, func(ad *netlink.AttributeDecoder) {
+		for ad.Next() {
+			if ad.Type() == 1 { // NFTA_GEN_ID
+				generation = ad.Uint32()
+			}
+		}
+	})
+}
+
 // force sets a buffer's size beyond the system's limit, which CAP_NET_ADMIN may;
 // in a user namespace, where that does not count, it stays with the limit.
-func (c *conn) force(option, size int) error {
+func (c *Conn) force(option, size int) error {
 	err := c.control(func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, size) })
 	if err != nil && !errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("set the netlink socket's buffer to %d bytes: %w", size, err)
@@ -109,26 +146,14 @@ func (c *conn) force(option, size int) error {
 }
 
 // control does something with the socket itself.
-func (c *conn) control(do func(fd int) error) error {
-	raw, err := c.nl.SyscallConn()
+func (c *Conn) control(do func(fd int) error) error {
+	raw, err := c.Netlink.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var failed error
 	err = raw.Control(func(fd uintptr) { failed = do(int(fd)) })
 	return errors.Join(err, failed)
-}
-
-// batch is one transaction in the making: its messages and, for each, what it
-// does in words for an error.
-type batch struct {
-	msgs []netlink.Message
-	what []string
-}
-
-func (b *batch) add(what string, typ int, flags netlink.HeaderFlags, data []byte) {
-	b.msgs = append(b.msgs, message(typ, flags, data))
-	b.what = append(b.what, what)
 }
 
 // brokenError is an error of the connection itself: what became of the request
@@ -142,19 +167,23 @@ type brokenError struct {
 func (e *brokenError) Error() string { return e.doing + ": " + e.err.Error() }
 func (e *brokenError) Unwrap() error { return e.err }
 
-func isBroken(err error) bool {
+// Broken says that the connection broke in doing something.
+func Broken(doing string, err error) error { return &brokenError{doing, err} }
+
+// IsBroken says whether an error is of the connection itself.
+func IsBroken(err error) bool {
 	_, broken := errors.AsType[*brokenError](err)
 	return broken
 }
 
-// commit sends the transaction and waits for the kernel's word on it.
-func (c *conn) commit(b *batch) error {
+// Commit sends the transaction and waits for the kernel's word on it.
+func (c *Conn) Commit(b *Batch) error {
 	if len(b.msgs) == 0 {
 		return nil
 	}
 	// Only the last message asks for an acknowledgement; refusals come unasked.
 	b.msgs[len(b.msgs)-1].Header.Flags |= netlink.Acknowledge
-	sent, err := c.nl.SendMessages(slices.Concat(
+	sent, err := c.Netlink.SendMessages(slices.Concat(
 		[]netlink.Message{edge(unix.NFNL_MSG_BATCH_BEGIN)}, b.msgs,
 		[]netlink.Message{edge(unix.NFNL_MSG_BATCH_END)}))
 	if errors.Is(err, unix.EMSGSIZE) {
@@ -189,43 +218,39 @@ func (c *conn) commit(b *batch) error {
 	}
 }
 
-// refusal says which message it was; the 0th began the batch.
-func (b *batch) refusal(i int, op *netlink.OpError) error {
-	err := op.Err
-	if op.Message != "" {
-		err = fmt.Errorf("%w (%s)", err, op.Message)
-	}
-	if i == 0 || i > len(b.what) {
-		return fmt.Errorf("commit: %w", err)
-	}
-	return fmt.Errorf("%s: %w", b.what[i-1], err)
-}
-
 // receive returns the next answer, all parts of it when it is a list.
-func (c *conn) receive() ([]netlink.Message, error) {
-	if err := c.nl.SetReadDeadline(time.Now().Add(replyTime)); err != nil {
+func (c *Conn) receive() (msgs []netlink.Message, err error) {
+	err = c.hear(func(m netlink.Message) { msgs = append(msgs, m) })
+	if err != nil {
 		return nil, err
-	}
-	var msgs []netlink.Message
-	for m, err := range c.nl.ReceiveIter() {
-		c.heard++
-		if err == nil {
-			err = c.nl.SetReadDeadline(time.Now().Add(replyTime))
-		}
-		if err != nil {
-			return nil, err
-		}
-		msgs = append(msgs, m)
 	}
 	return msgs, nil
 }
 
-// errInterrupted means that a list is not of one moment.
-var errInterrupted = errors.New("the ruleset changes faster than it can be read")
+// hear calls each with the parts of the next answer as they come.
+func (c *Conn) hear(each func(netlink.Message)) error {
+	if err := c.Netlink.SetReadDeadline(time.Now().Add(replyTime)); err != nil {
+		return err
+	}
+	for m, err := range c.Netlink.ReceiveIter() {
+		c.Heard++
+		if err == nil {
+			err = c.Netlink.SetReadDeadline(time.Now().Add(replyTime))
+		}
+		if err != nil {
+			return err
+		}
+		each(m)
+	}
+	return nil
+}
+
+// ErrInterrupted means that a list is not of one moment.
+var ErrInterrupted = errors.New("the ruleset changes faster than it can be read")
 
 // dump asks for a list, and asks again when the ruleset changed while it was
 // read. With errInterrupted it returns the list as read last.
-func (c *conn) dump(typ int, query attrs) ([]netlink.Message, error) {
+func (c *Conn) dump(typ int, query attrs) ([]netlink.Message, error) {
 	const tries = 5
 	for i := 1; ; i++ {
 		msgs, err := c.dumpOnce(typ, query)
@@ -233,34 +258,21 @@ func (c *conn) dump(typ int, query attrs) ([]netlink.Message, error) {
 			return msgs, err
 		}
 		if i == tries {
-			return msgs, errInterrupted
+			return msgs, ErrInterrupted
 		}
 	}
 }
 
 func isInterrupted(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }
 
-func (c *conn) dumpOnce(typ int, query attrs) ([]netlink.Message, error) {
-	return c.ask(message(typ, netlink.Dump, append(header(unix.NFPROTO_INET), query...)))
+func (c *Conn) dumpOnce(typ int, query attrs) (msgs []netlink.Message, err error) {
+	err = c.stream(typ, query, func(m netlink.Message) { msgs = append(msgs, m) })
+	return msgs, err
 }
 
-// answer waits for the answer to a request.
-func (c *conn) answer(sequence uint32) ([]netlink.Message, error) {
-	for {
-		msgs, err := c.receive()
-		op, ok := errors.AsType[*netlink.OpError](err)
-		switch {
-		case ok && op.Sequence == sequence:
-			return nil, op.Err
-		case ok && op.Sequence != 0:
-			continue // a leftover of an earlier transaction
-		case err != nil:
-			return nil, &brokenError{"hear from the kernel", err}
-		}
-		if len(msgs) == 0 || msgs[0].Header.Sequence == sequence {
-			return msgs, nil
-		}
-	}
+// stream asks for a list once, and calls each with its parts as they come.
+func (c *Conn) stream(typ int, query attrs, each func(netlink.Message)) error {
+	return c.askEach(message(typ, netlink.Dump, append(header(unix.NFPROTO_INET), query...)), each)
 }
 
 // message makes a request to nf_tables.
@@ -275,12 +287,41 @@ func message(typ int, flags netlink.HeaderFlags, data []byte) netlink.Message {
 }
 
 // ask sends one request and returns its answer.
-func (c *conn) ask(m netlink.Message) ([]netlink.Message, error) {
-	req, err := c.nl.Send(m)
+func (c *Conn) ask(m netlink.Message) (msgs []netlink.Message, err error) {
+	err = c.askEach(m, func(m netlink.Message) { msgs = append(msgs, m) })
 	if err != nil {
-		return nil, &brokenError{"ask the kernel", err}
+		return nil, err
 	}
-	return c.answer(req.Header.Sequence)
+	return msgs, nil
+}
+
+// askEach sends one request and calls each with the parts of its answer.
+func (c *Conn) askEach(m netlink.Message, each func(netlink.Message)) error {
+	req, err := c.Netlink.Send(m)
+	if err != nil {
+		return &brokenError{"ask the kernel", err}
+	}
+	for {
+		heard, ours := 0, false
+		err := c.hear(func(m netlink.Message) {
+			heard++
+			if m.Header.Sequence == req.Header.Sequence {
+				ours = true
+				each(m)
+			}
+		})
+		op, refused := errors.AsType[*netlink.OpError](err)
+		switch {
+		case refused && op.Sequence == req.Header.Sequence:
+			return op.Err
+		case refused && op.Sequence != 0:
+			continue // a leftover of an earlier transaction
+		case err != nil:
+			return &brokenError{"hear from the kernel", err}
+		case ours || heard == 0:
+			return nil
+		}
+	}
 }
 
 // edge makes the message that begins or ends a batch.
@@ -293,10 +334,3 @@ func edge(typ int) netlink.Message {
 
 // header is struct nfgenmsg.
 func header(family byte) attrs { return attrs{family, unix.NFNETLINK_V0, 0, 0} }
-
-// inTable begins a message about something in the table.
-func inTable() attrs {
-	a := header(unix.NFPROTO_INET)
-	a.str(1, tableName) // all NFTA_*_TABLE, and NFTA_TABLE_NAME, are 1
-	return a
-}

@@ -1,6 +1,6 @@
 //go:build linux
 
-package fence
+package nftables
 
 import (
 	"encoding/binary"
@@ -19,12 +19,12 @@ type replies struct {
 }
 
 // dial connects to it.
-func (r *replies) dial() *conn { return &conn{nl: netlink.NewConn(r, 7)} }
+func (r *replies) dial() *Conn { return &Conn{Netlink: netlink.NewConn(r, 7), table: testTable} }
 
 // keep takes in the transaction's messages as the kernel does those about new
 // things: it lists them as they were sent, and every list's question is the
 // number after that.
-func (r *replies) keep(b *batch) {
+func (r *replies) keep(b *Batch) {
 	for _, m := range b.msgs {
 		question := int(m.Header.Type)&0xff + 1
 		r.kept[question] = append(r.kept[question], netlink.Message{Data: m.Data})

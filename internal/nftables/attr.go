@@ -1,6 +1,6 @@
 //go:build linux
 
-package fence
+package nftables
 
 import (
 	"encoding/binary"
@@ -41,6 +41,12 @@ func (a *attrs) value(typ int, v []byte) {
 	a.close(i)
 }
 
+// with appends a name.
+func (a attrs) with(typ int, name string) attrs {
+	a.str(typ, name)
+	return a
+}
+
 // open starts an attribute and returns what close needs to end it.
 func (a *attrs) open(typ int) int {
 	i := len(*a)
@@ -57,6 +63,6 @@ func (a *attrs) close(i int) {
 	}
 }
 
-// native is a number in the host's byte order, as meta, ct and fib put it into
+// Native is a number in the host's byte order, as meta, ct and fib put it into
 // a register.
-func native(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
+func Native(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }

@@ -1,0 +1,153 @@
+//go:build linux
+
+package fence
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"time"
+
+	nft "github.com/doorward/doorward/internal/nftables"
+	"github.com/doorward/doorward/internal/port"
+)
+
+// Door is what the fence must know of one door.
+type Door struct {
+	Name      string         // a-z, 0-9, - and _, 1 to 24 of them
+	Ports     []port.Range   // guarded ports; no two doors share one
+	Listen    []port.Range   // where its knocks are heard, not from this host itself
+	Reject    bool           // refuse with TCP resets and ICMP errors, not with silence
+	SingleUse bool           // the first completed connection spends a grant (at most 65,535 unspent)
+	Always    []netip.Prefix // sources that need no grant
+}
+
+// Grant is leave for a source to open new connections to a door. An
+// IPv4-mapped source means the IPv4 one, and bits behind the prefix's length
+// mean nothing.
+type Grant struct {
+	Door   string
+	Source netip.Prefix // length 0 is everybody of that family
+	Until  time.Time    // by the monotonic clock where it has one
+}
+
+var doorName = regexp.MustCompile(`^[a-z0-9_-]{1,24}$`)
+
+// checkDoors returns doors in the order of their names, or every reason why
+// they cannot be guarded.
+func checkDoors(doors []Door) ([]Door, error) {
+	doors = slices.SortedFunc(slices.Values(doors), func(a, b Door) int { return cmp.Compare(a.Name, b.Name) })
+	var errs []error
+	for i, d := range doors {
+		if !doorName.MatchString(d.Name) {
+			errs = append(errs, fmt.Errorf("door %q: a name has 1 to 24 of the characters a-z, 0-9, - and _", d.Name))
+		}
+		if i > 0 && doors[i-1].Name == d.Name {
+			errs = append(errs, fmt.Errorf("door %q is there twice", d.Name))
+		}
+		for _, r := range slices.Concat(d.Ports, d.Listen) {
+			if r.First == 0 || r.First > r.Last || r.Proto != port.TCP && r.Proto != port.UDP {
+				errs = append(errs, fmt.Errorf("door %q: ports %q: allowed are 1 to 65535 of tcp or udp", d.Name, r))
+			}
+		}
+		for _, p := range d.Always {
+			if !p.IsValid() {
+				errs = append(errs, fmt.Errorf("door %q: always: a prefix is not valid", d.Name))
+			}
+		}
+	}
+	return doors, errors.Join(append(errs, overlaps(doors)...)...)
+}
+
+// overlaps names the ports that are guarded twice.
+func overlaps(doors []Door) (errs []error) {
+	type taken struct {
+		by int // index in doors
+		port.Range
+	}
+	var all []taken
+	for i, d := range doors {
+		for _, r := range d.Ports {
+			all = append(all, taken{i, r})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b taken) int {
+		return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.First, b.First))
+	})
+	for i := 1; i < len(all); i++ {
+		last, r := all[i-1], all[i] // last reaches furthest of those before
+		if !r.Overlaps(last.Range) {
+			continue
+		}
+		first, second := last, r
+		if first.by > second.by {
+			first, second = second, first
+		}
+		errs = append(errs, fmt.Errorf("door %q: ports %q are already guarded by door %q as %q",
+			doors[second.by].Name, second.Range, doors[first.by].Name, first.Range))
+		if last.Last > r.Last {
+			all[i] = last
+		}
+	}
+	return errs
+}
+
+// span is a run of addresses of one family, both ends included.
+type span struct{ first, last netip.Addr }
+
+// merge turns the prefixes of one family into spans that neither overlap nor
+// touch: an interval set takes no others.
+func merge(prefixes []netip.Prefix, f family) []span {
+	var spans []span
+	for _, p := range prefixes {
+		if p = canonical(p); familyOf(p.Addr()).name == f.name {
+			spans = append(spans, span{p.Addr(), lastOf(p)})
+		}
+	}
+	slices.SortFunc(spans, func(a, b span) int { return a.first.Compare(b.first) })
+	var out []span
+	for _, s := range spans {
+		if n := len(out); n > 0 {
+			if next := out[n-1].last.Next(); !next.IsValid() || s.first.Compare(next) <= 0 {
+				if s.last.Compare(out[n-1].last) > 0 {
+					out[n-1].last = s.last
+				}
+				continue
+			}
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+func intervals(spans []span) []nft.Element {
+	var e []nft.Element
+	for _, s := range spans {
+		e = append(e, nft.Element{Key: string(s.first.AsSlice())})
+		if next := s.last.Next(); next.IsValid() {
+			e = append(e, nft.Element{Key: string(next.AsSlice()), End: true})
+		}
+	}
+	nft.SortElements(e)
+	return e
+}
+
+// canonical masks a prefix and makes an IPv4 one of an IPv4-mapped one.
+func canonical(p netip.Prefix) netip.Prefix {
+	if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
+	}
+	return p.Masked()
+}
+
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}

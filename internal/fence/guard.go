@@ -1,0 +1,256 @@
+//go:build linux
+
+package fence
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	nft "github.com/doorward/doorward/internal/nftables"
+	"golang.org/x/sys/unix"
+)
+
+// Guard makes the kernel's table that of doors, whatever it is like now; when it
+// is so already, nothing is changed. Grants of doors that stay, stay, with their
+// time; those of others go. (Those that went with a table that somebody removed
+// are the caller's to give again.)
+//
+// Where the kernel has what Guard put there before, the change is carried out in
+// parts of a few doors, between which other calls have their turn. A port that is
+// guarded before and after is guarded all the time, by either door's old or new
+// rules, or nobody comes in: packets meet the new rules of a door only at ports
+// that it has in both. After an error some doors may be as before and others as
+// they are to be, until the next Guard. Else all is one transaction.
+func (f *Fence) Guard(doors []Door) error {
+	doors, err := checkDoors(doors)
+	if err != nil {
+		return fmt.Errorf("fence: %w", err)
+	}
+	f.guarding.Lock()
+	defer f.guarding.Unlock()
+	late := lateDemux()
+	if changed, err := f.look(); err == nil && len(changed) == 0 {
+		done, err := f.guardInParts(doors, late)
+		if err != nil {
+			return fmt.Errorf("fence: guard: %w", err)
+		}
+		if done {
+			return nil
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.manner.late = late
+	return f.do("guard", func(c *nft.Conn) error { return f.guardAtOnce(c, doors) })
+}
+
+// guardAtOnce is Guard in one transaction, from whatever there is.
+func (f *Fence) guardAtOnce(c *nft.Conn, doors []Door) error {
+	got, err := c.Read()
+	if err != nil {
+		return err
+	}
+	next := partsFor(doors, got)
+	shared := &part{want: layoutShared(doors, f.manner)}
+	want := whole(shared.want, sides(next, wanted))
+	right := want // as the kernel would show it
+	if f.shared.want != nil {
+		if before := f.wholeOf(wanted); len(differences(want, before)) == 0 {
+			right = f.wholeOf(shown)
+		}
+	}
+	different := differences(right, got)
+	if len(different) == 0 {
+		f.settle(shared, next, got)
+		return nil
+	}
+	kept, err := carry(c, want, got)
+	if err != nil {
+		return err
+	}
+	b := c.Batch()
+	planTable(b, want, got, kept)
+	if err := c.Commit(b); err != nil {
+		return busy(err)
+	}
+	why := summary(different)
+	if f.shared.want == nil && !guards(got) { // nothing is wrong where nothing was
+		why = "no door was guarded"
+	}
+	f.log.Info("fence raised", "doors", len(doors), "because", why)
+	// How the kernel shows it: not all versions show all of it the same.
+	base, err := c.Read()
+	if err != nil {
+		return err
+	}
+	if base == nil {
+		return errors.New("the table went while it was made")
+	}
+	f.settle(shared, next, base)
+	f.owned = f.manner.flags != 0
+	return nil
+}
+
+// settle remembers the parts that the kernel has now, and how it shows them.
+func (f *Fence) settle(shared *part, doors map[string]*part, got *nft.Table) {
+	var bases map[string]*nft.Table
+	shared.base, bases = apart(got)
+	for name, p := range doors {
+		p.base, p.most = bases[name], map[string]int{}
+		for _, s := range p.base.Sets {
+			p.most[s.Name] = s.Count
+			if s.Count < 0 { // nobody knows
+				p.most[s.Name] = fewElements + 1
+			}
+		}
+		p.literal()
+	}
+	shared.literal()
+	f.shared, f.doors = *shared, doors
+}
+
+// literal keeps one table where the kernel shows what was written as it was
+// written.
+func (p *part) literal() {
+	if same(p.want, p.base) {
+		p.base = p.want
+	}
+}
+
+// partsFor are the doors' parts, with sets for those widths of grants that got has.
+func partsFor(doors []Door, got *nft.Table) map[string]*part {
+	widths := map[string]map[width]bool{}
+	if got != nil {
+		for _, s := range got.Sets {
+			if w, ok := parseWidth(s.Name); ok {
+				if widths[w.door] == nil {
+					widths[w.door] = map[width]bool{}
+				}
+				widths[w.door][w] = true
+			}
+		}
+	}
+	parts := map[string]*part{}
+	for _, d := range doors {
+		parts[d.Name] = newPart(d, widths[d.Name])
+	}
+	return parts
+}
+
+func newPart(d Door, widths map[width]bool) *part {
+	return &part{door: d, widths: widths, want: layoutDoor(d, widths)}
+}
+
+// wholeOf joins one side of all parts.
+func (f *Fence) wholeOf(side func(*part) *nft.Table) *nft.Table {
+	return whole(side(&f.shared), sides(f.doors, side))
+}
+
+func sides(parts map[string]*part, side func(*part) *nft.Table) map[string]*nft.Table {
+	of := make(map[string]*nft.Table, len(parts))
+	for name, p := range parts {
+		of[name] = side(p)
+	}
+	return of
+}
+
+func wanted(p *part) *nft.Table { return p.want }
+func shown(p *part) *nft.Table  { return p.base }
+
+// Stands says whether the kernel's table guards doors already, because an
+// earlier fence left it there and nobody has taken its way of judging packets
+// away since. Which doors, and whether Guard would change anything, it does not
+// say: it is for who has to choose what to do first at a start.
+func (f *Fence) Stands() (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	stands := false
+	err := f.do("look for a table that stands", func(c *nft.Conn) error {
+		got, err := c.Read()
+		stands = err == nil && judgesLike(layoutShared(nil, manner{f.manner.flags, lateDemux()}), got)
+		return err
+	})
+	return stands, err
+}
+
+// judgesLike says whether the chains that all tables have are in got as they are
+// in want, in a table that is switched on and has doors.
+func judgesLike(want, got *nft.Table) bool {
+	if got == nil || got.Flags&unix.NFT_TABLE_F_DORMANT != 0 {
+		return false
+	}
+	for _, w := range want.Chains {
+		g := got.Chain(w.Name)
+		if g == nil || g.Base != w.Base || !slices.Equal(g.Rules, w.Rules) {
+			return false
+		}
+	}
+	return guards(got)
+}
+
+// guards says whether the table has doors.
+func guards(t *nft.Table) bool {
+	return t != nil && slices.ContainsFunc(t.Chains, func(c nft.Chain) bool { return doorOf(c.Name) != "" })
+}
+
+// Check returns nil when the kernel's table is what Guard put there, and else an
+// error that names what differs. Grants are not looked at. It waits for a Guard
+// that is under way; what changes grants does not wait for it, unless something
+// differs.
+func (f *Fence) Check() error {
+	f.guarding.Lock()
+	defer f.guarding.Unlock()
+	if changed, err := f.look(); err == nil && len(changed) == 0 {
+		return nil
+	}
+	// Once more, while nothing else is changed here.
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.do("check", func(c *nft.Conn) error {
+		if f.shared.want == nil {
+			return errNoDoors
+		}
+		got, err := c.Read()
+		if err != nil {
+			return err
+		}
+		if d := differences(f.wholeOf(shown), got); len(d) > 0 {
+			return fmt.Errorf("table inet %s was changed: %s", tableName, summary(d))
+		}
+		return nil
+	})
+}
+
+// look names what is otherwise in the kernel than Guard put there, without holding
+// up what changes grants. What that changes meanwhile is passed over, and so is
+// that a list is not of one moment: to change grants changes no list of this.
+func (f *Fence) look() ([]string, error) {
+	f.mu.Lock()
+	err := f.do("look", func(c *nft.Conn) error { _, err := c.Generation(); return err })
+	shared, before := f.shared, maps.Clone(f.doors)
+	f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	var got *nft.Table
+	err = f.ask(&f.asker, func(c *nft.Conn) (err error) { got, err = c.Read(); return err })
+	if err != nil && !errors.Is(err, nft.ErrInterrupted) {
+		return nil, err
+	}
+	if got == nil {
+		return []string{"the table is gone"}, nil
+	}
+	common, parts := apart(got)
+	f.mu.Lock()
+	now := f.doors
+	for name := range before {
+		if now[name] != before[name] {
+			delete(before, name)
+			delete(parts, name)
+		}
+	}
+	f.mu.Unlock()
+	return differences(whole(shared.base, sides(before, shown)), whole(common, parts)), nil
+}

@@ -1,0 +1,236 @@
+//go:build linux
+
+package fence
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	nft "github.com/doorward/doorward/internal/nftables"
+	"golang.org/x/sys/unix"
+)
+
+// stepTime is how long a part of a Guard should take: a change of grants that
+// comes meanwhile waits for one, at times for two. Whatever is in it, the kernel
+// follows all rules of the table once for each, three milliseconds with a thousand
+// doors (nf_tables_api.c, nft_table_validate).
+const stepTime = 7 * time.Millisecond
+
+// guardInParts makes the table that of doors, from what the fence put there
+// before. False says that it cannot: the parts are not enough.
+func (f *Fence) guardInParts(doors []Door, late bool) (done bool, err error) {
+	f.mu.Lock()
+	have, manner := maps.Clone(f.doors), f.manner
+	shared, exact := f.shared, f.exact()
+	f.mu.Unlock()
+	manner.late = late
+	next := layoutShared(doors, manner)
+	if old := staleOf(next, shared.base); !exact || len(old.sets)+len(old.chains) > 0 || next.Flags != shared.want.Flags {
+		return false, nil
+	}
+	var change []Door
+	var gone []string
+	changing := map[string]bool{} // of those that are there
+	stay := map[string]bool{}
+	for _, d := range doors {
+		stay[d.Name] = true
+		p := have[d.Name]
+		if p != nil && same(newPart(d, p.widths).want, p.want) {
+			continue // it may have other ports, which are not in its part
+		}
+		changing[d.Name] = p != nil
+		change = append(change, d)
+	}
+	for _, name := range slices.Sorted(maps.Keys(have)) {
+		if !stay[name] {
+			gone = append(gone, name)
+		}
+	}
+	if len(change)+len(gone) == 0 && same(next, shared.want) {
+		return true, nil
+	}
+	// First, nobody comes in by a port that leaves a door which changes.
+	if between, moves := betweenPorts(shared.want, next, changing); moves {
+		err = f.share(between, nil)
+	}
+	if err == nil {
+		err = inSteps(f, change, f.changePart)
+	}
+	if err == nil {
+		err = f.share(next, doors)
+	}
+	if err == nil {
+		err = inSteps(f, gone, f.removePart)
+	}
+	if err == nil {
+		f.log.Info("fence raised", "doors", len(doors), "because", "other doors are to be guarded")
+	}
+	return true, err
+}
+
+// inSteps carries each out, several in a transaction, and lets others have their
+// turn between two of those. What each returns is done after its transaction.
+func inSteps[T any](f *Fence, all []T, each func(*nft.Conn, *nft.Batch, T) (func(), error)) error {
+	for n := 4; len(all) > 0; {
+		some := all[:min(n, len(all))]
+		took, err := f.step(func(c *nft.Conn, b *nft.Batch) (func(), error) {
+			var dones []func()
+			for _, one := range some {
+				done, err := each(c, b, one)
+				if err != nil {
+					return nil, err
+				}
+				dones = append(dones, done)
+			}
+			return func() {
+				for _, done := range dones {
+					done()
+				}
+			}, nil
+		})
+		if err != nil {
+			return err
+		}
+		all = all[len(some):]
+		switch {
+		case took > stepTime:
+			n = max(1, n/2)
+		case took < stepTime*2/3:
+			n += (n + 1) / 2
+		}
+	}
+	return nil
+}
+
+// step is one transaction, and how long it took.
+func (f *Fence) step(fill func(*nft.Conn, *nft.Batch) (func(), error)) (time.Duration, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	begun := time.Now()
+	err := f.try(func(c *nft.Conn) error {
+		b := c.Batch()
+		done, err := fill(c, b)
+		if err != nil {
+			return err
+		}
+		if err := c.Commit(b); err != nil {
+			return busy(err)
+		}
+		done()
+		return nil
+	})
+	return time.Since(begun), err
+}
+
+// changePart gives a door its rules and sets.
+func (f *Fence) changePart(c *nft.Conn, b *nft.Batch, d Door) (func(), error) {
+	p := f.doors[d.Name]
+	if p == nil {
+		p = &part{base: &nft.Table{}}
+	}
+	next := newPart(d, p.widths)
+	next.door.Ports = p.door.Ports // until share
+	kept, err := carry(c, next.want, p.base)
+	if err != nil {
+		return nil, err
+	}
+	plan(b, next.want, p.base, staleOf(next.want, p.base), kept)
+	next.base, next.most = next.want, map[string]int{}
+	for _, s := range next.want.Sets {
+		next.most[s.Name] = max(p.most[s.Name], len(kept[s.Name]))
+	}
+	return func() { f.doors[d.Name] = next }, nil
+}
+
+// removePart takes away a door that no port leads to any more.
+func (f *Fence) removePart(_ *nft.Conn, b *nft.Batch, name string) (func(), error) {
+	base := f.doors[name].base
+	plan(b, &nft.Table{}, base, staleOf(&nft.Table{}, base), nil)
+	return func() { delete(f.doors, name) }, nil
+}
+
+// share gives all doors what they share, and with it their ports.
+func (f *Fence) share(next *nft.Table, doors []Door) error {
+	_, err := f.step(func(_ *nft.Conn, b *nft.Batch) (func(), error) {
+		plan(b, next, f.shared.base, staleOf(next, f.shared.base), nil)
+		return func() {
+			f.shared = part{want: next, base: next}
+			for _, d := range doors {
+				p := *f.doors[d.Name]
+				p.door = d
+				f.doors[d.Name] = &p
+			}
+		}, nil
+	})
+	return err
+}
+
+// exact says whether the kernel shows what the fence wrote as it was written, so
+// that it need not be asked after a change.
+func (f *Fence) exact() bool {
+	for _, p := range f.doors {
+		if p.base != p.want {
+			return false
+		}
+	}
+	return f.shared.base == f.shared.want
+}
+
+// same says whether two tables, or parts of them, do not differ.
+func same(a, b *nft.Table) bool { return len(differences(a, b)) == 0 }
+
+// betweenPorts is old with another way for ports that leave a door which is
+// changing: there nobody comes in. False says that there are none.
+func betweenPorts(old, next *nft.Table, changing map[string]bool) (*nft.Table, bool) {
+	t, moves := *old, false
+	t.Sets = slices.Clone(old.Sets)
+	for i, s := range t.Sets {
+		if s.Def.Flags&unix.NFT_SET_MAP == 0 {
+			continue
+		}
+		elems, some := between(s.Elems, next.Set(s.Name).Elems, changing)
+		if some {
+			t.Sets[i].Elems, moves = elems, true
+		}
+	}
+	return &t, moves
+}
+
+// between is betweenPorts for one map of ports.
+func between(old, next []nft.Element, changing map[string]bool) ([]nft.Element, bool) {
+	var bounds []string // where something begins or ends
+	for _, e := range slices.Concat(old, next) {
+		bounds = append(bounds, e.Key)
+	}
+	slices.Sort(bounds)
+	bounds = slices.Compact(bounds)
+	chainAt := func(elems []nft.Element, key string) string {
+		i, _ := slices.BinarySearchFunc(elems, key, func(e nft.Element, key string) int { return cmp.Or(cmp.Compare(e.Key, key), -1) })
+		if i == 0 {
+			return ""
+		}
+		return elems[i-1].Chain // the last that begins or ends here or before; an end has none
+	}
+	var out []nft.Element
+	moves, last := false, ""
+	for _, key := range bounds {
+		chain := chainAt(old, key)
+		if chain != "" && changing[doorOf(chain)] && chain != chainAt(next, key) {
+			chain, moves = nft.Dropped, true
+		}
+		if chain == last {
+			continue
+		}
+		if last != "" {
+			out = append(out, nft.Element{Key: key, End: true})
+		}
+		if chain != "" {
+			out = append(out, nft.Element{Key: key, Chain: chain})
+		}
+		last = chain
+	}
+	nft.SortElements(out)
+	return out, moves
+}

@@ -1,0 +1,300 @@
+package gateway
+
+import (
+	"slices"
+	"time"
+
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/fence"
+)
+
+// The kernel's grants and the doors' are compared beside the turns, a page at a
+// time. The doors' are asked for one by one, which is exact, and costs as much as
+// there are. The kernel's are listed for those that no door knows, and those are then
+// asked for, too, since a list of many is of no one moment. Knocks come between any
+// two pages; what is given or revoked while a page is being asked about is left out,
+// since the answer may be of before.
+const (
+	pageSize = 1 << 10
+	// expirySlack is how much earlier than the doors' clock the kernel may end
+	// a grant without somebody else having ended it.
+	expirySlack = time.Second
+)
+
+// Why a grant has ended that the kernel does not have any more.
+const (
+	spentReason   = "it was spent by its first connection"
+	removedReason = "somebody else removed it from the kernel"
+	lostReason    = "the kernel lost it while no daemon ran"
+)
+
+// survey is a comparison that is under way.
+type survey struct {
+	whole   bool       // of all doors, and of what none knows; else of what doors with single_use know
+	doors   []string   // still to come
+	from    int        // where the page in the first of them begins
+	next    int        // and the page after it
+	listed  bool       // the kernel's grants were listed, so that these are all
+	strange []grantKey // that no door knows
+	failed  bool       // the kernel did not answer; upkeep begins another
+}
+
+// page is what the kernel is being asked about.
+type page struct {
+	of      *survey
+	about   []grantKey
+	changed map[grantKey]bool // since it was asked, or about to be then; without a source: all of a door
+	void    bool              // the fence was raised meanwhile
+}
+
+// touch takes in that a grant, or without a source all of a door, is changed.
+func (p *page) touch(k grantKey) {
+	if p != nil {
+		p.changed[k] = true
+	}
+}
+
+// overtaken takes in that the answer says nothing any more.
+func (p *page) overtaken() {
+	if p != nil {
+		p.void = true
+	}
+}
+
+func (p *page) hasChanged(k grantKey) bool { return p.changed[k] || p.changed[grantKey{door: k.door}] }
+
+// compareAll has all grants compared, from the beginning if that is under way.
+func (g *Gateway) compareAll() { g.uncompared, g.survey = true, nil }
+
+// compareOn begins a comparison that is due, or goes on with the one under way,
+// unless the kernel is being asked already. It ends a turn, so that a turn has one
+// page at the most.
+func (g *Gateway) compareOn(now time.Time) {
+	if g.changes.page != nil || g.broken != "" {
+		return
+	}
+	if g.survey == nil && g.uncompared {
+		g.survey = g.newSurvey(true)
+	}
+	switch s := g.survey; {
+	case s == nil || s.failed:
+	case g.askNext(now, s):
+	case s.whole && !s.listed:
+		g.list(s)
+	default:
+		if g.survey = nil; s.whole {
+			g.uncompared, g.begins, g.lost = false, false, false
+		}
+	}
+}
+
+func (g *Gateway) newSurvey(whole bool) *survey {
+	s := &survey{whole: whole}
+	for _, d := range g.doors {
+		s.doors = append(s.doors, d.name())
+	}
+	return s
+}
+
+// lookForSpent looks for grants of doors with single_use that are not there any more.
+func (g *Gateway) lookForSpent() {
+	if g.survey == nil || g.survey.failed {
+		g.survey = g.newSurvey(g.uncompared)
+	}
+}
+
+// askNext asks the kernel about the next page, and says whether there is one.
+func (g *Gateway) askNext(now time.Time, s *survey) bool {
+	about := g.nextKnown(now, s)
+	if about == nil && len(s.strange) > 0 {
+		about = s.strange[:min(len(s.strange), pageSize)]
+	}
+	if about == nil {
+		return false
+	}
+	p := &page{of: s, about: about, changed: make(map[grantKey]bool)}
+	for k := range g.changes.grants {
+		p.touch(k) // the kernel would not take it yet
+	}
+	for name := range g.changes.emptied {
+		p.touch(grantKey{door: name})
+	}
+	g.changes.page = p
+	g.async(func() event {
+		ends, err := g.kernelEnds(about)
+		return func(now time.Time) { g.answered(now, p, ends, err) }
+	})
+	return true
+}
+
+// nextKnown is the next page of what the doors know, nil after the last. What is
+// about to run out is left to the doors' own clock.
+func (g *Gateway) nextKnown(now time.Time, s *survey) (about []grantKey) {
+	for ; len(s.doors) > 0; s.turn() {
+		d := g.door(s.doors[0])
+		if s.next = 0; d == nil || !s.whole && !d.conf.SingleUse {
+			continue
+		}
+		var grants []door.Grant
+		grants, s.next = d.door.Grants(now, s.from, pageSize)
+		for _, f := range grants {
+			if f.Until.Sub(now) > expirySlack {
+				about = append(about, grantKey{d.name(), f.Source})
+			}
+		}
+		if about != nil {
+			return about
+		}
+	}
+	return nil
+}
+
+// turn turns the page over.
+func (s *survey) turn() {
+	if s.from = s.next; s.from == 0 {
+		s.doors = s.doors[1:]
+	}
+}
+
+// kernelEnds asks the kernel when grants end, everybody's with the first of its two
+// families. It is called beside the turns.
+func (g *Gateway) kernelEnds(about []grantKey) ([]time.Time, error) {
+	var grants []fence.Grant
+	for _, k := range about {
+		for _, source := range families(k.source) {
+			grants = append(grants, fence.Grant{Door: k.door, Source: source})
+		}
+	}
+	all, err := g.world.Fence.Ends(grants)
+	if err != nil {
+		return nil, err
+	}
+	ends := make([]time.Time, len(about))
+	for i, k := range about {
+		n := len(families(k.source))
+		ends[i] = slices.MinFunc(all[:n], time.Time.Compare)
+		all = all[n:]
+	}
+	return ends, nil
+}
+
+// answered takes in what the kernel said of a page.
+func (g *Gateway) answered(now time.Time, p *page, ends []time.Time, err error) {
+	g.changes.page = nil
+	s := p.of
+	switch {
+	case s != g.survey || p.void || g.broken != "":
+	case err != nil:
+		g.log.Warn("cannot tell which grants the kernel has; asking again", "err", err)
+		s.failed = true
+	default:
+		for i, k := range p.about {
+			if !p.hasChanged(k) {
+				g.compare(now, k, ends[i])
+			}
+		}
+		if len(s.doors) > 0 {
+			s.turn()
+		} else {
+			s.strange = s.strange[len(p.about):]
+		}
+	}
+}
+
+// compare makes the doors and the kernel agree about one grant, which ends there at
+// a moment, zero if it is not there. The kernel is right about what has ended, unless
+// it went with the table; the doors are right about what stands, but for the start,
+// when a crash may have kept them from hearing of it. Of a single-use grant that went
+// with the table nobody knows whether it was spent, so it is not given again.
+func (g *Gateway) compare(now time.Time, k grantKey, kernel time.Time) {
+	d := g.door(k.door)
+	if d == nil {
+		return
+	}
+	until := d.door.GrantEnd(now, k.source)
+	left, off := until.Sub(now), kernel.Sub(until)
+	switch {
+	case until.IsZero() && kernel.IsZero():
+	case until.IsZero() && !(g.begins && d.door.Saved().State == door.Open):
+		g.changes.add(k.door, door.Revoke{Source: k.source})
+	case until.IsZero(), g.begins && !kernel.IsZero() && off > expirySlack:
+		d.carry(d.door.Adopt(now, door.Claim{Source: k.source, By: "before the restart", Until: kernel}))
+	case !kernel.IsZero() && g.begins:
+		d.door.EndsAt(now, k.source, kernel)
+	case !kernel.IsZero() && off > expirySlack: // somebody else drew it out
+		g.changes.add(k.door, door.Give{Source: k.source, Until: until})
+	case !kernel.IsZero() || left <= expirySlack:
+	case g.lost && !d.conf.SingleUse:
+		g.changes.add(k.door, door.Give{Source: k.source, Until: until})
+	default:
+		d.carry(d.door.Ended(now, k.source, g.whyEnded(d)))
+		if k.source == door.Any {
+			g.changes.add(k.door, door.Revoke{Source: door.Any}) // of whichever family is left
+		}
+	}
+}
+
+// whyEnded is why a grant of a door is not in the kernel before its time.
+func (g *Gateway) whyEnded(d *guarded) string {
+	switch {
+	case g.begins:
+		return lostReason
+	case d.conf.SingleUse:
+		return spentReason
+	}
+	return removedReason
+}
+
+// list has the kernel's grants listed, unless they are being listed for a comparison
+// that was given up.
+func (g *Gateway) list(s *survey) {
+	if g.listing {
+		return
+	}
+	g.listing = true
+	g.async(func() event {
+		var err error
+		piece := make([]fence.Grant, 0, pageSize)
+		for f, problem := range g.world.Fence.Grants() {
+			if err = problem; err != nil {
+				break
+			}
+			if piece = append(piece, f); len(piece) == pageSize {
+				full := slices.Clone(piece)
+				g.post(func(time.Time) { g.sift(s, full) })
+				piece = piece[:0]
+			}
+		}
+		return func(time.Time) {
+			g.listing = false
+			if s == g.survey && err != nil {
+				g.log.Warn("cannot list the kernel's grants; trying again", "err", err)
+				s.failed = true
+			}
+			g.sift(s, piece)
+			s.listed = true
+		}
+	})
+}
+
+// sift keeps of some of the kernel's grants those that no door knows.
+func (g *Gateway) sift(s *survey, grants []fence.Grant) {
+	if s != g.survey {
+		return
+	}
+	now := g.world.Now()
+	var d *guarded
+	for _, f := range grants {
+		if d == nil || d.name() != f.Door {
+			d = g.door(f.Door)
+		}
+		k := grantKey{f.Door, f.Source}
+		if k.source.Bits() == 0 {
+			k.source = door.Any
+		}
+		if d == nil || !d.door.GrantEnd(now, k.source).IsZero() || k.source == door.Any && slices.Contains(s.strange, k) {
+			continue
+		}
+		s.strange = append(s.strange, k)
+	}
+}

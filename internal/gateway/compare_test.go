@@ -1,0 +1,327 @@
+package gateway
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/store"
+)
+
+var onceDoor = strings.Replace(sshDoor, "ports", "single_use = true\nports", 1)
+
+// spend is what a connection does at a door of single use.
+func (m *machine) spend(k grantKey) { m.do(func() { delete(m.grants, k) }) }
+
+// wantGrants holds status and kernel to have just these sources' grants.
+func (r *running) wantGrants(sources ...string) {
+	r.t.Helper()
+	var got []string
+	for _, g := range r.status().Grants {
+		got = append(got, g.Source)
+	}
+	if strings.Join(got, " ") != strings.Join(sources, " ") {
+		r.t.Errorf("status has grants of %q, want %q", got, sources)
+	}
+	for _, source := range sources {
+		who, _ := parseSource(source)
+		for _, f := range families(who) {
+			r.m.do(func() {
+				if _, ok := r.m.grants[grantKey{"ssh", f}]; !ok {
+					r.t.Errorf("the kernel has no grant of %s", f)
+				}
+			})
+		}
+	}
+}
+
+// What the kernel says of a grant is about the moment at which it was asked.
+func TestAGrantGivenWhileTheKernelIsAskedIsNotSpent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), onceDoor)
+		time.Sleep(upkeepEvery - 5*time.Second)
+		r.touch(visitor, 59000, 59002)
+		r.touch(visitor6, 59000, 59002)
+		m.spend(grantKey{"ssh", door.Source(visitor)})
+		m.spend(grantKey{"ssh", door.Source(visitor6)})
+		answer := make(chan bool)
+		m.do(func() { m.answer = answer })
+		time.Sleep(5 * time.Second) // upkeep asks
+		synctest.Wait()
+		r.touch(visitor, 59000, 59002)
+		close(answer)
+		synctest.Wait()
+		r.wantGrants(visitor.String())
+		time.Sleep(upkeepEvery)
+		synctest.Wait()
+		r.wantGrants(visitor.String())
+	})
+}
+
+// A grant that a turn gives is in the kernel when the turn ends, and the kernel may
+// be asked before.
+func TestAGrantOfTheSameTurnIsNotSpent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), onceDoor)
+		r.touch(visitor6, 59000, 59002)
+		m.do(func() { m.stall = time.Second })
+		r.post(func(now time.Time) {
+			d := r.door("ssh")
+			effects, err := d.door.Open(now, door.Source(visitor), time.Minute, "operator")
+			if err != nil {
+				t.Error(err)
+			}
+			d.carry(effects)
+			r.lookForSpent()
+		})
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		r.wantGrants(visitor.String(), visitor6.String())
+	})
+}
+
+// A grant that the kernel would not take is no spent one either: nothing is asked
+// while the fence is down, and what was asked before is asked again.
+func TestAGrantThatTheKernelDoesNotHaveYetIsNotSpent(t *testing.T) {
+	for _, before := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMachine()
+			r := run(t, m, configPath(t), onceDoor)
+			r.touch(visitor6, 59000, 59002)
+			time.Sleep(upkeepEvery - 5*time.Second)
+			answer := make(chan bool)
+			broken := errors.New("no buffer space available")
+			m.do(func() { m.answer = answer })
+			if !before {
+				m.do(func() { m.broken = broken })
+				r.touch(visitor, 59000, 59002)
+			}
+			time.Sleep(5 * time.Second) // upkeep asks
+			synctest.Wait()
+			if asked := len(m.asked) > 0; asked != before {
+				t.Errorf("asked about %v while the fence was down: %v", m.asked, !before)
+			}
+			if before { // the table goes, and cannot be made anew yet
+				m.do(func() { m.table, m.broken = false, broken; clear(m.grants) })
+				m.changed <- struct{}{}
+				synctest.Wait()
+				r.touch(visitor, 59000, 59002)
+			}
+			close(answer)
+			synctest.Wait()
+			m.do(func() { m.broken = nil })
+			time.Sleep(2 * fenceRetry)
+			synctest.Wait()
+			want := []string{visitor.String(), visitor6.String()}
+			if before {
+				want = want[:1] // nobody knows whether the other was spent
+			}
+			r.wantGrants(want...)
+		})
+	}
+}
+
+// The kernel is asked once at a time, and not for all that is in it.
+func TestUpkeepAsksForWhatItMustKnow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		other := strings.NewReplacer("door.ssh", "door.web", `"22/tcp"`, `"443/tcp"`, "ssh.service", "web.service",
+			"59", "60").Replace(sshDoor)
+		r := run(t, m, configPath(t), onceDoor+other)
+		reads := m.reads
+		time.Sleep(upkeepEvery)
+		synctest.Wait()
+		if m.asked != nil {
+			t.Errorf("asked for %v, and there are no grants", m.asked)
+		}
+		answer := make(chan bool)
+		m.do(func() { m.answer = answer })
+		r.touch(visitor, 59000, 59002, 60000, 60002)
+		time.Sleep(2 * upkeepEvery)
+		synctest.Wait()
+		close(answer)
+		synctest.Wait()
+		if len(m.asked) != 1 || m.asked[0].Door != "ssh" {
+			t.Errorf("asked for %v, want the one of the door with single_use, once", m.asked)
+		}
+		if m.reads != reads {
+			t.Errorf("all grants were read %d times, and nobody had changed anything", m.reads-reads)
+		}
+	})
+}
+
+// Everybody's grant is one grant, and one in each family to the kernel. Whichever
+// way its end comes to be known, none is left.
+func TestEverybodysGrantIsSpentOnce(t *testing.T) {
+	for what, notice := range map[string]func(*running){
+		"upkeep":           func(*running) { time.Sleep(upkeepEvery) },
+		"a foreign change": func(r *running) { r.m.changed <- struct{}{} },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMachine()
+			r := run(t, m, configPath(t), onceDoor)
+			r.order(control.OpenRequest{Door: "ssh", Source: "any", For: "60s"})
+			synctest.Wait()
+			r.wantGrants("any")
+			m.spend(grantKey{"ssh", families(door.Any)[0]})
+			notice(r)
+			synctest.Wait()
+			r.wantGrants()
+			m.do(func() {
+				if len(m.grants) > 0 {
+					t.Errorf("after %s the kernel lets %v in, and the grant was spent", what, m.grants)
+				}
+			})
+		})
+	}
+}
+
+// A kernel that does not answer is asked again, with the next upkeep and not at once.
+func TestAKernelThatDoesNotAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		m.silent = errors.New("interrupted system call")
+		r := run(t, m, configPath(t), sshDoor)
+		r.touch(visitor, 59000, 59002)
+		r.stop()
+		m.do(func() { m.asked, m.reads = nil, 0 })
+		r = restart(t, m, r.path)
+		m.do(func() { delete(m.grants, grantKey{"ssh", door.Source(visitor)}) })
+		time.Sleep(upkeepEvery / 2)
+		synctest.Wait()
+		if len(m.asked) != 1 {
+			t.Errorf("asked %d times at the start, want once", len(m.asked))
+		}
+		m.do(func() { m.silent = nil })
+		time.Sleep(upkeepEvery)
+		synctest.Wait()
+		r.wantGrants()
+	})
+}
+
+// crowd is so many sources.
+func crowd(n int) (all []netip.Prefix) {
+	for i := range n {
+		all = append(all, door.Source(netip.AddrFrom4([4]byte{198, 18 + byte(i>>16), byte(i >> 8), byte(i)})))
+	}
+	return all
+}
+
+// crowded has the store and the kernel of a machine have grants of a crowd, at a door
+// that stands open, until a moment.
+func (m *machine) crowded(t *testing.T, path, text string, all []netip.Prefix, until time.Time) {
+	t.Helper()
+	r := run(t, m, path, text)
+	r.order(control.OpenRequest{Door: "ssh", Source: "192.0.2.99", For: "1s"})
+	synctest.Wait()
+	r.stop()
+	m.do(func() {
+		for _, source := range all {
+			m.grants[grantKey{"ssh", source}] = until
+			m.claims[store.GrantKey{Door: "ssh", Source: source, By: "touch"}] =
+				store.Grant{Door: "ssh", Source: source, By: "touch", Until: until, For: time.Hour}
+		}
+	})
+}
+
+// A start does not wait for the kernel's grants, however many there are, and knocks
+// come between any two pages of them. What was lost meanwhile is found.
+func TestAStartWithManyGrants(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, lost = 5 * pageSize, 7
+		m, path, all := newMachine(), configPath(t), crowd(n)
+		m.crowded(t, path, sshDoor, all, time.Now().Add(time.Hour))
+		strange := grantKey{"ssh", netip.MustParsePrefix("203.0.113.0/24")}
+		m.do(func() {
+			for _, source := range all[n-lost:] {
+				delete(m.grants, grantKey{"ssh", source})
+			}
+			m.grants[strange] = time.Now().Add(time.Hour)
+			m.asked, m.reads = nil, 0
+			m.answer = make(chan bool)
+		})
+		r := restart(t, m, path)
+		r.touch(visitor, 59000, 59002)
+		if got := r.status(); got.GrantsTotal != n+2 || len(m.asked) != pageSize || m.reads != 0 {
+			t.Errorf("at the start %d have a grant, %d were asked for and all were read %d times, want %d, %d and never",
+				got.GrantsTotal, len(m.asked), m.reads, n+2, pageSize)
+		}
+		if m.grants[grantKey{"ssh", door.Source(visitor)}].IsZero() {
+			t.Error("a right knock waits for the comparison")
+		}
+		close(m.answer)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got := r.status(); got.GrantsTotal != n-lost+2 || m.reads != 1 || len(m.asked) > n+lost {
+			t.Errorf("in the end %d have a grant, %d were asked for and all were read %d times", got.GrantsTotal, len(m.asked), m.reads)
+		}
+		if m.grants[strange].IsZero() || m.largest > pageSize {
+			t.Errorf("what was let in before the crash stands until %v; at most %d grants were changed at once", m.grants[strange], m.largest)
+		}
+	})
+}
+
+// What a foreign flush took is given again in parts, with knocks between them.
+func TestManyGrantsAreGivenAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 5 * pageSize
+		m, path, all := newMachine(), configPath(t), crowd(n)
+		until := time.Now().Add(time.Hour)
+		m.crowded(t, path, sshDoor, all, until)
+		r := restart(t, m, path)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		m.do(func() { m.largest, m.answer = 0, make(chan bool) })
+		m.flush()
+		synctest.Wait()
+		r.touch(visitor, 59000, 59002)
+		if len(m.grants) != 1 {
+			t.Errorf("while the first are asked for %d are let in, want the visitor", len(m.grants))
+		}
+		close(m.answer)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		for _, source := range all {
+			if got := m.grants[grantKey{"ssh", source}]; !got.Equal(until) {
+				t.Fatalf("%s is let in until %v, want %v", source, got, until)
+			}
+		}
+		if m.largest > pageSize {
+			t.Errorf("%d grants were given at once, want at most %d", m.largest, pageSize)
+		}
+	})
+}
+
+// Going dark, and the end of many grants at once, cost a turn no more than a few do.
+func TestTheEndOfManyGrants(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 5 * pageSize
+		m, path, all := newMachine(), configPath(t), crowd(n)
+		m.crowded(t, path, sshDoor, all, time.Now().Add(time.Hour))
+		r := restart(t, m, path)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		m.do(func() { m.largest, m.emptied, m.told = 0, 0, 0 })
+		r.order(control.CloseRequest{Door: "ssh"})
+		synctest.Wait()
+		if m.largest != 0 || m.emptied != 1 || m.told > 3 || len(m.grants)+len(m.claims) > 0 {
+			t.Errorf("to close the door %d grants were changed one by one, it was emptied %d times and a commit had %d parts; left are %d and %d",
+				m.largest, m.emptied, m.told, len(m.grants), len(m.claims))
+		}
+		r.stop()
+		m.crowded(t, path, sshDoor, all, time.Now().Add(time.Minute))
+		r = restart(t, m, path)
+		time.Sleep(time.Minute) // what several turns end may be one commit, which no turn waits for
+		synctest.Wait()
+		if got := r.status().GrantsTotal; got != 0 || len(m.claims) > 0 {
+			t.Errorf("all are over, and %d have a grant, on disk %d", got, len(m.claims))
+		}
+	})
+}
