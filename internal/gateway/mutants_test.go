@@ -23,6 +23,7 @@ var elsewhere = map[string]string{
 	"internal/launcher": "^TestNothingIsRun",
 	"internal/daemon":   "^Test(Walls|Vigil|Shelf)",
 	"internal/listen":   "^Test(Inherit|StrangeSockets|NobodyElse|OneShot|Parting)",
+	"internal/store":    "^Test(RefusalsPushOut|OthersHave|EveryByte|ACommitThat|PowerCut)",
 	"internal/presence": "^Test(Auto|Journal|Outliers|Zone|RealLines|RealPrograms|Forged|Unknown|Logins|WhoIsIn|CutStamp|AStampIn|Entries)",
 	"internal/config":   ".",
 	"internal/files":    ".",
