@@ -107,6 +107,7 @@ func (h *Hunt) build(m Mutant, pkg, binary string) (string, error) {
 	}
 	c := exec.Command("go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay", overlay, "-o", binary, "./"+pkg)
 	c.Dir = h.root
+	c.Env = append(os.Environ(), "CGO_ENABLED=0") // as everything else is built but what races
 	if out, err := c.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the tests of %s: %w\n%s", pkg, err, out)
 	}
