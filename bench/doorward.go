@@ -20,7 +20,8 @@ import (
 // doorward opens for two TCP connections to its listeners.
 type doorward struct {
 	gate   *lab.Doorward
-	config string // a format as doorwardConfig, "" for that one
+	config string   // a format as doorwardConfig, "" for that one
+	under  []string // a program that runs the daemon, nil for none
 }
 
 const doorwardConfig = `[gateway]
@@ -53,7 +54,7 @@ func (d *doorward) start(ctx context.Context, b *bench) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if d.gate, err = b.server.Doorward(ctx, b.bin, config, d.socket(b)); err != nil {
+	if d.gate, err = b.server.Doorward(ctx, b.bin, config, d.socket(b), d.under...); err != nil {
 		return 0, err
 	}
 	return d.gate.PID, nil
@@ -128,6 +129,11 @@ func (d *doorward) restart(ctx context.Context, b *bench) error {
 
 // give gives grants number from to upTo, several at a time.
 func (d *doorward) give(ctx context.Context, b *bench, from, upTo int) error {
+	return d.giveAt(ctx, b, "bench", from, upTo)
+}
+
+// giveAt is give at a door.
+func (d *doorward) giveAt(ctx context.Context, b *bench, door string, from, upTo int) error {
 	client := control.NewClient(d.socket(b))
 	var next atomic.Int64
 	next.Store(int64(from))
@@ -141,7 +147,7 @@ func (d *doorward) give(ctx context.Context, b *bench, from, upTo int) error {
 				}
 				source := net.ParseIP("2001:db8:f::")
 				source[13], source[14], source[15] = byte(n>>16), byte(n>>8), byte(n)
-				_, err := client.Open(ctx, control.OpenRequest{Door: "bench", Source: source.String(), For: "1h"})
+				_, err := client.Open(ctx, control.OpenRequest{Door: door, Source: source.String(), For: "1h"})
 				if err != nil {
 					return fmt.Errorf("grant %d: %w", n, err)
 				}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -52,6 +53,17 @@ func runLoads(ctx context.Context, o options) ([]*load, error) {
 		{name: "1 GB of auth log at the start", run: bigLog},
 		{name: "100,000 grants over a restart", run: grantsOverRestart},
 		{name: "a million audit records", run: auditRecords},
+		{name: "a disk that takes 20 ms", run: slowDisk(20 * time.Millisecond)},
+		{name: "a disk that takes 2 s", run: slowDisk(2 * time.Second)},
+		{name: "status --watch of 100 doors", run: watched},
+		{name: "1,000 doors changed by SIGHUP", run: reloaded},
+		{name: "closing a door with 300,000 grants", run: closed},
+	}
+	if o.only != "" && o.only != "load" {
+		loads = slices.DeleteFunc(loads, func(l *load) bool { return l.name != o.only })
+	}
+	if len(loads) == 0 {
+		return nil, fmt.Errorf("-only %q: allowed are knockd, fwknopd, doorward, load, and the name of a load as README.md has it", o.only)
 	}
 	for _, l := range loads {
 		fmt.Fprintf(os.Stderr, "measuring under load: %s ...\n", l.name)

@@ -45,7 +45,7 @@ func main() {
 	flag.IntVar(&o.runs, "runs", 120, "openings measured of each, at most 160")
 	flag.DurationVar(&o.limit, "limit", 40*time.Second, "time for the openings of each; what is done by then counts")
 	flag.DurationVar(&o.idle, "idle", 10*time.Second, "how long each is watched when idle")
-	flag.StringVar(&o.only, "only", "", "one of knockd, fwknopd, doorward and load")
+	flag.StringVar(&o.only, "only", "", "one of knockd, fwknopd, doorward and load, or a load by its name")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -105,7 +105,7 @@ func run(ctx context.Context, o options) error {
 	if len(results) > 0 {
 		print(os.Stdout, results)
 	}
-	if o.only != "" && o.only != "load" {
+	if o.only != "" && len(results) > 0 {
 		return nil
 	}
 	loads, err := runLoads(ctx, o)

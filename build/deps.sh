@@ -39,6 +39,7 @@ ufw ufw ufw
 firewalld firewalld firewalld
 dbus-daemon dbus"
 bench="$demo
+strace strace
 iptables iptables
 knockd knockd knockd
 fwknopd fwknop-server fwknop-server

@@ -56,7 +56,7 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 		t.Error("a stranger gets in")
 	}
 
-	knock(t, visitor)
+	knocks(t, visitor)
 	nstest.Eventually(t, "the door opens", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
 	if got := m.Run("systemctl", "is-active", "ssh.service"); got != "active\n" {
 		t.Errorf("ssh.service is %q", got)
@@ -82,7 +82,7 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 
 	// D-Bus goes: the knock is in vain, and said to be. D-Bus is back: it is not.
 	m.Run("systemctl", "stop", "dbus.socket", "dbus.service")
-	knock(t, visitor)
+	knocks(t, visitor)
 	nstest.Eventually(t, "the failure is in the audit trail", func() bool {
 		return strings.Contains(m.Run("doorward", "log"), "cannot reach systemd over D-Bus")
 	})
@@ -93,7 +93,7 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	nstest.Eventually(t, "the door is dark again", func() bool {
 		return strings.Contains(m.Run("doorward", "status", "ssh"), " dark ")
 	})
-	knock(t, visitor)
+	knocks(t, visitor)
 	nstest.Eventually(t, "the door opens again", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
 
 	m.Run("systemctl", "stop", "doorward.service")
@@ -181,7 +181,7 @@ func logsInByTheJournal(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS
 	m.Run("ln", "-sf", "/usr/share/zoneinfo/Asia/Kathmandu", "/etc/localtime") // after the daemon's start, as cloud-init does
 	m.Run("doorward", "apply")
 	key := authorize(t, m)
-	knock(t, visitor)
+	knocks(t, visitor)
 	nstest.Eventually(t, "the door opens", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
 	begun := time.Now().Truncate(time.Second)
 	logsIn(t, visitor, key)
@@ -230,8 +230,8 @@ func logsIn(t *testing.T, visitor *nstest.NS, key string) {
 	visitor.Run("ssh", append(sshTo(key), "true")...)
 }
 
-// knock touches the door's ports from ns.
-func knock(t *testing.T, ns *nstest.NS) {
+// knocks touches the door's ports from ns.
+func knocks(t *testing.T, ns *nstest.NS) {
 	t.Helper()
 	for _, port := range []string{"59000", "59002"} {
 		if !reaches(ns, "192.0.2.1:"+port, 10*time.Second) {

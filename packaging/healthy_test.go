@@ -79,14 +79,14 @@ func testOperatorStops(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS)
 	}
 	halted := func() bool { return doorOf(t, m).State == "opening" }
 	nstest.Eventually(t, "the second stop in a row is seen", halted)
-	knock(t, visitor)
+	knocks(t, visitor)
 	nstest.Eventually(t, "a right knock starts it", func() bool { return doorOf(t, m).State == "open" })
 	if got := daemonStatus(t, m).Events; got["dark"] != 2 { // that of the start, and that of the test before
 		t.Errorf("the door went dark under the operator: %v", got)
 	}
 	m.Run("systemctl", "mask", "--now", "ssh.service")
 	nstest.Eventually(t, "the third stop in a row is seen", halted)
-	knock(t, visitor)
+	knocks(t, visitor)
 	nstest.Eventually(t, "the door is dark, since nothing can be started", func() bool {
 		return doorOf(t, m).State == "dark" && strings.Contains(m.Run("doorward", "log"), "systemctl unmask ssh.service")
 	})
@@ -101,7 +101,7 @@ func testSlowStop(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS) {
 	opens(t, m, visitor)
 	m.Run("doorward", "close", "ssh")
 	nstest.Eventually(t, "it is on its way down", func() bool { return show(t, m, "ssh.service", "ActiveState") == "deactivating" })
-	knock(t, visitor)
+	knocks(t, visitor)
 	m.Write("/run/enough", "", 0o644)
 	nstest.Eventually(t, "the door opens again", func() bool { return doorOf(t, m).State == "open" })
 	darkens(t, m)
@@ -124,7 +124,7 @@ func guard(t *testing.T, m *systemdtest.Machine, unit string) {
 
 func opens(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS) {
 	t.Helper()
-	knock(t, visitor)
+	knocks(t, visitor)
 	nstest.Eventually(t, "the door opens", func() bool { return doorOf(t, m).State == "open" })
 }
 

@@ -63,7 +63,7 @@ func TestUnitsAsDebianHasThem(t *testing.T) {
 		t.Errorf("doctor's problems with the rule: %q", found)
 	}
 	m.Run("systemctl", "stop", "ssh.service") // the daemon, too, tries again in a while
-	knock(t, visitor)
+	knocks(t, visitor)
 	nstest.Eventually(t, "the door opens", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
 
 	secondServer(t, m, visitor, login)
@@ -97,7 +97,7 @@ func secondServer(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS, logi
 	}
 	m.Write("/etc/systemd/system/ssh.service.d/override.conf", "[Service]\nRuntimeDirectoryPreserve=yes\n", 0o644)
 	m.Run("systemctl", "daemon-reload")
-	knock(t, visitor)
+	knocks(t, visitor)
 	nstest.Eventually(t, "the door opens again", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
 	goDark()
 	if err := login(); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 const checkHelp = `Read a configuration file and say everything that is wrong with it: each mistake
@@ -71,19 +72,19 @@ func fileArg(c *cobra.Command, args []string) error {
 // warning with file and problem.
 type finding struct {
 	Level string `json:"level"` // "mistake" or "warning"
-	*config.Mistake
+	*tables.Mistake
 }
 
 // check judges the file at path for the machine and prints what it found.
 func check(e *env, m machine, path string, asJSON bool) error {
 	c, text, err := config.Load(path)
-	mistakes := config.Mistakes(err)
+	mistakes := tables.Mistakes(err)
 	if err != nil && len(mistakes) == 0 {
 		return err
 	}
 	findings := []finding{}
 	warn := func(problem, hint string) {
-		findings = append(findings, finding{"warning", &config.Mistake{File: path, Problem: problem, Hint: hint}})
+		findings = append(findings, finding{"warning", &tables.Mistake{File: path, Problem: problem, Hint: hint}})
 	}
 	if c != nil {
 		blind, notAsked := m.blind(c, path, text)
@@ -114,7 +115,7 @@ func check(e *env, m machine, path string, asJSON bool) error {
 
 // blind returns the mistakes of doors whose presence hangs on flows, if the
 // machine's cannot be seen, and what to say if that may not be asked.
-func (m machine) blind(c *config.Config, path string, text []byte) (mistakes []*config.Mistake, notAsked []string) {
+func (m machine) blind(c *config.Config, path string, text []byte) (mistakes []*tables.Mistake, notAsked []string) {
 	var doors []string
 	for i := range c.Doors {
 		if c.Doors[i].ByFlows() {
@@ -127,7 +128,7 @@ func (m machine) blind(c *config.Config, path string, text []byte) (mistakes []*
 	switch err := m.flows(); {
 	case errors.Is(err, fs.ErrPermission):
 		return nil, []string{fmt.Sprintf("whether the kernel tells of flows over UDP, by which door %s would know that "+
-			"somebody is in, was not asked: run as root", config.Listed(doors))}
+			"somebody is in, was not asked: run as root", tables.Listed(doors))}
 	case err != nil:
 		return c.Blind(path, text, err.Error()), nil
 	}

@@ -1,14 +1,11 @@
 package main
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,6 +14,7 @@ import (
 	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/share"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 const initHelp = `Write a first configuration: one door with one knock.
@@ -26,14 +24,7 @@ one of the flags about the door is there, or standard input is no terminal; then
 flags and proposals are all there is. --ask asks in any case.
 
 What it proposes: a door "ssh" in front of 22/tcp with the SSH server's unit that
-this machine has, and a knock that nobody else has: twelve listeners at random
-ports from 20000 to 32767 and 61000 to 65535, six of which are to be touched in
-the order of the file. Those ports are outside the range that Linux gives to
-outgoing connections, have no name in /etc/services, and are not among those that
-port scanners try first, so that a passing scan meets no penalty and a connection
-of this machine never holds a listener's port. The six that are not touched are
-what makes a thorough scan a wrong knock. There are 665,280 such knocks, which
-takes whoever guesses from one address centuries.
+this machine has, and a knock that nobody else has: %s
 
 --like-the-article writes the configuration of "Port Knocking Simplified" (2005)
 instead, number by number: 59000 and 59002 touched, 59001 left alone, within a
@@ -65,17 +56,14 @@ type initOptions struct {
 	force     bool
 }
 
-// doorFlags are the flags about the door, each of which means: do not ask.
-var doorFlags = [...]string{"door", "ports", "unit", "listen", "touch", "order"}
-
 func newInit(e *env) *cobra.Command { return newInitWith(e, thisMachine()) }
 
 func newInitWith(e *env, m machine) *cobra.Command {
-	var o initOptions
+	o := initOptions{choice: choice{kind: firstDrafted(), chosen: map[string][]string{}}}
 	c := &cobra.Command{
 		Use:               "init [--door NAME] [--ports PORTS] [--unit UNIT] [--output FILE]",
 		Short:             "write a first configuration",
-		Long:              initHelp,
+		Long:              fmt.Sprintf(initHelp, o.kind.Proposal()),
 		Example:           initExamples,
 		Args:              noArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -89,9 +77,7 @@ func newInitWith(e *env, m machine) *cobra.Command {
 	f.StringSliceVar(&o.ports, "ports", nil, "what it guards, such as 22/tcp,60000-61000/udp (default 22/tcp for a door named ssh)")
 	f.StringVar(&o.unit, "unit", "", "systemd `UNIT` behind it, or none for a service that always runs "+
 		"(default: the SSH server's, if that is behind the door)")
-	f.StringSliceVar(&o.listen, "listen", nil, "TCP `PORTS` of the listeners, with --touch (default: at random)")
-	f.StringSliceVar(&o.touch, "touch", nil, "those `PORTS` of them that are to be touched")
-	f.StringVar(&o.order, "order", "given", "any, or given: in the order of --touch")
+	o.addChoices(f)
 	f.BoolVar(&o.article, "like-the-article", false, "the article's configuration, number by number")
 	f.BoolVar(&o.ask, "ask", false, "ask, even if standard input is no terminal")
 	f.StringVarP(&o.output, "output", "o", config.DefaultPath, "`FILE` to write, or - for standard output")
@@ -106,7 +92,7 @@ func (o *initOptions) run(e *env, m machine, c *cobra.Command) error {
 		_, err := fmt.Fprint(e.stdout, config.Reference())
 		return err
 	}
-	given := slices.DeleteFunc(slices.Clone(doorFlags[:]), func(name string) bool { return !c.Flags().Changed(name) })
+	given := o.choose(c.Flags())
 	if err := o.parse(given); err != nil {
 		return &usageError{withHint(err, "doorward init --help")}
 	}
@@ -139,8 +125,10 @@ func (o *initOptions) parse(given []string) error {
 			return errors.New("--like-the-article starts and stops a unit: --unit none is not like it")
 		}
 	}
-	if (len(o.listen) == 0) != (len(o.touch) == 0) {
-		return errors.New("--listen and --touch go together")
+	for _, c := range o.kind.Choices() {
+		if c.With != "" && (len(o.chosen[c.Name]) == 0) != (len(o.chosen[c.With]) == 0) {
+			return fmt.Errorf("--%s and --%s go together", c.With, c.Name)
+		}
 	}
 	return nil
 }
@@ -160,10 +148,7 @@ func (o *initOptions) propose(m machine) error {
 	} else if err := m.unseen(door); err != nil && !errors.Is(err, fs.ErrPermission) {
 		o.unseen = strings.Join(strings.Fields(err.Error()), " ") // of one line
 	}
-	if len(o.listen) == 0 {
-		return o.draw(m, door)
-	}
-	return nil
+	return o.draft(m, door)
 }
 
 // guarded is the door as far as it is known, which may have mistakes in it.
@@ -196,32 +181,6 @@ func (o *initOptions) proposeSSH(m machine) {
 	}
 }
 
-// draw draws the listeners and those of them to touch.
-func (o *initOptions) draw(m machine, door *config.Door) error {
-	named := m.named()
-	taken := func(p uint16) bool {
-		return named[p] || slices.Contains(scanned[:], p) || portTaken(p)
-	}
-	like := share.Proposed()
-	if o.order == "any" {
-		like.Order = config.AnyOrder
-	}
-	listen, touch, err := share.Draw(&config.Config{Doors: []config.Door{*door}}, like, taken, rand.Reader)
-	if err != nil {
-		return err
-	}
-	o.listen, o.touch, o.drawn = numbers(listen), numbers(touch), true
-	return nil
-}
-
-func numbers(ports []uint16) []string {
-	words := make([]string, len(ports))
-	for i, p := range ports {
-		words[i] = strconv.Itoa(int(p))
-	}
-	return words
-}
-
 // write checks the text, writes it, and says what comes next.
 func (o *initOptions) write(e *env, m machine, text string) error {
 	c, err := config.Parse(o.output, []byte(text))
@@ -245,7 +204,7 @@ func (o *initOptions) write(e *env, m machine, text string) error {
 func notWritten(err error) error {
 	var lines []string
 	hint := "doorward init --help"
-	for _, m := range config.Mistakes(err) {
+	for _, m := range tables.Mistakes(err) {
 		_, words, _ := strings.Cut(m.Error(), fmt.Sprintf(":%d: ", m.Line))
 		lines = append(lines, words)
 		if m.Hint != "" {

@@ -55,35 +55,33 @@ func (o *initOptions) interview(e *env, m machine, outputGiven bool) error {
 	return a.err
 }
 
-// knock asks for the knock.
+// knock asks what can be chosen about the knock.
 func (a *asker) knock(o *initOptions, m machine) {
-	listen := strings.Join(o.listen, " ")
-	if listen == "" {
-		listen = "random"
-	}
-	a.ask("TCP ports to listen on, or random for twelve ports of which six are touched", listen, func(s string) error {
-		o.listen, o.touch = split(s), nil
-		if s == "random" {
-			o.listen = nil
-			return nil
+	for _, c := range o.kind.Choices() {
+		if c.With != "" && len(o.chosen[c.With]) == 0 {
+			continue
 		}
-		c := *o
-		c.touch = c.listen[:min(1, len(c.listen))]
-		return c.try(m)
-	})
-	if len(o.listen) > 0 {
-		a.ask("Those of them that are to be touched", "", func(s string) error {
-			o.touch = split(s)
-			if len(o.touch) == 0 {
-				return errors.New("at least one port, and better two or three")
+		proposal := strings.Join(o.chosen[c.Name], " ")
+		if proposal == "" {
+			proposal = c.Proposal
+		}
+		a.ask(c.Question, proposal, func(s string) error {
+			words := split(s)
+			switch {
+			case s == c.Proposal && c.Proposal != "":
+				words = nil
+			case len(words) == 0 && c.Empty != "":
+				return errors.New(c.Empty)
+			}
+			o.chosen[c.Name] = words
+			for _, other := range o.kind.Choices() {
+				if other.With == c.Name {
+					delete(o.chosen, other.Name)
+				}
 			}
 			return o.try(m)
 		})
 	}
-	a.ask("Order of the touches, given or any", o.order, func(s string) error {
-		o.order = s
-		return o.try(m)
-	})
 }
 
 // try says what would be wrong with the configuration so far, the rest of it

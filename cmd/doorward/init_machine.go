@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"io/fs"
 	"path"
-	"strconv"
 	"strings"
 
 	"github.com/doorward/doorward/internal/config"
@@ -73,9 +72,9 @@ func (m machine) hasJournal() bool {
 	return m.has("/var/log/journal") || m.has("/run/log/journal")
 }
 
-// named returns the TCP ports that have a name in /etc/services.
-func (m machine) named() map[uint16]bool {
-	ports := map[uint16]bool{}
+// named returns the ports that have a name in /etc/services.
+func (m machine) named() map[port.Port]bool {
+	ports := map[port.Port]bool{}
 	f, err := m.root.Open("etc/services")
 	if err != nil {
 		return ports // a machine without the file names no ports
@@ -86,9 +85,8 @@ func (m machine) named() map[uint16]bool {
 		if len(words) < 2 {
 			continue
 		}
-		number, _ := strings.CutSuffix(words[1], "/tcp")
-		if n, err := strconv.ParseUint(number, 10, 16); err == nil {
-			ports[uint16(n)] = true
+		if r, err := port.ParseRange(words[1]); err == nil {
+			ports[port.Port{Proto: r.Proto, Number: r.First}] = true
 		}
 	}
 	return ports
@@ -104,7 +102,7 @@ func (m machine) local() (l port.Local, known bool) {
 	return l, true
 }
 
-// scanned are the ports in the ranges of share.Draw that are among the thousand
+// scanned are the ports in the ranges of share.Lots that are among the thousand
 // that port scanners try first (nmap's default selection): a touch there means
 // nothing, and costs strangers penalties.
 var scanned = [...]uint16{

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/doorward/doorward/internal/config"
-	"github.com/doorward/doorward/internal/port"
 )
 
 // daemonGroup is the group by which the daemon reads its configuration.
@@ -63,7 +62,7 @@ func (o *initOptions) next(e *env, w io.Writer, m machine, c *config.Config) err
 	steps = append(steps,
 		"doorward doctor",
 		daemon,
-		"From another machine: "+try(door),
+		"From another machine: "+visitorLine(door),
 		"After a change of the file: doorward apply --confirm 60s",
 	)
 	for i, s := range steps {
@@ -71,28 +70,4 @@ func (o *initOptions) next(e *env, w io.Writer, m machine, c *config.Config) err
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-// try is the command line of a visitor.
-func try(door *config.Door) string {
-	k := &door.Knocks[0]
-	touch := strings.Join(numbers(k.Touch), ",")
-	command := "doorward knock HOST --touch " + touch
-	for _, r := range door.Ports {
-		if r.Proto != port.TCP {
-			continue
-		}
-		command += fmt.Sprintf(" --wait %d", r.First)
-		if door.SSH() {
-			command += " -- ssh USER@HOST"
-			if r.First != 22 {
-				command += fmt.Sprintf(" -p %d", r.First)
-			}
-		}
-		break
-	}
-	if k.Judge > 0 {
-		command += fmt.Sprintf("\n     (the listeners are looked at every %s, so that it can take as long)", config.Short(k.Judge))
-	}
-	return command
 }

@@ -16,7 +16,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/doorward/doorward/internal/config"
-	"github.com/doorward/doorward/internal/share"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/touch"
 )
 
 // machineOf is a machine that has just these files, "path" or "path=content".
@@ -49,7 +50,8 @@ func TestInitPassesCheck(t *testing.T) {
 		"etc/services=webmin 10000/tcp\nbinkp 24554/tcp # x\nudponly 24555/udp\n",
 	}
 	named := machineOf(files...).named()
-	if diff := cmp.Diff(map[uint16]bool{10000: true, 24554: true}, named); diff != "" {
+	if diff := cmp.Diff(map[port.Port]bool{{Proto: port.TCP, Number: 10000}: true,
+		{Proto: port.TCP, Number: 24554}: true, {Proto: port.UDP, Number: 24555}: true}, named); diff != "" {
 		t.Fatalf("named ports (-want +got):\n%s", diff)
 	}
 	rapid.Check(t, func(t *rapid.T) {
@@ -78,21 +80,21 @@ func TestInitPassesCheck(t *testing.T) {
 			t.Fatalf("init %q wrote mistakes: %v\n%s", args, err, text)
 		}
 		if !slices.Contains(args, "--like-the-article") {
-			checkDrawn(t, c.Doors[0].Knocks[0])
+			checkDrawn(t, c.Doors[0].Knocks[0].Rule.(touch.Rule))
 		}
 	})
 }
 
 // checkDrawn checks the promises of init's help about a random knock.
-func checkDrawn(t *rapid.T, k config.Knock) {
-	want := share.Proposed()
+func checkDrawn(t *rapid.T, k touch.Rule) {
+	want := touch.Proposed()
 	if len(k.Listen) != len(want.Listen) || len(k.Touch) != len(want.Touch) || !slices.IsSorted(k.Listen) {
 		t.Fatalf("listen %v, touch %v: want 6 of 12", k.Listen, k.Touch)
 	}
-	if k.Within != want.Within || k.Penalty != want.Penalty || k.Scope != want.Scope || k.Kind != want.Kind || k.Judge != 0 {
+	if k.Within != want.Within || k.Penalty != want.Penalty || k.Everybody != want.Everybody || k.Judge != 0 {
 		t.Fatalf("the knock is %+v, proposed is %+v", k, want)
 	}
-	if k.Order == config.AnyOrder && !slices.IsSorted(k.Touch) {
+	if !k.Given && !slices.IsSorted(k.Touch) {
 		t.Fatalf("touch %v: the order tells nothing, want none", k.Touch)
 	}
 	for _, p := range k.Listen {

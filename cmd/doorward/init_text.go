@@ -3,24 +3,23 @@ package main
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/doorward/doorward/internal/config"
-	"github.com/doorward/doorward/internal/share"
+	"github.com/doorward/doorward/internal/knock"
 )
 
 // choice is what a first configuration is to say. Its text is checked by
 // config.Parse before it is written, so that nothing here has to be valid.
 type choice struct {
-	door          string
-	ports         []string
-	unit, why     string // unit "" or "none": the service always runs
-	listen, touch []string
-	drawn         bool // listen and touch were drawn at random
-	order         string
-	logins        string // what is to be said about logins, "" for a door without SSH
-	unseen        string // why nobody would be seen to be in, "" where they are
+	door      string
+	ports     []string
+	unit, why string // unit "" or "none": the service always runs
+	kind      knock.Drafted
+	chosen    map[string][]string // about the knock, by the names of the kind's choices
+	keys      string              // of the knock, as the kind drafts them
+	logins    string              // what is to be said about logins, "" for a door without SSH
+	unseen    string              // why nobody would be seen to be in, "" where they are
 }
 
 // text writes the configuration.
@@ -56,26 +55,8 @@ open_for = "30s"
 	if c.logins != "" {
 		fmt.Fprintf(&b, "# %s\nlogins = \"auto\"\n", c.logins)
 	}
-	c.knock(&b)
+	fmt.Fprintf(&b, "\n[[%s.knock]]\nkind = %q\n%s", c.table(), c.kind.Name(), c.keys)
 	return b.String()
-}
-
-// knock writes the knock.
-func (c *choice) knock(b *strings.Builder) {
-	fmt.Fprintf(b, "\n[[%s.knock]]\nkind = \"touch\"\n", c.table())
-	if c.drawn {
-		b.WriteString(`# Drawn at random, from ports that Linux does not give to outgoing connections,
-# that have no name in /etc/services, and that scanners do not try first.
-`)
-	}
-	fmt.Fprintf(b, "listen = [%s]\n", integers(c.listen))
-	if len(c.touch) < len(c.listen) {
-		b.WriteString("# Whoever touches one of the others, as a port scan does, is not heard for the\n" +
-			"# time of the penalty.\n")
-	}
-	fmt.Fprintf(b, "touch = [%s]\norder = %q\nwithin = %q\n", integers(c.touch), c.order, config.Short(share.Proposed().Within))
-	b.WriteString("# Of the first wrong knock; it doubles each time, up to a day.\n")
-	fmt.Fprintf(b, "penalty = %q\nscope = \"source\"\n", config.Short(share.Proposed().Penalty))
 }
 
 // table is the path of the door's table. A name that is no bare key is quoted,
@@ -95,19 +76,6 @@ func quoted(words []string) string {
 	q := make([]string, len(words))
 	for i, w := range words {
 		q[i] = fmt.Sprintf("%q", w)
-	}
-	return strings.Join(q, ", ")
-}
-
-// integers writes the integers of a TOML list. What is none is quoted, for
-// config.Parse to refuse it.
-func integers(words []string) string {
-	q := make([]string, len(words))
-	for i, w := range words {
-		q[i] = w
-		if n, err := strconv.Atoi(w); err != nil || strconv.Itoa(n) != w {
-			q[i] = fmt.Sprintf("%q", w)
-		}
 	}
 	return strings.Join(q, ", ")
 }

@@ -110,7 +110,7 @@ func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 			if err := o.ports(); err != nil {
 				return wrong(err)
 			}
-			return knock(c.Context(), e, v, &o)
+			return o.run(c.Context(), e, v)
 		},
 	}
 	f := c.Flags()
@@ -240,8 +240,8 @@ func (k *knocked) open() bool {
 	return slices.ContainsFunc(k.opened, func(o visit.Opened) bool { return o.Err == nil })
 }
 
-// knock carries out the whole of one invocation.
-func knock(ctx context.Context, e *env, v *visit.Visitor, o *knockOptions) error {
+// run carries out the whole of one invocation.
+func (o *knockOptions) run(ctx context.Context, e *env, v *visit.Visitor) error {
 	say := func(format string, args ...any) { fmt.Fprintf(e.stdout, format+"\n", args...) }
 	switch {
 	case o.json:

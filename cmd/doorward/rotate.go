@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"path/filepath"
 	"strconv"
@@ -13,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/share"
 )
 
@@ -98,7 +101,7 @@ func (o *rotateOptions) rotate(ctx context.Context, e *env, daemon *control.Clie
 	if err != nil {
 		return err
 	}
-	var sealed []share.Sealed
+	var sealed []share.Letter
 	var files []share.File
 	if len(p.all.Keys) > 0 {
 		if sealed, files, err = o.seal(e, t, p.all.Host, p.all.Users()); err != nil {
@@ -129,22 +132,34 @@ func (o *rotateOptions) rotate(ctx context.Context, e *env, daemon *control.Clie
 
 // redraw draws a new knock into the target and returns the edited text.
 func (t *target) redraw() ([]byte, error) {
-	listen, touch, err := share.Draw(t.config, t.knock, portTaken, rand.Reader)
+	k := t.door.Knocks[t.index]
+	rule, ok := k.Rule.(knock.Redrawn)
+	if !ok {
+		return nil, withHint(fmt.Errorf("door %q: knock %q cannot be drawn anew", t.door.Name, k.Name),
+			"change it in %s by hand; then doorward apply --confirm 60s, and doorward share", t.path)
+	}
+	fresh, edits, err := rule.Redraw(share.Lots(t.config, portTaken, rand.Reader))
 	if err != nil {
 		return nil, err
 	}
-	edited, err := share.Edit(t.path, t.text, t.door.Name, t.index, listen, touch)
-	t.knock.Listen, t.knock.Touch = listen, touch
-	return edited, err
+	t.knock = fresh
+	return share.Edit(t.path, t.text, t.door.Name, t.index, fresh, edits)
 }
 
-// portTaken says whether a program of this machine has a TCP port.
-func portTaken(p uint16) bool {
-	l, err := net.Listen("tcp", ":"+strconv.Itoa(int(p)))
+// portTaken says whether a program of this machine has a port.
+func portTaken(p port.Port) bool {
+	at := ":" + strconv.Itoa(int(p.Number))
+	var c io.Closer
+	var err error
+	if p.Proto == port.UDP {
+		c, err = net.ListenPacket("udp", at)
+	} else {
+		c, err = net.Listen("tcp", at)
+	}
 	if err != nil {
 		return true
 	}
-	return l.Close() != nil
+	return c.Close() != nil
 }
 
 // sameFile makes sure that the daemon reads the file that is about to change.
@@ -166,7 +181,7 @@ func sameFile(ctx context.Context, daemon *control.Client, path string) error {
 	return nil
 }
 
-func (o *rotateOptions) tellRotated(e *env, t *target, p *people, sealed []share.Sealed, r control.Reply) error {
+func (o *rotateOptions) tellRotated(e *env, t *target, p *people, sealed []share.Letter, r control.Reply) error {
 	fmt.Fprintf(e.stdout, "Door %s has a new knock in %s; the file before is %[2]s.previous.\n\n", t.door.Name, t.path)
 	if len(sealed) > 0 {
 		o.tell(e.stdout, t, p, sealed)

@@ -7,6 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -15,8 +17,10 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/files"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/share"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 const shareHelp = `Give the knock of a door to its users: for each of them a small text, encrypted with
@@ -78,7 +82,7 @@ func (o *shareOptions) addFlags(c *cobra.Command) {
 	f.SortFlags = false
 	f.StringVarP(&o.config, "config", "c", config.DefaultPath, "configuration `FILE`")
 	f.StringVar(&o.door, "door", "", "whose knock, if FILE has several doors")
-	f.IntVar(&o.knock, "knock", 0, "which of the door's touch knocks, from 1, if it has several")
+	f.IntVar(&o.knock, "knock", 0, "which of the door's knocks that can be shared, from 1, if it has several")
 	f.StringVar(&o.host, "host", "", "name or address by which users reach this gateway (default: the remembered one)")
 	f.StringArrayVar(&o.to, "to", nil, "public `KEY`, or file of keys, of somebody who gets it")
 	f.StringVar(&o.file, "recipients-file", "", "the same, from a file, or - for standard input")
@@ -143,7 +147,7 @@ type target struct {
 	config *config.Config
 	door   *config.Door
 	index  int // of the knock in the door, from 0
-	knock  *config.Knock
+	knock  knock.Touched
 }
 
 // target finds the door and the knock that the command line means.
@@ -170,25 +174,32 @@ func (o *shareOptions) target() (*target, error) {
 	return t, t.choose(o.knock)
 }
 
-// choose finds touch knock number n of the door, the only one for 0.
+// choose finds number n of the door's knocks that can be shared, the only one for 0.
 func (t *target) choose(n int) error {
-	var touch []int
+	var can []int
+	var names, kinds []string
 	for i, k := range t.door.Knocks {
-		if k.Kind == config.KindTouch {
-			touch = append(touch, i)
+		names = append(names, strconv.Quote(k.Name))
+		if _, ok := k.Rule.(knock.Touched); ok {
+			can, kinds = append(can, i), append(kinds, k.Kind)
 		}
 	}
 	switch {
-	case len(touch) == 0:
-		return fmt.Errorf("door %q has no touch knock: only those can be shared", t.door.Name)
-	case n == 0 && len(touch) > 1:
-		return &usageError{fmt.Errorf("--knock is missing: door %q has %d touch knocks; allowed are 1 to %[2]d",
-			t.door.Name, len(touch))}
-	case n < 0 || n > len(touch):
-		return &usageError{fmt.Errorf("--knock %d: door %q has %d; allowed are 1 to %[3]d", n, t.door.Name, len(touch))}
+	case len(can) == 0:
+		what := "knock"
+		if len(names) > 1 {
+			what = "knocks"
+		}
+		return withHint(fmt.Errorf("door %q: %s %s cannot be written down for users: only touches of ports can",
+			t.door.Name, what, tables.Listed(names)), "doorward check %s tells what a visitor does", t.path)
+	case n == 0 && len(can) > 1:
+		return &usageError{fmt.Errorf("--knock is missing: door %q has %d %s knocks; allowed are 1 to %[2]d",
+			t.door.Name, len(can), strings.Join(slices.Compact(kinds), "/"))}
+	case n < 0 || n > len(can):
+		return &usageError{fmt.Errorf("--knock %d: door %q has %d; allowed are 1 to %[3]d", n, t.door.Name, len(can))}
 	}
-	t.index = touch[max(n, 1)-1]
-	t.knock = &t.door.Knocks[t.index]
+	t.index = can[max(n, 1)-1]
+	t.knock = t.door.Knocks[t.index].Rule.(knock.Touched)
 	return nil
 }
 
@@ -317,23 +328,23 @@ func looksLikeKey(s string) bool {
 
 // seal makes the encrypted texts of the target's knock, in the output
 // directory.
-func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) ([]share.Sealed, []share.File, error) {
-	s := &share.Knock{Door: t.door.Name, Host: host, Touch: t.knock.Touch, Made: e.clock(), Each: 3 * time.Second,
+func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) ([]share.Letter, []share.File, error) {
+	s := &share.Knock{Door: t.door.Name, Host: host, Touch: t.knock.Touches(), Made: e.clock(), Each: 3 * time.Second,
 		Then: fmt.Sprintf("Connect within %v.", t.door.OpenFor)}
 	// The probe would spend a single-use grant, and it would give up before a
 	// gateway has looked that looks once in a while.
-	if p := t.door.Ports[0]; p.Proto == port.TCP && p.First == p.Last && !t.door.SingleUse && t.knock.Judge == 0 {
+	if p := t.door.Ports[0]; p.Proto == port.TCP && p.First == p.Last && !t.door.SingleUse && t.knock.Every() == 0 {
 		s.Wait = p.First
 	}
-	if t.knock.Judge > 0 {
-		s.Then = fmt.Sprintf("The gateway looks every %v: connect after that, within %v.", t.knock.Judge, t.door.OpenFor)
+	if every := t.knock.Every(); every > 0 {
+		s.Then = fmt.Sprintf("The gateway looks every %v: connect after that, within %v.", every, t.door.OpenFor)
 	}
 	if _, err := files.Directory(o.output); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, withHint(fmt.Errorf("--output %q: there is no such directory", o.output), "mkdir -m 700 %s", o.output)
 	} else if err != nil {
 		return nil, nil, fmt.Errorf("--output: %w", err)
 	}
-	sealed, err := share.Seal(s, users, o.script)
+	sealed, err := share.Letters(s, users, o.script)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -348,7 +359,7 @@ func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) 
 }
 
 // tell says who got what, and how they use it.
-func (o *shareOptions) tell(w io.Writer, t *target, p *people, sealed []share.Sealed) {
+func (o *shareOptions) tell(w io.Writer, t *target, p *people, sealed []share.Letter) {
 	fmt.Fprintf(w, "The knock of door %s at %s, encrypted for %s, in %s:\n\n",
 		t.door.Name, p.all.Host, counted(len(sealed), "user"), o.output)
 	columns := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

@@ -227,8 +227,9 @@ type Doorward struct {
 
 // Doorward starts the daemon of the directory bin with a configuration file
 // whose control socket is at socket, and waits until it says that it is ready,
-// as it does to systemd.
-func (h *Host) Doorward(ctx context.Context, bin, config, socket string) (*Doorward, error) {
+// as it does to systemd. What stands in under is put before its command line: a
+// program that runs it, in its place.
+func (h *Host) Doorward(ctx context.Context, bin, config, socket string, under ...string) (*Doorward, error) {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return nil, err
@@ -237,7 +238,8 @@ func (h *Host) Doorward(ctx context.Context, bin, config, socket string) (*Doorw
 	if err != nil {
 		return nil, err
 	}
-	p, err := h.Start("env", "NOTIFY_SOCKET="+notify, filepath.Join(bin, "doorwardd"), "-c", config)
+	args := append([]string{"NOTIFY_SOCKET=" + notify}, under...)
+	p, err := h.Start("env", append(args, filepath.Join(bin, "doorwardd"), "-c", config)...)
 	if err != nil {
 		return nil, err
 	}

@@ -17,11 +17,14 @@ var arrows = map[string]map[string]string{
 	"internal/audit":   {},
 	"internal/files":   {},
 	"internal/legible": {},
-	"internal/config":  {"internal/port": "ports in their checked form", "internal/files": "the file is root's alone to write"},
+	"internal/tables":  {"internal/port": "ports in their checked form"},
+	"internal/config": {"internal/port": "ports in their checked form", "internal/files": "the file is root's alone to write",
+		"internal/tables": "reads the file", "internal/knock": "rules of knocks", "internal/kinds": "which knocks there are"},
 
-	// Pure cores: see TestPure.
-	"internal/door":     {"internal/port": "what a door guards", "internal/audit": "a decision's record"},
-	"internal/sequence": {"internal/port": "what a knock touches", "internal/audit": "a refusal's reason"},
+	// Pure cores: see TestPure. The kinds of knock are more of them: see kindOfKnock.
+	"internal/door":  {"internal/port": "what a door guards", "internal/audit": "a decision's record"},
+	"internal/knock": {"internal/port": "where a knock is heard", "internal/tables": "where a rule is read from"},
+	"internal/kinds": {"internal/knock": "what it is a list of"},
 
 	// How many files each may have open.
 	"internal/descriptors": {},
@@ -29,8 +32,11 @@ var arrows = map[string]map[string]string{
 	// Leaves: each knows one part of the machine and no other leaf.
 	"internal/conntrack": {},
 	"internal/sockdiag":  {"internal/port": "whose sockets are listed"},
-	"internal/listen":    {"internal/descriptors": "its share of files", "internal/port": "what is listened on", "internal/sockdiag": "who has a port already"},
-	"internal/fence":     {"internal/port": "what is guarded", "internal/conntrack": "ends flows"},
+	"internal/listen": {"internal/descriptors": "its share of files", "internal/port": "what is listened on",
+		"internal/sockdiag": "who has a port already", "internal/knock": "what is heard"},
+	"internal/datagrams": {"internal/knock": "what is heard, and by whom opened", "internal/port": "who has a port already",
+		"internal/sockdiag": "who has a port already"},
+	"internal/fence": {"internal/port": "what is guarded", "internal/conntrack": "ends flows"},
 	"internal/presence": {"internal/port": "whose connections count", "internal/conntrack": "sees flows",
 		"internal/sockdiag": "sees sockets",
 		"internal/legible":  "no name of sshd's has what does not print"},
@@ -53,8 +59,9 @@ var arrows = map[string]map[string]string{
 		"internal/config":   "what the operator wants",
 		"internal/control":  "the snapshot's types",
 		"internal/door":     "decides",
-		"internal/sequence": "recognises",
-		"internal/listen":   "brings touches",
+		"internal/knock":    "recognises",
+		"internal/tables":   "mistakes that only this machine makes one",
+		"internal/listen":   "brings what was heard",
 		"internal/fence":    "carries grants out",
 		"internal/service":  "carries start and stop out",
 		"internal/presence": "tells who is in",
@@ -69,6 +76,7 @@ var arrows = map[string]map[string]string{
 		"internal/cage":        "locks itself in after the start",
 		"internal/legible":     "a log that can be read in a terminal",
 		"internal/port":        "plain types",
+		"internal/knock":       "what an ear hears, and what a knock needs",
 		"internal/audit":       "answers to the log command",
 		"internal/config":      "reads the file, anew at each reload",
 		"internal/control":     "serves the socket",
@@ -89,6 +97,9 @@ var arrows = map[string]map[string]string{
 		"internal/port":     "plain types",
 		"internal/audit":    "log prints records",
 		"internal/config":   "check and init read and write files",
+		"internal/tables":   "check shows mistakes",
+		"internal/knock":    "what a knock can",
+		"internal/kinds":    "which of them init can write",
 		"internal/control":  "the way to the daemon",
 		"internal/visit":    "knocks",
 		"internal/share":    "share and rotate",
@@ -107,6 +118,8 @@ var arrows = map[string]map[string]string{
 		"internal/control":  "what the daemon says",
 		"internal/fence":    "a rehearsal of the table",
 		"internal/files":    "why the configuration is refused",
+		"internal/tables":   "durations as people write them",
+		"internal/knock":    "what a visitor does",
 		"internal/port":     "plain types",
 		"internal/presence": "whether logs tell of logins",
 		"internal/ruleset":  "what others' rules do with knocks",
@@ -118,6 +131,7 @@ var arrows = map[string]map[string]string{
 		"internal/config": "reads the knock and draws a new one",
 		"internal/files":  "writes where nobody else can",
 		"internal/port":   "plain types",
+		"internal/knock":  "a knock is drawn anew",
 	},
 
 	"internal/mutants":     {},
@@ -140,7 +154,38 @@ var arrows = map[string]map[string]string{
 	"bench":     {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
 }
 
+// kindOfKnock are the arrows of each package that internal/kinds lists, and of
+// none that is not listed.
+var kindOfKnock = map[string]string{
+	"internal/knock":  "what it answers",
+	"internal/tables": "how its table is read",
+	"internal/port":   "plain types",
+}
+
+// kindsOfKnock are the packages that internal/kinds lists.
+func kindsOfKnock(t *testing.T) (kinds []string) {
+	for _, s := range sources(t) {
+		if s.dir != "internal/kinds" || s.test {
+			continue
+		}
+		for _, p := range s.imports() {
+			if dir, ours := strings.CutPrefix(p, module+"/"); ours && dir != "internal/knock" {
+				kinds = append(kinds, dir)
+			}
+		}
+	}
+	return kinds
+}
+
 func TestImportArrows(t *testing.T) {
+	for _, kind := range kindsOfKnock(t) {
+		if arrows[kind] != nil {
+			t.Errorf("%s is a kind of knock, and something else", kind)
+			continue
+		}
+		arrows[kind] = kindOfKnock
+		arrows["internal/kinds"][kind] = "a kind of knock"
+	}
 	seen := map[string]bool{}
 	for _, s := range sources(t) {
 		seen[s.dir] = true
@@ -209,7 +254,7 @@ func TestCommandsAreRunWhereAllowed(t *testing.T) {
 // TestPure holds the cores to having no sockets, files, goroutines or clock of
 // their own, so that tests reach every state.
 func TestPure(t *testing.T) {
-	pure := []string{"internal/door", "internal/sequence", "internal/port"}
+	pure := append([]string{"internal/door", "internal/port", "internal/knock", "internal/kinds", "internal/tables"}, kindsOfKnock(t)...)
 	outside := []string{"net", "os", "os/exec", "syscall", "log", "log/slog", "context", "sync",
 		"golang.org/x/sys/unix"}
 	clock := []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick"}

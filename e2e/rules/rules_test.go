@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -50,12 +51,26 @@ func (s *source) imports() []string {
 
 const root = "../.."
 
-// sources parses every Go file of the repository, whatever it is built for.
+// sources are the Go files of the repository, whatever they are built for. Nobody
+// changes them.
 func sources(t *testing.T) []*source {
 	t.Helper()
-	var all []*source
+	all, err := parsed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) < 10 {
+		t.Fatalf("found only %d Go files under %s: the rules would hold for nothing", len(all), root)
+	}
+	return all
+}
+
+var parsed = sync.OnceValues(parse)
+
+// parse parses the files.
+func parse() (all []*source, err error) {
 	fset := token.NewFileSet()
-	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -78,13 +93,7 @@ func sources(t *testing.T) []*source {
 		all = append(all, &source{rel, path.Dir(rel), text, file, fset, strings.HasSuffix(rel, "_test.go")})
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(all) < 10 {
-		t.Fatalf("found only %d Go files under %s: the rules would hold for nothing", len(all), root)
-	}
-	return all
+	return all, err
 }
 
 func TestOnePackageComment(t *testing.T) {

@@ -34,8 +34,12 @@ type Walls struct {
 	Read     []string    // directories and files to be read, with all that is below
 	Programs []string    // files that may be executed; none: no program can be started
 	Keep     []cap.Value // capabilities to be kept of those that the process has
+	Calls    []string    // system calls that it may make beside; not those of which some uses are allowed already
 	Connect  bool        // whether it may connect to unix sockets of others
 	Abstract bool        // whether these may be abstract ones, unix(7)
+	// Datagrams is whether it may hear UDP and answer, which is to send to anybody:
+	// where to stands in memory, which no filter sees.
+	Datagrams bool
 }
 
 // Enter locks the whole process in, all its threads; there is no way back. It

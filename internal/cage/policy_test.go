@@ -88,7 +88,9 @@ var (
 	bus      = Walls{Connect: true}
 	journal  = Walls{Programs: []string{"/usr/bin/journalctl"}}
 	both     = Walls{Programs: []string{"/usr/bin/journalctl"}, Connect: true}
-	allWalls = []Walls{alone, bus, journal, both}
+	more     = Walls{Calls: []string{"sendmmsg", "socket"}}
+	hears    = Walls{Datagrams: true}
+	allWalls = []Walls{alone, bus, journal, both, hears}
 )
 
 const (
@@ -140,6 +142,23 @@ func TestArguments(t *testing.T) {
 		{call{"socket", [6]uint64{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP}}, allWalls, no},
 		{call{"socket", [6]uint64{unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_MPTCP}}, allWalls, no},
 		{call{"socket", [6]uint64{unix.AF_INET, unix.SOCK_DGRAM, 0}}, allWalls, no},
+		{call{"socket", [6]uint64{unix.AF_INET, unix.SOCK_DGRAM | flags, unix.IPPROTO_UDP}}, []Walls{hears}, 0},
+		{call{"socket", [6]uint64{unix.AF_INET6, unix.SOCK_DGRAM | flags, unix.IPPROTO_UDP}}, []Walls{hears}, 0},
+		{call{"socket", [6]uint64{unix.AF_INET, unix.SOCK_DGRAM | flags, unix.IPPROTO_UDP}}, []Walls{alone, bus, journal, both}, no},
+		{call{"socket", [6]uint64{unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP}}, allWalls, no},
+		{call{"socket", [6]uint64{unix.AF_INET6, unix.SOCK_DGRAM, unix.IPPROTO_ICMPV6}}, allWalls, no},
+		{call{"socket", [6]uint64{unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE}}, allWalls, no},
+		{call{"socket", [6]uint64{unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_UDP}}, allWalls, no},
+		{call{"recvmmsg", [6]uint64{3: unix.MSG_DONTWAIT}}, []Walls{hears}, 0},
+		{call{"recvmmsg", [6]uint64{3: unix.MSG_DONTWAIT}}, []Walls{alone, bus, journal, both}, no},
+		{call{"recvmmsg", [6]uint64{3: unix.MSG_DONTWAIT | unix.MSG_ERRQUEUE}}, allWalls, no},
+		{call{"recvmmsg", [6]uint64{3: unix.MSG_DONTWAIT, 4: 1}}, allWalls, no},
+		{call{"setsockopt", [6]uint64{1: unix.IPPROTO_IP, 2: unix.IP_PKTINFO}}, []Walls{hears}, 0},
+		{call{"setsockopt", [6]uint64{1: unix.IPPROTO_IPV6, 2: unix.IPV6_RECVPKTINFO}}, []Walls{hears}, 0},
+		{call{"setsockopt", [6]uint64{1: unix.IPPROTO_IP, 2: unix.IP_PKTINFO}}, []Walls{alone, bus, journal, both}, no},
+		{call{"setsockopt", [6]uint64{1: unix.IPPROTO_IPV6, 2: unix.IPV6_TRANSPARENT}}, allWalls, no},
+		{call{"setsockopt", [6]uint64{1: unix.SOL_SOCKET, 2: unix.SO_BROADCAST}}, allWalls, no},
+		{call{"setsockopt", [6]uint64{1: unix.SOL_SOCKET, 2: unix.SO_ATTACH_FILTER}}, allWalls, no},
 		{call{"socket", [6]uint64{unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_TCP}}, allWalls, no},
 		{call{"socket", [6]uint64{unix.AF_INET, unix.SOCK_SEQPACKET, 0}}, allWalls, no},
 		{call{"socket", [6]uint64{unix.AF_INET | 1<<32, unix.SOCK_STREAM, 0}}, allWalls, no},
@@ -162,6 +181,9 @@ func TestArguments(t *testing.T) {
 		{call{"sendmsg", [6]uint64{2: unix.MSG_NOSIGNAL}}, allWalls, 0},
 		{call{"sendmsg", [6]uint64{2: unix.MSG_FASTOPEN}}, allWalls, no},
 		{call{"sendmmsg", [6]uint64{}}, allWalls, no},
+		{call{"sendmmsg", [6]uint64{}}, []Walls{more}, 0},
+		{call{"socket", [6]uint64{unix.AF_PACKET, unix.SOCK_RAW, 0}}, []Walls{more}, no}, // of which some are allowed
+		{call{"socket", [6]uint64{unix.AF_INET, unix.SOCK_STREAM, 0}}, []Walls{more}, 0},
 		{call{"setsockopt", [6]uint64{1: unix.SOL_SOCKET, 2: unix.SO_SNDBUFFORCE}}, allWalls, 0},
 		{call{"setsockopt", [6]uint64{1: unix.SOL_SOCKET, 2: unix.SO_MARK}}, allWalls, no},
 		{call{"setsockopt", [6]uint64{1: unix.SOL_SOCKET, 2: unix.SO_BINDTODEVICE}}, allWalls, no},
@@ -209,25 +231,27 @@ func TestNoArgumentsGetOut(t *testing.T) {
 		unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
 	word := rapid.OneOf(rapid.Uint64(), rapid.Uint64Range(0, 300), rapid.Map(rapid.Uint64Range(0, 63), func(n uint64) uint64 { return 1 << n }))
 	rapid.Check(t, func(t *rapid.T) {
-		f := filters[rapid.IntRange(0, len(filters)-1).Draw(t, "walls")]
+		i := rapid.IntRange(0, len(filters)-1).Draw(t, "walls")
+		f := filters[i]
 		base := rapid.SampledFrom([]uint64{0, goThread, glibcThread, goChild, glibcFork}).Draw(t, "base")
 		c := call{"clone", [6]uint64{base ^ word.Draw(t, "bits")}}
 		if f.answer(t, c) == 0 && c.args[0]&namespaces != 0 {
 			t.Fatalf("%s is allowed", c)
 		}
 		c = call{"socket", [6]uint64{word.Draw(t, "family"), word.Draw(t, "type"), word.Draw(t, "protocol")}}
-		if f.answer(t, c) == 0 && !used(c.args) {
+		if f.answer(t, c) == 0 && !allWalls[i].use(c.args) {
 			t.Fatalf("%s is allowed", c)
 		}
 	})
 }
 
-// used are the kinds of sockets that a daemon has.
-func used(args [6]uint64) bool {
+// use says whether a daemon has sockets of a kind.
+func (w Walls) use(args [6]uint64) bool {
 	family, kind, protocol := args[0], args[1]&^flags, args[2]
 	switch family {
 	case unix.AF_INET, unix.AF_INET6:
-		return kind == unix.SOCK_STREAM && (protocol == 0 || protocol == unix.IPPROTO_TCP)
+		return kind == unix.SOCK_STREAM && (protocol == 0 || protocol == unix.IPPROTO_TCP) ||
+			w.Datagrams && kind == unix.SOCK_DGRAM && protocol == unix.IPPROTO_UDP
 	case unix.AF_UNIX:
 		return (kind == unix.SOCK_STREAM || kind == unix.SOCK_DGRAM) && protocol == 0
 	case unix.AF_NETLINK:

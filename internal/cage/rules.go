@@ -37,6 +37,9 @@ func (w Walls) rules() []rule {
 	if w.Connect {
 		all = append(all, unixSockets[:]...)
 	}
+	if w.Datagrams {
+		all = append(all, datagrams()...)
+	}
 	return all
 }
 
@@ -108,6 +111,19 @@ func inet() (all []rule) {
 		// The daemon and its launcher talk over pairs. Ends of pairs of datagram
 		// sockets could send to others.
 		allow("socketpair", append(ofType(unix.SOCK_SEQPACKET), is(0, unix.AF_UNIX))...),
+	)
+}
+
+// datagrams is the ear on UDP ports. Sockets of ICMP and UDP-Lite are of the same
+// type.
+func datagrams() (all []rule) {
+	for _, family := range []uint64{unix.AF_INET, unix.AF_INET6} {
+		all = append(all, allow("socket", append(ofType(unix.SOCK_DGRAM), is(0, family), is(2, unix.IPPROTO_UDP))...))
+	}
+	return append(all,
+		allow("recvmmsg", is(3, unix.MSG_DONTWAIT), is(4, 0)),
+		allow("setsockopt", is(1, unix.IPPROTO_IP), is(2, unix.IP_PKTINFO)),
+		allow("setsockopt", is(1, unix.IPPROTO_IPV6), is(2, unix.IPV6_RECVPKTINFO)),
 	)
 }
 

@@ -74,6 +74,11 @@ func (w Walls) filter(machine *arch.Info) []bpf.Instruction {
 		names = append(names, "connect") // Landlock lets it reach unix sockets alone
 	}
 	rules := w.rules()
+	for _, name := range w.Calls {
+		if !slices.ContainsFunc(rules, func(r rule) bool { return r.call == name }) {
+			names = append(names, name)
+		}
+	}
 	for _, name := range names {
 		rules = append(rules, allow(name))
 	}

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
 )
 
@@ -47,7 +48,8 @@ type Door struct {
 	Always    []netip.Prefix // prefixes that never need to knock, masked
 	Service   *Service       // nil: the service always runs
 	Presence  Presence
-	Knocks    []Knock // at least one
+	Knocks    []Knock // at least one; no two hear anything at the same place
+	Shared    bool    // a penalty is the whole door's, and not one knock's
 }
 
 // Service is what runs behind a door: a systemd unit, or commands. Exactly one
@@ -79,33 +81,11 @@ type Presence struct {
 	Connections bool          // live connections to the door's ports count
 }
 
-// Order says in which order the ports of a knock are touched.
-type Order uint8
-
-// AnyOrder is the article's; GivenOrder is the order of the list.
-const (
-	AnyOrder Order = iota
-	GivenOrder
-)
-
-// Scope says whose a knock's progress, penalty and grant are.
-type Scope uint8
-
-// ScopeSource: each visitor's own. ScopeDoor: everybody's, as in the article.
-const (
-	ScopeSource Scope = iota
-	ScopeDoor
-)
-
-// Knock is one way to ask for a door. Only kind "touch" is known; the other
-// kinds of the design are refused by name until they are built.
+// Knock is one way to ask for a door.
 type Knock struct {
-	Kind    string   // "touch"
-	Listen  []uint16 // TCP ports of the one-shot listeners, unique
-	Touch   []uint16 // which of them must be touched, unique, not empty
-	Order   Order
-	Within  time.Duration
-	Judge   time.Duration // 0: at once; else the interval of the looks
-	Penalty time.Duration // 0: none
-	Scope   Scope
+	// Name tells the door's knocks apart: the kind's name, with "-2" and so on for
+	// those of the same kind after the first, in the file's order.
+	Name string
+	Kind string // the kind's name
+	knock.Rule
 }

@@ -1,6 +1,10 @@
 package config
 
-import "time"
+import (
+	"time"
+
+	"github.com/doorward/doorward/internal/tables"
+)
 
 // Where things are unless the configuration or the command line says otherwise,
 // by the Filesystem Hierarchy Standard.
@@ -9,14 +13,6 @@ const (
 	DefaultState   = "/var/lib/doorward"
 	DefaultControl = "/run/doorward/control.sock"
 )
-
-// span is what a duration's key may hold.
-type span struct {
-	unset    time.Duration // the default
-	min, max time.Duration
-	orNone   bool   // zero is allowed and means none
-	word     string // what may stand instead of a duration, "" for nothing
-}
 
 // The longest durations that make sense. Whatever is longer is a slip of the
 // unit, and a grant of a month is already a door left open.
@@ -34,21 +30,11 @@ const (
 
 var (
 	// A grant only has to last until the visitor's next command has connected.
-	openForSpan = span{unset: 30 * time.Second, min: time.Second, max: month}
+	openForSpan = tables.Span{Unset: 30 * time.Second, Min: time.Second, Max: month}
 
 	// The article's hour.
-	idleSpan = span{unset: time.Hour, min: time.Second, max: month, word: idleNever}
-
-	// The article's minute: enough for a person with telnet, too short for a
-	// slow scan to pass both by chance.
-	withinSpan = span{unset: time.Minute, min: time.Second, max: time.Hour}
-
-	// Looking more often than once a second is what "at once" is for.
-	judgeSpan = span{min: time.Second, max: time.Hour}
-
-	// The article's five minutes.
-	penaltySpan = span{unset: 5 * time.Minute, min: time.Second, max: month, orNone: true}
+	idleSpan = tables.Span{Unset: time.Hour, Min: time.Second, Max: month, Word: idleNever}
 
 	// A third of systemd's own DefaultTimeoutStartSec: a visitor is waiting.
-	timeoutSpan = span{unset: 30 * time.Second, min: time.Second, max: time.Hour}
+	timeoutSpan = tables.Span{Unset: 30 * time.Second, Min: time.Second, Max: time.Hour}
 )

@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/tables"
+	"github.com/doorward/doorward/internal/touch"
 )
 
 // FuzzParse holds that no text makes Parse panic, that a refusal names a place
@@ -53,7 +55,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		lines := bytes.Count(text, []byte("\n")) + 1
-		found := Mistakes(err)
+		found := tables.Mistakes(err)
 		if len(found) == 0 {
 			t.Fatalf("refused without a mistake: %v", err)
 		}
@@ -102,8 +104,8 @@ func valid(c *Config) error {
 			units[s.Unit] = true
 		}
 		for _, k := range d.Knocks {
-			for _, n := range k.Listen {
-				if err := take(port.Port{Proto: port.TCP, Number: n}, "knock of "+d.Name); err != nil {
+			for _, p := range k.Hears() {
+				if err := take(p.AsPort(), "knock of "+d.Name); err != nil {
 					return err
 				}
 			}
@@ -132,7 +134,7 @@ func validDoor(d *Door) error {
 		return errors.New("open_for or idle")
 	case d.Presence.Idle != 0 && d.Presence.Logins == LoginsOff && !d.Presence.Connections:
 		return errors.New("nobody is ever seen to be in")
-	case d.Presence.Idle == 0 && slices.ContainsFunc(d.Knocks, func(k Knock) bool { return k.Scope == ScopeDoor }):
+	case d.Presence.Idle == 0 && slices.ContainsFunc(d.Knocks, Knock.ForAll):
 		return errors.New("open to everybody for ever")
 	case d.Presence.Logins == LoginsAuto && !d.SSH():
 		return errors.New("auto logins of a door without SSH")
@@ -156,15 +158,20 @@ func validDoor(d *Door) error {
 			return errors.New("timeout")
 		}
 	}
+	names := map[string]bool{}
 	for _, k := range d.Knocks {
-		if err := validKnock(d, k); err != nil {
+		if names[k.Name] || !strings.HasPrefix(k.Name, "touch") || k.Kind != "touch" {
+			return errors.New("names of knocks")
+		}
+		names[k.Name] = true
+		if err := validKnock(d, touchOf(k)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func validKnock(d *Door, k Knock) error {
+func validKnock(d *Door, k touch.Rule) error {
 	touched := map[uint16]bool{}
 	for _, p := range k.Touch {
 		if touched[p] || !slices.Contains(k.Listen, p) {
@@ -173,15 +180,15 @@ func validKnock(d *Door, k Knock) error {
 		touched[p] = true
 	}
 	switch {
-	case k.Kind != "touch" || len(k.Touch) == 0:
-		return errors.New("kind or empty")
+	case len(k.Touch) == 0:
+		return errors.New("empty")
 	case !between(k.Within, time.Second, time.Hour):
 		return errors.New("within")
 	case k.Judge != 0 && !between(k.Judge, k.Within, time.Hour):
 		return errors.New("judge")
 	case k.Penalty != 0 && !between(k.Penalty, time.Second, 720*time.Hour):
 		return errors.New("penalty")
-	case d.SingleUse && k.Scope == ScopeDoor:
+	case d.SingleUse && k.Everybody:
 		return errors.New("single use for all")
 	}
 	return nil
@@ -189,18 +196,21 @@ func validKnock(d *Door, k Knock) error {
 
 // The checker of FuzzParse would notice what it is there for.
 func TestValidNotices(t *testing.T) {
-	for name, spoil := range map[string]func(d *Door){
-		"host bits":   func(d *Door) { d.Always = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")} },
-		"guarded":     func(d *Door) { d.Knocks[0].Listen[0] = 22; d.Knocks[0].Touch[0] = 22 },
-		"not listed":  func(d *Door) { d.Knocks[0].Touch[0] = 1 },
-		"auto":        func(d *Door) { d.Ports[0].First, d.Ports[0].Last = 1, 1 },
-		"short judge": func(d *Door) { d.Knocks[0].Judge = time.Second },
+	for name, spoil := range map[string]func(*Door, *touch.Rule){
+		"host bits":   func(d *Door, _ *touch.Rule) { d.Always = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")} },
+		"guarded":     func(_ *Door, k *touch.Rule) { k.Listen[0] = 22; k.Touch[0] = 22 },
+		"not listed":  func(_ *Door, k *touch.Rule) { k.Touch[0] = 1 },
+		"auto":        func(d *Door, _ *touch.Rule) { d.Ports[0].First, d.Ports[0].Last = 1, 1 },
+		"short judge": func(_ *Door, k *touch.Rule) { k.Judge = time.Second },
 	} {
-		c, err := Parse("t.toml", []byte(ssh+knock))
+		c, err := Parse("t.toml", []byte(ssh+oneKnock))
 		if err != nil {
 			t.Fatal(err)
 		}
-		spoil(&c.Doors[0])
+		d := &c.Doors[0]
+		rule := touchOf(d.Knocks[0])
+		spoil(d, &rule)
+		d.Knocks[0].Rule = rule
 		if valid(c) == nil {
 			t.Errorf("%s: valid, want an error", name)
 		}

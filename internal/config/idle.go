@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // idleNever is what presence.idle says of a door that never goes dark by itself.
@@ -12,30 +13,30 @@ const idleNever = "never"
 // idle notes an idle that the rest of the door contradicts: who is in must be
 // seen for their absence to be, and what is open to everybody until the door goes
 // dark needs a door that does.
-func (c *checker) idle(table value, d *Door) {
-	key := c.child(table, "idle")
+func (d *Door) idle(key tables.Value) {
 	switch {
-	case key.v == idleNever && d.anyScope(ScopeDoor):
-		c.wrong(key, `a knock with scope = "door" opens to everybody until the door goes dark`,
-			fmt.Sprintf(`%q to %q, or scope = "source" for every knock`, Short(idleSpan.min), Short(idleSpan.max)))
-	case key.v != idleNever && !d.Presence.Connections && d.Presence.Logins == LoginsOff:
-		c.unseen(key, d, "nobody is ever seen to be in: connections = false, and no logins are read").Hint =
+	case key.V == idleNever && d.forAll():
+		key.Wrong(`a knock with scope = "door" opens to everybody until the door goes dark`,
+			fmt.Sprintf(`%q to %q, or scope = "source" for every knock`,
+				tables.Short(idleSpan.Min), tables.Short(idleSpan.Max)))
+	case key.V != idleNever && !d.Presence.Connections && d.Presence.Logins == LoginsOff:
+		d.unseen(key, "nobody is ever seen to be in: connections = false, and no logins are read").Hint =
 			`write connections = true, or name a place for logins, or write idle = "never"`
 	}
 }
 
 // unseen notes that a door would go dark under whoever is in, since they are not
 // seen.
-func (c *checker) unseen(key value, d *Door, why string) *Mistake {
+func (d *Door) unseen(key tables.Value, why string) *tables.Mistake {
 	does := "would go dark"
 	if d.Service != nil {
 		does += ", and its service be stopped,"
 	}
-	if !key.given() {
-		key.v = Short(d.Presence.Idle)
+	if !key.Given() {
+		key.V = tables.Short(d.Presence.Idle)
 		why = "the default does not do: " + why
 	}
-	return c.wrong(key, fmt.Sprintf("%s; the door %s under whoever is in", why, does), fmt.Sprintf("%q", idleNever))
+	return key.Wrong(fmt.Sprintf("%s; the door %s under whoever is in", why, does), fmt.Sprintf("%q", idleNever))
 }
 
 // ByFlows says whether presence at the door hangs on the flows of connection
@@ -52,32 +53,21 @@ func (d *Door) ByFlows() bool {
 // Blind returns a mistake for each door whose presence hangs on flows, for a
 // machine where they cannot be seen, and why. The text is that of the
 // configuration, the file's name is only for messages.
-func (c *Config) Blind(file string, text []byte, why string) []*Mistake {
-	check := &checker{file: file, at: locate(text)}
+func (c *Config) Blind(file string, text []byte, why string) []*tables.Mistake {
+	root, err := tables.Parse(file, text)
+	if err != nil {
+		return tables.Mistakes(err)
+	}
+	doors, _ := root.At("door").Table()
 	for i := range c.Doors {
 		d := &c.Doors[i]
 		if !d.ByFlows() {
 			continue
 		}
-		check.unseen(check.idleOf(d), d, "flows over UDP cannot be seen here: "+why).Hint =
+		table, _ := doors.At(d.Name).Table()
+		presence, _ := table.At("presence").Table()
+		d.unseen(presence.At("idle"), "flows over UDP cannot be seen here: "+why).Hint =
 			`name a place for logins, or write idle = "never"`
 	}
-	return check.found
-}
-
-// idleOf is what the text, whose mistakes are none, has as the door's idle.
-func (c *checker) idleOf(d *Door) value {
-	v := value{key: "door." + d.Name, at: position{1, 1}}
-	for _, name := range []string{"", "presence", "idle"} {
-		if name != "" {
-			v.key = joinKey(v.key, name)
-		}
-		if at, ok := c.at[v.key]; ok {
-			v.at = at
-			if name == "idle" {
-				v.v = Short(d.Presence.Idle)
-			}
-		}
-	}
-	return v
+	return tables.Mistakes(root.Err())
 }

@@ -43,7 +43,7 @@ touch = [59102]
 		`6: door.ssh.knock[0].touch[2]: 59000: listed twice`,
 		`10: door.ssh.knock[1].touch[0]: 59102: not in "listen": nobody would hear it: allowed are ports of door.ssh.knock[1].listen`,
 	}},
-	{"durations", ssh + "open_for = \"30\"\n[door.ssh.presence]\nidle = \"-1h\"\n" + knock +
+	{"durations", ssh + "open_for = \"30\"\n[door.ssh.presence]\nidle = \"-1h\"\n" + oneKnock +
 		"within = \"0s\"\npenalty = \"1d\"\njudge = \"every 1 m\"\n", []string{
 		`3: door.ssh.open_for: "30": no unit: allowed are durations such as "30s", "5m", "1h"`,
 		`5: door.ssh.presence.idle: "-1h": negative: allowed are "1s" to "720h", and "never"`,
@@ -52,7 +52,7 @@ touch = [59102]
 			`allowed are durations such as "30s", "5m", "1h"`,
 		`12: door.ssh.knock[0].judge: "every 1 m": a duration has no spaces: allowed are durations such as "30s", "5m", "1h"`,
 	}},
-	{"more durations", ssh + "open_for = \"\"\n[door.ssh.presence]\nidle = \"999999h\"\n" + knock +
+	{"more durations", ssh + "open_for = \"\"\n[door.ssh.presence]\nidle = \"999999h\"\n" + oneKnock +
 		"within = \"999ms\"\npenalty = \"1ms\"\njudge = \"every 10ms\"\n", []string{
 		`3: door.ssh.open_for: "": empty: allowed are durations such as "30s", "5m", "1h"`,
 		`5: door.ssh.presence.idle: "999999h": too long: allowed are "1s" to "720h", and "never"`,
@@ -60,16 +60,16 @@ touch = [59102]
 		`11: door.ssh.knock[0].penalty: "1ms": too short: allowed are "0s" for none, and "1s" to "720h"`,
 		`12: door.ssh.knock[0].judge: "every 10ms": too short: allowed are "1s" to "1h"`,
 	}},
-	{"no duration at all", ssh + "open_for = \"soon\"\n" + knock + "judge = \"1m\"\n", []string{
+	{"no duration at all", ssh + "open_for = \"soon\"\n" + oneKnock + "judge = \"1m\"\n", []string{
 		`3: door.ssh.open_for: "soon": not a duration: allowed are durations such as "30s", "5m", "1h"`,
 		`8: door.ssh.knock[0].judge: "1m": neither "at once" nor "every" and an interval: allowed are "at once", ` +
 			`and intervals such as "every 1m"`,
 	}},
-	{"within longer than the looks", ssh + knock + "within = \"2m\"\njudge = \"every 90s\"\n", []string{
+	{"within longer than the looks", ssh + oneKnock + "within = \"2m\"\njudge = \"every 90s\"\n", []string{
 		`7: door.ssh.knock[0].within: "2m": longer than the interval of the looks, "1m30s": allowed are "1s" to "1m30s", ` +
 			`or a longer interval in door.ssh.knock[0].judge`,
 	}},
-	{"the default within longer than the looks", ssh + knock + "judge = \"every 10s\"\n", []string{
+	{"the default within longer than the looks", ssh + oneKnock + "judge = \"every 10s\"\n", []string{
 		`3: door.ssh.knock[0].within: "1m": the default is longer than the interval of the looks, "10s": ` +
 			`allowed are "1s" to "10s", or a longer interval in door.ssh.knock[0].judge`,
 	}},
@@ -100,13 +100,13 @@ knock = [{kind = "touch", listen = [59002, 59000], touch = [59002]}]
 		`6: door.b.knock[0].listen[1]: 59000: door "b" listens on a port of another knock: door "a", line 3: ` +
 			`allowed are ports that one knock alone listens on`,
 	}},
-	{"one listener, two knocks of a door", ssh + knock + knock, []string{
+	{"one listener, two knocks of a door", ssh + oneKnock + oneKnock, []string{
 		`9: door.ssh.knock[1].listen[0]: 59000: door "ssh" listens on a port of another knock: door "ssh", line 5: ` +
 			`allowed are ports that one knock alone listens on`,
 		`9: door.ssh.knock[1].listen[1]: 59001: door "ssh" listens on a port of another knock: door "ssh", line 5: ` +
 			`allowed are ports that one knock alone listens on`,
 	}},
-	{"a listener where the metrics are", "gateway.metrics = \"127.0.0.1:59001\"\n" + ssh + knock, []string{
+	{"a listener where the metrics are", "gateway.metrics = \"127.0.0.1:59001\"\n" + ssh + oneKnock, []string{
 		`6: door.ssh.knock[0].listen[1]: 59001: the port of gateway.metrics, "127.0.0.1:59001": ` +
 			`allowed are ports that nothing else listens on`,
 	}},

@@ -35,8 +35,8 @@ witin = "1m"
 		`1: gatway: unknown key: did you mean "gateway"?: allowed are gateway, door`,
 		`3: gateway.stat: unknown key: did you mean "state"?: allowed are state, control, metrics`,
 		`6: door.ssh.open-for: unknown key: did you mean "open_for"?: allowed are ports, open_for, ` +
-			`single_use, refuse, always, service, presence, knock`,
-		`7: door.ssh.colour: unknown key: allowed are ports, open_for, single_use, refuse, always, service, presence, knock`,
+			`single_use, refuse, always, penalties, service, presence, knock`,
+		`7: door.ssh.colour: unknown key: allowed are ports, open_for, single_use, refuse, always, penalties, service, presence, knock`,
 		`10: door.ssh.service.units: unknown key: did you mean "unit"?: allowed are unit, start, stop, status, timeout`,
 		`12: door.ssh.presence.idel: unknown key: did you mean "idle"?: allowed are idle, logins, connections`,
 		`17: door.ssh.knock[0].witin: unknown key: did you mean "within"?: allowed are kind, listen, touch, order, ` +
@@ -121,7 +121,7 @@ knock = [1]
 		`10: door.c.knock: one table, not a list of them: allowed are one or more tables: write [[door.c.knock]]`,
 		`14: door.d.knock[0]: 1: an integer, not a table: allowed are tables: write [door.d.knock[0]]`,
 	}},
-	{"tables within a knock", ssh + knock + "[door.ssh.knock.extra]\na = 1\n" + `[[door.ssh.knock]]
+	{"tables within a knock", ssh + oneKnock + "[door.ssh.knock.extra]\na = 1\n" + `[[door.ssh.knock]]
 kind = "touch"
 listen = [
   59100, # a comment
@@ -135,7 +135,7 @@ touch = [59100]
 		`7: door.ssh.knock[0].extra: unknown key: allowed are kind, listen, touch, order, within, judge, penalty, scope`,
 		`16: door.ssh.knock[1].more: unknown key: allowed are kind, listen, touch, order, within, judge, penalty, scope`,
 	}},
-	{"a name that is no word", strings.Repeat("x", 70) + " = 1\n\"op n\" = 1\n" + ssh + "refuse = \"\"\n" + knock, []string{
+	{"a name that is no word", strings.Repeat("x", 70) + " = 1\n\"op n\" = 1\n" + ssh + "refuse = \"\"\n" + oneKnock, []string{
 		`1: ` + strings.Repeat("x", 70) + `: unknown key: allowed are gateway, door`,
 		`2: "op n": unknown key: allowed are gateway, door`,
 		`5: door.ssh.refuse: "": not one of the allowed words: allowed are "drop" and "reject"`,
@@ -147,7 +147,7 @@ touch = [59100]
 state = "var/lib"
 control = "/run/../run/x.sock"
 metrics = "localhost:9472"
-` + ssh + knock, []string{
+` + ssh + oneKnock, []string{
 		`2: gateway.state: "var/lib": not an absolute path: allowed are absolute paths such as "/var/lib/doorward"`,
 		`3: gateway.control: "/run/../run/x.sock": not a plain path: allowed are absolute paths such as "/run/doorward/control.sock"`,
 		`4: gateway.metrics: "localhost:9472": not an address with a port: allowed are "" for none, and an address ` +
@@ -157,7 +157,7 @@ metrics = "localhost:9472"
 state = "/"
 control = "/` + strings.Repeat("x", 107) + `"
 metrics = "127.0.0.1:0"
-` + ssh + knock, []string{
+` + ssh + oneKnock, []string{
 		`2: gateway.state: "/": not a plain path: allowed are absolute paths such as "/var/lib/doorward"`,
 		`3: gateway.control: "/` + strings.Repeat("x", 107) + `": 108 bytes long: allowed are 107 bytes for a socket's path`,
 		`4: gateway.metrics: "127.0.0.1:0": port 0: allowed are "" for none, and an address with a port ` +
@@ -167,7 +167,7 @@ metrics = "127.0.0.1:0"
 state = ""
 control = "/a\u0000b"
 metrics = "[::ffff:192.0.2.1]:9472"
-` + ssh + knock, []string{
+` + ssh + oneKnock, []string{
 		`2: gateway.state: "": empty: allowed are absolute paths such as "/var/lib/doorward"`,
 		`3: gateway.control: "/a\x00b": has a zero byte: allowed are absolute paths such as "/run/doorward/control.sock"`,
 		`4: gateway.metrics: "[::ffff:192.0.2.1]:9472": an IPv4 address in IPv6 form: allowed are "" for none, ` +
@@ -216,7 +216,7 @@ ports = [
   "30-20/udp", # backwards
   true,
 ]
-` + knock, []string{
+` + oneKnock, []string{
 		`3: door.ssh.ports[0]: 22: no protocol: allowed are ports and ranges such as "22/tcp", "60000-61000/udp"`,
 		`4: door.ssh.ports[1]: "22": has no protocol: write "22/tcp" or "22/udp"`,
 		`5: door.ssh.ports[2]: "22/sctp": protocol "sctp" is not known: allowed are tcp and udp`,
@@ -225,7 +225,7 @@ ports = [
 		`8: door.ssh.ports[5]: "30-20/udp": the range runs backwards: write "20-30/udp"`,
 		`9: door.ssh.ports[6]: true: a boolean, not a string: allowed are ports and ranges such as "22/tcp", "60000-61000/udp"`,
 	}},
-	{"words", ssh + "refuse = \"regect\"\n" + knock + "order = \"gven\"\nscope = \"visitor\"\n", []string{
+	{"words", ssh + "refuse = \"regect\"\n" + oneKnock + "order = \"gven\"\nscope = \"visitor\"\n", []string{
 		`3: door.ssh.refuse: "regect": did you mean "reject"?: allowed are "drop" and "reject"`,
 		`8: door.ssh.knock[0].order: "gven": did you mean "given"?: allowed are "any" and "given"`,
 		`9: door.ssh.knock[0].scope: "visitor": not one of the allowed words: allowed are "source" and "door"`,
@@ -242,7 +242,7 @@ ports = [
   "198.51.100.128/25",
   "198.51.0.0/16",
 ]
-` + knock, []string{
+` + oneKnock, []string{
 		`4: door.ssh.always[0]: "192.0.2.7/24": bits are set after the first 24: allowed are "192.0.2.0/24", ` +
 			`which is the prefix, and "192.0.2.7/32", which is the one address`,
 		`5: door.ssh.always[1]: "2001:db8::1/48": bits are set after the first 48: allowed are "2001:db8::/48", ` +
@@ -256,12 +256,12 @@ ports = [
 		`12: door.ssh.always[8]: "198.51.100.128/25": "198.51.100.128/25" lies within "198.51.100.0/24"`,
 		`13: door.ssh.always[9]: "198.51.0.0/16": "198.51.100.0/24" lies within "198.51.0.0/16"`,
 	}},
-	{"a grant of single use for everybody", ssh + "single_use = true\n" + knock + "scope = \"door\"\n", []string{
+	{"a grant of single use for everybody", ssh + "single_use = true\n" + oneKnock + "scope = \"door\"\n", []string{
 		`3: door.ssh.single_use: true: a knock with scope = "door" opens to everybody: ` +
 			`allowed are false, or scope = "source" for every knock`,
 	}},
 	{"nobody is seen", ssh + "presence = {idle = \"90m\", logins = \"off\", connections = false}\nservice.unit = \"ssh.service\"\n" +
-		knock + `[door.web]
+		oneKnock + `[door.web]
 ports = ["443/tcp"]
 presence.connections = false
 knock = [{kind = "touch", listen = [21, 23], touch = [21]}]
@@ -274,18 +274,18 @@ knock = [{kind = "touch", listen = [21, 23], touch = [21]}]
 	{"whether anybody is seen is not known", `[door.ssh]
 ports = ["22"]
 presence = {logins = "off", connections = "no"}
-` + knock, []string{
+` + oneKnock, []string{
 		`2: door.ssh.ports[0]: "22": has no protocol: write "22/tcp" or "22/udp"`,
 		`3: door.ssh.presence.connections: "no": a string, not a boolean: allowed are true and false`,
 	}},
-	{"open to everybody until never", ssh + "presence.idle = \"never\"\n" + knock + "scope = \"door\"\n", []string{
+	{"open to everybody until never", ssh + "presence.idle = \"never\"\n" + oneKnock + "scope = \"door\"\n", []string{
 		`3: door.ssh.presence.idle: "never": a knock with scope = "door" opens to everybody until the door goes dark: ` +
 			`allowed are "1s" to "720h", or scope = "source" for every knock`,
 	}},
-	{"no idle", ssh + "presence.idle = \"nver\"\n" + knock, []string{
+	{"no idle", ssh + "presence.idle = \"nver\"\n" + oneKnock, []string{
 		`3: door.ssh.presence.idle: "nver": not a duration: allowed are durations such as "30s", "5m", "1h", and "never"`,
 	}},
-	{"too long an idle", ssh + "presence.idle = \"721h\"\n" + knock, []string{
+	{"too long an idle", ssh + "presence.idle = \"721h\"\n" + oneKnock, []string{
 		`3: door.ssh.presence.idle: "721h": too long: allowed are "1s" to "720h", and "never"`,
 	}},
 	{"logins", `[door.a]
@@ -322,25 +322,25 @@ var serviceCases = []mistakeCase{
 unit = "ssh.service"
 start = ["/usr/sbin/sshd"]
 stop = ["/bin/true"]
-` + knock, []string{
+` + oneKnock, []string{
 		`5: door.ssh.service.start: both "unit" and "start": allowed are one of the two`,
 	}},
 	{"a unit's own stop", ssh + `[door.ssh.service]
 unit = "ssh.service"
 stop = ["/bin/true"]
 status = ["/bin/true"]
-` + knock, []string{
+` + oneKnock, []string{
 		`5: door.ssh.service.stop: belongs to "start": systemd stops and watches a unit`,
 		`6: door.ssh.service.status: belongs to "start": systemd stops and watches a unit`,
 	}},
-	{"nothing to start", ssh + "[door.ssh.service]\nstop = [\"/bin/true\"]\n" + knock, []string{
+	{"nothing to start", ssh + "[door.ssh.service]\nstop = [\"/bin/true\"]\n" + oneKnock, []string{
 		`3: door.ssh.service: neither "unit" nor "start": allowed are one of the two`,
 	}},
 	{"commands", ssh + `[door.ssh.service]
 start = "/usr/sbin/sshd -D"
 stop = ["kill", "sshd"]
 status = ["/bin/sh", "-c\u0000", 1]
-` + knock, []string{
+` + oneKnock, []string{
 		`4: door.ssh.service.start: "/usr/sbin/sshd -D": a string, not a list: no shell takes it apart: allowed are lists ` +
 			`such as ["/usr/sbin/sshd", "-D"]: a program's absolute path and its arguments`,
 		`5: door.ssh.service.stop[0]: "kill": not an absolute path: allowed are absolute paths such as "/usr/sbin/sshd"`,
@@ -349,27 +349,27 @@ status = ["/bin/sh", "-c\u0000", 1]
 		`6: door.ssh.service.status[2]: 1: an integer, not a string: allowed are lists such as ["/usr/sbin/sshd", "-D"]: ` +
 			`a program's absolute path and its arguments`,
 	}},
-	{"an empty command", ssh + "service = {start = [], timeout = \"2h\"}\n" + knock, []string{
+	{"an empty command", ssh + "service = {start = [], timeout = \"2h\"}\n" + oneKnock, []string{
 		`3: door.ssh.service.start: []: empty: allowed are lists such as ["/usr/sbin/sshd", "-D"]: ` +
 			`a program's absolute path and its arguments`,
 		`3: door.ssh.service.timeout: "2h": too long: allowed are "1s" to "1h"`,
 	}},
-	{"a unit without its kind", ssh + "service.unit = \"ssh\"\n" + knock, []string{
+	{"a unit without its kind", ssh + "service.unit = \"ssh\"\n" + oneKnock, []string{
 		`3: door.ssh.service.unit: "ssh": ends neither in .service nor in .socket: allowed are units ` +
 			`such as "ssh.service", "ssh.socket"`,
 	}},
-	{"a unit of another kind", ssh + "service.unit = \"multi-user.target\"\n" + knock, []string{
+	{"a unit of another kind", ssh + "service.unit = \"multi-user.target\"\n" + oneKnock, []string{
 		`3: door.ssh.service.unit: "multi-user.target": ends neither in .service nor in .socket: allowed are units ` +
 			`such as "ssh.service", "ssh.socket"`,
 	}},
-	{"a unit's path", ssh + "service.unit = \"/lib/ssh.service\"\n" + knock, []string{
+	{"a unit's path", ssh + "service.unit = \"/lib/ssh.service\"\n" + oneKnock, []string{
 		`3: door.ssh.service.unit: "/lib/ssh.service": has characters that no unit's name has: allowed are units ` +
 			`such as "ssh.service", "ssh.socket"`,
 	}},
-	{"only a suffix", ssh + "service.unit = \".service\"\n" + knock, []string{
+	{"only a suffix", ssh + "service.unit = \".service\"\n" + oneKnock, []string{
 		`3: door.ssh.service.unit: ".service": no unit's name: allowed are units such as "ssh.service", "ssh.socket"`,
 	}},
-	{"a template", ssh + "service.unit = \"openvpn@.service\"\n" + knock, []string{
+	{"a template", ssh + "service.unit = \"openvpn@.service\"\n" + oneKnock, []string{
 		`3: door.ssh.service.unit: "openvpn@.service": a template without an instance: allowed are units ` +
 			`such as "ssh.service", "ssh.socket"`,
 	}},

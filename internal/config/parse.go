@@ -8,26 +8,10 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
-	"strings"
-
-	"github.com/pelletier/go-toml/v2"
 
 	"github.com/doorward/doorward/internal/files"
+	"github.com/doorward/doorward/internal/tables"
 )
-
-// rawConfig and the raw structs after it are the keys of the file, table by
-// table. They hold values as they stand there, with their places; what they
-// mean is checked by the methods of checker.
-type rawConfig struct {
-	Gateway value `toml:"gateway"`
-	Door    value `toml:"door"`
-}
-
-type rawGateway struct {
-	State   value `toml:"state"`
-	Control value `toml:"control"`
-	Metrics value `toml:"metrics"`
-}
 
 // Load reads and checks the configuration file at path and returns its text as
 // well. The file names programs that are run as root, so it must be root's or
@@ -59,126 +43,92 @@ func mend(path string, err error) error {
 }
 
 // Parse checks a configuration's text. The file's name is only for messages.
-// The error holds every mistake of the text, in its order (see Mistakes), and
-// the Config is nil then: there are no defaults for what is wrong. A text that
+// The error holds every mistake of the text, in its order (see tables.Mistakes),
+// and the Config is nil then: there are no defaults for what is wrong. A text that
 // is not TOML has one mistake, the first, because what follows cannot be read.
 func Parse(file string, text []byte) (*Config, error) {
-	tree := map[string]any{}
-	if err := toml.Unmarshal(text, &tree); err != nil {
-		return nil, joinMistakes([]*Mistake{notTOML(file, err)})
+	root, err := tables.Parse(file, text)
+	if err != nil {
+		return nil, err
 	}
-	c := &checker{file: file, at: locate(text)}
-	config := c.config(value{"", tree, position{1, 1}})
-	if len(c.found) > 0 {
-		return nil, joinMistakes(c.found)
+	config := read(root)
+	if err := root.Err(); err != nil {
+		return nil, err
 	}
 	return config, nil
 }
 
-// notTOML turns the decoder's error into a Mistake.
-func notTOML(file string, err error) *Mistake {
-	m := &Mistake{File: file, Line: 1, Column: 1, Problem: "not TOML: " + err.Error()}
-	if d, ok := errors.AsType[*toml.DecodeError](err); ok {
-		m.Line, m.Column = d.Position()
-		m.Key = strings.Join(d.Key(), ".")
-		m.Problem = "not TOML: " + strings.TrimPrefix(d.Error(), "toml: ")
-	}
-	return m
-}
+// checker reads doors and notes what they lay claim to.
+type checker struct{ places }
 
-// config checks the whole file.
-func (c *checker) config(root value) *Config {
-	var raw rawConfig
-	c.fields(root, &raw)
-	config := &Config{Gateway: c.gateway(raw.Gateway)}
-	if !c.table(raw.Door) {
+// read checks the whole file.
+func read(root *tables.Table) *Config {
+	config := &Config{Gateway: readGateway(root.At("gateway"))}
+	key := root.At("door")
+	root.Done()
+	doors, ok := key.Table()
+	if !ok {
 		return config
 	}
-	doors, _ := raw.Door.v.(map[string]any)
-	if len(doors) == 0 {
-		raw.Door.v = nil
-		c.wrong(raw.Door, "missing: there is nothing to guard", "tables such as [door.ssh]")
+	names, _ := key.V.(map[string]any)
+	if len(names) == 0 {
+		key.V = nil
+		key.Wrong("missing: there is nothing to guard", "tables such as [door.ssh]")
 	}
-	placed := &places{}
-	for _, name := range slices.Sorted(maps.Keys(doors)) {
-		config.Doors = append(config.Doors, c.door(name, c.child(raw.Door, name), placed))
+	c := &checker{}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		config.Doors = append(config.Doors, c.door(name, doors.At(name)))
 	}
-	c.disjoint(placed, config.Gateway.Metrics)
+	c.disjoint(config.Gateway.Metrics)
 	return config
 }
 
-// gateway checks the [gateway] table.
-func (c *checker) gateway(v value) Gateway {
-	var raw rawGateway
-	c.fields(v, &raw)
+// readGateway reads the [gateway] table.
+func readGateway(v tables.Value) Gateway {
+	t, _ := v.Table()
+	state, control := t.At("state"), t.At("control")
 	g := Gateway{
-		State:   c.path(raw.State, DefaultState),
-		Control: c.path(raw.Control, DefaultControl),
-		Metrics: c.metrics(raw.Metrics),
+		State:   file(state, DefaultState),
+		Control: file(control, DefaultControl),
+		Metrics: metrics(t.At("metrics")),
 	}
-	if raw.Control.given() && len(g.Control) > maxControl {
-		c.wrong(raw.Control, fmt.Sprintf("%d bytes long", len(g.Control)),
+	t.Done()
+	if control.Given() && len(g.Control) > maxControl {
+		control.Wrong(fmt.Sprintf("%d bytes long", len(g.Control)),
 			fmt.Sprintf("%d bytes for a socket's path", maxControl))
 	}
 	return g
 }
 
-// absolutePaths says what is allowed, by an example.
-func absolutePaths(example string) string {
-	return fmt.Sprintf("absolute paths such as %q", example)
-}
-
-// path reads an absolute path.
-func (c *checker) path(v value, unset string) string {
-	if !v.given() {
+// file reads the path of a file that has a default.
+func file(v tables.Value, unset string) string {
+	if !v.Given() {
 		return unset
 	}
-	form := absolutePaths(unset)
-	s, ok := c.str(v, form)
-	if ok && !c.absolute(v, s, form) {
-		return ""
-	}
+	s, _ := v.File(tables.AbsolutePaths(unset))
 	return s
-}
-
-// absolute says whether s, which is v, is a path from the root. The daemon's
-// working directory is no place that an operator can know.
-func (c *checker) absolute(v value, s, form string) bool {
-	switch {
-	case s == "":
-		c.wrong(v, "empty", form)
-	case strings.ContainsRune(s, 0):
-		c.wrong(v, "has a zero byte", form)
-	case !strings.HasPrefix(s, "/"):
-		c.wrong(v, "not an absolute path", form)
-	case filepath.ToSlash(filepath.Clean(s)) != s || s == "/":
-		c.wrong(v, "not a plain path", form).Hint = fmt.Sprintf("write %q", filepath.Clean(s))
-	default:
-		return true
-	}
-	return false
 }
 
 const addresses = `"" for none, and an address with a port such as "127.0.0.1:9472", "[::1]:9472"`
 
 // metrics reads the metrics listener's address. Names are not resolved: what
 // they mean could change between the check and the start.
-func (c *checker) metrics(v value) string {
-	if !v.given() {
+func metrics(v tables.Value) string {
+	if !v.Given() {
 		return ""
 	}
-	s, ok := c.str(v, addresses)
+	s, ok := v.Text(addresses)
 	if !ok || s == "" {
 		return ""
 	}
 	a, err := netip.ParseAddrPort(s)
 	switch {
 	case err != nil:
-		c.wrong(v, "not an address with a port", addresses)
+		v.Wrong("not an address with a port", addresses)
 	case a.Port() == 0:
-		c.wrong(v, "port 0", addresses)
+		v.Wrong("port 0", addresses)
 	case a.Addr().Is4In6():
-		c.wrong(v, "an IPv4 address in IPv6 form", addresses).Hint = fmt.Sprintf(
+		v.Wrong("an IPv4 address in IPv6 form", addresses).Hint = fmt.Sprintf(
 			"write %q", netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
 	default:
 		return s

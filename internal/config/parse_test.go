@@ -8,10 +8,13 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/doorward/doorward/internal/tables"
+	"github.com/doorward/doorward/internal/touch"
 )
 
-// knock is a knock without a mistake, for cases about something else.
-const knock = `[[door.ssh.knock]]
+// oneKnock is a knock without a mistake, for cases about something else.
+const oneKnock = `[[door.ssh.knock]]
 kind = "touch"
 listen = [59000, 59001]
 touch = [59000]
@@ -19,6 +22,9 @@ touch = [59000]
 
 // ssh is the head of a door without a mistake.
 const ssh = "[door.ssh]\nports = [\"22/tcp\"]\n"
+
+// touchOf is a knock that is a touch.
+func touchOf(k Knock) touch.Rule { return k.Rule.(touch.Rule) }
 
 // mistakes returns the messages of an error of Parse, without the file's name.
 func mistakes(err error) []string {
@@ -57,7 +63,7 @@ func TestPromise(t *testing.T) {
 	if !all.SSH() || !ssh.SSH() {
 		t.Errorf("SSH() = %v, %v: want true for sshd as a command and for 22/tcp", all.SSH(), ssh.SSH())
 	}
-	if all.Refuse != Reject || all.Knocks[0].Order != GivenOrder || all.Knocks[1].Judge != time.Minute {
+	if all.Refuse != Reject || !touchOf(all.Knocks[0]).Given || touchOf(all.Knocks[1]).Judge != time.Minute {
 		t.Errorf("door all = %+v", all)
 	}
 	want := Presence{Idle: time.Hour, Logins: LoginsFiles, Files: []string{
@@ -88,14 +94,16 @@ func TestLikeTheArticle(t *testing.T) {
 				"/var/log/secure", "/var/log/secure.1", "/var/log/secure.2",
 				"/var/log/secure.3", "/var/log/secure.4"}},
 			Knocks: []Knock{{
-				Kind:    KindTouch,
-				Listen:  []uint16{59000, 59001, 59002},
-				Touch:   []uint16{59000, 59002},
-				Order:   AnyOrder,
-				Within:  time.Minute,
-				Judge:   time.Minute,
-				Penalty: 5 * time.Minute,
-				Scope:   ScopeDoor,
+				Name: "touch",
+				Kind: "touch",
+				Rule: touch.Rule{
+					Listen:    []uint16{59000, 59001, 59002},
+					Touch:     []uint16{59000, 59002},
+					Within:    time.Minute,
+					Judge:     time.Minute,
+					Penalty:   5 * time.Minute,
+					Everybody: true,
+				},
 			}},
 		}},
 	}
@@ -110,22 +118,22 @@ func TestPresenceFollows(t *testing.T) {
 		want     Presence
 	}{
 		{"idle follows a longer open_for",
-			ssh + "open_for = \"3h\"\n" + knock,
+			ssh + "open_for = \"3h\"\n" + oneKnock,
 			Presence{Idle: 3 * time.Hour, Logins: LoginsAuto, Connections: true}},
 		{"auto is off for a door without SSH",
-			"[door.ssh]\nports = [\"8443/tcp\", \"22/udp\"]\npresence.logins = \"auto\"\n" + knock,
+			"[door.ssh]\nports = [\"8443/tcp\", \"22/udp\"]\npresence.logins = \"auto\"\n" + oneKnock,
 			Presence{Idle: time.Hour, Connections: true}},
 		{"auto by a range around 22/tcp",
-			"[door.ssh]\nports = [\"1-1024/tcp\"]\n" + knock,
+			"[door.ssh]\nports = [\"1-1024/tcp\"]\n" + oneKnock,
 			Presence{Idle: time.Hour, Logins: LoginsAuto, Connections: true}},
 		{"auto by the unit",
-			"[door.ssh]\nports = [\"2222/tcp\"]\nservice.unit = \"sshd.socket\"\n" + knock,
+			"[door.ssh]\nports = [\"2222/tcp\"]\nservice.unit = \"sshd.socket\"\n" + oneKnock,
 			Presence{Idle: time.Hour, Logins: LoginsAuto, Connections: true}},
 		{"no auto by a unit that only begins so",
-			"[door.ssh]\nports = [\"2222/tcp\"]\nservice.unit = \"sshguard.service\"\n" + knock,
+			"[door.ssh]\nports = [\"2222/tcp\"]\nservice.unit = \"sshguard.service\"\n" + oneKnock,
 			Presence{Idle: time.Hour, Connections: true}},
 		{"auto by the command",
-			"[door.ssh]\nports = [\"2222/tcp\"]\nservice.start = [\"/opt/ssh/sbin/sshd\", \"-D\"]\n" + knock,
+			"[door.ssh]\nports = [\"2222/tcp\"]\nservice.start = [\"/opt/ssh/sbin/sshd\", \"-D\"]\n" + oneKnock,
 			Presence{Idle: time.Hour, Logins: LoginsAuto, Connections: true}},
 	}
 	for _, tt := range tests {
@@ -143,14 +151,14 @@ func TestPresenceFollows(t *testing.T) {
 
 // The fields that --json prints, of one mistake with all of them.
 func TestMistakeFields(t *testing.T) {
-	_, err := Parse("t.toml", []byte(ssh+"always = [\n  # office\n  \"192.0.2.7\"]\n"+knock))
-	want := []*Mistake{{File: "t.toml", Line: 5, Column: 3, Key: "door.ssh.always[0]",
+	_, err := Parse("t.toml", []byte(ssh+"always = [\n  # office\n  \"192.0.2.7\"]\n"+oneKnock))
+	want := []*tables.Mistake{{File: "t.toml", Line: 5, Column: 3, Key: "door.ssh.always[0]",
 		Value: `"192.0.2.7"`, Problem: "no prefix length",
 		Allowed: `prefixes such as "203.0.113.0/24", "2001:db8::/48"`, Hint: `write "192.0.2.7/32"`}}
-	if diff := cmp.Diff(want, Mistakes(err)); diff != "" {
+	if diff := cmp.Diff(want, tables.Mistakes(err)); diff != "" {
 		t.Errorf("Mistakes (-want +got):\n%s", diff)
 	}
-	if got := Mistakes(os.ErrNotExist); got != nil {
+	if got := tables.Mistakes(os.ErrNotExist); got != nil {
 		t.Errorf("Mistakes of a missing file = %v, want none", got)
 	}
 }
@@ -158,25 +166,25 @@ func TestMistakeFields(t *testing.T) {
 // What to write instead, for the mistakes that have one answer.
 func TestHints(t *testing.T) {
 	tests := []struct{ in, want string }{
-		{"gateway.state = \"/var/lib/\"\n" + ssh + knock, `write "/var/lib"`},
-		{"gateway.metrics = \"[::ffff:192.0.2.1]:9472\"\n" + ssh + knock, `write "192.0.2.1:9472"`},
-		{"[door.ssh]\nports = [22]\n" + knock, `write "22/tcp"`},
-		{ssh + "always = [\"2001:db8::1\"]\n" + knock, `write "2001:db8::1/128"`},
-		{ssh + "always = [\"::ffff:192.0.2.7/120\"]\n" + knock, `write "192.0.2.0/24"`},
-		{ssh + "always = [\"10.0.0.0/8\", \"10.1.0.0/16\"]\n" + knock, `keep the one that is meant`},
-		{ssh + "service.unit = \"ssh\"\n" + knock, `write "ssh.service"`},
-		{ssh + "service.unit = \"vpn@.socket\"\n" + knock, `write an instance such as "vpn@1.socket"`},
-		{ssh + "service.start = \"/bin/sshd  -D\"\n" + knock, `write ["/bin/sshd", "-D"]`},
-		{ssh + "service.timeout = \"1m\"\n" + knock, `leave the table out for a service that always runs`},
-		{ssh + "presence.logins = \"/var/log/secure\"\n" + knock, `write ["/var/log/secure"]`},
-		{ssh + "presence.logins = []\n" + knock, `write "off" to read no logins`},
-		{ssh + knock + "judge = \"1m\"\n", `write "every 1m"`},
+		{"gateway.state = \"/var/lib/\"\n" + ssh + oneKnock, `write "/var/lib"`},
+		{"gateway.metrics = \"[::ffff:192.0.2.1]:9472\"\n" + ssh + oneKnock, `write "192.0.2.1:9472"`},
+		{"[door.ssh]\nports = [22]\n" + oneKnock, `write "22/tcp"`},
+		{ssh + "always = [\"2001:db8::1\"]\n" + oneKnock, `write "2001:db8::1/128"`},
+		{ssh + "always = [\"::ffff:192.0.2.7/120\"]\n" + oneKnock, `write "192.0.2.0/24"`},
+		{ssh + "always = [\"10.0.0.0/8\", \"10.1.0.0/16\"]\n" + oneKnock, `keep the one that is meant`},
+		{ssh + "service.unit = \"ssh\"\n" + oneKnock, `write "ssh.service"`},
+		{ssh + "service.unit = \"vpn@.socket\"\n" + oneKnock, `write an instance such as "vpn@1.socket"`},
+		{ssh + "service.start = \"/bin/sshd  -D\"\n" + oneKnock, `write ["/bin/sshd", "-D"]`},
+		{ssh + "service.timeout = \"1m\"\n" + oneKnock, `leave the table out for a service that always runs`},
+		{ssh + "presence.logins = \"/var/log/secure\"\n" + oneKnock, `write ["/var/log/secure"]`},
+		{ssh + "presence.logins = []\n" + oneKnock, `write "off" to read no logins`},
+		{ssh + oneKnock + "judge = \"1m\"\n", `write "every 1m"`},
 		{ssh + "knock = [{kind = \"fwknop\"}]\n", `remove this knock, or write one of kind "touch"`},
 		{ssh + "knock = [{kind = \"touch\", listen = [\"1/tcp\"], touch = [1]}]\n", `listeners are always TCP: write 1`},
 	}
 	for _, tt := range tests {
 		_, err := Parse("t.toml", []byte(tt.in))
-		found := Mistakes(err)
+		found := tables.Mistakes(err)
 		if len(found) != 1 || found[0].Hint != tt.want {
 			t.Errorf("Parse(%q) = %v, hint %q; want one mistake with hint %q", tt.in, err, found[0].Hint, tt.want)
 		}
@@ -193,7 +201,7 @@ func TestLoad(t *testing.T) {
 		return p
 	}
 	good := file("good.toml", LikeTheArticle())
-	bad := file("bad.toml", "x = 1\n"+ssh+knock)
+	bad := file("bad.toml", "x = 1\n"+ssh+oneKnock)
 	long := file("long.toml", strings.Repeat("#", maxFile+1))
 	tests := []struct{ name, path, want string }{
 		{"good", good, ""},

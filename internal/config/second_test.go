@@ -20,6 +20,7 @@ type secondReading struct {
 		OpenFor   *string `toml:"open_for"`
 		SingleUse bool    `toml:"single_use"`
 		Refuse    string
+		Penalties string
 		Knock     []struct {
 			Listen, Touch   []int64
 			Within, Penalty *string
@@ -41,7 +42,8 @@ func saysTheSame(text []byte, c *Config) error {
 	}
 	for _, d := range c.Doors {
 		w, ok := r.Door[d.Name]
-		if !ok || len(w.Knock) != len(d.Knocks) || w.SingleUse != d.SingleUse || (w.Refuse == "reject") != (d.Refuse == Reject) {
+		if !ok || len(w.Knock) != len(d.Knocks) || w.SingleUse != d.SingleUse || (w.Refuse == "reject") != (d.Refuse == Reject) ||
+			(w.Penalties == "door") != d.Shared {
 			return fmt.Errorf("door %q is not as it is written", d.Name)
 		}
 		if a, b := portsOf(parsed(w.Ports)), portsOf(d.Ports); *a != *b {
@@ -50,13 +52,14 @@ func saysTheSame(text []byte, c *Config) error {
 		if err := sameLength("open_for", w.OpenFor, d.OpenFor); err != nil {
 			return err
 		}
-		for i, k := range d.Knocks {
+		for i := range d.Knocks {
+			k := touchOf(d.Knocks[i])
 			switch {
 			case !slices.Equal(w.Knock[i].Listen, numbers(k.Listen)):
 				return fmt.Errorf("knock %d listens on %v, not %v", i, k.Listen, w.Knock[i].Listen)
 			case !slices.Equal(w.Knock[i].Touch, numbers(k.Touch)):
 				return fmt.Errorf("knock %d is %v, not %v", i, k.Touch, w.Knock[i].Touch)
-			case (w.Knock[i].Order == "given") != (k.Order == GivenOrder), (w.Knock[i].Scope == "door") != (k.Scope == ScopeDoor):
+			case (w.Knock[i].Order == "given") != k.Given, (w.Knock[i].Scope == "door") != k.Everybody:
 				return fmt.Errorf("knock %d has another order or scope", i)
 			}
 			if err := sameLength("within", w.Knock[i].Within, k.Within); err != nil {

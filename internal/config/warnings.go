@@ -3,7 +3,10 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
+
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // longOpen is the open_for above which a grant is a door left ajar.
@@ -29,54 +32,36 @@ func (c *Config) Warnings() []string {
 // warnings are those about the door itself.
 func (d *Door) warnings() []string {
 	var w []string
-	if d.OpenFor > longOpen && !d.anyScope(ScopeDoor) {
+	if d.OpenFor > longOpen && !d.forAll() {
 		w = append(w, fmt.Sprintf("open_for = %q: connections that stand live on without a grant, "+
-			"so that a minute is enough to get in", Short(d.OpenFor)))
+			"so that a minute is enough to get in", tables.Short(d.OpenFor)))
 	}
-	if idle := d.Presence.Idle; 0 < idle && idle < d.OpenFor && !d.anyScope(ScopeDoor) {
+	if idle := d.Presence.Idle; 0 < idle && idle < d.OpenFor && !d.forAll() {
 		w = append(w, fmt.Sprintf("presence.idle = %q is shorter than open_for = %q: "+
-			"a door that goes dark takes its grants with it", Short(d.Presence.Idle), Short(d.OpenFor)))
+			"a door that goes dark takes its grants with it", tables.Short(d.Presence.Idle), tables.Short(d.OpenFor)))
 	}
 	for _, p := range d.Always {
 		if p.Bits() == 0 {
 			w = append(w, fmt.Sprintf("always = [\"%s\"]: everybody may come in without knocking", p))
 		}
 	}
-	if idle := d.Presence.Idle; d.Service == nil && idle > 0 && idle != max(idleSpan.unset, d.OpenFor) &&
-		!d.anyScope(ScopeDoor) {
+	if idle := d.Presence.Idle; d.Service == nil && idle > 0 && idle != max(idleSpan.Unset, d.OpenFor) &&
+		!d.forAll() {
 		w = append(w, "presence.idle stops nothing here: the door has no service")
 	}
 	return w
 }
 
-// anyScope says whether one of the door's knocks has the scope.
-func (d *Door) anyScope(s Scope) bool {
-	for _, k := range d.Knocks {
-		if k.Scope == s {
-			return true
-		}
-	}
-	return false
+// forAll says whether one of the door's knocks opens to everybody.
+func (d *Door) forAll() bool {
+	return slices.ContainsFunc(d.Knocks, func(k Knock) bool { return k.ForAll() })
 }
 
 // knockWarnings are those about the door's knocks.
-func (d *Door) knockWarnings() []string {
-	var w []string
+func (d *Door) knockWarnings() (w []string) {
 	for i, k := range d.Knocks {
-		key := indexKey("knock", i)
-		if len(k.Touch) == len(k.Listen) {
-			w = append(w, key+": every port of listen is to be touched: a port scan opens the door, "+
-				"so leave at least one alone")
-		}
-		if len(k.Touch) == 1 {
-			w = append(w, key+": one touch is the whole knock: who finds the port has found the way in")
-		}
-		if k.Scope == ScopeDoor {
-			w = append(w, key+`: scope = "door": the right knock of one visitor opens to everybody, `+
-				"and the wrong one of a stranger deafens the door for all")
-		}
-		if k.Penalty == 0 && len(k.Touch) < len(k.Listen) {
-			w = append(w, key+`: penalty = "0s": a wrong knock costs nothing, so that all can be tried`)
+		for _, text := range k.Warnings() {
+			w = append(w, fmt.Sprintf("knock[%d]: %s", i, text))
 		}
 	}
 	return w

@@ -15,7 +15,7 @@ func TestWarnings(t *testing.T) {
 		{"no decoy", ssh + `knock = [{kind = "touch", listen = [1, 2], touch = [2, 1]}]`, []string{
 			`door "ssh": knock[0]: every port of listen is to be touched: a port scan opens the door, ` +
 				`so leave at least one alone`}},
-		{"one touch without penalty", ssh + knock + "penalty = \"0s\"\n", []string{
+		{"one touch without penalty", ssh + oneKnock + "penalty = \"0s\"\n", []string{
 			`door "ssh": knock[0]: one touch is the whole knock: who finds the port has found the way in`,
 			`door "ssh": knock[0]: penalty = "0s": a wrong knock costs nothing, so that all can be tried`}},
 		{"scope door", ssh + "presence.idle = \"2h\"\n" +

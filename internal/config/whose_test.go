@@ -57,7 +57,7 @@ func TestLoadWhoseFile(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
 			path := filepath.Join(dir, "doorward.toml")
-			err := errors.Join(os.WriteFile(path, []byte(ssh+knock), 0o600), os.Chmod(path, tt.file), os.Chmod(dir, tt.dir),
+			err := errors.Join(os.WriteFile(path, []byte(ssh+oneKnock), 0o600), os.Chmod(path, tt.file), os.Chmod(dir, tt.dir),
 				os.Chown(path, tt.owner, 0), os.Chown(dir, tt.over, 0))
 			if err != nil {
 				t.Fatal(err)
@@ -84,7 +84,7 @@ func TestLoadWithoutLeave(t *testing.T) {
 	}
 	dir := t.TempDir()
 	path := filepath.Join(dir, "doorward.toml")
-	err := errors.Join(os.WriteFile(path, []byte(ssh+knock), 0o600), os.Chmod(filepath.Dir(dir), 0o755),
+	err := errors.Join(os.WriteFile(path, []byte(ssh+oneKnock), 0o600), os.Chmod(filepath.Dir(dir), 0o755),
 		syscall.Seteuid(54321))
 	if err != nil {
 		t.Fatal(err)

@@ -1,11 +1,14 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // Told says in words how the door knows that somebody is in, and what follows.
@@ -20,7 +23,7 @@ func (d *Door) Told() string {
 	}
 	var by []string
 	if where := p.where(); where != "" {
-		by = append(by, fmt.Sprintf("a login in %s, for %s", where, Short(p.Idle)))
+		by = append(by, fmt.Sprintf("a login in %s, for %s", where, tables.Short(p.Idle)))
 	}
 	if p.Connections {
 		by = append(by, d.connectionWords()...)
@@ -36,7 +39,7 @@ func (p *Presence) where() string {
 	case LoginsJournal:
 		return "the journal"
 	case LoginsFiles:
-		return Listed(p.Files)
+		return tables.Listed(p.Files)
 	}
 	return ""
 }
@@ -50,7 +53,7 @@ func (d *Door) connectionWords() []string {
 				ports = append(ports, r.String())
 			}
 		}
-		return Listed(ports)
+		return tables.Listed(ports)
 	}
 	var by []string
 	if tcp := of(port.TCP); tcp != "" {
@@ -78,22 +81,22 @@ func (c *Config) Clashes(l port.Local, listeners bool) (what, do string) {
 		for _, r := range ranges {
 			names = append(names, r.String())
 		}
-		words = append(words, fmt.Sprintf("%s (%s)", Listed(names), of))
+		words = append(words, fmt.Sprintf("%s (%s)", tables.Listed(names), of))
 	}
 	for i := range c.Doors {
 		d := &c.Doors[i]
-		var guarded, knock []port.Range
+		var guarded, heard []port.Range
 		for _, r := range d.Ports {
 			if r.Proto == port.UDP {
 				guarded = append(guarded, l.Gives(r)...)
 			}
 		}
-		for _, p := range d.listened() {
-			knock = append(knock, l.Gives(port.Range{Proto: port.TCP, First: p, Last: p})...)
+		for _, p := range d.hears() {
+			heard = append(heard, l.Gives(p.Range())...)
 		}
 		add(guarded, fmt.Sprintf("guarded by door %s", d.Name))
 		if listeners {
-			add(knock, fmt.Sprintf("listeners of door %s", d.Name))
+			add(heard, fmt.Sprintf("listeners of door %s", d.Name))
 		}
 	}
 	if len(given) == 0 {
@@ -101,26 +104,18 @@ func (c *Config) Clashes(l port.Local, listeners bool) (what, do string) {
 	}
 	const file = "/etc/sysctl.d/60-doorward.conf"
 	what = fmt.Sprintf("%s: this machine gives the ports %d to %d to sockets that ask for none, such as those of "+
-		"outgoing connections: one of them may have the port when it is needed", Listed(words), l.First, l.Last)
+		"outgoing connections: one of them may have the port when it is needed", tables.Listed(words), l.First, l.Last)
 	do = fmt.Sprintf("echo net.ipv4.ip_local_reserved_ports=%s >%s && sysctl -p %[2]s", l.Reserving(given), file)
 	return what, do
 }
 
-// listened is the ports of all knocks, in order.
-func (d *Door) listened() []uint16 {
-	var all []uint16
+// hears are the places of all knocks, by medium and port.
+func (d *Door) hears() (all []knock.Place) {
 	for _, k := range d.Knocks {
-		all = append(all, k.Listen...)
+		all = append(all, k.Hears()...)
 	}
-	slices.Sort(all)
+	slices.SortFunc(all, func(a, b knock.Place) int {
+		return cmp.Or(cmp.Compare(a.Medium, b.Medium), cmp.Compare(a.Port, b.Port))
+	})
 	return all
-}
-
-// Listed writes words as people do: "a", "a and b", "a, b and c".
-func Listed(words []string) string {
-	if len(words) < 2 {
-		return strings.Join(words, "")
-	}
-	last := len(words) - 1
-	return strings.Join(words[:last], ", ") + " and " + words[last]
 }

@@ -36,7 +36,7 @@ func TestTold(t *testing.T) {
 			`idle = "never", so that the door goes dark by doorward close alone`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := parse(t, "[door.ssh]\nports = ["+tt.ports+"]\n[door.ssh.presence]\n"+tt.presence+"\n"+knock)
+			c := parse(t, "[door.ssh]\nports = ["+tt.ports+"]\n[door.ssh.presence]\n"+tt.presence+"\n"+oneKnock)
 			if diff := cmp.Diff(tt.want, c.Doors[0].Told()); diff != "" {
 				t.Errorf("the words (-want +got):\n%s", diff)
 			}

@@ -81,7 +81,7 @@ type Door struct {
 type Grant struct {
 	Source  string    `json:"source"` // an address, a prefix, or "any"
 	Expires time.Time `json:"expires"`
-	For     []string  `json:"for"` // on whose behalf: "touch", "operator alice", ...
+	For     []string  `json:"for"` // on whose behalf: by which kind of knock, "operator alice", ...
 }
 
 // Penalty is the time for which a source's knocks are ignored.

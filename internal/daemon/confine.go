@@ -18,7 +18,9 @@ import (
 	"github.com/doorward/doorward/internal/cage"
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/gateway"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/launcher"
+	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/presence"
 )
 
@@ -92,6 +94,20 @@ func cutTo(walls *cage.Walls, filed cage.Walls) (cut []string) {
 		cut = append(cut, fmt.Sprintf("%q cannot be read, since the file does not say so", path))
 		return true
 	})
+	walls.Keep = slices.DeleteFunc(walls.Keep, func(c cap.Value) bool {
+		if c == cap.NET_BIND_SERVICE || slices.Contains(filed.Keep, c) {
+			return false
+		}
+		cut = append(cut, fmt.Sprintf("%s is not kept, since no knock of the file needs it", capability(c)))
+		return true
+	})
+	walls.Calls = slices.DeleteFunc(walls.Calls, func(call string) bool {
+		if slices.Contains(filed.Calls, call) {
+			return false
+		}
+		cut = append(cut, fmt.Sprintf("the system call %s cannot be made, since no knock of the file needs it", call))
+		return true
+	})
 	if walls.Connect && !filed.Connect {
 		walls.Connect = false
 		cut = append(cut, "D-Bus cannot be reached, since the file names no unit")
@@ -108,8 +124,18 @@ func (c *confinement) serves(walls cage.Walls, conf *config.Config) error {
 	if walls.Connect && !c.walls.Connect {
 		return fmt.Errorf("door %q has a unit, and D-Bus cannot be reached any more: %s", unitDoor(conf), hint)
 	}
-	if p := lowPort(conf); p != 0 && !slices.Contains(c.walls.Keep, cap.NET_BIND_SERVICE) {
-		return fmt.Errorf("%d/tcp cannot be listened on any more, as all below %d: %s", p, firstFree, hint)
+	if p := lowPort(conf); p.Number != 0 && !slices.Contains(c.walls.Keep, cap.NET_BIND_SERVICE) {
+		return fmt.Errorf("%s cannot be listened on any more, as all below %d: %s", p, firstFree, hint)
+	}
+	for _, v := range walls.Keep {
+		if !slices.Contains(c.walls.Keep, v) {
+			return fmt.Errorf("a knock needs %s, which is given up: %s", capability(v), hint)
+		}
+	}
+	for _, call := range walls.Calls {
+		if !slices.Contains(c.walls.Calls, call) {
+			return fmt.Errorf("a knock needs the system call %s, which cannot be made any more: %s", call, hint)
+		}
 	}
 	for _, path := range walls.Read {
 		if !slices.ContainsFunc(c.walls.Read, func(dir string) bool { return within(path, dir) }) {
@@ -205,7 +231,7 @@ func wallsFor(configPath string, conf *config.Config) cage.Walls {
 		Connect:  os.Getenv("NOTIFY_SOCKET") != "" || unitDoor(conf) != "",
 		Abstract: abstract(os.Getenv("NOTIFY_SOCKET"), os.Getenv("DBUS_SYSTEM_BUS_ADDRESS")),
 	}
-	if lowPort(conf) != 0 {
+	if lowPort(conf).Number != 0 {
 		w.Keep = append(w.Keep, cap.NET_BIND_SERVICE)
 	}
 	if os.Geteuid() == 0 {
@@ -219,9 +245,31 @@ func wallsFor(configPath string, conf *config.Config) cage.Walls {
 		if d.Presence.Logins == config.LoginsJournal || d.Presence.Logins == config.LoginsAuto {
 			w.Programs = presence.JournalPrograms()
 		}
+		for _, k := range d.Knocks {
+			addNeeds(&w, k.Needs())
+		}
 	}
 	return w
 }
+
+// addNeeds adds to walls what a knock needs. A capability that nobody knows is
+// not kept.
+func addNeeds(w *cage.Walls, needs knock.Needs) {
+	w.Read = append(w.Read, needs.Files...)
+	for _, name := range needs.Capabilities {
+		if c, err := cap.FromName(strings.ToLower(name)); err == nil && !slices.Contains(w.Keep, c) {
+			w.Keep = append(w.Keep, c)
+		}
+	}
+	for _, call := range needs.SystemCalls {
+		if !slices.Contains(w.Calls, call) {
+			w.Calls = append(w.Calls, call)
+		}
+	}
+}
+
+// capability is the name that capabilities(7) has for c.
+func capability(c cap.Value) string { return strings.ToUpper(c.String()) }
 
 // within says whether path is dir or below it.
 func within(path, dir string) bool {
@@ -232,21 +280,23 @@ func within(path, dir string) bool {
 const firstFree = 1024
 
 // lowPort is a port that the daemon listens on and that needs
-// CAP_NET_BIND_SERVICE, 0 for none.
-func lowPort(conf *config.Config) uint16 {
-	var all []uint16
+// CAP_NET_BIND_SERVICE, the zero one for none.
+func lowPort(conf *config.Config) port.Port {
+	var all []port.Port
 	if a, err := netip.ParseAddrPort(conf.Gateway.Metrics); err == nil {
-		all = append(all, a.Port())
+		all = append(all, port.Port{Proto: port.TCP, Number: a.Port()})
 	}
 	for _, d := range conf.Doors {
 		for _, k := range d.Knocks {
-			all = append(all, k.Listen...)
+			for _, p := range k.Hears() {
+				all = append(all, p.AsPort())
+			}
 		}
 	}
-	if i := slices.IndexFunc(all, func(p uint16) bool { return p < firstFree }); i >= 0 {
+	if i := slices.IndexFunc(all, func(p port.Port) bool { return p.Number < firstFree }); i >= 0 {
 		return all[i]
 	}
-	return 0
+	return port.Port{}
 }
 
 // unitDoor is the name of a door whose service is a unit, "" for none.

@@ -14,11 +14,13 @@ import (
 
 	"github.com/doorward/doorward/internal/cage"
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/touch"
 )
 
 // guarding is a configuration with one door, of which a test changes something.
 func guarding(change func(*config.Config)) *config.Config {
-	c := &config.Config{Doors: []config.Door{{Name: "web", Knocks: []config.Knock{{Listen: []uint16{1024, 59000}}}}}}
+	c := &config.Config{Doors: []config.Door{{Name: "web", Knocks: []config.Knock{{Rule: touch.Rule{Listen: []uint16{1024, 59000}}}}}}}
 	if change != nil {
 		change(c)
 	}
@@ -26,10 +28,46 @@ func guarding(change func(*config.Config)) *config.Config {
 }
 
 func unit(c *config.Config)        { c.Doors[0].Service = &config.Service{Unit: "web.service"} }
-func lowListener(c *config.Config) { c.Doors[0].Knocks[0].Listen[0] = 1023 }
+func lowListener(c *config.Config) { c.Doors[0].Knocks[0].Rule.(touch.Rule).Listen[0] = 1023 }
 func lowMetrics(c *config.Config)  { c.Gateway.Metrics = "127.0.0.1:80" }
 func theJournal(c *config.Config)  { c.Doors[0].Presence.Logins = config.LoginsJournal }
 func logs(c *config.Config)        { c.Doors[0].Presence.Files = []string{"/srv/log/auth.log"} }
+
+// needy is a knock that needs something of the machine.
+type needy struct {
+	touch.Rule
+	needs knock.Needs
+}
+
+func (n needy) Needs() knock.Needs { return n.needs }
+
+// needing has a door a knock that needs something.
+func needing(n knock.Needs) func(*config.Config) {
+	return func(c *config.Config) {
+		c.Doors[0].Knocks = append(c.Doors[0].Knocks, config.Knock{Rule: needy{needs: n}})
+	}
+}
+
+var (
+	rawSockets = needing(knock.Needs{Capabilities: []string{"CAP_NET_RAW"}})
+	keys       = needing(knock.Needs{Files: []string{"/etc/doorkeys"}})
+	manyAtOnce = needing(knock.Needs{SystemCalls: []string{"recvmmsg"}})
+)
+
+// What a knock needs is in the walls, once, and no more than that.
+func TestWallsHaveWhatKnocksNeed(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "")
+	const path = "/etc/doorward/doorward.toml"
+	all := needing(knock.Needs{Capabilities: []string{"CAP_NET_RAW", "CAP_NET_ADMIN", "CAP_OF_NOBODY"},
+		Files: []string{"/etc/doorkeys"}, SystemCalls: []string{"recvmmsg"}})
+	want := wallsFor(path, guarding(nil))
+	want.Keep = append(want.Keep, cap.NET_RAW)
+	want.Read = append(want.Read, "/etc/doorkeys")
+	want.Calls = append(want.Calls, "recvmmsg")
+	if diff := cmp.Diff(want, wallsFor(path, guarding(all))); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
 
 // What the daemon keeps follows from what its configuration needs, and no more.
 func TestWallsAreWhatTheConfigurationNeeds(t *testing.T) {
@@ -84,6 +122,11 @@ func TestWallsStandForLaterConfigurations(t *testing.T) {
 		{name: "a low port", later: lowListener, want: "1023/tcp cannot be listened on any more, as all below 1024" + hint},
 		{name: "the journal", later: theJournal, want: "journalctl cannot be started any more" + hint},
 		{name: "a log", later: logs, want: `"/srv/log" cannot be read any more` + hint},
+		{name: "what a knock needs", first: rawSockets, later: rawSockets},
+		{name: "a capability for a knock", later: rawSockets, want: "a knock needs CAP_NET_RAW, which is given up" + hint},
+		{name: "a file for a knock", later: keys, want: `"/etc/doorkeys" cannot be read any more` + hint},
+		{name: "a system call for a knock", later: manyAtOnce,
+			want: "a knock needs the system call recvmmsg, which cannot be made any more" + hint},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			walls := wallsFor("/etc/doorward/doorward.toml", guarding(tt.first))
@@ -114,6 +157,11 @@ func TestWallsAreNotTheStores(t *testing.T) {
 		{name: "a unit in both", stored: unit, filed: unit},
 		{name: "a log where all logs are", stored: func(c *config.Config) { c.Doors[0].Presence.Files = []string{"/var/log/x/auth.log"} }},
 		{name: "a directory", stored: elsewhere, filed: logs, want: []string{`"/root/.ssh" cannot be read, since the file does not say so`}},
+		{name: "what a knock of both needs", stored: manyAtOnce, filed: manyAtOnce},
+		{name: "a capability", stored: rawSockets, want: []string{"CAP_NET_RAW is not kept, since no knock of the file needs it"}},
+		{name: "a system call", stored: manyAtOnce,
+			want: []string{"the system call recvmmsg cannot be made, since no knock of the file needs it"}},
+		{name: "a port below 1024", stored: lowListener},
 		{name: "a unit", stored: unit, want: []string{"D-Bus cannot be reached, since the file names no unit"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/listen"
-	"github.com/doorward/doorward/internal/port"
 )
 
 // firstInherited is SD_LISTEN_FDS_START of sd_listen_fds(3).
@@ -22,7 +22,7 @@ const firstInherited = 3
 
 // ear makes the ear of the knocks, with the listening sockets that systemd has
 // kept from an earlier daemon, and has it keep the new one's.
-func (d *Daemon) ear(heard func([]port.Touch)) *listen.Ear {
+func (d *Daemon) ear(heard func([]knock.Heard)) *listen.Ear {
 	kept := inherited(os.Getpid(), os.Getenv)
 	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"} {
 		os.Unsetenv(name) // they are nobody else's

@@ -263,9 +263,9 @@ func TestFirewallsOfOthers(t *testing.T) {
 		"note: iptables-legacy: has the tables filter, nat, which cannot be read from here > iptables-legacy -S; see")
 	active := machine(t, map[string]string{"/etc/ufw/ufw.conf": "# x\nENABLED=yes\n", "/proc/7/comm": "firewalld\n"})
 	want(t, firewalls(active, asRoot),
-		"note: ufw: is active, and its rules cannot be read from here: it must let in whom doorward lets in, and the touches >"+
+		"note: ufw: is active, and its rules cannot be read from here: it must let in whom doorward lets in, and the knocks >"+
 			" ufw allow proto tcp to any port 22,59000,59001,59002",
-		"note: firewalld: is active, and its rules cannot be read from here: it must let in whom doorward lets in, and the touches >"+
+		"note: firewalld: is active, and its rules cannot be read from here: it must let in whom doorward lets in, and the knocks >"+
 			" firewall-cmd --add-port=22/tcp --add-port=59000/tcp")
 	// The thread goes with this call, and nobody else is on it.
 	asNobody := func() { unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534) }

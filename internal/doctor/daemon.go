@@ -9,14 +9,17 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/service"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // daemonWhere is where the daemon's own words are.
@@ -91,39 +94,51 @@ func capabilities(pid int, status string, c *config.Config) []Finding {
 	if err != nil {
 		return []Finding{{Note, where, "its capabilities cannot be read", "run doctor as root"}}
 	}
-	need := []struct {
-		bit  int
-		name string
-		why  string
-	}{{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "to change nftables"}}
-	if p := privileged(c); p != 0 {
-		need = append(need, need[0])
-		need[1].bit, need[1].name = unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE"
-		need[1].why = fmt.Sprintf("to listen on port %d", p)
-	}
 	var all []Finding
 	var has []string
-	for _, n := range need {
-		if effective&(1<<n.bit) != 0 {
-			has = append(has, n.name)
-			continue
+	for _, n := range needed(c) {
+		bit, err := cap.FromName(strings.ToLower(n.capability))
+		switch {
+		case slices.Contains(has, n.capability):
+		case err == nil && effective&(1<<bit) != 0:
+			has = append(has, n.capability)
+		default:
+			all = append(all, Finding{Problem, where, fmt.Sprintf("lacks %s, which it needs %s", n.capability, n.why),
+				"compare its unit with the one that doorward brings: systemctl cat doorward"})
 		}
-		all = append(all, Finding{Problem, where, fmt.Sprintf("lacks %s, which it needs %s", n.name, n.why),
-			"compare its unit with the one that doorward brings: systemctl cat doorward"})
 	}
 	if len(all) == 0 {
-		all = append(all, Finding{OK, where, "has " + strings.Join(has, " and "), ""})
+		all = append(all, Finding{OK, where, "has " + tables.Listed(has), ""})
 	}
 	return all
 }
 
-// privileged is a listener's port below 1024, or 0.
+// need is a capability, by its name in capabilities(7), and what for.
+type need struct{ capability, why string }
+
+// needed are those of a daemon with this configuration.
+func needed(c *config.Config) []need {
+	all := []need{{"CAP_NET_ADMIN", "to change nftables"}}
+	if p := privileged(c); p != 0 {
+		all = append(all, need{"CAP_NET_BIND_SERVICE", fmt.Sprintf("to listen on port %d", p)})
+	}
+	for _, d := range c.Doors {
+		for _, k := range d.Knocks {
+			for _, name := range k.Needs().Capabilities {
+				all = append(all, need{name, fmt.Sprintf("for knock %s of door %s", k.Name, d.Name)})
+			}
+		}
+	}
+	return all
+}
+
+// privileged is a knock's port below 1024, or 0.
 func privileged(c *config.Config) uint16 {
 	for _, d := range c.Doors {
 		for _, k := range d.Knocks {
-			for _, p := range k.Listen {
-				if p < 1024 {
-					return p
+			for _, p := range k.Hears() {
+				if p.Port < 1024 {
+					return p.Port
 				}
 			}
 		}

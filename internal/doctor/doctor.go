@@ -112,7 +112,11 @@ func (p *Patient) Examine(ctx context.Context) []Finding {
 	if err != nil {
 		add(Finding{Problem, "sockets", fmt.Sprintf("cannot be listed: %v", err), "run doctor as root"})
 	}
-	add(taken(c, holders, daemon)...)
+	busy, err := p.connected(c)
+	if err != nil {
+		add(Finding{Problem, "sockets", fmt.Sprintf("that are connected over UDP cannot be listed: %v", err), "run doctor as root"})
+	}
+	add(taken(c, slices.Concat(holders, busy), daemon)...)
 	add(elsewhere(c, holders)...)
 	add(p.clashes(c)...)
 	add(p.sshdConfig(c)...)
@@ -120,6 +124,7 @@ func (p *Patient) Examine(ctx context.Context) []Finding {
 	add(mayReadConfiguration(reader, p.path(p.Config))...)
 	for i := range c.Doors {
 		add(p.unit(ctx, &c.Doors[i], reader, holders)...)
+		add(p.needs(&c.Doors[i], reader)...)
 		add(p.presence(&c.Doors[i])...)
 		add(p.logins(ctx, &c.Doors[i], reader, status)...)
 	}

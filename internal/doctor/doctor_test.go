@@ -18,6 +18,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/touch"
 )
 
 const configText = `[door.ssh]
@@ -162,7 +163,7 @@ func TestDaemon(t *testing.T) {
 func TestCapabilities(t *testing.T) {
 	c := sshDoor(t)
 	low := sshDoor(t)
-	low.Doors[0].Knocks[0].Listen[0] = 81
+	low.Doors[0].Knocks[0].Rule.(touch.Rule).Listen[0] = 81
 	want(t, capabilities(7, "Name:\tx\nCapEff:\t0000000000001400\n", c), "ok: daemon (pid 7): has CAP_NET_ADMIN > ")
 	want(t, capabilities(7, "CapEff:\t0000000000001400\n", low),
 		"ok: daemon (pid 7): has CAP_NET_ADMIN and CAP_NET_BIND_SERVICE > ")

@@ -15,6 +15,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/presence"
 )
@@ -194,6 +195,14 @@ func outside(c *config.Config) []Finding {
 		return nil
 	}
 	// The knock itself stays out: people show such lists to others.
+	d := &c.Doors[0]
+	do := "from outside: knock at door " + d.Name + ", and connect"
+	if _, ok := d.Knocks[0].Rule.(knock.Touched); ok {
+		do = "from outside: doorward knock HOST --touch PORTS"
+		if i := slices.IndexFunc(d.Ports, func(r port.Range) bool { return r.Proto == port.TCP }); i >= 0 {
+			do += fmt.Sprintf(" --wait %d", d.Ports[i].First)
+		}
+	}
 	return []Finding{{Note, "network", "whether a router or a provider's firewall lets knocks through cannot be seen" +
-		" from here", fmt.Sprintf("from outside: doorward knock HOST --touch PORTS --wait %d", c.Doors[0].Ports[0].First)}}
+		" from here", do}}
 }

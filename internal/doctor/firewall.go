@@ -39,11 +39,11 @@ func (p *Patient) unseen(rules *ruleset.Ruleset, c *config.Config) []Finding {
 	var all []Finding
 	if p.ufwEnabled() && !has(ufwChain) {
 		all = append(all, Finding{Note, "ufw", "is active, and its rules cannot be read from here: it must let in whom doorward lets in," +
-			" and the touches", letThrough("ufw", nil, "", wayInPorts(c))})
+			" and the knocks", letThrough("ufw", nil, "", wayInPorts(c))})
 	}
 	if p.running("firewalld") && !slices.ContainsFunc(rules.Chains, byFirewalld) {
 		all = append(all, Finding{Note, "firewalld", "is active, and its rules cannot be read from here: it must let in whom doorward lets" +
-			" in, and the touches", letThrough("firewalld", nil, "", wayInPorts(c))})
+			" in, and the knocks", letThrough("firewalld", nil, "", wayInPorts(c))})
 	}
 	for _, ch := range rules.Chains {
 		if ch.Family == "bridge" && (ch.Hook == "prerouting" || ch.Hook == "input") && (ch.Drop || len(ch.Rules) > 0) {
@@ -92,7 +92,7 @@ func untracked(rules *ruleset.Ruleset, c *config.Config) []Finding {
 }
 
 // wayInPorts are the ports that any other firewall must let through: those of
-// the doors, which doorward guards, and those that are touched.
+// the doors, which doorward guards, and those where knocks are heard.
 func wayInPorts(c *config.Config) (all []port.Range) {
 	add := func(r port.Range) {
 		if !slices.Contains(all, r) {
@@ -104,8 +104,8 @@ func wayInPorts(c *config.Config) (all []port.Range) {
 			add(r)
 		}
 		for _, k := range d.Knocks {
-			for _, p := range k.Listen {
-				add(port.Range{Proto: port.TCP, First: p, Last: p})
+			for _, p := range k.Hears() {
+				add(p.Range())
 			}
 		}
 	}

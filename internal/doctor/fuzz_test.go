@@ -22,6 +22,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/tape"
+	"github.com/doorward/doorward/internal/touch"
 )
 
 // drawSSHD makes files of sshd and the ports that they mean, which it knows from
@@ -231,7 +232,7 @@ func FuzzProcStatus(f *testing.F) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		f.Fatal(err)
 	}
-	c := &config.Config{Doors: []config.Door{{Knocks: []config.Knock{{Listen: []uint16{22}}}}}}
+	c := &config.Config{Doors: []config.Door{{Knocks: []config.Knock{{Rule: touch.Rule{Listen: []uint16{22}}}}}}}
 	f.Fuzz(func(t *testing.T, status string) {
 		if err := os.WriteFile(filepath.Join(dir, "status"), []byte(status), 0o644); err != nil {
 			t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // kernel tries the configuration's table on the kernel that runs.
@@ -132,7 +133,7 @@ func (t timeout) findings(c *config.Config, text string) []Finding {
 	}
 	setting := fmt.Sprintf("net.netfilter.%s=%d", t.name, int(t.least.Seconds()))
 	return []Finding{{Warning, "conntrack", fmt.Sprintf("forgets %s to door %s after %v, %s",
-		t.silent, config.Listed(doors), is, t.what), "sysctl " + setting + ", and again in /etc/sysctl.d"}}
+		t.silent, tables.Listed(doors), is, t.what), "sysctl " + setting + ", and again in /etc/sysctl.d"}}
 }
 
 func conntrackFindings(count, limit string) []Finding {

@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/files"
 )
 
@@ -84,17 +86,52 @@ func (p *Patient) account(name string) (uid int, gids []int) {
 // mayRead says what keeps the reader from a log file that we can read, if it is
 // a file at all.
 func mayRead(r *reader, path string) []Finding {
+	why := r.kept(path)
+	if why == "" {
+		return nil
+	}
+	return []Finding{{Problem, path, why + ": its door would go to failsafe",
+		fmt.Sprintf("chgrp adm %s; chmod g+r %[1]s; and the same where it is rotated (create in /etc/logrotate.d)", path)}}
+}
+
+// kept says what keeps the reader from a file, "" for nothing or if it is none.
+func (r *reader) kept(path string) string {
 	info, err := os.Stat(path)
 	if r == nil || err != nil || !info.Mode().IsRegular() {
-		return nil
+		return ""
 	}
 	s, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || readable(info.Mode(), int(s.Uid), int(s.Gid), r) {
-		return nil
+		return ""
 	}
-	return []Finding{{Problem, path, fmt.Sprintf("%s may not read it (%v, owner %d, group %d): its door would go to failsafe",
-		r.name, info.Mode(), s.Uid, s.Gid),
-		fmt.Sprintf("chgrp adm %s; chmod g+r %[1]s; and the same where it is rotated (create in /etc/logrotate.d)", path)}}
+	return fmt.Sprintf("%s may not read it (%v, owner %d, group %d)", r.name, info.Mode(), s.Uid, s.Gid)
+}
+
+// needs looks whether the files are there that the door's knocks need, and whether
+// the reader may read them.
+func (p *Patient) needs(d *config.Door, r *reader) (all []Finding) {
+	for _, k := range d.Knocks {
+		of := fmt.Sprintf("knock %s of door %s", k.Name, d.Name)
+		for _, name := range k.Needs().Files {
+			path := p.path(name)
+			_, err := os.Stat(path)
+			why := r.kept(path)
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				all = append(all, Finding{Problem, name, "does not exist, and " + of + " needs it",
+					"make it, or change the knock in the configuration"})
+			case err != nil:
+				all = append(all, Finding{Note, name, fmt.Sprintf("whether %s can use it cannot be seen: %v", of, err), "sudo doorward doctor"})
+			case why != "":
+				file := files.Quoted(path)
+				all = append(all, Finding{Problem, name, why + ", and " + of + " needs it",
+					fmt.Sprintf("chgrp doorward %s && chmod g+r %[1]s", file)})
+			default:
+				all = append(all, Finding{OK, name, "is there for " + of, ""})
+			}
+		}
+	}
+	return all
 }
 
 // mayReadConfiguration says what keeps the reader from a configuration that we can

@@ -12,12 +12,14 @@ import (
 	"strings"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/sockdiag"
+	"github.com/doorward/doorward/internal/tables"
 )
 
-// listener is a socket that takes connections or datagrams from anybody, and
-// the process that has it.
+// listener is a socket that has a port, mostly to take connections or datagrams
+// from anybody, and the process that has it.
 type listener struct {
 	port port.Port
 	addr netip.Addr
@@ -40,6 +42,28 @@ func (p *Patient) listeners() ([]listener, error) {
 	if err != nil {
 		return nil, err
 	}
+	return p.held(sockets), nil
+}
+
+// connected lists the UDP sockets that are connected and have the port of a knock:
+// nobody else can bind it then.
+func (p *Patient) connected(c *config.Config) ([]listener, error) {
+	var at []port.Range
+	for _, d := range c.Doors {
+		for _, k := range d.Knocks {
+			for _, place := range k.Hears() {
+				if r := place.Range(); r.Proto == port.UDP {
+					at = append(at, r)
+				}
+			}
+		}
+	}
+	sockets, err := sockdiag.Live(at)
+	return p.held(sockets), err
+}
+
+// held finds whose sockets are.
+func (p *Patient) held(sockets []sockdiag.Socket) []listener {
 	all := make([]listener, len(sockets))
 	inodes := map[string][]int{} // which of all have this socket
 	for i, s := range sockets {
@@ -63,7 +87,7 @@ func (p *Patient) listeners() ([]listener, error) {
 			}
 		}
 	}
-	return all, nil
+	return all
 }
 
 // pids lists the processes, lowest first.
@@ -127,8 +151,8 @@ func taken(c *config.Config, all []listener, daemon int) []Finding {
 	for _, d := range c.Doors {
 		var ours, hidden, kept []string
 		for _, k := range d.Knocks {
-			for _, n := range k.Listen {
-				p := port.Port{Proto: port.TCP, Number: n}
+			for _, at := range k.Hears() {
+				p := at.AsPort()
 				switch l, others := holding(all, p, daemon); {
 				case others && l.pid == 0:
 					hidden = append(hidden, p.String())
@@ -136,8 +160,7 @@ func taken(c *config.Config, all []listener, daemon int) []Finding {
 					kept = append(kept, p.String())
 				case others:
 					found = append(found, Finding{Problem, p.String(), fmt.Sprintf("is taken by %s: door %s cannot"+
-						" listen for its knock", l.holder(), d.Name),
-						"end that, or change the knock: doorward rotate --door " + d.Name})
+						" listen for its knock", l.holder(), d.Name), "end that, or change the knock: " + another(&d, k)})
 				case l.pid != 0:
 					ours = append(ours, p.String())
 				}
@@ -157,6 +180,14 @@ func taken(c *config.Config, all []listener, daemon int) []Finding {
 		}
 	}
 	return found
+}
+
+// another says what to type for another knock.
+func another(d *config.Door, k config.Knock) string {
+	if _, ok := k.Rule.(knock.Redrawn); ok {
+		return "doorward rotate --door " + d.Name
+	}
+	return fmt.Sprintf("%s of door %s in the configuration", k.Name, d.Name)
 }
 
 // holding finds who has a port: somebody else than the daemon, if there is
@@ -231,5 +262,5 @@ func doorNames(c *config.Config) string {
 	if len(names) == 1 {
 		return "door " + names[0]
 	}
-	return "doors " + config.Listed(names)
+	return "doors " + tables.Listed(names)
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/service"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // polkitTime is how long polkit may take to answer.
@@ -57,7 +58,7 @@ func (p *Patient) unit(ctx context.Context, d *config.Door, r *reader, sockets [
 	if p.enabled(f.ID) {
 		when := "when its door goes dark"
 		if d.Presence.Idle > 0 {
-			when = fmt.Sprintf("when nobody has been in for %s", config.Short(d.Presence.Idle))
+			when = fmt.Sprintf("when nobody has been in for %s", tables.Short(d.Presence.Idle))
 		}
 		all = append(all, Finding{Note, where, fmt.Sprintf("%s also starts by itself at boot, and doorward stops it %s; that is"+
 			" a way in should doorward itself not start", f.ID, when),

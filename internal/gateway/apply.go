@@ -13,6 +13,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/store"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // apply reads the configuration file anew and takes it into use. With a confirm
@@ -165,7 +166,7 @@ func (g *Gateway) use(now time.Time, c *config.Config, text []byte) (left []stri
 
 // blind is what keeps c from knowing who is in on this machine: doors whose
 // presence hangs on flows, where those cannot be seen.
-func (g *Gateway) blind(c *config.Config, text []byte) []*config.Mistake {
+func (g *Gateway) blind(c *config.Config, text []byte) []*tables.Mistake {
 	if !slices.ContainsFunc(c.Doors, func(d config.Door) bool { return d.ByFlows() }) {
 		return nil
 	}
@@ -176,7 +177,7 @@ func (g *Gateway) blind(c *config.Config, text []byte) []*config.Mistake {
 }
 
 // inOneLine writes mistakes one after the other.
-func inOneLine(all []*config.Mistake) string {
+func inOneLine(all []*tables.Mistake) string {
 	var words []string
 	for _, m := range all {
 		words = append(words, m.Error())

@@ -9,7 +9,7 @@ import (
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/knock"
 )
 
 // hold has the loop busy with one turn until the returned function is called.
@@ -53,9 +53,9 @@ func TestManyWhoAskCostOneSheet(t *testing.T) {
 		made, release := r.statuses.made, r.hold()
 		statuses := asking(asked, func() control.Status { s, _ := r.Status(); return s })
 		vitals := asking(asked, r.Vitals)
-		r.Hear([]port.Touch{
-			{Source: visitor, Port: port.Port{Proto: port.TCP, Number: 59000}, Time: time.Now(), Proven: true},
-			{Source: visitor, Port: port.Port{Proto: port.TCP, Number: 59002}, Time: time.Now(), Proven: true},
+		r.Hear([]knock.Heard{
+			{Source: visitor, Place: knock.Place{Medium: knock.Connections, Port: 59000}, Time: time.Now(), Proven: true},
+			{Source: visitor, Place: knock.Place{Medium: knock.Connections, Port: 59002}, Time: time.Now(), Proven: true},
 		})
 		release()
 		for _, s := range statuses() {

@@ -1,38 +1,79 @@
 package gateway
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"slices"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/listen"
-	"github.com/doorward/doorward/internal/port"
 )
+
+// places are what the ears are to do with places. Each list is sorted and has each
+// place once.
+type places struct {
+	Open []knock.Place // heard
+	Shut []knock.Place // not heard, but held: those that are in Open as well are heard
+	Same []knock.Place // as they are
+}
+
+func (p *places) lists() [3]*[]knock.Place { return [3]*[]knock.Place{&p.Open, &p.Shut, &p.Same} }
+
+func (p *places) sort() {
+	for _, list := range p.lists() {
+		slices.SortFunc(*list, func(a, b knock.Place) int {
+			return cmp.Or(cmp.Compare(a.Medium, b.Medium), cmp.Compare(a.Port, b.Port))
+		})
+		*list = slices.Compact(*list)
+	}
+}
+
+func (p *places) equal(o places) bool {
+	return slices.Equal(p.Open, o.Open) && slices.Equal(p.Shut, o.Shut) && slices.Equal(p.Same, o.Same)
+}
+
+// of are the ports of one medium.
+func (p *places) of(m knock.Medium) (ports listen.Ports) {
+	into := [3]*[]uint16{&ports.Open, &ports.Shut, &ports.Same}
+	for i, list := range p.lists() {
+		for _, at := range *list {
+			if at.Medium == m {
+				*into[i] = append(*into[i], at.Port)
+			}
+		}
+	}
+	return ports
+}
 
 // ear keeps the listeners as the doors want them. A port that cannot be had is
 // said once and tried again at each upkeep.
 type ear struct {
 	log     *slog.Logger
 	ear     Ear
-	wanted  listen.Ports
-	problem string // why some port is not as it should be, "" when all are
+	wanted  places
+	conf    *config.Config // whose doors' places wanted are; nil: of others, too
+	problem string         // why some place is not as it should be, "" when all are
 	repairs uint64
 }
 
-// set has the ear do with ports as they say. Each list is sorted.
-func (e *ear) set(ports listen.Ports) {
-	if slices.Equal(ports.Open, e.wanted.Open) && slices.Equal(ports.Shut, e.wanted.Shut) &&
-		slices.Equal(ports.Same, e.wanted.Same) {
+// set has the ear do with places as they say.
+func (e *ear) set(wanted places) {
+	if wanted.equal(e.wanted) {
 		return
 	}
-	e.wanted = ports
+	e.wanted = wanted
 	e.apply()
 }
 
 func (e *ear) apply() {
 	problem := ""
-	if err := e.ear.Set(e.wanted); err != nil {
+	err := e.ear.Set(e.wanted.of(knock.Connections))
+	if d := e.wanted.of(knock.Datagrams); len(d.Open)+len(d.Shut)+len(d.Same) > 0 {
+		err = errors.Join(err, errors.New("knocks over UDP cannot be heard"))
+	}
+	if err != nil {
 		problem = err.Error()
 	}
 	if problem != "" && problem != e.problem {
@@ -65,41 +106,87 @@ func (e *ear) close() {
 	}
 }
 
-// Hear takes in the touches of a moment. While it waits for the gateway, the
+// Hear takes in what was heard in a moment. While it waits for the gateway, the
 // ear's queue fills, and no more.
-func (g *Gateway) Hear(ts []port.Touch) {
-	g.pulse.hear(ts)
+func (g *Gateway) Hear(hs []knock.Heard) {
+	g.pulse.hear(hs)
 	select {
-	case g.touches <- ts:
+	case g.heard <- hs:
 	case <-g.ended:
 	}
 }
 
-// listening is what the ear is to do with the doors' ports now. What it does not
+// attend has the ear do with the doors' places what is due now. It works only when
+// something has changed: a turn costs no more for the ports there are.
+func (g *Gateway) attend() {
+	changed := g.ear.conf != g.config
+	for _, d := range g.doors {
+		for i := range d.knocks {
+			k := &d.knocks[i]
+			if now := d.attention(k); !now.equal(k.heard) {
+				k.heard, changed = now, true
+			}
+		}
+	}
+	if changed {
+		g.ear.conf = g.config
+		g.ear.set(g.places())
+	}
+}
+
+// places are what the ear is to do with the doors' places now. What it does not
 // listen on it holds all the same, so that nobody else listens there and learns
 // a knock.
-func (g *Gateway) listening() (all listen.Ports) {
+func (g *Gateway) places() (all places) {
 	for _, d := range g.doors {
-		rest := &all.Shut
-		if !d.door.Looked() {
-			rest = &all.Same // it will be known in a moment
+		for _, k := range d.knocks {
+			rest := &all.Shut
+			if !k.heard.known {
+				rest = &all.Same // it will be known in a moment
+			}
+			for _, p := range k.conf.Hears() {
+				if k.heard.open && !slices.Contains(k.heard.closed, p) {
+					all.Open = append(all.Open, p)
+				}
+				*rest = append(*rest, p)
+			}
 		}
-		all.Open = append(all.Open, d.listening()...)
-		*rest = append(*rest, knockPorts(d.conf)...)
 	}
-	for _, ports := range []*[]uint16{&all.Open, &all.Shut, &all.Same} {
-		slices.Sort(*ports)
-		*ports = slices.Compact(*ports)
-	}
+	all.sort()
 	return all
 }
 
-// knockPorts are the ports of all knocks of a door.
-func knockPorts(c config.Door) (ports []uint16) {
-	for _, k := range c.Knocks {
-		ports = append(ports, k.Listen...)
+// listener is a knock of a door.
+type listener struct {
+	door  *guarded
+	knock int // of the door's, from 0
+}
+
+// knockAt returns whose knock is heard at a place, nil for nobody's.
+func (g *Gateway) knockAt(p knock.Place) (*guarded, *heardKnock) {
+	if g.listeners == nil || g.listenersOf != g.config {
+		g.listeners, g.listenersOf = make(map[knock.Place]listener), g.config
+		for _, d := range g.doors {
+			for i, k := range d.knocks {
+				for _, p := range k.conf.Hears() {
+					g.listeners[p] = listener{d, i}
+				}
+			}
+		}
 	}
-	return ports
+	l, ok := g.listeners[p]
+	if !ok {
+		return nil, nil
+	}
+	return l.door, &l.door.knocks[l.knock]
+}
+
+// hears are the places of all knocks of a door.
+func hears(c config.Door) (all []knock.Place) {
+	for _, k := range c.Knocks {
+		all = append(all, k.Hears()...)
+	}
+	return all
 }
 
 // tryPorts has the ear hold what a new configuration adds, so that a port that is
@@ -109,11 +196,11 @@ func (g *Gateway) tryPorts(c *config.Config) error {
 	wanted := before
 	wanted.Shut = slices.Clone(before.Shut)
 	for _, d := range c.Doors {
-		wanted.Shut = append(wanted.Shut, knockPorts(d)...)
+		wanted.Shut = append(wanted.Shut, hears(d)...)
 	}
-	slices.Sort(wanted.Shut)
-	wanted.Shut = slices.Compact(wanted.Shut)
+	wanted.sort()
 	had := g.ear.problem
+	g.ear.conf = nil
 	g.ear.set(wanted)
 	if problem := g.ear.problem; problem != "" && problem != had {
 		g.ear.set(before)

@@ -25,6 +25,7 @@ import (
 type keyChange struct {
 	key      string // with the door's name as *
 	from, to string // parts of everyKey or everyCommand; from "": to is added at the end
+	also     string // is at the end of it before and after the change
 	// before brings the gateway to where the change finds it; nil for nothing.
 	before func(*keyed)
 	// see says how the gateway behaves: was without the change, is with it.
@@ -55,6 +56,9 @@ judge = "at once"
 penalty = "5m"
 scope = "source"
 `
+
+// secondKnock is another way to ask for the door.
+const secondKnock = "[[door.ssh.knock]]\nkind = \"touch\"\nlisten = [59010, 59011]\ntouch = [59010]\n"
 
 // everyCommand is the same door with commands.
 var everyCommand = strings.Replace(everyKey, `unit = "ssh.service"`, `start = ["/bin/start"]
@@ -198,6 +202,8 @@ var keyChanges = []keyChange{
 		see: func(k *keyed) string { return fmt.Sprint(k.guards().Reject) }, was: "false", is: "true"},
 	{key: "door.*.always", from: "[door.ssh.service]", to: "always = [\"203.0.113.0/24\"]\n[door.ssh.service]",
 		see: func(k *keyed) string { return fmt.Sprint(k.guards().Always) }, was: "[]", is: "[203.0.113.0/24]"},
+	{key: "door.*.penalties", from: "[door.ssh.service]", to: "penalties = \"door\"\n[door.ssh.service]", also: secondKnock,
+		see: func(k *keyed) string { k.touch(visitor, 59001); return k.state(59010) }, was: "open", is: "dark"},
 	{key: "door.*.service.unit", from: `"ssh.service"`, to: `"sshd.service"`,
 		see: func(k *keyed) string { return k.knock().runs() }, was: "ssh.service", is: "sshd.service"},
 	{key: "door.*.service.unit", from: `"ssh.service"`, to: `"sshd.service"`, before: knockAndConnect,
@@ -264,6 +270,7 @@ func (c *keyChange) text(t *testing.T) (before, after string) {
 	if c.from == `"door"` {
 		before = strings.Replace(before, `"source"`, `"door"`, 1)
 	}
+	before += c.also
 	if c.from == "" {
 		return before, before + c.to
 	}

@@ -5,9 +5,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/touch"
 )
 
 // attempt is the touches of one source, or everybody's.
@@ -71,7 +71,7 @@ func (o *oracle) touch(a netip.Addr, p uint16) (right []*owed) {
 
 // complete says whether the touches have one more right knock in them, all of it
 // young enough. The explored knocks have no order.
-func (t *attempt) complete(k config.Knock, now time.Time) bool {
+func (t *attempt) complete(k touch.Rule, now time.Time) bool {
 	for _, p := range k.Touch {
 		count, latest := 0, time.Time{}
 		for _, x := range t.touches {

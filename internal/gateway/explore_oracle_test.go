@@ -9,6 +9,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/touch"
 )
 
 // oracle says what the promise allows and demands. It knows what happened to
@@ -109,10 +110,10 @@ func (o *oracle) mayUse(name string) {
 	}
 }
 
-func (d *owed) knock() config.Knock { return d.conf.Knocks[0] }
+func (d *owed) knock() touch.Rule { return d.conf.Knocks[0].Rule.(touch.Rule) }
 
 // forAll says whether everybody's touches add up at a door.
-func (d *owed) forAll() bool { return d.knock().Scope == config.ScopeDoor }
+func (d *owed) forAll() bool { return d.knock().Everybody }
 
 // who is whose knock a touch belongs to, and whose penalty.
 func (d *owed) who(a netip.Addr) netip.Prefix {

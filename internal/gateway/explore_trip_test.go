@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/knock"
 )
 
 // step is one thing that happens on a trip.
@@ -241,7 +241,7 @@ func (t *trip) touch(a netip.Addr, p uint16) {
 	}
 	right := t.oracle.touch(a, p)
 	t.turn(func(time.Time) {
-		t.g.touched([]port.Touch{{Source: a, Port: port.Port{Proto: port.TCP, Number: p}, Time: at, Proven: true}})
+		t.g.listened([]knock.Heard{{Source: a, Place: knock.Place{Medium: knock.Connections, Port: p}, Time: at, Proven: true}})
 	})
 	for _, name := range keeps {
 		if _, in := t.lets(name, a); !in && t.g.broken == "" && t.oracle.doors[name].state == "open" {

@@ -7,6 +7,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/knock"
 )
 
 const (
@@ -23,8 +24,10 @@ func fenceDoors(c *config.Config) []fence.Door {
 	for _, d := range c.Doors {
 		f := fence.Door{Name: d.Name, Ports: d.Ports,
 			Reject: d.Refuse == config.Reject, SingleUse: d.SingleUse, Always: d.Always}
-		for _, k := range d.Knocks {
-			f.Listen = append(f.Listen, k.Listen...)
+		for _, p := range hears(d) {
+			if p.Medium == knock.Connections {
+				f.Listen = append(f.Listen, p.Port)
+			}
 		}
 		doors = append(doors, f)
 	}

@@ -22,7 +22,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -81,11 +81,15 @@ type Gateway struct {
 	told       map[string]uint64 // what the audit trail has told of since the start, by event
 	sums       *audit.Sums       // of refusals
 
-	events  chan event
-	tasks   sync.WaitGroup          // the goroutines of services and looks
-	ctx     context.Context         // of those goroutines, ends with Run
-	async   func(task func() event) // runs a task beside the turns; its event comes back as a turn
-	touches chan []port.Touch
+	events chan event
+	tasks  sync.WaitGroup          // the goroutines of services and looks
+	ctx    context.Context         // of those goroutines, ends with Run
+	async  func(task func() event) // runs a task beside the turns; its event comes back as a turn
+	heard  chan []knock.Heard
+
+	listeners   map[knock.Place]listener // made when asked for
+	listenersOf *config.Config           // whose doors' they are
+
 	pulse   pulse // when the process did not run
 	gaps    []gap // those that the recognisers have not heard of, in order
 	gapTold time.Time
@@ -113,7 +117,7 @@ func New(opts Options) *Gateway {
 		log:     opts.Log,
 		started: time.Now(),
 		events:  make(chan event, 256),
-		touches: make(chan []port.Touch, 64),
+		heard:   make(chan []knock.Heard, 64),
 		wake:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
 		ungiven: make(map[grantKey]bool),
@@ -166,8 +170,8 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 		case <-ctx.Done():
 			g.end()
 			return nil
-		case t := <-g.touches:
-			g.turn(func(now time.Time) { g.touched(t) })
+		case h := <-g.heard:
+			g.turn(func(time.Time) { g.listened(h) })
 		case e := <-g.events:
 			g.turn(e)
 		case <-g.wake:
@@ -198,9 +202,9 @@ func (g *Gateway) turn(first event) {
 	}
 	for i := 0; i < maxBatch && !all; i++ {
 		select {
-		case t := <-g.touches:
+		case h := <-g.heard:
 			g.changed()
-			g.touched(t)
+			g.listened(h)
 		case e := <-g.events:
 			g.changed()
 			e(now)
@@ -222,7 +226,7 @@ func (g *Gateway) turn(first event) {
 	g.pulse.keep(now, slices.ContainsFunc(g.doors, (*guarded).underway))
 	g.changes.recordAll(g.sums.Due(now)) // upkeep brings a turn soon enough
 	g.flush(now)
-	g.ear.set(g.listening())
+	g.attend()
 	g.endTurn()
 }
 
@@ -277,21 +281,20 @@ func (g *Gateway) looked() bool {
 	return !slices.ContainsFunc(g.doors, func(d *guarded) bool { return !d.door.Looked() })
 }
 
-// touched hands touches to the doors whose knocks they may belong to, in their
-// order.
-func (g *Gateway) touched(ts []port.Touch) {
+// listened hands what was heard to the knocks that it belongs to, in its order.
+func (g *Gateway) listened(hs []knock.Heard) {
 	g.pulse.taken()
 	g.lookBack(g.world.Now())
-	for _, t := range ts {
-		g.passOver(t.Time)
-		if t.Source.Unmap().IsLoopback() {
+	for _, h := range hs {
+		g.passOver(h.Time)
+		if h.Source.Unmap().IsLoopback() {
 			continue // the fence refuses those; none may come by another way
 		}
-		if !door.Somebody(door.Source(t.Source)) {
+		if !door.Somebody(door.Source(h.Source)) {
 			continue // a knock that is everybody's would not show the door whose touch it was
 		}
-		for _, d := range g.doors {
-			d.touch(t)
+		if d, k := g.knockAt(h.Place); d != nil {
+			d.hear(k, h)
 		}
 	}
 }
@@ -328,7 +331,7 @@ func rules(c config.Door) door.Rules {
 		Name:    c.Name,
 		OpenFor: c.OpenFor,
 		Idle:    c.Presence.Idle,
-		ForAll:  slices.ContainsFunc(c.Knocks, func(k config.Knock) bool { return k.Scope == config.ScopeDoor }),
+		ForAll:  slices.ContainsFunc(c.Knocks, config.Knock.ForAll),
 		Service: c.Service != nil,
 		Logins:  c.Presence.Logins != config.LoginsOff,
 	}

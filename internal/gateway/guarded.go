@@ -3,15 +3,14 @@ package gateway
 import (
 	"context"
 	"net/netip"
-	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/port"
-	"github.com/doorward/doorward/internal/sequence"
+	"github.com/doorward/doorward/internal/knock"
 )
 
 // keepRefusals is how many refusals a door shows in status.
@@ -27,7 +26,7 @@ type guarded struct {
 	conf     config.Door
 	door     *door.Door
 	saved    door.Saved // as the store has it
-	knocks   []knock
+	knocks   []heardKnock
 	service  *keeper // nil: the service always runs
 	lookFor  func(context.Context) (door.Seen, []string)
 	oddities []string // what was odd in the last look, for people
@@ -38,15 +37,16 @@ type guarded struct {
 	lookCtx  context.Context
 }
 
-// knock is one way to ask for the door, with its recogniser.
-type knock struct {
+// heardKnock is one way to ask for the door, with its recogniser.
+type heardKnock struct {
 	conf  config.Knock
-	rec   *sequence.Recogniser
+	rec   knock.Recogniser
 	armed bool // a rule for everybody counts its looks from when the door went dark
+	heard attention
 
 	// before are the recognisers of knocks that went when this one came. What was
 	// under way there is no mistake here, until then.
-	before []*sequence.Recogniser
+	before []knock.Recogniser
 	until  time.Time
 }
 
@@ -65,9 +65,9 @@ func (d *guarded) setKnocks(confs []config.Knock, now time.Time) {
 	old := d.knocks
 	d.knocks = nil
 	for _, c := range confs {
-		same := func(k knock) bool { return reflect.DeepEqual(rule(k.conf), rule(c)) }
-		k := knock{armed: true}
-		if i := slices.IndexFunc(old, same); i >= 0 {
+		k := heardKnock{armed: true}
+		follows := func(k heardKnock) bool { return k.rec.Follow(c.Rule) }
+		if i := slices.IndexFunc(old, follows); i >= 0 {
 			k = old[i]
 			old = slices.Delete(old, i, i+1)
 		}
@@ -79,34 +79,27 @@ func (d *guarded) setKnocks(confs []config.Knock, now time.Time) {
 		if k.rec != nil {
 			continue
 		}
-		k.rec = sequence.New(rule(k.conf), now)
+		k.rec = k.conf.Recogniser(now, nil)
 		for _, o := range old {
 			k.before = append(k.before, o.rec)
-			if until := now.Add(lasts(o.conf) + lasts(k.conf)); until.After(k.until) {
+			if until := now.Add(o.conf.Lasts() + k.conf.Lasts()); until.After(k.until) {
 				k.until = until
 			}
 		}
 	}
 }
 
-// rule is what a recogniser goes by.
-func rule(c config.Knock) sequence.Rule {
-	return sequence.Rule{
-		Listen: c.Listen, Touch: c.Touch, Given: c.Order == config.GivenOrder,
-		Within: c.Within, Judge: c.Judge, ForAll: c.Scope == config.ScopeDoor,
-	}
-}
-
-// lasts is the longest from a knock's first touch to its verdict.
-func lasts(c config.Knock) time.Duration { return max(c.Within, c.Judge) }
-
 // excused says whether a wrong knock was begun by a rule that was changed since
 // then. Each that was is excused once, so that nobody gains tries by it.
-func (k *knock) excused(v sequence.Verdict) bool {
+func (k *heardKnock) excused(v knock.Verdict) bool {
 	if v.Time.After(k.until) {
 		k.before = nil
 	}
-	return slices.ContainsFunc(k.before, func(r *sequence.Recogniser) bool { return r.GiveUp(v.Source) })
+	who := v.Source
+	if v.Everybody {
+		who = netip.Addr{}
+	}
+	return slices.ContainsFunc(k.before, func(r knock.Recogniser) bool { return r.GiveUp(who) })
 }
 
 // start sets the door's goroutines going.
@@ -129,44 +122,53 @@ func (d *guarded) lookElsewhere() {
 	d.lookFor = d.gw.world.Look(d.conf)
 }
 
-// source is whose progress and penalty a touch counts for.
-func (k *knock) source(a netip.Addr) netip.Prefix {
-	if k.conf.Scope == config.ScopeDoor {
+// source is whose knock it is that an address has begun.
+func (k *heardKnock) source(a netip.Addr) netip.Prefix {
+	if k.conf.ForAll() {
 		return door.Any
 	}
 	return door.Source(a)
 }
 
-// touch hands a touch to the recognisers of the door.
-func (d *guarded) touch(t port.Touch) {
-	for i := range d.knocks {
-		k := &d.knocks[i]
-		if !slices.Contains(k.conf.Listen, t.Port.Number) {
-			continue
-		}
-		d.carry(d.door.Tick(t.Time)) // a penalty that was over by then is over, however late the turn
-		if d.door.Deaf(k.source(t.Source)) {
-			continue
-		}
-		for _, v := range k.rec.Touch(t) {
-			d.judged(k, v)
-		}
+// hear hands what was heard to the knock that listens there.
+func (d *guarded) hear(k *heardKnock, h knock.Heard) {
+	d.carry(d.door.Tick(h.Time)) // a penalty that was over by then is over, however late the turn
+	if d.door.Deaf(k.source(h.Source)) {
+		return
+	}
+	for _, v := range k.rec.Hear(h) {
+		d.judged(k, v)
 	}
 }
 
 // judged hands a recogniser's verdict to the door.
-func (d *guarded) judged(k *knock, v sequence.Verdict) {
-	source := k.source(v.Source)
-	if v.Right {
-		d.carry(d.door.Knock(v.Time, door.Knock{Source: source, By: k.conf.Kind, Reason: v.Reason}))
+func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
+	if problem := k.cannot(v); problem != "" {
+		d.gw.log.Error("a knock came to nothing", "door", d.name(), "knock", k.conf.Name, "err", problem)
 		return
 	}
-	w := door.Wrong{Source: source, By: k.conf.Kind, Reason: v.Reason, Penalty: k.conf.Penalty,
-		Used: d.used(source, k.conf.Kind), Proven: !v.Unproven}
+	source, by := k.source(v.Source), strings.TrimSpace(k.conf.Kind+" "+v.By)
+	if v.Right {
+		d.carry(d.door.Knock(v.Time, door.Knock{Source: source, By: by, Reason: v.Reason}))
+		return
+	}
+	w := door.Wrong{Source: source, By: by, Reason: v.Reason, Penalty: v.Penalty,
+		Used: d.used(source, by), Proven: v.Proven}
 	if k.excused(v) {
 		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so that it costs nothing"
 	}
 	d.carry(d.door.Wrong(v.Time, w))
+}
+
+// cannot says why a verdict is not carried out, "" if it is.
+func (k *heardKnock) cannot(v knock.Verdict) string {
+	switch {
+	case v.Everybody != k.conf.ForAll():
+		return "its recogniser speaks for everybody, or for one, against its rule"
+	case v.First && v.Right:
+		return "what is to be remembered of it before the door opens cannot be"
+	}
+	return ""
 }
 
 // used says whether a connection has used the grant that a source's knock earned.
@@ -214,7 +216,7 @@ func (d *guarded) gap(from, to time.Time) {
 
 // underway says whether somebody is in the middle of a knock.
 func (d *guarded) underway() bool {
-	return slices.ContainsFunc(d.knocks, func(k knock) bool {
+	return slices.ContainsFunc(d.knocks, func(k heardKnock) bool {
 		_, some := k.rec.Next()
 		return some
 	})
@@ -225,7 +227,7 @@ func (d *guarded) tick(now time.Time) {
 	d.carry(d.door.Tick(now))
 	for i := range d.knocks {
 		k := &d.knocks[i]
-		if k.conf.Scope != config.ScopeDoor {
+		if !k.conf.ForAll() {
 			continue
 		}
 		deaf := d.door.Deaf(door.Any)
@@ -247,27 +249,32 @@ func (d *guarded) next() (time.Time, bool) {
 	return next, ok
 }
 
-// listening is the ports on which the door's touches are heard now: none while
-// it is deaf to everybody. In a knock that is everybody's a touched listener
-// stays closed until the verdict (S1).
-func (d *guarded) listening() []uint16 {
-	var ports []uint16
-	for i := range d.knocks {
-		k := &d.knocks[i]
-		switch {
-		case k.conf.Scope == config.ScopeDoor && d.door.Deaf(door.Any):
-		case k.conf.Scope == config.ScopeDoor:
-			touched := k.rec.Touched()
-			for _, p := range k.conf.Listen {
-				if !slices.Contains(touched, p) {
-					ports = append(ports, p)
-				}
-			}
-		case !d.door.Mute():
-			ports = append(ports, k.conf.Listen...)
-		}
+// attention is how far a knock is heard now.
+type attention struct {
+	open   bool          // it is heard, but at the places that are closed
+	known  bool          // whether it is to be heard is known
+	closed []knock.Place // for now, by its recogniser
+}
+
+func (a attention) equal(o attention) bool {
+	return a.open == o.open && a.known == o.known && slices.Equal(a.closed, o.closed)
+}
+
+// attention is how far a knock is heard: not at all while the door is deaf to
+// everybody. In a knock that is everybody's a touched listener stays closed until
+// the verdict (S1).
+func (d *guarded) attention(k *heardKnock) attention {
+	a := attention{known: d.door.Looked()}
+	switch {
+	case k.conf.ForAll():
+		a.open = !d.door.Deaf(door.Any)
+	case !d.door.Mute():
+		a.open = true
 	}
-	return ports
+	if a.open {
+		a.closed = k.rec.Closed()
+	}
+	return a
 }
 
 // carry carries out a door's effects, or puts them into the turn's changes.

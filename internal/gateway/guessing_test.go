@@ -12,9 +12,9 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/port"
-	"github.com/doorward/doorward/internal/share"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/store"
+	"github.com/doorward/doorward/internal/touch"
 )
 
 // attack is somebody who knows the listeners and tries one knock after the other
@@ -40,10 +40,10 @@ type guesser struct {
 	until map[netip.Prefix]time.Time // ends of penalties, as the attacker can work them out
 }
 
-func newGuesser(k config.Knock) *guesser {
+func newGuesser(k touch.Rule) *guesser {
 	start := time.Date(2026, 11, 26, 0, 0, 0, 0, time.UTC)
 	g := &Gateway{changes: newChanges(), sums: audit.NewSums(), world: World{Now: func() time.Time { return start }}}
-	conf := config.Door{Name: "ssh", OpenFor: 30 * time.Second, Knocks: []config.Knock{k},
+	conf := config.Door{Name: "ssh", OpenFor: 30 * time.Second, Knocks: []config.Knock{{Name: "touch", Kind: "touch", Rule: k}},
 		Presence: config.Presence{Idle: time.Hour, Logins: config.LoginsOff}}
 	return &guesser{guarded: g.newGuarded(conf, door.Saved{}, start), start: start, until: map[netip.Prefix]time.Time{}}
 }
@@ -53,8 +53,8 @@ func (g *guesser) try(now time.Time, source netip.Addr) (heard bool) {
 	g.judge(now)
 	g.tick(now)
 	g.gw.changes = changes{penalties: make(map[store.PenaltyKey]*store.Penalty)}
-	wrong := g.conf.Knocks[0].Listen[0] // to be left alone
-	g.touch(port.Touch{Source: source, Port: port.Port{Proto: port.TCP, Number: wrong}, Time: now, Proven: true})
+	wrong := g.conf.Knocks[0].Hears()[0].Port // to be left alone
+	g.hear(&g.knocks[0], knock.Heard{Source: source, Place: knock.Place{Medium: knock.Connections, Port: wrong}, Time: now, Proven: true})
 	if due, underway := g.knocks[0].rec.Next(); underway { // it is judged at its tick
 		g.judge(due)
 	}
@@ -71,7 +71,7 @@ func (g *guesser) free(source netip.Addr) time.Time {
 	free := g.start
 	for _, bits := range []int{32, 48, 56, 64} {
 		p := netip.PrefixFrom(source, bits).Masked()
-		if g.conf.Knocks[0].Scope == config.ScopeDoor {
+		if g.conf.Knocks[0].ForAll() {
 			p = door.Any
 		}
 		if end := g.until[p]; end.After(free) {
@@ -83,7 +83,7 @@ func (g *guesser) free(source netip.Addr) time.Time {
 
 // run carries the attack out until half of all possibilities were tried, or for
 // at most some time.
-func (a attack) run(k config.Knock, possibilities int, most time.Duration) (o outcome) {
+func (a attack) run(k touch.Rule, possibilities int, most time.Duration) (o outcome) {
 	g := newGuesser(k)
 	var turns turnHeap
 	for _, s := range a.sources {
@@ -131,12 +131,12 @@ func (h *turnHeap) Push(any)          {}
 func (h *turnHeap) Pop() any          { return nil }
 
 // possibilities is how many knocks there are with so many listeners.
-func possibilities(k config.Knock) int {
+func possibilities(k touch.Rule) int {
 	n := 1
 	for i := range k.Touch {
 		n *= len(k.Listen) - i
 	}
-	if k.Order == config.AnyOrder {
+	if !k.Given {
 		for i := range k.Touch {
 			n /= i + 1
 		}
@@ -168,7 +168,7 @@ func site(n int) (all []netip.Addr) {
 const guessedFor = 100 * 365 * 24 * time.Hour
 
 // best is what comes of the best way to try.
-func best(k config.Knock, ways ...attack) outcome {
+func best(k touch.Rule, ways ...attack) outcome {
 	best := outcome{half: guessedFor}
 	for _, a := range ways {
 		o := a.run(k, possibilities(k), guessedFor)
@@ -184,7 +184,7 @@ func TestGuessing(t *testing.T) {
 	if raceEnabled || os.Getenv("DOORWARD_MUTANT") != "" {
 		t.Skip("takes too long with the race detector, and it has no goroutines; mutants are hunted by quicker tests")
 	}
-	proposed := *share.Proposed()
+	proposed := touch.Proposed()
 	for i := range proposed.Listen {
 		proposed.Listen[i] = uint16(20000 + i)
 	}
@@ -193,7 +193,7 @@ func TestGuessing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	article := parsed.Doors[0].Knocks[0]
+	article := parsed.Doors[0].Knocks[0].Rule.(touch.Rule)
 	article.Listen[0], article.Listen[1] = article.Listen[1], article.Listen[0] // the first is the wrong one
 	const day, year = 24 * time.Hour, 365 * 24 * time.Hour
 	var rows []string
@@ -233,7 +233,7 @@ func TestGuessing(t *testing.T) {
 // More networks of a /48 than go unnoticed are slower than those: the whole /48
 // is penalised, and the longer the more often.
 func TestGuessingFromAWholeNetworkIsNoFaster(t *testing.T) {
-	k := *share.Proposed()
+	k := touch.Proposed()
 	for i := range k.Listen {
 		k.Listen[i] = uint16(20000 + i)
 	}

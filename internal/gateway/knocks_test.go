@@ -9,7 +9,7 @@ import (
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -126,10 +126,10 @@ func TestTouchesThatProveNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
-		wrong := port.Touch{Source: visitor, Port: port.Port{Proto: port.TCP, Number: 59001}, Time: time.Now()}
+		wrong := knock.Heard{Source: visitor, Place: knock.Place{Medium: knock.Connections, Port: 59001}, Time: time.Now()}
 		for _, proven := range []bool{false, true} {
 			wrong.Proven = proven
-			r.Hear([]port.Touch{wrong})
+			r.Hear([]knock.Heard{wrong})
 			synctest.Wait()
 			if got := r.status().Penalties; len(got) > 0 != proven {
 				t.Errorf("proven %v: penalties %v", proven, got)

@@ -10,7 +10,7 @@ import (
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/knock"
 )
 
 // busy keeps the gateway from its next turn until the returned function is
@@ -29,7 +29,7 @@ func TestStatusTellsWhatIsSaved(t *testing.T) {
 		r := run(t, m, configPath(t), sshDoor)
 		m.do(func() { m.full = errors.New("no space left on device") })
 		done := r.busy()
-		r.Hear([]port.Touch{{Source: visitor, Port: port.Port{Proto: port.TCP, Number: 59001}, Time: time.Now(), Proven: true}})
+		r.Hear([]knock.Heard{{Source: visitor, Place: knock.Place{Medium: knock.Connections, Port: 59001}, Time: time.Now(), Proven: true}})
 		var s control.Status
 		go func() { s, _ = r.Status() }()
 		synctest.Wait()
@@ -116,7 +116,7 @@ func TestAKnockIsNotJudgedBeforeItsLastTouchIsHeard(t *testing.T) {
 		now := r.world.Now
 		r.world.Now = func() time.Time {
 			r.world.Now = now
-			r.touches <- []port.Touch{{Source: visitor, Port: port.Port{Proto: port.TCP, Number: 59002}, Time: now(), Proven: true}}
+			r.heard <- []knock.Heard{{Source: visitor, Place: knock.Place{Medium: knock.Connections, Port: 59002}, Time: now(), Proven: true}}
 			time.Sleep(2 * time.Second)
 			return now()
 		}

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/knock"
 )
 
 // Touches are heard late by a process that does not run: one that is stopped, on
@@ -61,18 +61,18 @@ func (p *pulse) end() {
 	p.timer = nil
 }
 
-// hear takes in that touches were heard. From the first of them on it has to be
+// hear takes in that something was heard. From the first of it on it has to be
 // known whether the process runs, also while they wait for the gateway.
-func (p *pulse) hear(ts []port.Touch) {
+func (p *pulse) hear(hs []knock.Heard) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.waiting++
-	if p.last.IsZero() && len(ts) > 0 {
-		p.start(ts[0].Time)
+	if p.last.IsZero() && len(hs) > 0 {
+		p.start(hs[0].Time)
 	}
 }
 
-// taken takes in that a batch of touches waits no more.
+// taken takes in that a batch of what was heard waits no more.
 func (p *pulse) taken() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/control"
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/knock"
 )
 
 // leaper is a gateway whose process can stop for a while: its clock leaps, and
@@ -37,8 +37,8 @@ func (l leaper) leap(d time.Duration) { l.leapt.Add(int64(d)) }
 func (l leaper) now() time.Time { return time.Now().Add(time.Duration(l.leapt.Load())) }
 
 // touched is a touch of which the ear hears now.
-func (l leaper) touched(a netip.Addr, p uint16) []port.Touch {
-	return []port.Touch{{Source: a, Port: port.Port{Proto: port.TCP, Number: p}, Time: l.now(), Proven: true}}
+func (l leaper) touched(a netip.Addr, p uint16) []knock.Heard {
+	return []knock.Heard{{Source: a, Place: knock.Place{Medium: knock.Connections, Port: p}, Time: l.now(), Proven: true}}
 }
 
 func (l leaper) touch(a netip.Addr, ports ...uint16) {

@@ -17,7 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -152,7 +152,7 @@ func TestAFloodOfRefusalsIsSummedUp(t *testing.T) {
 		const flood = 3000
 		for n := range flood {
 			a := netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 7, 7, byte(n >> 8), byte(n), 15: 1}) // each of another /64
-			r.Hear([]port.Touch{{Source: a, Port: port.Port{Proto: port.TCP, Number: 59001}, Time: time.Now(), Proven: true}})
+			r.Hear([]knock.Heard{{Source: a, Place: knock.Place{Medium: knock.Connections, Port: 59001}, Time: time.Now(), Proven: true}})
 		}
 		synctest.Wait()
 		count := func() (records int, times uint64) {
@@ -230,10 +230,10 @@ func TestTheAuditTrailCannotBeWashed(t *testing.T) {
 		}
 		wrong := func(n int, from func(n int) netip.Addr) {
 			for n > 0 {
-				var ts []port.Touch
+				var ts []knock.Heard
 				for range min(n, 1000) {
 					n--
-					ts = append(ts, port.Touch{Source: from(n), Port: port.Port{Proto: port.TCP, Number: 59001}, Time: time.Now(), Proven: true})
+					ts = append(ts, knock.Heard{Source: from(n), Place: knock.Place{Medium: knock.Connections, Port: 59001}, Time: time.Now(), Proven: true})
 				}
 				r.Hear(ts)
 			}

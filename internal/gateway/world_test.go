@@ -21,6 +21,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/listen"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/service"
@@ -465,7 +466,7 @@ var (
 // touch touches ports as a visitor does, one after the other.
 func (r *running) touch(a netip.Addr, ports ...uint16) {
 	for _, p := range ports {
-		r.Hear([]port.Touch{{Source: a, Port: port.Port{Proto: port.TCP, Number: p}, Time: time.Now(), Proven: true}})
+		r.Hear([]knock.Heard{{Source: a, Place: knock.Place{Medium: knock.Connections, Port: p}, Time: time.Now(), Proven: true}})
 		synctest.Wait()
 	}
 }

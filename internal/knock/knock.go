@@ -20,9 +20,14 @@ import (
 type Kind interface {
 	// Name is the kind's word in the configuration and in the audit trail.
 	Name() string
-	// Read reads and checks a knock's table and notes all its mistakes there. What it
-	// returns after a mistake is not used.
+	// Read reads and checks a knock's table and notes all its mistakes there. It asks
+	// for every key that the kind has, whatever the others say; the key "kind" was
+	// asked for. What it returns after a mistake is nil or has the places that could
+	// be read.
 	Read(table *tables.Table) Rule
+	// Reference is the kind's part of the reference: its table's keys, each with its
+	// meaning, what is allowed, and its default as its value where it has one.
+	Reference() string
 	// Needs is the most that any rule of the kind needs of the machine.
 	Needs() Needs
 }
@@ -36,8 +41,6 @@ type Rule interface {
 	// Recogniser returns one that has heard nothing since armed. Marks are those that
 	// verdicts of the same knock left before.
 	Recogniser(armed time.Time, marks []Mark) Recogniser
-	// Same says whether what is under way by the other rule may go on by this one.
-	Same(other Rule) bool
 	// Lasts is the longest from what is heard first of a knock to its verdict.
 	Lasts() time.Duration
 	// ForAll says whether a right knock opens to everybody until the door goes dark.
@@ -78,13 +81,17 @@ type Place struct {
 	Port   uint16
 }
 
-// Range is the place as a port of its protocol.
-func (p Place) Range() port.Range {
-	proto := port.TCP
+// AsPort is the place as a port of its protocol.
+func (p Place) AsPort() port.Port {
 	if p.Medium == Datagrams {
-		proto = port.UDP
+		return port.Port{Proto: port.UDP, Number: p.Port}
 	}
-	return port.Range{Proto: proto, First: p.Port, Last: p.Port}
+	return port.Port{Proto: port.TCP, Number: p.Port}
+}
+
+// Range is the place as a range of one port.
+func (p Place) Range() port.Range {
+	return port.Range{Proto: p.AsPort().Proto, First: p.Port, Last: p.Port}
 }
 
 // Path is the way that a datagram came, which an answer goes back.
@@ -125,8 +132,11 @@ type Recogniser interface {
 	// Gap takes in that nobody could be heard from one moment to another: nobody is
 	// judged for that time.
 	Gap(from, to time.Time)
-	// GiveUp forgets what a source has under way, of a rule that is ForAll what
-	// everybody has, and says whether there was anything.
+	// Follow goes by another rule from now on, if what is under way may go on by it,
+	// and says whether it does. If not, nothing has changed.
+	Follow(rule Rule) bool
+	// GiveUp forgets what a source has under way, what everybody has for the zero Addr
+	// or of a rule that is ForAll, and says whether there was anything.
 	GiveUp(source netip.Addr) bool
 	// Rearm forgets what is under way, as if the recogniser were new.
 	Rearm(now time.Time)

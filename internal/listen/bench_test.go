@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/nstest"
-	"github.com/doorward/doorward/internal/port"
 )
 
 // BenchmarkTouch is the time for a touch when visitors connect as quickly as
@@ -34,7 +34,7 @@ func BenchmarkTouch(b *testing.B) {
 		})
 	}
 	all.Wait()
-	s.heard.wait(b, "all", func(got []port.Touch) bool { return len(got)+int(s.ear.Dropped()) >= b.N })
+	s.heard.wait(b, "all", func(got []knock.Heard) bool { return len(got)+int(s.ear.Dropped()) >= b.N })
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "touches/s")
 	b.ReportMetric(float64(s.ear.Dropped()), "dropped")
 }

@@ -15,8 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/nstest"
-	"github.com/doorward/doorward/internal/port"
 )
 
 // TestClients has the programs that people knock with: each gives one touch,
@@ -192,7 +192,7 @@ func TestTenThousandAtOnce(t *testing.T) {
 		}
 		return nil
 	})
-	all := s.heard.wait(t, "all of them", func(got []port.Touch) bool {
+	all := s.heard.wait(t, "all of them", func(got []knock.Heard) bool {
 		return len(got)+int(s.ear.Dropped()) >= n
 	})
 	t.Logf("%d heard, %d dropped, %v after the first connect; resident %s",

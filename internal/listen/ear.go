@@ -86,14 +86,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/knock"
 )
 
 // Ear is all listeners of the gateway. Its methods may be called from several
 // goroutines. Close it when done.
 type Ear struct {
 	log     *slog.Logger
-	touched func([]port.Touch)
+	touched func([]knock.Heard)
 	shelf   Shelf // nil: none
 	queue   queue
 	running sync.WaitGroup // the loop and the delivery
@@ -164,7 +164,7 @@ type listener struct {
 // from one goroutine, in the order in which they came; the slice is
 // touched's to keep. While touched does not return, touches wait, up to a
 // bound; see Dropped. Close waits for touched, which must not wait for it.
-func New(log *slog.Logger, shelf Shelf, touched func([]port.Touch)) *Ear {
+func New(log *slog.Logger, shelf Shelf, touched func([]knock.Heard)) *Ear {
 	return &Ear{
 		log: log, touched: touched, shelf: shelf,
 		queue:     queue{ready: make(chan struct{}, 1), stop: make(chan struct{}), log: log},

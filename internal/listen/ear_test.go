@@ -16,10 +16,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/nstest"
-	"github.com/doorward/doorward/internal/port"
 )
 
 func TestTouchesOfBothFamilies(t *testing.T) {
@@ -280,9 +281,9 @@ func TestAcceptAfterReset(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := port.Touch{Source: netip.MustParseAddr("127.0.0.1"), Proven: true, Port: port.Port{Proto: port.TCP, Number: 59000}}
+	want := knock.Heard{Source: netip.MustParseAddr("127.0.0.1"), Proven: true, Place: knock.Place{Medium: knock.Connections, Port: 59000}}
 	got.Time = time.Time{}
-	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
+	if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})); d != "" {
 		t.Errorf("touch (-want +got):\n%s", d)
 	}
 }
@@ -365,10 +366,10 @@ func TestShortOfDescriptors(t *testing.T) {
 
 func TestReceiverTooSlow(t *testing.T) {
 	q := queue{ready: make(chan struct{}, 1), stop: make(chan struct{}), log: slog.New(slog.DiscardHandler)}
-	batch := make([]port.Touch, 1000)
+	batch := make([]knock.Heard, 1000)
 	for i := range queueLimit/1000 + 2 {
 		for j := range batch {
-			batch[j].Port.Number = uint16(i)
+			batch[j].Place.Port = uint16(i)
 		}
 		q.put(batch)
 	}
@@ -376,12 +377,12 @@ func TestReceiverTooSlow(t *testing.T) {
 	if got, want := q.lost(), uint64(sent-queueLimit); got != want {
 		t.Errorf("dropped %d, want %d", got, want)
 	}
-	got := make(chan []port.Touch)
+	got := make(chan []knock.Heard)
 	done := make(chan struct{})
-	go func() { q.deliver(func(b []port.Touch) { got <- b }); close(done) }()
+	go func() { q.deliver(func(b []knock.Heard) { got <- b }); close(done) }()
 	b := <-got
-	if len(b) != queueLimit || b[0].Port.Number != 0 || !slices.IsSortedFunc(b, func(a, b port.Touch) int {
-		return int(a.Port.Number) - int(b.Port.Number)
+	if len(b) != queueLimit || b[0].Place.Port != 0 || !slices.IsSortedFunc(b, func(a, b knock.Heard) int {
+		return int(a.Place.Port) - int(b.Place.Port)
 	}) {
 		t.Errorf("got %d touches, want the oldest %d in order", len(b), queueLimit)
 	}
@@ -391,7 +392,7 @@ func TestReceiverTooSlow(t *testing.T) {
 
 func TestClosed(t *testing.T) {
 	nstest.Need(t)
-	ear := New(slog.New(slog.DiscardHandler), nil, func([]port.Touch) {})
+	ear := New(slog.New(slog.DiscardHandler), nil, func([]knock.Heard) {})
 	if err := ear.Close(); err != nil {
 		t.Errorf("close of an ear that was never set: %v", err)
 	}

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/knock"
 )
 
 // Inherit takes over a socket that an earlier process put on the shelf, and
@@ -92,7 +92,7 @@ type backlogged struct {
 
 // aged is one of them, and when its handshake was completed, as far as blur.
 type aged struct {
-	port.Touch
+	knock.Heard
 	made time.Time
 }
 
@@ -109,7 +109,7 @@ func (b *backlogged) accept(l *listener) {
 			return // EAGAIN: none is left. Anything else the loop meets, too.
 		}
 		now := time.Now()
-		a := aged{port.Touch{Source: address(from), Port: port.Port{Proto: port.TCP, Number: l.port}, Proven: true}, now}
+		a := aged{knock.Heard{Source: address(from), Place: knock.Place{Medium: knock.Connections, Port: l.port}, Proven: true}, now}
 		// Nothing is ever sent, so this is the age of the handshake's end
 		// (tcp_create_openreq_child in net/ipv4/tcp_minisocks.c). Without it the
 		// connection is as good as new.
@@ -124,7 +124,7 @@ func (b *backlogged) accept(l *listener) {
 // touches are what waited, in the order in which it came, heard now. Where the
 // order of one source's is not known, that source's are left out, since a knock
 // in a wrong order costs a penalty: the visitor must knock again.
-func (b *backlogged) touches(log *slog.Logger) (known []port.Touch) {
+func (b *backlogged) touches(log *slog.Logger) (known []knock.Heard) {
 	if len(b.all) == 0 {
 		return nil
 	}
@@ -132,7 +132,7 @@ func (b *backlogged) touches(log *slog.Logger) (known []port.Touch) {
 	last, unknown := make(map[netip.Prefix]aged), make(map[netip.Prefix]bool)
 	for _, a := range b.all {
 		s := subscriber(a.Source)
-		if before, ok := last[s]; ok && before.Port != a.Port && a.made.Sub(before.made) < blur {
+		if before, ok := last[s]; ok && before.Place != a.Place && a.made.Sub(before.made) < blur {
 			unknown[s] = true
 		}
 		last[s] = a
@@ -141,7 +141,7 @@ func (b *backlogged) touches(log *slog.Logger) (known []port.Touch) {
 	for _, a := range b.all {
 		if !unknown[subscriber(a.Source)] {
 			a.Time = now
-			known = append(known, a.Touch)
+			known = append(known, a.Heard)
 		}
 	}
 	log.Info("listeners: connections had waited while no daemon ran", "heard", len(known), "order unknown", len(b.all)-len(known))

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/knock"
 )
 
 // board is a shelf, on which a test sees what happens.
@@ -353,7 +353,7 @@ func TestEndedConnectionsDoNotKeepTheNextEarOut(t *testing.T) {
 // TestWaitedOrder holds what is made of the ages of connections that waited.
 func TestWaitedOrder(t *testing.T) {
 	at := func(ms int, from string, p uint16) aged {
-		return aged{port.Touch{Source: netip.MustParseAddr(from), Port: port.Port{Proto: port.TCP, Number: p}, Proven: true},
+		return aged{knock.Heard{Source: netip.MustParseAddr(from), Place: knock.Place{Medium: knock.Connections, Port: p}, Proven: true},
 			time.Unix(1000, int64(ms)*1e6)}
 	}
 	for _, c := range []struct {

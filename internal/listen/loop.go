@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/doorward/doorward/internal/descriptors"
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/knock"
 )
 
 const (
@@ -39,7 +39,7 @@ func (e *Ear) loop(epoll, wake int, came *arrivals) {
 	var (
 		part    = parting{most: descriptors.Share(mostHeld, descriptors.Listeners)}
 		events  = make([]unix.EpollEvent, part.batch()) // epoll begins with the next ones the next time
-		touches = make([]port.Touch, 0, part.batch())
+		touches = make([]knock.Heard, 0, part.batch())
 		short   = shortage{log: e.log, wake: wake, pause: firstRest, logged: rarely{every: time.Minute}}
 	)
 	defer part.endAll()
@@ -100,8 +100,8 @@ func (s *shortage) rest(err error) {
 
 // round accepts what is ready and adds it to touches. The error says that there
 // is no descriptor or memory for it.
-func (e *Ear) round(events []unix.EpollEvent, touches []port.Touch, came *arrivals, part *parting) (
-	all []port.Touch, short error, stop bool,
+func (e *Ear) round(events []unix.EpollEvent, touches []knock.Heard, came *arrivals, part *parting) (
+	all []knock.Heard, short error, stop bool,
 ) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -139,7 +139,7 @@ func (e *Ear) round(events []unix.EpollEvent, touches []port.Touch, came *arriva
 // strays takes one connection of each ready port, in the order in which the
 // ports became ready: no more is known without signals. Those for which there is
 // no room stay ready.
-func (e *Ear) strays(events []unix.EpollEvent, touches []port.Touch, part *parting) ([]port.Touch, error) {
+func (e *Ear) strays(events []unix.EpollEvent, touches []knock.Heard, part *parting) ([]knock.Heard, error) {
 	for _, ev := range events {
 		l := e.byID[ev.Fd]
 		if l == nil {
@@ -157,7 +157,7 @@ func (e *Ear) strays(events []unix.EpollEvent, touches []port.Touch, part *parti
 }
 
 // take accepts one connection that was heard of at heard and adds it to touches.
-func (e *Ear) take(l *listener, heard time.Time, touches []port.Touch, part *parting) ([]port.Touch, error) {
+func (e *Ear) take(l *listener, heard time.Time, touches []knock.Heard, part *parting) ([]knock.Heard, error) {
 	if !l.heard {
 		return touches, nil // closed since
 	}
@@ -177,18 +177,18 @@ func (e *Ear) take(l *listener, heard time.Time, touches []port.Touch, part *par
 }
 
 // accept takes one connection and leaves it to part.
-func (l *listener) accept(heard time.Time, part *parting) (port.Touch, error) {
+func (l *listener) accept(heard time.Time, part *parting) (knock.Heard, error) {
 	// The visitor may have reset it already: the kernel tells the address of
 	// a dead connection to accept4, though not to getpeername.
 	fd, from, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 	if err != nil {
-		return port.Touch{}, err
+		return knock.Heard{}, err
 	}
 	_ = reusePort(fd, 1) // so that it does not keep l from listening again; it cannot fail
 	part.fresh = append(part.fresh, fd)
-	return port.Touch{
+	return knock.Heard{
 		Source: address(from),
-		Port:   port.Port{Proto: port.TCP, Number: l.port},
+		Place:  knock.Place{Medium: knock.Connections, Port: l.port},
 		Time:   heard,
 		Proven: true,
 	}, nil

@@ -16,8 +16,8 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/nstest"
-	"github.com/doorward/doorward/internal/port"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -27,13 +27,13 @@ const patience = 20 * time.Second
 // heard collects touches.
 type heard struct {
 	mu      sync.Mutex
-	touches []port.Touch
+	touches []knock.Heard
 	news    chan struct{}
 }
 
 func newHeard() *heard { return &heard{news: make(chan struct{}, 1)} }
 
-func (h *heard) add(t []port.Touch) {
+func (h *heard) add(t []knock.Heard) {
 	h.mu.Lock()
 	h.touches = append(h.touches, t...)
 	h.mu.Unlock()
@@ -43,14 +43,14 @@ func (h *heard) add(t []port.Touch) {
 	}
 }
 
-func (h *heard) all() []port.Touch {
+func (h *heard) all() []knock.Heard {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.touches[:len(h.touches):len(h.touches)]
 }
 
 // wait waits until ok says that what was heard is what should be.
-func (h *heard) wait(t testing.TB, what string, ok func([]port.Touch) bool) []port.Touch {
+func (h *heard) wait(t testing.TB, what string, ok func([]knock.Heard) bool) []knock.Heard {
 	t.Helper()
 	late := time.After(patience)
 	for {
@@ -65,15 +65,15 @@ func (h *heard) wait(t testing.TB, what string, ok func([]port.Touch) bool) []po
 	}
 }
 
-func count(n int) func([]port.Touch) bool {
-	return func(t []port.Touch) bool { return len(t) >= n }
+func count(n int) func([]knock.Heard) bool {
+	return func(t []knock.Heard) bool { return len(t) >= n }
 }
 
 // brief is the touches without their times.
-func brief(touches []port.Touch) []string {
+func brief(touches []knock.Heard) []string {
 	var s []string
 	for _, t := range touches[:min(len(touches), 20)] {
-		s = append(s, fmt.Sprintf("%v %v proven=%v", t.Source, t.Port, t.Proven))
+		s = append(s, fmt.Sprintf("%v %v proven=%v", t.Source, t.Place.AsPort(), t.Proven))
 	}
 	return s
 }

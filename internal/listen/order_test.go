@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/nstest"
-	"github.com/doorward/doorward/internal/port"
 )
 
 // TestOrder has connections come in any order to several ports, some while the
@@ -47,7 +47,7 @@ func TestOrder(t *testing.T) {
 		if d := cmp.Diff(want, numbers(got)); d != "" {
 			t.Errorf("ports (-want +got):\n%s", d)
 		}
-		if !slices.IsSortedFunc(got, func(a, b port.Touch) int { return a.Time.Compare(b.Time) }) {
+		if !slices.IsSortedFunc(got, func(a, b knock.Heard) int { return a.Time.Compare(b.Time) }) {
 			t.Errorf("the times go backwards: %v", got)
 		}
 	})
@@ -66,10 +66,10 @@ func (s *scene) connect(ports ...uint16) {
 	})
 }
 
-func numbers(touches []port.Touch) []uint16 {
+func numbers(touches []knock.Heard) []uint16 {
 	var n []uint16
 	for _, t := range touches {
-		n = append(n, t.Port.Number)
+		n = append(n, t.Place.Port)
 	}
 	return n
 }
@@ -117,18 +117,18 @@ func (s *scene) knocks(t testing.TB, n int, gap time.Duration) (wrong int) {
 	source := netip.MustParseAddr(visitor4)
 	for i := range n {
 		before := len(s.heard.all())
-		knock := orders[i%len(orders)]
-		for _, p := range knock {
+		order := orders[i%len(orders)]
+		for _, p := range order {
 			s.connect(p)
 			time.Sleep(gap)
 		}
 		var got []uint16
-		s.heard.wait(t, fmt.Sprintf("knock %d", i), func(all []port.Touch) bool {
-			mine := slices.DeleteFunc(slices.Clone(all[before:]), func(t port.Touch) bool { return t.Source != source })
+		s.heard.wait(t, fmt.Sprintf("knock %d", i), func(all []knock.Heard) bool {
+			mine := slices.DeleteFunc(slices.Clone(all[before:]), func(t knock.Heard) bool { return t.Source != source })
 			got = numbers(mine)
-			return len(got) == len(knock)
+			return len(got) == len(order)
 		})
-		if !slices.Equal(got, knock) {
+		if !slices.Equal(got, order) {
 			wrong++
 		}
 	}

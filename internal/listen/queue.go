@@ -7,10 +7,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/knock"
 )
 
-// queueLimit is how many touches wait for a slow receiver (2 MiB of them).
+// queueLimit is how many touches wait for a slow receiver (5 MiB of them).
 // Those beyond are dropped, not the accepting stopped: memory stays bounded
 // either way, but in the kernel's queues they would hold a socket each, of the
 // memory that the whole machine's connections share, and old touches would
@@ -24,12 +24,12 @@ type queue struct {
 	log   *slog.Logger
 
 	mu      sync.Mutex // guards what follows
-	waiting []port.Touch
+	waiting []knock.Heard
 	dropped uint64
 	full    rarely
 }
 
-func (q *queue) put(touches []port.Touch) {
+func (q *queue) put(touches []knock.Heard) {
 	if len(touches) == 0 {
 		return
 	}
@@ -51,7 +51,7 @@ func (q *queue) put(touches []port.Touch) {
 }
 
 // deliver hands what waits to touched, until stop.
-func (q *queue) deliver(touched func([]port.Touch)) {
+func (q *queue) deliver(touched func([]knock.Heard)) {
 	for {
 		select {
 		case <-q.stop:

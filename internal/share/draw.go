@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"io"
 	"math/big"
-	"slices"
-	"time"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
 )
 
@@ -19,63 +18,53 @@ import (
 // port, and above those that most services have by custom.
 var drawn = [][2]int{{20000, 32767}, {61000, 65535}}
 
-// Proposed is the shape of the knock that doorward init proposes: six of twelve
-// ports in order, 665,280 possibilities. Fewer are too few for somebody with
-// many addresses, whom the growth of penalties alone does not hold up:
-// docs/THREATS.md has what guessing costs, and a test computes it from this.
-func Proposed() *config.Knock {
-	return &config.Knock{Kind: "touch", Listen: make([]uint16, 12), Touch: make([]uint16, 6),
-		Order: config.GivenOrder, Within: time.Minute, Penalty: 5 * time.Minute, Scope: config.ScopeSource}
-}
-
-// Draw draws the ports of a knock like k: as many listeners, of which as many
-// are touched, in ascending order where the order does not matter. None of them
-// is guarded or listened on by a door of c, as it stands, or taken, which is
-// asked for ports that might be drawn. entropy is crypto/rand.Reader but in
-// tests.
-func Draw(c *config.Config, k *config.Knock, taken func(uint16) bool, entropy io.Reader) (listen, touch []uint16, err error) {
-	free := candidates(c)
-	for len(listen) < len(k.Listen) {
-		if len(free) == 0 {
-			return nil, nil, errors.New("too few ports are free for a new knock")
+// Lots draws what a new knock is made of. None of the ports is guarded by a door of
+// c, as it stands, or is where one hears a knock, or is taken, which is asked for
+// ports that might be drawn. entropy is crypto/rand.Reader but in tests.
+func Lots(c *config.Config, taken func(port.Port) bool, entropy io.Reader) knock.Lots {
+	left := map[knock.Medium][]port.Port{}
+	ports := func(m knock.Medium, n int) (all []uint16, err error) {
+		if _, begun := left[m]; !begun {
+			left[m] = candidates(c, m)
 		}
-		i, err := intn(entropy, len(free))
-		if err != nil {
-			return nil, nil, err
+		for len(all) < n {
+			free := left[m]
+			if len(free) == 0 {
+				return nil, errors.New("too few ports are free for a new knock")
+			}
+			i, err := intn(entropy, len(free))
+			if err != nil {
+				return nil, err
+			}
+			if p := free[i]; !taken(p) {
+				all = append(all, p.Number)
+			}
+			free[i] = free[len(free)-1]
+			left[m] = free[:len(free)-1]
 		}
-		if p := free[i]; !taken(p) {
-			listen = append(listen, p)
-		}
-		free[i] = free[len(free)-1]
-		free = free[:len(free)-1]
+		return all, nil
 	}
-	// The ports came in random order, so the first few are a random choice.
-	touch = slices.Clone(listen[:len(k.Touch)])
-	slices.Sort(listen)
-	if k.Order == config.AnyOrder {
-		slices.Sort(touch)
-	}
-	return listen, touch, nil
+	return knock.Lots{Reader: entropy, Ports: ports}
 }
 
 // candidates are the ports that no door of c has anything to do with.
-func candidates(c *config.Config) []uint16 {
+func candidates(c *config.Config, m knock.Medium) (free []port.Port) {
 	var guarded []port.Range
 	used := map[uint16]bool{}
 	for _, d := range c.Doors {
 		guarded = append(guarded, d.Ports...)
 		for _, k := range d.Knocks {
-			for _, p := range k.Listen {
-				used[p] = true
+			for _, p := range k.Hears() {
+				used[p.Port] = true
 			}
 		}
 	}
-	var free []uint16
+	proto := knock.Place{Medium: m}.Range().Proto
 	for _, r := range drawn {
 		for n := r[0]; n <= r[1]; n++ {
-			p := port.Port{Proto: port.TCP, Number: uint16(n)}
+			p := port.Port{Proto: proto, Number: uint16(n)}
 			if !used[p.Number] && !port.Within(guarded, p) {
-				free = append(free, p.Number)
+				free = append(free, p)
 			}
 		}
 	}

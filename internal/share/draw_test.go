@@ -4,95 +4,70 @@ import (
 	"bytes"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
 )
 
-// TestDraw: whatever the configuration, a drawn knock has the old one's shape
-// and touches nothing that is used.
-func TestDraw(t *testing.T) {
+// places is a rule that is heard there, and nothing else.
+type places struct {
+	knock.Rule
+	at []knock.Place
+}
+
+func (p places) Hears() []knock.Place { return p.at }
+
+// Whatever the configuration, what is drawn is not used, and not drawn twice.
+func TestLots(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		n := rapid.IntRange(1, 12).Draw(t, "listeners")
-		k := config.Knock{Kind: config.KindTouch}
-		for i := range n {
-			k.Listen = append(k.Listen, uint16(20000+i))
-		}
-		k.Touch = k.Listen[:rapid.IntRange(1, n).Draw(t, "touches")]
-		k.Order = rapid.SampledFrom([]config.Order{config.AnyOrder, config.GivenOrder}).Draw(t, "order")
-		guarded := port.Range{Proto: port.TCP, First: 20500, Last: uint16(rapid.IntRange(20500, 32767).Draw(t, "guarded"))}
+		m := rapid.SampledFrom([]knock.Medium{knock.Connections, knock.Datagrams}).Draw(t, "medium")
+		proto := knock.Place{Medium: m}.Range().Proto
+		guarded := port.Range{Proto: proto, First: 20500, Last: uint16(rapid.IntRange(20500, 32767).Draw(t, "guarded"))}
+		heard := places{at: []knock.Place{{Medium: knock.Connections, Port: 62000}, {Medium: knock.Datagrams, Port: 62002}}}
 		c := &config.Config{Doors: []config.Door{
-			{Name: "a", Knocks: []config.Knock{k}},
-			{Name: "b", Ports: []port.Range{guarded}, Knocks: []config.Knock{{Listen: []uint16{62000}}}},
+			{Name: "a", Knocks: []config.Knock{{Rule: heard}}},
+			{Name: "b", Ports: []port.Range{guarded, {Proto: port.TCP + port.UDP - proto, First: 61000, Last: 65535}}},
 		}}
-		odd := func(p uint16) bool { return p%2 == 1 }
-		listen, touch, err := Draw(c, &c.Doors[0].Knocks[0], odd, rand.Reader)
-		if err != nil {
-			t.Fatal(err)
+		odd := func(p port.Port) bool {
+			if p.Proto != proto {
+				t.Fatalf("asked whether %s is taken", p)
+			}
+			return p.Number%2 == 1
 		}
-		if len(listen) != len(k.Listen) || len(touch) != len(k.Touch) {
-			t.Fatalf("%d listeners and %d touches, want %d and %d", len(listen), len(touch), len(k.Listen), len(k.Touch))
+		lots := Lots(c, odd, rand.Reader)
+		var all []uint16
+		for _, n := range rapid.SliceOfN(rapid.IntRange(0, 12), 1, 3).Draw(t, "draws") {
+			ports, err := lots.Ports(m, n)
+			if err != nil || len(ports) != n {
+				t.Fatalf("%v, %v; want %d ports", ports, err, n)
+			}
+			all = append(all, ports...)
 		}
-		if !slices.IsSorted(listen) || len(slices.Compact(slices.Clone(listen))) != n {
-			t.Errorf("listeners %v are not ascending and different", listen)
-		}
-		for _, p := range listen {
+		for i, p := range all {
 			inside := 20000 <= p && p <= 32767 || 61000 <= p
-			if !inside || odd(p) || p == 62000 || slices.Contains(k.Listen, p) ||
-				guarded.Contains(port.Port{Proto: port.TCP, Number: p}) {
+			if !inside || p%2 == 1 || p == 62000 || p == 62002 || guarded.Contains(port.Port{Proto: proto, Number: p}) {
 				t.Errorf("port %d was drawn (guarded are %v)", p, guarded)
 			}
-		}
-		for _, p := range touch {
-			if !slices.Contains(listen, p) {
-				t.Errorf("touch %d is no listener of %v", p, listen)
+			if slices.Contains(all[:i], p) {
+				t.Errorf("port %d was drawn twice", p)
 			}
-		}
-		if k.Order == config.AnyOrder && !slices.IsSorted(touch) {
-			t.Errorf("touches %v tell an order that does not matter", touch)
 		}
 	})
 }
 
-// TestDrawIsEven: every listener is as likely to be one to touch, and every
-// order of a knock in order.
-func TestDrawIsEven(t *testing.T) {
-	k := config.Knock{Listen: []uint16{1, 2, 3}, Touch: []uint16{1, 2}, Order: config.GivenOrder}
-	c := &config.Config{Doors: []config.Door{{Knocks: []config.Knock{k}}}}
-	seen := map[string]int{}
-	const draws = 600
-	for range draws {
-		listen, touch, err := Draw(c, &k, func(uint16) bool { return false }, rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seen[fmt.Sprint(slices.Index(listen, touch[0]), slices.Index(listen, touch[1]))]++
-	}
-	// Six ordered pairs, 100 each; 50 would be five standard deviations off.
-	for pair, n := range seen {
-		if n < draws/12 {
-			t.Errorf("positions %s came up %d times in %d", pair, n, draws)
-		}
-	}
-	if len(seen) != 6 {
-		t.Errorf("%d of 6 ordered pairs came up", len(seen))
-	}
-}
-
-func TestDrawFails(t *testing.T) {
-	k := config.Knock{Listen: []uint16{1, 2}, Touch: []uint16{1}}
-	c := &config.Config{Doors: []config.Door{{Knocks: []config.Knock{k}}}}
-	_, _, err := Draw(c, &k, func(p uint16) bool { return p != 20000 }, rand.Reader)
+func TestLotsFail(t *testing.T) {
+	lots := Lots(&config.Config{}, func(p port.Port) bool { return p.Number != 20000 }, rand.Reader)
+	_, err := lots.Ports(knock.Connections, 2)
 	if want := "too few ports are free for a new knock"; err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
-	_, _, err = Draw(c, &k, func(uint16) bool { return false }, bytes.NewReader(nil))
-	if err == nil || errors.Unwrap(err) == nil {
+	lots = Lots(&config.Config{}, func(port.Port) bool { return false }, bytes.NewReader(nil))
+	if _, err = lots.Ports(knock.Datagrams, 1); err == nil || errors.Unwrap(err) == nil {
 		t.Errorf("error %v, want one that wraps the source's", err)
 	}
 }

@@ -2,7 +2,6 @@ package share
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -12,14 +11,15 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/knock"
 )
 
-// Edit returns the configuration's text with other listen and touch numbers in
-// knock number i (from 0) of a door, and every other byte as it was. There must
-// be as many of each as before. The result is parsed and compared with what it
-// should mean, so that a mistake here can never reach a file. The file's name is
-// for messages only.
-func Edit(file string, text []byte, door string, i int, listen, touch []uint16) ([]byte, error) {
+// Edit returns the configuration's text with another secret in knock number i (from
+// 0) of a door, and every other byte as it was. The edits are those of
+// knock.Redrawn, and fresh is the knock that they make. The result is parsed and
+// compared with what it should mean, so that a mistake here can never reach a file.
+// The file's name is for messages only.
+func Edit(file string, text []byte, door string, i int, fresh knock.Rule, edits map[string]string) ([]byte, error) {
 	want, err := config.Parse(file, text)
 	if err != nil {
 		return nil, err
@@ -28,21 +28,8 @@ func Edit(file string, text []byte, door string, i int, listen, touch []uint16) 
 	if d < 0 || i >= len(want.Doors[d].Knocks) {
 		return nil, fmt.Errorf("%s: door %q has no knock %d", file, door, i+1)
 	}
-	k := &want.Doors[d].Knocks[i]
-	if len(listen) != len(k.Listen) || len(touch) != len(k.Touch) {
-		return nil, errors.New("the new knock has another number of ports than the old one")
-	}
-	k.Listen, k.Touch = listen, touch
-
-	path := fmt.Sprintf("door.%s.knock.%d.", door, i)
-	fresh := map[string]uint16{}
-	for n, p := range listen {
-		fresh[fmt.Sprintf("%slisten.%d", path, n)] = p
-	}
-	for n, p := range touch {
-		fresh[fmt.Sprintf("%stouch.%d", path, n)] = p
-	}
-	edited := replace(text, numbers(text), fresh)
+	want.Doors[d].Knocks[i].Rule = fresh
+	edited := replace(text, scalars(text), fmt.Sprintf("door.%s.knock.%d.", door, i), edits)
 
 	got, err := config.Parse(file, edited)
 	if err != nil {
@@ -54,16 +41,16 @@ func Edit(file string, text []byte, door string, i int, listen, touch []uint16) 
 	return edited, nil
 }
 
-// number is an integer of a TOML text: its path, its place, and what it is.
-type number struct {
+// scalar is an integer or a string of a TOML text: its path, and its place.
+type scalar struct {
 	path string // names and places in lists, from 0, joined by dots
 	at   unstable.Range
 }
 
-// numbers lists the integers of a valid TOML text in its order. The names on
+// scalars lists those of a valid TOML text in its order. The names on
 // the paths that matter here are bare keys; a quoted name with a dot in it
 // could only make a path that is none of those.
-func numbers(text []byte) []number {
+func scalars(text []byte) []scalar {
 	f := &finder{tables: map[string]int{}}
 	var p unstable.Parser
 	p.Reset(bytes.Clone(text))
@@ -85,9 +72,9 @@ func numbers(text []byte) []number {
 	return f.found
 }
 
-// finder collects the numbers, and how many tables each list of them has.
+// finder collects the scalars, and how many tables each list of them has.
 type finder struct {
-	found  []number
+	found  []scalar
 	tables map[string]int
 }
 
@@ -117,8 +104,8 @@ func (f *finder) element(path string) string {
 
 func (f *finder) value(path string, v *unstable.Node) {
 	switch v.Kind {
-	case unstable.Integer:
-		f.found = append(f.found, number{path, v.Raw})
+	case unstable.Integer, unstable.String:
+		f.found = append(f.found, scalar{path, v.Raw})
 	case unstable.Array:
 		i := 0
 		for it := v.Children(); it.Next(); i++ {
@@ -140,18 +127,19 @@ func joinPath(path, name string) string {
 	return path + "." + name
 }
 
-// replace writes the fresh values over the numbers with their paths.
-func replace(text []byte, at []number, fresh map[string]uint16) []byte {
+// replace writes the edits over the scalars that have their paths below a table's.
+func replace(text []byte, at []scalar, table string, edits map[string]string) []byte {
 	var b bytes.Buffer
 	from := 0
-	for _, n := range at {
-		v, ok := fresh[n.path]
-		if !ok {
+	for _, s := range at {
+		key, inside := strings.CutPrefix(s.path, table)
+		v, ok := edits[key]
+		if !inside || !ok {
 			continue
 		}
-		b.Write(text[from:n.at.Offset])
-		b.WriteString(strconv.Itoa(int(v)))
-		from = int(n.at.Offset + n.at.Length)
+		b.Write(text[from:s.at.Offset])
+		b.WriteString(v)
+		from = int(s.at.Offset + s.at.Length)
 	}
 	b.Write(text[from:])
 	return b.Bytes()

@@ -2,6 +2,7 @@ package share
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -9,6 +10,10 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/kinds"
+	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/tables"
+	"github.com/doorward/doorward/internal/touch"
 )
 
 type editCase struct {
@@ -65,7 +70,7 @@ func editCases() []editCase {
 		{
 			name: "another shape",
 			in:   head + "[[door.ssh.knock]]\nkind = \"touch\"\nlisten = [59000, 59001]\ntouch = [59000]\n",
-			err:  "the new knock has another number of ports than the old one",
+			err:  `f: the knock of door "ssh" is not where it can be changed by itself`,
 		},
 		{
 			name: "no such knock", knock: 1,
@@ -75,10 +80,70 @@ func editCases() []editCase {
 	}
 }
 
+// editPorts edits the knock of touched ports to be one of others.
+func editPorts(text []byte, door string, i int, listen, touched []uint16) ([]byte, error) {
+	var r touch.Rule
+	if c, err := config.Parse("f", text); err == nil {
+		for _, d := range c.Doors {
+			if d.Name == door && i < len(d.Knocks) {
+				r = d.Knocks[i].Rule.(touch.Rule)
+			}
+		}
+	}
+	r.Listen, r.Touch = listen, touched
+	edits := map[string]string{}
+	for n, p := range listen {
+		edits[fmt.Sprintf("listen.%d", n)] = fmt.Sprint(p)
+	}
+	for n, p := range touched {
+		edits[fmt.Sprintf("touch.%d", n)] = fmt.Sprint(p)
+	}
+	return Edit("f", text, door, i, r, edits)
+}
+
+// word is a kind whose secret is a string.
+type word struct{ touch.Kind }
+
+type wordRule struct {
+	touch.Rule
+	word string
+}
+
+func (word) Name() string { return "word" }
+
+func (k word) Read(t *tables.Table) knock.Rule {
+	w, _ := t.At("word").Text("words")
+	return wordRule{k.Kind.Read(t).(touch.Rule), w}
+}
+
+// Secrets may be strings, however they are written.
+func TestEditStrings(t *testing.T) {
+	kinds.All = append(kinds.All, word{})
+	defer func() { kinds.All = kinds.All[:len(kinds.All)-1] }()
+	for _, was := range []string{`"old"`, `'old'`, `"""old"""`, `"o\u006cd"`} {
+		const text = "[door.ssh]\nports = [\"22/tcp\"]\n[[door.ssh.knock]] # \"old\"\nkind = \"word\"\nword  =  %s # old\n" +
+			"listen = [7]\ntouch = [7]\n"
+		before := fmt.Sprintf(text, was)
+		c, err := config.Parse("f", []byte(before))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh := c.Doors[0].Knocks[0].Rule.(wordRule)
+		fresh.word = "n\"ew"
+		got, err := Edit("f", []byte(before), "ssh", 0, fresh, map[string]string{"word": `"n\"ew"`})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(fmt.Sprintf(text, `"n\"ew"`), string(got)); d != "" {
+			t.Error(d)
+		}
+	}
+}
+
 func TestEdit(t *testing.T) {
 	for _, tt := range editCases() {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := Edit("f", []byte(tt.in), "ssh", tt.knock, []uint16{21001, 21002, 21003}, []uint16{21001, 21003})
+			got, err := editPorts([]byte(tt.in), "ssh", tt.knock, []uint16{21001, 21002, 21003}, []uint16{21001, 21003})
 			if tt.err != "" {
 				if err == nil || !strings.HasPrefix(err.Error(), tt.err) {
 					t.Errorf("error %v, want %q...", err, tt.err)
@@ -104,16 +169,16 @@ func TestEditReference(t *testing.T) {
 			t.Fatal(err)
 		}
 		d := c.Doors[0]
-		k := d.Knocks[0]
+		k := d.Knocks[0].Rule.(touch.Rule)
 		fresh := []uint16{21001, 21002, 21003, 21004, 21005}[:len(k.Listen)]
-		edited, err := Edit(name, []byte(text), d.Name, 0, fresh, fresh[:len(k.Touch)])
+		edited, err := editPorts([]byte(text), d.Name, 0, fresh, fresh[:len(k.Touch)])
 		if err != nil {
 			t.Fatal(err)
 		}
 		if bytes.Equal(edited, []byte(text)) {
 			t.Errorf("%s: nothing changed", name)
 		}
-		back, err := Edit(name, edited, d.Name, 0, k.Listen, k.Touch)
+		back, err := editPorts(edited, d.Name, 0, k.Listen, k.Touch)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -147,7 +212,7 @@ func TestEditTouchesNothingElse(t *testing.T) {
 		both("[door.ssh]\nports = [\"22/tcp\"]\n[[door.ssh.knock]]\nkind = \"touch\"\n")
 		list("listen", []string{"59000", "0xE679", "+59002"}, []string{"21001", "21002", "21003"})
 		list("touch", []string{"59_000", "59002"}, []string{"21001", "21003"})
-		got, err := Edit("f", []byte(old.String()), "ssh", 0, []uint16{21001, 21002, 21003}, []uint16{21001, 21003})
+		got, err := editPorts([]byte(old.String()), "ssh", 0, []uint16{21001, 21002, 21003}, []uint16{21001, 21003})
 		if err != nil {
 			t.Fatal(err)
 		}

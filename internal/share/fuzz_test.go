@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/touch"
 )
 
 // FuzzEdit holds that what Edit returns says the new knock and nothing else
@@ -41,26 +42,26 @@ func FuzzEdit(f *testing.F) {
 		}
 		d := c.Doors[int(door)%len(c.Doors)]
 		i := int(knock) % len(d.Knocks)
-		k := d.Knocks[i]
+		k := d.Knocks[i].Rule.(touch.Rule)
 		fresh := make([]uint16, len(k.Listen))
 		for n := range fresh {
 			fresh[n] = max(1, from+uint16(n))
 		}
-		touch := slices.Clone(fresh[:len(k.Touch)])
-		slices.Reverse(touch)
-		edited, err := Edit("f", text, d.Name, i, fresh, touch)
+		touched := slices.Clone(fresh[:len(k.Touch)])
+		slices.Reverse(touched)
+		edited, err := editPorts(text, d.Name, i, fresh, touched)
 		if err != nil {
 			return
 		}
 		want, got := plainTOML(t, text), plainTOML(t, edited)
 		table := want["door"].(map[string]any)[d.Name].(map[string]any)["knock"].([]any)[i].(map[string]any)
-		table["listen"], table["touch"] = numberList(fresh), numberList(touch)
+		table["listen"], table["touch"] = numberList(fresh), numberList(touched)
 		if d := cmp.Diff(want, got); d != "" {
 			t.Fatalf("%q means something else than the new knock (-want +got):\n%s", edited, d)
 		}
 		onlyNumbers(t, text, edited, fresh)
 
-		back, err := Edit("f", edited, d.Name, i, k.Listen, k.Touch)
+		back, err := editPorts(edited, d.Name, i, k.Listen, k.Touch)
 		if err != nil {
 			t.Fatalf("it cannot be edited back: %v", err)
 		}

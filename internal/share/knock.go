@@ -18,7 +18,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// Knock is what a user has to know. What Seal writes is checked already: Host by
+// Knock is what a user has to know. What Letters writes is checked already: Host by
 // CheckHost, Door and ports by the configuration.
 type Knock struct {
 	Door  string

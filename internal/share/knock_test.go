@@ -66,7 +66,7 @@ func TestParseKnockRefuses(t *testing.T) {
 	}
 }
 
-// TestDecrypt: what Seal encrypts is read with the user's key, and with no other;
+// TestDecrypt: what Letters encrypts is read with the user's key, and with no other;
 // what was cut or is too long is refused.
 func TestDecrypt(t *testing.T) {
 	id, err := age.GenerateX25519Identity()
@@ -88,7 +88,7 @@ func TestDecrypt(t *testing.T) {
 		}
 		return all
 	}
-	sealed, err := Seal(&example, []User{{"alice", []Key{key}}}, false)
+	sealed, err := Letters(&example, []User{{"alice", []Key{key}}}, false)
 	if err != nil || len(sealed) != 1 || len(sealed[0].Files) != 1 {
 		t.Fatalf("%v, %v", sealed, err)
 	}

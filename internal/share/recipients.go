@@ -3,7 +3,7 @@
 // asked for: anybody can encrypt something to a public key, and a program must not
 // be run for being encrypted. It is encrypted with age to their SSH or age keys;
 // nothing is ever written to disk in clear. A new knock goes into the configuration
-// by changing its numbers and nothing else.
+// by changing its values and nothing else.
 //
 // The package opens no sockets, and it writes only through Stage, so that
 // either all files of a change are in place or none is.

@@ -302,7 +302,7 @@ func TestSeal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealed, err := Seal(&example, r.Users(), true)
+	sealed, err := Letters(&example, r.Users(), true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -357,7 +357,7 @@ func TestSealPostQuantum(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Seal(&example, []User{{Name: "dave", Keys: []Key{k}}}, false); err != nil {
+	if _, err := Letters(&example, []User{{Name: "dave", Keys: []Key{k}}}, false); err != nil {
 		t.Error(err)
 	}
 }
@@ -372,7 +372,7 @@ func TestSealNames(t *testing.T) {
 	for _, name := range []string{"a/b", "a b", "../../etc/passwd", "\u00fc", strings.Repeat("x", 300)} {
 		users = append(users, User{name, []Key{k}})
 	}
-	sealed, err := Seal(&example, users, false)
+	sealed, err := Letters(&example, users, false)
 	if err != nil {
 		t.Fatal(err)
 	}

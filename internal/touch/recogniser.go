@@ -1,8 +1,6 @@
-// Package sequence recognises knocks that are made of touched ports. It is
-// pure: it has no sockets, no goroutines and no clock; it is handed touches and
-// the time, and answers with verdicts. What a verdict leads to (a grant, a
-// penalty) is the door's business, and so is not handing over the touches of a
-// source that is penalised.
+// Package touch is the knock of touched ports: of a list of open TCP ports a
+// visitor connects to some and leaves the others alone. What is penalised is not
+// handed over to its recogniser.
 //
 // A source is an IPv4 address or an IPv6 /64: whoever is given one of those can
 // use every address in it (RFC 6177), so that addresses in it count for nothing.
@@ -23,7 +21,7 @@
 //
 // All times within a recogniser are of a clock that stands still in gaps, in
 // which nobody could be heard: see Gap.
-package sequence
+package touch
 
 import (
 	"fmt"
@@ -31,40 +29,18 @@ import (
 	"slices"
 	"time"
 
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/knock"
 )
-
-// Rule says what a right knock is. Touch has each port once.
-type Rule struct {
-	Listen []uint16      // every TCP port whose touch counts
-	Touch  []uint16      // those of them that must be touched; the others must not
-	Given  bool          // Touch must be touched in its order
-	Within time.Duration // the longest from the first touch to the last
-	Judge  time.Duration // 0: judged at once; else only every so often
-	ForAll bool          // everybody's touches add up to one knock
-}
 
 // knocked is the reason of a right verdict.
 const knocked = "touched the right ports"
 
-// Verdict is what a source's touches came to.
-type Verdict struct {
-	Right bool
-	// Source is the address that completed a right knock, or whose touch was
-	// wrong, or the last, of a knock that was not finished; the zero Addr for
-	// everybody, when the rule is ForAll.
-	Source   netip.Addr
-	Unproven bool      // one of the touches came from an address that may be forged
-	Time     time.Time // when it was decided
-	Reason   string    // for people; it names no port, since logs are read by more than those who may knock
-}
-
-// Recogniser follows the touches of all sources by one Rule. It is not safe for
-// concurrent use.
-type Recogniser struct {
+// recogniser follows the touches of all sources by one Rule. It is a
+// knock.Recogniser.
+type recogniser struct {
 	rule    Rule
 	armed   time.Time      // the looks of a rule with Judge happen at armed + n·Judge
-	place   map[uint16]int // of each port in Touch
+	index   map[uint16]int // of each port in Touch
 	sources sources
 
 	now   time.Time     // the latest that was taken in
@@ -72,16 +48,15 @@ type Recogniser struct {
 	woke  time.Time     // when the latest gap ended
 }
 
-// New returns a recogniser whose looks are counted from armed.
-func New(rule Rule, armed time.Time) *Recogniser {
-	place := make(map[uint16]int, len(rule.Touch))
+func newRecogniser(rule Rule, armed time.Time) *recogniser {
+	index := make(map[uint16]int, len(rule.Touch))
 	for i, p := range rule.Touch {
-		place[p] = i
+		index[p] = i
 	}
-	return &Recogniser{rule: rule, armed: armed, place: place, sources: newSources(), now: armed}
+	return &recogniser{rule: rule, armed: armed, index: index, sources: newSources(), now: armed}
 }
 
-// Touch takes in one touch and returns the verdicts that are due by its time,
+// Hear takes in one touch and returns the verdicts that are due by its time,
 // in the order in which they fell: first of knocks whose time was up before,
 // then, where it completes or spoils one, of this touch's own. A touch whose
 // source has just been judged is ignored with it. Touches come in the order of
@@ -90,8 +65,8 @@ func New(rule Rule, armed time.Time) *Recogniser {
 // After a right knock the source is fresh for Within: touches of ports in Touch
 // that fit nowhere are leftovers of knocks that were made at the same time, and
 // are ignored. A port that is to be left alone stays wrong.
-func (r *Recogniser) Touch(t port.Touch) []Verdict {
-	if t.Port.Proto != port.TCP || !slices.Contains(r.rule.Listen, t.Port.Number) {
+func (r *recogniser) Hear(t knock.Heard) []knock.Verdict {
+	if t.Place.Medium != knock.Connections || !slices.Contains(r.rule.Listen, t.Place.Port) {
 		return nil
 	}
 	now := t.Time
@@ -99,8 +74,8 @@ func (r *Recogniser) Touch(t port.Touch) []Verdict {
 	return decided(now, r.take(t))
 }
 
-// take is Touch by the clock that stands still in gaps.
-func (r *Recogniser) take(t port.Touch) []Verdict {
+// take is Hear by the clock that stands still in gaps.
+func (r *recogniser) take(t knock.Heard) []knock.Verdict {
 	who := r.who(t.Source)
 	known := r.sources.of[who]
 	verdicts := r.look(t.Time)
@@ -127,8 +102,8 @@ func (r *Recogniser) take(t port.Touch) []Verdict {
 
 // who is whose progress a touch belongs to: an IPv4 address, the first address
 // of an IPv6 /64, or the zero Addr for everybody.
-func (r *Recogniser) who(a netip.Addr) netip.Addr {
-	if r.rule.ForAll {
+func (r *recogniser) who(a netip.Addr) netip.Addr {
+	if r.rule.Everybody {
 		return netip.Addr{}
 	}
 	a = a.Unmap().WithZone("")
@@ -139,13 +114,13 @@ func (r *Recogniser) who(a netip.Addr) netip.Addr {
 }
 
 // Look returns the verdicts on all knocks that are due by now.
-func (r *Recogniser) Look(now time.Time) []Verdict {
+func (r *recogniser) Look(now time.Time) []knock.Verdict {
 	return decided(now, r.look(r.awake(now)))
 }
 
 // look is Look by the clock that stands still in gaps.
-func (r *Recogniser) look(now time.Time) []Verdict {
-	var verdicts []Verdict
+func (r *recogniser) look(now time.Time) []knock.Verdict {
+	var verdicts []knock.Verdict
 	for p := r.sources.first(); p != nil && !now.Before(p.due); p = r.sources.first() {
 		right, wrong := false, ""
 		if r.addsUp() {
@@ -164,16 +139,16 @@ func (r *Recogniser) look(now time.Time) []Verdict {
 
 // verdict puts a judgement into words. A source that was wrong is forgotten; one
 // that was right as well, but where it may have knocks under way beside it.
-func (r *Recogniser) verdict(p *progress, now time.Time, right bool, wrong string) Verdict {
+func (r *recogniser) verdict(p *progress, now time.Time, right bool, wrong string) knock.Verdict {
 	if !right || r.addsUp() {
 		r.sources.forget(p)
 	}
-	v := Verdict{Right: right, Source: p.last, Unproven: p.unproven, Time: now, Reason: wrong}
-	if right {
-		v.Reason = knocked
+	v := knock.Verdict{Right: right, Source: p.last, Proven: !p.unproven, Time: now, Reason: knocked}
+	if !right {
+		v.Reason, v.Penalty = wrong, r.rule.Penalty
 	}
-	if r.rule.ForAll {
-		v.Source = netip.Addr{}
+	if r.rule.Everybody {
+		v.Everybody, v.Source = true, netip.Addr{}
 	}
 	return v
 }
@@ -184,7 +159,7 @@ func (r *Recogniser) verdict(p *progress, now time.Time, right bool, wrong strin
 // its end. The order and the ports of touches are judged as ever. Time that was
 // taken in before is not taken back: of a gap that began earlier only the rest
 // counts.
-func (r *Recogniser) Gap(from, to time.Time) {
+func (r *recogniser) Gap(from, to time.Time) {
 	if from.Before(r.now) {
 		from = r.now
 	}
@@ -196,7 +171,7 @@ func (r *Recogniser) Gap(from, to time.Time) {
 }
 
 // awake returns what the clock that stands still in gaps says at a moment.
-func (r *Recogniser) awake(now time.Time) time.Time {
+func (r *recogniser) awake(now time.Time) time.Time {
 	if now.After(r.now) {
 		r.now = now
 	}
@@ -207,17 +182,17 @@ func (r *Recogniser) awake(now time.Time) time.Time {
 }
 
 // decided puts the time of everybody's clock into verdicts.
-func decided(now time.Time, verdicts []Verdict) []Verdict {
+func decided(now time.Time, verdicts []knock.Verdict) []knock.Verdict {
 	for i := range verdicts {
 		verdicts[i].Time = now
 	}
 	return verdicts
 }
 
-// GiveUp forgets what a source has under way, everybody's for the zero Addr, and
-// says whether there was anything.
-func (r *Recogniser) GiveUp(a netip.Addr) bool {
-	if !a.IsValid() {
+// GiveUp forgets what a source has under way, and what everybody has for the zero
+// Addr or where the knock is everybody's.
+func (r *recogniser) GiveUp(a netip.Addr) bool {
+	if !a.IsValid() || r.rule.Everybody {
 		some := len(r.sources.of) > 0
 		r.sources = newSources()
 		return some
@@ -232,33 +207,46 @@ func (r *Recogniser) GiveUp(a netip.Addr) bool {
 
 // Next returns when Look has something to judge or to forget, and false when
 // nothing is under way: a recogniser that nobody touches asks for no wake-up.
-func (r *Recogniser) Next() (time.Time, bool) {
+func (r *recogniser) Next() (time.Time, bool) {
 	if p := r.sources.first(); p != nil {
 		return p.due.Add(r.slept), true
 	}
 	return time.Time{}, false
 }
 
-// Touched returns the ports that were touched in the knock under way of a rule
-// that is ForAll: its listeners stay closed until the verdict (S1).
-func (r *Recogniser) Touched() []uint16 {
+// Closed are the ports that were touched in the knock under way of a rule that is
+// everybody's: its listeners stay closed until the verdict (S1).
+func (r *recogniser) Closed() (closed []knock.Place) {
 	if p := r.sources.of[netip.Addr{}]; p != nil {
-		return p.touched
+		for _, n := range p.touched {
+			closed = append(closed, place(n))
+		}
 	}
-	return nil
+	return closed
+}
+
+// Follow goes on by a rule that asks for the same: what a wrong knock costs may
+// be another.
+func (r *recogniser) Follow(rule knock.Rule) bool {
+	other, ok := rule.(Rule)
+	if !ok || !r.rule.same(other) {
+		return false
+	}
+	r.rule = other
+	return true
 }
 
 // Rearm forgets what is under way and counts the looks from now, as the
 // article's reset and restarted monitor do.
-func (r *Recogniser) Rearm(now time.Time) { *r = *New(r.rule, now) }
+func (r *recogniser) Rearm(now time.Time) { *r = *newRecogniser(r.rule, now) }
 
 // addsUp says whether all touches of a source are one knock, of which the whole
 // is judged: by everybody together, or at its tick. Other rules follow each
 // source's knocks touch by touch.
-func (r *Recogniser) addsUp() bool { return r.rule.ForAll || r.rule.Judge > 0 }
+func (r *recogniser) addsUp() bool { return r.rule.Everybody || r.rule.Judge > 0 }
 
 // addUp takes a touch into a knock that is judged as a whole.
-func (r *Recogniser) addUp(p *progress, t port.Touch) (right bool, wrong string) {
+func (r *recogniser) addUp(p *progress, t knock.Heard) (right bool, wrong string) {
 	if p.touched == nil {
 		due := t.Time.Add(r.rule.Within + 1) // a touch at exactly Within still counts
 		if r.rule.Judge > 0 {
@@ -267,10 +255,10 @@ func (r *Recogniser) addUp(p *progress, t port.Touch) (right bool, wrong string)
 		p.begun = t.Time
 		r.sources.renew(p, due)
 	}
-	if slices.Contains(p.touched, t.Port.Number) {
+	if slices.Contains(p.touched, t.Place.Port) {
 		return false, "" // a repeat, as of a client that tries twice, counts once
 	}
-	p.touched = append(p.touched, t.Port.Number)
+	p.touched = append(p.touched, t.Place.Port)
 	p.latest = t.Time
 	if r.rule.Judge > 0 {
 		return false, ""
@@ -279,7 +267,7 @@ func (r *Recogniser) addUp(p *progress, t port.Touch) (right bool, wrong string)
 }
 
 // sum judges a whole knock when its time is up.
-func (r *Recogniser) sum(p *progress) (right bool, wrong string) {
+func (r *recogniser) sum(p *progress) (right bool, wrong string) {
 	right, wrong = r.judge(p)
 	took := p.latest.Sub(p.begun)
 	switch {
@@ -293,7 +281,7 @@ func (r *Recogniser) sum(p *progress) (right bool, wrong string) {
 }
 
 // judge says whether the touches make the knock whole, or why they never can.
-func (r *Recogniser) judge(p *progress) (right bool, wrong string) {
+func (r *recogniser) judge(p *progress) (right bool, wrong string) {
 	for i, n := range p.touched {
 		if !slices.Contains(r.rule.Touch, n) {
 			return false, leftAlone
@@ -311,7 +299,7 @@ const (
 	outOfOrder = "touched the ports in another order than the given one"
 )
 
-func (r *Recogniser) only(n int) string {
+func (r *recogniser) only(n int) string {
 	within := r.rule.Within
 	if r.rule.Judge > 0 {
 		within = r.rule.Judge
@@ -319,7 +307,7 @@ func (r *Recogniser) only(n int) string {
 	return fmt.Sprintf("touched only %d of %d ports by the end of its %s", n, len(r.rule.Touch), within)
 }
 
-func (r *Recogniser) tooLong(took time.Duration) string {
+func (r *recogniser) tooLong(took time.Duration) string {
 	return fmt.Sprintf("took %s from the first touch to the last; allowed is %s",
 		took.Round(time.Millisecond), r.rule.Within)
 }

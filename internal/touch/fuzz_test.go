@@ -1,4 +1,4 @@
-package sequence
+package touch
 
 import (
 	"net/netip"
@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/tape"
 )
 
@@ -31,7 +31,7 @@ type naive struct {
 // knocker is a source, with all its touches that count.
 type knocker struct {
 	who     netip.Addr
-	touches []port.Touch
+	touches []knock.Heard
 	rights  int
 	right   time.Time // the latest right knock, zero for none
 	renewed time.Time // when it last had its time prolonged
@@ -39,7 +39,7 @@ type knocker struct {
 
 func (n *naive) who(a netip.Addr) netip.Addr {
 	switch {
-	case n.rule.ForAll:
+	case n.rule.Everybody:
 		return netip.Addr{}
 	case a.Is4():
 		return a
@@ -70,8 +70,8 @@ func (n *naive) renew(k *knocker, now time.Time) {
 // distinct is the first touch of each port, in order.
 func (k *knocker) distinct() (ports []uint16, last time.Time) {
 	for _, t := range k.touches {
-		if !slices.Contains(ports, t.Port.Number) {
-			ports, last = append(ports, t.Port.Number), t.Time
+		if !slices.Contains(ports, t.Place.Port) {
+			ports, last = append(ports, t.Place.Port), t.Time
 		}
 	}
 	return ports, last
@@ -79,13 +79,13 @@ func (k *knocker) distinct() (ports []uint16, last time.Time) {
 
 func (n *naive) judgement(k *knocker, right bool, now time.Time) judgement {
 	last := k.touches[len(k.touches)-1].Source
-	if n.rule.ForAll {
+	if n.rule.Everybody {
 		last = netip.Addr{}
 	}
 	return judgement{last, right, now}
 }
 
-func (n *naive) together() bool { return n.rule.ForAll || n.rule.Judge > 0 }
+func (n *naive) together() bool { return n.rule.Everybody || n.rule.Judge > 0 }
 
 // spoilt says whether the ports can never become the knock any more.
 func (n *naive) spoilt(ports []uint16) bool {
@@ -117,7 +117,7 @@ func (n *naive) look(now time.Time) (all []judgement, up int) {
 			continue
 		}
 		for _, t := range k.touches {
-			if !n.rule.Given || t.Port.Number == n.rule.Touch[0] {
+			if !n.rule.Given || t.Place.Port == n.rule.Touch[0] {
 				begun = t.Time
 			}
 		}
@@ -128,14 +128,14 @@ func (n *naive) look(now time.Time) (all []judgement, up int) {
 	return all, up
 }
 
-func (n *naive) touch(t port.Touch) []judgement {
-	if t.Port.Proto != port.TCP || !slices.Contains(n.rule.Listen, t.Port.Number) {
+func (n *naive) touch(t knock.Heard) []judgement {
+	if t.Place.Medium != knock.Connections || !slices.Contains(n.rule.Listen, t.Place.Port) {
 		return nil
 	}
 	k := n.of(n.who(t.Source))
 	all, _ := n.look(t.Time)
 	if k != nil && n.of(k.who) == nil {
-		if slices.ContainsFunc(all, func(j judgement) bool { return n.who(j.Source) == k.who || n.rule.ForAll }) {
+		if slices.ContainsFunc(all, func(j judgement) bool { return n.who(j.Source) == k.who || n.rule.Everybody }) {
 			return all
 		}
 		k = nil
@@ -169,15 +169,15 @@ func (n *naive) touch(t port.Touch) []judgement {
 }
 
 // follow judges the latest touch, and takes it out again if it is nothing.
-func (n *naive) follow(k *knocker, t port.Touch) (right, wrong bool) {
-	i := slices.Index(n.rule.Touch, t.Port.Number)
+func (n *naive) follow(k *knocker, t knock.Heard) (right, wrong bool) {
+	i := slices.Index(n.rule.Touch, t.Place.Port)
 	if i < 0 {
 		return false, true
 	}
 	if !n.rule.Given {
 		n.renew(k, t.Time)
 		for _, p := range n.rule.Touch {
-			of := slices.DeleteFunc(slices.Clone(k.touches), func(o port.Touch) bool { return o.Port.Number != p })
+			of := slices.DeleteFunc(slices.Clone(k.touches), func(o knock.Heard) bool { return o.Place.Port != p })
 			if len(of) <= k.rights || t.Time.Sub(of[len(of)-1].Time) > n.rule.Within {
 				return false, false
 			}
@@ -187,7 +187,7 @@ func (n *naive) follow(k *knocker, t port.Touch) (right, wrong bool) {
 	// The ports up to this one, in their order, among what is young enough?
 	next := 0
 	for _, o := range k.touches {
-		if t.Time.Sub(o.Time) <= n.rule.Within && next <= i && o.Port.Number == n.rule.Touch[next] {
+		if t.Time.Sub(o.Time) <= n.rule.Within && next <= i && o.Place.Port == n.rule.Touch[next] {
 			next++
 		}
 	}
@@ -210,8 +210,8 @@ func (n *naive) copies(k *knocker) (found int) {
 	left := slices.Clone(k.touches)
 	for {
 		next := 0
-		left = slices.DeleteFunc(left, func(t port.Touch) bool {
-			if next < len(n.rule.Touch) && t.Port.Number == n.rule.Touch[next] {
+		left = slices.DeleteFunc(left, func(t knock.Heard) bool {
+			if next < len(n.rule.Touch) && t.Place.Port == n.rule.Touch[next] {
 				next++
 				return true
 			}
@@ -225,7 +225,7 @@ func (n *naive) copies(k *knocker) (found int) {
 }
 
 // plain takes the words out of verdicts.
-func plain(vs []Verdict) []judgement {
+func plain(vs []knock.Verdict) []judgement {
 	var all []judgement
 	for _, v := range vs {
 		all = append(all, judgement{v.Source, v.Right, v.Time})
@@ -235,7 +235,7 @@ func plain(vs []Verdict) []judgement {
 
 // drawRule makes a rule as the configuration allows it.
 func drawRule(c *tape.Tape) Rule {
-	r := Rule{Given: c.Bool(), ForAll: c.Bool(), Within: time.Duration(1+c.Below(20)) * time.Second}
+	r := Rule{Given: c.Bool(), Everybody: c.Bool(), Within: time.Duration(1+c.Below(20)) * time.Second}
 	for i := range 1 + c.Below(5) {
 		r.Listen = append(r.Listen, uint16(i+1))
 	}
@@ -268,13 +268,13 @@ func FuzzRecogniser(f *testing.F) {
 	f.Fuzz(func(t *testing.T, choices []byte) {
 		c := tape.New(choices)
 		rule := drawRule(c)
-		r, n := New(rule, start), &naive{rule: rule, armed: start}
+		r, n := newRecogniser(rule, start), &naive{rule: rule, armed: start}
 		now := start
 		for c.More() {
 			// A nanosecond either side of a whole second, where it matters.
 			now = now.Add(max(0, time.Duration(c.Below(8))*time.Second+time.Duration(c.Below(3)-1)))
 			due, waits := r.Next()
-			var got []Verdict
+			var got []knock.Verdict
 			var want []judgement
 			switch what := c.Below(8); {
 			case what == 0:
@@ -288,22 +288,22 @@ func FuzzRecogniser(f *testing.F) {
 				r.Rearm(now)
 				*n = naive{rule: rule, armed: now}
 			default:
-				at := port.Touch{Source: tape.Of(c, sources), Time: now, Proven: true,
-					Port: port.Port{Proto: port.TCP, Number: uint16(c.Below(len(rule.Listen) + 2))}}
+				at := knock.Heard{Source: tape.Of(c, sources), Time: now, Proven: true,
+					Place: place(uint16(c.Below(len(rule.Listen) + 2)))}
 				if what == 7 {
-					at.Port.Proto = port.UDP
+					at.Place.Medium = knock.Datagrams
 				}
-				got, want = r.Touch(at), n.touch(at)
+				got, want = r.Hear(at), n.touch(at)
 			}
-			if d := cmp.Diff(want, plain(got), cmpopts.EquateComparable(netip.Addr{})); d != "" {
+			if d := cmp.Diff(want, plain(got), cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})); d != "" {
 				t.Fatalf("%+v: verdicts at %s (-naive +got):\n%s", rule, now.Sub(start), d)
 			}
 			if _, waits := r.Next(); waits != (len(n.sources) > 0) {
 				t.Fatalf("waits %v with %d sources under way", waits, len(n.sources))
 			}
-			if k := n.of(netip.Addr{}); rule.ForAll && k != nil {
-				if ports, _ := k.distinct(); !slices.Equal(r.Touched(), ports) {
-					t.Fatalf("touched are %v, want %v", r.Touched(), ports)
+			if k := n.of(netip.Addr{}); rule.Everybody && k != nil {
+				if ports, _ := k.distinct(); !slices.Equal(closed(r), ports) {
+					t.Fatalf("touched are %v, want %v", closed(r), ports)
 				}
 			}
 		}

@@ -1,4 +1,4 @@
-package config
+package tables
 
 import (
 	"cmp"
@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Mistake is one thing in a configuration file that cannot be. Every field but
+// Mistake is one thing in a file that cannot be. Every field but
 // File, Line and Problem may be empty.
 type Mistake struct {
 	File    string `json:"file"`
@@ -35,8 +35,8 @@ func (m *Mistake) Error() string {
 	return strings.Join(parts, ": ")
 }
 
-// Mistakes returns the mistakes that Parse or Load found, in file order, and
-// none for an error of another kind (a file that cannot be read).
+// Mistakes returns the mistakes that an error holds, in file order, and none for
+// an error of another kind (a file that cannot be read).
 func Mistakes(err error) []*Mistake {
 	var found []*Mistake
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {

@@ -1,4 +1,4 @@
-package sequence
+package touch
 
 import (
 	"net/netip"
@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/tape"
 )
 
@@ -26,34 +27,34 @@ func TestAGapTakesNoTimeFromAKnock(t *testing.T) {
 		name  string
 		rule  Rule
 		steps []step
-		want  []Verdict
+		want  []knock.Verdict
 	}{
 		{"finished at once", article, []step{after(0, 59002)},
-			[]Verdict{{Right: true, Source: visitor, Time: start.Add(gapEnd), Reason: knocked}}},
+			[]knock.Verdict{{Right: true, Proven: true, Source: visitor, Time: start.Add(gapEnd), Reason: knocked}}},
 		{"finished at the last moment", article, []step{after(50*time.Second, 59002)},
-			[]Verdict{{Right: true, Source: visitor, Time: start.Add(gapEnd + 50*time.Second), Reason: knocked}}},
+			[]knock.Verdict{{Right: true, Proven: true, Source: visitor, Time: start.Add(gapEnd + 50*time.Second), Reason: knocked}}},
 		{"a moment too late", article, []step{after(50*time.Second+1, 59002)},
-			[]Verdict{{Source: visitor, Time: start.Add(gapEnd + 50*time.Second + 1),
+			[]knock.Verdict{{Proven: true, Source: visitor, Time: start.Add(gapEnd + 50*time.Second + 1),
 				Reason: "touched only 1 of 2 ports by the end of its 1m0s"}}},
 		{"not finished", article, []step{after(0, 0), after(50*time.Second, 0), after(51*time.Second, 0)},
-			[]Verdict{{Source: visitor, Time: start.Add(gapEnd + 51*time.Second),
+			[]knock.Verdict{{Proven: true, Source: visitor, Time: start.Add(gapEnd + 51*time.Second),
 				Reason: "touched only 1 of 2 ports by the end of its 1m0s"}}},
 		{"a port to be left alone", article, []step{after(0, 59001)},
-			[]Verdict{{Source: visitor, Time: start.Add(gapEnd), Reason: leftAlone}}},
+			[]knock.Verdict{{Proven: true, Source: visitor, Time: start.Add(gapEnd), Reason: leftAlone}}},
 		{"in the given order", given, []step{after(0, 59002)},
-			[]Verdict{{Right: true, Source: visitor, Time: start.Add(gapEnd), Reason: knocked}}},
+			[]knock.Verdict{{Right: true, Proven: true, Source: visitor, Time: start.Add(gapEnd), Reason: knocked}}},
 		{"judged at the look", judged, []step{after(49*time.Second, 59002), after(50*time.Second, 0)},
-			[]Verdict{{Right: true, Source: visitor, Time: start.Add(gapEnd + 50*time.Second), Reason: knocked}}},
+			[]knock.Verdict{{Right: true, Proven: true, Source: visitor, Time: start.Add(gapEnd + 50*time.Second), Reason: knocked}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r := New(tt.rule, start)
-			r.Touch(touch(step{0, visitor, 59000}))
+			r := newRecogniser(tt.rule, start)
+			r.Hear(touch(step{0, visitor, 59000}))
 			r.Gap(start.Add(10*time.Second), start.Add(gapEnd))
-			var got []Verdict
+			var got []knock.Verdict
 			for _, s := range tt.steps {
 				got = append(got, s.take(r)...)
 			}
-			if d := cmp.Diff(tt.want, got, cmpopts.EquateComparable(netip.Addr{})); d != "" {
+			if d := cmp.Diff(tt.want, got, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})); d != "" {
 				t.Errorf("verdicts (-want +got):\n%s", d)
 			}
 		})
@@ -67,12 +68,12 @@ func TestAGapIsAsIfTheClockHadStoodStill(t *testing.T) {
 	sources := []netip.Addr{visitor, other, netip.MustParseAddr("2001:db8::3"), four(7)}
 	rapid.Check(t, func(t *rapid.T) {
 		rule := drawRule(tape.New(rapid.SliceOfN(rapid.Byte(), 40, 40).Draw(t, "rule")))
-		gaps, still := New(rule, start), New(rule, start)
+		gaps, still := newRecogniser(rule, start), newRecogniser(rule, start)
 		now, stood := start, time.Duration(0)
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			before := now
 			now = now.Add(time.Duration(rapid.IntRange(0, 5).Draw(t, "wait")) * time.Second)
-			past, got, want := stood, []Verdict(nil), []Verdict(nil)
+			past, got, want := stood, []knock.Verdict(nil), []knock.Verdict(nil)
 			switch rapid.IntRange(0, 5).Draw(t, "what") {
 			case 0: // a gap, of which a part may have been known as awake
 				if early := rapid.IntRange(0, 2).Draw(t, "early"); early > 0 {
@@ -96,7 +97,7 @@ func TestAGapIsAsIfTheClockHadStoodStill(t *testing.T) {
 			for i := range want {
 				want[i].Time = want[i].Time.Add(past)
 			}
-			if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); d != "" {
+			if d := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})); d != "" {
 				t.Fatalf("%+v, verdicts after gaps of %s (-stood still +gaps):\n%s", rule, stood, d)
 			}
 			due, waits := gaps.Next()
@@ -104,9 +105,9 @@ func TestAGapIsAsIfTheClockHadStoodStill(t *testing.T) {
 			if wantWaits {
 				wantDue = wantDue.Add(stood)
 			}
-			if waits != wantWaits || !due.Equal(wantDue) || !slices.Equal(gaps.Touched(), still.Touched()) {
+			if waits != wantWaits || !due.Equal(wantDue) || !slices.Equal(closed(gaps), closed(still)) {
 				t.Fatalf("the next look is at %s, %v, with %v touched; want %s, %v, %v",
-					due, waits, gaps.Touched(), wantDue, wantWaits, still.Touched())
+					due, waits, closed(gaps), wantDue, wantWaits, closed(still))
 			}
 		}
 	})
@@ -116,10 +117,10 @@ func TestAGapIsAsIfTheClockHadStoodStill(t *testing.T) {
 // late, counts as made at its end: no earlier than what was touched before.
 func TestATouchOfTheGapCountsAtItsEnd(t *testing.T) {
 	for _, late := range []time.Duration{0, time.Second, 10 * time.Second, 12 * time.Second} {
-		r := New(article, start)
-		r.Touch(touch(step{2 * time.Second, visitor, 59000}))
+		r := newRecogniser(article, start)
+		r.Hear(touch(step{2 * time.Second, visitor, 59000}))
 		r.Gap(start.Add(10*time.Second), start.Add(time.Hour))
-		r.Touch(touch(step{late, other, 59000}))
+		r.Hear(touch(step{late, other, 59000}))
 		r.Look(start.Add(time.Hour + 53*time.Second)) // the first one's time is up
 		due, _ := r.Next()
 		if want := start.Add(time.Hour + time.Minute + 1); !due.Equal(want) || r.sources.whole.n != 1 {

@@ -1,9 +1,9 @@
-package sequence
+package touch
 
 import (
 	"time"
 
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/knock"
 )
 
 // mark is how far the knocks of one source have got at one port of Touch.
@@ -15,8 +15,8 @@ type mark struct {
 }
 
 // follow takes in a touch by a rule that follows each source's knocks.
-func (r *Recogniser) follow(p *progress, t port.Touch) (right bool, wrong string) {
-	i, ours := r.place[t.Port.Number]
+func (r *recogniser) follow(p *progress, t knock.Heard) (right bool, wrong string) {
+	i, ours := r.index[t.Place.Port]
 	switch {
 	case !ours:
 		return false, leftAlone
@@ -40,7 +40,7 @@ func (r *Recogniser) follow(p *progress, t port.Touch) (right bool, wrong string
 // not disturb each other. A touch that continues no knock is wrong at once: a
 // source's touches try one order of the ports, and not every order that a long
 // enough list of touches contains.
-func (r *Recogniser) inOrder(p *progress, i int, now time.Time) (right bool, wrong string) {
+func (r *recogniser) inOrder(p *progress, i int, now time.Time) (right bool, wrong string) {
 	r.sources.work++
 	if i == 0 {
 		r.begin(p, now)
@@ -66,7 +66,7 @@ func (r *Recogniser) inOrder(p *progress, i int, now time.Time) (right bool, wro
 
 // explained says why no knock under way is continued by a touch of the i-th port,
 // "" if one is.
-func (r *Recogniser) explained(p *progress, i int, now time.Time) (wrong string) {
+func (r *recogniser) explained(p *progress, i int, now time.Time) (wrong string) {
 	if i > len(p.marks) {
 		return outOfOrder
 	}
@@ -78,7 +78,7 @@ func (r *Recogniser) explained(p *progress, i int, now time.Time) (wrong string)
 
 // inAnyOrder takes in a touch of the i-th port by a rule without an order. Each
 // further right knock takes a further touch of every port.
-func (r *Recogniser) inAnyOrder(p *progress, i int, now time.Time) (right bool) {
+func (r *recogniser) inAnyOrder(p *progress, i int, now time.Time) (right bool) {
 	r.begin(p, now)
 	p.reach(len(r.rule.Touch) - 1)
 	p.marks[i].at = now
@@ -94,14 +94,14 @@ func (r *Recogniser) inAnyOrder(p *progress, i int, now time.Time) (right bool) 
 
 // begin takes in that a knock begins, or may. It has Within from now, and a touch
 // at exactly its end still counts.
-func (r *Recogniser) begin(p *progress, now time.Time) {
+func (r *recogniser) begin(p *progress, now time.Time) {
 	p.begun = now
 	r.sources.renew(p, now.Add(r.rule.Within+1))
 }
 
 // unfinished says what was wrong with a source whose time is up; "" for one whose
 // last knock began beside a right one, or soon after it.
-func (r *Recogniser) unfinished(p *progress) (wrong string) {
+func (r *recogniser) unfinished(p *progress) (wrong string) {
 	if !p.begun.After(p.fresh) {
 		return ""
 	}

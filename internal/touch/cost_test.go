@@ -1,4 +1,4 @@
-package sequence
+package touch
 
 import (
 	"encoding/binary"
@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/doorward/doorward/internal/knock"
 )
 
 // network returns the first address of the n-th /64 of 2001:db8:site::/48.
@@ -25,10 +27,10 @@ func four(n int) netip.Addr {
 }
 
 // filled returns a recogniser with n sources under way, of a /48 or of anybody.
-func filled(rule Rule, n int, of func(int) netip.Addr) *Recogniser {
-	r := New(rule, start)
+func filled(rule Rule, n int, of func(int) netip.Addr) *recogniser {
+	r := newRecogniser(rule, start)
 	for i := range n {
-		r.Touch(touch(step{0, of(i), rule.Touch[0]}))
+		r.Hear(touch(step{0, of(i), rule.Touch[0]}))
 	}
 	return r
 }
@@ -55,7 +57,7 @@ func TestATouchCostsTheSameHoweverManyKnock(t *testing.T) {
 				steps := 0
 				count := func(source netip.Addr, port uint16) {
 					before := r.sources.work
-					r.Touch(touch(step{time.Second, source, port}))
+					r.Hear(touch(step{time.Second, source, port}))
 					steps = max(steps, r.sources.work-before)
 				}
 				count(visitor, rule.Touch[0])
@@ -102,22 +104,22 @@ func TestAFullPrefixPushesOutItsOwn(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := New(six, start)
+			r := newRecogniser(six, start)
 			run(r, other, 0, six.Touch[:5]...)
 			for i := range tt.most {
-				r.Touch(touch(step{5 * time.Second, tt.of(i), 7}))
+				r.Hear(touch(step{5 * time.Second, tt.of(i), 7}))
 				if want := min(i+2, maxSources); r.sources.whole.n != want {
 					t.Fatalf("%d sources under way after %d, want %d", r.sources.whole.n, i+1, want)
 				}
 			}
 			for i := range 100 {
-				r.Touch(touch(step{6 * time.Second, tt.of(tt.most + i), 1})) // to be left alone
+				r.Hear(touch(step{6 * time.Second, tt.of(tt.most + i), 1})) // to be left alone
 			}
 			if r.sources.of[r.who(tt.of(tt.most-1))] == nil || r.sources.whole.n != min(tt.most+1, maxSources) {
 				t.Error("wrong touches pushed somebody out")
 			}
 			for i := range min(tt.most, 100) {
-				r.Touch(touch(step{7 * time.Second, tt.of(tt.most + i), 7}))
+				r.Hear(touch(step{7 * time.Second, tt.of(tt.most + i), 7}))
 				if r.sources.whole.n != min(tt.most+1, maxSources) {
 					t.Fatalf("%d sources under way, want %d", r.sources.whole.n, tt.most+1)
 				}
@@ -138,9 +140,9 @@ func TestOthersDoNotMatter(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rule := six
 		rule.Given = rapid.Bool().Draw(t, "given")
-		alone, among := New(rule, start), New(rule, start)
+		alone, among := newRecogniser(rule, start), newRecogniser(rule, start)
 		var wasAlone, wasAmong []judgement
-		note := func(all *[]judgement, vs []Verdict) {
+		note := func(all *[]judgement, vs []knock.Verdict) {
 			for _, v := range vs {
 				if v.Source == other {
 					*all = append(*all, judgement{v.Source, v.Right, v.Time})
@@ -154,11 +156,11 @@ func TestOthersDoNotMatter(t *testing.T) {
 			note(&wasAmong, among.Look(start.Add(now)))
 			for range rapid.IntRange(0, 20).Draw(t, "strangers") {
 				source := network(rapid.IntRange(1, 3).Draw(t, "site"), rapid.IntRange(0, 400).Draw(t, "network"))
-				among.Touch(touch(step{now, source, rapid.SampledFrom(rule.Listen).Draw(t, "port")}))
+				among.Hear(touch(step{now, source, rapid.SampledFrom(rule.Listen).Draw(t, "port")}))
 			}
 			mine := touch(step{now, other, rapid.SampledFrom(append(rule.Touch, 1)).Draw(t, "mine")})
-			note(&wasAlone, alone.Touch(mine))
-			note(&wasAmong, among.Touch(mine))
+			note(&wasAlone, alone.Hear(mine))
+			note(&wasAmong, among.Hear(mine))
 			if !slices.Equal(wasAlone, wasAmong) {
 				t.Fatalf("alone it came to %v, among others to %v", wasAlone, wasAmong)
 			}
@@ -167,10 +169,10 @@ func TestOthersDoNotMatter(t *testing.T) {
 }
 
 func TestStrangersTakeBoundedMemoryAndPushNobodyOut(t *testing.T) {
-	r := New(six, start)
+	r := newRecogniser(six, start)
 	run(r, other, 0, six.Touch[:5]...)
 	for i := range 1 << 16 {
-		r.Touch(touch(step{5 * time.Second, network(1, i), 7}))
+		r.Hear(touch(step{5 * time.Second, network(1, i), 7}))
 	}
 	if got := r.sources.whole.n; got != max48+1 {
 		t.Errorf("%d sources are under way, want %d of the stranger's /48 and the visitor", got, max48)
@@ -179,7 +181,7 @@ func TestStrangersTakeBoundedMemoryAndPushNobodyOut(t *testing.T) {
 		t.Errorf("the visitor's knock came to %v, want right", got)
 	}
 	for i := range maxSources + 100 {
-		r.Touch(touch(step{7 * time.Second, four(i), 7}))
+		r.Hear(touch(step{7 * time.Second, four(i), 7}))
 	}
 	if r.sources.whole.n != maxSources || len(r.sources.of) != maxSources {
 		t.Errorf("%d sources under way, %d known, want at most %d", r.sources.whole.n, len(r.sources.of), maxSources)

@@ -10,18 +10,18 @@ import (
 	"filippo.io/age/armor"
 )
 
-// Sealed is a user's encrypted knock.
-type Sealed struct {
+// Letter is a user's encrypted knock.
+type Letter struct {
 	User User
 	// Files are of mode 0600: the knock as data, then, with scripts, for sh and for
 	// PowerShell.
 	Files []File
 }
 
-// Seal encrypts k for each user, as data and, with scripts, as programs, to files
+// Letters encrypts k for each user, as data and, with scripts, as programs, to files
 // named after door and user. The paths are the file names alone.
-func Seal(k *Knock, users []User, scripts bool) ([]Sealed, error) {
-	var all []Sealed
+func Letters(k *Knock, users []User, scripts bool) ([]Letter, error) {
+	var all []Letter
 	taken := map[string]bool{}
 	for _, u := range users {
 		name := "knock-" + k.Door + "-" + fileName(u)
@@ -29,7 +29,7 @@ func Seal(k *Knock, users []User, scripts bool) ([]Sealed, error) {
 			name += "-" + short(u.Name)
 		}
 		taken[name] = true
-		sealed := Sealed{User: u}
+		sealed := Letter{User: u}
 		type form struct{ suffix, text string }
 		forms := []form{{".age", k.Text()}}
 		if scripts {

@@ -1,4 +1,4 @@
-package sequence
+package touch
 
 import (
 	"net/netip"

@@ -1,4 +1,4 @@
-package sequence
+package touch
 
 import (
 	"fmt"
@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/doorward/doorward/internal/knock"
 )
 
 // six is a knock as init draws it.
@@ -17,14 +19,14 @@ var six = Rule{
 }
 
 // run touches ports a second apart, and returns what came of it.
-func run(r *Recogniser, source netip.Addr, from time.Duration, ports ...uint16) (vs []Verdict) {
+func run(r *recogniser, source netip.Addr, from time.Duration, ports ...uint16) (vs []knock.Verdict) {
 	for i, p := range ports {
-		vs = append(vs, r.Touch(touch(step{from + time.Duration(i)*time.Second, source, p}))...)
+		vs = append(vs, r.Hear(touch(step{from + time.Duration(i)*time.Second, source, p}))...)
 	}
 	return vs
 }
 
-func rights(vs []Verdict) (right, wrong int) {
+func rights(vs []knock.Verdict) (right, wrong int) {
 	for _, v := range vs {
 		if v.Right {
 			right++
@@ -42,11 +44,11 @@ func TestKnocksOfOneSourceDoNotDisturbEachOther(t *testing.T) {
 		rule := six
 		rule.Given = rapid.Bool().Draw(t, "given")
 		rule.Touch = rule.Touch[:rapid.IntRange(1, 6).Draw(t, "touches")]
-		r := New(rule, start)
+		r := newRecogniser(rule, start)
 		knocks := rapid.IntRange(1, 20).Draw(t, "knocks")
 		begun := make([]time.Duration, knocks)
 		next := make([]int, knocks)
-		var vs []Verdict
+		var vs []knock.Verdict
 		var now time.Duration
 		for {
 			var open []int // who has touches left
@@ -73,7 +75,7 @@ func TestKnocksOfOneSourceDoNotDisturbEachOther(t *testing.T) {
 				port = rule.Touch[(next[k]+k)%len(rule.Touch)]
 			}
 			next[k]++
-			vs = append(vs, r.Touch(touch(step{now, visitor, port}))...)
+			vs = append(vs, r.Hear(touch(step{now, visitor, port}))...)
 		}
 		vs = append(vs, r.Look(start.Add(now+time.Hour))...)
 		if right, wrong := rights(vs); right == 0 || right > knocks || wrong > 0 {
@@ -84,8 +86,8 @@ func TestKnocksOfOneSourceDoNotDisturbEachOther(t *testing.T) {
 
 // The worst case: all in step.
 func TestFourInStepAreRight(t *testing.T) {
-	r := New(six, start)
-	var vs []Verdict
+	r := newRecogniser(six, start)
+	var vs []knock.Verdict
 	for i, p := range six.Touch {
 		vs = append(vs, run(r, visitor, time.Duration(i)*time.Second, p, p, p, p)...)
 	}
@@ -99,7 +101,7 @@ func TestLeftoversOfAKnockBesideARightOneCostNothing(t *testing.T) {
 		rule := six
 		rule.Given = given
 		t.Run(fmt.Sprintf("given %v", given), func(t *testing.T) {
-			r := New(rule, start)
+			r := newRecogniser(rule, start)
 			if right, wrong := rights(run(r, visitor, 0, rule.Touch...)); right != 1 || wrong != 0 {
 				t.Fatalf("%d right, %d wrong", right, wrong)
 			}
@@ -125,7 +127,7 @@ func TestLeftoversOfAKnockBesideARightOneCostNothing(t *testing.T) {
 }
 
 func TestAKnockBegunAfterItsLeaveToBeUnfinishedIsWrong(t *testing.T) {
-	r := New(six, start)
+	r := newRecogniser(six, start)
 	run(r, visitor, 0, six.Touch...) // right after 5 s, so fresh for 65 s
 	run(r, visitor, 30*time.Second, 7)
 	run(r, visitor, 66*time.Second, 7)
@@ -139,7 +141,7 @@ func TestAKnockBegunAfterItsLeaveToBeUnfinishedIsWrong(t *testing.T) {
 // port of a knock given again.
 func TestOneAttemptTriesOneOrder(t *testing.T) {
 	rule := Rule{Listen: []uint16{1, 2, 3, 4}, Touch: []uint16{3, 1, 2}, Given: true, Within: time.Minute}
-	r := New(rule, start)
+	r := newRecogniser(rule, start)
 	// A superpermutation of three: it contains 3 1 2, and begins otherwise.
 	vs := run(r, visitor, 0, 1, 2, 3, 1, 2, 1, 3, 2, 1)
 	if len(vs) == 0 || vs[0].Right || !vs[0].Time.Equal(start) {
@@ -147,12 +149,12 @@ func TestOneAttemptTriesOneOrder(t *testing.T) {
 	}
 	for n := range 6 { // each order alone
 		order := slices.Clone([][]uint16{{1, 2, 3}, {1, 3, 2}, {2, 1, 3}, {2, 3, 1}, {3, 1, 2}, {3, 2, 1}}[n])
-		vs := run(New(rule, start), visitor, 0, append(order, order...)...)
+		vs := run(newRecogniser(rule, start), visitor, 0, append(order, order...)...)
 		if len(vs) == 0 || vs[0].Right != slices.Equal(order, rule.Touch) {
 			t.Errorf("%v twice came to %v", order, vs) // what comes after a wrong touch is not heard
 		}
 	}
-	r = New(rule, start)
+	r = newRecogniser(rule, start)
 	run(r, visitor, 0, 3, 1, 2)
 	if vs := run(r, visitor, 10*time.Second, 2, 2, 1, 2); len(vs) != 0 {
 		t.Errorf("the end of a knock given again came to %v: it is no knock", vs)
@@ -164,12 +166,12 @@ func TestAPortToBeLeftAloneSpoilsWhatItFollows(t *testing.T) {
 		rule := six
 		rule.Given = rapid.Bool().Draw(t, "given")
 		n := rapid.IntRange(0, 5).Draw(t, "touches before")
-		r := New(rule, start)
+		r := newRecogniser(rule, start)
 		vs := run(r, visitor, 0, append(slices.Clone(rule.Touch[:n]), 1)...)
 		if right, wrong := rights(vs); right != 0 || wrong != 1 {
 			t.Fatalf("%d touches and a port to be left alone came to %v", n, vs)
 		}
-		if vs := run(r, visitor, 10*time.Second, rule.Touch[n:]...); n > 0 && slices.ContainsFunc(vs, func(v Verdict) bool { return v.Right }) {
+		if vs := run(r, visitor, 10*time.Second, rule.Touch[n:]...); n > 0 && slices.ContainsFunc(vs, func(v knock.Verdict) bool { return v.Right }) {
 			t.Fatalf("the rest of the knock after a wrong touch came to %v", vs)
 		}
 	})
@@ -178,9 +180,9 @@ func TestAPortToBeLeftAloneSpoilsWhatItFollows(t *testing.T) {
 // Addresses of one IPv6 /64 are one source; the verdict is about the address
 // that completed the knock.
 func TestAnIPv6NetworkIsOneSource(t *testing.T) {
-	r := New(six, start)
+	r := newRecogniser(six, start)
 	a := netip.MustParseAddr("2001:db8:0:7::")
-	var vs []Verdict
+	var vs []knock.Verdict
 	for i, p := range six.Touch {
 		a = a.Next()
 		vs = append(vs, run(r, a, time.Duration(i)*time.Second, p)...)
@@ -200,14 +202,14 @@ func TestAnIPv6NetworkIsOneSource(t *testing.T) {
 }
 
 func TestTouchesOfAddressesThatMayBeForgedAreToldSo(t *testing.T) {
-	r := New(six, start)
+	r := newRecogniser(six, start)
 	forged := touch(step{0, visitor, 7})
 	forged.Proven = false
-	r.Touch(forged)
-	if vs := run(r, visitor, time.Second, 1); len(vs) != 1 || !vs[0].Unproven {
+	r.Hear(forged)
+	if vs := run(r, visitor, time.Second, 1); len(vs) != 1 || vs[0].Proven {
 		t.Errorf("a knock with a touch that proves nothing came to %v, want it unproven", vs)
 	}
-	if vs := run(r, visitor, time.Second, 1); len(vs) != 1 || vs[0].Unproven {
+	if vs := run(r, visitor, time.Second, 1); len(vs) != 1 || !vs[0].Proven {
 		t.Errorf("a proven wrong touch came to %v", vs)
 	}
 }

@@ -1,0 +1,208 @@
+//go:build linux
+
+package datagrams
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/sockdiag"
+)
+
+// socket is one port that is held.
+type socket struct {
+	port uint16
+	four bool     // IPv4 alone, on a machine without IPv6
+	file *os.File // of the runtime's poller, and never read as a file
+	raw  syscall.RawConn
+
+	opener atomic.Pointer[glance] // nil: nothing is to be heard
+	rounds atomic.Uint64          // how often something was read
+	dead   atomic.Bool            // it cannot be read any more
+
+	waiting []*waiting // the pool's, in no order
+
+	mu     sync.Mutex // guards what follows
+	second time.Time  // the one that sent counts for
+	sent   int
+
+	waited  bool   // datagrams waited when Behind was last asked; the ear's
+	asked   uint64 // rounds then
+	dropped uint32 // what overrun was told last
+}
+
+// glance is an opener in use.
+type glance struct{ knock.Opener }
+
+// use has what comes from now on go to by, or nowhere if that is nil.
+func (s *socket) use(by knock.Opener) {
+	if by == nil {
+		s.opener.Store(nil)
+		return
+	}
+	s.opener.Store(&glance{by})
+}
+
+// open makes a socket that has the port for both families, or for IPv4 alone on a
+// machine without IPv6.
+func open(p uint16) (*socket, error) {
+	if p == 0 {
+		return nil, errors.New("allowed are 1 to 65535")
+	}
+	s, err := openFor(unix.AF_INET6, p)
+	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL) {
+		return openFor(unix.AF_INET, p)
+	}
+	return s, err
+}
+
+func openFor(family int, p uint16) (*socket, error) {
+	var any unix.Sockaddr = &unix.SockaddrInet6{Port: int(p)}
+	if family == unix.AF_INET {
+		any = &unix.SockaddrInet4{Port: int(p)}
+	}
+	fd, err := bind(family, any)
+	if err != nil {
+		return nil, err
+	}
+	s := &socket{port: p, four: family == unix.AF_INET, file: os.NewFile(uintptr(fd), strconv.Itoa(int(p))+"/udp")}
+	if s.raw, err = s.file.SyscallConn(); err != nil {
+		return nil, errors.Join(err, s.file.Close())
+	}
+	return s, nil
+}
+
+func bind(family int, at unix.Sockaddr) (int, error) {
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	if err != nil {
+		return -1, fmt.Errorf("make socket: %w", err)
+	}
+	if err = configure(fd, family); err == nil {
+		err = unix.Bind(fd, at)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// configure is for before the first datagram can come, so that each has its
+// destination. One over IPv4 that comes to a socket of IPv6 has it in either form;
+// in_pktinfo alone tells a broadcast.
+func configure(fd, family int) error {
+	options := []struct {
+		level, name, value int
+	}{
+		{unix.IPPROTO_IP, unix.IP_PKTINFO, 1},
+		{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0},
+		{unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1},
+	}
+	if family != unix.AF_INET6 {
+		options = options[:1]
+	}
+	for _, o := range options {
+		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
+			return fmt.Errorf("set socket option %d of level %d: %w", o.name, o.level, err)
+		}
+	}
+	return nil
+}
+
+// keep has the kernel keep so many bytes for the socket. It takes twice that, for its
+// own part of each datagram, and without CAP_NET_ADMIN keeps net.core.rmem_max at
+// most (SO_RCVBUF and SO_RCVBUFFORCE in socket(7)), which has to do then.
+func (s *socket) keep(size int) {
+	_ = s.raw.Control(func(fd uintptr) {
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size) != nil {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, size)
+		}
+	})
+}
+
+// mayAnswer allows answersASecond in each second.
+func (s *socket) mayAnswer(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now.Sub(s.second) >= time.Second {
+		s.second, s.sent = now, 0
+	}
+	s.sent++
+	return s.sent <= answersASecond
+}
+
+// send sends a datagram the way back, from the address that was asked. Which
+// interface is the routes' to say, but where addresses mean nothing without one.
+// What becomes of it nobody knows: it is not sent again.
+func (s *socket) send(path knock.Path, payload []byte) {
+	from, to := path.To.Addr(), path.From.Addr()
+	link := 0
+	if from.IsLinkLocalUnicast() || to.IsLinkLocalUnicast() {
+		link = path.If
+	}
+	var control []byte
+	var at unix.Sockaddr
+	if to.Is4() {
+		control = unix.PktInfo4(&unix.Inet4Pktinfo{Ifindex: int32(link), Spec_dst: from.As4()})
+	} else {
+		control = unix.PktInfo6(&unix.Inet6Pktinfo{Ifindex: uint32(link), Addr: from.As16()})
+	}
+	if s.four {
+		at = &unix.SockaddrInet4{Port: int(path.From.Port()), Addr: to.As4()}
+	} else {
+		at = &unix.SockaddrInet6{Port: int(path.From.Port()), Addr: to.As16(), ZoneId: uint32(link)}
+	}
+	_ = s.raw.Control(func(fd uintptr) {
+		_ = unix.Sendmsg(int(fd), payload, control, at, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	})
+}
+
+// ready says whether a datagram waits.
+func (s *socket) ready() (waits bool) {
+	_ = s.raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 0)
+		waits = err == nil && n > 0
+	})
+	return waits
+}
+
+// overrun is how many datagrams the kernel threw away since it was last called,
+// which should not be 2^32 datagrams ago.
+func (s *socket) overrun() uint64 {
+	var info [9]uint32 // SK_MEMINFO_VARS of linux/sock_diag.h
+	size := uint32(unsafe.Sizeof(info))
+	_ = s.raw.Control(func(fd uintptr) {
+		// Without an answer (before Linux 4.12) there is nothing to count.
+		_, _, _ = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	})
+	dropped := info[8] // SK_MEMINFO_DROPS
+	since := dropped - s.dropped
+	s.dropped = dropped
+	return uint64(since)
+}
+
+// explain says it to the operator.
+func (f openError) explain() error {
+	switch {
+	case errors.Is(f.err, unix.EADDRINUSE):
+		return fmt.Errorf("%d/udp: %w: held by %s; choose another port for the knock, or stop it",
+			f.port, f.err, sockdiag.Holder(port.Range{Proto: port.UDP, First: f.port, Last: f.port}))
+	case errors.Is(f.err, unix.EACCES):
+		return fmt.Errorf("%d/udp: %w: ports below 1024 need the capability CAP_NET_BIND_SERVICE; "+
+			"choose another port for the knock, or give it to the daemon", f.port, f.err)
+	}
+	return fmt.Errorf("%d/udp: %w", f.port, f.err)
+}

@@ -1,0 +1,185 @@
+package gateway
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/listen"
+)
+
+// oracular is a knock whose recogniser answers to whatever is heard as the test
+// says. It counts how often it was asked for its places.
+type oracular struct {
+	knock.Rule
+	places []knock.Place
+	forAll bool
+	says   knock.Verdict
+	asked  *int
+}
+
+func (o oracular) Hears() []knock.Place {
+	if o.asked != nil {
+		*o.asked++
+	}
+	return o.places
+}
+func (o oracular) ForAll() bool         { return o.forAll }
+func (o oracular) Lasts() time.Duration { return time.Minute }
+func (o oracular) Recogniser(time.Time, []knock.Mark) knock.Recogniser {
+	return &answering{says: o.says}
+}
+
+type answering struct{ says knock.Verdict }
+
+func (a *answering) Hear(h knock.Heard) []knock.Verdict {
+	v := a.says
+	v.Time, v.Source = h.Time, h.Source
+	return []knock.Verdict{v}
+}
+func (a *answering) Look(time.Time) []knock.Verdict { return nil }
+func (a *answering) Next() (time.Time, bool)        { return time.Time{}, false }
+func (a *answering) Gap(_, _ time.Time)             {}
+func (a *answering) Follow(knock.Rule) bool         { return false }
+func (a *answering) GiveUp(netip.Addr) bool         { return false }
+func (a *answering) Rearm(time.Time)                {}
+func (a *answering) Closed() []knock.Place          { return nil }
+
+var verdictsStart = time.Date(2026, 11, 27, 0, 0, 0, 0, time.UTC)
+
+// doorsOf is a gateway with doors of one such knock each, that does not run.
+func doorsOf(log *bytes.Buffer, rules ...oracular) *Gateway {
+	g := &Gateway{changes: newChanges(), sums: audit.NewSums(), log: slog.New(slog.NewTextHandler(log, nil)), config: &config.Config{}}
+	g.world.Now = func() time.Time { return verdictsStart }
+	g.ear = &ear{log: g.log, ear: &deafEar{}}
+	for i, r := range rules {
+		conf := config.Door{Name: fmt.Sprintf("door%d", i), OpenFor: time.Minute,
+			Knocks: []config.Knock{{Name: "oracle", Kind: "oracle", Rule: r}}, Presence: config.Presence{Idle: time.Hour}}
+		g.doors = append(g.doors, g.newGuarded(conf, door.Saved{}, verdictsStart))
+	}
+	return g
+}
+
+// deafEar remembers what it was told to do.
+type deafEar struct {
+	ports listen.Ports
+	set   int
+}
+
+func (e *deafEar) Set(p listen.Ports) error { e.ports, e.set = p, e.set+1; return nil }
+func (e *deafEar) Check() []uint16          { return nil }
+func (e *deafEar) Behind() bool             { return false }
+func (e *deafEar) Close() error             { return nil }
+
+func at(port uint16) knock.Place { return knock.Place{Medium: knock.Connections, Port: port} }
+
+func (g *Gateway) hears(p knock.Place) {
+	g.listened([]knock.Heard{{Source: visitor, Place: p, Time: verdictsStart, Proven: true}})
+}
+
+// A verdict leads to a grant, by the kind and whom it names, unless it is one that
+// cannot be carried out: that leads to nothing, and is said.
+func TestVerdicts(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		forAll bool
+		says   knock.Verdict
+		want   string // who was given a grant by whom
+		log    string
+	}{
+		{name: "right", says: knock.Verdict{Right: true}, want: "192.0.2.2 by oracle"},
+		{name: "right, of somebody", says: knock.Verdict{Right: true, By: "alice"}, want: "192.0.2.2 by oracle alice"},
+		{name: "right, of everybody", forAll: true, says: knock.Verdict{Right: true, Everybody: true}, want: "any by oracle"},
+		{name: "of everybody, by a rule that is not for all", says: knock.Verdict{Right: true, Everybody: true},
+			log: "speaks for everybody, or for one, against its rule"},
+		{name: "of one, by a rule that is for all", forAll: true, says: knock.Verdict{Right: true},
+			log: "speaks for everybody, or for one, against its rule"},
+		{name: "with marks that must be on disk first",
+			says: knock.Verdict{Right: true, First: true, Marks: []knock.Mark{{Key: "used", Value: []byte{1}}}},
+			log:  "what is to be remembered of it before the door opens cannot be"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var log bytes.Buffer
+			g := doorsOf(&log, oracular{places: []knock.Place{at(59000)}, forAll: tt.forAll, says: tt.says})
+			g.hears(at(59000))
+			got := ""
+			for k := range g.changes.claims {
+				got = door.SourceString(k.Source) + " by " + k.By
+			}
+			if got != tt.want {
+				t.Errorf("given %q, want %q", got, tt.want)
+			}
+			if g := log.String(); !strings.Contains(g, tt.log) || (tt.log == "") != (g == "") {
+				t.Errorf("the log has %q, want %q", g, tt.log)
+			}
+		})
+	}
+}
+
+// What is heard goes to the one knock of its place, and costs the same however
+// many doors there are; so does a turn after which nothing is to be heard
+// otherwise.
+func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
+	var log bytes.Buffer
+	asked := 0
+	var rules []oracular
+	for i := range 300 {
+		rules = append(rules, oracular{places: []knock.Place{at(uint16(20000 + i))}, says: knock.Verdict{Proven: true}, asked: &asked})
+	}
+	g := doorsOf(&log, rules...)
+	ear := g.ear.ear.(*deafEar)
+	g.hears(at(20007))
+	g.attend()
+	if len(ear.ports.Open) != len(rules) || ear.set != 1 {
+		t.Fatalf("the ear listens on %d ports, told %d times; want %d, once", len(ear.ports.Open), ear.set, len(rules))
+	}
+	before := asked
+	for range 100 {
+		g.hears(at(20007))
+		g.hears(at(1)) // nobody's
+		g.attend()
+	}
+	if asked != before || ear.set != 1 {
+		t.Errorf("200 touches asked for places %d times and set the ear %d times, want never", asked-before, ear.set-1)
+	}
+	for i, d := range g.doors {
+		if got := len(d.refusals); (got > 0) != (i == 7) {
+			t.Errorf("door %d refused %d knocks; only door 7 was knocked at", i, got)
+		}
+	}
+	g.config = &config.Config{} // as a new one
+	g.doors = g.doors[:1]
+	g.attend()
+	if len(ear.ports.Open) != 1 || ear.ports.Open[0] != 20000 {
+		t.Errorf("with one door left the ear listens on %v", ear.ports.Open)
+	}
+	if d, _ := g.knockAt(at(20007)); d != nil {
+		t.Errorf("what is heard on 20007 goes to %s, which is gone", d.name())
+	}
+}
+
+// A knock over UDP has no ear yet: nothing is opened by it, and that is said.
+func TestNoEarForDatagrams(t *testing.T) {
+	var log bytes.Buffer
+	udp := knock.Place{Medium: knock.Datagrams, Port: 5005}
+	g := doorsOf(&log, oracular{places: []knock.Place{at(59000), udp}})
+	g.attend()
+	if want := "knocks over UDP cannot be heard"; g.ear.problem != want {
+		t.Errorf("the ear's problem is %q, want %q", g.ear.problem, want)
+	}
+	if got := g.ear.ear.(*deafEar).ports; len(got.Open) != 1 || len(got.Shut) != 1 {
+		t.Errorf("the ear for connections is told %+v, want 59000 alone", got)
+	}
+	c := &config.Config{Doors: []config.Door{g.doors[0].conf}}
+	if f := fenceDoors(c); len(f) != 1 || len(f[0].Listen) != 1 {
+		t.Errorf("the fence is told %+v", f)
+	}
+}
