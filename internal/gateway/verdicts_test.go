@@ -179,7 +179,7 @@ func TestNoEarForDatagrams(t *testing.T) {
 		t.Errorf("the ear for connections is told %+v, want 59000 alone", got)
 	}
 	c := &config.Config{Doors: []config.Door{g.doors[0].conf}}
-	if f := fenceDoors(c); len(f) != 1 || len(f[0].Listen) != 1 {
+	if f := fenceDoors(c); len(f) != 1 || len(f[0].Listen) != 2 {
 		t.Errorf("the fence is told %+v", f)
 	}
 }
