@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -324,5 +325,42 @@ func TestTheEndOfManyGrants(t *testing.T) {
 		if got := r.status().GrantsTotal; got != 0 || len(m.claims) > 0 || m.told > 4*pageSize {
 			t.Errorf("all are over, and %d have a grant, on disk %d; a commit had %d parts", got, len(m.claims), m.told)
 		}
+	})
+}
+
+// Grants that end at many doors at once end in parts, too, at each door in its turn.
+func TestTheEndOfManyGrantsAtManyDoors(t *testing.T) {
+	const doors, each = 12, 1200
+	var text strings.Builder
+	for i := range doors {
+		fmt.Fprintf(&text, "[door.d%d]\nports = [\"%d/tcp\"]\n[door.d%d.presence]\nlogins = \"off\"\n"+
+			"[[door.d%d.knock]]\nkind = \"touch\"\nlisten = [%d, %d]\ntouch = [%d]\n", i, 1000+i, i, i, 2000+i, 3000+i, 2000+i)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t, newMachine(), configPath(t), text.String())
+		r.sync(func(now time.Time) {
+			for _, d := range r.doors {
+				for _, source := range crowd(each) {
+					effects, err := d.door.Open(now, source, time.Minute, "operator")
+					if err != nil {
+						t.Error(err)
+					}
+					d.carry(effects)
+				}
+			}
+			left, over := doors*each, now.Add(time.Minute)
+			for turns := 1; left > 0; turns++ {
+				before := left
+				r.tick(over)
+				left = 0
+				for _, d := range r.doors {
+					left += d.door.Granted()
+				}
+				if before-left > maxBatch || turns > doors {
+					t.Errorf("in turn %d the number of grants goes from %d to %d", turns, before, left)
+					break
+				}
+			}
+		})
 	})
 }
