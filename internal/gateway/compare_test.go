@@ -250,8 +250,8 @@ func TestAStartWithManyGrants(t *testing.T) {
 		})
 		r := restart(t, m, path)
 		r.touch(visitor, 59000, 59002)
-		if got := r.status(); got.GrantsTotal != n+2 || len(m.asked) != pageSize || m.reads != 0 {
-			t.Errorf("at the start %d have a grant, %d were asked for and all were read %d times, want %d, %d and never",
+		if got := r.status(); got.GrantsTotal != n+2 || len(m.asked) > pageSize || m.reads != 0 {
+			t.Errorf("at the start %d have a grant, %d were asked for and all were read %d times, want %d, at most %d and never",
 				got.GrantsTotal, len(m.asked), m.reads, n+2, pageSize)
 		}
 		if m.grants[grantKey{"ssh", door.Source(visitor)}].IsZero() {
