@@ -11,6 +11,7 @@ import (
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -362,5 +363,67 @@ func TestTheEndOfManyGrantsAtManyDoors(t *testing.T) {
 				}
 			}
 		})
+	})
+}
+
+// A door that is emptied has what is given after that in the same turn, and nothing of
+// what was given before.
+func TestEmptiedInTheMidstOfATurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		text := strings.NewReplacer("[door.ssh.service]", "", `unit = "ssh.service"`, "").Replace(sshDoor)
+		r := run(t, m, configPath(t), text)
+		open := func(now time.Time, source netip.Addr) {
+			effects, err := r.doors[0].door.Open(now, door.Source(source), time.Minute, "operator")
+			if err != nil {
+				t.Error(err)
+			}
+			r.doors[0].carry(effects)
+		}
+		r.sync(func(now time.Time) {
+			open(now, visitor)
+			r.doors[0].carry(r.doors[0].door.Close(now, "operator"))
+			open(now, visitor6)
+		})
+		r.wantGrants(visitor6.String())
+		if len(m.grants) != 1 || len(m.claims) != 1 {
+			t.Errorf("the kernel lets %v in, on disk are %v; want %s alone", m.grants, m.claims, visitor6)
+		}
+	})
+}
+
+// tardy is a kernel that is slow to say anything about more than one source.
+type tardy struct{ *kernel }
+
+func (k tardy) Ends(grants []fence.Grant) ([]time.Time, error) {
+	if len(grants) > len(families(door.Any)) {
+		time.Sleep(time.Minute)
+	}
+	return k.kernel.Ends(grants)
+}
+
+// What was open to everybody and is no more when the daemon starts is not drawn out by
+// who is in, however long the comparison of all other grants takes.
+func TestNobodyDrawsOutWhatHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r := run(t, m, path, strings.Replace(sshDoor, "touch = ", "scope = \"door\"\njudge = \"every 5s\"\nwithin = \"5s\"\ntouch = ", 1))
+		r.touch(visitor, 59000, 59002)
+		time.Sleep(10 * time.Second)
+		r.order(control.OpenRequest{Door: "ssh", Source: visitor6.String(), For: "1h"})
+		synctest.Wait()
+		r.wantGrants("any", visitor6.String())
+		r.stop()
+		for _, source := range families(door.Any) {
+			m.spend(grantKey{"ssh", source})
+		}
+		m.do(func() { m.seen = door.Seen{Connections: 1} })
+		r = restartWith(t, m, path, func(w *World) { w.Fence = tardy{(*kernel)(m)} })
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		r.wantGrants(visitor6.String())
+		if len(m.grants) != 1 {
+			t.Errorf("the kernel lets %v in", m.grants)
+		}
 	})
 }
