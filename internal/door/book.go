@@ -2,16 +2,17 @@ package door
 
 import (
 	"cmp"
+	"hash/maphash"
 	"net/netip"
 	"slices"
 	"time"
 )
 
-// book is who has a grant at a door, and on whose behalf. A grant takes about a
-// hundred bytes, in which there is no pointer. When the last one ends, what it took
+// book is who has a grant at a door, and on whose behalf. A grant takes some
+// seventy bytes, in which there is no pointer. When the last one ends, what it took
 // is given back.
 type book struct {
-	of      map[place]int32
+	of      index
 	grants  slab[grant]
 	ends    agenda
 	more    map[int32][]claim // of those that have more than one claim, or none yet
@@ -39,24 +40,23 @@ func newBook(epoch time.Time) book {
 
 // clear ends all grants, at the cost of one.
 func (b *book) clear() {
-	*b = book{of: make(map[place]int32), ends: agenda{epoch: b.ends.epoch}, more: make(map[int32][]claim),
+	*b = book{of: index{seed: maphash.MakeSeed()}, ends: agenda{epoch: b.ends.epoch}, more: make(map[int32][]claim),
 		parties: parties{number: make(map[party]int32)}}
 }
 
 // find returns the number of a source's grant.
 func (b *book) find(source netip.Prefix) (int32, bool) {
-	n, ok := b.of[placeOf(source)]
-	return n, ok
+	n := b.of.find(placeOf(source), &b.grants)
+	return n, n >= 0
 }
 
 // open returns the number of a source's grant, which begins if there is none.
 func (b *book) open(source netip.Prefix, since, until time.Time) int32 {
-	p := placeOf(source)
-	if n, ok := b.of[p]; ok {
+	if n, has := b.find(source); has {
 		return n
 	}
-	n := b.grants.put(grant{source: p, since: b.ends.nanos(since)})
-	b.of[p] = n
+	n := b.grants.put(grant{source: placeOf(source), since: b.ends.nanos(since)})
+	b.of.put(n, &b.grants)
 	b.ends.add(n, until)
 	return n
 }
@@ -126,10 +126,10 @@ func (b *book) drop(n int32) []string {
 		by = append(by, b.parties.at(c.by).by)
 		b.parties.leave(c.by)
 	}
-	delete(b.of, b.grants.at(n).source)
+	b.of.drop(n, &b.grants)
 	delete(b.more, n)
 	b.ends.remove(n)
-	if b.grants.drop(n); len(b.of) == 0 {
+	if b.grants.drop(n); b.of.used == 0 {
 		b.clear()
 	}
 	return by

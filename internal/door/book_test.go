@@ -46,6 +46,16 @@ func TestTheBookAgreesWithMaps(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b, want, now := newBook(start), plain{}, start
 		t.Repeat(map[string]func(*rapid.T){
+			"claims of many": func(t *rapid.T) {
+				for i := range rapid.IntRange(0, 40).Draw(t, "how many") {
+					until := now.Add(time.Duration(1+i%7) * time.Second)
+					b.claim(b.open(nth(i), now, until), party{by: "a"}, until)
+					if want[nth(i)] == nil {
+						want[nth(i)] = make(map[string]time.Time)
+					}
+					want[nth(i)]["a"] = until
+				}
+			},
 			"claim": func(t *rapid.T) {
 				source, by := rapid.SampledFrom(sources).Draw(t, "source"), rapid.SampledFrom([]string{"", "a", "b", "c"}).Draw(t, "by")
 				until := now.Add(time.Duration(rapid.IntRange(1, 60).Draw(t, "for")) * time.Second)
@@ -95,7 +105,7 @@ func TestTheBookAgreesWithMaps(t *testing.T) {
 			},
 			"": func(t *rapid.T) { agree(t, &b, now, want) },
 		})
-		for _, n := range slices.Collect(maps.Values(b.of)) {
+		for _, n := range slices.Collect(b.ends.latest()) {
 			b.drop(n)
 		}
 		if len(b.parties.number)+len(b.more)+len(b.ends.heap)+len(b.grants.parts) > 0 {
@@ -116,7 +126,15 @@ func agree(t *rapid.T, b *book, now time.Time, want plain) {
 			t.Fatalf("the grant of %v ends at %s, want %s", source, end, want.end(source))
 		}
 	}
-	if !maps.EqualFunc(got, want, maps.Equal[map[string]time.Time, map[string]time.Time]) || len(b.of) != len(want) {
+	for source := range want {
+		if n, has := b.find(source); !has || b.grants.at(n).source.source() != source {
+			t.Fatalf("the grant of %v is not found", source)
+		}
+	}
+	if n, has := b.find(netip.MustParsePrefix("203.0.113.9/32")); has {
+		t.Fatalf("who has no grant is found at %d", n)
+	}
+	if !maps.EqualFunc(got, want, maps.Equal[map[string]time.Time, map[string]time.Time]) || b.of.used != len(want) {
 		t.Fatalf("the book has %v, want %v", got, want)
 	}
 	if _, at, ok := b.ends.next(); ok {

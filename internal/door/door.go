@@ -440,7 +440,7 @@ func (d *Door) GrantedSince(source netip.Prefix, by string) (time.Time, bool) {
 
 // Granted is how many sources have a grant, those included whose end a Tick has not
 // come to yet.
-func (d *Door) Granted() int { return len(d.book.of) }
+func (d *Door) Granted() int { return d.book.of.used }
 
 // Penalised is how many penalties stand, in the same way.
 func (d *Door) Penalised() int { return len(d.penalties.stand.heap) }

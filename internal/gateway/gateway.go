@@ -76,6 +76,7 @@ type Gateway struct {
 	fallback   checked           // what comes back unless the configuration in use is kept
 	applying   *applying         // one that is on its way into use, nil for none
 	doors      []*guarded
+	first      int // of doors, in the next tick
 	ear        *ear
 	changes    changes
 	meddled    <-chan struct{} // somebody else changed the fence
@@ -256,13 +257,27 @@ func (g *Gateway) turn(first event) {
 		if all {
 			d.judge(begun)
 		}
-		d.tick(now)
 	}
+	g.tick(now)
 	g.pulse.keep(now, slices.ContainsFunc(g.doors, (*guarded).underway))
 	g.changes.recordAll(g.sums.Due(now)) // upkeep brings a turn soon enough
 	g.flush(now)
 	g.attend()
 	g.endTurn(now)
+}
+
+// tick lets the doors do what is due. When very much is, as when very many grants end
+// at once, the doors that are left are due in the next turn, before the others.
+func (g *Gateway) tick(now time.Time) {
+	done := 0
+	for i := range g.doors {
+		at := (g.first + i) % len(g.doors)
+		if done >= maxBatch {
+			g.first = at
+			return
+		}
+		done += g.doors[at].tick(now)
+	}
 }
 
 // next is when a turn is due without an event.

@@ -238,9 +238,10 @@ func (d *guarded) underway() bool {
 	})
 }
 
-// tick lets the door do what is due.
-func (d *guarded) tick(now time.Time) {
-	d.carry(d.door.Tick(now))
+// tick lets the door do what is due, and returns how many effects that had.
+func (d *guarded) tick(now time.Time) int {
+	effects := d.door.Tick(now)
+	d.carry(effects)
 	for i := range d.knocks {
 		k := &d.knocks[i]
 		if !k.conf.ForAll() {
@@ -252,6 +253,7 @@ func (d *guarded) tick(now time.Time) {
 			k.armed = !deaf
 		}
 	}
+	return len(effects)
 }
 
 // next is when tick has something to do.

@@ -6,43 +6,44 @@ import (
 )
 
 // index tells which entries of a log still stand: the last one that put a key, if
-// nothing has ended or cleared it since. It has two hashes for a key instead of the
-// key, which nobody can make collide, and holds about 40 MB for a million.
+// nothing has ended or cleared it since.
 type index struct {
-	seeds   [2]maphash.Seed
-	kept    map[[2]uint64]int // the number of the entry that put it
-	cleared map[string]int    // the number of the last entry that cleared it
+	standing []uint64       // a bit for the number of each entry
+	cleared  map[string]int // the number of the last entry that cleared a key
 }
 
-func newIndex() *index {
-	return &index{
-		seeds:   [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
-		kept:    make(map[[2]uint64]int),
-		cleared: make(map[string]int),
+// index reads the log through. For as long as that takes it has two hashes for a key
+// instead of the key, which nobody can make collide: about 40 MB for a million.
+func (l *journal) index() (*index, error) {
+	x := &index{cleared: make(map[string]int)}
+	seeds := [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
+	kept := make(map[[2]uint64]int)
+	err := l.each(func(n int, e entry) error {
+		if n/64 >= len(x.standing) {
+			x.standing = append(x.standing, 0)
+		}
+		// The class is added, so that no two classes meet under the same key.
+		sum := [2]uint64{maphash.Bytes(seeds[0], e.key) + uint64(e.class), maphash.Bytes(seeds[1], e.key)}
+		switch {
+		case e.class == classRecord: // has no place here
+		case e.op == opPut:
+			kept[sum] = n
+		case e.op == opEnd:
+			delete(kept, sum)
+		case e.op == opClear:
+			x.cleared[clearKey(e.class, e.key)] = n
+		}
+		return nil
+	})
+	for _, n := range kept {
+		x.standing[n/64] |= 1 << (n % 64)
 	}
-}
-
-func (x *index) hash(e entry) [2]uint64 {
-	// The class is added, so that no two classes meet under the same key.
-	return [2]uint64{maphash.Bytes(x.seeds[0], e.key) + uint64(e.class), maphash.Bytes(x.seeds[1], e.key)}
-}
-
-// add takes in entry number n. Records of the audit trail have no place here.
-func (x *index) add(n int, e entry) {
-	switch {
-	case e.class == classRecord:
-	case e.op == opPut:
-		x.kept[x.hash(e)] = n
-	case e.op == opEnd:
-		delete(x.kept, x.hash(e))
-	case e.op == opClear:
-		x.cleared[clearKey(e.class, e.key)] = n
-	}
+	return x, err
 }
 
 // stands says whether entry number n is one that still stands.
 func (x *index) stands(n int, e entry) bool {
-	if e.op != opPut || e.class == classRecord {
+	if x.standing[n/64]&(1<<(n%64)) == 0 {
 		return false
 	}
 	for at := 0; len(x.cleared) > 0; at++ {
@@ -55,7 +56,7 @@ func (x *index) stands(n int, e entry) bool {
 			return false
 		}
 	}
-	return x.kept[x.hash(e)] == n
+	return true
 }
 
 func clearKey(c class, key []byte) string { return string(append([]byte{byte(c)}, key...)) }
@@ -77,10 +78,4 @@ func (l *journal) each(f func(n int, e entry) error) error {
 		}
 		return nil
 	})
-}
-
-// index returns the log's.
-func (l *journal) index() (*index, error) {
-	x := newIndex()
-	return x, l.each(func(n int, e entry) error { x.add(n, e); return nil })
 }

@@ -1,0 +1,153 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/doorward/doorward/internal/audit"
+)
+
+// FuzzDecode: what decodes, encodes to what decodes to the same, under the same
+// key, and that in one form: what is encoded again is the same byte by byte. A
+// record that is found by its text is found when it is decoded, and the other
+// way round.
+func FuzzDecode(f *testing.F) {
+	c := nth(7)
+	seed := func(kind byte) func(k, v []byte, err error) {
+		return func(k, v []byte, err error) {
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(kind, k, v)
+		}
+	}
+	seed(0)(encodeDoor(c.Doors[0]))
+	seed(1)(encodePenalty(c.Penalties[0]))
+	seed(2)(encodeGrant(c.Grants[0]))
+	seed(3)(encodeMark(c.Marks[0]))
+	v, err := encodeApplied(*c.Applied)
+	seed(4)(nil, v, err)
+	_, lines, err := numbered(c.Records, 6)
+	seed(5)(nil, lines[0].text, err)
+	f.Add(byte(2), []byte("ssh\x00::ffff:192.0.2.1/128\x00a\x00b"), []byte{2, 4, 6})
+	f.Add(byte(1), []byte("ssh\x00\x00touch-2"), []byte(`{"until":"9999-12-31T23:59:59-23:00"}`))
+	f.Fuzz(func(t *testing.T, kind byte, key, value []byte) {
+		switch kind % 6 {
+		case 0:
+			again(t, key, value, decodeDoor, encodeDoor)
+		case 1:
+			again(t, key, value, decodePenalty, encodePenalty)
+		case 2:
+			again(t, key, value, decodeGrant, encodeGrant)
+		case 3:
+			again(t, key, value, decodeMark, encodeMark)
+		case 4:
+			again(t, nil, value,
+				func(_, v []byte) (Applied, error) { return decodeApplied(v) },
+				func(a Applied) (k, v []byte, err error) { v, err = encodeApplied(a); return nil, v, err })
+		case 5:
+			fuzzRecord(t, value)
+		}
+	})
+}
+
+func again[T any](t *testing.T, key, value []byte,
+	decode func(k, v []byte) (T, error), encode func(T) (k, v []byte, err error),
+) {
+	first, err := decode(key, value)
+	if err != nil {
+		return
+	}
+	k, v, err := encode(first)
+	if err != nil {
+		// A time can be in year 9999 of its zone and in 10000 of UTC; and a log that is
+		// not ours can have keys that no commit makes.
+		for _, why := range []string{"year outside of range", "is not empty", "allowed are"} {
+			if strings.Contains(err.Error(), why) {
+				return
+			}
+		}
+		t.Fatalf("%+v does not encode: %v", first, err)
+	}
+	second, err := decode(k, v)
+	if err != nil {
+		t.Fatalf("%q: %v", v, err)
+	}
+	if d := diff(first, second); d != "" {
+		t.Fatalf("%q is not what %q is:\n%s", v, value, d)
+	}
+	if k2, once, err := encode(second); err != nil || !bytes.Equal(once, v) || !bytes.Equal(k2, k) {
+		t.Fatalf("%q is then %q, %v", v, once, err)
+	}
+}
+
+// fuzzRecord is again for a record, of which there always is one.
+func fuzzRecord(t *testing.T, text []byte) {
+	r, err := decodeRecord(7, text)
+	if err != nil && !strings.HasPrefix(r.Reason, "this record cannot be read: ") {
+		t.Fatalf("%+v does not say that it cannot be read", r)
+	}
+	_, lines, err := numbered([]audit.Record{r}, 6)
+	if err != nil {
+		if !strings.Contains(err.Error(), "year outside of range") {
+			t.Fatalf("%+v does not encode: %v", r, err)
+		}
+		return
+	}
+	line := lines[0].text
+	second, err := decodeRecord(7, line)
+	if d := diff(r, second); err != nil || d != "" || lineID(line) != 7 || bytes.IndexByte(line, '\n') != len(line)-1 {
+		t.Fatalf("%q is not what %q is: %v\n%s", line, text, err, d)
+	}
+	// The quick look of Store.Records misses nothing that was written.
+	for name, text := range map[string]string{"door": second.Door, "source": second.Source} {
+		part, err := field(name, text)
+		if err != nil || !bytes.Contains(line, part) {
+			t.Fatalf("%q is not found by its %s %q: %q, %v", line, name, text, part, err)
+		}
+	}
+}
+
+// FuzzVerify: no file, of this form or the one before, makes a panic or no end; what
+// is not damaged can be read and written.
+func FuzzVerify(f *testing.F) {
+	sp := makeSpecimen(f, 3)
+	f.Add(false, sp.file)
+	f.Add(false, sp.file[:len(sp.file)-9])
+	f.Add(true, unpacked(f, "bolt-unreadable.db")[:24576])
+	f.Fuzz(func(t *testing.T, before bool, file []byte) {
+		if before {
+			_, _ = boltEntries(file)
+			return
+		}
+		m := &memory{bytes.Clone(file)}
+		l, err := openJournal(m)
+		var d *damageError
+		if err != nil && !errors.As(err, &d) {
+			t.Fatalf("%v, which is no damage", err)
+		}
+		if l == nil {
+			return
+		}
+		if err := l.append(appendEntry(nil, entry{class: classDoor, key: []byte("x")})); err != nil {
+			t.Fatal(err)
+		}
+		end, entries := l.end, ""
+		for _, m := range []*memory{m, {bytes.Clone(m.text)}} {
+			if l, err = openJournal(m); err != nil || l.end != end || l.cut != 0 {
+				t.Fatalf("written on, it is %+v, %v, want that it ends at %d", l, err, end)
+			}
+			var got []string
+			if err := l.each(func(n int, e entry) error { got = append(got, fmt.Sprint(n, e)); return nil }); err != nil {
+				t.Fatal(err)
+			}
+			if entries = cmp.Or(entries, fmt.Sprint(got)); entries != fmt.Sprint(got) {
+				t.Fatalf("it reads as %s and then as %s", entries, got)
+			}
+		}
+	})
+}
