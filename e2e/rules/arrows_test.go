@@ -76,6 +76,7 @@ var arrows = map[string]map[string]string{
 	"internal/daemon": {
 		"internal/descriptors": "warns of a low limit",
 		"internal/cage":        "locks itself in after the start",
+		"internal/datagrams":   "the ear on UDP",
 		"internal/legible":     "a log that can be read in a terminal",
 		"internal/port":        "plain types",
 		"internal/knock":       "what an ear hears, and what a knock needs",
