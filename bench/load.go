@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -387,14 +388,22 @@ func auditRecords(ctx context.Context, b *loaded) (string, error) {
 	if err := group.Wait(); err != nil {
 		return "", err
 	}
-	info, err := os.Stat(b.Path("state") + "/doorward.db")
+	files, err := filepath.Glob(b.Path("state") + "/doorward.*")
 	if err != nil {
 		return "", err
+	}
+	size := int64(0)
+	for _, f := range files {
+		info, err := os.Stat(f)
+		if err != nil {
+			return "", err
+		}
+		size += info.Size()
 	}
 	begun = time.Now()
 	if _, err := b.gate.Operator(ctx, "log"); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("%d records, %.0f a second; %s on disk; `doorward log` takes %s", written,
-		float64(written)/b.load.took.Seconds(), megabytes(info.Size()), seconds(time.Since(begun))), nil
+		float64(written)/b.load.took.Seconds(), megabytes(size), seconds(time.Since(begun))), nil
 }

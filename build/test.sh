@@ -12,18 +12,23 @@ build/lint.sh
 build/cross.sh
 build/model.sh models
 
+# lint.sh has had go vet look, and it need not look again.
 step "tests with the race detector"
 # Many of them wait more than they compute.
-CGO_ENABLED=1 go test -p $(($(nproc) * 2)) -race -short -timeout 15m $(go list ./... | grep -v '/e2e')
+CGO_ENABLED=1 go test -vet=off -p $(($(nproc) * 2)) -race -short -timeout 15m $(go list ./... | grep -v '/e2e')
 
-step "what is long, without it"
-go test -timeout 8m ./internal/fence ./internal/store
+step "what -short leaves out, without it"
+long=$(grep -rl 'testing\.Short()' --include='*_test.go' cmd internal)
+names=$(awk '/^func / { sub(/\(.*/, "", $2); name = $2 }
+	/testing\.Short\(\)/ { if (name !~ /^Test/) { print FILENAME ": testing.Short() is for tests" >"/dev/stderr"; exit 1 }
+		printf "%s%s", bar, name; bar = "|" }' $long)
+go test -vet=off -parallel 8 -timeout 8m -run "^($names)\$" $(dirname $long | sort -u | sed 's|^|./|')
 
 step "whole-system tests"
 # Most of their time is waiting; the daemon is what may race, not the tests.
-DOORWARD_RACE=1 CGO_ENABLED=1 go test -timeout 8m -parallel 6 $(go list ./... | grep '/e2e' | grep -v '/e2e/demo$')
+DOORWARD_RACE=1 CGO_ENABLED=1 go test -vet=off -timeout 8m -parallel 6 $(go list ./... | grep '/e2e' | grep -v '/e2e/demo$')
 
 FOR=${FOR:-5s} build/fuzz.sh # make fuzz takes longer
 
 step "the demo"
-go test -count=1 -v -timeout 3m ./e2e/demo
+go test -vet=off -count=1 -v -timeout 3m ./e2e/demo

@@ -129,7 +129,7 @@ func TestCorruptStoreIsSetAside(t *testing.T) {
 	s.must(err)
 	damaged := ""
 	for _, f := range files {
-		if strings.HasSuffix(f.Name(), ".db") {
+		if f.Name() == "doorward.state.0" {
 			damaged = s.lab.Path("state/" + f.Name())
 		}
 	}

@@ -21,7 +21,7 @@ func TestAStateThatTakesNothing(t *testing.T) {
 			s.run(s.server, "sh", "-c", "i=0; while touch "+state+"/inode$i; do i=$((i+1)); done 2>/dev/null; true")
 		},
 		"damaged, and read-only": func(s *site, state string) {
-			s.run(s.server, "sh", "-c", "yes no database | head -c 20000 > "+state+"/doorward.db")
+			s.run(s.server, "sh", "-c", "yes no database | head -c 20000 > "+state+"/doorward.state.0")
 			s.run(s.server, "mount", "-o", "remount,ro", state)
 		},
 		"not a directory": func(s *site, state string) {

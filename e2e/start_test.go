@@ -25,7 +25,7 @@ func TestAStartThatLacksSomething(t *testing.T) {
 		ends  bool // or is ready and can do nothing
 	}{
 		"a pipe for the store": {
-			spoil: func(s *site) { s.must(unix.Mkfifo(s.lab.Path("state/doorward.db"), 0o600)) },
+			spoil: func(s *site) { s.must(unix.Mkfifo(s.lab.Path("state/doorward.state.0"), 0o600)) },
 			says:  `the state file is damaged: it was set aside`,
 		},
 		"directories for the locks": {

@@ -142,7 +142,7 @@ func TestListenersSurviveTheDaemon(t *testing.T) {
 	for i := range 3 {
 		before := show(t, m, "doorward.service", "MainPID")
 		m.Run("kill", "-KILL", before)
-		eventually(t, "it is dead", func() bool { _, err := os.Stat(m.Path("/proc/" + before)); return err != nil })
+		nstest.Eventually(t, "it is dead", func() bool { _, err := os.Stat(m.Path("/proc/" + before)); return err != nil })
 		if i == 0 {
 			// systemd waits a second before it starts the daemon again. The visitor
 			// is not next door: touches in one tick of the kernel have no order.
@@ -153,11 +153,11 @@ func TestListenersSurviveTheDaemon(t *testing.T) {
 				time.Sleep(50 * time.Millisecond)
 			}
 		}
-		eventually(t, "it is started again", func() bool {
+		nstest.Eventually(t, "it is started again", func() bool {
 			return show(t, m, "doorward.service", "MainPID") != before && show(t, m, "doorward.service", "ActiveState") == "active"
 		})
 		if i == 0 {
-			eventually(t, "the knock that was given meanwhile opens the door", func() bool {
+			nstest.Eventually(t, "the knock that was given meanwhile opens the door", func() bool {
 				return strings.Contains(m.Run("doorward", "status"), "192.0.2.2")
 			})
 			if !reaches(visitor, "192.0.2.1:22", 5*time.Second) {
@@ -178,11 +178,11 @@ func TestListenersSurviveTheDaemon(t *testing.T) {
 	text := strings.ReplaceAll(strings.Replace(sshDoor, `service = { unit = "ssh.service" }`, "", 1), "59001", "59009")
 	m.Write("/etc/doorward/doorward.toml", text, 0o640)
 	m.Run("systemctl", "reload", "doorward.service")
-	eventually(t, "it listens on its new ports alone", func() bool {
+	nstest.Eventually(t, "it listens on its new ports alone", func() bool {
 		out := m.Run("ss", "-Hltn")
 		return strings.Contains(out, ":59009") && !strings.Contains(out, ":59001")
 	})
-	eventually(t, "systemd has the new ports alone", func() bool {
+	nstest.Eventually(t, "systemd has the new ports alone", func() bool {
 		return show(t, m, "doorward.service", "NFileDescriptorStore") == "3"
 	})
 }

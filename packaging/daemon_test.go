@@ -57,14 +57,14 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	}
 
 	knocks(t, visitor)
-	eventually(t, "the door opens", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
+	nstest.Eventually(t, "the door opens", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
 	if got := m.Run("systemctl", "is-active", "ssh.service"); got != "active\n" {
 		t.Errorf("ssh.service is %q", got)
 	}
 
 	before := show(t, m, "doorward.service", "MainPID")
 	m.Run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "doorward.service")
-	eventually(t, "it is started again", func() bool {
+	nstest.Eventually(t, "it is started again", func() bool {
 		return show(t, m, "doorward.service", "MainPID") != before && show(t, m, "doorward.service", "ActiveState") == "active"
 	})
 	if !reaches(visitor, "192.0.2.1:22", time.Second) {
@@ -72,7 +72,7 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	}
 	m.Run("systemctl", "reload", "doorward.service")
 	m.Run("doorward", "close", "ssh")
-	eventually(t, "ssh.service is stopped", func() bool { return show(t, m, "ssh.service", "ActiveState") == "inactive" })
+	nstest.Eventually(t, "ssh.service is stopped", func() bool { return show(t, m, "ssh.service", "ActiveState") == "inactive" })
 	if reaches(visitor, "192.0.2.1:22", time.Second) {
 		t.Error("a closed door lets somebody in")
 	}
@@ -83,18 +83,18 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	// D-Bus goes: the knock is in vain, and said to be. D-Bus is back: it is not.
 	m.Run("systemctl", "stop", "dbus.socket", "dbus.service")
 	knocks(t, visitor)
-	eventually(t, "the failure is in the audit trail", func() bool {
+	nstest.Eventually(t, "the failure is in the audit trail", func() bool {
 		return strings.Contains(m.Run("doorward", "log"), "cannot reach systemd over D-Bus")
 	})
 	if reaches(visitor, "192.0.2.1:22", time.Second) {
 		t.Error("a door whose service could not be started lets somebody in")
 	}
 	m.Run("systemctl", "start", "dbus.socket", "dbus.service")
-	eventually(t, "the door is dark again", func() bool {
+	nstest.Eventually(t, "the door is dark again", func() bool {
 		return strings.Contains(m.Run("doorward", "status", "ssh"), " dark ")
 	})
 	knocks(t, visitor)
-	eventually(t, "the door opens again", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
+	nstest.Eventually(t, "the door opens again", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
 
 	m.Run("systemctl", "stop", "doorward.service")
 	if got := m.Run("nft", "list", "tables"); !strings.Contains(got, "table inet doorward") {
@@ -114,7 +114,7 @@ func startsAgainAfterAnUpgrade(t *testing.T, m *systemdtest.Machine) {
 	t.Helper()
 	before := show(t, m, "doorward.service", "MainPID")
 	m.Run("sh", "-c", `lib=$(ls /usr/lib/*/libzstd.so.1) && cp -L "$lib" "$lib.new" && mv "$lib.new" "$lib"`)
-	eventually(t, "the daemon is started again after an upgrade", func() bool {
+	nstest.Eventually(t, "the daemon is started again after an upgrade", func() bool {
 		return show(t, m, "doorward.service", "MainPID") != before && show(t, m, "doorward.service", "ActiveState") == "active"
 	})
 	if log := m.Run("journalctl", "--no-pager", "--unit=doorward.service"); !strings.Contains(log, `libzstd.so.1" was replaced`) {
@@ -182,10 +182,10 @@ func logsInByTheJournal(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS
 	m.Run("doorward", "apply")
 	key := authorize(t, m)
 	knocks(t, visitor)
-	eventually(t, "the door opens", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
+	nstest.Eventually(t, "the door opens", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
 	begun := time.Now().Truncate(time.Second)
 	logsIn(t, visitor, key)
-	eventually(t, "the login is seen", func() bool {
+	nstest.Eventually(t, "the login is seen", func() bool {
 		var s control.Status
 		if err := json.Unmarshal([]byte(m.Run("doorward", "status", "--json")), &s); err != nil {
 			t.Fatal(err)
@@ -199,7 +199,7 @@ func logsInByTheJournal(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS
 		}
 	}
 	m.Run("doorward", "close", "ssh")
-	eventually(t, "ssh.service is stopped", func() bool { return show(t, m, "ssh.service", "ActiveState") == "inactive" })
+	nstest.Eventually(t, "ssh.service is stopped", func() bool { return show(t, m, "ssh.service", "ActiveState") == "inactive" })
 }
 
 // authorize lets a key of the visitor's log in as root, and returns its file.

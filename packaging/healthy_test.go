@@ -4,7 +4,6 @@ package packaging
 
 import (
 	"encoding/json"
-	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -42,11 +41,12 @@ func TestAHealthyMachine(t *testing.T) {
 	t.Run("ssh.service", func(t *testing.T) {
 		m.Run("systemctl", "start", "ssh.service") // enabled, as it is on a stock Debian
 		guard(t, m, "ssh.service")
-		eventually(t, "what ran before the door is stopped", func() bool {
+		nstest.Eventually(t, "what ran before the door is stopped", func() bool {
 			return show(t, m, "ssh.service", "ActiveState") == "inactive"
 		})
 		opens(t, m, visitor)
-		inside := session(t, visitor, key)
+		inside, _ := nstest.Session(t, visitor.Command(t.Context(), "ssh", append(sshTo(key), "cat")...), "")
+		inside("in")
 		m.Run("systemctl", "reload", "ssh.service")
 		m.Run("systemctl", "daemon-reload")
 		m.Run("systemctl", "daemon-reexec")
@@ -72,22 +72,22 @@ func testOperatorStops(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS)
 	for _, order := range []string{"restart", "stop", "start", "stop"} {
 		m.Run("systemctl", order, "ssh.service")
 		if order == "stop" {
-			eventually(t, "the trail tells how to stop it for good", func() bool {
+			nstest.Eventually(t, "the trail tells how to stop it for good", func() bool {
 				return strings.Contains(m.Run("doorward", "log"), `"doorward close ssh" stops it for good`)
 			})
 		}
 	}
 	halted := func() bool { return doorOf(t, m).State == "opening" }
-	eventually(t, "the second stop in a row is seen", halted)
+	nstest.Eventually(t, "the second stop in a row is seen", halted)
 	knocks(t, visitor)
-	eventually(t, "a right knock starts it", func() bool { return doorOf(t, m).State == "open" })
+	nstest.Eventually(t, "a right knock starts it", func() bool { return doorOf(t, m).State == "open" })
 	if got := daemonStatus(t, m).Events; got["dark"] != 2 { // that of the start, and that of the test before
 		t.Errorf("the door went dark under the operator: %v", got)
 	}
 	m.Run("systemctl", "mask", "--now", "ssh.service")
-	eventually(t, "the third stop in a row is seen", halted)
+	nstest.Eventually(t, "the third stop in a row is seen", halted)
 	knocks(t, visitor)
-	eventually(t, "the door is dark, since nothing can be started", func() bool {
+	nstest.Eventually(t, "the door is dark, since nothing can be started", func() bool {
 		return doorOf(t, m).State == "dark" && strings.Contains(m.Run("doorward", "log"), "systemctl unmask ssh.service")
 	})
 	m.Run("systemctl", "unmask", "ssh.service")
@@ -100,10 +100,10 @@ func testSlowStop(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS) {
 	m.Run("systemctl", "daemon-reload")
 	opens(t, m, visitor)
 	m.Run("doorward", "close", "ssh")
-	eventually(t, "it is on its way down", func() bool { return show(t, m, "ssh.service", "ActiveState") == "deactivating" })
+	nstest.Eventually(t, "it is on its way down", func() bool { return show(t, m, "ssh.service", "ActiveState") == "deactivating" })
 	knocks(t, visitor)
 	m.Write("/run/enough", "", 0o644)
-	eventually(t, "the door opens again", func() bool { return doorOf(t, m).State == "open" })
+	nstest.Eventually(t, "the door opens again", func() bool { return doorOf(t, m).State == "open" })
 	darkens(t, m)
 }
 
@@ -125,42 +125,13 @@ func guard(t *testing.T, m *systemdtest.Machine, unit string) {
 func opens(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS) {
 	t.Helper()
 	knocks(t, visitor)
-	eventually(t, "the door opens", func() bool { return doorOf(t, m).State == "open" })
+	nstest.Eventually(t, "the door opens", func() bool { return doorOf(t, m).State == "open" })
 }
 
 func darkens(t *testing.T, m *systemdtest.Machine) {
 	t.Helper()
 	m.Run("doorward", "close", "ssh")
-	eventually(t, "the door is dark", func() bool { return doorOf(t, m).State == "dark" })
-}
-
-// session holds a session open, and returns what says a word in it and holds that
-// the answer comes.
-func session(t *testing.T, visitor *nstest.NS, key string) func(word string) {
-	t.Helper()
-	ssh := visitor.Command(t.Context(), "ssh", append(sshTo(key), "cat")...)
-	in, err := ssh.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := ssh.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ssh.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ssh.Process.Kill(); ssh.Wait() })
-	say := func(word string) {
-		t.Helper()
-		answer := make([]byte, len(word))
-		_, err := io.WriteString(in, word)
-		if _, rerr := io.ReadFull(out, answer); err != nil || rerr != nil || string(answer) != word {
-			t.Fatalf("the session answers %q to %q: %v, %v", answer, word, err, rerr)
-		}
-	}
-	say("in")
-	return say
+	nstest.Eventually(t, "the door is dark", func() bool { return doorOf(t, m).State == "dark" })
 }
 
 // wellSaid holds that neither the log nor status nor doctor has a warning.

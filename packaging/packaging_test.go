@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/systemdtest"
@@ -156,15 +155,6 @@ func show(t *testing.T, m *systemdtest.Machine, unit, property string) string {
 	return strings.TrimSpace(m.Run("systemctl", "show", "-P", property, unit))
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("still not: %s", what)
-		}
-	}
-}
-
 // stubFile is what the stand-in has written.
 func stubFile(m *systemdtest.Machine, name string) string {
 	raw, err := os.ReadFile(m.Path(stubDir + "/" + name))
@@ -193,10 +183,10 @@ func testRuns(t *testing.T, m *systemdtest.Machine) {
 	}
 	own, _, _ := strings.Cut(stubFile(m, "own.pid"), " ")
 	m.Run("systemctl", "reload", "doorward.service")
-	eventually(t, "SIGHUP has arrived", func() bool { return stubFile(m, "reloaded") == "1" })
+	nstest.Eventually(t, "SIGHUP has arrived", func() bool { return stubFile(m, "reloaded") == "1" })
 
 	m.Run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "doorward.service")
-	eventually(t, "it is started again", func() bool {
+	nstest.Eventually(t, "it is started again", func() bool {
 		again := show(t, m, "doorward.service", "MainPID")
 		return again != "0" && again != pid && show(t, m, "doorward.service", "ActiveState") == "active"
 	})
@@ -238,7 +228,7 @@ func testSysV(t *testing.T, m *systemdtest.Machine) {
 	expect("start", "doorward: already running\n", 0)
 	expect("status", "doorward: running, process [0-9]+\n", 0)
 	expect("reload", "doorward: reads its configuration anew\n", 0)
-	eventually(t, "SIGHUP has arrived", func() bool { return stubFile(m, "reloaded") == "1" })
+	nstest.Eventually(t, "SIGHUP has arrived", func() bool { return stubFile(m, "reloaded") == "1" })
 	m.Write("/etc/doorward/bad", "", 0o600)
 	expect("reload", "doorward.toml:1: it is bad\n", 1)
 	m.Run("rm", "/etc/doorward/bad")
@@ -246,7 +236,7 @@ func testSysV(t *testing.T, m *systemdtest.Machine) {
 	expect("restart", "doorward: stopped.*\ndoorward: the doors are guarded\n", 0)
 	pid := strings.TrimSpace(m.Run("cat", "/run/doorwardd.pid"))
 	m.Run("kill", "-KILL", pid)
-	eventually(t, "it is gone", func() bool { _, err := os.Stat(m.Path("/proc/" + pid)); return err != nil })
+	nstest.Eventually(t, "it is gone", func() bool { _, err := os.Stat(m.Path("/proc/" + pid)); return err != nil })
 	expect("status", "doorward: not running, but /run/doorwardd.pid is there\n", 1)
 	expect("start", "doorward: the doors are guarded\n", 0)
 	expect("stop", "doorward: stopped.*\n", 0)
@@ -296,13 +286,13 @@ func testOpenRC(t *testing.T, m *systemdtest.Machine) {
 	own, _, _ := strings.Cut(stubFile(m, "own.pid"), " ")
 	expect("status", " * status: started\n", 0)
 	expect("reload", " * Reading the configuration of doorward anew ... [ ok ]\n", 0)
-	eventually(t, "SIGHUP has arrived", func() bool { return stubFile(m, "reloaded") == "1" })
+	nstest.Eventually(t, "SIGHUP has arrived", func() bool { return stubFile(m, "reloaded") == "1" })
 	m.Write("/etc/doorward/bad", "", 0o600)
 	expect("reload", "doorward.toml:1: it is bad\n", 1)
 	m.Run("rm", "/etc/doorward/bad")
 	pid := daemonPID()
 	m.Run("kill", "-KILL", pid)
-	eventually(t, "it is started again", func() bool { again := daemonPID(); return again != "" && again != pid })
+	nstest.Eventually(t, "it is started again", func() bool { again := daemonPID(); return again != "" && again != pid })
 	expect("stop", " * Stopping doorward ... [ ok ]\n", 0)
 	expect("status", " * status: stopped\n", 3)
 	m.Write("/etc/doorward/bad", "", 0o600)

@@ -37,7 +37,7 @@ func TestUnitsAsDebianHasThem(t *testing.T) {
 	// Without the rule: said by the daemon before anybody knocks, and by doctor.
 	const refused = "door ssh: the daemon may not start and stop sshd.service (ssh.service), so that right knocks fail: " +
 		`not allowed to stop unit "ssh.service": Interactive authentication required.; "sudo doorward polkit --install" allows it`
-	eventually(t, "it is said that the daemon has no leave", func() bool { return slices.Contains(warnings(t, m), refused) })
+	nstest.Eventually(t, "it is said that the daemon has no leave", func() bool { return slices.Contains(warnings(t, m), refused) })
 	denied := diagnose(t, m, "door ssh", doctor.Problem)
 	if len(denied) != 1 || !strings.HasSuffix(denied[0], " start ssh.service, stop ssh.service, reset-failed ssh.service,"+
 		" so that right knocks fail or the service is never stopped > sudo doorward polkit --install") {
@@ -64,10 +64,10 @@ func TestUnitsAsDebianHasThem(t *testing.T) {
 	}
 	m.Run("systemctl", "stop", "ssh.service") // the daemon, too, tries again in a while
 	knocks(t, visitor)
-	eventually(t, "the door opens", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
+	nstest.Eventually(t, "the door opens", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
 
 	secondServer(t, m, visitor, login)
-	eventually(t, "the daemon asks again, and no longer warns", func() bool { return !slices.Contains(warnings(t, m), refused) })
+	nstest.Eventually(t, "the daemon asks again, and no longer warns", func() bool { return !slices.Contains(warnings(t, m), refused) })
 }
 
 // secondServer runs a second sshd, as the documentation has it: without the drop-in
@@ -89,7 +89,7 @@ func secondServer(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS, logi
 	}
 	goDark := func() {
 		m.Run("doorward", "close", "ssh")
-		eventually(t, "ssh.service is stopped", func() bool { return show(t, m, "ssh.service", "ActiveState") == "inactive" })
+		nstest.Eventually(t, "ssh.service is stopped", func() bool { return show(t, m, "ssh.service", "ActiveState") == "inactive" })
 	}
 	goDark()
 	if err := login(); err == nil {
@@ -98,7 +98,7 @@ func secondServer(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS, logi
 	m.Write("/etc/systemd/system/ssh.service.d/override.conf", "[Service]\nRuntimeDirectoryPreserve=yes\n", 0o644)
 	m.Run("systemctl", "daemon-reload")
 	knocks(t, visitor)
-	eventually(t, "the door opens again", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
+	nstest.Eventually(t, "the door opens again", func() bool { return reaches(visitor, "192.0.2.1:22", time.Second) })
 	goDark()
 	if err := login(); err != nil {
 		t.Errorf("with the drop-in nobody gets in at the second sshd: %v", err)

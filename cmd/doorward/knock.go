@@ -340,8 +340,7 @@ func (o *knockOptions) noKnock(attempts []visit.Attempt) error {
 	begun := false
 	refused := false
 	for _, at := range attempts {
-		var t *visit.TouchError
-		if errors.As(at.Err, &t) {
+		if t, ok := errors.AsType[*visit.TouchError](at.Err); ok {
 			begun = begun || len(t.Done) > 0
 			refused = refused || t.Refused()
 		}

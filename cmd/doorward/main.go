@@ -50,18 +50,15 @@ func report(e *env, err error) int {
 	if err == nil {
 		return 0
 	}
-	var s *statusError
-	if errors.As(err, &s) {
+	if s, ok := errors.AsType[*statusError](err); ok {
 		return s.code
 	}
 	// Strangers had a hand in some errors: whoever listens at the socket, a log.
 	fmt.Fprintf(e.stderr, "doorward: error: %s\n", legible.Lines(err.Error()))
-	var h *hintError
-	if errors.As(err, &h) && h.hint != "" {
+	if h, ok := errors.AsType[*hintError](err); ok && h.hint != "" {
 		fmt.Fprintf(e.stderr, "doorward: hint: %s\n", legible.Lines(h.hint))
 	}
-	var u *usageError
-	if errors.As(err, &u) {
+	if _, ok := errors.AsType[*usageError](err); ok {
 		return 2
 	}
 	return 1

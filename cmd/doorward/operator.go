@@ -42,8 +42,7 @@ func (e *env) controlPath(c *cobra.Command) string {
 func asking(f func(c *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return func(c *cobra.Command, args []string) error {
 		err := f(c, args)
-		var told *control.Error
-		if errors.As(err, &told) && told.Hint != "" {
+		if told, ok := errors.AsType[*control.Error](err); ok && told.Hint != "" {
 			return withHint(err, "%s", told.Hint)
 		}
 		return err

@@ -282,7 +282,11 @@ func (t *tormentor) damage() error {
 	if err := t.daemon.end(syscall.SIGKILL); err != nil {
 		return err
 	}
-	err := t.garble(t.net.machine.state() + "/doorward.db")
+	// Two files are used in turn: the one in use is not empty.
+	inUse, err := t.net.server.Run(context.Background(), "find", t.net.machine.state(), "-name", "doorward.state.?", "-size", "+0")
+	if file := strings.TrimSpace(inUse); err == nil && file != "" {
+		err = t.garble(file)
+	}
 	t.gap()
 	err = errors.Join(err, t.daemon.start())
 	end(t.now() + 3*time.Second)

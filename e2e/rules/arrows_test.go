@@ -137,7 +137,7 @@ var arrows = map[string]map[string]string{
 	},
 
 	"internal/mutants":     {},
-	"internal/nstest":      {},
+	"internal/nstest":      {"internal/port": "tests of doors speak of ports"},
 	"internal/tape":        {},
 	"internal/systemdtest": {"internal/nstest": "the machine lives in a test's namespace"},
 	"e2e":                  {},
@@ -224,6 +224,7 @@ var commands = map[string]string{
 	"internal/launcher/client.go":   "the launcher, which is the daemon's own program",
 	"internal/presence/journal*.go": "journalctl: the journal has no other stable reader without cgo",
 	"internal/nstest/*.go":          "ip and nsenter, for tests",
+	"internal/mutants/hunt.go":      "the go command and the tests that it builds, for tests",
 	"internal/cage/intruder/*.go":   "tries to, for tests",
 	"internal/systemdtest/*.go":     "debootstrap and systemd-nspawn, for tests",
 	"cmd/doorward/knock*.go":        "what the visitor wants run once the door is open",

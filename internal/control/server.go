@@ -165,8 +165,7 @@ func order[O checkable[O]](s *Server) http.HandlerFunc {
 // orderStatus is the HTTP status of an order that the backend did not carry
 // out: 409 when it says why to the operator, 500 when something broke.
 func orderStatus(err error) int {
-	var e *Error
-	if errors.As(err, &e) {
+	if _, ok := errors.AsType[*Error](err); ok {
 		return http.StatusConflict
 	}
 	return http.StatusInternalServerError
@@ -214,8 +213,8 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 
 // writeError answers with err as an *Error.
 func writeError(w http.ResponseWriter, code int, err error) {
-	var e *Error
-	if !errors.As(err, &e) {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
 		e = &Error{Message: err.Error()}
 	}
 	writeJSON(w, code, e)

@@ -10,7 +10,7 @@ const (
 
 	// own is what the daemon with a few doors has open without any connection:
 	// listeners, netlink, the store, logs.
-	own = 32
+	own = 40
 )
 
 // The parts that connections get of what is left. Together they are less than

@@ -10,6 +10,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/ruleset"
 )
 
 // ownAddresses are the addresses of the caller's network namespace.
@@ -32,15 +33,15 @@ func ownAddresses() ([]netip.Addr, error) {
 // detourFindings judges detours. What arrives at this machine's own guarded
 // ports is judged there, after any rewriting; what goes on to other hosts is
 // judged by the port that was asked for.
-func detourFindings(all []detour, own []netip.Addr, c *config.Config) []Finding {
+func detourFindings(all []ruleset.Detour, own []netip.Addr, c *config.Config) []Finding {
 	var found []Finding
 	for _, d := range all {
-		local := !d.addr.IsValid() || d.addr.IsLoopback() || slices.Contains(own, d.addr)
-		for _, from := range d.from {
+		local := !d.Addr.IsValid() || d.Addr.IsLoopback() || slices.Contains(own, d.Addr)
+		for _, from := range d.From {
 			switch {
-			case d.vague:
+			case d.Vague:
 				found = append(found, vague(d, from, c)...)
-			case local && d.hands:
+			case local && d.Hands:
 				found = append(found, handed(d, from, c)...)
 			case local:
 				found = append(found, redirected(d, from, c)...)
@@ -59,11 +60,11 @@ func detourFindings(all []detour, own []netip.Addr, c *config.Config) []Finding 
 }
 
 // target is where a range of ports leads.
-func (d detour) target(from port.Range) port.Range {
-	if d.to == 0 {
+func target(d ruleset.Detour, from port.Range) port.Range {
+	if d.To == 0 {
 		return from
 	}
-	return port.Range{Proto: from.Proto, First: d.to, Last: d.to}
+	return port.Range{Proto: from.Proto, First: d.To, Last: d.To}
 }
 
 // guardians are the doors that guard one of the ports at least.
@@ -78,22 +79,22 @@ func guardians(c *config.Config, r port.Range) []*config.Door {
 }
 
 // redirected judges what is rewritten to a port of this machine.
-func redirected(d detour, from port.Range, c *config.Config) []Finding {
+func redirected(d ruleset.Detour, from port.Range, c *config.Config) []Finding {
 	var found []Finding
-	to := d.target(from)
+	to := target(d, from)
 	behind := guardians(c, to)
 	for _, door := range behind {
 		what := fmt.Sprintf("is redirected to %s", inWords(to))
-		if d.to == 0 {
+		if d.To == 0 {
 			what = "of other addresses is sent to this machine"
 		}
 		found = append(found, Finding{Note, inWords(from), fmt.Sprintf("%s (%s), which door %s guards: it opens by a"+
-			" grant of that door only", what, d.where, door.Name), ""})
+			" grant of that door only", what, d.Chain, door.Name), ""})
 	}
 	for _, door := range guardians(c, from) {
 		if len(behind) == 0 {
 			found = append(found, Finding{Warning, inWords(to), fmt.Sprintf("is where %s of door %s leads (%s), and no door"+
-				" guards it: who asks for it at once needs no knock", inWords(from), door.Name, d.where),
+				" guards it: who asks for it at once needs no knock", inWords(from), door.Name, d.Chain),
 				fmt.Sprintf("add %q to the ports of [door.%s]", to, door.Name)})
 		}
 	}
@@ -101,14 +102,14 @@ func redirected(d detour, from port.Range, c *config.Config) []Finding {
 }
 
 // handed judges what a listener of another port takes in unchanged.
-func handed(d detour, from port.Range, c *config.Config) []Finding {
+func handed(d ruleset.Detour, from port.Range, c *config.Config) []Finding {
 	var found []Finding
-	to := d.target(from)
+	to := target(d, from)
 	for _, door := range guardians(c, to) {
 		if !slices.ContainsFunc(door.Ports, func(r port.Range) bool { return within(from, r) }) {
 			found = append(found, Finding{Warning, inWords(from), fmt.Sprintf("is handed to the listener of %s, unchanged"+
 				" (tproxy; %s): a way round door %s that needs no knock, if that listener is a transparent one",
-				inWords(to), d.where, door.Name),
+				inWords(to), d.Chain, door.Name),
 				fmt.Sprintf("add %q to the ports of [door.%s], or take the rule out", from, door.Name)})
 		}
 	}
@@ -116,26 +117,26 @@ func handed(d detour, from port.Range, c *config.Config) []Finding {
 }
 
 // published judges what is sent on to another host.
-func published(d detour, from port.Range, all []detour, c *config.Config) []Finding {
+func published(d ruleset.Detour, from port.Range, all []ruleset.Detour, c *config.Config) []Finding {
 	var found []Finding
-	to := d.target(from)
-	at := netip.AddrPortFrom(d.addr, to.First)
+	to := target(d, from)
+	at := netip.AddrPortFrom(d.Addr, to.First)
 	mine := guardians(c, from)
 	for _, door := range mine {
 		found = append(found, Finding{Note, inWords(from), fmt.Sprintf("is sent on to %s (%s): it opens by a grant of door"+
-			" %s only; that host's own address is not guarded", at, d.where, door.Name), ""})
+			" %s only; that host's own address is not guarded", at, d.Chain, door.Name), ""})
 	}
 	if len(mine) > 0 {
 		return found
 	}
 	for _, o := range all {
-		for _, f := range o.from {
-			if o.addr != d.addr || o.target(f) != to || o.vague {
+		for _, f := range o.From {
+			if o.Addr != d.Addr || target(o, f) != to || o.Vague {
 				continue
 			}
 			for _, door := range guardians(c, f) {
 				found = append(found, Finding{Warning, inWords(from), fmt.Sprintf("leads to %s (%s), as %s does, which door %s"+
-					" guards, and no door guards this port: a way round it that needs no knock", at, d.where, inWords(f), door.Name),
+					" guards, and no door guards this port: a way round it that needs no knock", at, d.Chain, inWords(f), door.Name),
 					fmt.Sprintf("add %q to the ports of [door.%s], or publish it once", from, door.Name)})
 			}
 		}
@@ -144,11 +145,11 @@ func published(d detour, from port.Range, all []detour, c *config.Config) []Find
 }
 
 // vague says what cannot be known.
-func vague(d detour, from port.Range, c *config.Config) []Finding {
+func vague(d ruleset.Detour, from port.Range, c *config.Config) []Finding {
 	if len(c.Doors) == 0 {
 		return nil
 	}
-	return []Finding{{Note, inWords(from), fmt.Sprintf("is sent elsewhere (%s), and where cannot be read from here", d.where),
+	return []Finding{{Note, inWords(from), fmt.Sprintf("is sent elsewhere (%s), and where cannot be read from here", d.Chain),
 		"see that it does not lead to what a door guards on another host or by tproxy"}}
 }
 

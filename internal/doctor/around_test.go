@@ -8,6 +8,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/nstest"
+	"github.com/doorward/doorward/internal/ruleset"
 )
 
 // aroundText has a door on this machine, one of a published port, and one whose
@@ -101,9 +102,9 @@ func TestWaysRound(t *testing.T) {
 			}
 			var found []Finding
 			n.Do(func() error {
-				all, err := allDetours()
+				rules, err := ruleset.Read(ownChain)
 				if err == nil {
-					found = waysRound(all, c)
+					found = waysRound(rules.Detours(), c)
 				}
 				return err
 			})

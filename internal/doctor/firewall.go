@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/nftables"
-
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/ruleset"
@@ -30,11 +28,7 @@ func (p *Patient) firewalls(c *config.Config) []Finding {
 		all = []Finding{{OK, "firewall", "no other one decides about what comes in", ""}}
 	}
 	all = append(all, untracked(rules, c)...)
-	found, err := allDetours()
-	if err != nil {
-		return append(all, Finding{Note, "firewall", fmt.Sprintf("rules that lead elsewhere cannot be read: %v", err), ""})
-	}
-	return append(all, waysRound(found, c)...)
+	return append(all, waysRound(rules.Detours(), c)...)
 }
 
 // unseen tells of firewalls that are there, and whose rules are not.
@@ -69,7 +63,7 @@ func (p *Patient) unseen(rules *ruleset.Ruleset, c *config.Config) []Finding {
 
 // waysRound looks for rules and routes that lead to guarded ports, or round
 // them.
-func waysRound(all []detour, c *config.Config) []Finding {
+func waysRound(all []ruleset.Detour, c *config.Config) []Finding {
 	own, err := ownAddresses()
 	if err != nil {
 		return []Finding{{Note, "firewall", fmt.Sprintf("this machine's addresses cannot be read: %v", err), ""}}
@@ -132,52 +126,4 @@ func portList(ports []port.Range) string {
 		all = append(all, p.String())
 	}
 	return strings.Join(all, ", ")
-}
-
-// allDetours reads what the rules of the caller's network namespace send elsewhere
-// before it is routed, but for the fence's own table.
-func allDetours() ([]detour, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return nil, err
-	}
-	chains, err := conn.ListChains()
-	if err != nil {
-		return nil, err
-	}
-	var all []detour
-	for _, ch := range chains {
-		own := ch.Table.Name == ownTable && ch.Table.Family == nftables.TableFamilyINet
-		if own || !atPrerouting(ch) {
-			continue
-		}
-		found, err := detours(conn, ch.Table, ch.Name)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, found...)
-	}
-	return all, nil
-}
-
-// atPrerouting says whether a chain is one that packets to this machine pass before
-// they are routed.
-func atPrerouting(c *nftables.Chain) bool {
-	switch c.Table.Family {
-	case nftables.TableFamilyIPv4, nftables.TableFamilyIPv6, nftables.TableFamilyINet:
-		return c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookPrerouting
-	}
-	return false
-}
-
-func familyName(f nftables.TableFamily) string {
-	switch f {
-	case nftables.TableFamilyIPv4:
-		return "ip"
-	case nftables.TableFamilyIPv6:
-		return "ip6"
-	case nftables.TableFamilyINet:
-		return "inet"
-	}
-	return fmt.Sprintf("family %d", f)
 }

@@ -5,10 +5,8 @@ package fence
 import (
 	"context"
 	"os"
-	"os/exec"
-	"path/filepath"
+	"path"
 	"regexp"
-	"strings"
 	"testing"
 	"time"
 
@@ -45,17 +43,19 @@ var finders = map[string]string{
 	"emptied-door-stays-full":            "TestEmptied",
 }
 
-// TestMutants builds this package's tests with each deliberate fault in it, and
-// has the test that is there for it look.
+// TestMutants has the test that is there for each deliberate fault of this package
+// look for it.
 func TestMutants(t *testing.T) {
-	if os.Getenv("DOORWARD_MUTANT") != "" || testing.Short() {
+	if os.Getenv(mutants.Env) != "" || testing.Short() {
 		t.Skip("this is a mutant, or is to be short")
 	}
 	nstest.Need(t, "nft", "ip", "ss", "conntrack")
 	all, err := mutants.Load()
 	must(t, err)
+	hunt, err := mutants.NewHunt(all, t.TempDir())
+	must(t, err)
 	for _, m := range all {
-		if !strings.HasPrefix(m.File, "internal/fence/") {
+		if path.Dir(m.File) != "internal/fence" {
 			continue
 		}
 		t.Run(m.Name, func(t *testing.T) {
@@ -64,26 +64,14 @@ func TestMutants(t *testing.T) {
 			if !ok {
 				t.Fatal("no test is named in finders")
 			}
-			binary := filepath.Join(t.TempDir(), "mutant.test")
-			overlay, err := m.Overlay(t.TempDir())
-			must(t, err)
-			if out, err := with(t, "go", "test", "-c", "-vet=off", "-overlay", overlay, "-o", binary, "."); err != nil {
-				t.Fatalf("build: %v\n%s", err, out)
-			}
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+			defer cancel()
 			begun := time.Now()
-			out, err := with(t, binary, "-test.run=^"+finder+"$", "-test.failfast", "-test.timeout=2m")
+			out, err := hunt.Tests(ctx, m, "internal/fence", nil, "-test.run=^"+finder+"$", "-test.failfast", "-test.timeout=2m")
 			if err == nil || !regexp.MustCompile(`(?m)^\s*--- FAIL: `+finder).Match(out) {
 				t.Fatalf("it broke %s, and %s did not notice: %v\n%s", m.Breaks, finder, err, out)
 			}
 			t.Logf("%s, noticed by %s after %v", m.Breaks, finder, time.Since(begun).Round(100*time.Millisecond))
 		})
 	}
-}
-
-func with(t *testing.T, name string, args ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	c := exec.CommandContext(ctx, name, args...)
-	c.Env = append(os.Environ(), "DOORWARD_MUTANT=yes")
-	return c.CombinedOutput()
 }

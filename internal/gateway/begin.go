@@ -124,7 +124,7 @@ func (g *Gateway) openStore() (store.State, error) {
 		"and the audit trail are forgotten with the daemon; mend it and start the daemon again", "err", err)
 	g.unkept = err.Error()
 	g.store = store.InMemory()
-	return store.State{}, nil
+	return g.store.Load()
 }
 
 // end says goodbye in the audit trail. The fence stands on.

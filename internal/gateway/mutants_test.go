@@ -1,15 +1,12 @@
 package gateway
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path"
-	"path/filepath"
 	"regexp"
 	"runtime"
-	"strings"
 	"testing"
 	"time"
 
@@ -24,6 +21,7 @@ var elsewhere = map[string]string{
 	"internal/daemon":    "^Test(Walls|Vigil|Shelf)",
 	"internal/datagrams": "^Test(AFlood|WhoIs|Answers|Set$)",
 	"internal/listen":    "^Test(Inherit|StrangeSockets|NobodyElse|OneShot|Parting)",
+	"internal/store":     "^Test(RefusalsPushOut|OthersHave|EveryByte|ACommitThat|PowerCut)",
 	"internal/presence":  "^Test(Auto|Journal|Outliers|Zone|RealLines|RealPrograms|Forged|Unknown|Logins|WhoIsIn|CutStamp|AStampIn|Entries)",
 	"internal/config":    ".",
 	"internal/files":     ".",
@@ -34,84 +32,97 @@ var elsewhere = map[string]string{
 	"cmd/doorward":       ".",
 }
 
-// TestMutants builds this package's tests with each deliberate fault, and has
-// the explorer look for what it breaks, then the other tests; those of another
-// package have that one's look. One that nobody notices fails.
+// TestMutants has the explorer look for what each deliberate fault breaks, then
+// this package's other tests, then those of the fault's own package; where that is
+// in elsewhere, those alone. A fault that nobody notices fails.
 func TestMutants(t *testing.T) {
-	if os.Getenv("DOORWARD_MUTANT") != "" {
+	if os.Getenv(mutants.Env) != "" {
 		t.Skip("this is a mutant")
 	}
 	all, err := mutants.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
+	hunt, err := mutants.NewHunt(all, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	slots := make(chan bool, runtime.GOMAXPROCS(0))
+	homes := map[string]bool{}
 	for _, m := range all {
-		if strings.HasPrefix(m.File, "internal/fence/") {
+		home := path.Dir(m.File)
+		if home == "internal/fence" {
 			continue // this package's tests have a fence of their own; internal/fence hunts them
+		}
+		if _, ok := elsewhere[home]; !ok {
+			home = here
+		}
+		if !homes[home] {
+			homes[home] = true
+			t.Run("none in "+home, func(t *testing.T) {
+				t.Parallel()
+				slots <- true
+				defer func() { <-slots }()
+				by, err := notices(t, hunt, mutants.Mutant{File: home + "/"}, home)
+				if !errors.Is(err, errUnnoticed) {
+					t.Fatalf("without a fault %s notices one: %v", by, err)
+				}
+			})
 		}
 		t.Run(m.Name, func(t *testing.T) {
 			t.Parallel()
 			slots <- true
 			defer func() { <-slots }()
 			begun := time.Now()
-			by, err := hunt(t, m)
+			by, err := notices(t, hunt, m, home)
+			if errors.Is(err, errUnnoticed) && home == here {
+				by, err = look(t, hunt, m, path.Dir(m.File), "-test.run=.")
+			}
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("it broke %s: %v", m.Breaks, err)
 			}
 			t.Logf("%s, noticed by %s after %v", m.Breaks, by, time.Since(begun).Round(100*time.Millisecond))
 		})
 	}
 }
 
-// hunt says who noticed a mutant.
-func hunt(t *testing.T, m mutants.Mutant) (by string, err error) {
-	dir := t.TempDir()
-	overlay, err := m.Overlay(dir)
+const here = "internal/gateway"
+
+var errUnnoticed = errors.New("nobody noticed")
+
+// notices says which test of a package notices a mutant.
+func notices(t *testing.T, hunt *mutants.Hunt, m mutants.Mutant, home string) (by string, err error) {
+	if home != here {
+		return look(t, hunt, m, home, "-test.run="+elsewhere[home])
+	}
+	by, err = look(t, hunt, m, here, "-test.run=^TestExplore$")
+	if errors.Is(err, errUnnoticed) {
+		return look(t, hunt, m, here, "-test.skip=^(TestExplore|TestMutants|TestGuessing)$")
+	}
+	return by, err
+}
+
+// look runs tests of a package on one processor, and says which noticed the mutant.
+func look(t *testing.T, hunt *mutants.Hunt, m mutants.Mutant, pkg string, flags ...string) (by string, err error) {
+	// Not t.TempDir: sockets need short paths, and other users a way to theirs.
+	dir, err := os.MkdirTemp("", "m")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
 	if err != nil {
-		return "", err
+		t.Fatal(err)
 	}
-	if tests, ok := elsewhere[path.Dir(m.File)]; ok {
-		return huntAtHome(t, dir, overlay, m, tests)
+	defer os.RemoveAll(dir)
+	env := []string{"GOMAXPROCS=1", "DOORWARD_EXPLORE=500", "TMPDIR=" + dir}
+	out, err := hunt.Tests(t.Context(), m, pkg, env, append(flags, "-test.short", "-test.failfast", "-test.timeout=1m")...)
+	if err == nil {
+		return "", fmt.Errorf("%w in %s", errUnnoticed, pkg)
 	}
-	binary := filepath.Join(dir, "mutant.test")
-	if out, err := run1(t, dir, "go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay", overlay, "-o", binary, "."); err != nil {
-		return "", fmt.Errorf("build: %w\n%s", err, out)
+	if names := regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+) `).FindAllSubmatch(out, -1); names != nil {
+		return path.Base(pkg) + "." + string(names[len(names)-1][1]), nil
 	}
-	for _, tests := range [][]string{
-		{"-test.run=^TestExplore$"},
-		{"-test.run=.", "-test.skip=^(TestExplore|TestMutants|TestGuessing)$"},
-	} {
-		out, err := run1(t, dir, binary, append(tests, "-test.failfast", "-test.timeout=1m")...)
-		if err == nil {
-			continue
-		}
-		if name := regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+/.*|Test[^E]\S*) `).FindSubmatch(out); name != nil {
-			return string(name[1]), nil
-		}
-		if regexp.MustCompile(`(?m)^(panic|fatal error): `).Match(out) {
-			return "a panic", nil
-		}
-		return "", fmt.Errorf("%w\n%s", err, out)
+	if regexp.MustCompile(`(?m)^(panic|fatal error): `).Match(out) {
+		return "a panic", nil
 	}
-	return huntAtHome(t, dir, overlay, m, ".")
-}
-
-// huntAtHome has the tests of the package look that a fault is in.
-func huntAtHome(t *testing.T, dir, overlay string, m mutants.Mutant, tests string) (by string, err error) {
-	home := "../../" + path.Dir(m.File)
-	out, err := run1(t, dir, "go", "test", "-short", "-vet=off", "-failfast", "-timeout=1m", "-run="+tests, "-overlay", overlay, home)
-	if name := regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+) `).FindSubmatch(out); err != nil && name != nil {
-		return path.Base(home) + "." + string(name[1]), nil
-	}
-	return "", fmt.Errorf("it broke %s, and nobody noticed\n%s", m.Breaks, out)
-}
-
-// run1 runs a program on one processor.
-func run1(t *testing.T, dir, name string, args ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	c := exec.CommandContext(ctx, name, args...)
-	c.Env = append(os.Environ(), "GOMAXPROCS=1", "DOORWARD_MUTANT=yes", "DOORWARD_EXPLORE=500", "TMPDIR="+dir)
-	return c.CombinedOutput()
+	return "", fmt.Errorf("%w\n%s", err, out)
 }

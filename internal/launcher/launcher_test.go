@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/service"
 )
 
@@ -101,15 +102,6 @@ func stopAfter(t *testing.T, s *Service) {
 			t.Error(err)
 		}
 	})
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not in time: %s", what)
-		}
-	}
 }
 
 // runs says whether a process runs: one that nobody has waited for does not.
@@ -234,7 +226,7 @@ func TestTheDaemonIsKilled(t *testing.T) {
 	}
 	cmd.Process.Kill()
 	cmd.Wait()
-	eventually(t, "the launcher has let its lock go", func() bool {
+	nstest.Eventually(t, "the launcher has let its lock go", func() bool {
 		f, err := os.Open(filepath.Join(dir, "launcher.lock"))
 		if err != nil {
 			t.Fatal(err)
@@ -325,7 +317,7 @@ func TestAStartThatIsGivenUp(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- l.Service(slow).Start(ctx) }()
 	pid := 0
-	eventually(t, "the start command runs", func() bool {
+	nstest.Eventually(t, "the start command runs", func() bool {
 		text, _ := os.ReadFile(begun)
 		n, _ := fmt.Sscan(string(text), &pid)
 		return n == 1
@@ -334,7 +326,7 @@ func TestAStartThatIsGivenUp(t *testing.T) {
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("Start: %v", err)
 	}
-	eventually(t, "the start command has ended", func() bool { return !runs(pid) })
+	nstest.Eventually(t, "the start command has ended", func() bool { return !runs(pid) })
 }
 
 func TestByHandALauncherSaysWhatItIs(t *testing.T) {

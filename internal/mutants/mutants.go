@@ -7,7 +7,6 @@ package mutants
 import (
 	"bufio"
 	_ "embed"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -70,20 +69,23 @@ func (m Mutant) Overlay(dir string) (path string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("mutant %q: %w", m.Name, err)
 	}
-	if n := strings.Count(string(source), m.Old); n != 1 || m.Old == "" {
-		return "", fmt.Errorf("mutant %q: its old text is %d times in %s, want once", m.Name, n, m.File)
-	}
-	mutated := filepath.Join(dir, m.Name+".go")
-	text := strings.Replace(string(source), m.Old, m.New, 1)
-	if err := os.WriteFile(mutated, []byte(text), 0o644); err != nil {
-		return "", err
-	}
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {file: mutated}})
+	text, err := m.replaced(string(source))
 	if err != nil {
 		return "", err
 	}
-	path = filepath.Join(dir, m.Name+".json")
-	return path, os.WriteFile(path, overlay, 0o644)
+	dir = filepath.Join(dir, m.Name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	return writeOverlay(root, dir, map[string]string{m.File: text})
+}
+
+// replaced is a source with the fault.
+func (m Mutant) replaced(source string) (string, error) {
+	if n := strings.Count(source, m.Old); n != 1 || m.Old == "" {
+		return "", fmt.Errorf("mutant %q: its old text is %d times in %s, want once", m.Name, n, m.File)
+	}
+	return strings.Replace(source, m.Old, m.New, 1), nil
 }
 
 // moduleRoot is where go.mod is, at or above the working directory.

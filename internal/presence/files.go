@@ -206,8 +206,7 @@ func openLog(path string) (*os.File, error) {
 
 // plain says "PATH: no such file or directory" without the system call.
 func plain(err error) error {
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Errorf("%s: %w", pe.Path, pe.Err)
 	}
 	return err

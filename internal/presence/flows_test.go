@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/doorward/doorward/internal/conntrack"
+	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/port"
 )
 
@@ -149,7 +150,7 @@ func TestWhoIsIn(t *testing.T) {
 			{"22/tcp", "8080/tcp", "51820/udp"},
 			{"20-22/tcp", "8080/tcp", "51820/udp", "51810-51819/udp"},
 		} {
-			got, err := whoIsIn(t, test.entries, ranges(t, ports...), test.sockets...)
+			got, err := whoIsIn(t, test.entries, nstest.Ranges(t, ports...), test.sockets...)
 			if err != nil || strings.Join(got, ", ") != test.want {
 				t.Errorf("%s, by %q: %q, %v, want %q", name, ports, got, err, test.want)
 			}
@@ -167,7 +168,7 @@ func TestOwnAddressesAreNeeded(t *testing.T) {
 		sockets []Connection
 		want    error
 	}{"nobody": {entries{}, nil, nil}, "a flow": {flow, nil, unread}, "a socket": {entries{}, socket, unread}} {
-		tr := newTracked(ranges(t, "51820/udp", "22/tcp"), func() (*addresses, error) { return nil, unread })
+		tr := newTracked(nstest.Ranges(t, "51820/udp", "22/tcp"), func() (*addresses, error) { return nil, unread })
 		tr.kernel = test.kernel
 		if err := tr.flows(); err != nil {
 			t.Fatal(err)
@@ -214,12 +215,12 @@ func TestFewQuestions(t *testing.T) {
 		{"1-3/udp", nil, 12},
 	} {
 		var q questions
-		if _, err := whoIsIn(t, &q, ranges(t, strings.Fields(test.ports)...), test.sockets...); err != nil || len(q) != test.want {
+		if _, err := whoIsIn(t, &q, nstest.Ranges(t, strings.Fields(test.ports)...), test.sockets...); err != nil || len(q) != test.want {
 			t.Errorf("%s with %d sockets: %d walks, %v, want %d", test.ports, len(test.sockets), len(q), err, test.want)
 		}
 	}
 	var q questions
-	if _, err := whoIsIn(t, &q, ranges(t, "22/tcp", "53/udp"), many[0]); err != nil {
+	if _, err := whoIsIn(t, &q, nstest.Ranges(t, "22/tcp", "53/udp"), many[0]); err != nil {
 		t.Fatal(err)
 	}
 	want := questions{
@@ -247,11 +248,11 @@ func (k *blindKernel) List(conntrack.Filter, func(conntrack.Entry)) error {
 func TestEachQuestionIsAnswered(t *testing.T) {
 	in := Connection{port.TCP, netip.MustParseAddrPort("192.0.2.1:22"), netip.MustParseAddrPort("192.0.2.2:4000")}
 	for n := range 8 {
-		if _, err := whoIsIn(t, &blindKernel{n}, ranges(t, "22/tcp", "53/udp"), in); err == nil {
+		if _, err := whoIsIn(t, &blindKernel{n}, nstest.Ranges(t, "22/tcp", "53/udp"), in); err == nil {
 			t.Errorf("question %d has no answer, and nobody says so", n)
 		}
 	}
-	if _, err := whoIsIn(t, &blindKernel{8}, ranges(t, "22/tcp", "53/udp"), in); err != nil {
+	if _, err := whoIsIn(t, &blindKernel{8}, nstest.Ranges(t, "22/tcp", "53/udp"), in); err != nil {
 		t.Error(err)
 	}
 }

@@ -15,11 +15,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/doorward/doorward/internal/nstest"
-	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/sockdiag"
 )
 
@@ -37,7 +35,7 @@ func tracks(n *nstest.NS) {
 // gateway is a server that tracks, and a visitor.
 func gateway(t *testing.T) (server, visitor *nstest.NS) {
 	nstest.Need(t, "nft", "conntrack")
-	server, visitor = gate(t)
+	server, visitor = nstest.Gate(t)
 	tracks(server)
 	return server, visitor
 }
@@ -61,34 +59,13 @@ func echoes(t testing.TB, n *nstest.NS, address string) net.PacketConn {
 	return server
 }
 
-// gate is a server and a visitor, linked.
-func gate(t *testing.T) (server, visitor *nstest.NS) {
-	server, visitor = nstest.New(t), nstest.New(t)
-	nstest.Link(server, visitor,
-		[]string{"192.0.2.1/24", "2001:db8::1/64"}, []string{"192.0.2.2/24", "2001:db8::2/64"})
-	return server, visitor
-}
-
-func ranges(t testing.TB, list ...string) []port.Range {
-	t.Helper()
-	var all []port.Range
-	for _, s := range list {
-		r, err := port.ParseRange(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, r)
-	}
-	return all
-}
-
 // connections lists who is in at n, as "tcp LOCAL REMOTE", sorted, with an
 // ephemeral remote port as "*".
 func connections(t testing.TB, n *nstest.NS, list ...string) []string {
 	t.Helper()
 	var all []string
 	n.Do(func() error {
-		found, err := In(ranges(t, list...))
+		found, err := In(nstest.Ranges(t, list...))
 		for _, c := range found {
 			all = append(all, fmt.Sprintf("%s %s %s:*", c.Proto, c.Local, c.Remote.Addr()))
 		}
@@ -103,26 +80,11 @@ func sockets(t testing.TB, n *nstest.NS, list ...string) int {
 	t.Helper()
 	count := 0
 	n.Do(func() error {
-		found, err := sockdiag.Live(ranges(t, list...))
+		found, err := sockdiag.Live(nstest.Ranges(t, list...))
 		count = len(found)
 		return err
 	})
 	return count
-}
-
-// eventually waits until f returns want, and fails with what it returned last.
-func eventually(t testing.TB, what string, want []string, f func() []string) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		got := f()
-		d := cmp.Diff(want, got)
-		if d == "" {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s (-want +got):\n%s", what, d)
-		}
-	}
 }
 
 // accept takes a connection, and holds it until the test ends.
@@ -188,7 +150,7 @@ func TestUnansweredDatagramsAreNobody(t *testing.T) {
 	if _, err := io.WriteString(visitor.Dial("udp", "192.0.2.1:51820"), "hello"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the entry", []string{"[UNREPLIED]"}, func() []string {
+	nstest.Becomes(t, "the entry", []string{"[UNREPLIED]"}, func() []string {
 		return regexp.MustCompile(`\[UNREPLIED\]`).FindAllString(server.Run("conntrack", "-L", "-p", "udp", "--orig-port-dst", "51820"), -1)
 	})
 	for _, ports := range wireguards {
@@ -270,7 +232,7 @@ func TestPublishedPorts(t *testing.T) {
 
 	out := visitor.Dial("tcp", "192.0.2.1:8080").(*net.TCPConn)
 	in := accept(t, web)
-	eventually(t, "established", []string{"tcp 192.0.2.1:8080 192.0.2.2:*"}, func() []string { return connections(t, server, "8080/tcp") })
+	nstest.Becomes(t, "established", []string{"tcp 192.0.2.1:8080 192.0.2.2:*"}, func() []string { return connections(t, server, "8080/tcp") })
 	is(t, "in a range", server, "8000-9000/tcp 1-21/udp", "tcp 192.0.2.1:8080 192.0.2.2:*")
 	is(t, "the container's port", server, "80/tcp")
 	out.CloseWrite() // waits for the rest
@@ -280,7 +242,7 @@ func TestPublishedPorts(t *testing.T) {
 	is(t, "half closed", server, "8080/tcp", "tcp 192.0.2.1:8080 192.0.2.2:*")
 	in.Close()
 	io.ReadAll(out)
-	eventually(t, "closed", nil, func() []string { return connections(t, server, "8080/tcp") })
+	nstest.Becomes(t, "closed", nil, func() []string { return connections(t, server, "8080/tcp") })
 
 	asks(t, visitor.Dial("udp", "192.0.2.1:8053"))
 	is(t, "UDP", server, "8053/udp", "udp 192.0.2.1:8053 192.0.2.2:*")
@@ -288,7 +250,7 @@ func TestPublishedPorts(t *testing.T) {
 	// What ends here by another port is one visitor, by whichever ports it is asked for.
 	visitor.Dial("tcp", "192.0.2.1:2222")
 	accept(t, ssh)
-	eventually(t, "redirected", []string{"tcp 192.0.2.1:2222 192.0.2.2:*"}, func() []string { return connections(t, server, "2222/tcp") })
+	nstest.Becomes(t, "redirected", []string{"tcp 192.0.2.1:2222 192.0.2.2:*"}, func() []string { return connections(t, server, "2222/tcp") })
 	is(t, "redirected to a guarded port", server, "2222/tcp 22/tcp", "tcp 192.0.2.1:2222 192.0.2.2:*")
 	is(t, "behind", server, "22/tcp", "tcp 192.0.2.1:22 192.0.2.2:*")
 }
@@ -406,7 +368,7 @@ func TestFlowsCannotBeSeen(t *testing.T) {
 		if err := unix.Capset(&header, &none[0]); err != nil {
 			return err
 		}
-		found, err = In(ranges(t, "22/tcp"))
+		found, err = In(nstest.Ranges(t, "22/tcp"))
 		visible = FlowsVisible()
 		return nil
 	})

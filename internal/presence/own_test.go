@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/doorward/doorward/internal/nstest"
 )
 
 func words(a *addresses) []string {
@@ -118,7 +120,7 @@ func TestOwnAddressesOfIPv6(t *testing.T) {
 // What the kernel says: with one table and, after a rule, with two; and what a
 // transparent proxy takes in is not the host's own.
 func TestOwnAddressesOfTheKernel(t *testing.T) {
-	n, _ := gate(t)
+	n, _ := nstest.Gate(t)
 	want := []string{"127.0.0.0/8", "127.0.0.1", "192.0.2.1", "198.51.100.0/24", "2001:db8:7::/48", "2001:db8::1", "::1"}
 	n.Run("ip", "route", "add", "local", "198.51.100.0/24", "dev", "lo")
 	n.Run("ip", "route", "add", "local", "2001:db8:7::/48", "dev", "lo")

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/doorward/doorward/internal/nstest"
 )
 
 // programs are what testdata/logs has: what real programs wrote about two logins
@@ -213,7 +215,7 @@ func TestALineCostsItsLength(t *testing.T) {
 
 // Nor did one from an address of the machine's own.
 func TestLoginsOfTheMachineItselfDoNotCount(t *testing.T) {
-	n, _ := gate(t)
+	n, _ := nstest.Gate(t)
 	j := newFakeJournal(t)
 	j.write("auth.log", in("07:40", "alice")+strings.ReplaceAll(in("07:50", "root"), "192.0.2.7", "192.0.2.1"))
 	j.add("07:40", by("alice"))

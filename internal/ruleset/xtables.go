@@ -203,33 +203,44 @@ func (s *step) target(e Expr) (done bool) {
 	return s.anything(fmt.Sprintf("target %q of iptables, which is not known here", name))
 }
 
-// xtRedirect reads struct nf_nat_ipv4_multi_range_compat, nf_nat_range or
+// natRange is where a target of iptables leads: from the first to the last of
+// addresses and ports.
+type natRange struct {
+	flags       uint32
+	from, to    []byte // addresses
+	first, last []byte // ports
+}
+
+// parseNAT reads struct nf_nat_ipv4_multi_range_compat, nf_nat_range or
 // nf_nat_range2 of linux/netfilter/nf_nat.h, by their size.
-func (s *step) xtRedirect(name string, info []byte) (done bool) {
-	const specified = 2 // NF_NAT_RANGE_PROTO_SPECIFIED
-	var flags uint32
-	var from, to []byte    // addresses
-	var first, last []byte // ports
+func parseNAT(info []byte, ipv6 bool) (n natRange, ok bool) {
 	switch {
 	case len(info) >= 40: // with addresses of 16 bytes
-		flags = binary.NativeEndian.Uint32(info)
-		from, to, first, last = info[4:20], info[20:36], info[36:38], info[38:40]
-	case len(info) >= 20 && !s.IPv6: // one range
-		flags = binary.NativeEndian.Uint32(info[4:])
-		from, to, first, last = info[8:12], info[12:16], info[16:18], info[18:20]
+		n = natRange{binary.NativeEndian.Uint32(info), info[4:20], info[20:36], info[36:38], info[38:40]}
+	case len(info) >= 20 && !ipv6: // one range
+		n = natRange{binary.NativeEndian.Uint32(info[4:]), info[8:12], info[12:16], info[16:18], info[18:20]}
 	default:
+		return n, false
+	}
+	if !ipv6 {
+		n.from, n.to = n.from[:4], n.to[:4]
+	}
+	return n, true
+}
+
+func (s *step) xtRedirect(name string, info []byte) (done bool) {
+	const specified = 2 // NF_NAT_RANGE_PROTO_SPECIFIED
+	n, ok := parseNAT(info, s.IPv6)
+	if !ok {
 		return s.anything(fmt.Sprintf("target %q of a form that is not known here", name))
 	}
 	ports := s.ports
-	if flags&specified != 0 {
-		ports = between(first, last)
+	if n.flags&specified != 0 {
+		ports = between(n.first, n.last)
 	}
 	if name == "REDIRECT" {
 		return s.send(ports.named("port that it is redirected to"), netip.Addr{}, true)
 	}
-	if !s.IPv6 {
-		from, to = from[:4], to[:4]
-	}
-	a, _ := netip.AddrFromSlice(from)
-	return s.send(ports.named("port that it is redirected to"), a, bytes.Equal(from, to) && !a.IsUnspecified())
+	a, _ := netip.AddrFromSlice(n.from)
+	return s.send(ports.named("port that it is redirected to"), a, bytes.Equal(n.from, n.to) && !a.IsUnspecified())
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/doorward/doorward/internal/nstest"
 )
 
 // startInDaemon starts a service in another process and kills that.
@@ -95,7 +97,7 @@ func TestServiceDoesNotInheritTheDaemonsCapabilities(t *testing.T) {
 	c := NewCommand([]string{copied}, nil, nil, pidFile, discard)
 	t.Cleanup(func() { c.Stop(within(t, time.Second)) })
 	var text string
-	eventually(t, "the service has told", func() bool {
+	nstest.Eventually(t, "the service has told", func() bool {
 		raw, _ := os.ReadFile(outputFile(pidFile))
 		text = string(raw)
 		return strings.Contains(text, "voluntary_ctxt_switches")

@@ -181,12 +181,10 @@ func (p properties) count(name string) uint64 {
 
 // errorName is the D-Bus name of an error, "" when it is none.
 func errorName(err error) string {
-	var e dbus.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[dbus.Error](err); ok {
 		return e.Name
 	}
-	var p *dbus.Error
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*dbus.Error](err); ok {
 		return p.Name
 	}
 	return ""

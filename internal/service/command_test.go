@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/doorward/doorward/internal/nstest"
 )
 
 var discard = slog.New(slog.DiscardHandler)
@@ -58,7 +60,7 @@ func mustStart(t *testing.T, c *Command) int {
 func childOf(t *testing.T, file string) int {
 	t.Helper()
 	var pid int
-	eventually(t, "child has written "+file, func() bool {
+	nstest.Eventually(t, "child has written "+file, func() bool {
 		raw, err := os.ReadFile(file)
 		if err != nil {
 			return false
@@ -99,7 +101,7 @@ func TestSupervisedFindsItselfAlone(t *testing.T) {
 	c := newCommand(t, self("tell"), nil, nil)
 	mustStart(t, c)
 	var text string
-	eventually(t, "the service has told", func() bool {
+	nstest.Eventually(t, "the service has told", func() bool {
 		raw, _ := os.ReadFile(outputFile(c.pidFile))
 		text = string(raw)
 		return strings.Contains(text, "voluntary_ctxt_switches")
@@ -125,7 +127,7 @@ func TestStopEndsTheProcessAloneNotItsSessions(t *testing.T) {
 func TestStopKillsWhatIgnoresSIGTERMAtTheDeadline(t *testing.T) {
 	c := newCommand(t, self("stubborn"), nil, nil)
 	pid := mustStart(t, c)
-	eventually(t, "it ignores SIGTERM", func() bool {
+	nstest.Eventually(t, "it ignores SIGTERM", func() bool {
 		raw, _ := os.ReadFile(outputFile(c.pidFile))
 		return len(raw) > 0
 	})
@@ -296,7 +298,7 @@ func TestOutputIsKeptShort(t *testing.T) {
 		t.Fatal(err)
 	}
 	watcher(t, c.Watch)
-	eventually(t, "the output is cut", func() bool {
+	nstest.Eventually(t, "the output is cut", func() bool {
 		info, err := os.Stat(path)
 		return err == nil && info.Size() == 0
 	})
@@ -322,7 +324,7 @@ func TestToldToEndIsNotFailed(t *testing.T) {
 		c := newCommand(t, []string{"/bin/sleep", "infinity"}, nil, nil)
 		pid := mustStart(t, c)
 		syscall.Kill(pid, tt.signal)
-		eventually(t, "the program has ended", func() bool { return status(t, c).State != Running })
+		nstest.Eventually(t, "the program has ended", func() bool { return status(t, c).State != Running })
 		if got := status(t, c); got != tt.want {
 			t.Errorf("%v: %+v, want %+v", tt.signal, got, tt.want)
 		}

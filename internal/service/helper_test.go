@@ -90,16 +90,6 @@ func leaveChild(pidFile string) int {
 	return cmd.Process.Pid
 }
 
-// eventually waits until ok, which another process brings about.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("still not: %s", what)
-		}
-	}
-}
-
 // runs tells whether a process is there and no zombie.
 func runs(pid int) bool {
 	p, err := openProcess(pid)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/systemdtest"
 )
 
@@ -74,7 +75,7 @@ func testUnitShutdown(t *testing.T, m *systemdtest.Machine) {
 	m.Write("/run/linger", "", 0o644)
 	m.Run("systemctl", "start", "lingers.service", "touched.service")
 	m.Run("systemctl", "poweroff", "--no-block")
-	eventually(t, "the unit is down", func() bool {
+	nstest.Eventually(t, "the unit is down", func() bool {
 		return strings.TrimSpace(m.Run("systemctl", "show", "--value", "-p", "ActiveState", "touched.service")) == "inactive"
 	})
 	if s := unitStatus(t, "touched.service"); s != (Status{State: Stopping}) {
@@ -95,7 +96,7 @@ func testUnitSocketLimit(t *testing.T, m *systemdtest.Machine) {
 			t.Fatalf("start %d: %v", i+1, err)
 		}
 		m.Run("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/7003")
-		eventually(t, fmt.Sprintf("connection %d starts the service", i+1), func() bool {
+		nstest.Eventually(t, fmt.Sprintf("connection %d starts the service", i+1), func() bool {
 			return unitStatus(t, "reached.service").State == Running
 		})
 		if err := u.Stop(within(t, 20*time.Second)); err != nil {

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/doorward/doorward/internal/nstest"
 )
 
 func TestOwnCommandsFromStartToStop(t *testing.T) {
@@ -105,7 +107,7 @@ func TestOrdersWaitForEachOther(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	started := make(chan error, 1)
 	go func() { started <- c.Start(ctx) }()
-	eventually(t, "a start is being carried out", func() bool { return status(t, c).State == Starting })
+	nstest.Eventually(t, "a start is being carried out", func() bool { return status(t, c).State == Starting })
 	err := c.Stop(within(t, 50*time.Millisecond))
 	if want := fmt.Sprintf("stop %q: context deadline exceeded", os.Args[0]); err == nil || err.Error() != want {
 		t.Errorf("Stop beside a Start = %v, want %s", err, want)

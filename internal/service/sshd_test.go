@@ -3,7 +3,6 @@
 package service
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -36,28 +35,8 @@ func TestSessionsOfARealSSHServerLiveOn(t *testing.T) {
 
 	c := newCommand(t, sshd("-D"), nil, nil)
 	pid := mustStart(t, c)
-	ssh := visitor.Command(t.Context(), "ssh", "-T", "-p", "2222", "-i", key, "-F", "none", "-o", "StrictHostKeyChecking=no",
-		"-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectionAttempts=20", "root@192.0.2.1", "cat")
-	in, err := ssh.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := ssh.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ssh.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ssh.Process.Kill(); ssh.Wait() })
-	lines := bufio.NewScanner(out)
-	echo := func(text string) {
-		t.Helper()
-		fmt.Fprintln(in, text)
-		if !lines.Scan() || lines.Text() != text {
-			t.Fatalf("session answers %q to %q: %v", lines.Text(), text, lines.Err())
-		}
-	}
+	echo, leave := nstest.Session(t, visitor.Command(t.Context(), "ssh", "-T", "-p", "2222", "-i", key, "-F", "none", "-o", "StrictHostKeyChecking=no",
+		"-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectionAttempts=20", "root@192.0.2.1", "cat"), "")
 	echo("before")
 	if err := c.Stop(within(t, 10*time.Second)); err != nil {
 		t.Fatal(err)
@@ -66,8 +45,5 @@ func TestSessionsOfARealSSHServerLiveOn(t *testing.T) {
 		t.Error("sshd runs after Stop")
 	}
 	echo("after")
-	in.Close()
-	if err := ssh.Wait(); err != nil {
-		t.Error(err)
-	}
+	leave()
 }

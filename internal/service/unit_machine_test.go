@@ -78,18 +78,10 @@ func testUnitSession(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS) {
 			if err := u.Start(within(t, 20*time.Second)); err != nil {
 				t.Fatal(err)
 			}
-			ssh := visitor.Command(t.Context(), "ssh", "-T", "-i", key, "-F", "none", "-o", "StrictHostKeyChecking=no",
-				"-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectionAttempts=20", "root@192.0.2.1", "cat")
-			in, out := pipes(t, ssh.StdinPipe, ssh.StdoutPipe)
-			if err := ssh.Start(); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { ssh.Process.Kill(); ssh.Wait() })
+			say, _ := nstest.Session(t, visitor.Command(t.Context(), "ssh", "-T", "-i", key, "-F", "none", "-o", "StrictHostKeyChecking=no",
+				"-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectionAttempts=20", "root@192.0.2.1", "cat"), "")
 			for _, text := range []string{"before", "after"} {
-				fmt.Fprintln(in, text)
-				if !out.Scan() || out.Text() != text {
-					t.Fatalf("session answers %q to %q", out.Text(), text)
-				}
+				say(text)
 				if err := u.Stop(within(t, 20*time.Second)); err != nil {
 					t.Fatal(err)
 				}

@@ -3,19 +3,18 @@
 package service
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/systemdtest"
-	"github.com/google/go-cmp/cmp"
 )
 
 // testUnits are written into the machine.
@@ -230,7 +229,7 @@ func testUnitSockets(t *testing.T, m *systemdtest.Machine) {
 		t.Errorf("listening: %+v", s)
 	}
 	m.Run("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/7001")
-	eventually(t, "the socket has started its service", func() bool { return unitStatus(t, "fed.service").State == Running })
+	nstest.Eventually(t, "the socket has started its service", func() bool { return unitStatus(t, "fed.service").State == Running })
 	m.Run("systemctl", "stop", "fed.socket")
 	s := unitStatus(t, "fed.socket")
 	if s.State != Running || s.PID == 0 || s.Detail != "fed.socket does not listen, but fed.service runs" {
@@ -247,20 +246,7 @@ func testUnitSockets(t *testing.T, m *systemdtest.Machine) {
 	if err := each.Start(within(t, 20*time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	session := m.Command(t.Context(), "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/7002; while read l; do echo $l >&3; read -u 3 r; echo got $r; done")
-	in, out := pipes(t, session.StdinPipe, session.StdoutPipe)
-	if err := session.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer session.Wait()
-	defer in.Close()
-	echo := func(text string) {
-		t.Helper()
-		fmt.Fprintln(in, text)
-		if !out.Scan() || out.Text() != "got "+text {
-			t.Fatalf("session answers %q to %q", out.Text(), text)
-		}
-	}
+	echo, _ := nstest.Session(t, m.Command(t.Context(), "bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/7002; while read l; do echo $l >&3; read -u 3 r; echo got $r; done"), "got ")
 	echo("before")
 	if err := each.Stop(within(t, 20*time.Second)); err != nil {
 		t.Fatal(err)
@@ -269,19 +255,6 @@ func testUnitSockets(t *testing.T, m *systemdtest.Machine) {
 		t.Errorf("stopped: %+v", s)
 	}
 	echo("after")
-}
-
-func pipes(t *testing.T, in func() (io.WriteCloser, error), out func() (io.ReadCloser, error)) (io.WriteCloser, *bufio.Scanner) {
-	t.Helper()
-	w, err := in()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := out()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return w, bufio.NewScanner(r)
 }
 
 func testUnitTriggered(t *testing.T, m *systemdtest.Machine) {
@@ -367,7 +340,7 @@ func testUnitBusRestart(t *testing.T, m *systemdtest.Machine) {
 	}
 	m.Run("systemctl", "start", "dbus.socket", "dbus.service")
 	await(t, seen, Running)
-	eventually(t, "systemd is back on the bus", func() bool {
+	nstest.Eventually(t, "systemd is back on the bus", func() bool {
 		_, err := u.Status(within(t, 10*time.Second))
 		return err == nil
 	})

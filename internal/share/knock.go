@@ -154,7 +154,7 @@ func ParseIdentity(text []byte) ([]age.Identity, error) {
 		return age.ParseIdentities(bytes.NewReader(text))
 	}
 	id, err := agessh.ParseIdentity(text)
-	if e := (*ssh.PassphraseMissingError)(nil); errors.As(err, &e) {
+	if _, ok := errors.AsType[*ssh.PassphraseMissingError](err); ok {
 		return nil, ErrPassphrase
 	}
 	if err != nil {
@@ -170,7 +170,7 @@ func Decrypt(text []byte, identities []age.Identity) ([]byte, error) {
 		from = armor.NewReader(bytes.NewReader(bytes.TrimSpace(text)))
 	}
 	r, err := age.Decrypt(from, identities...)
-	if e := (*age.NoIdentityMatchError)(nil); errors.As(err, &e) {
+	if _, ok := errors.AsType[*age.NoIdentityMatchError](err); ok {
 		return nil, ErrNotForUs
 	}
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/mdlayher/netlink"
 	"go.uber.org/goleak"
 
@@ -26,26 +25,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func ranges(t testing.TB, list ...string) []port.Range {
-	t.Helper()
-	var all []port.Range
-	for _, s := range list {
-		r, err := port.ParseRange(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, r)
-	}
-	return all
-}
-
 // connections lists n's live sockets, as "tcp LOCAL REMOTE", sorted, with an
 // ephemeral remote port as "*".
 func connections(t testing.TB, n *nstest.NS, list ...string) []string {
 	t.Helper()
 	var all []string
 	n.Do(func() error {
-		found, err := Live(ranges(t, list...))
+		found, err := Live(nstest.Ranges(t, list...))
 		for _, s := range found {
 			all = append(all, fmt.Sprintf("%s %s %s:*", s.Proto, s.Local, s.Remote.Addr()))
 		}
@@ -59,7 +45,7 @@ func listening(t testing.TB, n *nstest.NS, list ...string) []string {
 	t.Helper()
 	var all []string
 	n.Do(func() error {
-		found, err := Listening(ranges(t, list...))
+		found, err := Listening(nstest.Ranges(t, list...))
 		for _, s := range found {
 			all = append(all, s.Local.String())
 		}
@@ -69,31 +55,8 @@ func listening(t testing.TB, n *nstest.NS, list ...string) []string {
 	return all
 }
 
-// eventually waits until f returns want, and fails with what it returned last.
-func eventually(t testing.TB, what string, want []string, f func() []string) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		got := f()
-		d := cmp.Diff(want, got)
-		if d == "" {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s (-want +got):\n%s", what, d)
-		}
-	}
-}
-
-// gate is a server and a visitor, linked.
-func gate(t *testing.T) (server, visitor *nstest.NS) {
-	server, visitor = nstest.New(t), nstest.New(t)
-	nstest.Link(server, visitor,
-		[]string{"192.0.2.1/24", "2001:db8::1/64"}, []string{"192.0.2.2/24", "2001:db8::2/64"})
-	return server, visitor
-}
-
 func TestConnectionsOfBothFamilies(t *testing.T) {
-	server, visitor := gate(t)
+	server, visitor := nstest.Gate(t)
 	both := server.Listen("tcp", ":22")     // an IPv6 socket that takes IPv4, mapped
 	server.Listen("tcp4", "192.0.2.1:2222") // which accepts nobody: they are live all the same
 	for _, address := range []string{"192.0.2.1:22", "[2001:db8::1]:22", "192.0.2.1:2222"} {
@@ -122,7 +85,7 @@ func TestConnectionsOfBothFamilies(t *testing.T) {
 		{[]string{"22/udp"}, nil},
 		{nil, nil},
 	} {
-		eventually(t, fmt.Sprint(test.ports), test.want, func() []string { return connections(t, server, test.ports...) })
+		nstest.Becomes(t, fmt.Sprint(test.ports), test.want, func() []string { return connections(t, server, test.ports...) })
 	}
 	// The visitor's own ends are no connections to port 22 there.
 	if got := connections(t, visitor, "22/tcp", "2222/tcp"); got != nil {
@@ -142,7 +105,7 @@ func TestConnectionsOfBothFamilies(t *testing.T) {
 }
 
 func TestHalfClosedConnections(t *testing.T) {
-	server, visitor := gate(t)
+	server, visitor := nstest.Gate(t)
 	l := server.Listen("tcp", "192.0.2.1:22")
 	accept := func() (*net.TCPConn, *net.TCPConn) {
 		t.Helper()
@@ -163,10 +126,10 @@ func TestHalfClosedConnections(t *testing.T) {
 	if _, err := io.ReadAll(in); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "half closed by the visitor", one, seen)
+	nstest.Becomes(t, "half closed by the visitor", one, seen)
 	in.Close()
 	out.Close()
-	eventually(t, "closed", nil, seen)
+	nstest.Becomes(t, "closed", nil, seen)
 
 	// The server has said all and the visitor still sends.
 	in, out = accept()
@@ -174,15 +137,15 @@ func TestHalfClosedConnections(t *testing.T) {
 	if _, err := io.ReadAll(out); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "half closed by the server", one, seen)
+	nstest.Becomes(t, "half closed by the server", one, seen)
 	// The server's process lets go: what is left is the kernel's (FIN_WAIT2).
 	in.Close()
-	eventually(t, "let go by the server", nil, seen)
+	nstest.Becomes(t, "let go by the server", nil, seen)
 }
 
 // A visitor that never finishes the handshake is not in.
 func TestHalfOpenIsNotLive(t *testing.T) {
-	server, visitor := gate(t)
+	server, visitor := nstest.Gate(t)
 	nstest.Need(t, "nft", "ss")
 	server.Listen("tcp", "192.0.2.1:22")
 	visitor.Run("nft", "add table ip t; add chain ip t out { type filter hook output priority 0; }; "+
@@ -197,7 +160,7 @@ func TestHalfOpenIsNotLive(t *testing.T) {
 }
 
 func TestUDP(t *testing.T) {
-	server, visitor := gate(t)
+	server, visitor := nstest.Gate(t)
 	var bound, connected net.PacketConn
 	server.Do(func() (err error) {
 		if bound, err = net.ListenPacket("udp", ":60001"); err != nil {
@@ -262,7 +225,7 @@ func TestTheKernelFilters(t *testing.T) {
 			defer conn.Close()
 			replies, err := conn.Execute(netlink.Message{
 				Header: netlink.Header{Type: sockDiagByFamily, Flags: netlink.Request | netlink.Dump},
-				Data:   diagRequest(syscall.AF_INET, port.TCP, 1<<stateEstablished, ranges(t, test.ports...)),
+				Data:   diagRequest(syscall.AF_INET, port.TCP, 1<<stateEstablished, nstest.Ranges(t, test.ports...)),
 			})
 			if len(replies) != test.want {
 				t.Errorf("%q: the kernel sent %d sockets, want %d", test.ports, len(replies), test.want)
@@ -297,13 +260,13 @@ func TestTenThousandSockets(t *testing.T) {
 	})
 	n.Do(func() error {
 		begin := time.Now()
-		got, err := Live(ranges(t, "22/tcp"))
+		got, err := Live(nstest.Ranges(t, "22/tcp"))
 		t.Logf("listed %d connections of %d sockets in %s", len(got), 2*count, time.Since(begin))
 		if len(got) != count {
 			t.Errorf("%d connections, want %d", len(got), count)
 		}
 		begin = time.Now()
-		none, err2 := Live(ranges(t, "23/tcp"))
+		none, err2 := Live(nstest.Ranges(t, "23/tcp"))
 		t.Logf("listed %d connections of %d sockets in %s", len(none), 2*count, time.Since(begin))
 		if err == nil {
 			err = err2
@@ -315,7 +278,7 @@ func TestTenThousandSockets(t *testing.T) {
 // The real sshd's connection, before and after its listener is gone.
 func TestRealSSHD(t *testing.T) {
 	nstest.Need(t, "ssh-keygen", "/usr/sbin/sshd")
-	server, visitor := gate(t)
+	server, visitor := nstest.Gate(t)
 	dir := t.TempDir()
 	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", dir+"/key").CombinedOutput(); err != nil {
 		t.Fatalf("ssh-keygen: %v: %s", err, out)
@@ -337,20 +300,20 @@ func TestRealSSHD(t *testing.T) {
 		}
 	}
 	defer end()
-	eventually(t, "sshd listens", []string{"0.0.0.0:22", "[::]:22"}, func() []string { return listening(t, server, "22/tcp") })
+	nstest.Becomes(t, "sshd listens", []string{"0.0.0.0:22", "[::]:22"}, func() []string { return listening(t, server, "22/tcp") })
 	c := visitor.Dial("tcp", "192.0.2.1:22")
 	banner := make([]byte, 4)
 	if _, err := io.ReadFull(c, banner); err != nil || string(banner) != "SSH-" {
 		t.Fatalf("banner %q, %v", banner, err)
 	}
 	one := []string{"tcp 192.0.2.1:22 192.0.2.2:*"}
-	eventually(t, "a visitor", one, func() []string { return connections(t, server, "22/tcp") })
+	nstest.Becomes(t, "a visitor", one, func() []string { return connections(t, server, "22/tcp") })
 	end()
 	if got := connections(t, server, "22/tcp"); !slices.Equal(got, one) {
 		t.Errorf("with sshd's listener gone: %q, want %q", got, one)
 	}
 	c.Close()
-	eventually(t, "the visitor left", nil, func() []string { return connections(t, server, "22/tcp") })
+	nstest.Becomes(t, "the visitor left", nil, func() []string { return connections(t, server, "22/tcp") })
 }
 
 // diagMessage is struct inet_diag_msg.

@@ -1,11 +1,11 @@
 package store
 
 import (
-	"compress/gzip"
-	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,21 +15,9 @@ import (
 // A file of a version that had all penalties alike is read as it is: none of them
 // says how many there were before.
 func TestAFileOfBeforePenaltiesGrewIsRead(t *testing.T) {
-	packed, err := os.Open("testdata/before-growth.db.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer packed.Close()
-	unpacked, err := gzip.NewReader(packed)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := io.ReadAll(unpacked)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := unpacked(t, "before-growth.db")
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, fileName), text, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, boltName), text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var log book
@@ -39,7 +27,7 @@ func TestAFileOfBeforePenaltiesGrewIsRead(t *testing.T) {
 	}
 	defer s.Close()
 	got, err := s.Load()
-	if err != nil || log.String() != "" || s.SetAside() != "" {
+	if err != nil || strings.Contains(log.String(), "level=ERROR") || s.SetAside() != "" {
 		t.Fatalf("the file is not read: %v; %s", err, log.String())
 	}
 	until := time.Date(2026, 11, 26, 12, 5, 0, 0, time.UTC)
@@ -49,10 +37,10 @@ func TestAFileOfBeforePenaltiesGrewIsRead(t *testing.T) {
 		{Door: "ssh", Source: netip.MustParsePrefix("192.0.2.7/32"), Until: until, For: 5 * time.Minute, Reason: reason},
 		{Door: "ssh", Source: netip.MustParsePrefix("2001:db8::7/128"), Until: until, For: 5 * time.Minute, Reason: reason},
 	}
-	if d := diff(want, got.Penalties); d != "" {
+	if d := diff(sorted(State{Penalties: want, Grants: none}), sorted(State{Penalties: got.Penalties, Grants: none})); d != "" {
 		t.Errorf("penalties (-want +got):\n%s", d)
 	}
-	if len(got.Doors) != 1 || got.Doors[0].State != "open" || len(got.Grants) != 1 || got.Unreadable != 0 {
+	if len(got.Doors) != 1 || got.Doors[0].State != "open" || len(slices.Collect(got.Grants)) != 1 || got.Unreadable != 0 {
 		t.Errorf("read were doors %v, grants %v, %d unreadable", got.Doors, got.Grants, got.Unreadable)
 	}
 }

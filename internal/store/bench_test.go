@@ -1,7 +1,10 @@
 package store
 
 import (
+	"net/netip"
+	"runtime"
 	"testing"
+	"time"
 
 	"github.com/doorward/doorward/internal/audit"
 )
@@ -16,4 +19,59 @@ func BenchmarkCommit(b *testing.B) {
 		n++
 		mustCommit(b, s, nth(n))
 	}
+}
+
+// manyGrants are n grants of sources that begin with a number.
+func manyGrants(n, from int) (c Change) {
+	until := time.Now().Add(time.Hour)
+	for k := from; k < from+n; k++ {
+		source := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(k >> 16), byte(k >> 8), byte(k)}), 32)
+		c.Grants = append(c.Grants, Grant{Door: "ssh", Source: source, By: "touch", Until: until, For: time.Hour})
+	}
+	return c
+}
+
+// BenchmarkManyChanges is a commit of 10,000 grants.
+func BenchmarkManyChanges(b *testing.B) {
+	s := mustOpen(b, b.TempDir(), AuditLimit{})
+	defer s.Close()
+	n := 0
+	for b.Loop() {
+		mustCommit(b, s, manyGrants(10_000, n%1_000_000))
+		n += 10_000
+	}
+}
+
+// BenchmarkMillionGrants is a start with a million grants, and the file written anew.
+func BenchmarkMillionGrants(b *testing.B) {
+	dir := b.TempDir()
+	s := mustOpen(b, dir, AuditLimit{})
+	for n := range 100 {
+		mustCommit(b, s, manyGrants(10_000, n*10_000))
+	}
+	b.Run("renew", func(b *testing.B) {
+		for b.Loop() {
+			s.renew()
+		}
+		b.ReportMetric(float64(s.state.end)/1e6, "bytes/grant")
+	})
+	mustClose(b, s)
+	b.Run("start", func(b *testing.B) {
+		for b.Loop() {
+			s := mustOpen(b, dir, AuditLimit{})
+			st := mustLoad(b, s)
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			b.ReportMetric(float64(m.HeapAlloc)/1e6, "MB-while-loaded")
+			n := 0
+			for range st.Grants {
+				n++
+			}
+			if n != 1_000_000 {
+				b.Fatalf("%d grants", n)
+			}
+			mustClose(b, s)
+		}
+	})
 }

@@ -13,9 +13,90 @@ import (
 	"github.com/doorward/doorward/internal/door"
 )
 
+// entry is one thing that a commit says: class and op in a byte, and then key and
+// value, each with its length before it.
+//
+// A class that is not known is one of a later version: it is kept as it is, and so
+// is a value that cannot be read. An op that is not known is damage, since nobody can
+// tell what it leaves standing.
+type entry struct {
+	class class
+	op    op
+	key   []byte
+	value []byte // of a put
+}
+
+type op uint8
+
+const (
+	opPut   op = iota // what is under the key is the value
+	opEnd             // nothing is
+	opClear           // nothing is whose key begins with this one
+)
+
+type class uint8
+
+const (
+	classMeta class = iota + 1
+	classDoor
+	classPenalty
+	classGrant
+	classMark
+	classRecord // of the audit trail, for as long as it may not be in there
+)
+
+func (c class) String() string {
+	names := [...]string{"", "meta", "door", "penalty", "grant", "mark", "record"}
+	if int(c) < len(names) {
+		return names[c]
+	}
+	return fmt.Sprint("class ", uint8(c))
+}
+
+// The keys of classMeta.
+const (
+	bootKey    = "boot"    // the boot of the last commit
+	appliedKey = "applied" // Applied
+	lastKey    = "last"    // the highest ID of a record when the file was begun
+	trailKey   = "trail"   // the audit trail has all records up to that ID, on the disk
+)
+
+func appendEntry(b []byte, e entry) []byte {
+	b = append(b, byte(e.op)<<5|byte(e.class))
+	b = appendPart(b, e.key)
+	return appendPart(b, e.value)
+}
+
+func parseEntry(b []byte) (e entry, rest []byte, err error) {
+	e.class, e.op = class(b[0]&31), op(b[0]>>5)
+	var ok bool
+	if e.key, rest, ok = part(b[1:]); ok {
+		e.value, rest, ok = part(rest)
+	}
+	if !ok || e.op > opClear {
+		return e, nil, damaged("an entry %#x cannot be read: it is of a later version, or damaged", b[0])
+	}
+	return e, rest, nil
+}
+
+func appendPart(b, p []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(p)))
+	return append(b, p...)
+}
+
+// part takes a part with its length off b.
+func part(b []byte) (p, rest []byte, ok bool) {
+	n, w := binary.Uvarint(b)
+	if w <= 0 || n > uint64(len(b)-w) {
+		return nil, nil, false
+	}
+	b = b[w:]
+	return b[:n:n], b[n:], true
+}
+
 // The keys. What names a thing is in its key and nowhere else, so that key and
-// value cannot disagree. The parts are joined by NUL, which neither a door's
-// name nor a prefix can contain; By comes last and may contain anything.
+// value cannot disagree. The parts are joined by NUL, which neither a door's name
+// nor a knock's nor a prefix can contain; what comes last may contain anything.
 
 func doorKey(name string) ([]byte, error) {
 	if name == "" || strings.Contains(name, "\x00") {
@@ -24,67 +105,78 @@ func doorKey(name string) ([]byte, error) {
 	return []byte(name), nil
 }
 
-func penaltyKey(k PenaltyKey) ([]byte, error) {
-	b, err := doorKey(k.Door)
-	if err != nil {
-		return nil, err
+// below is the key that all those of a door, or of one of its knocks, begin with.
+func below(key []byte, err error) ([]byte, error) { return append(key, 0), err }
+
+func doorsKey(name string) ([]byte, error) { return below(doorKey(name)) }
+
+// encode makes a key without the knock's name where there is none.
+func (k PenaltyKey) encode() ([]byte, error) {
+	b, err := sourceKey(k.Door, k.Source)
+	if k.Knock == "" {
+		return b, err
 	}
-	source, err := sourceText(k.Source)
-	return append(append(b, 0), source...), err
+	return append(append(b, 0), k.Knock...), err
 }
 
-func grantKey(k GrantKey) ([]byte, error) {
-	b, err := penaltyKey(PenaltyKey{Door: k.Door, Source: k.Source})
-	if err != nil {
-		return nil, err
-	}
-	return append(append(b, 0), k.By...), nil
+func (k GrantKey) encode() ([]byte, error) {
+	b, err := sourceKey(k.Door, k.Source)
+	return append(append(b, 0), k.By...), err
 }
 
-// sourceText is the source as text, "" for everybody.
-func sourceText(p netip.Prefix) (string, error) {
+// sourceKey writes a source as text, and everybody as none.
+func sourceKey(name string, p netip.Prefix) ([]byte, error) {
+	b, err := doorsKey(name)
 	switch {
-	case p == door.Any:
-		return "", nil
+	case err != nil || p == door.Any:
+		return b, err
 	case !p.IsValid():
-		return "", fmt.Errorf("source %v: allowed are a valid prefix, and door.Any for everybody", p)
+		return nil, fmt.Errorf("source %v: allowed are a valid prefix, and door.Any for everybody", p)
 	}
-	return p.String(), nil
+	return p.AppendTo(b), nil
 }
 
-func parseSource(s string) (netip.Prefix, error) {
-	if s == "" {
-		return door.Any, nil
+func (k KnockKey) encode() ([]byte, error) {
+	b, err := doorsKey(k.Door)
+	if err == nil && (k.Knock == "" || strings.Contains(k.Knock, "\x00")) {
+		err = fmt.Errorf("knock %q of door %q: a knock's name is not empty and has no NUL", k.Knock, k.Door)
 	}
-	p, err := netip.ParsePrefix(s)
-	if err == nil && p.String() != s {
-		err = fmt.Errorf("prefix %q is not in its one form %q", s, p)
-	}
-	return p, err
+	return append(append(b, k.Knock...), 0), err
 }
 
-func parsePenaltyKey(key []byte) (k PenaltyKey, err error) {
-	name, source, ok := strings.Cut(string(key), "\x00")
-	if !ok || name == "" {
-		return k, fmt.Errorf("key %q is not a door and a source", key)
+func encodeMark(m Mark) (key, value []byte, err error) {
+	if len(m.Key) < 1 || len(m.Key) > maxMarkKey || len(m.Value) > maxMarkValue {
+		return nil, nil, fmt.Errorf("knock %q of door %q: a mark with a key of %d bytes and a value of %d: "+
+			"allowed are 1 to %d, and at most %d", m.Knock, m.Door, len(m.Key), len(m.Value), maxMarkKey, maxMarkValue)
 	}
-	k.Door = name
-	k.Source, err = parseSource(source)
-	return k, err
+	key, err = KnockKey{m.Door, m.Knock}.encode()
+	return append(key, m.Key...), m.Value, err
 }
 
-func parseGrantKey(key []byte) (k GrantKey, err error) {
+func decodeMark(key, value []byte) (Mark, error) {
 	parts := strings.SplitN(string(key), "\x00", 3)
-	if len(parts) != 3 || parts[0] == "" {
-		return k, fmt.Errorf("key %q is not a door, a source and a name", key)
+	if len(parts) != 3 {
+		return Mark{}, fmt.Errorf("key %q is not a door, a knock and a key", key)
 	}
-	k.Door, k.By = parts[0], parts[2]
-	k.Source, err = parseSource(parts[1])
-	return k, err
+	return Mark{Door: parts[0], Knock: parts[1], Key: parts[2], Value: bytes.Clone(value)}, nil
 }
 
-// The values are JSON. A field may be added within a bucket's version; one that
-// changes its meaning needs a new version.
+// parseKey takes a key apart that sourceKey has begun. What comes behind the source
+// may not be there at all.
+func parseKey(key []byte) (name string, source netip.Prefix, last string, there bool, err error) {
+	name, rest, ok := strings.Cut(string(key), "\x00")
+	text, last, there := strings.Cut(rest, "\x00")
+	if source = door.Any; text != "" {
+		source, err = netip.ParsePrefix(text)
+	}
+	if !ok || name == "" || err == nil && text != "" && source.String() != text {
+		err = fmt.Errorf("key %q does not begin with a door and a source", key)
+	}
+	return name, source, last, there, err
+}
+
+// The values are JSON, but for grants, of which there can be a million. A field may
+// be added; one that changes its meaning needs a new class.
 
 func encodeDoor(d Door) (key, value []byte, err error) {
 	if key, err = doorKey(d.Name); err != nil {
@@ -96,9 +188,6 @@ func encodeDoor(d Door) (key, value []byte, err error) {
 }
 
 func decodeDoor(key, value []byte) (d Door, err error) {
-	if _, err = doorKey(string(key)); err != nil {
-		return Door{}, err
-	}
 	if err = unmarshal(value, &d); err != nil {
 		return Door{}, err
 	}
@@ -108,7 +197,7 @@ func decodeDoor(key, value []byte) (d Door, err error) {
 }
 
 func encodePenalty(p Penalty) (key, value []byte, err error) {
-	if key, err = penaltyKey(PenaltyKey{Door: p.Door, Source: p.Source}); err != nil {
+	if key, err = (PenaltyKey{p.Door, p.Knock, p.Source}).encode(); err != nil {
 		return nil, nil, err
 	}
 	p.Until = utc(p.Until)
@@ -117,36 +206,38 @@ func encodePenalty(p Penalty) (key, value []byte, err error) {
 }
 
 func decodePenalty(key, value []byte) (p Penalty, err error) {
-	k, err := parsePenaltyKey(key)
-	if err != nil {
-		return Penalty{}, err
-	}
 	if err = unmarshal(value, &p); err != nil {
 		return Penalty{}, err
 	}
-	p.Door, p.Source, p.Until = k.Door, k.Source, utc(p.Until)
-	return p, nil
+	p.Until = utc(p.Until)
+	p.Door, p.Source, p.Knock, _, err = parseKey(key)
+	return p, err
 }
 
+// A grant's value is when it ends, as seconds and nanoseconds, and for how long it
+// was given.
 func encodeGrant(g Grant) (key, value []byte, err error) {
-	if key, err = grantKey(GrantKey{g.Door, g.Source, g.By}); err != nil {
-		return nil, nil, err
-	}
-	g.Until = utc(g.Until)
-	value, err = json.Marshal(g)
-	return key, value, err
+	key, err = GrantKey{g.Door, g.Source, g.By}.encode()
+	value = binary.AppendVarint(value, g.Until.Unix())
+	value = binary.AppendVarint(value, int64(g.Until.Nanosecond()))
+	return key, binary.AppendVarint(value, int64(g.For)), err
 }
 
 func decodeGrant(key, value []byte) (g Grant, err error) {
-	k, err := parseGrantKey(key)
-	if err != nil {
-		return Grant{}, err
+	var numbers [3]int64
+	for i := range numbers {
+		n, w := binary.Varint(value)
+		if w <= 0 {
+			return Grant{}, fmt.Errorf("value %x is not of three numbers", value)
+		}
+		numbers[i], value = n, value[w:]
 	}
-	if err = unmarshal(value, &g); err != nil {
-		return Grant{}, err
+	g.Until, g.For = time.Unix(numbers[0], numbers[1]).UTC(), time.Duration(numbers[2])
+	var ok bool
+	if g.Door, g.Source, g.By, ok, err = parseKey(key); err == nil && !ok {
+		err = fmt.Errorf("key %q does not say on whose behalf", key)
 	}
-	g.Door, g.Source, g.By, g.Until = k.Door, k.Source, k.By, utc(g.Until)
-	return g, nil
+	return g, err
 }
 
 func encodeApplied(a Applied) ([]byte, error) {
@@ -161,28 +252,6 @@ func decodeApplied(value []byte) (a Applied, err error) {
 	a.Deadline = utc(a.Deadline)
 	return a, nil
 }
-
-func encodeRecord(r audit.Record) (value []byte, err error) { return json.Marshal(r) }
-
-// decodeRecord always returns a record: one that cannot be read is replaced by
-// one that says so in its place, and the error says why.
-func decodeRecord(key, value []byte) (r audit.Record, err error) {
-	if len(key) != 8 {
-		err = fmt.Errorf("key %q is not an ID", key)
-	} else {
-		err = unmarshal(value, &r)
-	}
-	if err != nil {
-		r = audit.Record{Event: audit.EventError, Reason: "this record cannot be read: " + err.Error()}
-	}
-	if len(key) == 8 {
-		r.ID = binary.BigEndian.Uint64(key)
-	}
-	return stamped(r), err
-}
-
-// recordKey orders records by ID: big-endian numbers sort as their bytes do.
-func recordKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 
 // stamped is r with its times as they come back from the store.
 func stamped(r audit.Record) audit.Record {

@@ -30,6 +30,7 @@ func nth(n int) Change {
 	source := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(n % 3)}), 32)
 	by := strconv.Itoa(n)
 	c := Change{
+		Marks:     []Mark{{Door: "ssh", Knock: "touch", Key: strconv.Itoa(n % 4), Value: []byte(by)}},
 		Doors:     []Door{{Name: "ssh", Reason: by, Since: at}},
 		Penalties: []Penalty{{Door: "ssh", Source: source, Until: at, For: time.Minute, Reason: by}},
 		Grants:    []Grant{{Door: "ssh", Source: source, By: by, Until: at}},
@@ -49,7 +50,7 @@ func nth(n int) Change {
 const childDir = "DOORWARD_TEST_STORE"
 
 func daemon(dir string) error {
-	s, err := Open(dir, AuditLimit{Records: 40}, slog.New(slog.DiscardHandler))
+	s, err := Open(dir, AuditLimit{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
@@ -90,7 +91,7 @@ func child(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner) {
 // TestKilled ends a process that commits, at any moment, again and again.
 func TestKilled(t *testing.T) {
 	dir := t.TempDir()
-	m, last := newModel(AuditLimit{Records: 40}), 0
+	m, last := newModel(), 0
 	for round := range 12 {
 		cmd, out := child(t, dir)
 		acknowledged := last
@@ -112,7 +113,7 @@ func TestKilled(t *testing.T) {
 		}
 		_ = cmd.Wait() // it was killed
 
-		s := mustOpen(t, dir, AuditLimit{Records: 40})
+		s := mustOpen(t, dir, AuditLimit{})
 		if s.SetAside() != "" {
 			t.Fatalf("round %d: the file was set aside", round)
 		}
@@ -125,10 +126,10 @@ func TestKilled(t *testing.T) {
 			m.commit(nth(last + 1))
 		}
 		got.BootID, got.Rebooted = "", false
-		if d := diff(m.state(), got); d != "" {
+		if d := diff(sorted(m.state()), sorted(got)); d != "" {
 			t.Fatalf("round %d: state after commit %d (-want +got):\n%s", round, done, d)
 		}
-		if d := diff(m.trail, mustRecords(t, s, "", "", 0, 100)); d != "" {
+		if d := diff(m.trail, mustRecords(t, s, "", "", 0, 100_000)); d != "" {
 			t.Fatalf("round %d: records after commit %d (-want +got):\n%s", round, done, d)
 		}
 		mustClose(t, s)
@@ -203,7 +204,7 @@ func onFullDisk(t *testing.T, dir string) {
 		if _, err := s.Commit(nth(round)); err != nil {
 			t.Errorf("round %d, before: %v", round, err)
 		}
-		before, err1 := s.Load()
+		before, err1 := load(s)
 		trail, err2 := s.Records("", "", 0, 100)
 		if err := os.WriteFile(ballast, make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
 			t.Errorf("the disk is not full: %v", err)
@@ -215,7 +216,7 @@ func onFullDisk(t *testing.T, dir string) {
 			!strings.HasPrefix(err.Error(), want) || !strings.HasSuffix(err.Error(), ": no space left on device") {
 			t.Errorf("round %d: error %v\nwant one that begins with %s", round, err, want)
 		}
-		after, err3 := s.Load()
+		after, err3 := load(s)
 		trail2, err4 := s.Records("", "", 0, 100)
 		if err := errors.Join(err1, err2, err3, err4); err != nil {
 			t.Errorf("round %d: %v", round, err)
@@ -230,7 +231,7 @@ func onFullDisk(t *testing.T, dir string) {
 			t.Errorf("round %d, with room again: %v", round, err)
 		}
 	}
-	last, _ := s.Load()
+	last, _ := load(s)
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
@@ -239,8 +240,17 @@ func onFullDisk(t *testing.T, dir string) {
 		return
 	}
 	defer s.Close()
-	got, err := s.Load()
+	got, err := load(s)
 	if d := diff(last, got); err != nil || d != "" || s.SetAside() != "" {
 		t.Errorf("after opening anew: %v, aside %q\n%s", err, s.SetAside(), d)
 	}
+}
+
+// load is what is kept, in a form that can be compared.
+func load(s *Store) (any, error) {
+	st, err := s.Load()
+	if err != nil {
+		return nil, err
+	}
+	return sorted(st), nil
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +27,11 @@ func TestMain(m *testing.M) {
 	}
 	goleak.VerifyTestMain(m)
 }
+
+var (
+	anybody = door.Any
+	prefix  = netip.MustParsePrefix
+)
 
 // quickDir is a directory in memory, for tests of which the disk is no part.
 func quickDir(t interface{ Fatal(...any) }) (dir string, remove func()) {
@@ -104,6 +110,20 @@ func mustRecords(t testing.TB, s *Store, door, source string, after uint64, limi
 	return r
 }
 
+// sorted is a state that can be compared: in order, and with its grants as a list.
+func sorted(st State) any {
+	compare := func(a, b any) int { return strings.Compare(fmt.Sprintf("%#v", a), fmt.Sprintf("%#v", b)) }
+	slices.SortFunc(st.Doors, func(a, b Door) int { return compare(a, b) })
+	slices.SortFunc(st.Penalties, func(a, b Penalty) int { return compare(a, b) })
+	slices.SortFunc(st.Marks, func(a, b Mark) int { return compare(a, b) })
+	grants := slices.SortedFunc(st.Grants, func(a, b Grant) int { return compare(a, b) })
+	st.Grants = nil
+	return struct {
+		State
+		Grants []Grant
+	}{st, grants}
+}
+
 // diff compares with times that must be the same to the nanosecond, in UTC and
 // without a monotonic reading.
 func diff(want, got any) string {
@@ -121,8 +141,9 @@ var (
 		netip.MustParsePrefix("2001:db8::1/128"), netip.MustParsePrefix("2001:db8:1::/64"),
 		netip.MustParsePrefix("::ffff:192.0.2.1/128"), netip.MustParsePrefix("0.0.0.0/0"),
 	})
-	genBy   = rapid.SampledFrom([]string{"", "touch", "operator alice", "nul \x00 in it", "not utf-8 \xff", "<html>&\u2028"})
-	genTime = rapid.Custom(func(t *rapid.T) time.Time {
+	genKnock = rapid.SampledFrom([]string{"", "touch", "touch-2"})
+	genBy    = rapid.SampledFrom([]string{"", "touch", "operator alice", "nul \x00 in it", "not utf-8 \xff", "<html>&\u2028"})
+	genTime  = rapid.Custom(func(t *rapid.T) time.Time {
 		at := time.Unix(rapid.Int64Range(-1<<33, 1<<36).Draw(t, "s"), rapid.Int64Range(0, 999_999_999).Draw(t, "ns"))
 		if rapid.Bool().Draw(t, "zero") {
 			return time.Time{}
@@ -145,8 +166,8 @@ func drawDoor(t *rapid.T) Door {
 
 func drawPenalty(t *rapid.T) Penalty {
 	return Penalty{
-		Door: genDoor.Draw(t, "door"), Source: genSource.Draw(t, "source"), Until: genTime.Draw(t, "until"),
-		For: time.Duration(rapid.Int64().Draw(t, "for")), Times: rapid.IntRange(0, 99).Draw(t, "times"),
+		Door: genDoor.Draw(t, "door"), Knock: genKnock.Draw(t, "knock"), Source: genSource.Draw(t, "source"),
+		Until: genTime.Draw(t, "until"), For: time.Duration(rapid.Int64().Draw(t, "for")), Times: rapid.IntRange(0, 99).Draw(t, "times"),
 		Reason: genText.Draw(t, "reason"),
 	}
 }
@@ -156,6 +177,15 @@ func drawGrant(t *rapid.T) Grant {
 		Door: genDoor.Draw(t, "door"), Source: genSource.Draw(t, "source"), By: genBy.Draw(t, "by"),
 		Until: genTime.Draw(t, "until"), For: time.Duration(rapid.Int64().Draw(t, "for")),
 	}
+}
+
+func drawMark(t *rapid.T) Mark {
+	m := Mark{Door: genDoor.Draw(t, "door"), Knock: rapid.SampledFrom([]string{"touch", "touch-2"}).Draw(t, "knock"),
+		Key: rapid.SampledFrom([]string{"a", "\x00", strings.Repeat("k", 128)}).Draw(t, "key")}
+	if rapid.Bool().Draw(t, "kept") {
+		m.Value = append([]byte{}, genText.Draw(t, "value")...)
+	}
+	return m
 }
 
 func drawRecord(t *rapid.T) audit.Record {
@@ -178,3 +208,5 @@ func drawApplied(t *rapid.T) Applied {
 		Deadline:  genTime.Draw(t, "deadline"), By: genText.Draw(t, "by"),
 	}
 }
+
+func none(func(Grant) bool) {}

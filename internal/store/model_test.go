@@ -1,9 +1,7 @@
 package store
 
 import (
-	"cmp"
 	"maps"
-	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -15,22 +13,35 @@ import (
 
 // model is what a store should hold, in maps.
 type model struct {
-	limit     AuditLimit
 	doors     map[string]Door
 	penalties map[PenaltyKey]Penalty
 	grants    map[GrantKey]Grant
+	marks     map[markKey]Mark
 	applied   Applied
 	last      uint64
 	trail     []audit.Record
 }
 
-func newModel(limit AuditLimit) *model {
-	return &model{limit: limit, doors: map[string]Door{}, penalties: map[PenaltyKey]Penalty{}, grants: map[GrantKey]Grant{}}
+type markKey struct{ door, knock, key string }
+
+func newModel() *model {
+	return &model{doors: map[string]Door{}, penalties: map[PenaltyKey]Penalty{},
+		grants: map[GrantKey]Grant{}, marks: map[markKey]Mark{}}
 }
 
 func (m *model) commit(c Change) (added []audit.Record) {
+	for _, k := range c.ClearGrants {
+		maps.DeleteFunc(m.grants, func(g GrantKey, _ Grant) bool { return g.Door == k })
+	}
+	for _, k := range c.ClearPenalties {
+		maps.DeleteFunc(m.penalties, func(p PenaltyKey, _ Penalty) bool { return p.Door == k })
+	}
 	for _, k := range c.EndDoors {
 		delete(m.doors, k)
+		maps.DeleteFunc(m.marks, func(g markKey, _ Mark) bool { return g.door == k })
+	}
+	for _, k := range c.EndKnocks {
+		maps.DeleteFunc(m.marks, func(g markKey, _ Mark) bool { return g.door == k.Door && g.knock == k.Knock })
 	}
 	for _, k := range c.EndPenalties {
 		delete(m.penalties, k)
@@ -44,11 +55,17 @@ func (m *model) commit(c Change) (added []audit.Record) {
 	}
 	for _, p := range c.Penalties {
 		p.Until = plain(p.Until)
-		m.penalties[PenaltyKey{p.Door, p.Source}] = p
+		m.penalties[PenaltyKey{p.Door, p.Knock, p.Source}] = p
 	}
 	for _, g := range c.Grants {
 		g.Until = plain(g.Until)
 		m.grants[GrantKey{g.Door, g.Source, g.By}] = g
+	}
+	for _, g := range c.Marks {
+		m.marks[markKey{g.Door, g.Knock, g.Key}] = g
+		if g.Value == nil {
+			delete(m.marks, markKey{g.Door, g.Knock, g.Key})
+		}
 	}
 	if c.Applied != nil {
 		m.applied = *c.Applied
@@ -64,37 +81,7 @@ func (m *model) commit(c Change) (added []audit.Record) {
 		added = append(added, r)
 	}
 	m.trail = append(m.trail, added...)
-	if len(c.Doors)+len(c.EndDoors)+len(c.Penalties)+len(c.EndPenalties)+len(c.Grants)+len(c.EndGrants)+len(c.Records) == 0 &&
-		c.Applied == nil {
-		return nil // nothing to write, nothing to prune
-	}
-	// No commit here adds more than 64, so that pruning keeps up at once.
-	refused := m.keep(isRefusal, m.limit.Records/2, added)
-	m.keep(func(r audit.Record) bool { return !isRefusal(r) }, m.limit.Records-min(refused, m.limit.Records/2), added)
 	return added
-}
-
-// keep prunes one class of records to the limit, but not the added ones nor the
-// newest, and returns how many are left.
-func (m *model) keep(class func(audit.Record) bool, limit int, added []audit.Record) int {
-	count := func(list []audit.Record) (n int) {
-		for _, r := range list {
-			if class(r) {
-				n++
-			}
-		}
-		return n
-	}
-	have := count(m.trail)
-	over := have - max(limit, count(added), min(have, 1))
-	m.trail = slices.DeleteFunc(slices.Clone(m.trail), func(r audit.Record) bool {
-		over--
-		if !class(r) {
-			over++
-		}
-		return class(r) && over >= 0
-	})
-	return count(m.trail)
 }
 
 // plain is the time as it should come back.
@@ -106,18 +93,8 @@ func plain(t time.Time) time.Time {
 }
 
 func (m *model) state() State {
-	text := func(p netip.Prefix) string { s, _ := sourceText(p); return s }
-	st := State{Applied: m.applied}
-	for _, k := range slices.Sorted(maps.Keys(m.doors)) {
-		st.Doors = append(st.Doors, m.doors[k])
-	}
-	st.Penalties = slices.SortedFunc(maps.Values(m.penalties), func(a, b Penalty) int {
-		return cmp.Or(cmp.Compare(a.Door, b.Door), cmp.Compare(text(a.Source), text(b.Source)))
-	})
-	st.Grants = slices.SortedFunc(maps.Values(m.grants), func(a, b Grant) int {
-		return cmp.Or(cmp.Compare(a.Door, b.Door), cmp.Compare(text(a.Source), text(b.Source)), cmp.Compare(a.By, b.By))
-	})
-	return st
+	return State{Applied: m.applied, Doors: slices.Collect(maps.Values(m.doors)), Penalties: slices.Collect(maps.Values(m.penalties)),
+		Marks: slices.Collect(maps.Values(m.marks)), Grants: maps.Values(m.grants)}
 }
 
 func (m *model) records(door, source string, after uint64, limit int) (want []audit.Record) {
@@ -141,9 +118,18 @@ func drawChange(t *rapid.T) Change {
 		Records:   rapid.SliceOfN(rapid.Custom(drawRecord), 0, 8).Draw(t, "records"),
 	}
 	for range rapid.IntRange(0, 4).Draw(t, "ends") {
-		g := drawGrant(t)
+		g, p, m := drawGrant(t), drawPenalty(t), drawMark(t)
 		c.EndGrants = append(c.EndGrants, GrantKey{g.Door, g.Source, g.By})
-		c.EndPenalties = append(c.EndPenalties, PenaltyKey{g.Door, g.Source})
+		c.EndPenalties = append(c.EndPenalties, PenaltyKey{p.Door, p.Knock, p.Source})
+		c.Marks = append(c.Marks, m)
+		switch rapid.IntRange(0, 9).Draw(t, "clears") {
+		case 0:
+			c.ClearGrants = append(c.ClearGrants, g.Door)
+		case 1:
+			c.ClearPenalties = append(c.ClearPenalties, p.Door)
+		case 2:
+			c.EndKnocks = append(c.EndKnocks, KnockKey{m.Door, m.Knock})
+		}
 	}
 	if rapid.IntRange(0, 4).Draw(t, "apply") == 0 {
 		a := drawApplied(t)
@@ -158,15 +144,14 @@ func TestAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		dir, remove := quickDir(t)
 		defer remove()
-		limit := AuditLimit{Records: rapid.IntRange(1, 40).Draw(t, "limit")}
 		open := func() *Store {
-			s, err := Open(dir, limit, (&book{}).log())
+			s, err := Open(dir, AuditLimit{}, (&book{}).log())
 			if err != nil {
 				t.Fatal(err)
 			}
 			return s
 		}
-		s, m := open(), newModel(limit)
+		s, m := open(), newModel()
 		defer func() { s.Close() }()
 		t.Repeat(map[string]func(*rapid.T){
 			"commit": func(t *rapid.T) {
@@ -179,6 +164,7 @@ func TestAgainstModel(t *testing.T) {
 					t.Fatalf("records of the commit (-want +got):\n%s", d)
 				}
 			},
+			"renew": func(*rapid.T) { s.renew() },
 			"reopen": func(t *rapid.T) {
 				if err := s.Close(); err != nil {
 					t.Fatal(err)
@@ -207,7 +193,7 @@ func TestAgainstModel(t *testing.T) {
 					t.Fatal(err)
 				}
 				got.BootID, got.Rebooted = "", false
-				if d := diff(m.state(), got); d != "" {
+				if d := diff(sorted(m.state()), sorted(got)); d != "" {
 					t.Fatalf("state (-want +got):\n%s", d)
 				}
 			},

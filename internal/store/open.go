@@ -1,119 +1,322 @@
 package store
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
-
-	bolt "go.etcd.io/bbolt"
 )
 
-// ErrLocked is returned by Open if another daemon uses the state directory.
-var ErrLocked = errors.New("the state is in use")
+func stateName(at int) string { return fmt.Sprintf("doorward.state.%d", at) }
+func trailName(n int) string  { return fmt.Sprintf("doorward.audit.%02d", n) }
 
-// lockDir takes the directory for this process, until the file that it returns
-// is closed or the process ends. It has a file of its own for that, because
-// the lock of the state file goes with it when it is renamed.
-func lockDir(dir string) (*os.File, error) {
-	path := filepath.Join(dir, "doorward.lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open lock file: %w", err)
-	}
-	if err := LockFile(f); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
+// Open opens the state in dir, making what is missing (dir with mode 0700). A state
+// file that is damaged is renamed first, to its name with .corrupt-STAMP behind it,
+// which is logged and told by SetAside. A file of the form before, doorward.db, is
+// taken over.
+//
+// It returns ErrLocked if another daemon uses dir.
+func Open(dir string, limit AuditLimit, log *slog.Logger) (*Store, error) {
+	return open(dir, limit, log, func(_ string, f file) file { return f })
 }
 
-// LockFile takes an open file or directory for this process, until it is closed
-// or the process ends, and writes the process's id into it if it can be written.
-// It returns ErrLocked if another daemon has it.
-func LockFile(f *os.File) error {
-	err := lockPatiently(f)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		who := ""
-		if pid := words(f); pid != "" {
-			who = fmt.Sprintf(" (process %s)", pid)
-		}
-		return fmt.Errorf("%q: %w by another doorwardd%s: stop that one first, "+
-			"or give this one paths of its own with state and control in [gateway]", f.Name(), ErrLocked, who)
+// open is Open, with wrap around each file that stays open.
+func open(dir string, limit AuditLimit, log *slog.Logger, wrap func(name string, f file) file) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make state directory: %w", err)
 	}
+	s := &Store{dir: dir, log: log}
+	var err error
+	if s.lock, err = lockDir(dir); err != nil {
+		return nil, err
+	}
+	if err := s.open(limit.orDefault(), wrap); err != nil {
+		s.closeFiles()
+		return nil, fullDisk(fmt.Errorf("open the state in %q: %w", dir, err))
+	}
+	return s, nil
+}
+
+func (s *Store) open(limit AuditLimit, wrap func(name string, f file) file) error {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return fmt.Errorf("lock %q: %w", f.Name(), err)
+		s.log.Warn("the kernel does not tell its boot; every start is taken for a reboot", "err", err)
 	}
-	// The id is for the message above only, so that a full disk is no reason
-	// not to start.
-	if err := f.Truncate(0); err == nil {
-		_, _ = f.WriteAt(fmt.Appendln(nil, os.Getpid()), 0)
+	s.boot = strings.TrimSpace(string(id))
+	if err := s.takeOver(limit); err != nil {
+		return err
+	}
+	if err := s.openState(wrap); err != nil {
+		return err
+	}
+	if err := s.openTrail(limit, wrap); err != nil {
+		return err
+	}
+	s.aside, err = lastAside(s.dir)
+	return err
+}
+
+// candidate is a state file as it is found.
+type candidate struct {
+	path   string
+	there  bool
+	f      file
+	state  *journal // nil: it is empty, or not whole
+	damage error    // what is wrong with it
+}
+
+// openState opens both state files and finds the one in use.
+func (s *Store) openState(wrap func(name string, f file) file) error {
+	var found [2]candidate
+	for i := range found {
+		c, err := look(filepath.Join(s.dir, stateName(i)), func(f file) file { return wrap(stateName(i), f) })
+		s.files[i] = c.f
+		if err != nil {
+			return err
+		}
+		found[i] = c
+	}
+	at, damage := inUse(found)
+	if damage != nil {
+		for i, c := range found {
+			if !c.there {
+				continue
+			}
+			if s.files[i] != nil {
+				s.files[i].Close()
+				s.files[i] = nil
+			}
+			if err := setAside("the state", c.path, damage, s.log); err != nil {
+				return err
+			}
+		}
+	}
+	if at < 0 {
+		at = 0
+		f, state, err := create(found[0].path, 1, func(func(entry) error) error { return nil })
+		if err != nil {
+			return err
+		}
+		s.files[0] = wrap(stateName(0), f)
+		state.f = s.files[0]
+		found[0].state = state
+	}
+	if err := s.emptyOther(1-at, wrap); err != nil {
+		return err
+	}
+	s.use(at, found[at].state)
+	if cut := s.state.cut; cut > 0 {
+		s.log.Warn("the last change was cut short when it was written, and is left out: it was never acknowledged",
+			"file", s.path(), "bytes", cut)
 	}
 	return nil
 }
 
-// words are what a locked file says. Anything else says nothing: to read a pipe
-// would wait for ever.
-func words(f *os.File) string {
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return ""
+// look opens a state file and reads it through.
+func look(path string, wrap func(file) file) (candidate, error) {
+	c := candidate{path: path}
+	f, err := openFile(path, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, nil
 	}
-	text, _ := io.ReadAll(io.LimitReader(f, 20))
-	return strings.TrimSpace(string(text))
+	c.there = true
+	if err == nil {
+		c.f = wrap(f)
+		c.state, err = openJournal(c.f)
+	}
+	if d := (*damageError)(nil); errors.As(err, &d) {
+		c.damage, err = err, nil
+	}
+	return c, err
 }
 
-// lockPatiently tries for up to a second. A daemon that was killed while it
-// started a program has left a copy of its lock to that one, until it runs:
-// fork(2) copies descriptors, and only execve(2) closes them.
-func lockPatiently(f *os.File) error {
-	const tries = 50
-	for i := 0; ; i++ {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if !errors.Is(err, syscall.EWOULDBLOCK) || i == tries {
+// inUse is the state file that counts, -1 for none. It is the only one that is not
+// empty, but for a crash between two steps of renew: then the other has no header
+// yet, or both say the same. What it must be was lost, if neither is.
+func inUse(found [2]candidate) (at int, damage error) {
+	at = -1
+	for i, c := range found {
+		if c.state != nil && (at < 0 || c.state.generation > found[at].state.generation) {
+			at = i
+		}
+	}
+	for _, c := range found {
+		if c.damage != nil && (at < 0 || c.damage != errUnfinished) {
+			damage = errors.Join(damage, fmt.Errorf("%s: %w", filepath.Base(c.path), c.damage))
+		}
+	}
+	if damage == nil && at < 0 && (found[0].there || found[1].there) {
+		damage = errors.New("it is empty: what it had is lost")
+	}
+	if damage != nil {
+		return -1, damage
+	}
+	return at, nil
+}
+
+// emptyOther has the state file that is not in use be there, and empty. Its name must
+// be on the disk before anything is in it.
+func (s *Store) emptyOther(i int, wrap func(name string, f file) file) error {
+	if s.files[i] != nil {
+		if size, err := s.files[i].Size(); err != nil || size == 0 {
 			return err
 		}
-		time.Sleep(time.Second / tries)
+		return errors.Join(s.files[i].Truncate(0), s.files[i].Sync())
 	}
+	f, err := openFile(filepath.Join(s.dir, stateName(i)), os.O_CREATE)
+	if err != nil {
+		return err
+	}
+	s.files[i] = wrap(stateName(i), f)
+	return syncDir(s.dir)
+}
+
+// openTrail opens the audit trail, and copies to it what the log has and it lacks.
+func (s *Store) openTrail(limit AuditLimit, wrap func(name string, f file) file) error {
+	first := uint64(0) // of the records in the log, whose IDs rise by one
+	err := s.state.each(func(_ int, e entry) error {
+		switch {
+		case e.class == classRecord:
+			s.last = max(s.last, recordID(e.key))
+			first = cmp.Or(first, s.last)
+		case e.class != classMeta:
+		case string(e.key) == bootKey:
+			s.wrote = string(e.value)
+		case string(e.key) == lastKey:
+			s.last = max(s.last, recordID(e.value))
+		case string(e.key) == trailKey:
+			s.noted = recordID(e.value)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	again := max(first, s.noted+1)
+	if s.last < again || first == 0 {
+		again = 0
+	}
+	files, err := openSegments(s.dir, s.log, wrap)
+	if err != nil {
+		return err
+	}
+	if s.trail, err = openTrail(files, limit, again); err != nil {
+		return err
+	}
+	s.last = max(s.last, s.trail.last)
+	s.trail.synced = s.noted
+	if again > 0 {
+		if err := s.catchUp(); err != nil {
+			s.sayTrail(err)
+		}
+	}
+	return nil
+}
+
+// openSegments opens the files of the trail. One that is no file is set aside.
+func openSegments(dir string, log *slog.Logger, wrap func(name string, f file) file) ([]file, error) {
+	var files []file
+	for n := range segments {
+		path := filepath.Join(dir, trailName(n))
+		f, err := openFile(path, os.O_CREATE)
+		if d := (*damageError)(nil); errors.As(err, &d) {
+			if err = setAside("the audit trail's", path, err, log); err == nil {
+				f, err = openFile(path, os.O_CREATE)
+			}
+		}
+		if err != nil {
+			closeAll(files)
+			return nil, err
+		}
+		files = append(files, wrap(trailName(n), f))
+	}
+	return files, syncDir(dir)
+}
+
+// SetAside is the path of the latest damaged file that was set aside, now or at
+// an earlier start, "" if there is none. It is told until the operator moves
+// the file elsewhere.
+func (s *Store) SetAside() string { return s.aside }
+
+// Close ends the use of the files and lets another daemon have the directory. It
+// waits for a commit that is under way.
+func (s *Store) Close() error {
+	s.using.Lock()
+	defer s.using.Unlock()
+	// What this leaves undone is done at the next start.
+	if err := s.trail.sync(); err == nil && s.trail.synced != s.noted {
+		_ = s.state.append(appendEntry(nil, trailNote(s.trail.synced)))
+	}
+	return s.closeFiles()
+}
+
+func (s *Store) closeFiles() error {
+	files := s.files[:]
+	if s.trail != nil {
+		for _, seg := range s.trail.all {
+			files = append(files, seg.f)
+		}
+	}
+	return errors.Join(closeAll(files), s.lock.Close())
+}
+
+func closeAll(files []file) (err error) {
+	for _, f := range files {
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
+	return err
+}
+
+// openFile opens a file to read and write. Anything else that has its name is
+// damage: a pipe would be waited for, a link leads elsewhere.
+func openFile(path string, flags int) (osFile, error) {
+	info, err := os.Lstat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		return osFile{}, damaged("%s: it is not a regular file", filepath.Base(path))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return osFile{}, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|flags, 0o600)
+	return osFile{f}, err
 }
 
 // create makes a new state file. It gets its name when it is whole, so that a
 // file that is not whole is always a damaged one.
-func create(path string) error {
+func create(path string, generation uint64, fill func(add func(entry) error) error) (file, *journal, error) {
 	tmp := path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, err
 	}
-	db, err := bolt.Open(tmp, 0o600, &bolt.Options{NoStatistics: true})
+	f, err := openFile(tmp, os.O_CREATE|os.O_EXCL)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	err = db.Update(func(tx *bolt.Tx) error {
-		for _, b := range buckets() {
-			if _, err := tx.CreateBucket(b); err != nil {
-				return err
-			}
-		}
-		return (&txn{tx: tx, l: ledger{First: 1}}).finish()
-	})
-	if err := errors.Join(err, db.Close()); err != nil {
-		return err
+	l, err := beginJournal(f, generation, fill)
+	if err == nil {
+		err = os.Rename(tmp, path)
 	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
 	}
-	return syncDir(filepath.Dir(path))
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return f, l, nil
 }
 
 const asideInfix = ".corrupt-"
 
 // setAside renames the damaged file, never onto one that was set aside before.
-func setAside(path string, why error, log *slog.Logger) error {
+func setAside(what, path string, why error, log *slog.Logger) error {
 	base := path + asideInfix + time.Now().UTC().Format("20060102T150405Z")
 	to := base
 	for n := 2; ; n++ {
@@ -127,29 +330,24 @@ func setAside(path string, why error, log *slog.Logger) error {
 	if err := os.Rename(path, to); err != nil {
 		return fmt.Errorf("set the damaged file aside: %w", err)
 	}
-	log.Error("the state file is damaged: it was set aside and a new one is begun; "+
-		"penalties, grants and the audit trail of before are in the old file only",
+	log.Error(what+" file is damaged: it was set aside and a new one is begun; what it has is nowhere else",
 		"file", path, "aside", to, "err", why)
 	return syncDir(filepath.Dir(path))
 }
 
 // lastAside finds the latest file that was set aside.
-func lastAside(path string) (string, error) {
-	entries, err := os.ReadDir(filepath.Dir(path))
+func lastAside(dir string) (string, error) {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return "", err
 	}
-	prefix := filepath.Base(path) + asideInfix
-	var names []string
+	last, stamp := "", ""
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), prefix) {
-			names = append(names, e.Name())
+		if _, s, ok := strings.Cut(e.Name(), asideInfix); ok && s >= stamp {
+			last, stamp = filepath.Join(dir, e.Name()), s
 		}
 	}
-	if len(names) == 0 {
-		return "", nil
-	}
-	return filepath.Join(filepath.Dir(path), slices.Max(names)), nil
+	return last, nil
 }
 
 // syncDir makes a rename in dir last (rename(2) alone is not on the disk).

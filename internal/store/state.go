@@ -21,7 +21,7 @@ type Door struct {
 }
 
 // Penalty is the time for which a source's knocks at a door are ignored. Its
-// key is Door and Source; door.Any stands for everybody.
+// key is Door, Knock and Source; door.Any stands for everybody.
 type Penalty struct {
 	Door   string        `json:"-"`
 	Knock  string        `json:"-"` // "": every knock of the door
@@ -54,13 +54,13 @@ func (p Penalty) Left(now time.Time) time.Duration {
 // Grant is leave for a source to open new connections to a door. Its key is
 // Door, Source and By.
 type Grant struct {
-	Door   string       `json:"-"`
-	Source netip.Prefix `json:"-"`
-	By     string       `json:"-"` // on whose behalf
-	Until  time.Time    `json:"until"`
+	Door   string
+	Source netip.Prefix
+	By     string // on whose behalf
+	Until  time.Time
 	// For is for how long it was given, the bound that Left puts on a clock
 	// that stepped back. Zero: not said, Until alone counts.
-	For time.Duration `json:"for,omitempty"`
+	For time.Duration
 }
 
 // GrantKey names one Grant.
@@ -98,53 +98,67 @@ func (a Applied) Left(now time.Time) time.Duration {
 	return max(0, min(a.Deadline.Sub(now.Round(0)), a.For))
 }
 
-// Mark is what a knock remembers over a restart, under a key of its own. Without a
-// Value it is forgotten.
+// Mark is what a kind of knock remembers. Its key is Door, Knock and Key; what it
+// means is the kind's business alone.
 type Mark struct {
-	Door, Knock, Key string
-	Value            []byte
+	Door  string
+	Knock string
+	Key   string // 1 to 128 bytes
+	Value []byte // at most 1024 bytes; nil in a Change: forgotten
 }
 
+const (
+	maxMarkKey   = 128
+	maxMarkValue = 1024
+)
+
 // KnockKey names one knock of a door.
-type KnockKey struct{ Door, Knock string }
+type KnockKey struct {
+	Door  string
+	Knock string
+}
 
 // Change is one commit: everything in it or nothing. What has a key replaces
-// what was kept under that key. The Clear lists are carried out first and then the
+// what was kept under that key. The Clear lists are carried out first, then the
 // End lists, so that a key both ended and given is given; ending what is not kept
 // is no error.
 type Change struct {
-	ClearGrants    []string // doors
-	ClearPenalties []string // doors
-	EndKnocks      []KnockKey
-	Marks          []Mark
+	ClearGrants    []string // doors whose grants all end
+	ClearPenalties []string // doors whose penalties all end
 	Doors          []Door
-	EndDoors       []string // doors that the configuration no longer has
+	EndDoors       []string // doors that the configuration no longer has; their marks go, too
+	EndKnocks      []KnockKey
 	Penalties      []Penalty
 	EndPenalties   []PenaltyKey
 	Grants         []Grant
 	EndGrants      []GrantKey
+	Marks          []Mark
 	Applied        *Applied       // nil leaves it as it is
 	Records        []audit.Record // their IDs are given by the store
 }
 
-// State is what was kept, as of the last Commit. Lists are sorted by key. All
-// times are in UTC, exact to the nanosecond, and without a monotonic reading.
+// State is what was kept, as of the last Commit. Lists are in no particular order.
+// All times are in UTC, exact to the nanosecond, and without a monotonic reading.
 type State struct {
 	BootID    string // boot that the last Commit happened in, "" before the first
 	Rebooted  bool   // that was another boot than this one: the kernel has forgotten the grants
 	Doors     []Door
 	Penalties []Penalty
-	Grants    iter.Seq[Grant]
-	Applied   Applied
-	// Unreadable counts what is kept but not understood, e.g. written by a
-	// later version. Each is logged; none of it is deleted.
+	// Grants reads them from the file, as often as it is ranged over, until the next
+	// Commit. It is never nil.
+	Grants  iter.Seq[Grant]
+	Marks   []Mark
+	Applied Applied
+	// Unreadable counts what is kept but not understood, e.g. written by a later
+	// version, without grants. Each is logged, grants as they are read; none of it
+	// is deleted.
 	Unreadable int
 }
 
-// AuditLimit bounds the audit trail; the oldest records go first. Refusals, of
-// which strangers can cause as many as they like, have at most half of it and
-// push out nothing but refusals; all others have what those do not take. A zero
-// field stands for its default.
+// AuditLimit bounds the audit trail; the oldest records go first, an eighth of
+// the trail at once. Refusals, of which strangers can cause as many as they like,
+// have at most half of it, and beyond that push out nothing but refusals; all others
+// have what those do not take. A zero field stands for its default.
 type AuditLimit struct {
 	Records int   // 100,000 by default
 	Bytes   int64 // of the records as they are written, 64 MiB by default

@@ -1,359 +1,401 @@
-// Package store keeps what must survive a restart, in one bbolt file of the
-// state directory: the states of the doors, penalties, grants and on whose
-// behalf they stand, the configuration in use, and the audit trail, which is
-// bounded. A Commit is on the disk when it returns, whole or not at all.
+// Package store keeps what must survive a restart, in the state directory: the
+// states of the doors, penalties, grants and on whose behalf they stand, what knocks
+// remember, the configuration in use, and the audit trail, which is bounded. A
+// Commit is on the disk when it returns, whole or not at all.
 //
-// A file that is damaged is set aside under another name and a new one is
-// begun: half a state is worse than none, because with none all doors are
-// dark. A file is read through, by code that trusts nothing in it, before
-// bbolt gets it: bbolt would panic on a damaged page, in a goroutine of its
-// own too, or return what it does not notice to be garbled.
+// The state is one file, a log of commits. When it has grown, what still stands is
+// written into another, and they change places; nothing of it is held in memory. The
+// audit trail is in files of its own, which are not read to be opened. Its records
+// go into the log first, with all else of their commit, and into the trail after
+// it; what a crash lets the trail lack is copied again.
+//
+// All files are opened at the start: who uses the store may lock itself in where it
+// can neither make nor rename a file.
+//
+// A state file that is damaged is set aside under another name and a new one is
+// begun: half a state is worse than none, because with none all doors are dark. The
+// trail is not touched by that, nor the state by damage of the trail.
 //
 // The package decides nothing: it does not look at a grant's time, nor end it.
 package store
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
-	"slices"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
-	"time"
-
-	bolt "go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/doorward/doorward/internal/audit"
 )
 
-const fileName = "doorward.db"
-
-// Store is the open state file. Its methods may be called from several
-// goroutines; commits happen one after the other. Close it when done.
+// Store is the open state. Load and Commit are called from one goroutine at a time;
+// Records may be called from any. Close it when done.
 type Store struct {
-	path  string
-	db    *bolt.DB
+	dir   string
 	lock  *os.File
-	limit AuditLimit
 	log   *slog.Logger
 	boot  string // id of this boot, "" if the kernel does not tell
 	aside string
-	// writing is held during a commit, and guards trail.
-	writing sync.Mutex
-	trail   trail
-	// broken is set once the file turned out to be damaged while in use. bbolt
-	// may then hold its locks for good, so that it must not be called again.
-	broken atomic.Bool
-}
+	trail *trail
 
-// Open opens the state file in dir, making both if they are missing (dir with
-// mode 0700). A file that is damaged is renamed first, to
-// doorward.db.corrupt-STAMP, which is logged and told by SetAside.
-//
-// It returns ErrLocked if another daemon uses dir.
-func Open(dir string, limit AuditLimit, log *slog.Logger) (*Store, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make state directory: %w", err)
-	}
-	s := &Store{path: filepath.Join(dir, fileName), limit: limit.orDefault(), log: log}
-	var err error
-	if s.lock, err = lockDir(dir); err != nil {
-		return nil, err
-	}
-	if err := s.open(); err != nil {
-		s.lock.Close()
-		return nil, fullDisk(fmt.Errorf("open %q: %w", s.path, err))
-	}
-	return s, nil
-}
-
-func (s *Store) open() error {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		s.log.Warn("the kernel does not tell its boot; every start is taken for a reboot", "err", err)
-	}
-	s.boot = strings.TrimSpace(string(id))
-
-	err = verifyFile(s.path)
-	var d *damageError
-	if errors.As(err, &d) {
-		err = setAside(s.path, d, s.log)
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if s.aside, err = lastAside(s.path); err != nil {
-		return err
-	}
-	if _, err := os.Stat(s.path); errors.Is(err, os.ErrNotExist) {
-		if err := create(s.path); err != nil {
-			return err
-		}
-	}
-	return guard(func() (err error) {
-		s.db, err = bolt.Open(s.path, 0o600, s.options())
-		if errors.Is(err, berrors.ErrTimeout) {
-			return fmt.Errorf("%w by another program", ErrLocked)
-		}
-		if err != nil {
-			return err
-		}
-		return s.db.View(func(tx *bolt.Tx) error {
-			s.trail = readTrail(tx)
-			return nil
-		})
-	})
-}
-
-// options maps more than the file can need: mapping anew waits for all
-// readers, and a commit must not wait for somebody who reads a long trail.
-func (s *Store) options() *bolt.Options {
-	return &bolt.Options{
-		Timeout:         time.Second,
-		FreelistType:    bolt.FreelistMapType,
-		InitialMmapSize: int(min(2*s.limit.Bytes+(64<<20), 1<<30)),
-		NoStatistics:    true,
-	}
-}
-
-// SetAside is the path of the latest damaged file that was set aside, now or at
-// an earlier start, "" if there is none. It is told until the operator moves
-// the file elsewhere.
-func (s *Store) SetAside() string { return s.aside }
-
-// Close ends the use of the file and lets another daemon have the directory. It
-// waits for calls that are under way.
-func (s *Store) Close() error {
-	var err error
-	if !s.broken.Load() {
-		err = s.db.Close()
-	}
-	return errors.Join(err, s.lock.Close())
+	using sync.Mutex // guards what follows
+	files [2]file    // used in turn
+	at    int        // which of them is in use
+	state *journal
+	due   int64  // the length at which the log is written anew
+	last  uint64 // the highest ID of a record
+	wrote string // the boot that the log has
+	noted uint64 // the ID that the log says the trail has all records up to
+	said  bool   // that the trail takes nothing
 }
 
 // Load returns what was kept.
 func (s *Store) Load() (State, error) {
-	var st State
-	err := s.guarded("read", func() error {
-		return s.db.View(func(tx *bolt.Tx) error {
-			st = State{}
-			return s.load(tx, &st)
-		})
+	s.using.Lock()
+	defer s.using.Unlock()
+	st, err := s.load()
+	if err != nil {
+		return State{}, fmt.Errorf("read %q: %w", s.path(), err)
+	}
+	return st, nil
+}
+
+func (s *Store) load() (State, error) {
+	st := State{}
+	x, err := s.state.index()
+	if err != nil {
+		return st, err
+	}
+	err = s.state.each(func(n int, e entry) error {
+		if e.class == classGrant || !x.stands(n, e) {
+			return nil
+		}
+		if err := st.take(e); err != nil {
+			st.Unreadable++
+			s.unreadable(e, err)
+		}
+		return nil
 	})
+	st.Rebooted = st.BootID != s.boot || s.boot == ""
+	state := *s.state
+	st.Grants = func(yield func(Grant) bool) { s.grants(&state, x, yield) }
 	return st, err
 }
 
-func (s *Store) load(tx *bolt.Tx, st *State) error {
-	meta := tx.Bucket(metaBucket)
-	st.BootID = string(meta.Get(bootKey))
-	st.Rebooted = st.BootID != s.boot || s.boot == ""
-	if v := meta.Get(appliedKey); v != nil {
-		var err error
-		if st.Applied, err = decodeApplied(v); err != nil {
-			s.unreadable(st, metaBucket, appliedKey, err)
+// take adds what an entry says.
+func (st *State) take(e entry) (err error) {
+	switch e.class {
+	case classDoor:
+		return add(&st.Doors, e, decodeDoor)
+	case classPenalty:
+		return add(&st.Penalties, e, decodePenalty)
+	case classMark:
+		return add(&st.Marks, e, decodeMark)
+	case classMeta:
+		switch string(e.key) {
+		case bootKey:
+			st.BootID = string(e.value)
+		case appliedKey:
+			st.Applied, err = decodeApplied(e.value)
 		}
+		return err
 	}
-	var grants []Grant
-	err := errors.Join(
-		each(s, tx, st, doorBucket, decodeDoor, &st.Doors),
-		each(s, tx, st, penaltyBucket, decodePenalty, &st.Penalties),
-		each(s, tx, st, grantBucket, decodeGrant, &grants))
-	st.Grants = slices.Values(grants)
+	return errors.New("it is of a later version")
+}
+
+func add[T any](list *[]T, e entry, decode func(key, value []byte) (T, error)) error {
+	t, err := decode(e.key, e.value)
+	if err == nil {
+		*list = append(*list, t)
+	}
 	return err
 }
 
-// each decodes a bucket's entries into list.
-func each[T any](s *Store, tx *bolt.Tx, st *State, bucket []byte,
-	decode func(key, value []byte) (T, error), list *[]T,
-) error {
-	return tx.Bucket(bucket).ForEach(func(k, v []byte) error {
-		t, err := decode(k, v)
-		if err != nil {
-			s.unreadable(st, bucket, k, err)
+var errEnough = errors.New("enough")
+
+// grants yields the grants that stand in the log as it was when it was loaded.
+func (s *Store) grants(state *journal, x *index, yield func(Grant) bool) {
+	s.using.Lock()
+	there := s.state.generation == state.generation
+	s.using.Unlock()
+	if !there {
+		panic("store: internal error: grants are read after a commit")
+	}
+	err := state.each(func(n int, e entry) error {
+		if e.class != classGrant || !x.stands(n, e) {
 			return nil
 		}
-		*list = append(*list, t)
+		g, err := decodeGrant(e.key, e.value)
+		if err != nil {
+			s.unreadable(e, err)
+			return nil
+		}
+		if !yield(g) {
+			return errEnough
+		}
 		return nil
 	})
+	if err != nil && err != errEnough {
+		s.log.Error("grants that are kept cannot be read", "file", s.path(), "err", err)
+	}
 }
 
-func (s *Store) unreadable(st *State, bucket, key []byte, err error) {
-	st.Unreadable++
-	s.log.Error("a kept value cannot be read and is ignored", "file", s.path,
-		"bucket", string(bucket), "key", string(key), "err", err)
+func (s *Store) unreadable(e entry, err error) {
+	s.log.Error("a kept value cannot be read and is ignored", "file", s.path(),
+		"class", e.class.String(), "key", string(e.key), "err", err)
 }
 
-// Commit makes the change in one transaction and returns its records with their
-// IDs and with their times as Load and Records give them. When it returns nil,
-// the change is on the disk. After an error (a full disk is named as such)
-// nothing of the change is kept, and the next Commit may succeed; only if the
-// disk failed in the very last step may the change be found at the next start.
-// A Change that has nothing in it is not written.
+// Commit makes the change at once and returns its records with their IDs and with
+// their times as Load and Records give them. When it returns nil, the change is on
+// the disk. After an error (a full disk is named as such) nothing of the change is
+// kept, and the next Commit may succeed; only if the disk failed in the very last
+// step may the change be found at the next start. A Change that has nothing in it is
+// not written.
 func (s *Store) Commit(c Change) ([]audit.Record, error) {
-	if c.empty() {
+	s.using.Lock()
+	defer s.using.Unlock()
+	b, err := encodeChange(&c)
+	if err != nil {
+		return nil, fmt.Errorf("write %q: %w", s.path(), err)
+	}
+	records, lines, err := numbered(c.Records, s.last)
+	if err != nil {
+		return nil, fmt.Errorf("write %q: %w", s.path(), err)
+	}
+	for _, l := range lines {
+		b = appendEntry(b, l.entry())
+	}
+	if len(b) == 0 {
 		return nil, nil
 	}
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	var records []audit.Record
-	var at trail
-	err := s.guarded("write", func() error {
-		return s.db.Update(func(tx *bolt.Tx) error {
-			t, err := begin(tx, s.trail)
-			if err != nil {
-				return err
-			}
-			if err := t.change(&c, s.boot); err != nil {
-				return err
-			}
-			var refusals int
-			if records, refusals, err = t.append(c.Records); err != nil {
-				return err
-			}
-			if err := t.prune(s.limit, len(records), refusals); err != nil {
-				return err
-			}
-			at = t.trail
-			return t.finish()
-		})
-	})
-	if err != nil {
-		return nil, err
+	if s.wrote != s.boot {
+		b = appendEntry(b, entry{class: classMeta, key: []byte(bootKey), value: []byte(s.boot)})
 	}
-	s.trail = at
+	synced := s.trail.synced
+	if synced != s.noted {
+		b = appendEntry(b, trailNote(synced))
+	}
+	if err := s.state.append(b); err != nil {
+		return nil, fullDisk(fmt.Errorf("write %q: %w", s.path(), err))
+	}
+	s.wrote, s.noted = s.boot, synced
+	s.last += uint64(len(records))
+	s.copyToTrail(lines)
+	if s.state.end >= s.due {
+		s.renew()
+	}
 	return records, nil
 }
 
-func (c *Change) empty() bool {
-	return len(c.Doors)+len(c.EndDoors)+len(c.Penalties)+len(c.EndPenalties)+
-		len(c.Grants)+len(c.EndGrants)+len(c.Records)+len(c.ClearGrants)+len(c.ClearPenalties) == 0 && c.Applied == nil
+func trailNote(id uint64) entry {
+	return entry{class: classMeta, key: []byte(trailKey), value: order.AppendUint64(nil, id)}
 }
 
-// change does all of the change but its records.
-func (t *txn) change(c *Change, boot string) error {
-	for _, name := range c.ClearGrants {
-		if err := t.clear(grantBucket, name); err != nil {
-			return err
-		}
+// entries are those of a change, as they are written.
+type entries struct {
+	b   []byte
+	err error // the first
+}
+
+func (w *entries) add(o op, c class, key, value []byte, err error) {
+	if err != nil && w.err == nil {
+		w.err = fmt.Errorf("%v: %w", c, err)
 	}
-	for _, name := range c.ClearPenalties {
-		if err := t.clear(penaltyBucket, name); err != nil {
-			return err
-		}
+	w.b = appendEntry(w.b, entry{op: o, class: c, key: key, value: value})
+}
+
+func puts[T any](w *entries, c class, list []T, encode func(T) (key, value []byte, err error)) {
+	for _, e := range list {
+		key, value, err := encode(e)
+		w.add(opPut, c, key, value, err)
 	}
-	err := errors.Join(
-		delEach(t, doorBucket, c.EndDoors, doorKey),
-		delEach(t, penaltyBucket, c.EndPenalties, penaltyKey),
-		delEach(t, grantBucket, c.EndGrants, grantKey),
-		putEach(t, doorBucket, c.Doors, encodeDoor),
-		putEach(t, penaltyBucket, c.Penalties, encodePenalty),
-		putEach(t, grantBucket, c.Grants, encodeGrant))
-	if err != nil {
-		return err
+}
+
+func ends[K any](w *entries, o op, c class, list []K, encode func(K) ([]byte, error)) {
+	for _, k := range list {
+		key, err := encode(k)
+		w.add(o, c, key, nil, err)
+	}
+}
+
+// encodeChange makes entries of all of a change but its records.
+func encodeChange(c *Change) ([]byte, error) {
+	var w entries
+	ends(&w, opClear, classGrant, c.ClearGrants, doorsKey)
+	ends(&w, opClear, classPenalty, c.ClearPenalties, doorsKey)
+	ends(&w, opEnd, classDoor, c.EndDoors, doorKey)
+	ends(&w, opClear, classMark, c.EndDoors, doorsKey)
+	ends(&w, opClear, classMark, c.EndKnocks, KnockKey.encode)
+	ends(&w, opEnd, classPenalty, c.EndPenalties, PenaltyKey.encode)
+	ends(&w, opEnd, classGrant, c.EndGrants, GrantKey.encode)
+	puts(&w, classDoor, c.Doors, encodeDoor)
+	puts(&w, classPenalty, c.Penalties, encodePenalty)
+	puts(&w, classGrant, c.Grants, encodeGrant)
+	for _, m := range c.Marks {
+		key, value, err := encodeMark(m)
+		o := opPut
+		if m.Value == nil {
+			o = opEnd
+		}
+		w.add(o, classMark, key, value, err)
 	}
 	if c.Applied != nil {
 		v, err := encodeApplied(*c.Applied)
-		if err != nil {
-			return err
-		}
-		if err := t.put(metaBucket, appliedKey, v); err != nil {
-			return err
-		}
+		w.add(opPut, classMeta, []byte(appliedKey), v, err)
 	}
-	if bytes.Equal(t.tx.Bucket(metaBucket).Get(bootKey), []byte(boot)) {
-		return nil
-	}
-	return t.put(metaBucket, bootKey, []byte(boot))
+	return w.b, w.err
 }
 
-// clear removes all that a bucket has of a door.
-func (t *txn) clear(bucket []byte, door string) error {
-	var keys [][]byte
-	c := t.tx.Bucket(bucket).Cursor()
-	prefix := append([]byte(door), 0)
-	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
-		keys = append(keys, bytes.Clone(k))
-	}
-	for _, k := range keys {
-		if err := t.del(bucket, k); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+// renewAt is the least length at which a log is written anew.
+const renewAt = 4 << 20
 
-func putEach[T any](t *txn, bucket []byte, list []T, encode func(T) (k, v []byte, err error)) error {
-	for _, e := range list {
-		k, v, err := encode(e)
-		if err == nil {
-			err = t.put(bucket, k, v)
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %+v: %w", bucket, e, err)
-		}
-	}
-	return nil
-}
-
-func delEach[K any](t *txn, bucket []byte, keys []K, encode func(K) ([]byte, error)) error {
-	for _, key := range keys {
-		k, err := encode(key)
-		if err == nil {
-			err = t.del(bucket, k)
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %+v: %w", bucket, key, err)
-		}
-	}
-	return nil
-}
-
-// guarded runs f, which uses the file, and remembers if that found it damaged.
-func (s *Store) guarded(what string, f func() error) error {
-	if s.broken.Load() {
-		return fmt.Errorf("%s %q: %w: restart the daemon, which sets the file aside",
-			what, s.path, errDamagedInUse)
-	}
-	err := guard(f)
-	if errors.Is(err, errDamagedInUse) && !s.broken.Swap(true) {
-		s.log.Error("the state file was damaged while in use; nothing is kept until the daemon is restarted",
-			"file", s.path, "err", err)
-	}
+// renew writes what still stands into the other file, which then is the one in use.
+// If it cannot, all stays as it is.
+func (s *Store) renew() {
+	other := 1 - s.at
+	fresh, err := s.rewrite(s.files[other])
 	if err != nil {
-		return fullDisk(fmt.Errorf("%s %q: %w", what, s.path, err))
+		s.due = s.state.end + renewAt
+		s.log.Warn("the state file cannot be written anew, which is tried again when it has grown", "file", s.path(),
+			"bytes", s.state.end, "err", fullDisk(err))
+		// A file without a header was never in use; it need not go.
+		_ = s.files[other].Truncate(0)
+		return
 	}
-	return nil
+	before := s.files[s.at]
+	s.use(other, fresh)
+	// Where both are whole, the later generation counts.
+	if err := errors.Join(before.Truncate(0), before.Sync()); err != nil {
+		s.log.Warn("the state file of before cannot be emptied", "err", err)
+	}
 }
 
-var errDamagedInUse = errors.New("the file was damaged while in use")
+func (s *Store) use(at int, state *journal) {
+	s.at, s.state = at, state
+	s.due = max(renewAt, 3*state.base)
+}
 
-// guard turns what bbolt does on a damaged file, a panic or a fault in the
-// mapped memory (the file was truncated, or the disk cannot read it), into an
-// error.
-func guard(f func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v\n%s", errDamagedInUse, p, debug.Stack())
+// rewrite makes a log of what stands. The records are in the trail for good then.
+func (s *Store) rewrite(into file) (*journal, error) {
+	if s.said {
+		return nil, errors.New("the audit trail takes nothing")
+	}
+	if err := s.trail.sync(); err != nil {
+		return nil, err
+	}
+	x, err := s.state.index()
+	if err != nil {
+		return nil, err
+	}
+	fresh, err := beginJournal(into, s.state.generation+1, func(add func(entry) error) error {
+		last := entry{class: classMeta, key: []byte(lastKey), value: order.AppendUint64(nil, s.last)}
+		if err := errors.Join(add(last), add(trailNote(s.trail.synced))); err != nil {
+			return err
 		}
-	}()
-	return f()
+		return s.state.each(func(n int, e entry) error {
+			if !x.stands(n, e) || e.class == classMeta && (string(e.key) == lastKey || string(e.key) == trailKey) {
+				return nil
+			}
+			return add(e)
+		})
+	})
+	if err == nil {
+		s.noted = s.trail.synced
+	}
+	return fresh, err
 }
 
-// fullDisk says what to do if err comes from a full disk. The text is looked
-// at because bbolt does not always wrap the cause.
+// path is the state file in use.
+func (s *Store) path() string { return filepath.Join(s.dir, stateName(s.at)) }
+
+// fullDisk says what to do if err comes from a full disk.
 func fullDisk(err error) error {
-	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT} {
-		if strings.Contains(err.Error(), full.Error()) {
-			return fmt.Errorf("the disk is full, free some space: nothing of this change was kept: %w", err)
-		}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("the disk is full, free some space: nothing of this change was kept: %w", err)
 	}
 	return err
+}
+
+// numbered gives records the IDs behind last, and makes lines of them.
+func numbered(records []audit.Record, last uint64) (kept []audit.Record, lines []line, err error) {
+	for _, r := range records {
+		last++
+		r = stamped(r)
+		r.ID = last
+		text, err := json.Marshal(r)
+		if err != nil {
+			return nil, nil, fmt.Errorf("record %+v: %w", r, err)
+		}
+		kept = append(kept, r)
+		lines = append(lines, line{id: r.ID, refusal: isRefusal(r), text: append(text, '\n')})
+	}
+	return kept, lines, nil
+}
+
+// entry is the line as it is in the log: with its class in its key.
+func (l line) entry() entry {
+	key := order.AppendUint64(nil, l.id)
+	if l.refusal {
+		key = append(key, 1)
+	}
+	return entry{class: classRecord, key: key, value: l.text}
+}
+
+func recordID(key []byte) uint64 {
+	if len(key) < 8 {
+		return 0
+	}
+	return order.Uint64(key)
+}
+
+// copyToTrail adds a commit's records to the trail, with what it lacks from before.
+// It is no fault of the commit's if that fails.
+func (s *Store) copyToTrail(lines []line) {
+	var err error
+	if s.said {
+		err = s.catchUp()
+	} else {
+		err = s.trail.append(lines)
+	}
+	if err == nil && s.trail.unsynced > syncTrailAt {
+		err = s.trail.sync()
+	}
+	if err != nil {
+		s.sayTrail(err)
+	} else if s.said {
+		s.said = false
+		s.log.Info("the audit trail is written again", "dir", s.dir)
+	}
+}
+
+// sayTrail says once that the trail takes nothing. What it lacks is in the log.
+func (s *Store) sayTrail(err error) {
+	if !s.said {
+		s.log.Error("the audit trail cannot be written; its records are kept with the state until it can", "dir", s.dir, "err", err)
+	}
+	s.said = true
+}
+
+// catchUp copies to the trail the records of the log that it lacks.
+func (s *Store) catchUp() error {
+	const chunk = 1000
+	var lines []line
+	err := s.state.each(func(_ int, e entry) error {
+		if e.class != classRecord || e.op != opPut {
+			return nil
+		}
+		lines = append(lines, line{id: recordID(e.key), refusal: len(e.key) > 8, text: bytes.Clone(e.value)})
+		if len(lines) < chunk {
+			return nil
+		}
+		err := s.trail.append(lines)
+		lines = lines[:0]
+		return err
+	})
+	return errors.Join(err, s.trail.append(lines))
 }

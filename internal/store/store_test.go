@@ -1,15 +1,13 @@
 package store
 
 import (
-	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
-
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/door"
@@ -43,8 +41,8 @@ func TestLeft(t *testing.T) {
 
 // Everybody is written as no source at all, as ever.
 func TestEverybodyIsSaid(t *testing.T) {
-	key, err := penaltyKey(PenaltyKey{Door: "ssh", Source: door.Any})
-	if got, err2 := parsePenaltyKey(key); err != nil || err2 != nil || string(key) != "ssh\x00" || got.Source != door.Any {
+	key, err := PenaltyKey{Door: "ssh", Source: door.Any}.encode()
+	if _, got, _, _, err2 := parseKey(key); err != nil || err2 != nil || string(key) != "ssh\x00" || got != door.Any {
 		t.Errorf("everybody's key is %q (%v), read as %v (%v)", key, err, got, err2)
 	}
 }
@@ -53,17 +51,16 @@ func TestModes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "state")
 	s := mustOpen(t, dir, AuditLimit{})
 	defer s.Close()
-	for path, want := range map[string]os.FileMode{
-		dir:                                 0o700 | os.ModeDir,
-		filepath.Join(dir, "doorward.db"):   0o600,
-		filepath.Join(dir, "doorward.lock"): 0o600,
-	} {
-		info, err := os.Stat(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if info.Mode() != want {
-			t.Errorf("%s has mode %v, want %v", path, info.Mode(), want)
+	if info, err := os.Stat(dir); err != nil || info.Mode() != 0o700|os.ModeDir {
+		t.Errorf("%s: %v, %v", dir, info.Mode(), err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 3+segments {
+		t.Errorf("%d files, %v; want %d", len(files), err, 3+segments)
+	}
+	for _, f := range files {
+		if info, err := f.Info(); err != nil || info.Mode() != 0o600 {
+			t.Errorf("%s: %v, %v", f.Name(), info.Mode(), err)
 		}
 	}
 }
@@ -101,16 +98,22 @@ func TestCommitIsWhole(t *testing.T) {
 	defer s.Close()
 	good := Change{Doors: []Door{{Name: "ssh", State: "open"}}, Records: []audit.Record{{Door: "ssh"}}}
 	mustCommit(t, s, good)
-	before := mustLoad(t, s)
+	before := sorted(mustLoad(t, s))
 	for _, tt := range []struct {
 		name, want string
 		change     Change
 	}{
-		{"nameless door", `doors.v1: {Name: State:`, Change{Doors: []Door{{}}}},
+		{"nameless door", `door: door "": a door's name is not empty`, Change{Doors: []Door{{}}}},
 		{"NUL in a door", `a door's name is not empty and has no NUL`, Change{Grants: []Grant{{Door: "a\x00b"}}}},
 		{"a grant of nobody", `allowed are a valid prefix`, Change{Grants: []Grant{{Door: "ssh", By: "touch"}}}},
 		{"a penalty that ends of nobody", `allowed are a valid prefix`, Change{EndPenalties: []PenaltyKey{{Door: "ssh"}}}},
-		{"key too long", `key too large`, Change{Grants: []Grant{{Door: "ssh", Source: door.Any, By: strings.Repeat("x", 1<<15)}}}},
+		{"a mark without a key", `a key of 0 bytes and a value of 1: allowed are 1 to 128, and at most 1024`,
+			Change{Marks: []Mark{{"ssh", "touch", "", []byte("x")}}}},
+		{"a mark with a long key", `a key of 129 bytes`, Change{Marks: []Mark{{"ssh", "touch", strings.Repeat("k", 129), nil}}}},
+		{"a long mark", `a value of 1025`, Change{Marks: []Mark{{"ssh", "touch", "k", make([]byte, 1025)}}}},
+		{"a mark of no knock", `a knock's name is not empty and has no NUL`, Change{Marks: []Mark{{"ssh", "", "k", nil}}}},
+		{"NUL in a knock", `a knock's name is not empty and has no NUL`, Change{EndKnocks: []KnockKey{{"ssh", "a\x00"}}}},
+		{"a door that ends has no name", `a door's name is not empty`, Change{EndDoors: []string{""}}},
 		{"a year that cannot be", `year outside of range`, Change{Penalties: []Penalty{{Door: "ssh", Source: door.Any, Until: time.Unix(1<<40, 0)}}}},
 		{"a record's year", `year outside of range`, Change{Records: []audit.Record{{}, {Time: time.Unix(1<<40, 0)}}}},
 	} {
@@ -122,7 +125,7 @@ func TestCommitIsWhole(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want one with %q", err, tt.want)
 			}
-			if d := diff(before, mustLoad(t, s)); d != "" {
+			if d := diff(before, sorted(mustLoad(t, s))); d != "" {
 				t.Errorf("half of the change was kept (-want +got):\n%s", d)
 			}
 		})
@@ -132,41 +135,110 @@ func TestCommitIsWhole(t *testing.T) {
 	}
 }
 
-func TestPrune(t *testing.T) {
-	dir := t.TempDir()
-	const wide = 10_000
-	s := mustOpen(t, dir, AuditLimit{Records: wide})
-	fill(t, s, wide, audit.EventGranted)
-	mustClose(t, s)
-
-	// A lower limit is reached in steps, oldest first, while records are added.
-	s = mustOpen(t, dir, AuditLimit{Records: 10})
-	last := uint64(wide)
-	for range wide / 32 {
-		r := mustCommit(t, s, Change{Records: make([]audit.Record, 1)})
-		if last++; r[0].ID != last {
-			t.Fatalf("ID %d, want %d", r[0].ID, last)
+// TestUnreadable has values of a later version: sound, and not understood. They are
+// kept, also when the file is written anew, and can be replaced.
+func TestUnreadable(t *testing.T) {
+	dir, b := t.TempDir(), &book{}
+	s, err := Open(dir, AuditLimit{}, b.log())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustCommit(t, s, Change{Doors: []Door{{Name: "db"}, {Name: "ssh"}}, Records: make([]audit.Record, 3)})
+	var later []byte
+	for _, e := range []entry{
+		{class: classDoor, key: []byte("db"), value: []byte(`{"state":7}`)},
+		{class: classGrant, key: []byte("no source"), value: []byte{2, 2, 2}},
+		{class: classPenalty, key: []byte("ssh\x00192.0.2.7/24x"), value: []byte(`{}`)},
+		{class: classMark, key: []byte("ssh"), value: []byte("x")},
+		{class: classMeta, key: []byte(appliedKey), value: []byte(`null`)},
+		{class: 17, key: []byte("of a later version"), value: []byte("?")},
+	} {
+		later = appendEntry(later, e)
+	}
+	if err := s.state.append(later); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []func(){func() {}, s.renew, func() {
+		mustClose(t, s)
+		s = mustOpen(t, dir, AuditLimit{})
+	}} {
+		step()
+		st := mustLoad(t, s)
+		if d := diff([]Door{{Name: "ssh"}}, st.Doors); d != "" || st.Unreadable != 5 || len(slices.Collect(st.Grants)) != 0 {
+			t.Errorf("unreadable %d, want 5; doors (-want +got):\n%s", st.Unreadable, d)
 		}
 	}
-	got := mustRecords(t, s, "", "", 0, wide)
-	if len(got) != 10 || got[len(got)-1].ID != last {
-		t.Errorf("%d records, the last %d; want 10, the last %d", len(got), got[len(got)-1].ID, last)
+	if n := strings.Count(b.String(), "a kept value cannot be read and is ignored"); n != 12 {
+		t.Errorf("%d values are logged, want 12:\n%s", n, b)
 	}
-	// A commit of more than the limit is kept whole.
-	mustCommit(t, s, Change{Records: make([]audit.Record, 25)})
-	if got := mustRecords(t, s, "", "", 0, wide); len(got) != 25 || got[0].ID != last+1 {
-		t.Errorf("%d records from ID %d, want the 25 from %d", len(got), got[0].ID, last+1)
+	mustCommit(t, s, Change{Doors: []Door{{Name: "db", State: "dark"}}})
+	if st := mustLoad(t, s); st.Unreadable != 4 || len(st.Doors) != 2 {
+		t.Errorf("unreadable %d and %d doors, want 4 and 2", st.Unreadable, len(st.Doors))
+	}
+	// What ends or clears in a way that is not known leaves nobody knows what.
+	if err := s.state.append([]byte{5<<5 | byte(classDoor), 1, 'x', 0}); err != nil {
+		t.Fatal(err)
 	}
 	mustClose(t, s)
+	if s = mustOpen(t, dir, AuditLimit{}); s.SetAside() == "" {
+		t.Error("a file with an entry of a later version that may end anything was read")
+	}
+	mustClose(t, s)
+}
 
-	// By bytes; one that alone is too much is kept, as the newest.
-	s = mustOpen(t, dir, AuditLimit{Bytes: 1000})
-	r := mustCommit(t, s, Change{Records: []audit.Record{{Reason: strings.Repeat("x", 2000)}}})
-	if got := mustRecords(t, s, "", "", 0, wide); len(got) != 1 || got[0].ID != r[0].ID || r[0].ID != last+26 {
-		t.Errorf("%d records, want the one with ID %d", len(got), last+26)
+// Grants are read as they were loaded, also while commits go on, until the file is
+// written anew.
+func TestGrantsAreReadFromTheFile(t *testing.T) {
+	s := mustOpen(t, t.TempDir(), AuditLimit{})
+	mustCommit(t, s, nth(1))
+	mustCommit(t, s, nth(2))
+	st := mustLoad(t, s)
+	mustCommit(t, s, Change{ClearGrants: []string{"ssh"}})
+	for range 2 {
+		n := 0
+		for range st.Grants {
+			n++
+		}
+		if n != 2 {
+			t.Errorf("%d grants, want the 2 of when it was loaded", n)
+		}
+	}
+	for range st.Grants { // and no more than is wanted
+		break
+	}
+	s.renew()
+	defer func() {
+		if recover() == nil {
+			t.Error("grants of a file that is gone are read")
+		}
+		mustClose(t, s)
+	}()
+	for range st.Grants {
+	}
+}
+
+// The log is written anew when it has grown, and has then what stands alone.
+func TestTheLogStaysSmall(t *testing.T) {
+	dir, remove := quickDir(t)
+	defer remove()
+	s := mustOpen(t, dir, AuditLimit{})
+	c := nth(1)
+	c.Applied.Confirmed = make([]byte, 1<<16)
+	begun := s.state.generation
+	for range 200 {
+		mustCommit(t, s, c)
+		if most := int64(renewAt + 1<<18); s.state.end > most {
+			t.Fatalf("the log has %d bytes, want at most %d", s.state.end, most)
+		}
+	}
+	if s.state.generation == begun {
+		t.Error("it was never written anew")
+	}
+	s.renew()
+	if size, err := s.files[1-s.at].Size(); err != nil || size != 0 || s.state.end > 1<<18 {
+		t.Errorf("the other file has %d bytes (%v), and this one %d", size, err, s.state.end)
 	}
 	mustClose(t, s)
-	mustClose(t, mustOpen(t, dir, AuditLimit{})) // the ledger still tells the truth
 }
 
 func fill(t testing.TB, s *Store, n int, event string) {
@@ -184,94 +256,4 @@ func fill(t testing.TB, s *Store, n int, event string) {
 		}
 		mustCommit(t, s, c)
 	}
-}
-
-// TestUnreadable has values of a later version: sound, and not understood.
-func TestUnreadable(t *testing.T) {
-	dir := t.TempDir()
-	s := mustOpen(t, dir, AuditLimit{})
-	mustCommit(t, s, Change{Doors: []Door{{Name: "db"}, {Name: "ssh"}}, Records: make([]audit.Record, 3)})
-	err := s.db.Update(func(tx *bolt.Tx) error {
-		w, err := begin(tx, trail{})
-		if err != nil {
-			return err
-		}
-		return errors.Join(
-			w.put(doorBucket, []byte("db"), []byte(`{"state":7}`)),
-			w.put(grantBucket, []byte("no source"), []byte(`{}`)),
-			w.put(penaltyBucket, []byte("ssh\x00192.0.2.7/24x"), []byte(`{}`)),
-			w.put(metaBucket, appliedKey, []byte(`null`)),
-			w.put(auditBucket, recordKey(2), []byte(`[]`)),
-			w.finish())
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	st := mustLoad(t, s)
-	if d := diff([]Door{{Name: "ssh"}}, st.Doors); d != "" || st.Unreadable != 4 {
-		t.Errorf("unreadable %d, want 4; doors (-want +got):\n%s", st.Unreadable, d)
-	}
-	got := mustRecords(t, s, "", "", 0, 10)
-	if len(got) != 3 || got[1].ID != 2 || got[1].Event != audit.EventError ||
-		!strings.HasPrefix(got[1].Reason, "this record cannot be read: json: cannot unmarshal array") {
-		t.Errorf("records %+v: the second should say that it cannot be read", got)
-	}
-	// All of it is still there, and can be replaced.
-	mustCommit(t, s, Change{Doors: []Door{{Name: "db", State: "dark"}}})
-	if st := mustLoad(t, s); st.Unreadable != 3 || len(st.Doors) != 2 {
-		t.Errorf("unreadable %d and %d doors, want 3 and 2", st.Unreadable, len(st.Doors))
-	}
-	mustClose(t, s)
-}
-
-// TestManyRecords is a trail of a million.
-func TestManyRecords(t *testing.T) {
-	if testing.Short() {
-		t.Skip("writes 200 MB")
-	}
-	const n = 1_000_000
-	dir := t.TempDir()
-	s := mustOpen(t, dir, AuditLimit{Records: n, Bytes: 1 << 40})
-	s.db.NoSync = true // the disk is not what is tried here
-	began := time.Now()
-	step := func(what string) {
-		t.Logf("%s: %v", what, time.Since(began).Round(time.Millisecond))
-		began = time.Now()
-	}
-	fill(t, s, n, audit.EventGranted)
-	step("written")
-	mustClose(t, s)
-	s = mustOpen(t, dir, AuditLimit{Records: n, Bytes: 1 << 40})
-	step("opened")
-	if got := mustRecords(t, s, "", "", n-5, 100); len(got) != 5 || got[4].ID != n {
-		t.Errorf("got %d of the last 5", len(got))
-	}
-	step("the last 5")
-	if got := mustRecords(t, s, "", "192.0.2.9", 0, 100); len(got) != 100 {
-		t.Errorf("got %d of one source, want 100", len(got))
-	}
-	step("100 of one source")
-	if got := mustRecords(t, s, "another", "", 0, 100); len(got) != 0 {
-		t.Errorf("got %d of a door that has none", len(got))
-	}
-	step("none of one door")
-	mustCommit(t, s, Change{Records: make([]audit.Record, 1)})
-	step("one more")
-	if err := s.db.View(func(tx *bolt.Tx) error {
-		b := tx.Bucket(auditBucket)
-		first, _ := b.Cursor().First()
-		last, _ := b.Cursor().Last()
-		if want := [2]string{string(recordKey(2)), string(recordKey(n + 1))}; [2]string{string(first), string(last)} != want {
-			t.Errorf("records %x to %x are kept, want %x", first, last, want)
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	mustClose(t, s)
-	info, err := os.Stat(filepath.Join(dir, fileName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%d bytes a record", info.Size()/n)
 }

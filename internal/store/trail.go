@@ -2,285 +2,286 @@ package store
 
 import (
 	"bytes"
-	"encoding/binary"
+	"cmp"
 	"encoding/json"
-	"fmt"
+	"io"
 	"slices"
-
-	bolt "go.etcd.io/bbolt"
+	"sync"
 
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// The audit trail is in two buckets, so that strangers, who can have as many
-// refusals recorded as they like, push out nothing but refusals. auditBucket has
-// what was decided: its keys are numbers of its own, without a gap from the
-// ledger's First to its Last. refusalBucket has the refusals by their IDs. What
-// is deleted is the front of one or the other, so nobody searches the trail.
-//
-// A version that knows auditBucket alone reads such a file, without the
-// refusals, and may go on with it: refusals that it writes there are read, and
-// pruned, as what was decided.
+// The audit trail is in segments, files of equal size that are used in turn. Each
+// has records of one class, a JSON object on a line, with IDs that rise: refusals, or
+// what was decided. A segment that is full stays as it is until its place is needed;
+// then all of it goes. So strangers, who can have as many refusals recorded as they
+// like, push out nothing but refusals, and nobody searches or rewrites the trail.
+const segments = 8
 
-// trail is how far the audit trail has come. It is read when the file is opened
-// and kept up to date by commits.
-type trail struct {
-	last     uint64 // highest ID given
-	refusals uint64 // kept in refusalBucket
-	bytes    int64  // of those
-	work     int    // entries written and deleted by the latest commit; for tests
+// syncTrailAt is how many bytes of the trail may be on their way to the disk: those
+// are copied again after a crash.
+const syncTrailAt = 1 << 20
+
+// line is a record as it is written, and what needs to be known of it.
+type line struct {
+	id      uint64
+	refusal bool
+	text    []byte // with its end of line
 }
 
 // isRefusal says whether strangers can have as many records of the kind as they
 // like.
 func isRefusal(r audit.Record) bool { return r.Event == audit.EventRefused }
 
-// readTrail reads how far the trail has come, once for all. It goes through all
-// of it: where a version before has written among what a later one wrote, the
-// last record has not the highest ID.
-func readTrail(tx *bolt.Tx) trail {
-	var t trail
-	for _, name := range [][]byte{auditBucket, refusalBucket} {
-		b := tx.Bucket(name)
-		if b == nil {
-			continue
+// trail is the open audit trail. Records may be read while one goroutine appends.
+type trail struct {
+	limit    AuditLimit
+	synced   uint64 // all records up to that ID are on the disk
+	unsynced int64  // bytes that were written since
+	work     int    // writes and segments begun, for tests
+
+	mu   sync.Mutex // guards what of the segments readers use
+	all  []*segment
+	last uint64 // the highest ID
+}
+
+type segment struct {
+	f       file
+	refusal bool
+	first   uint64 // ID of its first record; 0 if that cannot be read
+	last    uint64
+	size    int64 // 0: free
+	count   int   // of records; known of a segment that is being filled
+	begun   int   // how often it was begun anew
+	dirty   bool
+}
+
+// openTrail looks at where the segments begin and end, and at all of those two that
+// are being filled. Records from ID again on are to be appended again: what there is
+// of them may be a part; 0 for none.
+func openTrail(files []file, limit AuditLimit, again uint64) (*trail, error) {
+	t := &trail{limit: limit}
+	for _, f := range files {
+		s := &segment{f: f}
+		if err := s.look(); err != nil {
+			return nil, err
 		}
-		c := b.Cursor()
-		for k, v := c.First(); k != nil; k, v = c.Next() {
-			t.last = max(t.last, idOf(name, k, v), keyNumber(k))
-			if bytes.Equal(name, refusalBucket) {
-				t.refusals++
-				t.bytes += int64(len(v))
+		if again > 0 && s.size > 0 && (s.first == 0 || s.first >= again) {
+			if err := s.begin(false); err != nil {
+				return nil, err
+			}
+		}
+		t.all = append(t.all, s)
+	}
+	for _, refusal := range []bool{false, true} {
+		if s := t.filling(refusal); s != nil {
+			if err := s.resume(again); err != nil {
+				return nil, err
+			}
+			t.last = max(t.last, s.last)
+		}
+	}
+	return t, nil
+}
+
+// look learns the segment's class from its first line that can be read, which is
+// the first unless that is damaged.
+func (s *segment) look() (err error) {
+	if s.size, err = s.f.Size(); err != nil {
+		return err
+	}
+	for _, n := range []int64{min(s.size, 1<<16), s.size} {
+		b := make([]byte, n)
+		if _, err := s.f.ReadAt(b, 0); err != nil && err != io.EOF {
+			return err
+		}
+		for text := range bytes.Lines(b) {
+			var r audit.Record
+			if id := lineID(text); id > 0 && json.Unmarshal(text, &r) == nil {
+				s.first, s.last, s.refusal = id, id, isRefusal(r)
+				return nil
 			}
 		}
 	}
-	return t
+	return nil
 }
 
-// keyNumber is the number that recordKey made a key of, 0 if it did not.
-func keyNumber(k []byte) uint64 {
-	if len(k) != 8 {
-		return 0
+// resume reads a segment through, counts its lines, and cuts off those that are to be
+// appended again, with what cannot be read in front of them. Otherwise what has no
+// end gets one, so that it is not taken for a part of the next line.
+func (s *segment) resume(again uint64) error {
+	b := make([]byte, s.size)
+	if _, err := s.f.ReadAt(b, 0); err != nil && err != io.EOF {
+		return err
 	}
-	return binary.BigEndian.Uint64(k)
+	s.dirty = true
+	end, count := 0, 0 // of what can be read and stays
+	at, lines := 0, 0
+	for text := range bytes.Lines(b) {
+		id := lineID(text)
+		if again > 0 && id >= again {
+			break
+		}
+		at, lines = at+len(text), lines+1
+		if id > 0 && text[len(text)-1] == '\n' {
+			end, count, s.last = at, lines, id
+		}
+	}
+	if again > 0 {
+		s.size, s.count = int64(end), count
+		return s.f.Truncate(s.size)
+	}
+	s.count = lines
+	if len(b) == 0 || b[len(b)-1] == '\n' {
+		return nil
+	}
+	_, err := s.f.WriteAt([]byte{'\n'}, s.size)
+	s.size++
+	return err
 }
 
-// idOf is a record's ID, which in auditBucket the record says itself, in front
-// of all else. One that cannot be read has its key's number.
-func idOf(bucket, k, v []byte) uint64 {
-	if bytes.Equal(bucket, refusalBucket) {
-		return keyNumber(k)
-	}
-	digits, ok := bytes.CutPrefix(v, []byte(`{"id":`))
-	var id uint64
+// lineID is the ID with which a line begins, 0 if it does not.
+func lineID(text []byte) (id uint64) {
+	digits, ok := bytes.CutPrefix(text, []byte(`{"id":`))
 	for i := 0; ok && i < len(digits) && i < 19 && '0' <= digits[i] && digits[i] <= '9'; i++ {
 		id = 10*id + uint64(digits[i]-'0')
-	}
-	if id == 0 {
-		return keyNumber(k)
 	}
 	return id
 }
 
-// append adds the records to the audit trail and returns them as kept.
-func (t *txn) append(records []audit.Record) (kept []audit.Record, refusals int, err error) {
-	for _, r := range records {
-		r = stamped(r)
-		r.ID = t.trail.last + 1
-		if err := t.appendOne(r); err != nil {
-			return nil, 0, fmt.Errorf("record %+v: %w", r, err)
+// of are the segments of a class that have records, oldest first.
+func (t *trail) of(refusal bool) []*segment {
+	var of []*segment
+	for _, s := range t.all {
+		if s.size > 0 && s.refusal == refusal {
+			of = append(of, s)
 		}
-		t.trail.last++
-		if isRefusal(r) {
-			refusals++
-		}
-		kept = append(kept, r)
 	}
-	return kept, refusals, nil
+	slices.SortStableFunc(of, func(a, b *segment) int { return cmp.Compare(a.first, b.first) })
+	return of
 }
 
-func (t *txn) appendOne(r audit.Record) error {
-	v, err := encodeRecord(r)
-	if err != nil {
-		return err
+// filling is the segment of a class that is being filled, nil for none.
+func (t *trail) filling(refusal bool) *segment {
+	if of := t.of(refusal); len(of) > 0 {
+		return of[len(of)-1]
 	}
-	name, number := auditBucket, t.l.Last+1
-	if isRefusal(r) {
-		name, number = refusalBucket, r.ID
+	return nil
+}
+
+// append adds records to the trail, but for those that it has. After an error it
+// has some of them.
+func (t *trail) append(lines []line) error {
+	for _, refusal := range []bool{false, true} {
+		s := t.filling(refusal)
+		var buffer []byte
+		flush := func() error { b := buffer; buffer = nil; return t.write(s, b) }
+		from, bytes, count := uint64(0), int64(0), 0
+		if s != nil {
+			from, bytes, count = s.last, s.size, s.count
+		}
+		for _, l := range lines {
+			if l.refusal != refusal || l.id <= from {
+				continue
+			}
+			full := bytes+int64(len(l.text)) > t.limit.Bytes/segments || count >= max(1, t.limit.Records/segments)
+			if s == nil || full && bytes > 0 {
+				if err := flush(); err != nil {
+					return err
+				}
+				var err error
+				if s, err = t.next(s, refusal); err != nil {
+					return err
+				}
+				bytes, count = 0, 0
+			}
+			buffer = append(buffer, l.text...)
+			bytes, count = bytes+int64(len(l.text)), count+1
+		}
+		if err := flush(); err != nil {
+			return err
+		}
 	}
-	// A file of a version before has no bucket for refusals.
-	b, err := t.tx.CreateBucketIfNotExists(name)
-	if err != nil {
-		return err
-	}
-	b.FillPercent = 1 // keys only ever rise, so full pages are never split again
-	if err := t.put(name, recordKey(number), v); err != nil {
-		return err
-	}
-	if isRefusal(r) {
-		t.trail.refusals++
-		t.trail.bytes += int64(len(v))
+	return nil
+}
+
+// write adds whole lines to a segment.
+func (t *trail) write(s *segment, lines []byte) error {
+	if len(lines) == 0 {
 		return nil
 	}
-	t.l.Last = number
-	t.l.Bytes += int64(len(v))
+	t.work++
+	s.dirty = true
+	if _, err := s.f.WriteAt(lines, s.size); err != nil {
+		return err
+	}
+	t.unsynced += int64(len(lines))
+	newest := lines[bytes.LastIndexByte(lines[:len(lines)-1], '\n')+1:]
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.size == 0 {
+		s.first = lineID(lines)
+	}
+	s.last = lineID(newest)
+	s.size += int64(len(lines))
+	s.count += bytes.Count(lines, []byte{'\n'})
+	t.last = max(t.last, s.last)
 	return nil
 }
 
-// prune deletes the oldest records that are beyond the limit, but not the added
-// ones: refusals beyond half of it, and of all others what goes beyond the part
-// that refusals do not take. Of either it deletes at most twice as many as were
-// added, or 64: that keeps up with any rate, and after the limit was lowered no
-// commit takes long.
-func (t *txn) prune(limit AuditLimit, added, refusals int) error {
-	half := AuditLimit{Records: limit.Records / 2, Bytes: limit.Bytes / 2}
-	if err := t.pruneRefusals(half, refusals); err != nil {
-		return err
+// next begins a segment for a class: a free one, or the oldest of its own. Refusals
+// that have less than half of all take the oldest of the others if none is free.
+func (t *trail) next(full *segment, refusal bool) (*segment, error) {
+	if full != nil {
+		if err := full.sync(); err != nil {
+			return nil, err
+		}
 	}
-	rest := AuditLimit{
-		Records: limit.Records - min(int(t.trail.refusals), half.Records),
-		Bytes:   limit.Bytes - min(t.trail.bytes, half.Bytes),
+	own := t.of(refusal)
+	free := slices.IndexFunc(t.all, func(s *segment) bool { return s.size == 0 })
+	var s *segment
+	switch {
+	case refusal && len(own) >= segments/2:
+		s = own[0]
+	case free >= 0:
+		s = t.all[free]
+	case refusal:
+		s = t.of(false)[0]
+	default:
+		s = own[0]
 	}
-	return t.pruneDecided(rest, added-refusals)
+	t.work++
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return s, s.begin(refusal)
 }
 
-func (t *txn) pruneRefusals(limit AuditLimit, added int) error {
-	b := t.tx.Bucket(refusalBucket)
-	for range max(2*added, 64) {
-		over := t.trail.refusals > uint64(limit.Records) || t.trail.bytes > limit.Bytes
-		if !over || t.trail.refusals <= uint64(max(added, 1)) {
-			return nil
-		}
-		k, v := b.Cursor().First()
-		size := int64(len(v))
-		if err := t.del(refusalBucket, bytes.Clone(k)); err != nil {
+// begin empties the segment for records of a class. Who reads it meanwhile sees that
+// by begun.
+func (s *segment) begin(refusal bool) error {
+	s.begun++
+	s.refusal, s.first, s.last, s.size, s.count, s.dirty = refusal, 0, 0, 0, 0, true
+	return s.f.Truncate(0)
+}
+
+func (s *segment) sync() error {
+	if !s.dirty {
+		return nil
+	}
+	if err := s.f.Sync(); err != nil {
+		return err
+	}
+	s.dirty = false
+	return nil
+}
+
+// sync has the disk take what was written.
+func (t *trail) sync() error {
+	for _, s := range t.all {
+		if err := s.sync(); err != nil {
 			return err
 		}
-		t.trail.refusals--
-		t.trail.bytes -= size
 	}
+	t.unsynced, t.synced = 0, t.last
 	return nil
-}
-
-func (t *txn) pruneDecided(limit AuditLimit, added int) error {
-	b := t.tx.Bucket(auditBucket)
-	for range max(2*added, 64) {
-		count := t.l.Last + 1 - t.l.First
-		over := count > uint64(limit.Records) || t.l.Bytes > limit.Bytes
-		if !over || count <= uint64(max(added, 1)) {
-			return nil
-		}
-		key := recordKey(t.l.First)
-		t.l.Bytes -= int64(len(b.Get(key)))
-		if err := t.del(auditBucket, key); err != nil {
-			return err
-		}
-		t.l.First++
-	}
-	return nil
-}
-
-// Records returns the newest records of the audit trail, oldest first: at most
-// limit (100 if it is below 1), with an ID higher than after. With a door or a
-// source only records of just that door or source are returned. A record that
-// cannot be read is returned as one that says so.
-func (s *Store) Records(door, source string, after uint64, limit int) ([]audit.Record, error) {
-	if limit < 1 {
-		limit = 100
-	}
-	var found []audit.Record
-	err := s.guarded("read", func() error {
-		return s.db.View(func(tx *bolt.Tx) error {
-			found = nil
-			return s.newest(tx, door, source, after, func(r audit.Record) bool {
-				found = append(found, r)
-				return len(found) < limit
-			})
-		})
-	})
-	if err != nil {
-		return nil, err
-	}
-	slices.Reverse(found)
-	return found, nil
-}
-
-// newest calls f for the records that are asked for, newest first, until it
-// returns false.
-func (s *Store) newest(tx *bolt.Tx, door, source string, after uint64,
-	f func(audit.Record) bool,
-) error {
-	// Most records of a long trail are of others; their text tells that a
-	// hundred times quicker than decoding it does.
-	wantDoor, err := field("door", door)
-	if err != nil {
-		return err
-	}
-	wantSource, err := field("source", source)
-	if err != nil {
-		return err
-	}
-	decided, refused := backwards(tx, auditBucket), backwards(tx, refusalBucket)
-	for {
-		c := decided
-		if refused.id > decided.id {
-			c = refused
-		}
-		if c.k == nil || c.id <= after {
-			return nil
-		}
-		k, v, id := c.k, c.v, c.id
-		c.step()
-		if !bytes.Contains(v, wantDoor) || !bytes.Contains(v, wantSource) {
-			continue
-		}
-		r, err := decodeRecord(k, v)
-		r.ID = id
-		if err != nil {
-			s.log.Error("a record of the audit trail cannot be read", "file", s.path, "id", r.ID, "err", err)
-		} else if door != "" && r.Door != door || source != "" && r.Source != source {
-			continue
-		}
-		if !f(r) {
-			return nil
-		}
-	}
-}
-
-// reader goes through a bucket's records from the newest to the oldest. Its k is
-// nil, and its id 0, behind the last.
-type reader struct {
-	bucket []byte
-	c      *bolt.Cursor
-	k, v   []byte
-	id     uint64
-}
-
-// backwards returns a reader that is at the newest record of a bucket, which
-// need not be there.
-func backwards(tx *bolt.Tx, bucket []byte) *reader {
-	r := &reader{bucket: bucket}
-	if b := tx.Bucket(bucket); b != nil {
-		r.c = b.Cursor()
-		r.at(r.c.Last())
-	}
-	return r
-}
-
-func (r *reader) step() { r.at(r.c.Prev()) }
-
-func (r *reader) at(k, v []byte) {
-	r.k, r.v, r.id = k, v, 0
-	if k != nil {
-		r.id = idOf(r.bucket, k, v)
-	}
-}
-
-// field is how encodeRecord writes a field of that value, nothing for "".
-func field(name, value string) ([]byte, error) {
-	if value == "" {
-		return nil, nil
-	}
-	v, err := json.Marshal(value)
-	return fmt.Appendf(nil, "%q:%s", name, v), err
 }

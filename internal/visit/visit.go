@@ -268,22 +268,21 @@ const (
 // isReset says whether a connection was made and ended before it was looked at,
 // as a listener under a flood does.
 func isReset(err error) bool {
-	var n syscall.Errno
-	return errors.As(err, &n) && (n == syscall.ECONNRESET || n == syscall.EPIPE ||
+	n, ok := errors.AsType[syscall.Errno](err)
+	return ok && (n == syscall.ECONNRESET || n == syscall.EPIPE ||
 		runtime.GOOS == "windows" && n == wsaConnReset)
 }
 
 func isRefused(err error) bool {
-	var n syscall.Errno
-	return errors.As(err, &n) &&
+	n, ok := errors.AsType[syscall.Errno](err)
+	return ok &&
 		(n == syscall.ECONNREFUSED || runtime.GOOS == "windows" && n == wsaConnRefused)
 }
 
 // reason is the operating system's own words, without the addresses that
 // package net puts before them.
 func reason(err error) string {
-	var n syscall.Errno
-	if errors.As(err, &n) {
+	if n, ok := errors.AsType[syscall.Errno](err); ok {
 		return n.Error()
 	}
 	return err.Error()

@@ -1,0 +1,357 @@
+package store
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"syscall"
+)
+
+// A state file is a log, with all numbers in little-endian order:
+//
+//	header  magic [8]byte, form u32, generation u64, salt u64, base u64, CRC-32C
+//	        of these u32; acknowledged u64, CRC-32C of it u32; zeros
+//	frames  mark u32, length u32, CRC-32C u32, payload
+//
+// A frame is one commit, or a part of what was kept when the file was begun, which
+// ends at base. Its sum counts the salt and the place of the frame, so that nothing
+// but a frame that was written there is one, whatever text a payload has in it.
+//
+// The header of a file that is begun is written when all else is on the disk: one of
+// zeros is of a file that was never in use. It lies within one sector, which a disk
+// writes or does not.
+//
+// What a crash leaves behind the last whole frame was never acknowledged, and is
+// cut off; anything else that is not whole is damage. Two things tell them apart:
+// the next frame is written only when the one before is on the disk, and then so is
+// acknowledged, although without a sync of its own. So what lies below it, or has a
+// whole frame behind it, was once whole. A commit that is damaged within the seconds
+// in which the kernel has not yet written the header is taken for one that was cut
+// short, if the power fails, too; that is said in the log.
+const (
+	headerSize = 64
+	frameSize  = 12
+	ackedAt    = 40
+	form       = 1
+	maxFrame   = 1 << 30
+)
+
+const magic = "doorward"
+
+var (
+	order      = binary.LittleEndian
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+)
+
+// file is what a log and a trail need of an *os.File. Sync makes all that was
+// written last, and the length.
+type file interface {
+	io.ReaderAt
+	io.WriterAt
+	Size() (int64, error)
+	Truncate(size int64) error
+	Sync() error
+	Close() error
+}
+
+// osFile is a file on a disk.
+type osFile struct{ *os.File }
+
+func (f osFile) Size() (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+// Sync leaves out what nobody needs to read the file, as its times, fdatasync(2).
+func (f osFile) Sync() error {
+	for {
+		err := syscall.Fdatasync(int(f.Fd()))
+		if !errors.Is(err, syscall.EINTR) {
+			return os.NewSyscallError("fdatasync", err)
+		}
+	}
+}
+
+// damageError says what is wrong with a file.
+type damageError struct{ what string }
+
+func (e *damageError) Error() string { return e.what }
+
+func damaged(format string, args ...any) error {
+	return &damageError{fmt.Sprintf(format, args...)}
+}
+
+// errUnfinished is a file that was being begun.
+var errUnfinished = &damageError{"it has no header"}
+
+// journal is an open state file.
+type journal struct {
+	f          file
+	generation uint64
+	salt       uint64
+	base       int64 // where what was kept at its begin ends
+	end        int64 // where the next frame comes
+	cut        int64 // bytes behind the last whole frame that were cut off
+	doubtful   bool  // a write failed: what is behind end must go first
+}
+
+// openJournal reads the file through. It returns a damageError if it is not whole,
+// and nil if it is empty.
+func openJournal(f file) (*journal, error) {
+	size, err := f.Size()
+	if err != nil || size == 0 {
+		return nil, err
+	}
+	l := &journal{f: f}
+	acknowledged, err := l.readHeader()
+	if err != nil {
+		return nil, err
+	}
+	l.end = size
+	var tail *tailError
+	err = l.read(func(payload []byte) error {
+		for len(payload) > 0 {
+			if _, payload, err = parseEntry(payload); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	switch {
+	case errors.As(err, &tail):
+		l.end = tail.at
+	case err != nil:
+		return nil, err
+	}
+	if l.end < acknowledged || l.end < l.base {
+		return nil, damaged("the frame at byte %d of %d is not whole, and %d were acknowledged", l.end, size, acknowledged)
+	}
+	if l.end == size {
+		return l, nil
+	}
+	if l.cut = size - l.end; l.frameBehind(size) {
+		return nil, damaged("the frame at byte %d is not whole, and there are others behind it", l.end)
+	}
+	return l, l.trim()
+}
+
+func (l *journal) readHeader() (acknowledged int64, err error) {
+	var h [headerSize]byte
+	if _, err := l.f.ReadAt(h[:], 0); err != nil && err != io.EOF {
+		return 0, damaged("read its header: %v", err)
+	}
+	switch {
+	case h == [headerSize]byte{}:
+		return 0, errUnfinished
+	case string(h[:8]) != magic:
+		return 0, damaged("it is no state file")
+	case order.Uint32(h[36:]) != crc32.Checksum(h[:36], castagnoli):
+		return 0, damaged("the sum of its header does not match")
+	case order.Uint32(h[8:]) != form:
+		return 0, damaged("it is of form %d, of a later version; this one knows form %d", order.Uint32(h[8:]), form)
+	}
+	l.generation, l.salt, l.base = order.Uint64(h[12:]), order.Uint64(h[20:]), int64(order.Uint64(h[28:]))
+	// Without it less is known, and nothing is lost.
+	if order.Uint32(h[ackedAt+8:]) == crc32.Checksum(h[ackedAt:ackedAt+8], castagnoli) {
+		acknowledged = int64(order.Uint64(h[ackedAt:]))
+	}
+	return acknowledged, nil
+}
+
+// tailError says from which byte on there is no whole frame.
+type tailError struct{ at int64 }
+
+func (e *tailError) Error() string { return fmt.Sprintf("the frame at byte %d is not whole", e.at) }
+
+// read calls f for the payload of each frame, which is valid until f returns.
+func (l *journal) read(f func(payload []byte) error) error {
+	r := bufio.NewReaderSize(io.NewSectionReader(l.f, headerSize, l.end-headerSize), 1<<18)
+	var head [frameSize]byte
+	var payload []byte
+	for at := int64(headerSize); at < l.end; at += int64(frameSize + len(payload)) {
+		if _, err := io.ReadFull(r, head[:]); err != nil {
+			return tailOr(err, at)
+		}
+		size := int64(order.Uint32(head[4:]))
+		if size == 0 || size > l.end-at-frameSize {
+			return &tailError{at}
+		}
+		if int64(cap(payload)) < size {
+			payload = make([]byte, size)
+		}
+		payload = payload[:size]
+		if _, err := io.ReadFull(r, payload); err != nil {
+			return tailOr(err, at)
+		}
+		if !l.whole(head[:], payload, at) {
+			return &tailError{at}
+		}
+		if err := f(payload); err != nil {
+			return fmt.Errorf("frame at byte %d: %w", at, err)
+		}
+	}
+	return nil
+}
+
+func tailOr(err error, at int64) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return &tailError{at}
+	}
+	return damaged("read the frame at byte %d: %v", at, err)
+}
+
+func (l *journal) mark() uint32 { return uint32(l.salt) }
+
+func (l *journal) sum(payload []byte, at int64) uint32 {
+	var b [20]byte
+	order.PutUint64(b[:], l.salt)
+	order.PutUint64(b[8:], uint64(at))
+	order.PutUint32(b[16:], uint32(len(payload)))
+	return crc32.Update(crc32.Checksum(b[:], castagnoli), castagnoli, payload)
+}
+
+func (l *journal) whole(head, payload []byte, at int64) bool {
+	return order.Uint32(head) == l.mark() && order.Uint32(head[8:]) == l.sum(payload, at)
+}
+
+// frameBehind says whether there is a whole frame behind the one that is not, at
+// end. The mark, which nobody can know, keeps the search from taking long.
+func (l *journal) frameBehind(size int64) bool {
+	tail := make([]byte, size-l.end)
+	if _, err := l.f.ReadAt(tail, l.end); err != nil && err != io.EOF {
+		return true // it cannot be told
+	}
+	mark := order.AppendUint32(nil, l.mark())
+	for at := 1; at < len(tail); at++ {
+		next := bytes.Index(tail[at:], mark)
+		if next < 0 || at+next+frameSize > len(tail) {
+			return false
+		}
+		at += next
+		head, rest := tail[at:at+frameSize], tail[at+frameSize:]
+		n := order.Uint32(head[4:])
+		if n > 0 && uint64(n) <= uint64(len(rest)) && l.whole(head, rest[:n], l.end+int64(at)) {
+			return true
+		}
+	}
+	return false
+}
+
+// append adds a frame, which is on the disk when it returns nil. After an error
+// nothing of it is kept, unless what it left cannot be cut off either: then nothing
+// more is taken until that succeeds. (A failed fdatasync leaves pages that look as
+// if they were written; those behind end go with the cut, and that which end lies in
+// is written again with the next frame, fsync(2).)
+func (l *journal) append(payload []byte) error {
+	if l.doubtful {
+		if err := l.trim(); err != nil {
+			return fmt.Errorf("cut off what a write that failed has left: %w", err)
+		}
+	}
+	frame, err := l.frame(payload, l.end)
+	if err != nil {
+		return err
+	}
+	_, err = l.f.WriteAt(frame, l.end)
+	if err == nil {
+		err = l.f.Sync()
+	}
+	if err != nil {
+		l.doubtful = true
+		return errors.Join(err, l.trim())
+	}
+	l.end += int64(len(frame))
+	// It is a hint for those who look for damage; the next one mends one that fails.
+	_, _ = l.f.WriteAt(ackedField(l.end), ackedAt)
+	return nil
+}
+
+// trim cuts off what is behind the last whole frame.
+func (l *journal) trim() error {
+	if err := l.f.Truncate(l.end); err != nil {
+		return err
+	}
+	if err := l.f.Sync(); err != nil {
+		return err
+	}
+	l.doubtful = false
+	return nil
+}
+
+func (l *journal) frame(payload []byte, at int64) ([]byte, error) {
+	if len(payload) > maxFrame {
+		return nil, fmt.Errorf("a change of %d bytes: allowed are %d: make several of it", len(payload), maxFrame)
+	}
+	b := make([]byte, 0, frameSize+len(payload))
+	b = order.AppendUint32(b, l.mark())
+	b = order.AppendUint32(b, uint32(len(payload)))
+	b = order.AppendUint32(b, l.sum(payload, at))
+	return append(b, payload...), nil
+}
+
+func ackedField(end int64) []byte {
+	b := order.AppendUint64(nil, uint64(end))
+	return order.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+// beginJournal makes a new log of the file, with what entries are given to add by
+// fill. It is on the disk, and whole, when it returns nil.
+func beginJournal(f file, generation uint64, fill func(add func(entry) error) error) (*journal, error) {
+	if err := f.Truncate(0); err != nil {
+		return nil, err
+	}
+	var salt [8]byte
+	_, _ = rand.Read(salt[:]) // never fails, crypto/rand
+	l := &journal{f: f, generation: generation, salt: order.Uint64(salt[:]), end: headerSize}
+	const chunk = 1 << 18
+	var payload []byte
+	flush := func() error {
+		if len(payload) == 0 {
+			return nil
+		}
+		frame, err := l.frame(payload, l.end)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteAt(frame, l.end)
+		l.end += int64(len(frame))
+		payload = payload[:0]
+		return err
+	}
+	err := fill(func(e entry) error {
+		if payload = appendEntry(payload, e); len(payload) < chunk {
+			return nil
+		}
+		return flush()
+	})
+	if err == nil {
+		err = flush()
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		return nil, err
+	}
+	l.base = l.end
+	h := append([]byte(magic), 0, 0, 0, 0)
+	order.PutUint32(h[8:], form)
+	h = order.AppendUint64(h, generation)
+	h = order.AppendUint64(h, l.salt)
+	h = order.AppendUint64(h, uint64(l.base))
+	h = order.AppendUint32(h, crc32.Checksum(h, castagnoli))
+	h = append(h, ackedField(l.end)...)
+	if _, err := f.WriteAt(append(h, make([]byte, headerSize-len(h))...), 0); err != nil {
+		return nil, err
+	}
+	return l, f.Sync()
+}
