@@ -171,8 +171,8 @@ func (g *Gateway) first(marks []store.Mark, then after) {
 		return
 	}
 	for _, m := range marks {
-		if !g.changes.mark(m) {
-			then(now, fmt.Errorf("%d marks wait for the disk already", maxUnsaved))
+		if err := g.changes.mark(m); err != nil {
+			then(now, err)
 			return
 		}
 	}
