@@ -118,9 +118,7 @@ func (d *delta) follow(later *delta) {
 	maps.Copy(d.claims, later.claims)
 	maps.Copy(d.penalties, later.penalties)
 	maps.Copy(d.doors, later.doors)
-	for k, value := range later.marks {
-		d.mark(store.Mark{Door: k.door, Knock: k.knock, Key: k.key, Value: value})
-	}
+	maps.Copy(d.marks, later.marks) // none may be left out: a knock waits for it
 	if later.applied != nil {
 		d.applied = later.applied
 	}

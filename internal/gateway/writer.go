@@ -170,6 +170,10 @@ func (g *Gateway) first(marks []store.Mark, then after) {
 		then(now, fmt.Errorf("nothing is kept: %s", g.unkept))
 		return
 	}
+	if w := &g.writer; w.held != nil && len(w.held.marks)+len(g.changes.marks) >= maxUnsaved {
+		then(now, errors.New(g.unsaved))
+		return
+	}
 	for _, m := range marks {
 		if err := g.changes.mark(m); err != nil {
 			then(now, err)
