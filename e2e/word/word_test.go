@@ -457,6 +457,7 @@ func TestALaterWord(t *testing.T) {
 var knows = map[string]string{
 	"e2e/rules/arrows_test.go":      "it lists all directories",
 	"internal/config/kinds_test.go": "it has a kind of its own by that name",
+	"internal/share/edit_test.go":   "it has one, too",
 }
 
 // Adding the kind touched no other package: nothing else names it.

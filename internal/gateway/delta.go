@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"maps"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -75,15 +76,19 @@ func (d *delta) endKnock(of store.KnockKey) {
 	d.endedKnocks[of] = true
 }
 
-// mark has a mark kept. It says whether there was room: what is not saved is
-// bounded.
-func (d *delta) mark(m store.Mark) bool {
+// mark has a mark kept, or says why it cannot be: what is not saved is bounded, and
+// one that no store takes (knock.Mark) would keep all else from being saved.
+func (d *delta) mark(m store.Mark) error {
 	k := markKey{m.Door, m.Knock, m.Key}
+	if len(m.Key) == 0 || len(m.Key) > 128 || len(m.Value) > 1024 {
+		return fmt.Errorf("a mark has a key of %d bytes and a value of %d: allowed are 1 to 128, and at most 1024",
+			len(m.Key), len(m.Value))
+	}
 	if _, known := d.marks[k]; !known && len(d.marks) >= maxUnsaved {
-		return false
+		return fmt.Errorf("%d marks wait for the disk already", maxUnsaved)
 	}
 	d.marks[k] = m.Value
-	return true
+	return nil
 }
 
 // record adds a record. Refusals, which strangers can cause, take at most half of
@@ -124,9 +129,7 @@ func (d *delta) follow(later *delta) {
 	maps.Copy(d.claims, later.claims)
 	maps.Copy(d.penalties, later.penalties)
 	maps.Copy(d.doors, later.doors)
-	for k, value := range later.marks {
-		d.mark(store.Mark{Door: k.door, Knock: k.knock, Key: k.key, Value: value})
-	}
+	maps.Copy(d.marks, later.marks) // none may be left out: a knock waits for it
 	if later.applied != nil {
 		d.applied = later.applied
 	}

@@ -143,14 +143,12 @@ func (d *guarded) hear(k *heardKnock, h knock.Heard) {
 
 // judged hands a recogniser's verdict to the door.
 func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
-	marks, problem := d.marks(k, v)
 	if v.Everybody != k.conf.ForAll() {
-		problem = "its recogniser speaks for everybody, or for one, against its rule"
-	}
-	if problem != "" {
-		d.gw.log.Error("a knock came to nothing", "door", d.name(), "knock", k.conf.Name, "err", problem)
+		d.gw.log.Error("a knock came to nothing", "door", d.name(), "knock", k.conf.Name,
+			"err", "its recogniser speaks for everybody, or for one, against its rule")
 		return
 	}
+	marks := d.marks(k, v)
 	for _, m := range marks {
 		d.gw.marks.keep(m)
 	}

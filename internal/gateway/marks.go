@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/doorward/doorward/internal/config"
@@ -36,30 +35,23 @@ func (ms marks) of(door string, c config.Knock) (all []knock.Mark) {
 	return all
 }
 
-const longestMarkKey, longestMark = 128, 1024 // as knock.Mark and the store say
-
 // marks are a verdict's as the store has them.
-func (d *guarded) marks(k *heardKnock, v knock.Verdict) (all []store.Mark, problem string) {
+func (d *guarded) marks(k *heardKnock, v knock.Verdict) (all []store.Mark) {
 	for _, m := range v.Marks {
-		if n := len(m.Key); n < 1 || n > longestMarkKey || len(m.Value) > longestMark {
-			return nil, fmt.Sprintf("what it is to be remembered by has a key of %d bytes and a value of %d; "+
-				"allowed are 1 to %d, and up to %d", n, len(m.Value), longestMarkKey, longestMark)
-		}
 		kept := store.Mark{Door: d.name(), Knock: k.conf.Kind, Key: m.Key}
 		if len(m.Value) > 0 {
 			kept.Value = slices.Clone(m.Value)
 		}
 		all = append(all, kept)
 	}
-	return all, ""
+	return all
 }
 
 // remember has marks kept with the turn's other changes.
 func (g *Gateway) remember(all []store.Mark) {
 	for _, m := range all {
-		if !g.changes.mark(m) {
-			g.log.Error("a restart would forget what a knock is to be remembered by: too much waits for the disk already",
-				"door", m.Door, "kind", m.Knock, "waiting", maxUnsaved)
+		if err := g.changes.mark(m); err != nil {
+			g.log.Error("a restart would forget what a knock is to be remembered by", "door", m.Door, "kind", m.Knock, "err", err)
 		}
 	}
 }

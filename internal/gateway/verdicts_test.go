@@ -116,9 +116,9 @@ func TestVerdicts(t *testing.T) {
 		{name: "with marks that must be on disk first, and are not yet",
 			says: knock.Verdict{Right: true, First: true, Marks: []knock.Mark{{Key: "used", Value: []byte{1}}}}},
 		{name: "with a mark that has no key", says: knock.Verdict{Right: true, Marks: []knock.Mark{{Value: []byte{1}}}},
-			log: "a key of 0 bytes and a value of 1; allowed are 1 to 128, and up to 1024"},
-		{name: "with a mark that is too long", says: knock.Verdict{Right: true, Marks: []knock.Mark{{Key: "k", Value: make([]byte, 1025)}}},
-			log: "a key of 1 bytes and a value of 1025; allowed are 1 to 128, and up to 1024"},
+			want: "192.0.2.2 by oracle", log: "a restart would forget what a knock is to be remembered by"},
+		{name: "with a mark that is too long, and must be on disk first",
+			says: knock.Verdict{Right: true, First: true, Marks: []knock.Mark{{Key: "k", Value: make([]byte, 1025)}}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var log bytes.Buffer

@@ -171,9 +171,13 @@ func (g *Gateway) first(marks []store.Mark, then after) {
 		then(now, fmt.Errorf("nothing is kept: %s", g.unkept))
 		return
 	}
+	if w := &g.writer; w.held != nil && len(w.held.marks)+len(g.changes.marks) >= maxUnsaved {
+		then(now, errors.New(g.unsaved))
+		return
+	}
 	for _, m := range marks {
-		if !g.changes.mark(m) {
-			then(now, fmt.Errorf("%d marks wait for the disk already", maxUnsaved))
+		if err := g.changes.mark(m); err != nil {
+			then(now, err)
 			return
 		}
 	}
