@@ -328,7 +328,7 @@ func TestAMarkThatCannotBeKept(t *testing.T) {
 		{"it is too big", func(_ *testing.T, r *running, _ *slowStore) func() {
 			r.sync(func(time.Time) {
 				r.doors[0].knockFirst(door.Knock{Source: door.Source(visitor), By: "sealed"},
-					[]store.Mark{{Door: "ssh", Knock: "sealed", Key: "1", Value: make([]byte, 1025)}})
+					[]store.Mark{{Door: "ssh", Knock: "sealed", Key: "1", Value: make([]byte, 1025)}}, knock.Verdict{Right: true})
 			})
 			return func() {}
 		}, because + "a mark has a key of 1 bytes and a value of 1025: allowed are 1 to 128, and at most 1024"},
