@@ -190,12 +190,17 @@ func TestDatagramsAndPenalties(t *testing.T) {
 		if len(m.banned) != 0 || len(m.grants) != 1 {
 			t.Errorf("forged words left penalties %v and grants %v", m.banned, m.grants)
 		}
-		r.touch(visitor, 59001)
 		m.answered()
+		proven := letterFrom(visitor6, "wrong")
+		proven.Proven = true // as no datagram is today
+		r.Hear([]knock.Heard{proven})
+		synctest.Wait()
+		r.wantAnswers() // it is penalised by then
+		r.touch(visitor, 59001)
 		r.write(visitor, "open 2")
 		r.wantAnswers()
-		if len(m.banned) != 1 {
-			t.Errorf("penalties %v, want that of the touch", m.banned)
+		if len(m.banned) != 2 {
+			t.Errorf("penalties %v, want those of the touch and of the proven word", m.banned)
 		}
 	})
 }
