@@ -158,14 +158,14 @@ const (
 
 // site is a network with a server, which has a web server, a visitor and a stranger.
 type site struct {
-	t                         *testing.T
+	t                         testing.TB
 	lab                       *lab.Lab
 	server, visitor, stranger *lab.Host
 	config                    string
 	gate                      *lab.Doorward
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t testing.TB) *site {
 	nstest.Need(t, "ip", "nft", "nsenter", "unshare")
 	l, err := lab.New()
 	if err != nil {
