@@ -330,6 +330,23 @@ func TestTheEarForDatagrams(t *testing.T) {
 	})
 }
 
+// Who asks is told why datagrams came to nothing, where a knock hears any.
+func TestDatagramsThatCameToNothing(t *testing.T) {
+	withLetters(t)
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t, newMachine(), configPath(t), letterDoor)
+		want := map[string]uint64{"foreign": 1, "strange": 2, "crowded": 3, "overrun": 4, "withheld": 5}
+		if got := r.Vitals().Datagrams; !maps.Equal(got, want) {
+			t.Errorf("datagrams %v, want %v", got, want)
+		}
+		write(t, r.path, sshDoor)
+		r.order(control.ApplyRequest{Action: "apply"})
+		if got := r.Vitals().Datagrams; got != nil {
+			t.Errorf("datagrams %v, where no knock hears any", got)
+		}
+	})
+}
+
 // What has died is opened again, and the trail says where.
 func TestADatagramSocketThatDied(t *testing.T) {
 	withLetters(t)

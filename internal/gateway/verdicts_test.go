@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/datagrams"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/listen"
@@ -63,7 +65,9 @@ func doorsOf(log *bytes.Buffer, rules ...oracular) *Gateway {
 	for i, r := range rules {
 		conf := config.Door{Name: fmt.Sprintf("door%d", i), OpenFor: time.Minute,
 			Knocks: []config.Knock{{Name: "oracle", Kind: "oracle", Rule: r}}, Presence: config.Presence{Idle: time.Hour}}
-		g.doors = append(g.doors, g.newGuarded(conf, door.Saved{}, verdictsStart))
+		d := g.newGuarded(conf, door.Saved{}, verdictsStart)
+		d.ctx = context.Background()
+		g.doors = append(g.doors, d)
 	}
 	return g
 }
@@ -86,6 +90,7 @@ func (e *noDatagrams) Set(ports map[uint16]knock.Opener) error { e.ports = ports
 func (e *noDatagrams) Answer(knock.Path, []byte) error         { return nil }
 func (e *noDatagrams) Check() []uint16                         { return nil }
 func (e *noDatagrams) Behind() bool                            { return false }
+func (e *noDatagrams) Counts() datagrams.Counts                { return datagrams.Counts{} }
 func (e *noDatagrams) Close() error                            { return nil }
 
 func at(port uint16) knock.Place { return knock.Place{Medium: knock.Connections, Port: port} }

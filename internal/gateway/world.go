@@ -12,6 +12,7 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/datagrams"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/knock"
@@ -98,6 +99,8 @@ type Datagrams interface {
 	Answer(path knock.Path, payload []byte) error
 	Check() (missing []uint16)
 	Behind() bool // as Ear's
+	// Counts is called beside the turns.
+	Counts() datagrams.Counts
 	Close() error
 }
 
@@ -114,12 +117,12 @@ type Service interface {
 
 // Linux returns this machine. open opens the store; commands returns the service
 // of a door that has commands.
-func Linux(table Fence, open func() (Store, error), commands func(config.Door) Service, ear Ear, datagrams Datagrams, log *slog.Logger) World {
+func Linux(table Fence, open func() (Store, error), commands func(config.Door) Service, ear Ear, mail Datagrams, log *slog.Logger) World {
 	return World{
 		Fence:     table,
 		Open:      open,
 		Ear:       ear,
-		Datagrams: datagrams,
+		Datagrams: mail,
 		Service: func(c config.Door) Service {
 			if c.Service.Unit != "" {
 				return service.NewUnit(c.Service.Unit, log.With("door", c.Name))

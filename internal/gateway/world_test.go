@@ -20,6 +20,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/datagrams"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/knock"
@@ -393,6 +394,9 @@ func (b *mailbox) Check() []uint16 {
 }
 
 func (b *mailbox) Behind() bool { return false }
+func (b *mailbox) Counts() datagrams.Counts {
+	return datagrams.Counts{Foreign: 1, Strange: 2, Crowded: 3, Overrun: 4, Withheld: 5}
+}
 func (b *mailbox) Close() error { return nil }
 
 // unit is a service that starts and stops at once, or not at all.
