@@ -95,6 +95,34 @@ func (d *Daemon) close(what string, f func() error) {
 	}
 }
 
+// A disk that hangs keeps nobody out, and does not keep the daemon from its end. A
+// machine's boot waits for this (TimeoutStartSec=60s in the unit).
+const (
+	openTime  = 20 * time.Second
+	closeTime = 2 * time.Second // beside what the gateway allows the last commit
+)
+
+// inTime calls f, which waits for a disk, but not for longer than a limit: after that
+// f goes on by itself, and nobody has what it returns.
+func inTime[T any](limit time.Duration, f func() (T, error)) (T, error) {
+	type result struct {
+		of  T
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		of, err := f()
+		done <- result{of, err}
+	}()
+	select {
+	case r := <-done:
+		return r.of, r.err
+	case <-time.After(limit):
+		var none T
+		return none, fmt.Errorf("the disk has not answered for %s", limit)
+	}
+}
+
 // run runs all tasks until ctx or one of them ends. Without a control socket,
 // for the reason that is given, the doors are guarded all the same.
 func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fence, socket net.Listener, noSocket error) error {
@@ -114,7 +142,7 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 	gw := gateway.New(options)
 	var kept *store.Store
 	world := gateway.Linux(table, func() (gateway.Store, error) {
-		s, err := store.Open(where.State, store.AuditLimit{}, d.Log)
+		s, err := inTime(openTime, func() (*store.Store, error) { return store.Open(where.State, store.AuditLimit{}, d.Log) })
 		if err != nil {
 			return nil, err
 		}
@@ -135,7 +163,10 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 	group.Go(func() error { return d.notify(ctx, ready, gw) })
 	err := group.Wait()
 	if kept != nil {
-		d.close("store", kept.Close)
+		d.close("store", func() error {
+			_, err := inTime(closeTime, func() (struct{}, error) { return struct{}{}, kept.Close() })
+			return err
+		})
 	}
 	if locks.launcher != nil {
 		d.close("launcher", locks.launcher.Close)

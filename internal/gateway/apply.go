@@ -16,87 +16,215 @@ import (
 	"github.com/doorward/doorward/internal/tables"
 )
 
+// checked is a configuration that was read and found good.
+type checked struct {
+	config  *config.Config
+	text    []byte
+	blinds  []*tables.Mistake // what only this machine makes a mistake
+	walled  error             // why this process cannot serve it from inside its cage
+	problem error             // why it cannot be used after all; then there is no config
+}
+
+// applying is a configuration that is on its way into use, or is to be kept: it is
+// read beside the turns, and what a restart is to do is on disk before anything
+// changes. Neither is waited for for longer than slowDisk.
+type applying struct {
+	by      string
+	confirm time.Duration
+	reading time.Time // when the file began to be read, zero when it was
+	done    func(control.Reply, error)
+}
+
+// givenUp is when the file is not waited for any more, zero for never.
+func (a *applying) givenUp() time.Time {
+	if a == nil || a.reading.IsZero() {
+		return time.Time{}
+	}
+	return a.reading.Add(slowDisk)
+}
+
+// orderApply carries out an order about configurations, one at a time.
+func (g *Gateway) orderApply(now time.Time, by string, o control.ApplyRequest, done func(control.Reply, error)) {
+	confirm, err := duration(o.Confirm, 0)
+	switch {
+	case g.applying != nil:
+		err = &control.Error{Message: "another configuration is being taken into use, which takes some seconds at most",
+			Hint: "doorward status, and the same again"}
+	case o.Action == "undo":
+		reply, err := g.undo(now, by, "undone by "+by)
+		g.answer(reply, err, done)
+		return
+	case o.Action == "keep":
+		g.keep(now, by, done)
+		return
+	case o.Action != "apply":
+		err = unknown(o)
+	}
+	if err != nil {
+		done(control.Reply{}, err)
+		return
+	}
+	g.apply(now, &applying{by: by, confirm: confirm, reading: now, done: done})
+}
+
 // apply reads the configuration file anew and takes it into use. With a confirm
 // time what ran before comes back after it, unless the operator keeps the new
 // one: that promise is on disk before anything changes.
-func (g *Gateway) apply(now time.Time, by string, confirm time.Duration) (control.Reply, error) {
-	c, text, err := g.world.Config(g.opts.Path)
-	if err != nil {
-		return control.Reply{}, &control.Error{Message: "nothing was changed: " + err.Error(),
-			Hint: "doorward check " + g.opts.Path}
+func (g *Gateway) apply(now time.Time, a *applying) {
+	g.applying = a
+	path := g.opts.Path
+	g.async(func() event {
+		c, err := g.read(path)
+		return func(now time.Time) {
+			if g.applying != a {
+				return // it was given up
+			}
+			a.reading = time.Time{}
+			if err == nil {
+				err = g.acceptable(c, a.confirm)
+			}
+			if err != nil {
+				g.settle(a, control.Reply{}, err)
+				return
+			}
+			g.promise(now, a, c)
+		}
+	})
+}
+
+// read reads and checks the configuration file, and whether this process can serve
+// it on this machine. It runs beside the turns.
+func (g *Gateway) read(path string) (c checked, err error) {
+	if c.config, c.text, err = g.world.Config(path); err != nil {
+		return c, &control.Error{Message: "nothing was changed: " + err.Error(), Hint: "doorward check " + path}
 	}
+	c.blinds = g.blind(c.config, c.text)
+	c.walled = g.confine(c.config)
+	return c, nil
+}
+
+// acceptable says why a configuration cannot be taken into use now.
+func (g *Gateway) acceptable(c checked, confirm time.Duration) error {
 	if g.applied.Pending != nil && confirm > 0 {
-		return control.Reply{}, &control.Error{
+		return &control.Error{
 			Message: "a configuration waits to be confirmed already, until " + g.applied.Deadline.Format(time.TimeOnly),
 			Hint:    "doorward apply --keep, or doorward apply --undo"}
 	}
 	if confirm > 0 && g.unkept != "" {
-		return control.Reply{}, &control.Error{
+		return &control.Error{
 			Message: "nothing was changed: a restart would not roll it back, since nothing is kept: " + g.unkept,
 			Hint:    "mend that and systemctl restart doorward, or doorward apply without --confirm"}
 	}
-	if c.Gateway != g.config.Gateway {
-		return control.Reply{}, &control.Error{
+	if c.config.Gateway != g.config.Gateway {
+		return &control.Error{
 			Message: "nothing was changed: the keys of [gateway] are read at the start only",
 			Hint:    "systemctl restart doorward"}
 	}
-	if err := g.confine(c); err != nil {
-		return control.Reply{}, fmt.Errorf("nothing was changed: %w", err)
+	if c.walled != nil {
+		return fmt.Errorf("nothing was changed: %w", c.walled)
 	}
-	if blind := g.blind(c, text); len(blind) > 0 {
-		return control.Reply{}, &control.Error{Message: "nothing was changed: " + inOneLine(blind), Hint: blind[0].Hint}
+	if blind := c.blinds; len(blind) > 0 {
+		return &control.Error{Message: "nothing was changed: " + inOneLine(blind), Hint: blind[0].Hint}
 	}
-	if err := g.tryPorts(c); err != nil {
-		return control.Reply{}, fmt.Errorf("nothing was changed: %w", err)
+	if err := g.tryPorts(c.config); err != nil {
+		return fmt.Errorf("nothing was changed: %w", err)
 	}
-	next := store.Applied{Confirmed: text}
-	if confirm > 0 {
-		next = store.Applied{Confirmed: g.applied.Confirmed, Pending: text, Deadline: now.Add(confirm), For: confirm, By: by}
+	return nil
+}
+
+// promise puts on disk what a restart is to do, and then takes the configuration
+// into use. What was in use before goes on until then, and may be rolled back.
+func (g *Gateway) promise(now time.Time, a *applying, c checked) {
+	next := store.Applied{Confirmed: c.text}
+	if a.confirm > 0 {
+		next = store.Applied{Confirmed: g.applied.Confirmed, Pending: c.text, Deadline: now.Add(a.confirm), For: a.confirm, By: a.by}
 	}
-	if err := g.saveApplied(next); err != nil {
-		return control.Reply{}, fmt.Errorf("nothing was changed: %w", err)
-	}
-	left, err := g.use(now, c, text)
-	if err != nil {
-		if undo := g.saveApplied(g.applied); undo != nil {
-			g.changes.applied = &g.applied // with the next commit, then
-			err = errors.Join(err, undo)
+	g.saveApplied(next)
+	g.onDisk(now, func(now time.Time, err error) {
+		if g.applying != a {
+			return // the daemon ends, and the next one uses the file
 		}
-		return control.Reply{}, fmt.Errorf("nothing was changed: %w", err)
-	}
-	g.applied = next
-	reply := control.Reply{Message: fmt.Sprintf("%s is in use: %s", g.opts.Path, countDoors(c))}
-	if confirm > 0 {
-		reply.Message += ", until " + next.Deadline.Format(time.TimeOnly) + " unless it is kept"
-		reply.Until = &next.Deadline
-	}
-	reply.Message = strings.Join(append([]string{reply.Message}, left...), "; ")
-	g.record(now, audit.EventApplied, by, reply.Message)
-	return reply, nil
+		if err != nil {
+			g.saveApplied(g.applied) // which may be another one by now
+			g.settle(a, control.Reply{}, fmt.Errorf("nothing was changed: %w", err))
+			return
+		}
+		before := checked{config: g.config, text: g.applied.Confirmed, blinds: g.blinds}
+		left, err := g.use(now, c)
+		if err != nil {
+			g.saveApplied(g.applied)
+			g.unchanged(now, a, fmt.Errorf("nothing was changed: %w", err))
+			return
+		}
+		g.applied, g.fallback = next, before
+		g.saveApplied(next)
+		reply := control.Reply{Message: fmt.Sprintf("%s is in use: %s", g.opts.Path, countDoors(c.config))}
+		if a.confirm > 0 {
+			reply.Message += ", until " + next.Deadline.Format(time.TimeOnly) + " unless it is kept"
+			reply.Until = &next.Deadline
+		}
+		reply.Message = strings.Join(append([]string{reply.Message}, left...), "; ")
+		g.record(now, audit.EventApplied, a.by, reply.Message)
+		g.settle(a, reply, nil)
+	})
 }
 
-// saveApplied puts which configuration is in use on disk.
-func (g *Gateway) saveApplied(a store.Applied) error {
-	_, err := g.store.Commit(store.Change{Applied: &a})
-	if err == nil {
-		g.changes.applied = nil
-	}
-	return err
+// unchanged answers why a configuration did not come into use, when the disk knows
+// that it did not.
+func (g *Gateway) unchanged(now time.Time, a *applying, why error) {
+	g.applying = nil
+	g.onDisk(now, func(_ time.Time, err error) {
+		if err != nil {
+			why = errors.Join(why, fmt.Errorf("a restart would not know that: %w", err))
+		}
+		a.done(control.Reply{}, why)
+	})
 }
 
-// keep confirms the configuration that waits.
-func (g *Gateway) keep(now time.Time, by string) (control.Reply, error) {
+// settle ends what was on its way, and answers.
+func (g *Gateway) settle(a *applying, reply control.Reply, err error) {
+	g.applying = nil
+	g.answer(reply, err, a.done)
+}
+
+// giveUpReading has nobody wait for a file that cannot be read for long.
+func (g *Gateway) giveUpReading(now time.Time) {
+	if t := g.applying.givenUp(); !t.IsZero() && !now.Before(t) {
+		g.settle(g.applying, control.Reply{}, fmt.Errorf("nothing was changed: %s has not been read for %s", g.opts.Path, slowDisk))
+	}
+}
+
+// saveApplied has the store keep which configuration is in use.
+func (g *Gateway) saveApplied(a store.Applied) { g.changes.applied = &a }
+
+// keep confirms the configuration that waits. It is told to be kept when that is on
+// disk; if it was rolled back until then, it is not.
+func (g *Gateway) keep(now time.Time, by string, done func(control.Reply, error)) {
 	if g.applied.Pending == nil {
-		return control.Reply{}, &control.Error{Message: "no configuration waits to be confirmed"}
+		done(control.Reply{}, &control.Error{Message: "no configuration waits to be confirmed"})
+		return
 	}
+	a := &applying{by: by, done: done}
+	g.applying = a
 	next := store.Applied{Confirmed: g.applied.Pending}
-	if err := g.saveApplied(next); err != nil {
-		return control.Reply{}, err
-	}
-	g.applied = next
-	g.settled = &control.Settled{Time: now, By: by, Kept: true}
-	g.record(now, audit.EventApplied, by, "the new configuration is kept")
-	return control.Reply{Message: "the new configuration is kept"}, nil
+	g.saveApplied(next)
+	g.onDisk(now, func(now time.Time, err error) {
+		if g.applying != a {
+			return
+		}
+		if err == nil && g.applied.Pending == nil {
+			err = &control.Error{Message: "the new configuration was rolled back before the disk had taken that it is kept"}
+		}
+		if err != nil {
+			g.saveApplied(g.applied)
+			g.settle(a, control.Reply{}, err)
+			return
+		}
+		g.applied, g.fallback = next, checked{}
+		g.settled = &control.Settled{Time: now, By: by, Kept: true}
+		g.record(now, audit.EventApplied, by, "the new configuration is kept")
+		g.settle(a, control.Reply{Message: "the new configuration is kept"}, nil)
+	})
 }
 
 // undo goes back to the configuration before the one that waits. A port of a
@@ -105,15 +233,15 @@ func (g *Gateway) undo(now time.Time, by, why string) (control.Reply, error) {
 	if g.applied.Pending == nil {
 		return control.Reply{}, &control.Error{Message: "no configuration waits to be confirmed; there is nothing to undo"}
 	}
-	c, err := config.Parse(g.opts.Path, g.applied.Confirmed)
-	if err != nil {
-		return control.Reply{}, fmt.Errorf("the configuration before cannot be read: %w", err)
+	if g.fallback.config == nil {
+		return control.Reply{}, fmt.Errorf("the configuration before cannot be read: %w", g.fallback.problem)
 	}
-	if _, err := g.use(now, c, g.applied.Confirmed); err != nil {
+	if _, err := g.use(now, g.fallback); err != nil {
 		return control.Reply{}, fmt.Errorf("roll back: %w", err)
 	}
 	g.forgetPending()
-	g.changes.applied = &g.applied
+	g.fallback = checked{}
+	g.saveApplied(g.applied)
 	g.settled = &control.Settled{Time: now, By: by}
 	message := "the configuration from before is in use again: " + why
 	g.warnings = append(g.warnings, fmt.Sprintf("%s was rolled back (%s) and is not in use", g.opts.Path, why))
@@ -136,7 +264,8 @@ func (g *Gateway) checkApplied(now time.Time) {
 // transaction; doors that stay keep all they know. It answers with what an
 // operator should know of doors and services that went. After an error the old one is in
 // use.
-func (g *Gateway) use(now time.Time, c *config.Config, text []byte) (left []string, err error) {
+func (g *Gateway) use(now time.Time, next checked) (left []string, err error) {
+	c := next.config
 	if err := g.raise(c); err != nil {
 		return nil, errors.Join(fmt.Errorf("raise the fence: %w", err), g.raise(g.config))
 	}
@@ -144,8 +273,8 @@ func (g *Gateway) use(now time.Time, c *config.Config, text []byte) (left []stri
 	for _, d := range g.doors {
 		old[d.name()] = d
 	}
-	g.config, g.text, g.doors = c, text, nil
-	g.warnings = g.warningsOf(c, text)
+	g.config, g.blinds, g.doors, g.listeners = c, next.blinds, nil, nil
+	g.warnings = g.warningsOf(c)
 	for _, conf := range c.Doors {
 		d := old[conf.Name]
 		if d == nil {
@@ -188,9 +317,9 @@ func inOneLine(all []*tables.Mistake) string {
 // warningsOf is what an operator should know of a configuration that is in use.
 // Doors are guarded whatever else is wrong with it, so that a mistake that only
 // this machine makes one is a warning too.
-func (g *Gateway) warningsOf(c *config.Config, text []byte) []string {
+func (g *Gateway) warningsOf(c *config.Config) []string {
 	w := c.Warnings()
-	for _, m := range g.blind(c, text) {
+	for _, m := range g.blinds {
 		w = append(w, m.Error()+"; "+m.Hint)
 	}
 	return w

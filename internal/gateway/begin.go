@@ -130,15 +130,17 @@ func (g *Gateway) openStore() (store.State, error) {
 // end says goodbye in the audit trail. The fence stands on.
 func (g *Gateway) end() {
 	now := g.world.Now()
+	g.applying = nil
 	g.changes.recordAll(g.sums.All(now))
 	g.record(now, audit.EventStopped, "", "the daemon ends; the fence stands and grants run out by themselves")
 	g.flush(now)
+	g.finish()
 }
 
 // endDoor forgets a door that the configuration no longer has, and says so in
 // its trail.
 func (g *Gateway) endDoor(now time.Time, name, reason string) {
-	g.changes.ended = append(g.changes.ended, name)
+	g.changes.endDoor(name)
 	g.changes.add(name, door.Clear{})
 	g.changes.add(name, door.PardonAll{})
 	g.changes.record(audit.Record{Time: now, Door: name, Event: audit.EventApplied, Reason: reason})
@@ -161,6 +163,7 @@ func (g *Gateway) choose(applied store.Applied, rebooted bool) error {
 	switch {
 	case err == nil && g.applied.Pending != nil && slices.Equal(text, g.applied.Pending):
 		// Still waiting to be confirmed.
+		g.fallback = g.parsed(g.applied.Confirmed)
 	case err == nil && g.applied.Pending == nil && !slices.Equal(text, g.applied.Rejected):
 		g.applied = store.Applied{Confirmed: text}
 	case err == nil && g.applied.Pending != nil:
@@ -172,9 +175,9 @@ func (g *Gateway) choose(applied store.Applied, rebooted bool) error {
 		}
 		return err
 	default:
-		before, parseErr := config.Parse(g.opts.Path, g.applied.Confirmed)
-		if parseErr != nil {
-			return errors.Join(err, fmt.Errorf("the configuration used before cannot be used either: %w", parseErr))
+		before := g.parsed(g.applied.Confirmed)
+		if before.problem != nil {
+			return errors.Join(err, fmt.Errorf("the configuration used before cannot be used either: %w", before.problem))
 		}
 		why := "was rolled back"
 		if err != nil {
@@ -183,13 +186,22 @@ func (g *Gateway) choose(applied store.Applied, rebooted bool) error {
 		g.applied.Pending, g.applied.Deadline = nil, time.Time{}
 		g.warnings = append(g.warnings, fmt.Sprintf("the configuration used before is in use: %s %s", g.opts.Path, why))
 		g.log.Error("the configuration used before is in use", "file", g.opts.Path, "why", why)
-		c, text = before, g.applied.Confirmed
+		c, text = before.config, before.text
 	}
-	g.config, g.text = c, text
-	g.warnings = append(g.warnings, g.warningsOf(c, text)...)
+	g.config, g.blinds = c, g.blind(c, text)
+	g.warnings = append(g.warnings, g.warningsOf(c)...)
 	// If the disk takes nothing, the next start decides the same.
-	g.changes.applied = &g.applied
+	g.saveApplied(g.applied)
 	return nil
+}
+
+// parsed is a configuration that was in use before.
+func (g *Gateway) parsed(text []byte) checked {
+	c, err := config.Parse(g.opts.Path, text)
+	if err != nil {
+		return checked{problem: err}
+	}
+	return checked{config: c, text: text, blinds: g.blind(c, text)}
 }
 
 // confine locks the process in, or says why it cannot serve c from inside.

@@ -12,18 +12,19 @@ import (
 const boardShare = 10
 
 // board is where the loop pins up how things stand, once for all who wait,
-// however many they are. The sheet stays up until something changes, so that who
-// asks in between does not trouble the loop at all. A touch never waits for more
-// than the one sheet that is being made, and has the loop to itself for ten times
-// as long afterwards.
+// however many they are, when the disk has what they tell. The sheet stays up until
+// something changes, so that who asks in between does not trouble the loop at all. A
+// touch never waits for more than the one sheet that is being made, and has the loop
+// to itself for ten times as long afterwards.
 type board[T any] struct {
 	made int // sheets, for tests; belongs to the loop
 
 	mu     sync.Mutex
 	last   *sheet[T] // is how things stand; nil once something has changed
 	wanted *sheet[T] // by those who asked since the latest turn began
-	making *sheet[T] // by those who asked before; at the end of the turn it is pinned up
+	making *sheet[T] // by those who asked before; it is made at the end of the turn
 	rest   time.Time // until then none is made
+	stales int       // times that something has changed
 }
 
 // sheet is what a board tells. It is not changed any more when done is closed.
@@ -31,6 +32,7 @@ type sheet[T any] struct {
 	done  chan struct{}
 	of    T
 	doors []config.Door // that it is about, for what only the kernel knows
+	as    int           // the board's stales when it was made
 }
 
 // ask returns the sheet of how things stand, when it is done, and whether the
@@ -63,24 +65,41 @@ func (b *board[T]) stale() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.last = nil
+	b.stales++
 }
 
-// pin ends a turn: it makes the sheet that somebody waits for.
-func (b *board[T]) pin(now func() time.Time, doors []config.Door, tell func(time.Time) T) {
+// make makes the sheet that somebody waits for, nil if nobody does.
+func (b *board[T]) make(now func() time.Time, doors []config.Door, tell func(time.Time) T) *sheet[T] {
 	b.mu.Lock()
 	s := b.making
 	b.making = nil
 	b.mu.Unlock()
-	if s == nil {
-		return
+	if s != nil {
+		s.doors = doors
+		b.fill(s, now, tell)
 	}
+	return s
+}
+
+// fill writes on a sheet how things stand.
+func (b *board[T]) fill(s *sheet[T], now func() time.Time, tell func(time.Time) T) {
 	begun := now()
-	s.of, s.doors = tell(begun), doors
+	s.of = tell(begun)
 	b.made++
 	ended := now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.last, b.rest = s, ended.Add(boardShare*ended.Sub(begun))
+	s.as, b.rest = b.stales, ended.Add(boardShare*ended.Sub(begun))
+}
+
+// pin has those who wait read a sheet, and whoever asks from now on, unless
+// something has changed since it was made.
+func (b *board[T]) pin(s *sheet[T]) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s.as == b.stales {
+		b.last = s
+	}
 	close(s.done) // now, so that who asks again finds it pinned up
 }
 
@@ -114,9 +133,27 @@ func (g *Gateway) beginTurn(now time.Time) {
 	g.vitals.turn(now)
 }
 
-func (g *Gateway) endTurn() {
-	g.statuses.pin(g.world.Now, g.config.Doors, g.status)
-	g.vitals.pin(g.world.Now, g.config.Doors, g.vitalsNow)
+func (g *Gateway) endTurn(now time.Time) {
+	pinOnDisk(g, now, &g.statuses, g.status)
+	pinOnDisk(g, now, &g.vitals, g.vitalsNow)
+}
+
+// pinOnDisk makes the sheet that somebody waits for and pins it up when the disk has
+// what it tells. For a disk that is slow nobody waits: it says so then.
+func pinOnDisk[T any](g *Gateway, now time.Time, b *board[T], tell func(time.Time) T) {
+	s := b.make(g.world.Now, g.config.Doors, tell)
+	if s == nil {
+		return
+	}
+	waited := false
+	g.onDisk(now, func(_ time.Time, err error) {
+		if waited && err != nil {
+			s.doors = g.config.Doors
+			b.fill(s, g.world.Now, tell)
+		}
+		b.pin(s)
+	})
+	waited = true
 }
 
 // changed takes down what is pinned up.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -15,33 +14,19 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// maxUnsaved bounds the records of the audit trail that wait in memory while
-// the disk takes none.
-const maxUnsaved = 10000
-
 // seenEvery is how far presence must have moved on to be worth a write: a
 // session of hours costs the disk one a minute, and a crash forgets less.
 const seenEvery = time.Minute
 
 // changes are what a turn has to do to the world. Of several changes to the
-// same thing the last one counts.
+// same thing the last one counts. What the store is to have stays until it has it.
 type changes struct {
-	emptied   map[string]bool                     // doors all of whose grants end, before all that follows
-	grants    map[grantKey]time.Time              // when they end, zero: revoke
-	flows     map[grantKey]bool                   // whose flows to end
-	claims    map[store.GrantKey]*store.Grant     // nil: ended
-	penalties map[store.PenaltyKey]*store.Penalty // nil: ended
-	doors     map[string]store.Door
-	// Doors all of whose claims and penalties end, before all that is above.
-	clearedGrants, clearedPenalties map[string]bool
-
-	ended    []string       // doors that the configuration no longer has
-	applied  *store.Applied // nil: as it was
-	records  []audit.Record
-	refusals int // of records
-	lost     int // records that were too many to keep
-	replies  []func(error)
-	page     *page // what the kernel is being asked about beside the turns, nil for nothing
+	emptied map[string]bool        // doors all of whose grants end, before all that follows
+	grants  map[grantKey]time.Time // when they end, zero: revoke
+	flows   map[grantKey]bool      // whose flows to end
+	replies []func(error)
+	page    *page // what the kernel is being asked about beside the turns, nil for nothing
+	delta
 }
 
 type grantKey struct {
@@ -50,16 +35,7 @@ type grantKey struct {
 }
 
 func newChanges() changes {
-	return changes{
-		emptied:          make(map[string]bool),
-		clearedGrants:    make(map[string]bool),
-		clearedPenalties: make(map[string]bool),
-		grants:           make(map[grantKey]time.Time),
-		flows:            make(map[grantKey]bool),
-		claims:           make(map[store.GrantKey]*store.Grant),
-		penalties:        make(map[store.PenaltyKey]*store.Penalty),
-		doors:            make(map[string]store.Door),
-	}
+	return changes{emptied: make(map[string]bool), grants: make(map[grantKey]time.Time), flows: make(map[grantKey]bool), delta: newDelta()}
 }
 
 // add takes in an effect of a door.
@@ -93,38 +69,6 @@ func (c *changes) add(name string, e door.Effect) {
 		c.penalties[store.PenaltyKey{Door: name, Knock: e.Name, Source: e.Source}] = nil
 	case door.PardonAll:
 		c.clearPenalties(name)
-	}
-}
-
-// clearGrants ends all claims at a door. It costs a walk through what is gathered.
-func (c *changes) clearGrants(door string) {
-	maps.DeleteFunc(c.claims, func(k store.GrantKey, _ *store.Grant) bool { return k.Door == door })
-	c.clearedGrants[door] = true
-}
-
-// clearPenalties ends all penalties at a door, at the same cost.
-func (c *changes) clearPenalties(door string) {
-	maps.DeleteFunc(c.penalties, func(k store.PenaltyKey, _ *store.Penalty) bool { return k.Door == door })
-	c.clearedPenalties[door] = true
-}
-
-// record adds a record. Refusals, which strangers can cause, take at most half of
-// the room.
-func (c *changes) record(r audit.Record) {
-	refusal := r.Event == audit.EventRefused
-	if len(c.records) >= maxUnsaved || refusal && c.refusals >= maxUnsaved/2 {
-		c.lost++
-		return
-	}
-	if refusal {
-		c.refusals++
-	}
-	c.records = append(c.records, r)
-}
-
-func (c *changes) recordAll(rs []audit.Record) {
-	for _, r := range rs {
-		c.record(r)
 	}
 }
 
@@ -178,41 +122,6 @@ func families(source netip.Prefix) []netip.Prefix {
 	return []netip.Prefix{source}
 }
 
-// commit returns the turn's changes for the store, and whether there are any.
-func (c *changes) commit() (store.Change, bool) {
-	var s store.Change
-	for k, g := range c.claims {
-		if g == nil {
-			s.EndGrants = append(s.EndGrants, k)
-		} else {
-			s.Grants = append(s.Grants, *g)
-		}
-	}
-	for k, p := range c.penalties {
-		if p == nil {
-			s.EndPenalties = append(s.EndPenalties, k)
-		} else {
-			s.Penalties = append(s.Penalties, *p)
-		}
-	}
-	for _, d := range c.doors {
-		s.Doors = append(s.Doors, d)
-	}
-	s.ClearGrants, s.ClearPenalties = slices.Collect(maps.Keys(c.clearedGrants)), slices.Collect(maps.Keys(c.clearedPenalties))
-	s.Records, s.EndDoors, s.Applied = c.records, c.ended, c.applied
-	return s, c.applied != nil || len(c.clearedGrants)+len(c.clearedPenalties)+len(c.ended)+len(c.claims)+len(c.penalties)+len(c.doors)+len(c.records) > 0
-}
-
-// saved forgets what commit returned, since it is on disk.
-func (c *changes) saved() {
-	clear(c.clearedGrants)
-	clear(c.clearedPenalties)
-	clear(c.claims)
-	clear(c.penalties)
-	clear(c.doors)
-	c.records, c.ended, c.applied, c.refusals, c.lost = nil, nil, nil, 0, 0
-}
-
 // flush has the turn's changes take effect, in the order that the package
 // comment promises.
 func (g *Gateway) flush(now time.Time) {
@@ -236,29 +145,47 @@ func (g *Gateway) flush(now time.Time) {
 			g.changes.doors[d.name()] = storedDoor(d.name(), s)
 		}
 	}
-	commit, dirty := g.changes.commit()
-	var err error
-	if dirty {
-		err = g.save(commit)
+	changed = changed || !g.changes.empty() || len(g.changes.replies) > 0
+	if len(g.changes.replies) > 0 {
+		g.writer.tryAgain()
 	}
-	if err != nil {
-		err = fmt.Errorf("it is done, but a restart would forget it: %w", err)
-	}
-	if g.broken != "" {
-		err = errors.Join(fmt.Errorf("the kernel does not have it yet, which is tried again: %s", g.broken), err)
-	}
-	for _, reply := range g.changes.replies {
-		reply(err)
-	}
-	changed = changed || dirty || len(g.changes.replies) > 0
+	g.write(now)
+	g.reply(now)
+	g.tellWatchers(changed)
+}
+
+// reply answers those whose orders the fence has when the store has them, too.
+func (g *Gateway) reply(now time.Time) {
+	replies := g.changes.replies
 	g.changes.replies = nil
+	for _, reply := range replies {
+		g.onDisk(now, func(_ time.Time, err error) {
+			if err != nil {
+				err = fmt.Errorf("it is done, but a restart would forget it: %w", err)
+			}
+			if g.broken != "" {
+				err = errors.Join(fmt.Errorf("the kernel does not have it yet, which is tried again: %s", g.broken), err)
+			}
+			reply(err)
+		})
+	}
+}
+
+// tellWatchers has those who watch look again when something has changed: what
+// is on its way to the disk they are told when it is there.
+func (g *Gateway) tellWatchers(changed bool) {
 	if changed {
 		g.changed()
-		g.newer.Lock()
-		close(g.newer.c)
-		g.newer.c = make(chan struct{})
-		g.newer.Unlock()
 	}
+	w := &g.writer
+	if !w.news && !(changed && w.commit == nil) {
+		return
+	}
+	w.news = false
+	g.newer.Lock()
+	close(g.newer.c)
+	g.newer.c = make(chan struct{})
+	g.newer.Unlock()
 }
 
 // endFlows ends the flows of those who were let in and are no more, once the fence
@@ -275,30 +202,6 @@ func (g *Gateway) endFlows(now time.Time) {
 	if err := g.world.Fence.EndFlows(ends); err != nil {
 		g.record(now, audit.EventError, "", "flows over UDP may go on for as long as they are used: "+err.Error())
 	}
-}
-
-// save commits, logs what is on disk now, and says once when the disk takes
-// nothing and when it does again. What could not be saved stays for the next
-// turn: the doors go on, since memory and kernel hold all that guards them.
-func (g *Gateway) save(commit store.Change) error {
-	records, err := g.store.Commit(commit)
-	if err != nil {
-		if g.unsaved == "" {
-			g.log.Error("cannot save; the doors go on, but a restart would forget the latest changes", "err", err)
-		}
-		g.unsaved = err.Error()
-		return err
-	}
-	if g.unsaved != "" {
-		g.log.Info("saving works again", "lost_records", g.changes.lost)
-		g.unsaved = ""
-	}
-	g.changes.saved()
-	for _, r := range records {
-		g.told[r.Event] += r.Times()
-		g.logRecord(r)
-	}
-	return nil
 }
 
 // worthSaving says whether a door has changed by more than a little presence.

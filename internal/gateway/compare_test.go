@@ -320,11 +320,10 @@ func TestTheEndOfManyGrants(t *testing.T) {
 		r.stop()
 		m.crowded(t, path, sshDoor, all, time.Now().Add(time.Minute))
 		r = restart(t, m, path)
-		m.do(func() { m.told = 0 })
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // what several turns end may be one commit, which no turn waits for
 		synctest.Wait()
-		if got := r.status().GrantsTotal; got != 0 || len(m.claims) > 0 || m.told > 4*pageSize {
-			t.Errorf("all are over, and %d have a grant, on disk %d; a commit had %d parts", got, len(m.claims), m.told)
+		if got := r.status().GrantsTotal; got != 0 || len(m.claims) > 0 {
+			t.Errorf("all are over, and %d have a grant, on disk %d", got, len(m.claims))
 		}
 	})
 }

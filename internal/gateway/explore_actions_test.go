@@ -4,12 +4,15 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/service"
+	"github.com/doorward/doorward/internal/store"
 )
 
 // scene is what one exploration is about: the machine, and how often each kind
@@ -55,8 +58,8 @@ func (t *trip) perform(name string) {
 func (sc *scene) allActions() []action {
 	as := []action{
 		{"the daemon starts", "start", dead, (*trip).start},
-		{"the daemon is killed", "kill", lives, (*trip).dies},
-		{"the daemon is stopped", "stop", lives, func(t *trip) { t.g.end(); t.dies() }},
+		{"the daemon is killed", "kill", lives, (*trip).killed},
+		{"the daemon is stopped", "stop", func(t *trip) bool { return t.g != nil && !t.hangs }, (*trip).stop},
 		{"the machine reboots", "reboot", dead, (*trip).reboot},
 		{"time passes", "wait", func(*trip) bool { return true }, func(t *trip) { t.wait(0) }},
 		{"time passes until just before", "almost", func(*trip) bool { return true }, func(t *trip) { t.wait(-time.Millisecond) }},
@@ -80,6 +83,8 @@ func (sc *scene) allActions() []action {
 		{"the kernel refuses two changes", "refuse", lives, func(t *trip) { t.refuses = 2 }},
 		{"the disk is full", "disk", func(t *trip) bool { return !t.full }, func(t *trip) { t.full = true }},
 		{"the disk has room", "disk", func(t *trip) bool { return t.full }, func(t *trip) { t.full = false }},
+		{"the disk hangs", "hang", func(t *trip) bool { return t.g != nil && !t.hangs }, func(t *trip) { t.hangs = true }},
+		{"the disk goes on", "hang", func(t *trip) bool { return t.hangs }, (*trip).goesOn},
 		{"the service dies", "service", func(t *trip) bool { return t.running["ssh.service"] }, func(t *trip) {
 			t.becomes("ssh.service", died9)
 		}},
@@ -92,10 +97,7 @@ func (sc *scene) allActions() []action {
 		{"news of the service", "news", func(t *trip) bool { return len(t.notices) > 0 }, (*trip).deliver},
 		{"keep", "apply", lives, func(t *trip) {
 			t.oracle.untold = true
-			if t.order(control.ApplyRequest{Action: "keep"}, nobody) {
-				t.oracle.deadline = time.Time{}
-			}
-			t.oracle.untold = false
+			t.applies(control.ApplyRequest{Action: "keep"}, "", func() { t.oracle.deadline = time.Time{} })
 		}},
 		{"undo", "apply", lives, (*trip).undo},
 	}
@@ -109,6 +111,7 @@ func (sc *scene) allActions() []action {
 		}
 		as = append(as, action{fmt.Sprintf("%s connects", a), "connect", func(*trip) bool { return true },
 			func(t *trip) { t.connect(a) }})
+		as = append(as, action{fmt.Sprintf("%s knocks with a mark", a), "mark", lives, func(t *trip) { t.knockFirst(a) }})
 		as = append(as, sc.orders(a.String())...)
 	}
 	as = append(as, sc.orders("any")...)
@@ -135,7 +138,7 @@ func (sc *scene) orders(source string) []action {
 		{"close " + source, "close", lives, func(t *trip) {
 			if source == "any" {
 				if t.order(control.CloseRequest{Door: "ssh"}, nobody) {
-					t.oracle.doors["ssh"].closed()
+					t.oracle.doors["ssh"].closed(t.model)
 				}
 				return
 			}
@@ -215,7 +218,6 @@ func (t *trip) undo() {
 	rejected := o.inForce
 	o.mayUse(o.before)
 	done := t.order(control.ApplyRequest{Action: "undo"}, nobody)
-	o.untold = false
 	if o.use(rejected); done {
 		o.use(o.before)
 		o.rejected, o.deadline = rejected, time.Time{}
@@ -224,21 +226,109 @@ func (t *trip) undo() {
 
 // apply is the operator's doorward apply.
 func (t *trip) apply(confirm string) {
-	o := t.oracle
-	before, waits, wall := o.inForce, !o.deadline.IsZero(), t.clock()
-	if t.files[t.file].err == nil && !(waits && confirm != "") {
-		o.mayUse(t.file)
+	o, file, at, wall := t.oracle, t.file, t.now, t.clock()
+	before, may := o.inForce, file
+	if waits := !o.deadline.IsZero(); t.files[file].err != nil || waits && confirm != "" {
+		may = "" // it is refused
 	}
-	done := t.order(control.ApplyRequest{Action: "apply", Confirm: confirm}, nobody)
-	o.untold = false
-	if o.use(before); !done {
+	t.applies(control.ApplyRequest{Action: "apply", Confirm: confirm}, may, func() {
+		o.use(file)
+		o.rejected, o.deadline = "", time.Time{}
+		if confirm != "" {
+			o.before, o.deadline, o.wallDeadline = before, at.Add(confirmTime), wall.Add(confirmTime).Round(0)
+		}
+	})
+}
+
+// waiting is an order about configurations that was not answered yet.
+type waiting struct {
+	file     string // that may come into use, "" for none
+	promised bool   // that it is rolled back unless it is kept
+	done     func()
+	answered bool
+	well     bool
+}
+
+// applies gives an order about configurations. If the disk hangs it is answered
+// later.
+func (t *trip) applies(o control.ApplyRequest, file string, done func()) {
+	w := &waiting{file: file, promised: o.Confirm != "", done: done}
+	if t.waits == nil {
+		t.waits = w
+	}
+	t.may(w, func() {
+		t.turn(func(now time.Time) {
+			t.g.order(now, "operator", o, func(_ control.Reply, err error) {
+				t.point()
+				w.answered, w.well = true, !refused(err)
+			})
+		})
+		t.settle("apply")
+	})
+}
+
+// may does something in which what is waited for can come into use.
+func (t *trip) may(w *waiting, do func()) {
+	before := t.oracle.inForce
+	if w.file != "" {
+		t.oracle.mayUse(w.file)
+	}
+	t.raised = func() {
+		if w.file != "" && w.promised && t.fileOf(t.applied.Pending) != w.file {
+			t.found("P8: a configuration comes into use before the disk knows that it is rolled back unless it is kept")
+		}
+	}
+	do()
+	t.raised = nil
+	if w.file != "" {
+		t.oracle.use(before)
+	}
+	if w.answered && w.well {
+		w.done()
+	}
+	if w.answered && t.waits == w {
+		t.waits = nil
+	}
+}
+
+// refused says whether an order was not carried out.
+func refused(err error) bool {
+	return err != nil && !strings.HasPrefix(err.Error(), "it is done") && !strings.HasPrefix(err.Error(), "the kernel does not have it")
+}
+
+// goesOn has the disk take what it was to take.
+func (t *trip) goesOn() {
+	t.hangs = false
+	if w := t.waits; w != nil {
+		t.may(w, t.disk)
 		return
 	}
-	o.use(t.file)
-	o.rejected, o.deadline = "", time.Time{}
-	if confirm != "" {
-		o.before, o.deadline, o.wallDeadline = before, t.now.Add(confirmTime), wall.Add(confirmTime).Round(0)
+	t.disk()
+}
+
+// killed is kill -9. What the disk was about to take it may have taken.
+func (t *trip) killed() {
+	if t.commit != nil && t.choose(2) == 1 {
+		t.commit()
 	}
+	t.dies()
+}
+
+// stop ends the daemon in order.
+func (t *trip) stop() {
+	t.g.commits = func(run func() event) { t.g.ends <- run() }
+	t.g.end()
+	t.dies()
+}
+
+// knockFirst is a right knock of which something must be on disk first.
+func (t *trip) knockFirst(a netip.Addr) {
+	d, who, key := t.oracle.doors["ssh"], door.Source(a), strconv.Itoa(t.left["mark"])
+	d.leaves[who] = append(d.leaves[who], leave{length: d.conf.OpenFor, lost: true, mark: key})
+	t.turn(func(now time.Time) {
+		t.g.door("ssh").knockFirst(door.Knock{Source: who, By: "sealed", Reason: "a right knock"},
+			[]store.Mark{{Door: "ssh", Knock: "sealed", Key: key, Value: []byte("seen")}})
+	})
 }
 
 // texts parses the configurations of a scene.

@@ -14,8 +14,9 @@ import (
 )
 
 // check holds the machine, and the status of a daemon if one runs, to the
-// promise; healed is false while the kernel's news is still on its way.
-func (o *oracle) check(s *control.Status, healed bool) string {
+// promise; healed is false while the kernel's news is still on its way, saved while
+// there is something that the disk does not have yet.
+func (o *oracle) check(s *control.Status, healed, saved bool) string {
 	o.m.expire()
 	var bad []string
 	say := func(format string, args ...any) { bad = append(bad, fmt.Sprintf(format, args...)) }
@@ -51,14 +52,14 @@ func (o *oracle) check(s *control.Status, healed bool) string {
 		if problem := d.looked(o.m, sd); problem != "" {
 			say("%s", problem)
 		}
-		d.checkPenalties(o.m, sd, saved(s), say)
+		d.checkPenalties(o.m, sd, saved, say)
 		d.follow(o.m, sd, say)
 		if healed {
 			o.checkGrants(sd, say)
 			d.healed()
 		}
 	}
-	if !o.torn && healed && saved(s) {
+	if !o.torn && healed && saved {
 		o.checkTrail(s, say)
 	}
 	return strings.Join(bad, "; ")
@@ -79,15 +80,10 @@ func (d *owed) follow(m *model, s control.Door, say func(string, ...any)) {
 		say("P4: a right knock while the door closed is forgotten")
 	}
 	if stood && !stands {
-		d.closed() // who knocked before must knock again
+		d.closed(m) // who knocked before must knock again
 	}
 	d.sure = d.sure || stands && d.state == "dark"
 	d.state = s.State
-}
-
-// saved says whether the disk has all that status tells, as status has it.
-func saved(s *control.Status) bool {
-	return !slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.HasPrefix(w, "nothing is saved") })
 }
 
 // mayUntil says whether a source was told that it may come in until then.

@@ -23,6 +23,9 @@ func (t *trip) digest() uint64 {
 	d.value(reflect.ValueOf(t.oracle).Elem())
 	d.value(reflect.ValueOf(t.left))
 	d.text = append(d.text, fmt.Sprint(t.g != nil, t.flushed, t.boot == t.diskBoot)...)
+	if t.waits != nil {
+		d.text = append(d.text, "waits for "+t.waits.file...)
+	}
 	if t.g != nil {
 		d.value(reflect.ValueOf(t.g).Elem())
 		for _, guarded := range t.g.doors {

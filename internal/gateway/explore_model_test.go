@@ -45,8 +45,11 @@ type model struct {
 	claims    map[store.GrantKey]store.Grant
 	applied   store.Applied
 	trail     []audit.Record
+	marks     map[string]bool
 	full      bool
-	refuses   int // so many changes of the fence fail
+	hangs     bool         // commits do not end
+	commit    func() event // under way
+	refuses   int          // so many changes of the fence fail
 
 	files     map[string]file // the configuration files that there can be
 	file      string          // the one that there is
@@ -64,6 +67,7 @@ type model struct {
 	seen            func(door string, somebody bool)
 	stuck           func() // a service does not stop
 	opened          func(guarded bool)
+	raised          func() // the fence changes; nil for nothing
 }
 
 // lease is one element of the kernel's sets.
@@ -108,7 +112,7 @@ func newModel(files map[string]file) *model {
 		now: base, base: base, files: files, diskBoot: -1,
 		single: map[string]bool{}, always: map[string][]netip.Prefix{}, grants: map[lease]time.Time{}, used: map[lease]time.Time{}, since: map[lease]time.Time{},
 		doors: map[string]store.Door{}, penalties: map[store.PenaltyKey]store.Penalty{},
-		claims: map[store.GrantKey]store.Grant{}, running: map[string]bool{}, dead: map[string]bool{},
+		claims: map[store.GrantKey]store.Grant{}, marks: map[string]bool{}, running: map[string]bool{}, dead: map[string]bool{},
 	}
 }
 
@@ -195,6 +199,9 @@ func (k *modelKernel) Guard(doors []fence.Door) error {
 	if k.refuses > 0 {
 		k.refuses--
 		return errors.New("no buffer space available")
+	}
+	if k.raised != nil {
+		k.raised()
 	}
 	k.table = true
 	clear(k.single)
@@ -354,6 +361,9 @@ func (d *modelDisk) Commit(c store.Change) ([]audit.Record, error) {
 	for _, g := range c.Grants {
 		g.Until = g.Until.Round(0)
 		d.claims[store.GrantKey{Door: g.Door, Source: g.Source, By: g.By}] = g
+	}
+	for _, mark := range c.Marks {
+		d.marks[mark.Key] = true
 	}
 	if c.Applied != nil {
 		d.applied = *c.Applied

@@ -4,7 +4,7 @@ package gateway
 
 // exploredStates is how many states of each scene are visited, unless
 // DOORWARD_EXPLORE says otherwise.
-const exploredStates = 1500
+const exploredStates = 1150
 
 // raceEnabled says whether the race detector watches.
 const raceEnabled = false

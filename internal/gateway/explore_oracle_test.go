@@ -25,7 +25,8 @@ type oracle struct {
 	deadline        time.Time // true time, zero when nothing waits
 	wallDeadline    time.Time
 	rejected        string
-	untold          bool // the daemon died over an order about configurations
+	untold          bool // the disk may not know of the latest order about configurations, or of its end
+	lapsing         bool // nobody kept the configuration, which this turn notices
 }
 
 // owed is what is owed at one door.
@@ -52,10 +53,11 @@ type leave struct {
 	earned bool // by a knock: a wrong one after it takes it back
 	used   bool
 	end    time.Time
-	over   bool // it ended early
-	lost   bool // it may be forgotten
-	spent  bool // by a connection, at a door of single use
-	found  bool // the kernel was asked since: it is noticed with the answer
+	over   bool   // it ended early
+	lost   bool   // it may be forgotten
+	spent  bool   // by a connection, at a door of single use
+	found  bool   // the kernel was asked since: it is noticed with the answer
+	mark   string // that must be on disk before, "" for none
 }
 
 func newOwed(c config.Door) *owed {
@@ -158,6 +160,9 @@ func (o *oracle) given(l lease, end time.Time) string {
 	}
 	for i := range d.leaves[who] {
 		e := &d.leaves[who][i]
+		if e.mark != "" && !o.m.marks[e.mark] {
+			continue // a restart would let the same knock in again
+		}
 		e.found = false // the answer to come is about what was before
 		if !e.used {
 			e.used, e.end = true, o.m.now.Add(e.length)
@@ -203,9 +208,14 @@ func (d *owed) pardon(who netip.Prefix, order func(told func())) {
 	d.told, d.onDisk = maps.Clone(d.told), maps.Clone(d.onDisk)
 	maps.DeleteFunc(d.told, not)
 	maps.DeleteFunc(d.onDisk, not)
-	order(func() {
-		maps.DeleteFunc(d.faults, func(w netip.Prefix, f fault) bool { return not(w, f.until) })
-		maps.DeleteFunc(d.times, func(w netip.Prefix, _ int) bool { return not(w, time.Time{}) })
+	faults, times := maps.Clone(d.faults), maps.Clone(d.times)
+	order(func() { // what came since then is not meant
+		maps.DeleteFunc(d.faults, func(w netip.Prefix, f fault) bool { return not(w, f.until) && f == faults[w] })
+		for w, n := range times {
+			if not(w, time.Time{}) {
+				d.times[w] -= n
+			}
+		}
 	})
 }
 
@@ -221,10 +231,11 @@ func (o *oracle) stuck() {
 	}
 }
 
-// closed takes in that nobody may come in any more.
-func (d *owed) closed() {
+// closed takes in that nobody may come in any more who has knocked until now. A
+// knock whose mark is not on disk has not come to the door yet.
+func (d *owed) closed(m *model) {
 	for who := range d.leaves {
-		d.takenBack(who, func(leave) bool { return true })
+		d.takenBack(who, func(l leave) bool { return l.mark == "" || m.marks[l.mark] })
 	}
 }
 
@@ -236,8 +247,9 @@ func (d *owed) healed() {
 }
 
 // down takes in that the daemon has ended: what was told stands, and what was
-// waiting is forgotten.
-func (o *oracle) down() {
+// waiting is forgotten. Saved says whether the disk had everything before the step
+// in which it ended.
+func (o *oracle) down(saved bool) {
 	for _, d := range o.doors {
 		d.overdue(o.m)
 		if t := d.attempts[door.Any]; t != nil && d.knock().Judge > 0 && !d.whole(t) {
@@ -253,7 +265,8 @@ func (o *oracle) down() {
 		}
 		d.inBefore, d.told = false, maps.Clone(d.onDisk)
 	}
-	o.torn, o.untold = o.torn || o.m.full, o.untold || o.m.full
+	o.lapsing = false
+	o.torn, o.untold = o.torn || !saved, o.untold || !saved
 }
 
 // up takes in that a daemon is about to start. A clock that stepped between two
@@ -312,15 +325,15 @@ func (o *oracle) lapse() {
 	case o.m.refuses > 0:
 		o.deadline = o.m.now.Add(time.Second) // it is tried again
 	default:
-		o.rejected, o.deadline = o.inForce, time.Time{}
+		o.rejected, o.deadline, o.lapsing = o.inForce, time.Time{}, true
 		o.mayUse(o.before)
 	}
 }
 
 // lapsed takes in that a turn is over in which a configuration lapsed.
 func (o *oracle) lapsed() {
-	if o.untold && o.inForce == o.before {
-		o.untold = false
+	if o.lapsing {
+		o.lapsing = false
 		o.use(o.before)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/knock"
 )
@@ -44,6 +45,8 @@ type trip struct {
 	end     context.CancelFunc
 	oracle  *oracle
 	left    map[string]int // how often each thing may still happen
+	waits   *waiting       // an order about configurations, nil for none
+	whole   bool           // the disk had everything when this step began
 	flushed bool           // the kernel's word of that is on its way
 	problem string         // the first broken sentence of the promise
 	tale    []string       // what the steps came to, for people
@@ -79,6 +82,7 @@ func (t *trip) found(problem string) {
 // take takes one step and holds what comes of it to the promise.
 func (t *trip) take(s step) {
 	t.points, t.crashAt, t.asked, t.choices = 0, s.crash, nil, s.choices
+	t.whole = t.saved()
 	if s.crash > 0 {
 		t.left["crash"]--
 	}
@@ -105,11 +109,19 @@ func (t *trip) take(s step) {
 // check holds the state between two steps to the promise.
 func (t *trip) check() {
 	if t.g == nil {
-		t.found(t.oracle.check(nil, false))
+		t.found(t.oracle.check(nil, false, false))
 		return
 	}
+	if t.saved() && t.waits == nil {
+		t.oracle.untold = false
+	}
 	s := t.g.status(t.clock())
-	t.found(t.oracle.check(&s, !t.flushed && s.Fence.Up && t.refuses == 0 && !t.g.uncompared))
+	t.found(t.oracle.check(&s, !t.flushed && s.Fence.Up && t.refuses == 0 && !t.g.uncompared, t.saved()))
+}
+
+// saved says whether the disk has everything.
+func (t *trip) saved() bool {
+	return t.g == nil || t.g.writer.commit == nil && t.g.writer.held == nil && t.g.changes.empty()
 }
 
 // dies is kill -9.
@@ -120,8 +132,8 @@ func (t *trip) dies() {
 	t.end()
 	t.g.tasks.Wait()
 	t.g, t.watchers, t.tasks, t.notices, t.listening, t.flushed = nil, nil, nil, nil, nil, false
-	t.refuses = 0
-	t.oracle.down()
+	t.refuses, t.hangs, t.commit, t.waits, t.raised = 0, false, nil, nil, nil
+	t.oracle.down(t.whole && !t.full)
 }
 
 // start starts a daemon.
@@ -131,12 +143,14 @@ func (t *trip) start() {
 	ctx, end := context.WithCancel(context.Background())
 	g.ctx, t.end, t.g = ctx, end, g
 	g.async = func(run func() event) { t.tasks = append(t.tasks, t.begins(task{t.kindOf(), run})) }
+	g.commits = func(run func() event) { t.commit = run }
 	t.oracle.up(t.boot != t.diskBoot)
 	clear(t.since)
 	if err := g.begin(); err != nil {
 		t.found(fmt.Sprintf("the gateway does not start: %v", err))
 		return
 	}
+	t.disk()
 	t.meet()
 }
 
@@ -172,8 +186,24 @@ func (t *trip) kindOf() string {
 	return kind
 }
 
-// turn has the gateway make a turn.
+// turn has the gateway make a turn, and the disk do its part unless it hangs.
 func (t *trip) turn(e event) {
+	t.once(e)
+	t.disk()
+}
+
+// disk ends the commit under way, and those after it, unless it hangs.
+func (t *trip) disk() {
+	for t.commit != nil && !t.hangs {
+		run := t.commit
+		t.commit = nil
+		e := run()
+		t.once(e)
+	}
+}
+
+// once has the gateway make a turn.
+func (t *trip) once(e event) {
 	t.g.turn(func(now time.Time) {
 		if e != nil {
 			e(now)
@@ -215,15 +245,14 @@ func (t *trip) deliver() {
 // order gives an operator's order and says whether it was done. The operator is
 // told when it also outlives a restart.
 func (t *trip) order(o any, told func()) (done bool) {
+	done = true
 	t.turn(func(now time.Time) {
-		if _, err := t.g.order(now, "operator", o); err == nil {
-			done = true
-			t.g.changes.replies = append(t.g.changes.replies, func(err error) {
-				if err == nil {
-					told()
-				}
-			})
-		}
+		t.g.order(now, "operator", o, func(_ control.Reply, err error) {
+			t.point()
+			if done = !refused(err); err == nil {
+				told()
+			}
+		})
 	})
 	return done
 }
@@ -324,6 +353,9 @@ func (t *trip) settle(kind string) {
 // nothing left behind, and a door that opens to the next right knock.
 func (t *trip) rest() {
 	t.choices, t.full, t.refuses = nil, false, 0
+	if t.hangs {
+		t.goesOn()
+	}
 	if t.g == nil {
 		t.start()
 	}

@@ -2,12 +2,22 @@
 // ears, the services, presence and the operator have to say, and carries out
 // what they decide. It decides nothing itself.
 //
-// One goroutine does all of that, a batch of events a turn. A turn's changes
-// reach the world in one order: the fence in one transaction, then the store in
-// one commit, then whoever waits for the turn. So what is told is on disk, and
-// no disk stands between a knock and its door. Starting and stopping services
-// and looking for presence take longer; they have goroutines of their own and
-// come back as events.
+// One goroutine does all of that, a batch of events a turn, and nothing that a
+// disk does holds it up. A turn's changes reach the world in one order:
+//
+//  1. marks of knocks that must be on disk first: what follows from such a knock
+//     is a later turn's, in which they are;
+//  2. the fence, in one transaction;
+//  3. the store, in a commit beside the turns. While one is under way, turns go
+//     on and gather for the next;
+//  4. whoever waits for the turn: operators' replies, and all who ask how things
+//     stand, when the commit that has it is on disk.
+//
+// So what is told is on disk, and no disk stands between a knock and its door.
+// Nobody waits for a disk for longer than 5 s: then they are told that a restart
+// would forget what they are told, and a knock with marks is refused. Reading a
+// configuration, starting and stopping services and looking for presence have
+// goroutines of their own, too, and come back as events.
 package gateway
 
 import (
@@ -24,6 +34,7 @@ import (
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/store"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // upkeepEvery is how often fence, listeners and services are compared with what
@@ -61,7 +72,9 @@ type Gateway struct {
 
 	// What follows belongs to Run's goroutine.
 	config     *config.Config
-	text       []byte // the configuration as it was read
+	blinds     []*tables.Mistake // what makes the configuration one that only this machine cannot serve
+	fallback   checked           // what comes back unless the configuration in use is kept
+	applying   *applying         // one that is on its way into use, nil for none
 	doors      []*guarded
 	first      int // of doors, in the next tick
 	ear        *ear
@@ -77,6 +90,7 @@ type Gateway struct {
 	begins     bool              // they were not compared since the start
 	lost       bool              // grants went with the table, and are not back yet
 	store      Store             // what survives, or memory alone
+	writer     writer            // has it take what changes
 	unkept     string            // why that is memory alone, "" when it is not
 	unsaved    string            // why the disk takes nothing, "" while it does
 	applied    store.Applied     // the configuration in use, and one that goes back unless it is kept
@@ -85,11 +99,13 @@ type Gateway struct {
 	told       map[string]uint64 // what the audit trail has told of since the start, by event
 	sums       *audit.Sums       // of refusals
 
-	events chan event
-	tasks  sync.WaitGroup          // the goroutines of services and looks
-	ctx    context.Context         // of those goroutines, ends with Run
-	async  func(task func() event) // runs a task beside the turns; its event comes back as a turn
-	heard  chan []knock.Heard
+	events  chan event
+	tasks   sync.WaitGroup          // the goroutines of services and looks
+	ctx     context.Context         // of those goroutines, ends with Run
+	async   func(task func() event) // runs a task beside the turns; its event comes back as a turn
+	commits func(task func() event) // so for commits, one at a time; the event comes by ends
+	ends    chan event
+	heard   chan []knock.Heard
 
 	listeners   map[knock.Place]listener // made when asked for
 	listenersOf *config.Config           // whose doors' they are
@@ -121,6 +137,7 @@ func New(opts Options) *Gateway {
 		log:     opts.Log,
 		started: time.Now(),
 		events:  make(chan event, 256),
+		ends:    make(chan event, 1),
 		heard:   make(chan []knock.Heard, 64),
 		wake:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
@@ -132,6 +149,9 @@ func New(opts Options) *Gateway {
 	// comes back as an event.
 	g.async = func(task func() event) {
 		g.tasks.Go(func() { g.post(task()) })
+	}
+	g.commits = func(task func() event) { // never waits: there is room for the one
+		g.tasks.Go(func() { g.ends <- task() })
 	}
 	return g
 }
@@ -145,7 +165,7 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 	g.world = world
 	defer close(g.ended)
 	ctx, cancel := context.WithCancel(ctx)
-	defer g.tasks.Wait()
+	defer g.waitForTasks()
 	defer cancel()
 	g.ctx = ctx
 	g.pulse.run(g.world.Now, g.world.Ear.Behind)
@@ -176,6 +196,8 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 		case h := <-g.heard:
 			g.turn(func(time.Time) { g.listened(h) })
 		case e := <-g.events:
+			g.turn(e)
+		case e := <-g.ends:
 			g.turn(e)
 		case <-g.wake:
 			g.turn(nil)
@@ -211,11 +233,16 @@ func (g *Gateway) turn(first event) {
 		case e := <-g.events:
 			g.changed()
 			e(now)
+		case e := <-g.ends:
+			g.changed()
+			e(now)
 		default:
 			all = true
 		}
 	}
 	now = g.world.Now()
+	g.checkDisk(now)
+	g.giveUpReading(now)
 	g.checkApplied(now)
 	if all {
 		g.passOver(begun)
@@ -230,7 +257,7 @@ func (g *Gateway) turn(first event) {
 	g.changes.recordAll(g.sums.Due(now)) // upkeep brings a turn soon enough
 	g.flush(now)
 	g.attend()
-	g.endTurn()
+	g.endTurn(now)
 }
 
 // tick lets the doors do what is due. When very much is, as when very many grants end
@@ -258,7 +285,10 @@ func (g *Gateway) next() time.Time {
 	if t, ok := g.dueAsked(); ok && t.Before(next) {
 		next = t
 	}
-	for _, t := range []time.Time{g.applied.Deadline, g.retryFence} {
+	if t, ok := g.writer.slowAt(); ok && t.Before(next) {
+		next = t
+	}
+	for _, t := range []time.Time{g.applied.Deadline, g.retryFence, g.applying.givenUp()} {
 		if !t.IsZero() && t.Before(next) {
 			next = t
 		}
@@ -271,6 +301,18 @@ func (g *Gateway) post(e event) {
 	select {
 	case g.events <- e:
 	case <-g.ctx.Done():
+	}
+}
+
+// waitForTasks waits for what runs beside the turns to end, but not for a disk that
+// hangs: the program's end is the end of that, too.
+func (g *Gateway) waitForTasks() {
+	ended := make(chan struct{})
+	go func() { g.tasks.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(endTime):
+		g.log.Warn("something that reads or writes a disk has not ended; it is left behind", "after", endTime.String())
 	}
 }
 
@@ -340,6 +382,7 @@ func (g *Gateway) upkeep(now time.Time) {
 		}
 	}
 	g.lookForSpent()
+	g.writer.tryAgain()
 }
 
 // rules is what a door decides by, of its configuration.

@@ -13,7 +13,6 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/knock"
-	"github.com/doorward/doorward/internal/store"
 	"github.com/doorward/doorward/internal/touch"
 )
 
@@ -52,7 +51,7 @@ func newGuesser(k touch.Rule) *guesser {
 func (g *guesser) try(now time.Time, source netip.Addr) (heard bool) {
 	g.judge(now)
 	g.tick(now)
-	g.gw.changes = changes{penalties: make(map[store.PenaltyKey]*store.Penalty)}
+	g.gw.changes = newChanges()
 	wrong := g.conf.Knocks[0].Hears()[0].Port // to be left alone
 	g.hear(&g.knocks[0], knock.Heard{Source: source, Place: knock.Place{Medium: knock.Connections, Port: wrong}, Time: now, Proven: true})
 	if due, underway := g.knocks[0].rec.Next(); underway { // it is judged at its tick

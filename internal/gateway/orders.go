@@ -20,16 +20,12 @@ type answer struct {
 }
 
 // Do carries out an operator's order (control.Backend) and returns when it has
-// taken effect: the fence is changed, the store has it.
+// taken effect: the fence is changed, the store has it. A disk that is slow is not
+// waited for: the error says that it is done, and that a restart would forget it.
 func (g *Gateway) Do(ctx context.Context, by string, order any) (control.Reply, error) {
 	done := make(chan answer, 1)
 	e := func(now time.Time) {
-		reply, err := g.order(now, by, order)
-		if err != nil {
-			done <- answer{err: err}
-			return
-		}
-		g.changes.replies = append(g.changes.replies, func(err error) { done <- answer{reply, err} })
+		g.order(now, by, order, func(reply control.Reply, err error) { done <- answer{reply, err} })
 	}
 	select {
 	case g.events <- e:
@@ -53,29 +49,39 @@ func (g *Gateway) Reload(ctx context.Context) (control.Reply, error) {
 	return g.Do(ctx, "SIGHUP", control.ApplyRequest{Action: "apply"})
 }
 
-func (g *Gateway) order(now time.Time, by string, order any) (control.Reply, error) {
+// order carries out an order and has done called when it has taken effect, or with
+// an error at once when it is refused.
+func (g *Gateway) order(now time.Time, by string, order any, done func(control.Reply, error)) {
+	if o, ok := order.(control.ApplyRequest); ok {
+		g.orderApply(now, by, o, done)
+		return
+	}
+	var reply control.Reply
+	var err error
 	switch o := order.(type) {
 	case control.OpenRequest:
-		return g.open(now, by, o)
+		reply, err = g.open(now, by, o)
 	case control.CloseRequest:
-		return g.close(now, by, o)
+		reply, err = g.close(now, by, o)
 	case control.ArmRequest:
-		return g.arm(now, by, o)
-	case control.ApplyRequest:
-		switch o.Action {
-		case "apply":
-			confirm, err := duration(o.Confirm, 0)
-			if err != nil {
-				return control.Reply{}, err
-			}
-			return g.apply(now, by, confirm)
-		case "keep":
-			return g.keep(now, by)
-		case "undo":
-			return g.undo(now, by, "undone by "+by)
-		}
+		reply, err = g.arm(now, by, o)
+	default:
+		err = unknown(order)
 	}
-	return control.Reply{}, &control.Error{Message: fmt.Sprintf("order %T %v is not known", order, order)}
+	g.answer(reply, err, done)
+}
+
+// answer has an order answered: with an error at once, since it has changed nothing.
+func (g *Gateway) answer(reply control.Reply, err error, done func(control.Reply, error)) {
+	if err != nil {
+		done(control.Reply{}, err)
+		return
+	}
+	g.changes.replies = append(g.changes.replies, func(err error) { done(reply, err) })
+}
+
+func unknown(order any) error {
+	return &control.Error{Message: fmt.Sprintf("order %T %v is not known", order, order)}
 }
 
 func (g *Gateway) open(now time.Time, by string, o control.OpenRequest) (control.Reply, error) {

@@ -67,6 +67,7 @@ func (g *Gateway) allWarnings() []string {
 		{"nothing is kept, so that a restart would forget penalties, open doors and the audit trail; " +
 			"mend this and start the daemon again: ", g.unkept},
 		{"nothing is saved, so that a restart would forget it: ", g.unsaved},
+		{"", g.slowWarning()},
 	} {
 		if p.problem != "" {
 			all = append(all, p.what+p.problem)

@@ -1,0 +1,42 @@
+//go:build linux
+
+package daemon
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A disk that hangs holds up neither the start nor the end for longer than said; what
+// it answers in time counts.
+func TestInTime(t *testing.T) {
+	for _, tt := range []struct {
+		takes, waits time.Duration
+		fails, want  string
+	}{
+		{0, 0, "", ""},
+		{time.Second, time.Second, "", ""},
+		{time.Second, time.Second, "input/output error", "input/output error"},
+		{time.Hour, openTime, "", "the disk has not answered for 20s"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			begun := time.Now()
+			got, err := inTime(openTime, func() (string, error) {
+				time.Sleep(tt.takes)
+				if tt.fails != "" {
+					return "", errors.New(tt.fails)
+				}
+				return "the store", nil
+			})
+			if took := time.Since(begun); took != tt.waits {
+				t.Errorf("what takes %v was waited for for %v, want %v", tt.takes, took, tt.waits)
+			}
+			if tt.want != "" && (err == nil || err.Error() != tt.want) || tt.want == "" && (err != nil || got != "the store") {
+				t.Errorf("what takes %v returned %q, %v; want the error %q", tt.takes, got, err, tt.want)
+			}
+			time.Sleep(tt.takes) // until nothing is left of it
+		})
+	}
+}

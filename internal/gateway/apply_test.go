@@ -1,0 +1,136 @@
+package gateway
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
+)
+
+// The loop waits for no step of apply; meanwhile no other one begins, and what was
+// read is what comes into use.
+func TestApplyInSteps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r, disk := runSlowly(t, m, path, sshDoor)
+		write(t, path, sshDoor+webDoor)
+		goOn := disk.hang(t)
+		replies := asking(1, func() string { return r.order(control.ApplyRequest{Action: "apply", Confirm: "1m"}) })
+		write(t, path, webDoor)
+		for _, action := range []string{"apply", "keep", "undo"} {
+			want := "error: another configuration is being taken into use, which takes some seconds at most"
+			if got := r.order(control.ApplyRequest{Action: action}); got != want {
+				t.Errorf("%s meanwhile: %q, want %q", action, got, want)
+			}
+		}
+		if got := r.status1(); len(got.Doors) != 1 || len(m.doors) != 1 {
+			t.Errorf("before the promise is on disk %d doors are in use", len(got.Doors))
+		}
+		r.touch(visitor, 59000, 59002)
+		if len(m.grants) != 1 {
+			t.Error("a knock waits for the promise")
+		}
+		goOn()
+		if got := replies()[0]; !strings.HasPrefix(got, path+" is in use: 2 doors, until ") || len(m.doors) != 2 ||
+			string(m.applied.Pending) != sshDoor+webDoor {
+			t.Errorf("apply: %q, guarded %v, on disk %q", got, m.doors, m.applied.Pending)
+		}
+		if got := r.order(control.ApplyRequest{Action: "keep"}); got != "the new configuration is kept" {
+			t.Errorf("keep: %q", got)
+		}
+	})
+}
+
+// status1 is how things stand, as the loop knows.
+func (r *running) status1() (s control.Status) {
+	r.sync(func(now time.Time) { s = r.Gateway.status(now) })
+	return s
+}
+
+// While the disk hangs nothing comes into use, and the disk is to know that when it
+// goes on. What waits to be confirmed is rolled back in its time.
+func TestApplyOnADiskThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r, disk := runSlowly(t, m, path, sshDoor)
+		write(t, path, sshDoor+webDoor)
+		goOn := disk.hang(t)
+		const late = "the disk has not taken the latest changes for 5s"
+		if got, want := r.order(control.ApplyRequest{Action: "apply"}), "error: nothing was changed: "+late; got != want {
+			t.Errorf("apply: %q, want %q", got, want)
+		}
+		goOn()
+		if len(m.doors) != 1 || string(m.applied.Confirmed) != sshDoor {
+			t.Errorf("guarded %v, on disk %q; want what was in use", m.doors, m.applied.Confirmed)
+		}
+		r.order(control.ApplyRequest{Action: "apply", Confirm: "1m"})
+		goOn = disk.hang(t)
+		time.Sleep(time.Minute - time.Second)
+		replies := asking(1, func() string { return r.order(control.ApplyRequest{Action: "keep"}) })
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if len(m.doors) != 1 {
+			t.Errorf("the time to confirm is over, and guarded are %v", m.doors)
+		}
+		goOn()
+		want := "error: the new configuration was rolled back before the disk had taken that it is kept"
+		if got := replies()[0]; got != want {
+			t.Errorf("keep: %q, want %q", got, want)
+		}
+		if s := r.status1(); s.Pending != nil || string(m.applied.Confirmed) != sshDoor || string(m.applied.Rejected) != sshDoor+webDoor {
+			t.Errorf("pending %v, on disk %q and rejected %q", s.Pending, m.applied.Confirmed, m.applied.Rejected)
+		}
+	})
+}
+
+// A configuration file that cannot be read for long is given up, and what is read in
+// the end changes nothing.
+func TestAFileThatTakesLongToBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		write(t, path, sshDoor)
+		var hung chan struct{}
+		r := restartWith(t, m, path, func(w *World) {
+			w.Config = func(path string) (*config.Config, []byte, error) {
+				if hung != nil {
+					<-hung
+				}
+				return config.Load(path)
+			}
+		})
+		write(t, path, sshDoor+webDoor)
+		r.sync(func(time.Time) { hung = make(chan struct{}) })
+		want := "error: nothing was changed: " + path + " has not been read for 5s"
+		if got := r.order(control.ApplyRequest{Action: "apply"}); got != want {
+			t.Errorf("apply: %q, want %q", got, want)
+		}
+		r.touch(visitor, 59000, 59002)
+		close(hung)
+		synctest.Wait()
+		if len(m.grants) != 1 || len(m.doors) != 1 {
+			t.Errorf("grants %v, guarded %v; want the visitor's, and one door", m.grants, m.doors)
+		}
+	})
+}
+
+// A configuration that is on its way when the daemon ends does not come into use any
+// more: the next daemon reads the file.
+func TestTheEndOnTheWayIntoUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r, disk := runSlowly(t, m, path, sshDoor)
+		write(t, path, sshDoor+webDoor)
+		disk.takesFor(2 * time.Second)
+		replies := asking(1, func() string { return r.order(control.ApplyRequest{Action: "apply"}) })
+		r.stop()
+		if got := replies(); got[0] != "error: the daemon ends" || len(m.doors) != 1 {
+			t.Errorf("apply: %q, guarded %v; want what was guarded before", got, m.doors)
+		}
+		if restart(t, m, path); len(m.doors) != 2 {
+			t.Errorf("after the restart guarded are %v, want two doors", m.doors)
+		}
+	})
+}

@@ -1,0 +1,162 @@
+package gateway
+
+import (
+	"fmt"
+	"maps"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/store"
+)
+
+// maxUnsaved bounds the records of the audit trail that wait in memory while
+// the disk takes none, and the marks of knocks.
+const maxUnsaved = 10000
+
+// delta is what the store does not have yet. Of several changes to the same
+// thing the last one counts. Like a store.Change it is carried out in an order:
+// what is cleared, what ends, and then what is kept.
+type delta struct {
+	clearedGrants    map[string]bool                     // doors
+	clearedPenalties map[string]bool                     // doors
+	claims           map[store.GrantKey]*store.Grant     // nil: ended
+	penalties        map[store.PenaltyKey]*store.Penalty // nil: ended
+	doors            map[string]store.Door
+	marks            map[markKey][]byte // nil: forgotten
+	ended            map[string]bool    // doors that the configuration no longer has
+	applied          *store.Applied     // nil: as it was; never changed
+	records          []audit.Record
+	refusals         int // of records
+	lost             int // records that were too many to keep
+}
+
+type markKey struct{ door, knock, key string }
+
+func newDelta() delta {
+	return delta{
+		clearedGrants:    make(map[string]bool),
+		clearedPenalties: make(map[string]bool),
+		claims:           make(map[store.GrantKey]*store.Grant),
+		penalties:        make(map[store.PenaltyKey]*store.Penalty),
+		doors:            make(map[string]store.Door),
+		marks:            make(map[markKey][]byte),
+		ended:            make(map[string]bool),
+	}
+}
+
+// empty says whether the store has everything.
+func (d *delta) empty() bool {
+	return d.applied == nil && len(d.clearedGrants)+len(d.clearedPenalties)+len(d.claims)+len(d.penalties)+
+		len(d.doors)+len(d.marks)+len(d.ended)+len(d.records) == 0
+}
+
+// clearGrants ends all claims at a door. It costs a walk through what is gathered.
+func (d *delta) clearGrants(door string) {
+	maps.DeleteFunc(d.claims, func(k store.GrantKey, _ *store.Grant) bool { return k.Door == door })
+	d.clearedGrants[door] = true
+}
+
+// clearPenalties ends all penalties at a door, at the same cost.
+func (d *delta) clearPenalties(door string) {
+	maps.DeleteFunc(d.penalties, func(k store.PenaltyKey, _ *store.Penalty) bool { return k.Door == door })
+	d.clearedPenalties[door] = true
+}
+
+// endDoor forgets a door, and what its knocks remember.
+func (d *delta) endDoor(name string) {
+	delete(d.doors, name)
+	maps.DeleteFunc(d.marks, func(k markKey, _ []byte) bool { return k.door == name })
+	d.ended[name] = true
+}
+
+// mark has a mark kept, or says why it cannot be: what is not saved is bounded, and
+// one that no store takes (knock.Mark) would keep all else from being saved.
+func (d *delta) mark(m store.Mark) error {
+	k := markKey{m.Door, m.Knock, m.Key}
+	if len(m.Key) == 0 || len(m.Key) > 128 || len(m.Value) > 1024 {
+		return fmt.Errorf("a mark has a key of %d bytes and a value of %d: allowed are 1 to 128, and at most 1024",
+			len(m.Key), len(m.Value))
+	}
+	if _, known := d.marks[k]; !known && len(d.marks) >= maxUnsaved {
+		return fmt.Errorf("%d marks wait for the disk already", maxUnsaved)
+	}
+	d.marks[k] = m.Value
+	return nil
+}
+
+// record adds a record. Refusals, which strangers can cause, take at most half of
+// the room.
+func (d *delta) record(r audit.Record) {
+	refusal := r.Event == audit.EventRefused
+	if len(d.records) >= maxUnsaved || refusal && d.refusals >= maxUnsaved/2 {
+		d.lost++
+		return
+	}
+	if refusal {
+		d.refusals++
+	}
+	d.records = append(d.records, r)
+}
+
+func (d *delta) recordAll(rs []audit.Record) {
+	for _, r := range rs {
+		d.record(r)
+	}
+}
+
+// follow takes in what came after d. Its cost grows with that, and with d only
+// where later doors were cleared.
+func (d *delta) follow(later *delta) {
+	for name := range later.clearedGrants {
+		d.clearGrants(name)
+	}
+	for name := range later.clearedPenalties {
+		d.clearPenalties(name)
+	}
+	for name := range later.ended {
+		d.endDoor(name)
+	}
+	maps.Copy(d.claims, later.claims)
+	maps.Copy(d.penalties, later.penalties)
+	maps.Copy(d.doors, later.doors)
+	maps.Copy(d.marks, later.marks) // none may be left out: a knock waits for it
+	if later.applied != nil {
+		d.applied = later.applied
+	}
+	d.recordAll(later.records)
+	d.lost += later.lost
+}
+
+// change is all of it as the store takes it.
+func (d *delta) change() store.Change {
+	s := store.Change{Records: d.records, Applied: d.applied}
+	for name := range d.clearedGrants {
+		s.ClearGrants = append(s.ClearGrants, name)
+	}
+	for name := range d.clearedPenalties {
+		s.ClearPenalties = append(s.ClearPenalties, name)
+	}
+	for name := range d.ended {
+		s.EndDoors = append(s.EndDoors, name)
+	}
+	for k, g := range d.claims {
+		if g == nil {
+			s.EndGrants = append(s.EndGrants, k)
+		} else {
+			s.Grants = append(s.Grants, *g)
+		}
+	}
+	for k, p := range d.penalties {
+		if p == nil {
+			s.EndPenalties = append(s.EndPenalties, k)
+		} else {
+			s.Penalties = append(s.Penalties, *p)
+		}
+	}
+	for k, value := range d.marks {
+		s.Marks = append(s.Marks, store.Mark{Door: k.door, Knock: k.knock, Key: k.key, Value: value})
+	}
+	for _, door := range d.doors {
+		s.Doors = append(s.Doors, door)
+	}
+	return s
+}

@@ -1,0 +1,222 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/store"
+)
+
+// slowDisk is how long a commit may take before nobody waits for it any more. A
+// card that has much to erase first takes a second or two (the SD specification
+// allows cards 250 ms a write, and a commit makes several); who waits is a person
+// at a terminal, or a visitor whose host gives a connection up after some tries.
+const slowDisk = 5 * time.Second
+
+// endTime bounds what the daemon's end waits for: less than the 10 s after which
+// impatient supervisors kill (docker stop, runit), and far less than systemd's 90 s.
+const endTime = 5 * time.Second
+
+// writer has the store take what the turns gather, one commit at a time and beside
+// the turns. While one is under way, turns go on and gather for the next, so that
+// commits are joined as the disk is slow: a flood costs one for each time that the
+// disk takes, however many turns there are.
+//
+// What a commit could not save is kept, and goes with the next change, or with
+// the next upkeep.
+type writer struct {
+	commit *delta    // under way, nil for none; its commit alone may read it
+	since  time.Time // when that began
+	slow   bool      // it takes so long that nobody waits for it any more
+	held   *delta    // what the last commit could not save
+	retry  bool      // held is worth a try without anything new
+	waits  []after   // for the commit under way
+	later  []after   // for the one after it
+	news   bool      // whoever watches is to look again
+}
+
+// after takes in that what somebody waited for is on disk, or why it is not.
+type after func(now time.Time, err error)
+
+// write begins a commit of what was gathered, unless one is under way.
+func (g *Gateway) write(now time.Time) {
+	w := &g.writer
+	if w.commit != nil || g.changes.empty() && !w.retry {
+		return
+	}
+	gathered := g.changes.delta
+	g.changes.delta = newDelta()
+	if w.held != nil {
+		w.held.follow(&gathered)
+		gathered = *w.held
+	}
+	w.commit, w.since, w.held, w.retry = &gathered, now, nil, false
+	w.waits, w.later = w.later, nil
+	kept := g.store
+	g.commits(func() event {
+		records, err := kept.Commit(gathered.change())
+		if err == nil {
+			for _, r := range records {
+				g.logRecord(r) // a log that takes nothing holds the disk up, not the turns
+			}
+		}
+		return func(now time.Time) { g.written(now, records, err) }
+	})
+}
+
+// tryAgain has what could not be saved tried again, if there is something.
+func (w *writer) tryAgain() { w.retry = w.held != nil }
+
+// written takes in the end of a commit, and says once when the disk takes nothing
+// and when it does again. The doors go on meanwhile, since memory and kernel hold
+// all that guards them.
+func (g *Gateway) written(now time.Time, records []audit.Record, err error) {
+	w := &g.writer
+	d, waits, took := w.commit, w.waits, now.Sub(w.since)
+	w.commit, w.since, w.waits, w.news = nil, time.Time{}, nil, true
+	if w.slow {
+		w.slow = false
+		g.log.Info("the slow disk has come to an end", "after", took.Round(time.Millisecond).String())
+	}
+	if err != nil {
+		if g.unsaved == "" {
+			g.log.Error("cannot save; the doors go on, but a restart would forget the latest changes", "err", err)
+		}
+		g.unsaved, w.held = err.Error(), d
+	} else if g.unsaved != "" {
+		g.log.Info("saving works again", "lost_records", d.lost)
+		g.unsaved = ""
+	}
+	for _, r := range records {
+		g.told[r.Event] += r.Times()
+	}
+	for _, then := range waits {
+		then(now, err)
+	}
+}
+
+// onDisk has then called once, with nil as soon as all that was changed until now
+// is on disk, at once if it is. With an error it is not: the disk would not take
+// it, or has taken so long that nobody waits any more.
+func (g *Gateway) onDisk(now time.Time, then after) {
+	w := &g.writer
+	switch {
+	case w.commit == nil && g.changes.empty():
+		var err error
+		if w.held != nil {
+			err = errors.New(g.unsaved)
+		}
+		then(now, err)
+	case w.slow:
+		then(now, g.slowness(now))
+	case g.changes.empty():
+		w.waits = append(w.waits, then)
+	default:
+		w.later = append(w.later, then)
+	}
+}
+
+// slowness says that the disk is slow, nil if it is not so that anybody should
+// know.
+func (g *Gateway) slowness(now time.Time) error {
+	if !g.writer.slow {
+		return nil
+	}
+	return fmt.Errorf("the disk has not taken the latest changes for %s", now.Sub(g.writer.since).Round(time.Second))
+}
+
+// slowWarning is slowness as status has it, "" for nothing.
+func (g *Gateway) slowWarning() string {
+	if err := g.slowness(g.world.Now()); err != nil {
+		return err.Error() + ": a restart would forget them"
+	}
+	return ""
+}
+
+// checkDisk has nobody wait for a disk that is slow.
+func (g *Gateway) checkDisk(now time.Time) {
+	w := &g.writer
+	if w.commit == nil || w.slow || now.Sub(w.since) < slowDisk {
+		return
+	}
+	w.slow, w.news = true, true
+	g.log.Warn("the disk is slow; the doors go on, but a restart would forget what it has not taken yet",
+		"for", now.Sub(w.since).Round(time.Second).String())
+	waits := append(w.waits, w.later...)
+	w.waits, w.later = nil, nil
+	err := g.slowness(now)
+	for _, then := range waits {
+		then(now, err)
+	}
+}
+
+// slowAt is when checkDisk has something to do.
+func (w *writer) slowAt() (time.Time, bool) {
+	return w.since.Add(slowDisk), w.commit != nil && !w.slow
+}
+
+// first has marks kept, and then called in a turn in which they are on disk. What
+// that changes in the fence is changed at the end of the turn. With an error they
+// are not on disk, and then must not do what they are to be there for. Where
+// nothing is kept, and while the disk is slow or takes nothing, that is at once.
+//
+// Other events come in between: a door may be gone by then.
+func (g *Gateway) first(marks []store.Mark, then after) {
+	now := g.world.Now()
+	if g.unkept != "" {
+		then(now, fmt.Errorf("nothing is kept: %s", g.unkept))
+		return
+	}
+	if w := &g.writer; w.held != nil && len(w.held.marks)+len(g.changes.marks) >= maxUnsaved {
+		then(now, errors.New(g.unsaved))
+		return
+	}
+	for _, m := range marks {
+		if err := g.changes.mark(m); err != nil {
+			then(now, err)
+			return
+		}
+	}
+	g.onDisk(now, then)
+}
+
+// knockFirst hands a right knock to the door when marks of it are on disk. A knock
+// whose marks cannot be kept is refused: after a restart it could be made again by
+// whoever saw it.
+func (d *guarded) knockFirst(k door.Knock, marks []store.Mark) {
+	d.gw.first(marks, func(now time.Time, err error) {
+		switch {
+		case d.ctx.Err() != nil: // the door went meanwhile
+		case err != nil:
+			r := audit.Record{Time: now, Door: d.name(), Event: audit.EventRefused, Source: door.SourceString(k.Source),
+				By: k.By, Reason: "a right knock, but what must be remembered of it is not on disk: " + err.Error()}
+			d.noteRefusal(r)
+			d.gw.tell(r)
+		case d.door.Deaf(k.Name, k.Source): // to a wrong one that came meanwhile
+		default:
+			d.carry(d.door.Knock(now, k))
+		}
+	})
+}
+
+// finish waits for the commit under way and makes the last one, as far as the disk
+// takes them in time.
+func (g *Gateway) finish() {
+	late := time.NewTimer(endTime)
+	defer late.Stop()
+	for g.writer.commit != nil {
+		select {
+		case e := <-g.ends:
+			now := g.world.Now()
+			e(now)
+			g.write(now)
+		case <-late.C:
+			g.log.Error("the disk is too slow to be waited for: the next start does not know of the latest changes",
+				"after", endTime.String())
+			return
+		}
+	}
+}

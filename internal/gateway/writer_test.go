@@ -1,0 +1,416 @@
+package gateway
+
+import (
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/store"
+)
+
+// slowStore is a disk that takes its time.
+type slowStore struct {
+	Store
+	m       *machine // whose mutex guards the rest
+	takes   time.Duration
+	until   chan struct{} // not nil: until this is closed
+	commits []store.Change
+}
+
+func (s *slowStore) Commit(c store.Change) ([]audit.Record, error) {
+	var takes time.Duration
+	var until chan struct{}
+	s.m.do(func() { takes, until = s.takes, s.until })
+	time.Sleep(takes)
+	if until != nil {
+		<-until
+	}
+	s.m.do(func() { s.commits = append(s.commits, c) })
+	return s.Store.Commit(c)
+}
+
+// takesFor has each commit take so long from now on, and forgets those before.
+func (s *slowStore) takesFor(d time.Duration) {
+	s.m.do(func() { s.takes, s.commits = d, nil })
+}
+
+// made are the commits that have ended.
+func (s *slowStore) made() (all []store.Change) {
+	s.m.do(func() { all = slices.Clone(s.commits) })
+	return all
+}
+
+// runSlowly runs a gateway on a disk that is fast until the test says otherwise.
+func runSlowly(t *testing.T, m *machine, path, text string) (*running, *slowStore) {
+	t.Helper()
+	write(t, path, text)
+	s := &slowStore{Store: (*disk)(m), m: m}
+	r := restartWith(t, m, path, func(w *World) { w.Open = func() (Store, error) { return s, nil } })
+	if r == nil {
+		t.Fatal("the gateway did not start")
+	}
+	return r, s
+}
+
+// hang has the disk hang until the returned function is called.
+func (s *slowStore) hang(t *testing.T) (goOn func()) {
+	t.Helper()
+	hung := make(chan struct{})
+	s.m.do(func() { s.until = hung })
+	goOn = sync.OnceFunc(func() {
+		s.m.do(func() { s.until = nil })
+		close(hung)
+		synctest.Wait()
+	})
+	t.Cleanup(goOn)
+	return goOn
+}
+
+// A disk that hangs holds neither knocks up nor the watchdog. Operators are told
+// after a few seconds, and from then on at once; status says it, and for how long.
+func TestADiskThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r, disk := runSlowly(t, m, configPath(t), sshDoor)
+		goOn := disk.hang(t)
+		r.touch(visitor, 59000, 59002)
+		if len(m.grants) != 1 {
+			t.Fatalf("the kernel has %d grants after the knock, want 1: the disk is waited for", len(m.grants))
+		}
+		begun := time.Now()
+		told := r.order(control.OpenRequest{Door: "ssh", Source: "192.0.2.3"})
+		if want := "error: it is done, but a restart would forget it: the disk has not taken the latest changes for 5s"; told != want {
+			t.Errorf("an order while the disk hangs: %q, want %q", told, want)
+		}
+		if took := time.Since(begun); took != slowDisk || len(m.grants) != 2 {
+			t.Errorf("the order was answered after %v with %d grants in the kernel, want %v and 2", took, len(m.grants), slowDisk)
+		}
+		time.Sleep(7 * time.Second)
+		want := "the disk has not taken the latest changes for 12s: a restart would forget them"
+		begun = time.Now()
+		if s, _ := r.Status(); !slices.Contains(s.Warnings, want) || len(s.Doors[0].Grants) != 2 {
+			t.Errorf("status has warnings %q and grants %v, want %q and two", s.Warnings, s.Doors[0].Grants, want)
+		}
+		if n := r.Vitals().Warnings; n != 1 {
+			t.Errorf("the metrics have %d warnings, want 1", n)
+		}
+		told = r.order(control.OpenRequest{Door: "ssh", Source: "192.0.2.4"})
+		if took := time.Since(begun); took != 0 || !strings.Contains(told, "for 12s") {
+			t.Errorf("status and an order took %v: %q; want them at once", took, told)
+		}
+		for range 50 {
+			time.Sleep(time.Second)
+			if ctx := t.Context(); !r.Alive(ctx, 0) && !r.Alive(ctx, time.Millisecond) {
+				t.Fatal("the watchdog is missed")
+			}
+		}
+		if len(disk.made()) != 1 || len(m.claims) != 0 {
+			t.Errorf("%d commits ended and the disk has %v, want that of the start alone", len(disk.made()), m.claims)
+		}
+		goOn()
+		if s, _ := r.Status(); len(s.Warnings) != 0 || m.disk["ssh"].State != "open" || s.Events["granted"] != 3 {
+			t.Errorf("once the disk goes on: warnings %q, on disk %v, told of %v", s.Warnings, m.disk["ssh"], s.Events)
+		}
+	})
+}
+
+// What is told is on disk: operators and all who ask wait for the commit.
+func TestWhatIsToldIsOnDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r, disk := runSlowly(t, m, configPath(t), sshDoor)
+		goOn := disk.hang(t)
+		r.touch(visitor6, 59001)
+		newer := r.Newer()
+		statuses := asking(3, func() int { s, _ := r.Status(); return len(s.Doors[0].Penalties) })
+		vitals := asking(1, func() int { return r.Vitals().Doors[0].Penalties })
+		replies := asking(1, func() string { return r.order(control.ArmRequest{Source: visitor6.String()}) })
+		time.Sleep(slowDisk / 2)
+		synctest.Wait()
+		select {
+		case <-newer:
+			t.Error("who follows the audit trail is told before it has anything")
+		default:
+		}
+		if len(m.banned) != 0 {
+			t.Fatal("the disk does not hang")
+		}
+		done := make(chan bool)
+		go func() { vitals(); statuses(); replies(); close(done) }()
+		synctest.Wait()
+		select {
+		case <-done:
+			t.Fatal("status, metrics and reply do not wait for the disk")
+		default:
+		}
+		goOn()
+		<-done
+		if got := statuses(); !slices.Equal(got, []int{1, 1, 1}) {
+			t.Errorf("status tells of %v penalties, want what the commit has: 1", got)
+		}
+		if got := replies(); !slices.Equal(got, []string{"2001:db8::7 may knock again"}) {
+			t.Errorf("reply %q", got)
+		}
+		select {
+		case <-newer:
+		default:
+			t.Error("who follows the audit trail is not told when it has more")
+		}
+	})
+}
+
+// A flood of wrong knocks on a disk of 20 ms a sync costs one commit for each time
+// that the disk takes, however many they are, and no visitor's turn waits.
+func TestCommitsAreJoined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r, disk := runSlowly(t, m, configPath(t), sshDoor)
+		disk.takesFor(20 * time.Millisecond)
+		const wrong = 1000
+		for n := range wrong {
+			r.touch(netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), 59001)
+			time.Sleep(time.Millisecond)
+			if n%100 == 50 {
+				v := netip.AddrFrom4([4]byte{203, 0, 113, byte(n / 100)})
+				r.touch(v, 59000, 59002)
+				if _, in := m.grants[grantKey{"ssh", door.Source(v)}]; !in && m.running["ssh.service"] && n > 50 {
+					t.Errorf("after %d wrong knocks a right one waits", n)
+				}
+			}
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := len(disk.made()); n > wrong/20+2 {
+			t.Errorf("%d wrong knocks in a second cost %d commits of 20 ms, want %d at most", wrong, n, wrong/20+2)
+		}
+		if n := len(m.banned); n != wrong {
+			t.Errorf("the disk has %d penalties, want %d", n, wrong)
+		}
+	})
+}
+
+// What a commit could not save goes with the next change, and what was changed
+// since then counts. Without a change it is tried again at the next upkeep.
+func TestWhatCouldNotBeSavedGoesWithTheNextChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r, disk := runSlowly(t, m, configPath(t), sshDoor)
+		m.do(func() { m.full = errors.New("no space left on device") })
+		disk.takesFor(0)
+		r.touch(visitor, 59001)
+		r.touch(visitor6, 59001)
+		r.order(control.ArmRequest{Source: visitor.String()})
+		if n := len(disk.made()); n != 3 {
+			t.Errorf("3 changes on a full disk cost %d commits", n)
+		}
+		time.Sleep(upkeepEvery)
+		synctest.Wait()
+		if n := len(disk.made()); n > 5 {
+			t.Errorf("without any change it is tried %d times until the next upkeep", n-3)
+		}
+		m.do(func() { m.full = nil })
+		time.Sleep(upkeepEvery)
+		synctest.Wait()
+		of := slices.Collect(maps.Keys(m.banned))
+		if len(of) != 1 || of[0].Source != network(visitor6) {
+			t.Errorf("the disk has penalties of %v, want that of %v alone", of, visitor6)
+		}
+		if got, want := m.events(), "started refused refused armed"; got != want {
+			t.Errorf("audit trail %q, want %q", got, want)
+		}
+	})
+}
+
+// A delta that another one follows is the same as both, one after the other.
+func TestFollow(t *testing.T) {
+	a, b := netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("192.0.2.2/32")
+	grant := func(name string, source netip.Prefix) *store.Grant { return &store.Grant{Door: name, Source: source} }
+	first, then := newDelta(), newDelta()
+	for _, name := range []string{"ssh", "web"} {
+		first.claims[store.GrantKey{Door: name, Source: a}] = grant(name, a)
+		first.penalties[store.PenaltyKey{Door: name, Source: a}] = &store.Penalty{Door: name, Source: a}
+		first.doors[name] = store.Door{Name: name}
+		first.mark(store.Mark{Door: name, Knock: "sealed", Key: "k", Value: []byte("1")})
+	}
+	first.applied = &store.Applied{By: "first"}
+	first.record(audit.Record{Reason: "first"})
+	then.clearGrants("ssh")
+	then.clearPenalties("ssh")
+	then.claims[store.GrantKey{Door: "ssh", Source: b}] = grant("ssh", b)
+	then.claims[store.GrantKey{Door: "web", Source: a}] = nil
+	then.endDoor("web")
+	then.mark(store.Mark{Door: "ssh", Knock: "sealed", Key: "k", Value: []byte("2")})
+	then.applied = &store.Applied{By: "then"}
+	then.record(audit.Record{Reason: "then"})
+	first.follow(&then)
+	want := store.Change{
+		ClearGrants: []string{"ssh"}, ClearPenalties: []string{"ssh"}, EndDoors: []string{"web"},
+		Grants: []store.Grant{*grant("ssh", b)}, EndGrants: []store.GrantKey{{Door: "web", Source: a}},
+		Penalties: []store.Penalty{{Door: "web", Source: a}}, Doors: []store.Door{{Name: "ssh"}},
+		Marks:   []store.Mark{{Door: "ssh", Knock: "sealed", Key: "k", Value: []byte("2")}},
+		Applied: &store.Applied{By: "then"}, Records: []audit.Record{{Reason: "first"}, {Reason: "then"}},
+	}
+	if d := cmp.Diff(want, first.change(), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
+		t.Errorf("both as one change (-want +got):\n%s", d)
+	}
+}
+
+var mark = store.Mark{Door: "ssh", Knock: "sealed", Key: "1", Value: []byte("seen")}
+
+// knockFirst is a right knock with a mark.
+func (r *running) knockFirst(a netip.Addr) {
+	r.post(func(time.Time) {
+		r.doors[0].knockFirst(door.Knock{Name: "touch", Source: door.Source(a), By: "sealed", Reason: "right"}, []store.Mark{mark})
+	})
+	synctest.Wait()
+}
+
+// A mark that must be first is on disk before the door hears of its knock.
+func TestMarksAreFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r, disk := runSlowly(t, m, configPath(t), strings.Replace(sshDoor, "[door.ssh.service]\nunit = \"ssh.service\"\n", "", 1))
+		goOn := disk.hang(t)
+		r.knockFirst(visitor)
+		if len(m.grants) != 0 {
+			t.Fatal("the kernel lets in before the mark is on disk")
+		}
+		goOn()
+		var marks []store.Mark
+		for _, c := range disk.made() {
+			marks = append(marks, c.Marks...)
+		}
+		if len(m.grants) != 1 || len(marks) != 1 || string(marks[0].Value) != "seen" {
+			t.Errorf("once the disk goes on: grants %v, marks %v", m.grants, marks)
+		}
+	})
+}
+
+// A right knock whose mark cannot be kept is refused, and that is recorded.
+func TestAMarkThatCannotBeKept(t *testing.T) {
+	const because = "a right knock, but what must be remembered of it is not on disk: "
+	for _, tt := range []struct {
+		name   string
+		breaks func(*testing.T, *running, *slowStore) (mends func())
+		why    string
+	}{
+		{"the disk is full", func(_ *testing.T, r *running, _ *slowStore) func() {
+			r.m.do(func() { r.m.full = errors.New("no space left on device") })
+			return func() { r.m.do(func() { r.m.full = nil }) }
+		}, because + "no space left on device"},
+		{"the disk hangs", func(t *testing.T, _ *running, s *slowStore) func() { return s.hang(t) },
+			because + "the disk has not taken the latest changes for 5s"},
+		{"nothing is kept", func(_ *testing.T, r *running, _ *slowStore) func() {
+			r.sync(func(time.Time) { r.unkept = "read-only file system" })
+			return func() {}
+		}, because + "nothing is kept: read-only file system"},
+		{"too many wait", func(_ *testing.T, r *running, _ *slowStore) func() {
+			r.sync(func(time.Time) {
+				for n := range maxUnsaved {
+					r.changes.mark(store.Mark{Door: "ssh", Knock: "sealed", Key: "other " + string(rune('a'+n%20)) + time.Duration(n).String()})
+				}
+				r.doors[0].knockFirst(door.Knock{Source: door.Source(visitor), By: "sealed"}, []store.Mark{mark})
+			})
+			return func() {}
+		}, because + "10000 marks wait for the disk already"},
+		{"it is too big", func(_ *testing.T, r *running, _ *slowStore) func() {
+			r.sync(func(time.Time) {
+				r.doors[0].knockFirst(door.Knock{Source: door.Source(visitor), By: "sealed"},
+					[]store.Mark{{Door: "ssh", Knock: "sealed", Key: "1", Value: make([]byte, 1025)}})
+			})
+			return func() {}
+		}, because + "a mark has a key of 1 bytes and a value of 1025: allowed are 1 to 128, and at most 1024"},
+		{"it is penalised meanwhile", func(t *testing.T, r *running, s *slowStore) func() {
+			goOn := s.hang(t)
+			r.knockFirst(visitor)
+			r.touch(visitor, 59001)
+			goOn()
+			return func() {}
+		}, "touched a port that is to be left alone"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMachine()
+				r, disk := runSlowly(t, m, configPath(t), sshDoor)
+				mends := tt.breaks(t, r, disk)
+				if len(r.status().Refusals) == 0 {
+					r.knockFirst(visitor)
+				}
+				time.Sleep(slowDisk)
+				synctest.Wait()
+				got := r.status().Refusals
+				if len(got) == 0 || !strings.Contains(got[len(got)-1].Reason, tt.why) {
+					t.Errorf("refusals %v, want %q", got, tt.why)
+				}
+				mends()
+				time.Sleep(upkeepEvery)
+				synctest.Wait()
+				if len(m.grants) != 0 || m.running["ssh.service"] {
+					t.Errorf("the knock opens all the same: %v", m.grants)
+				}
+			})
+		})
+	}
+}
+
+// A door that goes while a mark is on its way hears nothing of it.
+func TestADoorThatGoesWhileAMarkIsSaved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r, disk := runSlowly(t, m, path, sshDoor)
+		write(t, path, webDoor)
+		disk.takesFor(time.Second)
+		replies := asking(1, func() string { return r.order(control.ApplyRequest{Action: "apply"}) })
+		r.knockFirst(visitor) // its mark is saved after the promise
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if got := replies(); !strings.Contains(got[0], "door ssh is no longer guarded") || len(m.grants)+m.starts != 0 {
+			t.Errorf("apply: %q; grants %v, %d starts; want none", got, m.grants, m.starts)
+		}
+	})
+}
+
+// The daemon's end waits for the commit under way and makes the last one, but not
+// for a disk that hangs.
+func TestTheEndOnASlowDisk(t *testing.T) {
+	for _, takes := range []time.Duration{2 * time.Second, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMachine()
+			r, disk := runSlowly(t, m, configPath(t), sshDoor)
+			disk.takesFor(takes)
+			r.touch(visitor, 59001)
+			begun := time.Now()
+			r.stop()
+			took := time.Since(begun)
+			if takes < slowDisk && (took != 2*takes || m.events() != "started refused stopped") {
+				t.Errorf("at %v a commit the end takes %v, and the trail has %q; want both commits", takes, took, m.events())
+			}
+			if took > 2*endTime {
+				t.Errorf("at %v a commit the end takes %v, want at most %v", takes, took, 2*endTime)
+			}
+			time.Sleep(2 * takes) // until nothing of it is left
+		})
+	}
+}
+
+// A door that goes takes along what was not saved of it yet.
+func TestADoorThatGoesOnAFullDisk(t *testing.T) {
+	d := newDelta()
+	d.doors["ssh"] = store.Door{Name: "ssh", State: "open"}
+	d.mark(mark)
+	d.endDoor("ssh")
+	if c := d.change(); len(c.Doors)+len(c.Marks) != 0 || !slices.Equal(c.EndDoors, []string{"ssh"}) {
+		t.Errorf("doors %v, marks %v, ended %v; want the end alone", c.Doors, c.Marks, c.EndDoors)
+	}
+}
