@@ -76,7 +76,7 @@ type Gateway struct {
 	fallback   checked           // what comes back unless the configuration in use is kept
 	applying   *applying         // one that is on its way into use, nil for none
 	doors      []*guarded
-	nextTick   int // the door that the next tick begins with
+	firstTick  int // of doors, in the next tick
 	ear        *ear
 	changes    changes
 	meddled    <-chan struct{} // somebody else changed the fence
@@ -271,9 +271,9 @@ func (g *Gateway) turn(first event) {
 func (g *Gateway) tick(now time.Time) {
 	done := 0
 	for i := range g.doors {
-		at := (g.nextTick + i) % len(g.doors)
+		at := (g.firstTick + i) % len(g.doors)
 		if done >= maxBatch {
-			g.nextTick = at
+			g.firstTick = at
 			return
 		}
 		done += g.doors[at].tick(now)
