@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/datagrams"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/kinds"
 	"github.com/doorward/doorward/internal/knock"
@@ -77,6 +79,41 @@ func (l *letters) Hear(h knock.Heard) []knock.Verdict {
 	}
 	return []knock.Verdict{v}
 }
+
+// mailbox is the ear on UDP ports: what it is to hear, and what was answered.
+type mailbox machine
+
+func (b *mailbox) Set(ports map[uint16]knock.Opener) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.openers = ports
+	var err error
+	for p := range ports {
+		if slices.Contains(b.taken, p) {
+			err = errors.Join(err, fmt.Errorf("%d/udp: address already in use", p))
+		}
+	}
+	return err
+}
+
+func (b *mailbox) Answer(path knock.Path, payload []byte) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.answers = append(b.answers, path.From.String()+" "+string(payload))
+	return nil
+}
+
+func (b *mailbox) Check() []uint16 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.dead
+}
+
+func (b *mailbox) Behind() bool { return false }
+func (b *mailbox) Counts() datagrams.Counts {
+	return datagrams.Counts{Foreign: 1, Strange: 2, Crowded: 3, Overrun: 4, Withheld: 5}
+}
+func (b *mailbox) Close() error { return nil }
 
 // withLetters has the kind on the list for a test.
 func withLetters(t *testing.T) {
@@ -203,87 +240,6 @@ func TestDatagramsAndPenalties(t *testing.T) {
 			t.Errorf("penalties %v, want those of the touch and of the proven word", m.banned)
 		}
 	})
-}
-
-// What was seen once is not right again: after a restart, after the rule has become
-// another, and after the knock was gone while it could still come back.
-func TestMarksComeBack(t *testing.T) {
-	withLetters(t)
-	other := strings.Replace(letterDoor, letterKnock, letterKnock+"first = false\n", 1)
-	without := strings.Replace(letterDoor, letterKnock, "", 1)
-	apply := control.ApplyRequest{Action: "apply"}
-	for _, tt := range []struct {
-		name string
-		then func(t *testing.T, r *running) *running
-		kept bool
-	}{
-		{"a restart", func(t *testing.T, r *running) *running {
-			r.stop()
-			return restart(t, r.m, r.path)
-		}, true},
-		{"another rule", func(t *testing.T, r *running) *running {
-			write(t, r.path, other)
-			r.order(apply)
-			return r
-		}, true},
-		{"another place in the file", func(t *testing.T, r *running) *running {
-			write(t, r.path, strings.Replace(letterDoor, letterKnock, strings.Replace(letterKnock, "5005", "5006", 1)+letterKnock, 1))
-			r.order(apply)
-			r.stop()
-			return restart(t, r.m, r.path)
-		}, true},
-		{"a knock that went and was undone", func(t *testing.T, r *running) *running {
-			write(t, r.path, without)
-			r.order(control.ApplyRequest{Action: "apply", Confirm: "1m"})
-			r.stop()
-			r = restart(t, r.m, r.path)
-			r.order(control.ApplyRequest{Action: "undo"})
-			return r
-		}, true},
-		{"a door that went and was undone", func(t *testing.T, r *running) *running {
-			write(t, r.path, webDoor)
-			r.order(control.ApplyRequest{Action: "apply", Confirm: "1m"})
-			r.stop()
-			r = restart(t, r.m, r.path)
-			r.order(control.ApplyRequest{Action: "undo"})
-			return r
-		}, true},
-		{"a knock that went for good", func(t *testing.T, r *running) *running {
-			write(t, r.path, without)
-			r.order(control.ApplyRequest{Action: "apply", Confirm: "1m"})
-			r.order(control.ApplyRequest{Action: "keep"})
-			if r.m.do(func() {}); len(r.m.marks) != 0 {
-				t.Errorf("marks %v are kept of a knock that is gone", r.m.marks)
-			}
-			write(t, r.path, letterDoor)
-			r.order(apply)
-			return r
-		}, false},
-		{"a file without it at a start", func(t *testing.T, r *running) *running {
-			r.stop()
-			write(t, r.path, webDoor)
-			restart(t, r.m, r.path).stop()
-			write(t, r.path, letterDoor)
-			return restart(t, r.m, r.path)
-		}, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				m := newMachine()
-				r := run(t, m, configPath(t), letterDoor)
-				r.write(visitor, "open 1")
-				if len(m.marks) != 1 {
-					t.Fatalf("marks %v, want one", m.marks)
-				}
-				r = tt.then(t, r)
-				m.do(func() { clear(m.grants) })
-				r.write(visitor6, "open 1")
-				if _, again := m.grants[grantKey{"ssh", door.Source(visitor6)}]; again == tt.kept {
-					t.Errorf("the same again opens: %t, marks %v", again, m.marks)
-				}
-			})
-		})
-	}
 }
 
 // The ear hears where the doors do, holds all other places, and has the openers of the
@@ -413,5 +369,52 @@ func TestAnswersAreBounded(t *testing.T) {
 	}
 	if !v.may(verdictsStart.Add(time.Second), true) {
 		t.Error("nobody is answered in the next second")
+	}
+}
+
+// patient is an ear that says whether it is behind, and counts how often it was asked.
+type patient struct {
+	late  bool
+	asked *int
+}
+
+func (p patient) behind() bool { *p.asked++; return p.late }
+
+type patientEar struct {
+	deafEar
+	patient
+}
+
+func (p *patientEar) Behind() bool { return p.behind() }
+
+type patientMail struct {
+	noDatagrams
+	patient
+}
+
+func (p *patientMail) Behind() bool { return p.behind() }
+
+// Nobody is judged for time while one of the ears is behind; both are asked each time,
+// since they answer for the time since they were.
+func TestEitherEarMayBeBehind(t *testing.T) {
+	for _, tt := range []struct{ touches, datagrams, want bool }{
+		{false, false, false}, {true, false, true}, {false, true, true}, {true, true, true},
+	} {
+		asked := 0
+		w := World{Ear: &patientEar{patient: patient{tt.touches, &asked}}, Datagrams: &patientMail{patient: patient{tt.datagrams, &asked}}}
+		if got := w.behind(); got != tt.want || asked != 2 {
+			t.Errorf("%+v: behind %t, %d were asked", tt, got, asked)
+		}
+	}
+}
+
+// A kind that hears datagrams and cannot open them is told of, and hears none.
+func TestAKindThatOpensNothing(t *testing.T) {
+	var log bytes.Buffer
+	g := doorsOf(&log, oracular{places: []knock.Place{at(59000), {Medium: knock.Datagrams, Port: 5005}}})
+	g.attend()
+	ports := g.ear.datagrams.(*noDatagrams).ports
+	if by, held := ports[5005]; !held || by != nil || g.ear.problem != "5005/udp: its kind of knock opens no datagrams" {
+		t.Errorf("the ear has %v, its problem is %q", ports, g.ear.problem)
 	}
 }

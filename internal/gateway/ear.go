@@ -3,6 +3,7 @@ package gateway
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 
@@ -70,6 +71,17 @@ func (p *places) datagrams() map[uint16]knock.Opener {
 	return ports
 }
 
+// unread says which UDP ports are to be heard by a rule that opens no datagrams, which
+// is a mistake of its kind.
+func (p *places) unread() (err error) {
+	for _, at := range p.Open {
+		if at.Medium == knock.Datagrams && p.openers[at.Port] == nil {
+			err = errors.Join(err, fmt.Errorf("%s: its kind of knock opens no datagrams", at.AsPort()))
+		}
+	}
+	return err
+}
+
 // ear keeps the ears as the doors want them. A port that cannot be had is said once
 // and tried again at each upkeep.
 type ear struct {
@@ -92,7 +104,7 @@ func (e *ear) set(wanted places) {
 
 func (e *ear) apply() {
 	problem := ""
-	err := errors.Join(e.ear.Set(e.wanted.connections()), e.datagrams.Set(e.wanted.datagrams()))
+	err := errors.Join(e.ear.Set(e.wanted.connections()), e.datagrams.Set(e.wanted.datagrams()), e.wanted.unread())
 	if err != nil {
 		problem = err.Error()
 	}

@@ -20,7 +20,6 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
-	"github.com/doorward/doorward/internal/datagrams"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/knock"
@@ -363,41 +362,6 @@ func (e *ears) Behind() bool {
 }
 
 func (e *ears) Close() error { return nil }
-
-// mailbox is the ear on UDP ports: what it is to hear, and what was answered.
-type mailbox machine
-
-func (b *mailbox) Set(ports map[uint16]knock.Opener) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.openers = ports
-	var err error
-	for p := range ports {
-		if slices.Contains(b.taken, p) {
-			err = errors.Join(err, fmt.Errorf("%d/udp: address already in use", p))
-		}
-	}
-	return err
-}
-
-func (b *mailbox) Answer(path knock.Path, payload []byte) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.answers = append(b.answers, path.From.String()+" "+string(payload))
-	return nil
-}
-
-func (b *mailbox) Check() []uint16 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.dead
-}
-
-func (b *mailbox) Behind() bool { return false }
-func (b *mailbox) Counts() datagrams.Counts {
-	return datagrams.Counts{Foreign: 1, Strange: 2, Crowded: 3, Overrun: 4, Withheld: 5}
-}
-func (b *mailbox) Close() error { return nil }
 
 // unit is a service that starts and stops at once, or not at all.
 type unit struct {

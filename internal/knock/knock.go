@@ -177,7 +177,8 @@ type Verdict struct {
 }
 
 // Mark is something that a kind remembers over a restart, under a key of its own. A
-// later one replaces one before with the same key; without a value it is forgotten.
+// later one replaces one before with the same key; without a value it is forgotten. The
+// kind bounds how many it has: all of them are in memory.
 type Mark struct {
 	Key   string // 1 to 128 bytes
 	Value []byte // at most 1024 bytes
