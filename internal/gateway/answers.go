@@ -9,10 +9,10 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// A visitor is answered when the fence has what the knock led to, beside the turns and
-// without the disk. The sender of a datagram may be somebody else, who is not to be
-// flooded by way of the gateway: so many answers go out in a second and no more, and
-// none to who is penalised.
+// Who knocked right is answered when the fence has what that led to, beside the turns
+// and without the disk. The sender may be somebody else, who is not to be flooded by way
+// of the gateway: so many answers go out in a second and no more, and none to wrong
+// knocks, which anybody can make in another's name.
 const (
 	visitorsASecond = 1000
 	visitorsWaiting = 256
@@ -36,16 +36,13 @@ type toTell struct {
 // newVisitors has room for as many as may wait.
 func newVisitors() visitors { return visitors{out: make(chan func(), visitorsWaiting)} }
 
-// answers has the visitor told what a verdict led to, by the door's effects of it.
+// answers has the visitor told what a right knock led to, by the door's effects of it.
 func (d *guarded) answers(v knock.Verdict, source netip.Prefix, effects []door.Effect) {
 	if v.Answer == nil || !v.Path.From.IsValid() {
 		return
 	}
-	o := toTell{grant: grantKey{d.name(), source}, verdict: v}
-	if v.Right {
-		o.of = ledTo(source, effects)
-	}
-	d.gw.visitors.due = append(d.gw.visitors.due, o)
+	d.gw.visitors.due = append(d.gw.visitors.due,
+		toTell{of: ledTo(source, effects), grant: grantKey{d.name(), source}, verdict: v})
 }
 
 // ledTo is what a right knock led to: a grant, its refusal, or that it waits for the
@@ -88,7 +85,7 @@ func (g *Gateway) answerVisitors(now time.Time, due []toTell) {
 		if o.of.Open && !g.kernelHas(o.grant) {
 			continue
 		}
-		if !v.may(now, o.verdict.Right) {
+		if !v.may(now) {
 			continue
 		}
 		select {
@@ -98,21 +95,13 @@ func (g *Gateway) answerVisitors(now time.Time, due []toTell) {
 	}
 }
 
-// may counts an answer, and says whether there are not too many. Those of wrong knocks,
-// which anybody can make, leave room for the others.
-func (v *visitors) may(now time.Time, right bool) bool {
+// may counts an answer, and says whether there are not too many.
+func (v *visitors) may(now time.Time) bool {
 	if now.Sub(v.second) >= time.Second {
 		v.second, v.sent = now, 0
 	}
-	most := visitorsASecond
-	if !right {
-		most /= 2
-	}
-	if v.sent >= most {
-		return false
-	}
 	v.sent++
-	return true
+	return v.sent <= visitorsASecond
 }
 
 // answerVisitor runs beside the turns.

@@ -171,11 +171,7 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 	if k.excused(v) {
 		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so that it costs nothing"
 	}
-	effects := d.door.Wrong(v.Time, w)
-	d.carry(effects)
-	if !d.door.Deaf(k.conf.Name, source) {
-		d.answers(v, source, effects)
-	}
+	d.carry(d.door.Wrong(v.Time, w))
 }
 
 // opens hands a right knock to the door.

@@ -168,10 +168,10 @@ type Verdict struct {
 	// the door hears of a right knock, and one whose marks cannot be kept is none.
 	Marks []Mark
 	First bool
-	// Answer makes the answer to the visitor, which goes the way of Path, when what the
-	// verdict led to has happened; nil for silence. It is called once at most, from
-	// another goroutine than the Recogniser: so many are answered in a second and no
-	// more, and nobody who is penalised.
+	// Answer makes the answer to a right knock, which goes the way of Path, when what
+	// that led to has happened; nil for silence. It is called once at most, from another
+	// goroutine than the Recogniser: so many are answered in a second and no more. A
+	// wrong knock is not answered; what an Opener answers is not longer than what came.
 	Answer func(Outcome) []byte
 	Path   Path
 }
