@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -81,8 +82,8 @@ func (sc *scene) allActions() []action {
 		}},
 		{"the kernel refuses a change", "refuse", lives, func(t *trip) { t.refuses = 1 }},
 		{"the kernel refuses two changes", "refuse", lives, func(t *trip) { t.refuses = 2 }},
-		{"the disk is full", "disk", func(t *trip) bool { return !t.full }, func(t *trip) { t.full = true }},
-		{"the disk has room", "disk", func(t *trip) bool { return t.full }, func(t *trip) { t.full = false }},
+		{"the disk is full", "disk", func(t *trip) bool { return t.full == nil }, func(t *trip) { t.full = errors.New("no space left on device") }},
+		{"the disk has room", "disk", func(t *trip) bool { return t.full != nil }, func(t *trip) { t.full = nil }},
 		{"the disk hangs", "hang", func(t *trip) bool { return t.g != nil && !t.hangs }, func(t *trip) { t.hangs = true }},
 		{"the disk goes on", "hang", func(t *trip) bool { return t.hangs }, (*trip).goesOn},
 		{"the service dies", "service", func(t *trip) bool { return t.running["ssh.service"] }, func(t *trip) {
@@ -177,9 +178,7 @@ func (t *trip) step(by time.Duration) {
 }
 
 func (t *trip) reboot() {
-	t.boot++
-	t.table = false
-	clear(t.single)
+	t.rebooted, t.table, t.doors = true, false, nil
 	clear(t.grants)
 	t.running["ssh.service"] = true // enabled
 	t.now = t.now.Add(5 * time.Second)
@@ -192,7 +191,7 @@ func (t *trip) connect(a netip.Addr) {
 		if l.source == who && t.now.Before(end) {
 			t.used[l] = t.now
 		}
-		if l.source == who && t.single[l.door] {
+		if d, _ := t.guards(l.door); l.source == who && d.SingleUse {
 			delete(t.grants, l)
 			for i := range t.oracle.doors[l.door].leaves[who] {
 				e := &t.oracle.doors[l.door].leaves[who][i]
@@ -279,7 +278,7 @@ func (t *trip) may(w *waiting, do func()) {
 		}
 	}
 	do()
-	t.raised = nil
+	t.raised = nobody
 	if w.file != "" {
 		t.oracle.use(before)
 	}
@@ -300,10 +299,10 @@ func refused(err error) bool {
 func (t *trip) goesOn() {
 	t.hangs = false
 	if w := t.waits; w != nil {
-		t.may(w, t.disk)
+		t.may(w, t.commits)
 		return
 	}
-	t.disk()
+	t.commits()
 }
 
 // killed is kill -9. What the disk was about to take it may have taken.

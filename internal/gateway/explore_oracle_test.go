@@ -144,7 +144,7 @@ func (d *owed) takenBack(who netip.Prefix, which func(leave) bool) {
 }
 
 // given takes in that the kernel is given a grant, and says why it must not be.
-func (o *oracle) given(l lease, end time.Time) string {
+func (o *oracle) given(l grantKey, end time.Time) string {
 	d := o.doors[l.door]
 	if d == nil {
 		return fmt.Sprintf("P1: a grant for %v at door %q, which is not guarded", l.source, l.door)
@@ -160,7 +160,7 @@ func (o *oracle) given(l lease, end time.Time) string {
 	}
 	for i := range d.leaves[who] {
 		e := &d.leaves[who][i]
-		if e.mark != "" && !o.m.marks[e.mark] {
+		if e.mark != "" && !o.m.marked(e.mark) {
 			continue // a restart would let the same knock in again
 		}
 		e.found = false // the answer to come is about what was before
@@ -174,7 +174,7 @@ func (o *oracle) given(l lease, end time.Time) string {
 		if e.end.After(latest) && !e.over {
 			latest = e.end
 		}
-		if !e.spent && o.m.single[l.door] {
+		if guard, _ := o.m.guards(l.door); !e.spent && guard.SingleUse {
 			e.end = latest // nobody knows that the claims before it were spent
 		}
 	}
@@ -235,7 +235,7 @@ func (o *oracle) stuck() {
 // knock whose mark is not on disk has not come to the door yet.
 func (d *owed) closed(m *model) {
 	for who := range d.leaves {
-		d.takenBack(who, func(l leave) bool { return l.mark == "" || m.marks[l.mark] })
+		d.takenBack(who, func(l leave) bool { return l.mark == "" || m.marked(l.mark) })
 	}
 }
 

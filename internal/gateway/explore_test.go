@@ -183,8 +183,8 @@ func (x *explorer) expand(steps []step) []found {
 // variants are the other ways in which the step just taken can go.
 func (t *trip) variants(s step, crashes bool) []step {
 	var all []step
-	for i := len(s.choices); i < len(t.asked); i++ {
-		for c := 1; c < t.asked[i]; c++ {
+	for i := len(s.choices); i < len(t.ways); i++ {
+		for c := 1; c < t.ways[i]; c++ {
 			choices := make([]int, i+1)
 			copy(choices, s.choices)
 			choices[i] = c

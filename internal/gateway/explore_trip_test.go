@@ -46,6 +46,7 @@ type trip struct {
 	oracle  *oracle
 	left    map[string]int // how often each thing may still happen
 	waits   *waiting       // an order about configurations, nil for none
+	raised  func()         // before the fence's doors change
 	whole   bool           // the disk had everything when this step began
 	flushed bool           // the kernel's word of that is on its way
 	problem string         // the first broken sentence of the promise
@@ -55,15 +56,16 @@ type trip struct {
 // travel takes a trip of steps. The caller ends it.
 func travel(sc *scene, steps []step) *trip {
 	m := newModel(sc.files)
-	t := &trip{model: m, scene: sc, oracle: &oracle{m: m}, left: maps.Clone(sc.may)}
+	t := &trip{model: m, scene: sc, oracle: &oracle{m: m}, left: maps.Clone(sc.may), raised: nobody}
 	m.file = "ssh" // the file that stands when the machine boots
-	m.given = func(l lease, end time.Time) { t.found(t.oracle.given(l, end)) }
-	m.opened = func(guarded bool) {
-		if !guarded {
-			t.found("P1: the store is opened before the doors are guarded")
+	m.gives = func(k grantKey, end time.Time) {
+		if before, ok := m.grants[k]; !ok || !m.now.Before(before) {
+			m.since[k] = m.now
 		}
+		t.found(t.oracle.given(k, end))
 	}
-	m.seen, m.stuck = t.oracle.noticed, t.oracle.stuck
+	m.raises = func() { t.raised() }
+	m.looked, m.stuck = t.oracle.noticed, t.oracle.stuck
 	m.running["ssh.service"] = true // as on any machine before doorward came
 	t.oracle.use(m.file)
 	for _, s := range steps {
@@ -81,7 +83,7 @@ func (t *trip) found(problem string) {
 
 // take takes one step and holds what comes of it to the promise.
 func (t *trip) take(s step) {
-	t.points, t.crashAt, t.asked, t.choices = 0, s.crash, nil, s.choices
+	t.points, t.crashAt, t.ways, t.choices = 0, s.crash, nil, s.choices
 	t.whole = t.saved()
 	if s.crash > 0 {
 		t.left["crash"]--
@@ -131,9 +133,9 @@ func (t *trip) dies() {
 	}
 	t.end()
 	t.g.tasks.Wait()
-	t.g, t.watchers, t.tasks, t.notices, t.listening, t.flushed = nil, nil, nil, nil, nil, false
-	t.refuses, t.hangs, t.commit, t.waits, t.raised = 0, false, nil, nil, nil
-	t.oracle.down(t.whole && !t.full)
+	t.g, t.watched, t.tasks, t.notices, t.listening, t.held, t.flushed = nil, nil, nil, nil, nil, nil, false
+	t.refuses, t.hangs, t.commit, t.waits, t.raised = 0, false, nil, nil, nobody
+	t.oracle.down(t.whole && t.full == nil)
 }
 
 // start starts a daemon.
@@ -144,13 +146,17 @@ func (t *trip) start() {
 	g.ctx, t.end, t.g = ctx, end, g
 	g.async = func(run func() event) { t.tasks = append(t.tasks, t.begins(task{t.kindOf(), run})) }
 	g.commits = func(run func() event) { t.commit = run }
-	t.oracle.up(t.boot != t.diskBoot)
+	t.oracle.up(t.rebooted)
 	clear(t.since)
-	if err := g.begin(); err != nil {
+	err := g.begin()
+	if t.opened > 0 && !t.guardedFirst && t.files[t.file].err == nil {
+		t.found("P1: the store is opened before the doors are guarded")
+	}
+	if err != nil {
 		t.found(fmt.Sprintf("the gateway does not start: %v", err))
 		return
 	}
-	t.disk()
+	t.commits()
 	t.meet()
 }
 
@@ -189,11 +195,11 @@ func (t *trip) kindOf() string {
 // turn has the gateway make a turn, and the disk do its part unless it hangs.
 func (t *trip) turn(e event) {
 	t.once(e)
-	t.disk()
+	t.commits()
 }
 
-// disk ends the commit under way, and those after it, unless it hangs.
-func (t *trip) disk() {
+// commits ends the commit under way, and those after it, unless it hangs.
+func (t *trip) commits() {
 	for t.commit != nil && !t.hangs {
 		run := t.commit
 		t.commit = nil
@@ -236,7 +242,7 @@ func (t *trip) complete(i int) {
 // deliver brings the oldest news of a service to the gateway.
 func (t *trip) deliver() {
 	n := t.notices[0]
-	t.tale = append(t.tale, fmt.Sprintf("%s is %v", n.to.unit, n.status.State))
+	t.tale = append(t.tale, fmt.Sprintf("%s is %v", n.to.name, n.status.State))
 	t.notices = t.notices[1:]
 	n.to.report(n.status)
 	t.turn(nil)
@@ -323,7 +329,7 @@ func (t *trip) due() time.Time {
 // pass lets time pass until at, with whatever is due to the gateway on its way.
 // Looks find nobody meanwhile.
 func (t *trip) pass(at time.Time) {
-	defer func(asked []int) { t.asked = asked }(t.asked)
+	defer func(ways []int) { t.ways = ways }(t.ways)
 	for t.g != nil && t.problem == "" {
 		next := t.g.next()
 		if d := next.Sub(t.clock()); d >= at.Sub(t.now) || d <= 0 {
@@ -352,7 +358,7 @@ func (t *trip) settle(kind string) {
 // rest lets everything come to rest, and holds it to what must be so then: P9,
 // nothing left behind, and a door that opens to the next right knock.
 func (t *trip) rest() {
-	t.choices, t.full, t.refuses = nil, false, 0
+	t.choices, t.full, t.refuses = nil, nil, 0
 	if t.hangs {
 		t.goesOn()
 	}
@@ -408,7 +414,7 @@ func (t *trip) rested() {
 	if len(t.grants)+len(t.claims) > 0 {
 		t.found(fmt.Sprintf("P2: left behind are grants %v, claims %v", t.grants, t.claims))
 	}
-	for _, p := range t.penalties { // what is over is remembered for a while, at doors that there are
+	for _, p := range t.banned { // what is over is remembered for a while, at doors that there are
 		if d := t.oracle.doors[p.Door]; d == nil || len(d.told) > 0 || p.Source == door.Any {
 			t.found(fmt.Sprintf("P5: left behind is a penalty %v", p))
 		}
@@ -418,8 +424,8 @@ func (t *trip) rested() {
 		if d.conf.Presence.Idle == 0 && state == door.Open {
 			continue // it waits for an operator
 		}
-		if state != door.Dark || t.doors[d.name()].State != state.String() {
-			t.found(fmt.Sprintf("P6: nobody comes, and door %s is %v, on disk %s", d.name(), state, t.doors[d.name()].State))
+		if state != door.Dark || t.disk[d.name()].State != state.String() {
+			t.found(fmt.Sprintf("P6: nobody comes, and door %s is %v, on disk %s", d.name(), state, t.disk[d.name()].State))
 		}
 		if d.service != nil && t.running[d.service.svc.String()] {
 			t.found("P9: the door is dark and its service runs")

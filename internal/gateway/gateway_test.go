@@ -263,7 +263,7 @@ func TestAServiceThatDiesIsStartedAgain(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
 		r.touch(visitor, 59000, 59002)
-		m.dies("ssh.service")
+		m.becomes("ssh.service", died9)
 		synctest.Wait()
 		r.wantState("open")
 		if !m.running["ssh.service"] || m.starts != 2 {
