@@ -279,7 +279,7 @@ func (t *trip) touch(a netip.Addr, p uint16) {
 	}
 	right := t.oracle.touch(a, p)
 	t.turn(func(time.Time) {
-		t.g.listened([]knock.Heard{{Source: a, Place: knock.Place{Medium: knock.Connections, Port: p}, Time: at, Proven: true}})
+		t.g.listened([]knock.Heard{touchOf(a, p, at)})
 	})
 	for _, name := range keeps {
 		if _, in := t.lets(name, a); !in && t.g.broken == "" && t.oracle.doors[name].state == "open" {

@@ -64,8 +64,7 @@ func TestNewsThatComesLateIsNoRepair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
 		var news []func()
-		write(t, path, sshDoor)
-		r := restartWith(t, m, path, func(w *World) {
+		r := runWith(t, m, path, sshDoor, func(w *World) {
 			w.Service = func(c config.Door) Service { return &slowly{unit{m, c.Service.Unit}, &news} }
 		})
 		hear := func() {
@@ -114,8 +113,7 @@ func (o *overtaken) Start(ctx context.Context) error {
 func TestAStartThatOthersCancelIsMadeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path, times := newMachine(), configPath(t), 3
-		write(t, path, sshDoor)
-		r := restartWith(t, m, path, func(w *World) {
+		r := runWith(t, m, path, sshDoor, func(w *World) {
 			w.Service = func(c config.Door) Service { return &overtaken{unit{m, c.Service.Unit}, &times} }
 		})
 		r.touch(visitor, 59000, 59002)

@@ -28,14 +28,25 @@ type running struct {
 // stop, or with the test.
 func run(t *testing.T, m *machine, path, text string) *running {
 	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r := restart(t, m, path)
+	return runWith(t, m, path, text, func(*World) {})
+}
+
+// runWith is run in a world that is changed a little.
+func runWith(t *testing.T, m *machine, path, text string, change func(*World)) *running {
+	t.Helper()
+	write(t, path, text)
+	r := restartWith(t, m, path, change)
 	if r == nil {
 		t.Fatal("the gateway did not start")
 	}
 	return r
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // restart starts a gateway on the file as it is, and returns nil if it ends.
@@ -76,9 +87,23 @@ var (
 // touch touches ports as a visitor does, one after the other.
 func (r *running) touch(a netip.Addr, ports ...uint16) {
 	for _, p := range ports {
-		r.Hear([]knock.Heard{{Source: a, Place: knock.Place{Medium: knock.Connections, Port: p}, Time: time.Now(), Proven: true}})
+		r.Hear([]knock.Heard{touchOf(a, p, r.world.Now())})
 		synctest.Wait()
 	}
+}
+
+// touchOf is a touch as the ear hears of it.
+func touchOf(a netip.Addr, p uint16, at time.Time) knock.Heard {
+	return knock.Heard{Source: a, Place: knock.Place{Medium: knock.Connections, Port: p}, Time: at, Proven: true}
+}
+
+// hold has the loop busy with one turn until the returned function is called: what
+// comes meanwhile is one turn's.
+func (r *running) hold() (release func()) {
+	held := make(chan struct{})
+	r.events <- func(time.Time) { <-held }
+	synctest.Wait()
+	return func() { close(held); synctest.Wait() }
 }
 
 // status is the first door's status.
