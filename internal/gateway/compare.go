@@ -70,7 +70,7 @@ func (g *Gateway) compareAll() { g.uncompared, g.survey = true, nil }
 // unless the kernel is being asked already. It ends a turn, so that a turn has one
 // page at the most.
 func (g *Gateway) compareOn(now time.Time) {
-	if g.changes.page != nil || g.broken != "" {
+	if g.changes.page != nil || g.broken != "" || g.fencing.busy {
 		return
 	}
 	if g.survey == nil && g.uncompared {
