@@ -178,8 +178,13 @@ func (g *Gateway) kernelEnds(about []grantKey) ([]time.Time, error) {
 	return ends, nil
 }
 
-// answered takes in what the kernel said of a page.
+// answered takes in what the kernel said of a page, when it is known whether the fence
+// stood.
 func (g *Gateway) answered(now time.Time, p *page, ends []time.Time, err error) {
+	if f := &g.fencing; f.busy {
+		f.waiting = append(f.waiting, func(now time.Time) { g.answered(now, p, ends, err) })
+		return
+	}
 	g.changes.page = nil
 	s := p.of
 	switch {

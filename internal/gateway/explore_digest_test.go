@@ -48,7 +48,7 @@ type digest struct {
 // changes, what a step leaves behind, and ways back up.
 var leftOut = strings.Fields(`now base wall files trail points crashAt asked choices m gw g conf config text opts
 	started warnings repairs refusals oddities Reason reason Since Opened Time rule rules ctx cancel
-	newer events touches sums store statuses vitals measured work looks boot diskBoot replies By pulse gaps gapTold`)
+	newer events failed touches sums store statuses vitals measured work looks boot diskBoot replies By pulse gaps gapTold`)
 
 var timeType = reflect.TypeFor[time.Time]()
 

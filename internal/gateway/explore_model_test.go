@@ -48,6 +48,8 @@ type model struct {
 	marks     map[string]bool
 	full      bool
 	hangs     bool         // commits do not end
+	slow      bool         // what is done at the fence takes its time
+	failed    int          // so many times the fence was not raised
 	commit    func() event // under way
 	refuses   int          // so many changes of the fence fail
 
@@ -198,6 +200,7 @@ func (k *modelKernel) Guard(doors []fence.Door) error {
 	(*model)(k).point()
 	if k.refuses > 0 {
 		k.refuses--
+		k.failed++
 		return errors.New("no buffer space available")
 	}
 	if k.raised != nil {

@@ -44,12 +44,9 @@ func fenceDoors(c *config.Config) []fence.Door {
 // there are many, so that but at the start it is called beside the turns.
 func (g *Gateway) guard(c *config.Config) error { return g.world.Fence.Guard(fenceDoors(c)) }
 
-// atTheFence does something with the fence beside the turns, when what is under way
-// there has ended. What the kernel is being asked about grants meanwhile says
-// nothing, since their sets may be others.
+// atTheFence does something with the fence beside the turns.
 func (g *Gateway) atTheFence(work func() event) {
 	g.fencing.busy = true
-	g.changes.page.overtaken()
 	g.async(func() event {
 		ended := work()
 		return func(now time.Time) {
@@ -83,6 +80,7 @@ func (g *Gateway) raise(now time.Time, c *config.Config, then after) {
 		delete(goes, d.Name)
 	}
 	g.fencing.goes = goes
+	g.changes.page.overtaken() // the sets of grants may be others now
 	g.atTheFence(func() event {
 		err := g.guard(c)
 		var back error
