@@ -50,6 +50,7 @@ type model struct {
 	hangs     bool         // commits do not end
 	slow      bool         // what is done at the fence takes its time
 	failed    int          // so many times the fence was not raised
+	doubtful  bool         // the latest change of the fence was refused
 	commit    func() event // under way
 	refuses   int          // so many changes of the fence fail
 
@@ -223,9 +224,10 @@ func (k *modelKernel) Change(c fence.Changes) error {
 	m := (*model)(k)
 	m.point()
 	if !m.table || m.refuses > 0 {
-		m.refuses = max(0, m.refuses-1)
+		m.refuses, m.doubtful = max(0, m.refuses-1), true
 		return errors.New("no such table")
 	}
+	m.doubtful = false
 	for _, name := range c.Empty {
 		if _, ok := m.single[name]; !ok {
 			return fmt.Errorf("door %q is not guarded", name)

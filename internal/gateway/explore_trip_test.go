@@ -312,7 +312,7 @@ func (t *trip) touch(a netip.Addr, p uint16) {
 		state := t.g.door(d.conf.Name).door.Saved().State
 		end, in := t.lets(d.conf.Name, a)
 		switch {
-		case state == door.Opening || state == door.Closing || t.g.broken != "" || t.g.fencing.doubt || t.g.fencing.goes[d.conf.Name]:
+		case state == door.Opening || state == door.Closing || t.g.broken != "" || t.doubtful || t.g.fencing.goes[d.conf.Name]:
 		case state != door.Open:
 			t.found(fmt.Sprintf("P4: a right knock of %v left door %s %v", a, d.conf.Name, state))
 		case !in || end.Sub(t.now) < d.conf.OpenFor:
