@@ -203,7 +203,7 @@ func (g *Gateway) endFlows() {
 		d := g.door(k.door)
 		return d == nil || !port.Has(d.conf.Ports, port.UDP)
 	})
-	if len(g.changes.flows) == 0 || g.ending || g.untaken() {
+	if len(g.changes.flows) == 0 || g.endingFlows || g.untaken() {
 		return
 	}
 	// Whether a door that goes is there when its turn comes nobody knows.
@@ -211,7 +211,7 @@ func (g *Gateway) endFlows() {
 	if len(ends) == 0 {
 		return
 	}
-	g.ending = true
+	g.endingFlows = true
 	var replies []func(error)
 	if len(g.changes.flows) == 0 {
 		replies = g.changes.takeReplies()
@@ -219,7 +219,7 @@ func (g *Gateway) endFlows() {
 	g.async(func() event {
 		err := g.world.Fence.EndFlows(ends)
 		return func(now time.Time) {
-			g.ending = false
+			g.endingFlows = false
 			if err != nil {
 				g.record(now, audit.EventError, "", "flows over UDP may go on for as long as they are used: "+err.Error())
 			}

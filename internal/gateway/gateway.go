@@ -103,7 +103,7 @@ type Gateway struct {
 
 	byName      map[string]*guarded // of doors
 	fencing     fencing             // what is under way at the fence
-	ending      bool                // flows are being ended
+	endingFlows bool                // that is under way
 	rollingBack bool                // to fallback
 
 	events  chan event
