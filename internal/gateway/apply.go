@@ -164,6 +164,7 @@ func (g *Gateway) taken(now time.Time, a *applying, next store.Applied, before c
 	}
 	g.applied, g.fallback = next, before
 	g.saveApplied(next)
+	g.forgetMarks()
 	reply := control.Reply{Message: fmt.Sprintf("%s is in use: %s", g.opts.Path, countDoors(g.config))}
 	if a.confirm > 0 {
 		reply.Message += ", until " + next.Deadline.Format(time.TimeOnly) + " unless it is kept"
@@ -226,6 +227,7 @@ func (g *Gateway) keep(now time.Time, by string, done func(control.Reply, error)
 			return
 		}
 		g.applied, g.fallback = next, checked{}
+		g.forgetMarks()
 		g.settled = &control.Settled{Time: now, By: by, Kept: true}
 		g.record(now, audit.EventApplied, by, "the new configuration is kept")
 		g.settle(a, control.Reply{Message: "the new configuration is kept"}, nil)
@@ -254,6 +256,7 @@ func (g *Gateway) undo(now time.Time, by, why string, then func(time.Time, contr
 		g.forgetPending()
 		g.fallback = checked{}
 		g.saveApplied(g.applied)
+		g.forgetMarks()
 		g.settled = &control.Settled{Time: now, By: by}
 		message := "the configuration from before is in use again: " + why
 		g.warnings = append(g.warnings, fmt.Sprintf("%s was rolled back (%s) and is not in use", g.opts.Path, why))

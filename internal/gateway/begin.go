@@ -41,7 +41,11 @@ func (g *Gateway) begin() error {
 	if err := g.confine(g.config); err != nil {
 		return err
 	}
-	g.ear = &ear{log: g.log, ear: g.world.Ear}
+	g.ear = &ear{log: g.log, ear: g.world.Ear, datagrams: g.world.Datagrams}
+	for _, m := range state.Marks {
+		g.marks.keep(m)
+	}
+	g.forgetMarks()
 	saved := make(map[string]door.Saved)
 	for _, d := range state.Doors {
 		saved[d.Name] = loadedDoor(d)
@@ -144,6 +148,7 @@ func (g *Gateway) endDoor(now time.Time, name, reason string) {
 	g.changes.endDoor(name)
 	g.changes.add(name, door.Clear{})
 	g.changes.add(name, door.PardonAll{})
+	g.keepMarks(name)
 	g.changes.record(audit.Record{Time: now, Door: name, Event: audit.EventApplied, Reason: reason})
 }
 

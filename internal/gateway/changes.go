@@ -124,6 +124,7 @@ func families(source netip.Prefix) []netip.Prefix {
 // comment promises.
 func (g *Gateway) flush(now time.Time) {
 	changed := len(g.changes.grants)+len(g.changes.emptied) > 0
+	outcomes := g.outcomes()
 	if g.broken == "" && !g.fencing.doubt {
 		if err := g.changeFence(); err != nil {
 			g.log.Error("cannot change grants in the fence; looking whether it stands", "err", err)
@@ -133,6 +134,7 @@ func (g *Gateway) flush(now time.Time) {
 	g.mendIfDue(now)
 	g.compareOn(now)
 	g.endFlows()
+	g.answerVisitors(now, outcomes)
 	for _, d := range g.doors {
 		if s := d.door.Saved(); worthSaving(d.saved, s) {
 			d.saved = s

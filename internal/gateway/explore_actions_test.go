@@ -11,6 +11,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/service"
 	"github.com/doorward/doorward/internal/store"
 )
@@ -338,7 +339,7 @@ func (t *trip) knockFirst(a netip.Addr) {
 	d.leaves[who] = append(d.leaves[who], leave{length: d.conf.OpenFor, lost: true, mark: key})
 	t.turn(func(now time.Time) {
 		t.g.door("ssh").knockFirst(door.Knock{Source: who, By: "sealed", Reason: "a right knock"},
-			[]store.Mark{{Door: "ssh", Knock: "sealed", Key: key, Value: []byte("seen")}})
+			[]store.Mark{{Door: "ssh", Knock: "sealed", Key: key, Value: []byte("seen")}}, knock.Verdict{Right: true})
 	})
 }
 

@@ -157,7 +157,7 @@ func (m *model) choose(n int) int {
 
 func (m *model) world() World {
 	return World{
-		Fence: (*modelKernel)(m), Ear: (*modelEar)(m), Now: m.clock,
+		Fence: (*modelKernel)(m), Ear: (*modelEar)(m), Datagrams: &noDatagrams{}, Now: m.clock,
 		Open: m.open,
 		Service: func(c config.Door) Service {
 			w := &watcher{m: m, unit: c.Service.Unit, watch: make(chan func(service.Status), 1)}

@@ -91,6 +91,8 @@ type Gateway struct {
 	listing    bool              // the kernel's grants are being listed
 	begins     bool              // they were not compared since the start
 	lost       bool              // grants went with the table, and are not back yet
+	marks      marks             // what knocks have left behind
+	visitors   visitors          // whom knocks are answered to
 	store      Store             // what survives, or memory alone
 	writer     writer            // has it take what changes
 	unkept     string            // why that is memory alone, "" when it is not
@@ -126,7 +128,8 @@ type Gateway struct {
 	wake     chan struct{} // somebody waits for one of them
 	measured measurement
 
-	ended chan struct{} // closed when Run has ended
+	ending <-chan struct{} // closed when nothing more is to be heard
+	ended  chan struct{}   // closed when Run has ended
 
 	newer struct {
 		sync.Mutex
@@ -140,16 +143,18 @@ type event func(now time.Time)
 // New returns a gateway that is not running yet; Run wants its World.
 func New(opts Options) *Gateway {
 	g := &Gateway{
-		opts:    opts,
-		log:     opts.Log,
-		started: time.Now(),
-		events:  make(chan event, 256),
-		ends:    make(chan event, 1),
-		heard:   make(chan []knock.Heard, 64),
-		wake:    make(chan struct{}, 1),
-		ended:   make(chan struct{}),
-		told:    make(map[string]uint64),
-		sums:    audit.NewSums(),
+		opts:     opts,
+		log:      opts.Log,
+		started:  time.Now(),
+		events:   make(chan event, 256),
+		ends:     make(chan event, 1),
+		heard:    make(chan []knock.Heard, 64),
+		wake:     make(chan struct{}, 1),
+		ended:    make(chan struct{}),
+		marks:    make(marks),
+		visitors: newVisitors(),
+		told:     make(map[string]uint64),
+		sums:     audit.NewSums(),
 	}
 	g.newer.c = make(chan struct{})
 	// What takes long runs in a goroutine of its own, which ends with it, and
@@ -174,8 +179,9 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer g.waitForTasks()
 	defer cancel()
-	g.ctx = ctx
-	g.pulse.run(g.world.Now, g.world.Ear.Behind)
+	g.ctx, g.ending = ctx, ctx.Done()
+	g.tasks.Go(g.answerOn)
+	g.pulse.run(g.world.Now, g.world.behind)
 	defer g.pulse.end()
 	if err := g.begin(); err != nil {
 		return err
@@ -236,7 +242,7 @@ func (g *Gateway) turn(first event) {
 		select {
 		case h := <-g.heard:
 			g.changed()
-			g.listened(h)
+			i += g.listened(h)
 		case e := <-g.events:
 			g.changed()
 			e(now)
@@ -351,9 +357,11 @@ func (g *Gateway) looked() bool {
 	return !slices.ContainsFunc(g.doors, func(d *guarded) bool { return !d.door.Looked() })
 }
 
-// listened hands what was heard to the knocks that it belongs to, in its order.
-func (g *Gateway) listened(hs []knock.Heard) {
+// listened hands what was heard, and waits by now, to the knocks that it belongs to, in
+// the order of its time, and says how much it was.
+func (g *Gateway) listened(hs []knock.Heard) int {
 	g.pulse.taken()
+	hs = g.waitingToo(hs)
 	g.lookBack(g.world.Now())
 	for _, h := range hs {
 		g.passOver(h.Time)
@@ -367,6 +375,7 @@ func (g *Gateway) listened(hs []knock.Heard) {
 			d.hear(k, h)
 		}
 	}
+	return len(hs)
 }
 
 // door finds a door by its name.
@@ -381,7 +390,7 @@ func (g *Gateway) addDoor(d *guarded) {
 // upkeep is S12: whatever died or was changed by others is put right.
 func (g *Gateway) upkeep(now time.Time) {
 	for _, p := range g.ear.check() {
-		g.record(now, audit.EventRepaired, "", fmt.Sprintf("the listener on %d/tcp had died; it listens again", p))
+		g.record(now, audit.EventRepaired, "", fmt.Sprintf("the listener on %s had died; it listens again", p))
 	}
 	g.fencing.look = true
 	for _, d := range g.doors {

@@ -20,6 +20,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/datagrams"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/knock"
@@ -56,6 +57,7 @@ type machine struct {
 	disk    map[string]store.Door
 	banned  map[store.PenaltyKey]store.Penalty
 	claims  map[store.GrantKey]store.Grant
+	marks   map[markKey][]byte
 	applied store.Applied
 	trail   []audit.Record
 	full    error // the disk takes nothing
@@ -72,6 +74,9 @@ type machine struct {
 	held      []uint16 // listened on or not
 	taken     []uint16
 	behind    bool // the ear cannot accept
+	openers   map[uint16]knock.Opener
+	answers   []string // to datagrams
+	dead      []uint16 // UDP ports whose sockets have died
 	running   map[string]bool
 	died      map[string]bool // those of the others that nobody stopped
 	stubborn  error           // services do not start
@@ -90,6 +95,7 @@ func newMachine() *machine {
 		disk:    make(map[string]store.Door),
 		banned:  make(map[store.PenaltyKey]store.Penalty),
 		claims:  make(map[store.GrantKey]store.Grant),
+		marks:   make(map[markKey][]byte),
 		running: make(map[string]bool),
 		died:    make(map[string]bool),
 	}
@@ -104,7 +110,7 @@ func (m *machine) do(f func()) {
 
 func (m *machine) world() World {
 	return World{
-		Fence: (*kernel)(m), Ear: (*ears)(m), Now: time.Now,
+		Fence: (*kernel)(m), Ear: (*ears)(m), Datagrams: (*mailbox)(m), Now: time.Now,
 		Open: func() (Store, error) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
@@ -267,8 +273,12 @@ func (d *disk) Load() (store.State, error) {
 	if d.lost != nil {
 		return store.State{}, d.lost
 	}
+	var marks []store.Mark
+	for k, value := range d.marks {
+		marks = append(marks, store.Mark{Door: k.door, Knock: k.knock, Key: k.key, Value: value})
+	}
 	return store.State{
-		Rebooted: d.rebooted, Applied: d.applied,
+		Rebooted: d.rebooted, Applied: d.applied, Marks: marks,
 		Doors:     slices.Collect(maps.Values(d.disk)),
 		Penalties: slices.Collect(maps.Values(d.banned)),
 		Grants:    maps.Values(maps.Clone(d.claims)),
@@ -289,6 +299,17 @@ func (d *disk) Commit(c store.Change) ([]audit.Record, error) {
 	}
 	for _, name := range c.EndDoors {
 		delete(d.disk, name)
+		maps.DeleteFunc(d.marks, func(k markKey, _ []byte) bool { return k.door == name })
+	}
+	for _, of := range c.EndKnocks {
+		maps.DeleteFunc(d.marks, func(k markKey, _ []byte) bool { return k.door == of.Door && k.knock == of.Knock })
+	}
+	for _, m := range c.Marks {
+		if k := (markKey{m.Door, m.Knock, m.Key}); m.Value == nil {
+			delete(d.marks, k)
+		} else {
+			d.marks[k] = m.Value
+		}
 	}
 	for _, p := range c.Penalties {
 		d.banned[store.PenaltyKey{Door: p.Door, Knock: p.Knock, Source: p.Source}] = p
@@ -342,6 +363,41 @@ func (e *ears) Behind() bool {
 }
 
 func (e *ears) Close() error { return nil }
+
+// mailbox is the ear on UDP ports: what it is to hear, and what was answered.
+type mailbox machine
+
+func (b *mailbox) Set(ports map[uint16]knock.Opener) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.openers = ports
+	var err error
+	for p := range ports {
+		if slices.Contains(b.taken, p) {
+			err = errors.Join(err, fmt.Errorf("%d/udp: address already in use", p))
+		}
+	}
+	return err
+}
+
+func (b *mailbox) Answer(path knock.Path, payload []byte) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.answers = append(b.answers, path.From.String()+" "+string(payload))
+	return nil
+}
+
+func (b *mailbox) Check() []uint16 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.dead
+}
+
+func (b *mailbox) Behind() bool { return false }
+func (b *mailbox) Counts() datagrams.Counts {
+	return datagrams.Counts{Foreign: 1, Strange: 2, Crowded: 3, Overrun: 4, Withheld: 5}
+}
+func (b *mailbox) Close() error { return nil }
 
 // unit is a service that starts and stops at once, or not at all.
 type unit struct {
