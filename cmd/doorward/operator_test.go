@@ -290,7 +290,7 @@ func TestStreams(t *testing.T) {
 		b.Change(func(s *control.Status) {
 			s.Warnings = nil
 			s.Doors = append([]control.Door{}, s.Doors...)
-			s.Doors[1].State, s.Doors[1].Reason, s.Doors[1].Grants = "closing", "idle for 1h", nil
+			s.Doors[1].State, s.Doors[1].Reason, s.Doors[1].Grants, s.Doors[1].GrantsTotal = "closing", "idle for 1h", nil, 0
 		})
 	}
 	record := func(b *controltest.Backend) {

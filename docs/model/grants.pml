@@ -253,7 +253,7 @@ inline raise() {                     /* Gateway.raise */
 	table = true; disturbed = false
 }
 
-inline compare() {                   /* Gateway.compare and what follows in repairFence */
+inline compare() {                   /* Gateway.compare, beside the turns there */
 	if
 	:: granted && ungiven -> left = latest
 	:: granted && !ungiven && left == 0 -> drop()        /* Door.Ended */
@@ -338,7 +338,7 @@ inline load() {                      /* Gateway.openStore, and the doors of Gate
 	claim[by] = (state == open -> joined(by) : 0); \
 	dirty[by] = (claim[by] < dClaim[by])
 
-inline join() {                      /* Gateway.restoreGrants and restoreClaims */
+inline join() {                      /* Gateway.restoreGrants, and compare for what it does not know */
 	printf("  grants are joined\n");
 	knows = true; hurried = true; everybody = everybody && forAll;
 	each(restoreClaim);

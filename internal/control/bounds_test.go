@@ -21,12 +21,14 @@ import (
 type slowMeter struct {
 	let   chan struct{}
 	asked atomic.Int32
+
+	datagrams map[string]uint64
 }
 
 func (m *slowMeter) Vitals() Vitals {
 	m.asked.Add(1)
 	<-m.let
-	return Vitals{FenceUp: true}
+	return Vitals{FenceUp: true, Datagrams: m.datagrams}
 }
 
 func ask(h http.Handler, method, host, target string) *httptest.ResponseRecorder {
@@ -182,4 +184,20 @@ func TestStreamsAreBounded(t *testing.T) {
 			c.Close()
 		}
 	})
+}
+
+// What came to nothing at knocks' ports is told by why, where a knock hears datagrams.
+func TestMetricsOfDatagrams(t *testing.T) {
+	let := make(chan struct{})
+	close(let)
+	const line = `doorward_datagrams_dropped_total{why="crowded"} 7`
+	for _, tt := range []struct {
+		counts map[string]uint64
+		want   bool
+	}{{map[string]uint64{"crowded": 7}, true}, {nil, false}} {
+		got := ask(Metrics(&slowMeter{let: let, datagrams: tt.counts}), "GET", "127.0.0.1:9472", "/metrics").Body.String()
+		if strings.Contains(got, line) != tt.want || strings.Contains(got, "datagrams_dropped") != tt.want {
+			t.Errorf("with %v the metrics have %q: %t, want %t", tt.counts, line, !tt.want, tt.want)
+		}
+	}
 }

@@ -34,6 +34,9 @@ type Vitals struct {
 	FenceRepairs uint64
 	Events       map[string]uint64 // as in Status
 	Doors        []DoorVitals
+	// Datagrams are those at knocks' ports that came to nothing before they were heard,
+	// by why; nil where no knock hears any.
+	Datagrams map[string]uint64
 }
 
 // DoorVitals is one door of Vitals; its fields are as in Door.
@@ -153,6 +156,7 @@ type collector struct {
 	fenceUp, fenceRepairs, events       *prometheus.Desc
 	state, running, sessions            *prometheus.Desc
 	grants, penalties, refused, pending *prometheus.Desc
+	datagrams                           *prometheus.Desc
 }
 
 func newCollector(m Meter) *collector {
@@ -173,6 +177,7 @@ func newCollector(m Meter) *collector {
 		grants:       desc("grants", "Sources that may open new connections now.", "door"),
 		penalties:    desc("penalties", "Sources whose knocks are ignored now.", "door"),
 		refused:      desc("refused_packets_total", "Packets that the fence refused at the door.", "door"),
+		datagrams:    desc("datagrams_dropped_total", "Datagrams at the knocks' ports that were thrown away, and answers withheld.", "why"),
 	}
 }
 
@@ -180,7 +185,7 @@ func newCollector(m Meter) *collector {
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.info, c.warnings, c.pending, c.fenceUp, c.fenceRepairs, c.events,
-		c.state, c.running, c.sessions, c.grants, c.penalties, c.refused,
+		c.state, c.running, c.sessions, c.grants, c.penalties, c.refused, c.datagrams,
 	} {
 		ch <- d
 	}
@@ -202,6 +207,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	counter(c.fenceRepairs, v.FenceRepairs)
 	for _, e := range eventsOf(v) {
 		counter(c.events, v.Events[e], e)
+	}
+	for why, n := range v.Datagrams {
+		counter(c.datagrams, n, why)
 	}
 	for _, d := range v.Doors {
 		for _, state := range states {

@@ -108,6 +108,10 @@ func cutTo(walls *cage.Walls, filed cage.Walls) (cut []string) {
 		cut = append(cut, fmt.Sprintf("the system call %s cannot be made, since no knock of the file needs it", call))
 		return true
 	})
+	if walls.Datagrams && !filed.Datagrams {
+		walls.Datagrams = false
+		cut = append(cut, "no datagram can be heard, since no knock of the file is one")
+	}
 	if walls.Connect && !filed.Connect {
 		walls.Connect = false
 		cut = append(cut, "D-Bus cannot be reached, since the file names no unit")
@@ -123,6 +127,9 @@ func (c *confinement) serves(walls cage.Walls, conf *config.Config) error {
 	}
 	if walls.Connect && !c.walls.Connect {
 		return fmt.Errorf("door %q has a unit, and D-Bus cannot be reached any more: %s", unitDoor(conf), hint)
+	}
+	if walls.Datagrams && !c.walls.Datagrams {
+		return fmt.Errorf("a knock is heard on UDP, and no datagram can be heard any more: %s", hint)
 	}
 	if p := lowPort(conf); p.Number != 0 && !slices.Contains(c.walls.Keep, cap.NET_BIND_SERVICE) {
 		return fmt.Errorf("%s cannot be listened on any more, as all below %d: %s", p, firstFree, hint)
@@ -247,6 +254,7 @@ func wallsFor(configPath string, conf *config.Config) cage.Walls {
 		}
 		for _, k := range d.Knocks {
 			addNeeds(&w, k.Needs())
+			w.Datagrams = w.Datagrams || slices.ContainsFunc(k.Hears(), func(p knock.Place) bool { return p.Medium == knock.Datagrams })
 		}
 	}
 	return w

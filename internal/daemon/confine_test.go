@@ -54,6 +54,15 @@ var (
 	manyAtOnce = needing(knock.Needs{SystemCalls: []string{"recvmmsg"}})
 )
 
+// onUDP is a knock that hears datagrams; udp has one.
+type onUDP struct{ touch.Rule }
+
+func (onUDP) Hears() []knock.Place { return []knock.Place{{Medium: knock.Datagrams, Port: 5005}} }
+
+func udp(c *config.Config) {
+	c.Doors[0].Knocks = append(c.Doors[0].Knocks, config.Knock{Rule: onUDP{}})
+}
+
 // What a knock needs is in the walls, once, and no more than that.
 func TestWallsHaveWhatKnocksNeed(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
@@ -125,6 +134,8 @@ func TestWallsStandForLaterConfigurations(t *testing.T) {
 		{name: "what a knock needs", first: rawSockets, later: rawSockets},
 		{name: "a capability for a knock", later: rawSockets, want: "a knock needs CAP_NET_RAW, which is given up" + hint},
 		{name: "a file for a knock", later: keys, want: `"/etc/doorkeys" cannot be read any more` + hint},
+		{name: "datagrams as before", first: udp, later: udp},
+		{name: "datagrams", later: udp, want: "a knock is heard on UDP, and no datagram can be heard any more" + hint},
 		{name: "a system call for a knock", later: manyAtOnce,
 			want: "a knock needs the system call recvmmsg, which cannot be made any more" + hint},
 	} {
@@ -161,6 +172,8 @@ func TestWallsAreNotTheStores(t *testing.T) {
 		{name: "a capability", stored: rawSockets, want: []string{"CAP_NET_RAW is not kept, since no knock of the file needs it"}},
 		{name: "a system call", stored: manyAtOnce,
 			want: []string{"the system call recvmmsg cannot be made, since no knock of the file needs it"}},
+		{name: "datagrams of both", stored: udp, filed: udp},
+		{name: "datagrams", stored: udp, want: []string{"no datagram can be heard, since no knock of the file is one"}},
 		{name: "a port below 1024", stored: lowListener},
 		{name: "a unit", stored: unit, want: []string{"D-Bus cannot be reached, since the file names no unit"}},
 	} {

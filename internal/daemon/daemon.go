@@ -22,6 +22,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/datagrams"
 	"github.com/doorward/doorward/internal/descriptors"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/gateway"
@@ -148,7 +149,7 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 		}
 		kept = s
 		return s, nil
-	}, locks.service, d.ear(gw.Hear), d.Log)
+	}, locks.service, d.ear(gw.Hear), datagrams.New(d.Log, gw.Hear), d.Log)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return locks.watch(ctx) })
 	group.Go(func() error { return d.signals(ctx, gw) })

@@ -426,3 +426,41 @@ func TestNobodyDrawsOutWhatHasEnded(t *testing.T) {
 		}
 	})
 }
+
+// What somebody else put into the kernel, and no door knows, goes.
+func TestStrangeGrantsGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		r.touch(visitor, 59000, 59002)
+		time.Sleep(time.Second)
+		strange := grantKey{"ssh", netip.MustParsePrefix("203.0.113.0/24")}
+		m.do(func() { m.grants[strange] = time.Now().Add(time.Hour) })
+		m.changed <- struct{}{}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		r.wantGrants(visitor.String())
+		if _, stands := m.grants[strange]; stands {
+			t.Error("somebody else's grant stands")
+		}
+	})
+}
+
+// What a crash left at a door that is not open goes at once, whatever the comparison takes.
+func TestADarkDoorIsEmptiedAtTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r := run(t, m, path, sshDoor)
+		r.stop()
+		m.do(func() {
+			m.grants[grantKey{"ssh", door.Source(visitor)}] = time.Now().Add(time.Hour)
+			m.answer = make(chan bool)
+		})
+		r = restart(t, m, path)
+		r.wantState("dark")
+		if len(m.grants) > 0 {
+			t.Errorf("the door is dark, and the kernel lets %v in", m.grants)
+		}
+		close(m.answer)
+	})
+}

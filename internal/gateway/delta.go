@@ -23,7 +23,8 @@ type delta struct {
 	doors            map[string]store.Door
 	marks            map[markKey][]byte // nil: forgotten
 	ended            map[string]bool    // doors that the configuration no longer has
-	applied          *store.Applied     // nil: as it was; never changed
+	endedKnocks      map[store.KnockKey]bool
+	applied          *store.Applied // nil: as it was; never changed
 	records          []audit.Record
 	refusals         int // of records
 	lost             int // records that were too many to keep
@@ -40,13 +41,14 @@ func newDelta() delta {
 		doors:            make(map[string]store.Door),
 		marks:            make(map[markKey][]byte),
 		ended:            make(map[string]bool),
+		endedKnocks:      make(map[store.KnockKey]bool),
 	}
 }
 
 // empty says whether the store has everything.
 func (d *delta) empty() bool {
 	return d.applied == nil && len(d.clearedGrants)+len(d.clearedPenalties)+len(d.claims)+len(d.penalties)+
-		len(d.doors)+len(d.marks)+len(d.ended)+len(d.records) == 0
+		len(d.doors)+len(d.marks)+len(d.ended)+len(d.endedKnocks)+len(d.records) == 0
 }
 
 // clearGrants ends all claims at a door. It costs a walk through what is gathered.
@@ -66,6 +68,12 @@ func (d *delta) endDoor(name string) {
 	delete(d.doors, name)
 	maps.DeleteFunc(d.marks, func(k markKey, _ []byte) bool { return k.door == name })
 	d.ended[name] = true
+}
+
+// endKnock forgets what a door's knocks of a kind remember.
+func (d *delta) endKnock(of store.KnockKey) {
+	maps.DeleteFunc(d.marks, func(k markKey, _ []byte) bool { return k.door == of.Door && k.knock == of.Knock })
+	d.endedKnocks[of] = true
 }
 
 // mark has a mark kept, or says why it cannot be: what is not saved is bounded, and
@@ -115,6 +123,9 @@ func (d *delta) follow(later *delta) {
 	for name := range later.ended {
 		d.endDoor(name)
 	}
+	for of := range later.endedKnocks {
+		d.endKnock(of)
+	}
 	maps.Copy(d.claims, later.claims)
 	maps.Copy(d.penalties, later.penalties)
 	maps.Copy(d.doors, later.doors)
@@ -137,6 +148,9 @@ func (d *delta) change() store.Change {
 	}
 	for name := range d.ended {
 		s.EndDoors = append(s.EndDoors, name)
+	}
+	for of := range d.endedKnocks {
+		s.EndKnocks = append(s.EndKnocks, of)
 	}
 	for k, g := range d.claims {
 		if g == nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/listen"
+	"github.com/doorward/doorward/internal/port"
 )
 
 // places are what the ears are to do with places. Each list is sorted and has each
@@ -17,6 +18,9 @@ type places struct {
 	Open []knock.Place // heard
 	Shut []knock.Place // not heard, but held: those that are in Open as well are heard
 	Same []knock.Place // as they are
+
+	openers map[uint16]knock.Opener // of datagrams, at the ports of Open
+	of      *config.Config          // whose doors' places and openers they are; nil: of others, too
 }
 
 func (p *places) lists() [3]*[]knock.Place { return [3]*[]knock.Place{&p.Open, &p.Shut, &p.Same} }
@@ -31,15 +35,15 @@ func (p *places) sort() {
 }
 
 func (p *places) equal(o places) bool {
-	return slices.Equal(p.Open, o.Open) && slices.Equal(p.Shut, o.Shut) && slices.Equal(p.Same, o.Same)
+	return p.of == o.of && slices.Equal(p.Open, o.Open) && slices.Equal(p.Shut, o.Shut) && slices.Equal(p.Same, o.Same)
 }
 
-// of are the ports of one medium.
-func (p *places) of(m knock.Medium) (ports listen.Ports) {
+// connections are the TCP ports.
+func (p *places) connections() (ports listen.Ports) {
 	into := [3]*[]uint16{&ports.Open, &ports.Shut, &ports.Same}
 	for i, list := range p.lists() {
 		for _, at := range *list {
-			if at.Medium == m {
+			if at.Medium == knock.Connections {
 				*into[i] = append(*into[i], at.Port)
 			}
 		}
@@ -47,15 +51,34 @@ func (p *places) of(m knock.Medium) (ports listen.Ports) {
 	return ports
 }
 
-// ear keeps the listeners as the doors want them. A port that cannot be had is
-// said once and tried again at each upkeep.
+// datagrams are the UDP ports. Where it is not known yet whether they are to be heard
+// nothing is: the door hears nothing before it knows.
+func (p *places) datagrams() map[uint16]knock.Opener {
+	ports := make(map[uint16]knock.Opener)
+	for _, list := range p.lists() {
+		for _, at := range *list {
+			if at.Medium == knock.Datagrams {
+				ports[at.Port] = nil
+			}
+		}
+	}
+	for _, at := range p.Open {
+		if at.Medium == knock.Datagrams {
+			ports[at.Port] = p.openers[at.Port]
+		}
+	}
+	return ports
+}
+
+// ear keeps the ears as the doors want them. A port that cannot be had is said once
+// and tried again at each upkeep.
 type ear struct {
-	log     *slog.Logger
-	ear     Ear
-	wanted  places
-	conf    *config.Config // whose doors' places wanted are; nil: of others, too
-	problem string         // why some place is not as it should be, "" when all are
-	repairs uint64
+	log       *slog.Logger
+	ear       Ear
+	datagrams Datagrams
+	wanted    places
+	problem   string // why some place is not as it should be, "" when all are
+	repairs   uint64
 }
 
 // set has the ear do with places as they say.
@@ -69,10 +92,7 @@ func (e *ear) set(wanted places) {
 
 func (e *ear) apply() {
 	problem := ""
-	err := e.ear.Set(e.wanted.of(knock.Connections))
-	if d := e.wanted.of(knock.Datagrams); len(d.Open)+len(d.Shut)+len(d.Same) > 0 {
-		err = errors.Join(err, errors.New("knocks over UDP cannot be heard"))
-	}
+	err := errors.Join(e.ear.Set(e.wanted.connections()), e.datagrams.Set(e.wanted.datagrams()))
 	if err != nil {
 		problem = err.Error()
 	}
@@ -85,9 +105,15 @@ func (e *ear) apply() {
 	e.problem = problem
 }
 
-// check opens listeners again that have died, and says which.
-func (e *ear) check() (died []uint16) {
-	missing := e.ear.Check()
+// check opens what has died again, and says which ports those are.
+func (e *ear) check() (died []port.Port) {
+	var missing []port.Port
+	for _, p := range e.ear.Check() {
+		missing = append(missing, knock.Place{Medium: knock.Connections, Port: p}.AsPort())
+	}
+	for _, p := range e.datagrams.Check() {
+		missing = append(missing, knock.Place{Medium: knock.Datagrams, Port: p}.AsPort())
+	}
 	if len(missing) == 0 {
 		return nil
 	}
@@ -101,25 +127,54 @@ func (e *ear) check() (died []uint16) {
 }
 
 func (e *ear) close() {
-	if err := e.ear.Close(); err != nil {
-		e.log.Warn("cannot close the listeners", "err", err)
+	if err := errors.Join(e.ear.Close(), e.datagrams.Close()); err != nil {
+		e.log.Warn("cannot close the ears", "err", err)
 	}
 }
 
+// behind says whether one of the ears is.
+func (w *World) behind() bool {
+	touches, datagrams := w.Ear.Behind(), w.Datagrams.Behind() // both look at what was since they were asked
+	return touches || datagrams
+}
+
 // Hear takes in what was heard in a moment. While it waits for the gateway, the
-// ear's queue fills, and no more.
+// ear's queue fills, and no more. What is heard when the gateway ends is nothing.
 func (g *Gateway) Hear(hs []knock.Heard) {
 	g.pulse.hear(hs)
 	select {
 	case g.heard <- hs:
-	case <-g.ended:
+	case <-g.ending:
 	}
+}
+
+// waitingToo adds to what was heard what else waits: the ears hear each in the order of
+// time, and this puts what both have heard by now into one. Of what is heard later
+// nothing is known.
+func (g *Gateway) waitingToo(hs []knock.Heard) []knock.Heard {
+	all := [][]knock.Heard{hs}
+	for n, waits := len(hs), true; waits && n < maxBatch; {
+		select {
+		case more := <-g.heard:
+			g.pulse.taken()
+			all = append(all, more)
+			n += len(more)
+		default:
+			waits = false
+		}
+	}
+	if len(all) == 1 {
+		return hs
+	}
+	hs = slices.Concat(all...)
+	slices.SortStableFunc(hs, func(a, b knock.Heard) int { return a.Time.Compare(b.Time) })
+	return hs
 }
 
 // attend has the ear do with the doors' places what is due now. It works only when
 // something has changed: a turn costs no more for the ports there are.
 func (g *Gateway) attend() {
-	changed := g.ear.conf != g.config
+	changed := g.ear.wanted.of != g.config
 	for _, d := range g.doors {
 		for i := range d.knocks {
 			k := &d.knocks[i]
@@ -129,7 +184,6 @@ func (g *Gateway) attend() {
 		}
 	}
 	if changed {
-		g.ear.conf = g.config
 		g.ear.set(g.places())
 	}
 }
@@ -137,7 +191,8 @@ func (g *Gateway) attend() {
 // places are what the ear is to do with the doors' places now. What it does not
 // listen on it holds all the same, so that nobody else listens there and learns
 // a knock.
-func (g *Gateway) places() (all places) {
+func (g *Gateway) places() places {
+	all := places{openers: make(map[uint16]knock.Opener), of: g.config}
 	for _, d := range g.doors {
 		for _, k := range d.knocks {
 			rest := &all.Shut
@@ -147,6 +202,9 @@ func (g *Gateway) places() (all places) {
 			for _, p := range k.conf.Hears() {
 				if k.heard.open && !slices.Contains(k.heard.closed, p) {
 					all.Open = append(all.Open, p)
+					if by, ok := k.conf.Rule.(knock.Opener); ok && p.Medium == knock.Datagrams {
+						all.openers[p.Port] = by
+					}
 				}
 				*rest = append(*rest, p)
 			}
@@ -194,13 +252,13 @@ func hears(c config.Door) (all []knock.Place) {
 func (g *Gateway) tryPorts(c *config.Config) error {
 	before := g.ear.wanted
 	wanted := before
+	wanted.of = nil
 	wanted.Shut = slices.Clone(before.Shut)
 	for _, d := range c.Doors {
 		wanted.Shut = append(wanted.Shut, hears(d)...)
 	}
 	wanted.sort()
 	had := g.ear.problem
-	g.ear.conf = nil
 	g.ear.set(wanted)
 	if problem := g.ear.problem; problem != "" && problem != had {
 		g.ear.set(before)

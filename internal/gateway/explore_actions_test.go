@@ -12,6 +12,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/service"
 	"github.com/doorward/doorward/internal/store"
 )
@@ -86,6 +87,7 @@ func (sc *scene) allActions() []action {
 		{"the disk has room", "disk", func(t *trip) bool { return t.full != nil }, func(t *trip) { t.full = nil }},
 		{"the disk hangs", "hang", func(t *trip) bool { return t.g != nil && !t.hangs }, func(t *trip) { t.hangs = true }},
 		{"the disk goes on", "hang", func(t *trip) bool { return t.hangs }, (*trip).goesOn},
+		{"the fence is slow", "slow", func(t *trip) bool { return t.g != nil && !t.drags }, func(t *trip) { t.drags = true }},
 		{"the service dies", "service", func(t *trip) bool { return t.running["ssh.service"] }, func(t *trip) {
 			t.becomes("ssh.service", died9)
 		}},
@@ -214,13 +216,11 @@ func (t *trip) undo() {
 		t.order(control.ApplyRequest{Action: "undo"}, nobody)
 		return
 	}
-	rejected := o.inForce
-	o.mayUse(o.before)
-	done := t.order(control.ApplyRequest{Action: "undo"}, nobody)
-	if o.use(rejected); done {
-		o.use(o.before)
+	rejected, before := o.inForce, o.before
+	t.applies(control.ApplyRequest{Action: "undo"}, before, func() {
+		o.use(before)
 		o.rejected, o.deadline = rejected, time.Time{}
-	}
+	})
 }
 
 // apply is the operator's doorward apply.
@@ -268,7 +268,7 @@ func (t *trip) applies(o control.ApplyRequest, file string, done func()) {
 
 // may does something in which what is waited for can come into use.
 func (t *trip) may(w *waiting, do func()) {
-	before := t.oracle.inForce
+	before, doors := t.oracle.inForce, t.oracle.doors
 	if w.file != "" {
 		t.oracle.mayUse(w.file)
 	}
@@ -278,9 +278,12 @@ func (t *trip) may(w *waiting, do func()) {
 		}
 	}
 	do()
-	t.raised = nobody
+	t.raised = nil
 	if w.file != "" {
 		t.oracle.use(before)
+		if t.oracle.lapsing {
+			t.oracle.doors = doors
+		}
 	}
 	if w.answered && w.well {
 		w.done()
@@ -295,20 +298,29 @@ func refused(err error) bool {
 	return err != nil && !strings.HasPrefix(err.Error(), "it is done") && !strings.HasPrefix(err.Error(), "the kernel does not have it")
 }
 
-// goesOn has the disk take what it was to take.
+// goesOn has disk and fence do what they were to do.
 func (t *trip) goesOn() {
-	t.hangs = false
-	if w := t.waits; w != nil {
-		t.may(w, t.commits)
-		return
-	}
-	t.commits()
+	t.hangs, t.drags = false, false
+	t.mayWait(t.quiet)
 }
 
-// killed is kill -9. What the disk was about to take it may have taken.
+// mayWait does something in which what waits, if something does, can come into use.
+func (t *trip) mayWait(do func()) {
+	if w := t.waits; w != nil && t.raised == nil {
+		t.may(w, do)
+		return
+	}
+	do()
+}
+
+// killed is kill -9. What the disk was about to take it may have taken, and so may
+// the kernel.
 func (t *trip) killed() {
 	if t.commit != nil && t.choose(2) == 1 {
 		t.commit()
+	}
+	if i := t.fenceTask(); i >= 0 && t.choose(2) == 1 {
+		t.tasks[i].run()
 	}
 	t.dies()
 }
@@ -326,7 +338,7 @@ func (t *trip) knockFirst(a netip.Addr) {
 	d.leaves[who] = append(d.leaves[who], leave{length: d.conf.OpenFor, lost: true, mark: key})
 	t.turn(func(now time.Time) {
 		t.g.door("ssh").knockFirst(door.Knock{Source: who, By: "sealed", Reason: "a right knock"},
-			[]store.Mark{{Door: "ssh", Knock: "sealed", Key: key, Value: []byte("seen")}})
+			[]store.Mark{{Door: "ssh", Knock: "sealed", Key: key, Value: []byte("seen")}}, knock.Verdict{Right: true})
 	})
 }
 

@@ -26,6 +26,7 @@ type model struct {
 
 	since  map[grantKey]time.Time // when this daemon gave grants first
 	hangs  bool                   // commits do not end
+	drags  bool                   // what is done at the fence takes its time
 	commit func() event           // under way
 
 	files   map[string]file // the configuration files that there can be

@@ -26,7 +26,9 @@ type oracle struct {
 	wallDeadline    time.Time
 	rejected        string
 	untold          bool // the disk may not know of the latest order about configurations, or of its end
-	lapsing         bool // nobody kept the configuration, which this turn notices
+	lapsing         bool // nobody kept the configuration, which comes out of use
+	failed          bool // the fence was not raised since
+	raising         bool // something is under way at the fence
 }
 
 // owed is what is owed at one door.
@@ -322,18 +324,23 @@ func (o *oracle) start(rebooted bool) {
 func (o *oracle) lapse() {
 	switch {
 	case o.deadline.IsZero() || o.m.now.Before(o.deadline):
-	case o.m.refuses > 0:
-		o.deadline = o.m.now.Add(time.Second) // it is tried again
 	default:
-		o.rejected, o.deadline, o.lapsing = o.inForce, time.Time{}, true
+		o.rejected, o.deadline, o.lapsing, o.failed = o.inForce, time.Time{}, true, false
 		o.mayUse(o.before)
 	}
 }
 
-// lapsed takes in that a turn is over in which a configuration lapsed.
+// lapsed takes in that a configuration that lapsed is out of use, or that it could
+// not be and is tried again.
 func (o *oracle) lapsed() {
-	if o.lapsing {
-		o.lapsing = false
+	switch {
+	case !o.lapsing:
+		return
+	case o.failed:
+		o.use(o.rejected)
+		o.rejected, o.deadline = "", o.m.now.Add(time.Second)
+	default:
 		o.use(o.before)
 	}
+	o.lapsing = false
 }

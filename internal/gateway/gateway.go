@@ -7,7 +7,9 @@
 //
 //  1. marks of knocks that must be on disk first: what follows from such a knock
 //     is a later turn's, in which they are;
-//  2. the fence, in one transaction;
+//  2. the fence, in one transaction (doors that a new configuration takes away have
+//     one of their own). That it is looked at and put right, and that it is made to
+//     guard the doors of another configuration, is beside the turns;
 //  3. the store, in a commit beside the turns. While one is under way, turns go
 //     on and gather for the next;
 //  4. whoever waits for the turn: operators' replies, and all who ask how things
@@ -82,13 +84,15 @@ type Gateway struct {
 	meddled    <-chan struct{} // somebody else changed the fence
 	repairs    uint64
 	broken     string            // what differs in the fence, "" for nothing
-	resync     bool              // the fence must be compared, grants included, this turn
+	resync     bool              // the fence must be looked at, and all grants compared
 	retryFence time.Time         // when to try to put the fence right again, zero for never
 	survey     *survey           // the comparison of grants that is under way, nil for none
 	uncompared bool              // all grants are to be compared, or are being
 	listing    bool              // the kernel's grants are being listed
 	begins     bool              // they were not compared since the start
 	lost       bool              // grants went with the table, and are not back yet
+	marks      marks             // what knocks have left behind
+	visitors   visitors          // whom knocks are answered to
 	store      Store             // what survives, or memory alone
 	writer     writer            // has it take what changes
 	unkept     string            // why that is memory alone, "" when it is not
@@ -98,6 +102,11 @@ type Gateway struct {
 	settled    *control.Settled  // how the latest configuration that waited ended
 	told       map[string]uint64 // what the audit trail has told of since the start, by event
 	sums       *audit.Sums       // of refusals
+
+	byName      map[string]*guarded // of doors
+	fencing     fencing             // what is under way at the fence
+	endingFlows bool                // that is under way
+	rollingBack bool                // to fallback
 
 	events  chan event
 	tasks   sync.WaitGroup          // the goroutines of services and looks
@@ -119,7 +128,8 @@ type Gateway struct {
 	wake     chan struct{} // somebody waits for one of them
 	measured measurement
 
-	ended chan struct{} // closed when Run has ended
+	ending <-chan struct{} // closed when nothing more is to be heard
+	ended  chan struct{}   // closed when Run has ended
 
 	newer struct {
 		sync.Mutex
@@ -133,16 +143,18 @@ type event func(now time.Time)
 // New returns a gateway that is not running yet; Run wants its World.
 func New(opts Options) *Gateway {
 	g := &Gateway{
-		opts:    opts,
-		log:     opts.Log,
-		started: time.Now(),
-		events:  make(chan event, 256),
-		ends:    make(chan event, 1),
-		heard:   make(chan []knock.Heard, 64),
-		wake:    make(chan struct{}, 1),
-		ended:   make(chan struct{}),
-		told:    make(map[string]uint64),
-		sums:    audit.NewSums(),
+		opts:     opts,
+		log:      opts.Log,
+		started:  time.Now(),
+		events:   make(chan event, 256),
+		ends:     make(chan event, 1),
+		heard:    make(chan []knock.Heard, 64),
+		wake:     make(chan struct{}, 1),
+		ended:    make(chan struct{}),
+		marks:    make(marks),
+		visitors: newVisitors(),
+		told:     make(map[string]uint64),
+		sums:     audit.NewSums(),
 	}
 	g.newer.c = make(chan struct{})
 	// What takes long runs in a goroutine of its own, which ends with it, and
@@ -167,8 +179,9 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer g.waitForTasks()
 	defer cancel()
-	g.ctx = ctx
-	g.pulse.run(g.world.Now, g.world.Ear.Behind)
+	g.ctx, g.ending = ctx, ctx.Done()
+	g.tasks.Go(g.answerOn)
+	g.pulse.run(g.world.Now, g.world.behind)
 	defer g.pulse.end()
 	if err := g.begin(); err != nil {
 		return err
@@ -229,7 +242,7 @@ func (g *Gateway) turn(first event) {
 		select {
 		case h := <-g.heard:
 			g.changed()
-			g.listened(h)
+			i += g.listened(h)
 		case e := <-g.events:
 			g.changed()
 			e(now)
@@ -288,7 +301,11 @@ func (g *Gateway) next() time.Time {
 	if t, ok := g.writer.slowAt(); ok && t.Before(next) {
 		next = t
 	}
-	for _, t := range []time.Time{g.applied.Deadline, g.retryFence, g.applying.givenUp()} {
+	dues := []time.Time{g.lapses(), g.applying.givenUp()}
+	if !g.fencing.busy {
+		dues = append(dues, g.retryFence)
+	}
+	for _, t := range dues {
 		if !t.IsZero() && t.Before(next) {
 			next = t
 		}
@@ -340,9 +357,11 @@ func (g *Gateway) looked() bool {
 	return !slices.ContainsFunc(g.doors, func(d *guarded) bool { return !d.door.Looked() })
 }
 
-// listened hands what was heard to the knocks that it belongs to, in its order.
-func (g *Gateway) listened(hs []knock.Heard) {
+// listened hands what was heard, and waits by now, to the knocks that it belongs to, in
+// the order of its time, and says how much it was.
+func (g *Gateway) listened(hs []knock.Heard) int {
 	g.pulse.taken()
+	hs = g.waitingToo(hs)
 	g.lookBack(g.world.Now())
 	for _, h := range hs {
 		g.passOver(h.Time)
@@ -356,26 +375,24 @@ func (g *Gateway) listened(hs []knock.Heard) {
 			d.hear(k, h)
 		}
 	}
+	return len(hs)
 }
 
 // door finds a door by its name.
-func (g *Gateway) door(name string) *guarded {
-	for _, d := range g.doors {
-		if d.name() == name {
-			return d
-		}
-	}
-	return nil
+func (g *Gateway) door(name string) *guarded { return g.byName[name] }
+
+// addDoor makes a door one of the gateway's.
+func (g *Gateway) addDoor(d *guarded) {
+	g.doors = append(g.doors, d)
+	g.byName[d.name()] = d
 }
 
 // upkeep is S12: whatever died or was changed by others is put right.
 func (g *Gateway) upkeep(now time.Time) {
 	for _, p := range g.ear.check() {
-		g.record(now, audit.EventRepaired, "", fmt.Sprintf("the listener on %d/tcp had died; it listens again", p))
+		g.record(now, audit.EventRepaired, "", fmt.Sprintf("the listener on %s had died; it listens again", p))
 	}
-	if err := g.world.Fence.Check(); err != nil {
-		g.resync = true
-	}
+	g.fencing.look = true
 	for _, d := range g.doors {
 		if d.service != nil {
 			d.service.askLeave()

@@ -79,7 +79,7 @@ func (d *guarded) setKnocks(confs []config.Knock, now time.Time) {
 		if k.rec != nil {
 			continue
 		}
-		k.rec = k.conf.Recogniser(now, nil)
+		k.rec = k.conf.Recogniser(now, d.gw.marks.of(d.name(), k.conf))
 		for _, o := range old {
 			k.before = append(k.before, o.rec)
 			if until := now.Add(o.conf.Lasts() + k.conf.Lasts()); until.After(k.until) {
@@ -143,32 +143,46 @@ func (d *guarded) hear(k *heardKnock, h knock.Heard) {
 
 // judged hands a recogniser's verdict to the door.
 func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
-	if problem := k.cannot(v); problem != "" {
-		d.gw.log.Error("a knock came to nothing", "door", d.name(), "knock", k.conf.Name, "err", problem)
+	if v.Everybody != k.conf.ForAll() {
+		d.gw.log.Error("a knock came to nothing", "door", d.name(), "knock", k.conf.Name,
+			"err", "its recogniser speaks for everybody, or for one, against its rule")
 		return
+	}
+	marks := d.marks(k, v)
+	for _, m := range marks {
+		d.gw.marks.keep(m)
 	}
 	source, by := k.source(v.Source), strings.TrimSpace(k.conf.Kind+" "+v.By)
-	if v.Right {
-		d.carry(d.door.Knock(v.Time, door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, For: v.OpenFor}))
+	right := door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, For: v.OpenFor}
+	switch {
+	case v.Right && v.First:
+		d.knockFirst(right, marks, v)
+		return
+	case v.Right:
+		d.gw.remember(marks)
+		d.opens(v.Time, right, v)
 		return
 	}
-	w := door.Wrong{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, Penalty: v.Penalty,
-		Used: d.used(source, by), Proven: v.Proven}
+	d.gw.remember(marks)
+	w := door.Wrong{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, Penalty: v.Penalty, Proven: v.Proven}
+	if v.Proven { // else it takes nothing back, and anybody could have the kernel asked
+		w.Used = d.used(source, by)
+	}
 	if k.excused(v) {
 		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so that it costs nothing"
 	}
-	d.carry(d.door.Wrong(v.Time, w))
+	effects := d.door.Wrong(v.Time, w)
+	d.carry(effects)
+	if !d.door.Deaf(k.conf.Name, source) {
+		d.answers(v, source, effects)
+	}
 }
 
-// cannot says why a verdict is not carried out, "" if it is.
-func (k *heardKnock) cannot(v knock.Verdict) string {
-	switch {
-	case v.Everybody != k.conf.ForAll():
-		return "its recogniser speaks for everybody, or for one, against its rule"
-	case v.First && v.Right:
-		return "what is to be remembered of it before the door opens cannot be"
-	}
-	return ""
+// opens hands a right knock to the door.
+func (d *guarded) opens(now time.Time, k door.Knock, v knock.Verdict) {
+	effects := d.door.Knock(now, k)
+	d.carry(effects)
+	d.answers(v, k.Source, effects)
 }
 
 // used says whether a connection has used the grant that a source's knock earned.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -13,7 +14,6 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/knock"
-	"github.com/doorward/doorward/internal/listen"
 )
 
 // oracular is a knock whose recogniser answers to whatever is heard as the test
@@ -57,27 +57,19 @@ var verdictsStart = time.Date(2026, 11, 27, 0, 0, 0, 0, time.UTC)
 
 // doorsOf is a gateway with doors of one such knock each, that does not run.
 func doorsOf(log *bytes.Buffer, rules ...oracular) *Gateway {
-	g := &Gateway{changes: newChanges(), sums: audit.NewSums(), log: slog.New(slog.NewTextHandler(log, nil)), config: &config.Config{}}
+	g := &Gateway{changes: newChanges(), marks: make(marks), visitors: newVisitors(), sums: audit.NewSums(), log: slog.New(slog.NewTextHandler(log, nil)), config: &config.Config{}}
 	g.world.Now = func() time.Time { return verdictsStart }
-	g.ear = &ear{log: g.log, ear: &deafEar{}}
+	m := newMachine()
+	g.ear = &ear{log: g.log, ear: (*ears)(m), datagrams: (*mailbox)(m)}
 	for i, r := range rules {
 		conf := config.Door{Name: fmt.Sprintf("door%d", i), OpenFor: time.Minute,
 			Knocks: []config.Knock{{Name: "oracle", Kind: "oracle", Rule: r}}, Presence: config.Presence{Idle: time.Hour}}
-		g.doors = append(g.doors, g.newGuarded(conf, door.Saved{}, verdictsStart))
+		d := g.newGuarded(conf, door.Saved{}, verdictsStart)
+		d.ctx = context.Background()
+		g.doors = append(g.doors, d)
 	}
 	return g
 }
-
-// deafEar remembers what it was told to do.
-type deafEar struct {
-	ports listen.Ports
-	set   int
-}
-
-func (e *deafEar) Set(p listen.Ports) error { e.ports, e.set = p, e.set+1; return nil }
-func (e *deafEar) Check() []uint16          { return nil }
-func (e *deafEar) Behind() bool             { return false }
-func (e *deafEar) Close() error             { return nil }
 
 func at(port uint16) knock.Place { return knock.Place{Medium: knock.Connections, Port: port} }
 
@@ -102,9 +94,14 @@ func TestVerdicts(t *testing.T) {
 			log: "speaks for everybody, or for one, against its rule"},
 		{name: "of one, by a rule that is for all", forAll: true, says: knock.Verdict{Right: true},
 			log: "speaks for everybody, or for one, against its rule"},
-		{name: "with marks that must be on disk first",
-			says: knock.Verdict{Right: true, First: true, Marks: []knock.Mark{{Key: "used", Value: []byte{1}}}},
-			log:  "what is to be remembered of it before the door opens cannot be"},
+		{name: "with marks that may follow", says: knock.Verdict{Right: true, Marks: []knock.Mark{{Key: "used", Value: []byte{1}}}},
+			want: "192.0.2.2 by oracle"},
+		{name: "with marks that must be on disk first, and are not yet",
+			says: knock.Verdict{Right: true, First: true, Marks: []knock.Mark{{Key: "used", Value: []byte{1}}}}},
+		{name: "with a mark that has no key", says: knock.Verdict{Right: true, Marks: []knock.Mark{{Value: []byte{1}}}},
+			want: "192.0.2.2 by oracle", log: "a restart would forget what a knock is to be remembered by"},
+		{name: "with a mark that is too long, and must be on disk first",
+			says: knock.Verdict{Right: true, First: true, Marks: []knock.Mark{{Key: "k", Value: make([]byte, 1025)}}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var log bytes.Buffer
@@ -135,11 +132,11 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 		rules = append(rules, oracular{places: []knock.Place{at(uint16(20000 + i))}, says: knock.Verdict{Proven: true}, asked: &asked})
 	}
 	g := doorsOf(&log, rules...)
-	ear := g.ear.ear.(*deafEar)
+	ear := g.ear.ear.(*ears)
 	g.hears(at(20007))
 	g.attend()
-	if len(ear.ports.Open) != len(rules) || ear.set != 1 {
-		t.Fatalf("the ear listens on %d ports, told %d times; want %d, once", len(ear.ports.Open), ear.set, len(rules))
+	if len(ear.listening) != len(rules) || ear.sets != 1 {
+		t.Fatalf("the ear listens on %d ports, told %d times; want %d, once", len(ear.listening), ear.sets, len(rules))
 	}
 	before := asked
 	for range 100 {
@@ -147,8 +144,8 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 		g.hears(at(1)) // nobody's
 		g.attend()
 	}
-	if asked != before || ear.set != 1 {
-		t.Errorf("200 touches asked for places %d times and set the ear %d times, want never", asked-before, ear.set-1)
+	if asked != before || ear.sets != 1 {
+		t.Errorf("200 touches asked for places %d times and set the ear %d times, want never", asked-before, ear.sets-1)
 	}
 	for i, d := range g.doors {
 		if got := len(d.refusals); (got > 0) != (i == 7) {
@@ -158,28 +155,10 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 	g.config = &config.Config{} // as a new one
 	g.doors = g.doors[:1]
 	g.attend()
-	if len(ear.ports.Open) != 1 || ear.ports.Open[0] != 20000 {
-		t.Errorf("with one door left the ear listens on %v", ear.ports.Open)
+	if len(ear.listening) != 1 || ear.listening[0] != 20000 {
+		t.Errorf("with one door left the ear listens on %v", ear.listening)
 	}
 	if d, _ := g.knockAt(at(20007)); d != nil {
 		t.Errorf("what is heard on 20007 goes to %s, which is gone", d.name())
-	}
-}
-
-// A knock over UDP has no ear yet: nothing is opened by it, and that is said.
-func TestNoEarForDatagrams(t *testing.T) {
-	var log bytes.Buffer
-	udp := knock.Place{Medium: knock.Datagrams, Port: 5005}
-	g := doorsOf(&log, oracular{places: []knock.Place{at(59000), udp}})
-	g.attend()
-	if want := "knocks over UDP cannot be heard"; g.ear.problem != want {
-		t.Errorf("the ear's problem is %q, want %q", g.ear.problem, want)
-	}
-	if got := g.ear.ear.(*deafEar).ports; len(got.Open) != 1 || len(got.Shut) != 1 {
-		t.Errorf("the ear for connections is told %+v, want 59000 alone", got)
-	}
-	c := &config.Config{Doors: []config.Door{g.doors[0].conf}}
-	if f := fenceDoors(c); len(f) != 1 || len(f[0].Listen) != 2 {
-		t.Errorf("the fence is told %+v", f)
 	}
 }

@@ -2,11 +2,13 @@ package gateway
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
 )
 
@@ -24,7 +26,19 @@ func (g *Gateway) Vitals() control.Vitals {
 		d := &v.Doors[i]
 		d.Refused, d.Sessions = refused[d.Name], sessions[d.Name]
 	}
+	if hearsDatagrams(s.doors) {
+		c := g.world.Datagrams.Counts()
+		v.Datagrams = map[string]uint64{"foreign": c.Foreign, "strange": c.Strange, "crowded": c.Crowded,
+			"overrun": c.Overrun, "withheld": c.Withheld}
+	}
 	return v
+}
+
+// hearsDatagrams says whether a door has a knock that does.
+func hearsDatagrams(doors []config.Door) bool {
+	return slices.ContainsFunc(doors, func(d config.Door) bool {
+		return slices.ContainsFunc(hears(d), func(p knock.Place) bool { return p.Medium == knock.Datagrams })
+	})
 }
 
 // vitalsNow is how things stand in numbers that are kept anyway: no list is gone

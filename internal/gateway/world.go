@@ -12,8 +12,10 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/datagrams"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/listen"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/presence"
@@ -29,8 +31,9 @@ type World struct {
 	// Open opens what survives a restart. It is called once, when the fence
 	// stands. With store.ErrLocked the gateway ends; with any other error it
 	// goes on and keeps nothing.
-	Open func() (Store, error)
-	Ear  Ear
+	Open      func() (Store, error)
+	Ear       Ear
+	Datagrams Datagrams
 	// Service returns what runs behind a door that has a service.
 	Service func(config.Door) Service
 	// Look returns a function that looks for a door's presence, and says what
@@ -88,6 +91,19 @@ type Ear interface {
 	Close() error
 }
 
+// Datagrams is the ear on UDP ports, and holds those where nothing is to be heard for
+// now, which have no opener; *datagrams.Ear is one.
+type Datagrams interface {
+	Set(ports map[uint16]knock.Opener) error
+	// Answer sends a visitor something. It is called beside the turns.
+	Answer(path knock.Path, payload []byte) error
+	Check() (missing []uint16)
+	Behind() bool // as Ear's
+	// Counts is called beside the turns.
+	Counts() datagrams.Counts
+	Close() error
+}
+
 // Service is what runs behind a door; *service.Unit and *launcher.Service are.
 // Start and Stop return when it is done, and may be called again when it is
 // already.
@@ -101,11 +117,12 @@ type Service interface {
 
 // Linux returns this machine. open opens the store; commands returns the service
 // of a door that has commands.
-func Linux(table Fence, open func() (Store, error), commands func(config.Door) Service, ear Ear, log *slog.Logger) World {
+func Linux(table Fence, open func() (Store, error), commands func(config.Door) Service, ear Ear, mail Datagrams, log *slog.Logger) World {
 	return World{
-		Fence: table,
-		Open:  open,
-		Ear:   ear,
+		Fence:     table,
+		Open:      open,
+		Ear:       ear,
+		Datagrams: mail,
 		Service: func(c config.Door) Service {
 			if c.Service.Unit != "" {
 				return service.NewUnit(c.Service.Unit, log.With("door", c.Name))

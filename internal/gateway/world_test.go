@@ -13,8 +13,10 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/datagrams"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/listen"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/service"
@@ -40,6 +42,7 @@ type machine struct {
 	broken    error         // the fence cannot be changed
 	unwatched error         // it cannot be watched
 	refuses   int           // so many changes of the fence fail
+	doubtful  bool          // the latest change of grants was refused
 	stall     time.Duration // a change of grants waits for so long
 	answer    chan bool     // not nil: what there is is told when this is closed
 	silent    error         // nobody can tell what is in the kernel
@@ -59,6 +62,9 @@ type machine struct {
 	held      []uint16 // listened on or not
 	taken     []uint16
 	behind    bool // the ear cannot accept
+	openers   map[uint16]knock.Opener
+	answers   []string // to datagrams
+	dead      []uint16 // UDP ports whose sockets have died
 	running   map[string]bool
 	died      map[string]bool // those of the others that nobody stopped
 	stubborn  error           // services do not start
@@ -72,7 +78,7 @@ type machine struct {
 type hooks struct {
 	clock  func() time.Time
 	effect func()                          // before anything that outlives the daemon
-	raises func()                          // before the fence's doors change
+	raises func(error)                     // before the doors of the fence change, or with why they do not
 	gives  func(k grantKey, end time.Time) // before the kernel has a grant
 }
 
@@ -88,11 +94,12 @@ type tally struct {
 	guardedFirst bool          // the table stood when the store was opened
 	measured     int           // times that connections were counted
 	starts       int           // of services
+	sets         int           // times that the ear was told where to listen
 }
 
 func newMachine() *machine {
 	return &machine{
-		hooks:   hooks{time.Now, func() {}, func() {}, func(grantKey, time.Time) {}},
+		hooks:   hooks{time.Now, func() {}, func(error) {}, func(grantKey, time.Time) {}},
 		grants:  make(map[grantKey]time.Time),
 		used:    make(map[grantKey]time.Time),
 		changed: make(chan struct{}, 1),
@@ -114,7 +121,7 @@ func (m *machine) do(f func()) {
 
 func (m *machine) world() World {
 	return World{
-		Fence: (*kernel)(m), Ear: (*ears)(m), Now: m.clock,
+		Fence: (*kernel)(m), Ear: (*ears)(m), Datagrams: (*mailbox)(m), Now: m.clock,
 		Open: func() (Store, error) {
 			m.effect()
 			m.mu.Lock()
@@ -165,10 +172,10 @@ func (k *kernel) Guard(doors []fence.Door) error {
 	k.effect()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := k.takes(); err != nil {
+	err := k.takes()
+	if k.raises(err); err != nil {
 		return err
 	}
-	k.raises()
 	k.table, k.doors = true, doors
 	maps.DeleteFunc(k.grants, func(key grantKey, _ time.Time) bool { _, ok := (*machine)(k).guards(key.door); return !ok })
 	return nil
@@ -206,11 +213,12 @@ func (k *kernel) Change(c fence.Changes) error {
 	k.effect()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := k.takes(); err != nil {
-		return err
+	err := k.takes()
+	if err == nil && !k.table {
+		err = errors.New("no such table")
 	}
-	if !k.table {
-		return errors.New("no such table")
+	if k.doubtful = err != nil; err != nil {
+		return err
 	}
 	k.largest, k.emptied = max(k.largest, len(c.Give)+len(c.Revoke)), k.emptied+len(c.Empty)
 	if err := k.knows(&c); err != nil {
@@ -331,7 +339,7 @@ func (e *ears) Set(ports listen.Ports) error {
 	e.effect()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.listening = nil
+	e.listening, e.sets = nil, e.sets+1
 	var err error
 	held := slices.Concat(ports.Open, ports.Shut, ports.Same)
 	slices.Sort(held)
@@ -356,6 +364,41 @@ func (e *ears) Behind() bool {
 }
 
 func (e *ears) Close() error { return nil }
+
+// mailbox is the ear on UDP ports: what it is to hear, and what was answered.
+type mailbox machine
+
+func (b *mailbox) Set(ports map[uint16]knock.Opener) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.openers = ports
+	var err error
+	for p := range ports {
+		if slices.Contains(b.taken, p) {
+			err = errors.Join(err, fmt.Errorf("%d/udp: address already in use", p))
+		}
+	}
+	return err
+}
+
+func (b *mailbox) Answer(path knock.Path, payload []byte) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.answers = append(b.answers, path.From.String()+" "+string(payload))
+	return nil
+}
+
+func (b *mailbox) Check() []uint16 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.dead
+}
+
+func (b *mailbox) Behind() bool { return false }
+func (b *mailbox) Counts() datagrams.Counts {
+	return datagrams.Counts{Foreign: 1, Strange: 2, Crowded: 3, Overrun: 4, Withheld: 5}
+}
+func (b *mailbox) Close() error { return nil }
 
 // unit is a service that starts and stops at once, or not at all.
 type unit struct {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -186,7 +187,7 @@ func (g *Gateway) first(marks []store.Mark, then after) {
 // knockFirst hands a right knock to the door when marks of it are on disk. A knock
 // whose marks cannot be kept is refused: after a restart it could be made again by
 // whoever saw it.
-func (d *guarded) knockFirst(k door.Knock, marks []store.Mark) {
+func (d *guarded) knockFirst(k door.Knock, marks []store.Mark, v knock.Verdict) {
 	d.gw.first(marks, func(now time.Time, err error) {
 		switch {
 		case d.ctx.Err() != nil: // the door went meanwhile
@@ -197,7 +198,7 @@ func (d *guarded) knockFirst(k door.Knock, marks []store.Mark) {
 			d.gw.tell(r)
 		case d.door.Deaf(k.Name, k.Source): // to a wrong one that came meanwhile
 		default:
-			d.carry(d.door.Knock(now, k))
+			d.opens(now, k, v)
 		}
 	})
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -266,7 +267,7 @@ var mark = store.Mark{Door: "ssh", Knock: "sealed", Key: "1", Value: []byte("see
 // knockFirst is a right knock with a mark.
 func (r *running) knockFirst(a netip.Addr) {
 	r.post(func(time.Time) {
-		r.doors[0].knockFirst(door.Knock{Name: "touch", Source: door.Source(a), By: "sealed", Reason: "right"}, []store.Mark{mark})
+		r.doors[0].knockFirst(door.Knock{Name: "touch", Source: door.Source(a), By: "sealed", Reason: "right"}, []store.Mark{mark}, knock.Verdict{Right: true})
 	})
 	synctest.Wait()
 }
@@ -315,14 +316,14 @@ func TestAMarkThatCannotBeKept(t *testing.T) {
 				for n := range maxUnsaved {
 					r.changes.mark(store.Mark{Door: "ssh", Knock: "sealed", Key: "other " + string(rune('a'+n%20)) + time.Duration(n).String()})
 				}
-				r.doors[0].knockFirst(door.Knock{Source: door.Source(visitor), By: "sealed"}, []store.Mark{mark})
+				r.doors[0].knockFirst(door.Knock{Source: door.Source(visitor), By: "sealed"}, []store.Mark{mark}, knock.Verdict{Right: true})
 			})
 			return func() {}
 		}, because + "10000 marks wait for the disk already"},
 		{"it is too big", func(_ *testing.T, r *running, _ *slowStore) func() {
 			r.sync(func(time.Time) {
 				r.doors[0].knockFirst(door.Knock{Source: door.Source(visitor), By: "sealed"},
-					[]store.Mark{{Door: "ssh", Knock: "sealed", Key: "1", Value: make([]byte, 1025)}})
+					[]store.Mark{{Door: "ssh", Knock: "sealed", Key: "1", Value: make([]byte, 1025)}}, knock.Verdict{Right: true})
 			})
 			return func() {}
 		}, because + "a mark has a key of 1 bytes and a value of 1025: allowed are 1 to 128, and at most 1024"},

@@ -39,7 +39,8 @@ type Rule interface {
 	// anything there.
 	Hears() []Place
 	// Recogniser returns one that has heard nothing since armed. Marks are those that
-	// verdicts of the same knock left before.
+	// verdicts left before of all knocks of the kind at the same door, in no order: a
+	// key says whose it is.
 	Recogniser(armed time.Time, marks []Mark) Recogniser
 	// Lasts is the longest from what is heard first of a knock to its verdict.
 	Lasts() time.Duration
@@ -56,7 +57,8 @@ type Rule interface {
 // Opener is a Rule that hears datagrams.
 type Opener interface {
 	// Glance says whether a datagram could be one of the rule's. It is called for each
-	// that comes, from one goroutine for each port, and takes no memory.
+	// that comes, from one goroutine for each port, and takes no memory. The payload is
+	// its own until it returns.
 	Glance(payload []byte) bool
 	// Open makes of a datagram what a Recogniser is to hear; ok is false when that is
 	// nothing. It may take long: a bounded pool calls it, from several goroutines at
@@ -94,7 +96,8 @@ func (p Place) Range() port.Range {
 	return port.Range{Proto: p.AsPort().Proto, First: p.Port, Last: p.Port}
 }
 
-// Path is the way that a datagram came, which an answer goes back.
+// Path is the way that a datagram came, which an answer goes back. The zone of a
+// link-local address is the number of its interface.
 type Path struct {
 	From netip.AddrPort // the sender, never IPv4-mapped, with its zone
 	To   netip.AddrPort // the address of this machine that was asked
@@ -115,8 +118,10 @@ type Heard struct {
 	Place  Place
 	Time   time.Time // when it was heard; keeps its monotonic reading
 	Proven bool      // the source can receive at its address
-	Said   any       // by an Opener; nil for a connection
-	Path   Path      // zero for a connection
+	// Said is by an Opener; nil for a connection. After a reload what the rule before has
+	// opened may still come: who reads it looks whether it is what it should be.
+	Said any
+	Path Path // zero for a connection
 }
 
 // Recogniser follows what is heard by one Rule. It is not safe for concurrent use.
@@ -164,7 +169,9 @@ type Verdict struct {
 	Marks []Mark
 	First bool
 	// Answer makes the answer to the visitor, which goes the way of Path, when what the
-	// verdict led to has happened; nil for silence.
+	// verdict led to has happened; nil for silence. It is called once at most, from
+	// another goroutine than the Recogniser: so many are answered in a second and no
+	// more, and nobody who is penalised.
 	Answer func(Outcome) []byte
 	Path   Path
 }

@@ -1,0 +1,417 @@
+package gateway
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/kinds"
+	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/tables"
+)
+
+// letter is a kind of knock that hears UDP: each datagram says what its verdict is. It
+// remembers what it has taken to be right, under its own name, and is right once.
+type letter struct{}
+
+func (letter) Name() string       { return "letter" }
+func (letter) Reference() string  { return "" }
+func (letter) Needs() knock.Needs { return knock.Needs{} }
+func (letter) Read(t *tables.Table) knock.Rule {
+	p, _ := t.At("port").Port(port.UDP)
+	first := t.At("first").Bool(true)
+	return letterRule{port: p, first: first}
+}
+
+type letterRule struct {
+	knock.Rule
+	port  uint16
+	first bool
+}
+
+func (r letterRule) Hears() []knock.Place {
+	return []knock.Place{{Medium: knock.Datagrams, Port: r.port}}
+}
+func (r letterRule) ForAll() bool         { return false }
+func (r letterRule) Warnings() []string   { return nil }
+func (r letterRule) Lasts() time.Duration { return 0 }
+func (r letterRule) Glance([]byte) bool   { return true }
+func (r letterRule) Open(d knock.Datagram) (any, []byte, bool) {
+	return string(d.Payload), nil, true
+}
+
+func (r letterRule) Recogniser(_ time.Time, marks []knock.Mark) knock.Recogniser {
+	rec := &letters{rule: r, seen: make(map[string]bool)}
+	for _, m := range marks {
+		rec.seen[m.Key] = true
+	}
+	return rec
+}
+
+type letters struct {
+	answering
+	rule letterRule
+	seen map[string]bool
+}
+
+func (l *letters) Hear(h knock.Heard) []knock.Verdict {
+	said, _ := h.Said.(string)
+	v := knock.Verdict{Source: h.Source, Proven: h.Proven, Time: h.Time, Penalty: time.Minute, Path: h.Path,
+		Reason: "says " + said, Right: strings.HasPrefix(said, "open") && !l.seen[said], First: l.rule.first}
+	if v.Right {
+		l.seen[said] = true
+		v.Marks = []knock.Mark{{Key: said, Value: []byte("seen")}}
+	}
+	v.Answer = func(o knock.Outcome) []byte {
+		return fmt.Appendf(nil, "%s: open %t for %s, waits %t", said, o.Open, time.Until(o.Until).Round(time.Second), o.Waits)
+	}
+	return []knock.Verdict{v}
+}
+
+// withLetters has the kind on the list for a test.
+func withLetters(t *testing.T) {
+	before := kinds.All
+	kinds.All = append(slices.Clone(before), letter{})
+	t.Cleanup(func() { kinds.All = before })
+}
+
+const letterKnock = `
+[[door.ssh.knock]]
+kind = "letter"
+port = 5005
+`
+
+// letterDoor has no service, so that it opens at once.
+var letterDoor = strings.Replace(sshDoor, "[door.ssh.service]\nunit = \"ssh.service\"\n", "", 1) + letterKnock
+
+// write sends a datagram as the ear hands it on.
+func (r *running) write(from netip.Addr, said string) {
+	r.Hear([]knock.Heard{letterFrom(from, said)})
+	synctest.Wait()
+}
+
+func letterFrom(from netip.Addr, said string) knock.Heard {
+	return knock.Heard{Source: from, Place: knock.Place{Medium: knock.Datagrams, Port: 5005}, Time: time.Now(), Said: said,
+		Path: knock.Path{From: netip.AddrPortFrom(from, 4444), To: netip.MustParseAddrPort("198.51.100.1:5005"), If: 2}}
+}
+
+// answered takes what was answered so far.
+func (m *machine) answered() (all []string) {
+	m.do(func() { all, m.answers = m.answers, nil })
+	return all
+}
+
+func (r *running) wantAnswers(want ...string) {
+	r.t.Helper()
+	if got := r.m.answered(); !slices.Equal(got, want) {
+		r.t.Errorf("answered %q, want %q", got, want)
+	}
+}
+
+// A visitor is told what a knock has led to when that has happened, and once.
+func TestAnswers(t *testing.T) {
+	withLetters(t)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), letterDoor)
+		r.write(visitor, "open 1")
+		r.wantAnswers("192.0.2.2:4444 open 1: open true for 30s, waits false")
+		r.write(visitor6, "wrong")
+		r.wantAnswers("[2001:db8::7]:4444 wrong: open false for " + time.Until(time.Time{}).Round(time.Second).String() + ", waits false")
+		m.do(func() { m.broken = fmt.Errorf("out of memory") })
+		r.write(visitor6, "open 2")
+		r.wantAnswers()
+	})
+}
+
+func TestAnAnswerWhileTheServiceStarts(t *testing.T) {
+	withLetters(t)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		m.slow = make(chan struct{})
+		r := run(t, m, configPath(t), sshDoor+letterKnock)
+		r.write(visitor, "open 1")
+		got := m.answered()
+		if len(got) != 1 || !strings.HasSuffix(got[0], "waits true") || !strings.Contains(got[0], "open false") {
+			t.Errorf("answered %q, want that it waits", got)
+		}
+		close(m.slow)
+		synctest.Wait()
+		r.wantState("open")
+		r.wantAnswers()
+	})
+}
+
+// Nobody is told that a door is open before its mark is on disk, or if it cannot be.
+func TestAnswersWaitForMarks(t *testing.T) {
+	withLetters(t)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r, disk := runSlowly(t, m, configPath(t), letterDoor)
+		goOn := disk.hang(t)
+		r.write(visitor, "open 1")
+		r.wantAnswers()
+		if len(m.grants) != 0 {
+			t.Fatal("the kernel lets in before the mark is on disk")
+		}
+		goOn()
+		synctest.Wait()
+		r.wantAnswers("192.0.2.2:4444 open 1: open true for 30s, waits false")
+		m.do(func() { m.full = fmt.Errorf("no space left on device") })
+		r.write(visitor6, "open 2")
+		r.wantAnswers()
+		if len(m.grants) != 1 {
+			t.Errorf("grants %v, want the first alone", m.grants)
+		}
+	})
+}
+
+// Who is penalised is heard no more and told nothing, and what may be forged penalises
+// nobody.
+func TestDatagramsAndPenalties(t *testing.T) {
+	withLetters(t)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), strings.Replace(letterDoor, "[door.ssh]", "[door.ssh]\npenalties = \"door\"", 1))
+		r.write(visitor, "open 1")
+		for range 20 {
+			r.write(visitor, "wrong")
+		}
+		if len(m.banned) != 0 || len(m.grants) != 1 {
+			t.Errorf("forged words left penalties %v and grants %v", m.banned, m.grants)
+		}
+		m.answered()
+		proven := letterFrom(visitor6, "wrong")
+		proven.Proven = true // as no datagram is today
+		r.Hear([]knock.Heard{proven})
+		synctest.Wait()
+		r.wantAnswers() // it is penalised by then
+		r.touch(visitor, 59001)
+		r.write(visitor, "open 2")
+		r.wantAnswers()
+		if len(m.banned) != 2 {
+			t.Errorf("penalties %v, want those of the touch and of the proven word", m.banned)
+		}
+	})
+}
+
+// What was seen once is not right again: after a restart, after the rule has become
+// another, and after the knock was gone while it could still come back.
+func TestMarksComeBack(t *testing.T) {
+	withLetters(t)
+	other := strings.Replace(letterDoor, letterKnock, letterKnock+"first = false\n", 1)
+	without := strings.Replace(letterDoor, letterKnock, "", 1)
+	apply := control.ApplyRequest{Action: "apply"}
+	for _, tt := range []struct {
+		name string
+		then func(t *testing.T, r *running) *running
+		kept bool
+	}{
+		{"a restart", func(t *testing.T, r *running) *running {
+			r.stop()
+			return restart(t, r.m, r.path)
+		}, true},
+		{"another rule", func(t *testing.T, r *running) *running {
+			write(t, r.path, other)
+			r.order(apply)
+			return r
+		}, true},
+		{"another place in the file", func(t *testing.T, r *running) *running {
+			write(t, r.path, strings.Replace(letterDoor, letterKnock, strings.Replace(letterKnock, "5005", "5006", 1)+letterKnock, 1))
+			r.order(apply)
+			r.stop()
+			return restart(t, r.m, r.path)
+		}, true},
+		{"a knock that went and was undone", func(t *testing.T, r *running) *running {
+			write(t, r.path, without)
+			r.order(control.ApplyRequest{Action: "apply", Confirm: "1m"})
+			r.stop()
+			r = restart(t, r.m, r.path)
+			r.order(control.ApplyRequest{Action: "undo"})
+			return r
+		}, true},
+		{"a door that went and was undone", func(t *testing.T, r *running) *running {
+			write(t, r.path, webDoor)
+			r.order(control.ApplyRequest{Action: "apply", Confirm: "1m"})
+			r.stop()
+			r = restart(t, r.m, r.path)
+			r.order(control.ApplyRequest{Action: "undo"})
+			return r
+		}, true},
+		{"a knock that went for good", func(t *testing.T, r *running) *running {
+			write(t, r.path, without)
+			r.order(control.ApplyRequest{Action: "apply", Confirm: "1m"})
+			r.order(control.ApplyRequest{Action: "keep"})
+			if r.m.do(func() {}); len(r.m.marks) != 0 {
+				t.Errorf("marks %v are kept of a knock that is gone", r.m.marks)
+			}
+			write(t, r.path, letterDoor)
+			r.order(apply)
+			return r
+		}, false},
+		{"a file without it at a start", func(t *testing.T, r *running) *running {
+			r.stop()
+			write(t, r.path, webDoor)
+			restart(t, r.m, r.path).stop()
+			write(t, r.path, letterDoor)
+			return restart(t, r.m, r.path)
+		}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMachine()
+				r := run(t, m, configPath(t), letterDoor)
+				r.write(visitor, "open 1")
+				if len(m.marks) != 1 {
+					t.Fatalf("marks %v, want one", m.marks)
+				}
+				r = tt.then(t, r)
+				m.do(func() { clear(m.grants) })
+				r.write(visitor6, "open 1")
+				if _, again := m.grants[grantKey{"ssh", door.Source(visitor6)}]; again == tt.kept {
+					t.Errorf("the same again opens: %t, marks %v", again, m.marks)
+				}
+			})
+		})
+	}
+}
+
+// The ear hears where the doors do, holds all other places, and has the openers of the
+// configuration in use.
+func TestTheEarForDatagrams(t *testing.T) {
+	withLetters(t)
+	const there = letterKnock + "\n"
+	open := func(m *machine) (all []string) {
+		m.do(func() {
+			for _, p := range slices.Sorted(maps.Keys(m.openers)) {
+				all = append(all, fmt.Sprintf("%d %v", p, m.openers[p]))
+			}
+		})
+		return all
+	}
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), letterDoor)
+		want := func(what string, want ...string) {
+			t.Helper()
+			if got := open(m); !slices.Equal(got, want) {
+				t.Errorf("%s: the ear has %q, want %q", what, got, want)
+			}
+		}
+		first, then := "5005 "+fmt.Sprint(letterRule{port: 5005, first: true}), "5005 "+fmt.Sprint(letterRule{port: 5005})
+		want("at the start", first)
+		write(t, r.path, strings.Replace(letterDoor, letterKnock, there+"first = false\n", 1))
+		r.order(control.ApplyRequest{Action: "apply"})
+		want("with another rule", then)
+		m.do(func() { m.seen = door.Seen{NoData: "no log data"} })
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		want("in failsafe", "5005 <nil>")
+		r.write(visitor, "open 1")
+		if len(m.grants) != 0 {
+			t.Errorf("in failsafe a datagram opens: %v", m.grants)
+		}
+		m.taken = []uint16{5006}
+		write(t, r.path, strings.Replace(letterDoor, "5005", "5006", 1))
+		if got := r.order(control.ApplyRequest{Action: "apply"}); got != "error: nothing was changed: 5006/udp: address already in use" {
+			t.Errorf("a port that is taken: %q", got)
+		}
+		want("after that", "5005 <nil>")
+	})
+}
+
+// Who asks is told why datagrams came to nothing, where a knock hears any.
+func TestDatagramsThatCameToNothing(t *testing.T) {
+	withLetters(t)
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t, newMachine(), configPath(t), letterDoor)
+		want := map[string]uint64{"foreign": 1, "strange": 2, "crowded": 3, "overrun": 4, "withheld": 5}
+		if got := r.Vitals().Datagrams; !maps.Equal(got, want) {
+			t.Errorf("datagrams %v, want %v", got, want)
+		}
+		write(t, r.path, sshDoor)
+		r.order(control.ApplyRequest{Action: "apply"})
+		if got := r.Vitals().Datagrams; got != nil {
+			t.Errorf("datagrams %v, where no knock hears any", got)
+		}
+	})
+}
+
+// What has died is opened again, and the trail says where.
+func TestADatagramSocketThatDied(t *testing.T) {
+	withLetters(t)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), letterDoor)
+		m.do(func() { m.dead = []uint16{5005} })
+		time.Sleep(upkeepEvery)
+		synctest.Wait()
+		m.do(func() { m.dead = nil })
+		r.wantState("dark")
+		if last := m.trail[len(m.trail)-1]; last.Reason != "the listener on 5005/udp had died; it listens again" {
+			t.Errorf("the trail ends with %+v", last)
+		}
+	})
+}
+
+// The fence keeps the machine's own packets from all places of knocks.
+func TestTheFenceIsToldOfAllPlaces(t *testing.T) {
+	var log bytes.Buffer
+	udp := knock.Place{Medium: knock.Datagrams, Port: 5005}
+	g := doorsOf(&log, oracular{places: []knock.Place{at(59000), udp}})
+	f := fenceDoors(&config.Config{Doors: []config.Door{g.doors[0].conf}})
+	if len(f) != 1 || !slices.Equal(f[0].Listen, []port.Range{at(59000).Range(), udp.Range()}) {
+		t.Errorf("the fence is told %+v", f)
+	}
+}
+
+// What two ears have heard by now reaches the doors in the order of its time, and one
+// turn takes in no more than so much.
+func TestTheOrderOfTwoEars(t *testing.T) {
+	var log bytes.Buffer
+	g := doorsOf(&log)
+	g.heard = make(chan []knock.Heard, 64)
+	heard := func(after time.Duration, n int) (all []knock.Heard) {
+		for range n {
+			all = append(all, knock.Heard{Time: verdictsStart.Add(after)})
+		}
+		return all
+	}
+	g.heard <- heard(time.Second, 1)
+	g.heard <- heard(3*time.Second, maxBatch)
+	g.heard <- heard(0, 1)
+	got := g.waitingToo(heard(2*time.Second, 1))
+	if !slices.IsSortedFunc(got, func(a, b knock.Heard) int { return a.Time.Compare(b.Time) }) || len(got) != maxBatch+2 {
+		t.Errorf("%d were heard, want %d, in the order of their times", len(got), maxBatch+2)
+	}
+	if len(g.heard) != 1 {
+		t.Errorf("%d batches wait, want 1: a turn takes in no more than it began with", len(g.heard))
+	}
+}
+
+// Answers are bounded, and wrong knocks leave room for those to right ones.
+func TestAnswersAreBounded(t *testing.T) {
+	v := newVisitors()
+	count := func(right bool) (n int) {
+		for v.may(verdictsStart, right) {
+			n++
+		}
+		return n
+	}
+	if wrong, right := count(false), count(true); wrong != visitorsASecond/2 || wrong+right != visitorsASecond {
+		t.Errorf("%d wrong and %d right knocks are answered in a second, want %d, half of them wrong", wrong, right, visitorsASecond)
+	}
+	if !v.may(verdictsStart.Add(time.Second), true) {
+		t.Error("nobody is answered in the next second")
+	}
+}

@@ -1,0 +1,90 @@
+package gateway
+
+import (
+	"slices"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/store"
+)
+
+// marks are what knocks have left behind, for the recognisers that are made later: at a
+// start, and when a rule becomes another. They belong to a door and a kind, not to one
+// knock, whose name changes with its place in the file: a kind's keys say whose they
+// are.
+type marks map[store.KnockKey]map[string][]byte
+
+// keep takes a mark in, or forgets it where it has no value.
+func (ms marks) keep(m store.Mark) {
+	of := store.KnockKey{Door: m.Door, Knock: m.Knock}
+	if m.Value == nil {
+		delete(ms[of], m.Key)
+		return
+	}
+	if ms[of] == nil {
+		ms[of] = make(map[string][]byte)
+	}
+	ms[of][m.Key] = m.Value
+}
+
+// of are those that a knock's recogniser is to have.
+func (ms marks) of(door string, c config.Knock) (all []knock.Mark) {
+	for key, value := range ms[store.KnockKey{Door: door, Knock: c.Kind}] {
+		all = append(all, knock.Mark{Key: key, Value: value})
+	}
+	return all
+}
+
+// marks are a verdict's as the store has them.
+func (d *guarded) marks(k *heardKnock, v knock.Verdict) (all []store.Mark) {
+	for _, m := range v.Marks {
+		kept := store.Mark{Door: d.name(), Knock: k.conf.Kind, Key: m.Key}
+		if len(m.Value) > 0 {
+			kept.Value = slices.Clone(m.Value)
+		}
+		all = append(all, kept)
+	}
+	return all
+}
+
+// remember has marks kept with the turn's other changes.
+func (g *Gateway) remember(all []store.Mark) {
+	for _, m := range all {
+		if err := g.changes.mark(m); err != nil {
+			g.log.Error("a restart would forget what a knock is to be remembered by", "door", m.Door, "kind", m.Knock, "err", err)
+		}
+	}
+}
+
+// forgetMarks forgets those of knocks that are gone: neither the configuration in use
+// has their kind at their door, nor the one that may come back. Could those be
+// forgotten, a knock that was overheard would be right again afterwards.
+func (g *Gateway) forgetMarks() {
+	for of := range g.marks {
+		if knocksWith(g.config, of) || g.applied.Pending != nil && knocksWith(g.fallback.config, of) {
+			continue
+		}
+		delete(g.marks, of)
+		g.changes.endKnock(of)
+	}
+}
+
+// knocksWith says whether a door of a configuration has a knock of the kind.
+func knocksWith(c *config.Config, of store.KnockKey) bool {
+	return c != nil && slices.ContainsFunc(c.Doors, func(d config.Door) bool {
+		return d.Name == of.Door && slices.ContainsFunc(d.Knocks, func(k config.Knock) bool { return k.Kind == of.Knock })
+	})
+}
+
+// keepMarks has the marks of a door kept that the store forgets with the door, while the
+// configuration that has it may come back.
+func (g *Gateway) keepMarks(door string) {
+	for of, all := range g.marks {
+		if of.Door != door {
+			continue
+		}
+		for key, value := range all {
+			g.remember([]store.Mark{{Door: door, Knock: of.Knock, Key: key, Value: value}})
+		}
+	}
+}
