@@ -62,6 +62,7 @@ func doorsOf(log *bytes.Buffer, rules ...oracular) *Gateway {
 	g := &Gateway{changes: newChanges(), marks: make(marks), visitors: newVisitors(), sums: audit.NewSums(), log: slog.New(slog.NewTextHandler(log, nil)), config: &config.Config{}}
 	g.world.Now = func() time.Time { return verdictsStart }
 	g.ear = &ear{log: g.log, ear: &deafEar{}, datagrams: &noDatagrams{}}
+	g.async = func(task func() event) { task()(verdictsStart) }
 	for i, r := range rules {
 		conf := config.Door{Name: fmt.Sprintf("door%d", i), OpenFor: time.Minute,
 			Knocks: []config.Knock{{Name: "oracle", Kind: "oracle", Rule: r}}, Presence: config.Presence{Idle: time.Hour}}
