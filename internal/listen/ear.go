@@ -105,6 +105,7 @@ type Ear struct {
 	listeners map[uint16]*listener
 	byID      map[int32]*listener
 	byFD      map[int]*listener
+	inherits  bool // Set has met inherited listeners that nobody has accepted from yet
 	lastID    int32
 	thread    int // the loop's
 	epoll     int // -1 before the first Set
@@ -195,8 +196,8 @@ func (e *Ear) Set(ports Ports) error {
 	return errors.Join(errs...)
 }
 
-// setAtOnce is how many ports Set has to itself: what comes at others waits for some 10
-// µs each.
+// setAtOnce is how many ports Set opens, closes or looks at before it lets others have
+// the ear: touches wait meanwhile, for some 10 µs a port.
 const setAtOnce = 32
 
 func (e *Ear) set(ports Ports) (failed []openError, err error) {
@@ -211,7 +212,10 @@ func (e *Ear) set(ports Ports) (failed []openError, err error) {
 		return nil, err
 	}
 	wanted := ports.uses()
-	e.wanted = wanted
+	e.wanted, e.inherits = wanted, false
+	for _, l := range e.listeners {
+		e.inherits = e.inherits || l.listens && !l.heard
+	}
 	for i, l := range slices.Collect(maps.Values(e.listeners)) {
 		e.letOthers(i)
 		if l.fd >= 0 && (wanted[l.port] == 0 || !l.alive()) {
@@ -239,12 +243,14 @@ func (e *Ear) set(ports Ports) (failed []openError, err error) {
 	return failed, nil
 }
 
-// letOthers lets others have the ear for a moment, after so many ports.
+// letOthers lets others have the ear for a moment, after so many ports. While there are
+// inherited listeners it does not: what has waited there came before all else.
 func (e *Ear) letOthers(after int) {
-	if after%setAtOnce == setAtOnce-1 {
-		e.mu.Unlock()
-		e.mu.Lock()
+	if after%setAtOnce != setAtOnce-1 || e.inherits {
+		return
 	}
+	e.mu.Unlock()
+	e.mu.Lock()
 }
 
 // put brings a port into a use. Connections that had waited at one that is
