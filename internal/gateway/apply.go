@@ -86,7 +86,15 @@ func (g *Gateway) apply(now time.Time, a *applying) {
 				g.settle(a, control.Reply{}, err)
 				return
 			}
-			g.promise(now, a, c)
+			g.tryPorts(c.config, func(now time.Time, err error) {
+				switch {
+				case g.applying != a: // the daemon ends
+				case err != nil:
+					g.settle(a, control.Reply{}, fmt.Errorf("nothing was changed: %w", err))
+				default:
+					g.promise(now, a, c)
+				}
+			})
 		}
 	})
 }
@@ -124,9 +132,6 @@ func (g *Gateway) acceptable(c checked, confirm time.Duration) error {
 	}
 	if blind := c.blinds; len(blind) > 0 {
 		return &control.Error{Message: "nothing was changed: " + inOneLine(blind), Hint: blind[0].Hint}
-	}
-	if err := g.tryPorts(c.config); err != nil {
-		return fmt.Errorf("nothing was changed: %w", err)
 	}
 	return nil
 }
@@ -178,7 +183,7 @@ func (g *Gateway) taken(now time.Time, a *applying, next store.Applied, before c
 // unchanged answers why a configuration did not come into use, when the disk knows
 // that it did not.
 func (g *Gateway) unchanged(now time.Time, a *applying, why error) {
-	g.applying = nil
+	g.applying, g.ear.trying = nil, nil
 	g.onDisk(now, func(_ time.Time, err error) {
 		if err != nil {
 			why = errors.Join(why, fmt.Errorf("a restart would not know that: %w", err))
@@ -189,7 +194,7 @@ func (g *Gateway) unchanged(now time.Time, a *applying, why error) {
 
 // settle ends what was on its way, and answers.
 func (g *Gateway) settle(a *applying, reply control.Reply, err error) {
-	g.applying = nil
+	g.applying, g.ear.trying = nil, nil
 	g.answer(reply, err, a.done)
 }
 

@@ -204,26 +204,26 @@ func (t *trip) kindOf() string {
 	return kind
 }
 
-// turn has the gateway make a turn, and disk and fence do their part.
+// turn has the gateway make a turn, and disk, fence and ears do their part.
 func (t *trip) turn(e event) {
 	t.once(e)
 	t.quiet()
 }
 
-// quiet ends the commit under way, and those after it, unless the disk hangs, and what
+// quiet has the ears told, and ends the commit under way, and those after it, unless the disk hangs, and what
 // is done at the fence, unless that is slow.
 func (t *trip) quiet() {
 	for {
-		i := t.fenceTask()
+		i, ears := t.fenceTask(), slices.IndexFunc(t.tasks, func(x task) bool { return strings.HasPrefix(x.kind, "tellEars") })
 		switch {
+		case ears >= 0:
+			t.endTask(ears)
 		case t.commit != nil && !t.hangs:
 			run := t.commit
 			t.commit = nil
 			t.once(run())
 		case i >= 0 && !t.drags:
-			run := t.tasks[i].run
-			t.tasks = slices.Delete(slices.Clone(t.tasks), i, i+1)
-			t.once(run())
+			t.endTask(i)
 		default:
 			if i < 0 {
 				t.oracle.lapsed()
@@ -231,6 +231,13 @@ func (t *trip) quiet() {
 			return
 		}
 	}
+}
+
+// endTask ends a task and has the gateway make a turn of it.
+func (t *trip) endTask(i int) {
+	run := t.tasks[i].run
+	t.tasks = slices.Delete(slices.Clone(t.tasks), i, i+1)
+	t.once(run())
 }
 
 // fenceTask is the task of what is done at the fence, -1 for none.

@@ -24,7 +24,6 @@ package gateway
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -196,7 +195,7 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 		now := g.world.Now()
 		wait := g.next().Sub(now)
 		if ready != nil {
-			if wait = min(wait, readyBy.Sub(now)); wait <= 0 || g.looked() {
+			if wait = min(wait, readyBy.Sub(now)); wait <= 0 || g.looked() && !g.ear.busy {
 				ready()
 				ready = nil
 			}
@@ -389,9 +388,7 @@ func (g *Gateway) addDoor(d *guarded) {
 
 // upkeep is S12: whatever died or was changed by others is put right.
 func (g *Gateway) upkeep(now time.Time) {
-	for _, p := range g.ear.check() {
-		g.record(now, audit.EventRepaired, "", fmt.Sprintf("the listener on %s had died; it listens again", p))
-	}
+	g.ear.look = true
 	g.fencing.look = true
 	for _, d := range g.doors {
 		if d.service != nil {

@@ -61,6 +61,7 @@ func doorsOf(log *bytes.Buffer, rules ...oracular) *Gateway {
 	g.world.Now = func() time.Time { return verdictsStart }
 	m := newMachine()
 	g.ear = &ear{log: g.log, ear: (*ears)(m), datagrams: (*mailbox)(m)}
+	g.async = func(task func() event) { task()(verdictsStart) }
 	for i, r := range rules {
 		conf := config.Door{Name: fmt.Sprintf("door%d", i), OpenFor: time.Minute,
 			Knocks: []config.Knock{{Name: "oracle", Kind: "oracle", Rule: r}}, Presence: config.Presence{Idle: time.Hour}}
