@@ -47,12 +47,11 @@ func (a *applying) givenUp() time.Time {
 func (g *Gateway) orderApply(now time.Time, by string, o control.ApplyRequest, done func(control.Reply, error)) {
 	confirm, err := duration(o.Confirm, 0)
 	switch {
-	case g.applying != nil:
+	case g.applying != nil || g.rollingBack:
 		err = &control.Error{Message: "another configuration is being taken into use, which takes some seconds at most",
 			Hint: "doorward status, and the same again"}
 	case o.Action == "undo":
-		reply, err := g.undo(now, by, "undone by "+by)
-		g.answer(reply, err, done)
+		g.undo(now, by, "undone by "+by, func(_ time.Time, reply control.Reply, err error) { g.answer(reply, err, done) })
 		return
 	case o.Action == "keep":
 		g.keep(now, by, done)
@@ -87,7 +86,15 @@ func (g *Gateway) apply(now time.Time, a *applying) {
 				g.settle(a, control.Reply{}, err)
 				return
 			}
-			g.promise(now, a, c)
+			g.tryPorts(c.config, func(now time.Time, err error) {
+				switch {
+				case g.applying != a: // the daemon ends
+				case err != nil:
+					g.settle(a, control.Reply{}, fmt.Errorf("nothing was changed: %w", err))
+				default:
+					g.promise(now, a, c)
+				}
+			})
 		}
 	})
 }
@@ -126,9 +133,6 @@ func (g *Gateway) acceptable(c checked, confirm time.Duration) error {
 	if blind := c.blinds; len(blind) > 0 {
 		return &control.Error{Message: "nothing was changed: " + inOneLine(blind), Hint: blind[0].Hint}
 	}
-	if err := g.tryPorts(c.config); err != nil {
-		return fmt.Errorf("nothing was changed: %w", err)
-	}
 	return nil
 }
 
@@ -149,31 +153,37 @@ func (g *Gateway) promise(now time.Time, a *applying, c checked) {
 			g.settle(a, control.Reply{}, fmt.Errorf("nothing was changed: %w", err))
 			return
 		}
-		before := checked{config: g.config, text: g.applied.Confirmed, blinds: g.blinds}
-		left, err := g.use(now, c)
-		if err != nil {
-			g.saveApplied(g.applied)
-			g.unchanged(now, a, fmt.Errorf("nothing was changed: %w", err))
-			return
-		}
-		g.applied, g.fallback = next, before
-		g.saveApplied(next)
-		g.forgetMarks()
-		reply := control.Reply{Message: fmt.Sprintf("%s is in use: %s", g.opts.Path, countDoors(c.config))}
-		if a.confirm > 0 {
-			reply.Message += ", until " + next.Deadline.Format(time.TimeOnly) + " unless it is kept"
-			reply.Until = &next.Deadline
-		}
-		reply.Message = strings.Join(append([]string{reply.Message}, left...), "; ")
-		g.record(now, audit.EventApplied, a.by, reply.Message)
-		g.settle(a, reply, nil)
+		g.use(now, c, func(now time.Time, before checked, left []string, err error) {
+			g.taken(now, a, next, before, left, err)
+		})
 	})
+}
+
+// taken takes in that a configuration is in use, or why it is not. A daemon that
+// ends meanwhile leaves it to the next one, which uses the file.
+func (g *Gateway) taken(now time.Time, a *applying, next store.Applied, before checked, left []string, err error) {
+	if err != nil {
+		g.saveApplied(g.applied)
+		g.unchanged(now, a, fmt.Errorf("nothing was changed: %w", err))
+		return
+	}
+	g.applied, g.fallback = next, before
+	g.saveApplied(next)
+	g.forgetMarks()
+	reply := control.Reply{Message: fmt.Sprintf("%s is in use: %s", g.opts.Path, countDoors(g.config))}
+	if a.confirm > 0 {
+		reply.Message += ", until " + next.Deadline.Format(time.TimeOnly) + " unless it is kept"
+		reply.Until = &next.Deadline
+	}
+	reply.Message = strings.Join(append([]string{reply.Message}, left...), "; ")
+	g.record(now, audit.EventApplied, a.by, reply.Message)
+	g.settle(a, reply, nil)
 }
 
 // unchanged answers why a configuration did not come into use, when the disk knows
 // that it did not.
 func (g *Gateway) unchanged(now time.Time, a *applying, why error) {
-	g.applying = nil
+	g.applying, g.ear.trying = nil, nil
 	g.onDisk(now, func(_ time.Time, err error) {
 		if err != nil {
 			why = errors.Join(why, fmt.Errorf("a restart would not know that: %w", err))
@@ -184,7 +194,7 @@ func (g *Gateway) unchanged(now time.Time, a *applying, why error) {
 
 // settle ends what was on its way, and answers.
 func (g *Gateway) settle(a *applying, reply control.Reply, err error) {
-	g.applying = nil
+	g.applying, g.ear.trying = nil, nil
 	g.answer(reply, err, a.done)
 }
 
@@ -213,7 +223,7 @@ func (g *Gateway) keep(now time.Time, by string, done func(control.Reply, error)
 		if g.applying != a {
 			return
 		}
-		if err == nil && g.applied.Pending == nil {
+		if err == nil && (g.applied.Pending == nil || g.rollingBack) {
 			err = &control.Error{Message: "the new configuration was rolled back before the disk had taken that it is kept"}
 		}
 		if err != nil {
@@ -229,54 +239,82 @@ func (g *Gateway) keep(now time.Time, by string, done func(control.Reply, error)
 	})
 }
 
-// undo goes back to the configuration before the one that waits. A port of a
-// knock that was taken meanwhile is no reason to stay: the ear tries it again.
-func (g *Gateway) undo(now time.Time, by, why string) (control.Reply, error) {
+// undo goes back to the configuration before the one that waits, and has then
+// called. A port of a knock that was taken meanwhile is no reason to stay: the ear
+// tries it again.
+func (g *Gateway) undo(now time.Time, by, why string, then func(time.Time, control.Reply, error)) {
 	if g.applied.Pending == nil {
-		return control.Reply{}, &control.Error{Message: "no configuration waits to be confirmed; there is nothing to undo"}
+		then(now, control.Reply{}, &control.Error{Message: "no configuration waits to be confirmed; there is nothing to undo"})
+		return
 	}
 	if g.fallback.config == nil {
-		return control.Reply{}, fmt.Errorf("the configuration before cannot be read: %w", g.fallback.problem)
+		then(now, control.Reply{}, fmt.Errorf("the configuration before cannot be read: %w", g.fallback.problem))
+		return
 	}
-	if _, err := g.use(now, g.fallback); err != nil {
-		return control.Reply{}, fmt.Errorf("roll back: %w", err)
+	g.rollingBack = true
+	g.use(now, g.fallback, func(now time.Time, _ checked, _ []string, err error) {
+		g.rollingBack = false
+		if err != nil {
+			then(now, control.Reply{}, fmt.Errorf("roll back: %w", err))
+			return
+		}
+		g.forgetPending()
+		g.fallback = checked{}
+		g.saveApplied(g.applied)
+		g.forgetMarks()
+		g.settled = &control.Settled{Time: now, By: by}
+		message := "the configuration from before is in use again: " + why
+		g.warnings = append(g.warnings, fmt.Sprintf("%s was rolled back (%s) and is not in use", g.opts.Path, why))
+		g.record(now, audit.EventApplied, by, message)
+		then(now, control.Reply{Message: message}, nil)
+	})
+}
+
+// lapses is when a configuration that nobody keeps is rolled back, zero for never. What
+// is under way at the fence ends first: it may be what takes its place.
+func (g *Gateway) lapses() time.Time {
+	if g.applied.Pending == nil || g.rollingBack || g.fencing.busy {
+		return time.Time{}
 	}
-	g.forgetPending()
-	g.fallback = checked{}
-	g.saveApplied(g.applied)
-	g.forgetMarks()
-	g.settled = &control.Settled{Time: now, By: by}
-	message := "the configuration from before is in use again: " + why
-	g.warnings = append(g.warnings, fmt.Sprintf("%s was rolled back (%s) and is not in use", g.opts.Path, why))
-	g.record(now, audit.EventApplied, by, message)
-	return control.Reply{Message: message}, nil
+	return g.applied.Deadline
 }
 
 // checkApplied rolls back a configuration that nobody kept.
 func (g *Gateway) checkApplied(now time.Time) {
-	if g.applied.Pending == nil || now.Before(g.applied.Deadline) {
+	if t := g.lapses(); t.IsZero() || now.Before(t) {
 		return
 	}
-	if _, err := g.undo(now, "", "nobody confirmed the new one in time"); err != nil {
-		g.log.Error("cannot roll the configuration back", "err", err)
-		g.applied.Deadline = now.Add(fenceRetry)
-	}
+	g.undo(now, "", "nobody confirmed the new one in time", func(now time.Time, _ control.Reply, err error) {
+		if err != nil {
+			g.log.Error("cannot roll the configuration back", "err", err)
+			g.applied.Deadline = now.Add(fenceRetry)
+		}
+	})
 }
 
-// use takes a checked configuration into use: the fence changes in one
-// transaction; doors that stay keep all they know. It answers with what an
-// operator should know of doors and services that went. After an error the old one is in
-// use.
-func (g *Gateway) use(now time.Time, next checked) (left []string, err error) {
+// use takes a checked configuration into use, when the fence guards its doors, and
+// has then called: with what was in use before and what an operator should know of
+// doors and services that went, or with an error, after which that is in use
+// still.
+func (g *Gateway) use(now time.Time, next checked, then func(now time.Time, before checked, left []string, err error)) {
+	g.raise(now, next.config, func(now time.Time, err error) {
+		if err != nil {
+			then(now, checked{}, nil, err)
+			return
+		}
+		before := checked{config: g.config, text: g.applied.Confirmed, blinds: g.blinds}
+		then(now, before, g.takeOn(now, next), nil)
+	})
+}
+
+// takeOn has the doors of a configuration that the fence guards be the gateway's.
+// Those that stay keep all they know. It returns what an operator should know of
+// doors and services that went.
+func (g *Gateway) takeOn(now time.Time, next checked) (left []string) {
 	c := next.config
-	if err := g.raise(c); err != nil {
-		return nil, errors.Join(fmt.Errorf("raise the fence: %w", err), g.raise(g.config))
-	}
-	old := make(map[string]*guarded)
-	for _, d := range g.doors {
-		old[d.name()] = d
-	}
+	old := g.byName
 	g.config, g.blinds, g.doors, g.listeners = c, next.blinds, nil, nil
+	g.byName = make(map[string]*guarded, len(c.Doors))
 	g.warnings = g.warningsOf(c)
 	for _, conf := range c.Doors {
 		d := old[conf.Name]
@@ -287,13 +325,13 @@ func (g *Gateway) use(now time.Time, next checked) (left []string, err error) {
 			left = append(left, told)
 		}
 		delete(old, conf.Name)
-		g.doors = append(g.doors, d)
+		g.addDoor(d)
 	}
 	for _, name := range slices.Sorted(maps.Keys(old)) {
 		left = append(left, old[name].leave())
 		g.endDoor(now, name, left[len(left)-1])
 	}
-	return left, nil
+	return left
 }
 
 // blind is what keeps c from knowing who is in on this machine: doors whose

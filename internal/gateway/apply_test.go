@@ -91,9 +91,8 @@ func TestApplyOnADiskThatHangs(t *testing.T) {
 func TestAFileThatTakesLongToBeRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
-		write(t, path, sshDoor)
 		var hung chan struct{}
-		r := restartWith(t, m, path, func(w *World) {
+		r := runWith(t, m, path, sshDoor, func(w *World) {
 			w.Config = func(path string) (*config.Config, []byte, error) {
 				if hung != nil {
 					<-hung

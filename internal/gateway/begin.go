@@ -35,7 +35,7 @@ func (g *Gateway) begin() error {
 	if err := g.choose(state.Applied, state.Rebooted); err != nil {
 		return err
 	}
-	if err := g.raise(g.config); err != nil {
+	if err := g.guard(g.config); err != nil {
 		return fmt.Errorf("raise the fence: %w", err)
 	}
 	if err := g.confine(g.config); err != nil {
@@ -50,12 +50,13 @@ func (g *Gateway) begin() error {
 	for _, d := range state.Doors {
 		saved[d.Name] = loadedDoor(d)
 	}
+	g.byName = make(map[string]*guarded, len(g.config.Doors))
 	for _, c := range g.config.Doors {
 		d := g.newGuarded(c, saved[c.Name], now)
 		if state.Rebooted {
 			d = g.newGuarded(c, door.Saved{}, now)
 		}
-		g.doors = append(g.doors, d)
+		g.addDoor(d)
 		if before := saved[c.Name].State; before != door.Dark && d.door.Saved().State == door.Dark {
 			g.changes.record(audit.Record{Time: now, Door: c.Name, Event: audit.EventDark,
 				Reason: d.door.Saved().Reason + ", and was " + before.String()})
@@ -101,7 +102,7 @@ func (g *Gateway) guardAtOnce() error {
 	if err != nil {
 		return nil // choose tells it
 	}
-	if err := g.raise(c); err != nil {
+	if err := g.guard(c); err != nil {
 		return fmt.Errorf("raise the fence: %w", err)
 	}
 	return nil

@@ -102,9 +102,8 @@ func TestTheServiceBeforeIsTold(t *testing.T) {
 func TestALookElsewhereEndsTheOneUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
-		write(t, path, sshDoor)
 		looks, ended := 0, false
-		r := restartWith(t, m, path, func(w *World) {
+		r := runWith(t, m, path, sshDoor, func(w *World) {
 			w.Look = func(c config.Door) func(context.Context) (door.Seen, []string) {
 				return func(ctx context.Context) (door.Seen, []string) {
 					hangs := false

@@ -9,16 +9,7 @@ import (
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/knock"
 )
-
-// hold has the loop busy with one turn until the returned function is called.
-func (r *running) hold() (release func()) {
-	held := make(chan struct{})
-	go r.post(func(time.Time) { <-held })
-	synctest.Wait()
-	return func() { close(held); synctest.Wait() }
-}
 
 // asking has n goroutines ask at once, and returns what they are told in the end.
 func asking[T any](n int, ask func() T) (answers func() []T) {
@@ -53,10 +44,7 @@ func TestManyWhoAskCostOneSheet(t *testing.T) {
 		made, release := r.statuses.made, r.hold()
 		statuses := asking(asked, func() control.Status { s, _ := r.Status(); return s })
 		vitals := asking(asked, r.Vitals)
-		r.Hear([]knock.Heard{
-			{Source: visitor, Place: knock.Place{Medium: knock.Connections, Port: 59000}, Time: time.Now(), Proven: true},
-			{Source: visitor, Place: knock.Place{Medium: knock.Connections, Port: 59002}, Time: time.Now(), Proven: true},
-		})
+		r.touch(visitor, 59000, 59002)
 		release()
 		for _, s := range statuses() {
 			if d := s.Doors[0]; d.PenaltiesTotal != penalised || d.State == "dark" {

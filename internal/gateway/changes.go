@@ -72,8 +72,7 @@ func (c *changes) add(name string, e door.Effect) {
 	}
 }
 
-// fence returns the turn's grants and revocations as the fence takes them, without
-// those of doors that it does not guard any more, whose grants went with them.
+// fence returns the grants and revocations of some doors as the fence takes them.
 func (c *changes) fence(guards func(door string) bool) (all fence.Changes) {
 	for name := range c.emptied {
 		if guards(name) {
@@ -96,18 +95,17 @@ func (c *changes) fence(guards func(door string) bool) (all fence.Changes) {
 	return all
 }
 
-// endFlows returns whose flows the fence is to end, and forgets them. Doors that
-// has says have no ports that flows go to are left out.
-func (c *changes) endFlows(has func(door string) bool) (ends []fence.Grant) {
+// endFlows returns whose flows at some doors the fence is to end, and forgets them.
+func (c *changes) endFlows(doors func(name string) bool) (ends []fence.Grant) {
 	for k := range c.flows {
-		if !has(k.door) {
+		if !doors(k.door) {
 			continue
 		}
+		delete(c.flows, k)
 		for _, source := range families(k.source) {
 			ends = append(ends, fence.Grant{Door: k.door, Source: source})
 		}
 	}
-	clear(c.flows)
 	return ends
 }
 
@@ -127,19 +125,15 @@ func families(source netip.Prefix) []netip.Prefix {
 func (g *Gateway) flush(now time.Time) {
 	changed := len(g.changes.grants)+len(g.changes.emptied) > 0
 	outcomes := g.outcomes()
-	due := g.resync || !g.retryFence.IsZero() && !now.Before(g.retryFence)
-	if g.broken == "" {
+	if g.broken == "" && !g.fencing.doubt {
 		if err := g.changeFence(); err != nil {
 			g.log.Error("cannot change grants in the fence; looking whether it stands", "err", err)
-			due = true
+			g.fencing.doubt = true
 		}
 	}
-	if due {
-		g.reconcile(now)
-		changed = true
-	}
+	g.mendIfDue(now)
 	g.compareOn(now)
-	g.endFlows(now)
+	g.endFlows()
 	g.answerVisitors(now, outcomes)
 	for _, d := range g.doors {
 		if s := d.door.Saved(); worthSaving(d.saved, s) {
@@ -152,14 +146,25 @@ func (g *Gateway) flush(now time.Time) {
 		g.writer.tryAgain()
 	}
 	g.write(now)
-	g.reply(now)
+	if len(g.changes.flows) == 0 && !g.untaken() {
+		g.reply(now, g.changes.takeReplies())
+	}
 	g.tellWatchers(changed)
 }
 
+// untaken says whether the fence has not taken the changes, and may take them yet.
+func (g *Gateway) untaken() bool {
+	return len(g.changes.grants)+len(g.changes.emptied) > 0 && g.broken == ""
+}
+
+func (c *changes) takeReplies() []func(error) {
+	replies := c.replies
+	c.replies = nil
+	return replies
+}
+
 // reply answers those whose orders the fence has when the store has them, too.
-func (g *Gateway) reply(now time.Time) {
-	replies := g.changes.replies
-	g.changes.replies = nil
+func (g *Gateway) reply(now time.Time, replies []func(error)) {
 	for _, reply := range replies {
 		g.onDisk(now, func(_ time.Time, err error) {
 			if err != nil {
@@ -191,19 +196,38 @@ func (g *Gateway) tellWatchers(changed bool) {
 }
 
 // endFlows ends the flows of those who were let in and are no more, once the fence
-// lets no others in. What cannot be ended is said in the trail: it lasts for as
-// long as it is used.
-func (g *Gateway) endFlows(now time.Time) {
-	ends := g.changes.endFlows(func(name string) bool {
-		d := g.door(name)
-		return d != nil && port.Has(d.conf.Ports, port.UDP)
+// lets no others in, beside the turns: it reads all flows that there are. Who has
+// ordered that is answered when they are ended; what comes meanwhile is ended, and
+// answered, together with the next. What cannot be ended is said in the trail: it
+// lasts for as long as it is used.
+func (g *Gateway) endFlows() {
+	maps.DeleteFunc(g.changes.flows, func(k grantKey, _ bool) bool {
+		d := g.door(k.door)
+		return d == nil || !port.Has(d.conf.Ports, port.UDP)
 	})
+	if len(g.changes.flows) == 0 || g.endingFlows || g.untaken() {
+		return
+	}
+	// Whether a door that goes is there when its turn comes nobody knows.
+	ends := g.changes.endFlows(func(name string) bool { return !g.fencing.goes[name] })
 	if len(ends) == 0 {
 		return
 	}
-	if err := g.world.Fence.EndFlows(ends); err != nil {
-		g.record(now, audit.EventError, "", "flows over UDP may go on for as long as they are used: "+err.Error())
+	g.endingFlows = true
+	var replies []func(error)
+	if len(g.changes.flows) == 0 {
+		replies = g.changes.takeReplies()
 	}
+	g.async(func() event {
+		err := g.world.Fence.EndFlows(ends)
+		return func(now time.Time) {
+			g.endingFlows = false
+			if err != nil {
+				g.record(now, audit.EventError, "", "flows over UDP may go on for as long as they are used: "+err.Error())
+			}
+			g.reply(now, replies)
+		}
+	})
 }
 
 // worthSaving says whether a door has changed by more than a little presence.

@@ -70,7 +70,7 @@ func (g *Gateway) compareAll() { g.uncompared, g.survey = true, nil }
 // unless the kernel is being asked already. It ends a turn, so that a turn has one
 // page at the most.
 func (g *Gateway) compareOn(now time.Time) {
-	if g.changes.page != nil || g.broken != "" {
+	if g.changes.page != nil || g.broken != "" || g.fencing.busy {
 		return
 	}
 	if g.survey == nil && g.uncompared {
@@ -178,8 +178,13 @@ func (g *Gateway) kernelEnds(about []grantKey) ([]time.Time, error) {
 	return ends, nil
 }
 
-// answered takes in what the kernel said of a page.
+// answered takes in what the kernel said of a page, when it is known whether the fence
+// stood.
 func (g *Gateway) answered(now time.Time, p *page, ends []time.Time, err error) {
+	if f := &g.fencing; f.busy {
+		f.waiting = append(f.waiting, func(now time.Time) { g.answered(now, p, ends, err) })
+		return
+	}
 	g.changes.page = nil
 	s := p.of
 	switch {

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
-	"github.com/doorward/doorward/internal/datagrams"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/kinds"
 	"github.com/doorward/doorward/internal/knock"
@@ -79,41 +77,6 @@ func (l *letters) Hear(h knock.Heard) []knock.Verdict {
 	}
 	return []knock.Verdict{v}
 }
-
-// mailbox is the ear on UDP ports: what it is to hear, and what was answered.
-type mailbox machine
-
-func (b *mailbox) Set(ports map[uint16]knock.Opener) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.openers = ports
-	var err error
-	for p := range ports {
-		if slices.Contains(b.taken, p) {
-			err = errors.Join(err, fmt.Errorf("%d/udp: address already in use", p))
-		}
-	}
-	return err
-}
-
-func (b *mailbox) Answer(path knock.Path, payload []byte) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.answers = append(b.answers, path.From.String()+" "+string(payload))
-	return nil
-}
-
-func (b *mailbox) Check() []uint16 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.dead
-}
-
-func (b *mailbox) Behind() bool { return false }
-func (b *mailbox) Counts() datagrams.Counts {
-	return datagrams.Counts{Foreign: 1, Strange: 2, Crowded: 3, Overrun: 4, Withheld: 5}
-}
-func (b *mailbox) Close() error { return nil }
 
 // withLetters has the kind on the list for a test.
 func withLetters(t *testing.T) {
@@ -371,21 +334,21 @@ type patient struct {
 	asked *int
 }
 
-func (p patient) behind() bool { *p.asked++; return p.late }
+func (p patient) isBehind() bool { *p.asked++; return p.late }
 
 type patientEar struct {
-	deafEar
+	*ears
 	patient
 }
 
-func (p *patientEar) Behind() bool { return p.behind() }
+func (p *patientEar) Behind() bool { return p.isBehind() }
 
 type patientMail struct {
-	noDatagrams
+	*mailbox
 	patient
 }
 
-func (p *patientMail) Behind() bool { return p.behind() }
+func (p *patientMail) Behind() bool { return p.isBehind() }
 
 // Nobody is judged for time while one of the ears is behind; both are asked each time,
 // since they answer for the time since they were.
@@ -406,7 +369,7 @@ func TestAKindThatOpensNothing(t *testing.T) {
 	var log bytes.Buffer
 	g := doorsOf(&log, oracular{places: []knock.Place{at(59000), {Medium: knock.Datagrams, Port: 5005}}})
 	g.attend()
-	ports := g.ear.datagrams.(*noDatagrams).ports
+	ports := g.ear.datagrams.(*mailbox).openers
 	if by, held := ports[5005]; !held || by != nil || g.ear.problem != "5005/udp: its kind of knock opens no datagrams" {
 		t.Errorf("the ear has %v, its problem is %q", ports, g.ear.problem)
 	}

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 
+	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/listen"
@@ -21,7 +23,8 @@ type places struct {
 	Same []knock.Place // as they are
 
 	openers map[uint16]knock.Opener // of datagrams, at the ports of Open
-	of      *config.Config          // whose doors' places and openers they are; nil: of others, too
+	of      *config.Config          // whose doors' places and openers they are
+	tries   *config.Config          // whose are held, too; nil for nobody's
 }
 
 func (p *places) lists() [3]*[]knock.Place { return [3]*[]knock.Place{&p.Open, &p.Shut, &p.Same} }
@@ -36,7 +39,7 @@ func (p *places) sort() {
 }
 
 func (p *places) equal(o places) bool {
-	return p.of == o.of && slices.Equal(p.Open, o.Open) && slices.Equal(p.Shut, o.Shut) && slices.Equal(p.Same, o.Same)
+	return p.of == o.of && p.tries == o.tries && slices.Equal(p.Open, o.Open) && slices.Equal(p.Shut, o.Shut) && slices.Equal(p.Same, o.Same)
 }
 
 // connections are the TCP ports.
@@ -82,31 +85,70 @@ func (p *places) unread() (err error) {
 	return err
 }
 
-// ear keeps the ears as the doors want them. A port that cannot be had is said once
-// and tried again at each upkeep.
+// ear keeps the ears as the doors want them. That is done beside the turns, one thing
+// at a time: sockets of thousands of ports take long to open and to close, and so does
+// finding out who has one. What is heard at a place that is closed in a moment counts
+// for nothing by then. A port that cannot be had is said once and tried again at each
+// upkeep.
 type ear struct {
 	log       *slog.Logger
 	ear       Ear
 	datagrams Datagrams
 	wanted    places
-	problem   string // why some place is not as it should be, "" when all are
+	told      places         // the ears were, or are being
+	busy      bool           // something is under way
+	look      bool           // they are to be looked at
+	trying    *config.Config // whose places are held, too, since it is to be used; nil for none
+	tried     event          // called when they are held, as far as they can be had
+	problem   string         // why some place is not as it should be, "" when all are
 	repairs   uint64
 }
 
-// set has the ear do with places as they say.
-func (e *ear) set(wanted places) {
-	if wanted.equal(e.wanted) {
+// tellEars has the ears do what they were not told yet, and looks at them if that is
+// due: what has died is opened again.
+func (g *Gateway) tellEars() {
+	e := g.ear
+	wanted, look := e.wanted, e.look
+	if e.busy || wanted.equal(e.told) && !look {
 		return
 	}
-	e.wanted = wanted
-	e.apply()
+	same := wanted.equal(e.told)
+	e.busy, e.look, e.told = true, false, wanted
+	g.async(func() event {
+		var died []port.Port
+		if look {
+			died = e.died()
+		}
+		told := !same || len(died) > 0
+		var err error
+		if told {
+			err = errors.Join(e.ear.Set(wanted.connections()), e.datagrams.Set(wanted.datagrams()), wanted.unread())
+		}
+		return func(now time.Time) {
+			e.busy = false
+			if told {
+				g.earsTook(now, died, err)
+			}
+			if tried := e.tried; tried != nil && e.told.tries == e.trying {
+				e.tried = nil
+				tried(now)
+			}
+		}
+	})
 }
 
-func (e *ear) apply() {
+// earsTook takes in what came of telling the ears, of which some places had died.
+func (g *Gateway) earsTook(now time.Time, died []port.Port, err error) {
+	e := g.ear
 	problem := ""
-	err := errors.Join(e.ear.Set(e.wanted.connections()), e.datagrams.Set(e.wanted.datagrams()), e.wanted.unread())
 	if err != nil {
 		problem = err.Error()
+	}
+	if e.problem == "" && len(died) > 0 {
+		e.repairs++
+		for _, p := range died {
+			g.record(now, audit.EventRepaired, "", fmt.Sprintf("the listener on %s had died; it listens again", p))
+		}
 	}
 	if problem != "" && problem != e.problem {
 		e.log.Error("some knocks cannot be heard; trying again", "err", problem)
@@ -117,25 +159,15 @@ func (e *ear) apply() {
 	e.problem = problem
 }
 
-// check opens what has died again, and says which ports those are.
-func (e *ear) check() (died []port.Port) {
-	var missing []port.Port
+// died are the ports of what has died.
+func (e *ear) died() (died []port.Port) {
 	for _, p := range e.ear.Check() {
-		missing = append(missing, knock.Place{Medium: knock.Connections, Port: p}.AsPort())
+		died = append(died, knock.Place{Medium: knock.Connections, Port: p}.AsPort())
 	}
 	for _, p := range e.datagrams.Check() {
-		missing = append(missing, knock.Place{Medium: knock.Datagrams, Port: p}.AsPort())
+		died = append(died, knock.Place{Medium: knock.Datagrams, Port: p}.AsPort())
 	}
-	if len(missing) == 0 {
-		return nil
-	}
-	known := e.problem != ""
-	e.apply()
-	if known {
-		return nil
-	}
-	e.repairs++
-	return missing
+	return died
 }
 
 func (e *ear) close() {
@@ -186,7 +218,7 @@ func (g *Gateway) waitingToo(hs []knock.Heard) []knock.Heard {
 // attend has the ear do with the doors' places what is due now. It works only when
 // something has changed: a turn costs no more for the ports there are.
 func (g *Gateway) attend() {
-	changed := g.ear.wanted.of != g.config
+	changed := g.ear.wanted.of != g.config || g.ear.wanted.tries != g.ear.trying
 	for _, d := range g.doors {
 		for i := range d.knocks {
 			k := &d.knocks[i]
@@ -196,15 +228,21 @@ func (g *Gateway) attend() {
 		}
 	}
 	if changed {
-		g.ear.set(g.places())
+		g.ear.wanted = g.places()
 	}
+	g.tellEars()
 }
 
 // places are what the ear is to do with the doors' places now. What it does not
 // listen on it holds all the same, so that nobody else listens there and learns
 // a knock.
 func (g *Gateway) places() places {
-	all := places{openers: make(map[uint16]knock.Opener), of: g.config}
+	all := places{openers: make(map[uint16]knock.Opener), of: g.config, tries: g.ear.trying}
+	if all.tries != nil {
+		for _, d := range all.tries.Doors {
+			all.Shut = append(all.Shut, hears(d)...)
+		}
+	}
 	for _, d := range g.doors {
 		for _, k := range d.knocks {
 			rest := &all.Shut
@@ -259,22 +297,16 @@ func hears(c config.Door) (all []knock.Place) {
 	return all
 }
 
-// tryPorts has the ear hold what a new configuration adds, so that a port that is
-// taken is found before anything changes.
-func (g *Gateway) tryPorts(c *config.Config) error {
-	before := g.ear.wanted
-	wanted := before
-	wanted.of = nil
-	wanted.Shut = slices.Clone(before.Shut)
-	for _, d := range c.Doors {
-		wanted.Shut = append(wanted.Shut, hears(d)...)
-	}
-	wanted.sort()
+// tryPorts has the ear hold what a new configuration adds, until its trying ends, so
+// that a port that is taken is found before anything changes. It has then called.
+func (g *Gateway) tryPorts(c *config.Config, then after) {
 	had := g.ear.problem
-	g.ear.set(wanted)
-	if problem := g.ear.problem; problem != "" && problem != had {
-		g.ear.set(before)
-		return errors.New(problem)
+	g.ear.trying = c
+	g.ear.tried = func(now time.Time) {
+		var err error
+		if problem := g.ear.problem; problem != "" && problem != had {
+			err = errors.New(problem)
+		}
+		then(now, err)
 	}
-	return nil
 }

@@ -286,15 +286,11 @@ func tryKey(t *testing.T, c *keyChange, apply bool) (seen, answered string) {
 	synctest.Test(t, func(t *testing.T) {
 		before, after := c.text(t)
 		path := configPath(t)
-		write(t, path, before)
 		k := &keyed{machine: newMachine()}
-		k.running = restartWith(t, k.machine, path, func(w *World) {
+		k.running = runWith(t, k.machine, path, before, func(w *World) {
 			w.Look = k.look
 			w.Service = func(d config.Door) Service { return &behind{&unit{k.machine, d.Service.Unit}, k, d.Service} }
 		})
-		if k.running == nil {
-			t.Fatal("the gateway did not start")
-		}
 		if c.before != nil {
 			c.before(k)
 		}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -82,10 +83,11 @@ func (sc *scene) allActions() []action {
 		}},
 		{"the kernel refuses a change", "refuse", lives, func(t *trip) { t.refuses = 1 }},
 		{"the kernel refuses two changes", "refuse", lives, func(t *trip) { t.refuses = 2 }},
-		{"the disk is full", "disk", func(t *trip) bool { return !t.full }, func(t *trip) { t.full = true }},
-		{"the disk has room", "disk", func(t *trip) bool { return t.full }, func(t *trip) { t.full = false }},
+		{"the disk is full", "disk", func(t *trip) bool { return t.full == nil }, func(t *trip) { t.full = errors.New("no space left on device") }},
+		{"the disk has room", "disk", func(t *trip) bool { return t.full != nil }, func(t *trip) { t.full = nil }},
 		{"the disk hangs", "hang", func(t *trip) bool { return t.g != nil && !t.hangs }, func(t *trip) { t.hangs = true }},
 		{"the disk goes on", "hang", func(t *trip) bool { return t.hangs }, (*trip).goesOn},
+		{"the fence is slow", "slow", func(t *trip) bool { return t.g != nil && !t.drags }, func(t *trip) { t.drags = true }},
 		{"the service dies", "service", func(t *trip) bool { return t.running["ssh.service"] }, func(t *trip) {
 			t.becomes("ssh.service", died9)
 		}},
@@ -178,9 +180,7 @@ func (t *trip) step(by time.Duration) {
 }
 
 func (t *trip) reboot() {
-	t.boot++
-	t.table = false
-	clear(t.single)
+	t.rebooted, t.table, t.doors = true, false, nil
 	clear(t.grants)
 	t.running["ssh.service"] = true // enabled
 	t.now = t.now.Add(5 * time.Second)
@@ -193,7 +193,7 @@ func (t *trip) connect(a netip.Addr) {
 		if l.source == who && t.now.Before(end) {
 			t.used[l] = t.now
 		}
-		if l.source == who && t.single[l.door] {
+		if d, _ := t.guards(l.door); l.source == who && d.SingleUse {
 			delete(t.grants, l)
 			for i := range t.oracle.doors[l.door].leaves[who] {
 				e := &t.oracle.doors[l.door].leaves[who][i]
@@ -216,13 +216,11 @@ func (t *trip) undo() {
 		t.order(control.ApplyRequest{Action: "undo"}, nobody)
 		return
 	}
-	rejected := o.inForce
-	o.mayUse(o.before)
-	done := t.order(control.ApplyRequest{Action: "undo"}, nobody)
-	if o.use(rejected); done {
-		o.use(o.before)
+	rejected, before := o.inForce, o.before
+	t.applies(control.ApplyRequest{Action: "undo"}, before, func() {
+		o.use(before)
 		o.rejected, o.deadline = rejected, time.Time{}
-	}
+	})
 }
 
 // apply is the operator's doorward apply.
@@ -270,7 +268,7 @@ func (t *trip) applies(o control.ApplyRequest, file string, done func()) {
 
 // may does something in which what is waited for can come into use.
 func (t *trip) may(w *waiting, do func()) {
-	before := t.oracle.inForce
+	before, doors := t.oracle.inForce, t.oracle.doors
 	if w.file != "" {
 		t.oracle.mayUse(w.file)
 	}
@@ -283,6 +281,9 @@ func (t *trip) may(w *waiting, do func()) {
 	t.raised = nil
 	if w.file != "" {
 		t.oracle.use(before)
+		if t.oracle.lapsing {
+			t.oracle.doors = doors
+		}
 	}
 	if w.answered && w.well {
 		w.done()
@@ -297,20 +298,29 @@ func refused(err error) bool {
 	return err != nil && !strings.HasPrefix(err.Error(), "it is done") && !strings.HasPrefix(err.Error(), "the kernel does not have it")
 }
 
-// goesOn has the disk take what it was to take.
+// goesOn has disk and fence do what they were to do.
 func (t *trip) goesOn() {
-	t.hangs = false
-	if w := t.waits; w != nil {
-		t.may(w, t.disk)
-		return
-	}
-	t.disk()
+	t.hangs, t.drags = false, false
+	t.mayWait(t.quiet)
 }
 
-// killed is kill -9. What the disk was about to take it may have taken.
+// mayWait does something in which what waits, if something does, can come into use.
+func (t *trip) mayWait(do func()) {
+	if w := t.waits; w != nil && t.raised == nil {
+		t.may(w, do)
+		return
+	}
+	do()
+}
+
+// killed is kill -9. What the disk was about to take it may have taken, and so may
+// the kernel.
 func (t *trip) killed() {
 	if t.commit != nil && t.choose(2) == 1 {
 		t.commit()
+	}
+	if i := t.fenceTask(); i >= 0 && t.choose(2) == 1 {
+		t.tasks[i].run()
 	}
 	t.dies()
 }

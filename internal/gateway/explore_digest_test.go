@@ -22,7 +22,7 @@ func (t *trip) digest() uint64 {
 	d.value(reflect.ValueOf(t.model).Elem())
 	d.value(reflect.ValueOf(t.oracle).Elem())
 	d.value(reflect.ValueOf(t.left))
-	d.text = append(d.text, fmt.Sprint(t.g != nil, t.flushed, t.boot == t.diskBoot)...)
+	d.text = append(d.text, fmt.Sprint(t.g != nil, t.flushed, t.full != nil)...)
 	if t.waits != nil {
 		d.text = append(d.text, "waits for "+t.waits.file...)
 	}
@@ -45,12 +45,17 @@ type digest struct {
 }
 
 // leftOut are the fields that decide nothing: what is only told, what never
-// changes, what a step leaves behind, and ways back up.
-var leftOut = strings.Fields(`now base wall files trail points crashAt asked choices m gw g conf config text opts
+// changes, what a step leaves behind, and ways back up. They go by their names alone,
+// so a name here must decide nothing in any package.
+var leftOut = strings.Fields(`now base wall files trail points crashAt ways choices m gw g conf config text opts
 	started warnings repairs refusals oddities Reason reason Since Opened Time rule rules ctx cancel
-	newer events touches sums store statuses vitals measured work looks boot diskBoot replies By pulse gaps gapTold`)
+	newer events touches sums store statuses vitals measured work looks replies By pulse gaps gapTold`)
 
-var timeType = reflect.TypeFor[time.Time]()
+var (
+	timeType  = reflect.TypeFor[time.Time]()
+	hooksType = reflect.TypeFor[hooks]()
+	tallyType = reflect.TypeFor[tally]()
+)
 
 func (d *digest) value(v reflect.Value) {
 	switch v.Kind() {
@@ -124,6 +129,8 @@ func (d *digest) fields(v reflect.Value) {
 	switch {
 	case typ == timeType:
 		d.time(v)
+		return
+	case typ == hooksType, typ == tallyType:
 		return
 	case typ.String() == "door.book":
 		return // see granted

@@ -125,7 +125,7 @@ func (d *owed) wrong(m *model, who netip.Prefix) {
 // used says whether a connection may have used a source's grant since it has it,
 // and whether that is sure: what a daemon before gave may count from later.
 func (d *owed) used(m *model, source netip.Prefix) (used, sure bool) {
-	l := lease{d.conf.Name, source}
+	l := grantKey{d.conf.Name, source}
 	at, ok := m.used[l]
 	since, known := m.since[l]
 	return ok && (!known || !at.Before(since)), known

@@ -26,7 +26,9 @@ type oracle struct {
 	wallDeadline    time.Time
 	rejected        string
 	untold          bool // the disk may not know of the latest order about configurations, or of its end
-	lapsing         bool // nobody kept the configuration, which this turn notices
+	lapsing         bool // nobody kept the configuration, which comes out of use
+	failed          bool // the fence was not raised since
+	raising         bool // something is under way at the fence
 }
 
 // owed is what is owed at one door.
@@ -144,7 +146,7 @@ func (d *owed) takenBack(who netip.Prefix, which func(leave) bool) {
 }
 
 // given takes in that the kernel is given a grant, and says why it must not be.
-func (o *oracle) given(l lease, end time.Time) string {
+func (o *oracle) given(l grantKey, end time.Time) string {
 	d := o.doors[l.door]
 	if d == nil {
 		return fmt.Sprintf("P1: a grant for %v at door %q, which is not guarded", l.source, l.door)
@@ -160,7 +162,7 @@ func (o *oracle) given(l lease, end time.Time) string {
 	}
 	for i := range d.leaves[who] {
 		e := &d.leaves[who][i]
-		if e.mark != "" && !o.m.marks[e.mark] {
+		if e.mark != "" && !o.m.marked(e.mark) {
 			continue // a restart would let the same knock in again
 		}
 		e.found = false // the answer to come is about what was before
@@ -174,7 +176,7 @@ func (o *oracle) given(l lease, end time.Time) string {
 		if e.end.After(latest) && !e.over {
 			latest = e.end
 		}
-		if !e.spent && o.m.single[l.door] {
+		if guard, _ := o.m.guards(l.door); !e.spent && guard.SingleUse {
 			e.end = latest // nobody knows that the claims before it were spent
 		}
 	}
@@ -235,7 +237,7 @@ func (o *oracle) stuck() {
 // knock whose mark is not on disk has not come to the door yet.
 func (d *owed) closed(m *model) {
 	for who := range d.leaves {
-		d.takenBack(who, func(l leave) bool { return l.mark == "" || m.marks[l.mark] })
+		d.takenBack(who, func(l leave) bool { return l.mark == "" || m.marked(l.mark) })
 	}
 }
 
@@ -322,18 +324,23 @@ func (o *oracle) start(rebooted bool) {
 func (o *oracle) lapse() {
 	switch {
 	case o.deadline.IsZero() || o.m.now.Before(o.deadline):
-	case o.m.refuses > 0:
-		o.deadline = o.m.now.Add(time.Second) // it is tried again
 	default:
-		o.rejected, o.deadline, o.lapsing = o.inForce, time.Time{}, true
+		o.rejected, o.deadline, o.lapsing, o.failed = o.inForce, time.Time{}, true, false
 		o.mayUse(o.before)
 	}
 }
 
-// lapsed takes in that a turn is over in which a configuration lapsed.
+// lapsed takes in that a configuration that lapsed is out of use, or that it could
+// not be and is tried again.
 func (o *oracle) lapsed() {
-	if o.lapsing {
-		o.lapsing = false
+	switch {
+	case !o.lapsing:
+		return
+	case o.failed:
+		o.use(o.rejected)
+		o.rejected, o.deadline = "", o.m.now.Add(time.Second)
+	default:
 		o.use(o.before)
 	}
+	o.lapsing = false
 }

@@ -54,6 +54,11 @@ func scenes() []*scene {
 			sources: []netip.Addr{alice}, ports: []uint16{59000},
 			may:    may("start 1 kill 1 crash 1 wait 2 due 1 hang 2 apply 2 task 9 news 9 disk 1 refuse 1"),
 			prefix: started, depth: 6},
+		// What is done at the fence ends when the kernel pleases.
+		{name: "slow fence", files: texts(map[string]string{"ssh": bare, "both": bare + exploredWeb, "web": neverDark(exploredWeb)}),
+			sources: []netip.Addr{alice}, ports: []uint16{59000, 60000},
+			may:    may("start 1 kill 1 crash 1 wait 1 apply 2 touch 1 task 9 flush 2 refuse 1"),
+			prefix: []step{{do: "the daemon starts"}, {do: "task 0 ends"}, {do: "the fence is slow"}}, depth: 7},
 		{name: "marks", files: only(ssh), sources: []netip.Addr{alice, bob}, ports: []uint16{59001},
 			may: may("start 1 kill 1 crash 1 wait 2 due 1 hang 2 mark 3 touch 1 task 9 news 9 disk 1"), prefix: started, depth: 6},
 		{name: "the article", files: only(article), sources: []netip.Addr{alice, bob}, ports: []uint16{59000, 59001, 59002},
@@ -183,8 +188,8 @@ func (x *explorer) expand(steps []step) []found {
 // variants are the other ways in which the step just taken can go.
 func (t *trip) variants(s step, crashes bool) []step {
 	var all []step
-	for i := len(s.choices); i < len(t.asked); i++ {
-		for c := 1; c < t.asked[i]; c++ {
+	for i := len(s.choices); i < len(t.ways); i++ {
+		for c := 1; c < t.ways[i]; c++ {
 			choices := make([]int, i+1)
 			copy(choices, s.choices)
 			choices[i] = c

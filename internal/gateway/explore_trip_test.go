@@ -46,6 +46,7 @@ type trip struct {
 	oracle  *oracle
 	left    map[string]int // how often each thing may still happen
 	waits   *waiting       // an order about configurations, nil for none
+	raised  func()         // before the fence's doors change, nil for nothing
 	whole   bool           // the disk had everything when this step began
 	flushed bool           // the kernel's word of that is on its way
 	problem string         // the first broken sentence of the promise
@@ -57,13 +58,21 @@ func travel(sc *scene, steps []step) *trip {
 	m := newModel(sc.files)
 	t := &trip{model: m, scene: sc, oracle: &oracle{m: m}, left: maps.Clone(sc.may)}
 	m.file = "ssh" // the file that stands when the machine boots
-	m.given = func(l lease, end time.Time) { t.found(t.oracle.given(l, end)) }
-	m.opened = func(guarded bool) {
-		if !guarded {
-			t.found("P1: the store is opened before the doors are guarded")
+	m.gives = func(k grantKey, end time.Time) {
+		if before, ok := m.grants[k]; !ok || !m.now.Before(before) {
+			m.since[k] = m.now
+		}
+		t.found(t.oracle.given(k, end))
+	}
+	m.raises = func(err error) {
+		switch {
+		case err != nil:
+			t.oracle.failed = true
+		case t.raised != nil:
+			t.raised()
 		}
 	}
-	m.seen, m.stuck = t.oracle.noticed, t.oracle.stuck
+	m.looked, m.stuck = t.oracle.noticed, t.oracle.stuck
 	m.running["ssh.service"] = true // as on any machine before doorward came
 	t.oracle.use(m.file)
 	for _, s := range steps {
@@ -81,7 +90,7 @@ func (t *trip) found(problem string) {
 
 // take takes one step and holds what comes of it to the promise.
 func (t *trip) take(s step) {
-	t.points, t.crashAt, t.asked, t.choices = 0, s.crash, nil, s.choices
+	t.points, t.crashAt, t.ways, t.choices = 0, s.crash, nil, s.choices
 	t.whole = t.saved()
 	if s.crash > 0 {
 		t.left["crash"]--
@@ -112,11 +121,12 @@ func (t *trip) check() {
 		t.found(t.oracle.check(nil, false, false))
 		return
 	}
-	if t.saved() && t.waits == nil {
+	if t.saved() && t.waits == nil && !t.oracle.lapsing {
 		t.oracle.untold = false
 	}
+	t.oracle.raising = t.fenceTask() >= 0
 	s := t.g.status(t.clock())
-	t.found(t.oracle.check(&s, !t.flushed && s.Fence.Up && t.refuses == 0 && !t.g.uncompared, t.saved()))
+	t.found(t.oracle.check(&s, !t.flushed && s.Fence.Up && t.refuses == 0 && !t.g.uncompared && !t.oracle.raising, t.saved()))
 }
 
 // saved says whether the disk has everything.
@@ -131,9 +141,9 @@ func (t *trip) dies() {
 	}
 	t.end()
 	t.g.tasks.Wait()
-	t.g, t.watchers, t.tasks, t.notices, t.listening, t.flushed = nil, nil, nil, nil, nil, false
-	t.refuses, t.hangs, t.commit, t.waits, t.raised = 0, false, nil, nil, nil
-	t.oracle.down(t.whole && !t.full)
+	t.g, t.watched, t.tasks, t.notices, t.listening, t.held, t.flushed = nil, nil, nil, nil, nil, nil, false
+	t.refuses, t.hangs, t.drags, t.commit, t.waits, t.raised = 0, false, false, nil, nil, nil
+	t.oracle.down(t.whole && t.full == nil)
 }
 
 // start starts a daemon.
@@ -144,19 +154,27 @@ func (t *trip) start() {
 	g.ctx, t.end, t.g = ctx, end, g
 	g.async = func(run func() event) { t.tasks = append(t.tasks, t.begins(task{t.kindOf(), run})) }
 	g.commits = func(run func() event) { t.commit = run }
-	t.oracle.up(t.boot != t.diskBoot)
+	t.oracle.up(t.rebooted)
 	clear(t.since)
-	if err := g.begin(); err != nil {
+	err := g.begin()
+	if t.opened > 0 && !t.guardedFirst && t.files[t.file].err == nil {
+		t.found("P1: the store is opened before the doors are guarded")
+	}
+	if err != nil {
 		t.found(fmt.Sprintf("the gateway does not start: %v", err))
 		return
 	}
-	t.disk()
+	t.quiet()
 	t.meet()
 }
 
 // begins takes in a task. The kernel is read at once, and what it said may be old
-// when it is heard.
+// when it is heard. So it may be with a fence that is slow.
 func (t *trip) begins(x task) task {
+	if strings.HasPrefix(x.kind, fenceTask) && t.drags && t.choose(2) == 1 {
+		answer := x.run()
+		return task{x.kind + ", done", func() event { return answer }}
+	}
 	asks := strings.HasPrefix(x.kind, "askNext")
 	if !asks && !strings.HasPrefix(x.kind, "list") {
 		return x
@@ -186,21 +204,48 @@ func (t *trip) kindOf() string {
 	return kind
 }
 
-// turn has the gateway make a turn, and the disk do its part unless it hangs.
+// turn has the gateway make a turn, and disk, fence and ears do their part.
 func (t *trip) turn(e event) {
 	t.once(e)
-	t.disk()
+	t.quiet()
 }
 
-// disk ends the commit under way, and those after it, unless it hangs.
-func (t *trip) disk() {
-	for t.commit != nil && !t.hangs {
-		run := t.commit
-		t.commit = nil
-		e := run()
-		t.once(e)
+// quiet has the ears told, and ends the commit under way, and those after it, unless the disk hangs, and what
+// is done at the fence, unless that is slow.
+func (t *trip) quiet() {
+	for {
+		i, ears := t.fenceTask(), slices.IndexFunc(t.tasks, func(x task) bool { return strings.HasPrefix(x.kind, "tellEars") })
+		switch {
+		case ears >= 0:
+			t.endTask(ears)
+		case t.commit != nil && !t.hangs:
+			run := t.commit
+			t.commit = nil
+			t.once(run())
+		case i >= 0 && !t.drags:
+			t.endTask(i)
+		default:
+			if i < 0 {
+				t.oracle.lapsed()
+			}
+			return
+		}
 	}
 }
+
+// endTask ends a task and has the gateway make a turn of it.
+func (t *trip) endTask(i int) {
+	run := t.tasks[i].run
+	t.tasks = slices.Delete(slices.Clone(t.tasks), i, i+1)
+	t.once(run())
+}
+
+// fenceTask is the task of what is done at the fence, -1 for none.
+func (t *trip) fenceTask() int {
+	return slices.IndexFunc(t.tasks, func(x task) bool { return strings.HasPrefix(x.kind, fenceTask) })
+}
+
+const fenceTask = "atTheFence"
 
 // once has the gateway make a turn.
 func (t *trip) once(e event) {
@@ -208,9 +253,10 @@ func (t *trip) once(e event) {
 		if e != nil {
 			e(now)
 		}
-		t.oracle.lapse()
+		if t.fenceTask() < 0 {
+			t.oracle.lapse()
+		}
 	})
-	t.oracle.lapsed()
 	t.meet()
 	if next := t.g.next(); !next.After(t.clock()) {
 		t.found(fmt.Sprintf("spin: the next turn is due %v ago", t.clock().Sub(next)))
@@ -222,12 +268,14 @@ func (t *trip) complete(i int) {
 	x := t.tasks[i]
 	t.tale = append(t.tale, "the task is "+x.kind)
 	t.tasks = slices.Delete(slices.Clone(t.tasks), i, i+1)
-	e := x.run()
-	for t.early && len(t.notices) > 0 {
-		t.deliver()
-	}
-	t.early = false
-	t.turn(e)
+	t.mayWait(func() {
+		e := x.run()
+		for t.early && len(t.notices) > 0 {
+			t.deliver()
+		}
+		t.early = false
+		t.turn(e)
+	})
 	if strings.HasPrefix(x.kind, "askNext") && t.g.broken == "" {
 		t.oracle.answered()
 	}
@@ -236,7 +284,7 @@ func (t *trip) complete(i int) {
 // deliver brings the oldest news of a service to the gateway.
 func (t *trip) deliver() {
 	n := t.notices[0]
-	t.tale = append(t.tale, fmt.Sprintf("%s is %v", n.to.unit, n.status.State))
+	t.tale = append(t.tale, fmt.Sprintf("%s is %v", n.to.name, n.status.State))
 	t.notices = t.notices[1:]
 	n.to.report(n.status)
 	t.turn(nil)
@@ -273,7 +321,7 @@ func (t *trip) touch(a netip.Addr, p uint16) {
 	}
 	right := t.oracle.touch(a, p)
 	t.turn(func(time.Time) {
-		t.g.listened([]knock.Heard{{Source: a, Place: knock.Place{Medium: knock.Connections, Port: p}, Time: at, Proven: true}})
+		t.g.listened([]knock.Heard{touchOf(a, p, at)})
 	})
 	for _, name := range keeps {
 		if _, in := t.lets(name, a); !in && t.g.broken == "" && t.oracle.doors[name].state == "open" {
@@ -284,7 +332,7 @@ func (t *trip) touch(a netip.Addr, p uint16) {
 		state := t.g.door(d.conf.Name).door.Saved().State
 		end, in := t.lets(d.conf.Name, a)
 		switch {
-		case state == door.Opening || state == door.Closing || t.g.broken != "":
+		case state == door.Opening || state == door.Closing || t.g.broken != "" || t.doubtful || t.g.fencing.goes[d.conf.Name]:
 		case state != door.Open:
 			t.found(fmt.Sprintf("P4: a right knock of %v left door %s %v", a, d.conf.Name, state))
 		case !in || end.Sub(t.now) < d.conf.OpenFor:
@@ -323,7 +371,7 @@ func (t *trip) due() time.Time {
 // pass lets time pass until at, with whatever is due to the gateway on its way.
 // Looks find nobody meanwhile.
 func (t *trip) pass(at time.Time) {
-	defer func(asked []int) { t.asked = asked }(t.asked)
+	defer func(ways []int) { t.ways = ways }(t.ways)
 	for t.g != nil && t.problem == "" {
 		next := t.g.next()
 		if d := next.Sub(t.clock()); d >= at.Sub(t.now) || d <= 0 {
@@ -352,8 +400,8 @@ func (t *trip) settle(kind string) {
 // rest lets everything come to rest, and holds it to what must be so then: P9,
 // nothing left behind, and a door that opens to the next right knock.
 func (t *trip) rest() {
-	t.choices, t.full, t.refuses = nil, false, 0
-	if t.hangs {
+	t.choices, t.full, t.refuses = nil, nil, 0
+	if t.hangs || t.drags {
 		t.goesOn()
 	}
 	if t.g == nil {
@@ -408,7 +456,7 @@ func (t *trip) rested() {
 	if len(t.grants)+len(t.claims) > 0 {
 		t.found(fmt.Sprintf("P2: left behind are grants %v, claims %v", t.grants, t.claims))
 	}
-	for _, p := range t.penalties { // what is over is remembered for a while, at doors that there are
+	for _, p := range t.banned { // what is over is remembered for a while, at doors that there are
 		if d := t.oracle.doors[p.Door]; d == nil || len(d.told) > 0 || p.Source == door.Any {
 			t.found(fmt.Sprintf("P5: left behind is a penalty %v", p))
 		}
@@ -418,8 +466,8 @@ func (t *trip) rested() {
 		if d.conf.Presence.Idle == 0 && state == door.Open {
 			continue // it waits for an operator
 		}
-		if state != door.Dark || t.doors[d.name()].State != state.String() {
-			t.found(fmt.Sprintf("P6: nobody comes, and door %s is %v, on disk %s", d.name(), state, t.doors[d.name()].State))
+		if state != door.Dark || t.disk[d.name()].State != state.String() {
+			t.found(fmt.Sprintf("P6: nobody comes, and door %s is %v, on disk %s", d.name(), state, t.disk[d.name()].State))
 		}
 		if d.service != nil && t.running[d.service.svc.String()] {
 			t.found("P9: the door is dark and its service runs")

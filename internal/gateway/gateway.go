@@ -7,7 +7,9 @@
 //
 //  1. marks of knocks that must be on disk first: what follows from such a knock
 //     is a later turn's, in which they are;
-//  2. the fence, in one transaction;
+//  2. the fence, in one transaction (doors that a new configuration takes away have
+//     one of their own). That it is looked at and put right, and that it is made to
+//     guard the doors of another configuration, is beside the turns;
 //  3. the store, in a commit beside the turns. While one is under way, turns go
 //     on and gather for the next;
 //  4. whoever waits for the turn: operators' replies, and all who ask how things
@@ -22,7 +24,6 @@ package gateway
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -82,7 +83,7 @@ type Gateway struct {
 	meddled    <-chan struct{} // somebody else changed the fence
 	repairs    uint64
 	broken     string            // what differs in the fence, "" for nothing
-	resync     bool              // the fence must be compared, grants included, this turn
+	resync     bool              // the fence must be looked at, and all grants compared
 	retryFence time.Time         // when to try to put the fence right again, zero for never
 	survey     *survey           // the comparison of grants that is under way, nil for none
 	uncompared bool              // all grants are to be compared, or are being
@@ -100,6 +101,11 @@ type Gateway struct {
 	settled    *control.Settled  // how the latest configuration that waited ended
 	told       map[string]uint64 // what the audit trail has told of since the start, by event
 	sums       *audit.Sums       // of refusals
+
+	byName      map[string]*guarded // of doors
+	fencing     fencing             // what is under way at the fence
+	endingFlows bool                // that is under way
+	rollingBack bool                // to fallback
 
 	events  chan event
 	tasks   sync.WaitGroup          // the goroutines of services and looks
@@ -189,7 +195,7 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 		now := g.world.Now()
 		wait := g.next().Sub(now)
 		if ready != nil {
-			if wait = min(wait, readyBy.Sub(now)); wait <= 0 || g.looked() {
+			if wait = min(wait, readyBy.Sub(now)); wait <= 0 || g.looked() && !g.ear.busy {
 				ready()
 				ready = nil
 			}
@@ -294,7 +300,11 @@ func (g *Gateway) next() time.Time {
 	if t, ok := g.writer.slowAt(); ok && t.Before(next) {
 		next = t
 	}
-	for _, t := range []time.Time{g.applied.Deadline, g.retryFence, g.applying.givenUp()} {
+	dues := []time.Time{g.lapses(), g.applying.givenUp()}
+	if !g.fencing.busy {
+		dues = append(dues, g.retryFence)
+	}
+	for _, t := range dues {
 		if !t.IsZero() && t.Before(next) {
 			next = t
 		}
@@ -368,23 +378,18 @@ func (g *Gateway) listened(hs []knock.Heard) int {
 }
 
 // door finds a door by its name.
-func (g *Gateway) door(name string) *guarded {
-	for _, d := range g.doors {
-		if d.name() == name {
-			return d
-		}
-	}
-	return nil
+func (g *Gateway) door(name string) *guarded { return g.byName[name] }
+
+// addDoor makes a door one of the gateway's.
+func (g *Gateway) addDoor(d *guarded) {
+	g.doors = append(g.doors, d)
+	g.byName[d.name()] = d
 }
 
 // upkeep is S12: whatever died or was changed by others is put right.
 func (g *Gateway) upkeep(now time.Time) {
-	for _, p := range g.ear.check() {
-		g.record(now, audit.EventRepaired, "", fmt.Sprintf("the listener on %s had died; it listens again", p))
-	}
-	if err := g.world.Fence.Check(); err != nil {
-		g.resync = true
-	}
+	g.ear.look = true
+	g.fencing.look = true
 	for _, d := range g.doors {
 		if d.service != nil {
 			d.service.askLeave()

@@ -3,7 +3,6 @@ package gateway
 import (
 	"errors"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -263,7 +262,7 @@ func TestAServiceThatDiesIsStartedAgain(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
 		r.touch(visitor, 59000, 59002)
-		m.dies("ssh.service")
+		m.becomes("ssh.service", died9)
 		synctest.Wait()
 		r.wantState("open")
 		if !m.running["ssh.service"] || m.starts != 2 {
@@ -400,13 +399,6 @@ kind = "touch"
 listen = [60001, 60002, 60003]
 touch = [60001, 60003]
 `
-
-func write(t *testing.T, path, text string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func TestReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -12,7 +12,6 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/touch"
 )
 
@@ -53,7 +52,7 @@ func (g *guesser) try(now time.Time, source netip.Addr) (heard bool) {
 	g.tick(now)
 	g.gw.changes = newChanges()
 	wrong := g.conf.Knocks[0].Hears()[0].Port // to be left alone
-	g.hear(&g.knocks[0], knock.Heard{Source: source, Place: knock.Place{Medium: knock.Connections, Port: wrong}, Time: now, Proven: true})
+	g.hear(&g.knocks[0], touchOf(source, wrong, now))
 	if due, underway := g.knocks[0].rec.Next(); underway { // it is judged at its tick
 		g.judge(due)
 	}

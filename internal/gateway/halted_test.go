@@ -20,7 +20,7 @@ func TestAServiceThatOthersStopIsStartedAgain(t *testing.T) {
 		r := run(t, m, configPath(t), sshDoor)
 		r.touch(visitor, 59000, 59002)
 		for i, want := range []string{"open", "opening", "opening"} {
-			m.halts("ssh.service")
+			m.becomes("ssh.service", service.Status{State: service.Stopped})
 			synctest.Wait()
 			r.wantState(want)
 			if runs := m.running["ssh.service"]; runs != (want == "open") {
@@ -36,7 +36,7 @@ func TestAServiceThatOthersStopIsStartedAgain(t *testing.T) {
 				t.Errorf("after stop %d the door is open and the service does not run", i+1)
 			}
 			if i == 0 {
-				m.halts("ssh.service") // the first of a new row, which the next is soon after
+				m.becomes("ssh.service", service.Status{State: service.Stopped}) // the first of a new row, which the next is soon after
 				synctest.Wait()
 			}
 		}
@@ -64,8 +64,7 @@ func TestNewsThatComesLateIsNoRepair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
 		var news []func()
-		write(t, path, sshDoor)
-		r := restartWith(t, m, path, func(w *World) {
+		r := runWith(t, m, path, sshDoor, func(w *World) {
 			w.Service = func(c config.Door) Service { return &slowly{unit{m, c.Service.Unit}, &news} }
 		})
 		hear := func() {
@@ -114,8 +113,7 @@ func (o *overtaken) Start(ctx context.Context) error {
 func TestAStartThatOthersCancelIsMadeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path, times := newMachine(), configPath(t), 3
-		write(t, path, sshDoor)
-		r := restartWith(t, m, path, func(w *World) {
+		r := runWith(t, m, path, sshDoor, func(w *World) {
 			w.Service = func(c config.Door) Service { return &overtaken{unit{m, c.Service.Unit}, &times} }
 		})
 		r.touch(visitor, 59000, 59002)

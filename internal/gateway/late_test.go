@@ -13,23 +13,14 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// busy keeps the gateway from its next turn until the returned function is
-// called: what comes meanwhile is one turn's.
-func (r *running) busy() (done func()) {
-	hold := make(chan struct{})
-	r.events <- func(time.Time) { <-hold }
-	synctest.Wait()
-	return func() { close(hold); synctest.Wait() }
-}
-
 // What status tells, a crash a moment later must not take back.
 func TestStatusTellsWhatIsSaved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
 		m.do(func() { m.full = errors.New("no space left on device") })
-		done := r.busy()
-		r.Hear([]knock.Heard{{Source: visitor, Place: knock.Place{Medium: knock.Connections, Port: 59001}, Time: time.Now(), Proven: true}})
+		done := r.hold()
+		r.touch(visitor, 59001)
 		var s control.Status
 		go func() { s, _ = r.Status() }()
 		synctest.Wait()
@@ -49,7 +40,7 @@ func TestTouchesAfterThePenaltysEndAreHeardInALateTurn(t *testing.T) {
 		r := run(t, newMachine(), configPath(t), sshDoor)
 		r.touch(visitor, 59001)
 		time.Sleep(5*time.Minute - time.Second)
-		done := r.busy()
+		done := r.hold()
 		time.Sleep(2 * time.Second)
 		r.touch(visitor, 59000, 59002)
 		done()
@@ -111,12 +102,12 @@ func TestAKnockIsNotJudgedBeforeItsLastTouchIsHeard(t *testing.T) {
 		r := run(t, newMachine(), configPath(t), sshDoor)
 		r.touch(visitor, 59000)
 		time.Sleep(time.Minute - time.Second)
-		done := r.busy()
+		done := r.hold()
 		// The touch comes when the turn has heard what it hears, and the turn is slow.
 		now := r.world.Now
 		r.world.Now = func() time.Time {
 			r.world.Now = now
-			r.heard <- []knock.Heard{{Source: visitor, Place: knock.Place{Medium: knock.Connections, Port: 59002}, Time: now(), Proven: true}}
+			r.heard <- []knock.Heard{touchOf(visitor, 59002, now())}
 			time.Sleep(2 * time.Second)
 			return now()
 		}

@@ -48,9 +48,7 @@ func (u *policedUnit) Start(ctx context.Context) error {
 // says where they are not their own.
 func policed(t *testing.T, m *machine, text string, p *police, own map[string]service.Names) *running {
 	t.Helper()
-	path := configPath(t)
-	write(t, path, text)
-	r := restartWith(t, m, path, func(w *World) {
+	return runWith(t, m, configPath(t), text, func(w *World) {
 		w.Service = func(c config.Door) Service {
 			names, ok := own[c.Service.Unit]
 			if !ok {
@@ -59,10 +57,6 @@ func policed(t *testing.T, m *machine, text string, p *police, own map[string]se
 			return &policedUnit{unit{m, c.Service.Unit}, p, names}
 		}
 	})
-	if r == nil {
-		t.Fatal("the gateway did not start")
-	}
-	return r
 }
 
 func (r *running) warnings() []string {

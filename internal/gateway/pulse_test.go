@@ -21,31 +21,17 @@ type leaper struct {
 
 func runLeaper(t *testing.T, text string) leaper {
 	t.Helper()
-	path, leapt := configPath(t), new(atomic.Int64)
-	write(t, path, text)
-	r := restartWith(t, newMachine(), path, func(w *World) {
+	leapt := new(atomic.Int64)
+	return leaper{runWith(t, newMachine(), configPath(t), text, func(w *World) {
 		w.Now = func() time.Time { return time.Now().Add(time.Duration(leapt.Load())) }
-	})
-	if r == nil {
-		t.Fatal("the gateway did not start")
-	}
-	return leaper{r, leapt}
+	}), leapt}
 }
 
 func (l leaper) leap(d time.Duration) { l.leapt.Add(int64(d)) }
 
-func (l leaper) now() time.Time { return time.Now().Add(time.Duration(l.leapt.Load())) }
-
 // touched is a touch of which the ear hears now.
 func (l leaper) touched(a netip.Addr, p uint16) []knock.Heard {
-	return []knock.Heard{{Source: a, Place: knock.Place{Medium: knock.Connections, Port: p}, Time: l.now(), Proven: true}}
-}
-
-func (l leaper) touch(a netip.Addr, ports ...uint16) {
-	for _, p := range ports {
-		l.Hear(l.touched(a, p))
-		synctest.Wait()
-	}
+	return []knock.Heard{touchOf(a, p, l.world.Now())}
 }
 
 func (l leaper) wantPenalties(n int) {
@@ -91,7 +77,7 @@ func TestAGapIsNotTheVisitorsFault(t *testing.T) {
 			l.touch(visitor, 59002)
 		}, "open", 0},
 		{"the first touch waits for the gateway", sshDoor, func(l leaper) {
-			done := l.busy()
+			done := l.hold()
 			l.Hear(l.touched(visitor, 59000))
 			l.leap(gone)
 			time.Sleep(time.Second)
@@ -182,7 +168,7 @@ const everybodysDoor = sshDoor + "scope = \"door\"\njudge = \"every 1m\"\n"
 func TestASlowTurnIsNoGap(t *testing.T) {
 	leaping(t, sshDoor, func(l leaper) {
 		l.touch(visitor, 59000)
-		done := l.busy()
+		done := l.hold()
 		time.Sleep(61 * time.Second)
 		l.Hear(l.touched(visitor, 59002))
 		done()

@@ -152,7 +152,7 @@ func TestAFloodOfRefusalsIsSummedUp(t *testing.T) {
 		const flood = 3000
 		for n := range flood {
 			a := netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 7, 7, byte(n >> 8), byte(n), 15: 1}) // each of another /64
-			r.Hear([]knock.Heard{{Source: a, Place: knock.Place{Medium: knock.Connections, Port: 59001}, Time: time.Now(), Proven: true}})
+			r.Hear([]knock.Heard{touchOf(a, 59001, time.Now())})
 		}
 		synctest.Wait()
 		count := func() (records int, times uint64) {
@@ -212,15 +212,14 @@ func TestTheAuditTrailCannotBeWashed(t *testing.T) {
 		t.Cleanup(func() { os.RemoveAll(shm) })
 		dir = shm // the disk is not what is tried here
 	}
-	write(t, path, strings.Replace(sshDoor, "kind", "penalty = \"0s\"\nkind", 1))
 	kept, err := store.Open(dir, store.AuditLimit{Records: 500}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer kept.Close()
 	synctest.Test(t, func(t *testing.T) {
-		m := newMachine()
-		r := restartWith(t, m, path, func(w *World) { w.Open = func() (Store, error) { return kept, nil } })
+		r := runWith(t, newMachine(), path, strings.Replace(sshDoor, "kind", "penalty = \"0s\"\nkind", 1),
+			func(w *World) { w.Open = func() (Store, error) { return kept, nil } })
 		for n := range 10 {
 			r.touch(netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + n)}), 59000, 59002)
 		}
@@ -233,7 +232,7 @@ func TestTheAuditTrailCannotBeWashed(t *testing.T) {
 				var ts []knock.Heard
 				for range min(n, 1000) {
 					n--
-					ts = append(ts, knock.Heard{Source: from(n), Place: knock.Place{Medium: knock.Connections, Port: 59001}, Time: time.Now(), Proven: true})
+					ts = append(ts, touchOf(from(n), 59001, time.Now()))
 				}
 				r.Hear(ts)
 			}

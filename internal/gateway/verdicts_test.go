@@ -12,10 +12,8 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
-	"github.com/doorward/doorward/internal/datagrams"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/knock"
-	"github.com/doorward/doorward/internal/listen"
 )
 
 // oracular is a knock whose recogniser answers to whatever is heard as the test
@@ -61,7 +59,9 @@ var verdictsStart = time.Date(2026, 11, 27, 0, 0, 0, 0, time.UTC)
 func doorsOf(log *bytes.Buffer, rules ...oracular) *Gateway {
 	g := &Gateway{changes: newChanges(), marks: make(marks), visitors: newVisitors(), sums: audit.NewSums(), log: slog.New(slog.NewTextHandler(log, nil)), config: &config.Config{}}
 	g.world.Now = func() time.Time { return verdictsStart }
-	g.ear = &ear{log: g.log, ear: &deafEar{}, datagrams: &noDatagrams{}}
+	m := newMachine()
+	g.ear = &ear{log: g.log, ear: (*ears)(m), datagrams: (*mailbox)(m)}
+	g.async = func(task func() event) { task()(verdictsStart) }
 	for i, r := range rules {
 		conf := config.Door{Name: fmt.Sprintf("door%d", i), OpenFor: time.Minute,
 			Knocks: []config.Knock{{Name: "oracle", Kind: "oracle", Rule: r}}, Presence: config.Presence{Idle: time.Hour}}
@@ -71,27 +71,6 @@ func doorsOf(log *bytes.Buffer, rules ...oracular) *Gateway {
 	}
 	return g
 }
-
-// deafEar remembers what it was told to do.
-type deafEar struct {
-	ports listen.Ports
-	set   int
-}
-
-func (e *deafEar) Set(p listen.Ports) error { e.ports, e.set = p, e.set+1; return nil }
-func (e *deafEar) Check() []uint16          { return nil }
-func (e *deafEar) Behind() bool             { return false }
-func (e *deafEar) Close() error             { return nil }
-
-// noDatagrams remembers where it was to hear.
-type noDatagrams struct{ ports map[uint16]knock.Opener }
-
-func (e *noDatagrams) Set(ports map[uint16]knock.Opener) error { e.ports = ports; return nil }
-func (e *noDatagrams) Answer(knock.Path, []byte) error         { return nil }
-func (e *noDatagrams) Check() []uint16                         { return nil }
-func (e *noDatagrams) Behind() bool                            { return false }
-func (e *noDatagrams) Counts() datagrams.Counts                { return datagrams.Counts{} }
-func (e *noDatagrams) Close() error                            { return nil }
 
 func at(port uint16) knock.Place { return knock.Place{Medium: knock.Connections, Port: port} }
 
@@ -154,11 +133,11 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 		rules = append(rules, oracular{places: []knock.Place{at(uint16(20000 + i))}, says: knock.Verdict{Proven: true}, asked: &asked})
 	}
 	g := doorsOf(&log, rules...)
-	ear := g.ear.ear.(*deafEar)
+	ear := g.ear.ear.(*ears)
 	g.hears(at(20007))
 	g.attend()
-	if len(ear.ports.Open) != len(rules) || ear.set != 1 {
-		t.Fatalf("the ear listens on %d ports, told %d times; want %d, once", len(ear.ports.Open), ear.set, len(rules))
+	if len(ear.listening) != len(rules) || ear.sets != 1 {
+		t.Fatalf("the ear listens on %d ports, told %d times; want %d, once", len(ear.listening), ear.sets, len(rules))
 	}
 	before := asked
 	for range 100 {
@@ -166,8 +145,8 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 		g.hears(at(1)) // nobody's
 		g.attend()
 	}
-	if asked != before || ear.set != 1 {
-		t.Errorf("200 touches asked for places %d times and set the ear %d times, want never", asked-before, ear.set-1)
+	if asked != before || ear.sets != 1 {
+		t.Errorf("200 touches asked for places %d times and set the ear %d times, want never", asked-before, ear.sets-1)
 	}
 	for i, d := range g.doors {
 		if got := len(d.refusals); (got > 0) != (i == 7) {
@@ -177,8 +156,8 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 	g.config = &config.Config{} // as a new one
 	g.doors = g.doors[:1]
 	g.attend()
-	if len(ear.ports.Open) != 1 || ear.ports.Open[0] != 20000 {
-		t.Errorf("with one door left the ear listens on %v", ear.ports.Open)
+	if len(ear.listening) != 1 || ear.listening[0] != 20000 {
+		t.Errorf("with one door left the ear listens on %v", ear.listening)
 	}
 	if d, _ := g.knockAt(at(20007)); d != nil {
 		t.Errorf("what is heard on 20007 goes to %s, which is gone", d.name())

@@ -5,69 +5,56 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"log/slog"
 	"maps"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
-	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
-	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/knock"
-	"github.com/doorward/doorward/internal/listen"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/service"
 	"github.com/doorward/doorward/internal/store"
 )
 
 // machine is a small machine that outlives the gateways that run on it: a
-// kernel, a disk and services, as far as a gateway can tell.
+// kernel, a disk, services and ears, as far as a gateway can tell. What the kernel
+// was sent is there; what a commit returned from is on disk. It does as it is told
+// at once, unless a test says otherwise. The explorer's is a model.
 type machine struct {
-	mu        sync.Mutex
+	mu sync.Mutex // guards what follows
+	hooks
+	tally
+
 	table     bool // the fence's table is there
 	doors     []fence.Door
-	grants    map[grantKey]time.Time
+	grants    map[grantKey]time.Time // their ends
 	used      map[grantKey]time.Time // when a completed connection last used them
 	unknown   error                  // nobody can tell what was used
 	sessions  int
-	ended     []fence.Grant // whose flows were ended
 	changed   chan struct{}
 	broken    error         // the fence cannot be changed
 	unwatched error         // it cannot be watched
-	refuses   int           // so many changes of grants fail
+	refuses   int           // so many changes of the fence fail
+	doubtful  bool          // the latest change of grants was refused
 	stall     time.Duration // a change of grants waits for so long
 	answer    chan bool     // not nil: what there is is told when this is closed
-	asked     []fence.Grant // when they end
 	silent    error         // nobody can tell what is in the kernel
-	reads     int           // times that all grants were read
-	largest   int           // grants given and revoked by one change, at the most
-	emptied   int           // times that a door was emptied
-	told      int           // records, and ends of claims, of one commit, at the most
 
-	disk    map[string]store.Door
-	banned  map[store.PenaltyKey]store.Penalty
-	claims  map[store.GrantKey]store.Grant
-	marks   map[markKey][]byte
-	applied store.Applied
-	trail   []audit.Record
-	full    error // the disk takes nothing
-	closed  error // the store cannot be opened
-	lost    error // the store cannot be read
-	opened  int   // times the store was opened
-	// measured counts the times that connections were counted.
-	measured int
-	// guardedFirst says that the table stood when the store was opened.
-	guardedFirst bool
-	rebooted     bool
+	disk     map[string]store.Door
+	banned   map[store.PenaltyKey]store.Penalty
+	claims   map[store.GrantKey]store.Grant
+	marks    map[markKey][]byte
+	applied  store.Applied
+	trail    []audit.Record
+	full     error // the disk takes nothing
+	closed   error // the store cannot be opened
+	lost     error // the store cannot be read
+	rebooted bool  // since the last commit
 
 	listening []uint16
 	held      []uint16 // listened on or not
@@ -81,13 +68,36 @@ type machine struct {
 	stubborn  error           // services do not start
 	slow      chan struct{}   // not nil: a start takes until this is closed, or its context ends
 	watchers  []func(service.Status)
-	starts    int
 	seen      door.Seen
 	noFlows   error // flows cannot be seen
 }
 
+// hooks have somebody take part in what a machine does.
+type hooks struct {
+	clock  func() time.Time
+	effect func()                          // before anything that outlives the daemon
+	raises func(error)                     // before the doors of the fence change, or with why they do not
+	gives  func(k grantKey, end time.Time) // before the kernel has a grant
+}
+
+// tally is what tests want to know of what was done.
+type tally struct {
+	ended        []fence.Grant // whose flows were ended
+	asked        []fence.Grant // when they end
+	reads        int           // times that all grants were read
+	largest      int           // grants given and revoked by one change, at the most
+	emptied      int           // times that a door was emptied
+	told         int           // records, and ends of claims, of one commit, at the most
+	opened       int           // times the store was opened
+	guardedFirst bool          // the table stood when the store was opened
+	measured     int           // times that connections were counted
+	starts       int           // of services
+	sets         int           // times that the ear was told where to listen
+}
+
 func newMachine() *machine {
 	return &machine{
+		hooks:   hooks{time.Now, func() {}, func(error) {}, func(grantKey, time.Time) {}},
 		grants:  make(map[grantKey]time.Time),
 		used:    make(map[grantKey]time.Time),
 		changed: make(chan struct{}, 1),
@@ -109,8 +119,9 @@ func (m *machine) do(f func()) {
 
 func (m *machine) world() World {
 	return World{
-		Fence: (*kernel)(m), Ear: (*ears)(m), Datagrams: (*mailbox)(m), Now: time.Now,
+		Fence: (*kernel)(m), Ear: (*ears)(m), Datagrams: (*mailbox)(m), Now: m.clock,
 		Open: func() (Store, error) {
+			m.effect()
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			m.opened++
@@ -143,19 +154,40 @@ func (m *machine) world() World {
 
 type kernel machine
 
-func (k *kernel) Guard(doors []fence.Door) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.broken != nil {
+// takes says why the kernel takes no change, nil if it does.
+func (k *kernel) takes() error {
+	switch {
+	case k.broken != nil:
 		return k.broken
-	}
-	k.table, k.doors = true, doors
-	for key := range k.grants {
-		if !slices.ContainsFunc(doors, func(d fence.Door) bool { return d.Name == key.door }) {
-			delete(k.grants, key)
-		}
+	case k.refuses > 0:
+		k.refuses--
+		return errors.New("no buffer space available")
 	}
 	return nil
+}
+
+func (k *kernel) Guard(doors []fence.Door) error {
+	k.effect()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	err := k.takes()
+	if k.raises(err); err != nil {
+		return err
+	}
+	k.table, k.doors = true, doors
+	maps.DeleteFunc(k.grants, func(key grantKey, _ time.Time) bool { _, ok := (*machine)(k).guards(key.door); return !ok })
+	return nil
+}
+
+// guards returns a door as the kernel guards it, or false. The caller has the
+// machine to itself.
+func (m *machine) guards(name string) (fence.Door, bool) {
+	for _, d := range m.doors {
+		if d.Name == name {
+			return d, true
+		}
+	}
+	return fence.Door{}, false
 }
 
 func (k *kernel) EndFlows(ends []fence.Grant) error {
@@ -176,31 +208,67 @@ func (k *kernel) Change(c fence.Changes) error {
 	stall := k.stall
 	k.mu.Unlock()
 	time.Sleep(stall)
+	k.effect()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.broken != nil || !k.table {
-		return errors.New("no such table")
+	err := k.takes()
+	if err == nil && !k.table {
+		err = errors.New("no such table")
 	}
-	if k.refuses > 0 {
-		k.refuses--
-		return errors.New("no buffer space available")
+	if k.doubtful = err != nil; err != nil {
+		return err
 	}
 	k.largest, k.emptied = max(k.largest, len(c.Give)+len(c.Revoke)), k.emptied+len(c.Empty)
+	if err := k.knows(&c); err != nil {
+		return err
+	}
 	maps.DeleteFunc(k.grants, func(key grantKey, _ time.Time) bool { return slices.Contains(c.Empty, key.door) })
 	for _, g := range c.Revoke {
 		delete(k.grants, grantKey{g.Door, g.Source})
 	}
 	for _, g := range c.Give {
-		if k.grants[grantKey{g.Door, g.Source}] = g.Until; time.Until(g.Until) < time.Millisecond {
-			delete(k.grants, grantKey{g.Door, g.Source})
+		k.give(grantKey{g.Door, g.Source}, g.Until)
+	}
+	return nil
+}
+
+// knows says whether the doors of a change are guarded, nil if they are.
+func (k *kernel) knows(c *fence.Changes) error {
+	names := slices.Clone(c.Empty)
+	for _, g := range c.Give {
+		names = append(names, g.Door)
+	}
+	for _, name := range names {
+		if _, ok := (*machine)(k).guards(name); !ok {
+			return fmt.Errorf("door %q is not guarded", name)
 		}
 	}
 	return nil
 }
 
+// give has a grant end at a moment, to the millisecond.
+func (k *kernel) give(key grantKey, until time.Time) {
+	now := k.clock()
+	left := until.Sub(now).Truncate(time.Millisecond)
+	if left <= 0 {
+		delete(k.grants, key)
+		return
+	}
+	k.gives(key, now.Add(left))
+	k.grants[key] = now.Add(left)
+}
+
+// expire is what the kernel does by itself, daemon or not. The caller has the
+// machine to itself.
+func (m *machine) expire() {
+	now := m.clock()
+	maps.DeleteFunc(m.grants, func(_ grantKey, end time.Time) bool { return !now.Before(end) })
+}
+
 func (k *kernel) Grants() iter.Seq2[fence.Grant, error] {
 	return func(yield func(fence.Grant, error) bool) {
 		k.mu.Lock()
+		(*machine)(k).expire()
 		k.reads++
 		grants, silent := maps.Clone(k.grants), k.silent
 		k.mu.Unlock()
@@ -209,7 +277,7 @@ func (k *kernel) Grants() iter.Seq2[fence.Grant, error] {
 			return
 		}
 		for key, until := range grants {
-			if time.Until(until) > 0 && !yield(fence.Grant{Door: key.door, Source: key.source, Until: until}, nil) {
+			if !yield(fence.Grant{Door: key.door, Source: key.source, Until: until}, nil) {
 				return
 			}
 		}
@@ -218,11 +286,10 @@ func (k *kernel) Grants() iter.Seq2[fence.Grant, error] {
 
 func (k *kernel) Ends(grants []fence.Grant) ([]time.Time, error) {
 	k.mu.Lock()
+	(*machine)(k).expire()
 	ends := make([]time.Time, len(grants))
 	for i, f := range grants {
-		if until := k.grants[grantKey{f.Door, f.Source}]; time.Until(until) > 0 {
-			ends[i] = until
-		}
+		ends[i] = k.grants[grantKey{f.Door, f.Source}]
 	}
 	k.asked = append(k.asked, grants...)
 	answer, silent := k.answer, k.silent
@@ -255,7 +322,7 @@ func (k *kernel) Used(name string, source netip.Addr) (time.Duration, bool, erro
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	at, ok := k.used[grantKey{name, door.Source(source)}]
-	return time.Since(at), ok, k.unknown
+	return k.clock().Sub(at), ok, k.unknown
 }
 
 // flush is what `nft flush ruleset` does.
@@ -263,105 +330,6 @@ func (m *machine) flush() {
 	m.do(func() { m.table = false; clear(m.grants) })
 	m.changed <- struct{}{}
 }
-
-type disk machine
-
-func (d *disk) Load() (store.State, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.lost != nil {
-		return store.State{}, d.lost
-	}
-	var marks []store.Mark
-	for k, value := range d.marks {
-		marks = append(marks, store.Mark{Door: k.door, Knock: k.knock, Key: k.key, Value: value})
-	}
-	return store.State{
-		Rebooted: d.rebooted, Applied: d.applied, Marks: marks,
-		Doors:     slices.Collect(maps.Values(d.disk)),
-		Penalties: slices.Collect(maps.Values(d.banned)),
-		Grants:    maps.Values(maps.Clone(d.claims)),
-	}, nil
-}
-
-func (d *disk) Commit(c store.Change) ([]audit.Record, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.full != nil {
-		return nil, d.full
-	}
-	d.told = max(d.told, len(c.Records)+len(c.EndGrants))
-	maps.DeleteFunc(d.claims, func(k store.GrantKey, _ store.Grant) bool { return slices.Contains(c.ClearGrants, k.Door) })
-	maps.DeleteFunc(d.banned, func(k store.PenaltyKey, _ store.Penalty) bool { return slices.Contains(c.ClearPenalties, k.Door) })
-	for _, x := range c.Doors {
-		d.disk[x.Name] = x
-	}
-	for _, name := range c.EndDoors {
-		delete(d.disk, name)
-		maps.DeleteFunc(d.marks, func(k markKey, _ []byte) bool { return k.door == name })
-	}
-	for _, of := range c.EndKnocks {
-		maps.DeleteFunc(d.marks, func(k markKey, _ []byte) bool { return k.door == of.Door && k.knock == of.Knock })
-	}
-	for _, m := range c.Marks {
-		if k := (markKey{m.Door, m.Knock, m.Key}); m.Value == nil {
-			delete(d.marks, k)
-		} else {
-			d.marks[k] = m.Value
-		}
-	}
-	for _, p := range c.Penalties {
-		d.banned[store.PenaltyKey{Door: p.Door, Knock: p.Knock, Source: p.Source}] = p
-	}
-	for _, k := range c.EndPenalties {
-		delete(d.banned, k)
-	}
-	for _, g := range c.Grants {
-		d.claims[store.GrantKey{Door: g.Door, Source: g.Source, By: g.By}] = g
-	}
-	for _, k := range c.EndGrants {
-		delete(d.claims, k)
-	}
-	if c.Applied != nil {
-		d.applied = *c.Applied
-	}
-	d.trail = append(d.trail, c.Records...)
-	return c.Records, nil
-}
-
-func (d *disk) Records(string, string, uint64, int) ([]audit.Record, error) { return d.trail, nil }
-func (d *disk) SetAside() string                                            { return "" }
-
-type ears machine
-
-func (e *ears) Set(ports listen.Ports) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.listening = nil
-	var err error
-	held := slices.Concat(ports.Open, ports.Shut, ports.Same)
-	slices.Sort(held)
-	e.held = slices.Compact(held)
-	for _, p := range e.held {
-		switch {
-		case slices.Contains(e.taken, p):
-			err = errors.Join(err, fmt.Errorf("%d/tcp: address already in use", p))
-		case slices.Contains(ports.Open, p):
-			e.listening = append(e.listening, p)
-		}
-	}
-	return err
-}
-
-func (e *ears) Check() []uint16 { return nil }
-
-func (e *ears) Behind() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.behind
-}
-
-func (e *ears) Close() error { return nil }
 
 // unit is a service that starts and stops at once, or not at all.
 type unit struct {
@@ -385,14 +353,14 @@ func (u *unit) Start(ctx context.Context) error {
 		return u.m.stubborn
 	}
 	u.m.starts++
-	u.m.running[u.name], u.m.died[u.name] = true, false
+	u.m.set(u.name, service.Status{State: service.Running})
 	return nil
 }
 
 func (u *unit) Stop(context.Context) error {
 	u.m.mu.Lock()
 	defer u.m.mu.Unlock()
-	u.m.running[u.name], u.m.died[u.name] = false, false
+	u.m.set(u.name, service.Status{State: service.Stopped})
 	return nil
 }
 
@@ -403,7 +371,7 @@ func (u *unit) Status(context.Context) (service.Status, error) {
 	case u.m.running[u.name]:
 		return service.Status{State: service.Running}, nil
 	case u.m.died[u.name]:
-		return service.Status{State: service.Failed, Detail: "signal 9"}, nil
+		return died9, nil
 	}
 	return service.Status{State: service.Stopped}, nil
 }
@@ -419,16 +387,18 @@ func (u *unit) Watch(ctx context.Context, report func(service.Status)) error {
 	return nil
 }
 
-// dies has the service die by itself.
-func (m *machine) dies(name string) {
-	m.do(func() { m.running[name], m.died[name] = false, true })
-	m.tell(service.Status{State: service.Failed, Detail: "signal 9"})
+// died9 is a service that was killed.
+var died9 = service.Status{State: service.Failed, Detail: "signal 9"}
+
+// becomes changes a service, and has those who watch it hear of it.
+func (m *machine) becomes(name string, s service.Status) {
+	m.do(func() { m.set(name, s) })
+	m.tell(s)
 }
 
-// halts has somebody else stop the service.
-func (m *machine) halts(name string) {
-	m.do(func() { m.running[name], m.died[name] = false, false })
-	m.tell(service.Status{State: service.Stopped})
+// set changes a service. The caller has the machine to itself.
+func (m *machine) set(name string, s service.Status) {
+	m.running[name], m.died[name] = s.State == service.Running, s.State == service.Failed
 }
 
 // tell has those who watch the service hear of it.
@@ -439,122 +409,3 @@ func (m *machine) tell(s service.Status) {
 		report(s)
 	}
 }
-
-// running is a gateway that runs on a machine, in a synctest bubble.
-type running struct {
-	*Gateway
-	t    *testing.T
-	m    *machine
-	path string
-	stop func()
-}
-
-// run writes the configuration and starts a gateway. The gateway ends with
-// stop, or with the test.
-func run(t *testing.T, m *machine, path, text string) *running {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r := restart(t, m, path)
-	if r == nil {
-		t.Fatal("the gateway did not start")
-	}
-	return r
-}
-
-// restart starts a gateway on the file as it is, and returns nil if it ends.
-func restart(t *testing.T, m *machine, path string) *running {
-	t.Helper()
-	return restartWith(t, m, path, func(*World) {})
-}
-
-// restartWith is restart in a world that is changed a little.
-func restartWith(t *testing.T, m *machine, path string, change func(*World)) *running {
-	t.Helper()
-	world := m.world()
-	change(&world)
-	ctx, cancel := context.WithCancel(t.Context())
-	g := New(Options{Path: path, Version: "v1", Log: slog.New(slog.DiscardHandler)})
-	ended := make(chan struct{})
-	ready := false
-	go func() {
-		defer close(ended)
-		if err := g.Run(ctx, world, func() { ready = true }); err != nil {
-			t.Log("run:", err)
-		}
-	}()
-	synctest.Wait()
-	r := &running{Gateway: g, t: t, m: m, path: path, stop: func() { cancel(); <-ended }}
-	t.Cleanup(r.stop)
-	if !ready {
-		return nil
-	}
-	return r
-}
-
-var (
-	visitor  = netip.MustParseAddr("192.0.2.2")
-	visitor6 = netip.MustParseAddr("2001:db8::7")
-)
-
-// touch touches ports as a visitor does, one after the other.
-func (r *running) touch(a netip.Addr, ports ...uint16) {
-	for _, p := range ports {
-		r.Hear([]knock.Heard{{Source: a, Place: knock.Place{Medium: knock.Connections, Port: p}, Time: time.Now(), Proven: true}})
-		synctest.Wait()
-	}
-}
-
-// status is the first door's status.
-func (r *running) status() control.Door {
-	r.t.Helper()
-	s, _ := r.Status()
-	if len(s.Doors) == 0 {
-		r.t.Fatal("the gateway has no doors")
-	}
-	return s.Doors[0]
-}
-
-func (r *running) wantState(want string) {
-	r.t.Helper()
-	if got := r.status(); got.State != want {
-		r.t.Errorf("the door is %s (%s), want %s", got.State, got.Reason, want)
-	}
-}
-
-// order gives an operator's order and returns what it was answered.
-func (r *running) order(order any) string {
-	r.t.Helper()
-	reply, err := r.Do(r.t.Context(), "operator alice (uid 1000)", order)
-	if err != nil {
-		return "error: " + err.Error()
-	}
-	return reply.Message
-}
-
-// events are the audit trail's events so far.
-func (m *machine) events() string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var all []string
-	for _, r := range m.trail {
-		all = append(all, r.Event)
-	}
-	return strings.Join(all, " ")
-}
-
-func configPath(t *testing.T) string { return filepath.Join(t.TempDir(), "doorward.toml") }
-
-const sshDoor = `
-[door.ssh]
-ports = ["22/tcp"]
-[door.ssh.service]
-unit = "ssh.service"
-[door.ssh.presence]
-logins = "journal"
-[[door.ssh.knock]]
-kind = "touch"
-listen = [59000, 59001, 59002]
-touch = [59000, 59002]
-`

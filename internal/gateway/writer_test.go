@@ -55,13 +55,8 @@ func (s *slowStore) made() (all []store.Change) {
 // runSlowly runs a gateway on a disk that is fast until the test says otherwise.
 func runSlowly(t *testing.T, m *machine, path, text string) (*running, *slowStore) {
 	t.Helper()
-	write(t, path, text)
 	s := &slowStore{Store: (*disk)(m), m: m}
-	r := restartWith(t, m, path, func(w *World) { w.Open = func() (Store, error) { return s, nil } })
-	if r == nil {
-		t.Fatal("the gateway did not start")
-	}
-	return r, s
+	return runWith(t, m, path, text, func(w *World) { w.Open = func() (Store, error) { return s, nil } }), s
 }
 
 // hang has the disk hang until the returned function is called.

@@ -99,11 +99,13 @@ type Ear struct {
 	running sync.WaitGroup // the loop and the delivery
 	rounds  atomic.Uint64  // of the loop in which it could accept what it met
 
+	setting   sync.Mutex     // held by Set and Check, before mu
 	mu        sync.Mutex     // guards what follows; held while sockets are opened and accepted from
 	wanted    map[uint16]use // as last Set
 	listeners map[uint16]*listener
 	byID      map[int32]*listener
 	byFD      map[int]*listener
+	inherits  bool // Set has met inherited listeners that nobody has accepted from yet
 	lastID    int32
 	thread    int // the loop's
 	epoll     int // -1 before the first Set
@@ -194,7 +196,13 @@ func (e *Ear) Set(ports Ports) error {
 	return errors.Join(errs...)
 }
 
+// setAtOnce is how many ports Set opens, closes or looks at before it lets others have
+// the ear: touches wait meanwhile, for some 10 µs a port.
+const setAtOnce = 32
+
 func (e *Ear) set(ports Ports) (failed []openError, err error) {
+	e.setting.Lock()
+	defer e.setting.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -203,27 +211,46 @@ func (e *Ear) set(ports Ports) (failed []openError, err error) {
 	if err := e.start(); err != nil {
 		return nil, err
 	}
-	e.wanted = ports.uses()
-	for p, l := range e.listeners {
-		if e.wanted[p] == 0 || !l.alive() {
+	wanted := ports.uses()
+	e.wanted, e.inherits = wanted, false
+	for _, l := range e.listeners {
+		e.inherits = e.inherits || l.listens && !l.heard
+	}
+	for i, l := range slices.Collect(maps.Values(e.listeners)) {
+		e.letOthers(i)
+		if l.fd >= 0 && (wanted[l.port] == 0 || !l.alive()) {
 			e.drop(l)
 		}
 	}
 	room := 0
-	for _, u := range e.wanted {
+	for _, u := range wanted {
 		if u == open {
 			room++
 		}
 	}
 	room = backlog(room)
 	var waited backlogged
-	for _, p := range slices.Sorted(maps.Keys(e.wanted)) {
-		if err := e.put(p, e.wanted[p], room, &waited); err != nil {
+	for i, p := range slices.Sorted(maps.Keys(wanted)) {
+		e.letOthers(i)
+		if e.closed {
+			return nil, fmt.Errorf("listen on %v: %w", ports.Open, net.ErrClosed)
+		}
+		if err := e.put(p, wanted[p], room, &waited); err != nil {
 			failed = append(failed, openError{p, err})
 		}
 	}
 	e.queue.put(waited.touches(e.log))
 	return failed, nil
+}
+
+// letOthers lets others have the ear for a moment, after so many ports. While there are
+// inherited listeners it does not: what has waited there came before all else.
+func (e *Ear) letOthers(after int) {
+	if after%setAtOnce != setAtOnce-1 || e.inherits {
+		return
+	}
+	e.mu.Unlock()
+	e.mu.Lock()
 }
 
 // put brings a port into a use. Connections that had waited at one that is
@@ -376,6 +403,8 @@ func (l *listener) alive() bool {
 // Check returns the ports of the last Set that are not as it said, in order:
 // they could not be had, or their listener died. Set opens them anew.
 func (e *Ear) Check() (missing []uint16) {
+	e.setting.Lock()
+	defer e.setting.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for p := range e.wanted {

@@ -1,0 +1,245 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/listen"
+)
+
+// gate has those who come wait while it is shut.
+type gate struct {
+	mu   sync.Mutex
+	shut chan struct{} // nil: open
+	came int
+}
+
+func (w *gate) pass() {
+	w.mu.Lock()
+	shut := w.shut
+	w.came++
+	w.mu.Unlock()
+	if shut != nil {
+		<-shut
+	}
+}
+
+// close shuts the gate until open is called.
+func (w *gate) close() (open func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	shut := make(chan struct{})
+	w.shut = shut
+	return func() {
+		w.mu.Lock()
+		w.shut = nil
+		w.mu.Unlock()
+		close(shut)
+		synctest.Wait()
+	}
+}
+
+// slowFence is a fence that takes its time for what a gate stands before.
+type slowFence struct {
+	Fence
+	guard, check, flows gate
+	early               bool // a Guard is done before it waits
+}
+
+func (f *slowFence) Guard(doors []fence.Door) error {
+	if f.early {
+		err := f.Fence.Guard(doors)
+		f.guard.pass()
+		return err
+	}
+	f.guard.pass()
+	return f.Fence.Guard(doors)
+}
+
+func (f *slowFence) Check() error {
+	f.check.pass()
+	return f.Fence.Check()
+}
+
+func (f *slowFence) EndFlows(ends []fence.Grant) error {
+	f.flows.pass()
+	return f.Fence.EndFlows(ends)
+}
+
+// slowEar is an ear that takes its time to do what it is told.
+type slowEar struct {
+	Ear
+	set   gate
+	check gate
+	died  []uint16 // as of the first look
+}
+
+func (e *slowEar) Check() []uint16 {
+	if e.check.pass(); e.check.came > 1 {
+		return nil
+	}
+	return e.died
+}
+
+func (e *slowEar) Set(p listen.Ports) error {
+	e.set.pass()
+	return e.Ear.Set(p)
+}
+
+// besides runs a gateway on a machine whose fence and ear take their time.
+func besides(t *testing.T, m *machine, path, text string) (*running, *slowFence, *slowEar) {
+	var f *slowFence
+	var e *slowEar
+	write(t, path, text)
+	r := restartWith(t, m, path, func(w *World) {
+		f, e = &slowFence{Fence: w.Fence}, &slowEar{Ear: w.Ear}
+		w.Fence, w.Ear = f, e
+	})
+	return r, f, e
+}
+
+// A configuration comes into use when the fence guards its doors. Until then knocks
+// open the doors that stay, whatever the kernel has done already, and nobody else
+// is let in anywhere.
+func TestKnocksWhileTheFenceIsRaised(t *testing.T) {
+	for _, early := range []bool{false, true} {
+		t.Run(fmt.Sprintf("the kernel has it already: %v", early), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m, path := newMachine(), configPath(t)
+				r, f, _ := besides(t, m, path, sshDoor+webDoor)
+				f.early = early
+				write(t, path, sshDoor)
+				open := f.guard.close()
+				reply := asking(1, func() string { return r.order(control.ApplyRequest{Action: "apply"}) })
+				if got, want := r.order(control.ApplyRequest{Action: "apply"}), "error: another configuration is being taken into use, which takes some seconds at most"; got != want {
+					t.Errorf("apply meanwhile: %q, want %q", got, want)
+				}
+				r.touch(visitor, 59000, 59002) // door ssh stays
+				r.wantGrants("192.0.2.2")
+				if got := r.order(control.OpenRequest{Door: "ssh", Source: "198.51.100.7", For: "60s"}); strings.HasPrefix(got, "error") {
+					t.Errorf("open meanwhile: %q", got)
+				}
+				r.wantGrants("192.0.2.2", "198.51.100.7")
+				if n := len(r.status1().Doors); n != 2 {
+					t.Errorf("meanwhile %d doors are in use, want 2", n)
+				}
+				open()
+				if got := reply()[0]; !strings.HasPrefix(got, path+" is in use: 1 door") {
+					t.Errorf("apply: %q", got)
+				}
+				r.wantGrants("192.0.2.2", "198.51.100.7")
+			})
+		})
+	}
+}
+
+// After a fence that could not be raised the doors in use are guarded again, and their
+// grants given again that went meanwhile.
+func TestAFenceThatIsRaisedByHalf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		half := &halfFence{}
+		write(t, path, sshDoor)
+		r := restartWith(t, m, path, func(w *World) { half.Fence = w.Fence; w.Fence = half })
+		r.touch(visitor, 59000, 59002)
+		write(t, path, webDoor)
+		for _, fails := range []int{1, 2} {
+			half.fails(fails)
+			got := r.order(control.ApplyRequest{Action: "apply"})
+			if !strings.HasPrefix(got, "error: nothing was changed: raise the fence: no buffer space available") {
+				t.Errorf("apply: %q", got)
+			}
+			time.Sleep(2 * fenceRetry)
+			synctest.Wait()
+			if len(m.doors) != 1 || m.doors[0].Name != "ssh" {
+				t.Errorf("after %d refusals guarded are %v, want door ssh", fails, m.doors)
+			}
+			if s := r.status1(); !s.Fence.Up {
+				t.Errorf("after %d refusals the fence is down: %s", fails, s.Fence.Mismatch)
+			}
+			r.wantGrants("192.0.2.2")
+		}
+	})
+}
+
+// halfFence guards the first doors that it is told to, and then fails.
+type halfFence struct {
+	Fence
+	mu   sync.Mutex
+	left int
+}
+
+func (f *halfFence) fails(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.left = n
+}
+
+func (f *halfFence) Guard(doors []fence.Door) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := f.Fence.Guard(doors)
+	if f.left == 0 {
+		return err
+	}
+	f.left--
+	return errors.New("no buffer space available")
+}
+
+// While the fence is looked at, and while the ears are told, knocks open.
+func TestKnocksWhileItIsLookedAtTheFence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r, f, e := besides(t, m, configPath(t), sshDoor)
+		fence, ears := f.check.close(), e.set.close()
+		e.died = []uint16{59001}
+		time.Sleep(upkeepEvery + time.Second)
+		synctest.Wait()
+		if f.check.came == 0 || e.set.came < 2 {
+			t.Errorf("upkeep has looked at the fence %d times, and told the ears %d times", f.check.came, e.set.came)
+		}
+		r.touch(visitor, 59000, 59002)
+		r.wantGrants("192.0.2.2")
+		fence()
+		ears()
+		const want = "the listener on 59001/tcp had died; it listens again"
+		if last := m.trail[len(m.trail)-1]; last.Reason != want {
+			t.Errorf("the last record is %q, want %q", last.Reason, want)
+		}
+	})
+}
+
+// Whoever closes a door over UDP is answered when its flows are ended, and nobody else
+// waits for that.
+func TestFlowsEndBesideTheTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		udp := strings.Replace(sshDoor, `ports = ["22/tcp"]`, `ports = ["22/tcp", "60001/udp"]`, 1)
+		r, f, _ := besides(t, m, configPath(t), udp)
+		r.touch(netip.MustParseAddr("198.51.100.7"), 59000, 59002)
+		open := f.flows.close()
+		waits := asking(3, func() string { return r.order(control.CloseRequest{Door: "ssh", Source: "198.51.100.7"}) })
+		r.touch(visitor, 59000, 59002)
+		r.wantGrants("192.0.2.2")
+		if f.flows.came != 1 {
+			t.Errorf("flows are being ended %d times, want once at a time", f.flows.came)
+		}
+		open()
+		for _, got := range waits() {
+			if !strings.Contains(got, "no new connections") && !strings.Contains(got, "are ended") {
+				t.Errorf("close: %q", got)
+			}
+		}
+		if f.flows.came > 2 {
+			t.Errorf("flows were ended %d times for 3 orders, want those that came meanwhile together", f.flows.came)
+		}
+	})
+}
