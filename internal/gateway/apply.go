@@ -260,13 +260,14 @@ func (g *Gateway) checkApplied(now time.Time) {
 	}
 }
 
-// use takes a checked configuration into use: the fence changes in one
-// transaction; doors that stay keep all they know. It answers with what an
-// operator should know of doors and services that went. After an error the old one is in
-// use.
+// use takes a checked configuration into use; doors that stay keep all they know.
+// It answers with what an operator should know of doors and services that went.
+// After an error the old one is in use; the fence may have changed some doors before
+// it came to a halt, so that their grants are compared, and given again.
 func (g *Gateway) use(now time.Time, next checked) (left []string, err error) {
 	c := next.config
 	if err := g.raise(c); err != nil {
+		g.resync, g.lost = true, true
 		return nil, errors.Join(fmt.Errorf("raise the fence: %w", err), g.raise(g.config))
 	}
 	old := make(map[string]*guarded)

@@ -44,6 +44,8 @@ type machine struct {
 	broken    error         // the fence cannot be changed
 	unwatched error         // it cannot be watched
 	refuses   int           // so many changes of grants fail
+	halting   int           // so many changes of doors come to a halt half-way
+	halfway   bool          // the last one did
 	stall     time.Duration // a change of grants waits for so long
 	answer    chan bool     // not nil: what there is is told when this is closed
 	asked     []fence.Grant // when they end
@@ -144,12 +146,16 @@ func (k *kernel) Guard(doors []fence.Door) error {
 	if k.broken != nil {
 		return k.broken
 	}
-	k.table, k.doors = true, doors
 	for key := range k.grants {
 		if !slices.ContainsFunc(doors, func(d fence.Door) bool { return d.Name == key.door }) {
 			delete(k.grants, key)
 		}
 	}
+	if k.halfway = k.halting > 0; k.halfway {
+		k.halting--
+		return errors.New("no buffer space available")
+	}
+	k.table, k.doors = true, doors
 	return nil
 }
 
@@ -233,6 +239,9 @@ func (k *kernel) Check() error {
 	defer k.mu.Unlock()
 	if !k.table {
 		return errors.New("the table is gone")
+	}
+	if k.halfway {
+		return errors.New("a change of doors came to a halt")
 	}
 	return nil
 }
