@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -96,6 +97,15 @@ func (c *changes) fence(guards func(door string) bool) (all fence.Changes) {
 	return all
 }
 
+// atDoors are the doors at which the fence has something to change.
+func (c *changes) atDoors() []string {
+	doors := maps.Clone(c.emptied)
+	for k := range c.grants {
+		doors[k.door] = true
+	}
+	return slices.Sorted(maps.Keys(doors))
+}
+
 // endFlows returns whose flows the fence is to end, and forgets them. Doors that
 // has says have no ports that flows go to are left out.
 func (c *changes) endFlows(has func(door string) bool) (ends []fence.Grant) {
@@ -128,7 +138,7 @@ func (g *Gateway) flush(now time.Time) {
 	changed := len(g.changes.grants)+len(g.changes.emptied) > 0
 	due := g.resync || !g.retryFence.IsZero() && !now.Before(g.retryFence)
 	if g.broken == "" {
-		if err := g.changeFence(); err != nil {
+		if err := g.changeFence(nil, false); err != nil {
 			g.log.Error("cannot change grants in the fence; looking whether it stands", "err", err)
 			due = true
 		}

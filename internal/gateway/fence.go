@@ -1,6 +1,9 @@
 package gateway
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -62,19 +65,55 @@ func (g *Gateway) repairFence(now time.Time) (changed bool, err error) {
 		g.repairs++
 		g.record(now, audit.EventRepaired, "", "the fence had been changed ("+differs.Error()+"); it stands again")
 	}
-	return changed, g.changeFence()
+	tries := mostApart
+	return changed, g.changeApart(g.changes.atDoors(), &tries)
 }
 
-// changeFence has the fence take the turn's changes. What it does not take waits for
-// the next turn.
-func (g *Gateway) changeFence() error {
-	c := g.changes.fence(func(name string) bool { return g.door(name) != nil })
+// mostApart bounds in how many parts changes that are refused are tried.
+const mostApart = 64
+
+// changeFence has the fence take the turn's changes, or only those at the doors in
+// some, without what is given if they only end. What it does not take waits for the
+// next turn.
+func (g *Gateway) changeFence(some map[string]bool, ends bool) error {
+	among := func(name string) bool { return some == nil || some[name] }
+	c := g.changes.fence(func(name string) bool { return among(name) && g.door(name) != nil })
+	if ends {
+		c.Give = nil
+	}
 	if len(c.Empty)+len(c.Give)+len(c.Revoke) > 0 {
 		if err := g.world.Fence.Change(c); err != nil {
 			return err
 		}
 	}
-	clear(g.changes.grants)
-	clear(g.changes.emptied)
+	maps.DeleteFunc(g.changes.grants, func(k grantKey, until time.Time) bool { return among(k.door) && !(ends && !until.IsZero()) })
+	maps.DeleteFunc(g.changes.emptied, func(name string, _ bool) bool { return among(name) })
 	return nil
+}
+
+// changeApart is changeFence for a fence that stands and may have refused what is at
+// one of the doors, as the kernel does for a door of single use that is full: that
+// holds up nothing at the others, nor what ends at this one.
+func (g *Gateway) changeApart(doors []string, tries *int) error {
+	some := make(map[string]bool, len(doors))
+	for _, name := range doors {
+		some[name] = true
+	}
+	*tries--
+	err := g.changeFence(some, false)
+	if err == nil {
+		return nil
+	}
+	if len(doors) == 1 {
+		_ = g.changeFence(some, true) // err says enough
+		return err
+	}
+	var refused error
+	for half := range slices.Chunk(doors, (len(doors)+1)/2) {
+		if *tries == 0 {
+			return err
+		}
+		refused = cmp.Or(refused, g.changeApart(half, tries)) // the first says enough
+	}
+	return refused
 }

@@ -44,6 +44,7 @@ type machine struct {
 	broken    error         // the fence cannot be changed
 	unwatched error         // it cannot be watched
 	refuses   int           // so many changes of grants fail
+	fullDoor  string        // a door that is full
 	halting   int           // so many changes of doors come to a halt half-way
 	halfway   bool          // the last one did
 	stall     time.Duration // a change of grants waits for so long
@@ -185,6 +186,9 @@ func (k *kernel) Change(c fence.Changes) error {
 	if k.refuses > 0 {
 		k.refuses--
 		return errors.New("no buffer space available")
+	}
+	if slices.ContainsFunc(c.Give, func(g fence.Grant) bool { return g.Door == k.fullDoor }) {
+		return errors.New("no more than 65,535 unspent grants")
 	}
 	k.largest, k.emptied = max(k.largest, len(c.Give)+len(c.Revoke)), k.emptied+len(c.Empty)
 	maps.DeleteFunc(k.grants, func(key grantKey, _ time.Time) bool { return slices.Contains(c.Empty, key.door) })
