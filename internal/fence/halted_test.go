@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// halt has a Guard come to a halt at a door that it changes or removes: for that
+// halt has a Guard come to a halt at a door, if it changes or removes that: for its
 // part the kernel is asked to delete what is not there.
 func halt(f *Fence, doors []Door, at string) error {
 	whole := f.doors[at]
@@ -22,8 +22,10 @@ func halt(f *Fence, doors []Door, at string) error {
 	broken.base, broken.want = &base, &base
 	f.doors[at] = &broken
 	defer func() {
-		if f.doors[at] == &broken {
-			f.doors[at] = whole
+		if p := f.doors[at]; p != nil && p.base == &base {
+			mended := *whole
+			mended.door = p.door
+			f.doors[at] = &mended
 		}
 	}()
 	f.guarding.Lock()
