@@ -270,3 +270,26 @@ func TestEachAndCounts(t *testing.T) {
 		t.Skip("this kernel tells no counts (before Linux 6.16)")
 	}
 }
+
+// A door that is emptied while grants are read takes nothing from the list but its
+// own.
+func TestEmptiedWhileItIsRead(t *testing.T) {
+	t.Parallel()
+	f := openIn(t, nstest.New(t), false)
+	must(t, f.Guard([]Door{sshDoor(t), {Name: "web", Ports: ports(t, "80/tcp")}}))
+	must(t, f.Change(Changes{Give: many("ssh", 10_000)}))
+	must(t, f.Change(Changes{Give: many("web", 30)}))
+	first, web := true, 0
+	whole, err := f.Each(nil, func(g Grant) {
+		if first {
+			must(t, f.Change(Changes{Empty: []string{"ssh"}}))
+		}
+		first = false
+		if g.Door == "web" {
+			web++
+		}
+	})
+	if whole || err != nil || web != 30 {
+		t.Errorf("Each() = %v, %v, with %d grants of another door; want false, none, 30", whole, err, web)
+	}
+}

@@ -181,6 +181,7 @@ type Fence struct {
 	netns  atomic.Uint64 // where the table is
 
 	guarding sync.Mutex // held by Guard and Check; taken before mu
+	halted   bool       // the last Guard came to a halt among its parts; guarded by guarding
 	lister   reader     // for lists of grants, which take long
 	asker    reader     // for all other questions
 

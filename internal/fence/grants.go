@@ -249,7 +249,8 @@ func (f *Fence) Grants() iter.Seq2[Grant, error] {
 // Each calls each with all live grants of the named doors, of all if there are
 // none, as Grants says, while it reads them: no more of them than fit into 32 KiB
 // are in memory. It says whether the list is of one moment; if grants were given,
-// revoked or renewed meanwhile, few may have been passed over, or come twice. No
+// revoked or renewed meanwhile, few may have been passed over, or come twice, and of
+// a door that was emptied or changed more may have been passed over. No
 // other call waits for it but another of its kind, and each may take its time.
 //
 // Its time grows faster than the number of grants of one door and family, since
@@ -257,6 +258,7 @@ func (f *Fence) Grants() iter.Seq2[Grant, error] {
 // second for 100,000 and 20 seconds for a million.
 func (f *Fence) Each(doors []string, each func(Grant)) (ofOneMoment bool, err error) {
 	f.mu.Lock()
+	before := maps.Clone(f.doors)
 	var sets []width
 	for _, name := range slices.Sorted(maps.Keys(f.doors)) {
 		if len(doors) > 0 && !slices.Contains(doors, name) {
@@ -282,13 +284,21 @@ func (f *Fence) Each(doors []string, each func(Grant)) (ofOneMoment bool, err er
 			})
 		})
 		switch {
-		case errors.Is(err, nft.ErrInterrupted):
+		case errors.Is(err, nft.ErrInterrupted), errors.Is(err, unix.ENOENT) && f.renewed(w.door, before):
 			ofOneMoment = false
 		case err != nil:
 			return false, fmt.Errorf("fence: read grants: %w", err)
 		}
 	}
 	return ofOneMoment, nil
+}
+
+// renewed says whether a door's sets may be others than before, because it was
+// emptied, changed or removed meanwhile.
+func (f *Fence) renewed(door string, before map[string]*part) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.doors[door] != before[door]
 }
 
 // grantOf is the grant that an element is, if it has any time left.

@@ -22,7 +22,7 @@ import (
 // guarded before and after is guarded all the time, by either door's old or new
 // rules, or nobody comes in: packets meet the new rules of a door only at ports
 // that it has in both. After an error some doors may be as before and others as
-// they are to be, until the next Guard. Else all is one transaction.
+// they are to be, which Check tells, until the next Guard. Else all is one transaction.
 func (f *Fence) Guard(doors []Door) error {
 	doors, err := checkDoors(doors)
 	if err != nil {
@@ -43,7 +43,9 @@ func (f *Fence) Guard(doors []Door) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.manner.late = late
-	return f.do("guard", func(c *nft.Conn) error { return f.guardAtOnce(c, doors) })
+	err = f.do("guard", func(c *nft.Conn) error { return f.guardAtOnce(c, doors) })
+	f.halted = f.halted && err != nil
+	return err
 }
 
 // guardAtOnce is Guard in one transaction, from whatever there is.
@@ -195,13 +197,19 @@ func guards(t *nft.Table) bool {
 	return t != nil && slices.ContainsFunc(t.Chains, func(c nft.Chain) bool { return doorOf(c.Name) != "" })
 }
 
-// Check returns nil when the kernel's table is what Guard put there, and else an
-// error that names what differs. Grants are not looked at. It waits for a Guard
+// errHalted is Check's word where nobody but the fence changed the table.
+var errHalted = errors.New("a change of doors came to a halt: some are guarded as before, others as they were to be")
+
+// Check returns nil when the kernel's table is what Guard put there, all of it, and
+// else an error that names what differs. Grants are not looked at. It waits for a Guard
 // that is under way; what changes grants does not wait for it, unless something
 // differs.
 func (f *Fence) Check() error {
 	f.guarding.Lock()
 	defer f.guarding.Unlock()
+	if f.halted {
+		return errHalted
+	}
 	if changed, err := f.look(); err == nil && len(changed) == 0 {
 		return nil
 	}

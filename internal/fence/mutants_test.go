@@ -41,6 +41,7 @@ var finders = map[string]string{
 	"datagram-over-loopback-is-heard":    "TestKnocksOfTheHostItself",
 	"moving-port-meets-new-rules":        "TestPortsThatMove",
 	"emptied-door-stays-full":            "TestEmptied",
+	"halted-change-is-forgotten":         "TestAHaltedGuard",
 }
 
 // TestMutants has the test that is there for each deliberate fault of this package

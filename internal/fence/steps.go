@@ -48,7 +48,7 @@ func (f *Fence) guardInParts(doors []Door, late bool) (done bool, err error) {
 			gone = append(gone, name)
 		}
 	}
-	if len(change)+len(gone) == 0 && same(next, shared.want) {
+	if f.halted = len(change)+len(gone) > 0 || !same(next, shared.want); !f.halted {
 		return true, nil
 	}
 	// First, nobody comes in by a port that leaves a door which changes.
@@ -64,7 +64,7 @@ func (f *Fence) guardInParts(doors []Door, late bool) (done bool, err error) {
 	if err == nil {
 		err = inSteps(f, gone, f.removePart)
 	}
-	if err == nil {
+	if f.halted = err != nil; !f.halted {
 		f.log.Info("fence raised", "doors", len(doors), "because", "other doors are to be guarded")
 	}
 	return true, err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/doorward/doorward/internal/nstest"
 	gocmp "github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	nft "github.com/doorward/doorward/internal/nftables"
@@ -83,6 +84,12 @@ func (w *walk) guard(rt *rapid.T) {
 		})
 	}
 	w.doors = rapid.Permutation(doors).Draw(rt, "doors")
+	if there := slices.Sorted(maps.Keys(w.f.doors)); len(there) > 0 && rapid.Bool().Draw(rt, "halts") {
+		err := halt(w.f, w.doors, rapid.SampledFrom(there).Draw(rt, "where"))
+		if err != nil && !errors.Is(err, unix.ENOENT) || (err != nil) != (w.f.Check() != nil) {
+			rt.Fatalf("Guard halted: %v, and Check: %v", err, w.f.Check())
+		}
+	}
 	if err := w.f.Guard(w.doors); err != nil {
 		rt.Fatal(err)
 	}

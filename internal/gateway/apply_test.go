@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"maps"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -132,4 +133,35 @@ func TestTheEndOnTheWayIntoUse(t *testing.T) {
 			t.Errorf("after the restart guarded are %v, want two doors", m.doors)
 		}
 	})
+}
+
+// A change of doors that the fence carries out in part is taken back, and what it
+// cost those who are let in is given again, even if the way back halts first, too.
+func TestApplyThatHaltsHalfWay(t *testing.T) {
+	for _, times := range []int{1, 2, 3} {
+		synctest.Test(t, func(t *testing.T) {
+			m, path := newMachine(), configPath(t)
+			r := run(t, m, path, sshDoor)
+			r.touch(visitor, 59000, 59002)
+			before := maps.Clone(m.grants)
+			write(t, path, webDoor)
+			m.do(func() { m.halting = times })
+			if got := r.order(control.ApplyRequest{Action: "apply"}); !strings.HasPrefix(got, "error: nothing was changed: raise the fence: ") {
+				t.Errorf("apply: %q", got)
+			}
+			time.Sleep(2 * fenceRetry)
+			synctest.Wait()
+			if m.halfway || len(m.doors) != 1 || m.doors[0].Name != "ssh" {
+				t.Errorf("after %d halts the fence guards %v, half-way %v; want ssh", times, m.doors, m.halfway)
+			}
+			if len(before) != 1 || !maps.Equal(m.grants, before) {
+				t.Errorf("after %d halts the kernel lets %v in, want %v", times, m.grants, before)
+			}
+			r.wantState("open")
+			r.touch(visitor6, 59000, 59002)
+			if len(m.grants) != 2 {
+				t.Errorf("after %d halts a right knock does not open", times)
+			}
+		})
+	}
 }

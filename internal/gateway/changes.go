@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -93,6 +94,16 @@ func (c *changes) fence(guards func(door string) bool) (all fence.Changes) {
 		}
 	}
 	return all
+}
+
+// atDoors are those of some doors at which the fence has something to change.
+func (c *changes) atDoors(some func(name string) bool) []string {
+	doors := maps.Clone(c.emptied)
+	for k := range c.grants {
+		doors[k.door] = true
+	}
+	maps.DeleteFunc(doors, func(name string, _ bool) bool { return !some(name) })
+	return slices.Sorted(maps.Keys(doors))
 }
 
 // endFlows returns whose flows at some doors the fence is to end, and forgets them.

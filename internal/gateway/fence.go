@@ -1,9 +1,11 @@
 package gateway
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -136,7 +138,7 @@ func (g *Gateway) mended(now time.Time, all bool, differs, err error) {
 		g.record(now, audit.EventRepaired, "", "the fence had been changed ("+differs.Error()+"); it stands again")
 	}
 	if err == nil {
-		err = g.changeFence()
+		err = g.changeApart()
 	}
 	g.writer.news = g.writer.news || all || err != nil || g.broken != ""
 	if g.broken = ""; err != nil {
@@ -162,24 +164,71 @@ func (g *Gateway) down(now time.Time, why error) {
 // be gone already; what that does not take waits for the door's end, or for its
 // staying.
 func (g *Gateway) changeFence() error {
-	goes := g.fencing.goes
-	if err := g.changeThose(func(name string) bool { return g.door(name) != nil && !goes[name] }); err != nil {
+	if err := g.changeThose(g.stays, false); err != nil {
 		return err
 	}
-	leave := func(name string) bool { return !goes[name] }
-	if g.changeThose(func(name string) bool { return goes[name] }) == nil {
-		leave = func(string) bool { return true }
-	}
-	maps.DeleteFunc(g.changes.grants, func(k grantKey, _ time.Time) bool { return leave(k.door) })
-	maps.DeleteFunc(g.changes.emptied, func(name string, _ bool) bool { return leave(name) })
+	goes := func(name string) bool { return g.fencing.goes[name] }
+	_ = g.changeThose(goes, false)
+	gone := func(name string) bool { return !goes(name) } // what waits at others went with them
+	maps.DeleteFunc(g.changes.grants, func(k grantKey, _ time.Time) bool { return gone(k.door) })
+	maps.DeleteFunc(g.changes.emptied, func(name string, _ bool) bool { return gone(name) })
 	return nil
 }
 
-// changeThose has the fence take the changes of some doors, in one transaction.
-func (g *Gateway) changeThose(doors func(name string) bool) error {
+// stays says whether the fence guards a door and is not about to guard it no more.
+func (g *Gateway) stays(name string) bool { return g.door(name) != nil && !g.fencing.goes[name] }
+
+// changeThose has the fence take the changes of some doors in one transaction, without
+// what is given if they only end.
+func (g *Gateway) changeThose(doors func(name string) bool, ends bool) error {
 	c := g.changes.fence(doors)
-	if len(c.Empty)+len(c.Give)+len(c.Revoke) == 0 {
+	if ends {
+		c.Give = nil
+	}
+	if len(c.Empty)+len(c.Give)+len(c.Revoke) > 0 {
+		if err := g.world.Fence.Change(c); err != nil {
+			return err
+		}
+	}
+	maps.DeleteFunc(g.changes.grants, func(k grantKey, until time.Time) bool { return doors(k.door) && !(ends && !until.IsZero()) })
+	maps.DeleteFunc(g.changes.emptied, func(name string, _ bool) bool { return doors(name) })
+	return nil
+}
+
+// mostApart bounds in how many parts changes that are refused are tried.
+const mostApart = 64
+
+// changeApart is changeFence for a fence that stands and may have refused what is at
+// one of the doors, as the kernel does for a door of single use that is full: that
+// holds up nothing at the others, nor what ends at this one.
+func (g *Gateway) changeApart() error {
+	err := g.changeFence()
+	if err == nil {
 		return nil
 	}
-	return g.world.Fence.Change(c)
+	tries := mostApart - 1
+	return g.halve(err, g.changes.atDoors(g.stays), &tries)
+}
+
+// halve tries what was refused at some doors in halves.
+func (g *Gateway) halve(why error, doors []string, tries *int) error {
+	if len(doors) <= 1 {
+		_ = g.changeThose(func(name string) bool { return slices.Contains(doors, name) }, true) // why says enough
+		return why
+	}
+	var refused error
+	for half := range slices.Chunk(doors, (len(doors)+1)/2) {
+		if *tries == 0 {
+			return why
+		}
+		*tries--
+		some := make(map[string]bool, len(half))
+		for _, name := range half {
+			some[name] = true
+		}
+		if err := g.changeThose(func(name string) bool { return some[name] }, false); err != nil {
+			refused = cmp.Or(refused, g.halve(err, half, tries)) // the first says enough
+		}
+	}
+	return refused
 }

@@ -40,6 +40,9 @@ type machine struct {
 	broken    error         // the fence cannot be changed
 	unwatched error         // it cannot be watched
 	refuses   int           // so many changes of the fence fail
+	fullDoor  string        // a door that is full
+	halting   int           // so many changes of doors come to a halt half-way
+	halfway   bool          // the last one did
 	doubtful  bool          // the latest change of grants was refused
 	stall     time.Duration // a change of grants waits for so long
 	answer    chan bool     // not nil: what there is is told when this is closed
@@ -174,8 +177,15 @@ func (k *kernel) Guard(doors []fence.Door) error {
 	if k.raises(err); err != nil {
 		return err
 	}
+	guards := func(name string) bool {
+		return slices.ContainsFunc(doors, func(d fence.Door) bool { return d.Name == name })
+	}
+	maps.DeleteFunc(k.grants, func(key grantKey, _ time.Time) bool { return !guards(key.door) })
+	if k.halfway = k.halting > 0; k.halfway {
+		k.halting--
+		return errors.New("no buffer space available")
+	}
 	k.table, k.doors = true, doors
-	maps.DeleteFunc(k.grants, func(key grantKey, _ time.Time) bool { _, ok := (*machine)(k).guards(key.door); return !ok })
 	return nil
 }
 
@@ -214,6 +224,9 @@ func (k *kernel) Change(c fence.Changes) error {
 	err := k.takes()
 	if err == nil && !k.table {
 		err = errors.New("no such table")
+	}
+	if err == nil && slices.ContainsFunc(c.Give, func(g fence.Grant) bool { return g.Door == k.fullDoor }) {
+		err = errors.New("no more than 65,535 unspent grants")
 	}
 	if k.doubtful = err != nil; err != nil {
 		return err
@@ -305,6 +318,9 @@ func (k *kernel) Check() error {
 	defer k.mu.Unlock()
 	if !k.table {
 		return errors.New("the table is gone")
+	}
+	if k.halfway {
+		return errors.New("a change of doors came to a halt")
 	}
 	return nil
 }
