@@ -186,6 +186,11 @@ func (k *kernel) Change(c fence.Changes) error {
 		k.refuses--
 		return errors.New("no buffer space available")
 	}
+	for _, g := range slices.Concat(c.Give, c.Revoke) {
+		if !slices.ContainsFunc(k.doors, func(d fence.Door) bool { return d.Name == g.Door }) {
+			return fmt.Errorf("door %q is not guarded", g.Door)
+		}
+	}
 	k.largest, k.emptied = max(k.largest, len(c.Give)+len(c.Revoke)), k.emptied+len(c.Empty)
 	maps.DeleteFunc(k.grants, func(key grantKey, _ time.Time) bool { return slices.Contains(c.Empty, key.door) })
 	for _, g := range c.Revoke {
