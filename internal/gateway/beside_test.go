@@ -33,6 +33,13 @@ func (w *gate) pass() {
 	}
 }
 
+// passed is how many have come so far.
+func (w *gate) passed() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.came
+}
+
 // close shuts the gate until open is called.
 func (w *gate) close() (open func()) {
 	w.mu.Lock()
@@ -79,15 +86,14 @@ func (f *slowFence) EndFlows(ends []fence.Grant) error {
 type slowEar struct {
 	Ear
 	set   gate
-	check gate
-	died  []uint16 // as of the first look
+	check gate // the first look finds that a port has died
 }
 
 func (e *slowEar) Check() []uint16 {
-	if e.check.pass(); e.check.came > 1 {
+	if e.check.pass(); e.check.passed() > 1 {
 		return nil
 	}
-	return e.died
+	return []uint16{59001}
 }
 
 func (e *slowEar) Set(p listen.Ports) error {
@@ -210,11 +216,10 @@ func TestKnocksWhileItIsLookedAtTheFence(t *testing.T) {
 		m := newMachine()
 		r, f, e := besides(t, m, configPath(t), sshDoor)
 		fence, ears := f.check.close(), e.set.close()
-		e.died = []uint16{59001}
 		time.Sleep(upkeepEvery + time.Second)
 		synctest.Wait()
-		if f.check.came == 0 || e.set.came < 2 {
-			t.Errorf("upkeep has looked at the fence %d times, and told the ears %d times", f.check.came, e.set.came)
+		if f.check.passed() == 0 || e.set.passed() < 2 {
+			t.Errorf("upkeep has looked at the fence %d times, and told the ears %d times", f.check.passed(), e.set.passed())
 		}
 		r.touch(visitor, 59000, 59002)
 		r.wantGrants("192.0.2.2")
@@ -239,8 +244,8 @@ func TestFlowsEndBesideTheTurns(t *testing.T) {
 		waits := asking(3, func() string { return r.order(control.CloseRequest{Door: "ssh", Source: "198.51.100.7"}) })
 		r.touch(visitor, 59000, 59002)
 		r.wantGrants("192.0.2.2")
-		if f.flows.came != 1 {
-			t.Errorf("flows are being ended %d times, want once at a time", f.flows.came)
+		if f.flows.passed() != 1 {
+			t.Errorf("flows are being ended %d times, want once at a time", f.flows.passed())
 		}
 		open()
 		for _, got := range waits() {
@@ -248,8 +253,8 @@ func TestFlowsEndBesideTheTurns(t *testing.T) {
 				t.Errorf("close: %q", got)
 			}
 		}
-		if f.flows.came > 2 {
-			t.Errorf("flows were ended %d times for 3 orders, want those that came meanwhile together", f.flows.came)
+		if f.flows.passed() > 2 {
+			t.Errorf("flows were ended %d times for 3 orders, want those that came meanwhile together", f.flows.passed())
 		}
 	})
 }
