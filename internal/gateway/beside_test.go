@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/listen"
 )
@@ -30,6 +31,13 @@ func (w *gate) pass() {
 	if shut != nil {
 		<-shut
 	}
+}
+
+// passed is how many have come so far.
+func (w *gate) passed() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.came
 }
 
 // close shuts the gate until open is called.
@@ -78,15 +86,14 @@ func (f *slowFence) EndFlows(ends []fence.Grant) error {
 type slowEar struct {
 	Ear
 	set   gate
-	check gate
-	died  []uint16 // as of the first look
+	check gate // the first look finds that a port has died
 }
 
 func (e *slowEar) Check() []uint16 {
-	if e.check.pass(); e.check.came > 1 {
+	if e.check.pass(); e.check.passed() > 1 {
 		return nil
 	}
-	return e.died
+	return []uint16{59001}
 }
 
 func (e *slowEar) Set(p listen.Ports) error {
@@ -122,12 +129,18 @@ func TestKnocksWhileTheFenceIsRaised(t *testing.T) {
 				if got, want := r.order(control.ApplyRequest{Action: "apply"}), "error: another configuration is being taken into use, which takes some seconds at most"; got != want {
 					t.Errorf("apply meanwhile: %q, want %q", got, want)
 				}
-				r.touch(visitor, 59000, 59002) // door ssh stays
-				r.wantGrants("192.0.2.2")
 				if got := r.order(control.OpenRequest{Door: "ssh", Source: "198.51.100.7", For: "60s"}); strings.HasPrefix(got, "error") {
 					t.Errorf("open meanwhile: %q", got)
 				}
+				synctest.Wait()
+				r.wantGrants("198.51.100.7")
+				r.touch(visitor, 60001, 60003) // door web goes
+				r.touch(visitor, 59000, 59002) // door ssh stays
 				r.wantGrants("192.0.2.2", "198.51.100.7")
+				_, in := m.grants[grantKey{"web", door.Source(visitor)}]
+				if in == early {
+					t.Errorf("the kernel guards door web: %v, and lets in who knocked at it: %v", !early, in)
+				}
 				if n := len(r.status1().Doors); n != 2 {
 					t.Errorf("meanwhile %d doors are in use, want 2", n)
 				}
@@ -136,6 +149,9 @@ func TestKnocksWhileTheFenceIsRaised(t *testing.T) {
 					t.Errorf("apply: %q", got)
 				}
 				r.wantGrants("192.0.2.2", "198.51.100.7")
+				if len(m.grants) != 2 {
+					t.Errorf("the kernel has grants %v, want none of a door that is gone", m.grants)
+				}
 			})
 		})
 	}
@@ -200,11 +216,10 @@ func TestKnocksWhileItIsLookedAtTheFence(t *testing.T) {
 		m := newMachine()
 		r, f, e := besides(t, m, configPath(t), sshDoor)
 		fence, ears := f.check.close(), e.set.close()
-		e.died = []uint16{59001}
 		time.Sleep(upkeepEvery + time.Second)
 		synctest.Wait()
-		if f.check.came == 0 || e.set.came < 2 {
-			t.Errorf("upkeep has looked at the fence %d times, and told the ears %d times", f.check.came, e.set.came)
+		if f.check.passed() == 0 || e.set.passed() < 2 {
+			t.Errorf("upkeep has looked at the fence %d times, and told the ears %d times", f.check.passed(), e.set.passed())
 		}
 		r.touch(visitor, 59000, 59002)
 		r.wantGrants("192.0.2.2")
@@ -229,8 +244,8 @@ func TestFlowsEndBesideTheTurns(t *testing.T) {
 		waits := asking(3, func() string { return r.order(control.CloseRequest{Door: "ssh", Source: "198.51.100.7"}) })
 		r.touch(visitor, 59000, 59002)
 		r.wantGrants("192.0.2.2")
-		if f.flows.came != 1 {
-			t.Errorf("flows are being ended %d times, want once at a time", f.flows.came)
+		if f.flows.passed() != 1 {
+			t.Errorf("flows are being ended %d times, want once at a time", f.flows.passed())
 		}
 		open()
 		for _, got := range waits() {
@@ -238,8 +253,43 @@ func TestFlowsEndBesideTheTurns(t *testing.T) {
 				t.Errorf("close: %q", got)
 			}
 		}
-		if f.flows.came > 2 {
-			t.Errorf("flows were ended %d times for 3 orders, want those that came meanwhile together", f.flows.came)
+		if f.flows.passed() > 2 {
+			t.Errorf("flows were ended %d times for 3 orders, want those that came meanwhile together", f.flows.passed())
+		}
+	})
+}
+
+// What is being rolled back is not kept, although the disk has taken that it is.
+func TestKeepWhileItIsRolledBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		disk, f := &slowStore{Store: (*disk)(m), m: m}, &slowFence{}
+		write(t, path, sshDoor)
+		r := restartWith(t, m, path, func(w *World) {
+			f.Fence = w.Fence
+			w.Fence, w.Open = f, func() (Store, error) { return disk, nil }
+		})
+		write(t, path, sshDoor+webDoor)
+		r.order(control.ApplyRequest{Action: "apply", Confirm: "1m"})
+		time.Sleep(time.Minute - time.Second)
+		goOn := disk.hang(t)
+		keep := asking(1, func() string { return r.order(control.ApplyRequest{Action: "keep"}) })
+		open := f.guard.close()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		goOn()
+		want := "error: the new configuration was rolled back before the disk had taken that it is kept"
+		if got := keep()[0]; got != want {
+			t.Errorf("keep: %q, want %q", got, want)
+		}
+		for _, action := range []string{"keep", "undo", "apply"} {
+			if got := r.order(control.ApplyRequest{Action: action}); !strings.HasPrefix(got, "error: another configuration") {
+				t.Errorf("%s while the fence is raised: %q", action, got)
+			}
+		}
+		open()
+		if s := r.status1(); s.Pending != nil || len(s.Doors) != 1 || len(m.doors) != 1 || string(m.applied.Confirmed) != sshDoor {
+			t.Errorf("pending %v, %d doors in use, guarded %v, on disk %q", s.Pending, len(s.Doors), m.doors, m.applied.Confirmed)
 		}
 	})
 }

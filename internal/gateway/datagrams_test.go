@@ -222,6 +222,7 @@ func TestTheEarForDatagrams(t *testing.T) {
 		r := run(t, m, configPath(t), letterDoor)
 		want := func(what string, want ...string) {
 			t.Helper()
+			synctest.Wait()
 			if got := open(m); !slices.Equal(got, want) {
 				t.Errorf("%s: the ear has %q, want %q", what, got, want)
 			}

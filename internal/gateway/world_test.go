@@ -231,6 +231,11 @@ func (k *kernel) Change(c fence.Changes) error {
 	if k.doubtful = err != nil; err != nil {
 		return err
 	}
+	for _, g := range slices.Concat(c.Give, c.Revoke) {
+		if !slices.ContainsFunc(k.doors, func(d fence.Door) bool { return d.Name == g.Door }) {
+			return fmt.Errorf("door %q is not guarded", g.Door)
+		}
+	}
 	k.largest, k.emptied = max(k.largest, len(c.Give)+len(c.Revoke)), k.emptied+len(c.Empty)
 	if err := k.knows(&c); err != nil {
 		return err
