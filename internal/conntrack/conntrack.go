@@ -86,7 +86,8 @@ const messageSize = 64 << 10
 type Conn struct{ nl *netlink.Conn }
 
 // Dial makes a connection for the thread's network namespace, for the caller to
-// Close. That it can be used Visible tells.
+// Close: not often, since that may hold up whoever changes nf_tables (its
+// nft_rcv_nl_event). That it can be used Visible tells.
 func Dial() (*Conn, error) {
 	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: messageSize})
 	if err != nil {
@@ -102,17 +103,11 @@ func Over(nl *netlink.Conn) *Conn { return &Conn{nl} }
 // Close ends the connection.
 func (c *Conn) Close() error { return c.nl.Close() }
 
-// Visible returns nil if the entries of the thread's network namespace can be
-// listed. Else it says why not: without CAP_NET_ADMIN it is an error that Is
+// Visible returns nil if entries can be listed. Else it says why not: without CAP_NET_ADMIN it is an error that Is
 // fs.ErrPermission, and any other means that this kernel has no ctnetlink.
-func Visible() error {
-	c, err := Dial()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
+func (c *Conn) Visible() error {
 	// The counters of each processor: a list that costs little.
-	err = c.ask(message(msgStats, netlink.Dump, unix.AF_UNSPEC, nil), func(netlink.Message) error { return nil })
+	err := c.ask(message(msgStats, netlink.Dump, unix.AF_UNSPEC, nil), func(netlink.Message) error { return nil })
 	switch {
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("not allowed to list connections (CAP_NET_ADMIN): %w", err)
