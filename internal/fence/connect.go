@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/doorward/doorward/internal/nfnetlink"
 	nft "github.com/doorward/doorward/internal/nftables"
 	"golang.org/x/sys/unix"
 )
@@ -81,7 +82,7 @@ func (f *Fence) ask(r *reader, questions func(*nft.Conn) error) error {
 		return errNoDoors
 	}
 	err = questions(c)
-	if nft.IsBroken(err) {
+	if errors.Is(err, nfnetlink.ErrBroken) {
 		f.mu.Lock()
 		c.Close()
 		r.conn = nil
@@ -171,7 +172,7 @@ func (f *Fence) try(call func(*nft.Conn) error) error {
 	if err == nil {
 		return nil
 	}
-	if nft.IsBroken(err) && f.conn != nil {
+	if errors.Is(err, nfnetlink.ErrBroken) && f.conn != nil {
 		f.conn.Close()
 		f.conn, f.owned = nil, false
 	}

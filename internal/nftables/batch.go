@@ -10,6 +10,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/nfnetlink"
 )
 
 // Batch is one transaction in the making: its messages and, for each, what it
@@ -224,9 +226,7 @@ func elementList(table, set string, elems []Element) attrs {
 
 // inTable begins a message about something in the table.
 func inTable(table string) attrs {
-	a := header(unix.NFPROTO_INET)
-	a.str(1, table) // all NFTA_*_TABLE, and NFTA_TABLE_NAME, are 1
-	return a
+	return attrs(nfnetlink.Header(unix.NFPROTO_INET)).with(ofTable, table)
 }
 
 // refusal says which message it was; the 0th began the batch.

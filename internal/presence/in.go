@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/doorward/doorward/internal/conntrack"
+	"github.com/doorward/doorward/internal/nfnetlink"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/sockdiag"
 )
@@ -56,7 +57,7 @@ func (w *Watcher) ask(free chan *conntrack.Conn, questions func(*conntrack.Conn)
 			return err
 		}
 	}
-	if err = questions(conn); errors.Is(err, conntrack.ErrBroken) {
+	if err = questions(conn); errors.Is(err, nfnetlink.ErrBroken) {
 		conn.Close()
 		conn = nil
 	}
