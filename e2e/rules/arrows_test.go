@@ -42,7 +42,7 @@ var arrows = map[string]map[string]string{
 		"internal/nftables": "writes and reads the table", "internal/nfnetlink": "whether a connection broke"},
 	"internal/presence": {"internal/port": "whose connections count", "internal/conntrack": "sees flows",
 		"internal/nfnetlink": "whether a connection broke", "internal/sockdiag": "sees sockets",
-		"internal/legible":  "no name of sshd's has what does not print"},
+		"internal/legible": "no name of sshd's has what does not print"},
 	"internal/service": {},
 	"internal/store": {"internal/audit": "the audit trail's records", "internal/port": "plain types",
 		"internal/door": "the source that stands for everybody"},
