@@ -53,7 +53,7 @@ func (c *Conn) EachElement(set string, each func(Element)) error {
 }
 
 func (c *Conn) aboutSet(set string) attrs {
-	return inTable(c.table)[nfnetlink.HeaderLen:].with(unix.NFTA_SET_ELEM_LIST_SET, set)
+	return inTable(c.table)[nfnetlink.HeaderLen:].str(unix.NFTA_SET_ELEM_LIST_SET, set)
 }
 
 // Member is an element of a set.

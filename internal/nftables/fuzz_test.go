@@ -253,9 +253,9 @@ func FuzzEvent(f *testing.F) {
 	seed := func(b attrs) { f.Add([]byte(b)) }
 	seed(inTable(testTable))
 	seed(nfnetlink.Header(unix.NFPROTO_INET))
-	seed(attrs(nfnetlink.Header(unix.NFPROTO_IPV4)).with(1, testTable))
-	seed(attrs(nfnetlink.Header(unix.NFPROTO_INET)).with(1, "filter"))
-	seed(attrs(nfnetlink.Header(unix.NFPROTO_INET)).with(2, testTable))
+	seed(attrs(nfnetlink.Header(unix.NFPROTO_IPV4)).str(1, testTable))
+	seed(attrs(nfnetlink.Header(unix.NFPROTO_INET)).str(1, "filter"))
+	seed(attrs(nfnetlink.Header(unix.NFPROTO_INET)).str(2, testTable))
 	seed(inTable(testTable)[:10])
 	f.Fuzz(func(t *testing.T, data []byte) {
 		got := (&Conn{table: testTable}).concerns(data)

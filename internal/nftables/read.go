@@ -94,8 +94,7 @@ func (c *Conn) ReadTable() (found *Table, err error) {
 func (c *Conn) ReadCounters(counter func(name string, packets uint64)) error {
 	var name string
 	var packets uint64
-	query := attrs{}.with(ofTable, c.table)
-	query.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
+	query := attrs{}.str(ofTable, c.table).u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
 	return c.list("counters", unix.NFT_MSG_GETOBJ, query, nfnetlink.Fields{
 		unix.NFTA_OBJ_NAME: nfnetlink.Text(&name),
 		unix.NFTA_OBJ_DATA: nfnetlink.Fields{unix.NFTA_COUNTER_PACKETS: nfnetlink.Number(&packets)}.Nested,
@@ -110,7 +109,7 @@ func (c *Conn) ReadCounters(counter func(name string, packets uint64)) error {
 // ReadSets appends the table's sets to t, without elements.
 func (c *Conn) ReadSets(t *Table) error {
 	s := Set{Count: -1}
-	return c.list("sets", unix.NFT_MSG_GETSET, attrs{}.with(ofTable, c.table), nfnetlink.Fields{
+	return c.list("sets", unix.NFT_MSG_GETSET, attrs{}.str(ofTable, c.table), nfnetlink.Fields{
 		unix.NFTA_SET_NAME:        nfnetlink.Text(&s.Name),
 		unix.NFTA_SET_FLAGS:       nfnetlink.Number(&s.Def.Flags),
 		unix.NFTA_SET_KEY_TYPE:    nfnetlink.Number(&s.Def.KeyType),
@@ -172,7 +171,7 @@ func (c *Conn) readRules(t *Table) error {
 	}
 	var in string
 	var r Rule
-	return c.list("rules", unix.NFT_MSG_GETRULE, attrs{}.with(ofTable, c.table), nfnetlink.Fields{
+	return c.list("rules", unix.NFT_MSG_GETRULE, attrs{}.str(ofTable, c.table), nfnetlink.Fields{
 		unix.NFTA_RULE_CHAIN:       nfnetlink.Text(&in),
 		unix.NFTA_RULE_EXPRESSIONS: func(ad *netlink.AttributeDecoder) { r.Exprs = string(ad.Bytes()) },
 		unix.NFTA_RULE_USERDATA:    comment(&r.What),
