@@ -29,7 +29,7 @@ func examine(c *cobra.Command, e *env, path string, asJSON bool) error {
 		Control: socket,
 		Status:  control.NewClient(socket).Status,
 		Unit:    func(name string) doctor.Unit { return service.NewUnit(name, slog.New(slog.DiscardHandler)) },
-		Flows:   presence.FlowsVisible,
+		Flows:   presence.NewWatcher().FlowsVisible,
 		Denied:  service.Denied,
 		Now:     e.clock,
 	}

@@ -15,7 +15,7 @@ import (
 type machine struct {
 	root fs.FS // the root of the file system
 	// flows says why the kernel's flows cannot be seen, nil if they can, as
-	// presence.FlowsVisible does. It is nil where no daemon runs.
+	// presence.Watcher.FlowsVisible does. It is nil where no daemon runs.
 	flows func() error
 }
 

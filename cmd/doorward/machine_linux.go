@@ -7,4 +7,6 @@ import (
 )
 
 // thisMachine is the machine that the command runs on.
-func thisMachine() machine { return machine{root: os.DirFS("/"), flows: presence.FlowsVisible} }
+func thisMachine() machine {
+	return machine{root: os.DirFS("/"), flows: presence.NewWatcher().FlowsVisible}
+}

@@ -13,10 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/nfnetlink"
 )
 
 // Labels that the fence puts on connections, in the last byte of the 16 that a
@@ -71,48 +72,32 @@ type Filter struct {
 	Status           uint32 // bits that are set
 }
 
-// ErrBroken says that the connection to the kernel broke, so that it is open
-// what became of the request. All other errors are the kernel's refusals, or say
-// what it sent that cannot be read.
-var ErrBroken = errors.New("the netlink connection broke")
-
-// replyTime is a safeguard: the kernel makes each part of a list as it is read.
-const replyTime = 10 * time.Second
-
-// messageSize holds what the kernel sends at a time: at most 32 KiB of a list.
-const messageSize = 64 << 10
-
-// Conn is a connection to ctnetlink. It is not for concurrent use.
-type Conn struct{ nl *netlink.Conn }
+// Conn is a connection to ctnetlink. It is not for concurrent use. Of its errors
+// those that are nfnetlink.ErrBroken are of the connection itself.
+type Conn struct{ nl *nfnetlink.Conn }
 
 // Dial makes a connection for the thread's network namespace, for the caller to
 // Close. That it can be used Visible tells.
 func Dial() (*Conn, error) {
-	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: messageSize})
+	nl, err := nfnetlink.Dial()
 	if err != nil {
-		return nil, fmt.Errorf("open a netfilter netlink socket: %w", err)
+		return nil, err
 	}
-	return &Conn{nl}, nil
+	return Over(nl), nil
 }
 
 // Over makes a Conn of a netfilter netlink connection, on which no answer is
 // awaited whenever the Conn is used.
-func Over(nl *netlink.Conn) *Conn { return &Conn{nl} }
+func Over(nl *nfnetlink.Conn) *Conn { return &Conn{nl} }
 
-// Close ends the connection.
+// Close ends the connection; see nfnetlink.Conn.
 func (c *Conn) Close() error { return c.nl.Close() }
 
-// Visible returns nil if the entries of the thread's network namespace can be
-// listed. Else it says why not: without CAP_NET_ADMIN it is an error that Is
+// Visible returns nil if entries can be listed. Else it says why not: without CAP_NET_ADMIN it is an error that Is
 // fs.ErrPermission, and any other means that this kernel has no ctnetlink.
-func Visible() error {
-	c, err := Dial()
-	if err != nil {
-		return err
-	}
-	defer c.Close()
+func (c *Conn) Visible() error {
 	// The counters of each processor: a list that costs little.
-	err = c.ask(message(msgStats, netlink.Dump, unix.AF_UNSPEC, nil), func(netlink.Message) error { return nil })
+	err := c.nl.Ask(message(msgStats, netlink.Dump, unix.AF_UNSPEC, nil), func(netlink.Message) error { return nil })
 	switch {
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("not allowed to list connections (CAP_NET_ADMIN): %w", err)
@@ -132,8 +117,9 @@ func (c *Conn) List(f Filter, each func(Entry)) error {
 	if err != nil {
 		return err
 	}
-	err = c.ask(message(msgGet, netlink.Dump, f.Family, data), func(m netlink.Message) error {
-		e, err := Decode(m.Data)
+	d := newDecoder()
+	err = c.nl.Ask(message(msgGet, netlink.Dump, f.Family, data), func(m netlink.Message) error {
+		e, err := d.decode(m)
 		if err == nil && f.wants(&e) {
 			each(e)
 		}
@@ -153,76 +139,16 @@ func (c *Conn) Delete(e Entry) error {
 	if e.Original.From.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	err := c.ask(message(msgDelete, netlink.Acknowledge, family, e.name), func(netlink.Message) error { return nil })
+	err := c.nl.Ask(message(msgDelete, netlink.Acknowledge, family, e.name), func(netlink.Message) error { return nil })
 	if err != nil {
 		return fmt.Errorf("remove the entry of %s to %s from connection tracking: %w", e.Original.From, e.Original.To, err)
 	}
 	return nil
 }
 
-// ask sends a request and calls each with the messages of its answer, to the last
-// one, so that nothing is left over for the next request; it returns each's first
-// error.
-func (c *Conn) ask(m netlink.Message, each func(netlink.Message) error) error {
-	sent, err := c.nl.Send(m)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrBroken, err)
-	}
-	for {
-		answered, err := c.receive(sent.Header.Sequence, each)
-		if answered || errors.Is(err, ErrBroken) {
-			return err
-		}
-	}
-}
-
-// receive takes in one answer, and says whether it is to the request with that
-// sequence number: others are left over from requests before. An empty list has
-// no message.
-func (c *Conn) receive(sequence uint32, each func(netlink.Message) error) (answered bool, err error) {
-	if err := c.patience(); err != nil {
-		return false, err
-	}
-	var unread error
-	answered = true
-	for m, err := range c.nl.ReceiveIter() {
-		op, refused := errors.AsType[*netlink.OpError](err)
-		switch {
-		case refused && op.Sequence != 0:
-			return op.Sequence == sequence, op.Err
-		case err != nil:
-			return false, fmt.Errorf("%w: %w", ErrBroken, err)
-		}
-		if err := c.patience(); err != nil {
-			return false, err
-		}
-		if answered = m.Header.Sequence == sequence; !answered {
-			continue
-		}
-		if err := each(m); unread == nil {
-			unread = err
-		}
-	}
-	return answered, unread
-}
-
-// patience gives the kernel time for its next message.
-func (c *Conn) patience() error {
-	if err := c.nl.SetReadDeadline(time.Now().Add(replyTime)); err != nil {
-		return fmt.Errorf("%w: %w", ErrBroken, err)
-	}
-	return nil
-}
-
-// message makes a request: struct nfgenmsg and attributes.
+// message makes a request.
 func message(typ int, flags netlink.HeaderFlags, family uint8, attributes []byte) netlink.Message {
-	return netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_CTNETLINK<<8 | typ),
-			Flags: netlink.Request | flags,
-		},
-		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attributes...),
-	}
+	return nfnetlink.Message(unix.NFNL_SUBSYS_CTNETLINK, typ, flags, append(nfnetlink.Header(family), attributes...))
 }
 
 // wants filters what an older kernel does not.

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/doorward/doorward/internal/nfnetlink"
 	"github.com/doorward/doorward/internal/nstest"
 )
 
@@ -63,7 +64,7 @@ func list(n *nstest.NS, f Filter) (found []Entry, sent int) {
 		if err != nil {
 			return err
 		}
-		return c.ask(message(msgGet, netlink.Dump, f.Family, data), func(netlink.Message) error { sent++; return nil })
+		return c.nl.Ask(message(msgGet, netlink.Dump, f.Family, data), func(netlink.Message) error { sent++; return nil })
 	})
 	slices.SortFunc(found, func(a, b Entry) int { return a.Original.From.Compare(b.Original.From) })
 	return found, sent
@@ -222,7 +223,7 @@ func TestDelete(t *testing.T) {
 			if err := c.Delete(found[0]); err != nil {
 				return err
 			}
-			if err := c.Delete(found[0]); !errors.Is(err, unix.ENOENT) || errors.Is(err, ErrBroken) {
+			if err := c.Delete(found[0]); !errors.Is(err, unix.ENOENT) || errors.Is(err, nfnetlink.ErrBroken) {
 				t.Errorf("deleted twice: %v, want ENOENT", err)
 			}
 			return nil
@@ -234,7 +235,14 @@ func TestDelete(t *testing.T) {
 }
 
 func TestVisible(t *testing.T) {
-	nstest.New(t).Do(Visible)
+	nstest.New(t).Do(func() error {
+		c, err := Dial()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return c.Visible()
+	})
 }
 
 // An answer to a request before this one is passed over, and one that cannot be
@@ -248,12 +256,12 @@ func TestStrangeAnswers(t *testing.T) {
 	}{
 		"left over":     {[][]netlink.Message{{{Header: netlink.Header{Sequence: 7}, Data: entry.Data}}, {entry}}, 1, ""},
 		"empty":         {[][]netlink.Message{nil}, 0, ""},
-		"cut":           {[][]netlink.Message{{{Data: []byte{2}}, entry}}, 1, "list what connection tracking knows: ctnetlink sent a message of 1 bytes"},
-		"no attributes": {[][]netlink.Message{{{Data: []byte{2, 0, 0, 0, 1}}}}, 0, "list what connection tracking knows: decode ctnetlink's answer: "},
+		"cut":           {[][]netlink.Message{{{Data: []byte{2}}, entry}}, 1, "list what connection tracking knows: netfilter sent a message of 1 bytes"},
+		"no attributes": {[][]netlink.Message{{{Data: []byte{2, 0, 0, 0, 1}}}}, 0, "list what connection tracking knows: decode netfilter's answer: "},
 	} {
 		s := &script{answers: test.answers}
 		entries := 0
-		err := Over(netlink.NewConn(s, 1)).List(Filter{}, func(Entry) { entries++ })
+		err := Over(&nfnetlink.Conn{Conn: netlink.NewConn(s, 1)}).List(Filter{}, func(Entry) { entries++ })
 		if got := fmt.Sprint(err); entries != test.entries || !strings.HasPrefix(got, test.want) || test.want == "" && err != nil {
 			t.Errorf("%s: %d entries, %v, want %d, %q", name, entries, err, test.entries, test.want)
 		}
@@ -261,7 +269,7 @@ func TestStrangeAnswers(t *testing.T) {
 			t.Errorf("%s: %d answers are left", name, len(s.answers))
 		}
 	}
-	if err := Over(netlink.NewConn(&script{}, 1)).List(Filter{}, nil); !errors.Is(err, ErrBroken) {
+	if err := Over(&nfnetlink.Conn{Conn: netlink.NewConn(&script{}, 1)}).List(Filter{}, nil); !errors.Is(err, nfnetlink.ErrBroken) {
 		t.Errorf("no answer: %v, want ErrBroken", err)
 	}
 }

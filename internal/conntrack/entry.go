@@ -4,11 +4,12 @@ package conntrack
 
 import (
 	"encoding/binary"
-	"fmt"
 	"net/netip"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/nfnetlink"
 )
 
 // Messages and attributes of linux/netfilter/nfnetlink_conntrack.h.
@@ -58,41 +59,81 @@ const (
 // nf_conntrack_tcp_loose).
 const liberal = 0x08
 
-// Decode reads one message of a list. What is not in it is zero.
-func Decode(data []byte) (Entry, error) {
-	var e Entry
-	var flags [2]uint8
-	if len(data) < 4 { // struct nfgenmsg
-		return e, fmt.Errorf("ctnetlink sent a message of %d bytes", len(data))
-	}
-	ad, err := netlink.NewAttributeDecoder(data[4:])
-	if err != nil {
-		return e, fmt.Errorf("decode ctnetlink's answer: %w", err)
-	}
-	ad.ByteOrder = binary.BigEndian
-	for ad.Next() {
-		switch typ := ad.Type(); typ {
-		case ctaOriginal:
-			e.named(typ|unix.NLA_F_NESTED, ad.Bytes())
-			ad.Nested(decodeTuple(&e.Original, &e.Proto))
-		case ctaReply:
-			ad.Nested(decodeTuple(&e.Reply, &e.Proto))
-		case ctaStatus:
-			e.Status = ad.Uint32()
-		case ctaProtoInfo:
-			ad.Nested(decodeInfo(&e.State, &flags))
-		case ctaID, ctaZone:
-			e.named(typ, ad.Bytes())
-		case ctaLabels:
+// decoder reads the messages of a list, one after the other.
+type decoder struct {
+	entry  Entry
+	sides  [2]side
+	fields nfnetlink.Fields // where what is read of a message goes, above
+}
+
+func newDecoder() *decoder {
+	d := &decoder{}
+	e, original, reply := &d.entry, d.sides[0].fields(&d.entry.Proto), d.sides[1].fields(&d.entry.Proto)
+	name := func(ad *netlink.AttributeDecoder) { e.named(ad.Type(), ad.Bytes()) }
+	d.fields = nfnetlink.Fields{
+		ctaOriginal: func(ad *netlink.AttributeDecoder) {
+			e.named(ctaOriginal|unix.NLA_F_NESTED, ad.Bytes())
+			original.Nested(ad)
+		},
+		ctaReply:  reply.Nested,
+		ctaStatus: nfnetlink.Number(&e.Status),
+		ctaProtoInfo: nfnetlink.Fields{ctaInfoTCP: nfnetlink.Fields{
+			ctaTCPState:        nfnetlink.Number(&e.State),
+			ctaTCPFlagsForward: d.sides[0].flagged,
+			ctaTCPFlagsReply:   d.sides[1].flagged,
+		}.Nested}.Nested,
+		ctaID:   name,
+		ctaZone: name,
+		ctaLabels: func(ad *netlink.AttributeDecoder) {
 			b := ad.Bytes()
 			e.LetIn = len(b) >= LabelsLen && b[LabelsLen-1]&LetIn != 0
-		}
+		},
 	}
-	if err := ad.Err(); err != nil {
-		return e, fmt.Errorf("decode ctnetlink's answer: %w", err)
+	return d
+}
+
+// decode reads one message. What is not in it is zero.
+func (d *decoder) decode(m netlink.Message) (Entry, error) {
+	d.entry, d.sides = Entry{}, [2]side{}
+	err := nfnetlink.Attributes(m, d.fields.Read)
+	d.entry.Original, d.entry.Reply = d.sides[0].tuple(), d.sides[1].tuple()
+	d.entry.PickedUp = d.sides[0].flags&d.sides[1].flags&liberal != 0
+	return d.entry, err
+}
+
+// side is what an entry tells of one direction.
+type side struct {
+	from, to         netip.Addr
+	fromPort, toPort uint16
+	flags            uint8 // of TCP
+}
+
+func (s *side) tuple() Tuple {
+	return Tuple{netip.AddrPortFrom(s.from, s.fromPort), netip.AddrPortFrom(s.to, s.toPort)}
+}
+
+// fields are where a tuple's attributes go.
+func (s *side) fields(protocol *uint8) nfnetlink.Fields {
+	from, to := address(&s.from), address(&s.to)
+	return nfnetlink.Fields{
+		ctaTupleIP: nfnetlink.Fields{ctaFromIP4: from, ctaFromIP6: from, ctaToIP4: to, ctaToIP6: to}.Nested,
+		ctaTupleProto: nfnetlink.Fields{
+			ctaProtoNum:      nfnetlink.Number(protocol),
+			ctaProtoFromPort: nfnetlink.Number(&s.fromPort),
+			ctaProtoToPort:   nfnetlink.Number(&s.toPort),
+		}.Nested,
 	}
-	e.PickedUp = flags[0]&flags[1]&liberal != 0
-	return e, nil
+}
+
+func address(to *netip.Addr) func(*netlink.AttributeDecoder) {
+	return func(ad *netlink.AttributeDecoder) { *to, _ = netip.AddrFromSlice(ad.Bytes()) }
+}
+
+// flagged reads struct nf_ct_tcp_flags.
+func (s *side) flagged(ad *netlink.AttributeDecoder) {
+	if b := ad.Bytes(); len(b) > 0 {
+		s.flags = b[0]
+	}
 }
 
 // named appends an attribute to the entry's name, as it came.
@@ -102,72 +143,5 @@ func (e *Entry) named(typ uint16, v []byte) {
 	e.name = append(e.name, v...)
 	for len(e.name)%unix.NLA_ALIGNTO != 0 {
 		e.name = append(e.name, 0)
-	}
-}
-
-// decodeTuple reads addresses, ports and the protocol.
-func decodeTuple(t *Tuple, protocol *uint8) func(*netlink.AttributeDecoder) error {
-	var from, to netip.Addr
-	var fromPort, toPort uint16
-	ip := func(ad *netlink.AttributeDecoder) error {
-		for ad.Next() {
-			switch ad.Type() {
-			case ctaFromIP4, ctaFromIP6:
-				from, _ = netip.AddrFromSlice(ad.Bytes())
-			case ctaToIP4, ctaToIP6:
-				to, _ = netip.AddrFromSlice(ad.Bytes())
-			}
-		}
-		return nil
-	}
-	proto := func(ad *netlink.AttributeDecoder) error {
-		for ad.Next() {
-			switch ad.Type() {
-			case ctaProtoNum:
-				*protocol = ad.Uint8()
-			case ctaProtoFromPort:
-				fromPort = ad.Uint16()
-			case ctaProtoToPort:
-				toPort = ad.Uint16()
-			}
-		}
-		return nil
-	}
-	return func(ad *netlink.AttributeDecoder) error {
-		for ad.Next() {
-			switch ad.Type() {
-			case ctaTupleIP:
-				ad.Nested(ip)
-			case ctaTupleProto:
-				ad.Nested(proto)
-			}
-		}
-		*t = Tuple{netip.AddrPortFrom(from, fromPort), netip.AddrPortFrom(to, toPort)}
-		return nil
-	}
-}
-
-// decodeInfo reads what is known of a connection over TCP.
-func decodeInfo(state *uint8, flags *[2]uint8) func(*netlink.AttributeDecoder) error {
-	tcp := func(ad *netlink.AttributeDecoder) error {
-		for ad.Next() {
-			switch typ := ad.Type(); typ {
-			case ctaTCPState:
-				*state = ad.Uint8()
-			case ctaTCPFlagsForward, ctaTCPFlagsReply:
-				if b := ad.Bytes(); len(b) > 0 {
-					flags[typ-ctaTCPFlagsForward] = b[0]
-				}
-			}
-		}
-		return nil
-	}
-	return func(ad *netlink.AttributeDecoder) error {
-		for ad.Next() {
-			if ad.Type() == ctaInfoTCP {
-				ad.Nested(tcp)
-			}
-		}
-		return nil
 	}
 }

@@ -24,7 +24,8 @@ func FuzzEntry(f *testing.F) {
 	f.Add(bytes.Repeat([]byte{0x85}, 90), uint16(1000), byte(1))
 	f.Fuzz(func(t *testing.T, text []byte, at uint16, spoil byte) {
 		want, data := drawEntry(t, tape.New(text))
-		got, err := Decode(data)
+		d := newDecoder()
+		got, err := d.decode(netlink.Message{Data: data})
 		if err != nil {
 			t.Fatalf("%+v: %v", want, err)
 		}
@@ -34,14 +35,14 @@ func FuzzEntry(f *testing.F) {
 			got.State != want.State || got.PickedUp != want.PickedUp || got.LetIn != want.LetIn {
 			t.Fatalf("reads as %+v, want %+v", got, want)
 		}
-		named, err := Decode(append(make([]byte, 4), name...))
+		named, err := d.decode(netlink.Message{Data: append(make([]byte, 4), name...)})
 		if err != nil || named.Original != want.Original || !bytes.Equal(named.name, name) || !bytes.Contains(name, []byte("name")) {
 			t.Fatalf("its name %x reads as %+v, %v", name, named, err)
 		}
 		if int(at) < len(data) {
 			data[at] ^= spoil
-			Decode(data)
-			if e, err := Decode(data[:at]); err == nil && (e.LetIn && !want.LetIn || e.PickedUp && !want.PickedUp) {
+			d.decode(netlink.Message{Data: data})
+			if e, err := d.decode(netlink.Message{Data: data[:at]}); err == nil && (e.LetIn && !want.LetIn || e.PickedUp && !want.PickedUp) {
 				t.Fatalf("cut after %d bytes it reads as %+v", at, e)
 			}
 		}

@@ -76,7 +76,7 @@ type Patient struct {
 	// Status asks the daemon.
 	Status func(ctx context.Context) (control.Status, error)
 	Unit   func(name string) Unit
-	// Flows says why the kernel's flows cannot be seen; see presence.FlowsVisible.
+	// Flows says why the kernel's flows cannot be seen; see presence.Watcher.FlowsVisible.
 	Flows func() error
 	// Denied asks polkit which orders it would deny to a user; service.Denied.
 	Denied func(ctx context.Context, uid int, orders []service.Order) ([]service.Order, error)

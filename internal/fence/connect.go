@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/doorward/doorward/internal/nfnetlink"
 	nft "github.com/doorward/doorward/internal/nftables"
 	"golang.org/x/sys/unix"
 )
@@ -23,12 +24,8 @@ func (f *Fence) connect() error {
 	if f.conn != nil {
 		return nil
 	}
-	c, err := nft.Dial(tableName)
+	c, err := f.dial(nft.Dial)
 	if err != nil {
-		return err
-	}
-	if err := f.same(c); err != nil {
-		c.Close()
 		return err
 	}
 	if err := patiently(func() error { return f.take(c) }); err != nil {
@@ -47,23 +44,14 @@ type reader struct {
 }
 
 // connectReader dials a connection for questions unless there is one.
-func (f *Fence) connectReader(r *reader) error {
+func (f *Fence) connectReader(r *reader) (err error) {
 	if f.closed {
 		return errClosed
 	}
-	if r.conn != nil {
-		return nil
+	if r.conn == nil {
+		r.conn, err = f.dial(nft.Connect)
 	}
-	c, err := nft.Connect(tableName)
-	if err != nil {
-		return err
-	}
-	if err := f.same(c); err != nil {
-		c.Close()
-		return err
-	}
-	r.conn = c
-	return nil
+	return err
 }
 
 // ask runs questions about what is guarded over one of the connections for them.
@@ -81,7 +69,7 @@ func (f *Fence) ask(r *reader, questions func(*nft.Conn) error) error {
 		return errNoDoors
 	}
 	err = questions(c)
-	if nft.IsBroken(err) {
+	if errors.Is(err, nfnetlink.ErrBroken) {
 		f.mu.Lock()
 		c.Close()
 		r.conn = nil
@@ -102,13 +90,18 @@ func patiently(try func() error) error {
 	}
 }
 
-// same refuses a connection to another network namespace than the first one's:
+// dial connects, and refuses another network namespace than the first connection's:
 // a thread may be in another, and a fence must never rise elsewhere by mistake.
-func (f *Fence) same(c *nft.Conn) error {
-	if !f.netns.CompareAndSwap(0, c.NetNS) && f.netns.Load() != c.NetNS {
-		return errors.New("this thread is in another network namespace than the table")
+func (f *Fence) dial(connect func(table string) (*nft.Conn, error)) (*nft.Conn, error) {
+	c, err := connect(tableName)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	if !f.netns.CompareAndSwap(0, c.NetNS) && f.netns.Load() != c.NetNS {
+		c.Close()
+		return nil, errors.New("this thread is in another network namespace than the table")
+	}
+	return c, nil
 }
 
 // take makes or adopts the table. One that lacks persist cannot get it; it is
@@ -171,7 +164,7 @@ func (f *Fence) try(call func(*nft.Conn) error) error {
 	if err == nil {
 		return nil
 	}
-	if nft.IsBroken(err) && f.conn != nil {
+	if errors.Is(err, nfnetlink.ErrBroken) && f.conn != nil {
 		f.conn.Close()
 		f.conn, f.owned = nil, false
 	}

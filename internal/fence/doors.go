@@ -95,44 +95,49 @@ func overlaps(doors []Door) (errs []error) {
 	return errs
 }
 
-// span is a run of addresses of one family, both ends included.
-type span struct{ first, last netip.Addr }
+// span is a run of keys of a set, as long as each other, both ends included.
+type span struct{ first, last string }
 
-// merge turns the prefixes of one family into spans that neither overlap nor
-// touch: an interval set takes no others.
-func merge(prefixes []netip.Prefix, f family) []span {
-	var spans []span
-	for _, p := range prefixes {
-		if p = canonical(p); familyOf(p.Addr()).name == f.name {
-			spans = append(spans, span{p.Addr(), lastOf(p)})
-		}
-	}
-	slices.SortFunc(spans, func(a, b span) int { return a.first.Compare(b.first) })
-	var out []span
-	for _, s := range spans {
-		if n := len(out); n > 0 {
-			if next := out[n-1].last.Next(); !next.IsValid() || s.first.Compare(next) <= 0 {
-				if s.last.Compare(out[n-1].last) > 0 {
-					out[n-1].last = s.last
-				}
-				continue
+// intervals are the elements of an interval set that has the keys of spans. It takes
+// none that overlap or touch, so that those become one.
+func intervals(spans []span) (elems []nft.Element) {
+	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.first, b.first) })
+	for i := 0; i < len(spans); {
+		s := spans[i]
+		end, more := after(s.last)
+		for i++; i < len(spans) && (!more || spans[i].first <= end); i++ {
+			if spans[i].last > s.last {
+				s.last = spans[i].last
+				end, more = after(s.last)
 			}
 		}
-		out = append(out, s)
-	}
-	return out
-}
-
-func intervals(spans []span) []nft.Element {
-	var e []nft.Element
-	for _, s := range spans {
-		e = append(e, nft.Element{Key: string(s.first.AsSlice())})
-		if next := s.last.Next(); next.IsValid() {
-			e = append(e, nft.Element{Key: string(next.AsSlice()), End: true})
+		elems = append(elems, nft.Element{Key: s.first})
+		if more {
+			elems = append(elems, nft.Element{Key: end, End: true})
 		}
 	}
-	nft.SortElements(e)
-	return e
+	return elems
+}
+
+// after is the next key; false if there is none.
+func after(key string) (string, bool) {
+	b := []byte(key)
+	for i := len(b) - 1; i >= 0; i-- {
+		if b[i]++; b[i] != 0 {
+			return string(b), true
+		}
+	}
+	return "", false
+}
+
+// sources are the addresses of one family that prefixes have.
+func sources(prefixes []netip.Prefix, f family) (spans []span) {
+	for _, p := range prefixes {
+		if p = canonical(p); familyOf(p.Addr()).name == f.name {
+			spans = append(spans, span{string(p.Addr().AsSlice()), string(lastOf(p))})
+		}
+	}
+	return spans
 }
 
 // canonical masks a prefix and makes an IPv4 one of an IPv4-mapped one.
@@ -143,11 +148,11 @@ func canonical(p netip.Prefix) netip.Prefix {
 	return p.Masked()
 }
 
-func lastOf(p netip.Prefix) netip.Addr {
+// lastOf is the last address that a prefix has.
+func lastOf(p netip.Prefix) []byte {
 	b := p.Addr().AsSlice()
 	for i := p.Bits(); i < len(b)*8; i++ {
 		b[i/8] |= 0x80 >> (i % 8)
 	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
+	return b
 }

@@ -107,9 +107,9 @@ func TestWhatReadingCosts(t *testing.T) {
 		t.Fatal(err)
 	}
 	heard := func(read func() error) int {
-		before := f.lister.conn.Heard + f.asker.conn.Heard
+		before := f.lister.conn.Netlink.Heard + f.asker.conn.Netlink.Heard
 		must(t, read())
-		return f.lister.conn.Heard + f.asker.conn.Heard - before
+		return f.lister.conn.Netlink.Heard + f.asker.conn.Netlink.Heard - before
 	}
 	for _, n := range []int{2_000, 20_000} {
 		gs := many("ssh", n)

@@ -141,7 +141,7 @@ func (f *Fence) endFlows(c *nft.Conn, fam family, sources flowSources) error {
 	for _, e := range flows {
 		// It may have ended in between. One that was made anew is noted, too.
 		if err := tracker.Delete(e); err != nil && !errors.Is(err, unix.ENOENT) {
-			return errors.Join(noted, tracking(err))
+			return errors.Join(noted, err)
 		}
 	}
 	return noted
@@ -155,16 +155,7 @@ func trackedFlows(tracker *conntrack.Conn, fam family, sources flowSources) ([]c
 			flows = append(flows, e)
 		}
 	})
-	return flows, tracking(err)
-}
-
-// tracking makes of an error of conntrack one of the fence's connection, which the
-// two share.
-func tracking(err error) error {
-	if errors.Is(err, conntrack.ErrBroken) {
-		return nft.Broken("end flows", err)
-	}
-	return err
+	return flows, err
 }
 
 // endAtOnce is how many flows are noted as ended in one transaction.

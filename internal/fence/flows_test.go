@@ -103,13 +103,13 @@ func (p *place) noted(c net.Conn) {
 }
 
 // note is what a set has of a flow.
-func (p *place) note(set string, c net.Conn) (nft.Element, bool) {
+func (p *place) note(set string, c net.Conn) (e nft.Element, ok bool) {
 	p.t.Helper()
 	p.f.mu.Lock()
 	defer p.f.mu.Unlock()
 	visitor := addrPort(c.LocalAddr().String())
-	e, ok, err := p.f.conn.ReadElement(set+familyOf(visitor.Addr()).name, tuple{visitor, addrPort(c.RemoteAddr().String())}.key())
-	p.do(err)
+	flow := nft.Member{Set: set + familyOf(visitor.Addr()).name, Key: tuple{visitor, addrPort(c.RemoteAddr().String())}.key()}
+	p.do(p.f.conn.Find([]nft.Member{flow}, func(_ int, found nft.Element) { e, ok = found, true }))
 	return e, ok
 }
 

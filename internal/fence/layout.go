@@ -231,15 +231,15 @@ func addDoor(t *nft.Table, d Door, widths map[width]bool) {
 	let := []nft.Expr{nft.Verdict(unix.NFT_GOTO, askChain)}
 	enter := []nft.Expr{nft.Verdict(unix.NFT_GOTO, name+enteredTail)}
 	for _, f := range families() {
-		spans := merge(d.Always, f)
-		if len(spans) == 0 {
+		elems := intervals(sources(d.Always, f))
+		if len(elems) == 0 {
 			continue
 		}
 		always := name + alwaysInfix + f.name
 		t.Sets = append(t.Sets, nft.Set{
 			Name:  always,
 			Def:   nft.SetDef{Flags: unix.NFT_SET_INTERVAL, KeyType: f.keyType, KeyLen: uint32(f.bits / 8)},
-			Elems: intervals(spans),
+			Elems: elems,
 		})
 		match := append(f.is(), f.loadSource(), nft.In(always))
 		asks.Rules = append(asks.Rules, newRule("always, IP"+f.name, match, let))

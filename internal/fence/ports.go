@@ -3,9 +3,7 @@
 package fence
 
 import (
-	"cmp"
 	"encoding/binary"
-	"slices"
 
 	nft "github.com/doorward/doorward/internal/nftables"
 	"github.com/doorward/doorward/internal/port"
@@ -28,7 +26,13 @@ func addPorts(t *nft.Table, doors []Door) {
 		guards, listens = append(guards, d.Ports...), append(listens, d.Listen...)
 	}
 	of := func(name string, ranges []port.Range, p port.Proto) nft.Set {
-		return nft.Set{Name: name, Def: plain, Elems: portIntervals(ranges, p)}
+		var spans []span
+		for _, r := range ranges {
+			if r.Proto == p {
+				spans = append(spans, span{portKey(r.First), portKey(r.Last)})
+			}
+		}
+		return nft.Set{Name: name, Def: plain, Elems: intervals(spans)}
 	}
 	t.Sets = append(t.Sets,
 		of(guardedTCP, guards, port.TCP), of(guardedUDP, guards, port.UDP),
@@ -43,37 +47,13 @@ func portSet(name string, def nft.SetDef, doors []Door, p port.Proto, to func(Do
 			if r.Proto != p {
 				continue
 			}
-			s.Elems = append(s.Elems, nft.Element{Key: portKey(r.First), Chain: to(d)})
-			if r.Last < 65535 {
-				s.Elems = append(s.Elems, nft.Element{Key: portKey(r.Last + 1), End: true})
-			}
+			elems := intervals([]span{{portKey(r.First), portKey(r.Last)}})
+			elems[0].Chain = to(d)
+			s.Elems = append(s.Elems, elems...)
 		}
 	}
 	nft.SortElements(s.Elems)
 	return s
-}
-
-// portIntervals merges ranges of one protocol that overlap or touch: an interval
-// set takes no others.
-func portIntervals(ranges []port.Range, p port.Proto) []nft.Element {
-	ranges = slices.DeleteFunc(slices.Clone(ranges), func(r port.Range) bool { return r.Proto != p })
-	slices.SortFunc(ranges, func(a, b port.Range) int { return cmp.Compare(a.First, b.First) })
-	var merged []port.Range
-	for _, r := range ranges {
-		if n := len(merged); n > 0 && int(r.First) <= int(merged[n-1].Last)+1 {
-			merged[n-1].Last = max(merged[n-1].Last, r.Last)
-			continue
-		}
-		merged = append(merged, r)
-	}
-	var e []nft.Element
-	for _, r := range merged {
-		e = append(e, nft.Element{Key: portKey(r.First)})
-		if r.Last < 65535 {
-			e = append(e, nft.Element{Key: portKey(r.Last + 1), End: true})
-		}
-	}
-	return e
 }
 
 func portKey(p uint16) string { return string(binary.BigEndian.AppendUint16(nil, p)) }

@@ -21,9 +21,8 @@ func (f *Fence) Used(door string, source netip.Addr) (ago time.Duration, ok bool
 			return err
 		}
 		addr := canonical(p).Addr()
-		e, there, err := c.ReadElement(doorPrefix+door+usedInfix+familyOf(addr).name, string(addr.AsSlice()))
-		ago, ok = max(0, usedFor-e.Left), there
-		return err
+		who := nft.Member{Set: doorPrefix + door + usedInfix + familyOf(addr).name, Key: string(addr.AsSlice())}
+		return c.Find([]nft.Member{who}, func(_ int, e nft.Element) { ago, ok = max(0, usedFor-e.Left), true })
 	})
 	if err != nil {
 		return 0, false, err

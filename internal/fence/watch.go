@@ -15,15 +15,11 @@ import (
 // own and waits for nothing else of the Fence. The channel is closed when ctx
 // ends, or when reading fails, which is logged.
 func (f *Fence) Watch(ctx context.Context) (<-chan struct{}, error) {
-	c, err := nft.Connect(tableName)
+	c, err := f.dial(nft.Connect)
 	if err != nil {
 		return nil, fmt.Errorf("fence: watch: %w", err)
 	}
-	err = f.same(c)
-	if err == nil {
-		err = c.Join()
-	}
-	if err != nil {
+	if err := c.Join(); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("fence: watch the ruleset: %w", err)
 	}

@@ -118,6 +118,8 @@ type Service interface {
 // Linux returns this machine. open opens the store; commands returns the service
 // of a door that has commands.
 func Linux(table Fence, open func() (Store, error), commands func(config.Door) Service, ear Ear, mail Datagrams, log *slog.Logger) World {
+	watcher := presence.NewWatcher()
+	counts := func(ports [][]port.Range) ([]int, error) { return connections(watcher, ports) }
 	return World{
 		Fence:     table,
 		Open:      open,
@@ -129,9 +131,9 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 			}
 			return commands(c)
 		},
-		Look:         newLook,
-		Connections:  connections,
-		FlowsVisible: presence.FlowsVisible,
+		Look:         func(c config.Door) func(context.Context) (door.Seen, []string) { return newLook(c, counts) },
+		Connections:  counts,
+		FlowsVisible: watcher.FlowsVisible,
 		Listening:    listening,
 		Config:       config.Load,
 		Now:          time.Now,
@@ -140,14 +142,14 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 
 // newLook returns the look for presence of one door. What cannot be seen is no
 // presence: the door rather goes dark than stands open on a guess.
-func newLook(c config.Door) func(context.Context) (door.Seen, []string) {
+func newLook(c config.Door, counts func([][]port.Range) ([]int, error)) func(context.Context) (door.Seen, []string) {
 	logins := newLogins(c.Presence)
 	return func(ctx context.Context) (seen door.Seen, odd []string) {
 		if logins != nil { // first, since what comes after has no part in their time
 			odd = lastLogin(ctx, logins, &seen)
 		}
 		if c.Presence.Connections {
-			found, err := connections([][]port.Range{c.Ports})
+			found, err := counts([][]port.Range{c.Ports})
 			if err != nil {
 				odd = append(odd, err.Error())
 			}
@@ -187,8 +189,8 @@ func newLogins(c config.Presence) *presence.Log {
 
 // connections counts who has come in by each door's ports, as far as it can be
 // seen, with one look at the kernel for all.
-func connections(ports [][]port.Range) ([]int, error) {
-	in, err := presence.In(slices.Concat(ports...))
+func connections(watcher *presence.Watcher, ports [][]port.Range) ([]int, error) {
+	in, err := watcher.In(slices.Concat(ports...))
 	found := make([]int, len(ports))
 	for _, c := range in {
 		p := port.Port{Proto: c.Proto, Number: c.Local.Port()}

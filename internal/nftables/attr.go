@@ -15,35 +15,34 @@ type attrs []byte
 
 // bytes appends one attribute. Nothing here comes near the 64 KiB that its
 // 16-bit length allows but lists of elements, which maxElements bounds.
-func (a *attrs) bytes(typ int, v []byte) {
+func (a attrs) bytes(typ int, v []byte) attrs {
 	i := a.open(typ)
-	*a = append(*a, v...)
+	a = append(a, v...)
 	a.close(i)
+	return a
 }
 
-func (a *attrs) str(typ int, v string) { a.bytes(typ, append([]byte(v), 0)) }
+func (a attrs) str(typ int, v string) attrs { return a.bytes(typ, append([]byte(v), 0)) }
 
-func (a *attrs) u8(typ int, v uint8) { a.bytes(typ, []byte{v}) }
+func (a attrs) u8(typ int, v uint8) attrs { return a.bytes(typ, []byte{v}) }
 
-func (a *attrs) u32(typ int, v uint32) { a.bytes(typ, binary.BigEndian.AppendUint32(nil, v)) }
+func (a attrs) u32(typ int, v uint32) attrs {
+	return a.bytes(typ, binary.BigEndian.AppendUint32(nil, v))
+}
 
-func (a *attrs) u64(typ int, v uint64) {
+func (a attrs) u64(typ int, v uint64) attrs {
 	i := a.open(typ)
-	*a = binary.BigEndian.AppendUint64(*a, v)
+	a = binary.BigEndian.AppendUint64(a, v)
 	a.close(i)
+	return a
 }
 
 // value appends data in a NFTA_DATA_VALUE inside an attribute, as keys, masks
 // and comparands are.
-func (a *attrs) value(typ int, v []byte) {
+func (a attrs) value(typ int, v []byte) attrs {
 	i := a.open(typ)
-	a.bytes(unix.NFTA_DATA_VALUE, v)
+	a = a.bytes(unix.NFTA_DATA_VALUE, v)
 	a.close(i)
-}
-
-// with appends a name.
-func (a attrs) with(typ int, name string) attrs {
-	a.str(typ, name)
 	return a
 }
 

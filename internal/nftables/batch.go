@@ -10,6 +10,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/nfnetlink"
 )
 
 // Batch is one transaction in the making: its messages and, for each, what it
@@ -33,7 +35,7 @@ func (b *Batch) add(what string, typ int, flags netlink.HeaderFlags, data []byte
 
 // named adds a message about something in the table that has a name.
 func (b *Batch) named(what string, name string, typ, attribute int) {
-	b.add(fmt.Sprintf("%s %q", what, name), typ, 0, inTable(b.table).with(attribute, name))
+	b.add(fmt.Sprintf("%s %q", what, name), typ, 0, inTable(b.table).str(attribute, name))
 }
 
 // DeleteTable removes the table with all that is in it.
@@ -63,109 +65,90 @@ func (b *Batch) FlushChain(name string) {
 
 // DeleteCounter removes a counter.
 func (b *Batch) DeleteCounter(name string) {
-	data := inTable(b.table).with(unix.NFTA_OBJ_NAME, name)
-	data.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
+	data := inTable(b.table).str(unix.NFTA_OBJ_NAME, name).u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
 	b.add(fmt.Sprintf("delete counter %q", name), unix.NFT_MSG_DELOBJ, 0, data)
 }
 
 // MakeTable makes the table, or makes this connection the owner of one that is
 // there, when flags say so.
 func (b *Batch) MakeTable(flags uint32, note string) {
-	data := inTable(b.table)
-	data.u32(unix.NFTA_TABLE_FLAGS, flags)
-	data.bytes(tableUserdata, userdata(note))
+	data := inTable(b.table).u32(unix.NFTA_TABLE_FLAGS, flags).bytes(tableUserdata, userdata(note))
 	b.add("make the table", unix.NFT_MSG_NEWTABLE, netlink.Create, data)
 }
 
 // MakeCounter makes a counter that stands at 0.
 func (b *Batch) MakeCounter(name string) {
-	data := inTable(b.table).with(unix.NFTA_OBJ_NAME, name)
-	data.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
-	data.bytes(unix.NFTA_OBJ_DATA, nil)
+	data := inTable(b.table).str(unix.NFTA_OBJ_NAME, name).
+		u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER).bytes(unix.NFTA_OBJ_DATA, nil)
 	b.add(fmt.Sprintf("make counter %q", name), unix.NFT_MSG_NEWOBJ, netlink.Create, data)
 }
 
 // MakeSet makes a set, without its elements. One of size 0 has no limit (the
 // kernel sets one of 65,535 where rules take elements in or out).
 func (b *Batch) MakeSet(s Set) {
-	data := inTable(b.table).with(unix.NFTA_SET_NAME, s.Name)
-	data.u32(unix.NFTA_SET_FLAGS, s.Def.Flags)
-	data.u32(unix.NFTA_SET_KEY_TYPE, s.Def.KeyType)
-	data.u32(unix.NFTA_SET_KEY_LEN, s.Def.KeyLen)
+	data := inTable(b.table).str(unix.NFTA_SET_NAME, s.Name).u32(unix.NFTA_SET_FLAGS, s.Def.Flags).
+		u32(unix.NFTA_SET_KEY_TYPE, s.Def.KeyType).u32(unix.NFTA_SET_KEY_LEN, s.Def.KeyLen)
 	if s.Def.DataType != 0 {
-		data.u32(unix.NFTA_SET_DATA_TYPE, s.Def.DataType)
+		data = data.u32(unix.NFTA_SET_DATA_TYPE, s.Def.DataType)
 	}
 	if s.Def.GCInterval != 0 {
-		data.u32(unix.NFTA_SET_GC_INTERVAL, s.Def.GCInterval)
+		data = data.u32(unix.NFTA_SET_GC_INTERVAL, s.Def.GCInterval)
 	}
-	addDescription(&data, s)
+	if desc := description(s); desc != nil {
+		data = data.bytes(unix.NFTA_SET_DESC, desc)
+	}
 	if s.Udata != nil {
-		data.bytes(nftaSetUdata, s.Udata)
+		data = data.bytes(nftaSetUdata, s.Udata)
 	}
 	if s.Def.Once {
-		addOnce(&data)
+		data = data.bytes(nftaSetExpr, once())
 	}
-	data.u32(unix.NFTA_SET_ID, uint32(len(b.msgs)+1)) // any, but no other's in the transaction
+	data = data.u32(unix.NFTA_SET_ID, uint32(len(b.msgs)+1)) // any, but no other's in the transaction
 	b.add(fmt.Sprintf("make set %q", s.Name), unix.NFT_MSG_NEWSET, netlink.Create, data)
 }
 
-// addOnce gives each element of a set a limit of its own, of one packet, which is
+// once gives each element of a set a limit of its own, of one packet, which is
 // asked when the element is added, be it there or not: of two processors one alone
 // adds it. What came in vain, since it could not spend the grant yet, may come
 // again after a tenth of a second.
-func addOnce(data *attrs) {
-	x := data.open(nftaSetExpr)
-	data.str(unix.NFTA_EXPR_NAME, "limit")
-	limit := data.open(unix.NFTA_EXPR_DATA)
-	data.u64(limitRate, 10)
-	data.u64(limitUnit, 1) // a second
-	data.u32(limitBurst, 1)
-	data.close(limit)
-	data.close(x)
+func once() attrs {
+	const second = 1
+	return attrs{}.str(unix.NFTA_EXPR_NAME, "limit").bytes(unix.NFTA_EXPR_DATA,
+		attrs{}.u64(limitRate, 10).u64(limitUnit, second).u32(limitBurst, 1))
 }
 
-// addDescription says how many elements a set holds (NFTA_SET_DESC_SIZE), and how
+// description says how many elements a set holds (NFTA_SET_DESC_SIZE), and how
 // a concatenated key is made up: NFTA_SET_DESC_CONCAT, a list of
 // NFTA_SET_FIELD_LEN.
-func addDescription(data *attrs, s Set) {
-	if s.Size == 0 && s.Lengths == nil {
-		return
-	}
-	desc := data.open(unix.NFTA_SET_DESC)
+func description(s Set) (desc attrs) {
 	if s.Size != 0 {
-		data.u32(1, s.Size)
+		desc = desc.u32(1, s.Size)
 	}
-	if s.Lengths != nil {
-		fields := data.open(2)
-		for _, n := range s.Lengths {
-			elem := data.open(unix.NFTA_LIST_ELEM)
-			data.u32(1, n)
-			data.close(elem)
-		}
-		data.close(fields)
+	var fields attrs
+	for _, n := range s.Lengths {
+		fields = fields.bytes(unix.NFTA_LIST_ELEM, attrs{}.u32(1, n))
 	}
-	data.close(desc)
+	if fields != nil {
+		desc = desc.bytes(2, fields)
+	}
+	return desc
 }
 
 // MakeChain makes a chain, without its rules.
 func (b *Batch) MakeChain(n Chain) {
-	data := inTable(b.table).with(unix.NFTA_CHAIN_NAME, n.Name)
+	data := inTable(b.table).str(unix.NFTA_CHAIN_NAME, n.Name)
 	if n.Base != (Hook{}) {
-		h := data.open(unix.NFTA_CHAIN_HOOK)
-		data.u32(unix.NFTA_HOOK_HOOKNUM, n.Base.Number)
-		data.u32(unix.NFTA_HOOK_PRIORITY, uint32(n.Base.Priority))
-		data.close(h)
-		data.u32(unix.NFTA_CHAIN_POLICY, n.Base.Policy)
-		data.str(unix.NFTA_CHAIN_TYPE, n.Base.Kind)
+		hook := attrs{}.u32(unix.NFTA_HOOK_HOOKNUM, n.Base.Number).u32(unix.NFTA_HOOK_PRIORITY, uint32(n.Base.Priority))
+		data = data.bytes(unix.NFTA_CHAIN_HOOK, hook).
+			u32(unix.NFTA_CHAIN_POLICY, n.Base.Policy).str(unix.NFTA_CHAIN_TYPE, n.Base.Kind)
 	}
 	b.add(fmt.Sprintf("make chain %q", n.Name), unix.NFT_MSG_NEWCHAIN, netlink.Create, data)
 }
 
 // AddRule adds a rule behind those that the chain has.
 func (b *Batch) AddRule(chain string, r Rule) {
-	data := inTable(b.table).with(unix.NFTA_RULE_CHAIN, chain)
-	data.bytes(unix.NFTA_RULE_EXPRESSIONS, []byte(r.Exprs))
-	data.bytes(unix.NFTA_RULE_USERDATA, userdata(r.What))
+	data := inTable(b.table).str(unix.NFTA_RULE_CHAIN, chain).
+		bytes(unix.NFTA_RULE_EXPRESSIONS, []byte(r.Exprs)).bytes(unix.NFTA_RULE_USERDATA, userdata(r.What))
 	b.add(fmt.Sprintf("add the rule %q to chain %q", r.What, chain),
 		unix.NFT_MSG_NEWRULE, netlink.Create|netlink.Append, data)
 }
@@ -196,25 +179,23 @@ func (b *Batch) SetElements(set string, elems []Element) {
 }
 
 func elementList(table, set string, elems []Element) attrs {
-	data := slices.Grow(inTable(table), 64+len(elems)*elementSize).with(unix.NFTA_SET_ELEM_LIST_SET, set)
+	data := slices.Grow(inTable(table), 64+len(elems)*elementSize).str(unix.NFTA_SET_ELEM_LIST_SET, set)
 	list := data.open(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 	for _, e := range elems {
 		i := data.open(unix.NFTA_LIST_ELEM)
-		data.value(unix.NFTA_SET_ELEM_KEY, []byte(e.Key))
+		data = data.value(unix.NFTA_SET_ELEM_KEY, []byte(e.Key))
 		if e.End {
-			data.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+			data = data.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
 		}
-		if e.Chain != "" {
-			v := data.open(unix.NFTA_SET_ELEM_DATA)
-			if e.Chain == Dropped {
-				data.verdict(nfDrop, "")
-			} else {
-				data.verdict(unix.NFT_GOTO, e.Chain)
-			}
-			data.close(v)
+		switch e.Chain {
+		case "":
+		case Dropped:
+			data = data.bytes(unix.NFTA_SET_ELEM_DATA, verdict(nfDrop, ""))
+		default:
+			data = data.bytes(unix.NFTA_SET_ELEM_DATA, verdict(unix.NFT_GOTO, e.Chain))
 		}
 		if e.Left > 0 {
-			data.u64(unix.NFTA_SET_ELEM_TIMEOUT, uint64(e.Left/time.Millisecond))
+			data = data.u64(unix.NFTA_SET_ELEM_TIMEOUT, uint64(e.Left/time.Millisecond))
 		}
 		data.close(i)
 	}
@@ -224,9 +205,7 @@ func elementList(table, set string, elems []Element) attrs {
 
 // inTable begins a message about something in the table.
 func inTable(table string) attrs {
-	a := header(unix.NFPROTO_INET)
-	a.str(1, table) // all NFTA_*_TABLE, and NFTA_TABLE_NAME, are 1
-	return a
+	return attrs(nfnetlink.Header(unix.NFPROTO_INET)).str(ofTable, table)
 }
 
 // refusal says which message it was; the 0th began the batch.

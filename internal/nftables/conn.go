@@ -15,10 +15,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/nfnetlink"
 )
 
 const (
@@ -27,31 +28,22 @@ const (
 	maxElements = 512
 	elementSize = 96
 
-	// messageSize holds any answer: a list, of which the kernel sends at most
-	// 32 KiB at a time, or an error with the whole message that it is about.
-	messageSize = 128 << 10
-
 	// bufferSize bounds one transaction, which the kernel takes only in one
 	// piece: a million grants. It is a limit, not memory that is held.
 	bufferSize = 128 << 20
-
-	// replyTime is a safeguard: the kernel answers a change before the send
-	// returns, and makes each part of a list as it is read.
-	replyTime = 10 * time.Second
 )
 
 // Conn is a netlink connection to nf_tables, for the caller to Close. It is not safe
 // for concurrent use, but for Close. A table is owned by it, not by the process:
 // while it lives, no other socket changes an owned table.
 //
-// Of its errors those for which IsBroken is true are of the connection itself, and
+// Of its errors those that are nfnetlink.ErrBroken are of the connection itself, and
 // what became of the request is open. All others are the kernel's refusals, after
 // which nothing was done and the connection goes on.
 type Conn struct {
-	Netlink *netlink.Conn // for other subsystems of netfilter, while no answer is awaited
-	PortID  uint32        // of this end, as the kernel names the origin of a change; 0 after Connect
-	NetNS   uint64        // names the socket's network namespace; 0 before Linux 5.14
-	Heard   int           // messages from the kernel so far: what reading costs
+	Netlink *nfnetlink.Conn // for other subsystems of netfilter, while no answer is awaited
+	PortID  uint32          // of this end, as the kernel names the origin of a change
+	NetNS   uint64          // names the socket's network namespace; 0 before Linux 5.14
 
 	table string
 }
@@ -64,7 +56,7 @@ func Dial(table string) (*Conn, error) {
 		return nil, err
 	}
 	if err := c.prepare(); err != nil {
-		c.Netlink.Close()
+		c.Close()
 		return nil, err
 	}
 	return c, nil
@@ -72,27 +64,36 @@ func Dial(table string) (*Conn, error) {
 
 // Connect connects without any question, to read or to Watch.
 func Connect(table string) (*Conn, error) {
-	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: messageSize})
+	nl, err := nfnetlink.Dial()
 	if err != nil {
-		return nil, fmt.Errorf("open a netfilter netlink socket: %w", err)
+		return nil, err
 	}
 	c := &Conn{Netlink: nl, table: table}
-	err = c.control(func(fd int) error {
-		c.NetNS, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-		if errors.Is(err, unix.ENOPROTOOPT) {
-			return nil
-		}
-		return err
-	})
-	if err != nil {
-		nl.Close()
-		return nil, fmt.Errorf("ask for the netlink socket's network namespace: %w", err)
+	if err := c.control(c.name); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("ask for the netlink socket's port and network namespace: %w", err)
 	}
 	return c, nil
 }
 
 // Close ends the connection.
 func (c *Conn) Close() error { return c.Netlink.Close() }
+
+// name finds out what the kernel calls the socket and its network namespace.
+func (c *Conn) name(fd int) error {
+	self, err := unix.Getsockname(fd)
+	if err != nil {
+		return err
+	}
+	if nl, ok := self.(*unix.SockaddrNetlink); ok {
+		c.PortID = nl.Pid
+	}
+	c.NetNS, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		return nil
+	}
+	return err
+}
 
 // prepare sizes the socket's buffers and asks for the ruleset's generation.
 func (c *Conn) prepare() error {
@@ -103,12 +104,7 @@ func (c *Conn) prepare() error {
 	if err := c.force(unix.SO_RCVBUFFORCE, 4<<20); err != nil {
 		return err
 	}
-	req, err := c.Netlink.Send(message(unix.NFT_MSG_GETGEN, 0, header(unix.NFPROTO_UNSPEC)))
-	if err != nil {
-		return fmt.Errorf("ask nf_tables for its generation: %w", err)
-	}
-	c.PortID = req.Header.PID
-	switch _, err = c.receive(); {
+	switch _, err := c.Generation(); {
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("not allowed to use nftables: run as root or with CAP_NET_ADMIN: %w", err)
 	case err != nil:
@@ -120,19 +116,12 @@ func (c *Conn) prepare() error {
 
 // Generation is the number of the ruleset's last change by anybody. To ask for it
 // costs next to nothing, and tells that the connection stands.
-func (c *Conn) Generation() (uint32, error) {
-	var generation uint32
-	msgs, err := c.ask(message(unix.NFT_MSG_GETGEN, 0, header(unix.NFPROTO_UNSPEC)))
-	if err != nil {
-		return 0, err
-	}
-	return generation, each(msgs, func(ad *netlink.AttributeDecoder) {
-		for ad.Next() {
-			if ad.Type() == 1 { // NFTA_GEN_ID
-				generation = ad.Uint32()
-			}
-		}
+func (c *Conn) Generation() (generation uint32, err error) {
+	read := nfnetlink.Fields{unix.NFTA_GEN_ID: nfnetlink.Number(&generation)}.Read
+	err = c.Netlink.Ask(message(unix.NFT_MSG_GETGEN, 0, nfnetlink.Header(unix.NFPROTO_UNSPEC)), func(m netlink.Message) error {
+		return nfnetlink.Attributes(m, read)
 	})
+	return generation, err
 }
 
 // force sets a buffer's size beyond the system's limit, which CAP_NET_ADMIN may;
@@ -156,26 +145,6 @@ func (c *Conn) control(do func(fd int) error) error {
 	return errors.Join(err, failed)
 }
 
-// brokenError is an error of the connection itself: what became of the request
-// is open. All others are the kernel's refusals, after which nothing was done
-// and the connection goes on.
-type brokenError struct {
-	doing string
-	err   error
-}
-
-func (e *brokenError) Error() string { return e.doing + ": " + e.err.Error() }
-func (e *brokenError) Unwrap() error { return e.err }
-
-// Broken says that the connection broke in doing something.
-func Broken(doing string, err error) error { return &brokenError{doing, err} }
-
-// IsBroken says whether an error is of the connection itself.
-func IsBroken(err error) bool {
-	_, broken := errors.AsType[*brokenError](err)
-	return broken
-}
-
 // Commit sends the transaction and waits for the kernel's word on it.
 func (c *Conn) Commit(b *Batch) error {
 	if len(b.msgs) == 0 {
@@ -190,138 +159,62 @@ func (c *Conn) Commit(b *Batch) error {
 		return fmt.Errorf("change too much at once (%d messages): %w", len(b.msgs), err)
 	}
 	if err != nil {
-		return &brokenError{"send a change to nf_tables", err}
+		return nfnetlink.Broken(err)
 	}
 	first, last := sent[0].Header.Sequence, sent[len(sent)-2].Header.Sequence
 	var refusal error
 	for {
-		replies, err := c.receive()
-		op, ok := errors.AsType[*netlink.OpError](err)
-		switch {
-		case err == nil:
-			if slices.ContainsFunc(replies, func(m netlink.Message) bool { return m.Header.Sequence == last }) {
-				return refusal
-			}
-		case !ok || op.Sequence == 0:
-			return &brokenError{"hear from nf_tables", err}
-		case op.Sequence-first >= uint32(len(sent)):
-			// A leftover of an earlier transaction.
-		default:
-			if refusal == nil {
-				refusal = b.refusal(int(op.Sequence-first), op)
-			}
-			// What is said of the batch as a whole may be all that is said.
-			if op.Sequence == first || op.Sequence == last {
-				return refusal
-			}
-		}
-	}
-}
-
-// receive returns the next answer, all parts of it when it is a list.
-func (c *Conn) receive() (msgs []netlink.Message, err error) {
-	err = c.hear(func(m netlink.Message) { msgs = append(msgs, m) })
-	if err != nil {
-		return nil, err
-	}
-	return msgs, nil
-}
-
-// hear calls each with the parts of the next answer as they come.
-func (c *Conn) hear(each func(netlink.Message)) error {
-	if err := c.Netlink.SetReadDeadline(time.Now().Add(replyTime)); err != nil {
-		return err
-	}
-	for m, err := range c.Netlink.ReceiveIter() {
-		c.Heard++
-		if err == nil {
-			err = c.Netlink.SetReadDeadline(time.Now().Add(replyTime))
-		}
-		if err != nil {
+		sequence, refused, err := c.Netlink.Hear(func(netlink.Message) {})
+		switch i := sequence - first; {
+		case err != nil:
 			return err
+		case refused == nil && sequence == last:
+			return refusal
+		case refused == nil || i >= uint32(len(sent)): // left over from a transaction before
+			continue
+		case refusal == nil:
+			refusal = b.refusal(int(i), refused)
 		}
-		each(m)
+		// What is said of the batch as a whole may be all that is said.
+		if sequence == first || sequence == last {
+			return refusal
+		}
 	}
-	return nil
 }
 
 // ErrInterrupted means that a list is not of one moment.
 var ErrInterrupted = errors.New("the ruleset changes faster than it can be read")
 
 // dump asks for a list, and asks again when the ruleset changed while it was
-// read. With errInterrupted it returns the list as read last.
-func (c *Conn) dump(typ int, query attrs) ([]netlink.Message, error) {
+// read. With ErrInterrupted it returns the list as read last.
+func (c *Conn) dump(what string, typ int, query attrs) (msgs []netlink.Message, err error) {
 	const tries = 5
-	for i := 1; ; i++ {
-		msgs, err := c.dumpOnce(typ, query)
-		if err != nil || !slices.ContainsFunc(msgs, isInterrupted) {
-			return msgs, err
+	for range tries {
+		msgs = nil
+		err := c.Netlink.Ask(listing(typ, query), func(m netlink.Message) error {
+			msgs = append(msgs, m)
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", what, err)
 		}
-		if i == tries {
-			return msgs, ErrInterrupted
+		if !slices.ContainsFunc(msgs, isInterrupted) {
+			return msgs, nil
 		}
 	}
+	return msgs, ErrInterrupted
 }
 
 func isInterrupted(m netlink.Message) bool { return m.Header.Flags&netlink.DumpInterrupted != 0 }
 
-func (c *Conn) dumpOnce(typ int, query attrs) (msgs []netlink.Message, err error) {
-	err = c.stream(typ, query, func(m netlink.Message) { msgs = append(msgs, m) })
-	return msgs, err
-}
-
-// stream asks for a list once, and calls each with its parts as they come.
-func (c *Conn) stream(typ int, query attrs, each func(netlink.Message)) error {
-	return c.askEach(message(typ, netlink.Dump, append(header(unix.NFPROTO_INET), query...)), each)
+// listing makes the question for a list.
+func listing(typ int, query attrs) netlink.Message {
+	return message(typ, netlink.Dump, append(nfnetlink.Header(unix.NFPROTO_INET), query...))
 }
 
 // message makes a request to nf_tables.
 func message(typ int, flags netlink.HeaderFlags, data []byte) netlink.Message {
-	return netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | typ),
-			Flags: netlink.Request | flags,
-		},
-		Data: data,
-	}
-}
-
-// ask sends one request and returns its answer.
-func (c *Conn) ask(m netlink.Message) (msgs []netlink.Message, err error) {
-	err = c.askEach(m, func(m netlink.Message) { msgs = append(msgs, m) })
-	if err != nil {
-		return nil, err
-	}
-	return msgs, nil
-}
-
-// askEach sends one request and calls each with the parts of its answer.
-func (c *Conn) askEach(m netlink.Message, each func(netlink.Message)) error {
-	req, err := c.Netlink.Send(m)
-	if err != nil {
-		return &brokenError{"ask the kernel", err}
-	}
-	for {
-		heard, ours := 0, false
-		err := c.hear(func(m netlink.Message) {
-			heard++
-			if m.Header.Sequence == req.Header.Sequence {
-				ours = true
-				each(m)
-			}
-		})
-		op, refused := errors.AsType[*netlink.OpError](err)
-		switch {
-		case refused && op.Sequence == req.Header.Sequence:
-			return op.Err
-		case refused && op.Sequence != 0:
-			continue // a leftover of an earlier transaction
-		case err != nil:
-			return &brokenError{"hear from the kernel", err}
-		case ours || heard == 0:
-			return nil
-		}
-	}
+	return nfnetlink.Message(unix.NFNL_SUBSYS_NFTABLES, typ, flags, data)
 }
 
 // edge makes the message that begins or ends a batch.
@@ -331,6 +224,3 @@ func edge(typ int) netlink.Message {
 		Data:   []byte{unix.NFPROTO_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES},
 	}
 }
-
-// header is struct nfgenmsg.
-func header(family byte) attrs { return attrs{family, unix.NFNETLINK_V0, 0, 0} }

@@ -30,15 +30,8 @@ const (
 // attributes in the order in which the kernel dumps them.
 type Expr []byte
 
-func expression(name string, build func(a *attrs)) Expr {
-	var a attrs
-	elem := a.open(unix.NFTA_LIST_ELEM)
-	a.str(unix.NFTA_EXPR_NAME, name)
-	data := a.open(unix.NFTA_EXPR_DATA)
-	build(&a)
-	a.close(data)
-	a.close(elem)
-	return Expr(a)
+func expression(name string, data attrs) Expr {
+	return Expr(attrs{}.bytes(unix.NFTA_LIST_ELEM, attrs{}.str(unix.NFTA_EXPR_NAME, name).bytes(unix.NFTA_EXPR_DATA, data)))
 }
 
 // Join makes of expressions what a Rule has.
@@ -55,19 +48,15 @@ func Join(parts ...[]Expr) []byte {
 // Meta puts what is known of the packet beside its bytes into the first register:
 // NFT_META_*, of four bytes at most.
 func Meta(key uint32) Expr {
-	return expression("meta", func(a *attrs) {
-		a.u32(unix.NFTA_META_KEY, key)
-		a.u32(unix.NFTA_META_DREG, unix.NFT_REG_1)
-	})
+	return expression("meta", attrs{}.u32(unix.NFTA_META_KEY, key).u32(unix.NFTA_META_DREG, unix.NFT_REG_1))
 }
 
 // Cmp matches when the first register compares to v as op says: NFT_CMP_*.
 func Cmp(op uint32, v ...byte) Expr {
-	return expression("cmp", func(a *attrs) {
-		a.u32(unix.NFTA_CMP_SREG, unix.NFT_REG_1)
-		a.u32(unix.NFTA_CMP_OP, op)
-		a.value(unix.NFTA_CMP_DATA, v)
-	})
+	return expression("cmp", attrs{}.
+		u32(unix.NFTA_CMP_SREG, unix.NFT_REG_1).
+		u32(unix.NFTA_CMP_OP, op).
+		value(unix.NFTA_CMP_DATA, v))
 }
 
 // register gives a 32-bit register that begins a 128-bit one that one's number,
@@ -81,12 +70,11 @@ func register(r uint32) uint32 {
 
 // Payload puts bytes of a header into a register.
 func Payload(base, offset, length, reg uint32) Expr {
-	return expression("payload", func(a *attrs) {
-		a.u32(unix.NFTA_PAYLOAD_DREG, register(reg))
-		a.u32(unix.NFTA_PAYLOAD_BASE, base)
-		a.u32(unix.NFTA_PAYLOAD_OFFSET, offset)
-		a.u32(unix.NFTA_PAYLOAD_LEN, length)
-	})
+	return expression("payload", attrs{}.
+		u32(unix.NFTA_PAYLOAD_DREG, register(reg)).
+		u32(unix.NFTA_PAYLOAD_BASE, base).
+		u32(unix.NFTA_PAYLOAD_OFFSET, offset).
+		u32(unix.NFTA_PAYLOAD_LEN, length))
 }
 
 // And masks the first register.
@@ -96,78 +84,66 @@ func And(mask ...byte) Expr { return bitwise(mask, make([]byte, len(mask))) }
 func Xor(bits ...byte) Expr { return bitwise(slices.Repeat([]byte{0xff}, len(bits)), bits) }
 
 func bitwise(mask, xor []byte) Expr {
-	return expression("bitwise", func(a *attrs) {
-		a.u32(unix.NFTA_BITWISE_SREG, unix.NFT_REG_1)
-		a.u32(unix.NFTA_BITWISE_DREG, unix.NFT_REG_1)
-		a.u32(unix.NFTA_BITWISE_LEN, uint32(len(mask)))
-		a.u32(bitwiseOp, unix.NFT_BITWISE_BOOL)
-		a.value(unix.NFTA_BITWISE_MASK, mask)
-		a.value(unix.NFTA_BITWISE_XOR, xor)
-	})
+	return expression("bitwise", attrs{}.
+		u32(unix.NFTA_BITWISE_SREG, unix.NFT_REG_1).
+		u32(unix.NFTA_BITWISE_DREG, unix.NFT_REG_1).
+		u32(unix.NFTA_BITWISE_LEN, uint32(len(mask))).
+		u32(bitwiseOp, unix.NFT_BITWISE_BOOL).
+		value(unix.NFTA_BITWISE_MASK, mask).
+		value(unix.NFTA_BITWISE_XOR, xor))
 }
 
 // CT puts what connection tracking knows of the packet into the first register:
 // NFT_CT_*.
 func CT(key uint32) Expr {
-	return expression("ct", func(a *attrs) {
-		a.u32(unix.NFTA_CT_DREG, unix.NFT_REG_1)
-		a.u32(unix.NFTA_CT_KEY, key)
-	})
+	return expression("ct", attrs{}.u32(unix.NFTA_CT_DREG, unix.NFT_REG_1).u32(unix.NFTA_CT_KEY, key))
 }
 
 // CTOf is ct for what a connection was like in one direction, before any address
 // was translated.
 func CTOf(key uint32, direction uint8) Expr {
-	return expression("ct", func(a *attrs) {
-		a.u32(unix.NFTA_CT_DREG, unix.NFT_REG_1)
-		a.u32(unix.NFTA_CT_KEY, key)
-		a.u8(unix.NFTA_CT_DIRECTION, direction)
-	})
+	return expression("ct", attrs{}.
+		u32(unix.NFTA_CT_DREG, unix.NFT_REG_1).
+		u32(unix.NFTA_CT_KEY, key).
+		u8(unix.NFTA_CT_DIRECTION, direction))
 }
 
 // SetLabels adds labels to the connection. The kernel only ever adds to those
 // that are there (nft_ct_set_eval), and passes over what is not tracked.
 func SetLabels(labels []byte) []Expr {
 	return []Expr{
-		expression("immediate", func(a *attrs) {
-			a.u32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_1)
-			a.value(unix.NFTA_IMMEDIATE_DATA, labels)
-		}),
-		expression("ct", func(a *attrs) {
-			a.u32(unix.NFTA_CT_SREG, unix.NFT_REG_1)
-			a.u32(unix.NFTA_CT_KEY, unix.NFT_CT_LABELS)
-		}),
+		expression("immediate", attrs{}.
+			u32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_1).
+			value(unix.NFTA_IMMEDIATE_DATA, labels)),
+		expression("ct", attrs{}.
+			u32(unix.NFTA_CT_SREG, unix.NFT_REG_1).
+			u32(unix.NFTA_CT_KEY, unix.NFT_CT_LABELS)),
 	}
 }
 
 // Wildcard asks whether the full socket for the packet's addresses is bound to all
 // addresses: 1, or 0 for one that is bound to one. Without one the rule ends.
 func Wildcard() Expr {
-	return expression("socket", func(a *attrs) {
-		a.u32(socketKey, socketWildcard)
-		a.u32(socketDreg, unix.NFT_REG_1)
-	})
+	return expression("socket", attrs{}.u32(socketKey, socketWildcard).u32(socketDreg, unix.NFT_REG_1))
 }
 
 // Option asks whether the segment has an option: 1, or 0.
 func Option(kind uint8) Expr {
-	return expression("exthdr", func(a *attrs) {
-		a.u32(unix.NFTA_EXTHDR_DREG, unix.NFT_REG_1)
-		a.u8(unix.NFTA_EXTHDR_TYPE, kind)
-		a.u32(unix.NFTA_EXTHDR_OFFSET, 0)
-		a.u32(unix.NFTA_EXTHDR_LEN, 1)
-		a.u32(unix.NFTA_EXTHDR_FLAGS, unix.NFT_EXTHDR_F_PRESENT)
-		a.u32(unix.NFTA_EXTHDR_OP, unix.NFT_EXTHDR_OP_TCPOPT)
-	})
+	return expression("exthdr", attrs{}.
+		u32(unix.NFTA_EXTHDR_DREG, unix.NFT_REG_1).
+		u8(unix.NFTA_EXTHDR_TYPE, kind).
+		u32(unix.NFTA_EXTHDR_OFFSET, 0).
+		u32(unix.NFTA_EXTHDR_LEN, 1).
+		u32(unix.NFTA_EXTHDR_FLAGS, unix.NFT_EXTHDR_F_PRESENT).
+		u32(unix.NFTA_EXTHDR_OP, unix.NFT_EXTHDR_OP_TCPOPT))
 }
 
 // FibType asks the routing table what kind of address the destination is.
 func FibType(flags uint32) Expr {
-	return expression("fib", func(a *attrs) {
-		a.u32(unix.NFTA_FIB_DREG, unix.NFT_REG_1)
-		a.u32(unix.NFTA_FIB_RESULT, unix.NFT_FIB_RESULT_ADDRTYPE)
-		a.u32(unix.NFTA_FIB_FLAGS, flags)
-	})
+	return expression("fib", attrs{}.
+		u32(unix.NFTA_FIB_DREG, unix.NFT_REG_1).
+		u32(unix.NFTA_FIB_RESULT, unix.NFT_FIB_RESULT_ADDRTYPE).
+		u32(unix.NFTA_FIB_FLAGS, flags))
 }
 
 // In matches when the first register's key is in the set.
@@ -177,21 +153,19 @@ func In(set string) Expr { return lookup(set, 0) }
 func NotIn(set string) Expr { return lookup(set, unix.NFT_LOOKUP_F_INV) }
 
 func lookup(set string, flags uint32) Expr {
-	return expression("lookup", func(a *attrs) {
-		a.str(unix.NFTA_LOOKUP_SET, set)
-		a.u32(unix.NFTA_LOOKUP_SREG, unix.NFT_REG_1)
-		a.u32(unix.NFTA_LOOKUP_FLAGS, flags)
-	})
+	return expression("lookup", attrs{}.
+		str(unix.NFTA_LOOKUP_SET, set).
+		u32(unix.NFTA_LOOKUP_SREG, unix.NFT_REG_1).
+		u32(unix.NFTA_LOOKUP_FLAGS, flags))
 }
 
 // VMap carries out the verdict that the map has for the first register.
 func VMap(set string) Expr {
-	return expression("lookup", func(a *attrs) {
-		a.str(unix.NFTA_LOOKUP_SET, set)
-		a.u32(unix.NFTA_LOOKUP_SREG, unix.NFT_REG_1)
-		a.u32(unix.NFTA_LOOKUP_DREG, unix.NFT_REG_VERDICT)
-		a.u32(unix.NFTA_LOOKUP_FLAGS, 0)
-	})
+	return expression("lookup", attrs{}.
+		str(unix.NFTA_LOOKUP_SET, set).
+		u32(unix.NFTA_LOOKUP_SREG, unix.NFT_REG_1).
+		u32(unix.NFTA_LOOKUP_DREG, unix.NFT_REG_VERDICT).
+		u32(unix.NFTA_LOOKUP_FLAGS, 0))
 }
 
 // Delete removes the first register's key from the set.
@@ -206,55 +180,46 @@ func Update(set string, ttl time.Duration) Expr { return dynset(dynsetUpdate, se
 func Add(set string, ttl time.Duration) Expr { return dynset(dynsetAdd, set, ttl) }
 
 func dynset(op uint32, set string, ttl time.Duration) Expr {
-	return expression("dynset", func(a *attrs) {
-		a.u32(unix.NFTA_DYNSET_SREG_KEY, unix.NFT_REG_1)
-		a.u32(unix.NFTA_DYNSET_OP, op)
-		a.str(unix.NFTA_DYNSET_SET_NAME, set)
-		a.u64(unix.NFTA_DYNSET_TIMEOUT, uint64(ttl/time.Millisecond))
-		a.u32(unix.NFTA_DYNSET_FLAGS, 0)
-	})
+	return expression("dynset", attrs{}.
+		u32(unix.NFTA_DYNSET_SREG_KEY, unix.NFT_REG_1).
+		u32(unix.NFTA_DYNSET_OP, op).
+		str(unix.NFTA_DYNSET_SET_NAME, set).
+		u64(unix.NFTA_DYNSET_TIMEOUT, uint64(ttl/time.Millisecond)).
+		u32(unix.NFTA_DYNSET_FLAGS, 0))
 }
 
 // Count counts the packet.
 func Count(counter string) Expr {
-	return expression("objref", func(a *attrs) {
-		a.str(unix.NFTA_OBJREF_IMM_NAME, counter)
-		a.u32(unix.NFTA_OBJREF_IMM_TYPE, unix.NFT_OBJECT_COUNTER)
-	})
+	return expression("objref", attrs{}.
+		str(unix.NFTA_OBJREF_IMM_NAME, counter).
+		u32(unix.NFTA_OBJREF_IMM_TYPE, unix.NFT_OBJECT_COUNTER))
 }
 
 // Reset answers a TCP segment with a reset.
 func Reset() Expr {
-	return expression("reject", func(a *attrs) {
-		a.u32(unix.NFTA_REJECT_TYPE, unix.NFT_REJECT_TCP_RST)
-	})
+	return expression("reject", attrs{}.u32(unix.NFTA_REJECT_TYPE, unix.NFT_REJECT_TCP_RST))
 }
 
 // Unreachable answers with an ICMP error of the packet's family.
 func Unreachable() Expr {
-	return expression("reject", func(a *attrs) {
-		a.u32(unix.NFTA_REJECT_TYPE, unix.NFT_REJECT_ICMPX_UNREACH)
-		a.u8(unix.NFTA_REJECT_ICMP_CODE, unix.NFT_REJECT_ICMPX_PORT_UNREACH)
-	})
+	return expression("reject", attrs{}.
+		u32(unix.NFTA_REJECT_TYPE, unix.NFT_REJECT_ICMPX_UNREACH).
+		u8(unix.NFTA_REJECT_ICMP_CODE, unix.NFT_REJECT_ICMPX_PORT_UNREACH))
 }
 
 // Verdict ends a rule: accept, drop, or go on in a chain.
 func Verdict(code int32, chain string) Expr {
-	return expression("immediate", func(a *attrs) {
-		a.u32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_VERDICT)
-		data := a.open(unix.NFTA_IMMEDIATE_DATA)
-		a.verdict(code, chain)
-		a.close(data)
-	})
+	return expression("immediate", attrs{}.
+		u32(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_VERDICT).
+		bytes(unix.NFTA_IMMEDIATE_DATA, verdict(code, chain)))
 }
 
-func (a *attrs) verdict(code int32, chain string) {
-	v := a.open(unix.NFTA_DATA_VERDICT)
-	a.u32(unix.NFTA_VERDICT_CODE, uint32(code))
+func verdict(code int32, chain string) attrs {
+	v := attrs{}.u32(unix.NFTA_VERDICT_CODE, uint32(code))
 	if chain != "" {
-		a.str(unix.NFTA_VERDICT_CHAIN, chain)
+		v = v.str(unix.NFTA_VERDICT_CHAIN, chain)
 	}
-	a.close(v)
+	return attrs{}.bytes(unix.NFTA_DATA_VERDICT, v)
 }
 
 // Accept lets the packet pass.

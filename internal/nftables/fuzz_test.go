@@ -14,6 +14,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/doorward/doorward/internal/nfnetlink"
 	"github.com/doorward/doorward/internal/tape"
 )
 
@@ -178,7 +179,7 @@ func FuzzElements(f *testing.F) {
 		if data, err = all.Encode(); err != nil {
 			t.Skip(err) // too long
 		}
-		r := &replies{kept: map[int][]netlink.Message{unix.NFT_MSG_GETSETELEM: {{Data: append(header(unix.NFPROTO_INET), data...)}}}}
+		r := &replies{kept: map[int][]netlink.Message{unix.NFT_MSG_GETSETELEM: {{Data: append(nfnetlink.Header(unix.NFPROTO_INET), data...)}}}}
 		got, err := r.dial().ReadElements("s")
 		if err != nil {
 			t.Fatal(err)
@@ -251,10 +252,10 @@ func printable(b []byte) []byte {
 func FuzzEvent(f *testing.F) {
 	seed := func(b attrs) { f.Add([]byte(b)) }
 	seed(inTable(testTable))
-	seed(header(unix.NFPROTO_INET))
-	seed(header(unix.NFPROTO_IPV4).with(1, testTable))
-	seed(header(unix.NFPROTO_INET).with(1, "filter"))
-	seed(header(unix.NFPROTO_INET).with(2, testTable))
+	seed(nfnetlink.Header(unix.NFPROTO_INET))
+	seed(attrs(nfnetlink.Header(unix.NFPROTO_IPV4)).str(1, testTable))
+	seed(attrs(nfnetlink.Header(unix.NFPROTO_INET)).str(1, "filter"))
+	seed(attrs(nfnetlink.Header(unix.NFPROTO_INET)).str(2, testTable))
 	seed(inTable(testTable)[:10])
 	f.Fuzz(func(t *testing.T, data []byte) {
 		got := (&Conn{table: testTable}).concerns(data)
@@ -281,10 +282,10 @@ func FuzzUserdata(f *testing.F) {
 	f.Add([]byte("\x00\xffab"), "a\x00b")
 	f.Add([]byte("\x00\x00\x00\x01\x00"), "doorward layout 2")
 	f.Fuzz(func(t *testing.T, b []byte, text string) {
-		if got, want := comment(b), naiveComment(b); got != want {
-			t.Errorf("comment(%x) = %q, the second reader has %q", b, got, want)
+		if got, want := commentIn(b), naiveComment(b); got != want {
+			t.Errorf("commentIn(%x) = %q, the second reader has %q", b, got, want)
 		}
-		if got := comment(userdata(text)); len(text) < 255 && got != text {
+		if got := commentIn(userdata(text)); len(text) < 255 && got != text {
 			t.Errorf("%q reads back as %q", text, got)
 		}
 	})

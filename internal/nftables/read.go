@@ -3,14 +3,18 @@
 package nftables
 
 import (
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/nfnetlink"
 )
+
+// ofTable is the attribute that names the table, of tables and of all in them:
+// NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and so on.
+const ofTable = 1
 
 // NFTA_TABLE_OWNER and NFTA_TABLE_USERDATA, of linux/netfilter/nf_tables.h.
 const (
@@ -25,7 +29,7 @@ const (
 	TableFlagPersist = 0x4
 )
 
-// Read returns the kernel's table, nil when there is none. With errInterrupted it
+// Read returns the kernel's table, nil when there is none. With ErrInterrupted it
 // returns one too, whose lists are not all of one moment.
 func (c *Conn) Read() (*Table, error) {
 	t, err := c.ReadTable()
@@ -43,15 +47,23 @@ func (c *Conn) Read() (*Table, error) {
 	return t, err
 }
 
-// list asks for a list and has each thing in it decoded. That it is not of one
-// moment it says when all is decoded.
-func (c *Conn) list(what string, typ int, query attrs, decode func(*netlink.AttributeDecoder)) error {
-	msgs, err := c.dump(typ, query)
+// list asks for a list of things in tables, or of tables, and reads each into where
+// fields lead. Then it calls next, which takes what was read and makes room for more;
+// ours is false for what is not in the table. That the list is not of one moment it
+// says when all is read.
+func (c *Conn) list(what string, typ int, query attrs, fields nfnetlink.Fields, next func(ours bool)) error {
+	var table string
+	fields[ofTable] = nfnetlink.Text(&table)
+	msgs, err := c.dump(what, typ, query)
 	if err != nil && !errors.Is(err, ErrInterrupted) {
-		return fmt.Errorf("list %s: %w", what, err)
+		return err
 	}
-	if unread := each(msgs, decode); unread != nil {
-		return unread
+	for _, m := range msgs {
+		table = ""
+		if err := nfnetlink.Attributes(m, fields.Read); err != nil {
+			return err
+		}
+		next(table == c.table)
 	}
 	return err
 }
@@ -63,93 +75,54 @@ func (c *Conn) countersOf(t *Table) error {
 }
 
 // ReadTable returns the table alone, without what is in it.
-func (c *Conn) ReadTable() (*Table, error) {
-	var found *Table
-	err := c.list("tables", unix.NFT_MSG_GETTABLE, nil, func(ad *netlink.AttributeDecoder) {
-		var name string
-		t := &Table{}
-		for ad.Next() {
-			switch ad.Type() {
-			case unix.NFTA_TABLE_NAME:
-				name = ad.String()
-			case unix.NFTA_TABLE_FLAGS:
-				t.Flags = ad.Uint32()
-			case tableOwner:
-				t.Owner = ad.Uint32()
-			case tableUserdata:
-				t.Comment = comment(ad.Bytes())
-			}
+func (c *Conn) ReadTable() (found *Table, err error) {
+	var t Table
+	err = c.list("tables", unix.NFT_MSG_GETTABLE, nil, nfnetlink.Fields{
+		unix.NFTA_TABLE_FLAGS: nfnetlink.Number(&t.Flags),
+		tableOwner:            nfnetlink.Number(&t.Owner),
+		tableUserdata:         comment(&t.Comment),
+	}, func(ours bool) {
+		if ours {
+			found = new(t)
 		}
-		if name == c.table {
-			found = t
-		}
+		t = Table{}
 	})
 	return found, err
 }
 
 // ReadCounters calls counter with each of the table's counters.
 func (c *Conn) ReadCounters(counter func(name string, packets uint64)) error {
-	var query attrs
-	query.str(unix.NFTA_OBJ_TABLE, c.table)
-	query.u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
-	return c.list("counters", unix.NFT_MSG_GETOBJ, query, func(ad *netlink.AttributeDecoder) {
-		var table, name string
-		var packets uint64
-		for ad.Next() {
-			switch ad.Type() {
-			case unix.NFTA_OBJ_TABLE:
-				table = ad.String()
-			case unix.NFTA_OBJ_NAME:
-				name = ad.String()
-			case unix.NFTA_OBJ_DATA:
-				ad.Nested(func(nad *netlink.AttributeDecoder) error {
-					for nad.Next() {
-						if nad.Type() == unix.NFTA_COUNTER_PACKETS {
-							packets = nad.Uint64()
-						}
-					}
-					return nil
-				})
-			}
-		}
-		if table == c.table {
+	var name string
+	var packets uint64
+	query := attrs{}.str(ofTable, c.table).u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER)
+	return c.list("counters", unix.NFT_MSG_GETOBJ, query, nfnetlink.Fields{
+		unix.NFTA_OBJ_NAME: nfnetlink.Text(&name),
+		unix.NFTA_OBJ_DATA: nfnetlink.Fields{unix.NFTA_COUNTER_PACKETS: nfnetlink.Number(&packets)}.Nested,
+	}, func(ours bool) {
+		if ours {
 			counter(name, packets)
 		}
+		name, packets = "", 0
 	})
 }
 
 // ReadSets appends the table's sets to t, without elements.
 func (c *Conn) ReadSets(t *Table) error {
-	var query attrs
-	query.str(unix.NFTA_SET_TABLE, c.table)
-	return c.list("sets", unix.NFT_MSG_GETSET, query, func(ad *netlink.AttributeDecoder) {
-		var table string
-		s := Set{Count: -1}
-		for ad.Next() {
-			switch ad.Type() {
-			case unix.NFTA_SET_TABLE:
-				table = ad.String()
-			case unix.NFTA_SET_NAME:
-				s.Name = ad.String()
-			case unix.NFTA_SET_FLAGS:
-				s.Def.Flags = ad.Uint32()
-			case unix.NFTA_SET_KEY_TYPE:
-				s.Def.KeyType = ad.Uint32()
-			case unix.NFTA_SET_KEY_LEN:
-				s.Def.KeyLen = ad.Uint32()
-			case unix.NFTA_SET_DATA_TYPE:
-				s.Def.DataType = ad.Uint32()
-			case unix.NFTA_SET_GC_INTERVAL:
-				s.Def.GCInterval = ad.Uint32()
-			case nftaSetExpr:
-				s.Def.Once = true
-			case nftaSetCount:
-				s.Count = int(ad.Uint32())
-			}
-		}
-		if table == c.table {
+	s := Set{Count: -1}
+	return c.list("sets", unix.NFT_MSG_GETSET, attrs{}.str(ofTable, c.table), nfnetlink.Fields{
+		unix.NFTA_SET_NAME:        nfnetlink.Text(&s.Name),
+		unix.NFTA_SET_FLAGS:       nfnetlink.Number(&s.Def.Flags),
+		unix.NFTA_SET_KEY_TYPE:    nfnetlink.Number(&s.Def.KeyType),
+		unix.NFTA_SET_KEY_LEN:     nfnetlink.Number(&s.Def.KeyLen),
+		unix.NFTA_SET_DATA_TYPE:   nfnetlink.Number(&s.Def.DataType),
+		unix.NFTA_SET_GC_INTERVAL: nfnetlink.Number(&s.Def.GCInterval),
+		nftaSetExpr:               func(*netlink.AttributeDecoder) { s.Def.Once = true },
+		nftaSetCount:              func(ad *netlink.AttributeDecoder) { s.Count = int(ad.Uint32()) },
+	}, func(ours bool) {
+		if ours {
 			t.Sets = append(t.Sets, s)
 		}
+		s = Set{Count: -1}
 	})
 }
 
@@ -174,96 +147,50 @@ func (c *Conn) readElementsOf(t *Table) (err error) {
 }
 
 func (c *Conn) readChains(t *Table) error {
-	return c.list("chains", unix.NFT_MSG_GETCHAIN, nil, func(ad *netlink.AttributeDecoder) {
-		var table string
-		var n Chain
-		for ad.Next() {
-			switch ad.Type() {
-			case unix.NFTA_CHAIN_TABLE:
-				table = ad.String()
-			case unix.NFTA_CHAIN_NAME:
-				n.Name = ad.String()
-			case unix.NFTA_CHAIN_TYPE:
-				n.Base.Kind = ad.String()
-			case unix.NFTA_CHAIN_POLICY:
-				n.Base.Policy = ad.Uint32()
-			case unix.NFTA_CHAIN_HOOK:
-				ad.Nested(func(nad *netlink.AttributeDecoder) error {
-					for nad.Next() {
-						switch nad.Type() {
-						case unix.NFTA_HOOK_HOOKNUM:
-							n.Base.Number = nad.Uint32()
-						case unix.NFTA_HOOK_PRIORITY:
-							n.Base.Priority = int32(nad.Uint32())
-						}
-					}
-					return nil
-				})
-			}
-		}
-		if table == c.table {
+	var n Chain
+	return c.list("chains", unix.NFT_MSG_GETCHAIN, nil, nfnetlink.Fields{
+		unix.NFTA_CHAIN_NAME:   nfnetlink.Text(&n.Name),
+		unix.NFTA_CHAIN_TYPE:   nfnetlink.Text(&n.Base.Kind),
+		unix.NFTA_CHAIN_POLICY: nfnetlink.Number(&n.Base.Policy),
+		unix.NFTA_CHAIN_HOOK: nfnetlink.Fields{
+			unix.NFTA_HOOK_HOOKNUM:  nfnetlink.Number(&n.Base.Number),
+			unix.NFTA_HOOK_PRIORITY: func(ad *netlink.AttributeDecoder) { n.Base.Priority = int32(ad.Uint32()) },
+		}.Nested,
+	}, func(ours bool) {
+		if ours {
 			t.Chains = append(t.Chains, n)
 		}
+		n = Chain{}
 	})
 }
 
 func (c *Conn) readRules(t *Table) error {
-	var query attrs
-	query.str(unix.NFTA_RULE_TABLE, c.table)
 	at := map[string]int{}
 	for i, n := range t.Chains {
 		at[n.Name] = i
 	}
-	return c.list("rules", unix.NFT_MSG_GETRULE, query, func(ad *netlink.AttributeDecoder) {
-		var table, in string
-		var r Rule
-		for ad.Next() {
-			switch ad.Type() {
-			case unix.NFTA_RULE_TABLE:
-				table = ad.String()
-			case unix.NFTA_RULE_CHAIN:
-				in = ad.String()
-			case unix.NFTA_RULE_EXPRESSIONS:
-				r.Exprs = string(ad.Bytes())
-			case unix.NFTA_RULE_USERDATA:
-				r.What = comment(ad.Bytes())
-			}
-		}
-		if i, ok := at[in]; table == c.table && ok {
+	var in string
+	var r Rule
+	return c.list("rules", unix.NFT_MSG_GETRULE, attrs{}.str(ofTable, c.table), nfnetlink.Fields{
+		unix.NFTA_RULE_CHAIN:       nfnetlink.Text(&in),
+		unix.NFTA_RULE_EXPRESSIONS: func(ad *netlink.AttributeDecoder) { r.Exprs = string(ad.Bytes()) },
+		unix.NFTA_RULE_USERDATA:    comment(&r.What),
+	}, func(ours bool) {
+		if i, ok := at[in]; ours && ok {
 			t.Chains[i].Rules = append(t.Chains[i].Rules, r)
 		}
+		in, r = "", Rule{}
 	})
 }
 
-// each decodes the attributes behind each message's nfgenmsg, in network order.
-func each(msgs []netlink.Message, decode func(*netlink.AttributeDecoder)) error {
-	for _, m := range msgs {
-		if err := eachOf(m, decode); err != nil {
-			return err
-		}
-	}
-	return nil
+// comment reads the comment out of nft's user data.
+func comment(to *string) func(*netlink.AttributeDecoder) {
+	return func(ad *netlink.AttributeDecoder) { *to = commentIn(ad.Bytes()) }
 }
 
-func eachOf(m netlink.Message, decode func(*netlink.AttributeDecoder)) error {
-	if len(m.Data) < 4 {
-		return fmt.Errorf("nf_tables sent a message of %d bytes", len(m.Data))
-	}
-	ad, err := netlink.NewAttributeDecoder(m.Data[4:])
-	if err != nil {
-		return fmt.Errorf("decode nf_tables' answer: %w", err)
-	}
-	ad.ByteOrder = binary.BigEndian
-	decode(ad)
-	if err := ad.Err(); err != nil {
-		return fmt.Errorf("decode nf_tables' answer: %w", err)
-	}
-	return nil
-}
-
-// comment reads nft's user data of tables and rules: type, length, value, of
+// commentIn reads nft's user data of tables and rules: type, length, value, of
 // which type 0 is the comment with a closing zero.
-func comment(b []byte) string {
+func commentIn(b []byte) string {
 	for len(b) >= 2 {
 		n := int(b[1])
 		if len(b) < 2+n {
@@ -277,7 +204,7 @@ func comment(b []byte) string {
 	return ""
 }
 
-// userdata writes what comment reads.
+// userdata writes what commentIn reads.
 func userdata(text string) []byte {
 	return append(append([]byte{0, byte(len(text) + 1)}, text...), 0)
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/nfnetlink"
 )
 
 // A grant that another program gave for centuries is still a grant.
@@ -25,12 +27,12 @@ func TestLongTimesAreNotLost(t *testing.T) {
 func TestEventsThatCannotBeReadCount(t *testing.T) {
 	c := &Conn{table: testTable}
 	whole := inTable(testTable)
-	for _, data := range []attrs{whole, whole[:10], append(header(unix.NFPROTO_INET), 3, 0, 1, 0)} {
+	for _, data := range []attrs{whole, whole[:10], append(nfnetlink.Header(unix.NFPROTO_INET), 3, 0, 1, 0)} {
 		if !c.concerns(data) {
 			t.Errorf("%x is no reason to look", data)
 		}
 	}
-	if c.concerns(header(unix.NFPROTO_INET)) {
+	if c.concerns(nfnetlink.Header(unix.NFPROTO_INET)) {
 		t.Error("an event about nothing is a reason to look")
 	}
 }

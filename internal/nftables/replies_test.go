@@ -9,6 +9,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/nfnetlink"
 )
 
 // replies is a kernel that answers lists with what it was given, right or
@@ -19,7 +21,9 @@ type replies struct {
 }
 
 // dial connects to it.
-func (r *replies) dial() *Conn { return &Conn{Netlink: netlink.NewConn(r, 7), table: testTable} }
+func (r *replies) dial() *Conn {
+	return &Conn{Netlink: &nfnetlink.Conn{Conn: netlink.NewConn(r, 7)}, table: testTable}
+}
 
 // keep takes in the transaction's messages as the kernel does those about new
 // things: it lists them as they were sent, and every list's question is the

@@ -3,12 +3,14 @@
 package presence
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 
 	"github.com/doorward/doorward/internal/conntrack"
+	"github.com/doorward/doorward/internal/nfnetlink"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/sockdiag"
 )
@@ -19,8 +21,51 @@ type Connection struct {
 	Local, Remote netip.AddrPort // as the peer has them; IPv4-mapped addresses as IPv4
 }
 
-// In returns who has come in by ports and is there still, each once, in the
-// caller's network namespace and in no particular order. The peer of each is on
+// looksAtOnce bounds the questions to connection tracking that are under way, each of
+// which is a walk through the kernel's table.
+const looksAtOnce = 4
+
+// Watcher looks who is in, in one network namespace. Its connections to the kernel
+// last as long as the process: to close one waits for all that nf_tables has still to
+// free, with the lock of its transactions held (nf_tables_api.c, nft_rcv_nl_event),
+// so that after a door with a million grants was emptied nobody would get in for a
+// second. It may be used by several goroutines at once.
+type Watcher struct {
+	dial         func() (*conntrack.Conn, error)
+	looks, short chan *conntrack.Conn // those that are free, for In and for FlowsVisible; nil: to be made
+}
+
+// NewWatcher returns a Watcher of the network namespace that its callers are in.
+func NewWatcher() *Watcher { return newWatcher(conntrack.Dial) }
+
+func newWatcher(dial func() (*conntrack.Conn, error)) *Watcher {
+	w := &Watcher{dial, make(chan *conntrack.Conn, looksAtOnce), make(chan *conntrack.Conn, 1)}
+	for range looksAtOnce {
+		w.looks <- nil
+	}
+	w.short <- nil
+	return w
+}
+
+// ask has questions asked over one of the connections that are free. One that broke
+// is not used again.
+func (w *Watcher) ask(free chan *conntrack.Conn, questions func(*conntrack.Conn) error) (err error) {
+	conn := <-free
+	defer func() { free <- conn }()
+	if conn == nil {
+		if conn, err = w.dial(); err != nil {
+			return err
+		}
+	}
+	if err = questions(conn); errors.Is(err, nfnetlink.ErrBroken) {
+		conn.Close()
+		conn = nil
+	}
+	return err
+}
+
+// In returns who has come in by ports and is there still, each once, and in no
+// particular order. The peer of each is on
 // another machine: what this machine says to itself is no presence, nor what it
 // has begun.
 //
@@ -52,18 +97,13 @@ type Connection struct {
 // of nf_conntrack_max entries at most: 200,000 take 40 ms. Of single ports it sends
 // only what matches; of many, all that is answered (UDP) or translated (TCP), and
 // to tell who began all of the protocol, 3 µs each. Memory is for those who are in.
-func In(ports []port.Range) ([]Connection, error) {
+func (w *Watcher) In(ports []port.Range) ([]Connection, error) {
 	sockets, err := sockdiag.Live(ports)
 	if err != nil {
 		return nil, fmt.Errorf("who is in cannot be seen, so that nobody counts: %w", err)
 	}
 	t := newTracked(ports, ownAddresses)
-	conn, unseen := conntrack.Dial()
-	if unseen == nil {
-		defer conn.Close()
-		t.kernel = conn
-		unseen = t.flows()
-	}
+	unseen := w.ask(w.looks, func(conn *conntrack.Conn) error { t.kernel = conn; return t.flows() })
 	for _, s := range sockets {
 		t.hold(Connection{s.Proto, s.Local, s.Remote})
 	}
@@ -71,23 +111,24 @@ func In(ports []port.Range) ([]Connection, error) {
 		return nil, fmt.Errorf("whose addresses are this host's own cannot be read, so that nobody counts as being in: %w", t.err)
 	}
 	if unseen == nil {
-		unseen = t.dropBegun()
+		unseen = w.ask(w.looks, func(conn *conntrack.Conn) error { t.kernel = conn; return t.dropBegun() })
 	}
-	return slices.Collect(maps.Keys(t.in)), blind(unseen)
+	return slices.Collect(maps.Keys(t.in)), w.blind(unseen)
 }
 
 // FlowsVisible returns nil if flows that end in no socket of this machine can be
 // seen: those over UDP to a server that does not connect its socket, and those
 // that are forwarded. Else it says why not; without CAP_NET_ADMIN it is an error
-// that Is fs.ErrPermission, and any other means that the kernel has no ctnetlink.
-func FlowsVisible() error { return conntrack.Visible() }
+// that Is fs.ErrPermission, and any other means that the kernel has no ctnetlink. It
+// waits for no look.
+func (w *Watcher) FlowsVisible() error { return w.ask(w.short, (*conntrack.Conn).Visible) }
 
 // blind says what it means for a door that flows cannot be seen; nil if they can.
-func blind(err error) error {
+func (w *Watcher) blind(err error) error {
 	if err == nil {
 		return nil
 	}
-	if why := FlowsVisible(); why != nil {
+	if why := w.FlowsVisible(); why != nil {
 		err = why
 	}
 	return fmt.Errorf("flows cannot be seen, so that only connected sockets count: users of forwarded ports, and of a service "+

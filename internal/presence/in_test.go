@@ -12,11 +12,14 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/doorward/doorward/internal/conntrack"
 	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/sockdiag"
 )
@@ -65,7 +68,7 @@ func connections(t testing.TB, n *nstest.NS, list ...string) []string {
 	t.Helper()
 	var all []string
 	n.Do(func() error {
-		found, err := In(nstest.Ranges(t, list...))
+		found, err := NewWatcher().In(nstest.Ranges(t, list...))
 		for _, c := range found {
 			all = append(all, fmt.Sprintf("%s %s %s:*", c.Proto, c.Local, c.Remote.Addr()))
 		}
@@ -359,7 +362,8 @@ func TestFlowsCannotBeSeen(t *testing.T) {
 	l := server.Listen("tcp", ":22")
 	visitor.Dial("tcp", "192.0.2.1:22")
 	accept(t, l)
-	server.Do(FlowsVisible)
+	w := NewWatcher()
+	server.Do(w.FlowsVisible)
 	var found []Connection
 	var err, visible error
 	server.Do(func() error { // on a thread that is thrown away
@@ -368,8 +372,8 @@ func TestFlowsCannotBeSeen(t *testing.T) {
 		if err := unix.Capset(&header, &none[0]); err != nil {
 			return err
 		}
-		found, err = In(nstest.Ranges(t, "22/tcp"))
-		visible = FlowsVisible()
+		found, err = w.In(nstest.Ranges(t, "22/tcp"))
+		visible = w.FlowsVisible()
 		return nil
 	})
 	if want := netip.MustParseAddrPort("192.0.2.1:22"); len(found) != 1 || found[0].Local != want {
@@ -380,5 +384,61 @@ func TestFlowsCannotBeSeen(t *testing.T) {
 	}
 	if !errors.Is(visible, fs.ErrPermission) || !strings.Contains(visible.Error(), "CAP_NET_ADMIN") {
 		t.Errorf("FlowsVisible returns %v", visible)
+	}
+}
+
+// Looks share lasting connections, and none is closed while the kernel answers: one
+// that is closed holds up whoever is to be let in.
+func TestLooksKeepTheirConnections(t *testing.T) {
+	server, _ := gateway(t)
+	server.Listen("tcp", ":22")
+	refused := errors.New("no more files")
+	var mu sync.Mutex
+	var made []*conntrack.Conn
+	w := newWatcher(func() (*conntrack.Conn, error) {
+		if refused != nil {
+			return nil, refused
+		}
+		c, err := conntrack.Dial()
+		mu.Lock()
+		made = append(made, c)
+		mu.Unlock()
+		return c, err
+	})
+	looks := func(n int) error {
+		var all errgroup.Group
+		for range n {
+			all.Go(func() (err error) {
+				server.Do(func() error {
+					_, err = w.In(nstest.Ranges(t, "22/tcp"))
+					err = errors.Join(err, w.FlowsVisible())
+					return nil
+				})
+				return err
+			})
+		}
+		return all.Wait()
+	}
+	const lasting = looksAtOnce + 1
+	if err := looks(2 * lasting); !errors.Is(err, refused) {
+		t.Errorf("without a connection: %v, want %v", err, refused)
+	}
+	refused = nil
+	for _, n := range []int{8, 1, 1, 8} {
+		if err := looks(n); err != nil {
+			t.Errorf("%d at once: %v", n, err)
+		}
+	}
+	if len(made) != lasting {
+		t.Errorf("%d connections were made for all looks, want %d", len(made), lasting)
+	}
+	for _, c := range made {
+		c.Close() // behind its back
+	}
+	for range lasting {
+		looks(1)
+	}
+	if err := looks(8); err != nil || len(made) != 2*lasting {
+		t.Errorf("after all had broken: %v, and %d connections were made, want %d", err, len(made)-lasting, lasting)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -48,34 +47,19 @@ func dataValue(b []byte) []byte {
 
 // parseData reads what enum nft_data_attributes has.
 func parseData(b []byte) (value []byte, v *verdict) {
-	d, err := netlink.NewAttributeDecoder(b)
+	data, err := attributes(b)
 	if err != nil {
 		return nil, nil
 	}
-	d.ByteOrder = binary.BigEndian
-	for d.Next() {
-		switch d.Type() {
-		case unix.NFTA_DATA_VALUE:
-			value = d.Bytes()
-		case unix.NFTA_DATA_VERDICT:
-			v = new(verdict)
-			d.Nested(func(d *netlink.AttributeDecoder) error {
-				for d.Next() {
-					switch d.Type() {
-					case unix.NFTA_VERDICT_CODE:
-						v.code = int32(d.Uint32())
-					case unix.NFTA_VERDICT_CHAIN:
-						v.chain = d.String()
-					}
-				}
-				return nil
-			})
+	if inner, ok := data[unix.NFTA_DATA_VERDICT]; ok {
+		attrs, err := attributes(inner)
+		e := Expr{Attrs: attrs}
+		if err != nil || len(attrs[unix.NFTA_VERDICT_CODE]) != 4 {
+			return nil, nil
 		}
+		v = &verdict{code: int32(e.number(unix.NFTA_VERDICT_CODE)), chain: e.text(unix.NFTA_VERDICT_CHAIN)}
 	}
-	if d.Err() != nil {
-		return nil, nil
-	}
-	return value, v
+	return data[unix.NFTA_DATA_VALUE], v
 }
 
 // understood are the attributes of expressions that are read here. An

@@ -9,11 +9,13 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/nfnetlink"
 )
 
 // reader reads the rules of a network namespace.
 type reader struct {
-	conn *netlink.Conn
+	conn *nfnetlink.Conn
 	skip func(*Chain) bool
 	all  *Ruleset
 }
@@ -25,9 +27,9 @@ var errChanged = errors.New("the rules are changed all the time by another progr
 // one moment, without the chains that skip names, and the sets that they look
 // into.
 func Read(skip func(*Chain) bool) (*Ruleset, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	conn, err := nfnetlink.Dial()
 	if err != nil {
-		return nil, fmt.Errorf("ask nf_tables: %w", err)
+		return nil, err
 	}
 	defer conn.Close()
 	for range 10 {
@@ -51,33 +53,22 @@ func Read(skip func(*Chain) bool) (*Ruleset, error) {
 
 // ask sends a question to nf_tables and returns the attributes of the answers,
 // each with its family.
-func (r *reader) ask(kind uint16, family byte, dump bool, question ...netlink.Attribute) ([]answer, error) {
-	flags := netlink.Request
-	if dump {
-		flags |= netlink.Dump
-	}
+func (r *reader) ask(kind int, family byte, flags netlink.HeaderFlags, question ...netlink.Attribute) (all []answer, err error) {
 	data, err := netlink.MarshalAttributes(question)
 	if err != nil {
 		return nil, err
 	}
-	messages, err := r.conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind), Flags: flags},
-		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...), // struct nfgenmsg
+	message := nfnetlink.Message(unix.NFNL_SUBSYS_NFTABLES, kind, flags, append(nfnetlink.Header(family), data...))
+	err = r.conn.Ask(message, func(m netlink.Message) error {
+		if len(m.Data) < nfnetlink.HeaderLen {
+			return fmt.Errorf("it answers with %d bytes", len(m.Data))
+		}
+		attrs, err := attributes(m.Data[nfnetlink.HeaderLen:])
+		all = append(all, answer{m.Data[0], Expr{Attrs: attrs}})
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ask nf_tables: %w", err)
-	}
-	const header = 4
-	var all []answer
-	for _, m := range messages {
-		if len(m.Data) < header {
-			return nil, fmt.Errorf("nf_tables answers with %d bytes", len(m.Data))
-		}
-		attrs, err := attributes(m.Data[header:])
-		if err != nil {
-			return nil, fmt.Errorf("read an answer of nf_tables: %w", err)
-		}
-		all = append(all, answer{m.Data[0], Expr{Attrs: attrs}})
 	}
 	return all, nil
 }
@@ -103,7 +94,7 @@ func attributes(b []byte) (map[uint16][]byte, error) {
 
 // generation is the number of the ruleset's last change.
 func (r *reader) generation() (uint32, error) {
-	all, err := r.ask(unix.NFT_MSG_GETGEN, unix.NFPROTO_UNSPEC, false)
+	all, err := r.ask(unix.NFT_MSG_GETGEN, unix.NFPROTO_UNSPEC, 0)
 	if err != nil {
 		return 0, err
 	}
@@ -123,7 +114,7 @@ var families = map[byte]string{
 var hooks = map[uint32]string{0: "prerouting", 1: "input", 5: "ingress"}
 
 func (r *reader) chains() error {
-	found, err := r.ask(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, true)
+	found, err := r.ask(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_UNSPEC, netlink.Dump)
 	if err != nil {
 		return err
 	}
@@ -189,7 +180,7 @@ func (c *Chain) hook(a answer) error {
 const hookDevs, deviceName = 4, 1
 
 func (r *reader) rules() error {
-	found, err := r.ask(unix.NFT_MSG_GETRULE, unix.NFPROTO_UNSPEC, true)
+	found, err := r.ask(unix.NFT_MSG_GETRULE, unix.NFPROTO_UNSPEC, netlink.Dump)
 	if err != nil {
 		return err
 	}
@@ -277,7 +268,7 @@ func (r *reader) setsOf(c *Chain, names map[string]bool) error {
 		}
 	}
 	table := netlink.Attribute{Type: unix.NFTA_SET_TABLE, Data: append([]byte(c.Table), 0)}
-	found, err := r.ask(unix.NFT_MSG_GETSET, family, true, table)
+	found, err := r.ask(unix.NFT_MSG_GETSET, family, netlink.Dump, table)
 	if err != nil {
 		return err
 	}
@@ -297,7 +288,7 @@ func (r *reader) setsOf(c *Chain, names map[string]bool) error {
 }
 
 func (r *reader) elements(s *Set, family byte) error {
-	found, err := r.ask(unix.NFT_MSG_GETSETELEM, family, true,
+	found, err := r.ask(unix.NFT_MSG_GETSETELEM, family, netlink.Dump,
 		netlink.Attribute{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: append([]byte(s.Table), 0)},
 		netlink.Attribute{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: append([]byte(s.Name), 0)})
 	if err != nil {

@@ -177,10 +177,9 @@ func diagRequest(family uint8, proto port.Proto, states uint32, ports []port.Ran
 		return b
 	}
 	code := portFilter(ports)
-	attr := make([]byte, 4, 4+len(code))
-	binary.NativeEndian.PutUint16(attr[0:2], uint16(4+len(code)))
-	binary.NativeEndian.PutUint16(attr[2:4], diagReqBytecode)
-	return append(append(b, attr...), code...)
+	b = binary.NativeEndian.AppendUint16(b, uint16(4+len(code)))
+	b = binary.NativeEndian.AppendUint16(b, diagReqBytecode)
+	return append(b, code...)
 }
 
 // portFilter is the program of struct inet_diag_bc_op that accepts a socket
@@ -198,7 +197,7 @@ func portFilter(ports []port.Range) []byte {
 	const each = 2*compare + jump
 	var code []byte
 	op := func(code []byte, kind, yes uint8, no uint16) []byte {
-		return append(code, kind, yes, byteAt(no, 0), byteAt(no, 1))
+		return binary.NativeEndian.AppendUint16(append(code, kind, yes), no)
 	}
 	for i, r := range ports {
 		left := uint16((len(ports) - i) * each)
@@ -213,13 +212,6 @@ func portFilter(ports []port.Range) []byte {
 		code = op(code, opJump, jump, left-2*compare)
 	}
 	return code
-}
-
-// byteAt returns byte i of n in the machine's order, as the kernel reads it.
-func byteAt(n uint16, i int) byte {
-	var b [2]byte
-	binary.NativeEndian.PutUint16(b[:], n)
-	return b[i]
 }
 
 // parseSocket reads struct inet_diag_msg: family, state, timer and retrans (a
