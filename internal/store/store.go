@@ -52,6 +52,7 @@ type Store struct {
 	wrote string // the boot that the log has
 	noted uint64 // the ID that the log says the trail has all records up to
 	said  bool   // that the trail takes nothing
+	lacks int64  // where in the log the records begin that it then lacks
 }
 
 // Load returns what was kept.
@@ -176,7 +177,7 @@ func (s *Store) Commit(c Change) ([]audit.Record, error) {
 	if s.wrote != s.boot {
 		b = appendEntry(b, entry{class: classMeta, key: []byte(bootKey), value: []byte(s.boot)})
 	}
-	synced := s.trail.synced
+	synced, at := s.trail.synced, s.state.end
 	if synced != s.noted {
 		b = appendEntry(b, trailNote(synced))
 	}
@@ -185,7 +186,7 @@ func (s *Store) Commit(c Change) ([]audit.Record, error) {
 	}
 	s.wrote, s.noted = s.boot, synced
 	s.last += uint64(len(records))
-	s.copyToTrail(lines)
+	s.copyToTrail(lines, at)
 	if s.state.end >= s.due {
 		s.renew()
 	}
@@ -280,13 +281,15 @@ func (s *Store) use(at int, state *journal) {
 	s.due = max(renewAt, 3*state.base)
 }
 
-// rewrite makes a log of what stands. The records are in the trail for good then.
+// rewrite makes a log of what stands. The records are in the trail for good then, or
+// the trail has taken nothing for so long that the log has as many as that may have.
 func (s *Store) rewrite(into file) (*journal, error) {
+	lost := s.trail.sync()
 	if s.said {
-		return nil, errors.New("the audit trail takes nothing")
+		lost = errors.New("the audit trail takes nothing")
 	}
-	if err := s.trail.sync(); err != nil {
-		return nil, err
+	if lost != nil && s.state.end-s.state.base < s.trail.limit.Bytes {
+		return nil, lost
 	}
 	x, err := s.state.index()
 	if err != nil {
@@ -304,10 +307,15 @@ func (s *Store) rewrite(into file) (*journal, error) {
 			return add(e)
 		})
 	})
-	if err == nil {
-		s.noted = s.trail.synced
+	if err != nil {
+		return nil, err
 	}
-	return fresh, err
+	if lost != nil {
+		s.log.Error("records of the audit trail are lost: it takes none, and they were too many to be kept with the state",
+			"dir", s.dir, "after", s.trail.last, "until", s.last, "err", lost)
+	}
+	s.noted, s.lacks = s.trail.synced, headerSize
+	return fresh, nil
 }
 
 // path is the state file in use.
@@ -354,12 +362,13 @@ func recordID(key []byte) uint64 {
 }
 
 // copyToTrail adds a commit's records to the trail, with what it lacks from before.
-// It is no fault of the commit's if that fails.
-func (s *Store) copyToTrail(lines []line) {
+// The commit is at a place in the log, and it is no fault of it if that fails.
+func (s *Store) copyToTrail(lines []line, at int64) {
 	var err error
 	if s.said {
 		err = s.catchUp()
 	} else {
+		s.lacks = at
 		err = s.trail.append(lines)
 	}
 	if err == nil && s.trail.unsynced > syncTrailAt {
@@ -381,11 +390,12 @@ func (s *Store) sayTrail(err error) {
 	s.said = true
 }
 
-// catchUp copies to the trail the records of the log that it lacks.
+// catchUp copies to the trail the records of the log that it lacks. A trail that takes
+// nothing costs a commit no more than the first of them.
 func (s *Store) catchUp() error {
-	const chunk = 1000
+	const chunk = 100
 	var lines []line
-	err := s.state.each(func(_ int, e entry) error {
+	err := s.state.eachFrom(s.lacks, func(_ int, e entry) error {
 		if e.class != classRecord || e.op != opPut {
 			return nil
 		}
@@ -397,5 +407,8 @@ func (s *Store) catchUp() error {
 		lines = lines[:0]
 		return err
 	})
-	return errors.Join(err, s.trail.append(lines))
+	if err != nil {
+		return err
+	}
+	return s.trail.append(lines)
 }
