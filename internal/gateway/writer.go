@@ -52,6 +52,7 @@ func (g *Gateway) write(now time.Time) {
 	if w.held != nil {
 		w.held.follow(&gathered)
 		gathered = *w.held
+		g.boundPenalties(&gathered)
 	}
 	w.commit, w.since, w.held, w.retry = &gathered, now, nil, false
 	w.waits, w.later = w.later, nil

@@ -265,8 +265,8 @@ type boltWalk struct {
 
 // tree goes through the pages below one of a bucket, "" for the root.
 func (w *boltWalk) tree(bucket string, id uint64) {
-	if w.seen[id] || id > uint64(len(w.data))/w.page {
-		panic(fmt.Sprintf("page %d is used twice, or is none", id))
+	if w.seen[id] || id >= uint64(len(w.data))/w.page {
+		panic(fmt.Sprintf("page %d of %d is used twice, or is none", id, uint64(len(w.data))/w.page))
 	}
 	w.seen[id] = true
 	w.node(bucket, w.data[id*w.page:])
