@@ -321,8 +321,12 @@ func ackedField(end int64) []byte {
 // beginJournal makes a new log of the file, with what entries are given to add by
 // fill. It is on the disk, and whole, when it returns nil.
 func beginJournal(f file, generation uint64, fill func(add func(entry) error) error) (*journal, error) {
-	if err := f.Truncate(0); err != nil {
-		return nil, err
+	// What it has, if that could not be emptied before, goes first: no part of it may
+	// be found beside parts of what comes.
+	if size, err := f.Size(); err != nil || size > 0 {
+		if err := errors.Join(err, f.Truncate(0), f.Sync()); err != nil {
+			return nil, err
+		}
 	}
 	var salt [8]byte
 	_, _ = rand.Read(salt[:]) // never fails, crypto/rand

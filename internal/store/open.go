@@ -269,8 +269,9 @@ func (s *Store) SetAside() string { return s.aside }
 func (s *Store) Close() error {
 	s.using.Lock()
 	defer s.using.Unlock()
-	// What this leaves undone is done at the next start.
-	if err := s.trail.sync(); err == nil && s.trail.synced != s.noted {
+	// What this leaves undone is done at the next start. A trail that lacks records may
+	// have later ones, of the other class.
+	if !s.said && s.trail.sync() == nil && s.trail.synced != s.noted {
 		_ = s.state.append(appendEntry(nil, trailNote(s.trail.synced)))
 	}
 	return s.closeFiles()

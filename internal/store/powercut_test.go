@@ -320,6 +320,84 @@ func TestATrailThatTakesNothing(t *testing.T) {
 	}
 }
 
+// killed is what a daemon that is killed leaves open.
+func (s *Store) killed() {
+	files := []file{s.files[0], s.files[1]}
+	for _, seg := range s.trail.all {
+		files = append(files, seg.f)
+	}
+	closeAll(files)
+	s.lock.Close()
+}
+
+// A log that was begun anew, but not to the end, and that cannot be removed, is never
+// taken for the one in use, which is later.
+func TestALogThatWasBegunInVain(t *testing.T) {
+	dir, remove := quickDir(t)
+	defer remove()
+	broken, syncs := true, 0
+	p := &plug{disk: make(map[string][]byte), fail: func(name, what string) error {
+		if name == stateName(1) && what == "sync" {
+			syncs++
+		}
+		if broken && name == stateName(1) && (what == "truncate" || syncs == 2) {
+			return errors.New("input/output error")
+		}
+		return nil
+	}}
+	s, err := open(dir, AuditLimit{}, slog.New(slog.DiscardHandler), p.wrap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustCommit(t, s, nth(0))
+	s.renew()
+	if syncs < 2 || s.at != 0 {
+		t.Fatalf("after %d syncs the state is in file %d: nothing was tried", syncs, s.at)
+	}
+	want := sorted(mustLoad(t, s))
+	if _, err := s.Commit(nth(1)); err == nil {
+		want = sorted(mustLoad(t, s))
+	}
+	s.killed()
+	s = mustOpen(t, dir, AuditLimit{})
+	if d := diff(want, sorted(mustLoad(t, s))); d != "" {
+		t.Errorf("after a restart (-want +got):\n%s", d)
+	}
+	mustCommit(t, s, nth(1))
+	mustClose(t, s)
+}
+
+// A record that the trail has not taken is copied again after a restart, also where it
+// has taken a later one, of the other class.
+func TestRecordsOfTheOtherClass(t *testing.T) {
+	dir, remove := quickDir(t)
+	defer remove()
+	p := &plug{disk: make(map[string][]byte)}
+	s, err := open(dir, AuditLimit{}, slog.New(slog.DiscardHandler), p.wrap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	decided, refused := audit.Record{Event: audit.EventGranted, Reason: "decided"}, audit.Record{Event: audit.EventRefused, Reason: "refused"}
+	mustCommit(t, s, Change{Records: []audit.Record{decided, refused}})
+	p.fail = func(name, what string) error {
+		if name == trailName(1) && what == "write" {
+			return errors.New("input/output error")
+		}
+		return nil
+	}
+	mustCommit(t, s, Change{Records: []audit.Record{refused, decided}})
+	mustClose(t, s)
+	s = mustOpen(t, dir, AuditLimit{})
+	var got []string
+	for _, r := range mustRecords(t, s, "", "", 0, 10) {
+		got = append(got, fmt.Sprint(r.ID, " ", r.Reason))
+	}
+	if d := diff([]string{"1 decided", "2 refused", "3 refused", "4 decided"}, got); d != "" {
+		t.Errorf("the trail (-want +got):\n%s", d)
+	}
+	mustClose(t, s)
+}
+
 // memory is a file that is none.
 type memory struct{ text []byte }
 

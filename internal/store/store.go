@@ -48,6 +48,7 @@ type Store struct {
 	at    int        // which of them is in use
 	state *journal
 	due   int64  // the length at which the log is written anew
+	stale bool   // the other file may have one that is not in use
 	last  uint64 // the highest ID of a record
 	wrote string // the boot that the log has
 	noted uint64 // the ID that the log says the trail has all records up to
@@ -181,6 +182,9 @@ func (s *Store) Commit(c Change) ([]audit.Record, error) {
 	if synced != s.noted {
 		b = appendEntry(b, trailNote(synced))
 	}
+	if err := s.emptyStale(); err != nil {
+		return nil, fullDisk(fmt.Errorf("write %q: remove what was begun in vain in the other file: %w", s.path(), err))
+	}
 	if err := s.state.append(b); err != nil {
 		return nil, fullDisk(fmt.Errorf("write %q: %w", s.path(), err))
 	}
@@ -264,8 +268,10 @@ func (s *Store) renew() {
 		s.due = s.state.end + renewAt
 		s.log.Warn("the state file cannot be written anew, which is tried again when it has grown", "file", s.path(),
 			"bytes", s.state.end, "err", fullDisk(err))
-		// A file without a header was never in use; it need not go.
-		_ = s.files[other].Truncate(0)
+		s.stale = true
+		if err := s.emptyStale(); err != nil {
+			s.log.Warn("what that has left cannot be removed; nothing is kept until it can", "file", filepath.Join(s.dir, stateName(other)), "err", err)
+		}
 		return
 	}
 	before := s.files[s.at]
@@ -274,6 +280,20 @@ func (s *Store) renew() {
 	if err := errors.Join(before.Truncate(0), before.Sync()); err != nil {
 		s.log.Warn("the state file of before cannot be emptied", "err", err)
 	}
+}
+
+// emptyStale empties the file that is not in use where a log that was begun in it may
+// be whole: the next start would take it for the later one.
+func (s *Store) emptyStale() error {
+	if !s.stale {
+		return nil
+	}
+	other := s.files[1-s.at]
+	if err := errors.Join(other.Truncate(0), other.Sync()); err != nil {
+		return err
+	}
+	s.stale = false
+	return nil
 }
 
 func (s *Store) use(at int, state *journal) {
