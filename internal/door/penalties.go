@@ -3,6 +3,7 @@ package door
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -166,6 +167,27 @@ func counted(source netip.Prefix) []netip.Prefix {
 		return nil
 	}
 	return blocks(source)[1:]
+}
+
+// KeptPenalties is how many penalties there are, those included that are over and
+// remembered.
+func (d *Door) KeptPenalties() int { return len(d.penalties.of) }
+
+// Penalties are the effects that have all of the door's penalties remembered, if none
+// is.
+func (d *Door) Penalties() iter.Seq[Effect] {
+	return func(yield func(Effect) bool) {
+		for _, n := range d.penalties.of {
+			p := *d.penalties.all.at(n)
+			var e Effect = Over{p}
+			if d.penalties.stand.has(n) {
+				e = Punish{p}
+			}
+			if !yield(e) {
+				return
+			}
+		}
+	}
 }
 
 // soonest is whose penalty is forgotten when there is no room for another: the

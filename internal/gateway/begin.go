@@ -138,6 +138,7 @@ func (g *Gateway) end() {
 	g.applying = nil
 	g.changes.recordAll(g.sums.All(now))
 	g.record(now, audit.EventStopped, "", "the daemon ends; the fence stands and grants run out by themselves")
+	g.writer.tryAgain()
 	g.flush(now)
 	g.finish()
 }

@@ -60,16 +60,8 @@ func (c *changes) add(name string, e door.Effect) {
 			&store.Grant{Door: name, Source: e.Source, By: e.By, Until: e.Until, For: e.For}
 	case door.Drop:
 		c.claims[store.GrantKey{Door: name, Source: e.Source, By: e.By}] = nil
-	case door.Punish:
-		c.penalties[store.PenaltyKey{Door: name, Knock: e.Name, Source: e.Source}] = &store.Penalty{
-			Door: name, Knock: e.Name, Source: e.Source, Until: e.Until, For: e.For, Times: e.Times, Reason: e.Reason}
-	case door.Over: // For 0: whatever the clock says, no time is left
-		c.penalties[store.PenaltyKey{Door: name, Knock: e.Name, Source: e.Source}] = &store.Penalty{
-			Door: name, Knock: e.Name, Source: e.Source, Until: e.Until, Times: e.Times, Reason: e.Reason}
-	case door.Pardon:
-		c.penalties[store.PenaltyKey{Door: name, Knock: e.Name, Source: e.Source}] = nil
-	case door.PardonAll:
-		c.clearPenalties(name)
+	case door.Punish, door.Over, door.Pardon, door.PardonAll:
+		c.penalise(name, e)
 	}
 }
 
@@ -156,6 +148,7 @@ func (g *Gateway) flush(now time.Time) {
 	if len(g.changes.replies) > 0 {
 		g.writer.tryAgain()
 	}
+	g.boundPenalties(&g.changes.delta)
 	g.write(now)
 	if len(g.changes.flows) == 0 && !g.untaken() {
 		g.reply(now, g.changes.takeReplies())

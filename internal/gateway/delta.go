@@ -5,6 +5,7 @@ import (
 	"maps"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -52,15 +53,64 @@ func (d *delta) empty() bool {
 }
 
 // clearGrants ends all claims at a door. It costs a walk through what is gathered.
-func (d *delta) clearGrants(door string) {
-	maps.DeleteFunc(d.claims, func(k store.GrantKey, _ *store.Grant) bool { return k.Door == door })
-	d.clearedGrants[door] = true
+func (d *delta) clearGrants(name string) {
+	maps.DeleteFunc(d.claims, func(k store.GrantKey, _ *store.Grant) bool { return k.Door == name })
+	d.clearedGrants[name] = true
 }
 
 // clearPenalties ends all penalties at a door, at the same cost.
-func (d *delta) clearPenalties(door string) {
-	maps.DeleteFunc(d.penalties, func(k store.PenaltyKey, _ *store.Penalty) bool { return k.Door == door })
-	d.clearedPenalties[door] = true
+func (d *delta) clearPenalties(name string) {
+	maps.DeleteFunc(d.penalties, func(k store.PenaltyKey, _ *store.Penalty) bool { return k.Door == name })
+	d.clearedPenalties[name] = true
+}
+
+// penalise takes in an effect of a door on its penalties.
+func (d *delta) penalise(name string, e door.Effect) {
+	switch e := e.(type) {
+	case door.Punish:
+		d.setPenalty(store.PenaltyKey{Door: name, Knock: e.Name, Source: e.Source}, &store.Penalty{
+			Door: name, Knock: e.Name, Source: e.Source, Until: e.Until, For: e.For, Times: e.Times, Reason: e.Reason})
+	case door.Over: // For 0: whatever the clock says, no time is left
+		d.setPenalty(store.PenaltyKey{Door: name, Knock: e.Name, Source: e.Source}, &store.Penalty{
+			Door: name, Knock: e.Name, Source: e.Source, Until: e.Until, Times: e.Times, Reason: e.Reason})
+	case door.Pardon:
+		d.setPenalty(store.PenaltyKey{Door: name, Knock: e.Name, Source: e.Source}, nil)
+	case door.PardonAll:
+		d.clearPenalties(name)
+	}
+}
+
+// setPenalty has a penalty kept, or (nil) ended, which it is already at a door that
+// was cleared.
+func (d *delta) setPenalty(k store.PenaltyKey, p *store.Penalty) {
+	if p == nil && d.clearedPenalties[k.Door] {
+		delete(d.penalties, k)
+		return
+	}
+	d.penalties[k] = p
+}
+
+// boundPenalties keeps strangers from filling the memory while the disk takes nothing:
+// a door forgets early whom it has no room for, but of those that end here nobody
+// knows whether the disk has them. When they are too many, the penalties that the
+// doors have replace all that the disk has. That is as much work as there are, once.
+func (g *Gateway) boundPenalties(d *delta) {
+	if len(d.penalties) <= maxUnsaved {
+		return
+	}
+	most := maxUnsaved
+	for _, of := range g.doors {
+		most += 2 * of.door.KeptPenalties()
+	}
+	if len(d.penalties) <= most {
+		return
+	}
+	for _, of := range g.doors {
+		d.clearPenalties(of.name())
+		for e := range of.door.Penalties() {
+			d.penalise(of.name(), e)
+		}
+	}
 }
 
 // endDoor forgets a door, and what its knocks remember.
@@ -127,7 +177,9 @@ func (d *delta) follow(later *delta) {
 		d.endKnock(of)
 	}
 	maps.Copy(d.claims, later.claims)
-	maps.Copy(d.penalties, later.penalties)
+	for k, p := range later.penalties {
+		d.setPenalty(k, p)
+	}
 	maps.Copy(d.doors, later.doors)
 	maps.Copy(d.marks, later.marks) // none may be left out: a knock waits for it
 	if later.applied != nil {
@@ -169,8 +221,8 @@ func (d *delta) change() store.Change {
 	for k, value := range d.marks {
 		s.Marks = append(s.Marks, store.Mark{Door: k.door, Knock: k.knock, Key: k.key, Value: value})
 	}
-	for _, door := range d.doors {
-		s.Doors = append(s.Doors, door)
+	for _, kept := range d.doors {
+		s.Doors = append(s.Doors, kept)
 	}
 	return s
 }

@@ -21,7 +21,7 @@ var elsewhere = map[string]string{
 	"internal/daemon":    "^Test(Walls|Vigil|Shelf)",
 	"internal/datagrams": "^Test(AFlood|WhoIs|Answers|Set$)",
 	"internal/listen":    "^Test(Inherit|StrangeSockets|NobodyElse|OneShot|Parting)",
-	"internal/store":     "^Test(RefusalsPushOut|OthersHave|EveryByte|ACommitThat|PowerCut)",
+	"internal/store":     "^Test(RefusalsPushOut|OthersHave|EveryByte|ACommitThat|PowerCut|ATrailThat|ALogThat)",
 	"internal/presence":  "^Test(Auto|Journal|Outliers|Zone|RealLines|RealPrograms|Forged|Unknown|Logins|WhoIsIn|CutStamp|AStampIn|Entries)",
 	"internal/config":    ".",
 	"internal/files":     ".",

@@ -73,7 +73,7 @@ func (g *Gateway) restorePenalties(now time.Time, penalties []store.Penalty) {
 			left = min(0, p.Until.Sub(now.Round(0)))
 		}
 		if remembered := left + door.Remembered; d == nil || remembered <= 0 || left <= 0 && p.Source == door.Any || !door.Somebody(p.Source) {
-			g.changes.penalties[store.PenaltyKey{Door: p.Door, Knock: p.Knock, Source: p.Source}] = nil
+			g.changes.setPenalty(store.PenaltyKey{Door: p.Door, Knock: p.Knock, Source: p.Source}, nil)
 			continue
 		}
 		d.door.RestorePenalty(now, door.Penalty{Name: p.Knock, Source: p.Source, Until: now.Add(left), For: p.For, Times: p.Times,
@@ -84,7 +84,7 @@ func (g *Gateway) restorePenalties(now time.Time, penalties []store.Penalty) {
 			if over {
 				p.For = 0
 			}
-			g.changes.penalties[store.PenaltyKey{Door: p.Door, Knock: p.Knock, Source: p.Source}] = &p
+			g.changes.setPenalty(store.PenaltyKey{Door: p.Door, Knock: p.Knock, Source: p.Source}, &p)
 		}
 	}
 }

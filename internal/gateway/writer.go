@@ -26,13 +26,14 @@ const endTime = 5 * time.Second
 // commits are joined as the disk is slow: a flood costs one for each time that the
 // disk takes, however many turns there are.
 //
-// What a commit could not save is kept, and goes with the next change, or with
-// the next upkeep.
+// What a commit could not save is kept, and goes with the next change that somebody
+// waits for or that comes a second later, or with the next upkeep.
 type writer struct {
 	commit *delta    // under way, nil for none; its commit alone may read it
 	since  time.Time // when that began
 	slow   bool      // it takes so long that nobody waits for it any more
 	held   *delta    // what the last commit could not save
+	failed time.Time // when that was
 	retry  bool      // held is worth a try without anything new
 	waits  []after   // for the commit under way
 	later  []after   // for the one after it
@@ -42,10 +43,17 @@ type writer struct {
 // after takes in that what somebody waited for is on disk, or why it is not.
 type after func(now time.Time, err error)
 
+// fullRetry is the pause between commits to a disk that takes nothing, where nobody
+// waits for one: each has all that was not saved, however little is new.
+const fullRetry = time.Second
+
 // write begins a commit of what was gathered, unless one is under way.
 func (g *Gateway) write(now time.Time) {
 	w := &g.writer
 	if w.commit != nil || g.changes.empty() && !w.retry {
+		return
+	}
+	if w.held != nil && !w.retry && len(w.later) == 0 && now.Sub(w.failed) < fullRetry {
 		return
 	}
 	gathered := g.changes.delta
@@ -53,6 +61,7 @@ func (g *Gateway) write(now time.Time) {
 	if w.held != nil {
 		w.held.follow(&gathered)
 		gathered = *w.held
+		g.boundPenalties(&gathered)
 	}
 	w.commit, w.since, w.held, w.retry = &gathered, now, nil, false
 	w.waits, w.later = w.later, nil
@@ -86,7 +95,7 @@ func (g *Gateway) written(now time.Time, records []audit.Record, err error) {
 		if g.unsaved == "" {
 			g.log.Error("cannot save; the doors go on, but a restart would forget the latest changes", "err", err)
 		}
-		g.unsaved, w.held = err.Error(), d
+		g.unsaved, w.held, w.failed = err.Error(), d, now
 	} else if g.unsaved != "" {
 		g.log.Info("saving works again", "lost_records", d.lost)
 		g.unsaved = ""
@@ -213,6 +222,9 @@ func (g *Gateway) finish() {
 		case e := <-g.ends:
 			now := g.world.Now()
 			e(now)
+			if !g.changes.empty() {
+				g.writer.tryAgain()
+			}
 			g.write(now)
 		case <-late.C:
 			g.log.Error("the disk is too slow to be waited for: the next start does not know of the latest changes",

@@ -207,14 +207,24 @@ func TestWhatCouldNotBeSavedGoesWithTheNextChange(t *testing.T) {
 		r.touch(visitor, 59001)
 		r.touch(visitor6, 59001)
 		r.order(control.ArmRequest{Source: visitor.String()})
-		if n := len(disk.made()); n != 3 {
-			t.Errorf("3 changes on a full disk cost %d commits", n)
+		if n := len(disk.made()); n != 2 {
+			t.Errorf("2 changes and an order on a full disk cost %d commits, want that of the first and that of the order", n)
 		}
 		time.Sleep(upkeepEvery)
 		synctest.Wait()
-		if n := len(disk.made()); n > 5 {
-			t.Errorf("without any change it is tried %d times until the next upkeep", n-3)
+		if n := len(disk.made()); n > 4 {
+			t.Errorf("without any change it is tried %d times until the next upkeep", n-2)
 		}
+		disk.takesFor(0)
+		for n := range 1000 {
+			r.touch(netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), 59001)
+			time.Sleep(5 * time.Millisecond)
+		}
+		if n := len(disk.made()); n < 4 || n > 7 {
+			t.Errorf("1,000 wrong knocks in 5 s cost %d commits of all that is not saved, want one a second", n)
+		}
+		r.order(control.ArmRequest{})
+		r.touch(visitor6, 59001)
 		m.do(func() { m.full = nil })
 		time.Sleep(upkeepEvery)
 		synctest.Wait()
@@ -222,8 +232,15 @@ func TestWhatCouldNotBeSavedGoesWithTheNextChange(t *testing.T) {
 		if len(of) != 1 || of[0].Source != network(visitor6) {
 			t.Errorf("the disk has penalties of %v, want that of %v alone", of, visitor6)
 		}
-		if got, want := m.events(), "started refused refused armed"; got != want {
+		if got, want := strings.ReplaceAll(m.events(), "refused", ""), "started   armed"; !strings.HasPrefix(got, want) {
 			t.Errorf("audit trail %q, want %q", got, want)
+		}
+		m.do(func() { m.full = errors.New("no space left on device") })
+		r.touch(visitor, 59001)
+		m.do(func() { m.full = nil })
+		r.stop()
+		if len(m.banned) != 2 {
+			t.Errorf("at the end the disk has penalties of %v, want what it would not take a moment before, too", m.banned)
 		}
 	})
 }
@@ -408,5 +425,65 @@ func TestADoorThatGoesOnAFullDisk(t *testing.T) {
 	d.endDoor("ssh")
 	if c := d.change(); len(c.Doors)+len(c.Marks) != 0 || !slices.Equal(c.EndDoors, []string{"ssh"}) {
 		t.Errorf("doors %v, marks %v, ended %v; want the end alone", c.Doors, c.Marks, c.EndDoors)
+	}
+}
+
+// However many penalties begin and are forgotten again while the disk takes nothing,
+// few of them wait for it, whether it hangs or is full; and then it has those that
+// there are.
+func TestPenaltiesWhileTheDiskTakesNothing(t *testing.T) {
+	for _, what := range []string{"hangs", "is full"} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMachine()
+				r, disk := runSlowly(t, m, configPath(t), sshDoor)
+				source := func(n int) netip.Prefix {
+					return door.Source(netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}))
+				}
+				wrong := func(now time.Time, n int) {
+					r.doors[0].carry(r.doors[0].door.Wrong(now, door.Wrong{Name: "touch", Source: source(n), By: "touch",
+						Reason: "wrong", Penalty: time.Hour, Proven: true}))
+				}
+				r.sync(func(now time.Time) { wrong(now, 1); wrong(now, 2) }) // these the disk has
+				goOn := func() { m.do(func() { m.full = nil }); time.Sleep(upkeepEvery) }
+				if what == "hangs" {
+					goOn = disk.hang(t)
+				} else {
+					m.do(func() { m.full = errors.New("no space left on device") })
+				}
+				for from := 3; from < 4*maxUnsaved; from += 100 {
+					r.sync(func(now time.Time) {
+						for n := from; n < from+100; n++ {
+							wrong(now, n)
+							effects, _ := r.doors[0].door.ArmSource(now, source(n), "operator")
+							r.doors[0].carry(effects)
+						}
+					})
+				}
+				r.sync(func(now time.Time) {
+					wrong(now, 0)
+					effects, _ := r.doors[0].door.ArmSource(now, source(1), "operator")
+					r.doors[0].carry(effects)
+				})
+				unsaved := len(r.changes.penalties)
+				for _, d := range []*delta{r.writer.commit, r.writer.held} {
+					if d != nil {
+						unsaved += len(d.penalties)
+					}
+				}
+				if most := maxUnsaved + 1000; unsaved > most {
+					t.Errorf("%d penalties wait for the disk, want at most %d", unsaved, most)
+				}
+				goOn()
+				synctest.Wait()
+				has := func(n int) bool {
+					_, ok := m.banned[store.PenaltyKey{Door: "ssh", Knock: "touch", Source: source(n)}]
+					return ok
+				}
+				if len(m.banned) != 2 || !has(0) || !has(2) {
+					t.Errorf("the disk has %d penalties (the first %v, the last %v), want these two", len(m.banned), has(2), has(0))
+				}
+			})
+		})
 	}
 }

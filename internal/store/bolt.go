@@ -11,7 +11,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
+	"syscall"
+	"time"
 
 	"github.com/doorward/doorward/internal/audit"
 )
@@ -51,7 +54,7 @@ func (s *Store) takeOver(limit AuditLimit) error {
 	var trail []line
 	if err == nil {
 		defer f.Close()
-		kept, trail, err = s.readBolt(f.Name())
+		kept, trail, err = s.readBolt(f)
 	}
 	if d := (*damageError)(nil); errors.As(err, &d) {
 		return setAside("the state", path, err, s.log)
@@ -62,23 +65,18 @@ func (s *Store) takeOver(limit AuditLimit) error {
 	if err := s.replace(kept, trail, limit); err != nil {
 		return err
 	}
-	if err := os.Rename(path, path+migrated); err != nil {
+	to, err := moveAside(path, path+migrated)
+	if err != nil {
 		return err
 	}
-	s.log.Info("the state was taken over into a new form; the file of before is not needed any more",
-		"file", path+migrated)
+	s.log.Info("the state was taken over into a new form; the file of before is not needed any more", "file", to)
 	return syncDir(s.dir)
 }
 
 // replace makes a state and a trail of what was read, instead of what there is.
 func (s *Store) replace(kept []entry, lines []line, limit AuditLimit) error {
-	for i := range s.files {
-		err := os.Remove(filepath.Join(s.dir, stateName(i)))
-		if err == nil {
-			s.log.Warn("a file of the form before was used last: it replaces what is here", "file", stateName(i))
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	if err := s.keepReplaced(); err != nil {
+		return err
 	}
 	files, err := openSegments(s.dir, s.log, func(_ string, f file) file { return f })
 	if err != nil {
@@ -106,14 +104,36 @@ func (s *Store) replace(kept []entry, lines []line, limit AuditLimit) error {
 	return f.Close()
 }
 
+// keepReplaced renames a state and a trail of this form, which a program of the
+// version before has not gone on with. The state goes last: a trail without one is of
+// a taking over that was cut short.
+func (s *Store) keepReplaced() error {
+	states := []string{stateName(0), stateName(1)}
+	if !slices.ContainsFunc(states, func(name string) bool { _, err := os.Lstat(filepath.Join(s.dir, name)); return err == nil }) {
+		return nil
+	}
+	var names []string
+	for n := range segments {
+		names = append(names, trailName(n))
+	}
+	stamp := time.Now().UTC().Format(stampForm)
+	for _, name := range append(names, states...) {
+		path := filepath.Join(s.dir, name)
+		_, err := moveAside(path, path+".replaced-"+stamp)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	s.log.Warn("a file of the form before was used last: it replaces what is here, which is kept under other names",
+		"file", filepath.Join(s.dir, boltName), "names", "*.replaced-"+stamp)
+	return syncDir(s.dir)
+}
+
 // readBolt reads what the file has. What cannot be understood is said, and stays
 // there.
-func (s *Store) readBolt(path string) (kept []entry, lines []line, err error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, nil, damaged("read it: %v", err)
-	}
-	all, err := boltEntries(data)
+func (s *Store) readBolt(f osFile) (kept []entry, lines []line, err error) {
+	path := f.Name()
+	all, err := mapped(f, boltEntries)
 	for _, e := range all {
 		converted, l, err := e.convert()
 		switch {
@@ -129,6 +149,21 @@ func (s *Store) readBolt(path string) (kept []entry, lines []line, err error) {
 	// Where two versions have written in turn, IDs do not rise.
 	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(a.id, b.id) })
 	return kept, lines, err
+}
+
+// mapped has read look at a file in place, of which a disk may have more than the
+// machine has memory.
+func mapped(f osFile, read func([]byte) ([]boltEntry, error)) ([]boltEntry, error) {
+	size, err := f.Size()
+	if err != nil {
+		return nil, damaged("read it: %v", err)
+	}
+	data, err := syscall.Mmap(int(f.Fd()), 0, int(size), syscall.PROT_READ, syscall.MAP_SHARED)
+	if err != nil {
+		return nil, damaged("map its %d bytes: %v", size, err)
+	}
+	all, err := read(data)
+	return all, errors.Join(err, syscall.Munmap(data))
 }
 
 // boltEntry is one entry of the form before.
@@ -178,9 +213,10 @@ func (b boltEntry) convert() (e entry, l line, err error) {
 }
 
 // boltEntries returns all entries but the ledger, if they are those that were
-// written. Nothing in data is trusted: a place outside of it panics, which is damage,
-// and no page is read twice.
+// written. Nothing in data is trusted: a place outside of it panics, as does one that
+// the disk cannot read (mmap(2), SIGBUS), which is damage, and no page is read twice.
 func boltEntries(data []byte) (all []boltEntry, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			all, err = nil, damaged("%v", p)
@@ -229,8 +265,8 @@ type boltWalk struct {
 
 // tree goes through the pages below one of a bucket, "" for the root.
 func (w *boltWalk) tree(bucket string, id uint64) {
-	if w.seen[id] || id > uint64(len(w.data))/w.page {
-		panic(fmt.Sprintf("page %d is used twice, or is none", id))
+	if w.seen[id] || id >= uint64(len(w.data))/w.page {
+		panic(fmt.Sprintf("page %d of %d is used twice, or is none", id, uint64(len(w.data))/w.page))
 	}
 	w.seen[id] = true
 	w.node(bucket, w.data[id*w.page:])
@@ -271,5 +307,5 @@ func (w *boltWalk) entry(e boltEntry) {
 		h.Write(part)
 	}
 	w.sum += h.Sum64()
-	w.all = append(w.all, e)
+	w.all = append(w.all, boltEntry{e.bucket, bytes.Clone(e.key), bytes.Clone(e.value)}) // data goes
 }

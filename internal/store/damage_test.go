@@ -359,3 +359,61 @@ func TestALockThatIsAPipe(t *testing.T) {
 		t.Errorf("a second one: %v, want that it is in use", err)
 	}
 }
+
+// A file that a damaged file system says is of a terabyte is set aside, or, where
+// nothing of it counts, emptied: nobody reads it first.
+func TestFilesThatAreTooLong(t *testing.T) {
+	sp := makeSpecimen(t, 3)
+	garbage := []byte{1, 2, 3, 4, 0xff, 0xff, 0xff, 0x7f, 9, 9, 9, 9, 9}
+	for name, text := range map[string][]byte{
+		stateName(0): sp.file, stateName(0) + " ": slices.Concat(sp.file, garbage), stateName(1): nil,
+		trailName(0): sp.files[trailName(0)], trailName(segments - 1): nil, boltName: nil,
+	} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, strings.TrimSpace(name))
+		put(t, dir, stateName(0), sp.file)
+		put(t, dir, filepath.Base(path), text)
+		if err := os.Truncate(path, 1<<40); err != nil {
+			t.Fatal(err)
+		}
+		b, read := &book{}, &counter{}
+		s, err := open(dir, AuditLimit{}, b.log(), func(_ string, f file) file { return counted{f, read} })
+		if err != nil {
+			t.Fatalf("%q: %v", name, err)
+		}
+		mustCommit(t, s, nth(1))
+		mustClose(t, s)
+		if aside := s.SetAside() != ""; aside != (name != stateName(1)) || read.bytes > 1<<20 {
+			t.Errorf("%q: %d bytes were read, set aside %q; the log has\n%s", name, read.bytes, s.SetAside(), b)
+		}
+	}
+}
+
+// What was once whole is found behind a frame that is not, wherever the pieces lie in
+// which it is looked for.
+func TestFramesFarBehind(t *testing.T) {
+	const piece = 1 << 18
+	for _, away := range []int{1, frameSize - 1, piece - frameSize - 1, piece - frameSize, piece - frameSize + 1, piece - 1, piece, 3*piece + 5} {
+		m := &memory{}
+		l, err := beginJournal(m, 1, func(func(entry) error) error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := appendEntry(nil, entry{class: classDoor, key: []byte("ssh"), value: []byte("{}")})
+		frame, err := l.frame(e, l.end+int64(away))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, whole := range []bool{true, false} {
+			if !whole {
+				frame[len(frame)-1]++
+			}
+			if _, err := m.WriteAt(frame, l.end+int64(away)); err != nil {
+				t.Fatal(err)
+			}
+			if got := l.frameBehind(int64(len(m.text))); got != whole {
+				t.Errorf("a frame that is whole (%v) %d bytes behind the end is found: %v", whole, away, got)
+			}
+		}
+	}
+}

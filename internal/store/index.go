@@ -62,9 +62,12 @@ func (x *index) stands(n int, e entry) bool {
 func clearKey(c class, key []byte) string { return string(append([]byte{byte(c)}, key...)) }
 
 // each calls f for all entries of a log, with their numbers, which begin with 1.
-func (l *journal) each(f func(n int, e entry) error) error {
+func (l *journal) each(f func(n int, e entry) error) error { return l.eachFrom(headerSize, f) }
+
+// eachFrom is each, for those from a place on at which a frame begins.
+func (l *journal) eachFrom(from int64, f func(n int, e entry) error) error {
 	n := 0
-	return l.read(func(payload []byte) error {
+	return l.read(from, func(payload []byte) error {
 		for len(payload) > 0 {
 			e, rest, err := parseEntry(payload)
 			if err != nil {

@@ -118,7 +118,7 @@ func openJournal(f file) (*journal, error) {
 	}
 	l.end = size
 	var tail *tailError
-	err = l.read(func(payload []byte) error {
+	err = l.read(headerSize, func(payload []byte) error {
 		for len(payload) > 0 {
 			if _, payload, err = parseEntry(payload); err != nil {
 				return err
@@ -137,6 +137,9 @@ func openJournal(f file) (*journal, error) {
 	}
 	if l.end == size {
 		return l, nil
+	}
+	if size-l.end > frameSize+maxFrame {
+		return nil, damaged("%d bytes behind byte %d are no frame: no commit leaves so many", size-l.end, l.end)
 	}
 	if l.cut = size - l.end; l.frameBehind(size) {
 		return nil, damaged("the frame at byte %d is not whole, and there are others behind it", l.end)
@@ -172,17 +175,18 @@ type tailError struct{ at int64 }
 
 func (e *tailError) Error() string { return fmt.Sprintf("the frame at byte %d is not whole", e.at) }
 
-// read calls f for the payload of each frame, which is valid until f returns.
-func (l *journal) read(f func(payload []byte) error) error {
-	r := bufio.NewReaderSize(io.NewSectionReader(l.f, headerSize, l.end-headerSize), 1<<18)
+// read calls f for the payload of each frame from a place on, which is valid until f
+// returns.
+func (l *journal) read(from int64, f func(payload []byte) error) error {
+	r := bufio.NewReaderSize(io.NewSectionReader(l.f, from, l.end-from), 1<<18)
 	var head [frameSize]byte
 	var payload []byte
-	for at := int64(headerSize); at < l.end; at += int64(frameSize + len(payload)) {
+	for at := from; at < l.end; at += int64(frameSize + len(payload)) {
 		if _, err := io.ReadFull(r, head[:]); err != nil {
 			return tailOr(err, at)
 		}
 		size := int64(order.Uint32(head[4:]))
-		if size == 0 || size > l.end-at-frameSize {
+		if order.Uint32(head[:]) != l.mark() || size == 0 || size > l.end-at-frameSize {
 			return &tailError{at}
 		}
 		if int64(cap(payload)) < size {
@@ -226,24 +230,35 @@ func (l *journal) whole(head, payload []byte, at int64) bool {
 // frameBehind says whether there is a whole frame behind the one that is not, at
 // end. The mark, which nobody can know, keeps the search from taking long.
 func (l *journal) frameBehind(size int64) bool {
-	tail := make([]byte, size-l.end)
-	if _, err := l.f.ReadAt(tail, l.end); err != nil && err != io.EOF {
-		return true // it cannot be told
-	}
 	mark := order.AppendUint32(nil, l.mark())
-	for at := 1; at < len(tail); at++ {
-		next := bytes.Index(tail[at:], mark)
-		if next < 0 || at+next+frameSize > len(tail) {
-			return false
+	piece := make([]byte, 1<<18)
+	for from := l.end + 1; size-from > frameSize; from += int64(len(piece)) - frameSize {
+		piece = piece[:min(int64(cap(piece)), size-from)]
+		if _, err := l.f.ReadAt(piece, from); err != nil && err != io.EOF {
+			return true // it cannot be told
 		}
-		at += next
-		head, rest := tail[at:at+frameSize], tail[at+frameSize:]
-		n := order.Uint32(head[4:])
-		if n > 0 && uint64(n) <= uint64(len(rest)) && l.whole(head, rest[:n], l.end+int64(at)) {
-			return true
+		for at := 0; ; at++ {
+			next := bytes.Index(piece[at:], mark)
+			if at += next; next < 0 || at+frameSize > len(piece) {
+				break
+			}
+			if l.wholeAt(piece[at:at+frameSize], from+int64(at), size) {
+				return true
+			}
 		}
 	}
 	return false
+}
+
+// wholeAt says whether a head is that of a whole frame in a file of that size.
+func (l *journal) wholeAt(head []byte, at, size int64) bool {
+	n := int64(order.Uint32(head[4:]))
+	if n == 0 || n > size-at-frameSize {
+		return false
+	}
+	payload := make([]byte, n)
+	_, err := l.f.ReadAt(payload, at+frameSize)
+	return err == nil && l.whole(head, payload, at)
 }
 
 // append adds a frame, which is on the disk when it returns nil. After an error
@@ -306,8 +321,12 @@ func ackedField(end int64) []byte {
 // beginJournal makes a new log of the file, with what entries are given to add by
 // fill. It is on the disk, and whole, when it returns nil.
 func beginJournal(f file, generation uint64, fill func(add func(entry) error) error) (*journal, error) {
-	if err := f.Truncate(0); err != nil {
-		return nil, err
+	// What it has, if that could not be emptied before, goes first: no part of it may
+	// be found beside parts of what comes.
+	if size, err := f.Size(); err != nil || size > 0 {
+		if err := errors.Join(err, f.Truncate(0), f.Sync()); err != nil {
+			return nil, err
+		}
 	}
 	var salt [8]byte
 	_, _ = rand.Read(salt[:]) // never fails, crypto/rand

@@ -112,6 +112,44 @@ func TestTakenOver(t *testing.T) {
 	}
 }
 
+// Who goes back to the version before, and then on again, loses nothing of what there
+// was: neither the state and trail of this form nor the file that was taken over first.
+func TestGoingBackAndOn(t *testing.T) {
+	first, second := unpacked(t, "bolt-all.db"), unpacked(t, "bolt-mixed.db")
+	dir := t.TempDir()
+	put(t, dir, boltName, first)
+	mustClose(t, mustOpen(t, dir, AuditLimit{}))
+	kept := make(map[string]bool)
+	for _, name := range []string{stateName(0), trailName(0), trailName(1)} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil || len(text) == 0 {
+			t.Fatalf("%s has %d bytes: %v", name, len(text), err)
+		}
+		kept[string(text)] = false
+	}
+	kept[string(first)], kept[string(second)] = false, false
+	put(t, dir, boltName, second)
+	mustClose(t, mustOpen(t, dir, AuditLimit{}))
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := kept[string(text)]; ok {
+			kept[string(text)] = true
+		}
+	}
+	for text, there := range kept {
+		if !there {
+			t.Errorf("a file of %d bytes that begins with %.40q is gone; there are %v", len(text), text, entries)
+		}
+	}
+}
+
 // forget leaves out of a state what is of this machine.
 func forget(st State) any {
 	st.BootID, st.Rebooted = "", false

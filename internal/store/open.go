@@ -210,7 +210,7 @@ func (s *Store) openTrail(limit AuditLimit, wrap func(name string, f file) file)
 		return err
 	}
 	s.last = max(s.last, s.trail.last)
-	s.trail.synced = s.noted
+	s.trail.synced, s.lacks = s.noted, headerSize
 	if again > 0 {
 		if err := s.catchUp(); err != nil {
 			s.sayTrail(err)
@@ -219,15 +219,35 @@ func (s *Store) openTrail(limit AuditLimit, wrap func(name string, f file) file)
 	return nil
 }
 
-// openSegments opens the files of the trail. One that is no file is set aside.
+// largestSegment is what no segment comes to, and few machines can read at once.
+const largestSegment = 256 << 20
+
+// openSegment opens a file of the trail, if it is one.
+func openSegment(path string) (file, error) {
+	f, err := openFile(path, os.O_CREATE)
+	if err != nil {
+		return nil, err
+	}
+	size, err := f.Size()
+	if err == nil && size > largestSegment {
+		err = damaged("it has %d bytes: a segment has at most %d", size, largestSegment)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// openSegments opens the files of the trail. One that is none of its is set aside.
 func openSegments(dir string, log *slog.Logger, wrap func(name string, f file) file) ([]file, error) {
 	var files []file
 	for n := range segments {
 		path := filepath.Join(dir, trailName(n))
-		f, err := openFile(path, os.O_CREATE)
+		f, err := openSegment(path)
 		if d := (*damageError)(nil); errors.As(err, &d) {
 			if err = setAside("the audit trail's", path, err, log); err == nil {
-				f, err = openFile(path, os.O_CREATE)
+				f, err = openSegment(path)
 			}
 		}
 		if err != nil {
@@ -249,8 +269,9 @@ func (s *Store) SetAside() string { return s.aside }
 func (s *Store) Close() error {
 	s.using.Lock()
 	defer s.using.Unlock()
-	// What this leaves undone is done at the next start.
-	if err := s.trail.sync(); err == nil && s.trail.synced != s.noted {
+	// What this leaves undone is done at the next start. A trail that lacks records may
+	// have later ones, of the other class.
+	if !s.said && s.trail.sync() == nil && s.trail.synced != s.noted {
 		_ = s.state.append(appendEntry(nil, trailNote(s.trail.synced)))
 	}
 	return s.closeFiles()
@@ -313,26 +334,33 @@ func create(path string, generation uint64, fill func(add func(entry) error) err
 	return f, l, nil
 }
 
-const asideInfix = ".corrupt-"
+const (
+	asideInfix = ".corrupt-"
+	stampForm  = "20060102T150405Z"
+)
 
-// setAside renames the damaged file, never onto one that was set aside before.
+// setAside renames the damaged file.
 func setAside(what, path string, why error, log *slog.Logger) error {
-	base := path + asideInfix + time.Now().UTC().Format("20060102T150405Z")
-	to := base
-	for n := 2; ; n++ {
-		if _, err := os.Lstat(to); errors.Is(err, os.ErrNotExist) {
-			break
-		} else if err != nil {
-			return err
-		}
-		to = fmt.Sprintf("%s-%d", base, n)
-	}
-	if err := os.Rename(path, to); err != nil {
+	to, err := moveAside(path, path+asideInfix+time.Now().UTC().Format(stampForm))
+	if err != nil {
 		return fmt.Errorf("set the damaged file aside: %w", err)
 	}
 	log.Error(what+" file is damaged: it was set aside and a new one is begun; what it has is nowhere else",
 		"file", path, "aside", to, "err", why)
 	return syncDir(filepath.Dir(path))
+}
+
+// moveAside renames a file, never onto another, and returns its new path.
+func moveAside(path, base string) (to string, err error) {
+	to = base
+	for n := 2; ; n++ {
+		if _, err := os.Lstat(to); errors.Is(err, os.ErrNotExist) {
+			return to, os.Rename(path, to)
+		} else if err != nil {
+			return "", err
+		}
+		to = fmt.Sprintf("%s-%d", base, n)
+	}
 }
 
 // lastAside finds the latest file that was set aside.

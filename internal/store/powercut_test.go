@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/doorward/doorward/internal/audit"
 )
 
 // plug is a machine that can lose its power: it writes down what is done to files,
@@ -264,6 +266,136 @@ func TestDiskErrors(t *testing.T) {
 			mustClose(t, s)
 		}
 	}
+}
+
+// A trail that takes nothing any more costs a commit the same however long that goes
+// on, and the log stays bounded. What it lacked it has again, but for what was too much.
+func TestATrailThatTakesNothing(t *testing.T) {
+	dir, remove := quickDir(t)
+	defer remove()
+	b, broken, read := &book{}, true, &counter{}
+	p := &plug{disk: make(map[string][]byte), fail: func(name, _ string) error {
+		if broken && strings.HasPrefix(name, "doorward.audit") {
+			return errors.New("input/output error")
+		}
+		return nil
+	}}
+	limit := AuditLimit{Bytes: 8 << 20}
+	s, err := open(dir, limit, b.log(), func(name string, f file) file { return counted{p.wrap(name, f), read} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	change := Change{Doors: []Door{{Name: "ssh", State: "open"}}}
+	for range 200 {
+		change.Records = append(change.Records, audit.Record{Event: audit.EventGranted, Reason: strings.Repeat("long ", 100)})
+	}
+	last, most, longest := uint64(0), int64(0), int64(0)
+	for range 150 {
+		p.ops, read.bytes = nil, 0
+		before := s.state.generation
+		r := mustCommit(t, s, change)
+		if last = r[len(r)-1].ID; s.state.generation == before {
+			most = max(most, read.bytes)
+		}
+		longest = max(longest, s.state.end)
+	}
+	if most > 1<<20 {
+		t.Errorf("a commit read %d bytes, want at most 1 MiB", most)
+	}
+	if bound := limit.Bytes + 2*renewAt; longest > bound || s.state.generation == 1 {
+		t.Errorf("the log came to %d bytes, generation %d; want at most %d, begun anew", longest, s.state.generation, bound)
+	}
+	if !strings.Contains(b.String(), "records of the audit trail are lost") {
+		t.Errorf("what is lost is not said:\n%s", b)
+	}
+	broken = false
+	first := mustCommit(t, s, Change{Records: make([]audit.Record, 1)})[0].ID
+	got := mustRecords(t, s, "", "", 0, int(last))
+	if n := len(got); n < 200 || got[n-1].ID != first || got[0].ID != first-uint64(n-1) || first != last+1 {
+		t.Errorf("the trail has %d records, want those up to %d without a gap", n, first)
+	}
+	if st := mustLoad(t, s); len(st.Doors) != 1 {
+		t.Errorf("the doors are %v, want one", st.Doors)
+	}
+}
+
+// killed is what a daemon that is killed leaves open.
+func (s *Store) killed() {
+	files := []file{s.files[0], s.files[1]}
+	for _, seg := range s.trail.all {
+		files = append(files, seg.f)
+	}
+	closeAll(files)
+	s.lock.Close()
+}
+
+// A log that was begun anew, but not to the end, and that cannot be removed, is never
+// taken for the one in use, which is later.
+func TestALogThatWasBegunInVain(t *testing.T) {
+	dir, remove := quickDir(t)
+	defer remove()
+	broken, syncs := true, 0
+	p := &plug{disk: make(map[string][]byte), fail: func(name, what string) error {
+		if name == stateName(1) && what == "sync" {
+			syncs++
+		}
+		if broken && name == stateName(1) && (what == "truncate" || syncs == 2) {
+			return errors.New("input/output error")
+		}
+		return nil
+	}}
+	s, err := open(dir, AuditLimit{}, slog.New(slog.DiscardHandler), p.wrap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustCommit(t, s, nth(0))
+	s.renew()
+	if syncs < 2 || s.at != 0 {
+		t.Fatalf("after %d syncs the state is in file %d: nothing was tried", syncs, s.at)
+	}
+	want := sorted(mustLoad(t, s))
+	if _, err := s.Commit(nth(1)); err == nil {
+		want = sorted(mustLoad(t, s))
+	}
+	s.killed()
+	s = mustOpen(t, dir, AuditLimit{})
+	if d := diff(want, sorted(mustLoad(t, s))); d != "" {
+		t.Errorf("after a restart (-want +got):\n%s", d)
+	}
+	mustCommit(t, s, nth(1))
+	mustClose(t, s)
+}
+
+// A record that the trail has not taken is copied again after a restart, also where it
+// has taken a later one, of the other class.
+func TestRecordsOfTheOtherClass(t *testing.T) {
+	dir, remove := quickDir(t)
+	defer remove()
+	p := &plug{disk: make(map[string][]byte)}
+	s, err := open(dir, AuditLimit{}, slog.New(slog.DiscardHandler), p.wrap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	decided, refused := audit.Record{Event: audit.EventGranted, Reason: "decided"}, audit.Record{Event: audit.EventRefused, Reason: "refused"}
+	mustCommit(t, s, Change{Records: []audit.Record{decided, refused}})
+	p.fail = func(name, what string) error {
+		if name == trailName(1) && what == "write" {
+			return errors.New("input/output error")
+		}
+		return nil
+	}
+	mustCommit(t, s, Change{Records: []audit.Record{refused, decided}})
+	mustClose(t, s)
+	s = mustOpen(t, dir, AuditLimit{})
+	var got []string
+	for _, r := range mustRecords(t, s, "", "", 0, 10) {
+		got = append(got, fmt.Sprint(r.ID, " ", r.Reason))
+	}
+	if d := diff([]string{"1 decided", "2 refused", "3 refused", "4 decided"}, got); d != "" {
+		t.Errorf("the trail (-want +got):\n%s", d)
+	}
+	mustClose(t, s)
 }
 
 // memory is a file that is none.

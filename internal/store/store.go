@@ -48,10 +48,12 @@ type Store struct {
 	at    int        // which of them is in use
 	state *journal
 	due   int64  // the length at which the log is written anew
+	stale bool   // the other file may have one that is not in use
 	last  uint64 // the highest ID of a record
 	wrote string // the boot that the log has
 	noted uint64 // the ID that the log says the trail has all records up to
 	said  bool   // that the trail takes nothing
+	lacks int64  // where in the log the records begin that it then lacks
 }
 
 // Load returns what was kept.
@@ -176,16 +178,19 @@ func (s *Store) Commit(c Change) ([]audit.Record, error) {
 	if s.wrote != s.boot {
 		b = appendEntry(b, entry{class: classMeta, key: []byte(bootKey), value: []byte(s.boot)})
 	}
-	synced := s.trail.synced
+	synced, at := s.trail.synced, s.state.end
 	if synced != s.noted {
 		b = appendEntry(b, trailNote(synced))
+	}
+	if err := s.emptyStale(); err != nil {
+		return nil, fullDisk(fmt.Errorf("write %q: remove what was begun in vain in the other file: %w", s.path(), err))
 	}
 	if err := s.state.append(b); err != nil {
 		return nil, fullDisk(fmt.Errorf("write %q: %w", s.path(), err))
 	}
 	s.wrote, s.noted = s.boot, synced
 	s.last += uint64(len(records))
-	s.copyToTrail(lines)
+	s.copyToTrail(lines, at)
 	if s.state.end >= s.due {
 		s.renew()
 	}
@@ -263,8 +268,10 @@ func (s *Store) renew() {
 		s.due = s.state.end + renewAt
 		s.log.Warn("the state file cannot be written anew, which is tried again when it has grown", "file", s.path(),
 			"bytes", s.state.end, "err", fullDisk(err))
-		// A file without a header was never in use; it need not go.
-		_ = s.files[other].Truncate(0)
+		s.stale = true
+		if err := s.emptyStale(); err != nil {
+			s.log.Warn("what that has left cannot be removed; nothing is kept until it can", "file", filepath.Join(s.dir, stateName(other)), "err", err)
+		}
 		return
 	}
 	before := s.files[s.at]
@@ -275,18 +282,34 @@ func (s *Store) renew() {
 	}
 }
 
+// emptyStale empties the file that is not in use where a log that was begun in it may
+// be whole: the next start would take it for the later one.
+func (s *Store) emptyStale() error {
+	if !s.stale {
+		return nil
+	}
+	other := s.files[1-s.at]
+	if err := errors.Join(other.Truncate(0), other.Sync()); err != nil {
+		return err
+	}
+	s.stale = false
+	return nil
+}
+
 func (s *Store) use(at int, state *journal) {
 	s.at, s.state = at, state
 	s.due = max(renewAt, 3*state.base)
 }
 
-// rewrite makes a log of what stands. The records are in the trail for good then.
+// rewrite makes a log of what stands. The records are in the trail for good then, or
+// the trail has taken nothing for so long that the log has as many as that may have.
 func (s *Store) rewrite(into file) (*journal, error) {
+	lost := s.trail.sync()
 	if s.said {
-		return nil, errors.New("the audit trail takes nothing")
+		lost = errors.New("the audit trail takes nothing")
 	}
-	if err := s.trail.sync(); err != nil {
-		return nil, err
+	if lost != nil && s.state.end-s.state.base < s.trail.limit.Bytes {
+		return nil, lost
 	}
 	x, err := s.state.index()
 	if err != nil {
@@ -304,10 +327,15 @@ func (s *Store) rewrite(into file) (*journal, error) {
 			return add(e)
 		})
 	})
-	if err == nil {
-		s.noted = s.trail.synced
+	if err != nil {
+		return nil, err
 	}
-	return fresh, err
+	if lost != nil {
+		s.log.Error("records of the audit trail are lost: it takes none, and they were too many to be kept with the state",
+			"dir", s.dir, "after", s.trail.last, "until", s.last, "err", lost)
+	}
+	s.noted, s.lacks = s.trail.synced, headerSize
+	return fresh, nil
 }
 
 // path is the state file in use.
@@ -354,12 +382,13 @@ func recordID(key []byte) uint64 {
 }
 
 // copyToTrail adds a commit's records to the trail, with what it lacks from before.
-// It is no fault of the commit's if that fails.
-func (s *Store) copyToTrail(lines []line) {
+// The commit is at a place in the log, and it is no fault of it if that fails.
+func (s *Store) copyToTrail(lines []line, at int64) {
 	var err error
 	if s.said {
 		err = s.catchUp()
 	} else {
+		s.lacks = at
 		err = s.trail.append(lines)
 	}
 	if err == nil && s.trail.unsynced > syncTrailAt {
@@ -381,11 +410,12 @@ func (s *Store) sayTrail(err error) {
 	s.said = true
 }
 
-// catchUp copies to the trail the records of the log that it lacks.
+// catchUp copies to the trail the records of the log that it lacks. A trail that takes
+// nothing costs a commit no more than the first of them.
 func (s *Store) catchUp() error {
-	const chunk = 1000
+	const chunk = 100
 	var lines []line
-	err := s.state.each(func(_ int, e entry) error {
+	err := s.state.eachFrom(s.lacks, func(_ int, e entry) error {
 		if e.class != classRecord || e.op != opPut {
 			return nil
 		}
@@ -397,5 +427,8 @@ func (s *Store) catchUp() error {
 		lines = lines[:0]
 		return err
 	})
-	return errors.Join(err, s.trail.append(lines))
+	if err != nil {
+		return err
+	}
+	return s.trail.append(lines)
 }
