@@ -232,21 +232,21 @@ func newTurns(b *nft.Batch, turns string, elems []nft.Element) {
 	b.SetElements(turns, keys)
 }
 
-// Grants are all live grants in the kernel, in no order, each with its end as seen
-// from now; one that has no end, which only another program can have put there, has a
-// zero Until. It is Each for all doors: if grants were given, revoked or renewed
-// meanwhile, few may be passed over, or come twice. An error ends the list.
-func (f *Fence) Grants() iter.Seq2[Grant, error] {
+// Grants are all live grants of the named doors in the kernel, in no order, each with
+// its end as seen from now; one that has no end, which only another program can have
+// put there, has a zero Until. If grants were given, revoked or renewed meanwhile, few
+// may be passed over, or come twice. An error ends the list.
+func (f *Fence) Grants(doors []string) iter.Seq2[Grant, error] {
 	return func(yield func(Grant, error) bool) {
 		wanted := true
-		_, err := f.Each(nil, func(g Grant) { wanted = wanted && yield(g, nil) })
+		_, err := f.list(doors, func(g Grant) { wanted = wanted && yield(g, nil) })
 		if err != nil && wanted {
 			yield(Grant{}, err)
 		}
 	}
 }
 
-// Each calls each with all live grants of the named doors, of all if there are
+// list calls each with all live grants of the named doors, of all if there are
 // none, as Grants says, while it reads them: no more of them than fit into 32 KiB
 // are in memory. It says whether the list is of one moment; if grants were given,
 // revoked or renewed meanwhile, few may have been passed over, or come twice, and of
@@ -256,7 +256,7 @@ func (f *Fence) Grants() iter.Seq2[Grant, error] {
 // Its time grows faster than the number of grants of one door and family, since
 // the kernel walks a set from its beginning for each message: to a tenth of a
 // second for 100,000 and 20 seconds for a million.
-func (f *Fence) Each(doors []string, each func(Grant)) (ofOneMoment bool, err error) {
+func (f *Fence) list(doors []string, each func(Grant)) (ofOneMoment bool, err error) {
 	f.mu.Lock()
 	before := maps.Clone(f.doors)
 	var sets []width
@@ -312,28 +312,4 @@ func grantOf(w width, e nft.Element) (Grant, bool) {
 		g.Until = time.Now().Add(e.Left)
 	}
 	return g, true
-}
-
-// Counts tells how many grants the kernel has of each door, and whether it tells,
-// which it does since Linux 6.16. Those that have run out or been spent count until
-// they are freed, half a minute later. It costs the same however many they are.
-func (f *Fence) Counts() (counts map[string]int, told bool, err error) {
-	counts, told = map[string]int{}, true
-	err = f.ask(&f.asker, func(c *nft.Conn) error {
-		t := &nft.Table{}
-		if err := c.ReadSets(t); err != nil && !errors.Is(err, nft.ErrInterrupted) {
-			return err
-		}
-		for _, s := range t.Sets {
-			if w, ok := parseWidth(s.Name); ok {
-				counts[w.door] += s.Count
-				told = told && s.Count >= 0
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, false, fmt.Errorf("fence: count grants: %w", err)
-	}
-	return counts, told, nil
 }

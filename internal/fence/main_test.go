@@ -51,7 +51,7 @@ func (f *Fence) allGrants() ([]Grant, error) {
 	var grants []Grant
 	for range 5 {
 		grants = grants[:0]
-		once, err := f.Each(nil, func(g Grant) { grants = append(grants, g) })
+		once, err := f.list(nil, func(g Grant) { grants = append(grants, g) })
 		if once || err != nil {
 			return grants, err
 		}

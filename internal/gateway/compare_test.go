@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -266,6 +267,31 @@ func TestAStartWithManyGrants(t *testing.T) {
 		}
 		if m.grants[strange].IsZero() || m.largest > pageSize {
 			t.Errorf("what was let in before the crash stands until %v; at most %d grants were changed at once", m.grants[strange], m.largest)
+		}
+	})
+}
+
+// Of a door with very many grants the kernel's list is spared a start, and asked for
+// when somebody else has changed something.
+func TestALongListIsSpared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path, all := newMachine(), configPath(t), crowd(mostListed+1)
+		m.crowded(t, path, sshDoor+webDoor, all, time.Now().Add(time.Hour))
+		strange := grantKey{"ssh", netip.MustParsePrefix("203.0.113.0/24")}
+		m.do(func() { m.grants[strange], m.reads, m.listed = time.Now().Add(time.Hour), 0, nil })
+		r := restart(t, m, path)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if m.grants[strange].IsZero() || m.reads != 1 || !slices.Equal(m.listed, []string{"web"}) || r.uncompared {
+			t.Errorf("at the start the grants of %v were listed, %d times; what was let in before the crash stands until %v; compared: %v",
+				m.listed, m.reads, m.grants[strange], !r.uncompared)
+		}
+		m.do(func() { m.grants[strange] = time.Now().Add(time.Hour) })
+		m.changed <- struct{}{}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if !m.grants[strange].IsZero() {
+			t.Error("what somebody else let in stands")
 		}
 	})
 }

@@ -58,8 +58,8 @@ type Fence interface {
 	Stands() (bool, error)
 	Guard(doors []fence.Door) error
 	Change(fence.Changes) error
-	// Grants lists the kernel's grants, beside the turns.
-	Grants() iter.Seq2[fence.Grant, error]
+	// Grants lists the kernel's grants at some doors, beside the turns.
+	Grants(doors []string) iter.Seq2[fence.Grant, error]
 	// Ends returns when the kernel's grants end, zero for those that it does not have.
 	// It is called beside the turns, but once at the start.
 	Ends(grants []fence.Grant) ([]time.Time, error)

@@ -88,6 +88,7 @@ type tally struct {
 	ended        []fence.Grant // whose flows were ended
 	asked        []fence.Grant // when they end
 	reads        int           // times that all grants were read
+	listed       []string      // doors whose grants were read last
 	largest      int           // grants given and revoked by one change, at the most
 	emptied      int           // times that a door was emptied
 	told         int           // records, and ends of claims, of one commit, at the most
@@ -283,11 +284,12 @@ func (m *machine) expire() {
 	maps.DeleteFunc(m.grants, func(_ grantKey, end time.Time) bool { return !now.Before(end) })
 }
 
-func (k *kernel) Grants() iter.Seq2[fence.Grant, error] {
+func (k *kernel) Grants(doors []string) iter.Seq2[fence.Grant, error] {
 	return func(yield func(fence.Grant, error) bool) {
 		k.mu.Lock()
 		(*machine)(k).expire()
 		k.reads++
+		k.listed = doors
 		grants, silent := maps.Clone(k.grants), k.silent
 		k.mu.Unlock()
 		if silent != nil {
@@ -295,7 +297,7 @@ func (k *kernel) Grants() iter.Seq2[fence.Grant, error] {
 			return
 		}
 		for key, until := range grants {
-			if !yield(fence.Grant{Door: key.door, Source: key.source, Until: until}, nil) {
+			if slices.Contains(doors, key.door) && !yield(fence.Grant{Door: key.door, Source: key.source, Until: until}, nil) {
 				return
 			}
 		}
