@@ -465,6 +465,7 @@ func TestPenaltiesWhileTheDiskTakesNothing(t *testing.T) {
 					effects, _ := r.doors[0].door.ArmSource(now, source(1), "operator")
 					r.doors[0].carry(effects)
 				})
+				synctest.Wait()
 				unsaved := len(r.changes.penalties)
 				for _, d := range []*delta{r.writer.commit, r.writer.held} {
 					if d != nil {
