@@ -85,7 +85,7 @@ func touch(source string, port int) error {
 	return nil
 }
 
-// grow measures openings while 1, 1,000 and 100,000 other grants are active.
+// grow measures openings while 1, 1,000, 100,000 and 1,000,000 other grants are active.
 // They are grants of the daemon's own, given over its control socket as an
 // operator would, each to an IPv6 source of its own.
 func (d *doorward) grow(ctx context.Context, b *bench) ([]growth, error) {
@@ -94,7 +94,7 @@ func (d *doorward) grow(ctx context.Context, b *bench) ([]growth, error) {
 	}
 	var all []growth
 	given := 0
-	for _, want := range []int{1, 1_000, 100_000} {
+	for _, want := range []int{1, 1_000, 100_000, 1_000_000} {
 		if err := d.give(ctx, b, given, want); err != nil {
 			return nil, err
 		}

@@ -49,7 +49,7 @@ func main() {
 	flag.DurationVar(&o.idle, "idle", 10*time.Second, "how long each is watched when idle")
 	flag.StringVar(&o.only, "only", "", "one of knockd, fwknopd, doorward and load")
 	flag.StringVar(&o.load, "load", "", "of the loads, those alone whose names have this in them")
-	flag.IntVar(&o.many, "grants", 100_000, "grants that stand over a restart, at most 16,777,216")
+	flag.IntVar(&o.many, "grants", 1_000_000, "grants that stand over a restart, at most 16,777,216")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
