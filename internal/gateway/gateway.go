@@ -273,12 +273,13 @@ func (g *Gateway) turn(first event) {
 }
 
 // tick lets the doors do what is due. When very much is, as when very many grants end
-// at once, the doors that are left are due in the next turn, before the others.
+// at once, the doors that are left are due in the next turn, before the others, or when
+// the disk has taken what they had to record.
 func (g *Gateway) tick(now time.Time) {
 	done := 0
 	for i := range g.doors {
 		at := (g.firstTick + i) % len(g.doors)
-		if done >= maxBatch {
+		if done >= maxBatch || g.crowded() {
 			g.firstTick = at
 			return
 		}

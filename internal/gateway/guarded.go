@@ -253,6 +253,7 @@ func (d *guarded) tick(now time.Time) int {
 // next is when tick has something to do.
 func (d *guarded) next() (time.Time, bool) {
 	next, ok := d.door.Next()
+	ok = ok && !d.gw.crowded()
 	for _, k := range d.knocks {
 		if t, due := k.rec.Next(); due && (!ok || t.Before(next)) {
 			next, ok = t, true

@@ -77,6 +77,13 @@ func (g *Gateway) write(now time.Time) {
 	})
 }
 
+// crowded says whether so many records wait for a commit that what is merely due waits,
+// too, so that none is lost: the kernel has ended what has an end. It does not for a
+// disk that is slow.
+func (g *Gateway) crowded() bool {
+	return g.writer.commit != nil && !g.writer.slow && len(g.changes.records) >= maxUnsaved/2
+}
+
 // tryAgain has what could not be saved tried again, if there is something.
 func (w *writer) tryAgain() { w.retry = w.held != nil }
 
@@ -96,9 +103,14 @@ func (g *Gateway) written(now time.Time, records []audit.Record, err error) {
 			g.log.Error("cannot save; the doors go on, but a restart would forget the latest changes", "err", err)
 		}
 		g.unsaved, w.held, w.failed = err.Error(), d, now
-	} else if g.unsaved != "" {
-		g.log.Info("saving works again", "lost_records", d.lost)
-		g.unsaved = ""
+	} else {
+		if g.unsaved != "" {
+			g.log.Info("saving works again")
+			g.unsaved = ""
+		}
+		if d.lost > 0 {
+			g.record(now, audit.EventError, "", fmt.Sprintf("%d records are missing here: the disk took none for too long", d.lost))
+		}
 	}
 	for _, r := range records {
 		g.told[r.Event] += r.Times()

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -425,6 +426,49 @@ func TestADoorThatGoesOnAFullDisk(t *testing.T) {
 	d.endDoor("ssh")
 	if c := d.change(); len(c.Doors)+len(c.Marks) != 0 || !slices.Equal(c.EndDoors, []string{"ssh"}) {
 		t.Errorf("doors %v, marks %v, ended %v; want the end alone", c.Doors, c.Marks, c.EndDoors)
+	}
+}
+
+// The records of more grants that end at once than may wait for a disk come one after
+// the other, and none is lost. Of those that a disk takes too late it says so.
+func TestRecordsOfManyEnds(t *testing.T) {
+	for _, tt := range []struct {
+		hangs         time.Duration
+		want, missing int
+	}{
+		{time.Second, 2 * maxUnsaved, 0},
+		{time.Minute, maxUnsaved, maxUnsaved},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			m, path := newMachine(), configPath(t)
+			m.crowded(t, path, sshDoor, crowd(2*maxUnsaved), time.Now().Add(time.Minute))
+			r, disk := runSlowly(t, m, path, sshDoor)
+			time.Sleep(time.Minute - 2*time.Second)
+			goOn := disk.hang(t)
+			r.touch(visitor, 59001) // so that a commit is under way
+			time.Sleep(2*time.Second + tt.hangs)
+			goOn()
+			time.Sleep(upkeepEvery)
+			synctest.Wait()
+			expired, missing := 0, 0
+			m.do(func() {
+				for _, rec := range m.trail {
+					if rec.Event == audit.EventExpired {
+						expired++
+					}
+					if n, _, found := strings.Cut(rec.Reason, " records are missing here"); found {
+						missing, _ = strconv.Atoi(n)
+					}
+				}
+			})
+			if expired < tt.want-8 || expired > tt.want+8 || expired+missing < 2*maxUnsaved || missing > tt.missing+8 {
+				t.Errorf("after %v without a disk %d grants are recorded to have ended and %d records to be missing, want %d and %d",
+					tt.hangs, expired, missing, tt.want, tt.missing)
+			}
+			if len(m.claims) != 0 {
+				t.Errorf("%d claims stand", len(m.claims))
+			}
+		})
 	}
 }
 
