@@ -99,7 +99,7 @@ func (d *doorward) grow(ctx context.Context, b *bench) ([]growth, error) {
 			return nil, err
 		}
 		given = want
-		times, err := b.times(ctx, d, min(b.runs, 100), nil)
+		times, err := b.times(ctx, d, min(b.runs, 80), nil)
 		if err != nil {
 			return nil, fmt.Errorf("with %d grants: %w", want, err)
 		}
