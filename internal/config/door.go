@@ -64,10 +64,12 @@ func (c *checker) door(name string, v tables.Value) Door {
 // doorName checks a door's name.
 func doorName(v tables.Value, name string) {
 	if problem := NameProblem(name); problem != "" {
-		v.Wrong(problem, fmt.Sprintf(
-			"1 to %d characters of a-z, 0-9, - and _, a letter first", maxName)).Value = ""
+		v.Wrong(problem, NameForm).Value = ""
 	}
 }
+
+// NameForm says what a door may be called.
+var NameForm = fmt.Sprintf("1 to %d characters of a-z, 0-9, - and _, a letter first", maxName)
 
 // NameProblem says why name cannot be a door's, "" if it can. A name is also part
 // of the names of nftables sets, and typed by people.

@@ -200,7 +200,7 @@ func raw(t *testing.T, path, method, target, body string) (int, string) {
 func TestRefusals(t *testing.T) {
 	const aSource = "allowed are an address (192.0.2.7), a prefix (2001:db8::/64) and \"any\""
 	const aTime = "allowed is a duration above 0 and up to a year, such as \"30s\", \"10m\" or \"8h\""
-	const aDoor = "allowed are 1 to 24 of a-z, 0-9, - and _, starting with a letter"
+	const aDoor = "allowed are 1 to 24 characters of a-z, 0-9, - and _, a letter first"
 	b := controltest.New(sample())
 	path, _ := controltest.Serve(t, b)
 	for _, tt := range []struct {

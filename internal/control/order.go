@@ -65,7 +65,7 @@ func checkDoor(name string, empty bool) error {
 	case name == "":
 		return fmt.Errorf("door is missing: its name is needed")
 	}
-	return fmt.Errorf("door %q: allowed are 1 to 24 of a-z, 0-9, - and _, starting with a letter", name)
+	return fmt.Errorf("door %q: allowed are %s", name, config.NameForm)
 }
 
 // checkSource reads a source and returns it in the one form in which the
