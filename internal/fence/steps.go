@@ -16,7 +16,7 @@ import (
 // comes meanwhile waits for one, at times for two. Whatever is in it, the kernel
 // follows all rules of the table once for each, three milliseconds with a thousand
 // doors (nf_tables_api.c, nft_table_validate).
-const stepTime = 7 * time.Millisecond
+const stepTime = 4 * time.Millisecond
 
 // guardInParts makes the table that of doors, from what the fence put there
 // before. False says that it cannot: the parts are not enough.
