@@ -232,10 +232,10 @@ func newTurns(b *nft.Batch, turns string, elems []nft.Element) {
 	b.SetElements(turns, keys)
 }
 
-// Grants are all live grants of the named doors in the kernel, in no order, each with
-// its end as seen from now; one that has no end, which only another program can have
-// put there, has a zero Until. If grants were given, revoked or renewed meanwhile, few
-// may be passed over, or come twice. An error ends the list.
+// Grants are all live grants in the kernel of the named doors, of all if none is named,
+// in no order, each with its end as seen from now; one that has no end, which only
+// another program can have put there, has a zero Until. If grants were given, revoked or
+// renewed meanwhile, few may be passed over, or come twice. An error ends the list.
 func (f *Fence) Grants(doors []string) iter.Seq2[Grant, error] {
 	return func(yield func(Grant, error) bool) {
 		wanted := true
