@@ -19,6 +19,46 @@ type Record struct {
 	// Count is how many refusals the record sums up, 0 for a record that is of
 	// one thing, as all others are. Its Source is the prefix that they came from.
 	Count uint64 `json:"count,omitempty"`
+
+	*Operator         // who ordered it, nil unless an operator did
+	Login     *Login  `json:"login,omitempty"`  // with EventLogin
+	Config    *Config `json:"config,omitempty"` // with EventApplied
+	// Hash chains the record to the one before; see docs/OPERATING.md. "" in trails of
+	// versions before there was one.
+	Hash string `json:"hash,omitempty"`
+}
+
+// Operator is the process that gave an order, as the kernel told it. Only SudoUser
+// is the process's own word, which proves nothing.
+type Operator struct {
+	UID      uint32  `json:"by_uid"`
+	LoginUID *uint32 `json:"by_login,omitempty"` // who logged in, however they changed users since; nil when not known
+	PID      int32   `json:"by_pid"`
+	SudoUser string  `json:"by_sudo_user,omitempty"`
+}
+
+// Login is a login by way of a door, as the service's log tells it.
+type Login struct {
+	User   string `json:"user"`
+	Port   uint16 `json:"port"`   // at the visitor's end
+	Method string `json:"method"` // "publickey", "password", ...
+	Grant  *Grant `json:"grant"`  // what let it in, null when that is not known
+}
+
+// Grant is what let a connection in.
+type Grant struct {
+	Source string    `json:"source"` // whom it was given to: an address, a prefix, "any"
+	By     string    `json:"by"`     // on whose word: "touch", "operator alice (uid 1000)", "always", ...
+	Since  time.Time `json:"since"`  // when it was given, zero when that is not known
+}
+
+// Config is a change of the configuration in use.
+type Config struct {
+	Before string `json:"before"` // SHA-256 of the text before, in hex; "" for none
+	After  string `json:"after"`
+	// Changed are the keys whose values differ, as "door.ssh.open_for", sorted;
+	// never null. Values are not told: some are secret.
+	Changed []string `json:"changed"`
 }
 
 // Times is how often what the record tells of has happened.
@@ -38,5 +78,6 @@ const (
 	EventError    = "error"    // something an operator must know went wrong
 	EventStarted  = "started"  // the daemon guards the doors
 	EventStopped  = "stopped"  // the daemon ends; the fence stands
+	EventLogin    = "login"    // somebody logged in by way of the door
 	EventApplied  = "applied"  // a configuration was taken into use, kept, or rolled back
 )

@@ -201,12 +201,12 @@ func FuzzOrders(f *testing.F) {
 			return w.Result(), nil
 		})
 		ctx := context.Background()
-		sent(t, &given, OpenRequest{door, source, length}, c.Open)
+		sent(t, &given, OpenRequest{Door: door, Source: source, For: length}, c.Open)
 		sent(t, &given, CloseRequest{door, source}, c.Close)
 		sent(t, &given, ArmRequest{door, source}, c.Arm)
-		sent(t, &given, ApplyRequest{action, length}, c.Apply)
+		sent(t, &given, ApplyRequest{Action: action, Confirm: length}, c.Apply)
 
-		q := LogQuery{door, source, after, limit, follow}
+		q := LogQuery{Door: door, Source: source, After: after, Limit: limit, Follow: follow}
 		err := c.Log(ctx, q, func(audit.Record) error { return nil })
 		wantDoor := checkDoor(door, true)
 		wantSource, err2 := checkSource(source, true)
@@ -217,7 +217,7 @@ func FuzzOrders(f *testing.F) {
 		if q.Source = wantSource; q.Limit == 0 {
 			q.Limit = 100
 		}
-		if good && b.asked[0] != q {
+		if good && !cmp.Equal(b.asked[0], q) {
 			t.Fatalf("asked %+v, want %+v", b.asked[0], q)
 		}
 	})

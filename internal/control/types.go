@@ -15,28 +15,54 @@ import (
 // Status is the answer to GET /v1/status: what the gateway knew at Time. Its
 // JSON is a promise to scripts.
 type Status struct {
-	Time     time.Time `json:"time"`
-	Version  string    `json:"version"`
-	Started  time.Time `json:"started"`
-	Config   string    `json:"config"`            // path of the configuration file
-	Warnings []string  `json:"warnings"`          // what an operator should act on, never null
-	Pending  *Pending  `json:"pending,omitempty"` // an applied configuration that waits to be confirmed
-	Settled  *Settled  `json:"settled,omitempty"` // how the latest Pending ended, null before the first
-	Fence    Fence     `json:"fence"`
-	Doors    []Door    `json:"doors"` // sorted by name
+	API           int       `json:"api"` // APIVersion
+	Time          time.Time `json:"time"`
+	Version       string    `json:"version"`
+	Started       time.Time `json:"started"`
+	Config        string    `json:"config"`            // path of the configuration file
+	Warnings      []string  `json:"warnings"`          // what an operator should act on, never null
+	Pending       *Pending  `json:"pending,omitempty"` // an applied configuration that waits to be confirmed
+	Settled       *Settled  `json:"settled,omitempty"` // how the latest Pending ended, null before the first
+	Problems      []Problem `json:"problems"`          // why the doors are not guarded, or not usable, as they should be; never null
+	ConfigHash    string    `json:"config_hash"`       // SHA-256 of the configuration in use, in hex
+	ConfigDiffers bool      `json:"config_differs"`    // the file says something else than what is in use, or cannot be read
+	Fence         Fence     `json:"fence"`
+	Doors         []Door    `json:"doors"` // sorted by name
 	// Events counts the audit records since the start, by event.
 	Events map[string]uint64 `json:"events"`
 }
 
+// APIVersion is the version of this API's JSON, and of that of the commands. Keys are
+// added, never changed; docs/api has the schemas.
+const APIVersion = 1
+
+// Problem is something for which /healthz fails.
+type Problem struct {
+	Code    string `json:"code"` // one of the Problem constants
+	Door    string `json:"door"` // "" for the gateway as a whole
+	Message string `json:"message"`
+}
+
+// The codes of Problems.
+const (
+	ProblemFence    = "fence_down"     // the doors are not guarded
+	ProblemStore    = "nothing_saved"  // a restart would forget what happens now
+	ProblemService  = "service_failed" // a service could not be started
+	ProblemFailsafe = "failsafe"       // a door is deaf: there is no log data
+	ProblemEars     = "knocks_unheard" // nobody could knock at a door
+)
+
 // Pending is a configuration that goes back to the one before unless it is
 // confirmed.
 type Pending struct {
+	ID    uint64    `json:"id"` // no two have the same
 	Until time.Time `json:"until"`
 	By    string    `json:"by"`
 }
 
 // Settled is how a pending configuration ended: kept, or gone back from.
 type Settled struct {
+	ID   uint64    `json:"id"` // the Pending's
 	Time time.Time `json:"time"`
 	By   string    `json:"by"` // "operator alice (uid 1000)", "" when its time was up
 	Kept bool      `json:"kept"`
@@ -79,13 +105,47 @@ type Door struct {
 	// many to be listed.
 	GrantsTotal    int `json:"grants_total"`
 	PenaltiesTotal int `json:"penalties_total"`
+
+	Always  []string  `json:"always"`  // prefixes that never need to knock, never null
+	Live    []Session `json:"live"`    // the 1,000 latest of who is in, never null; Sessions counts all
+	Guesses Guesses   `json:"guesses"` // refused knocks of the last hour and day
 }
 
 // Grant is leave for one source to open new connections to a door.
 type Grant struct {
-	Source  string    `json:"source"` // an address, a prefix, or "any"
-	Expires time.Time `json:"expires"`
-	For     []string  `json:"for"` // on whose behalf: by which kind of knock, "operator alice", ...
+	Source  string     `json:"source"` // an address, a prefix, or "any"
+	Expires time.Time  `json:"expires"`
+	For     []string   `json:"for"`   // on whose behalf: by which kind of knock, "operator alice", ...
+	Given   *time.Time `json:"given"` // when, the latest if there are several; null when not known
+}
+
+// Session is a live connection, or flow, that came in by the door.
+type Session struct {
+	Source string       `json:"source"` // its address
+	Port   uint16       `json:"port"`   // at the visitor's end
+	To     string       `json:"to"`     // the door's port, "22/tcp"
+	Since  *time.Time   `json:"since"`  // null when it was there before the daemon
+	User   string       `json:"user"`   // who logged in by it, "" when that is not known
+	Grant  *audit.Grant `json:"grant"`  // what let it in, null when that is not known
+}
+
+// Guesses counts a door's refused knocks.
+type Guesses struct {
+	Hour GuessesOf `json:"hour"`
+	Day  GuessesOf `json:"day"`
+}
+
+// GuessesOf counts the refused knocks of a span of time.
+type GuessesOf struct {
+	Refused uint64        `json:"refused"`
+	Top     []GuessesFrom `json:"top"` // the prefixes with most, those first; never null
+}
+
+// GuessesFrom counts the refused knocks from one prefix.
+type GuessesFrom struct {
+	Prefix  string `json:"prefix"`  // an IPv4 /24 or an IPv6 /48
+	Refused uint64 `json:"refused"` // at most that; the least that it can be is Refused-Error
+	Error   uint64 `json:"error"`   // by how much Refused may be too high
 }
 
 // Penalty is the time for which a source's knocks are ignored.
@@ -101,6 +161,9 @@ type OpenRequest struct {
 	Door   string `json:"door"`
 	Source string `json:"source"` // an address or prefix; "any" opens to all
 	For    string `json:"for"`    // a duration, "" for the door's open_for
+	// Wait has the answer wait until the door is open for the source, or is not going
+	// to be; for how long, as a duration. "" does not wait.
+	Wait string `json:"wait"`
 }
 
 // CloseRequest is the body of POST /v1/close. Without a Source the door goes
@@ -121,6 +184,8 @@ type ArmRequest struct {
 // ApplyRequest is the body of POST /v1/apply.
 type ApplyRequest struct {
 	Action  string `json:"action"`  // "apply" (reads the daemon's configuration file anew), "keep" or "undo"
+	ID      uint64 `json:"id"`      // with "keep" and "undo": which Pending is meant, 0 for whichever there is
+	Force   bool   `json:"force"`   // with "apply": although another one waits to be confirmed, which is given up
 	Confirm string `json:"confirm"` // with "apply": a duration after which it is undone unless kept; "" keeps it at once
 }
 
@@ -129,15 +194,45 @@ type Reply struct {
 	Message string `json:"message"` // one sentence for people
 	// Until is when what was ordered ends by itself: a grant, or the time to confirm.
 	Until *time.Time `json:"until,omitempty"`
+
+	API     int    `json:"api"`     // APIVersion
+	Door    string `json:"door"`    // "" for all, or for none in particular
+	Source  string `json:"source"`  // "" for all, or for none in particular
+	State   string `json:"state"`   // the door's, "" without one
+	Changed bool   `json:"changed"` // false when it was so already
+	// Covered says what still lets the source in after a CloseRequest.
+	Covered []Cover `json:"covered,omitempty"`
+	// Pending is the ID of the configuration that waits, after an ApplyRequest.
+	Pending uint64 `json:"pending,omitempty"`
+}
+
+// Cover is something that lets a source in.
+type Cover struct {
+	Source string     `json:"source"` // the grant's, or the always prefix: it has the source in it
+	By     string     `json:"by"`     // "touch", "operator alice (uid 1000)", "always"
+	Until  *time.Time `json:"until"`  // null for always
 }
 
 // Error is the answer to an order that was not carried out, with a 4xx or 5xx
 // status. It is also the client's error.
 type Error struct {
+	Code    string `json:"code"`  // one of the Code constants; "" from daemons before there was one
 	Message string `json:"error"` // what, where, the value, what is allowed
 	Hint    string `json:"hint"`  // what to type next, may be ""
 	Cause   error  `json:"-"`     // what the client met, nil for nothing
 }
+
+// The codes of Errors.
+const (
+	CodeUsage      = "usage"       // the order cannot be understood
+	CodeDown       = "daemon_down" // no daemon answers
+	CodePermission = "permission"  // who asks may not
+	CodeNoDoor     = "no_such_door"
+	CodeRefused    = "refused"  // it was understood, and not carried out
+	CodeFailed     = "failed"   // it was begun, and did not succeed
+	CodeTimeout    = "timeout"  // it has not succeeded in time, and may yet
+	CodeInternal   = "internal" // something broke
+)
 
 // Unwrap returns what the client met, nil for nothing.
 func (e *Error) Unwrap() error { return e.Cause }
@@ -149,7 +244,10 @@ func (e *Error) Error() string { return e.Message }
 type LogQuery struct {
 	Door   string
 	Source string
-	After  uint64 // only records with a higher ID
-	Limit  int    // the newest so many, 0 for 100
-	Follow bool   // keep the connection and send new records as they come (one JSON object a line)
+	After  uint64    // only records with a higher ID, the oldest Limit of them; 0 for the newest Limit
+	Since  time.Time // not before, zero for the beginning
+	Until  time.Time // before, zero for the end
+	Events []string  // only these, empty for all
+	Limit  int       // so many, 0 for 100, at most 10,000: a longer trail is read in pages, by After
+	Follow bool      // keep the connection and send new records as they come (one JSON object a line)
 }
