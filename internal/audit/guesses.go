@@ -1,0 +1,221 @@
+package audit
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Bounds of what Guesses remembers: the latest hour in parts of five minutes, the
+// latest day in hours, each with the part that is not over yet.
+const (
+	hourParts    = 13
+	hourPart     = 5 * time.Minute
+	dayParts     = 25
+	dayPart      = time.Hour
+	partPrefixes = 32 // that are counted apart in a part
+	topPrefixes  = 10 // that a Guessed lists
+)
+
+// Guesses counts a door's refused knocks over the last hour and the last day, and
+// from which prefixes (IPv4 /24, IPv6 /48) most of them came. A refusal costs a look
+// at 64 counters, and all of them 30 KiB, whatever strangers send. So not every
+// prefix is counted exactly: of those that are many a time refused none is missed,
+// and of each it is said by how much its figure may be too high. It is the algorithm
+// Space-Saving (Metwally, Agrawal, El Abbadi: Efficient Computation of Frequent and
+// Top-k Elements in Data Streams, 2005), once for each part.
+//
+// It has no clock: a time that goes back counts as the latest. It is not safe for
+// concurrent use.
+type Guesses struct {
+	began     time.Time
+	hour, day parts
+	looks     int // at counters, for tests of what a refusal costs
+}
+
+// Guessed is what was refused in a span of time.
+type Guessed struct {
+	Since   time.Time // when it begins: at most five minutes (of a day: an hour) earlier than its name says
+	Refused uint64
+	Top     []GuessedFrom // at most ten, from where the most came for certain first
+}
+
+// GuessedFrom is what was refused of one prefix: Refused at the most, and Refused less
+// Error at the least.
+type GuessedFrom struct {
+	Prefix         string // "any" for knocks that are everybody's
+	Refused, Error uint64
+}
+
+// NewGuesses returns Guesses that count from now on.
+func NewGuesses(now time.Time) *Guesses {
+	return &Guesses{began: now,
+		hour: parts{length: hourPart, of: make([]*part, hourParts)},
+		day:  parts{length: dayPart, of: make([]*part, dayParts)}}
+}
+
+// Add counts a record, if it is of a refused knock. That a whole network is penalised
+// is none: the knocks that led to it are counted.
+func (g *Guesses) Add(r Record) {
+	from, ok := whence(r.Source)
+	if r.Event != EventRefused || !ok {
+		return
+	}
+	at := r.Time.Sub(g.began)
+	g.looks += g.hour.at(at).add(from) + g.day.at(at).add(from)
+}
+
+// Hour and Day return what was refused in the last of it, up to now.
+func (g *Guesses) Hour(now time.Time) Guessed { return g.hour.guessed(now, now.Sub(g.began)) }
+
+// Day is Hour, of a day.
+func (g *Guesses) Day(now time.Time) Guessed { return g.day.guessed(now, now.Sub(g.began)) }
+
+// parts are the latest parts of time, in a ring.
+type parts struct {
+	length time.Duration
+	of     []*part // the part n has the place n modulo how many there are; nil: nothing was refused in it
+	latest int64   // number of the latest part
+}
+
+// at returns the part that a moment after the beginning belongs to, which becomes the
+// latest.
+func (ps *parts) at(since time.Duration) *part {
+	ps.turn(since)
+	p := &ps.of[ps.latest%int64(len(ps.of))]
+	if *p == nil {
+		*p = new(part)
+	}
+	return *p
+}
+
+// turn forgets the parts that are too old at a moment after the beginning.
+func (ps *parts) turn(since time.Duration) {
+	n, all := int64(since/ps.length), int64(len(ps.of))
+	for i := max(ps.latest+1, n-all+1); i <= n; i++ {
+		ps.of[i%all] = nil
+	}
+	ps.latest = max(ps.latest, n)
+}
+
+// guessed puts the parts together. In a part that counts some other prefixes, one had
+// at the most as many as the least of those.
+func (ps *parts) guessed(now time.Time, since time.Duration) Guessed {
+	ps.turn(since)
+	begins := time.Duration(max(0, ps.latest-int64(len(ps.of))+1)) * ps.length
+	g := Guessed{Since: now.Add(begins - max(since, begins)), Top: []GuessedFrom{}}
+	var elsewhere uint64 // at the most of one that no part counts
+	type bounds struct{ least, more uint64 }
+	found := make(map[origin]bounds)
+	for _, p := range ps.of {
+		if p == nil {
+			continue
+		}
+		g.Refused += p.refused
+		elsewhere += p.least()
+		for _, c := range p.counts[:p.used] {
+			r := found[c.from]
+			found[c.from] = bounds{r.least + c.n - c.over, r.more + c.n - p.least()}
+		}
+	}
+	for from, r := range found {
+		most := min(g.Refused, elsewhere+r.more)
+		g.Top = append(g.Top, GuessedFrom{from.String(), most, most - r.least})
+	}
+	slices.SortFunc(g.Top, func(a, b GuessedFrom) int {
+		return cmp.Or(cmp.Compare(b.Refused-b.Error, a.Refused-a.Error), cmp.Compare(b.Refused, a.Refused),
+			cmp.Compare(a.Prefix, b.Prefix))
+	})
+	g.Top = g.Top[:min(len(g.Top), topPrefixes)]
+	return g
+}
+
+// part is what was refused in a part of time.
+type part struct {
+	refused uint64
+	used    int
+	counts  [partPrefixes]originCount
+}
+
+// originCount is how much came from one prefix: n at the most, over less at the least.
+type originCount struct {
+	from    origin
+	n, over uint64
+}
+
+// add counts one refusal, and returns how many counters it has looked at. Where all
+// counters are others', the least becomes its own.
+func (p *part) add(from origin) (looks int) {
+	p.refused++
+	least := 0
+	for i := range p.counts[:p.used] {
+		c := &p.counts[i]
+		if c.from == from {
+			c.n++
+			return i + 1
+		}
+		if c.n < p.counts[least].n {
+			least = i
+		}
+	}
+	if p.used < len(p.counts) {
+		p.counts[p.used] = originCount{from: from, n: 1}
+		p.used++
+		return p.used
+	}
+	n := p.counts[least].n
+	p.counts[least] = originCount{from: from, n: n + 1, over: n}
+	return p.used
+}
+
+// least is how much a prefix that is not counted can have had: nothing while there is
+// room for each.
+func (p *part) least() uint64 {
+	if p.used < len(p.counts) {
+		return 0
+	}
+	return slices.MinFunc(p.counts[:], func(a, b originCount) int { return cmp.Compare(a.n, b.n) }).n
+}
+
+// origin is a prefix in eight bytes: its kind, and an IPv4 /24 or an IPv6 /48.
+type origin [8]byte
+
+// The kinds of origin.
+const (
+	fromAnybody = iota
+	fromIPv4
+	fromIPv6
+)
+
+// whence is where a refused knock came from; false for what is of no knock.
+func whence(source string) (origin, bool) {
+	if source == "any" {
+		return origin{fromAnybody}, true
+	}
+	a, err := netip.ParseAddr(source)
+	switch {
+	case err != nil:
+		return origin{}, false
+	case a.Is4():
+		four := a.As4()
+		return origin{fromIPv4, 1: four[0], 2: four[1], 3: four[2]}, true
+	}
+	six := a.As16()
+	o := origin{fromIPv6}
+	copy(o[1:], six[:lenIPv6/8])
+	return o, true
+}
+
+// String writes the prefix, or "any".
+func (o origin) String() string {
+	switch o[0] {
+	case fromIPv4:
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{o[1], o[2], o[3]}), lenIPv4).String()
+	case fromIPv6:
+		var six [16]byte
+		copy(six[:], o[1:1+lenIPv6/8])
+		return netip.PrefixFrom(netip.AddrFrom16(six), lenIPv6).String()
+	}
+	return "any"
+}
