@@ -135,15 +135,19 @@ type Guesses struct {
 	Day  GuessesOf `json:"day"`
 }
 
-// GuessesOf counts the refused knocks of a span of time.
+// GuessesOf counts the refused knocks of a span of time. Those of sources that are
+// penalised are not heard, and not among them.
 type GuessesOf struct {
+	// Since is when the span begins: an hour, or a day, ago and up to five minutes, or
+	// an hour, earlier; later when the daemon, which does the counting, is younger.
+	Since   time.Time     `json:"since"`
 	Refused uint64        `json:"refused"`
-	Top     []GuessesFrom `json:"top"` // the prefixes with most, those first; never null
+	Top     []GuessesFrom `json:"top"` // the ten prefixes with most, those first; never null
 }
 
 // GuessesFrom counts the refused knocks from one prefix.
 type GuessesFrom struct {
-	Prefix  string `json:"prefix"`  // an IPv4 /24 or an IPv6 /48
+	Prefix  string `json:"prefix"`  // an IPv4 /24, an IPv6 /48, or "any" with scope = "door"
 	Refused uint64 `json:"refused"` // at most that; the least that it can be is Refused-Error
 	Error   uint64 `json:"error"`   // by how much Refused may be too high
 }
