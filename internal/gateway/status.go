@@ -45,12 +45,9 @@ func (g *Gateway) Newer() <-chan struct{} {
 func (g *Gateway) status(now time.Time) control.Status {
 	s := control.Status{
 		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
-		Warnings: g.allWarnings(), Settled: g.settled, Events: maps.Clone(g.told),
+		Warnings: g.allWarnings(), Pending: g.pending(), Settled: g.settled, Events: maps.Clone(g.told),
 		Fence: control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
 		Doors: make([]control.Door, 0, len(g.doors)),
-	}
-	if g.applied.Pending != nil {
-		s.Pending = &control.Pending{Until: g.applied.Deadline, By: g.applied.By}
 	}
 	for _, d := range g.doors {
 		s.Doors = append(s.Doors, d.status(now))
@@ -89,14 +86,11 @@ func (d *guarded) status(now time.Time) control.Door {
 	v := d.door.View(now)
 	s := control.Door{
 		Name: d.name(), State: v.State.String(), Since: v.Since, Reason: v.Reason,
-		Ports: []string{}, Running: true,
+		Ports: portNames(d.conf), Running: true,
 		LastSeen: moment(v.LastSeen), DarkAt: moment(v.DarkAt),
 		Grants: []control.Grant{}, Penalties: []control.Penalty{},
 		GrantsTotal: v.Granted, PenaltiesTotal: v.Penalised,
 		Refusals: append([]audit.Record{}, d.refusals...),
-	}
-	for _, p := range d.conf.Ports {
-		s.Ports = append(s.Ports, p.String())
 	}
 	if d.service != nil {
 		s.Service, s.Running = d.service.svc.String(), d.service.running
@@ -113,10 +107,20 @@ func (d *guarded) status(now time.Time) control.Door {
 			s.Grants[last].Expires = c.Until
 		}
 	}
+	s.Guesses = control.Guesses{Hour: guessesOf(d.guesses.Hour(now)), Day: guessesOf(d.guesses.Day(now))}
 	for _, p := range v.Penalties {
 		s.Penalties = append(s.Penalties, control.Penalty{Source: door.SourceString(p.Source), Knock: p.Name, Until: p.Until, Reason: p.Reason})
 	}
 	return s
+}
+
+// guessesOf is what was refused as status tells it.
+func guessesOf(g audit.Guessed) control.GuessesOf {
+	of := control.GuessesOf{Since: g.Since, Refused: g.Refused, Top: []control.GuessesFrom{}}
+	for _, f := range g.Top {
+		of.Top = append(of.Top, control.GuessesFrom(f))
+	}
+	return of
 }
 
 // moment is a pointer to a time, nil for the zero time.
