@@ -86,7 +86,7 @@ func (o *statusOptions) run(ctx context.Context, e *env, daemon *control.Client)
 	case o.json:
 		return printJSON(e.stdout, s)
 	}
-	v := view{dress: e.dressFor(e.stdout), now: e.clock(), detail: o.door != ""}
+	v := view{dress: e.dressFor(e.stdout), now: e.clock(), width: widthOf(e.stdout), detail: o.door != ""}
 	_, err = fmt.Fprintln(e.stdout, strings.Join(v.lines(s), "\n"))
 	return err
 }

@@ -15,11 +15,11 @@ import (
 	"github.com/doorward/doorward/internal/ruleset"
 )
 
-// Firewalls says what the rules of other firewalls do with what an address sends to
-// some ports of this machine: a Problem for what drops it, a Warning for what may, a
-// Note for what cannot be read. It answers for the caller's network namespace, and
-// takes CAP_NET_ADMIN.
-func Firewalls(source netip.Addr, ports []port.Range) ([]Finding, error) {
+// Firewalls reads the rules of other firewalls, and returns a function that says what
+// they do with what an address sends to some ports of this machine: a Problem for what
+// drops it, a Warning for what may, a Note for what cannot be read. It answers for the
+// caller's network namespace, and takes CAP_NET_ADMIN.
+func Firewalls(source netip.Addr) (do func(ports []port.Range) []Finding, err error) {
 	rules, err := ruleset.Read(ownChain)
 	if err != nil {
 		return nil, err
@@ -32,10 +32,12 @@ func Firewalls(source netip.Addr, ports []port.Range) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &judge{rules: rules, own: own, ways: []arrival{way}, from: []netip.Addr{source}, who: source.String(), other: 1}
-	c := &config.Config{Doors: []config.Door{{Ports: ports}}}
-	all := append(j.fates(ports), (&Patient{}).unseen(rules, c)...)
-	return slices.DeleteFunc(all, func(f Finding) bool { return f.Verdict == OK }), nil
+	return func(ports []port.Range) []Finding {
+		j := &judge{rules: rules, own: own, ways: []arrival{way}, from: []netip.Addr{source}, who: source.String(), other: 1}
+		c := &config.Config{Doors: []config.Door{{Ports: ports}}}
+		all := append(j.fates(ports), (&Patient{}).unseen(rules, c)...)
+		return slices.DeleteFunc(all, func(f Finding) bool { return f.Verdict == OK })
+	}, nil
 }
 
 // wayFrom is the way by which the packets of an address come in: where the best route
