@@ -57,7 +57,7 @@ const explainExamples = `  doorward explain 192.0.2.7
   until doorward explain 192.0.2.7 web >/dev/null; do sleep 1; done`
 
 // lookAtFirewalls adds to an explanation what other firewalls do; why says why they
-// were not looked at, "" when they were.
+// were not looked at, and perhaps on a second line what to type, "" when they were.
 type lookAtFirewalls func(*control.Explanation) (why string)
 
 func newExplain(e *env) *cobra.Command { return newExplainWith(e, firewallsOfOthers) }

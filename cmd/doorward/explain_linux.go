@@ -17,7 +17,7 @@ func firewallsOfOthers(x *control.Explanation) (why string) {
 	source, err := netip.ParseAddr(x.Source)
 	switch {
 	case os.Geteuid() != 0:
-		return "sudo doorward explain " + x.Source
+		return "that takes root\nsudo doorward explain " + x.Source
 	case err != nil:
 		return err.Error()
 	}

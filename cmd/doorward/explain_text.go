@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
@@ -13,7 +14,7 @@ func couldBeDoor(name string) bool { return config.NameProblem(name) == "" }
 // explaining writes an explanation for people.
 type explaining struct {
 	view
-	notLooked string // why other firewalls were not looked at
+	notLooked string // why other firewalls were not looked at, and on a second line what to type
 }
 
 func (v explaining) lines(x control.Explanation) []string {
@@ -29,11 +30,32 @@ func (v explaining) lines(x control.Explanation) []string {
 	if len(x.Doors) == 0 {
 		all = append(all, "no doors", "")
 	}
-	if v.notLooked != "" {
-		text := "rules of other firewalls were not looked at: " + printable(v.notLooked)
-		return append(all, v.styled(v.dress.faint.Render, wrap(text, v.width))...)
+	if why, hint, _ := strings.Cut(v.notLooked, "\n"); why != "" {
+		all = append(all, wrap("rules of other firewalls were not looked at: "+printable(why), v.width)...)
+		if hint != "" {
+			all = append(all, "  > "+printable(hint))
+		}
 	}
-	return all[:len(all)-1]
+	return append(all, v.dress.faint.Render("at "+v.now.Format("2006-01-02 15:04:05 MST")))
+}
+
+// cover says what lets the source in.
+func (v explaining) cover(c control.Cover) string {
+	source := printable(c.Source)
+	if source == "any" {
+		source = "everybody"
+	}
+	switch c.By {
+	case control.CoverAlways:
+		return source + " never needs to knock"
+	case control.CoverOwn:
+		return source + " is an address of this machine"
+	}
+	text := source + " has a grant by " + printable(c.By)
+	if c.Until != nil {
+		text += " until " + v.until(*c.Until)
+	}
+	return text
 }
 
 func (v explaining) door(source string, d control.ExplainedFor) []string {
@@ -52,25 +74,21 @@ func (v explaining) door(source string, d control.ExplainedFor) []string {
 	}
 	lines := v.styled(style.Render, wrap(text, v.width))
 	for _, c := range d.By {
-		by := fmt.Sprintf("let in: %s, by %s", printable(c.Source), printable(c.By))
-		if c.Until != nil {
-			by += " until " + v.until(*c.Until)
-		}
-		lines = append(lines, hang("  + ", by, v.width)...)
+		lines = append(lines, hang("  + ", v.cover(c), v.width)...)
 	}
 	for _, o := range d.Obstacles {
 		text := printable(o.Message)
 		if o.Until != nil {
-			text += " (until " + v.until(*o.Until) + ")"
+			text += "; until " + v.until(*o.Until)
 		}
 		lines = append(lines, hang("  - ", text, v.width)...)
 		if o.Hint != "" {
 			lines = append(lines, "    > "+printable(o.Hint))
 		}
 	}
-	knock := "a right knock from there would not be heard, or would not open, now"
+	knock := "a right knock from there would not open it now"
 	if d.WouldKnock {
-		knock = "a right knock from there would be heard now"
+		knock = "a right knock from there would open it now"
 	}
 	lines = append(lines, hang("  ", knock, v.width)...)
 	var rows [][]string

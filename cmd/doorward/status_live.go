@@ -148,7 +148,11 @@ func (m liveView) sheets() (head, body []string) {
 		head = append(head, v.guarded(*m.status)...)
 		body = v.body(*m.status)
 	}
-	return m.broken(append(head, "")), m.broken(body)
+	head, body = m.broken(append(head, "")), m.broken(body)
+	if m.height > 0 && len(head) > m.height/2 { // on a very small screen all scrolls
+		return nil, append(head, body...)
+	}
+	return head, body
 }
 
 // broken breaks the lines that a word makes wider than the screen.

@@ -142,21 +142,21 @@ func TestLiveViewShowsAll(t *testing.T) {
 		for _, msg := range []tea.Msg{size, snapshotMsg(s)} {
 			m, _ = m.Update(msg)
 		}
-		for range 100 {
+		for range 40 {
 			lines := strings.Split(m.View().Content, "\n")
 			for _, l := range lines {
 				if len(lines) > size.Height || lipgloss.Width(l) > size.Width {
 					t.Fatalf("%v: %d lines, among them %q", size, len(lines), l)
 				}
 			}
-			if !strings.HasPrefix(lines[1], "guarded: yes") {
+			if size.Height > 10 && !strings.HasPrefix(lines[1], "guarded: yes") {
 				t.Fatalf("%v: the second line is %q, want whether the doors are guarded", size, lines[1])
 			}
 			seen.WriteString(strings.Join(lines, ""))
-			m, _ = m.Update(tea.KeyPressMsg{Code: 'j', Text: "j"})
+			m, _ = m.Update(tea.KeyPressMsg{Code: tea.KeyPgDown})
 		}
 		all := strings.ReplaceAll(seen.String(), " ", "")
-		for _, want := range []string{"longlong", "unfinished", "doorwardd0.1.0up", "penalised4"} {
+		for _, want := range []string{"longlong", "unfinished", "guarded:yes", "doorwardd0.1.0up", "penalised4"} {
 			if !strings.Contains(all, want) {
 				t.Errorf("%v: %q was never on the screen", size, want)
 			}

@@ -54,6 +54,12 @@ type Obstacle struct {
 	Knock   string     `json:"knock,omitempty"` // the one of the door's knocks that it is about
 }
 
+// What a Cover is by that is no grant.
+const (
+	CoverAlways = "always"       // a prefix of the door's always
+	CoverOwn    = "this machine" // the source is this machine
+)
+
 // The codes of Obstacles.
 const (
 	ObstacleFence     = "fence_down"      // the doors are not guarded as they should be

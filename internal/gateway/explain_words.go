@@ -55,10 +55,10 @@ func (x *explained) explain() control.ExplainedFor {
 		By: []control.Cover{}, Obstacles: []control.Obstacle{}, Refusals: append([]audit.Record{}, x.refusals...)}
 	endless := false
 	if x.own {
-		e.By, endless = append(e.By, control.Cover{Source: x.source.String(), By: "this machine"}), true
+		e.By, endless = append(e.By, control.Cover{Source: x.source.String(), By: control.CoverOwn}), true
 	}
 	if p, ok := x.always(); ok {
-		e.By, endless = append(e.By, control.Cover{Source: door.SourceString(p), By: "always"}), true
+		e.By, endless = append(e.By, control.Cover{Source: door.SourceString(p), By: control.CoverAlways}), true
 	}
 	for _, c := range x.standing.Covers {
 		e.By = append(e.By, control.Cover{Source: door.SourceString(c.Source), By: c.By, Until: &c.Until})
