@@ -104,20 +104,20 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
 // checkAddress reads an address that somebody can come from.
 func checkAddress(s string) (netip.Addr, error) {
 	if s == "" {
-		return netip.Addr{}, usage("source is missing: the address that a connection comes from")
+		return netip.Addr{}, badSource("source is missing: the address that a connection comes from")
 	}
 	a, err := netip.ParseAddr(s)
 	switch a = a.Unmap(); {
 	case err != nil || a.IsUnspecified() || a.IsMulticast():
-		return netip.Addr{}, usage("source %q: a connection comes from one address: allowed is one, such as 192.0.2.7 or 2001:db8::7", s)
+		return netip.Addr{}, badSource("source %q: a connection comes from one address: allowed is one, such as 192.0.2.7 or 2001:db8::7", s)
 	case a.Zone() != "":
-		return netip.Addr{}, usage("source %q: the fence knows no zones: leave out %q", s, "%"+a.Zone())
+		return netip.Addr{}, badSource("source %q: the fence knows no zones: leave out %q", s, "%"+a.Zone())
 	}
 	return a, nil
 }
 
-// usage is an error of who asks.
-func usage(format string, args ...any) error {
+// badSource is an error of who asks.
+func badSource(format string, args ...any) error {
 	return &Error{Code: CodeUsage, Message: fmt.Sprintf(format, args...)}
 }
 

@@ -33,7 +33,8 @@ type explained struct {
 	heard    bool     // one of the knocks hears the source
 	service  string   // "" for none
 	running  bool     // the service was last seen to run
-	failed   string   // why it does not, of one that has failed; "" for one that was stopped
+	failed   bool     // it has died, or did not start
+	detail   string   // what its manager says of it, "" for nothing
 	refused  string   // why the daemon may not start it, "" when it may
 	unheard  bool     // some knock of some door cannot be heard
 	broken   string   // what differs in the fence, "" for nothing
@@ -138,12 +139,8 @@ func (g *Gateway) explained(now time.Time, source netip.Addr, name string) ([]*e
 		}
 		if s := d.service; s != nil {
 			x.service, x.running, x.refused = s.svc.String(), s.running, s.leave.refused
-			if !s.running && s.news.State == service.Failed {
-				x.failed = s.news.State.String()
-				if s.news.Detail != "" {
-					x.failed = s.news.Detail
-				}
-			}
+			x.failed = s.news.State == service.Failed || x.standing.Reason == door.NotStarted
+			x.detail = s.news.Detail
 		}
 		all[i] = x
 	}

@@ -120,16 +120,27 @@ func (x *explained) obstacles(letIn bool) (all []control.Obstacle) {
 	add(x.own, control.ObstacleOwn, "", "it is an address of this machine, from which no knock counts")
 	add(x.unheard, control.ObstacleEars, "doorward status", "some knocks cannot be heard: a warning of doorward status says which")
 	add(x.refused != "", control.ObstacleLeave, "doorward doctor", "the daemon may not start %s, so that a right knock fails: %s", x.service, x.refused)
-	if !letIn {
-		open = "" // said already
+	if !letIn || x.own {
+		open = "" // said already, or for nobody
 	}
 	down := fmt.Sprintf("%s does not run, and the door is %s (%s)", x.service, s.State, s.Reason)
-	add(!x.running && x.failed != "", control.ObstacleFailed, "systemctl status "+x.service, "%s: %s", down, x.failed)
-	add(!x.running && x.failed == "", control.ObstacleService, open, "%s", down)
+	if x.failed && x.detail != "" {
+		down += ": " + x.detail
+	}
+	add(!x.running && x.failed, control.ObstacleFailed, x.why(), "%s", down)
+	add(!x.running && !x.failed, control.ObstacleService, open, "%s", down)
 	add(x.running && len(x.silent) > 0, control.ObstacleListening, "ss -ltn", "nothing on this machine listens on %s: unless that is forwarded, "+
 		"a connection is refused", strings.Join(x.silent, ", "))
 	all = append(all, x.kernelDiffers()...)
 	return all
+}
+
+// why is what to type to learn why a service does not run.
+func (x *explained) why() string {
+	if c := x.conf.Service; c != nil && c.Unit != "" {
+		return "systemctl status " + c.Unit
+	}
+	return "doorward log " + x.conf.Name
 }
 
 // kernelDiffers says where kernel and daemon do not agree.
