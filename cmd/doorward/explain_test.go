@@ -21,6 +21,7 @@ func explanation() control.Explanation {
 	yes, no := true, false
 	return control.Explanation{
 		API: control.APIVersion, Time: noon, Source: "192.0.2.7", Config: "/etc/doorward/doorward.toml",
+		Unread:  "read the audit trail: input/output error",
 		Pending: &control.Pending{ID: 7, Until: noon.Add(41 * time.Second), By: "operator alice (uid 1000)"},
 		Doors: []control.ExplainedFor{
 			{Door: "ssh", Ports: []string{"22/tcp"}, State: "open", GetsIn: &yes, WouldKnock: true, Until: after(28 * time.Second),
@@ -58,7 +59,9 @@ func explain(t *testing.T, b *controltest.Backend, vars map[string]string, look 
 	return code, out.String(), errs.String()
 }
 
-func notRoot(x *control.Explanation) string { return "that takes root\nsudo doorward explain " + x.Source }
+func notRoot(x *control.Explanation) string {
+	return "that takes root\nsudo doorward explain " + x.Source
+}
 
 func looked(x *control.Explanation) string { x.Firewall = true; return "" }
 

@@ -30,6 +30,9 @@ func (v explaining) lines(x control.Explanation) []string {
 	if len(x.Doors) == 0 {
 		all = append(all, "no doors", "")
 	}
+	if x.Unread != "" {
+		all = append(all, wrap("refusals are not told: "+printable(x.Unread), v.width)...)
+	}
 	if why, hint, _ := strings.Cut(v.notLooked, "\n"); why != "" {
 		all = append(all, wrap("rules of other firewalls were not looked at: "+printable(why), v.width)...)
 		if hint != "" {

@@ -119,12 +119,13 @@ func (m liveView) room(head []string) int { return max(1, m.height-len(head)-1) 
 func (m liveView) View() tea.View {
 	now := m.clock()
 	head, lines := m.sheets()
-	title := fmt.Sprintf("doorward status  %s  q quits", now.Format("15:04:05 MST"))
+	title, keys := "doorward status  "+now.Format("15:04:05 MST"), "  q quits"
 	if room := m.room(head); m.height > 0 && len(lines) > room {
 		top := max(0, min(m.top, len(lines)-room))
-		title += fmt.Sprintf(", arrows scroll: %d to %d of %d", top+1, top+room, len(lines))
+		title, keys = fmt.Sprintf("%s  %d to %d of %d", title, top+1, top+room, len(lines)), keys+", arrows scroll"
 		lines = lines[top : top+room]
 	}
+	title += keys
 	if m.width > 0 {
 		title = lipgloss.NewStyle().MaxWidth(m.width).Render(title)
 	}
@@ -142,11 +143,15 @@ func (m liveView) sheets() (head, body []string) {
 	if m.gone != nil {
 		head = v.styled(m.dress.bad.Render, wrap(printable(m.gone.Error())+": trying again", m.width))
 	}
-	if m.status == nil {
+	switch s := m.status; {
+	case s == nil:
 		body = []string{"waiting for the daemon"}
-	} else {
-		head = append(head, v.guarded(*m.status)...)
-		body = v.body(*m.status)
+	case m.gone != nil: // whether the doors are guarded now is not known
+		head = append(head, v.styled(m.dress.bad.Render, wrap("this is how things stood at "+
+			s.Time.In(v.now.Location()).Format("2006-01-02 15:04:05 MST"), m.width))...)
+		body = append(v.guarded(*s), v.body(*s)...)
+	default:
+		head, body = v.guarded(*s), v.body(*s)
 	}
 	head, body = m.broken(append(head, "")), m.broken(body)
 	if m.height > 0 && len(head) > m.height/2 { // on a very small screen all scrolls

@@ -285,8 +285,13 @@ func (v view) penalties(doors []control.Door) []string {
 func (v view) guesses(doors []control.Door) []string {
 	var rows [][]string
 	for _, d := range doors {
-		if g := d.Guesses; g.Day.Refused > 0 {
-			rows = append(rows, []string{printable(d.Name), v.guessed(g.Hour, time.Hour, "hour") + "; " + v.guessed(g.Day, 24*time.Hour, "day")})
+		g := d.Guesses
+		text := v.guessed(g.Day, 24*time.Hour, "day")
+		if !g.Hour.Since.Equal(g.Day.Since) { // else both are since the daemon counts
+			text = v.guessed(g.Hour, time.Hour, "hour") + "; " + text
+		}
+		if g.Day.Refused > 0 {
+			rows = append(rows, []string{printable(d.Name), text})
 		}
 	}
 	return v.list([]string{"GUESSES", "REFUSED KNOCKS"}, rows, len(rows))

@@ -132,6 +132,38 @@ func TestAlarmsSayThingsOnce(t *testing.T) {
 	}
 }
 
+// Since when is counted is said where that is later than the span, and once.
+func TestGuesses(t *testing.T) {
+	of := func(since time.Duration, n uint64) control.GuessesOf {
+		g := control.GuessesOf{Since: noon.Add(-since), Refused: n}
+		for i := range min(n, 4) {
+			g.Top = append(g.Top, control.GuessesFrom{Prefix: fmt.Sprintf("198.51.%d.0/24", 100+i), Refused: n, Error: i})
+		}
+		return g
+	}
+	for _, tt := range []struct {
+		name string
+		of   control.Guesses
+		want []string
+	}{
+		{"none", control.Guesses{Hour: of(time.Hour, 0), Day: of(24*time.Hour, 0)}, nil},
+		{"long ago", control.Guesses{Hour: of(time.Hour, 0), Day: of(25*time.Hour, 1234567)}, []string{"0 in the last hour; 1,234,567 in the last day " +
+			"(198.51.100.0/24 1,234,567, 198.51.101.0/24 1,234,566 to 1,234,567, 198.51.102.0/24 1,234,565 to 1,234,567, ...)"}},
+		{"since the start", control.Guesses{Hour: of(time.Minute, 1), Day: of(time.Minute, 1)}, []string{"1 since 11:59:00 (198.51.100.0/24 1)"}},
+		{"since yesterday", control.Guesses{Hour: of(time.Hour, 1), Day: of(13*time.Hour, 2)}, []string{"1 in the last hour (198.51.100.0/24 1); " +
+			"2 since 2026-11-23 23:00 UTC (198.51.100.0/24 2, 198.51.101.0/24 1 to 2)"}},
+	} {
+		got := view{now: noon}.guesses([]control.Door{{Name: "ssh", Guesses: tt.of}})
+		var want []string
+		for _, text := range tt.want {
+			want = []string{"GUESSES  REFUSED KNOCKS", "ssh      " + text}
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, d)
+		}
+	}
+}
+
 // In a small terminal the watch shows whole what does not fit, and scrolls through it.
 func TestLiveViewShowsAll(t *testing.T) {
 	s := busy()

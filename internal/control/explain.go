@@ -22,7 +22,8 @@ type Explanation struct {
 	// Firewall says whether the rules of other firewalls were looked at, which doorward
 	// explain does by itself, and only as root. The daemon has not.
 	Firewall bool           `json:"firewall"`
-	Doors    []ExplainedFor `json:"doors"` // those that were asked about, by name
+	Unread   string         `json:"unread,omitempty"` // why refusals could not be read
+	Doors    []ExplainedFor `json:"doors"`            // those that were asked about, by name
 }
 
 // ExplainedFor is an Explanation for one door.

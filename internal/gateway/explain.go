@@ -70,15 +70,16 @@ func (g *Gateway) Explain(ctx context.Context, source netip.Addr, name string) (
 	if err != nil {
 		g.log.Warn("cannot tell which addresses are this machine's", "err", err)
 	}
+	refusals, err := g.refusalsOf(source, name)
+	if err != nil {
+		e.Unread = err.Error()
+	}
 	for _, d := range doors {
-		d.own = own
+		d.own, d.refusals = own, refusals[d.conf.Name]
 		for _, r := range d.conf.Ports {
 			if r.Proto == port.TCP && !g.world.Listening(r) {
 				d.silent = append(d.silent, r.String())
 			}
-		}
-		if d.refusals, err = g.refusalsOf(source, d.conf.Name); err != nil {
-			return control.Explanation{}, err
 		}
 		e.Doors = append(e.Doors, d.explain())
 	}
@@ -169,16 +170,17 @@ func (g *Gateway) kernelLetsIn(name string, source netip.Addr) kernelIn {
 	return in
 }
 
-// refusalsOf finds the latest refusals that a source had a part in.
-func (g *Gateway) refusalsOf(source netip.Addr, name string) ([]audit.Record, error) {
+// refusalsOf finds the latest refusals that a source had a part in, by door, newest
+// first. The trail is read once for all doors.
+func (g *Gateway) refusalsOf(source netip.Addr, name string) (map[string][]audit.Record, error) {
 	found, err := g.Log(control.LogQuery{Door: name, Source: source.String(), Events: []string{audit.EventRefused}, Limit: refusalsSearched})
-	if err != nil {
-		return nil, err
+	of := make(map[string][]audit.Record)
+	for _, r := range slices.Backward(found) {
+		if r.Event == audit.EventRefused && len(of[r.Door]) < refusalsTold {
+			of[r.Door] = append(of[r.Door], r)
+		}
 	}
-	found = slices.DeleteFunc(found, func(r audit.Record) bool { return r.Event != audit.EventRefused })
-	found = slices.Clone(found[max(0, len(found)-refusalsTold):])
-	slices.Reverse(found)
-	return found, nil
+	return of, err
 }
 
 // pending is the configuration that waits to be confirmed, nil for none.

@@ -178,6 +178,19 @@ func TestExplainAllDoors(t *testing.T) {
 		if d := cmp.Diff([]string{"ssh[22/tcp]dark", "web[443/tcp]dark"}, got); err != nil || d != "" {
 			t.Errorf("%v (-want +got):\n%s", err, d)
 		}
+		r.touch(visitor, 58001)
+		for range 12 {
+			r.touch(visitor, 59001)
+			r.order(control.ArmRequest{Door: "ssh"})
+		}
+		e, err = r.Explain(t.Context(), visitor, "")
+		if ssh, web := e.Doors[0].Refusals, e.Doors[1].Refusals; err != nil || len(ssh) != 8 || len(web) != 1 || web[0].Door != "web" || ssh[0].ID < ssh[7].ID {
+			t.Errorf("%v, refusals of ssh %v, of web %v; want the latest eight, newest first, and one", err, ssh, web)
+		}
+		m.do(func() { m.unreadable = errors.New("input/output error") })
+		if e, err = r.Explain(t.Context(), visitor, ""); err != nil || e.Unread != "input/output error" || len(e.Doors[0].Obstacles) == 0 {
+			t.Errorf("with a trail that cannot be read: %+v, %v; want the rest, and why", e, err)
+		}
 		_, err = r.Explain(t.Context(), visitor, "nix")
 		if want := `there is no door "nix": the doors are ssh, web`; err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)

@@ -75,6 +75,7 @@ type machine struct {
 	noFlows   error // flows cannot be seen
 
 	silentPorts []string // where nothing listens
+	unreadable  error    // the trail is
 }
 
 // hooks have somebody take part in what a machine does.
