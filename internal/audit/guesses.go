@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"cmp"
 	"net/netip"
 	"slices"
@@ -66,6 +67,23 @@ func (g *Guesses) Add(r Record) {
 	g.looks += g.hour.at(at).add(from) + g.day.at(at).add(from)
 }
 
+// Snapshot returns Guesses that are as these are now, to be looked at elsewhere: it
+// costs two of the parts, and not all of them.
+func (g *Guesses) Snapshot() *Guesses {
+	return &Guesses{began: g.began, hour: g.hour.snapshot(), day: g.day.snapshot()}
+}
+
+// snapshot copies what is still counted in. The other parts do not change any more.
+func (ps *parts) snapshot() parts {
+	s := *ps
+	s.of = slices.Clone(ps.of)
+	if latest := &s.of[ps.latest%int64(len(ps.of))]; *latest != nil {
+		p := **latest
+		*latest = &p
+	}
+	return s
+}
+
 // Hour and Day return what was refused in the last of it, up to now.
 func (g *Guesses) Hour(now time.Time) Guessed { return g.hour.guessed(now, now.Sub(g.began)) }
 
@@ -105,30 +123,50 @@ func (ps *parts) guessed(now time.Time, since time.Duration) Guessed {
 	ps.turn(since)
 	begins := time.Duration(max(0, ps.latest-int64(len(ps.of))+1)) * ps.length
 	g := Guessed{Since: now.Add(begins - max(since, begins)), Top: []GuessedFrom{}}
+	var all []bounds
 	var elsewhere uint64 // at the most of one that no part counts
-	type bounds struct{ least, more uint64 }
-	found := make(map[origin]bounds)
 	for _, p := range ps.of {
 		if p == nil {
 			continue
 		}
 		g.Refused += p.refused
-		elsewhere += p.least()
+		least := p.least()
+		elsewhere += least
 		for _, c := range p.counts[:p.used] {
-			r := found[c.from]
-			found[c.from] = bounds{r.least + c.n - c.over, r.more + c.n - p.least()}
+			all = append(all, bounds{c.from, c.n - c.over, c.n - least})
 		}
 	}
-	for from, r := range found {
-		most := min(g.Refused, elsewhere+r.more)
-		g.Top = append(g.Top, GuessedFrom{from.String(), most, most - r.least})
-	}
-	slices.SortFunc(g.Top, func(a, b GuessedFrom) int {
-		return cmp.Or(cmp.Compare(b.Refused-b.Error, a.Refused-a.Error), cmp.Compare(b.Refused, a.Refused),
-			cmp.Compare(a.Prefix, b.Prefix))
+	all = summed(all)
+	slices.SortFunc(all, func(a, b bounds) int {
+		return cmp.Or(cmp.Compare(b.least, a.least), cmp.Compare(b.more, a.more), bytes.Compare(a.from[:], b.from[:]))
 	})
-	g.Top = g.Top[:min(len(g.Top), topPrefixes)]
+	for _, b := range all[:min(len(all), topPrefixes)] {
+		most := min(g.Refused, elsewhere+b.more)
+		g.Top = append(g.Top, GuessedFrom{b.from.String(), most, most - b.least})
+	}
 	return g
+}
+
+// bounds are how many came from a prefix: at the least, and how many more it may be at
+// the most than from one that is not counted.
+type bounds struct {
+	from        origin
+	least, more uint64
+}
+
+// summed has the bounds of each prefix in one place.
+func summed(all []bounds) []bounds {
+	slices.SortFunc(all, func(a, b bounds) int { return bytes.Compare(a.from[:], b.from[:]) })
+	sums := all[:0]
+	for _, b := range all {
+		if last := len(sums) - 1; last >= 0 && sums[last].from == b.from {
+			sums[last].least += b.least
+			sums[last].more += b.more
+			continue
+		}
+		sums = append(sums, b)
+	}
+	return sums
 }
 
 // part is what was refused in a part of time.

@@ -125,6 +125,30 @@ func TestGuessesAgainstExactCounts(t *testing.T) {
 	})
 }
 
+// What is looked at elsewhere stays as it was.
+func TestASnapshotStaysAsItWas(t *testing.T) {
+	g := NewGuesses(noon)
+	add := func(now time.Time) {
+		for n := range 40 {
+			g.Add(at(now, fmt.Sprintf("198.18.%d.1", n)))
+		}
+	}
+	var was []Guessed
+	var snapshots []*Guesses
+	for n := range 80 {
+		now := noon.Add(time.Duration(n) * 3 * time.Minute)
+		add(now)
+		was, snapshots = append(was, g.Hour(now), g.Day(now)), append(snapshots, g.Snapshot())
+		add(now)
+	}
+	for n, s := range snapshots {
+		now := noon.Add(time.Duration(n) * 3 * time.Minute)
+		if d := cmp.Diff(was[2*n:2*n+2], []Guessed{s.Hour(now), s.Day(now)}); d != "" {
+			t.Fatalf("the snapshot of %s later (-was +is):\n%s", now.Sub(noon), d)
+		}
+	}
+}
+
 // One that guesses more than all others together is the first that is named, however
 // many they are, and in whatever order they come.
 func TestTheLoudestIsNamed(t *testing.T) {

@@ -26,6 +26,9 @@ func (d *Door) Explain(now time.Time, source netip.Prefix) Standing {
 
 // covers returns the claims that are not over by now to grants with a source in them.
 func (d *Door) covers(now time.Time, source netip.Prefix) []Claim {
+	if d.Granted() == 0 {
+		return nil
+	}
 	wider := []netip.Prefix{Any}
 	if source != Any {
 		for bits := source.Bits(); bits > 0; bits-- {

@@ -122,7 +122,7 @@ type Gateway struct {
 	gaps    []gap // those that the recognisers have not heard of, in order
 	gapTold time.Time
 
-	statuses board[control.Status]
+	statuses board[standing]
 	vitals   board[control.Vitals]
 	wake     chan struct{} // somebody waits for one of them
 	measured measurement

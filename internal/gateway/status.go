@@ -3,6 +3,7 @@ package gateway
 import (
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -21,7 +22,8 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	if !ok {
 		return control.Status{Warnings: []string{"the daemon ends"}, Doors: []control.Door{}}, newer
 	}
-	s := sheet.of
+	sheet.of.count()
+	s := sheet.of.Status
 	s.Time = g.world.Now() // nothing has changed since it was made
 	refused, sessions := g.measure(sheet.doors)
 	s.Doors = slices.Clone(s.Doors)
@@ -40,8 +42,29 @@ func (g *Gateway) Newer() <-chan struct{} {
 	return g.newer.c
 }
 
-// status is how things stand as far as the loop knows; Status adds what only the
-// kernel does.
+// standing is how things stand as far as the loop knows. What takes longer to put
+// together is, by count, when somebody reads it, once for all.
+type standing struct {
+	control.Status
+	count func()
+}
+
+// standing is made by the loop; Status adds what only the kernel knows.
+func (g *Gateway) standing(now time.Time) standing {
+	s := standing{Status: g.status(now)}
+	guesses := make([]*audit.Guesses, len(g.doors))
+	for i, d := range g.doors {
+		guesses[i] = d.guesses.Snapshot()
+	}
+	s.count = sync.OnceFunc(func() {
+		for i, of := range guesses {
+			s.Doors[i].Guesses = control.Guesses{Hour: guessesOf(of.Hour(now)), Day: guessesOf(of.Day(now))}
+		}
+	})
+	return s
+}
+
+// status is what the loop itself puts together.
 func (g *Gateway) status(now time.Time) control.Status {
 	s := control.Status{
 		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
@@ -107,7 +130,6 @@ func (d *guarded) status(now time.Time) control.Door {
 			s.Grants[last].Expires = c.Until
 		}
 	}
-	s.Guesses = control.Guesses{Hour: guessesOf(d.guesses.Hour(now)), Day: guessesOf(d.guesses.Day(now))}
 	for _, p := range v.Penalties {
 		s.Penalties = append(s.Penalties, control.Penalty{Source: door.SourceString(p.Source), Knock: p.Name, Until: p.Until, Reason: p.Reason})
 	}
