@@ -22,8 +22,8 @@ closing, or in failsafe: there is no log data to tell who is in, so it is shut
 and deaf until there is, or until doorward arm. "Dark in" is the time after
 which an open door closes unless somebody is seen in it, or never.
 
-GUESSES are the knocks that were refused in the last hour and day, or since the
-daemon counts, and the networks (IPv4 /24, IPv6 /48) with most of them. Times are
+GUESSES are the knocks that were refused in the last hour and day, or since when
+that is known, and the networks (IPv4 /24, IPv6 /48) with most of them. Times are
 of today where they have no date; the last line has the zone.
 
 With --watch the view is kept up to date until q is pressed, and scrolls with the

@@ -31,6 +31,7 @@ const (
 // concurrent use.
 type Guesses struct {
 	began     time.Time
+	before    *Guesses // of what was refused before that, nil where it is not known
 	hour, day parts
 	looks     int // at counters, for tests of what a refusal costs
 }
@@ -56,15 +57,38 @@ func NewGuesses(now time.Time) *Guesses {
 		day:  parts{length: dayPart, of: make([]*part, dayParts)}}
 }
 
-// Add counts a record, if it is of a refused knock. That a whole network is penalised
-// is none: the knocks that led to it are counted.
+// Began is when they began to count.
+func (g *Guesses) Began() time.Time { return g.began }
+
+// Add counts a record, if it is of a refused knock, or of many as a Sum tells them. That
+// a whole network is penalised is none: the knocks that led to it are counted.
 func (g *Guesses) Add(r Record) {
-	from, ok := whence(r.Source)
-	if r.Event != EventRefused || !ok {
+	if r.Event != EventRefused {
+		return
+	}
+	from, known := whence(r.Source)
+	if !known && r.Count > 0 {
+		from, known = networkOf(r.Source)
+	} else if !known {
 		return
 	}
 	at := r.Time.Sub(g.began)
-	g.looks += g.hour.at(at).add(from) + g.day.at(at).add(from)
+	for _, p := range []*part{g.hour.at(at), g.day.at(at)} {
+		p.refused += r.Times()
+		if known {
+			g.looks += p.add(from, r.Times())
+		} else {
+			p.hidden += r.Times()
+		}
+	}
+}
+
+// After returns a snapshot of Guesses that others have come before, which are not
+// changed any more.
+func (g *Guesses) After(before *Guesses) *Guesses {
+	s := g.Snapshot()
+	s.before = before
+	return s
 }
 
 // Snapshot returns Guesses that are as these are now, to be looked at elsewhere: it
@@ -85,10 +109,48 @@ func (ps *parts) snapshot() parts {
 }
 
 // Hour and Day return what was refused in the last of it, up to now.
-func (g *Guesses) Hour(now time.Time) Guessed { return g.hour.guessed(now, now.Sub(g.began)) }
+func (g *Guesses) Hour(now time.Time) Guessed {
+	return g.guessed(now, func(g *Guesses) *parts { return &g.hour })
+}
 
 // Day is Hour, of a day.
-func (g *Guesses) Day(now time.Time) Guessed { return g.day.guessed(now, now.Sub(g.began)) }
+func (g *Guesses) Day(now time.Time) Guessed {
+	return g.guessed(now, func(g *Guesses) *parts { return &g.day })
+}
+
+// guessed puts the parts of a span together, and those before if it reaches so far. In a
+// part that counts some other prefixes, one had at the most as many as the least of
+// those.
+func (g *Guesses) guessed(now time.Time, span func(*Guesses) *parts) Guessed {
+	all, since := span(g).within(now.Sub(g.began))
+	begins := g.began.Add(since)
+	if g.before != nil && since == 0 {
+		earlier, from := span(g.before).within(now.Sub(g.before.began))
+		if at := g.before.began.Add(from); !at.After(begins) {
+			all, begins = append(all, earlier...), at
+		}
+	}
+	told := Guessed{Since: now.Add(-now.Sub(begins)), Top: []GuessedFrom{}}
+	var counts []bounds
+	var elsewhere uint64 // at the most of one that no part counts
+	for _, p := range all {
+		least := p.least()
+		told.Refused += p.refused
+		elsewhere += least + p.hidden
+		for _, c := range p.counts[:p.used] {
+			counts = append(counts, bounds{c.from, c.n - c.over, c.n - least})
+		}
+	}
+	counts = summed(counts)
+	slices.SortFunc(counts, func(a, b bounds) int {
+		return cmp.Or(cmp.Compare(b.least, a.least), cmp.Compare(b.more, a.more), bytes.Compare(a.from[:], b.from[:]))
+	})
+	for _, b := range counts[:min(len(counts), topPrefixes)] {
+		most := min(told.Refused, elsewhere+b.more)
+		told.Top = append(told.Top, GuessedFrom{b.from.String(), most, most - b.least})
+	}
+	return told
+}
 
 // parts are the latest parts of time, in a ring.
 type parts struct {
@@ -117,34 +179,17 @@ func (ps *parts) turn(since time.Duration) {
 	ps.latest = max(ps.latest, n)
 }
 
-// guessed puts the parts together. In a part that counts some other prefixes, one had
-// at the most as many as the least of those.
-func (ps *parts) guessed(now time.Time, since time.Duration) Guessed {
-	ps.turn(since)
-	begins := time.Duration(max(0, ps.latest-int64(len(ps.of))+1)) * ps.length
-	g := Guessed{Since: now.Add(begins - max(since, begins)), Top: []GuessedFrom{}}
-	var all []bounds
-	var elsewhere uint64 // at the most of one that no part counts
-	for _, p := range ps.of {
-		if p == nil {
-			continue
-		}
-		g.Refused += p.refused
-		least := p.least()
-		elsewhere += least
-		for _, c := range p.counts[:p.used] {
-			all = append(all, bounds{c.from, c.n - c.over, c.n - least})
+// within are the parts that there are at a moment after the beginning, and when the
+// first that could be begins.
+func (ps *parts) within(since time.Duration) (all []*part, begins time.Duration) {
+	n, most := max(ps.latest, int64(since/ps.length)), int64(len(ps.of))
+	first := max(0, n-most+1)
+	for i := first; i <= ps.latest; i++ {
+		if p := ps.of[i%most]; p != nil {
+			all = append(all, p)
 		}
 	}
-	all = summed(all)
-	slices.SortFunc(all, func(a, b bounds) int {
-		return cmp.Or(cmp.Compare(b.least, a.least), cmp.Compare(b.more, a.more), bytes.Compare(a.from[:], b.from[:]))
-	})
-	for _, b := range all[:min(len(all), topPrefixes)] {
-		most := min(g.Refused, elsewhere+b.more)
-		g.Top = append(g.Top, GuessedFrom{b.from.String(), most, most - b.least})
-	}
-	return g
+	return all, min(time.Duration(first)*ps.length, max(0, since))
 }
 
 // bounds are how many came from a prefix: at the least, and how many more it may be at
@@ -172,6 +217,7 @@ func summed(all []bounds) []bounds {
 // part is what was refused in a part of time.
 type part struct {
 	refused uint64
+	hidden  uint64 // of those, nobody knows from where
 	used    int
 	counts  [partPrefixes]originCount
 }
@@ -182,15 +228,14 @@ type originCount struct {
 	n, over uint64
 }
 
-// add counts one refusal, and returns how many counters it has looked at. Where all
+// add counts refusals, and returns how many counters it has looked at. Where all
 // counters are others', the least becomes its own.
-func (p *part) add(from origin) (looks int) {
-	p.refused++
+func (p *part) add(from origin, times uint64) (looks int) {
 	least := 0
 	for i := range p.counts[:p.used] {
 		c := &p.counts[i]
 		if c.from == from {
-			c.n++
+			c.n += times
 			return i + 1
 		}
 		if c.n < p.counts[least].n {
@@ -198,12 +243,12 @@ func (p *part) add(from origin) (looks int) {
 		}
 	}
 	if p.used < len(p.counts) {
-		p.counts[p.used] = originCount{from: from, n: 1}
+		p.counts[p.used] = originCount{from: from, n: times}
 		p.used++
 		return p.used
 	}
 	n := p.counts[least].n
-	p.counts[least] = originCount{from: from, n: n + 1, over: n}
+	p.counts[least] = originCount{from: from, n: n + times, over: n}
 	return p.used
 }
 
@@ -232,17 +277,27 @@ func whence(source string) (origin, bool) {
 		return origin{fromAnybody}, true
 	}
 	a, err := netip.ParseAddr(source)
-	switch {
-	case err != nil:
+	return originOf(a), err == nil
+}
+
+// networkOf is the origin of a network that lies in one; false for what is none.
+func networkOf(source string) (origin, bool) {
+	p, err := netip.ParsePrefix(source)
+	if err != nil || p.Addr().Is4() && p.Bits() < lenIPv4 || p.Addr().Is6() && p.Bits() < lenIPv6 {
 		return origin{}, false
-	case a.Is4():
+	}
+	return originOf(p.Addr()), true
+}
+
+func originOf(a netip.Addr) (o origin) {
+	if a.Is4() {
 		four := a.As4()
-		return origin{fromIPv4, 1: four[0], 2: four[1], 3: four[2]}, true
+		return origin{fromIPv4, 1: four[0], 2: four[1], 3: four[2]}
 	}
 	six := a.As16()
-	o := origin{fromIPv6}
+	o[0] = fromIPv6
 	copy(o[1:], six[:lenIPv6/8])
-	return o, true
+	return o
 }
 
 // String writes the prefix, or "any".

@@ -57,8 +57,8 @@ func TestGuessesOfAnHourAndADay(t *testing.T) {
 	}
 	// A clock that goes back loses nothing.
 	add(noon, 2, "192.0.2.9")
-	if got := g.Hour(noon); got.Refused != 2 || got.Since != noon {
-		t.Errorf("after a step back: %v, want 2 since then", got)
+	if got := g.Hour(noon); got.Refused != 4 || got.Since != noon {
+		t.Errorf("after a step back: %v, want 4 since then, with the latest", got)
 	}
 }
 
@@ -71,10 +71,16 @@ func TestGuessesAgainstExactCounts(t *testing.T) {
 		from string
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		g, now := NewGuesses(noon), noon
+		before := NewGuesses(noon)
+		g, now := before, noon
+		// Somewhere others go on, as after a restart.
+		restart := noon.Add(time.Duration(rapid.IntRange(0, 24*3600).Draw(t, "restart")) * time.Second)
 		var all []refused
 		for range rapid.IntRange(1, 300).Draw(t, "waves") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 20*60).Draw(t, "seconds")) * time.Second)
+			if g == before && now.After(restart) {
+				g = NewGuesses(restart)
+			}
 			net := rapid.IntRange(0, 99).Draw(t, "network")
 			source := fmt.Sprintf("198.18.%d.%d", net, rapid.IntRange(0, 255).Draw(t, "host"))
 			prefix := fmt.Sprintf("198.18.%d.0/24", net)
@@ -85,6 +91,9 @@ func TestGuessesAgainstExactCounts(t *testing.T) {
 				g.Add(at(now, source))
 				all = append(all, refused{now, prefix})
 			}
+		}
+		if g != before {
+			g = g.After(before)
 		}
 		for name, got := range map[string]Guessed{"hour": g.Hour(now), "day": g.Day(now)} {
 			span, slack := time.Hour, hourPart
@@ -123,6 +132,25 @@ func TestGuessesAgainstExactCounts(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Sums of the audit trail count as they say: from a network, or from several of which
+// nobody knows which.
+func TestGuessesOfSums(t *testing.T) {
+	g := NewGuesses(noon)
+	g.Add(at(noon, "203.0.113.9"))
+	for _, sum := range []struct {
+		source string
+		n      uint64
+	}{{"203.0.113.0/24", 990}, {"2001:db8::/48", 40}, {"", 7}, {"198.51.0.0/16", 1}} {
+		r := at(noon, sum.source)
+		r.Count = sum.n
+		g.Add(r)
+	}
+	want := Guessed{noon, 1039, []GuessedFrom{{"203.0.113.0/24", 999, 8}, {"2001:db8::/48", 48, 8}}}
+	if d := cmp.Diff(want, g.Hour(noon)); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
 }
 
 // What is looked at elsewhere stays as it was.

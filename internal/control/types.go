@@ -139,7 +139,8 @@ type Guesses struct {
 // penalised are not heard, and not among them.
 type GuessesOf struct {
 	// Since is when the span begins: an hour, or a day, ago and up to five minutes, or
-	// an hour, earlier; later when the daemon, which does the counting, is younger.
+	// an hour, earlier. It is later when the audit trail does not tell of all that was
+	// refused before the daemon's start.
 	Since   time.Time     `json:"since"`
 	Refused uint64        `json:"refused"`
 	Top     []GuessesFrom `json:"top"` // the ten prefixes with most, those first; never null

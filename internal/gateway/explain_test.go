@@ -203,12 +203,14 @@ func TestExplainAllDoors(t *testing.T) {
 }
 
 // Refused knocks are counted, and those that were told as a network's are not counted
-// twice.
+// twice; those before the start as the trail tells them.
 func TestStatusCountsGuesses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
-		began := time.Now()
+		if got := r.status().Guesses.Day; got.Refused != 0 || !got.Since.Equal(time.Now().Add(-24*time.Hour)) {
+			t.Errorf("at first: %v, want none in a day", got)
+		}
 		for n := range 6 { // of one /56, which is penalised with the fourth
 			r.touch(netip.MustParseAddr(fmt.Sprintf("2001:db8:0:%x::1", n)), 59001)
 		}
@@ -216,12 +218,32 @@ func TestStatusCountsGuesses(t *testing.T) {
 		r.touch(visitor, 59001)
 		g := r.status().Guesses
 		want := control.Guesses{
-			Hour: control.GuessesOf{Since: began.Add(30 * time.Minute), Refused: 1, Top: []control.GuessesFrom{{Prefix: "192.0.2.0/24", Refused: 1}}},
-			Day: control.GuessesOf{Since: began, Refused: 5,
+			Hour: control.GuessesOf{Since: time.Now().Add(-time.Hour), Refused: 1, Top: []control.GuessesFrom{{Prefix: "192.0.2.0/24", Refused: 1}}},
+			Day: control.GuessesOf{Since: time.Now().Add(-24*time.Hour - 30*time.Minute), Refused: 5,
 				Top: []control.GuessesFrom{{Prefix: "2001:db8::/48", Refused: 4}, {Prefix: "192.0.2.0/24", Refused: 1}}},
 		}
 		if d := cmp.Diff(want, g); d != "" {
 			t.Errorf("(-want +got):\n%s", d)
+		}
+		r.stop()
+		time.Sleep(40 * time.Minute)
+		r = restart(t, m, r.path)
+		r.touch(netip.MustParseAddr("198.51.100.9"), 59001)
+		want = control.Guesses{
+			Hour: control.GuessesOf{Since: time.Now().Add(-time.Hour), Refused: 2,
+				Top: []control.GuessesFrom{{Prefix: "192.0.2.0/24", Refused: 1}, {Prefix: "198.51.100.0/24", Refused: 1}}},
+			Day: control.GuessesOf{Since: time.Now().Add(-24 * time.Hour), Refused: 6,
+				Top: []control.GuessesFrom{{Prefix: "2001:db8::/48", Refused: 4}, {Prefix: "192.0.2.0/24", Refused: 1}, {Prefix: "198.51.100.0/24", Refused: 1}}},
+		}
+		if d := cmp.Diff(want, r.status().Guesses); d != "" {
+			t.Errorf("after a restart (-want +got):\n%s", d)
+		}
+		r.stop()
+		m.do(func() { m.unreadable = errors.New("input/output error") })
+		began := time.Now()
+		r = restart(t, m, r.path)
+		if got := r.status().Guesses.Day; got.Refused != 0 || !got.Since.Equal(began) {
+			t.Errorf("with a trail that cannot be read: %v, want none since the start", got)
 		}
 	})
 }

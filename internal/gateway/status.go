@@ -3,7 +3,6 @@ package gateway
 import (
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -51,17 +50,8 @@ type standing struct {
 
 // standing is made by the loop; Status adds what only the kernel knows.
 func (g *Gateway) standing(now time.Time) standing {
-	s := standing{Status: g.status(now)}
-	guesses := make([]*audit.Guesses, len(g.doors))
-	for i, d := range g.doors {
-		guesses[i] = d.guesses.Snapshot()
-	}
-	s.count = sync.OnceFunc(func() {
-		for i, of := range guesses {
-			s.Doors[i].Guesses = control.Guesses{Hour: guessesOf(of.Hour(now)), Day: guessesOf(of.Day(now))}
-		}
-	})
-	return s
+	s := g.status(now)
+	return standing{s, g.guessesAt(now, s.Doors)}
 }
 
 // status is what the loop itself puts together.
@@ -134,15 +124,6 @@ func (d *guarded) status(now time.Time) control.Door {
 		s.Penalties = append(s.Penalties, control.Penalty{Source: door.SourceString(p.Source), Knock: p.Name, Until: p.Until, Reason: p.Reason})
 	}
 	return s
-}
-
-// guessesOf is what was refused as status tells it.
-func guessesOf(g audit.Guessed) control.GuessesOf {
-	of := control.GuessesOf{Since: g.Since, Refused: g.Refused, Top: []control.GuessesFrom{}}
-	for _, f := range g.Top {
-		of.Top = append(of.Top, control.GuessesFrom(f))
-	}
-	return of
 }
 
 // moment is a pointer to a time, nil for the zero time.
