@@ -69,7 +69,7 @@ or, which also does for single_use and on Windows:
 // knockOptions is what the command line of knock says.
 type knockOptions struct {
 	host       string
-	touch      string
+	touch      []string
 	wait       string
 	v4, v6     bool
 	both       bool
@@ -98,28 +98,24 @@ func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 		Long:    knockHelp,
 		Example: knockExamples,
 		RunE: func(c *cobra.Command, args []string) error {
-			wrong := func(err error) error { return &usageError{withHint(err, "doorward knock --help")} }
-			if err := o.parse(args, c.ArgsLenAtDash()); err != nil {
-				return wrong(err)
+			dash := c.ArgsLenAtDash()
+			err := o.read(e, args, dash)
+			if err == nil {
+				err = o.run(c.Context(), e, v)
 			}
-			if o.from != "" {
-				if err := o.load(e); err != nil {
-					return err
-				}
-			}
-			if err := o.ports(); err != nil {
-				return wrong(err)
-			}
-			return o.run(c.Context(), e, v)
+			return own(err, dash >= 0)
 		},
 	}
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return own(&usageError{withHint(err, "doorward knock --help")}, slices.Contains(e.args, "--"))
+	})
 	f := c.Flags()
 	f.SortFlags = false
-	f.StringVar(&o.touch, "touch", "", "TCP `PORTS` to touch, in this order, such as 59000,59002")
-	f.StringVar(&o.from, "from", "", "read host and ports from a `FILE` of doorward share, or - for standard input")
+	f.StringArrayVar(&o.touch, "touch", nil, "TCP `PORTS` to touch, in this order, such as 59000,59002; several are one list")
+	f.Var(&once{to: &o.from}, "from", "read host and ports from a `FILE` of doorward share, or - for standard input")
 	f.StringArrayVarP(&o.identities, "identity", "i", nil, "private key `FILE` of ssh or age that decrypts it "+
 		"(default ~/.ssh/id_ed25519 and ~/.ssh/id_rsa)")
-	f.StringVar(&o.wait, "wait", "", "then wait until this TCP `PORT` accepts, such as 22")
+	f.Var(&once{to: &o.wait}, "wait", "then wait until this TCP `PORT` accepts, such as 22")
 	f.BoolVarP(&o.v4, "ipv4", "4", false, "over IPv4 only")
 	f.BoolVarP(&o.v6, "ipv6", "6", false, "over IPv6 only")
 	f.BoolVar(&o.both, "both", false, "over both where HOST has both (the default)")
@@ -132,6 +128,53 @@ func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	return c
 }
 
+// own gives an error the exit status of doorward's own failures, where a command has
+// all others.
+func own(err error, command bool) error {
+	if _, has := errors.AsType[*statusError](err); err == nil || has || !command {
+		return err
+	}
+	return &statusError{code: statusOwn, err: err}
+}
+
+// once is a flag's text that can be given once: which of two is meant nobody knows.
+type once struct {
+	to    *string
+	given bool
+}
+
+func (o *once) String() string { return "" }
+func (o *once) Type() string   { return "string" }
+
+// Set takes the text, and no other after it.
+func (o *once) Set(s string) error {
+	switch {
+	case s == "":
+		return errors.New("it is empty")
+	case o.given:
+		return fmt.Errorf("it was %q before, and can be given once", *o.to)
+	}
+	*o.to, o.given = s, true
+	return nil
+}
+
+// read checks the command line, and reads what it names.
+func (o *knockOptions) read(e *env, args []string, dash int) error {
+	wrong := func(err error) error { return &usageError{withHint(err, "doorward knock --help")} }
+	if err := o.parse(args, dash); err != nil {
+		return wrong(err)
+	}
+	if o.from != "" {
+		if err := o.load(e); err != nil {
+			return err
+		}
+	}
+	if err := o.ports(); err != nil {
+		return wrong(err)
+	}
+	return nil
+}
+
 // parse checks the command line. dash is how many of args stand before "--",
 // or -1.
 func (o *knockOptions) parse(args []string, dash int) error {
@@ -142,17 +185,17 @@ func (o *knockOptions) parse(args []string, dash int) error {
 		}
 	}
 	switch {
-	case o.from != "" && (len(args) > 0 || o.touch != ""):
+	case o.from != "" && (len(args) > 0 || len(o.touch) > 0):
 		return errors.New("--from has the host and the ports: HOST and --touch do not go with it")
 	case o.from == "" && len(o.identities) > 0:
 		return errors.New("--identity goes with --from")
 	case o.from == "-" && (o.stdio || len(o.argv) > 0):
 		return errors.New("--from - goes with neither --stdio nor a command: standard input is theirs")
-	case o.from == "" && len(args) == 0:
+	case o.from == "" && (len(args) == 0 || args[0] == ""):
 		return errors.New("HOST is missing: the gateway's name or address")
 	case len(args) > 1:
 		return fmt.Errorf("%q: one HOST only; a command goes after \"--\"", args[1])
-	case o.from == "" && o.touch == "":
+	case o.from == "" && len(o.touch) == 0:
 		return errors.New("--touch is missing: the ports of the knock, such as --touch 59000,59002")
 	case o.v4 && o.v6, (o.v4 || o.v6) && o.both:
 		return errors.New("-4, -6 and --both exclude one another")
@@ -172,7 +215,7 @@ func (o *knockOptions) parse(args []string, dash int) error {
 // ports reads what --touch and --wait say. Those of --from are known.
 func (o *knockOptions) ports() (err error) {
 	if o.from == "" {
-		if o.touchPorts, err = parseTouch(o.touch); err != nil {
+		if o.touchPorts, err = parseTouch(strings.Join(o.touch, ",")); err != nil {
 			return fmt.Errorf("--touch: %w", err)
 		}
 	}
@@ -269,7 +312,7 @@ func (o *knockOptions) run(ctx context.Context, e *env, v *visit.Visitor) error 
 	case len(k.complete) == 0:
 		return o.noKnock(k.attempts)
 	case ctx.Err() != nil:
-		return errors.New("interrupted while waiting")
+		return interrupted(ctx, "while waiting")
 	}
 	return o.finish(ctx, e, k.opened, say)
 }
@@ -324,7 +367,7 @@ func (o *knockOptions) finish(
 	case conn != nil:
 		return join(ctx, e, conn)
 	case len(o.argv) > 0:
-		return runCommand(ctx, e, o.argv)
+		return runCommand(e, o.argv)
 	case o.waitPort == 0 && o.then != "":
 		say("%s", o.then)
 	}
