@@ -37,7 +37,7 @@ func join(ctx context.Context, e *env, conn net.Conn) error {
 
 // send copies standard input to conn, and its end.
 func send(e *env, conn net.Conn) error {
-	_, err := io.Copy(conn, e.stdin)
+	err := pump(conn, e.stdin)
 	if f, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Errorf("read standard input: %w", f.Err)
 	}
@@ -59,7 +59,7 @@ func notSent(conn net.Conn, err error) error {
 // receive copies what comes from conn to standard output, and its end. Then it waits
 // until the connection is done with.
 func receive(ctx context.Context, e *env, conn net.Conn) error {
-	_, err := io.Copy(e.stdout, conn)
+	err := pump(e.stdout, conn)
 	if err == nil {
 		err = endOutput(e.stdout)
 	}
@@ -73,6 +73,14 @@ func receive(ctx context.Context, e *env, conn net.Conn) error {
 		return notSent(conn, err)
 	}
 	return nil
+}
+
+// pump copies with read and write alone: splice(2), which io.Copy takes where it can,
+// loses what a standard output does not take that it has no splicing for, and its
+// errors do not say which end they are of.
+func pump(to io.Writer, from io.Reader) error {
+	_, err := io.Copy(struct{ io.Writer }{to}, struct{ io.Reader }{from})
+	return err
 }
 
 // endOutput tells whoever reads standard output that there is no more.
