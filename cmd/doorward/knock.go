@@ -17,7 +17,8 @@ import (
 )
 
 const knockHelp = `Knock on a gateway: complete a TCP connection to each port of --touch, in the
-order given, and close it at once. Everything but those ports is left alone.
+order given, and close it at once. Everything but those ports is left alone. Several
+--touch are one list: --touch 59000,59002 and --touch 59000 --touch 59002 are the same.
 
 --from reads HOST, PORTs and the port to wait for from a file that doorward share
 has made, as it came or decrypted. The file is data, and can say nothing else; what
@@ -44,14 +45,19 @@ A gateway lets nobody in who knocks from the gateway itself: doorward open does
 that there.
 
 A command after "--" runs once the knock is done and, with --wait, the port is
-open. It is run as it stands, without a shell, and its exit status becomes
-doorward's. With --stdio, the connection that --wait made is itself joined to
-standard input and output, which is what ssh's ProxyCommand wants, and the only
-way to wait at a door with single_use = true, where the first connection spends
-the grant. In both cases doorward's own words go to standard error.
+open. It is run as it stands, without a shell, and takes doorward's place: terminal,
+signals and exit status are its own. With --stdio, the connection that --wait made is
+itself joined to standard input and output, which is what ssh's ProxyCommand wants,
+and the only way to wait at a door with single_use = true, where the first connection
+spends the grant. Each direction ends by itself: when the gateway says no more,
+standard output is closed, and standard input is sent on to its end. In both cases
+doorward's own words go to standard error.
 
 Exit status: 0 when at least one knock is complete and, with --wait, the port
-opened within --timeout; 1 when not; 2 when the command line is wrong.`
+opened within --timeout, and with --stdio, all that was said was also delivered; 1
+when not; 2 when the command line is wrong. With a command: the command's own; 125 for
+what fails before it, 126 when it cannot be run and 127 when it is not found. A
+signal that ends doorward ends it as a signal does.`
 
 const knockExamples = `  doorward knock gate.example.org --touch 59000,59002 --wait 22
   doorward knock gate.example.org --touch 59000,59002 --wait 22 -- ssh alice@gate.example.org

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/doorward/doorward/internal/files"
 )
 
 // The exit statuses of a knock with a command that are not the command's, as those
@@ -62,23 +64,23 @@ func notRun(name, path string, err error) error {
 	switch {
 	case errors.Is(err, exec.ErrDot):
 		code = statusNotFound
-		told = withHint(fmt.Errorf("command %q is not found but in the working directory", name),
-			"to run that one, write ./%s", name)
+		told = withHint(fmt.Errorf("command %q is found in the working directory alone", name),
+			"to run that one, type ./%s", name)
 	case errors.Is(err, exec.ErrNotFound):
 		if plain := inPath(name); plain != "" {
-			told = fmt.Errorf("command %q cannot be run: %s is no program that you may run", name, plain)
+			told = fmt.Errorf("command %q cannot be run: %s is not executable for you", name, plain)
 			break
 		}
 		code, told = statusNotFound, fmt.Errorf("command %q is not found", name)
 	case errors.Is(err, fs.ErrNotExist) && path != "":
 		// execve(2): ENOENT, "or a script's or ELF interpreter".
 		code = statusNotFound
-		told = fmt.Errorf("command %q cannot be run: the interpreter that %s asks for is not there", name, path)
+		told = fmt.Errorf("command %q cannot be run: the interpreter that %s names is not there", name, path)
 	case errors.Is(err, fs.ErrNotExist):
 		code, told = statusNotFound, fmt.Errorf("command %q is not found", name)
 	case errors.Is(err, syscall.ENOEXEC):
 		told = withHint(fmt.Errorf("command %q cannot be run: %s is no program of this system, and has no line #!", name, path),
-			"name its interpreter before it, such as sh")
+			"type its interpreter before it, such as sh %s", files.Quoted(path))
 	}
 	return &statusError{code: code, err: told}
 }
