@@ -105,6 +105,9 @@ func (c *Change) stage(f File) (err error) {
 		mode, like = s.old.info.Mode().Perm(), s.old.info
 	}
 	if f.Backup && s.old != nil {
+		if _, err := os.Readlink(f.Path); err != nil {
+			path = f.Path // no link: as the user calls it
+		}
 		if err := c.keep(s, filepath.Dir(path)); err != nil {
 			return err
 		}
