@@ -4,15 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/visit"
 )
 
@@ -55,9 +55,9 @@ doorward's own words go to standard error.
 
 Exit status: 0 when at least one knock is complete and, with --wait, the port
 opened within --timeout, and with --stdio, all that was said was also delivered; 1
-when not; 2 when the command line is wrong. With a command: the command's own; 125 for
-what fails before it, 126 when it cannot be run and 127 when it is not found. A
-signal that ends doorward ends it as a signal does.`
+when not; 2 when the command line is wrong; 7 when the port did not open in time. With
+a command: the command's own; 125 for whatever fails before it, 126 when it cannot be
+run, and 127 when it is not found. A signal that ends doorward ends it as a signal.`
 
 const knockExamples = `  doorward knock gate.example.org --touch 59000,59002 --wait 22
   doorward knock gate.example.org --touch 59000,59002 --wait 22 -- ssh alice@gate.example.org
@@ -134,139 +134,6 @@ func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	return c
 }
 
-// own gives an error the exit status of doorward's own failures, where a command has
-// all others.
-func own(err error, command bool) error {
-	if _, has := errors.AsType[*statusError](err); err == nil || has || !command {
-		return err
-	}
-	return &statusError{code: statusOwn, err: err}
-}
-
-// once is a flag's text that can be given once: which of two is meant nobody knows.
-type once struct {
-	to    *string
-	given bool
-}
-
-func (o *once) String() string { return "" }
-func (o *once) Type() string   { return "string" }
-
-// Set takes the text, and no other after it.
-func (o *once) Set(s string) error {
-	switch {
-	case s == "":
-		return errors.New("it is empty")
-	case o.given:
-		return fmt.Errorf("it was %q before, and can be given once", *o.to)
-	}
-	*o.to, o.given = s, true
-	return nil
-}
-
-// read checks the command line, and reads what it names.
-func (o *knockOptions) read(e *env, args []string, dash int) error {
-	wrong := func(err error) error { return &usageError{withHint(err, "doorward knock --help")} }
-	if err := o.parse(args, dash); err != nil {
-		return wrong(err)
-	}
-	if o.from != "" {
-		if err := o.load(e); err != nil {
-			return err
-		}
-	}
-	if err := o.ports(); err != nil {
-		return wrong(err)
-	}
-	return nil
-}
-
-// parse checks the command line. dash is how many of args stand before "--",
-// or -1.
-func (o *knockOptions) parse(args []string, dash int) error {
-	if dash >= 0 {
-		args, o.argv = args[:dash], args[dash:]
-		if len(o.argv) == 0 {
-			return errors.New(`nothing follows "--": a command is missing`)
-		}
-	}
-	switch {
-	case o.from != "" && (len(args) > 0 || len(o.touch) > 0):
-		return errors.New("--from has the host and the ports: HOST and --touch do not go with it")
-	case o.from == "" && len(o.identities) > 0:
-		return errors.New("--identity goes with --from")
-	case o.from == "-" && (o.stdio || len(o.argv) > 0):
-		return errors.New("--from - goes with neither --stdio nor a command: standard input is theirs")
-	case o.from == "" && (len(args) == 0 || args[0] == ""):
-		return errors.New("HOST is missing: the gateway's name or address")
-	case len(args) > 1:
-		return fmt.Errorf("%q: one HOST only; a command goes after \"--\"", args[1])
-	case o.from == "" && len(o.touch) == 0:
-		return errors.New("--touch is missing: the ports of the knock, such as --touch 59000,59002")
-	case o.v4 && o.v6, (o.v4 || o.v6) && o.both:
-		return errors.New("-4, -6 and --both exclude one another")
-	case o.stdio && len(o.argv) > 0:
-		return errors.New("--stdio and a command exclude one another")
-	case o.json && (o.stdio || len(o.argv) > 0):
-		return errors.New("--json goes with neither --stdio nor a command: standard output is theirs")
-	case o.each <= 0 || o.timeout <= 0 || o.delay < 0:
-		return errors.New("--touch-timeout and --timeout must be more than 0, --delay not less")
-	}
-	if o.from == "" {
-		o.host = args[0]
-	}
-	return nil
-}
-
-// ports reads what --touch and --wait say. Those of --from are known.
-func (o *knockOptions) ports() (err error) {
-	if o.from == "" {
-		if o.touchPorts, err = parseTouch(strings.Join(o.touch, ",")); err != nil {
-			return fmt.Errorf("--touch: %w", err)
-		}
-	}
-	if o.stdio && o.wait == "" {
-		return errors.New("--stdio needs --wait PORT: the port to connect to")
-	}
-	if o.wait != "" {
-		if o.waitPort, err = parseTCPPort(o.wait); err != nil {
-			return fmt.Errorf("--wait: %w", err)
-		}
-	}
-	return nil
-}
-
-// parseTouch reads "59000,59002". A port that is there twice would be touched
-// twice and count once, so it is a slip.
-func parseTouch(s string) ([]uint16, error) {
-	var ports []uint16
-	seen := map[uint16]bool{}
-	for _, f := range strings.Split(s, ",") {
-		p, err := parseTCPPort(strings.TrimSpace(f))
-		if err != nil {
-			return nil, err
-		}
-		if seen[p] {
-			return nil, fmt.Errorf("port %d is there twice", p)
-		}
-		seen[p] = true
-		ports = append(ports, p)
-	}
-	return ports, nil
-}
-
-// parseTCPPort reads "22" or "22/tcp".
-func parseTCPPort(s string) (uint16, error) {
-	if strings.HasSuffix(s, "/udp") {
-		return 0, fmt.Errorf("port %q: only TCP ports can be touched or waited for", s)
-	}
-	n, err := strconv.ParseUint(strings.TrimSuffix(s, "/tcp"), 10, 16)
-	if err != nil || n == 0 {
-		return 0, fmt.Errorf("port %q: allowed are 1 to 65535", s)
-	}
-	return uint16(n), nil
-}
-
 func (o *knockOptions) family() visit.Family {
 	switch {
 	case o.v4:
@@ -291,14 +158,34 @@ func (k *knocked) open() bool {
 
 // run carries out the whole of one invocation.
 func (o *knockOptions) run(ctx context.Context, e *env, v *visit.Visitor) error {
-	say := func(format string, args ...any) { fmt.Fprintf(e.stdout, format+"\n", args...) }
-	switch {
-	case o.json:
-		say = func(string, ...any) {}
-	case o.stdio || len(o.argv) > 0:
-		say = func(format string, args ...any) { fmt.Fprintf(e.stderr, format+"\n", args...) }
+	if o.json {
+		return o.attempt(ctx, e, v, func(string, ...any) {})
 	}
+	to := e.stdout
+	if o.stdio || len(o.argv) > 0 {
+		to = e.stderr
+	}
+	var unsaid error
+	err := o.attempt(ctx, e, v, func(format string, args ...any) {
+		if _, err := fmt.Fprintf(to, format+"\n", args...); unsaid == nil {
+			unsaid = err
+		}
+	})
+	if f, ok := errors.AsType[*fs.PathError](unsaid); ok && err == nil && to == e.stdout {
+		return notWritable(f)
+	}
+	return err
+}
+
+// notWritable is the error for a standard output that does not take what is said.
+func notWritable(err *fs.PathError) error { return fmt.Errorf("write standard output: %w", err.Err) }
+
+// attempt knocks, waits, says what came of it, and lets follow what is to.
+func (o *knockOptions) attempt(ctx context.Context, e *env, v *visit.Visitor, say func(string, ...any)) error {
 	families, err := v.Resolve(ctx, o.host, o.family())
+	if err != nil && ctx.Err() != nil {
+		return interrupted(ctx, "before the knock was begun")
+	}
 	if err != nil {
 		return err
 	}
@@ -409,10 +296,10 @@ func (o *knockOptions) noKnock(attempts []visit.Attempt) error {
 
 // notOpen is the error for a complete knock after which the port stayed shut.
 func (o *knockOptions) notOpen(opened []visit.Opened) error {
-	err := fmt.Errorf("%d/tcp on %s did not open within %v: it %s",
-		o.waitPort, opened[0].Address, o.timeout, opened[0].WhyShut())
+	err := &control.Error{Code: control.CodeTimeout, Message: fmt.Sprintf("%d/tcp on %s did not open within %v: it %s",
+		o.waitPort, opened[0].Address, o.timeout, opened[0].WhyShut())}
 	if len(opened) > 1 {
-		err = fmt.Errorf("%d/tcp on %s did not open within %v", o.waitPort, o.host, o.timeout)
+		err.Message = fmt.Sprintf("%d/tcp on %s did not open within %v", o.waitPort, o.host, o.timeout)
 	}
 	if o.itself {
 		return withHint(err, "%s", notItself)

@@ -22,6 +22,15 @@ const (
 	statusNotFound  = 127
 )
 
+// own gives an error the exit status of doorward's own failures, where a command has
+// all others.
+func own(err error, command bool) error {
+	if _, has := errors.AsType[*statusError](err); err == nil || has || !command {
+		return err
+	}
+	return &statusError{code: statusOwn, err: err}
+}
+
 // runCommand runs what the visitor typed after "--". Nothing is left to do then, so
 // that the command takes this process's place where the system can do that:
 // signals, terminal and exit status are the command's own.

@@ -64,7 +64,7 @@ func receive(ctx context.Context, e *env, conn net.Conn) error {
 		err = endOutput(e.stdout)
 	}
 	if f, ok := errors.AsType[*fs.PathError](err); ok {
-		return fmt.Errorf("write standard output: %w", f.Err)
+		return notWritable(f)
 	}
 	if err != nil {
 		return fmt.Errorf("receive from %s: %w", conn.RemoteAddr(), bare(err))

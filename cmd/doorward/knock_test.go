@@ -190,7 +190,7 @@ func TestKnockCommand(t *testing.T) {
 		},
 		{
 			name: "does not open",
-			args: []string{"four", "--touch", "59000", "--wait", "59001", "--timeout", "300ms"}, code: 1,
+			args: []string{"four", "--touch", "59000", "--wait", "59001", "--timeout", "300ms"}, code: 7,
 			stdout: []string{"knocked on 192.0.2.2: 59000"},
 			stderr: []string{
 				"doorward: error: 59001/tcp on 192.0.2.2 did not open within 300ms: it does not answer",
@@ -278,7 +278,7 @@ func TestKnockJSON(t *testing.T) {
 			},
 		},
 		{
-			args: []string{"four", "--touch", "59000", "--wait", "23", "--timeout", "200ms"}, code: 1,
+			args: []string{"four", "--touch", "59000", "--wait", "23", "--timeout", "200ms"}, code: 7,
 			want: knockJSON{
 				Host:   "four",
 				Knocks: []attemptJSON{{Address: "192.0.2.2", Complete: true, Touches: []touchJSON{{Port: 59000}}}},

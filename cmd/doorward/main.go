@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/legible"
 )
 
@@ -77,6 +78,9 @@ func report(e *env, err error) int {
 	}
 	if _, ok := errors.AsType[*usageError](err); ok {
 		return 2
+	}
+	if c, ok := errors.AsType[*control.Error](err); ok && c.Code == control.CodeTimeout {
+		return 7
 	}
 	return 1
 }
