@@ -267,17 +267,25 @@ func (o *knockOptions) finish(
 	return nil
 }
 
+// unfinished is what comes of a knock that was begun and not completed.
+const unfinished = "a knock left unfinished counts as a wrong one, so wait out the penalty (5m unless it was changed) before the next"
+
+// begun says whether one of the attempts has been left unfinished.
+func begun(attempts []visit.Attempt) bool {
+	return slices.ContainsFunc(attempts, func(at visit.Attempt) bool {
+		return at.Err != nil && len(at.Touches) > 0 && at.Touches[0].Err == nil
+	})
+}
+
 // noKnock is the error for a knock that is complete nowhere.
 func (o *knockOptions) noKnock(attempts []visit.Attempt) error {
 	err := fmt.Errorf("no knock on %s is complete", o.host)
 	if len(attempts) == 1 {
 		err = attempts[0].Err
 	}
-	begun := false
 	refused := false
 	for _, at := range attempts {
 		if t, ok := errors.AsType[*visit.TouchError](at.Err); ok {
-			begun = begun || len(t.Done) > 0
 			refused = refused || t.Refused()
 		}
 	}
@@ -285,8 +293,8 @@ func (o *knockOptions) noKnock(attempts []visit.Attempt) error {
 	if refused {
 		why = "a wrong host or port, a gateway that is not running, or one that is deaf for a while after a wrong knock"
 	}
-	if begun {
-		why += "; a knock left unfinished counts as a wrong one, so wait out the penalty (5m unless it was changed) before the next"
+	if begun(attempts) {
+		why += "; " + unfinished
 	}
 	if o.itself {
 		why = notItself

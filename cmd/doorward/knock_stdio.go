@@ -95,7 +95,11 @@ func endOutput(w io.Writer) error {
 
 // bare is the operating system's own word, without what package net puts before it.
 func bare(err error) error {
-	if n, ok := errors.AsType[syscall.Errno](err); ok {
+	n, ok := errors.AsType[syscall.Errno](err)
+	switch {
+	case ok && (n == syscall.EPIPE || n == syscall.ENOTCONN):
+		return errors.New("the other end has closed the connection")
+	case ok:
 		return n
 	}
 	return err

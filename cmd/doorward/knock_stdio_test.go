@@ -305,6 +305,26 @@ func TestStdioStreams(t *testing.T) {
 	})
 }
 
+// TestKnockWithNoRoom: what was not said was not done, for whoever reads it.
+func TestKnockWithNoRoom(t *testing.T) {
+	n := newKnockNet(t)
+	for _, more := range []string{"--wait=59002", "--json"} {
+		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer full.Close()
+		c := n.visitor.Command(t.Context(), "env", "-u", "XDG_RUNTIME_DIR", "HOME="+t.TempDir(),
+			"doorward", "knock", "192.0.2.2", "--touch", "59000", more)
+		var stderr bytes.Buffer
+		c.Stdout, c.Stderr = full, &stderr
+		wantFailure(t, c.Run(), 1)
+		if !strings.HasSuffix(stderr.String(), ": no space left on device\n") {
+			t.Errorf("%s: it said %q", more, &stderr)
+		}
+	}
+}
+
 // TestInterruptedBySignal: whoever waits for doorward learns which signal ended it.
 func TestInterruptedBySignal(t *testing.T) {
 	n := newKnockNet(t)

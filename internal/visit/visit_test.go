@@ -79,7 +79,14 @@ func TestResolve(t *testing.T) {
 		"six":    {gate6},
 		"broken": nil,
 	}
+	errs := map[string]*net.DNSError{
+		"silent": {Err: "i/o timeout", Name: "silent", Server: "192.0.2.53:53", IsTimeout: true},
+		"far":    {Err: "dial udp 192.0.2.53:53: connect: network is unreachable", Name: "far", Server: "192.0.2.53:53"},
+	}
 	v := &Visitor{Lookup: func(_ context.Context, network, host string) ([]netip.Addr, error) {
+		if err := errs[host]; err != nil {
+			return nil, err
+		}
 		a, ok := names[host]
 		if !ok {
 			return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
@@ -103,6 +110,8 @@ func TestResolve(t *testing.T) {
 		{host: "[2001:db8::2]", want: [][]netip.Addr{{gate6}}},
 		{host: "2001:db8::2", family: IPv4, err: `"2001:db8::2" has no IPv4 address`},
 		{host: "nowhere", err: `host "nowhere" is not known`},
+		{host: "silent", err: `look up host "silent": no name server has answered`},
+		{host: "far", err: `look up host "far": dial udp 192.0.2.53:53: connect: network is unreachable`},
 	}
 	for _, tt := range tests {
 		t.Run(fmt.Sprintf("%s %s", tt.host, tt.family), func(t *testing.T) {
