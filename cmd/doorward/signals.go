@@ -17,10 +17,11 @@ func (e *caughtError) Error() string { return fmt.Sprintf("signal: %v", e.signal
 
 // catch returns a context that ends with the first signal that asks the program to
 // end; a second one is not caught any more. What the program's caller ignores stays
-// ignored, as under nohup or in the background of a script. stop has all signals
-// as they were at the start.
+// ignored, as under nohup or in the background of a script. stop has these signals
+// as they were at the start; of all others but SIGHUP, Go's runtime forgets that they
+// were ignored (os/signal, "Default behavior of signals").
 func catch() (ctx context.Context, stop func()) {
-	caught := []os.Signal{syscall.SIGTERM}
+	caught := []os.Signal{syscall.SIGTERM, syscall.SIGQUIT}
 	if !signal.Ignored(os.Interrupt) {
 		caught = append(caught, os.Interrupt)
 	}
@@ -46,11 +47,12 @@ func interrupted(ctx context.Context, when string) error {
 	return err
 }
 
-// dieOf ends the program by the signal that has ended ctx, if code says so. Where a
-// program cannot signal itself (Windows), it returns.
+// dieOf ends the program by the signal that has ended ctx, if code says so. It returns
+// where a program cannot signal itself (Windows), and for SIGQUIT, which Go's runtime
+// takes for the wish to see its stacks.
 func dieOf(ctx context.Context, code int) {
 	c, ok := errors.AsType[*caughtError](context.Cause(ctx))
-	if !ok || code != 128+int(c.signal) {
+	if !ok || code != 128+int(c.signal) || c.signal == syscall.SIGQUIT {
 		return
 	}
 	signal.Reset(c.signal)
