@@ -25,9 +25,9 @@ type checked struct {
 	blinds  []*tables.Mistake // what only this machine makes a mistake
 	walled  error             // why this process cannot serve it from inside its cage
 	problem error             // why it cannot be used after all; then there is no config
-	// since are the keys that differ from those of others, by their hashes. It is filled
+	// differs are the keys that differ from those of others, by their hashes. It is filled
 	// beside the turns, since that takes long.
-	since map[string][]string
+	differs map[string][]string
 }
 
 // applying is a configuration that is on its way into use, or is to be kept: it is
@@ -232,7 +232,7 @@ func (g *Gateway) taken(now time.Time, a *applying, next store.Applied, before c
 	case g.applied.Pending == nil:
 		g.fallback = before
 	} // else what was kept last stays the one to go back to
-	g.fallback.since = map[string][]string{a.hash: a.keysSince(g.fallback)}
+	g.fallback.differs = map[string][]string{a.hash: a.keysSince(g.fallback)}
 	g.applied = next
 	g.saveApplied(next)
 	g.forgetMarks()

@@ -209,9 +209,9 @@ func (g *Gateway) recordConfig(now time.Time, by, reason string, before, after c
 
 // compareWith notes the keys that differ from those of others.
 func (c *checked) compareWith(others ...checked) {
-	c.since = make(map[string][]string)
+	c.differs = make(map[string][]string)
 	for _, o := range others {
-		c.since[o.hash] = changedKeys(o.text, c.text)
+		c.differs[o.hash] = changedKeys(o.text, c.text)
 	}
 }
 
@@ -220,7 +220,7 @@ func (c *checked) keysSince(o checked) []string {
 	if c.hash == o.hash {
 		return []string{}
 	}
-	if keys, ok := c.since[o.hash]; ok {
+	if keys, ok := c.differs[o.hash]; ok {
 		return keys
 	}
 	return changedKeys(o.text, c.text)
