@@ -163,10 +163,15 @@ func (g *Gateway) read(path string) (c checked, err error) {
 		return c, &control.Error{Code: control.CodeRefused, Message: "nothing was changed: " + err.Error(),
 			Hint: "doorward check " + path, Cause: err}
 	}
+	c.judge(g)
+	return c, nil
+}
+
+// judge notes what hangs on this process and this machine.
+func (c *checked) judge(g *Gateway) {
 	c.hash = config.Hash(c.text)
 	c.blinds = g.blind(c.config, c.text)
 	c.walled = g.confine(c.config)
-	return c, nil
 }
 
 // acceptable says why a configuration cannot be taken into use now, although it is

@@ -126,6 +126,7 @@ type Gateway struct {
 	vitals   board[control.Vitals]
 	wake     chan struct{} // somebody waits for one of them
 	measured measurement
+	file     fileLook
 
 	ending <-chan struct{} // closed when nothing more is to be heard
 	ended  chan struct{}   // closed when Run has ended

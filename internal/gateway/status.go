@@ -19,10 +19,11 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	newer := g.Newer()
 	sheet, ok := readBoard(g, &g.statuses)
 	if !ok {
-		return control.Status{Warnings: []string{"the daemon ends"}, Doors: []control.Door{}}, newer
+		return control.Status{Warnings: []string{"the daemon ends"}, Ended: []control.Settled{}, Doors: []control.Door{}}, newer
 	}
 	s := sheet.of
 	s.Time = g.world.Now() // nothing has changed since it was made
+	g.compareFile(&s)
 	refused, sessions := g.measure(sheet.doors)
 	s.Doors = slices.Clone(s.Doors)
 	for i := range s.Doors {
