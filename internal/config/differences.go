@@ -42,6 +42,7 @@ func Differences(before, after []byte) []Difference {
 			d.door(key, old, now, was.raw.knocks(name), is.raw.knocks(name))
 		}
 	}
+	slices.SortFunc(d, func(a, b Difference) int { return strings.Compare(a.Key, b.Key) })
 	return d
 }
 

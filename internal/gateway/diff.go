@@ -24,54 +24,59 @@ const (
 type fileLook struct {
 	mu      sync.Mutex
 	reading chan struct{} // closed when the look that is under way has ended; nil for none
-	begun   time.Time     // when the latest one that has ended began
+	begun   int           // looks so far, with that one
+	at      time.Time     // when the latest one that has ended began; zero for none
 	text    []byte
 	err     error
 }
 
-// since returns what a look found that began at a moment or later. After the given
-// time it is not waited for.
-func (l *fileLook) since(moment time.Time, within time.Duration, now func() time.Time, read func() ([]byte, error)) ([]byte, error) {
+// recent returns what a look found that is no older than an age, which it was when it
+// began. After the given time it is not waited for.
+func (g *Gateway) recent(age, within time.Duration) ([]byte, error) {
+	l := &g.file
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before, asked := l.begun, g.world.Now()
+	found := func() bool {
+		return l.reading == nil && l.begun > before || !l.at.IsZero() && asked.Sub(l.at) < age
+	}
 	timer := time.NewTimer(within)
 	defer timer.Stop()
-	for {
-		l.mu.Lock()
-		if !l.begun.IsZero() && !l.begun.Before(moment) {
-			defer l.mu.Unlock()
-			return l.text, l.err
-		}
+	for !found() {
 		if l.reading == nil {
+			l.begun++
 			l.reading = make(chan struct{})
-			go l.look(now(), read, l.reading) // ends with the disk's answer
+			go g.lookAtFile(l.reading, g.world.Now()) // ends with the disk's answer
 		}
-		reading := l.reading
+		reading, late := l.reading, false
 		l.mu.Unlock()
 		select {
 		case <-reading:
 		case <-timer.C:
+			late = true
+		}
+		if l.mu.Lock(); late {
 			return nil, fmt.Errorf("it has not been read for %s", within)
 		}
 	}
+	return l.text, l.err
 }
 
-func (l *fileLook) look(begun time.Time, read func() ([]byte, error), ended chan struct{}) {
-	text, err := read()
+// lookAtFile reads the file.
+func (g *Gateway) lookAtFile(ended chan struct{}, at time.Time) {
+	text, err := g.world.Text(g.opts.Path)
+	l := &g.file
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.begun, l.text, l.err, l.reading = begun, text, err, nil
+	l.at, l.text, l.err, l.reading = at, text, err, nil
 	close(ended)
-}
-
-// fileSince is the text of the configuration file as it was at a moment or later.
-func (g *Gateway) fileSince(moment time.Time, within time.Duration) ([]byte, error) {
-	return g.file.since(moment, within, g.world.Now, func() ([]byte, error) { return g.world.Text(g.opts.Path) })
 }
 
 // compareFile adds to a status whether the file says what is in use.
 func (g *Gateway) compareFile(s *control.Status) {
-	text, err := g.fileSince(s.Time.Add(-fileEvery), fileTime)
+	text, err := g.recent(fileEvery, fileTime)
 	if err == nil && config.Hash(text) != s.ConfigHash { // it may have come into use since
-		text, err = g.fileSince(s.Time, fileTime)
+		text, err = g.recent(0, fileTime)
 	}
 	s.ConfigDiffers = err != nil || config.Hash(text) != s.ConfigHash
 	if err != nil {
@@ -87,7 +92,7 @@ func (g *Gateway) Diff(ctx context.Context) (control.Diff, error) {
 	if err := g.visit(ctx, func() { inUse = g.inUse() }); err != nil {
 		return d, err
 	}
-	text, err := g.fileSince(g.world.Now(), slowDisk)
+	text, err := g.recent(0, slowDisk)
 	file := checked{text: text}
 	if err == nil {
 		file.config, err = config.Parse(g.opts.Path, text)
@@ -102,7 +107,7 @@ func (g *Gateway) Diff(ctx context.Context) (control.Diff, error) {
 		return d, nil
 	}
 	for _, k := range config.Differences(inUse.text, text) {
-		d.Changes = append(d.Changes, keyChange(k))
+		d.Changes = append(d.Changes, tellKey(k))
 	}
 	var refused error
 	err = g.visit(ctx, func() {
@@ -117,8 +122,8 @@ func (g *Gateway) Diff(ctx context.Context) (control.Diff, error) {
 	return d, nil
 }
 
-// keyChange is a difference as the API tells it.
-func keyChange(d config.Difference) control.KeyChange {
+// tellKey is a difference as the API tells it.
+func tellKey(d config.Difference) control.KeyChange {
 	k := control.KeyChange{Key: d.Key, Change: control.KeyChanged, Secret: d.Secret}
 	switch {
 	case d.Added:

@@ -248,6 +248,7 @@ func changedKeys(before, after []byte) []string {
 			keys[i] = parts[0] + "." + parts[1]
 		}
 	}
+	slices.Sort(keys)
 	keys = slices.Compact(keys)
 	if more := len(keys) - mostDoors; more > 0 {
 		keys = append(keys[:mostDoors], fmt.Sprintf("and %d more", more))
