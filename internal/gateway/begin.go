@@ -206,11 +206,11 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 	}
 	g.config, g.hash, g.blinds = c, config.Hash(text), g.blind(c, text)
 	g.warnings = append(g.warnings, g.warningsOf(c)...)
-	// If the disk takes nothing, the next start decides the same.
-	g.saveApplied(g.applied)
 	if now := g.inUse(); latest.hash != "" && latest.hash != now.hash {
 		g.recordConfig(at, "", told, latest, now)
 	}
+	// If the disk takes nothing, the next start decides the same.
+	g.saveApplied(g.applied)
 	return nil
 }
 
