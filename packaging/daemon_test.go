@@ -115,6 +115,7 @@ func reloadIsRefused(t *testing.T, m *systemdtest.Machine) {
 	t.Helper()
 	m.Write("/etc/doorward/doorward.toml", sshDoor+"within = \"30s\"\n", 0o640)
 	m.Run("doorward", "apply", "--confirm", "1h")
+	m.Run("doorward", "diff") // the daemon can read the file from inside its cage
 	if out, err := m.System.Run(t.Context(), "systemctl", "reload", "doorward.service"); err == nil {
 		t.Errorf("a reload makes permanent what waits to be kept: %s", out)
 	}

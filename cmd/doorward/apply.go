@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,7 +71,22 @@ func newApply(e *env) *cobra.Command {
 	f.Uint64Var(&o.id, "id", 0, "with --keep and --undo, the `ID` of the one that is meant (default whichever waits)")
 	f.BoolVar(&o.force, "force", false, "although another one waits to be kept, or the file was rolled back")
 	f.BoolVar(&o.json, "json", false, "print JSON, and do not wait")
+	_ = c.RegisterFlagCompletionFunc("id", completePending(e)) // there is such a flag
 	return c
+}
+
+// completePending proposes the configuration that waits.
+func completePending(e *env) cobra.CompletionFunc {
+	return func(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		ctx, cancel := context.WithTimeout(c.Context(), time.Second)
+		defer cancel()
+		s, err := e.client(c).Status(ctx)
+		if err != nil || s.Pending == nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		waits := cobra.CompletionWithDesc(strconv.FormatUint(s.Pending.ID, 10), "by "+printable(s.Pending.By))
+		return []cobra.Completion{waits}, cobra.ShellCompDirectiveNoFileComp
+	}
 }
 
 // noArgs refuses arguments as a command line that cannot be understood.

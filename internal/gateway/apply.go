@@ -87,13 +87,13 @@ func (g *Gateway) orderApply(now time.Time, by string, o control.ApplyRequest, d
 const bySignal = "SIGHUP"
 
 // tellRefused has the audit trail say why a signal has changed nothing: who sent it is
-// told of nothing. Mistakes may name a knock's ports, so they are counted.
+// told of nothing. A reason from elsewhere may name a knock's ports.
 func (g *Gateway) tellRefused(done func(control.Reply, error)) func(control.Reply, error) {
 	return func(reply control.Reply, err error) {
 		if err != nil {
 			why := err.Error()
-			if told, ok := errors.AsType[*control.Error](err); ok && len(tables.Mistakes(told.Cause)) > 0 {
-				why = "nothing was changed: it has mistakes: doorward check " + g.opts.Path
+			if told, ok := errors.AsType[*control.Error](err); ok && told.Cause != nil {
+				why = "nothing was changed: " + g.opts.Path + " cannot be used; doorward apply says why"
 			}
 			g.record(g.world.Now(), audit.EventError, bySignal, why)
 		}
@@ -177,7 +177,7 @@ func (c *checked) judge(g *Gateway) {
 // acceptable says why a configuration cannot be taken into use now, although it is
 // whole.
 func (g *Gateway) acceptable(a *applying) error {
-	refused := func(why, hint string) error {
+	refused := func(why, hint string) *control.Error {
 		return &control.Error{Code: control.CodeRefused, Message: "nothing was changed: " + why, Hint: hint}
 	}
 	switch {
@@ -190,7 +190,9 @@ func (g *Gateway) acceptable(a *applying) error {
 	case a.config.Gateway != g.config.Gateway:
 		return refused("the keys of [gateway] are read at the start only", "systemctl restart doorward")
 	case a.walled != nil:
-		return refused(a.walled.Error(), "")
+		e := refused(a.walled.Error(), "")
+		e.Cause = a.walled
+		return e
 	case len(a.blinds) > 0:
 		return refused(inOneLine(a.blinds), a.blinds[0].Hint)
 	}
@@ -231,13 +233,12 @@ func (g *Gateway) taken(now time.Time, a *applying, next store.Applied, before c
 		return
 	}
 	next.Ended = g.endsBy(now, replacing(g.applied, next), a.by) // it may have ended by itself meanwhile
-	switch {
-	case next.Pending == nil:
-		g.fallback = checked{}
-	case g.applied.Pending == nil:
+	if g.applied.Pending == nil { // else what was kept last stays the one to go back to
 		g.fallback = before
-	} // else what was kept last stays the one to go back to
-	g.fallback.differs = map[string][]string{a.hash: a.keysSince(g.fallback)}
+	}
+	if g.fallback.differs = map[string][]string{a.hash: a.keysSince(g.fallback)}; next.Pending == nil {
+		g.fallback = checked{}
+	}
 	g.applied = next
 	g.saveApplied(next)
 	g.forgetMarks()

@@ -198,8 +198,9 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 			why = "cannot be used: " + err.Error()
 		}
 		told = fmt.Sprintf("the configuration used before is in use: %s %s", g.opts.Path, why)
-		g.applied = store.Applied{Confirmed: g.applied.Confirmed, Rejected: g.applied.Rejected,
-			Ended: g.endsBy(at, control.EndReplaced, "")}
+		if g.applied.Pending != nil {
+			g.forgetPending(at, control.EndReplaced, "")
+		}
 		g.warnings = append(g.warnings, told)
 		g.log.Error("the configuration used before is in use", "file", g.opts.Path, "why", why)
 		c, text = before.config, before.text

@@ -211,7 +211,9 @@ func (g *Gateway) recordConfig(now time.Time, by, reason string, before, after c
 func (c *checked) compareWith(others ...checked) {
 	c.differs = make(map[string][]string)
 	for _, o := range others {
-		c.differs[o.hash] = changedKeys(o.text, c.text)
+		if o.text != nil {
+			c.differs[o.hash] = changedKeys(o.text, c.text)
+		}
 	}
 }
 

@@ -297,6 +297,13 @@ func TestEndsOverARestart(t *testing.T) {
 					}
 					r.stop()
 				}
+				if tt.doors == "ssh" { // it was gone back from
+					write(t, path, webDoor)
+					r = restart(t, m, path)
+					if got := r.doorsInUse(); got != "ssh" {
+						t.Errorf("with the same file again doors %s are in use, want ssh", got)
+					}
+				}
 				got := m.last(audit.EventApplied)
 				if want := strings.ReplaceAll(tt.trail, "PATH", path); got.Reason != want || got.Config == nil ||
 					got.Config.Before != config.Hash([]byte(webDoor)) || got.Config.After != r.hash {
@@ -365,8 +372,15 @@ func TestTheTrailOfAReloadTellsNoPorts(t *testing.T) {
 		write(t, path, strings.Replace(sshDoor, "touch = [59000, 59002]", "touch = [59000, 59009]", 1))
 		_, err := r.Reload(t.Context())
 		synctest.Wait()
-		want := "nothing was changed: it has mistakes: doorward check " + path
-		if got := m.last(audit.EventError); err == nil || got.Reason != want {
+		want := "nothing was changed: " + path + " cannot be used; doorward apply says why"
+		if got := m.last(audit.EventError); err == nil || !strings.Contains(err.Error(), "59009") || got.Reason != want {
+			t.Errorf("%v; the trail has %q, want %q", err, got.Reason, want)
+		}
+		write(t, path, webDoor)
+		m.do(func() { m.taken, m.trail = []uint16{60002}, nil })
+		_, err = r.Reload(t.Context())
+		synctest.Wait()
+		if got := m.last(audit.EventError); err == nil || !strings.Contains(err.Error(), "60002") || got.Reason != want {
 			t.Errorf("%v; the trail has %q, want %q", err, got.Reason, want)
 		}
 	})
