@@ -358,7 +358,9 @@ func TestStreamsEndWithTheDaemon(t *testing.T) {
 
 // TestCompletion asks as a shell does.
 func TestCompletion(t *testing.T) {
-	path, _ := controltest.Serve(t, controltest.New(guarded()))
+	b := controltest.New(guarded())
+	b.Change(func(s *control.Status) { s.Pending = &control.Pending{ID: 7, By: "operator bob (uid 1001)"} })
+	path, _ := controltest.Serve(t, b)
 	doors := []string{"admin\tfailsafe", "ssh\topen", "vpn\tdark"}
 	for _, tt := range []struct {
 		args []string
@@ -372,6 +374,7 @@ func TestCompletion(t *testing.T) {
 		{[]string{"close", "vpn", "--source", ""}, nil},
 		{[]string{"open", "vpn", "--source", ""}, []string{"any\teverybody"}},
 		{[]string{"arm", "--source", ""}, []string{"198.51.100.23\tport 59001"}},
+		{[]string{"apply", "--keep", "--id", ""}, []string{"7\tby operator bob (uid 1001)"}},
 	} {
 		args := append([]string{"__complete", "--control", path}, tt.args...)
 		code, stdout, _ := operate(t, nil, args...)

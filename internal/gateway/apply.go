@@ -233,7 +233,7 @@ func (g *Gateway) taken(now time.Time, a *applying, next store.Applied, before c
 		return
 	}
 	next.Ended = g.endsBy(now, replacing(g.applied, next), a.by) // it may have ended by itself meanwhile
-	if g.applied.Pending == nil { // else what was kept last stays the one to go back to
+	if g.applied.Pending == nil {                                // else what was kept last stays the one to go back to
 		g.fallback = before
 	}
 	if g.fallback.differs = map[string][]string{a.hash: a.keysSince(g.fallback)}; next.Pending == nil {
