@@ -13,6 +13,7 @@ var commands = []func(*env) *cobra.Command{
 	newOpen,
 	newClose,
 	newArm,
+	newDiff,
 	newApply,
 	newDoctor,
 	newKnock,

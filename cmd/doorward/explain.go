@@ -104,7 +104,7 @@ func newExplainWith(e *env, look lookAtFirewalls) *cobra.Command {
 func verdict(x control.Explanation) error {
 	for _, d := range x.Doors {
 		if d.GetsIn == nil || !*d.GetsIn {
-			return &statusError{1}
+			return &statusError{code: 1}
 		}
 	}
 	return nil

@@ -109,13 +109,9 @@ func (v view) configuration(s control.Status) []string {
 	if s.Pending != nil {
 		lines = v.pendingLines(s.Pending)
 	}
-	if c := s.Settled; c != nil && !c.Kept && v.now.Sub(c.Time) < 24*time.Hour {
-		why := "its time was up"
-		if c.By != "" {
-			why = c.By + " took it back"
-		}
+	if c := s.Settled; c != nil && c.WentBack() && v.now.Sub(c.Time) < 24*time.Hour {
 		lines = append(lines, v.styled(v.dress.warn.Render, hang("rolled back: ", printable(numbered(c.ID)+", at "+
-			clockTime(c.Time, v.now)+": "+why), v.width))...)
+			clockTime(c.Time, v.now)+": "+c.Words()), v.width))...)
 	}
 	text := printable(s.Config)
 	if s.ConfigHash != "" {

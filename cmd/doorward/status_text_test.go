@@ -23,7 +23,7 @@ func busy() control.Status {
 		Message: "door admin is in failsafe, dark and deaf: no log data was found in the journal, /var/log/auth.log or /var/log/secure"}}
 	s.Warnings = []string{"the configuration used before is in use: /etc/doorward/doorward.toml cannot be used: it has 2 mistakes"}
 	s.Pending = &control.Pending{ID: 7, Until: noon.Add(41 * time.Second), By: "operator alice (uid 1000)"}
-	s.Settled = &control.Settled{ID: 6, Time: noon.Add(-time.Hour), By: ""}
+	s.Settled = &control.Settled{ID: 6, Time: noon.Add(-time.Hour), End: control.EndExpired}
 	s.ConfigHash, s.ConfigDiffers = "1f3a9c0d1b2e77aa1f3a9c0d1b2e77aa", true
 	d := &s.Doors[1]
 	d.Always = []string{"10.0.0.0/8", "2001:db8:ffff::/48"}

@@ -188,5 +188,5 @@ func (g *Gateway) pending() *control.Pending {
 	if g.applied.Pending == nil {
 		return nil
 	}
-	return &control.Pending{Until: g.applied.Deadline, By: g.applied.By}
+	return &control.Pending{ID: g.applied.ID, Until: g.applied.Deadline, By: g.applied.By}
 }

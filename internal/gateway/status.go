@@ -19,11 +19,12 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	newer := g.Newer()
 	sheet, ok := readBoard(g, &g.statuses)
 	if !ok {
-		return control.Status{Warnings: []string{"the daemon ends"}, Doors: []control.Door{}}, newer
+		return control.Status{Warnings: []string{"the daemon ends"}, Ended: []control.Settled{}, Doors: []control.Door{}}, newer
 	}
 	sheet.of.count()
 	s := sheet.of.Status
 	s.Time = g.world.Now() // nothing has changed since it was made
+	g.compareFile(&s)
 	refused, sessions := g.measure(sheet.doors)
 	s.Doors = slices.Clone(s.Doors)
 	for i := range s.Doors {
@@ -58,10 +59,11 @@ func (g *Gateway) standing(now time.Time) standing {
 func (g *Gateway) status(now time.Time) control.Status {
 	s := control.Status{
 		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
-		Warnings: g.allWarnings(), Pending: g.pending(), Settled: g.settled, Events: maps.Clone(g.told),
+		Warnings: g.allWarnings(), Pending: g.pending(), ConfigHash: g.hash, Events: maps.Clone(g.told),
 		Fence: control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
 		Doors: make([]control.Door, 0, len(g.doors)),
 	}
+	s.Settled, s.Ended = g.settled()
 	for _, d := range g.doors {
 		s.Doors = append(s.Doors, d.status(now))
 	}

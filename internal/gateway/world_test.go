@@ -161,6 +161,7 @@ func (m *machine) world() World {
 		},
 		Own:    func(a netip.Addr) (bool, error) { return a.IsLoopback() || a == netip.MustParseAddr("192.0.2.1"), nil },
 		Config: config.Load,
+		Text:   config.Read,
 	}
 }
 
