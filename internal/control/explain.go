@@ -23,7 +23,7 @@ type Explanation struct {
 	// explain does by itself, and only as root. The daemon has not.
 	Firewall bool           `json:"firewall"`
 	Unread   string         `json:"unread,omitempty"` // why refusals could not be read
-	Doors    []ExplainedFor `json:"doors"`            // those that were asked about, by name
+	Doors    []ExplainedFor `json:"doors"`            // those that were asked about, by name; never null
 }
 
 // ExplainedFor is an Explanation for one door.
@@ -35,7 +35,7 @@ type ExplainedFor struct {
 	// GetsIn says whether a new connection would get in now; null when that cannot be
 	// told, which an obstacle then says why.
 	GetsIn *bool `json:"gets_in"`
-	// By is what lets it in, never null; what takes no time has no end. There may be
+	// By is what lets it in, never null; what is no grant has no end. There may be
 	// something although an obstacle keeps the connection out all the same.
 	By        []Cover    `json:"by"`
 	Until     *time.Time `json:"until"`     // when the last of By ends; null without an end, or without a By
