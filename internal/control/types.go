@@ -50,6 +50,7 @@ const (
 	ProblemService  = "service_failed" // a service could not be started
 	ProblemFailsafe = "failsafe"       // a door is deaf: there is no log data
 	ProblemEars     = "knocks_unheard" // nobody could knock at a door
+	ProblemEnding   = "ending"         // the daemon ends
 )
 
 // Pending is a configuration that goes back to the one before unless it is

@@ -46,6 +46,9 @@ func (a *applying) givenUp() time.Time {
 // orderApply carries out an order about configurations, one at a time.
 func (g *Gateway) orderApply(now time.Time, by string, o control.ApplyRequest, done func(control.Reply, error)) {
 	confirm, err := duration(o.Confirm, 0)
+	if o.Action == "apply" {
+		done = g.loading(done)
+	}
 	switch {
 	case g.applying != nil || g.rollingBack:
 		err = &control.Error{Message: "another configuration is being taken into use, which takes some seconds at most",

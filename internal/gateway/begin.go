@@ -191,11 +191,15 @@ func (g *Gateway) choose(applied store.Applied, rebooted bool) error {
 			why = "cannot be used: " + err.Error()
 		}
 		g.applied.Pending, g.applied.Deadline = nil, time.Time{}
+		g.metered.loads.failed = true
 		g.warnings = append(g.warnings, fmt.Sprintf("the configuration used before is in use: %s %s", g.opts.Path, why))
 		g.log.Error("the configuration used before is in use", "file", g.opts.Path, "why", why)
 		c, text = before.config, before.text
 	}
 	g.config, g.blinds = c, g.blind(c, text)
+	if !g.metered.loads.failed {
+		g.metered.loads.latest = g.world.Now()
+	}
 	g.warnings = append(g.warnings, g.warningsOf(c)...)
 	// If the disk takes nothing, the next start decides the same.
 	g.saveApplied(g.applied)

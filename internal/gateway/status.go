@@ -19,7 +19,9 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	newer := g.Newer()
 	sheet, ok := readBoard(g, &g.statuses)
 	if !ok {
-		return control.Status{Warnings: []string{"the daemon ends"}, Doors: []control.Door{}}, newer
+		const ends = "the daemon ends"
+		return control.Status{Warnings: []string{ends}, Doors: []control.Door{},
+			Problems: []control.Problem{{Code: control.ProblemEnding, Message: ends}}}, newer
 	}
 	s := sheet.of
 	s.Time = g.world.Now() // nothing has changed since it was made
@@ -46,8 +48,9 @@ func (g *Gateway) status(now time.Time) control.Status {
 	s := control.Status{
 		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
 		Warnings: g.allWarnings(), Settled: g.settled, Events: maps.Clone(g.told),
-		Fence: control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
-		Doors: make([]control.Door, 0, len(g.doors)),
+		Fence:    control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
+		Problems: g.problems(),
+		Doors:    make([]control.Door, 0, len(g.doors)),
 	}
 	if g.applied.Pending != nil {
 		s.Pending = &control.Pending{Until: g.applied.Deadline, By: g.applied.By}
