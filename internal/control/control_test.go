@@ -38,7 +38,7 @@ var start = time.Date(2026, 11, 24, 6, 0, 0, 0, time.UTC)
 func sample() control.Status {
 	until, seen := start.Add(time.Minute), start.Add(-time.Second)
 	return control.Status{
-		Time: start, Version: "0.1.0", Started: start.Add(-time.Hour), Config: "/etc/doorward/doorward.toml",
+		API: 1, Time: start, Version: "0.1.0", Started: start.Add(-time.Hour), Config: "/etc/doorward/doorward.toml",
 		Warnings: []string{"door \"ssh\": no log data"},
 		Pending:  &control.Pending{Until: until, By: "operator alice (uid 1000)"},
 		Settled:  &control.Settled{Time: start, By: "", Kept: false},
@@ -87,7 +87,7 @@ func TestStatus(t *testing.T) {
 func TestOrders(t *testing.T) {
 	b := controltest.New(sample())
 	until := start.Add(time.Hour)
-	want := control.Reply{Message: "as ordered", Until: &until}
+	want := control.Reply{API: 1, Message: "as ordered", Until: &until}
 	b.OnDo(func(context.Context, controltest.Given) (control.Reply, error) { return want, nil })
 	path, _ := controltest.Serve(t, b)
 	c, ctx := control.NewClient(path), t.Context()

@@ -32,10 +32,6 @@ type Status struct {
 	Events map[string]uint64 `json:"events"`
 }
 
-// APIVersion is the version of this API's JSON, and of that of the commands. Keys are
-// added, never changed; docs/api has the schemas.
-const APIVersion = 1
-
 // Problem is something for which /healthz fails.
 type Problem struct {
 	Code    string `json:"code"` // one of the Problem constants

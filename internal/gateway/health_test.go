@@ -54,9 +54,12 @@ touch = [59000, 59002]
 				Message: "nothing is saved, so that a restart would forget what happens now: no space left on device"},
 		},
 		{
-			name:   "the disk is slow",
-			breaks: func(r *running) { r.m.do(func() { r.m.full = errors.New("input/output error") }); r.order(control.ArmRequest{}) },
-			mends:  func(r *running) { r.m.do(func() { r.m.full = nil }) },
+			name: "the disk is slow",
+			breaks: func(r *running) {
+				r.m.do(func() { r.m.full = errors.New("input/output error") })
+				r.order(control.ArmRequest{})
+			},
+			mends: func(r *running) { r.m.do(func() { r.m.full = nil }) },
 			want: control.Problem{Code: "nothing_saved",
 				Message: "nothing is saved, so that a restart would forget what happens now: input/output error"},
 		},

@@ -63,7 +63,7 @@ type machine struct {
 	held      []uint16 // listened on or not
 	taken     []uint16
 	lacks     []uint16 // that were taken when the ear wanted them
-	behind    bool // the ear cannot accept
+	behind    bool     // the ear cannot accept
 	openers   map[uint16]knock.Opener
 	answers   []string // to datagrams
 	dead      []uint16 // UDP ports whose sockets have died
