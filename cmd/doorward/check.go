@@ -78,7 +78,7 @@ type checkJSON struct {
 // finding is a mistake with all its fields, or a warning with file and problem.
 type finding struct {
 	Level string `json:"level"` // "mistake" or "warning"
-	*tables.Mistake
+	tables.Mistake
 }
 
 // check judges the file at path for the machine and prints what it found.
@@ -90,7 +90,7 @@ func check(e *env, m machine, path string, asJSON bool) error {
 	}
 	findings := []finding{}
 	warn := func(problem, hint string) {
-		findings = append(findings, finding{"warning", &tables.Mistake{File: path, Problem: problem, Hint: hint}})
+		findings = append(findings, finding{"warning", tables.Mistake{File: path, Problem: problem, Hint: hint}})
 	}
 	if c != nil {
 		blind, notAsked := m.blind(c, path, text)
@@ -105,7 +105,7 @@ func check(e *env, m machine, path string, asJSON bool) error {
 		}
 	}
 	for _, m := range slices.Backward(mistakes) {
-		findings = slices.Insert(findings, 0, finding{"mistake", m})
+		findings = slices.Insert(findings, 0, finding{"mistake", *m})
 	}
 	if asJSON {
 		err = printJSON(e.stdout, checkJSON{File: path, OK: len(mistakes) == 0, Findings: findings})

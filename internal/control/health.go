@@ -57,8 +57,19 @@ func meaning(code string) string {
 	return "doorward status says what"
 }
 
-// HealthManual says what /healthz answers.
-const HealthManual = `/healthz answers 200 and "ok" while all is well, and 503 as long as there is a problem, with a line for each: its code,
-its door if it is one door's, and what it means. More is told to operators alone: doorward status has the problems first,
-with why, and doorward status --exit-code exits 1 for the same.
+// MetricsManual says what the metrics are, and HealthManual what /healthz answers.
+const (
+	MetricsManual = `With gateway.metrics in its configuration, the daemon serves Prometheus' metrics at
+/metrics, and its health at /healthz. Whoever reaches that address can read them, so
+that they tell no sources, credentials or ports, and no label has a value that a
+stranger can choose. Counters count from the daemon's start. Beside those below there
+are the Go runtime's (go_*) and the process's (process_*).
+
+The sources of doorward have alert rules and a Grafana dashboard, in contrib.
 `
+	HealthManual = `/healthz answers 200 and "ok" while all is well, and 503 as long as there is a problem,
+with a line for each: its code, its door if it is one door's, and what it means. More
+is told to operators alone: doorward status has the problems with why they are so, and
+doorward status --exit-code exits with 1 for the same.
+`
+)

@@ -77,13 +77,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 func writeMetrics(w io.Writer) {
 	fmt.Fprint(w, `# Metrics
 
-With `+"`gateway.metrics`"+` the daemon serves Prometheus' metrics at `+"`/metrics`"+` and its health at `+"`/healthz`"+`. Whoever reaches
-that address reads them, so they tell no sources, credentials or ports, and no label has a value that a stranger can
-choose. Counters count from the daemon's start. Beside those below there are the Go runtime's (`+"`go_*`"+`) and the
-process's (`+"`process_*`"+`).
-
-`+"`contrib/prometheus`"+` has alert rules and `+"`contrib/grafana`"+` a dashboard. This page is made from the daemon's own table, by
-`+"`make generate`"+`, and so is doorward-metrics(7).
+`+strings.ReplaceAll(control.MetricsManual, "_*", "_\\*")+`
+This page is made from the daemon's own table by `+"`make generate`"+`, and so is doorward-metrics(7).
 
 | metric | type | labels | what it tells |
 |---|---|---|---|

@@ -85,7 +85,7 @@ const (
 // Door is one door of Status.
 type Door struct {
 	Name      string         `json:"name"`
-	State     string         `json:"state"` // StateDark, ...
+	State     string         `json:"state"` // one of the State constants
 	Since     time.Time      `json:"since"`
 	Reason    string         `json:"reason"`    // why it is in this state, for people
 	Ports     []string       `json:"ports"`     // "22/tcp", "60000-61000/udp"

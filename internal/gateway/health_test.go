@@ -3,6 +3,7 @@ package gateway
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"os"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/jsonschema-go/jsonschema"
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/service"
@@ -305,5 +307,52 @@ func TestVitalsOfTheStore(t *testing.T) {
 		if s := r.Vitals().Store; !s.Up {
 			t.Errorf("after there is room again: %+v", s)
 		}
+	})
+}
+
+// What is told is as the schema says: no list is null.
+func TestStatusFollowsItsSchema(t *testing.T) {
+	text, err := os.ReadFile("../../docs/api/status.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s jsonschema.Schema
+	if err := json.Unmarshal(text, &s); err != nil {
+		t.Fatal(err)
+	}
+	schema, err := s.Resolve(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t, newMachine(), configPath(t), sshDoor)
+		follows := func(when string) {
+			t.Helper()
+			told, _ := r.Status()
+			told.API = control.APIVersion // the server's to fill
+			for i := range told.Doors {
+				d := &told.Doors[i]
+				d.Always, d.Live = append([]string{}, d.Always...), append([]control.Session{}, d.Live...)
+				d.Guesses.Hour.Top = append([]control.GuessesFrom{}, d.Guesses.Hour.Top...)
+				d.Guesses.Day.Top = append([]control.GuessesFrom{}, d.Guesses.Day.Top...)
+			}
+			var v any
+			if text, err := json.Marshal(told); err != nil {
+				t.Fatal(err)
+			} else if err := json.Unmarshal(text, &v); err != nil {
+				t.Fatal(err)
+			}
+			if err := schema.Validate(v); err != nil {
+				t.Errorf("%s: %v", when, err)
+			}
+		}
+		follows("at the start")
+		r.touch(visitor6, 59001)
+		r.touch(visitor, 59000, 59002)
+		write(t, r.path, "# changed\n"+sshDoor)
+		r.order(control.ApplyRequest{Action: "apply", Confirm: "1m"})
+		follows("with all there is")
+		r.stop()
+		follows("after the end")
 	})
 }

@@ -20,7 +20,7 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	sheet, ok := readBoard(g, &g.statuses)
 	if !ok {
 		const ends = "the daemon ends"
-		return control.Status{Warnings: []string{ends}, Doors: []control.Door{},
+		return control.Status{Time: g.world.Now(), Version: g.opts.Version, Started: g.started, Config: g.opts.Path, Warnings: []string{ends}, Doors: []control.Door{}, Events: map[string]uint64{},
 			Problems: []control.Problem{{Code: control.ProblemEnding, Message: ends}}}, newer
 	}
 	s := sheet.of
@@ -63,7 +63,8 @@ func (g *Gateway) status(now time.Time) control.Status {
 
 // allWarnings is what an operator should act on.
 func (g *Gateway) allWarnings() []string {
-	all := slices.Concat([]string{}, g.opts.Warnings, g.warnings)
+	all := append([]string{}, g.opts.Warnings...) // never nil
+	all = append(all, g.warnings...)
 	for _, p := range []struct{ what, problem string }{
 		{"the fence is down: ", g.broken},
 		{"", g.ear.problem},
