@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -45,8 +47,22 @@ func TestStatusExitCode(t *testing.T) {
 	if code == 0 || !strings.Contains(stderr, "no daemon answers") {
 		t.Errorf("without a daemon: status %d, %q", code, stderr)
 	}
+	listener, err := control.Listen(filepath.Join(t.TempDir(), "old"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, `{"time":"2026-11-24T12:00:00Z","fence":{"up":false},"doors":[]}`)
+	})}
+	go old.Serve(listener)
+	defer old.Close()
+	code, _, stderr = operate(t, nil, "--control", listener.Addr().String(), "status", "--exit-code")
+	want := "doorward: error: the daemon is of a version that does not tell of problems\ndoorward: hint: systemctl restart doorward\n"
+	if code != 1 || stderr != want {
+		t.Errorf("of an old daemon: status %d, %q, want 1, %q", code, stderr, want)
+	}
 	code, _, stderr = operate(t, nil, "status", "--exit-code", "--watch")
-	want := "doorward: error: --exit-code with --watch: a watch goes on whatever it sees\ndoorward: hint: doorward status --exit-code\n"
+	want = "doorward: error: --exit-code with --watch: a watch goes on whatever it sees\ndoorward: hint: doorward status --exit-code\n"
 	if code != 2 || stderr != want {
 		t.Errorf("with --watch: status %d, %q, want 2, %q", code, stderr, want)
 	}

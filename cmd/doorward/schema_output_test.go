@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"net"
@@ -18,6 +19,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/control/controltest"
+	"github.com/doorward/doorward/internal/visit"
 )
 
 // schemaOf is a schema as docs/api has it.
@@ -92,6 +94,21 @@ func TestWhatIsPrintedFollowsItsSchema(t *testing.T) {
 				t.Errorf("nothing is printed; stderr: %s", stderr)
 			}
 		})
+	}
+}
+
+// A try that came to nothing before it touched anything has no touches, and not null.
+func TestKnockWithoutTouches(t *testing.T) {
+	var out bytes.Buffer
+	if err := printKnock(&out, &knockOptions{host: "gw"}, []visit.Attempt{{Err: context.Canceled}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	var v any
+	if err := json.Unmarshal(out.Bytes(), &v); err != nil {
+		t.Fatal(err)
+	}
+	if err := schemaOf(t, "knock").Validate(v); err != nil {
+		t.Errorf("%v\n%s", err, out.String())
 	}
 }
 

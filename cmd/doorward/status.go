@@ -102,10 +102,15 @@ func (o *statusOptions) run(ctx context.Context, e *env, daemon *control.Client)
 		v := view{dress: e.dressFor(e.stdout), now: e.clock(), detail: o.door != ""}
 		_, err = fmt.Fprintln(e.stdout, strings.Join(v.lines(s), "\n"))
 	}
-	if err == nil && o.exitCode && len(s.Problems) > 0 {
+	switch {
+	case err != nil || !o.exitCode:
+		return err
+	case s.API == 0: // from before problems were told: that there are none means nothing
+		return withHint(errors.New("the daemon is of a version that does not tell of problems"), "systemctl restart doorward")
+	case len(s.Problems) > 0:
 		return &statusError{1} // what is printed says why
 	}
-	return err
+	return nil
 }
 
 // follow calls f with every snapshot until ctx ends, which is how a watch is

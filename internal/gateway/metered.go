@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -21,6 +22,8 @@ type metered struct {
 	told  map[string]map[string]uint64 // records of the trail, by door ("" for those of none) and event
 	loads loads
 	idKey []byte // of configID
+	idOf  []byte // the text that id is of
+	id    string
 }
 
 func newMetered() metered {
@@ -117,7 +120,11 @@ func (g *Gateway) configID() string {
 	if g.applied.Pending != nil {
 		text = g.applied.Pending
 	}
-	mac := hmac.New(sha256.New, g.metered.idKey)
-	mac.Write(text)
-	return hex.EncodeToString(mac.Sum(nil)[:8])
+	m := &g.metered
+	if m.id == "" || !bytes.Equal(text, m.idOf) {
+		mac := hmac.New(sha256.New, m.idKey)
+		mac.Write(text)
+		m.idOf, m.id = text, hex.EncodeToString(mac.Sum(nil)[:8])
+	}
+	return m.id
 }
