@@ -46,9 +46,6 @@ func (a *applying) givenUp() time.Time {
 // orderApply carries out an order about configurations, one at a time.
 func (g *Gateway) orderApply(now time.Time, by string, o control.ApplyRequest, done func(control.Reply, error)) {
 	confirm, err := duration(o.Confirm, 0)
-	if o.Action == "apply" {
-		done = g.loading(done)
-	}
 	switch {
 	case g.applying != nil || g.rollingBack:
 		err = &control.Error{Message: "another configuration is being taken into use, which takes some seconds at most",
@@ -66,7 +63,7 @@ func (g *Gateway) orderApply(now time.Time, by string, o control.ApplyRequest, d
 		done(control.Reply{}, err)
 		return
 	}
-	g.apply(now, &applying{by: by, confirm: confirm, reading: now, done: done})
+	g.apply(now, &applying{by: by, confirm: confirm, reading: now, done: g.loading(done)})
 }
 
 // apply reads the configuration file anew and takes it into use. With a confirm
