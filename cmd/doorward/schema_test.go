@@ -107,7 +107,7 @@ func TestSchemas(t *testing.T) {
 func schemas(t *testing.T) (files map[string]string, keys []string) {
 	t.Helper()
 	files = map[string]string{}
-	w := walker{comments: map[string]map[string]string{}, values: map[string]map[string]string{}}
+	w := walker{comments: map[string]map[string]string{}, values: map[string]map[string]string{}, seen: map[string]bool{}}
 	write := func(o object, name string, s *jsonschema.Schema) {
 		s.Schema = "https://json-schema.org/draft/2020-12/schema"
 		s.ID, s.Title = "urn:doorward:v1:"+name, o.title
@@ -132,7 +132,25 @@ func schemas(t *testing.T) (files map[string]string, keys []string) {
 	if w.err != nil {
 		t.Fatal(w.err)
 	}
+	w.wantAll(t)
 	return files, keys
+}
+
+// wantAll holds the list to the types that commands print, which are called so.
+func (w *walker) wantAll(t *testing.T) {
+	t.Helper()
+	n := 0
+	for at := range w.comments["cmd/doorward"] {
+		if name, _, _ := strings.Cut(at, "."); strings.HasSuffix(name, "JSON") {
+			if n++; !w.seen[name] {
+				t.Errorf("%s is printed and has no schema: it is a line in objects", name)
+				w.seen[name] = true
+			}
+		}
+	}
+	if n == 0 {
+		t.Error("no type is called ...JSON: the test sees none of them")
+	}
 }
 
 // listKeys appends the keys of a schema and what they are: "status.doors[].name string".
@@ -162,6 +180,7 @@ func listKeys(at string, s *jsonschema.Schema, keys *[]string) {
 type walker struct {
 	comments map[string]map[string]string // by package, then "Type.Field"
 	values   map[string]map[string]string // of constants, by package, then name
+	seen     map[string]bool              // types that have a schema, or are in one
 	err      error
 }
 
@@ -198,6 +217,7 @@ func (w *walker) of(t reflect.Type) *jsonschema.Schema {
 		if t == reflect.TypeFor[time.Time]() {
 			return &jsonschema.Schema{Type: "string", Format: "date-time"}
 		}
+		w.seen[t.Name()] = true
 		s := &jsonschema.Schema{Type: "object", Properties: map[string]*jsonschema.Schema{}}
 		w.fields(s, t, true)
 		return s
