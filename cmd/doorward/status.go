@@ -108,7 +108,7 @@ func (o *statusOptions) run(ctx context.Context, e *env, daemon *control.Client)
 	case s.API == 0: // from before problems were told: that there are none means nothing
 		return withHint(errors.New("the daemon is of a version that does not tell of problems"), "systemctl restart doorward")
 	case len(s.Problems) > 0:
-		return &statusError{1} // what is printed says why
+		return &statusError{code: 1} // what is printed says why
 	}
 	return nil
 }
