@@ -33,7 +33,7 @@ func after(d time.Duration) *time.Time {
 // guarded is a snapshot with something everywhere.
 func guarded() control.Status {
 	return control.Status{
-		Time: noon.Add(-time.Minute), Version: "0.1.0", Started: noon.Add(-26 * time.Hour),
+		API: 1, Time: noon.Add(-time.Minute), Version: "0.1.0", Started: noon.Add(-26 * time.Hour),
 		Config:   "/etc/doorward/doorward.toml",
 		Warnings: []string{"door admin is in failsafe, dark and deaf: no log data"},
 		Fence:    control.Fence{Up: true, Owned: true, Repairs: 1},
@@ -202,7 +202,7 @@ func TestOrdersFromTheCommandLine(t *testing.T) {
 		{"open ssh", client, control.OpenRequest{Door: "ssh", Source: "fe80::7"}, 0, "done (until 12:10:00)\n", ""},
 		{"open ssh --source any --for 8h", ssh, control.OpenRequest{Door: "ssh", Source: "any", For: "8h0m0s"}, 0, "done (until 12:10:00)\n", ""},
 		{"open ssh --source 192.0.2.7 --json", nil, control.OpenRequest{Door: "ssh", Source: "192.0.2.7"}, 0,
-			"{\n  \"message\": \"done\",\n  \"until\": \"2026-11-24T12:10:00Z\"\n}\n", ""},
+			"{\n  \"message\": \"done\",\n  \"until\": \"2026-11-24T12:10:00Z\",\n  \"api\": 1,\n  \"door\": \"\",\n  \"source\": \"\",\n  \"state\": \"\",\n  \"changed\": false\n}\n", ""},
 		{"open ssh", nil, nil, 1, "", "doorward: error: no --source, and SSH_CONNECTION does not say where you came from (sudo drops it)\n" +
 			"doorward: hint: --source ADDRESS, or --source any for everybody\n"},
 		{"open", ssh, nil, usage, "", "doorward: error: DOOR is missing: the door's name, as doorward status lists it\n" +

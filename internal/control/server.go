@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -166,6 +165,7 @@ func order[O checkable[O]](s *Server) http.HandlerFunc {
 			return
 		}
 		reply, err := s.backend.Do(r.Context(), by, o)
+		reply.API = APIVersion
 		if err != nil {
 			writeError(w, orderStatus(err), err)
 			return
@@ -211,16 +211,15 @@ func decodeOrder[O checkable[O]](body io.Reader) (O, int, error) {
 // writeJSON answers with v. An error here means that the client is gone, which
 // is no concern of the daemon's.
 func writeJSON(w http.ResponseWriter, code int, v any) {
-	var b bytes.Buffer
-	if err := json.NewEncoder(&b).Encode(v); err != nil {
-		b.Reset()
+	b, err := Versioned(v)
+	if err != nil {
 		code = http.StatusInternalServerError
-		fmt.Fprintf(&b, "{\"error\":%q,\"hint\":\"\"}\n", "the answer cannot be written as JSON")
+		b, _ = Versioned(&Error{Code: CodeInternal, Message: "the answer cannot be written as JSON"})
 	}
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTime))
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	w.Write(b.Bytes())
+	w.Write(b)
 }
 
 // writeError answers with err as an *Error.

@@ -33,10 +33,6 @@ type Status struct {
 	Events map[string]uint64 `json:"events"`
 }
 
-// APIVersion is the version of this API's JSON, and of that of the commands. Keys are
-// added, never changed; docs/api has the schemas.
-const APIVersion = 1
-
 // Problem is something for which /healthz fails.
 type Problem struct {
 	Code    string `json:"code"` // one of the Problem constants
@@ -51,6 +47,7 @@ const (
 	ProblemService  = "service_failed" // a service could not be started
 	ProblemFailsafe = "failsafe"       // a door is deaf: there is no log data
 	ProblemEars     = "knocks_unheard" // nobody could knock at a door
+	ProblemEnding   = "ending"         // the daemon ends
 )
 
 // Pending is a configuration that goes back to the one before unless it is
@@ -121,7 +118,7 @@ const (
 // Door is one door of Status.
 type Door struct {
 	Name      string         `json:"name"`
-	State     string         `json:"state"` // StateDark, ...
+	State     string         `json:"state"` // one of the State constants
 	Since     time.Time      `json:"since"`
 	Reason    string         `json:"reason"`    // why it is in this state, for people
 	Ports     []string       `json:"ports"`     // "22/tcp", "60000-61000/udp"

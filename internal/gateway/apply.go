@@ -79,7 +79,7 @@ func (g *Gateway) orderApply(now time.Time, by string, o control.ApplyRequest, d
 	case o.Action == "undo":
 		g.undo(now, by, control.EndUndone, func(_ time.Time, reply control.Reply, err error) { g.answer(reply, err, done) })
 	default:
-		g.apply(now, &applying{by: by, confirm: confirm, force: o.Force, reading: now, done: done})
+		g.apply(now, &applying{by: by, confirm: confirm, force: o.Force, reading: now, done: g.loading(done)})
 	}
 }
 

@@ -202,11 +202,15 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 		if g.applied.Pending != nil {
 			g.forgetPending(at, control.EndReplaced, "")
 		}
+		g.metered.loads.failed = true
 		g.warnings = append(g.warnings, told)
 		g.log.Error("the configuration used before is in use", "file", g.opts.Path, "why", why)
 		c, text = before.config, before.text
 	}
 	g.config, g.hash, g.blinds = c, config.Hash(text), g.blind(c, text)
+	if !g.metered.loads.failed {
+		g.metered.loads.latest = g.world.Now()
+	}
 	g.warnings = append(g.warnings, g.warningsOf(c)...)
 	if now := g.inUse(); latest.hash != "" && latest.hash != now.hash {
 		g.recordConfig(at, "", told, latest, now)

@@ -102,6 +102,8 @@ type Gateway struct {
 	told       map[string]uint64 // what the audit trail has told of since the start, by event
 	sums       *audit.Sums       // of refusals
 
+	metered metered
+
 	byName      map[string]*guarded // of doors
 	fencing     fencing             // what is under way at the fence
 	endingFlows bool                // that is under way
@@ -157,6 +159,7 @@ func New(opts Options) *Gateway {
 		visitors: newVisitors(),
 		told:     make(map[string]uint64),
 		sums:     audit.NewSums(),
+		metered:  newMetered(),
 	}
 	g.newer.c = make(chan struct{})
 	g.recalled = sync.OnceValue(g.recall)

@@ -19,7 +19,10 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	newer := g.Newer()
 	sheet, ok := readBoard(g, &g.statuses)
 	if !ok {
-		return control.Status{Warnings: []string{"the daemon ends"}, Ended: []control.Settled{}, Doors: []control.Door{}}, newer
+		const ends = "the daemon ends"
+		return control.Status{Time: g.world.Now(), Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
+			Warnings: []string{ends}, Ended: []control.Settled{}, Doors: []control.Door{}, Events: map[string]uint64{},
+			Problems: []control.Problem{{Code: control.ProblemEnding, Message: ends}}}, newer
 	}
 	sheet.of.count()
 	s := sheet.of.Status
@@ -60,8 +63,9 @@ func (g *Gateway) status(now time.Time) control.Status {
 	s := control.Status{
 		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
 		Warnings: g.allWarnings(), Pending: g.pending(), ConfigHash: g.hash, Events: maps.Clone(g.told),
-		Fence: control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
-		Doors: make([]control.Door, 0, len(g.doors)),
+		Fence:    control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
+		Problems: g.problems(),
+		Doors:    make([]control.Door, 0, len(g.doors)),
 	}
 	s.Settled, s.Ended = g.settled()
 	for _, d := range g.doors {
@@ -72,7 +76,8 @@ func (g *Gateway) status(now time.Time) control.Status {
 
 // allWarnings is what an operator should act on.
 func (g *Gateway) allWarnings() []string {
-	all := slices.Concat([]string{}, g.opts.Warnings, g.warnings)
+	all := append([]string{}, g.opts.Warnings...) // never nil
+	all = append(all, g.warnings...)
 	for _, p := range []struct{ what, problem string }{
 		{"the fence is down: ", g.broken},
 		{"", g.ear.problem},

@@ -93,6 +93,9 @@ type Ear interface {
 	// Behind says whether touches wait that could not be heard since it was last
 	// asked. It is called beside the turns.
 	Behind() bool
+	// Dropped counts the touches that were heard and thrown away since too many waited.
+	// It is called beside the turns.
+	Dropped() uint64
 	Close() error
 }
 
@@ -154,6 +157,7 @@ func newLook(c config.Door, counts func([][]port.Range) ([]int, error)) func(con
 	return func(ctx context.Context) (seen door.Seen, odd []string) {
 		if logins != nil { // first, since what comes after has no part in their time
 			odd = lastLogin(ctx, logins, &seen)
+			seen.Unread = seen.NoData != "" || len(odd) > 0
 		}
 		if c.Presence.Connections {
 			found, err := counts([][]port.Range{c.Ports})

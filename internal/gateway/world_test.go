@@ -62,7 +62,8 @@ type machine struct {
 	listening []uint16
 	held      []uint16 // listened on or not
 	taken     []uint16
-	behind    bool // the ear cannot accept
+	lacks     []uint16 // that were taken when the ear wanted them
+	behind    bool     // the ear cannot accept
 	openers   map[uint16]knock.Opener
 	answers   []string // to datagrams
 	dead      []uint16 // UDP ports whose sockets have died

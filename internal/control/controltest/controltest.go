@@ -75,11 +75,23 @@ func (b *Backend) Newer() <-chan struct{} {
 // Vitals returns the snapshot's numbers.
 func (b *Backend) Vitals() control.Vitals {
 	s, _ := b.Status()
-	v := control.Vitals{Version: s.Version, Warnings: len(s.Warnings), Pending: s.Pending != nil,
-		FenceUp: s.Fence.Up, FenceRepairs: s.Fence.Repairs, Events: s.Events}
+	v := control.Vitals{Version: s.Version, Warnings: len(s.Warnings), Problems: s.Problems, Pending: s.Pending != nil,
+		Config:  control.ConfigVitals{ID: "0123456789abcdef", Loaded: s.Started, LoadedOK: true},
+		FenceUp: s.Fence.Up, FenceOwned: s.Fence.Owned, FenceRepairs: s.Fence.Repairs,
+		Store: control.StoreVitals{Up: true, Commits: &control.Spans{}},
+		Turns: &control.Spans{}, Waits: &control.Spans{},
+		Datagrams: map[string]uint64{"foreign": 1}, Events: map[string]map[string]uint64{"": s.Events}}
 	for _, d := range s.Doors {
-		v.Doors = append(v.Doors, control.DoorVitals{Name: d.Name, State: d.State, Running: d.Running,
-			Sessions: d.Sessions, Grants: max(d.GrantsTotal, len(d.Grants)), Penalties: max(d.PenaltiesTotal, len(d.Penalties)), Refused: d.Refused})
+		of := control.DoorVitals{Name: d.Name, State: d.State, Sessions: d.Sessions, Refused: d.Refused,
+			Grants: max(d.GrantsTotal, len(d.Grants)), Penalties: max(d.PenaltiesTotal, len(d.Penalties)),
+			Refusals: map[string]uint64{"port": uint64(len(d.Refusals))}, LastDark: d.Since, Logs: new(bool)}
+		if d.Service != "" {
+			of.Service = control.ServiceStopped
+			if d.Running {
+				of.Service = control.ServiceRunning
+			}
+		}
+		v.Doors = append(v.Doors, of)
 	}
 	return v
 }
