@@ -1,0 +1,109 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/doorward/doorward/internal/audit"
+)
+
+// unanswered is a client of a daemon that takes what it is told and does not answer.
+func unanswered() *Client {
+	c := NewClient("/run/control.sock")
+	c.http.Transport = answering(func(r *http.Request) (*http.Response, error) {
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	})
+	return c
+}
+
+// A daemon that does not answer is waited for as long as its answer should take, or
+// as long as was said.
+func TestLateAnswers(t *testing.T) {
+	const late = "the daemon at /run/control.sock does not answer in time"
+	asked := &Error{Code: CodeTimeout, Message: late, Hint: "systemctl status doorward", Cause: context.DeadlineExceeded}
+	ordered := &Error{Code: CodeTimeout, Message: late + "; what it was told to do it may do yet", Hint: "doorward status",
+		Cause: context.DeadlineExceeded}
+	order := func(c *Client) error {
+		_, err := c.Close(context.Background(), CloseRequest{Door: "ssh"})
+		return err
+	}
+	for _, tt := range []struct {
+		name    string
+		timeout time.Duration
+		ask     func(c *Client) error
+		want    *Error
+		after   time.Duration
+	}{
+		{"status", 0, func(c *Client) error { _, err := c.Status(context.Background()); return err }, asked, 10 * time.Second},
+		{"status, 2s", 2 * time.Second, func(c *Client) error { _, err := c.Status(context.Background()); return err }, asked, 2 * time.Second},
+		{"watch, 2s", 2 * time.Second, func(c *Client) error {
+			return c.Watch(context.Background(), func(Status) error { return nil })
+		}, asked, 2 * time.Second},
+		{"log, 2s", 2 * time.Second, func(c *Client) error {
+			return c.Log(context.Background(), LogQuery{Follow: true}, func(audit.Record) error { return nil })
+		}, asked, 2 * time.Second},
+		{"close", 0, order, ordered, 5 * time.Minute},
+		{"close, 2s", 2 * time.Second, order, ordered, 2 * time.Second},
+		{"open that waits", 2 * time.Second, func(c *Client) error { // the daemon says itself when it is over
+			_, err := c.Open(context.Background(), OpenRequest{Door: "ssh", Source: "any", Wait: "20s"})
+			return err
+		}, ordered, 30 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := unanswered()
+				c.Timeout = tt.timeout
+				begin := time.Now()
+				err := tt.ask(c)
+				if took := time.Since(begin); took != tt.after {
+					t.Errorf("waited for %v, want %v", took, tt.after)
+				}
+				if e, ok := errors.AsType[*Error](err); !ok || *e != *tt.want {
+					t.Errorf("got %+v, want %+v", err, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// A stream that has begun goes on for longer than its first word may take.
+func TestStreamsOutliveTheirBeginning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		c := fake(200, r)
+		c.Timeout = time.Second
+		go func() {
+			time.Sleep(time.Hour)
+			io.WriteString(w, "{\"id\":1}\n")
+			w.Close()
+		}()
+		n := 0
+		if err := c.Log(context.Background(), LogQuery{}, func(audit.Record) error { n++; return nil }); err != nil || n != 1 {
+			t.Errorf("%d records, %v", n, err)
+		}
+	})
+}
+
+// What an older daemon says of a key that it does not know is that it is older.
+func TestOlderDaemons(t *testing.T) {
+	body := `{"error":"the body is not one JSON object as expected: json: unknown field \"wait\"","hint":""}`
+	_, err := fake(400, strings.NewReader(body)).Open(t.Context(), OpenRequest{Door: "ssh", Source: "any", Wait: "30s"})
+	want := &Error{Code: CodeUsage, Message: `the body is not one JSON object as expected: json: unknown field "wait"`,
+		Hint: "doorward and doorwardd may be of different versions: systemctl restart doorward"}
+	if d := cmp.Diff(error(want), err); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	_, err = fake(409, strings.NewReader(`{"error":"door \"ssh\" is in failsafe"}`)).Close(t.Context(), CloseRequest{Door: "ssh"})
+	if e := (*Error)(nil); !errors.As(err, &e) || e.Code != CodeRefused {
+		t.Errorf("an order that an older daemon refuses: %#v, want code %q", err, CodeRefused)
+	}
+}
