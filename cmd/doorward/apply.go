@@ -27,8 +27,7 @@ Without a terminal, or with --json, apply --confirm does not wait. It says until
 when it is to be kept, and a later doorward apply --keep keeps it.
 
 Exit status: 0 when the configuration is in use (with --confirm on a terminal:
-and kept), or when --keep or --undo has done so; 1 when not; 2 when the command
-line is wrong.`
+and kept), or when --keep or --undo has done so;` + operatorExits
 
 const applyExamples = `  doorward apply --confirm 60s
   doorward apply --keep
@@ -58,6 +57,7 @@ func newApply(e *env) *cobra.Command {
 	f.BoolVar(&o.keep, "keep", false, "keep what was applied with --confirm")
 	f.BoolVar(&o.undo, "undo", false, "go back from what was applied with --confirm")
 	f.BoolVar(&o.json, "json", false, "print JSON, and do not wait")
+	operatorFlags(e, c)
 	return c
 }
 
