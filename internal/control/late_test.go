@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/door"
 )
 
 // unanswered is a client of a daemon that takes what it is told and does not answer.
@@ -105,5 +107,20 @@ func TestOlderDaemons(t *testing.T) {
 	_, err = fake(409, strings.NewReader(`{"error":"door \"ssh\" is in failsafe"}`)).Close(t.Context(), CloseRequest{Door: "ssh"})
 	if e := (*Error)(nil); !errors.As(err, &e) || e.Code != CodeRefused {
 		t.Errorf("an order that an older daemon refuses: %#v, want code %q", err, CodeRefused)
+	}
+}
+
+// A source is one that somebody can come from, in its one form, or it is refused.
+func TestSources(t *testing.T) {
+	for s, want := range map[string]string{
+		"any": "any", "192.0.2.7": "192.0.2.7", "192.0.2.7/32": "192.0.2.7", "192.0.2.0/24": "192.0.2.0/24",
+		"::ffff:192.0.2.7": "192.0.2.7", "2001:DB8::/64": "2001:db8::/64",
+		"": "", "nobody": "", "0.0.0.0": "", "::": "", "0.0.0.0/0": "", "::/0": "", "224.0.0.1": "", "::ffff:192.0.2.7/128": "",
+		"192.0.2.7/24": "", "2001:db8::1/64": "", "ff00::/8": "", "fe80::1%eth0": "", "255.255.255.255/0": "",
+	} {
+		got, err := parseSource(s)
+		if (err == nil) != (want != "") || err == nil && door.SourceString(got) != want || err != nil && got != (netip.Prefix{}) {
+			t.Errorf("source %q is %s (%v), want %q", s, door.SourceString(got), err, want)
+		}
 	}
 }
