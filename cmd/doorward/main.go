@@ -182,6 +182,8 @@ func newRoot(e *env) *cobra.Command {
 		return &usageError{withHint(err, "%s --help", c.CommandPath())}
 	})
 	addControlFlag(root)
+	root.Flags().Bool("json", false, "for what is not a command")
+	_ = root.Flags().MarkHidden("json")
 	for _, newCommand := range commands {
 		root.AddCommand(newCommand(e))
 	}

@@ -182,6 +182,13 @@ func sameFile(ctx context.Context, daemon *control.Client, path string) error {
 }
 
 func (o *rotateOptions) tellRotated(e *env, t *target, p *people, sealed []share.Letter, r control.Reply) error {
+	if o.json {
+		j := t.made(p, sealed)
+		if j.File = t.path; o.apply {
+			j.Apply = &r
+		}
+		return printJSON(e.stdout, j)
+	}
 	fmt.Fprintf(e.stdout, "Door %s has a new knock in %s; the file before is %[2]s.previous.\n\n", t.door.Name, t.path)
 	if len(sealed) > 0 {
 		o.tell(e.stdout, t, p, sealed)

@@ -75,6 +75,7 @@ type shareOptions struct {
 	file   string
 	output string
 	script bool
+	json   bool
 }
 
 func (o *shareOptions) addFlags(c *cobra.Command) {
@@ -88,6 +89,7 @@ func (o *shareOptions) addFlags(c *cobra.Command) {
 	f.StringVar(&o.file, "recipients-file", "", "the same, from a file, or - for standard input")
 	f.StringVar(&o.output, "output", ".", "existing `DIR`ectory of your own for the encrypted texts")
 	f.BoolVar(&o.script, "script", false, "write scripts for sh and PowerShell as well")
+	f.BoolVar(&o.json, "json", false, "print JSON")
 	_ = c.MarkFlagDirname("output")
 }
 
@@ -135,6 +137,9 @@ func (o *shareOptions) share(e *env) error {
 	defer change.Close()
 	if err := change.Commit(); err != nil {
 		return err
+	}
+	if o.json {
+		return printJSON(e.stdout, t.made(p, sealed))
 	}
 	o.tell(e.stdout, t, p, sealed)
 	return nil

@@ -29,7 +29,7 @@ func (g *Gateway) Do(ctx context.Context, by string, order any) (control.Reply, 
 	e := func(now time.Time) {
 		g.order(ctx, now, by, order, func(reply control.Reply, err error) { done <- answer{reply, err} })
 	}
-	ends := &control.Error{Code: control.CodeDown, Message: "the daemon ends", Hint: "systemctl status doorward"}
+	ends := &control.Error{Code: control.CodeDown, Message: "the daemon ends before it can answer", Hint: "systemctl status doorward"}
 	select {
 	case g.events <- e:
 	case <-ctx.Done():

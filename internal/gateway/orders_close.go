@@ -160,10 +160,7 @@ func coverWords(now time.Time, all []control.Cover) string {
 			words = append(words, fmt.Sprintf("%d more", len(all)-i))
 			break
 		}
-		who := c.Source
-		if who == "any" {
-			who = "everybody"
-		}
+		who := strings.ReplaceAll(c.Source, "any", "everybody")
 		switch {
 		case c.By == control.CoverAlways:
 			words = append(words, who+" needs no grant (always)")

@@ -44,7 +44,7 @@ func (g *Gateway) open(ctx context.Context, now time.Time, by string, o control.
 	}
 	if d.door.Waits(w.source, by) && w.wait == 0 {
 		d.carry(effects)
-		reply := d.reply(w.source, fmt.Sprintf("door %s opens for %s as soon as %s runs", d.name(), door.SourceString(w.source), d.service.svc))
+		reply := d.reply(w.source, fmt.Sprintf("door %s opens for %s as soon as %s runs", d.name(), whom(w.source), d.service.svc))
 		reply.Changed = true
 		g.answer(reply, nil, done)
 		return
@@ -61,6 +61,14 @@ func (d *guarded) reply(source netip.Prefix, message string) control.Reply {
 		r.Source = door.SourceString(source)
 	}
 	return r
+}
+
+// whom is a source in a sentence.
+func whom(source netip.Prefix) string {
+	if source == door.Any {
+		return "everybody"
+	}
+	return door.SourceString(source)
 }
 
 // settle answers those whose source does not wait for the service any more: by the
@@ -86,17 +94,17 @@ func (d *guarded) cameTo(w *waiter, effects []door.Effect, why string) (control.
 		switch {
 		case !ok || !concerned:
 		case r.Event == audit.EventGranted && r.By == w.by:
-			reply := d.reply(w.source, fmt.Sprintf("door %s is open for %s for %s", d.name(), who, tables.Short(w.length)))
+			reply := d.reply(w.source, fmt.Sprintf("door %s is open for %s for %s", d.name(), whom(w.source), tables.Short(w.length)))
 			reply.Changed, reply.Until = true, r.Until
 			return reply, nil
 		case r.Event == audit.EventRevoked:
-			why = r.By + " has closed it to " + who
+			why = r.By + " has closed it to " + whom(w.source)
 		case slices.Contains(failures, r.Event):
 			why = r.Reason
 		}
 	}
 	return control.Reply{}, &control.Error{Code: control.CodeFailed,
-		Message: fmt.Sprintf("door %s has not opened for %s: %s", d.name(), who, why), Hint: d.whereToLook()}
+		Message: fmt.Sprintf("door %s has not opened for %s: %s", d.name(), whom(w.source), why), Hint: d.whereToLook()}
 }
 
 // failures are the events whose reason is why somebody who waits for the service is not
@@ -117,10 +125,9 @@ func (d *guarded) giveUp(now time.Time) {
 		if now.Before(w.until) {
 			return false
 		}
-		who := door.SourceString(w.source)
 		w.done(control.Reply{}, &control.Error{Code: control.CodeTimeout,
-			Message: fmt.Sprintf("door %s has not opened for %s within %s, and opens as soon as %s runs", d.name(), who, tables.Short(w.wait), d.service.svc),
-			Hint:    fmt.Sprintf("doorward status %s; doorward close %[1]s --source %s takes the order back", d.name(), who)})
+			Message: fmt.Sprintf("door %s has not opened for %s within %s, and opens as soon as %s runs", d.name(), whom(w.source), tables.Short(w.wait), d.service.svc),
+			Hint:    fmt.Sprintf("doorward status %s; doorward close %[1]s --source %s takes the order back", d.name(), door.SourceString(w.source))})
 		return true
 	})
 }

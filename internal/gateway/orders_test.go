@@ -87,7 +87,7 @@ func TestOrders(t *testing.T) {
 			{open("192.0.2.2", "1m"), "ssh, 192.0.2.2, open, changed: door ssh is open for 192.0.2.2 for 1m"},
 			{open("192.0.2.3", "1m"), "ssh, 192.0.2.3, open, changed: door ssh is open for 192.0.2.3 for 1m"},
 			{open("192.0.2.0/25", "1m"), "ssh, 192.0.2.0/25, open, changed: door ssh is open for 192.0.2.0/25 for 1m"},
-			{open("any", "10m"), "ssh, any, open, changed: door ssh is open for any for 10m"},
+			{open("any", "10m"), "ssh, any, open, changed: door ssh is open for everybody for 10m"},
 			{closed("192.0.2.3"), "ssh, 192.0.2.3, open, changed, covered by any of operator alice (uid 1000) (10m0s), " +
 				"covered by 192.0.2.0/25 of operator alice (uid 1000) (1m0s): 192.0.2.3 can STILL connect to door ssh: the grant to everybody " +
 				"(operator alice (uid 1000), for another 10m0s), the grant to 192.0.2.0/25 (operator alice (uid 1000), for another 1m0s); its own grant has ended"},
@@ -223,7 +223,7 @@ func TestOpenWaits(t *testing.T) {
 			"timeout: door ssh has not opened for 192.0.2.2 within 20s, and opens as soon as ssh.service runs " +
 				"(doorward status ssh; doorward close ssh --source 192.0.2.2 takes the order back)"},
 		{"the daemon ends", func(r *running, _ chan struct{}) { r.stop() },
-			"daemon_down: the daemon ends (systemctl status doorward)"},
+			"daemon_down: the daemon ends before it can answer (systemctl status doorward)"},
 		{"the disk takes nothing", func(r *running, start chan struct{}) {
 			r.m.do(func() { r.m.full = errors.New("no space left on device") })
 			close(start)
@@ -260,7 +260,7 @@ func TestOpenWaitsNoLongerThanTheService(t *testing.T) {
 		r := run(t, m, configPath(t), strings.Replace(sshDoor, "unit =", "timeout = \"40s\"\nunit =", 1))
 		begin := time.Now()
 		got := said(r.ask(control.OpenRequest{Door: "ssh", Source: "any", Wait: control.LongestWait.String()}))
-		if want := "failed: door ssh has not opened for any: start ssh.service: context deadline exceeded "; !strings.HasPrefix(got, want) || time.Since(begin) != 40*time.Second {
+		if want := "failed: door ssh has not opened for everybody: start ssh.service: context deadline exceeded "; !strings.HasPrefix(got, want) || time.Since(begin) != 40*time.Second {
 			t.Errorf("after %v: %q, want after 40s: %q", time.Since(begin), got, want)
 		}
 	})
