@@ -1,6 +1,8 @@
 package main
 
 import (
+	"path/filepath"
+
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/share"
@@ -40,12 +42,12 @@ type userJSON struct {
 }
 
 // made is what share has made.
-func (t *target) made(p *people, sealed []share.Letter) shareJSON {
+func (o *shareOptions) made(t *target, p *people, sealed []share.Letter) shareJSON {
 	j := shareJSON{API: control.APIVersion, Door: t.door.Name, Host: p.all.Host, Users: []userJSON{}, Remembered: p.path}
 	for _, s := range sealed {
 		u := userJSON{User: s.User.Name}
 		for _, f := range s.Files {
-			u.Files = append(u.Files, f.Path)
+			u.Files = append(u.Files, filepath.Join(o.output, f.Path))
 		}
 		j.Users = append(j.Users, u)
 	}

@@ -183,7 +183,7 @@ func sameFile(ctx context.Context, daemon *control.Client, path string) error {
 
 func (o *rotateOptions) tellRotated(e *env, t *target, p *people, sealed []share.Letter, r control.Reply) error {
 	if o.json {
-		j := t.made(p, sealed)
+		j := o.made(t, p, sealed)
 		if j.File = t.path; o.apply {
 			j.Apply = &r
 		}

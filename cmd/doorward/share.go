@@ -139,7 +139,7 @@ func (o *shareOptions) share(e *env) error {
 		return err
 	}
 	if o.json {
-		return printJSON(e.stdout, t.made(p, sealed))
+		return printJSON(e.stdout, o.made(t, p, sealed))
 	}
 	o.tell(e.stdout, t, p, sealed)
 	return nil
