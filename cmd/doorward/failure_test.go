@@ -225,3 +225,21 @@ func TestQuiet(t *testing.T) {
 		t.Errorf("no such door: got %d, %q and %q", code, stdout, stderr)
 	}
 }
+
+// Who stops waiting for a door is told that the order stands.
+func TestInterruptedWaiting(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	b := controltest.New(guarded())
+	b.OnDo(func(ctx context.Context, _ controltest.Given) (control.Reply, error) {
+		cancel()
+		<-ctx.Done()
+		return control.Reply{}, ctx.Err()
+	})
+	path, _ := controltest.Serve(t, b)
+	code, _, stderr := operateUntil(t, ctx, nil, "--control", path, "open", "ssh", "--source", "192.0.2.7")
+	want := "doorward: error: interrupted while waiting; the order stands\n" +
+		"doorward: hint: doorward status ssh; doorward close ssh --source 192.0.2.7 takes it back\n"
+	if code != 1 || stderr != want {
+		t.Errorf("got %d %q, want 1 %q", code, stderr, want)
+	}
+}

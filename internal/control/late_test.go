@@ -1,11 +1,15 @@
 package control
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -123,4 +127,48 @@ func TestSources(t *testing.T) {
 			t.Errorf("source %q is %s (%v), want %q", s, door.SourceString(got), err, want)
 		}
 	}
+}
+
+// Those who wait for doors leave room for orders, so that a door that hangs can be
+// closed.
+func TestWhoWaitsIsBounded(t *testing.T) {
+	b := &stub{do: func(ctx context.Context, _ string, order any) (Reply, error) {
+		if _, waits := order.(Open); waits {
+			<-ctx.Done()
+		}
+		return Reply{Message: "done"}, ctx.Err()
+	}}
+	inBubble(t, b, func(t *testing.T, p *pipes) {
+		post := func(path, body string) net.Conn {
+			return p.dial(t, fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", path, len(body), body))
+		}
+		const waits = `{"door":"ssh","source":"any","wait":"1h"}`
+		var open []net.Conn
+		for range maxStreams() {
+			open = append(open, post("/v1/open", waits))
+		}
+		synctest.Wait()
+		for _, tt := range []struct {
+			path, body string
+			code       int
+		}{{"/v1/open", waits, 503}, {"/v1/close", `{"door":"ssh"}`, 200}} {
+			c := post(tt.path, tt.body)
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil || resp.StatusCode != tt.code {
+				t.Errorf("%s beside %d who wait: %v, %v, want %d", tt.path, maxStreams(), resp, err, tt.code)
+			}
+			c.Close()
+		}
+		open[0].Close() // who goes makes room
+		synctest.Wait()
+		c := post("/v1/open", waits)
+		synctest.Wait()
+		c.SetReadDeadline(time.Now().Add(time.Minute))
+		if _, err := http.ReadResponse(bufio.NewReader(c), nil); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("after one has gone: %v, want the next to wait", err)
+		}
+		for _, c := range append(open, c) {
+			c.Close()
+		}
+	})
 }

@@ -156,6 +156,12 @@ func order[R Request](s *Server) http.HandlerFunc {
 			writeError(w, http.StatusForbidden, err)
 			return
 		}
+		if open, ok := o.(Open); ok && open.Wait > 0 {
+			if !s.streams.begin(w) {
+				return
+			}
+			defer s.streams.end()
+		}
 		reply, err := s.backend.Do(r.Context(), by, o)
 		if err != nil {
 			writeError(w, orderStatus(err), err)
