@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -43,10 +44,13 @@ func newClose(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if source != "" && len(r.Covered) > 0 {
-				return &coveredError{r}
+			if source == "" || len(r.Covered) == 0 {
+				return printReply(e, asJSON, r)
 			}
-			return printReply(e, asJSON, r)
+			if asJSON {
+				err = printJSON(e.stdout, r)
+			}
+			return errors.Join(stillLetIn(r), err)
 		}),
 	}
 	f := c.Flags()
@@ -58,17 +62,12 @@ func newClose(e *env) *cobra.Command {
 	return c
 }
 
-// coveredError is an order to close that was carried out, and does not keep its source
-// out.
-type coveredError struct{ reply control.Reply }
-
-func (e *coveredError) Error() string { return e.reply.Message }
-
-// Unwrap has the error be one that says how to go on.
-func (e *coveredError) Unwrap() error {
+// stillLetIn is the error of an order to close that was carried out, and does not keep
+// its source out. It says how to go on.
+func stillLetIn(r control.Reply) error {
 	var orders []string
-	for _, c := range e.reply.Covered {
-		order := fmt.Sprintf("doorward close %s --source %s", e.reply.Door, c.Source)
+	for _, c := range r.Covered {
+		order := fmt.Sprintf("doorward close %s --source %s", r.Door, c.Source)
 		if c.By == control.CoverAlways {
 			order = fmt.Sprintf("take %s out of the door's always, and doorward apply --confirm 60s", c.Source)
 		}
@@ -76,15 +75,5 @@ func (e *coveredError) Unwrap() error {
 			orders = append(orders, order)
 		}
 	}
-	return &control.Error{Code: control.CodeRefused, Message: e.reply.Message, Hint: strings.Join(orders, "; ")}
-}
-
-// document has the reply with what is wrong.
-func (e *coveredError) document(f failure) any {
-	return struct {
-		control.Reply
-		Error string `json:"error"`
-		Code  string `json:"code"`
-		Hint  string `json:"hint"`
-	}{e.reply, f.Error, f.Code, f.Hint}
+	return &control.Error{Code: control.CodeRefused, Message: r.Message, Hint: strings.Join(orders, "; ")}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"strconv"
@@ -17,42 +18,63 @@ type failure struct {
 	Hint  string `json:"hint"` // what to type next, may be ""
 }
 
-// document is an error that has more to say in JSON than a failure has.
-type document interface {
-	error
-	document(failure) any
-}
-
-// printed is standard output with --json. It knows what was printed, so that a failure
-// is said once: by what a command prints of itself, or by an object that stands alone
-// or is the last line of a stream.
+// printed is standard output with --json. It keeps what a command prints until the
+// command has ended, so that a failure is in the same object; of a stream, which is one
+// object a line, it is the last line.
 type printed struct {
 	w     io.Writer
-	some  bool
-	lines bool // it is a stream, one object a line
+	text  bytes.Buffer // of what is no stream
+	lines bool         // it is a stream
+	quiet bool         // nothing but failures is to be printed
 }
 
 // Write implements io.Writer.
 func (p *printed) Write(b []byte) (int, error) {
-	p.some = p.some || len(b) > 0
+	switch {
+	case !p.lines:
+		return p.text.Write(b)
+	case p.quiet:
+		return len(b), nil
+	}
 	return p.w.Write(b)
 }
 
-// fail prints what has failed, unless that was said.
-func (p *printed) fail(err error) error {
+// end prints what there is to print of a command that has ended with err.
+func (p *printed) end(err error) error {
 	_, told := errors.AsType[*statusError](err)
-	if err == nil || told || p.some && !p.lines {
+	f := failure{API: control.APIVersion}
+	if err != nil {
+		f.Error, f.Code, f.Hint = err.Error(), codeOf(err), hintOf(err)
+	}
+	text := p.text.Bytes()
+	switch {
+	case err == nil && p.quiet:
 		return nil
+	case err == nil, told:
+	case p.lines:
+		return encodeJSON(p.w, f, "")
+	case len(text) == 0:
+		return encodeJSON(p.w, f, "  ")
+	default:
+		text = f.in(text)
 	}
-	f := failure{API: control.APIVersion, Error: err.Error(), Code: codeOf(err), Hint: hintOf(err)}
-	var v any = f
-	if d, ok := errors.AsType[document](err); ok {
-		v = d.document(f)
+	_, err = p.w.Write(text)
+	return err
+}
+
+// in returns an object as it was printed with the failure in it, which it has to itself.
+// A list says itself what is wrong.
+func (f failure) in(object []byte) []byte {
+	inner, ok := bytes.CutSuffix(object, []byte("\n}\n"))
+	if !ok {
+		return object
 	}
-	if p.lines {
-		return printJSONLine(p, v)
+	var own bytes.Buffer
+	if err := encodeJSON(&own, f, "  "); err != nil {
+		return object
 	}
-	return printJSON(p, v)
+	_, keys, _ := bytes.Cut(own.Bytes(), []byte(",\n")) // but for its version, which the object has
+	return bytes.Join([][]byte{inner, keys}, []byte(",\n"))
 }
 
 // wantsJSON says whether --json is on a command line, which need not be one that can

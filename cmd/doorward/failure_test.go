@@ -243,3 +243,38 @@ func TestInterruptedWaiting(t *testing.T) {
 		t.Errorf("got %d %q, want 1 %q", code, stderr, want)
 	}
 }
+
+// A failure is in the object that a command prints, behind the list, and the last line
+// of a stream.
+func TestPrinted(t *testing.T) {
+	object := func(p *printed) error { return printJSON(p, map[string]any{"api": 1, "ok": false}) }
+	failed := withHint(errors.New("not open"), "try again")
+	const keys = "\"error\": \"not open\",\n  \"code\": \"failed\",\n  \"hint\": \"try again\"\n}\n"
+	const line = `{"api":1,"error":"not open","code":"failed","hint":"try again"}` + "\n"
+	for _, tt := range []struct {
+		name        string
+		print       func(p *printed) error
+		err         error
+		want, quiet string
+	}{
+		{"an object", object, nil, "{\n  \"api\": 1,\n  \"ok\": false\n}\n", ""},
+		{"an object, failed", object, failed, "{\n  \"api\": 1,\n  \"ok\": false,\n  " + keys, "{\n  \"api\": 1,\n  \"ok\": false,\n  " + keys},
+		{"an object, a child's status", object, &statusError{3}, "{\n  \"api\": 1,\n  \"ok\": false\n}\n", "{\n  \"api\": 1,\n  \"ok\": false\n}\n"},
+		{"a list, failed", func(p *printed) error { return printJSON(p, []int{1}) }, failed, "[\n  1\n]\n", "[\n  1\n]\n"},
+		{"nothing", func(*printed) error { return nil }, nil, "", ""},
+		{"nothing, failed", func(*printed) error { return nil }, failed, "{\n  \"api\": 1,\n  " + keys, "{\n  \"api\": 1,\n  " + keys},
+		{"a stream", func(p *printed) error { return printJSONLine(p, 1) }, nil, "1\n", ""},
+		{"a stream, failed", func(p *printed) error { return printJSONLine(p, 1) }, failed, "1\n" + line, line},
+	} {
+		for quiet, want := range map[bool]string{false: tt.want, true: tt.quiet} {
+			var out bytes.Buffer
+			p := &printed{w: &out, quiet: quiet}
+			if err := errors.Join(tt.print(p), p.end(tt.err)); err != nil {
+				t.Errorf("%s: %v", tt.name, err)
+			}
+			if d := cmp.Diff(want, out.String()); d != "" {
+				t.Errorf("%s, quiet %v (-want +got):\n%s", tt.name, quiet, d)
+			}
+		}
+	}
+}

@@ -52,7 +52,7 @@ func run(ctx context.Context, e *env, args []string) int {
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if asJSON {
-		err = errors.Join(err, out.fail(err))
+		err = errors.Join(err, out.end(err))
 	}
 	return report(e, err)
 }
@@ -143,10 +143,10 @@ the group doorward. The socket is --control, else the environment's
 DOORWARD_CONTROL, else ` + config.DefaultControl + `.
 
 Output is plain text, in colour on a terminal unless the environment has NO_COLOR;
-where a command prints state, --json prints it for scripts. With --json, a command
-that fails prints an object with the keys error, code and hint on standard output,
-unless what it printed says already what is wrong (check, doctor, knock). A stream
-ends with that object. The words for people are on standard error as ever.
+where a command prints state, --json prints it for scripts. With --json, the object
+of a command that fails has the keys error, code and hint, with what else there is
+to say; that of a stream is its last line. The lists of check and doctor have what
+is wrong in them. The words for people are on standard error as ever.
 
 Exit status: 0 only when what was asked for is done. With 1 to 7 goes the code of
 an error with --json:

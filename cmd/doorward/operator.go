@@ -30,7 +30,9 @@ func operatorFlags(e *env, c *cobra.Command) {
 			err := fmt.Errorf("--timeout %s: allowed is 1s to %s", tables.Short(*limit), tables.Short(control.LongestWait))
 			return &usageError{withHint(err, "%s --help", c.CommandPath())}
 		}
-		if *quiet {
+		if p, asJSON := e.stdout.(*printed); *quiet && asJSON {
+			p.quiet = true
+		} else if *quiet {
 			e.stdout = io.Discard
 		}
 		return nil

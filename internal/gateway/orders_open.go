@@ -21,7 +21,6 @@ type waiter struct {
 	ctx    context.Context // ends when nobody waits any more
 	source netip.Prefix
 	by     string
-	length time.Duration // of the grant
 	wait   time.Duration
 	until  time.Time // when it is not waited for any longer
 	done   replier
@@ -35,9 +34,8 @@ func (g *Gateway) open(ctx context.Context, now time.Time, by string, o control.
 		done(control.Reply{}, err)
 		return
 	}
-	w := &waiter{ctx: ctx, source: o.Source, by: by, length: cmp.Or(o.For, d.conf.OpenFor),
-		wait: o.Wait, until: now.Add(o.Wait), done: done}
-	effects, err := d.door.Open(now, w.source, w.length, by)
+	w := &waiter{ctx: ctx, source: o.Source, by: by, wait: o.Wait, until: now.Add(o.Wait), done: done}
+	effects, err := d.door.Open(now, w.source, cmp.Or(o.For, d.conf.OpenFor), by)
 	if err != nil {
 		done(control.Reply{}, &control.Error{Code: control.CodeRefused, Message: err.Error(), Hint: "doorward arm " + o.Door})
 		return
@@ -93,8 +91,8 @@ func (d *guarded) cameTo(w *waiter, effects []door.Effect, why string) (control.
 		concerned := r.Source == who || r.Source == ""
 		switch {
 		case !ok || !concerned:
-		case r.Event == audit.EventGranted && r.By == w.by:
-			reply := d.reply(w.source, fmt.Sprintf("door %s is open for %s for %s", d.name(), whom(w.source), tables.Short(w.length)))
+		case r.Event == audit.EventGranted && r.By == w.by: // by the latest of several orders alike
+			reply := d.reply(w.source, fmt.Sprintf("door %s is open for %s for %s", d.name(), whom(w.source), tables.Short(r.Until.Sub(r.Time))))
 			reply.Changed, reply.Until = true, r.Until
 			return reply, nil
 		case r.Event == audit.EventRevoked:
