@@ -9,6 +9,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // close makes a door dark, or ends the grants of a source.
@@ -79,10 +80,13 @@ func (d *guarded) shut(now time.Time, by string) control.Reply {
 // shutOut is the reply to an order that has ended the grants of a source, of which
 // there were so many. What lets it in all the same comes first.
 func (d *guarded) shutOut(now time.Time, source netip.Prefix, ended int) control.Reply {
-	covered := d.covered(now, source)
+	covered, whole := d.covered(now, source)
 	r := d.reply(source, "")
 	r.Changed, r.Covered = ended > 0, covered
 	who, done := r.Source, d.ended(source, ended)
+	if !whole && len(covered) > 0 {
+		who = "a part of " + who
+	}
 	switch {
 	case len(covered) > 0:
 		r.Message = fmt.Sprintf("%s %s: %s; %s", who, d.stillGetsIn(), coverWords(now, covered), done)
@@ -130,23 +134,24 @@ func (d *guarded) ended(source netip.Prefix, n int) string {
 	return fmt.Sprintf("%d grants in it have ended", n)
 }
 
-// covered is what lets a source in, or a part of it, that has no grant of its own.
-// None of it is asked for where everybody's grant is what ended: who else has one
-// keeps it.
-func (d *guarded) covered(now time.Time, source netip.Prefix) []control.Cover {
+// covered is what lets a source in that has no grant of its own, and whether that is all
+// of it, not a part alone. None of it is asked for where everybody's grant is what
+// ended: who else has one keeps it.
+func (d *guarded) covered(now time.Time, source netip.Prefix) (all []control.Cover, whole bool) {
 	if source == door.Any {
-		return nil
+		return nil, false
 	}
-	var all []control.Cover
 	for _, p := range d.conf.Always {
 		if p.Overlaps(source) {
 			all = append(all, control.Cover{Source: door.SourceString(p), By: control.CoverAlways})
+			whole = whole || p.Bits() <= source.Bits()
 		}
 	}
 	for _, c := range d.door.Covers(now, source) {
 		all = append(all, control.Cover{Source: door.SourceString(c.Source), By: c.By, Until: moment(c.Until)})
+		whole = true
 	}
-	return all
+	return all, whole
 }
 
 // manyCovers is how many of what lets a source in a message names.
@@ -167,7 +172,7 @@ func coverWords(now time.Time, all []control.Cover) string {
 		case c.Until == nil:
 			words = append(words, fmt.Sprintf("the grant to %s that waits for the service (%s)", who, c.By))
 		default:
-			words = append(words, fmt.Sprintf("the grant to %s (%s, for another %s)", who, c.By, c.Until.Sub(now).Round(time.Second)))
+			words = append(words, fmt.Sprintf("the grant to %s (%s, for another %s)", who, c.By, tables.Short(c.Until.Sub(now).Round(time.Second))))
 		}
 	}
 	return strings.Join(words, ", ")
