@@ -12,6 +12,7 @@ var commands = []func(*env) *cobra.Command{
 	newOpen,
 	newClose,
 	newArm,
+	newDiff,
 	newApply,
 	newDoctor,
 	newKnock,

@@ -41,7 +41,8 @@ func (p *printed) Write(b []byte) (int, error) {
 
 // end prints what there is to print of a command that has ended with err.
 func (p *printed) end(err error) error {
-	_, told := errors.AsType[*statusError](err)
+	status, ok := errors.AsType[*statusError](err)
+	told := ok && status.err == nil // by a command that has ended
 	f := failure{API: control.APIVersion}
 	if err != nil {
 		f.Error, f.Code, f.Hint = err.Error(), codeOf(err), hintOf(err)

@@ -61,7 +61,7 @@ func TestFailuresAsJSON(t *testing.T) {
 		{"rotate --json -c " + no, 1, failure{1, noFile, "failed", "doorward check " + no}},
 		{"doctor more --json", 2, failure{1, `"more": no argument is expected`, "usage", "doorward doctor --help"}},
 		{"knock --json", 2, failure{1, "HOST is missing: the gateway's name or address", "usage", "doorward knock --help"}},
-		{"knock localhost --json --touch 1 -- true --json=false", 2, failure{1, "--json goes with neither --stdio nor a command: standard output is theirs",
+		{"knock localhost --json --touch 1 -- true --json=false", 125, failure{1, "--json goes with neither --stdio nor a command: standard output is theirs",
 			"usage", "doorward knock --help"}},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
@@ -87,9 +87,9 @@ func TestFailuresAsJSON(t *testing.T) {
 
 // Without --json, and behind "--", nothing is printed but words.
 func TestFailuresInWords(t *testing.T) {
-	for _, args := range []string{"close", "close --json=false", "knock localhost --touch 1,1 -- x --json"} {
-		if code, stdout, stderr := operate(t, nil, strings.Fields(args)...); code != 2 || stdout != "" || stderr == "" {
-			t.Errorf("%s: got %d, %q and %q, want 2 and words on standard error alone", args, code, stdout, stderr)
+	for args, want := range map[string]int{"close": 2, "close --json=false": 2, "knock localhost --touch 1,1 -- x --json": 125} {
+		if code, stdout, stderr := operate(t, nil, strings.Fields(args)...); code != want || stdout != "" || stderr == "" {
+			t.Errorf("%s: got %d, %q and %q, want %d and words on standard error alone", args, code, stdout, stderr, want)
 		}
 	}
 }
@@ -259,7 +259,7 @@ func TestPrinted(t *testing.T) {
 	}{
 		{"an object", object, nil, "{\n  \"api\": 1,\n  \"ok\": false\n}\n", ""},
 		{"an object, failed", object, failed, "{\n  \"api\": 1,\n  \"ok\": false,\n  " + keys, "{\n  \"api\": 1,\n  \"ok\": false,\n  " + keys},
-		{"an object, a child's status", object, &statusError{3}, "{\n  \"api\": 1,\n  \"ok\": false\n}\n", "{\n  \"api\": 1,\n  \"ok\": false\n}\n"},
+		{"an object, a child's status", object, &statusError{code: 3}, "{\n  \"api\": 1,\n  \"ok\": false\n}\n", "{\n  \"api\": 1,\n  \"ok\": false\n}\n"},
 		{"a list, failed", func(p *printed) error { return printJSON(p, []int{1}) }, failed, "[\n  1\n]\n", "[\n  1\n]\n"},
 		{"nothing", func(*printed) error { return nil }, nil, "", ""},
 		{"nothing, failed", func(*printed) error { return nil }, failed, "{\n  \"api\": 1,\n  " + keys, "{\n  \"api\": 1,\n  " + keys},

@@ -29,10 +29,11 @@ type shareJSON struct {
 	API        int            `json:"api"` // control.APIVersion
 	Door       string         `json:"door"`
 	Host       string         `json:"host"`
-	Users      []userJSON     `json:"users"`           // who was given the knock, never null
-	Remembered string         `json:"remembered"`      // the file that says who has it
-	File       string         `json:"file,omitempty"`  // of rotate: the configuration
-	Apply      *control.Reply `json:"apply,omitempty"` // of rotate: what the daemon said, with --apply
+	Users      []userJSON     `json:"users"`            // who was given the knock, never null
+	Remembered string         `json:"remembered"`       // the file that says who has it
+	File       string         `json:"file,omitempty"`   // of rotate: the configuration
+	Before     string         `json:"before,omitempty"` // of rotate: where it is kept as it was
+	Apply      *control.Reply `json:"apply,omitempty"`  // of rotate: what the daemon said, with --apply
 }
 
 // userJSON is one user's texts.

@@ -227,6 +227,12 @@ func TestOrdersFromTheCommandLine(t *testing.T) {
 			"done\nIt goes back by itself at 12:10:00, in 10m 00s, unless kept: doorward apply --keep\n", ""},
 		{"apply --keep", nil, control.ApplyRequest{Action: "keep"}, 0, "done (until 12:10:00)\n", ""},
 		{"apply --undo", nil, control.ApplyRequest{Action: "undo"}, 0, "done (until 12:10:00)\n", ""},
+		{"apply --force", nil, control.ApplyRequest{Action: "apply", Force: true}, 0, "done (until 12:10:00)\n", ""},
+		{"apply --keep --id 7", nil, control.ApplyRequest{Action: "keep", ID: 7}, 0, "done (until 12:10:00)\n", ""},
+		{"apply --undo --id 7", nil, control.ApplyRequest{Action: "undo", ID: 7}, 0, "done (until 12:10:00)\n", ""},
+		{"apply --undo --force", nil, nil, usage, "", "doorward: error: --force does not go with --keep and --undo\ndoorward: hint: doorward apply --help\n"},
+		{"apply --id 7", nil, nil, usage, "", "doorward: error: --id goes with --keep and --undo\ndoorward: hint: doorward apply --help\n"},
+		{"diff ssh", nil, nil, usage, "", "doorward: error: \"ssh\": no argument is expected\ndoorward: hint: doorward diff --help\n"},
 		{"apply --undo --keep", nil, nil, usage, "", "doorward: error: --confirm, --keep and --undo exclude one another\ndoorward: hint: doorward apply --help\n"},
 		{"apply --confirm 0s", nil, nil, usage, "", "doorward: error: --confirm 0s: allowed is 1s and more\ndoorward: hint: doorward apply --help\n"},
 		{"apply now", nil, nil, usage, "", "doorward: error: \"now\": no argument is expected\ndoorward: hint: doorward apply --help\n"},
@@ -360,7 +366,9 @@ func TestStreamsEndWithTheDaemon(t *testing.T) {
 
 // TestCompletion asks as a shell does.
 func TestCompletion(t *testing.T) {
-	path, _ := controltest.Serve(t, controltest.New(guarded()))
+	b := controltest.New(guarded())
+	b.Change(func(s *control.Status) { s.Pending = &control.Pending{ID: 7, By: "operator bob (uid 1001)"} })
+	path, _ := controltest.Serve(t, b)
 	doors := []string{"admin\tfailsafe", "ssh\topen", "vpn\tdark"}
 	for _, tt := range []struct {
 		args []string
@@ -374,6 +382,7 @@ func TestCompletion(t *testing.T) {
 		{[]string{"close", "vpn", "--source", ""}, nil},
 		{[]string{"open", "vpn", "--source", ""}, []string{"any\teverybody"}},
 		{[]string{"arm", "--source", ""}, []string{"198.51.100.23\tport 59001"}},
+		{[]string{"apply", "--keep", "--id", ""}, []string{"7\tby operator bob (uid 1001)"}},
 	} {
 		args := append([]string{"__complete", "--control", path}, tt.args...)
 		code, stdout, _ := operate(t, nil, args...)

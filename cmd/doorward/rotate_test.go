@@ -39,6 +39,8 @@ func (a *applier) Do(_ context.Context, _ string, order any) (control.Reply, err
 	return control.Reply{Message: "applied, to be kept", Until: &until}, a.err
 }
 
+func (a *applier) Diff(context.Context) (control.Diff, error) { return control.Diff{}, nil }
+
 func (a *applier) Log(control.LogQuery) ([]audit.Record, error) { return nil, nil }
 
 // serve answers for a on a socket until the test ends.

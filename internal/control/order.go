@@ -96,6 +96,10 @@ func (o ApplyRequest) Order() (any, error) {
 	switch {
 	case o.Action != "apply" && o.Action != "keep" && o.Action != "undo":
 		return nil, usage(fmt.Errorf("action %q: allowed are \"apply\", \"keep\" and \"undo\"", o.Action))
+	case o.Action != "apply" && o.Force:
+		return nil, usage(fmt.Errorf("force goes with action \"apply\" only, not with %q", o.Action))
+	case o.Action == "apply" && o.ID != 0:
+		return nil, usage(fmt.Errorf("id %d goes with actions \"keep\" and \"undo\" only, not with \"apply\"", o.ID))
 	case o.Action != "apply" && o.Confirm != "":
 		return nil, usage(fmt.Errorf("confirm %q goes with action \"apply\" only, not with %q", o.Confirm, o.Action))
 	}

@@ -29,6 +29,10 @@ func (s *stub) Status() (Status, <-chan struct{}) { return Status{}, s.newer }
 
 func (s *stub) Newer() <-chan struct{} { return s.newer }
 
+func (s *stub) Diff(context.Context) (Diff, error) {
+	return Diff{Config: "/etc/doorward/doorward.toml"}, nil
+}
+
 func (s *stub) Do(ctx context.Context, by string, order any) (Reply, error) {
 	return s.do(ctx, by, order)
 }
@@ -60,7 +64,9 @@ func FuzzRequest(f *testing.F) {
 		{"POST", "/v1/arm", "", `{"door":"","source":"2001:db8::/64"}`},
 		{"POST", "/v1/arm", "", `null`},
 		{"POST", "/v1/apply", "", `{"action":"apply","confirm":"60s"}`},
-		{"POST", "/v1/apply", "", `{"action":"keep"}`},
+		{"POST", "/v1/apply", "", `{"action":"keep","id":7}`},
+		{"POST", "/v1/apply", "", `{"action":"apply","force":true}`},
+		{"GET", "/v1/diff", "", ""},
 		{"DELETE", "/v1/open/../open", "?", "\xff\x00"},
 	} {
 		f.Add(s.method, s.path, s.query, s.body)
@@ -134,10 +140,10 @@ func unsound(order any) string {
 			return "not checked"
 		}
 	case ApplyRequest:
-		if o.Action == "apply" && soundTime(o.Confirm) {
+		if o.Action == "apply" && soundTime(o.Confirm) && o.ID == 0 {
 			return ""
 		}
-		if (o.Action != "keep" && o.Action != "undo") || o.Confirm != "" {
+		if (o.Action != "keep" && o.Action != "undo") || o.Confirm != "" || o.Force {
 			return "not checked"
 		}
 	default:

@@ -38,6 +38,10 @@ type Backend interface {
 	// ends when who asks is gone.
 	Do(ctx context.Context, by string, order any) (Reply, error)
 
+	// Diff returns what an apply of the configuration file would change now. The error
+	// may be an *Error.
+	Diff(ctx context.Context) (Diff, error)
+
 	// Log returns the records that q selects, in the order of their IDs. Limit
 	// is 1 to 10,000 here; Follow is the server's business.
 	Log(q LogQuery) ([]audit.Record, error)
@@ -116,6 +120,7 @@ type route struct {
 func (s *Server) handler(ctx context.Context) http.Handler {
 	routes := map[string]route{
 		"/v1/status": {http.MethodGet, func(w http.ResponseWriter, r *http.Request) { s.status(ctx, w, r) }},
+		"/v1/diff":   {http.MethodGet, s.diff},
 		"/v1/log":    {http.MethodGet, func(w http.ResponseWriter, r *http.Request) { s.records(ctx, w, r) }},
 		"/v1/open":   {http.MethodPost, order[OpenRequest](s)},
 		"/v1/close":  {http.MethodPost, order[CloseRequest](s)},
@@ -126,7 +131,7 @@ func (s *Server) handler(ctx context.Context) http.Handler {
 		rt, ok := routes[r.URL.Path]
 		if !ok {
 			writeError(w, http.StatusNotFound, &Error{
-				Message: fmt.Sprintf("path %q is not known: allowed are /v1/status, /v1/log, /v1/open, /v1/close, /v1/arm and /v1/apply", r.URL.Path),
+				Message: fmt.Sprintf("path %q is not known: allowed are /v1/status, /v1/diff, /v1/log, /v1/open, /v1/close, /v1/arm and /v1/apply", r.URL.Path),
 				Hint:    versionsDiffer,
 			})
 			return

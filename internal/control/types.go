@@ -23,6 +23,7 @@ type Status struct {
 	Warnings      []string  `json:"warnings"`          // what an operator should act on, never null
 	Pending       *Pending  `json:"pending,omitempty"` // an applied configuration that waits to be confirmed
 	Settled       *Settled  `json:"settled,omitempty"` // how the latest Pending ended, null before the first
+	Ended         []Settled `json:"ended"`             // how the latest 8 ended, that one first; never null
 	Problems      []Problem `json:"problems"`          // why the doors are not guarded, or not usable, as they should be; never null
 	ConfigHash    string    `json:"config_hash"`       // SHA-256 of the configuration in use, in hex
 	ConfigDiffers bool      `json:"config_differs"`    // the file says something else than what is in use, or cannot be read
@@ -64,8 +65,40 @@ type Pending struct {
 type Settled struct {
 	ID   uint64    `json:"id"` // the Pending's
 	Time time.Time `json:"time"`
-	By   string    `json:"by"` // "operator alice (uid 1000)", "" when its time was up
+	By   string    `json:"by"` // "operator alice (uid 1000)", "" for nobody
 	Kept bool      `json:"kept"`
+	End  string    `json:"end"` // one of the End constants
+}
+
+// The ends of a pending configuration.
+const (
+	EndKept     = "kept"
+	EndUndone   = "undone"   // somebody went back
+	EndExpired  = "expired"  // nobody kept it in time: it went back by itself
+	EndRebooted = "rebooted" // the machine booted before it was kept: it went back by itself
+	EndReplaced = "replaced" // another one is in use, by force or since a start of the daemon
+)
+
+// Words say how it ended.
+func (s Settled) Words() string {
+	switch {
+	case s.End == EndKept:
+		return "kept by " + s.By
+	case s.End == EndUndone:
+		return s.By + " went back"
+	case s.End == EndExpired:
+		return "nobody kept it in time, and the configuration from before is in use again"
+	case s.End == EndRebooted:
+		return "the machine booted before it was kept, and the configuration from before is in use again"
+	case s.By == "":
+		return "the daemon was started when the file was another one, or could not be used"
+	}
+	return s.By + " has put another one in its place"
+}
+
+// WentBack says whether what was in use before came back.
+func (s Settled) WentBack() bool {
+	return s.End == EndUndone || s.End == EndExpired || s.End == EndRebooted
 }
 
 // Fence is the state of the nftables table.
@@ -190,9 +223,11 @@ type ArmRequest struct {
 
 // ApplyRequest is the body of POST /v1/apply.
 type ApplyRequest struct {
-	Action  string `json:"action,omitempty"`  // "apply" (reads the daemon's configuration file anew), "keep" or "undo"
-	ID      uint64 `json:"id,omitempty"`      // with "keep" and "undo": which Pending is meant, 0 for whichever there is
-	Force   bool   `json:"force,omitempty"`   // with "apply": although another one waits to be confirmed, which is given up
+	Action string `json:"action,omitempty"` // "apply" (reads the daemon's configuration file anew), "keep" or "undo"
+	ID     uint64 `json:"id,omitempty"`     // with "keep" and "undo": which Pending is meant, 0 for whichever there is
+	// Force is with "apply": although another one waits to be confirmed, which is given
+	// up, and although the file was rolled back.
+	Force   bool   `json:"force,omitempty"`
 	Confirm string `json:"confirm,omitempty"` // with "apply": a duration after which it is undone unless kept; "" keeps it at once
 }
 

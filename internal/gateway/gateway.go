@@ -73,6 +73,7 @@ type Gateway struct {
 
 	// What follows belongs to Run's goroutine.
 	config     *config.Config
+	hash       string            // of its text
 	blinds     []*tables.Mistake // what makes the configuration one that only this machine cannot serve
 	fallback   checked           // what comes back unless the configuration in use is kept
 	applying   *applying         // one that is on its way into use, nil for none
@@ -98,7 +99,6 @@ type Gateway struct {
 	unsaved    string            // why the disk takes nothing, "" while it does
 	applied    store.Applied     // the configuration in use, and one that goes back unless it is kept
 	warnings   []string          // about the configuration in use
-	settled    *control.Settled  // how the latest configuration that waited ended
 	told       map[string]uint64 // what the audit trail has told of since the start, by event
 	sums       *audit.Sums       // of refusals
 
@@ -126,6 +126,7 @@ type Gateway struct {
 	vitals   board[control.Vitals]
 	wake     chan struct{} // somebody waits for one of them
 	measured measurement
+	file     fileLook
 
 	ending <-chan struct{} // closed when nothing more is to be heard
 	ended  chan struct{}   // closed when Run has ended

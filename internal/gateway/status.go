@@ -19,10 +19,11 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	newer := g.Newer()
 	sheet, ok := readBoard(g, &g.statuses)
 	if !ok {
-		return control.Status{Warnings: []string{"the daemon ends"}, Doors: []control.Door{}}, newer
+		return control.Status{Warnings: []string{"the daemon ends"}, Ended: []control.Settled{}, Doors: []control.Door{}}, newer
 	}
 	s := sheet.of
 	s.Time = g.world.Now() // nothing has changed since it was made
+	g.compareFile(&s)
 	refused, sessions := g.measure(sheet.doors)
 	s.Doors = slices.Clone(s.Doors)
 	for i := range s.Doors {
@@ -45,12 +46,13 @@ func (g *Gateway) Newer() <-chan struct{} {
 func (g *Gateway) status(now time.Time) control.Status {
 	s := control.Status{
 		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
-		Warnings: g.allWarnings(), Settled: g.settled, Events: maps.Clone(g.told),
+		Warnings: g.allWarnings(), ConfigHash: g.hash, Events: maps.Clone(g.told),
 		Fence: control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
 		Doors: make([]control.Door, 0, len(g.doors)),
 	}
+	s.Settled, s.Ended = g.settled()
 	if g.applied.Pending != nil {
-		s.Pending = &control.Pending{Until: g.applied.Deadline, By: g.applied.By}
+		s.Pending = &control.Pending{ID: g.applied.ID, Until: g.applied.Deadline, By: g.applied.By}
 	}
 	for _, d := range g.doors {
 		s.Doors = append(s.Doors, d.status(now))

@@ -49,6 +49,8 @@ type World struct {
 	Listening func(port.Range) bool
 	// Config reads and checks the configuration file and returns its text too.
 	Config func(path string) (*config.Config, []byte, error)
+	// Text reads the configuration file and does not check it.
+	Text func(path string) ([]byte, error)
 	// Now is the time; time.Now in the real world.
 	Now func() time.Time
 }
@@ -136,6 +138,7 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 		FlowsVisible: watcher.FlowsVisible,
 		Listening:    listening,
 		Config:       config.Load,
+		Text:         config.Read,
 		Now:          time.Now,
 	}
 }

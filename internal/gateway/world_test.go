@@ -153,6 +153,7 @@ func (m *machine) world() World {
 		},
 		Listening: func(port.Range) bool { return true },
 		Config:    config.Load,
+		Text:      config.Read,
 	}
 }
 

@@ -35,6 +35,8 @@ type Backend struct {
 	queries []control.LogQuery
 	do      func(context.Context, Given) (control.Reply, error)
 	logErr  error
+	diff    control.Diff
+	diffErr error
 }
 
 // New returns a backend with s as its snapshot, of now if it has no time, whose
@@ -85,6 +87,20 @@ func (b *Backend) Do(ctx context.Context, by string, order any) (control.Reply, 
 	do := b.do
 	b.mu.Unlock()
 	return do(ctx, g)
+}
+
+// Diff returns what OnDiff has set.
+func (b *Backend) Diff(context.Context) (control.Diff, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.diff, b.diffErr
+}
+
+// OnDiff has Diff answer so.
+func (b *Backend) OnDiff(d control.Diff, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.diff, b.diffErr = d, err
 }
 
 // Log returns the records that q selects.
