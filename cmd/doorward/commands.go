@@ -9,6 +9,7 @@ var commands = []func(*env) *cobra.Command{
 	newCheck,
 	newStatus,
 	newLog,
+	newExplain,
 	newOpen,
 	newClose,
 	newArm,

@@ -49,7 +49,7 @@ func (p *printed) end(err error) error {
 	}
 	text := p.text.Bytes()
 	switch {
-	case err == nil && p.quiet:
+	case (err == nil || told) && p.quiet:
 		return nil
 	case err == nil, told:
 	case p.lines:

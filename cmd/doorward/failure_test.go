@@ -259,7 +259,7 @@ func TestPrinted(t *testing.T) {
 	}{
 		{"an object", object, nil, "{\n  \"api\": 1,\n  \"ok\": false\n}\n", ""},
 		{"an object, failed", object, failed, "{\n  \"api\": 1,\n  \"ok\": false,\n  " + keys, "{\n  \"api\": 1,\n  \"ok\": false,\n  " + keys},
-		{"an object, a child's status", object, &statusError{code: 3}, "{\n  \"api\": 1,\n  \"ok\": false\n}\n", "{\n  \"api\": 1,\n  \"ok\": false\n}\n"},
+		{"an object, a status of its own", object, &statusError{code: 3}, "{\n  \"api\": 1,\n  \"ok\": false\n}\n", ""},
 		{"a list, failed", func(p *printed) error { return printJSON(p, []int{1}) }, failed, "[\n  1\n]\n", "[\n  1\n]\n"},
 		{"nothing", func(*printed) error { return nil }, nil, "", ""},
 		{"nothing, failed", func(*printed) error { return nil }, failed, "{\n  \"api\": 1,\n  " + keys, "{\n  \"api\": 1,\n  " + keys},

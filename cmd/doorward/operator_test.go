@@ -454,24 +454,32 @@ func TestLiveView(t *testing.T) {
 		}
 	}
 	wantLine(show(tea.WindowSizeMsg{Width: 80, Height: 40}), "waiting for the daemon")
-	wantLine(show(snapshotMsg(guarded())), "ssh     192.0.2.7        28s     touch")
+	wantLine(show(snapshotMsg(guarded())), "ssh     192.0.2.7        28s     -      touch")
 	now = now.Add(5 * time.Second)
-	wantLine(show(tickMsg{}), "ssh     192.0.2.7        23s     touch")
-	wantLine(show(goneMsg{errors.New("the daemon is gone")}), "the daemon is gone: trying again")
-	wantLine(show(snapshotMsg(guarded())), "doorward status  12:00:05  q quits")
+	wantLine(show(tickMsg{}), "ssh     192.0.2.7        23s     -      touch")
+	lines := show(goneMsg{errors.New("the daemon is gone")})
+	wantLine(lines, "the daemon is gone: trying again")
+	wantLine(lines, "this is how things stood at 2026-11-24 11:59:00 UTC") // and not that the doors are guarded now
+	wantLine(show(snapshotMsg(guarded())), "doorward status  12:00:05 UTC  q quits")
 
-	lines := show(tea.WindowSizeMsg{Width: 40, Height: 10})
+	lines = show(tea.WindowSizeMsg{Width: 40, Height: 10})
 	for _, l := range lines {
 		if lipgloss.Width(l) > 40 || len(lines) > 10 {
 			t.Errorf("%d lines, among them %q: want 10 of 40", len(lines), l)
 		}
 	}
+	wantLine(lines, "guarded: yes")
 	wantLine(lines, "warning: door admin")
 	down := tea.KeyPressMsg{Code: tea.KeyDown}
-	wantLine(show(tea.WindowSizeMsg{Width: 80, Height: 10}, down, down),
-		"doorward status  12:00:05  q quits, arrows scroll: lines 3 to 10 of 19")
-	wantLine(show(tea.KeyPressMsg{Code: tea.KeyPgDown}, tea.KeyPressMsg{Code: tea.KeyPgDown}, down), "fence up and owned")
+	lines = show(tea.WindowSizeMsg{Width: 80, Height: 10}, down, down)
+	wantLine(lines, "doorward status  12:00:05 UTC  3 to 8 of 22  q quits, arrows scroll")
+	wantLine(lines, "guarded: yes") // wherever one looks
+	lines = show(tea.KeyPressMsg{Code: tea.KeyPgDown}, tea.KeyPressMsg{Code: tea.KeyPgDown}, tea.KeyPressMsg{Code: tea.KeyPgDown}, down)
+	wantLine(lines, "doorwardd 0.1.0 up")
+	wantLine(lines, "guarded: yes")
 	wantLine(show(tea.KeyPressMsg{Code: tea.KeyHome}), "warning: door admin")
+	wantLine(show(tea.KeyPressMsg{Code: tea.KeyEnd}), "doorwardd 0.1.0 up")
+	wantLine(show(tea.KeyPressMsg{Code: 'g', Text: "g"}), "warning: door admin")
 
 	for _, key := range []tea.KeyPressMsg{{Code: 'q', Text: "q"}, {Code: tea.KeyEscape}, {Code: 'c', Mod: tea.ModCtrl}} {
 		if _, cmd := m.Update(key); cmd == nil || cmd() != tea.Quit() {

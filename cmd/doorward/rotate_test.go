@@ -20,10 +20,11 @@ import (
 
 // applier is a daemon that only knows apply, as far as a rotation sees it.
 type applier struct {
-	config string // its configuration file
-	err    error  // of apply
-	seen   []byte // the file as apply found it
-	order  any
+	control.Backend        // what it is never asked
+	config          string // its configuration file
+	err             error  // of apply
+	seen            []byte // the file as apply found it
+	order           any
 }
 
 func (a *applier) Status() (control.Status, <-chan struct{}) {

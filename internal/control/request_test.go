@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,6 +44,13 @@ func (s *stub) Log(q LogQuery) ([]audit.Record, error) {
 	return []audit.Record{{ID: 1}}, nil
 }
 
+func (s *stub) Explain(_ context.Context, source netip.Addr, door string) (Explanation, error) {
+	if !soundSource(netip.PrefixFrom(source, source.BitLen()), false) || !soundDoor(door, true) {
+		return Explanation{}, fmt.Errorf("reached the backend: %v at %q", source, door)
+	}
+	return Explanation{Source: source.String()}, nil
+}
+
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 
 // FuzzRequest sends anything to the API. What reaches the backend must be
@@ -52,6 +61,8 @@ func FuzzRequest(f *testing.F) {
 		{"GET", "/v1/status", "watch=1", ""},
 		{"GET", "/v1/log", "door=ssh&source=192.0.2.7&after=3&limit=5&follow=1", ""},
 		{"GET", "/v1/log", "limit=%zz;", ""},
+		{"GET", "/v1/explain", "source=::ffff:192.0.2.7&door=ssh", ""},
+		{"GET", "/v1/explain", "source=2001:db8::1%25eth0", ""},
 		{"POST", "/v1/open", "", `{"door":"ssh","source":"192.0.2.7","for":"10m"}`},
 		{"POST", "/v1/open", "", `{"door":"ssh","source":"::ffff:192.0.2.7/128","for":"1e9s"}`},
 		{"POST", "/v1/open", "", `{"DOOR":"ssh","source":"2001:db8::1%eth0","door":"x"}`},
@@ -111,8 +122,9 @@ func FuzzRequest(f *testing.F) {
 			if err := dec.Decode(&v); err != nil {
 				t.Fatalf("the answer is not JSON: %v", err)
 			}
-			if said, _ := v["error"].(string); w.Code != 200 && said == "" {
-				t.Errorf("status %d without an error message", w.Code)
+			said, _ := v["error"].(string)
+			if w.Code != 200 && said == "" || strings.HasPrefix(said, "reached the backend") {
+				t.Errorf("status %d with the error message %q", w.Code, said)
 			}
 		}
 		if n != 1 {

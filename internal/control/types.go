@@ -168,15 +168,20 @@ type Guesses struct {
 	Day  GuessesOf `json:"day"`
 }
 
-// GuessesOf counts the refused knocks of a span of time.
+// GuessesOf counts the refused knocks of a span of time. Those of sources that are
+// penalised are not heard, and not among them.
 type GuessesOf struct {
+	// Since is when the span begins: an hour, or a day, ago and up to five minutes, or
+	// an hour, earlier. It is later when the audit trail does not tell of all that was
+	// refused before the daemon's start.
+	Since   time.Time     `json:"since"`
 	Refused uint64        `json:"refused"`
-	Top     []GuessesFrom `json:"top"` // the prefixes with most, those first; never null
+	Top     []GuessesFrom `json:"top"` // the ten prefixes with most, those first; never null
 }
 
 // GuessesFrom counts the refused knocks from one prefix.
 type GuessesFrom struct {
-	Prefix  string `json:"prefix"`  // an IPv4 /24 or an IPv6 /48
+	Prefix  string `json:"prefix"`  // an IPv4 /24, an IPv6 /48, or "any" with scope = "door"
 	Refused uint64 `json:"refused"` // at most that; the least that it can be is Refused-Error
 	Error   uint64 `json:"error"`   // by how much Refused may be too high
 }
@@ -255,9 +260,6 @@ type Cover struct {
 	By     string     `json:"by"`     // "touch", "operator alice (uid 1000)", CoverAlways
 	Until  *time.Time `json:"until"`  // null for always, and for a grant that waits for the service
 }
-
-// CoverAlways is what a Cover is by that the configuration names.
-const CoverAlways = "always"
 
 // Error is the answer to an order that was not carried out, with a 4xx or 5xx
 // status. It is also the client's error.

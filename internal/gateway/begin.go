@@ -21,6 +21,7 @@ import (
 // file that was rolled back: the grants of the doors in use would go.
 func (g *Gateway) begin() error {
 	now := g.world.Now()
+	g.counting = now
 	if err := g.guardAtOnce(); err != nil {
 		return err
 	}

@@ -122,7 +122,9 @@ type Gateway struct {
 	gaps    []gap // those that the recognisers have not heard of, in order
 	gapTold time.Time
 
-	statuses board[control.Status]
+	counting time.Time // since when the doors of the start count refusals
+	recalled func() recalled
+	statuses board[standing]
 	vitals   board[control.Vitals]
 	wake     chan struct{} // somebody waits for one of them
 	measured measurement
@@ -157,6 +159,7 @@ func New(opts Options) *Gateway {
 		sums:     audit.NewSums(),
 	}
 	g.newer.c = make(chan struct{})
+	g.recalled = sync.OnceValue(g.recall)
 	// What takes long runs in a goroutine of its own, which ends with it, and
 	// comes back as an event.
 	g.async = func(task func() event) {

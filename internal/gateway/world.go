@@ -47,6 +47,9 @@ type World struct {
 	FlowsVisible func() error
 	// Listening says whether something listens on one of the ports.
 	Listening func(port.Range) bool
+	// Own says whether an address is this machine's own: with an error it may be. It is
+	// called beside the turns.
+	Own func(netip.Addr) (bool, error)
 	// Config reads and checks the configuration file and returns its text too.
 	Config func(path string) (*config.Config, []byte, error)
 	// Text reads the configuration file and does not check it.
@@ -137,6 +140,7 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 		Connections:  counts,
 		FlowsVisible: watcher.FlowsVisible,
 		Listening:    listening,
+		Own:          presence.Own,
 		Config:       config.Load,
 		Text:         config.Read,
 		Now:          time.Now,
