@@ -32,8 +32,7 @@ With --follow the trail goes on as things happen, until Ctrl-C.
 --json prints one JSON object a line, with the id of each record, which rises by
 one; times are RFC 3339. A sum has the key count; each other record is of one.
 
-Exit status: 0 when the daemon has answered; 1 when not; 2 when the command line
-is wrong.`
+Exit status: 0 when the daemon has answered;` + operatorExits
 
 const logExamples = `  doorward log
   doorward log ssh --source 192.0.2.7
@@ -74,6 +73,7 @@ func newLog(e *env) *cobra.Command {
 	f.IntVarP(&q.Limit, "limit", "n", 100, "the newest `N` records, at most 10000")
 	f.BoolVarP(&q.Follow, "follow", "f", false, "go on with new records as they come")
 	f.BoolVar(&asJSON, "json", false, "print JSON, one object a line")
+	operatorFlags(e, c)
 	return c
 }
 
