@@ -21,7 +21,9 @@ func addControlFlag(root *cobra.Command) {
 
 // client returns a client of the daemon at controlPath.
 func (e *env) client(c *cobra.Command) *control.Client {
-	return control.NewClient(e.controlPath(c))
+	asks := control.NewClient(e.controlPath(c))
+	asks.SudoUser = e.getenv("SUDO_USER")
+	return asks
 }
 
 // controlPath is where the daemon listens: what the command line, the

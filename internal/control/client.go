@@ -35,6 +35,10 @@ const (
 // between two calls and may be used by several goroutines. The errors of its
 // methods are *Error, but for those of a context that ended.
 type Client struct {
+	// SudoUser is the user whom sudo(8) has said it runs the command for, "" for none:
+	// a remark for the audit trail, which proves nothing. It is set before the first call.
+	SudoUser string
+
 	path string
 	http http.Client
 }
@@ -196,6 +200,9 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	req, err := http.NewRequestWithContext(ctx, method, "http://doorward"+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("control: internal error: %w", err)
+	}
+	if said := remark(c.SudoUser); said != "" {
+		req.Header.Set(sudoHeader, said)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

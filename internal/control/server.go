@@ -29,11 +29,11 @@ type Backend interface {
 	Newer() <-chan struct{}
 
 	// Do carries out an OpenRequest, CloseRequest, ArmRequest or ApplyRequest on
-	// behalf of by ("operator alice (uid 1000)"). The order is checked as far as
+	// behalf of by. The order is checked as far as
 	// that can be done without the configuration: Door is well formed, Source is
 	// "", "any", an address without a zone or a masked prefix in canonical form,
 	// durations are positive, Action is known. The error may be an *Error.
-	Do(ctx context.Context, by string, order any) (Reply, error)
+	Do(ctx context.Context, by Caller, order any) (Reply, error)
 
 	// Log returns the records that q selects, in the order of their IDs. Limit
 	// is 1 to 10,000 here; Follow is the server's business.
@@ -53,14 +53,14 @@ const (
 type Server struct {
 	backend Backend
 	log     *slog.Logger
-	peerUID func(net.Conn) (uint32, error) // who is at the other end
+	peerAt  func(net.Conn) (audit.Operator, error) // who is at the other end
 	streams streams
 }
 
 // NewServer returns a server that answers from b and writes to log what
 // clients did wrong to it.
 func NewServer(b Backend, log *slog.Logger) *Server {
-	return &Server{backend: b, log: log, peerUID: peerUID, streams: make(streams, maxStreams())}
+	return &Server{backend: b, log: log, peerAt: peerAt, streams: make(streams, maxStreams())}
 }
 
 // Serve answers on l until ctx ends, and then returns nil: streams end at
@@ -78,8 +78,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		BaseContext:    func(net.Listener) context.Context { return base },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			uid, err := s.peerUID(c)
-			return context.WithValue(ctx, peerKey{}, peer{uid, err})
+			by, err := s.peerAt(c)
+			return context.WithValue(ctx, peerKey{}, peer{by, err})
 		},
 	}
 	stopped := make(chan struct{})
@@ -148,7 +148,7 @@ func order[O checkable[O]](s *Server) http.HandlerFunc {
 			writeError(w, code, err)
 			return
 		}
-		by, err := peerOf(r.Context())
+		by, err := callerOf(r)
 		if err != nil {
 			writeError(w, http.StatusForbidden, err)
 			return

@@ -75,7 +75,7 @@ func (d *Door) Stopped(now time.Time, detail string) []Effect {
 	switch d.saved.State {
 	case Closing:
 		d.become(now, Dark, d.saved.Reason)
-		out := []Effect{d.record(now, audit.EventDark, "", "", d.saved.Reason, time.Time{})}
+		out := []Effect{d.record(now, audit.EventDark, "", d.darkBy, d.saved.Reason, time.Time{})}
 		if len(d.waiting) > 0 {
 			d.become(now, Opening, d.waiting[0].reason)
 			if !d.rules.Service {
@@ -164,7 +164,7 @@ func (d *Door) Failed(now time.Time, problem string) []Effect {
 		return []Effect{failure}
 	}
 	if len(d.waiting) > 0 { // what does not stop keeps nobody out
-		dark := d.record(now, audit.EventDark, "", "", d.saved.Reason, time.Time{})
+		dark := d.record(now, audit.EventDark, "", d.darkBy, d.saved.Reason, time.Time{})
 		d.become(now, Opening, d.waiting[0].reason)
 		return []Effect{failure, dark, Start{}}
 	}
@@ -241,7 +241,7 @@ func (d *Door) ask(now time.Time, r request) []Effect {
 	case d.saved.State == Dark, stopFailed: // what does not stop keeps nobody out
 		var out []Effect
 		if stopFailed { // the trail has yet to say that its grants are gone
-			out = append(out, d.record(now, audit.EventDark, "", "", d.saved.Reason, time.Time{}))
+			out = append(out, d.record(now, audit.EventDark, "", d.darkBy, d.saved.Reason, time.Time{}))
 		}
 		d.become(now, Opening, r.reason)
 		d.waiting = append(d.waiting[:0], r)
@@ -361,6 +361,7 @@ func (d *Door) darken(now time.Time, to State, by, reason string) []Effect {
 	out := []Effect{Clear{}, EndFlows{Any}}
 	d.book.clear()
 	d.waiting = nil
+	d.darkBy = by
 	d.saved.ForAll = false
 	d.connections = 0
 	d.retry, d.retryAfter = time.Time{}, 0

@@ -69,6 +69,7 @@ type Door struct {
 	saved Saved
 
 	waiting   []request // for the service to run, in the order of their coming
+	darkBy    string    // on whose word it goes dark, until it is
 	book      book
 	penalties penalties
 

@@ -295,7 +295,7 @@ func (t *trip) deliver() {
 func (t *trip) order(o any, told func()) (done bool) {
 	done = true
 	t.turn(func(now time.Time) {
-		t.g.order(now, "operator", o, func(_ control.Reply, err error) {
+		t.g.order(now, control.Caller{Name: "operator"}, o, func(_ control.Reply, err error) {
 			t.point()
 			if done = !refused(err); err == nil {
 				told()

@@ -92,6 +92,7 @@ type Gateway struct {
 	lost       bool              // grants went with the table, and are not back yet
 	marks      marks             // what knocks have left behind
 	visitors   visitors          // whom knocks are answered to
+	callers    callers           // whose orders have an effect
 	store      Store             // what survives, or memory alone
 	writer     writer            // has it take what changes
 	unkept     string            // why that is memory alone, "" when it is not
@@ -152,6 +153,7 @@ func New(opts Options) *Gateway {
 		ended:    make(chan struct{}),
 		marks:    make(marks),
 		visitors: newVisitors(),
+		callers:  newCallers(),
 		told:     make(map[string]uint64),
 		sums:     audit.NewSums(),
 	}

@@ -22,7 +22,7 @@ type answer struct {
 // Do carries out an operator's order (control.Backend) and returns when it has
 // taken effect: the fence is changed, the store has it. A disk that is slow is not
 // waited for: the error says that it is done, and that a restart would forget it.
-func (g *Gateway) Do(ctx context.Context, by string, order any) (control.Reply, error) {
+func (g *Gateway) Do(ctx context.Context, by control.Caller, order any) (control.Reply, error) {
 	done := make(chan answer, 1)
 	e := func(now time.Time) {
 		g.order(now, by, order, func(reply control.Reply, err error) { done <- answer{reply, err} })
@@ -46,14 +46,20 @@ func (g *Gateway) Do(ctx context.Context, by string, order any) (control.Reply, 
 
 // Reload takes the configuration file into use at once, as SIGHUP asks.
 func (g *Gateway) Reload(ctx context.Context) (control.Reply, error) {
-	return g.Do(ctx, "SIGHUP", control.ApplyRequest{Action: "apply"})
+	return g.Do(ctx, control.Caller{Name: "SIGHUP"}, control.ApplyRequest{Action: "apply"})
 }
 
 // order carries out an order and has done called when it has taken effect, or with
 // an error at once when it is refused.
-func (g *Gateway) order(now time.Time, by string, order any, done func(control.Reply, error)) {
+func (g *Gateway) order(now time.Time, by control.Caller, order any, done func(control.Reply, error)) {
+	g.callers.now = by
+	defer func() { g.callers.now = control.Caller{} }()
 	if o, ok := order.(control.ApplyRequest); ok {
-		g.orderApply(now, by, o, done)
+		before, back := g.applying, g.rollingBack
+		g.orderApply(now, by.Name, o, done)
+		if g.applying != before || g.rollingBack != back { // it is taken on
+			g.callers.wait("", "", by)
+		}
 		return
 	}
 	var reply control.Reply
@@ -84,7 +90,7 @@ func unknown(order any) error {
 	return &control.Error{Message: fmt.Sprintf("order %T %v is not known", order, order)}
 }
 
-func (g *Gateway) open(now time.Time, by string, o control.OpenRequest) (control.Reply, error) {
+func (g *Gateway) open(now time.Time, by control.Caller, o control.OpenRequest) (control.Reply, error) {
 	d, err := g.named(o.Door)
 	if err != nil {
 		return control.Reply{}, err
@@ -97,7 +103,7 @@ func (g *Gateway) open(now time.Time, by string, o control.OpenRequest) (control
 	if err != nil {
 		return control.Reply{}, err
 	}
-	effects, err := d.door.Open(now, source, length, by)
+	effects, err := d.door.Open(now, source, length, by.Name)
 	if err != nil {
 		return control.Reply{}, &control.Error{Message: err.Error(), Hint: "doorward arm " + o.Door}
 	}
@@ -105,26 +111,30 @@ func (g *Gateway) open(now time.Time, by string, o control.OpenRequest) (control
 	until := now.Add(length)
 	message := fmt.Sprintf("door %s is open for %s for %s", d.name(), door.SourceString(source), length)
 	if d.door.Saved().State != door.Open {
+		g.callers.wait(d.name(), door.SourceString(source), by)
 		message = fmt.Sprintf("door %s opens for %s as soon as %s runs", d.name(), door.SourceString(source), d.service.svc)
 		return control.Reply{Message: message}, nil
 	}
 	return control.Reply{Message: message, Until: &until}, nil
 }
 
-func (g *Gateway) close(now time.Time, by string, o control.CloseRequest) (control.Reply, error) {
+func (g *Gateway) close(now time.Time, by control.Caller, o control.CloseRequest) (control.Reply, error) {
 	d, err := g.named(o.Door)
 	if err != nil {
 		return control.Reply{}, err
 	}
 	if o.Source == "" {
-		d.carry(d.door.Close(now, by))
+		d.carry(d.door.Close(now, by.Name))
+		if d.door.Saved().State == door.Closing {
+			g.callers.wait(d.name(), "", by)
+		}
 		return control.Reply{Message: fmt.Sprintf("door %s is %s; sessions that stand live on", d.name(), d.door.Saved().State)}, nil
 	}
 	source, err := parseSource(o.Source)
 	if err != nil {
 		return control.Reply{}, err
 	}
-	effects, had := d.door.Revoke(now, source, by)
+	effects, had := d.door.Revoke(now, source, by.Name)
 	switch {
 	case had:
 	case port.Has(d.conf.Ports, port.UDP):
@@ -138,7 +148,7 @@ func (g *Gateway) close(now time.Time, by string, o control.CloseRequest) (contr
 	return control.Reply{Message: fmt.Sprintf("%s can open no new connections to door %s; its sessions live on", o.Source, d.name())}, nil
 }
 
-func (g *Gateway) arm(now time.Time, by string, o control.ArmRequest) (control.Reply, error) {
+func (g *Gateway) arm(now time.Time, by control.Caller, o control.ArmRequest) (control.Reply, error) {
 	doors := g.doors
 	if o.Door != "" {
 		d, err := g.named(o.Door)
@@ -150,7 +160,7 @@ func (g *Gateway) arm(now time.Time, by string, o control.ArmRequest) (control.R
 	if o.Source == "" {
 		var names []string
 		for _, d := range doors {
-			d.carry(d.door.Arm(now, by))
+			d.carry(d.door.Arm(now, by.Name))
 			names = append(names, d.name())
 		}
 		return control.Reply{Message: "armed, and all penalties forgotten: " + strings.Join(names, ", ")}, nil
@@ -161,7 +171,7 @@ func (g *Gateway) arm(now time.Time, by string, o control.ArmRequest) (control.R
 	}
 	found := false
 	for _, d := range doors {
-		effects, had := d.door.ArmSource(now, source, by)
+		effects, had := d.door.ArmSource(now, source, by.Name)
 		d.carry(effects)
 		found = found || had
 	}

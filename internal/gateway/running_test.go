@@ -126,7 +126,7 @@ func (r *running) wantState(want string) {
 // order gives an operator's order and returns what it was answered.
 func (r *running) order(order any) string {
 	r.t.Helper()
-	reply, err := r.Do(r.t.Context(), "operator alice (uid 1000)", order)
+	reply, err := r.Do(r.t.Context(), control.Caller{Name: "operator alice (uid 1000)"}, order)
 	if err != nil {
 		return "error: " + err.Error()
 	}
