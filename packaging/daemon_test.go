@@ -157,7 +157,7 @@ func intrudes(t *testing.T, m *systemdtest.Machine, program string) {
 			t.Errorf("%s", line)
 		}
 	}
-	if count["work"] < 13 || count["crime"] < 60 || len(count) != 2 {
+	if count["work"] < 14 || count["crime"] < 60 || len(count) != 2 {
 		t.Errorf("it tried %v:\n%s", count, tries)
 	}
 	for _, denied := range []string{"stop another unit: Interactive authentication required",
