@@ -330,11 +330,13 @@ func (d *Door) claim(since time.Time, source netip.Prefix, p party, until time.T
 // expire forgets a grant whose time is up, as the kernel has.
 func (d *Door) expire(now time.Time, n int32) []Effect {
 	source := d.book.grants.at(n).source.source()
+	d.bygones.add(now, d.book.leave(n))
 	return append(d.dropped(n, source), d.record(now, audit.EventExpired, SourceString(source), "", "its time was up", time.Time{}))
 }
 
 // drop forgets a grant; with revoke the kernel is told.
-func (d *Door) drop(n int32, revoke bool) []Effect {
+func (d *Door) drop(now time.Time, n int32, revoke bool) []Effect {
+	d.bygones.add(now, d.book.leave(n))
 	source := d.book.grants.at(n).source.source()
 	if source == Any {
 		d.saved.ForAll = false // else the next presence would give it again
@@ -359,7 +361,7 @@ func (d *Door) dropped(n int32, source netip.Prefix) []Effect {
 // Failsafe.
 func (d *Door) darken(now time.Time, to State, by, reason string) []Effect {
 	out := []Effect{Clear{}, EndFlows{Any}}
-	d.book.clear()
+	d.empty(now)
 	d.waiting = nil
 	d.darkBy = by
 	d.saved.ForAll = false
@@ -374,6 +376,18 @@ func (d *Door) darken(now time.Time, to State, by, reason string) []Effect {
 	}
 	d.become(now, to, reason)
 	return append(out, Stop{})
+}
+
+// empty ends all grants, and remembers the latest of them.
+func (d *Door) empty(now time.Time) {
+	some := 0
+	for n := range d.book.ends.latest() {
+		if some++; some > maxDarkened {
+			break
+		}
+		d.bygones.add(now, d.book.leave(n))
+	}
+	d.book.clear()
 }
 
 // fail is S9: no log data anywhere, something is fishy, stop everything.
