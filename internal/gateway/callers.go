@@ -21,13 +21,15 @@ type callers struct {
 // source, a door alone, or neither.
 type orderKey struct{ door, source, by string }
 
-func newCallers() callers { return callers{later: make(map[orderKey]*audit.Operator)} }
-
 // wait has what comes of an order later be told with who gave it.
 func (c *callers) wait(door, source string, by control.Caller) {
-	if by.Operator != nil {
-		c.later[orderKey{door, source, by.Name}] = by.Operator
+	if by.Operator == nil {
+		return
 	}
+	if c.later == nil {
+		c.later = make(map[orderKey]*audit.Operator)
+	}
+	c.later[orderKey{door, source, by.Name}] = by.Operator
 }
 
 // sign adds to a record who ordered what it tells of.

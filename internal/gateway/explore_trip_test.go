@@ -152,6 +152,7 @@ func (t *trip) start() {
 	g.world = t.world()
 	ctx, end := context.WithCancel(context.Background())
 	g.ctx, t.end, t.g = ctx, end, g
+	g.beside = func(func()) {} // of who is in nothing follows
 	g.async = func(run func() event) { t.tasks = append(t.tasks, t.begins(task{t.kindOf(), run})) }
 	g.commits = func(run func() event) { t.commit = run }
 	t.oracle.up(t.rebooted)

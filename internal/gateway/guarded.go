@@ -28,7 +28,7 @@ type guarded struct {
 	saved    door.Saved // as the store has it
 	knocks   []heardKnock
 	service  *keeper // nil: the service always runs
-	lookFor  func(context.Context) (door.Seen, []string)
+	lookFor  func(context.Context) Sight
 	oddities []string // what was odd in the last look, for people
 	refusals []audit.Record
 	cancel   context.CancelFunc // ends the goroutines of the door
@@ -54,6 +54,7 @@ type heardKnock struct {
 func (g *Gateway) newGuarded(c config.Door, saved door.Saved, now time.Time) *guarded {
 	d := &guarded{gw: g, conf: c, door: door.New(rules(c), saved, now), saved: saved}
 	d.setKnocks(c.Knocks, now)
+	g.roll.begin(c.Name, now)
 	return d
 }
 
@@ -320,25 +321,35 @@ func (d *guarded) noteRefusal(r audit.Record) {
 // look looks for presence, for as long as that is the place to look or lookTime, and
 // reports what was found, whatever happens.
 func (d *guarded) look() {
-	lookFor, life := d.lookFor, d.lookCtx
+	lookFor, life, name, ports := d.lookFor, d.lookCtx, d.name(), d.conf.Ports
 	d.gw.async(func() event {
 		ctx, cancel := context.WithTimeout(life, lookTime)
 		defer cancel()
-		seen, odd := lookFor(ctx)
+		sight := lookFor(ctx)
+		var news []*session
+		moved := false
+		if life.Err() == nil && !sight.Asked.IsZero() {
+			news, moved = d.gw.roll.take(list{name, ports, sight.Asked, d.gw.world.Now(), sight.In})
+		}
+		came := d.gw.roll.arrivals(name, sight.Logins)
 		return func(now time.Time) {
-			if life.Err() == nil {
-				d.seen(now, seen, odd)
+			if life.Err() != nil {
+				return
 			}
+			d.gw.moved = d.gw.moved || moved
+			d.gw.find(now, d, news)
+			d.loggedIn(now, came)
+			d.seen(now, sight)
 		}
 	})
 }
 
-func (d *guarded) seen(now time.Time, seen door.Seen, odd []string) {
-	for _, o := range odd {
+func (d *guarded) seen(now time.Time, s Sight) {
+	for _, o := range s.Odd {
 		if !slices.Contains(d.oddities, o) {
 			d.gw.log.Warn(o, "door", d.name())
 		}
 	}
-	d.oddities = odd
-	d.carry(d.door.Seen(now, seen))
+	d.oddities = s.Odd
+	d.carry(d.door.Seen(now, s.Seen))
 }

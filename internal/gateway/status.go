@@ -23,11 +23,14 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	}
 	s := sheet.of
 	s.Time = g.world.Now() // nothing has changed since it was made
-	refused, sessions := g.measure(sheet.doors)
+	read := g.measure(sheet.doors, measureSoon)
 	s.Doors = slices.Clone(s.Doors)
 	for i := range s.Doors {
 		d := &s.Doors[i]
-		d.Refused, d.Sessions = refused[d.Name], sessions[d.Name]
+		d.Refused, d.Sessions, d.Live = read.refused[d.Name], read.sessions[d.Name], read.live[d.Name]
+		if d.Live == nil {
+			d.Live = []control.Session{}
+		}
 	}
 	return s, newer
 }
@@ -105,10 +108,10 @@ func (d *guarded) status(now time.Time) control.Door {
 		last := len(s.Grants) - 1
 		source := door.SourceString(c.Source)
 		if last < 0 || s.Grants[last].Source != source {
-			s.Grants = append(s.Grants, control.Grant{Source: source, Expires: c.Until, For: []string{c.By}})
+			s.Grants = append(s.Grants, control.Grant{Source: source, Expires: c.Until, For: []string{c.Whose}, Given: moment(c.Since)})
 			continue
 		}
-		s.Grants[last].For = append(s.Grants[last].For, c.By)
+		s.Grants[last].For = append(s.Grants[last].For, c.Whose)
 		if c.Until.After(s.Grants[last].Expires) {
 			s.Grants[last].Expires = c.Until
 		}

@@ -11,7 +11,7 @@ import (
 
 // tell adds what a door has to tell to this turn's commit. Refusals that come in
 // floods are summed up.
-func (g *Gateway) tell(r audit.Record) { 
+func (g *Gateway) tell(r audit.Record) {
 	g.changes.recordAll(g.sums.Add(g.world.Now(), g.callers.sign(r)))
 }
 
