@@ -12,9 +12,10 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-const statusHelp = `Show what the daemon knows: its doors and their state, who has a grant and for
-how much longer, whose knocks are ignored, the last refusals and why, and, first
-of all, what an operator should act on.
+const statusHelp = `Show what the daemon knows: its doors and their state, who is in, since when and
+by whose leave, who has a grant and for how much longer, whose knocks are
+ignored, the last refusals and why, and, first of all, what an operator should
+act on.
 
 A door is dark (shut, its service stopped if it manages one), opening, open,
 closing, or in failsafe: there is no log data to tell who is in, so it is shut
@@ -27,8 +28,9 @@ a line is printed for each change instead.
 --json prints the snapshot as one JSON object, with --watch one a line. Its
 names and meanings are a promise to scripts: doors[].name, .state,
 .grants[].source, .grants[].expires, .penalties[].source, .penalties[].until
-and the others. With DOOR, doors has that door alone. Of grants and penalties the
-latest 1,000 of a door are listed; .grants_total and .penalties_total count all.
+and the others. With DOOR, doors has that door alone. Of sessions (.live), grants
+and penalties the latest 1,000 of a door are listed; .sessions, .grants_total and
+.penalties_total count all.
 
 Exit status: 0 when the daemon has answered; 1 when not, or when there is no such
 door; 2 when the command line is wrong.`

@@ -24,7 +24,7 @@ const shortList = 20
 
 // lines returns the snapshot as lines, what needs acting on first.
 func (v view) lines(s control.Status) []string {
-	sections := [][]string{v.alarms(s), v.doors(s.Doors), v.grants(s.Doors), v.penalties(s.Doors), v.refusals(s.Doors)}
+	sections := [][]string{v.alarms(s), v.doors(s.Doors), v.sessions(s.Doors), v.grants(s.Doors), v.penalties(s.Doors), v.refusals(s.Doors)}
 	if v.detail {
 		sections = slices.Insert(sections, 2, v.about(s.Doors[0]))
 	}

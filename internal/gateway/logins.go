@@ -94,12 +94,13 @@ func cameFrom(l presence.Login) netip.AddrPort {
 	return netip.AddrPortFrom(l.Source.WithZone(""), l.Port)
 }
 
-// begin has the logins of a door told from a moment on.
+// begin has the logins of a door told from a moment on, of which a log may have the
+// second alone.
 func (r *roll) begin(name string, from time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if of := r.of(name); of.logins.from.IsZero() {
-		of.logins.from = from
+		of.logins.from = from.Truncate(time.Second)
 	}
 }
 
