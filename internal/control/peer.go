@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os/user"
-	"strconv"
 	"strings"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -39,16 +37,16 @@ type peer struct {
 }
 
 // callerOf returns who has sent a request.
-func callerOf(r *http.Request) (Caller, error) {
+func (s *Server) callerOf(r *http.Request) (Caller, error) {
 	p, err := peerOf(r.Context())
 	if err != nil {
 		return Caller{}, fmt.Errorf("who gives the order is not known: %w", err)
 	}
 	by := p.Operator
 	by.SudoUser = remark(r.Header.Get(sudoHeader))
-	name := "operator " + userName(by.UID)
+	name := "operator " + s.names.of(by.UID)
 	if by.LoginUID != nil && *by.LoginUID != by.UID {
-		name += ", logged in as " + userName(*by.LoginUID)
+		name += ", logged in as " + s.names.of(*by.LoginUID)
 	}
 	return Caller{name, &by}, nil
 }
@@ -59,16 +57,6 @@ func peerOf(ctx context.Context) (peer, error) {
 		return p, fmt.Errorf("the connection has no peer")
 	}
 	return p, p.err
-}
-
-// userName is a user for people: "alice (uid 1000)", or "uid 1000" when the user has
-// no name on this machine.
-func userName(uid uint32) string {
-	id := strconv.FormatUint(uint64(uid), 10)
-	if u, err := user.LookupId(id); err == nil && u.Username != "" {
-		return fmt.Sprintf("%s (uid %s)", u.Username, id)
-	}
-	return "uid " + id
 }
 
 // remark is a client's word as the audit trail may have it.

@@ -54,13 +54,15 @@ type Server struct {
 	backend Backend
 	log     *slog.Logger
 	peerAt  func(net.Conn) (audit.Operator, error) // who is at the other end
+	names   userNames
 	streams streams
 }
 
 // NewServer returns a server that answers from b and writes to log what
-// clients did wrong to it.
+// clients did wrong to it. It learns who this machine's users are, so that it is made
+// before the process locks itself in.
 func NewServer(b Backend, log *slog.Logger) *Server {
-	return &Server{backend: b, log: log, peerAt: peerAt, streams: make(streams, maxStreams())}
+	return &Server{backend: b, log: log, peerAt: peerAt, names: namesNow(), streams: make(streams, maxStreams())}
 }
 
 // Serve answers on l until ctx ends, and then returns nil: streams end at
@@ -148,7 +150,7 @@ func order[O checkable[O]](s *Server) http.HandlerFunc {
 			writeError(w, code, err)
 			return
 		}
-		by, err := callerOf(r)
+		by, err := s.callerOf(r)
 		if err != nil {
 			writeError(w, http.StatusForbidden, err)
 			return
