@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"os/user"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,13 +23,6 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/control/controltest"
 )
-
-// A login is set by the thread that it is of, and read of the first one.
-func init() {
-	if os.Getenv("DOORWARD_TEST_LOGIN") != "" {
-		runtime.LockOSThread()
-	}
-}
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv("DOORWARD_TEST_OPEN"); path != "" {

@@ -197,7 +197,7 @@ func TestOtherUsers(t *testing.T) {
 		if tt.want.LoginUID != nil && !knowsPeers() {
 			continue // a kernel that cannot tell who is at the other end
 		}
-		if got := runAs(t, tt.uid, path, "DOORWARD_TEST_LOGIN="+tt.login, "SUDO_USER="+tt.sudo); got != "done\n" {
+		if got := runAs(t, tt.uid, path, "LOGIN="+tt.login, "SUDO_USER="+tt.sudo); got != "done\n" {
 			t.Errorf("with leave: got %q, want done", got)
 		}
 		given := b.Given()[len(b.Given())-1]
@@ -226,7 +226,8 @@ func knowsPeers() bool {
 	return err == nil
 }
 
-// runAs runs this test binary as another user, to do what openAs does.
+// runAs runs this test binary as another user, to do what openAs does, and as one who
+// logged in with the uid LOGIN, which only the one thread of a process can say.
 func runAs(t *testing.T, uid uint32, path string, env ...string) string {
 	t.Helper()
 	// A copy where every user can reach it.
@@ -242,7 +243,7 @@ func runAs(t *testing.T, uid uint32, path string, env ...string) string {
 	if err := os.WriteFile(exe, bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), exe)
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `test -z "$LOGIN" || echo "$LOGIN" > /proc/self/loginuid; exec "$0"`, exe)
 	cmd.Dir = "/"
 	cmd.Env = append(env, "DOORWARD_TEST_OPEN="+path)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
@@ -256,12 +257,6 @@ func runAs(t *testing.T, uid uint32, path string, env ...string) string {
 // openAs is the process that runAs starts: it gives one order and prints the
 // answer, or the error and its hint.
 func openAs(path string) int {
-	if login := os.Getenv("DOORWARD_TEST_LOGIN"); login != "" {
-		if err := os.WriteFile("/proc/thread-self/loginuid", []byte(login), 0); err != nil {
-			fmt.Println(err)
-			return 1
-		}
-	}
 	c := control.NewClient(path)
 	c.SudoUser = os.Getenv("SUDO_USER")
 	r, err := c.Open(context.Background(), control.OpenRequest{Door: "ssh", Source: "any"})

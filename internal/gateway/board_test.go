@@ -125,7 +125,7 @@ func (s *slowName) String() string { time.Sleep(s.cost); return s.unit.String() 
 
 // What only the kernel knows is read when it is asked for, once for all who ask at the
 // same time; for numbers alone once in a second.
-func TestTheKernelIsAskedOnceForAll(t *testing.T) {
+func TestTheKernelIsAskedOnceInASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)

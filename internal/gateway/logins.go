@@ -97,9 +97,10 @@ func cameFrom(l presence.Login) netip.AddrPort {
 // begin has the logins of a door told from a moment on, of which a log may have the
 // second alone.
 func (r *roll) begin(name string, from time.Time) {
+	of := r.of(name)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if of := r.of(name); of.logins.from.IsZero() {
+	if of.logins.from.IsZero() {
 		of.logins.from = from.Truncate(time.Second)
 	}
 }
@@ -144,8 +145,8 @@ func (r *roll) arrivals(name string, logins []presence.Login) []arrival {
 	if len(logins) == 0 {
 		return nil
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.lists.Lock()
+	defer r.lists.Unlock()
 	by := make(map[netip.AddrPort]*session)
 	for _, s := range r.of(name).in {
 		by[s.Remote] = s
@@ -161,10 +162,13 @@ func (r *roll) arrivals(name string, logins []presence.Login) []arrival {
 // the name that it had first: sshd logs a connection's one login when it begins, and
 // whoever may write to a log may write more.
 func (d *guarded) loggedIn(now time.Time, all []arrival) {
+	if len(all) == 0 {
+		return
+	}
 	r := &d.gw.roll
+	told := &r.of(d.name()).logins
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	told := &r.of(d.name()).logins
 	for _, l := range all {
 		if told.has(l.Login) {
 			continue

@@ -29,17 +29,23 @@ const (
 // presence and when somebody asks; the loop tells what has let those in who are new; and
 // sshd's log, what they are called. Each session takes some three hundred bytes here
 // for as long as it has a socket, or a flow, of the kernel's; strangers have none.
+//
+// Two locks keep the loop from waiting while long lists are gone through: lists is
+// taken before mu, and never by the loop; mu is held for moments.
 type roll struct {
+	lists sync.Mutex
 	mu    sync.Mutex
-	doors map[string]*rollOf
+	doors map[string]*rollOf // guarded by mu
 }
 
 // rollOf is that of one door.
 type rollOf struct {
-	asked  time.Time    // when the latest list that is taken in was asked for, zero for none
-	ports  []port.Range // of which it was
-	in     map[presence.Connection]*session
-	logins logins
+	// Guarded by lists.
+	asked time.Time    // when the latest list that is taken in was asked for, zero for none
+	ports []port.Range // of which it was
+	in    map[presence.Connection]*session
+
+	logins logins // guarded by mu
 }
 
 // byAlways is on whose word the configuration's always prefixes let somebody in.
@@ -47,15 +53,19 @@ const byAlways = "always"
 
 // session is one connection or flow.
 type session struct {
-	presence.Connection
+	presence.Connection           // never changes, but for Socket, which lists guards
+	from                time.Time // when it was not there yet
+
+	// Guarded by mu.
 	since time.Time // when it was met first, zero for before the daemon
-	from  time.Time // when it was not there yet
 	user  string
 	grant *audit.Grant
 }
 
-// of is that of a door. Its caller has the lock.
+// of is that of a door.
 func (r *roll) of(name string) *rollOf {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.doors == nil {
 		r.doors = make(map[string]*rollOf)
 	}
@@ -88,8 +98,8 @@ type list struct {
 // let them in is to be found. Moved says that somebody has come or gone. Of two lists
 // that overlapped the one asked for later counts.
 func (r *roll) take(l list) (news []*session, moved bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.lists.Lock()
+	defer r.lists.Unlock()
 	of := r.of(l.door)
 	if l.asked.Before(of.asked) {
 		return nil, false
@@ -102,52 +112,67 @@ func (r *roll) take(l list) (news []*session, moved bool) {
 		s := before[key]
 		if s == nil || s.Socket != 0 && c.Socket != 0 && s.Socket != c.Socket {
 			moved = true
-			s = &session{from: of.asked}
+			s = &session{Connection: c, from: of.asked}
 			if port.Within(of.ports, port.Port{Proto: c.Proto, Number: c.Local.Port()}) {
 				s.since = l.answered
 				news = append(news, s)
 			}
-			of.logins.name(s, c.Remote)
+			r.name(of, s, c.Remote)
 		}
-		s.Connection = c
+		s.Socket = c.Socket
 		of.in[key] = s
 	}
 	of.asked, of.ports = l.asked, l.ports
 	return news, moved || len(before) != len(of.in)
 }
 
-// live lists the latest of those who are in by a door.
-func (r *roll) live(name string) []control.Session {
+// name gives a session that is met a name, if that is known already.
+func (r *roll) name(of *rollOf, s *session, from netip.AddrPort) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := []control.Session{}
-	of := r.doors[name]
-	if of == nil {
-		return all
-	}
-	for _, s := range of.in {
-		all = append(all, control.Session{
-			Source: s.Remote.Addr().String(), Port: s.Remote.Port(), To: portOf(s.Connection),
-			Since: moment(s.since), User: s.user, Grant: s.grant,
-		})
-	}
-	slices.SortFunc(all, func(a, b control.Session) int {
-		return cmp.Or(laterFirst(a.Since, b.Since), cmp.Compare(a.Source, b.Source), cmp.Compare(a.Port, b.Port))
-	})
-	return all[:min(len(all), maxLive)]
+	of.logins.name(s, from)
 }
 
-// laterFirst orders what is not known last.
-func laterFirst(a, b *time.Time) int {
-	switch {
-	case a == nil && b == nil:
-		return 0
-	case a == nil:
-		return 1
-	case b == nil:
-		return -1
+// live lists the latest of those who are in by a door.
+func (r *roll) live(name string) []control.Session {
+	r.lists.Lock()
+	defer r.lists.Unlock()
+	of := r.of(name)
+	all := r.begun(of)
+	slices.SortFunc(all, func(a, b begun) int {
+		return cmp.Or(b.at.Compare(a.at), a.of.Remote.Compare(b.of.Remote), a.of.Local.Compare(b.of.Local))
+	})
+	latest := []control.Session{}
+	for _, s := range all[:min(len(all), maxLive)] {
+		latest = append(latest, r.tell(s.of))
 	}
-	return b.Compare(*a)
+	return latest
+}
+
+// begun is a session and when it was met, zero for before the daemon.
+type begun struct {
+	at time.Time
+	of *session
+}
+
+func (r *roll) begun(of *rollOf) []begun {
+	all := make([]begun, 0, len(of.in))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range of.in {
+		all = append(all, begun{s.since, s})
+	}
+	return all
+}
+
+// tell is a session as status tells it.
+func (r *roll) tell(s *session) control.Session {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return control.Session{
+		Source: s.Remote.Addr().String(), Port: s.Remote.Port(), To: portOf(s.Connection),
+		Since: moment(s.since), User: s.user, Grant: s.grant,
+	}
 }
 
 // portOf is the door's port that a connection came to: "22/tcp".
@@ -228,6 +253,9 @@ func (d *guarded) letIn(now, since time.Time, a netip.Addr) *audit.Grant {
 	l, known := d.door.LetIn(now, since, a)
 	if !known {
 		return nil
+	}
+	if l.Since.After(now) {
+		l.Since = time.Time{} // as in status
 	}
 	return &audit.Grant{Source: door.SourceString(l.Source), By: strings.Join(l.Whose, "; "), Since: l.Since}
 }

@@ -73,10 +73,13 @@ func TestWhoIsInIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, begun := newMachine(), time.Now()
 		m.comes(1)
-		r := run(t, m, configPath(t), strings.Replace(sshDoor, "[[door.ssh.knock]]", "[door.ssh]\n[[door.ssh.knock]]", 0))
+		r := run(t, m, configPath(t), sshDoor)
 		r.wantLive(begun, "192.0.2.2:1 to 22/tcp since before: , unknown")
 		time.Sleep(10 * time.Second)
 		r.touch(visitor, 59000, 59002)
+		if g := r.status().Grants[0]; g.Given == nil || !g.Given.Equal(time.Now()) || !slices.Equal(g.For, []string{"touch"}) {
+			t.Errorf("the grant was given to %v at %v, want touch, now", g.For, g.Given)
+		}
 		time.Sleep(time.Second)
 		m.comes(1, 2)
 		r.wantLive(begun, "192.0.2.2:2 to 22/tcp since 11s: , 192.0.2.2 by touch since 10s",

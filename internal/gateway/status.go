@@ -105,6 +105,9 @@ func (d *guarded) status(now time.Time) control.Door {
 		s.Service, s.Running = d.service.svc.String(), d.service.running
 	}
 	for _, c := range v.Grants {
+		if c.Since.After(now) {
+			c.Since = time.Time{} // it is from before the length of a claim was kept
+		}
 		last := len(s.Grants) - 1
 		source := door.SourceString(c.Source)
 		if last < 0 || s.Grants[last].Source != source {
