@@ -15,7 +15,7 @@ func (v view) sessions(doors []control.Door) []string {
 	for _, d := range doors {
 		total += max(d.Sessions, len(d.Live))
 		for _, s := range d.Live {
-			since := "before the daemon"
+			since := "not known"
 			if s.Since != nil {
 				since = clockTime(*s.Since, v.now)
 			}

@@ -303,6 +303,9 @@ func (d *guarded) carry(effects []door.Effect) {
 			d.look()
 		case door.Record:
 			d.noteRefusal(e.Record)
+			if e.Event == audit.EventOpened {
+				d.gw.roll.opens(d.name(), e.Time)
+			}
 			d.gw.tell(e.Record)
 		default:
 			d.gw.changes.add(d.name(), e)

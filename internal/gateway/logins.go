@@ -38,7 +38,8 @@ type logins struct {
 type toldLogin struct {
 	user            string
 	grant           *audit.Grant
-	earliest, until time.Time // when it was
+	at              time.Time // when it was, as near as is known
+	earliest, until time.Time // between which it was
 }
 
 // is says whether a login is this one.
@@ -84,8 +85,12 @@ func (ls *logins) name(s *session, from netip.AddrPort) {
 			latest = &t
 		}
 	}
-	if latest != nil {
-		s.user, s.grant = latest.user, latest.grant
+	if latest == nil {
+		return
+	}
+	s.user, s.grant = latest.user, latest.grant
+	if s.since.IsZero() {
+		s.since = latest.at
 	}
 }
 
@@ -129,7 +134,7 @@ func (g *Gateway) recallLogins(now time.Time) {
 		if r.Event != audit.EventLogin || r.Login == nil || of == nil || err != nil {
 			continue
 		}
-		of.logins.add(netip.AddrPortFrom(a, r.Login.Port), toldLogin{user: r.Login.User, grant: r.Login.Grant,
+		of.logins.add(netip.AddrPortFrom(a, r.Login.Port), toldLogin{user: r.Login.User, grant: r.Login.Grant, at: r.Time,
 			earliest: r.Time.Add(-tellsWithin), until: r.Time.Add(sameLogin)})
 	}
 }
@@ -184,7 +189,7 @@ func (d *guarded) loggedIn(now time.Time, all []arrival) {
 		if l.session != nil && l.session.user == "" {
 			l.session.loggedIn(l.Login, user, grant)
 		}
-		told.add(cameFrom(l.Login), toldLogin{user: l.User, grant: grant,
+		told.add(cameFrom(l.Login), toldLogin{user: l.User, grant: grant, at: l.Time,
 			earliest: l.Time.Add(-sameLogin), until: l.Time.Add(sameLogin)})
 		d.gw.tell(audit.Record{Time: now, Door: d.name(), Event: audit.EventLogin, Source: l.Source.String(),
 			Reason: fmt.Sprintf("user %q by %s, %s", user, l.Method, whatLetIn(grant)),
@@ -195,7 +200,7 @@ func (d *guarded) loggedIn(now time.Time, all []arrival) {
 // loggedIn takes in whose session it is. It is as old as its login, at least.
 func (s *session) loggedIn(l presence.Login, user string, grant *audit.Grant) {
 	s.user, s.grant = user, grant
-	if l.Time.Before(s.since) && !l.Time.Before(s.from) {
+	if (s.since.IsZero() || l.Time.Before(s.since)) && !l.Time.Before(s.from) {
 		s.since = l.Time
 	}
 }

@@ -22,6 +22,9 @@ const (
 	maxLive = 1000
 	// letInAtOnce is of how many sessions a turn says what has let them in.
 	letInAtOnce = 256
+	// vague is how long nobody may have looked for it to be known since when somebody
+	// is in whom the next look meets.
+	vague = 2 * time.Minute
 )
 
 // roll is who is in by each door, since when, by whose leave and by what name. The
@@ -45,7 +48,9 @@ type rollOf struct {
 	ports []port.Range // of which it was
 	in    map[presence.Connection]*session
 
-	logins logins // guarded by mu
+	// Guarded by mu.
+	opened time.Time // when the door opened, before which nobody comes in but by always
+	logins logins
 }
 
 // byAlways is on whose word the configuration's always prefixes let somebody in.
@@ -57,7 +62,7 @@ type session struct {
 	from                time.Time // when it was not there yet
 
 	// Guarded by mu.
-	since time.Time // when it was met first, zero for before the daemon
+	since time.Time // when it was met first, zero where that says nothing
 	user  string
 	grant *audit.Grant
 }
@@ -114,7 +119,7 @@ func (r *roll) take(l list) (news []*session, moved bool) {
 			moved = true
 			s = &session{Connection: c, from: of.asked}
 			if port.Within(of.ports, port.Port{Proto: c.Proto, Number: c.Local.Port()}) {
-				s.since = l.answered
+				s.since = r.met(of, l.answered)
 				news = append(news, s)
 			}
 			r.name(of, s, c.Remote)
@@ -124,6 +129,25 @@ func (r *roll) take(l list) (news []*session, moved bool) {
 	}
 	of.asked, of.ports = l.asked, l.ports
 	return news, moved || len(before) != len(of.in)
+}
+
+// met is since when somebody is in who is met now, and was not when a list was asked
+// for last; zero where that is too long ago.
+func (r *roll) met(of *rollOf, now time.Time) time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now.Sub(of.asked) > vague && now.Sub(of.opened) > vague {
+		return time.Time{}
+	}
+	return now
+}
+
+// opens takes in that a door has opened.
+func (r *roll) opens(name string, now time.Time) {
+	of := r.of(name)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	of.opened = now
 }
 
 // name gives a session that is met a name, if that is known already.
@@ -234,6 +258,9 @@ func (g *Gateway) find(now time.Time, d *guarded, news []*session) {
 	for _, s := range some {
 		if s.grant == nil {
 			s.grant = d.letIn(now, s.from, s.Remote.Addr())
+		}
+		if g := s.grant; g != nil && g.By == byAlways && s.since.Sub(s.from) > vague {
+			s.since = time.Time{} // a dark door is open to them
 		}
 	}
 	if rest := news[len(some):]; len(rest) > 0 {

@@ -103,6 +103,26 @@ func TestWhoIsInIsTold(t *testing.T) {
 	})
 }
 
+// Where nobody looks while a door is dark, it is not known since when those are in who
+// need not knock, and it is of those who knocked.
+func TestSinceWhenIsNotGuessed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, begun := newMachine(), time.Now()
+		home := sessionOf(netip.MustParseAddr("198.51.100.7"), 1)
+		r := run(t, m, configPath(t), "[door.ssh]\nports = [\"22/tcp\"]\nalways = [\"198.51.100.0/24\"]\n"+
+			"[door.ssh.presence]\nlogins = \"off\"\n[[door.ssh.knock]]\nkind = \"touch\"\nlisten = [59000, 59001, 59002]\ntouch = [59000, 59002]\n")
+		time.Sleep(time.Hour)
+		m.do(func() { m.sessions = []presence.Connection{home} })
+		time.Sleep(time.Hour)
+		r.touch(visitor, 59000, 59002)
+		m.do(func() { m.sessions = []presence.Connection{home, sessionAt(2)} })
+		time.Sleep(2 * time.Second)
+		never := time.Time{}.Sub(begun).Truncate(time.Second).String()
+		r.wantLive(begun, "192.0.2.2:2 to 22/tcp since 2h0m2s: , 192.0.2.2 by touch since 2h0m0s",
+			"198.51.100.7:1 to 22/tcp since before: , 198.51.100.0/24 by always since "+never)
+	})
+}
+
 // Of very many who come at once, each is told of in the end, and no turn finds for
 // more than some; status lists the latest.
 func TestManyWhoComeAtOnce(t *testing.T) {
@@ -239,8 +259,12 @@ func TestLoginsAreTold(t *testing.T) {
 		synctest.Wait()
 		want = append(want, "dave 192.0.2.2:3 by publickey, 192.0.2.2 by touch since 0s")
 		check("after a restart")
-		r.wantLive(begun, "192.0.2.2:1 to 22/tcp since before: , unknown",
-			"192.0.2.2:3 to 22/tcp since before: dave, 192.0.2.2 by touch since 0s")
+		r.wantLive(begun, "192.0.2.2:3 to 22/tcp since 18s: dave, 192.0.2.2 by touch since 0s",
+			"192.0.2.2:1 to 22/tcp since before: , unknown") // two claim to be who came from there
+		r.stop()
+		r = restart(t, m, path)
+		r.wantLive(begun, "192.0.2.2:3 to 22/tcp since 19s: dave, 192.0.2.2 by touch since 0s",
+			"192.0.2.2:1 to 22/tcp since before: , unknown")
 	})
 }
 
