@@ -72,24 +72,6 @@ func printDoctor(w io.Writer, d dress, findings []doctor.Finding) {
 		count(findings, doctor.OK))
 }
 
-// wrap breaks text between words into lines of at most width characters, where
-// the words allow it.
-func wrap(text string, width int) []string {
-	lines := []string{""}
-	for word := range strings.FieldsSeq(text) {
-		last := &lines[len(lines)-1]
-		switch {
-		case *last == "":
-			*last = word
-		case len(*last)+1+len(word) <= width:
-			*last += " " + word
-		default:
-			lines = append(lines, word)
-		}
-	}
-	return lines
-}
-
 func count(findings []doctor.Finding, v doctor.Verdict) int {
 	n := 0
 	for _, f := range findings {

@@ -24,11 +24,11 @@ func TestSessionsForPeople(t *testing.T) {
 			Grant: &audit.Grant{Source: "192.0.2.0/24", By: "always"}},
 		{Source: "192.0.2.9", Port: 2, To: "22/tcp"},
 	}}, {Name: "web"}}), "\n")
-	want := `SESSIONS  SOURCE              SINCE             USER       LET IN BY
-ssh       192.0.2.7:40022     11:57:00          alice      touch at 11:56:00
-ssh       [2001:db8::7]:1024  2026-11-23 11:00  -          operator bob (uid 1001) at 2026-11-23 10:00, for any
-ssh       192.0.2.8:1         11:59:59          ev` + "\uFFFD" + `[31mil  always (192.0.2.0/24)
-ssh       192.0.2.9:2         not known         -          not known
+	want := `SESSIONS  SOURCE              SINCE                 USER       LET IN BY
+ssh       192.0.2.7:40022     11:57:00              alice      touch at 11:56:00
+ssh       [2001:db8::7]:1024  2026-11-23 11:00 UTC  -          operator bob (uid 1001) at 2026-11-23 10:00 UTC, for any
+ssh       192.0.2.8:1         11:59:59              ev` + "\uFFFD" + `[31mil  always (192.0.2.0/24)
+ssh       192.0.2.9:2         not known             -          not known
 and 3 more`
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-want +got):\n%s", d)

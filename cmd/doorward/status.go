@@ -12,18 +12,24 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-const statusHelp = `Show what the daemon knows: its doors and their state, who is in, since when and
-by whose leave, who has a grant and for how much longer, whose knocks are
-ignored, the last refusals and why, and, first of all, what an operator should
-act on.
+const statusHelp = `Show what the daemon knows: first of all whether the doors are guarded, and what an
+operator should act on; which configuration is in use; the doors and their state,
+who is in, since when and by whose leave; who has a grant, by whom and for how
+much longer; whose knocks are ignored; how many were refused lately and from
+where, and the last of those and why.
 
 A door is dark (shut, its service stopped if it manages one), opening, open,
 closing, or in failsafe: there is no log data to tell who is in, so it is shut
 and deaf until there is, or until doorward arm. "Dark in" is the time after
 which an open door closes unless somebody is seen in it, or never.
 
-With --watch the view is kept up to date until q is pressed; without a terminal
-a line is printed for each change instead.
+GUESSES are the knocks that were refused in the last hour and day, or since when
+that is known, and the networks (IPv4 /24, IPv6 /48) with most of them. Times are
+of today where they have no date; the last line has the zone.
+
+With --watch the view is kept up to date until q is pressed, and scrolls with the
+arrows, j and k, page up and down, g and G; without a terminal a line is printed
+for each change instead.
 
 --json prints the snapshot as one JSON object, with --watch one a line. Its
 names and meanings are a promise to scripts: doors[].name, .state,
@@ -88,7 +94,7 @@ func (o *statusOptions) run(ctx context.Context, e *env, daemon *control.Client)
 	case o.json:
 		return printJSON(e.stdout, s)
 	}
-	v := view{dress: e.dressFor(e.stdout), now: e.clock(), detail: o.door != ""}
+	v := view{dress: e.dressFor(e.stdout), now: e.clock(), width: widthOf(e.stdout), detail: o.door != ""}
 	_, err = fmt.Fprintln(e.stdout, strings.Join(v.lines(s), "\n"))
 	return err
 }

@@ -213,7 +213,7 @@ func TestRefusals(t *testing.T) {
 		code                 int
 		want                 string
 	}{
-		{"GET", "/", "", 404, `path "/" is not known: allowed are /v1/status, /v1/log, /v1/open, /v1/close, /v1/arm and /v1/apply`},
+		{"GET", "/", "", 404, `path "/" is not known: allowed are /v1/status, /v1/diff, /v1/log, /v1/explain, /v1/open, /v1/close, /v1/arm and /v1/apply`},
 		{"POST", "/v1/status", "", 405, `method "POST" on /v1/status: allowed is GET`},
 		{"GET", "/v1/open", "", 405, `method "GET" on /v1/open: allowed is POST`},
 		{"GET", "/v1/status?wacht=1", "", 400, `query parameter "wacht" is not known: allowed are watch`},
@@ -246,6 +246,9 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/v1/apply", `{"action":"go"}`, 400, `action "go": allowed are "apply", "keep" and "undo"`},
 		{"POST", "/v1/apply", `{"action":"keep","confirm":"1s"}`, 400, `confirm "1s" goes with action "apply" only, not with "keep"`},
 		{"POST", "/v1/apply", `{"action":"apply","confirm":"0s"}`, 400, `confirm "0s": ` + aTime},
+		{"POST", "/v1/apply", `{"action":"undo","force":true}`, 400, `force goes with action "apply" only, not with "undo"`},
+		{"POST", "/v1/apply", `{"action":"apply","id":7}`, 400, `id 7 goes with actions "keep" and "undo" only, not with "apply"`},
+		{"POST", "/v1/diff", `{}`, 405, `method "POST" on /v1/diff: allowed is GET`},
 		{"POST", "/v1/open", `{"door":"` + strings.Repeat("x", 70_000) + `"}`, 413, `the body is larger than 65536 bytes`},
 	} {
 		code, body := raw(t, path, tt.method, tt.target, tt.body)

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -35,9 +36,18 @@ type Backend interface {
 	// durations are positive, Action is known. The error may be an *Error.
 	Do(ctx context.Context, by Caller, order any) (Reply, error)
 
+	// Diff returns what an apply of the configuration file would change now. The error
+	// may be an *Error.
+	Diff(ctx context.Context) (Diff, error)
+
 	// Log returns the records that q selects, in the order of their IDs. Limit
 	// is 1 to 10,000 here; Follow is the server's business.
 	Log(q LogQuery) ([]audit.Record, error)
+
+	// Explain says what a new connection from a source would meet at a door, or (door
+	// "") at each. The source is an address in its one form, without a zone. The error
+	// may be an *Error.
+	Explain(ctx context.Context, source netip.Addr, door string) (Explanation, error)
 }
 
 // What a client may cost the daemon.
@@ -114,18 +124,20 @@ type route struct {
 // handler returns the API. Streams end with ctx.
 func (s *Server) handler(ctx context.Context) http.Handler {
 	routes := map[string]route{
-		"/v1/status": {http.MethodGet, func(w http.ResponseWriter, r *http.Request) { s.status(ctx, w, r) }},
-		"/v1/log":    {http.MethodGet, func(w http.ResponseWriter, r *http.Request) { s.records(ctx, w, r) }},
-		"/v1/open":   {http.MethodPost, order[OpenRequest](s)},
-		"/v1/close":  {http.MethodPost, order[CloseRequest](s)},
-		"/v1/arm":    {http.MethodPost, order[ArmRequest](s)},
-		"/v1/apply":  {http.MethodPost, order[ApplyRequest](s)},
+		"/v1/status":  {http.MethodGet, func(w http.ResponseWriter, r *http.Request) { s.status(ctx, w, r) }},
+		"/v1/diff":    {http.MethodGet, s.diff},
+		"/v1/log":     {http.MethodGet, func(w http.ResponseWriter, r *http.Request) { s.records(ctx, w, r) }},
+		"/v1/explain": {http.MethodGet, s.explain},
+		"/v1/open":    {http.MethodPost, order[OpenRequest](s)},
+		"/v1/close":   {http.MethodPost, order[CloseRequest](s)},
+		"/v1/arm":     {http.MethodPost, order[ArmRequest](s)},
+		"/v1/apply":   {http.MethodPost, order[ApplyRequest](s)},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rt, ok := routes[r.URL.Path]
 		if !ok {
 			writeError(w, http.StatusNotFound, &Error{
-				Message: fmt.Sprintf("path %q is not known: allowed are /v1/status, /v1/log, /v1/open, /v1/close, /v1/arm and /v1/apply", r.URL.Path),
+				Message: fmt.Sprintf("path %q is not known: allowed are /v1/status, /v1/diff, /v1/log, /v1/explain, /v1/open, /v1/close, /v1/arm and /v1/apply", r.URL.Path),
 				Hint:    "doorward and doorwardd may be of different versions",
 			})
 			return

@@ -37,7 +37,8 @@ func TestRecordsHaveWhoOrderedThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		m.slow = make(chan struct{})
-		r := run(t, m, configPath(t), sshDoor)
+		path := configPath(t)
+		r := run(t, m, path, sshDoor)
 		from := len(m.trail)
 		give := func(by control.Caller, order any) {
 			t.Helper()
@@ -65,6 +66,7 @@ func TestRecordsHaveWhoOrderedThem(t *testing.T) {
 		want("revoked 192.0.2.8 by 3")
 		give(operatorAt(4), control.CloseRequest{Door: "ssh"})
 		want("dark  by 4")
+		write(t, path, sshDoor+"within = \"30s\"\n")
 		give(operatorAt(5), control.ApplyRequest{Action: "apply", Confirm: "1m"})
 		give(operatorAt(6), control.ApplyRequest{Action: "undo"})
 		want("applied  by 5", "applied  by 6")

@@ -31,6 +31,7 @@ type guarded struct {
 	lookFor  func(context.Context) Sight
 	oddities []string // what was odd in the last look, for people
 	refusals []audit.Record
+	guesses  *audit.Guesses
 	cancel   context.CancelFunc // ends the goroutines of the door
 	ctx      context.Context
 	lookEnd  context.CancelFunc // ends the look for presence alone; nil before start
@@ -52,7 +53,7 @@ type heardKnock struct {
 
 // newGuarded returns a door as it was saved; start sets it going.
 func (g *Gateway) newGuarded(c config.Door, saved door.Saved, now time.Time) *guarded {
-	d := &guarded{gw: g, conf: c, door: door.New(rules(c), saved, now), saved: saved}
+	d := &guarded{gw: g, conf: c, door: door.New(rules(c), saved, now), saved: saved, guesses: audit.NewGuesses(now)}
 	d.setKnocks(c.Knocks, now)
 	g.roll.begin(c.Name, now)
 	return d
@@ -317,6 +318,7 @@ func (d *guarded) noteRefusal(r audit.Record) {
 	if r.Event != audit.EventRefused {
 		return
 	}
+	d.guesses.Add(r)
 	d.refusals = append([]audit.Record{r}, d.refusals...)
 	d.refusals = d.refusals[:min(len(d.refusals), keepRefusals)]
 }

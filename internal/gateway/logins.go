@@ -22,8 +22,8 @@ const (
 	// loginGrace is how long before a login its connection may have begun:
 	// LoginGraceTime of sshd_config(5).
 	loginGrace = 2 * time.Minute
-	// recalled is how many records of the trail a start reads for logins that were told.
-	recalled = 1000
+	// toldBefore is how many records of the trail a start reads for logins that were told.
+	toldBefore = 1000
 	// maxUser is what sshd leaves of a user's name (auth.c, auth_log).
 	maxUser = 100
 )
@@ -113,7 +113,7 @@ func (r *roll) begin(name string, from time.Time) {
 // recallLogins has those that the audit trail tells of not told again. Those that came
 // while no daemon ran are told; those before the records that are read are not.
 func (g *Gateway) recallLogins(now time.Time) {
-	records, err := g.store.Records("", "", 0, recalled)
+	records, err := g.store.Records("", "", 0, toldBefore)
 	if err != nil {
 		g.log.Warn("cannot read which logins the audit trail has; it is told of those from now on", "err", err)
 	}

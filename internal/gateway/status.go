@@ -19,10 +19,12 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	newer := g.Newer()
 	sheet, ok := readBoard(g, &g.statuses)
 	if !ok {
-		return control.Status{Warnings: []string{"the daemon ends"}, Doors: []control.Door{}}, newer
+		return control.Status{Warnings: []string{"the daemon ends"}, Ended: []control.Settled{}, Doors: []control.Door{}}, newer
 	}
-	s := sheet.of
+	sheet.of.count()
+	s := sheet.of.Status
 	s.Time = g.world.Now() // nothing has changed since it was made
+	g.compareFile(&s)
 	read := g.measure(sheet.doors, measureSoon)
 	s.Doors = slices.Clone(s.Doors)
 	for i := range s.Doors {
@@ -43,18 +45,28 @@ func (g *Gateway) Newer() <-chan struct{} {
 	return g.newer.c
 }
 
-// status is how things stand as far as the loop knows; Status adds what only the
-// kernel does.
+// standing is how things stand as far as the loop knows. What takes longer to put
+// together is, by count, when somebody reads it, once for all.
+type standing struct {
+	control.Status
+	count func()
+}
+
+// standing is made by the loop; Status adds what only the kernel knows.
+func (g *Gateway) standing(now time.Time) standing {
+	s := g.status(now)
+	return standing{s, g.guessesAt(now, s.Doors)}
+}
+
+// status is what the loop itself puts together.
 func (g *Gateway) status(now time.Time) control.Status {
 	s := control.Status{
 		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
-		Warnings: g.allWarnings(), Settled: g.settled, Events: maps.Clone(g.told),
+		Warnings: g.allWarnings(), Pending: g.pending(), ConfigHash: g.hash, Events: maps.Clone(g.told),
 		Fence: control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
 		Doors: make([]control.Door, 0, len(g.doors)),
 	}
-	if g.applied.Pending != nil {
-		s.Pending = &control.Pending{Until: g.applied.Deadline, By: g.applied.By}
-	}
+	s.Settled, s.Ended = g.settled()
 	for _, d := range g.doors {
 		s.Doors = append(s.Doors, d.status(now))
 	}
@@ -92,14 +104,11 @@ func (d *guarded) status(now time.Time) control.Door {
 	v := d.door.View(now)
 	s := control.Door{
 		Name: d.name(), State: v.State.String(), Since: v.Since, Reason: v.Reason,
-		Ports: []string{}, Running: true,
+		Ports: portNames(d.conf), Running: true,
 		LastSeen: moment(v.LastSeen), DarkAt: moment(v.DarkAt),
 		Grants: []control.Grant{}, Penalties: []control.Penalty{},
 		GrantsTotal: v.Granted, PenaltiesTotal: v.Penalised,
 		Refusals: append([]audit.Record{}, d.refusals...),
-	}
-	for _, p := range d.conf.Ports {
-		s.Ports = append(s.Ports, p.String())
 	}
 	if d.service != nil {
 		s.Service, s.Running = d.service.svc.String(), d.service.running

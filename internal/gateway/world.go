@@ -47,8 +47,13 @@ type World struct {
 	FlowsVisible func() error
 	// Listening says whether something listens on one of the ports.
 	Listening func(port.Range) bool
+	// Own says whether an address is this machine's own: with an error it may be. It is
+	// called beside the turns.
+	Own func(netip.Addr) (bool, error)
 	// Config reads and checks the configuration file and returns its text too.
 	Config func(path string) (*config.Config, []byte, error)
+	// Text reads the configuration file and does not check it.
+	Text func(path string) ([]byte, error)
 	// Now is the time; time.Now in the real world.
 	Now func() time.Time
 }
@@ -144,7 +149,9 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 		Connections:  lists,
 		FlowsVisible: watcher.FlowsVisible,
 		Listening:    listening,
+		Own:          presence.Own,
 		Config:       config.Load,
+		Text:         config.Read,
 		Now:          time.Now,
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,6 +37,9 @@ type Backend struct {
 	queries []control.LogQuery
 	do      func(context.Context, Given) (control.Reply, error)
 	logErr  error
+	explain func(source netip.Addr, door string) (control.Explanation, error)
+	diff    control.Diff
+	diffErr error
 }
 
 // New returns a backend with s as its snapshot, of now if it has no time, whose
@@ -49,6 +53,9 @@ func New(s control.Status) *Backend {
 		newer:  make(chan struct{}),
 		do: func(context.Context, Given) (control.Reply, error) {
 			return control.Reply{Message: "done"}, nil
+		},
+		explain: func(source netip.Addr, _ string) (control.Explanation, error) {
+			return control.Explanation{Time: s.Time, Source: source.String()}, nil
 		},
 	}
 }
@@ -88,6 +95,20 @@ func (b *Backend) Do(ctx context.Context, by control.Caller, order any) (control
 	return do(ctx, g)
 }
 
+// Diff returns what OnDiff has set.
+func (b *Backend) Diff(context.Context) (control.Diff, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.diff, b.diffErr
+}
+
+// OnDiff has Diff answer so.
+func (b *Backend) OnDiff(d control.Diff, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.diff, b.diffErr = d, err
+}
+
 // Log returns the records that q selects.
 func (b *Backend) Log(q control.LogQuery) ([]audit.Record, error) {
 	b.mu.Lock()
@@ -100,6 +121,21 @@ func (b *Backend) Log(q control.LogQuery) ([]audit.Record, error) {
 		}
 	}
 	return found[max(0, len(found)-q.Limit):], b.logErr
+}
+
+// Explain answers with the function of OnExplain.
+func (b *Backend) Explain(_ context.Context, source netip.Addr, door string) (control.Explanation, error) {
+	b.mu.Lock()
+	explain := b.explain
+	b.mu.Unlock()
+	return explain(source, door)
+}
+
+// OnExplain has f answer who asks what a source would meet.
+func (b *Backend) OnExplain(f func(source netip.Addr, door string) (control.Explanation, error)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.explain = f
 }
 
 // Change publishes a snapshot that f has changed. f must not change what a
