@@ -70,7 +70,12 @@ func me(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("operator %s (uid %s)", u.Username, u.Uid)
+	name := fmt.Sprintf("operator %s (uid %s)", u.Username, u.Uid)
+	text, _ := os.ReadFile("/proc/self/loginuid")
+	if l, err := user.LookupId(string(text)); err == nil && l.Uid != u.Uid {
+		name += fmt.Sprintf(", logged in as %s (uid %s)", l.Username, l.Uid)
+	}
+	return name
 }
 
 func TestStatus(t *testing.T) {
@@ -145,7 +150,7 @@ func TestOrders(t *testing.T) {
 		}
 		given := b.Given()
 		last := given[len(given)-1]
-		if d := cmp.Diff(controltest.Given{By: me(t), Order: tt.order}, last, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
+		if d := cmp.Diff(controltest.Given{By: me(t), Operator: last.Operator, Order: tt.order}, last, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
 			t.Errorf("given to the backend (-want +got):\n%s", d)
 		}
 	}

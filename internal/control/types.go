@@ -154,7 +154,7 @@ type Session struct {
 	Source string       `json:"source"` // its address
 	Port   uint16       `json:"port"`   // at the visitor's end
 	To     string       `json:"to"`     // the door's port, "22/tcp"
-	Since  *time.Time   `json:"since"`  // null when it was there before the daemon
+	Since  *time.Time   `json:"since"`  // when it was met first, or logged in; null when that is not known
 	User   string       `json:"user"`   // who logged in by it, "" when that is not known
 	Grant  *audit.Grant `json:"grant"`  // what let it in, null when that is not known
 }
