@@ -27,6 +27,7 @@ type doorward struct {
 const doorwardConfig = `[gateway]
 state = %q
 control = %q
+metrics = "` + metrics + `"
 
 [door.bench]
 ports = ["%d/tcp"]

@@ -35,6 +35,8 @@ type load struct {
 	resident int64
 	times    []time.Duration // what a visitor meanwhile waits for
 	shutOut  int             // how many of them were given up
+	turns    turns           // of the daemon, since its start
+	waits    turns           // of touches for one of those
 }
 
 // loaded is the network of one load, with a third host.
@@ -114,7 +116,8 @@ func (l *load) measure(ctx context.Context, o options) error {
 		}
 	}
 	l.resident = max(l.resident, b.memory())
-	return nil
+	l.turns, l.waits, err = b.readTurns(ctx)
+	return err
 }
 
 // visit measures openings of the visitor, and counts those that were given up.

@@ -37,6 +37,9 @@ type Vitals struct {
 	// Datagrams are those at knocks' ports that came to nothing before they were heard,
 	// by why; nil where no knock hears any.
 	Datagrams map[string]uint64
+	// Turns are how long the turns of the gateway's loop took, and Waits how long what
+	// was heard had to wait for its turn; nil where they are not measured. They go on.
+	Turns, Waits *Spans
 }
 
 // DoorVitals is one door of Vitals; its fields are as in Door.
@@ -156,7 +159,7 @@ type collector struct {
 	fenceUp, fenceRepairs, events       *prometheus.Desc
 	state, running, sessions            *prometheus.Desc
 	grants, penalties, refused, pending *prometheus.Desc
-	datagrams                           *prometheus.Desc
+	datagrams, turns, waits             *prometheus.Desc
 }
 
 func newCollector(m Meter) *collector {
@@ -178,6 +181,8 @@ func newCollector(m Meter) *collector {
 		penalties:    desc("penalties", "Sources whose knocks are ignored now.", "door"),
 		refused:      desc("refused_packets_total", "Packets that the fence refused at the door.", "door"),
 		datagrams:    desc("datagrams_dropped_total", "Datagrams at the knocks' ports that were thrown away, and answers withheld.", "why"),
+		turns:        desc("turn_seconds", "How long each turn of the gateway's loop took."),
+		waits:        desc("knock_wait_seconds", "How long what was heard of knocks waited for its turn, the first of each batch."),
 	}
 }
 
@@ -186,6 +191,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.info, c.warnings, c.pending, c.fenceUp, c.fenceRepairs, c.events,
 		c.state, c.running, c.sessions, c.grants, c.penalties, c.refused, c.datagrams,
+		c.turns, c.waits,
 	} {
 		ch <- d
 	}
@@ -210,6 +216,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for why, n := range v.Datagrams {
 		counter(c.datagrams, n, why)
+	}
+	if v.Turns != nil {
+		ch <- v.Turns.metric(c.turns)
+	}
+	if v.Waits != nil {
+		ch <- v.Waits.metric(c.waits)
 	}
 	for _, d := range v.Doors {
 		for _, state := range states {

@@ -126,6 +126,8 @@ type Gateway struct {
 	vitals   board[control.Vitals]
 	wake     chan struct{} // somebody waits for one of them
 	measured measurement
+	turns    control.Spans // how long they took
+	waits    control.Spans // for a turn, of what was heard
 
 	ending <-chan struct{} // closed when nothing more is to be heard
 	ended  chan struct{}   // closed when Run has ended
@@ -270,6 +272,7 @@ func (g *Gateway) turn(first event) {
 	g.flush(now)
 	g.attend()
 	g.endTurn(now)
+	g.turns.Add(g.world.Now().Sub(begun))
 }
 
 // tick lets the doors do what is due. When very much is, as when very many grants end
@@ -362,7 +365,11 @@ func (g *Gateway) looked() bool {
 func (g *Gateway) listened(hs []knock.Heard) int {
 	g.pulse.taken()
 	hs = g.waitingToo(hs)
-	g.lookBack(g.world.Now())
+	now := g.world.Now()
+	if len(hs) > 0 {
+		g.waits.Add(now.Sub(hs[0].Time))
+	}
+	g.lookBack(now)
 	for _, h := range hs {
 		g.passOver(h.Time)
 		if h.Source.Unmap().IsLoopback() {

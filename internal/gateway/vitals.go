@@ -46,7 +46,7 @@ func hearsDatagrams(doors []config.Door) bool {
 func (g *Gateway) vitalsNow(time.Time) control.Vitals {
 	v := control.Vitals{
 		Version: g.opts.Version, Warnings: len(g.allWarnings()), Pending: g.applied.Pending != nil,
-		FenceUp: g.broken == "", FenceRepairs: g.repairs, Events: maps.Clone(g.told),
+		FenceUp: g.broken == "", FenceRepairs: g.repairs, Events: maps.Clone(g.told), Turns: &g.turns, Waits: &g.waits,
 	}
 	for _, d := range g.doors {
 		v.Doors = append(v.Doors, control.DoorVitals{
