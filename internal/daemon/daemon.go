@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -37,6 +38,12 @@ const Group = "doorward"
 // watchdog holds it for stuck.
 const progressTime = 10 * time.Second
 
+// fewThreads is how many threads there are at least for what runs at a time, however few
+// the cores: one whose system call takes long, as a transaction of nf_tables does, or
+// that the kernel has put off for another program, keeps its place meanwhile, and who
+// knocks would wait for it (runtime's GOMAXPROCS).
+const fewThreads = 4
+
 // Daemon is what Serve runs. All fields are needed.
 type Daemon struct {
 	ConfigPath string
@@ -49,6 +56,7 @@ type Daemon struct {
 // nil with the fence still standing. The caller hands over a process that has
 // none of the signals below caught; the second SIGINT or SIGTERM kills.
 func (d *Daemon) Serve(ctx context.Context) error {
+	runtime.GOMAXPROCS(max(fewThreads, runtime.GOMAXPROCS(0)))
 	gateway, err := d.place()
 	if err != nil {
 		return err
