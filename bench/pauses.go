@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/doorward/doorward/e2e/lab"
 	"github.com/doorward/doorward/internal/control"
 )
 
@@ -43,7 +44,7 @@ func slowDisk(sync time.Duration) func(context.Context, *loaded) (string, error)
 
 // otherDoors is the configuration of so many doors beside the one that is measured,
 // as a format like doorwardConfig.
-func otherDoors(n int, openFor string) string {
+func otherDoors(n int, openFor, refuse string) string {
 	var all strings.Builder
 	all.WriteString(doorwardConfig)
 	for i := range n {
@@ -51,6 +52,7 @@ func otherDoors(n int, openFor string) string {
 [door.other%d]
 ports = ["%d/tcp"]
 open_for = %q
+refuse = %q
 
 [door.other%d.presence]
 logins = "off"
@@ -59,7 +61,7 @@ logins = "off"
 kind = "touch"
 listen = [%d, %d, %d]
 touch = [%d, %d]
-`, i, 10000+i, openFor, i, i, 20000+3*i, 20001+3*i, 20002+3*i, 20000+3*i, 20001+3*i)
+`, i, 10000+i, openFor, refuse, i, i, 20000+3*i, 20001+3*i, 20002+3*i, 20000+3*i, 20001+3*i)
 	}
 	return all.String()
 }
@@ -78,7 +80,7 @@ func (b *loaded) write(config string) error {
 
 // watched has three operators follow the status of 100 doors.
 func watched(ctx context.Context, b *loaded) (string, error) {
-	if err := b.with(ctx, otherDoors(99, "30s")); err != nil {
+	if err := b.with(ctx, otherDoors(99, "30s", "drop")); err != nil {
 		return "", err
 	}
 	watching, enough := context.WithCancel(ctx)
@@ -100,9 +102,9 @@ func watched(ctx context.Context, b *loaded) (string, error) {
 	return fmt.Sprintf("%d answers to three who never stop asking", seen.Load()), errors.Join(err, group.Wait())
 }
 
-// reloaded changes 1,000 doors again and again.
+// reloaded changes 1,000 doors again and again, and what the fence does for each.
 func reloaded(ctx context.Context, b *loaded) (string, error) {
-	forms := [2]string{otherDoors(999, "30s"), otherDoors(999, "40s")}
+	forms := [2]string{otherDoors(999, "30s", "drop"), otherDoors(999, "40s", "reject")}
 	if err := b.with(ctx, forms[0]); err != nil {
 		return "", err
 	}
@@ -115,16 +117,10 @@ func reloaded(ctx context.Context, b *loaded) (string, error) {
 			if err := b.write(forms[(times+1)%2]); err != nil {
 				return err
 			}
-			if times%2 == 0 {
-				if err := syscall.Kill(b.gate.PID, syscall.SIGHUP); err != nil {
-					return err
-				}
-				if sleep(changing, time.Second) != nil {
-					return nil
-				}
-				continue
+			if err := syscall.Kill(b.gate.PID, syscall.SIGHUP); err != nil {
+				return err
 			}
-			if _, err := client.Apply(changing, control.ApplyRequest{Action: "apply"}); err != nil && changing.Err() == nil {
+			if err := b.inUse(changing, client, times+1); err != nil && changing.Err() == nil {
 				return err
 			}
 		}
@@ -135,10 +131,21 @@ func reloaded(ctx context.Context, b *loaded) (string, error) {
 	return fmt.Sprintf("%d changes of all doors meanwhile", times), errors.Join(err, group.Wait())
 }
 
+// inUse waits until so many configurations have come into use.
+func (b *loaded) inUse(ctx context.Context, client *control.Client, n int) error {
+	return lab.Until(ctx, time.Minute, "a configuration in use", func() error {
+		s, err := client.Status(ctx)
+		if err == nil && s.Events["applied"] < uint64(n) {
+			err = errors.New("not yet")
+		}
+		return err
+	})
+}
+
 // closed closes a door of 300,000 grants.
 func closed(ctx context.Context, b *loaded) (string, error) {
 	const many = 300_000
-	if err := b.with(ctx, otherDoors(1, "1h")); err != nil {
+	if err := b.with(ctx, otherDoors(1, "1h", "drop")); err != nil {
 		return "", err
 	}
 	if err := b.giveAt(ctx, b.bench, "other0", 0, many); err != nil {
