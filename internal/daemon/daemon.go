@@ -25,6 +25,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/datagrams"
 	"github.com/doorward/doorward/internal/descriptors"
+	"github.com/doorward/doorward/internal/export"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/gateway"
 	"github.com/doorward/doorward/internal/launcher"
@@ -95,7 +96,7 @@ func (d *Daemon) place() (config.Gateway, error) {
 	if _, statErr := os.Stat(state); statErr != nil {
 		return config.Gateway{}, err
 	}
-	return config.Gateway{State: state, Control: config.DefaultControl}, nil
+	return config.Gateway{State: state, Control: config.DefaultControl, Records: config.Records{Log: true}}, nil
 }
 
 func (d *Daemon) close(what string, f func() error) {
@@ -109,6 +110,7 @@ func (d *Daemon) close(what string, f func() error) {
 const (
 	openTime  = 20 * time.Second
 	closeTime = 2 * time.Second // beside what the gateway allows the last commit
+	tellTime  = 2 * time.Second // and after it, for who is told the records
 )
 
 // inTime calls f, which waits for a disk, but not for longer than a limit: after that
@@ -148,6 +150,9 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 		d.Log.Warn(few)
 		options.Warnings = append(options.Warnings, few)
 	}
+	exporter := export.Open(targets(where.Records), d.Log)
+	defer exporter.Close(tellTime)
+	options.Tell, options.Troubles = d.tellers(where.Records, exporter), exporter.Troubles
 	gw := gateway.New(options)
 	var kept *store.Store
 	world := gateway.Linux(table, func() (gateway.Store, error) {

@@ -49,7 +49,7 @@ const firstLook = 3 * time.Second
 // operator's order waiting.
 const maxBatch = 4096
 
-// Options are what a gateway is told. All but Warnings and Confine are needed.
+// Options are what a gateway is told. Path, Version and Log are needed.
 type Options struct {
 	Path    string // of the configuration file, which is read anew when it is applied
 	Version string
@@ -61,6 +61,12 @@ type Options struct {
 	// lock the process in as far as that allows, and with each one that is to be
 	// used later, to say whether that can be served from inside. nil: neither.
 	Confine func(*config.Config) error
+	// Tell is called with each record of the audit trail when it is on disk, in order and
+	// beside the turns. It must not wait. nil: each is a line of Log.
+	Tell func(audit.Record)
+	// Troubles says what an operator should know of those who are told; nil for nothing.
+	// It must not wait.
+	Troubles func() []string
 }
 
 // Gateway guards the doors of one configuration after another. Its exported

@@ -92,6 +92,9 @@ func (g *Gateway) allWarnings() []string {
 			all = append(all, p.what+p.problem)
 		}
 	}
+	if g.opts.Troubles != nil {
+		all = append(all, g.opts.Troubles()...)
+	}
 	all = append(all, g.serviceWarnings()...)
 	for _, d := range g.doors {
 		for _, o := range d.oddities {
