@@ -22,7 +22,7 @@ type Records struct {
 	Syslog [MaxSyslogs]string
 }
 
-const recordsForm = `"log", "journal", sockets such as "unix:/dev/log", and servers such as "udp:192.0.2.10:514"`
+const recordsForm = `"log", "journal", sockets such as "unix:/run/doorward-log.sock", and servers such as "udp:192.0.2.10:514"`
 
 // records reads where the records are told. A place is told once.
 func records(v tables.Value) (r Records) {
