@@ -238,14 +238,14 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 // turn handles first, whatever else is waiting and what is due, and flushes.
 func (g *Gateway) turn(first event) {
 	now := g.world.Now()
-	begun, all := now, false
+	begun, all, lookups := now, false, g.lookups()
 	g.beginTurn(now)
 	g.lookBack(now)
 	if first != nil {
 		g.changed()
 		first(now)
 	}
-	for i := 0; i < maxBatch && !all && !g.muchToChange(); i++ {
+	for i := 0; i < maxBatch && !all && g.lookups()-lookups < mostLookups; i++ {
 		select {
 		case h := <-g.heard:
 			g.changed()
@@ -281,19 +281,18 @@ func (g *Gateway) turn(first event) {
 	g.turns.Add(g.world.Now().Sub(begun))
 }
 
-// mostLookups bounds what a turn has the fence change. The kernel looks for each set of
-// grants by its name among those of all doors (nf_tables_api.c, nft_set_lookup), twice
-// for each grant, which takes 0.4 ms with a thousand doors.
+// mostLookups bounds what a turn adds to the changes of the fence, by what they cost the
+// kernel: it looks for each set of grants by its name among those of all doors
+// (nf_tables_api.c, nft_set_lookup), twice for each grant, which takes 0.4 ms with a
+// thousand doors.
 const (
 	mostLookups = 25_000
 	emptying    = 10 // how many grants a door that is emptied costs as much as, at most
 )
 
-// muchToChange says whether the fence has so much to change at the end of this turn that
-// the rest is left to the next.
-func (g *Gateway) muchToChange() bool {
-	changes := len(g.changes.grants) + emptying*len(g.changes.emptied)
-	return g.broken == "" && !g.fencing.doubt && changes*len(g.doors) >= mostLookups
+// lookups are what the changes of the fence that wait cost the kernel.
+func (g *Gateway) lookups() int {
+	return (len(g.changes.grants) + emptying*len(g.changes.emptied)) * len(g.doors)
 }
 
 // tick lets the doors do what is due. When very much is, as when very many grants end
