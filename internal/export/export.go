@@ -176,7 +176,7 @@ func (e *Exporter) Tell(r audit.Record) {
 func (e *Exporter) Troubles() (all []string) {
 	for _, s := range e.senders {
 		if err := s.troubled(); err != nil {
-			all = append(all, fmt.Sprintf("records of the audit trail are not sent to %s, which is tried again: %v", s.target, err))
+			all = append(all, fmt.Sprintf("records of the audit trail are not sent to %s, which is tried again; doorward log has them: %v", s.target, err))
 		}
 	}
 	return all
@@ -255,6 +255,9 @@ func (s *sender) send(r audit.Record) error {
 		return err
 	}
 	_, err := s.conn.WriteTo(message, s.to)
+	if wordy, ok := errors.AsType[*net.OpError](err); ok {
+		return wordy.Err // where to is said beside it
+	}
 	return err
 }
 
