@@ -13,8 +13,10 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/legible"
 )
 
 // parsed is a message of RFC 5424.
@@ -145,6 +147,34 @@ func TestLongRecordsAreCut(t *testing.T) {
 			t.Errorf("a field of %d bytes, want at most %d", len(value), mostJournal)
 		}
 	}
+}
+
+// Whatever a record has, what is sent can be read, and says what the record does as far as
+// that prints.
+func TestAnyRecordCanBeRead(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.OneOf(rapid.String(), rapid.StringOf(rapid.SampledFrom([]rune("a ]\"\\=\n\x00\u2028é"))),
+			rapid.Map(rapid.SliceOf(rapid.Byte()), func(b []byte) string { return string(b) }))
+		r := audit.Record{ID: rapid.Uint64().Draw(t, "id"), Time: at, Door: text.Draw(t, "door"), Event: text.Draw(t, "event"),
+			Source: text.Draw(t, "source"), By: text.Draw(t, "by"), Reason: text.Draw(t, "reason")}
+		p, err := parse(syslogMessage(r, text.Draw(t, "host"), 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(strings.TrimSuffix(string(journalMessage(r)), "\n"), "\n")
+		all := fields(r)
+		if len(p.Params) != len(all) || len(lines) != 4+len(all) {
+			t.Fatalf("of %d fields there are %d parameters and %d lines", len(all), len(p.Params), len(lines)-4)
+		}
+		for i, f := range all {
+			if want := clip(f.value, mostParam); p.Params[f.name] != want || legible.Text(f.value) != f.value {
+				t.Errorf("%s is read as %q, want %q", f.name, p.Params[f.name], want)
+			}
+			if want := "DOORWARD_" + strings.ToUpper(f.name) + "=" + clip(f.value, mostJournal); lines[4+i] != want {
+				t.Errorf("the journal is told %q, want %q", lines[4+i], want)
+			}
+		}
+	})
 }
 
 // What a host is called and an event is may be anything: the header has none of it.
