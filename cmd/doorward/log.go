@@ -15,12 +15,14 @@ import (
 )
 
 const logHelp = `Print the audit trail: who knocked, what was decided, and why; what operators
-ordered; and what the daemon had to put right. Oldest first, in local time.
+ordered; who logged in; and what the daemon had to put right. Oldest first, in
+local time.
 
 The events: opened and dark (the door), granted, revoked and expired (a source's
-leave to connect), refused (a knock, with its penalty if it has one), failsafe
-and armed, repaired (fence, listener or service differed from what it should
-be), error, applied (a configuration), started and stopped (the daemon).
+leave to connect), login (by way of the door, with what let it in), refused (a
+knock, with its penalty if it has one), failsafe and armed, repaired (fence,
+listener or service differed from what it should be), error, applied (a
+configuration), started and stopped (the daemon).
 
 Refusals that come in floods are summed up: the first ten of a network (an IPv4
 /24, an IPv6 /48) are told one by one, then one record a minute says how many
@@ -32,8 +34,13 @@ With --follow the trail goes on as things happen, until Ctrl-C.
 --json prints one JSON object a line, with the id of each record, which rises by
 one; times are RFC 3339. A sum has the key count; each other record is of one.
 
-Exit status: 0 when the daemon has answered; 1 when not; 2 when the command line
-is wrong.`
+Of an order JSON has, beside the words of "by", the process that gave it, as the
+kernel told it: by_uid, by_pid, and by_login, the user who logged in, whoever
+they have become since. That is not known before Linux 6.5, nor of services.
+by_sudo_user is what sudo told the command, which proves nothing. A login has
+.login.user, .port, .method and .grant.
+
+Exit status: 0 when the daemon has answered;` + operatorExits
 
 const logExamples = `  doorward log
   doorward log ssh --source 192.0.2.7
@@ -74,6 +81,7 @@ func newLog(e *env) *cobra.Command {
 	f.IntVarP(&q.Limit, "limit", "n", 100, "the newest `N` records, at most 10000")
 	f.BoolVarP(&q.Follow, "follow", "f", false, "go on with new records as they come")
 	f.BoolVar(&asJSON, "json", false, "print JSON, one object a line")
+	operatorFlags(e, c)
 	return c
 }
 

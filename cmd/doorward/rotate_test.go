@@ -20,10 +20,11 @@ import (
 
 // applier is a daemon that only knows apply, as far as a rotation sees it.
 type applier struct {
-	config string // its configuration file
-	err    error  // of apply
-	seen   []byte // the file as apply found it
-	order  any
+	control.Backend        // what it is never asked
+	config          string // its configuration file
+	err             error  // of apply
+	seen            []byte // the file as apply found it
+	order           any
 }
 
 func (a *applier) Status() (control.Status, <-chan struct{}) {
@@ -32,12 +33,14 @@ func (a *applier) Status() (control.Status, <-chan struct{}) {
 
 func (a *applier) Newer() <-chan struct{} { return make(chan struct{}) }
 
-func (a *applier) Do(_ context.Context, _ string, order any) (control.Reply, error) {
+func (a *applier) Do(_ context.Context, _ control.Caller, order any) (control.Reply, error) {
 	a.order = order
 	a.seen, _ = os.ReadFile(a.config)
 	until := time.Now().Add(time.Minute)
 	return control.Reply{Message: "applied, to be kept", Until: &until}, a.err
 }
+
+func (a *applier) Diff(context.Context) (control.Diff, error) { return control.Diff{}, nil }
 
 func (a *applier) Log(control.LogQuery) ([]audit.Record, error) { return nil, nil }
 

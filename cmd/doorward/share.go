@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -75,6 +76,7 @@ type shareOptions struct {
 	file   string
 	output string
 	script bool
+	json   bool
 }
 
 func (o *shareOptions) addFlags(c *cobra.Command) {
@@ -88,6 +90,7 @@ func (o *shareOptions) addFlags(c *cobra.Command) {
 	f.StringVar(&o.file, "recipients-file", "", "the same, from a file, or - for standard input")
 	f.StringVar(&o.output, "output", ".", "existing `DIR`ectory of your own for the encrypted texts")
 	f.BoolVar(&o.script, "script", false, "write scripts for sh and PowerShell as well")
+	f.BoolVar(&o.json, "json", false, "print JSON")
 	_ = c.MarkFlagDirname("output")
 }
 
@@ -136,8 +139,13 @@ func (o *shareOptions) share(e *env) error {
 	if err := change.Commit(); err != nil {
 		return err
 	}
-	o.tell(e.stdout, t, p, sealed)
-	return nil
+	if o.json {
+		return printJSON(e.stdout, o.made(t, p, sealed))
+	}
+	var b bytes.Buffer
+	o.tell(&b, t, p, sealed)
+	_, err = e.stdout.Write(b.Bytes())
+	return err
 }
 
 // target is the knock that a command is about.

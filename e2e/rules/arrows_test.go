@@ -48,9 +48,12 @@ var arrows = map[string]map[string]string{
 		"internal/door": "the source that stands for everybody"},
 
 	"internal/control": {
+		"internal/legible":     "what a client says of itself",
 		"internal/descriptors": "its share of files",
 		"internal/audit":       "the audit trail's records are part of the answers",
-		"internal/config":      "what a door may be called",
+		"internal/config":      "what a door may be called, and for how long a grant may last",
+		"internal/door":        "who somebody is",
+		"internal/tables":      "writes durations as the configuration's mistakes do",
 	},
 	"internal/control/controltest": {
 		"internal/control": "a daemon for the tests of commands",

@@ -22,6 +22,23 @@ type Records struct {
 	Syslog [MaxSyslogs]string
 }
 
+// places are the elements of the list that says the same.
+func (r Records) places() []string {
+	all := []string{}
+	if r.Log {
+		all = append(all, "log")
+	}
+	if r.Journal {
+		all = append(all, "journal")
+	}
+	for _, s := range r.Syslog {
+		if s != "" {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
 const recordsForm = `"log", "journal", sockets such as "unix:/run/doorward-log.sock", and servers such as "udp:192.0.2.10:514"`
 
 // records reads where the records are told. A place is told once.

@@ -4,21 +4,25 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/door"
 )
 
 // stub is a backend made of functions.
 type stub struct {
-	do    func(ctx context.Context, by string, order any) (Reply, error)
+	do    func(ctx context.Context, by Caller, order any) (Reply, error)
 	newer chan struct{}
 	asked []LogQuery
 }
@@ -27,13 +31,24 @@ func (s *stub) Status() (Status, <-chan struct{}) { return Status{}, s.newer }
 
 func (s *stub) Newer() <-chan struct{} { return s.newer }
 
-func (s *stub) Do(ctx context.Context, by string, order any) (Reply, error) {
+func (s *stub) Diff(context.Context) (Diff, error) {
+	return Diff{Config: "/etc/doorward/doorward.toml"}, nil
+}
+
+func (s *stub) Do(ctx context.Context, by Caller, order any) (Reply, error) {
 	return s.do(ctx, by, order)
 }
 
 func (s *stub) Log(q LogQuery) ([]audit.Record, error) {
 	s.asked = append(s.asked, q)
 	return []audit.Record{{ID: 1}}, nil
+}
+
+func (s *stub) Explain(_ context.Context, source netip.Addr, door string) (Explanation, error) {
+	if !soundSource(netip.PrefixFrom(source, source.BitLen()), false) || !soundDoor(door, true) {
+		return Explanation{}, fmt.Errorf("reached the backend: %v at %q", source, door)
+	}
+	return Explanation{Source: source.String()}, nil
 }
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -46,15 +61,23 @@ func FuzzRequest(f *testing.F) {
 		{"GET", "/v1/status", "watch=1", ""},
 		{"GET", "/v1/log", "door=ssh&source=192.0.2.7&after=3&limit=5&follow=1", ""},
 		{"GET", "/v1/log", "limit=%zz;", ""},
+		{"GET", "/v1/explain", "source=::ffff:192.0.2.7&door=ssh", ""},
+		{"GET", "/v1/explain", "source=2001:db8::1%25eth0", ""},
 		{"POST", "/v1/open", "", `{"door":"ssh","source":"192.0.2.7","for":"10m"}`},
 		{"POST", "/v1/open", "", `{"door":"ssh","source":"::ffff:192.0.2.7/128","for":"1e9s"}`},
 		{"POST", "/v1/open", "", `{"DOOR":"ssh","source":"2001:db8::1%eth0","door":"x"}`},
 		{"POST", "/v1/open", "", `{"door":"ssh","source":"any"} {"door":"ssh"}`},
 		{"POST", "/v1/close", "", `{"door":"ssh"}`},
+		{"POST", "/v1/close", "", `{"door":"ssh","source":""}`},
+		{"POST", "/v1/close", "", `{"door":"ssh","source":"192.0.2.7","Source":""}`},
+		{"POST", "/v1/close", "", `{"door":"ssh","source":null}`},
+		{"POST", "/v1/open", "", `{"door":"ssh","source":"192.0.2.7/24","wait":"30s"}`},
 		{"POST", "/v1/arm", "", `{"door":"","source":"2001:db8::/64"}`},
 		{"POST", "/v1/arm", "", `null`},
 		{"POST", "/v1/apply", "", `{"action":"apply","confirm":"60s"}`},
-		{"POST", "/v1/apply", "", `{"action":"keep"}`},
+		{"POST", "/v1/apply", "", `{"action":"keep","id":7}`},
+		{"POST", "/v1/apply", "", `{"action":"apply","force":true}`},
+		{"GET", "/v1/diff", "", ""},
 		{"DELETE", "/v1/open/../open", "?", "\xff\x00"},
 	} {
 		f.Add(s.method, s.path, s.query, s.body)
@@ -63,16 +86,16 @@ func FuzzRequest(f *testing.F) {
 	cancel() // streams end after what they have
 	f.Fuzz(func(t *testing.T, method, path, query, body string) {
 		var given []any
-		b := &stub{do: func(_ context.Context, by string, order any) (Reply, error) {
-			if by != "operator uid 4294967294" {
-				t.Errorf("by %q", by)
+		b := &stub{do: func(_ context.Context, by Caller, order any) (Reply, error) {
+			if by.Name != "operator uid 4294967294" {
+				t.Errorf("by %q", by.Name)
 			}
 			given = append(given, order)
 			return Reply{Message: "done"}, nil
 		}}
 		r := httptest.NewRequest("GET", "/", bytes.NewReader([]byte(body)))
 		r.Method, r.URL = method, &url.URL{Path: path, RawQuery: query}
-		r = r.WithContext(context.WithValue(r.Context(), peerKey{}, peer{uid: 4294967294}))
+		r = r.WithContext(context.WithValue(r.Context(), peerKey{}, peer{Operator: audit.Operator{UID: 4294967294, PID: 7}}))
 		w := httptest.NewRecorder()
 		NewServer(b, quiet).handler(gone).ServeHTTP(w, r)
 
@@ -82,9 +105,12 @@ func FuzzRequest(f *testing.F) {
 			}
 		}
 		for _, q := range b.asked {
-			if q.Limit < 1 || q.Limit > 10_000 || !soundDoor(q.Door, true) || !soundSource(q.Source, true) {
+			if q.Limit < 1 || q.Limit > 10_000 || !soundDoor(q.Door, true) || !soundText(q.Source) {
 				t.Errorf("reached the backend: %+v", q)
 			}
+		}
+		if emptied.MatchString(body) && len(given) > 0 {
+			t.Errorf("%s is carried out although a key says nothing: %+v", body, given)
 		}
 		if method == "POST" && (w.Code == 200) != (len(given) == 1) {
 			t.Errorf("status %d with %d orders", w.Code, len(given))
@@ -96,8 +122,9 @@ func FuzzRequest(f *testing.F) {
 			if err := dec.Decode(&v); err != nil {
 				t.Fatalf("the answer is not JSON: %v", err)
 			}
-			if said, _ := v["error"].(string); w.Code != 200 && said == "" {
-				t.Errorf("status %d without an error message", w.Code)
+			said, _ := v["error"].(string)
+			if w.Code != 200 && said == "" || strings.HasPrefix(said, "reached the backend") {
+				t.Errorf("status %d with the error message %q", w.Code, said)
 			}
 		}
 		if n != 1 {
@@ -106,26 +133,29 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
+// emptied finds a key of an order that says nothing.
+var emptied = regexp.MustCompile(`"(door|source|for|wait|confirm)"\s*:\s*(""|null)`)
+
 // unsound says what is wrong with an order that reached the backend.
 func unsound(order any) string {
 	switch o := order.(type) {
-	case OpenRequest:
-		if !soundDoor(o.Door, false) || !soundSource(o.Source, false) || !soundTime(o.For) {
+	case Open:
+		if !soundDoor(o.Door, false) || !soundSource(o.Source, false) || !soundLength(o.For, config.LongestGrant) || !soundLength(o.Wait, LongestWait) {
 			return "not checked"
 		}
-	case CloseRequest:
+	case Close:
 		if !soundDoor(o.Door, false) || !soundSource(o.Source, true) {
 			return "not checked"
 		}
-	case ArmRequest:
+	case Arm:
 		if !soundDoor(o.Door, true) || !soundSource(o.Source, true) {
 			return "not checked"
 		}
 	case ApplyRequest:
-		if o.Action == "apply" && soundTime(o.Confirm) {
+		if o.Action == "apply" && soundTime(o.Confirm) && o.ID == 0 {
 			return ""
 		}
-		if (o.Action != "keep" && o.Action != "undo") || o.Confirm != "" {
+		if (o.Action != "keep" && o.Action != "undo") || o.Confirm != "" || o.Force {
 			return "not checked"
 		}
 	default:
@@ -140,19 +170,31 @@ func soundDoor(s string, empty bool) bool {
 	return s == "" && empty || len(s) <= 24 && soundName.MatchString(s)
 }
 
-// soundSource holds s to be in the one form that netip gives it.
-func soundSource(s string, empty bool) bool {
+// soundSource holds a source to be one that somebody can come from, in its one form.
+func soundSource(p netip.Prefix, none bool) bool {
+	if p == (netip.Prefix{}) {
+		return none
+	}
+	a := p.Addr()
+	return p == door.Any || p.Bits() > 0 && p.Masked() == p && !a.Is4In6() && !a.IsMulticast() && a.Zone() == "" &&
+		!(p.IsSingleIP() && a.IsUnspecified())
+}
+
+// soundText holds the text of a source to be in the one form that netip gives it.
+func soundText(s string) bool {
 	if s == "" || s == "any" {
-		return s == "any" || empty
+		return true
 	}
 	if a, err := netip.ParseAddr(s); err == nil {
-		return a.String() == s && a.Zone() == "" && !a.Is4In6() && !a.IsMulticast() && !a.IsUnspecified()
+		return a.String() == s && soundSource(netip.PrefixFrom(a, a.BitLen()), false)
 	}
 	p, err := netip.ParsePrefix(s)
-	return err == nil && p.Masked().String() == s && !p.Addr().Is4In6() && p.Bits() > 0 && !p.IsSingleIP()
+	return err == nil && p.String() == s && !p.IsSingleIP() && soundSource(p, false)
 }
+
+func soundLength(d, longest time.Duration) bool { return d == 0 || time.Second <= d && d <= longest }
 
 func soundTime(s string) bool {
 	d, err := time.ParseDuration(s)
-	return s == "" || err == nil && d > 0 && d < 9000*time.Hour
+	return s == "" || err == nil && soundLength(d, LongestConfirm) && d > 0
 }

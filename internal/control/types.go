@@ -23,6 +23,7 @@ type Status struct {
 	Warnings      []string  `json:"warnings"`          // what an operator should act on, never null
 	Pending       *Pending  `json:"pending,omitempty"` // an applied configuration that waits to be confirmed
 	Settled       *Settled  `json:"settled,omitempty"` // how the latest Pending ended, null before the first
+	Ended         []Settled `json:"ended"`             // how the latest 8 ended, that one first; never null
 	Problems      []Problem `json:"problems"`          // why the doors are not guarded, or not usable, as they should be; never null
 	ConfigHash    string    `json:"config_hash"`       // SHA-256 of the configuration in use, in hex
 	ConfigDiffers bool      `json:"config_differs"`    // the file says something else than what is in use, or cannot be read
@@ -31,10 +32,6 @@ type Status struct {
 	// Events counts the audit records since the start, by event.
 	Events map[string]uint64 `json:"events"`
 }
-
-// APIVersion is the version of this API's JSON, and of that of the commands. Keys are
-// added, never changed; docs/api has the schemas.
-const APIVersion = 1
 
 // Problem is something for which /healthz fails.
 type Problem struct {
@@ -50,6 +47,7 @@ const (
 	ProblemService  = "service_failed" // a service could not be started
 	ProblemFailsafe = "failsafe"       // a door is deaf: there is no log data
 	ProblemEars     = "knocks_unheard" // nobody could knock at a door
+	ProblemEnding   = "ending"         // the daemon ends
 )
 
 // Pending is a configuration that goes back to the one before unless it is
@@ -64,8 +62,40 @@ type Pending struct {
 type Settled struct {
 	ID   uint64    `json:"id"` // the Pending's
 	Time time.Time `json:"time"`
-	By   string    `json:"by"` // "operator alice (uid 1000)", "" when its time was up
+	By   string    `json:"by"` // "operator alice (uid 1000)", "" for nobody
 	Kept bool      `json:"kept"`
+	End  string    `json:"end"` // one of the End constants
+}
+
+// The ends of a pending configuration.
+const (
+	EndKept     = "kept"
+	EndUndone   = "undone"   // somebody went back
+	EndExpired  = "expired"  // nobody kept it in time: it went back by itself
+	EndRebooted = "rebooted" // the machine booted before it was kept: it went back by itself
+	EndReplaced = "replaced" // another one is in use, by force or since a start of the daemon
+)
+
+// Words say how it ended.
+func (s Settled) Words() string {
+	switch {
+	case s.End == EndKept:
+		return "kept by " + s.By
+	case s.End == EndUndone:
+		return s.By + " went back"
+	case s.End == EndExpired:
+		return "nobody kept it in time, and the configuration from before is in use again"
+	case s.End == EndRebooted:
+		return "the machine booted before it was kept, and the configuration from before is in use again"
+	case s.By == "":
+		return "the daemon was started when the file was another one, or could not be used"
+	}
+	return s.By + " has put another one in its place"
+}
+
+// WentBack says whether what was in use before came back.
+func (s Settled) WentBack() bool {
+	return s.End == EndUndone || s.End == EndExpired || s.End == EndRebooted
 }
 
 // Fence is the state of the nftables table.
@@ -88,7 +118,7 @@ const (
 // Door is one door of Status.
 type Door struct {
 	Name      string         `json:"name"`
-	State     string         `json:"state"` // StateDark, ...
+	State     string         `json:"state"` // one of the State constants
 	Since     time.Time      `json:"since"`
 	Reason    string         `json:"reason"`    // why it is in this state, for people
 	Ports     []string       `json:"ports"`     // "22/tcp", "60000-61000/udp"
@@ -124,7 +154,7 @@ type Session struct {
 	Source string       `json:"source"` // its address
 	Port   uint16       `json:"port"`   // at the visitor's end
 	To     string       `json:"to"`     // the door's port, "22/tcp"
-	Since  *time.Time   `json:"since"`  // null when it was there before the daemon
+	Since  *time.Time   `json:"since"`  // when it was met first, or logged in; null when that is not known
 	User   string       `json:"user"`   // who logged in by it, "" when that is not known
 	Grant  *audit.Grant `json:"grant"`  // what let it in, null when that is not known
 }
@@ -135,15 +165,20 @@ type Guesses struct {
 	Day  GuessesOf `json:"day"`
 }
 
-// GuessesOf counts the refused knocks of a span of time.
+// GuessesOf counts the refused knocks of a span of time. Those of sources that are
+// penalised are not heard, and not among them.
 type GuessesOf struct {
+	// Since is when the span begins: an hour, or a day, ago and up to five minutes, or
+	// an hour, earlier. It is later when the audit trail does not tell of all that was
+	// refused before the daemon's start.
+	Since   time.Time     `json:"since"`
 	Refused uint64        `json:"refused"`
-	Top     []GuessesFrom `json:"top"` // the prefixes with most, those first; never null
+	Top     []GuessesFrom `json:"top"` // the ten prefixes with most, those first; never null
 }
 
 // GuessesFrom counts the refused knocks from one prefix.
 type GuessesFrom struct {
-	Prefix  string `json:"prefix"`  // an IPv4 /24 or an IPv6 /48
+	Prefix  string `json:"prefix"`  // an IPv4 /24, an IPv6 /48, or "any" with scope = "door"
 	Refused uint64 `json:"refused"` // at most that; the least that it can be is Refused-Error
 	Error   uint64 `json:"error"`   // by how much Refused may be too high
 }
@@ -156,37 +191,46 @@ type Penalty struct {
 	Reason string    `json:"reason"`
 }
 
+// The bodies of orders follow. In each of them a key that is there says something:
+// one that is empty or null is refused, since what was meant was lost on the way and
+// less said often means more done. What is not meant is left out, as the zero values
+// of these types are.
+
 // OpenRequest is the body of POST /v1/open.
 type OpenRequest struct {
-	Door   string `json:"door"`
-	Source string `json:"source"` // an address or prefix; "any" opens to all
-	For    string `json:"for"`    // a duration, "" for the door's open_for
+	Door   string `json:"door,omitempty"`
+	Source string `json:"source,omitempty"` // an address or prefix; "any" opens to all
+	For    string `json:"for,omitempty"`    // a duration, "" for the door's open_for
 	// Wait has the answer wait until the door is open for the source, or is not going
 	// to be; for how long, as a duration. "" does not wait.
-	Wait string `json:"wait"`
+	Wait string `json:"wait,omitempty"`
 }
 
 // CloseRequest is the body of POST /v1/close. Without a Source the door goes
 // dark; sessions that stand are left alone.
 type CloseRequest struct {
-	Door   string `json:"door"`
-	Source string `json:"source"` // revoke this source's grants only
+	Door string `json:"door,omitempty"`
+	// Source is whose grants alone are revoked: an address's own, a prefix's and
+	// those of all that lies in it, or with "any" the grant to everybody.
+	Source string `json:"source,omitempty"`
 }
 
 // ArmRequest is the body of POST /v1/arm: ends a failsafe and its deafness, and
 // forgets penalties, of one door or (Door "") of all; with a Source, that
 // source's penalty alone.
 type ArmRequest struct {
-	Door   string `json:"door"`
-	Source string `json:"source"`
+	Door   string `json:"door,omitempty"`
+	Source string `json:"source,omitempty"`
 }
 
 // ApplyRequest is the body of POST /v1/apply.
 type ApplyRequest struct {
-	Action  string `json:"action"`  // "apply" (reads the daemon's configuration file anew), "keep" or "undo"
-	ID      uint64 `json:"id"`      // with "keep" and "undo": which Pending is meant, 0 for whichever there is
-	Force   bool   `json:"force"`   // with "apply": although another one waits to be confirmed, which is given up
-	Confirm string `json:"confirm"` // with "apply": a duration after which it is undone unless kept; "" keeps it at once
+	Action string `json:"action,omitempty"` // "apply" (reads the daemon's configuration file anew), "keep" or "undo"
+	ID     uint64 `json:"id,omitempty"`     // with "keep" and "undo": which Pending is meant, 0 for whichever there is
+	// Force is with "apply": although another one waits to be confirmed, which is given
+	// up, and although the file was rolled back.
+	Force   bool   `json:"force,omitempty"`
+	Confirm string `json:"confirm,omitempty"` // with "apply": a duration after which it is undone unless kept; "" keeps it at once
 }
 
 // Reply is the answer to the orders above when they were carried out.
@@ -200,17 +244,18 @@ type Reply struct {
 	Source  string `json:"source"`  // "" for all, or for none in particular
 	State   string `json:"state"`   // the door's, "" without one
 	Changed bool   `json:"changed"` // false when it was so already
-	// Covered says what still lets the source in after a CloseRequest.
+	// Covered says what still lets the source, or a part of it, in after a
+	// CloseRequest. It is none when the grant to everybody was closed.
 	Covered []Cover `json:"covered,omitempty"`
 	// Pending is the ID of the configuration that waits, after an ApplyRequest.
 	Pending uint64 `json:"pending,omitempty"`
 }
 
-// Cover is something that lets a source in.
+// Cover is something that lets a source in, or a part of it.
 type Cover struct {
-	Source string     `json:"source"` // the grant's, or the always prefix: it has the source in it
-	By     string     `json:"by"`     // "touch", "operator alice (uid 1000)", "always"
-	Until  *time.Time `json:"until"`  // null for always
+	Source string     `json:"source"` // the grant's, or the always prefix
+	By     string     `json:"by"`     // "touch", "operator alice (uid 1000)", CoverAlways
+	Until  *time.Time `json:"until"`  // null for always, and for a grant that waits for the service
 }
 
 // Error is the answer to an order that was not carried out, with a 4xx or 5xx

@@ -154,6 +154,7 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 	defer exporter.Close(tellTime)
 	options.Tell, options.Troubles = d.tellers(where.Records, exporter), exporter.Troubles
 	gw := gateway.New(options)
+	operators := control.NewServer(gw, d.Log)
 	var kept *store.Store
 	world := gateway.Linux(table, func() (gateway.Store, error) {
 		s, err := inTime(openTime, func() (*store.Store, error) { return store.Open(where.State, store.AuditLimit{}, d.Log) })
@@ -169,7 +170,7 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 	ready := make(chan struct{})
 	group.Go(func() error { return gw.Run(ctx, world, func() { close(ready) }) })
 	if socket != nil {
-		group.Go(func() error { return control.NewServer(gw, d.Log).Serve(ctx, socket) })
+		group.Go(func() error { return operators.Serve(ctx, socket) })
 	}
 	if where.Metrics != "" {
 		group.Go(func() error { return d.metrics(ctx, where.Metrics, gw) })
@@ -193,6 +194,9 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 
 // errStop ends the group of tasks: somebody asked for it.
 var errStop = errors.New("asked to stop")
+
+// wellWords is what systemctl status says of a daemon that is well.
+const wellWords = "the doors are guarded"
 
 // signals is the task that answers signals: SIGINT and SIGTERM end the daemon,
 // SIGHUP has it read its configuration anew, SIGUSR1 turns debugging on or off.
@@ -226,9 +230,15 @@ func (d *Daemon) reload(ctx context.Context, gw *gateway.Gateway) {
 	defer d.tell(sd.SdNotifyReady)
 	reply, err := gw.Reload(ctx)
 	if err != nil {
-		d.Log.Error("cannot use the new configuration; the old one stays in use", "err", err)
+		hint := "doorward apply"
+		if told, ok := errors.AsType[*control.Error](err); ok && told.Hint != "" {
+			hint = told.Hint
+		}
+		d.Log.Error("cannot use the new configuration; the old one stays in use", "err", err, "hint", hint)
+		d.tell("STATUS=" + wellWords + "; the latest SIGHUP changed nothing: the log says why")
 		return
 	}
+	d.tell("STATUS=" + wellWords)
 	d.Log.Info(reply.Message)
 }
 
@@ -250,7 +260,7 @@ func (d *Daemon) notify(ctx context.Context, ready <-chan struct{}, gw *gateway.
 	case <-ctx.Done():
 		return nil
 	}
-	d.tell(sd.SdNotifyReady + "\nSTATUS=the doors are guarded")
+	d.tell(sd.SdNotifyReady + "\nSTATUS=" + wellWords)
 	d.Log.Info("ready: the doors are guarded")
 	defer d.tell(sd.SdNotifyStopping)
 	interval, err := sd.SdWatchdogEnabled(false)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/port"
@@ -144,7 +145,8 @@ func (g *Gateway) flush(now time.Time) {
 			g.changes.doors[d.name()] = storedDoor(d.name(), s)
 		}
 	}
-	changed = changed || !g.changes.empty() || len(g.changes.replies) > 0
+	changed = changed || !g.changes.empty() || len(g.changes.replies) > 0 || g.moved
+	g.moved = false
 	if len(g.changes.replies) > 0 {
 		g.writer.tryAgain()
 	}
@@ -176,6 +178,9 @@ func (g *Gateway) reply(now time.Time, replies []func(error)) {
 			}
 			if g.broken != "" {
 				err = errors.Join(fmt.Errorf("the kernel does not have it yet, which is tried again: %s", g.broken), err)
+			}
+			if err != nil {
+				err = &control.Error{Code: control.CodeFailed, Message: err.Error(), Hint: "doorward status"}
 			}
 			reply(err)
 		})

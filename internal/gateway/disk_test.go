@@ -97,5 +97,16 @@ func (d *disk) end(c *store.Change) {
 	}
 }
 
-func (d *disk) Records(string, string, uint64, int) ([]audit.Record, error) { return d.trail, nil }
-func (d *disk) SetAside() string                                            { return "" }
+func (d *disk) SetAside() string { return "" }
+
+func (d *disk) Records(door, source string, _ uint64, _ int) (found []audit.Record, err error) {
+	if d.unreadable != nil {
+		return nil, d.unreadable
+	}
+	for _, r := range d.trail {
+		if (door == "" || r.Door == door) && (source == "" || r.Source == source) {
+			found = append(found, r)
+		}
+	}
+	return found, nil
+}

@@ -79,6 +79,7 @@ type Gateway struct {
 
 	// What follows belongs to Run's goroutine.
 	config     *config.Config
+	hash       string            // of its text
 	blinds     []*tables.Mistake // what makes the configuration one that only this machine cannot serve
 	fallback   checked           // what comes back unless the configuration in use is kept
 	applying   *applying         // one that is on its way into use, nil for none
@@ -98,15 +99,18 @@ type Gateway struct {
 	lost       bool              // grants went with the table, and are not back yet
 	marks      marks             // what knocks have left behind
 	visitors   visitors          // whom knocks are answered to
+	callers    callers           // whose orders have an effect
+	moved      bool              // somebody has come in, or gone, since watchers were told
 	store      Store             // what survives, or memory alone
 	writer     writer            // has it take what changes
 	unkept     string            // why that is memory alone, "" when it is not
 	unsaved    string            // why the disk takes nothing, "" while it does
 	applied    store.Applied     // the configuration in use, and one that goes back unless it is kept
 	warnings   []string          // about the configuration in use
-	settled    *control.Settled  // how the latest configuration that waited ended
 	told       map[string]uint64 // what the audit trail has told of since the start, by event
 	sums       *audit.Sums       // of refusals
+
+	metered metered
 
 	byName      map[string]*guarded // of doors
 	fencing     fencing             // what is under way at the fence
@@ -117,6 +121,7 @@ type Gateway struct {
 	tasks   sync.WaitGroup          // the goroutines of services and looks
 	ctx     context.Context         // of those goroutines, ends with Run
 	async   func(task func() event) // runs a task beside the turns; its event comes back as a turn
+	beside  func(task func())       // runs a task of which no turn hears
 	commits func(task func() event) // so for commits, one at a time; the event comes by ends
 	ends    chan event
 	heard   chan []knock.Heard
@@ -128,12 +133,16 @@ type Gateway struct {
 	gaps    []gap // those that the recognisers have not heard of, in order
 	gapTold time.Time
 
-	statuses board[control.Status]
+	counting time.Time // since when the doors of the start count refusals
+	recalled func() recalled
+	statuses board[standing]
 	vitals   board[control.Vitals]
 	wake     chan struct{} // somebody waits for one of them
 	measured measurement
-	turns    control.Spans // how long they took
-	waits    control.Spans // for a turn, of what was heard
+	took     control.Spans // how long turns are
+	waited   control.Spans // for a turn, of what was heard
+	roll     roll
+	file     fileLook
 
 	ending <-chan struct{} // closed when nothing more is to be heard
 	ended  chan struct{}   // closed when Run has ended
@@ -162,13 +171,16 @@ func New(opts Options) *Gateway {
 		visitors: newVisitors(),
 		told:     make(map[string]uint64),
 		sums:     audit.NewSums(),
+		metered:  newMetered(),
 	}
 	g.newer.c = make(chan struct{})
+	g.recalled = sync.OnceValue(g.recall)
 	// What takes long runs in a goroutine of its own, which ends with it, and
 	// comes back as an event.
 	g.async = func(task func() event) {
 		g.tasks.Go(func() { g.post(task()) })
 	}
+	g.beside = func(task func()) { g.tasks.Go(task) }
 	g.commits = func(task func() event) { // never waits: there is room for the one
 		g.tasks.Go(func() { g.ends <- task() })
 	}
@@ -194,6 +206,7 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 		return err
 	}
 	defer g.ear.close()
+	g.meet(g.config.Doors)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	upkeep := time.NewTicker(upkeepEvery)
@@ -278,7 +291,7 @@ func (g *Gateway) turn(first event) {
 	g.flush(now)
 	g.attend()
 	g.endTurn(now)
-	g.turns.Add(g.world.Now().Sub(begun))
+	g.took.Add(g.world.Now().Sub(begun))
 }
 
 // mostLookups bounds what a turn adds to the changes of the fence, by what they cost the
@@ -387,7 +400,7 @@ func (g *Gateway) listened(hs []knock.Heard) int {
 	hs = g.waitingToo(hs)
 	now := g.world.Now()
 	if len(hs) > 0 {
-		g.waits.Add(now.Sub(hs[0].Time))
+		g.waited.Add(now.Sub(hs[0].Time))
 	}
 	g.lookBack(now)
 	for _, h := range hs {

@@ -73,8 +73,7 @@ func TestManyDoorsOpenInParts(t *testing.T) {
 		release := r.hold()
 		for i := range doors {
 			go func() {
-				_, err := r.Do(t.Context(), "operator alice (uid 1000)",
-					control.OpenRequest{Door: fmt.Sprint("d", i), Source: "192.0.2.2", For: "1h"})
+				_, err := r.ask(control.OpenRequest{Door: fmt.Sprint("d", i), Source: "192.0.2.2", For: "1h"})
 				if err != nil {
 					t.Error(err)
 				}

@@ -19,15 +19,23 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	newer := g.Newer()
 	sheet, ok := readBoard(g, &g.statuses)
 	if !ok {
-		return control.Status{Warnings: []string{"the daemon ends"}, Doors: []control.Door{}}, newer
+		const ends = "the daemon ends"
+		return control.Status{Time: g.world.Now(), Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
+			Warnings: []string{ends}, Ended: []control.Settled{}, Doors: []control.Door{}, Events: map[string]uint64{},
+			Problems: []control.Problem{{Code: control.ProblemEnding, Message: ends}}}, newer
 	}
-	s := sheet.of
+	sheet.of.count()
+	s := sheet.of.Status
 	s.Time = g.world.Now() // nothing has changed since it was made
-	refused, sessions := g.measure(sheet.doors)
+	g.compareFile(&s)
+	read := g.measure(sheet.doors, measureSoon)
 	s.Doors = slices.Clone(s.Doors)
 	for i := range s.Doors {
 		d := &s.Doors[i]
-		d.Refused, d.Sessions = refused[d.Name], sessions[d.Name]
+		d.Refused, d.Sessions, d.Live = read.refused[d.Name], read.sessions[d.Name], read.live[d.Name]
+		if d.Live == nil {
+			d.Live = []control.Session{}
+		}
 	}
 	return s, newer
 }
@@ -40,19 +48,30 @@ func (g *Gateway) Newer() <-chan struct{} {
 	return g.newer.c
 }
 
-// status is how things stand as far as the loop knows; Status adds what only the
-// kernel does.
+// standing is how things stand as far as the loop knows. What takes longer to put
+// together is, by count, when somebody reads it, once for all.
+type standing struct {
+	control.Status
+	count func()
+}
+
+// standing is made by the loop; Status adds what only the kernel knows.
+func (g *Gateway) standing(now time.Time) standing {
+	s := g.status(now)
+	return standing{s, g.guessesAt(now, s.Doors)}
+}
+
+// status is what the loop itself puts together.
 func (g *Gateway) status(now time.Time) control.Status {
 	s := control.Status{
 		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
-		Warnings: g.allWarnings(), Settled: g.settled, Events: maps.Clone(g.told),
-		Fence: control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
-		Doors: make([]control.Door, 0, len(g.doors)),
-	}
-	if g.applied.Pending != nil {
-		s.Pending = &control.Pending{Until: g.applied.Deadline, By: g.applied.By}
+		Warnings: g.allWarnings(), Pending: g.pending(), ConfigHash: g.hash, Events: maps.Clone(g.told),
+		Fence:    control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
+		Problems: g.problems(),
+		Doors:    make([]control.Door, 0, len(g.doors)),
 	}
 	most := g.listed()
+	s.Settled, s.Ended = g.settled()
 	for _, d := range g.doors {
 		s.Doors = append(s.Doors, d.status(now, most))
 	}
@@ -79,7 +98,8 @@ func (g *Gateway) listed() int {
 
 // allWarnings is what an operator should act on.
 func (g *Gateway) allWarnings() []string {
-	all := slices.Concat([]string{}, g.opts.Warnings, g.warnings)
+	all := append([]string{}, g.opts.Warnings...) // never nil
+	all = append(all, g.warnings...)
 	for _, p := range []struct{ what, problem string }{
 		{"the fence is down: ", g.broken},
 		{"", g.ear.problem},
@@ -111,26 +131,29 @@ func (d *guarded) status(now time.Time, most int) control.Door {
 	v := d.door.Brief(now, most)
 	s := control.Door{
 		Name: d.name(), State: v.State.String(), Since: v.Since, Reason: v.Reason,
-		Ports: []string{}, Running: true,
+		Ports: portNames(d.conf), Always: []string{}, Running: true,
 		LastSeen: moment(v.LastSeen), DarkAt: moment(v.DarkAt),
 		Grants: []control.Grant{}, Penalties: []control.Penalty{},
 		GrantsTotal: v.Granted, PenaltiesTotal: v.Penalised,
 		Refusals: append([]audit.Record{}, d.refusals...),
 	}
-	for _, p := range d.conf.Ports {
-		s.Ports = append(s.Ports, p.String())
-	}
 	if d.service != nil {
 		s.Service, s.Running = d.service.svc.String(), d.service.running
 	}
+	for _, p := range d.conf.Always {
+		s.Always = append(s.Always, door.SourceString(p))
+	}
 	for _, c := range v.Grants {
+		if c.Since.After(now) {
+			c.Since = time.Time{} // it is from before the length of a claim was kept
+		}
 		last := len(s.Grants) - 1
 		source := door.SourceString(c.Source)
 		if last < 0 || s.Grants[last].Source != source {
-			s.Grants = append(s.Grants, control.Grant{Source: source, Expires: c.Until, For: []string{c.By}})
+			s.Grants = append(s.Grants, control.Grant{Source: source, Expires: c.Until, For: []string{c.Whose}, Given: moment(c.Since)})
 			continue
 		}
-		s.Grants[last].For = append(s.Grants[last].For, c.By)
+		s.Grants[last].For = append(s.Grants[last].For, c.Whose)
 		if c.Until.After(s.Grants[last].Expires) {
 			s.Grants[last].Expires = c.Until
 		}

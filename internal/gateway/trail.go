@@ -11,11 +11,24 @@ import (
 
 // tell adds what a door has to tell to this turn's commit. Refusals that come in
 // floods are summed up.
-func (g *Gateway) tell(r audit.Record) { g.changes.recordAll(g.sums.Add(g.world.Now(), r)) }
+func (g *Gateway) tell(r audit.Record) {
+	g.changes.recordAll(g.sums.Add(g.world.Now(), g.callers.sign(r)))
+}
 
 // record adds a record about the gateway as a whole to this turn's commit.
 func (g *Gateway) record(now time.Time, event, by, reason string) {
-	g.changes.record(audit.Record{Time: now, Event: event, By: by, Reason: reason})
+	g.changes.record(g.callers.sign(audit.Record{Time: now, Event: event, By: by, Reason: reason}))
+}
+
+// count counts a record that the audit trail has.
+func (g *Gateway) count(r audit.Record) {
+	g.told[r.Event] += r.Times()
+	of := g.metered.told[r.Door]
+	if of == nil {
+		of = make(map[string]uint64)
+		g.metered.told[r.Door] = of
+	}
+	of[r.Event] += r.Times()
 }
 
 // tellRecord tells others what the audit trail has.
