@@ -96,7 +96,6 @@ func TestOrders(t *testing.T) {
 	until := start.Add(time.Hour)
 	want := control.Reply{Message: "as ordered", Until: &until, Door: "ssh", State: "open", Changed: true}
 	b.OnDo(func(context.Context, controltest.Given) (control.Reply, error) { return want, nil })
-	want.API = control.APIVersion
 	path, _ := controltest.Serve(t, b)
 	c, ctx := control.NewClient(path), t.Context()
 	for _, tt := range []struct {

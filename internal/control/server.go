@@ -34,7 +34,7 @@ type Backend interface {
 
 	// Do carries out an Open, Close, Arm or ApplyRequest on behalf of by, as
 	// Request.Order returned it: checked as far as that can be done without the
-	// configuration. The reply's API is the server's to fill. The error may be an
+	// configuration. The error may be an
 	// *Error, whose Code, if it is empty, is CodeRefused. The context ends when who
 	// asks is gone.
 	Do(ctx context.Context, by Caller, order any) (Reply, error)
@@ -181,7 +181,6 @@ func order[R Request](s *Server) http.HandlerFunc {
 			writeError(w, orderStatus(err), err)
 			return
 		}
-		reply.API = APIVersion
 		writeJSON(w, http.StatusOK, reply)
 	}
 }

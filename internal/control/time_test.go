@@ -133,7 +133,7 @@ func TestSlowOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, _ := io.ReadAll(resp.Body)
-		if want := `{"message":"done for operator uid 4294967294","api":1,"door":"","source":"","state":"","changed":false}` + "\n"; string(got) != want {
+		if want := `{"api":1,"message":"done for operator uid 4294967294","door":"","source":"","state":"","changed":false}` + "\n"; string(got) != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	})

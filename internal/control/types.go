@@ -239,7 +239,6 @@ type Reply struct {
 	// Until is when what was ordered ends by itself: a grant, or the time to confirm.
 	Until *time.Time `json:"until,omitempty"`
 
-	API     int    `json:"api"`     // APIVersion
 	Door    string `json:"door"`    // "" for all, or for none in particular
 	Source  string `json:"source"`  // "" for all, or for none in particular
 	State   string `json:"state"`   // the door's, "" without one

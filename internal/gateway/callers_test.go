@@ -40,8 +40,12 @@ func TestRecordsHaveWhoOrderedThem(t *testing.T) {
 		path := configPath(t)
 		r := run(t, m, path, sshDoor)
 		from := len(m.trail)
-		give := func(by control.Caller, order any) {
+		give := func(by control.Caller, request control.Request) {
 			t.Helper()
+			order, err := request.Order()
+			if err != nil {
+				t.Fatal(err)
+			}
 			if _, err := r.Do(t.Context(), by, order); err != nil {
 				t.Fatal(err)
 			}
