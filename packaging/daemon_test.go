@@ -32,6 +32,11 @@ listen = [59000, 59001, 59002]
 touch = [59000, 59002]
 `
 
+// toldToAll has the records told to the journal and to the visitor's syslog, too.
+const toldToAll = `[gateway]
+records = ["log", "journal", "udp:192.0.2.2:514"]
+`
+
 // TestTheDaemonInItsUnit knocks at the real daemon, in its unit, on a real
 // system: from boot to an open door and back to a dark one.
 func TestTheDaemonInItsUnit(t *testing.T) {
@@ -41,7 +46,8 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	m := systemdtest.Boot(t, ns, build(t, "cmd/doorwardd")+":/stub", build(t, "cmd/doorward")+":/usr/bin/doorward",
 		build(t, "internal/cage/intruder")+":/intruder")
 	install(t, m)
-	m.Write("/etc/doorward/doorward.toml", sshDoor, 0o640)
+	m.Write("/etc/doorward/doorward.toml", toldToAll+sshDoor, 0o640)
+	syslog := receive(t, visitor, "192.0.2.2:514")
 	m.Run("systemctl", "disable", "--now", "ssh.service")
 	m.Run("doorward", "polkit", "--install")
 	m.Run("systemctl", "restart", "polkit.service") // it reads rules anew by itself, at some moment
@@ -81,6 +87,7 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 		t.Error("a closed door lets somebody in")
 	}
 
+	tellsRecords(t, m, syslog)
 	logsInByTheJournal(t, m, visitor)
 	startsAgainAfterAnUpgrade(t, m)
 
@@ -109,6 +116,67 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	}
 	for _, program := range []string{"", "/usr/bin/journalctl"} {
 		intrudes(t, m, program)
+	}
+}
+
+// receive returns what comes to a UDP port of a network, until the test ends.
+func receive(t *testing.T, ns *nstest.NS, address string) <-chan string {
+	t.Helper()
+	var conn net.PacketConn
+	ns.Do(func() (err error) {
+		conn, err = net.ListenPacket("udp", address)
+		return err
+	})
+	got := make(chan string, 1000)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for buf := make([]byte, 1<<16); ; {
+			n, _, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			got <- string(buf[:n])
+		}
+	}()
+	t.Cleanup(func() { conn.Close(); <-done })
+	return got
+}
+
+// tellsRecords holds that a grant is found in the journal by its fields, that a journal
+// which was started again is told, and that a syslog server is, from inside the cage.
+func tellsRecords(t *testing.T, m *systemdtest.Machine, syslog <-chan string) {
+	t.Helper()
+	find := func(fields ...string) map[string]string {
+		var entry map[string]string
+		nstest.Eventually(t, "the journal has "+strings.Join(fields, " "), func() bool {
+			out := m.Run("journalctl", append([]string{"--output=json", "--no-pager", "--lines=1"}, fields...)...)
+			entry = nil
+			return json.Unmarshal([]byte(out), &entry) == nil && entry != nil
+		})
+		return entry
+	}
+	got := find("_SYSTEMD_UNIT=doorward.service", "DOORWARD_EVENT=granted", "DOORWARD_DOOR=ssh")
+	for field, want := range map[string]string{"MESSAGE": "door ssh: granted 192.0.2.2 by touch", "PRIORITY": "6",
+		"SYSLOG_IDENTIFIER": "doorwardd", "DOORWARD_SOURCE": "192.0.2.2", "DOORWARD_BY": "touch"} {
+		if !strings.HasPrefix(got[field], want) {
+			t.Errorf("of a grant the journal has %s=%q, want %q", field, got[field], want)
+		}
+	}
+	m.Run("systemctl", "restart", "systemd-journald.service")
+	m.Run("doorward", "arm", "ssh")
+	find("DOORWARD_EVENT=armed")
+	limit := time.After(10 * time.Second)
+	for {
+		select {
+		case message := <-syslog:
+			if strings.Contains(message, ` armed [doorward@32473 `) {
+				return
+			}
+		case <-limit:
+			t.Error("the syslog server is not told of what was armed")
+			return
+		}
 	}
 }
 
@@ -156,7 +224,7 @@ func logins(t *testing.T, m *systemdtest.Machine) (all []string) {
 // waits to be kept.
 func reloadIsRefused(t *testing.T, m *systemdtest.Machine) {
 	t.Helper()
-	m.Write("/etc/doorward/doorward.toml", sshDoor+"within = \"30s\"\n", 0o640)
+	m.Write("/etc/doorward/doorward.toml", toldToAll+sshDoor+"within = \"30s\"\n", 0o640)
 	m.Run("doorward", "apply", "--confirm", "1h")
 	m.Run("doorward", "diff") // the daemon can read the file from inside its cage
 	if out, err := m.System.Run(t.Context(), "systemctl", "reload", "doorward.service"); err == nil {
@@ -166,7 +234,7 @@ func reloadIsRefused(t *testing.T, m *systemdtest.Machine) {
 		t.Errorf("the log does not say why the reload failed:\n%s", log)
 	}
 	m.Run("doorward", "apply", "--undo")
-	m.Write("/etc/doorward/doorward.toml", sshDoor, 0o640)
+	m.Write("/etc/doorward/doorward.toml", toldToAll+sshDoor, 0o640)
 }
 
 // startsAgainAfterAnUpgrade replaces a library of journalctl, which the daemon that
@@ -238,7 +306,7 @@ func intrudes(t *testing.T, m *systemdtest.Machine, program string) {
 func logsInByTheJournal(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS) {
 	t.Helper()
 	m.Write("/etc/doorward/doorward.toml",
-		strings.Replace(sshDoor, `idle = "1h"`, `idle = "1h", logins = "journal", connections = false`, 1), 0o640)
+		toldToAll+strings.Replace(sshDoor, `idle = "1h"`, `idle = "1h", logins = "journal", connections = false`, 1), 0o640)
 	m.Run("ln", "-sf", "/usr/share/zoneinfo/Asia/Kathmandu", "/etc/localtime") // after the daemon's start, as cloud-init does
 	m.Run("doorward", "apply")
 	key := authorize(t, m)

@@ -75,11 +75,13 @@ var arrows = map[string]map[string]string{
 		"internal/sockdiag":  "tells whether a service listens",
 		"internal/store":     "keeps what must survive",
 	},
+	"internal/export":        {"internal/audit": "what is sent", "internal/legible": "records have strangers' text"},
 	"internal/launcher":      {"internal/service": "carries start and stop of commands out"},
 	"internal/cage":          {},
 	"internal/cage/intruder": {"internal/cage": "what it tries to get out of"},
 	"internal/daemon": {
 		"internal/descriptors": "warns of a low limit",
+		"internal/export":      "sends the records on",
 		"internal/cage":        "locks itself in after the start",
 		"internal/datagrams":   "the ear on UDP",
 		"internal/legible":     "a log that can be read in a terminal",

@@ -4,7 +4,10 @@
 // other package of doorward. Sums is how floods of refusals become few records.
 package audit
 
-import "time"
+import (
+	"log/slog"
+	"time"
+)
 
 // Record is one line of the audit trail.
 type Record struct {
@@ -81,3 +84,14 @@ const (
 	EventLogin    = "login"    // somebody logged in by way of the door
 	EventApplied  = "applied"  // a configuration was taken into use, kept, or rolled back
 )
+
+// Level is how loud an event is told: at info unless an operator acts on it.
+func Level(event string) slog.Level {
+	switch event {
+	case EventFailsafe, EventError:
+		return slog.LevelError
+	case EventRepaired:
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
+}

@@ -315,8 +315,8 @@ func (d *Door) stands() bool {
 	return d.saved.State == Open || d.reopens && !d.again.IsZero() && len(d.waiting) == 0
 }
 
-// listed bounds the grants, and the penalties, that a View lists.
-const listed = 1000
+// Listed bounds the grants, and the penalties, that a View lists.
+const Listed = 1000
 
 // View is what status tells of a door. Of very many grants and penalties it lists
 // those that were given last: who looks for one has mostly just been called.
@@ -330,15 +330,18 @@ type View struct {
 }
 
 // View returns what status tells of the door, sorted. Its cost is bounded.
-func (d *Door) View(now time.Time) View {
-	v := View{Saved: d.saved, Penalties: d.penalties.standing(now), Granted: d.Granted(), Penalised: d.Penalised()}
+func (d *Door) View(now time.Time) View { return d.Brief(now, Listed) }
+
+// Brief is View with so many grants, and penalties, at most.
+func (d *Door) Brief(now time.Time, most int) View {
+	v := View{Saved: d.saved, Penalties: d.penalties.standing(now, most), Granted: d.Granted(), Penalised: d.Penalised()}
 	if d.saved.State == Open {
 		v.DarkAt, _ = d.darkAt()
 	}
 	b := &d.book
 	some := 0
 	for n := range b.ends.latest() {
-		if some++; some > listed {
+		if some++; some > most {
 			break
 		}
 		for _, c := range b.claims(n) {

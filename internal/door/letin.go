@@ -11,7 +11,7 @@ import (
 // in whom they have met only now. It takes half a megabyte at the most.
 const (
 	maxEnded    = 1 << 12           // grants
-	maxDarkened = listed            // of those that end when the door goes dark: the latest
+	maxDarkened = Listed            // of those that end when the door goes dark: the latest
 	endedFor    = 150 * time.Second // is how long they are remembered
 )
 

@@ -189,6 +189,7 @@ var keyChanges = []keyChange{
 	{key: "gateway.state", to: "[gateway]\nstate = \"/other\"\n", refused: restartIt},
 	{key: "gateway.control", to: "[gateway]\ncontrol = \"/other\"\n", refused: restartIt},
 	{key: "gateway.metrics", to: "[gateway]\nmetrics = \"127.0.0.1:9472\"\n", refused: restartIt},
+	{key: "gateway.records", to: "[gateway]\nrecords = [\"journal\"]\n", refused: restartIt},
 	{key: "door.*.ports", from: `"22/tcp"`, to: `"2222/tcp"`,
 		see: func(k *keyed) string { return fmt.Sprint(k.guards().Ports) }, was: "[22/tcp]", is: "[2222/tcp]"},
 	{key: "door.*.ports", from: `"22/tcp"`, to: `"2222/tcp"`, before: knockAndConnect,

@@ -49,7 +49,7 @@ const firstLook = 3 * time.Second
 // operator's order waiting.
 const maxBatch = 4096
 
-// Options are what a gateway is told. All but Warnings and Confine are needed.
+// Options are what a gateway is told. Path, Version and Log are needed.
 type Options struct {
 	Path    string // of the configuration file, which is read anew when it is applied
 	Version string
@@ -61,6 +61,12 @@ type Options struct {
 	// lock the process in as far as that allows, and with each one that is to be
 	// used later, to say whether that can be served from inside. nil: neither.
 	Confine func(*config.Config) error
+	// Tell is called with each record of the audit trail when it is on disk, in order and
+	// beside the turns. It must not wait. nil: each is a line of Log.
+	Tell func(audit.Record)
+	// Troubles says what an operator should know of those who are told; nil for nothing.
+	// It must not wait.
+	Troubles func() []string
 }
 
 // Gateway guards the doors of one configuration after another. Its exported
@@ -133,6 +139,8 @@ type Gateway struct {
 	vitals   board[control.Vitals]
 	wake     chan struct{} // somebody waits for one of them
 	measured measurement
+	took     control.Spans // how long turns are
+	waited   control.Spans // for a turn, of what was heard
 	roll     roll
 	file     fileLook
 
@@ -243,14 +251,14 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 // turn handles first, whatever else is waiting and what is due, and flushes.
 func (g *Gateway) turn(first event) {
 	now := g.world.Now()
-	begun, all := now, false
+	begun, all, lookups := now, false, g.lookups()
 	g.beginTurn(now)
 	g.lookBack(now)
 	if first != nil {
 		g.changed()
 		first(now)
 	}
-	for i := 0; i < maxBatch && !all; i++ {
+	for i := 0; i < maxBatch && !all && g.lookups()-lookups < mostLookups; i++ {
 		select {
 		case h := <-g.heard:
 			g.changed()
@@ -283,6 +291,7 @@ func (g *Gateway) turn(first event) {
 	g.flush(now)
 	g.attend()
 	g.endTurn(now)
+	g.took.Add(g.world.Now().Sub(begun))
 }
 
 // tick lets the doors do what is due. When very much is, as when very many grants end
@@ -375,7 +384,11 @@ func (g *Gateway) looked() bool {
 func (g *Gateway) listened(hs []knock.Heard) int {
 	g.pulse.taken()
 	hs = g.waitingToo(hs)
-	g.lookBack(g.world.Now())
+	now := g.world.Now()
+	if len(hs) > 0 {
+		g.waited.Add(now.Sub(hs[0].Time))
+	}
+	g.lookBack(now)
 	for _, h := range hs {
 		g.passOver(h.Time)
 		if h.Source.Unmap().IsLoopback() {

@@ -70,11 +70,30 @@ func (g *Gateway) status(now time.Time) control.Status {
 		Problems: g.problems(),
 		Doors:    make([]control.Door, 0, len(g.doors)),
 	}
+	most := g.listed()
 	s.Settled, s.Ended = g.settled()
 	for _, d := range g.doors {
-		s.Doors = append(s.Doors, d.status(now))
+		s.Doors = append(s.Doors, d.status(now, most))
 	}
 	return s
+}
+
+// listedInAll bounds the grants, and the penalties, that all doors together list: a
+// thousand at each of a thousand doors would hold the loop up for most of a second.
+const listedInAll = 5000
+
+// listed is how many grants, and penalties, each door lists at most.
+func (g *Gateway) listed() int {
+	for most := door.Listed; ; most /= 2 {
+		grants, penalties := 0, 0
+		for _, d := range g.doors {
+			grants += min(most, d.door.Granted())
+			penalties += min(most, d.door.Penalised())
+		}
+		if max(grants, penalties) <= listedInAll || most <= 1 {
+			return most
+		}
+	}
 }
 
 // allWarnings is what an operator should act on.
@@ -93,6 +112,9 @@ func (g *Gateway) allWarnings() []string {
 			all = append(all, p.what+p.problem)
 		}
 	}
+	if g.opts.Troubles != nil {
+		all = append(all, g.opts.Troubles()...)
+	}
 	all = append(all, g.serviceWarnings()...)
 	for _, d := range g.doors {
 		for _, o := range d.oddities {
@@ -105,8 +127,8 @@ func (g *Gateway) allWarnings() []string {
 	return all
 }
 
-func (d *guarded) status(now time.Time) control.Door {
-	v := d.door.View(now)
+func (d *guarded) status(now time.Time, most int) control.Door {
+	v := d.door.Brief(now, most)
 	s := control.Door{
 		Name: d.name(), State: v.State.String(), Since: v.Since, Reason: v.Reason,
 		Ports: portNames(d.conf), Always: []string{}, Running: true,

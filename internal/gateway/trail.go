@@ -31,8 +31,17 @@ func (g *Gateway) count(r audit.Record) {
 	of[r.Event] += r.Times()
 }
 
-// logRecord tells the log what the audit trail has.
-func (g *Gateway) logRecord(r audit.Record) {
+// tellRecord tells others what the audit trail has.
+func (g *Gateway) tellRecord(r audit.Record) {
+	if g.opts.Tell != nil {
+		g.opts.Tell(r)
+		return
+	}
+	LogRecord(g.log, r)
+}
+
+// LogRecord tells a record of the audit trail to a log.
+func LogRecord(log *slog.Logger, r audit.Record) {
 	var args []any
 	for _, a := range []struct{ key, value string }{
 		{"door", r.Door}, {"source", r.Source}, {"by", r.By}, {"reason", r.Reason},
@@ -44,18 +53,7 @@ func (g *Gateway) logRecord(r audit.Record) {
 	if r.Until != nil {
 		args = append(args, "until", r.Until.Format(time.RFC3339))
 	}
-	g.log.Log(context.Background(), level(r.Event), r.Event, args...)
-}
-
-// level is how loud an event is told: at info unless an operator acts on it.
-func level(event string) slog.Level {
-	switch event {
-	case audit.EventFailsafe, audit.EventError:
-		return slog.LevelError
-	case audit.EventRepaired:
-		return slog.LevelWarn
-	}
-	return slog.LevelInfo
+	log.Log(context.Background(), audit.Level(r.Event), r.Event, args...)
 }
 
 // Log reads the audit trail (control.Backend).

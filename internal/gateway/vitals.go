@@ -53,6 +53,7 @@ func (g *Gateway) vitalsNow(time.Time) control.Vitals {
 		Store: control.StoreVitals{Up: g.unkept == "" && g.unsaved == "" && !g.writer.slow,
 			Failures: g.writer.metered.failures, Lost: g.writer.metered.lost, Commits: &g.writer.metered.took},
 		Events: map[string]map[string]uint64{"": maps.Clone(g.metered.told[""])},
+		Turns:  &g.took, Waits: &g.waited,
 	}
 	for _, d := range g.doors {
 		v.Doors = append(v.Doors, d.vitals())

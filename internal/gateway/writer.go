@@ -72,7 +72,7 @@ func (g *Gateway) write(now time.Time) {
 		records, err := kept.Commit(gathered.change())
 		if err == nil {
 			for _, r := range records {
-				g.logRecord(r) // a log that takes nothing holds the disk up, not the turns
+				g.tellRecord(r) // a log that takes nothing holds the disk up, not the turns
 			}
 		}
 		return func(now time.Time) { g.written(now, records, err) }

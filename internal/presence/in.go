@@ -35,13 +35,14 @@ const looksAtOnce = 4
 type Watcher struct {
 	dial         func() (*conntrack.Conn, error)
 	looks, short chan *conntrack.Conn // those that are free, for In and for FlowsVisible; nil: to be made
+	joined       *joined
 }
 
 // NewWatcher returns a Watcher of the network namespace that its callers are in.
 func NewWatcher() *Watcher { return newWatcher(conntrack.Dial) }
 
 func newWatcher(dial func() (*conntrack.Conn, error)) *Watcher {
-	w := &Watcher{dial, make(chan *conntrack.Conn, looksAtOnce), make(chan *conntrack.Conn, 1)}
+	w := &Watcher{dial: dial, looks: make(chan *conntrack.Conn, looksAtOnce), short: make(chan *conntrack.Conn, 1), joined: newJoined()}
 	for range looksAtOnce {
 		w.looks <- nil
 	}
@@ -99,7 +100,12 @@ func (w *Watcher) ask(free chan *conntrack.Conn, questions func(*conntrack.Conn)
 // of nf_conntrack_max entries at most: 200,000 take 40 ms. Of single ports it sends
 // only what matches; of many, all that is answered (UDP) or translated (TCP), and
 // to tell who began all of the protocol, 3 µs each. Memory is for those who are in.
-func (w *Watcher) In(ports []port.Range) ([]Connection, error) {
+//
+// Calls at about the same time have one look at all of it together.
+func (w *Watcher) In(ports []port.Range) ([]Connection, error) { return w.joined.ask(ports, w.in) }
+
+// in is In by a look of its own.
+func (w *Watcher) in(ports []port.Range) ([]Connection, error) {
 	sockets, err := sockdiag.Live(ports)
 	if err != nil {
 		return nil, fmt.Errorf("who is in cannot be seen, so that nobody counts: %w", err)
