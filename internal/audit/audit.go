@@ -23,8 +23,9 @@ type Record struct {
 	*Operator         // who ordered it, nil unless an operator did
 	Login     *Login  `json:"login,omitempty"`  // with EventLogin
 	Config    *Config `json:"config,omitempty"` // with EventApplied
-	// Hash chains the record to the one before; see docs/OPERATING.md. "" in trails of
-	// versions before there was one.
+	// Prev and Hash chain the record to those before, so that a removal shows; see Ends.
+	// Records of versions before there was a chain have neither.
+	Prev *Prev  `json:"prev,omitempty"`
 	Hash string `json:"hash,omitempty"`
 }
 
