@@ -53,6 +53,13 @@ func (e *Ends) Chain(r Record) (Record, []byte, error) {
 	return r, text, nil
 }
 
+// Extend takes a record for the end of its chain, unless that has a later one.
+func (e *Ends) Extend(r Record) {
+	if own, _ := e.of(r); r.ID > own.ID {
+		*own = Link{r.ID, r.Hash}
+	}
+}
+
 // of are the ends of a record's own chain and of the other one.
 func (e *Ends) of(r Record) (own, other *Link) {
 	if r.Refusal() {
