@@ -2,12 +2,12 @@ package audit
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -45,7 +45,7 @@ func (e *Ends) Chain(r Record) (Record, []byte, error) {
 	if err != nil {
 		return r, nil, err
 	}
-	if r.Hash, err = hashOf(text); err != nil {
+	if r.Hash, err = hashOfCompact(text); err != nil {
 		return r, nil, err
 	}
 	*own = Link{r.ID, r.Hash}
@@ -70,7 +70,18 @@ func (e *Ends) of(r Record) (own, other *Link) {
 
 // hashOf is the hash of a record in JSON, whatever it says of itself.
 func hashOf(text []byte) (string, error) {
-	plain, err := canonical(text)
+	var b bytes.Buffer
+	if err := json.Compact(&b, text); err != nil {
+		return "", err
+	}
+	return hashOfCompact(b.Bytes())
+}
+
+func hashOfCompact(text []byte) (string, error) {
+	if text[0] != '{' {
+		return "", fmt.Errorf("a record is a JSON object, and this begins with %q", text[0])
+	}
+	plain, err := appendObject(make([]byte, 0, len(text)), text, 0)
 	if err != nil {
 		return "", err
 	}
@@ -78,106 +89,127 @@ func hashOf(text []byte) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// canonical is a record in the form that is hashed. Records have no numbers but
-// integers, whose form is one already.
-func canonical(text []byte) ([]byte, error) {
-	var b bytes.Buffer
-	if err := json.Compact(&b, text); err != nil {
-		return nil, err
-	}
-	if c := b.Bytes(); c[0] != '{' {
-		return nil, fmt.Errorf("a record is a JSON object, and this begins with %q", c[0])
-	}
-	out, _, err := canonicalObject(nil, b.Bytes(), func(key string) bool { return key == "hash" || key == "api" })
-	return out, err
-}
+// The canonical form is made of valid JSON without spaces. Records have no numbers but
+// integers, whose form is one already, and no key that is not of ASCII.
 
-// canonicalValue adds the value that compact valid JSON begins with to out.
-func canonicalValue(out, v []byte) (longer, rest []byte, err error) {
-	switch v[0] {
-	case '{':
-		return canonicalObject(out, v, func(string) bool { return false })
-	case '[':
-		out, v = append(out, '['), v[1:]
-		for v[0] != ']' {
+const maxDepth = 16 // of objects and arrays in each other; records have three
+
+// appendValue adds a value to out in its canonical form.
+func appendValue(out, v []byte, depth int) ([]byte, error) {
+	switch {
+	case depth > maxDepth:
+		return nil, fmt.Errorf("more than %d objects are in each other: a record has three", maxDepth)
+	case v[0] == '{':
+		return appendObject(out, v, depth)
+	case v[0] == '[':
+		var err error
+		for out, v = append(out, '['), v[1:]; v[0] != ']'; {
 			if v[0] == ',' {
 				out, v = append(out, ','), v[1:]
 			}
-			if out, v, err = canonicalValue(out, v); err != nil {
-				return nil, nil, err
+			n := valueLen(v)
+			if out, err = appendValue(out, v[:n], depth+1); err != nil {
+				return nil, err
 			}
+			v = v[n:]
 		}
-		return append(out, ']'), v[1:], nil
-	case '"':
-		text, rest, err := cutString(v)
-		return appendString(out, text), rest, err
+		return append(out, ']'), nil
+	case v[0] == '"':
+		return appendString(out, v)
+	case (v[0] == '-' || v[0] <= '9') && (bytes.ContainsAny(v, ".eE") || string(v) == "-0"):
+		return nil, fmt.Errorf("number %s: a record has integers only", v)
 	}
-	n := bytes.IndexAny(v, ",]}")
-	if bytes.ContainsAny(v[:n], ".eE") && v[0] != 't' && v[0] != 'f' || string(v[:n]) == "-0" {
-		return nil, nil, fmt.Errorf("number %s: a record has integers only", v[:n])
-	}
-	return append(out, v[:n]...), v[n:], nil
+	return append(out, v...), nil
 }
 
-// canonicalObject is canonicalValue for an object: its keys are sorted. Those that
-// are left out are no part of it.
-func canonicalObject(out, v []byte, leftOut func(key string) bool) (longer, rest []byte, err error) {
-	type member struct {
-		key   string
-		value []byte
-	}
-	var all []member
+// appendObject is appendValue for an object: its keys are sorted. The outermost lacks
+// those that are not hashed.
+func appendObject(out, v []byte, depth int) ([]byte, error) {
+	type member struct{ key, value []byte }
+	var room [20]member // as many as a record has
+	all := room[:0]
 	for v = v[1:]; v[0] != '}'; {
 		if v[0] == ',' {
 			v = v[1:]
 		}
-		var m member
-		if m.key, v, err = cutString(v); err == nil {
-			m.value, v, err = canonicalValue(nil, v[1:])
-		}
+		n := valueLen(v)
+		key, err := appendString(nil, v[:n])
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		all = append(all, m)
+		v = v[n+1:]
+		n = valueLen(v)
+		all, v = append(all, member{key, v[:n]}), v[n:]
 	}
-	slices.SortFunc(all, func(a, b member) int { return cmp.Compare(a.key, b.key) })
-	open := byte('{')
+	slices.SortFunc(all, func(a, b member) int { return bytes.Compare(a.key, b.key) })
+	out = append(out, '{')
+	empty := len(out)
 	for i, m := range all {
-		// Programs differ in which of the two they would read.
-		if i > 0 && m.key == all[i-1].key {
-			return nil, nil, fmt.Errorf("key %q stands there twice", m.key)
-		}
-		if leftOut(m.key) {
+		switch {
+		case i > 0 && bytes.Equal(m.key, all[i-1].key): // programs differ in which of them they would read
+			return nil, fmt.Errorf("key %s stands there twice", m.key)
+		case depth == 0 && (string(m.key) == `"hash"` || string(m.key) == `"api"`):
 			continue
+		case len(out) > empty:
+			out = append(out, ',')
 		}
-		out = append(appendString(append(out, open), m.key), ':')
-		out, open = append(out, m.value...), ','
+		var err error
+		if out, err = appendValue(append(append(out, m.key...), ':'), m.value, depth+1); err != nil {
+			return nil, err
+		}
 	}
-	if open == '{' {
-		out = append(out, open)
-	}
-	return append(out, '}'), v[1:], nil
+	return append(out, '}'), nil
 }
 
-// cutString takes the string that valid JSON begins with off it.
-func cutString(v []byte) (s string, rest []byte, err error) {
+// valueLen is how long the value is with which v begins.
+func valueLen(v []byte) int {
+	depth := 0
+	for i := 0; i < len(v); i++ {
+		switch v[i] {
+		case '"':
+			i += stringLen(v[i:]) - 1
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth--; depth < 0 {
+				return i
+			}
+		case ',', ':':
+			if depth == 0 {
+				return i
+			}
+			continue
+		default:
+			continue
+		}
+		if depth == 0 {
+			return i + 1
+		}
+	}
+	return len(v)
+}
+
+// stringLen is how long the string is with which v begins, with its quotes.
+func stringLen(v []byte) int {
 	n := 1
 	for ; v[n] != '"'; n++ {
 		if v[n] == '\\' {
 			n++
 		}
 	}
-	text := v[:n+1]
-	if bytes.IndexByte(text, '\\') < 0 && utf8.Valid(text) {
-		return string(text[1:n]), v[n+1:], nil
-	}
-	err = json.Unmarshal(text, &s)
-	return s, v[n+1:], err
+	return n + 1
 }
 
 // appendString adds a string as RFC 8785, section 3.2.2.2, has it: nothing is escaped
 // that need not be.
-func appendString(out []byte, s string) []byte {
+func appendString(out, v []byte) ([]byte, error) {
+	if bytes.IndexByte(v, '\\') < 0 && utf8.Valid(v) {
+		return append(out, v...), nil
+	}
+	var s string
+	if err := json.Unmarshal(v, &s); err != nil {
+		return nil, err
+	}
 	out = append(out, '"')
 	for i := range len(s) {
 		switch c := s[i]; {
@@ -185,11 +217,11 @@ func appendString(out []byte, s string) []byte {
 			out = append(out, '\\', c)
 		case c >= ' ':
 			out = append(out, c)
-		case bytes.IndexByte([]byte("\b\t\n\f\r"), c) >= 0:
+		case strings.IndexByte("\b\t\n\f\r", c) >= 0:
 			out = append(out, '\\', "btn.fr"[c-'\b'])
 		default:
 			out = fmt.Appendf(out, `\u%04x`, c)
 		}
 	}
-	return append(out, '"')
+	return append(out, '"'), nil
 }

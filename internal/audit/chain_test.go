@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -26,7 +27,7 @@ func TestChained(t *testing.T) {
 	}
 	const form = `{"by":"operator alice (uid 0)","by_login":1000,"by_pid":4711,"by_uid":0,"door":"ssh","event":"granted","id":7,"prev":{"hash":"","id":0,"other":0},` +
 		"\"reason\":\"\\\"a\\\\b\\\" <\\u0001\\n\u007f\u2028é😀>\"," + `"source":"192.0.2.7","time":"2026-11-24T03:00:05Z"}`
-	if plain, err := canonical(text); err != nil || string(plain) != form {
+	if plain, err := canonical(string(text)); err != nil || string(plain) != form {
 		t.Errorf("canonical: %v\n%s\nwant\n%s", err, plain, form)
 	}
 	// printf '%s' FORM | sha256sum
@@ -57,13 +58,26 @@ func TestChained(t *testing.T) {
 	}
 }
 
+// canonical is what is hashed.
+func canonical(text string) ([]byte, error) {
+	var b bytes.Buffer
+	if err := json.Compact(&b, []byte(text)); err != nil {
+		return nil, err
+	}
+	if _, err := hashOf([]byte(text)); err != nil {
+		return nil, err
+	}
+	return appendObject(nil, b.Bytes(), 0)
+}
+
 func TestCanonical(t *testing.T) {
 	for in, want := range map[string]string{
 		`{}`: `{}`, `{"hash":"x","api":1}`: `{}`, `{ "b" : [ ] , "a" : {"hash":1,"c":[1,{"z":null,"y":true}]}}`: `{"a":{"c":[1,{"y":true,"z":null}],"hash":1},"b":[]}`,
 		`{"a":"\u0041\/\u00e9\ud83d\ude00\ud800"}`: `{"a":"A/é😀` + "\ufffd" + `"}`, "{\"a\":\"\xff\"}": `{"a":"` + "\ufffd" + `"}`,
-		`{"a":-5,"\u0062":18446744073709551615}`: `{"a":-5,"b":18446744073709551615}`,
+		`{"a":[{},[],"]","\\\"}",{"b":[",",":"]}],"\u00e9":"}"}`: `{"a":[{},[],"]","\\\"}",{"b":[",",":"]}],"é":"}"}`,
+		`{"a":-5,"\u0062":18446744073709551615}`:                 `{"a":-5,"b":18446744073709551615}`,
 	} {
-		if got, err := canonical([]byte(in)); err != nil || string(got) != want {
+		if got, err := canonical(in); err != nil || string(got) != want {
 			t.Errorf("%s: %s, %v, want %s", in, got, err, want)
 		}
 	}
@@ -71,9 +85,10 @@ func TestCanonical(t *testing.T) {
 		``: "unexpected end of JSON input", `[]`: `a record is a JSON object, and this begins with '['`, `7`: `a record is a JSON object, and this begins with '7'`,
 		`{"id":1,"id":2}`: `key "id" stands there twice`, `{"id":1,"\u0069d":2}`: `key "id" stands there twice`, `{"hash":1,"hash":2}`: `key "hash" stands there twice`,
 		`{"id":1.0}`: "number 1.0: a record has integers only", `{"id":1e3}`: "number 1e3: a record has integers only", `{"id":-0}`: "number -0: a record has integers only",
+		`{"a":` + strings.Repeat(`[`, 20) + strings.Repeat(`]`, 20) + `}`: "more than 16 objects are in each other: a record has three",
 		`{"id":1} {}`: "invalid character '{' after top-level value", `{"id"`: "unexpected end of JSON input",
 	} {
-		if _, err := canonical([]byte(in)); err == nil || err.Error() != want {
+		if _, err := canonical(in); err == nil || err.Error() != want {
 			t.Errorf("%s: error %v, want %s", in, err, want)
 		}
 	}

@@ -130,6 +130,7 @@ type forwards struct {
 	b       []byte // what has been read, and is not done
 	id      uint64 // of text, or of the line before
 	text    []byte // the line that is next; nil: none yet, or none any more
+	bad     bool   // the line before could not be read; more of those are left out
 }
 
 // open is called with mu held.
@@ -141,7 +142,10 @@ func (r *forwards) open() {
 	for len(of) > 1 && of[1].first > 0 && of[1].first-1 <= r.after {
 		of = of[1:]
 	}
-	r.of, r.at, r.b, r.id = nil, -1, nil, 0
+	r.of, r.at, r.b, r.id, r.bad = nil, -1, nil, 0, false
+	if len(of) > 0 {
+		r.id = max(of[0].first, 2) - 2 // so that what is in front of its first has an ID below that
+	}
 	for _, s := range of {
 		r.of = append(r.of, view{s, s.size, s.begun})
 	}
@@ -165,7 +169,7 @@ func (r *forwards) fill() error {
 			continue
 		}
 		if seg := r.of[0]; r.at >= seg.size {
-			r.of, r.at, r.b = r.of[1:], 0, nil
+			r.of, r.at, r.b = r.of[1:], 0, nil // what is left of b has no end
 			continue
 		}
 		if err := r.more(); err != nil {
@@ -179,15 +183,15 @@ func (r *forwards) fill() error {
 func (r *forwards) next(n int) {
 	line := r.b[:n]
 	r.b = r.b[n:]
-	if id := lineID(line); id > 0 {
-		r.id = id
-	} else {
-		r.id++ // it lies somewhere between its neighbours
-	}
+	id, before := lineID(line), r.bad
+	r.bad = id == 0
 	switch {
-	case r.id > r.whole:
-		r.of = nil
-	case r.id > r.after:
+	case r.bad && before || id > r.whole:
+		return
+	case r.bad:
+		id = min(r.id+1, r.whole) // it lies somewhere between its neighbours
+	}
+	if r.id = id; id > r.after {
 		r.text = line
 	}
 }

@@ -74,8 +74,11 @@ func (s *Store) search(q Query) (p Page, err error) {
 			return true
 		}
 		p.Records = append(p.Records, r)
-		size += len(text)
-		return len(p.Records) < q.Limit && !(q.Oldest && size >= pageBytes)
+		if size += len(text); q.Oldest {
+			// With an ID that may not be its own no page ends: the next begins behind it.
+			return lineID(text) == 0 || len(p.Records) < q.Limit && size < pageBytes
+		}
+		return len(p.Records) < q.Limit
 	}
 	if q.Oldest {
 		p.Through, p.Gone, err = s.trail.oldest(q, take)
