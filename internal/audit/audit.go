@@ -65,6 +65,14 @@ type Config struct {
 // Times is how often what the record tells of has happened.
 func (r Record) Times() uint64 { return max(1, r.Count) }
 
+// Events are all of the Event constants, sorted.
+func Events() []string {
+	return []string{
+		EventApplied, EventArmed, EventDark, EventError, EventExpired, EventFailsafe, EventGranted, EventLogin,
+		EventOpened, EventRefused, EventRepaired, EventRevoked, EventStarted, EventStopped,
+	}
+}
+
 // The events of the audit trail.
 const (
 	EventOpened   = "opened"   // the door went from dark to open

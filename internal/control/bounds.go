@@ -91,8 +91,9 @@ func (s streams) begin(w http.ResponseWriter) bool {
 	default:
 		w.Header().Set("Retry-After", "1")
 		writeError(w, http.StatusServiceUnavailable, &Error{
-			Message: fmt.Sprintf("%d clients watch or follow already, which is as many as may", cap(s)),
-			Hint:    "doorward status, without --watch",
+			Code:    CodeBusy,
+			Message: fmt.Sprintf("%d clients watch, follow or read much already, which is as many as may", cap(s)),
+			Hint:    "doorward status, without --watch, and doorward log, without --follow",
 		})
 		return false
 	}

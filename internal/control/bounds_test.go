@@ -13,8 +13,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/doorward/doorward/internal/audit"
 )
 
 // slowMeter answers when it is let.
@@ -154,7 +152,7 @@ func TestMetricsConnections(t *testing.T) {
 // silent is a backend with an empty trail.
 type silent struct{ stub }
 
-func (*silent) Log(LogQuery) ([]audit.Record, error) { return nil, nil }
+func (*silent) Log(LogQuery) (LogPage, error) { return LogPage{}, nil }
 
 // Streams are bounded, and orders and questions are answered beside them.
 func TestStreamsAreBounded(t *testing.T) {

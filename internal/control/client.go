@@ -10,11 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/url"
-	"strconv"
 	"time"
-
-	"github.com/doorward/doorward/internal/audit"
 )
 
 // How long a client waits for an answer that should come at once, and for an
@@ -93,28 +89,6 @@ func (c *Client) Apply(ctx context.Context, o ApplyRequest) (Reply, error) {
 	return c.order(ctx, "/v1/apply", o)
 }
 
-// Log calls f with the records of the audit trail that q selects, in the order
-// of their IDs. Without Follow it returns nil after the last one; with Follow
-// it goes on as Watch does.
-func (c *Client) Log(ctx context.Context, q LogQuery, f func(audit.Record) error) error {
-	v := url.Values{}
-	for key, value := range map[string]string{"door": q.Door, "source": q.Source} {
-		if value != "" {
-			v.Set(key, value)
-		}
-	}
-	if q.After > 0 {
-		v.Set("after", strconv.FormatUint(q.After, 10))
-	}
-	if q.Limit != 0 {
-		v.Set("limit", strconv.Itoa(q.Limit))
-	}
-	if q.Follow {
-		v.Set("follow", "1")
-	}
-	return follow(ctx, c, "/v1/log?"+v.Encode(), q.Follow, maxAnswer, f)
-}
-
 // order gives one order.
 func (c *Client) order(ctx context.Context, path string, o any) (Reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, orderTime)
@@ -163,7 +137,12 @@ func follow[T any](ctx context.Context, c *Client, path string, endless bool, li
 		return err
 	}
 	defer resp.Body.Close()
-	body := &bounded{r: resp.Body}
+	return lines(ctx, c, resp.Body, endless, limit, f)
+}
+
+// lines reads a stream's objects.
+func lines[T any](ctx context.Context, c *Client, r io.Reader, endless bool, limit int64, f func(T) error) error {
+	body := &bounded{r: r}
 	dec := json.NewDecoder(body)
 	for {
 		var v T
@@ -237,6 +216,7 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 		}
 	case dialing:
 		return &Error{
+			Code:    CodeDown,
 			Message: fmt.Sprintf("no daemon answers at %s: %v", c.path, op.Err),
 			Hint:    "systemctl status doorward, or --control SOCKET if it listens elsewhere",
 		}
@@ -249,8 +229,8 @@ func (c *Client) broken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
-		return &Error{Message: fmt.Sprintf("the daemon at %s has ended the connection", c.path), Hint: "systemctl status doorward"}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return &Error{Code: CodeDown, Message: fmt.Sprintf("the daemon at %s has ended the connection", c.path), Hint: "systemctl status doorward"}
 	}
 	return &Error{Message: fmt.Sprintf("the daemon at %s gives no whole answer: %v", c.path, err), Hint: "systemctl status doorward"}
 }

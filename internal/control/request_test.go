@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"testing"
 	"time"
 
@@ -31,9 +32,9 @@ func (s *stub) Do(ctx context.Context, by string, order any) (Reply, error) {
 	return s.do(ctx, by, order)
 }
 
-func (s *stub) Log(q LogQuery) ([]audit.Record, error) {
+func (s *stub) Log(q LogQuery) (LogPage, error) {
 	s.asked = append(s.asked, q)
-	return []audit.Record{{ID: 1}}, nil
+	return LogPage{Records: []audit.Record{{ID: 1}}, Through: q.After, Last: max(1, q.After)}, nil
 }
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -46,6 +47,7 @@ func FuzzRequest(f *testing.F) {
 		{"GET", "/v1/status", "watch=1", ""},
 		{"GET", "/v1/log", "door=ssh&source=192.0.2.7&after=3&limit=5&follow=1", ""},
 		{"GET", "/v1/log", "limit=%zz;", ""},
+		{"GET", "/v1/log", "since=2026-11-24T03:00:00%2B01:00&until=2026-11-25T00:00:00Z&event=granted,refused&oldest=1", ""},
 		{"POST", "/v1/open", "", `{"door":"ssh","source":"192.0.2.7","for":"10m"}`},
 		{"POST", "/v1/open", "", `{"door":"ssh","source":"::ffff:192.0.2.7/128","for":"1e9s"}`},
 		{"POST", "/v1/open", "", `{"DOOR":"ssh","source":"2001:db8::1%eth0","door":"x"}`},
@@ -82,7 +84,7 @@ func FuzzRequest(f *testing.F) {
 			}
 		}
 		for _, q := range b.asked {
-			if q.Limit < 1 || q.Limit > 10_000 || !soundDoor(q.Door, true) || !soundSource(q.Source, true) {
+			if q.Limit < 1 || q.Limit > 10_000 || !q.Oldest && q.After > 0 || !soundEvents(q.Events) || !soundDoor(q.Door, true) || !soundSource(q.Source, true) {
 				t.Errorf("reached the backend: %+v", q)
 			}
 		}
@@ -150,6 +152,10 @@ func soundSource(s string, empty bool) bool {
 	}
 	p, err := netip.ParsePrefix(s)
 	return err == nil && p.Masked().String() == s && !p.Addr().Is4In6() && p.Bits() > 0 && !p.IsSingleIP()
+}
+
+func soundEvents(events []string) bool {
+	return !slices.ContainsFunc(events, func(e string) bool { return !slices.Contains(audit.Events(), e) })
 }
 
 func soundTime(s string) bool {

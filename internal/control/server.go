@@ -11,8 +11,6 @@ import (
 	"net"
 	"net/http"
 	"time"
-
-	"github.com/doorward/doorward/internal/audit"
 )
 
 // Backend is what the server asks of the daemon. Its methods are called from
@@ -35,9 +33,9 @@ type Backend interface {
 	// durations are positive, Action is known. The error may be an *Error.
 	Do(ctx context.Context, by string, order any) (Reply, error)
 
-	// Log returns the records that q selects, in the order of their IDs. Limit
-	// is 1 to 10,000 here; Follow is the server's business.
-	Log(q LogQuery) ([]audit.Record, error)
+	// Log returns what q selects. Limit is 1 to 10,000 here, Oldest is set where After
+	// is, and Follow is the server's business. The error may be an *Error.
+	Log(q LogQuery) (LogPage, error)
 }
 
 // What a client may cost the daemon.

@@ -141,8 +141,8 @@ func TestNoDaemon(t *testing.T) {
 		path string
 		want control.Error
 	}{
-		{missing, control.Error{Message: "no daemon answers at " + missing + ": connect: no such file or directory", Hint: hint}},
-		{stale, control.Error{Message: "no daemon answers at " + stale + ": connect: connection refused", Hint: hint}},
+		{missing, control.Error{Code: control.CodeDown, Message: "no daemon answers at " + missing + ": connect: no such file or directory", Hint: hint}},
+		{stale, control.Error{Code: control.CodeDown, Message: "no daemon answers at " + stale + ": connect: connection refused", Hint: hint}},
 		{foreign, control.Error{
 			Message: "what answers at " + foreign + " is not doorwardd: it says \"404 Not Found\"", Hint: "--control SOCKET",
 		}},

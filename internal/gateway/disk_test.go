@@ -97,5 +97,5 @@ func (d *disk) end(c *store.Change) {
 	}
 }
 
-func (d *disk) Records(string, string, uint64, int) ([]audit.Record, error) { return d.trail, nil }
-func (d *disk) SetAside() string                                            { return "" }
+func (d *disk) Records(store.Query) (store.Page, error) { return store.Page{Records: d.trail}, nil }
+func (d *disk) SetAside() string                        { return "" }

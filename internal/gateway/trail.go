@@ -2,11 +2,15 @@ package gateway
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/store"
 )
 
 // tell adds what a door has to tell to this turn's commit. Refusals that come in
@@ -46,6 +50,42 @@ func level(event string) slog.Level {
 }
 
 // Log reads the audit trail (control.Backend).
-func (g *Gateway) Log(q control.LogQuery) ([]audit.Record, error) {
-	return g.store.Records(q.Door, q.Source, q.After, q.Limit)
+func (g *Gateway) Log(q control.LogQuery) (control.LogPage, error) {
+	wanted := store.Query{Door: q.Door, Since: q.Since, Until: q.Until, Events: q.Events,
+		After: q.After, Oldest: q.Oldest, Limit: q.Limit}
+	if q.Source != "" {
+		var err error
+		if wanted.Source, err = parseSource(q.Source); err != nil {
+			return control.LogPage{}, err
+		}
+	}
+	p, err := g.store.Records(wanted)
+	if err == nil && len(p.Records) == 0 && q.Door != "" {
+		err = g.everHad(q.Door)
+	}
+	return control.LogPage(p), err
+}
+
+// everHad returns an error if there is no such door, nor a record of one.
+func (g *Gateway) everHad(name string) error {
+	sheet, ok := readBoard(g, &g.statuses)
+	if !ok {
+		return errors.New("the daemon ends")
+	}
+	var names []string
+	for _, d := range sheet.of.Doors {
+		if d.Name == name {
+			return nil
+		}
+		names = append(names, d.Name)
+	}
+	p, err := g.store.Records(store.Query{Door: name, Limit: 1})
+	if err != nil || len(p.Records) > 0 {
+		return err
+	}
+	return &control.Error{
+		Code:    control.CodeNoDoor,
+		Message: fmt.Sprintf("there is no door %q, nor has the audit trail a record of one: the doors are %s", name, strings.Join(names, ", ")),
+		Hint:    "doorward status",
+	}
 }

@@ -112,7 +112,7 @@ func (m *model) records(q Query) (want []audit.Record, through uint64) {
 	}
 	switch {
 	case !q.Oldest:
-		return want[max(0, len(want)-q.Limit):], 0
+		return want[max(0, len(want)-q.Limit):], max(m.last, q.After)
 	case len(want) >= q.Limit:
 		want = want[:q.Limit]
 		return want, want[q.Limit-1].ID

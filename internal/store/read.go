@@ -27,8 +27,7 @@ type Query struct {
 // Page is what a Query selects.
 type Page struct {
 	Records []audit.Record // in the order of their IDs
-	// Through: all that the query selects up to this ID is there, with Oldest. It is
-	// After or higher.
+	// Through: what the query selects up to this ID is there. It is After or higher.
 	Through uint64
 	Last    uint64 // the highest ID that a record has
 	// Gone is up to which ID records behind After are gone, with Oldest: newer ones have
@@ -83,7 +82,7 @@ func (s *Store) search(q Query) (p Page, err error) {
 	if q.Oldest {
 		p.Through, p.Gone, err = s.trail.oldest(q, take)
 	} else {
-		err = s.trail.newest(q.After, take)
+		p.Through, err = s.trail.newest(q.After, take)
 		slices.Reverse(p.Records)
 	}
 	p.Last = s.trail.highest()
@@ -113,23 +112,24 @@ func (t *trail) highest() uint64 {
 }
 
 // newest calls f for the records with an ID higher than after, newest first, until
-// it returns false.
-func (t *trail) newest(after uint64, f func(id uint64, text []byte) bool) error {
+// it returns false. It returns the ID of the last that there is.
+func (t *trail) newest(after uint64, f func(id uint64, text []byte) bool) (through uint64, err error) {
 	t.mu.Lock()
 	decided, refused := t.backwards(false), t.backwards(true)
+	through = max(after, t.whole)
 	t.mu.Unlock()
 	for {
 		for _, r := range []*backwards{decided, refused} {
 			if err := r.fill(); err != nil {
-				return err
+				return 0, err
 			}
 		}
 		r := decided
 		if decided.text == nil || refused.text != nil && refused.id > decided.id {
 			r = refused
 		}
-		if r.text == nil || r.id <= after || !f(r.id, r.text) {
-			return nil
+		if r.text == nil || r.id <= after || r.id <= through && !f(r.id, r.text) {
+			return through, nil
 		}
 		r.text = nil
 	}

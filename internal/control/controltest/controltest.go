@@ -35,6 +35,7 @@ type Backend struct {
 	queries []control.LogQuery
 	do      func(context.Context, Given) (control.Reply, error)
 	logErr  error
+	gone    uint64 // up to which ID records are
 }
 
 // New returns a backend with s as its snapshot, of now if it has no time, whose
@@ -87,18 +88,39 @@ func (b *Backend) Do(ctx context.Context, by string, order any) (control.Reply, 
 	return do(ctx, g)
 }
 
-// Log returns the records that q selects.
-func (b *Backend) Log(q control.LogQuery) ([]audit.Record, error) {
+// Log returns the records that q selects, of the source that q has itself.
+func (b *Backend) Log(q control.LogQuery) (control.LogPage, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.queries = append(b.queries, q)
-	var found []audit.Record
+	p := control.LogPage{Through: q.After, Gone: b.gone}
 	for _, r := range b.records {
-		if r.ID > q.After && (q.Door == "" || q.Door == r.Door) && (q.Source == "" || q.Source == r.Source) {
-			found = append(found, r)
+		p.Last = max(p.Last, r.ID)
+		if r.ID > q.After && (q.Door == "" || q.Door == r.Door) && (q.Source == "" || q.Source == r.Source) &&
+			(len(q.Events) == 0 || slices.Contains(q.Events, r.Event)) &&
+			!r.Time.Before(q.Since) && (q.Until.IsZero() || r.Time.Before(q.Until)) {
+			p.Records = append(p.Records, r)
 		}
 	}
-	return found[max(0, len(found)-q.Limit):], b.logErr
+	p.Through = max(p.Through, p.Last)
+	if n := len(p.Records); n > q.Limit && q.Oldest {
+		p.Records = p.Records[:q.Limit]
+		p.Through = p.Records[q.Limit-1].ID
+	} else {
+		p.Records = p.Records[max(0, n-q.Limit):]
+	}
+	if p.Gone <= q.After || !q.Oldest {
+		p.Gone = 0
+	}
+	return p, b.logErr
+}
+
+// Drop has the trail have no room for records up to an ID.
+func (b *Backend) Drop(id uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.records = slices.DeleteFunc(slices.Clone(b.records), func(r audit.Record) bool { return r.ID <= id })
+	b.gone = id
 }
 
 // Change publishes a snapshot that f has changed. f must not change what a
