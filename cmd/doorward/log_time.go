@@ -9,7 +9,7 @@ import (
 )
 
 // ago is how long ago something was.
-var ago = regexp.MustCompile(`^([0-9]{1,6}[wdhms])+$`)
+var ago = regexp.MustCompile(`^([0-9]{1,4}[wdhms])+$`)
 
 var part = regexp.MustCompile(`([0-9]+)([wdhms])`)
 
@@ -34,7 +34,7 @@ func parseWhen(s string, now time.Time, later bool) (time.Time, error) {
 	span, before := strings.CutSuffix(span, " ago")
 	if span = strings.ReplaceAll(span, " ", ""); minus != before && ago.MatchString(span) {
 		for _, p := range part.FindAllStringSubmatch(span, -1) {
-			n, _ := strconv.Atoi(p[1]) // of at most six digits
+			n, _ := strconv.Atoi(p[1]) // of at most four digits
 			now = now.Add(-time.Duration(n) * units[p[2]])
 		}
 		return now, nil

@@ -111,21 +111,21 @@ func printVerification(w io.Writer, v audit.Verification) error {
 	}
 	text := "no records"
 	if v.Records > 0 {
-		text = fmt.Sprintf("%s, %d to %d", counted(int(v.Records), "record"), v.First, v.Last)
-	}
-	if v.Sound {
-		text += ": none was changed, taken out or put in between"
+		text = fmt.Sprintf("%s, from %d to %d", counted(int(v.Records), "record"), v.First, v.Last)
+		if v.Sound {
+			text += ", follow one another"
+		}
 	}
 	if v.Unchained > 0 {
-		text += fmt.Sprintf("; %d are of versions that made no hashes, and could be anything", v.Unchained)
+		text += fmt.Sprintf("; %s of versions before there were hashes, which could be anything", counted(int(v.Unchained), "record"))
 	}
 	text += "\n"
 	for _, end := range []struct {
 		of string
 		*audit.Link
-	}{{"refusals", v.Refusals}, {"all others", v.Decided}} {
+	}{{"refusal", v.Refusals}, {"of the others", v.Decided}} {
 		if end.Link != nil {
-			text += fmt.Sprintf("the last of the %-10s  %d  %s\n", end.of, end.ID, printable(end.Hash))
+			text += fmt.Sprintf("the last %s: %d, %s\n", end.of, end.ID, printable(end.Hash))
 		}
 	}
 	_, err := io.WriteString(w, text)

@@ -180,11 +180,17 @@ func Serve(t testing.TB, b control.Backend) (path string, stop func()) {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	path = filepath.Join(dir, "control.sock")
+	return path, ServeAt(t, b, path)
+}
+
+// ServeAt is Serve on the socket at path.
+func ServeAt(t testing.TB, b control.Backend, path string) (stop func()) {
+	t.Helper()
 	l, err := control.Listen(path, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return path, serve(t, b, l)
+	return serve(t, b, l)
 }
 
 // serve runs the server on l.

@@ -1,0 +1,56 @@
+package gateway
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/store"
+)
+
+// What concerns a source is found, whoever it was written down as; a door that is gone
+// is found by its records, and one that never was is an error.
+func TestLogFinds(t *testing.T) {
+	kept := store.InMemory()
+	at := time.Date(2026, 11, 24, 3, 0, 0, 0, time.UTC)
+	if _, err := kept.Commit(store.Change{Records: []audit.Record{
+		{Time: at, Door: "gone", Event: audit.EventGranted, Source: "192.0.2.7"},
+		{Time: at, Door: "ssh", Event: audit.EventGranted, Source: "any"},
+		{Time: at, Door: "ssh", Event: audit.EventRefused, Source: "192.0.2.0/24", Count: 5},
+		{Time: at, Door: "ssh", Event: audit.EventRefused, Source: "2001:db8::/64"},
+		{Time: at, Door: "ssh", Event: audit.EventRefused, Count: 9},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := runWith(t, newMachine(), configPath(t), sshDoor, func(w *World) { w.Open = func() (Store, error) { return kept, nil } })
+		for _, tt := range []struct {
+			q    control.LogQuery
+			want string
+		}{
+			{control.LogQuery{Source: "192.0.2.7"}, "[1 2 3 5]"}, {control.LogQuery{Source: "192.0.2.8"}, "[2 3 5]"}, {control.LogQuery{Source: "192.0.2.0/28"}, "[1 2 3 5]"},
+			{control.LogQuery{Source: "2001:db8::7"}, "[2 4 5]"}, {control.LogQuery{Source: "any"}, "[2]"}, {control.LogQuery{Door: "gone"}, "[1]"},
+			{control.LogQuery{Door: "gone", Source: "198.51.100.1"}, "[]"}, {control.LogQuery{Door: "ssh", Since: at.Add(time.Second)}, "[]"},
+			{control.LogQuery{Events: []string{audit.EventRefused}}, "[3 4 5]"}, {control.LogQuery{After: 3, Oldest: true, Limit: 1}, "[4]"},
+			{control.LogQuery{Door: "ssh", Until: at}, "[]"}, {control.LogQuery{Door: "ssh", Until: at.Add(1), Limit: 2}, "[4 5]"},
+		} {
+			p, err := r.Log(tt.q)
+			ids := []uint64{}
+			for _, found := range p.Records {
+				ids = append(ids, found.ID)
+			}
+			if got := fmt.Sprint(ids); err != nil || got != tt.want {
+				t.Errorf("%+v: got %s, %v, want %s", tt.q, got, err, tt.want)
+			}
+		}
+		_, err := r.Log(control.LogQuery{Door: "nosuch"})
+		told, ok := err.(*control.Error)
+		want := `there is no door "nosuch", nor has the audit trail a record of one: the doors are ssh`
+		if !ok || told.Code != control.CodeNoDoor || told.Message != want || told.Hint != "doorward status" {
+			t.Errorf("a door that never was: %+v, want %s", err, want)
+		}
+	})
+}
