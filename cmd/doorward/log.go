@@ -19,46 +19,47 @@ import (
 )
 
 const logHelp = `Print the audit trail: who knocked, what was decided, and why; what operators
-ordered; and what the daemon had to put right. Oldest first, in local time, or with
---utc in UTC.
+ordered; and what the daemon had to put right. Oldest first, in local time, or
+with --utc in UTC.
 
 The events: opened and dark (the door), granted, revoked and expired (a source's
-leave to connect), refused (a knock, with its penalty if it has one), login (by way
-of the door), failsafe and armed, repaired (fence, listener or service differed from
-what it should be), error, applied (a configuration), started and stopped (the
-daemon).
+leave to connect), refused (a knock, with its penalty if it has one), login (by
+way of the door), failsafe and armed, repaired (fence, listener or service
+differed from what it should be), error, applied (a configuration), started and
+stopped (the daemon).
 
-DOOR may be one that is not there any more. --source finds what concerns an address
-or a prefix: records of it, of prefixes that it is in, of what is in it, and of
-everybody; with any, those of everybody alone. --since and --until take
-"2026-11-24 03:00", "2026-11-24", "03:00" (of today), today, yesterday, now, "-2h" or
-"2h ago" (units w, d, h, m and s), and times as in RFC 3339; the zone is the local
-one, or with --utc UTC. Until is not in it.
+DOOR may be one that is not there any more. --source finds what concerns an
+address or a prefix: records of it, of prefixes that it is in, of what is in it,
+and of everybody; with any, those of everybody alone. --since and --until take
+"2026-11-24 03:00", "2026-11-24", "03:00" (of today), today, yesterday, now,
+"-2h" or "2h ago" (the units are w, d, h, m and s), and times as in RFC 3339.
+The zone is the local one, or with --utc UTC.
 
-The newest 100 are printed, or with --after, --since or --until all that these leave.
---limit N prints the newest N, with --after the oldest N; --limit all prints all that
-there is. What is printed with --limit all, or with --after ID since, has every record
-once, however long it is: the last id is the next --after. If some had to make room
-for newer ones before they could be read, that is said, and the exit status is 1.
+The newest 100 are printed, or with --after, --since or --until all that these
+leave. --limit N prints the newest N, with --after the oldest N; --limit all
+prints all there is, however long. Who keeps what it prints goes on with --after
+and the last id, and has every record once. If some had to make room for newer
+ones before they were read, that is said, and the exit status is 1.
 
 Refusals that come in floods are summed up: the first ten of a network (an IPv4
 /24, an IPv6 /48) are told one by one, then one record a minute says how many
 more there were, from how many addresses, and what the last one was. Source is
 the network then.
 
-With --follow the trail goes on as things happen, until Ctrl-C. When the daemon ends
-it is waited for, and nothing is lost or printed twice when it is back. If the trail
-was begun anew meanwhile, that is said, and the exit status is 1.
+With --follow the trail goes on as things happen, until Ctrl-C. A daemon that
+ends is waited for; when it is back, nothing is lost or printed twice. If the
+trail was begun anew meanwhile, that is said, and the exit status is 1.
 
 --json prints one JSON object a line, with the id of each record, which rises by
-one; times are RFC 3339, in UTC. A sum has the key count; each other record is of one.
+one; times are RFC 3339, in UTC. A sum has the key count; each other record is
+of one.
 
-Each record has a hash of what it says and of the record before, so that it shows if
-one was changed, taken out or put in. --verify looks at all that the daemon has, or at
-a FILE that --limit all or --after has printed with --json, - for standard input. The
-oldest records may be gone: they make room. Who can write the trail's files can make
-all hashes anew; so compare the last ones, which it prints, with what another machine
-was sent. doorward's OPERATING.md says how hashes are made.
+Each record has a hash of what it says and of the record before, so that it
+shows if one was changed, taken out or put in. --verify looks at all that the
+daemon has, or at a FILE that was printed with --json, and nothing left out; -
+is standard input. The oldest may be gone: they make room. Who can write the
+trail's files could make all hashes anew, so compare the last ones, which it
+prints, with those that another machine was sent.
 
 Exit status: 0 when the daemon has answered; 1 when not, and when --verify finds
 that records do not follow one another; 2 when the command line is wrong.`
@@ -72,23 +73,28 @@ const logExamples = `  doorward log
 
 // logFlags is what stands on the command line of doorward log.
 type logFlags struct {
-	q              control.LogQuery
-	limit          string
-	since, until   string
-	utc, json, all bool
-	none           bool // of what there was before a follow
-	verify         bool
+	q            control.LogQuery
+	limit        string
+	since, until string
+	utc, json    bool
+	none         bool // of what there was before a follow
+	verify       bool
 }
 
 func newLog(e *env) *cobra.Command {
 	o := &logFlags{}
 	c := &cobra.Command{
-		Use:               "log [DOOR] | log --verify [FILE]",
-		Short:             "print the audit trail: who knocked, what was decided, why",
-		Long:              logHelp,
-		Example:           logExamples,
-		Args:              doorArg(false),
-		ValidArgsFunction: completeDoors(e),
+		Use:     "log [DOOR | FILE]",
+		Short:   "print the audit trail: who knocked, what was decided, why",
+		Long:    logHelp,
+		Example: logExamples,
+		Args:    doorArg(false),
+		ValidArgsFunction: func(c *cobra.Command, args []string, begun string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			if o.verify {
+				return nil, cobra.ShellCompDirectiveDefault // a file
+			}
+			return completeDoors(e)(c, args, begun)
+		},
 		RunE: asking(func(c *cobra.Command, args []string) error {
 			if o.verify {
 				return verifyLog(e, c, o, args)
