@@ -121,6 +121,7 @@ func (g *Gateway) openStore() (store.State, error) {
 	switch {
 	case err == nil:
 		g.store = kept
+		close(g.opened)
 		return state, nil
 	case errors.Is(err, store.ErrLocked):
 		return store.State{}, err
@@ -129,6 +130,7 @@ func (g *Gateway) openStore() (store.State, error) {
 		"and the audit trail are forgotten with the daemon; mend it and start the daemon again", "err", err)
 	g.unkept = err.Error()
 	g.store = store.InMemory()
+	close(g.opened)
 	return g.store.Load()
 }
 

@@ -128,6 +128,7 @@ type Gateway struct {
 	measured measurement
 
 	ending <-chan struct{} // closed when nothing more is to be heard
+	opened chan struct{}   // closed when store is there
 	ended  chan struct{}   // closed when Run has ended
 
 	newer struct {
@@ -149,6 +150,7 @@ func New(opts Options) *Gateway {
 		ends:     make(chan event, 1),
 		heard:    make(chan []knock.Heard, 64),
 		wake:     make(chan struct{}, 1),
+		opened:   make(chan struct{}),
 		ended:    make(chan struct{}),
 		marks:    make(marks),
 		visitors: newVisitors(),

@@ -49,8 +49,14 @@ func level(event string) slog.Level {
 	return slog.LevelInfo
 }
 
-// Log reads the audit trail (control.Backend).
+// Log reads the audit trail (control.Backend). While the daemon starts it waits for
+// the store.
 func (g *Gateway) Log(q control.LogQuery) (control.LogPage, error) {
+	select {
+	case <-g.opened:
+	case <-g.ended:
+		return control.LogPage{}, errEnds
+	}
 	wanted := store.Query{Door: q.Door, Since: q.Since, Until: q.Until, Events: q.Events,
 		After: q.After, Oldest: q.Oldest, Limit: q.Limit}
 	if q.Source != "" {
@@ -66,11 +72,13 @@ func (g *Gateway) Log(q control.LogQuery) (control.LogPage, error) {
 	return control.LogPage(p), err
 }
 
+var errEnds = errors.New("the daemon ends")
+
 // everHad returns an error if there is no such door, nor a record of one.
 func (g *Gateway) everHad(name string) error {
 	sheet, ok := readBoard(g, &g.statuses)
 	if !ok {
-		return errors.New("the daemon ends")
+		return errEnds
 	}
 	var names []string
 	for _, d := range sheet.of.Doors {

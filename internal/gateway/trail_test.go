@@ -1,7 +1,10 @@
 package gateway
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -53,4 +56,41 @@ func TestLogFinds(t *testing.T) {
 			t.Errorf("a door that never was: %+v, want %s", err, want)
 		}
 	})
+}
+
+// Who asks for the trail while the daemon starts, as a follower that has waited for it,
+// is answered when the store is there, or when it never will be.
+func TestLogWaitsForTheStore(t *testing.T) {
+	for _, locked := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			path, let := configPath(t), make(chan struct{})
+			write(t, path, sshDoor)
+			g := New(Options{Path: path, Version: "v1", Log: slog.New(slog.DiscardHandler)})
+			w := newMachine().world()
+			w.Open = func() (Store, error) {
+				<-let
+				if locked {
+					return nil, store.ErrLocked
+				}
+				return store.InMemory(), nil
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			ended, answered := make(chan error, 1), make(chan error, 1)
+			go func() { ended <- g.Run(ctx, w, func() {}) }()
+			go func() {
+				_, err := g.Log(control.LogQuery{Limit: 1})
+				answered <- err
+			}()
+			synctest.Wait()
+			close(let)
+			err := <-answered
+			if got := fmt.Sprint(err); locked != (got == "the daemon ends") || !locked && err != nil {
+				t.Errorf("a store that is locked: %v: got %v", locked, err)
+			}
+			cancel()
+			if err := <-ended; errors.Is(err, store.ErrLocked) != locked {
+				t.Errorf("the gateway ends with %v", err)
+			}
+		})
+	}
 }
