@@ -322,3 +322,20 @@ func TestLogVerify(t *testing.T) {
 		t.Errorf("standard input: got %d %q, want %q", code, errs.String(), sound)
 	}
 }
+
+// The records in docs/OPERATING.md are as it says.
+func TestTheDocumentedHashes(t *testing.T) {
+	text, err := os.ReadFile("../../docs/OPERATING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var w audit.Verifier
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, `    {"id":`) {
+			w.Add([]byte(line))
+		}
+	}
+	if v := w.End(0); v.Records != 2 || !v.Sound || v.Decided == nil || v.Decided.ID != 2 {
+		t.Errorf("got %+v, want two records that follow one another", v)
+	}
+}
