@@ -77,7 +77,7 @@ func (g *Gateway) begin() error {
 	g.record(now, audit.EventStarted, "", fmt.Sprintf("version %s guards %s", g.opts.Version, countDoors(g.config)))
 	if aside := g.store.SetAside(); aside != "" {
 		g.record(now, audit.EventError, "", "the store was damaged and is set aside as "+aside+
-			"; penalties and the audit trail begin anew")
+			"; what only it had is forgotten")
 	}
 	if g.unkept != "" {
 		g.record(now, audit.EventError, "", "nothing is kept until the daemon is started again: "+g.unkept)
