@@ -129,6 +129,7 @@ type Gateway struct {
 
 	ending <-chan struct{} // closed when nothing more is to be heard
 	opened chan struct{}   // closed when store is there
+	had    sync.Map        // names of doors that there were, for Log
 	ended  chan struct{}   // closed when Run has ended
 
 	newer struct {

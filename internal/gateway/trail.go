@@ -74,8 +74,18 @@ func (g *Gateway) Log(q control.LogQuery) (control.LogPage, error) {
 
 var errEnds = errors.New("the daemon ends")
 
-// everHad returns an error if there is no such door, nor a record of one.
-func (g *Gateway) everHad(name string) error {
+// everHad returns an error if there is no such door, nor a record of one. Who follows
+// a door's records asks again and again, so the loop is asked once for each that there
+// ever was.
+func (g *Gateway) everHad(name string) (err error) {
+	if _, ok := g.had.Load(name); ok {
+		return nil
+	}
+	defer func() {
+		if err == nil {
+			g.had.Store(name, true)
+		}
+	}()
 	sheet, ok := readBoard(g, &g.statuses)
 	if !ok {
 		return errEnds

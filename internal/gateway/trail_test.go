@@ -49,6 +49,15 @@ func TestLogFinds(t *testing.T) {
 				t.Errorf("%+v: got %s, %v, want %s", tt.q, got, err, tt.want)
 			}
 		}
+		made := r.statuses.made
+		for range 3 {
+			if _, err := r.Log(control.LogQuery{Door: "ssh", After: 100}); err != nil {
+				t.Error(err)
+			}
+		}
+		if made != r.statuses.made {
+			t.Error("the loop is asked about a door that is known")
+		}
 		_, err := r.Log(control.LogQuery{Door: "nosuch"})
 		told, ok := err.(*control.Error)
 		want := `there is no door "nosuch", nor has the audit trail a record of one: the doors are ssh`
