@@ -233,6 +233,15 @@ func drawRecord(t *rapid.T) audit.Record {
 	if rapid.IntRange(0, 9).Draw(t, "sum") == 0 {
 		r.Count = 17
 	}
+	switch rapid.IntRange(0, 9).Draw(t, "what else") {
+	case 0:
+		r.Login = &audit.Login{User: genText.Draw(t, "user"), Port: 7, Grant: &audit.Grant{Source: "any", Since: genTime.Draw(t, "since")}}
+	case 1:
+		login := rapid.Uint32().Draw(t, "login")
+		r.Operator = &audit.Operator{UID: 7, LoginUID: &login, PID: 1, SudoUser: genText.Draw(t, "sudo")}
+	case 2:
+		r.Config = &audit.Config{After: "x", Changed: []string{genText.Draw(t, "key")}}
+	}
 	if rapid.Bool().Draw(t, "has until") {
 		until := genTime.Draw(t, "until")
 		r.Until = &until

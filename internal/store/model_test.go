@@ -79,6 +79,11 @@ func (m *model) commit(c Change) (added []audit.Record) {
 			u := plain(*r.Until)
 			r.Until = &u
 		}
+		if r.Login != nil {
+			l, g := *r.Login, *r.Login.Grant
+			g.Since = plain(g.Since)
+			l.Grant, r.Login = &g, &l
+		}
 		added = append(added, r)
 	}
 	m.trail = append(m.trail, added...)
