@@ -71,6 +71,7 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 		t.Error("the grant did not outlive kill -9")
 	}
 	m.Run("systemctl", "reload", "doorward.service")
+	reloadIsRefused(t, m)
 	m.Run("doorward", "close", "ssh")
 	nstest.Eventually(t, "ssh.service is stopped", func() bool { return show(t, m, "ssh.service", "ActiveState") == "inactive" })
 	if reaches(visitor, "192.0.2.1:22", time.Second) {
@@ -106,6 +107,23 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	for _, program := range []string{"", "/usr/bin/journalctl"} {
 		intrudes(t, m, program)
 	}
+}
+
+// reloadIsRefused holds that a reload fails, with the reason, while a configuration
+// waits to be kept.
+func reloadIsRefused(t *testing.T, m *systemdtest.Machine) {
+	t.Helper()
+	m.Write("/etc/doorward/doorward.toml", sshDoor+"within = \"30s\"\n", 0o640)
+	m.Run("doorward", "apply", "--confirm", "1h")
+	m.Run("doorward", "diff") // the daemon can read the file from inside its cage
+	if out, err := m.System.Run(t.Context(), "systemctl", "reload", "doorward.service"); err == nil {
+		t.Errorf("a reload makes permanent what waits to be kept: %s", out)
+	}
+	if log := m.Run("journalctl", "--no-pager", "--unit=doorward.service"); !strings.Contains(log, "a configuration waits to be confirmed, by operator root (uid 0), until ") {
+		t.Errorf("the log does not say why the reload failed:\n%s", log)
+	}
+	m.Run("doorward", "apply", "--undo")
+	m.Write("/etc/doorward/doorward.toml", sshDoor, 0o640)
 }
 
 // startsAgainAfterAnUpgrade replaces a library of journalctl, which the daemon that

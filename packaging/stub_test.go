@@ -5,6 +5,7 @@ package packaging
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -24,10 +25,11 @@ import (
 
 // TestMain is the stand-in for the daemon when it is called by its name: it does
 // what needs a privilege, as the daemon does, and writes down what failed. By
-// other names it is a guarded service, and a user who is after ports.
+// other names it is the operator's command, a guarded service, and a user who is
+// after ports.
 func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
-	case "doorwardd":
+	case "doorwardd", "doorward":
 	case "greeter":
 		greet()
 	case "squatter":
@@ -40,9 +42,25 @@ func TestMain(m *testing.M) {
 		fmt.Println("doorward.toml:1: it is bad")
 		os.Exit(1)
 	}
-	if !slices.Contains(os.Args, "--check") {
+	switch {
+	case filepath.Base(os.Args[0]) == "doorward":
+		apply()
+	case !slices.Contains(os.Args, "--check"):
 		stub()
 	}
+}
+
+// apply has the stand-in reload.
+func apply() {
+	c, err := net.Dial("unix", "/run/doorward/control.sock")
+	if err == nil {
+		_, err = c.Read(make([]byte, 1)) // which it ends when it has
+	}
+	if err != io.EOF || len(os.Args) != 2 || os.Args[1] != "apply" {
+		fmt.Println(os.Args, err)
+		os.Exit(1)
+	}
+	fmt.Println("doorward.toml is in use")
 }
 
 // greet is a service that anybody may talk to.
@@ -61,8 +79,6 @@ func greet() {
 const stubDir = "/var/lib/doorward"
 
 func stub() {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
 	report := ""
@@ -77,20 +93,30 @@ func stub() {
 	write("report", report)
 	if l, err := net.Listen("unix", "/run/doorward/control.sock"); err == nil {
 		defer l.Close()
+		go reload(l) // ends with l
 	}
 	daemon.SdNotify(false, daemon.SdNotifyReady)
 	every, _ := daemon.SdWatchdogEnabled(false)
 	tick := time.NewTicker(max(every/2, time.Second))
-	for n := 1; ; {
+	for {
 		select {
 		case <-term:
 			return
-		case <-hup:
-			write("reloaded", strconv.Itoa(n))
-			n++
 		case <-tick.C:
 			daemon.SdNotify(false, daemon.SdNotifyWatchdog)
 		}
+	}
+}
+
+// reload counts who asks for it.
+func reload(l net.Listener) {
+	for n := 1; ; n++ {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		write("reloaded", strconv.Itoa(n))
+		c.Close()
 	}
 }
 

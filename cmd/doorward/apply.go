@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,19 +27,29 @@ connection breaks, just wait.
 Without a terminal, or with --json, apply --confirm does not wait. It says until
 when it is to be kept, and a later doorward apply --keep keeps it.
 
+While a configuration waits to be kept, no other one is taken into use, neither by
+apply nor by SIGHUP, and a file that was rolled back is taken into use with --confirm
+alone until it changes. --force does both, and gives up the one that waits. Each
+that waits has an id, which --json tells; --keep and --undo with --id mean that one
+and no other.
+
+A file that is in use already changes nothing, which is said. doorward diff tells
+what apply would change.
+
 Exit status: 0 when the configuration is in use (with --confirm on a terminal:
-and kept), or when --keep or --undo has done so; 1 when not; 2 when the command
-line is wrong.`
+and kept), or when --keep or --undo has done so; 2 when the command line is wrong;
+else as doorward(1) says, 1 for one that was not kept.`
 
 const applyExamples = `  doorward apply --confirm 60s
   doorward apply --keep
   doorward apply --undo
-  doorward check && doorward apply`
+  doorward check && doorward diff
+  doorward apply --confirm 60s --force`
 
 func newApply(e *env) *cobra.Command {
 	var o applyOptions
 	c := &cobra.Command{
-		Use:     "apply [--confirm TIME | --keep | --undo]",
+		Use:     "apply [--confirm TIME] [--force] | --keep [--id ID] | --undo [--id ID]",
 		Short:   "take the configuration file into use, with a way back",
 		Long:    applyHelp,
 		Example: applyExamples,
@@ -57,8 +68,25 @@ func newApply(e *env) *cobra.Command {
 	f.DurationVar(&o.confirm, "confirm", 0, "go back by itself unless kept within this `TIME`, such as 60s")
 	f.BoolVar(&o.keep, "keep", false, "keep what was applied with --confirm")
 	f.BoolVar(&o.undo, "undo", false, "go back from what was applied with --confirm")
+	f.Uint64Var(&o.id, "id", 0, "with --keep and --undo, the `ID` of the one that is meant (default whichever waits)")
+	f.BoolVar(&o.force, "force", false, "although another one waits to be kept, or the file was rolled back")
 	f.BoolVar(&o.json, "json", false, "print JSON, and do not wait")
+	_ = c.RegisterFlagCompletionFunc("id", completePending(e)) // there is such a flag
 	return c
+}
+
+// completePending proposes the configuration that waits.
+func completePending(e *env) cobra.CompletionFunc {
+	return func(c *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		ctx, cancel := context.WithTimeout(c.Context(), time.Second)
+		defer cancel()
+		s, err := e.client(c).Status(ctx)
+		if err != nil || s.Pending == nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		waits := cobra.CompletionWithDesc(strconv.FormatUint(s.Pending.ID, 10), "by "+printable(s.Pending.By))
+		return []cobra.Completion{waits}, cobra.ShellCompDirectiveNoFileComp
+	}
 }
 
 // noArgs refuses arguments as a command line that cannot be understood.
@@ -71,8 +99,9 @@ func noArgs(c *cobra.Command, args []string) error {
 
 // applyOptions is what the command line of apply says.
 type applyOptions struct {
-	confirm          time.Duration
-	keep, undo, json bool
+	confirm                 time.Duration
+	id                      uint64
+	keep, undo, force, json bool
 }
 
 // order is the order that the flags spell. A --confirm of nothing would keep a
@@ -81,16 +110,20 @@ func (o *applyOptions) order(confirm bool) (control.ApplyRequest, error) {
 	switch {
 	case o.keep && o.undo, (o.keep || o.undo) && confirm:
 		return control.ApplyRequest{}, errors.New("--confirm, --keep and --undo exclude one another")
+	case (o.keep || o.undo) && o.force:
+		return control.ApplyRequest{}, errors.New("--force does not go with --keep and --undo")
 	case o.keep:
-		return control.ApplyRequest{Action: "keep"}, nil
+		return control.ApplyRequest{Action: "keep", ID: o.id}, nil
 	case o.undo:
-		return control.ApplyRequest{Action: "undo"}, nil
+		return control.ApplyRequest{Action: "undo", ID: o.id}, nil
+	case o.id != 0:
+		return control.ApplyRequest{}, errors.New("--id goes with --keep and --undo")
 	case !confirm:
-		return control.ApplyRequest{Action: "apply"}, nil
+		return control.ApplyRequest{Action: "apply", Force: o.force}, nil
 	case o.confirm < time.Second:
 		return control.ApplyRequest{}, fmt.Errorf("--confirm %v: allowed is 1s and more", o.confirm)
 	}
-	return control.ApplyRequest{Action: "apply", Confirm: o.confirm.String()}, nil
+	return control.ApplyRequest{Action: "apply", Confirm: o.confirm.String(), Force: o.force}, nil
 }
 
 func (o *applyOptions) run(ctx context.Context, e *env, daemon *control.Client, order control.ApplyRequest) error {
@@ -103,7 +136,7 @@ func (o *applyOptions) run(ctx context.Context, e *env, daemon *control.Client, 
 	}
 	fmt.Fprintln(e.stdout, printable(r.Message))
 	if isTerminal(e.stdin) && isTerminal(e.stdout) {
-		return settle(ctx, e, daemon, *r.Until)
+		return settle(ctx, e, daemon, r.Pending, *r.Until)
 	}
 	now := e.clock()
 	_, err = fmt.Fprintf(e.stdout, "It goes back by itself at %s, in %s, unless kept: doorward apply --keep\n",

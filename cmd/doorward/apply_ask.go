@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,9 +15,9 @@ import (
 )
 
 // settle counts down to until, in which time the user, or another session,
-// decides about the applied configuration. nil means that it is kept.
-func settle(ctx context.Context, e *env, daemon *control.Client, until time.Time) error {
-	answer, err := ask(ctx, e, daemon, until)
+// decides about the configuration id. nil means that it is kept.
+func settle(ctx context.Context, e *env, daemon *control.Client, id uint64, until time.Time) error {
+	answer, err := ask(ctx, e, daemon, id, until)
 	if err != nil {
 		return err
 	}
@@ -25,39 +26,40 @@ func settle(ctx context.Context, e *env, daemon *control.Client, until time.Time
 	defer cancel()
 	switch answer {
 	case answerKeep:
-		r, err := daemon.Apply(ctx, control.ApplyRequest{Action: "keep"})
+		r, err := daemon.Apply(ctx, control.ApplyRequest{Action: "keep", ID: id})
 		if err != nil {
 			return err
 		}
 		return printReply(e, false, r)
 	case answerUndo:
-		r, err := daemon.Apply(ctx, control.ApplyRequest{Action: "undo"})
+		r, err := daemon.Apply(ctx, control.ApplyRequest{Action: "undo", ID: id})
 		if err != nil {
 			return err
 		}
 		return fmt.Errorf("not kept: %s", printable(r.Message))
 	}
-	return outcome(ctx, e, daemon, until)
+	return outcome(ctx, e, daemon, id)
 }
 
-// outcome says how it ended without an answer here.
-func outcome(ctx context.Context, e *env, daemon *control.Client, until time.Time) error {
+// outcome says how the configuration id ended without an answer here.
+func outcome(ctx context.Context, e *env, daemon *control.Client, id uint64) error {
 	s, err := daemon.Status(ctx)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case s.Pending != nil:
-		return withHint(fmt.Errorf("not kept yet: it goes back at %s", clockTime(s.Pending.Until, e.clock())),
-			"doorward apply --keep, or doorward apply --undo")
-	case s.Settled != nil && s.Settled.Kept:
-		_, err := fmt.Fprintf(e.stdout, "kept by %s\n", printable(s.Settled.By))
-		return err
-	case s.Settled != nil && s.Settled.By != "":
-		return fmt.Errorf("not kept: %s went back", printable(s.Settled.By))
-	case s.Settled != nil:
-		return errors.New("not kept: nobody answered in time, and the configuration from before is in use again")
 	}
-	return withHint(fmt.Errorf("no configuration waits to be kept any more: its time was up at %s", clockTime(until, e.clock())), "doorward log")
+	if s.Pending != nil && s.Pending.ID == id {
+		return withHint(fmt.Errorf("not kept yet: it goes back at %s", clockTime(s.Pending.Until, e.clock())),
+			"doorward apply --keep --id %d, or doorward apply --undo --id %[1]d", id)
+	}
+	i := slices.IndexFunc(s.Ended, func(end control.Settled) bool { return end.ID == id })
+	switch {
+	case i < 0:
+		return withHint(errors.New("not known whether it is kept: the daemon does not remember it"), "doorward log, and doorward diff")
+	case s.Ended[i].Kept:
+		_, err := fmt.Fprintln(e.stdout, printable(s.Ended[i].Words()))
+		return err
+	}
+	return fmt.Errorf("not kept: %s", printable(s.Ended[i].Words()))
 }
 
 // answer is what the user made of the question.
@@ -70,18 +72,25 @@ const (
 )
 
 // ask shows the question until it is answered, settled elsewhere, or over.
-func ask(ctx context.Context, e *env, daemon *control.Client, until time.Time) (answer, error) {
+func ask(ctx context.Context, e *env, daemon *control.Client, id uint64, until time.Time) (answer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p := tea.NewProgram(question{dress: e.dressFor(e.stdout), clock: e.clock, until: until},
+	p := tea.NewProgram(question{dress: e.dressFor(e.stdout), clock: e.clock, id: id, until: until},
 		tea.WithContext(ctx), tea.WithInput(e.stdin), tea.WithOutput(e.stdout))
 	var feed sync.WaitGroup
 	feed.Go(func() {
-		// An error is no answer: the countdown goes on, and the daemon's with it.
-		daemon.Watch(ctx, func(s control.Status) error {
-			p.Send(snapshotMsg(s))
-			return nil
-		})
+		// An error is no answer: the countdown goes on, and so does that of the daemon,
+		// which may be another one by then.
+		for again := time.NewTicker(time.Second); ctx.Err() == nil; {
+			daemon.Watch(ctx, func(s control.Status) error {
+				p.Send(snapshotMsg(s))
+				return nil
+			})
+			select {
+			case <-ctx.Done():
+			case <-again.C:
+			}
+		}
 	})
 	m, err := p.Run()
 	cancel()
@@ -100,6 +109,7 @@ func ask(ctx context.Context, e *env, daemon *control.Client, until time.Time) (
 type question struct {
 	dress  dress
 	clock  func() time.Time
+	id     uint64
 	until  time.Time
 	answer answer
 	over   bool
@@ -119,7 +129,7 @@ func (q question) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 			q.answer, q.over = answerUndo, true
 		}
 	case snapshotMsg:
-		q.over = q.over || msg.Pending == nil
+		q.over = q.over || msg.Pending == nil || msg.Pending.ID != q.id
 	case tickMsg:
 		q.over = q.over || !q.clock().Before(q.until)
 	}

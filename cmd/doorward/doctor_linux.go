@@ -16,6 +16,12 @@ import (
 	"github.com/doorward/doorward/internal/service"
 )
 
+// doctorJSON is what doctor --json prints.
+type doctorJSON struct {
+	OK       bool             `json:"ok"`       // there are no problems
+	Findings []doctor.Finding `json:"findings"` // in the order in which they are told to people
+}
+
 // examine looks the machine over and prints what was found.
 func examine(c *cobra.Command, e *env, path string, asJSON bool) error {
 	socket := e.controlPath(c)
@@ -35,7 +41,7 @@ func examine(c *cobra.Command, e *env, path string, asJSON bool) error {
 	}
 	findings := p.Examine(c.Context())
 	if asJSON {
-		if err := printJSON(e.stdout, findings); err != nil {
+		if err := printJSON(e.stdout, doctorJSON{OK: count(findings, doctor.Problem) == 0, Findings: findings}); err != nil {
 			return err
 		}
 	} else {
@@ -70,24 +76,6 @@ func printDoctor(w io.Writer, d dress, findings []doctor.Finding) {
 	fmt.Fprintf(w, "\n%s, %s, %s, %d ok\n", counted(count(findings, doctor.Problem), "problem"),
 		counted(count(findings, doctor.Warning), "warning"), counted(count(findings, doctor.Note), "note"),
 		count(findings, doctor.OK))
-}
-
-// wrap breaks text between words into lines of at most width characters, where
-// the words allow it.
-func wrap(text string, width int) []string {
-	lines := []string{""}
-	for word := range strings.FieldsSeq(text) {
-		last := &lines[len(lines)-1]
-		switch {
-		case *last == "":
-			*last = word
-		case len(*last)+1+len(word) <= width:
-			*last += " " + word
-		default:
-			lines = append(lines, word)
-		}
-	}
-	return lines
 }
 
 func count(findings []doctor.Finding, v doctor.Verdict) int {

@@ -33,9 +33,14 @@ everybody together. Only what this machine calls otherwise (the unit, the log) i
 adapted, and the file says so. Everybody knows that knock: it is for trying out.
 
 The file is readable by root and the group doorward only. It is checked like
-doorward check does before it is written, it is written as a whole or not at all,
-and an existing one stays unless --force is given. Nothing is started: the last
-words say what to do next.
+doorward check does before it is written, and it is written as a whole or not at all.
+Nothing is started: the last words say what to do next.
+
+An existing file stays, and to change what it says, edit it. With --force it is kept
+beside the new one, as FILE.~1~, FILE.~2~ and so on. The knocks that it has for the
+door are taken over, unless one of the flags about the knock is there; everything
+else is as the flags and the proposals say. What became of the former doors and
+knocks is said.
 
 Exit status: 0 when the file is written; 1 when not; 2 when the command line is
 wrong.`
@@ -81,7 +86,7 @@ func newInitWith(e *env, m machine) *cobra.Command {
 	f.BoolVar(&o.article, "like-the-article", false, "the article's configuration, number by number")
 	f.BoolVar(&o.ask, "ask", false, "ask, even if standard input is no terminal")
 	f.StringVarP(&o.output, "output", "o", config.DefaultPath, "`FILE` to write, or - for standard output")
-	f.BoolVar(&o.force, "force", false, "write over an existing file")
+	f.BoolVar(&o.force, "force", false, "replace an existing file, and keep it as FILE.~1~")
 	f.BoolVar(&o.reference, "reference", false, "print every key with its meaning and default, and write nothing")
 	return c
 }
@@ -96,6 +101,7 @@ func (o *initOptions) run(e *env, m machine, c *cobra.Command) error {
 	if err := o.parse(given); err != nil {
 		return &usageError{withHint(err, "doorward init --help")}
 	}
+	o.readFormer()
 	if o.article {
 		return o.write(e, m, articleText(m, o.unit))
 	}
@@ -131,6 +137,13 @@ func (o *initOptions) parse(given []string) error {
 		}
 	}
 	return nil
+}
+
+// readFormer reads the file that is to be written over.
+func (o *initOptions) readFormer() {
+	if o.former = (former{}); o.force && o.output != "-" {
+		o.former.read(o.output)
+	}
 }
 
 // propose fills in what was not said, by what this machine has.
@@ -218,7 +231,8 @@ func notWritten(err error) error {
 func (o *initOptions) place(text string) error {
 	if _, err := os.Lstat(o.output); err == nil && !o.force {
 		return withHint(fmt.Errorf("%q exists", o.output),
-			"doorward check %s tells what it says; --force writes over it", o.output)
+			"to change what it says, edit it, and then: doorward check %s; --force writes another, and keeps this one beside it",
+			files.Quoted(o.output))
 	}
 	// A link of one's own stays one.
 	path := o.output
@@ -230,10 +244,11 @@ func (o *initOptions) place(text string) error {
 	if err := files.MakeDirectory(dir, 0o750, group); err != nil {
 		return fmt.Errorf("make directory %q: %w", dir, err)
 	}
-	change, err := share.Stage([]share.File{{Path: path, Text: []byte(text), Mode: 0o640, Group: group}})
+	change, err := share.Stage([]share.File{{Path: path, Text: []byte(text), Mode: 0o640, Group: group, New: !o.force, Backup: o.force}})
 	if err != nil {
 		return err
 	}
 	defer change.Close()
+	o.former.path = change.Backup(path)
 	return change.Commit()
 }

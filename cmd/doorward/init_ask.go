@@ -16,6 +16,9 @@ import (
 func (o *initOptions) interview(e *env, m machine, outputGiven bool) error {
 	a := &asker{in: bufio.NewReader(e.stdin), out: e.stderr}
 	fmt.Fprint(a.out, "A first configuration. ENTER takes what stands in brackets.\n\n")
+	if o.force && !outputGiven {
+		a.file(o) // what was there before, the other answers can keep
+	}
 	a.ask("Name of the door", o.door, func(s string) error {
 		o.door = s
 		return o.try(m)
@@ -45,18 +48,36 @@ func (o *initOptions) interview(e *env, m machine, outputGiven bool) error {
 		return o.try(m)
 	})
 	a.knock(o, m)
-	if !outputGiven {
-		a.ask("File to write, - for standard output", o.output, func(s string) error {
-			o.output = s
-			return nil
-		})
+	if !o.force && !outputGiven {
+		a.file(o)
 	}
 	fmt.Fprintln(a.out)
 	return a.err
 }
 
+// file asks where to write.
+func (a *asker) file(o *initOptions) {
+	a.ask("File to write, - for standard output", o.output, func(s string) error {
+		o.output = s
+		o.readFormer()
+		return nil
+	})
+}
+
 // knock asks what can be chosen about the knock.
 func (a *asker) knock(o *initOptions, m machine) {
+	if o.keep && len(o.formerKnocks()) > 0 {
+		a.ask("Knock of the file before: keep it, or write a new one", "keep", func(s string) error {
+			if s != "keep" && s != "new" {
+				return errors.New(`allowed are "keep" and "new"`)
+			}
+			o.keep = s == "keep"
+			return o.try(m)
+		})
+		if o.keep {
+			return
+		}
+	}
 	for _, c := range o.kind.Choices() {
 		if c.With != "" && len(o.chosen[c.With]) == 0 {
 			continue

@@ -39,11 +39,14 @@ func (c *choice) addChoices(f *pflag.FlagSet) {
 }
 
 // choose takes in what the flags say about the knock, and returns which of those
-// about the door were given: each of them means that nothing is asked.
+// about the door were given: each of them means that nothing is asked, and those
+// about the knock that the former one is not kept.
 func (c *choice) choose(f *pflag.FlagSet) (given []string) {
 	about := []string{"door", "ports", "unit"}
+	c.keep = true
 	for _, k := range c.kind.Choices() {
 		about = append(about, k.Name)
+		c.keep = c.keep && !f.Changed(k.Name)
 		if list, err := f.GetStringSlice(k.Name); err == nil {
 			c.chosen[k.Name] = list
 		} else if s, err := f.GetString(k.Name); err == nil {
@@ -53,14 +56,20 @@ func (c *choice) choose(f *pflag.FlagSet) (given []string) {
 	return slices.DeleteFunc(about, func(name string) bool { return !f.Changed(name) })
 }
 
-// draft has the kind write the knock.
-func (c *choice) draft(m machine, door *config.Door) (err error) {
+// draft has the kind write the knock, the former one where that is to be kept.
+func (c *choice) draft(m machine, door *config.Door) error {
+	if c.keep {
+		if c.keys = c.formerKnocks(); len(c.keys) > 0 {
+			return nil
+		}
+	}
 	named := m.named()
 	taken := func(p port.Port) bool {
 		return named[p] || slices.Contains(scanned[:], p.Number) || portTaken(p)
 	}
 	lots := share.Lots(&config.Config{Doors: []config.Door{*door}}, taken, rand.Reader)
-	c.keys, err = c.kind.Draft(c.chosen, lots)
+	keys, err := c.kind.Draft(c.chosen, lots)
+	c.keys = []string{keys}
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -32,13 +33,23 @@ func (o *initOptions) next(e *env, w io.Writer, m machine, c *config.Config) err
 	d := e.dressFor(w)
 	var b strings.Builder
 	if o.output != "-" {
-		fmt.Fprintf(&b, "Written: %s\n\n", o.output)
+		fmt.Fprintf(&b, "Written: %s\n", o.output)
+	}
+	if o.former.path != "" {
+		fmt.Fprintf(&b, "The file before is kept: %s\n", o.former.path)
+	}
+	lost, kept := o.former.changed(c)
+	for _, name := range kept {
+		fmt.Fprintf(&b, "Door %s has the knock that it had.\n", name)
+	}
+	if b.Len() > 0 {
+		b.WriteString("\n")
 	}
 	for _, line := range doorWords(d, door) {
 		b.WriteString(line + "\n")
 	}
 	_, notAsked := m.blind(c, "", nil) // mistakes there are none: see propose
-	for _, text := range append(c.Warnings(), notAsked...) {
+	for _, text := range slices.Concat(lost, c.Warnings(), notAsked) {
 		fmt.Fprintf(&b, "\n%s: %s\n", d.warn.Render("warning"), printable(text))
 	}
 	local, _ := m.local()
@@ -50,6 +61,9 @@ func (o *initOptions) next(e *env, w io.Writer, m machine, c *config.Config) err
 		file, daemon = "", "systemctl enable --now doorward"
 	} else if o.output == "-" {
 		file, daemon = " FILE", "doorwardd -c FILE"
+	}
+	if o.former.path != "" {
+		daemon = "doorward apply --confirm 60s; if no daemon runs yet: " + daemon
 	}
 	fmt.Fprintf(&b, "\n%s\n", d.title.Render("Next, as root"))
 	steps := []string{

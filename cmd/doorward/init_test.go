@@ -281,7 +281,8 @@ func TestInitWrites(t *testing.T) {
 
 	status, _, errs := runInit(machineOf(), "", append(args, "--door", "b", "--ports", "1/tcp")...)
 	want := "doorward: error: \"" + file + "\" exists\n" +
-		"doorward: hint: doorward check " + file + " tells what it says; --force writes over it\n"
+		"doorward: hint: to change what it says, edit it, and then: doorward check " + file +
+		"; --force writes another, and keeps this one beside it\n"
 	if status != 1 || errs != want {
 		t.Errorf("status %d, %s\nwant 1, %s", status, errs, want)
 	}
@@ -300,7 +301,10 @@ func TestInitWrites(t *testing.T) {
 	if now, _ := os.ReadFile(file); !bytes.Contains(now, []byte("[door.b]")) {
 		t.Errorf("--force has not written through the link:\n%s", now)
 	}
-	wantModes(t, map[string]fs.FileMode{file: 0o640})
+	if kept, err := os.ReadFile(file + ".~1~"); !bytes.Equal(kept, first) || err != nil {
+		t.Errorf("kept is %q, %v; want the file before", kept, err)
+	}
+	wantModes(t, map[string]fs.FileMode{file: 0o640, file + ".~1~": 0o640})
 	if left, _ := filepath.Glob(filepath.Join(dir, "*", ".*")); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
 	}
@@ -310,6 +314,91 @@ func TestInitWrites(t *testing.T) {
 		filepath.Join(dir, "no") + ": no such file or directory\n"
 	if status != 1 || errs != want {
 		t.Errorf("status %d, %s\nwant 1, %s", status, errs, want)
+	}
+}
+
+// What --force writes over is kept, and the knock of the door with it: all that a
+// visitor does, unless another one is asked for. What is lost is said.
+func TestInitForce(t *testing.T) {
+	const knocks = `
+[[door.ssh.knock]]
+kind = "touch"
+listen = [59000, 59001, 59002]
+touch = [59002, 59000] # secret
+order = "given"
+within = "30s"
+judge = "every 45s"
+penalty = "0s"
+[[door.ssh.knock]]
+kind = "touch"
+listen = [61000, 61001]
+touch = [61001]
+`
+	const ssh = "[door.ssh]\nports = [\"22/tcp\"]\nopen_for = \"5m\"\n" + knocks
+	const web = "[door.web]\nports = [\"443/tcp\"]\n[[door.web.knock]]\nkind = \"touch\"\nlisten = [62000, 62001]\ntouch = [62000]\n"
+	const other = "warning: door \"ssh\" has another knock than before, and the former one opens nothing once this file is in use; " +
+		"to give the new one to everybody who had it: doorward share\n"
+	const gone = "warning: door \"web\" of the file before is not in this one, and is guarded no more once this one is in use\n"
+	tests := []struct {
+		name   string
+		former string
+		args   []string
+		stdin  string
+		kept   bool
+		said   []string
+		not    string // what is not said
+	}{
+		{name: "another port", former: ssh, args: []string{"--ports", "2222/tcp"}, kept: true,
+			said: []string{"The file before is kept: FILE.~1~\n", "Door ssh has the knock that it had.\n",
+				"  4. doorward apply --confirm 60s; if no daemon runs yet: doorwardd -c FILE\n"}, not: "another knock"},
+		{name: "another knock", former: ssh, args: []string{"--listen", "7,8,9", "--touch", "7"}, said: []string{other}, not: "that it had"},
+		{name: "the article's", former: ssh, args: []string{"--like-the-article"}, said: []string{other}, not: "that it had"},
+		{name: "another door", former: ssh + web, args: []string{"--ports", "22/tcp"}, kept: true,
+			said: []string{gone, "Door ssh has the knock that it had.\n"}, not: "another knock"},
+		{name: "no configuration", former: "door = 1\n", args: []string{"--ports", "22/tcp"},
+			said: []string{"warning: the file before cannot be read as a configuration, so that no knock of it is in this one; doorward check 'FILE.~1~' says why\n"}},
+		{name: "asked for", former: ssh, args: []string{"--ask"}, stdin: "\n2222/tcp\n\nold\n\n", kept: true,
+			said: []string{"  allowed are \"keep\" and \"new\"\n", "Door ssh has the knock that it had.\n"}},
+		{name: "asked for another", former: ssh, args: []string{"--ask"}, stdin: "\n2222/tcp\n\nnew\n\n\n", said: []string{other}},
+		{name: "asked for another door", former: ssh, args: []string{"--ask"}, stdin: "web\n443/tcp\n\n\n\n",
+			said: []string{strings.ReplaceAll(gone, "web", "ssh")}, not: "keep it"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "doorward.toml")
+			if err := os.WriteFile(file, []byte(tt.former), 0o640); err != nil {
+				t.Fatal(err)
+			}
+			status, out, errs := runInit(machineOf(), tt.stdin, append(tt.args, "--force", "-o", file)...)
+			if status != 0 {
+				t.Fatalf("status %d: %s", status, errs)
+			}
+			for _, want := range tt.said {
+				if want = strings.ReplaceAll(want, "FILE", file); !strings.Contains(errs+out, want) {
+					t.Errorf("it did not say %q:\n%s%s", want, errs, out)
+				}
+			}
+			if tt.not != "" && strings.Contains(errs+out, tt.not) {
+				t.Errorf("it said %q:\n%s%s", tt.not, errs, out)
+			}
+			if kept, err := os.ReadFile(file + ".~1~"); string(kept) != tt.former || err != nil {
+				t.Errorf("kept is %q, %v; want the file before", kept, err)
+			}
+			now, _, err := config.Load(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !tt.kept {
+				return
+			}
+			was, err := config.Parse("", []byte(ssh))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(was.Doors[0].Knocks, now.Doors[0].Knocks); d != "" {
+				t.Errorf("the knocks (-want +got):\n%s", d)
+			}
+		})
 	}
 }
 

@@ -17,7 +17,9 @@ type choice struct {
 	unit, why string // unit "" or "none": the service always runs
 	kind      knock.Drafted
 	chosen    map[string][]string // about the knock, by the names of the kind's choices
-	keys      string              // of the knock, as the kind drafts them
+	keys      []string            // of each knock, as the kind writes them
+	former    former              // what is written over
+	keep      bool                // its knocks, where it has any
 	logins    string              // what is to be said about logins, "" for a door without SSH
 	unseen    string              // why nobody would be seen to be in, "" where they are
 }
@@ -55,7 +57,9 @@ open_for = "30s"
 	if c.logins != "" {
 		fmt.Fprintf(&b, "# %s\nlogins = \"auto\"\n", c.logins)
 	}
-	fmt.Fprintf(&b, "\n[[%s.knock]]\nkind = %q\n%s", c.table(), c.kind.Name(), c.keys)
+	for _, keys := range c.keys {
+		fmt.Fprintf(&b, "\n[[%s.knock]]\nkind = %q\n%s", c.table(), c.kind.Name(), keys)
+	}
 	return b.String()
 }
 

@@ -4,20 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/visit"
 )
 
 const knockHelp = `Knock on a gateway: complete a TCP connection to each port of --touch, in the
-order given, and close it at once. Everything but those ports is left alone.
+order given, and close it at once. Everything but those ports is left alone. Several
+--touch are one list: --touch 59000,59002 and --touch 59000 --touch 59002 are the same.
 
 --from reads HOST, PORTs and the port to wait for from a file that doorward share
 has made, as it came or decrypted. The file is data, and can say nothing else; what
@@ -44,14 +45,19 @@ A gateway lets nobody in who knocks from the gateway itself: doorward open does
 that there.
 
 A command after "--" runs once the knock is done and, with --wait, the port is
-open. It is run as it stands, without a shell, and its exit status becomes
-doorward's. With --stdio, the connection that --wait made is itself joined to
-standard input and output, which is what ssh's ProxyCommand wants, and the only
-way to wait at a door with single_use = true, where the first connection spends
-the grant. In both cases doorward's own words go to standard error.
+open. It is run as it stands, without a shell, and takes doorward's place: terminal,
+signals and exit status are its own. With --stdio, the connection that --wait made is
+itself joined to standard input and output, which is what ssh's ProxyCommand wants,
+and the only way to wait at a door with single_use = true, where the first connection
+spends the grant. Each direction ends by itself: when the gateway says no more,
+standard output is closed, and standard input is sent on to its end. In both cases
+doorward's own words go to standard error.
 
 Exit status: 0 when at least one knock is complete and, with --wait, the port
-opened within --timeout; 1 when not; 2 when the command line is wrong.`
+opened within --timeout, and with --stdio, all that was said was also delivered; 1
+when not; 2 when the command line is wrong; 7 when the port did not open in time. With
+a command: the command's own; 125 for whatever fails before it, 126 when it cannot be
+run, and 127 when it is not found. A signal that ends doorward ends it as a signal.`
 
 const knockExamples = `  doorward knock gate.example.org --touch 59000,59002 --wait 22
   doorward knock gate.example.org --touch 59000,59002 --wait 22 -- ssh alice@gate.example.org
@@ -69,7 +75,7 @@ or, which also does for single_use and on Windows:
 // knockOptions is what the command line of knock says.
 type knockOptions struct {
 	host       string
-	touch      string
+	touch      []string
 	wait       string
 	v4, v6     bool
 	both       bool
@@ -98,28 +104,24 @@ func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 		Long:    knockHelp,
 		Example: knockExamples,
 		RunE: func(c *cobra.Command, args []string) error {
-			wrong := func(err error) error { return &usageError{withHint(err, "doorward knock --help")} }
-			if err := o.parse(args, c.ArgsLenAtDash()); err != nil {
-				return wrong(err)
+			dash := c.ArgsLenAtDash()
+			err := o.read(e, args, dash)
+			if err == nil {
+				err = o.run(c.Context(), e, v)
 			}
-			if o.from != "" {
-				if err := o.load(e); err != nil {
-					return err
-				}
-			}
-			if err := o.ports(); err != nil {
-				return wrong(err)
-			}
-			return o.run(c.Context(), e, v)
+			return own(err, dash >= 0)
 		},
 	}
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return own(&usageError{withHint(err, "doorward knock --help")}, slices.Contains(e.args, "--"))
+	})
 	f := c.Flags()
 	f.SortFlags = false
-	f.StringVar(&o.touch, "touch", "", "TCP `PORTS` to touch, in this order, such as 59000,59002")
-	f.StringVar(&o.from, "from", "", "read host and ports from a `FILE` of doorward share, or - for standard input")
+	f.StringArrayVar(&o.touch, "touch", nil, "TCP `PORTS` to touch, in this order, such as 59000,59002; several are one list")
+	f.Var(&once{to: &o.from}, "from", "read host and ports from a `FILE` of doorward share, or - for standard input")
 	f.StringArrayVarP(&o.identities, "identity", "i", nil, "private key `FILE` of ssh or age that decrypts it "+
 		"(default ~/.ssh/id_ed25519 and ~/.ssh/id_rsa)")
-	f.StringVar(&o.wait, "wait", "", "then wait until this TCP `PORT` accepts, such as 22")
+	f.Var(&once{to: &o.wait}, "wait", "then wait until this TCP `PORT` accepts, such as 22")
 	f.BoolVarP(&o.v4, "ipv4", "4", false, "over IPv4 only")
 	f.BoolVarP(&o.v6, "ipv6", "6", false, "over IPv6 only")
 	f.BoolVar(&o.both, "both", false, "over both where HOST has both (the default)")
@@ -130,92 +132,6 @@ func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "say also why other calls may knock at the same time")
 	f.BoolVar(&o.json, "json", false, "print what happened as JSON")
 	return c
-}
-
-// parse checks the command line. dash is how many of args stand before "--",
-// or -1.
-func (o *knockOptions) parse(args []string, dash int) error {
-	if dash >= 0 {
-		args, o.argv = args[:dash], args[dash:]
-		if len(o.argv) == 0 {
-			return errors.New(`nothing follows "--": a command is missing`)
-		}
-	}
-	switch {
-	case o.from != "" && (len(args) > 0 || o.touch != ""):
-		return errors.New("--from has the host and the ports: HOST and --touch do not go with it")
-	case o.from == "" && len(o.identities) > 0:
-		return errors.New("--identity goes with --from")
-	case o.from == "-" && (o.stdio || len(o.argv) > 0):
-		return errors.New("--from - goes with neither --stdio nor a command: standard input is theirs")
-	case o.from == "" && len(args) == 0:
-		return errors.New("HOST is missing: the gateway's name or address")
-	case len(args) > 1:
-		return fmt.Errorf("%q: one HOST only; a command goes after \"--\"", args[1])
-	case o.from == "" && o.touch == "":
-		return errors.New("--touch is missing: the ports of the knock, such as --touch 59000,59002")
-	case o.v4 && o.v6, (o.v4 || o.v6) && o.both:
-		return errors.New("-4, -6 and --both exclude one another")
-	case o.stdio && len(o.argv) > 0:
-		return errors.New("--stdio and a command exclude one another")
-	case o.json && (o.stdio || len(o.argv) > 0):
-		return errors.New("--json goes with neither --stdio nor a command: standard output is theirs")
-	case o.each <= 0 || o.timeout <= 0 || o.delay < 0:
-		return errors.New("--touch-timeout and --timeout must be more than 0, --delay not less")
-	}
-	if o.from == "" {
-		o.host = args[0]
-	}
-	return nil
-}
-
-// ports reads what --touch and --wait say. Those of --from are known.
-func (o *knockOptions) ports() (err error) {
-	if o.from == "" {
-		if o.touchPorts, err = parseTouch(o.touch); err != nil {
-			return fmt.Errorf("--touch: %w", err)
-		}
-	}
-	if o.stdio && o.wait == "" {
-		return errors.New("--stdio needs --wait PORT: the port to connect to")
-	}
-	if o.wait != "" {
-		if o.waitPort, err = parseTCPPort(o.wait); err != nil {
-			return fmt.Errorf("--wait: %w", err)
-		}
-	}
-	return nil
-}
-
-// parseTouch reads "59000,59002". A port that is there twice would be touched
-// twice and count once, so it is a slip.
-func parseTouch(s string) ([]uint16, error) {
-	var ports []uint16
-	seen := map[uint16]bool{}
-	for _, f := range strings.Split(s, ",") {
-		p, err := parseTCPPort(strings.TrimSpace(f))
-		if err != nil {
-			return nil, err
-		}
-		if seen[p] {
-			return nil, fmt.Errorf("port %d is there twice", p)
-		}
-		seen[p] = true
-		ports = append(ports, p)
-	}
-	return ports, nil
-}
-
-// parseTCPPort reads "22" or "22/tcp".
-func parseTCPPort(s string) (uint16, error) {
-	if strings.HasSuffix(s, "/udp") {
-		return 0, fmt.Errorf("port %q: only TCP ports can be touched or waited for", s)
-	}
-	n, err := strconv.ParseUint(strings.TrimSuffix(s, "/tcp"), 10, 16)
-	if err != nil || n == 0 {
-		return 0, fmt.Errorf("port %q: allowed are 1 to 65535", s)
-	}
-	return uint16(n), nil
 }
 
 func (o *knockOptions) family() visit.Family {
@@ -242,14 +158,34 @@ func (k *knocked) open() bool {
 
 // run carries out the whole of one invocation.
 func (o *knockOptions) run(ctx context.Context, e *env, v *visit.Visitor) error {
-	say := func(format string, args ...any) { fmt.Fprintf(e.stdout, format+"\n", args...) }
-	switch {
-	case o.json:
-		say = func(string, ...any) {}
-	case o.stdio || len(o.argv) > 0:
-		say = func(format string, args ...any) { fmt.Fprintf(e.stderr, format+"\n", args...) }
+	if o.json {
+		return o.attempt(ctx, e, v, func(string, ...any) {})
 	}
+	to := e.stdout
+	if o.stdio || len(o.argv) > 0 {
+		to = e.stderr
+	}
+	var unsaid error
+	err := o.attempt(ctx, e, v, func(format string, args ...any) {
+		if _, err := fmt.Fprintf(to, format+"\n", args...); unsaid == nil {
+			unsaid = err
+		}
+	})
+	if f, ok := errors.AsType[*fs.PathError](unsaid); ok && err == nil && to == e.stdout {
+		return notWritable(f)
+	}
+	return err
+}
+
+// notWritable is the error for a standard output that does not take what is said.
+func notWritable(err *fs.PathError) error { return fmt.Errorf("write standard output: %w", err.Err) }
+
+// attempt knocks, waits, says what came of it, and lets follow what is to.
+func (o *knockOptions) attempt(ctx context.Context, e *env, v *visit.Visitor, say func(string, ...any)) error {
 	families, err := v.Resolve(ctx, o.host, o.family())
+	if err != nil && ctx.Err() != nil {
+		return interrupted(ctx, "before the knock was begun")
+	}
 	if err != nil {
 		return err
 	}
@@ -269,7 +205,7 @@ func (o *knockOptions) run(ctx context.Context, e *env, v *visit.Visitor) error 
 	case len(k.complete) == 0:
 		return o.noKnock(k.attempts)
 	case ctx.Err() != nil:
-		return errors.New("interrupted while waiting")
+		return interrupted(ctx, "while waiting")
 	}
 	return o.finish(ctx, e, k.opened, say)
 }
@@ -324,11 +260,21 @@ func (o *knockOptions) finish(
 	case conn != nil:
 		return join(ctx, e, conn)
 	case len(o.argv) > 0:
-		return runCommand(ctx, e, o.argv)
+		return runCommand(e, o.argv)
 	case o.waitPort == 0 && o.then != "":
 		say("%s", o.then)
 	}
 	return nil
+}
+
+// unfinished is what comes of a knock that was begun and not completed.
+const unfinished = "a knock left unfinished counts as a wrong one, so wait out the penalty (5m unless it was changed) before the next"
+
+// begun says whether one of the attempts has been left unfinished.
+func begun(attempts []visit.Attempt) bool {
+	return slices.ContainsFunc(attempts, func(at visit.Attempt) bool {
+		return at.Err != nil && len(at.Touches) > 0 && at.Touches[0].Err == nil
+	})
 }
 
 // noKnock is the error for a knock that is complete nowhere.
@@ -337,11 +283,9 @@ func (o *knockOptions) noKnock(attempts []visit.Attempt) error {
 	if len(attempts) == 1 {
 		err = attempts[0].Err
 	}
-	begun := false
 	refused := false
 	for _, at := range attempts {
 		if t, ok := errors.AsType[*visit.TouchError](at.Err); ok {
-			begun = begun || len(t.Done) > 0
 			refused = refused || t.Refused()
 		}
 	}
@@ -349,8 +293,8 @@ func (o *knockOptions) noKnock(attempts []visit.Attempt) error {
 	if refused {
 		why = "a wrong host or port, a gateway that is not running, or one that is deaf for a while after a wrong knock"
 	}
-	if begun {
-		why += "; a knock left unfinished counts as a wrong one, so wait out the penalty (5m unless it was changed) before the next"
+	if begun(attempts) {
+		why += "; " + unfinished
 	}
 	if o.itself {
 		why = notItself
@@ -360,10 +304,10 @@ func (o *knockOptions) noKnock(attempts []visit.Attempt) error {
 
 // notOpen is the error for a complete knock after which the port stayed shut.
 func (o *knockOptions) notOpen(opened []visit.Opened) error {
-	err := fmt.Errorf("%d/tcp on %s did not open within %v: it %s",
-		o.waitPort, opened[0].Address, o.timeout, opened[0].WhyShut())
+	err := &control.Error{Code: control.CodeTimeout, Message: fmt.Sprintf("%d/tcp on %s did not open within %v: it %s",
+		o.waitPort, opened[0].Address, o.timeout, opened[0].WhyShut())}
 	if len(opened) > 1 {
-		err = fmt.Errorf("%d/tcp on %s did not open within %v", o.waitPort, o.host, o.timeout)
+		err.Message = fmt.Sprintf("%d/tcp on %s did not open within %v", o.waitPort, o.host, o.timeout)
 	}
 	if o.itself {
 		return withHint(err, "%s", notItself)

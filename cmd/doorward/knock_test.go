@@ -124,6 +124,10 @@ func TestKnockCommand(t *testing.T) {
 			stdout: []string{"knocked on 192.0.2.2: 59000, 59002"},
 		},
 		{
+			name: "one list of several", args: []string{"four", "--touch", "59000", "--touch", "59002"},
+			stdout: []string{"knocked on 192.0.2.2: 59000, 59002"},
+		},
+		{
 			name: "both families", args: []string{"gate", "--touch", "59002,59000", "--wait", "22"},
 			stdout: []string{
 				"knocked on 2001:db8::2: 59002, 59000",
@@ -186,7 +190,7 @@ func TestKnockCommand(t *testing.T) {
 		},
 		{
 			name: "does not open",
-			args: []string{"four", "--touch", "59000", "--wait", "59001", "--timeout", "300ms"}, code: 1,
+			args: []string{"four", "--touch", "59000", "--wait", "59001", "--timeout", "300ms"}, code: 7,
 			stdout: []string{"knocked on 192.0.2.2: 59000"},
 			stderr: []string{
 				"doorward: error: 59001/tcp on 192.0.2.2 did not open within 300ms: it does not answer",
@@ -205,11 +209,11 @@ func TestKnockCommand(t *testing.T) {
 			stderr: []string{"knocked on 192.0.2.2: 59000"},
 		},
 		{
-			name: "no such command", args: []string{"four", "--touch", "59000", "--", "no-such-program"}, code: 1,
+			name: "no such command", args: []string{"four", "--touch", "59000", "--", "no-such-program"}, code: 127,
 			stderr: []string{"knocked on 192.0.2.2: 59000", `doorward: error: command "no-such-program" is not found`},
 		},
 		{
-			name: "no command after a failed knock", args: []string{"four", "--touch", "59009", "--", "echo", "in"}, code: 1,
+			name: "no command after a failed knock", args: []string{"four", "--touch", "59009", "--", "echo", "in"}, code: 125,
 			stderr: []string{
 				"doorward: error: 59009/tcp on 192.0.2.2 refuses connections",
 				"doorward: hint: a wrong host or port, a gateway that is not running," +
@@ -274,7 +278,7 @@ func TestKnockJSON(t *testing.T) {
 			},
 		},
 		{
-			args: []string{"four", "--touch", "59000", "--wait", "23", "--timeout", "200ms"}, code: 1,
+			args: []string{"four", "--touch", "59000", "--wait", "23", "--timeout", "200ms"}, code: 7,
 			want: knockJSON{
 				Host:   "four",
 				Knocks: []attemptJSON{{Address: "192.0.2.2", Complete: true, Touches: []touchJSON{{Port: 59000}}}},

@@ -65,7 +65,11 @@ func (o *knockOptions) inTurn(
 	}
 	k.attempts, k.complete = o.knockAll(ctx, v, families, say)
 	if ctx.Err() != nil {
-		return nil, errors.New("interrupted before the knock was complete")
+		err := interrupted(ctx, "before the knock was complete")
+		if begun(k.attempts) {
+			err = withHint(err, "%s", unfinished)
+		}
+		return nil, err
 	}
 	if o.waitPort != 0 && len(k.complete) > 0 {
 		if o.await(ctx, v, k, o.timeout); k.open() {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -241,5 +242,30 @@ func TestKnockOnItself(t *testing.T) {
 		if code != 1 || errs.String() != want {
 			t.Errorf("status %d, it said:\n%s\nwant:\n%s", code, &errs, want)
 		}
+	}
+}
+
+// TestInterruptedInTheMidst: a visitor who gives up in the midst of a knock learns
+// what that costs.
+func TestInterruptedInTheMidst(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	dial := func(ctx context.Context, _, addr string) (net.Conn, error) {
+		if strings.HasSuffix(addr, ":59002") {
+			cancel(&caughtError{syscall.SIGINT})
+			return nil, ctx.Err()
+		}
+		c, _ := net.Pipe()
+		return c, nil
+	}
+	var errs bytes.Buffer
+	e := &env{stdin: strings.NewReader(""), stdout: io.Discard, stderr: &errs, getenv: func(string) string { return "" }}
+	c := newKnockWith(e, &visit.Visitor{Dial: dial, Interfaces: noInterfaces})
+	c.SilenceErrors, c.SilenceUsage = true, true
+	c.SetArgs([]string{"192.0.2.2", "--touch", "59000,59002"})
+	code := report(e, c.ExecuteContext(ctx))
+	const want = "doorward: error: interrupted before the knock was complete\n" +
+		"doorward: hint: a knock left unfinished counts as a wrong one, so wait out the penalty (5m unless it was changed) before the next\n"
+	if code != 130 || errs.String() != want {
+		t.Errorf("status %d, it said:\n%s\nwant 130 and:\n%s", code, &errs, want)
 	}
 }

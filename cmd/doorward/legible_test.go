@@ -51,14 +51,22 @@ func TestNothingPrintedActsUponATerminal(t *testing.T) {
 	s.Fence.Mismatch = "x"
 	spoil(&s)
 	spoil(&trail)
+	d := control.Diff{Config: "x", After: "x", Refused: &control.Error{Message: "x", Hint: "x"}}
+	for _, value := range []*string{nil, new(string)} {
+		d.Changes = append(d.Changes, control.KeyChange{Before: value, After: value})
+	}
+	spoil(&d)
 	for _, args := range [][]string{
 		{"status"}, {"status", "ssh" + hostile}, {"status", "--json"}, {"log"}, {"log", "--json"}, {"log", "--verify"}, {"log", "--verify", "--json"},
 		{"close", "ssh"}, {"close", "ssh", "--json"}, {"open", "ssh", "--source", "any"}, {"apply"}, {"apply", "--keep"},
-		{"status", "nix"}, {"arm"},
+		{"status", "nix"}, {"arm"}, {"diff"}, {"diff", "--json"},
 	} {
 		for _, fails := range []bool{false, true} {
 			b := controltest.New(s)
 			b.Append(trail...)
+			if b.OnDiff(d, nil); fails {
+				b.OnDiff(control.Diff{}, &control.Error{Message: hostile, Hint: hostile})
+			}
 			b.OnDo(func(context.Context, controltest.Given) (control.Reply, error) {
 				if fails {
 					return control.Reply{}, &control.Error{Message: hostile, Hint: hostile}

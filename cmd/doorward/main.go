@@ -11,13 +11,14 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/legible"
 )
 
@@ -29,17 +30,30 @@ type env struct {
 	getenv         func(string) string
 	now            func() time.Time       // nil for time.Now
 	cache          func() (string, error) // the user's cache directory; nil for none
+	args           []string               // the command line
+
+	// become has a program take this one's place, and returns only if it cannot; nil
+	// where there is no such thing.
+	become func(path string, argv []string) error
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	ctx, stop := catch()
 	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, cache: os.UserCacheDir}
-	os.Exit(run(ctx, e, os.Args[1:]))
+	if runtime.GOOS != "windows" {
+		e.become = func(path string, argv []string) error {
+			stop()
+			return syscall.Exec(path, argv, os.Environ())
+		}
+	}
+	code := run(ctx, e, os.Args[1:])
+	dieOf(ctx, code)
+	os.Exit(code)
 }
 
 // run carries out one command line and returns the exit status.
 func run(ctx context.Context, e *env, args []string) int {
+	e.args = args
 	root := newRoot(e)
 	root.SetArgs(args)
 	return report(e, root.ExecuteContext(ctx))
@@ -50,16 +64,23 @@ func report(e *env, err error) int {
 	if err == nil {
 		return 0
 	}
-	if s, ok := errors.AsType[*statusError](err); ok {
-		return s.code
+	status, ok := errors.AsType[*statusError](err)
+	if ok && status.err == nil {
+		return status.code
 	}
 	// Strangers had a hand in some errors: whoever listens at the socket, a log.
 	fmt.Fprintf(e.stderr, "doorward: error: %s\n", legible.Lines(err.Error()))
 	if h, ok := errors.AsType[*hintError](err); ok && h.hint != "" {
 		fmt.Fprintf(e.stderr, "doorward: hint: %s\n", legible.Lines(h.hint))
 	}
+	if ok {
+		return status.code
+	}
 	if _, ok := errors.AsType[*usageError](err); ok {
 		return 2
+	}
+	if c, ok := errors.AsType[*control.Error](err); ok && c.Code == control.CodeTimeout {
+		return 7
 	}
 	return 1
 }
@@ -84,11 +105,22 @@ type usageError struct{ err error }
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
-// statusError is a command, run for the visitor, that ended with a status other
-// than 0. The status is passed on without a word: the command has said its own.
-type statusError struct{ code int }
+// statusError is an error with an exit status of its own.
+type statusError struct {
+	code int
+	// err is what is said of it; nil when a command, run for the visitor, has ended so
+	// and said its own.
+	err error
+}
 
-func (e *statusError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
+func (e *statusError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit status %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *statusError) Unwrap() error { return e.err }
 
 const rootHelp = `doorward looks after a machine's doors: services that nobody can see. A door's
 port answers nothing until a visitor has knocked right; then it is open to that

@@ -33,7 +33,7 @@ func after(d time.Duration) *time.Time {
 // guarded is a snapshot with something everywhere.
 func guarded() control.Status {
 	return control.Status{
-		Time: noon.Add(-time.Minute), Version: "0.1.0", Started: noon.Add(-26 * time.Hour),
+		API: 1, Time: noon.Add(-time.Minute), Version: "0.1.0", Started: noon.Add(-26 * time.Hour),
 		Config:   "/etc/doorward/doorward.toml",
 		Warnings: []string{"door admin is in failsafe, dark and deaf: no log data"},
 		Fence:    control.Fence{Up: true, Owned: true, Repairs: 1},
@@ -202,7 +202,7 @@ func TestOrdersFromTheCommandLine(t *testing.T) {
 		{"open ssh", client, control.OpenRequest{Door: "ssh", Source: "fe80::7"}, 0, "done (until 12:10:00)\n", ""},
 		{"open ssh --source any --for 8h", ssh, control.OpenRequest{Door: "ssh", Source: "any", For: "8h0m0s"}, 0, "done (until 12:10:00)\n", ""},
 		{"open ssh --source 192.0.2.7 --json", nil, control.OpenRequest{Door: "ssh", Source: "192.0.2.7"}, 0,
-			"{\n  \"message\": \"done\",\n  \"until\": \"2026-11-24T12:10:00Z\"\n}\n", ""},
+			"{\n  \"message\": \"done\",\n  \"until\": \"2026-11-24T12:10:00Z\",\n  \"api\": 1,\n  \"door\": \"\",\n  \"source\": \"\",\n  \"state\": \"\",\n  \"changed\": false\n}\n", ""},
 		{"open ssh", nil, nil, 1, "", "doorward: error: no --source, and SSH_CONNECTION does not say where you came from (sudo drops it)\n" +
 			"doorward: hint: --source ADDRESS, or --source any for everybody\n"},
 		{"open", ssh, nil, usage, "", "doorward: error: DOOR is missing: the door's name, as doorward status lists it\n" +
@@ -222,6 +222,12 @@ func TestOrdersFromTheCommandLine(t *testing.T) {
 			"done\nIt goes back by itself at 12:10:00, in 10m 00s, unless kept: doorward apply --keep\n", ""},
 		{"apply --keep", nil, control.ApplyRequest{Action: "keep"}, 0, "done (until 12:10:00)\n", ""},
 		{"apply --undo", nil, control.ApplyRequest{Action: "undo"}, 0, "done (until 12:10:00)\n", ""},
+		{"apply --force", nil, control.ApplyRequest{Action: "apply", Force: true}, 0, "done (until 12:10:00)\n", ""},
+		{"apply --keep --id 7", nil, control.ApplyRequest{Action: "keep", ID: 7}, 0, "done (until 12:10:00)\n", ""},
+		{"apply --undo --id 7", nil, control.ApplyRequest{Action: "undo", ID: 7}, 0, "done (until 12:10:00)\n", ""},
+		{"apply --undo --force", nil, nil, usage, "", "doorward: error: --force does not go with --keep and --undo\ndoorward: hint: doorward apply --help\n"},
+		{"apply --id 7", nil, nil, usage, "", "doorward: error: --id goes with --keep and --undo\ndoorward: hint: doorward apply --help\n"},
+		{"diff ssh", nil, nil, usage, "", "doorward: error: \"ssh\": no argument is expected\ndoorward: hint: doorward diff --help\n"},
 		{"apply --undo --keep", nil, nil, usage, "", "doorward: error: --confirm, --keep and --undo exclude one another\ndoorward: hint: doorward apply --help\n"},
 		{"apply --confirm 0s", nil, nil, usage, "", "doorward: error: --confirm 0s: allowed is 1s and more\ndoorward: hint: doorward apply --help\n"},
 		{"apply now", nil, nil, usage, "", "doorward: error: \"now\": no argument is expected\ndoorward: hint: doorward apply --help\n"},
@@ -352,7 +358,9 @@ func TestStreamsEndWithTheDaemon(t *testing.T) {
 
 // TestCompletion asks as a shell does.
 func TestCompletion(t *testing.T) {
-	path, _ := controltest.Serve(t, controltest.New(guarded()))
+	b := controltest.New(guarded())
+	b.Change(func(s *control.Status) { s.Pending = &control.Pending{ID: 7, By: "operator bob (uid 1001)"} })
+	path, _ := controltest.Serve(t, b)
 	doors := []string{"admin\tfailsafe", "ssh\topen", "vpn\tdark"}
 	for _, tt := range []struct {
 		args []string
@@ -366,6 +374,7 @@ func TestCompletion(t *testing.T) {
 		{[]string{"close", "vpn", "--source", ""}, nil},
 		{[]string{"open", "vpn", "--source", ""}, []string{"any\teverybody"}},
 		{[]string{"arm", "--source", ""}, []string{"198.51.100.23\tport 59001"}},
+		{[]string{"apply", "--keep", "--id", ""}, []string{"7\tby operator bob (uid 1001)"}},
 	} {
 		args := append([]string{"__complete", "--control", path}, tt.args...)
 		code, stdout, _ := operate(t, nil, args...)
@@ -437,24 +446,32 @@ func TestLiveView(t *testing.T) {
 		}
 	}
 	wantLine(show(tea.WindowSizeMsg{Width: 80, Height: 40}), "waiting for the daemon")
-	wantLine(show(snapshotMsg(guarded())), "ssh     192.0.2.7        28s     touch")
+	wantLine(show(snapshotMsg(guarded())), "ssh     192.0.2.7        28s     -      touch")
 	now = now.Add(5 * time.Second)
-	wantLine(show(tickMsg{}), "ssh     192.0.2.7        23s     touch")
-	wantLine(show(goneMsg{errors.New("the daemon is gone")}), "the daemon is gone: trying again")
-	wantLine(show(snapshotMsg(guarded())), "doorward status  12:00:05  q quits")
+	wantLine(show(tickMsg{}), "ssh     192.0.2.7        23s     -      touch")
+	lines := show(goneMsg{errors.New("the daemon is gone")})
+	wantLine(lines, "the daemon is gone: trying again")
+	wantLine(lines, "this is how things stood at 2026-11-24 11:59:00 UTC") // and not that the doors are guarded now
+	wantLine(show(snapshotMsg(guarded())), "doorward status  12:00:05 UTC  q quits")
 
-	lines := show(tea.WindowSizeMsg{Width: 40, Height: 10})
+	lines = show(tea.WindowSizeMsg{Width: 40, Height: 10})
 	for _, l := range lines {
 		if lipgloss.Width(l) > 40 || len(lines) > 10 {
 			t.Errorf("%d lines, among them %q: want 10 of 40", len(lines), l)
 		}
 	}
+	wantLine(lines, "guarded: yes")
 	wantLine(lines, "warning: door admin")
 	down := tea.KeyPressMsg{Code: tea.KeyDown}
-	wantLine(show(tea.WindowSizeMsg{Width: 80, Height: 10}, down, down),
-		"doorward status  12:00:05  q quits, arrows scroll: lines 3 to 10 of 19")
-	wantLine(show(tea.KeyPressMsg{Code: tea.KeyPgDown}, tea.KeyPressMsg{Code: tea.KeyPgDown}, down), "fence up and owned")
+	lines = show(tea.WindowSizeMsg{Width: 80, Height: 10}, down, down)
+	wantLine(lines, "doorward status  12:00:05 UTC  3 to 8 of 22  q quits, arrows scroll")
+	wantLine(lines, "guarded: yes") // wherever one looks
+	lines = show(tea.KeyPressMsg{Code: tea.KeyPgDown}, tea.KeyPressMsg{Code: tea.KeyPgDown}, tea.KeyPressMsg{Code: tea.KeyPgDown}, down)
+	wantLine(lines, "doorwardd 0.1.0 up")
+	wantLine(lines, "guarded: yes")
 	wantLine(show(tea.KeyPressMsg{Code: tea.KeyHome}), "warning: door admin")
+	wantLine(show(tea.KeyPressMsg{Code: tea.KeyEnd}), "doorwardd 0.1.0 up")
+	wantLine(show(tea.KeyPressMsg{Code: 'g', Text: "g"}), "warning: door admin")
 
 	for _, key := range []tea.KeyPressMsg{{Code: 'q', Text: "q"}, {Code: tea.KeyEscape}, {Code: 'c', Mod: tea.ModCtrl}} {
 		if _, cmd := m.Update(key); cmd == nil || cmd() != tea.Quit() {

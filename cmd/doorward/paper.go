@@ -12,6 +12,7 @@ import (
 	"charm.land/lipgloss/v2"
 	"golang.org/x/term"
 
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/legible"
 )
 
@@ -92,22 +93,79 @@ func table(d dress, head []string, rows [][]string) []string {
 	return lines
 }
 
+// widthOf is how many columns a terminal has, 0 where w is none.
+func widthOf(w io.Writer) int {
+	file, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	width, _, err := term.GetSize(int(file.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
+}
+
+// plainWidth is how wide text is that is written in paragraphs where there is no
+// terminal.
+const plainWidth = 80
+
+// wrap breaks text between words into lines of at most width columns, where the words
+// allow it; 0 is no limit.
+func wrap(text string, width int) []string {
+	lines := []string{""}
+	for word := range strings.FieldsSeq(text) {
+		last := &lines[len(lines)-1]
+		switch {
+		case *last == "":
+			*last = word
+		case width == 0 || lipgloss.Width(*last)+1+lipgloss.Width(word) <= width:
+			*last += " " + word
+		default:
+			lines = append(lines, word)
+		}
+	}
+	return lines
+}
+
+// hang is wrap behind a beginning, in whose place the lines after the first have
+// blanks.
+func hang(begin, text string, width int) []string {
+	indent := lipgloss.Width(begin)
+	lines := wrap(text, max(0, width-indent))
+	if width > 0 && width <= indent {
+		lines = wrap(text, 1)
+	}
+	for i := range lines {
+		if i > 0 {
+			begin = strings.Repeat(" ", indent)
+		}
+		lines[i] = strings.TrimRight(begin+lines[i], " ")
+	}
+	return lines
+}
+
 // printable makes text safe to print: what came from a log line or a visitor
 // must not move the cursor, colour the terminal or turn the writing round.
 // Whatever the daemon says is printed through here or encodeJSON.
 func printable(s string) string { return legible.Text(s) }
 
-// encodeJSON prints v, with indent for each level or, if that is "", on one
-// line. What does not print is escaped, so that it can be shown in a terminal.
+// encodeJSON prints the object v with the version of the API (control.Versioned), with
+// indent for each level or, if that is "", on one line. What does not print is escaped,
+// so that it can be shown in a terminal.
 func encodeJSON(w io.Writer, v any, indent string) error {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", indent)
-	if err := enc.Encode(v); err != nil {
+	text, err := control.Versioned(v)
+	if err != nil {
 		return err
 	}
-	_, err := w.Write(legible.JSON(b.Bytes()))
+	if indent != "" {
+		var b bytes.Buffer
+		if err := json.Indent(&b, text, "", indent); err != nil {
+			return err
+		}
+		text = b.Bytes()
+	}
+	_, err = w.Write(legible.JSON(text))
 	return err
 }
 
@@ -126,13 +184,19 @@ func spell(d time.Duration) string {
 	return fmt.Sprintf("%dd %02dh", s/86400, s/3600%24)
 }
 
-// clockTime writes t in now's zone: the time alone when it is the same day.
+// clockTime writes t in now's zone: the time alone when it is the same day, else
+// whole.
 func clockTime(t, now time.Time) string {
 	t = t.In(now.Location())
-	if t.Format(time.DateOnly) == now.Format(time.DateOnly) {
+	if sameDay(t, now) {
 		return t.Format(time.TimeOnly)
 	}
-	return t.Format("2006-01-02 15:04")
+	return t.Format("2006-01-02 15:04 MST")
+}
+
+// sameDay says whether it is the same day in now's zone.
+func sameDay(t, now time.Time) bool {
+	return t.In(now.Location()).Format(time.DateOnly) == now.Format(time.DateOnly)
 }
 
 // counted writes "1 grant", "2 grants".

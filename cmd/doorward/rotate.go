@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -24,8 +25,8 @@ const rotateHelp = `Draw a new knock for a door and share it with everybody who 
 The new knock has as many listeners and touches as the old one, drawn at random
 from the ports 20000 to 32767 and 61000 to 65535; none of them is used by any door
 or by another program. In the configuration file those numbers change and nothing
-else does: comments, order and layout stay. The file before is kept as
-FILE.previous. The texts for the users are those of doorward share, which
+else does: comments, order and layout stay. The file before is kept beside it, as
+FILE.~1~, FILE.~2~ and so on. The texts for the users are those of doorward share, which
 remembers them; --to adds somebody. If anything fails, nothing is changed.
 
 The daemon goes on with the old knock until you apply the new one, so there is
@@ -39,7 +40,7 @@ With --apply, rotate does the third step at once, for when the old knock has got
 into wrong hands. Unless you then keep it, with doorward apply --keep, the daemon goes
 back to the old knock after the time of --confirm, so that you cannot lock
 yourself out; sessions that are open live on in any case. The file stays as it
-is then, with the new knock: move FILE.previous over it if you give up on it.
+is then, with the new knock: move the file before over it if you give up on it.
 
 Exit status: 0 when the file has the new knock and every user's text is
 written, and with --apply the daemon has it in use; 1 when not; 2 when the command
@@ -110,8 +111,7 @@ func (o *rotateOptions) rotate(ctx context.Context, e *env, daemon *control.Clie
 	}
 	files = append(files, p.remember...)
 	files = append(files,
-		share.File{Path: t.path + ".previous", Text: t.text, Mode: 0o600},
-		share.File{Path: t.path, Text: edited, Keep: true, Was: t.text})
+		share.File{Path: t.path, Text: edited, Keep: true, Was: t.text, Backup: true})
 	change, err := share.Stage(files)
 	if err != nil {
 		return err
@@ -127,7 +127,7 @@ func (o *rotateOptions) rotate(ctx context.Context, e *env, daemon *control.Clie
 			return errors.Join(fmt.Errorf("the daemon has not taken it, nothing is changed: %w", err), change.Undo())
 		}
 	}
-	return o.tellRotated(e, t, p, sealed, reply)
+	return o.tellRotated(e, t, p, sealed, reply, change.Backup(t.path))
 }
 
 // redraw draws a new knock into the target and returns the edited text.
@@ -181,21 +181,26 @@ func sameFile(ctx context.Context, daemon *control.Client, path string) error {
 	return nil
 }
 
-func (o *rotateOptions) tellRotated(e *env, t *target, p *people, sealed []share.Letter, r control.Reply) error {
-	fmt.Fprintf(e.stdout, "Door %s has a new knock in %s; the file before is %[2]s.previous.\n\n", t.door.Name, t.path)
+func (o *rotateOptions) tellRotated(
+	e *env, t *target, p *people, sealed []share.Letter, r control.Reply, before string,
+) error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "Door %s has a new knock in %s; the file before is %s.\n\n", t.door.Name, t.path, before)
 	if len(sealed) > 0 {
-		o.tell(e.stdout, t, p, sealed)
+		o.tell(&b, t, p, sealed)
 	} else {
-		fmt.Fprintln(e.stdout, "Nobody is remembered as having the old one; to give it to somebody: doorward share")
+		fmt.Fprintln(&b, "Nobody is remembered as having the old one; to give it to somebody: doorward share")
 	}
-	if o.apply {
-		fmt.Fprintln(e.stdout)
-		if err := printReply(e, false, r); err != nil {
-			return err
-		}
-		fmt.Fprintln(e.stdout, "Knock anew and log in, in a new session; then keep it: doorward apply --keep")
-		return nil
+	if !o.apply {
+		fmt.Fprint(&b, "\nThe daemon goes on with the old knock until: doorward apply --confirm 60s\n")
 	}
-	fmt.Fprint(e.stdout, "\nThe daemon goes on with the old knock until: doorward apply --confirm 60s\n")
-	return nil
+	if _, err := e.stdout.Write(b.Bytes()); err != nil || !o.apply {
+		return err
+	}
+	fmt.Fprintln(e.stdout)
+	if err := printReply(e, false, r); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(e.stdout, "Knock anew and log in, in a new session; then keep it: doorward apply --keep")
+	return err
 }

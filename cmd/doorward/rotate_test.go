@@ -19,10 +19,11 @@ import (
 
 // applier is a daemon that only knows apply, as far as a rotation sees it.
 type applier struct {
-	config string // its configuration file
-	err    error  // of apply
-	seen   []byte // the file as apply found it
-	order  any
+	control.Backend        // what it is never asked
+	config          string // its configuration file
+	err             error  // of apply
+	seen            []byte // the file as apply found it
+	order           any
 }
 
 func (a *applier) Status() (control.Status, <-chan struct{}) {
@@ -37,6 +38,8 @@ func (a *applier) Do(_ context.Context, _ string, order any) (control.Reply, err
 	until := time.Now().Add(time.Minute)
 	return control.Reply{Message: "applied, to be kept", Until: &until}, a.err
 }
+
+func (a *applier) Diff(context.Context) (control.Diff, error) { return control.Diff{}, nil }
 
 func (a *applier) Log(control.LogQuery) (control.LogPage, error) { return control.LogPage{}, nil }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -136,8 +137,10 @@ func (o *shareOptions) share(e *env) error {
 	if err := change.Commit(); err != nil {
 		return err
 	}
-	o.tell(e.stdout, t, p, sealed)
-	return nil
+	var b bytes.Buffer
+	o.tell(&b, t, p, sealed)
+	_, err = e.stdout.Write(b.Bytes())
+	return err
 }
 
 // target is the knock that a command is about.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -89,7 +90,8 @@ func (m liveView) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 
 // key quits or scrolls.
 func (m liveView) key(key string) (tea.Model, tea.Cmd) {
-	page := max(1, m.height-2)
+	head, body := m.sheets()
+	page := m.room(head)
 	switch key {
 	case "q", "esc", "ctrl+c":
 		return m, tea.Quit
@@ -103,43 +105,73 @@ func (m liveView) key(key string) (tea.Model, tea.Cmd) {
 		m.top -= page
 	case "home", "g":
 		m.top = 0
+	case "end", "G":
+		m.top = len(body)
 	}
-	m.top = max(0, min(m.top, len(m.body())-page))
+	m.top = max(0, min(m.top, len(body)-page))
 	return m, nil
 }
 
-// View draws a title line and as much of the status as fits.
+// room is how many lines there are for what scrolls below the head.
+func (m liveView) room(head []string) int { return max(1, m.height-len(head)-1) }
+
+// View draws a title line, what is always seen, and as much of the rest as fits.
 func (m liveView) View() tea.View {
 	now := m.clock()
-	lines := m.body()
-	title := fmt.Sprintf("doorward status  %s  q quits", now.Format(time.TimeOnly))
-	if room := m.height - 2; room > 0 && len(lines) > room {
+	head, lines := m.sheets()
+	title, keys := "doorward status  "+now.Format("15:04:05 MST"), "  q quits"
+	if room := m.room(head); m.height > 0 && len(lines) > room {
 		top := max(0, min(m.top, len(lines)-room))
-		title += fmt.Sprintf(", arrows scroll: lines %d to %d of %d", top+1, top+room, len(lines))
+		title, keys = fmt.Sprintf("%s  %d to %d of %d", title, top+1, top+room, len(lines)), keys+", arrows scroll"
 		lines = lines[top : top+room]
 	}
-	lines = append([]string{m.dress.title.Render(title), ""}, lines...)
+	title += keys
 	if m.width > 0 {
-		cut := lipgloss.NewStyle().MaxWidth(m.width)
-		for i := range lines {
-			lines[i] = cut.Render(lines[i])
-		}
+		title = lipgloss.NewStyle().MaxWidth(m.width).Render(title)
 	}
+	lines = slices.Concat([]string{m.dress.title.Render(title)}, head, lines)
 	v := tea.NewView(strings.Join(lines, "\n"))
 	v.AltScreen = true
 	v.WindowTitle = "doorward status"
 	return v
 }
 
-// body is the status as lines, with the daemon's absence first.
-func (m liveView) body() []string {
-	var lines []string
+// sheets is the status as lines no wider than the screen: those that are always seen,
+// that the daemon has gone and whether the doors are guarded, and those that scroll.
+func (m liveView) sheets() (head, body []string) {
+	v := view{dress: m.dress, now: m.clock(), width: m.width, detail: m.door != ""}
 	if m.gone != nil {
-		lines = append(lines, m.dress.bad.Render(printable(m.gone.Error())+": trying again"), "")
+		head = v.styled(m.dress.bad.Render, wrap(printable(m.gone.Error())+": trying again", m.width))
 	}
-	if m.status == nil {
-		return append(lines, "waiting for the daemon")
+	switch s := m.status; {
+	case s == nil:
+		body = []string{"waiting for the daemon"}
+	case m.gone != nil: // whether the doors are guarded now is not known
+		head = append(head, v.styled(m.dress.bad.Render, wrap("this is how things stood at "+
+			s.Time.In(v.now.Location()).Format("2006-01-02 15:04:05 MST"), m.width))...)
+		body = append(v.guarded(*s), v.body(*s)...)
+	default:
+		head, body = v.guarded(*s), v.body(*s)
 	}
-	v := view{dress: m.dress, now: m.clock(), detail: m.door != ""}
-	return append(lines, v.lines(*m.status)...)
+	head, body = m.broken(append(head, "")), m.broken(body)
+	if m.height > 0 && len(head) > m.height/2 { // on a very small screen all scrolls
+		return nil, append(head, body...)
+	}
+	return head, body
+}
+
+// broken breaks the lines that a word makes wider than the screen.
+func (m liveView) broken(lines []string) []string {
+	if m.width <= 0 {
+		return lines
+	}
+	var all []string
+	for _, l := range lines {
+		if lipgloss.Width(l) > m.width {
+			all = append(all, strings.Split(lipgloss.Wrap(l, m.width, ""), "\n")...)
+			continue
+		}
+		all = append(all, l)
+	}
+	return all
 }

@@ -136,11 +136,29 @@ func TestApplyOnScreen(t *testing.T) {
 		{"enter keeps", func(s *screen, _ *controltest.Backend) { s.press("\r") }, []string{"keep"}, 0, ""},
 		{"ctrl-c goes back", func(s *screen, _ *controltest.Backend) { s.press("\x03") }, []string{"undo"}, 1,
 			"doorward: error: not kept: carried out undo\n"},
-		{"kept elsewhere", func(_ *screen, b *controltest.Backend) { settled(b, "operator bob (uid 1001)", true) }, nil, 0, ""},
-		{"undone elsewhere", func(_ *screen, b *controltest.Backend) { settled(b, "operator bob (uid 1001)", false) }, nil, 1,
+		{"kept elsewhere", func(_ *screen, b *controltest.Backend) { settled(b, bob, control.EndKept) }, nil, 0, ""},
+		{"undone elsewhere", func(_ *screen, b *controltest.Backend) { settled(b, bob, control.EndUndone) }, nil, 1,
 			"doorward: error: not kept: operator bob (uid 1001) went back\n"},
-		{"nobody answers", func(_ *screen, b *controltest.Backend) { settled(b, "", false) }, nil, 1,
-			"doorward: error: not kept: nobody answered in time, and the configuration from before is in use again\n"},
+		{"nobody answers", func(_ *screen, b *controltest.Backend) { settled(b, "", control.EndExpired) }, nil, 1,
+			"doorward: error: not kept: nobody kept it in time, and the configuration from before is in use again\n"},
+		{"a reboot", func(_ *screen, b *controltest.Backend) { settled(b, "", control.EndRebooted) }, nil, 1,
+			"doorward: error: not kept: the machine booted before it was kept, and the configuration from before is in use again\n"},
+		{"replaced by one that waits", func(_ *screen, b *controltest.Backend) {
+			b.Change(func(s *control.Status) {
+				s.Pending = &control.Pending{ID: 8, Until: time.Now().Add(time.Hour), By: bob}
+				s.Ended = []control.Settled{{ID: 7, Time: time.Now(), By: bob, End: control.EndReplaced}}
+			})
+		}, nil, 1, "doorward: error: not kept: operator bob (uid 1001) has put another one in its place\n"},
+		{"another one was kept since", func(_ *screen, b *controltest.Backend) {
+			b.Change(func(s *control.Status) {
+				s.Pending, s.Settled = nil, &control.Settled{ID: 8, Time: time.Now(), By: bob, Kept: true, End: control.EndKept}
+				s.Ended = []control.Settled{*s.Settled, {ID: 7, Time: time.Now(), End: control.EndExpired}}
+			})
+		}, nil, 1, "doorward: error: not kept: nobody kept it in time, and the configuration from before is in use again\n"},
+		{"forgotten", func(_ *screen, b *controltest.Backend) {
+			b.Change(func(s *control.Status) { s.Pending = nil })
+		}, nil, 1, "doorward: error: not known whether it is kept: the daemon does not remember it\n" +
+			"doorward: hint: doorward log, and doorward diff\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := controltest.New(guarded())
@@ -148,8 +166,8 @@ func TestApplyOnScreen(t *testing.T) {
 			b.OnDo(func(_ context.Context, g controltest.Given) (control.Reply, error) {
 				o := g.Order.(control.ApplyRequest)
 				if o.Action == "apply" {
-					b.Change(func(s *control.Status) { s.Pending = &control.Pending{Until: until, By: g.By} })
-					return control.Reply{Message: "in use", Until: &until}, nil
+					b.Change(func(s *control.Status) { s.Pending = &control.Pending{ID: 7, Until: until, By: g.By} })
+					return control.Reply{Message: "in use", Until: &until, Pending: 7}, nil
 				}
 				return control.Reply{Message: "carried out " + o.Action}, nil
 			})
@@ -162,7 +180,11 @@ func TestApplyOnScreen(t *testing.T) {
 			}
 			var orders []string
 			for _, g := range b.Given()[1:] {
-				orders = append(orders, g.Order.(control.ApplyRequest).Action)
+				o := g.Order.(control.ApplyRequest)
+				orders = append(orders, o.Action)
+				if o.ID != 7 {
+					t.Errorf("%s is about %d, want 7", o.Action, o.ID)
+				}
 			}
 			if strings.Join(orders, " ") != strings.Join(tt.orders, " ") {
 				t.Errorf("ordered %q, want %q", orders, tt.orders)
@@ -171,9 +193,12 @@ func TestApplyOnScreen(t *testing.T) {
 	}
 }
 
+const bob = "operator bob (uid 1001)"
+
 // settled ends what is pending.
-func settled(b *controltest.Backend, by string, kept bool) {
+func settled(b *controltest.Backend, by, how string) {
 	b.Change(func(s *control.Status) {
-		s.Pending, s.Settled = nil, &control.Settled{Time: time.Now(), By: by, Kept: kept}
+		s.Pending, s.Settled = nil, &control.Settled{ID: 7, Time: time.Now(), By: by, Kept: how == control.EndKept, End: how}
+		s.Ended = []control.Settled{*s.Settled}
 	})
 }

@@ -38,8 +38,10 @@ options:
 signals:
   SIGTERM, SIGINT   end. The fence stands and grants run out by themselves;
                     services and sessions stay as they are.
-  SIGHUP            read the configuration anew; one with a mistake changes
-                    nothing and is told in the log.
+  SIGHUP            read the configuration anew. One with a mistake, or that was
+                    rolled back, changes nothing, nor does any while another
+                    waits to be kept; the log and doorward log say so. doorward
+                    apply does the same, and answers.
   SIGUSR1           turn debugging messages on or off.
 
 It needs CAP_NET_ADMIN for the fence, and leave to start and stop the units that

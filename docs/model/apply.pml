@@ -164,6 +164,15 @@ turn:
 			fi
 		:: d_step { pending != NONE -> printf("operator: apply --undo\n"); undoes = true };
 			goto back
+		/* SIGHUP, and apply without --force, change nothing where this may not be. */
+#ifdef SIGHUP_MAKES_PENDING_PERMANENT
+		:: d_step { pending != NONE -> printf("SIGHUP\n");
+			confirmed = pending; pending = NONE; deadline = 0; dirty = true }
+#endif
+#ifdef ROLLED_BACK_FILE_IS_RELOADED
+		:: d_step { pending == NONE && file == rejected && inUse == OLD -> printf("SIGHUP\n");
+			guarded = raised(file); inUse = file; confirmed = file; rejected = NONE; dirty = true }
+#endif
 		:: skip              /* something else */
 		fi;
 tick:	wasDue = (pending != NONE && deadline == 0);

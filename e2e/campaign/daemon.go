@@ -145,15 +145,15 @@ func (d *daemon) kill(pid int) error {
 	return nil
 }
 
-// reload has the daemon read its file, and waits until it says what came of it.
+// reload sends SIGHUP, and waits until the daemon says what came of it.
 func (d *daemon) reload() error {
 	before := d.size()
-	if _, err := d.order("reload"); err != nil {
+	if _, err := d.order("kill", "--kill-whom=main", "--signal=HUP"); err != nil {
 		return errors.Join(err, d.died())
 	}
 	return lab.Until(context.Background(), tooLong, "an answer to the reload", func() error {
 		said := d.saidFrom(before)
-		if strings.Contains(said, " is in use: ") || strings.Contains(said, `"msg":"cannot use the new configuration`) {
+		if strings.Contains(said, " is in use") || strings.Contains(said, `"msg":"cannot use the new configuration`) {
 			return nil
 		}
 		return errors.New("none yet")

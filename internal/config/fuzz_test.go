@@ -52,6 +52,9 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("accepted, and read otherwise: %v\n%+v", err, c)
 			}
 			c.Warnings()
+			if d := Differences(text, text); len(d) > 0 {
+				t.Fatalf("differs from itself: %+v", d)
+			}
 			return
 		}
 		lines := bytes.Count(text, []byte("\n")) + 1

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,12 +20,29 @@ import (
 // regular file is refused, and so is more than a mebibyte: a device or a pipe
 // would hang a daemon that starts at boot.
 func Load(path string) (*Config, []byte, error) {
-	text, err := files.Read(path, maxFile)
+	text, err := Read(path)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read configuration: %w", mend(path, err))
+		return nil, nil, err
 	}
 	c, err := Parse(path, text)
 	return c, text, err
+}
+
+// Read is the text that Load checks.
+func Read(path string) ([]byte, error) {
+	text, err := files.Read(path, maxFile)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", mend(path, err))
+	}
+	return text, nil
+}
+
+// Hash names a text: its SHA-256 in hex, "" for none (nil).
+func Hash(text []byte) string {
+	if text == nil {
+		return ""
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(text))
 }
 
 // mend says what to type for a configuration that is not the daemon's to read or

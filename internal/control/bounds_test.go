@@ -189,7 +189,7 @@ func TestStreamsAreBounded(t *testing.T) {
 func TestMetricsOfDatagrams(t *testing.T) {
 	let := make(chan struct{})
 	close(let)
-	const line = `doorward_datagrams_dropped_total{why="crowded"} 7`
+	const line = `doorward_datagrams_dropped_total{reason="crowded"} 7`
 	for _, tt := range []struct {
 		counts map[string]uint64
 		want   bool

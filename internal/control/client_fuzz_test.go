@@ -182,6 +182,7 @@ func FuzzOrders(f *testing.F) {
 		{"ssh\n", "::", "1e9s", "\xff"}, {"ssh", "192.0.2.77/24", "1µs", "apply"}, {"ssh", "&limit=7", "", ""},
 	} {
 		f.Add(s[0], s[1], s[2], s[3], uint64(7), 100, true)
+		f.Add(s[0], s[1], s[2], s[3], uint64(0), 100, false)
 	}
 	gone, cancel := context.WithCancel(context.Background())
 	cancel() // streams end after what they have
@@ -205,7 +206,7 @@ func FuzzOrders(f *testing.F) {
 		sent(t, &given, OpenRequest{Door: door, Source: source, For: length}, c.Open)
 		sent(t, &given, CloseRequest{door, source}, c.Close)
 		sent(t, &given, ArmRequest{door, source}, c.Arm)
-		sent(t, &given, ApplyRequest{Action: action, Confirm: length}, c.Apply)
+		sent(t, &given, ApplyRequest{Action: action, Confirm: length, ID: after, Force: follow}, c.Apply)
 
 		q := LogQuery{Door: door, Source: source, After: after, Limit: limit, Follow: follow, Oldest: limit%2 == 0}
 		if after%3 == 0 {

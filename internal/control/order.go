@@ -51,6 +51,10 @@ func (o ApplyRequest) checked() (ApplyRequest, error) {
 	switch {
 	case o.Action != "apply" && o.Action != "keep" && o.Action != "undo":
 		return o, fmt.Errorf("action %q: allowed are \"apply\", \"keep\" and \"undo\"", o.Action)
+	case o.Action != "apply" && o.Force:
+		return o, fmt.Errorf("force goes with action \"apply\" only, not with %q", o.Action)
+	case o.Action == "apply" && o.ID != 0:
+		return o, fmt.Errorf("id %d goes with actions \"keep\" and \"undo\" only, not with \"apply\"", o.ID)
 	case o.Action != "apply" && o.Confirm != "":
 		return o, fmt.Errorf("confirm %q goes with action \"apply\" only, not with %q", o.Confirm, o.Action)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http/httptest"
@@ -11,6 +12,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,6 +30,10 @@ func (s *stub) Status() (Status, <-chan struct{}) { return Status{}, s.newer }
 
 func (s *stub) Newer() <-chan struct{} { return s.newer }
 
+func (s *stub) Diff(context.Context) (Diff, error) {
+	return Diff{Config: "/etc/doorward/doorward.toml"}, nil
+}
+
 func (s *stub) Do(ctx context.Context, by string, order any) (Reply, error) {
 	return s.do(ctx, by, order)
 }
@@ -35,6 +41,13 @@ func (s *stub) Do(ctx context.Context, by string, order any) (Reply, error) {
 func (s *stub) Log(q LogQuery) (LogPage, error) {
 	s.asked = append(s.asked, q)
 	return LogPage{Records: []audit.Record{{ID: 1}}, Through: q.After, Last: max(1, q.After)}, nil
+}
+
+func (s *stub) Explain(_ context.Context, source netip.Addr, door string) (Explanation, error) {
+	if !soundSource(source.String(), false) || !soundDoor(door, true) {
+		return Explanation{}, fmt.Errorf("reached the backend: %v at %q", source, door)
+	}
+	return Explanation{Source: source.String()}, nil
 }
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -48,6 +61,8 @@ func FuzzRequest(f *testing.F) {
 		{"GET", "/v1/log", "door=ssh&source=192.0.2.7&after=3&limit=5&follow=1", ""},
 		{"GET", "/v1/log", "limit=%zz;", ""},
 		{"GET", "/v1/log", "since=2026-11-24T03:00:00%2B01:00&until=2026-11-25T00:00:00Z&event=granted,refused&oldest=1", ""},
+		{"GET", "/v1/explain", "source=::ffff:192.0.2.7&door=ssh", ""},
+		{"GET", "/v1/explain", "source=2001:db8::1%25eth0", ""},
 		{"POST", "/v1/open", "", `{"door":"ssh","source":"192.0.2.7","for":"10m"}`},
 		{"POST", "/v1/open", "", `{"door":"ssh","source":"::ffff:192.0.2.7/128","for":"1e9s"}`},
 		{"POST", "/v1/open", "", `{"DOOR":"ssh","source":"2001:db8::1%eth0","door":"x"}`},
@@ -56,7 +71,9 @@ func FuzzRequest(f *testing.F) {
 		{"POST", "/v1/arm", "", `{"door":"","source":"2001:db8::/64"}`},
 		{"POST", "/v1/arm", "", `null`},
 		{"POST", "/v1/apply", "", `{"action":"apply","confirm":"60s"}`},
-		{"POST", "/v1/apply", "", `{"action":"keep"}`},
+		{"POST", "/v1/apply", "", `{"action":"keep","id":7}`},
+		{"POST", "/v1/apply", "", `{"action":"apply","force":true}`},
+		{"GET", "/v1/diff", "", ""},
 		{"DELETE", "/v1/open/../open", "?", "\xff\x00"},
 	} {
 		f.Add(s.method, s.path, s.query, s.body)
@@ -98,8 +115,9 @@ func FuzzRequest(f *testing.F) {
 			if err := dec.Decode(&v); err != nil {
 				t.Fatalf("the answer is not JSON: %v", err)
 			}
-			if said, _ := v["error"].(string); w.Code != 200 && said == "" {
-				t.Errorf("status %d without an error message", w.Code)
+			said, _ := v["error"].(string)
+			if w.Code != 200 && said == "" || strings.HasPrefix(said, "reached the backend") {
+				t.Errorf("status %d with the error message %q", w.Code, said)
 			}
 		}
 		if n != 1 {
@@ -124,10 +142,10 @@ func unsound(order any) string {
 			return "not checked"
 		}
 	case ApplyRequest:
-		if o.Action == "apply" && soundTime(o.Confirm) {
+		if o.Action == "apply" && soundTime(o.Confirm) && o.ID == 0 {
 			return ""
 		}
-		if (o.Action != "keep" && o.Action != "undo") || o.Confirm != "" {
+		if (o.Action != "keep" && o.Action != "undo") || o.Confirm != "" || o.Force {
 			return "not checked"
 		}
 	default:

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 )
 
@@ -33,9 +33,18 @@ type Backend interface {
 	// durations are positive, Action is known. The error may be an *Error.
 	Do(ctx context.Context, by string, order any) (Reply, error)
 
+	// Diff returns what an apply of the configuration file would change now. The error
+	// may be an *Error.
+	Diff(ctx context.Context) (Diff, error)
+
 	// Log returns what q selects. Limit is 1 to 10,000 here, Oldest is set where After
 	// is, and Follow is the server's business. The error may be an *Error.
 	Log(q LogQuery) (LogPage, error)
+
+	// Explain says what a new connection from a source would meet at a door, or (door
+	// "") at each. The source is an address in its one form, without a zone. The error
+	// may be an *Error.
+	Explain(ctx context.Context, source netip.Addr, door string) (Explanation, error)
 }
 
 // What a client may cost the daemon.
@@ -110,18 +119,20 @@ type route struct {
 // handler returns the API. Streams end with ctx.
 func (s *Server) handler(ctx context.Context) http.Handler {
 	routes := map[string]route{
-		"/v1/status": {http.MethodGet, func(w http.ResponseWriter, r *http.Request) { s.status(ctx, w, r) }},
-		"/v1/log":    {http.MethodGet, func(w http.ResponseWriter, r *http.Request) { s.records(ctx, w, r) }},
-		"/v1/open":   {http.MethodPost, order[OpenRequest](s)},
-		"/v1/close":  {http.MethodPost, order[CloseRequest](s)},
-		"/v1/arm":    {http.MethodPost, order[ArmRequest](s)},
-		"/v1/apply":  {http.MethodPost, order[ApplyRequest](s)},
+		"/v1/status":  {http.MethodGet, func(w http.ResponseWriter, r *http.Request) { s.status(ctx, w, r) }},
+		"/v1/diff":    {http.MethodGet, s.diff},
+		"/v1/log":     {http.MethodGet, func(w http.ResponseWriter, r *http.Request) { s.records(ctx, w, r) }},
+		"/v1/explain": {http.MethodGet, s.explain},
+		"/v1/open":    {http.MethodPost, order[OpenRequest](s)},
+		"/v1/close":   {http.MethodPost, order[CloseRequest](s)},
+		"/v1/arm":     {http.MethodPost, order[ArmRequest](s)},
+		"/v1/apply":   {http.MethodPost, order[ApplyRequest](s)},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rt, ok := routes[r.URL.Path]
 		if !ok {
 			writeError(w, http.StatusNotFound, &Error{
-				Message: fmt.Sprintf("path %q is not known: allowed are /v1/status, /v1/log, /v1/open, /v1/close, /v1/arm and /v1/apply", r.URL.Path),
+				Message: fmt.Sprintf("path %q is not known: allowed are /v1/status, /v1/diff, /v1/log, /v1/explain, /v1/open, /v1/close, /v1/arm and /v1/apply", r.URL.Path),
 				Hint:    "doorward and doorwardd may be of different versions",
 			})
 			return
@@ -152,6 +163,7 @@ func order[O checkable[O]](s *Server) http.HandlerFunc {
 			return
 		}
 		reply, err := s.backend.Do(r.Context(), by, o)
+		reply.API = APIVersion
 		if err != nil {
 			writeError(w, orderStatus(err), err)
 			return
@@ -197,16 +209,15 @@ func decodeOrder[O checkable[O]](body io.Reader) (O, int, error) {
 // writeJSON answers with v. An error here means that the client is gone, which
 // is no concern of the daemon's.
 func writeJSON(w http.ResponseWriter, code int, v any) {
-	var b bytes.Buffer
-	if err := json.NewEncoder(&b).Encode(v); err != nil {
-		b.Reset()
+	b, err := Versioned(v)
+	if err != nil {
 		code = http.StatusInternalServerError
-		fmt.Fprintf(&b, "{\"error\":%q,\"hint\":\"\"}\n", "the answer cannot be written as JSON")
+		b, _ = Versioned(&Error{Code: CodeInternal, Message: "the answer cannot be written as JSON"})
 	}
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTime))
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	w.Write(b.Bytes())
+	w.Write(b)
 }
 
 // writeError answers with err as an *Error.

@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -25,7 +24,7 @@ func (s *Server) status(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		return
 	}
 	if !watch {
-		snapshot, _ := s.backend.Status()
+		snapshot, _ := s.snapshot()
 		writeJSON(w, http.StatusOK, snapshot)
 		return
 	}
@@ -36,11 +35,18 @@ func (s *Server) status(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	st := newStream(ctx, w, r)
 	defer st.stop()
 	for {
-		snapshot, newer := s.backend.Status()
+		snapshot, newer := s.snapshot()
 		if st.send(snapshot) != nil || !st.wait(newer) {
 			return
 		}
 	}
+}
+
+// snapshot is how things stand, and what is closed when they have changed.
+func (s *Server) snapshot() (Status, <-chan struct{}) {
+	snapshot, newer := s.backend.Status()
+	snapshot.API = APIVersion
+	return snapshot, newer
 }
 
 // stream sends JSON objects, one a line, to a client that reads them as they
@@ -50,7 +56,6 @@ type stream struct {
 	stop  context.CancelFunc
 	w     http.ResponseWriter
 	rc    *http.ResponseController
-	enc   *json.Encoder
 	paced *time.Timer // fires when the next line may be sent
 }
 
@@ -59,7 +64,7 @@ type stream struct {
 func newStream(ctx context.Context, w http.ResponseWriter, r *http.Request) *stream {
 	rctx, cancel := context.WithCancel(r.Context())
 	unlink := context.AfterFunc(ctx, cancel)
-	st := &stream{ctx: rctx, w: w, rc: http.NewResponseController(w), enc: json.NewEncoder(w)}
+	st := &stream{ctx: rctx, w: w, rc: http.NewResponseController(w)}
 	st.paced = time.NewTimer(streamPause)
 	st.stop = func() {
 		unlink()
@@ -75,8 +80,12 @@ func newStream(ctx context.Context, w http.ResponseWriter, r *http.Request) *str
 
 // send writes one line and has it go out.
 func (st *stream) send(v any) error {
+	line, err := Versioned(v)
+	if err != nil {
+		return err
+	}
 	st.rc.SetWriteDeadline(time.Now().Add(writeTime))
-	if err := st.enc.Encode(v); err != nil {
+	if _, err := st.w.Write(line); err != nil {
 		return err
 	}
 	return st.rc.Flush()

@@ -131,7 +131,7 @@ func TestSlowOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, _ := io.ReadAll(resp.Body)
-		if want := `{"message":"done for operator uid 4294967294"}` + "\n"; string(got) != want {
+		if want := `{"message":"done for operator uid 4294967294","api":1,"door":"","source":"","state":"","changed":false}` + "\n"; string(got) != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	})
@@ -181,7 +181,7 @@ func TestNoPeerNoOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, _ := io.ReadAll(resp.Body)
-		want := `{"error":"who gives the order is not known: a *net.pipe is not a unix socket","hint":""}` + "\n"
+		want := `{"api":1,"code":"","error":"who gives the order is not known: a *net.pipe is not a unix socket","hint":""}` + "\n"
 		if resp.StatusCode != http.StatusForbidden || string(got) != want {
 			t.Errorf("got %d %q, want 403 %q", resp.StatusCode, got, want)
 		}

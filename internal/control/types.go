@@ -23,6 +23,7 @@ type Status struct {
 	Warnings      []string  `json:"warnings"`          // what an operator should act on, never null
 	Pending       *Pending  `json:"pending,omitempty"` // an applied configuration that waits to be confirmed
 	Settled       *Settled  `json:"settled,omitempty"` // how the latest Pending ended, null before the first
+	Ended         []Settled `json:"ended"`             // how the latest 8 ended, that one first; never null
 	Problems      []Problem `json:"problems"`          // why the doors are not guarded, or not usable, as they should be; never null
 	ConfigHash    string    `json:"config_hash"`       // SHA-256 of the configuration in use, in hex
 	ConfigDiffers bool      `json:"config_differs"`    // the file says something else than what is in use, or cannot be read
@@ -31,10 +32,6 @@ type Status struct {
 	// Events counts the audit records since the start, by event.
 	Events map[string]uint64 `json:"events"`
 }
-
-// APIVersion is the version of this API's JSON, and of that of the commands. Keys are
-// added, never changed; docs/api has the schemas.
-const APIVersion = 1
 
 // Problem is something for which /healthz fails.
 type Problem struct {
@@ -50,6 +47,7 @@ const (
 	ProblemService  = "service_failed" // a service could not be started
 	ProblemFailsafe = "failsafe"       // a door is deaf: there is no log data
 	ProblemEars     = "knocks_unheard" // nobody could knock at a door
+	ProblemEnding   = "ending"         // the daemon ends
 )
 
 // Pending is a configuration that goes back to the one before unless it is
@@ -64,8 +62,40 @@ type Pending struct {
 type Settled struct {
 	ID   uint64    `json:"id"` // the Pending's
 	Time time.Time `json:"time"`
-	By   string    `json:"by"` // "operator alice (uid 1000)", "" when its time was up
+	By   string    `json:"by"` // "operator alice (uid 1000)", "" for nobody
 	Kept bool      `json:"kept"`
+	End  string    `json:"end"` // one of the End constants
+}
+
+// The ends of a pending configuration.
+const (
+	EndKept     = "kept"
+	EndUndone   = "undone"   // somebody went back
+	EndExpired  = "expired"  // nobody kept it in time: it went back by itself
+	EndRebooted = "rebooted" // the machine booted before it was kept: it went back by itself
+	EndReplaced = "replaced" // another one is in use, by force or since a start of the daemon
+)
+
+// Words say how it ended.
+func (s Settled) Words() string {
+	switch {
+	case s.End == EndKept:
+		return "kept by " + s.By
+	case s.End == EndUndone:
+		return s.By + " went back"
+	case s.End == EndExpired:
+		return "nobody kept it in time, and the configuration from before is in use again"
+	case s.End == EndRebooted:
+		return "the machine booted before it was kept, and the configuration from before is in use again"
+	case s.By == "":
+		return "the daemon was started when the file was another one, or could not be used"
+	}
+	return s.By + " has put another one in its place"
+}
+
+// WentBack says whether what was in use before came back.
+func (s Settled) WentBack() bool {
+	return s.End == EndUndone || s.End == EndExpired || s.End == EndRebooted
 }
 
 // Fence is the state of the nftables table.
@@ -88,7 +118,7 @@ const (
 // Door is one door of Status.
 type Door struct {
 	Name      string         `json:"name"`
-	State     string         `json:"state"` // StateDark, ...
+	State     string         `json:"state"` // one of the State constants
 	Since     time.Time      `json:"since"`
 	Reason    string         `json:"reason"`    // why it is in this state, for people
 	Ports     []string       `json:"ports"`     // "22/tcp", "60000-61000/udp"
@@ -135,15 +165,20 @@ type Guesses struct {
 	Day  GuessesOf `json:"day"`
 }
 
-// GuessesOf counts the refused knocks of a span of time.
+// GuessesOf counts the refused knocks of a span of time. Those of sources that are
+// penalised are not heard, and not among them.
 type GuessesOf struct {
+	// Since is when the span begins: an hour, or a day, ago and up to five minutes, or
+	// an hour, earlier. It is later when the audit trail does not tell of all that was
+	// refused before the daemon's start.
+	Since   time.Time     `json:"since"`
 	Refused uint64        `json:"refused"`
-	Top     []GuessesFrom `json:"top"` // the prefixes with most, those first; never null
+	Top     []GuessesFrom `json:"top"` // the ten prefixes with most, those first; never null
 }
 
 // GuessesFrom counts the refused knocks from one prefix.
 type GuessesFrom struct {
-	Prefix  string `json:"prefix"`  // an IPv4 /24 or an IPv6 /48
+	Prefix  string `json:"prefix"`  // an IPv4 /24, an IPv6 /48, or "any" with scope = "door"
 	Refused uint64 `json:"refused"` // at most that; the least that it can be is Refused-Error
 	Error   uint64 `json:"error"`   // by how much Refused may be too high
 }
@@ -183,9 +218,11 @@ type ArmRequest struct {
 
 // ApplyRequest is the body of POST /v1/apply.
 type ApplyRequest struct {
-	Action  string `json:"action"`  // "apply" (reads the daemon's configuration file anew), "keep" or "undo"
-	ID      uint64 `json:"id"`      // with "keep" and "undo": which Pending is meant, 0 for whichever there is
-	Force   bool   `json:"force"`   // with "apply": although another one waits to be confirmed, which is given up
+	Action string `json:"action"`       // "apply" (reads the daemon's configuration file anew), "keep" or "undo"
+	ID     uint64 `json:"id,omitempty"` // with "keep" and "undo": which Pending is meant, 0 for whichever there is
+	// Force is with "apply": although another one waits to be confirmed, which is given
+	// up, and although the file was rolled back.
+	Force   bool   `json:"force,omitempty"`
 	Confirm string `json:"confirm"` // with "apply": a duration after which it is undone unless kept; "" keeps it at once
 }
 

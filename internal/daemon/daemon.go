@@ -181,6 +181,9 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 // errStop ends the group of tasks: somebody asked for it.
 var errStop = errors.New("asked to stop")
 
+// wellWords is what systemctl status says of a daemon that is well.
+const wellWords = "the doors are guarded"
+
 // signals is the task that answers signals: SIGINT and SIGTERM end the daemon,
 // SIGHUP has it read its configuration anew, SIGUSR1 turns debugging on or off.
 func (d *Daemon) signals(ctx context.Context, gw *gateway.Gateway) error {
@@ -213,9 +216,15 @@ func (d *Daemon) reload(ctx context.Context, gw *gateway.Gateway) {
 	defer d.tell(sd.SdNotifyReady)
 	reply, err := gw.Reload(ctx)
 	if err != nil {
-		d.Log.Error("cannot use the new configuration; the old one stays in use", "err", err)
+		hint := "doorward apply"
+		if told, ok := errors.AsType[*control.Error](err); ok && told.Hint != "" {
+			hint = told.Hint
+		}
+		d.Log.Error("cannot use the new configuration; the old one stays in use", "err", err, "hint", hint)
+		d.tell("STATUS=" + wellWords + "; the latest SIGHUP changed nothing: the log says why")
 		return
 	}
+	d.tell("STATUS=" + wellWords)
 	d.Log.Info(reply.Message)
 }
 
@@ -237,7 +246,7 @@ func (d *Daemon) notify(ctx context.Context, ready <-chan struct{}, gw *gateway.
 	case <-ctx.Done():
 		return nil
 	}
-	d.tell(sd.SdNotifyReady + "\nSTATUS=the doors are guarded")
+	d.tell(sd.SdNotifyReady + "\nSTATUS=" + wellWords)
 	d.Log.Info("ready: the doors are guarded")
 	defer d.tell(sd.SdNotifyStopping)
 	interval, err := sd.SdWatchdogEnabled(false)

@@ -113,7 +113,9 @@ type judge struct {
 	rules *ruleset.Ruleset
 	own   []netip.Addr
 	ways  []arrival
-	other uint16 // a port that is none of those that are judged
+	from  []netip.Addr // whose packets are judged
+	who   string       // what they are called: "strangers", or the one address
+	other uint16       // a port that is none of those that are judged
 }
 
 // ownChain leaves the fence's own table out, which doorward knows better.
@@ -143,12 +145,17 @@ func fates(rules *ruleset.Ruleset, c *config.Config) []Finding {
 	if err != nil {
 		return []Finding{{Note, "firewall", err.Error(), ""}}
 	}
-	j := &judge{rules: rules, own: own, ways: ways, other: 1}
-	for slices.ContainsFunc(wayInPorts(c), func(r port.Range) bool { return r.First <= j.other && j.other <= r.Last }) {
+	j := &judge{rules: rules, own: own, ways: ways, from: strangers, who: "strangers", other: 1}
+	return j.fates(wayInPorts(c))
+}
+
+// fates says what becomes of packets to ports.
+func (j *judge) fates(ports []port.Range) []Finding {
+	for slices.ContainsFunc(ports, func(r port.Range) bool { return r.First <= j.other && j.other <= r.Last }) {
 		j.other++
 	}
 	var all []fate
-	for _, r := range wayInPorts(c) {
+	for _, r := range ports {
 		for _, ipv6 := range []bool{false, true} {
 			all = append(all, j.ports(r, ipv6)...)
 		}
@@ -213,7 +220,7 @@ func (j *judge) one(r port.Range, ipv6 bool) (f fate, there, split bool) {
 	}
 	if passes > 0 {
 		f.verdict, f.at.Why = Warning, "source address, the destination address or the interface"
-	} else if by, ok := j.meant(r, f.way); ok {
+	} else if by, ok := j.meant(r, f.way); ok && len(j.from) > 1 {
 		f.verdict, f.at = Warning, by
 	}
 	return f, there, split
@@ -249,7 +256,7 @@ func (j *judge) packets(r port.Range, way arrival) (all []ruleset.Packet) {
 	if len(here) == 0 {
 		here = []netip.Addr{{}}
 	}
-	for _, from := range strangers {
+	for _, from := range j.from {
 		if from.Is6() != way.ipv6 {
 			continue
 		}
@@ -304,7 +311,7 @@ func (j *judge) tell(all []fate) []Finding {
 	}
 	var found []Finding
 	for _, g := range groups(all, len(families)) {
-		found = append(found, g.finding(j.rules))
+		found = append(found, g.finding(j.rules, j.who))
 	}
 	slices.SortStableFunc(found, func(a, b Finding) int { return cmp.Compare(rank(b.Verdict), rank(a.Verdict)) })
 	return found
@@ -312,8 +319,12 @@ func (j *judge) tell(all []fate) []Finding {
 
 func rank(v Verdict) int { return slices.Index([]Verdict{OK, Note, Warning, Problem}, v) }
 
-// finding tells of a group.
-func (g group) finding(rules *ruleset.Ruleset) Finding {
+// finding tells of a group, of somebody's packets.
+func (g group) finding(rules *ruleset.Ruleset, who string) Finding {
+	send := "send"
+	if who != "strangers" {
+		send = "sends"
+	}
 	ports := portList(g.ports) + g.over
 	if g.verdict == OK {
 		return Finding{OK, "firewall", fmt.Sprintf("other rules let %s through", ports), ""}
@@ -324,11 +335,11 @@ func (g group) finding(rules *ruleset.Ruleset) Finding {
 		where = fmt.Sprintf("%s (%s)", by, where)
 	}
 	if g.verdict == Problem {
-		return Finding{Problem, where, fmt.Sprintf("drops what strangers send to %s (%s): knocks and visitors do not arrive",
-			ports, rule(g.at)), letThrough(by, g.at.Base, zone(g.chains), g.ports)}
+		return Finding{Problem, where, fmt.Sprintf("drops what %s %s to %s (%s): knocks and visitors do not arrive",
+			who, send, ports, rule(g.at)), letThrough(by, g.at.Base, zone(g.chains), g.ports)}
 	}
 	at := g.at.Chain
-	return Finding{Warning, where, fmt.Sprintf("may drop what strangers send to %s: it depends on the %s (%s)", ports, g.at.Why,
+	return Finding{Warning, where, fmt.Sprintf("may drop what %s %s to %s: it depends on the %s (%s)", who, send, ports, g.at.Why,
 		rule(g.at)), fmt.Sprintf("nft -a list chain %s %s %s\nsee that it lets them through", at.Family, at.Table, at.Name)}
 }
 

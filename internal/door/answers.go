@@ -151,6 +151,9 @@ func (d *Door) startAgain(now time.Time) []Effect {
 	return []Effect{Start{}}
 }
 
+// NotStarted is why a door is dark whose service did not start.
+const NotStarted = "the service did not start"
+
 // Failed takes in that a start or a stop failed. A door whose service does not
 // start goes dark again; a service that does not stop is stopped again later,
 // unless somebody knocked meanwhile.
@@ -158,7 +161,7 @@ func (d *Door) Failed(now time.Time, problem string) []Effect {
 	failure := d.record(now, audit.EventError, "", "", problem, time.Time{})
 	if d.saved.State == Opening {
 		d.waiting = nil
-		return append([]Effect{failure}, d.darken(now, Dark, "", "the service did not start")...)
+		return append([]Effect{failure}, d.darken(now, Dark, "", NotStarted)...)
 	}
 	if d.saved.State == Open {
 		return []Effect{failure}

@@ -166,6 +166,9 @@ func (w *world) check(t tester) {
 	if stand != len(v.Penalties) {
 		t.Fatalf("penalties %v stand, on disk %v", v.Penalties, w.banned)
 	}
+	for _, source := range explained {
+		w.explains(t, source)
+	}
 	if (v.State == Dark || v.State == Closing || v.State == Failsafe) && len(w.kernel) > 0 {
 		t.Fatalf("the door is %s and the kernel lets %v in", v.State, w.kernel)
 	}
@@ -184,6 +187,46 @@ func (w *world) check(t tester) {
 	}
 	if at, ok := w.door.Next(); ok && !at.After(w.now) {
 		t.Fatalf("%s: a turn at %s asks for one at %s: it would spin", v.State, w.now, at)
+	}
+}
+
+// explained are sources that Explain is asked about: some that knock, some beside them,
+// and everybody.
+var explained = []netip.Prefix{visitor, other, Source(netip.MustParseAddr("198.51.100.9")),
+	Source(netip.MustParseAddr("2001:db8::3")), Source(netip.MustParseAddr("203.0.113.7")), Any}
+
+// explains holds what the door says of a source to what kernel and disk say.
+func (w *world) explains(t tester, source netip.Prefix) {
+	s := w.door.Explain(w.now, source)
+	covers := make(map[netip.Prefix]time.Time)
+	for _, c := range s.Covers {
+		if !w.disk[c.Source][c.By] || c.Until.After(w.kernel[c.Source]) {
+			t.Fatalf("%v is said to be let in by %v", source, c)
+		}
+		if c.Until.After(covers[c.Source]) {
+			covers[c.Source] = c.Until
+		}
+	}
+	for of, until := range w.kernel {
+		in := of == Any || of.Contains(source.Addr())
+		if said := covers[of]; in != said.Equal(until) || !in && !said.IsZero() {
+			t.Fatalf("the kernel lets %v in until %s, which %v lies in: %v; it is said to be let in by %v", of, until, source, in, s.Covers)
+		}
+	}
+	stand := 0
+	for at, p := range w.banned {
+		in := at.source == Any || at.source == source || at.source.Addr().Is6() && at.source.Contains(source.Addr()) // networks of IPv6 alone
+		if in && w.now.Before(p.Until) {
+			stand++
+		}
+	}
+	for _, p := range s.Penalties {
+		if p != w.banned[p.target()] || !w.door.Deaf(p.Name, source) {
+			t.Fatalf("the penalty %v is said to stand for %v; the disk has %v, the door is deaf: %v", p, source, w.banned[p.target()], w.door.Deaf(p.Name, source))
+		}
+	}
+	if stand != len(s.Penalties) {
+		t.Fatalf("%d penalties stand for %v, %v are said to", stand, source, s.Penalties)
 	}
 }
 

@@ -113,6 +113,7 @@ type Seen struct {
 	Login       time.Time // the latest login, zero for none
 	Connections int       // live connections to the door's ports, where they count
 	NoData      string    // not "": there is no log data anywhere, and where it was looked for
+	Unread      bool      // some of the logs could not be read in full, which is none of the door's business
 }
 
 // Effect is something that the gateway carries out. Those of one answer are in

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,9 +21,13 @@ import (
 type checked struct {
 	config  *config.Config
 	text    []byte
+	hash    string            // of text
 	blinds  []*tables.Mistake // what only this machine makes a mistake
 	walled  error             // why this process cannot serve it from inside its cage
 	problem error             // why it cannot be used after all; then there is no config
+	// differs are the keys that differ from those of others, by their hashes. It is filled
+	// beside the turns, since that takes long.
+	differs map[string][]string
 }
 
 // applying is a configuration that is on its way into use, or is to be kept: it is
@@ -31,7 +36,9 @@ type checked struct {
 type applying struct {
 	by      string
 	confirm time.Duration
+	force   bool
 	reading time.Time // when the file began to be read, zero when it was
+	checked           // what was read
 	done    func(control.Reply, error)
 }
 
@@ -45,25 +52,53 @@ func (a *applying) givenUp() time.Time {
 
 // orderApply carries out an order about configurations, one at a time.
 func (g *Gateway) orderApply(now time.Time, by string, o control.ApplyRequest, done func(control.Reply, error)) {
+	if by == bySignal {
+		done = g.tellRefused(done)
+	}
 	confirm, err := duration(o.Confirm, 0)
 	switch {
+	case err != nil:
 	case g.applying != nil || g.rollingBack:
-		err = &control.Error{Message: "another configuration is being taken into use, which takes some seconds at most",
-			Hint: "doorward status, and the same again"}
-	case o.Action == "undo":
-		g.undo(now, by, "undone by "+by, func(_ time.Time, reply control.Reply, err error) { g.answer(reply, err, done) })
+		err = &control.Error{Code: control.CodeRefused,
+			Message: "another configuration is being taken into use, which takes some seconds at most",
+			Hint:    "doorward status, and the same again"}
+	case o.Action == "apply":
+		err = g.mayReplace(o.Force)
+	case o.Action != "keep" && o.Action != "undo":
+		err = unknown(o)
+	case !g.waits(o.ID):
+		reply, err := g.endedAlready(o)
+		g.answer(reply, err, done)
 		return
+	}
+	switch {
+	case err != nil:
+		done(control.Reply{}, err)
 	case o.Action == "keep":
 		g.keep(now, by, done)
-		return
-	case o.Action != "apply":
-		err = unknown(o)
+	case o.Action == "undo":
+		g.undo(now, by, control.EndUndone, func(_ time.Time, reply control.Reply, err error) { g.answer(reply, err, done) })
+	default:
+		g.apply(now, &applying{by: by, confirm: confirm, force: o.Force, reading: now, done: g.loading(done)})
 	}
-	if err != nil {
-		done(control.Reply{}, err)
-		return
+}
+
+// bySignal is who asks for a reload by SIGHUP.
+const bySignal = "SIGHUP"
+
+// tellRefused has the audit trail say why a signal has changed nothing: who sent it is
+// told of nothing. A reason from elsewhere may name a knock's ports.
+func (g *Gateway) tellRefused(done func(control.Reply, error)) func(control.Reply, error) {
+	return func(reply control.Reply, err error) {
+		if err != nil {
+			why := err.Error()
+			if told, ok := errors.AsType[*control.Error](err); ok && told.Cause != nil {
+				why = "nothing was changed: " + g.opts.Path + " cannot be used; doorward apply says why"
+			}
+			g.record(g.world.Now(), audit.EventError, bySignal, why)
+		}
+		done(reply, err)
 	}
-	g.apply(now, &applying{by: by, confirm: confirm, reading: now, done: done})
 }
 
 // apply reads the configuration file anew and takes it into use. With a confirm
@@ -71,16 +106,23 @@ func (g *Gateway) orderApply(now time.Time, by string, o control.ApplyRequest, d
 // one: that promise is on disk before anything changes.
 func (g *Gateway) apply(now time.Time, a *applying) {
 	g.applying = a
-	path := g.opts.Path
+	path, inUse, fallback := g.opts.Path, g.inUse(), g.fallback
 	g.async(func() event {
 		c, err := g.read(path)
+		if err == nil {
+			c.compareWith(inUse, fallback)
+		}
 		return func(now time.Time) {
 			if g.applying != a {
 				return // it was given up
 			}
-			a.reading = time.Time{}
-			if err == nil {
-				err = g.acceptable(c, a.confirm)
+			a.reading, a.checked = time.Time{}, c
+			switch {
+			case err == nil && g.applied.Pending == nil && bytes.Equal(c.text, g.applied.Confirmed):
+				g.settle(a, g.inUseAlready(now, a), nil)
+				return
+			case err == nil:
+				err = g.acceptable(a)
 			}
 			if err != nil {
 				g.settle(a, control.Reply{}, err)
@@ -90,59 +132,82 @@ func (g *Gateway) apply(now time.Time, a *applying) {
 				switch {
 				case g.applying != a: // the daemon ends
 				case err != nil:
-					g.settle(a, control.Reply{}, fmt.Errorf("nothing was changed: %w", err))
+					g.settle(a, control.Reply{}, unchanged(err))
 				default:
-					g.promise(now, a, c)
+					g.promise(now, a)
 				}
 			})
 		}
 	})
 }
 
+// inUseAlready takes in that there is nothing to change. That the file was rolled
+// back, or that this machine cannot serve all of it, may be so no more.
+func (g *Gateway) inUseAlready(now time.Time, a *applying) control.Reply {
+	g.blinds = a.blinds
+	g.warnings = g.warningsOf(g.config)
+	reply := control.Reply{Message: g.opts.Path + " is in use already: nothing has changed"}
+	g.recordConfig(now, a.by, reply.Message, a.checked, a.checked)
+	return reply
+}
+
+// unchanged is the error of an apply that was begun and came to nothing.
+func unchanged(why error) error {
+	return &control.Error{Code: control.CodeFailed, Message: "nothing was changed: " + why.Error(), Cause: why}
+}
+
 // read reads and checks the configuration file, and whether this process can serve
 // it on this machine. It runs beside the turns.
 func (g *Gateway) read(path string) (c checked, err error) {
 	if c.config, c.text, err = g.world.Config(path); err != nil {
-		return c, &control.Error{Message: "nothing was changed: " + err.Error(), Hint: "doorward check " + path}
+		return c, &control.Error{Code: control.CodeRefused, Message: "nothing was changed: " + err.Error(),
+			Hint: "doorward check " + path, Cause: err}
 	}
-	c.blinds = g.blind(c.config, c.text)
-	c.walled = g.confine(c.config)
+	c.judge(g)
 	return c, nil
 }
 
-// acceptable says why a configuration cannot be taken into use now.
-func (g *Gateway) acceptable(c checked, confirm time.Duration) error {
-	if g.applied.Pending != nil && confirm > 0 {
-		return &control.Error{
-			Message: "a configuration waits to be confirmed already, until " + g.applied.Deadline.Format(time.TimeOnly),
-			Hint:    "doorward apply --keep, or doorward apply --undo"}
+// judge notes what hangs on this process and this machine.
+func (c *checked) judge(g *Gateway) {
+	c.hash = config.Hash(c.text)
+	c.blinds = g.blind(c.config, c.text)
+	c.walled = g.confine(c.config)
+}
+
+// acceptable says why a configuration cannot be taken into use now, although it is
+// whole.
+func (g *Gateway) acceptable(a *applying) error {
+	refused := func(why, hint string) *control.Error {
+		return &control.Error{Code: control.CodeRefused, Message: "nothing was changed: " + why, Hint: hint}
 	}
-	if confirm > 0 && g.unkept != "" {
-		return &control.Error{
-			Message: "nothing was changed: a restart would not roll it back, since nothing is kept: " + g.unkept,
-			Hint:    "mend that and systemctl restart doorward, or doorward apply without --confirm"}
-	}
-	if c.config.Gateway != g.config.Gateway {
-		return &control.Error{
-			Message: "nothing was changed: the keys of [gateway] are read at the start only",
-			Hint:    "systemctl restart doorward"}
-	}
-	if c.walled != nil {
-		return fmt.Errorf("nothing was changed: %w", c.walled)
-	}
-	if blind := c.blinds; len(blind) > 0 {
-		return &control.Error{Message: "nothing was changed: " + inOneLine(blind), Hint: blind[0].Hint}
+	switch {
+	case a.confirm > 0 && g.unkept != "":
+		return refused("a restart would not roll it back, since nothing is kept: "+g.unkept,
+			"mend that and systemctl restart doorward, or doorward apply without --confirm")
+	case a.confirm == 0 && !a.force && g.applied.Rejected != nil && bytes.Equal(a.text, g.applied.Rejected):
+		return refused(g.opts.Path+" was rolled back, and has not changed since",
+			"change it, or doorward apply --confirm 60s; doorward apply --force uses it without a way back")
+	case a.config.Gateway != g.config.Gateway:
+		return refused("the keys of [gateway] are read at the start only", "systemctl restart doorward")
+	case a.walled != nil:
+		e := refused(a.walled.Error(), "")
+		e.Cause = a.walled
+		return e
+	case len(a.blinds) > 0:
+		return refused(inOneLine(a.blinds), a.blinds[0].Hint)
 	}
 	return nil
 }
 
 // promise puts on disk what a restart is to do, and then takes the configuration
 // into use. What was in use before goes on until then, and may be rolled back.
-func (g *Gateway) promise(now time.Time, a *applying, c checked) {
-	next := store.Applied{Confirmed: c.text}
+func (g *Gateway) promise(now time.Time, a *applying) {
+	next := store.Applied{Confirmed: a.text}
 	if a.confirm > 0 {
-		next = store.Applied{Confirmed: g.applied.Confirmed, Pending: c.text, Deadline: now.Add(a.confirm), For: a.confirm, By: a.by}
+		next = store.Applied{Confirmed: g.applied.Confirmed, Pending: a.text, ID: g.nextID(now),
+			Deadline: now.Add(a.confirm), For: a.confirm, By: a.by}
 	}
+	next.Ended = g.endsBy(now, replacing(g.applied, next), a.by)
 	g.saveApplied(next)
 	g.onDisk(now, func(now time.Time, err error) {
 		if g.applying != a {
@@ -150,10 +215,10 @@ func (g *Gateway) promise(now time.Time, a *applying, c checked) {
 		}
 		if err != nil {
 			g.saveApplied(g.applied) // which may be another one by now
-			g.settle(a, control.Reply{}, fmt.Errorf("nothing was changed: %w", err))
+			g.settle(a, control.Reply{}, unchanged(err))
 			return
 		}
-		g.use(now, c, func(now time.Time, before checked, left []string, err error) {
+		g.use(now, a.checked, func(now time.Time, before checked, left []string, err error) {
 			g.taken(now, a, next, before, left, err)
 		})
 	})
@@ -164,31 +229,38 @@ func (g *Gateway) promise(now time.Time, a *applying, c checked) {
 func (g *Gateway) taken(now time.Time, a *applying, next store.Applied, before checked, left []string, err error) {
 	if err != nil {
 		g.saveApplied(g.applied)
-		g.unchanged(now, a, fmt.Errorf("nothing was changed: %w", err))
+		g.tookNothing(now, a, err)
 		return
 	}
-	g.applied, g.fallback = next, before
+	next.Ended = g.endsBy(now, replacing(g.applied, next), a.by) // it may have ended by itself meanwhile
+	if g.applied.Pending == nil {                                // else what was kept last stays the one to go back to
+		g.fallback = before
+	}
+	if g.fallback.differs = map[string][]string{a.hash: a.keysSince(g.fallback)}; next.Pending == nil {
+		g.fallback = checked{}
+	}
+	g.applied = next
 	g.saveApplied(next)
 	g.forgetMarks()
-	reply := control.Reply{Message: fmt.Sprintf("%s is in use: %s", g.opts.Path, countDoors(g.config))}
+	reply := control.Reply{Message: fmt.Sprintf("%s is in use: %s", g.opts.Path, countDoors(g.config)), Changed: true, Pending: next.ID}
 	if a.confirm > 0 {
-		reply.Message += ", until " + next.Deadline.Format(time.TimeOnly) + " unless it is kept"
+		reply.Message += ", until " + spelled(next.Deadline) + " unless it is kept"
 		reply.Until = &next.Deadline
 	}
 	reply.Message = strings.Join(append([]string{reply.Message}, left...), "; ")
-	g.record(now, audit.EventApplied, a.by, reply.Message)
+	g.recordConfig(now, a.by, reply.Message, before, a.checked)
 	g.settle(a, reply, nil)
 }
 
-// unchanged answers why a configuration did not come into use, when the disk knows
+// tookNothing answers why a configuration did not come into use, when the disk knows
 // that it did not.
-func (g *Gateway) unchanged(now time.Time, a *applying, why error) {
+func (g *Gateway) tookNothing(now time.Time, a *applying, why error) {
 	g.applying, g.ear.trying = nil, nil
 	g.onDisk(now, func(_ time.Time, err error) {
 		if err != nil {
 			why = errors.Join(why, fmt.Errorf("a restart would not know that: %w", err))
 		}
-		a.done(control.Reply{}, why)
+		a.done(control.Reply{}, unchanged(why))
 	})
 }
 
@@ -201,96 +273,12 @@ func (g *Gateway) settle(a *applying, reply control.Reply, err error) {
 // giveUpReading has nobody wait for a file that cannot be read for long.
 func (g *Gateway) giveUpReading(now time.Time) {
 	if t := g.applying.givenUp(); !t.IsZero() && !now.Before(t) {
-		g.settle(g.applying, control.Reply{}, fmt.Errorf("nothing was changed: %s has not been read for %s", g.opts.Path, slowDisk))
+		g.settle(g.applying, control.Reply{}, unchanged(fmt.Errorf("%s has not been read for %s", g.opts.Path, slowDisk)))
 	}
 }
 
 // saveApplied has the store keep which configuration is in use.
 func (g *Gateway) saveApplied(a store.Applied) { g.changes.applied = &a }
-
-// keep confirms the configuration that waits. It is told to be kept when that is on
-// disk; if it was rolled back until then, it is not.
-func (g *Gateway) keep(now time.Time, by string, done func(control.Reply, error)) {
-	if g.applied.Pending == nil {
-		done(control.Reply{}, &control.Error{Message: "no configuration waits to be confirmed"})
-		return
-	}
-	a := &applying{by: by, done: done}
-	g.applying = a
-	next := store.Applied{Confirmed: g.applied.Pending}
-	g.saveApplied(next)
-	g.onDisk(now, func(now time.Time, err error) {
-		if g.applying != a {
-			return
-		}
-		if err == nil && (g.applied.Pending == nil || g.rollingBack) {
-			err = &control.Error{Message: "the new configuration was rolled back before the disk had taken that it is kept"}
-		}
-		if err != nil {
-			g.saveApplied(g.applied)
-			g.settle(a, control.Reply{}, err)
-			return
-		}
-		g.applied, g.fallback = next, checked{}
-		g.forgetMarks()
-		g.settled = &control.Settled{Time: now, By: by, Kept: true}
-		g.record(now, audit.EventApplied, by, "the new configuration is kept")
-		g.settle(a, control.Reply{Message: "the new configuration is kept"}, nil)
-	})
-}
-
-// undo goes back to the configuration before the one that waits, and has then
-// called. A port of a knock that was taken meanwhile is no reason to stay: the ear
-// tries it again.
-func (g *Gateway) undo(now time.Time, by, why string, then func(time.Time, control.Reply, error)) {
-	if g.applied.Pending == nil {
-		then(now, control.Reply{}, &control.Error{Message: "no configuration waits to be confirmed; there is nothing to undo"})
-		return
-	}
-	if g.fallback.config == nil {
-		then(now, control.Reply{}, fmt.Errorf("the configuration before cannot be read: %w", g.fallback.problem))
-		return
-	}
-	g.rollingBack = true
-	g.use(now, g.fallback, func(now time.Time, _ checked, _ []string, err error) {
-		g.rollingBack = false
-		if err != nil {
-			then(now, control.Reply{}, fmt.Errorf("roll back: %w", err))
-			return
-		}
-		g.forgetPending()
-		g.fallback = checked{}
-		g.saveApplied(g.applied)
-		g.forgetMarks()
-		g.settled = &control.Settled{Time: now, By: by}
-		message := "the configuration from before is in use again: " + why
-		g.warnings = append(g.warnings, fmt.Sprintf("%s was rolled back (%s) and is not in use", g.opts.Path, why))
-		g.record(now, audit.EventApplied, by, message)
-		then(now, control.Reply{Message: message}, nil)
-	})
-}
-
-// lapses is when a configuration that nobody keeps is rolled back, zero for never. What
-// is under way at the fence ends first: it may be what takes its place.
-func (g *Gateway) lapses() time.Time {
-	if g.applied.Pending == nil || g.rollingBack || g.fencing.busy {
-		return time.Time{}
-	}
-	return g.applied.Deadline
-}
-
-// checkApplied rolls back a configuration that nobody kept.
-func (g *Gateway) checkApplied(now time.Time) {
-	if t := g.lapses(); t.IsZero() || now.Before(t) {
-		return
-	}
-	g.undo(now, "", "nobody confirmed the new one in time", func(now time.Time, _ control.Reply, err error) {
-		if err != nil {
-			g.log.Error("cannot roll the configuration back", "err", err)
-			g.applied.Deadline = now.Add(fenceRetry)
-		}
-	})
-}
 
 // use takes a checked configuration into use, when the fence guards its doors, and
 // has then called: with what was in use before and what an operator should know of
@@ -302,7 +290,7 @@ func (g *Gateway) use(now time.Time, next checked, then func(now time.Time, befo
 			then(now, checked{}, nil, err)
 			return
 		}
-		before := checked{config: g.config, text: g.applied.Confirmed, blinds: g.blinds}
+		before := g.inUse()
 		then(now, before, g.takeOn(now, next), nil)
 	})
 }
@@ -313,7 +301,7 @@ func (g *Gateway) use(now time.Time, next checked, then func(now time.Time, befo
 func (g *Gateway) takeOn(now time.Time, next checked) (left []string) {
 	c := next.config
 	old := g.byName
-	g.config, g.blinds, g.doors, g.listeners = c, next.blinds, nil, nil
+	g.config, g.hash, g.blinds, g.doors, g.listeners = c, next.hash, next.blinds, nil, nil
 	g.byName = make(map[string]*guarded, len(c.Doors))
 	g.warnings = g.warningsOf(c)
 	for _, conf := range c.Doors {

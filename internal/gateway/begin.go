@@ -9,6 +9,7 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/store"
 )
@@ -20,6 +21,7 @@ import (
 // file that was rolled back: the grants of the doors in use would go.
 func (g *Gateway) begin() error {
 	now := g.world.Now()
+	g.counting = now
 	if err := g.guardAtOnce(); err != nil {
 		return err
 	}
@@ -32,7 +34,7 @@ func (g *Gateway) begin() error {
 		return err
 	}
 	g.changes = newChanges()
-	if err := g.choose(state.Applied, state.Rebooted); err != nil {
+	if err := g.choose(now, state.Applied, state.Rebooted); err != nil {
 		return err
 	}
 	if err := g.guard(g.config); err != nil {
@@ -158,26 +160,32 @@ func (g *Gateway) endDoor(now time.Time, name, reason string) {
 // choose decides which configuration to start with. The file is used unless it
 // was applied and then rolled back, or cannot be used: then the one before is,
 // since a gateway that does not start guards nothing after a reboot.
-func (g *Gateway) choose(applied store.Applied, rebooted bool) error {
+func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) error {
 	c, text, err := g.world.Config(g.opts.Path)
 	g.applied = applied
+	latest := g.inUse()
+	latest.hash = config.Hash(latest.text)
 	if applied.Pending != nil {
 		// From now on its time is this clock's, whatever the wall clock does.
-		now := g.world.Now()
-		g.applied.Deadline = now.Add(applied.Left(now))
-		if rebooted || !now.Before(g.applied.Deadline) {
-			g.forgetPending()
+		g.applied.Deadline = at.Add(applied.Left(at))
+		switch {
+		case rebooted:
+			g.forgetPending(at, control.EndRebooted, "")
+		case !at.Before(g.applied.Deadline):
+			g.forgetPending(at, control.EndExpired, "")
+		case applied.ID == 0: // a version before has promised it
+			g.applied.ID = g.nextID(at)
 		}
 	}
+	told := g.opts.Path + " has changed since it was used last, and is in use from this start on"
 	switch {
 	case err == nil && g.applied.Pending != nil && slices.Equal(text, g.applied.Pending):
 		// Still waiting to be confirmed.
 		g.fallback = g.parsed(g.applied.Confirmed)
-	case err == nil && g.applied.Pending == nil && !slices.Equal(text, g.applied.Rejected):
-		g.applied = store.Applied{Confirmed: text}
-	case err == nil && g.applied.Pending != nil:
-		// Neither kept nor undone, and the file has changed again since.
-		g.applied = store.Applied{Confirmed: text}
+		g.fallback.compareWith(checked{text: text, hash: config.Hash(text)})
+	case err == nil && (g.applied.Pending != nil || !slices.Equal(text, g.applied.Rejected)):
+		// If one waited, it was neither kept nor undone, and the file has changed since.
+		g.applied = store.Applied{Confirmed: text, Ended: g.endsBy(at, control.EndReplaced, "")}
 	case g.applied.Confirmed == nil:
 		if err == nil {
 			err = errors.New("it was rolled back, and there is none before it")
@@ -192,13 +200,23 @@ func (g *Gateway) choose(applied store.Applied, rebooted bool) error {
 		if err != nil {
 			why = "cannot be used: " + err.Error()
 		}
-		g.applied.Pending, g.applied.Deadline = nil, time.Time{}
-		g.warnings = append(g.warnings, fmt.Sprintf("the configuration used before is in use: %s %s", g.opts.Path, why))
+		told = fmt.Sprintf("the configuration used before is in use: %s %s", g.opts.Path, why)
+		if g.applied.Pending != nil {
+			g.forgetPending(at, control.EndReplaced, "")
+		}
+		g.metered.loads.failed = true
+		g.warnings = append(g.warnings, told)
 		g.log.Error("the configuration used before is in use", "file", g.opts.Path, "why", why)
 		c, text = before.config, before.text
 	}
-	g.config, g.blinds = c, g.blind(c, text)
+	g.config, g.hash, g.blinds = c, config.Hash(text), g.blind(c, text)
+	if !g.metered.loads.failed {
+		g.metered.loads.latest = g.world.Now()
+	}
 	g.warnings = append(g.warnings, g.warningsOf(c)...)
+	if now := g.inUse(); latest.hash != "" && latest.hash != now.hash {
+		g.recordConfig(at, "", told, latest, now)
+	}
 	// If the disk takes nothing, the next start decides the same.
 	g.saveApplied(g.applied)
 	return nil
@@ -210,7 +228,7 @@ func (g *Gateway) parsed(text []byte) checked {
 	if err != nil {
 		return checked{problem: err}
 	}
-	return checked{config: c, text: text, blinds: g.blind(c, text)}
+	return checked{config: c, text: text, hash: config.Hash(text), blinds: g.blind(c, text)}
 }
 
 // confine locks the process in, or says why it cannot serve c from inside.
@@ -219,9 +237,4 @@ func (g *Gateway) confine(c *config.Config) error {
 		return nil
 	}
 	return g.opts.Confine(c)
-}
-
-// forgetPending rolls the record of a configuration back that nobody kept.
-func (g *Gateway) forgetPending() {
-	g.applied = store.Applied{Confirmed: g.applied.Confirmed, Rejected: g.applied.Pending}
 }

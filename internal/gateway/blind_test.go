@@ -56,7 +56,7 @@ func TestFlowsThatCannotBeSeen(t *testing.T) {
 			t.Errorf("at the start %d doors are guarded, with warnings %q; want 2 and %q", len(m.doors), s.Warnings, want)
 		}
 		m.do(func() { m.noFlows = nil })
-		if got := r.order(control.ApplyRequest{Action: "apply"}); got != path+" is in use: 2 doors" {
+		if got := r.order(control.ApplyRequest{Action: "apply"}); got != path+" is in use already: nothing has changed" {
 			t.Errorf("apply where flows can be seen: %q", got)
 		}
 		if s, _ := r.Status(); len(s.Warnings) != 0 {

@@ -134,7 +134,7 @@ func (g *Gateway) beginTurn(now time.Time) {
 }
 
 func (g *Gateway) endTurn(now time.Time) {
-	pinOnDisk(g, now, &g.statuses, g.status)
+	pinOnDisk(g, now, &g.statuses, g.standing)
 	pinOnDisk(g, now, &g.vitals, g.vitalsNow)
 }
 

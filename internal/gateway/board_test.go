@@ -86,7 +86,7 @@ func TestASheetStaysUpUntilSomethingChanges(t *testing.T) {
 		}
 		r.touch(visitor, 59000, 59002)
 		r.wantState("open")
-		if v := r.Vitals(); v.Doors[0].State != "open" || v.Doors[0].Grants != 1 || v.Events["granted"] != 1 {
+		if v := r.Vitals(); v.Doors[0].State != "open" || v.Doors[0].Grants != 1 || v.Events["ssh"]["granted"] != 1 {
 			t.Errorf("the metrics are %+v, want an open door and a grant", v)
 		}
 	})

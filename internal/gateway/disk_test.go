@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -97,5 +98,17 @@ func (d *disk) end(c *store.Change) {
 	}
 }
 
-func (d *disk) Records(store.Query) (store.Page, error) { return store.Page{Records: d.trail}, nil }
-func (d *disk) SetAside() string                        { return "" }
+func (d *disk) SetAside() string { return "" }
+
+func (d *disk) Records(q store.Query) (p store.Page, err error) {
+	if d.unreadable != nil {
+		return p, d.unreadable
+	}
+	for _, r := range d.trail {
+		if (q.Door == "" || r.Door == q.Door) && (!q.Source.Addr().IsValid() || r.Source == door.SourceString(q.Source)) &&
+			(len(q.Events) == 0 || slices.Contains(q.Events, r.Event)) {
+			p.Records = append(p.Records, r)
+		}
+	}
+	return p, nil
+}

@@ -119,10 +119,16 @@ func (sc *scene) allActions() []action {
 	}
 	as = append(as, sc.orders("any")...)
 	for name := range sc.files {
-		as = append(as,
-			action{"the file becomes " + name, "file", func(t *trip) bool { return t.file != name }, func(t *trip) { t.becomesFile(name) }},
-			action{"apply " + name, "apply", lives, func(t *trip) { t.becomesFile(name); t.apply("") }},
-			action{"apply " + name + " --confirm 15s", "apply", lives, func(t *trip) { t.becomesFile(name); t.apply(confirmTime.String()) }})
+		as = append(as, action{"the file becomes " + name, "file", func(t *trip) bool { return t.file != name },
+			func(t *trip) { t.becomesFile(name) }})
+		needsForce := func(t *trip) bool {
+			return t.g != nil && (!t.oracle.deadline.IsZero() || t.oracle.rejected == name)
+		}
+		for words, confirm := range map[string]string{"": "", " --confirm 15s": confirmTime.String()} {
+			as = append(as,
+				action{"apply " + name + words, "apply", lives, func(t *trip) { t.becomesFile(name); t.apply(confirm, false) }},
+				action{"apply " + name + words + " --force", "apply", needsForce, func(t *trip) { t.becomesFile(name); t.apply(confirm, true) }})
+		}
 	}
 	return as
 }
@@ -223,14 +229,25 @@ func (t *trip) undo() {
 	})
 }
 
-// apply is the operator's doorward apply.
-func (t *trip) apply(confirm string) {
+// apply is the operator's doorward apply, and SIGHUP.
+func (t *trip) apply(confirm string, force bool) {
 	o, file, at, wall := t.oracle, t.file, t.now, t.clock()
-	before, may := o.inForce, file
-	if waits := !o.deadline.IsZero(); t.files[file].err != nil || waits && confirm != "" {
-		may = "" // it is refused
+	before, may, waits := o.inForce, file, !o.deadline.IsZero()
+	if waits {
+		before = o.before
 	}
-	t.applies(control.ApplyRequest{Action: "apply", Confirm: confirm}, may, func() {
+	refused := waits && !force || file == o.rejected && confirm == "" && !force
+	unchanged := !waits && file == o.inForce
+	if refused || unchanged || t.files[file].err != nil {
+		may = ""
+	}
+	t.applies(control.ApplyRequest{Action: "apply", Confirm: confirm, Force: force}, may, func() {
+		if refused {
+			t.found("P8: a configuration that waits, or was rolled back, is replaced without force")
+		}
+		if unchanged {
+			return
+		}
 		o.use(file)
 		o.rejected, o.deadline = "", time.Time{}
 		if confirm != "" {

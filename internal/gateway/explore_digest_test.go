@@ -49,7 +49,8 @@ type digest struct {
 // so a name here must decide nothing in any package.
 var leftOut = strings.Fields(`now base wall files trail points crashAt ways choices m gw g conf config text opts
 	started warnings repairs refusals oddities Reason reason Since Opened Time rule rules ctx cancel
-	newer events touches sums store statuses vitals measured work looks replies By pulse gaps gapTold`)
+	newer events touches sums store statuses vitals measured work looks replies By pulse gaps gapTold
+	hash differs ID Ended guesses counting recalled metered`)
 
 var (
 	timeType  = reflect.TypeFor[time.Time]()

@@ -313,7 +313,7 @@ func (o *oracle) start(rebooted bool) {
 	case waits && f == o.inForce:
 		o.deadline = o.m.now.Add(min(o.wallDeadline.Sub(o.m.clock().Round(0)), confirmTime))
 	case waits && o.m.files[f].err != nil:
-		o.inForce = o.before
+		o.rejected, o.inForce = o.inForce, o.before
 	case o.m.files[f].err == nil && f != o.rejected:
 		o.inForce, o.rejected = f, ""
 	}

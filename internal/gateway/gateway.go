@@ -73,6 +73,7 @@ type Gateway struct {
 
 	// What follows belongs to Run's goroutine.
 	config     *config.Config
+	hash       string            // of its text
 	blinds     []*tables.Mistake // what makes the configuration one that only this machine cannot serve
 	fallback   checked           // what comes back unless the configuration in use is kept
 	applying   *applying         // one that is on its way into use, nil for none
@@ -98,9 +99,10 @@ type Gateway struct {
 	unsaved    string            // why the disk takes nothing, "" while it does
 	applied    store.Applied     // the configuration in use, and one that goes back unless it is kept
 	warnings   []string          // about the configuration in use
-	settled    *control.Settled  // how the latest configuration that waited ended
 	told       map[string]uint64 // what the audit trail has told of since the start, by event
 	sums       *audit.Sums       // of refusals
+
+	metered metered
 
 	byName      map[string]*guarded // of doors
 	fencing     fencing             // what is under way at the fence
@@ -122,10 +124,13 @@ type Gateway struct {
 	gaps    []gap // those that the recognisers have not heard of, in order
 	gapTold time.Time
 
-	statuses board[control.Status]
+	counting time.Time // since when the doors of the start count refusals
+	recalled func() recalled
+	statuses board[standing]
 	vitals   board[control.Vitals]
 	wake     chan struct{} // somebody waits for one of them
 	measured measurement
+	file     fileLook
 
 	ending <-chan struct{} // closed when nothing more is to be heard
 	opened chan struct{}   // closed when store is there
@@ -157,8 +162,10 @@ func New(opts Options) *Gateway {
 		visitors: newVisitors(),
 		told:     make(map[string]uint64),
 		sums:     audit.NewSums(),
+		metered:  newMetered(),
 	}
 	g.newer.c = make(chan struct{})
+	g.recalled = sync.OnceValue(g.recall)
 	// What takes long runs in a goroutine of its own, which ends with it, and
 	// comes back as an event.
 	g.async = func(task func() event) {

@@ -378,7 +378,7 @@ func TestOrders(t *testing.T) {
 			{control.ArmRequest{Source: "192.0.2.9"}, "error: 192.0.2.9 has no penalty"},
 			{control.ArmRequest{}, "armed, and all penalties forgotten: ssh"},
 			{control.ApplyRequest{Action: "keep"}, "error: no configuration waits to be confirmed"},
-			{control.ApplyRequest{Action: "undo"}, "error: no configuration waits to be confirmed; there is nothing to undo"},
+			{control.ApplyRequest{Action: "undo"}, "error: no configuration waits to be confirmed"},
 		} {
 			if got := r.order(tt.order); got != tt.want {
 				t.Errorf("%T %v:\n got %q\nwant %q", tt.order, tt.order, got, tt.want)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/knock"
 )
@@ -31,6 +32,8 @@ type guarded struct {
 	lookFor  func(context.Context) (door.Seen, []string)
 	oddities []string // what was odd in the last look, for people
 	refusals []audit.Record
+	guesses  *audit.Guesses
+	metered  meteredDoor
 	cancel   context.CancelFunc // ends the goroutines of the door
 	ctx      context.Context
 	lookEnd  context.CancelFunc // ends the look for presence alone; nil before start
@@ -52,7 +55,11 @@ type heardKnock struct {
 
 // newGuarded returns a door as it was saved; start sets it going.
 func (g *Gateway) newGuarded(c config.Door, saved door.Saved, now time.Time) *guarded {
-	d := &guarded{gw: g, conf: c, door: door.New(rules(c), saved, now), saved: saved}
+	d := &guarded{gw: g, conf: c, door: door.New(rules(c), saved, now), saved: saved,
+		guesses: audit.NewGuesses(now), metered: newMeteredDoor()}
+	if s := d.door.Saved(); s.State == door.Dark && s.Since.Equal(saved.Since) {
+		d.metered.dark = s.Since
+	}
 	d.setKnocks(c.Knocks, now)
 	return d
 }
@@ -171,13 +178,30 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 	if k.excused(v) {
 		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so that it costs nothing"
 	}
-	d.carry(d.door.Wrong(v.Time, w))
+	d.refuse(v.Code, d.door.Wrong(v.Time, w))
+}
+
+// refuse carries out the effects of a knock, and counts it if it is refused.
+func (d *guarded) refuse(why string, effects []door.Effect) {
+	refused := func(e door.Effect) bool {
+		r, is := e.(door.Record)
+		return is && r.Event == audit.EventRefused
+	}
+	if slices.ContainsFunc(effects, refused) {
+		d.metered.refused[control.Refusal(why)]++
+	}
+	d.carry(effects)
 }
 
 // opens hands a right knock to the door.
 func (d *guarded) opens(now time.Time, k door.Knock, v knock.Verdict) {
+	d.metered.knock = now
 	effects := d.door.Knock(now, k)
-	d.carry(effects)
+	why := "crowded"
+	if d.door.Deaf(k.Name, k.Source) {
+		why = "deaf"
+	}
+	d.refuse(why, effects)
 	d.answers(v, k.Source, effects)
 }
 
@@ -302,6 +326,7 @@ func (d *guarded) carry(effects []door.Effect) {
 			d.look()
 		case door.Record:
 			d.noteRefusal(e.Record)
+			d.meter(e.Record)
 			d.gw.tell(e.Record)
 		default:
 			d.gw.changes.add(d.name(), e)
@@ -313,6 +338,7 @@ func (d *guarded) noteRefusal(r audit.Record) {
 	if r.Event != audit.EventRefused {
 		return
 	}
+	d.guesses.Add(r)
 	d.refusals = append([]audit.Record{r}, d.refusals...)
 	d.refusals = d.refusals[:min(len(d.refusals), keepRefusals)]
 }
@@ -339,6 +365,9 @@ func (d *guarded) seen(now time.Time, seen door.Seen, odd []string) {
 			d.gw.log.Warn(o, "door", d.name())
 		}
 	}
-	d.oddities = odd
+	d.oddities, d.metered.unread = odd, seen.Unread
+	if seen.Login.After(d.metered.login) {
+		d.metered.login = seen.Login
+	}
 	d.carry(d.door.Seen(now, seen))
 }

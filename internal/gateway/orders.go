@@ -46,7 +46,7 @@ func (g *Gateway) Do(ctx context.Context, by string, order any) (control.Reply, 
 
 // Reload takes the configuration file into use at once, as SIGHUP asks.
 func (g *Gateway) Reload(ctx context.Context) (control.Reply, error) {
-	return g.Do(ctx, "SIGHUP", control.ApplyRequest{Action: "apply"})
+	return g.Do(ctx, bySignal, control.ApplyRequest{Action: "apply"})
 }
 
 // order carries out an order and has done called when it has taken effect, or with

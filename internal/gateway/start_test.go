@@ -102,6 +102,7 @@ func TestWithoutAStore(t *testing.T) {
 				if got := strings.Join(events, " "); err != nil || got != "started error refused opened granted" {
 					t.Errorf("the audit trail has %q, %v", got, err)
 				}
+				write(t, r.path, sshDoor+webDoor)
 				if got := r.order(control.ApplyRequest{Action: "apply", Confirm: "1m"}); !strings.HasPrefix(got,
 					"error: nothing was changed: a restart would not roll it back, since nothing is kept: read-only file system") {
 					t.Errorf("apply --confirm: %q, want it refused", got)

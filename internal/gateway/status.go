@@ -19,10 +19,15 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	newer := g.Newer()
 	sheet, ok := readBoard(g, &g.statuses)
 	if !ok {
-		return control.Status{Warnings: []string{"the daemon ends"}, Doors: []control.Door{}}, newer
+		const ends = "the daemon ends"
+		return control.Status{Time: g.world.Now(), Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
+			Warnings: []string{ends}, Ended: []control.Settled{}, Doors: []control.Door{}, Events: map[string]uint64{},
+			Problems: []control.Problem{{Code: control.ProblemEnding, Message: ends}}}, newer
 	}
-	s := sheet.of
+	sheet.of.count()
+	s := sheet.of.Status
 	s.Time = g.world.Now() // nothing has changed since it was made
+	g.compareFile(&s)
 	refused, sessions := g.measure(sheet.doors)
 	s.Doors = slices.Clone(s.Doors)
 	for i := range s.Doors {
@@ -40,18 +45,29 @@ func (g *Gateway) Newer() <-chan struct{} {
 	return g.newer.c
 }
 
-// status is how things stand as far as the loop knows; Status adds what only the
-// kernel does.
+// standing is how things stand as far as the loop knows. What takes longer to put
+// together is, by count, when somebody reads it, once for all.
+type standing struct {
+	control.Status
+	count func()
+}
+
+// standing is made by the loop; Status adds what only the kernel knows.
+func (g *Gateway) standing(now time.Time) standing {
+	s := g.status(now)
+	return standing{s, g.guessesAt(now, s.Doors)}
+}
+
+// status is what the loop itself puts together.
 func (g *Gateway) status(now time.Time) control.Status {
 	s := control.Status{
 		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
-		Warnings: g.allWarnings(), Settled: g.settled, Events: maps.Clone(g.told),
-		Fence: control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
-		Doors: make([]control.Door, 0, len(g.doors)),
+		Warnings: g.allWarnings(), Pending: g.pending(), ConfigHash: g.hash, Events: maps.Clone(g.told),
+		Fence:    control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
+		Problems: g.problems(),
+		Doors:    make([]control.Door, 0, len(g.doors)),
 	}
-	if g.applied.Pending != nil {
-		s.Pending = &control.Pending{Until: g.applied.Deadline, By: g.applied.By}
-	}
+	s.Settled, s.Ended = g.settled()
 	for _, d := range g.doors {
 		s.Doors = append(s.Doors, d.status(now))
 	}
@@ -60,7 +76,8 @@ func (g *Gateway) status(now time.Time) control.Status {
 
 // allWarnings is what an operator should act on.
 func (g *Gateway) allWarnings() []string {
-	all := slices.Concat([]string{}, g.opts.Warnings, g.warnings)
+	all := append([]string{}, g.opts.Warnings...) // never nil
+	all = append(all, g.warnings...)
 	for _, p := range []struct{ what, problem string }{
 		{"the fence is down: ", g.broken},
 		{"", g.ear.problem},
@@ -89,14 +106,11 @@ func (d *guarded) status(now time.Time) control.Door {
 	v := d.door.View(now)
 	s := control.Door{
 		Name: d.name(), State: v.State.String(), Since: v.Since, Reason: v.Reason,
-		Ports: []string{}, Running: true,
+		Ports: portNames(d.conf), Running: true,
 		LastSeen: moment(v.LastSeen), DarkAt: moment(v.DarkAt),
 		Grants: []control.Grant{}, Penalties: []control.Penalty{},
 		GrantsTotal: v.Granted, PenaltiesTotal: v.Penalised,
 		Refusals: append([]audit.Record{}, d.refusals...),
-	}
-	for _, p := range d.conf.Ports {
-		s.Ports = append(s.Ports, p.String())
 	}
 	if d.service != nil {
 		s.Service, s.Running = d.service.svc.String(), d.service.running

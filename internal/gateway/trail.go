@@ -22,6 +22,17 @@ func (g *Gateway) record(now time.Time, event, by, reason string) {
 	g.changes.record(audit.Record{Time: now, Event: event, By: by, Reason: reason})
 }
 
+// count counts a record that the audit trail has.
+func (g *Gateway) count(r audit.Record) {
+	g.told[r.Event] += r.Times()
+	of := g.metered.told[r.Door]
+	if of == nil {
+		of = make(map[string]uint64)
+		g.metered.told[r.Door] = of
+	}
+	of[r.Event] += r.Times()
+}
+
 // logRecord tells the log what the audit trail has.
 func (g *Gateway) logRecord(r audit.Record) {
 	var args []any

@@ -17,10 +17,11 @@ import (
 func (g *Gateway) Vitals() control.Vitals {
 	s, ok := readBoard(g, &g.vitals)
 	if !ok {
-		return control.Vitals{Version: g.opts.Version}
+		return control.Vitals{Version: g.opts.Version, Problems: []control.Problem{{Code: control.ProblemEnding}}}
 	}
 	v := s.of
 	refused, sessions := g.measure(s.doors)
+	v.Touches = g.world.Ear.Dropped()
 	v.Doors = append([]control.DoorVitals(nil), v.Doors...)
 	for i := range v.Doors {
 		d := &v.Doors[i]
@@ -45,14 +46,16 @@ func hearsDatagrams(doors []config.Door) bool {
 // through for them.
 func (g *Gateway) vitalsNow(time.Time) control.Vitals {
 	v := control.Vitals{
-		Version: g.opts.Version, Warnings: len(g.allWarnings()), Pending: g.applied.Pending != nil,
-		FenceUp: g.broken == "", FenceRepairs: g.repairs, Events: maps.Clone(g.told),
+		Version: g.opts.Version, Warnings: len(g.allWarnings()), Problems: g.problems(), Pending: g.applied.Pending != nil,
+		Config:  control.ConfigVitals{ID: g.configID(), Loaded: g.metered.loads.latest, LoadedOK: !g.metered.loads.failed},
+		FenceUp: g.broken == "", FenceOwned: g.world.Fence.Owned(), FenceRepairs: g.repairs,
+		Store: control.StoreVitals{Up: g.unkept == "" && g.unsaved == "" && !g.writer.slow,
+			Failures: g.writer.metered.failures, Lost: g.writer.metered.lost, Commits: &g.writer.metered.took},
+		Events: map[string]map[string]uint64{"": maps.Clone(g.metered.told[""])},
 	}
 	for _, d := range g.doors {
-		v.Doors = append(v.Doors, control.DoorVitals{
-			Name: d.name(), State: d.door.Saved().State.String(), Running: d.service == nil || d.service.running,
-			Grants: d.door.Granted(), Penalties: d.door.Penalised(),
-		})
+		v.Doors = append(v.Doors, d.vitals())
+		v.Events[d.name()] = maps.Clone(g.metered.told[d.name()])
 	}
 	return v
 }

@@ -47,8 +47,13 @@ type World struct {
 	FlowsVisible func() error
 	// Listening says whether something listens on one of the ports.
 	Listening func(port.Range) bool
+	// Own says whether an address is this machine's own: with an error it may be. It is
+	// called beside the turns.
+	Own func(netip.Addr) (bool, error)
 	// Config reads and checks the configuration file and returns its text too.
 	Config func(path string) (*config.Config, []byte, error)
+	// Text reads the configuration file and does not check it.
+	Text func(path string) ([]byte, error)
 	// Now is the time; time.Now in the real world.
 	Now func() time.Time
 }
@@ -88,6 +93,9 @@ type Ear interface {
 	// Behind says whether touches wait that could not be heard since it was last
 	// asked. It is called beside the turns.
 	Behind() bool
+	// Dropped counts the touches that were heard and thrown away since too many waited.
+	// It is called beside the turns.
+	Dropped() uint64
 	Close() error
 }
 
@@ -135,7 +143,9 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 		Connections:  counts,
 		FlowsVisible: watcher.FlowsVisible,
 		Listening:    listening,
+		Own:          presence.Own,
 		Config:       config.Load,
+		Text:         config.Read,
 		Now:          time.Now,
 	}
 }
@@ -147,6 +157,7 @@ func newLook(c config.Door, counts func([][]port.Range) ([]int, error)) func(con
 	return func(ctx context.Context) (seen door.Seen, odd []string) {
 		if logins != nil { // first, since what comes after has no part in their time
 			odd = lastLogin(ctx, logins, &seen)
+			seen.Unread = seen.NoData != "" || len(odd) > 0
 		}
 		if c.Presence.Connections {
 			found, err := counts([][]port.Range{c.Ports})

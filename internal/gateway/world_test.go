@@ -62,7 +62,8 @@ type machine struct {
 	listening []uint16
 	held      []uint16 // listened on or not
 	taken     []uint16
-	behind    bool // the ear cannot accept
+	lacks     []uint16 // that were taken when the ear wanted them
+	behind    bool     // the ear cannot accept
 	openers   map[uint16]knock.Opener
 	answers   []string // to datagrams
 	dead      []uint16 // UDP ports whose sockets have died
@@ -73,6 +74,9 @@ type machine struct {
 	watchers  []func(service.Status)
 	seen      door.Seen
 	noFlows   error // flows cannot be seen
+
+	silentPorts []string // where nothing listens
+	unreadable  error    // the trail is
 }
 
 // hooks have somebody take part in what a machine does.
@@ -151,8 +155,14 @@ func (m *machine) world() World {
 			defer m.mu.Unlock()
 			return m.noFlows
 		},
-		Listening: func(port.Range) bool { return true },
-		Config:    config.Load,
+		Listening: func(r port.Range) bool {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return !slices.Contains(m.silentPorts, r.String())
+		},
+		Own:    func(a netip.Addr) (bool, error) { return a.IsLoopback() || a == netip.MustParseAddr("192.0.2.1"), nil },
+		Config: config.Load,
+		Text:   config.Read,
 	}
 }
 

@@ -48,6 +48,9 @@ type Drafted interface {
 	// What was chosen is by the choices' names, and not checked: a mistake in it is
 	// one of the text. What was not is drawn or proposed.
 	Draft(chosen map[string][]string, from Lots) (keys string, err error)
+	// Write writes the keys of a rule that the kind has read, so that it reads the
+	// same from them: a file that is written anew keeps the knock of the one before.
+	Write(Rule) (keys string)
 }
 
 // Choice is a flag of doorward init about the knock, and the question for it.

@@ -81,6 +81,16 @@ func ownAddresses() (*addresses, error) {
 	return a, nil
 }
 
+// Own says whether an address is the host's own, or the network namespace's of the
+// thread: what comes from there comes over the loopback interface.
+func Own(addr netip.Addr) (bool, error) {
+	a, err := ownAddresses()
+	if err != nil {
+		return false, fmt.Errorf("read the host's own addresses: %w", err)
+	}
+	return a.has(addr.Unmap().WithZone("")), nil
+}
+
 // ownOfLook are a host's own addresses as of one look, read when they are first
 // asked for. The zero value has read none.
 type ownOfLook struct{ a *addresses }

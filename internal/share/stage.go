@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/doorward/doorward/internal/files"
 )
@@ -26,6 +28,11 @@ type File struct {
 	// Was is what the file must still hold when it is replaced, nil for
 	// anything: nobody else's edit is written over.
 	Was []byte
+	// New says that nothing may be in the place, not even at the last moment.
+	New bool
+	// Backup says that what is replaced stays beside it: see Change.Backup. Its owner
+	// and mode stay, but that others than its group may not read it.
+	Backup bool
 	// Owners are users who may own the directory beside root and whoever writes.
 	Owners []int
 }
@@ -35,7 +42,8 @@ type File struct {
 type Change struct {
 	dirs   map[string]*os.Root // by their real paths
 	staged []*staged
-	done   int // so many of staged are in place
+	done   int               // so many of staged are in place
+	backup map[string]string // by the paths of what is replaced
 }
 
 // staged is one file that waits beside its place.
@@ -45,6 +53,7 @@ type staged struct {
 	base string   // its name there
 	temp string   // the name beside it, "" once it is in place
 	was  []byte   // what the place must hold, nil for anything
+	free bool     // the place must hold nothing
 	old  *saved   // what the place held, nil for nothing
 }
 
@@ -61,50 +70,99 @@ type saved struct {
 // with Keep, which must be theirs as well. On an error nothing is left behind;
 // else the caller ends with Close.
 func Stage(all []File) (*Change, error) {
-	c := &Change{dirs: map[string]*os.Root{}}
+	c := &Change{dirs: map[string]*os.Root{}, backup: map[string]string{}}
 	for _, f := range all {
-		s, err := c.stage(f)
-		if err != nil {
+		if err := c.stage(f); err != nil {
 			c.Close()
 			return nil, fmt.Errorf("write %q: %w", f.Path, err)
 		}
-		c.staged = append(c.staged, s)
 	}
 	return c, nil
 }
 
-func (c *Change) stage(f File) (s *staged, err error) {
+func (c *Change) stage(f File) (err error) {
 	path := f.Path
 	if f.Keep {
 		if path, err = files.File(path); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	s = &staged{path: f.Path, base: filepath.Base(path), was: f.Was}
+	s := &staged{path: f.Path, base: filepath.Base(path), was: f.Was, free: f.New}
 	if s.dir, err = c.directory(filepath.Dir(path), f.Owners); err != nil {
-		return nil, err
+		return err
 	}
-	info, err := s.dir.Lstat(s.base)
-	switch {
-	case err == nil && !info.Mode().IsRegular():
-		return nil, errors.New("there is something else than a regular file")
-	case err == nil:
-		text, err := s.dir.ReadFile(s.base)
-		if err != nil {
-			return nil, err
-		}
-		s.old = &saved{text, info}
-	case !errors.Is(err, fs.ErrNotExist) || f.Keep:
-		return nil, err
+	if s.old, err = s.holds(); err != nil {
+		return err
 	}
 	mode := f.Mode
 	var like fs.FileInfo
-	if f.Keep {
-		mode, like = info.Mode().Perm(), info
+	switch {
+	case f.Keep && s.old == nil:
+		return fs.ErrNotExist
+	case f.New && s.old != nil:
+		return fs.ErrExist
+	case f.Keep:
+		mode, like = s.old.info.Mode().Perm(), s.old.info
 	}
-	s.temp, err = s.writeTemp(f.Text, mode, like, f.Group)
-	return s, err
+	if f.Backup && s.old != nil {
+		if _, err := os.Readlink(f.Path); err != nil {
+			path = f.Path // no link: as the user calls it
+		}
+		if err := c.keep(s, filepath.Dir(path)); err != nil {
+			return err
+		}
+	}
+	if s.temp, err = s.writeTemp(f.Text, mode, like, f.Group); err == nil {
+		c.staged = append(c.staged, s)
+	}
+	return err
 }
+
+// holds reads what is in the place, nil for nothing.
+func (s *staged) holds() (*saved, error) {
+	info, err := s.dir.Lstat(s.base)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, errors.New("there is something else than a regular file")
+	}
+	text, err := s.dir.ReadFile(s.base)
+	return &saved{text, info}, err
+}
+
+// keep stages what the place of s holds beside it, under the name base.~n~, as cp
+// --backup=numbered has it. n is more than that of any there is, so that the names
+// tell the order.
+func (c *Change) keep(s *staged, dir string) error {
+	entries, err := fs.ReadDir(s.dir.FS(), ".")
+	if err != nil {
+		return err
+	}
+	n := 0
+	for _, e := range entries {
+		number, ours := strings.CutPrefix(e.Name(), s.base+".~")
+		number, whole := strings.CutSuffix(number, "~")
+		if i, err := strconv.Atoi(number); ours && whole && err == nil {
+			n = max(n, i)
+		}
+	}
+	k := &staged{dir: s.dir, base: fmt.Sprintf("%s.~%d~", s.base, n+1), free: true}
+	k.path = filepath.Join(dir, k.base)
+	if k.temp, err = k.writeTemp(s.old.text, s.old.info.Mode().Perm()&^0o137, s.old.info, 0); err != nil {
+		return err
+	}
+	s.was = s.old.text // what is kept is what is replaced
+	c.staged = append(c.staged, k)
+	c.backup[s.path] = k.path
+	return nil
+}
+
+// Backup returns the path at which Commit keeps what a file with Backup replaces, ""
+// where it replaces nothing: FILE.~1~, with a number that no file has had.
+func (c *Change) Backup(path string) string { return c.backup[path] }
 
 // directory opens a directory, once for all of its files: what it names from
 // then on cannot be changed from outside.
@@ -179,7 +237,18 @@ func (s *staged) commit() error {
 			return errors.New("somebody else has changed it meanwhile")
 		}
 	}
+	if s.free {
+		// Made by us, or an error: rename would write over what came meanwhile.
+		claim, err := s.dir.OpenFile(s.base, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		claim.Close()
+	}
 	if err := s.dir.Rename(s.temp, s.base); err != nil {
+		if s.free {
+			s.dir.Remove(s.base)
+		}
 		return err
 	}
 	s.temp = ""

@@ -134,6 +134,35 @@ func TestStageAllOrNothing(t *testing.T) {
 			},
 			err: "file exists",
 		},
+		{
+			name: "what is to be new is there",
+			files: func(dir string) []File {
+				return []File{{Path: dir + "/a", Mode: 0o600}, {Path: dir + "/conf", New: true, Mode: 0o600}}
+			},
+			err: "file already exists",
+		},
+		{
+			name: "what is to be new comes at the last moment",
+			files: func(dir string) []File {
+				return []File{{Path: dir + "/conf", Text: []byte("young"), Keep: true}, {Path: dir + "/late", New: true, Mode: 0o600}}
+			},
+			spoil: func(t *testing.T, dir string) {
+				if err := os.Symlink("conf", dir+"/late"); err != nil {
+					t.Fatal(err)
+				}
+			},
+			err: "file exists",
+		},
+		{
+			name: "what is kept is not what is replaced",
+			files: func(dir string) []File {
+				return []File{{Path: dir + "/conf", Text: []byte("young"), Backup: true, Mode: 0o600}}
+			},
+			spoil: func(t *testing.T, dir string) {
+				write(t, dir+"/conf", "edited", 0o640)
+			},
+			err: "somebody else has changed it meanwhile",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -147,7 +176,10 @@ func TestStageAllOrNothing(t *testing.T) {
 			if err == nil {
 				if tt.spoil != nil {
 					tt.spoil(t, dir)
-					before = nil
+					before = tree(t, dir)
+					for _, s := range change.staged {
+						delete(before, s.temp)
+					}
 				}
 				err = change.Commit()
 				change.Close()
@@ -156,9 +188,6 @@ func TestStageAllOrNothing(t *testing.T) {
 				t.Fatalf("error %v, want ...%q", err, tt.err)
 			}
 			after := tree(t, dir)
-			if before == nil {
-				before = map[string]string{"conf": "-rw-r----- old", "sub": "drwx------ ", "late": "drwx------ "}
-			}
 			if d := cmp.Diff(before, after); d != "" {
 				t.Error(d)
 			}
@@ -262,6 +291,47 @@ func TestStagePlanted(t *testing.T) {
 				t.Errorf("it has changed: %s", d)
 			}
 		})
+	}
+}
+
+// TestStageBackup: what was there stays under a name that nothing has had, as it was
+// but for readers that it should not have had.
+func TestStageBackup(t *testing.T) {
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "conf")
+	link := filepath.Join(dir, "link")
+	write(t, conf+".~3~", "older", 0o600)
+	write(t, conf+".~x~", "no number", 0o600)
+	write(t, conf+"x.~7~", "another's", 0o600)
+	write(t, conf, "old", 0o644)
+	if err := os.Symlink("conf", link); err != nil {
+		t.Fatal(err)
+	}
+	replace := func(f File) string {
+		t.Helper()
+		change, err := Stage([]File{f})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer change.Close()
+		if err := change.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		return change.Backup(f.Path)
+	}
+	if got := replace(File{Path: conf, Text: []byte("young"), Mode: 0o600, Backup: true}); got != conf+".~4~" {
+		t.Errorf("kept as %q", got)
+	}
+	if got := replace(File{Path: link, Text: []byte("younger"), Keep: true, Backup: true}); got != conf+".~5~" {
+		t.Errorf("kept as %q", got)
+	}
+	if got := replace(File{Path: dir + "/first", Text: []byte("new"), Mode: 0o600, New: true, Backup: true}); got != "" {
+		t.Errorf("nothing is kept as %q", got)
+	}
+	want := map[string]string{"conf.~3~": "-rw------- older", "conf.~x~": "-rw------- no number", "confx.~7~": "-rw------- another's",
+		"conf.~4~": "-rw-r----- old", "conf.~5~": "-rw------- young", "conf": "-rw------- younger", "link": "Lrwxrwxrwx ", "first": "-rw------- new"}
+	if d := cmp.Diff(want, tree(t, dir)); d != "" {
+		t.Error(d)
 	}
 }
 

@@ -241,17 +241,23 @@ func decodeGrant(key, value []byte) (g Grant, err error) {
 	return g, err
 }
 
-func encodeApplied(a Applied) ([]byte, error) {
+func encodeApplied(a Applied) ([]byte, error) { return json.Marshal(a.stamped()) }
+
+// stamped is a with its times as they come back from the store.
+func (a Applied) stamped() Applied {
 	a.Deadline = utc(a.Deadline)
-	return json.Marshal(a)
+	a.Ended = append([]Ended(nil), a.Ended...)
+	for i := range a.Ended {
+		a.Ended[i].Time = utc(a.Ended[i].Time)
+	}
+	return a
 }
 
 func decodeApplied(value []byte) (a Applied, err error) {
 	if err = unmarshal(value, &a); err != nil {
 		return Applied{}, err
 	}
-	a.Deadline = utc(a.Deadline)
-	return a, nil
+	return a.stamped(), nil
 }
 
 // stamped is r with its times as they come back from the store.

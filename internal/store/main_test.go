@@ -250,7 +250,15 @@ func drawRecord(t *rapid.T) audit.Record {
 }
 
 func drawApplied(t *rapid.T) Applied {
+	drawn := rapid.Custom(func(t *rapid.T) Ended {
+		return Ended{ID: rapid.Uint64().Draw(t, "id"), Time: genTime.Draw(t, "time"), How: genText.Draw(t, "how"), By: genText.Draw(t, "by")}
+	})
+	var ended []Ended // nil for none
+	for range rapid.IntRange(0, 2).Draw(t, "ended") {
+		ended = append(ended, drawn.Draw(t, "end"))
+	}
 	return Applied{
+		ID: rapid.Uint64().Draw(t, "id"), Ended: ended,
 		Confirmed: rapid.SliceOf(rapid.Byte()).Draw(t, "confirmed"),
 		Pending:   rapid.SliceOf(rapid.Byte()).Draw(t, "pending"),
 		Deadline:  genTime.Draw(t, "deadline"), By: genText.Draw(t, "by"),

@@ -71,6 +71,10 @@ func (m *model) commit(c Change) (added []audit.Record) {
 	if c.Applied != nil {
 		m.applied = *c.Applied
 		m.applied.Deadline = plain(m.applied.Deadline)
+		m.applied.Ended = slices.Clone(m.applied.Ended)
+		for i := range m.applied.Ended {
+			m.applied.Ended[i].Time = plain(m.applied.Ended[i].Time)
+		}
 	}
 	for _, r := range c.Records {
 		m.last++

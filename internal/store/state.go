@@ -90,6 +90,18 @@ type Applied struct {
 	By  string        `json:"by"` // who applied Pending
 	// Rejected was rolled back: nobody kept it. nil for none.
 	Rejected []byte `json:"rejected,omitempty"`
+	// ID tells Pending from all others. 0 without one, and of a version that gave none.
+	ID uint64 `json:"id,omitempty"`
+	// Ended are the latest that waited to be confirmed, the newest first.
+	Ended []Ended `json:"ended,omitempty"`
+}
+
+// Ended is how a configuration that waited to be confirmed did not wait any more.
+type Ended struct {
+	ID   uint64    `json:"id"`
+	Time time.Time `json:"time"`
+	How  string    `json:"how"` // a word of the gateway's
+	By   string    `json:"by"`  // who ended it, "" for nobody
 }
 
 // Left is how much time there is at now to confirm Pending, as Penalty.Left has

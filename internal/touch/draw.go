@@ -123,6 +123,23 @@ func (Kind) Draft(chosen map[string][]string, from knock.Lots) (string, error) {
 	return b.String(), nil
 }
 
+// Write writes all keys of a Rule.
+func (Kind) Write(rule knock.Rule) string {
+	r := rule.(Rule)
+	order, judge, scope := "any", "at once", "source"
+	if r.Given {
+		order = "given"
+	}
+	if r.Judge > 0 {
+		judge = "every " + tables.Short(r.Judge)
+	}
+	if r.Everybody {
+		scope = "door"
+	}
+	return fmt.Sprintf("listen = [%s]\ntouch = [%s]\norder = %q\nwithin = %q\njudge = %q\npenalty = %q\nscope = %q\n",
+		integers(words(r.Listen)), integers(words(r.Touch)), order, tables.Short(r.Within), judge, tables.Short(r.Penalty), scope)
+}
+
 // integers writes the integers of a TOML list. What is none is quoted, for who
 // reads the text to refuse it.
 func integers(words []string) string {

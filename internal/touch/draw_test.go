@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -139,4 +140,33 @@ func TestDraft(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A rule that is written reads as the same one.
+func TestWrite(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ports := rapid.SliceOfNDistinct(rapid.Uint16Min(1), 1, 12, rapid.ID)
+		seconds := func(least, most int, name string) time.Duration {
+			return time.Duration(rapid.IntRange(least, most).Draw(t, name)) * time.Second
+		}
+		want := Rule{Listen: ports.Draw(t, "listen"), Given: rapid.Bool().Draw(t, "given"), Within: seconds(1, 3600, "within"),
+			Penalty: seconds(0, 86400, "penalty"), Everybody: rapid.Bool().Draw(t, "everybody")}
+		want.Touch = rapid.Permutation(want.Listen).Draw(t, "touch")[:rapid.IntRange(1, len(want.Listen)).Draw(t, "touches")]
+		if rapid.Bool().Draw(t, "looks") {
+			want.Judge = seconds(int(want.Within.Seconds()), 3600, "judge")
+		}
+		keys := Kind{}.Write(want)
+		table, err := tables.Parse("f", []byte(keys))
+		if err != nil {
+			t.Fatalf("%v\n%s", err, keys)
+		}
+		got := Kind{}.Read(table)
+		table.Done()
+		if err := table.Err(); err != nil {
+			t.Fatalf("%v\n%s", err, keys)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("it reads as (-want +got):\n%s\n%s", d, keys)
+		}
+	})
 }

@@ -145,6 +145,10 @@ func (v *Visitor) lookup(ctx context.Context, host string) ([]netip.Addr, error)
 	switch {
 	case errors.As(err, &d) && d.IsNotFound:
 		return nil, fmt.Errorf("host %q is not known", host)
+	case d != nil && d.IsTimeout:
+		return nil, fmt.Errorf("look up host %q: no name server has answered", host)
+	case d != nil:
+		return nil, fmt.Errorf("look up host %q: %s", host, d.Err)
 	case err != nil:
 		return nil, fmt.Errorf("look up host %q: %w", host, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -78,7 +79,14 @@ func TestResolve(t *testing.T) {
 		"six":    {gate6},
 		"broken": nil,
 	}
+	errs := map[string]*net.DNSError{
+		"silent": {Err: "i/o timeout", Name: "silent", Server: "192.0.2.53:53", IsTimeout: true},
+		"far":    {Err: "dial udp 192.0.2.53:53: connect: network is unreachable", Name: "far", Server: "192.0.2.53:53"},
+	}
 	v := &Visitor{Lookup: func(_ context.Context, network, host string) ([]netip.Addr, error) {
+		if err := errs[host]; err != nil {
+			return nil, err
+		}
 		a, ok := names[host]
 		if !ok {
 			return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
@@ -102,6 +110,8 @@ func TestResolve(t *testing.T) {
 		{host: "[2001:db8::2]", want: [][]netip.Addr{{gate6}}},
 		{host: "2001:db8::2", family: IPv4, err: `"2001:db8::2" has no IPv4 address`},
 		{host: "nowhere", err: `host "nowhere" is not known`},
+		{host: "silent", err: `look up host "silent": no name server has answered`},
+		{host: "far", err: `look up host "far": dial udp 192.0.2.53:53: connect: network is unreachable`},
 	}
 	for _, tt := range tests {
 		t.Run(fmt.Sprintf("%s %s", tt.host, tt.family), func(t *testing.T) {
@@ -337,6 +347,36 @@ func TestWaitIsSoonAfterTheGrant(t *testing.T) {
 			got := v.Wait(t.Context(), []Attempt{{Address: gate4}}, 22, false)
 			if late := time.Since(start) - d; got[0].Err != nil || late > max(firstTry, d) {
 				t.Errorf("opened at %v and found %v later (%v)", d, late, got[0].Err)
+			}
+		})
+	}
+}
+
+// TestASlowAnswerIsTaken: where the first connection spends the grant, the try that
+// made it is the one that gets in, however long this machine takes to see that.
+func TestASlowAnswerIsTaken(t *testing.T) {
+	const slow = 500 * time.Millisecond
+	for _, keep := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			var tries atomic.Int32
+			silent := &network{}
+			v := &Visitor{Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if tries.Add(1) > 1 {
+					return silent.dial(ctx, network, addr)
+				}
+				select {
+				case <-time.After(slow):
+					c, _ := net.Pipe()
+					return c, nil
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}}
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			got := v.Wait(ctx, []Attempt{{Address: gate4}}, 22, keep)[0]
+			if got.Err != nil || got.After != slow || (got.Conn != nil) != keep {
+				t.Errorf("keep %v: after %v: %v, connection %v; want it open after %v", keep, got.After, got.Err, got.Conn, slow)
 			}
 		})
 	}

@@ -4,16 +4,18 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os"
+	"sync"
 	"time"
 )
 
 // How a port is asked whether it is open yet. A dark port is silent, and the
-// kernel sends a lost SYN again only after a second: many short tries find the
-// moment sooner. They start at a few round trips, because a try shorter than
-// one never succeeds, and grow, in case the first guess was too short.
+// kernel sends a lost SYN again only after a second: many tries find the moment
+// sooner. They are a few round trips apart at first, so that an open port is asked
+// once, and farther as time passes.
 const (
-	firstTry  = 5 * time.Millisecond  // at least, for the first try
-	longTry   = time.Second           // at most, for any
+	firstTry  = 5 * time.Millisecond  // at least, until the second try
+	longTry   = time.Second           // at most, until the next, and at least for each
 	firstRest = 10 * time.Millisecond // after an answer that came at once, such as a refusal
 	longRest  = 250 * time.Millisecond
 	grace     = time.Second // for the other family, once one is open
@@ -67,29 +69,67 @@ func (v *Visitor) Wait(ctx context.Context, knocked []Attempt, p uint16, keep bo
 	return opened
 }
 
+// answer is what came of a try that was answered.
+type answer struct {
+	conn net.Conn
+	err  error
+}
+
+// waitAt waits at one address. A try goes on while the next ones are made: where the
+// first connection spends the grant, the kernel may have made it before this process
+// comes to see it.
 func (v *Visitor) waitAt(ctx context.Context, at Attempt, p uint16) Opened {
+	var tries sync.WaitGroup
+	defer tries.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	start := time.Now()
-	o := Opened{Address: at.Address, Err: context.Cause(ctx)}
-	try, rest := min(max(firstTry, 3*at.roundTrip()), longTry), firstRest
+	o := Opened{Address: at.Address, Err: os.ErrDeadlineExceeded} // if nothing ever answers
+	answers := make(chan answer)
+	pace, rest := min(max(firstTry, 3*at.roundTrip()), longTry), firstRest
 	for ctx.Err() == nil {
-		tryCtx, cancel := context.WithTimeout(ctx, try)
-		c, err := v.dial(tryCtx, at.Address, p)
-		cancel()
-		o.After = time.Since(start)
-		if err == nil {
-			o.Conn, o.Err = c, nil
-			return o
+		tries.Go(func() { v.try(ctx, at, p, answers) })
+		silent := true
+		for next := time.After(pace); next != nil; {
+			select {
+			case <-ctx.Done():
+				next = nil
+			case <-next:
+				next = nil
+			case a := <-answers:
+				if a.err == nil {
+					o.After, o.Conn, o.Err = time.Since(start), a.conn, nil
+					return o
+				}
+				o.Err, silent = a.err, false
+				next = time.After(rest)
+				rest = min(rest*2, longRest)
+			}
 		}
-		if o.Err == nil || ctx.Err() == nil {
-			o.Err = err // not the one that only says that ctx ended
-		}
-		try = min(try*3/2, longTry)
-		if !isTimeout(err) {
-			sleep(ctx, rest)
-			rest = min(rest*2, longRest)
+		if silent && ctx.Err() == nil {
+			o.Err = os.ErrDeadlineExceeded
+			pace = min(pace*3/2, longTry)
 		}
 	}
+	o.After = time.Since(start)
 	return o
+}
+
+// try connects once, and tells of an answer while anybody listens.
+func (v *Visitor) try(ctx context.Context, at Attempt, p uint16, answers chan<- answer) {
+	tryCtx, cancel := context.WithTimeout(ctx, max(longTry, 3*at.roundTrip()))
+	defer cancel()
+	c, err := v.dial(tryCtx, at.Address, p)
+	if err != nil && tryCtx.Err() != nil {
+		return // silence
+	}
+	select {
+	case answers <- answer{c, err}:
+	case <-ctx.Done():
+		if err == nil {
+			c.Close()
+		}
+	}
 }
 
 // roundTrip is the shortest of the attempt's handshakes.

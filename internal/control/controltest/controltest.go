@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,6 +37,9 @@ type Backend struct {
 	do      func(context.Context, Given) (control.Reply, error)
 	logErr  error
 	gone    uint64 // up to which ID records are
+	explain func(source netip.Addr, door string) (control.Explanation, error)
+	diff    control.Diff
+	diffErr error
 }
 
 // New returns a backend with s as its snapshot, of now if it has no time, whose
@@ -49,6 +53,9 @@ func New(s control.Status) *Backend {
 		newer:  make(chan struct{}),
 		do: func(context.Context, Given) (control.Reply, error) {
 			return control.Reply{Message: "done"}, nil
+		},
+		explain: func(source netip.Addr, _ string) (control.Explanation, error) {
+			return control.Explanation{Time: s.Time, Source: source.String()}, nil
 		},
 	}
 }
@@ -69,11 +76,23 @@ func (b *Backend) Newer() <-chan struct{} {
 // Vitals returns the snapshot's numbers.
 func (b *Backend) Vitals() control.Vitals {
 	s, _ := b.Status()
-	v := control.Vitals{Version: s.Version, Warnings: len(s.Warnings), Pending: s.Pending != nil,
-		FenceUp: s.Fence.Up, FenceRepairs: s.Fence.Repairs, Events: s.Events}
+	v := control.Vitals{Version: s.Version, Warnings: len(s.Warnings), Problems: s.Problems, Pending: s.Pending != nil,
+		Config:  control.ConfigVitals{ID: "0123456789abcdef", Loaded: s.Started, LoadedOK: true},
+		FenceUp: s.Fence.Up, FenceOwned: s.Fence.Owned, FenceRepairs: s.Fence.Repairs,
+		Store: control.StoreVitals{Up: true, Commits: &control.Spans{}},
+		Turns: &control.Spans{}, Waits: &control.Spans{},
+		Datagrams: map[string]uint64{"foreign": 1}, Events: map[string]map[string]uint64{"": s.Events}}
 	for _, d := range s.Doors {
-		v.Doors = append(v.Doors, control.DoorVitals{Name: d.Name, State: d.State, Running: d.Running,
-			Sessions: d.Sessions, Grants: max(d.GrantsTotal, len(d.Grants)), Penalties: max(d.PenaltiesTotal, len(d.Penalties)), Refused: d.Refused})
+		of := control.DoorVitals{Name: d.Name, State: d.State, Sessions: d.Sessions, Refused: d.Refused,
+			Grants: max(d.GrantsTotal, len(d.Grants)), Penalties: max(d.PenaltiesTotal, len(d.Penalties)),
+			Refusals: map[string]uint64{"port": uint64(len(d.Refusals))}, LastDark: d.Since, Logs: new(bool)}
+		if d.Service != "" {
+			of.Service = control.ServiceStopped
+			if d.Running {
+				of.Service = control.ServiceRunning
+			}
+		}
+		v.Doors = append(v.Doors, of)
 	}
 	return v
 }
@@ -86,6 +105,20 @@ func (b *Backend) Do(ctx context.Context, by string, order any) (control.Reply, 
 	do := b.do
 	b.mu.Unlock()
 	return do(ctx, g)
+}
+
+// Diff returns what OnDiff has set.
+func (b *Backend) Diff(context.Context) (control.Diff, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.diff, b.diffErr
+}
+
+// OnDiff has Diff answer so.
+func (b *Backend) OnDiff(d control.Diff, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.diff, b.diffErr = d, err
 }
 
 // Log returns the records that q selects, of the source that q has itself.
@@ -121,6 +154,21 @@ func (b *Backend) Drop(id uint64) {
 	defer b.mu.Unlock()
 	b.records = slices.DeleteFunc(slices.Clone(b.records), func(r audit.Record) bool { return r.ID <= id })
 	b.gone = id
+}
+
+// Explain answers with the function of OnExplain.
+func (b *Backend) Explain(_ context.Context, source netip.Addr, door string) (control.Explanation, error) {
+	b.mu.Lock()
+	explain := b.explain
+	b.mu.Unlock()
+	return explain(source, door)
+}
+
+// OnExplain has f answer who asks what a source would meet.
+func (b *Backend) OnExplain(f func(source netip.Addr, door string) (control.Explanation, error)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.explain = f
 }
 
 // Change publishes a snapshot that f has changed. f must not change what a

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/doorward/doorward/internal/control"
+)
+
+const diffHelp = `Compare the configuration file with what the daemon has in use, by what both mean:
+a comment, another order, and a default that is written down are no difference. What
+is told is what doorward apply would change now, and why it would refuse to.
+
+Values of the keys of a knock are not told: they are the secret.
+
+Exit status: 0 when no key differs; 1 when one does; 2 when the command line is
+wrong; else as doorward(1) says, 6 for a file that has mistakes.`
+
+const diffExamples = `  doorward diff
+  doorward diff --json | jq -r '.changes[].key'
+  doorward diff || doorward apply --confirm 60s`
+
+func newDiff(e *env) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:     "diff [--json]",
+		Short:   "tell what apply would change",
+		Long:    diffHelp,
+		Example: diffExamples,
+		Args:    noArgs,
+		RunE: asking(func(c *cobra.Command, _ []string) error {
+			d, err := e.client(c).Diff(c.Context())
+			if err != nil {
+				return err
+			}
+			return printDiff(e, d, asJSON)
+		}),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+// printDiff says what differs; the error has the exit status alone.
+func printDiff(e *env, d control.Diff, asJSON bool) error {
+	var err error
+	if asJSON {
+		err = printJSON(e.stdout, d)
+	} else {
+		err = tellDiff(e, d)
+	}
+	if err == nil && len(d.Changes) > 0 {
+		return &statusError{code: 1}
+	}
+	return err
+}
+
+func tellDiff(e *env, d control.Diff) error {
+	file := printable(d.Config)
+	switch {
+	case d.Before == d.After:
+		_, err := fmt.Fprintf(e.stdout, "%s is in use as it is\n", file)
+		return err
+	case len(d.Changes) == 0:
+		fmt.Fprintf(e.stdout, "%s is in use but for words that mean the same, such as comments\n", file)
+	}
+	var s sheet
+	for _, k := range d.Changes {
+		s.fit(printable(k.Key), "")
+	}
+	for _, k := range d.Changes {
+		fmt.Fprintln(e.stdout, s.line(printable(k.Key), printable(changeWords(k))))
+	}
+	if d.Refused == nil {
+		return nil
+	}
+	_, err := fmt.Fprintf(e.stdout, "\ndoorward apply would refuse it: %s\n", printable(d.Refused.Message))
+	if d.Refused.Hint != "" && err == nil {
+		_, err = fmt.Fprintf(e.stdout, "what to do: %s\n", printable(d.Refused.Hint))
+	}
+	return err
+}
+
+// changeWords are what becomes of a key.
+func changeWords(k control.KeyChange) string {
+	switch {
+	case k.Secret:
+		return k.Change + " (a knock's, so its value is not told)"
+	case k.Before != nil && k.After != nil:
+		return *k.Before + " -> " + *k.After
+	case k.After != nil:
+		return "added: " + *k.After
+	case k.Before != nil:
+		return "removed: " + *k.Before
+	}
+	return k.Change
+}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// once is a flag's text that can be given once: which of two is meant nobody knows.
+type once struct {
+	to    *string
+	given bool
+}
+
+func (o *once) String() string { return "" }
+func (o *once) Type() string   { return "string" }
+
+// Set takes the text, and no other after it.
+func (o *once) Set(s string) error {
+	switch {
+	case s == "":
+		return errors.New("it is empty")
+	case o.given:
+		return fmt.Errorf("it was %q before, and can be given once", *o.to)
+	}
+	*o.to, o.given = s, true
+	return nil
+}
+
+// read checks the command line, and reads what it names.
+func (o *knockOptions) read(e *env, args []string, dash int) error {
+	wrong := func(err error) error { return &usageError{withHint(err, "doorward knock --help")} }
+	if err := o.parse(args, dash); err != nil {
+		return wrong(err)
+	}
+	if o.from != "" {
+		if err := o.load(e); err != nil {
+			return err
+		}
+	}
+	if err := o.ports(); err != nil {
+		return wrong(err)
+	}
+	return nil
+}
+
+// parse checks the command line. dash is how many of args stand before "--",
+// or -1.
+func (o *knockOptions) parse(args []string, dash int) error {
+	if dash >= 0 {
+		args, o.argv = args[:dash], args[dash:]
+		if len(o.argv) == 0 {
+			return errors.New(`nothing follows "--": a command is missing`)
+		}
+	}
+	switch {
+	case o.from != "" && (len(args) > 0 || len(o.touch) > 0):
+		return errors.New("--from has the host and the ports: HOST and --touch do not go with it")
+	case o.from == "" && len(o.identities) > 0:
+		return errors.New("--identity goes with --from")
+	case o.from == "-" && (o.stdio || len(o.argv) > 0):
+		return errors.New("--from - goes with neither --stdio nor a command: standard input is theirs")
+	case o.from == "" && (len(args) == 0 || args[0] == ""):
+		return errors.New("HOST is missing: the gateway's name or address")
+	case len(args) > 1:
+		return fmt.Errorf("%q: one HOST only; a command goes after \"--\"", args[1])
+	case o.from == "" && len(o.touch) == 0:
+		return errors.New("--touch is missing: the ports of the knock, such as --touch 59000,59002")
+	case o.v4 && o.v6, (o.v4 || o.v6) && o.both:
+		return errors.New("-4, -6 and --both exclude one another")
+	case o.stdio && len(o.argv) > 0:
+		return errors.New("--stdio and a command exclude one another")
+	case o.json && (o.stdio || len(o.argv) > 0):
+		return errors.New("--json goes with neither --stdio nor a command: standard output is theirs")
+	case o.each <= 0 || o.timeout <= 0 || o.delay < 0:
+		return errors.New("--touch-timeout and --timeout must be more than 0, --delay not less")
+	}
+	if o.from == "" {
+		o.host = args[0]
+	}
+	return nil
+}
+
+// ports reads what --touch and --wait say. Those of --from are known.
+func (o *knockOptions) ports() (err error) {
+	if o.from == "" {
+		if o.touchPorts, err = parseTouch(strings.Join(o.touch, ",")); err != nil {
+			return fmt.Errorf("--touch: %w", err)
+		}
+	}
+	if o.stdio && o.wait == "" {
+		return errors.New("--stdio needs --wait PORT: the port to connect to")
+	}
+	if o.wait != "" {
+		if o.waitPort, err = parseTCPPort(o.wait); err != nil {
+			return fmt.Errorf("--wait: %w", err)
+		}
+	}
+	return nil
+}
+
+// parseTouch reads "59000,59002". A port that is there twice would be touched
+// twice and count once, so it is a slip.
+func parseTouch(s string) ([]uint16, error) {
+	var ports []uint16
+	seen := map[uint16]bool{}
+	for _, f := range strings.Split(s, ",") {
+		p, err := parseTCPPort(strings.TrimSpace(f))
+		if err != nil {
+			return nil, err
+		}
+		if seen[p] {
+			return nil, fmt.Errorf("port %d is there twice", p)
+		}
+		seen[p] = true
+		ports = append(ports, p)
+	}
+	return ports, nil
+}
+
+// parseTCPPort reads "22" or "22/tcp".
+func parseTCPPort(s string) (uint16, error) {
+	if strings.HasSuffix(s, "/udp") {
+		return 0, fmt.Errorf("port %q: only TCP ports can be touched or waited for", s)
+	}
+	n, err := strconv.ParseUint(strings.TrimSuffix(s, "/tcp"), 10, 16)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("port %q: allowed are 1 to 65535", s)
+	}
+	return uint16(n), nil
+}

@@ -1,0 +1,193 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/service"
+)
+
+// How the trail is searched for a source's refusals.
+const (
+	refusalsTold     = 8
+	refusalsSearched = 1000 // records of the source, of which some are of other events
+)
+
+// explained is what an explanation of a source at a door is made of. What the loop
+// knows of it is read in a turn, the rest beside the loop.
+type explained struct {
+	conf     config.Door
+	source   netip.Addr
+	at       time.Time // when the loop was asked
+	standing door.Standing
+	deaf     bool     // the door looks for log data first
+	heard    bool     // one of the knocks hears the source
+	service  string   // "" for none
+	running  bool     // the service was last seen to run
+	failed   bool     // it has died, or did not start
+	detail   string   // what its manager says of it, "" for nothing
+	refused  string   // why the daemon may not start it, "" when it may
+	unheard  bool     // some knock of some door cannot be heard
+	broken   string   // what differs in the fence, "" for nothing
+	own      bool     // the source is this machine
+	kernel   kernelIn // what the kernel says
+	silent   []string // ports of the door where nothing of this machine listens
+	refusals []audit.Record
+}
+
+// kernelIn is which grant lets a source in, as far as the kernel knows.
+type kernelIn struct {
+	source netip.Prefix
+	until  time.Time // zero: none does
+	err    error     // it does not answer
+}
+
+// Explain says what a new connection from a source would meet (control.Backend). The
+// doors are asked in one turn, which takes a few dozen look-ups for each; the kernel,
+// which has the last word, and the trail are asked beside the turns.
+func (g *Gateway) Explain(ctx context.Context, source netip.Addr, name string) (control.Explanation, error) {
+	e := control.Explanation{API: control.APIVersion, Source: source.String(), Config: g.opts.Path,
+		Doors: []control.ExplainedFor{}}
+	doors, err := g.asked(ctx, source, name, &e)
+	if err != nil {
+		return control.Explanation{}, err
+	}
+	// What is given or revoked in between the two questions looks like a difference.
+	for tries := 0; slices.ContainsFunc(doors, (*explained).differs) && tries < 2; tries++ {
+		if doors, err = g.asked(ctx, source, name, &e); err != nil {
+			return control.Explanation{}, err
+		}
+	}
+	own, err := g.world.Own(source)
+	if err != nil {
+		g.log.Warn("cannot tell which addresses are this machine's", "err", err)
+	}
+	refusals, err := g.refusalsOf(source, name)
+	if err != nil {
+		e.Unread = err.Error()
+	}
+	for _, d := range doors {
+		d.own, d.refusals = own, refusals[d.conf.Name]
+		for _, r := range d.conf.Ports {
+			if r.Proto == port.TCP && !g.world.Listening(r) {
+				d.silent = append(d.silent, r.String())
+			}
+		}
+		e.Doors = append(e.Doors, d.explain())
+	}
+	return e, nil
+}
+
+// asked asks the doors in a turn, and then the kernel. It notes in e what is of no
+// door.
+func (g *Gateway) asked(ctx context.Context, source netip.Addr, name string, e *control.Explanation) ([]*explained, error) {
+	type answer struct {
+		doors []*explained
+		err   error
+	}
+	done := make(chan answer, 1)
+	ended := errors.New("the daemon ends")
+	ask := func(now time.Time) {
+		doors, err := g.explained(now, source, name)
+		e.Time, e.Pending = now, g.pending()
+		done <- answer{doors, err}
+	}
+	select {
+	case g.events <- ask:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-g.ended:
+		return nil, ended
+	}
+	select {
+	case a := <-done:
+		for _, d := range a.doors {
+			d.kernel = g.kernelLetsIn(d.conf.Name, source)
+		}
+		return a.doors, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-g.ended:
+		return nil, ended
+	}
+}
+
+// explained is what the loop knows.
+func (g *Gateway) explained(now time.Time, source netip.Addr, name string) ([]*explained, error) {
+	doors := g.doors
+	if name != "" {
+		d, err := g.named(name)
+		if err != nil {
+			return nil, err
+		}
+		doors = []*guarded{d}
+	}
+	all := make([]*explained, len(doors))
+	for i, d := range doors {
+		x := &explained{conf: d.conf, source: source, at: now, standing: d.door.Explain(now, door.Source(source)), deaf: !d.door.Looked(),
+			running: true, broken: g.broken, unheard: g.ear.problem != ""}
+		for j := range d.knocks {
+			k := &d.knocks[j]
+			x.heard = x.heard || !d.door.Deaf(k.conf.Name, k.source(source))
+		}
+		if s := d.service; s != nil {
+			x.service, x.running, x.refused = s.svc.String(), s.running, s.leave.refused
+			x.failed = s.news.State == service.Failed || x.standing.Reason == door.NotStarted
+			x.detail = s.news.Detail
+		}
+		all[i] = x
+	}
+	return all, nil
+}
+
+// kernelLetsIn asks the kernel for each grant that would let a source in.
+func (g *Gateway) kernelLetsIn(name string, source netip.Addr) kernelIn {
+	var grants []fence.Grant
+	for bits := source.BitLen(); bits >= 0; bits-- {
+		grants = append(grants, fence.Grant{Door: name, Source: netip.PrefixFrom(source, bits).Masked()})
+	}
+	ends, err := g.world.Fence.Ends(grants)
+	if err != nil {
+		return kernelIn{err: err}
+	}
+	var in kernelIn
+	for i, end := range ends {
+		if end.After(in.until) {
+			in = kernelIn{source: grants[i].Source, until: end}
+		}
+	}
+	if in.source.IsValid() && in.source.Bits() == 0 {
+		in.source = door.Any
+	}
+	return in
+}
+
+// refusalsOf finds the latest refusals that a source had a part in, by door, newest
+// first. The trail is read once for all doors.
+func (g *Gateway) refusalsOf(source netip.Addr, name string) (map[string][]audit.Record, error) {
+	page, err := g.Log(control.LogQuery{Door: name, Source: source.String(), Events: []string{audit.EventRefused}, Limit: refusalsSearched})
+	of := make(map[string][]audit.Record)
+	for _, r := range slices.Backward(page.Records) {
+		if r.Event == audit.EventRefused && len(of[r.Door]) < refusalsTold {
+			of[r.Door] = append(of[r.Door], r)
+		}
+	}
+	return of, err
+}
+
+// pending is the configuration that waits to be confirmed, nil for none.
+func (g *Gateway) pending() *control.Pending {
+	if g.applied.Pending == nil {
+		return nil
+	}
+	return &control.Pending{ID: g.applied.ID, Until: g.applied.Deadline, By: g.applied.By}
+}

@@ -1,0 +1,84 @@
+package gateway
+
+import (
+	"sync"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/control"
+)
+
+// mostRecalled bounds the refusals that a start is told of by the audit trail.
+const mostRecalled = 10_000
+
+// recalled is what the audit trail says of refusals before the start. It does not change.
+type recalled struct {
+	since time.Time // zero where it says nothing
+	of    map[string]*audit.Guesses
+}
+
+// recall reads the audit trail when that is asked for first, beside the loop.
+func (g *Gateway) recall() recalled {
+	const day = 24 * time.Hour
+	if g.unkept != "" || g.store.SetAside() != "" {
+		return recalled{}
+	}
+	since := g.counting.Add(-day)
+	page, err := g.Log(control.LogQuery{Events: []string{audit.EventRefused}, Since: since, Limit: mostRecalled})
+	if err != nil {
+		g.log.Warn("cannot read the refusals of the last day; they are counted since the start", "err", err)
+		return recalled{}
+	}
+	found := page.Records
+	if len(found) == mostRecalled && found[0].Time.After(since) {
+		since = found[0].Time // of before, some may not have been read
+	}
+	of := make(map[string]*audit.Guesses)
+	for _, r := range found {
+		if r.Time.Before(since) || !r.Time.Before(g.counting) {
+			continue
+		}
+		if of[r.Door] == nil {
+			of[r.Door] = audit.NewGuesses(since)
+		}
+		of[r.Door].Add(r)
+	}
+	return recalled{since, of}
+}
+
+// before is what is known of a door before the start, nil for nothing.
+func (r recalled) before(name string) *audit.Guesses {
+	switch {
+	case r.since.IsZero():
+		return nil
+	case r.of[name] == nil:
+		return audit.NewGuesses(r.since)
+	}
+	return r.of[name]
+}
+
+// guessesAt returns a function that puts together what doors have counted until now, for
+// each of them, and that may be called beside the loop.
+func (g *Gateway) guessesAt(now time.Time, doors []control.Door) (count func()) {
+	of := make([]*audit.Guesses, len(g.doors))
+	for i, d := range g.doors {
+		of[i] = d.guesses.Snapshot()
+	}
+	return sync.OnceFunc(func() {
+		for i, guesses := range of {
+			if guesses.Began().Equal(g.counting) { // else the door came later
+				guesses = guesses.After(g.recalled().before(doors[i].Name))
+			}
+			doors[i].Guesses = control.Guesses{Hour: guessesOf(guesses.Hour(now)), Day: guessesOf(guesses.Day(now))}
+		}
+	})
+}
+
+// guessesOf is what was refused as status tells it.
+func guessesOf(g audit.Guessed) control.GuessesOf {
+	of := control.GuessesOf{Since: g.Since, Refused: g.Refused, Top: []control.GuessesFrom{}}
+	for _, f := range g.Top {
+		of.Top = append(of.Top, control.GuessesFrom(f))
+	}
+	return of
+}
