@@ -133,9 +133,9 @@ func TestExplainWhoWhere(t *testing.T) {
 		{"192.0.2.7 web ssh", nil, "", 2, "doorward: error: \"ssh\": one SOURCE and one DOOR only\n" + usage},
 		{"192.0.2.7 ''", nil, "", 2, "doorward: error: DOOR is empty: a door's name, as doorward status lists it, or none for all doors\n" + usage},
 		{"''", ssh, "", 2, "doorward: error: \"\" is neither an address, such as 192.0.2.7 or 2001:db8::7, nor can it be a door's name\n" + usage},
-		{"0.0.0.0", nil, "", 1, "doorward: error: source \"0.0.0.0\": a connection comes from one address: allowed is one, such as 192.0.2.7 or 2001:db8::7\n"},
-		{"fe80::7%eth0", nil, "", 1, "doorward: error: source \"fe80::7%eth0\": the fence knows no zones: leave out \"%eth0\"\n"},
-		{"192.0.2.7 nix", nil, "192.0.2.7 nix", 1, "doorward: error: there is no door \"nix\": the doors are ssh\ndoorward: hint: doorward status\n"},
+		{"0.0.0.0", nil, "", 2, "doorward: error: source \"0.0.0.0\": a connection comes from one address: allowed is one, such as 192.0.2.7 or 2001:db8::7\n"},
+		{"fe80::7%eth0", nil, "", 2, "doorward: error: source \"fe80::7%eth0\": the fence knows no zones: leave out \"%eth0\"\n"},
+		{"192.0.2.7 nix", nil, "192.0.2.7 nix", 5, "doorward: error: there is no door \"nix\": the doors are ssh\ndoorward: hint: doorward status\n"},
 	} {
 		b := controltest.New(guarded())
 		asked := ""

@@ -61,15 +61,15 @@ is standard input. The oldest may be gone: they make room. Who can write the
 trail's files could make all hashes anew, so compare the last ones, which it
 prints, with those that another machine was sent.
 
-Exit status: 0 when the daemon has answered; 1 when not, and when --verify finds
-that records do not follow one another; 2 when the command line is wrong.`
+Exit status: 0 when the daemon has answered, or with --verify records follow one
+another;` + operatorExits
 
 const logExamples = `  doorward log
   doorward log ssh --source 192.0.2.7
   doorward log --since yesterday --event refused --event error
   doorward log --follow
   doorward log --json --limit all | jq -r 'select(.event == "refused").source' | sort | uniq -c
-  doorward log --json --after 4711 >> trail.json && doorward log --verify trail.json`
+  doorward log --json --limit all > trail.json; doorward log --verify trail.json`
 
 // logFlags is what stands on the command line of doorward log.
 type logFlags struct {
@@ -121,6 +121,7 @@ func newLog(e *env) *cobra.Command {
 	if err := c.RegisterFlagCompletionFunc("event", cobra.FixedCompletions(audit.Events(), cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // there is such a flag
 	}
+	operatorFlags(e, c)
 	return c
 }
 
@@ -211,12 +212,11 @@ func readLog(e *env, c *cobra.Command, o *logFlags) error {
 		},
 		Back: func() { fmt.Fprintln(e.stderr, "doorward: the daemon is back") },
 	}
-	var gone error
+	var gone error // which is no part of what is printed
 	r.Gone = func(after, until uint64) {
-		gone = fmt.Errorf("records between %d and %d are gone: newer ones have their place; all others are printed", after, until)
-		if o.q.Follow {
-			fmt.Fprintf(e.stderr, "doorward: warning: %v\n", gone)
-			gone = nil
+		fmt.Fprintf(e.stderr, "doorward: warning: records between %d and %d are gone: newer ones have their place; all others are printed\n", after, until)
+		if !o.q.Follow {
+			gone = &statusError{code: 1}
 		}
 	}
 	client := e.client(c)
@@ -233,7 +233,10 @@ func readLog(e *env, c *cobra.Command, o *logFlags) error {
 	if err == nil && n == 0 && !o.json && !o.q.Follow {
 		fmt.Fprintln(e.stderr, "doorward: there are no such records")
 	}
-	return errors.Join(err, done(), gone)
+	if err := errors.Join(err, done()); err != nil {
+		return err
+	}
+	return gone
 }
 
 // behindAll is a query of what comes from now on.

@@ -39,23 +39,22 @@ func TestLogUsage(t *testing.T) {
 	const events = "applied, armed, dark, error, expired, failsafe, granted, login, opened, refused, repaired, revoked, started, stopped"
 	const when = `: allowed are a time such as "2026-11-24 03:00", "2026-11-24", "03:00" (of today), today, yesterday, now, "-2h" or "2h ago", and one as in RFC 3339`
 	for args, want := range map[string]string{
-		"--limit 0":                             `--limit "0": allowed are 1 to 10000, and all; with --follow 0, too`,
-		"--limit -1":                            `--limit "-1": allowed are 1 to 10000, and all; with --follow 0, too`,
-		"-n 10001":                              `--limit "10001": allowed are 1 to 10000, and all; with --follow 0, too`,
-		"-n ALL":                                `--limit "ALL": allowed are 1 to 10000, and all; with --follow 0, too`,
-		"-n 5 --after 3 --follow":               "--limit, --after and --follow do not go together: all that comes after is printed",
-		"--source=":                             "--source is empty: allowed are an address, a prefix, and any",
-		"--event refuse":                        `--event "refuse": allowed are ` + events,
-		"--event=":                              "--event is empty: allowed are " + events,
-		"--since x":                             `--since "x"` + when,
-		"--until=":                              `--until ""` + when,
-		"--since 23:00":                         `--since "23:00" is 2026-11-24 23:00:00 +0000, which is yet to come: a time without a date is of today`,
-		"--since now --until -1h":               `--until "-1h" is 2026-11-24 11:00:00 +0000, which is not behind --since, 2026-11-24 12:00:00 +0000`,
-		"--until now --follow":                  "--until and --follow do not go together: what is yet to come has no end",
-		"--verify --source any":                 "--source and --verify do not go together: records follow one another only where none are left out",
-		"--verify -n all":                       "--limit and --verify do not go together: records follow one another only where none are left out",
-		"--after -1":                            `invalid argument "-1" for "--after" flag: strconv.ParseUint: parsing "-1": invalid syntax`,
-		"--verify --utc ssh --json --control x": "--utc and --verify do not go together: records follow one another only where none are left out",
+		"--limit 0":                      `--limit "0": allowed are 1 to 10000, and all; with --follow 0, too`,
+		"--limit -1":                     `--limit "-1": allowed are 1 to 10000, and all; with --follow 0, too`,
+		"-n 10001":                       `--limit "10001": allowed are 1 to 10000, and all; with --follow 0, too`,
+		"-n ALL":                         `--limit "ALL": allowed are 1 to 10000, and all; with --follow 0, too`,
+		"-n 5 --after 3 --follow":        "--limit, --after and --follow do not go together: all that comes after is printed",
+		"--source=":                      "--source is empty: say what is meant, or leave it out",
+		"--event refuse":                 `--event "refuse": allowed are ` + events,
+		"--event=":                       "--event is empty: allowed are " + events,
+		"--since x":                      `--since "x"` + when,
+		"--since 23:00":                  `--since "23:00" is 2026-11-24 23:00:00 +0000, which is yet to come: a time without a date is of today`,
+		"--since now --until -1h":        `--until "-1h" is 2026-11-24 11:00:00 +0000, which is not behind --since, 2026-11-24 12:00:00 +0000`,
+		"--until now --follow":           "--until and --follow do not go together: what is yet to come has no end",
+		"--verify --source any":          "--source and --verify do not go together: records follow one another only where none are left out",
+		"--verify -n all":                "--limit and --verify do not go together: records follow one another only where none are left out",
+		"--after -1":                     `invalid argument "-1" for "--after" flag: strconv.ParseUint: parsing "-1": invalid syntax`,
+		"--verify --utc ssh --control x": "--utc and --verify do not go together: records follow one another only where none are left out",
 	} {
 		code, stdout, stderr := operate(t, nil, append([]string{"--control", path, "log"}, strings.Fields(args)...)...)
 		if code != 2 || stdout != "" || !strings.HasPrefix(stderr, "doorward: error: "+want+"\ndoorward: hint: doorward log --help\n") {
@@ -207,7 +206,7 @@ func TestLogExports(t *testing.T) {
 	}
 	b.Drop(1000)
 	code, stdout, stderr = operate(t, nil, "--control", path, "log", "--json", "--after", "700")
-	want := "doorward: error: records between 700 and 1000 are gone: newer ones have their place; all others are printed\n"
+	want := "doorward: warning: records between 700 and 1000 are gone: newer ones have their place; all others are printed\n"
 	if n := strings.Count(stdout, "\n"); code != 1 || n != 1500 || stderr != want {
 		t.Errorf("after 700: got %d, %d lines, %q, want 1, 1500 lines and %s", code, n, stderr, want)
 	}
@@ -302,6 +301,7 @@ func TestLogVerify(t *testing.T) {
 	lines := strings.SplitAfter(text, "\n")
 	check("a file without one", write(strings.Join(append(lines[:4:4], lines[5:]...), "")), 1,
 		"record 5 is missing: record 6 comes after it\n9 records, from 1 to 10\n"+end, "doorward: error: the audit trail was changed, or is not whole: 1 fault\n")
+	check("a file with the line of a failure", write(strings.Join(lines[:5], "")+`{"api":1,"error":"no daemon answers","code":"daemon_down","hint":""}`+"\n"+strings.Join(lines[5:], "")), 0, sound, "")
 	check("an empty file", write("\n"), 1, "", "doorward: error: there are no records in "+file+"\ndoorward: hint: doorward log --json --limit all prints them\n")
 	check("a file of one long line", write(strings.Repeat("x", longestLine+1)), 1, "",
 		fmt.Sprintf("doorward: error: read the records in %s, behind line 0: a line has more than %d bytes, and is no record\n", file, longestLine))

@@ -80,7 +80,7 @@ func verifyLines(r io.Reader, name string, w *audit.Verifier) error {
 	lines.Buffer(nil, longestLine)
 	n := 0
 	for lines.Scan() {
-		if len(lines.Bytes()) > 0 {
+		if len(lines.Bytes()) > 0 && !isFailure(lines.Bytes()) {
 			n++
 			w.Add(lines.Bytes())
 		}
@@ -95,6 +95,15 @@ func verifyLines(r io.Reader, name string, w *audit.Verifier) error {
 		return withHint(fmt.Errorf("there are no records in %s", name), "doorward log --json --limit all prints them")
 	}
 	return nil
+}
+
+// isFailure says whether a line is that with which a log that fails ends.
+func isFailure(line []byte) bool {
+	var l struct {
+		ID    *uint64
+		Error string
+	}
+	return json.Unmarshal(line, &l) == nil && l.ID == nil && l.Error != ""
 }
 
 // printVerification says what came of it, for people.

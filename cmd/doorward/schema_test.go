@@ -39,6 +39,11 @@ var objects = []object{
 	{"check", "doorward check --json", checkJSON{}},
 	{"doctor", "doorward doctor --json", doctorJSON{}},
 	{"knock", "doorward knock --json", knockJSON{}},
+	{"explanation", "doorward explain --json, and GET /v1/explain", control.Explanation{}},
+	{"diff", "doorward diff --json, and GET /v1/diff", control.Diff{}},
+	{"init", "doorward init --json", initJSON{}},
+	{"share", "doorward share and rotate with --json", shareJSON{}},
+	{"polkit", "doorward polkit --json", polkitJSON{}},
 }
 
 // requests are the bodies that the control API takes. Those have no version: the path

@@ -43,8 +43,7 @@ and the others. With DOOR, doors has that door alone. Of grants and penalties th
 latest 1,000 of a door are listed; .grants_total and .penalties_total count all.
 
 Exit status: 0 when the daemon has answered, with --exit-code only if it has no
-problem to tell of; 1 when not, or when there is no such door; 2 when the command
-line is wrong.`
+problem to tell of;` + operatorExits
 
 const statusExamples = `  doorward status
   doorward status ssh
@@ -73,6 +72,7 @@ func newStatus(e *env) *cobra.Command {
 	c.Flags().BoolVarP(&o.watch, "watch", "w", false, "keep the view up to date until q is pressed")
 	c.Flags().BoolVar(&o.json, "json", false, "print JSON")
 	c.Flags().BoolVar(&o.exitCode, "exit-code", false, "exit with 1 if there are problems")
+	operatorFlags(e, c)
 	return c
 }
 
@@ -146,7 +146,8 @@ func onlyDoor(s control.Status, name string) (control.Status, error) {
 		for _, d := range s.Doors {
 			names = append(names, d.Name)
 		}
-		return s, withHint(fmt.Errorf("door %q is not known: the doors are %s", name, strings.Join(names, ", ")), "doorward status")
+		return s, &control.Error{Code: control.CodeNoDoor,
+			Message: fmt.Sprintf("door %q is not known: the doors are %s", name, strings.Join(names, ", ")), Hint: "doorward status"}
 	}
 	s.Doors = s.Doors[i : i+1]
 	s.Problems = slices.DeleteFunc(slices.Clone(s.Problems), func(p control.Problem) bool { return p.Door != "" && p.Door != name })

@@ -50,7 +50,9 @@ var arrows = map[string]map[string]string{
 	"internal/control": {
 		"internal/descriptors": "its share of files",
 		"internal/audit":       "the audit trail's records are part of the answers",
-		"internal/config":      "what a door may be called",
+		"internal/config":      "what a door may be called, and for how long a grant may last",
+		"internal/door":        "who somebody is",
+		"internal/tables":      "writes durations as the configuration's mistakes do",
 	},
 	"internal/control/controltest": {
 		"internal/control": "a daemon for the tests of commands",

@@ -2,6 +2,7 @@ package control
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -29,8 +31,13 @@ const (
 
 // Client asks the daemon behind one control socket. It holds no connection
 // between two calls and may be used by several goroutines. The errors of its
-// methods are *Error, but for those of a context that ended.
+// methods are *Error, but for those of a context that ended. What cannot be
+// understood is not sent.
 type Client struct {
+	// Timeout is how long to wait for an answer, and for a stream's first word; 0 for
+	// as long as such an answer should take. It is set before the first call.
+	Timeout time.Duration
+
 	path string
 	http http.Client
 }
@@ -51,7 +58,7 @@ func NewClient(path string) *Client {
 
 // Status asks for the latest snapshot.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, askTime))
 	defer cancel()
 	var s Status
 	err := c.call(ctx, http.MethodGet, "/v1/status", nil, maxStatus, &s)
@@ -68,7 +75,8 @@ func (c *Client) Watch(ctx context.Context, f func(Status) error) error {
 	return follow(ctx, c, "/v1/status?watch=1", true, maxStatus, f)
 }
 
-// Open opens a door for a source.
+// Open opens a door for a source. With a Wait the daemon says itself when that is
+// over.
 func (c *Client) Open(ctx context.Context, o OpenRequest) (Reply, error) {
 	return c.order(ctx, "/v1/open", o)
 }
@@ -90,15 +98,27 @@ func (c *Client) Apply(ctx context.Context, o ApplyRequest) (Reply, error) {
 }
 
 // order gives one order.
-func (c *Client) order(ctx context.Context, path string, o any) (Reply, error) {
-	ctx, cancel := context.WithTimeout(ctx, orderTime)
+func (c *Client) order(ctx context.Context, path string, r Request) (Reply, error) {
+	o, err := r.Order()
+	if err != nil {
+		return Reply{}, err
+	}
+	limit := cmp.Or(c.Timeout, orderTime)
+	if open, ok := o.(Open); ok && open.Wait > 0 {
+		limit = open.Wait + askTime
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	var r Reply
-	err := c.call(ctx, http.MethodPost, path, o, maxAnswer, &r)
-	if err == nil && r.Message == "" {
+	var reply Reply
+	err = c.call(ctx, http.MethodPost, path, r, maxAnswer, &reply)
+	if late, ok := errors.AsType[*Error](err); ok && late.Code == CodeTimeout && late.Cause != nil {
+		late.Message += "; what it was told to do it may do yet"
+		late.Hint = "doorward status"
+	}
+	if err == nil && reply.Message == "" {
 		return Reply{}, c.stranger("it does not say what was done")
 	}
-	return r, err
+	return reply, err
 }
 
 // call asks once and reads the answer, of at most limit bytes, into out.
@@ -132,17 +152,24 @@ func (b *bounded) Read(p []byte) (int, error) {
 // follow reads a stream of objects, one a line and of at most limit bytes, and
 // hands them to f. A stream that is endless ends only with an error.
 func follow[T any](ctx context.Context, c *Client, path string, endless bool, limit int64, f func(T) error) error {
+	return followFrom(ctx, c, path, endless, limit, func(http.Header) error { return nil }, f)
+}
+
+// followFrom is follow; begun is called first, with the header of the answer.
+func followFrom[T any](ctx context.Context, c *Client, path string, endless bool, limit int64, begun func(http.Header) error, f func(T) error) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	late := time.AfterFunc(cmp.Or(c.Timeout, orderTime), func() { end(context.DeadlineExceeded) })
 	resp, err := c.send(ctx, http.MethodGet, path, nil)
+	late.Stop()
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	return lines(ctx, c, resp.Body, endless, limit, f)
-}
-
-// lines reads a stream's objects.
-func lines[T any](ctx context.Context, c *Client, r io.Reader, endless bool, limit int64, f func(T) error) error {
-	body := &bounded{r: r}
+	if err := begun(resp.Header); err != nil {
+		return err
+	}
+	body := &bounded{r: resp.Body}
 	dec := json.NewDecoder(body)
 	for {
 		var v T
@@ -188,12 +215,18 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(e); err != nil || e.Message == "" {
 		return nil, c.stranger(fmt.Sprintf("it says %q", resp.Status))
 	}
+	if e.Code == "" { // of a daemon from before there were codes
+		e.Code = codeOf(resp.StatusCode)
+		if strings.Contains(e.Message, unknownKey) {
+			e.Hint = versionsDiffer
+		}
+	}
 	return nil, e
 }
 
 // stranger says that something else listens at the socket.
 func (c *Client) stranger(why string) error {
-	return &Error{Message: fmt.Sprintf("what answers at %s is not doorwardd: %s", c.path, why), Hint: "--control SOCKET"}
+	return &Error{Code: CodeDown, Message: fmt.Sprintf("what answers at %s is not doorwardd: %s", c.path, why), Hint: "--control SOCKET"}
 }
 
 // unreachable says why there was no answer.
@@ -201,15 +234,11 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	var op *net.OpError
 	dialing := errors.As(err, &op) && op.Op == "dial"
 	switch {
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return &Error{
-			Message: fmt.Sprintf("the daemon at %s does not answer in time", c.path),
-			Hint:    "systemctl status doorward",
-		}
 	case ctx.Err() != nil:
-		return ctx.Err()
+		return c.over(ctx)
 	case dialing && errors.Is(err, fs.ErrPermission):
 		return &Error{
+			Code:    CodePermission,
 			Message: fmt.Sprintf("no leave to talk to the daemon at %s: %v", c.path, op.Err),
 			Hint:    "run with sudo, or join the group doorward",
 			Cause:   err,
@@ -224,13 +253,26 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	return c.broken(ctx, err)
 }
 
+// over says why a context ended.
+func (c *Client) over(ctx context.Context) error {
+	if !errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		return ctx.Err()
+	}
+	return &Error{
+		Code:    CodeTimeout,
+		Message: fmt.Sprintf("the daemon at %s does not answer in time", c.path),
+		Hint:    "systemctl status doorward",
+		Cause:   context.DeadlineExceeded,
+	}
+}
+
 // broken says that an answer ended before its time.
 func (c *Client) broken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return c.over(ctx)
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return &Error{Code: CodeDown, Message: fmt.Sprintf("the daemon at %s has ended the connection", c.path), Hint: "systemctl status doorward"}
 	}
-	return &Error{Message: fmt.Sprintf("the daemon at %s gives no whole answer: %v", c.path, err), Hint: "systemctl status doorward"}
+	return &Error{Code: CodeInternal, Message: fmt.Sprintf("the daemon at %s gives no whole answer: %v", c.path, err), Hint: "systemctl status doorward"}
 }

@@ -108,10 +108,10 @@ func parseLogQuery(raw string) (LogQuery, error) {
 	if q.Source, err = checkSource(v.Get("source"), true); err != nil {
 		return LogQuery{}, err
 	}
-	if q.Since, err = parseTime("since", v.Get("since")); err != nil {
+	if q.Since, err = parseMoment("since", v.Get("since")); err != nil {
 		return LogQuery{}, err
 	}
-	if q.Until, err = parseTime("until", v.Get("until")); err != nil {
+	if q.Until, err = parseMoment("until", v.Get("until")); err != nil {
 		return LogQuery{}, err
 	}
 	if q.Events, err = parseEvents(v.Get("event")); err != nil {
@@ -135,7 +135,7 @@ func parseLogQuery(raw string) (LogQuery, error) {
 	return q, err
 }
 
-func parseTime(what, s string) (time.Time, error) {
+func parseMoment(what, s string) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}

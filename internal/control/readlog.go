@@ -38,19 +38,13 @@ func (c *Client) log(ctx context.Context, q LogQuery, begun func(logHead) error,
 	if q.Limit < 0 { // which is refused
 		v.Set("limit", strconv.Itoa(q.Limit))
 	}
-	resp, err := c.send(ctx, http.MethodGet, "/v1/log?"+v.Encode(), nil)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	n := func(name string) uint64 {
-		n, _ := strconv.ParseUint(resp.Header.Get(name), 10, 64) // 0 by versions that have none
-		return n
-	}
-	if err := begun(logHead{n(headRecords), n(headThrough), n(headLast), n(headGone)}); err != nil {
-		return err
-	}
-	return lines(ctx, c, resp.Body, q.Follow, maxAnswer, f)
+	return followFrom(ctx, c, "/v1/log?"+v.Encode(), q.Follow, maxAnswer, func(h http.Header) error {
+		n := func(name string) uint64 {
+			n, _ := strconv.ParseUint(h.Get(name), 10, 64) // 0 by versions that have none
+			return n
+		}
+		return begun(logHead{n(headRecords), n(headThrough), n(headLast), n(headGone)})
+	}, f)
 }
 
 func number[N uint64 | int](n N) string {

@@ -1,15 +1,19 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -26,11 +30,11 @@ type Backend interface {
 	// something to wait for. It never blocks.
 	Newer() <-chan struct{}
 
-	// Do carries out an OpenRequest, CloseRequest, ArmRequest or ApplyRequest on
-	// behalf of by ("operator alice (uid 1000)"). The order is checked as far as
-	// that can be done without the configuration: Door is well formed, Source is
-	// "", "any", an address without a zone or a masked prefix in canonical form,
-	// durations are positive, Action is known. The error may be an *Error.
+	// Do carries out an Open, Close, Arm or ApplyRequest on behalf of by ("operator
+	// alice (uid 1000)"), as Request.Order returned it: checked as far as that can be
+	// done without the configuration. The reply's API is the server's to fill. The
+	// error may be an *Error, whose Code, if it is empty, is CodeRefused. The context
+	// ends when who asks is gone.
 	Do(ctx context.Context, by string, order any) (Reply, error)
 
 	// Diff returns what an apply of the configuration file would change now. The error
@@ -133,7 +137,7 @@ func (s *Server) handler(ctx context.Context) http.Handler {
 		if !ok {
 			writeError(w, http.StatusNotFound, &Error{
 				Message: fmt.Sprintf("path %q is not known: allowed are /v1/status, /v1/diff, /v1/log, /v1/explain, /v1/open, /v1/close, /v1/arm and /v1/apply", r.URL.Path),
-				Hint:    "doorward and doorwardd may be of different versions",
+				Hint:    versionsDiffer,
 			})
 			return
 		}
@@ -150,9 +154,9 @@ func (s *Server) handler(ctx context.Context) http.Handler {
 
 // order answers a POST whose body is an O: decoded strictly, checked, and only
 // then handed to the backend.
-func order[O checkable[O]](s *Server) http.HandlerFunc {
+func order[R Request](s *Server) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		o, code, err := decodeOrder[O](http.MaxBytesReader(w, r.Body, maxBody))
+		o, code, err := decodeOrder[R](http.MaxBytesReader(w, r.Body, maxBody))
 		if err != nil {
 			writeError(w, code, err)
 			return
@@ -162,12 +166,18 @@ func order[O checkable[O]](s *Server) http.HandlerFunc {
 			writeError(w, http.StatusForbidden, err)
 			return
 		}
+		if open, ok := o.(Open); ok && open.Wait > 0 {
+			if !s.streams.begin(w) {
+				return
+			}
+			defer s.streams.end()
+		}
 		reply, err := s.backend.Do(r.Context(), by, o)
-		reply.API = APIVersion
 		if err != nil {
 			writeError(w, orderStatus(err), err)
 			return
 		}
+		reply.API = APIVersion
 		writeJSON(w, http.StatusOK, reply)
 	}
 }
@@ -181,29 +191,71 @@ func orderStatus(err error) int {
 	return http.StatusInternalServerError
 }
 
-// decodeOrder reads one O and nothing else from body, and checks it. With an
-// error comes its HTTP status.
-func decodeOrder[O checkable[O]](body io.Reader) (O, int, error) {
-	var o, none O
-	dec := json.NewDecoder(body)
-	dec.DisallowUnknownFields()
-	err := dec.Decode(&o)
+// decodeOrder reads one R and nothing else from body, and returns what it orders.
+// With an error comes its HTTP status.
+func decodeOrder[R Request](body io.Reader) (any, int, error) {
+	text, err := io.ReadAll(body)
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("the body is larger than %d bytes", maxBody)
+	}
+	var r R
 	if err == nil {
-		if _, more := dec.Token(); more != io.EOF {
-			err = errors.New("something follows the object")
-		}
+		err = decodeStrictly(text, &r)
 	}
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return none, http.StatusRequestEntityTooLarge, fmt.Errorf("the body is larger than %d bytes", maxBody)
-	case err != nil:
-		return none, http.StatusBadRequest, fmt.Errorf("the body is not one JSON object as expected: %w", err)
+	if err != nil {
+		return nil, http.StatusBadRequest, unread(err)
 	}
-	if o, err = o.checked(); err != nil {
-		return none, http.StatusBadRequest, err
+	if err := nothingEmpty(text); err != nil {
+		return nil, http.StatusBadRequest, err
+	}
+	o, err := r.Order()
+	if err != nil {
+		return nil, http.StatusBadRequest, err
 	}
 	return o, 0, nil
+}
+
+// decodeStrictly reads one object into v, which knows all its keys.
+func decodeStrictly(text []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return err
+	}
+	if _, more := dec.Token(); more != io.EOF {
+		return errors.New("something follows the object")
+	}
+	return nil
+}
+
+// unread is the error of a body that cannot be read. A key that is not known is one
+// of a version that has more of them.
+func unread(err error) error {
+	e := &Error{Code: CodeUsage, Message: "the body is not one JSON object as expected: " + err.Error()}
+	if strings.Contains(e.Message, unknownKey) {
+		e.Hint = versionsDiffer
+	}
+	return e
+}
+
+// unknownKey is in the error of encoding/json for a key that is not known.
+const unknownKey = "unknown field"
+
+// versionsDiffer is what to do where doorward says what doorwardd does not know.
+const versionsDiffer = "doorward and doorwardd may be of different versions: systemctl restart doorward"
+
+// nothingEmpty says which key of an order says nothing. A null is one, too.
+func nothingEmpty(text []byte) error {
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(text, &keys); err != nil || keys == nil {
+		return errors.New("the body is not one JSON object as expected")
+	}
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		if v := string(keys[key]); v == `""` || v == "null" {
+			return fmt.Errorf("%s is %s: say what is meant, or leave the key out", key, v)
+		}
+	}
+	return nil
 }
 
 // writeJSON answers with v. An error here means that the client is gone, which
@@ -220,11 +272,28 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 	w.Write(b)
 }
 
-// writeError answers with err as an *Error.
-func writeError(w http.ResponseWriter, code int, err error) {
+// writeError answers with err as an *Error that has a code.
+func writeError(w http.ResponseWriter, status int, err error) {
 	e, ok := errors.AsType[*Error](err)
 	if !ok {
 		e = &Error{Message: err.Error()}
 	}
-	writeJSON(w, code, e)
+	if e.Code == "" {
+		e = &Error{Code: codeOf(status), Message: e.Message, Hint: e.Hint}
+	}
+	writeJSON(w, status, e)
+}
+
+// codeOf is the code of an error that has none, by its HTTP status.
+func codeOf(status int) string {
+	switch status {
+	case http.StatusForbidden:
+		return CodePermission
+	case http.StatusConflict, http.StatusServiceUnavailable:
+		return CodeRefused
+	}
+	if 400 <= status && status < 500 {
+		return CodeUsage
+	}
+	return CodeInternal
 }

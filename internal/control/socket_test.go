@@ -144,6 +144,7 @@ func TestNoDaemon(t *testing.T) {
 		{missing, control.Error{Code: control.CodeDown, Message: "no daemon answers at " + missing + ": connect: no such file or directory", Hint: hint}},
 		{stale, control.Error{Code: control.CodeDown, Message: "no daemon answers at " + stale + ": connect: connection refused", Hint: hint}},
 		{foreign, control.Error{
+			Code:    control.CodeDown,
 			Message: "what answers at " + foreign + " is not doorwardd: it says \"404 Not Found\"", Hint: "--control SOCKET",
 		}},
 	} {
@@ -163,7 +164,7 @@ func TestOtherUsers(t *testing.T) {
 	if err := os.Chmod(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	want := "no leave to talk to the daemon at " + path + ": connect: permission denied\n" +
+	want := "permission: no leave to talk to the daemon at " + path + ": connect: permission denied\n" +
 		"run with sudo, or join the group doorward\n"
 	if got := runAs(t, 65534, path); got != want {
 		t.Errorf("without leave: got %q, want %q", got, want)
@@ -223,7 +224,7 @@ func openAs(path string) int {
 	r, err := control.NewClient(path).Open(context.Background(), control.OpenRequest{Door: "ssh", Source: "any"})
 	var told *control.Error
 	if errors.As(err, &told) {
-		fmt.Printf("%s\n%s\n", told.Message, told.Hint)
+		fmt.Printf("%s: %s\n%s\n", told.Code, told.Message, told.Hint)
 		return 0
 	}
 	fmt.Println(r.Message)

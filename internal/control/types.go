@@ -191,39 +191,46 @@ type Penalty struct {
 	Reason string    `json:"reason"`
 }
 
+// The bodies of orders follow. In each of them a key that is there says something:
+// one that is empty or null is refused, since what was meant was lost on the way and
+// less said often means more done. What is not meant is left out, as the zero values
+// of these types are.
+
 // OpenRequest is the body of POST /v1/open.
 type OpenRequest struct {
-	Door   string `json:"door"`
-	Source string `json:"source"` // an address or prefix; "any" opens to all
-	For    string `json:"for"`    // a duration, "" for the door's open_for
+	Door   string `json:"door,omitempty"`
+	Source string `json:"source,omitempty"` // an address or prefix; "any" opens to all
+	For    string `json:"for,omitempty"`    // a duration, "" for the door's open_for
 	// Wait has the answer wait until the door is open for the source, or is not going
 	// to be; for how long, as a duration. "" does not wait.
-	Wait string `json:"wait"`
+	Wait string `json:"wait,omitempty"`
 }
 
 // CloseRequest is the body of POST /v1/close. Without a Source the door goes
 // dark; sessions that stand are left alone.
 type CloseRequest struct {
-	Door   string `json:"door"`
-	Source string `json:"source"` // revoke this source's grants only
+	Door string `json:"door,omitempty"`
+	// Source is whose grants alone are revoked: an address's own, a prefix's and
+	// those of all that lies in it, or with "any" the grant to everybody.
+	Source string `json:"source,omitempty"`
 }
 
 // ArmRequest is the body of POST /v1/arm: ends a failsafe and its deafness, and
 // forgets penalties, of one door or (Door "") of all; with a Source, that
 // source's penalty alone.
 type ArmRequest struct {
-	Door   string `json:"door"`
-	Source string `json:"source"`
+	Door   string `json:"door,omitempty"`
+	Source string `json:"source,omitempty"`
 }
 
 // ApplyRequest is the body of POST /v1/apply.
 type ApplyRequest struct {
-	Action string `json:"action"`       // "apply" (reads the daemon's configuration file anew), "keep" or "undo"
-	ID     uint64 `json:"id,omitempty"` // with "keep" and "undo": which Pending is meant, 0 for whichever there is
+	Action string `json:"action,omitempty"` // "apply" (reads the daemon's configuration file anew), "keep" or "undo"
+	ID     uint64 `json:"id,omitempty"`     // with "keep" and "undo": which Pending is meant, 0 for whichever there is
 	// Force is with "apply": although another one waits to be confirmed, which is given
 	// up, and although the file was rolled back.
 	Force   bool   `json:"force,omitempty"`
-	Confirm string `json:"confirm"` // with "apply": a duration after which it is undone unless kept; "" keeps it at once
+	Confirm string `json:"confirm,omitempty"` // with "apply": a duration after which it is undone unless kept; "" keeps it at once
 }
 
 // Reply is the answer to the orders above when they were carried out.
@@ -237,17 +244,18 @@ type Reply struct {
 	Source  string `json:"source"`  // "" for all, or for none in particular
 	State   string `json:"state"`   // the door's, "" without one
 	Changed bool   `json:"changed"` // false when it was so already
-	// Covered says what still lets the source in after a CloseRequest.
+	// Covered says what still lets the source, or a part of it, in after a
+	// CloseRequest. It is none when the grant to everybody was closed.
 	Covered []Cover `json:"covered,omitempty"`
 	// Pending is the ID of the configuration that waits, after an ApplyRequest.
 	Pending uint64 `json:"pending,omitempty"`
 }
 
-// Cover is something that lets a source in.
+// Cover is something that lets a source in, or a part of it.
 type Cover struct {
-	Source string     `json:"source"` // the grant's, or the always prefix: it has the source in it
-	By     string     `json:"by"`     // "touch", "operator alice (uid 1000)", "always"
-	Until  *time.Time `json:"until"`  // null for always
+	Source string     `json:"source"` // the grant's, or the always prefix
+	By     string     `json:"by"`     // "touch", "operator alice (uid 1000)", CoverAlways
+	Until  *time.Time `json:"until"`  // null for always, and for a grant that waits for the service
 }
 
 // Error is the answer to an order that was not carried out, with a 4xx or 5xx

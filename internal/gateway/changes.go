@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/port"
@@ -176,6 +177,9 @@ func (g *Gateway) reply(now time.Time, replies []func(error)) {
 			}
 			if g.broken != "" {
 				err = errors.Join(fmt.Errorf("the kernel does not have it yet, which is tried again: %s", g.broken), err)
+			}
+			if err != nil {
+				err = &control.Error{Code: control.CodeFailed, Message: err.Error(), Hint: "doorward status"}
 			}
 			reply(err)
 		})

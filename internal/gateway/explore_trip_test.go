@@ -292,10 +292,14 @@ func (t *trip) deliver() {
 
 // order gives an operator's order and says whether it was done. The operator is
 // told when it also outlives a restart.
-func (t *trip) order(o any, told func()) (done bool) {
+func (t *trip) order(r control.Request, told func()) (done bool) {
 	done = true
+	o, err := r.Order()
+	if err != nil {
+		t.found(err.Error())
+	}
 	t.turn(func(now time.Time) {
-		t.g.order(now, "operator", o, func(_ control.Reply, err error) {
+		t.g.order(context.Background(), now, "operator", o, func(_ control.Reply, err error) {
 			t.point()
 			if done = !refused(err); err == nil {
 				told()

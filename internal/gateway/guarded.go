@@ -32,6 +32,7 @@ type guarded struct {
 	lookFor  func(context.Context) (door.Seen, []string)
 	oddities []string // what was odd in the last look, for people
 	refusals []audit.Record
+	waiters  []*waiter // operators who wait for it to open
 	guesses  *audit.Guesses
 	metered  meteredDoor
 	cancel   context.CancelFunc // ends the goroutines of the door
@@ -260,6 +261,7 @@ func (d *guarded) underway() bool {
 func (d *guarded) tick(now time.Time) int {
 	effects := d.door.Tick(now)
 	d.carry(effects)
+	d.giveUp(now)
 	for i := range d.knocks {
 		k := &d.knocks[i]
 		if !k.conf.ForAll() {
@@ -277,6 +279,9 @@ func (d *guarded) tick(now time.Time) int {
 // next is when tick has something to do.
 func (d *guarded) next() (time.Time, bool) {
 	next, ok := d.door.Next()
+	if t, due := d.givesUp(); due && (!ok || t.Before(next)) {
+		next, ok = t, true
+	}
 	ok = ok && !d.gw.crowded()
 	for _, k := range d.knocks {
 		if t, due := k.rec.Next(); due && (!ok || t.Before(next)) {
@@ -331,6 +336,9 @@ func (d *guarded) carry(effects []door.Effect) {
 		default:
 			d.gw.changes.add(d.name(), e)
 		}
+	}
+	if len(effects) > 0 {
+		d.settle(effects, d.door.Saved().Reason)
 	}
 }
 

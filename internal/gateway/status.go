@@ -106,7 +106,7 @@ func (d *guarded) status(now time.Time) control.Door {
 	v := d.door.View(now)
 	s := control.Door{
 		Name: d.name(), State: v.State.String(), Since: v.Since, Reason: v.Reason,
-		Ports: portNames(d.conf), Running: true,
+		Ports: portNames(d.conf), Always: []string{}, Running: true,
 		LastSeen: moment(v.LastSeen), DarkAt: moment(v.DarkAt),
 		Grants: []control.Grant{}, Penalties: []control.Penalty{},
 		GrantsTotal: v.Granted, PenaltiesTotal: v.Penalised,
@@ -114,6 +114,9 @@ func (d *guarded) status(now time.Time) control.Door {
 	}
 	if d.service != nil {
 		s.Service, s.Running = d.service.svc.String(), d.service.running
+	}
+	for _, p := range d.conf.Always {
+		s.Always = append(s.Always, door.SourceString(p))
 	}
 	for _, c := range v.Grants {
 		last := len(s.Grants) - 1

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -72,8 +74,8 @@ func (g *Gateway) Log(q control.LogQuery) (control.LogPage, error) {
 		After: q.After, Oldest: q.Oldest, Limit: q.Limit}
 	if q.Source != "" {
 		var err error
-		if wanted.Source, err = parseSource(q.Source); err != nil {
-			return control.LogPage{}, err
+		if wanted.Source, err = sourceOf(q.Source); err != nil {
+			return control.LogPage{}, fmt.Errorf("source %q: %w", q.Source, err)
 		}
 	}
 	p, err := g.store.Records(wanted)
@@ -81,6 +83,17 @@ func (g *Gateway) Log(q control.LogQuery) (control.LogPage, error) {
 		err = g.everHad(q.Door)
 	}
 	return control.LogPage(p), err
+}
+
+// sourceOf reads a source as door.SourceString writes it.
+func sourceOf(s string) (netip.Prefix, error) {
+	if s == "any" {
+		return door.Any, nil
+	}
+	if a, err := netip.ParseAddr(s); err == nil {
+		return door.Source(a), nil
+	}
+	return netip.ParsePrefix(s)
 }
 
 var errEnds = errors.New("the daemon ends")
