@@ -8,10 +8,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/systemdtest"
@@ -43,6 +45,7 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	m.Run("systemctl", "disable", "--now", "ssh.service")
 	m.Run("doorward", "polkit", "--install")
 	m.Run("systemctl", "restart", "polkit.service") // it reads rules anew by itself, at some moment
+	m.Run("useradd", "--uid", "1000", "alice")
 	m.Run("systemctl", "start", "doorward.service")
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -72,7 +75,7 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	}
 	m.Run("systemctl", "reload", "doorward.service")
 	reloadIsRefused(t, m)
-	m.Run("doorward", "close", "ssh")
+	closesAs(t, m)
 	nstest.Eventually(t, "ssh.service is stopped", func() bool { return show(t, m, "ssh.service", "ActiveState") == "inactive" })
 	if reaches(visitor, "192.0.2.1:22", time.Second) {
 		t.Error("a closed door lets somebody in")
@@ -107,6 +110,46 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	for _, program := range []string{"", "/usr/bin/journalctl"} {
 		intrudes(t, m, program)
 	}
+}
+
+// closesAs closes the door as root whom alice has become, and holds that the daemon,
+// from inside its unit, knows who it was, also when there is another user since it was
+// locked in.
+func closesAs(t *testing.T, m *systemdtest.Machine) {
+	t.Helper()
+	m.Run("sh", "-c", "useradd bob && echo 1000 > /proc/self/loginuid && SUDO_USER=alice exec doorward close ssh")
+	nstest.Eventually(t, "the order is in the trail", func() bool {
+		for line := range strings.Lines(m.Run("doorward", "log", "--json")) {
+			var r audit.Record
+			if err := json.Unmarshal([]byte(line), &r); err != nil {
+				t.Fatal(err)
+			}
+			if r.Event != audit.EventDark || r.Operator == nil {
+				continue
+			}
+			if r.By != "operator root (uid 0), logged in as alice (uid 1000)" || r.UID != 0 || r.PID <= 1 ||
+				r.LoginUID == nil || *r.LoginUID != 1000 || r.SudoUser != "alice" {
+				t.Errorf("it was ordered by %s", line)
+			}
+			return true
+		}
+		return false
+	})
+}
+
+// logins are the audit trail's.
+func logins(t *testing.T, m *systemdtest.Machine) (all []string) {
+	t.Helper()
+	for line := range strings.Lines(m.Run("doorward", "log", "--json")) {
+		var r audit.Record
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatal(err)
+		}
+		if r.Login != nil && r.Login.Grant != nil {
+			all = append(all, r.Login.User+" from "+r.Source+" by "+r.Login.Grant.By)
+		}
+	}
+	return all
 }
 
 // reloadIsRefused holds that a reload fails, with the reason, while a configuration
@@ -175,7 +218,7 @@ func intrudes(t *testing.T, m *systemdtest.Machine, program string) {
 			t.Errorf("%s", line)
 		}
 	}
-	if count["work"] < 13 || count["crime"] < 60 || len(count) != 2 {
+	if count["work"] < 14 || count["crime"] < 60 || len(count) != 2 {
 		t.Errorf("it tried %v:\n%s", count, tries)
 	}
 	for _, denied := range []string{"stop another unit: Interactive authentication required",
@@ -209,6 +252,9 @@ func logsInByTheJournal(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS
 			t.Fatal(err)
 		}
 		return s.Doors[0].LastSeen != nil && !s.Doors[0].LastSeen.Before(begun)
+	})
+	nstest.Eventually(t, "the login is told", func() bool {
+		return slices.Equal(logins(t, m), []string{"root from 192.0.2.2 by touch"})
 	})
 	// Locked in, it still reads the journal and the time zone.
 	for line := range strings.Lines(m.Run("journalctl", "--unit=doorward", "--output=cat", "--no-pager")) {

@@ -63,8 +63,7 @@ func (p *printed) end(err error) error {
 	return err
 }
 
-// in returns an object as it was printed with the failure in it, which it has to itself.
-// A list says itself what is wrong.
+// in returns an object as it was printed with the failure in it.
 func (f failure) in(object []byte) []byte {
 	inner, ok := bytes.CutSuffix(object, []byte("\n}\n"))
 	if !ok {

@@ -19,14 +19,14 @@ import (
 )
 
 const logHelp = `Print the audit trail: who knocked, what was decided, and why; what operators
-ordered; and what the daemon had to put right. Oldest first, in local time, or
-with --utc in UTC.
+ordered; who logged in; and what the daemon had to put right. Oldest first, in
+local time, or with --utc in UTC.
 
 The events: opened and dark (the door), granted, revoked and expired (a source's
-leave to connect), refused (a knock, with its penalty if it has one), login (by
-way of the door), failsafe and armed, repaired (fence, listener or service
-differed from what it should be), error, applied (a configuration), started and
-stopped (the daemon).
+leave to connect), login (by way of the door, with what let it in), refused (a
+knock, with its penalty if it has one), failsafe and armed, repaired (fence,
+listener or service differed from what it should be), error, applied (a
+configuration), started and stopped (the daemon).
 
 DOOR may be one that is not there any more. --source finds what concerns an
 address or a prefix: records of it, of prefixes that it is in, of what is in it,
@@ -53,6 +53,12 @@ trail was begun anew meanwhile, that is said, and the exit status is 1.
 --json prints one JSON object a line, with the id of each record, which rises by
 one; times are RFC 3339, in UTC. A sum has the key count; each other record is
 of one.
+
+Of an order JSON has, beside the words of "by", the process that gave it, as the
+kernel told it: by_uid, by_pid, and by_login, the user who logged in, whoever
+they have become since. That is not known before Linux 6.5, nor of services.
+by_sudo_user is what sudo told the command, which proves nothing. A login has
+.login.user, .port, .method and .grant.
 
 Each record has a hash of what it says and of the record before, so that it
 shows if one was changed, taken out or put in. --verify looks at all that the

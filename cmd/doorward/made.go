@@ -12,7 +12,6 @@ import (
 
 // initJSON is what init prints with --json.
 type initJSON struct {
-	API      int      `json:"api"` // control.APIVersion
 	File     string   `json:"file"`
 	Door     string   `json:"door"`
 	Warnings []string `json:"warnings"` // never null
@@ -20,13 +19,12 @@ type initJSON struct {
 
 // printMade says what was written.
 func (o *initOptions) printMade(e *env, c *config.Config) error {
-	return printJSON(e.stdout, initJSON{API: control.APIVersion, File: o.output, Door: c.Doors[0].Name,
+	return printJSON(e.stdout, initJSON{File: o.output, Door: c.Doors[0].Name,
 		Warnings: append([]string{}, c.Warnings()...)})
 }
 
 // shareJSON is what share and rotate print with --json.
 type shareJSON struct {
-	API        int            `json:"api"` // control.APIVersion
 	Door       string         `json:"door"`
 	Host       string         `json:"host"`
 	Users      []userJSON     `json:"users"`            // who was given the knock, never null
@@ -44,7 +42,7 @@ type userJSON struct {
 
 // made is what share has made.
 func (o *shareOptions) made(t *target, p *people, sealed []share.Letter) shareJSON {
-	j := shareJSON{API: control.APIVersion, Door: t.door.Name, Host: p.all.Host, Users: []userJSON{}, Remembered: p.path}
+	j := shareJSON{Door: t.door.Name, Host: p.all.Host, Users: []userJSON{}, Remembered: p.path}
 	for _, s := range sealed {
 		u := userJSON{User: s.User.Name, Files: []string{}}
 		for _, f := range s.Files {
@@ -57,7 +55,6 @@ func (o *shareOptions) made(t *target, p *people, sealed []share.Letter) shareJS
 
 // polkitJSON is what polkit prints with --json.
 type polkitJSON struct {
-	API       int      `json:"api"` // control.APIVersion
 	Rule      string   `json:"rule"`
 	Units     []string `json:"units"`     // that it is about
 	Installed string   `json:"installed"` // the file it was written to, "" for none

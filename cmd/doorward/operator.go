@@ -49,6 +49,7 @@ is up.`
 func (e *env) client(c *cobra.Command) *control.Client {
 	client := control.NewClient(e.controlPath(c))
 	client.Timeout, _ = c.Flags().GetDuration("timeout")
+	client.SudoUser = e.getenv("SUDO_USER")
 	return client
 }
 

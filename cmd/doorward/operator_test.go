@@ -38,6 +38,8 @@ func guarded() control.Status {
 		API: 1, Time: noon.Add(-time.Minute), Version: "0.1.0", Started: noon.Add(-26 * time.Hour),
 		Config:   "/etc/doorward/doorward.toml",
 		Warnings: []string{"door admin is in failsafe, dark and deaf: no log data"},
+		Ended:    []control.Settled{},
+		Problems: []control.Problem{},
 		Fence:    control.Fence{Up: true, Owned: true, Repairs: 1},
 		Events:   map[string]uint64{audit.EventGranted: 2},
 		Doors: []control.Door{
@@ -206,7 +208,7 @@ func TestOrdersFromTheCommandLine(t *testing.T) {
 		{"open ssh", client, control.Open{Door: "ssh", Source: one("fe80::7"), Wait: 3 * time.Hour}, 0, "done (until 12:10:00)\n", ""},
 		{"open ssh --source any --for 8h", ssh, control.Open{Door: "ssh", Source: door.Any, For: 8 * time.Hour, Wait: 3 * time.Hour}, 0, "done (until 12:10:00)\n", ""},
 		{"open ssh --source 192.0.2.7 --json", nil, control.Open{Door: "ssh", Source: one("192.0.2.7"), Wait: 3 * time.Hour}, 0,
-			"{\n  \"message\": \"done\",\n  \"until\": \"2026-11-24T12:10:00Z\",\n  \"api\": 1,\n  \"door\": \"ssh\",\n  \"source\": \"\",\n" +
+			"{\n  \"api\": 1,\n  \"message\": \"done\",\n  \"until\": \"2026-11-24T12:10:00Z\",\n  \"door\": \"ssh\",\n  \"source\": \"\",\n" +
 				"  \"state\": \"open\",\n  \"changed\": true\n}\n", ""},
 		{"open ssh", nil, nil, usage, "", "doorward: error: no --source, and SSH_CONNECTION does not say where you came from (sudo drops it)\n" +
 			"doorward: hint: --source ADDRESS, or --source any for everybody\n"},

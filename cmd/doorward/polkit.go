@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/config"
-	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/service"
 	"github.com/doorward/doorward/internal/share"
 )
@@ -81,7 +80,7 @@ func polkit(ctx context.Context, e *env, path, name string, install, asJSON bool
 		return fmt.Errorf("%s: no door has a unit, so that no rule is needed", path)
 	}
 	slices.Sort(called)
-	made := polkitJSON{API: control.APIVersion, Rule: service.PolkitRule(name, units), Units: slices.Compact(called)}
+	made := polkitJSON{Rule: service.PolkitRule(name, units), Units: slices.Compact(called)}
 	if !install && asJSON {
 		return printJSON(e.stdout, made)
 	}

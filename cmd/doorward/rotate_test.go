@@ -32,7 +32,7 @@ func (a *applier) Status() (control.Status, <-chan struct{}) {
 
 func (a *applier) Newer() <-chan struct{} { return make(chan struct{}) }
 
-func (a *applier) Do(_ context.Context, _ string, order any) (control.Reply, error) {
+func (a *applier) Do(_ context.Context, _ control.Caller, order any) (control.Reply, error) {
 	a.order = order
 	a.seen, _ = os.ReadFile(a.config)
 	until := time.Now().Add(time.Minute)

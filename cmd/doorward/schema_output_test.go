@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,12 +62,18 @@ func TestWhatIsPrintedFollowsItsSchema(t *testing.T) {
 		{"check wrong.toml --json", "check"},
 		{"check right.toml --json", "check"},
 		{"doctor -c wrong.toml --json", "doctor"},
+		{"explain 192.0.2.7 --json", "explanation"},
+		{"diff --json", "diff"},
+		{"init --output new.toml --door vpn --ports 51820/udp --json", "init"},
+		{"polkit right.toml --json", "polkit"},
 		{"knock 127.0.0.1 --touch " + open + " --json", "knock"},
 		{"knock 127.0.0.1 --touch " + open + " --wait 1 --timeout 1ms --json", "knock"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			b := controltest.New(whole())
 			b.Append(wholeTrail()...)
+			b.OnDiff(control.Diff{Config: "doorward.toml", Changes: []control.KeyChange{{Key: "door.ssh.open_for"}}}, nil)
+			b.OnExplain(func(netip.Addr, string) (control.Explanation, error) { return explanation(), nil })
 			b.OnDo(func(context.Context, controltest.Given) (control.Reply, error) {
 				return control.Reply{Message: "done", Until: after(time.Minute),
 					Covered: []control.Cover{{Source: "192.0.2.0/24", By: "always"}}, Pending: 3}, nil

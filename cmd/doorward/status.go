@@ -14,8 +14,9 @@ import (
 
 const statusHelp = `Show what the daemon knows: first of all whether the doors are guarded, and what an
 operator should act on; which configuration is in use; the doors and their state,
-who has a grant, by whom and for how much longer, whose knocks are ignored, how
-many were refused lately and from where, and the last of those and why.
+who is in, since when and by whose leave; who has a grant, by whom and for how
+much longer; whose knocks are ignored; how many were refused lately and from
+where, and the last of those and why.
 
 A door is dark (shut, its service stopped if it manages one), opening, open,
 closing, or in failsafe: there is no log data to tell who is in, so it is shut
@@ -39,8 +40,9 @@ does not count.
 --json prints the snapshot as one JSON object, with --watch one a line. Its
 names and meanings are a promise to scripts: .problems[].code, doors[].name, .state,
 .grants[].source, .grants[].expires, .penalties[].source, .penalties[].until
-and the others. With DOOR, doors has that door alone. Of grants and penalties the
-latest 1,000 of a door are listed; .grants_total and .penalties_total count all.
+and the others. With DOOR, doors has that door alone. Of sessions (.live), grants
+and penalties the latest 1,000 of a door are listed; .sessions, .grants_total and
+.penalties_total count all.
 
 Exit status: 0 when the daemon has answered, with --exit-code only if it has no
 problem to tell of;` + operatorExits

@@ -48,6 +48,7 @@ var arrows = map[string]map[string]string{
 		"internal/door": "the source that stands for everybody"},
 
 	"internal/control": {
+		"internal/legible":     "what a client says of itself",
 		"internal/descriptors": "its share of files",
 		"internal/audit":       "the audit trail's records are part of the answers",
 		"internal/config":      "what a door may be called, and for how long a grant may last",

@@ -37,6 +37,9 @@ type Client struct {
 	// Timeout is how long to wait for an answer, and for a stream's first word; 0 for
 	// as long as such an answer should take. It is set before the first call.
 	Timeout time.Duration
+	// SudoUser is the user whom sudo(8) has said it runs the command for, "" for none:
+	// a remark for the audit trail, which proves nothing. It is set before the first call.
+	SudoUser string
 
 	path string
 	http http.Client
@@ -202,6 +205,9 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	req, err := http.NewRequestWithContext(ctx, method, "http://doorward"+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("control: internal error: %w", err)
+	}
+	if said := remark(c.SudoUser); said != "" {
+		req.Header.Set(sudoHeader, said)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

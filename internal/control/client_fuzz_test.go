@@ -187,7 +187,7 @@ func FuzzOrders(f *testing.F) {
 	cancel() // streams end after what they have
 	f.Fuzz(func(t *testing.T, door, source, length, action string, after uint64, limit int, follow bool) {
 		var given []any
-		b := &stub{do: func(_ context.Context, _ string, order any) (Reply, error) {
+		b := &stub{do: func(_ context.Context, _ Caller, order any) (Reply, error) {
 			given = append(given, order)
 			return Reply{Message: "done"}, nil
 		}}
@@ -198,7 +198,7 @@ func FuzzOrders(f *testing.F) {
 			if r.Body == nil {
 				r.Body = http.NoBody
 			}
-			handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), peerKey{}, peer{uid: 4294967294})))
+			handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), peerKey{}, peer{Operator: audit.Operator{UID: 4294967294, PID: 7}})))
 			return w.Result(), nil
 		})
 		ctx := context.Background()

@@ -132,7 +132,7 @@ func TestSources(t *testing.T) {
 // Those who wait for doors leave room for orders, so that a door that hangs can be
 // closed.
 func TestWhoWaitsIsBounded(t *testing.T) {
-	b := &stub{do: func(ctx context.Context, _ string, order any) (Reply, error) {
+	b := &stub{do: func(ctx context.Context, _ Caller, order any) (Reply, error) {
 		if _, waits := order.(Open); waits {
 			<-ctx.Done()
 		}

@@ -92,7 +92,7 @@ func (b *trail) begin() {
 	ctx, cancel := context.WithCancel(context.Background())
 	p, ended := newPipes(), make(chan error)
 	s := NewServer(b, quiet)
-	s.peerUID = func(net.Conn) (uint32, error) { return 0, nil }
+	s.peerAt = func(net.Conn) (audit.Operator, error) { return audit.Operator{}, nil }
 	go func() { ended <- s.Serve(ctx, p) }()
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -23,7 +23,7 @@ import (
 
 // stub is a backend made of functions.
 type stub struct {
-	do    func(ctx context.Context, by string, order any) (Reply, error)
+	do    func(ctx context.Context, by Caller, order any) (Reply, error)
 	newer chan struct{}
 	asked []LogQuery
 }
@@ -36,7 +36,7 @@ func (s *stub) Diff(context.Context) (Diff, error) {
 	return Diff{Config: "/etc/doorward/doorward.toml"}, nil
 }
 
-func (s *stub) Do(ctx context.Context, by string, order any) (Reply, error) {
+func (s *stub) Do(ctx context.Context, by Caller, order any) (Reply, error) {
 	return s.do(ctx, by, order)
 }
 
@@ -88,16 +88,16 @@ func FuzzRequest(f *testing.F) {
 	cancel() // streams end after what they have
 	f.Fuzz(func(t *testing.T, method, path, query, body string) {
 		var given []any
-		b := &stub{do: func(_ context.Context, by string, order any) (Reply, error) {
-			if by != "operator uid 4294967294" {
-				t.Errorf("by %q", by)
+		b := &stub{do: func(_ context.Context, by Caller, order any) (Reply, error) {
+			if by.Name != "operator uid 4294967294" {
+				t.Errorf("by %q", by.Name)
 			}
 			given = append(given, order)
 			return Reply{Message: "done"}, nil
 		}}
 		r := httptest.NewRequest("GET", "/", bytes.NewReader([]byte(body)))
 		r.Method, r.URL = method, &url.URL{Path: path, RawQuery: query}
-		r = r.WithContext(context.WithValue(r.Context(), peerKey{}, peer{uid: 4294967294}))
+		r = r.WithContext(context.WithValue(r.Context(), peerKey{}, peer{Operator: audit.Operator{UID: 4294967294, PID: 7}}))
 		w := httptest.NewRecorder()
 		NewServer(b, quiet).handler(gone).ServeHTTP(w, r)
 

@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/doorward/doorward/internal/audit"
 )
 
 // Backend is what the server asks of the daemon. Its methods are called from
@@ -30,12 +32,12 @@ type Backend interface {
 	// something to wait for. It never blocks.
 	Newer() <-chan struct{}
 
-	// Do carries out an Open, Close, Arm or ApplyRequest on behalf of by ("operator
-	// alice (uid 1000)"), as Request.Order returned it: checked as far as that can be
-	// done without the configuration. The reply's API is the server's to fill. The
-	// error may be an *Error, whose Code, if it is empty, is CodeRefused. The context
-	// ends when who asks is gone.
-	Do(ctx context.Context, by string, order any) (Reply, error)
+	// Do carries out an Open, Close, Arm or ApplyRequest on behalf of by, as
+	// Request.Order returned it: checked as far as that can be done without the
+	// configuration. The error may be an
+	// *Error, whose Code, if it is empty, is CodeRefused. The context ends when who
+	// asks is gone.
+	Do(ctx context.Context, by Caller, order any) (Reply, error)
 
 	// Diff returns what an apply of the configuration file would change now. The error
 	// may be an *Error.
@@ -64,14 +66,16 @@ const (
 type Server struct {
 	backend Backend
 	log     *slog.Logger
-	peerUID func(net.Conn) (uint32, error) // who is at the other end
+	peerAt  func(net.Conn) (audit.Operator, error) // who is at the other end
+	names   userNames
 	streams streams
 }
 
 // NewServer returns a server that answers from b and writes to log what
-// clients did wrong to it.
+// clients did wrong to it. It learns who this machine's users are, so that it is made
+// before the process locks itself in.
 func NewServer(b Backend, log *slog.Logger) *Server {
-	return &Server{backend: b, log: log, peerUID: peerUID, streams: make(streams, maxStreams())}
+	return &Server{backend: b, log: log, peerAt: peerAt, names: namesNow(), streams: make(streams, maxStreams())}
 }
 
 // Serve answers on l until ctx ends, and then returns nil: streams end at
@@ -89,8 +93,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		BaseContext:    func(net.Listener) context.Context { return base },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			uid, err := s.peerUID(c)
-			return context.WithValue(ctx, peerKey{}, peer{uid, err})
+			by, err := s.peerAt(c)
+			return context.WithValue(ctx, peerKey{}, peer{by, err})
 		},
 	}
 	stopped := make(chan struct{})
@@ -161,7 +165,7 @@ func order[R Request](s *Server) http.HandlerFunc {
 			writeError(w, code, err)
 			return
 		}
-		by, err := peerOf(r.Context())
+		by, err := s.callerOf(r)
 		if err != nil {
 			writeError(w, http.StatusForbidden, err)
 			return
@@ -177,7 +181,6 @@ func order[R Request](s *Server) http.HandlerFunc {
 			writeError(w, orderStatus(err), err)
 			return
 		}
-		reply.API = APIVersion
 		writeJSON(w, http.StatusOK, reply)
 	}
 }

@@ -154,7 +154,7 @@ type Session struct {
 	Source string       `json:"source"` // its address
 	Port   uint16       `json:"port"`   // at the visitor's end
 	To     string       `json:"to"`     // the door's port, "22/tcp"
-	Since  *time.Time   `json:"since"`  // null when it was there before the daemon
+	Since  *time.Time   `json:"since"`  // when it was met first, or logged in; null when that is not known
 	User   string       `json:"user"`   // who logged in by it, "" when that is not known
 	Grant  *audit.Grant `json:"grant"`  // what let it in, null when that is not known
 }
@@ -239,7 +239,6 @@ type Reply struct {
 	// Until is when what was ordered ends by itself: a grant, or the time to confirm.
 	Until *time.Time `json:"until,omitempty"`
 
-	API     int    `json:"api"`     // APIVersion
 	Door    string `json:"door"`    // "" for all, or for none in particular
 	Source  string `json:"source"`  // "" for all, or for none in particular
 	State   string `json:"state"`   // the door's, "" without one

@@ -141,6 +141,7 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 		options.Warnings = append(options.Warnings, few)
 	}
 	gw := gateway.New(options)
+	operators := control.NewServer(gw, d.Log)
 	var kept *store.Store
 	world := gateway.Linux(table, func() (gateway.Store, error) {
 		s, err := inTime(openTime, func() (*store.Store, error) { return store.Open(where.State, store.AuditLimit{}, d.Log) })
@@ -156,7 +157,7 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 	ready := make(chan struct{})
 	group.Go(func() error { return gw.Run(ctx, world, func() { close(ready) }) })
 	if socket != nil {
-		group.Go(func() error { return control.NewServer(gw, d.Log).Serve(ctx, socket) })
+		group.Go(func() error { return operators.Serve(ctx, socket) })
 	}
 	if where.Metrics != "" {
 		group.Go(func() error { return d.metrics(ctx, where.Metrics, gw) })

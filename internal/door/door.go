@@ -69,7 +69,9 @@ type Door struct {
 	saved Saved
 
 	waiting   []request // for the service to run, in the order of their coming
+	darkBy    string    // on whose word it goes dark, until it is
 	book      book
+	bygones   bygone
 	penalties penalties
 
 	looking     bool          // a Look is under way
@@ -210,7 +212,7 @@ func (d *Door) Ended(now time.Time, source netip.Prefix, reason string) []Effect
 	if !has {
 		return nil
 	}
-	return append(d.drop(n, false),
+	return append(d.drop(now, n, false),
 		d.record(now, audit.EventRevoked, SourceString(source), "kernel", reason, time.Time{}))
 }
 
@@ -321,7 +323,7 @@ const listed = 1000
 type View struct {
 	Saved
 	DarkAt    time.Time // zero unless open, and for a door that never goes dark by itself
-	Grants    []Claim   // to the latest 1,000 grants, by source, then By
+	Grants    []Held    // claims to the latest 1,000 grants, by source, then By
 	Penalties []Penalty // the latest 1,000 that stand, by source, then Name
 	Granted   int       // sources that have a grant
 	Penalised int       // penalties that stand
@@ -340,11 +342,13 @@ func (d *Door) View(now time.Time) View {
 			break
 		}
 		for _, c := range b.claims(n) {
-			v.Grants = append(v.Grants, Claim{Source: b.grants.at(n).source.source(), By: b.parties.at(c.by).by,
-				Until: b.ends.time(now, c.until)})
+			g, p := b.grants.at(n), b.parties.at(c.by)
+			v.Grants = append(v.Grants, Held{
+				Claim: Claim{Source: g.source.source(), By: p.by, Until: b.ends.time(now, c.until)},
+				Whose: p.String(), Since: b.ends.epoch.Add(time.Duration(g.since))})
 		}
 	}
-	slices.SortFunc(v.Grants, func(a, b Claim) int {
+	slices.SortFunc(v.Grants, func(a, b Held) int {
 		return cmp.Or(a.Source.Compare(b.Source), cmp.Compare(a.By, b.By))
 	})
 	return v

@@ -32,7 +32,7 @@ func (d *Door) withdraw(now time.Time, source netip.Prefix, p party) []Effect {
 	var out []Effect
 	switch {
 	case mine >= 0 && !d.book.othersLast(now, claims, mine):
-		out = append(d.drop(n, true), EndFlows{source}, revoked)
+		out = append(d.drop(now, n, true), EndFlows{source}, revoked)
 	case mine >= 0: // last one out: what others gave stands
 		d.book.unclaim(n, mine)
 		out = []Effect{Give{source, d.book.until(now, n)}, Drop{source, p.by}, stands()}
@@ -69,7 +69,7 @@ func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, 
 	}
 	var out []Effect
 	if has {
-		out = append(d.drop(n, true), EndFlows{source})
+		out = append(d.drop(now, n, true), EndFlows{source})
 	}
 	out = append(out, d.revoked(now, source, by))
 	return append(out, d.openForNobody(now, by, "on an operator's word")...), true
@@ -93,7 +93,7 @@ func (d *Door) RevokeWithin(now time.Time, network netip.Prefix, by string, from
 			continue
 		}
 		if source := b.grants.at(n).source.source(); within(source, network) {
-			out = append(append(out, d.drop(n, true)...), d.revoked(now, source, by))
+			out = append(append(out, d.drop(now, n, true)...), d.revoked(now, source, by))
 			ended++
 		}
 	}

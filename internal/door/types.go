@@ -108,6 +108,13 @@ type Claim struct {
 	For    time.Duration // as it was given
 }
 
+// Held is a claim as status tells it.
+type Held struct {
+	Claim           // without its length
+	Whose string    // on whose behalf it is: By, and by which knock where that is to be told apart
+	Since time.Time // when the source was given the grant
+}
+
 // Seen is what a look for presence found.
 type Seen struct {
 	Login       time.Time // the latest login, zero for none

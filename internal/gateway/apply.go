@@ -319,6 +319,8 @@ func (g *Gateway) takeOn(now time.Time, next checked) (left []string) {
 		left = append(left, old[name].leave())
 		g.endDoor(now, name, left[len(left)-1])
 	}
+	g.roll.keepOnly(c.Doors)
+	g.meet(c.Doors)
 	return left
 }
 

@@ -52,6 +52,7 @@ func (g *Gateway) begin() error {
 	for _, d := range state.Doors {
 		saved[d.Name] = loadedDoor(d)
 	}
+	g.recallLogins(now)
 	g.byName = make(map[string]*guarded, len(g.config.Doors))
 	for _, c := range g.config.Doors {
 		d := g.newGuarded(c, saved[c.Name], now)

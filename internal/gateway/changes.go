@@ -145,7 +145,8 @@ func (g *Gateway) flush(now time.Time) {
 			g.changes.doors[d.name()] = storedDoor(d.name(), s)
 		}
 	}
-	changed = changed || !g.changes.empty() || len(g.changes.replies) > 0
+	changed = changed || !g.changes.empty() || len(g.changes.replies) > 0 || g.moved
+	g.moved = false
 	if len(g.changes.replies) > 0 {
 		g.writer.tryAgain()
 	}

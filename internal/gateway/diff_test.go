@@ -163,7 +163,7 @@ func TestDiff(t *testing.T) {
 		diff := func() control.Diff {
 			t.Helper()
 			d, err := r.Diff(t.Context())
-			if err != nil || d.API != control.APIVersion || d.Config != path || d.Before != config.Hash([]byte(sshDoor)) {
+			if err != nil || d.Config != path || d.Before != config.Hash([]byte(sshDoor)) {
 				t.Errorf("diff: %+v, %v", d, err)
 			}
 			return d

@@ -16,7 +16,6 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
-	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/port"
 )
@@ -76,9 +75,9 @@ type keyed struct {
 	ran       []string // commands, each once
 }
 
-func (k *keyed) look(c config.Door) func(context.Context) (door.Seen, []string) {
+func (k *keyed) look(c config.Door) func(context.Context) Sight {
 	at := port.Port{Proto: port.TCP, Number: 22}
-	return func(context.Context) (seen door.Seen, odd []string) {
+	return func(context.Context) (seen Sight) {
 		k.machine.do(func() {
 			guarded := slices.ContainsFunc(c.Ports, func(r port.Range) bool { return r.Contains(at) })
 			if k.connected && guarded && c.Presence.Connections {
@@ -88,7 +87,7 @@ func (k *keyed) look(c config.Door) func(context.Context) (door.Seen, []string) 
 				seen.NoData = "the journal has no entry"
 			}
 		})
-		return seen, nil
+		return seen
 	}
 }
 

@@ -55,7 +55,7 @@ type kernelIn struct {
 // doors are asked in one turn, which takes a few dozen look-ups for each; the kernel,
 // which has the last word, and the trail are asked beside the turns.
 func (g *Gateway) Explain(ctx context.Context, source netip.Addr, name string) (control.Explanation, error) {
-	e := control.Explanation{API: control.APIVersion, Source: source.String(), Config: g.opts.Path,
+	e := control.Explanation{Source: source.String(), Config: g.opts.Path,
 		Doors: []control.ExplainedFor{}}
 	doors, err := g.asked(ctx, source, name, &e)
 	if err != nil {

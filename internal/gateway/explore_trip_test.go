@@ -152,6 +152,7 @@ func (t *trip) start() {
 	g.world = t.world()
 	ctx, end := context.WithCancel(context.Background())
 	g.ctx, t.end, t.g = ctx, end, g
+	g.beside = func(func()) {} // of who is in nothing follows
 	g.async = func(run func() event) { t.tasks = append(t.tasks, t.begins(task{t.kindOf(), run})) }
 	g.commits = func(run func() event) { t.commit = run }
 	t.oracle.up(t.rebooted)
@@ -299,7 +300,7 @@ func (t *trip) order(r control.Request, told func()) (done bool) {
 		t.found(err.Error())
 	}
 	t.turn(func(now time.Time) {
-		t.g.order(context.Background(), now, "operator", o, func(_ control.Reply, err error) {
+		t.g.order(context.Background(), now, control.Caller{Name: "operator"}, o, func(_ control.Reply, err error) {
 			t.point()
 			if done = !refused(err); err == nil {
 				told()

@@ -93,6 +93,8 @@ type Gateway struct {
 	lost       bool              // grants went with the table, and are not back yet
 	marks      marks             // what knocks have left behind
 	visitors   visitors          // whom knocks are answered to
+	callers    callers           // whose orders have an effect
+	moved      bool              // somebody has come in, or gone, since watchers were told
 	store      Store             // what survives, or memory alone
 	writer     writer            // has it take what changes
 	unkept     string            // why that is memory alone, "" when it is not
@@ -113,6 +115,7 @@ type Gateway struct {
 	tasks   sync.WaitGroup          // the goroutines of services and looks
 	ctx     context.Context         // of those goroutines, ends with Run
 	async   func(task func() event) // runs a task beside the turns; its event comes back as a turn
+	beside  func(task func())       // runs a task of which no turn hears
 	commits func(task func() event) // so for commits, one at a time; the event comes by ends
 	ends    chan event
 	heard   chan []knock.Heard
@@ -130,6 +133,7 @@ type Gateway struct {
 	vitals   board[control.Vitals]
 	wake     chan struct{} // somebody waits for one of them
 	measured measurement
+	roll     roll
 	file     fileLook
 
 	ending <-chan struct{} // closed when nothing more is to be heard
@@ -171,6 +175,7 @@ func New(opts Options) *Gateway {
 	g.async = func(task func() event) {
 		g.tasks.Go(func() { g.post(task()) })
 	}
+	g.beside = func(task func()) { g.tasks.Go(task) }
 	g.commits = func(task func() event) { // never waits: there is room for the one
 		g.tasks.Go(func() { g.ends <- task() })
 	}
@@ -196,6 +201,7 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 		return err
 	}
 	defer g.ear.close()
+	g.meet(g.config.Doors)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	upkeep := time.NewTicker(upkeepEvery)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/presence"
 )
 
 func TestFromKnockToIdle(t *testing.T) {
@@ -52,7 +53,7 @@ func TestSessionsAreTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), strings.Replace(sshDoor, "logins =", "connections = false\nlogins =", 1))
-		m.do(func() { m.sessions = 2 })
+		m.do(func() { m.sessions = []presence.Connection{sessionAt(40022), sessionAt(40023)} })
 		check := func(state string) {
 			t.Helper()
 			if got := r.status(); got.State != state || got.Sessions != 2 {

@@ -29,7 +29,7 @@ type guarded struct {
 	saved    door.Saved // as the store has it
 	knocks   []heardKnock
 	service  *keeper // nil: the service always runs
-	lookFor  func(context.Context) (door.Seen, []string)
+	lookFor  func(context.Context) Sight
 	oddities []string // what was odd in the last look, for people
 	refusals []audit.Record
 	waiters  []*waiter // operators who wait for it to open
@@ -62,6 +62,7 @@ func (g *Gateway) newGuarded(c config.Door, saved door.Saved, now time.Time) *gu
 		d.metered.dark = s.Since
 	}
 	d.setKnocks(c.Knocks, now)
+	g.roll.begin(c.Name, now)
 	return d
 }
 
@@ -332,6 +333,9 @@ func (d *guarded) carry(effects []door.Effect) {
 		case door.Record:
 			d.noteRefusal(e.Record)
 			d.meter(e.Record)
+			if e.Event == audit.EventOpened {
+				d.gw.roll.opens(d.name(), e.Time)
+			}
 			d.gw.tell(e.Record)
 		default:
 			d.gw.changes.add(d.name(), e)
@@ -354,28 +358,38 @@ func (d *guarded) noteRefusal(r audit.Record) {
 // look looks for presence, for as long as that is the place to look or lookTime, and
 // reports what was found, whatever happens.
 func (d *guarded) look() {
-	lookFor, life := d.lookFor, d.lookCtx
+	lookFor, life, name, ports := d.lookFor, d.lookCtx, d.name(), d.conf.Ports
 	d.gw.async(func() event {
 		ctx, cancel := context.WithTimeout(life, lookTime)
 		defer cancel()
-		seen, odd := lookFor(ctx)
+		sight := lookFor(ctx)
+		var news []*session
+		moved := false
+		if life.Err() == nil && !sight.Asked.IsZero() {
+			news, moved = d.gw.roll.take(list{name, ports, sight.Asked, d.gw.world.Now(), sight.In})
+		}
+		came := d.gw.roll.arrivals(name, sight.Logins)
 		return func(now time.Time) {
-			if life.Err() == nil {
-				d.seen(now, seen, odd)
+			if life.Err() != nil {
+				return
 			}
+			d.gw.moved = d.gw.moved || moved
+			d.gw.find(now, d, news)
+			d.loggedIn(now, came)
+			d.seen(now, sight)
 		}
 	})
 }
 
-func (d *guarded) seen(now time.Time, seen door.Seen, odd []string) {
-	for _, o := range odd {
+func (d *guarded) seen(now time.Time, s Sight) {
+	for _, o := range s.Odd {
 		if !slices.Contains(d.oddities, o) {
 			d.gw.log.Warn(o, "door", d.name())
 		}
 	}
-	d.oddities, d.metered.unread = odd, seen.Unread
-	if seen.Login.After(d.metered.login) {
-		d.metered.login = seen.Login
+	d.oddities, d.metered.unread = s.Odd, s.Unread
+	if s.Login.After(d.metered.login) {
+		d.metered.login = s.Login
 	}
-	d.carry(d.door.Seen(now, seen))
+	d.carry(d.door.Seen(now, s.Seen))
 }

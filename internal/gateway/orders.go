@@ -24,7 +24,7 @@ type replier func(control.Reply, error)
 // Do carries out an operator's order (control.Backend) and returns when it has
 // taken effect: the fence is changed, the store has it. A disk that is slow is not
 // waited for: the error says that it is done, and that a restart would forget it.
-func (g *Gateway) Do(ctx context.Context, by string, order any) (control.Reply, error) {
+func (g *Gateway) Do(ctx context.Context, by control.Caller, order any) (control.Reply, error) {
 	done := make(chan answer, 1)
 	e := func(now time.Time) {
 		g.order(ctx, now, by, order, func(reply control.Reply, err error) { done <- answer{reply, err} })
@@ -49,22 +49,28 @@ func (g *Gateway) Do(ctx context.Context, by string, order any) (control.Reply, 
 
 // Reload takes the configuration file into use at once, as SIGHUP asks.
 func (g *Gateway) Reload(ctx context.Context) (control.Reply, error) {
-	return g.Do(ctx, bySignal, control.ApplyRequest{Action: "apply"})
+	return g.Do(ctx, control.Caller{Name: bySignal}, control.ApplyRequest{Action: "apply"})
 }
 
 // order carries out an order and has done called when it has taken effect, or with
 // an error at once when it is refused. Who waits for more than that, waits until ctx
 // ends.
-func (g *Gateway) order(ctx context.Context, now time.Time, by string, order any, done replier) {
+func (g *Gateway) order(ctx context.Context, now time.Time, by control.Caller, order any, done replier) {
+	g.callers.now = by
+	defer func() { g.callers.now = control.Caller{} }()
 	switch o := order.(type) {
 	case control.ApplyRequest:
-		g.orderApply(now, by, o, done)
+		before, back := g.applying, g.rollingBack
+		g.orderApply(now, by.Name, o, done)
+		if g.applying != before || g.rollingBack != back { // it is taken on
+			g.callers.wait("", "", by)
+		}
 	case control.Open:
 		g.open(ctx, now, by, o, done)
 	case control.Close:
 		g.close(now, by, o, done)
 	case control.Arm:
-		reply, err := g.arm(now, by, o)
+		reply, err := g.arm(now, by.Name, o)
 		g.answer(reply, err, done)
 	default:
 		done(control.Reply{}, unknown(order))

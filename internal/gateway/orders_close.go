@@ -13,7 +13,7 @@ import (
 )
 
 // close makes a door dark, or ends the grants of a source.
-func (g *Gateway) close(now time.Time, by string, o control.Close, done replier) {
+func (g *Gateway) close(now time.Time, by control.Caller, o control.Close, done replier) {
 	d, err := g.named(o.Door)
 	switch {
 	case err != nil:
@@ -21,7 +21,7 @@ func (g *Gateway) close(now time.Time, by string, o control.Close, done replier)
 	case o.Source == unsaid:
 		g.answer(d.shut(now, by), nil, done)
 	case o.Source == door.Any || o.Source.IsSingleIP():
-		effects, had := d.door.Revoke(now, o.Source, by)
+		effects, had := d.door.Revoke(now, o.Source, by.Name)
 		d.carry(effects)
 		ended := 0
 		if had {
@@ -35,13 +35,13 @@ func (g *Gateway) close(now time.Time, by string, o control.Close, done replier)
 
 // closeWithin ends the grants of a network and of what lies in it. Where there are
 // very many, that is done in parts, the next when the disk has taken the last.
-func (g *Gateway) closeWithin(now time.Time, by string, d *guarded, network netip.Prefix, from, before int, done replier) {
+func (g *Gateway) closeWithin(now time.Time, by control.Caller, d *guarded, network netip.Prefix, from, before int, done replier) {
 	if g.door(d.name()) != d {
 		done(control.Reply{}, &control.Error{Code: control.CodeFailed, Hint: "doorward status",
 			Message: fmt.Sprintf("door %s is no longer guarded; %d grants had ended", d.name(), before)})
 		return
 	}
-	effects, ended, next := d.door.RevokeWithin(now, network, by, from)
+	effects, ended, next := d.door.RevokeWithin(now, network, by.Name, from)
 	d.carry(effects)
 	ended += before
 	if next == 0 {
@@ -50,17 +50,24 @@ func (g *Gateway) closeWithin(now time.Time, by string, d *guarded, network neti
 	}
 	g.onDisk(now, func(time.Time, error) {
 		g.async(func() event {
-			return func(now time.Time) { g.closeWithin(now, by, d, network, next, ended, done) }
+			return func(now time.Time) {
+				g.callers.now = by
+				defer func() { g.callers.now = control.Caller{} }()
+				g.closeWithin(now, by, d, network, next, ended, done)
+			}
 		})
 	})
 }
 
 // shut makes the door dark.
-func (d *guarded) shut(now time.Time, by string) control.Reply {
+func (d *guarded) shut(now time.Time, by control.Caller) control.Reply {
 	before, waited := d.door.Saved().State, len(d.waiters) > 0
-	effects := d.door.Close(now, by)
-	d.settle(effects, by+" has closed it")
+	effects := d.door.Close(now, by.Name)
+	d.settle(effects, by.Name+" has closed it")
 	d.carry(effects)
+	if d.door.Saved().State == door.Closing {
+		d.gw.callers.wait(d.name(), "", by)
+	}
 	r := d.reply(unsaid, fmt.Sprintf("door %s is %s; sessions that stand live on", d.name(), d.state()))
 	r.Changed = waited || d.door.Saved().State != before
 	if d.service != nil {

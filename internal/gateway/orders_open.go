@@ -28,19 +28,23 @@ type waiter struct {
 
 // open gives a source a grant, now or when the service runs, and answers then if that
 // is to be waited for.
-func (g *Gateway) open(ctx context.Context, now time.Time, by string, o control.Open, done replier) {
+func (g *Gateway) open(ctx context.Context, now time.Time, by control.Caller, o control.Open, done replier) {
 	d, err := g.named(o.Door)
 	if err != nil {
 		done(control.Reply{}, err)
 		return
 	}
-	w := &waiter{ctx: ctx, source: o.Source, by: by, wait: o.Wait, until: now.Add(o.Wait), done: done}
-	effects, err := d.door.Open(now, w.source, cmp.Or(o.For, d.conf.OpenFor), by)
+	w := &waiter{ctx: ctx, source: o.Source, by: by.Name, wait: o.Wait, until: now.Add(o.Wait), done: done}
+	effects, err := d.door.Open(now, w.source, cmp.Or(o.For, d.conf.OpenFor), by.Name)
 	if err != nil {
 		done(control.Reply{}, &control.Error{Code: control.CodeRefused, Message: err.Error(), Hint: "doorward arm " + o.Door})
 		return
 	}
-	if d.door.Waits(w.source, by) && w.wait == 0 {
+	waits := d.door.Waits(w.source, by.Name)
+	if waits {
+		g.callers.wait(d.name(), door.SourceString(w.source), by)
+	}
+	if waits && w.wait == 0 {
 		d.carry(effects)
 		reply := d.reply(w.source, fmt.Sprintf("door %s opens for %s as soon as %s runs", d.name(), whom(w.source), d.service.svc))
 		reply.Changed = true

@@ -205,12 +205,12 @@ func TestOpenWaits(t *testing.T) {
 			"(systemctl status ssh.service; journalctl -u ssh.service; doorward log ssh)"},
 		{"the door is closed", func(r *running, _ chan struct{}) {
 			o, _ := control.CloseRequest{Door: "ssh"}.Order()
-			r.Do(r.t.Context(), "operator bob (uid 1001)", o)
+			r.Do(r.t.Context(), control.Caller{Name: "operator bob (uid 1001)"}, o)
 		}, "failed: door ssh has not opened for 192.0.2.2: operator bob (uid 1001) has closed it " +
 			"(systemctl status ssh.service; journalctl -u ssh.service; doorward log ssh)"},
 		{"its source is closed", func(r *running, _ chan struct{}) {
 			o, _ := control.CloseRequest{Door: "ssh", Source: "192.0.2.0/24"}.Order()
-			r.Do(r.t.Context(), "operator bob (uid 1001)", o)
+			r.Do(r.t.Context(), control.Caller{Name: "operator bob (uid 1001)"}, o)
 		}, "failed: door ssh has not opened for 192.0.2.2: operator bob (uid 1001) has closed it to 192.0.2.2 " +
 			"(systemctl status ssh.service; journalctl -u ssh.service; doorward log ssh)"},
 		{"the door goes", func(r *running, _ chan struct{}) {
@@ -296,7 +296,7 @@ func TestNobodyWaitsForWhoHasGone(t *testing.T) {
 		for i := range 100 {
 			o, _ := control.OpenRequest{Door: "ssh", Source: fmt.Sprintf("192.0.2.%d", i+1), Wait: "20s"}.Order()
 			ctx, cancel := context.WithCancel(t.Context())
-			go r.Do(ctx, "operator alice (uid 1000)", o)
+			go r.Do(ctx, control.Caller{Name: "operator alice (uid 1000)"}, o)
 			synctest.Wait()
 			cancel()
 		}

@@ -139,7 +139,7 @@ func (r *running) ask(order any) (control.Reply, error) {
 	if err != nil {
 		return control.Reply{}, err
 	}
-	return r.Do(r.t.Context(), "operator alice (uid 1000)", o)
+	return r.Do(r.t.Context(), control.Caller{Name: "operator alice (uid 1000)"}, o)
 }
 
 // parseSource reads a source as an order's is read.

@@ -28,11 +28,14 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	s := sheet.of.Status
 	s.Time = g.world.Now() // nothing has changed since it was made
 	g.compareFile(&s)
-	refused, sessions := g.measure(sheet.doors)
+	read := g.measure(sheet.doors, measureSoon)
 	s.Doors = slices.Clone(s.Doors)
 	for i := range s.Doors {
 		d := &s.Doors[i]
-		d.Refused, d.Sessions = refused[d.Name], sessions[d.Name]
+		d.Refused, d.Sessions, d.Live = read.refused[d.Name], read.sessions[d.Name], read.live[d.Name]
+		if d.Live == nil {
+			d.Live = []control.Session{}
+		}
 	}
 	return s, newer
 }
@@ -119,13 +122,16 @@ func (d *guarded) status(now time.Time) control.Door {
 		s.Always = append(s.Always, door.SourceString(p))
 	}
 	for _, c := range v.Grants {
+		if c.Since.After(now) {
+			c.Since = time.Time{} // it is from before the length of a claim was kept
+		}
 		last := len(s.Grants) - 1
 		source := door.SourceString(c.Source)
 		if last < 0 || s.Grants[last].Source != source {
-			s.Grants = append(s.Grants, control.Grant{Source: source, Expires: c.Until, For: []string{c.By}})
+			s.Grants = append(s.Grants, control.Grant{Source: source, Expires: c.Until, For: []string{c.Whose}, Given: moment(c.Since)})
 			continue
 		}
-		s.Grants[last].For = append(s.Grants[last].For, c.By)
+		s.Grants[last].For = append(s.Grants[last].For, c.Whose)
 		if c.Until.After(s.Grants[last].Expires) {
 			s.Grants[last].Expires = c.Until
 		}

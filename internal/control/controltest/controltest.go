@@ -21,8 +21,9 @@ import (
 
 // Given is an order that the backend was given.
 type Given struct {
-	By    string
-	Order any
+	By       string
+	Operator *audit.Operator
+	Order    any
 }
 
 // Backend answers from what a test sets. Its methods may be called by several
@@ -98,9 +99,9 @@ func (b *Backend) Vitals() control.Vitals {
 }
 
 // Do notes the order and answers with the function of OnDo.
-func (b *Backend) Do(ctx context.Context, by string, order any) (control.Reply, error) {
+func (b *Backend) Do(ctx context.Context, by control.Caller, order any) (control.Reply, error) {
 	b.mu.Lock()
-	g := Given{by, order}
+	g := Given{by.Name, by.Operator, order}
 	b.given = append(b.given, g)
 	do := b.do
 	b.mu.Unlock()
