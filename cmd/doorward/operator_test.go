@@ -242,7 +242,7 @@ func TestOrdersFromTheCommandLine(t *testing.T) {
 		{"zzz", nil, nil, usage, "", "doorward: error: command \"zzz\" is not known\ndoorward: hint: doorward --help lists the commands\n"},
 		{"status nix", nil, nil, 5, "", "doorward: error: door \"nix\" is not known: the doors are admin, ssh, vpn\ndoorward: hint: doorward status\n"},
 		{"close evil", nil, control.Close{Door: "evil"}, 6, "", "doorward: error: a\ufffd[2Jb\nc\ndoorward: hint: \ufffdx\n"},
-		{"log --limit 20000", nil, nil, usage, "", "doorward: error: limit \"20000\": allowed are 1 to 10000, and 0 for 100\n"},
+		{"log --limit 20000", nil, nil, 2, "", "doorward: error: --limit \"20000\": allowed are 1 to 10000, and all; with --follow 0, too\ndoorward: hint: doorward log --help\n"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			b := controltest.New(guarded())
@@ -351,7 +351,7 @@ func TestStreams(t *testing.T) {
 
 // TestStreamsEndWithTheDaemon: what its user did not end is an error.
 func TestStreamsEndWithTheDaemon(t *testing.T) {
-	for _, args := range []string{"status --watch", "log --follow"} {
+	for _, args := range []string{"status --watch"} {
 		b := controltest.New(guarded())
 		b.Append(trailOf()...)
 		path, stop := controltest.Serve(t, b)

@@ -53,6 +53,7 @@ func TestWhatIsPrintedFollowsItsSchema(t *testing.T) {
 		{"status --json", "status"},
 		{"status ssh --json", "status"},
 		{"log --json", "record"},
+		{"log --verify --json", "verification"},
 		{"open ssh --source 192.0.2.7 --json", "reply"},
 		{"close ssh --json", "reply"},
 		{"close ssh --source 192.0.2.7 --json", "reply"},

@@ -33,6 +33,7 @@ import (
 var objects = []object{
 	{"status", "doorward status --json, and GET /v1/status", control.Status{}},
 	{"record", "a line of doorward log --json, and of GET /v1/log", audit.Record{}},
+	{"verification", "doorward log --verify --json", audit.Verification{}},
 	{"reply", "doorward open, close, arm and apply with --json, and the answer to their orders", control.Reply{}},
 	{"error", "an order that was not carried out, with a 4xx or 5xx status", control.Error{}},
 	{"check", "doorward check --json", checkJSON{}},

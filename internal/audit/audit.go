@@ -26,8 +26,9 @@ type Record struct {
 	*Operator         // who ordered it, nil unless an operator did
 	Login     *Login  `json:"login,omitempty"`  // with EventLogin
 	Config    *Config `json:"config,omitempty"` // with EventApplied
-	// Hash chains the record to the one before; see docs/OPERATING.md. "" in trails of
-	// versions before there was one.
+	// Prev and Hash chain the record to those before, so that a removal shows; see Ends.
+	// Records of versions before there was a chain have neither.
+	Prev *Prev  `json:"prev,omitempty"`
 	Hash string `json:"hash,omitempty"`
 }
 
@@ -66,6 +67,14 @@ type Config struct {
 
 // Times is how often what the record tells of has happened.
 func (r Record) Times() uint64 { return max(1, r.Count) }
+
+// Events are all of the Event constants, sorted.
+func Events() []string {
+	return []string{
+		EventApplied, EventArmed, EventDark, EventError, EventExpired, EventFailsafe, EventGranted, EventLogin,
+		EventOpened, EventRefused, EventRepaired, EventRevoked, EventStarted, EventStopped,
+	}
+}
 
 // The events of the audit trail.
 const (

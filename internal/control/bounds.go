@@ -92,7 +92,8 @@ func (s streams) begin(w http.ResponseWriter) bool {
 	default:
 		w.Header().Set("Retry-After", "1")
 		writeError(w, http.StatusServiceUnavailable, &Error{
-			Message: fmt.Sprintf("%d clients watch, follow or wait already, which is as many as may", cap(s)),
+			Code:    CodeBusy,
+			Message: fmt.Sprintf("%d clients watch, follow, wait or read much already, which is as many as may", cap(s)),
 			Hint:    "doorward status, without --watch; doorward open, with --no-wait",
 		})
 		return false

@@ -11,12 +11,8 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
 	"time"
-
-	"github.com/doorward/doorward/internal/audit"
 )
 
 // How long a client waits for an answer that should come at once, and for an
@@ -104,28 +100,6 @@ func (c *Client) Apply(ctx context.Context, o ApplyRequest) (Reply, error) {
 	return c.order(ctx, "/v1/apply", o)
 }
 
-// Log calls f with the records of the audit trail that q selects, in the order
-// of their IDs. Without Follow it returns nil after the last one; with Follow
-// it goes on as Watch does.
-func (c *Client) Log(ctx context.Context, q LogQuery, f func(audit.Record) error) error {
-	v := url.Values{}
-	for key, value := range map[string]string{"door": q.Door, "source": q.Source} {
-		if value != "" {
-			v.Set(key, value)
-		}
-	}
-	if q.After > 0 {
-		v.Set("after", strconv.FormatUint(q.After, 10))
-	}
-	if q.Limit != 0 {
-		v.Set("limit", strconv.Itoa(q.Limit))
-	}
-	if q.Follow {
-		v.Set("follow", "1")
-	}
-	return follow(ctx, c, "/v1/log?"+v.Encode(), q.Follow, maxAnswer, f)
-}
-
 // order gives one order.
 func (c *Client) order(ctx context.Context, path string, r Request) (Reply, error) {
 	o, err := r.Order()
@@ -181,6 +155,11 @@ func (b *bounded) Read(p []byte) (int, error) {
 // follow reads a stream of objects, one a line and of at most limit bytes, and
 // hands them to f. A stream that is endless ends only with an error.
 func follow[T any](ctx context.Context, c *Client, path string, endless bool, limit int64, f func(T) error) error {
+	return followFrom(ctx, c, path, endless, limit, func(http.Header) error { return nil }, f)
+}
+
+// followFrom is follow; begun is called first, with the header of the answer.
+func followFrom[T any](ctx context.Context, c *Client, path string, endless bool, limit int64, begun func(http.Header) error, f func(T) error) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	late := time.AfterFunc(cmp.Or(c.Timeout, orderTime), func() { end(context.DeadlineExceeded) })
@@ -190,6 +169,9 @@ func follow[T any](ctx context.Context, c *Client, path string, endless bool, li
 		return err
 	}
 	defer resp.Body.Close()
+	if err := begun(resp.Header); err != nil {
+		return err
+	}
 	body := &bounded{r: resp.Body}
 	dec := json.NewDecoder(body)
 	for {
@@ -295,7 +277,7 @@ func (c *Client) broken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return c.over(ctx)
 	}
-	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return &Error{Code: CodeDown, Message: fmt.Sprintf("the daemon at %s has ended the connection", c.path), Hint: "systemctl status doorward"}
 	}
 	return &Error{Code: CodeInternal, Message: fmt.Sprintf("the daemon at %s gives no whole answer: %v", c.path, err), Hint: "systemctl status doorward"}

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -206,17 +207,24 @@ func FuzzOrders(f *testing.F) {
 		sent(t, &given, ArmRequest{Door: door, Source: source}, c.Arm)
 		sent(t, &given, ApplyRequest{Action: action, Confirm: length, ID: after, Force: follow}, c.Apply)
 
-		q := LogQuery{Door: door, Source: source, After: after, Limit: limit, Follow: follow}
+		q := LogQuery{Door: door, Source: source, After: after, Limit: limit, Follow: follow, Oldest: limit%2 == 0}
+		if after%3 == 0 {
+			q.Since, q.Until, q.Events = time.Unix(int64(limit), 7).UTC(), time.Unix(1<<33, 0).UTC(), []string{action}
+		}
 		err := c.Log(ctx, q, func(audit.Record) error { return nil })
 		wantDoor := checkDoor(door, true)
 		wantSource, err2 := checkSource(source, true)
-		good := wantDoor == nil && err2 == nil && limit >= 0 && limit <= maxLimit
+		good := wantDoor == nil && err2 == nil && limit >= 0 && limit <= maxLimit && soundEvents(q.Events[:min(len(q.Events), len(action))])
 		if good != (len(b.asked) == 1) || !good && err == nil {
 			t.Fatalf("%+v: asked %+v, error %v", q, b.asked, err)
 		}
 		if q.Source = wantSource; q.Limit == 0 {
 			q.Limit = 100
 		}
+		if action == "" {
+			q.Events = nil
+		}
+		q.Oldest = q.Oldest || after > 0
 		if good && !cmp.Equal(b.asked[0], q) {
 			t.Fatalf("asked %+v, want %+v", b.asked[0], q)
 		}

@@ -306,9 +306,9 @@ func TestLog(t *testing.T) {
 	}{
 		{control.LogQuery{}, control.LogQuery{Limit: 100}, records},
 		{control.LogQuery{Limit: 1}, control.LogQuery{Limit: 1}, records[2:]},
-		{control.LogQuery{After: 1, Door: "ssh"}, control.LogQuery{After: 1, Door: "ssh", Limit: 100}, records[1:]},
+		{control.LogQuery{After: 1, Door: "ssh"}, control.LogQuery{After: 1, Oldest: true, Door: "ssh", Limit: 100}, records[1:]},
 		{control.LogQuery{Source: "::ffff:192.0.2.9"}, control.LogQuery{Source: "192.0.2.9", Limit: 100}, records[1:2]},
-		{control.LogQuery{After: 3}, control.LogQuery{After: 3, Limit: 100}, nil},
+		{control.LogQuery{After: 3}, control.LogQuery{After: 3, Oldest: true, Limit: 100}, nil},
 	} {
 		var got []audit.Record
 		err := control.NewClient(path).Log(t.Context(), tt.query, func(r audit.Record) error {

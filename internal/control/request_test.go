@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,9 +40,9 @@ func (s *stub) Do(ctx context.Context, by Caller, order any) (Reply, error) {
 	return s.do(ctx, by, order)
 }
 
-func (s *stub) Log(q LogQuery) ([]audit.Record, error) {
+func (s *stub) Log(q LogQuery) (LogPage, error) {
 	s.asked = append(s.asked, q)
-	return []audit.Record{{ID: 1}}, nil
+	return LogPage{Records: []audit.Record{{ID: 1}}, Through: q.After, Last: max(1, q.After)}, nil
 }
 
 func (s *stub) Explain(_ context.Context, source netip.Addr, door string) (Explanation, error) {
@@ -61,6 +62,7 @@ func FuzzRequest(f *testing.F) {
 		{"GET", "/v1/status", "watch=1", ""},
 		{"GET", "/v1/log", "door=ssh&source=192.0.2.7&after=3&limit=5&follow=1", ""},
 		{"GET", "/v1/log", "limit=%zz;", ""},
+		{"GET", "/v1/log", "since=2026-11-24T03:00:00%2B01:00&until=2026-11-25T00:00:00Z&event=granted,refused&oldest=1", ""},
 		{"GET", "/v1/explain", "source=::ffff:192.0.2.7&door=ssh", ""},
 		{"GET", "/v1/explain", "source=2001:db8::1%25eth0", ""},
 		{"POST", "/v1/open", "", `{"door":"ssh","source":"192.0.2.7","for":"10m"}`},
@@ -105,7 +107,7 @@ func FuzzRequest(f *testing.F) {
 			}
 		}
 		for _, q := range b.asked {
-			if q.Limit < 1 || q.Limit > 10_000 || !soundDoor(q.Door, true) || !soundText(q.Source) {
+			if q.Limit < 1 || q.Limit > 10_000 || !q.Oldest && q.After > 0 || !soundEvents(q.Events) || !soundDoor(q.Door, true) || !soundText(q.Source) {
 				t.Errorf("reached the backend: %+v", q)
 			}
 		}
@@ -190,6 +192,10 @@ func soundText(s string) bool {
 	}
 	p, err := netip.ParsePrefix(s)
 	return err == nil && p.String() == s && !p.IsSingleIP() && soundSource(p, false)
+}
+
+func soundEvents(events []string) bool {
+	return !slices.ContainsFunc(events, func(e string) bool { return !slices.Contains(audit.Events(), e) })
 }
 
 func soundLength(d, longest time.Duration) bool { return d == 0 || time.Second <= d && d <= longest }

@@ -43,9 +43,9 @@ type Backend interface {
 	// may be an *Error.
 	Diff(ctx context.Context) (Diff, error)
 
-	// Log returns the records that q selects, in the order of their IDs. Limit
-	// is 1 to 10,000 here; Follow is the server's business.
-	Log(q LogQuery) ([]audit.Record, error)
+	// Log returns what q selects. Limit is 1 to 10,000 here, Oldest is set where After
+	// is, and Follow is the server's business. The error may be an *Error.
+	Log(q LogQuery) (LogPage, error)
 
 	// Explain says what a new connection from a source would meet at a door, or (door
 	// "") at each. The source is an address in its one form, without a zone. The error

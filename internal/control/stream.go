@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -48,49 +47,6 @@ func (s *Server) snapshot() (Status, <-chan struct{}) {
 	snapshot, newer := s.backend.Status()
 	snapshot.API = APIVersion
 	return snapshot, newer
-}
-
-// records answers GET /v1/log: the records of the audit trail that the query
-// selects, one a line, and with follow=1 those that come after them.
-func (s *Server) records(ctx context.Context, w http.ResponseWriter, r *http.Request) {
-	q, err := parseLogQuery(r.URL.RawQuery)
-	if err != nil {
-		writeError(w, http.StatusBadRequest, err)
-		return
-	}
-	if q.Follow {
-		if !s.streams.begin(w) {
-			return
-		}
-		defer s.streams.end()
-	}
-	// The channel is taken before the trail is read: a record that comes in
-	// between closes it.
-	newer := s.backend.Newer()
-	records, err := s.backend.Log(q)
-	if err != nil {
-		writeError(w, http.StatusInternalServerError, fmt.Errorf("read the audit trail: %w", err))
-		return
-	}
-	st := newStream(ctx, w, r)
-	defer st.stop()
-	for {
-		for _, record := range records {
-			if st.send(record) != nil {
-				return
-			}
-			q.After = max(q.After, record.ID)
-		}
-		if !q.Follow || !st.wait(newer) {
-			return
-		}
-		q.Limit = maxLimit
-		newer = s.backend.Newer()
-		if records, err = s.backend.Log(q); err != nil {
-			s.log.Warn("a client's follow of the audit trail ends", "err", err)
-			return
-		}
-	}
 }
 
 // stream sends JSON objects, one a line, to a client that reads them as they
@@ -150,36 +106,6 @@ func (st *stream) wait(newer <-chan struct{}) bool {
 	case <-st.ctx.Done():
 		return false
 	}
-}
-
-// maxLimit is how many records one look into the audit trail may bring.
-const maxLimit = 10_000
-
-// parseLogQuery reads the query of GET /v1/log.
-func parseLogQuery(raw string) (LogQuery, error) {
-	v, err := parseQuery(raw, "door", "source", "after", "limit", "follow")
-	if err != nil {
-		return LogQuery{}, err
-	}
-	q := LogQuery{Door: v.Get("door"), Limit: 100}
-	if err := checkDoor(q.Door, true); err != nil {
-		return LogQuery{}, err
-	}
-	if q.Source, err = checkSource(v.Get("source"), true); err != nil {
-		return LogQuery{}, err
-	}
-	if s := v.Get("after"); s != "" {
-		if q.After, err = strconv.ParseUint(s, 10, 64); err != nil {
-			return LogQuery{}, fmt.Errorf("after %q: allowed is the id of a record", s)
-		}
-	}
-	if s := v.Get("limit"); s != "" && s != "0" {
-		if q.Limit, err = strconv.Atoi(s); err != nil || q.Limit < 1 || q.Limit > maxLimit {
-			return LogQuery{}, fmt.Errorf("limit %q: allowed are 1 to %d, and 0 for 100", s, maxLimit)
-		}
-	}
-	q.Follow, err = parseFlag(v, "follow")
-	return q, err
 }
 
 // parseQuery reads a query string in which each of allowed may stand once.

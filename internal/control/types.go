@@ -275,6 +275,7 @@ const (
 	CodeRefused    = "refused"  // it was understood, and not carried out
 	CodeFailed     = "failed"   // it was begun, and did not succeed
 	CodeTimeout    = "timeout"  // it has not succeeded in time, and may yet
+	CodeBusy       = "busy"     // as many clients as may are answered, and later it may be done
 	CodeInternal   = "internal" // something broke
 )
 
@@ -284,14 +285,29 @@ func (e *Error) Unwrap() error { return e.Cause }
 // Error returns the message without the hint.
 func (e *Error) Error() string { return e.Message }
 
-// LogQuery selects records of the audit trail: GET /v1/log?door=&source=&after=&limit=.
+// LogQuery selects records of the audit trail:
+// GET /v1/log?door=&source=&since=&until=&event=&after=&oldest=&limit=&follow=.
 type LogQuery struct {
-	Door   string
-	Source string
-	After  uint64    // only records with a higher ID, the oldest Limit of them; 0 for the newest Limit
+	Door   string    // also one that is not there any more
+	Source string    // what concerns an address or a prefix: what it is in, what is in it, and everybody; "any": everybody alone
 	Since  time.Time // not before, zero for the beginning
 	Until  time.Time // before, zero for the end
 	Events []string  // only these, empty for all
+	After  uint64    // only records with a higher ID, the oldest Limit of them
+	Oldest bool      // the oldest Limit of them also where After is 0, not the newest
 	Limit  int       // so many, 0 for 100, at most 10,000: a longer trail is read in pages, by After
 	Follow bool      // keep the connection and send new records as they come (one JSON object a line)
+}
+
+// LogPage is what a LogQuery selects. What is not a record stands in headers of the
+// answer, Doorward-Through and so on.
+type LogPage struct {
+	Records []audit.Record // in the order of their IDs
+	// Through: what is selected up to this ID is there, and the next page begins behind
+	// it. With Oldest it may come before Limit records. It is After or higher.
+	Through uint64
+	Last    uint64 // the highest ID that a record has
+	// Gone: with Oldest, records behind After up to this ID are not in the trail any
+	// more, since newer ones have their place; 0 for none.
+	Gone uint64
 }

@@ -80,7 +80,7 @@ func (g *Gateway) begin() error {
 	g.record(now, audit.EventStarted, "", fmt.Sprintf("version %s guards %s", g.opts.Version, countDoors(g.config)))
 	if aside := g.store.SetAside(); aside != "" {
 		g.record(now, audit.EventError, "", "the store was damaged and is set aside as "+aside+
-			"; penalties and the audit trail begin anew")
+			"; what only it had is forgotten")
 	}
 	if g.unkept != "" {
 		g.record(now, audit.EventError, "", "nothing is kept until the daemon is started again: "+g.unkept)
@@ -124,6 +124,7 @@ func (g *Gateway) openStore() (store.State, error) {
 	switch {
 	case err == nil:
 		g.store = kept
+		close(g.opened)
 		return state, nil
 	case errors.Is(err, store.ErrLocked):
 		return store.State{}, err
@@ -132,6 +133,7 @@ func (g *Gateway) openStore() (store.State, error) {
 		"and the audit trail are forgotten with the daemon; mend it and start the daemon again", "err", err)
 	g.unkept = err.Error()
 	g.store = store.InMemory()
+	close(g.opened)
 	return g.store.Load()
 }
 

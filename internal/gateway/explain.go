@@ -174,9 +174,9 @@ func (g *Gateway) kernelLetsIn(name string, source netip.Addr) kernelIn {
 // refusalsOf finds the latest refusals that a source had a part in, by door, newest
 // first. The trail is read once for all doors.
 func (g *Gateway) refusalsOf(source netip.Addr, name string) (map[string][]audit.Record, error) {
-	found, err := g.Log(control.LogQuery{Door: name, Source: source.String(), Events: []string{audit.EventRefused}, Limit: refusalsSearched})
+	page, err := g.Log(control.LogQuery{Door: name, Source: source.String(), Events: []string{audit.EventRefused}, Limit: refusalsSearched})
 	of := make(map[string][]audit.Record)
-	for _, r := range slices.Backward(found) {
+	for _, r := range slices.Backward(page.Records) {
 		if r.Event == audit.EventRefused && len(of[r.Door]) < refusalsTold {
 			of[r.Door] = append(of[r.Door], r)
 		}

@@ -145,6 +145,8 @@ type Gateway struct {
 	file     fileLook
 
 	ending <-chan struct{} // closed when nothing more is to be heard
+	opened chan struct{}   // closed when store is there
+	had    sync.Map        // names of doors that there were, for Log
 	ended  chan struct{}   // closed when Run has ended
 
 	newer struct {
@@ -166,6 +168,7 @@ func New(opts Options) *Gateway {
 		ends:     make(chan event, 1),
 		heard:    make(chan []knock.Heard, 64),
 		wake:     make(chan struct{}, 1),
+		opened:   make(chan struct{}),
 		ended:    make(chan struct{}),
 		marks:    make(marks),
 		visitors: newVisitors(),

@@ -8,6 +8,7 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/presence"
+	"github.com/doorward/doorward/internal/store"
 )
 
 const (
@@ -113,12 +114,12 @@ func (r *roll) begin(name string, from time.Time) {
 // recallLogins has those that the audit trail tells of not told again. Those that came
 // while no daemon ran are told; those before the records that are read are not.
 func (g *Gateway) recallLogins(now time.Time) {
-	records, err := g.store.Records("", "", 0, toldBefore)
+	page, err := g.store.Records(store.Query{Limit: toldBefore})
 	if err != nil {
 		g.log.Warn("cannot read which logins the audit trail has; it is told of those from now on", "err", err)
 	}
 	from := now
-	for _, r := range records {
+	for _, r := range page.Records {
 		if r.Time.Before(from) {
 			from = r.Time
 		}
@@ -128,7 +129,7 @@ func (g *Gateway) recallLogins(now time.Time) {
 	}
 	g.roll.mu.Lock()
 	defer g.roll.mu.Unlock()
-	for _, r := range records {
+	for _, r := range page.Records {
 		of := g.roll.doors[r.Door]
 		a, err := netip.ParseAddr(r.Source)
 		if r.Event != audit.EventLogin || r.Login == nil || of == nil || err != nil {

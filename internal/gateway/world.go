@@ -91,7 +91,7 @@ type Fence interface {
 type Store interface {
 	Load() (store.State, error)
 	Commit(store.Change) ([]audit.Record, error)
-	Records(door, source string, after uint64, limit int) ([]audit.Record, error)
+	Records(store.Query) (store.Page, error)
 	SetAside() string
 }
 

@@ -37,6 +37,7 @@ type Backend struct {
 	queries []control.LogQuery
 	do      func(context.Context, Given) (control.Reply, error)
 	logErr  error
+	gone    uint64 // up to which ID records are
 	explain func(source netip.Addr, door string) (control.Explanation, error)
 	diff    control.Diff
 	diffErr error
@@ -121,18 +122,39 @@ func (b *Backend) OnDiff(d control.Diff, err error) {
 	b.diff, b.diffErr = d, err
 }
 
-// Log returns the records that q selects.
-func (b *Backend) Log(q control.LogQuery) ([]audit.Record, error) {
+// Log returns the records that q selects, of the source that q has itself.
+func (b *Backend) Log(q control.LogQuery) (control.LogPage, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.queries = append(b.queries, q)
-	var found []audit.Record
+	p := control.LogPage{Through: q.After, Gone: b.gone}
 	for _, r := range b.records {
-		if r.ID > q.After && (q.Door == "" || q.Door == r.Door) && (q.Source == "" || q.Source == r.Source) {
-			found = append(found, r)
+		p.Last = max(p.Last, r.ID)
+		if r.ID > q.After && (q.Door == "" || q.Door == r.Door) && (q.Source == "" || q.Source == r.Source) &&
+			(len(q.Events) == 0 || slices.Contains(q.Events, r.Event)) &&
+			!r.Time.Before(q.Since) && (q.Until.IsZero() || r.Time.Before(q.Until)) {
+			p.Records = append(p.Records, r)
 		}
 	}
-	return found[max(0, len(found)-q.Limit):], b.logErr
+	p.Through = max(p.Through, p.Last)
+	if n := len(p.Records); n > q.Limit && q.Oldest {
+		p.Records = p.Records[:q.Limit]
+		p.Through = p.Records[q.Limit-1].ID
+	} else {
+		p.Records = p.Records[max(0, n-q.Limit):]
+	}
+	if p.Gone <= q.After || !q.Oldest {
+		p.Gone = 0
+	}
+	return p, b.logErr
+}
+
+// Drop has the trail have no room for records up to an ID.
+func (b *Backend) Drop(id uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.records = slices.DeleteFunc(slices.Clone(b.records), func(r audit.Record) bool { return r.ID <= id })
+	b.gone = id
 }
 
 // Explain answers with the function of OnExplain.
@@ -207,11 +229,17 @@ func Serve(t testing.TB, b control.Backend) (path string, stop func()) {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	path = filepath.Join(dir, "control.sock")
+	return path, ServeAt(t, b, path)
+}
+
+// ServeAt is Serve on the socket at path.
+func ServeAt(t testing.TB, b control.Backend, path string) (stop func()) {
+	t.Helper()
 	l, err := control.Listen(path, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return path, serve(t, b, l)
+	return serve(t, b, l)
 }
 
 // serve runs the server on l.
