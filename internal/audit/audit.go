@@ -63,6 +63,9 @@ type Config struct {
 	// Changed are the keys whose values differ, as "door.ssh.open_for", sorted;
 	// never null. Values are not told: some are secret.
 	Changed []string `json:"changed"`
+	// Salt is random, 128 bits. Whoever is sent the hash of the record, but neither this
+	// nor Before and After, cannot try what they guess of the knock's ports against it.
+	Salt string `json:"salt"`
 }
 
 // Times is how often what the record tells of has happened.

@@ -104,12 +104,12 @@ func TestForms(t *testing.T) {
 				"\ufefferror: a\"b\\c]d\ufffde\ufffd[31m é"},
 		{"what an object and a list have", audit.Record{Time: at, Event: audit.EventApplied,
 			Operator: &audit.Operator{UID: 0, LoginUID: &uid, PID: 12},
-			Config:   &audit.Config{After: "ab", Changed: []string{"door.ssh.idle", "gateway.state"}}},
+			Config:   &audit.Config{Before: "aa", After: "ab", Salt: "ac", Changed: []string{"door.ssh.idle", "gateway.state"}}},
 			"MESSAGE=applied\nPRIORITY=6\nSYSLOG_FACILITY=10\nSYSLOG_IDENTIFIER=doorwardd\n" +
-				"DOORWARD_BY_LOGIN=1000\nDOORWARD_BY_PID=12\nDOORWARD_BY_UID=0\nDOORWARD_CONFIG_AFTER=ab\n" +
+				"DOORWARD_BY_LOGIN=1000\nDOORWARD_BY_PID=12\nDOORWARD_BY_UID=0\n" +
 				"DOORWARD_CONFIG_CHANGED=door.ssh.idle gateway.state\nDOORWARD_EVENT=applied\nDOORWARD_TIME=2026-11-27T03:00:00.123456789Z\n",
 			`<86>1 2026-11-27T03:00:00.123456Z host doorwardd 42 applied [doorward@32473 by_login="1000" by_pid="12" by_uid="0" ` +
-				`config_after="ab" config_changed="door.ssh.idle gateway.state" event="applied" time="2026-11-27T03:00:00.123456789Z"] applied`},
+				`config_changed="door.ssh.idle gateway.state" event="applied" time="2026-11-27T03:00:00.123456789Z"] applied`},
 	} {
 		if d := cmp.Diff(tt.journal, string(journalMessage(tt.record))); d != "" {
 			t.Errorf("%s, for the journal (-want +got):\n%s", tt.name, d)
