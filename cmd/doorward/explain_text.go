@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/doorward/doorward/internal/config"
@@ -90,7 +91,11 @@ func (v explaining) door(source string, d control.ExplainedFor) []string {
 		}
 	}
 	knock := "a right knock from there would not open it now"
-	if d.WouldKnock {
+	failed := slices.ContainsFunc(d.Obstacles, func(o control.Obstacle) bool { return o.Code == control.ObstacleFailed })
+	switch {
+	case d.WouldKnock && failed:
+		knock = "a right knock from there would be heard now, and open it if the service starts"
+	case d.WouldKnock:
 		knock = "a right knock from there would open it now"
 	}
 	lines = append(lines, hang("  ", knock, v.width)...)
