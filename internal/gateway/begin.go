@@ -12,6 +12,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/store"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // begin raises the fence, brings back what survived and sets the doors going.
@@ -40,7 +41,7 @@ func (g *Gateway) begin() error {
 	if err := g.guard(g.config); err != nil {
 		return fmt.Errorf("raise the fence: %w", err)
 	}
-	if err := g.confine(g.config); err != nil {
+	if err := g.confine(g.toServe()); err != nil {
 		return err
 	}
 	g.ear = &ear{log: g.log, ear: g.world.Ear, datagrams: g.world.Datagrams}
@@ -194,15 +195,20 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 		if before.problem != nil {
 			return errors.Join(err, fmt.Errorf("the configuration used before cannot be used either: %w", before.problem))
 		}
-		why := "was rolled back"
+		why, inTrail := "was rolled back", "was rolled back"
 		if err != nil {
 			why = "cannot be used: " + err.Error()
+			inTrail = why
 		}
-		told = fmt.Sprintf("the configuration used before is in use: %s %s", g.opts.Path, why)
+		if len(tables.Mistakes(err)) > 0 {
+			inTrail = "cannot be used; doorward check says why" // they may be a knock's
+		}
+		instead := "the configuration used before is in use: " + g.opts.Path + " "
+		told = instead + inTrail
 		if g.applied.Pending != nil {
 			g.forgetPending(at, control.EndReplaced, "")
 		}
-		g.warnings = append(g.warnings, told)
+		g.warnings = append(g.warnings, instead+why)
 		g.log.Error("the configuration used before is in use", "file", g.opts.Path, "why", why)
 		c, text = before.config, before.text
 	}
@@ -223,6 +229,17 @@ func (g *Gateway) parsed(text []byte) checked {
 		return checked{problem: err}
 	}
 	return checked{config: c, text: text, hash: config.Hash(text), blinds: g.blind(c, text)}
+}
+
+// toServe is what the process must be able to serve from inside: the configuration
+// that it starts with, and the doors of the one that comes back unless that is kept.
+func (g *Gateway) toServe() *config.Config {
+	if g.fallback.config == nil {
+		return g.config
+	}
+	both := *g.config
+	both.Doors = slices.Concat(both.Doors, g.fallback.config.Doors)
+	return &both
 }
 
 // confine locks the process in, or says why it cannot serve c from inside.
