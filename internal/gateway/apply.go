@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -160,8 +161,11 @@ func unchanged(why error) error {
 // it on this machine. It runs beside the turns.
 func (g *Gateway) read(path string) (c checked, err error) {
 	if c.config, c.text, err = g.world.Config(path); err != nil {
-		return c, &control.Error{Code: control.CodeRefused, Message: "nothing was changed: " + err.Error(),
-			Hint: "doorward check " + path, Cause: err}
+		hint := "doorward check " + path
+		if errors.Is(err, fs.ErrPermission) {
+			hint += "; if that can read it, systemctl restart doorward: a daemon that runs reads no file but where it was at the start"
+		}
+		return c, &control.Error{Code: control.CodeRefused, Message: "nothing was changed: " + err.Error(), Hint: hint, Cause: err}
 	}
 	c.judge(g)
 	return c, nil

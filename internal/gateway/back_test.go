@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"testing"
@@ -157,6 +158,30 @@ func TestManyDoorsGo(t *testing.T) {
 		}
 		if want += "; and 4 more such words, in doorward log"; err != nil || reply.Message != want {
 			t.Errorf("%q, %v; want %q", reply.Message, err, want)
+		}
+	})
+}
+
+// A file that has moved out of the daemon's reach is nobody's mistake in its mode.
+func TestAFileOutOfReach(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		reach := true
+		r := runWith(t, m, path, sshDoor, func(w *World) {
+			load := w.Config
+			w.Config = func(path string) (*config.Config, []byte, error) {
+				if !reach {
+					return nil, nil, fmt.Errorf("read configuration: %w", fs.ErrPermission)
+				}
+				return load(path)
+			}
+		})
+		reach = false
+		_, err := r.as(alices, control.ApplyRequest{Action: "apply"})
+		want := "doorward check " + path + "; if that can read it, systemctl restart doorward: " +
+			"a daemon that runs reads no file but where it was at the start"
+		if told, ok := errors.AsType[*control.Error](err); !ok || told.Hint != want {
+			t.Errorf("%+v, want the hint %q", err, want)
 		}
 	})
 }
