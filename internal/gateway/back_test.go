@@ -185,3 +185,36 @@ func TestAFileOutOfReach(t *testing.T) {
 		}
 	})
 }
+
+// A configuration that a later version cannot read any more does not come back, which
+// status says, and is not tried for ever.
+func TestNothingThatCouldComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r := run(t, m, path, sshDoor)
+		write(t, path, webDoor)
+		r.insured(alices, false)
+		r.stop()
+		m.applied.Confirmed = []byte("[door.ssh]\nport = 22\n")
+		r = restart(t, m, path)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if got := r.doorsInUse(); got != "web" {
+			t.Errorf("doors %s are in use, want web", got)
+		}
+		if got := strings.Join(r.warnings(), "\n"); !strings.HasPrefix(got, "the configuration from before cannot come back, so that the new one stays in use: ") ||
+			!strings.HasSuffix(got, "; doorward apply --keep, or mend the file and doorward apply --force") {
+			t.Errorf("warnings are %q, want that nothing can come back", got)
+		}
+		if s, _ := r.Status(); s.Pending == nil || !s.Pending.Until.Before(time.Now().Add(-30*time.Second)) {
+			t.Errorf("what waits is %+v, want that it is not tried anew", s.Pending)
+		}
+		if _, err := r.as(alices, control.ApplyRequest{Action: "undo"}); err == nil ||
+			!strings.HasPrefix(err.Error(), "the configuration before cannot be read: ") {
+			t.Errorf("undo: %v", err)
+		}
+		if reply, err := r.as(alices, control.ApplyRequest{Action: "keep"}); err != nil || !reply.Changed {
+			t.Errorf("keep: %+v, %v", reply, err)
+		}
+	})
+}

@@ -182,6 +182,11 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 		// Still waiting to be confirmed.
 		g.fallback = g.parsed(g.applied.Confirmed)
 		g.fallback.compareWith(checked{text: text, hash: config.Hash(text)})
+		if g.fallback.problem != nil {
+			why := "the configuration from before cannot come back, so that the new one stays in use: " + g.fallback.problem.Error()
+			g.warnings = append(g.warnings, why+"; doorward apply --keep, or mend the file and doorward apply --force")
+			g.log.Error("the configuration from before cannot come back", "why", g.fallback.problem)
+		}
 	case err == nil && (g.applied.Pending != nil || !slices.Equal(text, g.applied.Rejected)):
 		// If one waited, it was neither kept nor undone, and the file has changed since.
 		g.applied = store.Applied{Confirmed: text, Ended: g.endsBy(at, control.EndReplaced, "")}

@@ -174,10 +174,11 @@ func (g *Gateway) forgetPending(now time.Time, how, by string) {
 	g.applied = store.Applied{Confirmed: g.applied.Confirmed, Rejected: g.applied.Pending, Ended: g.endsBy(now, how, by)}
 }
 
-// lapses is when a configuration that nobody keeps is rolled back, zero for never. What
-// is under way at the fence ends first: it may be what takes its place.
+// lapses is when a configuration that nobody keeps is rolled back, zero for never: there
+// may be none that could come back. What is under way at the fence ends first: it may be
+// what takes its place.
 func (g *Gateway) lapses() time.Time {
-	if g.applied.Pending == nil || g.rollingBack || g.fencing.busy {
+	if g.applied.Pending == nil || g.fallback.config == nil || g.rollingBack || g.fencing.busy {
 		return time.Time{}
 	}
 	return g.applied.Deadline
