@@ -218,3 +218,32 @@ func TestNothingThatCouldComeBack(t *testing.T) {
 		}
 	})
 }
+
+// What was rolled back stays so over a start with the configuration in use: whoever
+// writes it again, as a tool does that knows of nothing, needs a way back.
+func TestWhatWasRolledBackIsRememberedOverAStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r := run(t, m, path, sshDoor)
+		write(t, path, webDoor)
+		r.insured(alices, false)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		write(t, path, sshDoor)
+		for range 2 {
+			r.stop()
+			r = restart(t, m, path)
+		}
+		if got := r.warnings(); len(got) != 0 {
+			t.Errorf("warnings are %q, want none: the file is in use", got)
+		}
+		write(t, path, webDoor)
+		want := "nothing was changed: " + path + " was rolled back, and says the same as then"
+		if _, err := r.Reload(t.Context()); err == nil || err.Error() != want {
+			t.Errorf("SIGHUP: %v, want %q", err, want)
+		}
+		if got := r.doorsInUse(); got != "ssh" {
+			t.Errorf("doors %s are in use, want ssh", got)
+		}
+	})
+}

@@ -187,6 +187,8 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 			g.warnings = append(g.warnings, why+"; doorward apply --keep, or mend the file and doorward apply --force")
 			g.log.Error("the configuration from before cannot come back", "why", g.fallback.problem)
 		}
+	case err == nil && g.applied.Pending == nil && slices.Equal(text, g.applied.Confirmed):
+		// In use already; what was rolled back stays so.
 	case err == nil && (g.applied.Pending != nil || !slices.Equal(text, g.applied.Rejected)):
 		// If one waited, it was neither kept nor undone, and the file has changed since.
 		g.applied = store.Applied{Confirmed: text, Ended: g.endsBy(at, control.EndReplaced, "")}
