@@ -202,14 +202,7 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 		if before.problem != nil {
 			return errors.Join(err, fmt.Errorf("the configuration used before cannot be used either: %w", before.problem))
 		}
-		why, inTrail := "was rolled back", "was rolled back"
-		if err != nil {
-			why = "cannot be used: " + err.Error()
-			inTrail = why
-		}
-		if len(tables.Mistakes(err)) > 0 {
-			inTrail = "cannot be used; doorward check says why" // they may be a knock's
-		}
+		why, inTrail := whyNot(err)
 		instead := "the configuration used before is in use: " + g.opts.Path + " "
 		told = instead + inTrail
 		if g.applied.Pending != nil {
@@ -227,6 +220,20 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 	// If the disk takes nothing, the next start decides the same.
 	g.saveApplied(g.applied)
 	return nil
+}
+
+// whyNot says why a start does not use the file, and what of it the trail may tell: a
+// mistake may be in a knock. err is nil for a file that was rolled back.
+func whyNot(err error) (why, inTrail string) {
+	switch {
+	case err == nil:
+		why = "was rolled back"
+	case len(tables.Mistakes(err)) > 0:
+		return "cannot be used: " + err.Error(), "cannot be used; doorward check says why"
+	default:
+		why = "cannot be used: " + err.Error()
+	}
+	return why, why
 }
 
 // parsed is a configuration that was in use before.
