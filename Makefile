@@ -59,8 +59,11 @@ fuzz: FOR ?= 10s
 fuzz: # every fuzz target; FOR=10m for longer each
 	@FOR="$(FOR)" build/fuzz.sh
 
-generate:
+generate: # what is made from the sources: manual pages, docs/METRICS.md, docs/api
 	$(GO) generate ./...
+	$(GO) run ./cmd/doorward man
+	UPDATE_GOLDEN=1 $(GO) test -count=1 -run '^TestMetricsAreDocumented$$' ./internal/control
+	UPDATE_GOLDEN=1 $(GO) test -count=1 -run '^TestSchemas$$' ./cmd/doorward
 
 deps: # what all of the above needs
 	@build/deps.sh demo test bench

@@ -27,6 +27,7 @@ type doorward struct {
 const doorwardConfig = `[gateway]
 state = %q
 control = %q
+metrics = "` + metrics + `"
 
 [door.bench]
 ports = ["%d/tcp"]
@@ -129,11 +130,11 @@ func (d *doorward) restart(ctx context.Context, b *bench) error {
 
 // give gives grants number from to upTo, several at a time.
 func (d *doorward) give(ctx context.Context, b *bench, from, upTo int) error {
-	return d.giveAt(ctx, b, "bench", from, upTo)
+	return d.giveAt(ctx, b, func(int) string { return "bench" }, from, upTo)
 }
 
-// giveAt is give at a door.
-func (d *doorward) giveAt(ctx context.Context, b *bench, door string, from, upTo int) error {
+// giveAt is give at a door for each.
+func (d *doorward) giveAt(ctx context.Context, b *bench, door func(n int) string, from, upTo int) error {
 	client := control.NewClient(d.socket(b))
 	var next atomic.Int64
 	next.Store(int64(from))
@@ -147,7 +148,7 @@ func (d *doorward) giveAt(ctx context.Context, b *bench, door string, from, upTo
 				}
 				source := net.ParseIP("2001:db8:f::")
 				source[13], source[14], source[15] = byte(n>>16), byte(n>>8), byte(n)
-				_, err := client.Open(ctx, control.OpenRequest{Door: door, Source: source.String(), For: "1h"})
+				_, err := client.Open(ctx, control.OpenRequest{Door: door(int(n)), Source: source.String(), For: "1h"})
 				if err != nil {
 					return fmt.Errorf("grant %d: %w", n, err)
 				}

@@ -35,6 +35,8 @@ type load struct {
 	resident int64
 	times    []time.Duration // what a visitor meanwhile waits for
 	shutOut  int             // how many of them were given up
+	turns    turns           // of the daemon, since its start
+	waits    turns           // of touches for one of those
 }
 
 // loaded is the network of one load, with a third host.
@@ -59,6 +61,7 @@ func runLoads(ctx context.Context, o options) ([]*load, error) {
 		{name: "status --watch of 100 doors", run: watched},
 		{name: "1,000 doors changed by SIGHUP", run: reloaded},
 		{name: "closing a door with 300,000 grants", run: closed},
+		{name: fmt.Sprintf("all of that, at 1,000 doors with %d grants", o.many), run: everything},
 	}
 	loads = slices.DeleteFunc(loads, func(l *load) bool { return !strings.Contains(l.name, o.load) })
 	if len(loads) == 0 {
@@ -114,7 +117,8 @@ func (l *load) measure(ctx context.Context, o options) error {
 		}
 	}
 	l.resident = max(l.resident, b.memory())
-	return nil
+	l.turns, l.waits, err = b.readTurns(ctx)
+	return err
 }
 
 // visit measures openings of the visitor, and counts those that were given up.

@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/doorward/doorward/e2e/lab"
 	"github.com/doorward/doorward/internal/control"
 )
 
@@ -23,9 +25,7 @@ import (
 // wrong knocks give it something to write.
 func slowDisk(sync time.Duration) func(context.Context, *loaded) (string, error) {
 	return func(ctx context.Context, b *loaded) (string, error) {
-		b.under = []string{"strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null",
-			"-e", "trace=fsync,fdatasync",
-			"-e", fmt.Sprintf("inject=fsync,fdatasync:delay_enter=%d", sync.Microseconds())}
+		b.under = slowSyncs(sync)
 		if err := b.restart(ctx, b.bench); err != nil {
 			return "", err
 		}
@@ -41,9 +41,16 @@ func slowDisk(sync time.Duration) func(context.Context, *loaded) (string, error)
 	}
 }
 
+// slowSyncs is what a program runs under whose syncs take so long.
+func slowSyncs(sync time.Duration) []string {
+	return []string{"strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null",
+		"-e", "trace=fsync,fdatasync",
+		"-e", fmt.Sprintf("inject=fsync,fdatasync:delay_enter=%d", sync.Microseconds())}
+}
+
 // otherDoors is the configuration of so many doors beside the one that is measured,
 // as a format like doorwardConfig.
-func otherDoors(n int, openFor string) string {
+func otherDoors(n int, openFor, refuse string) string {
 	var all strings.Builder
 	all.WriteString(doorwardConfig)
 	for i := range n {
@@ -51,6 +58,7 @@ func otherDoors(n int, openFor string) string {
 [door.other%d]
 ports = ["%d/tcp"]
 open_for = %q
+refuse = %q
 
 [door.other%d.presence]
 logins = "off"
@@ -59,7 +67,7 @@ logins = "off"
 kind = "touch"
 listen = [%d, %d, %d]
 touch = [%d, %d]
-`, i, 10000+i, openFor, i, i, 20000+3*i, 20001+3*i, 20002+3*i, 20000+3*i, 20001+3*i)
+`, i, 10000+i, openFor, refuse, i, i, 20000+3*i, 20001+3*i, 20002+3*i, 20000+3*i, 20001+3*i)
 	}
 	return all.String()
 }
@@ -78,70 +86,122 @@ func (b *loaded) write(config string) error {
 
 // watched has three operators follow the status of 100 doors.
 func watched(ctx context.Context, b *loaded) (string, error) {
-	if err := b.with(ctx, otherDoors(99, "30s")); err != nil {
+	if err := b.with(ctx, otherDoors(99, "30s", "drop")); err != nil {
 		return "", err
 	}
-	watching, enough := context.WithCancel(ctx)
+	return b.meanwhile(ctx, b.watch)
+}
+
+// watch has three operators ask for the status as soon as they have an answer.
+func (b *loaded) watch(ctx context.Context) (string, error) {
 	var seen atomic.Int64
-	var group errgroup.Group
+	var group sync.WaitGroup
 	for range 3 {
-		group.Go(func() error {
+		group.Go(func() {
 			client := control.NewClient(b.socket(b.bench))
-			for watching.Err() == nil {
-				if _, err := client.Status(watching); err == nil {
+			for ctx.Err() == nil {
+				if _, err := client.Status(ctx); err == nil {
 					seen.Add(1)
 				}
 			}
-			return nil
+		})
+	}
+	group.Wait()
+	return fmt.Sprintf("%d answers to three who never stop asking", seen.Load()), nil
+}
+
+// meanwhile measures the visitor while operators do all of that, until it is done. They
+// say what they did.
+func (b *loaded) meanwhile(ctx context.Context, operators ...func(context.Context) (string, error)) (string, error) {
+	doing, enough := context.WithCancel(ctx)
+	notes := make([]string, len(operators))
+	var group errgroup.Group
+	for i, operator := range operators {
+		group.Go(func() (err error) {
+			if notes[i], err = operator(doing); doing.Err() != nil {
+				return nil
+			}
+			return err
 		})
 	}
 	err := b.visit(ctx, b.runs)
 	enough()
-	return fmt.Sprintf("%d answers to three who never stop asking", seen.Load()), errors.Join(err, group.Wait())
+	err = errors.Join(err, group.Wait())
+	return strings.Join(notes, "; "), err
 }
 
-// reloaded changes 1,000 doors again and again.
+// reloaded changes 1,000 doors again and again, and what the fence does for each.
 func reloaded(ctx context.Context, b *loaded) (string, error) {
-	forms := [2]string{otherDoors(999, "30s"), otherDoors(999, "40s")}
 	if err := b.with(ctx, forms[0]); err != nil {
 		return "", err
 	}
-	changing, enough := context.WithCancel(ctx)
+	return b.meanwhile(ctx, b.reload)
+}
+
+// forms are two configurations of 1,000 doors.
+var forms = [2]string{otherDoors(999, "30s", "drop"), otherDoors(999, "40s", "reject")}
+
+// reload has one form after the other come into use.
+func (b *loaded) reload(ctx context.Context) (string, error) {
+	client := control.NewClient(b.socket(b.bench))
 	times := 0
-	var group errgroup.Group
-	group.Go(func() error {
-		client := control.NewClient(b.socket(b.bench))
-		for ; changing.Err() == nil; times++ {
-			if err := b.write(forms[(times+1)%2]); err != nil {
-				return err
-			}
-			if times%2 == 0 {
-				if err := syscall.Kill(b.gate.PID, syscall.SIGHUP); err != nil {
-					return err
-				}
-				if sleep(changing, time.Second) != nil {
-					return nil
-				}
-				continue
-			}
-			if _, err := client.Apply(changing, control.ApplyRequest{Action: "apply"}); err != nil && changing.Err() == nil {
-				return err
-			}
+	for ; ctx.Err() == nil; times++ {
+		if err := b.write(forms[(times+1)%2]); err != nil {
+			return "", err
 		}
-		return nil
+		if err := syscall.Kill(b.gate.PID, syscall.SIGHUP); err != nil {
+			return "", err
+		}
+		if err := b.inUse(ctx, client, times+1); err != nil && ctx.Err() == nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("%d changes of all doors", times), nil
+}
+
+// everything has operators do all of that at 1,000 doors with very many grants, on a
+// disk that is slow.
+func everything(ctx context.Context, b *loaded) (string, error) {
+	b.under = slowSyncs(20 * time.Millisecond)
+	if err := b.with(ctx, forms[0]); err != nil {
+		return "", err
+	}
+	if err := b.giveAt(ctx, b.bench, func(n int) string { return fmt.Sprintf("other%d", n%999) }, 0, b.many); err != nil {
+		return "", err
+	}
+	return b.meanwhile(ctx, b.watch, b.reload, b.close)
+}
+
+// close closes one door after the other.
+func (b *loaded) close(ctx context.Context) (string, error) {
+	client := control.NewClient(b.socket(b.bench))
+	n := 0
+	for ; n < 999 && ctx.Err() == nil; n++ {
+		if _, err := client.Close(ctx, control.CloseRequest{Door: fmt.Sprintf("other%d", n)}); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("%d doors closed", n), nil
+}
+
+// inUse waits until so many configurations have come into use.
+func (b *loaded) inUse(ctx context.Context, client *control.Client, n int) error {
+	return lab.Until(ctx, time.Minute, "a configuration in use", func() error {
+		s, err := client.Status(ctx)
+		if err == nil && s.Events["applied"] < uint64(n) {
+			err = errors.New("not yet")
+		}
+		return err
 	})
-	err := b.visit(ctx, b.runs)
-	enough()
-	return fmt.Sprintf("%d changes of all doors meanwhile", times), errors.Join(err, group.Wait())
 }
 
 // closed closes a door of 300,000 grants.
 func closed(ctx context.Context, b *loaded) (string, error) {
 	const many = 300_000
-	if err := b.with(ctx, otherDoors(1, "1h")); err != nil {
+	if err := b.with(ctx, otherDoors(1, "1h", "drop")); err != nil {
 		return "", err
 	}
-	if err := b.giveAt(ctx, b.bench, "other0", 0, many); err != nil {
+	if err := b.giveAt(ctx, b.bench, func(int) string { return "other0" }, 0, many); err != nil {
 		return "", err
 	}
 	var took time.Duration

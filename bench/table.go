@@ -57,11 +57,11 @@ func print(out io.Writer, results []result) {
 // printLoads prints a row for each load.
 func printLoads(out io.Writer, loads []*load) {
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "\nload\ttime\tresident\tvisitor: median\t95% within\tat most\tshut out\t")
+	fmt.Fprintln(w, "\nload\ttime\tresident\tvisitor: median\t95% within\tat most\tshut out\tturns\ttouches wait\t")
 	for _, l := range loads {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d of %d\t%s\n", l.name, seconds(l.took), megabytes(l.resident),
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d of %d\t%s\t%s\t%s\n", l.name, seconds(l.took), megabytes(l.resident),
 			millis(quantile(l.times, 0.5)), millis(quantile(l.times, 0.95)), millis(quantile(l.times, 1)),
-			l.shutOut, len(l.times), l.note)
+			l.shutOut, len(l.times), millis(l.turns.longest()), millis(l.waits.longest()), l.note)
 	}
 	w.Flush()
 }

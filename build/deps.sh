@@ -32,6 +32,7 @@ age age
 pgrep procps
 zstd zstd
 bzip2 bzip2
+promtool prometheus prometheus
 systemd-nspawn systemd-container
 debootstrap debootstrap
 iptables iptables

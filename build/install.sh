@@ -8,7 +8,7 @@ root=$1 prefix=$2
 
 install -D -m 755 bin/doorwardd "$root$prefix/sbin/doorwardd"
 install -D -m 755 bin/doorward "$root$prefix/bin/doorward"
-for page in docs/man/*.[158]; do
+for page in docs/man/*.[1578]; do
 	install -D -m 644 "$page" "$root$prefix/share/man/man${page##*.}/${page##*/}"
 done
 install -D -m 644 packaging/doorward.sysusers "$root$prefix/lib/sysusers.d/doorward.conf"

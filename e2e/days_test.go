@@ -138,6 +138,7 @@ func TestCorruptStoreIsSetAside(t *testing.T) {
 	s.start("")
 	s.refuses(s.stranger, gate4, "8080")
 	s.says(s.operator("log"), `set aside`)
+	s.says(s.operator("log", "--verify"), `follow one another`)
 	kept := false
 	files, err = os.ReadDir(s.lab.Path("state"))
 	s.must(err)

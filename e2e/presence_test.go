@@ -3,13 +3,18 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
+	"os/user"
 	"regexp"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 )
 
@@ -141,4 +146,73 @@ scope = %q
 	for _, c := range held[:3] {
 		s.must(echo(c, "still here", "still here"))
 	}
+}
+
+// logins are the audit trail's.
+func (s *site) logins() (all []string) {
+	s.t.Helper()
+	for line := range strings.Lines(s.operator("log", "ssh", "--json")) {
+		var r audit.Record
+		s.must(json.Unmarshal([]byte(line), &r))
+		if r.Event == audit.EventLogin {
+			by, _, _ := strings.Cut(r.Login.Grant.By, ", logged in as") // as who runs the tests has
+			all = append(all, fmt.Sprintf("%s from %s by %s, let in by %s", r.Login.User, r.Source, r.Login.Method, by))
+		}
+	}
+	return all
+}
+
+// A login has the grant that let it in, and who ordered or knocked for it; so has its
+// session for as long as it lasts, over a restart, too. One that is over before
+// anybody looks is told as well, and one by another port is not.
+func TestWhoIsInByWhat(t *testing.T) {
+	s := newSite(t, "sshd", "ssh", "conntrack")
+	door, ssh := s.sshDoor("idle = \"20s\"\nlogins = [\""+s.authLog+"\"]", touchKnock)
+	s.start(door)
+	s.knock(s.visitor, gate4)
+	s.state("ssh", "open")
+	in := s.login(ssh, s.visitor, gate4)
+	me, err := user.Current()
+	s.must(err)
+	named := func(what string) {
+		t.Helper()
+		s.becomes("ssh", what, func(d *control.Door) bool {
+			if len(d.Live) != 1 || d.Live[0].User != me.Username {
+				return false
+			}
+			l := d.Live[0]
+			return l.Source == visitor4 && l.To == "22/tcp" && l.Port > 0 && l.Grant != nil && l.Grant.By == "touch" && l.Since != nil
+		})
+	}
+	named("a session with its user")
+	first := me.Username + " from " + visitor4 + " by publickey, let in by touch"
+	is := func(when string, want ...string) {
+		t.Helper()
+		s.until("the logins "+when, func() error {
+			if got := s.logins(); !slices.Equal(got, want) {
+				return fmt.Errorf("they are %q, want %q", got, want)
+			}
+			return nil
+		})
+	}
+	is("at first", first)
+
+	// The operator's word for another, whose session is over at once.
+	s.operator("open", "ssh", "--source", stranger4)
+	s.run(s.stranger, "ssh", ssh.Client(gate4, 5, "true")...)
+	by := "operator " + me.Username + " (uid " + me.Uid + ")"
+	second := me.Username + " from " + stranger4 + " by publickey, let in by " + by
+	is("of the other", first, second)
+
+	_, err = s.server.Start(ssh.Program, "-D", "-f", ssh.Config, "-p", "2222")
+	s.must(err)
+	s.until("a login by another port", func() error {
+		_, err := s.visitor.Run(t.Context(), "ssh", append([]string{"-p", "2222"}, ssh.Client(gate4, 5, "true")...)...)
+		return err
+	})
+	s.must(s.gate.Kill())
+	s.start("")
+	named("the session after a restart")
+	s.lives(in)
+	is("after a restart", first, second)
 }

@@ -8,10 +8,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/nstest"
 	"github.com/doorward/doorward/internal/systemdtest"
@@ -30,6 +32,11 @@ listen = [59000, 59001, 59002]
 touch = [59000, 59002]
 `
 
+// toldToAll has the records told to the journal and to the visitor's syslog, too.
+const toldToAll = `[gateway]
+records = ["log", "journal", "udp:192.0.2.2:514"]
+`
+
 // TestTheDaemonInItsUnit knocks at the real daemon, in its unit, on a real
 // system: from boot to an open door and back to a dark one.
 func TestTheDaemonInItsUnit(t *testing.T) {
@@ -39,10 +46,12 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	m := systemdtest.Boot(t, ns, build(t, "cmd/doorwardd")+":/stub", build(t, "cmd/doorward")+":/usr/bin/doorward",
 		build(t, "internal/cage/intruder")+":/intruder")
 	install(t, m)
-	m.Write("/etc/doorward/doorward.toml", sshDoor, 0o640)
+	m.Write("/etc/doorward/doorward.toml", toldToAll+sshDoor, 0o640)
+	syslog := receive(t, visitor, "192.0.2.2:514")
 	m.Run("systemctl", "disable", "--now", "ssh.service")
 	m.Run("doorward", "polkit", "--install")
 	m.Run("systemctl", "restart", "polkit.service") // it reads rules anew by itself, at some moment
+	m.Run("useradd", "--uid", "1000", "alice")
 	m.Run("systemctl", "start", "doorward.service")
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -72,12 +81,13 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	}
 	m.Run("systemctl", "reload", "doorward.service")
 	reloadIsRefused(t, m)
-	m.Run("doorward", "close", "ssh")
+	closesAs(t, m)
 	nstest.Eventually(t, "ssh.service is stopped", func() bool { return show(t, m, "ssh.service", "ActiveState") == "inactive" })
 	if reaches(visitor, "192.0.2.1:22", time.Second) {
 		t.Error("a closed door lets somebody in")
 	}
 
+	tellsRecords(t, m, syslog)
 	logsInByTheJournal(t, m, visitor)
 	startsAgainAfterAnUpgrade(t, m)
 
@@ -109,11 +119,112 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	}
 }
 
+// receive returns what comes to a UDP port of a network, until the test ends.
+func receive(t *testing.T, ns *nstest.NS, address string) <-chan string {
+	t.Helper()
+	var conn net.PacketConn
+	ns.Do(func() (err error) {
+		conn, err = net.ListenPacket("udp", address)
+		return err
+	})
+	got := make(chan string, 1000)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for buf := make([]byte, 1<<16); ; {
+			n, _, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			got <- string(buf[:n])
+		}
+	}()
+	t.Cleanup(func() { conn.Close(); <-done })
+	return got
+}
+
+// tellsRecords holds that a grant is found in the journal by its fields, that a journal
+// which was started again is told, and that a syslog server is, from inside the cage.
+func tellsRecords(t *testing.T, m *systemdtest.Machine, syslog <-chan string) {
+	t.Helper()
+	find := func(fields ...string) map[string]string {
+		var entry map[string]string
+		nstest.Eventually(t, "the journal has "+strings.Join(fields, " "), func() bool {
+			out := m.Run("journalctl", append([]string{"--output=json", "--no-pager", "--lines=1"}, fields...)...)
+			entry = nil
+			return json.Unmarshal([]byte(out), &entry) == nil && entry != nil
+		})
+		return entry
+	}
+	got := find("_SYSTEMD_UNIT=doorward.service", "DOORWARD_EVENT=granted", "DOORWARD_DOOR=ssh")
+	for field, want := range map[string]string{"MESSAGE": "door ssh: granted 192.0.2.2 by touch", "PRIORITY": "6",
+		"SYSLOG_IDENTIFIER": "doorwardd", "DOORWARD_SOURCE": "192.0.2.2", "DOORWARD_BY": "touch"} {
+		if !strings.HasPrefix(got[field], want) {
+			t.Errorf("of a grant the journal has %s=%q, want %q", field, got[field], want)
+		}
+	}
+	m.Run("systemctl", "restart", "systemd-journald.service")
+	m.Run("doorward", "arm", "ssh")
+	find("DOORWARD_EVENT=armed")
+	limit := time.After(10 * time.Second)
+	for {
+		select {
+		case message := <-syslog:
+			if strings.Contains(message, ` armed [doorward@32473 `) {
+				return
+			}
+		case <-limit:
+			t.Error("the syslog server is not told of what was armed")
+			return
+		}
+	}
+}
+
+// closesAs closes the door as root whom alice has become, and holds that the daemon,
+// from inside its unit, knows who it was, also when there is another user since it was
+// locked in.
+func closesAs(t *testing.T, m *systemdtest.Machine) {
+	t.Helper()
+	m.Run("sh", "-c", "useradd bob && echo 1000 > /proc/self/loginuid && SUDO_USER=alice exec doorward close ssh")
+	nstest.Eventually(t, "the order is in the trail", func() bool {
+		for line := range strings.Lines(m.Run("doorward", "log", "--json")) {
+			var r audit.Record
+			if err := json.Unmarshal([]byte(line), &r); err != nil {
+				t.Fatal(err)
+			}
+			if r.Event != audit.EventDark || r.Operator == nil {
+				continue
+			}
+			if r.By != "operator root (uid 0), logged in as alice (uid 1000)" || r.UID != 0 || r.PID <= 1 ||
+				r.LoginUID == nil || *r.LoginUID != 1000 || r.SudoUser != "alice" {
+				t.Errorf("it was ordered by %s", line)
+			}
+			return true
+		}
+		return false
+	})
+}
+
+// logins are the audit trail's.
+func logins(t *testing.T, m *systemdtest.Machine) (all []string) {
+	t.Helper()
+	for line := range strings.Lines(m.Run("doorward", "log", "--json")) {
+		var r audit.Record
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatal(err)
+		}
+		if r.Login != nil && r.Login.Grant != nil {
+			all = append(all, r.Login.User+" from "+r.Source+" by "+r.Login.Grant.By)
+		}
+	}
+	return all
+}
+
 // reloadIsRefused holds that a reload fails, with the reason, while a configuration
 // waits to be kept.
 func reloadIsRefused(t *testing.T, m *systemdtest.Machine) {
 	t.Helper()
-	m.Write("/etc/doorward/doorward.toml", sshDoor+"within = \"30s\"\n", 0o640)
+	m.Write("/etc/doorward/doorward.toml", toldToAll+sshDoor+"within = \"30s\"\n", 0o640)
 	m.Run("doorward", "apply", "--confirm", "1h")
 	m.Run("doorward", "diff") // the daemon can read the file from inside its cage
 	if out, err := m.System.Run(t.Context(), "systemctl", "reload", "doorward.service"); err == nil {
@@ -123,7 +234,7 @@ func reloadIsRefused(t *testing.T, m *systemdtest.Machine) {
 		t.Errorf("the log does not say why the reload failed:\n%s", log)
 	}
 	m.Run("doorward", "apply", "--undo")
-	m.Write("/etc/doorward/doorward.toml", sshDoor, 0o640)
+	m.Write("/etc/doorward/doorward.toml", toldToAll+sshDoor, 0o640)
 }
 
 // startsAgainAfterAnUpgrade replaces a library of journalctl, which the daemon that
@@ -175,7 +286,7 @@ func intrudes(t *testing.T, m *systemdtest.Machine, program string) {
 			t.Errorf("%s", line)
 		}
 	}
-	if count["work"] < 13 || count["crime"] < 60 || len(count) != 2 {
+	if count["work"] < 14 || count["crime"] < 60 || len(count) != 2 {
 		t.Errorf("it tried %v:\n%s", count, tries)
 	}
 	for _, denied := range []string{"stop another unit: Interactive authentication required",
@@ -195,7 +306,7 @@ func intrudes(t *testing.T, m *systemdtest.Machine, program string) {
 func logsInByTheJournal(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS) {
 	t.Helper()
 	m.Write("/etc/doorward/doorward.toml",
-		strings.Replace(sshDoor, `idle = "1h"`, `idle = "1h", logins = "journal", connections = false`, 1), 0o640)
+		toldToAll+strings.Replace(sshDoor, `idle = "1h"`, `idle = "1h", logins = "journal", connections = false`, 1), 0o640)
 	m.Run("ln", "-sf", "/usr/share/zoneinfo/Asia/Kathmandu", "/etc/localtime") // after the daemon's start, as cloud-init does
 	m.Run("doorward", "apply")
 	key := authorize(t, m)
@@ -209,6 +320,9 @@ func logsInByTheJournal(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS
 			t.Fatal(err)
 		}
 		return s.Doors[0].LastSeen != nil && !s.Doors[0].LastSeen.Before(begun)
+	})
+	nstest.Eventually(t, "the login is told", func() bool {
+		return slices.Equal(logins(t, m), []string{"root from 192.0.2.2 by touch"})
 	})
 	// Locked in, it still reads the journal and the time zone.
 	for line := range strings.Lines(m.Run("journalctl", "--unit=doorward", "--output=cat", "--no-pager")) {

@@ -37,8 +37,7 @@ A file that is in use already changes nothing, which is said. doorward diff tell
 what apply would change.
 
 Exit status: 0 when the configuration is in use (with --confirm on a terminal:
-and kept), or when --keep or --undo has done so; 2 when the command line is wrong;
-else as doorward(1) says, 1 for one that was not kept.`
+and kept), or when --keep or --undo has done so;` + operatorExits
 
 const applyExamples = `  doorward apply --confirm 60s
   doorward apply --keep
@@ -74,6 +73,7 @@ func newApply(e *env) *cobra.Command {
 	f.Uint64Var(&o.id, "id", 0, "with --keep and --undo, the `ID` of the one that is meant (default whichever waits)")
 	f.BoolVar(&o.force, "force", false, "although another one waits to be kept, or the file was rolled back")
 	f.BoolVar(&o.json, "json", false, "print JSON, and do not wait")
+	operatorFlags(e, c)
 	_ = c.RegisterFlagCompletionFunc("id", completePending(e)) // there is such a flag
 	return c
 }

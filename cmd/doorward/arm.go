@@ -15,8 +15,7 @@ With --source only that source's penalties are forgotten: an address's own and
 those of the networks that it lies in, or all within a network. Without DOOR it
 goes for all doors.
 
-Exit status: 0 when the door or doors listen; 1 when not; 2 when the command line
-is wrong.`
+Exit status: 0 when that is so, also where it was so before;` + operatorExits
 
 const armExamples = `  doorward arm ssh
   doorward arm --source 192.0.2.7`
@@ -43,6 +42,7 @@ func newArm(e *env) *cobra.Command {
 	f.SortFlags = false
 	f.StringVar(&source, "source", "", "forget the penalty of this `SOURCE` only: an address, a prefix, or any")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
+	operatorFlags(e, c)
 	c.RegisterFlagCompletionFunc("source", completeSources(e, penaltySources))
 	return c
 }

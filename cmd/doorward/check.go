@@ -55,7 +55,7 @@ func newCheckWith(e *env, m machine) *cobra.Command {
 			return check(e, m, path, asJSON)
 		},
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "print mistakes and warnings as a JSON array, empty if there are none")
+	c.Flags().BoolVar(&asJSON, "json", false, "print mistakes and warnings as JSON")
 	return c
 }
 
@@ -68,11 +68,17 @@ func fileArg(c *cobra.Command, args []string) error {
 	return nil
 }
 
-// finding is one element of check --json: a mistake with all its fields, or a
-// warning with file and problem.
+// checkJSON is what check --json prints.
+type checkJSON struct {
+	File     string    `json:"file"`
+	OK       bool      `json:"ok"`       // there are no mistakes
+	Findings []finding `json:"findings"` // mistakes, in the order of their places, then warnings; empty if there are none
+}
+
+// finding is a mistake with all its fields, or a warning with file and problem.
 type finding struct {
 	Level string `json:"level"` // "mistake" or "warning"
-	*tables.Mistake
+	tables.Mistake
 }
 
 // check judges the file at path for the machine and prints what it found.
@@ -84,7 +90,7 @@ func check(e *env, m machine, path string, asJSON bool) error {
 	}
 	findings := []finding{}
 	warn := func(problem, hint string) {
-		findings = append(findings, finding{"warning", &tables.Mistake{File: path, Problem: problem, Hint: hint}})
+		findings = append(findings, finding{"warning", tables.Mistake{File: path, Problem: problem, Hint: hint}})
 	}
 	if c != nil {
 		blind, notAsked := m.blind(c, path, text)
@@ -99,10 +105,10 @@ func check(e *env, m machine, path string, asJSON bool) error {
 		}
 	}
 	for _, m := range slices.Backward(mistakes) {
-		findings = slices.Insert(findings, 0, finding{"mistake", m})
+		findings = slices.Insert(findings, 0, finding{"mistake", *m})
 	}
 	if asJSON {
-		err = printJSON(e.stdout, findings)
+		err = printJSON(e.stdout, checkJSON{File: path, OK: len(mistakes) == 0, Findings: findings})
 	} else {
 		err = printFindings(e, path, c, findings)
 	}

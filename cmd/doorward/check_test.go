@@ -98,12 +98,12 @@ func TestCheckTellsOfClashes(t *testing.T) {
 		t.Errorf("status %d, %s\nwant 0, %s", status, out, want)
 	}
 	status, out, _ = runCheck(t, m, text, "--json")
-	var got []map[string]any
-	if err := json.Unmarshal([]byte(out), &got); err != nil || status != 0 || len(got) != 1 {
+	var got checkJSON
+	if err := json.Unmarshal([]byte(out), &got); err != nil || status != 0 || !got.OK || len(got.Findings) != 1 {
 		t.Fatalf("status %d, %v: %s", status, err, out)
 	}
-	if got[0]["level"] != "warning" || got[0]["problem"] != what || got[0]["hint"] != do {
-		t.Errorf("got %v", got[0])
+	if f := got.Findings[0]; f.Level != "warning" || f.Problem != what || f.Hint != do {
+		t.Errorf("got %v", f)
 	}
 	m = machineOf("proc/sys/net/ipv4/ip_local_port_range=32768\t60999\n", "proc/sys/net/ipv4/ip_local_reserved_ports=51820\n")
 	for name, m := range map[string]machine{"reserved": m, "not Linux": machineOf()} {

@@ -1,22 +1,33 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/control"
 )
 
 const closeHelp = `Make a door dark now: its grants end, and its service is stopped if it manages
-one. With --source, only that source's grants end and the door stays as it is.
+one. With --source, only the grants of that source end and the door stays as it
+is: an address's own, those of a prefix and of all that lies in it, or with any
+the grant to everybody, while who has another keeps it.
+
+Something else may let the source in all the same: a grant to everybody, or to a
+prefix that it lies in, or the door's always. Then close names it, and fails.
 
 Sessions that stand are left alone either way: closing a door keeps people out,
 it does not throw them out. The knock opens the door again.
 
-Exit status: 0 when the door is dark or closing, or the grants have ended; 1 when
-not; 2 when the command line is wrong.`
+Exit status: 0 when the door is dark or closing, or nothing lets the source in, also
+where that was so before; 6 also when something else still does;` + operatorExits
 
 const closeExamples = `  doorward close ssh
-  doorward close ssh --source 192.0.2.7`
+  doorward close ssh --source 192.0.2.7
+  doorward close ssh --source 192.0.2.0/24`
 
 func newClose(e *env) *cobra.Command {
 	var source string
@@ -33,13 +44,36 @@ func newClose(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printReply(e, asJSON, r)
+			if source == "" || len(r.Covered) == 0 {
+				return printReply(e, asJSON, r)
+			}
+			if asJSON {
+				err = printJSON(e.stdout, r)
+			}
+			return errors.Join(stillLetIn(r), err)
 		}),
 	}
 	f := c.Flags()
 	f.SortFlags = false
 	f.StringVar(&source, "source", "", "end the grants of this `SOURCE` only: an address, a prefix, or any")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
+	operatorFlags(e, c)
 	c.RegisterFlagCompletionFunc("source", completeSources(e, grantSources))
 	return c
+}
+
+// stillLetIn is the error of an order to close that was carried out, and does not keep
+// its source out. It says how to go on.
+func stillLetIn(r control.Reply) error {
+	var orders []string
+	for _, c := range r.Covered {
+		order := fmt.Sprintf("doorward close %s --source %s", r.Door, c.Source)
+		if c.By == control.CoverAlways {
+			order = fmt.Sprintf("take %s out of the door's always, and doorward apply --confirm 60s", c.Source)
+		}
+		if !slices.Contains(orders, order) {
+			orders = append(orders, order)
+		}
+	}
+	return &control.Error{Code: control.CodeRefused, Message: r.Message, Hint: strings.Join(orders, "; ")}
 }

@@ -14,8 +14,8 @@ is told is what doorward apply would change now, and why it would refuse to.
 
 Values of the keys of a knock are not told: they are the secret.
 
-Exit status: 0 when no key differs; 1 when one does; 2 when the command line is
-wrong; else as doorward(1) says, 6 for a file that has mistakes.`
+Exit status: 0 when no key differs; 1 when one does; 6 also for a file that has
+mistakes;` + operatorExits
 
 const diffExamples = `  doorward diff
   doorward diff --json | jq -r '.changes[].key'
@@ -39,6 +39,7 @@ func newDiff(e *env) *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	operatorFlags(e, c)
 	return c
 }
 

@@ -42,7 +42,7 @@ door.web                  added
 		{"refused", control.Diff{Config: file, Before: "a", After: "b", Changes: changes[5:],
 			Refused: &control.Error{Message: "nothing was changed: it was rolled back", Hint: "change it"}}, nil, 1,
 			"door.web  added\n\ndoorward apply would refuse it: nothing was changed: it was rolled back\nwhat to do: change it\n", ""},
-		{"a file with mistakes", control.Diff{}, &control.Error{Message: "it has mistakes", Hint: "doorward check"}, 1,
+		{"a file with mistakes", control.Diff{}, &control.Error{Message: "it has mistakes", Hint: "doorward check"}, 6,
 			"", "doorward: error: it has mistakes\ndoorward: hint: doorward check\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -57,7 +57,7 @@ door.web                  added
 			if err := json.Unmarshal([]byte(stdout), &got); tt.err == nil && err != nil {
 				t.Fatal(err)
 			}
-			if d := cmp.Diff(tt.diff, got); code != tt.code || d != "" {
+			if d := cmp.Diff(tt.diff, got); code != tt.code || d != "" && tt.err == nil {
 				t.Errorf("as JSON: exit status %d, want %d (-want +got):\n%s", code, tt.code, d)
 			}
 		})

@@ -16,6 +16,12 @@ import (
 	"github.com/doorward/doorward/internal/service"
 )
 
+// doctorJSON is what doctor --json prints.
+type doctorJSON struct {
+	OK       bool             `json:"ok"`       // there are no problems
+	Findings []doctor.Finding `json:"findings"` // in the order in which they are told to people
+}
+
 // examine looks the machine over and prints what was found.
 func examine(c *cobra.Command, e *env, path string, asJSON bool) error {
 	socket := e.controlPath(c)
@@ -35,7 +41,7 @@ func examine(c *cobra.Command, e *env, path string, asJSON bool) error {
 	}
 	findings := p.Examine(c.Context())
 	if asJSON {
-		if err := printJSON(e.stdout, findings); err != nil {
+		if err := printJSON(e.stdout, doctorJSON{OK: count(findings, doctor.Problem) == 0, Findings: findings}); err != nil {
 			return err
 		}
 	} else {

@@ -64,10 +64,14 @@ func TestDoctorCommand(t *testing.T) {
 		t.Errorf("exit status %d:\n%s%s", code, stdout, stderr)
 	}
 	code, stdout, _ = doctor("--json")
-	var found []map[string]string
-	if err := json.Unmarshal([]byte(stdout), &found); err != nil {
-		t.Fatal(err)
+	var told struct {
+		API, OK  any
+		Findings []map[string]string
 	}
+	if err := json.Unmarshal([]byte(stdout), &told); err != nil || told.API != 1.0 || told.OK != false {
+		t.Fatalf("%v: %s", err, stdout)
+	}
+	found := told.Findings
 	first := map[string]string{"verdict": "problem", "where": "configuration", "what": path + " " + what,
 		"do": "doorward check " + path}
 	if d := cmp.Diff(first, found[0]); code != 1 || d != "" {

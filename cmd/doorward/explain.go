@@ -48,8 +48,7 @@ cannot be told), by, until, obstacles[].code, .message and .hint, would_knock
 refusals; firewall says whether other firewalls were looked at.
 
 Exit status: 0 when a connection from there gets in at every door that was asked
-about; 1 when it does not at one of them, or that cannot be told, or the daemon
-does not answer; 2 when the command line is wrong.`
+about; 1 also when it does not at one of them, or that cannot be told;` + operatorExits
 
 const explainExamples = `  doorward explain 192.0.2.7
   sudo doorward explain 2001:db8::7 ssh
@@ -97,6 +96,7 @@ func newExplainWith(e *env, look lookAtFirewalls) *cobra.Command {
 		}),
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	operatorFlags(e, c)
 	return c
 }
 

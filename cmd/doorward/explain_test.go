@@ -20,11 +20,12 @@ import (
 func explanation() control.Explanation {
 	yes, no := true, false
 	return control.Explanation{
-		API: control.APIVersion, Time: noon, Source: "192.0.2.7", Config: "/etc/doorward/doorward.toml",
+		Time: noon, Source: "192.0.2.7", Config: "/etc/doorward/doorward.toml",
 		Unread:  "read the audit trail: input/output error",
 		Pending: &control.Pending{ID: 7, Until: noon.Add(41 * time.Second), By: "operator alice (uid 1000)"},
 		Doors: []control.ExplainedFor{
 			{Door: "ssh", Ports: []string{"22/tcp"}, State: "open", GetsIn: &yes, WouldKnock: true, Until: after(28 * time.Second),
+				Obstacles: []control.Obstacle{}, Refusals: []audit.Record{},
 				By: []control.Cover{{Source: "192.0.2.7", By: "touch", Until: after(28 * time.Second)}}},
 			{Door: "web", Ports: []string{"443/tcp"}, State: "dark", GetsIn: &no, WouldKnock: false, By: []control.Cover{},
 				Obstacles: []control.Obstacle{
@@ -38,7 +39,7 @@ func explanation() control.Explanation {
 					{Time: noon.Add(-36 * time.Hour), Source: "192.0.2.0/24", Reason: "14 more in 1m0s from 3 addresses"},
 				}},
 			{Door: "mail", Ports: []string{"25/tcp"}, State: "open", WouldKnock: true, By: []control.Cover{{Source: "192.0.2.0/24", By: "always"}},
-				Obstacles: []control.Obstacle{{Code: control.ObstacleListening, Hint: "ss -ltn",
+				Refusals: []audit.Record{}, Obstacles: []control.Obstacle{{Code: control.ObstacleListening, Hint: "ss -ltn",
 					Message: "nothing on this machine listens on 25/tcp: unless that is forwarded, a connection is refused"}}},
 		},
 	}
@@ -133,9 +134,9 @@ func TestExplainWhoWhere(t *testing.T) {
 		{"192.0.2.7 web ssh", nil, "", 2, "doorward: error: \"ssh\": one SOURCE and one DOOR only\n" + usage},
 		{"192.0.2.7 ''", nil, "", 2, "doorward: error: DOOR is empty: a door's name, as doorward status lists it, or none for all doors\n" + usage},
 		{"''", ssh, "", 2, "doorward: error: \"\" is neither an address, such as 192.0.2.7 or 2001:db8::7, nor can it be a door's name\n" + usage},
-		{"0.0.0.0", nil, "", 1, "doorward: error: source \"0.0.0.0\": a connection comes from one address: allowed is one, such as 192.0.2.7 or 2001:db8::7\n"},
-		{"fe80::7%eth0", nil, "", 1, "doorward: error: source \"fe80::7%eth0\": the fence knows no zones: leave out \"%eth0\"\n"},
-		{"192.0.2.7 nix", nil, "192.0.2.7 nix", 1, "doorward: error: there is no door \"nix\": the doors are ssh\ndoorward: hint: doorward status\n"},
+		{"0.0.0.0", nil, "", 2, "doorward: error: source \"0.0.0.0\": a connection comes from one address: allowed is one, such as 192.0.2.7 or 2001:db8::7\n"},
+		{"fe80::7%eth0", nil, "", 2, "doorward: error: source \"fe80::7%eth0\": the fence knows no zones: leave out \"%eth0\"\n"},
+		{"192.0.2.7 nix", nil, "192.0.2.7 nix", 5, "doorward: error: there is no door \"nix\": the doors are ssh\ndoorward: hint: doorward status\n"},
 	} {
 		b := controltest.New(guarded())
 		asked := ""

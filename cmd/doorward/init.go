@@ -59,6 +59,7 @@ type initOptions struct {
 	ask       bool
 	output    string
 	force     bool
+	json      bool
 }
 
 func newInit(e *env) *cobra.Command { return newInitWith(e, thisMachine()) }
@@ -87,6 +88,7 @@ func newInitWith(e *env, m machine) *cobra.Command {
 	f.BoolVar(&o.ask, "ask", false, "ask, even if standard input is no terminal")
 	f.StringVarP(&o.output, "output", "o", config.DefaultPath, "`FILE` to write, or - for standard output")
 	f.BoolVar(&o.force, "force", false, "replace an existing file, and keep it as FILE.~1~")
+	f.BoolVar(&o.json, "json", false, "ask nothing, and print JSON")
 	f.BoolVar(&o.reference, "reference", false, "print every key with its meaning and default, and write nothing")
 	return c
 }
@@ -105,7 +107,7 @@ func (o *initOptions) run(e *env, m machine, c *cobra.Command) error {
 	if o.article {
 		return o.write(e, m, articleText(m, o.unit))
 	}
-	if o.ask || len(given) == 0 && isTerminal(e.stdin) {
+	if o.ask || len(given) == 0 && isTerminal(e.stdin) && !o.json {
 		if err := o.interview(e, m, c.Flags().Changed("output")); err != nil {
 			return err
 		}
@@ -118,6 +120,9 @@ func (o *initOptions) run(e *env, m machine, c *cobra.Command) error {
 
 // parse checks which flags go together; what they say is checked with the file.
 func (o *initOptions) parse(given []string) error {
+	if o.json && (o.ask || o.output == "-") {
+		return errors.New("--json goes with neither --ask nor --output -: standard output is theirs")
+	}
 	if o.article {
 		for _, name := range given {
 			if name != "unit" {
@@ -208,6 +213,9 @@ func (o *initOptions) write(e *env, m machine, text string) error {
 	}
 	if err := o.place(text); err != nil {
 		return err
+	}
+	if o.json {
+		return o.printMade(e, c)
 	}
 	return o.next(e, e.stdout, m, c)
 }

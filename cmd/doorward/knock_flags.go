@@ -13,8 +13,16 @@ type once struct {
 	given bool
 }
 
-func (o *once) String() string { return "" }
-func (o *once) Type() string   { return "string" }
+// String returns the text, "" before there is one.
+func (o *once) String() string {
+	if o.to == nil {
+		return "" // pflag asks a value that nobody has made
+	}
+	return *o.to
+}
+
+// Type is what pflag calls the value.
+func (o *once) Type() string { return "string" }
 
 // Set takes the text, and no other after it.
 func (o *once) Set(s string) error {

@@ -39,7 +39,7 @@ type waitJSON struct {
 func printKnock(w io.Writer, o *knockOptions, attempts []visit.Attempt, opened []visit.Opened) error {
 	j := knockJSON{Host: o.host, Knocks: []attemptJSON{}, Wait: []waitJSON{}}
 	for _, at := range attempts {
-		a := attemptJSON{Address: at.Address.String(), Complete: at.Err == nil}
+		a := attemptJSON{Address: at.Address.String(), Complete: at.Err == nil, Touches: []touchJSON{}}
 		for _, t := range at.Touches {
 			tj := touchJSON{Port: t.Port, TookMS: ms(t.Took)}
 			if t.Err != nil {

@@ -46,7 +46,7 @@ func spoilValue(v reflect.Value) {
 // Whatever the daemon was brought to say, or whoever it is that listens at its
 // socket, nothing that is printed acts upon a terminal.
 func TestNothingPrintedActsUponATerminal(t *testing.T) {
-	s, trail := guarded(), trailOf()
+	s, trail := guarded(), append(trailOf(), audit.Record{ID: 9, Time: noon, Prev: &audit.Prev{Link: audit.Link{ID: 8}}, Hash: "x"})
 	s.Pending = &control.Pending{Until: noon, By: "x"}
 	s.Fence.Mismatch = "x"
 	spoil(&s)
@@ -57,7 +57,7 @@ func TestNothingPrintedActsUponATerminal(t *testing.T) {
 	}
 	spoil(&d)
 	for _, args := range [][]string{
-		{"status"}, {"status", "ssh" + hostile}, {"status", "--json"}, {"log"}, {"log", "--json"},
+		{"status"}, {"status", "ssh" + hostile}, {"status", "--json"}, {"log"}, {"log", "--json"}, {"log", "--verify"}, {"log", "--verify", "--json"},
 		{"close", "ssh"}, {"close", "ssh", "--json"}, {"open", "ssh", "--source", "any"}, {"apply"}, {"apply", "--keep"},
 		{"status", "nix"}, {"arm"}, {"diff"}, {"diff", "--json"},
 	} {

@@ -1,21 +1,23 @@
 // Command doorward is the visitor's and the operator's side of doorward:
 // knocking on a gateway, and asking and telling the daemon of one.
 //
-// Exit status: 0 only when what was asked for is done, 1 when it is not, 2 when
-// the command line cannot be understood.
+// Exit status: 0 only when what was asked for is done; see exits for the others.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
@@ -54,9 +56,50 @@ func main() {
 // run carries out one command line and returns the exit status.
 func run(ctx context.Context, e *env, args []string) int {
 	e.args = args
+	out := &printed{w: e.stdout}
+	asJSON := wantsJSON(args)
+	if asJSON {
+		e.stdout = out
+	}
 	root := newRoot(e)
 	root.SetArgs(args)
-	return report(e, root.ExecuteContext(ctx))
+	err := root.ExecuteContext(ctx)
+	if asJSON {
+		err = errors.Join(err, out.end(err))
+	}
+	return report(e, err)
+}
+
+// exits are the exit statuses of errors by their codes. All others exit with 1.
+var exits = map[string]int{
+	control.CodeUsage:      2,
+	control.CodeDown:       3,
+	control.CodePermission: 4,
+	control.CodeNoDoor:     5,
+	control.CodeRefused:    6,
+	control.CodeTimeout:    7,
+}
+
+// codeOf is the code of an error, one of control's.
+func codeOf(err error) string {
+	if _, ok := errors.AsType[*usageError](err); ok {
+		return control.CodeUsage
+	}
+	if told, ok := errors.AsType[*control.Error](err); ok {
+		return cmp.Or(told.Code, control.CodeRefused)
+	}
+	return control.CodeFailed
+}
+
+// hintOf is what to type after an error, "" where that is not known.
+func hintOf(err error) string {
+	if h, ok := errors.AsType[*hintError](err); ok {
+		return h.hint
+	}
+	if told, ok := errors.AsType[*control.Error](err); ok {
+		return told.Hint
+	}
+	return ""
 }
 
 // report says what went wrong, if anything, and returns the exit status.
@@ -70,19 +113,13 @@ func report(e *env, err error) int {
 	}
 	// Strangers had a hand in some errors: whoever listens at the socket, a log.
 	fmt.Fprintf(e.stderr, "doorward: error: %s\n", legible.Lines(err.Error()))
-	if h, ok := errors.AsType[*hintError](err); ok && h.hint != "" {
-		fmt.Fprintf(e.stderr, "doorward: hint: %s\n", legible.Lines(h.hint))
+	if hint := hintOf(err); hint != "" {
+		fmt.Fprintf(e.stderr, "doorward: hint: %s\n", legible.Lines(hint))
 	}
 	if ok {
 		return status.code
 	}
-	if _, ok := errors.AsType[*usageError](err); ok {
-		return 2
-	}
-	if c, ok := errors.AsType[*control.Error](err); ok && c.Code == control.CodeTimeout {
-		return 7
-	}
-	return 1
+	return cmp.Or(exits[codeOf(err)], 1)
 }
 
 // hintError is an error with a line that says what to type next.
@@ -134,10 +171,23 @@ the group doorward. The socket is --control, else the environment's
 DOORWARD_CONTROL, else ` + config.DefaultControl + `.
 
 Output is plain text, in colour on a terminal unless the environment has NO_COLOR;
-where a command prints state, --json prints it for scripts.
+where a command prints state, --json prints it for scripts. With --json, the object
+of a command that fails has the keys error, code and hint, with what else there is
+to say; that of a stream is its last line. The lists of check and doctor have what
+is wrong in them. The words for people are on standard error as ever.
 
-Exit status: 0 only when what was asked for is done; 1 when it is not; 2 when the
-command line cannot be understood.`
+Exit status: 0 only when what was asked for is done. With 1 to 7 goes the code of
+an error with --json:
+
+  1  failed, internal   not done, for another reason than those below
+  2  usage              the command line is wrong
+  3  daemon_down        no daemon answers
+  4  permission         you may not ask the daemon
+  5  no_such_door       there is no such door
+  6  refused            it was understood, and not done, or not in full
+  7  timeout            not done in time, and it may be done yet
+
+Whatever a command after "doorward knock ... --" exits with is passed on.`
 
 func newRoot(e *env) *cobra.Command {
 	root := &cobra.Command{
@@ -152,6 +202,7 @@ func newRoot(e *env) *cobra.Command {
 		DisableFlagsInUseLine:      true,
 		SuggestionsMinimumDistance: 2, // of letters
 	}
+	root.PersistentPreRunE = nothingEmpty
 	root.SetIn(e.stdin)
 	root.SetOut(e.stdout)
 	root.SetErr(e.stderr)
@@ -159,10 +210,36 @@ func newRoot(e *env) *cobra.Command {
 		return &usageError{withHint(err, "%s --help", c.CommandPath())}
 	})
 	addControlFlag(root)
+	root.Flags().Bool("json", false, "for what is not a command")
+	_ = root.Flags().MarkHidden("json")
 	for _, newCommand := range commands {
 		root.AddCommand(newCommand(e))
 	}
 	return root
+}
+
+// nothingEmpty refuses what is there and empty: a variable that was not set. Less said
+// often means more done, so that it must be meant.
+func nothingEmpty(c *cobra.Command, args []string) error {
+	if c.Name() == cobra.ShellCompRequestCmd || c.Name() == cobra.ShellCompNoDescRequestCmd {
+		return nil // a shell's words may be empty yet
+	}
+	if dash := c.ArgsLenAtDash(); dash >= 0 {
+		args = args[:dash] // what follows is another command's
+	}
+	wrong := func(what string) error {
+		return &usageError{withHint(fmt.Errorf("%s is empty: say what is meant, or leave it out", what), "%s --help", c.CommandPath())}
+	}
+	if slices.Contains(args, "") {
+		return wrong("an argument")
+	}
+	var empty error
+	c.Flags().Visit(func(f *pflag.Flag) {
+		if empty == nil && f.Value.Type() == "string" && f.Value.String() == "" {
+			empty = wrong("--" + f.Name)
+		}
+	})
+	return empty
 }
 
 // knownCommand refuses what cobra took for no command's name.

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/share"
 )
 
@@ -54,6 +55,7 @@ func manPages(root *cobra.Command) map[string]string {
 	}
 	pages["doorward.1"] = manPage(root, append(all, "doorwardd"))
 	pages["doorward.toml.5"] = manConfig()
+	pages["doorward-metrics.7"] = manMetrics()
 	return pages
 }
 
@@ -68,6 +70,33 @@ func manConfig() string {
 		"so is a value that cannot be: \\fBdoorward check\\fR names all of them.\n" +
 		".SH KEYS\n.nf\n" + roffLines(config.Reference()) + ".fi\n" +
 		".SH SEE ALSO\n\\fBdoorward\\fR(1), \\fBdoorward\\-check\\fR(1), \\fBdoorward\\-init\\fR(1), \\fBdoorwardd\\fR(8)\n"
+}
+
+// manMetrics is the page of the metrics, from the table that they are served by.
+func manMetrics() string {
+	var b strings.Builder
+	b.WriteString(".\\\" Made from the daemon's table of metrics by \"doorward man\".\n" +
+		".TH DOORWARD\\-METRICS 7 \"\" doorward \"doorward manual\"\n" +
+		".SH NAME\ndoorward\\-metrics \\- metrics of doorwardd for Prometheus, and its health\n" +
+		".SH DESCRIPTION\n" + manText(control.MetricsManual) + ".SH METRICS\n")
+	for _, m := range control.ListMetrics() {
+		labels := ""
+		if m.Labels != nil {
+			labels = "{" + strings.Join(m.Labels, ",") + "}"
+		}
+		fmt.Fprintf(&b, ".TP\n\\fB%s\\fR%s (%s)\n%s\n", roff(m.Name), roff(labels), m.Type, roff(strings.TrimSpace(m.Help+" "+m.Note)))
+	}
+	words := func(head string, all []control.Word) {
+		b.WriteString(".SH " + head + "\n")
+		for _, w := range all {
+			fmt.Fprintf(&b, ".TP\n\\fB%s\\fR\n%s\n", roff(w.Code), roff(w.Means))
+		}
+	}
+	words("REASONS OF REFUSALS", control.ListRefusals())
+	words("CODES OF PROBLEMS", control.ListProblems())
+	b.WriteString(".SH HEALTH\n" + manText(control.HealthManual) +
+		".SH SEE ALSO\n\\fBdoorward\\fR(1), \\fBdoorward\\-status\\fR(1), \\fBdoorward.toml\\fR(5), \\fBdoorwardd\\fR(8)\n")
+	return b.String()
 }
 
 // roffLines escapes a text line by line, for a place where lines stay as they

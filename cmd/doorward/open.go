@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"net/netip"
 	"strings"
@@ -19,20 +21,25 @@ when nobody has been in for its idle time.
 The source is an address, a prefix, or "any" for everybody. Without --source it
 is the address from which you came by ssh, as SSH_CONNECTION says.
 
-The time is the door's open_for unless --for says otherwise. Opening again for
-the same source starts the time anew.
+The time is the door's open_for unless --for says otherwise, from 1s to 720h.
+Opening again for the same source starts the time anew.
 
-Exit status: 0 when the door is open or opening for the source; 1 when not; 2
-when the command line is wrong.`
+Open waits until the source is let in, or is not going to be: while the service
+starts, for as long as that may take, or for --timeout. When that is up, the order
+stands: the door opens as soon as the service runs. With --no-wait, open returns
+when the daemon has begun.
+
+Exit status: 0 when the door is open for the source, or with --no-wait open or
+opening;` + operatorExits
 
 const openExamples = `  doorward open ssh
   doorward open ssh --source 192.0.2.7 --for 10m
-  doorward open web --source 2001:db8:1::/64 --for 8h`
+  doorward open web --source 2001:db8:1::/64 --for 8h --timeout 20s`
 
 func newOpen(e *env) *cobra.Command {
 	var source string
 	var long time.Duration
-	var asJSON bool
+	var asJSON, noWait bool
 	c := &cobra.Command{
 		Use:               "open DOOR [--source SOURCE] [--for TIME]",
 		Short:             "open a door for a source",
@@ -51,7 +58,15 @@ func newOpen(e *env) *cobra.Command {
 			if c.Flags().Changed("for") {
 				o.For = long.String()
 			}
-			r, err := e.client(c).Open(c.Context(), o)
+			daemon := e.client(c)
+			if !noWait {
+				o.Wait = cmp.Or(daemon.Timeout, control.LongestWait).String()
+			}
+			r, err := daemon.Open(c.Context(), o)
+			if errors.Is(err, context.Canceled) {
+				return withHint(errors.New("interrupted while waiting; the order stands"),
+					"doorward status %s; doorward close %[1]s --source %s takes it back", o.Door, o.Source)
+			}
 			if err != nil {
 				return err
 			}
@@ -62,7 +77,10 @@ func newOpen(e *env) *cobra.Command {
 	f.SortFlags = false
 	f.StringVar(&source, "source", "", "for this `SOURCE`: an address, a prefix, or any (default: where you came from by ssh)")
 	f.DurationVar(&long, "for", 0, "for this `TIME`, such as 10m (default: the door's open_for)")
+	f.BoolVar(&noWait, "no-wait", false, "do not wait for the door's service")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
+	operatorFlags(e, c)
+	f.Lookup("timeout").Usage = "wait no longer than this `TIME`, from 1s to 3h (default: as long as the service may take)"
 	c.RegisterFlagCompletionFunc("source", completeSources(e, func(d control.Door) []cobra.Completion {
 		return append(grantSources(d), cobra.CompletionWithDesc("any", "everybody"))
 	}))
@@ -78,6 +96,6 @@ func ownAddress(e *env) (string, error) {
 			return a.Unmap().WithZone("").String(), nil
 		}
 	}
-	return "", withHint(errors.New("no --source, and SSH_CONNECTION does not say where you came from (sudo drops it)"),
-		"--source ADDRESS, or --source any for everybody")
+	return "", &usageError{withHint(errors.New("no --source, and SSH_CONNECTION does not say where you came from (sudo drops it)"),
+		"--source ADDRESS, or --source any for everybody")}
 }

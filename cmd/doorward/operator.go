@@ -11,6 +11,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // addControlFlag gives root the flag that the operator's commands share.
@@ -19,9 +20,37 @@ func addControlFlag(root *cobra.Command) {
 		"control `SOCKET` of the daemon (default $DOORWARD_CONTROL, or "+config.DefaultControl+")")
 }
 
+// operatorFlags gives a command that asks the daemon the flags that all of those have.
+func operatorFlags(e *env, c *cobra.Command) {
+	f := c.Flags()
+	limit := f.Duration("timeout", 0, "wait no longer than this `TIME` for the daemon's answer")
+	quiet := f.BoolP("quiet", "q", false, "print nothing but errors")
+	c.PreRunE = func(c *cobra.Command, _ []string) error {
+		if f.Changed("timeout") && (*limit < time.Second || *limit > control.LongestWait) {
+			err := fmt.Errorf("--timeout %s: allowed is 1s to %s", tables.Short(*limit), tables.Short(control.LongestWait))
+			return &usageError{withHint(err, "%s --help", c.CommandPath())}
+		}
+		if p, asJSON := e.stdout.(*printed); *quiet && asJSON {
+			p.quiet = true
+		} else if *quiet {
+			e.stdout = io.Discard
+		}
+		return nil
+	}
+}
+
+// operatorExits are the exit statuses of the commands that ask the daemon, beside 0.
+const operatorExits = `
+1 when it failed; 2 when the command line is wrong; 3 when no daemon answers; 4 when
+you may not ask it; 5 when there is no such door; 6 when it refuses; 7 when the time
+is up.`
+
 // client returns a client of the daemon at controlPath.
 func (e *env) client(c *cobra.Command) *control.Client {
-	return control.NewClient(e.controlPath(c))
+	client := control.NewClient(e.controlPath(c))
+	client.Timeout, _ = c.Flags().GetDuration("timeout")
+	client.SudoUser = e.getenv("SUDO_USER")
+	return client
 }
 
 // controlPath is where the daemon listens: what the command line, the
@@ -59,6 +88,8 @@ func doorArg(must bool) cobra.PositionalArgs {
 			err = errors.New("DOOR is missing: the door's name, as doorward status lists it")
 		case len(args) > 1:
 			err = fmt.Errorf("%q: one DOOR only", args[1])
+		case len(args) == 1 && args[0] == "":
+			err = errors.New("DOOR is empty: a door's name, as doorward status lists it, was meant")
 		default:
 			return nil
 		}
@@ -91,7 +122,12 @@ func printReply(e *env, asJSON bool, r control.Reply) error {
 func printJSON(w io.Writer, v any) error { return encodeJSON(w, v, "  ") }
 
 // printJSONLine prints v on one line, for streams.
-func printJSONLine(w io.Writer, v any) error { return encodeJSON(w, v, "") }
+func printJSONLine(w io.Writer, v any) error {
+	if p, ok := w.(*printed); ok {
+		p.lines = true
+	}
+	return encodeJSON(w, v, "")
+}
 
 // completeDoors proposes the daemon's doors for a command's one argument.
 func completeDoors(e *env) cobra.CompletionFunc {

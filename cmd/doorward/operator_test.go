@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/control/controltest"
+	"github.com/doorward/doorward/internal/door"
 )
 
 // noon is the fixed time of these tests.
@@ -33,9 +35,11 @@ func after(d time.Duration) *time.Time {
 // guarded is a snapshot with something everywhere.
 func guarded() control.Status {
 	return control.Status{
-		Time: noon.Add(-time.Minute), Version: "0.1.0", Started: noon.Add(-26 * time.Hour),
+		API: 1, Time: noon.Add(-time.Minute), Version: "0.1.0", Started: noon.Add(-26 * time.Hour),
 		Config:   "/etc/doorward/doorward.toml",
 		Warnings: []string{"door admin is in failsafe, dark and deaf: no log data"},
+		Ended:    []control.Settled{},
+		Problems: []control.Problem{},
 		Fence:    control.Fence{Up: true, Owned: true, Repairs: 1},
 		Events:   map[string]uint64{audit.EventGranted: 2},
 		Doors: []control.Door{
@@ -198,25 +202,28 @@ func TestOrdersFromTheCommandLine(t *testing.T) {
 		stdout string
 		stderr string
 	}{
-		{"open ssh", ssh, control.OpenRequest{Door: "ssh", Source: "192.0.2.7"}, 0, "done (until 12:10:00)\n", ""},
-		{"open ssh", client, control.OpenRequest{Door: "ssh", Source: "fe80::7"}, 0, "done (until 12:10:00)\n", ""},
-		{"open ssh --source any --for 8h", ssh, control.OpenRequest{Door: "ssh", Source: "any", For: "8h0m0s"}, 0, "done (until 12:10:00)\n", ""},
-		{"open ssh --source 192.0.2.7 --json", nil, control.OpenRequest{Door: "ssh", Source: "192.0.2.7"}, 0,
-			"{\n  \"message\": \"done\",\n  \"until\": \"2026-11-24T12:10:00Z\"\n}\n", ""},
-		{"open ssh", nil, nil, 1, "", "doorward: error: no --source, and SSH_CONNECTION does not say where you came from (sudo drops it)\n" +
+		{"open ssh", ssh, control.Open{Door: "ssh", Source: one("192.0.2.7"), Wait: 3 * time.Hour}, 0, "done (until 12:10:00)\n", ""},
+		{"open ssh --no-wait", ssh, control.Open{Door: "ssh", Source: one("192.0.2.7")}, 0, "done (until 12:10:00)\n", ""},
+		{"open ssh --timeout 20s -q", ssh, control.Open{Door: "ssh", Source: one("192.0.2.7"), Wait: 20 * time.Second}, 0, "", ""},
+		{"open ssh", client, control.Open{Door: "ssh", Source: one("fe80::7"), Wait: 3 * time.Hour}, 0, "done (until 12:10:00)\n", ""},
+		{"open ssh --source any --for 8h", ssh, control.Open{Door: "ssh", Source: door.Any, For: 8 * time.Hour, Wait: 3 * time.Hour}, 0, "done (until 12:10:00)\n", ""},
+		{"open ssh --source 192.0.2.7 --json", nil, control.Open{Door: "ssh", Source: one("192.0.2.7"), Wait: 3 * time.Hour}, 0,
+			"{\n  \"api\": 1,\n  \"message\": \"done\",\n  \"until\": \"2026-11-24T12:10:00Z\",\n  \"door\": \"ssh\",\n  \"source\": \"\",\n" +
+				"  \"state\": \"open\",\n  \"changed\": true\n}\n", ""},
+		{"open ssh", nil, nil, usage, "", "doorward: error: no --source, and SSH_CONNECTION does not say where you came from (sudo drops it)\n" +
 			"doorward: hint: --source ADDRESS, or --source any for everybody\n"},
 		{"open", ssh, nil, usage, "", "doorward: error: DOOR is missing: the door's name, as doorward status lists it\n" +
 			"doorward: hint: doorward open --help\n"},
 		{"open ssh vpn", ssh, nil, usage, "", "doorward: error: \"vpn\": one DOOR only\ndoorward: hint: doorward open --help\n"},
-		{"open ssh --source here", nil, nil, 1, "", "doorward: error: source \"here\": allowed are an address (192.0.2.7), a prefix (2001:db8::/64) and \"any\"\n"},
+		{"open ssh --source here", nil, nil, usage, "", "doorward: error: source \"here\": allowed are an address (192.0.2.7), a prefix (2001:db8::/64) and \"any\"\n"},
 		{"open ssh --for 10", ssh, nil, usage, "", "doorward: error: invalid argument \"10\" for \"--for\" flag: time: missing unit in duration \"10\"\n" +
 			"doorward: hint: doorward open --help\n"},
-		{"open ssh --for 0s", ssh, nil, 1, "", "doorward: error: for \"0s\": allowed is a duration above 0 and up to a year, such as \"30s\", \"10m\" or \"8h\"\n"},
-		{"close ssh", nil, control.CloseRequest{Door: "ssh"}, 0, "done (until 12:10:00)\n", ""},
-		{"close ssh --source 192.0.2.7", nil, control.CloseRequest{Door: "ssh", Source: "192.0.2.7"}, 0, "done (until 12:10:00)\n", ""},
-		{"close nix", nil, control.CloseRequest{Door: "nix"}, 1, "", "doorward: error: there is no door \"nix\"\ndoorward: hint: doorward status\n"},
-		{"arm", nil, control.ArmRequest{}, 0, "done (until 12:10:00)\n", ""},
-		{"arm ssh --source 192.0.2.9", nil, control.ArmRequest{Door: "ssh", Source: "192.0.2.9"}, 0, "done (until 12:10:00)\n", ""},
+		{"open ssh --for 721h", ssh, nil, usage, "", "doorward: error: for \"721h0m0s\": allowed is a duration from \"1s\" to \"720h\", such as \"30s\", \"10m\" or \"8h\"\n"},
+		{"close ssh", nil, control.Close{Door: "ssh"}, 0, "done (until 12:10:00)\n", ""},
+		{"close ssh --source 192.0.2.7", nil, control.Close{Door: "ssh", Source: one("192.0.2.7")}, 0, "done (until 12:10:00)\n", ""},
+		{"close nix", nil, control.Close{Door: "nix"}, 5, "", "doorward: error: there is no door \"nix\"\ndoorward: hint: doorward status\n"},
+		{"arm", nil, control.Arm{}, 0, "done (until 12:10:00)\n", ""},
+		{"arm ssh --source 192.0.2.9", nil, control.Arm{Door: "ssh", Source: one("192.0.2.9")}, 0, "done (until 12:10:00)\n", ""},
 		{"apply", nil, control.ApplyRequest{Action: "apply"}, 0, "done (until 12:10:00)\n", ""},
 		{"apply --confirm 60s", nil, control.ApplyRequest{Action: "apply", Confirm: "1m0s"}, 0,
 			"done\nIt goes back by itself at 12:10:00, in 10m 00s, unless kept: doorward apply --keep\n", ""},
@@ -233,20 +240,20 @@ func TestOrdersFromTheCommandLine(t *testing.T) {
 		{"apply now", nil, nil, usage, "", "doorward: error: \"now\": no argument is expected\ndoorward: hint: doorward apply --help\n"},
 		{"aplly", nil, nil, usage, "", "doorward: error: command \"aplly\" is not known\ndoorward: hint: doorward apply\n"},
 		{"zzz", nil, nil, usage, "", "doorward: error: command \"zzz\" is not known\ndoorward: hint: doorward --help lists the commands\n"},
-		{"status nix", nil, nil, 1, "", "doorward: error: door \"nix\" is not known: the doors are admin, ssh, vpn\ndoorward: hint: doorward status\n"},
-		{"close evil", nil, control.CloseRequest{Door: "evil"}, 1, "", "doorward: error: a\ufffd[2Jb\nc\ndoorward: hint: \ufffdx\n"},
-		{"log --limit 20000", nil, nil, 1, "", "doorward: error: limit \"20000\": allowed are 1 to 10000, and 0 for 100\n"},
+		{"status nix", nil, nil, 5, "", "doorward: error: door \"nix\" is not known: the doors are admin, ssh, vpn\ndoorward: hint: doorward status\n"},
+		{"close evil", nil, control.Close{Door: "evil"}, 6, "", "doorward: error: a\ufffd[2Jb\nc\ndoorward: hint: \ufffdx\n"},
+		{"log --limit 20000", nil, nil, 2, "", "doorward: error: --limit \"20000\": allowed are 1 to 10000, and all; with --follow 0, too\ndoorward: hint: doorward log --help\n"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			b := controltest.New(guarded())
 			b.OnDo(func(_ context.Context, g controltest.Given) (control.Reply, error) {
-				if (g.Order == control.CloseRequest{Door: "nix"}) {
-					return control.Reply{}, &control.Error{Message: "there is no door \"nix\"", Hint: "doorward status"}
+				if (g.Order == control.Close{Door: "nix"}) {
+					return control.Reply{}, &control.Error{Code: control.CodeNoDoor, Message: "there is no door \"nix\"", Hint: "doorward status"}
 				}
-				if (g.Order == control.CloseRequest{Door: "evil"}) {
+				if (g.Order == control.Close{Door: "evil"}) {
 					return control.Reply{}, &control.Error{Message: "a\x1b[2Jb\nc", Hint: "\ax"}
 				}
-				return control.Reply{Message: "done", Until: after(10 * time.Minute)}, nil
+				return control.Reply{Message: "done", Until: after(10 * time.Minute), Door: "ssh", State: "open", Changed: true}, nil
 			})
 			path, _ := controltest.Serve(t, b)
 			args := append([]string{"--control", path}, strings.Fields(tt.args)...)
@@ -258,12 +265,15 @@ func TestOrdersFromTheCommandLine(t *testing.T) {
 			if given := b.Given(); len(given) > 0 {
 				got = given[0].Order
 			}
-			if d := cmp.Diff(tt.order, got); d != "" {
+			if d := cmp.Diff(tt.order, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
 				t.Errorf("order (-want +got):\n%s", d)
 			}
 		})
 	}
 }
+
+// one is the source of one address.
+func one(address string) netip.Prefix { return door.Source(netip.MustParseAddr(address)) }
 
 func TestNoDaemonAnswers(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "s")
@@ -271,8 +281,8 @@ func TestNoDaemonAnswers(t *testing.T) {
 		"doorward: hint: systemctl status doorward, or --control SOCKET if it listens elsewhere\n"
 	for _, args := range []string{"status", "status --watch", "log", "close ssh", "arm", "apply --keep"} {
 		code, _, stderr := operate(t, map[string]string{"DOORWARD_CONTROL": missing}, strings.Fields(args)...)
-		if code != 1 || stderr != want {
-			t.Errorf("%s: got %d %q, want 1 %q", args, code, stderr, want)
+		if code != 3 || stderr != want {
+			t.Errorf("%s: got %d %q, want 3 %q", args, code, stderr, want)
 		}
 	}
 }
@@ -341,7 +351,7 @@ func TestStreams(t *testing.T) {
 
 // TestStreamsEndWithTheDaemon: what its user did not end is an error.
 func TestStreamsEndWithTheDaemon(t *testing.T) {
-	for _, args := range []string{"status --watch", "log --follow"} {
+	for _, args := range []string{"status --watch"} {
 		b := controltest.New(guarded())
 		b.Append(trailOf()...)
 		path, stop := controltest.Serve(t, b)
@@ -350,8 +360,8 @@ func TestStreamsEndWithTheDaemon(t *testing.T) {
 		e := &env{stdin: strings.NewReader(""), stdout: out, stderr: &errs, getenv: func(string) string { return "" }}
 		code := run(t.Context(), e, append([]string{"--control", path}, strings.Fields(args)...))
 		want := "doorward: error: the daemon at " + path + " has ended the connection\ndoorward: hint: systemctl status doorward\n"
-		if code != 1 || errs.String() != want {
-			t.Errorf("%s: got %d %q, want 1 %q", args, code, errs.String(), want)
+		if code != 3 || errs.String() != want {
+			t.Errorf("%s: got %d %q, want 3 %q", args, code, errs.String(), want)
 		}
 	}
 }

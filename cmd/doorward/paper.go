@@ -12,6 +12,7 @@ import (
 	"charm.land/lipgloss/v2"
 	"golang.org/x/term"
 
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/legible"
 )
 
@@ -149,17 +150,22 @@ func hang(begin, text string, width int) []string {
 // Whatever the daemon says is printed through here or encodeJSON.
 func printable(s string) string { return legible.Text(s) }
 
-// encodeJSON prints v, with indent for each level or, if that is "", on one
-// line. What does not print is escaped, so that it can be shown in a terminal.
+// encodeJSON prints the object v with the version of the API (control.Versioned), with
+// indent for each level or, if that is "", on one line. What does not print is escaped,
+// so that it can be shown in a terminal.
 func encodeJSON(w io.Writer, v any, indent string) error {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", indent)
-	if err := enc.Encode(v); err != nil {
+	text, err := control.Versioned(v)
+	if err != nil {
 		return err
 	}
-	_, err := w.Write(legible.JSON(b.Bytes()))
+	if indent != "" {
+		var b bytes.Buffer
+		if err := json.Indent(&b, text, "", indent); err != nil {
+			return err
+		}
+		text = b.Bytes()
+	}
+	_, err = w.Write(legible.JSON(text))
 	return err
 }
 

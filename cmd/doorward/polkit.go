@@ -36,7 +36,7 @@ const polkitExamples = `  doorward polkit
   sudo doorward polkit --install`
 
 func newPolkit(e *env) *cobra.Command {
-	var install bool
+	var install, asJSON bool
 	var name string
 	c := &cobra.Command{
 		Use:     "polkit [FILE] [--install]",
@@ -49,15 +49,16 @@ func newPolkit(e *env) *cobra.Command {
 			if path == "" {
 				path = config.DefaultPath
 			}
-			return polkit(c.Context(), e, path, name, install)
+			return polkit(c.Context(), e, path, name, install, asJSON)
 		},
 	}
 	c.Flags().BoolVar(&install, "install", false, "write the rule to "+polkitRules)
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	c.Flags().StringVar(&name, "user", "doorward", "the `USER` that the daemon runs as")
 	return c
 }
 
-func polkit(ctx context.Context, e *env, path, name string, install bool) error {
+func polkit(ctx context.Context, e *env, path, name string, install, asJSON bool) error {
 	conf, _, err := config.Load(path)
 	if err != nil {
 		return withHint(err, "doorward check %s", path)
@@ -78,7 +79,12 @@ func polkit(ctx context.Context, e *env, path, name string, install bool) error 
 	if len(units) == 0 {
 		return fmt.Errorf("%s: no door has a unit, so that no rule is needed", path)
 	}
-	rule := service.PolkitRule(name, units)
+	slices.Sort(called)
+	made := polkitJSON{Rule: service.PolkitRule(name, units), Units: slices.Compact(called)}
+	if !install && asJSON {
+		return printJSON(e.stdout, made)
+	}
+	rule := made.Rule
 	if !install {
 		_, err := fmt.Fprint(e.stdout, rule)
 		return err
@@ -86,9 +92,11 @@ func polkit(ctx context.Context, e *env, path, name string, install bool) error 
 	if err := installRule(polkitRules, rule); err != nil {
 		return withHint(err, "sudo doorward polkit --install; polkit must be there: apt-get install polkitd")
 	}
-	slices.Sort(called)
-	fmt.Fprintf(e.stdout, "%s lets %s start and stop %s\n", polkitRules, name, strings.Join(slices.Compact(called), ", "))
-	return nil
+	if made.Installed = polkitRules; asJSON {
+		return printJSON(e.stdout, made)
+	}
+	_, err = fmt.Fprintf(e.stdout, "%s lets %s start and stop %s\n", polkitRules, name, strings.Join(made.Units, ", "))
+	return err
 }
 
 // installRule writes the rule. Its directory is polkitd's on some systems, which

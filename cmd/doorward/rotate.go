@@ -193,6 +193,13 @@ func sameFile(ctx context.Context, daemon *control.Client, path string) error {
 func (o *rotateOptions) tellRotated(
 	e *env, t *target, p *people, sealed []share.Letter, r control.Reply, before string,
 ) error {
+	if o.json {
+		j := o.made(t, p, sealed)
+		if j.File, j.Before = t.path, before; o.apply {
+			j.Apply = &r
+		}
+		return printJSON(e.stdout, j)
+	}
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "Door %s has a new knock in %s; the file before is %s.\n\n", t.door.Name, t.path, before)
 	if len(sealed) > 0 {

@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 )
 
@@ -33,7 +32,7 @@ func (a *applier) Status() (control.Status, <-chan struct{}) {
 
 func (a *applier) Newer() <-chan struct{} { return make(chan struct{}) }
 
-func (a *applier) Do(_ context.Context, _ string, order any) (control.Reply, error) {
+func (a *applier) Do(_ context.Context, _ control.Caller, order any) (control.Reply, error) {
 	a.order = order
 	a.seen, _ = os.ReadFile(a.config)
 	until := time.Now().Add(time.Minute)
@@ -42,7 +41,7 @@ func (a *applier) Do(_ context.Context, _ string, order any) (control.Reply, err
 
 func (a *applier) Diff(context.Context) (control.Diff, error) { return control.Diff{}, nil }
 
-func (a *applier) Log(control.LogQuery) ([]audit.Record, error) { return nil, nil }
+func (a *applier) Log(control.LogQuery) (control.LogPage, error) { return control.LogPage{}, nil }
 
 // serve answers for a on a socket until the test ends.
 func (a *applier) serve(t *testing.T) (socket string) {

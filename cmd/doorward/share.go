@@ -76,6 +76,7 @@ type shareOptions struct {
 	file   string
 	output string
 	script bool
+	json   bool
 }
 
 func (o *shareOptions) addFlags(c *cobra.Command) {
@@ -89,6 +90,7 @@ func (o *shareOptions) addFlags(c *cobra.Command) {
 	f.StringVar(&o.file, "recipients-file", "", "the same, from a file, or - for standard input")
 	f.StringVar(&o.output, "output", ".", "existing `DIR`ectory of your own for the encrypted texts")
 	f.BoolVar(&o.script, "script", false, "write scripts for sh and PowerShell as well")
+	f.BoolVar(&o.json, "json", false, "print JSON")
 	_ = c.MarkFlagDirname("output")
 }
 
@@ -136,6 +138,9 @@ func (o *shareOptions) share(e *env) error {
 	defer change.Close()
 	if err := change.Commit(); err != nil {
 		return err
+	}
+	if o.json {
+		return printJSON(e.stdout, o.made(t, p, sealed))
 	}
 	var b bytes.Buffer
 	o.tell(&b, t, p, sealed)

@@ -14,8 +14,9 @@ import (
 
 const statusHelp = `Show what the daemon knows: first of all whether the doors are guarded, and what an
 operator should act on; which configuration is in use; the doors and their state,
-who has a grant, by whom and for how much longer, whose knocks are ignored, how
-many were refused lately and from where, and the last of those and why.
+who is in, since when and by whose leave; who has a grant, by whom and for how
+much longer; whose knocks are ignored; how many were refused lately and from
+where, and the last of those and why.
 
 A door is dark (shut, its service stopped if it manages one), opening, open,
 closing, or in failsafe: there is no log data to tell who is in, so it is shut
@@ -30,18 +31,26 @@ With --watch the view is kept up to date until q is pressed, and scrolls with th
 arrows, j and k, page up and down, g and G; without a terminal a line is printed
 for each change instead.
 
---json prints the snapshot as one JSON object, with --watch one a line. Its
-names and meanings are a promise to scripts: doors[].name, .state,
-.grants[].source, .grants[].expires, .penalties[].source, .penalties[].until
-and the others. With DOOR, doors has that door alone. Of grants and penalties the
-latest 1,000 of a door are listed; .grants_total and .penalties_total count all.
+--exit-code is for scripts and monitoring: the status is 1 as long as something
+keeps the doors from being guarded, or from being used: the fence is down, nothing
+can be saved, a service could not be started, a door is in failsafe or hears no
+knock. The daemon's /healthz says the same. With DOOR, what is wrong with other doors
+does not count.
 
-Exit status: 0 when the daemon has answered; 1 when not, or when there is no such
-door; 2 when the command line is wrong.`
+--json prints the snapshot as one JSON object, with --watch one a line. Its
+names and meanings are a promise to scripts: .problems[].code, doors[].name, .state,
+.grants[].source, .grants[].expires, .penalties[].source, .penalties[].until
+and the others. With DOOR, doors has that door alone. Of sessions (.live), grants
+and penalties the latest 1,000 of a door are listed; .sessions, .grants_total and
+.penalties_total count all.
+
+Exit status: 0 when the daemon has answered, with --exit-code only if it has no
+problem to tell of;` + operatorExits
 
 const statusExamples = `  doorward status
   doorward status ssh
   doorward status --watch
+  doorward status --exit-code >/dev/null || echo "something is wrong"
   doorward status --json | jq -r '.doors[] | select(.state == "open").name'`
 
 func newStatus(e *env) *cobra.Command {
@@ -55,18 +64,24 @@ func newStatus(e *env) *cobra.Command {
 		ValidArgsFunction: completeDoors(e),
 		RunE: asking(func(c *cobra.Command, args []string) error {
 			o.door = firstOf(args)
+			if o.watch && o.exitCode {
+				err := errors.New("--exit-code with --watch: a watch goes on whatever it sees")
+				return &usageError{withHint(err, "%s --exit-code", c.CommandPath())}
+			}
 			return o.run(c.Context(), e, e.client(c))
 		}),
 	}
 	c.Flags().BoolVarP(&o.watch, "watch", "w", false, "keep the view up to date until q is pressed")
 	c.Flags().BoolVar(&o.json, "json", false, "print JSON")
+	c.Flags().BoolVar(&o.exitCode, "exit-code", false, "exit with 1 if there are problems")
+	operatorFlags(e, c)
 	return c
 }
 
 // statusOptions is what the command line of status says.
 type statusOptions struct {
-	door        string
-	watch, json bool
+	door                  string
+	watch, json, exitCode bool
 }
 
 func (o *statusOptions) run(ctx context.Context, e *env, daemon *control.Client) error {
@@ -90,11 +105,20 @@ func (o *statusOptions) run(ctx context.Context, e *env, daemon *control.Client)
 			return err
 		})
 	case o.json:
-		return printJSON(e.stdout, s)
+		err = printJSON(e.stdout, s)
+	default:
+		v := view{dress: e.dressFor(e.stdout), now: e.clock(), width: widthOf(e.stdout), detail: o.door != ""}
+		_, err = fmt.Fprintln(e.stdout, strings.Join(v.lines(s), "\n"))
 	}
-	v := view{dress: e.dressFor(e.stdout), now: e.clock(), width: widthOf(e.stdout), detail: o.door != ""}
-	_, err = fmt.Fprintln(e.stdout, strings.Join(v.lines(s), "\n"))
-	return err
+	switch {
+	case err != nil || !o.exitCode:
+		return err
+	case s.API == 0: // from before problems were told: that there are none means nothing
+		return withHint(errors.New("the daemon is of a version that does not tell of problems"), "systemctl restart doorward")
+	case len(s.Problems) > 0:
+		return &statusError{code: 1} // what is printed says why
+	}
+	return nil
 }
 
 // follow calls f with every snapshot until ctx ends, which is how a watch is
@@ -124,8 +148,10 @@ func onlyDoor(s control.Status, name string) (control.Status, error) {
 		for _, d := range s.Doors {
 			names = append(names, d.Name)
 		}
-		return s, withHint(fmt.Errorf("door %q is not known: the doors are %s", name, strings.Join(names, ", ")), "doorward status")
+		return s, &control.Error{Code: control.CodeNoDoor,
+			Message: fmt.Sprintf("door %q is not known: the doors are %s", name, strings.Join(names, ", ")), Hint: "doorward status"}
 	}
 	s.Doors = s.Doors[i : i+1]
+	s.Problems = slices.DeleteFunc(slices.Clone(s.Problems), func(p control.Problem) bool { return p.Door != "" && p.Door != name })
 	return s, nil
 }

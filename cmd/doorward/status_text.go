@@ -31,7 +31,7 @@ func (v view) lines(s control.Status) []string { return append(v.guarded(s), v.b
 func (v view) body(s control.Status) []string {
 	all := append(v.alarms(s), v.configuration(s)...)
 	all = append(all, "")
-	sections := [][]string{v.doors(s.Doors), v.grants(s.Doors), v.penalties(s.Doors), v.guesses(s.Doors), v.refusals(s.Doors)}
+	sections := [][]string{v.doors(s.Doors), v.sessions(s.Doors), v.grants(s.Doors), v.penalties(s.Doors), v.guesses(s.Doors), v.refusals(s.Doors)}
 	if v.detail {
 		sections = slices.Insert(sections, 1, v.about(s.Doors[0]))
 	}

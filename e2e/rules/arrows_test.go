@@ -48,9 +48,12 @@ var arrows = map[string]map[string]string{
 		"internal/door": "the source that stands for everybody"},
 
 	"internal/control": {
+		"internal/legible":     "what a client says of itself",
 		"internal/descriptors": "its share of files",
 		"internal/audit":       "the audit trail's records are part of the answers",
-		"internal/config":      "what a door may be called",
+		"internal/config":      "what a door may be called, and for how long a grant may last",
+		"internal/door":        "who somebody is",
+		"internal/tables":      "writes durations as the configuration's mistakes do",
 	},
 	"internal/control/controltest": {
 		"internal/control": "a daemon for the tests of commands",
@@ -72,11 +75,13 @@ var arrows = map[string]map[string]string{
 		"internal/sockdiag":  "tells whether a service listens",
 		"internal/store":     "keeps what must survive",
 	},
+	"internal/export":        {"internal/audit": "what is sent", "internal/legible": "records have strangers' text"},
 	"internal/launcher":      {"internal/service": "carries start and stop of commands out"},
 	"internal/cage":          {},
 	"internal/cage/intruder": {"internal/cage": "what it tries to get out of"},
 	"internal/daemon": {
 		"internal/descriptors": "warns of a low limit",
+		"internal/export":      "sends the records on",
 		"internal/cage":        "locks itself in after the start",
 		"internal/datagrams":   "the ear on UDP",
 		"internal/legible":     "a log that can be read in a terminal",

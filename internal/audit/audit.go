@@ -4,7 +4,10 @@
 // other package of doorward. Sums is how floods of refusals become few records.
 package audit
 
-import "time"
+import (
+	"log/slog"
+	"time"
+)
 
 // Record is one line of the audit trail.
 type Record struct {
@@ -23,8 +26,9 @@ type Record struct {
 	*Operator         // who ordered it, nil unless an operator did
 	Login     *Login  `json:"login,omitempty"`  // with EventLogin
 	Config    *Config `json:"config,omitempty"` // with EventApplied
-	// Hash chains the record to the one before; see docs/OPERATING.md. "" in trails of
-	// versions before there was one.
+	// Prev and Hash chain the record to those before, so that a removal shows; see Ends.
+	// Records of versions before there was a chain have neither.
+	Prev *Prev  `json:"prev,omitempty"`
 	Hash string `json:"hash,omitempty"`
 }
 
@@ -59,10 +63,21 @@ type Config struct {
 	// Changed are the keys whose values differ, as "door.ssh.open_for", sorted;
 	// never null. Values are not told: some are secret.
 	Changed []string `json:"changed"`
+	// Salt is random, 128 bits. Whoever is sent the hash of the record, but neither this
+	// nor Before and After, cannot try what they guess of the knock's ports against it.
+	Salt string `json:"salt"`
 }
 
 // Times is how often what the record tells of has happened.
 func (r Record) Times() uint64 { return max(1, r.Count) }
+
+// Events are all of the Event constants, sorted.
+func Events() []string {
+	return []string{
+		EventApplied, EventArmed, EventDark, EventError, EventExpired, EventFailsafe, EventGranted, EventLogin,
+		EventOpened, EventRefused, EventRepaired, EventRevoked, EventStarted, EventStopped,
+	}
+}
 
 // The events of the audit trail.
 const (
@@ -81,3 +96,14 @@ const (
 	EventLogin    = "login"    // somebody logged in by way of the door
 	EventApplied  = "applied"  // a configuration was taken into use, kept, or rolled back
 )
+
+// Level is how loud an event is told: at info unless an operator acts on it.
+func Level(event string) slog.Level {
+	switch event {
+	case EventFailsafe, EventError:
+		return slog.LevelError
+	case EventRepaired:
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
+}

@@ -27,6 +27,7 @@ type Gateway struct {
 	State   string // directory for what must survive a restart, absolute
 	Control string // path of the control socket, absolute
 	Metrics string // "host:port" of the metrics listener, "" for none
+	Records Records
 }
 
 // Refuse is what a stranger's new connection gets.

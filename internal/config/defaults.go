@@ -14,6 +14,13 @@ const (
 	DefaultControl = "/run/doorward/control.sock"
 )
 
+// ShortestGrant and LongestGrant are for how long a grant may be given, by open_for
+// and by an operator.
+const (
+	ShortestGrant = time.Second
+	LongestGrant  = month
+)
+
 // The longest durations that make sense. Whatever is longer is a slip of the
 // unit, and a grant of a month is already a door left open.
 const (
@@ -30,7 +37,7 @@ const (
 
 var (
 	// A grant only has to last until the visitor's next command has connected.
-	openForSpan = tables.Span{Unset: 30 * time.Second, Min: time.Second, Max: month}
+	openForSpan = tables.Span{Unset: 30 * time.Second, Min: ShortestGrant, Max: LongestGrant}
 
 	// The article's hour.
 	idleSpan = tables.Span{Unset: time.Hour, Min: time.Second, Max: month, Word: idleNever}

@@ -145,7 +145,12 @@ func joined[M ~map[string]V, V any](a, b M) map[string]V {
 }
 
 func (g Gateway) keys() []keyValue {
-	return []keyValue{{"control", text(g.Control)}, {"metrics", strconv.Quote(g.Metrics)}, {"state", text(g.State)}}
+	records := ""
+	if g != (Gateway{}) { // the zero value is of what could not be read
+		records = words(g.Records.places())
+	}
+	return []keyValue{{"control", text(g.Control)}, {"metrics", strconv.Quote(g.Metrics)},
+		{"records", records}, {"state", text(g.State)}}
 }
 
 func (d *Door) keys() []keyValue {

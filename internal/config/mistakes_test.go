@@ -33,7 +33,7 @@ touch = [59000]
 witin = "1m"
 `, []string{
 		`1: gatway: unknown key: did you mean "gateway"?: allowed are gateway, door`,
-		`3: gateway.stat: unknown key: did you mean "state"?: allowed are state, control, metrics`,
+		`3: gateway.stat: unknown key: did you mean "state"?: allowed are state, control, metrics, records`,
 		`6: door.ssh.open-for: unknown key: did you mean "open_for"?: allowed are ports, open_for, ` +
 			`single_use, refuse, always, penalties, service, presence, knock`,
 		`7: door.ssh.colour: unknown key: allowed are ports, open_for, single_use, refuse, always, penalties, service, presence, knock`,
@@ -46,6 +46,7 @@ witin = "1m"
 state = 1
 control = ["/a"]
 metrics = true
+records = "log"
 [door.ssh]
 ports = "22/tcp"
 open_for = 30
@@ -73,30 +74,31 @@ scope = 1
 		`3: gateway.control: a list, not a string: allowed are absolute paths such as "/run/doorward/control.sock"`,
 		`4: gateway.metrics: true: a boolean, not a string: allowed are "" for none, and an address with a port ` +
 			`such as "127.0.0.1:9472", "[::1]:9472"`,
-		`6: door.ssh.ports: "22/tcp": a string, not a list: allowed are lists of ports and ranges such as ` +
+		`5: gateway.records: "log": a string, not a list: allowed are lists of ` + recordsForm,
+		`7: door.ssh.ports: "22/tcp": a string, not a list: allowed are lists of ports and ranges such as ` +
 			`"22/tcp", "60000-61000/udp"`,
-		`7: door.ssh.open_for: 30: an integer, not a string: allowed are durations such as "30s", "5m", "1h"`,
-		`8: door.ssh.single_use: "no": a string, not a boolean: allowed are true and false`,
-		`9: door.ssh.refuse: false: a boolean, not a string: allowed are "drop" and "reject"`,
-		`10: door.ssh.always: "192.0.2.0/24": a string, not a list: allowed are lists of prefixes such as ` +
+		`8: door.ssh.open_for: 30: an integer, not a string: allowed are durations such as "30s", "5m", "1h"`,
+		`9: door.ssh.single_use: "no": a string, not a boolean: allowed are true and false`,
+		`10: door.ssh.refuse: false: a boolean, not a string: allowed are "drop" and "reject"`,
+		`11: door.ssh.always: "192.0.2.0/24": a string, not a list: allowed are lists of prefixes such as ` +
 			`"203.0.113.0/24", "2001:db8::/48"`,
-		`12: door.ssh.service.unit: 1.5: a float, not a string: allowed are units such as "ssh.service", "ssh.socket"`,
-		`13: door.ssh.service.timeout: 1979-05-27: a date or time, not a string: allowed are durations ` +
+		`13: door.ssh.service.unit: 1.5: a float, not a string: allowed are units such as "ssh.service", "ssh.socket"`,
+		`14: door.ssh.service.timeout: 1979-05-27: a date or time, not a string: allowed are durations ` +
 			`such as "30s", "5m", "1h"`,
-		`15: door.ssh.presence.idle: 60: an integer, not a string: allowed are durations such as "30s", "5m", "1h", and "never"`,
-		`16: door.ssh.presence.logins: 5: an integer, not a list: allowed are "auto", "journal", "off", ` +
+		`16: door.ssh.presence.idle: 60: an integer, not a string: allowed are durations such as "30s", "5m", "1h", and "never"`,
+		`17: door.ssh.presence.logins: 5: an integer, not a list: allowed are "auto", "journal", "off", ` +
 			`and lists of files, newest first`,
-		`17: door.ssh.presence.connections: 0: an integer, not a boolean: allowed are true and false`,
-		`20: door.ssh.knock[0].listen: 59000: an integer, not a list: allowed are lists of port numbers such as ` +
+		`18: door.ssh.presence.connections: 0: an integer, not a boolean: allowed are true and false`,
+		`21: door.ssh.knock[0].listen: 59000: an integer, not a list: allowed are lists of port numbers such as ` +
 			`[59000, 59001, 59002]`,
-		`21: door.ssh.knock[0].touch[0]: "59000": a string, not an integer: allowed are port numbers, 1 to 65535`,
-		`21: door.ssh.knock[0].touch[1]: "59000/tcp": a string, not an integer: allowed are port numbers, 1 to 65535`,
-		`21: door.ssh.knock[0].touch[2]: 59000.0: a float, not an integer: allowed are port numbers, 1 to 65535`,
-		`22: door.ssh.knock[0].order: a list, not a string: allowed are "any" and "given"`,
-		`23: door.ssh.knock[0].within: a table, not a string: allowed are durations such as "30s", "5m", "1h"`,
-		`24: door.ssh.knock[0].judge: 60: an integer, not a string: allowed are "at once", and intervals such as "every 1m"`,
-		`25: door.ssh.knock[0].penalty: +Inf: a float, not a string: allowed are durations such as "30s", "5m", "1h"`,
-		`26: door.ssh.knock[0].scope: 1: an integer, not a string: allowed are "source" and "door"`,
+		`22: door.ssh.knock[0].touch[0]: "59000": a string, not an integer: allowed are port numbers, 1 to 65535`,
+		`22: door.ssh.knock[0].touch[1]: "59000/tcp": a string, not an integer: allowed are port numbers, 1 to 65535`,
+		`22: door.ssh.knock[0].touch[2]: 59000.0: a float, not an integer: allowed are port numbers, 1 to 65535`,
+		`23: door.ssh.knock[0].order: a list, not a string: allowed are "any" and "given"`,
+		`24: door.ssh.knock[0].within: a table, not a string: allowed are durations such as "30s", "5m", "1h"`,
+		`25: door.ssh.knock[0].judge: 60: an integer, not a string: allowed are "at once", and intervals such as "every 1m"`,
+		`26: door.ssh.knock[0].penalty: +Inf: a float, not a string: allowed are durations such as "30s", "5m", "1h"`,
+		`27: door.ssh.knock[0].scope: 1: an integer, not a string: allowed are "source" and "door"`,
 	}},
 	{"tables that are none", `gateway = "x"
 [door]
@@ -162,6 +164,25 @@ metrics = "127.0.0.1:0"
 		`3: gateway.control: "/` + strings.Repeat("x", 107) + `": 108 bytes long: allowed are 107 bytes for a socket's path`,
 		`4: gateway.metrics: "127.0.0.1:0": port 0: allowed are "" for none, and an address with a port ` +
 			`such as "127.0.0.1:9472", "[::1]:9472"`,
+	}},
+	{"records", `[gateway]
+records = ["log", "jornal", 1, "log", "unix:dev/log", "unix:/dev//log", "unix:/` + strings.Repeat("x", 107) + `", "udp:loghost:514",
+	"udp:192.0.2.10:0", "udp:[::ffff:192.0.2.1]:514", "udp:0.0.0.0:514", "udp:[fe80::1%eth0]:514", "tcp:192.0.2.10:514",
+	"udp:192.0.2.10:514", "udp:192.0.2.11:514", "udp:192.0.2.12:514", "udp:192.0.2.13:514", "udp:192.0.2.14:514"]
+` + ssh + oneKnock, []string{
+		`2: gateway.records[1]: "jornal": did you mean "journal"?: allowed are ` + recordsForm,
+		`2: gateway.records[2]: 1: an integer, not a string: allowed are ` + recordsForm,
+		`2: gateway.records[3]: "log": twice: allowed are ` + recordsForm,
+		`2: gateway.records[4]: "unix:dev/log": no absolute path after "unix:": allowed are ` + recordsForm,
+		`2: gateway.records[5]: "unix:/dev//log": not a plain path: allowed are ` + recordsForm,
+		`2: gateway.records[6]: "unix:/` + strings.Repeat("x", 107) + `": a path of 108 bytes: allowed are 107 bytes for a socket's path`,
+		`2: gateway.records[7]: "udp:loghost:514": no address with a port after "udp:": allowed are ` + recordsForm,
+		`3: gateway.records[8]: "udp:192.0.2.10:0": port 0: allowed are ` + recordsForm,
+		`3: gateway.records[9]: "udp:[::ffff:192.0.2.1]:514": an IPv4 address in IPv6 form: allowed are ` + recordsForm,
+		`3: gateway.records[10]: "udp:0.0.0.0:514": not an address of one host: allowed are ` + recordsForm,
+		`3: gateway.records[11]: "udp:[fe80::1%eth0]:514": not an address of one host: allowed are ` + recordsForm,
+		`3: gateway.records[12]: "tcp:192.0.2.10:514": not one of the allowed words: allowed are ` + recordsForm,
+		`4: gateway.records[17]: "udp:192.0.2.14:514": one too many: allowed are 4 sockets and servers`,
 	}},
 	{"empty and mapped", `[gateway]
 state = ""

@@ -109,6 +109,7 @@ func readGateway(v tables.Value) Gateway {
 		State:   file(state, DefaultState),
 		Control: file(control, DefaultControl),
 		Metrics: metrics(t.At("metrics")),
+		Records: records(t.At("records")),
 	}
 	t.Done()
 	if control.Given() && len(g.Control) > maxControl {

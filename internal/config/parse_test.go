@@ -84,7 +84,7 @@ func TestLikeTheArticle(t *testing.T) {
 		t.Errorf("ports = %v, want 22/tcp", ranges)
 	}
 	want := &Config{
-		Gateway: Gateway{State: DefaultState, Control: DefaultControl},
+		Gateway: Gateway{State: DefaultState, Control: DefaultControl, Records: Records{Log: true}},
 		Doors: []Door{{
 			Name:    "ssh",
 			Ports:   ranges,
@@ -168,6 +168,8 @@ func TestHints(t *testing.T) {
 	tests := []struct{ in, want string }{
 		{"gateway.state = \"/var/lib/\"\n" + ssh + oneKnock, `write "/var/lib"`},
 		{"gateway.metrics = \"[::ffff:192.0.2.1]:9472\"\n" + ssh + oneKnock, `write "192.0.2.1:9472"`},
+		{"gateway.records = [\"udp:[::ffff:192.0.2.1]:514\"]\n" + ssh + oneKnock, `write "udp:192.0.2.1:514"`},
+		{"gateway.records = [\"unix:/dev//log\"]\n" + ssh + oneKnock, `write "unix:/dev/log"`},
 		{"[door.ssh]\nports = [22]\n" + oneKnock, `write "22/tcp"`},
 		{ssh + "always = [\"2001:db8::1\"]\n" + oneKnock, `write "2001:db8::1/128"`},
 		{ssh + "always = [\"::ffff:192.0.2.7/120\"]\n" + oneKnock, `write "192.0.2.0/24"`},
@@ -224,5 +226,24 @@ func TestLoad(t *testing.T) {
 				t.Errorf("Load = %v, %v\nwant error %s", c, err, tt.want)
 			}
 		})
+	}
+}
+
+// The records of the audit trail are told where the file says, and nowhere by an empty
+// list.
+func TestRecords(t *testing.T) {
+	for _, tt := range []struct {
+		text string
+		want Records
+	}{
+		{"", Records{Log: true}},
+		{"gateway.records = []\n", Records{}},
+		{`gateway.records = ["journal", "unix:/dev/log", "log", "udp:[2001:db8::1]:514"]` + "\n",
+			Records{Log: true, Journal: true, Syslog: [MaxSyslogs]string{"unix:/dev/log", "udp:[2001:db8::1]:514"}}},
+	} {
+		c, err := Parse("t.toml", []byte(tt.text+ssh+oneKnock))
+		if err != nil || c.Gateway.Records != tt.want {
+			t.Errorf("%q is read as %+v, %v, want %+v", tt.text, c.Gateway.Records, err, tt.want)
+		}
 	}
 }

@@ -17,7 +17,8 @@ import (
 func maxOperators() int { return descriptors.Share(256, descriptors.Operators) }
 func maxMeters() int    { return descriptors.Share(64, descriptors.Meters) }
 
-// maxStreams are of the operators', so that orders are heard beside them.
+// maxStreams are of the operators', so that orders are heard beside them: those who
+// watch, follow, or wait for a door to open.
 func maxStreams() int { return min(64, maxOperators()/2) }
 
 // ServeMetrics answers on l from m (see Metrics) until ctx ends, and then returns
@@ -91,8 +92,9 @@ func (s streams) begin(w http.ResponseWriter) bool {
 	default:
 		w.Header().Set("Retry-After", "1")
 		writeError(w, http.StatusServiceUnavailable, &Error{
-			Message: fmt.Sprintf("%d clients watch or follow already, which is as many as may", cap(s)),
-			Hint:    "doorward status, without --watch",
+			Code:    CodeBusy,
+			Message: fmt.Sprintf("%d clients watch, follow, wait or read much already, which is as many as may", cap(s)),
+			Hint:    "doorward status, without --watch; doorward open, with --no-wait",
 		})
 		return false
 	}

@@ -13,8 +13,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/doorward/doorward/internal/audit"
 )
 
 // slowMeter answers when it is let.
@@ -154,7 +152,7 @@ func TestMetricsConnections(t *testing.T) {
 // silent is a backend with an empty trail.
 type silent struct{ stub }
 
-func (*silent) Log(LogQuery) ([]audit.Record, error) { return nil, nil }
+func (*silent) Log(LogQuery) (LogPage, error) { return LogPage{}, nil }
 
 // Streams are bounded, and orders and questions are answered beside them.
 func TestStreamsAreBounded(t *testing.T) {
@@ -172,7 +170,8 @@ func TestStreamsAreBounded(t *testing.T) {
 		for _, tt := range []struct {
 			target string
 			code   int
-		}{{"/v1/status?watch=1", 503}, {"/v1/log?follow=1", 503}, {"/v1/status", 200}, {"/v1/log", 200}} {
+		}{{"/v1/status?watch=1", 503}, {"/v1/log?follow=1", 503}, {"/v1/log?limit=1001", 503},
+			{"/v1/status", 200}, {"/v1/log", 200}, {"/v1/log?limit=1000&oldest=1", 200}} {
 			c := p.dial(t, fmt.Sprintf("GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", tt.target))
 			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 			if err != nil || resp.StatusCode != tt.code {
@@ -190,7 +189,7 @@ func TestStreamsAreBounded(t *testing.T) {
 func TestMetricsOfDatagrams(t *testing.T) {
 	let := make(chan struct{})
 	close(let)
-	const line = `doorward_datagrams_dropped_total{why="crowded"} 7`
+	const line = `doorward_datagrams_dropped_total{reason="crowded"} 7`
 	for _, tt := range []struct {
 		counts map[string]uint64
 		want   bool

@@ -2,6 +2,7 @@ package control
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,11 +11,8 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/url"
-	"strconv"
+	"strings"
 	"time"
-
-	"github.com/doorward/doorward/internal/audit"
 )
 
 // How long a client waits for an answer that should come at once, and for an
@@ -33,8 +31,16 @@ const (
 
 // Client asks the daemon behind one control socket. It holds no connection
 // between two calls and may be used by several goroutines. The errors of its
-// methods are *Error, but for those of a context that ended.
+// methods are *Error, but for those of a context that ended. What cannot be
+// understood is not sent.
 type Client struct {
+	// Timeout is how long to wait for an answer, and for a stream's first word; 0 for
+	// as long as such an answer should take. It is set before the first call.
+	Timeout time.Duration
+	// SudoUser is the user whom sudo(8) has said it runs the command for, "" for none:
+	// a remark for the audit trail, which proves nothing. It is set before the first call.
+	SudoUser string
+
 	path string
 	http http.Client
 }
@@ -55,7 +61,7 @@ func NewClient(path string) *Client {
 
 // Status asks for the latest snapshot.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, askTime))
 	defer cancel()
 	var s Status
 	err := c.call(ctx, http.MethodGet, "/v1/status", nil, maxStatus, &s)
@@ -72,7 +78,8 @@ func (c *Client) Watch(ctx context.Context, f func(Status) error) error {
 	return follow(ctx, c, "/v1/status?watch=1", true, maxStatus, f)
 }
 
-// Open opens a door for a source.
+// Open opens a door for a source. With a Wait the daemon says itself when that is
+// over.
 func (c *Client) Open(ctx context.Context, o OpenRequest) (Reply, error) {
 	return c.order(ctx, "/v1/open", o)
 }
@@ -93,38 +100,28 @@ func (c *Client) Apply(ctx context.Context, o ApplyRequest) (Reply, error) {
 	return c.order(ctx, "/v1/apply", o)
 }
 
-// Log calls f with the records of the audit trail that q selects, in the order
-// of their IDs. Without Follow it returns nil after the last one; with Follow
-// it goes on as Watch does.
-func (c *Client) Log(ctx context.Context, q LogQuery, f func(audit.Record) error) error {
-	v := url.Values{}
-	for key, value := range map[string]string{"door": q.Door, "source": q.Source} {
-		if value != "" {
-			v.Set(key, value)
-		}
-	}
-	if q.After > 0 {
-		v.Set("after", strconv.FormatUint(q.After, 10))
-	}
-	if q.Limit != 0 {
-		v.Set("limit", strconv.Itoa(q.Limit))
-	}
-	if q.Follow {
-		v.Set("follow", "1")
-	}
-	return follow(ctx, c, "/v1/log?"+v.Encode(), q.Follow, maxAnswer, f)
-}
-
 // order gives one order.
-func (c *Client) order(ctx context.Context, path string, o any) (Reply, error) {
-	ctx, cancel := context.WithTimeout(ctx, orderTime)
+func (c *Client) order(ctx context.Context, path string, r Request) (Reply, error) {
+	o, err := r.Order()
+	if err != nil {
+		return Reply{}, err
+	}
+	limit := cmp.Or(c.Timeout, orderTime)
+	if open, ok := o.(Open); ok && open.Wait > 0 {
+		limit = open.Wait + askTime
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	var r Reply
-	err := c.call(ctx, http.MethodPost, path, o, maxAnswer, &r)
-	if err == nil && r.Message == "" {
+	var reply Reply
+	err = c.call(ctx, http.MethodPost, path, r, maxAnswer, &reply)
+	if late, ok := errors.AsType[*Error](err); ok && late.Code == CodeTimeout && late.Cause != nil {
+		late.Message += "; what it was told to do it may do yet"
+		late.Hint = "doorward status"
+	}
+	if err == nil && reply.Message == "" {
 		return Reply{}, c.stranger("it does not say what was done")
 	}
-	return r, err
+	return reply, err
 }
 
 // call asks once and reads the answer, of at most limit bytes, into out.
@@ -158,11 +155,23 @@ func (b *bounded) Read(p []byte) (int, error) {
 // follow reads a stream of objects, one a line and of at most limit bytes, and
 // hands them to f. A stream that is endless ends only with an error.
 func follow[T any](ctx context.Context, c *Client, path string, endless bool, limit int64, f func(T) error) error {
+	return followFrom(ctx, c, path, endless, limit, func(http.Header) error { return nil }, f)
+}
+
+// followFrom is follow; begun is called first, with the header of the answer.
+func followFrom[T any](ctx context.Context, c *Client, path string, endless bool, limit int64, begun func(http.Header) error, f func(T) error) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	late := time.AfterFunc(cmp.Or(c.Timeout, orderTime), func() { end(context.DeadlineExceeded) })
 	resp, err := c.send(ctx, http.MethodGet, path, nil)
+	late.Stop()
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
+	if err := begun(resp.Header); err != nil {
+		return err
+	}
 	body := &bounded{r: resp.Body}
 	dec := json.NewDecoder(body)
 	for {
@@ -197,6 +206,9 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	if err != nil {
 		return nil, fmt.Errorf("control: internal error: %w", err)
 	}
+	if said := remark(c.SudoUser); said != "" {
+		req.Header.Set(sudoHeader, said)
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.unreachable(ctx, err)
@@ -209,12 +221,18 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(e); err != nil || e.Message == "" {
 		return nil, c.stranger(fmt.Sprintf("it says %q", resp.Status))
 	}
+	if e.Code == "" { // of a daemon from before there were codes
+		e.Code = codeOf(resp.StatusCode)
+		if strings.Contains(e.Message, unknownKey) {
+			e.Hint = versionsDiffer
+		}
+	}
 	return nil, e
 }
 
 // stranger says that something else listens at the socket.
 func (c *Client) stranger(why string) error {
-	return &Error{Message: fmt.Sprintf("what answers at %s is not doorwardd: %s", c.path, why), Hint: "--control SOCKET"}
+	return &Error{Code: CodeDown, Message: fmt.Sprintf("what answers at %s is not doorwardd: %s", c.path, why), Hint: "--control SOCKET"}
 }
 
 // unreachable says why there was no answer.
@@ -222,21 +240,18 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	var op *net.OpError
 	dialing := errors.As(err, &op) && op.Op == "dial"
 	switch {
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return &Error{
-			Message: fmt.Sprintf("the daemon at %s does not answer in time", c.path),
-			Hint:    "systemctl status doorward",
-		}
 	case ctx.Err() != nil:
-		return ctx.Err()
+		return c.over(ctx)
 	case dialing && errors.Is(err, fs.ErrPermission):
 		return &Error{
+			Code:    CodePermission,
 			Message: fmt.Sprintf("no leave to talk to the daemon at %s: %v", c.path, op.Err),
 			Hint:    "run with sudo, or join the group doorward",
 			Cause:   err,
 		}
 	case dialing:
 		return &Error{
+			Code:    CodeDown,
 			Message: fmt.Sprintf("no daemon answers at %s: %v", c.path, op.Err),
 			Hint:    "systemctl status doorward, or --control SOCKET if it listens elsewhere",
 		}
@@ -244,13 +259,26 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	return c.broken(ctx, err)
 }
 
+// over says why a context ended.
+func (c *Client) over(ctx context.Context) error {
+	if !errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		return ctx.Err()
+	}
+	return &Error{
+		Code:    CodeTimeout,
+		Message: fmt.Sprintf("the daemon at %s does not answer in time", c.path),
+		Hint:    "systemctl status doorward",
+		Cause:   context.DeadlineExceeded,
+	}
+}
+
 // broken says that an answer ended before its time.
 func (c *Client) broken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return c.over(ctx)
 	}
-	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
-		return &Error{Message: fmt.Sprintf("the daemon at %s has ended the connection", c.path), Hint: "systemctl status doorward"}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return &Error{Code: CodeDown, Message: fmt.Sprintf("the daemon at %s has ended the connection", c.path), Hint: "systemctl status doorward"}
 	}
-	return &Error{Message: fmt.Sprintf("the daemon at %s gives no whole answer: %v", c.path, err), Hint: "systemctl status doorward"}
+	return &Error{Code: CodeInternal, Message: fmt.Sprintf("the daemon at %s gives no whole answer: %v", c.path, err), Hint: "systemctl status doorward"}
 }

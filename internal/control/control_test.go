@@ -9,8 +9,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/user"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -22,6 +24,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/control/controltest"
+	"github.com/doorward/doorward/internal/door"
 )
 
 func TestMain(m *testing.M) {
@@ -37,10 +40,11 @@ var start = time.Date(2026, 11, 24, 6, 0, 0, 0, time.UTC)
 func sample() control.Status {
 	until, seen := start.Add(time.Minute), start.Add(-time.Second)
 	return control.Status{
-		Time: start, Version: "0.1.0", Started: start.Add(-time.Hour), Config: "/etc/doorward/doorward.toml",
+		API: 1, Time: start, Version: "0.1.0", Started: start.Add(-time.Hour), Config: "/etc/doorward/doorward.toml",
 		Warnings: []string{"door \"ssh\": no log data"},
 		Pending:  &control.Pending{Until: until, By: "operator alice (uid 1000)"},
 		Settled:  &control.Settled{Time: start, By: "", Kept: false},
+		Problems: []control.Problem{{Code: control.ProblemFailsafe, Door: "vpn", Message: "door vpn is in failsafe"}},
 		Fence:    control.Fence{Up: true, Owned: true, Repairs: 3},
 		Events:   map[string]uint64{audit.EventGranted: 7, audit.EventRefused: 2},
 		Doors: []control.Door{
@@ -66,7 +70,12 @@ func me(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("operator %s (uid %s)", u.Username, u.Uid)
+	name := fmt.Sprintf("operator %s (uid %s)", u.Username, u.Uid)
+	text, _ := os.ReadFile("/proc/self/loginuid")
+	if l, err := user.LookupId(string(text)); err == nil && l.Uid != u.Uid {
+		name += fmt.Sprintf(", logged in as %s (uid %s)", l.Username, l.Uid)
+	}
+	return name
 }
 
 func TestStatus(t *testing.T) {
@@ -85,7 +94,7 @@ func TestStatus(t *testing.T) {
 func TestOrders(t *testing.T) {
 	b := controltest.New(sample())
 	until := start.Add(time.Hour)
-	want := control.Reply{Message: "as ordered", Until: &until}
+	want := control.Reply{Message: "as ordered", Until: &until, Door: "ssh", State: "open", Changed: true}
 	b.OnDo(func(context.Context, controltest.Given) (control.Reply, error) { return want, nil })
 	path, _ := controltest.Serve(t, b)
 	c, ctx := control.NewClient(path), t.Context()
@@ -97,27 +106,27 @@ func TestOrders(t *testing.T) {
 			func() (control.Reply, error) {
 				return c.Open(ctx, control.OpenRequest{Door: "ssh", Source: "::ffff:192.0.2.7", For: "10m"})
 			},
-			control.OpenRequest{Door: "ssh", Source: "192.0.2.7", For: "10m"},
+			control.Open{Door: "ssh", Source: netip.MustParsePrefix("192.0.2.7/32"), For: 10 * time.Minute},
 		},
 		{
 			func() (control.Reply, error) {
-				return c.Open(ctx, control.OpenRequest{Door: "ssh", Source: "2001:0DB8::1/64"})
+				return c.Open(ctx, control.OpenRequest{Door: "ssh", Source: "2001:0DB8::/64", Wait: "30s"})
 			},
-			control.OpenRequest{Door: "ssh", Source: "2001:db8::/64"},
+			control.Open{Door: "ssh", Source: netip.MustParsePrefix("2001:db8::/64"), Wait: 30 * time.Second},
 		},
 		{
 			func() (control.Reply, error) {
 				return c.Close(ctx, control.CloseRequest{Door: "ssh", Source: "192.0.2.7/32"})
 			},
-			control.CloseRequest{Door: "ssh", Source: "192.0.2.7"},
+			control.Close{Door: "ssh", Source: netip.MustParsePrefix("192.0.2.7/32")},
 		},
 		{
 			func() (control.Reply, error) { return c.Close(ctx, control.CloseRequest{Door: "ssh"}) },
-			control.CloseRequest{Door: "ssh"},
+			control.Close{Door: "ssh"},
 		},
 		{
 			func() (control.Reply, error) { return c.Arm(ctx, control.ArmRequest{Source: "any"}) },
-			control.ArmRequest{Source: "any"},
+			control.Arm{Source: door.Any},
 		},
 		{
 			func() (control.Reply, error) {
@@ -140,7 +149,7 @@ func TestOrders(t *testing.T) {
 		}
 		given := b.Given()
 		last := given[len(given)-1]
-		if d := cmp.Diff(controltest.Given{By: me(t), Order: tt.order}, last); d != "" {
+		if d := cmp.Diff(controltest.Given{By: me(t), Operator: last.Operator, Order: tt.order}, last, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
 			t.Errorf("given to the backend (-want +got):\n%s", d)
 		}
 	}
@@ -154,9 +163,13 @@ func TestBackendErrors(t *testing.T) {
 	for _, tt := range []struct{ give, want error }{
 		{
 			fmt.Errorf("open: %w", &control.Error{Message: "door \"x\" is not known", Hint: "doorward status"}),
-			&control.Error{Message: "door \"x\" is not known", Hint: "doorward status"},
+			&control.Error{Code: control.CodeRefused, Message: "door \"x\" is not known", Hint: "doorward status"},
 		},
-		{errors.New("the store is full"), &control.Error{Message: "the store is full"}},
+		{
+			&control.Error{Code: control.CodeNoDoor, Message: "there is no door \"x\""},
+			&control.Error{Code: control.CodeNoDoor, Message: "there is no door \"x\""},
+		},
+		{errors.New("the store is full"), &control.Error{Code: control.CodeInternal, Message: "the store is full"}},
 	} {
 		b.OnDo(func(context.Context, controltest.Given) (control.Reply, error) { return control.Reply{}, tt.give })
 		_, err := c.Arm(t.Context(), control.ArmRequest{})
@@ -166,7 +179,7 @@ func TestBackendErrors(t *testing.T) {
 	}
 	b.FailLog(errors.New("disk gone"))
 	err := c.Log(t.Context(), control.LogQuery{}, func(audit.Record) error { return nil })
-	if d := cmp.Diff(error(&control.Error{Message: "read the audit trail: disk gone"}), err); d != "" {
+	if d := cmp.Diff(error(&control.Error{Code: control.CodeInternal, Message: "read the audit trail: disk gone"}), err); d != "" {
 		t.Errorf("Log's error (-want +got):\n%s", d)
 	}
 }
@@ -199,7 +212,9 @@ func raw(t *testing.T, path, method, target, body string) (int, string) {
 // TestRefusals sends what must not reach the backend.
 func TestRefusals(t *testing.T) {
 	const aSource = "allowed are an address (192.0.2.7), a prefix (2001:db8::/64) and \"any\""
-	const aTime = "allowed is a duration above 0 and up to a year, such as \"30s\", \"10m\" or \"8h\""
+	const aTime = "allowed is a duration from \"1s\" to \"720h\", such as \"30s\", \"10m\" or \"8h\""
+	const aWait = "allowed is a duration from \"1s\" to \"3h\", such as \"30s\", \"10m\" or \"8h\""
+	const aConfirm = "allowed is a duration from \"1s\" to \"24h\", such as \"30s\", \"10m\" or \"8h\""
 	const aDoor = "allowed are 1 to 24 characters of a-z, 0-9, - and _, a letter first"
 	b := controltest.New(sample())
 	path, _ := controltest.Serve(t, b)
@@ -235,12 +250,24 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/v1/open", `{"door":"ssh","source":"::ffff:192.0.2.0/120"}`, 400, `source "::ffff:192.0.2.0/120": write the IPv4 prefix itself`},
 		{"POST", "/v1/open", `{"door":"ssh","source":"any","for":"10"}`, 400, `for "10": ` + aTime},
 		{"POST", "/v1/open", `{"door":"ssh","source":"any","for":"-1s"}`, 400, `for "-1s": ` + aTime},
-		{"POST", "/v1/open", `{"door":"ssh","source":"any","for":"99999h"}`, 400, `for "99999h": ` + aTime},
-		{"POST", "/v1/close", `{"door":""}`, 400, `door is missing: its name is needed`},
+		{"POST", "/v1/open", `{"door":"ssh","source":"any","for":"721h"}`, 400, `for "721h": ` + aTime},
+		{"POST", "/v1/open", `{"door":"ssh","source":"any","wait":"4h"}`, 400, `wait "4h": ` + aWait},
+		{"POST", "/v1/open", `{"door":"ssh","source":"192.0.2.7/24"}`, 400,
+			`source "192.0.2.7/24": bits are set after the first 24: write "192.0.2.7" if the one address is meant, "192.0.2.0/24" if all of the prefix`},
+		{"POST", "/v1/close", `{"door":"ssh","source":"2001:db8::1/64"}`, 400,
+			`source "2001:db8::1/64": bits are set after the first 64: write "2001:db8::1" if the one address is meant, "2001:db8::/64" if all of the prefix`},
+		{"POST", "/v1/close", `{}`, 400, `door is missing: its name is needed`},
+		{"POST", "/v1/close", `{"door":""}`, 400, `door is "": say what is meant, or leave the key out`},
+		{"POST", "/v1/close", `{"door":"ssh","source":""}`, 400, `source is "": say what is meant, or leave the key out`},
+		{"POST", "/v1/close", `{"door":"ssh","source":null}`, 400, `source is null: say what is meant, or leave the key out`},
+		{"POST", "/v1/close", `{"door":"ssh","source":"192.0.2.7","SOURCE":""}`, 400, `SOURCE is "": say what is meant, or leave the key out`},
+		{"POST", "/v1/arm", `{"door":"","source":"192.0.2.7"}`, 400, `door is "": say what is meant, or leave the key out`},
+		{"POST", "/v1/arm", `null`, 400, `the body is not one JSON object as expected`},
+		{"POST", "/v1/apply", `{"action":"apply","confirm":""}`, 400, `confirm is "": say what is meant, or leave the key out`},
 		{"POST", "/v1/arm", `{"source":"x"}`, 400, `source "x": ` + aSource},
 		{"POST", "/v1/apply", `{"action":"go"}`, 400, `action "go": allowed are "apply", "keep" and "undo"`},
 		{"POST", "/v1/apply", `{"action":"keep","confirm":"1s"}`, 400, `confirm "1s" goes with action "apply" only, not with "keep"`},
-		{"POST", "/v1/apply", `{"action":"apply","confirm":"0s"}`, 400, `confirm "0s": ` + aTime},
+		{"POST", "/v1/apply", `{"action":"apply","confirm":"0s"}`, 400, `confirm "0s": ` + aConfirm},
 		{"POST", "/v1/apply", `{"action":"undo","force":true}`, 400, `force goes with action "apply" only, not with "undo"`},
 		{"POST", "/v1/apply", `{"action":"apply","id":7}`, 400, `id 7 goes with actions "keep" and "undo" only, not with "apply"`},
 		{"POST", "/v1/diff", `{}`, 405, `method "POST" on /v1/diff: allowed is GET`},
@@ -250,6 +277,9 @@ func TestRefusals(t *testing.T) {
 		var got control.Error
 		if err := json.Unmarshal([]byte(body), &got); err != nil {
 			t.Errorf("%s %s: the answer %q is not JSON: %v", tt.method, tt.target, body, err)
+		}
+		if got.Code != control.CodeUsage {
+			t.Errorf("%s %s %.60s: code %q, want %q", tt.method, tt.target, tt.body, got.Code, control.CodeUsage)
 		}
 		if code != tt.code || got.Message != tt.want {
 			t.Errorf("%s %s %.60s: got %d %q, want %d %q", tt.method, tt.target, tt.body, code, got.Message, tt.code, tt.want)
@@ -276,9 +306,9 @@ func TestLog(t *testing.T) {
 	}{
 		{control.LogQuery{}, control.LogQuery{Limit: 100}, records},
 		{control.LogQuery{Limit: 1}, control.LogQuery{Limit: 1}, records[2:]},
-		{control.LogQuery{After: 1, Door: "ssh"}, control.LogQuery{After: 1, Door: "ssh", Limit: 100}, records[1:]},
+		{control.LogQuery{After: 1, Door: "ssh"}, control.LogQuery{After: 1, Oldest: true, Door: "ssh", Limit: 100}, records[1:]},
 		{control.LogQuery{Source: "::ffff:192.0.2.9"}, control.LogQuery{Source: "192.0.2.9", Limit: 100}, records[1:2]},
-		{control.LogQuery{After: 3}, control.LogQuery{After: 3, Limit: 100}, nil},
+		{control.LogQuery{After: 3}, control.LogQuery{After: 3, Oldest: true, Limit: 100}, nil},
 	} {
 		var got []audit.Record
 		err := control.NewClient(path).Log(t.Context(), tt.query, func(r audit.Record) error {
@@ -303,6 +333,7 @@ var errEnough = errors.New("enough")
 // ended is what a stream's client is told when the daemon goes.
 func ended(path string) error {
 	return &control.Error{
+		Code:    control.CodeDown,
 		Message: "the daemon at " + path + " has ended the connection",
 		Hint:    "systemctl status doorward",
 	}
@@ -408,8 +439,8 @@ func TestMetrics(t *testing.T) {
 	got := fetch(t, h, "/metrics", 200)
 	var ours []string
 	for line := range strings.Lines(got) {
-		if strings.Contains(line, "doorward_") {
-			ours = append(ours, line)
+		if strings.Contains(line, "doorward_") && !strings.Contains(line, "_bucket{") {
+			ours = append(ours, strings.Replace(line, runtime.Version(), "GO", 1))
 		}
 	}
 	golden(t, "testdata/metrics.txt", strings.Join(ours, ""))
@@ -423,16 +454,33 @@ func TestMetrics(t *testing.T) {
 func TestHealth(t *testing.T) {
 	b := controltest.New(sample())
 	h := control.Metrics(b)
-	if got, want := fetch(t, h, "/healthz", 503), "door vpn is in failsafe\n"; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	b.Change(func(s *control.Status) { s.Fence.Up = false })
-	if got, want := fetch(t, h, "/healthz", 503), "the fence is down\ndoor vpn is in failsafe\n"; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	b.Change(func(s *control.Status) { s.Fence.Up, s.Doors = true, s.Doors[:1] })
-	if got, want := fetch(t, h, "/healthz", 200), "ok\n"; got != want {
-		t.Errorf("got %q, want %q", got, want)
+	for _, tt := range []struct {
+		problems []control.Problem
+		code     int
+		want     string
+	}{
+		{nil, 200, "ok\n"},
+		{[]control.Problem{{Code: control.ProblemFailsafe, Door: "vpn", Message: "no log data in /var/log/secret"}}, 503,
+			"failsafe: door vpn: it is dark and deaf, since there is no log data\n"},
+		{[]control.Problem{
+			{Code: control.ProblemFence, Message: "the set of 192.0.2.7 is gone"},
+			{Code: control.ProblemService, Door: "ssh", Message: "exit status 255"},
+			{Code: control.ProblemEars, Door: "ssh", Message: "port 59000 is taken"},
+			{Code: control.ProblemStore, Message: "no space left on device"},
+			{Code: control.ProblemEnding},
+			{Code: "of tomorrow", Door: "ssh", Message: "port 59000"},
+		}, 503, `fence_down: the doors are not guarded
+service_failed: door ssh: its service could not be started, so that right knocks come to nothing
+knocks_unheard: door ssh: no knock can be heard
+nothing_saved: nothing can be saved, so that a restart would forget what happens now
+ending: the daemon ends
+of tomorrow: door ssh: doorward status says what
+`},
+	} {
+		b.Change(func(s *control.Status) { s.Problems = tt.problems })
+		if d := cmp.Diff(tt.want, fetch(t, h, "/healthz", tt.code)); d != "" {
+			t.Errorf("%+v (-want +got):\n%s", tt.problems, d)
+		}
 	}
 }
 

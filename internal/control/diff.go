@@ -8,7 +8,6 @@ import (
 // Diff is the answer to GET /v1/diff: what an apply of the configuration file would
 // change now.
 type Diff struct {
-	API    int    `json:"api"`    // APIVersion
 	Config string `json:"config"` // path of the file
 	Before string `json:"before"` // SHA-256 of the text in use, in hex
 	After  string `json:"after"`  // of the file's

@@ -14,7 +14,6 @@ import (
 // Explanation is the answer to GET /v1/explain?source=&door=: what a new connection
 // from one address would meet.
 type Explanation struct {
-	API     int       `json:"api"` // APIVersion
 	Time    time.Time `json:"time"`
 	Source  string    `json:"source"`            // the address
 	Config  string    `json:"config"`            // path of the configuration file

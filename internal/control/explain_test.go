@@ -15,7 +15,7 @@ import (
 func TestExplain(t *testing.T) {
 	b := controltest.New(sample())
 	yes, until := true, start
-	want := control.Explanation{API: control.APIVersion, Time: start, Source: "192.0.2.7", Config: "/etc/doorward/doorward.toml",
+	want := control.Explanation{Time: start, Source: "192.0.2.7", Config: "/etc/doorward/doorward.toml",
 		Pending: &control.Pending{ID: 7, Until: until, By: "SIGHUP"},
 		Doors: []control.ExplainedFor{{Door: "ssh", Ports: []string{"22/tcp"}, State: "open", GetsIn: &yes,
 			By: []control.Cover{{Source: "192.0.2.0/24", By: "always"}}, Until: &until, WouldKnock: true,

@@ -2,50 +2,16 @@ package control
 
 import (
 	"fmt"
-	"maps"
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"github.com/doorward/doorward/internal/audit"
 )
-
-// Meter is what the metrics listener asks of the daemon. Its method is called
-// from a few goroutines at once.
-type Meter interface {
-	// Vitals returns how things stand, in numbers. It takes no longer for many
-	// grants and penalties than for few.
-	Vitals() Vitals
-}
-
-// Vitals is how things stand, in numbers.
-type Vitals struct {
-	Version      string
-	Warnings     int
-	Pending      bool // an applied configuration waits to be confirmed
-	FenceUp      bool
-	FenceRepairs uint64
-	Events       map[string]uint64 // as in Status
-	Doors        []DoorVitals
-	// Datagrams are those at knocks' ports that came to nothing before they were heard,
-	// by why; nil where no knock hears any.
-	Datagrams map[string]uint64
-}
-
-// DoorVitals is one door of Vitals; its fields are as in Door.
-type DoorVitals struct {
-	Name, State                 string
-	Running                     bool
-	Sessions, Grants, Penalties int
-	Refused                     uint64
-}
 
 // What may be asked of the metrics listener at a time, and how long a request
 // waits for its turn.
@@ -60,9 +26,8 @@ const (
 // so that a few are answered at a time, and the others told to come again (503);
 // and a page in somebody's browser is not answered (421), see ownHost.
 //
-// /healthz is 200 while every door does what it is for: the fence is up and no
-// door is in failsafe, which is deaf to its visitors. Otherwise it is 503, with
-// a line for each thing that is wrong.
+// /healthz is 200 while there is no Problem. Otherwise it is 503, with a line for
+// each, which begins with its code.
 func Metrics(m Meter) http.Handler {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(
@@ -72,16 +37,7 @@ func Metrics(m Meter) http.Handler {
 	)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", inLine(promhttp.HandlerFor(reg, promhttp.HandlerOpts{})))
-	mux.Handle("GET /healthz", inLine(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		sick := ailments(m.Vitals())
-		if len(sick) == 0 {
-			fmt.Fprintln(w, "ok")
-			return
-		}
-		w.WriteHeader(http.StatusServiceUnavailable)
-		fmt.Fprintln(w, strings.Join(sick, "\n"))
-	})))
+	mux.Handle("GET /healthz", inLine(health(m)))
 	return ownHost(mux)
 }
 
@@ -123,70 +79,23 @@ func ownHost(h http.Handler) http.Handler {
 	})
 }
 
-// ailments lists what keeps the gateway from being healthy.
-func ailments(v Vitals) []string {
-	var sick []string
-	if !v.FenceUp {
-		sick = append(sick, "the fence is down")
-	}
-	for _, d := range v.Doors {
-		if d.State == StateFailsafe {
-			sick = append(sick, "door "+d.Name+" is in failsafe")
-		}
-	}
-	return sick
-}
-
-// states are those of a door, which the metrics name.
-var states = []string{StateDark, StateOpening, StateOpen, StateClosing, StateFailsafe}
-
-// events are those that have a counter from the start, so that a rate can be
-// taken of the first one too.
-var events = []string{
-	audit.EventOpened, audit.EventGranted, audit.EventRevoked, audit.EventExpired, audit.EventRefused,
-	audit.EventDark, audit.EventFailsafe, audit.EventArmed, audit.EventRepaired, audit.EventError,
-	audit.EventStarted, audit.EventStopped, audit.EventApplied,
-}
-
 // collector turns vitals into metrics.
 type collector struct {
 	meter Meter
-
-	info, warnings                      *prometheus.Desc
-	fenceUp, fenceRepairs, events       *prometheus.Desc
-	state, running, sessions            *prometheus.Desc
-	grants, penalties, refused, pending *prometheus.Desc
-	datagrams                           *prometheus.Desc
+	descs []*prometheus.Desc // of metrics, in their order
 }
 
 func newCollector(m Meter) *collector {
-	desc := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc("doorward_"+name, help, labels, nil)
+	c := &collector{meter: m}
+	for _, of := range metrics {
+		c.descs = append(c.descs, prometheus.NewDesc(of.Name, of.Help, of.Labels, nil))
 	}
-	return &collector{
-		meter:        m,
-		info:         desc("info", "The daemon's version, always 1.", "version"),
-		warnings:     desc("warnings", "Things that an operator should act on."),
-		pending:      desc("config_pending", "1 while an applied configuration waits to be confirmed."),
-		fenceUp:      desc("fence_up", "1 while the fence guards the doors."),
-		fenceRepairs: desc("fence_repairs_total", "Times that the fence was put right."),
-		events:       desc("events_total", "Records of the audit trail.", "event"),
-		state:        desc("door_state", "1 for the state that the door is in.", "door", "state"),
-		running:      desc("service_running", "1 while the door's service was last seen to run.", "door"),
-		sessions:     desc("sessions", "Live connections to the door's ports.", "door"),
-		grants:       desc("grants", "Sources that may open new connections now.", "door"),
-		penalties:    desc("penalties", "Sources whose knocks are ignored now.", "door"),
-		refused:      desc("refused_packets_total", "Packets that the fence refused at the door.", "door"),
-		datagrams:    desc("datagrams_dropped_total", "Datagrams at the knocks' ports that were thrown away, and answers withheld.", "why"),
-	}
+	return c
 }
 
 // Describe sends the description of every metric.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{
-		c.info, c.warnings, c.pending, c.fenceUp, c.fenceRepairs, c.events,
-		c.state, c.running, c.sessions, c.grants, c.penalties, c.refused, c.datagrams,
-	} {
+	for _, d := range c.descs {
 		ch <- d
 	}
 }
@@ -194,46 +103,19 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect sends the values of one moment.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	v := c.meter.Vitals()
-	gauge := func(d *prometheus.Desc, n float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, n, labels...)
-	}
-	counter := func(d *prometheus.Desc, n uint64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
-	}
-	gauge(c.info, 1, v.Version)
-	gauge(c.warnings, float64(v.Warnings))
-	gauge(c.pending, truth(v.Pending))
-	gauge(c.fenceUp, truth(v.FenceUp))
-	counter(c.fenceRepairs, v.FenceRepairs)
-	for _, e := range eventsOf(v) {
-		counter(c.events, v.Events[e], e)
-	}
-	for why, n := range v.Datagrams {
-		counter(c.datagrams, n, why)
-	}
-	for _, d := range v.Doors {
-		for _, state := range states {
-			gauge(c.state, truth(d.State == state), d.Name, state)
+	for i, of := range metrics {
+		if of.spans != nil {
+			if spans := of.spans(&v); spans != nil {
+				ch <- spans.metric(c.descs[i])
+			}
+			continue
 		}
-		gauge(c.running, truth(d.Running), d.Name)
-		gauge(c.sessions, float64(d.Sessions), d.Name)
-		gauge(c.grants, float64(d.Grants), d.Name)
-		gauge(c.penalties, float64(d.Penalties), d.Name)
-		counter(c.refused, d.Refused, d.Name)
+		kind := prometheus.GaugeValue
+		if of.Type == counter {
+			kind = prometheus.CounterValue
+		}
+		of.values(&v, func(n float64, labels ...string) {
+			ch <- prometheus.MustNewConstMetric(c.descs[i], kind, n, labels...)
+		})
 	}
-}
-
-// eventsOf lists the known events and whatever else was counted.
-func eventsOf(v Vitals) []string {
-	all := slices.Concat(events, slices.Collect(maps.Keys(v.Events)))
-	slices.Sort(all)
-	return slices.Compact(all)
-}
-
-// truth is 1 for true.
-func truth(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
 }

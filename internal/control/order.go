@@ -6,60 +6,111 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/tables"
 )
 
-// checkable is an order that can check itself: checked returns it in canonical
-// form, or what is wrong with it.
-type checkable[O any] interface {
-	checked() (O, error)
+// Bounds of what orders may say, beside those of a grant, which are the
+// configuration's.
+const (
+	// LongestWait bounds OpenRequest.Wait: a service may take an hour to stop, and
+	// another to start.
+	LongestWait = 3 * time.Hour
+	// LongestConfirm bounds ApplyRequest.Confirm: who has not come back after a day
+	// to keep a configuration has been locked out by it.
+	LongestConfirm = 24 * time.Hour
+)
+
+// Open is an OpenRequest that can be understood.
+type Open struct {
+	Door   string
+	Source netip.Prefix  // who is door.Somebody
+	For    time.Duration // 0 for the door's open_for
+	Wait   time.Duration // 0 does not wait
 }
 
-// maxTime bounds the durations of orders, so that a slip of the keyboard does
-// not open a door for a century.
-const maxTime = 366 * 24 * time.Hour
+// Close is a CloseRequest that can be understood.
+type Close struct {
+	Door   string
+	Source netip.Prefix // who is door.Somebody, or the zero Prefix for the whole door
+}
 
-func (o OpenRequest) checked() (OpenRequest, error) {
+// Arm is an ArmRequest that can be understood.
+type Arm struct {
+	Door   string       // "" for all
+	Source netip.Prefix // who is door.Somebody, or the zero Prefix for all penalties
+}
+
+// Request is an order as it is sent.
+type Request interface {
+	// Order returns what is ordered: an Open, a Close, an Arm, or an ApplyRequest.
+	// Its error is an *Error with CodeUsage.
+	Order() (any, error)
+}
+
+// Order returns an Open.
+func (o OpenRequest) Order() (any, error) {
+	p := Open{Door: o.Door}
 	if err := checkDoor(o.Door, false); err != nil {
-		return o, err
+		return nil, usage(err)
 	}
 	var err error
-	if o.Source, err = checkSource(o.Source, false); err != nil {
-		return o, err
+	if p.Source, err = parseSource(o.Source); err != nil {
+		return nil, usage(err)
 	}
-	return o, checkTime("for", o.For)
+	if p.For, err = parseTime("for", o.For, config.ShortestGrant, config.LongestGrant); err != nil {
+		return nil, usage(err)
+	}
+	if p.Wait, err = parseTime("wait", o.Wait, time.Second, LongestWait); err != nil {
+		return nil, usage(err)
+	}
+	return p, nil
 }
 
-func (o CloseRequest) checked() (CloseRequest, error) {
+// Order returns a Close.
+func (o CloseRequest) Order() (any, error) {
 	if err := checkDoor(o.Door, false); err != nil {
-		return o, err
+		return nil, usage(err)
 	}
-	var err error
-	o.Source, err = checkSource(o.Source, true)
-	return o, err
+	source, err := perhapsSource(o.Source)
+	if err != nil {
+		return nil, usage(err)
+	}
+	return Close{o.Door, source}, nil
 }
 
-func (o ArmRequest) checked() (ArmRequest, error) {
+// Order returns an Arm.
+func (o ArmRequest) Order() (any, error) {
 	if err := checkDoor(o.Door, true); err != nil {
-		return o, err
+		return nil, usage(err)
 	}
-	var err error
-	o.Source, err = checkSource(o.Source, true)
-	return o, err
+	source, err := perhapsSource(o.Source)
+	if err != nil {
+		return nil, usage(err)
+	}
+	return Arm{o.Door, source}, nil
 }
 
-func (o ApplyRequest) checked() (ApplyRequest, error) {
+// Order returns the ApplyRequest itself.
+func (o ApplyRequest) Order() (any, error) {
 	switch {
 	case o.Action != "apply" && o.Action != "keep" && o.Action != "undo":
-		return o, fmt.Errorf("action %q: allowed are \"apply\", \"keep\" and \"undo\"", o.Action)
+		return nil, usage(fmt.Errorf("action %q: allowed are \"apply\", \"keep\" and \"undo\"", o.Action))
 	case o.Action != "apply" && o.Force:
-		return o, fmt.Errorf("force goes with action \"apply\" only, not with %q", o.Action)
+		return nil, usage(fmt.Errorf("force goes with action \"apply\" only, not with %q", o.Action))
 	case o.Action == "apply" && o.ID != 0:
-		return o, fmt.Errorf("id %d goes with actions \"keep\" and \"undo\" only, not with \"apply\"", o.ID)
+		return nil, usage(fmt.Errorf("id %d goes with actions \"keep\" and \"undo\" only, not with \"apply\"", o.ID))
 	case o.Action != "apply" && o.Confirm != "":
-		return o, fmt.Errorf("confirm %q goes with action \"apply\" only, not with %q", o.Confirm, o.Action)
+		return nil, usage(fmt.Errorf("confirm %q goes with action \"apply\" only, not with %q", o.Confirm, o.Action))
 	}
-	return o, checkTime("confirm", o.Confirm)
+	if _, err := parseTime("confirm", o.Confirm, time.Second, LongestConfirm); err != nil {
+		return nil, usage(err)
+	}
+	return o, nil
 }
+
+// usage is the error of what cannot be understood.
+func usage(err error) error { return &Error{Code: CodeUsage, Message: err.Error()} }
 
 // checkDoor says whether name can be a door's; "" only where it may be empty.
 func checkDoor(name string, empty bool) error {
@@ -72,52 +123,68 @@ func checkDoor(name string, empty bool) error {
 	return fmt.Errorf("door %q: allowed are %s", name, config.NameForm)
 }
 
-// checkSource reads a source and returns it in the one form in which the
-// gateway compares them; "" only where it may be empty.
+// checkSource reads a source and returns it as status and the audit trail write it;
+// "" only where it may be empty.
 func checkSource(s string, empty bool) (string, error) {
-	if s == "any" || s == "" && empty {
-		return s, nil
+	if s == "" && empty {
+		return "", nil
 	}
+	p, err := parseSource(s)
+	if err != nil {
+		return "", err
+	}
+	return door.SourceString(p), nil
+}
+
+// perhapsSource reads a source, the zero Prefix where none is said.
+func perhapsSource(s string) (netip.Prefix, error) {
 	if s == "" {
-		return "", fmt.Errorf("source is missing: an address, a prefix or \"any\" is needed")
+		return netip.Prefix{}, nil
+	}
+	return parseSource(s)
+}
+
+// parseSource reads a source: one that is door.Somebody.
+func parseSource(s string) (netip.Prefix, error) {
+	switch s {
+	case "any":
+		return door.Any, nil
+	case "":
+		return netip.Prefix{}, fmt.Errorf("source is missing: an address, a prefix or \"any\" is needed")
 	}
 	bad := fmt.Errorf("source %q: allowed are an address (192.0.2.7), a prefix (2001:db8::/64) and \"any\"", s)
-	if a, err := netip.ParseAddr(s); err == nil {
-		if a.Zone() != "" {
-			return "", fmt.Errorf("source %q: the fence knows no zones: leave out %q", s, "%"+a.Zone())
-		}
-		return checkAddr(a.Unmap(), bad)
-	}
 	p, err := netip.ParsePrefix(s)
+	if a, notOne := netip.ParseAddr(s); notOne == nil {
+		if a.Zone() != "" {
+			return netip.Prefix{}, fmt.Errorf("source %q: the fence knows no zones: leave out %q", s, "%"+a.Zone())
+		}
+		p, err = door.Source(a), nil
+	}
 	switch {
 	case err != nil:
-		return "", bad
+		return netip.Prefix{}, bad
 	case p.Addr().Is4In6():
-		return "", fmt.Errorf("source %q: write the IPv4 prefix itself", s)
+		return netip.Prefix{}, fmt.Errorf("source %q: write the IPv4 prefix itself", s)
 	case p.Bits() == 0:
-		return "", fmt.Errorf("source %q is everybody: write \"any\" if that is meant", s)
-	case p.IsSingleIP():
-		return checkAddr(p.Addr(), bad)
+		return netip.Prefix{}, fmt.Errorf("source %q is everybody: write \"any\" if that is meant", s)
+	case p != p.Masked():
+		return netip.Prefix{}, fmt.Errorf("source %q: bits are set after the first %d: write %q if the one address is meant, %q if all of the prefix",
+			s, p.Bits(), p.Addr(), p.Masked())
+	case !door.Somebody(p):
+		return netip.Prefix{}, bad
 	}
-	return p.Masked().String(), nil
+	return p, nil
 }
 
-// checkAddr returns the address's text, or bad for one that nobody comes from.
-func checkAddr(a netip.Addr, bad error) (string, error) {
-	if a.IsUnspecified() || a.IsMulticast() {
-		return "", bad
-	}
-	return a.String(), nil
-}
-
-// checkTime says whether s is a duration of a sensible length, or empty.
-func checkTime(what, s string) error {
+// parseTime reads a duration within bounds, 0 where none is said.
+func parseTime(what, s string, shortest, longest time.Duration) (time.Duration, error) {
 	if s == "" {
-		return nil
+		return 0, nil
 	}
 	d, err := time.ParseDuration(s)
-	if err != nil || d <= 0 || d > maxTime {
-		return fmt.Errorf("%s %q: allowed is a duration above 0 and up to a year, such as \"30s\", \"10m\" or \"8h\"", what, s)
+	if err != nil || d < shortest || d > longest {
+		return 0, fmt.Errorf("%s %q: allowed is a duration from %q to %q, such as \"30s\", \"10m\" or \"8h\"",
+			what, s, tables.Short(shortest), tables.Short(longest))
 	}
-	return nil
+	return d, nil
 }

@@ -3,33 +3,77 @@ package control
 import (
 	"fmt"
 	"net"
+	"os"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/audit"
 )
 
-// peerUID asks the kernel for the user at the other end of a unix socket
-// (SO_PEERCRED, unix(7)).
-func peerUID(c net.Conn) (uint32, error) {
+// peerAt asks the kernel for the process at the other end of a unix socket
+// (SO_PEERCRED, unix(7)), and for who logged in to start it.
+func peerAt(c net.Conn) (audit.Operator, error) {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
-		return 0, fmt.Errorf("a %T is not a unix socket", c)
+		return audit.Operator{}, fmt.Errorf("a %T is not a unix socket", c)
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
-		return 0, err
+		return audit.Operator{}, err
 	}
 	var cred *unix.Ucred
-	var credErr error
+	var credErr, pidErr error
+	var process int
 	err = raw.Control(func(fd uintptr) {
 		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		process, pidErr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD)
 	})
 	if err != nil {
-		return 0, err
+		return audit.Operator{}, err
+	}
+	if pidErr == nil {
+		defer unix.Close(process)
 	}
 	if credErr != nil {
-		return 0, fmt.Errorf("read the peer's credentials: %w", credErr)
+		return audit.Operator{}, fmt.Errorf("read the peer's credentials: %w", credErr)
 	}
-	return cred.Uid, nil
+	by := audit.Operator{UID: cred.Uid, PID: cred.Pid}
+	if pidErr == nil {
+		by.LoginUID = loginOf(cred.Pid, process)
+	}
+	return by, nil
+}
+
+// notSet is the login uid of a process that nobody has logged in to start, as a
+// service or a job of cron: AUDIT_UID_UNSET of linux/audit.h.
+const notSet = ^uint32(0)
+
+// loginOf returns who logged in to start a process (proc_pid_loginuid(5)), however
+// they have changed users since; nil when that is not known. Another process may have
+// the number by now, whose login this must not be taken for: so process, a pidfd of
+// the one that is meant, says afterwards that it lives. Kernels before 6.5 have no
+// such descriptor of a peer, and whoever keeps a socket open while its maker ends can
+// wait for the number to come round again: there it is not known.
+func loginOf(pid int32, process int) *uint32 {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(int(pid)) + "/loginuid")
+	if err != nil || ended(process) {
+		return nil
+	}
+	uid, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
+	if err != nil || uint32(uid) == notSet {
+		return nil
+	}
+	login := uint32(uid)
+	return &login
+}
+
+// ended says whether a process has ended, or may have: pidfd_open(2). No signal is
+// asked for that: a process that is locked in may send none (landlock(7)).
+func ended(process int) bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, 0)
+	return err != nil || n != 0
 }
 
 // bindMode sets the mode that bind gives to the socket's file: Linux takes it

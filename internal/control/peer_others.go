@@ -6,11 +6,13 @@ import (
 	"errors"
 	"net"
 	"runtime"
+
+	"github.com/doorward/doorward/internal/audit"
 )
 
-// peerUID has no answer: the daemon runs on Linux.
-func peerUID(net.Conn) (uint32, error) {
-	return 0, errors.New("no peer credentials on " + runtime.GOOS)
+// peerAt has no answer: the daemon runs on Linux.
+func peerAt(net.Conn) (audit.Operator, error) {
+	return audit.Operator{}, errors.New("no peer credentials on " + runtime.GOOS)
 }
 
 // bindMode has nothing to do: the daemon runs on Linux.

@@ -11,16 +11,19 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/door"
 )
 
 // stub is a backend made of functions.
 type stub struct {
-	do    func(ctx context.Context, by string, order any) (Reply, error)
+	do    func(ctx context.Context, by Caller, order any) (Reply, error)
 	newer chan struct{}
 	asked []LogQuery
 }
@@ -33,17 +36,17 @@ func (s *stub) Diff(context.Context) (Diff, error) {
 	return Diff{Config: "/etc/doorward/doorward.toml"}, nil
 }
 
-func (s *stub) Do(ctx context.Context, by string, order any) (Reply, error) {
+func (s *stub) Do(ctx context.Context, by Caller, order any) (Reply, error) {
 	return s.do(ctx, by, order)
 }
 
-func (s *stub) Log(q LogQuery) ([]audit.Record, error) {
+func (s *stub) Log(q LogQuery) (LogPage, error) {
 	s.asked = append(s.asked, q)
-	return []audit.Record{{ID: 1}}, nil
+	return LogPage{Records: []audit.Record{{ID: 1}}, Through: q.After, Last: max(1, q.After)}, nil
 }
 
 func (s *stub) Explain(_ context.Context, source netip.Addr, door string) (Explanation, error) {
-	if !soundSource(source.String(), false) || !soundDoor(door, true) {
+	if !soundSource(netip.PrefixFrom(source, source.BitLen()), false) || !soundDoor(door, true) {
 		return Explanation{}, fmt.Errorf("reached the backend: %v at %q", source, door)
 	}
 	return Explanation{Source: source.String()}, nil
@@ -59,6 +62,7 @@ func FuzzRequest(f *testing.F) {
 		{"GET", "/v1/status", "watch=1", ""},
 		{"GET", "/v1/log", "door=ssh&source=192.0.2.7&after=3&limit=5&follow=1", ""},
 		{"GET", "/v1/log", "limit=%zz;", ""},
+		{"GET", "/v1/log", "since=2026-11-24T03:00:00%2B01:00&until=2026-11-25T00:00:00Z&event=granted,refused&oldest=1", ""},
 		{"GET", "/v1/explain", "source=::ffff:192.0.2.7&door=ssh", ""},
 		{"GET", "/v1/explain", "source=2001:db8::1%25eth0", ""},
 		{"POST", "/v1/open", "", `{"door":"ssh","source":"192.0.2.7","for":"10m"}`},
@@ -66,6 +70,10 @@ func FuzzRequest(f *testing.F) {
 		{"POST", "/v1/open", "", `{"DOOR":"ssh","source":"2001:db8::1%eth0","door":"x"}`},
 		{"POST", "/v1/open", "", `{"door":"ssh","source":"any"} {"door":"ssh"}`},
 		{"POST", "/v1/close", "", `{"door":"ssh"}`},
+		{"POST", "/v1/close", "", `{"door":"ssh","source":""}`},
+		{"POST", "/v1/close", "", `{"door":"ssh","source":"192.0.2.7","Source":""}`},
+		{"POST", "/v1/close", "", `{"door":"ssh","source":null}`},
+		{"POST", "/v1/open", "", `{"door":"ssh","source":"192.0.2.7/24","wait":"30s"}`},
 		{"POST", "/v1/arm", "", `{"door":"","source":"2001:db8::/64"}`},
 		{"POST", "/v1/arm", "", `null`},
 		{"POST", "/v1/apply", "", `{"action":"apply","confirm":"60s"}`},
@@ -80,16 +88,16 @@ func FuzzRequest(f *testing.F) {
 	cancel() // streams end after what they have
 	f.Fuzz(func(t *testing.T, method, path, query, body string) {
 		var given []any
-		b := &stub{do: func(_ context.Context, by string, order any) (Reply, error) {
-			if by != "operator uid 4294967294" {
-				t.Errorf("by %q", by)
+		b := &stub{do: func(_ context.Context, by Caller, order any) (Reply, error) {
+			if by.Name != "operator uid 4294967294" {
+				t.Errorf("by %q", by.Name)
 			}
 			given = append(given, order)
 			return Reply{Message: "done"}, nil
 		}}
 		r := httptest.NewRequest("GET", "/", bytes.NewReader([]byte(body)))
 		r.Method, r.URL = method, &url.URL{Path: path, RawQuery: query}
-		r = r.WithContext(context.WithValue(r.Context(), peerKey{}, peer{uid: 4294967294}))
+		r = r.WithContext(context.WithValue(r.Context(), peerKey{}, peer{Operator: audit.Operator{UID: 4294967294, PID: 7}}))
 		w := httptest.NewRecorder()
 		NewServer(b, quiet).handler(gone).ServeHTTP(w, r)
 
@@ -99,9 +107,12 @@ func FuzzRequest(f *testing.F) {
 			}
 		}
 		for _, q := range b.asked {
-			if q.Limit < 1 || q.Limit > 10_000 || !soundDoor(q.Door, true) || !soundSource(q.Source, true) {
+			if q.Limit < 1 || q.Limit > 10_000 || !q.Oldest && q.After > 0 || !soundEvents(q.Events) || !soundDoor(q.Door, true) || !soundText(q.Source) {
 				t.Errorf("reached the backend: %+v", q)
 			}
+		}
+		if emptied.MatchString(body) && len(given) > 0 {
+			t.Errorf("%s is carried out although a key says nothing: %+v", body, given)
 		}
 		if method == "POST" && (w.Code == 200) != (len(given) == 1) {
 			t.Errorf("status %d with %d orders", w.Code, len(given))
@@ -124,18 +135,21 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
+// emptied finds a key of an order that says nothing.
+var emptied = regexp.MustCompile(`"(door|source|for|wait|confirm)"\s*:\s*(""|null)`)
+
 // unsound says what is wrong with an order that reached the backend.
 func unsound(order any) string {
 	switch o := order.(type) {
-	case OpenRequest:
-		if !soundDoor(o.Door, false) || !soundSource(o.Source, false) || !soundTime(o.For) {
+	case Open:
+		if !soundDoor(o.Door, false) || !soundSource(o.Source, false) || !soundLength(o.For, config.LongestGrant) || !soundLength(o.Wait, LongestWait) {
 			return "not checked"
 		}
-	case CloseRequest:
+	case Close:
 		if !soundDoor(o.Door, false) || !soundSource(o.Source, true) {
 			return "not checked"
 		}
-	case ArmRequest:
+	case Arm:
 		if !soundDoor(o.Door, true) || !soundSource(o.Source, true) {
 			return "not checked"
 		}
@@ -158,19 +172,35 @@ func soundDoor(s string, empty bool) bool {
 	return s == "" && empty || len(s) <= 24 && soundName.MatchString(s)
 }
 
-// soundSource holds s to be in the one form that netip gives it.
-func soundSource(s string, empty bool) bool {
+// soundSource holds a source to be one that somebody can come from, in its one form.
+func soundSource(p netip.Prefix, none bool) bool {
+	if p == (netip.Prefix{}) {
+		return none
+	}
+	a := p.Addr()
+	return p == door.Any || p.Bits() > 0 && p.Masked() == p && !a.Is4In6() && !a.IsMulticast() && a.Zone() == "" &&
+		!(p.IsSingleIP() && a.IsUnspecified())
+}
+
+// soundText holds the text of a source to be in the one form that netip gives it.
+func soundText(s string) bool {
 	if s == "" || s == "any" {
-		return s == "any" || empty
+		return true
 	}
 	if a, err := netip.ParseAddr(s); err == nil {
-		return a.String() == s && a.Zone() == "" && !a.Is4In6() && !a.IsMulticast() && !a.IsUnspecified()
+		return a.String() == s && soundSource(netip.PrefixFrom(a, a.BitLen()), false)
 	}
 	p, err := netip.ParsePrefix(s)
-	return err == nil && p.Masked().String() == s && !p.Addr().Is4In6() && p.Bits() > 0 && !p.IsSingleIP()
+	return err == nil && p.String() == s && !p.IsSingleIP() && soundSource(p, false)
 }
+
+func soundEvents(events []string) bool {
+	return !slices.ContainsFunc(events, func(e string) bool { return !slices.Contains(audit.Events(), e) })
+}
+
+func soundLength(d, longest time.Duration) bool { return d == 0 || time.Second <= d && d <= longest }
 
 func soundTime(s string) bool {
 	d, err := time.ParseDuration(s)
-	return s == "" || err == nil && d > 0 && d < 9000*time.Hour
+	return s == "" || err == nil && soundLength(d, LongestConfirm) && d > 0
 }

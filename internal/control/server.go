@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -29,20 +32,20 @@ type Backend interface {
 	// something to wait for. It never blocks.
 	Newer() <-chan struct{}
 
-	// Do carries out an OpenRequest, CloseRequest, ArmRequest or ApplyRequest on
-	// behalf of by ("operator alice (uid 1000)"). The order is checked as far as
-	// that can be done without the configuration: Door is well formed, Source is
-	// "", "any", an address without a zone or a masked prefix in canonical form,
-	// durations are positive, Action is known. The error may be an *Error.
-	Do(ctx context.Context, by string, order any) (Reply, error)
+	// Do carries out an Open, Close, Arm or ApplyRequest on behalf of by, as
+	// Request.Order returned it: checked as far as that can be done without the
+	// configuration. The error may be an
+	// *Error, whose Code, if it is empty, is CodeRefused. The context ends when who
+	// asks is gone.
+	Do(ctx context.Context, by Caller, order any) (Reply, error)
 
 	// Diff returns what an apply of the configuration file would change now. The error
 	// may be an *Error.
 	Diff(ctx context.Context) (Diff, error)
 
-	// Log returns the records that q selects, in the order of their IDs. Limit
-	// is 1 to 10,000 here; Follow is the server's business.
-	Log(q LogQuery) ([]audit.Record, error)
+	// Log returns what q selects. Limit is 1 to 10,000 here, Oldest is set where After
+	// is, and Follow is the server's business. The error may be an *Error.
+	Log(q LogQuery) (LogPage, error)
 
 	// Explain says what a new connection from a source would meet at a door, or (door
 	// "") at each. The source is an address in its one form, without a zone. The error
@@ -63,14 +66,16 @@ const (
 type Server struct {
 	backend Backend
 	log     *slog.Logger
-	peerUID func(net.Conn) (uint32, error) // who is at the other end
+	peerAt  func(net.Conn) (audit.Operator, error) // who is at the other end
+	names   userNames
 	streams streams
 }
 
 // NewServer returns a server that answers from b and writes to log what
-// clients did wrong to it.
+// clients did wrong to it. It learns who this machine's users are, so that it is made
+// before the process locks itself in.
 func NewServer(b Backend, log *slog.Logger) *Server {
-	return &Server{backend: b, log: log, peerUID: peerUID, streams: make(streams, maxStreams())}
+	return &Server{backend: b, log: log, peerAt: peerAt, names: namesNow(), streams: make(streams, maxStreams())}
 }
 
 // Serve answers on l until ctx ends, and then returns nil: streams end at
@@ -88,8 +93,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		BaseContext:    func(net.Listener) context.Context { return base },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			uid, err := s.peerUID(c)
-			return context.WithValue(ctx, peerKey{}, peer{uid, err})
+			by, err := s.peerAt(c)
+			return context.WithValue(ctx, peerKey{}, peer{by, err})
 		},
 	}
 	stopped := make(chan struct{})
@@ -136,7 +141,7 @@ func (s *Server) handler(ctx context.Context) http.Handler {
 		if !ok {
 			writeError(w, http.StatusNotFound, &Error{
 				Message: fmt.Sprintf("path %q is not known: allowed are /v1/status, /v1/diff, /v1/log, /v1/explain, /v1/open, /v1/close, /v1/arm and /v1/apply", r.URL.Path),
-				Hint:    "doorward and doorwardd may be of different versions",
+				Hint:    versionsDiffer,
 			})
 			return
 		}
@@ -153,17 +158,23 @@ func (s *Server) handler(ctx context.Context) http.Handler {
 
 // order answers a POST whose body is an O: decoded strictly, checked, and only
 // then handed to the backend.
-func order[O checkable[O]](s *Server) http.HandlerFunc {
+func order[R Request](s *Server) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		o, code, err := decodeOrder[O](http.MaxBytesReader(w, r.Body, maxBody))
+		o, code, err := decodeOrder[R](http.MaxBytesReader(w, r.Body, maxBody))
 		if err != nil {
 			writeError(w, code, err)
 			return
 		}
-		by, err := peerOf(r.Context())
+		by, err := s.callerOf(r)
 		if err != nil {
 			writeError(w, http.StatusForbidden, err)
 			return
+		}
+		if open, ok := o.(Open); ok && open.Wait > 0 {
+			if !s.streams.begin(w) {
+				return
+			}
+			defer s.streams.end()
 		}
 		reply, err := s.backend.Do(r.Context(), by, o)
 		if err != nil {
@@ -183,51 +194,109 @@ func orderStatus(err error) int {
 	return http.StatusInternalServerError
 }
 
-// decodeOrder reads one O and nothing else from body, and checks it. With an
-// error comes its HTTP status.
-func decodeOrder[O checkable[O]](body io.Reader) (O, int, error) {
-	var o, none O
-	dec := json.NewDecoder(body)
-	dec.DisallowUnknownFields()
-	err := dec.Decode(&o)
+// decodeOrder reads one R and nothing else from body, and returns what it orders.
+// With an error comes its HTTP status.
+func decodeOrder[R Request](body io.Reader) (any, int, error) {
+	text, err := io.ReadAll(body)
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("the body is larger than %d bytes", maxBody)
+	}
+	var r R
 	if err == nil {
-		if _, more := dec.Token(); more != io.EOF {
-			err = errors.New("something follows the object")
-		}
+		err = decodeStrictly(text, &r)
 	}
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return none, http.StatusRequestEntityTooLarge, fmt.Errorf("the body is larger than %d bytes", maxBody)
-	case err != nil:
-		return none, http.StatusBadRequest, fmt.Errorf("the body is not one JSON object as expected: %w", err)
+	if err != nil {
+		return nil, http.StatusBadRequest, unread(err)
 	}
-	if o, err = o.checked(); err != nil {
-		return none, http.StatusBadRequest, err
+	if err := nothingEmpty(text); err != nil {
+		return nil, http.StatusBadRequest, err
+	}
+	o, err := r.Order()
+	if err != nil {
+		return nil, http.StatusBadRequest, err
 	}
 	return o, 0, nil
+}
+
+// decodeStrictly reads one object into v, which knows all its keys.
+func decodeStrictly(text []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return err
+	}
+	if _, more := dec.Token(); more != io.EOF {
+		return errors.New("something follows the object")
+	}
+	return nil
+}
+
+// unread is the error of a body that cannot be read. A key that is not known is one
+// of a version that has more of them.
+func unread(err error) error {
+	e := &Error{Code: CodeUsage, Message: "the body is not one JSON object as expected: " + err.Error()}
+	if strings.Contains(e.Message, unknownKey) {
+		e.Hint = versionsDiffer
+	}
+	return e
+}
+
+// unknownKey is in the error of encoding/json for a key that is not known.
+const unknownKey = "unknown field"
+
+// versionsDiffer is what to do where doorward says what doorwardd does not know.
+const versionsDiffer = "doorward and doorwardd may be of different versions: systemctl restart doorward"
+
+// nothingEmpty says which key of an order says nothing. A null is one, too.
+func nothingEmpty(text []byte) error {
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(text, &keys); err != nil || keys == nil {
+		return errors.New("the body is not one JSON object as expected")
+	}
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		if v := string(keys[key]); v == `""` || v == "null" {
+			return fmt.Errorf("%s is %s: say what is meant, or leave the key out", key, v)
+		}
+	}
+	return nil
 }
 
 // writeJSON answers with v. An error here means that the client is gone, which
 // is no concern of the daemon's.
 func writeJSON(w http.ResponseWriter, code int, v any) {
-	var b bytes.Buffer
-	if err := json.NewEncoder(&b).Encode(v); err != nil {
-		b.Reset()
+	b, err := Versioned(v)
+	if err != nil {
 		code = http.StatusInternalServerError
-		fmt.Fprintf(&b, "{\"error\":%q,\"hint\":\"\"}\n", "the answer cannot be written as JSON")
+		b, _ = Versioned(&Error{Code: CodeInternal, Message: "the answer cannot be written as JSON"})
 	}
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTime))
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	w.Write(b.Bytes())
+	w.Write(b)
 }
 
-// writeError answers with err as an *Error.
-func writeError(w http.ResponseWriter, code int, err error) {
+// writeError answers with err as an *Error that has a code.
+func writeError(w http.ResponseWriter, status int, err error) {
 	e, ok := errors.AsType[*Error](err)
 	if !ok {
 		e = &Error{Message: err.Error()}
 	}
-	writeJSON(w, code, e)
+	if e.Code == "" {
+		e = &Error{Code: codeOf(status), Message: e.Message, Hint: e.Hint}
+	}
+	writeJSON(w, status, e)
+}
+
+// codeOf is the code of an error that has none, by its HTTP status.
+func codeOf(status int) string {
+	switch status {
+	case http.StatusForbidden:
+		return CodePermission
+	case http.StatusConflict, http.StatusServiceUnavailable:
+		return CodeRefused
+	}
+	if 400 <= status && status < 500 {
+		return CodeUsage
+	}
+	return CodeInternal
 }

@@ -19,7 +19,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
+	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/control/controltest"
 	"github.com/doorward/doorward/internal/nstest"
@@ -141,9 +143,10 @@ func TestNoDaemon(t *testing.T) {
 		path string
 		want control.Error
 	}{
-		{missing, control.Error{Message: "no daemon answers at " + missing + ": connect: no such file or directory", Hint: hint}},
-		{stale, control.Error{Message: "no daemon answers at " + stale + ": connect: connection refused", Hint: hint}},
+		{missing, control.Error{Code: control.CodeDown, Message: "no daemon answers at " + missing + ": connect: no such file or directory", Hint: hint}},
+		{stale, control.Error{Code: control.CodeDown, Message: "no daemon answers at " + stale + ": connect: connection refused", Hint: hint}},
 		{foreign, control.Error{
+			Code:    control.CodeDown,
 			Message: "what answers at " + foreign + " is not doorwardd: it says \"404 Not Found\"", Hint: "--control SOCKET",
 		}},
 	} {
@@ -163,7 +166,7 @@ func TestOtherUsers(t *testing.T) {
 	if err := os.Chmod(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	want := "no leave to talk to the daemon at " + path + ": connect: permission denied\n" +
+	want := "permission: no leave to talk to the daemon at " + path + ": connect: permission denied\n" +
 		"run with sudo, or join the group doorward\n"
 	if got := runAs(t, 65534, path); got != want {
 		t.Errorf("without leave: got %q, want %q", got, want)
@@ -176,22 +179,57 @@ func TestOtherUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	const nameless = 3_999_999_999
-	for uid, by := range map[uint32]string{
-		uidOf(t, nobody.Uid): "operator " + nobody.Username + " (uid 65534)",
-		nameless:             "operator uid 3999999999",
+	const some = 1234567
+	for _, tt := range []struct {
+		uid         uint32
+		login, sudo string
+		by          string
+		want        audit.Operator
+	}{
+		{uid: uidOf(t, nobody.Uid), by: "operator " + nobody.Username + " (uid 65534)", want: audit.Operator{UID: 65534}},
+		{uid: nameless, by: "operator uid 3999999999", want: audit.Operator{UID: nameless}},
+		{uid: some, login: "1234567", by: "operator uid 1234567", want: audit.Operator{UID: some, LoginUID: new(uint32(some))}},
+		{uid: nameless, login: "65534", sudo: "somebody\x1b[31m", // says so, and may say anything
+			by:   "operator uid 3999999999, logged in as " + nobody.Username + " (uid 65534)",
+			want: audit.Operator{UID: nameless, LoginUID: new(uint32(65534)), SudoUser: "somebody\uFFFD[31m"}},
+		{uid: nameless, sudo: strings.Repeat("x", 1000), by: "operator uid 3999999999",
+			want: audit.Operator{UID: nameless, SudoUser: strings.Repeat("x", 256)}},
 	} {
-		if got := runAs(t, uid, path); got != "done\n" {
+		if tt.want.LoginUID != nil && !knowsPeers() {
+			continue // a kernel that cannot tell who is at the other end
+		}
+		if got := runAs(t, tt.uid, path, "LOGIN="+tt.login, "SUDO_USER="+tt.sudo); got != "done\n" {
 			t.Errorf("with leave: got %q, want done", got)
 		}
-		given := b.Given()
-		if len(given) == 0 || given[len(given)-1].By != by {
-			t.Errorf("given by %+v, want by %q", given, by)
+		given := b.Given()[len(b.Given())-1]
+		if given.By != tt.by {
+			t.Errorf("given by %q, want by %q", given.By, tt.by)
+		}
+		tt.want.PID = given.Operator.PID
+		if d := cmp.Diff(&tt.want, given.Operator); d != "" || tt.want.PID <= 1 {
+			t.Errorf("uid %d (-want +got):\n%s", tt.uid, d)
 		}
 	}
 }
 
-// runAs runs this test binary as another user, to do what openAs does.
-func runAs(t *testing.T, uid uint32, path string) string {
+// knowsPeers says whether the kernel has descriptors of peers' processes.
+func knowsPeers() bool {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	fd, err := unix.GetsockoptInt(pair[0], unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err == nil
+}
+
+// runAs runs this test binary as another user, to do what openAs does, and as one who
+// logged in with the uid LOGIN, which only the one thread of a process can say.
+func runAs(t *testing.T, uid uint32, path string, env ...string) string {
 	t.Helper()
 	// A copy where every user can reach it.
 	self, err := os.Executable()
@@ -206,9 +244,9 @@ func runAs(t *testing.T, uid uint32, path string) string {
 	if err := os.WriteFile(exe, bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), exe)
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `test -z "$LOGIN" || echo "$LOGIN" > /proc/self/loginuid; exec "$0"`, exe)
 	cmd.Dir = "/"
-	cmd.Env = []string{"DOORWARD_TEST_OPEN=" + path}
+	cmd.Env = append(env, "DOORWARD_TEST_OPEN="+path)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 	out, err := cmd.Output()
 	if err != nil {
@@ -220,10 +258,12 @@ func runAs(t *testing.T, uid uint32, path string) string {
 // openAs is the process that runAs starts: it gives one order and prints the
 // answer, or the error and its hint.
 func openAs(path string) int {
-	r, err := control.NewClient(path).Open(context.Background(), control.OpenRequest{Door: "ssh", Source: "any"})
+	c := control.NewClient(path)
+	c.SudoUser = os.Getenv("SUDO_USER")
+	r, err := c.Open(context.Background(), control.OpenRequest{Door: "ssh", Source: "any"})
 	var told *control.Error
 	if errors.As(err, &told) {
-		fmt.Printf("%s\n%s\n", told.Message, told.Hint)
+		fmt.Printf("%s: %s\n%s\n", told.Code, told.Message, told.Hint)
 		return 0
 	}
 	fmt.Println(r.Message)

@@ -2,12 +2,10 @@ package control
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -26,7 +24,7 @@ func (s *Server) status(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		return
 	}
 	if !watch {
-		snapshot, _ := s.backend.Status()
+		snapshot, _ := s.snapshot()
 		writeJSON(w, http.StatusOK, snapshot)
 		return
 	}
@@ -37,54 +35,18 @@ func (s *Server) status(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	st := newStream(ctx, w, r)
 	defer st.stop()
 	for {
-		snapshot, newer := s.backend.Status()
+		snapshot, newer := s.snapshot()
 		if st.send(snapshot) != nil || !st.wait(newer) {
 			return
 		}
 	}
 }
 
-// records answers GET /v1/log: the records of the audit trail that the query
-// selects, one a line, and with follow=1 those that come after them.
-func (s *Server) records(ctx context.Context, w http.ResponseWriter, r *http.Request) {
-	q, err := parseLogQuery(r.URL.RawQuery)
-	if err != nil {
-		writeError(w, http.StatusBadRequest, err)
-		return
-	}
-	if q.Follow {
-		if !s.streams.begin(w) {
-			return
-		}
-		defer s.streams.end()
-	}
-	// The channel is taken before the trail is read: a record that comes in
-	// between closes it.
-	newer := s.backend.Newer()
-	records, err := s.backend.Log(q)
-	if err != nil {
-		writeError(w, http.StatusInternalServerError, fmt.Errorf("read the audit trail: %w", err))
-		return
-	}
-	st := newStream(ctx, w, r)
-	defer st.stop()
-	for {
-		for _, record := range records {
-			if st.send(record) != nil {
-				return
-			}
-			q.After = max(q.After, record.ID)
-		}
-		if !q.Follow || !st.wait(newer) {
-			return
-		}
-		q.Limit = maxLimit
-		newer = s.backend.Newer()
-		if records, err = s.backend.Log(q); err != nil {
-			s.log.Warn("a client's follow of the audit trail ends", "err", err)
-			return
-		}
-	}
+// snapshot is how things stand, and what is closed when they have changed.
+func (s *Server) snapshot() (Status, <-chan struct{}) {
+	snapshot, newer := s.backend.Status()
+	snapshot.API = APIVersion
+	return snapshot, newer
 }
 
 // stream sends JSON objects, one a line, to a client that reads them as they
@@ -94,7 +56,6 @@ type stream struct {
 	stop  context.CancelFunc
 	w     http.ResponseWriter
 	rc    *http.ResponseController
-	enc   *json.Encoder
 	paced *time.Timer // fires when the next line may be sent
 }
 
@@ -103,7 +64,7 @@ type stream struct {
 func newStream(ctx context.Context, w http.ResponseWriter, r *http.Request) *stream {
 	rctx, cancel := context.WithCancel(r.Context())
 	unlink := context.AfterFunc(ctx, cancel)
-	st := &stream{ctx: rctx, w: w, rc: http.NewResponseController(w), enc: json.NewEncoder(w)}
+	st := &stream{ctx: rctx, w: w, rc: http.NewResponseController(w)}
 	st.paced = time.NewTimer(streamPause)
 	st.stop = func() {
 		unlink()
@@ -119,8 +80,12 @@ func newStream(ctx context.Context, w http.ResponseWriter, r *http.Request) *str
 
 // send writes one line and has it go out.
 func (st *stream) send(v any) error {
+	line, err := Versioned(v)
+	if err != nil {
+		return err
+	}
 	st.rc.SetWriteDeadline(time.Now().Add(writeTime))
-	if err := st.enc.Encode(v); err != nil {
+	if _, err := st.w.Write(line); err != nil {
 		return err
 	}
 	return st.rc.Flush()
@@ -141,36 +106,6 @@ func (st *stream) wait(newer <-chan struct{}) bool {
 	case <-st.ctx.Done():
 		return false
 	}
-}
-
-// maxLimit is how many records one look into the audit trail may bring.
-const maxLimit = 10_000
-
-// parseLogQuery reads the query of GET /v1/log.
-func parseLogQuery(raw string) (LogQuery, error) {
-	v, err := parseQuery(raw, "door", "source", "after", "limit", "follow")
-	if err != nil {
-		return LogQuery{}, err
-	}
-	q := LogQuery{Door: v.Get("door"), Limit: 100}
-	if err := checkDoor(q.Door, true); err != nil {
-		return LogQuery{}, err
-	}
-	if q.Source, err = checkSource(v.Get("source"), true); err != nil {
-		return LogQuery{}, err
-	}
-	if s := v.Get("after"); s != "" {
-		if q.After, err = strconv.ParseUint(s, 10, 64); err != nil {
-			return LogQuery{}, fmt.Errorf("after %q: allowed is the id of a record", s)
-		}
-	}
-	if s := v.Get("limit"); s != "" && s != "0" {
-		if q.Limit, err = strconv.Atoi(s); err != nil || q.Limit < 1 || q.Limit > maxLimit {
-			return LogQuery{}, fmt.Errorf("limit %q: allowed are 1 to %d, and 0 for 100", s, maxLimit)
-		}
-	}
-	q.Follow, err = parseFlag(v, "follow")
-	return q, err
 }
 
 // parseQuery reads a query string in which each of allowed may stand once.

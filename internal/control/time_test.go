@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/doorward/doorward/internal/audit"
 )
 
 // pipes is a listener of in-memory connections, for tests whose clock is not
@@ -59,7 +61,7 @@ func inBubble(t *testing.T, b Backend, f func(t *testing.T, p *pipes)) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPipes()
 		s := NewServer(b, quiet)
-		s.peerUID = func(net.Conn) (uint32, error) { return 4294967294, nil }
+		s.peerAt = func(net.Conn) (audit.Operator, error) { return audit.Operator{UID: 4294967294, PID: 7}, nil }
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- s.Serve(ctx, p) }()
@@ -114,10 +116,10 @@ func (b *busy) Newer() <-chan struct{} {
 // TestSlowOrder has an order that takes longer than a request may take to
 // arrive: it is answered all the same.
 func TestSlowOrder(t *testing.T) {
-	b := &stub{do: func(ctx context.Context, by string, _ any) (Reply, error) {
+	b := &stub{do: func(ctx context.Context, by Caller, _ any) (Reply, error) {
 		select {
 		case <-time.After(time.Minute):
-			return Reply{Message: "done for " + by}, nil
+			return Reply{Message: "done for " + by.Name}, nil
 		case <-ctx.Done():
 			return Reply{}, ctx.Err()
 		}
@@ -131,7 +133,7 @@ func TestSlowOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, _ := io.ReadAll(resp.Body)
-		if want := `{"message":"done for operator uid 4294967294"}` + "\n"; string(got) != want {
+		if want := `{"api":1,"message":"done for operator uid 4294967294","door":"","source":"","state":"","changed":false}` + "\n"; string(got) != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	})
@@ -165,7 +167,7 @@ func TestSlowClients(t *testing.T) {
 
 // TestNoPeerNoOrder: who cannot be named gives no orders.
 func TestNoPeerNoOrder(t *testing.T) {
-	b := &stub{do: func(context.Context, string, any) (Reply, error) {
+	b := &stub{do: func(context.Context, Caller, any) (Reply, error) {
 		t.Error("the order reached the backend")
 		return Reply{}, nil
 	}}
@@ -181,7 +183,7 @@ func TestNoPeerNoOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, _ := io.ReadAll(resp.Body)
-		want := `{"error":"who gives the order is not known: a *net.pipe is not a unix socket","hint":""}` + "\n"
+		want := `{"api":1,"code":"permission","error":"who gives the order is not known: a *net.pipe is not a unix socket","hint":""}` + "\n"
 		if resp.StatusCode != http.StatusForbidden || string(got) != want {
 			t.Errorf("got %d %q, want 403 %q", resp.StatusCode, got, want)
 		}

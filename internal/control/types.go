@@ -33,10 +33,6 @@ type Status struct {
 	Events map[string]uint64 `json:"events"`
 }
 
-// APIVersion is the version of this API's JSON, and of that of the commands. Keys are
-// added, never changed; docs/api has the schemas.
-const APIVersion = 1
-
 // Problem is something for which /healthz fails.
 type Problem struct {
 	Code    string `json:"code"` // one of the Problem constants
@@ -51,6 +47,7 @@ const (
 	ProblemService  = "service_failed" // a service could not be started
 	ProblemFailsafe = "failsafe"       // a door is deaf: there is no log data
 	ProblemEars     = "knocks_unheard" // nobody could knock at a door
+	ProblemEnding   = "ending"         // the daemon ends
 )
 
 // Pending is a configuration that goes back to the one before unless it is
@@ -121,7 +118,7 @@ const (
 // Door is one door of Status.
 type Door struct {
 	Name      string         `json:"name"`
-	State     string         `json:"state"` // StateDark, ...
+	State     string         `json:"state"` // one of the State constants
 	Since     time.Time      `json:"since"`
 	Reason    string         `json:"reason"`    // why it is in this state, for people
 	Ports     []string       `json:"ports"`     // "22/tcp", "60000-61000/udp"
@@ -157,7 +154,7 @@ type Session struct {
 	Source string       `json:"source"` // its address
 	Port   uint16       `json:"port"`   // at the visitor's end
 	To     string       `json:"to"`     // the door's port, "22/tcp"
-	Since  *time.Time   `json:"since"`  // null when it was there before the daemon
+	Since  *time.Time   `json:"since"`  // when it was met first, or logged in; null when that is not known
 	User   string       `json:"user"`   // who logged in by it, "" when that is not known
 	Grant  *audit.Grant `json:"grant"`  // what let it in, null when that is not known
 }
@@ -194,39 +191,46 @@ type Penalty struct {
 	Reason string    `json:"reason"`
 }
 
+// The bodies of orders follow. In each of them a key that is there says something:
+// one that is empty or null is refused, since what was meant was lost on the way and
+// less said often means more done. What is not meant is left out, as the zero values
+// of these types are.
+
 // OpenRequest is the body of POST /v1/open.
 type OpenRequest struct {
-	Door   string `json:"door"`
-	Source string `json:"source"` // an address or prefix; "any" opens to all
-	For    string `json:"for"`    // a duration, "" for the door's open_for
+	Door   string `json:"door,omitempty"`
+	Source string `json:"source,omitempty"` // an address or prefix; "any" opens to all
+	For    string `json:"for,omitempty"`    // a duration, "" for the door's open_for
 	// Wait has the answer wait until the door is open for the source, or is not going
 	// to be; for how long, as a duration. "" does not wait.
-	Wait string `json:"wait"`
+	Wait string `json:"wait,omitempty"`
 }
 
 // CloseRequest is the body of POST /v1/close. Without a Source the door goes
 // dark; sessions that stand are left alone.
 type CloseRequest struct {
-	Door   string `json:"door"`
-	Source string `json:"source"` // revoke this source's grants only
+	Door string `json:"door,omitempty"`
+	// Source is whose grants alone are revoked: an address's own, a prefix's and
+	// those of all that lies in it, or with "any" the grant to everybody.
+	Source string `json:"source,omitempty"`
 }
 
 // ArmRequest is the body of POST /v1/arm: ends a failsafe and its deafness, and
 // forgets penalties, of one door or (Door "") of all; with a Source, that
 // source's penalty alone.
 type ArmRequest struct {
-	Door   string `json:"door"`
-	Source string `json:"source"`
+	Door   string `json:"door,omitempty"`
+	Source string `json:"source,omitempty"`
 }
 
 // ApplyRequest is the body of POST /v1/apply.
 type ApplyRequest struct {
-	Action string `json:"action"`       // "apply" (reads the daemon's configuration file anew), "keep" or "undo"
-	ID     uint64 `json:"id,omitempty"` // with "keep" and "undo": which Pending is meant, 0 for whichever there is
+	Action string `json:"action,omitempty"` // "apply" (reads the daemon's configuration file anew), "keep" or "undo"
+	ID     uint64 `json:"id,omitempty"`     // with "keep" and "undo": which Pending is meant, 0 for whichever there is
 	// Force is with "apply": although another one waits to be confirmed, which is given
 	// up, and although the file was rolled back.
 	Force   bool   `json:"force,omitempty"`
-	Confirm string `json:"confirm"` // with "apply": a duration after which it is undone unless kept; "" keeps it at once
+	Confirm string `json:"confirm,omitempty"` // with "apply": a duration after which it is undone unless kept; "" keeps it at once
 }
 
 // Reply is the answer to the orders above when they were carried out.
@@ -235,22 +239,22 @@ type Reply struct {
 	// Until is when what was ordered ends by itself: a grant, or the time to confirm.
 	Until *time.Time `json:"until,omitempty"`
 
-	API     int    `json:"api"`     // APIVersion
 	Door    string `json:"door"`    // "" for all, or for none in particular
 	Source  string `json:"source"`  // "" for all, or for none in particular
 	State   string `json:"state"`   // the door's, "" without one
 	Changed bool   `json:"changed"` // false when it was so already
-	// Covered says what still lets the source in after a CloseRequest.
+	// Covered says what still lets the source, or a part of it, in after a
+	// CloseRequest. It is none when the grant to everybody was closed.
 	Covered []Cover `json:"covered,omitempty"`
 	// Pending is the ID of the configuration that waits, after an ApplyRequest.
 	Pending uint64 `json:"pending,omitempty"`
 }
 
-// Cover is something that lets a source in.
+// Cover is something that lets a source in, or a part of it.
 type Cover struct {
-	Source string     `json:"source"` // the grant's, or the always prefix: it has the source in it
-	By     string     `json:"by"`     // "touch", "operator alice (uid 1000)", "always"
-	Until  *time.Time `json:"until"`  // null for always
+	Source string     `json:"source"` // the grant's, or the always prefix
+	By     string     `json:"by"`     // "touch", "operator alice (uid 1000)", CoverAlways
+	Until  *time.Time `json:"until"`  // null for always, and for a grant that waits for the service
 }
 
 // Error is the answer to an order that was not carried out, with a 4xx or 5xx
@@ -271,6 +275,7 @@ const (
 	CodeRefused    = "refused"  // it was understood, and not carried out
 	CodeFailed     = "failed"   // it was begun, and did not succeed
 	CodeTimeout    = "timeout"  // it has not succeeded in time, and may yet
+	CodeBusy       = "busy"     // as many clients as may are answered, and later it may be done
 	CodeInternal   = "internal" // something broke
 )
 
@@ -280,14 +285,29 @@ func (e *Error) Unwrap() error { return e.Cause }
 // Error returns the message without the hint.
 func (e *Error) Error() string { return e.Message }
 
-// LogQuery selects records of the audit trail: GET /v1/log?door=&source=&after=&limit=.
+// LogQuery selects records of the audit trail:
+// GET /v1/log?door=&source=&since=&until=&event=&after=&oldest=&limit=&follow=.
 type LogQuery struct {
-	Door   string
-	Source string
-	After  uint64    // only records with a higher ID, the oldest Limit of them; 0 for the newest Limit
+	Door   string    // also one that is not there any more
+	Source string    // what concerns an address or a prefix: what it is in, what is in it, and everybody; "any": everybody alone
 	Since  time.Time // not before, zero for the beginning
 	Until  time.Time // before, zero for the end
 	Events []string  // only these, empty for all
+	After  uint64    // only records with a higher ID, the oldest Limit of them
+	Oldest bool      // the oldest Limit of them also where After is 0, not the newest
 	Limit  int       // so many, 0 for 100, at most 10,000: a longer trail is read in pages, by After
 	Follow bool      // keep the connection and send new records as they come (one JSON object a line)
+}
+
+// LogPage is what a LogQuery selects. What is not a record stands in headers of the
+// answer, Doorward-Through and so on.
+type LogPage struct {
+	Records []audit.Record // in the order of their IDs
+	// Through: what is selected up to this ID is there, and the next page begins behind
+	// it. With Oldest it may come before Limit records. It is After or higher.
+	Through uint64
+	Last    uint64 // the highest ID that a record has
+	// Gone: with Oldest, records behind After up to this ID are not in the trail any
+	// more, since newer ones have their place; 0 for none.
+	Gone uint64
 }

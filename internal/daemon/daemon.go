@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/datagrams"
 	"github.com/doorward/doorward/internal/descriptors"
+	"github.com/doorward/doorward/internal/export"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/gateway"
 	"github.com/doorward/doorward/internal/launcher"
@@ -37,6 +39,12 @@ const Group = "doorward"
 // watchdog holds it for stuck.
 const progressTime = 10 * time.Second
 
+// fewThreads is how many threads there are at least for what runs at a time, however few
+// the cores: one whose system call takes long, as a transaction of nf_tables does, or
+// that the kernel has put off for another program, keeps its place meanwhile, and who
+// knocks would wait for it (runtime's GOMAXPROCS).
+const fewThreads = 4
+
 // Daemon is what Serve runs. All fields are needed.
 type Daemon struct {
 	ConfigPath string
@@ -49,6 +57,7 @@ type Daemon struct {
 // nil with the fence still standing. The caller hands over a process that has
 // none of the signals below caught; the second SIGINT or SIGTERM kills.
 func (d *Daemon) Serve(ctx context.Context) error {
+	runtime.GOMAXPROCS(max(fewThreads, runtime.GOMAXPROCS(0)))
 	gateway, err := d.place()
 	if err != nil {
 		return err
@@ -87,7 +96,7 @@ func (d *Daemon) place() (config.Gateway, error) {
 	if _, statErr := os.Stat(state); statErr != nil {
 		return config.Gateway{}, err
 	}
-	return config.Gateway{State: state, Control: config.DefaultControl}, nil
+	return config.Gateway{State: state, Control: config.DefaultControl, Records: config.Records{Log: true}}, nil
 }
 
 func (d *Daemon) close(what string, f func() error) {
@@ -101,6 +110,7 @@ func (d *Daemon) close(what string, f func() error) {
 const (
 	openTime  = 20 * time.Second
 	closeTime = 2 * time.Second // beside what the gateway allows the last commit
+	tellTime  = 2 * time.Second // and after it, for who is told the records
 )
 
 // inTime calls f, which waits for a disk, but not for longer than a limit: after that
@@ -140,7 +150,11 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 		d.Log.Warn(few)
 		options.Warnings = append(options.Warnings, few)
 	}
+	exporter := export.Open(targets(where.Records), d.Log)
+	defer exporter.Close(tellTime)
+	options.Tell, options.Troubles = d.tellers(where.Records, exporter), exporter.Troubles
 	gw := gateway.New(options)
+	operators := control.NewServer(gw, d.Log)
 	var kept *store.Store
 	world := gateway.Linux(table, func() (gateway.Store, error) {
 		s, err := inTime(openTime, func() (*store.Store, error) { return store.Open(where.State, store.AuditLimit{}, d.Log) })
@@ -156,7 +170,7 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 	ready := make(chan struct{})
 	group.Go(func() error { return gw.Run(ctx, world, func() { close(ready) }) })
 	if socket != nil {
-		group.Go(func() error { return control.NewServer(gw, d.Log).Serve(ctx, socket) })
+		group.Go(func() error { return operators.Serve(ctx, socket) })
 	}
 	if where.Metrics != "" {
 		group.Go(func() error { return d.metrics(ctx, where.Metrics, gw) })

@@ -43,9 +43,9 @@ const (
 
 // Finding is the answer to one question.
 type Finding struct {
-	Verdict Verdict `json:"verdict"`
-	Where   string  `json:"where"` // "kernel", "door ssh", "59000/tcp", ...
-	What    string  `json:"what"`  // what is so, with the value
+	Verdict Verdict `json:"verdict"` // "ok", "note", "warning" or "problem"
+	Where   string  `json:"where"`   // "kernel", "door ssh", "59000/tcp", ...
+	What    string  `json:"what"`    // what is so, with the value
 	// Do is what to do, "" for nothing: steps, with a newline or "; " between
 	// them. A command is a step of its own.
 	Do string `json:"do"`

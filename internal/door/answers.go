@@ -75,7 +75,7 @@ func (d *Door) Stopped(now time.Time, detail string) []Effect {
 	switch d.saved.State {
 	case Closing:
 		d.become(now, Dark, d.saved.Reason)
-		out := []Effect{d.record(now, audit.EventDark, "", "", d.saved.Reason, time.Time{})}
+		out := []Effect{d.record(now, audit.EventDark, "", d.darkBy, d.saved.Reason, time.Time{})}
 		if len(d.waiting) > 0 {
 			d.become(now, Opening, d.waiting[0].reason)
 			if !d.rules.Service {
@@ -167,7 +167,7 @@ func (d *Door) Failed(now time.Time, problem string) []Effect {
 		return []Effect{failure}
 	}
 	if len(d.waiting) > 0 { // what does not stop keeps nobody out
-		dark := d.record(now, audit.EventDark, "", "", d.saved.Reason, time.Time{})
+		dark := d.record(now, audit.EventDark, "", d.darkBy, d.saved.Reason, time.Time{})
 		d.become(now, Opening, d.waiting[0].reason)
 		return []Effect{failure, dark, Start{}}
 	}
@@ -244,7 +244,7 @@ func (d *Door) ask(now time.Time, r request) []Effect {
 	case d.saved.State == Dark, stopFailed: // what does not stop keeps nobody out
 		var out []Effect
 		if stopFailed { // the trail has yet to say that its grants are gone
-			out = append(out, d.record(now, audit.EventDark, "", "", d.saved.Reason, time.Time{}))
+			out = append(out, d.record(now, audit.EventDark, "", d.darkBy, d.saved.Reason, time.Time{}))
 		}
 		d.become(now, Opening, r.reason)
 		d.waiting = append(d.waiting[:0], r)
@@ -333,11 +333,13 @@ func (d *Door) claim(since time.Time, source netip.Prefix, p party, until time.T
 // expire forgets a grant whose time is up, as the kernel has.
 func (d *Door) expire(now time.Time, n int32) []Effect {
 	source := d.book.grants.at(n).source.source()
+	d.bygones.add(now, d.book.leave(n))
 	return append(d.dropped(n, source), d.record(now, audit.EventExpired, SourceString(source), "", "its time was up", time.Time{}))
 }
 
 // drop forgets a grant; with revoke the kernel is told.
-func (d *Door) drop(n int32, revoke bool) []Effect {
+func (d *Door) drop(now time.Time, n int32, revoke bool) []Effect {
+	d.bygones.add(now, d.book.leave(n))
 	source := d.book.grants.at(n).source.source()
 	if source == Any {
 		d.saved.ForAll = false // else the next presence would give it again
@@ -362,8 +364,9 @@ func (d *Door) dropped(n int32, source netip.Prefix) []Effect {
 // Failsafe.
 func (d *Door) darken(now time.Time, to State, by, reason string) []Effect {
 	out := []Effect{Clear{}, EndFlows{Any}}
-	d.book.clear()
+	d.empty(now)
 	d.waiting = nil
+	d.darkBy = by
 	d.saved.ForAll = false
 	d.connections = 0
 	d.retry, d.retryAfter = time.Time{}, 0
@@ -376,6 +379,18 @@ func (d *Door) darken(now time.Time, to State, by, reason string) []Effect {
 	}
 	d.become(now, to, reason)
 	return append(out, Stop{})
+}
+
+// empty ends all grants, and remembers the latest of them.
+func (d *Door) empty(now time.Time) {
+	some := 0
+	for n := range d.book.ends.latest() {
+		if some++; some > maxDarkened {
+			break
+		}
+		d.bygones.add(now, d.book.leave(n))
+	}
+	d.book.clear()
 }
 
 // fail is S9: no log data anywhere, something is fishy, stop everything.

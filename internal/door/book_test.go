@@ -227,20 +227,20 @@ func TestGrantsByThePage(t *testing.T) {
 
 // Of very many grants and penalties status lists the latest, and how many there are.
 func TestStatusListsTheLatest(t *testing.T) {
-	const n = 2*listed + 5
+	const n = 2*Listed + 5
 	s := crowded(t, n)
 	s.door.Knock(s.now, Knock{Name: "touch", Source: nth(3), By: "touch"}) // is the latest again
 	for i := range n {
 		s.wrong(nth(n + i))
 	}
 	v := s.door.View(s.now)
-	if len(v.Grants) != listed || v.Granted != n || len(v.Penalties) != listed || v.Penalised != n {
+	if len(v.Grants) != Listed || v.Granted != n || len(v.Penalties) != Listed || v.Penalised != n {
 		t.Fatalf("listed are %d of %d grants, %d of %d penalties", len(v.Grants), v.Granted, len(v.Penalties), v.Penalised)
 	}
-	if first, second := v.Grants[0].Source, v.Grants[1].Source; first != nth(3) || second != nth(n-listed+1) {
+	if first, second := v.Grants[0].Source, v.Grants[1].Source; first != nth(3) || second != nth(n-Listed+1) {
 		t.Errorf("listed are grants of %s, %s, ..., want those that were given last", first, second)
 	}
-	if first := v.Penalties[0].Source; first != nth(2*n-listed) {
+	if first := v.Penalties[0].Source; first != nth(2*n-Listed) {
 		t.Errorf("listed are penalties of %s, ..., want those that were given last", first)
 	}
 }

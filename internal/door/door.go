@@ -69,7 +69,9 @@ type Door struct {
 	saved Saved
 
 	waiting   []request // for the service to run, in the order of their coming
+	darkBy    string    // on whose word it goes dark, until it is
 	book      book
+	bygones   bygone
 	penalties penalties
 
 	looking     bool          // a Look is under way
@@ -210,7 +212,7 @@ func (d *Door) Ended(now time.Time, source netip.Prefix, reason string) []Effect
 	if !has {
 		return nil
 	}
-	return append(d.drop(n, false),
+	return append(d.drop(now, n, false),
 		d.record(now, audit.EventRevoked, SourceString(source), "kernel", reason, time.Time{}))
 }
 
@@ -313,38 +315,43 @@ func (d *Door) stands() bool {
 	return d.saved.State == Open || d.reopens && !d.again.IsZero() && len(d.waiting) == 0
 }
 
-// listed bounds the grants, and the penalties, that a View lists.
-const listed = 1000
+// Listed bounds the grants, and the penalties, that a View lists.
+const Listed = 1000
 
 // View is what status tells of a door. Of very many grants and penalties it lists
 // those that were given last: who looks for one has mostly just been called.
 type View struct {
 	Saved
 	DarkAt    time.Time // zero unless open, and for a door that never goes dark by itself
-	Grants    []Claim   // to the latest 1,000 grants, by source, then By
+	Grants    []Held    // claims to the latest 1,000 grants, by source, then By
 	Penalties []Penalty // the latest 1,000 that stand, by source, then Name
 	Granted   int       // sources that have a grant
 	Penalised int       // penalties that stand
 }
 
 // View returns what status tells of the door, sorted. Its cost is bounded.
-func (d *Door) View(now time.Time) View {
-	v := View{Saved: d.saved, Penalties: d.penalties.standing(now), Granted: d.Granted(), Penalised: d.Penalised()}
+func (d *Door) View(now time.Time) View { return d.Brief(now, Listed) }
+
+// Brief is View with so many grants, and penalties, at most.
+func (d *Door) Brief(now time.Time, most int) View {
+	v := View{Saved: d.saved, Penalties: d.penalties.standing(now, most), Granted: d.Granted(), Penalised: d.Penalised()}
 	if d.saved.State == Open {
 		v.DarkAt, _ = d.darkAt()
 	}
 	b := &d.book
 	some := 0
 	for n := range b.ends.latest() {
-		if some++; some > listed {
+		if some++; some > most {
 			break
 		}
 		for _, c := range b.claims(n) {
-			v.Grants = append(v.Grants, Claim{Source: b.grants.at(n).source.source(), By: b.parties.at(c.by).by,
-				Until: b.ends.time(now, c.until)})
+			g, p := b.grants.at(n), b.parties.at(c.by)
+			v.Grants = append(v.Grants, Held{
+				Claim: Claim{Source: g.source.source(), By: p.by, Until: b.ends.time(now, c.until)},
+				Whose: p.String(), Since: b.ends.epoch.Add(time.Duration(g.since))})
 		}
 	}
-	slices.SortFunc(v.Grants, func(a, b Claim) int {
+	slices.SortFunc(v.Grants, func(a, b Held) int {
 		return cmp.Or(a.Source.Compare(b.Source), cmp.Compare(a.By, b.By))
 	})
 	return v

@@ -125,7 +125,7 @@ func TestFromKnockToIdle(t *testing.T) {
 	s.want(s.door.Tick(s.now), "look")
 	s.want(s.door.Seen(s.now, Seen{Login: start.Add(10 * time.Second)}), "clear", "end flows of any", "stop")
 	s.state(Closing)
-	s.want(s.door.Stopped(s.now, ""), "record dark | nobody was in for 1h0m0s")
+	s.want(s.door.Stopped(s.now, ""), "record dark | idle | nobody was in for 1h0m0s")
 	s.state(Dark)
 }
 
@@ -146,7 +146,7 @@ func TestAKnockWhileItClosesOpensAgain(t *testing.T) {
 	s := opened(t, ssh)
 	s.want(s.door.Close(s.now, "operator"), "clear", "end flows of any", "stop")
 	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "touched 2"}))
-	s.want(s.door.Stopped(s.now, ""), "record dark | on an operator's word", "start")
+	s.want(s.door.Stopped(s.now, ""), "record dark | operator | on an operator's word", "start")
 	s.state(Opening)
 	s.want(s.door.Runs(s.now),
 		"record opened | 2001:db8::2 | touch | touched 2",
@@ -177,7 +177,7 @@ func TestAServiceThatDoesNotStopIsStoppedAgain(t *testing.T) {
 		s.want(s.door.Tick(s.now), "stop")
 		s.want(s.door.Failed(s.now, "no D-Bus"), "record error | no D-Bus")
 	}
-	s.want(s.door.Stopped(s.now, ""), "record dark | on an operator's word")
+	s.want(s.door.Stopped(s.now, ""), "record dark | operator | on an operator's word")
 	s.state(Dark)
 }
 

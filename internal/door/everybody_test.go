@@ -125,7 +125,7 @@ func TestAKnockWhileAServiceDoesNotStop(t *testing.T) {
 	s := opened(t, ssh)
 	s.door.Close(s.now, "operator")
 	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "right"}))
-	s.want(s.door.Failed(s.now, "no D-Bus"), "record error | no D-Bus", "record dark | on an operator's word", "start")
+	s.want(s.door.Failed(s.now, "no D-Bus"), "record error | no D-Bus", "record dark | operator | on an operator's word", "start")
 	s.door.Runs(s.now)
 	s.state(Open)
 	if grants := s.door.View(s.now).Grants; len(grants) != 1 || grants[0].Source != other {
@@ -138,7 +138,7 @@ func TestAKnockAtADoorWhoseServiceDoesNotStop(t *testing.T) {
 	s.door.Close(s.now, "operator")
 	s.door.Failed(s.now, "no D-Bus")
 	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "right"}),
-		"record dark | on an operator's word", "start")
+		"record dark | operator | on an operator's word", "start")
 	s.state(Opening)
 	s.door.Runs(s.now)
 	s.state(Open)

@@ -195,7 +195,7 @@ func (d *driver) restart() {
 	w.op, w.looks = nil, 0
 	if w.door.Saved().State == Open {
 		for _, c := range v.Grants {
-			w.door.Restore(c)
+			w.door.Restore(c.Claim)
 		}
 	} else {
 		clear(w.kernel)

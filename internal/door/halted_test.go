@@ -93,7 +93,7 @@ func paused(t *testing.T) *scene {
 func TestAPauseEndsWithTheDoor(t *testing.T) {
 	s := paused(t)
 	s.want(s.door.Close(s.now, "operator"), "clear", "end flows of any", "stop")
-	s.want(s.door.Stopped(s.now, ""), "record dark | on an operator's word")
+	s.want(s.door.Stopped(s.now, ""), "record dark | operator | on an operator's word")
 	if at, ok := s.door.Next(); ok && at.Sub(start) < time.Minute {
 		t.Errorf("a dark door has something to do at %s", at.Sub(start))
 	}

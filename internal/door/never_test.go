@@ -21,7 +21,7 @@ func TestADoorThatNeverGoesDarkByItself(t *testing.T) {
 		t.Errorf("the next look is at %s, want one in %s: status tells who is in", at, slowestLook)
 	}
 	s.want(s.door.Close(s.now, "operator"), "clear", "end flows of any", "stop")
-	s.want(s.door.Stopped(s.now, ""), "record dark | on an operator's word")
+	s.want(s.door.Stopped(s.now, ""), "record dark | operator | on an operator's word")
 	s.state(Dark)
 }
 

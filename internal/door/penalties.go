@@ -381,13 +381,13 @@ func (d *Door) ArmSource(now time.Time, source netip.Prefix, by string) ([]Effec
 	return out, len(out) > 0
 }
 
-// standing returns the penalties that stand, by source: the latest, if they are too
-// many to list.
-func (ps *penalties) standing(now time.Time) []Penalty {
+// standing returns the penalties that stand, by source: the latest, if they are more
+// than most.
+func (ps *penalties) standing(now time.Time, most int) []Penalty {
 	var all []Penalty
 	some := 0
 	for n := range ps.stand.latest() {
-		if some++; some > listed {
+		if some++; some > most {
 			break
 		}
 		if p := *ps.all.at(n); now.Before(p.Until) {

@@ -91,6 +91,37 @@ var nobodies = []netip.Prefix{
 	netip.MustParsePrefix("::ffff:192.0.2.2/128"), netip.MustParsePrefix("192.0.2.2/24"),
 }
 
+// closeWithin shuts a network out, and holds that nothing in it has a grant or waits
+// for one, and that what else lets it in is named.
+func (w *world) closeWithin(t tester, network netip.Prefix) {
+	for next, more := 0, true; more; more = next > 0 {
+		var effects []Effect
+		effects, _, next = w.door.RevokeWithin(w.now, network, "operator", next)
+		if !Somebody(network) && len(effects) > 0 {
+			t.Fatalf("closing to nobody, %v, does something: %v", network, effects)
+		}
+		w.carry(t, effects)
+	}
+	if !Somebody(network) {
+		return
+	}
+	covers := map[netip.Prefix]bool{}
+	for _, c := range w.door.Covers(w.now, network) {
+		covers[c.Source] = true
+	}
+	for source := range w.kernel {
+		in := source != Any && source.Bits() >= network.Bits() && source.Overlaps(network)
+		if in || covers[source] != (source == Any || source.Overlaps(network)) {
+			t.Fatalf("closed to %v: %v has a grant, and is named: %v", network, source, covers[source])
+		}
+	}
+	for _, r := range w.door.waiting {
+		if in := r.source != Any && r.source.Bits() >= network.Bits() && r.source.Overlaps(network); in {
+			t.Fatalf("closed to %v: %v waits", network, r.source)
+		}
+	}
+}
+
 // knock has a source knock right. Where the door is deaf the gateway does not hand
 // the knock over; if it did, that would be told, and no more.
 func (w *world) knock(t tester, k Knock) {
@@ -335,7 +366,7 @@ func TestDoorKernelAndDiskAgree(t *testing.T) {
 			},
 			"operator": func(t *rapid.T) {
 				s := source(t)
-				switch rapid.IntRange(0, 4).Draw(t, "order") {
+				switch rapid.IntRange(0, 5).Draw(t, "order") {
 				case 0:
 					effects, err := w.door.Open(w.now, s, time.Minute, "operator")
 					if (err != nil) != (w.door.Saved().State == Failsafe || !Somebody(s)) {
@@ -352,6 +383,8 @@ func TestDoorKernelAndDiskAgree(t *testing.T) {
 				case 4:
 					effects, _ := w.door.ArmSource(w.now, s, "operator")
 					w.carry(t, effects)
+				case 5:
+					w.closeWithin(t, netip.PrefixFrom(s.Addr(), rapid.IntRange(-1, 128).Draw(t, "bits")).Masked())
 				}
 				tick(t)
 			},

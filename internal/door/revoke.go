@@ -32,7 +32,7 @@ func (d *Door) withdraw(now time.Time, source netip.Prefix, p party) []Effect {
 	var out []Effect
 	switch {
 	case mine >= 0 && !d.book.othersLast(now, claims, mine):
-		out = append(d.drop(n, true), EndFlows{source}, revoked)
+		out = append(d.drop(now, n, true), EndFlows{source}, revoked)
 	case mine >= 0: // last one out: what others gave stands
 		d.book.unclaim(n, mine)
 		out = []Effect{Give{source, d.book.until(now, n)}, Drop{source, p.by}, stands()}
@@ -69,8 +69,103 @@ func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, 
 	}
 	var out []Effect
 	if has {
-		out = append(d.drop(n, true), EndFlows{source})
+		out = append(d.drop(now, n, true), EndFlows{source})
 	}
-	out = append(out, d.record(now, audit.EventRevoked, SourceString(source), by, "on an operator's word", time.Time{}))
+	out = append(out, d.revoked(now, source, by))
 	return append(out, d.openForNobody(now, by, "on an operator's word")...), true
+}
+
+// RevokeWithin ends all claims to the grants of what lies in a network, its own
+// included, as Revoke does. It looks at the places from one on, as Grants has them,
+// until it has ended as many grants as a Tick does, and returns how many sources it
+// has shut out and the place of the next, 0 when there is no more. It begins at 0.
+func (d *Door) RevokeWithin(now time.Time, network netip.Prefix, by string, from int) (out []Effect, ended, next int) {
+	if !Somebody(network) || network == Any {
+		return nil, 0, 0
+	}
+	if from == 0 {
+		out, ended = d.revokeWaiting(now, network, by)
+	}
+	b := &d.book
+	n := int32(from)
+	for ; n < min(int32(from+looksAtOnce), b.grants.most) && ended < endAtOnce; n++ {
+		if !b.ends.has(n) {
+			continue
+		}
+		if source := b.grants.at(n).source.source(); within(source, network) {
+			out = append(append(out, d.drop(now, n, true)...), d.revoked(now, source, by))
+			ended++
+		}
+	}
+	if n < b.grants.most {
+		next = int(n)
+	}
+	return append(out, EndFlows{network}), ended, next
+}
+
+// looksAtOnce is how many places RevokeWithin looks at.
+const looksAtOnce = 1 << 13
+
+// revokeWaiting ends what waits for the service within a network, and the grants that
+// the same sources have.
+func (d *Door) revokeWaiting(now time.Time, network netip.Prefix, by string) (out []Effect, ended int) {
+	var sources []netip.Prefix
+	for _, r := range d.waiting {
+		if within(r.source, network) {
+			sources = append(sources, r.source)
+		}
+	}
+	slices.SortFunc(sources, netip.Prefix.Compare)
+	for _, source := range slices.Compact(sources) {
+		effects, _ := d.Revoke(now, source, by)
+		out = append(out, effects...)
+		ended++
+	}
+	return out, ended
+}
+
+// revoked is the record of a grant that an operator has ended.
+func (d *Door) revoked(now time.Time, source netip.Prefix, by string) Effect {
+	return d.record(now, audit.EventRevoked, SourceString(source), by, "on an operator's word", time.Time{})
+}
+
+// within says whether all of a source lies in a network. Everybody does in none.
+func within(source, network netip.Prefix) bool {
+	return source != Any && source.Bits() >= network.Bits() && network.Contains(source.Addr())
+}
+
+// Covers returns the claims to what lets a source in beside its own grant: to the
+// grants of everybody and of the networks that it lies in, widest first. Those that
+// wait for the service have no Until.
+func (d *Door) Covers(now time.Time, source netip.Prefix) []Claim {
+	if source == Any {
+		return nil
+	}
+	wider := []netip.Prefix{Any}
+	for bits := 1; bits < source.Bits(); bits++ {
+		wider = append(wider, netip.PrefixFrom(source.Addr(), bits).Masked())
+	}
+	var out []Claim
+	for _, w := range wider {
+		n, has := d.book.find(w)
+		if !has {
+			continue
+		}
+		for _, c := range d.book.claims(n) {
+			if until := d.book.ends.time(now, c.until); now.Before(until) {
+				out = append(out, Claim{Source: w, By: d.book.parties.at(c.by).by, Until: until})
+			}
+		}
+	}
+	for _, r := range d.waiting {
+		if r.source == Any || r.source.Bits() < source.Bits() && within(source, r.source) {
+			out = append(out, Claim{Source: r.source, By: r.by})
+		}
+	}
+	return out
+}
+
+// Waits says whether a source waits for the service on somebody's behalf.
+func (d *Door) Waits(source netip.Prefix, by string) bool {
+	return slices.ContainsFunc(d.waiting, func(r request) bool { return r.source == source && r.by == by })
 }

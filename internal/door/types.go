@@ -108,11 +108,19 @@ type Claim struct {
 	For    time.Duration // as it was given
 }
 
+// Held is a claim as status tells it.
+type Held struct {
+	Claim           // without its length
+	Whose string    // on whose behalf it is: By, and by which knock where that is to be told apart
+	Since time.Time // when the source was given the grant
+}
+
 // Seen is what a look for presence found.
 type Seen struct {
 	Login       time.Time // the latest login, zero for none
 	Connections int       // live connections to the door's ports, where they count
 	NoData      string    // not "": there is no log data anywhere, and where it was looked for
+	Unread      bool      // some of the logs could not be read in full, which is none of the door's business
 }
 
 // Effect is something that the gateway carries out. Those of one answer are in

@@ -133,7 +133,7 @@ func TestGuardInParts(t *testing.T) {
 	t.Parallel()
 	p := &place{t: t, host: nstest.New(t)}
 	doors := func(shift int, reject bool) (ds []Door) {
-		for i := range 30 {
+		for i := range 60 {
 			ds = append(ds, Door{Name: fmt.Sprint("d", i+shift), Reject: reject, Ports: ports(t, fmt.Sprintf("%d/tcp", 100+i))})
 		}
 		return ds
@@ -145,7 +145,7 @@ func TestGuardInParts(t *testing.T) {
 		before := p.generation()
 		p.guard(next...)
 		if n := p.generation() - before; n < 3 || n > 20 {
-			t.Errorf("it took %d transactions for 30 doors, want a few", n)
+			t.Errorf("it took %d transactions for 60 doors, want a few", n)
 		}
 		must(t, p.f.Check())
 		if gs, err := p.f.allGrants(); err != nil || len(gs) != 1 || gs[0].Source != g.Source {

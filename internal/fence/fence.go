@@ -185,10 +185,10 @@ type Fence struct {
 	lister   reader     // for lists of grants, which take long
 	asker    reader     // for all other questions
 
-	mu     sync.Mutex // guards all below
-	conn   *nft.Conn  // nil: to be made anew
-	plain  bool       // do without owner and persist even where they are
-	manner manner     // of the table that is to be
+	mu     fair      // guards all below
+	conn   *nft.Conn // nil: to be made anew
+	plain  bool      // do without owner and persist even where they are
+	manner manner    // of the table that is to be
 	owned  bool
 	closed bool
 	shared part             // what all doors share; nil tables before the first Guard

@@ -184,7 +184,7 @@ func (f *Fence) noteEnded(c *nft.Conn, fam family, tracked []conntrack.Entry, so
 		}
 	}
 	for keys := range slices.Chunk(slices.Sorted(maps.Keys(left)), endAtOnce) {
-		_, err := f.step(func(_ *nft.Conn, b *nft.Batch) (func(), error) {
+		err := f.step(func(_ *nft.Conn, b *nft.Batch) (func(), error) {
 			var noted, gone []nft.Element
 			for _, key := range keys {
 				noted = append(noted, nft.Element{Key: key, Left: left[key]})

@@ -6,17 +6,17 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"time"
 
 	nft "github.com/doorward/doorward/internal/nftables"
 	"golang.org/x/sys/unix"
 )
 
-// stepTime is how long a part of a Guard should take: a change of grants that
-// comes meanwhile waits for one, at times for two. Whatever is in it, the kernel
-// follows all rules of the table once for each, three milliseconds with a thousand
-// doors (nf_tables_api.c, nft_table_validate).
-const stepTime = 4 * time.Millisecond
+// stepSize is how many messages a part of a Guard has at least, if that many are left.
+// Whatever is in it, the kernel follows all rules of the table once for each part, which
+// takes two milliseconds with a thousand doors (nf_tables_api.c, nft_table_validate),
+// and a hundredth of one for each message: a change of grants that comes meanwhile waits
+// for some three milliseconds. Shorter parts would be more, and hold it up more often.
+const stepSize = 100
 
 // guardInParts makes the table that of doors, from what the fence put there
 // before. False says that it cannot: the parts are not enough.
@@ -30,25 +30,26 @@ func (f *Fence) guardInParts(doors []Door, late bool) (done bool, err error) {
 	if old := staleOf(next, shared.base); !exact || len(old.sets)+len(old.chains) > 0 || next.Flags != shared.want.Flags {
 		return false, nil
 	}
-	var change []Door
+	var changes []change
 	var gone []string
 	changing := map[string]bool{} // of those that are there
 	stay := map[string]bool{}
 	for _, d := range doors {
 		stay[d.Name] = true
 		p := have[d.Name]
-		if p != nil && same(newPart(d, p.widths).want, p.want) {
+		c := newChange(d, p)
+		if p != nil && same(c.next.want, p.want) {
 			continue // it may have other ports, which are not in its part
 		}
 		changing[d.Name] = p != nil
-		change = append(change, d)
+		changes = append(changes, c)
 	}
 	for _, name := range slices.Sorted(maps.Keys(have)) {
 		if !stay[name] {
 			gone = append(gone, name)
 		}
 	}
-	if f.halted = len(change)+len(gone) > 0 || !same(next, shared.want); !f.halted {
+	if f.halted = len(changes)+len(gone) > 0 || !same(next, shared.want); !f.halted {
 		return true, nil
 	}
 	// First, nobody comes in by a port that leaves a door which changes.
@@ -56,7 +57,7 @@ func (f *Fence) guardInParts(doors []Door, late bool) (done bool, err error) {
 		err = f.share(between, nil)
 	}
 	if err == nil {
-		err = inSteps(f, change, f.changePart)
+		err = inSteps(f, changes, f.changePart)
 	}
 	if err == nil {
 		err = f.share(next, doors)
@@ -73,12 +74,12 @@ func (f *Fence) guardInParts(doors []Door, late bool) (done bool, err error) {
 // inSteps carries each out, several in a transaction, and lets others have their
 // turn between two of those. What each returns is done after its transaction.
 func inSteps[T any](f *Fence, all []T, each func(*nft.Conn, *nft.Batch, T) (func(), error)) error {
-	for n := 4; len(all) > 0; {
-		some := all[:min(n, len(all))]
-		took, err := f.step(func(c *nft.Conn, b *nft.Batch) (func(), error) {
+	for len(all) > 0 {
+		some := 0
+		err := f.step(func(c *nft.Conn, b *nft.Batch) (func(), error) {
 			var dones []func()
-			for _, one := range some {
-				done, err := each(c, b, one)
+			for some = 0; some < len(all) && b.Len() < stepSize; some++ {
+				done, err := each(c, b, all[some])
 				if err != nil {
 					return nil, err
 				}
@@ -93,23 +94,16 @@ func inSteps[T any](f *Fence, all []T, each func(*nft.Conn, *nft.Batch, T) (func
 		if err != nil {
 			return err
 		}
-		all = all[len(some):]
-		switch {
-		case took > stepTime:
-			n = max(1, n/2)
-		case took < stepTime*2/3:
-			n += (n + 1) / 2
-		}
+		all = all[some:]
 	}
 	return nil
 }
 
-// step is one transaction, and how long it took.
-func (f *Fence) step(fill func(*nft.Conn, *nft.Batch) (func(), error)) (time.Duration, error) {
+// step is one transaction.
+func (f *Fence) step(fill func(*nft.Conn, *nft.Batch) (func(), error)) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	begun := time.Now()
-	err := f.try(func(c *nft.Conn) error {
+	return f.try(func(c *nft.Conn) error {
 		b := c.Batch()
 		done, err := fill(c, b)
 		if err != nil {
@@ -121,27 +115,40 @@ func (f *Fence) step(fill func(*nft.Conn, *nft.Batch) (func(), error)) (time.Dur
 		done()
 		return nil
 	})
-	return time.Since(begun), err
+}
+
+// change is a door's way from one part to the next. It is made before the fence is held.
+type change struct {
+	door      Door
+	was, next *part
+}
+
+func newChange(d Door, was *part) change {
+	c := change{door: d, was: was}
+	if was == nil {
+		c.was = &part{base: &nft.Table{}}
+	}
+	c.next = newPart(d, c.was.widths)
+	c.next.door.Ports = c.was.door.Ports // until share
+	return c
 }
 
 // changePart gives a door its rules and sets.
-func (f *Fence) changePart(c *nft.Conn, b *nft.Batch, d Door) (func(), error) {
-	p := f.doors[d.Name]
-	if p == nil {
-		p = &part{base: &nft.Table{}}
+func (f *Fence) changePart(conn *nft.Conn, b *nft.Batch, c change) (func(), error) {
+	if now := f.doors[c.door.Name]; now != nil && now != c.was { // grants have changed it meanwhile
+		c = newChange(c.door, now)
 	}
-	next := newPart(d, p.widths)
-	next.door.Ports = p.door.Ports // until share
-	kept, err := carry(c, next.want, p.base)
+	was, next := c.was, c.next
+	kept, err := carry(conn, next.want, was.base)
 	if err != nil {
 		return nil, err
 	}
-	plan(b, next.want, p.base, staleOf(next.want, p.base), kept)
+	plan(b, next.want, was.base, staleOf(next.want, was.base), kept)
 	next.base, next.most = next.want, map[string]int{}
 	for _, s := range next.want.Sets {
-		next.most[s.Name] = max(p.most[s.Name], len(kept[s.Name]))
+		next.most[s.Name] = max(was.most[s.Name], len(kept[s.Name]))
 	}
-	return func() { f.doors[d.Name] = next }, nil
+	return func() { f.doors[c.door.Name] = next }, nil
 }
 
 // removePart takes away a door that no port leads to any more.
@@ -153,7 +160,7 @@ func (f *Fence) removePart(_ *nft.Conn, b *nft.Batch, name string) (func(), erro
 
 // share gives all doors what they share, and with it their ports.
 func (f *Fence) share(next *nft.Table, doors []Door) error {
-	_, err := f.step(func(_ *nft.Conn, b *nft.Batch) (func(), error) {
+	return f.step(func(_ *nft.Conn, b *nft.Batch) (func(), error) {
 		plan(b, next, f.shared.base, staleOf(next, f.shared.base), nil)
 		return func() {
 			f.shared = part{want: next, base: next}
@@ -164,7 +171,6 @@ func (f *Fence) share(next *nft.Table, doors []Door) error {
 			}
 		}, nil
 	})
-	return err
 }
 
 // exact says whether the kernel shows what the fence wrote as it was written, so

@@ -80,7 +80,7 @@ func (g *Gateway) orderApply(now time.Time, by string, o control.ApplyRequest, d
 	case o.Action == "undo":
 		g.undo(now, by, control.EndUndone, func(_ time.Time, reply control.Reply, err error) { g.answer(reply, err, done) })
 	default:
-		g.apply(now, &applying{by: by, confirm: confirm, force: o.Force, reading: now, done: done})
+		g.apply(now, &applying{by: by, confirm: confirm, force: o.Force, reading: now, done: g.loading(done)})
 	}
 }
 
@@ -93,7 +93,7 @@ func (g *Gateway) tellRefused(done func(control.Reply, error)) func(control.Repl
 	return func(reply control.Reply, err error) {
 		if err != nil {
 			why := err.Error()
-			if told, ok := errors.AsType[*control.Error](err); ok && told.Cause != nil {
+			if causeOf(err) != nil {
 				why = "nothing was changed: " + g.opts.Path + " cannot be used; doorward apply says why"
 			}
 			g.record(g.world.Now(), audit.EventError, bySignal, why)
@@ -120,7 +120,7 @@ func (g *Gateway) apply(now time.Time, a *applying) {
 			a.reading, a.checked = time.Time{}, c
 			switch {
 			case err == nil && g.applied.Pending == nil && bytes.Equal(c.text, g.applied.Confirmed):
-				g.settle(a, g.inUseAlready(now, a), nil)
+				g.settleKept(a, g.inUseAlready(now, a))
 				return
 			case err == nil:
 				err = g.acceptable(a)
@@ -285,13 +285,21 @@ func (g *Gateway) settle(a *applying, reply control.Reply, err error) {
 func (g *Gateway) settleKept(a *applying, reply control.Reply) {
 	done := a.done
 	a.done = func(reply control.Reply, err error) {
-		if unsaved, ok := err.(*unsavedError); ok { // and nothing else is wrong
+		if unsaved, ok := causeOf(err).(*unsavedError); ok { // and nothing else is wrong
 			reply.Message += "; the disk has not taken the record of it yet: " + unsaved.why.Error()
 			err = nil
 		}
 		done(reply, err)
 	}
 	g.settle(a, reply, nil)
+}
+
+// causeOf is what is behind an error that is answered, nil if that is not told.
+func causeOf(err error) error {
+	if told, ok := errors.AsType[*control.Error](err); ok {
+		return told.Cause
+	}
+	return nil
 }
 
 // giveUpReading has nobody wait for a file that cannot be read for long.
@@ -343,6 +351,8 @@ func (g *Gateway) takeOn(now time.Time, next checked) (left []string) {
 		left = append(left, old[name].leave())
 		g.endDoor(now, name, left[len(left)-1])
 	}
+	g.roll.keepOnly(c.Doors)
+	g.meet(c.Doors)
 	return left
 }
 

@@ -126,7 +126,7 @@ func TestTheEndOnTheWayIntoUse(t *testing.T) {
 		disk.takesFor(2 * time.Second)
 		replies := asking(1, func() string { return r.order(control.ApplyRequest{Action: "apply"}) })
 		r.stop()
-		if got := replies(); got[0] != "error: the daemon ends" || len(m.doors) != 1 {
+		if got := replies(); got[0] != "error: the daemon ends before it can answer" || len(m.doors) != 1 {
 			t.Errorf("apply: %q, guarded %v; want what was guarded before", got, m.doors)
 		}
 		if restart(t, m, path); len(m.doors) != 2 {

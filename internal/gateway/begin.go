@@ -53,6 +53,7 @@ func (g *Gateway) begin() error {
 	for _, d := range state.Doors {
 		saved[d.Name] = loadedDoor(d)
 	}
+	g.recallLogins(now)
 	g.byName = make(map[string]*guarded, len(g.config.Doors))
 	for _, c := range g.config.Doors {
 		d := g.newGuarded(c, saved[c.Name], now)
@@ -80,7 +81,7 @@ func (g *Gateway) begin() error {
 	g.record(now, audit.EventStarted, "", fmt.Sprintf("version %s guards %s", g.opts.Version, countDoors(g.config)))
 	if aside := g.store.SetAside(); aside != "" {
 		g.record(now, audit.EventError, "", "the store was damaged and is set aside as "+aside+
-			"; penalties and the audit trail begin anew")
+			"; what only it had is forgotten")
 	}
 	if g.unkept != "" {
 		g.record(now, audit.EventError, "", "nothing is kept until the daemon is started again: "+g.unkept)
@@ -124,6 +125,7 @@ func (g *Gateway) openStore() (store.State, error) {
 	switch {
 	case err == nil:
 		g.store = kept
+		close(g.opened)
 		return state, nil
 	case errors.Is(err, store.ErrLocked):
 		return store.State{}, err
@@ -132,6 +134,7 @@ func (g *Gateway) openStore() (store.State, error) {
 		"and the audit trail are forgotten with the daemon; mend it and start the daemon again", "err", err)
 	g.unkept = err.Error()
 	g.store = store.InMemory()
+	close(g.opened)
 	return g.store.Load()
 }
 
@@ -208,11 +211,15 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 		if g.applied.Pending != nil {
 			g.forgetPending(at, control.EndReplaced, "")
 		}
+		g.metered.loads.failed = true
 		g.warnings = append(g.warnings, instead+why)
 		g.log.Error("the configuration used before is in use", "file", g.opts.Path, "why", why)
 		c, text = before.config, before.text
 	}
 	g.config, g.hash, g.blinds = c, config.Hash(text), g.blind(c, text)
+	if !g.metered.loads.failed {
+		g.metered.loads.latest = g.world.Now()
+	}
 	g.warnings = append(g.warnings, g.warningsOf(c)...)
 	if now := g.inUse(); latest.hash != "" && latest.hash != now.hash {
 		g.recordConfig(at, "", told, latest, now)

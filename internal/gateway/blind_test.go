@@ -104,15 +104,15 @@ func TestALookElsewhereEndsTheOneUnderWay(t *testing.T) {
 		m, path := newMachine(), configPath(t)
 		looks, ended := 0, false
 		r := runWith(t, m, path, sshDoor, func(w *World) {
-			w.Look = func(c config.Door) func(context.Context) (door.Seen, []string) {
-				return func(ctx context.Context) (door.Seen, []string) {
+			w.Look = func(c config.Door) func(context.Context) Sight {
+				return func(ctx context.Context) Sight {
 					hangs := false
 					if m.do(func() { looks++; hangs = looks == 2 }); !hangs {
-						return door.Seen{}, nil
+						return Sight{}
 					}
 					<-ctx.Done()
 					m.do(func() { ended = true })
-					return door.Seen{NoData: "the journal has no entry"}, nil
+					return Sight{Seen: door.Seen{NoData: "the journal has no entry"}}
 				}
 			}
 		})

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/port"
@@ -144,7 +145,8 @@ func (g *Gateway) flush(now time.Time) {
 			g.changes.doors[d.name()] = storedDoor(d.name(), s)
 		}
 	}
-	changed = changed || !g.changes.empty() || len(g.changes.replies) > 0
+	changed = changed || !g.changes.empty() || len(g.changes.replies) > 0 || g.moved
+	g.moved = false
 	if len(g.changes.replies) > 0 {
 		g.writer.tryAgain()
 	}
@@ -171,11 +173,17 @@ func (c *changes) takeReplies() []func(error) {
 func (g *Gateway) reply(now time.Time, replies []func(error)) {
 	for _, reply := range replies {
 		g.onDisk(now, func(_ time.Time, err error) {
+			var unsaved error
 			if err != nil {
-				err = &unsavedError{err}
+				unsaved = &unsavedError{err}
+				err = unsaved
 			}
 			if g.broken != "" {
 				err = errors.Join(fmt.Errorf("the kernel does not have it yet, which is tried again: %s", g.broken), err)
+				unsaved = nil // is not all
+			}
+			if err != nil {
+				err = &control.Error{Code: control.CodeFailed, Message: err.Error(), Hint: "doorward status", Cause: unsaved}
 			}
 			reply(err)
 		})

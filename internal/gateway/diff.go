@@ -87,7 +87,7 @@ func (g *Gateway) compareFile(s *control.Status) {
 
 // Diff says what an apply of the configuration file would change (control.Backend).
 func (g *Gateway) Diff(ctx context.Context) (control.Diff, error) {
-	d := control.Diff{API: control.APIVersion, Config: g.opts.Path, Changes: []control.KeyChange{}}
+	d := control.Diff{Config: g.opts.Path, Changes: []control.KeyChange{}}
 	var inUse checked
 	if err := g.visit(ctx, func() { inUse = g.inUse() }); err != nil {
 		return d, err

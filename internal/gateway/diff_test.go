@@ -28,12 +28,18 @@ func TestTheTrailOfConfigurations(t *testing.T) {
 		other = strings.Replace(other, "ports", "open_for = \"45s\"\nports", 1) + webDoor
 		keys := []string{"door.ssh.knock[0].touch", "door.ssh.open_for", "door.web"}
 		hash := func(text string) string { return config.Hash([]byte(text)) }
+		salts := map[string]bool{}
 		check := func(by, reason, before, after string, keys []string) {
 			t.Helper()
 			synctest.Wait()
 			got := m.last(audit.EventApplied)
+			salt := got.Config.Salt
+			if len(salt) < 26 || salts[salt] { // 128 bits in base32
+				t.Errorf("salt %q, want random text", salt)
+			}
+			salts[salt] = true
 			want := audit.Record{ID: got.ID, Time: got.Time, Event: audit.EventApplied, By: by, Reason: reason,
-				Config: &audit.Config{Before: hash(before), After: hash(after), Changed: keys}}
+				Config: &audit.Config{Before: hash(before), After: hash(after), Changed: keys, Salt: salt}}
 			if d := cmp.Diff(want, got); d != "" {
 				t.Errorf("record (-want +got):\n%s", d)
 			}
@@ -163,7 +169,7 @@ func TestDiff(t *testing.T) {
 		diff := func() control.Diff {
 			t.Helper()
 			d, err := r.Diff(t.Context())
-			if err != nil || d.API != control.APIVersion || d.Config != path || d.Before != config.Hash([]byte(sshDoor)) {
+			if err != nil || d.Config != path || d.Before != config.Hash([]byte(sshDoor)) {
 				t.Errorf("diff: %+v, %v", d, err)
 			}
 			return d

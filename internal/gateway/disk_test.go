@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/store"
 )
 
@@ -99,14 +100,15 @@ func (d *disk) end(c *store.Change) {
 
 func (d *disk) SetAside() string { return "" }
 
-func (d *disk) Records(door, source string, _ uint64, _ int) (found []audit.Record, err error) {
+func (d *disk) Records(q store.Query) (p store.Page, err error) {
 	if d.unreadable != nil {
-		return nil, d.unreadable
+		return p, d.unreadable
 	}
 	for _, r := range d.trail {
-		if (door == "" || r.Door == door) && (source == "" || r.Source == source) {
-			found = append(found, r)
+		if (q.Door == "" || r.Door == q.Door) && (!q.Source.Addr().IsValid() || r.Source == door.SourceString(q.Source)) &&
+			(len(q.Events) == 0 || slices.Contains(q.Events, r.Event)) {
+			p.Records = append(p.Records, r)
 		}
 	}
-	return found, nil
+	return p, nil
 }

@@ -101,6 +101,7 @@ type ear struct {
 	trying    *config.Config // whose places are held, too, since it is to be used; nil for none
 	tried     event          // called when they are held, as far as they can be had
 	problem   string         // why some place is not as it should be, "" when all are
+	missing   []port.Port    // those places
 	repairs   uint64
 }
 
@@ -124,9 +125,14 @@ func (g *Gateway) tellEars() {
 		if told {
 			err = errors.Join(e.ear.Set(wanted.connections()), e.datagrams.Set(wanted.datagrams()), wanted.unread())
 		}
+		var missing []port.Port
+		if err != nil {
+			missing = e.died()
+		}
 		return func(now time.Time) {
 			e.busy = false
 			if told {
+				e.missing = missing
 				g.earsTook(now, died, err)
 			}
 			if tried := e.tried; tried != nil && e.told.tries == e.trying {

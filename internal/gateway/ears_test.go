@@ -17,7 +17,7 @@ func (e *ears) Set(ports listen.Ports) error {
 	e.effect()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.listening, e.sets = nil, e.sets+1
+	e.listening, e.lacks, e.sets = nil, nil, e.sets+1
 	var err error
 	held := slices.Concat(ports.Open, ports.Shut, ports.Same)
 	slices.Sort(held)
@@ -25,7 +25,7 @@ func (e *ears) Set(ports listen.Ports) error {
 	for _, p := range e.held {
 		switch {
 		case slices.Contains(e.taken, p):
-			err = errors.Join(err, fmt.Errorf("%d/tcp: address already in use", p))
+			err, e.lacks = errors.Join(err, fmt.Errorf("%d/tcp: address already in use", p)), append(e.lacks, p)
 		case slices.Contains(ports.Open, p):
 			e.listening = append(e.listening, p)
 		}
@@ -33,7 +33,15 @@ func (e *ears) Set(ports listen.Ports) error {
 	return err
 }
 
-func (e *ears) Check() []uint16 { return nil }
+// Check returns the ports that could not be had when they were last asked for.
+func (e *ears) Check() []uint16 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.lacks)
+}
+
+// Dropped is as if some touches had been too many.
+func (e *ears) Dropped() uint64 { return 6 }
 
 func (e *ears) Behind() bool {
 	e.mu.Lock()

@@ -16,7 +16,6 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
-	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/port"
 )
@@ -76,9 +75,9 @@ type keyed struct {
 	ran       []string // commands, each once
 }
 
-func (k *keyed) look(c config.Door) func(context.Context) (door.Seen, []string) {
+func (k *keyed) look(c config.Door) func(context.Context) Sight {
 	at := port.Port{Proto: port.TCP, Number: 22}
-	return func(context.Context) (seen door.Seen, odd []string) {
+	return func(context.Context) (seen Sight) {
 		k.machine.do(func() {
 			guarded := slices.ContainsFunc(c.Ports, func(r port.Range) bool { return r.Contains(at) })
 			if k.connected && guarded && c.Presence.Connections {
@@ -88,7 +87,7 @@ func (k *keyed) look(c config.Door) func(context.Context) (door.Seen, []string) 
 				seen.NoData = "the journal has no entry"
 			}
 		})
-		return seen, nil
+		return seen
 	}
 }
 
@@ -190,6 +189,7 @@ var keyChanges = []keyChange{
 	{key: "gateway.state", to: "[gateway]\nstate = \"/other\"\n", refused: restartIt},
 	{key: "gateway.control", to: "[gateway]\ncontrol = \"/other\"\n", refused: restartIt},
 	{key: "gateway.metrics", to: "[gateway]\nmetrics = \"127.0.0.1:9472\"\n", refused: restartIt},
+	{key: "gateway.records", to: "[gateway]\nrecords = [\"journal\"]\n", refused: restartIt},
 	{key: "door.*.ports", from: `"22/tcp"`, to: `"2222/tcp"`,
 		see: func(k *keyed) string { return fmt.Sprint(k.guards().Ports) }, was: "[22/tcp]", is: "[2222/tcp]"},
 	{key: "door.*.ports", from: `"22/tcp"`, to: `"2222/tcp"`, before: knockAndConnect,

@@ -55,7 +55,7 @@ type kernelIn struct {
 // doors are asked in one turn, which takes a few dozen look-ups for each; the kernel,
 // which has the last word, and the trail are asked beside the turns.
 func (g *Gateway) Explain(ctx context.Context, source netip.Addr, name string) (control.Explanation, error) {
-	e := control.Explanation{API: control.APIVersion, Source: source.String(), Config: g.opts.Path,
+	e := control.Explanation{Source: source.String(), Config: g.opts.Path,
 		Doors: []control.ExplainedFor{}}
 	doors, err := g.asked(ctx, source, name, &e)
 	if err != nil {
@@ -174,9 +174,9 @@ func (g *Gateway) kernelLetsIn(name string, source netip.Addr) kernelIn {
 // refusalsOf finds the latest refusals that a source had a part in, by door, newest
 // first. The trail is read once for all doors.
 func (g *Gateway) refusalsOf(source netip.Addr, name string) (map[string][]audit.Record, error) {
-	found, err := g.Log(control.LogQuery{Door: name, Source: source.String(), Events: []string{audit.EventRefused}, Limit: refusalsSearched})
+	page, err := g.Log(control.LogQuery{Door: name, Source: source.String(), Events: []string{audit.EventRefused}, Limit: refusalsSearched})
 	of := make(map[string][]audit.Record)
-	for _, r := range slices.Backward(found) {
+	for _, r := range slices.Backward(page.Records) {
 		if r.Event == audit.EventRefused && len(of[r.Door]) < refusalsTold {
 			of[r.Door] = append(of[r.Door], r)
 		}

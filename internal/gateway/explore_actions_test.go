@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -274,7 +275,7 @@ func (t *trip) applies(o control.ApplyRequest, file string, done func()) {
 	}
 	t.may(w, func() {
 		t.turn(func(now time.Time) {
-			t.g.order(now, "operator", o, func(_ control.Reply, err error) {
+			t.g.order(context.Background(), now, control.Caller{Name: "operator"}, o, func(_ control.Reply, err error) {
 				t.point()
 				w.answered, w.well = true, !refused(err)
 			})

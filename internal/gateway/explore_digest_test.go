@@ -50,7 +50,7 @@ type digest struct {
 var leftOut = strings.Fields(`now base wall files trail points crashAt ways choices m gw g conf config text opts
 	started warnings repairs refusals oddities Reason reason Since Opened Time rule rules ctx cancel
 	newer events touches sums store statuses vitals measured work looks replies By pulse gaps gapTold
-	hash differs ID Ended guesses counting recalled`)
+	hash differs ID Ended guesses counting recalled metered bygones darkBy callers roll`)
 
 var (
 	timeType  = reflect.TypeFor[time.Time]()

@@ -152,6 +152,7 @@ func (t *trip) start() {
 	g.world = t.world()
 	ctx, end := context.WithCancel(context.Background())
 	g.ctx, t.end, t.g = ctx, end, g
+	g.beside = func(func()) {} // of who is in nothing follows
 	g.async = func(run func() event) { t.tasks = append(t.tasks, t.begins(task{t.kindOf(), run})) }
 	g.commits = func(run func() event) { t.commit = run }
 	t.oracle.up(t.rebooted)
@@ -292,10 +293,14 @@ func (t *trip) deliver() {
 
 // order gives an operator's order and says whether it was done. The operator is
 // told when it also outlives a restart.
-func (t *trip) order(o any, told func()) (done bool) {
+func (t *trip) order(r control.Request, told func()) (done bool) {
 	done = true
+	o, err := r.Order()
+	if err != nil {
+		t.found(err.Error())
+	}
 	t.turn(func(now time.Time) {
-		t.g.order(now, "operator", o, func(_ control.Reply, err error) {
+		t.g.order(context.Background(), now, control.Caller{Name: "operator"}, o, func(_ control.Reply, err error) {
 			t.point()
 			if done = !refused(err); err == nil {
 				told()

@@ -49,7 +49,7 @@ const firstLook = 3 * time.Second
 // operator's order waiting.
 const maxBatch = 4096
 
-// Options are what a gateway is told. All but Warnings and Confine are needed.
+// Options are what a gateway is told. Path, Version and Log are needed.
 type Options struct {
 	Path    string // of the configuration file, which is read anew when it is applied
 	Version string
@@ -62,6 +62,12 @@ type Options struct {
 	// comes back as well, unless it is kept. Then it is called with each one that is
 	// to be used later, to say whether that can be served from inside. nil: neither.
 	Confine func(*config.Config) error
+	// Tell is called with each record of the audit trail when it is on disk, in order and
+	// beside the turns. It must not wait. nil: each is a line of Log.
+	Tell func(audit.Record)
+	// Troubles says what an operator should know of those who are told; nil for nothing.
+	// It must not wait.
+	Troubles func() []string
 }
 
 // Gateway guards the doors of one configuration after another. Its exported
@@ -94,6 +100,8 @@ type Gateway struct {
 	lost       bool              // grants went with the table, and are not back yet
 	marks      marks             // what knocks have left behind
 	visitors   visitors          // whom knocks are answered to
+	callers    callers           // whose orders have an effect
+	moved      bool              // somebody has come in, or gone, since watchers were told
 	store      Store             // what survives, or memory alone
 	writer     writer            // has it take what changes
 	unkept     string            // why that is memory alone, "" when it is not
@@ -102,6 +110,8 @@ type Gateway struct {
 	warnings   []string          // about the configuration in use
 	told       map[string]uint64 // what the audit trail has told of since the start, by event
 	sums       *audit.Sums       // of refusals
+
+	metered metered
 
 	byName      map[string]*guarded // of doors
 	fencing     fencing             // what is under way at the fence
@@ -112,6 +122,7 @@ type Gateway struct {
 	tasks   sync.WaitGroup          // the goroutines of services and looks
 	ctx     context.Context         // of those goroutines, ends with Run
 	async   func(task func() event) // runs a task beside the turns; its event comes back as a turn
+	beside  func(task func())       // runs a task of which no turn hears
 	commits func(task func() event) // so for commits, one at a time; the event comes by ends
 	ends    chan event
 	heard   chan []knock.Heard
@@ -129,9 +140,14 @@ type Gateway struct {
 	vitals   board[control.Vitals]
 	wake     chan struct{} // somebody waits for one of them
 	measured measurement
+	took     control.Spans // how long turns are
+	waited   control.Spans // for a turn, of what was heard
+	roll     roll
 	file     fileLook
 
 	ending <-chan struct{} // closed when nothing more is to be heard
+	opened chan struct{}   // closed when store is there
+	had    sync.Map        // names of doors that there were, for Log
 	ended  chan struct{}   // closed when Run has ended
 
 	newer struct {
@@ -153,11 +169,13 @@ func New(opts Options) *Gateway {
 		ends:     make(chan event, 1),
 		heard:    make(chan []knock.Heard, 64),
 		wake:     make(chan struct{}, 1),
+		opened:   make(chan struct{}),
 		ended:    make(chan struct{}),
 		marks:    make(marks),
 		visitors: newVisitors(),
 		told:     make(map[string]uint64),
 		sums:     audit.NewSums(),
+		metered:  newMetered(),
 	}
 	g.newer.c = make(chan struct{})
 	g.recalled = sync.OnceValue(g.recall)
@@ -166,6 +184,7 @@ func New(opts Options) *Gateway {
 	g.async = func(task func() event) {
 		g.tasks.Go(func() { g.post(task()) })
 	}
+	g.beside = func(task func()) { g.tasks.Go(task) }
 	g.commits = func(task func() event) { // never waits: there is room for the one
 		g.tasks.Go(func() { g.ends <- task() })
 	}
@@ -191,6 +210,7 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 		return err
 	}
 	defer g.ear.close()
+	g.meet(g.config.Doors)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	upkeep := time.NewTicker(upkeepEvery)
@@ -235,14 +255,14 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 // turn handles first, whatever else is waiting and what is due, and flushes.
 func (g *Gateway) turn(first event) {
 	now := g.world.Now()
-	begun, all := now, false
+	begun, all, lookups := now, false, g.lookups()
 	g.beginTurn(now)
 	g.lookBack(now)
 	if first != nil {
 		g.changed()
 		first(now)
 	}
-	for i := 0; i < maxBatch && !all; i++ {
+	for i := 0; i < maxBatch && !all && g.lookups()-lookups < mostLookups; i++ {
 		select {
 		case h := <-g.heard:
 			g.changed()
@@ -275,6 +295,7 @@ func (g *Gateway) turn(first event) {
 	g.flush(now)
 	g.attend()
 	g.endTurn(now)
+	g.took.Add(g.world.Now().Sub(begun))
 }
 
 // tick lets the doors do what is due. When very much is, as when very many grants end
@@ -367,7 +388,11 @@ func (g *Gateway) looked() bool {
 func (g *Gateway) listened(hs []knock.Heard) int {
 	g.pulse.taken()
 	hs = g.waitingToo(hs)
-	g.lookBack(g.world.Now())
+	now := g.world.Now()
+	if len(hs) > 0 {
+		g.waited.Add(now.Sub(hs[0].Time))
+	}
+	g.lookBack(now)
 	for _, h := range hs {
 		g.passOver(h.Time)
 		if h.Source.Unmap().IsLoopback() {

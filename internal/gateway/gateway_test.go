@@ -11,6 +11,7 @@ import (
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/presence"
 )
 
 func TestFromKnockToIdle(t *testing.T) {
@@ -52,7 +53,7 @@ func TestSessionsAreTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), strings.Replace(sshDoor, "logins =", "connections = false\nlogins =", 1))
-		m.do(func() { m.sessions = 2 })
+		m.do(func() { m.sessions = []presence.Connection{sessionAt(40022), sessionAt(40023)} })
 		check := func(state string) {
 			t.Helper()
 			if got := r.status(); got.State != state || got.Sessions != 2 {
@@ -352,42 +353,6 @@ func TestAPortThatIsTaken(t *testing.T) {
 		}
 		r.touch(visitor, 59000, 59002)
 		r.wantState("open")
-	})
-}
-
-func TestOrders(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMachine()
-		r := run(t, m, configPath(t), sshDoor)
-		for _, tt := range []struct {
-			order any
-			want  string
-		}{
-			{control.OpenRequest{Door: "shh", Source: "192.0.2.2"}, `error: there is no door "shh": the doors are ssh`},
-			{control.OpenRequest{Door: "ssh", Source: "me"}, `error: source "me": allowed are an address, a prefix, or any`},
-			{control.OpenRequest{Door: "ssh", Source: "0.0.0.0/0"}, `error: source "0.0.0.0/0" is everybody`},
-			{control.OpenRequest{Door: "ssh", Source: "192.0.2.2", For: "-1s"},
-				`error: duration "-1s": allowed are positive ones such as 30s, 5m, 1h`},
-			{control.OpenRequest{Door: "ssh", Source: "192.0.2.2", For: "5m"}, "door ssh opens for 192.0.2.2 as soon as ssh.service runs"},
-			{control.OpenRequest{Door: "ssh", Source: "2001:db8::/64", For: "5m"}, "door ssh is open for 2001:db8::/64 for 5m0s"},
-			{control.CloseRequest{Door: "ssh", Source: "192.0.2.9"}, "error: 192.0.2.9 has no grant at door ssh"},
-			{control.CloseRequest{Door: "ssh", Source: "192.0.2.2"},
-				"192.0.2.2 can open no new connections to door ssh; its sessions live on"},
-			{control.CloseRequest{Door: "ssh"}, "door ssh is closing; sessions that stand live on"},
-			{control.CloseRequest{Door: "ssh"}, "door ssh is dark; sessions that stand live on"},
-			{control.ArmRequest{Source: "192.0.2.9"}, "error: 192.0.2.9 has no penalty"},
-			{control.ArmRequest{}, "armed, and all penalties forgotten: ssh"},
-			{control.ApplyRequest{Action: "keep"}, "error: no configuration waits to be confirmed"},
-			{control.ApplyRequest{Action: "undo"}, "error: no configuration waits to be confirmed"},
-		} {
-			if got := r.order(tt.order); got != tt.want {
-				t.Errorf("%T %v:\n got %q\nwant %q", tt.order, tt.order, got, tt.want)
-			}
-			synctest.Wait()
-		}
-		if len(m.grants) != 0 {
-			t.Errorf("grants %v are left", m.grants)
-		}
 	})
 }
 

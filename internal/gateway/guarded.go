@@ -9,6 +9,7 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/knock"
 )
@@ -28,10 +29,12 @@ type guarded struct {
 	saved    door.Saved // as the store has it
 	knocks   []heardKnock
 	service  *keeper // nil: the service always runs
-	lookFor  func(context.Context) (door.Seen, []string)
+	lookFor  func(context.Context) Sight
 	oddities []string // what was odd in the last look, for people
 	refusals []audit.Record
+	waiters  []*waiter // operators who wait for it to open
 	guesses  *audit.Guesses
+	metered  meteredDoor
 	cancel   context.CancelFunc // ends the goroutines of the door
 	ctx      context.Context
 	lookEnd  context.CancelFunc // ends the look for presence alone; nil before start
@@ -53,8 +56,13 @@ type heardKnock struct {
 
 // newGuarded returns a door as it was saved; start sets it going.
 func (g *Gateway) newGuarded(c config.Door, saved door.Saved, now time.Time) *guarded {
-	d := &guarded{gw: g, conf: c, door: door.New(rules(c), saved, now), saved: saved, guesses: audit.NewGuesses(now)}
+	d := &guarded{gw: g, conf: c, door: door.New(rules(c), saved, now), saved: saved,
+		guesses: audit.NewGuesses(now), metered: newMeteredDoor()}
+	if s := d.door.Saved(); s.State == door.Dark && s.Since.Equal(saved.Since) {
+		d.metered.dark = s.Since
+	}
 	d.setKnocks(c.Knocks, now)
+	g.roll.begin(c.Name, now)
 	return d
 }
 
@@ -172,13 +180,30 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 	if k.excused(v) {
 		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so that it costs nothing"
 	}
-	d.carry(d.door.Wrong(v.Time, w))
+	d.refuse(v.Code, d.door.Wrong(v.Time, w))
+}
+
+// refuse carries out the effects of a knock, and counts it if it is refused.
+func (d *guarded) refuse(why string, effects []door.Effect) {
+	refused := func(e door.Effect) bool {
+		r, is := e.(door.Record)
+		return is && r.Event == audit.EventRefused
+	}
+	if slices.ContainsFunc(effects, refused) {
+		d.metered.refused[control.Refusal(why)]++
+	}
+	d.carry(effects)
 }
 
 // opens hands a right knock to the door.
 func (d *guarded) opens(now time.Time, k door.Knock, v knock.Verdict) {
+	d.metered.knock = now
 	effects := d.door.Knock(now, k)
-	d.carry(effects)
+	why := "crowded"
+	if d.door.Deaf(k.Name, k.Source) {
+		why = "deaf"
+	}
+	d.refuse(why, effects)
 	d.answers(v, k.Source, effects)
 }
 
@@ -237,6 +262,7 @@ func (d *guarded) underway() bool {
 func (d *guarded) tick(now time.Time) int {
 	effects := d.door.Tick(now)
 	d.carry(effects)
+	d.giveUp(now)
 	for i := range d.knocks {
 		k := &d.knocks[i]
 		if !k.conf.ForAll() {
@@ -254,6 +280,9 @@ func (d *guarded) tick(now time.Time) int {
 // next is when tick has something to do.
 func (d *guarded) next() (time.Time, bool) {
 	next, ok := d.door.Next()
+	if t, due := d.givesUp(); due && (!ok || t.Before(next)) {
+		next, ok = t, true
+	}
 	ok = ok && !d.gw.crowded()
 	for _, k := range d.knocks {
 		if t, due := k.rec.Next(); due && (!ok || t.Before(next)) {
@@ -303,10 +332,17 @@ func (d *guarded) carry(effects []door.Effect) {
 			d.look()
 		case door.Record:
 			d.noteRefusal(e.Record)
+			d.meter(e.Record)
+			if e.Event == audit.EventOpened {
+				d.gw.roll.opens(d.name(), e.Time)
+			}
 			d.gw.tell(e.Record)
 		default:
 			d.gw.changes.add(d.name(), e)
 		}
+	}
+	if len(effects) > 0 {
+		d.settle(effects, d.door.Saved().Reason)
 	}
 }
 
@@ -322,25 +358,38 @@ func (d *guarded) noteRefusal(r audit.Record) {
 // look looks for presence, for as long as that is the place to look or lookTime, and
 // reports what was found, whatever happens.
 func (d *guarded) look() {
-	lookFor, life := d.lookFor, d.lookCtx
+	lookFor, life, name, ports := d.lookFor, d.lookCtx, d.name(), d.conf.Ports
 	d.gw.async(func() event {
 		ctx, cancel := context.WithTimeout(life, lookTime)
 		defer cancel()
-		seen, odd := lookFor(ctx)
+		sight := lookFor(ctx)
+		var news []*session
+		moved := false
+		if life.Err() == nil && !sight.Asked.IsZero() {
+			news, moved = d.gw.roll.take(list{name, ports, sight.Asked, d.gw.world.Now(), sight.In})
+		}
+		came := d.gw.roll.arrivals(name, sight.Logins)
 		return func(now time.Time) {
-			if life.Err() == nil {
-				d.seen(now, seen, odd)
+			if life.Err() != nil {
+				return
 			}
+			d.gw.moved = d.gw.moved || moved
+			d.gw.find(now, d, news)
+			d.loggedIn(now, came)
+			d.seen(now, sight)
 		}
 	})
 }
 
-func (d *guarded) seen(now time.Time, seen door.Seen, odd []string) {
-	for _, o := range odd {
+func (d *guarded) seen(now time.Time, s Sight) {
+	for _, o := range s.Odd {
 		if !slices.Contains(d.oddities, o) {
 			d.gw.log.Warn(o, "door", d.name())
 		}
 	}
-	d.oddities = odd
-	d.carry(d.door.Seen(now, seen))
+	d.oddities, d.metered.unread = s.Odd, s.Unread
+	if s.Login.After(d.metered.login) {
+		d.metered.login = s.Login
+	}
+	d.carry(d.door.Seen(now, s.Seen))
 }

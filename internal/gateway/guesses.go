@@ -24,11 +24,12 @@ func (g *Gateway) recall() recalled {
 		return recalled{}
 	}
 	since := g.counting.Add(-day)
-	found, err := g.Log(control.LogQuery{Events: []string{audit.EventRefused}, Since: since, Limit: mostRecalled})
+	page, err := g.Log(control.LogQuery{Events: []string{audit.EventRefused}, Since: since, Limit: mostRecalled})
 	if err != nil {
 		g.log.Warn("cannot read the refusals of the last day; they are counted since the start", "err", err)
 		return recalled{}
 	}
+	found := page.Records
 	if len(found) == mostRecalled && found[0].Time.After(since) {
 		since = found[0].Time // of before, some may not have been read
 	}

@@ -33,6 +33,7 @@ type keeper struct {
 	known   bool // it was seen, or done
 	news    service.Status
 	leave   permission
+	metered meteredStarts
 }
 
 // word is how a service stands, as its door is to hear it: at the end of an order,
@@ -97,6 +98,9 @@ func (k *keeper) did(now time.Time, run bool, err error) {
 	}
 	k.busy = false
 	k.ordered(err)
+	if run {
+		k.started(err)
+	}
 	if k.again && k.wanted != run {
 		k.do(k.wanted)
 		return
@@ -112,6 +116,18 @@ func (k *keeper) did(now time.Time, run bool, err error) {
 	k.report(now, w)
 	if k.stale && !k.busy {
 		k.lookAgain()
+	}
+}
+
+// started takes in how a start ended. One that was overtaken by another order neither
+// failed nor went well.
+func (k *keeper) started(err error) {
+	switch {
+	case err == nil:
+		k.metered.failed = ""
+	case !errors.Is(err, service.ErrOvertaken):
+		k.metered.failed = err.Error()
+		k.metered.failures++
 	}
 }
 
@@ -139,12 +155,15 @@ func (k *keeper) observed(now time.Time, s service.Status) {
 func (k *keeper) sees(now time.Time, s service.Status) {
 	switch s.State {
 	case service.Running:
-		k.running, k.known = true, true
+		k.running, k.known, k.metered.failed = true, true, ""
 		k.report(now, word{runs: true})
 	case service.Stopped:
 		k.running, k.known = false, true
 		k.report(now, word{halted: true})
 	case service.Failed:
+		if k.wanted {
+			k.metered.failed = cmp.Or(s.Detail, s.State.String())
+		}
 		k.running, k.known = false, true
 		k.report(now, word{detail: cmp.Or(s.Detail, s.State.String())})
 	case service.Starting:

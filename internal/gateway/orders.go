@@ -2,15 +2,14 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
-	"github.com/doorward/doorward/internal/port"
 )
 
 // answer is what an order came to.
@@ -19,20 +18,24 @@ type answer struct {
 	err   error
 }
 
+// replier is told what an order came to, once.
+type replier func(control.Reply, error)
+
 // Do carries out an operator's order (control.Backend) and returns when it has
 // taken effect: the fence is changed, the store has it. A disk that is slow is not
 // waited for: the error says that it is done, and that a restart would forget it.
-func (g *Gateway) Do(ctx context.Context, by string, order any) (control.Reply, error) {
+func (g *Gateway) Do(ctx context.Context, by control.Caller, order any) (control.Reply, error) {
 	done := make(chan answer, 1)
 	e := func(now time.Time) {
-		g.order(now, by, order, func(reply control.Reply, err error) { done <- answer{reply, err} })
+		g.order(ctx, now, by, order, func(reply control.Reply, err error) { done <- answer{reply, err} })
 	}
+	ends := &control.Error{Code: control.CodeDown, Message: "the daemon ends before it can answer", Hint: "systemctl status doorward"}
 	select {
 	case g.events <- e:
 	case <-ctx.Done():
 		return control.Reply{}, ctx.Err()
 	case <-g.ended:
-		return control.Reply{}, errors.New("the daemon ends")
+		return control.Reply{}, ends
 	}
 	select {
 	case a := <-done:
@@ -40,35 +43,38 @@ func (g *Gateway) Do(ctx context.Context, by string, order any) (control.Reply, 
 	case <-ctx.Done():
 		return control.Reply{}, ctx.Err()
 	case <-g.ended:
-		return control.Reply{}, errors.New("the daemon ends")
+		return control.Reply{}, ends
 	}
 }
 
 // Reload takes the configuration file into use at once, as SIGHUP asks.
 func (g *Gateway) Reload(ctx context.Context) (control.Reply, error) {
-	return g.Do(ctx, bySignal, control.ApplyRequest{Action: "apply"})
+	return g.Do(ctx, control.Caller{Name: bySignal}, control.ApplyRequest{Action: "apply"})
 }
 
 // order carries out an order and has done called when it has taken effect, or with
-// an error at once when it is refused.
-func (g *Gateway) order(now time.Time, by string, order any, done func(control.Reply, error)) {
-	if o, ok := order.(control.ApplyRequest); ok {
-		g.orderApply(now, by, o, done)
-		return
-	}
-	var reply control.Reply
-	var err error
+// an error at once when it is refused. Who waits for more than that, waits until ctx
+// ends.
+func (g *Gateway) order(ctx context.Context, now time.Time, by control.Caller, order any, done replier) {
+	g.callers.now = by
+	defer func() { g.callers.now = control.Caller{} }()
 	switch o := order.(type) {
-	case control.OpenRequest:
-		reply, err = g.open(now, by, o)
-	case control.CloseRequest:
-		reply, err = g.close(now, by, o)
-	case control.ArmRequest:
-		reply, err = g.arm(now, by, o)
+	case control.ApplyRequest:
+		before, back := g.applying, g.rollingBack
+		g.orderApply(now, by.Name, o, done)
+		if g.applying != before || g.rollingBack != back { // it is taken on
+			g.callers.wait("", "", by)
+		}
+	case control.Open:
+		g.open(ctx, now, by, o, done)
+	case control.Close:
+		g.close(now, by, o, done)
+	case control.Arm:
+		reply, err := g.arm(now, by.Name, o)
+		g.answer(reply, err, done)
 	default:
-		err = unknown(order)
+		done(control.Reply{}, unknown(order))
 	}
-	g.answer(reply, err, done)
 }
 
 // answer has an order answered: with an error at once, since it has changed nothing.
@@ -81,65 +87,12 @@ func (g *Gateway) answer(reply control.Reply, err error, done func(control.Reply
 }
 
 func unknown(order any) error {
-	return &control.Error{Message: fmt.Sprintf("order %T %v is not known", order, order)}
+	return &control.Error{Code: control.CodeUsage, Message: fmt.Sprintf("order %T %v is not known", order, order)}
 }
 
-func (g *Gateway) open(now time.Time, by string, o control.OpenRequest) (control.Reply, error) {
-	d, err := g.named(o.Door)
-	if err != nil {
-		return control.Reply{}, err
-	}
-	source, err := parseSource(o.Source)
-	if err != nil {
-		return control.Reply{}, err
-	}
-	length, err := duration(o.For, d.conf.OpenFor)
-	if err != nil {
-		return control.Reply{}, err
-	}
-	effects, err := d.door.Open(now, source, length, by)
-	if err != nil {
-		return control.Reply{}, &control.Error{Message: err.Error(), Hint: "doorward arm " + o.Door}
-	}
-	d.carry(effects)
-	until := now.Add(length)
-	message := fmt.Sprintf("door %s is open for %s for %s", d.name(), door.SourceString(source), length)
-	if d.door.Saved().State != door.Open {
-		message = fmt.Sprintf("door %s opens for %s as soon as %s runs", d.name(), door.SourceString(source), d.service.svc)
-		return control.Reply{Message: message}, nil
-	}
-	return control.Reply{Message: message, Until: &until}, nil
-}
-
-func (g *Gateway) close(now time.Time, by string, o control.CloseRequest) (control.Reply, error) {
-	d, err := g.named(o.Door)
-	if err != nil {
-		return control.Reply{}, err
-	}
-	if o.Source == "" {
-		d.carry(d.door.Close(now, by))
-		return control.Reply{Message: fmt.Sprintf("door %s is %s; sessions that stand live on", d.name(), d.door.Saved().State)}, nil
-	}
-	source, err := parseSource(o.Source)
-	if err != nil {
-		return control.Reply{}, err
-	}
-	effects, had := d.door.Revoke(now, source, by)
-	switch {
-	case had:
-	case port.Has(d.conf.Ports, port.UDP):
-		d.carry(effects)
-		return control.Reply{Message: fmt.Sprintf("%s has no grant at door %s; what flows over UDP it had are ended", o.Source, d.name())}, nil
-	default:
-		return control.Reply{}, &control.Error{Message: fmt.Sprintf("%s has no grant at door %s", o.Source, d.name()),
-			Hint: "doorward status " + d.name()}
-	}
-	d.carry(effects)
-	return control.Reply{Message: fmt.Sprintf("%s can open no new connections to door %s; its sessions live on", o.Source, d.name())}, nil
-}
-
-func (g *Gateway) arm(now time.Time, by string, o control.ArmRequest) (control.Reply, error) {
-	doors := g.doors
+// arm has doors listen again, or forgets what one source is penalised for.
+func (g *Gateway) arm(now time.Time, by string, o control.Arm) (control.Reply, error) {
+	doors, reply := g.doors, control.Reply{}
 	if o.Door != "" {
 		d, err := g.named(o.Door)
 		if err != nil {
@@ -147,28 +100,62 @@ func (g *Gateway) arm(now time.Time, by string, o control.ArmRequest) (control.R
 		}
 		doors = []*guarded{d}
 	}
-	if o.Source == "" {
-		var names []string
-		for _, d := range doors {
-			d.carry(d.door.Arm(now, by))
-			names = append(names, d.name())
-		}
-		return control.Reply{Message: "armed, and all penalties forgotten: " + strings.Join(names, ", ")}, nil
-	}
-	source, err := parseSource(o.Source)
-	if err != nil {
-		return control.Reply{}, err
-	}
-	found := false
+	var names []string
 	for _, d := range doors {
-		effects, had := d.door.ArmSource(now, source, by)
+		names = append(names, d.name())
+		if o.Source == unsaid {
+			reply.Changed = d.armAll(now, by) || reply.Changed
+			continue
+		}
+		effects, had := d.door.ArmSource(now, o.Source, by)
 		d.carry(effects)
-		found = found || had
+		reply.Changed = reply.Changed || had
 	}
-	if !found {
-		return control.Reply{}, &control.Error{Message: o.Source + " has no penalty", Hint: "doorward status"}
+	if o.Door != "" {
+		reply.Door, reply.State = o.Door, doors[0].state()
 	}
-	return control.Reply{Message: o.Source + " may knock again"}, nil
+	reply.Message = armedMessage(o, names, reply.Changed)
+	if o.Source != unsaid {
+		reply.Source = door.SourceString(o.Source)
+	}
+	for _, d := range doors {
+		if d.mute() {
+			reply.Message += fmt.Sprintf("; door %s hears nobody now: doorward status %[1]s tells why", d.name())
+		}
+	}
+	return reply, nil
+}
+
+// unsaid is the source of an order that is not about one.
+var unsaid netip.Prefix
+
+// mute says whether nobody is heard by one of the door's knocks.
+func (d *guarded) mute() bool {
+	return slices.ContainsFunc(d.knocks, func(k heardKnock) bool { return d.door.Mute(k.conf.Name) })
+}
+
+// armAll arms a door, and says whether there was something to forget or to end.
+func (d *guarded) armAll(now time.Time, by string) (changed bool) {
+	changed = d.door.KeptPenalties() > 0 || d.door.Saved().State == door.Failsafe
+	d.carry(d.door.Arm(now, by))
+	return changed
+}
+
+// armedMessage says what arming came to.
+func armedMessage(o control.Arm, names []string, changed bool) string {
+	at := "door " + strings.Join(names, ", ")
+	if o.Door == "" {
+		at = "any door"
+	}
+	switch {
+	case o.Source == unsaid && changed:
+		return "armed, and all penalties forgotten: " + strings.Join(names, ", ")
+	case o.Source == unsaid:
+		return "armed already, and nobody is penalised: " + strings.Join(names, ", ")
+	case changed:
+		return door.SourceString(o.Source) + " may knock again"
+	}
+	return fmt.Sprintf("%s has no penalty at %s", door.SourceString(o.Source), at)
 }
 
 // named finds a door, or says which there are.
@@ -180,36 +167,18 @@ func (g *Gateway) named(name string) (*guarded, error) {
 	for _, d := range g.doors {
 		names = append(names, d.name())
 	}
-	return nil, &control.Error{Message: fmt.Sprintf("there is no door %q: the doors are %s", name, strings.Join(names, ", ")),
-		Hint: "doorward status"}
+	slices.Sort(names)
+	return nil, &control.Error{Code: control.CodeNoDoor,
+		Message: fmt.Sprintf("there is no door %q: the doors are %s", name, strings.Join(names, ", ")), Hint: "doorward status"}
 }
 
-// parseSource reads an address, a prefix or "any".
-func parseSource(s string) (netip.Prefix, error) {
-	if s == "any" {
-		return door.Any, nil
-	}
-	p, err := netip.ParsePrefix(s)
-	if err == nil && p.Bits() == 0 {
-		return netip.Prefix{}, &control.Error{Message: fmt.Sprintf("source %q is everybody", s), Hint: "--source any"}
-	}
-	if a, notOne := netip.ParseAddr(s); notOne == nil {
-		p = door.Source(a)
-	}
-	if p = p.Masked(); !door.Somebody(p) {
-		return netip.Prefix{}, &control.Error{Message: fmt.Sprintf("source %q: allowed are an address, a prefix, or any", s)}
-	}
-	return p, nil
-}
+// state is how the door stands, as status has it.
+func (d *guarded) state() string { return d.door.Saved().State.String() }
 
-// duration reads a positive duration; the empty string is unset.
+// duration reads a duration that was checked; the empty string is unset.
 func duration(s string, unset time.Duration) (time.Duration, error) {
 	if s == "" {
 		return unset, nil
 	}
-	d, err := time.ParseDuration(s)
-	if err != nil || d <= 0 {
-		return 0, &control.Error{Message: fmt.Sprintf("duration %q: allowed are positive ones such as 30s, 5m, 1h", s)}
-	}
-	return d, nil
+	return time.ParseDuration(s)
 }

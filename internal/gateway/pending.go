@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"crypto/rand"
 	"fmt"
 	"slices"
 	"strings"
@@ -208,8 +209,8 @@ func (g *Gateway) inUse() checked {
 
 // recordConfig records what became of the configuration in use.
 func (g *Gateway) recordConfig(now time.Time, by, reason string, before, after checked) {
-	g.changes.record(audit.Record{Time: now, Event: audit.EventApplied, By: by, Reason: reason,
-		Config: &audit.Config{Before: before.hash, After: after.hash, Changed: after.keysSince(before)}})
+	g.changes.record(g.callers.sign(audit.Record{Time: now, Event: audit.EventApplied, By: by, Reason: reason,
+		Config: &audit.Config{Before: before.hash, After: after.hash, Changed: after.keysSince(before), Salt: rand.Text()}}))
 }
 
 // compareWith notes the keys that differ from those of others.

@@ -44,7 +44,7 @@ func (r *running) doorsInUse() string {
 
 // as gives an order in somebody's name.
 func (r *running) as(by string, o control.ApplyRequest) (control.Reply, error) {
-	return r.Do(r.t.Context(), by, o)
+	return r.Do(r.t.Context(), control.Caller{Name: by}, o)
 }
 
 // insured applies the file as it is with a minute to keep it, and returns its ID.

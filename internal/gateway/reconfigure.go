@@ -67,6 +67,7 @@ func sameService(a, b config.Door) bool {
 // stays as it is, which the operator is told.
 func (d *guarded) leave() string {
 	d.cancel()
+	d.goes()
 	if d.service == nil {
 		return fmt.Sprintf("door %s is no longer guarded", d.name())
 	}

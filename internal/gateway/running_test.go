@@ -126,11 +126,29 @@ func (r *running) wantState(want string) {
 // order gives an operator's order and returns what it was answered.
 func (r *running) order(order any) string {
 	r.t.Helper()
-	reply, err := r.Do(r.t.Context(), "operator alice (uid 1000)", order)
+	reply, err := r.ask(order)
 	if err != nil {
 		return "error: " + err.Error()
 	}
 	return reply.Message
+}
+
+// ask gives an operator's order as it came over the control socket.
+func (r *running) ask(order any) (control.Reply, error) {
+	o, err := order.(control.Request).Order()
+	if err != nil {
+		return control.Reply{}, err
+	}
+	return r.Do(r.t.Context(), control.Caller{Name: "operator alice (uid 1000)"}, o)
+}
+
+// parseSource reads a source as an order's is read.
+func parseSource(s string) (netip.Prefix, error) {
+	o, err := control.ArmRequest{Source: s}.Order()
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	return o.(control.Arm).Source, nil
 }
 
 // events are the audit trail's events so far.

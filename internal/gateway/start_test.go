@@ -93,7 +93,8 @@ func TestWithoutAStore(t *testing.T) {
 				}
 				r.touch(visitor, 59000, 59002)
 				r.wantState("open")
-				trail, err := r.Log(control.LogQuery{Limit: 100})
+				page, err := r.Log(control.LogQuery{Limit: 100})
+				trail := page.Records
 				var events []string
 				for _, rec := range trail {
 					events = append(events, rec.Event)
@@ -224,7 +225,8 @@ func TestTheAuditTrailCannotBeWashed(t *testing.T) {
 		for n := range 10 {
 			r.touch(netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + n)}), 59000, 59002)
 		}
-		before, err := r.Log(control.LogQuery{Limit: 100})
+		page, err := r.Log(control.LogQuery{Limit: 100})
+		before := page.Records
 		if err != nil || len(before) != 12 { // started, opened, and ten grants
 			t.Fatalf("before: %d records, %v, want 12", len(before), err)
 		}
@@ -246,7 +248,8 @@ func TestTheAuditTrailCannotBeWashed(t *testing.T) {
 		wrong(10_000, func(n int) netip.Addr {
 			return netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, byte(n >> 8), byte(n), 15: 1}) // each of a /48 of its own
 		})
-		all, err := r.Log(control.LogQuery{Limit: 10_000})
+		page, err = r.Log(control.LogQuery{Limit: 10_000})
+		all := page.Records
 		if err != nil || len(all) < len(before) {
 			t.Fatalf("after: %d records, %v", len(all), err)
 		}

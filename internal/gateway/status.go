@@ -19,17 +19,23 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	newer := g.Newer()
 	sheet, ok := readBoard(g, &g.statuses)
 	if !ok {
-		return control.Status{Warnings: []string{"the daemon ends"}, Ended: []control.Settled{}, Doors: []control.Door{}}, newer
+		const ends = "the daemon ends"
+		return control.Status{Time: g.world.Now(), Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
+			Warnings: []string{ends}, Ended: []control.Settled{}, Doors: []control.Door{}, Events: map[string]uint64{},
+			Problems: []control.Problem{{Code: control.ProblemEnding, Message: ends}}}, newer
 	}
 	sheet.of.count()
 	s := sheet.of.Status
 	s.Time = g.world.Now() // nothing has changed since it was made
 	g.compareFile(&s)
-	refused, sessions := g.measure(sheet.doors)
+	read := g.measure(sheet.doors, measureSoon)
 	s.Doors = slices.Clone(s.Doors)
 	for i := range s.Doors {
 		d := &s.Doors[i]
-		d.Refused, d.Sessions = refused[d.Name], sessions[d.Name]
+		d.Refused, d.Sessions, d.Live = read.refused[d.Name], read.sessions[d.Name], read.live[d.Name]
+		if d.Live == nil {
+			d.Live = []control.Session{}
+		}
 	}
 	return s, newer
 }
@@ -60,19 +66,40 @@ func (g *Gateway) status(now time.Time) control.Status {
 	s := control.Status{
 		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
 		Warnings: g.allWarnings(), Pending: g.pending(), ConfigHash: g.hash, Events: maps.Clone(g.told),
-		Fence: control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
-		Doors: make([]control.Door, 0, len(g.doors)),
+		Fence:    control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
+		Problems: g.problems(),
+		Doors:    make([]control.Door, 0, len(g.doors)),
 	}
+	most := g.listed()
 	s.Settled, s.Ended = g.settled()
 	for _, d := range g.doors {
-		s.Doors = append(s.Doors, d.status(now))
+		s.Doors = append(s.Doors, d.status(now, most))
 	}
 	return s
 }
 
+// listedInAll bounds the grants, and the penalties, that all doors together list: a
+// thousand at each of a thousand doors would hold the loop up for most of a second.
+const listedInAll = 5000
+
+// listed is how many grants, and penalties, each door lists at most.
+func (g *Gateway) listed() int {
+	for most := door.Listed; ; most /= 2 {
+		grants, penalties := 0, 0
+		for _, d := range g.doors {
+			grants += min(most, d.door.Granted())
+			penalties += min(most, d.door.Penalised())
+		}
+		if max(grants, penalties) <= listedInAll || most <= 1 {
+			return most
+		}
+	}
+}
+
 // allWarnings is what an operator should act on.
 func (g *Gateway) allWarnings() []string {
-	all := slices.Concat([]string{}, g.opts.Warnings, g.warnings)
+	all := append([]string{}, g.opts.Warnings...) // never nil
+	all = append(all, g.warnings...)
 	for _, p := range []struct{ what, problem string }{
 		{"the fence is down: ", g.broken},
 		{"", g.ear.problem},
@@ -84,6 +111,9 @@ func (g *Gateway) allWarnings() []string {
 		if p.problem != "" {
 			all = append(all, p.what+p.problem)
 		}
+	}
+	if g.opts.Troubles != nil {
+		all = append(all, g.opts.Troubles()...)
 	}
 	all = append(all, g.serviceWarnings()...)
 	for _, d := range g.doors {
@@ -97,11 +127,11 @@ func (g *Gateway) allWarnings() []string {
 	return all
 }
 
-func (d *guarded) status(now time.Time) control.Door {
-	v := d.door.View(now)
+func (d *guarded) status(now time.Time, most int) control.Door {
+	v := d.door.Brief(now, most)
 	s := control.Door{
 		Name: d.name(), State: v.State.String(), Since: v.Since, Reason: v.Reason,
-		Ports: portNames(d.conf), Running: true,
+		Ports: portNames(d.conf), Always: []string{}, Running: true,
 		LastSeen: moment(v.LastSeen), DarkAt: moment(v.DarkAt),
 		Grants: []control.Grant{}, Penalties: []control.Penalty{},
 		GrantsTotal: v.Granted, PenaltiesTotal: v.Penalised,
@@ -110,14 +140,20 @@ func (d *guarded) status(now time.Time) control.Door {
 	if d.service != nil {
 		s.Service, s.Running = d.service.svc.String(), d.service.running
 	}
+	for _, p := range d.conf.Always {
+		s.Always = append(s.Always, door.SourceString(p))
+	}
 	for _, c := range v.Grants {
+		if c.Since.After(now) {
+			c.Since = time.Time{} // it is from before the length of a claim was kept
+		}
 		last := len(s.Grants) - 1
 		source := door.SourceString(c.Source)
 		if last < 0 || s.Grants[last].Source != source {
-			s.Grants = append(s.Grants, control.Grant{Source: source, Expires: c.Until, For: []string{c.By}})
+			s.Grants = append(s.Grants, control.Grant{Source: source, Expires: c.Until, For: []string{c.Whose}, Given: moment(c.Since)})
 			continue
 		}
-		s.Grants[last].For = append(s.Grants[last].For, c.By)
+		s.Grants[last].For = append(s.Grants[last].For, c.Whose)
 		if c.Until.After(s.Grants[last].Expires) {
 			s.Grants[last].Expires = c.Until
 		}

@@ -2,24 +2,52 @@ package gateway
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/store"
 )
 
 // tell adds what a door has to tell to this turn's commit. Refusals that come in
 // floods are summed up.
-func (g *Gateway) tell(r audit.Record) { g.changes.recordAll(g.sums.Add(g.world.Now(), r)) }
+func (g *Gateway) tell(r audit.Record) {
+	g.changes.recordAll(g.sums.Add(g.world.Now(), g.callers.sign(r)))
+}
 
 // record adds a record about the gateway as a whole to this turn's commit.
 func (g *Gateway) record(now time.Time, event, by, reason string) {
-	g.changes.record(audit.Record{Time: now, Event: event, By: by, Reason: reason})
+	g.changes.record(g.callers.sign(audit.Record{Time: now, Event: event, By: by, Reason: reason}))
 }
 
-// logRecord tells the log what the audit trail has.
-func (g *Gateway) logRecord(r audit.Record) {
+// count counts a record that the audit trail has.
+func (g *Gateway) count(r audit.Record) {
+	g.told[r.Event] += r.Times()
+	of := g.metered.told[r.Door]
+	if of == nil {
+		of = make(map[string]uint64)
+		g.metered.told[r.Door] = of
+	}
+	of[r.Event] += r.Times()
+}
+
+// tellRecord tells others what the audit trail has.
+func (g *Gateway) tellRecord(r audit.Record) {
+	if g.opts.Tell != nil {
+		g.opts.Tell(r)
+		return
+	}
+	LogRecord(g.log, r)
+}
+
+// LogRecord tells a record of the audit trail to a log.
+func LogRecord(log *slog.Logger, r audit.Record) {
 	var args []any
 	for _, a := range []struct{ key, value string }{
 		{"door", r.Door}, {"source", r.Source}, {"by", r.By}, {"reason", r.Reason},
@@ -31,21 +59,75 @@ func (g *Gateway) logRecord(r audit.Record) {
 	if r.Until != nil {
 		args = append(args, "until", r.Until.Format(time.RFC3339))
 	}
-	g.log.Log(context.Background(), level(r.Event), r.Event, args...)
+	log.Log(context.Background(), audit.Level(r.Event), r.Event, args...)
 }
 
-// level is how loud an event is told: at info unless an operator acts on it.
-func level(event string) slog.Level {
-	switch event {
-	case audit.EventFailsafe, audit.EventError:
-		return slog.LevelError
-	case audit.EventRepaired:
-		return slog.LevelWarn
+// Log reads the audit trail (control.Backend). While the daemon starts it waits for
+// the store.
+func (g *Gateway) Log(q control.LogQuery) (control.LogPage, error) {
+	select {
+	case <-g.opened:
+	case <-g.ended:
+		return control.LogPage{}, errEnds
 	}
-	return slog.LevelInfo
+	wanted := store.Query{Door: q.Door, Since: q.Since, Until: q.Until, Events: q.Events,
+		After: q.After, Oldest: q.Oldest, Limit: q.Limit}
+	if q.Source != "" {
+		var err error
+		if wanted.Source, err = sourceOf(q.Source); err != nil {
+			return control.LogPage{}, fmt.Errorf("source %q: %w", q.Source, err)
+		}
+	}
+	p, err := g.store.Records(wanted)
+	if err == nil && len(p.Records) == 0 && q.Door != "" {
+		err = g.everHad(q.Door)
+	}
+	return control.LogPage(p), err
 }
 
-// Log reads the audit trail (control.Backend).
-func (g *Gateway) Log(q control.LogQuery) ([]audit.Record, error) {
-	return g.store.Records(q.Door, q.Source, q.After, q.Limit)
+// sourceOf reads a source as door.SourceString writes it.
+func sourceOf(s string) (netip.Prefix, error) {
+	if s == "any" {
+		return door.Any, nil
+	}
+	if a, err := netip.ParseAddr(s); err == nil {
+		return door.Source(a), nil
+	}
+	return netip.ParsePrefix(s)
+}
+
+var errEnds = errors.New("the daemon ends")
+
+// everHad returns an error if there is no such door, nor a record of one. Who follows
+// a door's records asks again and again, so the loop is asked once for each that there
+// ever was.
+func (g *Gateway) everHad(name string) (err error) {
+	if _, ok := g.had.Load(name); ok {
+		return nil
+	}
+	defer func() {
+		if err == nil {
+			g.had.Store(name, true)
+		}
+	}()
+	sheet, ok := readBoard(g, &g.statuses)
+	if !ok {
+		return errEnds
+	}
+	var names []string
+	for _, d := range sheet.of.Doors {
+		if d.Name == name {
+			return nil
+		}
+		names = append(names, d.Name)
+	}
+	p, err := g.store.Records(store.Query{Door: name, Limit: 1})
+	if err != nil || len(p.Records) > 0 {
+		return err
+	}
+	return &control.Error{
+		Code:    control.CodeNoDoor,
+		Message: fmt.Sprintf("there is no door %q, nor has the audit trail a record of one: the doors are %s", name, strings.Join(names, ", ")),
+		Hint:    "doorward status",
+	}
 }

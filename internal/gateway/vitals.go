@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -9,7 +10,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/knock"
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/presence"
 )
 
 // Vitals returns how things stand, in numbers (control.Meter). What they cost
@@ -17,14 +18,15 @@ import (
 func (g *Gateway) Vitals() control.Vitals {
 	s, ok := readBoard(g, &g.vitals)
 	if !ok {
-		return control.Vitals{Version: g.opts.Version}
+		return control.Vitals{Version: g.opts.Version, Problems: []control.Problem{{Code: control.ProblemEnding}}}
 	}
 	v := s.of
-	refused, sessions := g.measure(s.doors)
+	read := g.measure(s.doors, measureEvery)
+	v.Touches = g.world.Ear.Dropped()
 	v.Doors = append([]control.DoorVitals(nil), v.Doors...)
 	for i := range v.Doors {
 		d := &v.Doors[i]
-		d.Refused, d.Sessions = refused[d.Name], sessions[d.Name]
+		d.Refused, d.Sessions = read.refused[d.Name], read.sessions[d.Name]
 	}
 	if hearsDatagrams(s.doors) {
 		c := g.world.Datagrams.Counts()
@@ -45,57 +47,87 @@ func hearsDatagrams(doors []config.Door) bool {
 // through for them.
 func (g *Gateway) vitalsNow(time.Time) control.Vitals {
 	v := control.Vitals{
-		Version: g.opts.Version, Warnings: len(g.allWarnings()), Pending: g.applied.Pending != nil,
-		FenceUp: g.broken == "", FenceRepairs: g.repairs, Events: maps.Clone(g.told),
+		Version: g.opts.Version, Warnings: len(g.allWarnings()), Problems: g.problems(), Pending: g.applied.Pending != nil,
+		Config:  control.ConfigVitals{ID: g.configID(), Loaded: g.metered.loads.latest, LoadedOK: !g.metered.loads.failed},
+		FenceUp: g.broken == "", FenceOwned: g.world.Fence.Owned(), FenceRepairs: g.repairs,
+		Store: control.StoreVitals{Up: g.unkept == "" && g.unsaved == "" && !g.writer.slow,
+			Failures: g.writer.metered.failures, Lost: g.writer.metered.lost, Commits: &g.writer.metered.took},
+		Events: map[string]map[string]uint64{"": maps.Clone(g.metered.told[""])},
+		Turns:  &g.took, Waits: &g.waited,
 	}
 	for _, d := range g.doors {
-		v.Doors = append(v.Doors, control.DoorVitals{
-			Name: d.name(), State: d.door.Saved().State.String(), Running: d.service == nil || d.service.running,
-			Grants: d.door.Granted(), Penalties: d.door.Penalised(),
-		})
+		v.Doors = append(v.Doors, d.vitals())
+		v.Events[d.name()] = maps.Clone(g.metered.told[d.name()])
 	}
 	return v
 }
 
-// measureEvery is how old a measurement may be.
-const measureEvery = time.Second
+// How old a measurement may be of which nobody looks at the sessions, and one of which
+// somebody does.
+const (
+	measureEvery = time.Second
+	measureSoon  = 100 * time.Millisecond
+)
 
-// measurement is what only the kernel knows, as it was at a time. It is read by
-// who asks, beside the loop, and once for all who ask within a second.
+// measurement is what only the kernel knows. It is read by who asks, beside the loop,
+// and once for all who ask at the same time.
 type measurement struct {
-	mu       sync.Mutex // held while it is read
-	at       time.Time  // zero before the first
-	doors    []config.Door
-	refused  map[string]uint64 // packets, by door
-	sessions map[string]int    // live connections, by door
-	problem  string            // why packets cannot be read, "" when they can
+	mu      sync.Mutex // held while it is read
+	latest  reading
+	problem string // why packets cannot be read, "" when they can
 }
 
-// measure returns refused packets and live connections of doors.
-func (g *Gateway) measure(doors []config.Door) (refused map[string]uint64, sessions map[string]int) {
+// reading is what was read. It is not changed any more.
+type reading struct {
+	at       time.Time // when it was begun, zero before the first
+	doors    []config.Door
+	refused  map[string]uint64            // packets, by door
+	sessions map[string]int               // how many are in, by door
+	live     map[string][]control.Session // who is in, the latest, by door
+}
+
+// measure returns refused packets and who is in, of doors, no older than age.
+func (g *Gateway) measure(doors []config.Door, age time.Duration) reading {
+	asked := g.world.Now()
 	m := &g.measured
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := g.world.Now()
-	same := len(doors) == len(m.doors) && (len(doors) == 0 || &doors[0] == &m.doors[0])
-	if same && !m.at.IsZero() && now.Sub(m.at) < measureEvery {
-		return m.refused, m.sessions
+	old := m.latest
+	same := len(doors) == len(old.doors) && (len(doors) == 0 || &doors[0] == &old.doors[0])
+	if same && !old.at.IsZero() && asked.Sub(old.at) < age {
+		return old
 	}
-	m.at, m.doors, m.sessions = now, doors, make(map[string]int)
-	var ports [][]port.Range
-	for _, d := range doors {
-		ports = append(ports, d.Ports)
+	r := reading{at: g.world.Now(), doors: doors, live: make(map[string][]control.Session)}
+	sessions, news, err := g.lookIn(doors)
+	r.sessions = sessions
+	if news.moved {
+		g.soon(func(now time.Time) { g.welcome(now, news) })
 	}
-	found, _ := g.world.Connections(ports) // what is odd, the looks say
-	for i, n := range found {
-		m.sessions[doors[i].Name] = n
+	if err == nil || errors.Is(err, presence.ErrFlows) {
+		for _, d := range doors {
+			r.live[d.Name] = g.roll.live(d.Name)
+		}
 	}
-	var err error
-	if m.refused, err = g.world.Fence.Refused(); err == nil {
+	if r.refused, err = g.world.Fence.Refused(); err == nil {
 		m.problem = ""
 	} else if m.problem != err.Error() {
 		m.problem = err.Error()
 		g.log.Warn("cannot read how many packets were refused", "err", err)
 	}
-	return m.refused, m.sessions
+	m.latest = r
+	return r
+}
+
+// soon has an event be a turn's, and waits for it, unless the gateway ends first.
+func (g *Gateway) soon(e event) {
+	done := make(chan struct{})
+	select {
+	case g.events <- func(now time.Time) { e(now); close(done) }:
+	case <-g.ended:
+		return
+	}
+	select {
+	case <-done:
+	case <-g.ended:
+	}
 }

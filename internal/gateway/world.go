@@ -36,13 +36,13 @@ type World struct {
 	Datagrams Datagrams
 	// Service returns what runs behind a door that has a service.
 	Service func(config.Door) Service
-	// Look returns a function that looks for a door's presence, and says what
-	// was odd about it, for people. It is not called twice at a time.
-	Look func(config.Door) func(context.Context) (door.Seen, []string)
-	// Connections counts who has come in by each door's ports and is there still:
-	// what Look counts. With an error it is what could be counted all the same. It
-	// is called beside the turns, once in a second at most.
-	Connections func(ports [][]port.Range) ([]int, error)
+	// Look returns a function that looks for a door's presence. It is not called twice
+	// at a time.
+	Look func(config.Door) func(context.Context) Sight
+	// Connections lists who has come in by each door's ports and is there still: whom
+	// Look tells of. With an error that Is presence.ErrFlows it is what sockets tell
+	// alone, with any other nothing. It is called beside the turns, once at a time.
+	Connections func(ports [][]port.Range) ([][]presence.Connection, error)
 	// FlowsVisible says why the kernel's flows cannot be seen, nil if they can.
 	FlowsVisible func() error
 	// Listening says whether something listens on one of the ports.
@@ -56,6 +56,15 @@ type World struct {
 	Text func(path string) ([]byte, error)
 	// Now is the time; time.Now in the real world.
 	Now func() time.Time
+}
+
+// Sight is what a look for presence found.
+type Sight struct {
+	door.Seen
+	Odd    []string              // what was odd about it, for people
+	Asked  time.Time             // when In was asked for; zero where it cannot be told
+	In     []presence.Connection // who has come in by the door and is there still
+	Logins []presence.Login      // that were read for the first time and came by the door
 }
 
 // Fence is the kernel's table; *fence.Fence is one.
@@ -82,7 +91,7 @@ type Fence interface {
 type Store interface {
 	Load() (store.State, error)
 	Commit(store.Change) ([]audit.Record, error)
-	Records(door, source string, after uint64, limit int) ([]audit.Record, error)
+	Records(store.Query) (store.Page, error)
 	SetAside() string
 }
 
@@ -93,6 +102,9 @@ type Ear interface {
 	// Behind says whether touches wait that could not be heard since it was last
 	// asked. It is called beside the turns.
 	Behind() bool
+	// Dropped counts the touches that were heard and thrown away since too many waited.
+	// It is called beside the turns.
+	Dropped() uint64
 	Close() error
 }
 
@@ -124,7 +136,7 @@ type Service interface {
 // of a door that has commands.
 func Linux(table Fence, open func() (Store, error), commands func(config.Door) Service, ear Ear, mail Datagrams, log *slog.Logger) World {
 	watcher := presence.NewWatcher()
-	counts := func(ports [][]port.Range) ([]int, error) { return connections(watcher, ports) }
+	lists := func(ports [][]port.Range) ([][]presence.Connection, error) { return connections(watcher, ports) }
 	return World{
 		Fence:     table,
 		Open:      open,
@@ -136,8 +148,8 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 			}
 			return commands(c)
 		},
-		Look:         func(c config.Door) func(context.Context) (door.Seen, []string) { return newLook(c, counts) },
-		Connections:  counts,
+		Look:         func(c config.Door) func(context.Context) Sight { return newLook(c, watcher) },
+		Connections:  lists,
 		FlowsVisible: watcher.FlowsVisible,
 		Listening:    listening,
 		Own:          presence.Own,
@@ -149,36 +161,70 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 
 // newLook returns the look for presence of one door. What cannot be seen is no
 // presence: the door rather goes dark than stands open on a guess.
-func newLook(c config.Door, counts func([][]port.Range) ([]int, error)) func(context.Context) (door.Seen, []string) {
+func newLook(c config.Door, watcher *presence.Watcher) func(context.Context) Sight {
 	logins := newLogins(c.Presence)
-	return func(ctx context.Context) (seen door.Seen, odd []string) {
+	return func(ctx context.Context) (s Sight) {
 		if logins != nil { // first, since what comes after has no part in their time
-			odd = lastLogin(ctx, logins, &seen)
+			s.lastLogin(ctx, logins)
+			s.Unread = s.NoData != "" || len(s.Odd) > 0
+		}
+		asked := time.Now()
+		in, err := watcher.In(c.Ports)
+		if err == nil || errors.Is(err, presence.ErrFlows) {
+			s.Asked, s.In = asked, in
 		}
 		if c.Presence.Connections {
-			found, err := counts([][]port.Range{c.Ports})
+			s.Connections = len(s.In)
 			if err != nil {
-				odd = append(odd, err.Error())
+				s.Odd = append(s.Odd, err.Error())
 			}
-			seen.Connections = found[0]
 		}
-		return seen, odd
+		if logins != nil {
+			s.Logins = byWayOf(c.Ports, logins.Fresh(), s.In, watcher)
+		}
+		return s
 	}
 }
 
-// lastLogin notes the latest login, and returns what was odd, for people.
-func lastLogin(ctx context.Context, logins *presence.Log, seen *door.Seen) []string {
+// lastLogin notes the latest login.
+func (s *Sight) lastLogin(ctx context.Context, logins *presence.Log) {
 	login, ok, err := logins.Last(ctx)
-	odd := logins.Warnings()
+	s.Odd = logins.Warnings()
 	switch {
 	case errors.Is(err, presence.ErrNoData):
-		seen.NoData = err.Error()
+		s.NoData = err.Error()
 	case err != nil:
-		odd = append(odd, fmt.Sprintf("logins cannot be read, so they do not count: %v", err))
+		s.Odd = append(s.Odd, fmt.Sprintf("logins cannot be read, so they do not count: %v", err))
 	case ok:
-		seen.Login = login.Time
+		s.Login = login.Time
 	}
-	return odd
+}
+
+// rememberedFor is for how long after its login connection tracking may know of a
+// session that was too short to be met.
+const rememberedFor = 10 * time.Minute
+
+// byWayOf returns the logins that came by a door's ports: their sessions are there,
+// or have been, by their addresses and ports, as the kernel knows. Others came to
+// another port of sshd's.
+func byWayOf(ports []port.Range, logins []presence.Login, in []presence.Connection, watcher *presence.Watcher) []presence.Login {
+	came := make(map[netip.AddrPort]bool)
+	for _, c := range in {
+		came[c.Remote] = true
+	}
+	var missed []netip.AddrPort
+	for _, l := range logins {
+		if !came[cameFrom(l)] && time.Since(l.Time) < rememberedFor {
+			missed = append(missed, cameFrom(l))
+		}
+	}
+	if len(missed) > 0 {
+		found, _ := watcher.Came(ports, missed) // where flows cannot be seen, the look has said so
+		for _, from := range found {
+			came[from] = true
+		}
+	}
+	return slices.DeleteFunc(logins, func(l presence.Login) bool { return !came[cameFrom(l)] })
 }
 
 // newLogins returns where a door's logins are read, nil where they do not count.
@@ -194,16 +240,16 @@ func newLogins(c config.Presence) *presence.Log {
 	return nil
 }
 
-// connections counts who has come in by each door's ports, as far as it can be
+// connections lists who has come in by each door's ports, as far as it can be
 // seen, with one look at the kernel for all.
-func connections(watcher *presence.Watcher, ports [][]port.Range) ([]int, error) {
+func connections(watcher *presence.Watcher, ports [][]port.Range) ([][]presence.Connection, error) {
 	in, err := watcher.In(slices.Concat(ports...))
-	found := make([]int, len(ports))
+	found := make([][]presence.Connection, len(ports))
 	for _, c := range in {
 		p := port.Port{Proto: c.Proto, Number: c.Local.Port()}
 		for i, of := range ports {
 			if port.Within(of, p) {
-				found[i]++
+				found[i] = append(found[i], c)
 			}
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/presence"
 	"github.com/doorward/doorward/internal/service"
 	"github.com/doorward/doorward/internal/store"
 )
@@ -35,7 +36,8 @@ type machine struct {
 	grants    map[grantKey]time.Time // their ends
 	used      map[grantKey]time.Time // when a completed connection last used them
 	unknown   error                  // nobody can tell what was used
-	sessions  int
+	sessions  []presence.Connection
+	logins    []presence.Login // that the next look reads
 	changed   chan struct{}
 	broken    error         // the fence cannot be changed
 	unwatched error         // it cannot be watched
@@ -62,7 +64,8 @@ type machine struct {
 	listening []uint16
 	held      []uint16 // listened on or not
 	taken     []uint16
-	behind    bool // the ear cannot accept
+	lacks     []uint16 // that were taken when the ear wanted them
+	behind    bool     // the ear cannot accept
 	openers   map[uint16]knock.Opener
 	answers   []string // to datagrams
 	dead      []uint16 // UDP ports whose sockets have died
@@ -137,18 +140,23 @@ func (m *machine) world() World {
 			return (*disk)(m), m.closed
 		},
 		Service: func(c config.Door) Service { return &unit{m, c.Service.Unit} },
-		Look: func(config.Door) func(context.Context) (door.Seen, []string) {
-			return func(context.Context) (door.Seen, []string) {
+		Look: func(c config.Door) func(context.Context) Sight {
+			return func(context.Context) Sight {
 				m.mu.Lock()
 				defer m.mu.Unlock()
-				return m.seen, nil
+				s := Sight{Seen: m.seen, Asked: m.clock(), In: m.in(c.Ports), Logins: m.logins}
+				m.logins = nil
+				return s
 			}
 		},
-		Connections: func(ports [][]port.Range) ([]int, error) {
+		Connections: func(ports [][]port.Range) (all [][]presence.Connection, err error) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			m.measured++
-			return slices.Repeat([]int{m.sessions}, len(ports)), nil
+			for _, of := range ports {
+				all = append(all, m.in(of))
+			}
+			return all, nil
 		},
 		FlowsVisible: func() error {
 			m.mu.Lock()
@@ -164,6 +172,16 @@ func (m *machine) world() World {
 		Config: config.Load,
 		Text:   config.Read,
 	}
+}
+
+// in are those who are in by ports. Its caller has the machine to itself.
+func (m *machine) in(ports []port.Range) (in []presence.Connection) {
+	for _, c := range m.sessions {
+		if port.Within(ports, port.Port{Proto: c.Proto, Number: c.Local.Port()}) {
+			in = append(in, c)
+		}
+	}
+	return in
 }
 
 type kernel machine

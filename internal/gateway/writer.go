@@ -38,6 +38,8 @@ type writer struct {
 	waits  []after   // for the commit under way
 	later  []after   // for the one after it
 	news   bool      // whoever watches is to look again
+
+	metered meteredCommits
 }
 
 // after takes in that what somebody waited for is on disk, or why it is not.
@@ -70,7 +72,7 @@ func (g *Gateway) write(now time.Time) {
 		records, err := kept.Commit(gathered.change())
 		if err == nil {
 			for _, r := range records {
-				g.logRecord(r) // a log that takes nothing holds the disk up, not the turns
+				g.tellRecord(r) // a log that takes nothing holds the disk up, not the turns
 			}
 		}
 		return func(now time.Time) { g.written(now, records, err) }
@@ -94,6 +96,7 @@ func (g *Gateway) written(now time.Time, records []audit.Record, err error) {
 	w := &g.writer
 	d, waits, took := w.commit, w.waits, now.Sub(w.since)
 	w.commit, w.since, w.waits, w.news = nil, time.Time{}, nil, true
+	w.metered.took.Add(took)
 	if w.slow {
 		w.slow = false
 		g.log.Info("the slow disk has come to an end", "after", took.Round(time.Millisecond).String())
@@ -103,17 +106,19 @@ func (g *Gateway) written(now time.Time, records []audit.Record, err error) {
 			g.log.Error("cannot save; the doors go on, but a restart would forget the latest changes", "err", err)
 		}
 		g.unsaved, w.held, w.failed = err.Error(), d, now
+		w.metered.failures++
 	} else {
 		if g.unsaved != "" {
 			g.log.Info("saving works again")
 			g.unsaved = ""
 		}
 		if d.lost > 0 {
+			w.metered.lost += uint64(d.lost)
 			g.record(now, audit.EventError, "", fmt.Sprintf("%d records are missing here: the disk took none for too long", d.lost))
 		}
 	}
 	for _, r := range records {
-		g.told[r.Event] += r.Times()
+		g.count(r)
 	}
 	for _, then := range waits {
 		then(now, err)
@@ -216,6 +221,7 @@ func (d *guarded) knockFirst(k door.Knock, marks []store.Mark, v knock.Verdict) 
 			r := audit.Record{Time: now, Door: d.name(), Event: audit.EventRefused, Source: door.SourceString(k.Source),
 				By: k.By, Reason: "a right knock, but what must be remembered of it is not on disk: " + err.Error()}
 			d.noteRefusal(r)
+			d.metered.refused["unsaved"]++
 			d.gw.tell(r)
 		case d.door.Deaf(k.Name, k.Source): // to a wrong one that came meanwhile
 		default:

@@ -162,6 +162,7 @@ type Verdict struct {
 	// Reason is for people. It does not tell the knock, since logs are read by more
 	// than those who may knock.
 	Reason  string
+	Code    string        // why a wrong one is, in one of the words by which metrics count that
 	Penalty time.Duration // of a wrong one; 0: none
 	OpenFor time.Duration // how long the grant of a right one lasts; 0: as the door says
 	// Marks are to be remembered over a restart. With First they are on disk before

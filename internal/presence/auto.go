@@ -87,6 +87,14 @@ func (a *auto) last(ctx context.Context, now time.Time) (Login, bool, []string, 
 	return *a.best, true, a.said(), err
 }
 
+// newLogins is all places', since one may have begun to be read, and broken off.
+func (a *auto) newLogins() (all []Login) {
+	for _, p := range a.places {
+		all = append(all, p.newLogins()...)
+	}
+	return all
+}
+
 // look asks one place after the other until one has all its data.
 func (a *auto) look(ctx context.Context, now time.Time, spare bool) error {
 	var slow, part error

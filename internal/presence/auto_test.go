@@ -241,4 +241,6 @@ func (s *stub) last(context.Context, time.Time) (Login, bool, []string, error) {
 	return Login{}, false, s.odd, s.err
 }
 
+func (s *stub) newLogins() []Login { return nil }
+
 func (s *stub) String() string { return "stub" }

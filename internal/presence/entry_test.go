@@ -81,7 +81,7 @@ func entryLogin(line string) (Login, bool) {
 func TestEntries(t *testing.T) {
 	want := Login{
 		Time: time.Date(2026, 11, 24, 7, 50, 1, 481512000, time.UTC), User: "alice", Method: "publickey",
-		Source: netip.MustParseAddr("192.0.2.7"), Where: "journal",
+		Source: netip.MustParseAddr("192.0.2.7"), Port: 51122, Where: "journal",
 	}
 	for name, line := range realEntries {
 		got, ok := entryLogin(line)

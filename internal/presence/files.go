@@ -32,6 +32,7 @@ type files struct {
 	seen  map[fileID]*progress
 	best  *Login // the latest login so far, never after now; nil for none
 	fresh fresh  // how the stamps of new lines agree with the clock
+	recent
 }
 
 // fileID is a file whatever its name.

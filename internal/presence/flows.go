@@ -78,8 +78,8 @@ func (t *tracked) take(proto port.Proto, e *conntrack.Entry) {
 	}
 	as, end := asCame(e, here)
 	if t.guards(proto, as.To) && !here.has(as.From.Addr()) && (e.LetIn || here.has(as.To.Addr())) {
-		t.in[Connection{proto, as.To, as.From}] = false
-		t.ends[Connection{proto, end, as.From}] = true
+		t.in[Connection{Proto: proto, Local: as.To, Remote: as.From}] = false
+		t.ends[Connection{Proto: proto, Local: end, Remote: as.From}] = true
 	}
 }
 
@@ -117,7 +117,7 @@ func (t *tracked) dropBegun() error {
 			continue
 		}
 		err := t.list(proto, func(p uint16) []conntrack.Filter { return []conntrack.Filter{{FromPort: p}} }, func(e conntrack.Entry) {
-			c := Connection{proto, e.Original.From, e.Original.To}
+			c := Connection{Proto: proto, Local: e.Original.From, Remote: e.Original.To}
 			if t.in[c] && !e.PickedUp && !(proto == port.UDP && e.LetIn) {
 				delete(t.in, c)
 			}

@@ -95,7 +95,7 @@ func TestWhoIsIn(t *testing.T) {
 	}
 	socket := func(proto port.Proto, s string) []Connection {
 		ends := tuple(s)
-		return []Connection{{proto, ends.From, ends.To}}
+		return []Connection{{Proto: proto, Local: ends.From, Remote: ends.To}}
 	}
 	ssh := socket(port.TCP, "192.0.2.1:22 192.0.2.2:4000")
 	connected := socket(port.UDP, server)
@@ -161,7 +161,7 @@ func TestWhoIsIn(t *testing.T) {
 // Whose addresses are whose matters only when there is somebody, and then it must be known.
 func TestOwnAddressesAreNeeded(t *testing.T) {
 	flow := entries{entryOf(port.UDP, "192.0.2.2:4000 192.0.2.1:51820", "192.0.2.1:51820 192.0.2.2:4000")}
-	socket := []Connection{{port.TCP, netip.MustParseAddrPort("192.0.2.1:22"), netip.MustParseAddrPort("192.0.2.2:4000")}}
+	socket := []Connection{{Proto: port.TCP, Local: netip.MustParseAddrPort("192.0.2.1:22"), Remote: netip.MustParseAddrPort("192.0.2.2:4000")}}
 	unread := errors.New("no such file")
 	for name, test := range map[string]struct {
 		kernel  kernel
@@ -195,7 +195,7 @@ func (q *questions) List(f conntrack.Filter, _ func(conntrack.Entry)) error {
 func TestFewQuestions(t *testing.T) {
 	many := make([]Connection, 1000)
 	for i := range many {
-		many[i] = Connection{port.TCP, netip.MustParseAddrPort("192.0.2.1:22"), netip.AddrPortFrom(netip.MustParseAddr("192.0.2.2"), uint16(i+1))}
+		many[i] = Connection{Proto: port.TCP, Local: netip.MustParseAddrPort("192.0.2.1:22"), Remote: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.2"), uint16(i+1))}
 	}
 	for _, test := range []struct {
 		ports   string
@@ -246,7 +246,7 @@ func (k *blindKernel) List(conntrack.Filter, func(conntrack.Entry)) error {
 
 // No failure of a question is passed over.
 func TestEachQuestionIsAnswered(t *testing.T) {
-	in := Connection{port.TCP, netip.MustParseAddrPort("192.0.2.1:22"), netip.MustParseAddrPort("192.0.2.2:4000")}
+	in := Connection{Proto: port.TCP, Local: netip.MustParseAddrPort("192.0.2.1:22"), Remote: netip.MustParseAddrPort("192.0.2.2:4000")}
 	for n := range 8 {
 		if _, err := whoIsIn(t, &blindKernel{n}, nstest.Ranges(t, "22/tcp", "53/udp"), in); err == nil {
 			t.Errorf("question %d has no answer, and nobody says so", n)

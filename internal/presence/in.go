@@ -5,7 +5,6 @@ package presence
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -19,6 +18,9 @@ import (
 type Connection struct {
 	Proto         port.Proto
 	Local, Remote netip.AddrPort // as the peer has them; IPv4-mapped addresses as IPv4
+	// Socket is the inode of the one that it ends in, by which it is told from another
+	// of the same name later; 0 where there is none, or no program has taken it yet.
+	Socket uint32
 }
 
 // looksAtOnce bounds the questions to connection tracking that are under way, each of
@@ -33,13 +35,14 @@ const looksAtOnce = 4
 type Watcher struct {
 	dial         func() (*conntrack.Conn, error)
 	looks, short chan *conntrack.Conn // those that are free, for In and for FlowsVisible; nil: to be made
+	joined       *joined
 }
 
 // NewWatcher returns a Watcher of the network namespace that its callers are in.
 func NewWatcher() *Watcher { return newWatcher(conntrack.Dial) }
 
 func newWatcher(dial func() (*conntrack.Conn, error)) *Watcher {
-	w := &Watcher{dial, make(chan *conntrack.Conn, looksAtOnce), make(chan *conntrack.Conn, 1)}
+	w := &Watcher{dial: dial, looks: make(chan *conntrack.Conn, looksAtOnce), short: make(chan *conntrack.Conn, 1), joined: newJoined()}
 	for range looksAtOnce {
 		w.looks <- nil
 	}
@@ -97,15 +100,23 @@ func (w *Watcher) ask(free chan *conntrack.Conn, questions func(*conntrack.Conn)
 // of nf_conntrack_max entries at most: 200,000 take 40 ms. Of single ports it sends
 // only what matches; of many, all that is answered (UDP) or translated (TCP), and
 // to tell who began all of the protocol, 3 µs each. Memory is for those who are in.
-func (w *Watcher) In(ports []port.Range) ([]Connection, error) {
+//
+// Calls at about the same time have one look at all of it together.
+func (w *Watcher) In(ports []port.Range) ([]Connection, error) { return w.joined.ask(ports, w.in) }
+
+// in is In by a look of its own.
+func (w *Watcher) in(ports []port.Range) ([]Connection, error) {
 	sockets, err := sockdiag.Live(ports)
 	if err != nil {
 		return nil, fmt.Errorf("who is in cannot be seen, so that nobody counts: %w", err)
 	}
 	t := newTracked(ports, ownAddresses)
 	unseen := w.ask(w.looks, func(conn *conntrack.Conn) error { t.kernel = conn; return t.flows() })
+	inode := make(map[Connection]uint32, len(sockets))
 	for _, s := range sockets {
-		t.hold(Connection{s.Proto, s.Local, s.Remote})
+		c := Connection{Proto: s.Proto, Local: s.Local, Remote: s.Remote}
+		inode[c] = s.Inode
+		t.hold(c)
 	}
 	if t.err != nil {
 		return nil, fmt.Errorf("whose addresses are this host's own cannot be read, so that nobody counts as being in: %w", t.err)
@@ -113,8 +124,36 @@ func (w *Watcher) In(ports []port.Range) ([]Connection, error) {
 	if unseen == nil {
 		unseen = w.ask(w.looks, func(conn *conntrack.Conn) error { t.kernel = conn; return t.dropBegun() })
 	}
-	return slices.Collect(maps.Keys(t.in)), w.blind(unseen)
+	in := make([]Connection, 0, len(t.in))
+	for c := range t.in {
+		c.Socket = inode[c]
+		in = append(in, c)
+	}
+	return in, w.blind(unseen)
 }
+
+// Came returns those of some addresses and ports from which a TCP connection came in
+// by ports, ended or not, as far as connection tracking remembers: after its end for
+// two minutes as a rule (nf_conntrack_tcp_timeout_time_wait), for ten seconds after a
+// reset. It is for who looks too late to meet them. A call costs as much as one of the
+// questions of In.
+func (w *Watcher) Came(ports []port.Range, from []netip.AddrPort) (came []netip.AddrPort, err error) {
+	t := newTracked(ports, ownAddresses)
+	err = w.ask(w.looks, func(conn *conntrack.Conn) error {
+		t.kernel = conn
+		return t.list(port.TCP, func(p uint16) []conntrack.Filter {
+			return []conntrack.Filter{{Status: conntrack.Assured, ToPort: p}}
+		}, func(e conntrack.Entry) {
+			if t.guards(port.TCP, e.Original.To) && slices.Contains(from, e.Original.From) {
+				came = append(came, e.Original.From)
+			}
+		})
+	})
+	return came, err
+}
+
+// ErrFlows is of In, where it knows by sockets alone.
+var ErrFlows = errors.New("flows cannot be seen")
 
 // FlowsVisible returns nil if flows that end in no socket of this machine can be
 // seen: those over UDP to a server that does not connect its socket, and those
@@ -131,6 +170,6 @@ func (w *Watcher) blind(err error) error {
 	if why := w.FlowsVisible(); why != nil {
 		err = why
 	}
-	return fmt.Errorf("flows cannot be seen, so that only connected sockets count: users of forwarded ports, and of a service "+
-		"over UDP that does not connect its socket, are not seen, and the door goes dark under them: %w", err)
+	return fmt.Errorf("%w, so that only connected sockets count: users of forwarded ports, and of a service "+
+		"over UDP that does not connect its socket, are not seen, and the door goes dark under them: %w", ErrFlows, err)
 }

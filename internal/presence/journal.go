@@ -54,6 +54,7 @@ type journal struct {
 	by     time.Duration
 	own    ownOfLook
 	odd    oddities // logins that do not count, since the latest that does
+	recent
 }
 
 func newJournal() *journal { return &journal{programs: JournalPrograms(), patience: journalPatience} }
@@ -276,6 +277,7 @@ func (j *journal) take(e entry, now time.Time) {
 		}
 		login.Time = now
 	}
+	j.recent.add(login)
 	if j.best == nil || login.Time.After(j.best.Time) {
 		j.best = &login
 	}

@@ -91,8 +91,8 @@ func parseMessage(s string) (Login, bool) {
 			return Login{}, false
 		}
 		i += next
-		if source, ok := parseFrom(s[i+len(from):]); ok && i > 0 {
-			login := Login{User: s[:i], Method: method, Source: source}
+		if source, port, ok := parseFrom(s[i+len(from):]); ok && i > 0 {
+			login := Login{User: s[:i], Method: method, Source: source, Port: port}
 			return login, !login.local()
 		}
 	}
@@ -147,21 +147,22 @@ func isMethod(s string) bool {
 
 // parseFrom reads "ADDRESS port PORT ssh2", alone or followed by ": " and more.
 // sshd writes UNKNOWN for a peer without an address (a pipe, a proxy command).
-func parseFrom(s string) (netip.Addr, bool) {
+func parseFrom(s string) (from netip.Addr, port uint16, ok bool) {
 	address, s, _ := strings.Cut(s, " ")
-	s, ok := strings.CutPrefix(s, "port ")
+	s, ok = strings.CutPrefix(s, "port ")
 	if !ok {
-		return netip.Addr{}, false
+		return netip.Addr{}, 0, false
 	}
 	number, s, ok := strings.Cut(s, " ")
 	if !ok || !isNumber(number, 65535) || s != "ssh2" && !strings.HasPrefix(s, "ssh2: ") {
-		return netip.Addr{}, false
+		return netip.Addr{}, 0, false
 	}
+	n, _ := strconv.ParseUint(number, 10, 16)
 	if address == "UNKNOWN" {
-		return netip.Addr{}, true
+		return netip.Addr{}, uint16(n), true
 	}
 	a, err := netip.ParseAddr(address)
-	return a.Unmap(), err == nil
+	return a.Unmap(), uint16(n), err == nil
 }
 
 // isNumber says whether s is a number from 1 to most in plain digits.

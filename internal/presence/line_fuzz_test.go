@@ -74,17 +74,19 @@ func secondMessage(message string) (l Login, ok bool) {
 			continue
 		}
 		a, err := netip.ParseAddr(f[1])
-		if p, _ := strconv.Atoi(f[2]); p > 65535 || err != nil && f[1] != "UNKNOWN" {
+		p, _ := strconv.Atoi(f[2])
+		if p > 65535 || err != nil && f[1] != "UNKNOWN" {
 			continue
 		}
-		return Login{User: m[2][:i], Method: m[1], Source: a.Unmap()}, !a.Unmap().IsLoopback()
+		return Login{User: m[2][:i], Method: m[1], Source: a.Unmap(), Port: uint16(p)}, !a.Unmap().IsLoopback()
 	}
 	return l, false
 }
 
 // FuzzLog writes a log of finished and unfinished lines, in one piece, in pieces
 // with a look after each, and with its front half rotated away, and holds that
-// the latest login is the one that reading every line finds.
+// the latest login is the one that reading every line finds, and that each that was
+// written after the first look is told once.
 func FuzzLog(f *testing.F) {
 	for _, s := range []string{
 		"\x00\x10\x00\x20\x01\x05", "\x00\x10\x02\x20\x00\x30\x05\x03\x07\x01\x04\x09\x00\x07", "\x03\xff\x03\xff\x00\x01\x03\xff\x00\x02",
@@ -105,9 +107,15 @@ func FuzzLog(f *testing.F) {
 		var best *Login
 		var all []byte
 		at := eight.Add(-2 * time.Hour)
+		told, due := map[string]int{}, []string{}
 		look := func(who string, fs *files) {
 			t.Helper()
 			got, ok, _, err := fs.last(context.Background(), eight)
+			if fs == grown {
+				for _, l := range fs.newLogins() {
+					told[l.User]++
+				}
+			}
 			if len(all) == 0 {
 				if err == nil {
 					t.Fatalf("%s: an empty log is data", who)
@@ -135,6 +143,9 @@ func FuzzLog(f *testing.F) {
 				(best == nil || l.Time.After(best.Time)) {
 				best = &l
 			}
+			if l, what := parseLine(strings.TrimSuffix(string(line), "\n"), eight); what == isLogin && len(line) < maxLogin && len(grown.seen) > 0 {
+				due = append(due, l.User)
+			}
 			if c.Byte()%4 == 0 {
 				if err := os.WriteFile(path, all, 0o600); err != nil {
 					t.Fatal(err)
@@ -146,6 +157,16 @@ func FuzzLog(f *testing.F) {
 			t.Fatal(err)
 		}
 		look("grown to the end", grown)
+		for user, n := range told {
+			if n != 1 {
+				t.Errorf("the login of %q is told %d times, want once", user, n)
+			}
+		}
+		for _, user := range due {
+			if told[user] == 0 {
+				t.Errorf("the login of %q is not told", user)
+			}
+		}
 		look("read at once", newFiles([]string{path}))
 	})
 }

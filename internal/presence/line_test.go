@@ -73,8 +73,14 @@ func TestRealLines(t *testing.T) {
 				t.Fatalf("verdict %d, want a login: %q", what, test.line)
 			}
 			want := Login{Time: got.Time, User: test.user, Method: test.method}
+			from := "UNKNOWN"
 			if test.source != "" {
 				want.Source = netip.MustParseAddr(test.source)
+				from = test.source
+			}
+			want.Port = 51122 // also where the address is written otherwise
+			if _, number, ok := strings.Cut(test.line, from+" port "); ok {
+				fmt.Sscan(number, &want.Port)
 			}
 			if d := cmp.Diff(want, got, sameTime); d != "" {
 				t.Errorf("parseLine(%q) (-want +got):\n%s", test.line, d)
@@ -223,7 +229,7 @@ func renderMessage(l Login) string {
 	if l.Source.IsValid() {
 		source = l.Source.String()
 	}
-	return fmt.Sprintf("Accepted %s for %s from %s port 1 ssh2", l.Method, l.User, source)
+	return fmt.Sprintf("Accepted %s for %s from %s port %d ssh2", l.Method, l.User, source, l.Port)
 }
 
 // FuzzLine holds that a line is a login if a second reading has the same one, and

@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -58,6 +59,7 @@ type Login struct {
 	User   string     // as sshd wrote it
 	Method string     // "password", "publickey", "keyboard-interactive/pam", ...
 	Source netip.Addr // IPv4-mapped addresses as IPv4; the zero Addr if sshd did not know it
+	Port   uint16     // at the other end
 	Where  string     // the file that the line was read from, or "journal"
 }
 
@@ -77,6 +79,8 @@ type source interface {
 	// also with an error. An error that is errPart comes with what could be read,
 	// and with a warning that says what could not.
 	last(ctx context.Context, now time.Time) (Login, bool, []string, error)
+	// newLogins returns the logins that were read since it was called before.
+	newLogins() []Login
 	String() string
 }
 
@@ -100,6 +104,18 @@ func (l *Log) Last(ctx context.Context) (Login, bool, error) {
 		return Login{}, false, err
 	}
 	return login, ok, nil
+}
+
+// Fresh returns the logins that were read since it was called before, in the order
+// of their times: of very many, the last 1,000 read. Of what was written before the
+// first look, only some are among them. Of a file that was replaced, or of two places
+// that have the same, a login may come again.
+func (l *Log) Fresh() []Login {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := l.src.newLogins()
+	slices.SortStableFunc(all, func(a, b Login) int { return a.Time.Compare(b.Time) })
+	return all
 }
 
 // Warnings returns what the last call of Last found that an operator should
@@ -154,6 +170,25 @@ func Journal(now func() time.Time) *Log { return newLog(newJournal(), now) }
 // tried again, at growing intervals if that costs something. The error says what
 // was looked for.
 func Auto(now func() time.Time) *Log { return newLog(newAuto(), now) }
+
+// maxRead bounds the logins that are kept for Fresh.
+const maxRead = 1000
+
+// recent keeps logins for Fresh.
+type recent []Login
+
+func (r *recent) add(l Login) {
+	if len(*r) >= maxRead {
+		*r = (*r)[1:]
+	}
+	*r = append(*r, l)
+}
+
+func (r *recent) newLogins() []Login {
+	all := *r
+	*r = nil
+	return all
+}
 
 func newLog(src source, now func() time.Time) *Log {
 	return &Log{src: src, now: now, zone: zone{path: localtime}}

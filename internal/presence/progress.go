@@ -105,6 +105,7 @@ func (l *logFile) take(line []byte) {
 			login.Time = l.now
 		}
 		login.Where = l.file.Name()
+		l.files.recent.add(login)
 		if l.best == nil || login.Time.After(l.best.Time) {
 			l.best = &login
 		}

@@ -59,6 +59,7 @@ const (
 	appliedKey = "applied" // Applied
 	lastKey    = "last"    // the highest ID of a record when the file was begun
 	trailKey   = "trail"   // the audit trail has all records up to that ID, on the disk
+	chainKey   = "chain"   // audit.Ends when the file was begun
 )
 
 func appendEntry(b []byte, e entry) []byte {
@@ -265,6 +266,11 @@ func stamped(r audit.Record) audit.Record {
 	if r.Until != nil {
 		u := utc(*r.Until)
 		r.Until = &u
+	}
+	if r.Login != nil && r.Login.Grant != nil {
+		l, g := *r.Login, *r.Login.Grant
+		g.Since = utc(g.Since)
+		l.Grant, r.Login = &g, &l
 	}
 	return r
 }

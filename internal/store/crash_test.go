@@ -132,6 +132,7 @@ func TestKilled(t *testing.T) {
 		if d := diff(m.trail, mustRecords(t, s, "", "", 0, 100_000)); d != "" {
 			t.Fatalf("round %d: records after commit %d (-want +got):\n%s", round, done, d)
 		}
+		verify(t, s)
 		mustClose(t, s)
 	}
 	t.Logf("%d commits", last)
@@ -205,7 +206,7 @@ func onFullDisk(t *testing.T, dir string) {
 			t.Errorf("round %d, before: %v", round, err)
 		}
 		before, err1 := load(s)
-		trail, err2 := s.Records("", "", 0, 100)
+		trail, err2 := records(s, Query{})
 		if err := os.WriteFile(ballast, make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
 			t.Errorf("the disk is not full: %v", err)
 		}
@@ -217,7 +218,7 @@ func onFullDisk(t *testing.T, dir string) {
 			t.Errorf("round %d: error %v\nwant one that begins with %s", round, err, want)
 		}
 		after, err3 := load(s)
-		trail2, err4 := s.Records("", "", 0, 100)
+		trail2, err4 := records(s, Query{})
 		if err := errors.Join(err1, err2, err3, err4); err != nil {
 			t.Errorf("round %d: %v", round, err)
 		}
@@ -244,6 +245,11 @@ func onFullDisk(t *testing.T, dir string) {
 	if d := diff(last, got); err != nil || d != "" || s.SetAside() != "" {
 		t.Errorf("after opening anew: %v, aside %q\n%s", err, s.SetAside(), d)
 	}
+}
+
+func records(s *Store, q Query) ([]audit.Record, error) {
+	p, err := s.Records(q)
+	return p.Records, err
 }
 
 // load is what is kept, in a form that can be compared.

@@ -254,6 +254,7 @@ func TestStatesThatAreLost(t *testing.T) {
 		{"the later one is damaged", sp.file, spoilt, true, false},
 	} {
 		dir, b := t.TempDir(), &book{}
+		put(t, dir, trailName(0), sp.files[trailName(0)])
 		for i, text := range [][]byte{tt.one, tt.two} {
 			if text != nil {
 				if err := os.WriteFile(filepath.Join(dir, stateName(i)), text, 0o600); err != nil {

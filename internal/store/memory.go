@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 
@@ -17,6 +18,7 @@ const inMemory = 4096
 type Memory struct {
 	mu                sync.Mutex // guards what follows
 	last              uint64     // ID
+	ends              audit.Ends
 	refusals, decided []audit.Record
 }
 
@@ -31,16 +33,17 @@ func (m *Memory) Load() (State, error) {
 // SetAside returns "": nothing was.
 func (m *Memory) SetAside() string { return "" }
 
-// Commit returns the change's records with their IDs. It never fails.
+// Commit returns the change's records with their IDs. It fails as a Store's does where
+// one cannot be written as JSON, as with a time in the year 10000.
 func (m *Memory) Commit(c Change) ([]audit.Record, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var kept []audit.Record
-	for _, r := range c.Records {
-		m.last++
-		r = stamped(r)
-		r.ID = m.last
-		kept = append(kept, r)
+	kept, _, ends, err := numbered(c.Records, m.last, m.ends)
+	if err != nil {
+		return nil, err
+	}
+	m.last, m.ends = m.last+uint64(len(kept)), ends
+	for _, r := range kept {
 		class := &m.decided
 		if isRefusal(r) {
 			class = &m.refusals
@@ -54,18 +57,27 @@ func (m *Memory) Commit(c Change) ([]audit.Record, error) {
 }
 
 // Records returns what a Store's Records does.
-func (m *Memory) Records(door, source string, after uint64, limit int) ([]audit.Record, error) {
-	if limit < 1 {
-		limit = 100
+func (m *Memory) Records(q Query) (Page, error) {
+	if q.Limit < 1 {
+		q.Limit = 100
 	}
 	m.mu.Lock()
+	p := Page{Through: max(q.After, m.last), Last: m.last}
 	all := slices.Concat(newest(m.refusals, inMemory), newest(m.decided, inMemory))
 	m.mu.Unlock()
-	slices.SortFunc(all, func(a, b audit.Record) int { return int(int64(a.ID - b.ID)) })
-	all = slices.DeleteFunc(all, func(r audit.Record) bool {
-		return r.ID <= after || door != "" && r.Door != door || source != "" && r.Source != source
-	})
-	return newest(all, limit), nil
+	slices.SortFunc(all, func(a, b audit.Record) int { return cmp.Compare(a.ID, b.ID) })
+	for _, refusal := range []bool{false, true} {
+		i := slices.IndexFunc(all, func(r audit.Record) bool { return isRefusal(r) == refusal })
+		if i >= 0 && q.Oldest && q.wants(refusal) && before(all[i]) > q.After {
+			p.Gone = max(p.Gone, before(all[i]))
+		}
+	}
+	all = slices.DeleteFunc(all, func(r audit.Record) bool { return r.ID <= q.After || !q.selects(r) })
+	if p.Records = newest(all, q.Limit); q.Oldest && len(all) > q.Limit {
+		p.Records = all[:q.Limit]
+		p.Through = p.Records[q.Limit-1].ID
+	}
+	return p, nil
 }
 
 // newest is the end of list, of at most n.

@@ -101,6 +101,9 @@ func TestTakenOver(t *testing.T) {
 			if r := mustCommit(t, s, Change{Records: make([]audit.Record, 1)}); r[0].ID != uint64(6+n) {
 				t.Errorf("%s: the next record has ID %d, want %d", what, r[0].ID, 6+n)
 			}
+			if v := verify(t, s); v.Unchained != 5 || v.Decided.ID != uint64(6+n) || v.Refusals != nil {
+				t.Errorf("%s: got %+v, want that the chain begins with what is new", what, v)
+			}
 			mustClose(t, s)
 		}
 		if kept, err := os.ReadFile(filepath.Join(dir, boltName+migrated)); err != nil || !bytes.Equal(kept, text) {

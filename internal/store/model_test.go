@@ -2,6 +2,7 @@ package store
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -82,6 +83,11 @@ func (m *model) commit(c Change) (added []audit.Record) {
 			u := plain(*r.Until)
 			r.Until = &u
 		}
+		if r.Login != nil {
+			l, g := *r.Login, *r.Login.Grant
+			g.Since = plain(g.Since)
+			l.Grant, r.Login = &g, &l
+		}
 		added = append(added, r)
 	}
 	m.trail = append(m.trail, added...)
@@ -101,16 +107,42 @@ func (m *model) state() State {
 		Marks: slices.Collect(maps.Values(m.marks)), Grants: maps.Values(m.grants)}
 }
 
-func (m *model) records(door, source string, after uint64, limit int) (want []audit.Record) {
+// records are those that a query selects, and up to which ID.
+func (m *model) records(q Query) (want []audit.Record, through uint64) {
 	for _, r := range m.trail {
-		if r.ID > after && (door == "" || r.Door == door) && (source == "" || r.Source == source) {
+		if r.ID > q.After && (q.Door == "" || r.Door == q.Door) && concerns(q.Source, r) &&
+			(len(q.Events) == 0 || slices.Contains(q.Events, r.Event)) && r.Time.Compare(q.Since) >= 0 &&
+			(q.Until.IsZero() || r.Time.Compare(q.Until) < 0) {
 			want = append(want, r)
 		}
 	}
-	if limit < 1 {
-		limit = 100
+	if q.Limit < 1 {
+		q.Limit = 100
 	}
-	return want[max(0, len(want)-limit):]
+	switch {
+	case !q.Oldest:
+		return want[max(0, len(want)-q.Limit):], max(m.last, q.After)
+	case len(want) >= q.Limit:
+		want = want[:q.Limit]
+		return want, want[q.Limit-1].ID
+	}
+	return want, max(m.last, q.After)
+}
+
+// sources are the texts that those of genWho are concerned by.
+var sources = map[netip.Prefix][]string{
+	prefix("192.0.2.1/32"):    {"any", "192.0.2.1", "192.0.2.0/24"},
+	prefix("192.0.2.0/25"):    {"any", "192.0.2.1", "192.0.2.0/24"},
+	prefix("192.0.2.200/32"):  {"any", "192.0.2.0/24", "192.0.2.128/25"},
+	prefix("198.18.0.0/15"):   {"any"},
+	prefix("2001:db8::/32"):   {"any", "2001:db8::1", "2001:db8:1::/64"},
+	prefix("2001:db8::1/128"): {"any", "2001:db8::1"},
+	anybody:                   {"any"},
+}
+
+func concerns(source netip.Prefix, r audit.Record) bool {
+	texts, ok := sources[source]
+	return !ok || slices.Contains(texts, r.Source) || r.Source == "" && r.Count > 0 && source != anybody
 }
 
 func drawChange(t *rapid.T) Change {
@@ -179,18 +211,32 @@ func TestAgainstModel(t *testing.T) {
 				}
 			},
 			"records": func(t *rapid.T) {
-				door := rapid.OneOf(rapid.Just(""), genDoor).Draw(t, "door")
-				source := genText.Draw(t, "source")
-				after := rapid.Uint64Range(0, m.last+2).Draw(t, "after")
-				n := rapid.IntRange(-1, 12).Draw(t, "limit")
-				got, err := s.Records(door, source, after, n)
+				q := Query{After: rapid.Uint64Range(0, m.last+2).Draw(t, "after"), Limit: rapid.IntRange(-1, 12).Draw(t, "limit"),
+					Oldest: rapid.Bool().Draw(t, "oldest")}
+				draw := func(what string) bool { return rapid.IntRange(0, 2).Draw(t, what) == 0 }
+				if draw("of a door") {
+					q.Door = genDoor.Draw(t, "door")
+				}
+				if draw("of a source") {
+					q.Source = rapid.SampledFrom(slices.SortedFunc(maps.Keys(sources), netip.Prefix.Compare)).Draw(t, "source")
+				}
+				if draw("of events") {
+					q.Events = []string{rapid.SampledFrom([]string{audit.EventGranted, audit.EventRefused}).Draw(t, "event"), audit.EventDark}
+				}
+				if draw("of a time") {
+					q.Since, q.Until = genTime.Draw(t, "since"), genTime.Draw(t, "until")
+				}
+				got, err := s.Records(q)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if d := diff(m.records(door, source, after, n), got); d != "" {
-					t.Fatalf("records (-want +got):\n%s", d)
+				want, through := m.records(q)
+				if d := diff(want, got.Records); d != "" || got.Through != through || got.Last != m.last || got.Gone != 0 {
+					t.Fatalf("through %d, want %d; the last is %d, want %d; up to %d are gone, want none; records (-want +got):\n%s",
+						got.Through, through, got.Last, m.last, got.Gone, d)
 				}
 			},
+			"verify": func(t *rapid.T) { verify(t, s) },
 			"": func(t *rapid.T) {
 				got, err := s.Load()
 				if err != nil {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/doorward/doorward/internal/audit"
 )
 
 func stateName(at int) string { return fmt.Sprintf("doorward.state.%d", at) }
@@ -31,7 +34,7 @@ func open(dir string, limit AuditLimit, log *slog.Logger, wrap func(name string,
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
-	s := &Store{dir: dir, log: log}
+	s := &Store{dir: dir, log: log, reads: make(chan struct{}, searches)}
 	var err error
 	if s.lock, err = lockDir(dir); err != nil {
 		return nil, err
@@ -179,12 +182,18 @@ func (s *Store) emptyOther(i int, wrap func(name string, f file) file) error {
 
 // openTrail opens the audit trail, and copies to it what the log has and it lacks.
 func (s *Store) openTrail(limit AuditLimit, wrap func(name string, f file) file) error {
-	first := uint64(0) // of the records in the log, whose IDs rise by one
+	first := uint64(0)   // of the records in the log, whose IDs rise by one
+	var latest [2][]byte // of each chain
 	err := s.state.each(func(_ int, e entry) error {
 		switch {
 		case e.class == classRecord:
 			s.last = max(s.last, recordID(e.key))
 			first = cmp.Or(first, s.last)
+			chain := &latest[0]
+			if len(e.key) > 8 {
+				chain = &latest[1]
+			}
+			*chain = append((*chain)[:0], e.value...)
 		case e.class != classMeta:
 		case string(e.key) == bootKey:
 			s.wrote = string(e.value)
@@ -192,11 +201,16 @@ func (s *Store) openTrail(limit AuditLimit, wrap func(name string, f file) file)
 			s.last = max(s.last, recordID(e.value))
 		case string(e.key) == trailKey:
 			s.noted = recordID(e.value)
+		case string(e.key) == chainKey:
+			_ = json.Unmarshal(e.value, &s.ends) // or the trail's are taken
 		}
 		return nil
 	})
 	if err != nil {
 		return err
+	}
+	for _, text := range latest {
+		s.endWith(text)
 	}
 	again := max(first, s.noted+1)
 	if s.last < again || first == 0 {
@@ -214,6 +228,36 @@ func (s *Store) openTrail(limit AuditLimit, wrap func(name string, f file) file)
 	if again > 0 {
 		if err := s.catchUp(); err != nil {
 			s.sayTrail(err)
+		}
+	}
+	s.trail.gave(s.last)
+	return s.checkEnds()
+}
+
+// endWith takes a record for the end of its chain if it is a later one.
+func (s *Store) endWith(text []byte) audit.Record {
+	var r audit.Record
+	if json.Unmarshal(text, &r) == nil && r.Hash != "" {
+		s.ends.Extend(r)
+	}
+	return r
+}
+
+// checkEnds says if the trail does not end as the state knows that it did. Where the
+// state has been lost, the trail alone knows.
+func (s *Store) checkEnds() error {
+	for i, known := range s.ends {
+		r := s.trail.backwards(i == 1)
+		if err := r.fill(); err != nil {
+			return err
+		}
+		last := s.endWith(r.text)
+		switch {
+		case known.ID == 0 || s.said || last.ID > known.ID:
+		case last.ID < known.ID:
+			s.log.Error("the end of the audit trail is missing: was it cut off?", "dir", s.dir, "after", last.ID, "until", known.ID)
+		case last.Hash != known.Hash:
+			s.log.Error("the last record of the audit trail is not the one that was written: was it changed?", "dir", s.dir, "id", known.ID)
 		}
 	}
 	return nil

@@ -212,6 +212,7 @@ func checkPulled(t *testing.T, at string, disk map[string][]byte, limit AuditLim
 	if r := mustCommit(t, s, nth(99)); r[0].ID != want+1 {
 		t.Fatalf("%s: the next record has ID %d, want %d", at, r[0].ID, want+1)
 	}
+	verify(t, s)
 }
 
 // TestDiskErrors has each write, truncation and sync fail once, of the state, and in
@@ -263,6 +264,7 @@ func TestDiskErrors(t *testing.T) {
 			if got := mustRecords(t, s, "", "", 0, 1); len(got) != 1 || got[0].ID != records {
 				t.Fatalf("%s %d: the last record is %v, want ID %d", of, k, got, records)
 			}
+			verify(t, s)
 			mustClose(t, s)
 		}
 	}
@@ -395,6 +397,7 @@ func TestRecordsOfTheOtherClass(t *testing.T) {
 	if d := diff([]string{"1 decided", "2 refused", "3 refused", "4 decided"}, got); d != "" {
 		t.Errorf("the trail (-want +got):\n%s", d)
 	}
+	verify(t, s)
 	mustClose(t, s)
 }
 

@@ -1,53 +1,97 @@
 package store
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"io"
+	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// Records returns the newest records of the audit trail, oldest first: at most
-// limit (100 if it is below 1), with an ID higher than after. With a door or a
-// source only records of just that door or source are returned. A record that
-// cannot be read is returned as one that says so, with an ID near its own.
-func (s *Store) Records(door, source string, after uint64, limit int) ([]audit.Record, error) {
-	if limit < 1 {
-		limit = 100
+// Query selects records of the audit trail.
+type Query struct {
+	Door string // "" for all
+	// Source selects what concerns an address or a prefix: records of all that it is in
+	// or that are in it, and of everybody. With door.Any those of everybody alone are
+	// selected. The zero Source selects all.
+	Source netip.Prefix
+	Since  time.Time // not before, zero for the beginning
+	Until  time.Time // before, zero for the end
+	Events []string  // only these, empty for all
+	After  uint64    // only records with a higher ID
+	Oldest bool      // the oldest Limit of all that, not the newest
+	Limit  int       // 100 if it is below 1
+}
+
+// Page is what a Query selects.
+type Page struct {
+	Records []audit.Record // in the order of their IDs
+	// Through: what the query selects up to this ID is there. It is After or higher.
+	Through uint64
+	Last    uint64 // the highest ID that a record has
+	// Gone is up to which ID records behind After are gone, with Oldest: newer ones have
+	// their place. 0: all are there, as far as is known.
+	Gone uint64
+}
+
+// What searches may cost. A page of the oldest ends when it has so many bytes, as they
+// are written; and so many searches may be under way at a time.
+const (
+	pageBytes = 8 << 20
+	searches  = 4
+)
+
+// Records returns what a query selects. A record that cannot be read is returned as
+// one that says so, with an ID near its own. Records may be read at any time, and
+// nothing waits for it but other searches.
+func (s *Store) Records(q Query) (Page, error) {
+	s.reads <- struct{}{}
+	defer func() { <-s.reads }()
+	if q.Limit < 1 {
+		q.Limit = 100
 	}
-	// Most records of a long trail are of others; their text tells that a
-	// hundred times quicker than decoding it does.
-	wantDoor, err := field("door", door)
+	p, err := s.search(q)
 	if err != nil {
-		return nil, err
+		return Page{}, fmt.Errorf("read the audit trail in %q: %w", s.dir, err)
 	}
-	wantSource, err := field("source", source)
-	if err != nil {
-		return nil, err
-	}
-	var found []audit.Record
-	err = s.trail.newest(after, func(id uint64, text []byte) bool {
-		if lineID(text) > 0 && !(bytes.Contains(text, wantDoor) && bytes.Contains(text, wantSource)) {
+	return p, nil
+}
+
+func (s *Store) search(q Query) (p Page, err error) {
+	look := q.look()
+	size := 0
+	take := func(id uint64, text []byte) bool {
+		if lineID(text) > 0 && !look(text) {
 			return true
 		}
 		r, err := decodeRecord(id, text)
 		if err != nil {
 			s.log.Error("a record of the audit trail cannot be read", "dir", s.dir, "id", id, "err", err)
 		}
-		if door != "" && r.Door != door || source != "" && r.Source != source {
+		if !q.selects(r) {
 			return true
 		}
-		found = append(found, r)
-		return len(found) < limit
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the audit trail in %q: %w", s.dir, err)
+		p.Records = append(p.Records, r)
+		if size += len(text); q.Oldest {
+			// With an ID that may not be its own no page ends: the next begins behind it.
+			return lineID(text) == 0 || len(p.Records) < q.Limit && size < pageBytes
+		}
+		return len(p.Records) < q.Limit
 	}
-	slices.Reverse(found)
-	return found, nil
+	if q.Oldest {
+		p.Through, p.Gone, err = s.trail.oldest(q, take)
+	} else {
+		p.Through, err = s.trail.newest(q.After, take)
+		slices.Reverse(p.Records)
+	}
+	p.Last = s.trail.highest()
+	return p, err
+}
+
+// wants says whether the query selects records of a class.
+func (q Query) wants(refusal bool) bool {
+	return len(q.Events) == 0 || slices.ContainsFunc(q.Events, func(e string) bool { return isRefusal(audit.Record{Event: e}) == refusal })
 }
 
 // decodeRecord always returns a record: one that cannot be read is replaced by
@@ -60,117 +104,136 @@ func decodeRecord(id uint64, text []byte) (r audit.Record, err error) {
 	return stamped(r), err
 }
 
-// field is how a record has a field of that value, nothing for "".
-func field(name, value string) ([]byte, error) {
-	if value == "" {
-		return nil, nil
-	}
-	v, err := json.Marshal(value)
-	return fmt.Appendf(nil, "%q:%s", name, v), err
+// highest is the highest ID that a record has.
+func (t *trail) highest() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return max(t.given, t.whole)
 }
 
 // newest calls f for the records with an ID higher than after, newest first, until
-// it returns false.
-func (t *trail) newest(after uint64, f func(id uint64, text []byte) bool) error {
+// it returns false. It returns the ID of the last that there is.
+func (t *trail) newest(after uint64, f func(id uint64, text []byte) bool) (through uint64, err error) {
+	t.mu.Lock()
 	decided, refused := t.backwards(false), t.backwards(true)
+	through = max(after, t.whole)
+	t.mu.Unlock()
 	for {
-		for _, r := range []*reader{decided, refused} {
+		for _, r := range []*backwards{decided, refused} {
 			if err := r.fill(); err != nil {
-				return err
+				return 0, err
 			}
 		}
 		r := decided
 		if decided.text == nil || refused.text != nil && refused.id > decided.id {
 			r = refused
 		}
-		if r.text == nil || r.id <= after || !f(r.id, r.text) {
-			return nil
+		if r.text == nil || r.id <= after || r.id <= through && !f(r.id, r.text) {
+			return through, nil
 		}
 		r.text = nil
 	}
 }
 
-// view is a segment as it was when a reader began.
-type view struct {
-	*segment
-	size  int64
-	begun int
-}
-
-// reader goes through the records of a class from the newest to the oldest. It holds
-// up nobody: what it has not read yet when its segment is begun anew is gone.
-type reader struct {
-	t    *trail
-	of   []view
-	at   int64  // where what is in b begins in the last of them
-	b    []byte // of which all lines behind are done
-	id   uint64 // of text
-	text []byte // the line that is next; nil: none yet, or none any more
-}
-
-func (t *trail) backwards(refusal bool) *reader {
+// oldest calls f for the records with an ID higher than the query's After, oldest
+// first, until it returns false. It returns the ID up to which it has, and up to
+// which records are gone.
+func (t *trail) oldest(q Query, f func(id uint64, text []byte) bool) (through, gone uint64, err error) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	r := &reader{t: t, id: t.last + 1}
-	for _, s := range t.of(refusal) {
-		r.of = append(r.of, view{s, s.size, s.begun})
+	whole := t.whole
+	var all []*forwards
+	for _, refusal := range []bool{false, true} {
+		if q.wants(refusal) {
+			r := &forwards{t: t, refusal: refusal, after: q.After, whole: whole}
+			r.open()
+			all = append(all, r)
+		}
 	}
-	if n := len(r.of); n > 0 {
-		r.at = r.of[n-1].size
-	}
-	return r
-}
-
-// fill has the next line in text, if there is one.
-func (r *reader) fill() error {
-	for r.text == nil && len(r.of) > 0 {
-		if len(r.b) > 0 {
-			from := bytes.LastIndexByte(r.b[:len(r.b)-1], '\n') + 1
-			if from > 0 || r.at == 0 {
-				r.text, r.b = r.b[from:], r.b[:from]
-				break
+	t.mu.Unlock()
+	through = max(q.After, whole)
+	for {
+		var next *forwards
+		for _, r := range all {
+			if err := r.fill(); err != nil {
+				return 0, 0, err
+			}
+			if r.text != nil && (next == nil || r.id < next.id) {
+				next = r
 			}
 		}
-		if r.at > 0 {
-			if err := r.more(); err != nil {
-				return err
-			}
-			continue
+		if next == nil {
+			break
 		}
-		r.of, r.b = r.of[:len(r.of)-1], nil
-		if n := len(r.of); n > 0 {
-			r.at = r.of[n-1].size
+		if !f(next.id, next.text) {
+			through = next.id
+			break
 		}
+		next.done()
 	}
-	if r.text == nil {
-		return nil
+	for _, r := range all {
+		gone = max(gone, r.gone)
 	}
-	if id := lineID(r.text); id > 0 {
-		r.id = id
-	} else {
-		r.id-- // it lies somewhere between its neighbours
-	}
-	return nil
+	return through, gone, nil
 }
 
-// more reads what lies in front of b. It doubles what it has, so that a long line
-// costs its length.
-func (r *reader) more() error {
-	seg := r.of[len(r.of)-1]
-	n := min(r.at, max(1<<16, int64(len(r.b))))
-	b := make([]byte, n, int(n)+len(r.b))
-	_, err := seg.f.ReadAt(b, r.at-n)
-	r.t.mu.Lock()
-	gone := seg.segment.begun != seg.begun
-	r.t.mu.Unlock()
+// look returns a quick look at the text of a record: most of a long trail are of
+// others, which it tells ten times quicker than decoding does. It may say of one that
+// is not selected that it is.
+func (q Query) look() func(text []byte) bool {
+	type check struct {
+		name string
+		ask  func(string) bool
+	}
+	var all []check
+	if q.Door != "" {
+		all = append(all, check{`"door":"`, func(s string) bool { return s == q.Door }})
+	}
+	if len(q.Events) > 0 {
+		all = append(all, check{`"event":"`, func(s string) bool { return slices.Contains(q.Events, s) }})
+	}
+	if q.Source.Addr().IsValid() {
+		all = append(all, check{`"source":"`, func(s string) bool { return s == "" || q.concerns(s) }})
+	}
+	if !q.Since.IsZero() || !q.Until.IsZero() {
+		all = append(all, check{`"time":"`, func(s string) bool {
+			at, err := time.Parse(time.RFC3339Nano, s)
+			return err != nil || q.within(at)
+		}})
+	}
+	return func(text []byte) bool {
+		return !slices.ContainsFunc(all, func(c check) bool { return !field(text, c.name, c.ask) })
+	}
+}
+
+// selects says whether the query selects a record, but for its ID.
+func (q Query) selects(r audit.Record) bool {
 	switch {
-	case gone:
-		r.of, r.at, r.b = nil, 0, nil
-		return nil
-	case err != nil && err != io.EOF:
-		return err
+	case q.Door != "" && r.Door != q.Door, len(q.Events) > 0 && !slices.Contains(q.Events, r.Event), !q.within(r.Time):
+		return false
+	case !q.Source.Addr().IsValid() || q.concerns(r.Source):
+		return true
 	}
-	r.at -= n
-	r.b = append(b, r.b...)
-	return nil
+	// A sum of networks that are too many to tell apart may be of any.
+	return r.Source == "" && r.Count > 0 && q.Source.IsValid()
+}
+
+func (q Query) within(at time.Time) bool {
+	return !at.Before(q.Since) && (q.Until.IsZero() || at.Before(q.Until))
+}
+
+// concerns says whether a record of a source is selected.
+func (q Query) concerns(source string) bool {
+	if source == "any" {
+		return true
+	}
+	p, err := netip.ParsePrefix(source)
+	if err != nil {
+		a, err := netip.ParseAddr(source)
+		if err != nil {
+			return false
+		}
+		a = a.Unmap().WithZone("")
+		p = netip.PrefixFrom(a, a.BitLen())
+	}
+	return q.Source.Overlaps(p) // everybody, which is no valid prefix, overlaps with none
 }

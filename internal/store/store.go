@@ -27,6 +27,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -42,6 +43,7 @@ type Store struct {
 	boot  string // id of this boot, "" if the kernel does not tell
 	aside string
 	trail *trail
+	reads chan struct{} // holds one for each search of the trail
 
 	using sync.Mutex // guards what follows
 	files [2]file    // used in turn
@@ -50,6 +52,7 @@ type Store struct {
 	due   int64  // the length at which the log is written anew
 	stale bool   // the other file may have one that is not in use
 	last  uint64 // the highest ID of a record
+	ends  audit.Ends
 	wrote string // the boot that the log has
 	noted uint64 // the ID that the log says the trail has all records up to
 	said  bool   // that the trail takes nothing
@@ -165,7 +168,7 @@ func (s *Store) Commit(c Change) ([]audit.Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write %q: %w", s.path(), err)
 	}
-	records, lines, err := numbered(c.Records, s.last)
+	records, lines, ends, err := numbered(c.Records, s.last, s.ends)
 	if err != nil {
 		return nil, fmt.Errorf("write %q: %w", s.path(), err)
 	}
@@ -189,12 +192,18 @@ func (s *Store) Commit(c Change) ([]audit.Record, error) {
 		return nil, fullDisk(fmt.Errorf("write %q: %w", s.path(), err))
 	}
 	s.wrote, s.noted = s.boot, synced
-	s.last += uint64(len(records))
+	s.last, s.ends = s.last+uint64(len(records)), ends
 	s.copyToTrail(lines, at)
 	if s.state.end >= s.due {
 		s.renew()
 	}
 	return records, nil
+}
+
+// chainNote is where the chains of records end.
+func chainNote(ends audit.Ends) entry {
+	v, _ := json.Marshal(ends) // of numbers and text, which cannot fail
+	return entry{class: classMeta, key: []byte(chainKey), value: v}
 }
 
 func trailNote(id uint64) entry {
@@ -317,11 +326,11 @@ func (s *Store) rewrite(into file) (*journal, error) {
 	}
 	fresh, err := beginJournal(into, s.state.generation+1, func(add func(entry) error) error {
 		last := entry{class: classMeta, key: []byte(lastKey), value: order.AppendUint64(nil, s.last)}
-		if err := errors.Join(add(last), add(trailNote(s.trail.synced))); err != nil {
+		if err := errors.Join(add(last), add(chainNote(s.ends)), add(trailNote(s.trail.synced))); err != nil {
 			return err
 		}
 		return s.state.each(func(n int, e entry) error {
-			if !x.stands(n, e) || e.class == classMeta && (string(e.key) == lastKey || string(e.key) == trailKey) {
+			if !x.stands(n, e) || e.class == classMeta && slices.Contains([]string{lastKey, trailKey, chainKey}, string(e.key)) {
 				return nil
 			}
 			return add(e)
@@ -349,20 +358,21 @@ func fullDisk(err error) error {
 	return err
 }
 
-// numbered gives records the IDs behind last, and makes lines of them.
-func numbered(records []audit.Record, last uint64) (kept []audit.Record, lines []line, err error) {
+// numbered gives records the IDs behind last, chains them to the ends, and makes lines
+// of them.
+func numbered(records []audit.Record, last uint64, ends audit.Ends) (kept []audit.Record, lines []line, after audit.Ends, err error) {
 	for _, r := range records {
 		last++
 		r = stamped(r)
 		r.ID = last
-		text, err := json.Marshal(r)
+		r, text, err := ends.Chain(r)
 		if err != nil {
-			return nil, nil, fmt.Errorf("record %+v: %w", r, err)
+			return nil, nil, ends, fmt.Errorf("record %+v: %w", r, err)
 		}
 		kept = append(kept, r)
 		lines = append(lines, line{id: r.ID, refusal: isRefusal(r), text: append(text, '\n')})
 	}
-	return kept, lines, nil
+	return kept, lines, ends, nil
 }
 
 // entry is the line as it is in the log: with its class in its key.
@@ -391,6 +401,7 @@ func (s *Store) copyToTrail(lines []line, at int64) {
 		s.lacks = at
 		err = s.trail.append(lines)
 	}
+	s.trail.gave(s.last)
 	if err == nil && s.trail.unsynced > syncTrailAt {
 		err = s.trail.sync()
 	}

@@ -29,9 +29,7 @@ type line struct {
 	text    []byte // with its end of line
 }
 
-// isRefusal says whether strangers can have as many records of the kind as they
-// like.
-func isRefusal(r audit.Record) bool { return r.Event == audit.EventRefused }
+func isRefusal(r audit.Record) bool { return r.Refusal() }
 
 // trail is the open audit trail. Records may be read while one goroutine appends.
 type trail struct {
@@ -40,15 +38,18 @@ type trail struct {
 	unsynced int64  // bytes that were written since
 	work     int    // writes and segments begun, for tests
 
-	mu   sync.Mutex // guards what of the segments readers use
-	all  []*segment
-	last uint64 // the highest ID
+	mu    sync.Mutex // guards what of the segments readers use
+	all   []*segment
+	last  uint64 // the highest ID
+	whole uint64 // records up to this ID can be read: of those behind it some may not be there yet
+	given uint64 // the highest ID of a record that was kept, here or with the state
 }
 
 type segment struct {
 	f       file
 	refusal bool
 	first   uint64 // ID of its first record; 0 if that cannot be read
+	before  uint64 // ID of the one that this follows in its chain, 0 for none
 	last    uint64
 	size    int64 // 0: free
 	count   int   // of records; known of a segment that is being filled
@@ -81,6 +82,7 @@ func openTrail(files []file, limit AuditLimit, again uint64) (*trail, error) {
 			t.last = max(t.last, s.last)
 		}
 	}
+	t.whole = t.last
 	return t, nil
 }
 
@@ -98,12 +100,20 @@ func (s *segment) look() (err error) {
 		for text := range bytes.Lines(b) {
 			var r audit.Record
 			if id := lineID(text); id > 0 && json.Unmarshal(text, &r) == nil {
-				s.first, s.last, s.refusal = id, id, isRefusal(r)
+				s.first, s.last, s.refusal, s.before = id, id, isRefusal(r), before(r)
 				return nil
 			}
 		}
 	}
 	return nil
+}
+
+// before is the ID of the record before in its chain.
+func before(r audit.Record) uint64 {
+	if r.Prev == nil {
+		return 0
+	}
+	return r.Prev.ID
 }
 
 // resume reads a segment through, counts its lines, and cuts off those that are to be
@@ -202,7 +212,19 @@ func (t *trail) append(lines []line) error {
 			return err
 		}
 	}
+	if len(lines) > 0 {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.whole = max(t.whole, lines[len(lines)-1].id)
+	}
 	return nil
+}
+
+// gave takes in that records up to an ID are kept, here or with the state.
+func (t *trail) gave(id uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.given = max(t.given, id)
 }
 
 // write adds whole lines to a segment.
@@ -220,7 +242,9 @@ func (t *trail) write(s *segment, lines []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if s.size == 0 {
-		s.first = lineID(lines)
+		var r audit.Record
+		_ = json.Unmarshal(lines[:bytes.IndexByte(lines, '\n')], &r) // as it was written
+		s.first, s.before = r.ID, before(r)
 	}
 	s.last = lineID(newest)
 	s.size += int64(len(lines))
@@ -260,7 +284,7 @@ func (t *trail) next(full *segment, refusal bool) (*segment, error) {
 // by begun.
 func (s *segment) begin(refusal bool) error {
 	s.begun++
-	s.refusal, s.first, s.last, s.size, s.count, s.dirty = refusal, 0, 0, 0, 0, true
+	s.refusal, s.first, s.before, s.last, s.size, s.count, s.dirty = refusal, 0, 0, 0, 0, 0, true
 	return s.f.Truncate(0)
 }
 

@@ -168,7 +168,7 @@ func TestRecordsWhileTheTrailGoesOn(t *testing.T) {
 					finished = true
 				default:
 				}
-				got, err := s.Records("", "", 0, 10_000)
+				got, err := records(s, Query{Limit: 10_000})
 				if err != nil || len(got) == 0 {
 					t.Errorf("%d records, %v", len(got), err)
 				}
@@ -261,16 +261,16 @@ func TestMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err := m.Records("ssh", "", 0, 1)
-	if err != nil || len(got) != 1 || got[0].ID != 100_001 {
+	got, err := m.Records(Query{Door: "ssh", Limit: 1})
+	if err != nil || len(got.Records) != 1 || got.Records[0].ID != 100_001 {
 		t.Errorf("the newest is %v, %v, want ID 100001", got, err)
 	}
-	got, err = m.Records("", "192.0.2.7", 0, 100)
-	if d := diff(first, got); err != nil || d != "" {
+	got, err = m.Records(Query{Source: prefix("192.0.2.7/32"), Limit: 100})
+	if d := diff(first, got.Records); err != nil || d != "" {
 		t.Errorf("%v: the grant of before (-want +got):\n%s", err, d)
 	}
-	if got, _ := m.Records("", "", 0, 1_000_000); len(got) > 2*inMemory {
-		t.Errorf("%d records are kept, want at most %d", len(got), 2*inMemory)
+	if got, _ := m.Records(Query{Limit: 1_000_000}); len(got.Records) > 2*inMemory {
+		t.Errorf("%d records are kept, want at most %d", len(got.Records), 2*inMemory)
 	}
 	if st, err := m.Load(); err != nil || diff(sorted(State{Grants: none}), sorted(st)) != "" || m.SetAside() != "" {
 		t.Errorf("it says that something was kept: %+v, %v", st, err)
@@ -322,7 +322,10 @@ func TestManyRecords(t *testing.T) {
 	mustClose(t, s)
 }
 
-type counter struct{ bytes int64 }
+type counter struct {
+	mu    sync.Mutex
+	bytes int64
+}
 
 // counted counts the bytes that are read.
 type counted struct {
@@ -332,6 +335,8 @@ type counted struct {
 
 func (f counted) ReadAt(b []byte, at int64) (int, error) {
 	n, err := f.file.ReadAt(b, at)
+	f.c.mu.Lock()
+	defer f.c.mu.Unlock()
 	f.c.bytes += int64(n)
 	return n, err
 }

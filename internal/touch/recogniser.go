@@ -27,6 +27,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/knock"
@@ -145,7 +146,7 @@ func (r *recogniser) verdict(p *progress, now time.Time, right bool, wrong strin
 	}
 	v := knock.Verdict{Right: right, Source: p.last, Proven: !p.unproven, Time: now, Reason: knocked}
 	if !right {
-		v.Reason, v.Penalty = wrong, r.rule.Penalty
+		v.Reason, v.Code, v.Penalty = wrong, codeOf(wrong), r.rule.Penalty
 	}
 	if r.rule.Everybody {
 		v.Everybody, v.Source = true, netip.Addr{}
@@ -297,14 +298,28 @@ func (r *recogniser) judge(p *progress) (right bool, wrong string) {
 const (
 	leftAlone  = "touched a port that is to be left alone"
 	outOfOrder = "touched the ports in another order than the given one"
+	unfinished = "touched only" // how the reason begins
 )
+
+// codeOf is the word for a reason.
+func codeOf(wrong string) string {
+	switch {
+	case wrong == leftAlone:
+		return "port"
+	case wrong == outOfOrder:
+		return "order"
+	case strings.HasPrefix(wrong, unfinished):
+		return "unfinished"
+	}
+	return "late"
+}
 
 func (r *recogniser) only(n int) string {
 	within := r.rule.Within
 	if r.rule.Judge > 0 {
 		within = r.rule.Judge
 	}
-	return fmt.Sprintf("touched only %d of %d ports by the end of its %s", n, len(r.rule.Touch), within)
+	return fmt.Sprintf(unfinished+" %d of %d ports by the end of its %s", n, len(r.rule.Touch), within)
 }
 
 func (r *recogniser) tooLong(took time.Duration) string {

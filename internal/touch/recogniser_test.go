@@ -51,7 +51,7 @@ func TestVerdicts(t *testing.T) {
 		return knock.Verdict{Right: true, Proven: true, Source: a, Everybody: !a.IsValid(), Time: start.Add(after), Reason: reason}
 	}
 	wrong := func(after time.Duration, a netip.Addr, reason string) knock.Verdict {
-		return knock.Verdict{Proven: true, Source: a, Everybody: !a.IsValid(), Time: start.Add(after), Reason: reason}
+		return knock.Verdict{Proven: true, Source: a, Everybody: !a.IsValid(), Time: start.Add(after), Reason: reason, Code: codeOf(reason)}
 	}
 	const s = time.Second
 	for _, tt := range []struct {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,6 +59,13 @@ func (e *estate) processes() []attempt {
 		{"signal the parent", func() error { return unix.Kill(e.parent, 0) }},
 		{"ptrace the parent", func() error { return unix.PtraceAttach(e.parent) }},
 		{"read the parent's memory", func() error { return plain(unix.SYS_PROCESS_VM_READV, uintptr(e.parent)) }},
+		{"read the parent's memory by /proc", func() error { return e.readOfParent("mem") }},
+		{"read the parent's environment", func() error { return e.readOfParent("environ") }},
+		{"read what the parent has open", func() error {
+			_, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", e.parent))
+			return err
+		}},
+		{"become another login", func() error { return os.WriteFile("/proc/thread-self/loginuid", []byte("0"), 0) }},
 		{"limit the parent", func() error { return plain(unix.SYS_PRLIMIT64, uintptr(e.parent)) }},
 		{"make a namespace", func() error { return unix.Unshare(unix.CLONE_NEWUSER) }},
 		{"make a namespace by clone", func() error { return clone(unix.CLONE_NEWUSER | uintptr(unix.SIGCHLD)) }},
@@ -73,6 +81,17 @@ func (e *estate) processes() []attempt {
 		all = append(all, attempt{"start a process", func() error { return clone(uintptr(unix.SIGCHLD)) }})
 	}
 	return all
+}
+
+// readOfParent reads a byte of what /proc has of the parent.
+func (e *estate) readOfParent(what string) error {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/%s", e.parent, what))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.Read(make([]byte, 1))
+	return err
 }
 
 // kernel is what changes the machine.

@@ -41,7 +41,7 @@ func run(read, store, program string, how []string) error {
 	if err != nil {
 		return err
 	}
-	walls := cage.Walls{Read: []string{read}, Connect: !e.alone, Keep: []cap.Value{cap.NET_ADMIN, cap.NET_BIND_SERVICE}}
+	walls := cage.Walls{Read: []string{read, "/proc"}, Connect: !e.alone, Keep: []cap.Value{cap.NET_ADMIN, cap.NET_BIND_SERVICE}}
 	if program != "" {
 		walls.Programs = []string{program}
 	}
@@ -68,6 +68,7 @@ type estate struct {
 	abstract      net.Listener  // another's abstract socket, unix(7)
 	systemd       *net.UnixConn // takes datagrams, as systemd does from a service
 	code          []byte        // a program's
+	peer          int           // a connection of a unix socket, as an operator's is
 	alone         bool
 	parent        int
 }
@@ -94,6 +95,11 @@ func prepare(read, store, program string, alone, mptcp bool) (*estate, error) {
 	if e.systemd, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: store + ".notify", Net: "unixgram"}); err != nil {
 		return nil, err
 	}
+	operator, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	e.peer = operator[0]
 	e.code, err = os.ReadFile("/bin/true")
 	return e, err
 }
@@ -137,6 +143,7 @@ func (e *estate) work() []attempt {
 			return errors.Join(err, unix.Close(fds[0]), unix.Close(fds[1]))
 		}},
 		{"start threads", threads},
+		{"learn who logged in to give an order", e.askForLogin},
 	}
 	if !e.alone {
 		all = append(all,
@@ -147,6 +154,20 @@ func (e *estate) work() []attempt {
 		all = append(all, attempt{"run the program", func() error { return exec.Command(e.program, "--version").Run() }})
 	}
 	return all
+}
+
+// askForLogin asks for the process at the other end of a connection, whether it lives,
+// and who logged in to start one of another's.
+func (e *estate) askForLogin() error {
+	fd, err := unix.GetsockoptInt(e.peer, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+	if err == nil {
+		_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		unix.Close(fd)
+	} else if errors.Is(err, unix.ENOPROTOOPT) {
+		err = nil // a kernel before 6.5
+	}
+	_, unread := os.ReadFile(fmt.Sprintf("/proc/%d/loginuid", e.parent))
+	return errors.Join(err, unread)
 }
 
 // sendDescriptor sends one to who takes the place of systemd, sd_notify(3) with

@@ -21,8 +21,9 @@ import (
 
 // Given is an order that the backend was given.
 type Given struct {
-	By    string
-	Order any
+	By       string
+	Operator *audit.Operator
+	Order    any
 }
 
 // Backend answers from what a test sets. Its methods may be called by several
@@ -36,6 +37,7 @@ type Backend struct {
 	queries []control.LogQuery
 	do      func(context.Context, Given) (control.Reply, error)
 	logErr  error
+	gone    uint64 // up to which ID records are
 	explain func(source netip.Addr, door string) (control.Explanation, error)
 	diff    control.Diff
 	diffErr error
@@ -75,19 +77,31 @@ func (b *Backend) Newer() <-chan struct{} {
 // Vitals returns the snapshot's numbers.
 func (b *Backend) Vitals() control.Vitals {
 	s, _ := b.Status()
-	v := control.Vitals{Version: s.Version, Warnings: len(s.Warnings), Pending: s.Pending != nil,
-		FenceUp: s.Fence.Up, FenceRepairs: s.Fence.Repairs, Events: s.Events}
+	v := control.Vitals{Version: s.Version, Warnings: len(s.Warnings), Problems: s.Problems, Pending: s.Pending != nil,
+		Config:  control.ConfigVitals{ID: "0123456789abcdef", Loaded: s.Started, LoadedOK: true},
+		FenceUp: s.Fence.Up, FenceOwned: s.Fence.Owned, FenceRepairs: s.Fence.Repairs,
+		Store: control.StoreVitals{Up: true, Commits: &control.Spans{}},
+		Turns: &control.Spans{}, Waits: &control.Spans{},
+		Datagrams: map[string]uint64{"foreign": 1}, Events: map[string]map[string]uint64{"": s.Events}}
 	for _, d := range s.Doors {
-		v.Doors = append(v.Doors, control.DoorVitals{Name: d.Name, State: d.State, Running: d.Running,
-			Sessions: d.Sessions, Grants: max(d.GrantsTotal, len(d.Grants)), Penalties: max(d.PenaltiesTotal, len(d.Penalties)), Refused: d.Refused})
+		of := control.DoorVitals{Name: d.Name, State: d.State, Sessions: d.Sessions, Refused: d.Refused,
+			Grants: max(d.GrantsTotal, len(d.Grants)), Penalties: max(d.PenaltiesTotal, len(d.Penalties)),
+			Refusals: map[string]uint64{"port": uint64(len(d.Refusals))}, LastDark: d.Since, Logs: new(bool)}
+		if d.Service != "" {
+			of.Service = control.ServiceStopped
+			if d.Running {
+				of.Service = control.ServiceRunning
+			}
+		}
+		v.Doors = append(v.Doors, of)
 	}
 	return v
 }
 
 // Do notes the order and answers with the function of OnDo.
-func (b *Backend) Do(ctx context.Context, by string, order any) (control.Reply, error) {
+func (b *Backend) Do(ctx context.Context, by control.Caller, order any) (control.Reply, error) {
 	b.mu.Lock()
-	g := Given{by, order}
+	g := Given{by.Name, by.Operator, order}
 	b.given = append(b.given, g)
 	do := b.do
 	b.mu.Unlock()
@@ -108,18 +122,39 @@ func (b *Backend) OnDiff(d control.Diff, err error) {
 	b.diff, b.diffErr = d, err
 }
 
-// Log returns the records that q selects.
-func (b *Backend) Log(q control.LogQuery) ([]audit.Record, error) {
+// Log returns the records that q selects, of the source that q has itself.
+func (b *Backend) Log(q control.LogQuery) (control.LogPage, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.queries = append(b.queries, q)
-	var found []audit.Record
+	p := control.LogPage{Through: q.After, Gone: b.gone}
 	for _, r := range b.records {
-		if r.ID > q.After && (q.Door == "" || q.Door == r.Door) && (q.Source == "" || q.Source == r.Source) {
-			found = append(found, r)
+		p.Last = max(p.Last, r.ID)
+		if r.ID > q.After && (q.Door == "" || q.Door == r.Door) && (q.Source == "" || q.Source == r.Source) &&
+			(len(q.Events) == 0 || slices.Contains(q.Events, r.Event)) &&
+			!r.Time.Before(q.Since) && (q.Until.IsZero() || r.Time.Before(q.Until)) {
+			p.Records = append(p.Records, r)
 		}
 	}
-	return found[max(0, len(found)-q.Limit):], b.logErr
+	p.Through = max(p.Through, p.Last)
+	if n := len(p.Records); n > q.Limit && q.Oldest {
+		p.Records = p.Records[:q.Limit]
+		p.Through = p.Records[q.Limit-1].ID
+	} else {
+		p.Records = p.Records[max(0, n-q.Limit):]
+	}
+	if p.Gone <= q.After || !q.Oldest {
+		p.Gone = 0
+	}
+	return p, b.logErr
+}
+
+// Drop has the trail have no room for records up to an ID.
+func (b *Backend) Drop(id uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.records = slices.DeleteFunc(slices.Clone(b.records), func(r audit.Record) bool { return r.ID <= id })
+	b.gone = id
 }
 
 // Explain answers with the function of OnExplain.
@@ -194,11 +229,17 @@ func Serve(t testing.TB, b control.Backend) (path string, stop func()) {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	path = filepath.Join(dir, "control.sock")
+	return path, ServeAt(t, b, path)
+}
+
+// ServeAt is Serve on the socket at path.
+func ServeAt(t testing.TB, b control.Backend, path string) (stop func()) {
+	t.Helper()
 	l, err := control.Listen(path, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return path, serve(t, b, l)
+	return serve(t, b, l)
 }
 
 // serve runs the server on l.

@@ -1,0 +1,304 @@
+package audit
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+// The form that is hashed is that of RFC 8785; the vector stands in
+// docs/OPERATING.md, too.
+func TestChained(t *testing.T) {
+	at := time.Date(2026, 11, 24, 3, 0, 5, 0, time.UTC)
+	login := uint32(1000)
+	first := Record{ID: 7, Time: at, Door: "ssh", Event: EventGranted, Source: "192.0.2.7", By: "operator alice (uid 0)",
+		Reason: "\"a\\b\" <\u0001\n\u007f\u2028é😀>", Operator: &Operator{UID: 0, LoginUID: &login, PID: 4711}}
+	var ends Ends
+	got, text, err := ends.Chain(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const form = `{"by":"operator alice (uid 0)","by_login":1000,"by_pid":4711,"by_uid":0,"door":"ssh","event":"granted","id":7,"prev":{"hash":"","id":0,"other":0},` +
+		"\"reason\":\"\\\"a\\\\b\\\" <\\u0001\\n\u007f\u2028é😀>\"," + `"source":"192.0.2.7","time":"2026-11-24T03:00:05Z"}`
+	if plain, err := canonical(string(text)); err != nil || string(plain) != form {
+		t.Errorf("canonical: %v\n%s\nwant\n%s", err, plain, form)
+	}
+	// printf '%s' FORM | sha256sum
+	if want := "4eb40bc949483eb85668a11110691c654c814bde10d0e248e385e1b504d84322"; got.Hash != want {
+		t.Errorf("hash %s, want %s", got.Hash, want)
+	}
+	second, _, err := ends.Chain(Record{ID: 8, Time: at, Event: EventRefused})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "163b2f5b9eff415f641241f927824374d19bd3ce6cfe49c577b6c4b0d95035ab"; second.Hash != want {
+		t.Errorf("hash of the next %s, want %s", second.Hash, want)
+	}
+	// What was printed for people, or has come through another program, is the same.
+	var back Record
+	if err := json.Unmarshal(text, &back); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(got, back); d != "" {
+		t.Errorf("as it is read (-want +got):\n%s", d)
+	}
+	indented, _ := json.MarshalIndent(struct {
+		API int `json:"api"`
+		Record
+	}{1, back}, "", "\t")
+	if hash, err := hashOf(indented); err != nil || hash != got.Hash {
+		t.Errorf("hash of %s: %s, %v, want %s", indented, hash, err, got.Hash)
+	}
+}
+
+// canonical is what is hashed.
+func canonical(text string) ([]byte, error) {
+	var b bytes.Buffer
+	if err := json.Compact(&b, []byte(text)); err != nil {
+		return nil, err
+	}
+	if _, err := hashOf([]byte(text)); err != nil {
+		return nil, err
+	}
+	return appendObject(nil, b.Bytes(), 0)
+}
+
+func TestCanonical(t *testing.T) {
+	for in, want := range map[string]string{
+		`{}`: `{}`, `{"hash":"x","api":1}`: `{}`, `{ "b" : [ ] , "a" : {"hash":1,"c":[1,{"z":null,"y":true}]}}`: `{"a":{"c":[1,{"y":true,"z":null}],"hash":1},"b":[]}`,
+		`{"a":"\u0041\/\u00e9\ud83d\ude00\ud800"}`: `{"a":"A/é😀` + "\ufffd" + `"}`, "{\"a\":\"\xff\"}": `{"a":"` + "\ufffd" + `"}`,
+		`{"a":[{},[],"]","\\\"}",{"b":[",",":"]}],"\u00e9":"}"}`: `{"a":[{},[],"]","\\\"}",{"b":[",",":"]}],"é":"}"}`,
+		`{"a":-5,"\u0062":18446744073709551615}`:                 `{"a":-5,"b":18446744073709551615}`,
+	} {
+		if got, err := canonical(in); err != nil || string(got) != want {
+			t.Errorf("%s: %s, %v, want %s", in, got, err, want)
+		}
+	}
+	for in, want := range map[string]string{
+		``: "unexpected end of JSON input", `[]`: `a record is a JSON object, and this begins with '['`, `7`: `a record is a JSON object, and this begins with '7'`,
+		`{"id":1,"id":2}`: `key "id" stands there twice`, `{"id":1,"\u0069d":2}`: `key "id" stands there twice`, `{"hash":1,"hash":2}`: `key "hash" stands there twice`,
+		`{"id":1.0}`: "number 1.0: a record has integers only", `{"id":1e3}`: "number 1e3: a record has integers only", `{"id":-0}`: "number -0: a record has integers only",
+		`{"a":` + strings.Repeat(`[`, 20) + strings.Repeat(`]`, 20) + `}`: "more than 16 objects are in each other: a record has three",
+		`{"id":1} {}`: "invalid character '{' after top-level value", `{"id"`: "unexpected end of JSON input",
+	} {
+		if _, err := canonical(in); err == nil || err.Error() != want {
+			t.Errorf("%s: error %v, want %s", in, err, want)
+		}
+	}
+}
+
+// trailOf makes a trail of records with the events of a word: g for a grant, r for a
+// refusal, o for one of before there was a chain, R for such a refusal.
+func trailOf(t interface{ Fatal(...any) }, word string) [][]byte {
+	var ends Ends
+	var all [][]byte
+	for i, c := range word {
+		r := Record{ID: uint64(i + 1), Event: EventGranted, Source: "192.0.2.7", Reason: fmt.Sprint(i)}
+		if c == 'r' || c == 'R' {
+			r.Event = EventRefused
+		}
+		text, err := json.Marshal(r)
+		if c == 'g' || c == 'r' {
+			_, text, err = ends.Chain(r)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, text)
+	}
+	return all
+}
+
+func verify(trail [][]byte, given int) (Verification, string) {
+	var w Verifier
+	for _, text := range trail {
+		if text != nil {
+			w.Add(text)
+		}
+	}
+	v := w.End(uint64(given))
+	var said []string
+	for _, f := range v.Faults {
+		said = append(said, f.Message)
+	}
+	return v, strings.Join(said, "; ")
+}
+
+// What is wrong is said where it is, and what is right is not.
+func TestVerify(t *testing.T) {
+	drop := func(ids ...int) func([][]byte) {
+		return func(trail [][]byte) {
+			for _, id := range ids {
+				trail[id-1] = nil
+			}
+		}
+	}
+	replace := func(id int, old, new string) func([][]byte) {
+		return func(trail [][]byte) {
+			trail[id-1] = []byte(strings.Replace(string(trail[id-1]), old, new, 1))
+		}
+	}
+	// again changes a record, and makes its hash right.
+	again := func(id int, change func(r *Record)) func([][]byte) {
+		return func(trail [][]byte) {
+			var r Record
+			if err := json.Unmarshal(trail[id-1], &r); err != nil {
+				t.Fatal(err)
+			}
+			change(&r)
+			var ends Ends
+			own, other := ends.of(r)
+			*own, *other = r.Prev.Link, Link{ID: r.Prev.Other}
+			_, text, err := ends.Chain(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			trail[id-1] = text
+		}
+	}
+	for _, tt := range []struct {
+		what, word string
+		do         func([][]byte)
+		want       string
+	}{
+		{"nothing", "", drop(), ""},
+		{"a whole trail", "gggrrgrgg", drop(), ""},
+		{"one without refusals", "ggg", drop(), ""},
+		{"the oldest of both are gone", "ggrrgrggrr", drop(1, 2, 3), ""},
+		{"the oldest refusals are gone", "grgrgrgrgg", drop(2, 4, 6), ""},
+		{"the oldest of the others are gone", "grgrgrgrgg", drop(1, 3, 5), ""},
+		{"of before, and then chained", "oRogrgrg", drop(), ""},
+		{"of before, with what is gone", "RooRogrgrg", drop(1, 2, 4), ""},
+		{"the last", "grgrg", drop(5), "records from 5 on are missing: the daemon has given IDs up to 5"},
+		{"the last ones", "grgrg", drop(4, 5), "records from 4 on are missing: the daemon has given IDs up to 5"},
+		{"one of a chain", "ggggg", drop(3), "record 3 is missing: record 4 comes after it"},
+		{"one of two chains", "grgrgrg", drop(5), "record 5 is missing: record 6 comes after it"},
+		{"the last refusal", "grgrgg", drop(4), "record 4 is missing: record 5 comes after it"},
+		{"all refusals", "grgrgg", drop(2, 4), "record 4 is missing: record 6 comes after it"},
+		{"all of the others", "rgrgrr", drop(2, 4), "record 4 is missing: record 6 comes after it"},
+		{"one of those behind refusals that are gone", "grgrgrgrgg", drop(2, 4, 5, 6), "record 5 is missing: record 7 comes after it"},
+		{"the last refusal before the oldest of the others", "grgrgg", drop(1, 3, 4, 5), "record 4 is missing: record 6 comes after it"},
+		{"what refusals do not explain", "rggggrr", drop(1, 4), "record 4 is missing: record 5 comes after it"},
+		{"the reason of one", "grgrg", replace(3, `"reason":"2"`, `"reason":"7"`), "record 3 was changed: its hash is "},
+		{"the first's", "grgrg", replace(1, `"reason":"0"`, `"reason":"7"`), "record 1 was changed: its hash is "},
+		{"one, with its hash", "grgrg", again(3, func(r *Record) { r.Source = "192.0.2.8" }),
+			"record 3 is not the one that record 5 follows: it was changed, and its hash with it"},
+		{"what one follows", "grgrg", again(5, func(r *Record) { r.Prev.ID = 0 }), "record 5 says that it follows record 0, and record 3 is between them"},
+		{"one put in", "grggg", again(4, func(r *Record) { r.Prev.ID = 1 }),
+			"record 4 says that it follows record 1, and record 3 is between them; record 4 is not the one that record 5 follows: it was changed, and its hash with it"},
+		{"of another kind", "grrrg", again(3, func(r *Record) { r.Event = EventGranted }), "record 2 is missing: record 3 comes after it; " +
+			"record 3 says that it comes after record 1, and record 2 is between them; record 3 is missing: record 4 comes after it"},
+		{"one without hash", "grgrg", func(trail [][]byte) {
+			trail[2] = []byte(`{"id":3,"event":"error","reason":"this record cannot be read: x"}`)
+		},
+			`record 3 has no hash, and those before it have: "this record cannot be read: x"; record 3 is missing: record 4 comes after it`},
+		{"the first without hash", "gggg", func(trail [][]byte) { trail[0] = []byte(`{"id":1,"event":"error"}`) },
+			"record 1 has no hash, and record 2 behind it is not the first that has"},
+		{"an order", "ggg", func(trail [][]byte) { slices.Reverse(trail) },
+			"record 2 comes after record 3: what is to be verified is one trail, in the order of its IDs; record 1 comes after"},
+		{"a line", "ggg", func(trail [][]byte) { trail[1] = []byte(`{"id":2`) },
+			"what comes after record 1 is no record: unexpected end of JSON input; record 2 is missing: record 3 comes after it"},
+	} {
+		trail := trailOf(t, tt.word)
+		tt.do(trail)
+		v, got := verify(trail, len(tt.word))
+		if !strings.HasPrefix(got, tt.want) || (tt.want == "") != (got == "") || v.Sound != (got == "") {
+			t.Errorf("%s: sound %v, says %q, want %q", tt.what, v.Sound, got, tt.want)
+		}
+	}
+}
+
+// Whatever one record is changed to, and whichever is taken out or changes its place,
+// it shows, but for the oldest of a chain: that is as if there were no room for it.
+func TestWhatIsDoneToATrailShows(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		word := rapid.StringOfN(rapid.SampledFrom([]rune("gr")), 2, 20, -1).Draw(t, "trail")
+		trail := trailOf(t, word)
+		// The trail has no room for the oldest.
+		var gone [2]int
+		for i, c := range word {
+			if kind := strings.IndexRune("gr", c); gone[kind] < strings.Count(word, string(c))-1 && rapid.Bool().Draw(t, "gone") && i == firstOf(trail, word, c) {
+				trail[i] = nil
+				gone[kind]++
+			}
+		}
+		if _, said := verify(trail, len(word)); said != "" {
+			t.Fatalf("nothing was done: %s", said)
+		}
+		i := rapid.SampledFrom(there(trail)).Draw(t, "which")
+		switch rapid.IntRange(0, 2).Draw(t, "what") {
+		case 0:
+			oldest := i == firstOf(trail, word, rune(word[i])) && strings.Count(word[i:], word[i:i+1]) > 1
+			trail[i] = nil
+			if _, said := verify(trail, len(word)); (said == "") != oldest {
+				t.Fatalf("record %d is taken out, the oldest: %v; says %q", i+1, oldest, said)
+			}
+		case 1:
+			at := rapid.IntRange(0, len(trail[i])-1).Draw(t, "at")
+			b := rapid.Byte().Draw(t, "byte")
+			if trail[i][at] == b {
+				return
+			}
+			was := string(trail[i])
+			trail[i][at] = b
+			// One without a hash may be of before there were any.
+			if v, said := verify(trail, len(word)); said == "" && v.Unchained == 0 {
+				t.Fatalf("%s instead of %s is not seen", trail[i], was)
+			}
+		case 2:
+			j := rapid.SampledFrom(there(trail)).Draw(t, "with")
+			trail[i], trail[j] = trail[j], trail[i]
+			if _, said := verify(trail, len(word)); (said == "") != (i == j) {
+				t.Fatalf("records %d and %d have changed places: %q", i+1, j+1, said)
+			}
+		}
+	})
+}
+
+func there(trail [][]byte) (ids []int) {
+	for i, text := range trail {
+		if text != nil {
+			ids = append(ids, i)
+		}
+	}
+	return ids
+}
+
+func firstOf(trail [][]byte, word string, kind rune) int {
+	for i, c := range word {
+		if c == kind && trail[i] != nil {
+			return i
+		}
+	}
+	return -1
+}
+
+// What the trail drops while it is read is no fault, and many faults cost no more than
+// some.
+func TestVerifySkipsAndCounts(t *testing.T) {
+	trail := trailOf(t, "grgrgrgrgr")
+	var w Verifier
+	w.Add(trail[0])
+	w.Add(trail[1])
+	w.Skip(5)
+	for _, text := range trail[6:] {
+		w.Add(text)
+	}
+	if v := w.End(10); !v.Sound || v.Records != 6 || v.First != 1 || v.Last != 10 || v.Decided.ID != 9 || v.Refusals.ID != 10 {
+		t.Errorf("got %+v, want that it is sound", v)
+	}
+	w = Verifier{}
+	for range 1000 {
+		w.Add([]byte("x"))
+	}
+	if v := w.End(0); v.Sound || len(v.Faults) != maxFaults || v.FaultsTotal != 1000 {
+		t.Errorf("%d of %d faults are told", len(v.Faults), v.FaultsTotal)
+	}
+}

@@ -1,0 +1,165 @@
+package audit
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// Verification says whether the records of a trail follow one another.
+type Verification struct {
+	Records   uint64 `json:"records"`   // that were looked at
+	Unchained uint64 `json:"unchained"` // of these, by versions before there was a chain
+	First     uint64 `json:"first"`     // the lowest ID, 0 without records
+	Last      uint64 `json:"last"`
+	Sound     bool   `json:"sound"` // there are no faults
+	// Faults are the first 100, never null; FaultsTotal is how many there are.
+	Faults      []Fault `json:"faults"`
+	FaultsTotal uint64  `json:"faults_total"`
+	// Decided and Refusals are the last records of the two chains, null for none. Where
+	// they are known from elsewhere, as from a journal of another machine, nothing
+	// before them was changed by anybody.
+	Decided  *Link `json:"decided"`
+	Refusals *Link `json:"refusals"`
+}
+
+// Fault is a place at which records do not follow one another.
+type Fault struct {
+	ID      uint64 `json:"id"` // near which
+	Message string `json:"message"`
+}
+
+const maxFaults = 100
+
+// Verifier looks at the records of a trail, one after the other. What the trail has no
+// room for any more is no fault: the oldest of either chain may be gone. Its memory
+// does not grow with the trail. The zero Verifier is ready to use.
+type Verifier struct {
+	v      Verification
+	chains [2]chain
+}
+
+// chain is what is known of one.
+type chain struct {
+	end   Link   // its last record so far
+	told  uint64 // ID of its last record before end, as the other chain tells
+	plain uint64 // ID of a record without hash before its first, 0 for none
+}
+
+// Add looks at the next record, in JSON.
+func (w *Verifier) Add(text []byte) {
+	var r Record
+	hash, err := hashOf(text)
+	if err == nil {
+		err = json.Unmarshal(text, &r)
+	}
+	v := &w.v
+	switch {
+	case err != nil:
+		w.fault(v.Last, "what comes after record %d is no record: %v", v.Last, err)
+		return
+	case r.ID <= v.Last:
+		w.fault(r.ID, "record %d comes after record %d: what is to be verified is one trail, in the order of its IDs", r.ID, v.Last)
+		return
+	}
+	if v.Records++; v.First == 0 {
+		v.First = r.ID
+	}
+	v.Last = r.ID
+	own, other := &w.chains[0], &w.chains[1]
+	if r.Refusal() {
+		own, other = other, own
+	}
+	switch {
+	case r.Hash != "" && r.Prev != nil:
+		if r.Hash != hash {
+			w.fault(r.ID, "record %d was changed: its hash is %q, and that of what it says is %s", r.ID, r.Hash, hash)
+		}
+		w.follow(own, r)
+		w.beside(other, r)
+	case own.end.ID > 0 || other.end.ID > 0:
+		w.fault(r.ID, "record %d has no hash, and those before it have: %q", r.ID, r.Reason)
+	default:
+		v.Unchained++
+		own.plain = r.ID
+	}
+}
+
+// follow looks at whether a record is the next one of its chain.
+func (w *Verifier) follow(own *chain, r Record) {
+	prev, end := r.Prev, own.end
+	own.end = Link{r.ID, r.Hash}
+	switch {
+	case end.ID == 0: // whatever was before may be gone
+		if prev.ID > 0 && own.plain > 0 {
+			w.fault(own.plain, "record %d has no hash, and record %d behind it is not the first that has", own.plain, r.ID)
+		}
+		if own.told > prev.ID {
+			w.missing(own.told, r.ID)
+		}
+	case prev.ID > end.ID:
+		if prev.ID != own.told { // which was said
+			w.missing(prev.ID, r.ID)
+		}
+	case prev.ID < end.ID:
+		w.fault(r.ID, "record %d says that it follows record %d, and record %d is between them", r.ID, prev.ID, end.ID)
+	case prev.Hash != end.Hash:
+		w.fault(r.ID, "record %d is not the one that record %d follows: it was changed, and its hash with it", prev.ID, r.ID)
+	}
+	own.told = r.ID
+}
+
+// beside looks at whether a record knows the other chain as it is.
+func (w *Verifier) beside(other *chain, r Record) {
+	switch told := r.Prev.Other; {
+	case told < other.told:
+		w.fault(r.ID, "record %d says that it comes after record %d, and record %d is between them", r.ID, told, other.told)
+	case told > other.told && other.end.ID > 0:
+		w.missing(told, r.ID)
+		fallthrough
+	default:
+		other.told = told
+	}
+}
+
+func (w *Verifier) missing(id, by uint64) {
+	w.fault(id, "record %d is missing: record %d comes after it", id, by)
+}
+
+// Skip takes in that the trail has dropped records up to an ID while it was read.
+func (w *Verifier) Skip(id uint64) {
+	w.chains = [2]chain{}
+	w.v.Last = max(id, w.v.Last)
+}
+
+// End returns what came of it. Records up to an ID were given, 0 where that is not
+// known.
+func (w *Verifier) End(given uint64) Verification {
+	v := &w.v
+	for _, c := range w.chains {
+		if c.end.ID == 0 && c.told > 0 { // the trail always has the last ones of both
+			w.missing(c.told, v.Last)
+		}
+	}
+	if given > v.Last {
+		w.fault(v.Last, "records from %d on are missing: the daemon has given IDs up to %d", v.Last+1, given)
+	}
+	v.Decided, v.Refusals = end(w.chains[0]), end(w.chains[1])
+	v.Sound = v.FaultsTotal == 0
+	if v.Faults == nil {
+		v.Faults = []Fault{}
+	}
+	return *v
+}
+
+func end(c chain) *Link {
+	if c.end.ID == 0 {
+		return nil
+	}
+	return &c.end
+}
+
+func (w *Verifier) fault(id uint64, format string, args ...any) {
+	if w.v.FaultsTotal++; len(w.v.Faults) < maxFaults {
+		w.v.Faults = append(w.v.Faults, Fault{id, fmt.Sprintf(format, args...)})
+	}
+}

@@ -1,0 +1,75 @@
+package control
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// ListProblems returns the codes of Problems, and what /healthz says of each. Anybody
+// may ask that, so that it is all they are told: why it is so, status says.
+func ListProblems() []Word { return slices.Clone(problems) }
+
+var problems = []Word{
+	{ProblemFence, "the doors are not guarded"},
+	{ProblemStore, "nothing can be saved, so that a restart would forget what happens now"},
+	{ProblemService, "its service could not be started, so that right knocks come to nothing"},
+	{ProblemFailsafe, "it is dark and deaf, since there is no log data"},
+	{ProblemEars, "no knock can be heard"},
+	{ProblemEnding, "the daemon ends"},
+}
+
+// health answers whether there is a Problem.
+func health(m Meter) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("Cache-Control", "no-store")
+		sick := ailments(m.Vitals())
+		if len(sick) == 0 {
+			fmt.Fprintln(w, "ok")
+			return
+		}
+		w.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprintln(w, strings.Join(sick, "\n"))
+	})
+}
+
+// ailments are the problems, a line each: "failsafe: door vpn: it is dark ...".
+func ailments(v Vitals) (lines []string) {
+	for _, p := range v.Problems {
+		where := ": "
+		if p.Door != "" {
+			where = ": door " + p.Door + ": "
+		}
+		lines = append(lines, p.Code+where+meaning(p.Code))
+	}
+	return lines
+}
+
+// meaning is what a Problem's code means.
+func meaning(code string) string {
+	for _, p := range problems {
+		if p.Code == code {
+			return p.Means
+		}
+	}
+	return "doorward status says what"
+}
+
+// MetricsManual says what the metrics are, and HealthManual what /healthz answers.
+const (
+	MetricsManual = `With gateway.metrics in its configuration, the daemon serves Prometheus' metrics at
+/metrics, and its health at /healthz. Whoever reaches that address can read them, so
+that they tell no sources, credentials or ports, and no label has a value that a
+stranger can choose. Counters count from the daemon's start. Beside those below there
+are the Go runtime's (go_*) and the process's (process_*).
+
+The sources of doorward have alert rules and a Grafana dashboard, in contrib.
+`
+	HealthManual = `/healthz answers 200 and "ok" while all is well, and 503 as long as there is a problem,
+with a line for each: its code, its door if it is one door's, and what it means. More
+is told to operators alone: doorward status has the problems with why they are so, and
+doorward status --exit-code exits with 1 for the same.
+`
+)

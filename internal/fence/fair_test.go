@@ -1,0 +1,32 @@
+//go:build linux
+
+package fence
+
+import (
+	"runtime"
+	"testing"
+)
+
+// A change of grants waits for one part of a Guard, never for the one after it.
+func TestWhoWaitsComesFirst(t *testing.T) {
+	var f fair
+	for range 1000 {
+		f.Lock()
+		had := false
+		go func() {
+			f.Lock()
+			defer f.Unlock()
+			had = true
+		}()
+		for f.next.TryLock() { // until the other one waits
+			f.next.Unlock()
+			runtime.Gosched()
+		}
+		f.Unlock()
+		f.Lock()
+		if !had {
+			t.Fatal("who had the lock has it again before who waited for it")
+		}
+		f.Unlock()
+	}
+}

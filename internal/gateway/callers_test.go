@@ -1,0 +1,81 @@
+package gateway
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/control"
+)
+
+// operatorAt is operator alice, with a process of hers.
+func operatorAt(pid int32) control.Caller {
+	return control.Caller{Name: "operator alice (uid 1000)",
+		Operator: &audit.Operator{UID: 1000, LoginUID: new(uint32(1000)), PID: pid}}
+}
+
+// signed are the audit trail's records of an event since the last time: their sources,
+// and by which process.
+func (m *machine) signed(from *int) (all []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range m.trail[*from:] {
+		pid := "nobody's"
+		if r.Operator != nil {
+			pid = fmt.Sprint(r.PID)
+		}
+		all = append(all, fmt.Sprintf("%s %s by %s", r.Event, r.Source, pid))
+	}
+	*from = len(m.trail)
+	return all
+}
+
+// Each record that follows from an order has who gave it, also where a service has to
+// start or stop first, and nobody else's.
+func TestRecordsHaveWhoOrderedThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		m.slow = make(chan struct{})
+		path := configPath(t)
+		r := run(t, m, path, sshDoor)
+		from := len(m.trail)
+		give := func(by control.Caller, request control.Request) {
+			t.Helper()
+			order, err := request.Order()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.Do(t.Context(), by, order); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		want := func(want ...string) {
+			t.Helper()
+			if got := m.signed(&from); fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		}
+		give(operatorAt(1), control.OpenRequest{Door: "ssh", Source: "192.0.2.7"})
+		give(operatorAt(2), control.OpenRequest{Door: "ssh", Source: "192.0.2.8"})
+		give(control.Caller{Name: "SIGHUP"}, control.ArmRequest{Door: "ssh"})
+		want("armed  by nobody's")
+		r.touch(visitor, 59000, 59002)
+		close(m.slow)
+		m.slow = nil
+		synctest.Wait()
+		want("opened 192.0.2.7 by 1", "granted 192.0.2.7 by 1", "granted 192.0.2.8 by 2", "granted 192.0.2.2 by nobody's")
+		give(operatorAt(3), control.CloseRequest{Door: "ssh", Source: "192.0.2.8"})
+		want("revoked 192.0.2.8 by 3")
+		give(operatorAt(4), control.CloseRequest{Door: "ssh"})
+		want("dark  by 4")
+		write(t, path, sshDoor+"within = \"30s\"\n")
+		give(operatorAt(5), control.ApplyRequest{Action: "apply", Confirm: "1m"})
+		give(operatorAt(6), control.ApplyRequest{Action: "undo"})
+		want("applied  by 5", "applied  by 6")
+		if n := len(r.callers.later); n > 1 {
+			t.Errorf("%d orders are remembered that are over", n)
+		}
+	})
+}

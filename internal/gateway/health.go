@@ -1,0 +1,99 @@
+package gateway
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/knock"
+)
+
+// health is what the loop knows of whether the doors are guarded, and can be used.
+type health struct {
+	fence string // why the fence is down, "" while it stands
+	store string // why a restart would forget what happens now, "" when it would not
+	doors []doorHealth
+}
+
+// doorHealth is one door's. Each of the others is why something is so, "" when it is
+// not.
+type doorHealth struct {
+	name      string
+	failsafe  string // the door is deaf, since there is no log data
+	unstarted string // its service could not be started, and does not run
+	unheard   string // no knock can be heard at it
+}
+
+// problems are what keeps doors from being guarded, or from being used, the gravest
+// first.
+func (h health) problems() []control.Problem {
+	all := []control.Problem{}
+	add := func(code, door, text, why string) {
+		if why != "" {
+			all = append(all, control.Problem{Code: code, Door: door, Message: text + ": " + why})
+		}
+	}
+	add(control.ProblemFence, "", "the doors are not guarded, since the fence is down", h.fence)
+	for _, d := range h.doors {
+		add(control.ProblemFailsafe, d.name, "door "+d.name+" is in failsafe, dark and deaf", d.failsafe)
+		add(control.ProblemService, d.name, "the service of door "+d.name+" could not be started, so that right knocks come to nothing", d.unstarted)
+		add(control.ProblemEars, d.name, "nobody can knock at door "+d.name, d.unheard)
+	}
+	add(control.ProblemStore, "", "nothing is saved, so that a restart would forget what happens now", h.store)
+	return all
+}
+
+// problems are those of this moment.
+func (g *Gateway) problems() []control.Problem {
+	h := health{fence: g.broken, store: cmp.Or(g.unkept, g.unsaved, g.slowWarning())}
+	for _, d := range g.doors {
+		h.doors = append(h.doors, d.health())
+	}
+	return h.problems()
+}
+
+// health is one door's.
+func (d *guarded) health() doorHealth {
+	h := doorHealth{name: d.name()}
+	saved := d.door.Saved()
+	if saved.State == door.Failsafe {
+		h.failsafe = saved.Reason
+		return h // which is why it hears nothing
+	}
+	if d.service != nil {
+		h.unstarted = d.service.unstarted()
+	}
+	switch {
+	case len(d.knocks) == 0 || saved.State == door.Open && saved.ForAll || !d.door.Looked():
+	case !slices.ContainsFunc(d.knocks, func(k heardKnock) bool { return !d.door.Mute(k.conf.Name) }):
+		h.unheard = "a wrong knock has made it deaf to everybody; doorward status " + d.name() + " says until when"
+	case !slices.ContainsFunc(d.knocks, func(k heardKnock) bool { return d.gw.ear.hears(k) }):
+		h.unheard = "ports of its knocks cannot be listened on; the warnings say why"
+	}
+	return h
+}
+
+// hears says whether a right knock can be heard, as far as the ears have its places.
+func (e *ear) hears(k heardKnock) bool {
+	if len(e.missing) == 0 {
+		return true
+	}
+	needs := k.conf.Hears()
+	if rule, ok := k.conf.Rule.(knock.Touched); ok { // the other ports are there to be left alone
+		needs = nil
+		for _, p := range rule.Touches() {
+			needs = append(needs, knock.Place{Medium: knock.Connections, Port: p})
+		}
+	}
+	return !slices.ContainsFunc(needs, func(p knock.Place) bool { return slices.Contains(e.missing, p.AsPort()) })
+}
+
+// unstarted says why the service does not run although it should, "" if it does, or
+// need not.
+func (k *keeper) unstarted() string {
+	if k.running {
+		return ""
+	}
+	return cmp.Or(k.metered.failed, k.leave.refused)
+}

@@ -1,0 +1,218 @@
+package gateway
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/presence"
+	"github.com/doorward/doorward/internal/store"
+)
+
+const (
+	// maxLogins is how many of a door's logins are remembered, the latest, so that each
+	// is told once: a log may be read again from its beginning, and is after a restart.
+	maxLogins = 1024
+	// sameLogin is how far the stamps of one login in two logs may lie apart.
+	sameLogin = 5 * time.Second
+	// tellsWithin is how long after a login the audit trail has it: looks are a minute
+	// apart where a door is dark.
+	tellsWithin = 2 * time.Minute
+	// loginGrace is how long before a login its connection may have begun:
+	// LoginGraceTime of sshd_config(5).
+	loginGrace = 2 * time.Minute
+	// toldBefore is how many records of the trail a start reads for logins that were told.
+	toldBefore = 1000
+	// maxUser is what sshd leaves of a user's name (auth.c, auth_log).
+	maxUser = 100
+)
+
+// logins are those by way of a door that the audit trail has, or need not have.
+type logins struct {
+	from time.Time // those before are told, or nobody's business
+	told map[netip.AddrPort][]toldLogin
+	next []netip.AddrPort // whose first one is forgotten next
+}
+
+type toldLogin struct {
+	user            string
+	grant           *audit.Grant
+	at              time.Time // when it was, as near as is known
+	earliest, until time.Time // between which it was
+}
+
+// is says whether a login is this one.
+func (t toldLogin) is(l presence.Login) bool {
+	return t.user == l.User && !l.Time.Before(t.earliest) && !l.Time.After(t.until)
+}
+
+// has says whether a login is told.
+func (ls *logins) has(l presence.Login) bool {
+	return l.Time.Before(ls.from) || slices.ContainsFunc(ls.told[cameFrom(l)], func(t toldLogin) bool { return t.is(l) })
+}
+
+// add takes in that one is. What is forgotten for it is too old from now on.
+func (ls *logins) add(from netip.AddrPort, t toldLogin) {
+	if ls.told == nil {
+		ls.told = make(map[netip.AddrPort][]toldLogin)
+	}
+	ls.told[from] = append(ls.told[from], t)
+	if ls.next = append(ls.next, from); len(ls.next) <= maxLogins {
+		return
+	}
+	first := ls.next[0]
+	ls.next = ls.next[1:]
+	if old := ls.told[first][0].until; old.After(ls.from) {
+		ls.from = old
+	}
+	if ls.told[first] = ls.told[first][1:]; len(ls.told[first]) == 0 {
+		delete(ls.told, first)
+	}
+}
+
+// name gives a session that is met the name of a login that is told already, as one
+// has that outlives a daemon. Where several users are said to have come from there, it
+// is nobody's.
+func (ls *logins) name(s *session, from netip.AddrPort) {
+	var latest *toldLogin
+	for _, t := range ls.told[from] {
+		switch {
+		case !s.since.IsZero() && t.until.Before(s.from): // it was another's
+		case latest != nil && latest.user != t.user:
+			return
+		default:
+			latest = &t
+		}
+	}
+	if latest == nil {
+		return
+	}
+	s.user, s.grant = latest.user, latest.grant
+	if s.since.IsZero() {
+		s.since = latest.at
+	}
+}
+
+// cameFrom is where a login came from.
+func cameFrom(l presence.Login) netip.AddrPort {
+	return netip.AddrPortFrom(l.Source.WithZone(""), l.Port)
+}
+
+// begin has the logins of a door told from a moment on, of which a log may have the
+// second alone.
+func (r *roll) begin(name string, from time.Time) {
+	of := r.of(name)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if of.logins.from.IsZero() {
+		of.logins.from = from.Truncate(time.Second)
+	}
+}
+
+// recallLogins has those that the audit trail tells of not told again. Those that came
+// while no daemon ran are told; those before the records that are read are not.
+func (g *Gateway) recallLogins(now time.Time) {
+	page, err := g.store.Records(store.Query{Limit: toldBefore})
+	if err != nil {
+		g.log.Warn("cannot read which logins the audit trail has; it is told of those from now on", "err", err)
+	}
+	from := now
+	for _, r := range page.Records {
+		if r.Time.Before(from) {
+			from = r.Time
+		}
+	}
+	for _, c := range g.config.Doors {
+		g.roll.begin(c.Name, from)
+	}
+	g.roll.mu.Lock()
+	defer g.roll.mu.Unlock()
+	for _, r := range page.Records {
+		of := g.roll.doors[r.Door]
+		a, err := netip.ParseAddr(r.Source)
+		if r.Event != audit.EventLogin || r.Login == nil || of == nil || err != nil {
+			continue
+		}
+		of.logins.add(netip.AddrPortFrom(a, r.Login.Port), toldLogin{user: r.Login.User, grant: r.Login.Grant, at: r.Time,
+			earliest: r.Time.Add(-tellsWithin), until: r.Time.Add(sameLogin)})
+	}
+}
+
+// arrival is a login by way of a door, and its session if that is there still.
+type arrival struct {
+	presence.Login
+	session *session
+}
+
+// arrivals finds the sessions of logins.
+func (r *roll) arrivals(name string, logins []presence.Login) []arrival {
+	if len(logins) == 0 {
+		return nil
+	}
+	r.lists.Lock()
+	defer r.lists.Unlock()
+	by := make(map[netip.AddrPort]*session)
+	for _, s := range r.of(name).in {
+		by[s.Remote] = s
+	}
+	all := make([]arrival, 0, len(logins))
+	for _, l := range logins {
+		all = append(all, arrival{l, by[cameFrom(l)]})
+	}
+	return all
+}
+
+// loggedIn has the audit trail tell of logins that it does not have. A session keeps
+// the name that it had first: sshd logs a connection's one login when it begins, and
+// whoever may write to a log may write more.
+func (d *guarded) loggedIn(now time.Time, all []arrival) {
+	if len(all) == 0 {
+		return
+	}
+	r := &d.gw.roll
+	told := &r.of(d.name()).logins
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range all {
+		if told.has(l.Login) {
+			continue
+		}
+		user := l.User[:min(len(l.User), maxUser)]
+		var grant *audit.Grant
+		if l.session != nil {
+			grant = l.session.grant
+		}
+		if grant == nil {
+			grant = d.letIn(now, l.Time.Add(-loginGrace), l.Source)
+		}
+		if l.session != nil && l.session.user == "" {
+			l.session.loggedIn(l.Login, user, grant)
+		}
+		told.add(cameFrom(l.Login), toldLogin{user: l.User, grant: grant, at: l.Time,
+			earliest: l.Time.Add(-sameLogin), until: l.Time.Add(sameLogin)})
+		d.gw.tell(audit.Record{Time: now, Door: d.name(), Event: audit.EventLogin, Source: l.Source.String(),
+			Reason: fmt.Sprintf("user %q by %s, %s", user, l.Method, whatLetIn(grant)),
+			Login:  &audit.Login{User: user, Port: l.Port, Method: l.Method, Grant: grant}})
+	}
+}
+
+// loggedIn takes in whose session it is. It is as old as its login, at least.
+func (s *session) loggedIn(l presence.Login, user string, grant *audit.Grant) {
+	s.user, s.grant = user, grant
+	if (s.since.IsZero() || l.Time.Before(s.since)) && !l.Time.Before(s.from) {
+		s.since = l.Time
+	}
+}
+
+// whatLetIn says for people what let a login in.
+func whatLetIn(grant *audit.Grant) string {
+	switch {
+	case grant == nil:
+		return "and what let it in is not known"
+	case grant.By == byAlways:
+		return "and " + grant.Source + " never needs to knock"
+	}
+	return "let in by " + grant.By
+}

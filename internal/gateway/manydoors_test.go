@@ -1,0 +1,89 @@
+package gateway
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
+)
+
+// manyDoors is the configuration of so many.
+func manyDoors(n int) string {
+	text := ""
+	for i := range n {
+		text += fmt.Sprintf("[door.d%d]\nports = [\"%d/tcp\"]\npresence.logins = \"off\"\n[[door.d%d.knock]]\nkind = \"touch\"\n"+
+			"listen = [%d, %d]\ntouch = [%d, %d]\n", i, 100+i, i, 2000+2*i, 2001+2*i, 2000+2*i, 2001+2*i)
+	}
+	return text
+}
+
+// fill gives each door so many grants, as after a restart.
+func (r *running) fill(length time.Duration, grants func(door int) int) {
+	filled := make(chan struct{})
+	r.events <- func(now time.Time) {
+		defer close(filled)
+		for at, d := range r.doors {
+			for n := range grants(at) {
+				source := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), 32)
+				d.door.Restore(door.Claim{Source: source, By: "touch", Until: now.Add(length), For: length})
+			}
+		}
+	}
+	<-filled
+}
+
+// However many doors have very many grants, a sheet of how things stand lists some
+// thousands, of each door the latest, and counts them all.
+func TestStatusOfManyDoorsIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const doors, each = 40, 600
+		r := run(t, newMachine(), configPath(t), manyDoors(doors))
+		r.fill(time.Hour, func(door int) int {
+			if door == 0 { // lists all that it has
+				return 1
+			}
+			return each
+		})
+		s, _ := r.Status()
+		listed, counted := 0, 0
+		for i, d := range s.Doors {
+			listed += len(d.Grants)
+			counted += d.GrantsTotal
+			if want := min(d.GrantsTotal, 125); len(d.Grants) != want {
+				t.Errorf("door %d lists %d of %d grants, want %d", i, len(d.Grants), d.GrantsTotal, want)
+			}
+		}
+		if want := (doors-1)*each + 1; counted != want || listed > listedInAll {
+			t.Errorf("%d doors list %d grants and count %d, want at most %d and all %d", doors, listed, counted, listedInAll, want)
+		}
+	})
+}
+
+// What operators open at many doors at once the kernel is told in parts, since it looks
+// for each door's set among all.
+func TestManyDoorsOpenInParts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const doors, most = 320, mostLookups/320 + 1
+		m := newMachine()
+		r := run(t, m, configPath(t), manyDoors(doors))
+		release := r.hold()
+		for i := range doors {
+			go func() {
+				_, err := r.ask(control.OpenRequest{Door: fmt.Sprint("d", i), Source: "192.0.2.2", For: "1h"})
+				if err != nil {
+					t.Error(err)
+				}
+			}()
+		}
+		synctest.Wait()
+		release()
+		if len(m.grants) != doors || m.largest > most {
+			t.Errorf("%d of %d doors are open, and a change has %d grants at the most, want all and at most %d",
+				len(m.grants), doors, m.largest, most)
+		}
+	})
+}

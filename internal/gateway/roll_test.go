@@ -1,0 +1,299 @@
+package gateway
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/presence"
+)
+
+// sessionAt is the visitor's, to the ssh door, from a port.
+func sessionAt(from uint16) presence.Connection { return sessionOf(visitor, from) }
+
+func sessionOf(a netip.Addr, from uint16) presence.Connection {
+	return presence.Connection{Proto: port.TCP, Local: netip.MustParseAddrPort("192.0.2.1:22"), Remote: netip.AddrPortFrom(a, from),
+		Socket: uint32(from)}
+}
+
+// login is one by such a session, now.
+func login(user string, from uint16) presence.Login {
+	return presence.Login{Time: time.Now(), User: user, Method: "publickey", Source: visitor, Port: from, Where: "journal"}
+}
+
+// comes lets the visitor's sessions in, and others go.
+func (m *machine) comes(from ...uint16) {
+	m.do(func() {
+		m.sessions = nil
+		for _, p := range from {
+			m.sessions = append(m.sessions, sessionAt(p))
+		}
+	})
+}
+
+// live writes who is in by the first door: from which port, since when, who, and by
+// what.
+func (r *running) live(begun time.Time) (all []string) {
+	r.t.Helper()
+	time.Sleep(measureSoon)
+	for _, s := range r.status().Live {
+		since := "before"
+		if s.Since != nil {
+			since = s.Since.Sub(begun).Truncate(time.Second).String()
+		}
+		all = append(all, fmt.Sprintf("%s:%d to %s since %s: %s, %s", s.Source, s.Port, s.To, since, s.User, byWhat(s.Grant, begun)))
+	}
+	return all
+}
+
+func byWhat(g *audit.Grant, begun time.Time) string {
+	if g == nil {
+		return "unknown"
+	}
+	return fmt.Sprintf("%s by %s since %s", g.Source, g.By, g.Since.Sub(begun).Truncate(time.Second))
+}
+
+func (r *running) wantLive(begun time.Time, want ...string) {
+	r.t.Helper()
+	if got := r.live(begun); !slices.Equal(got, want) {
+		r.t.Errorf("in are\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// Who is in is told with since when, and by which grant, also where that has ended by
+// the time they are met; of who was in before the daemon that is not known.
+func TestWhoIsInIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, begun := newMachine(), time.Now()
+		m.comes(1)
+		r := run(t, m, configPath(t), sshDoor)
+		r.wantLive(begun, "192.0.2.2:1 to 22/tcp since before: , unknown")
+		time.Sleep(10 * time.Second)
+		r.touch(visitor, 59000, 59002)
+		if g := r.status().Grants[0]; g.Given == nil || !g.Given.Equal(time.Now()) || !slices.Equal(g.For, []string{"touch"}) {
+			t.Errorf("the grant was given to %v at %v, want touch, now", g.For, g.Given)
+		}
+		time.Sleep(time.Second)
+		m.comes(1, 2)
+		r.wantLive(begun, "192.0.2.2:2 to 22/tcp since 11s: , 192.0.2.2 by touch since 10s",
+			"192.0.2.2:1 to 22/tcp since before: , unknown")
+
+		// The grant ends right after somebody has come, and before the next look.
+		m.comes(2, 3)
+		r.order(control.CloseRequest{Door: "ssh", Source: "192.0.2.2"})
+		time.Sleep(6 * time.Second)
+		r.wantLive(begun, "192.0.2.2:3 to 22/tcp since 15s: , 192.0.2.2 by touch since 10s",
+			"192.0.2.2:2 to 22/tcp since 11s: , 192.0.2.2 by touch since 10s")
+
+		// Another connection of the same name is another session, let in by another.
+		r.order(control.OpenRequest{Door: "ssh", Source: "192.0.2.0/24", For: "1h"})
+		m.do(func() { m.sessions[0].Socket++ })
+		time.Sleep(6 * time.Second)
+		r.wantLive(begun, "192.0.2.2:2 to 22/tcp since 20s: , 192.0.2.0/24 by operator alice (uid 1000) since 17s",
+			"192.0.2.2:3 to 22/tcp since 15s: , 192.0.2.2 by touch since 10s")
+		m.comes()
+		r.wantLive(begun)
+	})
+}
+
+// Where nobody looks while a door is dark, it is not known since when those are in who
+// need not knock, and it is of those who knocked.
+func TestSinceWhenIsNotGuessed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, begun := newMachine(), time.Now()
+		home := sessionOf(netip.MustParseAddr("198.51.100.7"), 1)
+		r := run(t, m, configPath(t), "[door.ssh]\nports = [\"22/tcp\"]\nalways = [\"198.51.100.0/24\"]\n"+
+			"[door.ssh.presence]\nlogins = \"off\"\n[[door.ssh.knock]]\nkind = \"touch\"\nlisten = [59000, 59001, 59002]\ntouch = [59000, 59002]\n")
+		time.Sleep(time.Hour)
+		m.do(func() { m.sessions = []presence.Connection{home} })
+		time.Sleep(time.Hour)
+		r.touch(visitor, 59000, 59002)
+		m.do(func() { m.sessions = []presence.Connection{home, sessionAt(2)} })
+		time.Sleep(2 * time.Second)
+		never := time.Time{}.Sub(begun).Truncate(time.Second).String()
+		r.wantLive(begun, "192.0.2.2:2 to 22/tcp since 2h0m2s: , 192.0.2.2 by touch since 2h0m0s",
+			"198.51.100.7:1 to 22/tcp since before: , 198.51.100.0/24 by always since "+never)
+	})
+}
+
+// Of very many who come at once, each is told of in the end, and no turn finds for
+// more than some; status lists the latest.
+func TestManyWhoComeAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		r.touch(visitor, 59000, 59002)
+		m.do(func() {
+			for n := range 3 * maxLive {
+				m.sessions = append(m.sessions, sessionAt(uint16(n+1)))
+			}
+		})
+		r.status()
+		synctest.Wait()
+		time.Sleep(measureSoon)
+		s := r.status()
+		if s.Sessions != 3*maxLive || len(s.Live) != maxLive {
+			t.Errorf("%d are in and %d listed, want %d and %d", s.Sessions, len(s.Live), 3*maxLive, maxLive)
+		}
+		for _, l := range s.Live {
+			if l.Grant == nil || l.Since == nil {
+				t.Fatalf("what let %d in is not told", l.Port)
+			}
+		}
+	})
+}
+
+// Sessions at ports that a door has only now were there before, as far as anybody
+// knows; and a door that goes takes what is known with it.
+func TestPortsThatCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path, begun := newMachine(), configPath(t), time.Now()
+		there := sessionAt(1)
+		there.Local = netip.MustParseAddrPort("192.0.2.1:2222")
+		m.do(func() { m.sessions = []presence.Connection{there} })
+		r := run(t, m, path, sshDoor)
+		r.wantLive(begun)
+		write(t, path, strings.Replace(sshDoor, `["22/tcp"]`, `["22/tcp", "2222/tcp"]`, 1))
+		r.order(control.ApplyRequest{Action: "apply"})
+		r.wantLive(begun, "192.0.2.2:1 to 2222/tcp since before: , unknown")
+		write(t, path, strings.Replace(sshDoor, "door.ssh", "door.other", -1))
+		r.order(control.ApplyRequest{Action: "apply"})
+		synctest.Wait()
+		if _, there := r.roll.doors["ssh"]; there {
+			t.Error("a door that went is remembered")
+		}
+	})
+}
+
+// Who watches hears that somebody has come in, and has gone.
+func TestWatchersHearOfSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		r.touch(visitor, 59000, 59002)
+		for _, from := range [][]uint16{{1}, {1, 2}, {2}, nil} {
+			synctest.Wait()
+			newer := r.Newer()
+			m.comes(from...)
+			time.Sleep(6 * time.Second)
+			synctest.Wait()
+			select {
+			case <-newer:
+			default:
+				t.Errorf("nobody was told that in are now %v", from)
+			}
+		}
+	})
+}
+
+// toldLogins are the trail's logins: who, from where, by what.
+func (m *machine) toldLogins(begun time.Time) (all []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range m.trail {
+		if r.Event == audit.EventLogin {
+			all = append(all, fmt.Sprintf("%s %s:%d by %s, %s", r.Login.User, r.Source, r.Login.Port, r.Login.Method, byWhat(r.Login.Grant, begun)))
+		}
+	}
+	return all
+}
+
+// A login is told with what let it in, once, however often it is read, and its session
+// has the name from then on, also of the next daemon.
+func TestLoginsAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path, begun := newMachine(), configPath(t), time.Now()
+		r := run(t, m, path, strings.Replace(sshDoor, "[door.ssh]\n", "[door.ssh]\nalways = [\"198.51.100.0/24\"]\n", 1))
+		r.touch(visitor, 59000, 59002)
+		looks := func(logins ...presence.Login) {
+			t.Helper()
+			m.do(func() { m.logins = logins })
+			time.Sleep(6 * time.Second)
+			synctest.Wait()
+		}
+		m.comes(1)
+		alice := login("alice", 1)
+		twice := alice
+		twice.Time = twice.Time.Add(time.Second) // as another log has it
+		forged := login("root", 1)
+		forged.Time = forged.Time.Add(time.Millisecond)
+		old := login("eve", 9)
+		old.Time = begun.Add(-time.Minute)
+		home := login("carol", 7)
+		home.Source = netip.MustParseAddr("198.51.100.7")
+		looks(alice, twice, old)
+		looks(alice, login(strings.Repeat("x", 200), 2), home) // of which the sessions are over
+		looks(forged)
+		want := []string{
+			"alice 192.0.2.2:1 by publickey, 192.0.2.2 by touch since 0s",
+			strings.Repeat("x", 100) + " 192.0.2.2:2 by publickey, 192.0.2.2 by touch since 0s",
+			"carol 198.51.100.7:7 by publickey, 198.51.100.0/24 by always since " + time.Time{}.Sub(begun).Truncate(time.Second).String(),
+			"root 192.0.2.2:1 by publickey, 192.0.2.2 by touch since 0s",
+		}
+		check := func(when string) {
+			t.Helper()
+			if got := m.toldLogins(begun); !slices.Equal(got, want) {
+				t.Errorf("%s, told are\n%s\nwant\n%s", when, strings.Join(got, "\n"), strings.Join(want, "\n"))
+			}
+		}
+		check("at first")
+		r.wantLive(begun, "192.0.2.2:1 to 22/tcp since 0s: alice, 192.0.2.2 by touch since 0s")
+		if got := m.trail[len(m.trail)-1].Reason; got != `user "root" by publickey, let in by touch` {
+			t.Errorf("the reason is %q", got)
+		}
+
+		r.stop()
+		meanwhile := login("dave", 3)
+		m.comes(1, 3)
+		time.Sleep(time.Second)
+		m.do(func() { m.logins = []presence.Login{old, alice, forged, home, meanwhile} })
+		r = restart(t, m, path)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		want = append(want, "dave 192.0.2.2:3 by publickey, 192.0.2.2 by touch since 0s")
+		check("after a restart")
+		r.wantLive(begun, "192.0.2.2:3 to 22/tcp since 18s: dave, 192.0.2.2 by touch since 0s",
+			"192.0.2.2:1 to 22/tcp since before: , unknown") // two claim to be who came from there
+		r.stop()
+		r = restart(t, m, path)
+		r.wantLive(begun, "192.0.2.2:3 to 22/tcp since 19s: dave, 192.0.2.2 by touch since 0s",
+			"192.0.2.2:1 to 22/tcp since before: , unknown")
+	})
+}
+
+// Logins that are told are remembered in bounds: those that are forgotten are too old
+// from then on.
+func TestToldLoginsAreBounded(t *testing.T) {
+	var ls logins
+	at := func(n int) presence.Login {
+		return presence.Login{Time: time.Unix(int64(n), 0), User: "alice", Source: visitor, Port: uint16(n)}
+	}
+	for n := 1; n <= 3*maxLogins; n++ {
+		l := at(n)
+		if ls.has(l) {
+			t.Fatalf("login %d is told already", n)
+		}
+		ls.add(cameFrom(l), toldLogin{user: l.User, earliest: l.Time, until: l.Time})
+	}
+	if len(ls.told) != maxLogins || len(ls.next) != maxLogins {
+		t.Errorf("%d logins are remembered, in a queue of %d; want %d", len(ls.told), len(ls.next), maxLogins)
+	}
+	for _, n := range []int{1, 2 * maxLogins, 2*maxLogins + 1, 3 * maxLogins} {
+		if n != 2*maxLogins && !ls.has(at(n)) {
+			t.Errorf("login %d is not told", n)
+		}
+	}
+	for range 2 * maxLogins {
+		ls.add(cameFrom(at(1)), toldLogin{user: "alice"})
+	}
+	if len(ls.told) != 1 || len(ls.told[cameFrom(at(1))]) != maxLogins {
+		t.Errorf("%d from one address and port are remembered, want %d", len(ls.told[cameFrom(at(1))]), maxLogins)
+	}
+}
