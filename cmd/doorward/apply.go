@@ -55,6 +55,9 @@ func newApply(e *env) *cobra.Command {
 		Args:    noArgs,
 		RunE: asking(func(c *cobra.Command, _ []string) error {
 			order, err := o.order(c.Flags().Changed("confirm"))
+			if err == nil && o.id == 0 && c.Flags().Changed("id") {
+				err = errors.New("--id 0: allowed is the id of one that waits, which doorward status has; without --id it is whichever waits")
+			}
 			if err != nil {
 				return &usageError{withHint(err, "doorward apply --help")}
 			}
@@ -128,6 +131,9 @@ func (o *applyOptions) order(confirm bool) (control.ApplyRequest, error) {
 
 func (o *applyOptions) run(ctx context.Context, e *env, daemon *control.Client, order control.ApplyRequest) error {
 	r, err := daemon.Apply(ctx, order)
+	if err != nil && ctx.Err() != nil {
+		return withHint(interrupted(ctx, "before the daemon has answered, which may do it all the same"), "doorward status")
+	}
 	if err != nil {
 		return err
 	}

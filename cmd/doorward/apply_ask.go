@@ -43,11 +43,19 @@ func settle(ctx context.Context, e *env, daemon *control.Client, id uint64, unti
 
 // outcome says how the configuration id ended without an answer here.
 func outcome(ctx context.Context, e *env, daemon *control.Client, id uint64) error {
-	s, err := daemon.Status(ctx)
-	if err != nil {
+	waits := func(s control.Status) bool { return s.Pending != nil && s.Pending.ID == id }
+	var s control.Status
+	known := errors.New("that is how it is")
+	err := daemon.Watch(ctx, func(latest control.Status) error {
+		if s = latest; waits(s) && !e.clock().Before(s.Pending.Until) {
+			return nil // it is going back, which takes a moment
+		}
+		return known
+	})
+	if err != known && s.Time.IsZero() {
 		return err
 	}
-	if s.Pending != nil && s.Pending.ID == id {
+	if waits(s) {
 		return withHint(fmt.Errorf("not kept yet: it goes back at %s", clockTime(s.Pending.Until, e.clock())),
 			"doorward apply --keep --id %d, or doorward apply --undo --id %[1]d", id)
 	}

@@ -124,10 +124,19 @@ func (o *rotateOptions) rotate(ctx context.Context, e *env, daemon *control.Clie
 	if o.apply {
 		reply, err = daemon.Apply(ctx, control.ApplyRequest{Action: "apply", Confirm: o.confirm.String()})
 		if err != nil {
-			return errors.Join(fmt.Errorf("the daemon has not taken it, nothing is changed: %w", err), change.Undo())
+			return errors.Join(o.notApplied(err), change.Undo())
 		}
 	}
 	return o.tellRotated(e, t, p, sealed, reply, change.Backup(t.path))
+}
+
+// notApplied is the error for a new knock that is not known to be in use, so that the
+// file gets the old one back.
+func (o *rotateOptions) notApplied(err error) error {
+	if told, ok := errors.AsType[*control.Error](err); ok && (told.Code == control.CodeRefused || told.Code == control.CodeFailed) {
+		return fmt.Errorf("the knock stays the old one: %w", err)
+	}
+	return fmt.Errorf("the file has the old knock again; if the daemon has the new one all the same, it goes back within %v: %w", o.confirm, err)
 }
 
 // redraw draws a new knock into the target and returns the edited text.
@@ -204,10 +213,10 @@ func (o *rotateOptions) tellRotated(
 	if _, err := e.stdout.Write(b.Bytes()); err != nil || !o.apply {
 		return err
 	}
-	fmt.Fprintln(e.stdout)
-	if err := printReply(e, false, r); err != nil {
+	_, err := fmt.Fprintf(e.stdout, "\n%s\n", printable(r.Message)) // which says until when
+	if err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(e.stdout, "Knock anew and log in, in a new session; then keep it: doorward apply --keep")
+	_, err = fmt.Fprintln(e.stdout, "Knock anew and log in, in a new session; then keep it: doorward apply --keep")
 	return err
 }

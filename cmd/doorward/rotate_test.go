@@ -72,23 +72,24 @@ func TestRotateApply(t *testing.T) {
 			name:    "applied",
 			daemon:  func(dir string) *applier { return &applier{config: filepath.Join(dir, "doorward.toml")} },
 			applied: true,
-			stdout:  "applied, to be kept (until ",
+			stdout:  "\napplied, to be kept\nKnock anew",
 		},
 		{
 			name: "refused",
 			daemon: func(dir string) *applier {
 				return &applier{config: filepath.Join(dir, "doorward.toml"), err: &control.Error{
-					Message: "port 21000/tcp is taken", Hint: "doorward doctor"}}
+					Code: control.CodeRefused, Message: "port 21000/tcp is taken", Hint: "doorward doctor"}}
 			},
-			stderr: "doorward: error: the daemon has not taken it, nothing is changed: port 21000/tcp is taken\n" +
+			stderr: "doorward: error: the knock stays the old one: port 21000/tcp is taken\n" +
 				"doorward: hint: doorward doctor\n",
 		},
 		{
-			name: "fails",
+			name: "no answer",
 			daemon: func(dir string) *applier {
 				return &applier{config: filepath.Join(dir, "doorward.toml"), err: errors.New("disk full")}
 			},
-			stderr: "doorward: error: the daemon has not taken it, nothing is changed: ",
+			stderr: "doorward: error: the file has the old knock again; if the daemon has the new one all the same, " +
+				"it goes back within 1m30s: ",
 		},
 		{
 			name:   "another file",

@@ -245,6 +245,9 @@ func wallsFor(configPath string, conf *config.Config) cage.Walls {
 		// Root without them could not use files of the daemon's own user.
 		w.Keep = append(w.Keep, cap.DAC_OVERRIDE, cap.DAC_READ_SEARCH)
 	}
+	if real, err := filepath.EvalSymlinks(configPath); err == nil && !within(real, filepath.Dir(configPath)) {
+		w.Read = append(w.Read, filepath.Dir(real)) // Landlock asks where a file is, and not by which link it was found
+	}
 	for _, d := range conf.Doors {
 		for _, f := range d.Presence.Files {
 			w.Read = append(w.Read, filepath.Dir(f))

@@ -191,6 +191,39 @@ func TestWallsAreNotTheStores(t *testing.T) {
 	}
 }
 
+// A configuration that is a link elsewhere can be read from inside when it has changed.
+func TestWallsOfALinkedConfiguration(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	etc, srv := filepath.Join(dir, "etc"), filepath.Join(dir, "srv")
+	for _, d := range []string{etc, srv} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link, beside, file := filepath.Join(etc, "doorward.toml"), filepath.Join(etc, "beside.toml"), filepath.Join(srv, "real.toml")
+	for _, name := range []string{beside, file} {
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		target string
+		want   bool
+	}{{file, true}, {beside, false}} {
+		os.Remove(link)
+		if err := os.Symlink(tt.target, link); err != nil {
+			t.Fatal(err)
+		}
+		read := wallsFor(link, guarding(nil)).Read
+		if !slices.Contains(read, etc) || slices.Contains(read, srv) != tt.want {
+			t.Errorf("a link to %s: %q can be read, want %s in it: %v", tt.target, read, srv, tt.want)
+		}
+	}
+}
+
 // With no file that can be used, the walls are those for any configuration.
 func TestWallsWithoutAFile(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -92,7 +93,7 @@ func (g *Gateway) tellRefused(done func(control.Reply, error)) func(control.Repl
 	return func(reply control.Reply, err error) {
 		if err != nil {
 			why := err.Error()
-			if told, ok := errors.AsType[*control.Error](err); ok && told.Cause != nil {
+			if causeOf(err) != nil {
 				why = "nothing was changed: " + g.opts.Path + " cannot be used; doorward apply says why"
 			}
 			g.record(g.world.Now(), audit.EventError, bySignal, why)
@@ -119,7 +120,7 @@ func (g *Gateway) apply(now time.Time, a *applying) {
 			a.reading, a.checked = time.Time{}, c
 			switch {
 			case err == nil && g.applied.Pending == nil && bytes.Equal(c.text, g.applied.Confirmed):
-				g.settle(a, g.inUseAlready(now, a), nil)
+				g.settleKept(a, g.inUseAlready(now, a))
 				return
 			case err == nil:
 				err = g.acceptable(a)
@@ -160,8 +161,11 @@ func unchanged(why error) error {
 // it on this machine. It runs beside the turns.
 func (g *Gateway) read(path string) (c checked, err error) {
 	if c.config, c.text, err = g.world.Config(path); err != nil {
-		return c, &control.Error{Code: control.CodeRefused, Message: "nothing was changed: " + err.Error(),
-			Hint: "doorward check " + path, Cause: err}
+		hint := "doorward check " + path
+		if errors.Is(err, fs.ErrPermission) {
+			hint += "; if that can read it, systemctl restart doorward: a daemon that runs reads no file but where it was at the start"
+		}
+		return c, &control.Error{Code: control.CodeRefused, Message: "nothing was changed: " + err.Error(), Hint: hint, Cause: err}
 	}
 	c.judge(g)
 	return c, nil
@@ -185,7 +189,7 @@ func (g *Gateway) acceptable(a *applying) error {
 		return refused("a restart would not roll it back, since nothing is kept: "+g.unkept,
 			"mend that and systemctl restart doorward, or doorward apply without --confirm")
 	case a.confirm == 0 && !a.force && g.applied.Rejected != nil && bytes.Equal(a.text, g.applied.Rejected):
-		return refused(g.opts.Path+" was rolled back, and has not changed since",
+		return refused(g.opts.Path+" was rolled back, and says the same as then",
 			"change it, or doorward apply --confirm 60s; doorward apply --force uses it without a way back")
 	case a.config.Gateway != g.config.Gateway:
 		return refused("the keys of [gateway] are read at the start only", "systemctl restart doorward")
@@ -247,10 +251,16 @@ func (g *Gateway) taken(now time.Time, a *applying, next store.Applied, before c
 		reply.Message += ", until " + spelled(next.Deadline) + " unless it is kept"
 		reply.Until = &next.Deadline
 	}
+	if more := len(left) - mostLeft; more > 0 {
+		left = append(left[:mostLeft], fmt.Sprintf("and %d more such words, in doorward log", more))
+	}
 	reply.Message = strings.Join(append([]string{reply.Message}, left...), "; ")
 	g.recordConfig(now, a.by, reply.Message, before, a.checked)
-	g.settle(a, reply, nil)
+	g.settleKept(a, reply)
 }
+
+// mostLeft bounds what one answer tells of doors and services that went.
+const mostLeft = 8
 
 // tookNothing answers why a configuration did not come into use, when the disk knows
 // that it did not.
@@ -268,6 +278,28 @@ func (g *Gateway) tookNothing(now time.Time, a *applying, why error) {
 func (g *Gateway) settle(a *applying, reply control.Reply, err error) {
 	g.applying, g.ear.trying = nil, nil
 	g.answer(reply, err, a.done)
+}
+
+// settleKept is settle for what is done and on disk but for its record, which may come
+// later: the order has not failed for that, nor would a restart forget it.
+func (g *Gateway) settleKept(a *applying, reply control.Reply) {
+	done := a.done
+	a.done = func(reply control.Reply, err error) {
+		if unsaved, ok := causeOf(err).(*unsavedError); ok { // and nothing else is wrong
+			reply.Message += "; the disk has not taken the record of it yet: " + unsaved.why.Error()
+			err = nil
+		}
+		done(reply, err)
+	}
+	g.settle(a, reply, nil)
+}
+
+// causeOf is what is behind an error that is answered, nil if that is not told.
+func causeOf(err error) error {
+	if told, ok := errors.AsType[*control.Error](err); ok {
+		return told.Cause
+	}
+	return nil
 }
 
 // giveUpReading has nobody wait for a file that cannot be read for long.

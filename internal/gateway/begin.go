@@ -12,6 +12,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/store"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 // begin raises the fence, brings back what survived and sets the doors going.
@@ -40,7 +41,7 @@ func (g *Gateway) begin() error {
 	if err := g.guard(g.config); err != nil {
 		return fmt.Errorf("raise the fence: %w", err)
 	}
-	if err := g.confine(g.config); err != nil {
+	if err := g.confine(g.toServe()); err != nil {
 		return err
 	}
 	g.ear = &ear{log: g.log, ear: g.world.Ear, datagrams: g.world.Datagrams}
@@ -184,6 +185,13 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 		// Still waiting to be confirmed.
 		g.fallback = g.parsed(g.applied.Confirmed)
 		g.fallback.compareWith(checked{text: text, hash: config.Hash(text)})
+		if g.fallback.problem != nil {
+			why := "the configuration from before cannot come back, so that the new one stays in use: " + g.fallback.problem.Error()
+			g.warnings = append(g.warnings, why+"; doorward apply --keep, or mend the file and doorward apply --force")
+			g.log.Error("the configuration from before cannot come back", "why", g.fallback.problem)
+		}
+	case err == nil && g.applied.Pending == nil && slices.Equal(text, g.applied.Confirmed):
+		// In use already; what was rolled back stays so.
 	case err == nil && (g.applied.Pending != nil || !slices.Equal(text, g.applied.Rejected)):
 		// If one waited, it was neither kept nor undone, and the file has changed since.
 		g.applied = store.Applied{Confirmed: text, Ended: g.endsBy(at, control.EndReplaced, "")}
@@ -197,16 +205,14 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 		if before.problem != nil {
 			return errors.Join(err, fmt.Errorf("the configuration used before cannot be used either: %w", before.problem))
 		}
-		why := "was rolled back"
-		if err != nil {
-			why = "cannot be used: " + err.Error()
-		}
-		told = fmt.Sprintf("the configuration used before is in use: %s %s", g.opts.Path, why)
+		why, inTrail := whyNot(err)
+		instead := "the configuration used before is in use: " + g.opts.Path + " "
+		told = instead + inTrail
 		if g.applied.Pending != nil {
 			g.forgetPending(at, control.EndReplaced, "")
 		}
 		g.metered.loads.failed = true
-		g.warnings = append(g.warnings, told)
+		g.warnings = append(g.warnings, instead+why)
 		g.log.Error("the configuration used before is in use", "file", g.opts.Path, "why", why)
 		c, text = before.config, before.text
 	}
@@ -223,6 +229,20 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 	return nil
 }
 
+// whyNot says why a start does not use the file, and what of it the trail may tell: a
+// mistake may be in a knock. err is nil for a file that was rolled back.
+func whyNot(err error) (why, inTrail string) {
+	switch {
+	case err == nil:
+		why = "was rolled back"
+	case len(tables.Mistakes(err)) > 0:
+		return "cannot be used: " + err.Error(), "cannot be used; doorward check says why"
+	default:
+		why = "cannot be used: " + err.Error()
+	}
+	return why, why
+}
+
 // parsed is a configuration that was in use before.
 func (g *Gateway) parsed(text []byte) checked {
 	c, err := config.Parse(g.opts.Path, text)
@@ -230,6 +250,17 @@ func (g *Gateway) parsed(text []byte) checked {
 		return checked{problem: err}
 	}
 	return checked{config: c, text: text, hash: config.Hash(text), blinds: g.blind(c, text)}
+}
+
+// toServe is what the process must be able to serve from inside: the configuration
+// that it starts with, and the doors of the one that comes back unless that is kept.
+func (g *Gateway) toServe() *config.Config {
+	if g.fallback.config == nil {
+		return g.config
+	}
+	both := *g.config
+	both.Doors = slices.Concat(both.Doors, g.fallback.config.Doors)
+	return &both
 }
 
 // confine locks the process in, or says why it cannot serve c from inside.

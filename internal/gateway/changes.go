@@ -173,19 +173,31 @@ func (c *changes) takeReplies() []func(error) {
 func (g *Gateway) reply(now time.Time, replies []func(error)) {
 	for _, reply := range replies {
 		g.onDisk(now, func(_ time.Time, err error) {
+			var unsaved error
 			if err != nil {
-				err = fmt.Errorf("it is done, but a restart would forget it: %w", err)
+				unsaved = &unsavedError{err}
+				err = unsaved
 			}
 			if g.broken != "" {
 				err = errors.Join(fmt.Errorf("the kernel does not have it yet, which is tried again: %s", g.broken), err)
+				unsaved = nil // is not all
 			}
 			if err != nil {
-				err = &control.Error{Code: control.CodeFailed, Message: err.Error(), Hint: "doorward status"}
+				err = &control.Error{Code: control.CodeFailed, Message: err.Error(), Hint: "doorward status", Cause: unsaved}
 			}
 			reply(err)
 		})
 	}
 }
+
+// unsavedError is why what is done is not on disk.
+type unsavedError struct{ why error }
+
+func (e *unsavedError) Error() string {
+	return "it is done, but a restart would forget it: " + e.why.Error()
+}
+
+func (e *unsavedError) Unwrap() error { return e.why }
 
 // tellWatchers has those who watch look again when something has changed: what
 // is on its way to the disk they are told when it is there.

@@ -57,9 +57,10 @@ type Options struct {
 	// Warnings are what an operator should know of how the process was started;
 	// nil for nothing.
 	Warnings []string
-	// Confine is called with the configuration that the gateway starts with, to
-	// lock the process in as far as that allows, and with each one that is to be
-	// used later, to say whether that can be served from inside. nil: neither.
+	// Confine is called once with what the gateway starts with, to lock the process
+	// in as far as that allows: the configuration, which has the doors of the one that
+	// comes back as well, unless it is kept. Then it is called with each one that is
+	// to be used later, to say whether that can be served from inside. nil: neither.
 	Confine func(*config.Config) error
 	// Tell is called with each record of the audit trail when it is on disk, in order and
 	// beside the turns. It must not wait. nil: each is a line of Log.

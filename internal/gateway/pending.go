@@ -45,7 +45,7 @@ func (g *Gateway) mayReplace(force bool) error {
 	return &control.Error{Code: control.CodeRefused,
 		Message: fmt.Sprintf("nothing was changed: a configuration waits to be confirmed, by %s, until %s",
 			g.applied.By, spelled(g.applied.Deadline)),
-		Hint: "doorward apply --keep, or doorward apply --undo; or again with --force, which gives it up"}
+		Hint: "doorward apply --keep, or doorward apply --undo, and the same again; doorward apply --force gives it up"}
 }
 
 // endsBy are the configurations that waited, with the one that waits when it ends now.
@@ -132,7 +132,7 @@ func (g *Gateway) keep(now time.Time, by string, done func(control.Reply, error)
 		g.forgetMarks()
 		reply := control.Reply{Message: "the new configuration is kept", Changed: true}
 		g.recordConfig(now, by, reply.Message, g.inUse(), g.inUse())
-		g.settle(a, reply, nil)
+		g.settleKept(a, reply)
 	})
 }
 
@@ -162,6 +162,10 @@ func (g *Gateway) undo(now time.Time, by, how string, then func(time.Time, contr
 		g.saveApplied(g.applied)
 		g.forgetMarks()
 		g.warnings = append(g.warnings, fmt.Sprintf("%s was rolled back (%s) and is not in use", g.opts.Path, why))
+		if err := g.confine(g.config); err != nil { // since a restart while it waited
+			g.warnings = append(g.warnings, "the configuration from before cannot be served wholly until the file says it again "+
+				"and the daemon is restarted: "+err.Error())
+		}
 		then(now, control.Reply{Message: message, Changed: true}, nil)
 	})
 }
@@ -171,10 +175,11 @@ func (g *Gateway) forgetPending(now time.Time, how, by string) {
 	g.applied = store.Applied{Confirmed: g.applied.Confirmed, Rejected: g.applied.Pending, Ended: g.endsBy(now, how, by)}
 }
 
-// lapses is when a configuration that nobody keeps is rolled back, zero for never. What
-// is under way at the fence ends first: it may be what takes its place.
+// lapses is when a configuration that nobody keeps is rolled back, zero for never: there
+// may be none that could come back. What is under way at the fence ends first: it may be
+// what takes its place.
 func (g *Gateway) lapses() time.Time {
-	if g.applied.Pending == nil || g.rollingBack || g.fencing.busy {
+	if g.applied.Pending == nil || g.fallback.config == nil || g.rollingBack || g.fencing.busy {
 		return time.Time{}
 	}
 	return g.applied.Deadline

@@ -85,7 +85,7 @@ func TestAConfigurationThatWaitsIsNotReplaced(t *testing.T) {
 				_, err := r.as(bobs, control.ApplyRequest{Action: "apply", Confirm: confirm})
 				told, ok := errors.AsType[*control.Error](err)
 				if !ok || told.Message != want || told.Code != control.CodeRefused ||
-					told.Hint != "doorward apply --keep, or doorward apply --undo; or again with --force, which gives it up" {
+					told.Hint != "doorward apply --keep, or doorward apply --undo, and the same again; doorward apply --force gives it up" {
 					t.Errorf("apply %q: %+v, want %q", confirm, err, want)
 				}
 			}
@@ -316,7 +316,7 @@ func TestEndsOverARestart(t *testing.T) {
 // A file that was rolled back does not come into use by SIGHUP, nor by a plain apply,
 // until it changes, over a restart too; insured it does.
 func TestAFileThatWasRolledBackIsNotReloaded(t *testing.T) {
-	const rolled = "nothing was changed: PATH was rolled back, and has not changed since"
+	const rolled = "nothing was changed: PATH was rolled back, and says the same as then"
 	for _, restarts := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			m, path := newMachine(), configPath(t)

@@ -61,7 +61,7 @@ func restartWith(t *testing.T, m *machine, path string, change func(*World)) *ru
 	world := m.world()
 	change(&world)
 	ctx, cancel := context.WithCancel(t.Context())
-	g := New(Options{Path: path, Version: "v1", Log: slog.New(slog.DiscardHandler)})
+	g := New(Options{Path: path, Version: "v1", Log: slog.New(slog.DiscardHandler), Confine: m.confine})
 	ended := make(chan struct{})
 	ready := false
 	go func() {

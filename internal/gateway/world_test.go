@@ -77,8 +77,9 @@ type machine struct {
 	seen      door.Seen
 	noFlows   error // flows cannot be seen
 
-	silentPorts []string // where nothing listens
-	unreadable  error    // the trail is
+	confine     func(*config.Config) error // Options.Confine
+	silentPorts []string                   // where nothing listens
+	unreadable  error                      // the trail is
 }
 
 // hooks have somebody take part in what a machine does.

@@ -145,8 +145,8 @@ func (c *Change) keep(s *staged, dir string) error {
 	for _, e := range entries {
 		number, ours := strings.CutPrefix(e.Name(), s.base+".~")
 		number, whole := strings.CutSuffix(number, "~")
-		if i, err := strconv.Atoi(number); ours && whole && err == nil {
-			n = max(n, i)
+		if i, err := strconv.ParseUint(number, 10, 30); ours && whole && err == nil { // one more is a number, too
+			n = max(n, int(i))
 		}
 	}
 	k := &staged{dir: s.dir, base: fmt.Sprintf("%s.~%d~", s.base, n+1), free: true}

@@ -302,6 +302,7 @@ func TestStageBackup(t *testing.T) {
 	link := filepath.Join(dir, "link")
 	write(t, conf+".~3~", "older", 0o600)
 	write(t, conf+".~x~", "no number", 0o600)
+	write(t, conf+".~9223372036854775807~", "too great", 0o600)
 	write(t, conf+"x.~7~", "another's", 0o600)
 	write(t, conf, "old", 0o644)
 	if err := os.Symlink("conf", link); err != nil {
@@ -328,7 +329,7 @@ func TestStageBackup(t *testing.T) {
 	if got := replace(File{Path: dir + "/first", Text: []byte("new"), Mode: 0o600, New: true, Backup: true}); got != "" {
 		t.Errorf("nothing is kept as %q", got)
 	}
-	want := map[string]string{"conf.~3~": "-rw------- older", "conf.~x~": "-rw------- no number", "confx.~7~": "-rw------- another's",
+	want := map[string]string{"conf.~3~": "-rw------- older", "conf.~x~": "-rw------- no number", "conf.~9223372036854775807~": "-rw------- too great", "confx.~7~": "-rw------- another's",
 		"conf.~4~": "-rw-r----- old", "conf.~5~": "-rw------- young", "conf": "-rw------- younger", "link": "Lrwxrwxrwx ", "first": "-rw------- new"}
 	if d := cmp.Diff(want, tree(t, dir)); d != "" {
 		t.Error(d)
