@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -26,6 +27,10 @@ const (
 	toldBefore = 1000
 	// maxUser is what sshd leaves of a user's name (auth.c, auth_log).
 	maxUser = 100
+	// maxAlike is how many logins of one address and port are told within rememberedFor.
+	// sshd logs one for a connection; whoever may write to its log may write any number,
+	// which are not to wash the audit trail.
+	maxAlike = 3
 )
 
 // logins are those by way of a door that the audit trail has, or need not have.
@@ -33,23 +38,46 @@ type logins struct {
 	from time.Time // those before are told, or nobody's business
 	told map[netip.AddrPort][]toldLogin
 	next []netip.AddrPort // whose first one is forgotten next
+
+	doubted time.Time // when the log was told last that there are too many to be true
 }
 
 type toldLogin struct {
 	user            string
 	grant           *audit.Grant
 	at              time.Time // when it was, as near as is known
+	told            time.Time // when the audit trail was told
 	earliest, until time.Time // between which it was
 }
 
 // is says whether a login is this one.
 func (t toldLogin) is(l presence.Login) bool {
-	return t.user == l.User && !l.Time.Before(t.earliest) && !l.Time.After(t.until)
+	return t.user == userOf(l) && !l.Time.Before(t.earliest) && !l.Time.After(t.until)
 }
 
 // has says whether a login is told.
 func (ls *logins) has(l presence.Login) bool {
 	return l.Time.Before(ls.from) || slices.ContainsFunc(ls.told[cameFrom(l)], func(t toldLogin) bool { return t.is(l) })
+}
+
+// notAhead has those told that come after a clock was put back, which was ahead when it
+// was noted from when they are.
+func (ls *logins) notAhead(now time.Time) {
+	if ls.from.After(now.Add(sameLogin)) {
+		ls.from = now.Add(-tellsWithin)
+	}
+}
+
+// tooMany says whether so many are told of an address and port lately that another is
+// not to be believed.
+func (ls *logins) tooMany(now time.Time, from netip.AddrPort) bool {
+	lately := 0
+	for _, t := range ls.told[from] {
+		if age := now.Sub(t.told); age.Abs() < rememberedFor {
+			lately++
+		}
+	}
+	return lately >= maxAlike
 }
 
 // add takes in that one is. What is forgotten for it is too old from now on.
@@ -99,6 +127,11 @@ func cameFrom(l presence.Login) netip.AddrPort {
 	return netip.AddrPortFrom(l.Source.WithZone(""), l.Port)
 }
 
+// userOf is a login's user as the audit trail has it.
+func userOf(l presence.Login) string {
+	return strings.ToValidUTF8(l.User[:min(len(l.User), maxUser)], "")
+}
+
 // begin has the logins of a door told from a moment on, of which a log may have the
 // second alone.
 func (r *roll) begin(name string, from time.Time) {
@@ -134,7 +167,7 @@ func (g *Gateway) recallLogins(now time.Time) {
 		if r.Event != audit.EventLogin || r.Login == nil || of == nil || err != nil {
 			continue
 		}
-		of.logins.add(netip.AddrPortFrom(a, r.Login.Port), toldLogin{user: r.Login.User, grant: r.Login.Grant, at: r.Time,
+		of.logins.add(netip.AddrPortFrom(a, r.Login.Port), toldLogin{user: r.Login.User, grant: r.Login.Grant, at: r.Time, told: r.Time,
 			earliest: r.Time.Add(-tellsWithin), until: r.Time.Add(sameLogin)})
 	}
 }
@@ -174,11 +207,16 @@ func (d *guarded) loggedIn(now time.Time, all []arrival) {
 	told := &r.of(d.name()).logins
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	told.notAhead(now)
 	for _, l := range all {
 		if told.has(l.Login) {
 			continue
 		}
-		user := l.User[:min(len(l.User), maxUser)]
+		if told.tooMany(now, cameFrom(l.Login)) {
+			d.doubt(now, told, l.Login)
+			continue
+		}
+		user := userOf(l.Login)
 		var grant *audit.Grant
 		if l.session != nil {
 			grant = l.session.grant
@@ -189,12 +227,22 @@ func (d *guarded) loggedIn(now time.Time, all []arrival) {
 		if l.session != nil && l.session.user == "" {
 			l.session.loggedIn(l.Login, user, grant)
 		}
-		told.add(cameFrom(l.Login), toldLogin{user: l.User, grant: grant, at: l.Time,
+		told.add(cameFrom(l.Login), toldLogin{user: user, grant: grant, at: l.Time, told: now,
 			earliest: l.Time.Add(-sameLogin), until: l.Time.Add(sameLogin)})
 		d.gw.tell(audit.Record{Time: now, Door: d.name(), Event: audit.EventLogin, Source: l.Source.String(),
 			Reason: fmt.Sprintf("user %q by %s, %s", user, l.Method, whatLetIn(grant)),
 			Login:  &audit.Login{User: user, Port: l.Port, Method: l.Method, Grant: grant}})
 	}
+}
+
+// doubt says, now and then, that a log has logins that are not to be believed.
+func (d *guarded) doubt(now time.Time, told *logins, l presence.Login) {
+	if now.Sub(told.doubted).Abs() < time.Hour {
+		return
+	}
+	told.doubted = now
+	d.gw.log.Warn(fmt.Sprintf("more than %d logins by one connection within %s are not told: somebody else than sshd writes to its log",
+		maxAlike, rememberedFor), "door", d.name(), "source", l.Source.String(), "port", l.Port, "log", l.Where)
 }
 
 // loggedIn takes in whose session it is. It is as old as its login, at least.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
@@ -296,4 +297,84 @@ func TestToldLoginsAreBounded(t *testing.T) {
 	if len(ls.told) != 1 || len(ls.told[cameFrom(at(1))]) != maxLogins {
 		t.Errorf("%d from one address and port are remembered, want %d", len(ls.told[cameFrom(at(1))]), maxLogins)
 	}
+}
+
+// Whoever may write to a log can have only a few logins told for a connection, however
+// many they write, so that they wash nothing out of the audit trail; and cannot have
+// those of others pass for told.
+func TestForgedLoginsAreFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		r.touch(visitor, 59000, 59002)
+		m.comes(1, 2)
+		time.Sleep(6 * time.Second)
+		for look := range 10 {
+			var forged []presence.Login
+			for i := range 2 * maxLogins {
+				l := login(fmt.Sprintf("user%d-%d", look, i), 1)
+				l.Time = l.Time.Add(-time.Duration(i) * time.Millisecond)
+				forged = append(forged, l)
+			}
+			if look == 9 {
+				forged = append(forged, login("alice", 2))
+			}
+			m.do(func() { m.logins = forged })
+			time.Sleep(6 * time.Second)
+			synctest.Wait()
+		}
+		var users []string
+		for _, r := range m.trail {
+			if r.Event == audit.EventLogin {
+				users = append(users, r.Login.User)
+			}
+		}
+		if want := []string{"user0-0", "user0-1", "user0-2", "alice"}; !slices.Equal(users, want) {
+			t.Errorf("%d logins are told: %.10q, want %q", len(users), users, want)
+		}
+	})
+}
+
+// A clock that was ahead when a door was first guarded keeps no login from being told
+// once it is right.
+func TestLoginsAfterAClockThatWasAhead(t *testing.T) {
+	now := time.Now()
+	for _, tt := range []struct {
+		from time.Time
+		told bool
+	}{{now.Add(24 * time.Hour), false}, {now.Add(sameLogin), true}, {now.Add(-time.Hour), false}} {
+		ls := logins{from: tt.from.Round(0)}
+		ls.notAhead(now)
+		if got := ls.has(login("alice", 1)); got != tt.told {
+			t.Errorf("told from %v on, a login of now counts as told: %v, want %v", tt.from.Sub(now), got, tt.told)
+		}
+	}
+	ls := logins{from: now.Add(24 * time.Hour)}
+	ls.notAhead(now)
+	old := login("alice", 1)
+	if old.Time = now.Add(-time.Hour); !ls.has(old) {
+		t.Error("a login of an hour before is told anew")
+	}
+}
+
+// A name that is too long to be told whole is known again.
+func TestLongNamesAreToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r := run(t, m, path, sshDoor)
+		r.touch(visitor, 59000, 59002)
+		m.comes(1)
+		long := login(strings.Repeat("x", maxUser-1)+"\u00e4y", 1)
+		for range 3 {
+			m.do(func() { m.logins = []presence.Login{long} })
+			time.Sleep(6 * time.Second)
+			synctest.Wait()
+			r.stop()
+			r = restart(t, m, path)
+			time.Sleep(6 * time.Second)
+		}
+		if got := m.toldLogins(time.Now()); len(got) != 1 || strings.ContainsRune(got[0], '\ufffd') || !utf8.ValidString(got[0]) {
+			t.Errorf("told are %q, want one, and legible", got)
+		}
+	})
 }
