@@ -3,6 +3,8 @@ package gateway
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/presence"
@@ -377,4 +380,39 @@ func TestLongNamesAreToldOnce(t *testing.T) {
 			t.Errorf("told are %q, want one, and legible", got)
 		}
 	})
+}
+
+// A log into which more is written at once than is read is told of, since logins may be
+// hidden so; but not what stood in it before.
+func TestMoreLoginsThanAreReadAreTold(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "auth.log")
+	flood := func() {
+		var lines strings.Builder
+		for n := range 1100 {
+			fmt.Fprintf(&lines, "%s gate sshd[7]: Accepted publickey for user%d from 192.0.2.7 port 40022 ssh2\n", time.Now().Format(time.RFC3339), n)
+		}
+		f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteString(lines.String()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := newLook(config.Door{Presence: config.Presence{Logins: config.LoginsFiles, Files: []string{file}}}, presence.NewWatcher())
+	told := func() bool {
+		return slices.Contains(look(t.Context()).Odd, file+": more logins were written at once than are read: the audit trail may lack some")
+	}
+	flood()
+	if told() {
+		t.Error("of what a log had before, it is told that logins may be missing")
+	}
+	flood()
+	if !told() {
+		t.Error("of a flood it is not told that logins may be missing")
+	}
+	if told() {
+		t.Error("when the flood is over, it is told still")
+	}
 }
