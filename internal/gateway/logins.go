@@ -143,8 +143,9 @@ func (r *roll) begin(name string, from time.Time) {
 	}
 }
 
-// recallLogins has those that the audit trail tells of not told again. Those that came
-// while no daemon ran are told; those before the records that are read are not.
+// recallLogins has those that the audit trail tells of not told again. Of those that came
+// while no daemon ran the ones that a first look reads are told; those before the records
+// that are read are not.
 func (g *Gateway) recallLogins(now time.Time) {
 	records, err := g.store.Records("", "", 0, toldBefore)
 	if err != nil {
@@ -167,7 +168,7 @@ func (g *Gateway) recallLogins(now time.Time) {
 		if r.Event != audit.EventLogin || r.Login == nil || of == nil || err != nil {
 			continue
 		}
-		of.logins.add(netip.AddrPortFrom(a, r.Login.Port), toldLogin{user: r.Login.User, grant: r.Login.Grant, at: r.Time, told: r.Time,
+		of.logins.add(netip.AddrPortFrom(a.WithZone(""), r.Login.Port), toldLogin{user: r.Login.User, grant: r.Login.Grant, at: r.Time, told: r.Time,
 			earliest: r.Time.Add(-tellsWithin), until: r.Time.Add(sameLogin)})
 	}
 }
@@ -229,7 +230,7 @@ func (d *guarded) loggedIn(now time.Time, all []arrival) {
 		}
 		told.add(cameFrom(l.Login), toldLogin{user: user, grant: grant, at: l.Time, told: now,
 			earliest: l.Time.Add(-sameLogin), until: l.Time.Add(sameLogin)})
-		d.gw.tell(audit.Record{Time: now, Door: d.name(), Event: audit.EventLogin, Source: l.Source.String(),
+		d.gw.tell(audit.Record{Time: now, Door: d.name(), Event: audit.EventLogin, Source: cameFrom(l.Login).Addr().String(),
 			Reason: fmt.Sprintf("user %q by %s, %s", user, l.Method, whatLetIn(grant)),
 			Login:  &audit.Login{User: user, Port: l.Port, Method: l.Method, Grant: grant}})
 	}

@@ -360,14 +360,16 @@ func TestLoginsAfterAClockThatWasAhead(t *testing.T) {
 	}
 }
 
-// A name that is too long to be told whole is known again.
-func TestLongNamesAreToldOnce(t *testing.T) {
+// What of a login is not told whole, a name that is too long and the link of an address,
+// does not make it another one after a restart.
+func TestLoginsAreToldOnceOverRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
 		r := run(t, m, path, sshDoor)
 		r.touch(visitor, 59000, 59002)
 		m.comes(1)
 		long := login(strings.Repeat("x", maxUser-1)+"\u00e4y", 1)
+		long.Source = netip.MustParseAddr("fe80::2%eth0") // as sshd writes one of a link
 		for range 3 {
 			m.do(func() { m.logins = []presence.Login{long} })
 			time.Sleep(6 * time.Second)
@@ -376,7 +378,7 @@ func TestLongNamesAreToldOnce(t *testing.T) {
 			r = restart(t, m, path)
 			time.Sleep(6 * time.Second)
 		}
-		if got := m.toldLogins(time.Now()); len(got) != 1 || strings.ContainsRune(got[0], '\ufffd') || !utf8.ValidString(got[0]) {
+		if got := m.toldLogins(time.Now()); len(got) != 1 || !strings.Contains(got[0], " fe80::2:1 ") || strings.ContainsRune(got[0], '\ufffd') || !utf8.ValidString(got[0]) {
 			t.Errorf("told are %q, want one, and legible", got)
 		}
 	})
@@ -414,5 +416,42 @@ func TestMoreLoginsThanAreReadAreTold(t *testing.T) {
 	}
 	if told() {
 		t.Error("when the flood is over, it is told still")
+	}
+}
+
+// Forged datagrams to a server that answers whoever asks make any number of flows where
+// the door is open to everybody. Those who were met before them stay known, and what is
+// remembered is bounded.
+func TestWhoIsInIsBounded(t *testing.T) {
+	var r roll
+	flow := func(n int) presence.Connection {
+		return presence.Connection{Proto: port.UDP, Local: netip.MustParseAddrPort("192.0.2.1:53"),
+			Remote: netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), uint16(n>>16+1))}
+	}
+	ports, now := []port.Range{{Proto: port.UDP, First: 53, Last: 53}}, time.Now()
+	look := func(in ...presence.Connection) (news int) {
+		now = now.Add(time.Second)
+		some, _ := r.take(list{"dns", ports, now, now, in})
+		return len(some)
+	}
+	look()
+	look(flow(0))
+	var many []presence.Connection
+	for n := range 2 * maxMet {
+		many = append(many, flow(2*maxMet-n-1)) // the one who was met before comes last
+	}
+	if news := look(many...); news != maxMet-1 {
+		t.Errorf("%d are met at once, want %d", news, maxMet-1)
+	}
+	slices.Reverse(many)
+	if news := look(many...); news != 0 {
+		t.Errorf("in another order %d are new, want none", news)
+	}
+	in := r.of("dns").in
+	if len(in) != maxMet || in[flow(0)] == nil {
+		t.Errorf("%d are remembered, who was met before among them: %v; want %d", len(in), in[flow(0)] != nil, maxMet)
+	}
+	if news := look(flow(0), flow(maxMet-1), flow(2*maxMet)); news != 2 {
+		t.Errorf("when most have gone, %d are new, want 2", news)
 	}
 }
