@@ -121,7 +121,9 @@ func (r *roll) take(l list) (news []*session, moved bool) {
 			others = append(others, c)
 			continue
 		}
-		s.Socket = c.Socket
+		if c.Socket != 0 { // else it is this one's, or another's that nobody has taken yet
+			s.Socket = c.Socket
+		}
 		of.in[name(c)] = s
 	}
 	for _, c := range others[:min(len(others), maxMet-len(of.in))] {

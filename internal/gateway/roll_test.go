@@ -455,3 +455,22 @@ func TestWhoIsInIsBounded(t *testing.T) {
 		t.Errorf("when most have gone, %d are new, want 2", news)
 	}
 }
+
+// A connection of the same name as one before is another session, also where nobody has
+// taken it yet when it is met.
+func TestAConnectionOfTheSameNameIsAnother(t *testing.T) {
+	var r roll
+	now := time.Now()
+	for i, look := range []struct {
+		socket uint32
+		news   int
+	}{{0, 0}, {7, 0}, {7, 0}, {0, 0}, {8, 1}, {8, 0}, {0, 0}, {8, 0}} {
+		now = now.Add(time.Second)
+		c := sessionAt(1)
+		c.Socket = look.socket
+		news, _ := r.take(list{"ssh", []port.Range{{Proto: port.TCP, First: 22, Last: 22}}, now, now, []presence.Connection{c}})
+		if len(news) != look.news {
+			t.Errorf("look %d, at socket %d: %d are new, want %d", i, look.socket, len(news), look.news)
+		}
+	}
+}
