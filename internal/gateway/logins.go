@@ -9,6 +9,7 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/presence"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 const (
@@ -38,8 +39,6 @@ type logins struct {
 	from time.Time // those before are told, or nobody's business
 	told map[netip.AddrPort][]toldLogin
 	next []netip.AddrPort // whose first one is forgotten next
-
-	doubted time.Time // when the log was told last that there are too many to be true
 }
 
 type toldLogin struct {
@@ -47,6 +46,7 @@ type toldLogin struct {
 	grant           *audit.Grant
 	at              time.Time // when it was, as near as is known
 	told            time.Time // when the audit trail was told
+	doubted         bool      // others after it were too many to be true
 	earliest, until time.Time // between which it was
 }
 
@@ -236,14 +236,18 @@ func (d *guarded) loggedIn(now time.Time, all []arrival) {
 	}
 }
 
-// doubt says, now and then, that a log has logins that are not to be believed.
+// doubt has the audit trail tell, once, that a log has logins of an address and port that
+// are not to be believed: the true one may be among them.
 func (d *guarded) doubt(now time.Time, told *logins, l presence.Login) {
-	if now.Sub(told.doubted).Abs() < time.Hour {
+	all := told.told[cameFrom(l)]
+	latest := &all[len(all)-1]
+	if latest.doubted {
 		return
 	}
-	told.doubted = now
-	d.gw.log.Warn(fmt.Sprintf("more than %d logins by one connection within %s are not told: somebody else than sshd writes to its log",
-		maxAlike, rememberedFor), "door", d.name(), "source", l.Source.String(), "port", l.Port, "log", l.Where)
+	latest.doubted = true
+	d.gw.tell(audit.Record{Time: now, Door: d.name(), Event: audit.EventError, Source: cameFrom(l).Addr().String(),
+		Reason: fmt.Sprintf("user %q by %s from port %d is not told as a login, nor are more, since %d of this port were within %s: somebody else than sshd writes to %s",
+			userOf(l), l.Method, l.Port, maxAlike, tables.Short(rememberedFor), l.Where)})
 }
 
 // loggedIn takes in whose session it is. It is as old as its login, at least.
