@@ -56,7 +56,8 @@ of one.
 
 Of an order JSON has, beside the words of "by", the process that gave it, as the
 kernel told it: by_uid, by_pid, and by_login, the user who logged in, whoever
-they have become since. That is not known before Linux 6.5, nor of services.
+they have become since. That is not known before Linux 6.5, nor of services,
+which can set it themselves.
 by_sudo_user is what sudo told the command, which proves nothing. A login has
 .login.user, .port, .method and .grant.
 

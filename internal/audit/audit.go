@@ -32,8 +32,10 @@ type Record struct {
 	Hash string `json:"hash,omitempty"`
 }
 
-// Operator is the process that gave an order, as the kernel told it. Only SudoUser
-// is the process's own word, which proves nothing.
+// Operator is the process that gave an order, as the kernel told it. SudoUser is the
+// process's own word, which proves nothing. LoginUID is, too, of a process that nobody
+// had logged in to start: that may set it, once (audit_set_loginuid_perm of the kernel's
+// kernel/audit.c).
 type Operator struct {
 	UID      uint32  `json:"by_uid"`
 	LoginUID *uint32 `json:"by_login,omitempty"` // who logged in, however they changed users since; nil when not known

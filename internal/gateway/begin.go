@@ -157,6 +157,7 @@ func (g *Gateway) endDoor(now time.Time, name, reason string) {
 	g.changes.add(name, door.PardonAll{})
 	g.keepMarks(name)
 	g.changes.record(audit.Record{Time: now, Door: name, Event: audit.EventApplied, Reason: reason})
+	g.forgetOrders(func(k orderKey) bool { return k.door == name })
 }
 
 // choose decides which configuration to start with. The file is used unless it

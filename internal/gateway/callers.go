@@ -2,9 +2,11 @@ package gateway
 
 import (
 	"maps"
+	"net/netip"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
 )
 
 // callers are whose orders have an effect now, and whose have one that is still to
@@ -14,45 +16,68 @@ import (
 // restart forgets it, and with it all but the name.
 type callers struct {
 	now   control.Caller
-	later map[orderKey]*audit.Operator
+	later map[orderKey]ordered
 }
 
 // orderKey is what an order was about, as the records of it have it: a door and a
 // source, a door alone, or neither.
 type orderKey struct{ door, source, by string }
 
+// ordered is an order of which something is still to come.
+type ordered struct {
+	by     *audit.Operator
+	source netip.Prefix
+}
+
 // wait has what comes of an order later be told with who gave it.
-func (c *callers) wait(door, source string, by control.Caller) {
+func (c *callers) wait(door string, source netip.Prefix, by control.Caller) {
 	if by.Operator == nil {
 		return
 	}
 	if c.later == nil {
-		c.later = make(map[orderKey]*audit.Operator)
+		c.later = make(map[orderKey]ordered)
 	}
-	c.later[orderKey{door, source, by.Name}] = by.Operator
+	c.later[keyOf(door, source, by.Name)] = ordered{by.Operator, source}
+}
+
+// keyOf is what an order was about; its source is unsaid where it was about none.
+func keyOf(name string, source netip.Prefix, by string) orderKey {
+	if source == unsaid {
+		return orderKey{name, "", by}
+	}
+	return orderKey{name, door.SourceString(source), by}
 }
 
 // sign adds to a record who ordered what it tells of.
-func (c *callers) sign(r audit.Record) audit.Record {
+func (g *Gateway) sign(r audit.Record) audit.Record {
+	c := &g.callers
 	key := orderKey{r.Door, r.Source, r.By}
 	switch {
 	case r.By == "":
 	case c.now.Operator != nil && r.By == c.now.Name:
 		r.Operator = c.now.Operator
 	default:
-		r.Operator = c.later[key]
+		r.Operator = c.later[key].by
 	}
 	switch r.Event {
 	case audit.EventGranted, audit.EventRefused, audit.EventExpired:
 		delete(c.later, key)
 	case audit.EventRevoked:
-		c.forget(func(k orderKey) bool { return k.door == r.Door && k.source == r.Source })
+		g.forgetOrders(func(k orderKey) bool { return k.door == r.Door && k.source == r.Source })
 	case audit.EventDark, audit.EventFailsafe:
-		c.forget(func(k orderKey) bool { return k.door == r.Door && k.door != "" })
+		g.forgetOrders(func(k orderKey) bool { return k.door == r.Door && k.door != "" })
 	}
 	return r
 }
 
-func (c *callers) forget(which func(orderKey) bool) {
-	maps.DeleteFunc(c.later, func(k orderKey, _ *audit.Operator) bool { return which(k) })
+// forgetOrders forgets those orders that are over. Somebody may wait for a door that
+// goes dark to open again, and for a grant in place of one that ends.
+func (g *Gateway) forgetOrders(which func(orderKey) bool) {
+	maps.DeleteFunc(g.callers.later, func(k orderKey, o ordered) bool {
+		if !which(k) {
+			return false
+		}
+		d := g.door(k.door)
+		return d == nil || o.source == unsaid || !d.door.Waits(o.source, k.by)
+	})
 }

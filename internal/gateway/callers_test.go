@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 
@@ -76,6 +77,65 @@ func TestRecordsHaveWhoOrderedThem(t *testing.T) {
 		want("applied  by 5", "applied  by 6")
 		if n := len(r.callers.later); n > 1 {
 			t.Errorf("%d orders are remembered that are over", n)
+		}
+	})
+}
+
+// An order that waits is told with who gave it also when others' have an effect before:
+// a door that goes dark, a grant that the kernel ends.
+func TestOrdersOfOthersDoNotTakeTheSignature(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		m.slowStop = make(chan struct{})
+		r := run(t, m, configPath(t), sshDoor)
+		give := func(by control.Caller, request control.Request) {
+			t.Helper()
+			order, err := request.Order()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.Do(t.Context(), by, order); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		give(operatorAt(1), control.OpenRequest{Door: "ssh", Source: "192.0.2.7"})
+		from := len(m.trail)
+		give(operatorAt(2), control.CloseRequest{Door: "ssh"})
+		give(operatorAt(3), control.OpenRequest{Door: "ssh", Source: "192.0.2.8"})
+		give(operatorAt(4), control.CloseRequest{Door: "ssh"}) // takes the order back, and closes nothing
+		give(operatorAt(5), control.OpenRequest{Door: "ssh", Source: "192.0.2.9"})
+		close(m.slowStop)
+		m.slowStop = nil
+		synctest.Wait()
+		if got, want := m.signed(&from), []string{"dark  by 2", "opened 192.0.2.9 by 5", "granted 192.0.2.9 by 5"}; !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		if n := len(r.callers.later); n > 0 {
+			t.Errorf("%d orders are remembered that are over", n)
+		}
+	})
+}
+
+// A door that goes takes the orders along that waited for it.
+func TestOrdersOfADoorThatGoesAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		m.slow = make(chan struct{})
+		r := run(t, m, path, sshDoor)
+		order, err := control.OpenRequest{Door: "ssh", Source: "192.0.2.7"}.Order()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Do(t.Context(), operatorAt(1), order); err != nil {
+			t.Fatal(err)
+		}
+		write(t, path, openDoor)
+		r.order(control.ApplyRequest{Action: "apply"})
+		for k := range r.callers.later {
+			if k.door != "" {
+				t.Errorf("%+v is remembered, although its door has gone", k)
+			}
 		}
 	})
 }

@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/presence"
 	"github.com/doorward/doorward/internal/store"
+	"github.com/doorward/doorward/internal/tables"
 )
 
 const (
@@ -27,6 +29,10 @@ const (
 	toldBefore = 1000
 	// maxUser is what sshd leaves of a user's name (auth.c, auth_log).
 	maxUser = 100
+	// maxAlike is how many logins of one address and port are told within rememberedFor.
+	// sshd logs one for a connection; whoever may write to its log may write any number,
+	// which are not to wash the audit trail.
+	maxAlike = 3
 )
 
 // logins are those by way of a door that the audit trail has, or need not have.
@@ -40,17 +46,39 @@ type toldLogin struct {
 	user            string
 	grant           *audit.Grant
 	at              time.Time // when it was, as near as is known
+	told            time.Time // when the audit trail was told
+	doubted         bool      // others after it were too many to be true
 	earliest, until time.Time // between which it was
 }
 
 // is says whether a login is this one.
 func (t toldLogin) is(l presence.Login) bool {
-	return t.user == l.User && !l.Time.Before(t.earliest) && !l.Time.After(t.until)
+	return t.user == userOf(l) && !l.Time.Before(t.earliest) && !l.Time.After(t.until)
 }
 
 // has says whether a login is told.
 func (ls *logins) has(l presence.Login) bool {
 	return l.Time.Before(ls.from) || slices.ContainsFunc(ls.told[cameFrom(l)], func(t toldLogin) bool { return t.is(l) })
+}
+
+// notAhead has those told that come after a clock was put back, which was ahead when it
+// was noted from when they are.
+func (ls *logins) notAhead(now time.Time) {
+	if ls.from.After(now.Add(sameLogin)) {
+		ls.from = now.Add(-tellsWithin)
+	}
+}
+
+// tooMany says whether so many are told of an address and port lately that another is
+// not to be believed.
+func (ls *logins) tooMany(now time.Time, from netip.AddrPort) bool {
+	lately := 0
+	for _, t := range ls.told[from] {
+		if age := now.Sub(t.told); age.Abs() < rememberedFor {
+			lately++
+		}
+	}
+	return lately >= maxAlike
 }
 
 // add takes in that one is. What is forgotten for it is too old from now on.
@@ -100,6 +128,11 @@ func cameFrom(l presence.Login) netip.AddrPort {
 	return netip.AddrPortFrom(l.Source.WithZone(""), l.Port)
 }
 
+// userOf is a login's user as the audit trail has it.
+func userOf(l presence.Login) string {
+	return strings.ToValidUTF8(l.User[:min(len(l.User), maxUser)], "")
+}
+
 // begin has the logins of a door told from a moment on, of which a log may have the
 // second alone.
 func (r *roll) begin(name string, from time.Time) {
@@ -111,8 +144,9 @@ func (r *roll) begin(name string, from time.Time) {
 	}
 }
 
-// recallLogins has those that the audit trail tells of not told again. Those that came
-// while no daemon ran are told; those before the records that are read are not.
+// recallLogins has those that the audit trail tells of not told again. Of those that came
+// while no daemon ran the ones that a first look reads are told; those before the records
+// that are read are not.
 func (g *Gateway) recallLogins(now time.Time) {
 	page, err := g.store.Records(store.Query{Limit: toldBefore})
 	if err != nil {
@@ -135,7 +169,7 @@ func (g *Gateway) recallLogins(now time.Time) {
 		if r.Event != audit.EventLogin || r.Login == nil || of == nil || err != nil {
 			continue
 		}
-		of.logins.add(netip.AddrPortFrom(a, r.Login.Port), toldLogin{user: r.Login.User, grant: r.Login.Grant, at: r.Time,
+		of.logins.add(netip.AddrPortFrom(a.WithZone(""), r.Login.Port), toldLogin{user: r.Login.User, grant: r.Login.Grant, at: r.Time, told: r.Time,
 			earliest: r.Time.Add(-tellsWithin), until: r.Time.Add(sameLogin)})
 	}
 }
@@ -175,11 +209,16 @@ func (d *guarded) loggedIn(now time.Time, all []arrival) {
 	told := &r.of(d.name()).logins
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	told.notAhead(now)
 	for _, l := range all {
 		if told.has(l.Login) {
 			continue
 		}
-		user := l.User[:min(len(l.User), maxUser)]
+		if told.tooMany(now, cameFrom(l.Login)) {
+			d.doubt(now, told, l.Login)
+			continue
+		}
+		user := userOf(l.Login)
 		var grant *audit.Grant
 		if l.session != nil {
 			grant = l.session.grant
@@ -190,12 +229,26 @@ func (d *guarded) loggedIn(now time.Time, all []arrival) {
 		if l.session != nil && l.session.user == "" {
 			l.session.loggedIn(l.Login, user, grant)
 		}
-		told.add(cameFrom(l.Login), toldLogin{user: l.User, grant: grant, at: l.Time,
+		told.add(cameFrom(l.Login), toldLogin{user: user, grant: grant, at: l.Time, told: now,
 			earliest: l.Time.Add(-sameLogin), until: l.Time.Add(sameLogin)})
-		d.gw.tell(audit.Record{Time: now, Door: d.name(), Event: audit.EventLogin, Source: l.Source.String(),
+		d.gw.tell(audit.Record{Time: now, Door: d.name(), Event: audit.EventLogin, Source: cameFrom(l.Login).Addr().String(),
 			Reason: fmt.Sprintf("user %q by %s, %s", user, l.Method, whatLetIn(grant)),
 			Login:  &audit.Login{User: user, Port: l.Port, Method: l.Method, Grant: grant}})
 	}
+}
+
+// doubt has the audit trail tell, once, that a log has logins of an address and port that
+// are not to be believed: the true one may be among them.
+func (d *guarded) doubt(now time.Time, told *logins, l presence.Login) {
+	all := told.told[cameFrom(l)]
+	latest := &all[len(all)-1]
+	if latest.doubted {
+		return
+	}
+	latest.doubted = true
+	d.gw.tell(audit.Record{Time: now, Door: d.name(), Event: audit.EventError, Source: cameFrom(l).Addr().String(),
+		Reason: fmt.Sprintf("user %q by %s from port %d is not told as a login, nor are more, since %d of this port were within %s: somebody else than sshd writes to %s",
+			userOf(l), l.Method, l.Port, maxAlike, tables.Short(rememberedFor), l.Where)})
 }
 
 // loggedIn takes in whose session it is. It is as old as its login, at least.

@@ -63,7 +63,7 @@ func (g *Gateway) order(ctx context.Context, now time.Time, by control.Caller, o
 		before, back := g.applying, g.rollingBack
 		g.orderApply(now, by.Name, o, done)
 		if g.applying != before || g.rollingBack != back { // it is taken on
-			g.callers.wait("", "", by)
+			g.callers.wait("", unsaid, by)
 		}
 	case control.Open:
 		g.open(ctx, now, by, o, done)

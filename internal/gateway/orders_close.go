@@ -65,8 +65,8 @@ func (d *guarded) shut(now time.Time, by control.Caller) control.Reply {
 	effects := d.door.Close(now, by.Name)
 	d.settle(effects, by.Name+" has closed it")
 	d.carry(effects)
-	if d.door.Saved().State == door.Closing {
-		d.gw.callers.wait(d.name(), "", by)
+	if before != door.Closing && d.door.Saved().State == door.Closing {
+		d.gw.callers.wait(d.name(), unsaid, by)
 	}
 	r := d.reply(unsaid, fmt.Sprintf("door %s is %s; sessions that stand live on", d.name(), d.state()))
 	r.Changed = waited || d.door.Saved().State != before

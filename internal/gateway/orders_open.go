@@ -42,7 +42,7 @@ func (g *Gateway) open(ctx context.Context, now time.Time, by control.Caller, o 
 	}
 	waits := d.door.Waits(w.source, by.Name)
 	if waits {
-		g.callers.wait(d.name(), door.SourceString(w.source), by)
+		g.callers.wait(d.name(), w.source, by)
 	}
 	if waits && w.wait == 0 {
 		d.carry(effects)

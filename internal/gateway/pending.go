@@ -209,7 +209,7 @@ func (g *Gateway) inUse() checked {
 
 // recordConfig records what became of the configuration in use.
 func (g *Gateway) recordConfig(now time.Time, by, reason string, before, after checked) {
-	g.changes.record(g.callers.sign(audit.Record{Time: now, Event: audit.EventApplied, By: by, Reason: reason,
+	g.changes.record(g.sign(audit.Record{Time: now, Event: audit.EventApplied, By: by, Reason: reason,
 		Config: &audit.Config{Before: before.hash, After: after.hash, Changed: after.keysSince(before), Salt: rand.Text()}}))
 }
 

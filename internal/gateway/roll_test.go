@@ -3,13 +3,17 @@ package gateway
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/presence"
@@ -295,5 +299,185 @@ func TestToldLoginsAreBounded(t *testing.T) {
 	}
 	if len(ls.told) != 1 || len(ls.told[cameFrom(at(1))]) != maxLogins {
 		t.Errorf("%d from one address and port are remembered, want %d", len(ls.told[cameFrom(at(1))]), maxLogins)
+	}
+}
+
+// Whoever may write to a log can have only a few logins told for a connection, however
+// many they write, so that they wash nothing out of the audit trail; and cannot have
+// those of others pass for told.
+func TestForgedLoginsAreFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		r.touch(visitor, 59000, 59002)
+		m.comes(1, 2)
+		time.Sleep(6 * time.Second)
+		for look := range 10 {
+			var forged []presence.Login
+			for i := range 2 * maxLogins {
+				l := login(fmt.Sprintf("user%d-%d", look, i), 1)
+				l.Time = l.Time.Add(-time.Duration(i) * time.Millisecond)
+				forged = append(forged, l)
+			}
+			if look == 9 {
+				forged = append(forged, login("alice", 2))
+			}
+			m.do(func() { m.logins = forged })
+			time.Sleep(6 * time.Second)
+			synctest.Wait()
+		}
+		var users, errors []string
+		for _, r := range m.trail {
+			if r.Event == audit.EventError {
+				errors = append(errors, r.Source+": "+r.Reason)
+			}
+			if r.Event == audit.EventLogin {
+				users = append(users, r.Login.User)
+			}
+		}
+		if want := []string{"user0-0", "user0-1", "user0-2", "alice"}; !slices.Equal(users, want) {
+			t.Errorf("%d logins are told: %.10q, want %q", len(users), users, want)
+		}
+		if want := []string{`192.0.2.2: user "user0-3" by publickey from port 1 is not told as a login, nor are more, ` +
+			"since 3 of this port were within 10m: somebody else than sshd writes to journal"}; !slices.Equal(errors, want) {
+			t.Errorf("told is %q, want %q", errors, want)
+		}
+	})
+}
+
+// A clock that was ahead when a door was first guarded keeps no login from being told
+// once it is right.
+func TestLoginsAfterAClockThatWasAhead(t *testing.T) {
+	now := time.Now()
+	for _, tt := range []struct {
+		from time.Time
+		told bool
+	}{{now.Add(24 * time.Hour), false}, {now.Add(sameLogin), true}, {now.Add(-time.Hour), false}} {
+		ls := logins{from: tt.from.Round(0)}
+		ls.notAhead(now)
+		if got := ls.has(login("alice", 1)); got != tt.told {
+			t.Errorf("told from %v on, a login of now counts as told: %v, want %v", tt.from.Sub(now), got, tt.told)
+		}
+	}
+	ls := logins{from: now.Add(24 * time.Hour)}
+	ls.notAhead(now)
+	old := login("alice", 1)
+	if old.Time = now.Add(-time.Hour); !ls.has(old) {
+		t.Error("a login of an hour before is told anew")
+	}
+}
+
+// What of a login is not told whole, a name that is too long and the link of an address,
+// does not make it another one after a restart.
+func TestLoginsAreToldOnceOverRestarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, path := newMachine(), configPath(t)
+		r := run(t, m, path, sshDoor)
+		r.touch(visitor, 59000, 59002)
+		m.comes(1)
+		long := login(strings.Repeat("x", maxUser-1)+"\u00e4y", 1)
+		long.Source = netip.MustParseAddr("fe80::2%eth0") // as sshd writes one of a link
+		for range 3 {
+			m.do(func() { m.logins = []presence.Login{long} })
+			time.Sleep(6 * time.Second)
+			synctest.Wait()
+			r.stop()
+			r = restart(t, m, path)
+			time.Sleep(6 * time.Second)
+		}
+		if got := m.toldLogins(time.Now()); len(got) != 1 || !strings.Contains(got[0], " fe80::2:1 ") || strings.ContainsRune(got[0], '\ufffd') || !utf8.ValidString(got[0]) {
+			t.Errorf("told are %q, want one, and legible", got)
+		}
+	})
+}
+
+// A log into which more is written at once than is read is told of, since logins may be
+// hidden so; but not what stood in it before.
+func TestMoreLoginsThanAreReadAreTold(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "auth.log")
+	flood := func() {
+		var lines strings.Builder
+		for n := range 1100 {
+			fmt.Fprintf(&lines, "%s gate sshd[7]: Accepted publickey for user%d from 192.0.2.7 port 40022 ssh2\n", time.Now().Format(time.RFC3339), n)
+		}
+		f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteString(lines.String()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := newLook(config.Door{Presence: config.Presence{Logins: config.LoginsFiles, Files: []string{file}}}, presence.NewWatcher())
+	told := func() bool {
+		return slices.Contains(look(t.Context()).Odd, file+": more logins were written at once than are read: the audit trail may lack some")
+	}
+	flood()
+	if told() {
+		t.Error("of what a log had before, it is told that logins may be missing")
+	}
+	flood()
+	if !told() {
+		t.Error("of a flood it is not told that logins may be missing")
+	}
+	if told() {
+		t.Error("when the flood is over, it is told still")
+	}
+}
+
+// Forged datagrams to a server that answers whoever asks make any number of flows where
+// the door is open to everybody. Those who were met before them stay known, and what is
+// remembered is bounded.
+func TestWhoIsInIsBounded(t *testing.T) {
+	var r roll
+	flow := func(n int) presence.Connection {
+		return presence.Connection{Proto: port.UDP, Local: netip.MustParseAddrPort("192.0.2.1:53"),
+			Remote: netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), uint16(n>>16+1))}
+	}
+	ports, now := []port.Range{{Proto: port.UDP, First: 53, Last: 53}}, time.Now()
+	look := func(in ...presence.Connection) (news int) {
+		now = now.Add(time.Second)
+		some, _ := r.take(list{"dns", ports, now, now, in})
+		return len(some)
+	}
+	look()
+	look(flow(0))
+	var many []presence.Connection
+	for n := range 2 * maxMet {
+		many = append(many, flow(2*maxMet-n-1)) // the one who was met before comes last
+	}
+	if news := look(many...); news != maxMet-1 {
+		t.Errorf("%d are met at once, want %d", news, maxMet-1)
+	}
+	slices.Reverse(many)
+	if news := look(many...); news != 0 {
+		t.Errorf("in another order %d are new, want none", news)
+	}
+	in := r.of("dns").in
+	if len(in) != maxMet || in[flow(0)] == nil {
+		t.Errorf("%d are remembered, who was met before among them: %v; want %d", len(in), in[flow(0)] != nil, maxMet)
+	}
+	if news := look(flow(0), flow(maxMet-1), flow(2*maxMet)); news != 2 {
+		t.Errorf("when most have gone, %d are new, want 2", news)
+	}
+}
+
+// A connection of the same name as one before is another session, also where nobody has
+// taken it yet when it is met.
+func TestAConnectionOfTheSameNameIsAnother(t *testing.T) {
+	var r roll
+	now := time.Now()
+	for i, look := range []struct {
+		socket uint32
+		news   int
+	}{{0, 0}, {7, 0}, {7, 0}, {0, 0}, {8, 1}, {8, 0}, {0, 0}, {8, 0}} {
+		now = now.Add(time.Second)
+		c := sessionAt(1)
+		c.Socket = look.socket
+		news, _ := r.take(list{"ssh", []port.Range{{Proto: port.TCP, First: 22, Last: 22}}, now, now, []presence.Connection{c}})
+		if len(news) != look.news {
+			t.Errorf("look %d, at socket %d: %d are new, want %d", i, look.socket, len(news), look.news)
+		}
 	}
 }

@@ -18,12 +18,12 @@ import (
 // tell adds what a door has to tell to this turn's commit. Refusals that come in
 // floods are summed up.
 func (g *Gateway) tell(r audit.Record) {
-	g.changes.recordAll(g.sums.Add(g.world.Now(), g.callers.sign(r)))
+	g.changes.recordAll(g.sums.Add(g.world.Now(), g.sign(r)))
 }
 
 // record adds a record about the gateway as a whole to this turn's commit.
 func (g *Gateway) record(now time.Time, event, by, reason string) {
-	g.changes.record(g.callers.sign(audit.Record{Time: now, Event: event, By: by, Reason: reason}))
+	g.changes.record(g.sign(audit.Record{Time: now, Event: event, By: by, Reason: reason}))
 }
 
 // count counts a record that the audit trail has.

@@ -162,7 +162,7 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 // newLook returns the look for presence of one door. What cannot be seen is no
 // presence: the door rather goes dark than stands open on a guess.
 func newLook(c config.Door, watcher *presence.Watcher) func(context.Context) Sight {
-	logins := newLogins(c.Presence)
+	logins, first := newLogins(c.Presence), true
 	return func(ctx context.Context) (s Sight) {
 		if logins != nil { // first, since what comes after has no part in their time
 			s.lastLogin(ctx, logins)
@@ -180,7 +180,12 @@ func newLook(c config.Door, watcher *presence.Watcher) func(context.Context) Sig
 			}
 		}
 		if logins != nil {
-			s.Logins = byWayOf(c.Ports, logins.Fresh(), s.In, watcher)
+			fresh, lost := logins.Fresh()
+			if lost > 0 && !first { // before the first look is only what a log happens to have
+				s.Odd = append(s.Odd, fmt.Sprintf("%s: more logins were written at once than are read: the audit trail may lack some", logins))
+			}
+			first = false
+			s.Logins = byWayOf(c.Ports, fresh, s.In, watcher)
 		}
 		return s
 	}

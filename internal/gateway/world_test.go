@@ -73,6 +73,7 @@ type machine struct {
 	died      map[string]bool // those of the others that nobody stopped
 	stubborn  error           // services do not start
 	slow      chan struct{}   // not nil: a start takes until this is closed, or its context ends
+	slowStop  chan struct{}   // the same of a stop
 	watchers  []func(service.Status)
 	seen      door.Seen
 	noFlows   error // flows cannot be seen
@@ -408,7 +409,14 @@ func (u *unit) Start(ctx context.Context) error {
 	return nil
 }
 
-func (u *unit) Stop(context.Context) error {
+func (u *unit) Stop(ctx context.Context) error {
+	if u.m.slowStop != nil {
+		select {
+		case <-u.m.slowStop:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	u.m.mu.Lock()
 	defer u.m.mu.Unlock()
 	u.m.set(u.name, service.Status{State: service.Stopped})

@@ -88,11 +88,12 @@ func (a *auto) last(ctx context.Context, now time.Time) (Login, bool, []string, 
 }
 
 // newLogins is all places', since one may have begun to be read, and broken off.
-func (a *auto) newLogins() (all []Login) {
+func (a *auto) newLogins() (all []Login, lost int) {
 	for _, p := range a.places {
-		all = append(all, p.newLogins()...)
+		some, without := p.newLogins()
+		all, lost = append(all, some...), lost+without
 	}
-	return all
+	return all, lost
 }
 
 // look asks one place after the other until one has all its data.

@@ -241,6 +241,6 @@ func (s *stub) last(context.Context, time.Time) (Login, bool, []string, error) {
 	return Login{}, false, s.odd, s.err
 }
 
-func (s *stub) newLogins() []Login { return nil }
+func (s *stub) newLogins() ([]Login, int) { return nil, 0 }
 
 func (s *stub) String() string { return "stub" }

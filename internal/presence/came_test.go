@@ -64,7 +64,11 @@ func TestLoginsAreFreshOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got []string
-		for _, login := range l.Fresh() {
+		fresh, lost := l.Fresh()
+		if lost != 0 {
+			t.Errorf("%d are lost of %d", lost, len(fresh))
+		}
+		for _, login := range fresh {
 			got = append(got, fmt.Sprint(login.User, " ", login.Method, " ", netip.AddrPortFrom(login.Source, login.Port)))
 		}
 		if !slices.Equal(got, want) {
@@ -89,7 +93,7 @@ func TestLoginsAreFreshOnce(t *testing.T) {
 	if _, _, err := l.Last(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := l.Fresh(); len(got) != maxRead || got[0].User != "user1" {
-		t.Errorf("%d logins from %q on, want the last %d", len(got), got[0].User, maxRead)
+	if got, lost := l.Fresh(); len(got) != maxRead || got[0].User != "user1" || lost != 1 {
+		t.Errorf("%d logins from %q on, and %d lost; want the last %d", len(got), got[0].User, lost, maxRead)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/doorward/doorward/internal/conntrack"
 	"github.com/doorward/doorward/internal/nfnetlink"
@@ -138,13 +137,16 @@ func (w *Watcher) in(ports []port.Range) ([]Connection, error) {
 // reset. It is for who looks too late to meet them. A call costs as much as one of the
 // questions of In.
 func (w *Watcher) Came(ports []port.Range, from []netip.AddrPort) (came []netip.AddrPort, err error) {
-	t := newTracked(ports, ownAddresses)
+	t, asked := newTracked(ports, ownAddresses), make(map[netip.AddrPort]bool, len(from))
+	for _, a := range from { // who may write to a log can have many asked for
+		asked[a] = true
+	}
 	err = w.ask(w.looks, func(conn *conntrack.Conn) error {
 		t.kernel = conn
 		return t.list(port.TCP, func(p uint16) []conntrack.Filter {
 			return []conntrack.Filter{{Status: conntrack.Assured, ToPort: p}}
 		}, func(e conntrack.Entry) {
-			if t.guards(port.TCP, e.Original.To) && slices.Contains(from, e.Original.From) {
+			if t.guards(port.TCP, e.Original.To) && asked[e.Original.From] {
 				came = append(came, e.Original.From)
 			}
 		})

@@ -80,7 +80,8 @@ type source interface {
 	// and with a warning that says what could not.
 	last(ctx context.Context, now time.Time) (Login, bool, []string, error)
 	// newLogins returns the logins that were read since it was called before.
-	newLogins() []Login
+	// It says how many more there were than are kept.
+	newLogins() (all []Login, lost int)
 	String() string
 }
 
@@ -107,15 +108,15 @@ func (l *Log) Last(ctx context.Context) (Login, bool, error) {
 }
 
 // Fresh returns the logins that were read since it was called before, in the order
-// of their times: of very many, the last 1,000 read. Of what was written before the
-// first look, only some are among them. Of a file that was replaced, or of two places
-// that have the same, a login may come again.
-func (l *Log) Fresh() []Login {
+// of their times: of very many, the last 1,000 read of each place, and how many are lost
+// for that. Of what was written before the first look, only some are among them. Of a
+// file that was replaced, or of two places that have the same, a login may come again.
+func (l *Log) Fresh() (all []Login, lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	all := l.src.newLogins()
+	all, lost = l.src.newLogins()
 	slices.SortStableFunc(all, func(a, b Login) int { return a.Time.Compare(b.Time) })
-	return all
+	return all, lost
 }
 
 // Warnings returns what the last call of Last found that an operator should
@@ -175,19 +176,23 @@ func Auto(now func() time.Time) *Log { return newLog(newAuto(), now) }
 const maxRead = 1000
 
 // recent keeps logins for Fresh.
-type recent []Login
-
-func (r *recent) add(l Login) {
-	if len(*r) >= maxRead {
-		*r = (*r)[1:]
-	}
-	*r = append(*r, l)
+type recent struct {
+	logins []Login
+	lost   int // before them
 }
 
-func (r *recent) newLogins() []Login {
-	all := *r
-	*r = nil
-	return all
+func (r *recent) add(l Login) {
+	if len(r.logins) >= maxRead {
+		r.logins = r.logins[1:]
+		r.lost++
+	}
+	r.logins = append(r.logins, l)
+}
+
+func (r *recent) newLogins() (all []Login, lost int) {
+	all, lost = r.logins, r.lost
+	*r = recent{}
+	return all, lost
 }
 
 func newLog(src source, now func() time.Time) *Log {
