@@ -49,3 +49,16 @@ func TestAWrongKnockWhileTheServiceIsRepaired(t *testing.T) {
 		"punish 2001:db8::/64 1m0s", "record refused | 2001:db8::2 | touch | touched another; its /64 is penalised",
 		"record granted | 2001:db8::2 | touch | a wrong knock came after the right one; what others gave stands")
 }
+
+// Who knocked while the service was on its way down waits for it to come back. A door
+// that is closed again lets them in no more, and the trail tells of each.
+func TestClosingADoorThatIsClosing(t *testing.T) {
+	s := opened(t, ssh)
+	s.door.Close(s.now, "operator bob")
+	s.door.Knock(s.now, Knock{Source: visitor, By: "touch", Reason: "right"})
+	s.state(Closing)
+	s.want(s.door.Close(s.now, "operator bob"), "record revoked | 192.0.2.2 | operator bob | on an operator's word")
+	s.want(s.door.Close(s.now, "operator bob"))
+	s.want(s.door.Stopped(s.now, ""), "record dark | operator bob | on an operator's word")
+	s.state(Dark)
+}

@@ -111,6 +111,31 @@ func TestOrders(t *testing.T) {
 	})
 }
 
+// A door that closes already opens for nobody who has asked for that meanwhile, when it
+// is closed again.
+func TestClosingWhileClosing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		r.touch(visitor, 59000, 59002)
+		var got []string
+		r.events <- func(now time.Time) { // before the service has ended
+			d, by := r.door("ssh"), control.Caller{Name: "operator alice (uid 1000)"}
+			for range 2 {
+				got = append(got, said(d.shut(now, by), nil))
+			}
+			d.carry(d.door.Knock(now, door.Knock{Source: door.Source(visitor6), By: "touch", Reason: "right"}))
+			got = append(got, said(d.shut(now, by), nil))
+		}
+		synctest.Wait()
+		const closing = "door ssh is closing; sessions that stand live on"
+		want := []string{"ssh, , closing, changed: " + closing, "ssh, , closing, as before: " + closing, "ssh, , closing, changed: " + closing}
+		if d := gocmp.Diff(want, got); d != "" {
+			t.Errorf("closed twice, and again after a knock (-want +got):\n%s", d)
+		}
+	})
+}
+
 // Arming says what it has changed, and that a door is deaf all the same.
 func TestArming(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
