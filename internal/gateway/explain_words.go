@@ -73,7 +73,7 @@ func (x *explained) explain() control.ExplainedFor {
 	}
 	e.Obstacles = append(e.Obstacles, x.obstacles(len(e.By) > 0)...)
 	e.GetsIn = x.getsIn(len(e.By) > 0, endless)
-	e.WouldKnock = x.heard && !x.own && !x.unheard && x.broken == "" && x.refused == ""
+	e.WouldKnock = x.heard && !x.own && !x.unheard && x.broken == "" && x.refused == "" && !x.useless
 	return e
 }
 
