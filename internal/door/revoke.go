@@ -65,7 +65,9 @@ func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, 
 	waited := len(d.waiting) < waiting
 	n, has := d.book.find(source)
 	if !has && !waited {
-		return []Effect{EndFlows{source}}, false // one may go on since an earlier grant
+		// The kernel may have one that was given before a crash, and a flow may go on since
+		// an earlier one.
+		return []Effect{Revoke{source}, EndFlows{source}}, false
 	}
 	var out []Effect
 	if has {

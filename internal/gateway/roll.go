@@ -20,9 +20,6 @@ import (
 const (
 	// maxLive is how many sessions of a door status lists.
 	maxLive = 1000
-	// maxMet is how many of them are remembered, those who were met first. Where a door is
-	// open to everybody, strangers can forge as many flows over UDP as the kernel tracks.
-	maxMet = 1 << 14
 	// letInAtOnce is of how many sessions a turn says what has let them in.
 	letInAtOnce = 256
 	// vague is how long nobody may have looked for it to be known since when somebody
@@ -33,8 +30,8 @@ const (
 // roll is who is in by each door, since when, by whose leave and by what name. The
 // kernel tells who is in, by lists that are read beside the loop, when a door looks for
 // presence and when somebody asks; the loop tells what has let those in who are new; and
-// sshd's log, what they are called. Each session that is remembered takes some three
-// hundred bytes here for as long as it has a socket, or a flow, of the kernel's.
+// sshd's log, what they are called. Each session takes some three hundred bytes here
+// for as long as it has a socket, or a flow, of the kernel's; strangers have none.
 //
 // Two locks keep the loop from waiting while long lists are gone through: lists is
 // taken before mu, and never by the loop; mu is held for moments.
@@ -113,35 +110,25 @@ func (r *roll) take(l list) (news []*session, moved bool) {
 		return nil, false
 	}
 	before := of.in
-	of.in = make(map[presence.Connection]*session, min(len(l.in), maxMet))
-	var others []presence.Connection
+	of.in = make(map[presence.Connection]*session, len(l.in))
 	for _, c := range l.in {
-		s := before[name(c)]
+		key := c
+		key.Socket = 0
+		s := before[key]
 		if s == nil || s.Socket != 0 && c.Socket != 0 && s.Socket != c.Socket {
-			others = append(others, c)
-			continue
+			moved = true
+			s = &session{Connection: c, from: of.asked}
+			if port.Within(of.ports, port.Port{Proto: c.Proto, Number: c.Local.Port()}) {
+				s.since = r.met(of, l.answered)
+				news = append(news, s)
+			}
+			r.name(of, s, c.Remote)
 		}
 		s.Socket = c.Socket
-		of.in[name(c)] = s
-	}
-	for _, c := range others[:min(len(others), maxMet-len(of.in))] {
-		moved = true
-		s := &session{Connection: c, from: of.asked}
-		if port.Within(of.ports, port.Port{Proto: c.Proto, Number: c.Local.Port()}) {
-			s.since = r.met(of, l.answered)
-			news = append(news, s)
-		}
-		r.name(of, s, c.Remote)
-		of.in[name(c)] = s
+		of.in[key] = s
 	}
 	of.asked, of.ports = l.asked, l.ports
 	return news, moved || len(before) != len(of.in)
-}
-
-// name is what tells a connection from others at the same time.
-func name(c presence.Connection) presence.Connection {
-	c.Socket = 0
-	return c
 }
 
 // met is since when somebody is in who is met now, and was not when a list was asked
