@@ -87,6 +87,9 @@ func (d *Door) RevokeWithin(now time.Time, network netip.Prefix, by string, from
 	}
 	if from == 0 {
 		out, ended = d.revokeWaiting(now, network, by)
+		if _, has := d.book.find(network); !has {
+			out = append(out, Revoke{network}) // as Revoke does
+		}
 	}
 	b := &d.book
 	n := int32(from)

@@ -1,6 +1,7 @@
 package door
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -20,6 +21,20 @@ func TestRevokingAKnockThatWaits(t *testing.T) {
 	effects, _ = s.door.Revoke(s.now, other, "operator bob")
 	s.want(effects, "record revoked | 2001:db8::2 | operator bob | on an operator's word", "clear", "end flows of any", "stop")
 	s.state(Closing)
+}
+
+// The kernel may hold a grant that the door does not know of, which was given in the
+// moment before a crash: it is revoked like any other.
+func TestRevokingWhatIsNotKnown(t *testing.T) {
+	s := opened(t, ssh)
+	lan := netip.MustParsePrefix("198.51.100.0/24")
+	effects, had := s.door.Revoke(s.now, Source(lan.Addr()), "operator bob")
+	s.want(effects, "revoke 198.51.100.0", "end flows of 198.51.100.0")
+	within, ended, _ := s.door.RevokeWithin(s.now, lan, "operator bob", 0)
+	s.want(within, "revoke 198.51.100.0/24", "end flows of 198.51.100.0/24")
+	if had || ended != 0 {
+		t.Errorf("%v, %d grants: want that none was known", had, ended)
+	}
 }
 
 // A service that is started again is started for whoever is in, too.
