@@ -123,7 +123,7 @@ func (d *guarded) stillGetsIn() string {
 func (d *guarded) ended(source netip.Prefix, n int) string {
 	who, flows := door.SourceString(source), ""
 	if port.Has(d.conf.Ports, port.UDP) {
-		flows = "; what flows over UDP it had are ended"
+		flows = "; any flows over UDP that it had are ended"
 	}
 	switch {
 	case n == 0 && source == door.Any:
