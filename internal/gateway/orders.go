@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -85,7 +86,12 @@ func (g *Gateway) answer(reply control.Reply, err error, done func(control.Reply
 		done(control.Reply{}, err)
 		return
 	}
-	g.changes.replies = append(g.changes.replies, func(err error) { done(reply, err) })
+	g.changes.replies = append(g.changes.replies, func(err error) {
+		if e, failed := errors.AsType[*control.Error](err); failed && len(reply.Covered) > 0 {
+			e.Message = reply.Message + "; " + e.Message
+		}
+		done(reply, err)
+	})
 }
 
 func unknown(order any) error {

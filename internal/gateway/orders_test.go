@@ -136,6 +136,22 @@ func TestClosingWhileClosing(t *testing.T) {
 	})
 }
 
+// Whatever else goes wrong, nobody is told that a source was shut out which is let in.
+func TestClosingWhatIsCoveredOnAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), openDoor)
+		r.ask(control.OpenRequest{Door: "web", Source: "any", For: "1h"})
+		r.ask(control.OpenRequest{Door: "web", Source: "192.0.2.7", For: "1h"})
+		m.do(func() { m.full = errors.New("no space left on device") })
+		got := said(r.ask(control.CloseRequest{Door: "web", Source: "192.0.2.7"}))
+		if want := "failed: 192.0.2.7 can STILL connect to door web: the grant to everybody (operator alice (uid 1000), for another 1h); " +
+			"its own grant has ended; it is done, but a restart would forget it: no space left on device (doorward status)"; got != want {
+			t.Errorf("\n got %q\nwant %q", got, want)
+		}
+	})
+}
+
 // Arming says what it has changed, and that a door is deaf all the same.
 func TestArming(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
