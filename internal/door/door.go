@@ -219,15 +219,13 @@ func (d *Door) Ended(now time.Time, source netip.Prefix, reason string) []Effect
 // Close makes the door dark on an operator's word. One that closes already opens no
 // more for who has asked for that meanwhile.
 func (d *Door) Close(now time.Time, by string) (out []Effect) {
-	switch d.saved.State {
-	case Open, Opening:
+	if d.saved.State == Open || d.saved.State == Opening {
 		return d.darken(now, Dark, by, "on an operator's word")
-	case Closing:
-		for _, r := range d.waiting {
-			out = append(out, d.revoked(now, r.source, by))
-		}
-		d.waiting = nil
 	}
+	for _, r := range d.waiting { // while it closes
+		out = append(out, d.revoked(now, r.source, by))
+	}
+	d.waiting = nil
 	return out
 }
 
