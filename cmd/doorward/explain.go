@@ -129,7 +129,7 @@ func explainArgs(e *env, c *cobra.Command, args []string) (source, door string, 
 	default:
 		source, err = ownAddress(e)
 		if h, ok := errors.AsType[*hintError](err); ok {
-			err = withHint(errors.New(strings.Replace(h.err.Error(), "--source", "SOURCE", 1)), "doorward explain ADDRESS")
+			err = &usageError{withHint(errors.New(strings.Replace(h.err.Error(), "--source", "SOURCE", 1)), "doorward explain ADDRESS")}
 		}
 		return source, firstOf(args), err
 	}

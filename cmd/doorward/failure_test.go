@@ -50,6 +50,8 @@ func TestFailuresAsJSON(t *testing.T) {
 		{"close ssh --sauce any --json", 2, failure{1, "unknown flag: --sauce", "usage", "doorward close --help"}},
 		{"close ssh --source 192.0.2.7/24 --json", 2, failure{1, `source "192.0.2.7/24": bits are set after the first 24: ` +
 			`write "192.0.2.7" if the one address is meant, "192.0.2.0/24" if all of the prefix`, "usage", ""}},
+		{"close ssh --source 192.0.2.7 --source=192.0.2.8 --json", 2, failure{1, `invalid argument "192.0.2.8" for "--source" flag: ` +
+			`it is 192.0.2.7 already: one source only`, "usage", "doorward close --help"}},
 		{"close ssh --timeout 4h --json", 2, failure{1, "--timeout 4h: allowed is 1s to 3h", "usage", "doorward close --help"}},
 		{"open ssh --source any --for 721h --json", 2, failure{1, `for "721h0m0s": allowed is a duration from "1s" to "720h", ` +
 			`such as "30s", "10m" or "8h"`, "usage", ""}},

@@ -65,7 +65,7 @@ func run(ctx context.Context, e *env, args []string) int {
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if asJSON {
-		err = errors.Join(err, out.end(err))
+		err = cmp.Or(err, out.end(err)) // where nothing can be printed, the first is why
 	}
 	return report(e, err)
 }
@@ -213,9 +213,25 @@ func newRoot(e *env) *cobra.Command {
 	root.Flags().Bool("json", false, "for what is not a command")
 	_ = root.Flags().MarkHidden("json")
 	for _, newCommand := range commands {
-		root.AddCommand(newCommand(e))
+		c := newCommand(e)
+		if f := c.Flags().Lookup("source"); f != nil {
+			f.Value = &sole{Value: f.Value}
+		}
+		root.AddCommand(c)
 	}
 	return root
+}
+
+// sole is the value of a flag that stands once. Of two sources the last one alone would
+// be opened to, or shut out, and nothing said of the other.
+type sole struct{ pflag.Value }
+
+// Set implements pflag.Value.
+func (s *sole) Set(text string) error {
+	if before := s.String(); before != "" {
+		return fmt.Errorf("it is %s already: one source only", before)
+	}
+	return s.Value.Set(text)
 }
 
 // nothingEmpty refuses what is there and empty: a variable that was not set. Less said

@@ -424,12 +424,12 @@ func TestWriteErrors(t *testing.T) {
 	b := controltest.New(guarded())
 	b.Append(trailOf()...)
 	path, _ := controltest.Serve(t, b)
-	for _, args := range []string{"status", "status --json", "log", "log --json", "arm"} {
+	for _, args := range []string{"status", "status --json", "status --watch --json", "log", "log --json", "arm", "arm --json"} {
 		var errs bytes.Buffer
 		e := &env{stdin: strings.NewReader(""), stdout: fullWriter{}, stderr: &errs, getenv: func(string) string { return "" }}
 		code := run(t.Context(), e, append([]string{"--control", path}, strings.Fields(args)...))
-		if code != 1 || !strings.Contains(errs.String(), "disk full") {
-			t.Errorf("%s: got %d %q, want 1 and why", args, code, errs.String())
+		if want := "doorward: error: disk full\n"; code != 1 || errs.String() != want {
+			t.Errorf("%s: got %d %q, want 1 and %q", args, code, errs.String(), want)
 		}
 	}
 }

@@ -20,6 +20,7 @@ import (
 const (
 	askTime   = 10 * time.Second
 	orderTime = 5 * time.Minute
+	onTheWay  = time.Second // for the answer of a daemon that has waited itself
 )
 
 // How long an answer may be, in bytes: what is at the other end may be anybody's
@@ -109,6 +110,9 @@ func (c *Client) order(ctx context.Context, path string, r Request) (Reply, erro
 	limit := cmp.Or(c.Timeout, orderTime)
 	if open, ok := o.(Open); ok && open.Wait > 0 {
 		limit = open.Wait + askTime
+		if c.Timeout > 0 {
+			limit = open.Wait + onTheWay
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -124,7 +125,7 @@ func badSource(format string, args ...any) error {
 // Explain asks what a new connection from a source would meet at a door, or (door "")
 // at each.
 func (c *Client) Explain(ctx context.Context, source, door string) (Explanation, error) {
-	ctx, cancel := context.WithTimeout(ctx, orderTime) // a long trail is read for it
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, orderTime)) // a long trail is read for it
 	defer cancel()
 	q := url.Values{"source": {source}}
 	if door != "" {

@@ -42,6 +42,15 @@ func TestLateAnswers(t *testing.T) {
 		_, err := c.Close(context.Background(), CloseRequest{Door: "ssh"})
 		return err
 	}
+	wait := func(c *Client) error {
+		_, err := c.Open(context.Background(), OpenRequest{Door: "ssh", Source: "any", Wait: "20s"})
+		return err
+	}
+	diff := func(c *Client) error { _, err := c.Diff(context.Background()); return err }
+	explain := func(c *Client) error {
+		_, err := c.Explain(context.Background(), "192.0.2.7", "ssh")
+		return err
+	}
 	for _, tt := range []struct {
 		name    string
 		timeout time.Duration
@@ -57,12 +66,14 @@ func TestLateAnswers(t *testing.T) {
 		{"log, 2s", 2 * time.Second, func(c *Client) error {
 			return c.Log(context.Background(), LogQuery{Follow: true}, func(audit.Record) error { return nil })
 		}, asked, 2 * time.Second},
+		{"diff", 0, diff, asked, 10 * time.Second},
+		{"diff, 2s", 2 * time.Second, diff, asked, 2 * time.Second},
 		{"close", 0, order, ordered, 5 * time.Minute},
 		{"close, 2s", 2 * time.Second, order, ordered, 2 * time.Second},
-		{"open that waits", 2 * time.Second, func(c *Client) error { // the daemon says itself when it is over
-			_, err := c.Open(context.Background(), OpenRequest{Door: "ssh", Source: "any", Wait: "20s"})
-			return err
-		}, ordered, 30 * time.Second},
+		{"explain", 0, explain, asked, 5 * time.Minute},
+		{"explain, 2s", 2 * time.Second, explain, asked, 2 * time.Second},
+		{"open that waits", 0, wait, ordered, 30 * time.Second}, // the daemon says itself when it is over
+		{"open that waits, 20s", 20 * time.Second, wait, ordered, 21 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -216,15 +216,17 @@ func (d *Door) Ended(now time.Time, source netip.Prefix, reason string) []Effect
 		d.record(now, audit.EventRevoked, SourceString(source), "kernel", reason, time.Time{}))
 }
 
-// Close makes the door dark on an operator's word.
-func (d *Door) Close(now time.Time, by string) []Effect {
-	switch d.saved.State {
-	case Open, Opening:
+// Close makes the door dark on an operator's word. One that closes already opens no
+// more for who has asked for that meanwhile.
+func (d *Door) Close(now time.Time, by string) (out []Effect) {
+	if d.saved.State == Open || d.saved.State == Opening {
 		return d.darken(now, Dark, by, "on an operator's word")
-	case Closing:
-		d.waiting = nil
 	}
-	return nil
+	for _, r := range d.waiting { // while it closes
+		out = append(out, d.revoked(now, r.source, by))
+	}
+	d.waiting = nil
+	return out
 }
 
 // Next returns the next moment at which Tick has something to do.

@@ -13,7 +13,7 @@ type Standing struct {
 	Saved
 	Covers    []Claim   // claims to the grants that let all of the source in, by their source, then By
 	Penalties []Penalty // that stand of it, of a network that it lies in, or of everybody; by source, then Name
-	Waits     bool      // it has asked for a grant, or somebody for everybody, and waits for the service
+	Waits     bool      // a grant that would let all of it in has been asked for, and waits for the service
 }
 
 // Explain returns what the door makes of a source. What it costs does not grow with
@@ -21,7 +21,7 @@ type Standing struct {
 // under each length of prefix that there is.
 func (d *Door) Explain(now time.Time, source netip.Prefix) Standing {
 	return Standing{Saved: d.saved, Covers: d.covers(now, source), Penalties: d.penalties.standingOf(now, source),
-		Waits: slices.ContainsFunc(d.waiting, func(r request) bool { return r.source == source || r.source == Any })}
+		Waits: slices.ContainsFunc(d.waiting, func(r request) bool { return r.source == Any || within(source, r.source) })}
 }
 
 // covers returns the claims that are not over by now to grants with a source in them.

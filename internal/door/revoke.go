@@ -65,7 +65,9 @@ func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, 
 	waited := len(d.waiting) < waiting
 	n, has := d.book.find(source)
 	if !has && !waited {
-		return []Effect{EndFlows{source}}, false // one may go on since an earlier grant
+		// The kernel may have one that was given before a crash, and a flow may go on since
+		// an earlier one.
+		return []Effect{Revoke{source}, EndFlows{source}}, false
 	}
 	var out []Effect
 	if has {
@@ -85,6 +87,9 @@ func (d *Door) RevokeWithin(now time.Time, network netip.Prefix, by string, from
 	}
 	if from == 0 {
 		out, ended = d.revokeWaiting(now, network, by)
+		if _, has := d.book.find(network); !has {
+			out = append(out, Revoke{network}) // as Revoke does
+		}
 	}
 	b := &d.book
 	n := int32(from)

@@ -1,6 +1,7 @@
 package door
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -20,6 +21,20 @@ func TestRevokingAKnockThatWaits(t *testing.T) {
 	effects, _ = s.door.Revoke(s.now, other, "operator bob")
 	s.want(effects, "record revoked | 2001:db8::2 | operator bob | on an operator's word", "clear", "end flows of any", "stop")
 	s.state(Closing)
+}
+
+// The kernel may hold a grant that the door does not know of, which was given in the
+// moment before a crash: it is revoked like any other.
+func TestRevokingWhatIsNotKnown(t *testing.T) {
+	s := opened(t, ssh)
+	lan := netip.MustParsePrefix("198.51.100.0/24")
+	effects, had := s.door.Revoke(s.now, Source(lan.Addr()), "operator bob")
+	s.want(effects, "revoke 198.51.100.0", "end flows of 198.51.100.0")
+	within, ended, _ := s.door.RevokeWithin(s.now, lan, "operator bob", 0)
+	s.want(within, "revoke 198.51.100.0/24", "end flows of 198.51.100.0/24")
+	if had || ended != 0 {
+		t.Errorf("%v, %d grants: want that none was known", had, ended)
+	}
 }
 
 // A service that is started again is started for whoever is in, too.
@@ -48,4 +63,17 @@ func TestAWrongKnockWhileTheServiceIsRepaired(t *testing.T) {
 	s.want(s.door.Wrong(s.now, Wrong{Proven: true, Source: other, By: "touch", Reason: "touched another", Penalty: time.Minute}),
 		"punish 2001:db8::/64 1m0s", "record refused | 2001:db8::2 | touch | touched another; its /64 is penalised",
 		"record granted | 2001:db8::2 | touch | a wrong knock came after the right one; what others gave stands")
+}
+
+// Who knocked while the service was on its way down waits for it to come back. A door
+// that is closed again lets them in no more, and the trail tells of each.
+func TestClosingADoorThatIsClosing(t *testing.T) {
+	s := opened(t, ssh)
+	s.door.Close(s.now, "operator bob")
+	s.door.Knock(s.now, Knock{Source: visitor, By: "touch", Reason: "right"})
+	s.state(Closing)
+	s.want(s.door.Close(s.now, "operator bob"), "record revoked | 192.0.2.2 | operator bob | on an operator's word")
+	s.want(s.door.Close(s.now, "operator bob"))
+	s.want(s.door.Stopped(s.now, ""), "record dark | operator bob | on an operator's word")
+	s.state(Dark)
 }

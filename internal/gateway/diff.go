@@ -148,7 +148,7 @@ func (g *Gateway) visit(ctx context.Context, what func()) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-g.ended:
-		return errors.New("the daemon ends")
+		return endsFirst
 	}
 	select {
 	case <-done:
@@ -156,6 +156,6 @@ func (g *Gateway) visit(ctx context.Context, what func()) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-g.ended:
-		return errors.New("the daemon ends")
+		return endsFirst
 	}
 }

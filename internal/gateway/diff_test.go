@@ -216,7 +216,7 @@ func TestDiff(t *testing.T) {
 			t.Errorf("for who has gone: %v", err)
 		}
 		r.stop()
-		if _, err := r.Diff(t.Context()); err == nil || err.Error() != "the daemon ends" {
+		if _, err := r.Diff(t.Context()); err != error(endsFirst) {
 			t.Errorf("after the end: %v", err)
 		}
 	})

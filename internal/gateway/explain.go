@@ -1,8 +1,8 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -34,7 +34,8 @@ type explained struct {
 	service  string   // "" for none
 	running  bool     // the service was last seen to run
 	failed   bool     // it has died, or did not start
-	detail   string   // what its manager says of it, "" for nothing
+	detail   string   // what its manager says of it, or why it did not start; "" for nothing
+	useless  bool     // it could not be started the last time, so that right knocks come to nothing
 	refused  string   // why the daemon may not start it, "" when it may
 	unheard  bool     // some knock of some door cannot be heard
 	broken   string   // what differs in the fence, "" for nothing
@@ -95,7 +96,6 @@ func (g *Gateway) asked(ctx context.Context, source netip.Addr, name string, e *
 		err   error
 	}
 	done := make(chan answer, 1)
-	ended := errors.New("the daemon ends")
 	ask := func(now time.Time) {
 		doors, err := g.explained(now, source, name)
 		e.Time, e.Pending = now, g.pending()
@@ -106,7 +106,7 @@ func (g *Gateway) asked(ctx context.Context, source netip.Addr, name string, e *
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-g.ended:
-		return nil, ended
+		return nil, endsFirst
 	}
 	select {
 	case a := <-done:
@@ -117,7 +117,7 @@ func (g *Gateway) asked(ctx context.Context, source netip.Addr, name string, e *
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-g.ended:
-		return nil, ended
+		return nil, endsFirst
 	}
 }
 
@@ -142,7 +142,7 @@ func (g *Gateway) explained(now time.Time, source netip.Addr, name string) ([]*e
 		if s := d.service; s != nil {
 			x.service, x.running, x.refused = s.svc.String(), s.running, s.leave.refused
 			x.failed = s.news.State == service.Failed || x.standing.Reason == door.NotStarted
-			x.detail = s.news.Detail
+			x.detail, x.useless = cmp.Or(s.news.Detail, s.metered.failed), !s.running && s.metered.failed != ""
 		}
 		all[i] = x
 	}

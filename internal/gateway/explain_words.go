@@ -73,7 +73,7 @@ func (x *explained) explain() control.ExplainedFor {
 	}
 	e.Obstacles = append(e.Obstacles, x.obstacles(len(e.By) > 0)...)
 	e.GetsIn = x.getsIn(len(e.By) > 0, endless)
-	e.WouldKnock = x.heard && !x.own && !x.unheard && x.broken == "" && x.refused == ""
+	e.WouldKnock = x.heard && !x.own && !x.unheard && x.broken == "" && x.refused == "" && !x.useless
 	return e
 }
 
@@ -113,6 +113,9 @@ func (x *explained) obstacles(letIn bool) (all []control.Obstacle) {
 		"which the daemon does when it starts")
 	add(s.Waits, control.ObstacleOpening, "doorward status "+name, "it is let in as soon as %s runs", x.service)
 	open := fmt.Sprintf("doorward open %s --source %s", name, x.source)
+	if s.State == door.Failsafe {
+		open = "" // it would be refused
+	}
 	add(!letIn, control.ObstacleNoGrant, open, "nothing lets it in: neither it nor a prefix that it lies in has a grant, or never needs to knock")
 	for _, p := range s.Penalties {
 		all = append(all, x.penalty(p))

@@ -227,7 +227,7 @@ func TestAFullDiskOpensNoDoorAndShutsNone(t *testing.T) {
 		r.touch(visitor, 59000, 59002)
 		r.wantState("open")
 		s, _ := r.Status()
-		if !slices.Contains(s.Warnings, "nothing is saved, so that a restart would forget it: no space left on device") {
+		if !slices.Contains(s.Warnings, "nothing is saved, so that a restart would forget what happens now: no space left on device") {
 			t.Errorf("warnings %q", s.Warnings)
 		}
 		m.do(func() { m.full = nil })

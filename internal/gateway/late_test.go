@@ -200,7 +200,7 @@ func TestFlowsEndWithTheirGrant(t *testing.T) {
 		}
 		m.ended = nil
 		reply := r.order(control.CloseRequest{Door: "ssh", Source: visitor.String()})
-		if len(m.ended) != 1 || m.ended[0].Source != door.Source(visitor) || reply != "192.0.2.2 has no grant at door ssh; what flows over UDP it had are ended" {
+		if len(m.ended) != 1 || m.ended[0].Source != door.Source(visitor) || reply != "192.0.2.2 has no grant at door ssh; any flows over UDP that it had are ended" {
 			t.Errorf("closing to who has no grant any more ended the flows of %v, and said %q", m.ended, reply)
 		}
 		m.ended = nil

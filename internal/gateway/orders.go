@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -29,13 +30,12 @@ func (g *Gateway) Do(ctx context.Context, by control.Caller, order any) (control
 	e := func(now time.Time) {
 		g.order(ctx, now, by, order, func(reply control.Reply, err error) { done <- answer{reply, err} })
 	}
-	ends := &control.Error{Code: control.CodeDown, Message: "the daemon ends before it can answer", Hint: "systemctl status doorward"}
 	select {
 	case g.events <- e:
 	case <-ctx.Done():
 		return control.Reply{}, ctx.Err()
 	case <-g.ended:
-		return control.Reply{}, ends
+		return control.Reply{}, endsFirst
 	}
 	select {
 	case a := <-done:
@@ -43,9 +43,12 @@ func (g *Gateway) Do(ctx context.Context, by control.Caller, order any) (control
 	case <-ctx.Done():
 		return control.Reply{}, ctx.Err()
 	case <-g.ended:
-		return control.Reply{}, ends
+		return control.Reply{}, endsFirst
 	}
 }
+
+// endsFirst is the error of who asks a gateway that ends.
+var endsFirst = &control.Error{Code: control.CodeDown, Message: "the daemon ends before it can answer", Hint: "systemctl status doorward"}
 
 // Reload takes the configuration file into use at once, as SIGHUP asks.
 func (g *Gateway) Reload(ctx context.Context) (control.Reply, error) {
@@ -83,7 +86,12 @@ func (g *Gateway) answer(reply control.Reply, err error, done func(control.Reply
 		done(control.Reply{}, err)
 		return
 	}
-	g.changes.replies = append(g.changes.replies, func(err error) { done(reply, err) })
+	g.changes.replies = append(g.changes.replies, func(err error) {
+		if e, failed := errors.AsType[*control.Error](err); failed && len(reply.Covered) > 0 {
+			e.Message = reply.Message + "; " + e.Message
+		}
+		done(reply, err)
+	})
 }
 
 func unknown(order any) error {

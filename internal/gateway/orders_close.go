@@ -61,7 +61,6 @@ func (g *Gateway) closeWithin(now time.Time, by control.Caller, d *guarded, netw
 
 // shut makes the door dark.
 func (d *guarded) shut(now time.Time, by control.Caller) control.Reply {
-	before, waited := d.door.Saved().State, len(d.waiters) > 0
 	effects := d.door.Close(now, by.Name)
 	d.settle(effects, by.Name+" has closed it")
 	d.carry(effects)
@@ -69,7 +68,7 @@ func (d *guarded) shut(now time.Time, by control.Caller) control.Reply {
 		d.gw.callers.wait(d.name(), unsaid, by)
 	}
 	r := d.reply(unsaid, fmt.Sprintf("door %s is %s; sessions that stand live on", d.name(), d.state()))
-	r.Changed = waited || d.door.Saved().State != before
+	r.Changed = len(effects) > 0
 	if d.service != nil {
 		return r
 	}
@@ -124,7 +123,7 @@ func (d *guarded) stillGetsIn() string {
 func (d *guarded) ended(source netip.Prefix, n int) string {
 	who, flows := door.SourceString(source), ""
 	if port.Has(d.conf.Ports, port.UDP) {
-		flows = "; what flows over UDP it had are ended"
+		flows = "; any flows over UDP that it had are ended"
 	}
 	switch {
 	case n == 0 && source == door.Any:

@@ -105,7 +105,7 @@ func (g *Gateway) allWarnings() []string {
 		{"", g.ear.problem},
 		{"nothing is kept, so that a restart would forget penalties, open doors and the audit trail; " +
 			"mend this and start the daemon again: ", g.unkept},
-		{"nothing is saved, so that a restart would forget it: ", g.unsaved},
+		{"nothing is saved, so that a restart would forget what happens now: ", g.unsaved},
 		{"", g.slowWarning()},
 	} {
 		if p.problem != "" {
