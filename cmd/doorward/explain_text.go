@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/doorward/doorward/internal/config"
@@ -91,11 +90,7 @@ func (v explaining) door(source string, d control.ExplainedFor) []string {
 		}
 	}
 	knock := "a right knock from there would not open it now"
-	failed := slices.ContainsFunc(d.Obstacles, func(o control.Obstacle) bool { return o.Code == control.ObstacleFailed })
-	switch {
-	case d.WouldKnock && failed:
-		knock = "a right knock from there would be heard now, and open it if the service starts"
-	case d.WouldKnock:
+	if d.WouldKnock {
 		knock = "a right knock from there would open it now"
 	}
 	lines = append(lines, hang("  ", knock, v.width)...)

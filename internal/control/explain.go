@@ -41,7 +41,8 @@ type ExplainedFor struct {
 	Until     *time.Time `json:"until"`     // when the last of By ends; null without an end, or without a By
 	Obstacles []Obstacle `json:"obstacles"` // what is in the way of its connections and its knocks, never null
 	// WouldKnock says whether a right knock from there would be heard and open the door
-	// now, if its service starts. It stands for the knocks of the door together: a penalty may be of one alone.
+	// now, as far as is known: not where its service could not be started the last time.
+	// It stands for the knocks of the door together: a penalty may be of one alone.
 	WouldKnock bool           `json:"would_knock"`
 	Refusals   []audit.Record `json:"refusals"` // the latest eight that it had a part in, newest first, never null
 }

@@ -61,6 +61,7 @@ func (g *Gateway) closeWithin(now time.Time, by control.Caller, d *guarded, netw
 
 // shut makes the door dark.
 func (d *guarded) shut(now time.Time, by control.Caller) control.Reply {
+	before := d.door.Saved().State
 	effects := d.door.Close(now, by.Name)
 	d.settle(effects, by.Name+" has closed it")
 	d.carry(effects)
