@@ -108,7 +108,7 @@ func TestOrdersOfOthersDoNotTakeTheSignature(t *testing.T) {
 		close(m.slowStop)
 		m.slowStop = nil
 		synctest.Wait()
-		if got, want := m.signed(&from), []string{"dark  by 2", "opened 192.0.2.9 by 5", "granted 192.0.2.9 by 5"}; !slices.Equal(got, want) {
+		if got, want := m.signed(&from), []string{"revoked 192.0.2.8 by 4", "dark  by 2", "opened 192.0.2.9 by 5", "granted 192.0.2.9 by 5"}; !slices.Equal(got, want) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 		if n := len(r.callers.later); n > 0 {
