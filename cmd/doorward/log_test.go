@@ -302,7 +302,10 @@ func TestLogVerify(t *testing.T) {
 	check("a file without one", write(strings.Join(append(lines[:4:4], lines[5:]...), "")), 1,
 		"record 5 is missing: record 6 comes after it\n9 records, from 1 to 10\n"+end, "doorward: error: the audit trail was changed, or is not whole: 1 fault\n")
 	check("a file with the line of a failure", write(strings.Join(lines[:5], "")+`{"api":1,"error":"no daemon answers","code":"daemon_down","hint":""}`+"\n"+strings.Join(lines[5:], "")), 0, sound, "")
-	check("an empty file", write("\n"), 1, "", "doorward: error: there are no records in "+file+"\ndoorward: hint: doorward log --json --limit all prints them\n")
+	none := "doorward: error: there are no records in " + file + ": each is a JSON object on a line of its own\ndoorward: hint: doorward log --json --limit all prints them\n"
+	check("an empty file", write("\n"), 1, "", none)
+	check("a file that was set out for people", write(strings.ReplaceAll(lines[0], ",", ",\n")), 1, "", none)
+	check("a file with ends of lines and spaces as others have them", write(" \r\n"+strings.ReplaceAll(text, "\n", "\r\n")+"  "), 0, sound, "")
 	check("a file of one long line", write(strings.Repeat("x", longestLine+1)), 1, "",
 		fmt.Sprintf("doorward: error: read the records in %s, behind line 0: a line has more than %d bytes, and is no record\n", file, longestLine))
 	check("no file", []string{file + "x"}, 1, "", "doorward: error: read the records to verify: open "+file+"x: no such file or directory\n")
