@@ -76,6 +76,7 @@ func TestWhatIsTakenOutOfTheTrailShows(t *testing.T) {
 		"the last":             {cut(0, 3, 4), "record 10 is missing: record 11 comes after it", end},
 		"the last refusals":    {cut(1, 4, 6), "record 9 is missing: record 10 comes after it", end},
 		"all refusals":         {cut(1, 0, 6), "record 9 is missing: record 11 comes after it", end},
+		"half of the last":     {edit(0, `"reason":"9"`, "\n"), "record 10 has no hash, and those before it have: \"this record cannot be read: ", "after=7 until=10"},
 		"the last was changed": {edit(0, `"reason":"9"`, `"reason":"7"`), "record 10 was changed: its hash is ", ""},
 		"with its hash": {func(t *testing.T, dir string) {
 			edit(0, `"reason":"9"`, `"reason":"7"`)(t, dir)
@@ -110,6 +111,31 @@ func edit(name int, old, new string) func(t *testing.T, dir string) {
 			t.Fatalf("%s is not in %s, %v", old, text, err)
 		}
 		put(t, dir, trailName(name), []byte(strings.Replace(string(text), old, new, 1)))
+	}
+}
+
+// However long a line somebody puts into the trail's files, all else can be read.
+func TestALineThatNobodyTakes(t *testing.T) {
+	dir := t.TempDir()
+	s := mustOpen(t, dir, AuditLimit{})
+	mustCommit(t, s, mixed(10))
+	s.renew()
+	mustClose(t, s)
+	for _, long := range []string{strings.Repeat("x", 2<<20), strings.Repeat("<", 300_000)} {
+		edit(0, `"reason":"3"`, `"reason":"`+long+`"`)(t, dir)
+		s = mustOpen(t, dir, AuditLimit{})
+		for _, q := range []Query{{}, {Oldest: true}} {
+			p, err := s.Records(q)
+			if err != nil || len(p.Records) != 10 {
+				t.Fatalf("%+v: %d records, %v", q, len(p.Records), err)
+			}
+			text, err := json.Marshal(p.Records[3])
+			if r := p.Records[3]; err != nil || len(text) > longestRecord || r.ID != 4 || !strings.HasPrefix(r.Reason, "this record cannot be read: it has ") {
+				t.Errorf("%+v: record %d has %d bytes, %v: %.100s", q, r.ID, len(text), err, r.Reason)
+			}
+		}
+		mustClose(t, s)
+		edit(0, long, "3")(t, dir)
 	}
 }
 

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -94,14 +95,34 @@ func (q Query) wants(refusal bool) bool {
 	return len(q.Events) == 0 || slices.ContainsFunc(q.Events, func(e string) bool { return isRefusal(audit.Record{Event: e}) == refusal })
 }
 
-// decodeRecord always returns a record: one that cannot be read is replaced by
-// one that says so in its place, and the error says why.
+// longestRecord is how many bytes of JSON a record may have: whoever is told one takes no
+// line of a megabyte.
+const longestRecord = 1<<20 - 1<<10
+
+// decodeRecord always returns a record: one that cannot be read, or that nobody would
+// take, is replaced by one that says so in its place, and the error says why.
 func decodeRecord(id uint64, text []byte) (r audit.Record, err error) {
-	if err = unmarshal(text, &r); err != nil {
+	if err = unmarshal(text, &r); err == nil {
+		err = fits(r, len(text))
+	}
+	if err != nil {
 		r = audit.Record{Event: audit.EventError, Reason: "this record cannot be read: " + err.Error()}
 	}
 	r.ID = id
 	return stamped(r), err
+}
+
+// fits returns an error if a record that was read from so many bytes is too long. A byte
+// can become six when it is written again.
+func fits(r audit.Record, size int) error {
+	if size < longestRecord/6 {
+		return nil
+	}
+	text, err := json.Marshal(r)
+	if err == nil && len(text) > longestRecord {
+		err = fmt.Errorf("it has %d bytes, and allowed are %d", len(text), longestRecord)
+	}
+	return err
 }
 
 // highest is the highest ID that a record has.
