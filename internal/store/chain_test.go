@@ -430,3 +430,41 @@ func TestWhatIsGoneIsTold(t *testing.T) {
 	}
 	mustClose(t, s)
 }
+
+// A page ends where its reader is overtaken, so that the next one tells what is gone.
+// Who begins at the beginning would not know that it was there.
+func TestAPageEndsBeforeWhatIsGone(t *testing.T) {
+	dir, remove := quickDir(t)
+	defer remove()
+	s := mustOpen(t, dir, AuditLimit{Records: 80})
+	mustCommit(t, s, Change{Records: []audit.Record{{Event: audit.EventStarted}}})
+	for n := range 20 {
+		mustCommit(t, s, refusals(10, n*10))
+	}
+	page := func(after uint64, f func(n int)) (ids []uint64, through, gone uint64) {
+		t.Helper()
+		through, gone, err := s.trail.oldest(Query{After: after}, func(id uint64, _ []byte) bool {
+			ids = append(ids, id)
+			f(len(ids))
+			return true
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ids, through, gone
+	}
+	_, last, before := page(0, func(int) {})
+	ids, through, gone := page(0, func(n int) {
+		if n == 5 {
+			mustCommit(t, s, refusals(100, 0))
+		}
+	})
+	if through != ids[len(ids)-1] || through >= last || gone != before || uint64(len(ids)-1) != through-before {
+		t.Errorf("the first page has %v, through %d, and says that up to %d are gone, which was up to %d before", ids, through, gone, before)
+	}
+	more, end, gone := page(through, func(int) {})
+	if gone <= through || more[0] != gone+1 || end != last+100 || uint64(len(more)) != end-gone {
+		t.Errorf("the next page has %v, through %d, and says that up to %d are gone; want all behind that", more, end, gone)
+	}
+	mustClose(t, s)
+}

@@ -158,7 +158,7 @@ func (t *trail) newest(after uint64, f func(id uint64, text []byte) bool) (throu
 
 // oldest calls f for the records with an ID higher than the query's After, oldest
 // first, until it returns false. It returns the ID up to which it has, and up to
-// which records are gone.
+// which records were gone when it began. Where more go before it has read them, it ends.
 func (t *trail) oldest(q Query, f func(id uint64, text []byte) bool) (through, gone uint64, err error) {
 	t.mu.Lock()
 	whole := t.whole
@@ -171,8 +171,8 @@ func (t *trail) oldest(q Query, f func(id uint64, text []byte) bool) (through, g
 		}
 	}
 	t.mu.Unlock()
-	through = max(q.After, whole)
-	for {
+	through, gone = max(q.After, whole), goneOf(all)
+	for done := q.After; ; {
 		var next *forwards
 		for _, r := range all {
 			if err := r.fill(); err != nil {
@@ -182,19 +182,29 @@ func (t *trail) oldest(q Query, f func(id uint64, text []byte) bool) (through, g
 				next = r
 			}
 		}
+		switch now := goneOf(all); {
+		case now > gone && done > q.After:
+			return done, gone, nil
+		case now > gone: // nothing has been read, so that they are behind After
+			gone = now
+		}
 		if next == nil {
-			break
+			return through, gone, nil
 		}
 		if !f(next.id, next.text) {
-			through = next.id
-			break
+			return next.id, gone, nil
 		}
 		next.done()
+		done = next.id
 	}
+}
+
+// goneOf is up to which ID records are gone of what is read.
+func goneOf(all []*forwards) (gone uint64) {
 	for _, r := range all {
 		gone = max(gone, r.gone)
 	}
-	return through, gone, nil
+	return gone
 }
 
 // look returns a quick look at the text of a record: most of a long trail are of
