@@ -81,7 +81,7 @@ const logExamples = `  doorward log
 // logFlags is what stands on the command line of doorward log.
 type logFlags struct {
 	q            control.LogQuery
-	limit        string
+	limit, after string
 	since, until string
 	utc, json    bool
 	none         bool // of what there was before a follow
@@ -119,7 +119,7 @@ func newLog(e *env) *cobra.Command {
 	f.StringVar(&o.since, "since", "", "only what is not before this `TIME`")
 	f.StringVar(&o.until, "until", "", "only what is before this `TIME`")
 	f.StringSliceVar(&o.q.Events, "event", nil, "only this `EVENT`; may stand several times")
-	f.Uint64Var(&o.q.After, "after", 0, "only what comes after the record with this `ID`, 0 for all")
+	f.StringVar(&o.after, "after", "", "only what comes after the record with this `ID`, 0 for all")
 	f.StringVarP(&o.limit, "limit", "n", "", "the newest `N` records, at most 10000, or all")
 	f.BoolVarP(&o.q.Follow, "follow", "f", false, "go on with new records as they come")
 	f.BoolVar(&o.utc, "utc", false, "print and read times in UTC")
@@ -185,9 +185,13 @@ func (o *logFlags) times(now time.Time, changed func(string) bool) (err error) {
 }
 
 // amount says how many records are meant.
-func (o *logFlags) amount(changed func(string) bool) error {
+func (o *logFlags) amount(changed func(string) bool) (err error) {
+	if o.q.Oldest = changed("after"); o.q.Oldest {
+		if o.q.After, err = strconv.ParseUint(o.after, 10, 64); err != nil {
+			return fmt.Errorf("--after %q: allowed is the id of a record, as --json prints it, and 0 for all", o.after)
+		}
+	}
 	n, err := strconv.Atoi(o.limit)
-	o.q.Oldest = changed("after")
 	switch {
 	case !changed("limit"):
 		o.q.Oldest = o.q.Oldest || changed("since") || changed("until")

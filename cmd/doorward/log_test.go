@@ -41,6 +41,7 @@ func TestLogUsage(t *testing.T) {
 	for args, want := range map[string]string{
 		"--limit 0":                      `--limit "0": allowed are 1 to 10000, and all; with --follow 0, too`,
 		"--limit -1":                     `--limit "-1": allowed are 1 to 10000, and all; with --follow 0, too`,
+		"--after -1":                     `--after "-1": allowed is the id of a record, as --json prints it, and 0 for all`,
 		"-n 10001":                       `--limit "10001": allowed are 1 to 10000, and all; with --follow 0, too`,
 		"-n ALL":                         `--limit "ALL": allowed are 1 to 10000, and all; with --follow 0, too`,
 		"-n 5 --after 3 --follow":        "--limit, --after and --follow do not go together: all that comes after is printed",
@@ -53,7 +54,6 @@ func TestLogUsage(t *testing.T) {
 		"--until now --follow":           "--until and --follow do not go together: what is yet to come has no end",
 		"--verify --source any":          "--source and --verify do not go together: records follow one another only where none are left out",
 		"--verify -n all":                "--limit and --verify do not go together: records follow one another only where none are left out",
-		"--after -1":                     `invalid argument "-1" for "--after" flag: strconv.ParseUint: parsing "-1": invalid syntax`,
 		"--verify --utc ssh --control x": "--utc and --verify do not go together: records follow one another only where none are left out",
 	} {
 		code, stdout, stderr := operate(t, nil, append([]string{"--control", path, "log"}, strings.Fields(args)...)...)
@@ -123,6 +123,7 @@ func TestParseWhen(t *testing.T) {
 	}{
 		{"Europe/Berlin", "2026-10-25 02:30", "2026-10-25 02:30:00 +0200", "2026-10-25 02:30:00 +0100"},
 		{"America/New_York", "2026-11-01 01:30", "2026-11-01 01:30:00 -0400", "2026-11-01 01:30:00 -0500"},
+		{"America/Havana", "2026-11-01", "2026-11-01 00:00:00 -0400", "2026-11-01 00:00:00 -0500"},
 		{"Australia/Lord_Howe", "2026-04-05 01:45", "2026-04-05 01:45:00 +1100", "2026-04-05 01:45:00 +1030"},
 	} {
 		zone, err := time.LoadLocation(tt.zone)
@@ -133,6 +134,22 @@ func TestParseWhen(t *testing.T) {
 			got, err := parseWhen(tt.s, now.In(zone), later)
 			if text := got.Format(moment); err != nil || text != want {
 				t.Errorf("%s in %s, the later: %v: got %s, %v, want %s", tt.s, tt.zone, later, text, err, want)
+			}
+		}
+	}
+}
+
+// So it is with a midnight that is there twice.
+func TestMidnightTwice(t *testing.T) {
+	havana, err := time.LoadLocation("America/Havana")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for later, want := range map[bool]string{false: "2026-11-01 00:00:00 -0400", true: "2026-11-01 00:00:00 -0500"} {
+		for s, day := range map[string]int{"today": 1, "yesterday": 2} {
+			got, err := parseWhen(s, time.Date(2026, 11, day, 12, 0, 0, 0, havana), later)
+			if text := got.Format(moment); err != nil || text != want {
+				t.Errorf("%s, the later: %v: got %s, %v, want %s", s, later, text, err, want)
 			}
 		}
 	}
@@ -302,7 +319,10 @@ func TestLogVerify(t *testing.T) {
 	check("a file without one", write(strings.Join(append(lines[:4:4], lines[5:]...), "")), 1,
 		"record 5 is missing: record 6 comes after it\n9 records, from 1 to 10\n"+end, "doorward: error: the audit trail was changed, or is not whole: 1 fault\n")
 	check("a file with the line of a failure", write(strings.Join(lines[:5], "")+`{"api":1,"error":"no daemon answers","code":"daemon_down","hint":""}`+"\n"+strings.Join(lines[5:], "")), 0, sound, "")
-	check("an empty file", write("\n"), 1, "", "doorward: error: there are no records in "+file+"\ndoorward: hint: doorward log --json --limit all prints them\n")
+	none := "doorward: error: there are no records in " + file + ": each is a JSON object on a line of its own\ndoorward: hint: doorward log --json --limit all prints them\n"
+	check("an empty file", write("\n"), 1, "", none)
+	check("a file that was set out for people", write(strings.ReplaceAll(lines[0], ",", ",\n")), 1, "", none)
+	check("a file with ends of lines and spaces as others have them", write(" \r\n"+strings.ReplaceAll(text, "\n", "\r\n")+"  "), 0, sound, "")
 	check("a file of one long line", write(strings.Repeat("x", longestLine+1)), 1, "",
 		fmt.Sprintf("doorward: error: read the records in %s, behind line 0: a line has more than %d bytes, and is no record\n", file, longestLine))
 	check("no file", []string{file + "x"}, 1, "", "doorward: error: read the records to verify: open "+file+"x: no such file or directory\n")

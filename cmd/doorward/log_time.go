@@ -23,9 +23,9 @@ func parseWhen(s string, now time.Time, later bool) (time.Time, error) {
 	case "now":
 		return now, nil
 	case "today":
-		return midnight, nil
+		return oneOfTwo(midnight, later), nil
 	case "yesterday":
-		return midnight.AddDate(0, 0, -1), nil
+		return oneOfTwo(midnight.AddDate(0, 0, -1), later), nil
 	}
 	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
 		return t, nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,7 +33,7 @@ func verifyLog(e *env, c *cobra.Command, o *logFlags, args []string) error {
 	case len(args) == 0:
 		given, err = verifyDaemons(e, c, &w)
 	case args[0] == "-":
-		err = verifyLines(e.stdin, "standard input", &w)
+		err = verifyLines(e.stdin, nameOf(args[0]), &w)
 	default:
 		err = verifyFile(args[0], &w)
 	}
@@ -40,6 +41,10 @@ func verifyLog(e *env, c *cobra.Command, o *logFlags, args []string) error {
 		return err
 	}
 	v := w.End(given)
+	if len(args) > 0 && v.Records == 0 { // what is something else says nothing of the trail
+		return withHint(fmt.Errorf("there are no records in %s: each is a JSON object on a line of its own", nameOf(args[0])),
+			"doorward log --json --limit all prints them")
+	}
 	show := printVerification
 	if o.json {
 		show = func(w io.Writer, v audit.Verification) error { return printJSON(w, v) }
@@ -63,6 +68,14 @@ func verifyDaemons(e *env, c *cobra.Command, w *audit.Verifier) (given uint64, e
 	})
 }
 
+// nameOf is what a file is called that stands on the command line.
+func nameOf(path string) string {
+	if path == "-" {
+		return "standard input"
+	}
+	return path
+}
+
 func verifyFile(path string, w *audit.Verifier) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -80,9 +93,9 @@ func verifyLines(r io.Reader, name string, w *audit.Verifier) error {
 	lines.Buffer(nil, longestLine)
 	n := 0
 	for lines.Scan() {
-		if len(lines.Bytes()) > 0 && !isFailure(lines.Bytes()) {
+		if line := bytes.TrimSpace(lines.Bytes()); len(line) > 0 && !isFailure(line) {
 			n++
-			w.Add(lines.Bytes())
+			w.Add(line)
 		}
 	}
 	if err := lines.Err(); err != nil {
@@ -90,9 +103,6 @@ func verifyLines(r io.Reader, name string, w *audit.Verifier) error {
 			err = fmt.Errorf("a line has more than %d bytes, and is no record", longestLine)
 		}
 		return fmt.Errorf("read the records in %s, behind line %d: %w", name, n, err)
-	}
-	if n == 0 {
-		return withHint(fmt.Errorf("there are no records in %s", name), "doorward log --json --limit all prints them")
 	}
 	return nil
 }

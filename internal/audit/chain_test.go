@@ -287,7 +287,7 @@ func TestVerifySkipsAndCounts(t *testing.T) {
 	var w Verifier
 	w.Add(trail[0])
 	w.Add(trail[1])
-	w.Skip(5)
+	w.Skip(6)
 	for _, text := range trail[6:] {
 		w.Add(text)
 	}
@@ -300,5 +300,29 @@ func TestVerifySkipsAndCounts(t *testing.T) {
 	}
 	if v := w.End(0); v.Sound || len(v.Faults) != maxFaults || v.FaultsTotal != 1000 {
 		t.Errorf("%d of %d faults are told", len(v.Faults), v.FaultsTotal)
+	}
+}
+
+// What makes room while a trail is looked at is of one chain: strangers can have that
+// happen to refusals whenever they like. What was decided meanwhile is there.
+func TestVerifyGoesOnWithTheOtherChain(t *testing.T) {
+	trail := trailOf(t, "grgrgrgrgr") // refusals up to 6 are gone by the time that 2 was read
+	of := func(ids ...int) (v Verification) {
+		var w Verifier
+		w.Add(trail[0])
+		w.Add(trail[1])
+		w.Skip(6)
+		for _, id := range ids {
+			w.Add(trail[id-1])
+		}
+		return w.End(10)
+	}
+	if v := of(3, 5, 7, 8, 9, 10); !v.Sound || v.Records != 8 {
+		t.Errorf("got %+v, want that it is sound", v)
+	}
+	for _, gone := range [][]int{{3, 5, 7, 8, 10}, {3, 5, 7, 9, 10}, {3, 5, 8, 9, 10}} {
+		if v := of(gone...); v.Sound {
+			t.Errorf("with %v alone got %+v, want that one is missing", gone, v)
+		}
 	}
 }

@@ -36,6 +36,7 @@ const maxFaults = 100
 type Verifier struct {
 	v      Verification
 	chains [2]chain
+	gone   uint64 // records up to this ID may lack: they made room meanwhile
 }
 
 // chain is what is known of one.
@@ -122,14 +123,15 @@ func (w *Verifier) beside(other *chain, r Record) {
 }
 
 func (w *Verifier) missing(id, by uint64) {
+	if id <= w.gone {
+		return
+	}
 	w.fault(id, "record %d is missing: record %d comes after it", id, by)
 }
 
-// Skip takes in that the trail has dropped records up to an ID while it was read.
-func (w *Verifier) Skip(id uint64) {
-	w.chains = [2]chain{}
-	w.v.Last = max(id, w.v.Last)
-}
+// Skip takes in that the trail has dropped records up to an ID while it was read: of
+// one chain, or of both. Those of the other come yet.
+func (w *Verifier) Skip(id uint64) { w.gone = max(w.gone, id) }
 
 // End returns what came of it. Records up to an ID were given, 0 where that is not
 // known.

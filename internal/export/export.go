@@ -217,6 +217,10 @@ func (s *sender) run(ctx context.Context) {
 // out.
 func (s *sender) deliver(ctx context.Context, r audit.Record) {
 	for {
+		if ctx.Err() != nil { // at a receiver that hangs each attempt would take its time
+			s.lose(1)
+			return
+		}
 		err := s.send(r)
 		if errors.Is(err, unix.EMSGSIZE) {
 			s.lose(1)
@@ -229,8 +233,6 @@ func (s *sender) deliver(ctx context.Context, r audit.Record) {
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			s.lose(1)
-			return
 		}
 	}
 	n := s.found()

@@ -180,6 +180,46 @@ func TestTheEndDoesNotWaitForAReceiver(t *testing.T) {
 	})
 }
 
+// hanging is a socket whose receiver takes nothing: what is sent waits for its deadline.
+type hanging struct {
+	net.PacketConn
+	mu  sync.Mutex
+	due time.Time
+}
+
+func (h *hanging) Close() error { return nil }
+
+func (h *hanging) SetWriteDeadline(due time.Time) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.due = due
+	return nil
+}
+
+func (h *hanging) WriteTo([]byte, net.Addr) (int, error) {
+	h.mu.Lock()
+	due := h.due
+	h.mu.Unlock()
+	time.Sleep(time.Until(due))
+	return 0, &net.OpError{Op: "write", Err: os.ErrDeadlineExceeded}
+}
+
+// However much waits for a receiver that hangs, the end waits for one attempt more.
+func TestTheEndDoesNotWaitForAReceiverThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, log := exporting(&hanging{})
+		tell(e, told(1, 500))
+		begun := time.Now()
+		e.Close(2 * time.Second)
+		if took := time.Since(begun); took > 2*time.Second+sendTime {
+			t.Errorf("the end takes %v", took)
+		}
+		if want := "records=500"; !strings.Contains(log.String(), want) {
+			t.Errorf("the log does not say %s:\n%s", want, log)
+		}
+	})
+}
+
 // received returns what comes to a socket until it is closed.
 func received(conn net.PacketConn) <-chan string {
 	c := make(chan string, 100)

@@ -76,6 +76,7 @@ func TestWhatIsTakenOutOfTheTrailShows(t *testing.T) {
 		"the last":             {cut(0, 3, 4), "record 10 is missing: record 11 comes after it", end},
 		"the last refusals":    {cut(1, 4, 6), "record 9 is missing: record 10 comes after it", end},
 		"all refusals":         {cut(1, 0, 6), "record 9 is missing: record 11 comes after it", end},
+		"half of the last":     {edit(0, `"reason":"9"`, "\n"), "record 10 has no hash, and those before it have: \"this record cannot be read: ", "after=7 until=10"},
 		"the last was changed": {edit(0, `"reason":"9"`, `"reason":"7"`), "record 10 was changed: its hash is ", ""},
 		"with its hash": {func(t *testing.T, dir string) {
 			edit(0, `"reason":"9"`, `"reason":"7"`)(t, dir)
@@ -110,6 +111,31 @@ func edit(name int, old, new string) func(t *testing.T, dir string) {
 			t.Fatalf("%s is not in %s, %v", old, text, err)
 		}
 		put(t, dir, trailName(name), []byte(strings.Replace(string(text), old, new, 1)))
+	}
+}
+
+// However long a line somebody puts into the trail's files, all else can be read.
+func TestALineThatNobodyTakes(t *testing.T) {
+	dir := t.TempDir()
+	s := mustOpen(t, dir, AuditLimit{})
+	mustCommit(t, s, mixed(10))
+	s.renew()
+	mustClose(t, s)
+	for _, long := range []string{strings.Repeat("x", 2<<20), strings.Repeat("<", 300_000)} {
+		edit(0, `"reason":"3"`, `"reason":"`+long+`"`)(t, dir)
+		s = mustOpen(t, dir, AuditLimit{})
+		for _, q := range []Query{{}, {Oldest: true}} {
+			p, err := s.Records(q)
+			if err != nil || len(p.Records) != 10 {
+				t.Fatalf("%+v: %d records, %v", q, len(p.Records), err)
+			}
+			text, err := json.Marshal(p.Records[3])
+			if r := p.Records[3]; err != nil || len(text) > longestRecord || r.ID != 4 || !strings.HasPrefix(r.Reason, "this record cannot be read: it has ") {
+				t.Errorf("%+v: record %d has %d bytes, %v: %.100s", q, r.ID, len(text), err, r.Reason)
+			}
+		}
+		mustClose(t, s)
+		edit(0, long, "3")(t, dir)
 	}
 }
 
@@ -401,6 +427,44 @@ func TestWhatIsGoneIsTold(t *testing.T) {
 	mustCommit(t, s, refusals(100, 0))
 	if err := r.fill(); err != nil || r.gone < first || r.id != r.gone+1 {
 		t.Errorf("it goes on with %d, %v, and says that up to %d are gone; want the next", r.id, err, r.gone)
+	}
+	mustClose(t, s)
+}
+
+// A page ends where its reader is overtaken, so that the next one tells what is gone.
+// Who begins at the beginning would not know that it was there.
+func TestAPageEndsBeforeWhatIsGone(t *testing.T) {
+	dir, remove := quickDir(t)
+	defer remove()
+	s := mustOpen(t, dir, AuditLimit{Records: 80})
+	mustCommit(t, s, Change{Records: []audit.Record{{Event: audit.EventStarted}}})
+	for n := range 20 {
+		mustCommit(t, s, refusals(10, n*10))
+	}
+	page := func(after uint64, f func(n int)) (ids []uint64, through, gone uint64) {
+		t.Helper()
+		through, gone, err := s.trail.oldest(Query{After: after}, func(id uint64, _ []byte) bool {
+			ids = append(ids, id)
+			f(len(ids))
+			return true
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ids, through, gone
+	}
+	_, last, before := page(0, func(int) {})
+	ids, through, gone := page(0, func(n int) {
+		if n == 5 {
+			mustCommit(t, s, refusals(100, 0))
+		}
+	})
+	if through != ids[len(ids)-1] || through >= last || gone != before || uint64(len(ids)-1) != through-before {
+		t.Errorf("the first page has %v, through %d, and says that up to %d are gone, which was up to %d before", ids, through, gone, before)
+	}
+	more, end, gone := page(through, func(int) {})
+	if gone <= through || more[0] != gone+1 || end != last+100 || uint64(len(more)) != end-gone {
+		t.Errorf("the next page has %v, through %d, and says that up to %d are gone; want all behind that", more, end, gone)
 	}
 	mustClose(t, s)
 }

@@ -247,11 +247,10 @@ func (s *Store) endWith(text []byte) audit.Record {
 // state has been lost, the trail alone knows.
 func (s *Store) checkEnds() error {
 	for i, known := range s.ends {
-		r := s.trail.backwards(i == 1)
-		if err := r.fill(); err != nil {
+		last, err := s.lastOf(s.trail.backwards(i == 1))
+		if err != nil {
 			return err
 		}
-		last := s.endWith(r.text)
 		switch {
 		case known.ID == 0 || s.said || last.ID > known.ID:
 		case last.ID < known.ID:
@@ -261,6 +260,17 @@ func (s *Store) checkEnds() error {
 		}
 	}
 	return nil
+}
+
+// lastOf is the last record that can be read.
+func (s *Store) lastOf(r *backwards) (last audit.Record, err error) {
+	for last.ID == 0 {
+		if err = r.fill(); err != nil || r.text == nil {
+			return last, err
+		}
+		last, r.text = s.endWith(r.text), nil
+	}
+	return last, nil
 }
 
 // largestSegment is what no segment comes to, and few machines can read at once.

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -94,14 +95,34 @@ func (q Query) wants(refusal bool) bool {
 	return len(q.Events) == 0 || slices.ContainsFunc(q.Events, func(e string) bool { return isRefusal(audit.Record{Event: e}) == refusal })
 }
 
-// decodeRecord always returns a record: one that cannot be read is replaced by
-// one that says so in its place, and the error says why.
+// longestRecord is how many bytes of JSON a record may have: whoever is told one takes no
+// line of a megabyte.
+const longestRecord = 1<<20 - 1<<10
+
+// decodeRecord always returns a record: one that cannot be read, or that nobody would
+// take, is replaced by one that says so in its place, and the error says why.
 func decodeRecord(id uint64, text []byte) (r audit.Record, err error) {
-	if err = unmarshal(text, &r); err != nil {
+	if err = unmarshal(text, &r); err == nil {
+		err = fits(r, len(text))
+	}
+	if err != nil {
 		r = audit.Record{Event: audit.EventError, Reason: "this record cannot be read: " + err.Error()}
 	}
 	r.ID = id
 	return stamped(r), err
+}
+
+// fits returns an error if a record that was read from so many bytes is too long. A byte
+// can become six when it is written again.
+func fits(r audit.Record, size int) error {
+	if size < longestRecord/6 {
+		return nil
+	}
+	text, err := json.Marshal(r)
+	if err == nil && len(text) > longestRecord {
+		err = fmt.Errorf("it has %d bytes, and allowed are %d", len(text), longestRecord)
+	}
+	return err
 }
 
 // highest is the highest ID that a record has.
@@ -137,7 +158,7 @@ func (t *trail) newest(after uint64, f func(id uint64, text []byte) bool) (throu
 
 // oldest calls f for the records with an ID higher than the query's After, oldest
 // first, until it returns false. It returns the ID up to which it has, and up to
-// which records are gone.
+// which records were gone when it began. Where more go before it has read them, it ends.
 func (t *trail) oldest(q Query, f func(id uint64, text []byte) bool) (through, gone uint64, err error) {
 	t.mu.Lock()
 	whole := t.whole
@@ -150,8 +171,8 @@ func (t *trail) oldest(q Query, f func(id uint64, text []byte) bool) (through, g
 		}
 	}
 	t.mu.Unlock()
-	through = max(q.After, whole)
-	for {
+	through, gone = max(q.After, whole), goneOf(all)
+	for done := q.After; ; {
 		var next *forwards
 		for _, r := range all {
 			if err := r.fill(); err != nil {
@@ -161,19 +182,29 @@ func (t *trail) oldest(q Query, f func(id uint64, text []byte) bool) (through, g
 				next = r
 			}
 		}
+		switch now := goneOf(all); {
+		case now > gone && done > q.After:
+			return done, gone, nil
+		case now > gone: // nothing has been read, so that they are behind After
+			gone = now
+		}
 		if next == nil {
-			break
+			return through, gone, nil
 		}
 		if !f(next.id, next.text) {
-			through = next.id
-			break
+			return next.id, gone, nil
 		}
 		next.done()
+		done = next.id
 	}
+}
+
+// goneOf is up to which ID records are gone of what is read.
+func goneOf(all []*forwards) (gone uint64) {
 	for _, r := range all {
 		gone = max(gone, r.gone)
 	}
-	return through, gone, nil
+	return gone
 }
 
 // look returns a quick look at the text of a record: most of a long trail are of
