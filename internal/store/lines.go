@@ -91,7 +91,7 @@ func (r *backwards) fill() error {
 	if id := lineID(r.text); id > 0 {
 		r.id = id
 	} else {
-		r.id-- // it lies somewhere between its neighbours
+		r.id = max(r.id, 2) - 1 // it lies somewhere between its neighbours
 	}
 	return nil
 }

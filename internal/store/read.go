@@ -178,7 +178,8 @@ func (t *trail) oldest(q Query, f func(id uint64, text []byte) bool) (through, g
 			if err := r.fill(); err != nil {
 				return 0, 0, err
 			}
-			if r.text != nil && (next == nil || r.id < next.id) {
+			// Of two alike the one with an ID that may not be its own is first: no page ends with it.
+			if r.text != nil && (next == nil || r.id < next.id || r.id == next.id && r.bad) {
 				next = r
 			}
 		}

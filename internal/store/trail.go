@@ -150,11 +150,19 @@ func (s *segment) resume(again uint64) error {
 	return err
 }
 
-// lineID is the ID with which a line begins, 0 if it does not.
+// lineID is the ID with which a line begins, 0 if it does not. A number that damage has
+// cut short is none: whoever goes through the lines would take it for how far they are.
 func lineID(text []byte) (id uint64) {
 	digits, ok := bytes.CutPrefix(text, []byte(`{"id":`))
-	for i := 0; ok && i < len(digits) && i < 19 && '0' <= digits[i] && digits[i] <= '9'; i++ {
-		id = 10*id + uint64(digits[i]-'0')
+	n := bytes.IndexByte(digits[:min(len(digits), 20)], ',')
+	if !ok || n < 1 {
+		return 0
+	}
+	for _, d := range digits[:n] {
+		if d < '0' || d > '9' {
+			return 0
+		}
+		id = 10*id + uint64(d-'0')
 	}
 	return id
 }
