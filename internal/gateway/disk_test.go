@@ -101,6 +101,8 @@ func (d *disk) end(c *store.Change) {
 func (d *disk) SetAside() string { return "" }
 
 func (d *disk) Records(q store.Query) (p store.Page, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.unreadable != nil {
 		return p, d.unreadable
 	}
