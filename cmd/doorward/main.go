@@ -165,21 +165,22 @@ visitor's address for a short while, and dark again when nobody has been in.
 
 A visitor needs the knock command alone, on any system. The others are for who
 runs a gateway. Begin with doorward init, which writes a configuration; doorwardd
-guards what it says; and status, log, open, close, arm and apply ask and tell the
-daemon over its control socket. For that they are run as root, or by a member of
-the group doorward. The socket is --control, else the environment's
+guards what it says; and status, explain, log, open, close, arm, diff and apply ask
+and tell the daemon over its control socket. For that they are run as root, or by
+a member of the group doorward. The socket is --control, else the environment's
 DOORWARD_CONTROL, else ` + config.DefaultControl + `.
 
 Output is plain text, in colour on a terminal unless the environment has NO_COLOR;
 where a command prints state, --json prints it for scripts. With --json, the object
 of a command that fails has the keys error, code and hint, with what else there is
-to say; that of a stream is its last line. The lists of check and doctor have what
-is wrong in them. The words for people are on standard error as ever.
+to say; that of a stream is its last line. The words for people are on standard
+error as ever.
 
 Exit status: 0 only when what was asked for is done. With 1 to 7 goes the code of
 an error with --json:
 
-  1  failed, internal   not done, for another reason than those below
+  1  failed, busy,      not done, for another reason than those below: it was begun
+     internal           and failed, too many ask at a time, or something broke
   2  usage              the command line is wrong
   3  daemon_down        no daemon answers
   4  permission         you may not ask the daemon

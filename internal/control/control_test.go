@@ -223,7 +223,7 @@ func TestRefusals(t *testing.T) {
 		code                 int
 		want                 string
 	}{
-		{"GET", "/", "", 404, `path "/" is not known: allowed are /v1/status, /v1/diff, /v1/log, /v1/explain, /v1/open, /v1/close, /v1/arm and /v1/apply`},
+		{"GET", "/", "", 404, `path "/" is not known: allowed are /v1/apply, /v1/arm, /v1/close, /v1/diff, /v1/explain, /v1/log, /v1/open, /v1/status`},
 		{"POST", "/v1/status", "", 405, `method "POST" on /v1/status: allowed is GET`},
 		{"GET", "/v1/open", "", 405, `method "GET" on /v1/open: allowed is POST`},
 		{"GET", "/v1/status?wacht=1", "", 400, `query parameter "wacht" is not known: allowed are watch`},

@@ -124,9 +124,9 @@ type route struct {
 	serve  http.HandlerFunc
 }
 
-// handler returns the API. Streams end with ctx.
-func (s *Server) handler(ctx context.Context) http.Handler {
-	routes := map[string]route{
+// routes are the paths of the API (docs/API.md). Streams end with ctx.
+func (s *Server) routes(ctx context.Context) map[string]route {
+	return map[string]route{
 		"/v1/status":  {http.MethodGet, func(w http.ResponseWriter, r *http.Request) { s.status(ctx, w, r) }},
 		"/v1/diff":    {http.MethodGet, s.diff},
 		"/v1/log":     {http.MethodGet, func(w http.ResponseWriter, r *http.Request) { s.records(ctx, w, r) }},
@@ -136,11 +136,17 @@ func (s *Server) handler(ctx context.Context) http.Handler {
 		"/v1/arm":     {http.MethodPost, order[ArmRequest](s)},
 		"/v1/apply":   {http.MethodPost, order[ApplyRequest](s)},
 	}
+}
+
+// handler answers at the routes.
+func (s *Server) handler(ctx context.Context) http.Handler {
+	routes := s.routes(ctx)
+	known := strings.Join(slices.Sorted(maps.Keys(routes)), ", ")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rt, ok := routes[r.URL.Path]
 		if !ok {
 			writeError(w, http.StatusNotFound, &Error{
-				Message: fmt.Sprintf("path %q is not known: allowed are /v1/status, /v1/diff, /v1/log, /v1/explain, /v1/open, /v1/close, /v1/arm and /v1/apply", r.URL.Path),
+				Message: fmt.Sprintf("path %q is not known: allowed are %s", r.URL.Path, known),
 				Hint:    versionsDiffer,
 			})
 			return
