@@ -15,7 +15,7 @@ build/model.sh models
 # lint.sh has had go vet look, and it need not look again.
 step "tests with the race detector"
 # Many of them wait more than they compute.
-CGO_ENABLED=1 go test -vet=off -p $(($(nproc) * 2)) -race -short -timeout 15m $(go list ./... | grep -v '/e2e')
+CGO_ENABLED=1 go test -vet=off -p $(($(nproc) * 2)) -race -short -timeout 25m $(go list ./... | grep -v '/e2e')
 
 step "what -short leaves out, without it"
 long=$(grep -rl 'testing\.Short()' --include='*_test.go' cmd internal)

@@ -176,12 +176,13 @@ func diagnose(t *testing.T, m *systemdtest.Machine, where string, verdict doctor
 }
 
 // findings are what doctor finds.
-func findings(t *testing.T, m *systemdtest.Machine) (found []doctor.Finding) {
+func findings(t *testing.T, m *systemdtest.Machine) []doctor.Finding {
 	t.Helper()
 	// It exits with 1 when there is any problem.
 	out, err := m.Command(t.Context(), "doorward", "doctor", "--json").Output()
-	if json.Unmarshal(out, &found) != nil {
+	var found struct{ Findings []doctor.Finding }
+	if json.Unmarshal(out, &found) != nil || len(found.Findings) == 0 {
 		t.Fatalf("doctor: %v: %s", err, out)
 	}
-	return found
+	return found.Findings
 }
