@@ -240,7 +240,7 @@ func TestTheEarForDatagrams(t *testing.T) {
 		if len(m.grants) != 0 {
 			t.Errorf("in failsafe a datagram opens: %v", m.grants)
 		}
-		m.taken = []uint16{5006}
+		m.do(func() { m.taken = []uint16{5006} })
 		write(t, r.path, strings.Replace(letterDoor, "5005", "5006", 1))
 		if got := r.order(control.ApplyRequest{Action: "apply"}); got != "error: nothing was changed: 5006/udp: address already in use" {
 			t.Errorf("a port that is taken: %q", got)

@@ -380,7 +380,7 @@ func TestReload(t *testing.T) {
 		if got, want := r.order(apply), "error: nothing was changed: the keys of [gateway] are read at the start only"; got != want {
 			t.Errorf("another state directory: %q, want %q", got, want)
 		}
-		m.taken = []uint16{60002}
+		m.do(func() { m.taken = []uint16{60002} })
 		write(t, path, sshDoor+webDoor)
 		if got, want := r.order(apply), "error: nothing was changed: 60002/tcp: address already in use"; got != want {
 			t.Errorf("a port that is taken: %q, want %q", got, want)
@@ -389,7 +389,7 @@ func TestReload(t *testing.T) {
 			t.Fatalf("after bad configurations the fence has %v, the grants are %v", m.doors, r.status().Grants)
 		}
 
-		m.taken = nil
+		m.do(func() { m.taken = nil })
 		if got, want := r.order(apply), path+" is in use: 2 doors"; got != want {
 			t.Errorf("two doors: %q, want %q", got, want)
 		}
