@@ -88,8 +88,8 @@ func (g *Gateway) compareFile(s *control.Status) {
 // Diff says what an apply of the configuration file would change (control.Backend).
 func (g *Gateway) Diff(ctx context.Context) (control.Diff, error) {
 	d := control.Diff{Config: g.opts.Path, Changes: []control.KeyChange{}}
-	var inUse checked
-	if err := g.visit(ctx, func() { inUse = g.inUse() }); err != nil {
+	inUse, err := await(ctx, g, func(_ time.Time, answer func(checked, error)) { answer(g.inUse(), nil) })
+	if err != nil {
 		return d, err
 	}
 	text, err := g.recent(0, slowDisk)
@@ -109,11 +109,12 @@ func (g *Gateway) Diff(ctx context.Context) (control.Diff, error) {
 	for _, k := range config.Differences(inUse.text, text) {
 		d.Changes = append(d.Changes, tellKey(k))
 	}
-	var refused error
-	err = g.visit(ctx, func() {
-		if refused = g.mayReplace(false); refused == nil {
+	refused, err := await(ctx, g, func(_ time.Time, answer func(error, error)) {
+		refused := g.mayReplace(false)
+		if refused == nil {
 			refused = g.acceptable(&applying{checked: file})
 		}
+		answer(refused, nil)
 	})
 	if err != nil {
 		return d, err
@@ -138,24 +139,4 @@ func tellKey(d config.Difference) control.KeyChange {
 		k.After = &d.After
 	}
 	return k
-}
-
-// visit runs something in a turn, and returns when it has run.
-func (g *Gateway) visit(ctx context.Context, what func()) error {
-	done := make(chan struct{})
-	select {
-	case g.events <- func(time.Time) { what(); close(done) }:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-g.ended:
-		return endsFirst
-	}
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-g.ended:
-		return endsFirst
-	}
 }

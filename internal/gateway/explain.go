@@ -91,34 +91,23 @@ func (g *Gateway) Explain(ctx context.Context, source netip.Addr, name string) (
 // asked asks the doors in a turn, and then the kernel. It notes in e what is of no
 // door.
 func (g *Gateway) asked(ctx context.Context, source netip.Addr, name string, e *control.Explanation) ([]*explained, error) {
-	type answer struct {
-		doors []*explained
-		err   error
+	type said struct {
+		doors   []*explained
+		at      time.Time
+		pending *control.Pending
 	}
-	done := make(chan answer, 1)
-	ask := func(now time.Time) {
+	s, err := await(ctx, g, func(now time.Time, answer func(said, error)) {
 		doors, err := g.explained(now, source, name)
-		e.Time, e.Pending = now, g.pending()
-		done <- answer{doors, err}
+		answer(said{doors, now, g.pending()}, err)
+	})
+	if err != nil {
+		return nil, err
 	}
-	select {
-	case g.events <- ask:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-g.ended:
-		return nil, endsFirst
+	e.Time, e.Pending = s.at, s.pending
+	for _, d := range s.doors {
+		d.kernel = g.kernelLetsIn(d.conf.Name, source)
 	}
-	select {
-	case a := <-done:
-		for _, d := range a.doors {
-			d.kernel = g.kernelLetsIn(d.conf.Name, source)
-		}
-		return a.doors, a.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-g.ended:
-		return nil, endsFirst
-	}
+	return s.doors, nil
 }
 
 // explained is what the loop knows.

@@ -363,18 +363,8 @@ func (g *Gateway) waitForTasks() {
 func (g *Gateway) Alive(ctx context.Context, within time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	done := make(chan struct{})
-	select {
-	case g.events <- func(time.Time) { close(done) }:
-	case <-ctx.Done():
-		return false
-	}
-	select {
-	case <-done:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	_, err := await(ctx, g, func(_ time.Time, answer func(struct{}, error)) { answer(struct{}{}, nil) })
+	return err == nil
 }
 
 // looked says whether every door has looked for log data once: until then it

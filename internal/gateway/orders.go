@@ -13,12 +13,6 @@ import (
 	"github.com/doorward/doorward/internal/door"
 )
 
-// answer is what an order came to.
-type answer struct {
-	reply control.Reply
-	err   error
-}
-
 // replier is told what an order came to, once.
 type replier func(control.Reply, error)
 
@@ -26,29 +20,8 @@ type replier func(control.Reply, error)
 // taken effect: the fence is changed, the store has it. A disk that is slow is not
 // waited for: the error says that it is done, and that a restart would forget it.
 func (g *Gateway) Do(ctx context.Context, by control.Caller, order any) (control.Reply, error) {
-	done := make(chan answer, 1)
-	e := func(now time.Time) {
-		g.order(ctx, now, by, order, func(reply control.Reply, err error) { done <- answer{reply, err} })
-	}
-	select {
-	case g.events <- e:
-	case <-ctx.Done():
-		return control.Reply{}, ctx.Err()
-	case <-g.ended:
-		return control.Reply{}, endsFirst
-	}
-	select {
-	case a := <-done:
-		return a.reply, a.err
-	case <-ctx.Done():
-		return control.Reply{}, ctx.Err()
-	case <-g.ended:
-		return control.Reply{}, endsFirst
-	}
+	return await(ctx, g, func(now time.Time, answer func(control.Reply, error)) { g.order(ctx, now, by, order, answer) })
 }
-
-// endsFirst is the error of who asks a gateway that ends.
-var endsFirst = &control.Error{Code: control.CodeDown, Message: "the daemon ends before it can answer", Hint: "systemctl status doorward"}
 
 // Reload takes the configuration file into use at once, as SIGHUP asks.
 func (g *Gateway) Reload(ctx context.Context) (control.Reply, error) {

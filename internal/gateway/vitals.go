@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"slices"
@@ -120,14 +121,8 @@ func (g *Gateway) measure(doors []config.Door, age time.Duration) reading {
 
 // soon has an event be a turn's, and waits for it, unless the gateway ends first.
 func (g *Gateway) soon(e event) {
-	done := make(chan struct{})
-	select {
-	case g.events <- func(now time.Time) { e(now); close(done) }:
-	case <-g.ended:
-		return
-	}
-	select {
-	case <-done:
-	case <-g.ended:
-	}
+	await(context.Background(), g, func(now time.Time, answer func(struct{}, error)) {
+		e(now)
+		answer(struct{}{}, nil)
+	})
 }
