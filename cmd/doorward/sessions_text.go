@@ -41,7 +41,7 @@ func (v view) letIn(s control.Session) string {
 	if g == nil {
 		return "not known"
 	}
-	if g.By == "always" {
+	if g.By == control.CoverAlways {
 		return printable("always (" + g.Source + ")")
 	}
 	by := printable(g.By) + v.givenAt(g)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/presence"
 	"github.com/doorward/doorward/internal/store"
 	"github.com/doorward/doorward/internal/tables"
@@ -264,7 +265,7 @@ func whatLetIn(grant *audit.Grant) string {
 	switch {
 	case grant == nil:
 		return "and what let it in is not known"
-	case grant.By == byAlways:
+	case grant.By == control.CoverAlways:
 		return "and " + grant.Source + " never needs to knock"
 	}
 	return "let in by " + grant.By

@@ -56,9 +56,6 @@ type rollOf struct {
 	logins logins
 }
 
-// byAlways is on whose word the configuration's always prefixes let somebody in.
-const byAlways = "always"
-
 // session is one connection or flow.
 type session struct {
 	presence.Connection           // never changes, but for Socket, which lists guards
@@ -274,7 +271,7 @@ func (g *Gateway) find(now time.Time, d *guarded, news []*session) {
 		if s.grant == nil {
 			s.grant = d.letIn(now, s.from, s.Remote.Addr())
 		}
-		if g := s.grant; g != nil && g.By == byAlways && s.since.Sub(s.from) > vague {
+		if g := s.grant; g != nil && g.By == control.CoverAlways && s.since.Sub(s.from) > vague {
 			s.since = time.Time{} // a dark door is open to them
 		}
 	}
@@ -289,7 +286,7 @@ func (d *guarded) letIn(now, since time.Time, a netip.Addr) *audit.Grant {
 	a = a.Unmap().WithZone("")
 	for _, p := range d.conf.Always {
 		if p.Contains(a) {
-			return &audit.Grant{Source: door.SourceString(p), By: byAlways}
+			return &audit.Grant{Source: door.SourceString(p), By: control.CoverAlways}
 		}
 	}
 	l, known := d.door.LetIn(now, since, a)
