@@ -123,7 +123,7 @@ func TestGuardedComesFirst(t *testing.T) {
 // What is said already is not said again.
 func TestAlarmsSayThingsOnce(t *testing.T) {
 	s := control.Status{Fence: control.Fence{Mismatch: "no such table"},
-		Problems: []control.Problem{{Code: control.ProblemFence, Message: "the fence is down: no such table"}, {Code: control.ProblemEars, Message: "door ssh: x"}},
+		Problems: []control.Problem{{Code: control.ProblemFence, Message: "the fence is down: no such table"}, {Code: control.ProblemListeners, Message: "door ssh: x"}},
 		Warnings: []string{"the fence is down: no such table", "door ssh: x", "y"}}
 	v := view{now: noon}
 	want := []string{"NOT GUARDED: the fence is down: no such table", "problem: door ssh: x", "warning: y"}

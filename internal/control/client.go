@@ -18,9 +18,9 @@ import (
 // How long a client waits for an answer that should come at once, and for an
 // order, behind which a service may have to start.
 const (
-	askTime   = 10 * time.Second
-	orderTime = 5 * time.Minute
-	onTheWay  = time.Second // for the answer of a daemon that has waited itself
+	statusTimeout = 10 * time.Second
+	orderTimeout  = 5 * time.Minute
+	onTheWay      = time.Second // for the answer of a daemon that has waited itself
 )
 
 // How long an answer may be, in bytes: what is at the other end may be anybody's
@@ -62,7 +62,7 @@ func NewClient(path string) *Client {
 
 // Status asks for the latest snapshot.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, askTime))
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, statusTimeout))
 	defer cancel()
 	var s Status
 	err := c.call(ctx, http.MethodGet, "/v1/status", nil, maxStatus, &s)
@@ -107,9 +107,9 @@ func (c *Client) order(ctx context.Context, path string, r Request) (Reply, erro
 	if err != nil {
 		return Reply{}, err
 	}
-	limit := cmp.Or(c.Timeout, orderTime)
+	limit := cmp.Or(c.Timeout, orderTimeout)
 	if open, ok := o.(Open); ok && open.Wait > 0 {
-		limit = open.Wait + askTime
+		limit = open.Wait + statusTimeout
 		if c.Timeout > 0 {
 			limit = open.Wait + onTheWay
 		}
@@ -166,7 +166,7 @@ func follow[T any](ctx context.Context, c *Client, path string, endless bool, li
 func followFrom[T any](ctx context.Context, c *Client, path string, endless bool, limit int64, begun func(http.Header) error, f func(T) error) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	late := time.AfterFunc(cmp.Or(c.Timeout, orderTime), func() { end(context.DeadlineExceeded) })
+	late := time.AfterFunc(cmp.Or(c.Timeout, orderTimeout), func() { end(context.DeadlineExceeded) })
 	resp, err := c.send(ctx, http.MethodGet, path, nil)
 	late.Stop()
 	if err != nil {
@@ -210,7 +210,7 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	if err != nil {
 		return nil, fmt.Errorf("control: internal error: %w", err)
 	}
-	if said := remark(c.SudoUser); said != "" {
+	if said := noteSudo(c.SudoUser); said != "" {
 		req.Header.Set(sudoHeader, said)
 	}
 	resp, err := c.http.Do(req)

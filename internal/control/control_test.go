@@ -465,7 +465,7 @@ func TestHealth(t *testing.T) {
 		{[]control.Problem{
 			{Code: control.ProblemFence, Message: "the set of 192.0.2.7 is gone"},
 			{Code: control.ProblemService, Door: "ssh", Message: "exit status 255"},
-			{Code: control.ProblemEars, Door: "ssh", Message: "port 59000 is taken"},
+			{Code: control.ProblemListeners, Door: "ssh", Message: "port 59000 is taken"},
 			{Code: control.ProblemStore, Message: "no space left on device"},
 			{Code: control.ProblemEnding},
 			{Code: "of tomorrow", Door: "ssh", Message: "port 59000"},

@@ -64,21 +64,21 @@ const (
 
 // The codes of Obstacles.
 const (
-	ObstacleFence     = "fence_down"      // the doors are not guarded as they should be
-	ObstacleFailsafe  = "failsafe"        // there is no log data: the door is dark and deaf
-	ObstacleDeaf      = "deaf"            // log data was not looked for since the start: the door hears nobody yet
-	ObstacleService   = "service_down"    // what is behind the door does not run
-	ObstacleFailed    = "service_failed"  // and did not start, or has died
-	ObstacleOpening   = "opening"         // a grant waits for the service to run
-	ObstacleNoGrant   = "no_grant"        // nothing lets the source in
-	ObstaclePenalty   = "penalty"         // its knocks are ignored
-	ObstacleOwn       = "own_machine"     // what comes from this machine itself is no knock
-	ObstacleEars      = "knocks_unheard"  // some of the knocks cannot be heard
-	ObstacleLeave     = "no_leave"        // the daemon may not start the service
-	ObstacleListening = "nothing_listens" // no socket of this machine takes connections at a port of the door
-	ObstacleKernel    = "kernel_differs"  // kernel and daemon do not agree about who may come in
-	ObstacleUnasked   = "kernel_unasked"  // the kernel could not be asked
-	ObstacleFirewall  = "firewall"        // rules of another firewall drop it, or may
+	ObstacleFence      = "fence_down"      // the doors are not guarded as they should be
+	ObstacleFailsafe   = "failsafe"        // there is no log data: the door is dark and deaf
+	ObstacleDeaf       = "deaf"            // log data was not looked for since the start: the door hears nobody yet
+	ObstacleService    = "service_down"    // what is behind the door does not run
+	ObstacleFailed     = "service_failed"  // and did not start, or has died
+	ObstacleOpening    = "opening"         // a grant waits for the service to run
+	ObstacleNoGrant    = "no_grant"        // nothing lets the source in
+	ObstaclePenalty    = "penalty"         // its knocks are ignored
+	ObstacleOwn        = "own_machine"     // what comes from this machine itself is no knock
+	ObstacleListeners  = "knocks_unheard"  // some of the knocks cannot be heard
+	ObstaclePermission = "no_leave"        // the daemon may not start the service
+	ObstacleListening  = "nothing_listens" // no socket of this machine takes connections at a port of the door
+	ObstacleKernel     = "kernel_differs"  // kernel and daemon do not agree about who may come in
+	ObstacleUnchecked  = "kernel_unasked"  // the kernel could not be asked
+	ObstacleFirewall   = "firewall"        // rules of another firewall drop it, or may
 )
 
 // explain answers GET /v1/explain.
@@ -126,7 +126,7 @@ func badSource(format string, args ...any) error {
 // Explain asks what a new connection from a source would meet at a door, or (door "")
 // at each.
 func (c *Client) Explain(ctx context.Context, source, door string) (Explanation, error) {
-	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, orderTime)) // a long trail is read for it
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, orderTimeout)) // a long trail is read for it
 	defer cancel()
 	q := url.Values{"source": {source}}
 	if door != "" {

@@ -72,7 +72,7 @@ func (o CloseRequest) Order() (any, error) {
 	if err := checkDoor(o.Door, false); err != nil {
 		return nil, usage(err)
 	}
-	source, err := perhapsSource(o.Source)
+	source, err := optionalSource(o.Source)
 	if err != nil {
 		return nil, usage(err)
 	}
@@ -84,7 +84,7 @@ func (o ArmRequest) Order() (any, error) {
 	if err := checkDoor(o.Door, true); err != nil {
 		return nil, usage(err)
 	}
-	source, err := perhapsSource(o.Source)
+	source, err := optionalSource(o.Source)
 	if err != nil {
 		return nil, usage(err)
 	}
@@ -136,8 +136,8 @@ func checkSource(s string, empty bool) (string, error) {
 	return door.SourceString(p), nil
 }
 
-// perhapsSource reads a source, the zero Prefix where none is said.
-func perhapsSource(s string) (netip.Prefix, error) {
+// optionalSource reads a source, the zero Prefix where none is said.
+func optionalSource(s string) (netip.Prefix, error) {
 	if s == "" {
 		return netip.Prefix{}, nil
 	}

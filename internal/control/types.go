@@ -42,12 +42,12 @@ type Problem struct {
 
 // The codes of Problems.
 const (
-	ProblemFence    = "fence_down"     // the doors are not guarded
-	ProblemStore    = "nothing_saved"  // a restart would forget what happens now
-	ProblemService  = "service_failed" // a service could not be started
-	ProblemFailsafe = "failsafe"       // a door is deaf: there is no log data
-	ProblemEars     = "knocks_unheard" // nobody could knock at a door
-	ProblemEnding   = "ending"         // the daemon ends
+	ProblemFence     = "fence_down"     // the doors are not guarded
+	ProblemStore     = "nothing_saved"  // a restart would forget what happens now
+	ProblemService   = "service_failed" // a service could not be started
+	ProblemFailsafe  = "failsafe"       // a door is deaf: there is no log data
+	ProblemListeners = "knocks_unheard" // nobody could knock at a door
+	ProblemEnding    = "ending"         // the daemon ends
 )
 
 // Pending is a configuration that goes back to the one before unless it is

@@ -12,9 +12,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
-	"github.com/doorward/doorward/internal/cage"
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/sandbox"
 	"github.com/doorward/doorward/internal/touch"
 )
 
@@ -69,11 +69,11 @@ func TestWallsHaveWhatKnocksNeed(t *testing.T) {
 	const path = "/etc/doorward/doorward.toml"
 	all := needing(knock.Needs{Capabilities: []string{"CAP_NET_RAW", "CAP_NET_ADMIN", "CAP_OF_NOBODY"},
 		Files: []string{"/etc/doorkeys"}, SystemCalls: []string{"recvmmsg"}})
-	want := wallsFor(path, guarding(nil))
+	want := policyFor(path, guarding(nil))
 	want.Keep = append(want.Keep, cap.NET_RAW)
 	want.Read = append(want.Read, "/etc/doorkeys")
 	want.Calls = append(want.Calls, "recvmmsg")
-	if diff := cmp.Diff(want, wallsFor(path, guarding(all))); diff != "" {
+	if diff := cmp.Diff(want, policyFor(path, guarding(all))); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
@@ -101,7 +101,7 @@ func TestWallsAreWhatTheConfigurationNeeds(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Setenv("NOTIFY_SOCKET", tt.notify)
 			t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", tt.bus)
-			w := wallsFor("/etc/doorward/doorward.toml", guarding(tt.change))
+			w := policyFor("/etc/doorward/doorward.toml", guarding(tt.change))
 			got := need{slices.Contains(w.Keep, cap.NET_BIND_SERVICE), w.Connect, w.Abstract, len(w.Programs) > 0}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
@@ -140,8 +140,8 @@ func TestWallsStandForLaterConfigurations(t *testing.T) {
 			want: "a knock needs the system call recvmmsg, which cannot be made any more" + hint},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			walls := wallsFor("/etc/doorward/doorward.toml", guarding(tt.first))
-			c := &confinement{configPath: "/etc/doorward/doorward.toml", walls: &walls}
+			walls := policyFor("/etc/doorward/doorward.toml", guarding(tt.first))
+			c := &confinement{configPath: "/etc/doorward/doorward.toml", policy: &walls}
 			got := ""
 			if err := c.confine(guarding(tt.later)); err != nil {
 				got = err.Error()
@@ -179,12 +179,12 @@ func TestWallsAreNotTheStores(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			const path = "/etc/doorward/doorward.toml"
-			walls := wallsFor(path, guarding(tt.stored))
-			got := cutTo(&walls, wallsFor(path, guarding(tt.filed)))
+			walls := policyFor(path, guarding(tt.stored))
+			got := cutTo(&walls, policyFor(path, guarding(tt.filed)))
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("cut (-want +got):\n%s", diff)
 			}
-			if again := cutTo(&walls, wallsFor(path, guarding(tt.filed))); again != nil {
+			if again := cutTo(&walls, policyFor(path, guarding(tt.filed))); again != nil {
 				t.Errorf("still there: %q", again)
 			}
 		})
@@ -217,7 +217,7 @@ func TestWallsOfALinkedConfiguration(t *testing.T) {
 		if err := os.Symlink(tt.target, link); err != nil {
 			t.Fatal(err)
 		}
-		read := wallsFor(link, guarding(nil)).Read
+		read := policyFor(link, guarding(nil)).Read
 		if !slices.Contains(read, etc) || slices.Contains(read, srv) != tt.want {
 			t.Errorf("a link to %s: %q can be read, want %s in it: %v", tt.target, read, srv, tt.want)
 		}
@@ -232,7 +232,7 @@ func TestWallsWithoutAFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &confinement{configPath: path}
-	if diff := cmp.Diff(wallsFor(path, &config.Config{}), c.filed()); diff != "" {
+	if diff := cmp.Diff(policyFor(path, &config.Config{}), c.filed()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
@@ -246,13 +246,13 @@ func TestAVigilEndsTheDaemonThatIsStartedAgain(t *testing.T) {
 		if err := os.WriteFile(file, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		v, err := watchOver([]string{file})
+		v, err := newFileWatch([]string{file})
 		if err != nil {
 			t.Fatal(err)
 		}
-		v.calm = 0
+		v.quiet = 0
 		said := &said{lines: make(chan string, 1)}
-		c := &confinement{log: said.logger(), fixed: make(chan *vigil, 1)}
+		c := &confinement{log: said.logger(), fixed: make(chan *fileWatch, 1)}
 		c.fixed <- v
 		ended := make(chan error, 1)
 		go func() { ended <- c.watch(t.Context()) }()
@@ -283,7 +283,7 @@ func TestVigilFilesAreTheProgramsOwn(t *testing.T) {
 	if _, err := os.Stat(program); err != nil {
 		t.Skip(err)
 	}
-	want, _ := cage.Files(program)
+	want, _ := sandbox.Files(program)
 	if diff := cmp.Diff(want, files([]string{program, "/nowhere/journalctl"})); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}

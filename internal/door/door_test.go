@@ -30,13 +30,13 @@ func tell(now time.Time, effects []Effect) string {
 			fmt.Fprintf(&b, "pardon %s\n", SourceString(e.Source))
 		case EndFlows:
 			fmt.Fprintf(&b, "end flows of %s\n", SourceString(e.Source))
-		case Keep:
+		case KeepClaim:
 			fmt.Fprintf(&b, "keep %s by %s\n", SourceString(e.Source), e.By)
-		case Drop:
+		case DropClaim:
 			fmt.Fprintf(&b, "drop %s by %s\n", SourceString(e.Source), e.By)
-		case Punish:
+		case Penalise:
 			fmt.Fprintf(&b, "punish %s %s\n", SourceString(e.Source), e.For)
-		case Over:
+		case PenaltyEnded:
 			fmt.Fprintf(&b, "over %s\n", SourceString(e.Source))
 		case Record:
 			line := []string{"record", e.Event}

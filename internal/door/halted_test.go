@@ -219,7 +219,7 @@ func TestNobodyIsWaitedForForLong(t *testing.T) {
 func TestADoorThatWasOpenStaysForNobody(t *testing.T) {
 	s := paused(t)
 	s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "touched 2"})
-	s.at(7*time.Second + longestWait)
+	s.at(7*time.Second + maxWait)
 	s.want(s.door.Halted(s.now), "record expired | 2001:db8::2 | touch | it waited for the service for 2m0s", "start",
 		"record repaired | the service was stopped by somebody else while the door is opening; "+
 			`it is started again, and "doorward close ssh" stops it for good`)

@@ -17,8 +17,8 @@ func TestADoorThatNeverGoesDarkByItself(t *testing.T) {
 	s.want(s.door.Tick(s.now), "drop 192.0.2.2 by touch", "record expired | 192.0.2.2 | its time was up", "look")
 	s.want(s.door.Seen(s.now, Seen{}))
 	s.state(Open)
-	if at, ok := s.door.Next(); !ok || at.Sub(s.now) != slowestLook {
-		t.Errorf("the next look is at %s, want one in %s: status tells who is in", at, slowestLook)
+	if at, ok := s.door.Next(); !ok || at.Sub(s.now) != maxLookInterval {
+		t.Errorf("the next look is at %s, want one in %s: status tells who is in", at, maxLookInterval)
 	}
 	s.want(s.door.Close(s.now, "operator"), "clear", "end flows of any", "stop")
 	s.want(s.door.Stopped(s.now, ""), "record dark | operator | on an operator's word")

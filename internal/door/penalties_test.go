@@ -360,7 +360,7 @@ func TestPenaltiesCostTheSameHoweverMany(t *testing.T) {
 		}
 		s.at(5 * time.Minute)
 		effects = s.door.Tick(s.now)
-		if len(effects) > endAtOnce {
+		if len(effects) > endedPerTick {
 			t.Errorf("of %d penalties that end at once a tick ends %d", n, len(effects))
 		}
 		if s.wantStand(); s.door.Deaf("touch", lan(0xfff0, 1)) {

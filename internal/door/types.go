@@ -148,19 +148,19 @@ type (
 	// EndFlows ends what the door let a source in for without a connection that
 	// ends by itself: its flows over UDP. Any: everybody's.
 	EndFlows struct{ Source netip.Prefix }
-	// Keep has a claim remembered over a restart; Drop has it forgotten.
-	Keep struct{ Claim }
-	// Drop forgets what Keep remembered.
-	Drop struct {
+	// KeepClaim has a claim remembered over a restart; Drop has it forgotten.
+	KeepClaim struct{ Claim }
+	// DropClaim forgets what Keep remembered.
+	DropClaim struct {
 		Source netip.Prefix
 		By     string
 	}
-	// Punish has a penalty remembered over a restart, and after its end, until
+	// Penalise has a penalty remembered over a restart, and after its end, until
 	// Pardon has it forgotten.
-	Punish struct{ Penalty }
-	// Over has a penalty that is over remembered for the next, so that no clock
+	Penalise struct{ Penalty }
+	// PenaltyEnded has a penalty that is over remembered for the next, so that no clock
 	// makes it stand again.
-	Over struct{ Penalty }
+	PenaltyEnded struct{ Penalty }
 	// Pardon forgets what Punish and Over remembered of a knock and a source.
 	Pardon struct {
 		Name   string
@@ -172,17 +172,17 @@ type (
 	Record struct{ audit.Record }
 )
 
-func (Start) effect()     {}
-func (Stop) effect()      {}
-func (Look) effect()      {}
-func (Give) effect()      {}
-func (Revoke) effect()    {}
-func (Clear) effect()     {}
-func (EndFlows) effect()  {}
-func (Keep) effect()      {}
-func (Drop) effect()      {}
-func (Punish) effect()    {}
-func (Over) effect()      {}
-func (Pardon) effect()    {}
-func (PardonAll) effect() {}
-func (Record) effect()    {}
+func (Start) effect()        {}
+func (Stop) effect()         {}
+func (Look) effect()         {}
+func (Give) effect()         {}
+func (Revoke) effect()       {}
+func (Clear) effect()        {}
+func (EndFlows) effect()     {}
+func (KeepClaim) effect()    {}
+func (DropClaim) effect()    {}
+func (Penalise) effect()     {}
+func (PenaltyEnded) effect() {}
+func (Pardon) effect()       {}
+func (PardonAll) effect()    {}
+func (Record) effect()       {}

@@ -68,7 +68,7 @@ func (f *Fence) guardAtOnce(c *nft.Conn, doors []Door) error {
 		f.settle(shared, next, got)
 		return nil
 	}
-	kept, err := carry(c, want, got)
+	kept, err := elementsToKeep(c, want, got)
 	if err != nil {
 		return err
 	}

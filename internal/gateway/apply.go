@@ -145,7 +145,7 @@ func (g *Gateway) apply(now time.Time, a *applying) {
 // inUseAlready takes in that there is nothing to change. That the file was rolled
 // back, or that this machine cannot serve all of it, may be so no more.
 func (g *Gateway) inUseAlready(now time.Time, a *applying) control.Reply {
-	g.blinds = a.blinds
+	g.machineMistakes = a.blinds
 	g.warnings = g.warningsOf(g.config)
 	reply := control.Reply{Message: g.opts.Path + " is in use already: nothing has changed"}
 	g.recordConfig(now, a.by, reply.Message, a.checked, a.checked)
@@ -185,8 +185,8 @@ func (g *Gateway) acceptable(a *applying) error {
 		return &control.Error{Code: control.CodeRefused, Message: "nothing was changed: " + why, Hint: hint}
 	}
 	switch {
-	case a.confirm > 0 && g.unkept != "":
-		return refused("a restart would not roll it back, since nothing is kept: "+g.unkept,
+	case a.confirm > 0 && g.storeProblem != "":
+		return refused("a restart would not roll it back, since nothing is kept: "+g.storeProblem,
 			"mend that and systemctl restart doorward, or doorward apply without --confirm")
 	case a.confirm == 0 && !a.force && g.applied.Rejected != nil && bytes.Equal(a.text, g.applied.Rejected):
 		return refused(g.opts.Path+" was rolled back, and says the same as then",
@@ -251,21 +251,21 @@ func (g *Gateway) taken(now time.Time, a *applying, next store.Applied, before c
 		reply.Message += ", until " + spelled(next.Deadline) + " unless it is kept"
 		reply.Until = &next.Deadline
 	}
-	if more := len(left) - mostLeft; more > 0 {
-		left = append(left[:mostLeft], fmt.Sprintf("and %d more such words, in doorward log", more))
+	if more := len(left) - maxLeft; more > 0 {
+		left = append(left[:maxLeft], fmt.Sprintf("and %d more such words, in doorward log", more))
 	}
 	reply.Message = strings.Join(append([]string{reply.Message}, left...), "; ")
 	g.recordConfig(now, a.by, reply.Message, before, a.checked)
 	g.settleKept(a, reply)
 }
 
-// mostLeft bounds what one answer tells of doors and services that went.
-const mostLeft = 8
+// maxLeft bounds what one answer tells of doors and services that went.
+const maxLeft = 8
 
 // tookNothing answers why a configuration did not come into use, when the disk knows
 // that it did not.
 func (g *Gateway) tookNothing(now time.Time, a *applying, why error) {
-	g.applying, g.ear.trying = nil, nil
+	g.applying, g.listeners.trying = nil, nil
 	g.onDisk(now, func(_ time.Time, err error) {
 		if err != nil {
 			why = errors.Join(why, fmt.Errorf("a restart would not know that: %w", err))
@@ -276,7 +276,7 @@ func (g *Gateway) tookNothing(now time.Time, a *applying, why error) {
 
 // settle ends what was on its way, and answers.
 func (g *Gateway) settle(a *applying, reply control.Reply, err error) {
-	g.applying, g.ear.trying = nil, nil
+	g.applying, g.listeners.trying = nil, nil
 	g.answer(reply, err, a.done)
 }
 
@@ -333,7 +333,7 @@ func (g *Gateway) use(now time.Time, next checked, then func(now time.Time, befo
 func (g *Gateway) takeOn(now time.Time, next checked) (left []string) {
 	c := next.config
 	old := g.byName
-	g.config, g.hash, g.blinds, g.doors, g.listeners = c, next.hash, next.blinds, nil, nil
+	g.config, g.hash, g.machineMistakes, g.doors, g.knocksByPlace = c, next.hash, next.blinds, nil, nil
 	g.byName = make(map[string]*guarded, len(c.Doors))
 	g.warnings = g.warningsOf(c)
 	for _, conf := range c.Doors {
@@ -351,8 +351,8 @@ func (g *Gateway) takeOn(now time.Time, next checked) (left []string) {
 		left = append(left, old[name].leave())
 		g.endDoor(now, name, left[len(left)-1])
 	}
-	g.roll.keepOnly(c.Doors)
-	g.meet(c.Doors)
+	g.sessionTable.keepOnly(c.Doors)
+	g.refreshSessions(c.Doors)
 	return left
 }
 
@@ -382,7 +382,7 @@ func inOneLine(all []*tables.Mistake) string {
 // this machine makes one is a warning too.
 func (g *Gateway) warningsOf(c *config.Config) []string {
 	w := c.Warnings()
-	for _, m := range g.blinds {
+	for _, m := range g.machineMistakes {
 		w = append(w, m.Error()+"; "+m.Hint)
 	}
 	return w

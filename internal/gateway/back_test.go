@@ -153,7 +153,7 @@ func TestManyDoorsGo(t *testing.T) {
 		write(t, path, webDoor)
 		reply, err := r.as(alices, control.ApplyRequest{Action: "apply"})
 		want := path + " is in use: 1 door"
-		for i := range mostLeft {
+		for i := range maxLeft {
 			want += fmt.Sprintf("; door d%02d is no longer guarded", i)
 		}
 		if want += "; and 4 more such words, in doorward log"; err != nil || reply.Message != want {

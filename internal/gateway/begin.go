@@ -22,12 +22,12 @@ import (
 // file that was rolled back: the grants of the doors in use would go.
 func (g *Gateway) begin() error {
 	now := g.world.Now()
-	g.counting = now
+	g.countingSince = now
 	if err := g.guardAtOnce(); err != nil {
 		return err
 	}
 	var err error
-	if g.meddled, err = g.world.Fence.Watch(g.ctx); err != nil {
+	if g.fenceChanged, err = g.world.Fence.Watch(g.ctx); err != nil {
 		return fmt.Errorf("watch the fence: %w", err)
 	}
 	state, err := g.openStore()
@@ -44,7 +44,7 @@ func (g *Gateway) begin() error {
 	if err := g.confine(g.toServe()); err != nil {
 		return err
 	}
-	g.ear = &ear{log: g.log, ear: g.world.Ear, datagrams: g.world.Datagrams}
+	g.listeners = &listeners{log: g.log, tcp: g.world.Touches, udp: g.world.Datagrams}
 	for _, m := range state.Marks {
 		g.marks.keep(m)
 	}
@@ -83,8 +83,8 @@ func (g *Gateway) begin() error {
 		g.record(now, audit.EventError, "", "the store was damaged and is set aside as "+aside+
 			"; what only it had is forgotten")
 	}
-	if g.unkept != "" {
-		g.record(now, audit.EventError, "", "nothing is kept until the daemon is started again: "+g.unkept)
+	if g.storeProblem != "" {
+		g.record(now, audit.EventError, "", "nothing is kept until the daemon is started again: "+g.storeProblem)
 	}
 	g.compareAll()
 	g.turn(nil)
@@ -132,7 +132,7 @@ func (g *Gateway) openStore() (store.State, error) {
 	}
 	g.log.Error("the state cannot be kept: the doors are guarded and right knocks open, but penalties, open doors "+
 		"and the audit trail are forgotten with the daemon; mend it and start the daemon again", "err", err)
-	g.unkept = err.Error()
+	g.storeProblem = err.Error()
 	g.store = store.InMemory()
 	close(g.opened)
 	return g.store.Load()
@@ -217,7 +217,7 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 		g.log.Error("the configuration used before is in use", "file", g.opts.Path, "why", why)
 		c, text = before.config, before.text
 	}
-	g.config, g.hash, g.blinds = c, config.Hash(text), g.blind(c, text)
+	g.config, g.hash, g.machineMistakes = c, config.Hash(text), g.blind(c, text)
 	if !g.metered.loads.failed {
 		g.metered.loads.latest = g.world.Now()
 	}

@@ -104,15 +104,15 @@ func TestALookElsewhereEndsTheOneUnderWay(t *testing.T) {
 		m, path := newMachine(), configPath(t)
 		looks, ended := 0, false
 		r := runWith(t, m, path, sshDoor, func(w *World) {
-			w.Look = func(c config.Door) func(context.Context) Sight {
-				return func(ctx context.Context) Sight {
+			w.Look = func(c config.Door) func(context.Context) Observation {
+				return func(ctx context.Context) Observation {
 					hangs := false
 					if m.do(func() { looks++; hangs = looks == 2 }); !hangs {
-						return Sight{}
+						return Observation{}
 					}
 					<-ctx.Done()
 					m.do(func() { ended = true })
-					return Sight{Seen: door.Seen{NoData: "the journal has no entry"}}
+					return Observation{Seen: door.Seen{NoData: "the journal has no entry"}}
 				}
 			}
 		})

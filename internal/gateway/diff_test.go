@@ -89,16 +89,16 @@ func TestAChangeOfAllDoorsIsOneRecord(t *testing.T) {
 		}
 		return []byte(text.String())
 	}
-	for _, n := range []int{mostKeys, mostKeys + 1, mostDoors + 1} {
+	for _, n := range []int{maxKeys, maxKeys + 1, maxDoors + 1} {
 		if _, err := config.Parse("t", many(n, "30s")); err != nil {
 			t.Fatal(err)
 		}
 		got := changedKeys(many(n, "30s"), many(n, "31s"))
 		want := "door.d000"
-		if n <= mostKeys {
+		if n <= maxKeys {
 			want += ".open_for"
 		}
-		if len(got) != n || got[0] != want || n > mostDoors && got[mostDoors] != "and 1 more" {
+		if len(got) != n || got[0] != want || n > maxDoors && got[maxDoors] != "and 1 more" {
 			t.Errorf("of %d keys %d are told: %.3q, want %s first", n, len(got), got, want)
 		}
 	}

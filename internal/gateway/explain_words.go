@@ -121,8 +121,8 @@ func (x *explained) obstacles(letIn bool) (all []control.Obstacle) {
 		all = append(all, x.penalty(p))
 	}
 	add(x.own, control.ObstacleOwn, "", "it is an address of this machine, from which no knock counts")
-	add(x.unheard, control.ObstacleEars, "doorward status", "some knocks cannot be heard: a warning of doorward status says which")
-	add(x.refused != "", control.ObstacleLeave, "doorward doctor", "the daemon may not start %s, so that a right knock fails: %s", x.service, x.refused)
+	add(x.unheard, control.ObstacleListeners, "doorward status", "some knocks cannot be heard: a warning of doorward status says which")
+	add(x.refused != "", control.ObstaclePermission, "doorward doctor", "the daemon may not start %s, so that a right knock fails: %s", x.service, x.refused)
 	if !letIn || x.own {
 		open = "" // said already, or for nobody
 	}
@@ -151,7 +151,7 @@ func (x *explained) kernelDiffers() []control.Obstacle {
 	o := control.Obstacle{Code: control.ObstacleKernel, Hint: "doorward explain " + x.source.String() + " " + x.conf.Name}
 	switch {
 	case x.kernel.err != nil:
-		o.Code, o.Message = control.ObstacleUnasked, "the kernel does not say whom it lets in: "+x.kernel.err.Error()
+		o.Code, o.Message = control.ObstacleUnchecked, "the kernel does not say whom it lets in: "+x.kernel.err.Error()
 	case !x.differs():
 		return nil
 	case !x.kernel.until.IsZero():

@@ -59,7 +59,7 @@ func TestSessionsAreTold(t *testing.T) {
 			if got := r.status(); got.State != state || got.Sessions != 2 {
 				t.Errorf("the door is %s with %d sessions, want %s with 2", got.State, got.Sessions, state)
 			}
-			if got := r.Vitals().Doors[0]; got.State != state || got.Sessions != 2 {
+			if got := r.ReadMetrics().Doors[0]; got.State != state || got.Sessions != 2 {
 				t.Errorf("metrics: the door is %s with %d sessions, want %s with 2", got.State, got.Sessions, state)
 			}
 		}
@@ -187,7 +187,7 @@ func TestASpentGrantIsNoticed(t *testing.T) {
 		r := run(t, m, configPath(t), strings.Replace(sshDoor, "ports", "single_use = true\nports", 1))
 		r.touch(visitor, 59000, 59002)
 		m.do(func() { clear(m.grants) })
-		time.Sleep(upkeepEvery)
+		time.Sleep(upkeepInterval)
 		synctest.Wait()
 		if got := r.status().Grants; len(got) != 0 {
 			t.Errorf("grants %v, although the kernel has none", got)
@@ -231,7 +231,7 @@ func TestAFullDiskOpensNoDoorAndShutsNone(t *testing.T) {
 			t.Errorf("warnings %q", s.Warnings)
 		}
 		m.do(func() { m.full = nil })
-		time.Sleep(upkeepEvery)
+		time.Sleep(upkeepInterval)
 		synctest.Wait()
 		if m.disk["ssh"].State != "open" || !strings.Contains(m.events(), "granted") {
 			t.Errorf("after there is room again: disk %v, audit trail %q", m.disk, m.events())

@@ -18,11 +18,11 @@ func (g *Gateway) close(now time.Time, by control.Caller, o control.Close, done 
 	switch {
 	case err != nil:
 		done(control.Reply{}, err)
-	case o.Source == unsaid:
+	case o.Source == noSource:
 		g.answer(d.shut(now, by), nil, done)
 	case o.Source == door.Any || o.Source.IsSingleIP():
 		effects, had := d.door.Revoke(now, o.Source, by.Name)
-		d.carry(effects)
+		d.apply(effects)
 		ended := 0
 		if had {
 			ended = 1
@@ -42,7 +42,7 @@ func (g *Gateway) closeWithin(now time.Time, by control.Caller, d *guarded, netw
 		return
 	}
 	effects, ended, next := d.door.RevokeWithin(now, network, by.Name, from)
-	d.carry(effects)
+	d.apply(effects)
 	ended += before
 	if next == 0 {
 		g.answer(d.shutOut(now, network, ended), nil, done)
@@ -64,11 +64,11 @@ func (d *guarded) shut(now time.Time, by control.Caller) control.Reply {
 	before := d.door.Saved().State
 	effects := d.door.Close(now, by.Name)
 	d.settle(effects, by.Name+" has closed it")
-	d.carry(effects)
+	d.apply(effects)
 	if before != door.Closing && d.door.Saved().State == door.Closing {
-		d.gw.callers.wait(d.name(), unsaid, by)
+		d.gw.callers.wait(d.name(), noSource, by)
 	}
-	r := d.reply(unsaid, fmt.Sprintf("door %s is %s; sessions that stand live on", d.name(), d.state()))
+	r := d.reply(noSource, fmt.Sprintf("door %s is %s; sessions that stand live on", d.name(), d.state()))
 	r.Changed = len(effects) > 0
 	if d.service != nil {
 		return r

@@ -25,7 +25,7 @@ func TestClosingWhileClosing(t *testing.T) {
 			for range 2 {
 				got = append(got, said(d.shut(now, by), nil))
 			}
-			d.carry(d.door.Knock(now, door.Knock{Source: door.Source(visitor6), By: "touch", Reason: "right"}))
+			d.apply(d.door.Knock(now, door.Knock{Source: door.Source(visitor6), By: "touch", Reason: "right"}))
 			got = append(got, said(d.shut(now, by), nil))
 		}
 		synctest.Wait()

@@ -324,7 +324,7 @@ func TestCloseManyWithin(t *testing.T) {
 				if err != nil {
 					t.Error(err)
 				}
-				d.carry(effects)
+				d.apply(effects)
 			}
 		}
 		synctest.Wait()

@@ -204,7 +204,7 @@ func (g *Gateway) inUse() checked {
 	if g.applied.Pending != nil {
 		text = g.applied.Pending
 	}
-	return checked{config: g.config, text: text, hash: g.hash, blinds: g.blinds}
+	return checked{config: g.config, text: text, hash: g.hash, blinds: g.machineMistakes}
 }
 
 // recordConfig records what became of the configuration in use.
@@ -234,10 +234,10 @@ func (c *checked) keysSince(o checked) []string {
 	return changedKeys(o.text, c.text)
 }
 
-// mostKeys and mostDoors bound what one record tells of.
+// maxKeys and maxDoors bound what one record tells of.
 const (
-	mostKeys  = 100
-	mostDoors = 500
+	maxKeys  = 100
+	maxDoors = 500
 )
 
 // changedKeys are the keys that differ: those of the doors alone where they are too
@@ -248,7 +248,7 @@ func changedKeys(before, after []byte) []string {
 	for _, d := range all {
 		keys = append(keys, d.Key)
 	}
-	if len(keys) <= mostKeys {
+	if len(keys) <= maxKeys {
 		return keys
 	}
 	for i, key := range keys {
@@ -258,8 +258,8 @@ func changedKeys(before, after []byte) []string {
 	}
 	slices.Sort(keys)
 	keys = slices.Compact(keys)
-	if more := len(keys) - mostDoors; more > 0 {
-		keys = append(keys[:mostDoors], fmt.Sprintf("and %d more", more))
+	if more := len(keys) - maxDoors; more > 0 {
+		keys = append(keys[:maxDoors], fmt.Sprintf("and %d more", more))
 	}
 	return keys
 }

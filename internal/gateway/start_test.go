@@ -174,7 +174,7 @@ func TestAFloodOfRefusalsIsSummedUp(t *testing.T) {
 		if got := r.status().Refusals; len(got) != keepRefusals {
 			t.Errorf("status shows %d refusals, want the latest %d", len(got), keepRefusals)
 		}
-		time.Sleep(time.Minute + upkeepEvery)
+		time.Sleep(time.Minute + upkeepInterval)
 		synctest.Wait()
 		records, times := count()
 		if records > 50 || times != flood {

@@ -102,15 +102,15 @@ func (g *Gateway) written(now time.Time, records []audit.Record, err error) {
 		g.log.Info("the slow disk has come to an end", "after", took.Round(time.Millisecond).String())
 	}
 	if err != nil {
-		if g.unsaved == "" {
+		if g.diskProblem == "" {
 			g.log.Error("cannot save; the doors go on, but a restart would forget the latest changes", "err", err)
 		}
-		g.unsaved, w.held, w.failed = err.Error(), d, now
+		g.diskProblem, w.held, w.failed = err.Error(), d, now
 		w.metered.failures++
 	} else {
-		if g.unsaved != "" {
+		if g.diskProblem != "" {
 			g.log.Info("saving works again")
-			g.unsaved = ""
+			g.diskProblem = ""
 		}
 		if d.lost > 0 {
 			w.metered.lost += uint64(d.lost)
@@ -134,7 +134,7 @@ func (g *Gateway) onDisk(now time.Time, then after) {
 	case w.commit == nil && g.changes.empty():
 		var err error
 		if w.held != nil {
-			err = errors.New(g.unsaved)
+			err = errors.New(g.diskProblem)
 		}
 		then(now, err)
 	case w.slow:
@@ -193,12 +193,12 @@ func (w *writer) slowAt() (time.Time, bool) {
 // Other events come in between: a door may be gone by then.
 func (g *Gateway) first(marks []store.Mark, then after) {
 	now := g.world.Now()
-	if g.unkept != "" {
-		then(now, fmt.Errorf("nothing is kept: %s", g.unkept))
+	if g.storeProblem != "" {
+		then(now, fmt.Errorf("nothing is kept: %s", g.storeProblem))
 		return
 	}
 	if w := &g.writer; w.held != nil && len(w.held.marks)+len(g.changes.marks) >= maxUnsaved {
-		then(now, errors.New(g.unsaved))
+		then(now, errors.New(g.diskProblem))
 		return
 	}
 	for _, m := range marks {
@@ -237,7 +237,7 @@ func (g *Gateway) finish() {
 	defer late.Stop()
 	for g.writer.commit != nil {
 		select {
-		case e := <-g.ends:
+		case e := <-g.commitEnds:
 			now := g.world.Now()
 			e(now)
 			if !g.changes.empty() {
