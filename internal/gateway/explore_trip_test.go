@@ -215,7 +215,7 @@ func (t *trip) turn(e event) {
 // is done at the fence, unless that is slow.
 func (t *trip) quiet() {
 	for {
-		i, ears := t.fenceTask(), slices.IndexFunc(t.tasks, func(x task) bool { return strings.HasPrefix(x.kind, "tellEars") })
+		i, ears := t.fenceTask(), slices.IndexFunc(t.tasks, func(x task) bool { return strings.HasPrefix(x.kind, "updateListeners") })
 		switch {
 		case ears >= 0:
 			t.endTask(ears)
