@@ -238,7 +238,7 @@ func (g *Gateway) halve(why error, doors []string, tries *int) error {
 // (nf_tables_api.c, nft_set_lookup), twice for each grant, which takes 0.4 ms with a
 // thousand doors.
 const (
-	maxLookups = 25_000
+	maxLookups = 10_000
 	emptying   = 10 // how many grants a door that is emptied costs as much as, at most
 )
 
