@@ -140,8 +140,8 @@ func TestWallsStandForLaterConfigurations(t *testing.T) {
 			want: "a knock needs the system call recvmmsg, which cannot be made any more" + hint},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			walls := policyFor("/etc/doorward/doorward.toml", guarding(tt.first))
-			c := &confinement{configPath: "/etc/doorward/doorward.toml", policy: &walls}
+			policy := policyFor("/etc/doorward/doorward.toml", guarding(tt.first))
+			c := &confinement{configPath: "/etc/doorward/doorward.toml", policy: &policy}
 			got := ""
 			if err := c.confine(guarding(tt.later)); err != nil {
 				got = err.Error()
@@ -179,12 +179,12 @@ func TestWallsAreNotTheStores(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			const path = "/etc/doorward/doorward.toml"
-			walls := policyFor(path, guarding(tt.stored))
-			got := cutTo(&walls, policyFor(path, guarding(tt.filed)))
+			policy := policyFor(path, guarding(tt.stored))
+			got := cutTo(&policy, policyFor(path, guarding(tt.filed)))
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("cut (-want +got):\n%s", diff)
 			}
-			if again := cutTo(&walls, policyFor(path, guarding(tt.filed))); again != nil {
+			if again := cutTo(&policy, policyFor(path, guarding(tt.filed))); again != nil {
 				t.Errorf("still there: %q", again)
 			}
 		})

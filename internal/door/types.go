@@ -148,9 +148,9 @@ type (
 	// EndFlows ends what the door let a source in for without a connection that
 	// ends by itself: its flows over UDP. Any: everybody's.
 	EndFlows struct{ Source netip.Prefix }
-	// KeepClaim has a claim remembered over a restart; Drop has it forgotten.
+	// KeepClaim has a claim remembered over a restart; DropClaim has it forgotten.
 	KeepClaim struct{ Claim }
-	// DropClaim forgets what Keep remembered.
+	// DropClaim forgets what KeepClaim remembered.
 	DropClaim struct {
 		Source netip.Prefix
 		By     string
@@ -161,7 +161,7 @@ type (
 	// PenaltyEnded has a penalty that is over remembered for the next, so that no clock
 	// makes it stand again.
 	PenaltyEnded struct{ Penalty }
-	// Pardon forgets what Punish and Over remembered of a knock and a source.
+	// Pardon forgets what Penalise and PenaltyEnded remembered of a knock and a source.
 	Pardon struct {
 		Name   string
 		Source netip.Prefix

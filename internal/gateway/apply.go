@@ -20,12 +20,12 @@ import (
 
 // checked is a configuration that was read and found good.
 type checked struct {
-	config  *config.Config
-	text    []byte
-	hash    string            // of text
-	blinds  []*tables.Mistake // what only this machine makes a mistake
-	walled  error             // why this process cannot serve it from inside its cage
-	problem error             // why it cannot be used after all; then there is no config
+	config          *config.Config
+	text            []byte
+	hash            string            // of text
+	machineMistakes []*tables.Mistake // what only this machine makes a mistake
+	walled          error             // why this process cannot serve it from inside its cage
+	problem         error             // why it cannot be used after all; then there is no config
 	// differs are the keys that differ from those of others, by their hashes. It is filled
 	// beside the turns, since that takes long.
 	differs map[string][]string
@@ -145,7 +145,7 @@ func (g *Gateway) apply(now time.Time, a *applying) {
 // inUseAlready takes in that there is nothing to change. That the file was rolled
 // back, or that this machine cannot serve all of it, may be so no more.
 func (g *Gateway) inUseAlready(now time.Time, a *applying) control.Reply {
-	g.machineMistakes = a.blinds
+	g.machineMistakes = a.machineMistakes
 	g.warnings = g.warningsOf(g.config)
 	reply := control.Reply{Message: g.opts.Path + " is in use already: nothing has changed"}
 	g.recordConfig(now, a.by, reply.Message, a.checked, a.checked)
@@ -174,7 +174,7 @@ func (g *Gateway) read(path string) (c checked, err error) {
 // judge notes what hangs on this process and this machine.
 func (c *checked) judge(g *Gateway) {
 	c.hash = config.Hash(c.text)
-	c.blinds = g.blind(c.config, c.text)
+	c.machineMistakes = g.machineMistakesOf(c.config, c.text)
 	c.walled = g.confine(c.config)
 }
 
@@ -197,8 +197,8 @@ func (g *Gateway) acceptable(a *applying) error {
 		e := refused(a.walled.Error(), "")
 		e.Cause = a.walled
 		return e
-	case len(a.blinds) > 0:
-		return refused(inOneLine(a.blinds), a.blinds[0].Hint)
+	case len(a.machineMistakes) > 0:
+		return refused(inOneLine(a.machineMistakes), a.machineMistakes[0].Hint)
 	}
 	return nil
 }
@@ -333,7 +333,7 @@ func (g *Gateway) use(now time.Time, next checked, then func(now time.Time, befo
 func (g *Gateway) takeOn(now time.Time, next checked) (left []string) {
 	c := next.config
 	old := g.byName
-	g.config, g.hash, g.machineMistakes, g.doors, g.knocksByPlace = c, next.hash, next.blinds, nil, nil
+	g.config, g.hash, g.machineMistakes, g.doors, g.knocksByPlace = c, next.hash, next.machineMistakes, nil, nil
 	g.byName = make(map[string]*guarded, len(c.Doors))
 	g.warnings = g.warningsOf(c)
 	for _, conf := range c.Doors {
@@ -356,9 +356,9 @@ func (g *Gateway) takeOn(now time.Time, next checked) (left []string) {
 	return left
 }
 
-// blind is what keeps c from knowing who is in on this machine: doors whose
+// machineMistakesOf is what keeps c from knowing who is in on this machine: doors whose
 // presence hangs on flows, where those cannot be seen.
-func (g *Gateway) blind(c *config.Config, text []byte) []*tables.Mistake {
+func (g *Gateway) machineMistakesOf(c *config.Config, text []byte) []*tables.Mistake {
 	if !slices.ContainsFunc(c.Doors, func(d config.Door) bool { return d.ByFlows() }) {
 		return nil
 	}

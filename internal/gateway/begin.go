@@ -217,7 +217,7 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 		g.log.Error("the configuration used before is in use", "file", g.opts.Path, "why", why)
 		c, text = before.config, before.text
 	}
-	g.config, g.hash, g.machineMistakes = c, config.Hash(text), g.blind(c, text)
+	g.config, g.hash, g.machineMistakes = c, config.Hash(text), g.machineMistakesOf(c, text)
 	if !g.metered.loads.failed {
 		g.metered.loads.latest = g.world.Now()
 	}
@@ -250,7 +250,7 @@ func (g *Gateway) parsed(text []byte) checked {
 	if err != nil {
 		return checked{problem: err}
 	}
-	return checked{config: c, text: text, hash: config.Hash(text), blinds: g.blind(c, text)}
+	return checked{config: c, text: text, hash: config.Hash(text), machineMistakes: g.machineMistakesOf(c, text)}
 }
 
 // toServe is what the process must be able to serve from inside: the configuration

@@ -204,7 +204,7 @@ func (g *Gateway) inUse() checked {
 	if g.applied.Pending != nil {
 		text = g.applied.Pending
 	}
-	return checked{config: g.config, text: text, hash: g.hash, blinds: g.machineMistakes}
+	return checked{config: g.config, text: text, hash: g.hash, machineMistakes: g.machineMistakes}
 }
 
 // recordConfig records what became of the configuration in use.
