@@ -13,11 +13,11 @@ func ListProblems() []Word { return slices.Clone(problems) }
 
 var problems = []Word{
 	{ProblemFence, "the doors are not guarded"},
-	{ProblemStore, "nothing can be saved, so that a restart would forget what happens now"},
-	{ProblemService, "its service could not be started, so that right knocks come to nothing"},
-	{ProblemFailsafe, "it is dark and deaf, since there is no log data"},
+	{ProblemStore, "nothing can be saved: a restart would forget what happens now"},
+	{ProblemService, "its service could not be started, so right knocks do not open it"},
+	{ProblemFailsafe, "it is dark and ignores knocks, since there is no log data"},
 	{ProblemListeners, "no knock can be heard"},
-	{ProblemEnding, "the daemon ends"},
+	{ProblemEnding, "the daemon is shutting down"},
 }
 
 // health answers whether there is a Problem.
@@ -54,7 +54,7 @@ func meaning(code string) string {
 			return p.Means
 		}
 	}
-	return "doorward status says what"
+	return "doorward status says why"
 }
 
 // MetricsManual says what the metrics are, and HealthManual what /healthz answers.

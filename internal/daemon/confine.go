@@ -45,7 +45,7 @@ func (c *confinement) confine(conf *config.Config) error {
 		return c.serves(policy, conf)
 	}
 	for _, cut := range cutTo(&policy, c.filed()) {
-		c.log.Error(cut, "file", c.configPath, "hint", "put the file right, and restart the daemon")
+		c.log.Error(cut, "file", c.configPath, "hint", "fix the file, and restart the daemon")
 	}
 	if specs := commands(conf); len(specs) > 0 {
 		l, err := launcher.Start(firstWritable(c.state, c.spare), specs, "-c", c.configPath)
@@ -57,17 +57,17 @@ func (c *confinement) confine(conf *config.Config) error {
 	}
 	kept, err := newFileWatch(files(policy.Programs))
 	if err != nil {
-		c.log.Warn("nothing tells when journalctl is replaced: restart the daemon after an upgrade", "err", err)
+		c.log.Warn("cannot watch for upgrades of journalctl: restart the daemon after one", "err", err)
 	}
 	missing, err := policy.Enter()
 	if err != nil {
-		return fmt.Errorf("lock the daemon in: %w", err)
+		return fmt.Errorf("set up the daemon's sandbox: %w", err)
 	}
 	c.fixed <- kept
 	for _, m := range missing {
 		c.log.Warn(m)
 	}
-	c.log.Info("the daemon is locked in", "capabilities", cap.GetProc().String())
+	c.log.Info("the daemon is sandboxed", "capabilities", cap.GetProc().String())
 	c.policy = &policy
 	return nil
 }
@@ -91,7 +91,7 @@ func cutTo(policy *sandbox.Policy, filed sandbox.Policy) (cut []string) {
 		if slices.ContainsFunc(filed.Read, func(dir string) bool { return within(path, dir) }) {
 			return false
 		}
-		cut = append(cut, fmt.Sprintf("%q cannot be read, since the file does not say so", path))
+		cut = append(cut, fmt.Sprintf("%q cannot be read, since the file does not name it", path))
 		return true
 	})
 	policy.Keep = slices.DeleteFunc(policy.Keep, func(c cap.Value) bool {
@@ -121,7 +121,7 @@ func cutTo(policy *sandbox.Policy, filed sandbox.Policy) (cut []string) {
 
 // serves says whether a configuration can be served from inside.
 func (c *confinement) serves(policy sandbox.Policy, conf *config.Config) error {
-	const hint = "the daemon locked itself in when it started; systemctl restart doorward"
+	const hint = "the sandbox was set up when the daemon started; systemctl restart doorward"
 	if specs := commands(conf); len(specs) > 0 && c.launcher == nil {
 		return fmt.Errorf("door %q has commands, which cannot be started any more: %s", specs[0].Door, hint)
 	}
@@ -191,7 +191,7 @@ func (c *confinement) keep(ctx context.Context, v *fileWatch) error {
 		return nil
 	}
 	if os.Getenv("NOTIFY_SOCKET") != "" {
-		return fmt.Errorf("%q was replaced, and a daemon that has locked itself in cannot use the new one: it starts again", replaced)
+		return fmt.Errorf("%q was replaced, and a sandboxed daemon cannot use the new one: restarting", replaced)
 	}
 	c.log.Error("logins cannot be read from the journal any more: restart the daemon", "replaced", replaced)
 	<-ctx.Done()

@@ -118,7 +118,7 @@ func TestWallsAreWhatTheConfigurationNeeds(t *testing.T) {
 func TestWallsStandForLaterConfigurations(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "")
-	const hint = ": the daemon locked itself in when it started; systemctl restart doorward"
+	const hint = ": the sandbox was set up when the daemon started; systemctl restart doorward"
 	for _, tt := range []struct {
 		name         string
 		first, later func(*config.Config)
@@ -167,7 +167,7 @@ func TestWallsAreNotTheStores(t *testing.T) {
 		{name: "the same", stored: logs, filed: logs},
 		{name: "a unit in both", stored: unit, filed: unit},
 		{name: "a log where all logs are", stored: func(c *config.Config) { c.Doors[0].Presence.Files = []string{"/var/log/x/auth.log"} }},
-		{name: "a directory", stored: elsewhere, filed: logs, want: []string{`"/root/.ssh" cannot be read, since the file does not say so`}},
+		{name: "a directory", stored: elsewhere, filed: logs, want: []string{`"/root/.ssh" cannot be read, since the file does not name it`}},
 		{name: "what a knock of both needs", stored: manyAtOnce, filed: manyAtOnce},
 		{name: "a capability", stored: rawSockets, want: []string{"CAP_NET_RAW is not kept, since no knock of the file needs it"}},
 		{name: "a system call", stored: manyAtOnce,

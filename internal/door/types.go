@@ -75,7 +75,7 @@ type Saved struct {
 	Since    time.Time
 	Opened   time.Time // when the door last went from dark to open
 	LastSeen time.Time // latest presence
-	Armed    bool      // an operator armed the door in spite of missing log data
+	Armed    bool      // an operator armed the door despite missing log data
 	ForAll   bool      // it stands open to everybody until it goes dark
 }
 
@@ -186,3 +186,7 @@ func (PenaltyEnded) effect() {}
 func (Pardon) effect()       {}
 func (PardonAll) effect()    {}
 func (Record) effect()       {}
+
+// ordered is the reason for what an operator ordered. Its caller says who that is in the
+// way of audit.Record's By: "operator alice (uid 1000)".
+func ordered(by string) string { return "by " + by }

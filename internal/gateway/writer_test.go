@@ -351,7 +351,7 @@ func TestAMarkThatCannotBeKept(t *testing.T) {
 			r.touch(visitor, 59001)
 			goOn()
 			return func() {}
-		}, "touched a port that is to be left alone"},
+		}, "touched a port that must be left alone"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
