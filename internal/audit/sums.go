@@ -152,7 +152,7 @@ func (of *sum) record(now time.Time) Record {
 		who = fmt.Sprintf("%d addresses", n)
 	}
 	if source == elsewhere {
-		source, who = "", who+" of networks too many to tell apart"
+		source, who = "", who+" in more networks than are counted separately"
 	}
 	return Record{Time: now, Door: of.door, Event: EventRefused, Source: source, By: of.latest.By, Count: of.more,
 		Reason: fmt.Sprintf("%d more in %v from %s; the last, %s: %s", of.more,

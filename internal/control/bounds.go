@@ -93,7 +93,7 @@ func (s streams) begin(w http.ResponseWriter) bool {
 		w.Header().Set("Retry-After", "1")
 		writeError(w, http.StatusServiceUnavailable, &Error{
 			Code:    CodeBusy,
-			Message: fmt.Sprintf("%d clients watch, follow, wait or read much already, which is as many as may", cap(s)),
+			Message: fmt.Sprintf("%d clients are watching, following, waiting or reading long lists already, which is the limit", cap(s)),
 			Hint:    "doorward status, without --watch; doorward open, with --no-wait",
 		})
 		return false

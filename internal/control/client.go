@@ -119,7 +119,7 @@ func (c *Client) order(ctx context.Context, path string, r Request) (Reply, erro
 	var reply Reply
 	err = c.call(ctx, http.MethodPost, path, r, maxAnswer, &reply)
 	if late, ok := errors.AsType[*Error](err); ok && late.Code == CodeTimeout && late.Cause != nil {
-		late.Message += "; what it was told to do it may do yet"
+		late.Message += "; it may still do what it was told to"
 		late.Hint = "doorward status"
 	}
 	if err == nil && reply.Message == "" {
@@ -149,7 +149,7 @@ type bounded struct {
 
 func (b *bounded) Read(p []byte) (int, error) {
 	if b.left <= 0 {
-		return 0, errors.New("it is longer than doorwardd's ever are")
+		return 0, errors.New("it is longer than any of doorwardd's")
 	}
 	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)
@@ -249,8 +249,8 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	case dialing && errors.Is(err, fs.ErrPermission):
 		return &Error{
 			Code:    CodePermission,
-			Message: fmt.Sprintf("no leave to talk to the daemon at %s: %v", c.path, op.Err),
-			Hint:    "run with sudo, or join the group doorward",
+			Message: fmt.Sprintf("not allowed to talk to the daemon at %s: %v", c.path, op.Err),
+			Hint:    "run as root, or join the group doorward",
 			Cause:   err,
 		}
 	case dialing:
@@ -270,7 +270,7 @@ func (c *Client) over(ctx context.Context) error {
 	}
 	return &Error{
 		Code:    CodeTimeout,
-		Message: fmt.Sprintf("the daemon at %s does not answer in time", c.path),
+		Message: fmt.Sprintf("the daemon at %s did not answer in time", c.path),
 		Hint:    "systemctl status doorward",
 		Cause:   context.DeadlineExceeded,
 	}
@@ -282,7 +282,7 @@ func (c *Client) broken(ctx context.Context, err error) error {
 		return c.over(ctx)
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return &Error{Code: CodeDown, Message: fmt.Sprintf("the daemon at %s has ended the connection", c.path), Hint: "systemctl status doorward"}
+		return &Error{Code: CodeDown, Message: fmt.Sprintf("the daemon at %s closed the connection", c.path), Hint: "systemctl status doorward"}
 	}
-	return &Error{Code: CodeInternal, Message: fmt.Sprintf("the daemon at %s gives no whole answer: %v", c.path, err), Hint: "systemctl status doorward"}
+	return &Error{Code: CodeInternal, Message: fmt.Sprintf("the daemon at %s sent an incomplete answer: %v", c.path, err), Hint: "systemctl status doorward"}
 }

@@ -111,9 +111,9 @@ func checkAddress(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	switch a = a.Unmap(); {
 	case err != nil || a.IsUnspecified() || a.IsMulticast():
-		return netip.Addr{}, badSource("source %q: a connection comes from one address: allowed is one, such as 192.0.2.7 or 2001:db8::7", s)
+		return netip.Addr{}, badSource("source %q: allowed is one address, such as 192.0.2.7 or 2001:db8::7", s)
 	case a.Zone() != "":
-		return netip.Addr{}, badSource("source %q: the fence knows no zones: leave out %q", s, "%"+a.Zone())
+		return netip.Addr{}, badSource("source %q: zones are not supported: leave out %q", s, "%"+a.Zone())
 	}
 	return a, nil
 }
@@ -135,7 +135,7 @@ func (c *Client) Explain(ctx context.Context, source, door string) (Explanation,
 	var e Explanation
 	err := c.call(ctx, http.MethodGet, "/v1/explain?"+q.Encode(), nil, maxStatus, &e)
 	if err == nil && (e.Time.IsZero() || e.Source == "") {
-		return Explanation{}, c.stranger("its explanation is of nobody")
+		return Explanation{}, c.stranger("its explanation names no source")
 	}
 	return e, err
 }

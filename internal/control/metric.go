@@ -43,13 +43,13 @@ func ListRefusals() []Word { return slices.Clone(refused) }
 // refused are why knocks are refused. It is a fixed list, so that nobody who knocks
 // can add to it.
 var refused = []Word{
-	{"port", "a port was touched that is to be left alone"},
-	{"order", "the ports were touched in another order than the given one"},
+	{"port", "a port was touched that must be left alone"},
+	{"order", "the ports were touched in the wrong order"},
 	{"unfinished", "the knock was not complete when its time was up"},
-	{"late", "it was complete, and had taken too long"},
-	{"deaf", "it was right, and the door did not hear it any more"},
-	{"crowded", "it was right, and too many waited for the service already"},
-	{"unsaved", "it was right, and what must be remembered of it could not be saved"},
+	{"late", "it was complete, but took too long"},
+	{"deaf", "it was right, but the door ignored knocks by then"},
+	{"crowded", "it was right, but too many were already waiting for the service"},
+	{"unsaved", "it was right, but what must be remembered of it could not be saved"},
 	{other, "whatever else"},
 }
 
@@ -67,7 +67,7 @@ func Refusal(reason string) string {
 // metrics are the metrics. A new one is a line here, and what it tells in Vitals.
 var metrics = []Metric{
 	{Name: "doorward_build_info", Type: gauge, Labels: []string{"version", "goversion", "revision"},
-		Help:   "The daemon's version, the Go that built it, and the commit that it was built from; always 1.",
+		Help:   "The daemon's version, the Go version that built it, and the commit it was built from; always 1.",
 		values: func(v *GatewayMetrics, is func(float64, ...string)) { is(1, v.Version, runtime.Version(), revision()) }},
 	{Name: "doorward_problems", Type: gauge, Labels: []string{"code"},
 		Help:   "Reasons for which /healthz fails, by their code.",
@@ -83,10 +83,10 @@ var metrics = []Metric{
 		values: one(func(v *GatewayMetrics) float64 { return truth(v.FenceUp) })},
 	{Name: "doorward_fence_owned", Type: gauge,
 		Help:   "1 while the kernel keeps others from changing the fence.",
-		Note:   "0 on a kernel before Linux 6.9: what others change there is put right.",
+		Note:   "0 before Linux 6.9, where changes by others are noticed and undone.",
 		values: one(func(v *GatewayMetrics) float64 { return truth(v.FenceOwned) })},
 	{Name: "doorward_fence_repairs_total", Type: counter,
-		Help:   "Times that the fence was put right after somebody else had changed it.",
+		Help:   "Times that the fence was repaired after somebody else had changed it.",
 		values: one(func(v *GatewayMetrics) float64 { return float64(v.FenceRepairs) })},
 	{Name: "doorward_refused_packets_total", Type: counter, Labels: []string{"door"},
 		Help:   "Packets that the fence refused at the door.",
@@ -106,17 +106,17 @@ var metrics = []Metric{
 		Help:   "Live connections and flows that came in by the door.",
 		values: each(func(d *DoorMetrics) float64 { return float64(d.Sessions) })},
 	{Name: "doorward_logs_readable", Type: gauge, Labels: []string{"door"},
-		Help:   "1 if the logs that tell of the door's logins could be read in full at the latest look.",
-		Note:   "Only of doors that read logins.",
+		Help:   "1 if the logs of the door's logins could be read in full at the latest look.",
+		Note:   "Only for doors that read logins.",
 		values: logs},
 	{Name: "doorward_last_knock_timestamp_seconds", Type: gauge, Labels: []string{"door"},
 		Help: "When a right knock was last heard.", Note: sinceStart,
 		values: each(func(d *DoorMetrics) float64 { return seconds(d.LastKnock) })},
 	{Name: "doorward_last_grant_timestamp_seconds", Type: gauge, Labels: []string{"door"},
-		Help: "When a grant was last given, or given anew.", Note: sinceStart,
+		Help: "When a grant was last given or renewed.", Note: sinceStart,
 		values: each(func(d *DoorMetrics) float64 { return seconds(d.LastGrant) })},
 	{Name: "doorward_last_login_timestamp_seconds", Type: gauge, Labels: []string{"door"},
-		Help: "When somebody last logged in, as the logs tell it.", Note: "0 while none is known of.",
+		Help: "When somebody last logged in, according to the logs.", Note: "0 while none is known.",
 		values: each(func(d *DoorMetrics) float64 { return seconds(d.LastLogin) })},
 	{Name: "doorward_last_dark_timestamp_seconds", Type: gauge, Labels: []string{"door"},
 		Help: "When the door last went dark.", Note: "0 while that is not known.",
@@ -125,35 +125,35 @@ var metrics = []Metric{
 	{Name: "doorward_service_state", Type: gauge, Labels: []string{"door", "state"},
 		Help: "1 for the state that the door's service was last seen in, 0 for the others.",
 		Note: "The states are running, stopped, failed (it could not be started, or died) and unknown (not seen yet). " +
-			"Only of doors that have a service.",
+			"Only for doors that have a service.",
 		values: services(among(serviceStates, func(d *DoorMetrics) string { return d.Service }))},
 	{Name: "doorward_service_start_failures_total", Type: counter, Labels: []string{"door"},
-		Help:   "Times that the door's service could not be started.",
-		Note:   "Only of doors that have a service.",
+		Help:   "Times that the door's service failed to start.",
+		Note:   "Only for doors that have a service.",
 		values: services(each(func(d *DoorMetrics) float64 { return float64(d.StartFailures) }))},
 
 	{Name: "doorward_events_total", Type: counter, Labels: []string{"door", "event"},
-		Help:   "Records of the audit trail, by what they tell of.",
-		Note:   "What is of no door has no door. The events are those of doorward log; a record that sums refusals up counts for all of them.",
+		Help:   "Records of the audit trail, by event.",
+		Note:   "Events that concern no door have an empty door. The events are those of doorward log; a record that sums up refusals counts for all of them.",
 		values: events},
 	{Name: "doorward_refusals_total", Type: counter, Labels: []string{"door", "reason"},
-		Help:   "Knocks that came to nothing, by why.",
-		Note:   "The reasons are below. What is heard of a source while it is penalised is ignored, and not counted.",
+		Help:   "Knocks that did not open a door, by reason.",
+		Note:   "The reasons are below. Knocks of a source that is penalised are ignored, and not counted.",
 		values: refusals},
 	{Name: "doorward_touches_dropped_total", Type: counter,
-		Help:   "Touches that were thrown away because too many waited.",
+		Help:   "Touches that were dropped because too many waited.",
 		values: one(func(v *GatewayMetrics) float64 { return float64(v.Touches) })},
 	{Name: "doorward_datagrams_dropped_total", Type: counter, Labels: []string{"reason"},
-		Help: "Datagrams at the knocks' ports that were thrown away, and answers withheld.",
-		Note: "The reasons are foreign (nothing that a knock can be), strange (nobody can have sent it), crowded (too many waited), " +
+		Help: "Datagrams at the knocks' ports that were dropped, and answers that were withheld.",
+		Note: "The reasons are foreign (not a knock), strange (an impossible sender, or too long), crowded (too many waited), " +
 			"overrun (they came faster than they were read) and withheld (an answer that was too long, or one too many). " +
 			"Only where a knock hears datagrams.",
 		values: datagrams},
 
 	{Name: "doorward_config_info", Type: gauge, Labels: []string{"id"},
 		Help: "Which configuration is in use; always 1.",
-		Note: "The id is another one when the configuration is, and after a start of the daemon. It is not the hash that doorward status shows: " +
-			"by that, whoever reads the metrics could try knocks until one fits.",
+		Note: "The id changes with the configuration and with each start of the daemon. It is not the hash that doorward status shows: " +
+			"with that, whoever reads the metrics could try knocks until one fits.",
 		values: func(v *GatewayMetrics, is func(float64, ...string)) { is(1, v.Config.ID) }},
 	{Name: "doorward_config_pending", Type: gauge,
 		Help:   "1 while an applied configuration waits to be confirmed.",
@@ -168,28 +168,28 @@ var metrics = []Metric{
 		values: one(func(v *GatewayMetrics) float64 { return seconds(v.Config.Loaded) })},
 
 	{Name: "doorward_store_up", Type: gauge,
-		Help:   "1 while the disk takes what must survive a restart.",
+		Help:   "1 while what must survive a restart can be written to disk.",
 		values: one(func(v *GatewayMetrics) float64 { return truth(v.Store.Up) })},
 	{Name: "doorward_store_commit_seconds", Type: histogram,
 		Help:  "How long commits to the disk took.",
 		spans: func(v *GatewayMetrics) *Spans { return v.Store.Commits }},
 	{Name: "doorward_store_commit_failures_total", Type: counter,
-		Help:   "Commits that the disk did not take.",
-		Note:   "They are tried again with the next.",
+		Help:   "Commits to the disk that failed.",
+		Note:   "They are retried with the next.",
 		values: one(func(v *GatewayMetrics) float64 { return float64(v.Store.Failures) })},
 	{Name: "doorward_store_lost_records_total", Type: counter,
-		Help:   "Records that are missing in the audit trail, since too many waited for the disk.",
+		Help:   "Records that are missing from the audit trail because too many waited for the disk.",
 		values: one(func(v *GatewayMetrics) float64 { return float64(v.Store.Lost) })},
 
 	{Name: "doorward_turn_seconds", Type: histogram,
 		Help:  "How long each turn of the gateway's loop took.",
 		spans: func(v *GatewayMetrics) *Spans { return v.Turns }},
 	{Name: "doorward_knock_wait_seconds", Type: histogram,
-		Help:  "How long what was heard of knocks waited for its turn, the first of each batch.",
+		Help:  "How long touches and datagrams waited for a turn, the first of each batch.",
 		spans: func(v *GatewayMetrics) *Spans { return v.Waits }},
 }
 
-const sinceStart = "0 while none is known of since the start."
+const sinceStart = "0 while none is known since the start."
 
 // states are those of a door, which the metrics name, and serviceStates those of
 // its service.

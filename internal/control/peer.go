@@ -40,7 +40,7 @@ type peer struct {
 func (s *Server) callerOf(r *http.Request) (Caller, error) {
 	p, err := peerOf(r.Context())
 	if err != nil {
-		return Caller{}, fmt.Errorf("who gives the order is not known: %w", err)
+		return Caller{}, fmt.Errorf("cannot tell who gives the order: %w", err)
 	}
 	by := p.Operator
 	by.SudoUser = noteSudo(r.Header.Get(sudoHeader))

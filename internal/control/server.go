@@ -232,7 +232,7 @@ func decodeStrictly(text []byte, v any) error {
 		return err
 	}
 	if _, more := dec.Token(); more != io.EOF {
-		return errors.New("something follows the object")
+		return errors.New("there is more after the object")
 	}
 	return nil
 }
@@ -261,7 +261,7 @@ func nothingEmpty(text []byte) error {
 	}
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		if v := string(keys[key]); v == `""` || v == "null" {
-			return fmt.Errorf("%s is %s: say what is meant, or leave the key out", key, v)
+			return fmt.Errorf("%s is %s: give a value, or leave the key out", key, v)
 		}
 	}
 	return nil

@@ -119,7 +119,7 @@ func parseQuery(raw string, allowed ...string) (url.Values, error) {
 			return nil, fmt.Errorf("query parameter %q is not known: allowed are %s", key, strings.Join(allowed, ", "))
 		}
 		if len(values) > 1 {
-			return nil, fmt.Errorf("query parameter %q stands %d times: allowed is once", key, len(values))
+			return nil, fmt.Errorf("query parameter %q is given %d times: allowed is once", key, len(values))
 		}
 	}
 	return v, nil

@@ -84,13 +84,13 @@ func (s Settled) Words() string {
 	case s.End == EndUndone:
 		return s.By + " went back"
 	case s.End == EndExpired:
-		return "nobody kept it in time, and the configuration from before is in use again"
+		return "nobody confirmed it in time, and the previous configuration is in use again"
 	case s.End == EndRebooted:
-		return "the machine booted before it was kept, and the configuration from before is in use again"
+		return "the machine rebooted before it was confirmed, and the previous configuration is in use again"
 	case s.By == "":
-		return "the daemon was started when the file was another one, or could not be used"
+		return "the daemon was started with another file, or one that could not be used"
 	}
-	return s.By + " has put another one in its place"
+	return s.By + " replaced it"
 }
 
 // WentBack says whether what was in use before came back.

@@ -40,12 +40,12 @@ type confinement struct {
 
 // confine is gateway.Options.Confine.
 func (c *confinement) confine(conf *config.Config) error {
-	walls := policyFor(c.configPath, conf)
+	policy := policyFor(c.configPath, conf)
 	if c.policy != nil {
-		return c.serves(walls, conf)
+		return c.serves(policy, conf)
 	}
-	for _, cut := range cutTo(&walls, c.filed()) {
-		c.log.Error(cut, "file", c.configPath, "hint", "put the file right, and restart the daemon")
+	for _, cut := range cutTo(&policy, c.filed()) {
+		c.log.Error(cut, "file", c.configPath, "hint", "fix the file, and restart the daemon")
 	}
 	if specs := commands(conf); len(specs) > 0 {
 		l, err := launcher.Start(firstWritable(c.state, c.spare), specs, "-c", c.configPath)
@@ -55,20 +55,20 @@ func (c *confinement) confine(conf *config.Config) error {
 		c.launcher = l
 		c.launched <- l
 	}
-	kept, err := newFileWatch(files(walls.Programs))
+	kept, err := newFileWatch(files(policy.Programs))
 	if err != nil {
-		c.log.Warn("nothing tells when journalctl is replaced: restart the daemon after an upgrade", "err", err)
+		c.log.Warn("cannot watch for upgrades of journalctl: restart the daemon after one", "err", err)
 	}
-	missing, err := walls.Enter()
+	missing, err := policy.Enter()
 	if err != nil {
-		return fmt.Errorf("lock the daemon in: %w", err)
+		return fmt.Errorf("set up the daemon's sandbox: %w", err)
 	}
 	c.fixed <- kept
 	for _, m := range missing {
 		c.log.Warn(m)
 	}
-	c.log.Info("the daemon is locked in", "capabilities", cap.GetProc().String())
-	c.policy = &walls
+	c.log.Info("the daemon is sandboxed", "capabilities", cap.GetProc().String())
+	c.policy = &policy
 	return nil
 }
 
@@ -86,70 +86,70 @@ func (c *confinement) filed() sandbox.Policy {
 // were. A gateway that starts with the configuration before has it out of its
 // store, which somebody who had taken the daemon over could have written; the
 // file they could not.
-func cutTo(walls *sandbox.Policy, filed sandbox.Policy) (cut []string) {
-	walls.Read = slices.DeleteFunc(walls.Read, func(path string) bool {
+func cutTo(policy *sandbox.Policy, filed sandbox.Policy) (cut []string) {
+	policy.Read = slices.DeleteFunc(policy.Read, func(path string) bool {
 		if slices.ContainsFunc(filed.Read, func(dir string) bool { return within(path, dir) }) {
 			return false
 		}
-		cut = append(cut, fmt.Sprintf("%q cannot be read, since the file does not say so", path))
+		cut = append(cut, fmt.Sprintf("%q cannot be read, since the file does not name it", path))
 		return true
 	})
-	walls.Keep = slices.DeleteFunc(walls.Keep, func(c cap.Value) bool {
+	policy.Keep = slices.DeleteFunc(policy.Keep, func(c cap.Value) bool {
 		if c == cap.NET_BIND_SERVICE || slices.Contains(filed.Keep, c) {
 			return false
 		}
 		cut = append(cut, fmt.Sprintf("%s is not kept, since no knock of the file needs it", capability(c)))
 		return true
 	})
-	walls.Calls = slices.DeleteFunc(walls.Calls, func(call string) bool {
+	policy.Calls = slices.DeleteFunc(policy.Calls, func(call string) bool {
 		if slices.Contains(filed.Calls, call) {
 			return false
 		}
 		cut = append(cut, fmt.Sprintf("the system call %s cannot be made, since no knock of the file needs it", call))
 		return true
 	})
-	if walls.Datagrams && !filed.Datagrams {
-		walls.Datagrams = false
+	if policy.Datagrams && !filed.Datagrams {
+		policy.Datagrams = false
 		cut = append(cut, "no datagram can be heard, since no knock of the file is one")
 	}
-	if walls.Connect && !filed.Connect {
-		walls.Connect = false
+	if policy.Connect && !filed.Connect {
+		policy.Connect = false
 		cut = append(cut, "D-Bus cannot be reached, since the file names no unit")
 	}
 	return cut
 }
 
 // serves says whether a configuration can be served from inside.
-func (c *confinement) serves(walls sandbox.Policy, conf *config.Config) error {
-	const hint = "the daemon locked itself in when it started; systemctl restart doorward"
+func (c *confinement) serves(policy sandbox.Policy, conf *config.Config) error {
+	const hint = "the sandbox was set up when the daemon started; systemctl restart doorward"
 	if specs := commands(conf); len(specs) > 0 && c.launcher == nil {
 		return fmt.Errorf("door %q has commands, which cannot be started any more: %s", specs[0].Door, hint)
 	}
-	if walls.Connect && !c.policy.Connect {
+	if policy.Connect && !c.policy.Connect {
 		return fmt.Errorf("door %q has a unit, and D-Bus cannot be reached any more: %s", unitDoor(conf), hint)
 	}
-	if walls.Datagrams && !c.policy.Datagrams {
+	if policy.Datagrams && !c.policy.Datagrams {
 		return fmt.Errorf("a knock is heard on UDP, and no datagram can be heard any more: %s", hint)
 	}
 	if p := lowPort(conf); p.Number != 0 && !slices.Contains(c.policy.Keep, cap.NET_BIND_SERVICE) {
 		return fmt.Errorf("%s cannot be listened on any more, as all below %d: %s", p, firstFree, hint)
 	}
-	for _, v := range walls.Keep {
+	for _, v := range policy.Keep {
 		if !slices.Contains(c.policy.Keep, v) {
 			return fmt.Errorf("a knock needs %s, which is given up: %s", capability(v), hint)
 		}
 	}
-	for _, call := range walls.Calls {
+	for _, call := range policy.Calls {
 		if !slices.Contains(c.policy.Calls, call) {
 			return fmt.Errorf("a knock needs the system call %s, which cannot be made any more: %s", call, hint)
 		}
 	}
-	for _, path := range walls.Read {
+	for _, path := range policy.Read {
 		if !slices.ContainsFunc(c.policy.Read, func(dir string) bool { return within(path, dir) }) {
 			return fmt.Errorf("%q cannot be read any more: %s", path, hint)
 		}
 	}
-	if len(walls.Programs) > len(c.policy.Programs) {
+	if len(policy.Programs) > len(c.policy.Programs) {
 		return fmt.Errorf("journalctl cannot be started any more: %s", hint)
 	}
 	return nil
@@ -191,7 +191,7 @@ func (c *confinement) keep(ctx context.Context, v *fileWatch) error {
 		return nil
 	}
 	if os.Getenv("NOTIFY_SOCKET") != "" {
-		return fmt.Errorf("%q was replaced, and a daemon that has locked itself in cannot use the new one: it starts again", replaced)
+		return fmt.Errorf("%q was replaced, and a sandboxed daemon cannot use the new one: restarting", replaced)
 	}
 	c.log.Error("logins cannot be read from the journal any more: restart the daemon", "replaced", replaced)
 	<-ctx.Done()

@@ -118,7 +118,7 @@ func TestWallsAreWhatTheConfigurationNeeds(t *testing.T) {
 func TestWallsStandForLaterConfigurations(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "")
-	const hint = ": the daemon locked itself in when it started; systemctl restart doorward"
+	const hint = ": the sandbox was set up when the daemon started; systemctl restart doorward"
 	for _, tt := range []struct {
 		name         string
 		first, later func(*config.Config)
@@ -140,8 +140,8 @@ func TestWallsStandForLaterConfigurations(t *testing.T) {
 			want: "a knock needs the system call recvmmsg, which cannot be made any more" + hint},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			walls := policyFor("/etc/doorward/doorward.toml", guarding(tt.first))
-			c := &confinement{configPath: "/etc/doorward/doorward.toml", policy: &walls}
+			policy := policyFor("/etc/doorward/doorward.toml", guarding(tt.first))
+			c := &confinement{configPath: "/etc/doorward/doorward.toml", policy: &policy}
 			got := ""
 			if err := c.confine(guarding(tt.later)); err != nil {
 				got = err.Error()
@@ -167,7 +167,7 @@ func TestWallsAreNotTheStores(t *testing.T) {
 		{name: "the same", stored: logs, filed: logs},
 		{name: "a unit in both", stored: unit, filed: unit},
 		{name: "a log where all logs are", stored: func(c *config.Config) { c.Doors[0].Presence.Files = []string{"/var/log/x/auth.log"} }},
-		{name: "a directory", stored: elsewhere, filed: logs, want: []string{`"/root/.ssh" cannot be read, since the file does not say so`}},
+		{name: "a directory", stored: elsewhere, filed: logs, want: []string{`"/root/.ssh" cannot be read, since the file does not name it`}},
 		{name: "what a knock of both needs", stored: manyAtOnce, filed: manyAtOnce},
 		{name: "a capability", stored: rawSockets, want: []string{"CAP_NET_RAW is not kept, since no knock of the file needs it"}},
 		{name: "a system call", stored: manyAtOnce,
@@ -179,12 +179,12 @@ func TestWallsAreNotTheStores(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			const path = "/etc/doorward/doorward.toml"
-			walls := policyFor(path, guarding(tt.stored))
-			got := cutTo(&walls, policyFor(path, guarding(tt.filed)))
+			policy := policyFor(path, guarding(tt.stored))
+			got := cutTo(&policy, policyFor(path, guarding(tt.filed)))
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("cut (-want +got):\n%s", diff)
 			}
-			if again := cutTo(&walls, policyFor(path, guarding(tt.filed))); again != nil {
+			if again := cutTo(&policy, policyFor(path, guarding(tt.filed))); again != nil {
 				t.Errorf("still there: %q", again)
 			}
 		})

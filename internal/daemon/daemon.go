@@ -141,11 +141,11 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 		log: d.Log, launched: make(chan *launcher.Launcher, 1), fixed: make(chan *fileWatch, 1)}
 	options := gateway.Options{Path: d.ConfigPath, Version: d.Version, Log: d.Log, Confine: locks.confine}
 	if noSocket != nil {
-		d.Log.Error("operators get no answer: mend this and start the daemon again", "err", noSocket)
+		d.Log.Error("operators get no answer: fix this and restart the daemon", "err", noSocket)
 		options.Warnings = []string{"operators get no answer: " + noSocket.Error()}
 	}
 	if n := descriptors.Limit(); n < descriptors.Few {
-		few := fmt.Sprintf("only %d files may be open, so that connections are ended early or wait: "+
+		few := fmt.Sprintf("only %d files may be open, so connections are closed early or have to wait: "+
 			"raise the limit to %d or more (LimitNOFILE= in the unit)", n, descriptors.Few)
 		d.Log.Warn(few)
 		options.Warnings = append(options.Warnings, few)
@@ -217,7 +217,7 @@ func (d *Daemon) signals(ctx context.Context, gw *gateway.Gateway) error {
 		case syscall.SIGUSR1:
 			d.toggleDebug()
 		default:
-			d.Log.Info("the daemon ends; the fence stands", "signal", s.String())
+			d.Log.Info("shutting down; the fence stays up", "signal", s.String())
 			return errStop
 		}
 	}
@@ -288,7 +288,7 @@ func (d *Daemon) notify(ctx context.Context, ready <-chan struct{}, gw *gateway.
 // sdNotify sends one message to systemd, if it is there.
 func (d *Daemon) sdNotify(state string) {
 	if _, err := sd.SdNotify(false, state); err != nil {
-		d.Log.Warn("cannot tell systemd", "err", err)
+		d.Log.Warn("cannot notify systemd", "err", err)
 	}
 }
 
@@ -303,7 +303,7 @@ func (d *Daemon) metrics(ctx context.Context, address string, gw *gateway.Gatewa
 			return control.ServeMetrics(ctx, l, gw, d.Log)
 		}
 		if !said {
-			d.Log.Error("the metrics cannot be served; trying again", "gateway.metrics", address, "err", err)
+			d.Log.Error("cannot serve the metrics; trying again", "gateway.metrics", address, "err", err)
 		}
 		select {
 		case <-ctx.Done():

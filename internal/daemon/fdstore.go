@@ -35,10 +35,10 @@ func (d *Daemon) listener(heard func([]knock.Heard)) *listen.Listener {
 		fd := firstInherited + i
 		p, err := ear.Inherit(fd)
 		if err == nil {
-			d.Log.Debug("inherits a listener", "port", p)
+			d.Log.Debug("inherited a listener", "port", p)
 			continue
 		}
-		d.Log.Warn("systemd has kept what is no listener; it is closed", "name", name, "err", err)
+		d.Log.Warn("systemd kept a descriptor that is not a listener; closing it", "name", name, "err", err)
 		if err := errors.Join(unix.Close(fd), forget(name)); err != nil {
 			d.Log.Warn("cannot close it", "name", name, "err", err)
 		}
@@ -97,12 +97,12 @@ const notifyTimeout = time.Second
 func notifyWith(state string, rights []byte) error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("tell systemd: make a socket: %w", err)
+		return fmt.Errorf("notify systemd: make a socket: %w", err)
 	}
 	defer unix.Close(fd)
 	patience := unix.NsecToTimeval(notifyTimeout.Nanoseconds())
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience); err != nil {
-		return fmt.Errorf("tell systemd: limit the time: %w", err)
+		return fmt.Errorf("notify systemd: limit the time: %w", err)
 	}
 	at := &unix.SockaddrUnix{Name: os.Getenv("NOTIFY_SOCKET")}
 	for {
@@ -111,7 +111,7 @@ func notifyWith(state string, rights []byte) error {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
-			return fmt.Errorf("tell systemd at %q: %w", at.Name, err)
+			return fmt.Errorf("notify systemd at %q: %w", at.Name, err)
 		}
 		return nil
 	}

@@ -55,7 +55,7 @@ func lockDaemon(where config.Gateway, log *slog.Logger) (daemonLock, error) {
 		problems = append(problems, err)
 	}
 	if len(held) == 0 {
-		log.Warn("nothing keeps a second daemon from being started beside this one", "err", errors.Join(problems...))
+		log.Warn("cannot keep a second daemon from being started", "err", errors.Join(problems...))
 	}
 	return held, nil
 }

@@ -114,7 +114,7 @@ func (e *Listener) receive(s *socket) {
 
 // dies says that a socket cannot be read, for Check to find.
 func (e *Listener) dies(s *socket, err error) {
-	e.log.Error("no datagram can be read at a port for knocks; trying again", "port", s.port, "err", err)
+	e.log.Error("cannot read datagrams at a port for knocks; trying again", "port", s.port, "err", err)
 	s.dead.Store(true)
 }
 

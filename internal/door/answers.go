@@ -27,7 +27,7 @@ func (d *Door) Adopt(now time.Time, c Claim) []Effect {
 	}
 	d.claim(now, c.Source, claimant{by: c.By}, c.Until)
 	return []Effect{KeepClaim{c},
-		d.record(now, audit.EventGranted, SourceString(c.Source), c.By, "the kernel let it in already", c.Until)}
+		d.record(now, audit.EventGranted, SourceString(c.Source), c.By, "the kernel already let it in", c.Until)}
 }
 
 // EndsAt takes in when the kernel's grant ends, where that is not what the door
@@ -57,11 +57,11 @@ func (d *Door) Runs(now time.Time) []Effect {
 	case Dark, Failsafe:
 		if fresh && d.saved.State == Dark { // as it does on any machine before the door is there
 			return []Effect{Stop{}, d.record(now, audit.EventDark, "", "",
-				"the service ran when the door was first guarded; it is stopped", time.Time{})}
+				"the service was running when the door was first guarded; stopping it", time.Time{})}
 		}
 		// S12: what runs behind a dark door is put right.
 		return []Effect{Stop{}, d.record(now, audit.EventRepaired, "", "",
-			"the service ran although the door is "+d.saved.State.String()+"; it is stopped", time.Time{})}
+			"the service was running although the door is "+d.saved.State.String()+"; stopping it", time.Time{})}
 	}
 	return nil
 }
@@ -90,9 +90,9 @@ func (d *Door) Stopped(now time.Time, detail string) []Effect {
 				d.record(now, audit.EventError, "", "", "the service keeps dying: "+detail, time.Time{}))
 		}
 		d.repaired = now
-		d.become(now, Opening, "the service had died")
+		d.become(now, Opening, "the service died")
 		return []Effect{Start{}, d.record(now, audit.EventRepaired, "", "",
-			"the service had died ("+detail+"); it is started again", time.Time{})}
+			"the service died ("+detail+"); restarting it", time.Time{})}
 	}
 	return nil
 }
@@ -110,7 +110,7 @@ func (d *Door) Halted(now time.Time) []Effect {
 	}
 	was := d.saved.State
 	if was == Open {
-		d.become(now, Opening, "the service had been stopped")
+		d.become(now, Opening, "the service was stopped")
 	}
 	out := d.waitNoLonger(now)
 	if d.saved.State != Opening {
@@ -265,7 +265,7 @@ func (d *Door) ask(now time.Time, r request) []Effect {
 	}
 	if len(d.waiting) >= maxWaiting {
 		return append(out, d.record(now, audit.EventRefused, SourceString(r.source), r.by,
-			fmt.Sprintf("%d knocks wait for the service already", maxWaiting), time.Time{}))
+			fmt.Sprintf("%d knocks are already waiting for the service", maxWaiting), time.Time{}))
 	}
 	d.waiting = append(d.waiting, r)
 	return out
@@ -334,7 +334,7 @@ func (d *Door) claim(since time.Time, source netip.Prefix, p claimant, until tim
 func (d *Door) expire(now time.Time, n int32) []Effect {
 	source := d.grants.grants.at(n).source.source()
 	d.endedGrants.add(now, d.grants.admission(n))
-	return append(d.dropped(n, source), d.record(now, audit.EventExpired, SourceString(source), "", "its time was up", time.Time{}))
+	return append(d.dropped(n, source), d.record(now, audit.EventExpired, SourceString(source), "", "it expired", time.Time{}))
 }
 
 // drop forgets a grant; with revoke the kernel is told.

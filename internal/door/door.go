@@ -180,7 +180,7 @@ func (d *Door) whose(name string) []string {
 // Knock takes in a right knock.
 func (d *Door) Knock(now time.Time, k Knock) []Effect {
 	if d.Deaf(k.Name, k.Source) {
-		return []Effect{d.record(now, audit.EventRefused, SourceString(k.Source), k.By, "the door is deaf", time.Time{})}
+		return []Effect{d.record(now, audit.EventRefused, SourceString(k.Source), k.By, "the door ignores knocks", time.Time{})}
 	}
 	r := request{source: k.Source, claimant: claimant{k.By, k.Name}, reason: k.Reason, length: k.For, asked: now}
 	if r.length <= 0 {
@@ -202,7 +202,7 @@ func (d *Door) Open(now time.Time, source netip.Prefix, length time.Duration, by
 	if d.saved.State == Failsafe {
 		return nil, fmt.Errorf("door %q is in failsafe: %s", d.rules.Name, d.saved.Reason)
 	}
-	return d.ask(now, request{source, claimant{by: by}, "on an operator's word", length, now}), nil
+	return d.ask(now, request{source, claimant{by: by}, ordered(by), length, now}), nil
 }
 
 // Ended takes in that the kernel no longer has a grant before its time: a grant
@@ -220,7 +220,7 @@ func (d *Door) Ended(now time.Time, source netip.Prefix, reason string) []Effect
 // more for who has asked for that meanwhile.
 func (d *Door) Close(now time.Time, by string) (out []Effect) {
 	if d.saved.State == Open || d.saved.State == Opening {
-		return d.darken(now, Dark, by, "on an operator's word")
+		return d.darken(now, Dark, by, ordered(by))
 	}
 	for _, r := range d.waiting { // while it closes
 		out = append(out, d.revoked(now, r.source, by))

@@ -171,7 +171,7 @@ func TestGrantsCostTheSameHoweverMany(t *testing.T) {
 		s := crowded(t, n)
 		s.want(s.door.Knock(s.now, Knock{Name: "touch", Source: nth(0), By: "touch", Reason: "right"}),
 			"give 198.18.0.0 30s", "keep 198.18.0.0 by touch", "record granted | 198.18.0.0 | touch | right")
-		s.want(s.door.Close(s.now, "operator"), "clear", "end flows of any", "record dark | operator | on an operator's word")
+		s.want(s.door.Close(s.now, "operator"), "clear", "end flows of any", "record dark | operator | by operator")
 		if v := s.door.View(s.now); v.Granted+len(v.Grants) > 0 || s.door.grants.grants.parts != nil {
 			t.Errorf("the door is dark, and %d have a grant", v.Granted)
 		}
@@ -186,7 +186,7 @@ func TestGrantsCostTheSameHoweverMany(t *testing.T) {
 	late := left[0].Source
 	who := SourceString(late)
 	s.want(s.door.Knock(s.now, Knock{Name: "touch", Source: late, By: "touch", Reason: "right"}),
-		"drop "+who+" by touch", "record expired | "+who+" | its time was up",
+		"drop "+who+" by touch", "record expired | "+who+" | it expired",
 		"give "+who+" 30s", "keep "+who+" by touch", "record granted | "+who+" | touch | right")
 	if since, _ := s.door.GrantedSince(late, "touch"); !since.Equal(s.now) {
 		t.Errorf("what was given after the end of another is granted since %s", since)

@@ -318,7 +318,7 @@ func (d *Door) pardons(now time.Time) []Effect {
 		p := *ps.all.at(n)
 		if p.Source == Any { // everybody's is the article's, which does not grow
 			out = append(out, d.forget(p.target()),
-				d.record(now, audit.EventArmed, "", "", "the penalty is over", time.Time{}))
+				d.record(now, audit.EventArmed, "", "", "the penalty has ended", time.Time{}))
 			continue
 		}
 		ps.put(now, p)
@@ -345,9 +345,9 @@ func (d *Door) Arm(now time.Time, by string) []Effect {
 	}
 	if d.saved.State == Failsafe {
 		d.saved.Armed = true
-		d.become(now, Dark, "armed by "+by+" in spite of missing log data")
+		d.become(now, Dark, "armed by "+by+" despite missing log data")
 	}
-	return append(out, d.record(now, audit.EventArmed, "", by, "on an operator's word", time.Time{}))
+	return append(out, d.record(now, audit.EventArmed, "", by, ordered(by), time.Time{}))
 }
 
 // ArmSource ends the penalties of a source, of the networks that it lies in, and
@@ -375,7 +375,7 @@ func (d *Door) ArmSource(now time.Time, source netip.Prefix, by string) ([]Effec
 			}
 		}
 		if len(out) > before {
-			out = append(out, d.record(now, audit.EventArmed, SourceString(p), by, "on an operator's word", time.Time{}))
+			out = append(out, d.record(now, audit.EventArmed, SourceString(p), by, ordered(by), time.Time{}))
 		}
 	}
 	return out, len(out) > 0

@@ -27,7 +27,7 @@ func (d *Door) withdraw(now time.Time, source netip.Prefix, p claimant) []Effect
 	}
 	revoked := d.record(now, audit.EventRevoked, SourceString(source), p.by, reason, time.Time{})
 	stands := func() Effect {
-		return d.record(now, audit.EventGranted, SourceString(source), p.by, reason+"; what others gave stands", d.grants.until(now, n))
+		return d.record(now, audit.EventGranted, SourceString(source), p.by, reason+"; grants by others remain", d.grants.until(now, n))
 	}
 	var out []Effect
 	switch {
@@ -74,7 +74,7 @@ func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, 
 		out = append(d.drop(now, n, true), EndFlows{source})
 	}
 	out = append(out, d.revoked(now, source, by))
-	return append(out, d.openForNobody(now, by, "on an operator's word")...), true
+	return append(out, d.openForNobody(now, by, ordered(by))...), true
 }
 
 // RevokeWithin ends all claims to the grants of what lies in a network, its own
@@ -131,7 +131,7 @@ func (d *Door) revokeWaiting(now time.Time, network netip.Prefix, by string) (ou
 
 // revoked is the record of a grant that an operator has ended.
 func (d *Door) revoked(now time.Time, source netip.Prefix, by string) Effect {
-	return d.record(now, audit.EventRevoked, SourceString(source), by, "on an operator's word", time.Time{})
+	return d.record(now, audit.EventRevoked, SourceString(source), by, ordered(by), time.Time{})
 }
 
 // within says whether all of a source lies in a network. Everybody does in none.

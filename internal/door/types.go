@@ -75,7 +75,7 @@ type Saved struct {
 	Since    time.Time
 	Opened   time.Time // when the door last went from dark to open
 	LastSeen time.Time // latest presence
-	Armed    bool      // an operator armed the door in spite of missing log data
+	Armed    bool      // an operator armed the door despite missing log data
 	ForAll   bool      // it stands open to everybody until it goes dark
 }
 
@@ -148,9 +148,9 @@ type (
 	// EndFlows ends what the door let a source in for without a connection that
 	// ends by itself: its flows over UDP. Any: everybody's.
 	EndFlows struct{ Source netip.Prefix }
-	// KeepClaim has a claim remembered over a restart; Drop has it forgotten.
+	// KeepClaim has a claim remembered over a restart; DropClaim has it forgotten.
 	KeepClaim struct{ Claim }
-	// DropClaim forgets what Keep remembered.
+	// DropClaim forgets what KeepClaim remembered.
 	DropClaim struct {
 		Source netip.Prefix
 		By     string
@@ -161,7 +161,7 @@ type (
 	// PenaltyEnded has a penalty that is over remembered for the next, so that no clock
 	// makes it stand again.
 	PenaltyEnded struct{ Penalty }
-	// Pardon forgets what Punish and Over remembered of a knock and a source.
+	// Pardon forgets what Penalise and PenaltyEnded remembered of a knock and a source.
 	Pardon struct {
 		Name   string
 		Source netip.Prefix
@@ -186,3 +186,7 @@ func (PenaltyEnded) effect() {}
 func (Pardon) effect()       {}
 func (PardonAll) effect()    {}
 func (Record) effect()       {}
+
+// ordered is the reason for what an operator ordered. Its caller says who that is in the
+// way of audit.Record's By: "operator alice (uid 1000)".
+func ordered(by string) string { return "by " + by }

@@ -111,7 +111,7 @@ func (g *Gateway) answerVisitor(o toTell) {
 		return
 	}
 	if err := g.world.Datagrams.Answer(o.verdict.Path, payload); err != nil {
-		g.log.Warn("a visitor cannot be answered", "door", o.grant.door, "err", err)
+		g.log.Warn("cannot answer a visitor", "door", o.grant.door, "err", err)
 	}
 }
 

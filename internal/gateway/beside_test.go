@@ -126,7 +126,7 @@ func TestKnocksWhileTheFenceIsRaised(t *testing.T) {
 				write(t, path, sshDoor)
 				open := f.guard.close()
 				reply := asking(1, func() string { return r.order(control.ApplyRequest{Action: "apply"}) })
-				if got, want := r.order(control.ApplyRequest{Action: "apply"}), "error: another configuration is being taken into use, which takes some seconds at most"; got != want {
+				if got, want := r.order(control.ApplyRequest{Action: "apply"}), "error: another configuration is being applied, which takes a few seconds at most"; got != want {
 					t.Errorf("apply meanwhile: %q, want %q", got, want)
 				}
 				if got := r.order(control.OpenRequest{Door: "ssh", Source: "198.51.100.7", For: "60s"}); strings.HasPrefix(got, "error") {
@@ -225,7 +225,7 @@ func TestKnocksWhileItIsLookedAtTheFence(t *testing.T) {
 		r.wantGrants("192.0.2.2")
 		fence()
 		ears()
-		const want = "the listener on 59001/tcp had died; it listens again"
+		const want = "the listener on 59001/tcp had died; reopened"
 		if last := m.trail[len(m.trail)-1]; last.Reason != want {
 			t.Errorf("the last record is %q, want %q", last.Reason, want)
 		}
@@ -278,7 +278,7 @@ func TestKeepWhileItIsRolledBack(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		goOn()
-		want := "error: the new configuration was rolled back before the disk had taken that it is kept"
+		want := "error: the new configuration was rolled back before its confirmation was on disk"
 		if got := keep()[0]; got != want {
 			t.Errorf("keep: %q, want %q", got, want)
 		}

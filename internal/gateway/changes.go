@@ -131,7 +131,7 @@ func (g *Gateway) flush(now time.Time) {
 	outcomes := g.outcomes()
 	if g.fenceProblem == "" && !g.fencing.doubt {
 		if err := g.changeFence(); err != nil {
-			g.log.Error("cannot change grants in the fence; looking whether it stands", "err", err)
+			g.log.Error("cannot change grants in the fence; checking the fence", "err", err)
 			g.fencing.doubt = true
 		}
 	}
@@ -179,7 +179,7 @@ func (g *Gateway) reply(now time.Time, replies []func(error)) {
 				err = unsaved
 			}
 			if g.fenceProblem != "" {
-				err = errors.Join(fmt.Errorf("the kernel does not have it yet, which is tried again: %s", g.fenceProblem), err)
+				err = errors.Join(fmt.Errorf("the kernel does not have it yet; trying again: %s", g.fenceProblem), err)
 				unsaved = nil // is not all
 			}
 			if err != nil {

@@ -190,7 +190,7 @@ func (c *controller) lookAgain() {
 			case c.again:
 				c.do(c.wanted)
 			case err != nil:
-				c.gw.log.Error("cannot ask how the service stands", "door", c.conf.Name, "err", err)
+				c.gw.log.Error("cannot ask for the service's status", "door", c.conf.Name, "err", err)
 				c.update(now, c.news)
 			default:
 				c.update(now, s)
@@ -246,7 +246,7 @@ func (g *Gateway) awaitListening(ctx context.Context, ports []port.Range) {
 // state says how an operator finds the service.
 func (c *controller) state() string {
 	if c.running {
-		return "runs on"
+		return "keeps running"
 	}
 	return "is stopped: start it if it is needed"
 }

@@ -135,7 +135,7 @@ func (d *delta) mark(m store.Mark) error {
 			len(m.Key), len(m.Value))
 	}
 	if _, known := d.marks[k]; !known && len(d.marks) >= maxUnsaved {
-		return fmt.Errorf("%d marks wait for the disk already", maxUnsaved)
+		return fmt.Errorf("%d marks are already waiting for the disk", maxUnsaved)
 	}
 	d.marks[k] = m.Value
 	return nil

@@ -135,7 +135,7 @@ func (g *Gateway) repaired(now time.Time, all bool, differs, err error) {
 		g.fencing.mixed = nil
 		g.grantsLost = true
 		g.repairs++
-		g.record(now, audit.EventRepaired, "", "the fence had been changed ("+differs.Error()+"); it stands again")
+		g.record(now, audit.EventRepaired, "", "the fence had been changed ("+differs.Error()+"); repaired")
 	}
 	if err == nil {
 		err = g.changeApart()
@@ -152,7 +152,7 @@ func (g *Gateway) repaired(now time.Time, all bool, differs, err error) {
 // down takes in why the fence does not stand as it should. It is tried again.
 func (g *Gateway) down(now time.Time, why error) {
 	if g.fenceProblem == "" {
-		g.log.Error("the fence is down and cannot be put right; trying again", "err", why)
+		g.log.Error("the fence is down and cannot be repaired; trying again", "err", why)
 		g.record(now, audit.EventError, "", "the fence is down: "+why.Error())
 	}
 	g.fenceProblem = why.Error()

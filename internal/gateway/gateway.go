@@ -355,7 +355,7 @@ func (g *Gateway) waitForTasks() {
 	select {
 	case <-ended:
 	case <-time.After(endTime):
-		g.log.Warn("something that reads or writes a disk has not ended; it is left behind", "after", endTime.String())
+		g.log.Warn("a disk operation has not finished; leaving it behind", "after", endTime.String())
 	}
 }
 

@@ -154,7 +154,7 @@ func (d *guarded) hear(k *heardKnock, h knock.Heard) {
 func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 	if v.Everybody != k.conf.ForAll() {
 		d.gw.log.Error("a knock came to nothing", "door", d.name(), "knock", k.conf.Name,
-			"err", "its recogniser speaks for everybody, or for one, against its rule")
+			"err", "its recogniser's verdict is for everybody, or for one, against its rule")
 		return
 	}
 	marks := d.marks(k, v)
@@ -178,7 +178,7 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 		w.Used = d.used(source, by)
 	}
 	if k.excused(v) {
-		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so that it costs nothing"
+		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so there is no penalty"
 	}
 	d.refuse(v.Code, d.door.Wrong(v.Time, w))
 }

@@ -36,11 +36,11 @@ func (h health) problems() []control.Problem {
 	}
 	add(control.ProblemFence, "", "the doors are not guarded, since the fence is down", h.fence)
 	for _, d := range h.doors {
-		add(control.ProblemFailsafe, d.name, "door "+d.name+" is in failsafe, dark and deaf", d.failsafe)
-		add(control.ProblemService, d.name, "the service of door "+d.name+" could not be started, so that right knocks come to nothing", d.unstarted)
+		add(control.ProblemFailsafe, d.name, "door "+d.name+" is in failsafe and ignores knocks", d.failsafe)
+		add(control.ProblemService, d.name, "the service of door "+d.name+" could not be started, so right knocks do not open it", d.unstarted)
 		add(control.ProblemListeners, d.name, "nobody can knock at door "+d.name, d.unheard)
 	}
-	add(control.ProblemStore, "", "nothing is saved, so that a restart would forget what happens now", h.store)
+	add(control.ProblemStore, "", "nothing is saved: a restart would forget what happens now", h.store)
 	return all
 }
 
@@ -67,7 +67,7 @@ func (d *guarded) health() doorHealth {
 	switch {
 	case len(d.knocks) == 0 || saved.State == door.Open && saved.ForAll || !d.door.Looked():
 	case !slices.ContainsFunc(d.knocks, func(k heardKnock) bool { return !d.door.Mute(k.conf.Name) }):
-		h.unheard = "a wrong knock has made it deaf to everybody; doorward status " + d.name() + " says until when"
+		h.unheard = "after a wrong knock it ignores everybody; doorward status " + d.name() + " says until when"
 	case !slices.ContainsFunc(d.knocks, func(k heardKnock) bool { return d.gw.listeners.allHeard(k) }):
 		h.unheard = "ports of its knocks cannot be listened on; the warnings say why"
 	}

@@ -53,7 +53,7 @@ touch = [59000, 59002]
 			},
 			mends: func(r *running) { r.m.do(func() { r.m.full = nil }) },
 			want: control.Problem{Code: "nothing_saved",
-				Message: "nothing is saved, so that a restart would forget what happens now: no space left on device"},
+				Message: "nothing is saved: a restart would forget what happens now: no space left on device"},
 		},
 		{
 			name: "the disk is slow",
@@ -63,14 +63,14 @@ touch = [59000, 59002]
 			},
 			mends: func(r *running) { r.m.do(func() { r.m.full = nil }) },
 			want: control.Problem{Code: "nothing_saved",
-				Message: "nothing is saved, so that a restart would forget what happens now: input/output error"},
+				Message: "nothing is saved: a restart would forget what happens now: input/output error"},
 		},
 		{
 			name:   "there is no store",
 			before: func(m *machine) { m.closed = errors.New("permission denied") },
 			breaks: func(*running) {},
 			want: control.Problem{Code: "nothing_saved",
-				Message: "nothing is saved, so that a restart would forget what happens now: permission denied"},
+				Message: "nothing is saved: a restart would forget what happens now: permission denied"},
 		},
 		{
 			name: "the service does not start",
@@ -83,7 +83,7 @@ touch = [59000, 59002]
 				r.touch(visitor, 59000, 59002)
 			},
 			want: control.Problem{Code: "service_failed", Door: "ssh",
-				Message: "the service of door ssh could not be started, so that right knocks come to nothing: exit status 255"},
+				Message: "the service of door ssh could not be started, so right knocks do not open it: exit status 255"},
 		},
 		{
 			name: "the service keeps dying",
@@ -96,14 +96,14 @@ touch = [59000, 59002]
 			},
 			mends: func(r *running) { r.touch(visitor, 59000, 59002) },
 			want: control.Problem{Code: "service_failed", Door: "ssh",
-				Message: "the service of door ssh could not be started, so that right knocks come to nothing: signal 9"},
+				Message: "the service of door ssh could not be started, so right knocks do not open it: signal 9"},
 		},
 		{
 			name:   "there is no log data",
 			breaks: func(r *running) { r.m.do(func() { r.m.seen.NoData = "the journal is empty" }) },
 			mends:  func(r *running) { r.m.do(func() { r.m.seen.NoData = "" }) },
 			want: control.Problem{Code: "failsafe", Door: "ssh",
-				Message: "door ssh is in failsafe, dark and deaf: the journal is empty"},
+				Message: "door ssh is in failsafe and ignores knocks: the journal is empty"},
 		},
 		{
 			name:   "somebody else has a port of the knock",
@@ -119,7 +119,7 @@ touch = [59000, 59002]
 			breaks: func(r *running) { r.touch(visitor, 59001) },
 			mends:  func(r *running) { r.order(control.ArmRequest{}) },
 			want: control.Problem{Code: "knocks_unheard", Door: "ssh",
-				Message: "nobody can knock at door ssh: a wrong knock has made it deaf to everybody; doorward status ssh says until when"},
+				Message: "nobody can knock at door ssh: after a wrong knock it ignores everybody; doorward status ssh says until when"},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -153,7 +153,7 @@ func (g *Gateway) listenersUpdated(now time.Time, died []port.Port, err error) {
 	if l.problem == "" && len(died) > 0 {
 		l.repairs++
 		for _, p := range died {
-			g.record(now, audit.EventRepaired, "", fmt.Sprintf("the listener on %s had died; it listens again", p))
+			g.record(now, audit.EventRepaired, "", fmt.Sprintf("the listener on %s had died; reopened", p))
 		}
 	}
 	if problem != "" && problem != l.problem {
@@ -178,7 +178,7 @@ func (l *listeners) checkDied() (died []port.Port) {
 
 func (l *listeners) close() {
 	if err := errors.Join(l.tcp.Close(), l.udp.Close()); err != nil {
-		l.log.Warn("cannot close the ears", "err", err)
+		l.log.Warn("cannot close the listeners", "err", err)
 	}
 }
 

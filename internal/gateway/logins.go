@@ -151,7 +151,7 @@ func (t *sessionTable) begin(name string, from time.Time) {
 func (g *Gateway) recallLogins(now time.Time) {
 	page, err := g.store.Records(store.Query{Limit: toldBefore})
 	if err != nil {
-		g.log.Warn("cannot read which logins the audit trail has; it is told of those from now on", "err", err)
+		g.log.Warn("cannot read the logins in the audit trail; recording those from now on", "err", err)
 	}
 	from := now
 	for _, r := range page.Records {
@@ -248,7 +248,7 @@ func (d *guarded) doubt(now time.Time, told *logins, l presence.Login) {
 	}
 	latest.doubted = true
 	d.gw.tell(audit.Record{Time: now, Door: d.name(), Event: audit.EventError, Source: cameFrom(l).Addr().String(),
-		Reason: fmt.Sprintf("user %q by %s from port %d is not told as a login, nor are more, since %d of this port were within %s: somebody else than sshd writes to %s",
+		Reason: fmt.Sprintf("user %q by %s from port %d is not recorded as a login, nor are more, since %d came from this port within %s: something other than sshd writes to %s",
 			userOf(l), l.Method, l.Port, maxAlike, tables.Short(rememberedFor), l.Where)})
 }
 
@@ -264,7 +264,7 @@ func (s *session) loggedIn(l presence.Login, user string, grant *audit.Grant) {
 func whatLetIn(grant *audit.Grant) string {
 	switch {
 	case grant == nil:
-		return "and what let it in is not known"
+		return "and it is not known what let it in"
 	case grant.By == control.CoverAlways:
 		return "and " + grant.Source + " never needs to knock"
 	}

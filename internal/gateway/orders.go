@@ -101,7 +101,7 @@ func (g *Gateway) arm(now time.Time, by string, o control.Arm) (control.Reply, e
 	}
 	for _, d := range doors {
 		if d.mute() {
-			reply.Message += fmt.Sprintf("; door %s hears nobody now: doorward status %[1]s tells why", d.name())
+			reply.Message += fmt.Sprintf("; door %s ignores knocks now: doorward status %[1]s says why", d.name())
 		}
 	}
 	return reply, nil
@@ -130,9 +130,9 @@ func armedMessage(o control.Arm, names []string, changed bool) string {
 	}
 	switch {
 	case o.Source == noSource && changed:
-		return "armed, and all penalties forgotten: " + strings.Join(names, ", ")
+		return "armed, and all penalties lifted: " + strings.Join(names, ", ")
 	case o.Source == noSource:
-		return "armed already, and nobody is penalised: " + strings.Join(names, ", ")
+		return "already armed, and nobody is penalised: " + strings.Join(names, ", ")
 	case changed:
 		return door.SourceString(o.Source) + " may knock again"
 	}

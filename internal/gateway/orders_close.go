@@ -68,7 +68,7 @@ func (d *guarded) shut(now time.Time, by control.Caller) control.Reply {
 	if before != door.Closing && d.door.Saved().State == door.Closing {
 		d.gw.callers.wait(d.name(), noSource, by)
 	}
-	r := d.reply(noSource, fmt.Sprintf("door %s is %s; sessions that stand live on", d.name(), d.state()))
+	r := d.reply(noSource, fmt.Sprintf("door %s is %s; existing sessions continue", d.name(), d.state()))
 	r.Changed = len(effects) > 0
 	if d.service != nil {
 		return r
@@ -100,14 +100,14 @@ func (d *guarded) shutOut(now time.Time, source netip.Prefix, ended int) control
 	case source == door.Any:
 		r.Message = done
 		if n := d.door.Granted(); n > 0 {
-			r.Message += fmt.Sprintf("; grants of others stand: %d", n)
+			r.Message += fmt.Sprintf("; others still have grants: %d", n)
 		}
 	case ended == 0:
 		r.Message = done
 	case source.IsSingleIP():
-		r.Message = fmt.Sprintf("%s can open no new connections to door %s; its sessions live on", who, d.name())
+		r.Message = fmt.Sprintf("%s can open no new connections to door %s; its existing sessions continue", who, d.name())
 	default:
-		r.Message = fmt.Sprintf("%s can open no new connections to door %s: %s; sessions live on", who, d.name(), done)
+		r.Message = fmt.Sprintf("%s can open no new connections to door %s: %s; existing sessions continue", who, d.name(), done)
 	}
 	return r
 }
@@ -132,7 +132,7 @@ func (d *guarded) ended(source netip.Prefix, n int) string {
 	case n == 0:
 		return fmt.Sprintf("%s has no grant at door %s", who, d.name()) + flows
 	case source == door.Any:
-		return fmt.Sprintf("the grant to everybody at door %s has ended; sessions live on", d.name())
+		return fmt.Sprintf("the grant to everybody at door %s has ended; existing sessions continue", d.name())
 	case source.IsSingleIP():
 		return "its own grant has ended"
 	case n == 1:

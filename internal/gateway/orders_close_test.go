@@ -29,7 +29,7 @@ func TestClosingWhileClosing(t *testing.T) {
 			got = append(got, said(d.shut(now, by), nil))
 		}
 		synctest.Wait()
-		const closing = "door ssh is closing; sessions that stand live on"
+		const closing = "door ssh is closing; existing sessions continue"
 		want := []string{"ssh, , closing, changed: " + closing, "ssh, , closing, as before: " + closing, "ssh, , closing, changed: " + closing}
 		if d := gocmp.Diff(want, got); d != "" {
 			t.Errorf("closed twice, and again after a knock (-want +got):\n%s", d)

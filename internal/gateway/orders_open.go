@@ -129,7 +129,7 @@ func (d *guarded) giveUp(now time.Time) {
 		}
 		w.done(control.Reply{}, &control.Error{Code: control.CodeTimeout,
 			Message: fmt.Sprintf("door %s has not opened for %s within %s, and opens as soon as %s runs", d.name(), whom(w.source), tables.Short(w.wait), d.service.svc),
-			Hint:    fmt.Sprintf("doorward status %s; doorward close %[1]s --source %s takes the order back", d.name(), door.SourceString(w.source))})
+			Hint:    fmt.Sprintf("doorward status %s; doorward close %[1]s --source %s cancels the order", d.name(), door.SourceString(w.source))})
 		return true
 	})
 }

@@ -64,7 +64,7 @@ func (c *controller) answered(err error) {
 	switch {
 	case errors.Is(err, service.ErrNotAllowed):
 		if c.permission.refused == "" {
-			c.gw.log.Warn("the daemon may not start and stop its service", "door", c.conf.Name, "err", err)
+			c.gw.log.Warn("the daemon may not start and stop the door's service", "door", c.conf.Name, "err", err)
 		}
 		c.permission.given, c.permission.refused = false, err.Error()
 	case err == nil:
@@ -90,7 +90,7 @@ func (g *Gateway) serviceWarnings() (all []string) {
 			continue
 		}
 		if why := d.service.permission.refused; why != "" {
-			all = append(all, fmt.Sprintf("door %s: the daemon may not start and stop %s, so that right knocks fail: %s",
+			all = append(all, fmt.Sprintf("door %s: the daemon may not start and stop %s, so right knocks fail: %s",
 				d.name(), d.service.svc, why))
 		}
 		svc, ok := d.service.svc.(namer)

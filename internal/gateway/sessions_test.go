@@ -411,7 +411,7 @@ func TestMoreLoginsThanAreReadAreTold(t *testing.T) {
 	}
 	look := newLook(config.Door{Presence: config.Presence{Logins: config.LoginsFiles, Files: []string{file}}}, presence.NewWatcher())
 	told := func() bool {
-		return slices.Contains(look(t.Context()).Odd, file+": more logins were written at once than are read: the audit trail may lack some")
+		return slices.Contains(look(t.Context()).Odd, file+": more logins appeared at once than can be read: the audit trail may lack some")
 	}
 	flood()
 	if told() {

@@ -154,8 +154,8 @@ func (g *Gateway) takeGaps(now time.Time) {
 	if lasted >= stallWarnAfter {
 		level = slog.LevelWarn
 	}
-	g.log.Log(g.ctx, level, "nobody could be heard for a while: was the daemon stopped, or has the machine too much to do? "+
-		"No knock that was under way is judged for that time", "for", lasted.Round(time.Millisecond).String())
+	g.log.Log(g.ctx, level, "knocks could not be heard for a while: was the daemon stopped, or is the machine overloaded? "+
+		"Knocks under way are not judged for that time", "for", lasted.Round(time.Millisecond).String())
 }
 
 // applyGaps tells the recognisers of the gaps that began before a moment. What

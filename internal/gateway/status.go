@@ -103,9 +103,9 @@ func (g *Gateway) allWarnings() []string {
 	for _, p := range []struct{ what, problem string }{
 		{"the fence is down: ", g.fenceProblem},
 		{"", g.listeners.problem},
-		{"nothing is kept, so that a restart would forget penalties, open doors and the audit trail; " +
-			"mend this and start the daemon again: ", g.storeProblem},
-		{"nothing is saved, so that a restart would forget what happens now: ", g.diskProblem},
+		{"nothing is saved: a restart would forget penalties, open doors and the audit trail; " +
+			"fix this and restart the daemon: ", g.storeProblem},
+		{"nothing is saved: a restart would forget what happens now: ", g.diskProblem},
 		{"", g.slowWarning()},
 	} {
 		if p.problem != "" {
@@ -121,7 +121,7 @@ func (g *Gateway) allWarnings() []string {
 			all = append(all, "door "+d.name()+": "+o)
 		}
 		if v := d.door.Saved(); v.State == door.Failsafe {
-			all = append(all, "door "+d.name()+" is in failsafe, dark and deaf: "+v.Reason)
+			all = append(all, "door "+d.name()+" is in failsafe and ignores knocks: "+v.Reason)
 		}
 	}
 	return all

@@ -100,7 +100,7 @@ func TestVerdicts(t *testing.T) {
 		{name: "with marks that must be on disk first, and are not yet",
 			says: knock.Verdict{Right: true, First: true, Marks: []knock.Mark{{Key: "used", Value: []byte{1}}}}},
 		{name: "with a mark that has no key", says: knock.Verdict{Right: true, Marks: []knock.Mark{{Value: []byte{1}}}},
-			want: "192.0.2.2 by oracle", log: "a restart would forget what a knock is to be remembered by"},
+			want: "192.0.2.2 by oracle", log: "cannot save the marks of a knock; a restart would forget them"},
 		{name: "with a mark that is too long, and must be on disk first",
 			says: knock.Verdict{Right: true, First: true, Marks: []knock.Mark{{Key: "k", Value: make([]byte, 1025)}}}},
 	} {

@@ -182,7 +182,7 @@ func newLook(c config.Door, watcher *presence.Watcher) func(context.Context) Obs
 		if logins != nil {
 			fresh, lost := logins.Fresh()
 			if lost > 0 && !first { // before the first look is only what a log happens to have
-				s.Odd = append(s.Odd, fmt.Sprintf("%s: more logins were written at once than are read: the audit trail may lack some", logins))
+				s.Odd = append(s.Odd, fmt.Sprintf("%s: more logins appeared at once than can be read: the audit trail may lack some", logins))
 			}
 			first = false
 			s.Logins = byWayOf(c.Ports, fresh, s.In, watcher)

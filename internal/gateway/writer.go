@@ -99,7 +99,7 @@ func (g *Gateway) written(now time.Time, records []audit.Record, err error) {
 	w.metered.took.Add(took)
 	if w.slow {
 		w.slow = false
-		g.log.Info("the slow disk has come to an end", "after", took.Round(time.Millisecond).String())
+		g.log.Info("the slow write to disk has finished", "after", took.Round(time.Millisecond).String())
 	}
 	if err != nil {
 		if g.diskProblem == "" {
@@ -114,7 +114,7 @@ func (g *Gateway) written(now time.Time, records []audit.Record, err error) {
 		}
 		if d.lost > 0 {
 			w.metered.lost += uint64(d.lost)
-			g.record(now, audit.EventError, "", fmt.Sprintf("%d records are missing here: the disk took none for too long", d.lost))
+			g.record(now, audit.EventError, "", fmt.Sprintf("%d records are missing here: the disk failed for too long", d.lost))
 		}
 	}
 	for _, r := range records {
@@ -152,7 +152,7 @@ func (g *Gateway) slowness(now time.Time) error {
 	if !g.writer.slow {
 		return nil
 	}
-	return fmt.Errorf("the disk has not taken the latest changes for %s", now.Sub(g.writer.since).Round(time.Second))
+	return fmt.Errorf("the latest changes have not been written to disk for %s", now.Sub(g.writer.since).Round(time.Second))
 }
 
 // slowWarning is slowness as status has it, "" for nothing.
@@ -170,7 +170,7 @@ func (g *Gateway) checkDisk(now time.Time) {
 		return
 	}
 	w.slow, w.news = true, true
-	g.log.Warn("the disk is slow; the doors go on, but a restart would forget what it has not taken yet",
+	g.log.Warn("the disk is slow; the doors go on, but a restart would forget what is not on disk yet",
 		"for", now.Sub(w.since).Round(time.Second).String())
 	waits := append(w.waits, w.later...)
 	w.waits, w.later = nil, nil
@@ -245,7 +245,7 @@ func (g *Gateway) finish() {
 			}
 			g.write(now)
 		case <-late.C:
-			g.log.Error("the disk is too slow to be waited for: the next start does not know of the latest changes",
+			g.log.Error("the disk is too slow to wait for: the next start will not know of the latest changes",
 				"after", endTime.String())
 			return
 		}

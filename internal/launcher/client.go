@@ -58,7 +58,7 @@ func Start(dir string, specs []Spec, args ...string) (*Launcher, error) {
 	}()
 	if err := send(conn, hello{Dir: dir, Specs: specs}, nil); err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("speak to the launcher of doors' commands: %w", err)
+		return nil, fmt.Errorf("talk to the launcher of doors' commands: %w", err)
 	}
 	return l, nil
 }

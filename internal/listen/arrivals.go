@@ -132,7 +132,7 @@ func (a *arrivals) add(b []byte, listeners map[int]*socket, now time.Time) {
 func (a *arrivals) overflow() {
 	a.lost = true
 	a.waiting, a.next = a.waiting[:0], 0
-	a.warn("connections came faster than the kernel may say in which order; " +
+	a.warn("connections came faster than the kernel can report their order; " +
 		"raise the limit of pending signals (LimitSIGPENDING= in the unit)")
 }
 

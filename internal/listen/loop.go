@@ -118,8 +118,8 @@ func (e *Listener) round(events []unix.EpollEvent, touches []knock.Heard, came *
 		known := len(touches)
 		touches, short = e.acceptUnordered(events, touches, part)
 		if len(touches) > known && !came.lost {
-			came.warn("connections come without signals, so that it is not known in which order; " +
-				"does something confine signals within the daemon?")
+			came.warn("connections come without signals, so their order is not known; " +
+				"does something restrict the daemon's signals?")
 		}
 		return touches, short, false
 	}

@@ -40,7 +40,7 @@ func (q *queue) put(touches []knock.Heard) {
 		q.dropped += uint64(lost)
 		q.full.every = time.Minute
 		if q.full.allow() {
-			q.log.Warn("touches come faster than they are judged; some are dropped", "dropped", q.dropped)
+			q.log.Warn("touches come faster than they can be judged; some are dropped", "dropped", q.dropped)
 		}
 	}
 	q.mu.Unlock()

@@ -28,12 +28,12 @@ type filter struct {
 	machine *arch.Info
 }
 
-func filterOf(t require, w Policy) filter {
+func filterOf(t require, p Policy) filter {
 	machine, err := arch.GetInfo("")
 	if err != nil {
 		t.Fatalf("this machine: %v", err)
 	}
-	vm, err := bpf.NewVM(w.filter(machine))
+	vm, err := bpf.NewVM(p.filter(machine))
 	if err != nil {
 		t.Fatalf("the filter: %v", err)
 	}
@@ -197,9 +197,9 @@ func TestArguments(t *testing.T) {
 		{call{"ioctl", [6]uint64{1: unix.SIOCSIFFLAGS}}, allWalls, no},
 		{call{"ioctl", [6]uint64{1: unix.TIOCSTI}}, allWalls, no},
 	} {
-		for _, w := range tt.walls {
-			if got := filterOf(t, w).answer(t, tt.call); got != tt.want {
-				t.Errorf("%s with %+v: %v, want %v", tt.call, w, got, tt.want)
+		for _, p := range tt.walls {
+			if got := filterOf(t, p).answer(t, tt.call); got != tt.want {
+				t.Errorf("%s with %+v: %v, want %v", tt.call, p, got, tt.want)
 			}
 		}
 	}
@@ -224,8 +224,8 @@ func TestNoArgumentsAsAnotherMachine(t *testing.T) {
 // namespaces of the daemon, and a socket is one of those kinds that it uses.
 func TestNoArgumentsGetOut(t *testing.T) {
 	filters := make([]filter, len(allWalls))
-	for i, w := range allWalls {
-		filters[i] = filterOf(t, w)
+	for i, p := range allWalls {
+		filters[i] = filterOf(t, p)
 	}
 	const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
 		unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
@@ -246,12 +246,12 @@ func TestNoArgumentsGetOut(t *testing.T) {
 }
 
 // use says whether a daemon has sockets of a kind.
-func (w Policy) use(args [6]uint64) bool {
+func (p Policy) use(args [6]uint64) bool {
 	family, kind, protocol := args[0], args[1]&^flags, args[2]
 	switch family {
 	case unix.AF_INET, unix.AF_INET6:
 		return kind == unix.SOCK_STREAM && (protocol == 0 || protocol == unix.IPPROTO_TCP) ||
-			w.Datagrams && kind == unix.SOCK_DGRAM && protocol == unix.IPPROTO_UDP
+			p.Datagrams && kind == unix.SOCK_DGRAM && protocol == unix.IPPROTO_UDP
 	case unix.AF_UNIX:
 		return (kind == unix.SOCK_STREAM || kind == unix.SOCK_DGRAM) && protocol == 0
 	case unix.AF_NETLINK:
@@ -275,8 +275,8 @@ func (c condition) holds(args [6]uint64) bool {
 // The program is the rules, whatever the arguments: every bit of them counts.
 func TestNoArgumentsMakeTheFilterErr(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := rapid.SampledFrom(allWalls).Draw(t, "walls")
-		rules := w.rules()
+		p := rapid.SampledFrom(allWalls).Draw(t, "walls")
+		rules := p.rules()
 		r := rapid.SampledFrom(rules).Draw(t, "rule")
 		c := call{name: r.call}
 		for _, cond := range r.when { // near to what is allowed
@@ -287,7 +287,7 @@ func TestNoArgumentsMakeTheFilterErr(t *testing.T) {
 		want := slices.ContainsFunc(rules, func(r rule) bool {
 			return r.call == c.name && !slices.ContainsFunc(r.when, func(cond condition) bool { return !cond.holds(c.args) })
 		})
-		if got := filterOf(t, w).answer(t, c); (got == 0) != want {
+		if got := filterOf(t, p).answer(t, c); (got == 0) != want {
 			t.Fatalf("%s: %v; the rules allow it: %v", c, got, want)
 		}
 	})

@@ -29,15 +29,15 @@ func none(n uint32, bits uint64) condition { return condition{n, hasNone, bits} 
 func some(n uint32, bits uint64) condition { return condition{n, hasSome, bits} }
 
 // rules are the system calls of which some uses are allowed.
-func (w Policy) rules() []rule {
+func (p Policy) rules() []rule {
 	all := slices.Concat(threads[:], memory[:], process[:], inet(), netlink(), options())
-	if len(w.Programs) > 0 {
+	if len(p.Programs) > 0 {
 		all = append(all, children[:]...)
 	}
-	if w.Connect {
+	if p.Connect {
 		all = append(all, unixSockets[:]...)
 	}
-	if w.Datagrams {
+	if p.Datagrams {
 		all = append(all, datagrams()...)
 	}
 	return all

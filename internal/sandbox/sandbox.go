@@ -47,11 +47,11 @@ type Policy struct {
 // people, and with an error if the process is not locked in as far as the kernel
 // can. Landlock needs Linux 5.13, its rules for TCP 6.7, for signals and abstract
 // sockets 6.12.
-func (w Policy) Enter() (missing []string, err error) {
+func (p Policy) Enter() (missing []string, err error) {
 	if err := roomForSignals(); err != nil {
 		return nil, err
 	}
-	if err := w.capabilities(); err != nil {
+	if err := p.capabilities(); err != nil {
 		return nil, fmt.Errorf("drop capabilities: %w", err)
 	}
 	abi := landlockABI()
@@ -70,12 +70,12 @@ func (w Policy) Enter() (missing []string, err error) {
 	if speaksMPTCP() {
 		missing = append(missing, "outgoing MPTCP connections are not confined: a socket that speaks it is open")
 	}
-	lacking, err := w.landlock()
+	lacking, err := p.landlock()
 	if err != nil {
 		return missing, fmt.Errorf("landlock: %w", err)
 	}
 	missing = append(missing, lacking...)
-	if err := w.seccomp(); err != nil {
+	if err := p.seccomp(); err != nil {
 		return missing, fmt.Errorf("seccomp: %w", err)
 	}
 	return missing, nil
@@ -104,13 +104,13 @@ func roomForSignals() error {
 // capabilities drops all but those to keep: from the bounding set, where the
 // process may, so that not even a program with capabilities of its own brings
 // one back, and from the ambient set, so that no program is started with any.
-func (w Policy) capabilities() error {
+func (p Policy) capabilities() error {
 	now := cap.GetProc()
 	if can, err := now.GetFlag(cap.Effective, cap.SETPCAP); err != nil {
 		return err
 	} else if can {
 		for c := cap.Value(0); c < cap.MaxBits(); c++ {
-			if !slices.Contains(w.Keep, c) {
+			if !slices.Contains(p.Keep, c) {
 				if err := cap.DropBound(c); err != nil {
 					return fmt.Errorf("%s from the bounding set: %w", c, err)
 				}
@@ -121,7 +121,7 @@ func (w Policy) capabilities() error {
 		return fmt.Errorf("ambient set: %w", err)
 	}
 	keep := cap.NewSet()
-	for _, c := range w.Keep {
+	for _, c := range p.Keep {
 		has, err := now.GetFlag(cap.Permitted, c)
 		if err != nil {
 			return err

@@ -56,25 +56,25 @@ var absent = [...]string{"clone3"}
 // seccomp loads the allow list, into all threads. A call that is not on it
 // fails with EPERM: the daemon is not to die of a call that nobody thought of,
 // and an intruder gains nothing by it.
-func (w Policy) seccomp() error {
+func (p Policy) seccomp() error {
 	machine, err := arch.GetInfo("")
 	if err != nil {
 		return fmt.Errorf("this machine: %w", err)
 	}
-	return load(w.filter(machine))
+	return load(p.filter(machine))
 }
 
 // filter is the allow list for a machine.
-func (w Policy) filter(machine *arch.Info) []bpf.Instruction {
+func (p Policy) filter(machine *arch.Info) []bpf.Instruction {
 	names := slices.Clone(plain[:])
-	if len(w.Programs) > 0 {
+	if len(p.Programs) > 0 {
 		names = append(names, forPrograms[:]...)
 	}
-	if w.Connect {
+	if p.Connect {
 		names = append(names, "connect") // Landlock lets it reach unix sockets alone
 	}
-	rules := w.rules()
-	for _, name := range w.Calls {
+	rules := p.rules()
+	for _, name := range p.Calls {
 		if !slices.ContainsFunc(rules, func(r rule) bool { return r.call == name }) {
 			names = append(names, name)
 		}

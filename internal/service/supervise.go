@@ -166,7 +166,7 @@ func (c *Command) adopt() error {
 	p, err := openProcess(r.pid)
 	if err == nil && p.start == r.start && !p.ended() {
 		c.proc, c.known = p, Running
-		c.log.Info("took up the running service", "pid", r.pid)
+		c.log.Info("adopted the running service", "pid", r.pid)
 		return nil
 	}
 	if err == nil {

@@ -17,18 +17,18 @@ import (
 )
 
 // files are what others keep, and what the daemon may only read.
-func (e *target) files() []attempt {
-	store := e.store.Name()
+func (t *target) files() []attempt {
+	store := t.store.Name()
 	return []attempt{
 		{"read /etc/shadow", func() error { _, err := os.ReadFile("/etc/shadow"); return err }},
 		{"read another's home", func() error { _, err := os.ReadDir("/root"); return err }},
 		{"read /etc/shadow by /proc", func() error { _, err := os.ReadFile("/proc/self/root/etc/shadow"); return err }},
-		{"write a log", func() error { return os.WriteFile(filepath.Join(e.read, "log"), nil, 0o600) }},
+		{"write a log", func() error { return os.WriteFile(filepath.Join(t.read, "log"), nil, 0o600) }},
 		{"write beside the store", func() error { return os.WriteFile(store+".1", nil, 0o600) }},
 		{"replace the store", func() error { return os.Rename(store, store+".2") }},
 		{"open the store again", func() error { _, err := os.OpenFile(store, os.O_RDWR, 0); return err }},
 		{"open the store by /proc", func() error {
-			_, err := os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(e.store.Fd())), os.O_RDWR, 0)
+			_, err := os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(t.store.Fd())), os.O_RDWR, 0)
 			return err
 		}},
 		{"write outside", func() error {
@@ -42,12 +42,12 @@ func (e *target) files() []attempt {
 }
 
 // processes are the ways to run something else, and to reach what runs.
-func (e *target) processes() []attempt {
+func (t *target) processes() []attempt {
 	all := []attempt{
 		{"exec a shell", func() error { return exec.Command("/bin/sh", "-c", "true").Run() }},
 		{"exec a shell by the loader", func() error { return exec.Command(loader(), "/bin/sh", "-c", "true").Run() }},
 		{"exec a program among the libraries by the loader", func() error { return exec.Command(loader(), hidden(), "--version").Run() }},
-		{"exec a program in memory", e.execInMemory},
+		{"exec a program in memory", t.execInMemory},
 		{"make memory executable", func() error {
 			_, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 			return err
@@ -56,17 +56,17 @@ func (e *target) processes() []attempt {
 			b, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 			return errors.Join(err, unix.Mprotect(b, unix.PROT_READ|unix.PROT_EXEC))
 		}},
-		{"signal the parent", func() error { return unix.Kill(e.parent, 0) }},
-		{"ptrace the parent", func() error { return unix.PtraceAttach(e.parent) }},
-		{"read the parent's memory", func() error { return plain(unix.SYS_PROCESS_VM_READV, uintptr(e.parent)) }},
-		{"read the parent's memory by /proc", func() error { return e.readOfParent("mem") }},
-		{"read the parent's environment", func() error { return e.readOfParent("environ") }},
+		{"signal the parent", func() error { return unix.Kill(t.parent, 0) }},
+		{"ptrace the parent", func() error { return unix.PtraceAttach(t.parent) }},
+		{"read the parent's memory", func() error { return plain(unix.SYS_PROCESS_VM_READV, uintptr(t.parent)) }},
+		{"read the parent's memory by /proc", func() error { return t.readOfParent("mem") }},
+		{"read the parent's environment", func() error { return t.readOfParent("environ") }},
 		{"read what the parent has open", func() error {
-			_, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", e.parent))
+			_, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", t.parent))
 			return err
 		}},
 		{"become another login", func() error { return os.WriteFile("/proc/thread-self/loginuid", []byte("0"), 0) }},
-		{"limit the parent", func() error { return plain(unix.SYS_PRLIMIT64, uintptr(e.parent)) }},
+		{"limit the parent", func() error { return plain(unix.SYS_PRLIMIT64, uintptr(t.parent)) }},
 		{"make a namespace", func() error { return unix.Unshare(unix.CLONE_NEWUSER) }},
 		{"make a namespace by clone", func() error { return clone(unix.CLONE_NEWUSER | uintptr(unix.SIGCHLD)) }},
 		{"make a namespace by clone, with bits that mean nothing", func() error { return clone(1<<35 | unix.CLONE_NEWUSER | uintptr(unix.SIGCHLD)) }},
@@ -77,15 +77,15 @@ func (e *target) processes() []attempt {
 		{"enter a namespace", func() error { return unix.Setns(0, unix.CLONE_NEWNET) }},
 		{"type at the terminal", func() error { return control(unix.AF_UNIX, unix.TIOCSTI) }},
 	}
-	if e.program == "" {
+	if t.program == "" {
 		all = append(all, attempt{"start a process", func() error { return clone(uintptr(unix.SIGCHLD)) }})
 	}
 	return all
 }
 
 // readOfParent reads a byte of what /proc has of the parent.
-func (e *target) readOfParent(what string) error {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/%s", e.parent, what))
+func (t *target) readOfParent(what string) error {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/%s", t.parent, what))
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (e *target) readOfParent(what string) error {
 }
 
 // kernel is what changes the machine.
-func (e *target) kernel() []attempt {
+func (t *target) kernel() []attempt {
 	return []attempt{
 		{"load a module", func() error { return unix.FinitModule(0, "", 0) }},
 		{"mount", func() error { return unix.Mount("none", "/tmp", "tmpfs", 0, "") }},
@@ -113,7 +113,7 @@ func (e *target) kernel() []attempt {
 }
 
 // services are whom the daemon talks to.
-func (e *target) services() []attempt {
+func (t *target) services() []attempt {
 	return []attempt{
 		{"stop another unit", func() error {
 			return ask("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "Manager.StopUnit", "systemd-logind.service", "replace")
@@ -158,13 +158,13 @@ func ask(name, path, method string, args ...any) error {
 
 // execInMemory executes a program that is in no file but an anonymous one, which
 // Landlock does not know, memfd_create(2).
-func (e *target) execInMemory() error {
+func (t *target) execInMemory() error {
 	fd, err := unix.MemfdCreate("program", 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if _, err := unix.Write(fd, e.code); err != nil {
+	if _, err := unix.Write(fd, t.code); err != nil {
 		return err
 	}
 	return exec.Command("/proc/self/fd/" + strconv.Itoa(fd)).Run()

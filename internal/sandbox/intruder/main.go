@@ -37,11 +37,11 @@ func main() {
 }
 
 func run(read, store, program string, how []string) error {
-	e, err := prepare(read, store, program, slices.Contains(how, "alone"), slices.Contains(how, "mptcp"))
+	t, err := prepare(read, store, program, slices.Contains(how, "alone"), slices.Contains(how, "mptcp"))
 	if err != nil {
 		return err
 	}
-	walls := sandbox.Policy{Read: []string{read, "/proc"}, Connect: !e.alone, Keep: []cap.Value{cap.NET_ADMIN, cap.NET_BIND_SERVICE}}
+	walls := sandbox.Policy{Read: []string{read, "/proc"}, Connect: !t.alone, Keep: []cap.Value{cap.NET_ADMIN, cap.NET_BIND_SERVICE}}
 	if program != "" {
 		walls.Programs = []string{program}
 	}
@@ -54,8 +54,8 @@ func run(read, store, program string, how []string) error {
 			fmt.Println("missing:", m)
 		}
 	}
-	attempts("work", e.work())
-	attempts("crime", slices.Concat(e.files(), e.processes(), e.network(), e.kernel(), e.services()))
+	attempts("work", t.work())
+	attempts("crime", slices.Concat(t.files(), t.processes(), t.network(), t.kernel(), t.services()))
 	return nil
 }
 
@@ -74,34 +74,34 @@ type target struct {
 }
 
 func prepare(read, store, program string, alone, mptcp bool) (*target, error) {
-	e := &target{read: read, program: program, alone: alone, parent: os.Getppid()}
+	t := &target{read: read, program: program, alone: alone, parent: os.Getppid()}
 	var err error
-	for _, l := range []*net.Listener{&e.listener, &e.spare} {
+	for _, l := range []*net.Listener{&t.listener, &t.spare} {
 		like := &net.ListenConfig{}
 		like.SetMultipathTCP(mptcp)
 		if *l, err = like.Listen(context.Background(), "tcp", "127.0.0.1:0"); err != nil {
 			return nil, err
 		}
 	}
-	if e.store, err = os.OpenFile(store, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+	if t.store, err = os.OpenFile(store, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return nil, err
 	}
-	if e.abstract, err = net.Listen("unix", fmt.Sprintf("@doorward-intruder-%d", os.Getpid())); err != nil {
+	if t.abstract, err = net.Listen("unix", fmt.Sprintf("@doorward-intruder-%d", os.Getpid())); err != nil {
 		return nil, err
 	}
 	if err := os.RemoveAll(store + ".notify"); err != nil {
 		return nil, err
 	}
-	if e.systemd, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: store + ".notify", Net: "unixgram"}); err != nil {
+	if t.systemd, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: store + ".notify", Net: "unixgram"}); err != nil {
 		return nil, err
 	}
 	operator, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	e.peer = operator[0]
-	e.code, err = os.ReadFile("/bin/true")
-	return e, err
+	t.peer = operator[0]
+	t.code, err = os.ReadFile("/bin/true")
+	return t, err
 }
 
 func attempts(kind string, all []attempt) {
@@ -120,13 +120,13 @@ type attempt struct {
 }
 
 // work is what the daemon needs to go on.
-func (e *target) work() []attempt {
+func (t *target) work() []attempt {
 	all := []attempt{
-		{"read a log", func() error { _, err := os.ReadFile(filepath.Join(e.read, "log")); return err }},
-		{"list the logs", func() error { _, err := os.ReadDir(e.read); return err }},
+		{"read a log", func() error { _, err := os.ReadFile(filepath.Join(t.read, "log")); return err }},
+		{"list the logs", func() error { _, err := os.ReadDir(t.read); return err }},
 		{"write the store", func() error {
-			_, err := e.store.WriteAt([]byte("x"), 1<<20)
-			return errors.Join(err, e.store.Sync(), e.store.Truncate(1))
+			_, err := t.store.WriteAt([]byte("x"), 1<<20)
+			return errors.Join(err, t.store.Sync(), t.store.Truncate(1))
 		}},
 		{"listen below 1024", func() error { return listen("127.0.0.1:1023") }},
 		{"listen over IPv6", func() error { return listen("[::]:0") }},
@@ -143,43 +143,43 @@ func (e *target) work() []attempt {
 			return errors.Join(err, unix.Close(fds[0]), unix.Close(fds[1]))
 		}},
 		{"start threads", threads},
-		{"learn who logged in to give an order", e.askForLogin},
+		{"learn who logged in to give an order", t.askForLogin},
 	}
-	if !e.alone {
+	if !t.alone {
 		all = append(all,
 			attempt{"open a unix socket", func() error { return socket(unix.AF_UNIX, unix.SOCK_STREAM, 0) }},
-			attempt{"send systemd a descriptor", e.sendDescriptor})
+			attempt{"send systemd a descriptor", t.sendDescriptor})
 	}
-	if e.program != "" {
-		all = append(all, attempt{"run the program", func() error { return exec.Command(e.program, "--version").Run() }})
+	if t.program != "" {
+		all = append(all, attempt{"run the program", func() error { return exec.Command(t.program, "--version").Run() }})
 	}
 	return all
 }
 
 // askForLogin asks for the process at the other end of a connection, whether it lives,
 // and who logged in to start one of another's.
-func (e *target) askForLogin() error {
-	fd, err := unix.GetsockoptInt(e.peer, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+func (t *target) askForLogin() error {
+	fd, err := unix.GetsockoptInt(t.peer, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
 	if err == nil {
 		_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 		unix.Close(fd)
 	} else if errors.Is(err, unix.ENOPROTOOPT) {
 		err = nil // a kernel before 6.5
 	}
-	_, unread := os.ReadFile(fmt.Sprintf("/proc/%d/loginuid", e.parent))
+	_, unread := os.ReadFile(fmt.Sprintf("/proc/%d/loginuid", t.parent))
 	return errors.Join(err, unread)
 }
 
 // sendDescriptor sends one to who takes the place of systemd, sd_notify(3) with
 // FDSTORE=1.
-func (e *target) sendDescriptor() error {
+func (t *target) sendDescriptor() error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	return unix.Sendmsg(fd, []byte("FDSTORE=1"), unix.UnixRights(int(e.store.Fd())),
-		&unix.SockaddrUnix{Name: e.systemd.LocalAddr().String()}, 0)
+	return unix.Sendmsg(fd, []byte("FDSTORE=1"), unix.UnixRights(int(t.store.Fd())),
+		&unix.SockaddrUnix{Name: t.systemd.LocalAddr().String()}, 0)
 }
 
 func listen(address string) error {

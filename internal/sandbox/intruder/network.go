@@ -19,18 +19,18 @@ const (
 
 // network is the ways to get data out without anybody's having come in, and the
 // network's configuration.
-func (e *target) network() []attempt {
+func (t *target) network() []attempt {
 	all := []attempt{
-		{"connect out", e.connect},
-		{"connect out by MPTCP", func() error { return e.dial(unix.SOCK_STREAM, unix.IPPROTO_MPTCP) }},
-		{"connect out by the listener", e.turn},
+		{"connect out", t.connect},
+		{"connect out by MPTCP", func() error { return t.dial(unix.SOCK_STREAM, unix.IPPROTO_MPTCP) }},
+		{"connect out by the listener", t.turn},
 		{"connect out by SMC", func() error { return socket(unix.AF_INET, unix.SOCK_STREAM, protoSMC) }},
 		{"connect out by SCTP", func() error { return socket(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_SCTP) }},
-		{"send data by fast open", func() error { return e.fastOpen(unix.Sendto) }},
+		{"send data by fast open", func() error { return t.fastOpen(unix.Sendto) }},
 		{"send a message by fast open", func() error {
-			return e.fastOpen(func(fd int, p []byte, flags int, to unix.Sockaddr) error { return unix.Sendmsg(fd, p, nil, to, flags) })
+			return t.fastOpen(func(fd int, p []byte, flags int, to unix.Sockaddr) error { return unix.Sendmsg(fd, p, nil, to, flags) })
 		}},
-		{"send a datagram", func() error { return e.dial(unix.SOCK_DGRAM, 0) }},
+		{"send a datagram", func() error { return t.dial(unix.SOCK_DGRAM, 0) }},
 		{"open a datagram socket over IPv6", func() error { return socket(unix.AF_INET6, unix.SOCK_DGRAM, 0) }},
 		{"open a raw socket", func() error { return socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP) }},
 		{"open a ping socket", func() error { return socket(unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP) }},
@@ -47,9 +47,9 @@ func (e *target) network() []attempt {
 		{"listen for others' addresses", func() error { return tcpOption(unix.IPPROTO_IP, unix.IP_TRANSPARENT, 1) }},
 		{"replace the packet filter of old", func() error { return tcpOption(unix.IPPROTO_IP, soReplaceRules, 0) }},
 		{"mark its packets", func() error { return tcpOption(unix.SOL_SOCKET, unix.SO_MARK, 1) }},
-		{"connect to an abstract socket", func() error { return dialUnix(e.abstract.Addr().String()) }},
+		{"connect to an abstract socket", func() error { return dialUnix(t.abstract.Addr().String()) }},
 	}
-	if e.alone {
+	if t.alone {
 		all = append(all, attempt{"connect to a unix socket", func() error { return dialUnix("/run/doorward-nobody") }},
 			attempt{"send to a unix socket", func() error { return socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0) }},
 			attempt{"send to a unix socket from a pair", func() error {
@@ -60,8 +60,8 @@ func (e *target) network() []attempt {
 	return all
 }
 
-func (e *target) connect() error {
-	c, err := net.DialTimeout("tcp", e.listener.Addr().String(), 5*time.Second)
+func (t *target) connect() error {
+	c, err := net.DialTimeout("tcp", t.listener.Addr().String(), 5*time.Second)
 	if err == nil {
 		c.Close()
 	}
@@ -69,19 +69,19 @@ func (e *target) connect() error {
 }
 
 // address is where the intruder would send what it knows.
-func (e *target) address() unix.Sockaddr {
-	a, _ := e.listener.Addr().(*net.TCPAddr)
+func (t *target) address() unix.Sockaddr {
+	a, _ := t.listener.Addr().(*net.TCPAddr)
 	return &unix.SockaddrInet4{Port: a.Port, Addr: [4]byte(a.IP.To4())}
 }
 
 // dial connects with a socket of a kind.
-func (e *target) dial(kind, proto int) error {
+func (t *target) dial(kind, proto int) error {
 	fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, proto)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := unix.Connect(fd, e.address()); err != nil {
+	if err := unix.Connect(fd, t.address()); err != nil {
 		return err
 	}
 	_, err = unix.Write(fd, []byte("what I know"))
@@ -89,8 +89,8 @@ func (e *target) dial(kind, proto int) error {
 }
 
 // turn connects out with a socket that listened when it was found.
-func (e *target) turn() error {
-	l, ok := e.spare.(*net.TCPListener)
+func (t *target) turn() error {
+	l, ok := t.spare.(*net.TCPListener)
 	if !ok {
 		return errors.New("no TCP listener")
 	}
@@ -103,17 +103,17 @@ func (e *target) turn() error {
 	if err := unix.Shutdown(fd, unix.SHUT_RDWR); err != nil {
 		return err
 	}
-	return unix.Connect(fd, e.address())
+	return unix.Connect(fd, t.address())
 }
 
 // fastOpen sends data with the SYN, which asks nobody whether to connect.
-func (e *target) fastOpen(send func(int, []byte, int, unix.Sockaddr) error) error {
+func (t *target) fastOpen(send func(int, []byte, int, unix.Sockaddr) error) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	return send(fd, []byte("what I know"), unix.MSG_FASTOPEN, e.address())
+	return send(fd, []byte("what I know"), unix.MSG_FASTOPEN, t.address())
 }
 
 func tcpOption(level, name, value int) error {
