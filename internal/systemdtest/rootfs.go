@@ -19,15 +19,24 @@ import (
 // debootstrap finds no provider of those by itself. openrc is there for its
 // openrc-run only.
 const (
-	packages = "systemd,systemd-sysv,libpam-systemd,dbus,polkitd,openssh-server,nftables,iproute2,openrc"
+	packages = "systemd,systemd-sysv,libpam-systemd,dbus,polkitd,openssh-server,nftables,iproute2"
 	stamp    = "etc/doorward-test-recipe" // in the tree: what it was made from
 )
 
 // Suites are the Debian releases that can be booted. The first is the default.
 var Suites = [...]string{"bookworm", "trixie"}
 
+// contents are the packages of a suite. From trixie on, openrc cannot be installed
+// beside systemd-sysv.
+func contents(suite string) string {
+	if suite == "bookworm" {
+		return packages + ",openrc"
+	}
+	return packages
+}
+
 // recipe is what the tree of a suite is made from.
-func recipe(suite string) string { return suite + " " + packages + "\n" }
+func recipe(suite string) string { return suite + " " + contents(suite) + "\n" }
 
 // buildLimit is how long making the tree may take; about a minute is usual.
 const buildLimit = 8 * time.Minute
@@ -114,7 +123,7 @@ func build(ctx context.Context, suite, root string) error {
 	// with it however it ends. Nothing of this machine's environment may leak
 	// in; SYSTEMD_OFFLINE keeps maintainer scripts from its systemd.
 	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--propagation=private", "--",
-		"debootstrap", "--variant=minbase", "--include="+packages, suite, tmp)
+		"debootstrap", "--variant=minbase", "--include="+contents(suite), suite, tmp)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "HOME=/root",
 		"DEBIAN_FRONTEND=noninteractive", "SYSTEMD_OFFLINE=1"}
 	for _, name := range []string{"http_proxy", "https_proxy"} {
