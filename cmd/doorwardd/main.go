@@ -16,12 +16,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime/debug"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/daemon"
 	"github.com/doorward/doorward/internal/fence"
 	"github.com/doorward/doorward/internal/removal"
+	"github.com/doorward/doorward/internal/version"
 )
 
 const usage = `doorwardd guards the doors of a configuration: services stay dark until a
@@ -79,7 +79,7 @@ func run(args []string) int {
 	var err error
 	switch {
 	case *showVersion:
-		fmt.Println("doorwardd", version())
+		fmt.Println("doorwardd", version.Number())
 	case *check:
 		err = checkConfig(*path)
 	case *cleanup:
@@ -90,7 +90,7 @@ func run(args []string) int {
 		err = daemon.Launch(*path, daemon.NewLogger(os.Stderr, new(slog.LevelVar)))
 	default:
 		level := new(slog.LevelVar)
-		d := daemon.Daemon{ConfigPath: *path, Version: version(), Level: level,
+		d := daemon.Daemon{ConfigPath: *path, Version: version.Number(), Level: level,
 			Log: daemon.NewLogger(os.Stderr, level)}
 		err = d.Serve(context.Background())
 	}
@@ -137,12 +137,4 @@ func checkConfig(path string) error {
 	}
 	fmt.Printf("%s: no mistakes; doorward check tells its doors in words\n", path)
 	return nil
-}
-
-// version is the module's version as the build stamped it.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "unknown"
 }
