@@ -3,11 +3,9 @@
 package packaging
 
 import (
-	"bytes"
 	"cmp"
-	"os"
 	"os/exec"
-	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -52,7 +50,7 @@ func newLife(t *testing.T, suite, before, now string) *life {
 	l := &life{T: t, visitor: nstest.New(t), stranger: nstest.New(t)}
 	nstest.Link(ns, l.visitor, []string{"192.0.2.1/24"}, []string{"192.0.2.2/24"})
 	nstest.Link(ns, l.stranger, []string{"198.51.100.1/24"}, []string{"198.51.100.2/24"})
-	l.m = systemdtest.BootSuite(t, suite, ns, before+":/before.deb", now+":/now.deb")
+	l.m = systemdtest.BootSuite(t, suite, ns, before+":/before", now+":/now")
 	l.key = authorize(t, l.m)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -62,12 +60,12 @@ func newLife(t *testing.T, suite, before, now string) *life {
 	return l
 }
 
-// apt runs apt-get with the environment of an unattended upgrade, and returns what
-// it says.
-func (l *life) apt(args ...string) string {
+// apt runs apt-get where nobody can be asked anything, as unattended upgrades do,
+// and returns what it says.
+func (l *life) apt(args string) string {
 	l.Helper()
-	said := l.m.Run("env", append([]string{"DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"}, args...)...)
-	l.Logf("apt-get %s:\n%s", strings.Join(args, " "), said)
+	said := l.m.Run("sh", "-c", "DEBIAN_FRONTEND=noninteractive exec apt-get -qq -y -o Dpkg::Use-Pty=0 "+args+" </dev/null")
+	l.Logf("apt-get %s:\n%s", args, said)
 	return said
 }
 
@@ -105,7 +103,7 @@ func (l *life) strangerReaches(port string) bool {
 
 // install installs the package from before, and guards SSH as the README says.
 func (l *life) install() {
-	said := l.apt("install", "/before.deb")
+	said := l.apt("install /before/*.deb")
 	l.says(said, "doorward: not started. To begin, type: doorward init")
 	l.is("doorward.service", "inactive", "disabled")
 	l.is("ssh.service", "active", "enabled")
@@ -148,7 +146,7 @@ func (l *life) upgrade() {
 	say := l.session()
 	pid := show(l.T, l.m, "doorward.service", "MainPID")
 	end := besiege(l.T, l.stranger, "198.51.100.1", 22)
-	l.apt("install", "/now.deb")
+	l.apt("install /now/*.deb")
 	say("after the upgrade")
 	logsIn(l.T, l.visitor, l.key) // by the grant that stands
 	tried, in := end()
@@ -164,7 +162,7 @@ func (l *life) upgrade() {
 	say("after all")
 
 	l.m.Run("systemctl", "stop", "doorward.service")
-	l.apt("install", "--reinstall", "/now.deb")
+	l.apt("install --reinstall /now/*.deb")
 	l.is("doorward.service", "inactive", "enabled")
 	l.m.Run("systemctl", "start", "doorward.service")
 }
@@ -174,7 +172,7 @@ func (l *life) remove() {
 	say := l.session()
 	l.m.Run("doorward", "close", "ssh")
 	l.dark()
-	said := l.apt("remove", "doorward")
+	said := l.apt("remove doorward")
 	l.says(said, "no knock opens anything", "door ssh (22/tcp) is open to everybody: ssh.service was stopped, and runs again")
 	say("after the removal")
 	l.is("doorward.service", "inactive", "not-found")
@@ -189,7 +187,7 @@ func (l *life) remove() {
 
 // again installs it anew, over the configuration that a removal leaves.
 func (l *life) again() {
-	said := l.apt("install", "/now.deb")
+	said := l.apt("install /now/*.deb")
 	l.says(said, "doorward: not enabled. The configuration from before is there: doorward check; systemctl enable --now doorward\n")
 	l.is("doorward.service", "inactive", "disabled")
 	l.is("ssh.service", "active", "enabled")
@@ -202,7 +200,7 @@ func (l *life) again() {
 func (l *life) purge() {
 	l.m.Run("doorward", "close", "ssh")
 	l.dark()
-	l.apt("purge", "doorward")
+	l.apt("purge doorward doorward-client")
 	l.is("ssh.service", "active", "enabled")
 	l.gone()
 	if !l.strangerReaches("22") {
@@ -227,54 +225,41 @@ func (l *life) gone() {
 
 // afresh installs it after a purge, as on a new machine.
 func (l *life) afresh() {
-	l.says(l.apt("install", "/now.deb"), "doorward: not started. To begin, type: doorward init")
+	l.says(l.apt("install /now/*.deb"), "doorward: not started. To begin, type: doorward init")
 	l.guards()
 	l.session()
 }
 
-// packagesOf builds the packages of the last commit that had none and of this tree.
+// packagesOf builds today's packages, into one directory, and into another the same
+// with the programs and the unit of the last commit that had no packages.
 func packagesOf(t *testing.T) (before, now string) {
 	t.Helper()
-	top, err := filepath.Abs("..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	old := t.TempDir()
-	archive := exec.CommandContext(t.Context(), "sh", "-ec", `git archive "$1" | tar -x -C "$2"`, "sh", released, old)
-	archive.Dir = top
-	if out, err := archive.CombinedOutput(); err != nil {
-		t.Fatalf("git archive: %v\n%s", err, out)
-	}
-	return deb(t, old, "0.1~before"), deb(t, top, "0.1")
+	now, before = t.TempDir(), t.TempDir()
+	sh(t, "..", `FORMATS=deb build/packages.sh "$1" "$2"`, now, runtime.GOARCH)
+	tree := t.TempDir()
+	sh(t, "..", `git archive "$1" | tar -x -C "$2"`, released, tree)
+	sh(t, tree, `CGO_ENABLED=0 go build -trimpath -buildvcs=false -o bin/ ./cmd/doorwardd ./cmd/doorward
+		for deb in "$1"/*.deb; do
+			root=$PWD/$(basename "$deb")
+			dpkg-deb --raw-extract "$deb" "$root"
+			for program in sbin/doorwardd bin/doorward; do
+				[ ! -e "$root/usr/$program" ] || cp "bin/${program#*bin/}" "$root/usr/$program"
+			done
+			for unit in "$root"/usr/lib/systemd/system/*; do
+				[ ! -e "$unit" ] || cp packaging/doorward.service "$unit"
+			done
+			sed -i 's/^Version: .*/Version: 0.0.0~before/; s/(= .*)/(= 0.0.0~before)/' "$root/DEBIAN/control"
+			dpkg-deb -Znone --root-owner-group --build "$root" "$2/" >/dev/null
+		done`, now, before)
+	return before, now
 }
 
-// deb builds a tree's package.
-func deb(t *testing.T, tree, version string) string {
+// sh runs a script in a directory of this machine.
+func sh(t *testing.T, dir, script string, args ...string) {
 	t.Helper()
-	dir := t.TempDir()
-	root := dir + "/root"
-	sh := func(dir, script string, args ...string) {
-		t.Helper()
-		cmd := exec.CommandContext(t.Context(), "sh", append([]string{"-ec", script, "sh"}, args...)...)
-		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", script, err, out)
-		}
+	cmd := exec.CommandContext(t.Context(), "sh", append([]string{"-euc", script, "sh"}, args...)...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s\n%v\n%s", script, err, out)
 	}
-	sh(tree, `go build -buildvcs=false -trimpath -o "$1/usr/sbin/" ./cmd/doorwardd; go build -buildvcs=false -trimpath -o "$1/usr/bin/" ./cmd/doorward
-		install -D -m 644 packaging/doorward.service "$1/usr/lib/systemd/system/doorward.service"
-		install -D -m 644 packaging/doorward.sysusers "$1/usr/lib/sysusers.d/doorward.conf"
-		install -D -m 644 packaging/doorward.tmpfiles "$1/usr/lib/tmpfiles.d/doorward.conf"
-		install -D -m 644 packaging/doorward-dbus.conf "$1/usr/share/dbus-1/system.d/doorward.conf"`, root)
-	if err := os.MkdirAll(root+"/DEBIAN", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	var control bytes.Buffer
-	control.WriteString("Package: doorward\nVersion: " + version + "\nArchitecture: amd64\nMaintainer: nobody <nobody@example.org>\nDescription: x\n")
-	if err := os.WriteFile(root+"/DEBIAN/control", control.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	sh(".", `install -m 755 scripts/* "$1/DEBIAN/"; chmod -R g-w "$1"; dpkg-deb --root-owner-group --build "$1" "$1.deb"; chmod 644 "$1.deb"`, root)
-	return root + ".deb"
 }
