@@ -29,7 +29,6 @@ type Door struct {
 	Ports   string // as people write them: "22/tcp, 2222/tcp"
 	WayIn   bool   // people reach the machine itself by it
 	Unit    string // the unit behind it, by its own name; "" for none
-	Problem string // why the unit cannot be started, "" where it can
 	Boot    bool   // systemd starts the unit at boot
 	Command string // the program behind it, "" for none
 	Runs    bool   // the service runs; true where there is none

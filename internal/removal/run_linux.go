@@ -35,6 +35,9 @@ const ownUnit = "doorward.service"
 // askTime is how long systemd may take to tell how a unit is.
 const askTime = 10 * time.Second
 
+// startTime is how long an SSH server may take to start that no door names.
+const startTime = 30 * time.Second
+
 // Options say what is given back.
 type Options struct {
 	Config string    // path of the configuration
@@ -48,7 +51,7 @@ type Options struct {
 func Run(ctx context.Context, o Options) error {
 	conf, _, err := config.Load(o.Config)
 	if err != nil {
-		return unknown(o, err)
+		return unknown(ctx, o, err)
 	}
 	if c, err := net.Dial("unix", conf.Gateway.Control); err == nil {
 		c.Close()
@@ -68,27 +71,59 @@ func Run(ctx context.Context, o Options) error {
 	return errors.Join(err, werr)
 }
 
-// unknown is Run without a configuration that can be used.
-func unknown(o Options, err error) error {
-	stood, serr := stands()
-	if serr == nil && stood {
-		serr = fence.Cleanup()
+// unknown is Run without a configuration that can be used, for why. The fence goes,
+// and an SSH server that the machine has runs.
+func unknown(ctx context.Context, o Options, why error) error {
+	fenced, err := stands()
+	if err == nil && fenced {
+		err = fence.Cleanup()
 	}
-	if serr != nil {
-		return errors.Join(err, serr)
+	if err != nil {
+		return errors.Join(why, err)
 	}
-	switch missing := errors.Is(err, fs.ErrNotExist); {
-	case missing && !stood:
-		return nil // it was never in use
-	case missing:
-		_, err = fmt.Fprintf(o.Out, "there is no %s: the fence is removed, and no service is started\n", o.Config)
-	case stood:
-		_, err = fmt.Fprintf(o.Out, "%v\nthe configuration cannot be used: the fence is removed, every port is reachable, and no service is started. "+
-			"If SSH is stopped, type:\n    systemctl enable --now ssh\n", err)
-	default:
+	m := Machine{Fence: fenced}
+	m.Boot, _ = atBoot(ctx, ownUnit)
+	if !m.Fence && !m.Boot {
+		return nil // it was not in use
+	}
+	fmt.Fprintf(o.Out, "the configuration cannot be used: %v\nSo the fence goes as a whole: everything that runs can be reached.\n", why)
+	conf := &config.Config{Doors: sshDoors(ctx)}
+	for i := range conf.Doors {
+		m.Doors = append(m.Doors, look(ctx, &conf.Doors[i]))
+	}
+	p := For(m, true)
+	_, err = io.WriteString(o.Out, Words(m, p, Outcome{Failed: start(ctx, conf, m, p)}))
+	return err
+}
+
+// sshDoors is a door to the machine's SSH server: one that runs, or else one that
+// systemd starts at boot, or else any; none where there is no unit for one.
+func sshDoors(ctx context.Context) []config.Door {
+	var best string
+	var most int
+	for _, unit := range []string{"ssh.service", "sshd.service", "ssh.socket", "sshd.socket", "dropbear.service"} {
+		ctx, cancel := context.WithTimeout(ctx, askTime)
+		f, err := service.NewUnit(unit, slog.New(slog.DiscardHandler)).Facts(ctx)
+		cancel()
+		if err != nil || f.Load != "loaded" {
+			continue
+		}
+		fit := 1
+		if f.Enabled == "enabled" {
+			fit = 2
+		}
+		if f.Own.State == service.Running {
+			fit = 3
+		}
+		if fit > most {
+			best, most = unit, fit
+		}
+	}
+	if best == "" {
 		return nil
 	}
-	return err
+	return []config.Door{{Name: "ssh", Ports: []port.Range{{Proto: port.TCP, First: 22, Last: 22}},
+		Service: &config.Service{Unit: best, Timeout: startTime}}}
 }
 
 // examine looks at the machine.
