@@ -31,6 +31,7 @@ func TestFromInstallToPurge(t *testing.T) {
 			l := newLife(t, suite, before, now, built)
 			l.install()
 			l.upgrade()
+			l.notRemoved()
 			l.remove()
 			l.again()
 			l.purge()
@@ -178,6 +179,20 @@ func (l *life) upgrade() {
 	l.m.Run("systemctl", "start", "doorward.service")
 }
 
+// notRemoved holds that it stays, and goes on opening doors, if a door cannot be
+// opened for good.
+func (l *life) notRemoved() {
+	l.m.Run("mv", "/usr/sbin/doorwardd", "/usr/sbin/doorwardd.real")
+	l.m.Write("/usr/sbin/doorwardd", "#!/bin/sh\ncase $* in *--retire*) exit 1 ;; esac\nexec /usr/sbin/doorwardd.real \"$@\"\n", 0o755)
+	said, err := l.m.System.Run(l.Context(), "apt-get", "-qq", "-y", "remove", "doorward")
+	if err == nil {
+		l.Fatalf("it is removed although nobody could get in any more:\n%s", said)
+	}
+	l.says(said+err.Error(), "NOT REMOVED. The daemon runs again, and knocks open doors as before.")
+	l.is("doorward.service", "active", "enabled")
+	l.m.Run("mv", "/usr/sbin/doorwardd.real", "/usr/sbin/doorwardd")
+}
+
 // remove removes it over the session that came by the door.
 func (l *life) remove() {
 	say := l.session()
@@ -186,7 +201,7 @@ func (l *life) remove() {
 	said := l.apt("remove doorward")
 	l.says(said, "no knock opens anything", "door ssh (22/tcp) is open to everybody: ssh.service was stopped, and runs again")
 	say("after the removal")
-	l.is("doorward.service", "inactive", "not-found")
+	l.is("doorward.service", "inactive", "disabled") // what systemd makes of the init script, a conffile
 	l.is("ssh.service", "active", "enabled")
 	if !l.strangerReaches("22") {
 		l.Error("sshd cannot be reached")
@@ -259,10 +274,10 @@ func (l *life) lockedOut() {
 		// What people try first does not help, and says what does.
 		out, err := l.m.System.Run(l.Context(), "doorwardd", "--cleanup")
 		if err == nil {
-			l.Error("the fence goes while the daemon runs")
+			l.Fatal("the fence goes while the daemon runs")
 		}
 		l.says(out+err.Error(), "systemctl stop doorward", "doorward open DOOR --source any --for 1h")
-		l.m.Run("systemctl", "start", "ssh")
+		l.m.System.Run(l.Context(), "systemctl", "start", "ssh") // may fail already, "canceled"
 		l.dark()
 		nstest.Eventually(l.T, "the trail says how to open the door", func() bool {
 			return strings.Contains(l.m.Run("doorward", "log"), `"doorward open ssh --source any --for 1h" lets everybody in`)
@@ -376,9 +391,15 @@ func (l *life) staysClosed() {
 	}
 	nstest.Eventually(l.T, "the panel can be reached", func() bool { return l.strangerReaches("7777") })
 
-	// And a purge does.
+	// A purge in a later boot leaves alone what that has not started.
+	l.m.Run("systemctl", "stop", "panel.service")
+	l.m.Run("sed", "-i", "s/^boot .*/boot 01234567-89ab-cdef-0123-456789abcdef/", "/etc/doorward/removed")
+	l.apt("purge doorward")
+	l.is("panel.service", "inactive", "enabled")
+
+	// One in the same boot opens it.
 	l.apt("install /now/*.deb")
-	l.m.Run("sh", "-c", `sed -i '/^.door.panel/,$d' /etc/doorward/doorward.toml`)
+	l.guards()
 	closes()
 	l.says(l.apt("purge doorward doorward-client"), "doorward: panel.service was stopped, and runs again\n", "doorward: the fence is removed")
 	l.is("ssh.service", "active", "enabled")
