@@ -86,8 +86,8 @@ build/completions.sh "$work/host/doorward" "$work/bin/completions"
 GOOS=linux build/licenses.sh ./cmd/doorwardd ./cmd/doorward | gzip -9n >"$work/THIRD-PARTY-LICENSES.gz"
 for arch in "$@"; do
 	step "packages for $arch"
-	GOOS=linux GOARCH=$arch build/programs.sh "$work/bin" doorwardd doorward
-	for format in deb rpm apk; do
+	env GOOS=linux $(goarch "$arch") build/programs.sh "$work/bin" doorwardd doorward
+	for format in ${FORMATS:-deb rpm apk}; do
 		stage "$format"
 		pack "$format" "$arch"
 	done

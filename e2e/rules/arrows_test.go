@@ -81,6 +81,13 @@ var arrows = map[string]map[string]string{
 	"internal/launcher":         {"internal/service": "carries start and stop of commands out"},
 	"internal/sandbox":          {},
 	"internal/sandbox/intruder": {"internal/sandbox": "what it tries to get out of"},
+	"internal/removal": {
+		"internal/config":   "which doors there are",
+		"internal/fence":    "guards what stays closed",
+		"internal/port":     "plain types",
+		"internal/service":  "starts what is to run",
+		"internal/sockdiag": "whether a service runs that is no unit",
+	},
 	"internal/daemon": {
 		"internal/descriptors": "warns of a low limit",
 		"internal/export":      "sends the records on",
@@ -104,6 +111,7 @@ var arrows = map[string]map[string]string{
 		"internal/config":  "--check",
 		"internal/daemon":  "runs it",
 		"internal/fence":   "--cleanup",
+		"internal/removal": "--retire",
 		"internal/version": "--version",
 	},
 	"cmd/doorward": {

@@ -66,8 +66,10 @@ func Refusal(reason string) string {
 // metrics are the metrics. A new one is a line here, and what it tells in Vitals.
 var metrics = []Metric{
 	{Name: "doorward_build_info", Type: gauge, Labels: []string{"version", "goversion", "revision"},
-		Help:   "The daemon's version, the Go version that built it, and the commit it was built from; always 1.",
-		values: func(v *GatewayMetrics, is func(float64, ...string)) { is(1, v.Version, runtime.Version(), version.Commit()) }},
+		Help: "The daemon's version, the Go version that built it, and the commit it was built from; always 1.",
+		values: func(v *GatewayMetrics, is func(float64, ...string)) {
+			is(1, v.Version, runtime.Version(), version.Commit())
+		}},
 	{Name: "doorward_problems", Type: gauge, Labels: []string{"code"},
 		Help:   "Reasons for which /healthz fails, by their code.",
 		Note:   "0 for all while the doors are guarded and usable. The codes are below.",

@@ -60,8 +60,8 @@ func (d *Door) Runs(now time.Time) []Effect {
 				"the service was running when the door was first guarded; stopping it", time.Time{})}
 		}
 		// S12: what runs behind a dark door is put right.
-		return []Effect{Stop{}, d.record(now, audit.EventRepaired, "", "",
-			"the service was running although the door is "+d.saved.State.String()+"; stopping it", time.Time{})}
+		return []Effect{Stop{}, d.record(now, audit.EventRepaired, "", "", fmt.Sprintf("the service was running although the door is %s; "+
+			"stopping it: \"doorward open %s --source any --for 1h\" lets everybody in", d.saved.State, d.rules.Name), time.Time{})}
 	}
 	return nil
 }
