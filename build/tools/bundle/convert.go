@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // convert makes the runtime's configuration for a service, as Docker does: a user
@@ -35,7 +37,7 @@ func convert(s types.ServiceConfig, image v1.Config, path func(volume string) st
 		args = s.Command
 	}
 	spec := &specs.Spec{
-		Version: specs.Version,
+		Version: "1.0.2", // which has all that is used here; crun of Debian bookworm knows no later one
 		Root:    &specs.Root{Path: "rootfs", Readonly: s.ReadOnly},
 		Process: &specs.Process{
 			User: user, Args: args, Env: image.Env, Cwd: "/",
@@ -43,6 +45,8 @@ func convert(s types.ServiceConfig, image v1.Config, path func(volume string) st
 			NoNewPrivileges: slices.Contains(s.SecurityOpt, "no-new-privileges:true"),
 		},
 		Mounts: mounts(s, path),
+		// The runtime does not look at it: for who runs the bundle.
+		Annotations: map[string]string{"healthcheck": healthcheck(s)},
 		Linux: &specs.Linux{
 			// No network: that of who starts the container.
 			Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace},
@@ -52,15 +56,42 @@ func convert(s types.ServiceConfig, image v1.Config, path func(volume string) st
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
-	for name, limit := range s.Ulimits {
-		hard := uint64(max(limit.Single, limit.Hard))
-		soft := uint64(max(limit.Single, limit.Soft))
-		spec.Process.Rlimits = append(spec.Process.Rlimits,
-			specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(name), Hard: hard, Soft: soft})
+	if spec.Process.Rlimits, err = limits(s); err != nil {
+		return nil, err
 	}
 	// The profile asks which capabilities there are.
 	spec.Linux.Seccomp, err = seccomp.GetDefaultProfile(spec)
 	return spec, err
+}
+
+// resources are the limits that are known, setrlimit(2).
+var resources = map[string]int{"nofile": unix.RLIMIT_NOFILE, "sigpending": unix.RLIMIT_SIGPENDING}
+
+// limits reads ulimits. Those above this process's own become these: who may not
+// raise a limit (CAP_SYS_RESOURCE) could not start the container at all.
+func limits(s types.ServiceConfig) (all []specs.POSIXRlimit, err error) {
+	for _, name := range slices.Sorted(maps.Keys(s.Ulimits)) {
+		resource, known := resources[name]
+		limit := s.Ulimits[name]
+		if !known || limit.Single <= 0 {
+			return nil, fmt.Errorf("ulimits: %s: allowed is one number for nofile or sigpending", name)
+		}
+		var own unix.Rlimit
+		if err := unix.Getrlimit(resource, &own); err != nil {
+			return nil, err
+		}
+		n := min(uint64(limit.Single), own.Max)
+		all = append(all, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(name), Hard: n, Soft: n})
+	}
+	return all, nil
+}
+
+// healthcheck is the command of the service's health check, "" for none.
+func healthcheck(s types.ServiceConfig) string {
+	if s.HealthCheck == nil || len(s.HealthCheck.Test) == 0 || s.HealthCheck.Test[0] != "CMD" {
+		return ""
+	}
+	return strings.Join(s.HealthCheck.Test[1:], " ")
 }
 
 // known returns an error for what would make another container than it is taken for.
