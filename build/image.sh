@@ -1,29 +1,36 @@
 #!/bin/sh
-# Builds the container image: image.sh [PLATFORM...]. It goes to $OUT (dist/image),
-# as an OCI image layout; no container engine is needed. The same commit gives the
-# same bytes.
+# Builds the container image, as an OCI image layout; no container engine is needed.
+# image.sh DIRECTORY [PLATFORM...]. What is in DIRECTORY is replaced. The same commit
+# gives the same bytes.
 . "$(dirname "$0")/lib.sh"
-export CGO_ENABLED=0
-
-out=${OUT:-dist/image}
-version=${VERSION:-$(git describe --tags --always --dirty 2>/dev/null || echo unknown)}
-epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+out=$(realpath -m "$1")
+shift
 [ $# -gt 0 ] || set -- linux/amd64 linux/arm64 linux/arm/v7 linux/riscv64
 
-programs=$(mktemp -d)
-trap 'rm -rf "$programs"' EXIT
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 for platform in "$@"; do
-	step "build for $platform"
-	os=${platform%%/*} rest=${platform#*/}
-	arch=${rest%%/*} arm=
-	[ "$arch" != arm ] || arm=${rest#*/v}
-	GOOS=$os GOARCH=$arch GOARM=$arm go build -trimpath -o "$programs/$platform/" ./cmd/doorwardd ./cmd/doorward
+	GOOS=${platform%%/*} GOARCH=${platform#*/} GOARM=
+	case $GOARCH in
+	arm/v*) GOARM=${GOARCH#arm/v} GOARCH=arm ;;
+	esac
+	export GOOS GOARCH GOARM
+	build/programs.sh "$work/$platform" doorwardd doorward
 	shift
-	set -- "$@" "$platform=$programs/$platform"
+	set -- "$@" "$platform=$work/$platform"
 done
+unset GOOS GOARCH GOARM
 
-step "the image $out, version $version"
-mkdir -p "$(dirname "$out")"
+mkdir "$work/licenses"
+cp LICENSE "$work/licenses/"
+GOOS=linux build/licenses.sh ./cmd/doorwardd ./cmd/doorward | gzip -9n >"$work/licenses/THIRD-PARTY-LICENSES.gz"
+
+version=$(build/version.sh number) epoch=$(build/version.sh time)
+case ${out##*/} in
+'' | . | ..) echo "image.sh: \"$out\" cannot be replaced: name a directory for the image alone" >&2; exit 2 ;;
+esac
+[ ! -e "$out" ] || [ -e "$out/oci-layout" ] || { echo "image.sh: \"$out\" is there and no image: remove it, or name another directory" >&2; exit 1; }
 rm -rf "$out"
-go -C build/tools run ./image -o "$(realpath -m "$out")" -version "$version" -epoch "$epoch" -license "$PWD/LICENSE" "$@"
+go -C build/tools run ./image -o "$out" -version "$version" -epoch "$epoch" -licenses "$work/licenses" "$@"
+echo "$out: doorward $version"

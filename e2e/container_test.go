@@ -73,8 +73,9 @@ type container struct {
 func (s *site) bundle() *container {
 	s.t.Helper()
 	platform := "linux/" + runtime.GOARCH
-	image := exec.CommandContext(s.t.Context(), "../build/image.sh", platform)
-	image.Env = append(os.Environ(), "OUT="+s.lab.Path("image"), "VERSION=v0.0.0-test")
+	image := exec.CommandContext(s.t.Context(), "../build/image.sh", s.lab.Path("image"), platform)
+	// Whatever has changed since, the programs are built once.
+	image.Env = append(os.Environ(), "VERSION=0.0.0", "COMMIT=test", "SOURCE_DATE_EPOCH=0")
 	if out, err := image.CombinedOutput(); err != nil {
 		s.t.Fatalf("build/image.sh: %v\n%s", err, out)
 	}

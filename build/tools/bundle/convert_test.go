@@ -68,7 +68,7 @@ func TestUnknown(t *testing.T) {
 		{`user: "1:2"`, "user: doorward", "want numbers"},
 		{"network_mode: host", "network_mode: host\n    ulimits: {nofile: {soft: 1, hard: 2}}", "ulimits: nofile: allowed is one number"},
 		{"network_mode: host", "network_mode: host\n    ulimits: {core: 1}", "ulimits: core: allowed is one number for nofile or sigpending"},
-		{"image: doorward", "imgae: doorward", "services.doorward.imgae"},
+		{"image: doorward", "imgae: doorward", "imgae"},
 	} {
 		t.Run(tt.now, func(t *testing.T) {
 			_, _, err := converted(t, strings.Replace(service, tt.old, tt.now, 1))

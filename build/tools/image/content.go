@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -30,8 +32,8 @@ type entry struct {
 	capabilities []byte // the extended attribute security.capability, nil for none
 }
 
-// content is all that is in the image.
-func content(daemon, command, license []byte) []entry {
+// content is all that is in the image but the licences.
+func content(daemon, command []byte) []entry {
 	const id = daemonID
 	users := fmt.Sprintf("root:x:0:0:root:/:/sbin/nologin\ndoorward:x:%d:%d:doorward:/var/lib/doorward:/sbin/nologin\n", id, id)
 	groups := fmt.Sprintf("root:x:0:\nadm:x:4:\ndoorward:x:%d:\n", id)
@@ -47,16 +49,30 @@ func content(daemon, command, license []byte) []entry {
 		{path: "usr/bin/doorward", mode: 0o755, text: command},
 		{path: "usr/sbin/", mode: 0o755},
 		{path: "usr/sbin/doorwardd", mode: 0o755, text: daemon, capabilities: capabilities(capNetBindService, capNetAdmin)},
-		{path: "usr/share/", mode: 0o755},
-		{path: "usr/share/doc/", mode: 0o755},
-		{path: "usr/share/doc/doorward/", mode: 0o755},
-		{path: "usr/share/doc/doorward/LICENSE", mode: 0o644, text: license},
 		{path: "var/", mode: 0o755},
 		{path: "var/lib/", mode: 0o755},
 		// A volume that is mounted here for the first time is made like this.
 		{path: "var/lib/doorward/", mode: 0o700, owner: id, group: id},
 		{path: "var/log/", mode: 0o755},
 	}
+}
+
+// licenses are the entries for a directory's files.
+func licenses(dir string) ([]entry, error) {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	const to = "usr/share/licenses/doorward/"
+	all := []entry{{path: "usr/share/", mode: 0o755}, {path: "usr/share/licenses/", mode: 0o755}, {path: to, mode: 0o755}}
+	for _, f := range files {
+		text, err := os.ReadFile(filepath.Join(dir, f.Name()))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, entry{path: to + f.Name(), mode: 0o644, text: text})
+	}
+	return all, nil
 }
 
 // Capabilities' numbers, linux/capability.h.

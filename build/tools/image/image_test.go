@@ -57,11 +57,11 @@ func programs(t *testing.T, daemon, command []byte) string {
 // testOptions are those of an image in a directory that does not exist.
 func testOptions(t *testing.T) options {
 	t.Helper()
-	license := filepath.Join(t.TempDir(), "LICENSE")
-	if err := os.WriteFile(license, []byte("as is"), 0o644); err != nil {
+	licenses := t.TempDir()
+	if err := os.WriteFile(filepath.Join(licenses, "LICENSE"), []byte("as is"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return options{dir: filepath.Join(t.TempDir(), "image"), version: "v1.2.3", license: license, when: time.Unix(1700000000, 0).UTC()}
+	return options{dir: filepath.Join(t.TempDir(), "image"), version: "1.2.3+git1", licenses: licenses, when: time.Unix(1700000000, 0).UTC()}
 }
 
 // files are the names and contents of a directory's files.
@@ -110,8 +110,8 @@ func images(t *testing.T, dir string) map[string]v1.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(manifest.Manifests); n != 1 || manifest.Manifests[0].Annotations["org.opencontainers.image.ref.name"] != "v1.2.3" {
-		t.Fatalf("the layout has %d images, want one, called v1.2.3: %+v", n, manifest)
+	if n := len(manifest.Manifests); n != 1 || manifest.Manifests[0].Annotations["org.opencontainers.image.ref.name"] != "1.2.3-git1" {
+		t.Fatalf("the layout has %d images, want one, called 1.2.3-git1: %+v", n, manifest)
 	}
 	index, err := outer.ImageIndex(manifest.Manifests[0].Digest)
 	if err != nil {
@@ -185,14 +185,14 @@ func TestContent(t *testing.T) {
 		"drwxr-xr-x 0:0 usr/sbin ",
 		// cap_net_bind_service,cap_net_admin=ep, as setcap(8) writes it.
 		"-rwxr-xr-x 0:0 usr/sbin/doorwardd 0100000200140000000000000000000000000000",
-		"drwxr-xr-x 0:0 usr/share ",
-		"drwxr-xr-x 0:0 usr/share/doc ",
-		"drwxr-xr-x 0:0 usr/share/doc/doorward ",
-		"-rw-r--r-- 0:0 usr/share/doc/doorward/LICENSE ",
 		"drwxr-xr-x 0:0 var ",
 		"drwxr-xr-x 0:0 var/lib ",
 		"drwx------ 60722:60722 var/lib/doorward ",
 		"drwxr-xr-x 0:0 var/log ",
+		"drwxr-xr-x 0:0 usr/share ",
+		"drwxr-xr-x 0:0 usr/share/licenses ",
+		"drwxr-xr-x 0:0 usr/share/licenses/doorward ",
+		"-rw-r--r-- 0:0 usr/share/licenses/doorward/LICENSE ",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("files of the image (-want +got):\n%s", d)
@@ -211,7 +211,7 @@ func TestMistakes(t *testing.T) {
 		{"a platform with too many parts", "linux/arm/v7/x", "platform \"linux/arm/v7/x\": ", static, nil},
 		{"a directory that exists", "linux/amd64", "exists: remove it, or name another directory", static,
 			func(o *options) { o.dir = filepath.Dir(o.dir) }},
-		{"no license", "linux/amd64", "LICENSE: no such file or directory", static, func(o *options) { o.license = o.dir + "/LICENSE" }},
+		{"no licences", "linux/amd64", "licences: no such file or directory", static, func(o *options) { o.licenses = o.dir + "/licences" }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			o := testOptions(t)

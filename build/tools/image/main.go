@@ -24,11 +24,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-const usage = `usage: image -o DIR -version VERSION -epoch SECONDS -license FILE PLATFORM=PROGRAMS...
+const usage = `usage: image -o DIR -version VERSION -epoch SECONDS -licenses DIR PLATFORM=PROGRAMS...
 
 Writes an OCI image layout to DIR, which must not exist. PLATFORM is as in
 linux/arm/v7, PROGRAMS a directory with the static programs doorward and doorwardd
-for it. SECONDS since 1970 are the time of everything in the image.
+for it. The files of the other DIR come along as licences. SECONDS since 1970 are the
+time of everything in the image.
 `
 
 func main() {
@@ -36,10 +37,10 @@ func main() {
 	flag.Usage = func() { fmt.Fprint(flag.CommandLine.Output(), usage) }
 	flag.StringVar(&o.dir, "o", "", "")
 	flag.StringVar(&o.version, "version", "", "")
-	flag.StringVar(&o.license, "license", "", "")
+	flag.StringVar(&o.licenses, "licenses", "", "")
 	epoch := flag.Int64("epoch", -1, "")
 	flag.Parse()
-	if o.dir == "" || o.version == "" || o.license == "" || *epoch < 0 || flag.NArg() == 0 {
+	if o.dir == "" || o.version == "" || o.licenses == "" || *epoch < 0 || flag.NArg() == 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -52,8 +53,8 @@ func main() {
 
 // options are what all platforms have in common.
 type options struct {
-	dir, version, license string
-	when                  time.Time
+	dir, version, licenses string
+	when                   time.Time
 }
 
 // write writes the layout, with an image for each PLATFORM=PROGRAMS.
@@ -85,8 +86,10 @@ func write(o options, platforms []string) error {
 	if err != nil {
 		return err
 	}
-	// The name in the layout by which tools find the image: oci:DIR:VERSION.
-	return path.AppendIndex(index, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": o.version}))
+	// The name in the layout by which tools find the image: oci:DIR:VERSION. It is
+	// also to do for a tag of a registry, where + is not allowed.
+	name := strings.ReplaceAll(o.version, "+", "-")
+	return path.AppendIndex(index, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": name}))
 }
 
 // annotations are the pre-defined ones of the OCI image specification.
@@ -111,11 +114,11 @@ func build(o options, platform v1.Platform, programs string) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	license, err := os.ReadFile(o.license)
+	licenses, err := licenses(o.licenses)
 	if err != nil {
 		return nil, err
 	}
-	layer, err := pack(content(daemon, command, license), o.when)
+	layer, err := pack(append(content(daemon, command), licenses...), o.when)
 	if err != nil {
 		return nil, err
 	}
