@@ -38,7 +38,8 @@ debootstrap debootstrap
 iptables iptables
 ufw ufw ufw
 firewalld firewalld firewalld
-dbus-daemon dbus"
+dbus-daemon dbus
+crun crun"
 bench="$demo
 strace strace
 iptables iptables

@@ -2,10 +2,14 @@ package rules
 
 import (
 	"go/ast"
+	"maps"
 	"path"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // arrows are the imports inside the module that architecture allows, with the
@@ -23,7 +27,7 @@ var arrows = map[string]map[string]string{
 		"internal/tables": "reads the file", "internal/knock": "rules of knocks", "internal/kinds": "which knocks there are"},
 
 	// Pure cores: see TestPure. The kinds of knock are more of them: see kindOfKnock.
-	"internal/door":  {"internal/port": "what a door guards", "internal/audit": "a decision's record"},
+	"internal/door":  {"internal/audit": "a decision's record"},
 	"internal/knock": {"internal/port": "where a knock is heard", "internal/tables": "where a rule is read from"},
 	"internal/kinds": {"internal/knock": "what it is a list of"},
 
@@ -45,7 +49,7 @@ var arrows = map[string]map[string]string{
 		"internal/nfnetlink": "whether a connection broke", "internal/sockdiag": "sees sockets",
 		"internal/legible": "no name of sshd's has what does not print"},
 	"internal/service": {},
-	"internal/store": {"internal/audit": "the audit trail's records", "internal/port": "plain types",
+	"internal/store": {"internal/audit": "the audit trail's records",
 		"internal/door": "the source that stands for everybody"},
 
 	"internal/control": {
@@ -104,7 +108,6 @@ var arrows = map[string]map[string]string{
 		"internal/fence":       "makes the one that the gateway is given",
 		"internal/listen":      "makes those that the gateway is given",
 		"internal/presence":    "makes those that the gateway is given",
-		"internal/service":     "makes those that the gateway is given",
 		"internal/store":       "opens the one that the gateway is given",
 	},
 	"cmd/doorwardd": {
@@ -162,7 +165,7 @@ var arrows = map[string]map[string]string{
 	"e2e":                  {},
 	"e2e/word":             kindOfKnock,
 	"e2e/lab":              {"internal/control": "reads status as a script would"},
-	"e2e/demo":             {"e2e/lab": "makes the network", "internal/control": "reads status as a script would"},
+	"e2e/demo":             {"e2e/lab": "makes the network"},
 	"e2e/campaign/judge":   {},
 	"e2e/campaign": {
 		"e2e/campaign/judge":   "holds what was seen to the promise",
@@ -174,6 +177,10 @@ var arrows = map[string]map[string]string{
 	},
 	"packaging": {},
 	"bench":     {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
+
+	// A module of their own: no part of what is built is in them.
+	"build/tools/image":  {},
+	"build/tools/bundle": {},
 }
 
 // kindOfKnock are the arrows of each package that internal/kinds lists, and of
@@ -208,9 +215,11 @@ func TestImportArrows(t *testing.T) {
 		arrows[kind] = kindOfKnock
 		arrows["internal/kinds"][kind] = "a kind of knock"
 	}
-	seen := map[string]bool{}
+	imported := map[string]map[string]bool{} // by whom, in files that are no tests
 	for _, s := range sources(t) {
-		seen[s.dir] = true
+		if imported[s.dir] == nil {
+			imported[s.dir] = map[string]bool{}
+		}
 		if s.test {
 			continue
 		}
@@ -224,18 +233,65 @@ func TestImportArrows(t *testing.T) {
 			if ours && allowed[to] == "" {
 				t.Errorf("%s imports %s: allowed for %s are %q", s.name, to, s.dir, keys(allowed))
 			}
+			imported[s.dir][to] = imported[s.dir][to] || ours
 		}
+	}
+	for _, stale := range unused(arrows, imported) {
+		t.Errorf("%s: take it out of the arrows", stale)
 	}
 }
 
-func keys(m map[string]string) []string {
-	var all []string
-	for k := range m {
-		all = append(all, k)
+// unused says in words which of the allowed arrows nobody needs. What kinds of knock
+// may import is one list for all of them, which one of them at least must need.
+func unused(arrows map[string]map[string]string, imported map[string]map[string]bool) (stale []string) {
+	byKinds := map[string]bool{}
+	for from, to := range imported {
+		if isKind(arrows[from]) {
+			maps.Copy(byKinds, to)
+		}
 	}
-	slices.Sort(all)
-	return all
+	for _, from := range slices.Sorted(maps.Keys(arrows)) {
+		if imported[from] == nil {
+			stale = append(stale, "there is no package "+from)
+			continue
+		}
+		needs := imported[from]
+		if isKind(arrows[from]) {
+			needs = byKinds
+		}
+		for _, to := range keys(arrows[from]) {
+			if !needs[to] {
+				stale = append(stale, from+" does not import "+to)
+			}
+		}
+	}
+	return stale
 }
+
+// isKind says whether a package's arrows are those of a kind of knock.
+func isKind(allowed map[string]string) bool {
+	return reflect.ValueOf(allowed).Pointer() == reflect.ValueOf(kindOfKnock).Pointer()
+}
+
+func TestUnusedArrows(t *testing.T) {
+	arrows := map[string]map[string]string{
+		"a":      {"b": "needed", "c": "not needed"},
+		"gone":   {"a": "there is no such package"},
+		"b":      {},
+		"kind":   kindOfKnock,
+		"kind/2": kindOfKnock,
+	}
+	imported := map[string]map[string]bool{
+		"a": {"b": true}, "b": {},
+		"kind": {"internal/knock": true, "internal/tables": true}, "kind/2": {"internal/knock": true},
+	}
+	want := []string{"a does not import c", "there is no package gone", "kind does not import internal/port", "kind/2 does not import internal/port"}
+	if d := cmp.Diff(want, unused(arrows, imported)); d != "" {
+		t.Errorf("unused arrows (-want +got):\n%s", d)
+	}
+}
+
+func keys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
 
 // commands says which files may run other programs, as patterns, and why. The
 // daemon runs only what the operator wrote into the configuration.
@@ -249,12 +305,11 @@ var commands = map[string]string{
 	"internal/systemdtest/*.go":      "debootstrap and systemd-nspawn, for tests",
 	"cmd/doorward/knock*.go":         "what the visitor wants run once the door is open",
 	"e2e/lab/*.go":                   "real programs in namespaces",
-	"e2e/demo/*.go":                  "real programs in namespaces",
 	"e2e/campaign/*.go":              "real programs in namespaces",
-	"bench/*.go":                     "the peers",
 }
 
 func TestCommandsAreRunWhereAllowed(t *testing.T) {
+	used := map[string]bool{}
 	for _, s := range sources(t) {
 		if s.test || !slices.Contains(s.imports(), "os/exec") {
 			continue
@@ -266,9 +321,15 @@ func TestCommandsAreRunWhereAllowed(t *testing.T) {
 				t.Fatal(err)
 			}
 			allowed = allowed || ok
+			used[pattern] = used[pattern] || ok
 		}
 		if !allowed {
 			t.Errorf("%s imports os/exec: allowed are %q", s.name, keys(commands))
+		}
+	}
+	for _, pattern := range keys(commands) {
+		if !used[pattern] {
+			t.Errorf("no file of %s imports os/exec: take it out of the list", pattern)
 		}
 	}
 }
