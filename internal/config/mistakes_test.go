@@ -117,10 +117,13 @@ knock = [1]
 `, []string{
 		`1: gateway: "x": a string, not a table: allowed are tables: write [gateway]`,
 		`3: door.a: 1: an integer, not a table: allowed are tables: write [door.a]`,
+		`4: door.b[0].knock: missing: allowed are one or more tables: write [[door.b[0].knock]]`,
 		`4: door.b: a list of tables: allowed are one table: write [door.b]`,
 		`8: door.c.service: "ssh.service": a string, not a table: allowed are tables: write [door.c.service]`,
 		`9: door.c.presence: a list, not a table: allowed are tables: write [door.c.presence]`,
 		`10: door.c.knock: one table, not a list of them: allowed are one or more tables: write [[door.c.knock]]`,
+		`10: door.c.knock.listen: missing: allowed are lists of port numbers such as [59000, 59001, 59002]`,
+		`10: door.c.knock.touch: missing: allowed are lists of port numbers such as [59000, 59001, 59002]`,
 		`14: door.d.knock[0]: 1: an integer, not a table: allowed are tables: write [door.d.knock[0]]`,
 	}},
 	{"tables within a knock", ssh + oneKnock + "[door.ssh.knock.extra]\na = 1\n" + `[[door.ssh.knock]]
