@@ -80,11 +80,11 @@ func run(args []string) int {
 	case *cleanup:
 		err = fence.Cleanup()
 	case *launch:
-		err = daemon.Launch(*path, daemon.NewLogger(os.Stderr, new(slog.LevelVar)))
+		err = daemon.Launch(*path, daemon.NewLogger(new(slog.LevelVar)))
 	default:
 		level := new(slog.LevelVar)
 		d := daemon.Daemon{ConfigPath: *path, Version: version(), Level: level,
-			Log: daemon.NewLogger(os.Stderr, level)}
+			Log: daemon.NewLogger(level)}
 		err = d.Serve(context.Background())
 	}
 	if err != nil {
