@@ -27,8 +27,8 @@ func TestFailuresAsJSON(t *testing.T) {
 	if err := os.WriteFile(there, []byte("[door.ssh]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	down := "no daemon answers at " + missing + ": connect: no such file or directory"
-	where := "systemctl status doorward, or --control SOCKET if it listens elsewhere"
+	down := "no daemon answers at " + missing + ": there is no such socket"
+	where := "systemctl restart doorward (grants and sessions stay), or --control SOCKET if it listens elsewhere"
 	no := filepath.Join(dir, "no.toml")
 	noFile := "read configuration: open " + no + ": no such file or directory"
 	for _, tt := range []struct {

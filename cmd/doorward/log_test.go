@@ -262,7 +262,7 @@ func TestLogFollowsOverARestart(t *testing.T) {
 		}}
 		e := &env{stdout: out, stderr: errs, getenv: func(string) string { return "" }, now: func() time.Time { return noon }}
 		code := run(ctx, e, append([]string{"--control", path}, strings.Fields(args)...))
-		want := "doorward: no daemon answers at " + path + ": connect: no such file or directory; waiting until it is back\ndoorward: the daemon is back\n"
+		want := "doorward: no daemon answers at " + path + ": there is no such socket; waiting until it is back\ndoorward: the daemon is back\n"
 		if code != 0 || errs.String() != want || strings.Count(out.String(), "\n") != 6 {
 			t.Errorf("%s: got %d %q %q, want six records and %q", args, code, out.String(), errs.String(), want)
 		}

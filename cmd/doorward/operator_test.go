@@ -51,7 +51,7 @@ func guarded() control.Status {
 			{
 				Name: "ssh", State: "open", Since: noon.Add(-14 * time.Minute), Reason: "knock by 192.0.2.7",
 				Ports: []string{"22/tcp", "60000-61000/udp"}, Service: "ssh.service", Running: true,
-				LastSeen: after(-3 * time.Second), DarkAt: after(59*time.Minute + 57*time.Second), Sessions: 2, Refused: 1204,
+				LastSeen: after(-3 * time.Second), DarkAt: after(59*time.Minute + 57*time.Second), Sessions: 2, PacketsRefused: 1204,
 				Grants: []control.Grant{
 					{Source: "192.0.2.7", Expires: noon.Add(28 * time.Second), For: []string{"touch"}},
 					{Source: "2001:db8:1::/64", Expires: noon.Add(8 * time.Hour), For: []string{"operator alice (uid 1000)", "touch"}},
@@ -277,8 +277,8 @@ func one(address string) netip.Prefix { return door.Source(netip.MustParseAddr(a
 
 func TestNoDaemonAnswers(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "s")
-	want := "doorward: error: no daemon answers at " + missing + ": connect: no such file or directory\n" +
-		"doorward: hint: systemctl status doorward, or --control SOCKET if it listens elsewhere\n"
+	want := "doorward: error: no daemon answers at " + missing + ": there is no such socket\n" +
+		"doorward: hint: systemctl restart doorward (grants and sessions stay), or --control SOCKET if it listens elsewhere\n"
 	for _, args := range []string{"status", "status --watch", "log", "close ssh", "arm", "apply --keep"} {
 		code, _, stderr := operate(t, map[string]string{"DOORWARD_CONTROL": missing}, strings.Fields(args)...)
 		if code != 3 || stderr != want {

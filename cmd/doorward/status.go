@@ -42,7 +42,9 @@ names and meanings are a promise to scripts: .problems[].code, doors[].name, .st
 .grants[].source, .grants[].expires, .penalties[].source, .penalties[].until
 and the others. With DOOR, doors has that door alone. Of sessions (.live), grants
 and penalties the latest 1,000 of a door are listed; .sessions, .grants_total and
-.penalties_total count all.
+.penalties_total count all. .packets_refused counts packets, of which one who is kept
+out sends several for each attempt; .events counts records of the audit trail, so that
+.events.refused counts knocks.
 
 Exit status: 0 when the daemon has answered, with --exit-code only if it has no
 problem to tell of;` + operatorExits

@@ -235,7 +235,7 @@ func (v view) about(d control.Door) []string {
 		{"ports", printable(strings.Join(d.Ports, ", "))},
 		{"since", v.since(d.Since)},
 		{"last seen", seen},
-		{"refused", counted(int(d.Refused), "packet")},
+		{"refused", counted(int(d.PacketsRefused), "packet")},
 	} {
 		lines = append(lines, hang(s.line(row[0], "|")[:s.widths[0]+2], row[1], v.width)...)
 	}
