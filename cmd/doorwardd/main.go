@@ -16,11 +16,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime/debug"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/daemon"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/version"
 )
 
 const usage = `doorwardd guards the doors of a configuration: services stay dark until a
@@ -74,7 +74,7 @@ func run(args []string) int {
 	var err error
 	switch {
 	case *showVersion:
-		fmt.Println("doorwardd", version())
+		fmt.Println("doorwardd", version.Number())
 	case *check:
 		err = checkConfig(*path)
 	case *cleanup:
@@ -83,8 +83,7 @@ func run(args []string) int {
 		err = daemon.Launch(*path, daemon.NewLogger(new(slog.LevelVar)))
 	default:
 		level := new(slog.LevelVar)
-		d := daemon.Daemon{ConfigPath: *path, Version: version(), Level: level,
-			Log: daemon.NewLogger(level)}
+		d := daemon.Daemon{ConfigPath: *path, Version: version.Number(), Level: level, Log: daemon.NewLogger(level)}
 		err = d.Serve(context.Background())
 	}
 	if err != nil {
@@ -107,12 +106,4 @@ func checkConfig(path string) error {
 	}
 	fmt.Printf("%s: no mistakes; doorward check tells its doors in words\n", path)
 	return nil
-}
-
-// version is the module's version as the build stamped it.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "unknown"
 }

@@ -17,6 +17,7 @@ var arrows = map[string]map[string]string{
 	"internal/audit":   {},
 	"internal/files":   {},
 	"internal/legible": {},
+	"internal/version": {},
 	"internal/tables":  {"internal/port": "ports in their checked form"},
 	"internal/config": {"internal/port": "ports in their checked form", "internal/files": "the file is root's alone to write",
 		"internal/tables": "reads the file", "internal/knock": "rules of knocks", "internal/kinds": "which knocks there are"},
@@ -48,6 +49,7 @@ var arrows = map[string]map[string]string{
 		"internal/door": "the source that stands for everybody"},
 
 	"internal/control": {
+		"internal/version":     "the metrics name the build",
 		"internal/legible":     "what a client says of itself",
 		"internal/descriptors": "its share of files",
 		"internal/audit":       "the audit trail's records are part of the answers",
@@ -102,9 +104,10 @@ var arrows = map[string]map[string]string{
 		"internal/store":       "opens the one that the gateway is given",
 	},
 	"cmd/doorwardd": {
-		"internal/config": "--check",
-		"internal/daemon": "runs it",
-		"internal/fence":  "--cleanup",
+		"internal/config":  "--check",
+		"internal/daemon":  "runs it",
+		"internal/fence":   "--cleanup",
+		"internal/version": "--version",
 	},
 	"cmd/doorward": {
 		"internal/port":     "plain types",
