@@ -24,14 +24,14 @@ func newArm(e *env) *cobra.Command {
 	var source string
 	var asJSON bool
 	c := &cobra.Command{
-		Use:               "arm [DOOR] [--source SOURCE]",
+		Use:               "arm [DOOR] [[--source] SOURCE]",
 		Short:             "end a failsafe, and forget penalties",
 		Long:              armHelp,
 		Example:           armExamples,
-		Args:              doorArg(false),
+		Args:              doorAndSource(false),
 		ValidArgsFunction: completeDoors(e),
 		RunE: asking(func(c *cobra.Command, args []string) error {
-			r, err := e.client(c).Arm(c.Context(), control.ArmRequest{Door: firstOf(args), Source: source})
+			r, err := e.client(c).Arm(c.Context(), control.ArmRequest{Door: doorOf(args), Source: source})
 			if err != nil {
 				return err
 			}

@@ -33,11 +33,11 @@ func newClose(e *env) *cobra.Command {
 	var source string
 	var asJSON bool
 	c := &cobra.Command{
-		Use:               "close DOOR [--source SOURCE]",
+		Use:               "close DOOR [[--source] SOURCE]",
 		Short:             "make a door dark, or end one source's grants",
 		Long:              closeHelp,
 		Example:           closeExamples,
-		Args:              doorArg(true),
+		Args:              doorAndSource(true),
 		ValidArgsFunction: completeDoors(e),
 		RunE: asking(func(c *cobra.Command, args []string) error {
 			r, err := e.client(c).Close(c.Context(), control.CloseRequest{Door: args[0], Source: source})

@@ -19,6 +19,7 @@ var commands = []func(*env) *cobra.Command{
 	newKnock,
 	newShare,
 	newRotate,
+	newVersion,
 	newMan,
 	newPolkit,
 }

@@ -200,7 +200,7 @@ func TestExitStatuses(t *testing.T) {
 // The commands that ask the daemon all know for how long, and to be quiet; the others
 // are named here.
 func TestOperatorFlags(t *testing.T) {
-	others := []string{"check", "completion", "doctor", "help", "init", "knock", "man", "polkit", "rotate", "share"}
+	others := []string{"check", "completion", "doctor", "help", "init", "knock", "man", "polkit", "rotate", "share", "version"}
 	for _, c := range newRoot(&env{getenv: func(string) string { return "" }}).Commands() {
 		operators := c.Flags().Lookup("quiet") != nil && c.Flags().Lookup("timeout") != nil
 		if other := slices.Contains(others, c.Name()); operators == other {

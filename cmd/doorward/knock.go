@@ -20,6 +20,10 @@ const knockHelp = `Knock on a gateway: complete a TCP connection to each port of
 order given, and close it at once. Everything but those ports is left alone. Several
 --touch are one list: --touch 59000,59002 and --touch 59000 --touch 59002 are the same.
 
+HOST is a name or an address. It may also be written as for ssh: a user, as in
+you@host, is left out, and a port, as in host:22, is the one to wait for. ssh://host
+is host:22.
+
 --from reads HOST, PORTs and the port to wait for from a file that doorward share
 has made, as it came or decrypted. The file is data, and can say nothing else; what
 it says about the wait, --wait overrides. A key with a passphrase is left to age:
@@ -312,9 +316,9 @@ func (o *knockOptions) notOpen(opened []visit.Opened) error {
 	if o.itself {
 		return withHint(err, "%s", notItself)
 	}
-	return withHint(err, "the touches were completed, but these may not be the door's ports, or you are still"+
-		" penalised for a wrong knock (5m unless it was changed: wait it out, every further knock is ignored),"+
-		" or the gateway judges at intervals (then try --timeout 90s)")
+	return withHint(err, "every port was touched, but these may not be the door's, or you are still penalised for a wrong"+
+		" knock (5m unless it was changed: wait, since every further knock is ignored), or the service behind the door"+
+		" did not start (its operator sees why: doorward log), or the gateway judges at intervals (then try --timeout 90s)")
 }
 
 // brief rounds d to what a person reads.

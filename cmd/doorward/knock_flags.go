@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -85,8 +86,69 @@ func (o *knockOptions) parse(args []string, dash int) error {
 		return errors.New("--touch-timeout and --timeout must be more than 0, --delay not less")
 	}
 	if o.from == "" {
-		o.host = args[0]
+		return o.readHost(args[0])
 	}
+	return nil
+}
+
+// readHost reads HOST. It may be written as ssh takes it, you@host and
+// ssh://you@host:22, or as a host with a port: who logs in does not matter to a knock,
+// and the port is the one to wait for.
+func (o *knockOptions) readHost(arg string) error {
+	wrong := func(why string) error {
+		return fmt.Errorf("HOST %q: %s: allowed are a name, an address, and user@host:port", arg, why)
+	}
+	host, isURL := strings.CutPrefix(arg, "ssh://")
+	if scheme, _, other := strings.Cut(host, "://"); other {
+		return wrong(fmt.Sprintf("a %s URL", scheme))
+	}
+	if isURL {
+		host = strings.TrimSuffix(host, "/")
+	}
+	if at := strings.LastIndexByte(host, '@'); at >= 0 {
+		host = host[at+1:]
+	}
+	port := ""
+	if inner, bracketed := strings.CutPrefix(host, "["); bracketed {
+		address, rest, closed := strings.Cut(inner, "]")
+		after, colon := strings.CutPrefix(rest, ":")
+		if !closed || rest != "" && !colon || colon && after == "" {
+			return wrong("brackets without an address in them, or a port after them")
+		}
+		host, port = address, after
+	} else if _, err := netip.ParseAddr(host); err != nil {
+		var colon bool
+		if host, port, colon = strings.Cut(host, ":"); colon && port == "" {
+			return wrong("nothing follows the colon")
+		}
+	}
+	switch {
+	case host == "":
+		return wrong("no host")
+	case strings.ContainsAny(host, "/ "):
+		return wrong("no host's name")
+	case port == "" && isURL:
+		port = sshPort
+	}
+	o.host = host
+	return o.waitAt(port)
+}
+
+// sshPort is where SSH is unless something else is said (RFC 4253, 4.1).
+const sshPort = "22"
+
+// waitAt takes the port that stands with HOST, "" for none.
+func (o *knockOptions) waitAt(port string) error {
+	if port == "" {
+		return nil
+	}
+	if o.wait != "" && o.wait != port {
+		return fmt.Errorf("HOST has port %s, and --wait says %s: which of the two is the door's?", port, o.wait)
+	}
+	if _, err := parseTCPPort(port); err != nil {
+		return fmt.Errorf("HOST: %w", err)
+	}
+	o.wait = port
 	return nil
 }
 

@@ -235,7 +235,7 @@ func TestKnockOnItself(t *testing.T) {
 		c.SilenceErrors, c.SilenceUsage = true, true
 		c.SetArgs([]string{host, "--touch", "59000"})
 		code := report(e, c.ExecuteContext(t.Context()))
-		want := "doorward: note: " + host + " is this machine itself, and a gateway lets nobody in who knocks from there; " +
+		want := "doorward: note: " + strings.Trim(host, "[]") + " is this machine itself, and a gateway lets nobody in who knocks from there; " +
 			"on it: doorward open DOOR --source ADDRESS\n" +
 			"doorward: error: 59000/tcp on " + strings.Trim(host, "[]") + " refuses connections\n" +
 			"doorward: hint: a gateway lets nobody in who knocks from there; on it: doorward open DOOR --source ADDRESS\n"

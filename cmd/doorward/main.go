@@ -198,7 +198,7 @@ func newRoot(e *env) *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          knownCommand,
-		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+		RunE:          func(c *cobra.Command, _ []string) error { return withoutCommand(e, c) },
 
 		DisableFlagsInUseLine:      true,
 		SuggestionsMinimumDistance: 2, // of letters
@@ -211,6 +211,7 @@ func newRoot(e *env) *cobra.Command {
 		return &usageError{withHint(err, "%s --help", c.CommandPath())}
 	})
 	addControlFlag(root)
+	root.Flags().Bool("version", false, "print the version of this program")
 	root.Flags().Bool("json", false, "for what is not a command")
 	_ = root.Flags().MarkHidden("json")
 	for _, newCommand := range commands {
@@ -221,6 +222,20 @@ func newRoot(e *env) *cobra.Command {
 		root.AddCommand(c)
 	}
 	return root
+}
+
+// withoutCommand does what a command line asks for that names no command.
+func withoutCommand(e *env, c *cobra.Command) error {
+	wanted, _ := c.Flags().GetBool("version")
+	asJSON, _ := c.Flags().GetBool("json")
+	switch {
+	case wanted && asJSON:
+		return printVersion(c.Context(), e, e.client(c), true)
+	case wanted:
+		_, err := fmt.Fprintln(e.stdout, thisVersion())
+		return err
+	}
+	return c.Help()
 }
 
 // sole is the value of a flag that stands once. Of two sources the last one alone would

@@ -18,8 +18,9 @@ started if it manages one, and the source may open new connections until the
 time is up. Connections that stand by then live on, and the door goes dark again
 when nobody has been in for its idle time.
 
-The source is an address, a prefix, or "any" for everybody. Without --source it
-is the address from which you came by ssh, as SSH_CONNECTION says.
+The source is an address, a prefix, or "any" for everybody; doorward open ssh
+192.0.2.7 is the same as with --source. Without one it is the address from which you
+came by ssh, as SSH_CONNECTION says.
 
 The time is the door's open_for unless --for says otherwise, from 1s to 720h.
 Opening again for the same source starts the time anew.
@@ -41,11 +42,11 @@ func newOpen(e *env) *cobra.Command {
 	var long time.Duration
 	var asJSON, noWait bool
 	c := &cobra.Command{
-		Use:               "open DOOR [--source SOURCE] [--for TIME]",
+		Use:               "open DOOR [[--source] SOURCE] [--for TIME]",
 		Short:             "open a door for a source",
 		Long:              openHelp,
 		Example:           openExamples,
-		Args:              doorArg(true),
+		Args:              doorAndSource(true),
 		ValidArgsFunction: completeDoors(e),
 		RunE: asking(func(c *cobra.Command, args []string) error {
 			o := control.OpenRequest{Door: args[0], Source: source}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -95,6 +96,41 @@ func doorArg(must bool) cobra.PositionalArgs {
 		}
 		return &usageError{withHint(err, "%s --help", c.CommandPath())}
 	}
+}
+
+// doorAndSource is doorArg for an order that has --source: that may stand without its
+// flag, behind the DOOR, or where no DOOR must stand in its place.
+func doorAndSource(must bool) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		door, source := splitSource(args, must)
+		if source == "" {
+			return doorArg(must)(c, args)
+		}
+		if f := c.Flags().Lookup("source"); f.Changed {
+			err := fmt.Errorf("%s, and --source %s: one source only", source, f.Value)
+			return &usageError{withHint(err, "%s --help", c.CommandPath())}
+		}
+		return errors.Join(doorArg(must)(c, door), c.Flags().Set("source", source))
+	}
+}
+
+// splitSource takes what is a source off the end of the arguments. No door's name has
+// the characters that each address and prefix has.
+func splitSource(args []string, must bool) (rest []string, source string) {
+	last := len(args) - 1
+	if last < 0 || last == 0 && must {
+		return args, ""
+	}
+	if s := args[last]; strings.ContainsAny(s, ".:/") || last > 0 && s == "any" {
+		return args[:last], s
+	}
+	return args, ""
+}
+
+// doorOf is the DOOR of an order, "" for none.
+func doorOf(args []string) string {
+	args, _ = splitSource(args, false)
+	return firstOf(args)
 }
 
 // firstOf returns the first argument, "" when there is none.

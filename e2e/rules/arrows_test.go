@@ -117,6 +117,7 @@ var arrows = map[string]map[string]string{
 		"internal/knock":    "what a knock can",
 		"internal/kinds":    "which of them init can write",
 		"internal/control":  "the way to the daemon",
+		"internal/version":  "version",
 		"internal/visit":    "knocks",
 		"internal/share":    "share and rotate",
 		"internal/presence": "whether flows can be seen",
