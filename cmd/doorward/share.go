@@ -250,7 +250,7 @@ func (o *shareOptions) people(e *env, t *target) (*people, error) {
 		return nil, &usageError{errors.New(
 			"--host is missing: the name or address by which users reach this gateway, such as gate.example.org")}
 	}
-	if err := share.CheckHost(p.all.Host); err != nil {
+	if err := config.CheckHost(p.all.Host); err != nil {
 		return nil, &usageError{err}
 	}
 	if len(added) > 0 || p.all.Host != was {
