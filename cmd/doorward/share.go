@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
@@ -403,4 +404,43 @@ and who has not reads what to do, with age (https://age-encryption.org):
 `, identity, first.Files[1].Path, strings.ReplaceAll(identity, "/", `\`), first.Files[2].Path)
 	}
 	fmt.Fprintf(w, "They are remembered in %s, which doorward rotate reads.\n", p.path)
+}
+
+// shareJSON is what share and rotate print with --json.
+type shareJSON struct {
+	Door       string         `json:"door"`
+	Host       string         `json:"host"`
+	Users      []userJSON     `json:"users"`            // who was given the knock, never null
+	Remembered string         `json:"remembered"`       // the file that says who has it
+	File       string         `json:"file,omitempty"`   // of rotate: the configuration
+	Before     string         `json:"before,omitempty"` // of rotate: where it is kept as it was
+	Apply      *control.Reply `json:"apply,omitempty"`  // of rotate: what the daemon said, with --apply
+}
+
+// userJSON is one user's texts.
+type userJSON struct {
+	User  string   `json:"user"`
+	Files []string `json:"files"` // never null
+}
+
+// made is what share has made.
+func (o *shareOptions) made(t *target, p *people, sealed []share.Letter) shareJSON {
+	j := shareJSON{Door: t.door.Name, Host: p.all.Host, Users: []userJSON{}, Remembered: p.path}
+	for _, s := range sealed {
+		u := userJSON{User: s.User.Name, Files: []string{}}
+		for _, f := range s.Files {
+			u.Files = append(u.Files, filepath.Join(o.output, f.Path))
+		}
+		j.Users = append(j.Users, u)
+	}
+	return j
+}
+
+// sudo is the command line as it was given, run as root.
+func (e *env) sudo() string {
+	words := []string{"sudo doorward"}
+	for _, a := range e.args {
+		words = append(words, files.Quoted(a))
+	}
+	return strings.Join(words, " ")
 }

@@ -63,7 +63,7 @@ func want(t *testing.T, found []Finding, beginnings ...string) {
 }
 
 // machine makes files under a root of its own.
-func machine(t *testing.T, files map[string]string) *Patient {
+func machine(t *testing.T, files map[string]string) *Host {
 	t.Helper()
 	root := t.TempDir()
 	for name, text := range files {
@@ -75,7 +75,7 @@ func machine(t *testing.T, files map[string]string) *Patient {
 			t.Fatal(err)
 		}
 	}
-	return &Patient{Root: root, Now: time.Now}
+	return &Host{Root: root, Now: time.Now}
 }
 
 func TestKernel(t *testing.T) {

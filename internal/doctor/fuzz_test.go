@@ -51,7 +51,7 @@ func FuzzProcStatus(f *testing.F) {
 		if err := os.WriteFile(filepath.Join(dir, "status"), []byte(status), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if r := (&Patient{Root: root}).daemonReader(77); r != nil {
+		if r := (&Host{Root: root}).daemonReader(77); r != nil {
 			uids := regexp.MustCompile(`(?m)^Uid: *[^ \n]+ +\+?0*([0-9]+)`).FindAllStringSubmatch(blanks(status), -1)
 			if len(uids) == 0 || strconv.Itoa(r.uid) != uids[len(uids)-1][1] || r.uid <= 0 {
 				t.Fatalf("%q: user %d", status, r.uid)

@@ -18,12 +18,12 @@ const sshdConfigPath = "/" + sshd.Path
 
 // sshdConfig compares the ports that sshd would listen on with those that are
 // guarded, for sshd need not run to be in the way, and looks whether it logs logins.
-func (p *Patient) sshdConfig(c *config.Config) []Finding {
+func (h *Host) sshdConfig(c *config.Config) []Finding {
 	i := slices.IndexFunc(c.Doors, func(d config.Door) bool { return d.SSH() })
 	if i < 0 {
 		return nil
 	}
-	s, ok := sshd.Read(os.DirFS(p.path("/")))
+	s, ok := sshd.Read(os.DirFS(h.path("/")))
 	if !ok {
 		return nil
 	}
