@@ -82,7 +82,7 @@ func newRotate(e *env) *cobra.Command {
 
 // rotate prepares everything, then puts it in place, then has it applied.
 func (o *rotateOptions) rotate(ctx context.Context, e *env, daemon *control.Client) error {
-	t, err := o.target()
+	t, err := o.target(e)
 	if err != nil {
 		return err
 	}

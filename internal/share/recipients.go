@@ -223,9 +223,9 @@ func plain(s string) string {
 	}), " ")
 }
 
-// Remember returns a recipients file's text with a host and more keys, and
-// whatever else it had as it was: people edit it. It begins a new one when text
-// is empty.
+// Remember returns a recipients file's text with a host, unless that is "", and more
+// keys, and whatever else it had as it was: people edit it. It begins a new one when
+// text is empty.
 func Remember(text []byte, door, host string, added []Key) []byte {
 	var b bytes.Buffer
 	if len(text) == 0 {
@@ -235,7 +235,7 @@ func Remember(text []byte, door, host string, added []Key) []byte {
 	}
 	said := false
 	for line := range bytes.Lines(text) {
-		if bytes.HasPrefix(bytes.TrimSpace(line), []byte("host ")) {
+		if host != "" && bytes.HasPrefix(bytes.TrimSpace(line), []byte("host ")) {
 			said = true
 			fmt.Fprintf(&b, "host %s\n", host)
 			continue
@@ -245,7 +245,7 @@ func Remember(text []byte, door, host string, added []Key) []byte {
 			b.WriteByte('\n')
 		}
 	}
-	if !said {
+	if !said && host != "" {
 		fmt.Fprintf(&b, "host %s\n", host)
 	}
 	for _, k := range added {
