@@ -1,15 +1,14 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/setup"
 	"github.com/doorward/doorward/internal/tables"
 )
 
@@ -37,9 +36,9 @@ const checkExamples = `  doorward check
   doorward check ./new.toml && sudo install -m 0640 -g doorward new.toml ` + config.DefaultPath + `
   doorward check --json | jq -r '.[] | select(.level == "mistake") | .key'`
 
-func newCheck(e *env) *cobra.Command { return newCheckWith(e, thisMachine()) }
+func newCheck(e *env) *cobra.Command { return newCheckWith(e, setup.This()) }
 
-func newCheckWith(e *env, m machine) *cobra.Command {
+func newCheckWith(e *env, m setup.Machine) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:     "check [FILE]",
@@ -82,7 +81,7 @@ type finding struct {
 }
 
 // check judges the file at path for the machine and prints what it found.
-func check(e *env, m machine, path string, asJSON bool) error {
+func check(e *env, m setup.Machine, path string, asJSON bool) error {
 	c, text, err := config.Load(path)
 	mistakes := tables.Mistakes(err)
 	if err != nil && len(mistakes) == 0 {
@@ -93,12 +92,12 @@ func check(e *env, m machine, path string, asJSON bool) error {
 		findings = append(findings, finding{"warning", tables.Mistake{File: path, Problem: problem, Hint: hint}})
 	}
 	if c != nil {
-		blind, notAsked := m.blind(c, path, text)
+		blind, notAsked := m.Blind(c, path, text)
 		mistakes = blind
 		for _, w := range append(c.Warnings(), notAsked...) {
 			warn(w, "")
 		}
-		if local, known := m.local(); known {
+		if local, known := m.Local(); known {
 			if what, do := c.Clashes(local, false); what != "" {
 				warn(what, do)
 			}
@@ -117,28 +116,6 @@ func check(e *env, m machine, path string, asJSON bool) error {
 			"doorward init --reference explains every key")
 	}
 	return err
-}
-
-// blind returns the mistakes of doors whose presence hangs on flows, if the
-// machine's cannot be seen, and what to say if that may not be asked.
-func (m machine) blind(c *config.Config, path string, text []byte) (mistakes []*tables.Mistake, notAsked []string) {
-	var doors []string
-	for i := range c.Doors {
-		if c.Doors[i].ByFlows() {
-			doors = append(doors, c.Doors[i].Name)
-		}
-	}
-	if m.flows == nil || len(doors) == 0 {
-		return nil, nil
-	}
-	switch err := m.flows(); {
-	case errors.Is(err, fs.ErrPermission):
-		return nil, []string{fmt.Sprintf("whether the kernel tells of flows over UDP, by which door %s would know that "+
-			"somebody is in, was not asked: run as root", tables.Listed(doors))}
-	case err != nil:
-		return c.Blind(path, text, err.Error()), nil
-	}
-	return nil, nil
 }
 
 // printFindings prints mistakes and warnings for people, and the doors when

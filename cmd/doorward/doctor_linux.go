@@ -30,7 +30,7 @@ func examine(c *cobra.Command, e *env, path string, asJSON bool) error {
 			socket = cfg.Gateway.Control
 		}
 	}
-	p := &doctor.Patient{
+	p := &doctor.Host{
 		Config:  path,
 		Control: socket,
 		Status:  control.NewClient(socket).Status,
@@ -39,7 +39,7 @@ func examine(c *cobra.Command, e *env, path string, asJSON bool) error {
 		Denied:  service.Denied,
 		Now:     e.clock,
 	}
-	findings := p.Examine(c.Context())
+	findings := p.Run(c.Context())
 	if asJSON {
 		if err := printJSON(e.stdout, doctorJSON{OK: count(findings, doctor.Problem) == 0, Findings: findings}); err != nil {
 			return err

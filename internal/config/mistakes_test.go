@@ -33,7 +33,7 @@ touch = [59000]
 witin = "1m"
 `, []string{
 		`1: gatway: unknown key: did you mean "gateway"?: allowed are gateway, door`,
-		`3: gateway.stat: unknown key: did you mean "state"?: allowed are state, control, metrics, records`,
+		`3: gateway.stat: unknown key: did you mean "state"?: allowed are state, control, metrics, records, host`,
 		`6: door.ssh.open-for: unknown key: did you mean "open_for"?: allowed are ports, open_for, ` +
 			`single_use, refuse, always, penalties, service, presence, knock`,
 		`7: door.ssh.colour: unknown key: allowed are ports, open_for, single_use, refuse, always, penalties, service, presence, knock`,
@@ -148,6 +148,10 @@ touch = [59100]
 	{"door is no table", "door = 1\n", []string{`1: door: 1: an integer, not a table: allowed are tables: write [door]`}},
 	{"no doors in the table", "[door]\n", []string{
 		`1: door: missing: there is nothing to guard: allowed are tables such as [door.ssh]`}},
+	{"a host", "[gateway]\nhost = \"gate:22\"\n" + ssh + oneKnock, []string{
+		`2: gateway.host: "gate:22": not the name or address of a machine: allowed are "" for none, and names and addresses ` +
+			`such as "gate.example.org"`,
+	}},
 	{"gateway paths", `[gateway]
 state = "var/lib"
 control = "/run/../run/x.sock"

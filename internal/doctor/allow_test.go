@@ -248,7 +248,7 @@ until firewall-cmd --state >/dev/null 2>&1; do sleep 0.05; done
 // TestFirewallsOfOthers: what cannot be seen is said, and is not fine.
 func TestFirewallsOfOthers(t *testing.T) {
 	n := firewallLab(t)
-	firewalls := func(p *Patient, before func()) (found []Finding) {
+	firewalls := func(p *Host, before func()) (found []Finding) {
 		t.Helper()
 		n.Do(func() error {
 			before()

@@ -30,6 +30,13 @@ func ownAddresses() ([]netip.Addr, error) {
 	return all, nil
 }
 
+// Addresses are the addresses of the caller's network namespace that strangers may send
+// to: none of the loopback interface or of a link alone.
+func Addresses() ([]netip.Addr, error) {
+	all, err := ownAddresses()
+	return slices.DeleteFunc(all, func(a netip.Addr) bool { return !a.IsGlobalUnicast() }), err
+}
+
 // detourFindings judges detours. What arrives at this machine's own guarded
 // ports is judged there, after any rewriting; what goes on to other hosts is
 // judged by the port that was asked for.

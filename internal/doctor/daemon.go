@@ -62,8 +62,8 @@ func daemonFindings(socket string, s control.Status, err error) []Finding {
 
 // daemonPID is the process that listens at the control socket, or 0. It is the
 // one that called listen(2): see unix(7), SO_PEERCRED.
-func (p *Patient) daemonPID() int {
-	c, err := net.Dial("unix", p.Control)
+func (h *Host) daemonPID() int {
+	c, err := net.Dial("unix", h.Control)
 	if err != nil {
 		return 0
 	}
@@ -147,17 +147,17 @@ func privileged(c *config.Config) uint16 {
 }
 
 // boot says whether the machine guards its doors after the next boot.
-func (p *Patient) boot() []Finding {
+func (h *Host) boot() []Finding {
 	const unit = "doorward.service"
-	if _, err := os.Stat(p.path("/run/systemd/system")); err != nil {
+	if _, err := os.Stat(h.path("/run/systemd/system")); err != nil {
 		return []Finding{{Note, "boot", "there is no systemd here: see that something starts doorwardd",
 			"an OpenRC and a SysV script come with doorward"}}
 	}
-	if p.enabled(unit) {
+	if h.enabled(unit) {
 		return []Finding{{OK, "boot", unit + " is enabled", ""}}
 	}
 	for _, dir := range service.UnitDirs {
-		if _, err := os.Stat(p.path(dir + "/" + unit)); err == nil {
+		if _, err := os.Stat(h.path(dir + "/" + unit)); err == nil {
 			return []Finding{{Warning, "boot", unit + " is not enabled: after a boot nothing is guarded",
 				"systemctl enable " + unit}}
 		}
@@ -168,9 +168,9 @@ func (p *Patient) boot() []Finding {
 
 // enabled says whether something that systemd starts at boot wants the unit. It
 // is read from the links that systemctl enable makes; see systemd.unit(5).
-func (p *Patient) enabled(unit string) bool {
+func (h *Host) enabled(unit string) bool {
 	for _, kind := range []string{"wants", "requires"} {
-		found, err := filepath.Glob(p.path("/etc/systemd/system/*." + kind + "/" + unit))
+		found, err := filepath.Glob(h.path("/etc/systemd/system/*." + kind + "/" + unit))
 		if err == nil && len(found) > 0 {
 			return true
 		}

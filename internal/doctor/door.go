@@ -45,25 +45,25 @@ type logSource interface {
 
 // logins looks where a door reads its logins, and whether r may too. Of a door that
 // is in failsafe the daemon has said already that there is no log data.
-func (p *Patient) logins(ctx context.Context, d *config.Door, r *reader, s control.Status) []Finding {
+func (h *Host) logins(ctx context.Context, d *config.Door, r *reader, s control.Status) []Finding {
 	var l logSource
 	switch d.Presence.Logins {
 	case config.LoginsOff:
 		return nil
 	case config.LoginsJournal:
-		l = presence.Journal(p.Now)
+		l = presence.Journal(h.Now)
 	case config.LoginsFiles:
 		var files []string
 		for _, f := range d.Presence.Files {
-			files = append(files, p.path(f))
+			files = append(files, h.path(f))
 		}
-		l = presence.Files(files, p.Now)
+		l = presence.Files(files, h.Now)
 	case config.LoginsAuto:
-		l = presence.Auto(p.Now)
+		l = presence.Auto(h.Now)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	all := loginFindings(ctx, d.Name, l, p.Now(), os.Geteuid() == 0)
+	all := loginFindings(ctx, d.Name, l, h.Now(), os.Geteuid() == 0)
 	failsafe := func(o control.Door) bool { return o.Name == d.Name && o.State == control.StateFailsafe }
 	if slices.ContainsFunc(s.Doors, failsafe) {
 		all = slices.DeleteFunc(all, func(f Finding) bool { return f.Verdict == Problem })
@@ -111,16 +111,16 @@ func loginFindings(ctx context.Context, door string, l logSource, now time.Time,
 // sshConnection is the operator's own SSH connection, as sshd put it into the
 // environment (SSH_CONNECTION, ssh(1)): of this process, or, since sudo takes
 // it away, of one of those that it descends from. It is "" for none.
-func (p *Patient) sshConnection() string {
+func (h *Host) sshConnection() string {
 	const name = "SSH_CONNECTION="
 	for pid := os.Getpid(); pid > 1; {
-		for v := range strings.SplitSeq(p.readProc(pid, "environ"), "\x00") {
+		for v := range strings.SplitSeq(h.readProc(pid, "environ"), "\x00") {
 			if c, ok := strings.CutPrefix(v, name); ok {
 				return c
 			}
 		}
 		parent := 0
-		for line := range strings.Lines(p.readProc(pid, "status")) {
+		for line := range strings.Lines(h.readProc(pid, "status")) {
 			if v, ok := strings.CutPrefix(line, "PPid:"); ok {
 				parent, _ = strconv.Atoi(strings.TrimSpace(v))
 			}

@@ -146,7 +146,7 @@ func fates(rules *ruleset.Ruleset, c *config.Config) []Finding {
 		return []Finding{{Note, "firewall", err.Error(), ""}}
 	}
 	j := &judge{rules: rules, own: own, ways: ways, from: strangers, who: "strangers", other: 1}
-	return j.fates(wayInPorts(c))
+	return j.fates(c.WayIn())
 }
 
 // fates says what becomes of packets to ports.

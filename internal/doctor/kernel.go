@@ -20,7 +20,7 @@ import (
 )
 
 // kernel tries the configuration's table on the kernel that runs.
-func (p *Patient) kernel(c *config.Config) []Finding {
+func (h *Host) kernel(c *config.Config) []Finding {
 	var u unix.Utsname
 	release := "of an unknown release"
 	if unix.Uname(&u) == nil {
@@ -80,11 +80,11 @@ func rehearse(c *config.Config) (owned bool, err error) {
 }
 
 // conntrack looks at how connections are tracked.
-func (p *Patient) conntrack(c *config.Config) []Finding {
+func (h *Host) conntrack(c *config.Config) []Finding {
 	const dir = "/proc/sys/net/netfilter/"
-	all := conntrackFindings(p.read(dir+"nf_conntrack_count"), p.read(dir+"nf_conntrack_max"))
+	all := conntrackFindings(h.read(dir+"nf_conntrack_count"), h.read(dir+"nf_conntrack_max"))
 	for _, t := range timeouts {
-		all = append(all, t.findings(c, p.read(dir+t.name))...)
+		all = append(all, t.findings(c, h.read(dir+t.name))...)
 	}
 	return all
 }

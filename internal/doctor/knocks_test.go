@@ -111,7 +111,7 @@ func TestDatagrams(t *testing.T) {
 		return err
 	})
 	c := packetDoor(knock.Needs{}, 62000, 62001)
-	p := &Patient{}
+	p := &Host{}
 	var walls, busy []Finding
 	n.Do(func() error {
 		walls = p.firewalls(c)

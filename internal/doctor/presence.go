@@ -13,14 +13,14 @@ import (
 )
 
 // presence says how a door knows that somebody is in, and whether it can.
-func (p *Patient) presence(d *config.Door) []Finding {
+func (h *Host) presence(d *config.Door) []Finding {
 	where := "door " + d.Name
 	all := []Finding{{OK, where, d.Told(), ""}}
 	udp := port.Has(d.Ports, port.UDP)
 	if !udp || !d.Presence.Connections || d.Presence.Idle == 0 {
 		return all
 	}
-	switch err := p.Flows(); {
+	switch err := h.Flows(); {
 	case err == nil:
 	case errors.Is(err, fs.ErrPermission):
 		all = append(all, Finding{Warning, where, "whether flows over UDP can be seen here was not asked", "sudo doorward doctor"})
@@ -35,8 +35,8 @@ func (p *Patient) presence(d *config.Door) []Finding {
 }
 
 // clashes looks for ports that a connection of this machine may happen to have.
-func (p *Patient) clashes(c *config.Config) []Finding {
-	local, err := port.ReadLocal(os.DirFS(p.path("/")))
+func (h *Host) clashes(c *config.Config) []Finding {
+	local, err := port.ReadLocal(os.DirFS(h.path("/")))
 	if err != nil {
 		return nil
 	}

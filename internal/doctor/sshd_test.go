@@ -69,8 +69,8 @@ func TestSSHDLogLevel(t *testing.T) {
 	}
 }
 
-// realLogLevel is what the real sshd reads for a user in the patient's files.
-func realLogLevel(t *testing.T, p *Patient, user string) string {
+// realLogLevel is what the real sshd reads for a user in the host's files.
+func realLogLevel(t *testing.T, p *Host, user string) string {
 	t.Helper()
 	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // where sshd locks itself in
 		t.Fatal(err)

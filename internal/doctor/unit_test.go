@@ -161,7 +161,7 @@ func TestUnitLeave(t *testing.T) {
 		{"a daemon that is root", nil, fails(errors.New("asked")), nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			p := &Patient{Denied: tt.denied}
+			p := &Host{Denied: tt.denied}
 			want(t, p.leave(t.Context(), "door ssh", names, tt.reader), tt.want...)
 		})
 	}
@@ -210,7 +210,7 @@ func TestSharedUnits(t *testing.T) {
 		t.Fatal(err)
 	}
 	socket := fakeUnit{facts: service.Facts{Names: service.Names{ID: "ssh.socket", Feeds: []string{"ssh.service"}}}}
-	p := &Patient{Unit: units{"ssh.service": {}, "sshd.socket": socket}.unit}
+	p := &Host{Unit: units{"ssh.service": {}, "sshd.socket": socket}.unit}
 	want(t, p.sharedUnits(t.Context(), c), "problem: door ssh: has the same service as door alt, ssh.service: when one goes dark,"+
 		" it is stopped for both > make it one door: its ports may be several")
 	p.Unit = units{"ssh.service": {}, "sshd.socket": {}}.unit

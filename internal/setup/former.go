@@ -1,4 +1,4 @@
-package main
+package setup
 
 import (
 	"errors"
@@ -10,24 +10,32 @@ import (
 	"github.com/doorward/doorward/internal/files"
 )
 
-// former is the file that init writes over.
-type former struct {
+// Former is the file that init writes over.
+type Former struct {
 	config *config.Config // nil if there is none, or it is no configuration
 	broken bool           // it is there, and no configuration
-	path   string         // where it is kept, once it is; "" for nowhere
+	Kept   string         // the path under which it is kept, once it is; "" for nowhere
 }
 
-// read reads the file, if there is one.
-func (f *former) read(path string) {
+// Read reads the file, if there is one.
+func (f *Former) Read(path string) {
 	c, _, err := config.Load(path)
-	*f = former{config: c, broken: err != nil && !errors.Is(err, fs.ErrNotExist)}
+	*f = Former{config: c, broken: err != nil && !errors.Is(err, fs.ErrNotExist)}
 	if err != nil {
 		f.config = nil
 	}
 }
 
+// Host is the name or address that the file says, "" if it says none.
+func (f *Former) Host() string {
+	if f.config == nil {
+		return ""
+	}
+	return f.config.Gateway.Host
+}
+
 // door is the former door of this name, nil for none.
-func (f *former) door(name string) *config.Door {
+func (f *Former) door(name string) *config.Door {
 	if f.config == nil {
 		return nil
 	}
@@ -38,28 +46,28 @@ func (f *former) door(name string) *config.Door {
 	return &f.config.Doors[i]
 }
 
-// formerKnocks are the keys of the knocks that the door had before, none if one of
+// FormerKnocks are the keys of the knocks that the door had before, none if one of
 // them is not of the kind that is written.
-func (c *choice) formerKnocks() (keys []string) {
-	d := c.former.door(c.door)
+func (p *Plan) FormerKnocks() (keys []string) {
+	d := p.Former.door(p.Door)
 	if d == nil {
 		return nil
 	}
 	for _, k := range d.Knocks {
-		if k.Kind != c.kind.Name() {
+		if k.Kind != p.Kind.Name() {
 			return nil
 		}
-		keys = append(keys, c.kind.Write(k.Rule))
+		keys = append(keys, p.Kind.Write(k.Rule))
 	}
 	return keys
 }
 
-// changed says which knocks of the former file are not in the new one, and what to do
+// Changed says which knocks of the former file are not in the new one, and what to do
 // about it, and names the doors whose knocks are.
-func (f *former) changed(c *config.Config) (warnings, kept []string) {
+func (f *Former) Changed(c *config.Config) (warnings, kept []string) {
 	if f.broken {
 		return []string{fmt.Sprintf("the file before cannot be read as a configuration, so that no knock of it is in this one; "+
-			"doorward check %s says why", files.Quoted(f.path))}, nil
+			"doorward check %s says why", files.Quoted(f.Kept))}, nil
 	}
 	if f.config == nil {
 		return nil, nil
