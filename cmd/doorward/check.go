@@ -5,9 +5,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/doorward/doorward/internal/knock"
+
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/output"
 	"github.com/doorward/doorward/internal/setup"
 	"github.com/doorward/doorward/internal/tables"
 )
@@ -112,7 +115,7 @@ func check(e *env, m setup.Machine, path string, asJSON bool) error {
 		err = printFindings(e, path, c, findings)
 	}
 	if err == nil && len(mistakes) > 0 {
-		err = withHint(fmt.Errorf("%s has %s", path, counted(len(mistakes), "mistake")),
+		err = withHint(fmt.Errorf("%s has %s", path, output.Counted(len(mistakes), "mistake")),
 			"doorward init --reference explains every key")
 	}
 	return err
@@ -121,20 +124,20 @@ func check(e *env, m setup.Machine, path string, asJSON bool) error {
 // printFindings prints mistakes and warnings for people, and the doors when
 // there are no mistakes.
 func printFindings(e *env, path string, c *config.Config, findings []finding) error {
-	d := e.dressFor(e.stdout)
+	d := e.styles(e.stdout)
 	var b strings.Builder
 	for _, f := range findings {
 		if f.Level == "warning" {
-			fmt.Fprintf(&b, "%s: %s: %s\n", printable(f.File), d.warn.Render("warning"), printable(f.Problem))
+			fmt.Fprintf(&b, "%s: %s: %s\n", output.Text(f.File), d.Warn.Render("warning"), output.Text(f.Problem))
 		} else {
-			b.WriteString(printable(f.Error()) + "\n")
+			b.WriteString(output.Text(f.Error()) + "\n")
 		}
 		if f.Hint != "" {
-			b.WriteString("    " + d.faint.Render(printable(f.Hint)) + "\n")
+			b.WriteString("    " + d.Faint.Render(output.Text(f.Hint)) + "\n")
 		}
 	}
 	if len(findings) == 0 || findings[0].Level == "warning" {
-		fmt.Fprintf(&b, "%s: %s, no mistakes\n", printable(path), counted(len(c.Doors), "door"))
+		fmt.Fprintf(&b, "%s: %s, no mistakes\n", output.Text(path), output.Counted(len(c.Doors), "door"))
 		for i := range c.Doors {
 			b.WriteString("\n")
 			for _, line := range doorWords(d, &c.Doors[i]) {
@@ -144,4 +147,85 @@ func printFindings(e *env, path string, c *config.Config, findings []finding) er
 	}
 	_, err := e.stdout.Write([]byte(b.String()))
 	return err
+}
+
+// doorWords tells a door in words.
+func doorWords(d output.Styles, door *config.Door) []string {
+	var ports []string
+	for _, r := range door.Ports {
+		ports = append(ports, r.String())
+	}
+	lines := []string{d.Title.Render("door "+door.Name) + " guards " + tables.Listed(ports)}
+	var s output.Columns
+	s.Fit("strangers", "")
+	add := func(what, words string) { lines = append(lines, "  "+s.Line(what, words)) }
+	for i := range door.Knocks {
+		k := &door.Knocks[i]
+		add("knock", k.Words())
+		add("right", rightWords(door, k))
+		add("wrong", wrongWords(door, k))
+	}
+	if door.Refuse == config.Reject {
+		add("strangers", "are refused (TCP reset, ICMP port unreachable)")
+	} else {
+		add("strangers", "get no answer")
+	}
+	if len(door.Always) > 0 {
+		var always []string
+		for _, p := range door.Always {
+			always = append(always, p.String())
+		}
+		add("always", tables.Listed(always)+" may come in without knocking")
+	}
+	add("service", serviceWords(door))
+	add("presence", door.Told())
+	return lines
+}
+
+// rightWords says what a right knock gives.
+func rightWords(door *config.Door, k *config.Knock) string {
+	if k.ForAll() {
+		return "opens to everybody until the door goes dark"
+	}
+	words := fmt.Sprintf("opens to the visitor's address for %s", tables.Short(door.OpenFor))
+	if door.SingleUse {
+		return words + ", for one connection"
+	}
+	return words
+}
+
+// wrongWords says what a wrong knock costs.
+func wrongWords(door *config.Door, k *config.Knock) string {
+	rule, ok := k.Rule.(knock.Penalised)
+	if !ok || rule.Costs() == 0 {
+		return "costs nothing"
+	}
+	what, who := "the door", "its source"
+	if len(door.Knocks) > 1 && !door.Shared {
+		what = "this knock"
+	}
+	if k.ForAll() {
+		who = "everybody"
+	}
+	words := fmt.Sprintf("makes %s deaf to %s for %s", what, who, tables.Short(rule.Costs()))
+	if !k.ForAll() {
+		words += ", doubled each time"
+	}
+	return words
+}
+
+// serviceWords says what is behind the door and when it runs.
+func serviceWords(door *config.Door) string {
+	if door.Service == nil {
+		return "none of doorward's: it always runs"
+	}
+	name := door.Service.Unit
+	if name == "" {
+		name = door.Service.Start[0]
+	}
+	if door.Presence.Idle == 0 {
+		return name + " starts when the door opens, and stops when doorward close makes it dark"
+	}
+	return fmt.Sprintf("%s starts when the door opens, and stops when nobody has been in for %s",
+		name, tables.Short(door.Presence.Idle))
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/output"
 )
 
 const diffHelp = `Compare the configuration file with what the daemon has in use, by what both mean:
@@ -58,7 +59,7 @@ func printDiff(e *env, d control.Diff, asJSON bool) error {
 }
 
 func tellDiff(e *env, d control.Diff) error {
-	file := printable(d.Config)
+	file := output.Text(d.Config)
 	switch {
 	case d.Before == d.After:
 		_, err := fmt.Fprintf(e.stdout, "%s is in use as it is\n", file)
@@ -66,19 +67,19 @@ func tellDiff(e *env, d control.Diff) error {
 	case len(d.Changes) == 0:
 		fmt.Fprintf(e.stdout, "%s is in use but for words that mean the same, such as comments\n", file)
 	}
-	var s sheet
+	var s output.Columns
 	for _, k := range d.Changes {
-		s.fit(printable(k.Key), "")
+		s.Fit(output.Text(k.Key), "")
 	}
 	for _, k := range d.Changes {
-		fmt.Fprintln(e.stdout, s.line(printable(k.Key), printable(changeWords(k))))
+		fmt.Fprintln(e.stdout, s.Line(output.Text(k.Key), output.Text(changeWords(k))))
 	}
 	if d.Refused == nil {
 		return nil
 	}
-	_, err := fmt.Fprintf(e.stdout, "\ndoorward apply would refuse it: %s\n", printable(d.Refused.Message))
+	_, err := fmt.Fprintf(e.stdout, "\ndoorward apply would refuse it: %s\n", output.Text(d.Refused.Message))
 	if d.Refused.Hint != "" && err == nil {
-		_, err = fmt.Fprintf(e.stdout, "what to do: %s\n", printable(d.Refused.Hint))
+		_, err = fmt.Fprintf(e.stdout, "what to do: %s\n", output.Text(d.Refused.Hint))
 	}
 	return err
 }

@@ -8,7 +8,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/output"
+	"github.com/doorward/doorward/internal/view"
 )
 
 const explainHelp = `Say what a new connection from one address would meet now, at one door or at each:
@@ -82,12 +85,12 @@ func newExplainWith(e *env, look lookAtFirewalls) *cobra.Command {
 			if asJSON {
 				err = printJSON(e.stdout, x)
 			} else {
-				width := widthOf(e.stdout)
+				width := output.Width(e.stdout)
 				if width == 0 {
-					width = plainWidth
+					width = output.PlainWidth
 				}
-				v := explaining{view: view{dress: e.dressFor(e.stdout), now: e.clock(), width: width}, notLooked: why}
-				_, err = fmt.Fprintln(e.stdout, strings.Join(v.lines(x), "\n"))
+				v := view.View{Styles: e.styles(e.stdout), Now: e.clock(), Width: width}
+				_, err = fmt.Fprintln(e.stdout, strings.Join(v.Explanation(x, why), "\n"))
 			}
 			if err != nil {
 				return err
@@ -160,3 +163,6 @@ func completeExplain(e *env) cobra.CompletionFunc {
 		})
 	}
 }
+
+// couldBeDoor says whether a door may have that name.
+func couldBeDoor(name string) bool { return config.NameProblem(name) == "" }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/files"
+	"github.com/doorward/doorward/internal/output"
 	"github.com/doorward/doorward/internal/setup"
 )
 
@@ -140,7 +141,7 @@ func (o *initOptions) run(e *env, m setup.Machine, c *cobra.Command) error {
 	if err := o.parse(given); err != nil {
 		return &usageError{withHint(err, "doorward init --help")}
 	}
-	asks := o.ask || len(given) == 0 && !o.article && !o.json && isTerminal(e.stdin)
+	asks := o.ask || len(given) == 0 && !o.article && !o.json && output.IsTerminal(e.stdin)
 	if err := o.writable(e); err != nil {
 		return err // before anything is asked
 	}
@@ -267,7 +268,7 @@ func notWritten(err error) error {
 
 // next says what was written and what is left to do.
 func (o *initOptions) next(e *env, w io.Writer, m setup.Machine, c *config.Config) error {
-	d := e.dressFor(w)
+	d := e.styles(w)
 	var b strings.Builder
 	if o.output != "-" {
 		fmt.Fprintf(&b, "Written: %s\n", o.output)
@@ -287,22 +288,22 @@ func (o *initOptions) next(e *env, w io.Writer, m setup.Machine, c *config.Confi
 	}
 	_, notAsked := m.Blind(c, "", nil) // there are no mistakes: see Propose
 	for _, text := range slices.Concat(lost, c.Warnings(), notAsked) {
-		fmt.Fprintf(&b, "\n%s: %s\n", d.warn.Render("warning"), printable(text))
+		fmt.Fprintf(&b, "\n%s: %s\n", d.Warn.Render("warning"), output.Text(text))
 	}
 	local, _ := m.Local()
 	if what, do := c.Clashes(local, true); what != "" {
-		fmt.Fprintf(&b, "\n%s: %s; to keep them free:\n    %s\n", d.warn.Render("warning"), printable(what), printable(do))
+		fmt.Fprintf(&b, "\n%s: %s; to keep them free:\n    %s\n", d.Warn.Render("warning"), output.Text(what), output.Text(do))
 	}
 	left := setup.Written{Config: c, File: o.output, Rewritten: o.Former.Kept != "",
 		Sudo: os.Geteuid() != 0 || e.getenv("SUDO_UID") != ""}
 	if m.Firewalls != nil {
 		left.Firewalls = m.Firewalls(c)
 	}
-	fmt.Fprintf(&b, "\n%s\n", d.title.Render("What is left to do, in this order"))
+	fmt.Fprintf(&b, "\n%s\n", d.Title.Render("What is left to do, in this order"))
 	for i, s := range left.Left() {
-		b.WriteString("\n" + strings.Join(hang(fmt.Sprintf("%2d. ", i+1), printable(s.Words), plainWidth), "\n") + "\n")
+		b.WriteString("\n" + strings.Join(output.Hang(fmt.Sprintf("%2d. ", i+1), output.Text(s.Words), output.PlainWidth), "\n") + "\n")
 		for _, line := range s.Lines {
-			fmt.Fprintf(&b, "      %s\n", printable(line))
+			fmt.Fprintf(&b, "      %s\n", output.Text(line))
 		}
 	}
 	b.WriteString("\nAfter a change of the file: doorward apply --confirm 60s\n")

@@ -1,21 +1,28 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"charm.land/lipgloss/v2"
+	"github.com/spf13/pflag"
+
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/output"
+	"github.com/doorward/doorward/internal/view"
+	"github.com/doorward/doorward/internal/when"
 )
 
 const logHelp = `Print the audit trail: who knocked, what was decided, and why; what operators
@@ -163,7 +170,7 @@ func (o *logFlags) now(e *env) time.Time {
 func (o *logFlags) times(now time.Time, changed func(string) bool) (err error) {
 	const form = "2006-01-02 15:04:05 -0700"
 	if changed("since") {
-		if o.q.Since, err = parseWhen(o.since, now, false); err != nil {
+		if o.q.Since, err = when.Parse(o.since, now, false); err != nil {
 			return fmt.Errorf("--since %w", err)
 		}
 		if o.q.Since.After(now) {
@@ -171,7 +178,7 @@ func (o *logFlags) times(now time.Time, changed func(string) bool) (err error) {
 		}
 	}
 	if changed("until") {
-		if o.q.Until, err = parseWhen(o.until, now, true); err != nil {
+		if o.q.Until, err = when.Parse(o.until, now, true); err != nil {
 			return fmt.Errorf("--until %w", err)
 		}
 		if !o.q.Since.Before(o.q.Until) {
@@ -219,7 +226,7 @@ func readLog(e *env, c *cobra.Command, o *logFlags) error {
 		Query: o.q,
 		Each:  func(r audit.Record) error { n++; return show(r) },
 		Away: func(err error) {
-			fmt.Fprintf(e.stderr, "doorward: %s; waiting until it is back\n", printable(err.Error()))
+			fmt.Fprintf(e.stderr, "doorward: %s; waiting until it is back\n", output.Text(err.Error()))
 		},
 		Back: func() { fmt.Fprintln(e.stderr, "doorward: the daemon is back") },
 	}
@@ -262,145 +269,141 @@ func (o *logFlags) printer(e *env) (show func(audit.Record) error, done func() e
 	if o.json {
 		return func(r audit.Record) error { return printJSONLine(e.stdout, r) }, func() error { return nil }
 	}
-	t := &trail{w: e.stdout, dress: e.dressFor(e.stdout), zone: o.now(e).Location(), columns: columns(e.stdout),
-		hold: !o.q.Follow && !o.q.Oldest}
-	if !t.hold { // what comes is not known: room for the usual
-		t.sheet.fit("", "", strings.Repeat(" ", 8), "255.255.255.255", "")
-	}
-	return t.record, t.flush
+	t := view.NewTrail(e.stdout, e.styles(e.stdout), o.now(e).Location(), output.Width(e.stdout), !o.q.Follow && !o.q.Oldest)
+	return t.Record, t.Flush
 }
 
-// columns is how wide the terminal is, 0 if w is none.
-func columns(w io.Writer) int {
-	if f, ok := w.(interface{ Fd() uintptr }); ok {
-		if width, _, err := term.GetSize(int(f.Fd())); err == nil {
-			return width
+// verifyLog looks at whether the records of the trail, or of a file, follow one another.
+func verifyLog(e *env, c *cobra.Command, o *logFlags, args []string) error {
+	var err error
+	c.Flags().Visit(func(f *pflag.Flag) {
+		if c.LocalNonPersistentFlags().Lookup(f.Name) != nil && f.Name != "verify" && f.Name != "json" && f.Name != "quiet" && f.Name != "timeout" {
+			err = fmt.Errorf("--%s and --verify do not go together: records follow one another only where none are left out", f.Name)
 		}
+	})
+	if err != nil {
+		return &usageError{withHint(err, "doorward log --help")}
 	}
-	return 0
-}
-
-// trail prints records in columns. While it holds, records are kept so that
-// the columns fit them all; otherwise columns grow as they must.
-type trail struct {
-	w       io.Writer
-	dress   dress
-	zone    *time.Location
-	columns int // of the terminal, 0 for none
-	hold    bool
-	sheet   sheet
-	held    [][]string
-}
-
-// record takes one record.
-func (t *trail) record(r audit.Record) error {
-	cells := t.cells(r)
-	t.sheet.fit(cells...)
-	if t.hold {
-		t.held = append(t.held, cells)
-		return nil
+	var w audit.Verifier
+	given := uint64(0)
+	switch {
+	case len(args) == 0:
+		given, err = verifyDaemons(e, c, &w)
+	case args[0] == "-":
+		err = verifyLines(e.stdin, nameOf(args[0]), &w)
+	default:
+		err = verifyFile(args[0], &w)
 	}
-	return t.print(cells)
+	if err != nil {
+		return err
+	}
+	v := w.End(given)
+	if len(args) > 0 && v.Records == 0 { // what is something else says nothing of the trail
+		return withHint(fmt.Errorf("there are no records in %s: each is a JSON object on a line of its own", nameOf(args[0])),
+			"doorward log --json --limit all prints them")
+	}
+	show := printVerification
+	if o.json {
+		show = func(w io.Writer, v audit.Verification) error { return printJSON(w, v) }
+	}
+	if err := show(e.stdout, v); err != nil || v.Sound {
+		return err
+	}
+	return fmt.Errorf("the audit trail was changed, or is not whole: %s", output.Counted(int(v.FaultsTotal), "fault"))
 }
 
-// flush prints what was held.
-func (t *trail) flush() error {
-	for _, cells := range t.held {
-		if err := t.print(cells); err != nil {
+// verifyDaemons looks at what the daemon has. It returns the highest ID that it gave.
+func verifyDaemons(e *env, c *cobra.Command, w *audit.Verifier) (given uint64, err error) {
+	return e.client(c).ReadLog(c.Context(), control.LogReader{
+		Query: control.LogQuery{Oldest: true},
+		Each: func(r audit.Record) error {
+			text, err := json.Marshal(r)
+			w.Add(text)
 			return err
+		},
+		Gone: func(_, until uint64) { w.Skip(until) },
+	})
+}
+
+// nameOf is what a file is called that stands on the command line.
+func nameOf(path string) string {
+	if path == "-" {
+		return "standard input"
+	}
+	return path
+}
+
+func verifyFile(path string, w *audit.Verifier) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("read the records to verify: %w", err)
+	}
+	defer f.Close()
+	return verifyLines(f, path, w)
+}
+
+// longestLine is more than a record can have.
+const longestLine = 4 << 20
+
+func verifyLines(r io.Reader, name string, w *audit.Verifier) error {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, longestLine)
+	n := 0
+	for lines.Scan() {
+		if line := bytes.TrimSpace(lines.Bytes()); len(line) > 0 && !isFailure(line) {
+			n++
+			w.Add(line)
 		}
 	}
-	t.held = nil
+	if err := lines.Err(); err != nil {
+		if errors.Is(err, bufio.ErrTooLong) {
+			err = fmt.Errorf("a line has more than %d bytes, and is no record", longestLine)
+		}
+		return fmt.Errorf("read the records in %s, behind line %d: %w", name, n, err)
+	}
 	return nil
 }
 
-// What is left of a terminal's line for words must be so wide for them to stand there;
-// otherwise they stand below, with an indent.
-const (
-	leastWidth = 40
-	below      = "    "
-)
-
-// print prints a record, on one line unless a terminal is too narrow for it.
-func (t *trail) print(cells []string) error {
-	text := t.sheet.line(cells...)
-	if words := cells[len(cells)-1]; t.columns > 0 && lipgloss.Width(text) > t.columns && words != "" {
-		head := t.sheet.line(slices.Concat(cells[:len(cells)-1], []string{"."})...)
-		head = strings.TrimSuffix(head, ".")
-		indent := strings.Repeat(" ", lipgloss.Width(head))
-		if t.columns-len(indent) < leastWidth {
-			head, indent = strings.TrimRight(head, " ")+"\n"+below, below
-		}
-		lines := strings.Split(lipgloss.Wrap(words, max(1, t.columns-len(indent)), " "), "\n")
-		for i := range lines {
-			lines[i] = strings.TrimRight(lines[i], " ")
-		}
-		text = head + strings.Join(lines, "\n"+indent)
+// isFailure says whether a line is that with which a log that fails ends.
+func isFailure(line []byte) bool {
+	var l struct {
+		ID    *uint64
+		Error string
 	}
-	_, err := fmt.Fprintln(t.w, text)
+	return json.Unmarshal(line, &l) == nil && l.ID == nil && l.Error != ""
+}
+
+// printVerification says what came of it, for people.
+func printVerification(w io.Writer, v audit.Verification) error {
+	for _, f := range v.Faults {
+		if _, err := fmt.Fprintln(w, output.Text(f.Message)); err != nil {
+			return err
+		}
+	}
+	if more := v.FaultsTotal - uint64(len(v.Faults)); more > 0 {
+		if _, err := fmt.Fprintf(w, "and %d more\n", more); err != nil {
+			return err
+		}
+	}
+	text := "no records"
+	if v.Records > 0 {
+		text = fmt.Sprintf("%s, from %d to %d", output.Counted(int(v.Records), "record"), v.First, v.Last)
+		if v.Sound {
+			text += ", follow one another"
+		}
+	}
+	if v.Unchained > 0 {
+		text += fmt.Sprintf("; %s of versions before there were hashes, which could be anything", output.Counted(int(v.Unchained), "record"))
+	}
+	text += "\n"
+	for _, end := range []struct {
+		of string
+		*audit.Link
+	}{{"refusal", v.Refusals}, {"of the others", v.Decided}} {
+		if end.Link != nil {
+			text += fmt.Sprintf("the last %s: %d, %s\n", end.of, end.ID, output.Text(end.Hash))
+		}
+	}
+	_, err := io.WriteString(w, text)
 	return err
-}
-
-// cells are a record's columns: when, what, where, who, and the rest in words.
-func (t *trail) cells(r audit.Record) []string {
-	at := r.Time.In(t.zone)
-	why := printable(r.Reason)
-	if r.Until != nil {
-		until := "until " + until(r.Until.In(t.zone), at)
-		if why == "" {
-			why = until
-		} else {
-			why += " (" + until + ")"
-		}
-	}
-	if r.By != "" {
-		by := "by " + printable(r.By)
-		if why == "" {
-			why = by
-		} else {
-			why = by + ": " + why
-		}
-	}
-	return []string{
-		t.dress.faint.Render(at.Format(moment)),
-		t.event(r.Event), orDash(r.Door), orDash(r.Source), why,
-	}
-}
-
-// moment is how a time is written that stands alone.
-const moment = "2006-01-02 15:04:05 -0700"
-
-// until writes a time that stands beside another one: what it has in common with that
-// is not repeated.
-func until(u, at time.Time) string {
-	switch {
-	case u.Format("-0700") != at.Format("-0700"):
-		return u.Format(moment)
-	case u.Format(time.DateOnly) != at.Format(time.DateOnly):
-		return u.Format(time.DateTime)
-	}
-	return u.Format(time.TimeOnly)
-}
-
-// event colours what an operator looks for, padded so that columns stand still
-// while a trail is followed.
-func (t *trail) event(event string) string {
-	padded := fmt.Sprintf("%-8s", printable(event))
-	switch event {
-	case audit.EventOpened, audit.EventGranted, audit.EventLogin:
-		return t.dress.good.Render(padded)
-	case audit.EventRefused, audit.EventRepaired:
-		return t.dress.warn.Render(padded)
-	case audit.EventFailsafe, audit.EventError:
-		return t.dress.bad.Render(padded)
-	}
-	return padded
-}
-
-// orDash stands in for what is not there.
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return printable(s)
 }

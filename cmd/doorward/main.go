@@ -22,6 +22,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/legible"
+	"github.com/doorward/doorward/internal/output"
 )
 
 // env is everything that the process takes from outside, so that tests run the
@@ -38,6 +39,17 @@ type env struct {
 	// where there is no such thing.
 	become func(path string, argv []string) error
 }
+
+// clock is the time now, in the zone in which people are told times.
+func (e *env) clock() time.Time {
+	if e.now != nil {
+		return e.now()
+	}
+	return time.Now()
+}
+
+// styles are those for w, one of the env's streams.
+func (e *env) styles(w io.Writer) output.Styles { return output.StylesFor(w, e.getenv) }
 
 func main() {
 	ctx, stop := catch()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/output"
 	"github.com/doorward/doorward/internal/tables"
 )
 
@@ -146,23 +147,23 @@ func printReply(e *env, asJSON bool, r control.Reply) error {
 	if asJSON {
 		return printJSON(e.stdout, r)
 	}
-	text := printable(r.Message)
+	text := output.Text(r.Message)
 	if r.Until != nil {
-		text += " (until " + clockTime(*r.Until, e.clock()) + ")"
+		text += " (until " + output.Clock(*r.Until, e.clock()) + ")"
 	}
 	_, err := fmt.Fprintln(e.stdout, text)
 	return err
 }
 
 // printJSON prints v for scripts.
-func printJSON(w io.Writer, v any) error { return encodeJSON(w, v, "  ") }
+func printJSON(w io.Writer, v any) error { return output.JSON(w, v, "  ") }
 
 // printJSONLine prints v on one line, for streams.
 func printJSONLine(w io.Writer, v any) error {
 	if p, ok := w.(*printed); ok {
 		p.lines = true
 	}
-	return encodeJSON(w, v, "")
+	return output.JSON(w, v, "")
 }
 
 // completeDoors proposes the daemon's doors for a command's one argument.
@@ -219,7 +220,7 @@ func grantSources(d control.Door) []cobra.Completion {
 func penaltySources(d control.Door) []cobra.Completion {
 	var all []cobra.Completion
 	for _, p := range d.Penalties {
-		all = append(all, cobra.CompletionWithDesc(p.Source, printable(p.Reason)))
+		all = append(all, cobra.CompletionWithDesc(p.Source, output.Text(p.Reason)))
 	}
 	return all
 }

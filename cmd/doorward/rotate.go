@@ -13,6 +13,7 @@ import (
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/output"
 	"github.com/doorward/doorward/internal/setup"
 	"github.com/doorward/doorward/internal/share"
 )
@@ -194,7 +195,7 @@ func (o *rotateOptions) tellRotated(
 	if _, err := e.stdout.Write(b.Bytes()); err != nil || !o.apply {
 		return err
 	}
-	_, err := fmt.Fprintf(e.stdout, "\n%s\n", printable(r.Message)) // which says until when
+	_, err := fmt.Fprintf(e.stdout, "\n%s\n", output.Text(r.Message)) // which says until when
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/output"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/share"
 	"github.com/doorward/doorward/internal/tables"
@@ -382,7 +383,7 @@ func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) 
 // tell says who got what, and how they use it.
 func (o *shareOptions) tell(w io.Writer, t *target, p *people, sealed []share.Letter) {
 	fmt.Fprintf(w, "The knock of door %s at %s, encrypted for %s, in %s:\n\n",
-		t.door.Name, p.all.Host, counted(len(sealed), "user"), o.output)
+		t.door.Name, p.all.Host, output.Counted(len(sealed), "user"), o.output)
 	columns := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, s := range sealed {
 		fmt.Fprintf(columns, "  %s", s.User.Name)

@@ -6,10 +6,15 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
+	tea "charm.land/bubbletea/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/output"
+	"github.com/doorward/doorward/internal/view"
 )
 
 const statusHelp = `Show what the daemon knows: first of all whether the doors are guarded, and what an
@@ -98,19 +103,19 @@ func (o *statusOptions) run(ctx context.Context, e *env, daemon *control.Client)
 	switch {
 	case o.watch && o.json:
 		return o.follow(ctx, daemon, func(s control.Status) error { return printJSONLine(e.stdout, s) })
-	case o.watch && isTerminal(e.stdout):
+	case o.watch && output.IsTerminal(e.stdout):
 		return o.live(ctx, e, daemon)
 	case o.watch:
-		var p changePrinter
+		var p view.Changes
 		return o.follow(ctx, daemon, func(s control.Status) error {
-			_, err := fmt.Fprint(e.stdout, p.changes(s, e.clock()))
+			_, err := fmt.Fprint(e.stdout, p.Lines(s, e.clock()))
 			return err
 		})
 	case o.json:
 		err = printJSON(e.stdout, s)
 	default:
-		v := view{dress: e.dressFor(e.stdout), now: e.clock(), width: widthOf(e.stdout), detail: o.door != ""}
-		_, err = fmt.Fprintln(e.stdout, strings.Join(v.lines(s), "\n"))
+		v := view.View{Styles: e.styles(e.stdout), Now: e.clock(), Width: output.Width(e.stdout), Detail: o.door != ""}
+		_, err = fmt.Fprintln(e.stdout, strings.Join(v.Status(s), "\n"))
 	}
 	switch {
 	case err != nil || !o.exitCode:
@@ -134,6 +139,35 @@ func (o *statusOptions) follow(ctx context.Context, daemon *control.Client, f fu
 		return f(s)
 	})
 	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// live shows the snapshots on the alternate screen until the user quits. When
+// the daemon goes, the view says so and waits for its return.
+func (o *statusOptions) live(ctx context.Context, e *env, daemon *control.Client) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p := tea.NewProgram(view.NewLive(e.styles(e.stdout), e.clock, o.door != ""),
+		tea.WithContext(ctx), tea.WithInput(e.stdin), tea.WithOutput(e.stdout))
+	var feed sync.WaitGroup
+	feed.Go(func() {
+		for ctx.Err() == nil {
+			p.Send(view.Gone{Err: o.follow(ctx, daemon, func(s control.Status) error {
+				p.Send(view.Snapshot(s))
+				return nil
+			})})
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
+		}
+	})
+	_, err := p.Run()
+	cancel()
+	feed.Wait()
+	if errors.Is(err, tea.ErrProgramKilled) { // the context ended: the user is done
 		return nil
 	}
 	return err

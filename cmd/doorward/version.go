@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/output"
 	"github.com/doorward/doorward/internal/version"
 )
 
@@ -76,12 +77,12 @@ func printVersion(ctx context.Context, e *env, daemon *control.Client, asJSON bo
 	told, _ := errors.AsType[*control.Error](err)
 	switch {
 	case err == nil && s.Version == v.Version:
-		text += fmt.Sprintf("doorwardd %s\n", printable(s.Version))
+		text += fmt.Sprintf("doorwardd %s\n", output.Text(s.Version))
 	case err == nil:
 		text += fmt.Sprintf("doorwardd %s: another version than this program's; systemctl restart doorward brings the installed one\n",
-			printable(s.Version))
+			output.Text(s.Version))
 	case told == nil || told.Code != control.CodeDown: // a machine without a daemon is a visitor's
-		text += fmt.Sprintf("doorwardd: not known: %s\n", printable(err.Error()))
+		text += fmt.Sprintf("doorwardd: not known: %s\n", output.Text(err.Error()))
 	}
 	_, err = fmt.Fprint(e.stdout, text)
 	return err

@@ -1,4 +1,4 @@
-package main
+package view
 
 import (
 	"strings"
@@ -13,7 +13,7 @@ import (
 
 func TestSessionsForPeople(t *testing.T) {
 	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-	v := view{now: now, detail: true}
+	v := View{Now: now, Detail: true}
 	ago := func(d time.Duration) *time.Time { return new(now.Add(-d)) }
 	got := strings.Join(v.sessions([]control.Door{{Name: "ssh", Sessions: 7, Live: []control.Session{
 		{Source: "192.0.2.7", Port: 40022, To: "22/tcp", Since: ago(3 * time.Minute), User: "alice",

@@ -1,15 +1,16 @@
-package main
+package view
 
 import (
 	"net/netip"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/output"
 )
 
 // sessions lists who is in by doors, the latest first: from where, since when, as
 // whom, and what let them in.
-func (v view) sessions(doors []control.Door) []string {
+func (v View) sessions(doors []control.Door) []string {
 	var rows [][]string
 	total := 0
 	for _, d := range doors {
@@ -17,9 +18,9 @@ func (v view) sessions(doors []control.Door) []string {
 		for _, s := range d.Live {
 			since := "not known"
 			if s.Since != nil {
-				since = clockTime(*s.Since, v.now)
+				since = output.Clock(*s.Since, v.Now)
 			}
-			rows = append(rows, []string{printable(d.Name), remoteOf(s), since, orDash(s.User), v.letIn(s)})
+			rows = append(rows, []string{output.Text(d.Name), remoteOf(s), since, output.OrDash(s.User), v.letIn(s)})
 		}
 	}
 	return v.list([]string{"SESSIONS", "SOURCE", "SINCE", "USER", "LET IN BY"}, rows, total)
@@ -29,31 +30,31 @@ func (v view) sessions(doors []control.Door) []string {
 func remoteOf(s control.Session) string {
 	a, err := netip.ParseAddr(s.Source)
 	if err != nil {
-		return printable(s.Source)
+		return output.Text(s.Source)
 	}
 	return netip.AddrPortFrom(a, s.Port).String()
 }
 
 // letIn says what let a session in, on whose word and when: "touch at 14:02:09",
 // "operator alice (uid 1000) at 14:02:09, for any", "always (192.0.2.0/24)".
-func (v view) letIn(s control.Session) string {
+func (v View) letIn(s control.Session) string {
 	g := s.Grant
 	if g == nil {
 		return "not known"
 	}
 	if g.By == control.CoverAlways {
-		return printable("always (" + g.Source + ")")
+		return output.Text("always (" + g.Source + ")")
 	}
-	by := printable(g.By) + v.givenAt(g)
+	by := output.Text(g.By) + v.givenAt(g)
 	if g.Source != s.Source {
-		by += ", for " + printable(g.Source)
+		by += ", for " + output.Text(g.Source)
 	}
 	return by
 }
 
-func (v view) givenAt(g *audit.Grant) string {
+func (v View) givenAt(g *audit.Grant) string {
 	if g.Since.IsZero() {
 		return ""
 	}
-	return " at " + clockTime(g.Since, v.now)
+	return " at " + output.Clock(g.Since, v.Now)
 }

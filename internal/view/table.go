@@ -1,9 +1,10 @@
-package main
+package view
 
 import (
 	"strings"
 
 	"charm.land/lipgloss/v2"
+	"github.com/doorward/doorward/internal/output"
 )
 
 // Where a table's last cell, which is text, stands.
@@ -16,53 +17,50 @@ const (
 // words allow it. Where the whole rows are wider, the last cell is wrapped in its
 // column; where there is no room for one, it stands below its row; and where the others
 // alone are too wide, each row is a list.
-func (v view) table(head []string, rows [][]string) []string {
-	s, others, longest := measured(head, rows)
+func (v View) table(head []string, rows [][]string) []string {
+	c, others, longest := measured(head, rows)
 	switch {
-	case v.width == 0 || others+longest <= v.width:
-		return table(v.dress, head, rows)
-	case v.width-others >= leastText:
-		return v.rows(s, head, rows, others)
-	case others-2 <= v.width:
-		return v.rows(s, head[:len(head)-1], rows, textIndent)
+	case v.Width == 0 || others+longest <= v.Width:
+		return output.Table(v.Styles, head, rows)
+	case v.Width-others >= leastText:
+		return v.rows(c, head, rows, others)
+	case others-2 <= v.Width:
+		return v.rows(c, head[:len(head)-1], rows, textIndent)
 	}
 	return v.lists(head, rows)
 }
 
 // fits says whether all cells of the rows but the last stand beside each other.
-func (v view) fits(head []string, rows [][]string) bool {
+func (v View) fits(head []string, rows [][]string) bool {
 	_, others, _ := measured(head, rows)
-	return v.width == 0 || others-2 <= v.width
+	return v.Width == 0 || others-2 <= v.Width
 }
 
-// measured is the sheet that rows are set in, how wide all cells but the last are with
+// measured is the output.Columns that rows are set in, how wide all cells but the last are with
 // the space after each, and how wide the last is at the most.
-func measured(head []string, rows [][]string) (s *sheet, others, longest int) {
-	s = &sheet{}
-	s.fit(head...)
+func measured(head []string, rows [][]string) (c *output.Columns, others, longest int) {
+	c = &output.Columns{}
+	c.Fit(head...)
 	longest = lipgloss.Width(head[len(head)-1])
 	for _, row := range rows {
-		s.fit(row...)
+		c.Fit(row...)
 		longest = max(longest, lipgloss.Width(row[len(row)-1]))
 	}
-	for _, w := range s.widths {
-		others += w + 2
-	}
-	return s, others, longest
+	return c, c.Others(), longest
 }
 
 // rows are those of a table whose last cell is wrapped behind an indent: beside the
 // others, or, if the head does not have it, below them.
-func (v view) rows(s *sheet, head []string, rows [][]string, indent int) []string {
-	lines := []string{v.dress.title.Render(s.line(head...))}
+func (v View) rows(c *output.Columns, head []string, rows [][]string, indent int) []string {
+	lines := []string{v.Styles.Title.Render(c.Line(head...))}
 	for _, row := range rows {
 		last := len(row) - 1
-		text := wrap(row[last], max(1, v.width-indent))
+		text := output.Wrap(row[last], max(1, v.Width-indent))
 		if len(head) == len(row) {
-			lines = append(lines, s.line(append(row[:last:last], text[0])...))
+			lines = append(lines, c.Line(append(row[:last:last], text[0])...))
 			text = text[1:]
 		} else {
-			lines = append(lines, s.line(append(row[:last:last], "")...))
+			lines = append(lines, c.Line(append(row[:last:last], "")...))
 		}
 		for _, t := range text {
 			if t != "" {
@@ -74,13 +72,13 @@ func (v view) rows(s *sheet, head []string, rows [][]string, indent int) []strin
 }
 
 // lists are rows as a list each, of what their cells are called and say.
-func (v view) lists(head []string, rows [][]string) []string {
-	lines := []string{v.dress.title.Render(head[0])}
-	var s sheet
+func (v View) lists(head []string, rows [][]string) []string {
+	lines := []string{v.Styles.Title.Render(head[0])}
+	var c output.Columns
 	names := make([]string, len(head))
 	for i, h := range head {
 		names[i] = "  " + strings.ToLower(h)
-		s.fit(names[i], "")
+		c.Fit(names[i], "")
 	}
 	for _, row := range rows {
 		lines = append(lines, row[0])
@@ -88,23 +86,22 @@ func (v view) lists(head []string, rows [][]string) []string {
 			if cell == "" || cell == "-" {
 				continue
 			}
-			begin := s.line(names[i+1], "x")
-			lines = append(lines, hang(begin[:len(begin)-1], cell, v.width)...)
+			lines = append(lines, output.Hang(c.Before(names[i+1]), cell, v.Width)...)
 		}
 	}
 	return lines
 }
 
 // narrower is the view with some columns less.
-func (v view) narrower(by int) view {
-	if v.width > 0 {
-		v.width = max(1, v.width-by)
+func (v View) narrower(by int) View {
+	if v.Width > 0 {
+		v.Width = max(1, v.Width-by)
 	}
 	return v
 }
 
 // styled has each of the lines in a style.
-func (v view) styled(style func(...string) string, lines []string) []string {
+func (v View) styled(style func(...string) string, lines []string) []string {
 	for i := range lines {
 		lines[i] = style(lines[i])
 	}

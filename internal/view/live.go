@@ -1,87 +1,66 @@
-package main
+package view
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	tea "charm.land/bubbletea/v2"
 	"charm.land/lipgloss/v2"
 
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/output"
 )
 
-// live shows the snapshots on the alternate screen until the user quits. When
-// the daemon goes, the view says so and waits for its return.
-func (o *statusOptions) live(ctx context.Context, e *env, daemon *control.Client) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	p := tea.NewProgram(liveView{door: o.door, dress: e.dressFor(e.stdout), clock: e.clock},
-		tea.WithContext(ctx), tea.WithInput(e.stdin), tea.WithOutput(e.stdout))
-	var feed sync.WaitGroup
-	feed.Go(func() {
-		for ctx.Err() == nil {
-			p.Send(goneMsg{o.follow(ctx, daemon, func(s control.Status) error {
-				p.Send(snapshotMsg(s))
-				return nil
-			})})
-			select {
-			case <-time.After(time.Second):
-			case <-ctx.Done():
-			}
-		}
-	})
-	_, err := p.Run()
-	cancel()
-	feed.Wait()
-	if errors.Is(err, tea.ErrProgramKilled) { // the context ended: the user is done
-		return nil
-	}
-	return err
-}
+// Snapshot tells a Live how things stand now.
+type Snapshot control.Status
 
-// The messages of the live view.
-type (
-	snapshotMsg control.Status
-	goneMsg     struct{ err error } // the daemon went
-	tickMsg     struct{}            // a second has passed
-)
+// Gone tells a Live that the daemon went, and why.
+type Gone struct{ Err error }
 
-// liveView is the model of status --watch.
-type liveView struct {
-	door          string
-	dress         dress
+// Tick tells a model that a second has passed.
+type Tick struct{}
+
+// Live is the model of a status that is kept up to date on a terminal. It is sent a
+// Snapshot for each change, and Gone when there will be no more until the daemon is
+// back, which it shows.
+type Live struct {
+	styles        output.Styles
 	clock         func() time.Time
+	detail        bool
 	status        *control.Status // nil before the first
 	gone          error
 	width, height int // of the terminal, 0 before it is known
 	top           int // the first line shown
 }
 
-// Init starts the clock.
-func (m liveView) Init() tea.Cmd { return tick() }
+// NewLive returns a Live; clock is the time, in the zone in which times are told, and
+// detail as View's.
+func NewLive(styles output.Styles, clock func() time.Time, detail bool) Live {
+	return Live{styles: styles, clock: clock, detail: detail}
+}
 
-// tick brings a tickMsg at the turn of the second.
-func tick() tea.Cmd {
-	return tea.Every(time.Second, func(time.Time) tea.Msg { return tickMsg{} })
+// Init starts the clock.
+func (m Live) Init() tea.Cmd { return NextTick() }
+
+// NextTick brings a Tick at the turn of the second.
+func NextTick() tea.Cmd {
+	return tea.Every(time.Second, func(time.Time) tea.Msg { return Tick{} })
 }
 
 // Update takes in what happened.
-func (m liveView) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+func (m Live) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	switch msg := msg.(type) {
 	case tea.WindowSizeMsg:
 		m.width, m.height = msg.Width, msg.Height
-	case snapshotMsg:
+	case Snapshot:
 		s := control.Status(msg)
 		m.status, m.gone = &s, nil
-	case goneMsg:
-		m.gone = msg.err
-	case tickMsg:
-		return m, tick()
+	case Gone:
+		m.gone = msg.Err
+	case Tick:
+		return m, NextTick()
 	case tea.KeyPressMsg:
 		return m.key(msg.String())
 	}
@@ -89,8 +68,8 @@ func (m liveView) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 }
 
 // key quits or scrolls.
-func (m liveView) key(key string) (tea.Model, tea.Cmd) {
-	head, body := m.sheets()
+func (m Live) key(key string) (tea.Model, tea.Cmd) {
+	head, body := m.parts()
 	page := m.room(head)
 	switch key {
 	case "q", "esc", "ctrl+c":
@@ -113,12 +92,12 @@ func (m liveView) key(key string) (tea.Model, tea.Cmd) {
 }
 
 // room is how many lines there are for what scrolls below the head.
-func (m liveView) room(head []string) int { return max(1, m.height-len(head)-1) }
+func (m Live) room(head []string) int { return max(1, m.height-len(head)-1) }
 
 // View draws a title line, what is always seen, and as much of the rest as fits.
-func (m liveView) View() tea.View {
+func (m Live) View() tea.View {
 	now := m.clock()
-	head, lines := m.sheets()
+	head, lines := m.parts()
 	title, keys := "doorward status  "+now.Format("15:04:05 MST"), "  q quits"
 	if room := m.room(head); m.height > 0 && len(lines) > room {
 		top := max(0, min(m.top, len(lines)-room))
@@ -129,26 +108,26 @@ func (m liveView) View() tea.View {
 	if m.width > 0 {
 		title = lipgloss.NewStyle().MaxWidth(m.width).Render(title)
 	}
-	lines = slices.Concat([]string{m.dress.title.Render(title)}, head, lines)
+	lines = slices.Concat([]string{m.styles.Title.Render(title)}, head, lines)
 	v := tea.NewView(strings.Join(lines, "\n"))
 	v.AltScreen = true
 	v.WindowTitle = "doorward status"
 	return v
 }
 
-// sheets is the status as lines no wider than the screen: those that are always seen,
+// parts is the status as lines no wider than the screen: those that are always seen,
 // that the daemon has gone and whether the doors are guarded, and those that scroll.
-func (m liveView) sheets() (head, body []string) {
-	v := view{dress: m.dress, now: m.clock(), width: m.width, detail: m.door != ""}
+func (m Live) parts() (head, body []string) {
+	v := View{Styles: m.styles, Now: m.clock(), Width: m.width, Detail: m.detail}
 	if m.gone != nil {
-		head = v.styled(m.dress.bad.Render, wrap(printable(m.gone.Error())+": trying again", m.width))
+		head = v.styled(m.styles.Bad.Render, output.Wrap(output.Text(m.gone.Error())+": trying again", m.width))
 	}
 	switch s := m.status; {
 	case s == nil:
 		body = []string{"waiting for the daemon"}
 	case m.gone != nil: // whether the doors are guarded now is not known
-		head = append(head, v.styled(m.dress.bad.Render, wrap("this is how things stood at "+
-			s.Time.In(v.now.Location()).Format("2006-01-02 15:04:05 MST"), m.width))...)
+		head = append(head, v.styled(m.styles.Bad.Render, output.Wrap("this is how things stood at "+
+			s.Time.In(v.Now.Location()).Format("2006-01-02 15:04:05 MST"), m.width))...)
 		body = append(v.guarded(*s), v.body(*s)...)
 	default:
 		head, body = v.guarded(*s), v.body(*s)
@@ -161,7 +140,7 @@ func (m liveView) sheets() (head, body []string) {
 }
 
 // broken breaks the lines that a word makes wider than the screen.
-func (m liveView) broken(lines []string) []string {
+func (m Live) broken(lines []string) []string {
 	if m.width <= 0 {
 		return lines
 	}

@@ -1,7 +1,9 @@
-package main
+package view
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -13,7 +15,35 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/control/controltest"
+	"github.com/doorward/doorward/internal/output"
 )
+
+// noon is the fixed time of these tests.
+var noon = controltest.Noon
+
+func after(d time.Duration) *time.Time { return new(noon.Add(d)) }
+
+// guarded is a snapshot with something everywhere.
+func guarded() control.Status { return controltest.Guarded() }
+
+// golden compares got with a file of testdata/golden; UPDATE_GOLDEN=1 writes it.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	name = filepath.Join("testdata", "golden", name)
+	if os.Getenv("UPDATE_GOLDEN") != "" {
+		if err := os.WriteFile(name, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), got); d != "" {
+		t.Errorf("%s (-want +got; UPDATE_GOLDEN=1 writes it):\n%s", name, d)
+	}
+}
 
 // busy is a snapshot of a bad night: with everything that a view has to tell, and
 // words of every length.
@@ -44,12 +74,12 @@ func busy() control.Status {
 // TestStatusOnATerminal holds what a terminal shows to golden files.
 func TestStatusOnATerminal(t *testing.T) {
 	for _, width := range []int{40, 80, 120} {
-		v := view{now: noon, width: width}
-		golden(t, fmt.Sprintf("status_%d.txt", width), strings.Join(v.lines(busy()), "\n")+"\n")
+		v := View{Now: noon, Width: width}
+		golden(t, fmt.Sprintf("status_%d.txt", width), strings.Join(v.Status(busy()), "\n")+"\n")
 	}
 	one := busy()
 	one.Doors = one.Doors[1:2]
-	golden(t, "status_80_door.txt", strings.Join(view{now: noon, width: 80, detail: true}.lines(one), "\n")+"\n")
+	golden(t, "status_80_door.txt", strings.Join(View{Now: noon, Width: 80, Detail: true}.Status(one), "\n")+"\n")
 }
 
 // However narrow a terminal is, no line is wider that could be broken at a word, and no
@@ -70,9 +100,9 @@ func TestStatusFitsAndSaysAll(t *testing.T) {
 		}
 		return all
 	}
-	all := words(view{now: noon}.lines(s))
+	all := words(View{Now: noon}.Status(s))
 	for width := 20; width < 160; width += 3 {
-		lines := view{now: noon, width: width}.lines(s)
+		lines := View{Now: noon, Width: width}.Status(s)
 		for _, l := range lines {
 			text := strings.TrimLeft(l, " ")
 			if lipgloss.Width(l) <= width || strings.Contains(text, "> ") {
@@ -114,7 +144,7 @@ func TestGuardedComesFirst(t *testing.T) {
 	} {
 		s := guarded()
 		tt.change(&s)
-		if got := (view{now: noon}).lines(s)[0]; got != tt.want {
+		if got := (View{Now: noon}).Status(s)[0]; got != tt.want {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
 	}
@@ -125,7 +155,7 @@ func TestAlarmsSayThingsOnce(t *testing.T) {
 	s := control.Status{Fence: control.Fence{Mismatch: "no such table"},
 		Problems: []control.Problem{{Code: control.ProblemFence, Message: "the fence is down: no such table"}, {Code: control.ProblemEars, Message: "door ssh: x"}},
 		Warnings: []string{"the fence is down: no such table", "door ssh: x", "y"}}
-	v := view{now: noon}
+	v := View{Now: noon}
 	want := []string{"NOT GUARDED: the fence is down: no such table", "problem: door ssh: x", "warning: y"}
 	if d := cmp.Diff(want, append(v.guarded(s), v.alarms(s)...)); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
@@ -153,7 +183,7 @@ func TestGuesses(t *testing.T) {
 		{"since yesterday", control.Guesses{Hour: of(time.Hour, 1), Day: of(13*time.Hour, 2)}, []string{"1 in the last hour (198.51.100.0/24 1); " +
 			"2 since 2026-11-23 23:00 UTC (198.51.100.0/24 2, 198.51.101.0/24 1 to 2)"}},
 	} {
-		got := view{now: noon}.guesses([]control.Door{{Name: "ssh", Guesses: tt.of}})
+		got := View{Now: noon}.guesses([]control.Door{{Name: "ssh", Guesses: tt.of}})
 		var want []string
 		for _, text := range tt.want {
 			want = []string{"GUESSES  REFUSED KNOCKS", "ssh      " + text}
@@ -169,9 +199,9 @@ func TestLiveViewShowsAll(t *testing.T) {
 	s := busy()
 	s.Doors[1].Reason = strings.Repeat("word ", 40) + strings.Repeat("long", 30)
 	for _, size := range []tea.WindowSizeMsg{{Width: 80, Height: 24}, {Width: 40, Height: 12}, {Width: 24, Height: 8}} {
-		var m tea.Model = liveView{clock: func() time.Time { return noon }}
+		var m tea.Model = NewLive(output.Styles{}, func() time.Time { return noon }, false)
 		var seen strings.Builder
-		for _, msg := range []tea.Msg{size, snapshotMsg(s)} {
+		for _, msg := range []tea.Msg{size, Snapshot(s)} {
 			m, _ = m.Update(msg)
 		}
 		for range 40 {
@@ -192,6 +222,16 @@ func TestLiveViewShowsAll(t *testing.T) {
 			if !strings.Contains(all, want) {
 				t.Errorf("%v: %q was never on the screen", size, want)
 			}
+		}
+	}
+}
+
+// A door that never goes dark by itself says so while it is open.
+func TestStatusOfADoorThatNeverGoesDark(t *testing.T) {
+	for state, want := range map[string]string{"open": "never", "dark": "-"} {
+		lines := View{Now: noon}.doors([]control.Door{{Name: "vpn", State: state, Reason: "right"}})
+		if f := strings.Fields(lines[len(lines)-1]); f[len(f)-2] != want {
+			t.Errorf("%s: %q, want dark in %s", state, lines[len(lines)-1], want)
 		}
 	}
 }

@@ -1,4 +1,7 @@
-package main
+// Package view writes what the daemon knows for people: the status, once or live on a
+// terminal, the changes of it, who gets in where, and the audit trail. It asks nobody,
+// and has no clock but what it is given.
+package view
 
 import (
 	"fmt"
@@ -9,30 +12,31 @@ import (
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/output"
 )
 
-// view writes a snapshot for people. Times are counted from now and not from
-// the snapshot, which is as old as the last change.
-type view struct {
-	dress  dress
-	now    time.Time
-	width  int  // in which lines are to fit; 0: as long as they are
-	detail bool // one door and all about it; otherwise long lists are cut
+// View writes for people. Times are counted from Now and not from the snapshot, which
+// is as old as the last change.
+type View struct {
+	Styles output.Styles
+	Now    time.Time // in the zone in which times are told
+	Width  int       // in which lines are to fit; 0: as long as they are
+	Detail bool      // one door and all about it; otherwise long lists are cut
 }
 
 // shortList is how many grants, penalties or refusals an overview shows.
 const shortList = 20
 
-// lines returns the snapshot as lines: whether the doors are guarded, what needs acting
+// Status returns the snapshot as lines: whether the doors are guarded, what needs acting
 // on, and how things stand.
-func (v view) lines(s control.Status) []string { return append(v.guarded(s), v.body(s)...) }
+func (v View) Status(s control.Status) []string { return append(v.guarded(s), v.body(s)...) }
 
 // body is what stands below whether the doors are guarded.
-func (v view) body(s control.Status) []string {
+func (v View) body(s control.Status) []string {
 	all := append(v.alarms(s), v.configuration(s)...)
 	all = append(all, "")
 	sections := [][]string{v.doors(s.Doors), v.sessions(s.Doors), v.grants(s.Doors), v.penalties(s.Doors), v.guesses(s.Doors), v.refusals(s.Doors)}
-	if v.detail {
+	if v.Detail {
 		sections = slices.Insert(sections, 1, v.about(s.Doors[0]))
 	}
 	for _, lines := range sections {
@@ -41,16 +45,16 @@ func (v view) body(s control.Status) []string {
 			all = append(all, "")
 		}
 	}
-	return append(all, v.styled(v.dress.faint.Render, wrap(v.footer(s), v.width))...)
+	return append(all, v.styled(v.Styles.Faint.Render, output.Wrap(v.footer(s), v.Width))...)
 }
 
 // guarded says whether the doors are guarded.
-func (v view) guarded(s control.Status) []string {
+func (v View) guarded(s control.Status) []string {
 	if why, no := unguarded(s); no {
-		return v.styled(v.dress.bad.Render, hang("NOT GUARDED: ", printable(why), v.width))
+		return v.styled(v.Styles.Bad.Render, output.Hang("NOT GUARDED: ", output.Text(why), v.Width))
 	}
-	text := "yes, the fence holds " + counted(len(s.Doors), "door")
-	if v.detail {
+	text := "yes, the fence holds " + output.Counted(len(s.Doors), "door")
+	if v.Detail {
 		text = "yes, the fence holds"
 	}
 	if s.Fence.Owned {
@@ -59,9 +63,9 @@ func (v view) guarded(s control.Status) []string {
 		text += "; others could change it, and it would be put right at once"
 	}
 	if s.Fence.Repairs > 0 {
-		text += fmt.Sprintf(" (put right %s since the start)", counted(int(s.Fence.Repairs), "time"))
+		text += fmt.Sprintf(" (put right %s since the start)", output.Counted(int(s.Fence.Repairs), "time"))
 	}
-	return v.styled(v.dress.good.Render, hang("guarded: ", text, v.width))
+	return v.styled(v.Styles.Good.Render, output.Hang("guarded: ", text, v.Width))
 }
 
 // unguarded says why the doors are not guarded, or may not be.
@@ -83,7 +87,7 @@ func unguarded(s control.Status) (why string, no bool) {
 }
 
 // alarms is what an operator should act on, but for what is said already.
-func (v view) alarms(s control.Status) []string {
+func (v View) alarms(s control.Status) []string {
 	why, _ := unguarded(s)
 	said := []string{why}
 	var lines []string
@@ -92,43 +96,43 @@ func (v view) alarms(s control.Status) []string {
 			return
 		}
 		said = append(said, text)
-		lines = append(lines, v.styled(style, hang(begin, printable(text), v.width))...)
+		lines = append(lines, v.styled(style, output.Hang(begin, output.Text(text), v.Width))...)
 	}
 	for _, p := range s.Problems {
-		add(v.dress.bad.Render, "problem: ", p.Message)
+		add(v.Styles.Bad.Render, "problem: ", p.Message)
 	}
 	for _, w := range s.Warnings {
-		add(v.dress.warn.Render, "warning: ", w)
+		add(v.Styles.Warn.Render, "warning: ", w)
 	}
 	return lines
 }
 
 // configuration is which one is in use, and for how long.
-func (v view) configuration(s control.Status) []string {
+func (v View) configuration(s control.Status) []string {
 	var lines []string
 	if s.Pending != nil {
 		lines = v.pendingLines(s.Pending)
 	}
-	if c := s.Settled; c != nil && c.WentBack() && v.now.Sub(c.Time) < 24*time.Hour {
-		lines = append(lines, v.styled(v.dress.warn.Render, hang("rolled back: ", printable(numbered(c.ID)+", at "+
-			clockTime(c.Time, v.now)+": "+c.Words()), v.width))...)
+	if c := s.Settled; c != nil && c.WentBack() && v.Now.Sub(c.Time) < 24*time.Hour {
+		lines = append(lines, v.styled(v.Styles.Warn.Render, output.Hang("rolled back: ", output.Text(numbered(c.ID)+", at "+
+			output.Clock(c.Time, v.Now)+": "+c.Words()), v.Width))...)
 	}
-	text := printable(s.Config)
+	text := output.Text(s.Config)
 	if s.ConfigHash != "" {
 		text += ", in use is " + shortHash(s.ConfigHash)
 	}
-	lines = append(lines, hang("configuration: ", text, v.width)...)
+	lines = append(lines, output.Hang("configuration: ", text, v.Width)...)
 	if s.ConfigDiffers {
-		lines = append(lines, v.styled(v.dress.warn.Render, append(hang("configuration: ",
-			"the file says something else than what is in use", v.width), "               > doorward diff"))...)
+		lines = append(lines, v.styled(v.Styles.Warn.Render, append(output.Hang("configuration: ",
+			"the file says something else than what is in use", v.Width), "               > doorward diff"))...)
 	}
 	return lines
 }
 
 // pendingLines tell of a configuration that waits to be confirmed.
-func (v view) pendingLines(p *control.Pending) []string {
-	return v.styled(v.dress.warn.Render, append(hang("pending: ", fmt.Sprintf("%s, applied by %s, goes back at %s unless it is kept",
-		numbered(p.ID), printable(p.By), v.until(p.Until)), v.width), "         > doorward apply --keep"))
+func (v View) pendingLines(p *control.Pending) []string {
+	return v.styled(v.Styles.Warn.Render, append(output.Hang("pending: ", fmt.Sprintf("%s, applied by %s, goes back at %s unless it is kept",
+		numbered(p.ID), output.Text(p.By), v.until(p.Until)), v.Width), "         > doorward apply --keep"))
 }
 
 // numbered is what a configuration that waits or waited is called.
@@ -140,16 +144,16 @@ func numbered(id uint64) string {
 }
 
 // shortHash is as much of a hash as people compare.
-func shortHash(hash string) string { return printable(hash[:min(len(hash), 12)]) }
+func shortHash(hash string) string { return output.Text(hash[:min(len(hash), 12)]) }
 
 // until writes a moment to come, and how long that takes.
-func (v view) until(t time.Time) string {
-	return fmt.Sprintf("%s (%s)", clockTime(t, v.now), spell(t.Sub(v.now)))
+func (v View) until(t time.Time) string {
+	return fmt.Sprintf("%s (%s)", output.Clock(t, v.Now), output.Spell(t.Sub(v.Now)))
 }
 
 // doors is how each door stands. Where there is no room for all that is told of one,
 // services are called by their names alone.
-func (v view) doors(doors []control.Door) []string {
+func (v View) doors(doors []control.Door) []string {
 	if len(doors) == 0 {
 		return []string{"no doors"}
 	}
@@ -158,15 +162,15 @@ func (v view) doors(doors []control.Door) []string {
 		dark := "-"
 		switch {
 		case d.DarkAt != nil:
-			dark = spell(d.DarkAt.Sub(v.now))
+			dark = output.Spell(d.DarkAt.Sub(v.Now))
 		case d.State == control.StateOpen:
 			dark = "never"
 		}
 		since, service := v.since(d.Since), v.service(d)
-		if !sameDay(d.Since, v.now) {
+		if !output.SameDay(d.Since, v.Now) {
 			since, _, _ = strings.Cut(since, " (") // a date leaves no room for more
 		}
-		row := []string{printable(d.Name), v.state(d.State), since, service, strconv.Itoa(d.Sessions), dark, printable(why(d))}
+		row := []string{output.Text(d.Name), v.state(d.State), since, service, strconv.Itoa(d.Sessions), dark, output.Text(why(d))}
 		rows = append(rows, row)
 		row = slices.Clone(row)
 		row[3] = strings.ReplaceAll(service, ".service", "")
@@ -190,65 +194,65 @@ func why(d control.Door) string {
 	return short
 }
 
-func (v view) state(state string) string {
+func (v View) state(state string) string {
 	switch state {
 	case control.StateOpen:
-		return v.dress.good.Render(state)
+		return v.Styles.Good.Render(state)
 	case control.StateOpening, control.StateClosing:
-		return v.dress.warn.Render(state)
+		return v.Styles.Warn.Render(state)
 	case control.StateFailsafe:
-		return v.dress.bad.Render(state)
+		return v.Styles.Bad.Render(state)
 	}
-	return printable(state)
+	return output.Text(state)
 }
 
 // since writes when something began, and how long ago.
-func (v view) since(t time.Time) string {
+func (v View) since(t time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
-	return fmt.Sprintf("%s (%s)", clockTime(t, v.now), spell(v.now.Sub(t)))
+	return fmt.Sprintf("%s (%s)", output.Clock(t, v.Now), output.Spell(v.Now.Sub(t)))
 }
 
-func (v view) service(d control.Door) string {
+func (v View) service(d control.Door) string {
 	switch {
 	case d.Service == "":
 		return "always runs"
 	case d.Running:
-		return printable(d.Service) + " runs"
+		return output.Text(d.Service) + " runs"
 	case d.State == control.StateOpen:
-		return v.dress.bad.Render(printable(d.Service) + " is down")
+		return v.Styles.Bad.Render(output.Text(d.Service) + " is down")
 	}
-	return printable(d.Service) + " is down"
+	return output.Text(d.Service) + " is down"
 }
 
 // about is what the overview has no room for.
-func (v view) about(d control.Door) []string {
+func (v View) about(d control.Door) []string {
 	seen := "nobody yet"
 	if d.LastSeen != nil {
 		seen = v.since(*d.LastSeen)
 	}
-	var s sheet
-	s.fit("last seen", "")
+	var c output.Columns
+	c.Fit("last seen", "")
 	var lines []string
 	for _, row := range [][]string{
-		{"ports", printable(strings.Join(d.Ports, ", "))},
+		{"ports", output.Text(strings.Join(d.Ports, ", "))},
 		{"since", v.since(d.Since)},
 		{"last seen", seen},
-		{"refused", counted(int(d.PacketsRefused), "packet")},
+		{"refused", output.Counted(int(d.PacketsRefused), "packet")},
 	} {
-		lines = append(lines, hang(s.line(row[0], "|")[:s.widths[0]+2], row[1], v.width)...)
+		lines = append(lines, output.Hang(c.Before(row[0]), row[1], v.Width)...)
 	}
 	return lines
 }
 
 // grants lists who may come in: those who never need to knock first.
-func (v view) grants(doors []control.Door) []string {
+func (v View) grants(doors []control.Door) []string {
 	var rows [][]string
 	total := 0
 	for _, d := range doors {
 		for _, a := range d.Always {
-			rows = append(rows, []string{printable(d.Name), printable(a), "no end", "-", "always, by the configuration"})
+			rows = append(rows, []string{output.Text(d.Name), output.Text(a), "no end", "-", "always, by the configuration"})
 		}
 		total += len(d.Always)
 	}
@@ -257,28 +261,28 @@ func (v view) grants(doors []control.Door) []string {
 		for _, g := range d.Grants {
 			given := "-"
 			if g.Given != nil {
-				given = clockTime(*g.Given, v.now)
+				given = output.Clock(*g.Given, v.Now)
 			}
-			rows = append(rows, []string{printable(d.Name), printable(g.Source), spell(g.Expires.Sub(v.now)), given, printable(strings.Join(g.For, ", "))})
+			rows = append(rows, []string{output.Text(d.Name), output.Text(g.Source), output.Spell(g.Expires.Sub(v.Now)), given, output.Text(strings.Join(g.For, ", "))})
 		}
 	}
 	return v.list([]string{"GRANTS", "SOURCE", "LEFT", "GIVEN", "BY"}, rows, total)
 }
 
-func (v view) penalties(doors []control.Door) []string {
+func (v View) penalties(doors []control.Door) []string {
 	var rows [][]string
 	total := 0
 	for _, d := range doors {
 		total += max(d.PenaltiesTotal, len(d.Penalties))
 		for _, p := range d.Penalties {
-			rows = append(rows, []string{printable(d.Name), printable(p.Source), spell(p.Until.Sub(v.now)), printable(p.Reason)})
+			rows = append(rows, []string{output.Text(d.Name), output.Text(p.Source), output.Spell(p.Until.Sub(v.Now)), output.Text(p.Reason)})
 		}
 	}
 	return v.list([]string{"PENALTIES", "SOURCE", "LEFT", "WHY"}, rows, total)
 }
 
 // guesses tells how many knocks were refused lately, and from where most of them came.
-func (v view) guesses(doors []control.Door) []string {
+func (v View) guesses(doors []control.Door) []string {
 	var rows [][]string
 	for _, d := range doors {
 		g := d.Guesses
@@ -287,21 +291,21 @@ func (v view) guesses(doors []control.Door) []string {
 			text = v.guessed(g.Hour, time.Hour, "hour") + "; " + text
 		}
 		if g.Day.Refused > 0 {
-			rows = append(rows, []string{printable(d.Name), text})
+			rows = append(rows, []string{output.Text(d.Name), text})
 		}
 	}
 	return v.list([]string{"GUESSES", "REFUSED KNOCKS"}, rows, len(rows))
 }
 
 // guessed tells of one span: the last hour, say, or since the daemon counts.
-func (v view) guessed(g control.GuessesOf, span time.Duration, name string) string {
+func (v View) guessed(g control.GuessesOf, span time.Duration, name string) string {
 	when := "in the last " + name
-	if v.now.Sub(g.Since) < span {
-		when = "since " + clockTime(g.Since, v.now)
+	if v.Now.Sub(g.Since) < span {
+		when = "since " + output.Clock(g.Since, v.Now)
 	}
 	text := fmt.Sprintf("%s %s", thousands(g.Refused), when)
 	few := 3
-	if v.detail {
+	if v.Detail {
 		few = len(g.Top)
 	}
 	var from []string
@@ -310,7 +314,7 @@ func (v view) guessed(g control.GuessesOf, span time.Duration, name string) stri
 		if f.Error > 0 {
 			n = thousands(f.Refused-min(f.Error, f.Refused)) + " to " + n
 		}
-		from = append(from, printable(f.Prefix)+" "+n)
+		from = append(from, output.Text(f.Prefix)+" "+n)
 	}
 	switch {
 	case len(from) == 0:
@@ -331,7 +335,7 @@ func thousands(n uint64) string {
 }
 
 // refusals lists those of all doors, newest first.
-func (v view) refusals(doors []control.Door) []string {
+func (v View) refusals(doors []control.Door) []string {
 	var last []audit.Record
 	for _, d := range doors {
 		last = append(last, d.Refusals...)
@@ -339,19 +343,19 @@ func (v view) refusals(doors []control.Door) []string {
 	slices.SortStableFunc(last, func(a, b audit.Record) int { return b.Time.Compare(a.Time) })
 	var rows [][]string
 	for _, r := range last {
-		rows = append(rows, []string{printable(r.Door), printable(r.Source), clockTime(r.Time, v.now), printable(r.Reason)})
+		rows = append(rows, []string{output.Text(r.Door), output.Text(r.Source), output.Clock(r.Time, v.Now), output.Text(r.Reason)})
 	}
 	return v.list([]string{"REFUSALS", "SOURCE", "TIME", "WHY"}, rows, len(rows))
 }
 
 // list returns a table of rows, cut short in an overview, nothing for none. There are
 // so many in total, of which the daemon may have listed the latest only.
-func (v view) list(head []string, rows [][]string, total int) []string {
+func (v View) list(head []string, rows [][]string, total int) []string {
 	if len(rows) == 0 {
 		return nil
 	}
 	hint := ""
-	if len(rows) > shortList && !v.detail {
+	if len(rows) > shortList && !v.Detail {
 		hint = ": doorward status DOOR lists all"
 		if total > len(rows) {
 			hint = ": doorward status DOOR lists the latest"
@@ -360,83 +364,12 @@ func (v view) list(head []string, rows [][]string, total int) []string {
 	}
 	lines := v.table(head, rows)
 	if more := total - len(rows); more > 0 {
-		lines = append(lines, v.styled(v.dress.faint.Render, wrap(fmt.Sprintf("and %d more%s", more, hint), v.width))...)
+		lines = append(lines, v.styled(v.Styles.Faint.Render, output.Wrap(fmt.Sprintf("and %d more%s", more, hint), v.Width))...)
 	}
 	return lines
 }
 
 // footer says what the figures above come from.
-func (v view) footer(s control.Status) string {
-	return fmt.Sprintf("doorwardd %s up %s, at %s", printable(s.Version), spell(v.now.Sub(s.Started)), v.now.Format("2006-01-02 15:04:05 MST"))
-}
-
-// changePrinter writes a line for each thing that a snapshot changed. The zero
-// value has seen nothing, so that the first snapshot is written whole.
-type changePrinter struct{ before map[string]string }
-
-// changes returns the lines of what differs from the snapshot before.
-func (p *changePrinter) changes(s control.Status, now time.Time) string {
-	after := map[string]string{}
-	var order []string
-	note := func(key, text string) {
-		after[key] = text
-		order = append(order, key)
-	}
-	note("fence", "fence "+fenceWord(s.Fence))
-	for _, p := range s.Problems {
-		note("problem "+p.Code+" "+p.Door+" "+p.Message, "problem: "+printable(p.Message))
-	}
-	for _, w := range s.Warnings {
-		note("warning "+w, "warning: "+printable(w))
-	}
-	if s.Pending != nil {
-		note("pending", "pending: "+numbered(s.Pending.ID)+" goes back at "+clockTime(s.Pending.Until, now)+" unless kept")
-	}
-	if s.ConfigHash != "" {
-		note("configuration", "configuration: in use is "+shortHash(s.ConfigHash))
-	}
-	if s.ConfigDiffers {
-		note("file", "configuration: the file says something else than what is in use")
-	}
-	for _, d := range s.Doors {
-		note("door "+d.Name, doorLine(d))
-	}
-	var b strings.Builder
-	for _, key := range order {
-		if p.before[key] != after[key] {
-			fmt.Fprintf(&b, "%s  %s\n", clockTime(now, now), after[key])
-		}
-	}
-	var gone []string
-	for key, text := range p.before {
-		if _, still := after[key]; !still {
-			gone = append(gone, text)
-		}
-	}
-	slices.Sort(gone)
-	for _, text := range gone {
-		fmt.Fprintf(&b, "%s  no more: %s\n", clockTime(now, now), text)
-	}
-	p.before = after
-	return b.String()
-}
-
-// doorLine says how a door is, without anything that changes by time alone.
-func doorLine(d control.Door) string {
-	line := fmt.Sprintf("%s %s, %s, %s, %s", printable(d.Name), printable(d.State), counted(max(d.GrantsTotal, len(d.Grants)), "grant"),
-		counted(max(d.PenaltiesTotal, len(d.Penalties)), "penalty"), counted(d.Sessions, "session"))
-	if d.Reason != "" {
-		line += ": " + printable(d.Reason)
-	}
-	return line
-}
-
-func fenceWord(f control.Fence) string {
-	switch {
-	case !f.Up:
-		return "down"
-	case f.Mismatch != "":
-		return "up, but it differs: " + printable(f.Mismatch)
-	}
-	return "up"
+func (v View) footer(s control.Status) string {
+	return fmt.Sprintf("doorwardd %s up %s, at %s", output.Text(s.Version), output.Spell(v.Now.Sub(s.Started)), v.Now.Format("2006-01-02 15:04:05 MST"))
 }

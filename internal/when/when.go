@@ -1,4 +1,6 @@
-package main
+// Package when reads times as people write them: "2026-11-24 03:00", "yesterday",
+// "2h ago". It has no clock.
+package when
 
 import (
 	"fmt"
@@ -15,9 +17,10 @@ var part = regexp.MustCompile(`([0-9]+)([wdhms])`)
 
 var units = map[string]time.Duration{"w": 7 * 24 * time.Hour, "d": 24 * time.Hour, "h": time.Hour, "m": time.Minute, "s": time.Second}
 
-// parseWhen reads a time as people write it, in the zone of now. Of two moments that a
-// clock shows alike, when summer ends, it is the earlier one, or the later.
-func parseWhen(s string, now time.Time, later bool) (time.Time, error) {
+// Parse reads a time as people write it, in the zone of now. Of two moments that a
+// clock shows alike, when summer ends, it is the earlier one, or the later. The error
+// has the text, and what is allowed.
+func Parse(s string, now time.Time, later bool) (time.Time, error) {
 	midnight := time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, now.Location())
 	switch s {
 	case "now":
