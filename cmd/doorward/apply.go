@@ -11,6 +11,7 @@ import (
 	"time"
 
 	tea "charm.land/bubbletea/v2"
+
 	"github.com/doorward/doorward/internal/view"
 
 	"github.com/spf13/cobra"

@@ -7,12 +7,15 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/relay"
+	"github.com/doorward/doorward/internal/turns"
 	"github.com/doorward/doorward/internal/visit"
 )
 
@@ -75,28 +78,6 @@ or, which also does for single_use and on Windows:
 
   Host gate.example.org
       ProxyCommand doorward knock %h --touch 59000,59002 --wait %p --stdio`
-
-// knockOptions is what the command line of knock says.
-type knockOptions struct {
-	host       string
-	touch      []string
-	wait       string
-	v4, v6     bool
-	both       bool
-	delay      time.Duration
-	each       time.Duration
-	timeout    time.Duration
-	json       bool
-	stdio      bool
-	verbose    bool
-	argv       []string // the command after "--"
-	waitPort   uint16   // 0: none
-	touchPorts []uint16
-	from       string
-	identities []string
-	then       string // what --from says is to be done next, "" for nothing
-	itself     bool   // HOST is the machine that knocks
-}
 
 func newKnock(e *env) *cobra.Command { return newKnockWith(e, &visit.Visitor{}) }
 
@@ -217,6 +198,80 @@ func (o *knockOptions) attempt(ctx context.Context, e *env, v *visit.Visitor, sa
 // notItself is why a knock from the gateway itself is in vain, and what is not.
 const notItself = "a gateway lets nobody in who knocks from there; on it: doorward open DOOR --source ADDRESS"
 
+// askFor is how long the door is asked whether it is still open to us. It is not where
+// the first connection spends the grant.
+const askFor = time.Second
+
+// inTurn knocks when no other call of this user knocks on the gateway, unless
+// the door turns out to be open by another one's knock.
+func (o *knockOptions) inTurn(
+	ctx context.Context, e *env, v *visit.Visitor, families [][]netip.Addr, say func(string, ...any),
+) (*knocked, error) {
+	t, err := o.takeTurn(ctx, e)
+	if err != nil && o.verbose && ctx.Err() == nil {
+		fmt.Fprintf(e.stderr, "doorward: note: other calls may knock at the same time: %v\n", err)
+	}
+	defer t.Release()
+	k := &knocked{}
+	last := t.Read(e.clock(), o.waitPort, families)
+	if k.complete = last.At; len(k.complete) > 0 && !last.Alone {
+		if o.await(ctx, v, k, min(askFor, o.timeout)); k.open() {
+			say("knocked on %s a moment ago, by another call", o.host)
+			return k, nil
+		}
+		last.Alone = true
+	}
+	k.attempts, k.complete = o.knockAll(ctx, v, families, say)
+	if ctx.Err() != nil {
+		err := interrupted(ctx, "before the knock was complete")
+		if begun(k.attempts) {
+			err = withHint(err, "%s", unfinished)
+		}
+		return nil, err
+	}
+	if o.waitPort != 0 && len(k.complete) > 0 {
+		if o.await(ctx, v, k, o.timeout); k.open() {
+			t.Write(e.clock(), o.waitPort, last.Alone, k.complete)
+		}
+	}
+	return k, nil
+}
+
+// await waits for the door for some time.
+func (o *knockOptions) await(ctx context.Context, v *visit.Visitor, k *knocked, long time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, long)
+	defer cancel()
+	k.opened = v.Wait(ctx, k.complete, o.waitPort, o.stdio)
+}
+
+// takeTurn waits until no other call knocks on the gateway, for as long as one may
+// take.
+func (o *knockOptions) takeTurn(ctx context.Context, e *env) (*turns.Turn, error) {
+	base := e.getenv("XDG_RUNTIME_DIR")
+	if !filepath.IsAbs(base) {
+		if e.cache == nil {
+			return nil, errors.New("there is no directory for it")
+		}
+		var err error
+		if base, err = e.cache(); err != nil {
+			return nil, err
+		}
+	}
+	dir, err := turns.Directory(base)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.longest())
+	defer cancel()
+	return turns.Take(ctx, dir, o.host)
+}
+
+// longest is how long one call may take for its knock and its waiting.
+func (o *knockOptions) longest() time.Duration {
+	const families = 2
+	return families*time.Duration(len(o.touchPorts))*(o.each+o.delay) + o.timeout
+}
+
 // knockAll knocks over each family in turn and returns all attempts, and those
 // that are complete.
 func (o *knockOptions) knockAll(
@@ -262,13 +317,22 @@ func (o *knockOptions) finish(
 	case o.waitPort != 0 && !anyOpen:
 		return o.notOpen(opened)
 	case conn != nil:
-		return join(ctx, e, conn)
+		return o.join(ctx, e, conn)
 	case len(o.argv) > 0:
 		return runCommand(e, o.argv)
 	case o.waitPort == 0 && o.then != "":
 		say("%s", o.then)
 	}
 	return nil
+}
+
+// join joins the connection to the standard streams.
+func (o *knockOptions) join(ctx context.Context, e *env, conn net.Conn) error {
+	err := relay.Join(ctx, e.stdin, e.stdout, conn)
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return interrupted(ctx, "while the connection stood")
+	}
+	return err
 }
 
 // unfinished is what comes of a knock that was begun and not completed.

@@ -202,6 +202,28 @@ an error with --json:
 
 Whatever a command after "doorward knock ... --" exits with is passed on.`
 
+// commands are the constructors of all commands, a file each, in the order
+// in which help lists them. Nouns read; verbs change.
+var commands = []func(*env) *cobra.Command{
+	newInit,
+	newCheck,
+	newStatus,
+	newLog,
+	newExplain,
+	newOpen,
+	newClose,
+	newArm,
+	newDiff,
+	newApply,
+	newDoctor,
+	newKnock,
+	newShare,
+	newRotate,
+	newVersion,
+	newMan,
+	newPolkit,
+}
+
 func newRoot(e *env) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "doorward",

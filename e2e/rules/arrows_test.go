@@ -116,8 +116,13 @@ var arrows = map[string]map[string]string{
 		"internal/tables":   "check shows mistakes",
 		"internal/knock":    "what a knock can",
 		"internal/control":  "the way to the daemon",
+		"internal/output":   "prints",
+		"internal/view":     "what people read of the daemon's answers",
+		"internal/when":     "times on the command line",
 		"internal/version":  "version",
 		"internal/visit":    "knocks",
+		"internal/turns":    "one knock at a time",
+		"internal/relay":    "knock --stdio",
 		"internal/share":    "share and rotate",
 		"internal/presence": "whether flows can be seen",
 		"internal/setup":    "what a first configuration says",
@@ -127,8 +132,16 @@ var arrows = map[string]map[string]string{
 		"internal/service":  "writes the polkit rule; doctor asks units about themselves",
 	},
 
+	// What people and scripts read.
+	"internal/output": {"internal/control": "the version of the JSON", "internal/legible": "strangers had a hand in some"},
+	"internal/view": {"internal/output": "prints", "internal/control": "what is told", "internal/audit": "the trail's records",
+		"internal/legible": "strangers had a hand in some"},
+	"internal/when": {},
+
 	// The visitor's side: no part of the daemon.
 	"internal/visit": {},
+	"internal/turns": {"internal/visit": "where the last knock opened", "internal/files": "files of the user's own"},
+	"internal/relay": {},
 	// The doctor asks each part of the machine what the daemon will ask it.
 	"internal/doctor": {
 		"internal/config":   "what is to be guarded",

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"charm.land/lipgloss/v2"
+
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/output"
 )

@@ -5,8 +5,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/doorward/doorward/internal/audit"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/doorward/doorward/internal/audit"
 )
 
 // Zones and dates are there whenever they are not the same.

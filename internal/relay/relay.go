@@ -1,4 +1,7 @@
-package main
+// Package relay joins a connection to standard input and output, as ssh's ProxyCommand
+// wants it: each direction ends by itself, and what was sent has arrived, or the error
+// says that it has not.
+package relay
 
 import (
 	"context"
@@ -11,17 +14,19 @@ import (
 	"syscall"
 )
 
-// join copies between conn and the standard streams until both directions are at
-// their end, or one of them fails. The end of one is passed on and leaves the other
-// alone: a server may say that it will not say more and read on, and a visitor may.
-func join(ctx context.Context, e *env, conn net.Conn) error {
+// Join copies between conn and the streams until both directions are at their end, or
+// one of them fails. The end of one is passed on and leaves the other alone: a server
+// may say that it will not say more and read on, and a visitor may. When ctx ends, the
+// error is ctx's. Join closes conn, and stdout if that is a file; a read of stdin may
+// still be under way when it returns.
+func Join(ctx context.Context, stdin io.Reader, stdout io.Writer, conn net.Conn) error {
 	defer conn.Close()
 	done := make(chan error, 2)
 	// Both end with what they read or write. A read of standard input cannot be
 	// interrupted, so it is not waited for after a failure: the process ends with this
 	// command.
-	go func() { done <- send(e, conn) }()
-	go func() { done <- receive(ctx, e, conn) }()
+	go func() { done <- send(stdin, conn) }()
+	go func() { done <- receive(ctx, stdout, conn) }()
 	for range 2 {
 		select {
 		case err := <-done:
@@ -29,15 +34,15 @@ func join(ctx context.Context, e *env, conn net.Conn) error {
 				return err
 			}
 		case <-ctx.Done():
-			return interrupted(ctx, "while the connection stood")
+			return ctx.Err()
 		}
 	}
 	return nil
 }
 
 // send copies standard input to conn, and its end.
-func send(e *env, conn net.Conn) error {
-	err := pump(conn, e.stdin)
+func send(stdin io.Reader, conn net.Conn) error {
+	err := pump(conn, stdin)
 	if f, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Errorf("read standard input: %w", f.Err)
 	}
@@ -58,13 +63,13 @@ func notSent(conn net.Conn, err error) error {
 
 // receive copies what comes from conn to standard output, and its end. Then it waits
 // until the connection is done with.
-func receive(ctx context.Context, e *env, conn net.Conn) error {
-	err := pump(e.stdout, conn)
+func receive(ctx context.Context, stdout io.Writer, conn net.Conn) error {
+	err := pump(stdout, conn)
 	if err == nil {
-		err = endOutput(e.stdout)
+		err = endOutput(stdout)
 	}
 	if f, ok := errors.AsType[*fs.PathError](err); ok {
-		return notWritable(f)
+		return fmt.Errorf("write standard output: %w", f.Err)
 	}
 	if err != nil {
 		return fmt.Errorf("receive from %s: %w", conn.RemoteAddr(), bare(err))
