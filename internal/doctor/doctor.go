@@ -101,20 +101,24 @@ func (h *Host) Run(ctx context.Context) []Finding {
 
 	status, err := h.Status(ctx)
 	daemon := h.daemonPID()
-	add(daemonFindings(h.Control, status, err)...)
+	if err != nil {
+		add(h.absent(ctx, c, err)...)
+	} else {
+		add(daemonFindings(h.Control, status)...)
+	}
 	if daemon > 0 {
 		add(capabilities(daemon, h.readProc(daemon, "status"), c)...)
 	}
 	add(h.firewalls(c)...)
 	add(h.saved()...)
 
-	holders, err := h.listeners()
-	if err != nil {
-		add(Finding{Problem, "sockets", fmt.Sprintf("cannot be listed: %v", err), "run doctor as root"})
+	holders, listErr := h.listeners()
+	if listErr != nil {
+		add(Finding{Problem, "sockets", fmt.Sprintf("cannot be listed: %v", listErr), "run doctor as root"})
 	}
-	busy, err := h.connected(c)
-	if err != nil {
-		add(Finding{Problem, "sockets", fmt.Sprintf("that are connected over UDP cannot be listed: %v", err), "run doctor as root"})
+	busy, listErr := h.connected(c)
+	if listErr != nil {
+		add(Finding{Problem, "sockets", fmt.Sprintf("that are connected over UDP cannot be listed: %v", listErr), "run doctor as root"})
 	}
 	add(taken(c, slices.Concat(holders, busy), daemon)...)
 	add(elsewhere(c, holders)...)
@@ -129,7 +133,9 @@ func (h *Host) Run(ctx context.Context) []Finding {
 		add(h.logins(ctx, &c.Doors[i], reader, status)...)
 	}
 	add(h.sharedUnits(ctx, c)...)
-	add(h.boot()...)
+	if err == nil || !h.fresh(c) {
+		add(h.boot()...)
+	}
 	add(ownSession(c, h.sshConnection(), status, h.Now())...)
 	add(outside(c)...)
 	return once(all)
@@ -155,6 +161,8 @@ func (h *Host) configuration() (*config.Config, []Finding) {
 	case untrusted != nil:
 		return &config.Config{}, []Finding{{Problem, "configuration",
 			fmt.Sprintf("%s %s, and the file names what is run as root", untrusted.Path, untrusted.Problem), untrusted.Fix}}
+	case errors.Is(err, fs.ErrNotExist) && h.Config == config.DefaultPath && h.fresh(&config.Config{}):
+		return &config.Config{}, []Finding{{Note, "configuration", "there is none yet", "doorward init writes one"}}
 	case errors.Is(err, fs.ErrNotExist):
 		return &config.Config{}, []Finding{{Problem, "configuration", fmt.Sprintf("%s does not exist", h.Config),
 			"doorward init writes one"}}

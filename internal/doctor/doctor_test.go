@@ -17,6 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/service"
 	"github.com/doorward/doorward/internal/touch"
 )
 
@@ -136,27 +137,66 @@ func TestDaemon(t *testing.T) {
 	tests := []struct {
 		name   string
 		status control.Status
-		err    error
 		want   []string
 	}{
-		{"well", control.Status{Version: "1.0", Fence: up}, nil, []string{"ok: daemon: doorward 1.0 answers at /s > "}},
-		{"none", control.Status{}, errors.New("no daemon answers at /s"),
-			[]string{"warning: daemon: no daemon answers at /s > systemctl start doorward"}},
-		{"not ours", control.Status{}, fmt.Errorf("dial: %w", unix.EACCES),
-			[]string{"problem: daemon: /s may not be opened by you > run doctor as root"}},
-		{"fence down", control.Status{}, nil,
+		{"well", control.Status{Version: "1.0", Fence: up}, []string{"ok: daemon: doorward 1.0 answers at /s > "}},
+		{"fence down", control.Status{},
 			[]string{"ok: daemon", "problem: fence: is down: nothing is guarded > journalctl"}},
-		{"fence differs", control.Status{Fence: control.Fence{Up: true, Mismatch: "a chain is missing"}}, nil,
+		{"fence differs", control.Status{Fence: control.Fence{Up: true, Mismatch: "a chain is missing"}},
 			[]string{"ok: daemon", "problem: fence: differs from what it should be: a chain is missing > "}},
 		{"failsafe, pending, warned", control.Status{Fence: up, Warnings: []string{"disk full"}, Pending: &control.Pending{},
-			Doors: []control.Door{{Name: "web", State: "dark"}, {Name: "ssh", State: "failsafe", Reason: "no log data"}}}, nil,
+			Doors: []control.Door{{Name: "web", State: "dark"}, {Name: "ssh", State: "failsafe", Reason: "no log data"}}},
 			[]string{"ok: daemon", "warning: daemon: disk full > doorward status",
 				"warning: daemon: a configuration waits to be confirmed until ",
-				"problem: door ssh: is in failsafe, dark and deaf: no log data > mend its log, or doorward arm ssh"}},
+				"problem: door ssh: is in failsafe: it is dark and hears no knock: no log data > repair its log, or: doorward arm ssh"}},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) { want(t, daemonFindings("/s", tt.status, tt.err), tt.want...) })
+		t.Run(tt.name, func(t *testing.T) { want(t, daemonFindings("/s", tt.status), tt.want...) })
 	}
+}
+
+// TestNoDaemon: a machine on which it was never started is no machine on which it is dead.
+func TestNoDaemon(t *testing.T) {
+	none := errors.New("no daemon answers at /s")
+	state := map[string]string{"/var/lib/doorward/state": "x"}
+	enabled := map[string]string{"/etc/systemd/system/multi-user.target.wants/doorward.service": ""}
+	is := func(state service.State, detail string) units {
+		return units{daemonUnit: {facts: service.Facts{Own: service.Status{State: state, Detail: detail}}}}
+	}
+	const warning = "warning: daemon: no daemon answers at /s > systemctl start doorward\njournalctl -u doorward tells why it does not run"
+	for _, tt := range []struct {
+		name  string
+		files map[string]string
+		units units
+		err   error
+		want  string
+	}{
+		{"never started", nil, is(service.Stopped, ""), none,
+			"note: daemon: has not been started yet: nothing is guarded > systemctl enable --now doorward"},
+		{"without systemd", nil, nil, none, "note: daemon: has not been started yet"},
+		{"it has run", state, is(service.Stopped, ""), none, warning},
+		{"it is meant to run", enabled, is(service.Stopped, ""), none, warning},
+		{"it has failed", nil, is(service.Failed, "exit-code"), none,
+			"problem: daemon: its unit doorward.service has failed: exit-code > journalctl -u doorward"},
+		{"its socket is gone", state, is(service.Running, ""), none, "problem: daemon: its unit doorward.service is active, but it cannot be asked:" +
+			" no daemon answers at /s > journalctl -u doorward\nsystemctl restart doorward"},
+		{"not ours", nil, nil, fmt.Errorf("dial: %w", unix.EACCES),
+			"problem: daemon: /s: permission denied > run doctor as root, or join the group doorward"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := machine(t, tt.files)
+			h.Control, h.Unit = "/s", tt.units.unit
+			want(t, h.absent(t.Context(), &config.Config{}, tt.err), tt.want)
+		})
+	}
+	h := machine(t, nil)
+	h.Config = config.DefaultPath
+	_, found := h.configuration()
+	want(t, found, "note: configuration: there is none yet > doorward init writes one")
+	h = machine(t, state)
+	h.Config = config.DefaultPath
+	_, found = h.configuration()
+	want(t, found, "problem: configuration: /etc/doorward/doorward.toml does not exist > doorward init writes one")
 }
 
 func TestCapabilities(t *testing.T) {

@@ -137,23 +137,30 @@ func fates(rules *ruleset.Ruleset, c *config.Config) []Finding {
 		return []Finding{{Note, "firewall", fmt.Sprintf("there are rules of others' about what comes in (%s): what they do with knocks is"+
 			" told when doors are configured", strings.Join(deciding, "; ")), ""}}
 	}
+	j, finding := fromStrangers(rules)
+	if j == nil {
+		return []Finding{finding}
+	}
+	return j.fates(c.WayIn())
+}
+
+// fromStrangers judges the packets of strangers, by all ways on which they may come. The
+// finding says why it cannot.
+func fromStrangers(rules *ruleset.Ruleset) (*judge, Finding) {
 	own, err := ownAddresses()
 	if err != nil {
-		return []Finding{{Note, "firewall", fmt.Sprintf("this machine's addresses cannot be read: %v", err), ""}}
+		return nil, Finding{Note, "firewall", fmt.Sprintf("this machine's addresses cannot be read: %v", err), ""}
 	}
 	ways, err := arrivals(own)
 	if err != nil {
-		return []Finding{{Note, "firewall", err.Error(), ""}}
+		return nil, Finding{Note, "firewall", err.Error(), ""}
 	}
-	j := &judge{rules: rules, own: own, ways: ways, from: strangers, who: "strangers", other: 1}
-	return j.fates(c.WayIn())
+	return &judge{rules: rules, own: own, ways: ways, from: strangers, who: "strangers", other: 1}, Finding{}
 }
 
 // fates says what becomes of packets to ports.
 func (j *judge) fates(ports []port.Range) []Finding {
-	for slices.ContainsFunc(ports, func(r port.Range) bool { return r.First <= j.other && j.other <= r.Last }) {
-		j.other++
-	}
+	j.avoid(ports)
 	var all []fate
 	for _, r := range ports {
 		for _, ipv6 := range []bool{false, true} {
@@ -161,6 +168,13 @@ func (j *judge) fates(ports []port.Range) []Finding {
 		}
 	}
 	return j.tell(all)
+}
+
+// avoid chooses a port that is none of these.
+func (j *judge) avoid(ports []port.Range) {
+	for slices.ContainsFunc(ports, func(r port.Range) bool { return r.First <= j.other && j.other <= r.Last }) {
+		j.other++
+	}
 }
 
 // ports judges a range, in parts if not all of it fares alike.

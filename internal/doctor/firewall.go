@@ -28,6 +28,10 @@ func (h *Host) firewalls(c *config.Config) []Finding {
 		all = []Finding{{OK, "firewall", "no other one decides about what comes in", ""}}
 	}
 	all = append(all, untracked(rules, c)...)
+	if j, _ := fromStrangers(rules); j != nil && len(c.Doors) > 0 {
+		j.avoid(c.WayIn())
+		all = append(all, j.outstanding(c)...)
+	}
 	return append(all, waysRound(rules.Detours(), c)...)
 }
 

@@ -53,7 +53,7 @@ func TestRun(t *testing.T) {
 	log := filepath.Join(dir, "auth.log")
 	text := strings.Replace(configText, "[[door.ssh.knock]]",
 		fmt.Sprintf("[door.ssh.presence]\nlogins = [%q]\n[[door.ssh.knock]]", log), 1)
-	write(t, path, text)
+	write(t, path, fmt.Sprintf("[gateway]\nstate = %q\n", dir)+text) // it has run before
 	write(t, log, time.Now().Add(-time.Minute).UTC().Format("2006-01-02T15:04:05.000000+00:00")+
 		" gate sshd[7]: Accepted publickey for alice from 192.0.2.1 port 50000 ssh2: ED25519 SHA256:x\n")
 
