@@ -142,7 +142,7 @@ func TestStreamsFailWithALine(t *testing.T) {
 		e := &env{stdin: strings.NewReader(""), stdout: out, stderr: &bytes.Buffer{}, getenv: func(string) string { return "" }}
 		code := run(t.Context(), e, append([]string{"--control", path}, strings.Fields(args)...))
 		lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
-		want := fmt.Sprintf(`{"api":1,"error":"the daemon at %s has ended the connection","code":"daemon_down","hint":"systemctl status doorward"}`, path)
+		want := fmt.Sprintf(`{"api":1,"error":"the daemon at %s closed the connection","code":"daemon_down","hint":"systemctl status doorward"}`, path)
 		if last := lines[len(lines)-1]; code != 3 || last != want || len(lines) < 2 {
 			t.Errorf("%s: got %d and, last of %d lines, %s\nwant 3 and %s", args, code, len(lines), last, want)
 		}

@@ -80,13 +80,13 @@ var arrows = map[string]map[string]string{
 	"internal/journal": {"internal/legible": "entries have strangers' text"},
 	"internal/export": {"internal/audit": "what is sent", "internal/legible": "records have strangers' text",
 		"internal/journal": "entries with fields"},
-	"internal/launcher":      {"internal/service": "carries start and stop of commands out"},
-	"internal/cage":          {},
-	"internal/cage/intruder": {"internal/cage": "what it tries to get out of"},
+	"internal/launcher":         {"internal/service": "carries start and stop of commands out"},
+	"internal/sandbox":          {},
+	"internal/sandbox/intruder": {"internal/sandbox": "what it tries to get out of"},
 	"internal/daemon": {
 		"internal/descriptors": "warns of a low limit",
 		"internal/export":      "sends the records on",
-		"internal/cage":        "locks itself in after the start",
+		"internal/sandbox":     "locks itself in after the start",
 		"internal/datagrams":   "the ear on UDP",
 		"internal/journal":     "a log with fields",
 		"internal/legible":     "a log that can be read in a terminal",
@@ -265,18 +265,18 @@ func keys(m map[string]string) []string {
 // commands says which files may run other programs, as patterns, and why. The
 // daemon runs only what the operator wrote into the configuration.
 var commands = map[string]string{
-	"internal/service/*.go":         "the door's start, stop and status commands",
-	"internal/launcher/client.go":   "the launcher, which is the daemon's own program",
-	"internal/presence/journal*.go": "journalctl: the journal has no other stable reader without cgo",
-	"internal/nstest/*.go":          "ip and nsenter, for tests",
-	"internal/mutants/hunt.go":      "the go command and the tests that it builds, for tests",
-	"internal/cage/intruder/*.go":   "tries to, for tests",
-	"internal/systemdtest/*.go":     "debootstrap and systemd-nspawn, for tests",
-	"cmd/doorward/knock*.go":        "what the visitor wants run once the door is open",
-	"e2e/lab/*.go":                  "real programs in namespaces",
-	"e2e/demo/*.go":                 "real programs in namespaces",
-	"e2e/campaign/*.go":             "real programs in namespaces",
-	"bench/*.go":                    "the peers",
+	"internal/service/*.go":          "the door's start, stop and status commands",
+	"internal/launcher/client.go":    "the launcher, which is the daemon's own program",
+	"internal/presence/journal*.go":  "journalctl: the journal has no other stable reader without cgo",
+	"internal/nstest/*.go":           "ip and nsenter, for tests",
+	"internal/mutants/hunt.go":       "the go command and the tests that it builds, for tests",
+	"internal/sandbox/intruder/*.go": "tries to, for tests",
+	"internal/systemdtest/*.go":      "debootstrap and systemd-nspawn, for tests",
+	"cmd/doorward/knock*.go":         "what the visitor wants run once the door is open",
+	"e2e/lab/*.go":                   "real programs in namespaces",
+	"e2e/demo/*.go":                  "real programs in namespaces",
+	"e2e/campaign/*.go":              "real programs in namespaces",
+	"bench/*.go":                     "the peers",
 }
 
 func TestCommandsAreRunWhereAllowed(t *testing.T) {

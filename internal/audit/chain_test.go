@@ -189,10 +189,10 @@ func TestVerify(t *testing.T) {
 		{"the reason of one", "grgrg", replace(3, `"reason":"2"`, `"reason":"7"`), "record 3 was changed: its hash is "},
 		{"the first's", "grgrg", replace(1, `"reason":"0"`, `"reason":"7"`), "record 1 was changed: its hash is "},
 		{"one, with its hash", "grgrg", again(3, func(r *Record) { r.Source = "192.0.2.8" }),
-			"record 3 is not the one that record 5 follows: it was changed, and its hash with it"},
+			"record 3 is not the one that record 5 follows: it was changed together with its hash"},
 		{"what one follows", "grgrg", again(5, func(r *Record) { r.Prev.ID = 0 }), "record 5 says that it follows record 0, and record 3 is between them"},
 		{"one put in", "grggg", again(4, func(r *Record) { r.Prev.ID = 1 }),
-			"record 4 says that it follows record 1, and record 3 is between them; record 4 is not the one that record 5 follows: it was changed, and its hash with it"},
+			"record 4 says that it follows record 1, and record 3 is between them; record 4 is not the one that record 5 follows: it was changed together with its hash"},
 		{"of another kind", "grrrg", again(3, func(r *Record) { r.Event = EventGranted }), "record 2 is missing: record 3 comes after it; " +
 			"record 3 says that it comes after record 1, and record 2 is between them; record 3 is missing: record 4 comes after it"},
 		{"one without hash", "grgrg", func(trail [][]byte) {

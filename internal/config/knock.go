@@ -38,8 +38,8 @@ func readKnock(t *tables.Table) (Knock, bool) {
 	allowed := quoted(kinds.Names())
 	name, ok := key.Text(allowed)
 	if slices.Contains(kinds.ToCome, name) {
-		key.Wrong("this version of doorward does not have this kind of knock yet", allowed).Hint =
-			fmt.Sprintf("remove this knock, or write one of kind %q", kinds.All[0].Name())
+		key.Wrong("this version of doorward does not support this kind of knock yet", allowed).Hint =
+			fmt.Sprintf("remove this knock, or use kind %q", kinds.All[0].Name())
 		return Knock{}, false
 	}
 	kind := kinds.Named(name)

@@ -238,14 +238,14 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/v1/open", ``, 400, `the body is not one JSON object as expected: EOF`},
 		{"POST", "/v1/open", `[]`, 400, `the body is not one JSON object as expected: json: cannot unmarshal array into Go value of type control.OpenRequest`},
 		{"POST", "/v1/open", `{"dor":"ssh"}`, 400, `the body is not one JSON object as expected: json: unknown field "dor"`},
-		{"POST", "/v1/arm", `{}{}`, 400, `the body is not one JSON object as expected: something follows the object`},
+		{"POST", "/v1/arm", `{}{}`, 400, `the body is not one JSON object as expected: there is more after the object`},
 		{"POST", "/v1/open", `{"source":"any"}`, 400, `door is missing: its name is needed`},
 		{"POST", "/v1/open", `{"door":"../x","source":"any"}`, 400, `door "../x": ` + aDoor},
 		{"POST", "/v1/open", `{"door":"ssh"}`, 400, `source is missing: an address, a prefix or "any" is needed`},
 		{"POST", "/v1/open", `{"door":"ssh","source":"host"}`, 400, `source "host": ` + aSource},
 		{"POST", "/v1/open", `{"door":"ssh","source":"0.0.0.0"}`, 400, `source "0.0.0.0": ` + aSource},
 		{"POST", "/v1/open", `{"door":"ssh","source":"ff02::1"}`, 400, `source "ff02::1": ` + aSource},
-		{"POST", "/v1/open", `{"door":"ssh","source":"fe80::1%eth0"}`, 400, `source "fe80::1%eth0": the fence knows no zones: leave out "%eth0"`},
+		{"POST", "/v1/open", `{"door":"ssh","source":"fe80::1%eth0"}`, 400, `source "fe80::1%eth0": zones are not supported: leave out "%eth0"`},
 		{"POST", "/v1/open", `{"door":"ssh","source":"::/0"}`, 400, `source "::/0" is everybody: write "any" if that is meant`},
 		{"POST", "/v1/open", `{"door":"ssh","source":"::ffff:192.0.2.0/120"}`, 400, `source "::ffff:192.0.2.0/120": write the IPv4 prefix itself`},
 		{"POST", "/v1/open", `{"door":"ssh","source":"any","for":"10"}`, 400, `for "10": ` + aTime},
@@ -461,20 +461,20 @@ func TestHealth(t *testing.T) {
 	}{
 		{nil, 200, "ok\n"},
 		{[]control.Problem{{Code: control.ProblemFailsafe, Door: "vpn", Message: "no log data in /var/log/secret"}}, 503,
-			"failsafe: door vpn: it is dark and deaf, since there is no log data\n"},
+			"failsafe: door vpn: it is dark and ignores knocks, since there is no log data\n"},
 		{[]control.Problem{
 			{Code: control.ProblemFence, Message: "the set of 192.0.2.7 is gone"},
 			{Code: control.ProblemService, Door: "ssh", Message: "exit status 255"},
-			{Code: control.ProblemEars, Door: "ssh", Message: "port 59000 is taken"},
+			{Code: control.ProblemListeners, Door: "ssh", Message: "port 59000 is taken"},
 			{Code: control.ProblemStore, Message: "no space left on device"},
 			{Code: control.ProblemEnding},
 			{Code: "of tomorrow", Door: "ssh", Message: "port 59000"},
 		}, 503, `fence_down: the doors are not guarded
-service_failed: door ssh: its service could not be started, so that right knocks come to nothing
+service_failed: door ssh: its service could not be started, so right knocks do not open it
 knocks_unheard: door ssh: no knock can be heard
-nothing_saved: nothing can be saved, so that a restart would forget what happens now
+nothing_saved: nothing can be saved: a restart would forget what happens now
 ending: the daemon ends
-of tomorrow: door ssh: doorward status says what
+of tomorrow: door ssh: doorward status says why
 `},
 	} {
 		b.Change(func(s *control.Status) { s.Problems = tt.problems })

@@ -13,19 +13,19 @@ func ListProblems() []Word { return slices.Clone(problems) }
 
 var problems = []Word{
 	{ProblemFence, "the doors are not guarded"},
-	{ProblemStore, "nothing can be saved, so that a restart would forget what happens now"},
-	{ProblemService, "its service could not be started, so that right knocks come to nothing"},
-	{ProblemFailsafe, "it is dark and deaf, since there is no log data"},
-	{ProblemEars, "no knock can be heard"},
-	{ProblemEnding, "the daemon ends"},
+	{ProblemStore, "nothing can be saved: a restart would forget what happens now"},
+	{ProblemService, "its service could not be started, so right knocks do not open it"},
+	{ProblemFailsafe, "it is dark and ignores knocks, since there is no log data"},
+	{ProblemListeners, "no knock can be heard"},
+	{ProblemEnding, "the daemon is shutting down"},
 }
 
 // health answers whether there is a Problem.
-func health(m Meter) http.Handler {
+func health(m MetricSource) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Header().Set("Cache-Control", "no-store")
-		sick := ailments(m.Vitals())
+		sick := healthProblems(m.ReadMetrics())
 		if len(sick) == 0 {
 			fmt.Fprintln(w, "ok")
 			return
@@ -35,8 +35,8 @@ func health(m Meter) http.Handler {
 	})
 }
 
-// ailments are the problems, a line each: "failsafe: door vpn: it is dark ...".
-func ailments(v Vitals) (lines []string) {
+// healthProblems are the problems, a line each: "failsafe: door vpn: it is dark ...".
+func healthProblems(v GatewayMetrics) (lines []string) {
 	for _, p := range v.Problems {
 		where := ": "
 		if p.Door != "" {
@@ -54,7 +54,7 @@ func meaning(code string) string {
 			return p.Means
 		}
 	}
-	return "doorward status says what"
+	return "doorward status says why"
 }
 
 // MetricsManual says what the metrics are, and HealthManual what /healthz answers.

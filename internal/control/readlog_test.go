@@ -306,7 +306,7 @@ func TestFollowOfATrailThatIsBegunAnew(t *testing.T) {
 			b.add(tt.after)
 			b.begin()
 			err := <-ended
-			want := fmt.Sprintf("the audit trail has no record %d as it was read before: %s; it was begun anew, or its end was lost", tt.before, tt.why)
+			want := fmt.Sprintf("the audit trail has no record %d as it was read before: %s; the trail was begun anew, or its end was lost", tt.before, tt.why)
 			if err == nil || err.Error() != want {
 				t.Errorf("%d records and then %d: %v, want %s", tt.before, tt.after, err, want)
 			}

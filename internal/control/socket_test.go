@@ -66,8 +66,8 @@ func TestListen(t *testing.T) {
 		{at("new"), ""},
 		{at("stale"), ""},
 		{at("live"), "another doorwardd answers on " + at("live")},
-		{at("file"), fmt.Sprintf("control socket %q: a file that is not a socket stands there: move it away", at("file"))},
-		{at("link"), fmt.Sprintf("control socket %q: a file that is not a socket stands there: move it away", at("link"))},
+		{at("file"), fmt.Sprintf("control socket %q: a file that is not a socket is in the way: move it away", at("file"))},
+		{at("link"), fmt.Sprintf("control socket %q: a file that is not a socket is in the way: move it away", at("link"))},
 		{at("no/s"), fmt.Sprintf("control socket %q: the directory %q does not exist: make it, or set control in [gateway]", at("no/s"), at("no"))},
 		{long, fmt.Sprintf("control socket %q: the path has %d bytes: allowed are 107", long, len(long))},
 	} {

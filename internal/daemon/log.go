@@ -41,14 +41,14 @@ func newLogger(w *os.File, level *slog.LevelVar) *slog.Logger {
 	if term.IsTerminal(int(w.Fd())) {
 		return slog.New(slog.NewTextHandler(w, opts))
 	}
-	return slog.New(slog.NewJSONHandler(legibly{w}, opts))
+	return slog.New(slog.NewJSONHandler(legibleWriter{w}, opts))
 }
 
-// legibly escapes in lines of slog's JSON what does not print; on a terminal
+// legibleWriter escapes in lines of slog's JSON what does not print; on a terminal
 // slog's text quotes it.
-type legibly struct{ w io.Writer }
+type legibleWriter struct{ w io.Writer }
 
-func (l legibly) Write(line []byte) (int, error) {
+func (l legibleWriter) Write(line []byte) (int, error) {
 	if _, err := l.w.Write(legible.JSON(line)); err != nil {
 		return 0, err
 	}

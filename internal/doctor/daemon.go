@@ -83,7 +83,7 @@ func daemonFindings(socket string, s control.Status) []Finding {
 	}
 	for _, d := range s.Doors {
 		if d.State == control.StateFailsafe {
-			all = append(all, Finding{Problem, "door " + d.Name, "is in failsafe: it is dark and hears no knock: " + d.Reason,
+			all = append(all, Finding{Problem, "door " + d.Name, "is in failsafe and ignores knocks: " + d.Reason,
 				"repair its log, or: doorward arm " + d.Name})
 		}
 	}

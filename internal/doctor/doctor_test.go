@@ -148,7 +148,7 @@ func TestDaemon(t *testing.T) {
 			Doors: []control.Door{{Name: "web", State: "dark"}, {Name: "ssh", State: "failsafe", Reason: "no log data"}}},
 			[]string{"ok: daemon", "warning: daemon: disk full > doorward status",
 				"warning: daemon: a configuration waits to be confirmed until ",
-				"problem: door ssh: is in failsafe: it is dark and hears no knock: no log data > repair its log, or: doorward arm ssh"}},
+				"problem: door ssh: is in failsafe and ignores knocks: no log data > repair its log, or: doorward arm ssh"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { want(t, daemonFindings("/s", tt.status), tt.want...) })

@@ -99,7 +99,7 @@ func TestAFullDiskAtTheStart(t *testing.T) {
 			t.Error("the doors are unguarded")
 		}
 		m.do(func() { m.full = nil })
-		time.Sleep(upkeepEvery)
+		time.Sleep(upkeepInterval)
 		synctest.Wait()
 		if string(m.applied.Confirmed) != sshDoor {
 			t.Errorf("once there is room the disk has the configuration %q", m.applied.Confirmed)

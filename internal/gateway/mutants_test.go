@@ -16,7 +16,7 @@ import (
 // elsewhere are the parts of which the gateway's tests know nothing, so that
 // their own look for their faults: those that are named, which need no machine.
 var elsewhere = map[string]string{
-	"internal/cage":      "^(TestArguments|TestNoArguments.*|TestFiles.*|TestNotes.*|TestCache.*)$",
+	"internal/sandbox":   "^(TestArguments|TestNoArguments.*|TestFiles.*|TestNotes.*|TestCache.*)$",
 	"internal/launcher":  "^TestNothingIsRun",
 	"internal/daemon":    "^Test(Walls|Vigil|Shelf)",
 	"internal/datagrams": "^Test(AFlood|WhoIs|Answers|Set$)",

@@ -81,7 +81,7 @@ func TestWhatIsTakenOutOfTheTrailShows(t *testing.T) {
 		"with its hash": {func(t *testing.T, dir string) {
 			edit(0, `"reason":"9"`, `"reason":"7"`)(t, dir)
 			rehash(t, dir, 3)
-		}, "record 10 is not the one that record 11 follows: it was changed, and its hash with it", last},
+		}, "record 10 is not the one that record 11 follows: it was changed together with its hash", last},
 	} {
 		dir, b := t.TempDir(), &book{}
 		s := mustOpen(t, dir, AuditLimit{})

@@ -86,6 +86,9 @@ func (t *Trail) print(cells []string) error {
 func (t *Trail) cells(r audit.Record) []string {
 	at := r.Time.In(t.zone)
 	why := output.Text(r.Reason)
+	if r.Reason == "by "+r.By {
+		why = "" // said below
+	}
 	if r.Until != nil {
 		until := "until " + until(r.Until.In(t.zone), at)
 		if why == "" {

@@ -15,7 +15,7 @@ func Guarded() control.Status {
 	return control.Status{
 		API: 1, Time: Noon.Add(-time.Minute), Version: "0.1.0", Started: Noon.Add(-26 * time.Hour),
 		Config:   "/etc/doorward/doorward.toml",
-		Warnings: []string{"door admin is in failsafe, dark and deaf: no log data"},
+		Warnings: []string{"door admin is in failsafe and ignores knocks: no log data"},
 		Ended:    []control.Settled{},
 		Problems: []control.Problem{},
 		Fence:    control.Fence{Up: true, Owned: true, Repairs: 1},
