@@ -20,32 +20,32 @@ import (
 	"github.com/doorward/doorward/internal/output"
 )
 
-const applyHelp = `Have the daemon read its configuration file anew and take it into use. It is
-checked as a whole first: with a mistake in it nothing changes, and every mistake
-is named. Grants, penalties and sessions live on where their door does.
+const applyHelp = `Have the daemon read its configuration file again and use it. The file is checked as
+a whole first: if there is a mistake in it nothing changes, and every mistake is
+named. Grants, penalties and sessions are kept as long as their door is.
 
-With --confirm TIME the daemon goes back to the configuration before, by itself,
-unless the new one is kept within that time: insurance against locking yourself
-out. On a terminal the time is counted down: Enter keeps the new configuration,
-Ctrl-C goes back at once. Before you press Enter, see that you can still get in,
-with a NEW ssh session: the one that you have would live on whatever the new
-configuration says. From there, doorward apply --keep does it too. If your
-connection breaks, just wait.
+With --confirm TIME the daemon goes back to the previous configuration by itself
+unless the new one is confirmed within that time: this is insurance against locking
+yourself out. On a terminal a countdown is shown: Enter keeps the new configuration,
+Ctrl-C goes back at once. Before you press Enter, check with a NEW ssh session that
+you can still get in: the one you are using survives whatever the new configuration
+says. From there, doorward apply --keep confirms it, too. If your connection breaks,
+just wait.
 
-Without a terminal, or with --json, apply --confirm does not wait. It says until
-when it is to be kept, and a later doorward apply --keep keeps it.
+Without a terminal, or with --json, apply --confirm does not wait. It says until when
+the configuration must be confirmed, which doorward apply --keep does later.
 
-While a configuration waits to be kept, no other one is taken into use, neither by
-apply nor by SIGHUP, and a file that was rolled back is taken into use with --confirm
-alone until it changes. --force does both, and gives up the one that waits. Each
-that waits has an id, which --json tells; --keep and --undo with --id mean that one
-and no other.
+While a configuration waits to be confirmed, no other one is used, neither by apply
+nor by SIGHUP; and a file that was rolled back is used only with --confirm until it
+changes. --force does both, and gives up the one that waits. Each configuration that
+waits has an id, which --json shows; --keep and --undo with --id apply to that one
+only.
 
-A file that is in use already changes nothing, which is said. doorward diff tells
+If the file is in use already, apply says so and changes nothing. doorward diff shows
 what apply would change.
 
 Exit status: 0 when the configuration is in use (with --confirm on a terminal:
-and kept), or when --keep or --undo has done so;` + operatorExits
+and confirmed), or when --keep or --undo is done;` + operatorExits
 
 const applyExamples = `  doorward apply --confirm 60s
   doorward apply --keep
@@ -57,14 +57,14 @@ func newApply(e *env) *cobra.Command {
 	var o applyOptions
 	c := &cobra.Command{
 		Use:     "apply [--confirm TIME] [--force] | --keep [--id ID] | --undo [--id ID]",
-		Short:   "take the configuration file into use, with a way back",
+		Short:   "use the configuration file, with a way back",
 		Long:    applyHelp,
 		Example: applyExamples,
 		Args:    noArgs,
 		RunE: asking(func(c *cobra.Command, _ []string) error {
 			order, err := o.order(c.Flags().Changed("confirm"))
 			if err == nil && o.id == 0 && c.Flags().Changed("id") {
-				err = errors.New("--id 0: allowed is the id of one that waits, which doorward status has; without --id it is whichever waits")
+				err = errors.New("--id 0: allowed is the id of a configuration that waits, as doorward status shows it; without --id it is whichever waits")
 			}
 			if err != nil {
 				return &usageError{withHint(err, "doorward apply --help")}
@@ -75,11 +75,11 @@ func newApply(e *env) *cobra.Command {
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	f.DurationVar(&o.confirm, "confirm", 0, "go back by itself unless kept within this `TIME`, such as 60s")
+	f.DurationVar(&o.confirm, "confirm", 0, "go back automatically unless confirmed within this `TIME`, such as 60s")
 	f.BoolVar(&o.keep, "keep", false, "keep what was applied with --confirm")
 	f.BoolVar(&o.undo, "undo", false, "go back from what was applied with --confirm")
-	f.Uint64Var(&o.id, "id", 0, "with --keep and --undo, the `ID` of the one that is meant (default whichever waits)")
-	f.BoolVar(&o.force, "force", false, "although another one waits to be kept, or the file was rolled back")
+	f.Uint64Var(&o.id, "id", 0, "with --keep and --undo, the `ID` of the configuration (default whichever waits)")
+	f.BoolVar(&o.force, "force", false, "even if another one waits to be confirmed, or the file was rolled back")
 	f.BoolVar(&o.json, "json", false, "print JSON, and do not wait")
 	operatorFlags(e, c)
 	_ = c.RegisterFlagCompletionFunc("id", completePending(e)) // there is such a flag

@@ -15,21 +15,21 @@ import (
 	"github.com/doorward/doorward/internal/tables"
 )
 
-const checkHelp = `Read a configuration file and say everything that is wrong with it: each mistake
-with file, line, key, value, what is the matter and what is allowed. Warnings are
-about what can be but is probably not meant.
+const checkHelp = `Read a configuration file and report everything that is wrong with it: each mistake
+with file, line, key, value, the problem and what is allowed. Warnings are about
+settings that are valid but probably not intended.
 
-With no mistakes, every door is told in words, its knock included: read whether
-that is what you meant. Whoever sees the output knows the knock.
+If there are no mistakes, every door is described in words, its knock included: check
+that this is what you meant. Anybody who sees the output knows the knock.
 
-Nothing is changed or opened. Beside the file, two things are asked of a Linux
-machine, which should be the gateway: whether the kernel tells of flows over UDP,
-if that is how a door would know that somebody is in (as root; the door's idle is a
-mistake where it does not), and which ports it gives to outgoing connections, since
-one of those may have a UDP port that a door guards. Whether ports are free, units
-exist and logs can be read is what doorward doctor looks at.
+Nothing is changed or opened. Besides the file, check asks two things of a Linux
+machine, which should be the gateway: whether the kernel reports flows over UDP, if
+that is how a door knows that it is in use (as root; the door's idle is a mistake if
+it does not), and which ports it assigns to outgoing connections, since one of those
+may take a UDP port that a door guards. Whether ports are free, units exist and logs
+can be read is checked by doorward doctor.
 
-FILE is ` + config.DefaultPath + ` unless it is given. The keys are explained by
+The default FILE is ` + config.DefaultPath + `. The keys are explained by
 doorward init --reference.
 
 Exit status: 0 when there are no mistakes, warnings or not; 1 when there are, or
@@ -149,7 +149,7 @@ func printFindings(e *env, path string, c *config.Config, findings []finding) er
 	return err
 }
 
-// doorWords tells a door in words.
+// doorWords describes a door in words.
 func doorWords(d output.Styles, door *config.Door) []string {
 	var ports []string
 	for _, r := range door.Ports {
@@ -185,9 +185,9 @@ func doorWords(d output.Styles, door *config.Door) []string {
 // rightWords says what a right knock gives.
 func rightWords(door *config.Door, k *config.Knock) string {
 	if k.ForAll() {
-		return "opens to everybody until the door goes dark"
+		return "opens the door to everybody until it goes dark"
 	}
-	words := fmt.Sprintf("opens to the visitor's address for %s", tables.Short(door.OpenFor))
+	words := fmt.Sprintf("opens the door to the visitor's address for %s", tables.Short(door.OpenFor))
 	if door.SingleUse {
 		return words + ", for one connection"
 	}
@@ -200,14 +200,14 @@ func wrongWords(door *config.Door, k *config.Knock) string {
 	if !ok || rule.Costs() == 0 {
 		return "costs nothing"
 	}
-	what, who := "the door", "its source"
-	if len(door.Knocks) > 1 && !door.Shared {
-		what = "this knock"
-	}
+	who, from := "the source", ""
 	if k.ForAll() {
 		who = "everybody"
 	}
-	words := fmt.Sprintf("makes %s deaf to %s for %s", what, who, tables.Short(rule.Costs()))
+	if len(door.Knocks) > 1 && !door.Shared {
+		from = " from this knock"
+	}
+	words := fmt.Sprintf("bans %s%s for %s", who, from, tables.Short(rule.Costs()))
 	if !k.ForAll() {
 		words += ", doubled each time"
 	}
@@ -217,7 +217,7 @@ func wrongWords(door *config.Door, k *config.Knock) string {
 // serviceWords says what is behind the door and when it runs.
 func serviceWords(door *config.Door) string {
 	if door.Service == nil {
-		return "none of doorward's: it always runs"
+		return "not managed by doorward: it always runs"
 	}
 	name := door.Service.Unit
 	if name == "" {
@@ -226,6 +226,6 @@ func serviceWords(door *config.Door) string {
 	if door.Presence.Idle == 0 {
 		return name + " starts when the door opens, and stops when doorward close makes it dark"
 	}
-	return fmt.Sprintf("%s starts when the door opens, and stops when nobody has been in for %s",
+	return fmt.Sprintf("%s starts when the door opens, and stops when nobody has used it for %s",
 		name, tables.Short(door.Presence.Idle))
 }

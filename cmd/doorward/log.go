@@ -26,57 +26,55 @@ import (
 )
 
 const logHelp = `Print the audit trail: who knocked, what was decided, and why; what operators
-ordered; who logged in; and what the daemon had to put right. Oldest first, in
-local time, or with --utc in UTC.
+ordered; who logged in; and what the daemon had to repair. The oldest record comes
+first. Times are local, or with --utc in UTC.
 
 The events: opened and dark (the door), granted, revoked and expired (a source's
-leave to connect), login (by way of the door, with what let it in), refused (a
-knock, with its penalty if it has one), failsafe and armed, repaired (fence,
-listener or service differed from what it should be), error, applied (a
-configuration), started and stopped (the daemon).
+grant), login (through the door, with what let it in), refused (a knock, with its
+penalty if it has one), failsafe and armed, repaired (fence, listener or service
+differed from what it should be), error, applied (a configuration), started and
+stopped (the daemon).
 
-DOOR may be one that is not there any more. --source finds what concerns an
-address or a prefix: records of it, of prefixes that it is in, of what is in it,
-and of everybody; with any, those of everybody alone. --since and --until take
+DOOR may be one that no longer exists. --source finds everything about an address or
+a prefix: its own records, those of prefixes that contain it, of anything within it,
+and of everybody; with any, only those of everybody. --since and --until take
 "2026-11-24 03:00", "2026-11-24", "03:00" (of today), today, yesterday, now,
-"-2h" or "2h ago" (the units are w, d, h, m and s), and times as in RFC 3339.
-The zone is the local one, or with --utc UTC.
+"-2h" or "2h ago" (the units are w, d, h, m and s), and times as in RFC 3339. They
+are local, or with --utc in UTC.
 
-The newest 100 are printed, or with --after, --since or --until all that these
-leave. --limit N prints the newest N, with --after the oldest N; --limit all
-prints all there is, however long. Who keeps what it prints goes on with --after
-and the last id, and has every record once. If some had to make room for newer
-ones before they were read, that is said, and the exit status is 1.
+By default the newest 100 are printed, or with --after, --since or --until all that
+match. --limit N prints the newest N, with --after the oldest N; --limit all prints
+everything. To export the trail without gaps or duplicates, continue with --after and
+the last id. If records were deleted to make room before they could be read, log says
+so, and the exit status is 1.
 
-Refusals that come in floods are summed up: the first ten of a network (an IPv4
-/24, an IPv6 /48) are told one by one, then one record a minute says how many
-more there were, from how many addresses, and what the last one was. Source is
-the network then.
+Floods of refusals are summarised: the first ten of a network (an IPv4 /24, an IPv6
+/48) are recorded one by one; after that, one record a minute says how many more there
+were, from how many addresses, and what the last one was. Its source is the network.
 
-With --follow the trail goes on as things happen, until Ctrl-C. A daemon that
-ends is waited for; when it is back, nothing is lost or printed twice. If the
-trail was begun anew meanwhile, that is said, and the exit status is 1.
+With --follow new records are printed as they arrive, until Ctrl-C. If the daemon
+ends, log waits for it; when it is back, nothing is lost or printed twice. If the
+trail was started afresh meanwhile, log says so, and the exit status is 1.
 
---json prints one JSON object a line, with the id of each record, which rises by
-one; times are RFC 3339, in UTC. A sum has the key count; each other record is
-of one.
+--json prints one JSON object a line, with the id of each record, which increases by
+one; times are RFC 3339, in UTC. A summary has the key count; every other record
+stands for one event.
 
-Of an order JSON has, beside the words of "by", the process that gave it, as the
-kernel told it: by_uid, by_pid, and by_login, the user who logged in, whoever
-they have become since. That is not known before Linux 6.5, nor of services,
-which can set it themselves.
-by_sudo_user is what sudo told the command, which proves nothing. A login has
-.login.user, .port, .method and .grant.
+Records of orders have in JSON, besides "by", the process that gave the order, as
+reported by the kernel: by_uid, by_pid, and by_login, the user who logged in, whoever
+they have become since. That needs Linux 6.5, and is not known for services, which can
+set it themselves. by_sudo_user is what sudo told the command, which proves nothing.
+A login has .login.user, .port, .method and .grant.
 
-Each record has a hash of what it says and of the record before, so that it
-shows if one was changed, taken out or put in. --verify looks at all that the
-daemon has, or at a FILE that was printed with --json, and nothing left out; -
-is standard input. The oldest may be gone: they make room. Who can write the
-trail's files could make all hashes anew, so compare the last ones, which it
-prints, with those that another machine was sent.
+Each record has a hash of its content and of the record before, so that a change, a
+deletion or an insertion is detected. --verify checks everything that the daemon has,
+or a FILE that was printed with --json and is complete; - is standard input. The
+oldest records may be missing: they make room for newer ones. Whoever can write the
+trail's files could compute all hashes again, so compare the last ones, which it
+prints, with those that were sent to another machine.
 
-Exit status: 0 when the daemon has answered, or with --verify records follow one
-another;` + operatorExits
+Exit status: 0 when the daemon has answered, or with --verify when the records are
+intact;` + operatorExits
 
 const logExamples = `  doorward log
   doorward log ssh --source 192.0.2.7
@@ -174,7 +172,7 @@ func (o *logFlags) times(now time.Time, changed func(string) bool) (err error) {
 			return fmt.Errorf("--since %w", err)
 		}
 		if o.q.Since.After(now) {
-			return fmt.Errorf("--since %q is %s, which is yet to come: a time without a date is of today", o.since, o.q.Since.Format(form))
+			return fmt.Errorf("--since %q is %s, which is in the future: a time without a date is of today", o.since, o.q.Since.Format(form))
 		}
 	}
 	if changed("until") {
@@ -182,10 +180,10 @@ func (o *logFlags) times(now time.Time, changed func(string) bool) (err error) {
 			return fmt.Errorf("--until %w", err)
 		}
 		if !o.q.Since.Before(o.q.Until) {
-			return fmt.Errorf("--until %q is %s, which is not behind --since, %s", o.until, o.q.Until.Format(form), o.q.Since.Format(form))
+			return fmt.Errorf("--until %q is %s, which is not after --since, %s", o.until, o.q.Until.Format(form), o.q.Since.Format(form))
 		}
 		if o.q.Follow {
-			return errors.New("--until and --follow do not go together: what is yet to come has no end")
+			return errors.New("--until cannot be combined with --follow, which has no end")
 		}
 	}
 	return nil
@@ -212,7 +210,7 @@ func (o *logFlags) amount(changed func(string) bool) (err error) {
 	case err != nil || n < 1 || n > 10_000:
 		return fmt.Errorf("--limit %q: allowed are 1 to 10000, and all; with --follow 0, too", o.limit)
 	case o.q.Oldest && o.q.Follow:
-		return errors.New("--limit, --after and --follow do not go together: all that comes after is printed")
+		return errors.New("--limit cannot be combined with both --after and --follow: everything after it is printed")
 	}
 	o.q.Limit = n
 	return nil
@@ -226,13 +224,13 @@ func readLog(e *env, c *cobra.Command, o *logFlags) error {
 		Query: o.q,
 		Each:  func(r audit.Record) error { n++; return show(r) },
 		Away: func(err error) {
-			fmt.Fprintf(e.stderr, "doorward: %s; waiting until it is back\n", output.Text(err.Error()))
+			fmt.Fprintf(e.stderr, "doorward: %s; waiting for it to come back\n", output.Text(err.Error()))
 		},
 		Back: func() { fmt.Fprintln(e.stderr, "doorward: the daemon is back") },
 	}
 	var gone error // which is no part of what is printed
 	r.Gone = func(after, until uint64) {
-		fmt.Fprintf(e.stderr, "doorward: warning: records between %d and %d are gone: newer ones have their place; all others are printed\n", after, until)
+		fmt.Fprintf(e.stderr, "doorward: warning: records between %d and %d were deleted to make room for newer ones; all others are printed\n", after, until)
 		if !o.q.Follow {
 			gone = &statusError{code: 1}
 		}
@@ -249,7 +247,7 @@ func readLog(e *env, c *cobra.Command, o *logFlags) error {
 		err = nil
 	}
 	if err == nil && n == 0 && !o.json && !o.q.Follow {
-		fmt.Fprintln(e.stderr, "doorward: there are no such records")
+		fmt.Fprintln(e.stderr, "doorward: no records match")
 	}
 	if err := errors.Join(err, done()); err != nil {
 		return err
@@ -278,7 +276,7 @@ func verifyLog(e *env, c *cobra.Command, o *logFlags, args []string) error {
 	var err error
 	c.Flags().Visit(func(f *pflag.Flag) {
 		if c.LocalNonPersistentFlags().Lookup(f.Name) != nil && f.Name != "verify" && f.Name != "json" && f.Name != "quiet" && f.Name != "timeout" {
-			err = fmt.Errorf("--%s and --verify do not go together: records follow one another only where none are left out", f.Name)
+			err = fmt.Errorf("--%s cannot be combined with --verify, which needs every record", f.Name)
 		}
 	})
 	if err != nil {
@@ -299,7 +297,7 @@ func verifyLog(e *env, c *cobra.Command, o *logFlags, args []string) error {
 	}
 	v := w.End(given)
 	if len(args) > 0 && v.Records == 0 { // what is something else says nothing of the trail
-		return withHint(fmt.Errorf("there are no records in %s: each is a JSON object on a line of its own", nameOf(args[0])),
+		return withHint(fmt.Errorf("no records in %s: each is a JSON object on a line of its own", nameOf(args[0])),
 			"doorward log --json --limit all prints them")
 	}
 	show := printVerification
@@ -309,7 +307,7 @@ func verifyLog(e *env, c *cobra.Command, o *logFlags, args []string) error {
 	if err := show(e.stdout, v); err != nil || v.Sound {
 		return err
 	}
-	return fmt.Errorf("the audit trail was changed, or is not whole: %s", output.Counted(int(v.FaultsTotal), "fault"))
+	return fmt.Errorf("the audit trail was changed, or is incomplete: %s", output.Counted(int(v.FaultsTotal), "fault"))
 }
 
 // verifyDaemons looks at what the daemon has. It returns the highest ID that it gave.
@@ -357,9 +355,9 @@ func verifyLines(r io.Reader, name string, w *audit.Verifier) error {
 	}
 	if err := lines.Err(); err != nil {
 		if errors.Is(err, bufio.ErrTooLong) {
-			err = fmt.Errorf("a line has more than %d bytes, and is no record", longestLine)
+			err = fmt.Errorf("a line has more than %d bytes, so it is not a record", longestLine)
 		}
-		return fmt.Errorf("read the records in %s, behind line %d: %w", name, n, err)
+		return fmt.Errorf("read the records in %s, after line %d: %w", name, n, err)
 	}
 	return nil
 }
@@ -389,11 +387,11 @@ func printVerification(w io.Writer, v audit.Verification) error {
 	if v.Records > 0 {
 		text = fmt.Sprintf("%s, from %d to %d", output.Counted(int(v.Records), "record"), v.First, v.Last)
 		if v.Sound {
-			text += ", follow one another"
+			text += ", are intact"
 		}
 	}
 	if v.Unchained > 0 {
-		text += fmt.Sprintf("; %s of versions before there were hashes, which could be anything", output.Counted(int(v.Unchained), "record"))
+		text += fmt.Sprintf("; %s without a hash, of older versions, which cannot be verified", output.Counted(int(v.Unchained), "record"))
 	}
 	text += "\n"
 	for _, end := range []struct {

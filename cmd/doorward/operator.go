@@ -25,7 +25,7 @@ func addControlFlag(root *cobra.Command) {
 // operatorFlags gives a command that asks the daemon the flags that all of those have.
 func operatorFlags(e *env, c *cobra.Command) {
 	f := c.Flags()
-	limit := f.Duration("timeout", 0, "wait no longer than this `TIME` for the daemon's answer")
+	limit := f.Duration("timeout", 0, "wait at most this `TIME` for the daemon's answer")
 	quiet := f.BoolP("quiet", "q", false, "print nothing but errors")
 	c.PreRunE = func(c *cobra.Command, _ []string) error {
 		if f.Changed("timeout") && (*limit < time.Second || *limit > control.LongestWait) {
@@ -44,8 +44,8 @@ func operatorFlags(e *env, c *cobra.Command) {
 // operatorExits are the exit statuses of the commands that ask the daemon, beside 0.
 const operatorExits = `
 1 when it failed; 2 when the command line is wrong; 3 when no daemon answers; 4 when
-you may not ask it; 5 when there is no such door; 6 when it refuses; 7 when the time
-is up.`
+permission is denied; 5 when there is no such door; 6 when the daemon refuses; 7 when
+the time is up.`
 
 // client returns a client of the daemon at controlPath.
 func (e *env) client(c *cobra.Command) *control.Client {
@@ -91,7 +91,7 @@ func doorArg(must bool) cobra.PositionalArgs {
 		case len(args) > 1:
 			err = fmt.Errorf("%q: one DOOR only", args[1])
 		case len(args) == 1 && args[0] == "":
-			err = errors.New("DOOR is empty: a door's name, as doorward status lists it, was meant")
+			err = errors.New("DOOR is empty: it must be a door's name, as doorward status lists it")
 		default:
 			return nil
 		}

@@ -17,42 +17,42 @@ import (
 	"github.com/doorward/doorward/internal/view"
 )
 
-const statusHelp = `Show what the daemon knows: first of all whether the doors are guarded, and what an
-operator should act on; which configuration is in use; the doors and their state,
-who is in, since when and by whose leave; who has a grant, by whom and for how
-much longer; whose knocks are ignored; how many were refused lately and from
-where, and the last of those and why.
+const statusHelp = `Show what the daemon knows: first whether the doors are guarded, and what needs an
+operator's attention; which configuration is in use; the doors and their state; who is
+logged in or connected, since when, and what let them in; who has a grant, from whom
+and for how much longer; whose knocks are ignored; how many knocks were refused
+recently and from where, and the latest of those and why.
 
-A door is dark (shut, its service stopped if it manages one), opening, open,
-closing, or in failsafe: there is no log data to tell who is in, so it is shut
-and deaf until there is, or until doorward arm. "Dark in" is the time after
-which an open door closes unless somebody is seen in it, or never.
+A door is dark (shut, with its service stopped if it has one), opening, open, closing,
+or in failsafe: there is no log data that shows who is logged in, so it is shut and
+ignores knocks until there is, or until doorward arm. "Dark in" is the time after
+which an open door closes unless it is used, or never.
 
-GUESSES are the knocks that were refused in the last hour and day, or since when
-that is known, and the networks (IPv4 /24, IPv6 /48) with most of them. Times are
-of today where they have no date; the last line has the zone.
+GUESSES are the knocks that were refused in the last hour and day, or since records
+began, and the networks (IPv4 /24, IPv6 /48) with most of them. Times without a date
+are of today; the last line has the time zone.
 
-With --watch the view is kept up to date until q is pressed, and scrolls with the
-arrows, j and k, page up and down, g and G; without a terminal a line is printed
-for each change instead.
+With --watch the view is updated until q is pressed, and scrolls with the arrow keys,
+j and k, page up and down, g and G; without a terminal a line is printed for each
+change instead.
 
---exit-code is for scripts and monitoring: the status is 1 as long as something
-keeps the doors from being guarded, or from being used: the fence is down, nothing
-can be saved, a service could not be started, a door is in failsafe or hears no
-knock. The daemon's /healthz says the same. With DOOR, what is wrong with other doors
-does not count.
+--exit-code is for scripts and monitoring: the exit status is 1 while anything
+prevents the doors from being guarded, or from being used: the fence is down, nothing
+can be saved, a service could not be started, a door is in failsafe or receives no
+knock. The daemon's /healthz reports the same. With DOOR, problems of other doors do
+not count.
 
---json prints the snapshot as one JSON object, with --watch one a line. Its
-names and meanings are a promise to scripts: .problems[].code, doors[].name, .state,
-.grants[].source, .grants[].expires, .penalties[].source, .penalties[].until
-and the others. With DOOR, doors has that door alone. Of sessions (.live), grants
-and penalties the latest 1,000 of a door are listed; .sessions, .grants_total and
-.penalties_total count all. .packets_refused counts packets, of which one who is kept
-out sends several for each attempt; .events counts records of the audit trail, so that
-.events.refused counts knocks.
+--json prints the snapshot as one JSON object, with --watch one object a line. Its
+keys and their meanings are stable: .problems[].code, .doors[].name, .state,
+.grants[].source, .grants[].expires, .penalties[].source, .penalties[].until and the
+others. With DOOR, doors has only that door. Of sessions (.live), grants and penalties
+the latest 1,000 of a door are listed; .sessions, .grants_total and .penalties_total
+count all of them. .packets_refused counts packets, of which each refused attempt
+sends several; .events counts records of the audit trail, so .events.refused counts
+knocks.
 
-Exit status: 0 when the daemon has answered, with --exit-code only if it has no
-problem to tell of;` + operatorExits
+Exit status: 0 when the daemon has answered, with --exit-code only if it reports no
+problem;` + operatorExits
 
 const statusExamples = `  doorward status
   doorward status ssh
@@ -64,7 +64,7 @@ func newStatus(e *env) *cobra.Command {
 	var o statusOptions
 	c := &cobra.Command{
 		Use:               "status [DOOR]",
-		Short:             "show the doors, who may come in, and what went wrong",
+		Short:             "show the doors, who may come in, and what is wrong",
 		Long:              statusHelp,
 		Example:           statusExamples,
 		Args:              doorArg(false),
@@ -72,7 +72,7 @@ func newStatus(e *env) *cobra.Command {
 		RunE: asking(func(c *cobra.Command, args []string) error {
 			o.door = firstOf(args)
 			if o.watch && o.exitCode {
-				err := errors.New("--exit-code with --watch: a watch goes on whatever it sees")
+				err := errors.New("--exit-code cannot be combined with --watch, which goes on whatever it sees")
 				return &usageError{withHint(err, "%s --exit-code", c.CommandPath())}
 			}
 			return o.run(c.Context(), e, e.client(c))
@@ -121,7 +121,7 @@ func (o *statusOptions) run(ctx context.Context, e *env, daemon *control.Client)
 	case err != nil || !o.exitCode:
 		return err
 	case s.API == 0: // from before problems were told: that there are none means nothing
-		return withHint(errors.New("the daemon is of a version that does not tell of problems"), "systemctl restart doorward")
+		return withHint(errors.New("the daemon is of a version that does not report problems"), "systemctl restart doorward")
 	case len(s.Problems) > 0:
 		return &statusError{code: 1} // what is printed says why
 	}

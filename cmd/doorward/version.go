@@ -63,8 +63,8 @@ func (v versionJSON) String() string {
 
 // printVersion says which doorward this is, and which the daemon.
 func printVersion(ctx context.Context, e *env, daemon *control.Client, asJSON bool) error {
-	const patience = 2 * time.Second // it is no reason to wait for long
-	daemon.Timeout = patience
+	const limit = 2 * time.Second // a hung daemon is no reason to wait for long
+	daemon.Timeout = limit
 	v := thisVersion()
 	s, err := daemon.Status(ctx)
 	if err == nil {
