@@ -283,7 +283,11 @@ func (o *initOptions) next(e *env, w io.Writer, m setup.Machine, c *config.Confi
 	if b.Len() > 0 {
 		b.WriteString("\n")
 	}
-	for _, line := range doorWords(d, &c.Doors[0]) {
+	const words = len("  strangers  ") // where they begin in a line of doorWords
+	for i, line := range doorWords(d, &c.Doors[0]) {
+		if i > 0 && len(line) > words {
+			line = strings.Join(hang(line[:words], line[words:], widthOf(w)), "\n")
+		}
 		b.WriteString(line + "\n")
 	}
 	_, notAsked := m.Blind(c, "", nil) // there are no mistakes: see Propose

@@ -363,6 +363,8 @@ func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) 
 	caller := share.SudoCaller(e.getenv)
 	if err := share.Directory(o.output, caller); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, withHint(fmt.Errorf("--output %q: there is no such directory", o.output), "mkdir -m 700 %s", files.Quoted(o.output))
+	} else if e, ok := errors.AsType[*files.Error](err); ok && strings.HasPrefix(e.Fix, "chown ") { // which is not meant here
+		return nil, nil, withHint(fmt.Errorf("--output: %q %s", e.Path, e.Problem), "--output DIR, such as one made by: mkdir -m 700 /root/knocks")
 	} else if err != nil {
 		return nil, nil, fmt.Errorf("--output: %w", err)
 	}

@@ -55,20 +55,28 @@ func barredBy(r ruleset.Reply, proto port.Proto) closed {
 	return barred
 }
 
-// outstanding compares what strangers get at the doors with what they get at the
+// standingOut compares what strangers get at the doors with what they get at the
 // machine's closed ports: where these differ, a port scan shows that there is a door,
-// though not what is behind it.
-func (j *judge) outstanding(c *config.Config) (all []Finding) {
+// though not what is behind it. Nothing is said where the rules could not be read.
+func standingOut(c *config.Config, rules *ruleset.Ruleset, err error) (all []Finding) {
+	if err != nil {
+		return nil
+	}
+	j, _ := fromStrangers(rules)
+	if j == nil {
+		return nil // said already
+	}
+	j.avoid(c.WayIn())
 	for i := range c.Doors {
 		d := &c.Doors[i]
 		proto := d.Ports[0].Proto
-		all = append(all, outstands(d, j.closedPorts(proto))...)
+		all = append(all, standsOut(d, j.closedPorts(proto))...)
 	}
 	return all
 }
 
-// outstands is outstanding for one door.
-func outstands(d *config.Door, others closed) []Finding {
+// standsOut is standingOut for one door.
+func standsOut(d *config.Door, others closed) []Finding {
 	where := "door " + d.Name
 	const scan = ": a port scan shows that there is something, though not what"
 	rejects := d.Refuse == config.Reject

@@ -89,7 +89,7 @@ func TestClosedPorts(t *testing.T) {
 	}
 }
 
-func TestOutstands(t *testing.T) {
+func TestStandsOut(t *testing.T) {
 	const scan = ": a port scan shows that there is something, though not what > "
 	for _, tt := range []struct {
 		refuse config.Refuse
@@ -107,6 +107,6 @@ func TestOutstands(t *testing.T) {
 		{config.Reject, refused, []string{"ok: door ssh: refuses strangers, as this machine's closed ports do > "}},
 		{config.Reject, mixed, nil},
 	} {
-		want(t, outstands(&config.Door{Name: "ssh", Refuse: tt.refuse}, tt.others), tt.want...)
+		want(t, standsOut(&config.Door{Name: "ssh", Refuse: tt.refuse}, tt.others), tt.want...)
 	}
 }

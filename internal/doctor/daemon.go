@@ -134,7 +134,7 @@ func capabilities(pid int, status string, c *config.Config) []Finding {
 			has = append(has, n.capability)
 		default:
 			all = append(all, Finding{Problem, where, fmt.Sprintf("lacks %s, which it needs %s", n.capability, n.why),
-				"compare its unit with the one that doorward brings: systemctl cat doorward"})
+				"compare its unit with the one that comes with doorward: systemctl cat doorward"})
 		}
 	}
 	if len(all) == 0 {

@@ -26,6 +26,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/files"
+	"github.com/doorward/doorward/internal/ruleset"
 	"github.com/doorward/doorward/internal/service"
 )
 
@@ -109,7 +110,9 @@ func (h *Host) Run(ctx context.Context) []Finding {
 	if daemon > 0 {
 		add(capabilities(daemon, h.readProc(daemon, "status"), c)...)
 	}
-	add(h.firewalls(c)...)
+	rules, rulesErr := ruleset.Read(ownChain)
+	add(h.firewalls(c, rules, rulesErr)...)
+	add(standingOut(c, rules, rulesErr)...)
 	add(h.saved()...)
 
 	holders, listErr := h.listeners()
@@ -167,7 +170,7 @@ func (h *Host) configuration() (*config.Config, []Finding) {
 		return &config.Config{}, []Finding{{Problem, "configuration", fmt.Sprintf("%s does not exist", h.Config),
 			"doorward init writes one"}}
 	case errors.Is(err, fs.ErrPermission):
-		return &config.Config{}, []Finding{{Problem, "configuration", fmt.Sprintf("%s may not be read", h.Config),
+		return &config.Config{}, []Finding{{Problem, "configuration", fmt.Sprintf("%s: permission denied", h.Config),
 			"run doctor as root"}}
 	case err != nil:
 		return &config.Config{}, []Finding{{Problem, "configuration", fmt.Sprintf("%s has mistakes", h.Config),

@@ -81,13 +81,13 @@ func machine(t *testing.T, files map[string]string) *Host {
 
 func TestKernel(t *testing.T) {
 	want(t, kernelFindings("6.12.0", true, nil),
-		"ok: kernel: Linux 6.12.0 takes doorward's nftables table and keeps others from changing it > ")
+		"ok: kernel: Linux 6.12.0 accepts doorward's nftables table and keeps others from changing it > ")
 	want(t, kernelFindings("6.1.0", false, nil),
-		"ok: kernel: Linux 6.1.0 takes doorward's nftables table; others may flush it (the flags owner and persist need 6.9)")
+		"ok: kernel: Linux 6.1.0 accepts doorward's nftables table; others may flush it (the flags owner and persist need 6.9)")
 	want(t, kernelFindings("6.1.0", false, fmt.Errorf("make: %w", unix.EPERM)),
-		"warning: kernel: Linux 6.1.0; whether it takes doorward's nftables table was not tried > run doctor as root")
+		"warning: kernel: Linux 6.1.0; did not try whether it accepts doorward's nftables table > run doctor as root")
 	want(t, kernelFindings("4.9.0", false, errors.New("no such thing")),
-		"problem: kernel: Linux 4.9.0 does not take doorward's nftables table: no such thing > a kernel with nf_tables")
+		"problem: kernel: Linux 4.9.0 does not accept doorward's nftables table: no such thing > use a kernel with nf_tables")
 }
 
 func TestConntrack(t *testing.T) {
@@ -111,9 +111,8 @@ func TestTimeouts(t *testing.T) {
 	want(t, look("432000\n", "120\n"))
 	want(t, look("7440\n", "120\n"))
 	want(t, look("", ""))
-	tcp := "warning: conntrack: forgets a silent TCP connection to door ssh after 2h3m59s, before TCP keepalive asks whether" +
-		" it lives (after 2h): then a session through a port that is sent on elsewhere, such as a container's, hangs, and so" +
-		" does one that another firewall lets in only as established; the fence keeps those of this machine's own services" +
+	tcp := "warning: conntrack: forgets a silent TCP connection to door ssh after 2h3m59s, before TCP keepalive probes it (after 2h): then a session through a forwarded port, such as a container's, hangs, and so" +
+		" does one that another firewall allows only as established; the fence keeps those of this machine's own services" +
 		" > sysctl net.netfilter.nf_conntrack_tcp_timeout_established=7440, and again in /etc/sysctl.d"
 	udp := "warning: conntrack: forgets a silent flow over UDP to door vpn after 30s, and whoever is silent for longer is no" +
 		" longer seen to be in > sysctl net.netfilter.nf_conntrack_udp_timeout_stream=120, and again in /etc/sysctl.d"
@@ -128,7 +127,7 @@ func TestClock(t *testing.T) {
 	now := time.Date(2026, 11, 24, 6, 0, 0, 0, time.UTC)
 	want(t, clock(clockState{now, true, nil}), "ok: clock: says 2026-11-24 06:00:00 UTC, and is synchronised")
 	want(t, clock(clockState{now, false, nil}), "warning: clock: says 2026-11-24 06:00:00 UTC, and is not synchronised")
-	want(t, clock(clockState{now, false, unix.EPERM}), "note: clock: says 2026-11-24 06:00:00 UTC; whether")
+	want(t, clock(clockState{now, false, unix.EPERM}), "note: clock: says 2026-11-24 06:00:00 UTC; cannot tell whether")
 	want(t, clock(clockState{time.Unix(0, 0), false, nil}), "problem: clock: says 1970-01-01 00:00:00 UTC: logins would")
 }
 
@@ -222,10 +221,10 @@ func TestTaken(t *testing.T) {
 	want(t, taken(c, []listener{{tcp(59000), all4, 5, "doorwardd"}, {tcp(59001), all4, 5, "x"}}, 5),
 		"ok: door ssh: doorward listens on 59000/tcp, 59001/tcp")
 	want(t, taken(c, []listener{{tcp(59001), all4, 5, "doorwardd"}, {tcp(59001), lo, 9, "nginx"}}, 5),
-		"problem: 59001/tcp: is taken by nginx (pid 9): door ssh cannot listen for its knock > end that, or change the"+
+		"problem: 59001/tcp: is taken by nginx (pid 9): door ssh cannot listen for its knock > stop it, or change the"+
 			" knock: doorward rotate --door ssh")
 	want(t, taken(c, []listener{{tcp(59001), all4, 0, ""}, {tcp(59002), all4, 0, ""}}, 0),
-		"note: door ssh: who listens on 59001/tcp, 59002/tcp can be seen by root only > sudo doorward doctor")
+		"note: door ssh: only root can see who listens on 59001/tcp, 59002/tcp > sudo doorward doctor")
 	want(t, taken(c, []listener{{tcp(59001), all4, 1, "systemd"}}, 0), "note: door ssh: systemd holds 59001/tcp: for the"+
 		" daemon, which does not run, or for a socket unit > systemctl list-sockets")
 	want(t, taken(c, []listener{{tcp(59001), all4, 1, "systemd"}}, 5), "problem: 59001/tcp: is taken by systemd (pid 1)")
@@ -257,7 +256,7 @@ func TestProcessName(t *testing.T) {
 		"/proc/3/comm": "sshd\n", "/proc/3/cmdline": "sshd: alice@pts/0\x00",
 		"/proc/4/comm": "nginx\n",
 	})
-	for pid, name := range map[int]string{1: "sshd", 2: "sshd", 3: "a forwarding of an ssh session", 4: "nginx", 5: ""} {
+	for pid, name := range map[int]string{1: "sshd", 2: "sshd", 3: "a port forwarding of an SSH session", 4: "nginx", 5: ""} {
 		if got := p.processName(pid); got != name {
 			t.Errorf("process %d is %q, want %q", pid, got, name)
 		}

@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -80,11 +81,11 @@ func loginFindings(ctx context.Context, door string, l logSource, now time.Time,
 	var all []Finding
 	switch {
 	case errors.Is(err, presence.ErrNoData) && !root:
-		return []Finding{{Note, where, "whether there is log data for the daemon cannot be seen: you may read none",
+		return []Finding{{Note, where, "cannot see whether there is log data for the daemon: you may not read any",
 			"sudo doorward doctor"}}
 	case errors.Is(err, presence.ErrNoData):
 		// The error has the way out at its end, and what the warnings say.
-		return []Finding{{Problem, where, fmt.Sprintf("would go to failsafe, dark and deaf: %v", err), ""}}
+		return []Finding{{Problem, where, fmt.Sprintf("would go to failsafe, dark and hearing no knock: %v", err), ""}}
 	case err != nil:
 		all = append(all, Finding{Warning, where, fmt.Sprintf("its logins could not be read: %v", err), ""})
 	case !found:
@@ -159,7 +160,7 @@ func ownSession(c *config.Config, connection string, s control.Status, now time.
 			return []Finding{{OK, where, fmt.Sprintf("comes from %s, which has a grant at door %s until %s",
 				from, d.Name, until.Local().Format("15:04:05")), ""}}
 		}
-		f := Finding{Warning, where, fmt.Sprintf("comes from %s through door %s: it lives on whatever happens, but a"+
+		f := Finding{Warning, where, fmt.Sprintf("comes from %s through door %s: it stays open whatever happens, but a"+
 			" new one needs the knock", from, d.Name),
 			"keep this session open until a new one has got in; apply with doorward apply --confirm 60s"}
 		if s.Fence.Up { // who is in has probably knocked
@@ -198,11 +199,12 @@ func outside(c *config.Config) []Finding {
 	d := &c.Doors[0]
 	do := "from outside: knock at door " + d.Name + ", and connect"
 	if _, ok := d.Knocks[0].Rule.(knock.Touched); ok {
-		do = "from outside: doorward knock HOST --touch PORTS"
+		do = fmt.Sprintf("from outside: doorward knock %s --touch PORTS", cmp.Or(c.Gateway.Host, "HOST"))
+		// Only a TCP port can be waited for: what is sent to a UDP port proves nothing.
 		if i := slices.IndexFunc(d.Ports, func(r port.Range) bool { return r.Proto == port.TCP }); i >= 0 {
 			do += fmt.Sprintf(" --wait %d", d.Ports[i].First)
 		}
 	}
-	return []Finding{{Note, "network", "whether a router or a provider's firewall lets knocks through cannot be seen" +
-		" from here", do}}
+	return []Finding{{Note, "network", "cannot see from here whether a router or a" +
+		" provider's firewall lets knocks through", do}}
 }

@@ -134,8 +134,8 @@ func fates(rules *ruleset.Ruleset, c *config.Config) []Finding {
 	case len(deciding) == 0:
 		return nil
 	case len(c.Doors) == 0:
-		return []Finding{{Note, "firewall", fmt.Sprintf("there are rules of others' about what comes in (%s): what they do with knocks is"+
-			" told when doors are configured", strings.Join(deciding, "; ")), ""}}
+		return []Finding{{Note, "firewall", fmt.Sprintf("other firewalls filter incoming traffic (%s): what they do with knocks can"+
+			" be said once there are doors", strings.Join(deciding, "; ")), ""}}
 	}
 	j, finding := fromStrangers(rules)
 	if j == nil {
@@ -354,7 +354,7 @@ func (g group) finding(rules *ruleset.Ruleset, who string) Finding {
 	}
 	at := g.at.Chain
 	return Finding{Warning, where, fmt.Sprintf("may drop what %s %s to %s: it depends on the %s (%s)", who, send, ports, g.at.Why,
-		rule(g.at)), fmt.Sprintf("nft -a list chain %s %s %s\nsee that it lets them through", at.Family, at.Table, at.Name)}
+		rule(g.at)), fmt.Sprintf("nft -a list chain %s %s %s\nmake sure that it lets them through", at.Family, at.Table, at.Name)}
 }
 
 // rule says which rule decides.

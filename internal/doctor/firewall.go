@@ -15,23 +15,19 @@ import (
 // ownTable is the fence's, of the family inet; see package fence.
 const ownTable = "doorward"
 
-// firewalls looks for what else decides about packets on their way in.
-func (h *Host) firewalls(c *config.Config) []Finding {
-	rules, err := ruleset.Read(ownChain)
+// firewalls says what other firewalls do with knocks and visitors, by their rules or by
+// why those cannot be read.
+func (h *Host) firewalls(c *config.Config, rules *ruleset.Ruleset, err error) []Finding {
 	if err != nil {
-		all := []Finding{{Note, "firewall", fmt.Sprintf("whether other rules let %s through cannot be seen: %v", wayIn(c), err),
+		all := []Finding{{Note, "firewall", fmt.Sprintf("cannot see whether other rules let %s through: %v", wayIn(c), err),
 			"run doctor as root"}}
 		return append(all, h.unseen(&ruleset.Ruleset{}, c)...)
 	}
 	all := append(fates(rules, c), h.unseen(rules, c)...)
 	if len(all) == 0 {
-		all = []Finding{{OK, "firewall", "no other one decides about what comes in", ""}}
+		all = []Finding{{OK, "firewall", "no other firewall filters incoming traffic", ""}}
 	}
 	all = append(all, untracked(rules, c)...)
-	if j, _ := fromStrangers(rules); j != nil && len(c.Doors) > 0 {
-		j.avoid(c.WayIn())
-		all = append(all, j.outstanding(c)...)
-	}
 	return append(all, waysRound(rules.Detours(), c)...)
 }
 
@@ -63,7 +59,7 @@ func (h *Host) unseen(rules *ruleset.Ruleset, c *config.Config) []Finding {
 	}
 	for _, ch := range rules.Chains {
 		if ch.Family == "bridge" && (ch.Hook == "prerouting" || ch.Hook == "input") && (ch.Drop || len(ch.Rules) > 0) {
-			all = append(all, Finding{Note, ch.String(), "decides about what comes in over a bridge: its rules are not followed here",
+			all = append(all, Finding{Note, ch.String(), "filters what comes in over a bridge: doctor does not follow its rules",
 				fmt.Sprintf("nft list chain bridge %s %s; see that it lets %s through", ch.Table, ch.Name, wayIn(c))})
 		}
 	}

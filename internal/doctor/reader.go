@@ -119,9 +119,9 @@ func (h *Host) needs(d *config.Door, r *reader) (all []Finding) {
 			switch {
 			case errors.Is(err, fs.ErrNotExist):
 				all = append(all, Finding{Problem, name, "does not exist, and " + of + " needs it",
-					"make it, or change the knock in the configuration"})
+					"create it, or change the knock in the configuration"})
 			case err != nil:
-				all = append(all, Finding{Note, name, fmt.Sprintf("whether %s can use it cannot be seen: %v", of, err), "sudo doorward doctor"})
+				all = append(all, Finding{Note, name, fmt.Sprintf("cannot see whether %s can use it: %v", of, err), "sudo doorward doctor"})
 			case why != "":
 				file := files.Quoted(path)
 				all = append(all, Finding{Problem, name, why + ", and " + of + " needs it",

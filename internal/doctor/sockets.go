@@ -148,7 +148,7 @@ func (h *Host) processName(pid int) string {
 	name := strings.TrimSpace(h.readProc(pid, "comm"))
 	title, isTitle := strings.CutPrefix(h.readProc(pid, "cmdline"), "sshd: ")
 	if name == "sshd" && isTitle && !strings.Contains(title, "[listener]") {
-		return "a forwarding of an ssh session"
+		return "a port forwarding of an SSH session"
 	}
 	return name
 }
@@ -178,7 +178,7 @@ func taken(c *config.Config, all []listener, daemon int) []Finding {
 					kept = append(kept, p.String())
 				case others:
 					found = append(found, Finding{Problem, p.String(), fmt.Sprintf("is taken by %s: door %s cannot"+
-						" listen for its knock", l.holder(), d.Name), "end that, or change the knock: " + another(&d, k)})
+						" listen for its knock", l.holder(), d.Name), "stop it, or change the knock: " + another(&d, k)})
 				case l.pid != 0:
 					ours = append(ours, p.String())
 				}
@@ -189,7 +189,7 @@ func taken(c *config.Config, all []listener, daemon int) []Finding {
 			found = append(found, Finding{OK, where, "doorward listens on " + strings.Join(ours, ", "), ""})
 		}
 		if len(hidden) > 0 {
-			found = append(found, Finding{Note, where, fmt.Sprintf("who listens on %s can be seen by root only",
+			found = append(found, Finding{Note, where, fmt.Sprintf("only root can see who listens on %s",
 				strings.Join(hidden, ", ")), "sudo doorward doctor"})
 		}
 		if len(kept) > 0 {

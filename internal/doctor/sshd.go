@@ -76,7 +76,7 @@ func sshdLogs(d *config.Door, levels []sshd.Level) []Finding {
 			verdict = Warning
 		}
 		all = append(all, Finding{verdict, sshdConfigPath, fmt.Sprintf("has LogLevel %s, at which sshd logs %s: door %s does not see them",
-			l.Level, whose, d.Name), "set LogLevel INFO; systemctl try-reload-or-restart " + unit})
+			l.Level, whose, d.Name), "set LogLevel INFO\nsystemctl try-reload-or-restart " + unit})
 	}
 	return all
 }

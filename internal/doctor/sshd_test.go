@@ -20,7 +20,7 @@ func TestSSHDLogLevel(t *testing.T) {
 	const loud = "ok: /etc/ssh/sshd_config: has sshd listen on 22, which is guarded > "
 	silent := func(verdict, level, whose string) string {
 		return fmt.Sprintf("%s: /etc/ssh/sshd_config: has LogLevel %s, at which sshd logs no login%s: door ssh does not see them >"+
-			" set LogLevel INFO; systemctl try-reload-or-restart ssh.service", verdict, level, whose)
+			" set LogLevel INFO\nsystemctl try-reload-or-restart ssh.service", verdict, level, whose)
 	}
 	for _, tt := range []struct {
 		name, text string

@@ -38,7 +38,7 @@ func (h *Host) unit(ctx context.Context, d *config.Door, r *reader, sockets []li
 	}
 	switch {
 	case err != nil:
-		return []Finding{{Problem, where, fmt.Sprintf("its unit %s cannot be asked about: %v", d.Service.Unit, err),
+		return []Finding{{Problem, where, fmt.Sprintf("cannot ask systemd about its unit %s: %v", d.Service.Unit, err),
 			"systemctl status " + d.Service.Unit}}
 	case f.Load != "loaded":
 		return []Finding{unloaded(where, f)}
@@ -60,12 +60,12 @@ func (h *Host) unit(ctx context.Context, d *config.Door, r *reader, sockets []li
 		if d.Presence.Idle > 0 {
 			when = fmt.Sprintf("when nobody has been in for %s", tables.Short(d.Presence.Idle))
 		}
-		all = append(all, Finding{Note, where, fmt.Sprintf("%s also starts by itself at boot, and doorward stops it %s; that is"+
+		all = append(all, Finding{Note, where, fmt.Sprintf("%s also starts at boot, and doorward stops it %s; that is"+
 			" a way in should doorward itself not start", f.ID, when),
 			"to have it run only after a knock: systemctl disable " + f.ID})
 	}
 	all = append(all, h.beside(ctx, where, f)...)
-	all = append(all, h.leave(ctx, where, f.Names, r)...)
+	all = append(all, h.mayStart(ctx, where, f.Names, r)...)
 	return append(all, h.removes(where, f, s, sockets)...)
 }
 
@@ -118,13 +118,13 @@ func (h *Host) beside(ctx context.Context, where string, f service.Facts) (all [
 	return all
 }
 
-// leave asks whether the daemon's user may give the orders that it will.
-func (h *Host) leave(ctx context.Context, where string, n service.Names, r *reader) []Finding {
+// mayStart asks whether the daemon's user may give the orders that it will.
+func (h *Host) mayStart(ctx context.Context, where string, n service.Names, r *reader) []Finding {
 	switch {
 	case os.Geteuid() != 0:
-		return []Finding{{Note, where, fmt.Sprintf("whether the daemon may start and stop %s was not asked: only root may ask"+
-			" polkit that", n.ID), "sudo doorward doctor"}}
-	case r == nil: // a daemon that is root needs no leave; without a user there is none yet
+		return []Finding{{Note, where, fmt.Sprintf("did not ask whether the daemon may start and stop %s: only root may ask"+
+			" polkit", n.ID), "sudo doorward doctor"}}
+	case r == nil: // a daemon that is root needs no permission; without a user there is none yet
 		return nil
 	}
 	const install = "sudo doorward polkit --install"
@@ -132,11 +132,11 @@ func (h *Host) leave(ctx context.Context, where string, n service.Names, r *read
 	defer cancel()
 	denied, err := h.Denied(ctx, r.uid, n.Orders())
 	if errors.Is(err, service.ErrNoPolkit) {
-		return []Finding{{Problem, where, fmt.Sprintf("%s may not start and stop %s: polkit is not installed, which is who"+
-			" would allow it", r.name, n.ID), "apt-get install polkitd (dnf install polkit), and then " + install}}
+		return []Finding{{Problem, where, fmt.Sprintf("%s may not start and stop %s: polkit, which would"+
+			" allow it, is not installed", r.name, n.ID), "apt-get install polkitd (dnf install polkit), and then " + install}}
 	}
 	if err != nil {
-		return []Finding{{Warning, where, fmt.Sprintf("whether %s may start and stop %s cannot be told: %v", r.name, n.ID, err),
+		return []Finding{{Warning, where, fmt.Sprintf("cannot tell whether %s may start and stop %s: %v", r.name, n.ID, err),
 			"systemctl status polkit"}}
 	}
 	if len(denied) == 0 {
@@ -166,7 +166,7 @@ func (h *Host) removes(where string, f service.Facts, s service.Status, sockets 
 		do := fmt.Sprintf("systemctl edit %s, and add the lines [Service] and RuntimeDirectoryPreserve=yes", d.Unit)
 		others := h.otherServers(d.Unit, s.PID, sockets)
 		if len(others) == 0 {
-			return []Finding{{Note, where, what + "; it would matter to a second one", do}}
+			return []Finding{{Note, where, what + "; that would affect a second one", do}}
 		}
 		return []Finding{{Warning, where, what + ": " + strings.Join(others, " and ") + " would not either", do}}
 	}

@@ -38,7 +38,7 @@ func (p *Plan) Interview(m Machine, in io.Reader, out io.Writer) error {
 	if unit == "" {
 		unit = p.ProposedUnit(m)
 	}
-	a.ask("systemd unit to start and stop, or none if the service always runs", unit, func(s string) error {
+	a.ask("systemd unit to start and stop, or none if it always runs", unit, func(s string) error {
 		p.Unit = s
 		return p.try(m)
 	})
@@ -57,7 +57,7 @@ func (a *asker) host(p *Plan, m Machine) {
 	if proposal == "" {
 		proposal = none
 	}
-	a.ask("Name or address by which visitors reach this machine, or none", proposal, func(s string) error {
+	a.ask("Name or address of this machine for visitors, or none", proposal, func(s string) error {
 		if s == none {
 			p.Host = ""
 			return nil

@@ -50,7 +50,7 @@ func (w *Written) Left() []Step {
 		add(fmt.Sprintf("Let the daemon start and stop %s:", unit), w.root("doorward polkit"+path+" --install"))
 	}
 	for _, f := range w.Firewalls {
-		add("In this machine's firewall, let knocks and visitors through ("+f.What+"):", w.typed(f.Steps)...)
+		add(fmt.Sprintf("In this machine's firewall, %s, let knocks and visitors through:", f.Name), w.typed(f.Steps)...)
 	}
 	add("In the provider's firewall (a security group, a router), if there is one, allow from everywhere:",
 		listed(w.Config.WayIn())...)

@@ -36,7 +36,7 @@ type Machine struct {
 
 // Firewall is another firewall that stands in the way, or may.
 type Firewall struct {
-	What  string   // is so: a sentence without a full stop
+	Name  string   // "ufw", or the chain that decides
 	Steps []string // to do about it, commands and words
 }
 

@@ -25,7 +25,7 @@ func This() Machine {
 		},
 		Firewalls: func(c *config.Config) (all []Firewall) {
 			for _, f := range doctor.Openings(c) {
-				all = append(all, Firewall{What: f.Where + " " + f.What, Steps: f.Steps()})
+				all = append(all, Firewall{Name: f.Where, Steps: f.Steps()})
 			}
 			return all
 		},

@@ -194,12 +194,12 @@ func TestLeft(t *testing.T) {
 	const session = "Keep the session that you are in open until a new one has got in. It lives on, whatever the door does."
 	const provider = "In the provider's firewall (a security group, a router), if there is one, allow from everywhere:"
 	got := lines(Written{Config: parse(leftText), File: config.DefaultPath, Sudo: true, Firewalls: []Firewall{{
-		What: "ufw (table ip filter, chain INPUT) drops it", Steps: []string{"ufw allow proto tcp to any port 2222", "save the rules"}}}})
+		Name: "ufw (table ip filter, chain INPUT)", Steps: []string{"ufw allow proto tcp to any port 2222", "save the rules"}}}})
 	if d := cmp.Diff([]string{
 		session,
 		"Let the daemon start and stop ssh.service:",
 		"| sudo doorward polkit --install",
-		"In this machine's firewall, let knocks and visitors through (ufw (table ip filter, chain INPUT) drops it):",
+		"In this machine's firewall, ufw (table ip filter, chain INPUT), let knocks and visitors through:",
 		"| sudo ufw allow proto tcp to any port 2222",
 		"| # save the rules",
 		provider,
