@@ -317,7 +317,7 @@ func TestStreamsEndWithTheDaemon(t *testing.T) {
 		out := &lineWriter{wrote: func(string) { stop() }}
 		e := &env{stdin: strings.NewReader(""), stdout: out, stderr: &errs, getenv: func(string) string { return "" }}
 		code := run(t.Context(), e, append([]string{"--control", path}, strings.Fields(args)...))
-		want := "doorward: error: the daemon at " + path + " has ended the connection\ndoorward: hint: systemctl status doorward\n"
+		want := "doorward: error: the daemon at " + path + " closed the connection\ndoorward: hint: systemctl status doorward\n"
 		if code != 3 || errs.String() != want {
 			t.Errorf("%s: got %d %q, want 3 %q", args, code, errs.String(), want)
 		}

@@ -116,7 +116,7 @@ func TestStatusOnScreen(t *testing.T) {
 	b.Change(func(s *control.Status) { s.Warnings = []string{"the clock has stepped back"} })
 	s.await("the clock has stepped back")
 	stop()
-	s.await("has ended the connection: trying again")
+	s.await("closed the connection: trying again")
 	s.press("q")
 	if code, errs := s.end(); code != 0 || errs != "" {
 		t.Errorf("got %d %q, want 0", code, errs)
@@ -148,7 +148,7 @@ func TestApplyOnScreen(t *testing.T) {
 				s.Pending = &control.Pending{ID: 8, Until: time.Now().Add(time.Hour), By: bob}
 				s.Ended = []control.Settled{{ID: 7, Time: time.Now(), By: bob, End: control.EndReplaced}}
 			})
-		}, nil, 1, "doorward: error: not kept: operator bob (uid 1001) has put another one in its place\n"},
+		}, nil, 1, "doorward: error: not kept: operator bob (uid 1001) replaced it\n"},
 		{"another one was kept since", func(_ *screen, b *controltest.Backend) {
 			b.Change(func(s *control.Status) {
 				s.Pending, s.Settled = nil, &control.Settled{ID: 8, Time: time.Now(), By: bob, Kept: true, End: control.EndKept}

@@ -141,9 +141,9 @@ knock = [{kind = "touch", listen = [59000, 59001], touch = [59000]}]
 ports = ["22/tcp"]
 knock = [{kind = "touch", listen = [59002, 59000], touch = [59002]}]
 `, []string{
-		`3: door.a.knock[0].listen[0]: 59000: a listener of door "a" on a port that is guarded: "59000/tcp" of door "a", line 2: ` +
+		`3: door.a.knock[0].listen[0]: 59000: a listener of door "a" is on a guarded port: "59000/tcp" of door "a", line 2: ` +
 			`allowed are ports that no door guards: the fence would keep every touch away`,
-		`6: door.b.knock[0].listen[1]: 59000: a listener of door "b" on a port that is guarded: "59000/tcp" of door "a", line 2: ` +
+		`6: door.b.knock[0].listen[1]: 59000: a listener of door "b" is on a guarded port: "59000/tcp" of door "a", line 2: ` +
 			`allowed are ports that no door guards: the fence would keep every touch away`,
 		`6: door.b.knock[0].listen[1]: 59000: door "b" listens on a port of another knock: door "a", line 3: ` +
 			`allowed are ports that only one knock listens on`,

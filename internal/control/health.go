@@ -59,17 +59,17 @@ func meaning(code string) string {
 
 // MetricsManual says what the metrics are, and HealthManual what /healthz answers.
 const (
-	MetricsManual = `With gateway.metrics in its configuration, the daemon serves Prometheus' metrics at
-/metrics, and its health at /healthz. Whoever reaches that address can read them, so
-that they tell no sources, credentials or ports, and no label has a value that a
-stranger can choose. Counters count from the daemon's start. Beside those below there
-are the Go runtime's (go_*) and the process's (process_*).
+	MetricsManual = `With gateway.metrics in its configuration, the daemon serves metrics for Prometheus at
+/metrics, and its health at /healthz. Anyone who can reach that address can read them,
+so they contain no sources, credentials or ports, and no stranger can choose the value
+of a label. Counters start at 0 when the daemon starts. The metrics of the Go runtime
+(go_*) and of the process (process_*) are served as well.
 
-The sources of doorward have alert rules and a Grafana dashboard, in contrib.
+Alert rules and a Grafana dashboard are in contrib, in the source tree of doorward.
 `
-	HealthManual = `/healthz answers 200 and "ok" while all is well, and 503 as long as there is a problem,
-with a line for each: its code, its door if it is one door's, and what it means. More
-is told to operators alone: doorward status has the problems with why they are so, and
-doorward status --exit-code exits with 1 for the same.
+	HealthManual = `/healthz answers 200 and "ok" while all is well, and 503 while there are problems, with
+a line for each: its code, its door if it concerns one, and what it means. Details are
+for operators alone: doorward status shows each problem with its reason, and doorward
+status --exit-code exits with status 1 while there are any.
 `
 )

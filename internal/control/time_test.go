@@ -183,7 +183,7 @@ func TestNoPeerNoOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, _ := io.ReadAll(resp.Body)
-		want := `{"api":1,"code":"permission","error":"who gives the order is not known: a *net.pipe is not a unix socket","hint":""}` + "\n"
+		want := `{"api":1,"code":"permission","error":"cannot tell who gives the order: a *net.pipe is not a unix socket","hint":""}` + "\n"
 		if resp.StatusCode != http.StatusForbidden || string(got) != want {
 			t.Errorf("got %d %q, want 403 %q", resp.StatusCode, got, want)
 		}

@@ -58,8 +58,8 @@ func TestPresence(t *testing.T) {
 func TestPortsOfOthers(t *testing.T) {
 	const dir = "/proc/sys/net/ipv4/"
 	p := machine(t, map[string]string{dir + "ip_local_port_range": "32768\t60999\n", dir + "ip_local_reserved_ports": "59002\n"})
-	want(t, p.clashes(sshDoor(t)), "warning: ports: 59000/tcp and 59001/tcp (listeners of door ssh): this machine gives the ports"+
-		" 32768 to 60999 to sockets that do not ask for one, such as those of outgoing connections: one of them may have the port when it"+
+	want(t, p.clashes(sshDoor(t)), "warning: ports: 59000/tcp and 59001/tcp (listeners of door ssh): this machine assigns ports"+
+		" 32768 to 60999 to sockets that do not ask for one, such as those of outgoing connections: one of them may hold the port when it"+
 		" is needed > echo net.ipv4.ip_local_reserved_ports=59000-59002 >/etc/sysctl.d/60-doorward.conf && sysctl -p"+
 		" /etc/sysctl.d/60-doorward.conf")
 	want(t, machine(t, nil).clashes(sshDoor(t)))

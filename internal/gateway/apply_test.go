@@ -59,7 +59,7 @@ func TestApplyOnADiskThatHangs(t *testing.T) {
 		r, disk := runSlowly(t, m, path, sshDoor)
 		write(t, path, sshDoor+webDoor)
 		goOn := disk.hang(t)
-		const late = "the disk has not taken the latest changes for 5s"
+		const late = "the latest changes have not been written to disk for 5s"
 		if got, want := r.order(control.ApplyRequest{Action: "apply"}), "error: nothing was changed: "+late; got != want {
 			t.Errorf("apply: %q, want %q", got, want)
 		}

@@ -156,7 +156,7 @@ func TestManyDoorsGo(t *testing.T) {
 		for i := range maxLeft {
 			want += fmt.Sprintf("; door d%02d is no longer guarded", i)
 		}
-		if want += "; and 4 more such words, in doorward log"; err != nil || reply.Message != want {
+		if want += "; and 4 more, in doorward log"; err != nil || reply.Message != want {
 			t.Errorf("%q, %v; want %q", reply.Message, err, want)
 		}
 	})

@@ -225,7 +225,7 @@ func TestKnocksWhileItIsLookedAtTheFence(t *testing.T) {
 		r.wantGrants("192.0.2.2")
 		fence()
 		ears()
-		const want = "the listener on 59001/tcp had died; it listens again"
+		const want = "the listener on 59001/tcp had died; reopened"
 		if last := m.trail[len(m.trail)-1]; last.Reason != want {
 			t.Errorf("the last record is %q, want %q", last.Reason, want)
 		}

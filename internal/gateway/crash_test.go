@@ -183,7 +183,7 @@ func TestAnOrderThatTheKernelDoesNotTake(t *testing.T) {
 		r := run(t, m, configPath(t), sshDoor)
 		r.touch(visitor, 59000, 59002)
 		m.do(func() { m.broken = errors.New("operation not permitted") })
-		want := "error: the kernel does not have it yet, which is tried again: operation not permitted"
+		want := "error: the kernel does not have it yet; trying again: operation not permitted"
 		if got := r.order(control.CloseRequest{Door: "ssh"}); got != want {
 			t.Errorf("close: %q, want %q", got, want)
 		}

@@ -277,7 +277,7 @@ func TestADatagramSocketThatDied(t *testing.T) {
 		synctest.Wait()
 		m.do(func() { m.dead = nil })
 		r.wantState("dark")
-		if last := m.trail[len(m.trail)-1]; last.Reason != "the listener on 5005/udp had died; it listens again" {
+		if last := m.trail[len(m.trail)-1]; last.Reason != "the listener on 5005/udp had died; reopened" {
 			t.Errorf("the trail ends with %+v", last)
 		}
 	})

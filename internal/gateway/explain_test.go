@@ -147,7 +147,7 @@ func TestExplainAsksTheKernel(t *testing.T) {
 			"kernel_differs: the daemon knows of a grant, but the kernel has none: its one connection was made"+again)
 		m.do(func() { m.grants[grantKey{"ssh", netip.MustParsePrefix("203.0.112.0/23")}] = time.Now().Add(time.Hour) })
 		r.wantLines("after somebody else gave one", "203.0.113.9", "in for 1h0m0s", "by 203.0.112.0/23 the kernel alone for 1h0m0s",
-			"kernel_differs: the kernel lets 203.0.112.0/23 in, and the daemon knows of no such grant: it is revoked within seconds of a comparison"+
+			"kernel_differs: the kernel lets 203.0.112.0/23 in, but the daemon knows of no such grant: it will be revoked within seconds"+
 				" | doorward explain 203.0.113.9 ssh")
 		m.do(func() { m.silent = errors.New("no buffer space available") })
 		r.wantLines("when it does not answer", "192.0.2.2", "perhaps in for 30s", "by 192.0.2.2 touch for 30s",

@@ -91,7 +91,7 @@ func TestOrders(t *testing.T) {
 			{closed("192.0.2.3"), "ssh, 192.0.2.3, open, changed, covered by any of operator alice (uid 1000) (10m0s), " +
 				"covered by 192.0.2.0/25 of operator alice (uid 1000) (1m0s): 192.0.2.3 can STILL connect to door ssh: the grant to everybody " +
 				"(operator alice (uid 1000), for another 10m), the grant to 192.0.2.0/25 (operator alice (uid 1000), for another 1m); its own grant has ended"},
-			{closed("any"), "ssh, any, open, changed: the grant to everybody at door ssh has ended; existing sessions continue; grants of others stand: 3"},
+			{closed("any"), "ssh, any, open, changed: the grant to everybody at door ssh has ended; existing sessions continue; others still have grants: 3"},
 			{closed("192.0.2.0/24"), "ssh, 192.0.2.0/24, open, changed: 192.0.2.0/24 can open no new connections to door ssh: 2 grants in it have ended; existing sessions continue"},
 			{closed("192.0.2.0/24"), "ssh, 192.0.2.0/24, open, as before: 192.0.2.0/24 has no grant at door ssh"},
 			{control.OpenRequest{Door: "ssh", Source: "192.0.2.2", For: "1s"}, "ssh, 192.0.2.2, open, changed: door ssh is open for 192.0.2.2 for 1s"},
@@ -137,7 +137,7 @@ func TestArming(t *testing.T) {
 			t.Errorf("close:\n got %q\nwant %q", got, want)
 		}
 		wants(control.ArmRequest{Source: "192.0.2.2"},
-			", 192.0.2.2, , as before: 192.0.2.2 has no penalty at any door; door ssh hears nobody now: doorward status ssh tells why")
+			", 192.0.2.2, , as before: 192.0.2.2 has no penalty at any door; door ssh ignores knocks now: doorward status ssh says why")
 		wants(control.ArmRequest{}, ", , , changed: armed, and all penalties lifted: ssh")
 	})
 }

@@ -185,7 +185,7 @@ func TestAnOrderMeansOneConfiguration(t *testing.T) {
 			}
 		}
 		check(order("keep", 0), "error: no configuration is waiting to be confirmed (doorward log)")
-		check(order("undo", 7), "error: no configuration 7 waits, and nobody knows of one that did (doorward log)")
+		check(order("undo", 7), "error: no configuration 7 is waiting, and none that did is known (doorward log)")
 		write(t, path, webDoor)
 		lapsed := r.insured(alices, false)
 		time.Sleep(time.Minute)
@@ -204,7 +204,7 @@ func TestAnOrderMeansOneConfiguration(t *testing.T) {
 		more := fmt.Sprintf("; %d waits, by %s, until %s (doorward apply --%%s --id %[1]d, if that is meant)", waits, alices, spelled(begun.Add(2*time.Minute)))
 		check(order("undo", kept), fmt.Sprintf("error: configuration %d is no longer waiting: %s", kept, keep)+fmt.Sprintf(more, "undo"))
 		check(order("keep", lapsed), fmt.Sprintf("error: configuration %d is no longer waiting: %s", lapsed, lapse)+fmt.Sprintf(more, "keep"))
-		check(order("undo", 7), "error: no configuration 7 waits, and nobody knows of one that did"+fmt.Sprintf(more, "undo"))
+		check(order("undo", 7), "error: no configuration 7 is waiting, and none that did is known"+fmt.Sprintf(more, "undo"))
 		if got := r.doorsInUse(); got != "ssh" {
 			t.Errorf("doors %s are in use, want ssh", got)
 		}

@@ -77,7 +77,7 @@ func TestLeaveIsAskedForBeforeAKnock(t *testing.T) {
 		m.do(func() { p.answer = refuse })
 		time.Sleep(upkeepInterval)
 		synctest.Wait()
-		want := []string{"door ssh: the daemon may not start and stop ssh.service, so that right knocks fail: " + refuse.Error()}
+		want := []string{"door ssh: the daemon may not start and stop ssh.service, so right knocks fail: " + refuse.Error()}
 		if got := r.warnings(); !slices.Equal(got, want) {
 			t.Errorf("refused: %q, want %q", got, want)
 		}

@@ -87,14 +87,14 @@ func TestADiskThatHangs(t *testing.T) {
 		}
 		begun := time.Now()
 		told := r.order(control.OpenRequest{Door: "ssh", Source: "192.0.2.3"})
-		if want := "error: it is done, but a restart would forget it: the disk has not taken the latest changes for 5s"; told != want {
+		if want := "error: it is done, but a restart would forget it: the latest changes have not been written to disk for 5s"; told != want {
 			t.Errorf("an order while the disk hangs: %q, want %q", told, want)
 		}
 		if took := time.Since(begun); took != slowDisk || len(m.grants) != 2 {
 			t.Errorf("the order was answered after %v with %d grants in the kernel, want %v and 2", took, len(m.grants), slowDisk)
 		}
 		time.Sleep(7 * time.Second)
-		want := "the disk has not taken the latest changes for 12s: a restart would forget them"
+		want := "the latest changes have not been written to disk for 12s: a restart would forget them"
 		begun = time.Now()
 		if s, _ := r.Status(); !slices.Contains(s.Warnings, want) || len(s.Doors[0].Grants) != 2 {
 			t.Errorf("status has warnings %q and grants %v, want %q and two", s.Warnings, s.Doors[0].Grants, want)
@@ -324,7 +324,7 @@ func TestAMarkThatCannotBeKept(t *testing.T) {
 			return func() { r.m.do(func() { r.m.full = nil }) }
 		}, because + "no space left on device"},
 		{"the disk hangs", func(t *testing.T, _ *running, s *slowStore) func() { return s.hang(t) },
-			because + "the disk has not taken the latest changes for 5s"},
+			because + "the latest changes have not been written to disk for 5s"},
 		{"nothing is kept", func(_ *testing.T, r *running, _ *slowStore) func() {
 			r.sync(func(time.Time) { r.storeProblem = "read-only file system" })
 			return func() {}
@@ -337,7 +337,7 @@ func TestAMarkThatCannotBeKept(t *testing.T) {
 				r.doors[0].knockFirst(door.Knock{Source: door.Source(visitor), By: "sealed"}, []store.Mark{mark}, knock.Verdict{Right: true})
 			})
 			return func() {}
-		}, because + "10000 marks wait for the disk already"},
+		}, because + "10000 marks are already waiting for the disk"},
 		{"it is too big", func(_ *testing.T, r *running, _ *slowStore) func() {
 			r.sync(func(time.Time) {
 				r.doors[0].knockFirst(door.Knock{Source: door.Source(visitor), By: "sealed"},

@@ -203,7 +203,7 @@ func TestNothingIsRunButWhatTheConfigurationSays(t *testing.T) {
 	if err := s.Start(within(t, 10*time.Second)); err != nil {
 		t.Errorf("Start of what the file says by now: %v", err)
 	}
-	if err := s.order(within(t, 10*time.Second), "shout"); err == nil || err.Error() != `"shout" is no call` {
+	if err := s.order(within(t, 10*time.Second), "shout"); err == nil || err.Error() != `"shout" is not a call` {
 		t.Errorf("another call: %v", err)
 	}
 }
