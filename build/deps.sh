@@ -31,6 +31,7 @@ script bsdutils
 age age
 pgrep procps
 zstd zstd
+busybox busybox
 bzip2 bzip2
 promtool prometheus prometheus
 systemd-nspawn systemd-container

@@ -12,10 +12,12 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/doorward/doorward/internal/setup"
 )
 
 // runCheck checks a text for a machine. In what is printed the file is F.
-func runCheck(t *testing.T, m machine, text string, args ...string) (status int, stdout, stderr string) {
+func runCheck(t *testing.T, m setup.Machine, text string, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "doorward.toml")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -73,7 +75,7 @@ door vpn guards 51820/udp
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := machineOf()
-			m.flows = tt.flows
+			m.Flows = tt.flows
 			status, out, errs := runCheck(t, m, tt.text)
 			if tt.out == "" {
 				out = ""
@@ -106,7 +108,7 @@ func TestCheckTellsOfClashes(t *testing.T) {
 		t.Errorf("got %v", f)
 	}
 	m = machineOf("proc/sys/net/ipv4/ip_local_port_range=32768\t60999\n", "proc/sys/net/ipv4/ip_local_reserved_ports=51820\n")
-	for name, m := range map[string]machine{"reserved": m, "not Linux": machineOf()} {
+	for name, m := range map[string]setup.Machine{"reserved": m, "not Linux": machineOf()} {
 		if _, out, _ := runCheck(t, m, text); !strings.HasPrefix(out, "F: 1 door, no mistakes\n") {
 			t.Errorf("%s: %s\nwant no warning", name, out)
 		}

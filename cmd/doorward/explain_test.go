@@ -13,6 +13,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/control/controltest"
+	"github.com/doorward/doorward/internal/view"
 )
 
 // explanation is one with everything: a door that lets in, one that does not, and one of
@@ -80,8 +81,8 @@ func TestExplainForPeople(t *testing.T) {
 	hostile := explanation()
 	spoil(&hostile)
 	for width := 24; width < 160; width += 7 {
-		v := explaining{view: view{now: noon, width: width}}
-		legibleOnly(t, "explain", strings.Join(v.lines(hostile), "\n"))
+		v := view.View{Now: noon, Width: width}
+		legibleOnly(t, "explain", strings.Join(v.Explanation(hostile, ""), "\n"))
 	}
 }
 

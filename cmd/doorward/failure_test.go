@@ -27,8 +27,8 @@ func TestFailuresAsJSON(t *testing.T) {
 	if err := os.WriteFile(there, []byte("[door.ssh]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	down := "no daemon answers at " + missing + ": connect: no such file or directory"
-	where := "systemctl status doorward, or --control SOCKET if it listens elsewhere"
+	down := "no daemon answers at " + missing + ": there is no such socket"
+	where := "systemctl restart doorward (grants and sessions stay), or --control SOCKET if it listens elsewhere"
 	no := filepath.Join(dir, "no.toml")
 	noFile := "read configuration: open " + no + ": no such file or directory"
 	for _, tt := range []struct {
@@ -200,7 +200,7 @@ func TestExitStatuses(t *testing.T) {
 // The commands that ask the daemon all know for how long, and to be quiet; the others
 // are named here.
 func TestOperatorFlags(t *testing.T) {
-	others := []string{"check", "completion", "doctor", "help", "init", "knock", "man", "polkit", "rotate", "share"}
+	others := []string{"check", "completion", "doctor", "help", "init", "knock", "man", "polkit", "rotate", "share", "version"}
 	for _, c := range newRoot(&env{getenv: func(string) string { return "" }}).Commands() {
 		operators := c.Flags().Lookup("quiet") != nil && c.Flags().Lookup("timeout") != nil
 		if other := slices.Contains(others, c.Name()); operators == other {

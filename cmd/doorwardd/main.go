@@ -87,11 +87,10 @@ func run(args []string) int {
 	case *retire:
 		err = removal.Run(context.Background(), removal.Options{Config: *path, All: *all, Out: os.Stdout})
 	case *launch:
-		err = daemon.Launch(*path, daemon.NewLogger(os.Stderr, new(slog.LevelVar)))
+		err = daemon.Launch(*path, daemon.NewLogger(new(slog.LevelVar)))
 	default:
 		level := new(slog.LevelVar)
-		d := daemon.Daemon{ConfigPath: *path, Version: version.Number(), Level: level,
-			Log: daemon.NewLogger(os.Stderr, level)}
+		d := daemon.Daemon{ConfigPath: *path, Version: version.Number(), Level: level, Log: daemon.NewLogger(level)}
 		err = d.Serve(context.Background())
 	}
 	if err != nil {

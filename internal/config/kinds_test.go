@@ -109,7 +109,8 @@ kind = "wodr"
 			`5: door.ssh.knock[0].patience: "10s": too long: allowed are "1s" to "9s"`,
 			`6: door.ssh.knock[0].prot: unknown key: did you mean "port"?: allowed are kind, port, patience`,
 			`9: door.ssh.knock[1].port: "5005/udp": a string, not an integer: allowed are port numbers, 1 to 65535`,
-			`11: door.ssh.knock[2].kind: "wodr": unknown kind of knock: allowed are "touch" and "word"`,
+			`10: door.ssh.knock[2].port: missing: allowed are port numbers, 1 to 65535`,
+			`11: door.ssh.knock[2].kind: "wodr": unknown kind of knock: did you mean "word"?: allowed are "touch" and "word"`,
 		}},
 		{"of its places", `[door.a]
 ports = ["51820/udp"]

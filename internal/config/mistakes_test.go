@@ -33,7 +33,7 @@ touch = [59000]
 witin = "1m"
 `, []string{
 		`1: gatway: unknown key: did you mean "gateway"?: allowed are gateway, door`,
-		`3: gateway.stat: unknown key: did you mean "state"?: allowed are state, control, metrics, records`,
+		`3: gateway.stat: unknown key: did you mean "state"?: allowed are state, control, metrics, records, host`,
 		`6: door.ssh.open-for: unknown key: did you mean "open_for"?: allowed are ports, open_for, ` +
 			`single_use, refuse, always, penalties, service, presence, knock`,
 		`7: door.ssh.colour: unknown key: allowed are ports, open_for, single_use, refuse, always, penalties, service, presence, knock`,
@@ -117,10 +117,13 @@ knock = [1]
 `, []string{
 		`1: gateway: "x": a string, not a table: allowed are tables: write [gateway]`,
 		`3: door.a: 1: an integer, not a table: allowed are tables: write [door.a]`,
+		`4: door.b[0].knock: missing: allowed are one or more tables: write [[door.b[0].knock]]`,
 		`4: door.b: a list of tables: allowed are one table: write [door.b]`,
 		`8: door.c.service: "ssh.service": a string, not a table: allowed are tables: write [door.c.service]`,
 		`9: door.c.presence: a list, not a table: allowed are tables: write [door.c.presence]`,
 		`10: door.c.knock: one table, not a list of them: allowed are one or more tables: write [[door.c.knock]]`,
+		`10: door.c.knock.listen: missing: allowed are lists of port numbers such as [59000, 59001, 59002]`,
+		`10: door.c.knock.touch: missing: allowed are lists of port numbers such as [59000, 59001, 59002]`,
 		`14: door.d.knock[0]: 1: an integer, not a table: allowed are tables: write [door.d.knock[0]]`,
 	}},
 	{"tables within a knock", ssh + oneKnock + "[door.ssh.knock.extra]\na = 1\n" + `[[door.ssh.knock]]
@@ -145,6 +148,10 @@ touch = [59100]
 	{"door is no table", "door = 1\n", []string{`1: door: 1: an integer, not a table: allowed are tables: write [door]`}},
 	{"no doors in the table", "[door]\n", []string{
 		`1: door: missing: there is nothing to guard: allowed are tables such as [door.ssh], which doorward init writes`}},
+	{"a host", "[gateway]\nhost = \"gate:22\"\n" + ssh + oneKnock, []string{
+		`2: gateway.host: "gate:22": not the name or address of a machine: allowed are "" for none, and names and addresses ` +
+			`such as "gate.example.org"`,
+	}},
 	{"gateway paths", `[gateway]
 state = "var/lib"
 control = "/run/../run/x.sock"

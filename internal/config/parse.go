@@ -119,6 +119,7 @@ func readGateway(v tables.Value) Gateway {
 		Control: file(control, DefaultControl),
 		Metrics: metrics(t.At("metrics")),
 		Records: records(t.At("records")),
+		Host:    host(t.At("host")),
 	}
 	t.Done()
 	if control.Given() && len(g.Control) > maxControl {

@@ -249,9 +249,15 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	case dialing && errors.Is(err, fs.ErrPermission):
 		return &Error{
 			Code:    CodePermission,
-			Message: fmt.Sprintf("not allowed to talk to the daemon at %s: %v", c.path, op.Err),
-			Hint:    "run as root, or join the group doorward",
+			Message: fmt.Sprintf("permission denied at %s: run as root, or join the group doorward", c.path),
+			Hint:    "sudo usermod -aG doorward $USER, and log in again",
 			Cause:   err,
+		}
+	case dialing && errors.Is(err, fs.ErrNotExist):
+		return &Error{
+			Code:    CodeDown,
+			Message: fmt.Sprintf("no daemon answers at %s: there is no such socket", c.path),
+			Hint:    "systemctl restart doorward (grants and sessions stay), or --control SOCKET if it listens elsewhere",
 		}
 	case dialing:
 		return &Error{

@@ -50,7 +50,7 @@ func sample() control.Status {
 		Doors: []control.Door{
 			{
 				Name: "ssh", State: "open", Since: start, Reason: "knock", Ports: []string{"22/tcp"},
-				Service: "ssh.service", Running: true, LastSeen: &seen, DarkAt: &until, Sessions: 2, Refused: 41,
+				Service: "ssh.service", Running: true, LastSeen: &seen, DarkAt: &until, Sessions: 2, PacketsRefused: 41,
 				Grants:    []control.Grant{{Source: "192.0.2.7", Expires: until, For: []string{"touch"}}},
 				Penalties: []control.Penalty{{Source: "192.0.2.9", Until: until, Reason: "port 59001"}},
 				Refusals:  []audit.Record{{ID: 5, Time: seen, Door: "ssh", Event: audit.EventRefused, Source: "192.0.2.9"}},

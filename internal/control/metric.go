@@ -91,7 +91,7 @@ var metrics = []Metric{
 		values: one(func(v *GatewayMetrics) float64 { return float64(v.FenceRepairs) })},
 	{Name: "doorward_refused_packets_total", Type: counter, Labels: []string{"door"},
 		Help:   "Packets that the fence refused at the door.",
-		values: each(func(d *DoorMetrics) float64 { return float64(d.Refused) })},
+		values: each(func(d *DoorMetrics) float64 { return float64(d.PacketsRefused) })},
 
 	{Name: "doorward_door_state", Type: gauge, Labels: []string{"door", "state"},
 		Help:   "1 for the state that the door is in, 0 for the others.",

@@ -65,7 +65,7 @@ const (
 type DoorMetrics struct {
 	Name, State                 string
 	Sessions, Grants, Penalties int
-	Refused                     uint64
+	PacketsRefused              uint64
 
 	Service       string // ServiceRunning, ..., "" without a service
 	StartFailures uint64 // of the service

@@ -150,6 +150,7 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 		d.Log.Warn(few)
 		options.Warnings = append(options.Warnings, few)
 	}
+	socketWatch := d.watchSocket(where.Control)
 	exporter := export.Open(targets(where.Records), d.Log)
 	defer exporter.Close(exportTimeout)
 	options.Tell, options.Troubles = d.recordSink(where.Records, exporter), exporter.Troubles
@@ -171,6 +172,7 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 	group.Go(func() error { return gw.Run(ctx, world, func() { close(ready) }) })
 	if socket != nil {
 		group.Go(func() error { return operators.Serve(ctx, socket) })
+		group.Go(func() error { return d.keepSocket(ctx, socketWatch, where.Control) })
 	}
 	if where.Metrics != "" {
 		group.Go(func() error { return d.metrics(ctx, where.Metrics, gw) })
@@ -190,6 +192,37 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 		err = nil
 	}
 	return err
+}
+
+// socketTime is how long the control socket must be gone to be missed.
+const socketTime = time.Second
+
+// watchSocket returns a watch on the control socket, nil where there can be none. It is
+// made before the daemon locks itself in.
+func (d *Daemon) watchSocket(path string) *fileWatch {
+	w, err := newFileWatch([]string{path})
+	if err != nil {
+		d.Log.Warn("nothing tells when the control socket is deleted: should operators get no answer, restart the daemon", "err", err)
+		return nil
+	}
+	w.quiet = socketTime
+	return w
+}
+
+// keepSocket returns an error when the control socket's file is gone, which keeps
+// operators out: locked in, the daemon can make no other. Where systemd starts it
+// again, the daemon ends for that; the fence stands meanwhile, and grants and
+// sessions live on.
+func (d *Daemon) keepSocket(ctx context.Context, w *fileWatch, path string) error {
+	if w.wait(ctx) == "" {
+		return nil
+	}
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		return fmt.Errorf("the control socket %q was deleted: the daemon starts again to make it anew", path)
+	}
+	d.Log.Error("the control socket was deleted, and operators get no answer: restart the daemon", "socket", path)
+	<-ctx.Done()
+	return nil
 }
 
 // errStop ends the group of tasks: somebody asked for it.

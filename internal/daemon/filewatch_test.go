@@ -4,9 +4,12 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -82,6 +85,46 @@ func TestAVigilEndsWithItsContext(t *testing.T) {
 		if got := <-done; got != "" {
 			t.Errorf("replaced: %q", got)
 		}
+	}
+}
+
+// A control socket that is deleted ends a daemon that systemd starts again, and is
+// told in the log of another; one that is closed at the end is no reason.
+func TestADeletedControlSocket(t *testing.T) {
+	for _, notify := range []string{"", "/run/systemd/notify"} {
+		t.Setenv("NOTIFY_SOCKET", notify)
+		path := filepath.Join(t.TempDir(), "control.sock")
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log := &said{lines: make(chan string, 1)}
+		d := &Daemon{Log: log.logger()}
+		w := d.watchSocket(path)
+		w.quiet = 0
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- d.keepSocket(ctx, w, path) }()
+		l.Close() // and with it the file
+		if notify != "" {
+			want := fmt.Sprintf("the control socket %q was deleted: the daemon starts again to make it anew", path)
+			if err := <-done; err == nil || err.Error() != want {
+				t.Errorf("under systemd: %v, want %q", err, want)
+			}
+		} else if line := <-log.lines; !strings.Contains(line, "the control socket was deleted, and operators get no answer: restart the daemon") {
+			t.Errorf("the log has %q", line)
+		}
+		cancel()
+		if notify == "" {
+			if err := <-done; err != nil {
+				t.Errorf("at the end: %v", err)
+			}
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := new(Daemon).keepSocket(ctx, nil, "x"); err != nil {
+		t.Errorf("at the end: %v", err)
 	}
 }
 

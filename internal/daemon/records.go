@@ -9,12 +9,13 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/export"
 	"github.com/doorward/doorward/internal/gateway"
+	"github.com/doorward/doorward/internal/journal"
 )
 
 // targets are who is sent the records of the audit trail.
 func targets(r config.Records) (all []export.Target) {
 	if r.Journal {
-		all = append(all, export.Target{Form: export.Journal, Network: "unixgram", Address: export.JournalSocket})
+		all = append(all, export.Target{Form: export.Journal, Network: "unixgram", Address: journal.Socket})
 	}
 	for _, s := range r.Syslog {
 		if s == "" {

@@ -32,9 +32,6 @@ const (
 	Syslog
 )
 
-// JournalSocket is where the journal is told.
-const JournalSocket = "/run/systemd/journal/socket"
-
 // Target is a receiver of records.
 type Target struct {
 	Form    Form

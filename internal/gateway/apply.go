@@ -191,7 +191,7 @@ func (g *Gateway) acceptable(a *applying) error {
 	case a.confirm == 0 && !a.force && g.applied.Rejected != nil && bytes.Equal(a.text, g.applied.Rejected):
 		return refused(g.opts.Path+" was rolled back, and has not changed since",
 			"change it, or doorward apply --confirm 60s; doorward apply --force uses it for good")
-	case a.config.Gateway != g.config.Gateway:
+	case a.config.Gateway.AtStart() != g.config.Gateway.AtStart():
 		return refused("the keys of [gateway] are read at the start only", "systemctl restart doorward")
 	case a.walled != nil:
 		e := refused(a.walled.Error(), "")

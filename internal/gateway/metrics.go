@@ -27,7 +27,7 @@ func (g *Gateway) ReadMetrics() control.GatewayMetrics {
 	v.Doors = append([]control.DoorMetrics(nil), v.Doors...)
 	for i := range v.Doors {
 		d := &v.Doors[i]
-		d.Refused, d.Sessions = read.refused[d.Name], read.sessions[d.Name]
+		d.PacketsRefused, d.Sessions = read.refused[d.Name], read.sessions[d.Name]
 	}
 	if hearsDatagrams(s.doors) {
 		c := g.world.Datagrams.Counts()

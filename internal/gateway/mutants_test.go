@@ -35,6 +35,7 @@ var elsewhere = map[string]string{
 	"internal/service":   "^Test(NamesByLinks|PolkitRule|Refused|RestartIsNoStop)$",
 	"internal/doctor":    "^TestUnit",
 	"internal/visit":     "^Test(Wait|ASlow)",
+	"internal/turns":     ".",
 	"cmd/doorward":       ".",
 }
 

@@ -32,7 +32,7 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	s.Doors = slices.Clone(s.Doors)
 	for i := range s.Doors {
 		d := &s.Doors[i]
-		d.Refused, d.Sessions, d.Live = read.refused[d.Name], read.sessions[d.Name], read.live[d.Name]
+		d.PacketsRefused, d.Sessions, d.Live = read.refused[d.Name], read.sessions[d.Name], read.live[d.Name]
 		if d.Live == nil {
 			d.Live = []control.Session{}
 		}

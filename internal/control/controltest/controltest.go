@@ -84,7 +84,7 @@ func (b *Backend) ReadMetrics() control.GatewayMetrics {
 		Turns: &control.Spans{}, Waits: &control.Spans{},
 		Datagrams: map[string]uint64{"foreign": 1}, Events: map[string]map[string]uint64{"": s.Events}}
 	for _, d := range s.Doors {
-		of := control.DoorMetrics{Name: d.Name, State: d.State, Sessions: d.Sessions, Refused: d.Refused,
+		of := control.DoorMetrics{Name: d.Name, State: d.State, Sessions: d.Sessions, PacketsRefused: d.PacketsRefused,
 			Grants: max(d.GrantsTotal, len(d.Grants)), Penalties: max(d.PenaltiesTotal, len(d.Penalties)),
 			Refusals: map[string]uint64{"port": uint64(len(d.Refusals))}, LastDark: d.Since, Logs: new(bool)}
 		if d.Service != "" {
