@@ -138,7 +138,6 @@ var arrows = map[string]map[string]string{
 		"internal/presence": "whether flows can be seen",
 		"internal/setup":    "what a first configuration says",
 		"internal/files":    "reads what it is given",
-		"internal/legible":  "prints what strangers had a hand in",
 		"internal/doctor":   "doctor",
 		"internal/service":  "writes the polkit rule; doctor asks units about themselves",
 	},
@@ -146,7 +145,6 @@ var arrows = map[string]map[string]string{
 	// What people and scripts read.
 	"internal/output": {"internal/control": "the version of the JSON", "internal/legible": "strangers had a hand in some"},
 	"internal/view": {"internal/output": "prints", "internal/control": "what is told", "internal/audit": "the trail's records",
-		"internal/legible": "strangers had a hand in some"},
 	"internal/when": {},
 
 	// The visitor's side: no part of the daemon.
