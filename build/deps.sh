@@ -38,7 +38,9 @@ debootstrap debootstrap
 iptables iptables
 ufw ufw ufw
 firewalld firewalld firewalld
-dbus-daemon dbus"
+dbus-daemon dbus
+ansible-playbook ansible-core
+ansible-lint ansible-lint"
 bench="$demo
 strace strace
 iptables iptables
