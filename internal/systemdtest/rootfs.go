@@ -20,7 +20,7 @@ import (
 // openrc-run only.
 const (
 	suite    = "bookworm"
-	packages = "systemd,systemd-sysv,libpam-systemd,dbus,polkitd,openssh-server,nftables,iproute2,openrc,python3,python3-apt,sudo"
+	packages = "systemd,systemd-sysv,libpam-systemd,dbus,polkitd,openssh-server,nftables,iproute2,openrc"
 	stamp    = "etc/doorward-test-recipe" // in the tree: what it was made from
 	recipe   = suite + " " + packages + "\n"
 )
