@@ -36,8 +36,9 @@ The file is readable by root and the group doorward only. It is checked like
 doorward check does before it is written, and it is written as a whole or not at all.
 Nothing is started: the last words say what to do next.
 
-An existing file stays, and to change what it says, edit it. With --force it is kept
-beside the new one, as FILE.~1~, FILE.~2~ and so on. The knocks that it has for the
+A file that has nothing but comments, as packages install it, is written over. Any
+other file stays, and to change what it says, edit it. With --force it is kept beside
+the new one, as FILE.~1~, FILE.~2~ and so on. The knocks that it has for the
 door are taken over, unless one of the flags about the knock is there; everything
 else is as the flags and the proposals say. What became of the former doors and
 knocks is said.
@@ -237,7 +238,8 @@ func notWritten(err error) error {
 
 // place puts the file where it belongs.
 func (o *initOptions) place(text string) error {
-	if _, err := os.Lstat(o.output); err == nil && !o.force {
+	blank := blankFile(o.output)
+	if _, err := os.Lstat(o.output); err == nil && !o.force && blank == nil {
 		return withHint(fmt.Errorf("%q exists", o.output),
 			"to change what it says, edit it, and then: doorward check %s; --force writes another, and keeps this one beside it",
 			files.Quoted(o.output))
@@ -252,11 +254,22 @@ func (o *initOptions) place(text string) error {
 	if err := files.MakeDirectory(dir, 0o750, group); err != nil {
 		return fmt.Errorf("make directory %q: %w", dir, err)
 	}
-	change, err := share.Stage([]share.File{{Path: path, Text: []byte(text), Mode: 0o640, Group: group, New: !o.force, Backup: o.force}})
+	change, err := share.Stage([]share.File{{Path: path, Text: []byte(text), Mode: 0o640, Group: group,
+		New: !o.force && blank == nil, Was: blank, Backup: o.force && blank == nil}})
 	if err != nil {
 		return err
 	}
 	defer change.Close()
 	o.former.path = change.Backup(path)
 	return change.Commit()
+}
+
+// blankFile is the text of a configuration that says nothing, such as packages
+// bring; nil if the file says something, cannot be read, or is not there.
+func blankFile(path string) []byte {
+	text, err := config.Read(path)
+	if err != nil || !config.Blank(text) {
+		return nil
+	}
+	return append([]byte{}, text...) // an empty file's is not nil
 }

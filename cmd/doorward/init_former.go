@@ -19,8 +19,8 @@ type former struct {
 
 // read reads the file, if there is one.
 func (f *former) read(path string) {
-	c, _, err := config.Load(path)
-	*f = former{config: c, broken: err != nil && !errors.Is(err, fs.ErrNotExist)}
+	c, text, err := config.Load(path)
+	*f = former{config: c, broken: err != nil && !errors.Is(err, fs.ErrNotExist) && !config.Blank(text)}
 	if err != nil {
 		f.config = nil
 	}

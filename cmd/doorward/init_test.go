@@ -290,6 +290,21 @@ func TestInitWrites(t *testing.T) {
 		t.Error("the existing file has changed without --force")
 	}
 
+	blank := filepath.Join(dir, "blank.toml")
+	for _, force := range []string{"--force=false", "--force"} {
+		if err := os.WriteFile(blank, []byte("# nothing yet\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		status, out, errs := runInit(machineOf(), "", append(args, "-o", blank, force)...)
+		if status != 0 || errs != "" || strings.Contains(out, "before") {
+			t.Errorf("%s over a file of comments: status %d, %s%s\nwant 0, and not a word of the file before", force, status, out, errs)
+		}
+		wantModes(t, map[string]fs.FileMode{blank: 0o640})
+		if now, _ := os.ReadFile(blank); !bytes.Equal(now, first) {
+			t.Errorf("%s over a file of comments wrote\n%s\nwant\n%s", force, now, first)
+		}
+	}
+
 	link := filepath.Join(dir, "link.toml")
 	if err := os.Symlink(file, link); err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ var arrows = map[string]map[string]string{
 	"internal/audit":   {},
 	"internal/files":   {},
 	"internal/legible": {},
+	"internal/version": {},
 	"internal/tables":  {"internal/port": "ports in their checked form"},
 	"internal/config": {"internal/port": "ports in their checked form", "internal/files": "the file is root's alone to write",
 		"internal/tables": "reads the file", "internal/knock": "rules of knocks", "internal/kinds": "which knocks there are"},
@@ -48,6 +49,7 @@ var arrows = map[string]map[string]string{
 		"internal/door": "the source that stands for everybody"},
 
 	"internal/control": {
+		"internal/version":     "the metrics name the build",
 		"internal/legible":     "what a client says of itself",
 		"internal/descriptors": "its share of files",
 		"internal/audit":       "the audit trail's records are part of the answers",
@@ -76,6 +78,13 @@ var arrows = map[string]map[string]string{
 		"internal/store":     "keeps what must survive",
 	},
 	"internal/export":        {"internal/audit": "what is sent", "internal/legible": "records have strangers' text"},
+	"internal/removal": {
+		"internal/config":   "which doors there are",
+		"internal/fence":    "guards what stays closed",
+		"internal/port":     "plain types",
+		"internal/service":  "starts what is to run",
+		"internal/sockdiag": "whether a service runs that is no unit",
+	},
 	"internal/launcher":      {"internal/service": "carries start and stop of commands out"},
 	"internal/cage":          {},
 	"internal/cage/intruder": {"internal/cage": "what it tries to get out of"},
@@ -99,9 +108,11 @@ var arrows = map[string]map[string]string{
 		"internal/store":       "opens the one that the gateway is given",
 	},
 	"cmd/doorwardd": {
-		"internal/config": "--check",
-		"internal/daemon": "runs it",
-		"internal/fence":  "--cleanup",
+		"internal/config":  "--check",
+		"internal/daemon":  "runs it",
+		"internal/fence":   "--cleanup",
+		"internal/removal": "--retire",
+		"internal/version": "--version",
 	},
 	"cmd/doorward": {
 		"internal/port":     "plain types",

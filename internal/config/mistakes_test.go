@@ -10,7 +10,7 @@ type mistakeCase struct {
 
 var formCases = []mistakeCase{
 	{"empty file", "", []string{
-		`1: door: missing: there is nothing to guard: allowed are tables such as [door.ssh]`}},
+		`1: door: missing: there is nothing to guard: allowed are tables such as [door.ssh], which doorward init writes`}},
 	{"no TOML", "[door.ssh]\nports = [\n", []string{`2: not TOML: array is incomplete`}},
 	{"a key twice", "[gateway]\nstate = \"/a\"\nstate = \"/b\"\n", []string{
 		`3: state: not TOML: key state is already defined`}},
@@ -144,7 +144,7 @@ touch = [59100]
 	}},
 	{"door is no table", "door = 1\n", []string{`1: door: 1: an integer, not a table: allowed are tables: write [door]`}},
 	{"no doors in the table", "[door]\n", []string{
-		`1: door: missing: there is nothing to guard: allowed are tables such as [door.ssh]`}},
+		`1: door: missing: there is nothing to guard: allowed are tables such as [door.ssh], which doorward init writes`}},
 	{"gateway paths", `[gateway]
 state = "var/lib"
 control = "/run/../run/x.sock"

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/pelletier/go-toml/v2"
+
 	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/tables"
 )
@@ -35,6 +37,13 @@ func Read(path string) ([]byte, error) {
 		return nil, fmt.Errorf("read configuration: %w", mend(path, err))
 	}
 	return text, nil
+}
+
+// Blank reports whether a text says nothing: it has comments and empty lines at most.
+// Packages bring such a configuration, and init writes over it.
+func Blank(text []byte) bool {
+	var said map[string]any
+	return toml.Unmarshal(text, &said) == nil && len(said) == 0
 }
 
 // Hash names a text: its SHA-256 in hex, "" for none (nil).
@@ -91,7 +100,7 @@ func read(root *tables.Table) *Config {
 	names, _ := key.V.(map[string]any)
 	if len(names) == 0 {
 		key.V = nil
-		key.Wrong("missing: there is nothing to guard", "tables such as [door.ssh]")
+		key.Wrong("missing: there is nothing to guard", "tables such as [door.ssh], which doorward init writes")
 	}
 	c := &checker{}
 	for _, name := range slices.Sorted(maps.Keys(names)) {

@@ -247,3 +247,17 @@ func TestRecords(t *testing.T) {
 		}
 	}
 }
+
+func TestBlank(t *testing.T) {
+	for text, want := range map[string]bool{
+		"":                            true,
+		"# nothing yet\n\n  # here\n": true,
+		"[gateway]\n":                 false,
+		"x = 1":                       false,
+		"no TOML":                     false,
+	} {
+		if got := Blank([]byte(text)); got != want {
+			t.Errorf("Blank(%q) = %v, want %v", text, got, want)
+		}
+	}
+}

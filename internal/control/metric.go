@@ -1,13 +1,12 @@
 package control
 
 import (
-	"cmp"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/version"
 )
 
 // Metric is one of doorward's metrics, as its manual has it. Names and labels are by
@@ -68,7 +67,7 @@ func Refusal(reason string) string {
 var metrics = []Metric{
 	{Name: "doorward_build_info", Type: gauge, Labels: []string{"version", "goversion", "revision"},
 		Help:   "The daemon's version, the Go that built it, and the commit that it was built from; always 1.",
-		values: func(v *Vitals, is func(float64, ...string)) { is(1, v.Version, runtime.Version(), revision()) }},
+		values: func(v *Vitals, is func(float64, ...string)) { is(1, v.Version, runtime.Version(), version.Commit()) }},
 	{Name: "doorward_problems", Type: gauge, Labels: []string{"code"},
 		Help:   "Reasons for which /healthz fails, by their code.",
 		Note:   "0 for all while the doors are guarded and usable. The codes are below.",
@@ -291,27 +290,6 @@ func datagrams(v *Vitals, is func(float64, ...string)) {
 	for why, n := range v.Datagrams {
 		is(float64(n), why)
 	}
-}
-
-// revision is the commit that the program was built from, as the go command has
-// written it down, "unknown" where it has not.
-func revision() string {
-	info, _ := debug.ReadBuildInfo()
-	if info == nil {
-		return "unknown"
-	}
-	of := func(key string) string {
-		i := slices.IndexFunc(info.Settings, func(s debug.BuildSetting) bool { return s.Key == key })
-		if i < 0 {
-			return ""
-		}
-		return info.Settings[i].Value
-	}
-	commit := of("vcs.revision")
-	if commit != "" && of("vcs.modified") == "true" {
-		commit += "-modified"
-	}
-	return cmp.Or(commit, "unknown")
 }
 
 // seconds is a time as metrics have it, 0 for the zero time.
