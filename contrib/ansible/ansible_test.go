@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -46,10 +47,24 @@ func TestRole(t *testing.T) {
 	g.goesBack(t)
 }
 
-// refusesToBegin: a configuration with a mistake leaves the machine alone, and the mistake
-// is told.
+// refusesToBegin: what cannot end well is not begun.
 func (g *gate) refusesToBegin(t *testing.T) {
 	t.Helper()
+	g.m.Run("systemd-run", "--unit=doorward-way-back", "--on-active=1h", "/bin/true")
+	out := g.fails(t, knockOne+g.packages(t))
+	if want := "an earlier run was broken off at its first knock"; !strings.Contains(out, want) {
+		t.Errorf("the play does not say %q:\n%s", want, out)
+	}
+	g.m.Run("systemctl", "stop", "doorward-way-back.timer")
+
+	out = g.fails(t, "doorward_listen: [25001, 25001, 25002]\ndoorward_touch: [25001, 25003]\n")
+	if want := `nothing was changed: the configuration has mistakes: line 10: door.ssh.knock[0].listen[1]: listed twice; ` +
+		`line 11: door.ssh.knock[0].touch[1]: not in \"listen\": nobody would hear it"`; !strings.Contains(out, want) {
+		t.Errorf("the play does not say %q:\n%s", want, out)
+	}
+	if got := g.show("doorward.service", "ActiveState"); got != "inactive" {
+		t.Errorf("doorward.service is %s", got)
+	}
 }
 
 // failsAtFirst: the first knock is in vain, and the machine is as it was.
@@ -59,7 +74,7 @@ func (g *gate) failsAtFirst(t *testing.T) {
 	g.m.Run("nft", "-f", "/run/wall.nft")
 	defer g.m.Run("nft", "delete", "table", "inet", "wall")
 	out := g.fails(t, knockOne)
-	if want := "was not complete"; !strings.Contains(out, want) {
+	if want := "was not complete: touch 2 had no answer"; !strings.Contains(out, want) {
 		t.Errorf("the play does not say that the knock %s:\n%s", want, out)
 	}
 	if got := g.m.Run("nft", "list", "tables"); strings.Contains(got, "doorward") {
@@ -97,7 +112,7 @@ func (g *gate) guards(t *testing.T) {
 func (g *gate) changesNothing(t *testing.T) {
 	t.Helper()
 	g.isDark(t)
-	if r := g.plays(t, knockOne); r.changed != 0 {
+	if r := g.plays(t, knockOne+g.packages(t)); r.changed != 0 {
 		t.Errorf("the second run has changed something:\n%s", r.out)
 	}
 }
@@ -133,8 +148,9 @@ func (g *gate) goesBack(t *testing.T) {
 	before := g.status(t).ConfigHash
 	g.m.Run("nft", "-f", "/run/wall.nft")
 	defer g.m.Run("nft", "delete", "table", "inet", "wall")
-	out := g.fails(t, knockOne)
-	for _, want := range []string{"was not complete", "The configuration from before is in use again"} {
+	// It has another unit, too: the one before can be started all the same.
+	out := g.fails(t, knockOne+"doorward_unit: ssh.socket\n")
+	for _, want := range []string{"was not complete: touch 2 had no answer", "The configuration from before is in use"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the play does not say %q:\n%s", want, out)
 		}
@@ -153,6 +169,9 @@ const (
 	knockTwo    = "doorward_listen: [25101, 25102, 25103, 25104]\ndoorward_touch: [25102, 25103]\n"
 	secondTouch = "25001"
 )
+
+// secret finds ports of the knocks.
+var secret = regexp.MustCompile(`\b25(00|10)[1-4]\b`)
 
 // gate is a machine that Ansible is to guard, and where Ansible runs.
 type gate struct {
@@ -176,8 +195,8 @@ func newGate(t *testing.T) *gate {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	g := &gate{m: systemdtest.Boot(t, ns), visitor: visitor, dir: dir, bin: filepath.Join(dir, "bin")}
-	g.debs = packages(t, g.bin)
+	g := &gate{m: systemdtest.BootSuite(t, systemdtest.Managed, ns), visitor: visitor, dir: dir, bin: filepath.Join(dir, "bin")}
+	g.debs = build(t, g.bin)
 	g.m.Run("useradd", "--create-home", "--shell", "/bin/sh", "deploy")
 	g.m.Write("/etc/sudoers.d/deploy", "deploy ALL=(ALL) NOPASSWD: ALL\n", 0o440)
 	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", dir+"/key").CombinedOutput(); err != nil {
@@ -195,6 +214,16 @@ func newGate(t *testing.T) *gate {
 		}
 	})
 	return g
+}
+
+// packages are doorward's, as a variable of the role.
+func (g *gate) packages(t *testing.T) string {
+	t.Helper()
+	list, err := json.Marshal(g.debs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "doorward_packages: " + string(list) + "\n"
 }
 
 // recap is the end of what Ansible prints.
@@ -245,11 +274,10 @@ func (g *gate) play(t *testing.T, vars string, args ...string) (string, error) {
 		ssh += ` -o ProxyCommand="` + g.bin + `/doorward knock --from ` + g.dir + `/gate.knock --stdio"`
 	}
 	write("inventory", fmt.Sprintf("[gateways]\ngate ansible_host=192.0.2.1 ansible_user=deploy ansible_ssh_private_key_file=%s/key ansible_ssh_common_args='%s'\n", g.dir, ssh))
-	packages, err := json.Marshal(g.debs)
-	if err != nil {
-		t.Fatal(err)
+	if !strings.Contains(vars, "doorward_packages") {
+		vars += "doorward_packages: []\n" // each takes a while, also when it is there
 	}
-	write("vars.yml", vars+"doorward_packages: "+string(packages)+"\ndoorward_client: "+g.bin+"/doorward\n")
+	write("vars.yml", vars+"doorward_client: "+g.bin+"/doorward\n")
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	cmd := g.visitor.Command(ctx, "ansible-playbook", append([]string{"-i", g.dir + "/inventory", "-e", "@" + g.dir + "/vars.yml",
@@ -260,7 +288,7 @@ func (g *gate) play(t *testing.T, vars string, args ...string) (string, error) {
 	out, err := cmd.CombinedOutput()
 	t.Logf("ansible-playbook took %v", time.Since(begun).Round(time.Second))
 	g.disconnect(t)
-	for _, port := range regexp.MustCompile(`\b25\d\d\d\b`).FindAllString(string(out), -1) {
+	for _, port := range secret.FindAllString(string(out), -1) {
 		t.Errorf("Ansible tells of the knock's port %s", port)
 	}
 	return string(out), err
@@ -280,29 +308,28 @@ func (g *gate) disconnect(t *testing.T) {
 	}
 }
 
-// packages makes the packages of the programs that are built into bin.
-func packages(t *testing.T, bin string) []string {
+// build builds doorward's packages, and unpacks the client's into bin.
+func build(t *testing.T, bin string) (debs []string) {
 	t.Helper()
-	root := t.TempDir()
-	script := `set -e
-cd ../..
-CGO_ENABLED=0 go build -trimpath -o "$1/" ./cmd/doorward ./cmd/doorwardd
-install -D -m 755 -t "$2/usr/sbin" "$1/doorwardd"
-install -D -m 755 -t "$2/usr/bin" "$1/doorward"
-install -D -m 644 packaging/doorward.service "$2/usr/lib/systemd/system/doorward.service"
-install -D -m 644 packaging/doorward.sysusers "$2/usr/lib/sysusers.d/doorward.conf"
-install -D -m 644 packaging/doorward.tmpfiles "$2/usr/lib/tmpfiles.d/doorward.conf"
-install -D -m 644 packaging/doorward-dbus.conf "$2/usr/share/dbus-1/system.d/doorward.conf"
-mkdir -p "$2/DEBIAN"
-printf 'Package: doorward\nVersion: 1.0\nArchitecture: amd64\nMaintainer: x <x@example.org>\nDescription: x\n' >"$2/DEBIAN/control"
-printf '#!/bin/sh\nset -e\nsystemd-sysusers doorward.conf\nsystemd-tmpfiles --create doorward.conf\nsystemctl daemon-reload\nbusctl call org.freedesktop.DBus / org.freedesktop.DBus ReloadConfig\n' >"$2/DEBIAN/postinst"
-chmod 755 "$2/DEBIAN/postinst"
-dpkg-deb -Znone --root-owner-group --build "$2" "$1/doorward.deb"
-`
-	if out, err := exec.CommandContext(t.Context(), "sh", "-c", script, "sh", bin, root).CombinedOutput(); err != nil {
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), "sh", "-euc",
+		`FORMATS=deb build/packages.sh "$1" "$2" && dpkg-deb --fsys-tarfile "$1"/doorward-client_*.deb | tar -x -C "$1" ./usr/bin`,
+		"sh", dir, runtime.GOARCH)
+	cmd.Dir = "../.."
+	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build the packages: %v\n%s", err, out)
 	}
-	return []string{bin + "/doorward.deb"}
+	for _, name := range []string{"doorward-client", "doorward"} {
+		found, err := filepath.Glob(dir + "/" + name + "_*.deb")
+		if err != nil || len(found) != 1 {
+			t.Fatalf("the packages of %s are %q, %v", name, found, err)
+		}
+		debs = append(debs, found[0])
+	}
+	if err := os.Rename(dir+"/usr/bin", bin); err != nil {
+		t.Fatal(err)
+	}
+	return debs
 }
 
 // isDark closes the door, and holds that sshd cannot be reached and does not run.
