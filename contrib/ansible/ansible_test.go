@@ -45,6 +45,7 @@ func TestRole(t *testing.T) {
 	g.tries(t)
 	g.changes(t)
 	g.goesBack(t)
+	g.keepsSecrets(t)
 }
 
 // refusesToBegin: what cannot end well is not begun.
@@ -161,6 +162,21 @@ func (g *gate) goesBack(t *testing.T) {
 	}
 	g.isDark(t)
 	g.knocks(t, "by the knock from before", "25102,25103")
+}
+
+// keepsSecrets: what Ansible has written to the machine's log has no knock in it. Its
+// own output is looked through by play.
+func (g *gate) keepsSecrets(t *testing.T) {
+	t.Helper()
+	log := g.m.Run("journalctl", "--no-pager", "--output=cat")
+	if !strings.Contains(log, "Invoked with") {
+		t.Error("Ansible has logged nothing on the machine: that proves nothing")
+	}
+	for line := range strings.Lines(log) {
+		if secret.MatchString(line) {
+			t.Errorf("the machine's log tells of the knock: %s", line)
+		}
+	}
 }
 
 // The two knocks of the test, and the port of the first that a firewall drops.
