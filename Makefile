@@ -9,7 +9,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || echo s
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export CGO_ENABLED ?= 0
 
-.PHONY: all build packages cross install uninstall demo test model campaign campaign-mutants bench lint fuzz generate deps clean
+.PHONY: all build packages dist cross install uninstall demo test model campaign campaign-mutants bench lint fuzz generate deps clean
 all: build
 
 build: # the two programs, static, into bin/
@@ -18,6 +18,9 @@ build: # the two programs, static, into bin/
 
 packages: # .deb, .rpm and .apk of daemon and client, into dist/; ARCHES=amd64 for one
 	@build/packages.sh dist $(ARCHES)
+
+dist: # archives for Linux, macOS and Windows, SBOMs and SHA256SUMS, into dist/; after make packages
+	@build/dist.sh dist
 
 cross: # the visitor's side builds everywhere, the daemon on other Linuxes
 	@build/cross.sh
