@@ -92,4 +92,4 @@ for arch in "$@"; do
 		pack "$format" "$arch"
 	done
 done
-ls -l "$out"/*.deb "$out"/*.rpm "$out"/*.apk
+ls -l "$out"
