@@ -38,7 +38,11 @@ debootstrap debootstrap
 iptables iptables
 ufw ufw ufw
 firewalld firewalld firewalld
-dbus-daemon dbus"
+dbus-daemon dbus
+git git
+rpm rpm
+lintian lintian
+zip zip"
 bench="$demo
 strace strace
 iptables iptables
