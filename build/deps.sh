@@ -40,7 +40,11 @@ ufw ufw ufw
 firewalld firewalld firewalld
 dbus-daemon dbus
 ansible-playbook ansible-core
-ansible-lint ansible-lint"
+ansible-lint ansible-lint
+git git
+rpm rpm
+lintian lintian
+zip zip"
 bench="$demo
 strace strace
 iptables iptables
