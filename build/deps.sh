@@ -40,7 +40,13 @@ iptables iptables
 ufw ufw ufw
 firewalld firewalld firewalld
 dbus-daemon dbus
-crun crun"
+crun crun
+ansible-playbook ansible-core
+ansible-lint ansible-lint
+git git
+rpm rpm
+lintian lintian
+zip zip"
 bench="$demo
 strace strace
 iptables iptables

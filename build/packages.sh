@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the packages of the daemon and of the client: .deb, .rpm and .apk for each
-# architecture. packages.sh DIRECTORY [ARCHITECTURE...]
+# architecture. packages.sh DIRECTORY [ARCHITECTURE...]; FORMATS=deb for those alone
 #
 # The same commit gives the same bytes: all files have the commit's time, and
 # nothing comes from the machine that builds but the Go that go.mod names.
@@ -18,8 +18,9 @@ export SOURCE_DATE_EPOCH
 mkdir -p "$out"
 rm -f "$out"/*.deb "$out"/*.rpm "$out"/*.apk "$out/SHA256SUMS" # of another version
 out=$(cd "$out" && pwd)
-# The scripts' times are in some of the packages.
+# The scripts' times and modes are in some of the packages.
 cp -r packaging "$work/packaging"
+chmod -R u=rwX,go=rX "$work/packaging"
 find "$work/packaging" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 
 # stage FORMAT: what goes where, below $work/daemon and $work/client
@@ -92,4 +93,4 @@ for arch in "$@"; do
 		pack "$format" "$arch"
 	done
 done
-ls -l "$out"/*.deb "$out"/*.rpm "$out"/*.apk
+ls -l "$out"

@@ -66,7 +66,7 @@ func newLife(t *testing.T, suite, before, now, built string) *life {
 	l.key = authorize(t, l.m)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Log(l.m.Run("journalctl", "--no-pager", "--unit=doorward.service"))
+			t.Log(l.m.Run("journalctl", "--no-pager", "--unit=doorward.service", "--unit=ssh.service"))
 		}
 	})
 	return l
@@ -397,13 +397,14 @@ func (l *life) staysClosed() {
 	l.apt("purge doorward")
 	l.is("panel.service", "inactive", "enabled")
 
-	// One in the same boot opens it.
+	// One in the same boot opens it, also what nothing but somebody's hand had started.
+	l.m.Run("systemctl", "disable", "panel.service")
 	l.apt("install /now/*.deb")
 	l.guards()
 	closes()
 	l.says(l.apt("purge doorward doorward-client"), "doorward: panel.service was stopped, and runs again\n", "doorward: the fence is removed")
 	l.is("ssh.service", "active", "enabled")
-	l.is("panel.service", "active", "enabled")
+	l.is("panel.service", "active", "disabled")
 	l.gone()
 	for _, port := range []string{"22", "7777"} {
 		nstest.Eventually(l.T, "after a purge port "+port+" can be reached", func() bool { return l.strangerReaches(port) })

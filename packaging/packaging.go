@@ -24,7 +24,7 @@ func Install(write func(path, text string, mode fs.FileMode) error, run func(arg
 		{"doorward.sysusers", "/usr/lib/sysusers.d/doorward.conf", 0o644},
 		{"doorward.tmpfiles", "/usr/lib/tmpfiles.d/doorward.conf", 0o644},
 		{"doorward.init", "/etc/init.d/doorward", 0o755},
-		{"doorward-dbus.conf", "/etc/dbus-1/system.d/doorward.conf", 0o644},
+		{"doorward-dbus.conf", "/usr/share/dbus-1/system.d/doorward.conf", 0o644},
 	} {
 		text, err := files.ReadFile(f.from)
 		if err != nil {

@@ -29,7 +29,8 @@ it does not), and which ports it assigns to outgoing connections, since one of t
 may take a UDP port that a door guards. Whether ports are free, units exist and logs
 can be read is checked by doorward doctor.
 
-The default FILE is ` + config.DefaultPath + `. The keys are explained by
+FILE is ` + config.DefaultPath + ` unless it is given, and - is standard
+input. The keys are explained by
 doorward init --reference.
 
 Exit status: 0 when there are no mistakes, warnings or not; 1 when there are, or
@@ -37,6 +38,7 @@ the file cannot be read; 2 when the command line is wrong.`
 
 const checkExamples = `  doorward check
   doorward check ./new.toml && sudo install -m 0640 -g doorward new.toml ` + config.DefaultPath + `
+  ssh root@gate.example.org doorward check - < gate.toml
   doorward check --json | jq -r '.[] | select(.level == "mistake") | .key'`
 
 func newCheck(e *env) *cobra.Command { return newCheckWith(e, setup.This()) }
@@ -85,7 +87,7 @@ type finding struct {
 
 // check judges the file at path for the machine and prints what it found.
 func check(e *env, m setup.Machine, path string, asJSON bool) error {
-	c, text, err := config.Load(path)
+	c, text, err := loadOrRead(e, &path)
 	mistakes := tables.Mistakes(err)
 	if err != nil && len(mistakes) == 0 {
 		return err
@@ -119,6 +121,21 @@ func check(e *env, m setup.Machine, path string, asJSON bool) error {
 			"doorward init --reference explains every key")
 	}
 	return err
+}
+
+// loadOrRead loads the file at path, or reads standard input for "-", which is then
+// called so. Only a file that the daemon may use has to belong to the right user.
+func loadOrRead(e *env, path *string) (*config.Config, []byte, error) {
+	if *path != "-" {
+		return config.Load(*path)
+	}
+	*path = "standard input"
+	text, err := readAll(e.stdin, config.MaxFile)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read configuration: %w", err)
+	}
+	c, err := config.Parse(*path, text)
+	return c, text, err
 }
 
 // printFindings prints mistakes and warnings for people, and the doors when

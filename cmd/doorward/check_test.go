@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/setup"
 )
 
@@ -112,5 +113,31 @@ func TestCheckTellsOfClashes(t *testing.T) {
 		if _, out, _ := runCheck(t, m, text); !strings.HasPrefix(out, "F: 1 door, no mistakes\n") {
 			t.Errorf("%s: %s\nwant no warning", name, out)
 		}
+	}
+}
+
+// A configuration that is on its way to a gateway is checked before it is a file
+// there.
+func TestCheckReadsStandardInput(t *testing.T) {
+	const good = "[door.panel]\nports = [\"8443/tcp\"]\n[[door.panel.knock]]\nkind = \"touch\"\nlisten = [11, 12, 13]\ntouch = [11, 13]\n"
+	for _, tt := range []struct {
+		name, stdin string
+		status      int
+		out, errs   string // beginnings
+	}{
+		{"a good one", good, 0, "standard input: 1 door, no mistakes\n", ""},
+		{"one with a mistake", good + "tuch = [1]\n", 1, "standard input:7: door.panel.knock[0].tuch: ", "doorward: error: standard input has 1 mistake\n"},
+		{"no end of it", strings.Repeat("#", config.MaxFile+1), 1, "",
+			"doorward: error: read configuration: standard input is longer than 1048576 bytes\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var out, errs bytes.Buffer
+			e := &env{stdin: strings.NewReader(tt.stdin), stdout: &out, stderr: &errs, getenv: func(string) string { return "" }}
+			status := run(t.Context(), e, []string{"check", "-"})
+			if status != tt.status || !strings.HasPrefix(out.String(), tt.out) || !strings.HasPrefix(errs.String(), tt.errs) {
+				t.Errorf("status %d, output %q, errors %q, want %d, %q... and %q...",
+					status, out.String(), errs.String(), tt.status, tt.out, tt.errs)
+			}
+		})
 	}
 }

@@ -93,6 +93,7 @@ var arrows = map[string]map[string]string{
 		"internal/port":     "plain types",
 		"internal/service":  "starts what is to run",
 		"internal/sockdiag": "whether a service runs that is no unit",
+		"internal/store":    "whether a service ran before",
 	},
 	"internal/daemon": {
 		"internal/descriptors": "warns of a low limit",
@@ -144,8 +145,8 @@ var arrows = map[string]map[string]string{
 
 	// What people and scripts read.
 	"internal/output": {"internal/control": "the version of the JSON", "internal/legible": "strangers had a hand in some"},
-	"internal/view": {"internal/output": "prints", "internal/control": "what is told", "internal/audit": "the trail's records",
-	"internal/when": {},
+	"internal/view":   {"internal/output": "prints", "internal/control": "what is told", "internal/audit": "the trail's records"},
+	"internal/when":   {},
 
 	// The visitor's side: no part of the daemon.
 	"internal/visit": {},

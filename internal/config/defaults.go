@@ -27,8 +27,9 @@ const (
 	month = 30 * 24 * time.Hour
 	// maxControl is sun_path of <linux/un.h> without its terminating zero.
 	maxControl = 107
-	// maxFile bounds what Load reads: a thousand doors fit many times over.
-	maxFile = 1 << 20
+	// MaxFile is the longest that a configuration may be, in bytes: a thousand doors
+	// fit many times over.
+	MaxFile = 1 << 20
 	// maxUnit is UNIT_NAME_MAX of systemd's basic/unit-name.h.
 	maxUnit = 255
 	// maxName bounds a door's name; it is part of the names of nftables sets.

@@ -32,7 +32,7 @@ func Load(path string) (*Config, []byte, error) {
 
 // Read is the text that Load checks.
 func Read(path string) ([]byte, error) {
-	text, err := files.Read(path, maxFile)
+	text, err := files.Read(path, MaxFile)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", mend(path, err))
 	}

@@ -204,7 +204,7 @@ func TestLoad(t *testing.T) {
 	}
 	good := file("good.toml", LikeTheArticle())
 	bad := file("bad.toml", "x = 1\n"+ssh+oneKnock)
-	long := file("long.toml", strings.Repeat("#", maxFile+1))
+	long := file("long.toml", strings.Repeat("#", MaxFile+1))
 	tests := []struct{ name, path, want string }{
 		{"good", good, ""},
 		{"mistake", bad, bad + ":1: x: unknown key: allowed are gateway, door"},

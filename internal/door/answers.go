@@ -56,6 +56,7 @@ func (d *Door) Runs(now time.Time) []Effect {
 		return d.opened(now)
 	case Dark, Failsafe:
 		if fresh && d.saved.State == Dark { // as it does on any machine before the door is there
+			d.saved.Ran = true
 			return []Effect{Stop{}, d.record(now, audit.EventDark, "", "",
 				"the service was running when the door was first guarded; stopping it", time.Time{})}
 		}

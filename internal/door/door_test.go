@@ -206,6 +206,9 @@ func TestAServiceBehindADarkDoorIsStopped(t *testing.T) {
 			`stopping it: "doorward open ssh --source any --for 1h" lets everybody in`)
 	s.want(s.door.Stopped(s.now, ""))
 	s.state(Dark)
+	if s.door.Saved().Ran {
+		t.Error("a service that did not run before the door is taken for one that did")
+	}
 }
 
 func TestFailsafe(t *testing.T) {

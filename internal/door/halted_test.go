@@ -166,6 +166,9 @@ func TestOrdersAndDeathsAreCountedApart(t *testing.T) {
 func TestWhatRanBeforeTheDoorIsStoppedWithoutAWarning(t *testing.T) {
 	s := newScene(t, ssh)
 	s.want(s.door.Runs(s.now), "stop", "record dark | the service was running when the door was first guarded; stopping it")
+	if !s.door.Saved().Ran {
+		t.Error("that it ran is not kept")
+	}
 	s.want(s.door.Stopped(s.now, ""))
 	s.want(s.door.Runs(s.now), "stop", "record repaired | the service was running although the door is dark; "+
 		`stopping it: "doorward open ssh --source any --for 1h" lets everybody in`)

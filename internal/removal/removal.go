@@ -9,8 +9,9 @@
 // the next boot, and what is to be typed instead is said. With All every door is
 // opened.
 //
-// A door's unit is what it would be without doorward when it runs if systemd starts
-// it at boot, and does not if not: doorward only ever starts and stops units.
+// A service is started again if it ran when its door was first guarded, or if systemd
+// starts it at boot: doorward starts and stops services, and changes nothing else of
+// them.
 package removal
 
 import (
@@ -30,6 +31,7 @@ type Door struct {
 	WayIn   bool   // people reach the machine itself by it
 	Unit    string // the unit behind it, by its own name; "" for none
 	Boot    bool   // systemd starts the unit at boot
+	Ran     bool   // the service ran when the door was first guarded
 	Command string // the program behind it, "" for none
 	Runs    bool   // the service runs; true where there is none
 }
@@ -78,7 +80,7 @@ func For(m Machine, all bool) Plan {
 		if !d.WayIn && !all {
 			if m.Fence {
 				p.Closed = append(p.Closed, i)
-				if !d.Runs && d.Unit != "" && d.Boot {
+				if !d.Runs && d.Unit != "" && (d.Boot || d.Ran) {
 					p.Later = append(p.Later, i)
 				}
 			}
@@ -88,7 +90,7 @@ func For(m Machine, all bool) Plan {
 		// Where neither the fence stands nor anything starts at boot, doorward has not
 		// been in use: then it is not doorward that has stopped the service.
 		used := m.Fence || m.Boot
-		if !d.Runs && (d.Boot || d.WayIn && used) {
+		if !d.Runs && (d.Boot || d.Ran || d.WayIn && used) {
 			p.Start = append(p.Start, i)
 		}
 		if d.WayIn && d.Unit != "" && !d.Boot && m.Boot {
@@ -100,7 +102,7 @@ func For(m Machine, all bool) Plan {
 
 // Outcome is what came of a plan.
 type Outcome struct {
-	Failed map[int]error // by door: its service was not started, or not enabled
+	Failed map[int]error // by door: its service was not started, or will not be at boot
 	Fence  bool          // the table stands
 }
 
@@ -147,7 +149,8 @@ func openWords(d *Door, started bool, failed error) string {
 	what := cmp.Or(d.Unit, d.Command)
 	switch {
 	case failed != nil:
-		return fmt.Sprintf("but %s does not run: %v. As root, type:\n    systemctl enable --now %[1]s", what, failed)
+		return fmt.Sprintf("but %s DOES NOT RUN, or will not after a boot: %v. When that is mended, type:\n"+
+			"    systemctl enable --now %[1]s", what, failed)
 	case what == "":
 		return "doorward guards it no more"
 	case started:

@@ -56,6 +56,7 @@ func with(d Door, change func(*Door)) Door {
 
 func boot(d *Door) { d.Boot = true }
 func runs(d *Door) { d.Runs = true }
+func ran(d *Door)  { d.Ran = true }
 
 func TestPlan(t *testing.T) {
 	for _, tt := range []struct {
@@ -77,6 +78,10 @@ func TestPlan(t *testing.T) {
 			Plan{Open: []int{0}, Start: []int{0}}},
 		{"a panel beside it stays closed", Machine{Fence: true, Boot: true, Doors: []Door{with(panel, boot), with(ssh, boot)}}, false,
 			Plan{Open: []int{1}, Closed: []int{0}, Start: []int{1}, Later: []int{0}}},
+		{"a panel that somebody had started", Machine{Fence: true, Boot: true, Doors: []Door{with(panel, ran)}}, false,
+			Plan{Closed: []int{0}, Later: []int{0}}},
+		{"everything, and a panel that somebody had started", Machine{Fence: true, Boot: true, Doors: []Door{with(panel, ran)}}, true,
+			Plan{Open: []int{0}, Start: []int{0}}},
 		{"a panel that was never to run by itself", Machine{Fence: true, Boot: true, Doors: []Door{panel, always}}, false,
 			Plan{Closed: []int{0, 1}}},
 		{"a panel behind no fence", Machine{Doors: []Door{with(panel, boot)}}, false, Plan{}},
@@ -136,8 +141,8 @@ FROM THE NEXT BOOT ON NOTHING GUARDS IT. To keep systemd from starting it then, 
 				"ssh.service is enabled now: after a boot nothing else would have started it. To undo that, type:\n" +
 				"    systemctl disable ssh.service\n"},
 		{"SSH does not start", Machine{Fence: true, Boot: true, Doors: []Door{ssh}}, Outcome{Failed: failed},
-			`door ssh (22/tcp) is open to everybody: but ssh.service does not run: unit "ssh.service" is masked; ` +
-				`"systemctl unmask ssh.service" lifts that. As root, type:` + "\n    systemctl enable --now ssh.service\n"},
+			`door ssh (22/tcp) is open to everybody: but ssh.service DOES NOT RUN, or will not after a boot: unit "ssh.service" is masked; ` +
+				`"systemctl unmask ssh.service" lifts that. When that is mended, type:` + "\n    systemctl enable --now ssh.service\n"},
 		{"a panel", Machine{Fence: true, Doors: []Door{with(panel, boot)}}, Outcome{Fence: true}, stays},
 		{"a panel, whose fence could not be kept", Machine{Fence: true, Doors: []Door{with(panel, boot)}}, Outcome{}, ""},
 		{"what always runs", Machine{Fence: true, Doors: []Door{always}}, Outcome{Fence: true},

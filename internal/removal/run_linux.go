@@ -20,6 +20,7 @@ import (
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/service"
 	"github.com/doorward/doorward/internal/sockdiag"
+	"github.com/doorward/doorward/internal/store"
 )
 
 // ErrRuns is returned while a daemon runs, which would undo what is done here.
@@ -134,8 +135,12 @@ func examine(ctx context.Context, conf *config.Config) (Machine, error) {
 		return m, err
 	}
 	m.Boot, _ = atBoot(ctx, ownUnit) // without systemd nothing is
+	// Without a state nothing is known of before: what starts at boot starts again.
+	kept, _ := store.Doors(conf.Gateway.State)
 	for i := range conf.Doors {
-		m.Doors = append(m.Doors, look(ctx, &conf.Doors[i]))
+		d := look(ctx, &conf.Doors[i])
+		d.Ran = slices.ContainsFunc(kept, func(k store.Door) bool { return k.Name == d.Name && k.Ran })
+		m.Doors = append(m.Doors, d)
 	}
 	return m, nil
 }
@@ -185,8 +190,8 @@ func listens(ports []port.Range) bool {
 	return err == nil && len(found) > 0
 }
 
-// atBoot says whether systemd starts a unit at boot, itself or by another that
-// starts it, such as its socket.
+// atBoot says whether systemd starts a unit at boot, itself or by another that starts
+// it, as its socket, or the service of a socket.
 func atBoot(ctx context.Context, unit string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
@@ -199,7 +204,7 @@ func atBoot(ctx context.Context, unit string) (bool, error) {
 	if base, ok := strings.CutSuffix(f.ID, ".service"); ok {
 		names = append(names, base+".socket")
 	}
-	for _, name := range slices.Concat(names, f.FedBy) {
+	for _, name := range slices.Concat(names, f.Feeds, f.FedBy) {
 		// Of names that links give it, the unit's own says it: systemctl(1), is-enabled.
 		if o, err := service.NewUnit(name, quiet).Facts(ctx); err == nil && o.Load == "loaded" && o.Enabled == "enabled" {
 			return true, nil
@@ -217,14 +222,25 @@ func start(ctx context.Context, conf *config.Config, m Machine, p Plan) map[int]
 		}
 	}
 	for _, i := range p.Enable {
-		ctx, cancel := context.WithTimeout(ctx, askTime)
-		err := service.NewUnit(m.Doors[i].Unit, slog.New(slog.DiscardHandler)).Enable(ctx)
-		cancel()
-		if err != nil && failed[i] == nil {
+		if err := enable(ctx, m.Doors[i].Unit); err != nil && failed[i] == nil {
 			failed[i] = err
 		}
 	}
 	return failed
+}
+
+// enable has a unit started at boot.
+func enable(ctx context.Context, unit string) error {
+	asking, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	if err := service.NewUnit(unit, slog.New(slog.DiscardHandler)).Enable(asking); err != nil {
+		return err
+	}
+	// A unit without an [Install] section cannot be, which is no error to systemd.
+	if boot, err := atBoot(ctx, unit); err == nil && !boot {
+		return fmt.Errorf("unit %q cannot be enabled: it has no [Install] section", unit)
+	}
+	return nil
 }
 
 func startOne(ctx context.Context, d *config.Door) error {

@@ -26,17 +26,26 @@ const (
 // Suites are the Debian releases that can be booted. The first is the default.
 var Suites = [...]string{"bookworm", "trixie"}
 
-// contents are the packages of a suite. From trixie on, openrc cannot be installed
-// beside systemd-sysv.
-func contents(suite string) string {
-	if suite == "bookworm" {
-		return packages + ",openrc"
+// Managed is the first suite with what Ansible needs of a machine.
+const Managed = "bookworm+ansible"
+
+// contents are the release of a suite and its packages. From trixie on, openrc cannot
+// be installed beside systemd-sysv.
+func contents(suite string) (release, include string) {
+	switch suite {
+	case "bookworm":
+		return suite, packages + ",openrc"
+	case Managed:
+		return "bookworm", packages + ",python3,python3-apt,sudo"
 	}
-	return packages
+	return suite, packages
 }
 
 // recipe is what the tree of a suite is made from.
-func recipe(suite string) string { return suite + " " + contents(suite) + "\n" }
+func recipe(suite string) string {
+	release, include := contents(suite)
+	return release + " " + include + "\n"
+}
 
 // buildLimit is how long making the tree may take; about a minute is usual.
 const buildLimit = 8 * time.Minute
@@ -119,11 +128,12 @@ func build(ctx context.Context, suite, root string) error {
 		return err
 	}
 	defer out.Close()
+	release, include := contents(suite)
 	// In a mount namespace of its own, so that what debootstrap mounts is gone
 	// with it however it ends. Nothing of this machine's environment may leak
 	// in; SYSTEMD_OFFLINE keeps maintainer scripts from its systemd.
 	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--propagation=private", "--",
-		"debootstrap", "--variant=minbase", "--include="+contents(suite), suite, tmp)
+		"debootstrap", "--variant=minbase", "--include="+include, release, tmp)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "HOME=/root",
 		"DEBIAN_FRONTEND=noninteractive", "SYSTEMD_OFFLINE=1"}
 	for _, name := range []string{"http_proxy", "https_proxy"} {

@@ -34,7 +34,7 @@ type System struct {
 
 // Options say where a system is booted.
 type Options struct {
-	Suite   string // one of Suites, "" for the first
+	Suite   string // one of Suites or Managed, "" for the first of those
 	Network string // file that stands for its network namespace
 	Console string // file to be made, for what it writes to its console
 	// Binds are paths of this machine that it sees too, read-only, as "PATH" or

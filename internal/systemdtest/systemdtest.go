@@ -37,7 +37,7 @@ func Boot(t testing.TB, ns *nstest.NS, binds ...string) *Machine {
 	return BootSuite(t, Suites[0], ns, binds...)
 }
 
-// BootSuite is Boot with the Debian release of that name, one of Suites.
+// BootSuite is Boot with another system, one of Suites or Managed.
 func BootSuite(t testing.TB, suite string, ns *nstest.NS, binds ...string) *Machine {
 	t.Helper()
 	nstest.Need(t, "systemd-nspawn", "debootstrap", "unshare", "nsenter", "setpriv")
