@@ -145,6 +145,7 @@ var arrows = map[string]map[string]string{
 	},
 
 	"internal/mutants":     {},
+	"internal/pages":       {},
 	"internal/nstest":      {"internal/port": "tests of doors speak of ports"},
 	"internal/tape":        {},
 	"internal/systemdtest": {"internal/nstest": "the machine lives in a test's namespace"},
@@ -162,6 +163,7 @@ var arrows = map[string]map[string]string{
 		"packaging":            "what brings the daemon to the server",
 	},
 	"packaging": {},
+	"build/site": {"internal/config": "the reference of all keys"},
 	"bench":     {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
 }
 
