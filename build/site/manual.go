@@ -81,14 +81,14 @@ func (m *page) fence(begin bool) {
 		return
 	}
 	m.literal = begin
-	language := ""
-	if begin {
-		language = "sh"
-		if m.section != "EXAMPLES" {
-			language = "text"
-		}
+	switch {
+	case !begin:
+		m.b.WriteString("```\n\n")
+	case m.section == "EXAMPLES":
+		m.b.WriteString("\n```sh\n")
+	default:
+		m.b.WriteString("\n```text\n")
 	}
-	m.b.WriteString("\n```" + language + "\n")
 }
 
 // fonts turns roff's fonts into Markdown's: bold is code, as it is what is typed,

@@ -207,7 +207,7 @@ func TestUndocumentableCommands(t *testing.T) {
 		"doorward opne ssh":                  `command "opne" is not known`,
 		"sudo doorward open ssh --fro 1h":    "unknown flag: --fro",
 		"if doorward apply --confirm 60":     `invalid argument "60" for "--confirm" flag`,
-		"doorward status ssh web":            "",
+		"doorward status ssh web":            "one DOOR only",
 		"doorward help opne":                 "there is no help about that",
 		"doorward knock gate --wait 22 -- x": "",
 	} {

@@ -162,9 +162,9 @@ var arrows = map[string]map[string]string{
 		"internal/systemdtest": "boots the server",
 		"packaging":            "what brings the daemon to the server",
 	},
-	"packaging": {},
+	"packaging":  {},
 	"build/site": {"internal/config": "the reference of all keys"},
-	"bench":     {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
+	"bench":      {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
 }
 
 // kindOfKnock are the arrows of each package that internal/kinds lists, and of
