@@ -151,6 +151,7 @@ var arrows = map[string]map[string]string{
 	"internal/systemdtest": {"internal/nstest": "the machine lives in a test's namespace"},
 	"e2e":                  {},
 	"e2e/word":             kindOfKnock,
+	"e2e/pages":            {},
 	"e2e/lab":              {"internal/control": "reads status as a script would"},
 	"e2e/demo":             {"e2e/lab": "makes the network", "internal/control": "reads status as a script would"},
 	"e2e/campaign/judge":   {},

@@ -2,8 +2,8 @@
 // page, and the commands in them. It knows as much of Markdown and of sh as the
 // pages use, and judges nothing.
 //
-// A block of code says by its title where it is typed, and by a comment in front
-// of it what a test is to make of it:
+// A block of code says by its title where it is typed, and by comments in front of
+// it what a test is to make of it:
 //
 //	<!-- test: exit 255 -->
 //	```sh title="on your machine"
@@ -28,12 +28,12 @@ type Page struct {
 
 // Block is one block of code.
 type Block struct {
-	Page     string // the page's name
-	Line     int    // of its first line of code, from 1
-	Language string // "sh"; "" if the page does not say
-	Title    string // "on the gateway"
-	Note     string // for a test: "skip, needs a phone"; "" for none
-	Text     string // each line ends with a line feed
+	Page     string   // the page's name
+	Line     int      // of its first line of code, from 1
+	Language string   // "sh"; "" if the page does not say
+	Title    string   // "on the gateway"
+	Notes    []string // for a test: "skip, needs a phone"
+	Text     string   // each line ends with a line feed
 }
 
 // At is where a block is, for messages.
@@ -76,7 +76,8 @@ var (
 func (p *Page) Blocks() ([]*Block, error) {
 	var all []*Block
 	var fenced, indented *Block
-	var indent, noted string
+	var indent string
+	var notes []string
 	blank := true
 	for n, line := range strings.Split(p.Text, "\n") {
 		code, isCode := strings.CutPrefix(line, "    ")
@@ -88,12 +89,12 @@ func (p *Page) Blocks() ([]*Block, error) {
 			fenced.Text += strings.TrimPrefix(line, indent) + "\n"
 		case open != nil:
 			indent = open[1]
-			fenced = &Block{Page: p.Name, Line: n + 2, Language: open[2], Title: open[3], Note: noted}
+			fenced = &Block{Page: p.Name, Line: n + 2, Language: open[2], Title: open[3], Notes: notes}
 		case strings.HasPrefix(strings.TrimSpace(line), "```"):
 			return nil, fmt.Errorf("%s:%d: %q begins no block of code that is understood", p.Name, n+1, line)
 		case isCode && (indented != nil || blank):
 			if indented == nil {
-				indented = &Block{Page: p.Name, Line: n + 1, Note: noted}
+				indented = &Block{Page: p.Name, Line: n + 1, Notes: notes}
 				all = append(all, indented)
 			}
 			indented.Text += code + "\n"
@@ -102,9 +103,11 @@ func (p *Page) Blocks() ([]*Block, error) {
 		default:
 			indented = nil
 		}
-		blank, noted = strings.TrimSpace(line) == "", ""
+		blank = strings.TrimSpace(line) == ""
 		if m := note.FindStringSubmatch(line); m != nil && fenced == nil {
-			noted = m[1]
+			notes = append(notes, m[1])
+		} else {
+			notes = nil
 		}
 	}
 	if fenced != nil {

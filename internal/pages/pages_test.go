@@ -11,16 +11,16 @@ import (
 
 func TestBlocks(t *testing.T) {
 	p := &Page{"a.md", strings.Join([]string{
-		"# A page", "", "Text.", "", "<!-- test: exit 255 -->", "```sh title=\"on your machine\"", "ssh gate", "", "    indented", "```",
+		"# A page", "", "Text.", "", "<!-- test: before, ls -->", "<!-- test: exit 255 -->", "```sh title=\"on your machine\"", "ssh gate", "", "    indented", "```",
 		"", "- an item", "    its second line", "", "    make demo", "", "    make test", "end", "", "```", "plain", "```", ""}, "\n")}
 	got, err := p.Blocks()
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []*Block{
-		{"a.md", 7, "sh", "on your machine", "exit 255", "ssh gate\n\n    indented\n"},
-		{"a.md", 15, "", "", "", "make demo\n\nmake test\n"},
-		{"a.md", 21, "", "", "", "plain\n"},
+		{"a.md", 8, "sh", "on your machine", []string{"before, ls", "exit 255"}, "ssh gate\n\n    indented\n"},
+		{"a.md", 16, "", "", nil, "make demo\n\nmake test\n"},
+		{"a.md", 22, "", "", nil, "plain\n"},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("blocks (-want +got):\n%s", d)
