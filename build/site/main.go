@@ -10,7 +10,9 @@
 package main
 
 import (
+	_ "embed"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,16 +35,26 @@ func main() {
 // notPages are the directories of docs that the site has in another form, or not.
 var notPages = []string{"man", "model"}
 
-// stage writes all pages of the site to the directory to.
+// menu is the configuration of MkDocs, and manuals the line in it that stands for
+// the manual pages.
+//
+//go:embed mkdocs.yml
+var menu string
+
+const manuals = "          - MANUALS # a line for each page of docs/man\n"
+
+// stage writes the configuration of MkDocs to the directory to, and all pages of
+// the site to its directory "pages".
 func stage(docs, to string) error {
 	if err := os.RemoveAll(to); err != nil {
 		return err
 	}
-	if err := os.CopyFS(to, os.DirFS(docs)); err != nil {
+	written := filepath.Join(to, "pages")
+	if err := os.CopyFS(written, os.DirFS(docs)); err != nil {
 		return err
 	}
 	for _, name := range notPages {
-		if err := os.RemoveAll(filepath.Join(to, name)); err != nil {
+		if err := os.RemoveAll(filepath.Join(written, name)); err != nil {
 			return err
 		}
 	}
@@ -50,27 +62,32 @@ func stage(docs, to string) error {
 	if err != nil {
 		return err
 	}
-	for name, text := range pages {
-		path := filepath.Join(to, "reference", name)
+	var lines strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(pages)) {
+		path := filepath.Join(written, "reference", name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(pages[name]), 0o644); err != nil {
 			return err
 		}
+		if command, ok := strings.CutPrefix(name, "commands/"); ok {
+			title := strings.ReplaceAll(strings.TrimSuffix(command, ".md"), "doorward-", "doorward ")
+			fmt.Fprintf(&lines, "          - %s: reference/%s\n", title, name)
+		}
 	}
-	return nil
+	config := strings.Replace(menu, manuals, lines.String(), 1)
+	return os.WriteFile(filepath.Join(to, "mkdocs.yml"), []byte(config), 0o644)
 }
 
 // reference makes the pages of the reference, by their names below it.
 func reference(docs string) (map[string]string, error) {
 	pages := map[string]string{"configuration.md": configuration(config.Reference())}
-	manuals, err := filepath.Glob(filepath.Join(docs, "man", "doorward*.[18]"))
-	if err != nil {
-		return nil, err
+	paths, err := filepath.Glob(filepath.Join(docs, "man", "doorward*.[18]"))
+	if err != nil || len(paths) == 0 {
+		return nil, fmt.Errorf("no manual pages in %s: %v", docs, err)
 	}
-	slices.Sort(manuals)
-	for _, path := range manuals {
+	for _, path := range paths {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			return nil, err
@@ -80,10 +97,8 @@ func reference(docs string) (map[string]string, error) {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		name := strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))
-		pages[filepath.Join("commands", name+".md")] = page
+		pages["commands/"+name+".md"] = page
 	}
-	if pages["json.md"], err = schemas(filepath.Join(docs, "api")); err != nil {
-		return nil, err
-	}
-	return pages, nil
+	pages["json.md"], err = schemas(filepath.Join(docs, "api"))
+	return pages, err
 }

@@ -123,8 +123,7 @@ func site(t *testing.T) string {
 	if err := stage("../../docs", staged); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), "mkdocs", "build", "--strict", "--clean", "-f", "mkdocs.yml")
-	cmd.Env = append(os.Environ(), "SITE_PAGES="+staged, "SITE_DIR="+built)
+	cmd := exec.CommandContext(t.Context(), "mkdocs", "build", "--strict", "-f", staged+"/mkdocs.yml", "-d", built)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("mkdocs: %v\n%s", err, out)
