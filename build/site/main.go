@@ -62,7 +62,7 @@ func stage(docs, to string) error {
 	if err != nil {
 		return err
 	}
-	var lines strings.Builder
+	var lines []string
 	for _, name := range slices.Sorted(maps.Keys(pages)) {
 		path := filepath.Join(written, "reference", name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -73,10 +73,11 @@ func stage(docs, to string) error {
 		}
 		if command, ok := strings.CutPrefix(name, "commands/"); ok {
 			title := strings.ReplaceAll(strings.TrimSuffix(command, ".md"), "doorward-", "doorward ")
-			fmt.Fprintf(&lines, "          - %s: reference/%s\n", title, name)
+			lines = append(lines, fmt.Sprintf("          - %s: reference/%s\n", title, name))
 		}
 	}
-	config := strings.Replace(menu, manuals, lines.String(), 1)
+	slices.Sort(lines) // doorward itself first
+	config := strings.Replace(menu, manuals, strings.Join(lines, ""), 1)
 	return os.WriteFile(filepath.Join(to, "mkdocs.yml"), []byte(config), 0o644)
 }
 

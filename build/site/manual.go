@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 )
 
@@ -15,8 +16,12 @@ func manual(roff string) (string, error) {
 		}
 	}
 	m.fence(false)
-	return strings.TrimRight(m.b.String(), "\n") + "\n", nil
+	text := others.ReplaceAllString(m.b.String(), "[`$1`($2)]($1.md)")
+	return strings.TrimRight(text, "\n") + "\n", nil
 }
+
+// others are the manual pages that a page names and that the site has as well.
+var others = regexp.MustCompile("`(doorwardd?(?:-[a-z]+)?)`\\(([18])\\)")
 
 // page is a manual page that is being turned.
 type page struct {

@@ -50,7 +50,7 @@ func schemas(dir string) (string, error) {
 		name := strings.TrimSuffix(filepath.Base(path), ".schema.json")
 		fmt.Fprintf(&b, "## %s { #%s }\n\n", name, name)
 		if s.Title != "" {
-			b.WriteString(escape(s.Title) + ". ")
+			b.WriteString(escape(strings.ToUpper(s.Title[:1])+s.Title[1:]) + ". ")
 		}
 		fmt.Fprintf(&b, "Schema: [%s](../api/%[1]s).\n\n| key | type | |\n|---|---|---|\n", filepath.Base(path))
 		rows(&b, "", &s)
