@@ -6,4 +6,4 @@ site=$PWD/bin/site
 
 go run ./build/site bin/site-pages
 mkdocs --quiet build --strict --clean -f bin/site-pages/mkdocs.yml -d "$site"
-echo "the site is built: open $site/index.html, or: python3 -m http.server -d bin/site"
+echo "the site is built: open $site/index.html; its search needs a server: python3 -m http.server -d bin/site"
