@@ -9,7 +9,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || echo s
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export CGO_ENABLED ?= 0
 
-.PHONY: all build cross install demo site test model campaign campaign-mutants bench lint fuzz generate deps clean
+.PHONY: all build cross install demo test model campaign campaign-mutants bench lint fuzz generate deps clean
 all: build
 
 build: # the two programs, static, into bin/
@@ -26,10 +26,6 @@ demo: build # the story of a door, in two network namespaces, with a real sshd
 	@build/deps.sh demo
 	$(GO) build -trimpath -o bin/demo ./e2e/demo
 	@$(AS_ROOT) bin/demo -bin bin
-
-site: # the documentation as a site, into bin/site
-	@build/deps.sh site
-	@build/site.sh
 
 test: # everything that can be wrong; needs root for most of it
 	@build/deps.sh test
@@ -62,6 +58,11 @@ lint: # gofmt, vet, staticcheck, known vulnerabilities
 fuzz: FOR ?= 10s
 fuzz: # every fuzz target; FOR=10m for longer each
 	@FOR="$(FOR)" build/fuzz.sh
+
+.PHONY: site
+site: # the documentation as a site, into bin/site
+	@build/deps.sh site
+	@build/site.sh
 
 generate: # what is made from the sources: manual pages, docs/METRICS.md, docs/api
 	$(GO) generate ./...

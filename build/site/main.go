@@ -41,6 +41,9 @@ var notPages = []string{"man", "model"}
 //go:embed mkdocs.yml
 var menu string
 
+//go:embed site.css
+var style []byte
+
 const manuals = "          - MANUALS # a line for each page of docs/man\n"
 
 // stage writes the configuration of MkDocs to the directory to, and all pages of
@@ -77,6 +80,9 @@ func stage(docs, to string) error {
 		}
 	}
 	slices.Sort(lines) // doorward itself first
+	if err := os.WriteFile(filepath.Join(written, "site.css"), style, 0o644); err != nil {
+		return err
+	}
 	config := strings.Replace(menu, manuals, strings.Join(lines, ""), 1)
 	return os.WriteFile(filepath.Join(to, "mkdocs.yml"), []byte(config), 0o644)
 }

@@ -202,7 +202,9 @@ func (p *player) play(b *pages.Block) bool {
 			p.t.Fatalf("%s: before it, %q: exit status %d: %s", b.At(), line, status, out)
 		}
 	}
+	begun := time.Now()
 	status, out := run(p.t, m, b.Language, p.filled(b.Text))
+	p.t.Logf("%s: exit status %d after %v", b.At(), status, time.Since(begun).Round(10*time.Millisecond))
 	if !slices.Contains(n.exits, status) {
 		p.t.Errorf("%s: exit status %d, want one of %d:\n%s\n%s", b.At(), status, n.exits, p.filled(b.Text), out)
 	}
