@@ -11,6 +11,7 @@ package main
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -65,6 +66,9 @@ func stage(docs, to string) error {
 	if err != nil {
 		return err
 	}
+	if err := link(filepath.Join(written, "reference", "index.md")); err != nil {
+		return err
+	}
 	var lines []string
 	for _, name := range slices.Sorted(maps.Keys(pages)) {
 		path := filepath.Join(written, "reference", name)
@@ -85,6 +89,18 @@ func stage(docs, to string) error {
 	}
 	config := strings.Replace(menu, manuals, strings.Join(lines, ""), 1)
 	return os.WriteFile(filepath.Join(to, "mkdocs.yml"), []byte(config), 0o644)
+}
+
+// link adds the pages that are made to the one that leads to them.
+func link(index string) error {
+	f, err := os.OpenFile(index, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString("- [Configuration](configuration.md): every key of `doorward.toml`\n" +
+		"- [doorward](commands/doorward.md), the command, and [doorwardd](commands/doorwardd.md), the daemon\n" +
+		"- [JSON](json.md): every object that commands print and the API takes\n")
+	return errors.Join(err, f.Close())
 }
 
 // reference makes the pages of the reference, by their names below it.

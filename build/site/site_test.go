@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/html"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/pages"
 )
 
 func TestManual(t *testing.T) {
@@ -107,6 +108,29 @@ func TestSchemasPage(t *testing.T) {
 	}
 	if _, err := schemas(t.TempDir()); err == nil || !strings.Contains(err.Error(), "no schemas in") {
 		t.Errorf("a directory without schemas: got %v", err)
+	}
+}
+
+// Who reads the pages in the repository can follow their links as well.
+func TestLinksWithinTheRepository(t *testing.T) {
+	all, err := pages.Read("../..", "README.md", "CONTRIBUTING.md", "SECURITY.md", "docs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	links := 0
+	for _, p := range all {
+		for _, m := range regexp.MustCompile(`\]\(([^)#]+)(?:#[^)]*)?\)`).FindAllStringSubmatch(p.Text, -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			links++
+			if _, err := os.Stat(filepath.Join("../..", filepath.Dir(p.Name), m[1])); err != nil {
+				t.Errorf("%s: link to %q: %v", p.Name, m[1], err)
+			}
+		}
+	}
+	if links < 50 {
+		t.Errorf("looked at %d links: that is not all of them", links)
 	}
 }
 
@@ -237,7 +261,7 @@ func exists(t *testing.T, root, from string, u *url.URL) string {
 	if info, err := os.Stat(filepath.Join(root, target)); err != nil {
 		t.Errorf("%s: link to %q: %v", from, u, err)
 	} else if info.IsDir() {
-		target = path.Join(target, "index.html")
+		t.Errorf("%s: link to %q: a directory, which a browser cannot show", from, u)
 	}
 	return target
 }
