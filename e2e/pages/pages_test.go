@@ -12,6 +12,7 @@
 //	before, LINE   a line of sh that is run first, for what the reader has done
 //	exit N, WHY    with that exit status, or one of "exit N or M"; else it is 0
 //	reachable      afterwards a stranger reaches the SSH port
+//	send, FILE     afterwards the visitor has that file of the gateway's
 //
 // Before a block on the visitor's machine the door is closed, so that each proves
 // itself.
@@ -42,7 +43,7 @@ import (
 // story are the pages in the order in which a reader would come to them; the last
 // two take doorward away.
 var story = []string{
-	"docs/start.md", "docs/howto/laptop.md", "docs/howto/scripts.md", "docs/howto/operators.md", "docs/howto/changing.md",
+	"docs/start.md", "docs/howto/operators.md", "docs/howto/laptop.md", "docs/howto/scripts.md", "docs/howto/changing.md",
 	"docs/howto/visitors.md", "docs/howto/monitoring.md", "docs/howto/firewalls.md", "docs/howto/idle.md", "docs/howto/audit.md",
 	"docs/howto/containers.md", "docs/howto/wireguard.md", "docs/howto/moving.md", "docs/howto/fallback.md",
 	"docs/howto/lockout.md", "docs/howto/removing.md",
@@ -50,6 +51,7 @@ var story = []string{
 
 const (
 	onGateway, onVisitor = "on the gateway", "on your machine"
+	asRoot               = onGateway + ", as root"
 	gateway, visitor     = "192.0.2.1", "192.0.2.2"
 
 	// The ports that stand for those that init draws.
@@ -105,8 +107,11 @@ func TestEveryPageIsPlayed(t *testing.T) {
 		}
 		for _, b := range blocks {
 			isSh := b.Language == "sh" || b.Language == "bash"
-			if isSh && b.Title != onGateway && b.Title != onVisitor {
-				t.Errorf("%s: where is that typed? want a title %q or %q", b.At(), onGateway, onVisitor)
+			if isSh && b.Title != onGateway && b.Title != asRoot && b.Title != onVisitor {
+				t.Errorf("%s: where is that typed? want a title %q, %q or %q", b.At(), onGateway, asRoot, onVisitor)
+			}
+			if line := rootless.FindString(b.Text); b.Title == onGateway && line != "" {
+				t.Errorf("%s: %q is refused to who is not root: want sudo", b.At(), line)
 			}
 			if isSh && !slices.Contains(story, b.Page) {
 				t.Errorf("%s: the page is not part of the story", b.At())
@@ -117,6 +122,9 @@ func TestEveryPageIsPlayed(t *testing.T) {
 		}
 	}
 }
+
+// rootless is a line that needs root, and does not ask for it.
+var rootless = regexp.MustCompile(`(?m)^(?:doorward (?:status|log|explain|open|close|arm|apply|share|rotate|polkit|doctor)|doorwardd|systemctl|nft|apt|useradd|usermod)\b.*`)
 
 // newPlayer boots both machines, the gateway as a newcomer's is: with an sshd that
 // runs, a user who has a key, and doorward's package, of which nothing is started.
@@ -156,7 +164,7 @@ func (p *player) users() {
 		m.Write("/etc/hosts", "127.0.0.1 localhost\n"+gateway+" gate.example.org\n", 0o644)
 	}
 	key := filepath.Join(p.t.TempDir(), "key")
-	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "alice", "-f", key).CombinedOutput(); err != nil {
 		p.t.Fatalf("ssh-keygen: %v\n%s", err, out)
 	}
 	private, err := os.ReadFile(key)
@@ -183,7 +191,7 @@ func (p *player) play(b *pages.Block) bool {
 	if n.skip {
 		return false
 	}
-	m := map[string]*systemdtest.Machine{onGateway: p.gateway, onVisitor: p.visitor}[b.Title]
+	m := map[string]*systemdtest.Machine{onGateway: p.gateway, asRoot: p.gateway, onVisitor: p.visitor}[b.Title]
 	switch {
 	case strings.HasPrefix(b.Title, "~/") && !strings.Contains(b.Title, ", "):
 		p.visitor.Write("/root"+b.Title[1:], p.filled(b.Text), 0o600)
@@ -211,6 +219,13 @@ func (p *player) play(b *pages.Block) bool {
 	if n.reachable && !p.reaches() {
 		p.t.Errorf("%s: afterwards the SSH port cannot be reached", b.At())
 	}
+	if n.send != "" {
+		text, err := os.ReadFile(m.Path("/root/" + n.send))
+		if err != nil {
+			p.t.Fatalf("%s: afterwards: %v", b.At(), err)
+		}
+		p.visitor.Write("/root/"+filepath.Base(n.send), string(text), 0o600)
+	}
 	if strings.Contains(b.Text, "doorward init") {
 		p.touches = drawn(p.t, p.gateway)
 	}
@@ -221,6 +236,7 @@ func (p *player) play(b *pages.Block) bool {
 type notes struct {
 	skip, reachable bool
 	before          []string
+	send            string
 	exits           []int
 }
 
@@ -234,6 +250,8 @@ func readNotes(t *testing.T, b *pages.Block) notes {
 			n.skip = true
 		case word == "before" && rest != "":
 			n.before = append(n.before, rest)
+		case word == "send" && rest != "":
+			n.send = rest
 		case word == "reachable":
 			n.reachable = true
 		case strings.HasPrefix(word, "exit "):
