@@ -43,14 +43,14 @@ var notPages = []string{"man", "model"}
 var menu string
 
 //go:embed site.css
-var style []byte
+var style string
 
 const manuals = "          - MANUALS # a line for each page of docs/man\n"
 
 // stage writes the configuration of MkDocs to the directory to, and all pages of
 // the site to its directory "pages".
 func stage(docs, to string) error {
-	if err := os.RemoveAll(to); err != nil {
+	if err := empty(to); err != nil {
 		return err
 	}
 	written := filepath.Join(to, "pages")
@@ -69,26 +69,49 @@ func stage(docs, to string) error {
 	if err := link(filepath.Join(written, "reference", "index.md")); err != nil {
 		return err
 	}
-	var lines []string
-	for _, name := range slices.Sorted(maps.Keys(pages)) {
+	pages["../site.css"] = style
+	for name, text := range pages {
 		path := filepath.Join(written, "reference", name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
-		if err := os.WriteFile(path, []byte(pages[name]), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			return err
 		}
-		if command, ok := strings.CutPrefix(name, "commands/"); ok {
-			title := strings.ReplaceAll(strings.TrimSuffix(command, ".md"), "doorward-", "doorward ")
-			lines = append(lines, fmt.Sprintf("          - %s: reference/%s\n", title, name))
-		}
 	}
-	slices.Sort(lines) // doorward itself first
-	if err := os.WriteFile(filepath.Join(written, "site.css"), style, 0o644); err != nil {
+	return os.WriteFile(filepath.Join(to, "mkdocs.yml"), []byte(configured(pages)), 0o644)
+}
+
+// empty removes a directory that an earlier run has made, and nothing else.
+func empty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	config := strings.Replace(menu, manuals, strings.Join(lines, ""), 1)
-	return os.WriteFile(filepath.Join(to, "mkdocs.yml"), []byte(config), 0o644)
+	for _, e := range entries {
+		if e.Name() != "pages" && e.Name() != "mkdocs.yml" {
+			return fmt.Errorf("%s has %q in it, which is not of this program: name a new directory", dir, e.Name())
+		}
+	}
+	return os.RemoveAll(dir)
+}
+
+// configured is the configuration of MkDocs with a line for each command's page.
+func configured(pages map[string]string) string {
+	commands := map[string]string{} // names of pages by their titles
+	for name := range pages {
+		if command, ok := strings.CutPrefix(name, "commands/"); ok {
+			commands[strings.ReplaceAll(strings.TrimSuffix(command, ".md"), "doorward-", "doorward ")] = name
+		}
+	}
+	var lines strings.Builder
+	for _, title := range slices.Sorted(maps.Keys(commands)) {
+		fmt.Fprintf(&lines, "          - %s: reference/%s\n", title, commands[title])
+	}
+	return strings.Replace(menu, manuals, lines.String(), 1)
 }
 
 // link adds the pages that are made to the one that leads to them.

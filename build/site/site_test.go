@@ -111,6 +111,32 @@ func TestSchemasPage(t *testing.T) {
 	}
 }
 
+// A directory that is somebody else's is left as it is.
+func TestNothingElseIsReplaced(t *testing.T) {
+	dir := t.TempDir()
+	mine := filepath.Join(dir, "thesis.md")
+	if err := os.WriteFile(mine, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	want := dir + ` has "thesis.md" in it, which is not of this program: name a new directory`
+	if err := stage("../../docs", dir); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %q", err, want)
+	}
+	if _, err := os.Stat(mine); err != nil {
+		t.Error(err)
+	}
+	made := filepath.Join(t.TempDir(), "made")
+	for range 2 {
+		if err := stage("../../docs", made); err != nil {
+			t.Fatal(err)
+		}
+	}
+	menu, err := os.ReadFile(filepath.Join(made, "mkdocs.yml"))
+	if first := "- doorward: reference/commands/doorward.md\n          - doorward apply: "; err != nil || !strings.Contains(string(menu), first) {
+		t.Errorf("the menu has no %q: %v", first, err)
+	}
+}
+
 // Who reads the pages in the repository can follow their links as well.
 func TestLinksWithinTheRepository(t *testing.T) {
 	all, err := pages.Read("../..", "README.md", "CONTRIBUTING.md", "SECURITY.md", "docs")
