@@ -10,7 +10,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || echo s
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export CGO_ENABLED ?= 0
 
-.PHONY: all help build packages dist image cross install uninstall demo unit test mutants model campaign campaign-mutants bench lint fuzz generate deps clean
+.PHONY: all help build packages dist image cross install uninstall demo unit test mutants model campaign campaign-mutants bench lint fuzz generate deps site clean
 all: build
 
 help: # this list
@@ -81,6 +81,10 @@ lint: # gofmt, vet, staticcheck, go.mod, workflows, vulnerabilities
 fuzz: FOR ?= 10s
 fuzz: # every fuzz target; FOR=10m for ten minutes each
 	@FOR="$(FOR)" build/fuzz.sh
+
+site: # the documentation as a site, into bin/site
+	@build/deps.sh site
+	@build/site.sh
 
 generate: # manual pages, docs/METRICS.md and docs/api, from the sources
 	$(GO) generate ./...

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what `make demo`, `make test`, `make model` and `make bench` need from
+# Installs what `make demo`, `make test`, `make model`, `make site` and `make bench` need from
 # Debian's packages: deps.sh SET..., a set being one of those. Quick and silent when
 # all is there. A program that is there already is left as it is.
 #
@@ -21,8 +21,10 @@ nmap nmap
 telnet telnet'
 model='spin spin
 gcc gcc'
+site='mkdocs mkdocs'
 test="$demo
 $model
+$site
 nc.openbsd netcat-openbsd
 socat socat
 conntrack conntrack
@@ -70,14 +72,17 @@ for set in "$@"; do
 " ;;
 	model) wanted="$wanted$(missing "$model")
 " ;;
+	site) wanted="$wanted$(missing "$site")
+" ;;
 	bench) wanted="$wanted$(missing "$bench")
 " ;;
-	*) echo "deps.sh: unknown set \"$set\": allowed are demo, test, model and bench" >&2; exit 2 ;;
+	*) echo "deps.sh: unknown set \"$set\": allowed are demo, test, model, site and bench" >&2; exit 2 ;;
 	esac
 done
 packages=$(echo "$wanted" | awk 'NF {print $2}' | sort -u | tr '\n' ' ')
 services=$(echo "$wanted" | awk 'NF > 2 {print $3}' | sort -u)
 case " $packages" in *" gcc "*) packages="$packages libc6-dev" ;; esac
+case " $packages" in *" mkdocs "*) packages="$packages mkdocs-material" ;; esac
 
 if [ -z "$packages" ]; then
 	exit 0

@@ -14,6 +14,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/doctor"
 	"github.com/doorward/doorward/internal/nstest"
+	"github.com/doorward/doorward/internal/pages"
 	"github.com/doorward/doorward/internal/systemdtest"
 )
 
@@ -108,26 +109,26 @@ func secondServer(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS, logi
 	}
 }
 
-// documented are the files that docs/OPERATING.md writes down for a second sshd.
+// documented are the files that docs/howto/fallback.md writes down for a second
+// sshd, but for the drop-in of the first one.
 func documented(t *testing.T) map[string]string {
 	t.Helper()
-	text, err := os.ReadFile("../docs/OPERATING.md")
+	all, err := pages.Read("..", "docs/howto/fallback.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks, err := all[0].Blocks()
 	if err != nil {
 		t.Fatal(err)
 	}
 	files := make(map[string]string)
-	for _, path := range []string{"/etc/ssh/sshd_fallback_config", "/etc/systemd/system/sshd-fallback.service"} {
-		_, rest, ok := strings.Cut(string(text), "`"+path+"`:\n\n")
-		if !ok {
-			t.Fatalf("docs/OPERATING.md has no %s", path)
+	for _, b := range blocks {
+		if strings.HasPrefix(b.Title, "/etc/") && !strings.Contains(b.Title, "ssh.service.d") {
+			files[b.Title] = b.Text
 		}
-		for line := range strings.Lines(rest) {
-			code, indented := strings.CutPrefix(line, "    ")
-			if !indented && strings.TrimSpace(line) != "" {
-				break
-			}
-			files[path] += code
-		}
+	}
+	if len(files) != 2 {
+		t.Fatalf("docs/howto/fallback.md has %d files, want the configuration of the second sshd and its unit", len(files))
 	}
 	return files
 }

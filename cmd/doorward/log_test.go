@@ -247,15 +247,15 @@ func TestLogVerify(t *testing.T) {
 	}
 }
 
-// The records in docs/OPERATING.md are as it says.
+// The records in docs/howto/audit.md are as it says.
 func TestTheDocumentedHashes(t *testing.T) {
-	text, err := os.ReadFile("../../docs/OPERATING.md")
+	text, err := os.ReadFile("../../docs/howto/audit.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var w audit.Verifier
 	for line := range strings.Lines(string(text)) {
-		if strings.HasPrefix(line, `    {"id":`) {
+		if strings.HasPrefix(line, `{"id":`) {
 			w.Add([]byte(line))
 		}
 	}

@@ -3,11 +3,16 @@
 package main
 
 import (
+	"bytes"
+	"io"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/doorward/doorward/internal/nstest"
+	"github.com/doorward/doorward/internal/pages"
 )
 
 // TestDemo is `make demo`: what a newcomer sees first has to happen.
@@ -19,7 +24,37 @@ func TestDemo(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	if err := run(t.Context(), os.Stdout, bin); err != nil {
+	var said bytes.Buffer
+	if err := run(t.Context(), io.MultiWriter(os.Stdout, &said), bin); err != nil {
 		t.Fatal(err)
+	}
+	quoted(t, said.String())
+}
+
+// quoted: what the documentation shows of the demo is what it says, in its order.
+func quoted(t *testing.T, demo string) {
+	t.Helper()
+	all, err := pages.Read("../..", "README.md", "docs/index.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range all {
+		blocks, err := p.Blocks()
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := slices.IndexFunc(blocks, func(b *pages.Block) bool { return strings.HasPrefix(b.Text, "visitor$ ") })
+		if shown < 0 {
+			t.Errorf("%s shows nothing of the demo", p.Name)
+			continue
+		}
+		rest := demo
+		for line := range strings.Lines(blocks[shown].Text) {
+			var ok bool
+			if _, rest, ok = strings.Cut(rest, strings.TrimSpace(line)); !ok {
+				t.Errorf("%s: the demo does not say %q there", blocks[shown].At(), line)
+				break
+			}
+		}
 	}
 }

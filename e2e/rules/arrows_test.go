@@ -137,6 +137,7 @@ var arrows = map[string]map[string]string{
 		"internal/relay":    "knock --stdio",
 		"internal/share":    "share and rotate",
 		"internal/presence": "whether flows can be seen",
+		"internal/legible":  "strangers' text in errors",
 		"internal/setup":    "what a first configuration says",
 		"internal/files":    "reads what it is given",
 		"internal/doctor":   "doctor",
@@ -191,11 +192,13 @@ var arrows = map[string]map[string]string{
 	},
 
 	"internal/mutants":     {},
+	"internal/pages":       {},
 	"internal/nstest":      {"internal/port": "tests of doors speak of ports"},
 	"internal/tape":        {},
 	"internal/systemdtest": {"internal/nstest": "the machine lives in a test's namespace"},
 	"e2e":                  {},
 	"e2e/word":             kindOfKnock,
+	"e2e/pages":            {},
 	"e2e/lab":              {"internal/control": "reads status as a script would"},
 	"e2e/demo":             {"e2e/lab": "makes the network"},
 	"e2e/campaign/judge":   {},
@@ -207,8 +210,9 @@ var arrows = map[string]map[string]string{
 		"internal/systemdtest": "boots the server",
 		"packaging":            "what brings the daemon to the server",
 	},
-	"packaging": {},
-	"bench":     {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
+	"packaging":  {},
+	"build/site": {"internal/config": "the reference of all keys"},
+	"bench":      {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
 
 	// A module of their own: no part of what is built is in them.
 	"build/tools/image":  {},

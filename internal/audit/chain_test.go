@@ -14,7 +14,7 @@ import (
 )
 
 // The form that is hashed is that of RFC 8785; the vector stands in
-// docs/OPERATING.md, too.
+// docs/howto/audit.md, too.
 func TestChained(t *testing.T) {
 	at := time.Date(2026, 11, 24, 3, 0, 5, 0, time.UTC)
 	login := uint32(1000)

@@ -135,7 +135,7 @@ func TestSavedRulesetsWithTheRealNft(t *testing.T) {
 		t.Errorf("without the fence's table: %v, %q, want the tables %q\n%s", err, out, both, others())
 	}
 
-	// The way of docs/OPERATING.md.
+	// The way of docs/howto/firewalls.md.
 	n.Run("sh", "-c", "{ echo flush ruleset; nft -s list table inet filter; nft -s list table ip nat; } >"+path)
 	want(t, p.saved())
 	if out, err := restart(); err != nil || others() != both {
