@@ -286,7 +286,7 @@ func (o *initOptions) next(e *env, w io.Writer, m setup.Machine, c *config.Confi
 	const words = len("  strangers  ") // where they begin in a line of doorWords
 	for i, line := range doorWords(d, &c.Doors[0]) {
 		if i > 0 && len(line) > words {
-			line = strings.Join(hang(line[:words], line[words:], widthOf(w)), "\n")
+			line = strings.Join(output.Hang(line[:words], line[words:], output.Width(w)), "\n")
 		}
 		b.WriteString(line + "\n")
 	}
