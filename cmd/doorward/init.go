@@ -24,8 +24,8 @@ On a terminal, init asks questions, and ENTER takes what it proposes. It asks no
 when there is a flag about the door, or standard input is no terminal: then flags
 and proposals decide. --ask asks in any case.
 
-What it proposes: a door "ssh" with the SSH server's unit that this machine has and
-the ports on which the server listens, and a knock that nobody else has: %s
+What it proposes: a door "ssh" for this machine's SSH server, with its unit and the
+ports it listens on, and a knock that nobody else has: %s
 
 --host, or the answer to its question, is remembered in the file: doorward share
 writes it into the knocks that it hands out.
@@ -259,7 +259,7 @@ type initJSON struct {
 
 // notWritten is the error of a text with mistakes, for the command line.
 func notWritten(err error) error {
-	err, hint := setup.Mistaken(err)
+	hint, err := setup.Mistaken(err)
 	if hint == "" {
 		hint = "doorward init --help"
 	}
@@ -313,4 +313,28 @@ func (o *initOptions) next(e *env, w io.Writer, m setup.Machine, c *config.Confi
 	b.WriteString("\nAfter a change of the file: doorward apply --confirm 60s\n")
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// sudo is the command line as it was given, run as root.
+func (e *env) sudo() string { return "sudo " + e.again() }
+
+// again is the command line as it was given.
+func (e *env) again() string {
+	again := "doorward " + strings.Join(quotedAll(e.args), " ")
+	if os.Geteuid() == 0 && e.getenv("SUDO_UID") != "" {
+		return "sudo " + again
+	}
+	return again
+}
+
+// quotedAll are words as a shell takes them.
+func quotedAll(words []string) (all []string) {
+	for _, w := range words {
+		name := strings.TrimLeft(w, "-") // which files.Quoted quotes, since a path could be taken for a flag
+		if dashes := w[:len(w)-len(name)]; name != "" {
+			w = dashes + files.Quoted(name)
+		}
+		all = append(all, w)
+	}
+	return all
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -449,28 +448,4 @@ func (o *shareOptions) made(t *target, p *people, sealed []share.Letter) shareJS
 		j.Users = append(j.Users, u)
 	}
 	return j
-}
-
-// sudo is the command line as it was given, run as root.
-func (e *env) sudo() string { return "sudo " + e.again() }
-
-// again is the command line as it was given.
-func (e *env) again() string {
-	again := "doorward " + strings.Join(quotedAll(e.args), " ")
-	if os.Geteuid() == 0 && e.getenv("SUDO_UID") != "" {
-		return "sudo " + again
-	}
-	return again
-}
-
-// quotedAll are words as a shell takes them.
-func quotedAll(words []string) (all []string) {
-	for _, w := range words {
-		name := strings.TrimLeft(w, "-") // which files.Quoted quotes, since a path could be taken for a flag
-		if dashes := w[:len(w)-len(name)]; name != "" {
-			w = dashes + files.Quoted(name)
-		}
-		all = append(all, w)
-	}
-	return all
 }

@@ -118,7 +118,7 @@ func (p Plan) try(m Machine) error {
 		return err
 	}
 	if _, err := config.Parse("", []byte(p.Text())); err != nil {
-		err, _ = Mistaken(err)
+		_, err = Mistaken(err)
 		return err
 	}
 	return nil
@@ -126,7 +126,7 @@ func (p Plan) try(m Machine) error {
 
 // Mistaken is the error of config.Parse about a plan's text, without the places in a text
 // that the user has not written, and what to type about it, "" if that is not known.
-func Mistaken(err error) (mistakes error, hint string) {
+func Mistaken(err error) (hint string, mistakes error) {
 	var lines []string
 	for _, m := range tables.Mistakes(err) {
 		_, words, _ := strings.Cut(m.Error(), fmt.Sprintf(":%d: ", m.Line))
@@ -135,7 +135,7 @@ func Mistaken(err error) (mistakes error, hint string) {
 			hint = m.Hint
 		}
 	}
-	return errors.New(strings.Join(lines, "; ")), hint
+	return hint, errors.New(strings.Join(lines, "; "))
 }
 
 // split takes a list apart, at spaces and commas.
