@@ -49,7 +49,7 @@ func TestFailuresAsJSON(t *testing.T) {
 		{"close ssh web --json", 2, failure{1, `"web": one DOOR only`, "usage", "doorward close --help"}},
 		{"close ssh --sauce any --json", 2, failure{1, "unknown flag: --sauce", "usage", "doorward close --help"}},
 		{"close ssh --source 192.0.2.7/24 --json", 2, failure{1, `source "192.0.2.7/24": host bits are set after the first 24: ` +
-			`write "192.0.2.7" if the one address is meant, "192.0.2.0/24" if all of the prefix`, "usage", ""}},
+			`write "192.0.2.7" for the one address, or "192.0.2.0/24" for the whole prefix`, "usage", ""}},
 		{"close ssh --source 192.0.2.7 --source=192.0.2.8 --json", 2, failure{1, `invalid argument "192.0.2.8" for "--source" flag: ` +
 			`it is 192.0.2.7 already: one source only`, "usage", "doorward close --help"}},
 		{"close ssh --timeout 4h --json", 2, failure{1, "--timeout 4h: allowed is 1s to 3h", "usage", "doorward close --help"}},
