@@ -30,8 +30,8 @@ func TestTold(t *testing.T) {
 				"443/udp that was answered, until minutes after its last packet"},
 		{"the log alone", `"22/tcp"`, "connections = false\nlogins = [\"/var/log/secure\", \"/var/log/secure.1\"]\nidle = \"90m\"",
 			"in use while there is: a login in /var/log/secure and /var/log/secure.1, for 1h30m"},
-		{"never", `"22/tcp"`, `idle = "never"`, `presence does not count: idle = "never", so that the door goes dark ` +
-			"by doorward close alone, or having no log data at all"},
+		{"never", `"22/tcp"`, `idle = "never"`, `presence does not count: idle = "never", so only doorward close ` +
+			"makes the door dark, or having no log data at all"},
 		{"never and nothing", `"443/tcp"`, "idle = \"never\"\nconnections = false", `presence does not count: ` +
 			`idle = "never", so only doorward close makes the door dark`},
 	} {

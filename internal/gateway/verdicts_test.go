@@ -60,7 +60,7 @@ func doorsOf(log *bytes.Buffer, rules ...oracular) *Gateway {
 	g := &Gateway{changes: newChanges(), marks: make(marks), visitors: newVisitors(), sums: audit.NewSums(), log: slog.New(slog.NewTextHandler(log, nil)), config: &config.Config{}}
 	g.world.Now = func() time.Time { return verdictsStart }
 	m := newMachine()
-	g.listeners = &listeners{log: g.log, tcp: (*ears)(m), udp: (*mailbox)(m)}
+	g.listeners = &listeners{log: g.log, tcp: (*tcpListener)(m), udp: (*udpListener)(m)}
 	g.async = func(task func() event) { task()(verdictsStart) }
 	for i, r := range rules {
 		conf := config.Door{Name: fmt.Sprintf("door%d", i), OpenFor: time.Minute,
@@ -133,7 +133,7 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 		rules = append(rules, oracular{places: []knock.Place{at(uint16(20000 + i))}, says: knock.Verdict{Proven: true}, asked: &asked})
 	}
 	g := doorsOf(&log, rules...)
-	ear := g.listeners.tcp.(*ears)
+	ear := g.listeners.tcp.(*tcpListener)
 	g.hears(at(20007))
 	g.syncListeners()
 	if len(ear.listening) != len(rules) || ear.sets != 1 {
