@@ -187,7 +187,7 @@ func TestAClockThatWasNotSet(t *testing.T) {
 		want  []string
 	}{
 		{"1970", func(d *logDir) { d.write("auth.log", noise("07:00")) }, time.Unix(5, 0).UTC(),
-			[]string{"the clock was not set: it says 1970-01-01, so the age of a login is unknown",  "auth.log was last written at 2026-11-24T08:00:00Z, which is in the future: "}},
+			[]string{"the clock was not set: it says 1970-01-01, so the age of a login is unknown", "auth.log was last written at 2026-11-24T08:00:00Z, which is in the future: "}},
 		{"a clock in March", func(d *logDir) { d.write("auth.log", noise("07:00")) }, eight.AddDate(0, -8, 0),
 			[]string{"auth.log was last written at 2026-11-24T08:00:00Z, "}},
 		{"and written since", func(d *logDir) {
