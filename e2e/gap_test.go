@@ -25,7 +25,7 @@ func TestStoppedInTheMiddleOfAKnock(t *testing.T) {
 	c, err := s.dial(s.visitor, gate4, "59000", soon)
 	s.must(err)
 	defer c.Close()
-	// The ear ends a connection when it has heard the touch.
+	// The listener ends a connection when it has heard the touch.
 	s.must(c.SetReadDeadline(time.Now().Add(soon)))
 	if _, err := c.Read(make([]byte, 1)); err != io.EOF {
 		t.Fatalf("reading from a touched port: got %v, want %v", err, io.EOF)

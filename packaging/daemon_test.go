@@ -144,7 +144,7 @@ func receive(t *testing.T, ns *nstest.NS, address string) <-chan string {
 }
 
 // tellsRecords holds that a grant is found in the journal by its fields, that a journal
-// which was started again is told, and that a syslog server is, from inside the cage.
+// which was started again is told, and that a syslog server is, from inside the sandbox.
 func tellsRecords(t *testing.T, m *systemdtest.Machine, syslog <-chan string) {
 	t.Helper()
 	find := func(fields ...string) map[string]string {
@@ -226,7 +226,7 @@ func reloadIsRefused(t *testing.T, m *systemdtest.Machine) {
 	t.Helper()
 	m.Write("/etc/doorward/doorward.toml", toldToAll+sshDoor+"within = \"30s\"\n", 0o640)
 	m.Run("doorward", "apply", "--confirm", "1h")
-	m.Run("doorward", "diff") // the daemon can read the file from inside its cage
+	m.Run("doorward", "diff") // the daemon can read the file from inside its sandbox
 	if out, err := m.System.Run(t.Context(), "systemctl", "reload", "doorward.service"); err == nil {
 		t.Errorf("a reload makes permanent what waits to be kept: %s", out)
 	}

@@ -46,7 +46,7 @@ func TestUnitsAsDebianHasThem(t *testing.T) {
 	}
 	notes := strings.Join(diagnose(t, m, "door ssh", doctor.Note), "\n")
 	for _, want := range []string{`sshd.service is another name of ssh.service, and may go when that is disabled > write unit = "ssh.service"`,
-		"stopping ssh.service removes /run/sshd, without which no sshd lets anybody in; it would matter to a second one"} {
+		"stopping ssh.service removes /run/sshd, without which no sshd lets anybody in; that would affect a second one"} {
 		if !strings.Contains(notes, want) {
 			t.Errorf("doctor's notes lack %q:\n%s", want, notes)
 		}

@@ -71,7 +71,7 @@ func TestApplyIDOfNothing(t *testing.T) {
 		var errs strings.Builder
 		e := &env{stdin: strings.NewReader(""), stdout: &errs, stderr: &errs, getenv: func(string) string { return "" }}
 		code := run(t.Context(), e, []string{"--control", path, "apply", action, "--id", "0"})
-		const want = "doorward: error: --id 0: allowed is the id of one that waits, which doorward status has; " +
+		const want = "doorward: error: --id 0: allowed is the id of a configuration that waits, as doorward status shows it; " +
 			"without --id it is whichever waits\ndoorward: hint: doorward apply --help\n"
 		if code != 2 || errs.String() != want || len(b.Given()) != 0 {
 			t.Errorf("%s: got %d %q, orders %v; want 2 and %q", action, code, &errs, b.Given(), want)

@@ -21,7 +21,7 @@ func TestDiff(t *testing.T) {
 		{Key: "door.web", Change: control.KeyAdded},
 	}
 	const listed = `door.old                  removed
-door.ssh.knock[0].listen  changed (a knock's, so its value is not told)
+door.ssh.knock[0].listen  changed (part of a knock, so its value is not shown)
 door.ssh.open_for         "30s" -> "5m"
 door.ssh.service.stop     removed: ["/bin/stop"]
 door.ssh.service.unit     added: "ssh.service"
@@ -35,9 +35,9 @@ door.web                  added
 		code           int
 		stdout, stderr string
 	}{
-		{"the same", control.Diff{Config: file, Before: "a", After: "a"}, nil, 0, file + " is in use as it is\n", ""},
+		{"the same", control.Diff{Config: file, Before: "a", After: "a"}, nil, 0, file + " is in use, unchanged\n", ""},
 		{"the same in other words", control.Diff{Config: file, Before: "a", After: "b"}, nil, 0,
-			file + " is in use but for words that mean the same, such as comments\n", ""},
+			file + " differs from what is in use only in ways that change nothing, such as comments\n", ""},
 		{"other keys", control.Diff{Config: file, Before: "a", After: "b", Changes: changes}, nil, 1, listed, ""},
 		{"refused", control.Diff{Config: file, Before: "a", After: "b", Changes: changes[5:],
 			Refused: &control.Error{Message: "nothing was changed: it was rolled back", Hint: "change it"}}, nil, 1,

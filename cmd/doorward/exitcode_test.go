@@ -57,12 +57,12 @@ func TestStatusExitCode(t *testing.T) {
 	go old.Serve(listener)
 	defer old.Close()
 	code, _, stderr = operate(t, nil, "--control", listener.Addr().String(), "status", "--exit-code")
-	want := "doorward: error: the daemon is of a version that does not tell of problems\ndoorward: hint: systemctl restart doorward\n"
+	want := "doorward: error: the daemon is of a version that does not report problems\ndoorward: hint: systemctl restart doorward\n"
 	if code != 1 || stderr != want {
 		t.Errorf("of an old daemon: status %d, %q, want 1, %q", code, stderr, want)
 	}
 	code, _, stderr = operate(t, nil, "status", "--exit-code", "--watch")
-	want = "doorward: error: --exit-code with --watch: a watch goes on whatever it sees\ndoorward: hint: doorward status --exit-code\n"
+	want = "doorward: error: --exit-code cannot be combined with --watch, which goes on whatever it sees\ndoorward: hint: doorward status --exit-code\n"
 	if code != 2 || stderr != want {
 		t.Errorf("with --watch: status %d, %q, want 2, %q", code, stderr, want)
 	}

@@ -128,7 +128,7 @@ func TestExplainWhoWhere(t *testing.T) {
 		{"2001:db8::7 web", nil, "2001:db8::7 web", 0, ""},
 		{"", ssh, "198.51.100.9 ", 0, ""},
 		{"web", ssh, "198.51.100.9 web", 0, ""},
-		{"web", nil, "", 2, "doorward: error: no SOURCE, and SSH_CONNECTION does not say where you came from (sudo drops it)\n" +
+		{"web", nil, "", 2, "doorward: error: no SOURCE, and SSH_CONNECTION does not say where you logged in from (sudo removes it)\n" +
 			"doorward: hint: doorward explain ADDRESS\n"},
 		{"192.0.2.300", ssh, "", 2, "doorward: error: \"192.0.2.300\" is neither an address, such as 192.0.2.7 or 2001:db8::7, nor can it be a door's name\n" + usage},
 		{"192.0.2.0/24 web", nil, "", 2, "doorward: error: SOURCE \"192.0.2.0/24\": allowed is one address, such as 192.0.2.7 or 2001:db8::7\n" + usage},

@@ -49,7 +49,7 @@ func TestFailuresAsJSON(t *testing.T) {
 		{"close ssh web --json", 2, failure{1, `"web": one DOOR only`, "usage", "doorward close --help"}},
 		{"close ssh --sauce any --json", 2, failure{1, "unknown flag: --sauce", "usage", "doorward close --help"}},
 		{"close ssh --source 192.0.2.7/24 --json", 2, failure{1, `source "192.0.2.7/24": host bits are set after the first 24: ` +
-			`write "192.0.2.7" if the one address is meant, "192.0.2.0/24" if all of the prefix`, "usage", ""}},
+			`write "192.0.2.7" for the one address, or "192.0.2.0/24" for the whole prefix`, "usage", ""}},
 		{"close ssh --source 192.0.2.7 --source=192.0.2.8 --json", 2, failure{1, `invalid argument "192.0.2.8" for "--source" flag: ` +
 			`it is 192.0.2.7 already: one source only`, "usage", "doorward close --help"}},
 		{"close ssh --timeout 4h --json", 2, failure{1, "--timeout 4h: allowed is 1s to 3h", "usage", "doorward close --help"}},
@@ -157,15 +157,15 @@ func TestNothingIsEmpty(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"close", "web", "--source", ""}, "--source is empty: say what is meant, or leave it out"},
-		{[]string{"close", "web", "--source="}, "--source is empty: say what is meant, or leave it out"},
-		{[]string{"arm", "--source", ""}, "--source is empty: say what is meant, or leave it out"},
-		{[]string{"open", "web", "--source", ""}, "--source is empty: say what is meant, or leave it out"},
-		{[]string{"log", "--source", ""}, "--source is empty: say what is meant, or leave it out"},
-		{[]string{"arm", ""}, "DOOR is empty: a door's name, as doorward status lists it, was meant"},
-		{[]string{"close", ""}, "DOOR is empty: a door's name, as doorward status lists it, was meant"},
-		{[]string{"status", ""}, "DOOR is empty: a door's name, as doorward status lists it, was meant"},
-		{[]string{"check", ""}, "an argument is empty: say what is meant, or leave it out"},
+		{[]string{"close", "web", "--source", ""}, "--source is empty: give a value, or leave it out"},
+		{[]string{"close", "web", "--source="}, "--source is empty: give a value, or leave it out"},
+		{[]string{"arm", "--source", ""}, "--source is empty: give a value, or leave it out"},
+		{[]string{"open", "web", "--source", ""}, "--source is empty: give a value, or leave it out"},
+		{[]string{"log", "--source", ""}, "--source is empty: give a value, or leave it out"},
+		{[]string{"arm", ""}, "DOOR is empty: it must be a door's name, as doorward status lists it"},
+		{[]string{"close", ""}, "DOOR is empty: it must be a door's name, as doorward status lists it"},
+		{[]string{"status", ""}, "DOOR is empty: it must be a door's name, as doorward status lists it"},
+		{[]string{"check", ""}, "an argument is empty: give a value, or leave it out"},
 		{[]string{"open", "web", "--source", "any", "--for", ""}, `invalid argument "" for "--for" flag: time: invalid duration ""`},
 		{[]string{"apply", "--confirm", ""}, `invalid argument "" for "--confirm" flag: time: invalid duration ""`},
 	} {
@@ -240,7 +240,7 @@ func TestInterruptedWaiting(t *testing.T) {
 	})
 	path, _ := controltest.Serve(t, b)
 	code, _, stderr := operateUntil(t, ctx, nil, "--control", path, "open", "ssh", "--source", "192.0.2.7")
-	want := "doorward: error: interrupted while waiting; the order stands\n" +
+	want := "doorward: error: interrupted while waiting; the order still stands\n" +
 		"doorward: hint: doorward status ssh; doorward close ssh --source 192.0.2.7 takes it back\n"
 	if code != 1 || stderr != want {
 		t.Errorf("got %d %q, want 1 %q", code, stderr, want)

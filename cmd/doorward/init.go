@@ -24,8 +24,8 @@ On a terminal, init asks questions, and ENTER takes what it proposes. It asks no
 when there is a flag about the door, or standard input is no terminal: then flags
 and proposals decide. --ask asks in any case.
 
-What it proposes: a door "ssh" with the SSH server's unit that this machine has and
-the ports on which the server listens, and a knock that nobody else has: %s
+What it proposes: a door "ssh" for this machine's SSH server, with its unit and the
+ports it listens on, and a knock that nobody else has: %s
 
 --host, or the answer to its question, is remembered in the file: doorward share
 writes it into the knocks that it hands out.

@@ -441,7 +441,7 @@ func TestInitNext(t *testing.T) {
 		"door alt guards 53/udp and 2222/tcp\n",
 		"  knock      touch 28904 and 24117 in this order within 1m, leave 25633 alone\n",
 		"warning: 25633/tcp and 28904/tcp (listeners of door alt): this machine assigns ports 25000 to 61000 to sockets " +
-			"that ask for none, such as those of outgoing connections: one of them may hold the port when it is needed; " +
+			"that do not ask for one, such as those of outgoing connections: one of them may hold the port when it is needed; " +
 			"to keep them free:\n    echo net.ipv4.ip_local_reserved_ports=25000,25633,28904 " +
 			">/etc/sysctl.d/60-doorward.conf && sysctl -p /etc/sysctl.d/60-doorward.conf\n",
 		"      doorward polkit --install\n", "      TCP 2222, 24117, 25633, 28904\n      UDP 53\n", "      systemctl enable --now doorward\n",

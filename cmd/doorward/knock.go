@@ -195,7 +195,7 @@ func (o *knockOptions) attempt(ctx context.Context, e *env, v *visit.Visitor, sa
 }
 
 // notItself is why a knock from the gateway itself is in vain, and what is not.
-const notItself = "a gateway lets nobody in who knocks from itself; use there: doorward open DOOR --source ADDRESS"
+const notItself = "a gateway ignores knocks from itself; there, use: doorward open DOOR --source ADDRESS"
 
 // askFor is how long the door is asked whether it is still open to us. It is not where
 // the first connection spends the grant.

@@ -57,8 +57,8 @@ func TestCommandStatus(t *testing.T) {
 			knocked + "doorward: error: command \"lost\" cannot be run: the interpreter that DIR/lost names is not there\n"},
 		{"no knock", []string{"--touch", "59009", "--", "true"}, 125,
 			"doorward: error: 59009/tcp on 192.0.2.2 refuses connections, after 59000 had been touched\n" +
-				"doorward: hint: a wrong host or port, a gateway that is not running, or one that is deaf for a while after a wrong knock; " +
-				"a knock left unfinished counts as a wrong one, so wait out the penalty (5m unless it was changed) before the next\n"},
+				"doorward: hint: a wrong host or port, a gateway that is not running, or one that ignores you for a while after a wrong knock; " +
+				"a knock left unfinished counts as a wrong one, so wait until the penalty is over (5m by default) before the next\n"},
 		{"a wrong port", []string{"--touch", "x", "--", "true"}, 125,
 			"doorward: error: --touch: port \"x\": allowed are 1 to 65535\ndoorward: hint: doorward knock --help\n"},
 		{"a wrong flag", []string{"--touched", "1", "--", "true"}, 125,

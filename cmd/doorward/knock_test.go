@@ -163,7 +163,7 @@ func TestKnockCommand(t *testing.T) {
 			stderr: []string{
 				"doorward: error: 59009/tcp on 192.0.2.2 refuses connections",
 				"doorward: hint: a wrong host or port, a gateway that is not running," +
-					" or one that is deaf for a while after a wrong knock",
+					" or one that ignores you for a while after a wrong knock",
 			},
 		},
 		{
@@ -171,9 +171,9 @@ func TestKnockCommand(t *testing.T) {
 			args: []string{"four", "--touch", "59000,59001", "--touch-timeout", "200ms"}, code: 1,
 			stderr: []string{
 				"doorward: error: 59001/tcp on 192.0.2.2 did not answer within 200ms, after 59000 had been touched",
-				"doorward: hint: a wrong host or port, or a firewall between; a touched port is never guarded," +
-					" so it should answer at once; a knock left unfinished counts as a wrong one, so wait out" +
-					" the penalty (5m unless it was changed) before the next",
+				"doorward: hint: a wrong host or port, or a firewall between; the ports of a knock are never guarded," +
+					" so they should answer at once; a knock left unfinished counts as a wrong one, so wait" +
+					" until the penalty is over (5m by default) before the next",
 			},
 		},
 		{
@@ -185,7 +185,7 @@ func TestKnockCommand(t *testing.T) {
 			stderr: []string{
 				"doorward: error: no knock on gate is complete",
 				"doorward: hint: a wrong host or port, a gateway that is not running," +
-					" or one that is deaf for a while after a wrong knock",
+					" or one that ignores you for a while after a wrong knock",
 			},
 		},
 		{
@@ -195,8 +195,8 @@ func TestKnockCommand(t *testing.T) {
 			stderr: []string{
 				"doorward: error: 59001/tcp on 192.0.2.2 did not open within 300ms: it does not answer",
 				"doorward: hint: every port was touched, but these may not be the door's, or you are still penalised" +
-					" for a wrong knock (5m unless it was changed: wait, since every further knock is ignored), or the service" +
-					" behind the door did not start (its operator sees why: doorward log), or the gateway judges at intervals" +
+					" for a wrong knock (5m by default: wait, because every further knock is ignored), or the service" +
+					" behind the door did not start (its operator can see why: doorward log), or the gateway judges knocks at intervals" +
 					" (then try --timeout 90s)",
 			},
 		},
@@ -218,7 +218,7 @@ func TestKnockCommand(t *testing.T) {
 			stderr: []string{
 				"doorward: error: 59009/tcp on 192.0.2.2 refuses connections",
 				"doorward: hint: a wrong host or port, a gateway that is not running," +
-					" or one that is deaf for a while after a wrong knock",
+					" or one that ignores you for a while after a wrong knock",
 			},
 		},
 		{

@@ -235,10 +235,9 @@ func TestKnockOnItself(t *testing.T) {
 		c.SilenceErrors, c.SilenceUsage = true, true
 		c.SetArgs([]string{host, "--touch", "59000"})
 		code := report(e, c.ExecuteContext(t.Context()))
-		want := "doorward: note: " + strings.Trim(host, "[]") + " is this machine itself, and a gateway lets nobody in who knocks from there; " +
-			"on it: doorward open DOOR --source ADDRESS\n" +
+		want := "doorward: note: " + strings.Trim(host, "[]") + " is this machine itself, and a gateway ignores knocks from itself; there, use: doorward open DOOR --source ADDRESS\n" +
 			"doorward: error: 59000/tcp on " + strings.Trim(host, "[]") + " refuses connections\n" +
-			"doorward: hint: a gateway lets nobody in who knocks from there; on it: doorward open DOOR --source ADDRESS\n"
+			"doorward: hint: a gateway ignores knocks from itself; there, use: doorward open DOOR --source ADDRESS\n"
 		if code != 1 || errs.String() != want {
 			t.Errorf("status %d, it said:\n%s\nwant:\n%s", code, &errs, want)
 		}
@@ -264,7 +263,7 @@ func TestInterruptedInTheMidst(t *testing.T) {
 	c.SetArgs([]string{"192.0.2.2", "--touch", "59000,59002"})
 	code := report(e, c.ExecuteContext(ctx))
 	const want = "doorward: error: interrupted before the knock was complete\n" +
-		"doorward: hint: a knock left unfinished counts as a wrong one, so wait out the penalty (5m unless it was changed) before the next\n"
+		"doorward: hint: a knock left unfinished counts as a wrong one, so wait until the penalty is over (5m by default) before the next\n"
 	if code != 130 || errs.String() != want {
 		t.Errorf("status %d, it said:\n%s\nwant 130 and:\n%s", code, &errs, want)
 	}

@@ -44,17 +44,17 @@ func TestLogUsage(t *testing.T) {
 		"--after -1":                     `--after "-1": allowed is the id of a record, as --json prints it, and 0 for all`,
 		"-n 10001":                       `--limit "10001": allowed are 1 to 10000, and all; with --follow 0, too`,
 		"-n ALL":                         `--limit "ALL": allowed are 1 to 10000, and all; with --follow 0, too`,
-		"-n 5 --after 3 --follow":        "--limit, --after and --follow do not go together: all that comes after is printed",
-		"--source=":                      "--source is empty: say what is meant, or leave it out",
+		"-n 5 --after 3 --follow":        "--limit cannot be combined with both --after and --follow: everything after it is printed",
+		"--source=":                      "--source is empty: give a value, or leave it out",
 		"--event refuse":                 `--event "refuse": allowed are ` + events,
 		"--event=":                       "--event is empty: allowed are " + events,
 		"--since x":                      `--since "x"` + when,
-		"--since 23:00":                  `--since "23:00" is 2026-11-24 23:00:00 +0000, which is yet to come: a time without a date is of today`,
-		"--since now --until -1h":        `--until "-1h" is 2026-11-24 11:00:00 +0000, which is not behind --since, 2026-11-24 12:00:00 +0000`,
-		"--until now --follow":           "--until and --follow do not go together: what is yet to come has no end",
-		"--verify --source any":          "--source and --verify do not go together: records follow one another only where none are left out",
-		"--verify -n all":                "--limit and --verify do not go together: records follow one another only where none are left out",
-		"--verify --utc ssh --control x": "--utc and --verify do not go together: records follow one another only where none are left out",
+		"--since 23:00":                  `--since "23:00" is 2026-11-24 23:00:00 +0000, which is in the future: a time without a date is of today`,
+		"--since now --until -1h":        `--until "-1h" is 2026-11-24 11:00:00 +0000, which is not after --since, 2026-11-24 12:00:00 +0000`,
+		"--until now --follow":           "--until cannot be combined with --follow, which has no end",
+		"--verify --source any":          "--source cannot be combined with --verify, which needs every record",
+		"--verify -n all":                "--limit cannot be combined with --verify, which needs every record",
+		"--verify --utc ssh --control x": "--utc cannot be combined with --verify, which needs every record",
 	} {
 		code, stdout, stderr := operate(t, nil, append([]string{"--control", path, "log"}, strings.Fields(args)...)...)
 		if code != 2 || stdout != "" || !strings.HasPrefix(stderr, "doorward: error: "+want+"\ndoorward: hint: doorward log --help\n") {
@@ -89,7 +89,7 @@ func TestLogQueries(t *testing.T) {
 			t.Errorf("%s: %d %s (-want +got):\n%s", tt.args, code, stderr, d)
 		}
 	}
-	if code, stdout, stderr := operate(t, nil, "--control", path, "log", "nosuch"); code != 0 || stdout != "" || stderr != "doorward: there are no such records\n" {
+	if code, stdout, stderr := operate(t, nil, "--control", path, "log", "nosuch"); code != 0 || stdout != "" || stderr != "doorward: no records match\n" {
 		t.Errorf("nothing: got %d %q %q, want that it is said", code, stdout, stderr)
 	}
 	if code, stdout, stderr := operate(t, nil, "--control", path, "log", "nosuch", "--json"); code != 0 || stdout+stderr != "" {
@@ -127,7 +127,7 @@ func TestLogExports(t *testing.T) {
 	}
 	b.Drop(1000)
 	code, stdout, stderr = operate(t, nil, "--control", path, "log", "--json", "--after", "700")
-	want := "doorward: warning: records between 700 and 1000 are gone: newer ones have their place; all others are printed\n"
+	want := "doorward: warning: records between 700 and 1000 were deleted to make room for newer ones; all others are printed\n"
 	if n := strings.Count(stdout, "\n"); code != 1 || n != 1500 || stderr != want {
 		t.Errorf("after 700: got %d, %d lines, %q, want 1, 1500 lines and %s", code, n, stderr, want)
 	}
@@ -166,7 +166,7 @@ func TestLogFollowsOverARestart(t *testing.T) {
 		}}
 		e := &env{stdout: out, stderr: errs, getenv: func(string) string { return "" }, now: func() time.Time { return noon }}
 		code := run(ctx, e, append([]string{"--control", path}, strings.Fields(args)...))
-		want := "doorward: no daemon answers at " + path + ": there is no such socket; waiting until it is back\ndoorward: the daemon is back\n"
+		want := "doorward: no daemon answers at " + path + ": there is no such socket; waiting for it to come back\ndoorward: the daemon is back\n"
 		if code != 0 || errs.String() != want || strings.Count(out.String(), "\n") != 6 {
 			t.Errorf("%s: got %d %q %q, want six records and %q", args, code, out.String(), errs.String(), want)
 		}
@@ -201,7 +201,7 @@ func TestLogVerify(t *testing.T) {
 	b.Append(all...)
 	path, _ := controltest.Serve(t, b)
 	end := "the last refusal: 10, " + all[9].Hash + "\nthe last of the others: 9, " + all[8].Hash + "\n"
-	sound := "10 records, from 1 to 10, follow one another\n" + end
+	sound := "10 records, from 1 to 10, are intact\n" + end
 	check := func(what string, args []string, code int, stdout, stderr string) {
 		t.Helper()
 		gotCode, out, errs := operate(t, nil, append([]string{"--control", path, "log", "--verify"}, args...)...)
@@ -221,20 +221,20 @@ func TestLogVerify(t *testing.T) {
 	check("a file", write(text), 0, sound, "")
 	lines := strings.SplitAfter(text, "\n")
 	check("a file without one", write(strings.Join(append(lines[:4:4], lines[5:]...), "")), 1,
-		"record 5 is missing: record 6 comes after it\n9 records, from 1 to 10\n"+end, "doorward: error: the audit trail was changed, or is not whole: 1 fault\n")
+		"record 5 is missing: record 6 comes after it\n9 records, from 1 to 10\n"+end, "doorward: error: the audit trail was changed, or is incomplete: 1 fault\n")
 	check("a file with the line of a failure", write(strings.Join(lines[:5], "")+`{"api":1,"error":"no daemon answers","code":"daemon_down","hint":""}`+"\n"+strings.Join(lines[5:], "")), 0, sound, "")
-	none := "doorward: error: there are no records in " + file + ": each is a JSON object on a line of its own\ndoorward: hint: doorward log --json --limit all prints them\n"
+	none := "doorward: error: no records in " + file + ": each is a JSON object on a line of its own\ndoorward: hint: doorward log --json --limit all prints them\n"
 	check("an empty file", write("\n"), 1, "", none)
 	check("a file that was set out for people", write(strings.ReplaceAll(lines[0], ",", ",\n")), 1, "", none)
 	check("a file with ends of lines and spaces as others have them", write(" \r\n"+strings.ReplaceAll(text, "\n", "\r\n")+"  "), 0, sound, "")
 	check("a file of one long line", write(strings.Repeat("x", longestLine+1)), 1, "",
-		fmt.Sprintf("doorward: error: read the records in %s, behind line 0: a line has more than %d bytes, and is no record\n", file, longestLine))
+		fmt.Sprintf("doorward: error: read the records in %s, after line 0: a line has more than %d bytes, so it is not a record\n", file, longestLine))
 	check("no file", []string{file + "x"}, 1, "", "doorward: error: read the records to verify: open "+file+"x: no such file or directory\n")
 	check("an old file", write(`{"id":1,"event":"granted"}`), 0,
-		"1 record, from 1 to 1, follow one another; 1 record of versions before there were hashes, which could be anything\n", "")
+		"1 record, from 1 to 1, are intact; 1 record without a hash, of older versions, which cannot be verified\n", "")
 	b.Append(audit.Record{ID: 12, Event: audit.EventError, Reason: "\x1b[2J"})
 	check("the daemon's, with one that has none", nil, 1, `record 12 has no hash, although those before it do: "\x1b[2J"`+"\n11 records, from 1 to 12\n"+end,
-		"doorward: error: the audit trail was changed, or is not whole: 1 fault\n")
+		"doorward: error: the audit trail was changed, or is incomplete: 1 fault\n")
 	var v audit.Verification
 	code, out, _ := operate(t, nil, "--control", path, "log", "--verify", "--json")
 	if err := json.Unmarshal([]byte(out), &v); err != nil || code != 1 || v.Sound || v.FaultsTotal != 1 || v.Faults[0].ID != 12 || v.Decided.Hash != all[8].Hash {

@@ -158,7 +158,7 @@ func TestOrdersFromTheCommandLine(t *testing.T) {
 		{"open ssh --source 192.0.2.7 --json", nil, control.Open{Door: "ssh", Source: one("192.0.2.7"), Wait: 3 * time.Hour}, 0,
 			"{\n  \"api\": 1,\n  \"message\": \"done\",\n  \"until\": \"2026-11-24T12:10:00Z\",\n  \"door\": \"ssh\",\n  \"source\": \"\",\n" +
 				"  \"state\": \"open\",\n  \"changed\": true\n}\n", ""},
-		{"open ssh", nil, nil, usage, "", "doorward: error: no --source, and SSH_CONNECTION does not say where you came from (sudo drops it)\n" +
+		{"open ssh", nil, nil, usage, "", "doorward: error: no --source, and SSH_CONNECTION does not say where you logged in from (sudo removes it)\n" +
 			"doorward: hint: --source ADDRESS, or --source any for everybody\n"},
 		{"open", ssh, nil, usage, "", "doorward: error: DOOR is missing: the door's name, as doorward status lists it\n" +
 			"doorward: hint: doorward open --help\n"},

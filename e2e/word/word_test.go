@@ -300,7 +300,7 @@ const wordKnock = "[[door.web.knock]]\nkind = \"word\"\nport = 59010\nword = \""
 
 const touchKnock = "[[door.web.knock]]\nkind = \"touch\"\nlisten = [59000, 59001, 59002]\ntouch = [59000, 59002]\n"
 
-// One datagram opens the door, in the daemon as it is, from inside its cage; what is
+// One datagram opens the door, in the daemon as it is, from inside its sandbox; what is
 // wrong is nothing; the answer comes from the address that was asked, when the fence
 // knows; and what was said is not good again, whatever becomes of the daemon.
 func TestAWordOpens(t *testing.T) {

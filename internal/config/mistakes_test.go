@@ -295,7 +295,7 @@ presence.connections = false
 knock = [{kind = "touch", listen = [21, 23], touch = [21]}]
 `, []string{
 		`3: door.ssh.presence.idle: "90m": nobody would ever be seen: connections = false, and no logins are read; ` +
-			`the door would go dark, and its service be stopped, under whoever is in: allowed are "never"`,
+			`the door would go dark, and its service be stopped, while people are using it: allowed are "never"`,
 		`11: door.web.presence.idle: "1h": the default does not work here: nobody is ever seen to be in: connections = false, ` +
 			`and no logins are read; the door would go dark while people are using it: allowed are "never"`,
 	}},

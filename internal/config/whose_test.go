@@ -31,17 +31,17 @@ func TestLoadWhoseFile(t *testing.T) {
 		{
 			name: "somebody else's", file: 0o640, dir: 0o755, owner: stranger,
 			want: `"FILE" belongs to user number 54321: allowed are root and the user who runs this; ` +
-				`to mend it: chown root:doorward FILE && chmod 0640 FILE`,
+				`to fix it: chown root:doorward FILE && chmod 0640 FILE`,
 		},
 		{
 			name: "writable by all", file: 0o666, dir: 0o755,
 			want: `"FILE" may be written by everybody: allowed is its owner alone; ` +
-				`to mend it: chown root:doorward FILE && chmod 0640 FILE`,
+				`to fix it: chown root:doorward FILE && chmod 0640 FILE`,
 		},
 		{
 			name: "writable by its group", file: 0o660, dir: 0o755,
 			want: `"FILE" may be written by its group: allowed is its owner alone; ` +
-				`to mend it: chown root:doorward FILE && chmod 0640 FILE`,
+				`to fix it: chown root:doorward FILE && chmod 0640 FILE`,
 		},
 		{
 			name: "in somebody else's directory", file: 0o640, dir: 0o755, over: stranger,

@@ -30,10 +30,10 @@ func TestTold(t *testing.T) {
 				"443/udp that was answered, until minutes after its last packet"},
 		{"the log alone", `"22/tcp"`, "connections = false\nlogins = [\"/var/log/secure\", \"/var/log/secure.1\"]\nidle = \"90m\"",
 			"in use while there is: a login in /var/log/secure and /var/log/secure.1, for 1h30m"},
-		{"never", `"22/tcp"`, `idle = "never"`, `presence does not count: idle = "never", so that the door goes dark ` +
-			"by doorward close alone, or having no log data at all"},
+		{"never", `"22/tcp"`, `idle = "never"`, `presence does not count: idle = "never", so only doorward close ` +
+			"makes the door dark, or having no log data at all"},
 		{"never and nothing", `"443/tcp"`, "idle = \"never\"\nconnections = false", `presence does not count: ` +
-			`idle = "never", so that the door goes dark by doorward close alone`},
+			`idle = "never", so only doorward close makes the door dark`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := parse(t, "[door.ssh]\nports = ["+tt.ports+"]\n[door.ssh.presence]\n"+tt.presence+"\n"+oneKnock)
@@ -112,9 +112,9 @@ knock = [{kind = "touch", listen = [51, 52], touch = [51]}]
 	}
 	want := []string{
 		`t.toml:1: door.a.presence.idle: "1h": the default does not work here: flows over UDP cannot be seen here: no ctnetlink; ` +
-			`the door would go dark under whoever is in: allowed are "never" > name a source of logins, or set idle = "never"`,
+			`the door would go dark while people are using it: allowed are "never" > name a source of logins, or set idle = "never"`,
 		`t.toml:6: door.b.presence.idle: "2h": flows over UDP cannot be seen here: no ctnetlink; the door would go dark, and ` +
-			`its service be stopped, under whoever is in: allowed are "never" > name a source of logins, or set idle = "never"`,
+			`its service be stopped, while people are using it: allowed are "never" > name a source of logins, or set idle = "never"`,
 	}
 	if diff := cmp.Diff(want, lines); diff != "" {
 		t.Errorf("mistakes (-want +got):\n%s", diff)

@@ -13,7 +13,7 @@ import (
 )
 
 // How many connections are served at a time; more wait in the kernel's queue.
-// Each costs a descriptor, which the ears need too.
+// Each costs a descriptor, which the listeners need too.
 func maxOperators() int { return descriptors.Share(256, descriptors.Operators) }
 func maxScrapes() int   { return descriptors.Share(64, descriptors.Meters) }
 

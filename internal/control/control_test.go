@@ -473,7 +473,7 @@ func TestHealth(t *testing.T) {
 service_failed: door ssh: its service could not be started, so right knocks do not open it
 knocks_unheard: door ssh: no knock can be heard
 nothing_saved: nothing can be saved: a restart would forget what happens now
-ending: the daemon ends
+ending: the daemon is shutting down
 of tomorrow: door ssh: doorward status says why
 `},
 	} {

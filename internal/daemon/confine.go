@@ -35,7 +35,7 @@ type confinement struct {
 	policy     *sandbox.Policy         // nil before the first configuration
 	launcher   *launcher.Launcher      // nil when the first configuration has no commands
 	launched   chan *launcher.Launcher // takes launcher, of which it holds one
-	fixed      chan *fileWatch         // takes the vigil over the programs' files, of which it holds one
+	fixed      chan *fileWatch         // takes the watch over the programs' files, of which it holds one
 }
 
 // confine is gateway.Options.Confine.
@@ -72,7 +72,7 @@ func (c *confinement) confine(conf *config.Config) error {
 	return nil
 }
 
-// filed are the walls for the configuration in the file, or for none if it cannot
+// filed are the policy for the configuration in the file, or for none if it cannot
 // be used.
 func (c *confinement) filed() sandbox.Policy {
 	conf, _, err := config.Load(c.configPath)
@@ -330,7 +330,7 @@ func abstract(notify, bus string) bool {
 func files(programs []string) (all []string) {
 	for _, p := range programs {
 		if _, err := os.Stat(p); err == nil {
-			of, _ := sandbox.Files(p) // what lacks, entering the cage says
+			of, _ := sandbox.Files(p) // what lacks, entering the sandbox says
 			all = append(all, of...)
 		}
 	}

@@ -63,7 +63,7 @@ func udp(c *config.Config) {
 	c.Doors[0].Knocks = append(c.Doors[0].Knocks, config.Knock{Rule: onUDP{}})
 }
 
-// What a knock needs is in the walls, once, and no more than that.
+// What a knock needs is in the policy, once, and no more than that.
 func TestWallsHaveWhatKnocksNeed(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	const path = "/etc/doorward/doorward.toml"
@@ -224,7 +224,7 @@ func TestWallsOfALinkedConfiguration(t *testing.T) {
 	}
 }
 
-// With no file that can be used, the walls are those for any configuration.
+// With no file that can be used, the policy are those for any configuration.
 func TestWallsWithoutAFile(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	path := filepath.Join(t.TempDir(), "doorward.toml")

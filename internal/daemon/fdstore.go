@@ -20,7 +20,7 @@ import (
 // firstInherited is SD_LISTEN_FDS_START of sd_listen_fds(3).
 const firstInherited = 3
 
-// listener makes the ear of the knocks, with the listening sockets that systemd has
+// listener makes the listener of the knocks, with the listening sockets that systemd has
 // kept from an earlier daemon, and has it keep the new one's.
 func (d *Daemon) listener(heard func([]knock.Heard)) *listen.Listener {
 	kept := inherited(os.Getpid(), os.Getenv)
@@ -30,10 +30,10 @@ func (d *Daemon) listener(heard func([]knock.Heard)) *listen.Listener {
 	if _, err := os.Lstat("/run/systemd/system"); err != nil || os.Getenv("NOTIFY_SOCKET") == "" { // sd_booted(3)
 		return listen.New(d.Log, nil, heard)
 	}
-	ear := listen.New(d.Log, fdStore{}, heard)
+	l := listen.New(d.Log, fdStore{}, heard)
 	for i, name := range kept {
 		fd := firstInherited + i
-		p, err := ear.Inherit(fd)
+		p, err := l.Inherit(fd)
 		if err == nil {
 			d.Log.Debug("inherited a listener", "port", p)
 			continue
@@ -43,7 +43,7 @@ func (d *Daemon) listener(heard func([]knock.Heard)) *listen.Listener {
 			d.Log.Warn("cannot close it", "name", name, "err", err)
 		}
 	}
-	return ear
+	return l
 }
 
 // inherited are the names of the descriptors that systemd hands over, from

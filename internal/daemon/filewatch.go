@@ -26,7 +26,7 @@ type fileWatch struct {
 	quiet  time.Duration          // see upgradeQuiet
 }
 
-// newFileWatch begins a vigil over files, nil for none.
+// newFileWatch begins a watch over files, nil for none.
 func newFileWatch(paths []string) (*fileWatch, error) {
 	if len(paths) == 0 {
 		return nil, nil
@@ -56,7 +56,7 @@ func newFileWatch(paths []string) (*fileWatch, error) {
 
 // wait returns the path of a file that is another than it was, or gone, when that
 // is so and nothing has changed beside the files for a while. It returns "" when
-// ctx ends. A nil vigil waits for that alone.
+// ctx ends. A nil watch waits for that alone.
 func (v *fileWatch) wait(ctx context.Context) string {
 	if v == nil {
 		<-ctx.Done()

@@ -55,7 +55,7 @@ func TestAVigilSeesWhatIsReplaced(t *testing.T) {
 				t.Fatal(err)
 			}
 			v.quiet = 0
-			// What is no file of the vigil's does not matter.
+			// What is no file of the watch's does not matter.
 			if err := write(filepath.Join(dir, "other")); err != nil {
 				t.Fatal(err)
 			}

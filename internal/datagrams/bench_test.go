@@ -45,7 +45,7 @@ func BenchmarkThrowAway(b *testing.B) {
 					if errno != 0 {
 						break
 					}
-					s.ear.sift(sock, into, n)
+					s.listener.sift(sock, into, n)
 					read += n
 				}
 			}
@@ -98,7 +98,7 @@ func BenchmarkFlood(b *testing.B) {
 			stop()
 			flood.Wait()
 			total := b.Elapsed().Seconds()
-			counts := s.ear.Counts()
+			counts := s.listener.Counts()
 			b.ReportMetric(float64(sent)/total, "sent/s")
 			b.ReportMetric(float64(counts.Foreign)/total, "foreign/s")
 			b.ReportMetric(float64(counts.Crowded)/total, "crowded/s")

@@ -1,6 +1,6 @@
 //go:build linux
 
-// Package datagrams is the ear on UDP ports: it hands on what a knock.Opener made
+// Package datagrams is the listener on UDP ports: it hands on what a knock.Opener made
 // of a datagram, with where it came from and which address was asked, and sends
 // the answers. It knows no doors and judges nothing. No source of a datagram is
 // proven.
@@ -22,7 +22,7 @@
 // that is unspecified, of loopback, multicast or broadcast, or the one that was
 // asked. So is what was sent to multicast or broadcast, since it has no address
 // to answer from, and what is longer than Longest. That another address of the
-// machine is its own the ear cannot know; to keep out what comes over loopback is
+// machine is its own the listener cannot know; to keep out what comes over loopback is
 // for the fence.
 //
 // # Floods
@@ -42,7 +42,7 @@
 //     bytes at most, and twice maxBuffer bytes in the kernel, which throws away what does
 //     not fit there; with many ports, less for each: 6 MiB and 32 MiB for all;
 //   - answersPerSecond answers at most that Open gave, none longer than its datagram,
-//     so that nobody is flooded by way of the ear, and nothing is amplified.
+//     so that nobody is flooded by way of the listener, and nothing is amplified.
 //
 // The pool has one goroutine less than there are processors for Go, but one at
 // least. Go knows no priorities; so all who could hold up the gateway give way
@@ -112,7 +112,7 @@ type Listener struct {
 	closed  bool
 }
 
-// Counts says how many datagrams were thrown away since the ear was made, and why.
+// Counts says how many datagrams were thrown away since the listener was made, and why.
 type Counts struct {
 	Foreign  uint64 // Glance said no, or nothing was to be heard at the port
 	Strange  uint64 // nobody can have sent it, or it was too long
@@ -121,7 +121,7 @@ type Counts struct {
 	Withheld uint64 // no datagrams: answers of Open that were too many or too long
 }
 
-// New makes an ear without ports. What is heard goes to heard, several at a time
+// New makes a listener without ports. What is heard goes to heard, several at a time
 // and from one goroutine; the slice is heard's to keep. Close waits for heard,
 // which must not wait for it.
 func New(log *slog.Logger, heard func([]knock.Heard)) *Listener {
@@ -131,7 +131,7 @@ func New(log *slog.Logger, heard func([]knock.Heard)) *Listener {
 	return e
 }
 
-// Set has the ear hear at the ports that have an opener, hold those that have nil,
+// Set has the listener hear at the ports that have an opener, hold those that have nil,
 // and give up all others, for IPv4 and IPv6. Sockets that it has already stay as
 // they are. What waits at a port that is no longer heard is thrown away, but what
 // was opened may come to heard a moment later; what waits at a port that gets
@@ -250,7 +250,7 @@ func (e *Listener) open(w *waiting) (knock.Heard, bool) {
 // Answer sends a datagram back the way that another came. It is for what a turn
 // of the gateway has led to, so that how many there are is the gateway's to bound.
 // What the network makes of it is no error, since whoever asked need not be
-// there. An error says that payload is longer than LongestAnswer, or that the ear
+// there. An error says that payload is longer than LongestAnswer, or that the listener
 // does not have the port.
 func (e *Listener) Answer(path knock.Path, payload []byte) error {
 	if len(payload) > LongestAnswer {

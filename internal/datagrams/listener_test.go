@@ -74,7 +74,7 @@ func TestHearsAndAnswers(t *testing.T) {
 				t.Errorf("Open's answer: %q from %v, want %q from %v", text, by, "ok", to)
 			}
 			long := strings.Repeat("x", LongestAnswer)
-			if err := s.ear.Answer(got.Path, []byte(long)); err != nil {
+			if err := s.listener.Answer(got.Path, []byte(long)); err != nil {
 				t.Errorf("answer: %v", err)
 			}
 			if text, by := answered(t, c); text != long || by != to {
@@ -84,7 +84,7 @@ func TestHearsAndAnswers(t *testing.T) {
 	}
 }
 
-// On a machine without IPv6 the ear hears IPv4.
+// On a machine without IPv6 the listener hears IPv4.
 func TestIPv4Alone(t *testing.T) {
 	s := newScene(t)
 	s.mustSet(map[uint16]knock.Opener{59001: nil})
@@ -94,9 +94,9 @@ func TestIPv4Alone(t *testing.T) {
 			return err
 		}
 		four.use(&words{})
-		s.ear.mu.Lock()
-		defer s.ear.mu.Unlock()
-		s.ear.begin(four)
+		s.listener.mu.Lock()
+		defer s.listener.mu.Unlock()
+		s.listener.begin(four)
 		return nil
 	})
 	c := s.caller(visitor4 + ":0")
@@ -111,7 +111,7 @@ func TestIPv4Alone(t *testing.T) {
 	// The kernel gives these to sockets of IPv4 alone.
 	s.visitor.Run("ip", "route", "replace", "224.0.0.1", "dev", s.visitorIf)
 	send(t, c, "224.0.0.1:59000", "knock")
-	eventually(t, "multicast is thrown away", func() bool { return s.ear.Counts() == (Counts{Strange: 1}) })
+	eventually(t, "multicast is thrown away", func() bool { return s.listener.Counts() == (Counts{Strange: 1}) })
 }
 
 // What nobody can have sent, what is for many, and what is too long is thrown
@@ -140,7 +140,7 @@ func TestThrownAway(t *testing.T) {
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			send(t, tt.by, netip.AddrPortFrom(netip.MustParseAddr(tt.to), 59000).String(), strings.Repeat("x", tt.size))
-			eventually(t, "it is counted", func() bool { return s.ear.Counts() == (Counts{Strange: uint64(i + 1)}) })
+			eventually(t, "it is counted", func() bool { return s.listener.Counts() == (Counts{Strange: uint64(i + 1)}) })
 		})
 	}
 	for i, size := range []int{Longest, 0} {
@@ -149,7 +149,7 @@ func TestThrownAway(t *testing.T) {
 			t.Errorf("heard %d, the last %v; want %d bytes", len(got), got[i], size)
 		}
 	}
-	if got := s.ear.Counts(); got != (Counts{Strange: 9}) {
+	if got := s.listener.Counts(); got != (Counts{Strange: 9}) {
 		t.Errorf("counts: %+v, want no others thrown away", got)
 	}
 }
@@ -167,10 +167,10 @@ func TestSourcePortOfNobody(t *testing.T) {
 		packet := []byte{0, 0, 0xe6, 0x78, 0, 9, 0, 0, 'x'} // ports 0 and 59000, no checksum (RFC 768)
 		return unix.Sendto(fd, packet, 0, &unix.SockaddrInet4{Addr: netip.MustParseAddr(gateway4).As4()})
 	})
-	eventually(t, "it is counted", func() bool { return s.ear.Counts() == (Counts{Strange: 1}) })
+	eventually(t, "it is counted", func() bool { return s.listener.Counts() == (Counts{Strange: 1}) })
 }
 
-// Addresses and interfaces come and go without the ear's having to do anything.
+// Addresses and interfaces come and go without the listener's having to do anything.
 func TestAddressesComeAndGo(t *testing.T) {
 	s := newScene(t)
 	s.mustSet(map[uint16]knock.Opener{59000: &words{}})
@@ -201,13 +201,13 @@ func TestAddressesComeAndGo(t *testing.T) {
 	path := s.record.heard()[1].Path
 	s.gateway.Run("ip", "addr", "del", new4+"/32", "dev", s.gatewayIf)
 	s.gateway.Run("ip", "addr", "del", new6+"/64", "dev", s.gatewayIf)
-	if err := s.ear.Answer(path, []byte("late")); err != nil {
+	if err := s.listener.Answer(path, []byte("late")); err != nil {
 		t.Errorf("an answer from an address that is gone: %v, want nil", err)
 	}
 	heardAt(visitor4, gateway4)
 
 	s.gateway.Run("ip", "link", "set", s.gatewayIf, "down")
-	if err := s.ear.Answer(path, []byte("late")); err != nil {
+	if err := s.listener.Answer(path, []byte("late")); err != nil {
 		t.Errorf("an answer by an interface that is down: %v, want nil", err)
 	}
 	s.gateway.Run("ip", "link", "set", s.gatewayIf, "up")
@@ -219,12 +219,12 @@ func TestAddressesComeAndGo(t *testing.T) {
 	s.visitor.Run("ip", "addr", "add", "198.18.0.2/24", "dev", "dwpeer")
 	s.visitor.Run("ip", "link", "set", "dwpeer", "up")
 	heardAt("198.18.0.2", "198.18.0.1")
-	if missing := s.ear.Check(); missing != nil {
+	if missing := s.listener.Check(); missing != nil {
 		t.Errorf("missing: %v, want none", missing)
 	}
 }
 
-// A port is the ear's alone as long as it is wanted; one that is held is silent,
+// A port is the listener's alone as long as it is wanted; one that is held is silent,
 // and what came to it meanwhile is not heard later.
 func TestSet(t *testing.T) {
 	s := newScene(t)
@@ -232,7 +232,7 @@ func TestSet(t *testing.T) {
 	s.mustSet(map[uint16]knock.Opener{59000: by, 59001: nil})
 	c := s.caller(visitor4 + ":0")
 	send(t, c, gateway4+":59001", "knock early")
-	eventually(t, "it is thrown away", func() bool { return s.ear.Counts() == (Counts{Foreign: 1}) })
+	eventually(t, "it is thrown away", func() bool { return s.listener.Counts() == (Counts{Foreign: 1}) })
 	for _, p := range []uint16{59000, 59001} {
 		for _, option := range []int{unix.SO_REUSEADDR, unix.SO_REUSEPORT} {
 			s.gateway.Do(func() error {
@@ -260,7 +260,7 @@ func TestSet(t *testing.T) {
 			t.Fatal(err)
 		}
 		if want == nil {
-			eventually(t, "it is read", func() bool { return s.ear.Counts().Foreign == 2 })
+			eventually(t, "it is read", func() bool { return s.listener.Counts().Foreign == 2 })
 		} else {
 			_ = d.SetReadDeadline(time.Now().Add(patience))
 			if _, err := d.Read(make([]byte, 1)); !errors.Is(err, want) {
@@ -288,7 +288,7 @@ func TestPortIsTaken(t *testing.T) {
 	if err := s.set(all); err == nil || err.Error() != want || !errors.Is(err, unix.EADDRINUSE) {
 		t.Errorf("error %v\nwant  %s", err, want)
 	}
-	if got := s.ear.Check(); !slices.Equal(got, []uint16{0, 59001}) {
+	if got := s.listener.Check(); !slices.Equal(got, []uint16{0, 59001}) {
 		t.Errorf("missing: %v, want [0 59001]", got)
 	}
 	send(t, s.caller(visitor4+":0"), gateway4+":59000", "knock")
@@ -298,7 +298,7 @@ func TestPortIsTaken(t *testing.T) {
 	_ = other.Wait() // killed
 	delete(all, 0)
 	s.mustSet(all)
-	if got := s.ear.Check(); got != nil {
+	if got := s.listener.Check(); got != nil {
 		t.Errorf("missing: %v, want none", got)
 	}
 }
@@ -316,11 +316,11 @@ func TestSocketThatCannotBeRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(null)
-	s.ear.mu.Lock()
-	_ = s.ear.sockets[59000].raw.Control(func(fd uintptr) { _ = unix.Dup3(null, int(fd), unix.O_CLOEXEC) })
-	s.ear.mu.Unlock()
+	s.listener.mu.Lock()
+	_ = s.listener.sockets[59000].raw.Control(func(fd uintptr) { _ = unix.Dup3(null, int(fd), unix.O_CLOEXEC) })
+	s.listener.mu.Unlock()
 	close(by.slow)
-	eventually(t, "it is missed", func() bool { return slices.Equal(s.ear.Check(), []uint16{59000}) })
+	eventually(t, "it is missed", func() bool { return slices.Equal(s.listener.Check(), []uint16{59000}) })
 	s.mustSet(map[uint16]knock.Opener{59000: &words{}})
 	send(t, c, gateway4+":59000", "knock again")
 	s.record.await(t, 2)
@@ -336,8 +336,8 @@ func TestAnswersAreBounded(t *testing.T) {
 		send(t, c, gateway4+":59000", text)
 		s.record.await(t, i+1)
 	}
-	if text, _ := answered(t, c); text != "1234567" || s.ear.Counts().Withheld != 1 {
-		t.Errorf("answer %q, counts %+v; want one as long as what it answers, and one withheld", text, s.ear.Counts())
+	if text, _ := answered(t, c); text != "1234567" || s.listener.Counts().Withheld != 1 {
+		t.Errorf("answer %q, counts %+v; want one as long as what it answers, and one withheld", text, s.listener.Counts())
 	}
 	send(t, c, gateway4+":59001", "knock")
 	if text, by := answered(t, c); text != "" || by.Port() != 59001 {
@@ -358,16 +358,16 @@ func TestAnswersAreBounded(t *testing.T) {
 
 	path := s.record.heard()[0].Path
 	want := "an answer of 1233 bytes: allowed are 1232"
-	if err := s.ear.Answer(path, make([]byte, LongestAnswer+1)); err == nil || err.Error() != want {
+	if err := s.listener.Answer(path, make([]byte, LongestAnswer+1)); err == nil || err.Error() != want {
 		t.Errorf("a long answer: %v, want %s", err, want)
 	}
 	path.From = netip.MustParseAddrPort("203.0.113.1:9") // no way leads there
-	if err := s.ear.Answer(path, []byte("x")); err != nil {
+	if err := s.listener.Answer(path, []byte("x")); err != nil {
 		t.Errorf("an answer that the network does not take: %v, want nil", err)
 	}
 	path.To = netip.MustParseAddrPort(gateway4 + ":59002")
 	want = "an answer from 59002/udp: the port is not heard"
-	if err := s.ear.Answer(path, []byte("x")); err == nil || err.Error() != want {
+	if err := s.listener.Answer(path, []byte("x")); err == nil || err.Error() != want {
 		t.Errorf("an answer from a port that is not heard: %v, want %s", err, want)
 	}
 }
@@ -381,7 +381,7 @@ func TestCloseWhileOpening(t *testing.T) {
 	send(t, c, gateway4+":59000", "knock")
 	eventually(t, "it is being opened", func() bool { return by.opens.Load() == 1 })
 	closed := make(chan error)
-	go func() { closed <- s.ear.Close() }()
+	go func() { closed <- s.listener.Close() }()
 	eventually(t, "it closes", func() bool { return s.set(nil) != nil })
 	select {
 	case <-closed:

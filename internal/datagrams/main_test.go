@@ -139,15 +139,15 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// scene is a gateway with an ear and a visitor, linked.
+// scene is a gateway with a listener and a visitor, linked.
 type scene struct {
 	t                testing.TB
 	gateway, visitor *nstest.NS
 	gatewayIf        string
 	visitorIf        string
-	ear              *Listener
+	listener         *Listener
 	record           *record
-	log              strings.Builder // the ear's, to be read when it is closed
+	log              strings.Builder // the listener's, to be read when it is closed
 }
 
 func newScene(t testing.TB) *scene {
@@ -157,9 +157,9 @@ func newScene(t testing.TB) *scene {
 		[]string{gateway4 + "/24", second4 + "/24", gateway6 + "/64", second6 + "/64"},
 		[]string{visitor4 + "/24", visitor6 + "/64"})
 	s.visitor.Run("ip", "route", "add", second4+"/32", "dev", s.visitorIf)
-	s.ear = New(slog.New(slog.NewTextHandler(&s.log, nil)), s.record.add)
+	s.listener = New(slog.New(slog.NewTextHandler(&s.log, nil)), s.record.add)
 	t.Cleanup(func() {
-		if err := s.ear.Close(); err != nil {
+		if err := s.listener.Close(); err != nil {
 			t.Errorf("close: %v", err)
 		}
 	})
@@ -167,7 +167,7 @@ func newScene(t testing.TB) *scene {
 }
 
 func (s *scene) set(want map[uint16]knock.Opener) (err error) {
-	s.gateway.Do(func() error { err = s.ear.Set(want); return nil })
+	s.gateway.Do(func() error { err = s.listener.Set(want); return nil })
 	return err
 }
 

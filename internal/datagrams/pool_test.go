@@ -191,7 +191,7 @@ func TestParts(t *testing.T) {
 			all[uint16(59000+i)] = nil
 		}
 		s.mustSet(all)
-		for _, sock := range s.ear.sockets {
+		for _, sock := range s.listener.sockets {
 			_ = sock.raw.Control(func(fd uintptr) {
 				// The kernel tells twice of what it was asked for, socket(7).
 				if got, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF); got != 2*want || err != nil {
@@ -322,30 +322,30 @@ func TestOverrunAndBehind(t *testing.T) {
 	c := s.caller(visitor4 + ":0")
 	send(t, c, gateway4+":59000", "x")
 	eventually(t, "it is read", func() bool { return by.glances.Load() == 1 })
-	if s.ear.Behind() {
+	if s.listener.Behind() {
 		t.Error("behind, with nothing that waits")
 	}
 	const sent = 5000
 	for range sent {
 		send(t, c, gateway4+":59000", "x")
 	}
-	if s.ear.Behind() {
+	if s.listener.Behind() {
 		t.Error("behind, when it is seen for the first time")
 	}
-	if !s.ear.Behind() {
+	if !s.listener.Behind() {
 		t.Error("not behind, although nothing was read")
 	}
-	lost := s.ear.Counts().Overrun
+	lost := s.listener.Counts().Overrun
 	if lost == 0 || lost >= sent {
 		t.Errorf("the kernel threw away %d of %d, want some", lost, sent)
 	}
 	close(by.slow)
-	eventually(t, "the rest is read", func() bool { return s.ear.Counts() == (Counts{Foreign: sent + 1 - lost, Overrun: lost}) })
-	if s.ear.Behind() {
+	eventually(t, "the rest is read", func() bool { return s.listener.Counts() == (Counts{Foreign: sent + 1 - lost, Overrun: lost}) })
+	if s.listener.Behind() {
 		t.Error("behind, when all was read")
 	}
 	s.mustSet(nil)
-	if got := s.ear.Counts().Overrun; got != lost {
+	if got := s.listener.Counts().Overrun; got != lost {
 		t.Errorf("overrun %d when the port is gone, want %d as before", got, lost)
 	}
 }

@@ -19,10 +19,10 @@ import (
 	"github.com/doorward/doorward/internal/sandbox"
 )
 
-// cagedWord is in the environment of a process that is to hear from inside a cage.
+// cagedWord is in the environment of a process that is to hear from inside a sandbox.
 const cagedWord = "DOORWARD_TEST_CAGED"
 
-// All that the ear does it can do from inside the cage, at ports below 1024 too.
+// All that the listener does it can do from inside the sandbox, at ports below 1024 too.
 func TestInTheCage(t *testing.T) {
 	ns := nstest.New(t)
 	cmd := ns.Command(t.Context(), os.Args[0])
@@ -33,7 +33,7 @@ func TestInTheCage(t *testing.T) {
 	}
 }
 
-// hearInCage locks this process in, makes an ear, and has it hear and answer a
+// hearInCage locks this process in, makes a listener, and has it hear and answer a
 // datagram that was sent before, by a socket from outside.
 func hearInCage() error {
 	at := netip.MustParseAddr("127.0.0.1")

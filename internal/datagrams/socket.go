@@ -37,7 +37,7 @@ type socket struct {
 	second time.Time  // the one that sent counts for
 	sent   int
 
-	waited  bool   // datagrams waited when Behind was last asked; the ear's
+	waited  bool   // datagrams waited when Behind was last asked; the listener's
 	asked   uint64 // rounds then
 	dropped uint32 // what overrun was told last
 }

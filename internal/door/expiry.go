@@ -153,7 +153,7 @@ func (a *expiryQueue) latest() iter.Seq[int32] {
 	}
 }
 
-// ends is container/heap's interface over an agenda, as far as Fix needs it.
+// ends is container/heap's interface over an expiry queue, as far as Fix needs it.
 type ends expiryQueue
 
 func (e *ends) Len() int           { return len(e.heap) }

@@ -24,7 +24,7 @@ type checked struct {
 	text            []byte
 	hash            string            // of text
 	machineMistakes []*tables.Mistake // what only this machine makes a mistake
-	walled          error             // why this process cannot serve it from inside its cage
+	walled          error             // why this process cannot serve it from inside its sandbox
 	problem         error             // why it cannot be used after all; then there is no config
 	// differs are the keys that differ from those of others, by their hashes. It is filled
 	// beside the turns, since that takes long.

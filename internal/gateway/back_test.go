@@ -179,7 +179,7 @@ func TestAFileOutOfReach(t *testing.T) {
 		reach = false
 		_, err := r.as(alices, control.ApplyRequest{Action: "apply"})
 		want := "doorward check " + path + "; if that can read it, systemctl restart doorward: " +
-			"a daemon that runs reads no file but where it was at the start"
+			"a running daemon reads the file only where it was at the start"
 		if told, ok := errors.AsType[*control.Error](err); !ok || told.Hint != want {
 			t.Errorf("%+v, want the hint %q", err, want)
 		}

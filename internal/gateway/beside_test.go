@@ -82,32 +82,32 @@ func (f *slowFence) EndFlows(ends []fence.Grant) error {
 	return f.Fence.EndFlows(ends)
 }
 
-// slowEar is an ear that takes its time to do what it is told.
-type slowEar struct {
+// slowListener is a listener that takes its time to do what it is told.
+type slowListener struct {
 	Listener
 	set   gate
 	check gate // the first look finds that a port has died
 }
 
-func (e *slowEar) Check() []uint16 {
+func (e *slowListener) Check() []uint16 {
 	if e.check.pass(); e.check.passed() > 1 {
 		return nil
 	}
 	return []uint16{59001}
 }
 
-func (e *slowEar) Set(p listen.Ports) error {
+func (e *slowListener) Set(p listen.Ports) error {
 	e.set.pass()
 	return e.Listener.Set(p)
 }
 
-// besides runs a gateway on a machine whose fence and ear take their time.
-func besides(t *testing.T, m *machine, path, text string) (*running, *slowFence, *slowEar) {
+// besides runs a gateway on a machine whose fence and listener take their time.
+func besides(t *testing.T, m *machine, path, text string) (*running, *slowFence, *slowListener) {
 	var f *slowFence
-	var e *slowEar
+	var e *slowListener
 	write(t, path, text)
 	r := restartWith(t, m, path, func(w *World) {
-		f, e = &slowFence{Fence: w.Fence}, &slowEar{Listener: w.Touches}
+		f, e = &slowFence{Fence: w.Fence}, &slowListener{Listener: w.Touches}
 		w.Fence, w.Touches = f, e
 	})
 	return r, f, e
@@ -210,7 +210,7 @@ func (f *halfFence) Guard(doors []fence.Door) error {
 	return errors.New("no buffer space available")
 }
 
-// While the fence is looked at, and while the ears are told, knocks open.
+// While the fence is looked at, and while the listeners are told, knocks open.
 func TestKnocksWhileItIsLookedAtTheFence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()

@@ -27,7 +27,7 @@ touch = [59100, 59101]
 // that is there at the start is guarded all the same, and told of.
 func TestFlowsThatCannotBeSeen(t *testing.T) {
 	const why = `door.vpn.presence.idle: "1h": the default does not work here: flows over UDP cannot be seen here: no ctnetlink; ` +
-		`the door would go dark under whoever is in: allowed are "never"`
+		`the door would go dark while people are using it: allowed are "never"`
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
 		r := run(t, m, path, sshDoor)
@@ -74,9 +74,9 @@ func TestTheServiceBeforeIsTold(t *testing.T) {
 		open       bool
 		want       string
 	}{
-		{"another while it runs", other, true, "; door ssh has another service now, and the one before, ssh.service, runs on"},
+		{"another while it runs", other, true, "; door ssh has another service now, and the one before, ssh.service, keeps running"},
 		{"another while it is stopped", other, false, ""},
-		{"none while it runs", none, true, "; door ssh has no service now, and the one before, ssh.service, runs on"},
+		{"none while it runs", none, true, "; door ssh has no service now, and the one before, ssh.service, keeps running"},
 		{"none while it is stopped", none, false,
 			"; door ssh has no service now, and the one before, ssh.service, is stopped: start it if it is needed"},
 	} {

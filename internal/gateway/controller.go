@@ -45,7 +45,7 @@ type serviceReport struct {
 	err    error  // of an order
 }
 
-// newController returns the keeper of a door's service and starts watching it, in a
+// newController returns the controller of a door's service and starts watching it, in a
 // goroutine that ends with ctx.
 func (g *Gateway) newController(ctx context.Context, c config.Door, report func(time.Time, serviceReport)) *controller {
 	k := &controller{gw: g, svc: g.world.Service(c), conf: c, ctx: ctx, report: report}
@@ -90,7 +90,7 @@ func (c *controller) do(run bool) {
 	})
 }
 
-// done takes in the end of a start or a stop. A keeper whose time is over, since
+// done takes in the end of a start or a stop. A controller whose time is over, since
 // its door went or has another service now, has nothing more to say.
 func (c *controller) done(now time.Time, run bool, err error) {
 	if c.ctx.Err() != nil {
@@ -131,7 +131,7 @@ func (c *controller) started(err error) {
 	}
 }
 
-// observed takes in a change of the service. While the keeper itself changes
+// observed takes in a change of the service. While the controller itself changes
 // it, that is no news; what counts is how it stands afterwards. So it is with news
 // that comes late: it may be how things stood on the way.
 func (c *controller) observed(now time.Time, s service.Status) {

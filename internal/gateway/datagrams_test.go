@@ -94,7 +94,7 @@ port = 5005
 // letterDoor has no service, so that it opens at once.
 var letterDoor = strings.Replace(sshDoor, "[door.ssh.service]\nunit = \"ssh.service\"\n", "", 1) + letterKnock
 
-// write sends a datagram as the ear hands it on.
+// write sends a datagram as the listener hands it on.
 func (r *running) write(from netip.Addr, said string) {
 	r.Hear([]knock.Heard{letterFrom(from, said)})
 	synctest.Wait()
@@ -204,7 +204,7 @@ func TestDatagramsAndPenalties(t *testing.T) {
 	})
 }
 
-// The ear hears where the doors do, holds all other places, and has the openers of the
+// The listener hears where the doors do, holds all other places, and has the openers of the
 // configuration in use.
 func TestTheEarForDatagrams(t *testing.T) {
 	withLetters(t)
@@ -294,7 +294,7 @@ func TestTheFenceIsToldOfAllPlaces(t *testing.T) {
 	}
 }
 
-// What two ears have heard by now reaches the doors in the order of its time, and one
+// What two listeners have heard by now reaches the doors in the order of its time, and one
 // turn takes in no more than so much.
 func TestTheOrderOfTwoEars(t *testing.T) {
 	var log bytes.Buffer
@@ -329,7 +329,7 @@ func TestAnswersAreBounded(t *testing.T) {
 	}
 }
 
-// patient is an ear that says whether it is behind, and counts how often it was asked.
+// patient is a listener that says whether it is behind, and counts how often it was asked.
 type patient struct {
 	late  bool
 	asked *int
@@ -338,20 +338,20 @@ type patient struct {
 func (p patient) isBehind() bool { *p.asked++; return p.late }
 
 type patientEar struct {
-	*ears
+	*tcpListener
 	patient
 }
 
 func (p *patientEar) Behind() bool { return p.isBehind() }
 
 type patientMail struct {
-	*mailbox
+	*udpListener
 	patient
 }
 
 func (p *patientMail) Behind() bool { return p.isBehind() }
 
-// Nobody is judged for time while one of the ears is behind; both are asked each time,
+// Nobody is judged for time while one of the listeners is behind; both are asked each time,
 // since they answer for the time since they were.
 func TestEitherEarMayBeBehind(t *testing.T) {
 	for _, tt := range []struct{ touches, datagrams, want bool }{
@@ -370,7 +370,7 @@ func TestAKindThatOpensNothing(t *testing.T) {
 	var log bytes.Buffer
 	g := doorsOf(&log, oracular{places: []knock.Place{at(59000), {Medium: knock.Datagrams, Port: 5005}}})
 	g.syncListeners()
-	ports := g.listeners.udp.(*mailbox).openers
+	ports := g.listeners.udp.(*udpListener).openers
 	if by, held := ports[5005]; !held || by != nil || g.listeners.problem != "5005/udp: its kind of knock opens no datagrams" {
 		t.Errorf("the ear has %v, its problem is %q", ports, g.listeners.problem)
 	}

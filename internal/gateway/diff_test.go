@@ -199,7 +199,7 @@ func TestDiff(t *testing.T) {
 		write(t, path, webDoor)
 		r.insured(alices, false)
 		r.order(control.ApplyRequest{Action: "undo"})
-		if d := diff(); d.Refused == nil || !strings.HasSuffix(d.Refused.Message, "was rolled back, and says the same as then") {
+		if d := diff(); d.Refused == nil || !strings.HasSuffix(d.Refused.Message, "was rolled back, and has not changed since") {
 			t.Errorf("a file that was rolled back: refused %+v", d.Refused)
 		}
 		write(t, path, "rubbish")

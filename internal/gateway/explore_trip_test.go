@@ -205,13 +205,13 @@ func (t *trip) kindOf() string {
 	return kind
 }
 
-// turn has the gateway make a turn, and disk, fence and ears do their part.
+// turn has the gateway make a turn, and disk, fence and listeners do their part.
 func (t *trip) turn(e event) {
 	t.once(e)
 	t.quiet()
 }
 
-// quiet has the ears told, and ends the commit under way, and those after it, unless the disk hangs, and what
+// quiet has the listeners told, and ends the commit under way, and those after it, unless the disk hangs, and what
 // is done at the fence, unless that is slow.
 func (t *trip) quiet() {
 	for {

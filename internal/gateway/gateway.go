@@ -1,5 +1,5 @@
 // Package gateway joins the pieces: it owns the doors, hands them what the
-// ears, the services, presence and the operator have to say, and carries out
+// listeners, the services, presence and the operator have to say, and carries out
 // what they decide. It decides nothing itself.
 //
 // One goroutine does all of that, a batch of events a turn, and nothing that a

@@ -398,7 +398,7 @@ func TestReload(t *testing.T) {
 		}
 		write(t, path, webDoor)
 		if got, want := r.order(apply),
-			path+" is in use: 1 door; door ssh is no longer guarded, its service ssh.service runs on"; got != want {
+			path+" is in use: 1 door; door ssh is no longer guarded, its service ssh.service keeps running"; got != want {
 			t.Errorf("one door less: %q, want %q", got, want)
 		}
 		if _, ok := m.disk["ssh"]; ok || !m.running["ssh.service"] || len(m.grants) != 0 {

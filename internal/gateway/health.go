@@ -74,7 +74,7 @@ func (d *guarded) health() doorHealth {
 	return h
 }
 
-// allHeard says whether a right knock can be heard, as far as the ears have its places.
+// allHeard says whether a right knock can be heard, as far as the listeners have its places.
 func (l *listeners) allHeard(k heardKnock) bool {
 	if len(l.missing) == 0 {
 		return true

@@ -15,7 +15,7 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// places are what the ears are to do with places. Each list is sorted and has each
+// places are what the listeners are to do with places. Each list is sorted and has each
 // place once.
 type places struct {
 	Open []knock.Place // heard
@@ -85,7 +85,7 @@ func (p *places) unopened() (err error) {
 	return err
 }
 
-// listeners keeps the ears as the doors want them. That is done beside the turns, one thing
+// listeners keeps the listeners as the doors want them. That is done beside the turns, one thing
 // at a time: sockets of thousands of ports take long to open and to close, and so does
 // finding out who has one. What is heard at a place that is closed in a moment counts
 // for nothing by then. A port that cannot be had is said once and tried again at each
@@ -95,7 +95,7 @@ type listeners struct {
 	tcp     Listener
 	udp     Datagrams
 	wanted  places
-	applied places         // the ears were, or are being
+	applied places         // the listeners were, or are being
 	busy    bool           // something is under way
 	check   bool           // they are to be looked at
 	trying  *config.Config // whose places are held, too, since it is to be used; nil for none
@@ -105,7 +105,7 @@ type listeners struct {
 	repairs uint64
 }
 
-// updateListeners has the ears do what they were not told yet, and looks at them if that is
+// updateListeners has the listeners do what they were not told yet, and looks at them if that is
 // due: what has died is opened again.
 func (g *Gateway) updateListeners() {
 	l := g.listeners
@@ -143,7 +143,7 @@ func (g *Gateway) updateListeners() {
 	})
 }
 
-// listenersUpdated takes in what came of telling the ears, of which some places had died.
+// listenersUpdated takes in what came of telling the listeners, of which some places had died.
 func (g *Gateway) listenersUpdated(now time.Time, died []port.Port, err error) {
 	l := g.listeners
 	problem := ""
@@ -182,14 +182,14 @@ func (l *listeners) close() {
 	}
 }
 
-// behind says whether one of the ears is.
+// behind says whether one of the listeners is.
 func (w *World) behind() bool {
 	touches, datagrams := w.Touches.Behind(), w.Datagrams.Behind() // both look at what was since they were asked
 	return touches || datagrams
 }
 
 // Hear takes in what was heard in a moment. While it waits for the gateway, the
-// ear's queue fills, and no more. What is heard when the gateway ends is nothing.
+// listener's queue fills, and no more. What is heard when the gateway ends is nothing.
 func (g *Gateway) Hear(hs []knock.Heard) {
 	g.stalls.queued(hs)
 	select {
@@ -198,7 +198,7 @@ func (g *Gateway) Hear(hs []knock.Heard) {
 	}
 }
 
-// waitingToo adds to what was heard what else waits: the ears hear each in the order of
+// waitingToo adds to what was heard what else waits: the listeners hear each in the order of
 // time, and this puts what both have heard by now into one. Of what is heard later
 // nothing is known.
 func (g *Gateway) waitingToo(hs []knock.Heard) []knock.Heard {
@@ -221,7 +221,7 @@ func (g *Gateway) waitingToo(hs []knock.Heard) []knock.Heard {
 	return hs
 }
 
-// syncListeners has the ear do with the doors' places what is due now. It works only when
+// syncListeners has the listener do with the doors' places what is due now. It works only when
 // something has changed: a turn costs no more for the ports there are.
 func (g *Gateway) syncListeners() {
 	changed := g.listeners.wanted.of != g.config || g.listeners.wanted.tries != g.listeners.trying
@@ -239,7 +239,7 @@ func (g *Gateway) syncListeners() {
 	g.updateListeners()
 }
 
-// places are what the ear is to do with the doors' places now. What it does not
+// places are what the listener is to do with the doors' places now. What it does not
 // listen on it holds all the same, so that nobody else listens there and learns
 // a knock.
 func (g *Gateway) places() places {
@@ -303,7 +303,7 @@ func hears(c config.Door) (all []knock.Place) {
 	return all
 }
 
-// tryPorts has the ear hold what a new configuration adds, until its trying ends, so
+// tryPorts has the listener hold what a new configuration adds, until its trying ends, so
 // that a port that is taken is found before anything changes. It has then called.
 func (g *Gateway) tryPorts(c *config.Config, then after) {
 	had := g.listeners.problem

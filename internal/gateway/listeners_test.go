@@ -10,10 +10,10 @@ import (
 	"github.com/doorward/doorward/internal/listen"
 )
 
-// ears are a machine's, on TCP ports.
-type ears machine
+// tcpListener are a machine's, on TCP ports.
+type tcpListener machine
 
-func (e *ears) Set(ports listen.Ports) error {
+func (e *tcpListener) Set(ports listen.Ports) error {
 	e.effect()
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -34,27 +34,27 @@ func (e *ears) Set(ports listen.Ports) error {
 }
 
 // Check returns the ports that could not be had when they were last asked for.
-func (e *ears) Check() []uint16 {
+func (e *tcpListener) Check() []uint16 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return slices.Clone(e.lacks)
 }
 
 // Dropped is as if some touches had been too many.
-func (e *ears) Dropped() uint64 { return 6 }
+func (e *tcpListener) Dropped() uint64 { return 6 }
 
-func (e *ears) Behind() bool {
+func (e *tcpListener) Behind() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.behind
 }
 
-func (e *ears) Close() error { return nil }
+func (e *tcpListener) Close() error { return nil }
 
-// mailbox is the ear on UDP ports: what it is to hear, and what was answered.
-type mailbox machine
+// udpListener is the listener on UDP ports: what it is to hear, and what was answered.
+type udpListener machine
 
-func (b *mailbox) Set(ports map[uint16]knock.Opener) error {
+func (b *udpListener) Set(ports map[uint16]knock.Opener) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.openers = ports
@@ -67,21 +67,21 @@ func (b *mailbox) Set(ports map[uint16]knock.Opener) error {
 	return err
 }
 
-func (b *mailbox) Answer(path knock.Path, payload []byte) error {
+func (b *udpListener) Answer(path knock.Path, payload []byte) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.answers = append(b.answers, path.From.String()+" "+string(payload))
 	return nil
 }
 
-func (b *mailbox) Check() []uint16 {
+func (b *udpListener) Check() []uint16 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.dead
 }
 
-func (b *mailbox) Behind() bool { return false }
-func (b *mailbox) Counts() datagrams.Counts {
+func (b *udpListener) Behind() bool { return false }
+func (b *udpListener) Counts() datagrams.Counts {
 	return datagrams.Counts{Foreign: 1, Strange: 2, Crowded: 3, Overrun: 4, Withheld: 5}
 }
-func (b *mailbox) Close() error { return nil }
+func (b *udpListener) Close() error { return nil }

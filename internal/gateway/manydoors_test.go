@@ -36,7 +36,7 @@ func (r *running) fill(length time.Duration, grants func(door int) int) {
 	<-filled
 }
 
-// However many doors have very many grants, a sheet of how things stand lists some
+// However many doors have very many grants, a snapshot of how things stand lists some
 // thousands, of each door the latest, and counts them all.
 func TestStatusOfManyDoorsIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -137,7 +137,7 @@ func (g *Gateway) keep(now time.Time, by string, done func(control.Reply, error)
 }
 
 // undo goes back to the configuration before the one that waits, and has then
-// called. A port of a knock that was taken meanwhile is no reason to stay: the ear
+// called. A port of a knock that was taken meanwhile is no reason to stay: the listener
 // tries it again.
 func (g *Gateway) undo(now time.Time, by, how string, then func(time.Time, control.Reply, error)) {
 	if g.fallback.config == nil {

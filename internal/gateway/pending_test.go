@@ -191,7 +191,7 @@ func TestAnOrderMeansOneConfiguration(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		lapse := "nobody confirmed it in time, and the previous configuration is in use again, at " + spelled(begun.Add(time.Minute))
-		check(order("keep", 0), "error: no configuration is waiting to be confirmed; the latest that did: "+lapse+" (doorward log)")
+		check(order("keep", 0), "error: no configuration is waiting to be confirmed; the latest that was: "+lapse+" (doorward log)")
 		check(order("keep", lapsed), fmt.Sprintf("error: configuration %d is no longer waiting: %s (doorward log)", lapsed, lapse))
 		check(order("undo", lapsed), "already done: "+lapse+" false")
 
@@ -316,7 +316,7 @@ func TestEndsOverARestart(t *testing.T) {
 // A file that was rolled back does not come into use by SIGHUP, nor by a plain apply,
 // until it changes, over a restart too; insured it does.
 func TestAFileThatWasRolledBackIsNotReloaded(t *testing.T) {
-	const rolled = "nothing was changed: PATH was rolled back, and says the same as then"
+	const rolled = "nothing was changed: PATH was rolled back, and has not changed since"
 	for _, restarts := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			m, path := newMachine(), configPath(t)

@@ -92,7 +92,7 @@ func (r *running) touch(a netip.Addr, ports ...uint16) {
 	}
 }
 
-// touchOf is a touch as the ear hears of it.
+// touchOf is a touch as the listener hears of it.
 func touchOf(a netip.Addr, p uint16, at time.Time) knock.Heard {
 	return knock.Heard{Source: a, Place: knock.Place{Medium: knock.Connections, Port: p}, Time: at, Proven: true}
 }

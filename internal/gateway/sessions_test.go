@@ -338,8 +338,8 @@ func TestForgedLoginsAreFew(t *testing.T) {
 		if want := []string{"user0-0", "user0-1", "user0-2", "alice"}; !slices.Equal(users, want) {
 			t.Errorf("%d logins are told: %.10q, want %q", len(users), users, want)
 		}
-		if want := []string{`192.0.2.2: user "user0-3" by publickey from port 1 is not told as a login, nor are more, ` +
-			"since 3 of this port were within 10m: somebody else than sshd writes to journal"}; !slices.Equal(errors, want) {
+		if want := []string{`192.0.2.2: user "user0-3" by publickey from port 1 is not recorded as a login, nor are more, ` +
+			"since 3 came from this port within 10m: something other than sshd writes to journal"}; !slices.Equal(errors, want) {
 			t.Errorf("told is %q, want %q", errors, want)
 		}
 	})

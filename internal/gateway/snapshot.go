@@ -7,17 +7,17 @@ import (
 	"github.com/doorward/doorward/internal/config"
 )
 
-// snapshotShare is the share of the loop that making sheets may take: after one,
+// snapshotShare is the share of the loop that making snapshots may take: after one,
 // none is made for so many times what it took.
 const snapshotShare = 10
 
 // snapshotCache is where the loop pins up how things stand, once for all who wait,
-// however many they are, when the disk has what they tell. The sheet stays up until
+// however many they are, when the disk has what they tell. The snapshot stays up until
 // something changes, so that who asks in between does not trouble the loop at all. A
-// touch never waits for more than the one sheet that is being made, and has the loop
+// touch never waits for more than the one snapshot that is being made, and has the loop
 // to itself for ten times as long afterwards.
 type snapshotCache[T any] struct {
-	made int // sheets, for tests; belongs to the loop
+	made int // snapshots, for tests; belongs to the loop
 
 	mu        sync.Mutex
 	last      *snapshot[T] // is how things stand; nil once something has changed
@@ -35,7 +35,7 @@ type snapshot[T any] struct {
 	version int           // the board's stales when it was made
 }
 
-// ask returns the sheet of how things stand, when it is done, and whether the
+// ask returns the snapshot of how things stand, when it is done, and whether the
 // loop must be told that somebody waits.
 func (b *snapshotCache[T]) ask() (s *snapshot[T], wake bool) {
 	b.mu.Lock()
@@ -60,7 +60,7 @@ func (b *snapshotCache[T]) turn(now time.Time) {
 	}
 }
 
-// invalidate takes the sheet down: something has changed.
+// invalidate takes the snapshot down: something has changed.
 func (b *snapshotCache[T]) invalidate() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -68,7 +68,7 @@ func (b *snapshotCache[T]) invalidate() {
 	b.version++
 }
 
-// make makes the sheet that somebody waits for, nil if nobody does.
+// make makes the snapshot that somebody waits for, nil if nobody does.
 func (b *snapshotCache[T]) make(now func() time.Time, doors []config.Door, tell func(time.Time) T) *snapshot[T] {
 	b.mu.Lock()
 	s := b.making
@@ -81,7 +81,7 @@ func (b *snapshotCache[T]) make(now func() time.Time, doors []config.Door, tell 
 	return s
 }
 
-// fill writes on a sheet how things stand.
+// fill writes on a snapshot how things stand.
 func (b *snapshotCache[T]) fill(s *snapshot[T], now func() time.Time, tell func(time.Time) T) {
 	begun := now()
 	s.of = tell(begun)
@@ -92,7 +92,7 @@ func (b *snapshotCache[T]) fill(s *snapshot[T], now func() time.Time, tell func(
 	s.version, b.notBefore = b.version, ended.Add(snapshotShare*ended.Sub(begun))
 }
 
-// publish has those who wait read a sheet, and whoever asks from now on, unless
+// publish has those who wait read a snapshot, and whoever asks from now on, unless
 // something has changed since it was made.
 func (b *snapshotCache[T]) publish(s *snapshot[T]) {
 	b.mu.Lock()
@@ -110,7 +110,7 @@ func (b *snapshotCache[T]) dueAt() (time.Time, bool) {
 	return b.notBefore, b.wanted != nil
 }
 
-// readSnapshot returns the sheet of how things stand, false if the gateway ends first.
+// readSnapshot returns the snapshot of how things stand, false if the gateway ends first.
 func readSnapshot[T any](g *Gateway, b *snapshotCache[T]) (*snapshot[T], bool) {
 	s, wake := b.ask()
 	if wake {
@@ -138,7 +138,7 @@ func (g *Gateway) endTurn(now time.Time) {
 	publishOnDisk(g, now, &g.metricsCache, g.metricsNow)
 }
 
-// publishOnDisk makes the sheet that somebody waits for and pins it up when the disk has
+// publishOnDisk makes the snapshot that somebody waits for and pins it up when the disk has
 // what it tells. For a disk that is slow nobody waits: it says so then.
 func publishOnDisk[T any](g *Gateway, now time.Time, b *snapshotCache[T], tell func(time.Time) T) {
 	s := b.make(g.world.Now, g.config.Doors, tell)

@@ -29,7 +29,7 @@ func asking[T any](n int, ask func() T) (answers func() []T) {
 }
 
 // However many ask how things stand, lists are gone through once. A touch that
-// comes meanwhile is judged in the same turn, before the sheet is made.
+// comes meanwhile is judged in the same turn, before the snapshot is made.
 func TestManyWhoAskCostOneSheet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
@@ -70,7 +70,7 @@ func TestASheetStaysUpUntilSomethingChanges(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
 		first, _ := r.Status()
-		release := r.hold() // whose beginning takes the sheet down
+		release := r.hold() // whose beginning takes the snapshot down
 		release()
 		r.Status()
 		made, vitals := r.statusCache.made, r.metricsCache.made
@@ -102,7 +102,7 @@ func TestSheetsTakeAShareOfTheLoop(t *testing.T) {
 		r.sync(func(time.Time) { r.doors[0].service.svc = &slowName{r.doors[0].service.svc.(*unit), cost} })
 		made, begun := r.statusCache.made, time.Now()
 		for range changes {
-			r.sync(func(time.Time) {}) // as any event, it takes the sheet down
+			r.sync(func(time.Time) {}) // as any event, it takes the snapshot down
 			r.Status()
 		}
 		took, n := time.Since(begun), r.statusCache.made-made

@@ -10,11 +10,11 @@ import (
 )
 
 // Touches are heard late by a process that does not run: one that is stopped, on
-// a machine that is stopped or has far too much to do. An ear that has nothing to
+// a machine that is stopped or has far too much to do. A listener that has nothing to
 // accept with hears late, too. That is not the visitors' fault, so that the clock
 // by which their knocks are judged stands still meanwhile. While a machine is
 // suspended the monotonic clock does so by itself (CLOCK_MONOTONIC in
-// clock_gettime(2)). Slow turns are no gap: the ear hears on, and says when.
+// clock_gettime(2)). Slow turns are no gap: the listener hears on, and says when.
 //
 // What notices a gap is a timer that beats while somebody is in the middle of a
 // knock, and the gateway itself, should it look before that. Whoever comes first
@@ -35,7 +35,7 @@ type gap struct{ from, to time.Time }
 // stallDetector tells when nobody could be heard. Its zero value never beats.
 type stallDetector struct {
 	now    func() time.Time
-	behind func() bool // the ear cannot hear what came
+	behind func() bool // the listener cannot hear what came
 
 	mu      sync.Mutex  // guards what follows
 	timer   *time.Timer // nil unless the gateway runs
@@ -45,7 +45,7 @@ type stallDetector struct {
 	waiting int         // batches of touches that wait for the gateway
 }
 
-// start has the pulse beat when it is needed, until end.
+// start has the stall detector beat when it is needed, until end.
 func (s *stallDetector) start(now func() time.Time, behind func() bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,7 +79,7 @@ func (s *stallDetector) dequeued() {
 	s.waiting--
 }
 
-// update has the pulse beat as long as somebody is in the middle of a knock, or may be.
+// update has the stall detector beat as long as somebody is in the middle of a knock, or may be.
 func (s *stallDetector) update(now time.Time, underway bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -29,7 +29,7 @@ func runLeaper(t *testing.T, text string) leaper {
 
 func (l leaper) leap(d time.Duration) { l.leapt.Add(int64(d)) }
 
-// touched is a touch of which the ear hears now.
+// touched is a touch of which the listener hears now.
 func (l leaper) touched(a netip.Addr, p uint16) []knock.Heard {
 	return []knock.Heard{touchOf(a, p, l.world.Now())}
 }
@@ -164,7 +164,7 @@ func TestAGapIsNotTheVisitorsFault(t *testing.T) {
 
 const everybodysDoor = sshDoor + "scope = \"door\"\njudge = \"every 1m\"\n"
 
-// While a turn is slow the ear hears on, so that the times of touches are true.
+// While a turn is slow the listener hears on, so that the times of touches are true.
 func TestASlowTurnIsNoGap(t *testing.T) {
 	leaping(t, sshDoor, func(l leaper) {
 		l.touch(visitor, 59000)
@@ -177,7 +177,7 @@ func TestASlowTurnIsNoGap(t *testing.T) {
 	})
 }
 
-// A gateway that nobody knocks at is not woken by its pulse.
+// A gateway that nobody knocks at is not woken by its stall detector.
 func TestThePulseRestsWhenNobodyKnocks(t *testing.T) {
 	leaping(t, sshDoor, func(l leaper) {
 		beats := func() bool {

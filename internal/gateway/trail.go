@@ -110,12 +110,12 @@ func (g *Gateway) everHad(name string) (err error) {
 			g.pastDoors.Store(name, true)
 		}
 	}()
-	sheet, ok := readSnapshot(g, &g.statusCache)
+	s, ok := readSnapshot(g, &g.statusCache)
 	if !ok {
 		return errEnds
 	}
 	var names []string
-	for _, d := range sheet.of.Doors {
+	for _, d := range s.of.Doors {
 		if d.Name == name {
 			return nil
 		}

@@ -60,7 +60,7 @@ func doorsOf(log *bytes.Buffer, rules ...oracular) *Gateway {
 	g := &Gateway{changes: newChanges(), marks: make(marks), visitors: newVisitors(), sums: audit.NewSums(), log: slog.New(slog.NewTextHandler(log, nil)), config: &config.Config{}}
 	g.world.Now = func() time.Time { return verdictsStart }
 	m := newMachine()
-	g.listeners = &listeners{log: g.log, tcp: (*ears)(m), udp: (*mailbox)(m)}
+	g.listeners = &listeners{log: g.log, tcp: (*tcpListener)(m), udp: (*udpListener)(m)}
 	g.async = func(task func() event) { task()(verdictsStart) }
 	for i, r := range rules {
 		conf := config.Door{Name: fmt.Sprintf("door%d", i), OpenFor: time.Minute,
@@ -92,9 +92,9 @@ func TestVerdicts(t *testing.T) {
 		{name: "right, of somebody", says: knock.Verdict{Right: true, By: "alice"}, want: "192.0.2.2 by oracle alice"},
 		{name: "right, of everybody", forAll: true, says: knock.Verdict{Right: true, Everybody: true}, want: "any by oracle"},
 		{name: "of everybody, by a rule that is not for all", says: knock.Verdict{Right: true, Everybody: true},
-			log: "speaks for everybody, or for one, against its rule"},
+			log: "verdict is for everybody, or for one, against its rule"},
 		{name: "of one, by a rule that is for all", forAll: true, says: knock.Verdict{Right: true},
-			log: "speaks for everybody, or for one, against its rule"},
+			log: "verdict is for everybody, or for one, against its rule"},
 		{name: "with marks that may follow", says: knock.Verdict{Right: true, Marks: []knock.Mark{{Key: "used", Value: []byte{1}}}},
 			want: "192.0.2.2 by oracle"},
 		{name: "with marks that must be on disk first, and are not yet",
@@ -133,7 +133,7 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 		rules = append(rules, oracular{places: []knock.Place{at(uint16(20000 + i))}, says: knock.Verdict{Proven: true}, asked: &asked})
 	}
 	g := doorsOf(&log, rules...)
-	ear := g.listeners.tcp.(*ears)
+	ear := g.listeners.tcp.(*tcpListener)
 	g.hears(at(20007))
 	g.syncListeners()
 	if len(ear.listening) != len(rules) || ear.sets != 1 {

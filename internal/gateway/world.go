@@ -108,7 +108,7 @@ type Listener interface {
 	Close() error
 }
 
-// Datagrams is the ear on UDP ports, and holds those where nothing is to be heard for
+// Datagrams is the listener on UDP ports, and holds those where nothing is to be heard for
 // now, which have no opener; *datagrams.Ear is one.
 type Datagrams interface {
 	Set(ports map[uint16]knock.Opener) error
@@ -134,14 +134,14 @@ type Service interface {
 
 // Linux returns this machine. open opens the store; commands returns the service
 // of a door that has commands.
-func Linux(table Fence, open func() (Store, error), commands func(config.Door) Service, ear Listener, mail Datagrams, log *slog.Logger) World {
+func Linux(table Fence, open func() (Store, error), commands func(config.Door) Service, touches Listener, datagrams Datagrams, log *slog.Logger) World {
 	watcher := presence.NewWatcher()
 	lists := func(ports [][]port.Range) ([][]presence.Connection, error) { return connections(watcher, ports) }
 	return World{
 		Fence:     table,
 		Open:      open,
-		Touches:   ear,
-		Datagrams: mail,
+		Touches:   touches,
+		Datagrams: datagrams,
 		Service: func(c config.Door) Service {
 			if c.Service.Unit != "" {
 				return service.NewUnit(c.Service.Unit, log.With("door", c.Name))

@@ -23,7 +23,7 @@ import (
 )
 
 // machine is a small machine that outlives the gateways that run on it: a
-// kernel, a disk, services and ears, as far as a gateway can tell. What the kernel
+// kernel, a disk, services and listeners, as far as a gateway can tell. What the kernel
 // was sent is there; what a commit returned from is on disk. It does as it is told
 // at once, unless a test says otherwise. The explorer's is a model.
 type machine struct {
@@ -64,8 +64,8 @@ type machine struct {
 	listening []uint16
 	held      []uint16 // listened on or not
 	taken     []uint16
-	lacks     []uint16 // that were taken when the ear wanted them
-	behind    bool     // the ear cannot accept
+	lacks     []uint16 // that were taken when the listener wanted them
+	behind    bool     // the listener cannot accept
 	openers   map[uint16]knock.Opener
 	answers   []string // to datagrams
 	dead      []uint16 // UDP ports whose sockets have died
@@ -104,7 +104,7 @@ type tally struct {
 	guardedFirst bool          // the table stood when the store was opened
 	measured     int           // times that connections were counted
 	starts       int           // of services
-	sets         int           // times that the ear was told where to listen
+	sets         int           // times that the listener was told where to listen
 }
 
 func newMachine() *machine {
@@ -131,7 +131,7 @@ func (m *machine) do(f func()) {
 
 func (m *machine) world() World {
 	return World{
-		Fence: (*kernel)(m), Touches: (*ears)(m), Datagrams: (*mailbox)(m), Now: m.clock,
+		Fence: (*kernel)(m), Touches: (*tcpListener)(m), Datagrams: (*udpListener)(m), Now: m.clock,
 		Open: func() (Store, error) {
 			m.effect()
 			m.mu.Lock()

@@ -1,7 +1,7 @@
 //go:build linux
 
 // Package launcher runs doors' commands for a daemon that is locked in. What a
-// locked-in process starts is locked in with it, and an sshd in a cage lets
+// locked-in process starts is locked in with it, and an sshd in a sandbox lets
 // nobody in; so a second process, which strangers never talk to, is made before
 // the daemon locks itself in, and starts and stops for it what the configuration
 // says, and nothing else: whoever has taken the daemon over cannot have it run

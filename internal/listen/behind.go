@@ -5,7 +5,7 @@ package listen
 import "golang.org/x/sys/unix"
 
 // Behind says whether connections wait that already waited when it was last
-// asked, while none was accepted: for want of descriptors or memory, or because
+// asked, while none was accepted: for lack of descriptors or memory, or because
 // the loop gets no time to run. What is heard of them will be late.
 func (e *Listener) Behind() bool {
 	e.mu.Lock()

@@ -34,9 +34,9 @@ func BenchmarkTouch(b *testing.B) {
 		})
 	}
 	all.Wait()
-	s.heard.wait(b, "all", func(got []knock.Heard) bool { return len(got)+int(s.ear.Dropped()) >= b.N })
+	s.heard.wait(b, "all", func(got []knock.Heard) bool { return len(got)+int(s.listener.Dropped()) >= b.N })
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "touches/s")
-	b.ReportMetric(float64(s.ear.Dropped()), "dropped")
+	b.ReportMetric(float64(s.listener.Dropped()), "dropped")
 }
 
 // BenchmarkOrder counts how often the touches of a visitor who waits for each
@@ -56,7 +56,7 @@ func orderWith(b *testing.B, others int, gap time.Duration) {
 	defer stop()
 	b.ResetTimer()
 	b.ReportMetric(float64(s.knocks(b, b.N, gap)), "wrong")
-	b.ReportMetric(float64(s.ear.Dropped()), "dropped")
+	b.ReportMetric(float64(s.listener.Dropped()), "dropped")
 }
 
 // quickTouch connects and hangs up, without waiting for the gateway to do so.

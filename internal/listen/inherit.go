@@ -15,9 +15,9 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// Inherit takes over a socket that an earlier process put on the shelf, and
+// Inherit takes over a socket that an earlier process put on the store of descriptors, and
 // returns its port. It is for before the first Set, which decides what becomes
-// of it. A descriptor that is nothing that an ear could have made is an error,
+// of it. A descriptor that is nothing that a listener could have made is an error,
 // and stays the caller's.
 func (e *Listener) Inherit(fd int) (uint16, error) {
 	p, err := inspect(fd)
@@ -41,7 +41,7 @@ func (e *Listener) Inherit(fd int) (uint16, error) {
 	return p, nil
 }
 
-// traits are what tells the ear's sockets from others.
+// traits are what tells the listener's sockets from others.
 var traits = []struct {
 	what               string
 	level, name, value int
@@ -85,7 +85,7 @@ func inspect(fd int) (uint16, error) {
 // ticks are up to 10 ms, and each of two ages is cut to them.
 const blur = 20 * time.Millisecond
 
-// backlogged is connections that were made while no ear accepted them.
+// backlogged is connections that were made while no listener accepted them.
 type backlogged struct {
 	all []aged
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// board is a shelf, on which a test sees what happens.
+// board is a store of descriptors, on which a test sees what happens.
 type board struct {
 	kept    map[uint16]int // descriptors, of the board's own
 	dropped []uint16
@@ -38,12 +38,12 @@ func (b *board) Drop(p uint16) error {
 	return nil
 }
 
-// shelve gives the scene's ear a shelf with a socket for each port, as a daemon
+// shelve gives the scene's listener a store of descriptors with a socket for each port, as a daemon
 // has left it that was killed. Those of listening listen.
 func (s *scene) shelve(t *testing.T, shut []uint16, listening ...uint16) *board {
 	t.Helper()
 	b := &board{kept: make(map[uint16]int)}
-	s.ear.fdStore = b
+	s.listener.fdStore = b
 	t.Cleanup(func() {
 		for _, fd := range b.kept {
 			unix.Close(fd)
@@ -77,7 +77,7 @@ func (s *scene) inherit(t *testing.T, fd int, want uint16) {
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil { // as systemd hands it over
 		t.Fatal(err)
 	}
-	if got, err := s.ear.Inherit(fd); err != nil || got != want {
+	if got, err := s.listener.Inherit(fd); err != nil || got != want {
 		t.Fatalf("inherit the socket of %d: %d, %v", want, got, err)
 	}
 	if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
@@ -85,10 +85,10 @@ func (s *scene) inherit(t *testing.T, fd int, want uint16) {
 	}
 }
 
-// blank is a scene whose ear was never set.
+// blank is a scene whose listener was never set.
 func blank(t *testing.T) *scene {
 	s := newScene(t)
-	s.ear.wanted = nil
+	s.listener.wanted = nil
 	return s
 }
 
@@ -162,7 +162,7 @@ func TestInheritedWaitsUntilItIsDecided(t *testing.T) {
 }
 
 // TestNobodyElseGetsAPort has another user of the machine try all the time to
-// have the ports, while they are opened and shut, while their ear is closed, and
+// have the ports, while they are opened and shut, while their listener is closed, and
 // while the next one takes them over.
 func TestNobodyElseGetsAPort(t *testing.T) {
 	s := blank(t)
@@ -186,7 +186,7 @@ func TestNobodyElseGetsAPort(t *testing.T) {
 	if ended := s.gateway.Run("ss", "-Hant", "state", "time-wait"); ended == "" {
 		t.Error("no connection has ended here: nothing could have kept the ear from listening again")
 	}
-	if err := s.ear.Close(); err != nil {
+	if err := s.listener.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if left := s.gateway.Run("ss", "-Hltn"); left != "" {
@@ -195,9 +195,9 @@ func TestNobodyElseGetsAPort(t *testing.T) {
 	if len(b.kept) != 2 || len(b.dropped) > 0 {
 		t.Errorf("on the shelf are %v, and %v were taken off; want 59000 and 59001, and none", b.kept, b.dropped)
 	}
-	next := New(s.ear.log, b, s.heard.add)
+	next := New(s.listener.log, b, s.heard.add)
 	defer next.Close()
-	s.ear = next
+	s.listener = next
 	for p, fd := range b.kept {
 		own, err := unix.Dup(fd)
 		if err != nil {
@@ -257,7 +257,7 @@ func bindAs(family int, at unix.Sockaddr, options int) bool {
 	return unix.Bind(fd, at) == nil
 }
 
-// TestStrangeSocketsAreNotInherited tries what an ear never makes.
+// TestStrangeSocketsAreNotInherited tries what a listener never makes.
 func TestStrangeSocketsAreNotInherited(t *testing.T) {
 	s := blank(t)
 	tcp := func(family int, at unix.Sockaddr, options ...int) func() (int, error) {
@@ -305,9 +305,9 @@ func TestStrangeSocketsAreNotInherited(t *testing.T) {
 	} {
 		var fd int
 		s.gateway.Do(func() (err error) { fd, err = c.make(); return err })
-		p, err := s.ear.Inherit(fd)
+		p, err := s.listener.Inherit(fd)
 		if err == nil {
-			t.Fatalf("%s: inherited as %d", c.name, p) // and the ear's to close
+			t.Fatalf("%s: inherited as %d", c.name, p) // and the listener's to close
 		}
 		if !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want %q in it", c.name, err, c.want)
@@ -320,29 +320,29 @@ func TestStrangeSocketsAreNotInherited(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(again)
-	if _, err := s.ear.Inherit(again); err == nil {
+	if _, err := s.listener.Inherit(again); err == nil {
 		t.Error("a second socket of a port was inherited")
 	}
 	if err := s.set(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.ear.Inherit(again); err == nil {
+	if _, err := s.listener.Inherit(again); err == nil {
 		t.Error("a socket was inherited after the listeners were opened")
 	}
 }
 
-// TestEndedConnectionsDoNotKeepTheNextEarOut is a restart without a shelf.
+// TestEndedConnectionsDoNotKeepTheNextEarOut is a restart without a store of descriptors.
 func TestEndedConnectionsDoNotKeepTheNextEarOut(t *testing.T) {
 	s := newScene(t, 59000)
 	s.touch(t, gateway4+":59000")
 	s.eventually(t, func() string {
 		return fmt.Sprint(strings.Count(s.gateway.Run("ss", "-Hant", "state", "time-wait"), ":59000"))
 	}, "1")
-	if err := s.ear.Close(); err != nil {
+	if err := s.listener.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s.ear = New(s.ear.log, nil, s.heard.add)
-	defer s.ear.Close()
+	s.listener = New(s.listener.log, nil, s.heard.add)
+	defer s.listener.Close()
 	if err := s.set(59000); err != nil {
 		t.Fatal(err)
 	}

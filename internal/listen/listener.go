@@ -1,6 +1,6 @@
 //go:build linux
 
-// Package listen is the ear on open TCP ports: it says who completed a
+// Package listen is the listener on open TCP ports: it says who completed a
 // handshake with which port, and when. It never sends a byte and never reads
 // one; a connection is closed as it is accepted. It knows no doors and judges
 // nothing.
@@ -46,13 +46,13 @@
 // user of the machine can listen there meanwhile and learn a knock. To a visitor
 // it looks like a port that nobody has: the kernel answers both with RST. Such a
 // socket must not have SO_REUSEADDR, or anybody's socket that has it could be
-// bound beside it. Without that the ear's own ended connections (TIME_WAIT) would
+// bound beside it. Without that the listener's own ended connections (TIME_WAIT) would
 // keep it from listening again; so they have SO_REUSEPORT, which counts between
 // sockets of one user alone, and the listener has it while it begins to listen
 // (inet_bind_conflict in the kernel's net/ipv4/inet_connection_sock.c).
 //
 // For the same reason a Shelf can keep the sockets for the next process. While
-// there is none, connections wait in the kernel. The ear that inherits them
+// there is none, connections wait in the kernel. The listener that inherits them
 // judges them by their age, as far as that tells their order: see inherit.go.
 //
 // # Closing
@@ -69,7 +69,7 @@
 // than the kernel grants to the whole machine (tcp_max_tw_buckets). So only
 // maxFINPerSecond connections a second, 12,000 entries, are ended that way; the
 // rest get RST at once, which keeps nothing. They have been heard all the same.
-// So it is with those that would take more than the ear's share of descriptors:
+// So it is with those that would take more than the listener's share of descriptors:
 // strangers leave the others to operators and to the daemon's own work.
 package listen
 
@@ -115,7 +115,7 @@ type Listener struct {
 	asked    uint64 // rounds then
 }
 
-// Ports says what an ear does with ports. One that is named twice is Open, or
+// Ports says what a listener does with ports. One that is named twice is Open, or
 // else Same.
 type Ports struct {
 	Open []uint16 // listened on
@@ -143,8 +143,8 @@ func (p Ports) uses() map[uint16]use {
 	return all
 }
 
-// FDStore keeps listening sockets for the next process that has the ear's ports.
-// Its methods are called while the ear is locked, and must not wait for it.
+// FDStore keeps listening sockets for the next process that has the listener's ports.
+// Its methods are called while the listener is locked, and must not wait for it.
 type FDStore interface {
 	Keep(port uint16, fd int) error // a copy of fd, which is a new socket of port
 	Drop(port uint16) error         // the socket of port is no longer wanted
@@ -161,7 +161,7 @@ type socket struct {
 	heard   bool // and they are accepted; else they wait for whoever has the socket next
 }
 
-// New makes an ear without ports, whose sockets shelf keeps (nil: nobody).
+// New makes a listener without ports, whose sockets shelf keeps (nil: nobody).
 // Touches go to touched, several at a time and
 // from one goroutine, in the order in which they came; the slice is
 // touched's to keep. While touched does not return, touches wait, up to a
@@ -177,7 +177,7 @@ func New(log *slog.Logger, shelf FDStore, touched func([]knock.Heard)) *Listener
 	}
 }
 
-// Set has the ear do with its ports as they say, for IPv4 and IPv6: it opens
+// Set has the listener do with its ports as they say, for IPv4 and IPv6: it opens
 // those that are missing or have died and closes all others. Those that are
 // open stay as they are. Sockets are opened in the network namespace of the
 // calling thread.
@@ -197,7 +197,7 @@ func (e *Listener) Set(ports Ports) error {
 }
 
 // setAtOnce is how many ports Set opens, closes or looks at before it lets others have
-// the ear: touches wait meanwhile, for some 10 µs a port.
+// the listener: touches wait meanwhile, for some 10 µs a port.
 const setAtOnce = 32
 
 func (e *Listener) set(ports Ports) (failed []openError, err error) {
@@ -243,7 +243,7 @@ func (e *Listener) set(ports Ports) (failed []openError, err error) {
 	return failed, nil
 }
 
-// letOthers lets others have the ear for a moment, after so many ports. While there are
+// letOthers lets others have the listener for a moment, after so many ports. While there are
 // inherited listeners it does not: what has waited there came before all else.
 func (e *Listener) letOthers(after int) {
 	if after%setAtOnce != setAtOnce-1 || e.inherits {
@@ -376,7 +376,7 @@ func (e *Listener) drop(s *socket) {
 	}
 }
 
-// end closes the listener. If it is on the shelf, closing it here alone would
+// end closes the listener. If it is on the store of descriptors, closing it here alone would
 // leave it listening, and in epoll.
 func (e *Listener) end(s *socket) {
 	e.mute(s)
@@ -421,8 +421,8 @@ func (e *Listener) Check() (missing []uint16) {
 func (e *Listener) Dropped() uint64 { return e.queue.lost() }
 
 // Close closes all listeners and waits until touched was called for the last
-// time. Touches that wait are not delivered. What is on the shelf stays bound and
-// is refused, so that nobody waits for an ear that may not come again. Closing
+// time. Touches that wait are not delivered. What is on the store of descriptors stays bound and
+// is refused, so that nobody waits for a listener that may not come again. Closing
 // again does nothing.
 func (e *Listener) Close() error {
 	e.mu.Lock()

@@ -61,10 +61,10 @@ func TestIPv6OnlyVisitor(t *testing.T) {
 	g, v := nstest.New(t), nstest.New(t)
 	_, ifV := nstest.Link(g, v, []string{"2001:db8::1/64", "fe80::1/64"}, []string{"2001:db8::2/64", "fe80::2/64"})
 	h := newHeard()
-	ear := New(slog.New(slog.DiscardHandler), nil, h.add)
-	defer ear.Close()
-	g.Do(func() error { return ear.Set(Ports{Open: []uint16{59000}}) })
-	s := &scene{gateway: g, visitor: v, ear: ear, heard: h}
+	l := New(slog.New(slog.DiscardHandler), nil, h.add)
+	defer l.Close()
+	g.Do(func() error { return l.Set(Ports{Open: []uint16{59000}}) })
+	s := &scene{gateway: g, visitor: v, listener: l, heard: h}
 	s.touch(t, "[fe80::1%"+ifV+"]:59000")
 	s.touch(t, "[2001:db8::1]:59000")
 	touches := h.wait(t, "two touches", count(2))
@@ -105,7 +105,7 @@ func TestSetOpensAndCloses(t *testing.T) {
 	s := newScene(t, 59002, 59000, 59000)
 	fds := func() map[uint16]int {
 		m := make(map[uint16]int)
-		for p, l := range s.ear.sockets {
+		for p, l := range s.listener.sockets {
 			m[p] = l.fd
 		}
 		return m
@@ -136,7 +136,7 @@ func TestSetOpensAndCloses(t *testing.T) {
 			t.Errorf("port %d: open should be %v, connect says %v", p, open, err)
 		}
 	}
-	if missing := s.ear.Check(); missing != nil {
+	if missing := s.listener.Check(); missing != nil {
 		t.Errorf("missing %v, want none", missing)
 	}
 }
@@ -151,7 +151,7 @@ func TestOneShot(t *testing.T) {
 		if err := s.setAll(Ports{Open: []uint16{59001}, Shut: []uint16{59000}}); err != nil {
 			t.Fatal(err)
 		}
-		if missing := s.ear.Check(); missing != nil {
+		if missing := s.listener.Check(); missing != nil {
 			t.Errorf("missing %v, want none", missing)
 		}
 		var err error
@@ -191,7 +191,7 @@ func TestPortTaken(t *testing.T) {
 	if !errors.Is(err, unix.EADDRINUSE) {
 		t.Error("the cause is not wrapped")
 	}
-	if d := cmp.Diff([]uint16{59001}, s.ear.Check()); d != "" {
+	if d := cmp.Diff([]uint16{59001}, s.listener.Check()); d != "" {
 		t.Errorf("missing:\n%s", d)
 	}
 	s.touch(t, gateway4+":59000")
@@ -203,7 +203,7 @@ func TestPortTaken(t *testing.T) {
 	if err := s.set(59000, 59001, 59002); err != nil {
 		t.Errorf("after the port is free again: %v", err)
 	}
-	if missing := s.ear.Check(); missing != nil {
+	if missing := s.listener.Check(); missing != nil {
 		t.Errorf("missing %v, want none", missing)
 	}
 }
@@ -238,7 +238,7 @@ func TestPortNotAllowed(t *testing.T) {
 func TestListenerDies(t *testing.T) {
 	s := newScene(t, 59000, 59001)
 	s.gateway.Run("ss", "-K", "-ltn", "sport", "=", "59000") // ends the socket under our feet
-	if d := cmp.Diff([]uint16{59000}, s.ear.Check()); d != "" {
+	if d := cmp.Diff([]uint16{59000}, s.listener.Check()); d != "" {
 		t.Fatalf("missing:\n%s", d)
 	}
 	s.touch(t, gateway4+":59001")
@@ -248,7 +248,7 @@ func TestListenerDies(t *testing.T) {
 	}
 	s.touch(t, gateway4+":59000")
 	s.heard.wait(t, "a touch of the revived port", count(2))
-	if missing := s.ear.Check(); missing != nil {
+	if missing := s.listener.Check(); missing != nil {
 		t.Errorf("missing %v, want none", missing)
 	}
 }
@@ -345,10 +345,10 @@ func TestShortOfDescriptors(t *testing.T) {
 	}
 	_, _ = io.WriteString(start, "go\n")
 	deadline := time.Now().Add(patience)
-	for (s.log.count(short) == 0 || !s.ear.Behind()) && time.Now().Before(deadline) {
+	for (s.log.count(short) == 0 || !s.listener.Behind()) && time.Now().Before(deadline) {
 		time.Sleep(time.Millisecond)
 	}
-	behind := s.ear.Behind()
+	behind := s.listener.Behind()
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
@@ -356,7 +356,7 @@ func TestShortOfDescriptors(t *testing.T) {
 		t.Errorf("nc's status is %q, want 0", b)
 	}
 	s.heard.wait(t, "the touch that waited", count(1))
-	if after := s.ear.Behind(); !behind || after {
+	if after := s.listener.Behind(); !behind || after {
 		t.Errorf("behind while a connection waited: %v, want true; and afterwards: %v, want false", behind, after)
 	}
 	if n := s.log.count(short); n != 1 {
@@ -392,11 +392,11 @@ func TestReceiverTooSlow(t *testing.T) {
 
 func TestClosed(t *testing.T) {
 	nstest.Need(t)
-	ear := New(slog.New(slog.DiscardHandler), nil, func([]knock.Heard) {})
-	if err := ear.Close(); err != nil {
+	l := New(slog.New(slog.DiscardHandler), nil, func([]knock.Heard) {})
+	if err := l.Close(); err != nil {
 		t.Errorf("close of an ear that was never set: %v", err)
 	}
-	err := ear.Set(Ports{Open: []uint16{59000}})
+	err := l.Set(Ports{Open: []uint16{59000}})
 	if want := "listen on [59000]: use of closed network connection"; err == nil || err.Error() != want {
 		t.Errorf("set after close: %v, want %s", err, want)
 	}
@@ -404,11 +404,11 @@ func TestClosed(t *testing.T) {
 	before := openFiles(t)
 	s := newScene(t, 59000, 59001)
 	for range 2 {
-		if err := s.ear.Close(); err != nil {
+		if err := s.listener.Close(); err != nil {
 			t.Errorf("close: %v", err)
 		}
 	}
-	if missing := s.ear.Check(); missing != nil {
+	if missing := s.listener.Check(); missing != nil {
 		t.Errorf("missing %v after close, want none", missing)
 	}
 	if after := openFiles(t); after > before {

@@ -206,7 +206,7 @@ func address(from unix.Sockaddr) netip.Addr {
 	return netip.Addr{}
 }
 
-// isShortage says whether accept failed for want of something that may be had
+// isShortage says whether accept failed for lack of something that may be had
 // again later. The connection is still in the kernel's queue.
 func isShortage(err error) bool {
 	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) ||

@@ -78,11 +78,11 @@ func brief(touches []knock.Heard) []string {
 	return s
 }
 
-// scene is a gateway with an ear and a visitor, linked.
+// scene is a gateway with a listener and a visitor, linked.
 type scene struct {
 	gateway, visitor *nstest.NS
 	visitorIf        string
-	ear              *Listener
+	listener         *Listener
 	heard            *heard
 	log              *logged
 }
@@ -99,9 +99,9 @@ func newScene(t testing.TB, ports ...uint16) *scene {
 	s := &scene{gateway: nstest.New(t), visitor: nstest.New(t), heard: newHeard(), log: &logged{t: t}}
 	_, s.visitorIf = nstest.Link(s.gateway, s.visitor, []string{gateway4 + "/24", gateway6 + "/64"},
 		[]string{visitor4 + "/24", visitor6 + "/64"})
-	s.ear = New(slog.New(slog.NewTextHandler(s.log, nil)), nil, s.heard.add)
+	s.listener = New(slog.New(slog.NewTextHandler(s.log, nil)), nil, s.heard.add)
 	t.Cleanup(func() {
-		if err := s.ear.Close(); err != nil {
+		if err := s.listener.Close(); err != nil {
 			t.Errorf("close: %v", err)
 		}
 	})
@@ -114,7 +114,7 @@ func newScene(t testing.TB, ports ...uint16) *scene {
 func (s *scene) set(ports ...uint16) error { return s.setAll(Ports{Open: ports}) }
 
 func (s *scene) setAll(ports Ports) (err error) {
-	s.gateway.Do(func() error { err = s.ear.Set(ports); return nil })
+	s.gateway.Do(func() error { err = s.listener.Set(ports); return nil })
 	return err
 }
 

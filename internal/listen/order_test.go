@@ -35,11 +35,11 @@ func TestOrder(t *testing.T) {
 			burst := sometimes.Draw(t, "ports")
 			hold := rapid.Bool().Draw(t, "while the loop does not look")
 			if hold {
-				s.ear.mu.Lock()
+				s.listener.mu.Lock()
 			}
 			s.connect(burst...)
 			if hold {
-				s.ear.mu.Unlock()
+				s.listener.mu.Unlock()
 			}
 			want = append(want, burst...)
 		}
@@ -194,9 +194,9 @@ func TestSignalsLost(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_SIGPENDING, &low); err != nil {
 		t.Fatal(err)
 	}
-	s.ear.mu.Lock()
+	s.listener.mu.Lock()
 	s.connect(many...)
-	s.ear.mu.Unlock()
+	s.listener.mu.Unlock()
 	if err := unix.Setrlimit(unix.RLIMIT_SIGPENDING, &limit); err != nil {
 		t.Fatal(err)
 	}
@@ -209,9 +209,9 @@ func TestSignalsLost(t *testing.T) {
 	}
 
 	s.eventually(t, func() string { return s.gateway.Run("ss", "-Hant", "state", "connected") }, "")
-	s.ear.mu.Lock()
+	s.listener.mu.Lock()
 	s.connect(many...)
-	s.ear.mu.Unlock()
+	s.listener.mu.Unlock()
 	got = s.heard.wait(t, "all", count(2*len(many)))[len(many):]
 	if d := cmp.Diff(many, numbers(got)); d != "" {
 		t.Errorf("ports after that (-want +got):\n%s", d)
@@ -221,9 +221,9 @@ func TestSignalsLost(t *testing.T) {
 // TestNoSignals has a listener whose signals something has switched off.
 func TestNoSignals(t *testing.T) {
 	s := newScene(t, 59000, 59001)
-	s.ear.mu.Lock()
-	_, err := unix.FcntlInt(uintptr(s.ear.sockets[59000].fd), unix.F_SETFL, unix.O_NONBLOCK)
-	s.ear.mu.Unlock()
+	s.listener.mu.Lock()
+	_, err := unix.FcntlInt(uintptr(s.listener.sockets[59000].fd), unix.F_SETFL, unix.O_NONBLOCK)
+	s.listener.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,17 +243,17 @@ func TestNoSignals(t *testing.T) {
 func TestClosedWithConnections(t *testing.T) {
 	nstest.Need(t)
 	s := newScene(t, 59000, 59001)
-	s.ear.mu.Lock()
+	s.listener.mu.Lock()
 	s.connect(59000, 59001, 59000, 59001, 59000)
-	old := s.ear.sockets[59000].fd
-	s.ear.drop(s.ear.sockets[59000])
+	old := s.listener.sockets[59000].fd
+	s.listener.drop(s.listener.sockets[59000])
 	var err error
-	s.gateway.Do(func() error { err = s.ear.put(59002, open, 10, &backlogged{}); return nil })
-	if err == nil && s.ear.sockets[59002].fd != old {
-		t.Logf("the descriptor is %d, not %d again", s.ear.sockets[59002].fd, old)
+	s.gateway.Do(func() error { err = s.listener.put(59002, open, 10, &backlogged{}); return nil })
+	if err == nil && s.listener.sockets[59002].fd != old {
+		t.Logf("the descriptor is %d, not %d again", s.listener.sockets[59002].fd, old)
 	}
 	s.connect(59002)
-	s.ear.mu.Unlock()
+	s.listener.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Strangers' connections take no more descriptors than are the ear's, however
+// Strangers' connections take no more descriptors than are the listener's, however
 // many come in a moment.
 func TestPartingHoldsNoMoreThanItsShare(t *testing.T) {
 	now := time.Unix(1e9, 0)

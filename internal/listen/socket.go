@@ -50,7 +50,7 @@ func bind(family int, at unix.Sockaddr) (int, error) {
 	if err = configure(fd, family); err == nil {
 		err = unix.Bind(fd, at)
 	}
-	// It may be the ended connections of an earlier ear. Others of the same user
+	// It may be the ended connections of an earlier listener. Others of the same user
 	// that listen with SO_REUSEPORT are to be found, not joined.
 	if errors.Is(err, unix.EADDRINUSE) && !listenedOn(at) {
 		err = besideOwn(fd, func() error { return unix.Bind(fd, at) })
@@ -62,7 +62,7 @@ func bind(family int, at unix.Sockaddr) (int, error) {
 	return fd, nil
 }
 
-// besideOwn does something with a socket that the ear's ended connections at its
+// besideOwn does something with a socket that the listener's ended connections at its
 // port would forbid otherwise.
 func besideOwn(fd int, do func() error) error {
 	if err := reusePort(fd, 1); err != nil {

@@ -114,7 +114,7 @@ func inet() (all []rule) {
 	)
 }
 
-// datagrams is the ear on UDP ports. Sockets of ICMP and UDP-Lite are of the same
+// datagrams is the listener on UDP ports. Sockets of ICMP and UDP-Lite are of the same
 // type.
 func datagrams() (all []rule) {
 	for _, family := range []uint64{unix.AF_INET, unix.AF_INET6} {

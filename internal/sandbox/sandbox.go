@@ -1,12 +1,12 @@
 //go:build linux
 
-// Package cage locks the daemon in once it has opened what it needs: no new
+// Package sandbox locks the daemon in once it has opened what it needs: no new
 // privileges, only the capabilities that it still uses, Landlock for files, TCP
 // and signals (landlock(7)), and a seccomp allow list of system calls
 // (seccomp(2)). What is inside stays inside: programs that the process starts
-// are in the same cage. It decides nothing about what is needed; Walls says.
+// are in the same sandbox. It decides nothing about what is needed; Walls says.
 //
-// What the walls cannot keep out, because no system call tells it apart, is what
+// What the policy cannot keep out, because no system call tells it apart, is what
 // is said over sockets. What D-Bus is asked for, the daemon's own user, polkit and
 // D-Bus policy see to. What nftables and the machine's connections are asked for
 // over netlink, nobody does: whoever has CAP_NET_ADMIN and may set grants may set
@@ -136,7 +136,7 @@ func (p Policy) capabilities() error {
 	return keep.SetProc()
 }
 
-// landlock confines files to the walls, forbids outgoing TCP connections (the
+// landlock confines files to the policy, forbids outgoing TCP connections (the
 // daemon makes none), signals to processes that it did not start, and connections
 // to their abstract sockets. It answers with what programs will lack.
 func (w Policy) landlock() (lacking []string, err error) {

@@ -64,7 +64,7 @@ func intrude(t *testing.T, program string, how ...string) []attempt {
 	return all
 }
 
-// denied tells whether it was the cage that kept an attempt from succeeding.
+// denied tells whether it was the sandbox that kept an attempt from succeeding.
 func (a attempt) denied() bool {
 	switch {
 	case strings.HasSuffix(a.what, "by the loader") && a.result == "exit status 127":
@@ -121,7 +121,7 @@ func TestAListenerThatCannotBeConfined(t *testing.T) {
 	t.Error("nothing was said of the listener")
 }
 
-// Without the cage the same program gets further, so that it is the cage that
+// Without the sandbox the same program gets further, so that it is the sandbox that
 // keeps it in.
 func TestWithoutTheCageTheIntruderGetsFurther(t *testing.T) {
 	got := map[string]string{}

@@ -192,7 +192,7 @@ func TestACommitThatWasCutShort(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, err := Open(dir, AuditLimit{}, b.log())
-	if err != nil || s.SetAside() != "" || !strings.Contains(b.String(), "was cut short when it was written, and is left out") {
+	if err != nil || s.SetAside() != "" || !strings.Contains(b.String(), "was only partly written, and is left out") {
 		t.Errorf("opened with %v, set aside %q, with the words %s", err, s.SetAside(), b)
 	}
 	mustClose(t, s)

@@ -109,7 +109,7 @@ func TestTakenOver(t *testing.T) {
 		if kept, err := os.ReadFile(filepath.Join(dir, boltName+migrated)); err != nil || !bytes.Equal(kept, text) {
 			t.Errorf("%s: the file of before is not kept as it was: %v", what, err)
 		}
-		if strings.Contains(b.String(), "level=ERROR") || !strings.Contains(b.String(), "taken over") {
+		if strings.Contains(b.String(), "level=ERROR") || !strings.Contains(b.String(), "was converted") {
 			t.Errorf("%s: the log has\n%s", what, b)
 		}
 	}

@@ -1,6 +1,6 @@
 //go:build linux
 
-// Command intruder locks itself into the daemon's cage and tries what somebody
+// Command intruder locks itself into the daemon's sandbox and tries what somebody
 // would who had taken the daemon over. It prints a line for each: "work" (the
 // daemon's) or "crime", what, and "done" or why not. Tests run it, also in the
 // daemon's unit; it is never installed.
