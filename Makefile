@@ -1,4 +1,5 @@
-# doorward. A newcomer needs two: `make demo` and `make test`.
+# doorward. `make help` lists what there is; a newcomer needs `make demo` to see it work
+# and `make unit` after a change.
 # The programs they use come from Debian's packages, by build/deps.sh.
 
 GO     ?= $(or $(shell command -v go),/usr/local/go/bin/go)
@@ -9,29 +10,51 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || echo s
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export CGO_ENABLED ?= 0
 
-.PHONY: all build cross install demo test model campaign campaign-mutants bench lint fuzz generate deps clean
+.PHONY: all help build packages dist image cross install uninstall demo unit test mutants model campaign campaign-mutants bench lint fuzz generate deps clean
 all: build
 
-build: # the two programs, static, into bin/
-	@mkdir -p bin
-	$(GO) build -trimpath -o bin/ ./cmd/doorwardd ./cmd/doorward
+help: # this list
+	@awk -F ':[^#]*# ' '/^[a-z-]+:.*# / {printf "  %-17s %s\n", $$1, $$2}' Makefile
 
-cross: # the visitor's side builds everywhere, the daemon on other Linuxes
+build: # the two programs, static, into bin/
+	@build/programs.sh bin doorwardd doorward
+	@build/completions.sh bin/doorward bin/completions
+
+packages: # .deb, .rpm and .apk, into dist/; ARCHES=amd64 for one
+	@build/packages.sh dist $(ARCHES)
+
+dist: # archives for Linux, macOS and Windows, SBOMs, SHA256SUMS, into dist/; after make packages
+	@build/dist.sh dist
+
+image: # the container image, into dist/image; PLATFORMS=linux/amd64
+	@build/image.sh dist/image $(PLATFORMS)
+
+cross: # does it build for other systems?
 	@build/cross.sh
 
-install: build # programs, unit and the files beside it; starts nothing
+install: build # into PREFIX (/usr/local) below DESTDIR; starts nothing
 	@build/install.sh "$(DESTDIR)" "$(PREFIX)"
 
-demo: build # the story of a door, in two network namespaces, with a real sshd
+uninstall: # locks nobody out; PURGE=1: configuration, state and user too
+	@build/uninstall.sh "$(DESTDIR)" "$(PREFIX)" $(if $(PURGE),purge)
+
+demo: build # the story of a door, with a real sshd
 	@build/deps.sh demo
 	$(GO) build -trimpath -o bin/demo ./e2e/demo
 	@$(AS_ROOT) bin/demo -bin bin
 
-test: # everything that can be wrong; needs root for most of it
+unit: # tests without root or a network; less than a minute
+	@build/unit.sh
+
+test: # every test, as root; up to 20 minutes
 	@build/deps.sh test
 	@$(AS_ROOT) build/test.sh
 
-model: # spin goes through all states of docs/model, and finds what each mutant breaks
+mutants: # faults planted into the code: is each noticed? RUN=NAME for one
+	@build/deps.sh test
+	@$(AS_ROOT) $(GO) test -vet=off -v -timeout 2h -run '^TestMutants$$/$(RUN)' ./internal/gateway ./internal/fence
+
+model: # spin goes through all states of docs/model
 	@build/deps.sh model
 	@build/model.sh
 
@@ -42,21 +65,21 @@ campaign: build # attacks the promise: FOR=30m SEED=7
 	$(GO) build -trimpath -o bin/campaign ./e2e/campaign
 	@$(AS_ROOT) bin/campaign -bin bin -for $(FOR) -seed $(SEED)
 
-campaign-mutants: # plants faults into the daemon: is each found, and when?
+campaign-mutants: # does the campaign find faults planted into the daemon?
 	@build/deps.sh test
 	$(GO) build -trimpath -o bin/campaign ./e2e/campaign
 	@$(AS_ROOT) bin/campaign -faults all -seed $(SEED)
 
-bench: build # doorward, knockd and fwknopd measured in one run, then doorward under load
+bench: build # measures doorward beside knockd and fwknopd, then under load
 	@build/deps.sh bench
 	$(GO) build -trimpath -o bin/bench ./bench
 	@$(AS_ROOT) bin/bench -bin bin
 
-lint: # gofmt, vet, staticcheck, known vulnerabilities
+lint: # gofmt, vet, staticcheck, go.mod, workflows, vulnerabilities
 	@build/lint.sh
 
 fuzz: FOR ?= 10s
-fuzz: # every fuzz target; FOR=10m for longer each
+fuzz: # every fuzz target; FOR=10m for ten minutes each
 	@FOR="$(FOR)" build/fuzz.sh
 
 .PHONY: site
@@ -64,14 +87,14 @@ site: # the documentation as a site, into bin/site
 	@build/deps.sh site
 	@build/site.sh
 
-generate: # what is made from the sources: manual pages, docs/METRICS.md, docs/api
+generate: # manual pages, docs/METRICS.md and docs/api, from the sources
 	$(GO) generate ./...
 	$(GO) run ./cmd/doorward man
 	UPDATE_GOLDEN=1 $(GO) test -count=1 -run '^TestMetricsAreDocumented$$' ./internal/control
 	UPDATE_GOLDEN=1 $(GO) test -count=1 -run '^TestSchemas$$' ./cmd/doorward
 
-deps: # what all of the above needs
+deps: # installs what all of the above need from Debian's packages
 	@build/deps.sh demo test bench
 
-clean:
+clean: # removes what was built
 	rm -rf bin dist

@@ -33,6 +33,7 @@ script bsdutils
 age age
 pgrep procps
 zstd zstd
+busybox busybox
 bzip2 bzip2
 promtool prometheus prometheus
 systemd-nspawn systemd-container
@@ -40,7 +41,8 @@ debootstrap debootstrap
 iptables iptables
 ufw ufw ufw
 firewalld firewalld firewalld
-dbus-daemon dbus"
+dbus-daemon dbus
+crun crun"
 bench="$demo
 strace strace
 iptables iptables

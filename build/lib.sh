@@ -2,7 +2,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
-export PATH
+LC_ALL=C # what is sorted is sorted alike everywhere
+export PATH LC_ALL
 
 # step prints a heading with the time since the start, so that a slow step shows.
 begun=$(date +%s)

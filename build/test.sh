@@ -13,6 +13,9 @@ build/cross.sh
 build/model.sh models
 
 # lint.sh has had go vet look, and it need not look again.
+step "tests of the tools"
+go -C build/tools test -vet=off ./...
+
 step "tests with the race detector"
 # Many of them wait more than they compute.
 CGO_ENABLED=1 go test -vet=off -p $(($(nproc) * 2)) -race -short -timeout 25m $(go list ./... | grep -v '/e2e')

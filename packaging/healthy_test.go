@@ -150,14 +150,17 @@ func wellSaid(t *testing.T, m *systemdtest.Machine) {
 		}
 	}
 	var said []string
-	for line := range strings.Lines(m.Run("journalctl", "--no-pager", "--output=cat", "--unit=doorward.service")) {
-		var record struct{ Level, Msg string }
-		if json.Unmarshal([]byte(line), &record) != nil {
-			continue // systemd's words
+	for line := range strings.Lines(m.Run("journalctl", "--no-pager", "--output=json", "--unit=doorward.service", "SYSLOG_IDENTIFIER=doorwardd")) {
+		var entry struct {
+			Message  string `json:"MESSAGE"`
+			Priority string `json:"PRIORITY"`
 		}
-		said = append(said, record.Msg)
-		if record.Level != "INFO" {
-			t.Errorf("nothing was wrong, and the log says: %s", line)
+		if err := json.Unmarshal([]byte(line), &entry); err != nil {
+			t.Fatalf("journalctl printed %q: %v", line, err)
+		}
+		said = append(said, entry.Message)
+		if entry.Priority != "6" { // informational, syslog(3)
+			t.Errorf("nothing was wrong, and the log says, at priority %s: %s", entry.Priority, entry.Message)
 		}
 	}
 	if len(said) < 10 {

@@ -1,33 +1,35 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
+
+	"github.com/doorward/doorward/internal/knock"
 
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/output"
+	"github.com/doorward/doorward/internal/setup"
 	"github.com/doorward/doorward/internal/tables"
 )
 
-const checkHelp = `Read a configuration file and say everything that is wrong with it: each mistake
-with file, line, key, value, what is the matter and what is allowed. Warnings are
-about what can be but is probably not meant.
+const checkHelp = `Read a configuration file and report everything that is wrong with it: each mistake
+with file, line, key, value, the problem and what is allowed. Warnings are about
+settings that are valid but probably not intended.
 
-With no mistakes, every door is told in words, its knock included: read whether
-that is what you meant. Whoever sees the output knows the knock.
+If there are no mistakes, every door is described in words, its knock included: check
+that this is what you meant. Anybody who sees the output knows the knock.
 
-Nothing is changed or opened. Beside the file, two things are asked of a Linux
-machine, which should be the gateway: whether the kernel tells of flows over UDP,
-if that is how a door would know that somebody is in (as root; the door's idle is a
-mistake where it does not), and which ports it gives to outgoing connections, since
-one of those may have a UDP port that a door guards. Whether ports are free, units
-exist and logs can be read is what doorward doctor looks at.
+Nothing is changed or opened. Besides the file, check asks two things of a Linux
+machine, which should be the gateway: whether the kernel reports flows over UDP, if
+that is how a door knows that it is in use (as root; the door's idle is a mistake if
+it does not), and which ports it assigns to outgoing connections, since one of those
+may take a UDP port that a door guards. Whether ports are free, units exist and logs
+can be read is checked by doorward doctor.
 
-FILE is ` + config.DefaultPath + ` unless it is given. The keys are explained by
+The default FILE is ` + config.DefaultPath + `. The keys are explained by
 doorward init --reference.
 
 Exit status: 0 when there are no mistakes, warnings or not; 1 when there are, or
@@ -37,9 +39,9 @@ const checkExamples = `  doorward check
   doorward check ./new.toml && sudo install -m 0640 -g doorward new.toml ` + config.DefaultPath + `
   doorward check --json | jq -r '.[] | select(.level == "mistake") | .key'`
 
-func newCheck(e *env) *cobra.Command { return newCheckWith(e, thisMachine()) }
+func newCheck(e *env) *cobra.Command { return newCheckWith(e, setup.This()) }
 
-func newCheckWith(e *env, m machine) *cobra.Command {
+func newCheckWith(e *env, m setup.Machine) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:     "check [FILE]",
@@ -82,7 +84,7 @@ type finding struct {
 }
 
 // check judges the file at path for the machine and prints what it found.
-func check(e *env, m machine, path string, asJSON bool) error {
+func check(e *env, m setup.Machine, path string, asJSON bool) error {
 	c, text, err := config.Load(path)
 	mistakes := tables.Mistakes(err)
 	if err != nil && len(mistakes) == 0 {
@@ -93,12 +95,12 @@ func check(e *env, m machine, path string, asJSON bool) error {
 		findings = append(findings, finding{"warning", tables.Mistake{File: path, Problem: problem, Hint: hint}})
 	}
 	if c != nil {
-		blind, notAsked := m.blind(c, path, text)
+		blind, notAsked := m.Blind(c, path, text)
 		mistakes = blind
 		for _, w := range append(c.Warnings(), notAsked...) {
 			warn(w, "")
 		}
-		if local, known := m.local(); known {
+		if local, known := m.Local(); known {
 			if what, do := c.Clashes(local, false); what != "" {
 				warn(what, do)
 			}
@@ -113,51 +115,29 @@ func check(e *env, m machine, path string, asJSON bool) error {
 		err = printFindings(e, path, c, findings)
 	}
 	if err == nil && len(mistakes) > 0 {
-		err = withHint(fmt.Errorf("%s has %s", path, counted(len(mistakes), "mistake")),
+		err = withHint(fmt.Errorf("%s has %s", path, output.Counted(len(mistakes), "mistake")),
 			"doorward init --reference explains every key")
 	}
 	return err
 }
 
-// blind returns the mistakes of doors whose presence hangs on flows, if the
-// machine's cannot be seen, and what to say if that may not be asked.
-func (m machine) blind(c *config.Config, path string, text []byte) (mistakes []*tables.Mistake, notAsked []string) {
-	var doors []string
-	for i := range c.Doors {
-		if c.Doors[i].ByFlows() {
-			doors = append(doors, c.Doors[i].Name)
-		}
-	}
-	if m.flows == nil || len(doors) == 0 {
-		return nil, nil
-	}
-	switch err := m.flows(); {
-	case errors.Is(err, fs.ErrPermission):
-		return nil, []string{fmt.Sprintf("whether the kernel tells of flows over UDP, by which door %s would know that "+
-			"somebody is in, was not asked: run as root", tables.Listed(doors))}
-	case err != nil:
-		return c.Blind(path, text, err.Error()), nil
-	}
-	return nil, nil
-}
-
 // printFindings prints mistakes and warnings for people, and the doors when
 // there are no mistakes.
 func printFindings(e *env, path string, c *config.Config, findings []finding) error {
-	d := e.dressFor(e.stdout)
+	d := e.styles(e.stdout)
 	var b strings.Builder
 	for _, f := range findings {
 		if f.Level == "warning" {
-			fmt.Fprintf(&b, "%s: %s: %s\n", printable(f.File), d.warn.Render("warning"), printable(f.Problem))
+			fmt.Fprintf(&b, "%s: %s: %s\n", output.Text(f.File), d.Warn.Render("warning"), output.Text(f.Problem))
 		} else {
-			b.WriteString(printable(f.Error()) + "\n")
+			b.WriteString(output.Text(f.Error()) + "\n")
 		}
 		if f.Hint != "" {
-			b.WriteString("    " + d.faint.Render(printable(f.Hint)) + "\n")
+			b.WriteString("    " + d.Faint.Render(output.Text(f.Hint)) + "\n")
 		}
 	}
 	if len(findings) == 0 || findings[0].Level == "warning" {
-		fmt.Fprintf(&b, "%s: %s, no mistakes\n", printable(path), counted(len(c.Doors), "door"))
+		fmt.Fprintf(&b, "%s: %s, no mistakes\n", output.Text(path), output.Counted(len(c.Doors), "door"))
 		for i := range c.Doors {
 			b.WriteString("\n")
 			for _, line := range doorWords(d, &c.Doors[i]) {
@@ -167,4 +147,85 @@ func printFindings(e *env, path string, c *config.Config, findings []finding) er
 	}
 	_, err := e.stdout.Write([]byte(b.String()))
 	return err
+}
+
+// doorWords describes a door in words.
+func doorWords(d output.Styles, door *config.Door) []string {
+	var ports []string
+	for _, r := range door.Ports {
+		ports = append(ports, r.String())
+	}
+	lines := []string{d.Title.Render("door "+door.Name) + " guards " + tables.Listed(ports)}
+	var s output.Columns
+	s.Fit("strangers", "")
+	add := func(what, words string) { lines = append(lines, "  "+s.Line(what, words)) }
+	for i := range door.Knocks {
+		k := &door.Knocks[i]
+		add("knock", k.Words())
+		add("right", rightWords(door, k))
+		add("wrong", wrongWords(door, k))
+	}
+	if door.Refuse == config.Reject {
+		add("strangers", "are refused (TCP reset, ICMP port unreachable)")
+	} else {
+		add("strangers", "get no answer")
+	}
+	if len(door.Always) > 0 {
+		var always []string
+		for _, p := range door.Always {
+			always = append(always, p.String())
+		}
+		add("always", tables.Listed(always)+" may come in without knocking")
+	}
+	add("service", serviceWords(door))
+	add("presence", door.Told())
+	return lines
+}
+
+// rightWords says what a right knock gives.
+func rightWords(door *config.Door, k *config.Knock) string {
+	if k.ForAll() {
+		return "opens the door to everybody until it goes dark"
+	}
+	words := fmt.Sprintf("opens the door to the visitor's address for %s", tables.Short(door.OpenFor))
+	if door.SingleUse {
+		return words + ", for one connection"
+	}
+	return words
+}
+
+// wrongWords says what a wrong knock costs.
+func wrongWords(door *config.Door, k *config.Knock) string {
+	rule, ok := k.Rule.(knock.Penalised)
+	if !ok || rule.Costs() == 0 {
+		return "costs nothing"
+	}
+	who, from := "the source", ""
+	if k.ForAll() {
+		who = "everybody"
+	}
+	if len(door.Knocks) > 1 && !door.Shared {
+		from = " from this knock"
+	}
+	words := fmt.Sprintf("bans %s%s for %s", who, from, tables.Short(rule.Costs()))
+	if !k.ForAll() {
+		words += ", doubled each time"
+	}
+	return words
+}
+
+// serviceWords says what is behind the door and when it runs.
+func serviceWords(door *config.Door) string {
+	if door.Service == nil {
+		return "not managed by doorward: it always runs"
+	}
+	name := door.Service.Unit
+	if name == "" {
+		name = door.Service.Start[0]
+	}
+	if door.Presence.Idle == 0 {
+		return name + " starts when the door opens, and stops when doorward close makes it dark"
+	}
+	return fmt.Sprintf("%s starts when the door opens, and stops when nobody has used it for %s",
+		name, tables.Short(door.Presence.Idle))
 }

@@ -12,10 +12,12 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/doorward/doorward/internal/setup"
 )
 
 // runCheck checks a text for a machine. In what is printed the file is F.
-func runCheck(t *testing.T, m machine, text string, args ...string) (status int, stdout, stderr string) {
+func runCheck(t *testing.T, m setup.Machine, text string, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "doorward.toml")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -50,11 +52,11 @@ door vpn guards 51820/udp
   wrong      makes the door deaf to its source for 5m, doubled each time
   strangers  get no answer
   service    vpn.service starts when the door opens, and stops when nobody has been in for 1h
-  presence   counts as somebody in: a flow over UDP to 51820/udp that was answered, until minutes after its last packet
+  presence   in use while there is: a flow over UDP to 51820/udp that was answered, until minutes after its last packet
 `
-	const mistake = `F:1: door.vpn.presence.idle: "1h": the default does not do: flows over UDP cannot be seen here: no ctnetlink; ` +
+	const mistake = `F:1: door.vpn.presence.idle: "1h": the default does not work here: flows over UDP cannot be seen here: no ctnetlink; ` +
 		`the door would go dark, and its service be stopped, under whoever is in: allowed are "never"` + "\n" +
-		`    name a place for logins, or write idle = "never"` + "\n"
+		`    name a source of logins, or set idle = "never"` + "\n"
 	never := strings.Replace(vpnText, "[[", "presence.idle = \"never\"\n[[", 1)
 	for _, tt := range []struct {
 		name, text string
@@ -73,7 +75,7 @@ door vpn guards 51820/udp
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := machineOf()
-			m.flows = tt.flows
+			m.Flows = tt.flows
 			status, out, errs := runCheck(t, m, tt.text)
 			if tt.out == "" {
 				out = ""
@@ -89,8 +91,8 @@ door vpn guards 51820/udp
 func TestCheckTellsOfClashes(t *testing.T) {
 	text := strings.Replace(vpnText, "20001", "40001", -1) // a listener is init's to warn of
 	m := machineOf("proc/sys/net/ipv4/ip_local_port_range=32768\t60999\n", "proc/sys/net/ipv4/ip_local_reserved_ports=8080\n")
-	const what = "51820/udp (guarded by door vpn): this machine gives the ports 32768 to 60999 to sockets that ask for none, " +
-		"such as those of outgoing connections: one of them may have the port when it is needed"
+	const what = "51820/udp (guarded by door vpn): this machine assigns ports 32768 to 60999 to sockets that ask for none, " +
+		"such as those of outgoing connections: one of them may hold the port when it is needed"
 	const do = "echo net.ipv4.ip_local_reserved_ports=8080,51820 >/etc/sysctl.d/60-doorward.conf && " +
 		"sysctl -p /etc/sysctl.d/60-doorward.conf"
 	status, out, _ := runCheck(t, m, text)
@@ -106,7 +108,7 @@ func TestCheckTellsOfClashes(t *testing.T) {
 		t.Errorf("got %v", f)
 	}
 	m = machineOf("proc/sys/net/ipv4/ip_local_port_range=32768\t60999\n", "proc/sys/net/ipv4/ip_local_reserved_ports=51820\n")
-	for name, m := range map[string]machine{"reserved": m, "not Linux": machineOf()} {
+	for name, m := range map[string]setup.Machine{"reserved": m, "not Linux": machineOf()} {
 		if _, out, _ := runCheck(t, m, text); !strings.HasPrefix(out, "F: 1 door, no mistakes\n") {
 			t.Errorf("%s: %s\nwant no warning", name, out)
 		}

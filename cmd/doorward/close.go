@@ -11,19 +11,19 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-const closeHelp = `Make a door dark now: its grants end, and its service is stopped if it manages
-one. With --source, only the grants of that source end and the door stays as it
-is: an address's own, those of a prefix and of all that lies in it, or with any
-the grant to everybody, while who has another keeps it.
+const closeHelp = `Make a door dark now: its grants end, and its service is stopped if it has one. With
+a source, only the grants of that source end and the door stays as it is: those of an
+address, those of a prefix and of everything within it, or with any the grant to
+everybody, while sources that have a grant of their own keep it.
 
-Something else may let the source in all the same: a grant to everybody, or to a
-prefix that it lies in, or the door's always. Then close names it, and fails.
+Something else may still let the source in: a grant to everybody, or to a prefix that
+contains it, or the door's always. Then close names it, and fails.
 
-Sessions that stand are left alone either way: closing a door keeps people out,
-it does not throw them out. The knock opens the door again.
+Established sessions are not affected either way: closing a door keeps people out, it
+does not throw them out. The knock opens the door again.
 
-Exit status: 0 when the door is dark or closing, or nothing lets the source in, also
-where that was so before; 6 also when something else still does;` + operatorExits
+Exit status: 0 when the door is dark or closing, or nothing lets the source in, even
+if that was so before; 6 also when something else still does;` + operatorExits
 
 const closeExamples = `  doorward close ssh
   doorward close ssh --source 192.0.2.7
@@ -33,11 +33,11 @@ func newClose(e *env) *cobra.Command {
 	var source string
 	var asJSON bool
 	c := &cobra.Command{
-		Use:               "close DOOR [--source SOURCE]",
+		Use:               "close DOOR [[--source] SOURCE]",
 		Short:             "make a door dark, or end one source's grants",
 		Long:              closeHelp,
 		Example:           closeExamples,
-		Args:              doorArg(true),
+		Args:              doorAndSource(true),
 		ValidArgsFunction: completeDoors(e),
 		RunE: asking(func(c *cobra.Command, args []string) error {
 			r, err := e.client(c).Close(c.Context(), control.CloseRequest{Door: args[0], Source: source})

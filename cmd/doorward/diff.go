@@ -6,13 +6,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/output"
 )
 
-const diffHelp = `Compare the configuration file with what the daemon has in use, by what both mean:
-a comment, another order, and a default that is written down are no difference. What
-is told is what doorward apply would change now, and why it would refuse to.
+const diffHelp = `Compare the configuration file with the configuration that the daemon uses, by what
+they mean: comments, the order of keys, and a default that is written out make no
+difference. What is shown is what doorward apply would change now, and why it would
+refuse to.
 
-Values of the keys of a knock are not told: they are the secret.
+Values of a knock's keys are not shown, because they are secret.
 
 Exit status: 0 when no key differs; 1 when one does; 6 also for a file that has
 mistakes;` + operatorExits
@@ -25,7 +27,7 @@ func newDiff(e *env) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:     "diff [--json]",
-		Short:   "tell what apply would change",
+		Short:   "show what apply would change",
 		Long:    diffHelp,
 		Example: diffExamples,
 		Args:    noArgs,
@@ -58,27 +60,27 @@ func printDiff(e *env, d control.Diff, asJSON bool) error {
 }
 
 func tellDiff(e *env, d control.Diff) error {
-	file := printable(d.Config)
+	file := output.Text(d.Config)
 	switch {
 	case d.Before == d.After:
-		_, err := fmt.Fprintf(e.stdout, "%s is in use as it is\n", file)
+		_, err := fmt.Fprintf(e.stdout, "%s is in use, unchanged\n", file)
 		return err
 	case len(d.Changes) == 0:
-		fmt.Fprintf(e.stdout, "%s is in use but for words that mean the same, such as comments\n", file)
+		fmt.Fprintf(e.stdout, "%s differs from what is in use only in ways that change nothing, such as comments\n", file)
 	}
-	var s sheet
+	var s output.Columns
 	for _, k := range d.Changes {
-		s.fit(printable(k.Key), "")
+		s.Fit(output.Text(k.Key), "")
 	}
 	for _, k := range d.Changes {
-		fmt.Fprintln(e.stdout, s.line(printable(k.Key), printable(changeWords(k))))
+		fmt.Fprintln(e.stdout, s.Line(output.Text(k.Key), output.Text(changeWords(k))))
 	}
 	if d.Refused == nil {
 		return nil
 	}
-	_, err := fmt.Fprintf(e.stdout, "\ndoorward apply would refuse it: %s\n", printable(d.Refused.Message))
+	_, err := fmt.Fprintf(e.stdout, "\ndoorward apply would refuse it: %s\n", output.Text(d.Refused.Message))
 	if d.Refused.Hint != "" && err == nil {
-		_, err = fmt.Fprintf(e.stdout, "what to do: %s\n", printable(d.Refused.Hint))
+		_, err = fmt.Fprintf(e.stdout, "what to do: %s\n", output.Text(d.Refused.Hint))
 	}
 	return err
 }
@@ -87,7 +89,7 @@ func tellDiff(e *env, d control.Diff) error {
 func changeWords(k control.KeyChange) string {
 	switch {
 	case k.Secret:
-		return k.Change + " (a knock's, so its value is not told)"
+		return k.Change + " (part of a knock, so its value is not shown)"
 	case k.Before != nil && k.After != nil:
 		return *k.Before + " -> " + *k.After
 	case k.After != nil:

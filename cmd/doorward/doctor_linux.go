@@ -12,6 +12,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/doctor"
+	"github.com/doorward/doorward/internal/output"
 	"github.com/doorward/doorward/internal/presence"
 	"github.com/doorward/doorward/internal/service"
 )
@@ -30,7 +31,7 @@ func examine(c *cobra.Command, e *env, path string, asJSON bool) error {
 			socket = cfg.Gateway.Control
 		}
 	}
-	p := &doctor.Patient{
+	p := &doctor.Host{
 		Config:  path,
 		Control: socket,
 		Status:  control.NewClient(socket).Status,
@@ -39,19 +40,19 @@ func examine(c *cobra.Command, e *env, path string, asJSON bool) error {
 		Denied:  service.Denied,
 		Now:     e.clock,
 	}
-	findings := p.Examine(c.Context())
+	findings := p.Run(c.Context())
 	if asJSON {
 		if err := printJSON(e.stdout, doctorJSON{OK: count(findings, doctor.Problem) == 0, Findings: findings}); err != nil {
 			return err
 		}
 	} else {
-		printDoctor(e.stdout, e.dressFor(e.stdout), findings)
+		printDoctor(e.stdout, e.styles(e.stdout), findings)
 	}
 	n := count(findings, doctor.Problem)
 	if n == 0 {
 		return nil
 	}
-	return errors.New(counted(n, "problem"))
+	return errors.New(output.Counted(n, "problem"))
 }
 
 // doctorWidth is where findings are broken into lines.
@@ -60,21 +61,21 @@ const doctorWidth = 84
 // printDoctor prints findings for people: the verdict, where, and what is so,
 // with what to do about it below, a step a line. Those are never broken, so that
 // a command can be copied.
-func printDoctor(w io.Writer, d dress, findings []doctor.Finding) {
+func printDoctor(w io.Writer, d output.Styles, findings []doctor.Finding) {
 	styles := map[doctor.Verdict]func(...string) string{
-		doctor.OK: d.good.Render, doctor.Note: d.faint.Render, doctor.Warning: d.warn.Render, doctor.Problem: d.bad.Render,
+		doctor.OK: d.Good.Render, doctor.Note: d.Faint.Render, doctor.Warning: d.Warn.Render, doctor.Problem: d.Bad.Render,
 	}
 	const indent = "         "
 	for _, f := range findings {
 		verdict := styles[f.Verdict](fmt.Sprintf("%-7s", f.Verdict))
-		lines := wrap(printable(f.Where)+": "+printable(f.What), doctorWidth-len(indent))
+		lines := output.Wrap(output.Text(f.Where)+": "+output.Text(f.What), doctorWidth-len(indent))
 		fmt.Fprintf(w, "%s  %s\n", verdict, strings.Join(lines, "\n"+indent))
 		for _, step := range f.Steps() {
-			fmt.Fprintf(w, "%s> %s\n", indent, printable(step))
+			fmt.Fprintf(w, "%s> %s\n", indent, output.Text(step))
 		}
 	}
-	fmt.Fprintf(w, "\n%s, %s, %s, %d ok\n", counted(count(findings, doctor.Problem), "problem"),
-		counted(count(findings, doctor.Warning), "warning"), counted(count(findings, doctor.Note), "note"),
+	fmt.Fprintf(w, "\n%s, %s, %s, %d ok\n", output.Counted(count(findings, doctor.Problem), "problem"),
+		output.Counted(count(findings, doctor.Warning), "warning"), output.Counted(count(findings, doctor.Note), "note"),
 		count(findings, doctor.OK))
 }
 

@@ -13,11 +13,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/doorward/doorward/internal/doctor"
+	"github.com/doorward/doorward/internal/output"
 )
 
 func TestPrintDoctor(t *testing.T) {
 	var b bytes.Buffer
-	printDoctor(&b, dress{}, []doctor.Finding{
+	printDoctor(&b, output.Styles{}, []doctor.Finding{
 		{Verdict: doctor.OK, Where: "kernel", What: "Linux 6.12.0 takes doorward's nftables table and keeps others from changing it"},
 		{Verdict: doctor.Note, Where: "network", What: "nobody knows", Do: "try it"},
 		{Verdict: doctor.Problem, Where: "59001/tcp", What: "is taken by \x1b[31mnginx (pid 9): door ssh cannot listen for its knock",

@@ -8,47 +8,49 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/output"
+	"github.com/doorward/doorward/internal/view"
 )
 
-const explainHelp = `Say what a new connection from one address would meet now, at one door or at each:
-whether it gets in, by what and until when, and everything that is in its way.
+const explainHelp = `Say what would happen to a new connection from one address now, at one door or at each
+of them: whether it gets in, why and until when, and everything that prevents it.
 
-What lets it in is its own grant, one of a prefix that it lies in or of everybody,
-a prefix of the door's always, or that it is this machine itself. What is in its
-way, or in the way of its knocks:
+An address gets in by its own grant, by one of a prefix that contains it or of
+everybody, by a prefix in the door's always, or because it is this machine itself.
+What prevents it, or its knocks:
 
   fence_down       the doors are not guarded as they should be
-  failsafe         there is no log data: the door is dark and deaf
-  deaf             log data was not looked for yet: the door hears nobody
-  opening          its grant waits for the service to run
+  failsafe         there is no log data: the door is dark and ignores knocks
+  deaf             log data has not been looked for yet: the door ignores knocks
+  opening          its grant waits for the service to start
   no_grant         nothing lets it in
-  penalty          its knocks, or those of a network that it lies in, are ignored
+  penalty          its knocks, or those of a network that contains it, are ignored
   own_machine      it is this machine, from which no knock counts
-  knocks_unheard   some knocks cannot be heard
-  no_leave         the daemon may not start the service
-  service_failed   the service has died, or did not start
-  service_down     the service does not run
-  nothing_listens  no socket of this machine takes connections at the door's ports
-  kernel_differs   kernel and daemon do not agree; the kernel has the last word
+  knocks_unheard   some knocks cannot be received
+  no_leave         the daemon has no permission to start the service
+  service_failed   the service has failed, or did not start
+  service_down     the service is not running
+  nothing_listens  nothing on this machine listens on the door's ports
+  kernel_differs   kernel and daemon disagree; the kernel decides
   kernel_unasked   the kernel could not be asked
-  firewall         rules of another firewall drop what it sends, or may
+  firewall         rules of another firewall drop its packets, or may
 
-The last refusals that the address had a part in stand below, as the audit trail
-has them. Rules of other firewalls are looked at as doorward doctor does, for
-which it takes root.
+Below that are the latest refusals from the address, from the audit trail. Rules of
+other firewalls are examined as by doorward doctor, which requires root.
 
-SOURCE is an address; without one, that from which you came by ssh, as
-SSH_CONNECTION says. Whether your own network, or one in between, lets packets
-through cannot be seen from here.
+SOURCE is an address; by default, the one from which you logged in by ssh, according
+to SSH_CONNECTION. Whether your own network, or one in between, lets packets through
+cannot be seen from here.
 
---json prints one object: for each of doors gets_in (true, false, or null when it
-cannot be told), by, until, obstacles[].code, .message and .hint, would_knock
-(whether a right knock from there would be heard and open the door now), and
-refusals; firewall says whether other firewalls were looked at.
+--json prints one object: for each of doors gets_in (true, false, or null if it is not
+known), by, until, obstacles[].code, .message and .hint, would_knock (whether a right
+knock from there would be received and open the door now), and refusals; firewall says
+whether other firewalls were examined.
 
 Exit status: 0 when a connection from there gets in at every door that was asked
-about; 1 also when it does not at one of them, or that cannot be told;` + operatorExits
+about; 1 also when it does not at one of them, or that is not known;` + operatorExits
 
 const explainExamples = `  doorward explain 192.0.2.7
   sudo doorward explain 2001:db8::7 ssh
@@ -65,7 +67,7 @@ func newExplainWith(e *env, look lookAtFirewalls) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:               "explain [SOURCE] [DOOR]",
-		Short:             "say whether an address gets in, and what is in its way",
+		Short:             "say whether an address gets in, and what prevents it",
 		Long:              explainHelp,
 		Example:           explainExamples,
 		ValidArgsFunction: completeExplain(e),
@@ -82,12 +84,12 @@ func newExplainWith(e *env, look lookAtFirewalls) *cobra.Command {
 			if asJSON {
 				err = printJSON(e.stdout, x)
 			} else {
-				width := widthOf(e.stdout)
+				width := output.Width(e.stdout)
 				if width == 0 {
-					width = plainWidth
+					width = output.PlainWidth
 				}
-				v := explaining{view: view{dress: e.dressFor(e.stdout), now: e.clock(), width: width}, notLooked: why}
-				_, err = fmt.Fprintln(e.stdout, strings.Join(v.lines(x), "\n"))
+				v := view.View{Styles: e.styles(e.stdout), Now: e.clock(), Width: width}
+				_, err = fmt.Fprintln(e.stdout, strings.Join(v.Explanation(x, why), "\n"))
 			}
 			if err != nil {
 				return err
@@ -117,7 +119,7 @@ func explainArgs(e *env, c *cobra.Command, args []string) (source, door string, 
 	case len(args) > 2:
 		err = fmt.Errorf("%q: one SOURCE and one DOOR only", args[2])
 	case len(args) == 2 && !isAddress(args[0]):
-		err = fmt.Errorf("SOURCE %q: a connection comes from one address: allowed is one, such as 192.0.2.7 or 2001:db8::7", args[0])
+		err = fmt.Errorf("SOURCE %q: allowed is one address, such as 192.0.2.7 or 2001:db8::7", args[0])
 	case len(args) == 2 && args[1] == "":
 		err = errors.New("DOOR is empty: a door's name, as doorward status lists it, or none for all doors")
 	case len(args) == 2:
@@ -160,3 +162,6 @@ func completeExplain(e *env) cobra.CompletionFunc {
 		})
 	}
 }
+
+// couldBeDoor says whether a door may have that name.
+func couldBeDoor(name string) bool { return config.NameProblem(name) == "" }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/output"
 )
 
 // failure is what a command prints with --json when it has failed.
@@ -53,9 +54,9 @@ func (p *printed) end(err error) error {
 		return nil
 	case err == nil, told:
 	case p.lines:
-		return encodeJSON(p.w, f, "")
+		return output.JSON(p.w, f, "")
 	case len(text) == 0:
-		return encodeJSON(p.w, f, "  ")
+		return output.JSON(p.w, f, "  ")
 	default:
 		text = f.in(text)
 	}
@@ -70,7 +71,7 @@ func (f failure) in(object []byte) []byte {
 		return object
 	}
 	var own bytes.Buffer
-	if err := encodeJSON(&own, f, "  "); err != nil {
+	if err := output.JSON(&own, f, "  "); err != nil {
 		return object
 	}
 	_, keys, _ := bytes.Cut(own.Bytes(), []byte(",\n")) // but for its version, which the object has

@@ -3,28 +3,32 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/files"
-	"github.com/doorward/doorward/internal/port"
-	"github.com/doorward/doorward/internal/share"
-	"github.com/doorward/doorward/internal/tables"
+	"github.com/doorward/doorward/internal/output"
+	"github.com/doorward/doorward/internal/setup"
 )
 
 const initHelp = `Write a first configuration: one door with one knock.
 
-On a terminal, init asks, and ENTER takes what it proposes. It does not ask when
-one of the flags about the door is there, or standard input is no terminal; then
-flags and proposals are all there is. --ask asks in any case.
+On a terminal, init asks questions, and ENTER takes what it proposes. It asks none
+when there is a flag about the door, or standard input is no terminal: then flags
+and proposals decide. --ask asks in any case.
 
-What it proposes: a door "ssh" in front of 22/tcp with the SSH server's unit that
-this machine has, and a knock that nobody else has: %s
+What it proposes: a door "ssh" with the SSH server's unit that this machine has and
+the ports on which the server listens, and a knock that nobody else has: %s
+
+--host, or the answer to its question, is remembered in the file: doorward share
+writes it into the knocks that it hands out.
 
 --like-the-article writes the configuration of "Port Knocking Simplified" (2005)
 instead, number by number: 59000 and 59002 touched, 59001 left alone, within a
@@ -32,20 +36,23 @@ minute, looked at every minute, five minutes' penalty, an hour's idleness,
 everybody together. Only what this machine calls otherwise (the unit, the log) is
 adapted, and the file says so. Everybody knows that knock: it is for trying out.
 
-The file is readable by root and the group doorward only. It is checked like
-doorward check does before it is written, and it is written as a whole or not at all.
-Nothing is started: the last words say what to do next.
+The file is readable by root and the group doorward only. It is checked as doorward
+check does before it is written, and it is written as a whole or not at all. Nothing
+is started or changed beside it: init ends with all that is left to do, in order,
+the ports to open in this machine's firewall and in the provider's among it.
 
-An existing file stays, and to change what it says, edit it. With --force it is kept
-beside the new one, as FILE.~1~, FILE.~2~ and so on. The knocks that it has for the
-door are taken over, unless one of the flags about the knock is there; everything
-else is as the flags and the proposals say. What became of the former doors and
-knocks is said.
+A file that has nothing but comments, as packages install it, is written over. Any
+other file stays: edit it to change what it says. With --force it is kept beside the
+new one, as FILE.~1~, FILE.~2~ and so on, and init takes over its host, and its knocks
+for the door unless there is a flag about the knock. Everything else is as the flags
+and the proposals say, and init says what became of the former doors and knocks.
 
 Exit status: 0 when the file is written; 1 when not; 2 when the command line is
 wrong.`
 
 const initExamples = `  sudo doorward init
+  sudo doorward init --host gate.example.org
+  doorward init --output -           # prints it, and needs no root
   sudo doorward init --like-the-article
   doorward init --output - --door ssh --listen 24117,25633,28904 --touch 28904,24117
   doorward init --output panel.toml --door panel --ports 8443/tcp --unit panel.service
@@ -53,7 +60,7 @@ const initExamples = `  sudo doorward init
 
 // initOptions is what the command line of init says.
 type initOptions struct {
-	choice
+	setup.Plan
 	article   bool
 	reference bool
 	ask       bool
@@ -62,14 +69,14 @@ type initOptions struct {
 	json      bool
 }
 
-func newInit(e *env) *cobra.Command { return newInitWith(e, thisMachine()) }
+func newInit(e *env) *cobra.Command { return newInitWith(e, setup.This()) }
 
-func newInitWith(e *env, m machine) *cobra.Command {
-	o := initOptions{choice: choice{kind: firstDrafted(), chosen: map[string][]string{}}}
+func newInitWith(e *env, m setup.Machine) *cobra.Command {
+	o := initOptions{Plan: setup.New()}
 	c := &cobra.Command{
-		Use:               "init [--door NAME] [--ports PORTS] [--unit UNIT] [--output FILE]",
+		Use:               "init [--host HOST] [--door NAME] [--ports PORTS] [--unit UNIT] [--output FILE]",
 		Short:             "write a first configuration",
-		Long:              fmt.Sprintf(initHelp, o.kind.Proposal()),
+		Long:              fmt.Sprintf(initHelp, o.Kind.Proposal()),
 		Example:           initExamples,
 		Args:              noArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -79,9 +86,11 @@ func newInitWith(e *env, m machine) *cobra.Command {
 	}
 	f := c.Flags()
 	f.SortFlags = false
-	f.StringVar(&o.door, "door", "ssh", "the door's `NAME`")
-	f.StringSliceVar(&o.ports, "ports", nil, "what it guards, such as 22/tcp,60000-61000/udp (default 22/tcp for a door named ssh)")
-	f.StringVar(&o.unit, "unit", "", "systemd `UNIT` behind it, or none for a service that always runs "+
+	f.StringVar(&o.Host, "host", "", "name or address by which visitors reach this machine")
+	f.StringVar(&o.Door, "door", "ssh", "the door's `NAME`")
+	f.StringSliceVar(&o.Ports, "ports", nil, "what it guards, such as 22/tcp,60000-61000/udp "+
+		"(default: the SSH server's, for a door named ssh)")
+	f.StringVar(&o.Unit, "unit", "", "systemd `UNIT` behind it, or none for a service that always runs "+
 		"(default: the SSH server's, if that is behind the door)")
 	o.addChoices(f)
 	f.BoolVar(&o.article, "like-the-article", false, "the article's configuration, number by number")
@@ -93,8 +102,37 @@ func newInitWith(e *env, m machine) *cobra.Command {
 	return c
 }
 
+// addChoices adds the flags about the knock.
+func (o *initOptions) addChoices(f *pflag.FlagSet) {
+	for _, k := range o.Kind.Choices() {
+		if k.List {
+			f.StringSlice(k.Name, nil, k.Usage)
+		} else {
+			f.String(k.Name, k.Default, k.Usage)
+		}
+	}
+}
+
+// choose takes in what the flags say about the knock, and returns which of those
+// about the door were given: each of them means that nothing is asked, and those
+// about the knock that the former one is not kept.
+func (o *initOptions) choose(f *pflag.FlagSet) (given []string) {
+	about := []string{"door", "ports", "unit"}
+	o.Keep = true
+	for _, k := range o.Kind.Choices() {
+		about = append(about, k.Name)
+		o.Keep = o.Keep && !f.Changed(k.Name)
+		if list, err := f.GetStringSlice(k.Name); err == nil {
+			o.Chosen[k.Name] = list
+		} else if s, err := f.GetString(k.Name); err == nil {
+			o.Chosen[k.Name] = []string{s}
+		}
+	}
+	return slices.DeleteFunc(about, func(name string) bool { return !f.Changed(name) })
+}
+
 // run carries out the command line.
-func (o *initOptions) run(e *env, m machine, c *cobra.Command) error {
+func (o *initOptions) run(e *env, m setup.Machine, c *cobra.Command) error {
 	if o.reference {
 		_, err := fmt.Fprint(e.stdout, config.Reference())
 		return err
@@ -103,25 +141,46 @@ func (o *initOptions) run(e *env, m machine, c *cobra.Command) error {
 	if err := o.parse(given); err != nil {
 		return &usageError{withHint(err, "doorward init --help")}
 	}
-	o.readFormer()
-	if o.article {
-		return o.write(e, m, articleText(m, o.unit))
+	asks := o.ask || len(given) == 0 && !o.article && !o.json && output.IsTerminal(e.stdin)
+	if err := o.writable(e); err != nil {
+		return err // before anything is asked
 	}
-	if o.ask || len(given) == 0 && isTerminal(e.stdin) && !o.json {
-		if err := o.interview(e, m, c.Flags().Changed("output")); err != nil {
+	o.readFormer()
+	if asks {
+		// Standard output may be the file.
+		if err := o.Interview(m, e.stdin, e.stderr); err != nil {
 			return err
 		}
 	}
-	if err := o.propose(m); err != nil {
+	if o.Host == "" {
+		o.Host = o.Former.Host()
+	}
+	if o.article {
+		return o.write(e, m, setup.Article(m, o.Unit, o.Host))
+	}
+	if err := o.Propose(m); err != nil {
+		return o.noPorts(err)
+	}
+	return o.write(e, m, o.Text())
+}
+
+// noPorts is the error of a plan, for the command line.
+func (o *initOptions) noPorts(err error) error {
+	if !errors.Is(err, setup.ErrNoPorts) {
 		return err
 	}
-	return o.write(e, m, o.text())
+	return &usageError{withHint(fmt.Errorf("--ports is missing: what door %q guards, such as 8443/tcp", o.Door), "doorward init --help")}
 }
 
 // parse checks which flags go together; what they say is checked with the file.
 func (o *initOptions) parse(given []string) error {
 	if o.json && (o.ask || o.output == "-") {
 		return errors.New("--json goes with neither --ask nor --output -: standard output is theirs")
+	}
+	if o.Host != "" {
+		if err := config.CheckHost(o.Host); err != nil {
+			return fmt.Errorf("--host: %w", err)
+		}
 	}
 	if o.article {
 		for _, name := range given {
@@ -132,75 +191,43 @@ func (o *initOptions) parse(given []string) error {
 		switch {
 		case o.ask:
 			return errors.New("--like-the-article has nothing to --ask")
-		case o.unit == "none":
+		case o.Unit == "none":
 			return errors.New("--like-the-article starts and stops a unit: --unit none is not like it")
 		}
 	}
-	for _, c := range o.kind.Choices() {
-		if c.With != "" && (len(o.chosen[c.Name]) == 0) != (len(o.chosen[c.With]) == 0) {
+	for _, c := range o.Kind.Choices() {
+		if c.With != "" && (len(o.Chosen[c.Name]) == 0) != (len(o.Chosen[c.With]) == 0) {
 			return fmt.Errorf("--%s and --%s go together", c.With, c.Name)
 		}
 	}
 	return nil
 }
 
+// writable says why the file cannot be written, with what to type instead.
+func (o *initOptions) writable(e *env) error {
+	if o.output == "-" {
+		return nil
+	}
+	err := setup.Writable(o.output, o.force)
+	switch {
+	case errors.Is(err, setup.ErrExists):
+		return withHint(err, "to change what it says, edit it, and then: doorward check %s; --force writes another, and keeps this one beside it",
+			files.Quoted(o.output))
+	case errors.Is(err, fs.ErrPermission):
+		return withHint(err, "%s; or, to see what it would say: doorward init --output -", e.sudo())
+	}
+	return err
+}
+
 // readFormer reads the file that is to be written over.
 func (o *initOptions) readFormer() {
-	if o.former = (former{}); o.force && o.output != "-" {
-		o.former.read(o.output)
+	if o.Former = (setup.Former{}); o.force && o.output != "-" {
+		o.Former.Read(o.output)
 	}
 }
 
-// propose fills in what was not said, by what this machine has.
-func (o *initOptions) propose(m machine) error {
-	if len(o.ports) == 0 {
-		if o.door != "ssh" {
-			return &usageError{withHint(fmt.Errorf("--ports is missing: what door %q guards, such as 8443/tcp", o.door),
-				"doorward init --help")}
-		}
-		o.ports = []string{"22/tcp"}
-	}
-	door := o.guarded()
-	if door.SSH() {
-		o.proposeSSH(m)
-	} else if err := m.unseen(door); err != nil && !errors.Is(err, fs.ErrPermission) {
-		o.unseen = strings.Join(strings.Fields(err.Error()), " ") // of one line
-	}
-	return o.draft(m, door)
-}
-
-// guarded is the door as far as it is known, which may have mistakes in it.
-func (o *initOptions) guarded() *config.Door {
-	d := &config.Door{Name: o.door}
-	for _, p := range o.ports {
-		if r, err := port.ParseRange(p); err == nil {
-			d.Ports = append(d.Ports, r)
-		}
-	}
-	if o.managed() {
-		d.Service = &config.Service{Unit: o.unit}
-	}
-	return d
-}
-
-// proposeSSH says what this machine has of an SSH server.
-func (o *initOptions) proposeSSH(m machine) {
-	if unit, why, ok := m.sshUnit(); ok && (o.unit == "" || o.unit == unit) {
-		o.unit, o.why = unit, strings.ToUpper(why[:1])+why[1:]+"."
-	}
-	switch log := m.authLog(); {
-	case m.hasJournal():
-		o.logins = `Where logins are read: "auto" finds systemd's journal here.`
-	case log != "":
-		o.logins = fmt.Sprintf(`Where logins are read: "auto" finds %s here.`, log)
-	default:
-		o.logins = "Where logins are read. Neither a journal nor an auth log is here: until there is\n" +
-			`# one, the door stays dark and deaf; "off" does without logins.`
-	}
-}
-
-// write checks the text, writes it, and says what comes next.
-func (o *initOptions) write(e *env, m machine, text string) error {
+// write checks the text, writes it, and says what is left to do.
+func (o *initOptions) write(e *env, m setup.Machine, text string) error {
 	c, err := config.Parse(o.output, []byte(text))
 	if err != nil {
 		return notWritten(err)
@@ -211,52 +238,103 @@ func (o *initOptions) write(e *env, m machine, text string) error {
 		}
 		return o.next(e, e.stderr, m, c)
 	}
-	if err := o.place(text); err != nil {
+	if err := o.writable(e); err != nil {
+		return err
+	}
+	if o.Former.Kept, err = setup.Place(o.output, text, o.force); err != nil {
 		return err
 	}
 	if o.json {
-		return o.printMade(e, c)
+		return printJSON(e.stdout, initJSON{File: o.output, Door: c.Doors[0].Name, Warnings: append([]string{}, c.Warnings()...)})
 	}
 	return o.next(e, e.stdout, m, c)
 }
 
-// notWritten turns the mistakes of a text into those of the command line: its
-// lines are not the user's.
-func notWritten(err error) error {
-	var lines []string
-	hint := "doorward init --help"
-	for _, m := range tables.Mistakes(err) {
-		_, words, _ := strings.Cut(m.Error(), fmt.Sprintf(":%d: ", m.Line))
-		lines = append(lines, words)
-		if m.Hint != "" {
-			hint = m.Hint
-		}
-	}
-	return &usageError{withHint(errors.New(strings.Join(lines, "; ")), "%s", hint)}
+// initJSON is what init prints with --json.
+type initJSON struct {
+	File     string   `json:"file"`
+	Door     string   `json:"door"`
+	Warnings []string `json:"warnings"` // never null
 }
 
-// place puts the file where it belongs.
-func (o *initOptions) place(text string) error {
-	if _, err := os.Lstat(o.output); err == nil && !o.force {
-		return withHint(fmt.Errorf("%q exists", o.output),
-			"to change what it says, edit it, and then: doorward check %s; --force writes another, and keeps this one beside it",
-			files.Quoted(o.output))
+// notWritten is the error of a text with mistakes, for the command line.
+func notWritten(err error) error {
+	hint, err := setup.Mistaken(err)
+	if hint == "" {
+		hint = "doorward init --help"
 	}
-	// A link of one's own stays one.
-	path := o.output
-	if real, err := files.File(path); err == nil {
-		path = real
+	return &usageError{withHint(err, "%s", hint)}
+}
+
+// next says what was written and what is left to do.
+func (o *initOptions) next(e *env, w io.Writer, m setup.Machine, c *config.Config) error {
+	d := e.styles(w)
+	var b strings.Builder
+	if o.output != "-" {
+		fmt.Fprintf(&b, "Written: %s\n", o.output)
 	}
-	group := daemonGroupNumber()
-	dir := filepath.Dir(path)
-	if err := files.MakeDirectory(dir, 0o750, group); err != nil {
-		return fmt.Errorf("make directory %q: %w", dir, err)
+	if o.Former.Kept != "" {
+		fmt.Fprintf(&b, "The file before is kept: %s\n", o.Former.Kept)
 	}
-	change, err := share.Stage([]share.File{{Path: path, Text: []byte(text), Mode: 0o640, Group: group, New: !o.force, Backup: o.force}})
-	if err != nil {
-		return err
+	lost, kept := o.Former.Changed(c)
+	for _, name := range kept {
+		fmt.Fprintf(&b, "Door %s has the knock that it had.\n", name)
 	}
-	defer change.Close()
-	o.former.path = change.Backup(path)
-	return change.Commit()
+	if b.Len() > 0 {
+		b.WriteString("\n")
+	}
+	const words = len("  strangers  ") // where they begin in a line of doorWords
+	for i, line := range doorWords(d, &c.Doors[0]) {
+		if i > 0 && len(line) > words {
+			line = strings.Join(output.Hang(line[:words], line[words:], output.Width(w)), "\n")
+		}
+		b.WriteString(line + "\n")
+	}
+	_, notAsked := m.Blind(c, "", nil) // there are no mistakes: see Propose
+	for _, text := range slices.Concat(lost, c.Warnings(), notAsked) {
+		fmt.Fprintf(&b, "\n%s: %s\n", d.Warn.Render("warning"), output.Text(text))
+	}
+	local, _ := m.Local()
+	if what, do := c.Clashes(local, true); what != "" {
+		fmt.Fprintf(&b, "\n%s: %s; to keep them free:\n    %s\n", d.Warn.Render("warning"), output.Text(what), output.Text(do))
+	}
+	left := setup.Written{Config: c, File: o.output, Rewritten: o.Former.Kept != "",
+		Sudo: os.Geteuid() != 0 || e.getenv("SUDO_UID") != ""}
+	if m.Firewalls != nil {
+		left.Firewalls = m.Firewalls(c)
+	}
+	fmt.Fprintf(&b, "\n%s\n", d.Title.Render("What is left to do, in this order"))
+	for i, s := range left.Left() {
+		b.WriteString("\n" + strings.Join(output.Hang(fmt.Sprintf("%2d. ", i+1), output.Text(s.Words), output.PlainWidth), "\n") + "\n")
+		for _, line := range s.Lines {
+			fmt.Fprintf(&b, "      %s\n", output.Text(line))
+		}
+	}
+	b.WriteString("\nAfter a change of the file: doorward apply --confirm 60s\n")
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// sudo is the command line as it was given, run as root.
+func (e *env) sudo() string { return "sudo " + e.again() }
+
+// again is the command line as it was given.
+func (e *env) again() string {
+	again := "doorward " + strings.Join(quotedAll(e.args), " ")
+	if os.Geteuid() == 0 && e.getenv("SUDO_UID") != "" {
+		return "sudo " + again
+	}
+	return again
+}
+
+// quotedAll are words as a shell takes them.
+func quotedAll(words []string) (all []string) {
+	for _, w := range words {
+		name := strings.TrimLeft(w, "-") // which files.Quoted quotes, since a path could be taken for a flag
+		if dashes := w[:len(w)-len(name)]; name != "" {
+			w = dashes + files.Quoted(name)
+		}
+		all = append(all, w)
+	}
+	return all
 }

@@ -16,22 +16,22 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/doorward/doorward/internal/config"
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/setup"
 	"github.com/doorward/doorward/internal/touch"
 )
 
 // machineOf is a machine that has just these files, "path" or "path=content".
-func machineOf(files ...string) machine {
+func machineOf(files ...string) setup.Machine {
 	root := fstest.MapFS{}
 	for _, f := range files {
 		name, content, _ := strings.Cut(f, "=")
 		root[name] = &fstest.MapFile{Data: []byte(content)}
 	}
-	return machine{root: root}
+	return setup.Machine{Root: root}
 }
 
 // runInit runs init on a machine and returns what it printed and its status.
-func runInit(m machine, stdin string, args ...string) (status int, stdout, stderr string) {
+func runInit(m setup.Machine, stdin string, args ...string) (status int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	e := &env{stdin: strings.NewReader(stdin), stdout: &out, stderr: &errs,
 		getenv: func(string) string { return "" }}
@@ -48,11 +48,6 @@ func TestInitPassesCheck(t *testing.T) {
 		"etc/systemd/system/sockets.target.wants/ssh.socket", "usr/lib/systemd/system/ssh.service",
 		"lib/systemd/system/sshd.service", "run/log/journal/x", "var/log/auth.log", "var/log/secure",
 		"etc/services=webmin 10000/tcp\nbinkp 24554/tcp # x\nudponly 24555/udp\n",
-	}
-	named := machineOf(files...).named()
-	if diff := cmp.Diff(map[port.Port]bool{{Proto: port.TCP, Number: 10000}: true,
-		{Proto: port.TCP, Number: 24554}: true, {Proto: port.UDP, Number: 24555}: true}, named); diff != "" {
-		t.Fatalf("named ports (-want +got):\n%s", diff)
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		m := machineOf(rapid.SliceOfDistinct(rapid.SampledFrom(files), rapid.ID).Draw(t, "files")...)
@@ -98,7 +93,7 @@ func checkDrawn(t *rapid.T, k touch.Rule) {
 		t.Fatalf("touch %v: the order tells nothing, want none", k.Touch)
 	}
 	for _, p := range k.Listen {
-		if p < 20000 || p > 32767 && p < 61000 || slices.Contains(scanned[:], p) {
+		if p < 20000 || p > 32767 && p < 61000 {
 			t.Fatalf("listen %v: %d is not to be drawn", k.Listen, p)
 		}
 	}
@@ -107,7 +102,7 @@ func checkDrawn(t *rapid.T, k touch.Rule) {
 func TestInitFindsTheMachine(t *testing.T) {
 	tests := []struct {
 		name string
-		m    machine
+		m    setup.Machine
 		want []string // in the text
 	}{
 		{"Debian", machineOf("lib/systemd/system/ssh.service", "lib/systemd/system/ssh.socket", "run/log/journal/x"), []string{
@@ -120,7 +115,7 @@ func TestInitFindsTheMachine(t *testing.T) {
 		{"Red Hat", machineOf("usr/lib/systemd/system/sshd.service", "var/log/secure"), []string{
 			"unit = \"sshd.service\"\n", "\"auto\" finds /var/log/secure here.\n"}},
 		{"nothing", machineOf(), []string{
-			"[door.ssh.presence]\nidle = \"1h\"\n# Where logins are read. Neither a journal nor an auth log is here"}},
+			"[door.ssh.presence]\nidle = \"1h\"\n# Where logins are read. There is neither a journal nor an auth log here"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -157,7 +152,7 @@ func TestInitWhereFlowsAreNotSeen(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := machineOf()
-			m.flows = func() error { return tt.flows }
+			m.Flows = func() error { return tt.flows }
 			args := []string{"-o", "-", "--door", "vpn", "--ports", tt.ports, "--unit", "vpn.service"}
 			status, text, errs := runInit(m, "", args...)
 			if status != 0 || !strings.Contains(text, tt.idle) || strings.Contains(errs, notAsked) != tt.warned {
@@ -174,7 +169,7 @@ func TestInitWhereFlowsAreNotSeen(t *testing.T) {
 func TestInitLikeTheArticle(t *testing.T) {
 	tests := []struct {
 		name   string
-		m      machine
+		m      setup.Machine
 		args   []string
 		edits  []string // pairs of the article's text and what stands there instead
 		errors string
@@ -223,13 +218,13 @@ func TestInitLikeTheArticle(t *testing.T) {
 func TestInitAsks(t *testing.T) {
 	m := machineOf("lib/systemd/system/ssh.service", "var/log/auth.log")
 	t.Run("proposals", func(t *testing.T) {
-		status, text, errs := runInit(m, strings.Repeat("\n", 5)+"-\n", "--ask")
+		status, text, errs := runInit(m, strings.Repeat("\n", 6), "--ask", "-o", "-")
 		if status != 0 || !strings.Contains(text, "unit = \"ssh.service\"") {
 			t.Errorf("status %d, %s\n%s", status, errs, text)
 		}
 	})
 	t.Run("slips are asked again", func(t *testing.T) {
-		status, text, errs := runInit(m, strings.Join([]string{
+		status, text, errs := runInit(m, strings.Join([]string{"gate:22", "none",
 			"Panel", "panel", "", "8443", "8443/tcp, 8443/udp", "panel", "panel.service",
 			"24117 24117", "24117,25633,28904", "", "24118", "28904 24117", "never", "any", ""}, "\n"),
 			"--ask", "--output", "-")
@@ -243,6 +238,7 @@ func TestInitAsks(t *testing.T) {
 			}
 		}
 		for _, want := range []string{
+			`  host "gate:22": allowed are names such as gate.example.org and IP addresses`,
 			`  door.Panel: a name that starts with "P": allowed are 1 to 24 characters of a-z, 0-9, - and _, a letter first`,
 			`  at least one port, such as 8443/tcp`,
 			`  door.panel.ports[0]: "8443": has no protocol: write "8443/tcp" or "8443/udp"`,
@@ -258,7 +254,7 @@ func TestInitAsks(t *testing.T) {
 		}
 	})
 	t.Run("no answer", func(t *testing.T) {
-		status, text, errs := runInit(m, "ssh\n", "--ask", "-o", "-")
+		status, text, errs := runInit(m, "none\nssh\n", "--ask", "-o", "-")
 		const want = "doorward: error: no answer to \"Ports that it guards, such as 22/tcp 60000-61000/udp\": EOF; nothing is written\n"
 		if status != 1 || text != "" || !strings.HasSuffix(errs, want) {
 			t.Errorf("status %d, %q, %s\nwant 1, nothing, %s", status, text, errs, want)
@@ -288,6 +284,21 @@ func TestInitWrites(t *testing.T) {
 	}
 	if now, _ := os.ReadFile(file); !bytes.Equal(now, first) {
 		t.Error("the existing file has changed without --force")
+	}
+
+	blank := filepath.Join(dir, "blank.toml")
+	for _, force := range []string{"--force=false", "--force"} {
+		if err := os.WriteFile(blank, []byte("# nothing yet\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		status, out, errs := runInit(machineOf(), "", append(args, "-o", blank, force)...)
+		if status != 0 || errs != "" || strings.Contains(out, "before") {
+			t.Errorf("%s over a file of comments: status %d, %s%s\nwant 0, and not a word of the file before", force, status, out, errs)
+		}
+		wantModes(t, map[string]fs.FileMode{blank: 0o640})
+		if now, _ := os.ReadFile(blank); !bytes.Equal(now, first) {
+			t.Errorf("%s over a file of comments wrote\n%s\nwant\n%s", force, now, first)
+		}
 	}
 
 	link := filepath.Join(dir, "link.toml")
@@ -350,18 +361,18 @@ touch = [61001]
 	}{
 		{name: "another port", former: ssh, args: []string{"--ports", "2222/tcp"}, kept: true,
 			said: []string{"The file before is kept: FILE.~1~\n", "Door ssh has the knock that it had.\n",
-				"  4. doorward apply --confirm 60s; if no daemon runs yet: doorwardd -c FILE\n"}, not: "another knock"},
+				"Have the daemon use the file; it goes back by itself unless you keep it.", "      doorward apply --confirm 60s\n      doorwardd -c FILE\n"}, not: "another knock"},
 		{name: "another knock", former: ssh, args: []string{"--listen", "7,8,9", "--touch", "7"}, said: []string{other}, not: "that it had"},
 		{name: "the article's", former: ssh, args: []string{"--like-the-article"}, said: []string{other}, not: "that it had"},
 		{name: "another door", former: ssh + web, args: []string{"--ports", "22/tcp"}, kept: true,
 			said: []string{gone, "Door ssh has the knock that it had.\n"}, not: "another knock"},
 		{name: "no configuration", former: "door = 1\n", args: []string{"--ports", "22/tcp"},
 			said: []string{"warning: the file before cannot be read as a configuration, so that no knock of it is in this one; doorward check 'FILE.~1~' says why\n"}},
-		{name: "asked for", former: ssh, args: []string{"--ask"}, stdin: "\n2222/tcp\n\nold\n\n", kept: true,
+		{name: "asked for", former: ssh, args: []string{"--ask"}, stdin: "\n\n2222/tcp\n\nold\n\n", kept: true,
 			said: []string{"  allowed are \"keep\" and \"new\"\n", "Door ssh has the knock that it had.\n"}},
-		{name: "asked for another", former: ssh, args: []string{"--ask"}, stdin: "\n2222/tcp\n\nnew\n\n\n", said: []string{other}},
-		{name: "asked for another door", former: ssh, args: []string{"--ask"}, stdin: "web\n443/tcp\n\n\n\n",
-			said: []string{strings.ReplaceAll(gone, "web", "ssh")}, not: "keep it"},
+		{name: "asked for another", former: ssh, args: []string{"--ask"}, stdin: "\n\n2222/tcp\n\nnew\n\n\n", said: []string{other}},
+		{name: "asked for another door", former: ssh, args: []string{"--ask"}, stdin: "\nweb\n443/tcp\n\n\n\n",
+			said: []string{strings.ReplaceAll(gone, "web", "ssh")}, not: "Knock of the file before"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -429,13 +440,14 @@ func TestInitNext(t *testing.T) {
 	for _, want := range []string{
 		"door alt guards 53/udp and 2222/tcp\n",
 		"  knock      touch 28904 and 24117 in this order within 1m, leave 25633 alone\n",
-		"warning: 25633/tcp and 28904/tcp (listeners of door alt): this machine gives the ports 25000 to 61000 to sockets " +
-			"that ask for none, such as those of outgoing connections: one of them may have the port when it is needed; " +
+		"warning: 25633/tcp and 28904/tcp (listeners of door alt): this machine assigns ports 25000 to 61000 to sockets " +
+			"that ask for none, such as those of outgoing connections: one of them may hold the port when it is needed; " +
 			"to keep them free:\n    echo net.ipv4.ip_local_reserved_ports=25000,25633,28904 " +
 			">/etc/sysctl.d/60-doorward.conf && sysctl -p /etc/sysctl.d/60-doorward.conf\n",
-		"  2. doorward check FILE\n  3. doorward polkit FILE --install\n  4. doorward doctor\n  5. doorwardd -c FILE\n",
-		"  6. From another machine: doorward knock HOST --touch 28904,24117 --wait 2222 -- ssh USER@HOST -p 2222\n",
-		"  7. After a change of the file: doorward apply --confirm 60s\n",
+		"      doorward polkit --install\n", "      TCP 2222, 24117, 25633, 28904\n      UDP 53\n", "      systemctl enable --now doorward\n",
+		"      doorward knock HOST --touch 28904,24117 --wait 2222 -- ssh USER@HOST -p 2222\n",
+		"      Host HOST\n          Port 2222\n          ProxyCommand doorward knock %h --touch 28904,24117 --wait %p --stdio\n",
+		"\nAfter a change of the file: doorward apply --confirm 60s\n",
 	} {
 		if !strings.Contains(errs, want) {
 			t.Errorf("the last words lack %q:\n%s", want, errs)

@@ -11,6 +11,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/kinds"
 	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/setup"
 	"github.com/doorward/doorward/internal/tables"
 	"github.com/doorward/doorward/internal/touch"
 )
@@ -158,7 +159,7 @@ func TestVisitorLine(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := visitorLine(&c.Doors[0]); got != want {
+		if got := setup.Visitor(&c.Doors[0], ""); got != want {
 			t.Errorf("%s: %q, want %q", kind, got, want)
 		}
 	}
@@ -176,7 +177,7 @@ func TestInitAsksTheKind(t *testing.T) {
 	if help := newInitWith(&env{}, machineOf()).Long; !strings.Contains(help, "a knock that nobody else has: a green one.\n") {
 		t.Errorf("the help does not tell what is proposed:\n%s", help)
 	}
-	status, text, errs = runInit(machineOf(), "\n\n\nblue\n", "-o", "-", "--colour", "red", "--ask")
+	status, text, errs = runInit(machineOf(), "\n\n\n\nblue\n", "-o", "-", "--colour", "red", "--ask")
 	if status != 0 || !strings.Contains(errs, "Which colour [red]: ") || !strings.Contains(text, "# blue\n") {
 		t.Errorf("status %d, %s\n%s\nwant the colour asked for, and blue", status, errs, text)
 	}

@@ -7,92 +7,76 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/relay"
+	"github.com/doorward/doorward/internal/turns"
 	"github.com/doorward/doorward/internal/visit"
 )
 
-const knockHelp = `Knock on a gateway: complete a TCP connection to each port of --touch, in the
-order given, and close it at once. Everything but those ports is left alone. Several
---touch are one list: --touch 59000,59002 and --touch 59000 --touch 59002 are the same.
+const knockHelp = `Knock on a gateway: complete a TCP connection to each port of --touch, in the order
+given, and close it at once. No other port is contacted. Several --touch are one list:
+--touch 59000,59002 and --touch 59000 --touch 59002 are the same.
 
---from reads HOST, PORTs and the port to wait for from a file that doorward share
-has made, as it came or decrypted. The file is data, and can say nothing else; what
-it says about the wait, --wait overrides. A key with a passphrase is left to age:
+HOST is a name or an address. It may also be written as for ssh: a user, as in
+you@host, is ignored, and a port, as in host:22, is the one to wait for. ssh://host
+means host:22.
+
+--from reads HOST, the ports and the port to wait for from a file that doorward share
+wrote, encrypted or not. The file is data and can contain nothing else; --wait
+overrides the port in it. If your key has a passphrase, use age to decrypt the file:
 age -d FILE | doorward knock --from -
 
-With --wait PORT, doorward then asks that port, the door's own, until it really
-accepts, and says so. That is the proof that the knock was right: a gateway
-answers a wrong knock exactly like a right one. Without --wait, done means that
-every touch was completed.
+With --wait PORT, doorward then tries that port, the door's own, until it accepts a
+connection. That is the proof that the knock was right: a gateway responds to a wrong
+knock exactly as to a right one. Without --wait, success means that every port was
+touched.
 
-A gateway lets in the source that knocked, and IPv4 and IPv6 are two sources of
-one machine. A HOST that has addresses of both is knocked on over both, one
-after the other, the resolver's preferred one first, so that whatever follows
-gets in over either. One of them is enough: an address that cannot be reached is
-named and passed over. -4 and -6 choose one.
+A gateway lets in the source that knocked, and the IPv4 and IPv6 addresses of one
+machine are two sources. If HOST has addresses of both families, doorward knocks over
+both, one after the other, in the resolver's order, so that whatever follows gets in
+over either. One of them is enough: an address that cannot be reached is reported and
+skipped. -4 and -6 choose one.
 
-Calls at the same time, of ansible, git or an editor, share one knock. One of them
-knocks at a time, and with --wait the others find that the door has opened. For
-that they meet in files of the user's own, below XDG_RUNTIME_DIR or the user's
-cache, which have no knock in them.
+Concurrent calls, by ansible, git or an editor, share one knock: one of them knocks at
+a time, and with --wait the others find that the door is open. They coordinate through
+files of the user's own, below XDG_RUNTIME_DIR or the user's cache, which do not
+contain the knock.
 
-A gateway lets nobody in who knocks from the gateway itself: doorward open does
-that there.
+A gateway lets nobody in who knocks from the gateway itself: use doorward open there.
 
-A command after "--" runs once the knock is done and, with --wait, the port is
-open. It is run as it stands, without a shell, and takes doorward's place: terminal,
-signals and exit status are its own. With --stdio, the connection that --wait made is
-itself joined to standard input and output, which is what ssh's ProxyCommand wants,
-and the only way to wait at a door with single_use = true, where the first connection
-spends the grant. Each direction ends by itself: when the gateway says no more,
-standard output is closed, and standard input is sent on to its end. In both cases
-doorward's own words go to standard error.
+A command after "--" is run once the knock is done and, with --wait, the port is open.
+It is run without a shell, and replaces doorward: terminal, signals and exit status
+are its own. With --stdio, the connection that --wait made is connected to standard
+input and output, as ssh's ProxyCommand expects; this is the only way to wait at a
+door with single_use = true, where the first connection uses up the grant. Each
+direction ends by itself: when the gateway has sent everything, standard output is
+closed, while standard input is still forwarded to its end. In both cases doorward's
+own messages go to standard error.
 
-Exit status: 0 when at least one knock is complete and, with --wait, the port
-opened within --timeout, and with --stdio, all that was said was also delivered; 1
-when not; 2 when the command line is wrong; 7 when the port did not open in time. With
-a command: the command's own; 125 for whatever fails before it, 126 when it cannot be
-run, and 127 when it is not found. A signal that ends doorward ends it as a signal.`
+Exit status: 0 when at least one knock is complete and, with --wait, the port opened
+within --timeout, and with --stdio, everything that was sent was delivered; 1 when
+not; 2 when the command line is wrong; 7 when the port did not open in time. With a
+command: the command's own; 125 when something fails before it, 126 when it cannot be
+run, and 127 when it is not found. If doorward is ended by a signal, so is its status.`
 
 const knockExamples = `  doorward knock gate.example.org --touch 59000,59002 --wait 22
   doorward knock gate.example.org --touch 59000,59002 --wait 22 -- ssh alice@gate.example.org
   doorward knock --from knock-ssh-alice.age -- ssh alice@gate.example.org
 
-In ~/.ssh/config, so that plain ssh, scp and git knock first:
+In ~/.ssh/config, so that ssh, scp and git knock first:
 
   Match host gate.example.org exec "doorward knock %h --touch 59000,59002 --wait %p"
 
-or, which also does for single_use and on Windows:
+or, which also works with single_use and on Windows:
 
   Host gate.example.org
       ProxyCommand doorward knock %h --touch 59000,59002 --wait %p --stdio`
-
-// knockOptions is what the command line of knock says.
-type knockOptions struct {
-	host       string
-	touch      []string
-	wait       string
-	v4, v6     bool
-	both       bool
-	delay      time.Duration
-	each       time.Duration
-	timeout    time.Duration
-	json       bool
-	stdio      bool
-	verbose    bool
-	argv       []string // the command after "--"
-	waitPort   uint16   // 0: none
-	touchPorts []uint16
-	from       string
-	identities []string
-	then       string // what --from says is to be done next, "" for nothing
-	itself     bool   // HOST is the machine that knocks
-}
 
 func newKnock(e *env) *cobra.Command { return newKnockWith(e, &visit.Visitor{}) }
 
@@ -128,8 +112,8 @@ func newKnockWith(e *env, v *visit.Visitor) *cobra.Command {
 	f.DurationVar(&o.delay, "delay", 0, "pause between one touch and the next")
 	f.DurationVar(&o.each, "touch-timeout", 3*time.Second, "the longest that one touch may take")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Second, "the longest that --wait waits")
-	f.BoolVar(&o.stdio, "stdio", false, "join the connection that --wait made to standard input and output")
-	f.BoolVarP(&o.verbose, "verbose", "v", false, "say also why other calls may knock at the same time")
+	f.BoolVar(&o.stdio, "stdio", false, "connect standard input and output to the connection that --wait made")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "also say why other calls may knock at the same time")
 	f.BoolVar(&o.json, "json", false, "print what happened as JSON")
 	return c
 }
@@ -211,7 +195,81 @@ func (o *knockOptions) attempt(ctx context.Context, e *env, v *visit.Visitor, sa
 }
 
 // notItself is why a knock from the gateway itself is in vain, and what is not.
-const notItself = "a gateway lets nobody in who knocks from there; on it: doorward open DOOR --source ADDRESS"
+const notItself = "a gateway lets nobody in who knocks from itself; use there: doorward open DOOR --source ADDRESS"
+
+// askFor is how long the door is asked whether it is still open to us. It is not where
+// the first connection spends the grant.
+const askFor = time.Second
+
+// inTurn knocks when no other call of this user knocks on the gateway, unless
+// the door turns out to be open by another one's knock.
+func (o *knockOptions) inTurn(
+	ctx context.Context, e *env, v *visit.Visitor, families [][]netip.Addr, say func(string, ...any),
+) (*knocked, error) {
+	t, err := o.takeTurn(ctx, e)
+	if err != nil && o.verbose && ctx.Err() == nil {
+		fmt.Fprintf(e.stderr, "doorward: note: other calls may knock at the same time: %v\n", err)
+	}
+	defer t.Release()
+	k := &knocked{}
+	last := t.Read(e.clock(), o.waitPort, families)
+	if k.complete = last.At; len(k.complete) > 0 && !last.Alone {
+		if o.await(ctx, v, k, min(askFor, o.timeout)); k.open() {
+			say("knocked on %s a moment ago, by another call", o.host)
+			return k, nil
+		}
+		last.Alone = true
+	}
+	k.attempts, k.complete = o.knockAll(ctx, v, families, say)
+	if ctx.Err() != nil {
+		err := interrupted(ctx, "before the knock was complete")
+		if begun(k.attempts) {
+			err = withHint(err, "%s", unfinished)
+		}
+		return nil, err
+	}
+	if o.waitPort != 0 && len(k.complete) > 0 {
+		if o.await(ctx, v, k, o.timeout); k.open() {
+			t.Write(e.clock(), o.waitPort, last.Alone, k.complete)
+		}
+	}
+	return k, nil
+}
+
+// await waits for the door for some time.
+func (o *knockOptions) await(ctx context.Context, v *visit.Visitor, k *knocked, long time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, long)
+	defer cancel()
+	k.opened = v.Wait(ctx, k.complete, o.waitPort, o.stdio)
+}
+
+// takeTurn waits until no other call knocks on the gateway, for as long as one may
+// take.
+func (o *knockOptions) takeTurn(ctx context.Context, e *env) (*turns.Turn, error) {
+	base := e.getenv("XDG_RUNTIME_DIR")
+	if !filepath.IsAbs(base) {
+		if e.cache == nil {
+			return nil, errors.New("there is no directory for it")
+		}
+		var err error
+		if base, err = e.cache(); err != nil {
+			return nil, err
+		}
+	}
+	dir, err := turns.Directory(base)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.longest())
+	defer cancel()
+	return turns.Take(ctx, dir, o.host)
+}
+
+// longest is how long one call may take for its knock and its waiting.
+func (o *knockOptions) longest() time.Duration {
+	const families = 2
+	return families*time.Duration(len(o.touchPorts))*(o.each+o.delay) + o.timeout
+}
 
 // knockAll knocks over each family in turn and returns all attempts, and those
 // that are complete.
@@ -258,7 +316,7 @@ func (o *knockOptions) finish(
 	case o.waitPort != 0 && !anyOpen:
 		return o.notOpen(opened)
 	case conn != nil:
-		return join(ctx, e, conn)
+		return o.join(ctx, e, conn)
 	case len(o.argv) > 0:
 		return runCommand(e, o.argv)
 	case o.waitPort == 0 && o.then != "":
@@ -267,8 +325,17 @@ func (o *knockOptions) finish(
 	return nil
 }
 
+// join joins the connection to the standard streams.
+func (o *knockOptions) join(ctx context.Context, e *env, conn net.Conn) error {
+	err := relay.Join(ctx, e.stdin, e.stdout, conn)
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return interrupted(ctx, "while the connection stood")
+	}
+	return err
+}
+
 // unfinished is what comes of a knock that was begun and not completed.
-const unfinished = "a knock left unfinished counts as a wrong one, so wait out the penalty (5m unless it was changed) before the next"
+const unfinished = "a knock left unfinished counts as a wrong one, so wait until the penalty is over (5m by default) before the next"
 
 // begun says whether one of the attempts has been left unfinished.
 func begun(attempts []visit.Attempt) bool {
@@ -289,9 +356,9 @@ func (o *knockOptions) noKnock(attempts []visit.Attempt) error {
 			refused = refused || t.Refused()
 		}
 	}
-	why := "a wrong host or port, or a firewall between; a touched port is never guarded, so it should answer at once"
+	why := "a wrong host or port, or a firewall between; the ports of a knock are never guarded, so they should answer at once"
 	if refused {
-		why = "a wrong host or port, a gateway that is not running, or one that is deaf for a while after a wrong knock"
+		why = "a wrong host or port, a gateway that is not running, or one that ignores you for a while after a wrong knock"
 	}
 	if begun(attempts) {
 		why += "; " + unfinished
@@ -312,9 +379,9 @@ func (o *knockOptions) notOpen(opened []visit.Opened) error {
 	if o.itself {
 		return withHint(err, "%s", notItself)
 	}
-	return withHint(err, "the touches were completed, but these may not be the door's ports, or you are still"+
-		" penalised for a wrong knock (5m unless it was changed: wait it out, every further knock is ignored),"+
-		" or the gateway judges at intervals (then try --timeout 90s)")
+	return withHint(err, "every port was touched, but these may not be the door's, or you are still penalised for a wrong"+
+		" knock (5m by default: wait, because every further knock is ignored), or the service behind the door"+
+		" did not start (its operator can see why: doorward log), or the gateway judges knocks at intervals (then try --timeout 90s)")
 }
 
 // brief rounds d to what a person reads.

@@ -3,9 +3,41 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/doorward/doorward/internal/files"
+	"github.com/doorward/doorward/internal/share"
 )
+
+// knockOptions is what the command line of knock says.
+type knockOptions struct {
+	host       string
+	touch      []string
+	wait       string
+	v4, v6     bool
+	both       bool
+	delay      time.Duration
+	each       time.Duration
+	timeout    time.Duration
+	json       bool
+	stdio      bool
+	verbose    bool
+	argv       []string // the command after "--"
+	waitPort   uint16   // 0: none
+	touchPorts []uint16
+	from       string
+	identities []string
+	then       string // what --from says is to be done next, "" for nothing
+	itself     bool   // HOST is the machine that knocks
+}
 
 // once is a flag's text that can be given once: which of two is meant nobody knows.
 type once struct {
@@ -85,8 +117,69 @@ func (o *knockOptions) parse(args []string, dash int) error {
 		return errors.New("--touch-timeout and --timeout must be more than 0, --delay not less")
 	}
 	if o.from == "" {
-		o.host = args[0]
+		return o.readHost(args[0])
 	}
+	return nil
+}
+
+// readHost reads HOST. It may be written as ssh takes it, you@host and
+// ssh://you@host:22, or as a host with a port: who logs in does not matter to a knock,
+// and the port is the one to wait for.
+func (o *knockOptions) readHost(arg string) error {
+	wrong := func(why string) error {
+		return fmt.Errorf("HOST %q: %s: allowed are a name, an address, and user@host:port", arg, why)
+	}
+	host, isURL := strings.CutPrefix(arg, "ssh://")
+	if scheme, _, other := strings.Cut(host, "://"); other {
+		return wrong(fmt.Sprintf("a %s URL", scheme))
+	}
+	if isURL {
+		host = strings.TrimSuffix(host, "/")
+	}
+	if at := strings.LastIndexByte(host, '@'); at >= 0 {
+		host = host[at+1:]
+	}
+	port := ""
+	if inner, bracketed := strings.CutPrefix(host, "["); bracketed {
+		address, rest, closed := strings.Cut(inner, "]")
+		after, colon := strings.CutPrefix(rest, ":")
+		if !closed || rest != "" && !colon || colon && after == "" {
+			return wrong("brackets without an address in them, or a port after them")
+		}
+		host, port = address, after
+	} else if _, err := netip.ParseAddr(host); err != nil {
+		var colon bool
+		if host, port, colon = strings.Cut(host, ":"); colon && port == "" {
+			return wrong("nothing follows the colon")
+		}
+	}
+	switch {
+	case host == "":
+		return wrong("no host")
+	case strings.ContainsAny(host, "/ "):
+		return wrong("no host's name")
+	case port == "" && isURL:
+		port = sshPort
+	}
+	o.host = host
+	return o.waitAt(port)
+}
+
+// sshPort is where SSH is unless something else is said (RFC 4253, 4.1).
+const sshPort = "22"
+
+// waitAt takes the port that stands with HOST, "" for none.
+func (o *knockOptions) waitAt(port string) error {
+	if port == "" {
+		return nil
+	}
+	if o.wait != "" && o.wait != port {
+		return fmt.Errorf("HOST has port %s, and --wait says %s: which of the two is the door's?", port, o.wait)
+	}
+	if _, err := parseTCPPort(port); err != nil {
+		return fmt.Errorf("HOST: %w", err)
+	}
+	o.wait = port
 	return nil
 }
 
@@ -137,4 +230,99 @@ func parseTCPPort(s string) (uint16, error) {
 		return 0, fmt.Errorf("port %q: allowed are 1 to 65535", s)
 	}
 	return uint16(n), nil
+}
+
+// maxKey is the longest that a file with a private key may be, in bytes.
+const maxKey = 1 << 20
+
+// load reads the knock of --from: which host and which ports, and no more.
+func (o *knockOptions) load(e *env) error {
+	text, err := o.fromText(e)
+	if err != nil {
+		return err
+	}
+	k, err := share.ParseKnock(o.from, text)
+	if err != nil {
+		return err
+	}
+	o.host, o.touchPorts, o.then = k.Host, k.Touch, k.Then
+	if o.wait == "" && k.Wait != 0 {
+		o.wait = strconv.Itoa(int(k.Wait))
+	}
+	return nil
+}
+
+// fromText returns the text of --from, decrypted if it is not in clear. One in
+// clear must be the user's own: others could send their knock elsewhere.
+func (o *knockOptions) fromText(e *env) ([]byte, error) {
+	if o.from == "-" {
+		text, err := readAll(e.stdin, share.MaxKnock)
+		if err != nil {
+			return nil, fmt.Errorf("--from: %w", err)
+		}
+		return o.decrypt(e, text)
+	}
+	text, err := files.Given(o.from, share.MaxKnock)
+	if err == nil && !share.Encrypted(text) {
+		text, err = files.Read(o.from, share.MaxKnock)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--from: %w", err)
+	}
+	return o.decrypt(e, text)
+}
+
+// decrypt decrypts what is encrypted. It never asks for a passphrase: standard
+// input and the terminal may be somebody else's.
+func (o *knockOptions) decrypt(e *env, text []byte) ([]byte, error) {
+	if !share.Encrypted(text) {
+		return text, nil
+	}
+	var ids []age.Identity
+	var locked string
+	paths := o.identities
+	if len(paths) == 0 {
+		paths = ownKeys(e)
+	}
+	for _, path := range paths {
+		key, err := files.Given(path, maxKey)
+		if errors.Is(err, fs.ErrNotExist) && len(o.identities) == 0 {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("--identity: %w", err)
+		}
+		more, err := share.ParseIdentity(key)
+		switch {
+		case errors.Is(err, share.ErrPassphrase):
+			locked = path
+		case err != nil:
+			return nil, fmt.Errorf("--identity %q: not a private key of ssh or age", path)
+		}
+		ids = append(ids, more...)
+	}
+	clear, err := []byte(nil), share.ErrNotForUs
+	if len(ids) > 0 {
+		clear, err = share.Decrypt(text, ids)
+	}
+	switch {
+	case errors.Is(err, share.ErrNotForUs) && locked != "":
+		return nil, withHint(fmt.Errorf("--from %q: the key %q has a passphrase, which age asks for", o.from, locked),
+			"age -d -i %s %s | doorward knock --from -", files.Quoted(locked), files.Quoted(o.from))
+	case errors.Is(err, share.ErrNotForUs):
+		return nil, withHint(fmt.Errorf("--from %q: encrypted, and none of the keys decrypts it: %s", o.from, strings.Join(paths, ", ")),
+			"--identity FILE names your private key")
+	case err != nil:
+		return nil, fmt.Errorf("--from %q: %w", o.from, err)
+	}
+	return clear, nil
+}
+
+// ownKeys are the private keys that ssh has by default and age can use.
+func ownKeys(e *env) []string {
+	home := e.getenv("HOME")
+	if home == "" {
+		home, _ = os.UserHomeDir() // Windows has it elsewhere
+	}
+	return []string{filepath.Join(home, ".ssh", "id_ed25519"), filepath.Join(home, ".ssh", "id_rsa")}
 }

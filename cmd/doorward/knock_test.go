@@ -194,9 +194,10 @@ func TestKnockCommand(t *testing.T) {
 			stdout: []string{"knocked on 192.0.2.2: 59000"},
 			stderr: []string{
 				"doorward: error: 59001/tcp on 192.0.2.2 did not open within 300ms: it does not answer",
-				"doorward: hint: the touches were completed, but these may not be the door's ports, or you are" +
-					" still penalised for a wrong knock (5m unless it was changed: wait it out, every further" +
-					" knock is ignored), or the gateway judges at intervals (then try --timeout 90s)",
+				"doorward: hint: every port was touched, but these may not be the door's, or you are still penalised" +
+					" for a wrong knock (5m unless it was changed: wait, since every further knock is ignored), or the service" +
+					" behind the door did not start (its operator sees why: doorward log), or the gateway judges at intervals" +
+					" (then try --timeout 90s)",
 			},
 		},
 		{

@@ -142,8 +142,8 @@ func TestASharedKnockIsJustNow(t *testing.T) {
 		knocks int
 	}{
 		{name: "at once", args: []string{"--wait", "22"}, knocks: 1},
-		{name: "a moment later", later: sharedFor, args: []string{"--wait", "22"}, knocks: 1},
-		{name: "later", later: sharedFor + 1, args: []string{"--wait", "22"}, knocks: 2},
+		{name: "a moment later", later: 3 * time.Second, args: []string{"--wait", "22"}, knocks: 1},
+		{name: "later", later: 3*time.Second + 1, args: []string{"--wait", "22"}, knocks: 2},
 		{name: "before", later: -1, args: []string{"--wait", "22"}, knocks: 2},
 		{name: "without the port", args: nil, knocks: 2},
 		{name: "over IPv6", args: []string{"--wait", "22", "-6"}, knocks: 1},
@@ -215,7 +215,7 @@ func TestALockThatIsHeld(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer turn.release()
+	defer turn.Release()
 	c := g.call(t, dir, noon, "--wait", "22", "--timeout", "100ms", "--touch-timeout", "10ms", "-v")
 	if c.code != 0 || !strings.Contains(c.stderr, "other calls may knock at the same time: ") {
 		t.Errorf("%+v", c)
@@ -235,7 +235,7 @@ func TestKnockOnItself(t *testing.T) {
 		c.SilenceErrors, c.SilenceUsage = true, true
 		c.SetArgs([]string{host, "--touch", "59000"})
 		code := report(e, c.ExecuteContext(t.Context()))
-		want := "doorward: note: " + host + " is this machine itself, and a gateway lets nobody in who knocks from there; " +
+		want := "doorward: note: " + strings.Trim(host, "[]") + " is this machine itself, and a gateway lets nobody in who knocks from there; " +
 			"on it: doorward open DOOR --source ADDRESS\n" +
 			"doorward: error: 59000/tcp on " + strings.Trim(host, "[]") + " refuses connections\n" +
 			"doorward: hint: a gateway lets nobody in who knocks from there; on it: doorward open DOOR --source ADDRESS\n"

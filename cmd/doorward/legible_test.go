@@ -14,6 +14,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/control/controltest"
+	"github.com/doorward/doorward/internal/view"
 )
 
 // hostile moves a cursor, in either coding of controls, and turns writing round.
@@ -84,9 +85,9 @@ func TestNothingPrintedActsUponATerminal(t *testing.T) {
 func TestNothingWatchedActsUponATerminal(t *testing.T) {
 	s := guarded()
 	spoil(&s)
-	var p changePrinter
-	legibleOnly(t, "the first snapshot", p.changes(s, noon))
-	legibleOnly(t, "what is no more", p.changes(control.Status{}, noon))
+	var p view.Changes
+	legibleOnly(t, "the first snapshot", p.Lines(s, noon))
+	legibleOnly(t, "what is no more", p.Lines(control.Status{}, noon))
 }
 
 func legibleOnly(t *testing.T, what, text string) {

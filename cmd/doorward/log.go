@@ -1,75 +1,80 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"charm.land/lipgloss/v2"
+	"github.com/spf13/pflag"
+
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/output"
+	"github.com/doorward/doorward/internal/view"
+	"github.com/doorward/doorward/internal/when"
 )
 
 const logHelp = `Print the audit trail: who knocked, what was decided, and why; what operators
-ordered; who logged in; and what the daemon had to put right. Oldest first, in
-local time, or with --utc in UTC.
+ordered; who logged in; and what the daemon had to repair. The oldest record comes
+first. Times are local, or with --utc in UTC.
 
 The events: opened and dark (the door), granted, revoked and expired (a source's
-leave to connect), login (by way of the door, with what let it in), refused (a
-knock, with its penalty if it has one), failsafe and armed, repaired (fence,
-listener or service differed from what it should be), error, applied (a
-configuration), started and stopped (the daemon).
+grant), login (through the door, with what let it in), refused (a knock, with its
+penalty if it has one), failsafe and armed, repaired (fence, listener or service
+differed from what it should be), error, applied (a configuration), started and
+stopped (the daemon).
 
-DOOR may be one that is not there any more. --source finds what concerns an
-address or a prefix: records of it, of prefixes that it is in, of what is in it,
-and of everybody; with any, those of everybody alone. --since and --until take
+DOOR may be one that no longer exists. --source finds everything about an address or
+a prefix: its own records, those of prefixes that contain it, of anything within it,
+and of everybody; with any, only those of everybody. --since and --until take
 "2026-11-24 03:00", "2026-11-24", "03:00" (of today), today, yesterday, now,
-"-2h" or "2h ago" (the units are w, d, h, m and s), and times as in RFC 3339.
-The zone is the local one, or with --utc UTC.
+"-2h" or "2h ago" (the units are w, d, h, m and s), and times as in RFC 3339. They
+are local, or with --utc in UTC.
 
-The newest 100 are printed, or with --after, --since or --until all that these
-leave. --limit N prints the newest N, with --after the oldest N; --limit all
-prints all there is, however long. Who keeps what it prints goes on with --after
-and the last id, and has every record once. If some had to make room for newer
-ones before they were read, that is said, and the exit status is 1.
+By default the newest 100 are printed, or with --after, --since or --until all that
+match. --limit N prints the newest N, with --after the oldest N; --limit all prints
+everything. To export the trail without gaps or duplicates, continue with --after and
+the last id. If records were deleted to make room before they could be read, log says
+so, and the exit status is 1.
 
-Refusals that come in floods are summed up: the first ten of a network (an IPv4
-/24, an IPv6 /48) are told one by one, then one record a minute says how many
-more there were, from how many addresses, and what the last one was. Source is
-the network then.
+Floods of refusals are summarised: the first ten of a network (an IPv4 /24, an IPv6
+/48) are recorded one by one; after that, one record a minute says how many more there
+were, from how many addresses, and what the last one was. Its source is the network.
 
-With --follow the trail goes on as things happen, until Ctrl-C. A daemon that
-ends is waited for; when it is back, nothing is lost or printed twice. If the
-trail was begun anew meanwhile, that is said, and the exit status is 1.
+With --follow new records are printed as they arrive, until Ctrl-C. If the daemon
+ends, log waits for it; when it is back, nothing is lost or printed twice. If the
+trail was started afresh meanwhile, log says so, and the exit status is 1.
 
---json prints one JSON object a line, with the id of each record, which rises by
-one; times are RFC 3339, in UTC. A sum has the key count; each other record is
-of one.
+--json prints one JSON object a line, with the id of each record, which increases by
+one; times are RFC 3339, in UTC. A summary has the key count; every other record
+stands for one event.
 
-Of an order JSON has, beside the words of "by", the process that gave it, as the
-kernel told it: by_uid, by_pid, and by_login, the user who logged in, whoever
-they have become since. That is not known before Linux 6.5, nor of services,
-which can set it themselves.
-by_sudo_user is what sudo told the command, which proves nothing. A login has
-.login.user, .port, .method and .grant.
+Records of orders have in JSON, besides "by", the process that gave the order, as
+reported by the kernel: by_uid, by_pid, and by_login, the user who logged in, whoever
+they have become since. That needs Linux 6.5, and is not known for services, which can
+set it themselves. by_sudo_user is what sudo told the command, which proves nothing.
+A login has .login.user, .port, .method and .grant.
 
-Each record has a hash of what it says and of the record before, so that it
-shows if one was changed, taken out or put in. --verify looks at all that the
-daemon has, or at a FILE that was printed with --json, and nothing left out; -
-is standard input. The oldest may be gone: they make room. Who can write the
-trail's files could make all hashes anew, so compare the last ones, which it
-prints, with those that another machine was sent.
+Each record has a hash of its content and of the record before, so that a change, a
+deletion or an insertion is detected. --verify checks everything that the daemon has,
+or a FILE that was printed with --json and is complete; - is standard input. The
+oldest records may be missing: they make room for newer ones. Whoever can write the
+trail's files could compute all hashes again, so compare the last ones, which it
+prints, with those that were sent to another machine.
 
-Exit status: 0 when the daemon has answered, or with --verify records follow one
-another;` + operatorExits
+Exit status: 0 when the daemon has answered, or with --verify when the records are
+intact;` + operatorExits
 
 const logExamples = `  doorward log
   doorward log ssh --source 192.0.2.7
@@ -163,22 +168,22 @@ func (o *logFlags) now(e *env) time.Time {
 func (o *logFlags) times(now time.Time, changed func(string) bool) (err error) {
 	const form = "2006-01-02 15:04:05 -0700"
 	if changed("since") {
-		if o.q.Since, err = parseWhen(o.since, now, false); err != nil {
+		if o.q.Since, err = when.Parse(o.since, now, false); err != nil {
 			return fmt.Errorf("--since %w", err)
 		}
 		if o.q.Since.After(now) {
-			return fmt.Errorf("--since %q is %s, which is yet to come: a time without a date is of today", o.since, o.q.Since.Format(form))
+			return fmt.Errorf("--since %q is %s, which is in the future: a time without a date is of today", o.since, o.q.Since.Format(form))
 		}
 	}
 	if changed("until") {
-		if o.q.Until, err = parseWhen(o.until, now, true); err != nil {
+		if o.q.Until, err = when.Parse(o.until, now, true); err != nil {
 			return fmt.Errorf("--until %w", err)
 		}
 		if !o.q.Since.Before(o.q.Until) {
-			return fmt.Errorf("--until %q is %s, which is not behind --since, %s", o.until, o.q.Until.Format(form), o.q.Since.Format(form))
+			return fmt.Errorf("--until %q is %s, which is not after --since, %s", o.until, o.q.Until.Format(form), o.q.Since.Format(form))
 		}
 		if o.q.Follow {
-			return errors.New("--until and --follow do not go together: what is yet to come has no end")
+			return errors.New("--until cannot be combined with --follow, which has no end")
 		}
 	}
 	return nil
@@ -205,7 +210,7 @@ func (o *logFlags) amount(changed func(string) bool) (err error) {
 	case err != nil || n < 1 || n > 10_000:
 		return fmt.Errorf("--limit %q: allowed are 1 to 10000, and all; with --follow 0, too", o.limit)
 	case o.q.Oldest && o.q.Follow:
-		return errors.New("--limit, --after and --follow do not go together: all that comes after is printed")
+		return errors.New("--limit cannot be combined with both --after and --follow: everything after it is printed")
 	}
 	o.q.Limit = n
 	return nil
@@ -219,13 +224,13 @@ func readLog(e *env, c *cobra.Command, o *logFlags) error {
 		Query: o.q,
 		Each:  func(r audit.Record) error { n++; return show(r) },
 		Away: func(err error) {
-			fmt.Fprintf(e.stderr, "doorward: %s; waiting until it is back\n", printable(err.Error()))
+			fmt.Fprintf(e.stderr, "doorward: %s; waiting for it to come back\n", output.Text(err.Error()))
 		},
 		Back: func() { fmt.Fprintln(e.stderr, "doorward: the daemon is back") },
 	}
 	var gone error // which is no part of what is printed
 	r.Gone = func(after, until uint64) {
-		fmt.Fprintf(e.stderr, "doorward: warning: records between %d and %d are gone: newer ones have their place; all others are printed\n", after, until)
+		fmt.Fprintf(e.stderr, "doorward: warning: records between %d and %d were deleted to make room for newer ones; all others are printed\n", after, until)
 		if !o.q.Follow {
 			gone = &statusError{code: 1}
 		}
@@ -242,7 +247,7 @@ func readLog(e *env, c *cobra.Command, o *logFlags) error {
 		err = nil
 	}
 	if err == nil && n == 0 && !o.json && !o.q.Follow {
-		fmt.Fprintln(e.stderr, "doorward: there are no such records")
+		fmt.Fprintln(e.stderr, "doorward: no records match")
 	}
 	if err := errors.Join(err, done()); err != nil {
 		return err
@@ -262,145 +267,141 @@ func (o *logFlags) printer(e *env) (show func(audit.Record) error, done func() e
 	if o.json {
 		return func(r audit.Record) error { return printJSONLine(e.stdout, r) }, func() error { return nil }
 	}
-	t := &trail{w: e.stdout, dress: e.dressFor(e.stdout), zone: o.now(e).Location(), columns: columns(e.stdout),
-		hold: !o.q.Follow && !o.q.Oldest}
-	if !t.hold { // what comes is not known: room for the usual
-		t.sheet.fit("", "", strings.Repeat(" ", 8), "255.255.255.255", "")
-	}
-	return t.record, t.flush
+	t := view.NewTrail(e.stdout, e.styles(e.stdout), o.now(e).Location(), output.Width(e.stdout), !o.q.Follow && !o.q.Oldest)
+	return t.Record, t.Flush
 }
 
-// columns is how wide the terminal is, 0 if w is none.
-func columns(w io.Writer) int {
-	if f, ok := w.(interface{ Fd() uintptr }); ok {
-		if width, _, err := term.GetSize(int(f.Fd())); err == nil {
-			return width
+// verifyLog looks at whether the records of the trail, or of a file, follow one another.
+func verifyLog(e *env, c *cobra.Command, o *logFlags, args []string) error {
+	var err error
+	c.Flags().Visit(func(f *pflag.Flag) {
+		if c.LocalNonPersistentFlags().Lookup(f.Name) != nil && f.Name != "verify" && f.Name != "json" && f.Name != "quiet" && f.Name != "timeout" {
+			err = fmt.Errorf("--%s cannot be combined with --verify, which needs every record", f.Name)
 		}
+	})
+	if err != nil {
+		return &usageError{withHint(err, "doorward log --help")}
 	}
-	return 0
-}
-
-// trail prints records in columns. While it holds, records are kept so that
-// the columns fit them all; otherwise columns grow as they must.
-type trail struct {
-	w       io.Writer
-	dress   dress
-	zone    *time.Location
-	columns int // of the terminal, 0 for none
-	hold    bool
-	sheet   sheet
-	held    [][]string
-}
-
-// record takes one record.
-func (t *trail) record(r audit.Record) error {
-	cells := t.cells(r)
-	t.sheet.fit(cells...)
-	if t.hold {
-		t.held = append(t.held, cells)
-		return nil
+	var w audit.Verifier
+	given := uint64(0)
+	switch {
+	case len(args) == 0:
+		given, err = verifyDaemons(e, c, &w)
+	case args[0] == "-":
+		err = verifyLines(e.stdin, nameOf(args[0]), &w)
+	default:
+		err = verifyFile(args[0], &w)
 	}
-	return t.print(cells)
+	if err != nil {
+		return err
+	}
+	v := w.End(given)
+	if len(args) > 0 && v.Records == 0 { // what is something else says nothing of the trail
+		return withHint(fmt.Errorf("no records in %s: each is a JSON object on a line of its own", nameOf(args[0])),
+			"doorward log --json --limit all prints them")
+	}
+	show := printVerification
+	if o.json {
+		show = func(w io.Writer, v audit.Verification) error { return printJSON(w, v) }
+	}
+	if err := show(e.stdout, v); err != nil || v.Sound {
+		return err
+	}
+	return fmt.Errorf("the audit trail was changed, or is incomplete: %s", output.Counted(int(v.FaultsTotal), "fault"))
 }
 
-// flush prints what was held.
-func (t *trail) flush() error {
-	for _, cells := range t.held {
-		if err := t.print(cells); err != nil {
+// verifyDaemons looks at what the daemon has. It returns the highest ID that it gave.
+func verifyDaemons(e *env, c *cobra.Command, w *audit.Verifier) (given uint64, err error) {
+	return e.client(c).ReadLog(c.Context(), control.LogReader{
+		Query: control.LogQuery{Oldest: true},
+		Each: func(r audit.Record) error {
+			text, err := json.Marshal(r)
+			w.Add(text)
 			return err
+		},
+		Gone: func(_, until uint64) { w.Skip(until) },
+	})
+}
+
+// nameOf is what a file is called that stands on the command line.
+func nameOf(path string) string {
+	if path == "-" {
+		return "standard input"
+	}
+	return path
+}
+
+func verifyFile(path string, w *audit.Verifier) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("read the records to verify: %w", err)
+	}
+	defer f.Close()
+	return verifyLines(f, path, w)
+}
+
+// longestLine is more than a record can have.
+const longestLine = 4 << 20
+
+func verifyLines(r io.Reader, name string, w *audit.Verifier) error {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, longestLine)
+	n := 0
+	for lines.Scan() {
+		if line := bytes.TrimSpace(lines.Bytes()); len(line) > 0 && !isFailure(line) {
+			n++
+			w.Add(line)
 		}
 	}
-	t.held = nil
+	if err := lines.Err(); err != nil {
+		if errors.Is(err, bufio.ErrTooLong) {
+			err = fmt.Errorf("a line has more than %d bytes, so it is not a record", longestLine)
+		}
+		return fmt.Errorf("read the records in %s, after line %d: %w", name, n, err)
+	}
 	return nil
 }
 
-// What is left of a terminal's line for words must be so wide for them to stand there;
-// otherwise they stand below, with an indent.
-const (
-	leastWidth = 40
-	below      = "    "
-)
-
-// print prints a record, on one line unless a terminal is too narrow for it.
-func (t *trail) print(cells []string) error {
-	text := t.sheet.line(cells...)
-	if words := cells[len(cells)-1]; t.columns > 0 && lipgloss.Width(text) > t.columns && words != "" {
-		head := t.sheet.line(slices.Concat(cells[:len(cells)-1], []string{"."})...)
-		head = strings.TrimSuffix(head, ".")
-		indent := strings.Repeat(" ", lipgloss.Width(head))
-		if t.columns-len(indent) < leastWidth {
-			head, indent = strings.TrimRight(head, " ")+"\n"+below, below
-		}
-		lines := strings.Split(lipgloss.Wrap(words, max(1, t.columns-len(indent)), " "), "\n")
-		for i := range lines {
-			lines[i] = strings.TrimRight(lines[i], " ")
-		}
-		text = head + strings.Join(lines, "\n"+indent)
+// isFailure says whether a line is that with which a log that fails ends.
+func isFailure(line []byte) bool {
+	var l struct {
+		ID    *uint64
+		Error string
 	}
-	_, err := fmt.Fprintln(t.w, text)
+	return json.Unmarshal(line, &l) == nil && l.ID == nil && l.Error != ""
+}
+
+// printVerification says what came of it, for people.
+func printVerification(w io.Writer, v audit.Verification) error {
+	for _, f := range v.Faults {
+		if _, err := fmt.Fprintln(w, output.Text(f.Message)); err != nil {
+			return err
+		}
+	}
+	if more := v.FaultsTotal - uint64(len(v.Faults)); more > 0 {
+		if _, err := fmt.Fprintf(w, "and %d more\n", more); err != nil {
+			return err
+		}
+	}
+	text := "no records"
+	if v.Records > 0 {
+		text = fmt.Sprintf("%s, from %d to %d", output.Counted(int(v.Records), "record"), v.First, v.Last)
+		if v.Sound {
+			text += ", are intact"
+		}
+	}
+	if v.Unchained > 0 {
+		text += fmt.Sprintf("; %s without a hash, of older versions, which cannot be verified", output.Counted(int(v.Unchained), "record"))
+	}
+	text += "\n"
+	for _, end := range []struct {
+		of string
+		*audit.Link
+	}{{"refusal", v.Refusals}, {"of the others", v.Decided}} {
+		if end.Link != nil {
+			text += fmt.Sprintf("the last %s: %d, %s\n", end.of, end.ID, output.Text(end.Hash))
+		}
+	}
+	_, err := io.WriteString(w, text)
 	return err
-}
-
-// cells are a record's columns: when, what, where, who, and the rest in words.
-func (t *trail) cells(r audit.Record) []string {
-	at := r.Time.In(t.zone)
-	why := printable(r.Reason)
-	if r.Until != nil {
-		until := "until " + until(r.Until.In(t.zone), at)
-		if why == "" {
-			why = until
-		} else {
-			why += " (" + until + ")"
-		}
-	}
-	if r.By != "" {
-		by := "by " + printable(r.By)
-		if why == "" {
-			why = by
-		} else {
-			why = by + ": " + why
-		}
-	}
-	return []string{
-		t.dress.faint.Render(at.Format(moment)),
-		t.event(r.Event), orDash(r.Door), orDash(r.Source), why,
-	}
-}
-
-// moment is how a time is written that stands alone.
-const moment = "2006-01-02 15:04:05 -0700"
-
-// until writes a time that stands beside another one: what it has in common with that
-// is not repeated.
-func until(u, at time.Time) string {
-	switch {
-	case u.Format("-0700") != at.Format("-0700"):
-		return u.Format(moment)
-	case u.Format(time.DateOnly) != at.Format(time.DateOnly):
-		return u.Format(time.DateTime)
-	}
-	return u.Format(time.TimeOnly)
-}
-
-// event colours what an operator looks for, padded so that columns stand still
-// while a trail is followed.
-func (t *trail) event(event string) string {
-	padded := fmt.Sprintf("%-8s", printable(event))
-	switch event {
-	case audit.EventOpened, audit.EventGranted, audit.EventLogin:
-		return t.dress.good.Render(padded)
-	case audit.EventRefused, audit.EventRepaired:
-		return t.dress.warn.Render(padded)
-	case audit.EventFailsafe, audit.EventError:
-		return t.dress.bad.Render(padded)
-	}
-	return padded
-}
-
-// orDash stands in for what is not there.
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return printable(s)
 }

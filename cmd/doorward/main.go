@@ -22,6 +22,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/legible"
+	"github.com/doorward/doorward/internal/output"
 )
 
 // env is everything that the process takes from outside, so that tests run the
@@ -38,6 +39,17 @@ type env struct {
 	// where there is no such thing.
 	become func(path string, argv []string) error
 }
+
+// clock is the time now, in the zone in which people are told times.
+func (e *env) clock() time.Time {
+	if e.now != nil {
+		return e.now()
+	}
+	return time.Now()
+}
+
+// styles are those for w, one of the env's streams.
+func (e *env) styles(w io.Writer) output.Styles { return output.StylesFor(w, e.getenv) }
 
 func main() {
 	ctx, stop := catch()
@@ -159,46 +171,68 @@ func (e *statusError) Error() string {
 
 func (e *statusError) Unwrap() error { return e.err }
 
-const rootHelp = `doorward looks after a machine's doors: services that nobody can see. A door's
-port answers nothing until a visitor has knocked right; then it is open to that
-visitor's address for a short while, and dark again when nobody has been in.
+const rootHelp = `doorward is a port-knocking gateway for Linux. It looks after a machine's doors: SSH,
+a VPN or an admin panel stay closed, and not even running, until somebody knocks. A
+door's port does not respond until a visitor has knocked right; then it is open to
+that visitor's address for a short while, and dark again when nobody uses it.
 
-A visitor needs the knock command alone, on any system. The others are for who
-runs a gateway. Begin with doorward init, which writes a configuration; doorwardd
-guards what it says; and status, explain, log, open, close, arm, diff and apply ask
-and tell the daemon over its control socket. For that they are run as root, or by
-a member of the group doorward. The socket is --control, else the environment's
-DOORWARD_CONTROL, else ` + config.DefaultControl + `.
+A visitor needs only the knock command, which works on any system. The other commands
+are for whoever runs a gateway. Start with doorward init, which writes a
+configuration; doorwardd is the daemon that guards the doors; status, explain, log,
+open, close, arm, diff and apply talk to it over its control socket. Run these as
+root, or as a member of the group doorward. The socket is --control, or the
+environment variable DOORWARD_CONTROL, or ` + config.DefaultControl + `.
 
-Output is plain text, in colour on a terminal unless the environment has NO_COLOR;
-where a command prints state, --json prints it for scripts. With --json, the object
-of a command that fails has the keys error, code and hint, with what else there is
-to say; that of a stream is its last line. The words for people are on standard
-error as ever.
+Output is plain text, in colour on a terminal unless NO_COLOR is set. Commands that
+print state print it as JSON with --json. When a command fails with --json, its object
+has the keys error, code and hint besides any others; in a stream it is the last line.
+Messages for people still go to standard error.
 
-Exit status: 0 only when what was asked for is done. With 1 to 7 goes the code of
-an error with --json:
+Exit status: 0 only when what was asked for is done. Otherwise, with the code of the
+error in JSON:
 
   1  failed, busy,      not done, for another reason than those below: it was begun
-     internal           and failed, too many ask at a time, or something broke
+     internal           and failed, there were too many requests, or an internal error
   2  usage              the command line is wrong
   3  daemon_down        no daemon answers
-  4  permission         you may not ask the daemon
+  4  permission         permission denied: run as root, or join the group doorward
   5  no_such_door       there is no such door
-  6  refused            it was understood, and not done, or not in full
-  7  timeout            not done in time, and it may be done yet
+  6  refused            understood, but not done, or not completely
+  7  timeout            not done in time; it may still be done
 
-Whatever a command after "doorward knock ... --" exits with is passed on.`
+The exit status of a command after "doorward knock ... --" is passed on.`
+
+// commands are the constructors of all commands, a file each, in the order
+// in which help lists them. Nouns read; verbs change.
+var commands = []func(*env) *cobra.Command{
+	newInit,
+	newCheck,
+	newStatus,
+	newLog,
+	newExplain,
+	newOpen,
+	newClose,
+	newArm,
+	newDiff,
+	newApply,
+	newDoctor,
+	newKnock,
+	newShare,
+	newRotate,
+	newVersion,
+	newMan,
+	newPolkit,
+}
 
 func newRoot(e *env) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "doorward",
-		Short:         "knock on a gateway's doors, or look after those of your own",
+		Short:         "port-knocking gateway: knock on doors, or look after your own",
 		Long:          rootHelp,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          knownCommand,
-		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+		RunE:          func(c *cobra.Command, _ []string) error { return withoutCommand(e, c) },
 
 		DisableFlagsInUseLine:      true,
 		SuggestionsMinimumDistance: 2, // of letters
@@ -211,6 +245,7 @@ func newRoot(e *env) *cobra.Command {
 		return &usageError{withHint(err, "%s --help", c.CommandPath())}
 	})
 	addControlFlag(root)
+	root.Flags().Bool("version", false, "print the version of this program")
 	root.Flags().Bool("json", false, "for what is not a command")
 	_ = root.Flags().MarkHidden("json")
 	for _, newCommand := range commands {
@@ -221,6 +256,20 @@ func newRoot(e *env) *cobra.Command {
 		root.AddCommand(c)
 	}
 	return root
+}
+
+// withoutCommand does what a command line asks for that names no command.
+func withoutCommand(e *env, c *cobra.Command) error {
+	wanted, _ := c.Flags().GetBool("version")
+	asJSON, _ := c.Flags().GetBool("json")
+	switch {
+	case wanted && asJSON:
+		return printVersion(c.Context(), e, e.client(c), true)
+	case wanted:
+		_, err := fmt.Fprintln(e.stdout, thisVersion())
+		return err
+	}
+	return c.Help()
 }
 
 // sole is the value of a flag that stands once. Of two sources the last one alone would
@@ -245,7 +294,7 @@ func nothingEmpty(c *cobra.Command, args []string) error {
 		args = args[:dash] // what follows is another command's
 	}
 	wrong := func(what string) error {
-		return &usageError{withHint(fmt.Errorf("%s is empty: say what is meant, or leave it out", what), "%s --help", c.CommandPath())}
+		return &usageError{withHint(fmt.Errorf("%s is empty: give a value, or leave it out", what), "%s --help", c.CommandPath())}
 	}
 	if slices.Contains(args, "") {
 		return wrong("an argument")

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/output"
 	"github.com/doorward/doorward/internal/tables"
 )
 
@@ -23,7 +25,7 @@ func addControlFlag(root *cobra.Command) {
 // operatorFlags gives a command that asks the daemon the flags that all of those have.
 func operatorFlags(e *env, c *cobra.Command) {
 	f := c.Flags()
-	limit := f.Duration("timeout", 0, "wait no longer than this `TIME` for the daemon's answer")
+	limit := f.Duration("timeout", 0, "wait at most this `TIME` for the daemon's answer")
 	quiet := f.BoolP("quiet", "q", false, "print nothing but errors")
 	c.PreRunE = func(c *cobra.Command, _ []string) error {
 		if f.Changed("timeout") && (*limit < time.Second || *limit > control.LongestWait) {
@@ -42,8 +44,8 @@ func operatorFlags(e *env, c *cobra.Command) {
 // operatorExits are the exit statuses of the commands that ask the daemon, beside 0.
 const operatorExits = `
 1 when it failed; 2 when the command line is wrong; 3 when no daemon answers; 4 when
-you may not ask it; 5 when there is no such door; 6 when it refuses; 7 when the time
-is up.`
+permission is denied; 5 when there is no such door; 6 when the daemon refuses; 7 when
+the time is up.`
 
 // client returns a client of the daemon at controlPath.
 func (e *env) client(c *cobra.Command) *control.Client {
@@ -89,12 +91,47 @@ func doorArg(must bool) cobra.PositionalArgs {
 		case len(args) > 1:
 			err = fmt.Errorf("%q: one DOOR only", args[1])
 		case len(args) == 1 && args[0] == "":
-			err = errors.New("DOOR is empty: a door's name, as doorward status lists it, was meant")
+			err = errors.New("DOOR is empty: it must be a door's name, as doorward status lists it")
 		default:
 			return nil
 		}
 		return &usageError{withHint(err, "%s --help", c.CommandPath())}
 	}
+}
+
+// doorAndSource is doorArg for an order that has --source: that may stand without its
+// flag, behind the DOOR, or where no DOOR must stand in its place.
+func doorAndSource(must bool) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		door, source := splitSource(args, must)
+		if source == "" {
+			return doorArg(must)(c, args)
+		}
+		if f := c.Flags().Lookup("source"); f.Changed {
+			err := fmt.Errorf("%s, and --source %s: one source only", source, f.Value)
+			return &usageError{withHint(err, "%s --help", c.CommandPath())}
+		}
+		return errors.Join(doorArg(must)(c, door), c.Flags().Set("source", source))
+	}
+}
+
+// splitSource takes what is a source off the end of the arguments. No door's name has
+// the characters that each address and prefix has.
+func splitSource(args []string, must bool) (rest []string, source string) {
+	last := len(args) - 1
+	if last < 0 || last == 0 && must {
+		return args, ""
+	}
+	if s := args[last]; strings.ContainsAny(s, ".:/") || last > 0 && s == "any" {
+		return args[:last], s
+	}
+	return args, ""
+}
+
+// doorOf is the DOOR of an order, "" for none.
+func doorOf(args []string) string {
+	args, _ = splitSource(args, false)
+	return firstOf(args)
 }
 
 // firstOf returns the first argument, "" when there is none.
@@ -110,23 +147,23 @@ func printReply(e *env, asJSON bool, r control.Reply) error {
 	if asJSON {
 		return printJSON(e.stdout, r)
 	}
-	text := printable(r.Message)
+	text := output.Text(r.Message)
 	if r.Until != nil {
-		text += " (until " + clockTime(*r.Until, e.clock()) + ")"
+		text += " (until " + output.Clock(*r.Until, e.clock()) + ")"
 	}
 	_, err := fmt.Fprintln(e.stdout, text)
 	return err
 }
 
 // printJSON prints v for scripts.
-func printJSON(w io.Writer, v any) error { return encodeJSON(w, v, "  ") }
+func printJSON(w io.Writer, v any) error { return output.JSON(w, v, "  ") }
 
 // printJSONLine prints v on one line, for streams.
 func printJSONLine(w io.Writer, v any) error {
 	if p, ok := w.(*printed); ok {
 		p.lines = true
 	}
-	return encodeJSON(w, v, "")
+	return output.JSON(w, v, "")
 }
 
 // completeDoors proposes the daemon's doors for a command's one argument.
@@ -183,7 +220,7 @@ func grantSources(d control.Door) []cobra.Completion {
 func penaltySources(d control.Door) []cobra.Completion {
 	var all []cobra.Completion
 	for _, p := range d.Penalties {
-		all = append(all, cobra.CompletionWithDesc(p.Source, printable(p.Reason)))
+		all = append(all, cobra.CompletionWithDesc(p.Source, output.Text(p.Reason)))
 	}
 	return all
 }

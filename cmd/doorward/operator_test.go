@@ -9,13 +9,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	tea "charm.land/bubbletea/v2"
-	"charm.land/lipgloss/v2"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -25,61 +22,12 @@ import (
 )
 
 // noon is the fixed time of these tests.
-var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+var noon = controltest.Noon
 
-func after(d time.Duration) *time.Time {
-	t := noon.Add(d)
-	return &t
-}
+func after(d time.Duration) *time.Time { return new(noon.Add(d)) }
 
 // guarded is a snapshot with something everywhere.
-func guarded() control.Status {
-	return control.Status{
-		API: 1, Time: noon.Add(-time.Minute), Version: "0.1.0", Started: noon.Add(-26 * time.Hour),
-		Config:   "/etc/doorward/doorward.toml",
-		Warnings: []string{"door admin is in failsafe, dark and deaf: no log data"},
-		Ended:    []control.Settled{},
-		Problems: []control.Problem{},
-		Fence:    control.Fence{Up: true, Owned: true, Repairs: 1},
-		Events:   map[string]uint64{audit.EventGranted: 2},
-		Doors: []control.Door{
-			{
-				Name: "admin", State: "failsafe", Since: noon.Add(-3 * time.Minute), Reason: "no log data",
-				Ports: []string{"8443/tcp"}, Service: "admin.service",
-				Grants: []control.Grant{}, Penalties: []control.Penalty{}, Refusals: []audit.Record{},
-			},
-			{
-				Name: "ssh", State: "open", Since: noon.Add(-14 * time.Minute), Reason: "knock by 192.0.2.7",
-				Ports: []string{"22/tcp", "60000-61000/udp"}, Service: "ssh.service", Running: true,
-				LastSeen: after(-3 * time.Second), DarkAt: after(59*time.Minute + 57*time.Second), Sessions: 2, Refused: 1204,
-				Grants: []control.Grant{
-					{Source: "192.0.2.7", Expires: noon.Add(28 * time.Second), For: []string{"touch"}},
-					{Source: "2001:db8:1::/64", Expires: noon.Add(8 * time.Hour), For: []string{"operator alice (uid 1000)", "touch"}},
-				},
-				GrantsTotal: 2, PenaltiesTotal: 1,
-				Penalties: []control.Penalty{{Source: "198.51.100.23", Knock: "touch", Until: noon.Add(250 * time.Second), Reason: "port 59001"}},
-				Refusals: []audit.Record{
-					{Time: noon.Add(-50 * time.Second), Door: "ssh", Source: "198.51.100.23", Reason: "port \x1b[31m59001\u202e"},
-				},
-			},
-			{
-				Name: "vpn", State: "dark", Since: noon.Add(-26 * time.Hour), Running: true, Ports: []string{"51820/udp"},
-				Grants: []control.Grant{}, Penalties: []control.Penalty{},
-				Refusals: []audit.Record{{Time: noon.Add(-36 * time.Hour), Door: "vpn", Source: "203.0.113.4", Reason: "unfinished"}},
-			},
-		},
-	}
-}
-
-// A door that never goes dark by itself says so while it is open.
-func TestStatusOfADoorThatNeverGoesDark(t *testing.T) {
-	for state, want := range map[string]string{"open": "never", "dark": "-"} {
-		lines := view{now: noon}.doors([]control.Door{{Name: "vpn", State: state, Reason: "right"}})
-		if f := strings.Fields(lines[len(lines)-1]); f[len(f)-2] != want {
-			t.Errorf("%s: %q, want dark in %s", state, lines[len(lines)-1], want)
-		}
-	}
-}
+func guarded() control.Status { return controltest.Guarded() }
 
 // operate runs one command line in-process, with vars as its environment.
 func operate(t *testing.T, vars map[string]string, args ...string) (code int, stdout, stderr string) {
@@ -221,6 +169,16 @@ func TestOrdersFromTheCommandLine(t *testing.T) {
 		{"open ssh --for 721h", ssh, nil, usage, "", "doorward: error: for \"721h0m0s\": allowed is a duration from \"1s\" to \"720h\", such as \"30s\", \"10m\" or \"8h\"\n"},
 		{"close ssh", nil, control.Close{Door: "ssh"}, 0, "done (until 12:10:00)\n", ""},
 		{"close ssh --source 192.0.2.7", nil, control.Close{Door: "ssh", Source: one("192.0.2.7")}, 0, "done (until 12:10:00)\n", ""},
+		{"open ssh 192.0.2.7 --no-wait", nil, control.Open{Door: "ssh", Source: one("192.0.2.7")}, 0, "done (until 12:10:00)\n", ""},
+		{"open ssh any --no-wait", ssh, control.Open{Door: "ssh", Source: door.Any}, 0, "done (until 12:10:00)\n", ""},
+		{"open ssh 192.0.2.0/33", nil, nil, usage, "", "doorward: error: source \"192.0.2.0/33\": allowed are an address (192.0.2.7), a prefix (2001:db8::/64) and \"any\"\n"},
+		{"open ssh 192.0.2.7 --source 192.0.2.8", nil, nil, usage, "", "doorward: error: 192.0.2.7, and --source 192.0.2.8: one source only\n" +
+			"doorward: hint: doorward open --help\n"},
+		{"open ssh web 192.0.2.7", nil, nil, usage, "", "doorward: error: \"web\": one DOOR only\ndoorward: hint: doorward open --help\n"},
+		{"close ssh 2001:db8::/64", nil, control.Close{Door: "ssh", Source: netip.MustParsePrefix("2001:db8::/64")}, 0, "done (until 12:10:00)\n", ""},
+		{"arm ssh 192.0.2.9", nil, control.Arm{Door: "ssh", Source: one("192.0.2.9")}, 0, "done (until 12:10:00)\n", ""},
+		{"arm 192.0.2.9", nil, control.Arm{Source: one("192.0.2.9")}, 0, "done (until 12:10:00)\n", ""},
+		{"arm any", nil, control.Arm{Door: "any"}, 0, "done (until 12:10:00)\n", ""},
 		{"close nix", nil, control.Close{Door: "nix"}, 5, "", "doorward: error: there is no door \"nix\"\ndoorward: hint: doorward status\n"},
 		{"arm", nil, control.Arm{}, 0, "done (until 12:10:00)\n", ""},
 		{"arm ssh --source 192.0.2.9", nil, control.Arm{Door: "ssh", Source: one("192.0.2.9")}, 0, "done (until 12:10:00)\n", ""},
@@ -277,8 +235,8 @@ func one(address string) netip.Prefix { return door.Source(netip.MustParseAddr(a
 
 func TestNoDaemonAnswers(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "s")
-	want := "doorward: error: no daemon answers at " + missing + ": connect: no such file or directory\n" +
-		"doorward: hint: systemctl status doorward, or --control SOCKET if it listens elsewhere\n"
+	want := "doorward: error: no daemon answers at " + missing + ": there is no such socket\n" +
+		"doorward: hint: systemctl restart doorward (grants and sessions stay), or --control SOCKET if it listens elsewhere\n"
 	for _, args := range []string{"status", "status --watch", "log", "close ssh", "arm", "apply --keep"} {
 		code, _, stderr := operate(t, map[string]string{"DOORWARD_CONTROL": missing}, strings.Fields(args)...)
 		if code != 3 || stderr != want {
@@ -359,7 +317,7 @@ func TestStreamsEndWithTheDaemon(t *testing.T) {
 		out := &lineWriter{wrote: func(string) { stop() }}
 		e := &env{stdin: strings.NewReader(""), stdout: out, stderr: &errs, getenv: func(string) string { return "" }}
 		code := run(t.Context(), e, append([]string{"--control", path}, strings.Fields(args)...))
-		want := "doorward: error: the daemon at " + path + " has ended the connection\ndoorward: hint: systemctl status doorward\n"
+		want := "doorward: error: the daemon at " + path + " closed the connection\ndoorward: hint: systemctl status doorward\n"
 		if code != 3 || errs.String() != want {
 			t.Errorf("%s: got %d %q, want 3 %q", args, code, errs.String(), want)
 		}
@@ -408,17 +366,6 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-func TestSpell(t *testing.T) {
-	for d, want := range map[time.Duration]string{
-		-time.Second: "0s", 0: "0s", time.Millisecond: "1s", 59 * time.Second: "59s", time.Minute: "1m 00s",
-		time.Hour - time.Second: "59m 59s", time.Hour: "1h 00m", 24*time.Hour - time.Second: "23h 59m", 50 * time.Hour: "2d 02h",
-	} {
-		if got := spell(d); got != want {
-			t.Errorf("spell(%v) = %q, want %q", d, got, want)
-		}
-	}
-}
-
 // TestWriteErrors: a full disk behind the output is not success.
 func TestWriteErrors(t *testing.T) {
 	b := controltest.New(guarded())
@@ -437,55 +384,3 @@ func TestWriteErrors(t *testing.T) {
 type fullWriter struct{}
 
 func (fullWriter) Write([]byte) (int, error) { return 0, errors.New("disk full") }
-
-// TestLiveView has the view's reaction to time, size and keys, without a
-// terminal.
-func TestLiveView(t *testing.T) {
-	now := noon
-	var m tea.Model = liveView{clock: func() time.Time { return now }}
-	show := func(msgs ...tea.Msg) []string {
-		for _, msg := range msgs {
-			m, _ = m.Update(msg)
-		}
-		return strings.Split(m.View().Content, "\n")
-	}
-	wantLine := func(lines []string, want string) {
-		t.Helper()
-		if !slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, want) }) {
-			t.Errorf("no line begins with %q in\n%s", want, strings.Join(lines, "\n"))
-		}
-	}
-	wantLine(show(tea.WindowSizeMsg{Width: 80, Height: 40}), "waiting for the daemon")
-	wantLine(show(snapshotMsg(guarded())), "ssh     192.0.2.7        28s     -      touch")
-	now = now.Add(5 * time.Second)
-	wantLine(show(tickMsg{}), "ssh     192.0.2.7        23s     -      touch")
-	lines := show(goneMsg{errors.New("the daemon is gone")})
-	wantLine(lines, "the daemon is gone: trying again")
-	wantLine(lines, "this is how things stood at 2026-11-24 11:59:00 UTC") // and not that the doors are guarded now
-	wantLine(show(snapshotMsg(guarded())), "doorward status  12:00:05 UTC  q quits")
-
-	lines = show(tea.WindowSizeMsg{Width: 40, Height: 10})
-	for _, l := range lines {
-		if lipgloss.Width(l) > 40 || len(lines) > 10 {
-			t.Errorf("%d lines, among them %q: want 10 of 40", len(lines), l)
-		}
-	}
-	wantLine(lines, "guarded: yes")
-	wantLine(lines, "warning: door admin")
-	down := tea.KeyPressMsg{Code: tea.KeyDown}
-	lines = show(tea.WindowSizeMsg{Width: 80, Height: 10}, down, down)
-	wantLine(lines, "doorward status  12:00:05 UTC  3 to 8 of 22  q quits, arrows scroll")
-	wantLine(lines, "guarded: yes") // wherever one looks
-	lines = show(tea.KeyPressMsg{Code: tea.KeyPgDown}, tea.KeyPressMsg{Code: tea.KeyPgDown}, tea.KeyPressMsg{Code: tea.KeyPgDown}, down)
-	wantLine(lines, "doorwardd 0.1.0 up")
-	wantLine(lines, "guarded: yes")
-	wantLine(show(tea.KeyPressMsg{Code: tea.KeyHome}), "warning: door admin")
-	wantLine(show(tea.KeyPressMsg{Code: tea.KeyEnd}), "doorwardd 0.1.0 up")
-	wantLine(show(tea.KeyPressMsg{Code: 'g', Text: "g"}), "warning: door admin")
-
-	for _, key := range []tea.KeyPressMsg{{Code: 'q', Text: "q"}, {Code: tea.KeyEscape}, {Code: 'c', Mod: tea.ModCtrl}} {
-		if _, cmd := m.Update(key); cmd == nil || cmd() != tea.Quit() {
-			t.Errorf("%s does not quit", key)
-		}
-	}
-}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/service"
+	"github.com/doorward/doorward/internal/setup"
 	"github.com/doorward/doorward/internal/share"
 )
 
@@ -34,6 +35,13 @@ line is wrong.`
 
 const polkitExamples = `  doorward polkit
   sudo doorward polkit --install`
+
+// polkitJSON is what polkit prints with --json.
+type polkitJSON struct {
+	Rule      string   `json:"rule"`
+	Units     []string `json:"units"`     // that it is about
+	Installed string   `json:"installed"` // the file it was written to, "" for none
+}
 
 func newPolkit(e *env) *cobra.Command {
 	var install, asJSON bool
@@ -69,7 +77,7 @@ func polkit(ctx context.Context, e *env, path, name string, install, asJSON bool
 		if d.Service == nil || d.Service.Unit == "" {
 			continue
 		}
-		n := unitNames(ctx, d.Service.Unit)
+		n := setup.UnitNames(ctx, d.Service.Unit)
 		if n.ID != d.Service.Unit {
 			fmt.Fprintf(e.stderr, "doorward: %s is another name of %s, which the rule has\n", d.Service.Unit, n.ID)
 		}

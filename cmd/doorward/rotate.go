@@ -6,17 +6,15 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/knock"
-	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/output"
+	"github.com/doorward/doorward/internal/setup"
 	"github.com/doorward/doorward/internal/share"
 )
 
@@ -85,7 +83,7 @@ func newRotate(e *env) *cobra.Command {
 
 // rotate prepares everything, then puts it in place, then has it applied.
 func (o *rotateOptions) rotate(ctx context.Context, e *env, daemon *control.Client) error {
-	t, err := o.target()
+	t, err := o.target(e)
 	if err != nil {
 		return err
 	}
@@ -147,28 +145,12 @@ func (t *target) redraw() ([]byte, error) {
 		return nil, withHint(fmt.Errorf("door %q: knock %q cannot be drawn anew", t.door.Name, k.Name),
 			"change it in %s by hand; then doorward apply --confirm 60s, and doorward share", t.path)
 	}
-	fresh, edits, err := rule.Redraw(share.Lots(t.config, portTaken, rand.Reader))
+	fresh, edits, err := rule.Redraw(share.Lots(t.config, setup.Taken, rand.Reader))
 	if err != nil {
 		return nil, err
 	}
 	t.knock = fresh
 	return share.Edit(t.path, t.text, t.door.Name, t.index, fresh, edits)
-}
-
-// portTaken says whether a program of this machine has a port.
-func portTaken(p port.Port) bool {
-	at := ":" + strconv.Itoa(int(p.Number))
-	var c io.Closer
-	var err error
-	if p.Proto == port.UDP {
-		c, err = net.ListenPacket("udp", at)
-	} else {
-		c, err = net.Listen("tcp", at)
-	}
-	if err != nil {
-		return true
-	}
-	return c.Close() != nil
 }
 
 // sameFile makes sure that the daemon reads the file that is about to change.
@@ -213,7 +195,7 @@ func (o *rotateOptions) tellRotated(
 	if _, err := e.stdout.Write(b.Bytes()); err != nil || !o.apply {
 		return err
 	}
-	_, err := fmt.Fprintf(e.stdout, "\n%s\n", printable(r.Message)) // which says until when
+	_, err := fmt.Fprintf(e.stdout, "\n%s\n", output.Text(r.Message)) // which says until when
 	if err != nil {
 		return err
 	}

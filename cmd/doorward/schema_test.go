@@ -43,6 +43,7 @@ var objects = []object{
 	{"diff", "doorward diff --json, and GET /v1/diff", control.Diff{}},
 	{"init", "doorward init --json", initJSON{}},
 	{"share", "doorward share and rotate with --json", shareJSON{}},
+	{"version", "doorward version --json", versionJSON{}},
 	{"polkit", "doorward polkit --json", polkitJSON{}},
 }
 

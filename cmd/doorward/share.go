@@ -17,8 +17,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/output"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/share"
 	"github.com/doorward/doorward/internal/tables"
@@ -41,22 +43,27 @@ and one for PowerShell beside it, which use doorward, nc, bash or telnet. Whoeve
 knows a user's public key can encrypt a program to it as well; so a script is
 decrypted to a file, read, and only then run, and never fed to a shell unseen.
 
-Who has got the knock, and under which --host, is remembered beside the
-configuration, in DOOR.recipients. Without --to, all of them get it again. To take
-somebody's knock away, take their lines out of that file and doorward rotate. The
-host is never taken from a file that --to or --recipients-file names: who gets a
-knock does not say where it is sent.
+The text says where to knock: --host, or the host that was given for this door
+before, or host in [gateway] of the configuration, which doorward init asks for. It is
+never taken from a file that --to or --recipients-file names: whoever gets a knock does
+not say where it is sent.
+
+Who has the knock is remembered beside the configuration, in DOOR.recipients, with a
+--host that was given. Without --to, all of them get it again. To take the knock away
+from somebody, take their lines out of that file, and then doorward rotate.
 
 DIR must belong to root or to you, and so must every directory above it; nobody else
-may write to it. The text has the knock of the configuration file, whether or not
-the daemon has it in use yet.
+may write to it. With sudo it may also be a directory of yours, and then the texts
+belong to you. They have the knock of the configuration file, whether or not the daemon
+uses it yet.
 
 Exit status: 0 when every user's text is written; 1 when not; 2 when the command
 line is wrong.`
 
-const shareExamples = `  doorward share --host gate.example.org --to alice.pub --to age1... --output /root/knocks
-  doorward share --host gate.example.org --to ~alice/.ssh/authorized_keys
-  doorward share                     # again, to everybody who has got it before
+const shareExamples = `  sudo doorward share --to alice.pub
+  sudo doorward share --host gate.example.org --to alice.pub --to age1... --output /root/knocks
+  sudo doorward share --to ~alice/.ssh/authorized_keys
+  sudo doorward share                # again, to everybody who has it already
 
 What the user types with doorward, on any system:
 
@@ -85,7 +92,7 @@ func (o *shareOptions) addFlags(c *cobra.Command) {
 	f.StringVarP(&o.config, "config", "c", config.DefaultPath, "configuration `FILE`")
 	f.StringVar(&o.door, "door", "", "whose knock, if FILE has several doors")
 	f.IntVar(&o.knock, "knock", 0, "which of the door's knocks that can be shared, from 1, if it has several")
-	f.StringVar(&o.host, "host", "", "name or address by which users reach this gateway (default: the remembered one)")
+	f.StringVar(&o.host, "host", "", "name or address by which users reach this gateway (default: the one before, or the configuration's)")
 	f.StringArrayVar(&o.to, "to", nil, "public `KEY`, or file of keys, of somebody who gets it")
 	f.StringVar(&o.file, "recipients-file", "", "the same, from a file, or - for standard input")
 	f.StringVar(&o.output, "output", ".", "existing `DIR`ectory of your own for the encrypted texts")
@@ -111,7 +118,7 @@ func newShare(e *env) *cobra.Command {
 
 // share encrypts to those given, or to all remembered, and writes.
 func (o *shareOptions) share(e *env) error {
-	t, err := o.target()
+	t, err := o.target(e)
 	if err != nil {
 		return err
 	}
@@ -124,8 +131,8 @@ func (o *shareOptions) share(e *env) error {
 		to = &share.Recipients{Keys: p.given}
 	}
 	if len(to.Keys) == 0 {
-		return &usageError{withHint(errors.New("--to is missing: nobody has got this knock before"),
-			"doorward share --host gate.example.org --to alice.pub")}
+		return &usageError{withHint(errors.New("--to is missing: nobody has this knock yet"),
+			"sudo doorward share --to alice.pub")}
 	}
 	sealed, files, err := o.seal(e, t, p.all.Host, to.Users())
 	if err != nil {
@@ -159,10 +166,13 @@ type target struct {
 }
 
 // target finds the door and the knock that the command line means.
-func (o *shareOptions) target() (*target, error) {
+func (o *shareOptions) target(e *env) (*target, error) {
 	c, text, err := config.Load(o.config)
-	if err != nil {
-		return nil, withHint(err, "doorward check %s", o.config)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, withHint(err, "%s", e.sudo())
+	case err != nil:
+		return nil, withHint(err, "doorward check %s", files.Quoted(o.config))
 	}
 	t := &target{path: o.config, text: text, config: c}
 	var names []string
@@ -213,7 +223,7 @@ func (t *target) choose(n int) error {
 
 // people are those who get a knock.
 type people struct {
-	all      *share.Recipients // remembered and given, with the host
+	all      *share.Recipients // remembered and given, with the host that is known
 	given    []share.Key       // on this command line
 	path     string            // of the file that remembers them
 	remember []share.File      // what is to be written into it, if anything
@@ -223,14 +233,20 @@ type people struct {
 func (o *shareOptions) people(e *env, t *target) (*people, error) {
 	p := &people{path: filepath.Join(filepath.Dir(t.path), t.door.Name+".recipients")}
 	text, err := files.Read(p.path, maxKeys)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, withHint(fmt.Errorf("read who has the knock: %w", err), "%s", e.sudo())
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("read who has the knock: %w", err)
 	}
 	exists := err == nil
 	if p.all, err = share.ParseRecipients(p.path, text); err != nil {
 		return nil, err
 	}
-	if p.given, err = o.given(e, cmp.Or(o.host, p.all.Host)); err != nil {
+	was := p.all.Host
+	remembered := cmp.Or(o.host, was) // the configuration's need not be, which may change
+	p.all.Host = cmp.Or(remembered, t.config.Gateway.Host)
+	if p.given, err = o.given(e, p.all.Host); err != nil {
 		return nil, err
 	}
 	var added []share.Key
@@ -239,22 +255,18 @@ func (o *shareOptions) people(e *env, t *target) (*people, error) {
 			added = append(added, k)
 		}
 	}
-	was := p.all.Host
-	if o.host != "" {
-		p.all.Host = o.host
-	}
 	switch {
 	case len(p.all.Keys) == 0:
 		return p, nil
 	case p.all.Host == "":
-		return nil, &usageError{errors.New(
-			"--host is missing: the name or address by which users reach this gateway, such as gate.example.org")}
+		return nil, &usageError{withHint(errors.New("--host is missing: the name or address by which users reach this gateway"),
+			"%s --host gate.example.org; or, once for all, in %s: [gateway] host = \"gate.example.org\"", e.again(), t.path)}
 	}
-	if err := share.CheckHost(p.all.Host); err != nil {
+	if err := config.CheckHost(p.all.Host); err != nil {
 		return nil, &usageError{err}
 	}
-	if len(added) > 0 || p.all.Host != was {
-		f := share.File{Path: p.path, Text: share.Remember(text, t.door.Name, p.all.Host, added), Mode: 0o600}
+	if len(added) > 0 || remembered != was {
+		f := share.File{Path: p.path, Text: share.Remember(text, t.door.Name, remembered, added), Mode: 0o600}
 		if exists {
 			f.Keep, f.Was = true, text
 		}
@@ -347,8 +359,11 @@ func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) 
 	if every := t.knock.Every(); every > 0 {
 		s.Then = fmt.Sprintf("The gateway looks every %v: connect after that, within %v.", every, t.door.OpenFor)
 	}
-	if _, err := files.Directory(o.output); errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, withHint(fmt.Errorf("--output %q: there is no such directory", o.output), "mkdir -m 700 %s", o.output)
+	caller := share.SudoCaller(e.getenv)
+	if err := share.Directory(o.output, caller); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, withHint(fmt.Errorf("--output %q: there is no such directory", o.output), "mkdir -m 700 %s", files.Quoted(o.output))
+	} else if e, ok := errors.AsType[*files.Error](err); ok && strings.HasPrefix(e.Fix, "chown ") { // which is not meant here
+		return nil, nil, withHint(fmt.Errorf("--output: %q %s", e.Path, e.Problem), "--output DIR, such as one made by: mkdir -m 700 /root/knocks")
 	} else if err != nil {
 		return nil, nil, fmt.Errorf("--output: %w", err)
 	}
@@ -359,7 +374,7 @@ func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) 
 	var all []share.File
 	for _, u := range sealed {
 		for _, f := range u.Files {
-			f.Path = filepath.Join(o.output, f.Path)
+			f.Path, f.Caller = filepath.Join(o.output, f.Path), caller
 			all = append(all, f)
 		}
 	}
@@ -369,7 +384,7 @@ func (o *shareOptions) seal(e *env, t *target, host string, users []share.User) 
 // tell says who got what, and how they use it.
 func (o *shareOptions) tell(w io.Writer, t *target, p *people, sealed []share.Letter) {
 	fmt.Fprintf(w, "The knock of door %s at %s, encrypted for %s, in %s:\n\n",
-		t.door.Name, p.all.Host, counted(len(sealed), "user"), o.output)
+		t.door.Name, p.all.Host, output.Counted(len(sealed), "user"), o.output)
 	columns := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, s := range sealed {
 		fmt.Fprintf(columns, "  %s", s.User.Name)
@@ -403,4 +418,34 @@ and who has not reads what to do, with age (https://age-encryption.org):
 `, identity, first.Files[1].Path, strings.ReplaceAll(identity, "/", `\`), first.Files[2].Path)
 	}
 	fmt.Fprintf(w, "They are remembered in %s, which doorward rotate reads.\n", p.path)
+}
+
+// shareJSON is what share and rotate print with --json.
+type shareJSON struct {
+	Door       string         `json:"door"`
+	Host       string         `json:"host"`
+	Users      []userJSON     `json:"users"`            // who was given the knock, never null
+	Remembered string         `json:"remembered"`       // the file that says who has it
+	File       string         `json:"file,omitempty"`   // of rotate: the configuration
+	Before     string         `json:"before,omitempty"` // of rotate: where it is kept as it was
+	Apply      *control.Reply `json:"apply,omitempty"`  // of rotate: what the daemon said, with --apply
+}
+
+// userJSON is one user's texts.
+type userJSON struct {
+	User  string   `json:"user"`
+	Files []string `json:"files"` // never null
+}
+
+// made is what share has made.
+func (o *shareOptions) made(t *target, p *people, sealed []share.Letter) shareJSON {
+	j := shareJSON{Door: t.door.Name, Host: p.all.Host, Users: []userJSON{}, Remembered: p.path}
+	for _, s := range sealed {
+		u := userJSON{User: s.User.Name, Files: []string{}}
+		for _, f := range s.Files {
+			u.Files = append(u.Files, filepath.Join(o.output, f.Path))
+		}
+		j.Users = append(j.Users, u)
+	}
+	return j
 }

@@ -6,46 +6,53 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
+	tea "charm.land/bubbletea/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/output"
+	"github.com/doorward/doorward/internal/view"
 )
 
-const statusHelp = `Show what the daemon knows: first of all whether the doors are guarded, and what an
-operator should act on; which configuration is in use; the doors and their state,
-who is in, since when and by whose leave; who has a grant, by whom and for how
-much longer; whose knocks are ignored; how many were refused lately and from
-where, and the last of those and why.
+const statusHelp = `Show what the daemon knows: first whether the doors are guarded, and what needs an
+operator's attention; which configuration is in use; the doors and their state; who is
+logged in or connected, since when, and what let them in; who has a grant, from whom
+and for how much longer; whose knocks are ignored; how many knocks were refused
+recently and from where, and the latest of those and why.
 
-A door is dark (shut, its service stopped if it manages one), opening, open,
-closing, or in failsafe: there is no log data to tell who is in, so it is shut
-and deaf until there is, or until doorward arm. "Dark in" is the time after
-which an open door closes unless somebody is seen in it, or never.
+A door is dark (shut, with its service stopped if it has one), opening, open, closing,
+or in failsafe: there is no log data that shows who is logged in, so it is shut and
+ignores knocks until there is, or until doorward arm. "Dark in" is the time after
+which an open door closes unless it is used, or never.
 
-GUESSES are the knocks that were refused in the last hour and day, or since when
-that is known, and the networks (IPv4 /24, IPv6 /48) with most of them. Times are
-of today where they have no date; the last line has the zone.
+GUESSES are the knocks that were refused in the last hour and day, or since records
+began, and the networks (IPv4 /24, IPv6 /48) with most of them. Times without a date
+are of today; the last line has the time zone.
 
-With --watch the view is kept up to date until q is pressed, and scrolls with the
-arrows, j and k, page up and down, g and G; without a terminal a line is printed
-for each change instead.
+With --watch the view is updated until q is pressed, and scrolls with the arrow keys,
+j and k, page up and down, g and G; without a terminal a line is printed for each
+change instead.
 
---exit-code is for scripts and monitoring: the status is 1 as long as something
-keeps the doors from being guarded, or from being used: the fence is down, nothing
-can be saved, a service could not be started, a door is in failsafe or hears no
-knock. The daemon's /healthz says the same. With DOOR, what is wrong with other doors
-does not count.
+--exit-code is for scripts and monitoring: the exit status is 1 while anything
+prevents the doors from being guarded, or from being used: the fence is down, nothing
+can be saved, a service could not be started, a door is in failsafe or receives no
+knock. The daemon's /healthz reports the same. With DOOR, problems of other doors do
+not count.
 
---json prints the snapshot as one JSON object, with --watch one a line. Its
-names and meanings are a promise to scripts: .problems[].code, doors[].name, .state,
-.grants[].source, .grants[].expires, .penalties[].source, .penalties[].until
-and the others. With DOOR, doors has that door alone. Of sessions (.live), grants
-and penalties the latest 1,000 of a door are listed; .sessions, .grants_total and
-.penalties_total count all.
+--json prints the snapshot as one JSON object, with --watch one object a line. Its
+keys and their meanings are stable: .problems[].code, .doors[].name, .state,
+.grants[].source, .grants[].expires, .penalties[].source, .penalties[].until and the
+others. With DOOR, doors has only that door. Of sessions (.live), grants and penalties
+the latest 1,000 of a door are listed; .sessions, .grants_total and .penalties_total
+count all of them. .packets_refused counts packets, of which each refused attempt
+sends several; .events counts records of the audit trail, so .events.refused counts
+knocks.
 
-Exit status: 0 when the daemon has answered, with --exit-code only if it has no
-problem to tell of;` + operatorExits
+Exit status: 0 when the daemon has answered, with --exit-code only if it reports no
+problem;` + operatorExits
 
 const statusExamples = `  doorward status
   doorward status ssh
@@ -57,7 +64,7 @@ func newStatus(e *env) *cobra.Command {
 	var o statusOptions
 	c := &cobra.Command{
 		Use:               "status [DOOR]",
-		Short:             "show the doors, who may come in, and what went wrong",
+		Short:             "show the doors, who may come in, and what is wrong",
 		Long:              statusHelp,
 		Example:           statusExamples,
 		Args:              doorArg(false),
@@ -65,7 +72,7 @@ func newStatus(e *env) *cobra.Command {
 		RunE: asking(func(c *cobra.Command, args []string) error {
 			o.door = firstOf(args)
 			if o.watch && o.exitCode {
-				err := errors.New("--exit-code with --watch: a watch goes on whatever it sees")
+				err := errors.New("--exit-code cannot be combined with --watch, which goes on whatever it sees")
 				return &usageError{withHint(err, "%s --exit-code", c.CommandPath())}
 			}
 			return o.run(c.Context(), e, e.client(c))
@@ -96,25 +103,25 @@ func (o *statusOptions) run(ctx context.Context, e *env, daemon *control.Client)
 	switch {
 	case o.watch && o.json:
 		return o.follow(ctx, daemon, func(s control.Status) error { return printJSONLine(e.stdout, s) })
-	case o.watch && isTerminal(e.stdout):
+	case o.watch && output.IsTerminal(e.stdout):
 		return o.live(ctx, e, daemon)
 	case o.watch:
-		var p changePrinter
+		var p view.Changes
 		return o.follow(ctx, daemon, func(s control.Status) error {
-			_, err := fmt.Fprint(e.stdout, p.changes(s, e.clock()))
+			_, err := fmt.Fprint(e.stdout, p.Lines(s, e.clock()))
 			return err
 		})
 	case o.json:
 		err = printJSON(e.stdout, s)
 	default:
-		v := view{dress: e.dressFor(e.stdout), now: e.clock(), width: widthOf(e.stdout), detail: o.door != ""}
-		_, err = fmt.Fprintln(e.stdout, strings.Join(v.lines(s), "\n"))
+		v := view.View{Styles: e.styles(e.stdout), Now: e.clock(), Width: output.Width(e.stdout), Detail: o.door != ""}
+		_, err = fmt.Fprintln(e.stdout, strings.Join(v.Status(s), "\n"))
 	}
 	switch {
 	case err != nil || !o.exitCode:
 		return err
 	case s.API == 0: // from before problems were told: that there are none means nothing
-		return withHint(errors.New("the daemon is of a version that does not tell of problems"), "systemctl restart doorward")
+		return withHint(errors.New("the daemon is of a version that does not report problems"), "systemctl restart doorward")
 	case len(s.Problems) > 0:
 		return &statusError{code: 1} // what is printed says why
 	}
@@ -132,6 +139,35 @@ func (o *statusOptions) follow(ctx context.Context, daemon *control.Client, f fu
 		return f(s)
 	})
 	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// live shows the snapshots on the alternate screen until the user quits. When
+// the daemon goes, the view says so and waits for its return.
+func (o *statusOptions) live(ctx context.Context, e *env, daemon *control.Client) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p := tea.NewProgram(view.NewLive(e.styles(e.stdout), e.clock, o.door != ""),
+		tea.WithContext(ctx), tea.WithInput(e.stdin), tea.WithOutput(e.stdout))
+	var feed sync.WaitGroup
+	feed.Go(func() {
+		for ctx.Err() == nil {
+			p.Send(view.Gone{Err: o.follow(ctx, daemon, func(s control.Status) error {
+				p.Send(view.Snapshot(s))
+				return nil
+			})})
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
+		}
+	})
+	_, err := p.Run()
+	cancel()
+	feed.Wait()
+	if errors.Is(err, tea.ErrProgramKilled) { // the context ended: the user is done
 		return nil
 	}
 	return err

@@ -16,11 +16,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime/debug"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/daemon"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/removal"
+	"github.com/doorward/doorward/internal/version"
 )
 
 const usage = `doorwardd guards the doors of a configuration: services stay dark until a
@@ -30,6 +31,8 @@ usage:
   doorwardd [-c FILE]            guard the doors until SIGTERM
   doorwardd [-c FILE] --check    check the configuration; change nothing
   doorwardd --cleanup            remove the fence: every port is reachable again
+  doorwardd [-c FILE] --retire   before doorward is removed: open the doors to SSH
+                                 and VPNs for good; --all opens every door
   doorwardd --version
 
 options:
@@ -60,6 +63,8 @@ func run(args []string) int {
 	path := flags.String("c", config.DefaultPath, "")
 	check := flags.Bool("check", false, "")
 	cleanup := flags.Bool("cleanup", false, "")
+	retire := flags.Bool("retire", false, "")
+	all := flags.Bool("all", false, "")
 	showVersion := flags.Bool("version", false, "")
 	launch := flags.Bool("launcher", false, "") // the daemon's own: see internal/launcher
 	switch err := flags.Parse(args); {
@@ -74,27 +79,51 @@ func run(args []string) int {
 	var err error
 	switch {
 	case *showVersion:
-		fmt.Println("doorwardd", version())
+		fmt.Println("doorwardd", version.Number())
 	case *check:
 		err = checkConfig(*path)
 	case *cleanup:
-		err = fence.Cleanup()
+		err = cleanUp()
+	case *retire:
+		err = removal.Run(context.Background(), removal.Options{Config: *path, All: *all, Out: os.Stdout})
 	case *launch:
-		err = daemon.Launch(*path, daemon.NewLogger(os.Stderr, new(slog.LevelVar)))
+		err = daemon.Launch(*path, daemon.NewLogger(new(slog.LevelVar)))
 	default:
 		level := new(slog.LevelVar)
-		d := daemon.Daemon{ConfigPath: *path, Version: version(), Level: level,
-			Log: daemon.NewLogger(os.Stderr, level)}
+		d := daemon.Daemon{ConfigPath: *path, Version: version.Number(), Level: level, Log: daemon.NewLogger(level)}
 		err = d.Serve(context.Background())
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "doorwardd: error: %v\n", err)
-		if errors.Is(err, fence.ErrBusy) {
-			fmt.Fprintln(os.Stderr, "doorwardd: hint: systemctl stop doorward")
+		if errors.Is(err, fence.ErrBusy) || errors.Is(err, removal.ErrRuns) {
+			fmt.Fprint(os.Stderr, stopFirst)
 		}
 		return 1
 	}
 	return 0
+}
+
+// stopFirst is for who would take the fence down while a daemon keeps it up.
+const stopFirst = `doorwardd: hint: the daemon has to be stopped first: systemctl stop doorward
+doorwardd: hint: if a door is all that is to be opened, it need not be: doorward open DOOR --source any --for 1h
+`
+
+// cleanUp removes the fence, and says what it did.
+func cleanUp() error {
+	stood, err := fence.Stands()
+	if err == nil {
+		err = fence.Cleanup()
+	}
+	switch {
+	case err != nil:
+		return err
+	case stood:
+		fmt.Println("removed the nftables table inet doorward: every port is reachable again, " +
+			"and services that doorward has stopped are stopped still")
+	default:
+		fmt.Println("there is no nftables table inet doorward: nothing was guarded")
+	}
+	return nil
 }
 
 func checkConfig(path string) error {
@@ -107,12 +136,4 @@ func checkConfig(path string) error {
 	}
 	fmt.Printf("%s: no mistakes; doorward check tells its doors in words\n", path)
 	return nil
-}
-
-// version is the module's version as the build stamped it.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "unknown"
 }

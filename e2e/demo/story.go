@@ -56,7 +56,8 @@ type story struct {
 	server, visitor, stranger *lab.Host
 
 	ssh     *lab.SSH
-	config  string
+	config  string // the file
+	text    string // and what it says
 	socket  string
 	gate    *lab.Doorward
 	session *lab.Process // the visitor's ssh
@@ -73,6 +74,7 @@ func (s *story) chapters() []chapter {
 	return []chapter{
 		{"A server with a door, a visitor who knows the knock, and a stranger", s.build},
 		{"A port scan finds no SSH", s.scan},
+		{"On this server a silent port stands out; it can look closed, too", s.looksClosed},
 		{"Without a knock, ssh gets no answer", s.sshFails},
 		{"A wrong knock earns a penalty", s.wrongKnock},
 		{"The right knock opens the door, to the one who knocked", s.rightKnock},
@@ -110,8 +112,8 @@ func (s *story) build(ctx context.Context) (err error) {
 		return err
 	}
 	s.socket = s.lab.Path("control.sock")
-	text := fmt.Sprintf(config, s.lab.Path("state"), s.socket, s.ssh.Program, s.ssh.Config, authLog)
-	if s.config, err = s.lab.Write("doorward.toml", text); err != nil {
+	s.text = fmt.Sprintf(config, s.lab.Path("state"), s.socket, s.ssh.Program, s.ssh.Config, authLog)
+	if s.config, err = s.lab.Write("doorward.toml", s.text); err != nil {
 		return err
 	}
 	s.typed("server", "doorwardd", "-c", "doorward.toml")
@@ -134,7 +136,7 @@ func (s *story) start(ctx context.Context) (err error) {
 
 func (s *story) scan(ctx context.Context) error {
 	s.say("   The listeners of the knock are open ports that say nothing, as in the article;")
-	s.say("   port 22 gives no answer at all, and nothing else is there.")
+	s.say("   port 22 gives no answer at all, and the others are closed.")
 	for _, to := range [][]string{{gate4}, {"-6", gate6}} {
 		argv := append([]string{"nmap", "-n", "-Pn", "-T5", "--max-retries", "1", "-p-"}, to...)
 		ports, err := s.nmap(ctx, s.visitor, argv...)
@@ -151,8 +153,37 @@ func (s *story) scan(ctx context.Context) error {
 			return fmt.Errorf("nmap saw %v, want %v", ports, want)
 		}
 	}
-	s.tick("65,535 ports, twice: SSH is in neither answer")
+	s.tick("65,535 ports, twice: at 22 something is guarded, and nothing says what")
 	return nil
+}
+
+// looksClosed has the door refuse strangers, as the server's closed ports do.
+func (s *story) looksClosed(ctx context.Context) error {
+	s.say("   This server refuses connections to closed ports, so that silence is noticed. Where")
+	s.say("   it is, refuse = \"reject\" has strangers refused at the door as well.")
+	if err := s.use(ctx, strings.Replace(s.text, "[door.ssh]\n", "[door.ssh]\nrefuse = \"reject\"\n", 1)); err != nil {
+		return err
+	}
+	ports, err := s.nmap(ctx, s.stranger, "nmap", "-n", "-Pn", "-p22,443", gate4)
+	if err != nil {
+		return err
+	}
+	if ports["22"] != "closed" || ports["443"] != "closed" {
+		return fmt.Errorf("nmap saw %v, want both closed", ports)
+	}
+	s.tick("22 looks like any closed port")
+	s.say("   The story goes on with silence.")
+	return s.use(ctx, s.text)
+}
+
+// use has the daemon use another configuration.
+func (s *story) use(ctx context.Context, text string) error {
+	if _, err := s.lab.Write("doorward.toml", text); err != nil {
+		return err
+	}
+	s.typed("server", "doorward", "apply")
+	_, err := s.server.Run(ctx, s.program("doorward"), "--control", s.socket, "apply")
+	return err
 }
 
 // nmap runs a scan, quotes the ports it reports, and returns their states.
@@ -230,7 +261,7 @@ func (s *story) wrongKnock(ctx context.Context) error {
 		return err
 	})
 	if err == nil {
-		s.tick("the penalty is over")
+		s.tick("the penalty has ended")
 	}
 	return err
 }

@@ -2,10 +2,14 @@ package rules
 
 import (
 	"go/ast"
+	"maps"
 	"path"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // arrows are the imports inside the module that architecture allows, with the
@@ -17,12 +21,13 @@ var arrows = map[string]map[string]string{
 	"internal/audit":   {},
 	"internal/files":   {},
 	"internal/legible": {},
+	"internal/version": {},
 	"internal/tables":  {"internal/port": "ports in their checked form"},
 	"internal/config": {"internal/port": "ports in their checked form", "internal/files": "the file is root's alone to write",
 		"internal/tables": "reads the file", "internal/knock": "rules of knocks", "internal/kinds": "which knocks there are"},
 
 	// Pure cores: see TestPure. The kinds of knock are more of them: see kindOfKnock.
-	"internal/door":  {"internal/port": "what a door guards", "internal/audit": "a decision's record"},
+	"internal/door":  {"internal/audit": "a decision's record"},
 	"internal/knock": {"internal/port": "where a knock is heard", "internal/tables": "where a rule is read from"},
 	"internal/kinds": {"internal/knock": "what it is a list of"},
 
@@ -44,10 +49,11 @@ var arrows = map[string]map[string]string{
 		"internal/nfnetlink": "whether a connection broke", "internal/sockdiag": "sees sockets",
 		"internal/legible": "no name of sshd's has what does not print"},
 	"internal/service": {},
-	"internal/store": {"internal/audit": "the audit trail's records", "internal/port": "plain types",
+	"internal/store": {"internal/audit": "the audit trail's records",
 		"internal/door": "the source that stands for everybody"},
 
 	"internal/control": {
+		"internal/version":     "the metrics name the build",
 		"internal/legible":     "what a client says of itself",
 		"internal/descriptors": "its share of files",
 		"internal/audit":       "the audit trail's records are part of the answers",
@@ -75,15 +81,25 @@ var arrows = map[string]map[string]string{
 		"internal/sockdiag":  "tells whether a service listens",
 		"internal/store":     "keeps what must survive",
 	},
-	"internal/export":        {"internal/audit": "what is sent", "internal/legible": "records have strangers' text"},
-	"internal/launcher":      {"internal/service": "carries start and stop of commands out"},
-	"internal/cage":          {},
-	"internal/cage/intruder": {"internal/cage": "what it tries to get out of"},
+	"internal/journal": {"internal/legible": "entries have strangers' text"},
+	"internal/export": {"internal/audit": "what is sent", "internal/legible": "records have strangers' text",
+		"internal/journal": "entries with fields"},
+	"internal/launcher":         {"internal/service": "carries start and stop of commands out"},
+	"internal/sandbox":          {},
+	"internal/sandbox/intruder": {"internal/sandbox": "what it tries to get out of"},
+	"internal/removal": {
+		"internal/config":   "which doors there are",
+		"internal/fence":    "guards what stays closed",
+		"internal/port":     "plain types",
+		"internal/service":  "starts what is to run",
+		"internal/sockdiag": "whether a service runs that is no unit",
+	},
 	"internal/daemon": {
 		"internal/descriptors": "warns of a low limit",
 		"internal/export":      "sends the records on",
-		"internal/cage":        "locks itself in after the start",
+		"internal/sandbox":     "locks itself in after the start",
 		"internal/datagrams":   "the ear on UDP",
+		"internal/journal":     "a log with fields",
 		"internal/legible":     "a log that can be read in a terminal",
 		"internal/port":        "plain types",
 		"internal/knock":       "what an ear hears, and what a knock needs",
@@ -95,13 +111,14 @@ var arrows = map[string]map[string]string{
 		"internal/fence":       "makes the one that the gateway is given",
 		"internal/listen":      "makes those that the gateway is given",
 		"internal/presence":    "makes those that the gateway is given",
-		"internal/service":     "makes those that the gateway is given",
 		"internal/store":       "opens the one that the gateway is given",
 	},
 	"cmd/doorwardd": {
-		"internal/config": "--check",
-		"internal/daemon": "runs it",
-		"internal/fence":  "--cleanup",
+		"internal/config":  "--check",
+		"internal/daemon":  "runs it",
+		"internal/fence":   "--cleanup",
+		"internal/removal": "--retire",
+		"internal/version": "--version",
 	},
 	"cmd/doorward": {
 		"internal/port":     "plain types",
@@ -109,19 +126,33 @@ var arrows = map[string]map[string]string{
 		"internal/config":   "check and init read and write files",
 		"internal/tables":   "check shows mistakes",
 		"internal/knock":    "what a knock can",
-		"internal/kinds":    "which of them init can write",
 		"internal/control":  "the way to the daemon",
+		"internal/output":   "prints",
+		"internal/view":     "what people read of the daemon's answers",
+		"internal/when":     "times on the command line",
+		"internal/version":  "version",
 		"internal/visit":    "knocks",
+		"internal/turns":    "one knock at a time",
+		"internal/relay":    "knock --stdio",
 		"internal/share":    "share and rotate",
 		"internal/presence": "whether flows can be seen",
+		"internal/setup":    "what a first configuration says",
 		"internal/files":    "reads what it is given",
 		"internal/legible":  "prints what strangers had a hand in",
 		"internal/doctor":   "doctor",
 		"internal/service":  "writes the polkit rule; doctor asks units about themselves",
 	},
 
+	// What people and scripts read.
+	"internal/output": {"internal/control": "the version of the JSON", "internal/legible": "strangers had a hand in some"},
+	"internal/view": {"internal/output": "prints", "internal/control": "what is told", "internal/audit": "the trail's records",
+		"internal/legible": "strangers had a hand in some"},
+	"internal/when": {},
+
 	// The visitor's side: no part of the daemon.
 	"internal/visit": {},
+	"internal/turns": {"internal/visit": "where the last knock opened", "internal/files": "files of the user's own"},
+	"internal/relay": {},
 	// The doctor asks each part of the machine what the daemon will ask it.
 	"internal/doctor": {
 		"internal/config":   "what is to be guarded",
@@ -135,6 +166,22 @@ var arrows = map[string]map[string]string{
 		"internal/ruleset":  "what others' rules do with knocks",
 		"internal/service":  "how a unit is",
 		"internal/sockdiag": "who has a port",
+		"internal/sshd":     "on which ports sshd would listen, and what it logs",
+	},
+	"internal/sshd": {},
+	"internal/setup": {
+		"internal/config":   "what is written is what is read",
+		"internal/doctor":   "which firewalls are in the way, and where sshd listens",
+		"internal/files":    "the file is root's alone to write",
+		"internal/kinds":    "which knocks can be written",
+		"internal/knock":    "the kind writes the knock",
+		"internal/legible":  "answers are repeated in a terminal",
+		"internal/port":     "plain types",
+		"internal/presence": "whether flows can be seen",
+		"internal/service":  "which units there are",
+		"internal/share":    "draws the knock, and puts the file in place",
+		"internal/sshd":     "on which ports sshd would listen",
+		"internal/tables":   "durations as people write them",
 	},
 	"internal/ruleset": {"internal/port": "what a packet is for", "internal/nfnetlink": "asks netfilter"},
 	"internal/share": {
@@ -153,7 +200,7 @@ var arrows = map[string]map[string]string{
 	"e2e/word":             kindOfKnock,
 	"e2e/pages":            {},
 	"e2e/lab":              {"internal/control": "reads status as a script would"},
-	"e2e/demo":             {"e2e/lab": "makes the network", "internal/control": "reads status as a script would"},
+	"e2e/demo":             {"e2e/lab": "makes the network"},
 	"e2e/campaign/judge":   {},
 	"e2e/campaign": {
 		"e2e/campaign/judge":   "holds what was seen to the promise",
@@ -166,6 +213,10 @@ var arrows = map[string]map[string]string{
 	"packaging":  {},
 	"build/site": {"internal/config": "the reference of all keys"},
 	"bench":      {"e2e/lab": "makes the network", "internal/control": "gives grants by the thousand"},
+
+	// A module of their own: no part of what is built is in them.
+	"build/tools/image":  {},
+	"build/tools/bundle": {},
 }
 
 // kindOfKnock are the arrows of each package that internal/kinds lists, and of
@@ -200,9 +251,11 @@ func TestImportArrows(t *testing.T) {
 		arrows[kind] = kindOfKnock
 		arrows["internal/kinds"][kind] = "a kind of knock"
 	}
-	seen := map[string]bool{}
+	imported := map[string]map[string]bool{} // by whom, in files that are no tests
 	for _, s := range sources(t) {
-		seen[s.dir] = true
+		if imported[s.dir] == nil {
+			imported[s.dir] = map[string]bool{}
+		}
 		if s.test {
 			continue
 		}
@@ -216,37 +269,83 @@ func TestImportArrows(t *testing.T) {
 			if ours && allowed[to] == "" {
 				t.Errorf("%s imports %s: allowed for %s are %q", s.name, to, s.dir, keys(allowed))
 			}
+			imported[s.dir][to] = imported[s.dir][to] || ours
 		}
+	}
+	for _, stale := range unused(arrows, imported) {
+		t.Errorf("%s: take it out of the arrows", stale)
 	}
 }
 
-func keys(m map[string]string) []string {
-	var all []string
-	for k := range m {
-		all = append(all, k)
+// unused says in words which of the allowed arrows nobody needs. What kinds of knock
+// may import is one list for all of them, which one of them at least must need.
+func unused(arrows map[string]map[string]string, imported map[string]map[string]bool) (stale []string) {
+	byKinds := map[string]bool{}
+	for from, to := range imported {
+		if isKind(arrows[from]) {
+			maps.Copy(byKinds, to)
+		}
 	}
-	slices.Sort(all)
-	return all
+	for _, from := range slices.Sorted(maps.Keys(arrows)) {
+		if imported[from] == nil {
+			stale = append(stale, "there is no package "+from)
+			continue
+		}
+		needs := imported[from]
+		if isKind(arrows[from]) {
+			needs = byKinds
+		}
+		for _, to := range keys(arrows[from]) {
+			if !needs[to] {
+				stale = append(stale, from+" does not import "+to)
+			}
+		}
+	}
+	return stale
 }
+
+// isKind says whether a package's arrows are those of a kind of knock.
+func isKind(allowed map[string]string) bool {
+	return reflect.ValueOf(allowed).Pointer() == reflect.ValueOf(kindOfKnock).Pointer()
+}
+
+func TestUnusedArrows(t *testing.T) {
+	arrows := map[string]map[string]string{
+		"a":      {"b": "needed", "c": "not needed"},
+		"gone":   {"a": "there is no such package"},
+		"b":      {},
+		"kind":   kindOfKnock,
+		"kind/2": kindOfKnock,
+	}
+	imported := map[string]map[string]bool{
+		"a": {"b": true}, "b": {},
+		"kind": {"internal/knock": true, "internal/tables": true}, "kind/2": {"internal/knock": true},
+	}
+	want := []string{"a does not import c", "there is no package gone", "kind does not import internal/port", "kind/2 does not import internal/port"}
+	if d := cmp.Diff(want, unused(arrows, imported)); d != "" {
+		t.Errorf("unused arrows (-want +got):\n%s", d)
+	}
+}
+
+func keys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
 
 // commands says which files may run other programs, as patterns, and why. The
 // daemon runs only what the operator wrote into the configuration.
 var commands = map[string]string{
-	"internal/service/*.go":         "the door's start, stop and status commands",
-	"internal/launcher/client.go":   "the launcher, which is the daemon's own program",
-	"internal/presence/journal*.go": "journalctl: the journal has no other stable reader without cgo",
-	"internal/nstest/*.go":          "ip and nsenter, for tests",
-	"internal/mutants/hunt.go":      "the go command and the tests that it builds, for tests",
-	"internal/cage/intruder/*.go":   "tries to, for tests",
-	"internal/systemdtest/*.go":     "debootstrap and systemd-nspawn, for tests",
-	"cmd/doorward/knock*.go":        "what the visitor wants run once the door is open",
-	"e2e/lab/*.go":                  "real programs in namespaces",
-	"e2e/demo/*.go":                 "real programs in namespaces",
-	"e2e/campaign/*.go":             "real programs in namespaces",
-	"bench/*.go":                    "the peers",
+	"internal/service/*.go":          "the door's start, stop and status commands",
+	"internal/launcher/client.go":    "the launcher, which is the daemon's own program",
+	"internal/presence/journal*.go":  "journalctl: the journal has no other stable reader without cgo",
+	"internal/nstest/*.go":           "ip and nsenter, for tests",
+	"internal/mutants/hunt.go":       "the go command and the tests that it builds, for tests",
+	"internal/sandbox/intruder/*.go": "tries to, for tests",
+	"internal/systemdtest/*.go":      "debootstrap and systemd-nspawn, for tests",
+	"cmd/doorward/knock*.go":         "what the visitor wants run once the door is open",
+	"e2e/lab/*.go":                   "real programs in namespaces",
+	"e2e/campaign/*.go":              "real programs in namespaces",
 }
 
 func TestCommandsAreRunWhereAllowed(t *testing.T) {
+	used := map[string]bool{}
 	for _, s := range sources(t) {
 		if s.test || !slices.Contains(s.imports(), "os/exec") {
 			continue
@@ -258,9 +357,15 @@ func TestCommandsAreRunWhereAllowed(t *testing.T) {
 				t.Fatal(err)
 			}
 			allowed = allowed || ok
+			used[pattern] = used[pattern] || ok
 		}
 		if !allowed {
 			t.Errorf("%s imports os/exec: allowed are %q", s.name, keys(commands))
+		}
+	}
+	for _, pattern := range keys(commands) {
+		if !used[pattern] {
+			t.Errorf("no file of %s imports os/exec: take it out of the list", pattern)
 		}
 	}
 }

@@ -62,7 +62,7 @@ func serve() error {
 		return err
 	}
 	level := new(slog.LevelVar)
-	d := daemon.Daemon{ConfigPath: *path, Version: "test", Level: level, Log: daemon.NewLogger(os.Stderr, level)}
+	d := daemon.Daemon{ConfigPath: *path, Version: "test", Level: level, Log: daemon.NewLogger(level)}
 	return d.Serve(context.Background())
 }
 

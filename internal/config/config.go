@@ -28,6 +28,14 @@ type Gateway struct {
 	Control string // path of the control socket, absolute
 	Metrics string // "host:port" of the metrics listener, "" for none
 	Records Records
+	Host    string // name or address by which visitors reach this machine, "" if it is not said
+}
+
+// AtStart is what the daemon reads at its start only. It has no use for Host, which
+// the commands tell visitors.
+func (g Gateway) AtStart() Gateway {
+	g.Host = ""
+	return g
 }
 
 // Refuse is what a stranger's new connection gets.

@@ -149,7 +149,7 @@ func (g Gateway) keys() []keyValue {
 	if g != (Gateway{}) { // the zero value is of what could not be read
 		records = words(g.Records.places())
 	}
-	return []keyValue{{"control", text(g.Control)}, {"metrics", strconv.Quote(g.Metrics)},
+	return []keyValue{{"control", text(g.Control)}, {"host", strconv.Quote(g.Host)}, {"metrics", strconv.Quote(g.Metrics)},
 		{"records", records}, {"state", text(g.State)}}
 }
 

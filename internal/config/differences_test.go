@@ -29,9 +29,9 @@ func TestDifferences(t *testing.T) {
 			presence + "idle = \"1h\"\nlogins = \"auto\"\nconnections = true\n" + oneKnock + "order = \"any\"\nwithin = \"60s\"\n", nil},
 		{"another order of what has none", ssh + "always = [\"192.0.2.0/24\", \"2001:db8::/32\"]\n" + oneKnock,
 			ssh + "always = [\"2001:db8::/32\", \"192.0.2.0/24\"]\n" + oneKnock, nil},
-		{"the gateway", ssh + oneKnock, "[gateway]\nstate = \"/srv/d\"\ncontrol = \"/run/d\"\nmetrics = \"127.0.0.1:9472\"\nrecords = [\"unix:/dev/log\", \"journal\"]\n" + ssh + oneKnock,
+		{"the gateway", ssh + oneKnock, "[gateway]\nstate = \"/srv/d\"\ncontrol = \"/run/d\"\nmetrics = \"127.0.0.1:9472\"\nhost = \"gate.example.org\"\nrecords = [\"unix:/dev/log\", \"journal\"]\n" + ssh + oneKnock,
 			[]Difference{changed("gateway.control", `"/run/doorward/control.sock"`, `"/run/d"`),
-				changed("gateway.metrics", `""`, `"127.0.0.1:9472"`),
+				changed("gateway.host", `""`, `"gate.example.org"`), changed("gateway.metrics", `""`, `"127.0.0.1:9472"`),
 				changed("gateway.records", `["log"]`, `["journal", "unix:/dev/log"]`), changed("gateway.state", `"/var/lib/doorward"`, `"/srv/d"`)}},
 		{"a door's keys", ssh + oneKnock, "[door.ssh]\nports = [\"22/tcp\", \"60000-61000/udp\"]\nopen_for = \"90s\"\nsingle_use = true\n" +
 			"refuse = \"reject\"\nalways = [\"192.0.2.0/24\"]\npenalties = \"door\"\n" + oneKnock,

@@ -109,7 +109,8 @@ kind = "wodr"
 			`5: door.ssh.knock[0].patience: "10s": too long: allowed are "1s" to "9s"`,
 			`6: door.ssh.knock[0].prot: unknown key: did you mean "port"?: allowed are kind, port, patience`,
 			`9: door.ssh.knock[1].port: "5005/udp": a string, not an integer: allowed are port numbers, 1 to 65535`,
-			`11: door.ssh.knock[2].kind: "wodr": unknown kind of knock: allowed are "touch" and "word"`,
+			`10: door.ssh.knock[2].port: missing: allowed are port numbers, 1 to 65535`,
+			`11: door.ssh.knock[2].kind: "wodr": unknown kind of knock: did you mean "word"?: allowed are "touch" and "word"`,
 		}},
 		{"of its places", `[door.a]
 ports = ["51820/udp"]
@@ -118,10 +119,10 @@ knock = [{kind = "word", port = 51820}, {kind = "word", port = 5005}]
 ports = ["5005/tcp"]
 knock = [{kind = "touch", listen = [51820, 51821], touch = [51820]}, {kind = "word", port = 5005}]
 `, []string{
-			`3: door.a.knock[0].port: 51820: a listener of door "a" on a port that is guarded: "51820/udp" of door "a", line 2: ` +
+			`3: door.a.knock[0].port: 51820: a listener of door "a" is on a guarded port: "51820/udp" of door "a", line 2: ` +
 				`allowed are ports that no door guards: the fence would keep every packet away`,
 			`6: door.b.knock[1].port: 5005: door "b" listens on a port of another knock: door "a", line 3: ` +
-				`allowed are ports that one knock alone listens on`,
+				`allowed are ports that only one knock listens on`,
 		}},
 		{"not with what TCP has", "gateway.metrics = \"127.0.0.1:5005\"\n" + ssh + "knock = [{kind = \"word\", port = 5005}]\n", nil},
 	} {

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/doorward/doorward/internal/kinds"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/tables"
 )
 
@@ -29,28 +30,67 @@ func (c *checker) knocks(d *Door, v tables.Value) {
 	}
 }
 
-// readKnock reads one knock by its kind; false if there is none, which is told. The
-// keys of a kind that is not here are not judged.
+// readKnock reads one knock by its kind; false if it has a mistake that leaves none,
+// which is told. Where its kind is not said, or is unknown, its keys are judged by the
+// kind that was probably meant.
 func readKnock(t *tables.Table) (Knock, bool) {
 	key := t.At("kind")
 	allowed := quoted(kinds.Names())
 	name, ok := key.Text(allowed)
-	if !ok {
+	if slices.Contains(kinds.ToCome, name) {
+		key.Wrong("this version of doorward does not support this kind of knock yet", allowed).Hint =
+			fmt.Sprintf("remove this knock, or use kind %q", kinds.All[0].Name())
 		return Knock{}, false
 	}
 	kind := kinds.Named(name)
-	switch {
-	case kind != nil:
-		rule := kind.Read(t)
-		t.Done()
-		return Knock{Kind: name, Rule: rule}, rule != nil
-	case slices.Contains(kinds.ToCome, name):
-		key.Wrong("this version of doorward does not have this kind of knock yet", allowed).Hint =
-			fmt.Sprintf("remove this knock, or write one of kind %q", kinds.All[0].Name())
-	default:
-		key.Wrong("unknown kind of knock", allowed)
+	said := kind != nil
+	if !said {
+		kind = meantKind(t, name)
 	}
-	return Knock{}, false
+	if ok && !said {
+		problem := "unknown kind of knock"
+		if near := tables.Nearest(name, kinds.Names()); near != "" {
+			problem += fmt.Sprintf(": did you mean %q?", near)
+		}
+		key.Wrong(problem, allowed)
+	}
+	if kind == nil {
+		return Knock{}, false
+	}
+	rule := kind.Read(t)
+	t.Done()
+	return Knock{Kind: name, Rule: rule}, said && rule != nil
+}
+
+// meantKind is the kind that a table without a known one is most likely to be of: that
+// with a name like the one it says, that which another key names (type = "touch"), or
+// that with most of the table's keys; nil if nothing tells.
+func meantKind(t *tables.Table, name string) knock.Kind {
+	if near := tables.Nearest(name, kinds.Names()); near != "" {
+		return kinds.Named(near)
+	}
+	names := t.Names()
+	for _, other := range names {
+		if value, ok := t.Peek(other).(string); ok && kinds.Named(value) != nil {
+			t.Meant(other, "kind")
+			return kinds.Named(value)
+		}
+	}
+	var best knock.Kind
+	most := 0
+	for _, k := range kinds.All {
+		keys := tables.Keys(func(t *tables.Table) { k.Read(t) })
+		known := 0
+		for _, name := range names {
+			if slices.Contains(keys, name) {
+				known++
+			}
+		}
+		if known > most {
+			best, most = k, known
+		}
+	}
+	return best
 }
 
 // quoted lists words, each in quotes.

@@ -14,11 +14,59 @@ kind = "morse"
 [[door.ssh.knock]]
 listen = [1]
 `, []string{
-		`4: door.ssh.knock[0].kind: "sequence": this version of doorward does not have this kind of knock yet: allowed are "touch"`,
-		`7: door.ssh.knock[1].kind: "sealed": this version of doorward does not have this kind of knock yet: allowed are "touch"`,
-		`10: door.ssh.knock[2].kind: "fwknop": this version of doorward does not have this kind of knock yet: allowed are "touch"`,
+		`4: door.ssh.knock[0].kind: "sequence": this version of doorward does not support this kind of knock yet: allowed are "touch"`,
+		`7: door.ssh.knock[1].kind: "sealed": this version of doorward does not support this kind of knock yet: allowed are "touch"`,
+		`10: door.ssh.knock[2].kind: "fwknop": this version of doorward does not support this kind of knock yet: allowed are "touch"`,
 		`12: door.ssh.knock[3].kind: "morse": unknown kind of knock: allowed are "touch"`,
 		`13: door.ssh.knock[4].kind: missing: allowed are "touch"`,
+		`13: door.ssh.knock[4].touch: missing: allowed are lists of port numbers such as [59000, 59001, 59002]`,
+	}},
+	{"a kind under another key, and more", ssh + `[[door.ssh.knock]]
+type = "touch"
+listen = [59000]
+touch = [59001]
+withn = "1m"
+penalty = 5
+`, []string{
+		`3: door.ssh.knock[0].kind: missing: allowed are "touch"`,
+		`4: door.ssh.knock[0].type: unknown key: did you mean "kind"?: allowed are ` +
+			`kind, listen, touch, order, within, judge, penalty, scope`,
+		`6: door.ssh.knock[0].touch[0]: 59001: not in "listen": nobody would hear it: allowed are ports of door.ssh.knock[0].listen`,
+		`7: door.ssh.knock[0].withn: unknown key: did you mean "within"?: allowed are ` +
+			`kind, listen, touch, order, within, judge, penalty, scope`,
+		`8: door.ssh.knock[0].penalty: 5: an integer, not a string: allowed are durations such as "30s", "5m", "1h"`,
+	}},
+	{"a kind misspelt, of another type, and not there", ssh + `[[door.ssh.knock]]
+kind = "tuch"
+listen = [0]
+touch = [59000]
+[[door.ssh.knock]]
+kind = 5
+order = "givn"
+listen = [59000, 59001]
+touch = [59000]
+[[door.ssh.knock]]
+kid = "morse"
+`, []string{
+		`4: door.ssh.knock[0].kind: "tuch": unknown kind of knock: did you mean "touch"?: allowed are "touch"`,
+		`5: door.ssh.knock[0].listen[0]: 0: not a port: allowed are port numbers, 1 to 65535`,
+		`8: door.ssh.knock[1].kind: 5: an integer, not a string: allowed are "touch"`,
+		`9: door.ssh.knock[1].order: "givn": did you mean "given"?: allowed are "any" and "given"`,
+		`12: door.ssh.knock[2].kind: missing: allowed are "touch"`,
+	}},
+	{"one table for a list, and a list for one table", ssh + `[[door.ssh.service]]
+unit = "ssh"
+[door.ssh.knock]
+kind = "touch"
+listen = [59000]
+tuoch = [59000]
+`, []string{
+		`3: door.ssh.service: a list of tables: allowed are one table: write [door.ssh.service]`,
+		`4: door.ssh.service[0].unit: "ssh": ends neither in .service nor in .socket: allowed are units such as "ssh.service", "ssh.socket"`,
+		`5: door.ssh.knock: one table, not a list of them: allowed are one or more tables: write [[door.ssh.knock]]`,
+		`5: door.ssh.knock.touch: missing: allowed are lists of port numbers such as [59000, 59001, 59002]`,
+		`8: door.ssh.knock.tuoch: unknown key: did you mean "touch"?: allowed are ` +
+			`kind, listen, touch, order, within, judge, penalty, scope`,
 	}},
 	{"an empty knock", ssh + "[[door.ssh.knock]]\nkind = \"touch\"\n", []string{
 		`3: door.ssh.knock[0].listen: missing: allowed are lists of port numbers such as [59000, 59001, 59002]`,
@@ -84,7 +132,7 @@ ports = ["22/tcp"]
 knock = [{kind = "touch", listen = [59010, 59011], touch = [59010]}]
 `, []string{
 		`2: door.b.ports[1]: "25/tcp": overlaps "20-30/tcp" of the same door`,
-		`5: door.a.ports[0]: "22/tcp": door "a" overlaps "20-30/tcp" of door "b", line 2: allowed are ports that one door alone guards`,
+		`5: door.a.ports[0]: "22/tcp": door "a" overlaps "20-30/tcp" of door "b", line 2: allowed are ports that only one door guards`,
 	}},
 	{"guarded and listened on", `[door.a]
 ports = ["59000/tcp", "59001/udp"]
@@ -93,18 +141,18 @@ knock = [{kind = "touch", listen = [59000, 59001], touch = [59000]}]
 ports = ["22/tcp"]
 knock = [{kind = "touch", listen = [59002, 59000], touch = [59002]}]
 `, []string{
-		`3: door.a.knock[0].listen[0]: 59000: a listener of door "a" on a port that is guarded: "59000/tcp" of door "a", line 2: ` +
+		`3: door.a.knock[0].listen[0]: 59000: a listener of door "a" is on a guarded port: "59000/tcp" of door "a", line 2: ` +
 			`allowed are ports that no door guards: the fence would keep every touch away`,
-		`6: door.b.knock[0].listen[1]: 59000: a listener of door "b" on a port that is guarded: "59000/tcp" of door "a", line 2: ` +
+		`6: door.b.knock[0].listen[1]: 59000: a listener of door "b" is on a guarded port: "59000/tcp" of door "a", line 2: ` +
 			`allowed are ports that no door guards: the fence would keep every touch away`,
 		`6: door.b.knock[0].listen[1]: 59000: door "b" listens on a port of another knock: door "a", line 3: ` +
-			`allowed are ports that one knock alone listens on`,
+			`allowed are ports that only one knock listens on`,
 	}},
 	{"one listener, two knocks of a door", ssh + oneKnock + oneKnock, []string{
 		`9: door.ssh.knock[1].listen[0]: 59000: door "ssh" listens on a port of another knock: door "ssh", line 5: ` +
-			`allowed are ports that one knock alone listens on`,
+			`allowed are ports that only one knock listens on`,
 		`9: door.ssh.knock[1].listen[1]: 59001: door "ssh" listens on a port of another knock: door "ssh", line 5: ` +
-			`allowed are ports that one knock alone listens on`,
+			`allowed are ports that only one knock listens on`,
 	}},
 	{"a listener where the metrics are", "gateway.metrics = \"127.0.0.1:59001\"\n" + ssh + oneKnock, []string{
 		`6: door.ssh.knock[0].listen[1]: 59001: the port of gateway.metrics, "127.0.0.1:59001": ` +

@@ -10,7 +10,7 @@ type mistakeCase struct {
 
 var formCases = []mistakeCase{
 	{"empty file", "", []string{
-		`1: door: missing: there is nothing to guard: allowed are tables such as [door.ssh]`}},
+		`1: door: missing: there is nothing to guard: allowed are tables such as [door.ssh], which doorward init writes`}},
 	{"no TOML", "[door.ssh]\nports = [\n", []string{`2: not TOML: array is incomplete`}},
 	{"a key twice", "[gateway]\nstate = \"/a\"\nstate = \"/b\"\n", []string{
 		`3: state: not TOML: key state is already defined`}},
@@ -33,7 +33,7 @@ touch = [59000]
 witin = "1m"
 `, []string{
 		`1: gatway: unknown key: did you mean "gateway"?: allowed are gateway, door`,
-		`3: gateway.stat: unknown key: did you mean "state"?: allowed are state, control, metrics, records`,
+		`3: gateway.stat: unknown key: did you mean "state"?: allowed are state, control, metrics, records, host`,
 		`6: door.ssh.open-for: unknown key: did you mean "open_for"?: allowed are ports, open_for, ` +
 			`single_use, refuse, always, penalties, service, presence, knock`,
 		`7: door.ssh.colour: unknown key: allowed are ports, open_for, single_use, refuse, always, penalties, service, presence, knock`,
@@ -117,10 +117,13 @@ knock = [1]
 `, []string{
 		`1: gateway: "x": a string, not a table: allowed are tables: write [gateway]`,
 		`3: door.a: 1: an integer, not a table: allowed are tables: write [door.a]`,
+		`4: door.b[0].knock: missing: allowed are one or more tables: write [[door.b[0].knock]]`,
 		`4: door.b: a list of tables: allowed are one table: write [door.b]`,
 		`8: door.c.service: "ssh.service": a string, not a table: allowed are tables: write [door.c.service]`,
 		`9: door.c.presence: a list, not a table: allowed are tables: write [door.c.presence]`,
 		`10: door.c.knock: one table, not a list of them: allowed are one or more tables: write [[door.c.knock]]`,
+		`10: door.c.knock.listen: missing: allowed are lists of port numbers such as [59000, 59001, 59002]`,
+		`10: door.c.knock.touch: missing: allowed are lists of port numbers such as [59000, 59001, 59002]`,
 		`14: door.d.knock[0]: 1: an integer, not a table: allowed are tables: write [door.d.knock[0]]`,
 	}},
 	{"tables within a knock", ssh + oneKnock + "[door.ssh.knock.extra]\na = 1\n" + `[[door.ssh.knock]]
@@ -144,7 +147,11 @@ touch = [59100]
 	}},
 	{"door is no table", "door = 1\n", []string{`1: door: 1: an integer, not a table: allowed are tables: write [door]`}},
 	{"no doors in the table", "[door]\n", []string{
-		`1: door: missing: there is nothing to guard: allowed are tables such as [door.ssh]`}},
+		`1: door: missing: there is nothing to guard: allowed are tables such as [door.ssh], which doorward init writes`}},
+	{"a host", "[gateway]\nhost = \"gate:22\"\n" + ssh + oneKnock, []string{
+		`2: gateway.host: "gate:22": not the name or address of a machine: allowed are "" for none, and names and addresses ` +
+			`such as "gate.example.org"`,
+	}},
 	{"gateway paths", `[gateway]
 state = "var/lib"
 control = "/run/../run/x.sock"
@@ -213,7 +220,7 @@ knock = [{kind = "touch", listen = [41, 42], touch = [41]}]
 		`1: door.SSH: a name that starts with "S": allowed are 1 to 24 characters of a-z, 0-9, - and _, a letter first`,
 		`4: door.a-name-of-25-characters-x: a name of 25 characters: allowed are 1 to 24 characters ` +
 			`of a-z, 0-9, - and _, a letter first`,
-		`7: door."a b": a name with other characters than allowed: allowed are 1 to 24 characters ` +
+		`7: door."a b": a name with characters that are not allowed: allowed are 1 to 24 characters ` +
 			`of a-z, 0-9, - and _, a letter first`,
 		`10: door."": a door without a name: allowed are 1 to 24 characters of a-z, 0-9, - and _, a letter first`,
 	}},
@@ -264,7 +271,7 @@ ports = [
   "198.51.0.0/16",
 ]
 ` + oneKnock, []string{
-		`4: door.ssh.always[0]: "192.0.2.7/24": bits are set after the first 24: allowed are "192.0.2.0/24", ` +
+		`4: door.ssh.always[0]: "192.0.2.7/24": host bits are set after the first 24: allowed are "192.0.2.0/24", ` +
 			`which is the prefix, and "192.0.2.7/32", which is the one address`,
 		`5: door.ssh.always[1]: "2001:db8::1/48": bits are set after the first 48: allowed are "2001:db8::/48", ` +
 			`which is the prefix, and "2001:db8::1/128", which is the one address`,
@@ -287,10 +294,10 @@ ports = ["443/tcp"]
 presence.connections = false
 knock = [{kind = "touch", listen = [21, 23], touch = [21]}]
 `, []string{
-		`3: door.ssh.presence.idle: "90m": nobody is ever seen to be in: connections = false, and no logins are read; ` +
+		`3: door.ssh.presence.idle: "90m": nobody would ever be seen: connections = false, and no logins are read; ` +
 			`the door would go dark, and its service be stopped, under whoever is in: allowed are "never"`,
-		`11: door.web.presence.idle: "1h": the default does not do: nobody is ever seen to be in: connections = false, ` +
-			`and no logins are read; the door would go dark under whoever is in: allowed are "never"`,
+		`11: door.web.presence.idle: "1h": the default does not work here: nobody is ever seen to be in: connections = false, ` +
+			`and no logins are read; the door would go dark while people are using it: allowed are "never"`,
 	}},
 	{"whether anybody is seen is not known", `[door.ssh]
 ports = ["22"]
@@ -362,7 +369,7 @@ start = "/usr/sbin/sshd -D"
 stop = ["kill", "sshd"]
 status = ["/bin/sh", "-c\u0000", 1]
 ` + oneKnock, []string{
-		`4: door.ssh.service.start: "/usr/sbin/sshd -D": a string, not a list: no shell takes it apart: allowed are lists ` +
+		`4: door.ssh.service.start: "/usr/sbin/sshd -D": a string, not a list: no shell splits it: allowed are lists ` +
 			`such as ["/usr/sbin/sshd", "-D"]: a program's absolute path and its arguments`,
 		`5: door.ssh.service.stop[0]: "kill": not an absolute path: allowed are absolute paths such as "/usr/sbin/sshd"`,
 		`6: door.ssh.service.status[1]: "-c\x00": has a zero byte: allowed are lists such as ["/usr/sbin/sshd", "-D"]: ` +
@@ -384,7 +391,7 @@ status = ["/bin/sh", "-c\u0000", 1]
 			`such as "ssh.service", "ssh.socket"`,
 	}},
 	{"a unit's path", ssh + "service.unit = \"/lib/ssh.service\"\n" + oneKnock, []string{
-		`3: door.ssh.service.unit: "/lib/ssh.service": has characters that no unit's name has: allowed are units ` +
+		`3: door.ssh.service.unit: "/lib/ssh.service": has characters that are not allowed in a unit name: allowed are units ` +
 			`such as "ssh.service", "ssh.socket"`,
 	}},
 	{"only a suffix", ssh + "service.unit = \".service\"\n" + oneKnock, []string{

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/pelletier/go-toml/v2"
+
 	"github.com/doorward/doorward/internal/files"
 	"github.com/doorward/doorward/internal/tables"
 )
@@ -37,6 +39,13 @@ func Read(path string) ([]byte, error) {
 	return text, nil
 }
 
+// Blank reports whether a text says nothing: it has comments and empty lines at most.
+// Packages bring such a configuration, and init writes over it.
+func Blank(text []byte) bool {
+	var said map[string]any
+	return toml.Unmarshal(text, &said) == nil && len(said) == 0
+}
+
 // Hash names a text: its SHA-256 in hex, "" for none (nil).
 func Hash(text []byte) string {
 	if text == nil {
@@ -54,7 +63,7 @@ func mend(path string, err error) error {
 	case bad && e.File:
 		return &files.Error{Path: e.Path, Problem: e.Problem, Fix: fmt.Sprintf(right, files.Quoted(e.Path)), File: true}
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w; read it as root, or let the group doorward: chgrp doorward %s %s && chmod g+rX %[2]s %[3]s",
+		return fmt.Errorf("%w; read it as root, or let the group doorward read it: chgrp doorward %s %s && chmod g+rX %[2]s %[3]s",
 			err, files.Quoted(filepath.Dir(path)), files.Quoted(path))
 	}
 	return err
@@ -91,7 +100,7 @@ func read(root *tables.Table) *Config {
 	names, _ := key.V.(map[string]any)
 	if len(names) == 0 {
 		key.V = nil
-		key.Wrong("missing: there is nothing to guard", "tables such as [door.ssh]")
+		key.Wrong("missing: there is nothing to guard", "tables such as [door.ssh], which doorward init writes")
 	}
 	c := &checker{}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
@@ -110,6 +119,7 @@ func readGateway(v tables.Value) Gateway {
 		Control: file(control, DefaultControl),
 		Metrics: metrics(t.At("metrics")),
 		Records: records(t.At("records")),
+		Host:    host(t.At("host")),
 	}
 	t.Done()
 	if control.Given() && len(g.Control) > maxControl {

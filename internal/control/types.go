@@ -29,7 +29,8 @@ type Status struct {
 	ConfigDiffers bool      `json:"config_differs"`    // the file says something else than what is in use, or cannot be read
 	Fence         Fence     `json:"fence"`
 	Doors         []Door    `json:"doors"` // sorted by name
-	// Events counts the audit records since the start, by event.
+	// Events counts the audit records since the start, by event. Under "refused" those are
+	// knocks, not packets: see Door.PacketsRefused for these.
 	Events map[string]uint64 `json:"events"`
 }
 
@@ -42,12 +43,12 @@ type Problem struct {
 
 // The codes of Problems.
 const (
-	ProblemFence    = "fence_down"     // the doors are not guarded
-	ProblemStore    = "nothing_saved"  // a restart would forget what happens now
-	ProblemService  = "service_failed" // a service could not be started
-	ProblemFailsafe = "failsafe"       // a door is deaf: there is no log data
-	ProblemEars     = "knocks_unheard" // nobody could knock at a door
-	ProblemEnding   = "ending"         // the daemon ends
+	ProblemFence     = "fence_down"     // the doors are not guarded
+	ProblemStore     = "nothing_saved"  // a restart would forget what happens now
+	ProblemService   = "service_failed" // a service could not be started
+	ProblemFailsafe  = "failsafe"       // a door is deaf: there is no log data
+	ProblemListeners = "knocks_unheard" // nobody could knock at a door
+	ProblemEnding    = "ending"         // the daemon ends
 )
 
 // Pending is a configuration that goes back to the one before unless it is
@@ -84,13 +85,13 @@ func (s Settled) Words() string {
 	case s.End == EndUndone:
 		return s.By + " went back"
 	case s.End == EndExpired:
-		return "nobody kept it in time, and the configuration from before is in use again"
+		return "nobody confirmed it in time, and the previous configuration is in use again"
 	case s.End == EndRebooted:
-		return "the machine booted before it was kept, and the configuration from before is in use again"
+		return "the machine rebooted before it was confirmed, and the previous configuration is in use again"
 	case s.By == "":
-		return "the daemon was started when the file was another one, or could not be used"
+		return "the daemon was started with another file, or one that could not be used"
 	}
-	return s.By + " has put another one in its place"
+	return s.By + " replaced it"
 }
 
 // WentBack says whether what was in use before came back.
@@ -117,20 +118,22 @@ const (
 
 // Door is one door of Status.
 type Door struct {
-	Name      string         `json:"name"`
-	State     string         `json:"state"` // one of the State constants
-	Since     time.Time      `json:"since"`
-	Reason    string         `json:"reason"`    // why it is in this state, for people
-	Ports     []string       `json:"ports"`     // "22/tcp", "60000-61000/udp"
-	Service   string         `json:"service"`   // "ssh.service", by an alias "sshd.service (ssh.service)", a command's argv[0], or "" for none
-	Running   bool           `json:"running"`   // the service was last seen to run; true when there is none
-	LastSeen  *time.Time     `json:"last_seen"` // latest presence, null before the first
-	DarkAt    *time.Time     `json:"dark_at"`   // when idleness will end it, null unless open, and with idle = "never"
-	Sessions  int            `json:"sessions"`  // who came in by the door's ports and is there still
-	Refused   uint64         `json:"refused"`   // packets the fence refused at this door
-	Grants    []Grant        `json:"grants"`    // the 1,000 that were given last, never null
-	Penalties []Penalty      `json:"penalties"` // the 1,000 latest, never null
-	Refusals  []audit.Record `json:"refusals"`  // the last few, newest first, never null
+	Name     string     `json:"name"`
+	State    string     `json:"state"` // one of the State constants
+	Since    time.Time  `json:"since"`
+	Reason   string     `json:"reason"`    // why it is in this state, for people
+	Ports    []string   `json:"ports"`     // "22/tcp", "60000-61000/udp"
+	Service  string     `json:"service"`   // "ssh.service", by an alias "sshd.service (ssh.service)", a command's argv[0], or "" for none
+	Running  bool       `json:"running"`   // the service was last seen to run; true when there is none
+	LastSeen *time.Time `json:"last_seen"` // latest presence, null before the first
+	DarkAt   *time.Time `json:"dark_at"`   // when idleness will end it, null unless open, and with idle = "never"
+	Sessions int        `json:"sessions"`  // who came in by the door's ports and is there still
+	// PacketsRefused counts packets that the fence dropped or rejected at this door. One who
+	// is kept out sends several for each attempt.
+	PacketsRefused uint64         `json:"packets_refused"`
+	Grants         []Grant        `json:"grants"`    // the 1,000 that were given last, never null
+	Penalties      []Penalty      `json:"penalties"` // the 1,000 latest, never null
+	Refusals       []audit.Record `json:"refusals"`  // the last few, newest first, never null
 	// GrantsTotal and PenaltiesTotal are how many there are, with those that are too
 	// many to be listed.
 	GrantsTotal    int `json:"grants_total"`

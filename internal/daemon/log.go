@@ -3,77 +3,165 @@
 package daemon
 
 import (
-	"bytes"
+	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
-	"sync"
+	"strings"
+	"time"
 
+	systemd "github.com/coreos/go-systemd/v22/journal"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/doorward/doorward/internal/journal"
 	"github.com/doorward/doorward/internal/legible"
 )
 
-// NewLogger returns the daemon's logger: text on a terminal, JSON otherwise. In
-// the journal each line says its priority (sd-daemon(3)), so that `journalctl
-// -p err` finds what matters.
-func NewLogger(w *os.File, level *slog.LevelVar) *slog.Logger {
+// NewLogger returns the daemon's logger, which writes to standard error: text on a
+// terminal, else JSON. Where systemd has connected standard error to the journal, it
+// sends entries of the journal instead: a line for people, the priority, and each key
+// as a field DOORWARD_KEY.
+//
+// The socket for these is made here, once: a daemon that has locked itself in could
+// not. It is open until the process ends.
+func NewLogger(level *slog.LevelVar) *slog.Logger {
+	if is, err := systemd.StderrIsJournalStream(); is && err == nil {
+		conn, _ := journal.Dial(journal.Socket) // without one, standard error reaches the journal, too
+		return slog.New(&journalHandler{level: level, to: conn, stream: os.Stderr})
+	}
+	return newLogger(os.Stderr, level)
+}
+
+func newLogger(w *os.File, level *slog.LevelVar) *slog.Logger {
 	opts := &slog.HandlerOptions{Level: level}
 	if term.IsTerminal(int(w.Fd())) {
 		return slog.New(slog.NewTextHandler(w, opts))
 	}
-	if os.Getenv("JOURNAL_STREAM") != "" { // systemd.exec(5)
-		return slog.New(slog.NewJSONHandler(legibly{&journal{w: w}}, opts))
-	}
-	return slog.New(slog.NewJSONHandler(legibly{w}, opts))
+	return slog.New(slog.NewJSONHandler(legibleWriter{w}, opts))
 }
 
-// legibly escapes in lines of slog's JSON what does not print; on a terminal
-// slog's text quotes it. journalctl would show nothing of a line with controls.
-type legibly struct{ w io.Writer }
+// legibleWriter escapes in lines of slog's JSON what does not print; on a terminal
+// slog's text quotes it.
+type legibleWriter struct{ w io.Writer }
 
-func (l legibly) Write(line []byte) (int, error) {
+func (l legibleWriter) Write(line []byte) (int, error) {
 	if _, err := l.w.Write(legible.JSON(line)); err != nil {
 		return 0, err
 	}
 	return len(line), nil
 }
 
-// journal writes lines of slog's JSON with a priority in front.
-type journal struct {
-	mu  sync.Mutex // keeps a line and its priority together
-	w   io.Writer
-	buf []byte
+// journalHandler is a slog.Handler that sends entries to the journal. What the journal
+// does not take at once goes to it as a line of standard error, with its priority in
+// front (sd-daemon(3)): without fields, and only if there is room.
+type journalHandler struct {
+	level  slog.Leveler
+	to     *journal.Conn // nil for none
+	stream io.Writer
+	group  string // what names begin with, "" or "a_b_"
+	attrs  []logField
 }
 
-// Write takes one line, as slog's handlers write them.
-func (j *journal) Write(line []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.buf = append(j.buf[:0], '<')
-	j.buf = strconv.AppendInt(j.buf, int64(priority(line)), 10)
-	j.buf = append(append(j.buf, '>'), line...)
-	if _, err := j.w.Write(j.buf); err != nil {
-		return 0, err
+// logField is a key with its value.
+type logField struct{ name, value string }
+
+// Enabled implements slog.Handler.
+func (h *journalHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level.Level() }
+
+// WithAttrs implements slog.Handler.
+func (h *journalHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	with := *h
+	with.attrs = slices.Clip(h.attrs)
+	for _, a := range attrs {
+		with.attrs = appendAttr(with.attrs, h.group, a)
 	}
-	return len(line), nil
+	return &with
 }
 
-// priority is the syslog priority (syslog(3)) of a line of slog's JSON, whose
-// level stands before all that the caller wrote.
-func priority(line []byte) int {
-	_, rest, _ := bytes.Cut(line, []byte(`"level":"`))
+// WithGroup implements slog.Handler.
+func (h *journalHandler) WithGroup(name string) slog.Handler {
+	with := *h
+	if name != "" {
+		with.group += name + "_"
+	}
+	return &with
+}
+
+// Handle implements slog.Handler. The journal stamps the entry itself.
+func (h *journalHandler) Handle(_ context.Context, r slog.Record) error {
+	fields := slices.Clip(h.attrs)
+	r.Attrs(func(a slog.Attr) bool {
+		fields = appendAttr(fields, h.group, a)
+		return true
+	})
+	line := logLine(r.Message, fields)
+	priority := journal.Priority(r.Level)
+	var e journal.Entry
+	e.Add("MESSAGE", line)
+	e.Add("PRIORITY", strconv.Itoa(priority))
+	e.Add("SYSLOG_IDENTIFIER", "doorwardd")
+	for _, f := range fields {
+		e.Add(journal.Prefix+f.name, f.value)
+	}
+	if h.to != nil && h.to.Send(&e) == nil {
+		return nil
+	}
+	_, err := fmt.Fprintf(h.stream, "<%d>%s\n", priority, line)
+	return err
+}
+
+// appendAttr appends what a has, the keys of a group behind the group's.
+func appendAttr(fields []logField, group string, a slog.Attr) []logField {
+	v := a.Value.Resolve()
 	switch {
-	case bytes.HasPrefix(rest, []byte("ERROR")):
-		return 3
-	case bytes.HasPrefix(rest, []byte("WARN")):
-		return 4
-	case bytes.HasPrefix(rest, []byte("DEBUG")):
-		return 7
+	case v.Kind() == slog.KindGroup:
+		if a.Key != "" {
+			group += a.Key + "_"
+		}
+		for _, inner := range v.Group() {
+			fields = appendAttr(fields, group, inner)
+		}
+		return fields
+	case a.Equal(slog.Attr{}): // to be left out (slog.Handler)
+		return fields
+	case v.Kind() == slog.KindTime:
+		return append(fields, logField{group + a.Key, v.Time().Format(time.RFC3339)})
 	}
-	return 6
+	return append(fields, logField{group + a.Key, v.String()})
+}
+
+// logLine is a message with its keys as one line for people: "door ssh: granted
+// 192.0.2.7 by touch: why (until=2026-11-24T08:50:01Z)".
+func logLine(message string, fields []logField) string {
+	var door, about, why string
+	var rest []string
+	for _, f := range fields {
+		switch f.name {
+		case "door":
+			door = "door " + f.value + ": "
+		case "source":
+			about = " " + f.value + about
+		case "by":
+			about += " by " + f.value
+		case "reason", "err", "error":
+			why += ": " + f.value
+		default:
+			value := f.value
+			if value == "" || strings.ContainsAny(value, " \t\"=(),") {
+				value = strconv.Quote(value)
+			}
+			rest = append(rest, f.name+"="+value)
+		}
+	}
+	line := door + message + about + why
+	if len(rest) > 0 {
+		line += " (" + strings.Join(rest, " ") + ")"
+	}
+	return legible.Text(line)
 }
 
 // monotonicMicroseconds is CLOCK_MONOTONIC, as sd_notify's reload wants it.

@@ -9,12 +9,13 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/export"
 	"github.com/doorward/doorward/internal/gateway"
+	"github.com/doorward/doorward/internal/journal"
 )
 
 // targets are who is sent the records of the audit trail.
 func targets(r config.Records) (all []export.Target) {
 	if r.Journal {
-		all = append(all, export.Target{Form: export.Journal, Network: "unixgram", Address: export.JournalSocket})
+		all = append(all, export.Target{Form: export.Journal, Network: "unixgram", Address: journal.Socket})
 	}
 	for _, s := range r.Syslog {
 		if s == "" {
@@ -29,8 +30,8 @@ func targets(r config.Records) (all []export.Target) {
 	return all
 }
 
-// tellers is gateway.Options.Tell.
-func (d *Daemon) tellers(where config.Records, exporter *export.Exporter) func(audit.Record) {
+// recordSink is gateway.Options.Tell.
+func (d *Daemon) recordSink(where config.Records, exporter *export.Exporter) func(audit.Record) {
 	return func(r audit.Record) {
 		if where.Log {
 			gateway.LogRecord(d.Log, r)

@@ -15,8 +15,8 @@ import (
 const ufwChain = "ufw-user-input"
 
 // ufwEnabled says whether ufw is to be active.
-func (p *Patient) ufwEnabled() bool {
-	for line := range strings.Lines(p.read("/etc/ufw/ufw.conf")) {
+func (h *Host) ufwEnabled() bool {
+	for line := range strings.Lines(h.read("/etc/ufw/ufw.conf")) {
 		if strings.TrimSpace(strings.ToLower(line)) == "enabled=yes" {
 			return true
 		}

@@ -245,20 +245,26 @@ until firewall-cmd --state >/dev/null 2>&1; do sleep 0.05; done
 	}
 }
 
+// firewallsOf is what is said of the other firewalls of the namespace.
+func firewallsOf(h *Host, c *config.Config) []Finding {
+	rules, err := ruleset.Read(ownChain)
+	return h.firewalls(c, rules, err)
+}
+
 // TestFirewallsOfOthers: what cannot be seen is said, and is not fine.
 func TestFirewallsOfOthers(t *testing.T) {
 	n := firewallLab(t)
-	firewalls := func(p *Patient, before func()) (found []Finding) {
+	firewalls := func(p *Host, before func()) (found []Finding) {
 		t.Helper()
 		n.Do(func() error {
 			before()
-			found = p.firewalls(sshDoor(t))
+			found = firewallsOf(p, sshDoor(t))
 			return nil
 		})
 		return found
 	}
 	asRoot := func() {}
-	want(t, firewalls(machine(t, nil), asRoot), "ok: firewall: no other one decides about what comes in")
+	want(t, firewalls(machine(t, nil), asRoot), "ok: firewall: no other firewall filters incoming traffic")
 	want(t, firewalls(machine(t, map[string]string{"/proc/thread-self/net/ip_tables_names": "nat\nfilter\n"}), asRoot),
 		"note: iptables-legacy: has the tables filter, nat, which cannot be read from here > iptables-legacy -S; see")
 	active := machine(t, map[string]string{"/etc/ufw/ufw.conf": "# x\nENABLED=yes\n", "/proc/7/comm": "firewalld\n"})
@@ -269,16 +275,15 @@ func TestFirewallsOfOthers(t *testing.T) {
 			" firewall-cmd --add-port=22/tcp --add-port=59000/tcp")
 	// The thread goes with this call, and nobody else is on it.
 	asNobody := func() { unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534) }
-	want(t, firewalls(machine(t, nil), asNobody), "note: firewall: whether other rules let 22/tcp, 59000/tcp, 59001/tcp, 59002/tcp"+
-		" through cannot be seen: ask nf_tables: ")
+	want(t, firewalls(machine(t, nil), asNobody), "note: firewall: cannot see whether other rules let 22/tcp, 59000/tcp, 59001/tcp, 59002/tcp through: ask nf_tables: ")
 
 	n.Run("nft", "table bridge b { chain i { type filter hook input priority 0; ether type arp accept; }; chain none { type filter hook input priority 1; }; }")
-	want(t, firewalls(machine(t, nil), asRoot), "note: table bridge b, chain i: decides about what comes in over a bridge: its rules are not followed here >")
+	want(t, firewalls(machine(t, nil), asRoot), "note: table bridge b, chain i: filters what comes in over a bridge: doctor does not follow its rules >")
 
 	n.Run("nft", "flush ruleset; table inet f { chain i { type filter hook input priority 0; }; }")
 	n.Do(func() error {
 		rules, err := ruleset.Read(ownChain)
-		want(t, fates(rules, &config.Config{}), "note: firewall: there are rules of others' about what comes in (table inet f, chain i): what they do")
+		want(t, fates(rules, &config.Config{}), "note: firewall: other firewalls filter incoming traffic (table inet f, chain i): what they do")
 		return err
 	})
 }

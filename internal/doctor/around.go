@@ -30,6 +30,13 @@ func ownAddresses() ([]netip.Addr, error) {
 	return all, nil
 }
 
+// Addresses are the addresses of the caller's network namespace that strangers may send
+// to: none of the loopback interface or of a link alone.
+func Addresses() ([]netip.Addr, error) {
+	all, err := ownAddresses()
+	return slices.DeleteFunc(all, func(a netip.Addr) bool { return !a.IsGlobalUnicast() }), err
+}
+
 // detourFindings judges detours. What arrives at this machine's own guarded
 // ports is judged there, after any rewriting; what goes on to other hosts is
 // judged by the port that was asked for.
@@ -86,15 +93,15 @@ func redirected(d ruleset.Detour, from port.Range, c *config.Config) []Finding {
 	for _, door := range behind {
 		what := fmt.Sprintf("is redirected to %s", inWords(to))
 		if d.To == 0 {
-			what = "of other addresses is sent to this machine"
+			what = "for other addresses is redirected to this machine"
 		}
-		found = append(found, Finding{Note, inWords(from), fmt.Sprintf("%s (%s), which door %s guards: it opens by a"+
-			" grant of that door only", what, d.Chain, door.Name), ""})
+		found = append(found, Finding{Note, inWords(from), fmt.Sprintf("%s (%s), which door %s guards: it opens only"+
+			" with a grant of that door", what, d.Chain, door.Name), ""})
 	}
 	for _, door := range guardians(c, from) {
 		if len(behind) == 0 {
 			found = append(found, Finding{Warning, inWords(to), fmt.Sprintf("is where %s of door %s leads (%s), and no door"+
-				" guards it: who asks for it at once needs no knock", inWords(from), door.Name, d.Chain),
+				" guards it: whoever connects to it directly needs no knock", inWords(from), door.Name, d.Chain),
 				fmt.Sprintf("add %q to the ports of [door.%s]", to, door.Name)})
 		}
 	}
@@ -107,7 +114,7 @@ func handed(d ruleset.Detour, from port.Range, c *config.Config) []Finding {
 	to := target(d, from)
 	for _, door := range guardians(c, to) {
 		if !slices.ContainsFunc(door.Ports, func(r port.Range) bool { return within(from, r) }) {
-			found = append(found, Finding{Warning, inWords(from), fmt.Sprintf("is handed to the listener of %s, unchanged"+
+			found = append(found, Finding{Warning, inWords(from), fmt.Sprintf("is passed unchanged to the listener of %s"+
 				" (tproxy; %s): a way round door %s that needs no knock, if that listener is a transparent one",
 				inWords(to), d.Chain, door.Name),
 				fmt.Sprintf("add %q to the ports of [door.%s], or take the rule out", from, door.Name)})
@@ -123,8 +130,8 @@ func published(d ruleset.Detour, from port.Range, all []ruleset.Detour, c *confi
 	at := netip.AddrPortFrom(d.Addr, to.First)
 	mine := guardians(c, from)
 	for _, door := range mine {
-		found = append(found, Finding{Note, inWords(from), fmt.Sprintf("is sent on to %s (%s): it opens by a grant of door"+
-			" %s only; that host's own address is not guarded", at, d.Chain, door.Name), ""})
+		found = append(found, Finding{Note, inWords(from), fmt.Sprintf("is forwarded to %s (%s): it opens only with a grant of door"+
+			" %s; that host's own address is not guarded", at, d.Chain, door.Name), ""})
 	}
 	if len(mine) > 0 {
 		return found
@@ -149,8 +156,8 @@ func vague(d ruleset.Detour, from port.Range, c *config.Config) []Finding {
 	if len(c.Doors) == 0 {
 		return nil
 	}
-	return []Finding{{Note, inWords(from), fmt.Sprintf("is sent elsewhere (%s), and where cannot be read from here", d.Chain),
-		"see that it does not lead to what a door guards on another host or by tproxy"}}
+	return []Finding{{Note, inWords(from), fmt.Sprintf("is forwarded (%s), and doctor cannot see where", d.Chain),
+		"make sure that it does not lead to what a door guards on another host or by tproxy"}}
 }
 
 // transparentFindings tells of packets for other hosts that are taken in here.
@@ -158,8 +165,8 @@ func transparentFindings(all []route, c *config.Config) []Finding {
 	var found []Finding
 	for _, r := range all {
 		if len(c.Doors) > 0 {
-			found = append(found, Finding{Note, "route to " + r.to.String(), fmt.Sprintf("in table %d takes in what is for other"+
-				" hosts: at guarded ports it needs a grant as well", r.table), ""})
+			found = append(found, Finding{Note, "route to " + r.to.String(), fmt.Sprintf("in table %d delivers what is for other"+
+				" hosts to this machine: at guarded ports it needs a grant, too", r.table), ""})
 		}
 	}
 	return found

@@ -32,7 +32,7 @@ func TestWaysRound(t *testing.T) {
 	nat := func(rules ...string) []string {
 		return []string{"nft", "table ip nat { chain PREROUTING { type nat hook prerouting priority dstnat; " + strings.Join(rules, "; ") + "; }; }"}
 	}
-	const redirected = "note: 2222/tcp: is redirected to 22/tcp (table ip nat, chain PREROUTING), which door ssh guards: it opens by a grant of that door only"
+	const redirected = "note: 2222/tcp: is redirected to 22/tcp (table ip nat, chain PREROUTING), which door ssh guards: it opens only with a grant of that door"
 	for _, tt := range []struct {
 		name     string
 		commands [][]string
@@ -60,12 +60,12 @@ func TestWaysRound(t *testing.T) {
 			"--to-ports", "22"}}, []string{"note: 2222/tcp: is redirected to 22/tcp (table ip6 nat, chain PREROUTING)"}},
 		{"DNAT to this machine", [][]string{nat("ip daddr 203.0.113.5 tcp dport 2222 dnat to 192.0.2.1:22")}, []string{redirected}},
 		{"DNAT of a routed address", [][]string{nat("ip daddr 203.0.113.5 tcp dport 22 dnat to 192.0.2.1")}, []string{
-			"note: 22/tcp: of other addresses is sent to this machine (table ip nat, chain PREROUTING), which door ssh guards"}},
+			"note: 22/tcp: for other addresses is redirected to this machine (table ip nat, chain PREROUTING), which door ssh guards"}},
 		{"a guarded port leads to one that is not", [][]string{nat("tcp dport 22 redirect to :2200")}, []string{
-			`warning: 2200/tcp: is where 22/tcp of door ssh leads (table ip nat, chain PREROUTING), and no door guards it: who asks for it` +
-				` at once needs no knock > add "2200/tcp" to the ports of [door.ssh]`}},
+			`warning: 2200/tcp: is where 22/tcp of door ssh leads (table ip nat, chain PREROUTING), and no door guards it: whoever` +
+				` connects to it directly needs no knock > add "2200/tcp" to the ports of [door.ssh]`}},
 		{"published", [][]string{nat("tcp dport 8080 dnat to 198.51.100.7:80")}, []string{
-			"note: 8080/tcp: is sent on to 198.51.100.7:80 (table ip nat, chain PREROUTING): it opens by a grant of door web only"}},
+			"note: 8080/tcp: is forwarded to 198.51.100.7:80 (table ip nat, chain PREROUTING): it opens only with a grant of door web;"}},
 		{"published by iptables, twice", [][]string{
 			{"iptables-nft", "-t", "nat", "-N", "DOCKER"},
 			{"iptables-nft", "-t", "nat", "-A", "PREROUTING", "-m", "addrtype", "--dst-type", "LOCAL", "-j", "DOCKER"},
@@ -74,23 +74,23 @@ func TestWaysRound(t *testing.T) {
 			{"iptables-nft", "-t", "nat", "-A", "DOCKER", "-p", "tcp", "--dport", "8082", "-j", "DNAT", "--to-destination", "198.51.100.7:81"},
 			{"iptables-nft", "-t", "nat", "-A", "DOCKER", "-p", "udp", "--dport", "8083", "-j", "DNAT", "--to-destination", "198.51.100.7:80"},
 		}, []string{
-			"note: 8080/tcp: is sent on to 198.51.100.7:80 (table ip nat, chain DOCKER): it opens by a grant of door web only",
+			"note: 8080/tcp: is forwarded to 198.51.100.7:80 (table ip nat, chain DOCKER): it opens only with a grant of door web;",
 			`warning: 8081/tcp: leads to 198.51.100.7:80 (table ip nat, chain DOCKER), as 8080/tcp does, which door web guards, and no door` +
 				` guards this port: a way round it that needs no knock > add "8081/tcp" to the ports of [door.web]`}},
 		{"published over UDP", [][]string{nat("udp dport 53 dnat to 198.51.100.7")}, []string{
-			"note: 53/udp: is sent on to 198.51.100.7:53"}},
+			"note: 53/udp: is forwarded to 198.51.100.7:53"}},
 		{"DNAT by a map", [][]string{nat("dnat to tcp dport map { 2222 : 192.0.2.1 }")}, []string{
-			"note: 2222/tcp: is sent elsewhere"}},
+			"note: 2222/tcp: is forwarded (table ip nat"}},
 		{"tproxy", [][]string{{"nft", "table ip m { chain p { type filter hook prerouting priority mangle; tcp dport 2222 tproxy to :22 accept; }; }"}},
-			[]string{"warning: 2222/tcp: is handed to the listener of 22/tcp, unchanged (tproxy; table ip m, chain p): a way round door ssh"}},
+			[]string{"warning: 2222/tcp: is passed unchanged to the listener of 22/tcp (tproxy; table ip m, chain p): a way round door ssh"}},
 		{"tproxy of iptables", [][]string{{"iptables-nft", "-t", "mangle", "-A", "PREROUTING", "-p", "tcp", "--dport", "2222", "-j", "TPROXY",
-			"--on-port", "22", "--tproxy-mark", "1/1"}}, []string{"warning: 2222/tcp: is handed to the listener of 22/tcp"}},
+			"--on-port", "22", "--tproxy-mark", "1/1"}}, []string{"warning: 2222/tcp: is passed unchanged to the listener of 22/tcp"}},
 		{"tproxy of a guarded port", [][]string{{"nft", "table ip m { chain p { type filter hook prerouting priority mangle; tcp dport 22 tproxy to :22 accept; }; }"}},
 			nil},
 		{"local routes", [][]string{{"ip", "route", "add", "local", "203.0.113.0/24", "dev", "lo", "table", "100"},
 			{"ip", "-6", "route", "add", "local", "2001:db8:5::/48", "dev", "lo", "table", "1000"}}, []string{
-			"note: route to 203.0.113.0/24: in table 100 takes in what is for other hosts: at guarded ports it needs a grant as well",
-			"note: route to 2001:db8:5::/48: in table 1000 takes in"}},
+			"note: route to 203.0.113.0/24: in table 100 delivers what is for other hosts to this machine: at guarded ports it needs a grant, too",
+			"note: route to 2001:db8:5::/48: in table 1000 delivers"}},
 		{"not on the way in", [][]string{{"nft", "table ip nat { chain OUTPUT { type nat hook output priority -100; tcp dport 2222 redirect to :22; }; }"}},
 			nil},
 	} {

@@ -3,6 +3,8 @@
 package doctor
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,17 +27,45 @@ import (
 // daemonWhere is where the daemon's own words are.
 const daemonWhere = "daemon"
 
-// daemonFindings is what the daemon says of itself.
-func daemonFindings(socket string, s control.Status, err error) []Finding {
-	const where = daemonWhere
-	switch {
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EACCES):
-		return []Finding{{Problem, where, fmt.Sprintf("%s may not be opened by you", socket),
-			"run doctor as root, or as a member of the group doorward"}}
-	case err != nil:
-		return []Finding{{Warning, where, err.Error(),
-			"systemctl start doorward; journalctl -u doorward tells why it does not run"}}
+// daemonUnit is the daemon's own unit.
+const daemonUnit = "doorward.service"
+
+// fresh says that the daemon has never run here, and is not meant to yet: it is not
+// enabled, and has left no state behind. A machine is looked over before it is guarded.
+func (h *Host) fresh(c *config.Config) bool {
+	if h.enabled(daemonUnit) {
+		return false
 	}
+	state, err := os.ReadDir(h.path(cmp.Or(c.Gateway.State, config.DefaultState)))
+	return errors.Is(err, fs.ErrNotExist) || err == nil && len(state) == 0
+}
+
+// absent says why no daemon answers: err is the client's.
+func (h *Host) absent(ctx context.Context, c *config.Config, err error) []Finding {
+	const where = daemonWhere
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EACCES) {
+		return []Finding{{Problem, where, fmt.Sprintf("%s: permission denied", h.Control),
+			"run doctor as root, or join the group doorward"}}
+	}
+	var own service.Status
+	if f, err := h.Unit(daemonUnit).Facts(ctx); err == nil {
+		own = f.Own
+	}
+	switch {
+	case own.State == service.Failed:
+		return []Finding{{Problem, where, fmt.Sprintf("its unit %s has failed: %s", daemonUnit, own.Detail), "journalctl -u doorward"}}
+	case own.State == service.Running:
+		return []Finding{{Problem, where, fmt.Sprintf("its unit %s is active, but it cannot be asked: %v", daemonUnit, err),
+			"journalctl -u doorward\nsystemctl restart doorward"}}
+	case h.fresh(c):
+		return []Finding{{Note, where, "has not been started yet: nothing is guarded", "systemctl enable --now doorward"}}
+	}
+	return []Finding{{Warning, where, err.Error(), "systemctl start doorward\njournalctl -u doorward tells why it does not run"}}
+}
+
+// daemonFindings is what the daemon says of itself.
+func daemonFindings(socket string, s control.Status) []Finding {
+	const where = daemonWhere
 	all := []Finding{{OK, where, fmt.Sprintf("doorward %s answers at %s", s.Version, socket), ""}}
 	if !s.Fence.Up || s.Fence.Mismatch != "" {
 		what := "is down: nothing is guarded"
@@ -53,8 +83,8 @@ func daemonFindings(socket string, s control.Status, err error) []Finding {
 	}
 	for _, d := range s.Doors {
 		if d.State == control.StateFailsafe {
-			all = append(all, Finding{Problem, "door " + d.Name, "is in failsafe, dark and deaf: " + d.Reason,
-				"mend its log, or doorward arm " + d.Name})
+			all = append(all, Finding{Problem, "door " + d.Name, "is in failsafe and ignores knocks: " + d.Reason,
+				"repair its log, or: doorward arm " + d.Name})
 		}
 	}
 	return all
@@ -62,8 +92,8 @@ func daemonFindings(socket string, s control.Status, err error) []Finding {
 
 // daemonPID is the process that listens at the control socket, or 0. It is the
 // one that called listen(2): see unix(7), SO_PEERCRED.
-func (p *Patient) daemonPID() int {
-	c, err := net.Dial("unix", p.Control)
+func (h *Host) daemonPID() int {
+	c, err := net.Dial("unix", h.Control)
 	if err != nil {
 		return 0
 	}
@@ -104,7 +134,7 @@ func capabilities(pid int, status string, c *config.Config) []Finding {
 			has = append(has, n.capability)
 		default:
 			all = append(all, Finding{Problem, where, fmt.Sprintf("lacks %s, which it needs %s", n.capability, n.why),
-				"compare its unit with the one that doorward brings: systemctl cat doorward"})
+				"compare its unit with the one that comes with doorward: systemctl cat doorward"})
 		}
 	}
 	if len(all) == 0 {
@@ -147,17 +177,17 @@ func privileged(c *config.Config) uint16 {
 }
 
 // boot says whether the machine guards its doors after the next boot.
-func (p *Patient) boot() []Finding {
-	const unit = "doorward.service"
-	if _, err := os.Stat(p.path("/run/systemd/system")); err != nil {
+func (h *Host) boot() []Finding {
+	const unit = daemonUnit
+	if _, err := os.Stat(h.path("/run/systemd/system")); err != nil {
 		return []Finding{{Note, "boot", "there is no systemd here: see that something starts doorwardd",
 			"an OpenRC and a SysV script come with doorward"}}
 	}
-	if p.enabled(unit) {
+	if h.enabled(unit) {
 		return []Finding{{OK, "boot", unit + " is enabled", ""}}
 	}
 	for _, dir := range service.UnitDirs {
-		if _, err := os.Stat(p.path(dir + "/" + unit)); err == nil {
+		if _, err := os.Stat(h.path(dir + "/" + unit)); err == nil {
 			return []Finding{{Warning, "boot", unit + " is not enabled: after a boot nothing is guarded",
 				"systemctl enable " + unit}}
 		}
@@ -168,9 +198,9 @@ func (p *Patient) boot() []Finding {
 
 // enabled says whether something that systemd starts at boot wants the unit. It
 // is read from the links that systemctl enable makes; see systemd.unit(5).
-func (p *Patient) enabled(unit string) bool {
+func (h *Host) enabled(unit string) bool {
 	for _, kind := range []string{"wants", "requires"} {
-		found, err := filepath.Glob(p.path("/etc/systemd/system/*." + kind + "/" + unit))
+		found, err := filepath.Glob(h.path("/etc/systemd/system/*." + kind + "/" + unit))
 		if err == nil && len(found) > 0 {
 			return true
 		}

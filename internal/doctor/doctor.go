@@ -26,6 +26,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/files"
+	"github.com/doorward/doorward/internal/ruleset"
 	"github.com/doorward/doorward/internal/service"
 )
 
@@ -68,9 +69,9 @@ type Unit interface {
 	CutsSessions(ctx context.Context) (bool, string, error)
 }
 
-// Patient is the machine, and how it is looked at. All fields but the optional
+// Host is the machine, and how it is looked at. All fields but the optional
 // ones must be set.
-type Patient struct {
+type Host struct {
 	Config  string // path of the configuration file
 	Control string // path of the daemon's socket
 	// Status asks the daemon.
@@ -86,51 +87,59 @@ type Patient struct {
 	Root string
 }
 
-// Examine asks everything, in the order in which an operator would want to read
+// Run asks everything, in the order in which an operator would want to read
 // the answers. It runs on the caller's goroutine, so that a caller inside a
 // network namespace looks at that one. What it may not see, without root, is a
 // finding too.
-func (p *Patient) Examine(ctx context.Context) []Finding {
-	c, all := p.configuration()
+func (h *Host) Run(ctx context.Context) []Finding {
+	c, all := h.configuration()
 	add := func(f ...Finding) { all = append(all, f...) }
 
-	add(p.privileges()...)
-	add(p.kernel(c)...)
-	add(p.conntrack(c)...)
+	add(h.privileges()...)
+	add(h.kernel(c)...)
+	add(h.conntrack(c)...)
 	add(clock(readClock())...)
 
-	status, err := p.Status(ctx)
-	daemon := p.daemonPID()
-	add(daemonFindings(p.Control, status, err)...)
+	status, err := h.Status(ctx)
+	daemon := h.daemonPID()
+	if err != nil {
+		add(h.absent(ctx, c, err)...)
+	} else {
+		add(daemonFindings(h.Control, status)...)
+	}
 	if daemon > 0 {
-		add(capabilities(daemon, p.readProc(daemon, "status"), c)...)
+		add(capabilities(daemon, h.readProc(daemon, "status"), c)...)
 	}
-	add(p.firewalls(c)...)
-	add(p.saved()...)
+	rules, rulesErr := ruleset.Read(ownChain)
+	add(h.firewalls(c, rules, rulesErr)...)
+	add(standingOut(c, rules, rulesErr)...)
+	add(h.saved()...)
 
-	holders, err := p.listeners()
-	if err != nil {
-		add(Finding{Problem, "sockets", fmt.Sprintf("cannot be listed: %v", err), "run doctor as root"})
+	holders, listErr := h.listeners()
+	if listErr != nil {
+		add(Finding{Problem, "sockets", fmt.Sprintf("cannot be listed: %v", listErr), "run doctor as root"})
 	}
-	busy, err := p.connected(c)
-	if err != nil {
-		add(Finding{Problem, "sockets", fmt.Sprintf("that are connected over UDP cannot be listed: %v", err), "run doctor as root"})
+	busy, listErr := h.connected(c)
+	if listErr != nil {
+		add(Finding{Problem, "sockets", fmt.Sprintf("that are connected over UDP cannot be listed: %v", listErr), "run doctor as root"})
 	}
 	add(taken(c, slices.Concat(holders, busy), daemon)...)
 	add(elsewhere(c, holders)...)
-	add(p.clashes(c)...)
-	add(p.sshdConfig(c)...)
-	reader := p.daemonReader(daemon)
-	add(mayReadConfiguration(reader, p.path(p.Config))...)
+	add(h.clashes(c)...)
+	add(h.sshdConfig(c)...)
+	reader := h.daemonReader(daemon)
+	add(mayReadConfiguration(reader, h.path(h.Config))...)
 	for i := range c.Doors {
-		add(p.unit(ctx, &c.Doors[i], reader, holders)...)
-		add(p.needs(&c.Doors[i], reader)...)
-		add(p.presence(&c.Doors[i])...)
-		add(p.logins(ctx, &c.Doors[i], reader, status)...)
+		add(h.unit(ctx, &c.Doors[i], reader, holders)...)
+		add(h.needs(&c.Doors[i], reader)...)
+		add(h.presence(&c.Doors[i])...)
+		add(h.logins(ctx, &c.Doors[i], reader, status)...)
 	}
-	add(p.sharedUnits(ctx, c)...)
-	add(p.boot()...)
-	add(ownSession(c, p.sshConnection(), status, p.Now())...)
+	add(h.sharedUnits(ctx, c)...)
+	if err == nil || !h.fresh(c) {
+		add(h.boot()...)
+	}
+	add(ownSession(c, h.sshConnection(), status, h.Now())...)
 	add(outside(c)...)
 	return once(all)
 }
@@ -148,33 +157,35 @@ func once(all []Finding) []Finding {
 
 // configuration reads the configuration; without one there are no doors, and
 // the rest of the machine is looked at all the same.
-func (p *Patient) configuration() (*config.Config, []Finding) {
-	c, _, err := config.Load(p.path(p.Config))
+func (h *Host) configuration() (*config.Config, []Finding) {
+	c, _, err := config.Load(h.path(h.Config))
 	untrusted, _ := errors.AsType[*files.Error](err)
 	switch {
 	case untrusted != nil:
 		return &config.Config{}, []Finding{{Problem, "configuration",
 			fmt.Sprintf("%s %s, and the file names what is run as root", untrusted.Path, untrusted.Problem), untrusted.Fix}}
+	case errors.Is(err, fs.ErrNotExist) && h.Config == config.DefaultPath && h.fresh(&config.Config{}):
+		return &config.Config{}, []Finding{{Note, "configuration", "there is none yet", "doorward init writes one"}}
 	case errors.Is(err, fs.ErrNotExist):
-		return &config.Config{}, []Finding{{Problem, "configuration", fmt.Sprintf("%s does not exist", p.Config),
+		return &config.Config{}, []Finding{{Problem, "configuration", fmt.Sprintf("%s does not exist", h.Config),
 			"doorward init writes one"}}
 	case errors.Is(err, fs.ErrPermission):
-		return &config.Config{}, []Finding{{Problem, "configuration", fmt.Sprintf("%s may not be read", p.Config),
+		return &config.Config{}, []Finding{{Problem, "configuration", fmt.Sprintf("%s: permission denied", h.Config),
 			"run doctor as root"}}
 	case err != nil:
-		return &config.Config{}, []Finding{{Problem, "configuration", fmt.Sprintf("%s has mistakes", p.Config),
-			"doorward check " + p.Config}}
+		return &config.Config{}, []Finding{{Problem, "configuration", fmt.Sprintf("%s has mistakes", h.Config),
+			"doorward check " + h.Config}}
 	}
-	all := []Finding{{OK, "configuration", fmt.Sprintf("%s: %s", p.Config, doorNames(c)), ""}}
+	all := []Finding{{OK, "configuration", fmt.Sprintf("%s: %s", h.Config, doorNames(c)), ""}}
 	for _, w := range c.Warnings() {
-		all = append(all, Finding{Warning, "configuration", w, "doorward check " + p.Config})
+		all = append(all, Finding{Warning, "configuration", w, "doorward check " + h.Config})
 	}
 	return c, all
 }
 
 // privileges says when the answers below are those of somebody who may not see
 // all.
-func (p *Patient) privileges() []Finding {
+func (h *Host) privileges() []Finding {
 	if os.Geteuid() == 0 {
 		return nil
 	}
@@ -183,16 +194,16 @@ func (p *Patient) privileges() []Finding {
 }
 
 // path is where a file of the machine is.
-func (p *Patient) path(name string) string {
-	if p.Root == "" {
+func (h *Host) path(name string) string {
+	if h.Root == "" {
 		return name
 	}
-	return filepath.Join(p.Root, name)
+	return filepath.Join(h.Root, name)
 }
 
 // read returns a file's text, "" when there is none that may be read.
-func (p *Patient) read(name string) string {
-	text, err := os.ReadFile(p.path(name))
+func (h *Host) read(name string) string {
+	text, err := os.ReadFile(h.path(name))
 	if err != nil {
 		return ""
 	}
@@ -200,6 +211,6 @@ func (p *Patient) read(name string) string {
 }
 
 // readProc returns a file of a process.
-func (p *Patient) readProc(pid int, name string) string {
-	return p.read(fmt.Sprintf("/proc/%d/%s", pid, name))
+func (h *Host) readProc(pid int, name string) string {
+	return h.read(fmt.Sprintf("/proc/%d/%s", pid, name))
 }

@@ -12,12 +12,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/service"
 	"github.com/doorward/doorward/internal/touch"
 )
 
@@ -64,7 +64,7 @@ func want(t *testing.T, found []Finding, beginnings ...string) {
 }
 
 // machine makes files under a root of its own.
-func machine(t *testing.T, files map[string]string) *Patient {
+func machine(t *testing.T, files map[string]string) *Host {
 	t.Helper()
 	root := t.TempDir()
 	for name, text := range files {
@@ -76,18 +76,18 @@ func machine(t *testing.T, files map[string]string) *Patient {
 			t.Fatal(err)
 		}
 	}
-	return &Patient{Root: root, Now: time.Now}
+	return &Host{Root: root, Now: time.Now}
 }
 
 func TestKernel(t *testing.T) {
 	want(t, kernelFindings("6.12.0", true, nil),
-		"ok: kernel: Linux 6.12.0 takes doorward's nftables table and keeps others from changing it > ")
+		"ok: kernel: Linux 6.12.0 accepts doorward's nftables table and keeps others from changing it > ")
 	want(t, kernelFindings("6.1.0", false, nil),
-		"ok: kernel: Linux 6.1.0 takes doorward's nftables table; others may flush it (the flags owner and persist need 6.9)")
+		"ok: kernel: Linux 6.1.0 accepts doorward's nftables table; others may flush it (the flags owner and persist need 6.9)")
 	want(t, kernelFindings("6.1.0", false, fmt.Errorf("make: %w", unix.EPERM)),
-		"warning: kernel: Linux 6.1.0; whether it takes doorward's nftables table was not tried > run doctor as root")
+		"warning: kernel: Linux 6.1.0; did not try whether it accepts doorward's nftables table > run doctor as root")
 	want(t, kernelFindings("4.9.0", false, errors.New("no such thing")),
-		"problem: kernel: Linux 4.9.0 does not take doorward's nftables table: no such thing > a kernel with nf_tables")
+		"problem: kernel: Linux 4.9.0 does not accept doorward's nftables table: no such thing > use a kernel with nf_tables")
 }
 
 func TestConntrack(t *testing.T) {
@@ -111,9 +111,8 @@ func TestTimeouts(t *testing.T) {
 	want(t, look("432000\n", "120\n"))
 	want(t, look("7440\n", "120\n"))
 	want(t, look("", ""))
-	tcp := "warning: conntrack: forgets a silent TCP connection to door ssh after 2h3m59s, before TCP keepalive asks whether" +
-		" it lives (after 2h): then a session through a port that is sent on elsewhere, such as a container's, hangs, and so" +
-		" does one that another firewall lets in only as established; the fence keeps those of this machine's own services" +
+	tcp := "warning: conntrack: forgets a silent TCP connection to door ssh after 2h3m59s, before TCP keepalive probes it (after 2h): then a session through a forwarded port, such as a container's, hangs, and so" +
+		" does one that another firewall allows only as established; the fence keeps those of this machine's own services" +
 		" > sysctl net.netfilter.nf_conntrack_tcp_timeout_established=7440, and again in /etc/sysctl.d"
 	udp := "warning: conntrack: forgets a silent flow over UDP to door vpn after 30s, and whoever is silent for longer is no" +
 		" longer seen to be in > sysctl net.netfilter.nf_conntrack_udp_timeout_stream=120, and again in /etc/sysctl.d"
@@ -128,7 +127,7 @@ func TestClock(t *testing.T) {
 	now := time.Date(2026, 11, 24, 6, 0, 0, 0, time.UTC)
 	want(t, clock(clockState{now, true, nil}), "ok: clock: says 2026-11-24 06:00:00 UTC, and is synchronised")
 	want(t, clock(clockState{now, false, nil}), "warning: clock: says 2026-11-24 06:00:00 UTC, and is not synchronised")
-	want(t, clock(clockState{now, false, unix.EPERM}), "note: clock: says 2026-11-24 06:00:00 UTC; whether")
+	want(t, clock(clockState{now, false, unix.EPERM}), "note: clock: says 2026-11-24 06:00:00 UTC; cannot tell whether")
 	want(t, clock(clockState{time.Unix(0, 0), false, nil}), "problem: clock: says 1970-01-01 00:00:00 UTC: logins would")
 }
 
@@ -137,27 +136,66 @@ func TestDaemon(t *testing.T) {
 	tests := []struct {
 		name   string
 		status control.Status
-		err    error
 		want   []string
 	}{
-		{"well", control.Status{Version: "1.0", Fence: up}, nil, []string{"ok: daemon: doorward 1.0 answers at /s > "}},
-		{"none", control.Status{}, errors.New("no daemon answers at /s"),
-			[]string{"warning: daemon: no daemon answers at /s > systemctl start doorward"}},
-		{"not ours", control.Status{}, fmt.Errorf("dial: %w", unix.EACCES),
-			[]string{"problem: daemon: /s may not be opened by you > run doctor as root"}},
-		{"fence down", control.Status{}, nil,
+		{"well", control.Status{Version: "1.0", Fence: up}, []string{"ok: daemon: doorward 1.0 answers at /s > "}},
+		{"fence down", control.Status{},
 			[]string{"ok: daemon", "problem: fence: is down: nothing is guarded > journalctl"}},
-		{"fence differs", control.Status{Fence: control.Fence{Up: true, Mismatch: "a chain is missing"}}, nil,
+		{"fence differs", control.Status{Fence: control.Fence{Up: true, Mismatch: "a chain is missing"}},
 			[]string{"ok: daemon", "problem: fence: differs from what it should be: a chain is missing > "}},
 		{"failsafe, pending, warned", control.Status{Fence: up, Warnings: []string{"disk full"}, Pending: &control.Pending{},
-			Doors: []control.Door{{Name: "web", State: "dark"}, {Name: "ssh", State: "failsafe", Reason: "no log data"}}}, nil,
+			Doors: []control.Door{{Name: "web", State: "dark"}, {Name: "ssh", State: "failsafe", Reason: "no log data"}}},
 			[]string{"ok: daemon", "warning: daemon: disk full > doorward status",
 				"warning: daemon: a configuration waits to be confirmed until ",
-				"problem: door ssh: is in failsafe, dark and deaf: no log data > mend its log, or doorward arm ssh"}},
+				"problem: door ssh: is in failsafe and ignores knocks: no log data > repair its log, or: doorward arm ssh"}},
 	}
 	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) { want(t, daemonFindings("/s", tt.status, tt.err), tt.want...) })
+		t.Run(tt.name, func(t *testing.T) { want(t, daemonFindings("/s", tt.status), tt.want...) })
 	}
+}
+
+// TestNoDaemon: a machine on which it was never started is no machine on which it is dead.
+func TestNoDaemon(t *testing.T) {
+	none := errors.New("no daemon answers at /s")
+	state := map[string]string{"/var/lib/doorward/state": "x"}
+	enabled := map[string]string{"/etc/systemd/system/multi-user.target.wants/doorward.service": ""}
+	is := func(state service.State, detail string) units {
+		return units{daemonUnit: {facts: service.Facts{Own: service.Status{State: state, Detail: detail}}}}
+	}
+	const warning = "warning: daemon: no daemon answers at /s > systemctl start doorward\njournalctl -u doorward tells why it does not run"
+	for _, tt := range []struct {
+		name  string
+		files map[string]string
+		units units
+		err   error
+		want  string
+	}{
+		{"never started", nil, is(service.Stopped, ""), none,
+			"note: daemon: has not been started yet: nothing is guarded > systemctl enable --now doorward"},
+		{"without systemd", nil, nil, none, "note: daemon: has not been started yet"},
+		{"it has run", state, is(service.Stopped, ""), none, warning},
+		{"it is meant to run", enabled, is(service.Stopped, ""), none, warning},
+		{"it has failed", nil, is(service.Failed, "exit-code"), none,
+			"problem: daemon: its unit doorward.service has failed: exit-code > journalctl -u doorward"},
+		{"its socket is gone", state, is(service.Running, ""), none, "problem: daemon: its unit doorward.service is active, but it cannot be asked:" +
+			" no daemon answers at /s > journalctl -u doorward\nsystemctl restart doorward"},
+		{"not ours", nil, nil, fmt.Errorf("dial: %w", unix.EACCES),
+			"problem: daemon: /s: permission denied > run doctor as root, or join the group doorward"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := machine(t, tt.files)
+			h.Control, h.Unit = "/s", tt.units.unit
+			want(t, h.absent(t.Context(), &config.Config{}, tt.err), tt.want)
+		})
+	}
+	h := machine(t, nil)
+	h.Config = config.DefaultPath
+	_, found := h.configuration()
+	want(t, found, "note: configuration: there is none yet > doorward init writes one")
+	h = machine(t, state)
+	h.Config = config.DefaultPath
+	_, found = h.configuration()
+	want(t, found, "problem: configuration: /etc/doorward/doorward.toml does not exist > doorward init writes one")
 }
 
 func TestCapabilities(t *testing.T) {
@@ -183,10 +221,10 @@ func TestTaken(t *testing.T) {
 	want(t, taken(c, []listener{{tcp(59000), all4, 5, "doorwardd"}, {tcp(59001), all4, 5, "x"}}, 5),
 		"ok: door ssh: doorward listens on 59000/tcp, 59001/tcp")
 	want(t, taken(c, []listener{{tcp(59001), all4, 5, "doorwardd"}, {tcp(59001), lo, 9, "nginx"}}, 5),
-		"problem: 59001/tcp: is taken by nginx (pid 9): door ssh cannot listen for its knock > end that, or change the"+
+		"problem: 59001/tcp: is taken by nginx (pid 9): door ssh cannot listen for its knock > stop it, or change the"+
 			" knock: doorward rotate --door ssh")
 	want(t, taken(c, []listener{{tcp(59001), all4, 0, ""}, {tcp(59002), all4, 0, ""}}, 0),
-		"note: door ssh: who listens on 59001/tcp, 59002/tcp can be seen by root only > sudo doorward doctor")
+		"note: door ssh: only root can see who listens on 59001/tcp, 59002/tcp > sudo doorward doctor")
 	want(t, taken(c, []listener{{tcp(59001), all4, 1, "systemd"}}, 0), "note: door ssh: systemd holds 59001/tcp: for the"+
 		" daemon, which does not run, or for a socket unit > systemctl list-sockets")
 	want(t, taken(c, []listener{{tcp(59001), all4, 1, "systemd"}}, 5), "problem: 59001/tcp: is taken by systemd (pid 1)")
@@ -218,7 +256,7 @@ func TestProcessName(t *testing.T) {
 		"/proc/3/comm": "sshd\n", "/proc/3/cmdline": "sshd: alice@pts/0\x00",
 		"/proc/4/comm": "nginx\n",
 	})
-	for pid, name := range map[int]string{1: "sshd", 2: "sshd", 3: "a forwarding of an ssh session", 4: "nginx", 5: ""} {
+	for pid, name := range map[int]string{1: "sshd", 2: "sshd", 3: "a port forwarding of an SSH session", 4: "nginx", 5: ""} {
 		if got := p.processName(pid); got != name {
 			t.Errorf("process %d is %q, want %q", pid, got, name)
 		}
@@ -229,38 +267,6 @@ func TestProcessName(t *testing.T) {
 }
 
 func TestSSHDConfig(t *testing.T) {
-	tests := []struct {
-		name, text string
-		want       []uint16
-	}{
-		{"nothing", "# Port 2222\nPermitRootLogin no\n", []uint16{22}},
-		{"ports", "Port 22\nport = 2222\n  PORT \"2223\"\n", []uint16{22, 2222, 2223}},
-		{"addresses without ports", "Port 2222\nListenAddress 192.0.2.1\nListenAddress 2001:db8::1\n", []uint16{2222}},
-		{"addresses with ports", "Port 22\nListenAddress 192.0.2.1:2222\nListenAddress [2001:db8::1]:2223\nListenAddress gate:2224\n",
-			[]uint16{2222, 2223, 2224}},
-		{"loopback", "ListenAddress 127.0.0.1:2222\nListenAddress [::1]:2222\nListenAddress localhost\n", nil},
-		{"includes", "Include /etc/ssh/sshd_config.d/*.conf\nPort 22\n", []uint16{22, 2022, 2023}},
-		{"relative include", "Include sshd_config.d/b.conf\n", []uint16{2023}},
-		{"match all is everybody", "Port 22\nMatch user x\nX11Forwarding no\nMatch all\nPort 2222\n", []uint16{22, 2222}},
-		{"words as sshd has them", "Port '2222' # x\nPort 22\"23\"\f\r\n\"Port\" \t=\t2224\nPort http\n#Port 1\n", []uint16{80, 2222, 2223, 2224}},
-		{"ports that are none", "Port 0\nPort 65536\nPort -1\nPort 22\n", []uint16{22}},
-		{"a circle", "Include sshd_config.d/loop\nPort 22\n", []uint16{22}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			p := machine(t, map[string]string{
-				"/etc/ssh/sshd_config":          tt.text,
-				"/etc/ssh/sshd_config.d/a.conf": "Port 2022\nMatch user y\n",
-				"/etc/ssh/sshd_config.d/b.conf": "Port 2023\n",
-				"/etc/ssh/sshd_config.d/loop":   "Include sshd_config.d/loop\n",
-			})
-			s := &sshdConf{p: p}
-			s.file(p.read(sshdConfigPath), 0)
-			if d := cmp.Diff(tt.want, s.list()); d != "" {
-				t.Error(d)
-			}
-		})
-	}
 	p := machine(t, map[string]string{"/etc/ssh/sshd_config": "Port 22\nPort 2222\n"})
 	want(t, p.sshdConfig(sshDoor(t)), "problem: /etc/ssh/sshd_config: has sshd listen on 2222/tcp, which no door guards >"+
 		` add "2222/tcp" to the ports of [door.ssh], or take the port out of sshd_config`)

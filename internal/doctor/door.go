@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,25 +46,25 @@ type logSource interface {
 
 // logins looks where a door reads its logins, and whether r may too. Of a door that
 // is in failsafe the daemon has said already that there is no log data.
-func (p *Patient) logins(ctx context.Context, d *config.Door, r *reader, s control.Status) []Finding {
+func (h *Host) logins(ctx context.Context, d *config.Door, r *reader, s control.Status) []Finding {
 	var l logSource
 	switch d.Presence.Logins {
 	case config.LoginsOff:
 		return nil
 	case config.LoginsJournal:
-		l = presence.Journal(p.Now)
+		l = presence.Journal(h.Now)
 	case config.LoginsFiles:
 		var files []string
 		for _, f := range d.Presence.Files {
-			files = append(files, p.path(f))
+			files = append(files, h.path(f))
 		}
-		l = presence.Files(files, p.Now)
+		l = presence.Files(files, h.Now)
 	case config.LoginsAuto:
-		l = presence.Auto(p.Now)
+		l = presence.Auto(h.Now)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	all := loginFindings(ctx, d.Name, l, p.Now(), os.Geteuid() == 0)
+	all := loginFindings(ctx, d.Name, l, h.Now(), os.Geteuid() == 0)
 	failsafe := func(o control.Door) bool { return o.Name == d.Name && o.State == control.StateFailsafe }
 	if slices.ContainsFunc(s.Doors, failsafe) {
 		all = slices.DeleteFunc(all, func(f Finding) bool { return f.Verdict == Problem })
@@ -80,11 +81,11 @@ func loginFindings(ctx context.Context, door string, l logSource, now time.Time,
 	var all []Finding
 	switch {
 	case errors.Is(err, presence.ErrNoData) && !root:
-		return []Finding{{Note, where, "whether there is log data for the daemon cannot be seen: you may read none",
+		return []Finding{{Note, where, "cannot see whether there is log data for the daemon: you may not read any",
 			"sudo doorward doctor"}}
 	case errors.Is(err, presence.ErrNoData):
 		// The error has the way out at its end, and what the warnings say.
-		return []Finding{{Problem, where, fmt.Sprintf("would go to failsafe, dark and deaf: %v", err), ""}}
+		return []Finding{{Problem, where, fmt.Sprintf("would go to failsafe, dark and hearing no knock: %v", err), ""}}
 	case err != nil:
 		all = append(all, Finding{Warning, where, fmt.Sprintf("its logins could not be read: %v", err), ""})
 	case !found:
@@ -111,16 +112,16 @@ func loginFindings(ctx context.Context, door string, l logSource, now time.Time,
 // sshConnection is the operator's own SSH connection, as sshd put it into the
 // environment (SSH_CONNECTION, ssh(1)): of this process, or, since sudo takes
 // it away, of one of those that it descends from. It is "" for none.
-func (p *Patient) sshConnection() string {
+func (h *Host) sshConnection() string {
 	const name = "SSH_CONNECTION="
 	for pid := os.Getpid(); pid > 1; {
-		for v := range strings.SplitSeq(p.readProc(pid, "environ"), "\x00") {
+		for v := range strings.SplitSeq(h.readProc(pid, "environ"), "\x00") {
 			if c, ok := strings.CutPrefix(v, name); ok {
 				return c
 			}
 		}
 		parent := 0
-		for line := range strings.Lines(p.readProc(pid, "status")) {
+		for line := range strings.Lines(h.readProc(pid, "status")) {
 			if v, ok := strings.CutPrefix(line, "PPid:"); ok {
 				parent, _ = strconv.Atoi(strings.TrimSpace(v))
 			}
@@ -159,7 +160,7 @@ func ownSession(c *config.Config, connection string, s control.Status, now time.
 			return []Finding{{OK, where, fmt.Sprintf("comes from %s, which has a grant at door %s until %s",
 				from, d.Name, until.Local().Format("15:04:05")), ""}}
 		}
-		f := Finding{Warning, where, fmt.Sprintf("comes from %s through door %s: it lives on whatever happens, but a"+
+		f := Finding{Warning, where, fmt.Sprintf("comes from %s through door %s: it stays open whatever happens, but a"+
 			" new one needs the knock", from, d.Name),
 			"keep this session open until a new one has got in; apply with doorward apply --confirm 60s"}
 		if s.Fence.Up { // who is in has probably knocked
@@ -198,11 +199,12 @@ func outside(c *config.Config) []Finding {
 	d := &c.Doors[0]
 	do := "from outside: knock at door " + d.Name + ", and connect"
 	if _, ok := d.Knocks[0].Rule.(knock.Touched); ok {
-		do = "from outside: doorward knock HOST --touch PORTS"
+		do = fmt.Sprintf("from outside: doorward knock %s --touch PORTS", cmp.Or(c.Gateway.Host, "HOST"))
+		// Only a TCP port can be waited for: what is sent to a UDP port proves nothing.
 		if i := slices.IndexFunc(d.Ports, func(r port.Range) bool { return r.Proto == port.TCP }); i >= 0 {
 			do += fmt.Sprintf(" --wait %d", d.Ports[i].First)
 		}
 	}
-	return []Finding{{Note, "network", "whether a router or a provider's firewall lets knocks through cannot be seen" +
-		" from here", do}}
+	return []Finding{{Note, "network", "cannot see from here whether a router or a" +
+		" provider's firewall lets knocks through", do}}
 }

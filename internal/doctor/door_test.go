@@ -23,7 +23,7 @@ import (
 
 // How presence is told is said, and where it cannot be.
 func TestPresence(t *testing.T) {
-	const seen = "ok: door x: counts as somebody in: "
+	const seen = "ok: door x: in use while there is: "
 	visible, noLeave, none := error(nil), fmt.Errorf("list flows: %w", fs.ErrPermission), errors.New("no ctnetlink")
 	for _, tt := range []struct {
 		name, ports, presence string
@@ -35,12 +35,12 @@ func TestPresence(t *testing.T) {
 		{"UDP", `"51820/udp"`, "", visible, []string{seen + "a flow over UDP to 51820/udp that was answered, until minutes" +
 			" after its last packet > "}},
 		{"no leave", `"51820/udp"`, "", noLeave, []string{seen,
-			"warning: door x: whether flows over UDP can be seen here was not asked > sudo doorward doctor"}},
-		{"not seen", `"51820/udp"`, "", none, []string{seen, "problem: door x: would go dark under whoever is in, since flows" +
-			` over UDP cannot be seen here: no ctnetlink > name a place for logins, or write idle = "never"`}},
+			"warning: door x: did not ask whether UDP flows can be seen here > sudo doorward doctor"}},
+		{"not seen", `"51820/udp"`, "", none, []string{seen, "problem: door x: would go dark while somebody is in, since UDP flows" +
+			` cannot be seen here: no ctnetlink > set logins, or write idle = "never"`}},
 		{"not seen beside logins", `"22/tcp", "60000-61000/udp"`, "", none, []string{seen + "a login in the journal or the auth log",
-			"warning: door x: sees nobody who is there over UDP alone, since flows cannot be seen here: no ctnetlink > where"}},
-		{"never dark", `"51820/udp"`, `idle = "never"`, none, []string{"ok: door x: who is in makes no difference: "}},
+			"warning: door x: does not see who is in over UDP alone, since UDP flows cannot be seen here: no ctnetlink > where"}},
+		{"never dark", `"51820/udp"`, `idle = "never"`, none, []string{"ok: door x: presence does not count: "}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, err := config.Parse("f", []byte("[door.x]\nports = ["+tt.ports+"]\n[door.x.presence]\n"+tt.presence+
@@ -58,8 +58,8 @@ func TestPresence(t *testing.T) {
 func TestPortsOfOthers(t *testing.T) {
 	const dir = "/proc/sys/net/ipv4/"
 	p := machine(t, map[string]string{dir + "ip_local_port_range": "32768\t60999\n", dir + "ip_local_reserved_ports": "59002\n"})
-	want(t, p.clashes(sshDoor(t)), "warning: ports: 59000/tcp and 59001/tcp (listeners of door ssh): this machine gives the ports"+
-		" 32768 to 60999 to sockets that ask for none, such as those of outgoing connections: one of them may have the port when it"+
+	want(t, p.clashes(sshDoor(t)), "warning: ports: 59000/tcp and 59001/tcp (listeners of door ssh): this machine assigns ports"+
+		" 32768 to 60999 to sockets that do not ask for one, such as those of outgoing connections: one of them may hold the port when it"+
 		" is needed > echo net.ipv4.ip_local_reserved_ports=59000-59002 >/etc/sysctl.d/60-doorward.conf && sysctl -p"+
 		" /etc/sysctl.d/60-doorward.conf")
 	want(t, machine(t, nil).clashes(sshDoor(t)))
@@ -118,7 +118,7 @@ func TestLogins(t *testing.T) {
 			"ok: door ssh: /var/log/auth.log can be read; the last login was alice's from an unknown address, 1h30m0s ago > "}},
 		{"no login", fakeLog{}, []string{"ok: door ssh: /var/log/auth.log can be read, and has no login yet > "}},
 		{"no data", fakeLog{err: fmt.Errorf("%w: nothing anywhere", presence.ErrNoData)}, []string{
-			"problem: door ssh: would go to failsafe, dark and deaf: no log data: nothing anywhere > "}},
+			"problem: door ssh: would go to failsafe, dark and hearing no knock: no log data: nothing anywhere > "}},
 		{"too slow", fakeLog{err: context.DeadlineExceeded}, []string{"warning: door ssh: its logins could not be read: context"}},
 		{"odd stamps", fakeLog{warnings: []string{"line 3 has a stamp from the future"}}, []string{
 			"ok: door ssh", "warning: door ssh: line 3 has a stamp from the future > "}},
@@ -138,17 +138,17 @@ func TestLogins(t *testing.T) {
 func TestLoginsWithoutRoot(t *testing.T) {
 	log := fakeLog{err: fmt.Errorf("%w: permission denied", presence.ErrNoData), warnings: []string{"permission denied"}}
 	want(t, loginFindings(t.Context(), "ssh", &log, time.Now(), false),
-		"note: door ssh: whether there is log data for the daemon cannot be seen: you may read none > sudo doorward doctor")
+		"note: door ssh: cannot see whether there is log data for the daemon: you may not read any > sudo doorward doctor")
 }
 
 // TestOnce: what doctor and the daemon both found is said once.
 func TestOnce(t *testing.T) {
 	const install = "sudo doorward polkit --install"
-	others := []Finding{{Warning, "configuration", "idle is short", ""}, {Problem, "door ssh", "is in failsafe, dark and deaf: no log data", ""},
+	others := []Finding{{Warning, "configuration", "idle is short", ""}, {Problem, "door ssh", "is in failsafe and ignores knocks: no log data", ""},
 		{Warning, "door ssh", "line 3 has a stamp from the future", ""}, {Problem, "door web", "polkit does not let it", install}}
 	alone := Finding{Warning, "daemon", `door ssh: the daemon may not; "` + install + `" allows it`, "doorward status"}
 	all := append([]Finding{{OK, "daemon", "answers", ""},
-		{Warning, "daemon", "door ssh is in failsafe, dark and deaf: no log data", "doorward status"},
+		{Warning, "daemon", "door ssh is in failsafe and ignores knocks: no log data", "doorward status"},
 		{Warning, "daemon", "door ssh: line 3 has a stamp from the future", "doorward status"},
 		{Warning, "daemon", "idle is short", "doorward status"},
 		{Warning, "daemon", `door web: the daemon may not; "` + install + `" allows it`, "doorward status"}, alone}, others...)
@@ -244,10 +244,10 @@ func TestOwnSession(t *testing.T) {
 		{"unguarded", "192.0.2.1 50000 192.0.2.2 2222", control.Status{}, []string{
 			"ok: your session: came in at 2222/tcp, which no door guards"}},
 		{"stranger", "192.0.2.1 50000 192.0.2.2 22", grants("192.0.2.9"), []string{
-			"warning: your session: comes from 192.0.2.1 through door ssh: it lives on whatever happens, but a new one needs" +
+			"warning: your session: comes from 192.0.2.1 through door ssh: it stays open whatever happens, but a new one needs" +
 				" the knock > keep this session open until a new one has got in; apply with doorward apply --confirm 60s"}},
 		{"behind a fence that stands", "192.0.2.1 50000 192.0.2.2 22", control.Status{Fence: control.Fence{Up: true}}, []string{
-			"note: your session: comes from 192.0.2.1 through door ssh: it lives on whatever happens, but a new one needs" +
+			"note: your session: comes from 192.0.2.1 through door ssh: it stays open whatever happens, but a new one needs" +
 				" the knock > keep this session open until a new one has got in; apply with"}},
 		{"granted", "::ffff:192.0.2.1 50000 ::ffff:192.0.2.2 22", grants("192.0.2.1"), []string{
 			"ok: your session: comes from 192.0.2.1, which has a grant at door ssh until "}},

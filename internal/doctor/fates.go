@@ -134,26 +134,33 @@ func fates(rules *ruleset.Ruleset, c *config.Config) []Finding {
 	case len(deciding) == 0:
 		return nil
 	case len(c.Doors) == 0:
-		return []Finding{{Note, "firewall", fmt.Sprintf("there are rules of others' about what comes in (%s): what they do with knocks is"+
-			" told when doors are configured", strings.Join(deciding, "; ")), ""}}
+		return []Finding{{Note, "firewall", fmt.Sprintf("other firewalls filter incoming traffic (%s): what they do with knocks can"+
+			" be said once there are doors", strings.Join(deciding, "; ")), ""}}
 	}
+	j, finding := fromStrangers(rules)
+	if j == nil {
+		return []Finding{finding}
+	}
+	return j.fates(c.WayIn())
+}
+
+// fromStrangers judges the packets of strangers, by all ways on which they may come. The
+// finding says why it cannot.
+func fromStrangers(rules *ruleset.Ruleset) (*judge, Finding) {
 	own, err := ownAddresses()
 	if err != nil {
-		return []Finding{{Note, "firewall", fmt.Sprintf("this machine's addresses cannot be read: %v", err), ""}}
+		return nil, Finding{Note, "firewall", fmt.Sprintf("this machine's addresses cannot be read: %v", err), ""}
 	}
 	ways, err := arrivals(own)
 	if err != nil {
-		return []Finding{{Note, "firewall", err.Error(), ""}}
+		return nil, Finding{Note, "firewall", err.Error(), ""}
 	}
-	j := &judge{rules: rules, own: own, ways: ways, from: strangers, who: "strangers", other: 1}
-	return j.fates(wayInPorts(c))
+	return &judge{rules: rules, own: own, ways: ways, from: strangers, who: "strangers", other: 1}, Finding{}
 }
 
 // fates says what becomes of packets to ports.
 func (j *judge) fates(ports []port.Range) []Finding {
-	for slices.ContainsFunc(ports, func(r port.Range) bool { return r.First <= j.other && j.other <= r.Last }) {
-		j.other++
-	}
+	j.avoid(ports)
 	var all []fate
 	for _, r := range ports {
 		for _, ipv6 := range []bool{false, true} {
@@ -161,6 +168,13 @@ func (j *judge) fates(ports []port.Range) []Finding {
 		}
 	}
 	return j.tell(all)
+}
+
+// avoid chooses a port that is none of these.
+func (j *judge) avoid(ports []port.Range) {
+	for slices.ContainsFunc(ports, func(r port.Range) bool { return r.First <= j.other && j.other <= r.Last }) {
+		j.other++
+	}
 }
 
 // ports judges a range, in parts if not all of it fares alike.
@@ -340,7 +354,7 @@ func (g group) finding(rules *ruleset.Ruleset, who string) Finding {
 	}
 	at := g.at.Chain
 	return Finding{Warning, where, fmt.Sprintf("may drop what %s %s to %s: it depends on the %s (%s)", who, send, ports, g.at.Why,
-		rule(g.at)), fmt.Sprintf("nft -a list chain %s %s %s\nsee that it lets them through", at.Family, at.Table, at.Name)}
+		rule(g.at)), fmt.Sprintf("nft -a list chain %s %s %s\nmake sure that it lets them through", at.Family, at.Table, at.Name)}
 }
 
 // rule says which rule decides.

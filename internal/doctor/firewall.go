@@ -15,43 +15,55 @@ import (
 // ownTable is the fence's, of the family inet; see package fence.
 const ownTable = "doorward"
 
-// firewalls looks for what else decides about packets on their way in.
-func (p *Patient) firewalls(c *config.Config) []Finding {
-	rules, err := ruleset.Read(ownChain)
+// firewalls says what other firewalls do with knocks and visitors, by their rules or by
+// why those cannot be read.
+func (h *Host) firewalls(c *config.Config, rules *ruleset.Ruleset, err error) []Finding {
 	if err != nil {
-		all := []Finding{{Note, "firewall", fmt.Sprintf("whether other rules let %s through cannot be seen: %v", wayIn(c), err),
+		all := []Finding{{Note, "firewall", fmt.Sprintf("cannot see whether other rules let %s through: %v", wayIn(c), err),
 			"run doctor as root"}}
-		return append(all, p.unseen(&ruleset.Ruleset{}, c)...)
+		return append(all, h.unseen(&ruleset.Ruleset{}, c)...)
 	}
-	all := append(fates(rules, c), p.unseen(rules, c)...)
+	all := append(fates(rules, c), h.unseen(rules, c)...)
 	if len(all) == 0 {
-		all = []Finding{{OK, "firewall", "no other one decides about what comes in", ""}}
+		all = []Finding{{OK, "firewall", "no other firewall filters incoming traffic", ""}}
 	}
 	all = append(all, untracked(rules, c)...)
 	return append(all, waysRound(rules.Detours(), c)...)
 }
 
+// Openings are findings about other firewalls that do not let the doors' ports and those
+// of their knocks through, or may not, each with steps that make it; none where they do.
+// They are of the caller's network namespace, and less is seen without CAP_NET_ADMIN.
+func Openings(c *config.Config) []Finding {
+	h := &Host{}
+	rules, err := ruleset.Read(ownChain)
+	if err != nil {
+		return h.unseen(&ruleset.Ruleset{}, c)
+	}
+	return slices.DeleteFunc(append(fates(rules, c), h.unseen(rules, c)...), func(f Finding) bool { return f.Do == "" })
+}
+
 // unseen tells of firewalls that are there, and whose rules are not.
-func (p *Patient) unseen(rules *ruleset.Ruleset, c *config.Config) []Finding {
+func (h *Host) unseen(rules *ruleset.Ruleset, c *config.Config) []Finding {
 	has := func(chain string) bool {
 		return slices.ContainsFunc(rules.Chains, func(c *ruleset.Chain) bool { return c.Name == chain })
 	}
 	var all []Finding
-	if p.ufwEnabled() && !has(ufwChain) {
+	if h.ufwEnabled() && !has(ufwChain) {
 		all = append(all, Finding{Note, "ufw", "is active, and its rules cannot be read from here: it must let in whom doorward lets in," +
-			" and the knocks", letThrough("ufw", nil, "", wayInPorts(c))})
+			" and the knocks", letThrough("ufw", nil, "", c.WayIn())})
 	}
-	if p.running("firewalld") && !slices.ContainsFunc(rules.Chains, byFirewalld) {
+	if h.running("firewalld") && !slices.ContainsFunc(rules.Chains, byFirewalld) {
 		all = append(all, Finding{Note, "firewalld", "is active, and its rules cannot be read from here: it must let in whom doorward lets" +
-			" in, and the knocks", letThrough("firewalld", nil, "", wayInPorts(c))})
+			" in, and the knocks", letThrough("firewalld", nil, "", c.WayIn())})
 	}
 	for _, ch := range rules.Chains {
 		if ch.Family == "bridge" && (ch.Hook == "prerouting" || ch.Hook == "input") && (ch.Drop || len(ch.Rules) > 0) {
-			all = append(all, Finding{Note, ch.String(), "decides about what comes in over a bridge: its rules are not followed here",
+			all = append(all, Finding{Note, ch.String(), "filters what comes in over a bridge: doctor does not follow its rules",
 				fmt.Sprintf("nft list chain bridge %s %s; see that it lets %s through", ch.Table, ch.Name, wayIn(c))})
 		}
 	}
-	legacy := p.read("/proc/thread-self/net/ip_tables_names") + p.read("/proc/thread-self/net/ip6_tables_names")
+	legacy := h.read("/proc/thread-self/net/ip_tables_names") + h.read("/proc/thread-self/net/ip6_tables_names")
 	if tables := strings.Fields(legacy); len(tables) > 0 {
 		slices.Sort(tables)
 		all = append(all, Finding{Note, "iptables-legacy", fmt.Sprintf("has the tables %s, which cannot be read from here",
@@ -91,32 +103,11 @@ func untracked(rules *ruleset.Ruleset, c *config.Config) []Finding {
 	return all
 }
 
-// wayInPorts are the ports that any other firewall must let through: those of
-// the doors, which doorward guards, and those where knocks are heard.
-func wayInPorts(c *config.Config) (all []port.Range) {
-	add := func(r port.Range) {
-		if !slices.Contains(all, r) {
-			all = append(all, r)
-		}
-	}
-	for _, d := range c.Doors {
-		for _, r := range d.Ports {
-			add(r)
-		}
-		for _, k := range d.Knocks {
-			for _, p := range k.Hears() {
-				add(p.Range())
-			}
-		}
-	}
-	return all
-}
-
 func wayIn(c *config.Config) string {
 	if len(c.Doors) == 0 {
 		return "the doors' ports and those of their knocks"
 	}
-	return portList(wayInPorts(c))
+	return portList(c.WayIn())
 }
 
 // portList is "22/tcp, 60000-61000/udp".

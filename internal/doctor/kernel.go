@@ -20,7 +20,7 @@ import (
 )
 
 // kernel tries the configuration's table on the kernel that runs.
-func (p *Patient) kernel(c *config.Config) []Finding {
+func (h *Host) kernel(c *config.Config) []Finding {
 	var u unix.Utsname
 	release := "of an unknown release"
 	if unix.Uname(&u) == nil {
@@ -35,16 +35,16 @@ func kernelFindings(release string, owned bool, err error) []Finding {
 	where := "kernel"
 	switch {
 	case errors.Is(err, unix.EPERM):
-		return []Finding{{Warning, where, fmt.Sprintf("Linux %s; whether it takes doorward's nftables table was not tried",
+		return []Finding{{Warning, where, fmt.Sprintf("Linux %s; did not try whether it accepts doorward's nftables table",
 			release), "run doctor as root; in a container, give it CAP_NET_ADMIN and CAP_SYS_ADMIN for this"}}
 	case err != nil:
-		return []Finding{{Problem, where, fmt.Sprintf("Linux %s does not take doorward's nftables table: %v", release, err),
-			"a kernel with nf_tables, nft_fib_inet and nf_conntrack, 5.10 or later; in a container that is the host's"}}
+		return []Finding{{Problem, where, fmt.Sprintf("Linux %s does not accept doorward's nftables table: %v", release, err),
+			"use a kernel with nf_tables, nft_fib_inet and nf_conntrack, 5.10 or later; in a container that is the host's"}}
 	case !owned:
-		return []Finding{{OK, where, fmt.Sprintf("Linux %s takes doorward's nftables table; others may flush it"+
+		return []Finding{{OK, where, fmt.Sprintf("Linux %s accepts doorward's nftables table; others may flush it"+
 			" (the flags owner and persist need 6.9), and doorward then puts it back", release), ""}}
 	}
-	return []Finding{{OK, where, fmt.Sprintf("Linux %s takes doorward's nftables table and keeps others from changing it",
+	return []Finding{{OK, where, fmt.Sprintf("Linux %s accepts doorward's nftables table and keeps others from changing it",
 		release), ""}}
 }
 
@@ -80,11 +80,11 @@ func rehearse(c *config.Config) (owned bool, err error) {
 }
 
 // conntrack looks at how connections are tracked.
-func (p *Patient) conntrack(c *config.Config) []Finding {
+func (h *Host) conntrack(c *config.Config) []Finding {
 	const dir = "/proc/sys/net/netfilter/"
-	all := conntrackFindings(p.read(dir+"nf_conntrack_count"), p.read(dir+"nf_conntrack_max"))
+	all := conntrackFindings(h.read(dir+"nf_conntrack_count"), h.read(dir+"nf_conntrack_max"))
 	for _, t := range timeouts {
-		all = append(all, t.findings(c, p.read(dir+t.name))...)
+		all = append(all, t.findings(c, h.read(dir+t.name))...)
 	}
 	return all
 }
@@ -107,8 +107,8 @@ type timeout struct {
 // two minutes is Linux's default, and the least by RFC 4787, REQ-5.
 var timeouts = [...]timeout{
 	{"nf_conntrack_tcp_timeout_established", port.TCP, 2*time.Hour + 4*time.Minute, "a silent TCP connection",
-		"before TCP keepalive asks whether it lives (after 2h): then a session through a port that is sent on elsewhere, such" +
-			" as a container's, hangs, and so does one that another firewall lets in only as established; the fence keeps those" +
+		"before TCP keepalive probes it (after 2h): then a session through a forwarded port, such" +
+			" as a container's, hangs, and so does one that another firewall allows only as established; the fence keeps those" +
 			" of this machine's own services"},
 	{"nf_conntrack_udp_timeout_stream", port.UDP, 2 * time.Minute, "a silent flow over UDP",
 		"and whoever is silent for longer is no longer seen to be in"},
@@ -173,9 +173,9 @@ func clock(c clockState) []Finding {
 		return []Finding{{Problem, where, fmt.Sprintf("says %s: logins would be dated wrong, and idle with them", stamp),
 			"set the clock: timedatectl set-ntp true"}}
 	case c.err != nil:
-		return []Finding{{Note, where, fmt.Sprintf("says %s; whether it is synchronised cannot be read: %v", stamp, c.err), ""}}
+		return []Finding{{Note, where, fmt.Sprintf("says %s; cannot tell whether it is synchronised: %v", stamp, c.err), ""}}
 	case !c.synced:
-		return []Finding{{Warning, where, fmt.Sprintf("says %s, and is not synchronised: a step of it makes logins look"+
+		return []Finding{{Warning, where, fmt.Sprintf("says %s, and is not synchronised: when it is set, logins look"+
 			" older or newer than they are", stamp), "timedatectl set-ntp true, or install chrony"}}
 	}
 	return []Finding{{OK, where, fmt.Sprintf("says %s, and is synchronised", stamp), ""}}

@@ -56,7 +56,7 @@ func TestFilesOfKnocks(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := packetDoor(knock.Needs{Files: []string{"/etc/doorward/a.key", "/etc/doorward/b.key", "/etc/doorward/c.key"}}, 62000)
-	missing := "problem: /etc/doorward/c.key: does not exist, and knock packet-2 of door web needs it > make it, or change the knock"
+	missing := "problem: /etc/doorward/c.key: does not exist, and knock packet-2 of door web needs it > create it, or change the knock"
 	want(t, p.needs(&c.Doors[0], &reader{name: "the user doorward", uid: os.Geteuid() + 1}),
 		"ok: /etc/doorward/a.key: is there for knock packet-2 of door web > ",
 		fmt.Sprintf("problem: /etc/doorward/b.key: the user doorward may not read it (-rw-------, owner %d, group %d), and knock"+
@@ -75,13 +75,16 @@ func TestTakenDatagrams(t *testing.T) {
 	want(t, taken(c, []listener{udp(62000, 5, "doorwardd"), {tcp(62001), all4, 9, "nginx"}}, 5),
 		"ok: door web: doorward listens on 62000/udp > ")
 	want(t, taken(c, []listener{udp(62001, 9, "dnsmasq")}, 5), "problem: 62001/udp: is taken by dnsmasq (pid 9): door web cannot"+
-		" listen for its knock > end that, or change the knock: packet-2 of door web in the configuration")
+		" listen for its knock > stop it, or change the knock: packet-2 of door web in the configuration")
 }
 
 func TestOutside(t *testing.T) {
-	const cannot = "note: network: whether a router or a provider's firewall lets knocks through cannot be seen from here > from outside: "
+	const cannot = "note: network: cannot see from here whether a router or a provider's firewall lets knocks through > from outside: "
 	want(t, outside(&config.Config{}))
 	want(t, outside(sshDoor(t)), cannot+"doorward knock HOST --touch PORTS --wait 22")
+	named := sshDoor(t)
+	named.Gateway.Host = "gate.example.org"
+	want(t, outside(named), cannot+"doorward knock gate.example.org --touch PORTS --wait 22")
 	want(t, outside(packetDoor(knock.Needs{}, 62000)), cannot+"knock at door web, and connect")
 	c := sshDoor(t)
 	c.Doors[0].Ports = []port.Range{{Proto: port.UDP, First: 51820, Last: 51820}}
@@ -111,10 +114,10 @@ func TestDatagrams(t *testing.T) {
 		return err
 	})
 	c := packetDoor(knock.Needs{}, 62000, 62001)
-	p := &Patient{}
+	p := &Host{}
 	var walls, busy []Finding
 	n.Do(func() error {
-		walls = p.firewalls(c)
+		walls = firewallsOf(p, c)
 		sockets, err := p.connected(c)
 		busy = taken(c, sockets, 0)
 		return err

@@ -19,9 +19,9 @@ import (
 	"github.com/doorward/doorward/internal/service"
 )
 
-// TestExamine looks at a real network namespace with other firewalls, a taken
+// TestRun looks at a real network namespace with other firewalls, a taken
 // port, and a server that also listens elsewhere.
-func TestExamine(t *testing.T) {
+func TestRun(t *testing.T) {
 	nstest.Need(t, "nft", "nsenter")
 	n := nstest.New(t)
 	n.Run("nft", `
@@ -53,18 +53,18 @@ func TestExamine(t *testing.T) {
 	log := filepath.Join(dir, "auth.log")
 	text := strings.Replace(configText, "[[door.ssh.knock]]",
 		fmt.Sprintf("[door.ssh.presence]\nlogins = [%q]\n[[door.ssh.knock]]", log), 1)
-	write(t, path, text)
+	write(t, path, fmt.Sprintf("[gateway]\nstate = %q\n", dir)+text) // it has run before
 	write(t, log, time.Now().Add(-time.Minute).UTC().Format("2006-01-02T15:04:05.000000+00:00")+
 		" gate sshd[7]: Accepted publickey for alice from 192.0.2.1 port 50000 ssh2: ED25519 SHA256:x\n")
 
-	p := &Patient{Config: path, Control: filepath.Join(dir, "none.sock"), Now: time.Now,
+	p := &Host{Config: path, Control: filepath.Join(dir, "none.sock"), Now: time.Now,
 		Unit:   units{"ssh.service": {status: service.Status{State: service.Running}}}.unit,
 		Denied: polkit{}.denied,
 		Status: func(context.Context) (control.Status, error) {
 			return control.Status{}, errors.New("no daemon answers")
 		}}
 	var found []Finding
-	n.Do(func() error { found = p.Examine(t.Context()); return nil })
+	n.Do(func() error { found = p.Run(t.Context()); return nil })
 	got := lines(found)
 	us := fmt.Sprintf("%s (pid %d)", p.processName(os.Getpid()), os.Getpid())
 	for _, beginning := range []string{
@@ -79,7 +79,7 @@ func TestExamine(t *testing.T) {
 		"ok: door ssh: behind it is " + us + " on 22/tcp",
 		"note: 8080/tcp: " + us + ", which is behind door ssh, listens here too",
 		"ok: door ssh: its unit ssh.service is running",
-		"ok: door ssh: counts as somebody in: a login in " + log + ", for 1h; a live TCP connection to 22/tcp",
+		"ok: door ssh: in use while there is: a login in " + log + ", for 1h; a live TCP connection to 22/tcp",
 		"ok: door ssh: " + log + " can be read; the last login was alice's from 192.0.2.1, 1m",
 		"note: network: ",
 	} {
@@ -97,8 +97,8 @@ func TestExamine(t *testing.T) {
 	}
 }
 
-// TestExamineFindsTheDaemon: whose socket it is tells whose ports they are.
-func TestExamineFindsTheDaemon(t *testing.T) {
+// TestRunFindsTheDaemon: whose socket it is tells whose ports they are.
+func TestRunFindsTheDaemon(t *testing.T) {
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "s")
 	l, err := net.Listen("unix", socket)
@@ -106,7 +106,7 @@ func TestExamineFindsTheDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	p := &Patient{Control: socket}
+	p := &Host{Control: socket}
 	if got := p.daemonPID(); got != os.Getpid() {
 		t.Errorf("the daemon is process %d, want %d", got, os.Getpid())
 	}

@@ -13,30 +13,30 @@ import (
 )
 
 // presence says how a door knows that somebody is in, and whether it can.
-func (p *Patient) presence(d *config.Door) []Finding {
+func (h *Host) presence(d *config.Door) []Finding {
 	where := "door " + d.Name
 	all := []Finding{{OK, where, d.Told(), ""}}
 	udp := port.Has(d.Ports, port.UDP)
 	if !udp || !d.Presence.Connections || d.Presence.Idle == 0 {
 		return all
 	}
-	switch err := p.Flows(); {
+	switch err := h.Flows(); {
 	case err == nil:
 	case errors.Is(err, fs.ErrPermission):
-		all = append(all, Finding{Warning, where, "whether flows over UDP can be seen here was not asked", "sudo doorward doctor"})
+		all = append(all, Finding{Warning, where, "did not ask whether UDP flows can be seen here", "sudo doorward doctor"})
 	case d.ByFlows():
-		all = append(all, Finding{Problem, where, fmt.Sprintf("would go dark under whoever is in, since flows over UDP cannot"+
-			" be seen here: %v", err), `name a place for logins, or write idle = "never"`})
+		all = append(all, Finding{Problem, where, fmt.Sprintf("would go dark while somebody is in, since UDP flows cannot"+
+			" be seen here: %v", err), `set logins, or write idle = "never"`})
 	default:
-		all = append(all, Finding{Warning, where, fmt.Sprintf("sees nobody who is there over UDP alone, since flows cannot be"+
+		all = append(all, Finding{Warning, where, fmt.Sprintf("does not see who is in over UDP alone, since UDP flows cannot be"+
 			" seen here: %v", err), `where that matters, write idle = "never"`})
 	}
 	return all
 }
 
 // clashes looks for ports that a connection of this machine may happen to have.
-func (p *Patient) clashes(c *config.Config) []Finding {
-	local, err := port.ReadLocal(os.DirFS(p.path("/")))
+func (h *Host) clashes(c *config.Config) []Finding {
+	local, err := port.ReadLocal(os.DirFS(h.path("/")))
 	if err != nil {
 		return nil
 	}

@@ -30,11 +30,11 @@ const unitGroups = "adm systemd-journal"
 
 // daemonReader is the daemon that runs, or the one that would, by the user
 // whose name packages give it; nil when there is neither, or it is root.
-func (p *Patient) daemonReader(pid int) *reader {
+func (h *Host) daemonReader(pid int) *reader {
 	r := &reader{uid: -1}
 	if pid > 0 {
 		r.name = fmt.Sprintf("the daemon (pid %d)", pid)
-		for line := range strings.Lines(p.readProc(pid, "status")) {
+		for line := range strings.Lines(h.readProc(pid, "status")) {
 			key, v, _ := strings.Cut(line, ":")
 			f := strings.Fields(v)
 			switch {
@@ -50,7 +50,7 @@ func (p *Patient) daemonReader(pid int) *reader {
 		}
 	} else {
 		r.name = "the user doorward"
-		r.uid, r.gids = p.account("doorward")
+		r.uid, r.gids = h.account("doorward")
 	}
 	if r.uid <= 0 {
 		return nil
@@ -59,9 +59,9 @@ func (p *Patient) daemonReader(pid int) *reader {
 }
 
 // account finds a user, its group and those of unitGroups; uid is -1 for none.
-func (p *Patient) account(name string) (uid int, gids []int) {
+func (h *Host) account(name string) (uid int, gids []int) {
 	uid = -1
-	for line := range strings.Lines(p.read("/etc/passwd")) {
+	for line := range strings.Lines(h.read("/etc/passwd")) {
 		f := strings.Split(line, ":")
 		if len(f) > 3 && f[0] == name {
 			uid, _ = strconv.Atoi(f[2])
@@ -70,7 +70,7 @@ func (p *Patient) account(name string) (uid int, gids []int) {
 			}
 		}
 	}
-	for line := range strings.Lines(p.read("/etc/group")) {
+	for line := range strings.Lines(h.read("/etc/group")) {
 		f := strings.Split(strings.TrimSpace(line), ":")
 		if len(f) < 4 || !slices.Contains(strings.Fields(unitGroups), f[0]) &&
 			!slices.Contains(strings.Split(f[3], ","), name) {
@@ -109,19 +109,19 @@ func (r *reader) kept(path string) string {
 
 // needs looks whether the files are there that the door's knocks need, and whether
 // the reader may read them.
-func (p *Patient) needs(d *config.Door, r *reader) (all []Finding) {
+func (h *Host) needs(d *config.Door, r *reader) (all []Finding) {
 	for _, k := range d.Knocks {
 		of := fmt.Sprintf("knock %s of door %s", k.Name, d.Name)
 		for _, name := range k.Needs().Files {
-			path := p.path(name)
+			path := h.path(name)
 			_, err := os.Stat(path)
 			why := r.kept(path)
 			switch {
 			case errors.Is(err, fs.ErrNotExist):
 				all = append(all, Finding{Problem, name, "does not exist, and " + of + " needs it",
-					"make it, or change the knock in the configuration"})
+					"create it, or change the knock in the configuration"})
 			case err != nil:
-				all = append(all, Finding{Note, name, fmt.Sprintf("whether %s can use it cannot be seen: %v", of, err), "sudo doorward doctor"})
+				all = append(all, Finding{Note, name, fmt.Sprintf("cannot see whether %s can use it: %v", of, err), "sudo doorward doctor"})
 			case why != "":
 				file := files.Quoted(path)
 				all = append(all, Finding{Problem, name, why + ", and " + of + " needs it",

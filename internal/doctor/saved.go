@@ -22,8 +22,8 @@ var savedRulesets = []string{
 
 // saved looks for files that would load the fence's table. The kernel lets
 // nobody but the daemon touch that, and refuses all that a file says with it.
-func (p *Patient) saved() []Finding {
-	s := &savedFiles{p: p, seen: map[string]bool{}}
+func (h *Host) saved() []Finding {
+	s := &savedFiles{h: h, seen: map[string]bool{}}
 	for _, pattern := range savedRulesets {
 		s.glob(pattern)
 	}
@@ -32,7 +32,7 @@ func (p *Patient) saved() []Finding {
 
 // savedFiles reads files that are loaded into nftables, each once.
 type savedFiles struct {
-	p     *Patient
+	h     *Host
 	seen  map[string]bool
 	found []Finding
 }
@@ -42,13 +42,13 @@ const maxSaved = 1000
 
 // glob reads files of the machine by a pattern.
 func (s *savedFiles) glob(pattern string) {
-	names, err := filepath.Glob(s.p.path(pattern))
+	names, err := filepath.Glob(s.h.path(pattern))
 	if err != nil {
 		return // nft would not find it, either
 	}
 	for _, n := range names {
-		if s.p.Root != "" {
-			n = strings.TrimPrefix(n, filepath.Clean(s.p.Root))
+		if s.h.Root != "" {
+			n = strings.TrimPrefix(n, filepath.Clean(s.h.Root))
 		}
 		s.file(n)
 	}
@@ -59,11 +59,11 @@ func (s *savedFiles) file(name string) {
 		return
 	}
 	s.seen[name] = true
-	info, err := os.Stat(s.p.path(name))
+	info, err := os.Stat(s.h.path(name))
 	if err != nil || !info.Mode().IsRegular() {
 		return
 	}
-	text, err := os.ReadFile(s.p.path(name))
+	text, err := os.ReadFile(s.h.path(name))
 	if errors.Is(err, fs.ErrPermission) {
 		s.found = append(s.found, Finding{Note, name, "may not be read: whether it would load doorward's table is not known",
 			"run doctor as root"})

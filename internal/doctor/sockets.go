@@ -37,17 +37,35 @@ func (l listener) holder() string {
 
 // listeners lists the sockets of the caller's network namespace, as the daemon
 // does.
-func (p *Patient) listeners() ([]listener, error) {
+func (h *Host) listeners() ([]listener, error) {
 	sockets, err := sockdiag.Listening([]port.Range{{Proto: port.TCP, First: 1, Last: 65535}, {Proto: port.UDP, First: 1, Last: 65535}})
 	if err != nil {
 		return nil, err
 	}
-	return p.held(sockets), nil
+	return h.held(sockets), nil
+}
+
+// SSHServers are the TCP ports on which SSH servers listen for others than this machine,
+// in ascending order: in the caller's network namespace, and as far as other users'
+// processes may be seen.
+func SSHServers() []uint16 {
+	all, err := (&Host{}).listeners()
+	if err != nil {
+		return nil
+	}
+	var ports []uint16
+	for _, l := range all {
+		if l.name == "sshd" && l.port.Proto == port.TCP && !l.addr.IsLoopback() {
+			ports = append(ports, l.port.Number)
+		}
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports)
 }
 
 // connected lists the UDP sockets that are connected and have the port of a knock:
 // nobody else can bind it then.
-func (p *Patient) connected(c *config.Config) ([]listener, error) {
+func (h *Host) connected(c *config.Config) ([]listener, error) {
 	var at []port.Range
 	for _, d := range c.Doors {
 		for _, k := range d.Knocks {
@@ -59,11 +77,11 @@ func (p *Patient) connected(c *config.Config) ([]listener, error) {
 		}
 	}
 	sockets, err := sockdiag.Live(at)
-	return p.held(sockets), err
+	return h.held(sockets), err
 }
 
 // held finds whose sockets are.
-func (p *Patient) held(sockets []sockdiag.Socket) []listener {
+func (h *Host) held(sockets []sockdiag.Socket) []listener {
 	all := make([]listener, len(sockets))
 	inodes := map[string][]int{} // which of all have this socket
 	for i, s := range sockets {
@@ -74,15 +92,15 @@ func (p *Patient) held(sockets []sockdiag.Socket) []listener {
 	// A listener may have several processes; the first that made it, by its
 	// number, is the one that an operator knows. systemd, which keeps what others
 	// listen on, the daemon's too, comes last.
-	pids := p.pids()
+	pids := h.pids()
 	if len(pids) > 0 && pids[0] == 1 {
 		pids = append(pids[1:], 1)
 	}
 	for _, pid := range pids {
-		for inode := range p.socketsOf(pid) {
+		for inode := range h.socketsOf(pid) {
 			for _, i := range inodes[inode] {
 				if all[i].pid == 0 {
-					all[i].pid, all[i].name = pid, p.processName(pid)
+					all[i].pid, all[i].name = pid, h.processName(pid)
 				}
 			}
 		}
@@ -91,8 +109,8 @@ func (p *Patient) held(sockets []sockdiag.Socket) []listener {
 }
 
 // pids lists the processes, lowest first.
-func (p *Patient) pids() []int {
-	entries, err := os.ReadDir(p.path("/proc"))
+func (h *Host) pids() []int {
+	entries, err := os.ReadDir(h.path("/proc"))
 	if err != nil {
 		return nil
 	}
@@ -107,8 +125,8 @@ func (p *Patient) pids() []int {
 }
 
 // socketsOf are the inodes of a process's sockets, as far as they may be seen.
-func (p *Patient) socketsOf(pid int) map[string]bool {
-	dir := p.path(fmt.Sprintf("/proc/%d/fd", pid))
+func (h *Host) socketsOf(pid int) map[string]bool {
+	dir := h.path(fmt.Sprintf("/proc/%d/fd", pid))
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil
@@ -126,19 +144,19 @@ func (p *Patient) socketsOf(pid int) map[string]bool {
 // processName names a process for people. An sshd that only serves a session
 // also listens, for what its visitor forwards, and is no server: see the titles
 // that it gives itself (sshd.c, setproctitle).
-func (p *Patient) processName(pid int) string {
-	name := strings.TrimSpace(p.readProc(pid, "comm"))
-	title, isTitle := strings.CutPrefix(p.readProc(pid, "cmdline"), "sshd: ")
+func (h *Host) processName(pid int) string {
+	name := strings.TrimSpace(h.readProc(pid, "comm"))
+	title, isTitle := strings.CutPrefix(h.readProc(pid, "cmdline"), "sshd: ")
 	if name == "sshd" && isTitle && !strings.Contains(title, "[listener]") {
-		return "a forwarding of an ssh session"
+		return "a port forwarding of an SSH session"
 	}
 	return name
 }
 
 // running says whether a process of that name runs.
-func (p *Patient) running(name string) bool {
-	for _, pid := range p.pids() {
-		if strings.TrimSpace(p.readProc(pid, "comm")) == name {
+func (h *Host) running(name string) bool {
+	for _, pid := range h.pids() {
+		if strings.TrimSpace(h.readProc(pid, "comm")) == name {
 			return true
 		}
 	}
@@ -160,7 +178,7 @@ func taken(c *config.Config, all []listener, daemon int) []Finding {
 					kept = append(kept, p.String())
 				case others:
 					found = append(found, Finding{Problem, p.String(), fmt.Sprintf("is taken by %s: door %s cannot"+
-						" listen for its knock", l.holder(), d.Name), "end that, or change the knock: " + another(&d, k)})
+						" listen for its knock", l.holder(), d.Name), "stop it, or change the knock: " + another(&d, k)})
 				case l.pid != 0:
 					ours = append(ours, p.String())
 				}
@@ -171,7 +189,7 @@ func taken(c *config.Config, all []listener, daemon int) []Finding {
 			found = append(found, Finding{OK, where, "doorward listens on " + strings.Join(ours, ", "), ""})
 		}
 		if len(hidden) > 0 {
-			found = append(found, Finding{Note, where, fmt.Sprintf("who listens on %s can be seen by root only",
+			found = append(found, Finding{Note, where, fmt.Sprintf("only root can see who listens on %s",
 				strings.Join(hidden, ", ")), "sudo doorward doctor"})
 		}
 		if len(kept) > 0 {

@@ -35,7 +35,7 @@ func Firewalls(source netip.Addr) (do func(ports []port.Range) []Finding, err er
 	return func(ports []port.Range) []Finding {
 		j := &judge{rules: rules, own: own, ways: []arrival{way}, from: []netip.Addr{source}, who: source.String(), other: 1}
 		c := &config.Config{Doors: []config.Door{{Ports: ports}}}
-		all := append(j.fates(ports), (&Patient{}).unseen(rules, c)...)
+		all := append(j.fates(ports), (&Host{}).unseen(rules, c)...)
 		return slices.DeleteFunc(all, func(f Finding) bool { return f.Verdict == OK })
 	}, nil
 }

@@ -20,7 +20,7 @@ func TestSSHDLogLevel(t *testing.T) {
 	const loud = "ok: /etc/ssh/sshd_config: has sshd listen on 22, which is guarded > "
 	silent := func(verdict, level, whose string) string {
 		return fmt.Sprintf("%s: /etc/ssh/sshd_config: has LogLevel %s, at which sshd logs no login%s: door ssh does not see them >"+
-			" set LogLevel INFO; systemctl try-reload-or-restart ssh.service", verdict, level, whose)
+			" set LogLevel INFO\nsystemctl try-reload-or-restart ssh.service", verdict, level, whose)
 	}
 	for _, tt := range []struct {
 		name, text string
@@ -69,8 +69,8 @@ func TestSSHDLogLevel(t *testing.T) {
 	}
 }
 
-// realLogLevel is what the real sshd reads for a user in the patient's files.
-func realLogLevel(t *testing.T, p *Patient, user string) string {
+// realLogLevel is what the real sshd reads for a user in the host's files.
+func realLogLevel(t *testing.T, p *Host, user string) string {
 	t.Helper()
 	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // where sshd locks itself in
 		t.Fatal(err)

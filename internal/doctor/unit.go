@@ -22,15 +22,15 @@ const polkitTime = 10 * time.Second
 
 // unit looks at what runs behind a door; r is who starts and stops it, and
 // sockets are the machine's.
-func (p *Patient) unit(ctx context.Context, d *config.Door, r *reader, sockets []listener) []Finding {
+func (h *Host) unit(ctx context.Context, d *config.Door, r *reader, sockets []listener) []Finding {
 	where := "door " + d.Name
 	switch {
 	case d.Service == nil:
 		return nil
 	case d.Service.Unit == "":
-		return commands(where, d.Service, p.path)
+		return commands(where, d.Service, h.path)
 	}
-	u := p.Unit(d.Service.Unit)
+	u := h.Unit(d.Service.Unit)
 	f, err := u.Facts(ctx)
 	var s service.Status
 	if err == nil {
@@ -38,7 +38,7 @@ func (p *Patient) unit(ctx context.Context, d *config.Door, r *reader, sockets [
 	}
 	switch {
 	case err != nil:
-		return []Finding{{Problem, where, fmt.Sprintf("its unit %s cannot be asked about: %v", d.Service.Unit, err),
+		return []Finding{{Problem, where, fmt.Sprintf("cannot ask systemd about its unit %s: %v", d.Service.Unit, err),
 			"systemctl status " + d.Service.Unit}}
 	case f.Load != "loaded":
 		return []Finding{unloaded(where, f)}
@@ -55,18 +55,18 @@ func (p *Patient) unit(ctx context.Context, d *config.Door, r *reader, sockets [
 	if cuts, why, err := u.CutsSessions(ctx); err == nil && cuts {
 		all = append(all, Finding{Problem, where, "going dark would end open sessions: " + why, "systemctl edit " + f.ID})
 	}
-	if p.enabled(f.ID) {
+	if h.enabled(f.ID) {
 		when := "when its door goes dark"
 		if d.Presence.Idle > 0 {
 			when = fmt.Sprintf("when nobody has been in for %s", tables.Short(d.Presence.Idle))
 		}
-		all = append(all, Finding{Note, where, fmt.Sprintf("%s also starts by itself at boot, and doorward stops it %s; that is"+
+		all = append(all, Finding{Note, where, fmt.Sprintf("%s also starts at boot, and doorward stops it %s; that is"+
 			" a way in should doorward itself not start", f.ID, when),
 			"to have it run only after a knock: systemctl disable " + f.ID})
 	}
-	all = append(all, p.beside(ctx, where, f)...)
-	all = append(all, p.leave(ctx, where, f.Names, r)...)
-	return append(all, p.removes(where, f, s, sockets)...)
+	all = append(all, h.beside(ctx, where, f)...)
+	all = append(all, h.mayStart(ctx, where, f.Names, r)...)
+	return append(all, h.removes(where, f, s, sockets)...)
 }
 
 // unloaded is a unit that nobody can start.
@@ -85,7 +85,7 @@ func unloaded(where string, f service.Facts) Finding {
 // beside looks for units that start the door's service behind doorward's back,
 // now or from the next boot on. A socket that does not listen need not be loaded,
 // so that systemd does not name it: the one of the service's name is asked about.
-func (p *Patient) beside(ctx context.Context, where string, f service.Facts) (all []Finding) {
+func (h *Host) beside(ctx context.Context, where string, f service.Facts) (all []Finding) {
 	base, ok := strings.CutSuffix(f.ID, ".service")
 	if !ok {
 		return nil
@@ -93,7 +93,7 @@ func (p *Patient) beside(ctx context.Context, where string, f service.Facts) (al
 	others := append([]string{base + ".socket"}, f.FedBy...)
 	slices.Sort(others)
 	for _, name := range slices.Compact(others) {
-		o, err := p.Unit(name).Facts(ctx)
+		o, err := h.Unit(name).Facts(ctx)
 		if err != nil || o.Load != "loaded" {
 			continue
 		}
@@ -118,25 +118,25 @@ func (p *Patient) beside(ctx context.Context, where string, f service.Facts) (al
 	return all
 }
 
-// leave asks whether the daemon's user may give the orders that it will.
-func (p *Patient) leave(ctx context.Context, where string, n service.Names, r *reader) []Finding {
+// mayStart asks whether the daemon's user may give the orders that it will.
+func (h *Host) mayStart(ctx context.Context, where string, n service.Names, r *reader) []Finding {
 	switch {
 	case os.Geteuid() != 0:
-		return []Finding{{Note, where, fmt.Sprintf("whether the daemon may start and stop %s was not asked: only root may ask"+
-			" polkit that", n.ID), "sudo doorward doctor"}}
-	case r == nil: // a daemon that is root needs no leave; without a user there is none yet
+		return []Finding{{Note, where, fmt.Sprintf("did not ask whether the daemon may start and stop %s: only root may ask"+
+			" polkit", n.ID), "sudo doorward doctor"}}
+	case r == nil: // a daemon that is root needs no permission; without a user there is none yet
 		return nil
 	}
 	const install = "sudo doorward polkit --install"
 	ctx, cancel := context.WithTimeout(ctx, polkitTime)
 	defer cancel()
-	denied, err := p.Denied(ctx, r.uid, n.Orders())
+	denied, err := h.Denied(ctx, r.uid, n.Orders())
 	if errors.Is(err, service.ErrNoPolkit) {
-		return []Finding{{Problem, where, fmt.Sprintf("%s may not start and stop %s: polkit is not installed, which is who"+
-			" would allow it", r.name, n.ID), "apt-get install polkitd (dnf install polkit), and then " + install}}
+		return []Finding{{Problem, where, fmt.Sprintf("%s may not start and stop %s: polkit, which would"+
+			" allow it, is not installed", r.name, n.ID), "apt-get install polkitd (dnf install polkit), and then " + install}}
 	}
 	if err != nil {
-		return []Finding{{Warning, where, fmt.Sprintf("whether %s may start and stop %s cannot be told: %v", r.name, n.ID, err),
+		return []Finding{{Warning, where, fmt.Sprintf("cannot tell whether %s may start and stop %s: %v", r.name, n.ID, err),
 			"systemctl status polkit"}}
 	}
 	if len(denied) == 0 {
@@ -156,7 +156,7 @@ func (p *Patient) leave(ctx context.Context, where string, n service.Names, r *r
 // removes says when stopping the unit takes away the directory that every sshd of
 // the machine changes its root to (privilege separation, sshd(8)): one that runs
 // beside it would let nobody in from then on.
-func (p *Patient) removes(where string, f service.Facts, s service.Status, sockets []listener) []Finding {
+func (h *Host) removes(where string, f service.Facts, s service.Status, sockets []listener) []Finding {
 	const shared = "sshd"
 	for _, d := range f.Removes {
 		if d.Name != shared {
@@ -164,9 +164,9 @@ func (p *Patient) removes(where string, f service.Facts, s service.Status, socke
 		}
 		what := fmt.Sprintf("stopping %s removes /run/%s, without which no sshd lets anybody in", d.Unit, d.Name)
 		do := fmt.Sprintf("systemctl edit %s, and add the lines [Service] and RuntimeDirectoryPreserve=yes", d.Unit)
-		others := p.otherServers(d.Unit, s.PID, sockets)
+		others := h.otherServers(d.Unit, s.PID, sockets)
 		if len(others) == 0 {
-			return []Finding{{Note, where, what + "; it would matter to a second one", do}}
+			return []Finding{{Note, where, what + "; that would affect a second one", do}}
 		}
 		return []Finding{{Warning, where, what + ": " + strings.Join(others, " and ") + " would not either", do}}
 	}
@@ -175,20 +175,20 @@ func (p *Patient) removes(where string, f service.Facts, s service.Status, socke
 
 // otherServers are the SSH servers that run beside the one of a unit, and the units
 // of those that an administrator has set up.
-func (p *Patient) otherServers(unit string, pid int, sockets []listener) (all []string) {
+func (h *Host) otherServers(unit string, pid int, sockets []listener) (all []string) {
 	for _, l := range sockets {
 		if l.name == "sshd" && l.pid != pid {
 			all = append(all, l.holder())
 		}
 	}
 	for _, dir := range service.LocalUnitDirs {
-		files, err := filepath.Glob(p.path(dir + "/*.service"))
+		files, err := filepath.Glob(h.path(dir + "/*.service"))
 		if err != nil {
 			continue
 		}
 		for _, path := range files {
 			name := filepath.Base(path)
-			if service.NamesByLinks(p.Root, name).ID != unit && startsSSHD(p.read(dir+"/"+name)) {
+			if service.NamesByLinks(h.Root, name).ID != unit && startsSSHD(h.read(dir+"/"+name)) {
 				all = append(all, name)
 			}
 		}
@@ -210,13 +210,13 @@ func startsSSHD(text string) bool {
 }
 
 // sharedUnits finds one service behind two doors, by whatever names.
-func (p *Patient) sharedUnits(ctx context.Context, c *config.Config) (all []Finding) {
+func (h *Host) sharedUnits(ctx context.Context, c *config.Config) (all []Finding) {
 	users := map[string]string{} // the door that has a unit
 	for _, d := range c.Doors {
 		if d.Service == nil || d.Service.Unit == "" {
 			continue
 		}
-		f, err := p.Unit(d.Service.Unit).Facts(ctx)
+		f, err := h.Unit(d.Service.Unit).Facts(ctx)
 		if err != nil {
 			continue // unit tells it
 		}

@@ -84,7 +84,7 @@ func TestUnit(t *testing.T) {
 		{"stopped, its socket too", units{"ssh.service": {}, "ssh.socket": socket(service.Status{}, "disabled")}, nil,
 			[]string{"ok: door ssh: its unit ssh.service is stopped > "}},
 		{"no answer", units{}, nil,
-			[]string{`problem: door ssh: its unit ssh.service cannot be asked about: unit "ssh.service" does not answer > systemctl status`}},
+			[]string{`problem: door ssh: cannot ask systemd about its unit ssh.service: unit "ssh.service" does not answer > systemctl status`}},
 		{"none", units{"ssh.service": {facts: service.Facts{Load: "not-found"}}}, nil,
 			[]string{`problem: door ssh: its unit ssh.service does not exist > systemctl list-unit-files --type=service`}},
 		{"masked", units{"ssh.service": {facts: service.Facts{Load: "masked"}}}, nil,
@@ -114,7 +114,7 @@ func TestUnit(t *testing.T) {
 			" enabled beside ssh.service: it starts the service behind doorward's back > systemctl disable --now night.timer"}},
 		{"enabled", units{"ssh.service": {status: running}},
 			map[string]string{"/etc/systemd/system/multi-user.target.wants/ssh.service": ""}, []string{
-				"ok: door ssh", "note: door ssh: ssh.service also starts by itself at boot, and doorward stops it when nobody" +
+				"ok: door ssh", "note: door ssh: ssh.service also starts at boot, and doorward stops it when nobody" +
 					" has been in for 1h; that is a way in should doorward itself not start > to have it run only"}},
 	}
 	for _, tt := range tests {
@@ -128,11 +128,10 @@ func TestUnit(t *testing.T) {
 	p.Unit = units{"ssh.service": {}}.unit
 	never := sshDoor(t).Doors[0]
 	never.Presence.Idle = 0
-	want(t, p.unit(t.Context(), &never, nil, nil), "ok: door ssh: its unit ssh.service is stopped", "note: door ssh: ssh.service also"+
-		" starts by itself at boot, and doorward stops it when its door goes dark; that is a way in should doorward itself not start")
+	want(t, p.unit(t.Context(), &never, nil, nil), "ok: door ssh: its unit ssh.service is stopped", "note: door ssh: ssh.service also starts at boot, and doorward stops it when its door goes dark; that is a way in should doorward itself not start")
 }
 
-func TestUnitLeave(t *testing.T) {
+func TestUnitMayStart(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root may ask polkit")
 	}
@@ -154,15 +153,14 @@ func TestUnitLeave(t *testing.T) {
 		{"an older rule", user, polkit{"reset-failed ssh.socket"}.denied, []string{"warning: door ssh: polkit does not let the user" +
 			" doorward reset-failed ssh.socket > sudo doorward polkit --install"}},
 		{"no polkit", user, fails(service.ErrNoPolkit), []string{"problem: door ssh: the user doorward may not start and stop" +
-			" ssh.socket: polkit is not installed, which is who would allow it > apt-get install polkitd (dnf install polkit)," +
+			" ssh.socket: polkit, which would allow it, is not installed > apt-get install polkitd (dnf install polkit)," +
 			" and then sudo doorward polkit --install"}},
-		{"no answer", user, fails(errors.New("no reply")), []string{"warning: door ssh: whether the user doorward may start and" +
-			" stop ssh.socket cannot be told: no reply > systemctl status polkit"}},
+		{"no answer", user, fails(errors.New("no reply")), []string{"warning: door ssh: cannot tell whether the user doorward may start and stop ssh.socket: no reply > systemctl status polkit"}},
 		{"a daemon that is root", nil, fails(errors.New("asked")), nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			p := &Patient{Denied: tt.denied}
-			want(t, p.leave(t.Context(), "door ssh", names, tt.reader), tt.want...)
+			p := &Host{Denied: tt.denied}
+			want(t, p.mayStart(t.Context(), "door ssh", names, tt.reader), tt.want...)
 		})
 	}
 }
@@ -184,9 +182,9 @@ func TestUnitRemovesRunSSHD(t *testing.T) {
 		{"keeps it", service.Facts{}, []listener{own, other}, nil, nil},
 		{"has another directory", service.Facts{Removes: []service.RunDirectory{{Unit: "ssh.service", Name: "panel"}}},
 			[]listener{own, other}, nil, nil},
-		{"alone", facts, []listener{own, {tcp(2222), all4, 9, "a forwarding of an ssh session"}},
+		{"alone", facts, []listener{own, {tcp(2222), all4, 9, "a port forwarding of an SSH session"}},
 			map[string]string{"/etc/systemd/system/sshd-keys.service": "[Service]\nExecStart=/usr/sbin/sshd-keygen\n"},
-			[]string{"note: door ssh: " + stopping + "; it would matter to a second one" + do}},
+			[]string{"note: door ssh: " + stopping + "; that would affect a second one" + do}},
 		{"another runs", facts, []listener{own, other}, nil,
 			[]string{"warning: door ssh: " + stopping + ": sshd (pid 8) would not either" + do}},
 		{"another is set up", facts, []listener{own},
@@ -210,7 +208,7 @@ func TestSharedUnits(t *testing.T) {
 		t.Fatal(err)
 	}
 	socket := fakeUnit{facts: service.Facts{Names: service.Names{ID: "ssh.socket", Feeds: []string{"ssh.service"}}}}
-	p := &Patient{Unit: units{"ssh.service": {}, "sshd.socket": socket}.unit}
+	p := &Host{Unit: units{"ssh.service": {}, "sshd.socket": socket}.unit}
 	want(t, p.sharedUnits(t.Context(), c), "problem: door ssh: has the same service as door alt, ssh.service: when one goes dark,"+
 		" it is stopped for both > make it one door: its ports may be several")
 	p.Unit = units{"ssh.service": {}, "sshd.socket": {}}.unit

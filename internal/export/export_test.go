@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/journal"
 	"github.com/doorward/doorward/internal/nstest"
 )
 
@@ -94,7 +95,7 @@ func TestRecordsWaitForTheirReceiver(t *testing.T) {
 		e, log := exporting(r)
 		tell(e, told(1, 3))
 		time.Sleep(3*pause + pause/2)
-		want := []string{"records of the audit trail are not sent to udp:192.0.2.10:514, which is tried again; doorward log has them: connection refused"}
+		want := []string{"cannot send records of the audit trail to udp:192.0.2.10:514; trying again; doorward log has them: connection refused"}
 		if d := cmp.Diff(want, e.Troubles()); d != "" {
 			t.Errorf("troubles (-want +got):\n%s", d)
 		}
@@ -165,7 +166,7 @@ func TestARecordThatIsTooLongIsLeftOut(t *testing.T) {
 func TestTheEndDoesNotWaitForAReceiver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, log := exporting(&receiver{refuses: errors.New("connection refused")})
-		e.start(Target{Journal, "unixgram", JournalSocket}, nil, nil, errors.New("too many open files"))
+		e.start(Target{Journal, "unixgram", journal.Socket}, nil, nil, errors.New("too many open files"))
 		tell(e, told(1, 5))
 		begun := time.Now()
 		e.Close(2 * time.Second)
@@ -313,7 +314,7 @@ func TestSyslogOverUDP(t *testing.T) {
 
 func TestTargetsAreCalledAsTheConfigurationDoes(t *testing.T) {
 	var got []string
-	for _, target := range []Target{{Journal, "unixgram", JournalSocket}, {Syslog, "unixgram", "/dev/log"}, {Syslog, "udp", "[2001:db8::1]:514"}} {
+	for _, target := range []Target{{Journal, "unixgram", journal.Socket}, {Syslog, "unixgram", "/dev/log"}, {Syslog, "udp", "[2001:db8::1]:514"}} {
 		got = append(got, target.String())
 	}
 	if want := []string{"the journal", "unix:/dev/log", "udp:[2001:db8::1]:514"}; !slices.Equal(got, want) {

@@ -6,13 +6,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/journal"
 	"github.com/doorward/doorward/internal/legible"
 )
 
@@ -78,7 +79,7 @@ func sentence(r audit.Record) string {
 	if r.By != "" {
 		b.WriteString(" by " + r.By)
 	}
-	if r.Reason != "" {
+	if r.Reason != "" && r.Reason != "by "+r.By { // said already
 		b.WriteString(": " + r.Reason)
 	}
 	return legible.Text(b.String())
@@ -92,32 +93,25 @@ const (
 )
 
 // severity is how bad a record's event is (RFC 5424, 6.2.1).
-func severity(event string) int {
-	switch level := audit.Level(event); {
-	case level >= slog.LevelError:
-		return 3
-	case level >= slog.LevelWarn:
-		return 4
-	}
-	return 6
-}
+func severity(event string) int { return journal.Priority(audit.Level(event)) }
 
 // How long what is sent may be. What is longer ends in "…"; the trail has all of it.
 const (
-	mostJournal = 8 << 10 // bytes of a field
-	mostParam   = 480     // bytes of a parameter's value, before it is escaped
-	mostSyslog  = 2048    // bytes of a message: what receivers should take (RFC 5424, 6.1)
+	mostParam  = 480  // bytes of a parameter's value, before it is escaped
+	mostSyslog = 2048 // bytes of a message: what receivers should take (RFC 5424, 6.1)
 )
 
-// journalMessage is a record in the journal's own protocol: lines of a field each.
-// Values have no ends of lines.
+// journalMessage is a record in the journal's own protocol.
 func journalMessage(r audit.Record) []byte {
-	b := fmt.Appendf(nil, "MESSAGE=%s\nPRIORITY=%d\nSYSLOG_FACILITY=%d\nSYSLOG_IDENTIFIER=%s\n",
-		clip(sentence(r), mostJournal), severity(r.Event), facility, name)
+	var e journal.Entry
+	e.Add("MESSAGE", sentence(r))
+	e.Add("PRIORITY", strconv.Itoa(severity(r.Event)))
+	e.Add("SYSLOG_FACILITY", strconv.Itoa(facility))
+	e.Add("SYSLOG_IDENTIFIER", name)
 	for _, f := range fields(r) {
-		b = fmt.Appendf(b, "DOORWARD_%s=%s\n", strings.ToUpper(f.name), clip(f.value, mostJournal))
+		e.Add(journal.Prefix+f.name, f.value)
 	}
-	return b
+	return e.Bytes()
 }
 
 // element is the name of a record's structured data. 32473 is the number of examples
@@ -133,11 +127,11 @@ func syslogMessage(r audit.Record, host string, pid int) []byte {
 	b := fmt.Appendf(nil, "<%d>1 %s %s %s %d %s [%s", facility*8+severity(r.Event), r.Time.Format(micro),
 		header(host, 255), name, pid, header(r.Event, 32), element)
 	for _, f := range fields(r) {
-		b = fmt.Appendf(b, ` %s="%s"`, f.name, escape.Replace(clip(f.value, mostParam)))
+		b = fmt.Appendf(b, ` %s="%s"`, f.name, escape.Replace(legible.Clip(f.value, mostParam)))
 	}
 	b = append(b, "] "...)
 	// A byte order mark says that what follows is UTF-8 (6.4), which ASCII is anyway.
-	message := clip(sentence(r), max(0, mostSyslog-len(b)-3))
+	message := legible.Clip(sentence(r), max(0, mostSyslog-len(b)-3))
 	if strings.ContainsFunc(message, func(r rune) bool { return r >= utf8.RuneSelf }) {
 		b = append(b, "\ufeff"...)
 	}
@@ -156,17 +150,4 @@ func header(s string, most int) string {
 		return "-"
 	}
 	return s[:min(len(s), most)]
-}
-
-// clip is text of so many bytes at the most, without half a character.
-func clip(s string, most int) string {
-	const rest = "…"
-	if len(s) <= most {
-		return s
-	}
-	end := max(0, most-len(rest))
-	for end > 0 && !utf8.RuneStart(s[end]) {
-		end--
-	}
-	return s[:end] + rest
 }

@@ -75,9 +75,9 @@ type keyed struct {
 	ran       []string // commands, each once
 }
 
-func (k *keyed) look(c config.Door) func(context.Context) Sight {
+func (k *keyed) look(c config.Door) func(context.Context) Observation {
 	at := port.Port{Proto: port.TCP, Number: 22}
-	return func(context.Context) (seen Sight) {
+	return func(context.Context) (seen Observation) {
 		k.machine.do(func() {
 			guarded := slices.ContainsFunc(c.Ports, func(r port.Range) bool { return r.Contains(at) })
 			if k.connected && guarded && c.Presence.Connections {
@@ -183,6 +183,12 @@ func noJournal(k *keyed) {
 // guards is what the kernel was told of the door.
 func (k *keyed) guards() fence.Door { return k.m.doors[0] }
 
+// host is what the configuration in use says about it.
+func (k *keyed) host() (host string) {
+	k.sync(func(time.Time) { host = k.Gateway.config.Gateway.Host })
+	return host
+}
+
 const restartIt = "error: nothing was changed: the keys of [gateway] are read at the start only"
 
 var keyChanges = []keyChange{
@@ -190,6 +196,8 @@ var keyChanges = []keyChange{
 	{key: "gateway.control", to: "[gateway]\ncontrol = \"/other\"\n", refused: restartIt},
 	{key: "gateway.metrics", to: "[gateway]\nmetrics = \"127.0.0.1:9472\"\n", refused: restartIt},
 	{key: "gateway.records", to: "[gateway]\nrecords = [\"journal\"]\n", refused: restartIt},
+	{key: "gateway.host", to: "[gateway]\nhost = \"gate.example.org\"\n",
+		see: func(k *keyed) string { return k.host() }, was: "", is: "gate.example.org"},
 	{key: "door.*.ports", from: `"22/tcp"`, to: `"2222/tcp"`,
 		see: func(k *keyed) string { return fmt.Sprint(k.guards().Ports) }, was: "[22/tcp]", is: "[2222/tcp]"},
 	{key: "door.*.ports", from: `"22/tcp"`, to: `"2222/tcp"`, before: knockAndConnect,

@@ -37,6 +37,20 @@ func Lines(s string) string {
 	return strings.Join(lines, "\n")
 }
 
+// Clip returns the beginning of s, of most bytes at the most and without half a
+// character, with "…" as its end if anything was left out.
+func Clip(s string, most int) string {
+	const rest = "…"
+	if len(s) <= most {
+		return s
+	}
+	end := max(0, most-len(rest))
+	for end > 0 && !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end] + rest
+}
+
 // JSON returns valid JSON text with \uXXXX for each character that does not
 // print, so that it says the same. encoding/json escapes only those below U+0020
 // and two others. Text without such characters is returned as it is.

@@ -152,7 +152,7 @@ func FuzzRecipients(f *testing.F) {
 			soundKey(t, k)
 		}
 		same(t, r, []byte(again.String()), r.Host, nil)
-		if CheckHost(host) == nil {
+		if config.CheckHost(host) == nil {
 			same(t, r, Remember(text, "ssh", host, nil), host, nil)
 			if !slices.ContainsFunc(r.Keys, func(k Key) bool { return k.id() == added.id() }) {
 				same(t, r, Remember(text, "ssh", host, []Key{added}), host, []Key{added})
@@ -208,7 +208,7 @@ func FuzzScript(f *testing.F) {
 		f.Add(s, uint16(59000))
 	}
 	f.Fuzz(func(t *testing.T, host string, p uint16) {
-		if CheckHost(host) != nil {
+		if config.CheckHost(host) != nil {
 			return
 		}
 		if !hostForm.MatchString(host) || host[0] == '-' || len(host) > 253 {

@@ -16,10 +16,12 @@ import (
 	"filippo.io/age/armor"
 	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/doorward/doorward/internal/config"
 )
 
 // Knock is what a user has to know. What Letters writes is checked already: Host by
-// CheckHost, Door and ports by the configuration.
+// config.CheckHost, Door and ports by the configuration.
 type Knock struct {
 	Door  string
 	Host  string
@@ -103,7 +105,7 @@ func ParseKnock(name string, text []byte) (*Knock, error) {
 	if f.Version != version {
 		return nil, fmt.Errorf("%s: doorward-knock = %d: this doorward reads version %d", name, f.Version, version)
 	}
-	if err := CheckHost(f.Host); err != nil {
+	if err := config.CheckHost(f.Host); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	k := &Knock{Door: f.Door, Host: f.Host, Wait: uint16(f.Wait), Then: f.Then}

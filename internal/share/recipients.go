@@ -16,7 +16,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 	"unicode"
 
@@ -24,6 +23,8 @@ import (
 	"filippo.io/age/agessh"
 	"filippo.io/age/tag"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/doorward/doorward/internal/config"
 )
 
 // Key is one public key that a user can decrypt with.
@@ -96,7 +97,7 @@ func (r *Recipients) line(line string) error {
 	if r.Host != "" {
 		return fmt.Errorf("host %q: there is a host already: %q", host, r.Host)
 	}
-	if err := CheckHost(host); err != nil {
+	if err := config.CheckHost(host); err != nil {
 		return err
 	}
 	r.Host = host
@@ -222,34 +223,9 @@ func plain(s string) string {
 	}), " ")
 }
 
-// CheckHost says what is wrong with a gateway's name or address, if anything:
-// it goes into scripts, so nothing is taken that could mean more than a host.
-func CheckHost(host string) error {
-	const allowed = "allowed are names such as gate.example.org and IP addresses"
-	if a, err := netip.ParseAddr(host); err == nil {
-		if a.Zone() != "" {
-			return fmt.Errorf("host %q: a zone means nothing on another machine", host)
-		}
-		return nil
-	}
-	if len(host) > 253 {
-		return fmt.Errorf("host %.20q...: longer than 253 characters", host)
-	}
-	for label := range strings.SplitSeq(host, ".") {
-		// RFC 1123, section 2.1, and the underscore that people use anyway.
-		bad := strings.ContainsFunc(label, func(r rune) bool {
-			return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
-		})
-		if bad || label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
-			return fmt.Errorf("host %q: %s", host, allowed)
-		}
-	}
-	return nil
-}
-
-// Remember returns a recipients file's text with a host and more keys, and
-// whatever else it had as it was: people edit it. It begins a new one when text
-// is empty.
+// Remember returns a recipients file's text with a host, unless that is "", and more
+// keys, and whatever else it had as it was: people edit it. It begins a new one when
+// text is empty.
 func Remember(text []byte, door, host string, added []Key) []byte {
 	var b bytes.Buffer
 	if len(text) == 0 {
@@ -259,7 +235,7 @@ func Remember(text []byte, door, host string, added []Key) []byte {
 	}
 	said := false
 	for line := range bytes.Lines(text) {
-		if bytes.HasPrefix(bytes.TrimSpace(line), []byte("host ")) {
+		if host != "" && bytes.HasPrefix(bytes.TrimSpace(line), []byte("host ")) {
 			said = true
 			fmt.Fprintf(&b, "host %s\n", host)
 			continue
@@ -269,7 +245,7 @@ func Remember(text []byte, door, host string, added []Key) []byte {
 			b.WriteByte('\n')
 		}
 	}
-	if !said {
+	if !said && host != "" {
 		fmt.Fprintf(&b, "host %s\n", host)
 	}
 	for _, k := range added {

@@ -65,10 +65,80 @@ limited() {
 	return "$status"
 }
 
-by_nc() { limited nc -z -w "$each" "$host" "$1" >/dev/null; }
-by_bash() { limited bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$host" "$1"; }
+# by_... ADDRESS PORT: touches a port
+by_nc() { limited nc $family -z -w "$each" "$1" "$2" >/dev/null; }
+by_bash() { limited bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$1" "$2"; }
 # telnet's exit status tells nothing, so its words must
-by_telnet() { limited telnet "$host" "$1" | grep '^Connected to' >/dev/null; }
+by_telnet() { limited telnet "$1" "$2" | grep '^Connected to' >/dev/null; }
+
+# resolve sets first and second to the addresses of the gateway: of one family, and of
+# the other. Where nothing tells them, nc may be told the family with the name: -6, -4.
+resolve() {
+	first='' second=''
+	case $host in
+	*:*) add "$host" ;;
+	*[!0-9.]*)
+		if have getent; then
+			found=$(getent ahosts "$host" </dev/null 2>/dev/null)
+		elif have dscacheutil; then # macOS
+			found=$(dscacheutil -q host -a name "$host" </dev/null 2>/dev/null)
+		else
+			found=
+		fi
+		while read -r one two _; do
+			case $one/$two in
+			ip_address:/* | ipv6_address:/*) add "$two" ;;
+			[0-9a-f:]*/STREAM) add "$one" ;;
+			esac
+		done <<-END
+			$found
+		END
+		;;
+	*) add "$host" ;;
+	esac
+	if [ -z "$first" ] && [ "$by" = nc ] && nc -h 2>&1 | grep -e '-46' -e '\[46' >/dev/null; then
+		first=-6 second=-4
+	fi
+	first=${first:-$host}
+}
+
+# add ADDRESS: one more of its family
+add() {
+	if [ -z "$first" ] || same "$1" "${first%% *}"; then
+		first="${first:+$first }$1"
+	else
+		second="${second:+$second }$1"
+	fi
+}
+
+same() {
+	case $1/$2 in
+	*:*/*:*) return 0 ;;
+	*:*) return 1 ;;
+	esac
+}
+
+# knock ADDRESS...: knocks at the first that answers the first touch, and goes on to no
+# other after that: they may be one gateway's, and a knock begun twice is a wrong one
+knock() {
+	for at in "$@"; do
+		family=
+		case $at in
+		-*) family=$at at=$host ;;
+		esac
+		touched=
+		for port in $ports; do
+			if ! "by_$by" "$at" "$port"; then
+				why="$port/tcp on $at does not answer (tried with $by)"
+				[ -z "$touched" ] && continue 2
+				return 1
+			fi
+			touched=yes
+		done
+		return 0
+	done
+	return 1
+}
 
 main() {
 	if have doorward; then
@@ -84,12 +154,25 @@ main() {
 		say "knock: none of doorward, nc, bash and telnet is here"
 		return 1
 	fi
-	for port in $ports; do
-		if ! "by_$by" "$port"; then
-			say "knock: $port/tcp on $host does not answer (tried with $by): is the network up? is this the newest knock?"
-			return 1
+	resolve
+	# IPv4 and IPv6 are two sources to a gateway: over both, and one is enough
+	complete='' failed=''
+	for list in "$first" "$second"; do
+		[ -n "$list" ] || continue
+		if knock $list; then
+			complete=yes
+		else
+			failed="${failed:+$failed; }$why"
 		fi
 	done
+	if [ -z "$complete" ]; then
+		say "knock: $failed: is the network up? is this the newest knock?"
+		return 1
+	fi
+	case $first in
+	-*) failed= ;; # the host may have no address of that family
+	esac
+	[ -z "$failed" ] || say "knock: not over both IPv4 and IPv6: $failed"
 	sleep 1
 	say "knocked on $host. @then@"
 }

@@ -171,9 +171,92 @@ func TestShellScript(t *testing.T) {
 	}
 }
 
-// runWith runs a shell with the script in a file. What the script is given as its
-// input must stay there.
-func runWith(t *testing.T, n *nstest.NS, shell, script, path string) (out string, code int) {
+// TestShellScriptOverBothFamilies: a gateway with addresses of both families is knocked
+// on over both, and one that is swallowed on the way does not keep the other from
+// opening, whatever shell, resolver and program there is.
+func TestShellScriptOverBothFamilies(t *testing.T) {
+	t.Parallel()
+	nstest.Need(t, "ip", "nsenter", "unshare", "nft", "dash", "bash", "busybox", "nc", "telnet", "getent")
+	const four, six = "192.0.2.2", "2001:db8::2"
+	for _, tt := range []struct {
+		shell, tool, resolver string
+		lost                  string // the families that are swallowed
+		words                 string // what it says of them
+	}{
+		{shell: "dash", tool: "nc", resolver: "getent"},
+		{shell: "busybox", tool: "telnet", resolver: "getent"},
+		{shell: "busybox", tool: "bash", resolver: "getent", lost: "6",
+			words: "knock: not over both IPv4 and IPv6: 59000/tcp on 2001:db8::2 does not answer (tried with bash)\n"},
+		{shell: "bash", tool: "nc", resolver: "dscacheutil", lost: "4",
+			words: "knock: not over both IPv4 and IPv6: 59000/tcp on 192.0.2.2 does not answer (tried with nc)\n"},
+		{shell: "dash", tool: "nc", resolver: "none", lost: "6"},
+		{shell: "dash", tool: "nc", resolver: "dscacheutil", lost: "46",
+			words: "knock: 59000/tcp on 2001:db8::2 does not answer (tried with nc); 59000/tcp on 192.0.2.2 does not answer (tried with nc): " +
+				"is the network up? is this the newest knock?\n"},
+	} {
+		t.Run(strings.Join([]string{tt.shell, tt.tool, tt.resolver, tt.lost}, ","), func(t *testing.T) {
+			t.Parallel()
+			visitor, gate := nstest.New(t), nstest.New(t)
+			nstest.Link(visitor, gate, []string{"192.0.2.1/24", "2001:db8::1/64"}, []string{four + "/24", six + "/64"})
+			k := example
+			k.Host, k.Each, k.Touch = "gate.test", 2*time.Second, []uint16{59000, 59002}
+			heard := map[string]*ears{four: listen(t, gate, four, k.Touch...), six: listen(t, gate, six, k.Touch...)}
+			for family, name := range map[string]string{"4": "ipv4", "6": "ipv6"} {
+				if strings.Contains(tt.lost, family) {
+					gate.Run("nft", "add table inet t"+family+"; add chain inet t"+family+" in { type filter hook input priority 0; };"+
+						"add rule inet t"+family+" in meta nfproto "+name+" tcp dport 59000-59002 drop")
+				}
+			}
+			visitor.Do(func() error { // neighbours on a new link may need a second to find each other
+				for _, addr := range []string{four, six} {
+					c, err := net.DialTimeout("tcp", net.JoinHostPort(addr, "9"), 10*time.Second)
+					if err == nil {
+						c.Close()
+					}
+				}
+				return nil
+			})
+			tools := toolbox(t, tt.tool, "sleep", "grep")
+			switch tt.resolver {
+			case "getent":
+				tools = toolbox(t, tt.tool, "sleep", "grep", "getent")
+			case "dscacheutil": // as macOS has it
+				program := "#!/bin/sh\n[ \"$*\" = '-q host -a name gate.test' ] && " +
+					"printf 'name: gate.test\\nipv6_address: " + six + "\\n\\nname: gate.test\\nip_address: " + four + "\\n'\n"
+				if err := os.WriteFile(filepath.Join(tools, "dscacheutil"), []byte(program), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			hosts := filepath.Join(t.TempDir(), "hosts")
+			if err := os.WriteFile(hosts, []byte(six+" gate.test\n"+four+" gate.test\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			out, code := runWith(t, visitor, tt.shell, k.Shell(), tools, hosts)
+			words, want := tt.words+"knocked on gate.test. Connect within 30s.\n", 0
+			if tt.lost == "46" {
+				words, want = tt.words, 1
+			}
+			if out != words || code != want {
+				t.Errorf("it said %q with status %d, want %q with %d", out, code, words, want)
+			}
+			for addr, family := range map[string]string{four: "4", six: "6"} {
+				var touched []uint16
+				if !strings.Contains(tt.lost, family) {
+					touched = k.Touch
+				}
+				got := heard[addr].order()
+				slices.Sort(got) // two ears at once may not hear in order what comes quickly
+				if !slices.Equal(got, touched) {
+					t.Errorf("%s was touched at %v, want %v", addr, got, touched)
+				}
+			}
+		})
+	}
+}
+
+// runWith runs a shell with the script in a file, and, if one is given, a file in place
+// of /etc/hosts. What the script is given as its input must stay there.
+func runWith(t *testing.T, n *nstest.NS, shell, script, path string, hosts ...string) (out string, code int) {
 	t.Helper()
 	real, err := exec.LookPath(shell)
 	if err != nil {
@@ -189,7 +272,14 @@ func runWith(t *testing.T, n *nstest.NS, shell, script, path string) (out string
 	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := n.Command(ctx, env, "-i", "PATH="+path, real, file)
+	args := []string{env, "-i", "PATH=" + path, real, file}
+	if shell == "busybox" {
+		args = slices.Insert(args, 4, "sh")
+	}
+	for _, h := range hosts {
+		args = append([]string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/hosts && exec "$@"`, h}, args...)
+	}
+	c := n.Command(ctx, args[0], args[1:]...)
 	c.Stdin = strings.NewReader("of somebody else\n")
 	b, err := c.CombinedOutput()
 	if c.ProcessState == nil {

@@ -35,12 +35,14 @@ type File struct {
 	Backup bool
 	// Owners are users who may own the directory beside root and whoever writes.
 	Owners []int
+	// Caller gets the file if its directory is theirs; nil for nobody.
+	Caller *Caller
 }
 
 // Change is a set of files that are put in place together or not at all. It is
 // for one goroutine.
 type Change struct {
-	dirs   map[string]*os.Root // by their real paths
+	dirs   map[string]*os.Root // by their real paths, those of a caller as they were named
 	staged []*staged
 	done   int               // so many of staged are in place
 	backup map[string]string // by the paths of what is replaced
@@ -55,6 +57,7 @@ type staged struct {
 	was  []byte   // what the place must hold, nil for anything
 	free bool     // the place must hold nothing
 	old  *saved   // what the place held, nil for nothing
+	to   *Caller  // who gets it, nil for whoever writes
 }
 
 // saved is a file as it was.
@@ -88,7 +91,7 @@ func (c *Change) stage(f File) (err error) {
 		}
 	}
 	s := &staged{path: f.Path, base: filepath.Base(path), was: f.Was, free: f.New}
-	if s.dir, err = c.directory(filepath.Dir(path), f.Owners); err != nil {
+	if err := c.open(s, filepath.Dir(path), f); err != nil {
 		return err
 	}
 	if s.old, err = s.holds(); err != nil {
@@ -112,7 +115,7 @@ func (c *Change) stage(f File) (err error) {
 			return err
 		}
 	}
-	if s.temp, err = s.writeTemp(f.Text, mode, like, f.Group); err == nil {
+	if s.temp, err = s.writeTemp(f.Text, mode, owner{like, f.Group, s.to}); err == nil {
 		c.staged = append(c.staged, s)
 	}
 	return err
@@ -129,8 +132,7 @@ func (s *staged) holds() (*saved, error) {
 	case !info.Mode().IsRegular():
 		return nil, errors.New("there is something else than a regular file")
 	}
-	text, err := s.dir.ReadFile(s.base)
-	return &saved{text, info}, err
+	return readFile(s.dir, s.base)
 }
 
 // keep stages what the place of s holds beside it, under the name base.~n~, as cp
@@ -151,7 +153,7 @@ func (c *Change) keep(s *staged, dir string) error {
 	}
 	k := &staged{dir: s.dir, base: fmt.Sprintf("%s.~%d~", s.base, n+1), free: true}
 	k.path = filepath.Join(dir, k.base)
-	if k.temp, err = k.writeTemp(s.old.text, s.old.info.Mode().Perm()&^0o137, s.old.info, 0); err != nil {
+	if k.temp, err = k.writeTemp(s.old.text, s.old.info.Mode().Perm()&^0o137, owner{like: s.old.info}); err != nil {
 		return err
 	}
 	s.was = s.old.text // what is kept is what is replaced
@@ -163,6 +165,24 @@ func (c *Change) keep(s *staged, dir string) error {
 // Backup returns the path at which Commit keeps what a file with Backup replaces, ""
 // where it replaces nothing: FILE.~1~, with a number that no file has had.
 func (c *Change) Backup(path string) string { return c.backup[path] }
+
+// open opens the directory of s, and says who gets the file there.
+func (c *Change) open(s *staged, path string, f File) error {
+	dir, err := c.directory(path, f.Owners)
+	if err == nil || f.Caller == nil {
+		s.dir = dir
+		return err
+	}
+	dir, theirs := c.dirs[path], c.dirs[path] != nil
+	if !theirs {
+		if dir, theirs = openTheirs(path, f.Caller); !theirs {
+			return err
+		}
+		c.dirs[path] = dir
+	}
+	s.dir, s.to = dir, f.Caller
+	return nil
+}
 
 // directory opens a directory, once for all of its files: what it names from
 // then on cannot be changed from outside.
@@ -180,16 +200,23 @@ func (c *Change) directory(path string, owners []int) (*os.Root, error) {
 	return c.dirs[real], nil
 }
 
-// writeTemp writes a file beside the place and returns its name. like, when not
-// nil, is whose owner it gets.
-func (s *staged) writeTemp(text []byte, mode fs.FileMode, like fs.FileInfo, group int) (string, error) {
+// owner is who gets a new file: the owner of another one, a group, or a caller; else
+// whoever writes it.
+type owner struct {
+	like  fs.FileInfo
+	group int
+	to    *Caller
+}
+
+// writeTemp writes a file beside the place and returns its name.
+func (s *staged) writeTemp(text []byte, mode fs.FileMode, to owner) (string, error) {
 	name := "." + s.base + "." + rand.Text()
 	t, err := s.dir.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", err
 	}
 	_, err = t.Write(text)
-	err = errors.Join(err, give(t, like, group), t.Chmod(mode), t.Sync(), t.Close())
+	err = errors.Join(err, to.give(t), t.Chmod(mode), t.Sync(), t.Close())
 	if err != nil {
 		s.dir.Remove(name)
 		return "", err
@@ -197,15 +224,17 @@ func (s *staged) writeTemp(text []byte, mode fs.FileMode, like fs.FileInfo, grou
 	return name, nil
 }
 
-// give gives a file to the owner of like, if that is not nil, or to a group.
-func give(t *os.File, like fs.FileInfo, group int) error {
+// give gives a file, by its descriptor, to whom it belongs.
+func (o owner) give(t *os.File) error {
 	switch {
-	case like != nil:
-		return chownLike(t, like)
-	case group > 0:
+	case o.like != nil:
+		return chownLike(t, o.like)
+	case o.to != nil:
+		return giveTo(t, o.to)
+	case o.group > 0:
 		// It stays as it is where the user may not: then the file is not that
 		// of this system's daemon.
-		if err := t.Chown(-1, group); !errors.Is(err, fs.ErrPermission) {
+		if err := t.Chown(-1, o.group); !errors.Is(err, fs.ErrPermission) {
 			return err
 		}
 	}
@@ -271,7 +300,7 @@ func (s *staged) undo() error {
 	if s.old == nil {
 		return s.dir.Remove(s.base)
 	}
-	temp, err := s.writeTemp(s.old.text, s.old.info.Mode().Perm(), s.old.info, 0)
+	temp, err := s.writeTemp(s.old.text, s.old.info.Mode().Perm(), owner{like: s.old.info})
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,9 @@
 package tables
 
 import (
+	"cmp"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 
@@ -30,6 +32,7 @@ type Table struct {
 	Value
 	file  *file
 	asked []string
+	meant map[string]string // see Meant
 	ports map[port.Port]Value
 }
 
@@ -84,6 +87,33 @@ func (t *Table) child(name string) Value {
 	return Value{key, v[name], at, t}
 }
 
+// Names are the keys that stand in the table, sorted.
+func (t *Table) Names() []string {
+	in, _ := t.V.(map[string]any)
+	return slices.Sorted(maps.Keys(in))
+}
+
+// Peek is what stands under a key, nil for nothing, without asking for it: it may
+// still be unknown.
+func (t *Table) Peek(key string) any { return t.child(key).V }
+
+// Meant says which key was meant by one that stands in the table and is unknown,
+// however little the two look alike. Done tells it.
+func (t *Table) Meant(unknown, key string) {
+	if t.meant == nil {
+		t.meant = map[string]string{}
+	}
+	t.meant[unknown] = key
+}
+
+// Keys returns the keys that read asks a table for, found out with an empty one.
+func Keys(read func(*Table)) []string {
+	t := &Table{file: &file{at: positions{}}}
+	t.of = t
+	read(t)
+	return t.asked
+}
+
 // Done notes every key that nobody asked for.
 func (t *Table) Done() {
 	in, _ := t.V.(map[string]any)
@@ -92,7 +122,7 @@ func (t *Table) Done() {
 			continue
 		}
 		problem := "unknown key"
-		if near := nearest(name, t.asked); near != "" {
+		if near := cmp.Or(t.meant[name], Nearest(name, t.asked)); near != "" {
 			problem += `: did you mean "` + near + `"?`
 		}
 		t.child(name).Wrong(problem, strings.Join(t.asked, ", ")).Value = ""
@@ -108,9 +138,9 @@ func (t *Table) Port(p port.Port) Value {
 	return t.Value
 }
 
-// nearest returns the name that a slip of the fingers is most likely to have
-// meant: about a third of its letters may differ, for "idel" is two off "idle".
-func nearest(s string, names []string) string {
+// Nearest returns the name that a slip of the fingers is most likely to have meant, ""
+// for none: about a third of its letters may differ, for "idel" is two off "idle".
+func Nearest(s string, names []string) string {
 	best, bestDistance := "", len(s)
 	for _, name := range names {
 		d := distance(s, name)

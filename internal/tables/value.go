@@ -68,7 +68,8 @@ func (v Value) Wrong(problem, allowed string) *Mistake {
 }
 
 // Table reads a table; nothing given is an empty one. One that is none reads as
-// empty, too.
+// empty, too. Of a list of tables, which is a mistake, the first is read, so that the
+// mistakes in it are told as well.
 func (v Value) Table() (*Table, bool) {
 	t := &Table{Value: v, file: v.of.file}
 	t.of = t
@@ -78,19 +79,24 @@ func (v Value) Table() (*Table, bool) {
 	case []any:
 		if len(x) > 0 && isTable(x[0]) {
 			v.Wrong("a list of tables", fmt.Sprintf("one table: write [%s]", v.Key))
-			return t, false
+			first := v.element(0, x[0])
+			t.Value = Value{first.Key, first.V, first.at, t}
+			return t, true
 		}
 	}
 	v.Wrong(kindOf(v.V)+", not a table", fmt.Sprintf("tables: write [%s]", v.Key))
 	return t, false
 }
 
-// Tables reads a list of tables, and returns those of its elements that are.
+// Tables reads a list of tables, and returns those of its elements that are. One
+// table in its place is a mistake, and is returned all the same: its own mistakes are
+// told as well.
 func (v Value) Tables(empty string) (all []*Table) {
 	form := fmt.Sprintf("one or more tables: write [[%s]]", v.Key)
 	if isTable(v.V) {
 		v.Wrong("one table, not a list of them", form)
-		return nil
+		t, _ := v.Table()
+		return []*Table{t}
 	}
 	elements, ok := v.List(form)
 	if ok && len(elements) == 0 {
@@ -146,14 +152,19 @@ func (v Value) List(allowed string) ([]Value, bool) {
 	}
 	elements := make([]Value, len(l))
 	for i, e := range l {
-		key := indexKey(v.Key, i)
-		at, known := v.of.file.at[key]
-		if !known {
-			at = v.at
-		}
-		elements[i] = Value{key, e, at, v.of}
+		elements[i] = v.element(i, e)
 	}
 	return elements, true
+}
+
+// element is e, the element of a list at i, with a key and place of its own.
+func (v Value) element(i int, e any) Value {
+	key := indexKey(v.Key, i)
+	at, known := v.of.file.at[key]
+	if !known {
+		at = v.at
+	}
+	return Value{key, e, at, v.of}
 }
 
 // Choice reads one of a few words and returns its number among them; the first is
@@ -176,7 +187,7 @@ func (v Value) Word(s string, words []string, allowed string) int {
 		return i
 	}
 	problem := "not one of the allowed words"
-	if near := nearest(s, words); near != "" {
+	if near := Nearest(s, words); near != "" {
 		problem = fmt.Sprintf("did you mean %q?", near)
 	}
 	v.Wrong(problem, allowed)

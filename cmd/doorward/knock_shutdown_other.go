@@ -1,8 +1,0 @@
-//go:build !unix
-
-package main
-
-import "os"
-
-// shutdown has nothing to do: standard streams are no sockets here.
-func shutdown(*os.File) {}

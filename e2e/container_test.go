@@ -1,0 +1,181 @@
+//go:build linux
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/doorward/doorward/e2e/lab"
+	"github.com/doorward/doorward/internal/nstest"
+)
+
+// TestTheContainer runs the container image as the compose file says: with that user
+// and no capabilities but those, in the machine's network, under Docker's seccomp
+// profile. A knock opens a door, an end of the container leaves the fence, and the
+// next one knows the grant.
+func TestTheContainer(t *testing.T) {
+	nstest.Need(t, "crun")
+	s := newSite(t)
+	// crun knows no machine with controllers of both versions of cgroups; it is to use
+	// none of either.
+	s.run(s.server, "mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup")
+	c := s.bundle()
+	s.must(os.MkdirAll(s.lab.Path("etc"), 0o750))
+	s.must(os.Chown(s.lab.Path("etc"), 0, c.user))
+	config := s.lab.Path("etc/doorward.toml")
+	s.must(os.WriteFile(config, []byte(webDoor(`open_for = "10m"`, touchKnock)+
+		"[door.vpn]\nports = [\"1194/tcp\"]\nservice = { unit = \"vpn.service\" }\n[door.vpn.presence]\nlogins = \"off\"\n"+
+		"[[door.vpn.knock]]\nkind = \"touch\"\nlisten = [79, 59011]\ntouch = [79, 59011]\n"), 0o640))
+	s.must(os.Chown(config, 0, c.user))
+	s.serve(s.server, ":8080")
+
+	c.start()
+	s.refuses(s.stranger, gate4, "8080")
+	s.knock(s.visitor, gate4)
+	s.admits(s.visitor, gate4, "8080")
+	s.refuses(s.stranger, gate4, "8080")
+	c.isLockedIn()
+	if out, err := c.exec("/bin/sh", "-c", "true"); err == nil || !strings.Contains(out+err.Error(), "No such file") {
+		t.Errorf("there is a shell in the container: %v: %s", err, out)
+	}
+	c.saysThatThereIsNoDBus()
+
+	c.end()
+	s.says(s.table(), `chain`)
+	s.refuses(s.stranger, gate4, "8080")
+	s.admits(s.visitor, gate4, "8080")
+	c.start()
+	if out, err := c.exec("doorward", "status", "web"); err != nil || !strings.Contains(out, visitor4) {
+		t.Errorf("the container that was started again does not know the grant: %v: %s", err, out)
+	}
+	c.end()
+}
+
+// container is what an engine would run.
+type container struct {
+	*site
+	dir     string // the bundle
+	user    int
+	health  []string // the command of the compose file's health check
+	process *lab.Process
+	pid     int // the daemon's, outside
+}
+
+// bundle makes the image for this machine, and a bundle of it and the compose file.
+func (s *site) bundle() *container {
+	s.t.Helper()
+	platform := "linux/" + runtime.GOARCH
+	image := exec.CommandContext(s.t.Context(), "../build/image.sh", s.lab.Path("image"), platform)
+	// Whatever has changed since, the programs are built once.
+	image.Env = append(os.Environ(), "VERSION=0.0.0", "COMMIT=test", "SOURCE_DATE_EPOCH=0")
+	if out, err := image.CombinedOutput(); err != nil {
+		s.t.Fatalf("build/image.sh: %v\n%s", err, out)
+	}
+	compose, err := filepath.Abs("../contrib/compose/compose.yaml")
+	s.must(err)
+	c := &container{site: s, dir: s.lab.Path("bundle")}
+	tool := exec.CommandContext(s.t.Context(), "go", "-C", "../build/tools", "run", "./bundle", "-compose", compose, "-service", "doorward",
+		"-image", s.lab.Path("image"), "-platform", platform, "-o", c.dir)
+	if out, err := tool.CombinedOutput(); err != nil {
+		s.t.Fatalf("bundle: %v\n%s", err, out)
+	}
+	path := filepath.Join(c.dir, "config.json")
+	text, err := os.ReadFile(path)
+	s.must(err)
+	var spec struct {
+		Process     struct{ User struct{ UID int } }
+		Annotations map[string]string
+	}
+	s.must(json.Unmarshal(text, &spec))
+	c.user, c.health = spec.Process.User.UID, strings.Fields(spec.Annotations["healthcheck"])
+	// What the compose file takes from the machine's /etc/doorward, the test has.
+	here := strings.Replace(string(text), `"source": "/etc/doorward"`, fmt.Sprintf(`"source": %q`, s.lab.Path("etc")), 1)
+	if here == string(text) {
+		s.t.Fatalf("the compose file does not mount /etc/doorward:\n%s", text)
+	}
+	s.must(os.WriteFile(path, []byte(here), 0o600))
+	return c
+}
+
+// crun are the arguments with which crun touches nothing of the machine's.
+func (c *container) crun(args ...string) []string {
+	return append([]string{"--root=" + c.lab.Path("crun"), "--cgroup-manager=disabled"}, args...)
+}
+
+// exec runs a program in the container, as `docker compose exec` does.
+func (c *container) exec(args ...string) (string, error) {
+	user := fmt.Sprintf("--user=%d:%d", c.user, c.user)
+	return c.server.Run(c.t.Context(), "crun", c.crun(append([]string{"exec", user, "doorward"}, args...)...)...)
+}
+
+// start starts the container, and waits for its health.
+func (c *container) start() {
+	c.t.Helper()
+	pidFile := c.lab.Path("pid")
+	var err error
+	c.process, err = c.server.Start("crun", c.crun("run", "--bundle="+c.dir, "--pid-file="+pidFile, "doorward")...)
+	c.must(err)
+	c.must(c.process.Says(c.t.Context(), "ready: the doors are guarded", soon))
+	pid, err := os.ReadFile(pidFile)
+	c.must(err)
+	c.pid, err = strconv.Atoi(string(pid))
+	c.must(err)
+	if len(c.health) == 0 {
+		c.t.Fatal("the compose file has no health check")
+	}
+	c.until("the health check is passed", func() error {
+		_, err := c.exec(c.health...)
+		return err
+	})
+}
+
+// end ends the container as engines do.
+func (c *container) end() {
+	c.t.Helper()
+	c.run(c.server, "crun", c.crun("kill", "doorward", "TERM")...)
+	<-c.process.Ended()
+	if out := c.process.Output(); !strings.Contains(out, "the daemon ends; the fence stands") {
+		c.t.Errorf("the daemon did not end by itself:\n%s", out)
+	}
+}
+
+// isLockedIn holds that the daemon has locked itself in, and has nothing to give up.
+func (c *container) isLockedIn() {
+	c.t.Helper()
+	status := fmt.Sprintf("/proc/%d/status", c.pid)
+	text, err := os.ReadFile(status)
+	c.must(err)
+	// CAP_NET_ADMIN and CAP_NET_BIND_SERVICE, capabilities(7): bits 12 and 10.
+	for _, want := range []string{"Uid:\t" + strings.Repeat(fmt.Sprintf("%d\t", c.user), 3), "CapPrm:\t0000000000001400",
+		"CapEff:\t0000000000001400", "CapBnd:\t0000000000001400", "CapInh:\t0000000000000000", "CapAmb:\t0000000000000000",
+		"NoNewPrivs:\t1", "Seccomp:\t2"} {
+		if !strings.Contains(string(text), want) {
+			c.t.Errorf("the daemon's status has no %q:\n%s", want, text)
+		}
+	}
+	if out := c.process.Output(); strings.Contains(out, "not confined") {
+		c.t.Errorf("the container keeps the daemon from locking itself in:\n%s", out)
+	}
+}
+
+// saysThatThereIsNoDBus knocks at a door whose service is a unit of the machine, and
+// holds that what the container lacks is said.
+func (c *container) saysThatThereIsNoDBus() {
+	c.t.Helper()
+	c.touch(c.visitor, gate4, "79", "59011")
+	c.until("the failure is told", func() error {
+		out, err := c.exec("doorward", "log", "vpn")
+		if err == nil && !strings.Contains(out, "cannot reach systemd over D-Bus") {
+			err = fmt.Errorf("the trail has: %s", out)
+		}
+		return err
+	})
+}

@@ -1,0 +1,230 @@
+// Package output prints what the commands have to say: in columns and in lines no
+// wider than a terminal, in colours where they are wanted, times and amounts as people
+// write them, and JSON for scripts. What is printed of strangers' text goes through
+// Text or JSON.
+package output
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"charm.land/lipgloss/v2"
+	"golang.org/x/term"
+
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/legible"
+)
+
+// IsTerminal says whether f, one of the env's streams, is a terminal.
+func IsTerminal(f any) bool {
+	file, ok := f.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}
+
+// Styles are how words are set off. The zero value leaves all of them plain. Only the
+// terminal's own 16 colours are used, so that they fit its background.
+type Styles struct {
+	Title, Faint, Good, Warn, Bad lipgloss.Style
+}
+
+// StylesFor returns the styles for w: plain unless it is a terminal that shows colours
+// and whose user wants them. getenv is the environment, of which NO_COLOR and TERM say
+// that.
+func StylesFor(w io.Writer, getenv func(string) string) Styles {
+	if !IsTerminal(w) || getenv("NO_COLOR") != "" || getenv("TERM") == "dumb" {
+		return Styles{}
+	}
+	return Styles{
+		Title: lipgloss.NewStyle().Bold(true),
+		Faint: lipgloss.NewStyle().Faint(true),
+		Good:  lipgloss.NewStyle().Foreground(lipgloss.Green),
+		Warn:  lipgloss.NewStyle().Foreground(lipgloss.Yellow),
+		Bad:   lipgloss.NewStyle().Foreground(lipgloss.Red).Bold(true),
+	}
+}
+
+// Columns sets cells in columns that are as wide as their widest cell so far, two
+// spaces apart. The zero value is ready to use.
+type Columns struct{ widths []int }
+
+// Fit makes room for the cells. The last cell of a line needs none.
+func (c *Columns) Fit(cells ...string) {
+	for i, cell := range cells[:len(cells)-1] {
+		if i == len(c.widths) {
+			c.widths = append(c.widths, 0)
+		}
+		c.widths[i] = max(c.widths[i], lipgloss.Width(cell))
+	}
+}
+
+// Line returns the cells as one line, without trailing spaces and without a line feed.
+func (c *Columns) Line(cells ...string) string {
+	c.Fit(cells...)
+	var b strings.Builder
+	for i, cell := range cells {
+		b.WriteString(cell)
+		if i < len(cells)-1 {
+			b.WriteString(strings.Repeat(" ", c.widths[i]-lipgloss.Width(cell)+2))
+		}
+	}
+	return strings.TrimRight(b.String(), " ")
+}
+
+// Before returns the cells as the beginning of a line, up to where the column after
+// them begins.
+func (c *Columns) Before(cells ...string) string {
+	return strings.TrimSuffix(c.Line(slices.Concat(cells, []string{"."})...), ".")
+}
+
+// Others is how wide all columns but the last are, with the space behind each.
+func (c *Columns) Others() (width int) {
+	for _, w := range c.widths {
+		width += w + 2
+	}
+	return width
+}
+
+// Table returns rows as lines under a title line.
+func Table(styles Styles, head []string, rows [][]string) []string {
+	var c Columns
+	c.Fit(head...)
+	for _, row := range rows {
+		c.Fit(row...)
+	}
+	lines := []string{styles.Title.Render(c.Line(head...))}
+	for _, row := range rows {
+		lines = append(lines, c.Line(row...))
+	}
+	return lines
+}
+
+// Width is how many columns a terminal has, 0 where w is none.
+func Width(w io.Writer) int {
+	file, ok := w.(interface{ Fd() uintptr })
+	if !ok {
+		return 0
+	}
+	width, _, err := term.GetSize(int(file.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
+}
+
+// PlainWidth is how wide text is that is written in paragraphs where there is no
+// terminal.
+const PlainWidth = 80
+
+// Wrap breaks text between words into lines of at most width columns, where the words
+// allow it; 0 is no limit.
+func Wrap(text string, width int) []string {
+	lines := []string{""}
+	for word := range strings.FieldsSeq(text) {
+		last := &lines[len(lines)-1]
+		switch {
+		case *last == "":
+			*last = word
+		case width == 0 || lipgloss.Width(*last)+1+lipgloss.Width(word) <= width:
+			*last += " " + word
+		default:
+			lines = append(lines, word)
+		}
+	}
+	return lines
+}
+
+// Hang is wrap behind a beginning, in whose place the lines after the first have
+// blanks.
+func Hang(begin, text string, width int) []string {
+	indent := lipgloss.Width(begin)
+	lines := Wrap(text, max(0, width-indent))
+	if width > 0 && width <= indent {
+		lines = Wrap(text, 1)
+	}
+	for i := range lines {
+		if i > 0 {
+			begin = strings.Repeat(" ", indent)
+		}
+		lines[i] = strings.TrimRight(begin+lines[i], " ")
+	}
+	return lines
+}
+
+// Text makes text safe to print: what came from a log line or a visitor
+// must not move the cursor, colour the terminal or turn the writing round.
+// Whatever the daemon says is printed through here or JSON.
+func Text(s string) string { return legible.Text(s) }
+
+// JSON prints the object v with the version of the API (control.Versioned), with
+// indent for each level or, if that is "", on one line. What does not print is escaped,
+// so that it can be shown in a terminal.
+func JSON(w io.Writer, v any, indent string) error {
+	text, err := control.Versioned(v)
+	if err != nil {
+		return err
+	}
+	if indent != "" {
+		var b bytes.Buffer
+		if err := json.Indent(&b, text, "", indent); err != nil {
+			return err
+		}
+		text = b.Bytes()
+	}
+	_, err = w.Write(legible.JSON(text))
+	return err
+}
+
+// Spell writes a duration as people say it, in its two largest units. Started
+// seconds count whole, so that a countdown says 0s only when it is over.
+func Spell(d time.Duration) string {
+	s := int64(max(0, (d+time.Second-1)/time.Second))
+	switch {
+	case s < 60:
+		return fmt.Sprintf("%ds", s)
+	case s < 60*60:
+		return fmt.Sprintf("%dm %02ds", s/60, s%60)
+	case s < 24*60*60:
+		return fmt.Sprintf("%dh %02dm", s/3600, s/60%60)
+	}
+	return fmt.Sprintf("%dd %02dh", s/86400, s/3600%24)
+}
+
+// Clock writes t in now's zone: the time alone when it is the same day, else
+// whole.
+func Clock(t, now time.Time) string {
+	t = t.In(now.Location())
+	if SameDay(t, now) {
+		return t.Format(time.TimeOnly)
+	}
+	return t.Format("2006-01-02 15:04 MST")
+}
+
+// SameDay says whether it is the same day in now's zone.
+func SameDay(t, now time.Time) bool {
+	return t.In(now.Location()).Format(time.DateOnly) == now.Format(time.DateOnly)
+}
+
+// Counted writes "1 grant", "2 grants".
+func Counted(n int, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	if strings.HasSuffix(one, "y") {
+		return fmt.Sprintf("%d %sies", n, strings.TrimSuffix(one, "y"))
+	}
+	return fmt.Sprintf("%d %ss", n, one)
+}
+
+// OrDash is Text, and "-" for what is not there.
+func OrDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return Text(s)
+}

@@ -1,0 +1,11 @@
+//go:build !linux
+
+package relay
+
+import (
+	"context"
+	"net"
+)
+
+// delivered is not known on this system.
+func delivered(context.Context, net.Conn) error { return nil }

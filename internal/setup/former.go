@@ -1,0 +1,98 @@
+package setup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/files"
+)
+
+// Former is the file that init writes over.
+type Former struct {
+	config *config.Config // nil if there is none, or it is no configuration
+	broken bool           // it is there, and no configuration
+	Kept   string         // the path under which it is kept, once it is; "" for nowhere
+}
+
+// Read reads the file, if there is one.
+func (f *Former) Read(path string) {
+	c, text, err := config.Load(path)
+	*f = Former{config: c, broken: err != nil && !errors.Is(err, fs.ErrNotExist) && !config.Blank(text)}
+	if err != nil {
+		f.config = nil
+	}
+}
+
+// Host is the name or address that the file says, "" if it says none.
+func (f *Former) Host() string {
+	if f.config == nil {
+		return ""
+	}
+	return f.config.Gateway.Host
+}
+
+// door is the former door of this name, nil for none.
+func (f *Former) door(name string) *config.Door {
+	if f.config == nil {
+		return nil
+	}
+	i := slices.IndexFunc(f.config.Doors, func(d config.Door) bool { return d.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &f.config.Doors[i]
+}
+
+// FormerKnocks are the keys of the knocks that the door had before, none if one of
+// them is not of the kind that is written.
+func (p *Plan) FormerKnocks() (keys []string) {
+	d := p.Former.door(p.Door)
+	if d == nil {
+		return nil
+	}
+	for _, k := range d.Knocks {
+		if k.Kind != p.Kind.Name() {
+			return nil
+		}
+		keys = append(keys, p.Kind.Write(k.Rule))
+	}
+	return keys
+}
+
+// Changed says which knocks of the former file are not in the new one, and what to do
+// about it, and names the doors whose knocks are.
+func (f *Former) Changed(c *config.Config) (warnings, kept []string) {
+	if f.broken {
+		return []string{fmt.Sprintf("the file before cannot be read as a configuration, so that no knock of it is in this one; "+
+			"doorward check %s says why", files.Quoted(f.Kept))}, nil
+	}
+	if f.config == nil {
+		return nil, nil
+	}
+	for i := range f.config.Doors {
+		d := &f.config.Doors[i]
+		at := slices.IndexFunc(c.Doors, func(n config.Door) bool { return n.Name == d.Name })
+		switch {
+		case at < 0:
+			warnings = append(warnings, fmt.Sprintf("door %q of the file before is not in this one, and is guarded no more "+
+				"once this one is in use", d.Name))
+		case !slices.Equal(knockWords(d), knockWords(&c.Doors[at])):
+			warnings = append(warnings, fmt.Sprintf("door %q has another knock than before, and the former one opens nothing "+
+				"once this file is in use; to give the new one to everybody who had it: doorward share", d.Name))
+		default:
+			kept = append(kept, d.Name)
+		}
+	}
+	return warnings, kept
+}
+
+// knockWords are what visitors do for a door.
+func knockWords(d *config.Door) (words []string) {
+	for i := range d.Knocks {
+		words = append(words, d.Knocks[i].Words())
+	}
+	return words
+}

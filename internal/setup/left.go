@@ -1,0 +1,151 @@
+package setup
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/files"
+	"github.com/doorward/doorward/internal/port"
+)
+
+// Step is one thing that is left to do.
+type Step struct {
+	Words string   // a sentence, with a colon at its end if there are lines
+	Lines []string // to be typed or pasted, each as it stands
+}
+
+// Written is a configuration that was made, and what is known about where it is used.
+type Written struct {
+	Config    *config.Config
+	File      string     // where it is; "-" if it was printed
+	Firewalls []Firewall // that are in the way, or may be
+	Rewritten bool       // another configuration was there before
+	Sudo      bool       // whoever reads this gets to be root by sudo
+}
+
+// Left says what is left to do until visitors get in, in the order in which it is to
+// be done.
+func (w *Written) Left() []Step {
+	door := &w.Config.Doors[0]
+	file := w.File
+	if file == "-" {
+		file = "FILE"
+	}
+	var steps []Step
+	add := func(words string, lines ...string) { steps = append(steps, Step{words, lines}) }
+
+	add("Keep the session that you are in open until a new one has got in. It lives on, whatever the door does.")
+	if w.File == "-" {
+		add("Put the text in place as FILE, readable by root and the group doorward only:",
+			w.root("install -m 0640 -g doorward FILE "+config.DefaultPath))
+		file = config.DefaultPath
+	}
+	path := ""
+	if file != config.DefaultPath {
+		path = " " + files.Quoted(file)
+	}
+	if unit := unitOf(door); unit != "" {
+		add(fmt.Sprintf("Let the daemon start and stop %s:", unit), w.root("doorward polkit"+path+" --install"))
+	}
+	for _, f := range w.Firewalls {
+		add(fmt.Sprintf("In this machine's firewall, %s, let knocks and visitors through:", f.Name), w.typed(f.Steps)...)
+	}
+	add("In the provider's firewall (a security group, a router), if there is one, allow from everywhere:",
+		listed(w.Config.WayIn())...)
+	look := ""
+	if path != "" {
+		look = " -c" + path
+	}
+	add("Have the machine looked over:", w.root("doorward doctor"+look))
+	steps = append(steps, w.start(path, file))
+	return append(steps, w.visitors(door, path)...)
+}
+
+// start says how the daemon comes to use the file.
+func (w *Written) start(path, file string) Step {
+	begin := w.root("systemctl enable --now doorward")
+	if path != "" {
+		begin = w.root("doorwardd -c" + path)
+	}
+	if w.Rewritten {
+		return Step{"Have the daemon use the file; it goes back by itself unless you keep it. If no daemon runs yet, start it:",
+			[]string{w.root("doorward apply --confirm 60s"), begin}}
+	}
+	if file == config.DefaultPath {
+		return Step{"Guard the door, now and after each boot:", []string{begin}}
+	}
+	return Step{"Guard the door:", []string{begin}}
+}
+
+// visitors says how they get in.
+func (w *Written) visitors(door *config.Door, path string) (steps []Step) {
+	host := w.Config.Gateway.Host
+	at := ""
+	if host == "" {
+		at = " --host " + anyHost
+	}
+	steps = []Step{{"Try it from another machine, in a new session" + patience(door) + ":", []string{Visitor(door, host)}}}
+	if lines := sshConfig(door, host); len(lines) > 0 {
+		steps = append(steps, Step{"Or have ssh, scp and git knock by themselves, in the visitor's ~/.ssh/config:", lines})
+	}
+	if _, ok := touching(door, host); ok {
+		of := ""
+		if path != "" {
+			of = " -c" + path
+		}
+		steps = append(steps, Step{"Give the knock to others, encrypted to their SSH keys:", []string{w.root("doorward share" + of + at + " --to alice.pub")}})
+	}
+	return steps
+}
+
+// root is a command that root runs.
+func (w *Written) root(command string) string {
+	if w.Sudo {
+		return "sudo " + command
+	}
+	return command
+}
+
+// firewallPrograms are those of whose commands a firewall's steps consist; the other
+// steps are words.
+var firewallPrograms = []string{"ufw", "firewall-cmd", "nft", "iptables", "ip6tables", "iptables-legacy"}
+
+// typed makes steps lines that can be pasted as a whole: words become comments.
+func (w *Written) typed(steps []string) (lines []string) {
+	for _, s := range steps {
+		program, _, _ := strings.Cut(s, " ")
+		if slices.Contains(firewallPrograms, program) {
+			lines = append(lines, w.root(s))
+		} else {
+			lines = append(lines, "# "+s)
+		}
+	}
+	return lines
+}
+
+// listed is a line for each protocol: "TCP 22, 60000-61000".
+func listed(ports []port.Range) (lines []string) {
+	for _, proto := range []port.Proto{port.TCP, port.UDP} {
+		var all []string
+		for _, r := range ports {
+			if r.Proto == proto {
+				number, _, _ := strings.Cut(r.String(), "/")
+				all = append(all, number)
+			}
+		}
+		if len(all) > 0 {
+			lines = append(lines, strings.ToUpper(proto.String())+" "+strings.Join(all, ", "))
+		}
+	}
+	return lines
+}
+
+// unitOf is the door's unit, "" for none.
+func unitOf(d *config.Door) string {
+	if d.Service == nil {
+		return ""
+	}
+	return d.Service.Unit
+}

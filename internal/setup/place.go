@@ -1,0 +1,87 @@
+package setup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/files"
+	"github.com/doorward/doorward/internal/share"
+)
+
+// daemonGroup is the group by which the daemon reads its configuration.
+const daemonGroup = "doorward"
+
+// daemonGroupNumber is the number of that group, 0 where there is none.
+func daemonGroupNumber() int {
+	g, err := user.LookupGroup(daemonGroup)
+	if err != nil {
+		return 0
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return 0 // Windows has no group numbers
+	}
+	return gid
+}
+
+// ErrExists is what Writable returns, wrapped, for a file that is there and is not to be
+// replaced.
+var ErrExists = errors.New("exists")
+
+// Writable says why Place would not write a file, as far as that can be told before:
+// fs.ErrPermission and ErrExists, both wrapped. It changes nothing.
+func Writable(path string, replace bool) error {
+	if _, err := os.Lstat(path); err == nil && !replace && blank(path) == nil {
+		return fmt.Errorf("%q %w", path, ErrExists)
+	}
+	dir := filepath.Dir(path)
+	err := mayWrite(dir)
+	if errors.Is(err, fs.ErrNotExist) { // Place makes it, but not what is above
+		dir = filepath.Dir(dir)
+		err = mayWrite(dir)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%q cannot be written by you: %q: %w", path, dir, fs.ErrPermission)
+	}
+	return nil // whatever else is wrong, Place tells
+}
+
+// Place writes the file, readable by its owner and the daemon's group, as a whole or not
+// at all, and makes its directory if that alone is missing. With replace, what was there
+// is kept under the name that is returned; without, nothing may be there but a
+// configuration that says nothing, which is not kept.
+func Place(path, text string, replace bool) (kept string, err error) {
+	// A link of one's own stays one.
+	if real, err := files.File(path); err == nil {
+		path = real
+	}
+	group := daemonGroupNumber()
+	dir := filepath.Dir(path)
+	if err := files.MakeDirectory(dir, 0o750, group); err != nil {
+		return "", fmt.Errorf("make directory %q: %w", dir, err)
+	}
+	was := blank(path)
+	change, err := share.Stage([]share.File{{Path: path, Text: []byte(text), Mode: 0o640, Group: group,
+		New: !replace && was == nil, Was: was, Backup: replace && was == nil}})
+	if err != nil {
+		return "", err
+	}
+	defer change.Close()
+	return change.Backup(path), change.Commit()
+}
+
+// blank is the text of a configuration that says nothing, such as packages install it;
+// nil if the file says something, cannot be read, or is not there.
+func blank(path string) []byte {
+	text, err := config.Read(path)
+	if err != nil || !config.Blank(text) {
+		return nil
+	}
+	return append([]byte{}, text...) // an empty file's is not nil
+}

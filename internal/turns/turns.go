@@ -1,0 +1,126 @@
+// Package turns has the calls of one user that knock on one gateway do so one at a
+// time. Calls at the same time (ssh by ansible, git, editors) would knock in each
+// other's middle; whoever has waited meanwhile can ask first whether the door is open.
+//
+// They meet in files of the user's own, which have no knock in them: their name is made
+// from the gateway's, and beside the lock stands which port opened when, at which
+// addresses. That is believed as far as that the port is asked.
+package turns
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/doorward/doorward/internal/files"
+	"github.com/doorward/doorward/internal/visit"
+)
+
+const (
+	// sharedFor is how long a knock that has opened the door does for other
+	// calls too. It is short: what follows must get in before the grant ends.
+	sharedFor = 3 * time.Second
+	// poll is how often a lock is tried that another call holds.
+	poll = 20 * time.Millisecond
+)
+
+// Turn is one call's turn. A nil Turn locks nothing and remembers nothing. The caller
+// releases it.
+type Turn struct {
+	lock *flock.Flock
+	last string // path of the file that says what opened last
+}
+
+// Take waits until no other call knocks on the gateway host, whose files are in a
+// directory that Directory has returned. Where it cannot wait, or not before ctx ends,
+// it returns nil and why: interleaved knocks are a nuisance, and no reason not to knock.
+func Take(ctx context.Context, dir, host string) (*Turn, error) {
+	name := sha256.Sum256([]byte(strings.ToLower(host)))
+	path := filepath.Join(dir, hex.EncodeToString(name[:8]))
+	t := &Turn{flock.New(path+".lock", flock.SetPermissions(0o600)), path + ".last"}
+	if _, err := t.lock.TryLockContext(ctx, poll); err != nil {
+		return nil, fmt.Errorf("%s: %w", path+".lock", err)
+	}
+	return t, nil
+}
+
+// Directory returns the directory for the files below base, which it makes if need be.
+// It is the user's own: others could keep them from knocking in a shared one.
+func Directory(base string) (string, error) {
+	dir := filepath.Join(base, "doorward")
+	for _, d := range []string{base, dir} {
+		if err := files.MakeDirectory(d, 0o700, 0); err != nil {
+			return "", err
+		}
+	}
+	return files.Directory(dir)
+}
+
+// Release lets the next call have its turn.
+func (t *Turn) Release() {
+	if t != nil {
+		t.lock.Unlock()
+	}
+}
+
+// Opened is what the last call left that opened the door just now.
+type Opened struct {
+	At []visit.Attempt // the addresses, none when there was no such call
+	// Alone says that the knock opened to one connection only, so that every call
+	// must knock for itself.
+	Alone bool
+}
+
+// alone and shared are the words for it.
+const alone, shared = "alone", "shared"
+
+// Write writes down that a port has opened at the knocked addresses, for one
+// connection or for all.
+func (t *Turn) Write(now time.Time, port uint16, one bool, knocked []visit.Attempt) {
+	if t == nil {
+		return
+	}
+	words := []string{strconv.FormatInt(now.UnixNano(), 10), strconv.Itoa(int(port)), shared}
+	if one {
+		words[2] = alone
+	}
+	for _, at := range knocked {
+		words = append(words, at.Address.String())
+	}
+	// Without it the others knock themselves.
+	_ = os.WriteFile(t.last, []byte(strings.Join(words, " ")+"\n"), 0o600)
+}
+
+// Read returns what was written about those of addrs at which the port has just
+// opened. A stamp from the future is none: the clock was set.
+func (t *Turn) Read(now time.Time, port uint16, families [][]netip.Addr) (last Opened) {
+	if t == nil {
+		return last
+	}
+	text, err := files.Read(t.last, 4096)
+	words := strings.Fields(string(text))
+	if err != nil || len(words) < 4 || words[1] != strconv.Itoa(int(port)) {
+		return last
+	}
+	stamp, err := strconv.ParseInt(words[0], 10, 64)
+	if age := now.Sub(time.Unix(0, stamp)); err != nil || age < 0 || age > sharedFor {
+		return last
+	}
+	last.Alone = words[2] != shared
+	for _, a := range slices.Concat(families...) {
+		if slices.Contains(words[3:], a.String()) {
+			last.At = append(last.At, visit.Attempt{Address: a})
+		}
+	}
+	return last
+}
