@@ -1,8 +1,8 @@
 // Package config turns doorward.toml into a checked Config. The file's keys are
-// a promise to its users: reference.toml documents every one of them. Nothing
-// outside this package sees raw values: durations are durations, ports are
-// port.Range, and what cannot be is an error that names file, line, key, value
-// and what is allowed. All mistakes of a file are reported in one go.
+// a promise to its users: reference.toml documents every one of them. No other package
+// sees raw values: durations are time.Duration, ports are port.Range, and an invalid
+// value is an error that names file, line, key, value and what is allowed. All mistakes
+// of a file are reported at once.
 //
 // The package opens no sockets and changes nothing on the machine.
 package config

@@ -11,7 +11,7 @@ import (
 	"github.com/doorward/doorward/internal/tables"
 )
 
-// Told says in words how the door knows that somebody is in, and what follows.
+// Told describes for people what counts as presence at the door.
 func (d *Door) Told() string {
 	p := &d.Presence
 	if p.Idle == 0 {

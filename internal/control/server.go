@@ -22,34 +22,34 @@ import (
 // Backend is what the server asks of the daemon. Its methods are called from
 // many goroutines at once.
 type Backend interface {
-	// Status returns a snapshot of how things stand, of which nothing is changed
-	// any more, and Newer's channel of a moment before. It may wait for the
-	// snapshot to be made, which is done once for all who ask.
+	// Status returns a snapshot that does not change any more, and a channel as Newer
+	// returns it, taken just before. It blocks until the snapshot is made, which is done
+	// once for all who ask at the same time, and until what it tells is on disk, but no
+	// longer than for a slow disk.
 	Status() (s Status, newer <-chan struct{})
 
-	// Newer returns a channel that is closed when something has changed. Every
-	// record of the audit trail is a change, so that who follows the trail has
-	// something to wait for. It never blocks.
+	// Newer returns a channel that is closed at the next change. Every record of the
+	// audit trail is a change, so followers of the trail can wait for it. It does not
+	// wait for the gateway.
 	Newer() <-chan struct{}
 
-	// Do carries out an Open, Close, Arm or ApplyRequest on behalf of by, as
-	// Request.Order returned it: checked as far as that can be done without the
-	// configuration. The error may be an
-	// *Error, whose Code, if it is empty, is CodeRefused. The context ends when who
-	// asks is gone.
+	// Do carries out an order of by: an Open, Close, Arm or ApplyRequest as returned by
+	// Request.Order, checked as far as possible without the configuration. It blocks
+	// until the order is done and on disk, or ctx ends, which it does when the client is
+	// gone. The error may be an *Error, whose empty Code means CodeRefused.
 	Do(ctx context.Context, by Caller, order any) (Reply, error)
 
-	// Diff returns what an apply of the configuration file would change now. The error
-	// may be an *Error.
+	// Diff returns what applying the configuration file would change now. The error may
+	// be an *Error.
 	Diff(ctx context.Context) (Diff, error)
 
-	// Log returns what q selects. Limit is 1 to 10,000 here, Oldest is set where After
-	// is, and Follow is the server's business. The error may be an *Error.
+	// Log returns the records that q selects. Limit is 1 to 10,000, Oldest is set if After
+	// is, and Follow is left to the server. The error may be an *Error.
 	Log(q LogQuery) (LogPage, error)
 
-	// Explain says what a new connection from a source would meet at a door, or (door
-	// "") at each. The source is an address in its one form, without a zone. The error
-	// may be an *Error.
+	// Explain says what a new connection from source would meet at a door, or at every
+	// door if door is "". The source is a plain address, without a zone, never an
+	// IPv4-mapped one. The error may be an *Error.
 	Explain(ctx context.Context, source netip.Addr, door string) (Explanation, error)
 }
 
@@ -71,16 +71,16 @@ type Server struct {
 	streams streams
 }
 
-// NewServer returns a server that answers from b and writes to log what
-// clients did wrong to it. It learns who this machine's users are, so that it is made
-// before the process locks itself in.
+// NewServer returns a server that answers from b and logs errors of connections to log.
+// It reads the machine's user names, so it must be called before the process is
+// sandboxed.
 func NewServer(b Backend, log *slog.Logger) *Server {
 	return &Server{backend: b, log: log, peerAt: peerAt, names: namesNow(), streams: make(streams, maxStreams())}
 }
 
-// Serve answers on l until ctx ends, and then returns nil: streams end at
-// once, orders under way get two seconds. It closes l. Any other end is an
-// error.
+// Serve answers on l until ctx ends, and then returns nil: streams end at once, orders
+// under way get two seconds. It closes l. It returns an error if serving ends for any
+// other reason.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	// Orders under way outlive ctx by stopTimeout; streams look at ctx itself.
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))

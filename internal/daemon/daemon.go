@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package daemon runs the gateway as a service: its tasks under one owner,
-// signals, readiness and the watchdog of systemd (sd_notify), logs. It decides
-// nothing about doors.
+// Package daemon runs the gateway as a service: its tasks and their end, signals,
+// readiness and the watchdog of systemd (sd_notify), and logs. It decides nothing about
+// doors.
 package daemon
 
 import (

@@ -125,10 +125,10 @@ type Counts struct {
 // and from one goroutine; the slice is heard's to keep. Close waits for heard,
 // which must not wait for it.
 func New(log *slog.Logger, heard func([]knock.Heard)) *Listener {
-	e := &Listener{log: log, sockets: make(map[uint16]*socket)}
-	e.batches.New = func() any { return newBatch() }
-	e.pool.init(heard)
-	return e
+	l := &Listener{log: log, sockets: make(map[uint16]*socket)}
+	l.batches.New = func() any { return newBatch() }
+	l.pool.init(heard)
+	return l
 }
 
 // Set has the listener hear at the ports that have an opener, hold those that have nil,
@@ -140,8 +140,8 @@ func New(log *slog.Logger, heard func([]knock.Heard)) *Listener {
 //
 // The error joins one for each port that could not be had, with who holds it as
 // far as that can be seen; the others are had.
-func (e *Listener) Set(want map[uint16]knock.Opener) error {
-	failed, err := e.set(want)
+func (l *Listener) Set(want map[uint16]knock.Opener) error {
+	failed, err := l.set(want)
 	if err != nil {
 		return err
 	}
@@ -152,26 +152,26 @@ func (e *Listener) Set(want map[uint16]knock.Opener) error {
 	return errors.Join(errs...)
 }
 
-func (e *Listener) set(want map[uint16]knock.Opener) (failed []openError, err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.wanted = slices.Sorted(maps.Keys(want))
-	if e.closed {
-		return nil, fmt.Errorf("hear datagrams at %v: %w", e.wanted, net.ErrClosed)
+func (l *Listener) set(want map[uint16]knock.Opener) (failed []openError, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wanted = slices.Sorted(maps.Keys(want))
+	if l.closed {
+		return nil, fmt.Errorf("hear datagrams at %v: %w", l.wanted, net.ErrClosed)
 	}
-	e.start()
-	for p, s := range e.sockets {
+	l.start()
+	for p, s := range l.sockets {
 		if _, wanted := want[p]; !wanted || s.dead.Load() {
-			e.drop(s)
+			l.drop(s)
 		}
 	}
-	e.pool.share(portShare(len(want), maxWaiting, minWaiting, totalWaiting))
-	for _, p := range e.wanted {
-		if err := e.put(p, want[p]); err != nil {
+	l.pool.share(portShare(len(want), maxWaiting, minWaiting, totalWaiting))
+	for _, p := range l.wanted {
+		if err := l.put(p, want[p]); err != nil {
 			failed = append(failed, openError{p, err})
 		}
 	}
-	for _, s := range e.sockets {
+	for _, s := range l.sockets {
 		s.keep(portShare(len(want), maxBuffer, minBuffer, totalBuffer))
 	}
 	return failed, nil
@@ -181,60 +181,60 @@ func (e *Listener) set(want map[uint16]knock.Opener) (failed []openError, err er
 func portShare(ports, most, least, all int) int { return max(least, min(most, all/max(ports, 1))) }
 
 // start begins the pool and the delivery, which Close ends, before the first port.
-func (e *Listener) start() {
-	if e.started || len(e.wanted) == 0 {
+func (l *Listener) start() {
+	if l.started || len(l.wanted) == 0 {
 		return
 	}
-	e.started = true
+	l.started = true
 	for range max(1, runtime.GOMAXPROCS(0)-1) {
-		e.running.Go(func() { e.pool.run(e.open) })
+		l.running.Go(func() { l.pool.run(l.open) })
 	}
-	e.running.Go(e.pool.deliver)
+	l.running.Go(l.pool.deliver)
 }
 
 // put has a port heard by an opener, or held.
-func (e *Listener) put(p uint16, by knock.Opener) error {
-	s := e.sockets[p]
+func (l *Listener) put(p uint16, by knock.Opener) error {
+	s := l.sockets[p]
 	if s == nil {
 		var err error
 		if s, err = open(p); err != nil {
 			return err
 		}
 		s.use(by)
-		e.begin(s)
+		l.begin(s)
 		return nil
 	}
 	if s.use(by); by == nil {
-		e.pool.forget(s)
+		l.pool.forget(s)
 	}
 	return nil
 }
 
 // begin has a socket read.
-func (e *Listener) begin(s *socket) {
-	e.sockets[s.port] = s
-	e.running.Go(func() { e.receive(s) })
+func (l *Listener) begin(s *socket) {
+	l.sockets[s.port] = s
+	l.running.Go(func() { l.receive(s) })
 }
 
 // drop closes a socket for good.
-func (e *Listener) drop(s *socket) {
+func (l *Listener) drop(s *socket) {
 	s.use(nil)
-	e.pool.forget(s)
-	e.overrun += s.overrun()
+	l.pool.forget(s)
+	l.overrun += s.overrun()
 	if err := s.file.Close(); err != nil {
-		e.log.Warn("cannot close a socket for knocks", "port", s.port, "err", err)
+		l.log.Warn("cannot close a socket for knocks", "port", s.port, "err", err)
 	}
-	delete(e.sockets, s.port)
+	delete(l.sockets, s.port)
 }
 
 // open has the entry's opener look at its datagram, and sends what that answers.
-func (e *Listener) open(w *waiting) (knock.Heard, bool) {
+func (l *Listener) open(w *waiting) (knock.Heard, bool) {
 	length := len(w.datagram.Payload)
 	said, answer, ok := w.by.Open(w.datagram)
 	switch {
 	case answer == nil:
 	case len(answer) > length || !w.socket.mayAnswer(w.datagram.Time):
-		e.withheld.Add(1)
+		l.withheld.Add(1)
 	default:
 		w.socket.send(w.datagram.Path, answer)
 	}
@@ -252,13 +252,13 @@ func (e *Listener) open(w *waiting) (knock.Heard, bool) {
 // What the network makes of it is no error, since whoever asked need not be
 // there. An error says that payload is longer than LongestAnswer, or that the listener
 // does not have the port.
-func (e *Listener) Answer(path knock.Path, payload []byte) error {
+func (l *Listener) Answer(path knock.Path, payload []byte) error {
 	if len(payload) > LongestAnswer {
 		return fmt.Errorf("an answer of %d bytes: allowed are %d", len(payload), LongestAnswer)
 	}
-	e.mu.Lock()
-	s := e.sockets[path.To.Port()]
-	e.mu.Unlock()
+	l.mu.Lock()
+	s := l.sockets[path.To.Port()]
+	l.mu.Unlock()
 	if s == nil {
 		return fmt.Errorf("an answer from %d/udp: the port is not heard", path.To.Port())
 	}
@@ -268,11 +268,11 @@ func (e *Listener) Answer(path knock.Path, payload []byte) error {
 
 // Check returns the ports of the last Set that are not as it said, in order: they
 // could not be had, or their socket cannot be read any more. Set opens them anew.
-func (e *Listener) Check() (missing []uint16) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, p := range e.wanted {
-		if s := e.sockets[p]; s == nil || s.dead.Load() {
+func (l *Listener) Check() (missing []uint16) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.wanted {
+		if s := l.sockets[p]; s == nil || s.dead.Load() {
 			missing = append(missing, p)
 		}
 	}
@@ -282,11 +282,11 @@ func (e *Listener) Check() (missing []uint16) {
 // Behind says whether datagrams wait that already waited when it was last asked,
 // while none was read: the process was stopped, or gets no time to run. What is
 // heard of them will be late.
-func (e *Listener) Behind() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+func (l *Listener) Behind() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	behind := false
-	for _, s := range e.sockets {
+	for _, s := range l.sockets {
 		waits, rounds := s.ready(), s.rounds.Load()
 		behind = behind || waits && s.waited && rounds == s.asked
 		s.waited, s.asked = waits, rounds
@@ -295,29 +295,29 @@ func (e *Listener) Behind() bool {
 }
 
 // Counts says what was thrown away so far.
-func (e *Listener) Counts() Counts {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, s := range e.sockets {
-		e.overrun += s.overrun()
+func (l *Listener) Counts() Counts {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.sockets {
+		l.overrun += s.overrun()
 	}
 	return Counts{
-		Foreign: e.foreign.Load(), Strange: e.strange.Load(), Crowded: e.pool.lost(),
-		Overrun: e.overrun, Withheld: e.withheld.Load(),
+		Foreign: l.foreign.Load(), Strange: l.strange.Load(), Crowded: l.pool.lost(),
+		Overrun: l.overrun, Withheld: l.withheld.Load(),
 	}
 }
 
 // Close closes all sockets and waits until Open and heard were called for the last
 // time. What waits is not heard. Closing again does nothing.
-func (e *Listener) Close() error {
-	e.mu.Lock()
-	e.closed, e.wanted = true, nil
-	for _, s := range e.sockets {
-		e.drop(s)
+func (l *Listener) Close() error {
+	l.mu.Lock()
+	l.closed, l.wanted = true, nil
+	for _, s := range l.sockets {
+		l.drop(s)
 	}
-	e.mu.Unlock()
-	e.pool.close()
-	e.running.Wait()
+	l.mu.Unlock()
+	l.pool.close()
+	l.running.Wait()
 	return nil
 }
 

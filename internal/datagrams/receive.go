@@ -79,16 +79,16 @@ func (b *batch) read(fd uintptr) (int, unix.Errno) {
 }
 
 // receive reads from the socket until it is closed, or dead.
-func (e *Listener) receive(s *socket) {
+func (l *Listener) receive(s *socket) {
 	var (
 		b     *batch
 		n     int
 		errno unix.Errno
 	)
 	read := func(fd uintptr) bool {
-		b, _ = e.batches.Get().(*batch)
+		b, _ = l.batches.Get().(*batch)
 		if n, errno = b.read(fd); errno != 0 {
-			e.batches.Put(b) // a port where nothing comes has none
+			l.batches.Put(b) // a port where nothing comes has none
 		}
 		return errno != unix.EAGAIN
 	}
@@ -96,7 +96,7 @@ func (e *Listener) receive(s *socket) {
 		if err := s.raw.Read(read); errors.Is(err, os.ErrClosed) {
 			return
 		} else if err != nil {
-			e.dies(s, err)
+			l.dies(s, err)
 			return
 		}
 		if errno != 0 {
@@ -105,31 +105,31 @@ func (e *Listener) receive(s *socket) {
 		}
 		failures = -1
 		s.rounds.Add(1)
-		e.sift(s, b, n)
-		e.batches.Put(b)
+		l.sift(s, b, n)
+		l.batches.Put(b)
 		runtime.Gosched()
 	}
-	e.dies(s, fmt.Errorf("recvmmsg: %w", errno))
+	l.dies(s, fmt.Errorf("recvmmsg: %w", errno))
 }
 
 // dies says that a socket cannot be read, for Check to find.
-func (e *Listener) dies(s *socket, err error) {
-	e.log.Error("cannot read datagrams at a port for knocks; trying again", "port", s.port, "err", err)
+func (l *Listener) dies(s *socket, err error) {
+	l.log.Error("cannot read datagrams at a port for knocks; trying again", "port", s.port, "err", err)
 	s.dead.Store(true)
 }
 
 // sift hands on what may be a knock of the n datagrams in a batch.
-func (e *Listener) sift(s *socket, b *batch, n int) {
+func (l *Listener) sift(s *socket, b *batch, n int) {
 	by := s.opener.Load()
 	if by == nil {
-		e.foreign.Add(uint64(n))
+		l.foreign.Add(uint64(n))
 		return
 	}
 	foreign, strange := b.sift(s.port, by, n)
-	e.foreign.Add(foreign)
-	e.strange.Add(strange)
+	l.foreign.Add(foreign)
+	l.strange.Add(strange)
 	if len(b.come) > 0 {
-		e.pool.put(s, by, b.come)
+		l.pool.put(s, by, b.come)
 	}
 }
 

@@ -47,9 +47,9 @@ func hearInCage() error {
 		return err
 	}
 	record := newRecord()
-	e := New(slog.New(slog.NewTextHandler(os.Stdout, nil)), record.add)
-	defer e.Close()
-	if err := e.Set(map[uint16]knock.Opener{62: &words{}, 59000: nil}); err != nil {
+	l := New(slog.New(slog.NewTextHandler(os.Stdout, nil)), record.add)
+	defer l.Close()
+	if err := l.Set(map[uint16]knock.Opener{62: &words{}, 59000: nil}); err != nil {
 		return err
 	}
 	me := netip.AddrPortFrom(at, uint16(c.LocalAddr().(*net.UDPAddr).Port))
@@ -60,12 +60,12 @@ func hearInCage() error {
 			return err
 		}
 	}
-	for end := time.Now().Add(patience); e.Counts() != (Counts{Strange: 1, Foreign: 1}); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); l.Counts() != (Counts{Strange: 1, Foreign: 1}); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			return fmt.Errorf("counts: %+v, want a strange one and a foreign one", e.Counts())
+			return fmt.Errorf("counts: %+v, want a strange one and a foreign one", l.Counts())
 		}
 	}
-	if err := e.Answer(knock.Path{From: me, To: netip.AddrPortFrom(at, 62)}, []byte("come in")); err != nil {
+	if err := l.Answer(knock.Path{From: me, To: netip.AddrPortFrom(at, 62)}, []byte("come in")); err != nil {
 		return err
 	}
 	b := make([]byte, 100)
@@ -76,6 +76,6 @@ func hearInCage() error {
 	if err != nil || string(b[:n]) != "come in" || from.Port() != 62 {
 		return fmt.Errorf("answer %q from %v (%v)", b[:n], from, err)
 	}
-	fmt.Println("heard and answered, behind:", e.Behind())
+	fmt.Println("heard and answered, behind:", l.Behind())
 	return nil
 }

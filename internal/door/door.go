@@ -2,8 +2,8 @@
 // the service, presence and the operator do to it. It is pure: no sockets, no
 // goroutines, no clock. Every method is handed the time and answers with the
 // effects that the gateway is to carry out, so that tests and an explorer reach
-// every state. What the kernel or the service manager really did comes back
-// through Runs, Stopped, Failed and Seen; the door never assumes it.
+// every state. What the kernel and the service manager really did comes back through
+// Runs, Stopped, Halted, Failed, Ended and Seen; the door never assumes it.
 //
 // What a stranger can cost a door, at the worst:
 //
@@ -69,7 +69,7 @@ type Door struct {
 	saved Saved
 
 	waiting     []request // for the service to run, in the order of their coming
-	darkBy      string    // on whose word it goes dark, until it is
+	darkBy      string    // who made it go dark, until it is
 	grants      grantTable
 	endedGrants endedGrants
 	penalties   penalties
@@ -192,9 +192,9 @@ func (d *Door) Knock(now time.Time, k Knock) []Effect {
 	return d.ask(now, r)
 }
 
-// Open gives a source a grant on an operator's word. It answers with an error
-// where the source is not Somebody, and in failsafe, which only log data or Arm
-// ends.
+// Open gives a source a grant by order of an operator, of a length after which it ends.
+// It returns an error if the source is not Somebody, and in failsafe, which only log data
+// or Arm ends.
 func (d *Door) Open(now time.Time, source netip.Prefix, length time.Duration, by string) ([]Effect, error) {
 	if !Somebody(source) {
 		return nil, fmt.Errorf("door %q: source %s: %s", d.rules.Name, SourceString(source), nobody)
@@ -216,8 +216,8 @@ func (d *Door) Ended(now time.Time, source netip.Prefix, reason string) []Effect
 		d.record(now, audit.EventRevoked, SourceString(source), "kernel", reason, time.Time{}))
 }
 
-// Close makes the door dark on an operator's word. One that closes already opens no
-// more for who has asked for that meanwhile.
+// Close makes the door dark by order of an operator. A door that is closing already no
+// longer opens for those who asked for that meanwhile.
 func (d *Door) Close(now time.Time, by string) (out []Effect) {
 	if d.saved.State == Open || d.saved.State == Opening {
 		return d.darken(now, Dark, by, ordered(by))

@@ -7,7 +7,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// State is where a door stands.
+// State is the state of a door.
 type State uint8
 
 // The states of a door, drawn above Door.
@@ -24,7 +24,7 @@ var stateNames = [...]string{"dark", "opening", "open", "closing", "failsafe"}
 // String returns the state's name as status prints it.
 func (s State) String() string { return stateNames[s] }
 
-// ParseState reads what String writes.
+// ParseState is the inverse of State.String. It returns false for any other name.
 func ParseState(name string) (State, bool) {
 	for s, n := range stateNames {
 		if n == name {
@@ -34,14 +34,14 @@ func ParseState(name string) (State, bool) {
 	return Dark, false
 }
 
-// Any is the source that stands for everybody. It has to be said by its name. It
-// is not the zero Prefix, which is nobody, and not a valid one: no address lies in
-// it, nothing that is read or masked comes to it, and where it is not asked for it
-// is refused, as the fence does.
+// Any is the source that stands for everybody. It has to be asked for by name: it is
+// neither the zero Prefix, which is nobody, nor a valid prefix. No address lies in it,
+// parsing and masking never produce it, and whoever does not expect it refuses it, as
+// the fence does.
 var Any = netip.PrefixFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), -1)
 
-// Somebody says whether a source is one that somebody can come from: everybody,
-// said as Any, an address, or a network, in their one form.
+// Somebody reports whether connections can come from a source: it is Any, or a valid
+// prefix in canonical form that is neither multicast, unspecified nor IPv4-mapped.
 func Somebody(source netip.Prefix) bool {
 	a := source.Addr()
 	switch {
@@ -56,19 +56,19 @@ func Somebody(source netip.Prefix) bool {
 // nobody is why a source is refused that is not Somebody.
 const nobody = "nobody can come from there"
 
-// Rules are what the configuration says that the door itself decides by.
+// Rules are the part of the configuration that the door itself decides by.
 type Rules struct {
 	Name    string
-	OpenFor time.Duration // how long a grant lasts
-	Idle    time.Duration // nobody in for so long: dark; 0: never
+	OpenFor time.Duration // how long a grant lasts unless its knock says otherwise
+	Idle    time.Duration // how long nobody must be in for the door to go dark; 0: never
 	ForAll  bool          // a knock may open to everybody until the door goes dark; not with Idle 0
 	Service bool          // there is a service to start and stop
 	Logins  bool          // logins are read, and no log data at all is a reason to close
-	Shared  bool          // a penalty is the door's: it counts for each of its knocks
+	Shared  bool          // a penalty counts for all knocks of the door, not for one alone
 }
 
-// Saved is what of a door must survive a restart, beside its penalties and
-// grants. Its times are compared by the wall clock after a restart.
+// Saved is the part of a door's state that must survive a restart, besides its
+// penalties and grants. After a restart its times are compared by the wall clock.
 type Saved struct {
 	State    State
 	Reason   string
@@ -84,7 +84,7 @@ type Saved struct {
 type Knock struct {
 	Name   string        // which knock of the door it was
 	Source netip.Prefix  // Any: the door opens to everybody until it goes dark
-	By     string        // what was right: "touch"
+	By     string        // the kind of knock: "touch"
 	For    time.Duration // how long the grant lasts; 0: as the rules say
 	Reason string
 }
@@ -97,19 +97,19 @@ type Wrong struct {
 	Reason  string
 	Penalty time.Duration // of the first, before it grows; 0: none
 	Used    bool          // a connection has used the source's grant, which then stands
-	Proven  bool          // the source was seen to receive; one that may be forged is not penalised
+	Proven  bool          // the source has shown that it receives packets; one that may be forged is not penalised
 }
 
-// Claim is one party's claim to a grant. A grant lives as long as the latest of
-// the claims to it.
+// Claim is a claim to a grant by one of those who asked for it. A grant lasts until the
+// latest of the claims to it ends.
 type Claim struct {
 	Source netip.Prefix
 	By     string
 	Until  time.Time
-	For    time.Duration // as it was given
+	For    time.Duration // the length it was given for
 }
 
-// Held is a claim as status tells it.
+// Held is a claim as shown in status.
 type Held struct {
 	Claim           // without its length
 	Whose string    // on whose behalf it is: By, and by which knock where that is to be told apart
@@ -124,17 +124,18 @@ type Seen struct {
 	Unread      bool      // some of the logs could not be read in full, which is none of the door's business
 }
 
-// Effect is something that the gateway carries out. Those of one answer are in
-// the order in which they take effect.
+// Effect is something for the gateway to do. The effects of one call are in the order
+// in which they must take place.
 type Effect interface{ effect() }
 
 // The effects.
 type (
-	// Start has the service started; ServiceRuns or ServiceFailed answers.
+	// Start starts the service. The gateway answers with Door.Runs, Door.Failed, or
+	// Door.Halted if another order stopped it meanwhile.
 	Start struct{}
-	// Stop has it stopped; ServiceStopped or ServiceFailed answers.
+	// Stop stops the service. The gateway answers with Door.Stopped or Door.Failed.
 	Stop struct{}
-	// Look has presence looked for; Seen answers, whatever happens.
+	// Look looks for presence. The gateway always answers with Door.Seen.
 	Look struct{}
 	// Give sets a source's grant in the kernel to end at Until.
 	Give struct {
@@ -143,31 +144,29 @@ type (
 	}
 	// Revoke ends a source's grant in the kernel.
 	Revoke struct{ Source netip.Prefix }
-	// Clear ends all grants of the door in the kernel, and has all claims to them
-	// forgotten.
+	// Clear ends all grants of the door in the kernel and forgets all claims to them.
 	Clear struct{}
 	// EndFlows ends what the door let a source in for without a connection that
 	// ends by itself: its flows over UDP. Any: everybody's.
 	EndFlows struct{ Source netip.Prefix }
-	// KeepClaim has a claim remembered over a restart; DropClaim has it forgotten.
+	// KeepClaim remembers a claim across restarts, until DropClaim or Clear.
 	KeepClaim struct{ Claim }
-	// DropClaim forgets what KeepClaim remembered.
+	// DropClaim forgets a claim.
 	DropClaim struct {
 		Source netip.Prefix
 		By     string
 	}
-	// Penalise has a penalty remembered over a restart, and after its end, until
-	// Pardon has it forgotten.
+	// Penalise remembers a penalty across restarts, also after its end, until Pardon.
 	Penalise struct{ Penalty }
-	// PenaltyEnded has a penalty that is over remembered for the next, so that no clock
-	// makes it stand again.
+	// PenaltyEnded marks a penalty as over, so that no change of the clock revives it.
+	// It is remembered because the next one is longer.
 	PenaltyEnded struct{ Penalty }
 	// Pardon forgets what Penalise and PenaltyEnded remembered of a knock and a source.
 	Pardon struct {
 		Name   string
 		Source netip.Prefix
 	}
-	// PardonAll forgets all of the door's.
+	// PardonAll forgets all penalties of the door.
 	PardonAll struct{}
 	// Record is for the audit trail.
 	Record struct{ audit.Record }
@@ -188,6 +187,5 @@ func (Pardon) effect()       {}
 func (PardonAll) effect()    {}
 func (Record) effect()       {}
 
-// ordered is the reason for what an operator ordered. Its caller says who that is in the
-// way of audit.Record's By: "operator alice (uid 1000)".
+// ordered is the reason of what an operator ordered: "by operator alice (uid 1000)".
 func ordered(by string) string { return "by " + by }

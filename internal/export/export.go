@@ -1,9 +1,9 @@
 //go:build linux
 
 // Package export sends the records of the audit trail on: to the systemd journal, with
-// a field for each key, and to syslog (RFC 5424). It decides nothing, and holds nobody
-// up: what a receiver does not take in time is left out there, which is counted and
-// told. The trail has it.
+// a field for each key, and to syslog (RFC 5424). It decides nothing and never blocks the
+// daemon: what a receiver does not take in time is dropped there, counted and reported.
+// The audit trail has it all the same.
 package export
 
 import (

@@ -1,11 +1,11 @@
-// Package knock is what a kind of knock answers. A kind is a package of its own
-// that has a Kind, and a line in the list of internal/kinds: nothing else knows its
-// name. Its Kind reads a [[door.NAME.knock]] table into a Rule, which says what it
-// wants to hear and makes a Recogniser, which judges what was heard. What a verdict
-// leads to is the door's business.
+// Package knock declares the interfaces that a kind of knock implements. A kind is a
+// package of its own that has a Kind, and a line in the list of internal/kinds: nothing
+// else knows its name. Its Kind reads a [[door.NAME.knock]] table into a Rule, which says
+// where the knock is heard and makes a Recogniser, which judges what was heard. What a
+// verdict leads to is up to the door.
 //
-// The package is pure, and so is what kinds do here: they have no sockets, files,
-// goroutines or clock of their own.
+// The package is pure, and so are kinds: they have no sockets, files, goroutines or
+// clock of their own.
 package knock
 
 import (

@@ -1,11 +1,11 @@
 //go:build linux
 
-// Package launcher runs doors' commands for a daemon that is locked in. What a
-// locked-in process starts is locked in with it, and an sshd in a sandbox lets
-// nobody in; so a second process, which strangers never talk to, is made before
-// the daemon locks itself in, and starts and stops for it what the configuration
-// says, and nothing else: whoever has taken the daemon over cannot have it run
-// another program, or signal another process.
+// Package launcher runs doors' commands for a sandboxed daemon. What a sandboxed process
+// starts is sandboxed too, and an sshd in the daemon's sandbox lets nobody in. So a
+// second process, which strangers never talk to, is started before the daemon is
+// sandboxed. It starts and stops what the configuration says, and nothing else: whoever
+// has taken over the daemon cannot make it run another program or signal another
+// process.
 //
 // The two share a socket, unix(7). For each call the daemon makes a pair of
 // sockets and sends one end over with the request; replies come back on the

@@ -19,17 +19,17 @@ import (
 // returns its port. It is for before the first Set, which decides what becomes
 // of it. A descriptor that is nothing that a listener could have made is an error,
 // and stays the caller's.
-func (e *Listener) Inherit(fd int) (uint16, error) {
+func (l *Listener) Inherit(fd int) (uint16, error) {
 	p, err := inspect(fd)
 	if err != nil {
 		return 0, err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed || e.wanted != nil {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || l.wanted != nil {
 		return 0, fmt.Errorf("%d/tcp: it comes after the listeners were opened", p)
 	}
-	if e.sockets[p] != nil {
+	if l.sockets[p] != nil {
 		return 0, fmt.Errorf("%d/tcp: it is inherited twice", p)
 	}
 	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
@@ -37,7 +37,7 @@ func (e *Listener) Inherit(fd int) (uint16, error) {
 		return 0, fmt.Errorf("%d/tcp: %w", p, err)
 	}
 	unix.CloseOnExec(fd)
-	e.hold(p, fd).listens = listens == 1
+	l.hold(p, fd).listens = listens == 1
 	return p, nil
 }
 

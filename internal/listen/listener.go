@@ -184,8 +184,8 @@ func New(log *slog.Logger, shelf FDStore, touched func([]knock.Heard)) *Listener
 //
 // The error joins one for each port that could not be had, with who holds
 // it as far as that can be seen; the others are had.
-func (e *Listener) Set(ports Ports) error {
-	failed, err := e.set(ports)
+func (l *Listener) Set(ports Ports) error {
+	failed, err := l.set(ports)
 	if err != nil {
 		return err
 	}
@@ -200,26 +200,26 @@ func (e *Listener) Set(ports Ports) error {
 // the listener: touches wait meanwhile, for some 10 µs a port.
 const setAtOnce = 32
 
-func (e *Listener) set(ports Ports) (failed []openError, err error) {
-	e.setting.Lock()
-	defer e.setting.Unlock()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
+func (l *Listener) set(ports Ports) (failed []openError, err error) {
+	l.setting.Lock()
+	defer l.setting.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
 		return nil, fmt.Errorf("listen on %v: %w", ports.Open, net.ErrClosed)
 	}
-	if err := e.start(); err != nil {
+	if err := l.start(); err != nil {
 		return nil, err
 	}
 	wanted := ports.uses()
-	e.wanted, e.inherits = wanted, false
-	for _, s := range e.sockets {
-		e.inherits = e.inherits || s.listens && !s.heard
+	l.wanted, l.inherits = wanted, false
+	for _, s := range l.sockets {
+		l.inherits = l.inherits || s.listens && !s.heard
 	}
-	for i, s := range slices.Collect(maps.Values(e.sockets)) {
-		e.letOthers(i)
+	for i, s := range slices.Collect(maps.Values(l.sockets)) {
+		l.letOthers(i)
 		if s.fd >= 0 && (wanted[s.port] == 0 || !s.alive()) {
-			e.drop(s)
+			l.drop(s)
 		}
 	}
 	room := 0
@@ -231,71 +231,71 @@ func (e *Listener) set(ports Ports) (failed []openError, err error) {
 	room = backlog(room)
 	var waited backlogged
 	for i, p := range slices.Sorted(maps.Keys(wanted)) {
-		e.letOthers(i)
-		if e.closed {
+		l.letOthers(i)
+		if l.closed {
 			return nil, fmt.Errorf("listen on %v: %w", ports.Open, net.ErrClosed)
 		}
-		if err := e.put(p, wanted[p], room, &waited); err != nil {
+		if err := l.put(p, wanted[p], room, &waited); err != nil {
 			failed = append(failed, openError{p, err})
 		}
 	}
-	e.queue.put(waited.touches(e.log))
+	l.queue.put(waited.touches(l.log))
 	return failed, nil
 }
 
 // letOthers lets others have the listener for a moment, after so many ports. While there are
 // inherited listeners it does not: what has waited there came before all else.
-func (e *Listener) letOthers(after int) {
-	if after%setAtOnce != setAtOnce-1 || e.inherits {
+func (l *Listener) letOthers(after int) {
+	if after%setAtOnce != setAtOnce-1 || l.inherits {
 		return
 	}
-	e.mu.Unlock()
-	e.mu.Lock()
+	l.mu.Unlock()
+	l.mu.Lock()
 }
 
 // put brings a port into a use. Connections that had waited at one that is
 // inherited go to waited.
-func (e *Listener) put(p uint16, u use, room int, waited *backlogged) error {
-	s := e.sockets[p]
+func (l *Listener) put(p uint16, u use, room int, waited *backlogged) error {
+	s := l.sockets[p]
 	if s == nil {
 		fd, err := bound(p)
 		if err != nil {
 			return err
 		}
-		s = e.hold(p, fd)
-		if e.fdStore != nil {
-			e.logged("cannot have a listening socket outlive the daemon", p, e.fdStore.Keep(p, fd))
+		s = l.hold(p, fd)
+		if l.fdStore != nil {
+			l.logged("cannot have a listening socket outlive the daemon", p, l.fdStore.Keep(p, fd))
 		}
 	}
 	switch {
 	case u == open:
-		return e.listen(s, room, waited)
+		return l.listen(s, room, waited)
 	case u == shut && s.listens:
-		e.mute(s)
+		l.mute(s)
 	}
 	return nil
 }
 
 // hold takes in a socket that is bound to p.
-func (e *Listener) hold(p uint16, fd int) *socket {
-	e.lastID++
-	s := &socket{port: p, fd: fd, id: e.lastID}
-	e.sockets[p], e.byID[s.id], e.byFD[fd] = s, s, s
+func (l *Listener) hold(p uint16, fd int) *socket {
+	l.lastID++
+	s := &socket{port: p, fd: fd, id: l.lastID}
+	l.sockets[p], l.byID[s.id], l.byFD[fd] = s, s, s
 	return s
 }
 
 // listen has a socket listen, and the loop accept what comes.
-func (e *Listener) listen(s *socket, room int, waited *backlogged) error {
+func (l *Listener) listen(s *socket, room int, waited *backlogged) error {
 	if s.heard {
 		_ = unix.Listen(s.fd, room) // sets the room alone; it cannot fail then
 		return nil
 	}
-	err := announce(s.fd, e.thread) // before the first connection can come
+	err := announce(s.fd, l.thread) // before the first connection can come
 	if err == nil {
 		err = besideOwn(s.fd, func() error { return unix.Listen(s.fd, room) })
 	}
 	if err != nil {
-		e.drop(s)
+		l.drop(s)
 		return err
 	}
 	if s.listens { // inherited
@@ -303,8 +303,8 @@ func (e *Listener) listen(s *socket, room int, waited *backlogged) error {
 	}
 	s.listens = true
 	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: s.id}
-	if err := unix.EpollCtl(e.epoll, unix.EPOLL_CTL_ADD, s.fd, &ev); err != nil {
-		e.drop(s)
+	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, s.fd, &ev); err != nil {
+		l.drop(s)
 		return fmt.Errorf("watch: %w", err)
 	}
 	s.heard = true
@@ -313,17 +313,17 @@ func (e *Listener) listen(s *socket, room int, waited *backlogged) error {
 
 // mute has a socket listen no more: what waits there is reset, and what comes is
 // refused. It stays bound.
-func (e *Listener) mute(s *socket) {
+func (l *Listener) mute(s *socket) {
 	if s.heard {
-		_ = unix.EpollCtl(e.epoll, unix.EPOLL_CTL_DEL, s.fd, nil) // it would be ready all the time
+		_ = unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, s.fd, nil) // it would be ready all the time
 	}
 	_ = unix.Shutdown(s.fd, unix.SHUT_RD) // fails only if it listens no more
 	s.listens, s.heard = false, false
 }
 
 // start begins the loop and the delivery, which Close ends.
-func (e *Listener) start() error {
-	if e.epoll >= 0 {
+func (l *Listener) start() error {
+	if l.epoll >= 0 {
 		return nil
 	}
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
@@ -346,16 +346,16 @@ func (e *Listener) start() error {
 		err    error
 	}
 	first := make(chan begun)
-	e.running.Go(func() {
+	l.running.Go(func() {
 		runtime.LockOSThread() // for good: the thread ends with the goroutine, and its signals with it
-		a, err := newArrivals(e.log)
+		a, err := newArrivals(l.log)
 		if err != nil {
 			first <- begun{err: err}
 			return
 		}
 		defer a.close()
 		first <- begun{thread: a.thread}
-		e.loop(epoll, wake, a)
+		l.loop(epoll, wake, a)
 	})
 	b := <-first
 	if b.err != nil {
@@ -363,33 +363,33 @@ func (e *Listener) start() error {
 		unix.Close(wake)
 		return b.err
 	}
-	e.epoll, e.wake, e.thread = epoll, wake, b.thread
-	e.running.Go(func() { e.queue.deliver(e.touched) })
+	l.epoll, l.wake, l.thread = epoll, wake, b.thread
+	l.running.Go(func() { l.queue.deliver(l.touched) })
 	return nil
 }
 
 // drop closes the listener for good.
-func (e *Listener) drop(s *socket) {
-	e.end(s)
-	if e.fdStore != nil {
-		e.logged("a socket that is no longer wanted stays bound", s.port, e.fdStore.Drop(s.port))
+func (l *Listener) drop(s *socket) {
+	l.end(s)
+	if l.fdStore != nil {
+		l.logged("a socket that is no longer wanted stays bound", s.port, l.fdStore.Drop(s.port))
 	}
 }
 
 // end closes the listener. If it is on the store of descriptors, closing it here alone would
 // leave it listening, and in epoll.
-func (e *Listener) end(s *socket) {
-	e.mute(s)
+func (l *Listener) end(s *socket) {
+	l.mute(s)
 	unix.Close(s.fd)
-	delete(e.sockets, s.port)
-	delete(e.byID, s.id)
-	delete(e.byFD, s.fd)
+	delete(l.sockets, s.port)
+	delete(l.byID, s.id)
+	delete(l.byFD, s.fd)
 	s.fd = -1
 }
 
-func (e *Listener) logged(what string, p uint16, err error) {
+func (l *Listener) logged(what string, p uint16, err error) {
 	if err != nil {
-		e.log.Warn("listeners: "+what, "port", p, "err", err)
+		l.log.Warn("listeners: "+what, "port", p, "err", err)
 	}
 }
 
@@ -402,13 +402,13 @@ func (s *socket) alive() bool {
 
 // Check returns the ports of the last Set that are not as it said, in order:
 // they could not be had, or their listener died. Set opens them anew.
-func (e *Listener) Check() (missing []uint16) {
-	e.setting.Lock()
-	defer e.setting.Unlock()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for p := range e.wanted {
-		if s := e.sockets[p]; s == nil || !s.alive() {
+func (l *Listener) Check() (missing []uint16) {
+	l.setting.Lock()
+	defer l.setting.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for p := range l.wanted {
+		if s := l.sockets[p]; s == nil || !s.alive() {
 			missing = append(missing, p)
 		}
 	}
@@ -418,33 +418,33 @@ func (e *Listener) Check() (missing []uint16) {
 
 // Dropped counts the touches that were heard and not delivered, because
 // touched had not returned while queueLimit others came.
-func (e *Listener) Dropped() uint64 { return e.queue.lost() }
+func (l *Listener) Dropped() uint64 { return l.queue.lost() }
 
 // Close closes all listeners and waits until touched was called for the last
 // time. Touches that wait are not delivered. What is on the store of descriptors stays bound and
 // is refused, so that nobody waits for a listener that may not come again. Closing
 // again does nothing.
-func (e *Listener) Close() error {
-	e.mu.Lock()
-	if e.closed {
-		e.mu.Unlock()
+func (l *Listener) Close() error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
 		return nil
 	}
-	e.closed = true
-	e.wanted = nil
-	for _, s := range e.sockets {
-		e.end(s)
+	l.closed = true
+	l.wanted = nil
+	for _, s := range l.sockets {
+		l.end(s)
 	}
-	started := e.epoll >= 0
-	e.mu.Unlock()
+	started := l.epoll >= 0
+	l.mu.Unlock()
 	if !started {
 		return nil
 	}
-	close(e.queue.stop)
-	_, err := unix.Write(e.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	close(l.queue.stop)
+	_, err := unix.Write(l.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	if err != nil {
 		return fmt.Errorf("end the loop: %w", err)
 	}
-	e.running.Wait()
-	return errors.Join(unix.Close(e.epoll), unix.Close(e.wake))
+	l.running.Wait()
+	return errors.Join(unix.Close(l.epoll), unix.Close(l.wake))
 }

@@ -35,27 +35,27 @@ const (
 )
 
 // loop accepts until it is woken.
-func (e *Listener) loop(epoll, wake int, came *arrivals) {
+func (l *Listener) loop(epoll, wake int, came *arrivals) {
 	var (
 		part    = closer{max: descriptors.Share(maxHeld, descriptors.Listeners)}
 		events  = make([]unix.EpollEvent, part.batch()) // epoll begins with the next ones the next time
 		touches = make([]knock.Heard, 0, part.batch())
-		short   = backoff{log: e.log, wake: wake, pause: minPause, logged: logLimit{every: time.Minute}}
+		short   = backoff{log: l.log, wake: wake, pause: minPause, logged: logLimit{every: time.Minute}}
 	)
 	defer part.closeAll()
 	for {
 		n, err := unix.EpollWait(epoll, events, part.nextDue(time.Now()))
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			// Cannot happen: both descriptors are open until the loop has ended.
-			e.log.Error("listeners: wait for connections", "err", err)
+			l.log.Error("listeners: wait for connections", "err", err)
 			return
 		}
 		var stop bool
-		touches, err, stop = e.round(events[:max(n, 0)], touches, came, &part)
+		touches, err, stop = l.round(events[:max(n, 0)], touches, came, &part)
 		// As long as others wait, they are accepted first: the kernel has room
 		// for so many connections, and so many signals.
 		if n <= 0 || err != nil || part.full() || stop {
-			e.queue.put(touches)
+			l.queue.put(touches)
 			touches = touches[:0]
 			part.closeFresh(time.Now())
 		}
@@ -66,7 +66,7 @@ func (e *Listener) loop(epoll, wake int, came *arrivals) {
 		if err != nil {
 			part.closeAll() // gives back what it can
 		} else {
-			e.rounds.Add(1)
+			l.rounds.Add(1)
 		}
 		short.wait(err)
 	}
@@ -100,11 +100,11 @@ func (s *backoff) wait(err error) {
 
 // round accepts what is ready and adds it to touches. The error says that there
 // is no descriptor or memory for it.
-func (e *Listener) round(events []unix.EpollEvent, touches []knock.Heard, came *arrivals, part *closer) (
+func (l *Listener) round(events []unix.EpollEvent, touches []knock.Heard, came *arrivals, part *closer) (
 	all []knock.Heard, short error, stop bool,
 ) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, ev := range events {
 		if ev.Fd == wakeID {
 			return touches, nil, true
@@ -114,9 +114,9 @@ func (e *Listener) round(events []unix.EpollEvent, touches []knock.Heard, came *
 		came.lost = false // whatever comes now has its signal
 		return touches, nil, false
 	}
-	if !came.look(e.byFD) {
+	if !came.look(l.byFD) {
 		known := len(touches)
-		touches, short = e.acceptUnordered(events, touches, part)
+		touches, short = l.acceptUnordered(events, touches, part)
 		if len(touches) > known && !came.lost {
 			came.warn("connections come without signals, so their order is not known; " +
 				"does something restrict the daemon's signals?")
@@ -128,7 +128,7 @@ func (e *Listener) round(events []unix.EpollEvent, touches []knock.Heard, came *
 		if !ok || part.full() {
 			break
 		}
-		if touches, short = e.take(a.socket, a.heard, touches, part); short != nil {
+		if touches, short = l.take(a.socket, a.heard, touches, part); short != nil {
 			break // it is still the first
 		}
 		came.pop()
@@ -139,9 +139,9 @@ func (e *Listener) round(events []unix.EpollEvent, touches []knock.Heard, came *
 // acceptUnordered takes one connection of each ready port, in the order in which the
 // ports became ready: no more is known without signals. Those for which there is
 // no room stay ready.
-func (e *Listener) acceptUnordered(events []unix.EpollEvent, touches []knock.Heard, part *closer) ([]knock.Heard, error) {
+func (l *Listener) acceptUnordered(events []unix.EpollEvent, touches []knock.Heard, part *closer) ([]knock.Heard, error) {
 	for _, ev := range events {
-		s := e.byID[ev.Fd]
+		s := l.byID[ev.Fd]
 		if s == nil {
 			continue // closed since
 		}
@@ -149,7 +149,7 @@ func (e *Listener) acceptUnordered(events []unix.EpollEvent, touches []knock.Hea
 			break
 		}
 		var short error
-		if touches, short = e.take(s, time.Now(), touches, part); short != nil {
+		if touches, short = l.take(s, time.Now(), touches, part); short != nil {
 			return touches, short
 		}
 	}
@@ -157,7 +157,7 @@ func (e *Listener) acceptUnordered(events []unix.EpollEvent, touches []knock.Hea
 }
 
 // take accepts one connection that was heard of at heard and adds it to touches.
-func (e *Listener) take(s *socket, heard time.Time, touches []knock.Heard, part *closer) ([]knock.Heard, error) {
+func (l *Listener) take(s *socket, heard time.Time, touches []knock.Heard, part *closer) ([]knock.Heard, error) {
 	if !s.heard {
 		return touches, nil // closed since
 	}
@@ -168,8 +168,8 @@ func (e *Listener) take(s *socket, heard time.Time, touches []knock.Heard, part 
 	case isShortage(err):
 		return touches, err
 	case !s.alive():
-		e.log.Warn("a listener was closed by something else", "port", s.port, "err", err)
-		e.drop(s)
+		l.log.Warn("a listener was closed by something else", "port", s.port, "err", err)
+		l.drop(s)
 	}
 	// Anything else is of the one connection, which is gone (accept(2)), or
 	// there was none.

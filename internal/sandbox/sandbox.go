@@ -1,16 +1,15 @@
 //go:build linux
 
-// Package sandbox locks the daemon in once it has opened what it needs: no new
+// Package sandbox confines the daemon once it has opened what it needs: no new
 // privileges, only the capabilities that it still uses, Landlock for files, TCP
 // and signals (landlock(7)), and a seccomp allow list of system calls
 // (seccomp(2)). What is inside stays inside: programs that the process starts
-// are in the same sandbox. It decides nothing about what is needed; Walls says.
+// are in the same sandbox. It decides nothing about what is needed; Policy says.
 //
-// What the policy cannot keep out, because no system call tells it apart, is what
-// is said over sockets. What D-Bus is asked for, the daemon's own user, polkit and
-// D-Bus policy see to. What nftables and the machine's connections are asked for
-// over netlink, nobody does: whoever has CAP_NET_ADMIN and may set grants may set
-// any rule.
+// What a policy cannot restrict, because no system call tells it apart, is what is sent
+// over sockets. Requests over D-Bus are restricted by the daemon's own user, polkit and
+// the D-Bus policy. Requests to nftables and connection tracking over netlink are not:
+// whoever has CAP_NET_ADMIN and may set grants may set any rule.
 package sandbox
 
 import (

@@ -1,7 +1,7 @@
-// Package tables reads checked tables of a TOML file. Who reads one asks for its
-// keys, each as what it has to be, and says what else is wrong; what cannot be is
-// a Mistake that names file, line, key, value and what is allowed. All mistakes of
-// a file are reported in one go. What tables mean is their readers' business.
+// Package tables reads tables of a TOML file and checks them. The reader of a table asks
+// for its keys, each as the type it must have, and adds what else is wrong. An invalid
+// value is a Mistake that names file, line, key, value and what is allowed. All mistakes
+// of a file are reported at once. What tables mean is up to their readers.
 //
 // The package opens nothing: it is handed a text.
 package tables
