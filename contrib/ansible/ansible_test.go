@@ -289,7 +289,7 @@ func (g *gate) play(t *testing.T, vars string, args ...string) (string, error) {
 	if g.proxy {
 		ssh += ` -o ProxyCommand="` + g.bin + `/doorward knock --from ` + g.dir + `/gate.knock --stdio"`
 	}
-	write("inventory", fmt.Sprintf("[gateways]\ngate ansible_host=192.0.2.1 ansible_user=deploy ansible_ssh_private_key_file=%s/key ansible_ssh_common_args='%s'\n", g.dir, ssh))
+	write("inventory", fmt.Sprintf("[gateways]\ngate ansible_host=192.0.2.1 ansible_user=deploy ansible_python_interpreter=/usr/bin/python3 ansible_ssh_private_key_file=%s/key ansible_ssh_common_args='%s'\n", g.dir, ssh))
 	if !strings.Contains(vars, "doorward_packages") {
 		vars += "doorward_packages: []\n" // each takes a while, also when it is there
 	}
