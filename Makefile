@@ -10,7 +10,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || echo s
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export CGO_ENABLED ?= 0
 
-.PHONY: all help build packages image cross install demo unit test mutants model campaign campaign-mutants bench lint fuzz generate deps clean
+.PHONY: all help build packages image dist cross install uninstall demo unit test mutants model campaign campaign-mutants bench lint fuzz generate deps clean
 all: build
 
 help: # this list
@@ -26,11 +26,17 @@ packages: # .deb, .rpm and .apk, into dist/; ARCHES=amd64 for one
 image: # the container image, into dist/image; PLATFORMS=linux/amd64
 	@build/image.sh dist/image $(PLATFORMS)
 
+dist: # archives, SBOMs, SHA256SUMS; the last of packages, image and dist
+	@build/dist.sh dist
+
 cross: # does it build for other systems?
 	@build/cross.sh
 
 install: build # into PREFIX (/usr/local) below DESTDIR; starts nothing
 	@build/install.sh "$(DESTDIR)" "$(PREFIX)"
+
+uninstall: # takes it away and locks nobody out; PURGE=1 for all
+	@build/uninstall.sh "$(DESTDIR)" "$(PREFIX)" $(if $(PURGE),purge)
 
 demo: build # the story of a door, with a real sshd
 	@build/deps.sh demo
@@ -44,7 +50,7 @@ test: # every test, as root; up to 20 minutes
 	@build/deps.sh test
 	@$(AS_ROOT) build/test.sh
 
-mutants: # faults planted into the code: is each noticed? RUN=NAME for one
+mutants: # plants faults into the code: is each noticed? RUN=NAME
 	@build/deps.sh test
 	@$(AS_ROOT) $(GO) test -vet=off -v -timeout 2h -run '^TestMutants$$/$(RUN)' ./internal/gateway ./internal/fence
 

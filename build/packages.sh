@@ -16,18 +16,11 @@ number=$(build/version.sh number)
 SOURCE_DATE_EPOCH=$(build/version.sh time)
 export SOURCE_DATE_EPOCH
 mkdir -p "$out"
+rm -f "$out"/*.deb "$out"/*.rpm "$out"/*.apk "$out/SHA256SUMS" # of another version
 out=$(cd "$out" && pwd)
 # The scripts' times are in some of the packages.
 cp -r packaging "$work/packaging"
 find "$work/packaging" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
-
-# goarch ARCHITECTURE: as the go command calls it
-goarch() {
-	case $1 in
-	arm7) echo "GOARCH=arm GOARM=7" ;;
-	*) echo "GOARCH=$1" ;;
-	esac
-}
 
 # stage FORMAT: what goes where, below $work/daemon and $work/client
 stage() {
@@ -87,17 +80,16 @@ pack() {
 	done
 }
 
-go -C build/tools build -o "$work/nfpm" github.com/goreleaser/nfpm/v2/cmd/nfpm
+go -C build/tools build -trimpath -o "$work/nfpm" github.com/goreleaser/nfpm/v2/cmd/nfpm
 build/programs.sh "$work/host" doorward
 build/completions.sh "$work/host/doorward" "$work/bin/completions"
 GOOS=linux build/licenses.sh ./cmd/doorwardd ./cmd/doorward | gzip -9n >"$work/THIRD-PARTY-LICENSES.gz"
 for arch in "$@"; do
 	step "packages for $arch"
-	# shellcheck disable=SC2046 # they are words
 	env GOOS=linux $(goarch "$arch") build/programs.sh "$work/bin" doorwardd doorward
-	for format in deb rpm apk; do
+	for format in ${FORMATS:-deb rpm apk}; do
 		stage "$format"
 		pack "$format" "$arch"
 	done
 done
-ls -l "$out"
+ls -l "$out"/*.deb "$out"/*.rpm "$out"/*.apk

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds programs for GOOS and GOARCH, static and reproducible: the same sources
+# Builds programs for GOOS and GOARCH (or "arm7"), static and reproducible: the same sources
 # give the same bytes in whatever directory. programs.sh DIRECTORY PROGRAM...
 #
 # What the go command would write down of the repository (-buildvcs) is left out: it
@@ -7,6 +7,11 @@
 . "$(dirname "$0")/lib.sh"
 out=$1
 shift
+
+# As packagers call it: 32-bit ARM with a unit for floating-point numbers.
+if [ "${GOARCH:-}" = arm7 ]; then
+	export GOARCH=arm GOARM=7
+fi
 
 mkdir -p "$out"
 for program in "$@"; do

@@ -27,7 +27,7 @@ func TestHealthOfAServiceThatDoesNotStart(t *testing.T) {
 	s.operator("status", "--exit-code")
 	s.touch(s.visitor, gate4, "59000", "59002")
 	s.until("the failure is seen", func() error {
-		return s.health(503, "service_failed: door web: its service could not be started, so that right knocks come to nothing")
+		return s.health(503, "service_failed: door web: its service could not be started, so right knocks do not open it")
 	})
 	told, err := s.gate.Operator(t.Context(), "status", "--exit-code", "--json")
 	var exit *exec.ExitError

@@ -52,7 +52,7 @@ func TestAStartThatLacksSomething(t *testing.T) {
 		},
 		"no signal may be pending": {
 			under: []string{"prlimit", "--sigpending=0"},
-			says:  `lock the daemon in: only 0 signals may be pending: raise the limit to 128 or more`,
+			says:  `set up the daemon's sandbox: only 0 signals may be pending: raise the limit to 128 or more`,
 			ends:  true,
 		},
 		"few descriptors": {

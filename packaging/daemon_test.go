@@ -44,7 +44,7 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	nstest.Need(t, "ssh", "ssh-keygen")
 	nstest.Link(ns, visitor, []string{"192.0.2.1/24"}, []string{"192.0.2.2/24"})
 	m := systemdtest.Boot(t, ns, build(t, "cmd/doorwardd")+":/stub", build(t, "cmd/doorward")+":/usr/bin/doorward",
-		build(t, "internal/cage/intruder")+":/intruder")
+		build(t, "internal/sandbox/intruder")+":/intruder")
 	install(t, m)
 	m.Write("/etc/doorward/doorward.toml", toldToAll+sshDoor, 0o640)
 	syslog := receive(t, visitor, "192.0.2.2:514")
@@ -254,7 +254,7 @@ func startsAgainAfterAnUpgrade(t *testing.T, m *systemdtest.Machine) {
 	}
 }
 
-// intrudes runs the intruder (internal/cage/intruder) in the daemon's place: in
+// intrudes runs the intruder (internal/sandbox/intruder) in the daemon's place: in
 // its unit, as its user, with its leave to ask polkit, and locked in with a
 // program that it may start, "" for none.
 func intrudes(t *testing.T, m *systemdtest.Machine, program string) {

@@ -35,7 +35,7 @@ func TestUnitsAsDebianHasThem(t *testing.T) {
 	})
 
 	// Without the rule: said by the daemon before anybody knocks, and by doctor.
-	const refused = "door ssh: the daemon may not start and stop sshd.service (ssh.service), so that right knocks fail: " +
+	const refused = "door ssh: the daemon may not start and stop sshd.service (ssh.service), so right knocks fail: " +
 		`not allowed to stop unit "ssh.service": Interactive authentication required.; "sudo doorward polkit --install" allows it`
 	nstest.Eventually(t, "it is said that the daemon has no leave", func() bool { return slices.Contains(warnings(t, m), refused) })
 	denied := diagnose(t, m, "door ssh", doctor.Problem)

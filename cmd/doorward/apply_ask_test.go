@@ -24,7 +24,7 @@ func TestOutcomeAtTheLastMoment(t *testing.T) {
 		return until
 	}}
 	err := outcome(t.Context(), e, control.NewClient(path), 7)
-	const want = "not kept: nobody kept it in time, and the configuration from before is in use again"
+	const want = "not kept: nobody confirmed it in time, and the previous configuration is in use again"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}

@@ -50,11 +50,11 @@ door vpn guards 51820/udp
   wrong      makes the door deaf to its source for 5m, doubled each time
   strangers  get no answer
   service    vpn.service starts when the door opens, and stops when nobody has been in for 1h
-  presence   counts as somebody in: a flow over UDP to 51820/udp that was answered, until minutes after its last packet
+  presence   in use while there is: a flow over UDP to 51820/udp that was answered, until minutes after its last packet
 `
-	const mistake = `F:1: door.vpn.presence.idle: "1h": the default does not do: flows over UDP cannot be seen here: no ctnetlink; ` +
+	const mistake = `F:1: door.vpn.presence.idle: "1h": the default does not work here: flows over UDP cannot be seen here: no ctnetlink; ` +
 		`the door would go dark, and its service be stopped, under whoever is in: allowed are "never"` + "\n" +
-		`    name a place for logins, or write idle = "never"` + "\n"
+		`    name a source of logins, or set idle = "never"` + "\n"
 	never := strings.Replace(vpnText, "[[", "presence.idle = \"never\"\n[[", 1)
 	for _, tt := range []struct {
 		name, text string
@@ -89,8 +89,8 @@ door vpn guards 51820/udp
 func TestCheckTellsOfClashes(t *testing.T) {
 	text := strings.Replace(vpnText, "20001", "40001", -1) // a listener is init's to warn of
 	m := machineOf("proc/sys/net/ipv4/ip_local_port_range=32768\t60999\n", "proc/sys/net/ipv4/ip_local_reserved_ports=8080\n")
-	const what = "51820/udp (guarded by door vpn): this machine gives the ports 32768 to 60999 to sockets that ask for none, " +
-		"such as those of outgoing connections: one of them may have the port when it is needed"
+	const what = "51820/udp (guarded by door vpn): this machine assigns ports 32768 to 60999 to sockets that ask for none, " +
+		"such as those of outgoing connections: one of them may hold the port when it is needed"
 	const do = "echo net.ipv4.ip_local_reserved_ports=8080,51820 >/etc/sysctl.d/60-doorward.conf && " +
 		"sysctl -p /etc/sysctl.d/60-doorward.conf"
 	status, out, _ := runCheck(t, m, text)

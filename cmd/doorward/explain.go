@@ -117,7 +117,7 @@ func explainArgs(e *env, c *cobra.Command, args []string) (source, door string, 
 	case len(args) > 2:
 		err = fmt.Errorf("%q: one SOURCE and one DOOR only", args[2])
 	case len(args) == 2 && !isAddress(args[0]):
-		err = fmt.Errorf("SOURCE %q: a connection comes from one address: allowed is one, such as 192.0.2.7 or 2001:db8::7", args[0])
+		err = fmt.Errorf("SOURCE %q: allowed is one address, such as 192.0.2.7 or 2001:db8::7", args[0])
 	case len(args) == 2 && args[1] == "":
 		err = errors.New("DOOR is empty: a door's name, as doorward status lists it, or none for all doors")
 	case len(args) == 2:

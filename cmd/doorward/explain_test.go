@@ -29,13 +29,13 @@ func explanation() control.Explanation {
 				By: []control.Cover{{Source: "192.0.2.7", By: "touch", Until: after(28 * time.Second)}}},
 			{Door: "web", Ports: []string{"443/tcp"}, State: "dark", GetsIn: &no, WouldKnock: false, By: []control.Cover{},
 				Obstacles: []control.Obstacle{
-					{Code: control.ObstacleNoGrant, Message: "nothing lets it in: neither it nor a prefix that it lies in has a grant, or never needs to knock",
+					{Code: control.ObstacleNoGrant, Message: "nothing lets it in: neither it nor a prefix that contains it has a grant or is in always",
 						Hint: "doorward open web --source 192.0.2.7"},
 					{Code: control.ObstaclePenalty, Message: "the knock touch ignores it: touched \x1b59001", Until: after(26 * time.Hour), Knock: "touch",
 						Hint: "doorward arm web --source 192.0.2.7"},
 				},
 				Refusals: []audit.Record{
-					{Time: noon.Add(-time.Minute), Source: "192.0.2.7", Reason: "touched a port that is to be left alone; penalised 9 times in a row"},
+					{Time: noon.Add(-time.Minute), Source: "192.0.2.7", Reason: "touched a port that must be left alone; penalised 9 times in a row"},
 					{Time: noon.Add(-36 * time.Hour), Source: "192.0.2.0/24", Reason: "14 more in 1m0s from 3 addresses"},
 				}},
 			{Door: "mail", Ports: []string{"25/tcp"}, State: "open", WouldKnock: true, By: []control.Cover{{Source: "192.0.2.0/24", By: "always"}},
@@ -130,12 +130,12 @@ func TestExplainWhoWhere(t *testing.T) {
 		{"web", nil, "", 2, "doorward: error: no SOURCE, and SSH_CONNECTION does not say where you came from (sudo drops it)\n" +
 			"doorward: hint: doorward explain ADDRESS\n"},
 		{"192.0.2.300", ssh, "", 2, "doorward: error: \"192.0.2.300\" is neither an address, such as 192.0.2.7 or 2001:db8::7, nor can it be a door's name\n" + usage},
-		{"192.0.2.0/24 web", nil, "", 2, "doorward: error: SOURCE \"192.0.2.0/24\": a connection comes from one address: allowed is one, such as 192.0.2.7 or 2001:db8::7\n" + usage},
+		{"192.0.2.0/24 web", nil, "", 2, "doorward: error: SOURCE \"192.0.2.0/24\": allowed is one address, such as 192.0.2.7 or 2001:db8::7\n" + usage},
 		{"192.0.2.7 web ssh", nil, "", 2, "doorward: error: \"ssh\": one SOURCE and one DOOR only\n" + usage},
 		{"192.0.2.7 ''", nil, "", 2, "doorward: error: DOOR is empty: a door's name, as doorward status lists it, or none for all doors\n" + usage},
 		{"''", ssh, "", 2, "doorward: error: \"\" is neither an address, such as 192.0.2.7 or 2001:db8::7, nor can it be a door's name\n" + usage},
-		{"0.0.0.0", nil, "", 2, "doorward: error: source \"0.0.0.0\": a connection comes from one address: allowed is one, such as 192.0.2.7 or 2001:db8::7\n"},
-		{"fe80::7%eth0", nil, "", 2, "doorward: error: source \"fe80::7%eth0\": the fence knows no zones: leave out \"%eth0\"\n"},
+		{"0.0.0.0", nil, "", 2, "doorward: error: source \"0.0.0.0\": allowed is one address, such as 192.0.2.7 or 2001:db8::7\n"},
+		{"fe80::7%eth0", nil, "", 2, "doorward: error: source \"fe80::7%eth0\": zones are not supported: leave out \"%eth0\"\n"},
 		{"192.0.2.7 nix", nil, "192.0.2.7 nix", 5, "doorward: error: there is no door \"nix\": the doors are ssh\ndoorward: hint: doorward status\n"},
 	} {
 		b := controltest.New(guarded())

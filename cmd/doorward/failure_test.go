@@ -48,7 +48,7 @@ func TestFailuresAsJSON(t *testing.T) {
 		{"close --json", 2, failure{1, "DOOR is missing: the door's name, as doorward status lists it", "usage", "doorward close --help"}},
 		{"close ssh web --json", 2, failure{1, `"web": one DOOR only`, "usage", "doorward close --help"}},
 		{"close ssh --sauce any --json", 2, failure{1, "unknown flag: --sauce", "usage", "doorward close --help"}},
-		{"close ssh --source 192.0.2.7/24 --json", 2, failure{1, `source "192.0.2.7/24": bits are set after the first 24: ` +
+		{"close ssh --source 192.0.2.7/24 --json", 2, failure{1, `source "192.0.2.7/24": host bits are set after the first 24: ` +
 			`write "192.0.2.7" if the one address is meant, "192.0.2.0/24" if all of the prefix`, "usage", ""}},
 		{"close ssh --source 192.0.2.7 --source=192.0.2.8 --json", 2, failure{1, `invalid argument "192.0.2.8" for "--source" flag: ` +
 			`it is 192.0.2.7 already: one source only`, "usage", "doorward close --help"}},
@@ -142,7 +142,7 @@ func TestStreamsFailWithALine(t *testing.T) {
 		e := &env{stdin: strings.NewReader(""), stdout: out, stderr: &bytes.Buffer{}, getenv: func(string) string { return "" }}
 		code := run(t.Context(), e, append([]string{"--control", path}, strings.Fields(args)...))
 		lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
-		want := fmt.Sprintf(`{"api":1,"error":"the daemon at %s has ended the connection","code":"daemon_down","hint":"systemctl status doorward"}`, path)
+		want := fmt.Sprintf(`{"api":1,"error":"the daemon at %s closed the connection","code":"daemon_down","hint":"systemctl status doorward"}`, path)
 		if last := lines[len(lines)-1]; code != 3 || last != want || len(lines) < 2 {
 			t.Errorf("%s: got %d and, last of %d lines, %s\nwant 3 and %s", args, code, len(lines), last, want)
 		}

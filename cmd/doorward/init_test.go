@@ -444,8 +444,8 @@ func TestInitNext(t *testing.T) {
 	for _, want := range []string{
 		"door alt guards 53/udp and 2222/tcp\n",
 		"  knock      touch 28904 and 24117 in this order within 1m, leave 25633 alone\n",
-		"warning: 25633/tcp and 28904/tcp (listeners of door alt): this machine gives the ports 25000 to 61000 to sockets " +
-			"that ask for none, such as those of outgoing connections: one of them may have the port when it is needed; " +
+		"warning: 25633/tcp and 28904/tcp (listeners of door alt): this machine assigns ports 25000 to 61000 to sockets " +
+			"that ask for none, such as those of outgoing connections: one of them may hold the port when it is needed; " +
 			"to keep them free:\n    echo net.ipv4.ip_local_reserved_ports=25000,25633,28904 " +
 			">/etc/sysctl.d/60-doorward.conf && sysctl -p /etc/sysctl.d/60-doorward.conf\n",
 		"  2. doorward check FILE\n  3. doorward polkit FILE --install\n  4. doorward doctor\n  5. doorwardd -c FILE\n",

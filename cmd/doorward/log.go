@@ -345,6 +345,9 @@ func (t *trail) print(cells []string) error {
 func (t *trail) cells(r audit.Record) []string {
 	at := r.Time.In(t.zone)
 	why := printable(r.Reason)
+	if r.Reason == "by "+r.By {
+		why = "" // said below
+	}
 	if r.Until != nil {
 		until := "until " + until(r.Until.In(t.zone), at)
 		if why == "" {

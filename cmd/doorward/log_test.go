@@ -228,7 +228,7 @@ func TestLogExports(t *testing.T) {
 		t.Errorf("after 700: got %d, %d lines, %q, want 1, 1500 lines and %s", code, n, stderr, want)
 	}
 	code, _, stderr = operate(t, nil, "--control", path, "log", "--after", "9999")
-	want = "doorward: error: the audit trail has no record 9999 as it was read before: the trail ends with record 2500; it was begun anew, or its end was lost\n" +
+	want = "doorward: error: the audit trail has no record 9999 as it was read before: the trail ends with record 2500; the trail was begun anew, or its end was lost\n" +
 		"doorward: hint: doorward log --after 0 reads the trail as it is from its beginning\n"
 	if code != 1 || stderr != want {
 		t.Errorf("after 9999: got %d %q, want 1 %q", code, stderr, want)
@@ -329,7 +329,7 @@ func TestLogVerify(t *testing.T) {
 	check("an old file", write(`{"id":1,"event":"granted"}`), 0,
 		"1 record, from 1 to 1, follow one another; 1 record of versions before there were hashes, which could be anything\n", "")
 	b.Append(audit.Record{ID: 12, Event: audit.EventError, Reason: "\x1b[2J"})
-	check("the daemon's, with one that has none", nil, 1, `record 12 has no hash, and those before it have: "\x1b[2J"`+"\n11 records, from 1 to 12\n"+end,
+	check("the daemon's, with one that has none", nil, 1, `record 12 has no hash, although those before it do: "\x1b[2J"`+"\n11 records, from 1 to 12\n"+end,
 		"doorward: error: the audit trail was changed, or is not whole: 1 fault\n")
 	var v audit.Verification
 	code, out, _ := operate(t, nil, "--control", path, "log", "--verify", "--json")

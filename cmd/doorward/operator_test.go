@@ -37,7 +37,7 @@ func guarded() control.Status {
 	return control.Status{
 		API: 1, Time: noon.Add(-time.Minute), Version: "0.1.0", Started: noon.Add(-26 * time.Hour),
 		Config:   "/etc/doorward/doorward.toml",
-		Warnings: []string{"door admin is in failsafe, dark and deaf: no log data"},
+		Warnings: []string{"door admin is in failsafe and ignores knocks: no log data"},
 		Ended:    []control.Settled{},
 		Problems: []control.Problem{},
 		Fence:    control.Fence{Up: true, Owned: true, Repairs: 1},
@@ -359,7 +359,7 @@ func TestStreamsEndWithTheDaemon(t *testing.T) {
 		out := &lineWriter{wrote: func(string) { stop() }}
 		e := &env{stdin: strings.NewReader(""), stdout: out, stderr: &errs, getenv: func(string) string { return "" }}
 		code := run(t.Context(), e, append([]string{"--control", path}, strings.Fields(args)...))
-		want := "doorward: error: the daemon at " + path + " has ended the connection\ndoorward: hint: systemctl status doorward\n"
+		want := "doorward: error: the daemon at " + path + " closed the connection\ndoorward: hint: systemctl status doorward\n"
 		if code != 3 || errs.String() != want {
 			t.Errorf("%s: got %d %q, want 3 %q", args, code, errs.String(), want)
 		}

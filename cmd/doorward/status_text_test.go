@@ -20,8 +20,8 @@ import (
 func busy() control.Status {
 	s := guarded()
 	s.Problems = []control.Problem{{Code: control.ProblemFailsafe, Door: "admin",
-		Message: "door admin is in failsafe, dark and deaf: no log data was found in the journal, /var/log/auth.log or /var/log/secure"}}
-	s.Warnings = []string{"the configuration used before is in use: /etc/doorward/doorward.toml cannot be used: it has 2 mistakes"}
+		Message: "door admin is in failsafe and ignores knocks: no log data was found in the journal, /var/log/auth.log or /var/log/secure"}}
+	s.Warnings = []string{"the previous configuration is in use: /etc/doorward/doorward.toml cannot be used: it has 2 mistakes"}
 	s.Pending = &control.Pending{ID: 7, Until: noon.Add(41 * time.Second), By: "operator alice (uid 1000)"}
 	s.Settled = &control.Settled{ID: 6, Time: noon.Add(-time.Hour), End: control.EndExpired}
 	s.ConfigHash, s.ConfigDiffers = "1f3a9c0d1b2e77aa1f3a9c0d1b2e77aa", true
@@ -29,7 +29,7 @@ func busy() control.Status {
 	d.Always = []string{"10.0.0.0/8", "2001:db8:ffff::/48"}
 	d.Reason = "the right knock of 192.0.2.7 came while the door was closing, after nobody had been in for an hour"
 	d.Grants[0].Given = after(-2 * time.Second)
-	d.Penalties[0].Reason = "touched a port that is to be left alone; penalised 3 times in a row"
+	d.Penalties[0].Reason = "touched a port that must be left alone; penalised 3 times in a row"
 	d.Guesses = control.Guesses{
 		Hour: control.GuessesOf{Since: noon.Add(-62 * time.Minute), Refused: 214, Top: []control.GuessesFrom{
 			{Prefix: "203.0.113.0/24", Refused: 180}, {Prefix: "2001:db8:7::/48", Refused: 20, Error: 3},
@@ -37,7 +37,7 @@ func busy() control.Status {
 		Day: control.GuessesOf{Since: noon.Add(-20 * time.Hour), Refused: 1530, Top: []control.GuessesFrom{{Prefix: "203.0.113.0/24", Refused: 1200}}},
 	}
 	d.Refusals = append(d.Refusals, audit.Record{Time: noon.Add(-time.Minute), Door: "ssh", Source: "2001:db8:1234:5678:9abc:def0:1234:5678",
-		Reason: "touched a port that is to be left alone; its /64 is penalised; penalised 4 times in a row"})
+		Reason: "touched a port that must be left alone; its /64 is penalised; penalised 4 times in a row"})
 	return s
 }
 
@@ -123,7 +123,7 @@ func TestGuardedComesFirst(t *testing.T) {
 // What is said already is not said again.
 func TestAlarmsSayThingsOnce(t *testing.T) {
 	s := control.Status{Fence: control.Fence{Mismatch: "no such table"},
-		Problems: []control.Problem{{Code: control.ProblemFence, Message: "the fence is down: no such table"}, {Code: control.ProblemEars, Message: "door ssh: x"}},
+		Problems: []control.Problem{{Code: control.ProblemFence, Message: "the fence is down: no such table"}, {Code: control.ProblemListeners, Message: "door ssh: x"}},
 		Warnings: []string{"the fence is down: no such table", "door ssh: x", "y"}}
 	v := view{now: noon}
 	want := []string{"NOT GUARDED: the fence is down: no such table", "problem: door ssh: x", "warning: y"}

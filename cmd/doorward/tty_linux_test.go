@@ -116,7 +116,7 @@ func TestStatusOnScreen(t *testing.T) {
 	b.Change(func(s *control.Status) { s.Warnings = []string{"the clock has stepped back"} })
 	s.await("the clock has stepped back")
 	stop()
-	s.await("has ended the connection: trying again")
+	s.await("closed the connection: trying again")
 	s.press("q")
 	if code, errs := s.end(); code != 0 || errs != "" {
 		t.Errorf("got %d %q, want 0", code, errs)
@@ -140,21 +140,21 @@ func TestApplyOnScreen(t *testing.T) {
 		{"undone elsewhere", func(_ *screen, b *controltest.Backend) { settled(b, bob, control.EndUndone) }, nil, 1,
 			"doorward: error: not kept: operator bob (uid 1001) went back\n"},
 		{"nobody answers", func(_ *screen, b *controltest.Backend) { settled(b, "", control.EndExpired) }, nil, 1,
-			"doorward: error: not kept: nobody kept it in time, and the configuration from before is in use again\n"},
+			"doorward: error: not kept: nobody confirmed it in time, and the previous configuration is in use again\n"},
 		{"a reboot", func(_ *screen, b *controltest.Backend) { settled(b, "", control.EndRebooted) }, nil, 1,
-			"doorward: error: not kept: the machine booted before it was kept, and the configuration from before is in use again\n"},
+			"doorward: error: not kept: the machine rebooted before it was confirmed, and the previous configuration is in use again\n"},
 		{"replaced by one that waits", func(_ *screen, b *controltest.Backend) {
 			b.Change(func(s *control.Status) {
 				s.Pending = &control.Pending{ID: 8, Until: time.Now().Add(time.Hour), By: bob}
 				s.Ended = []control.Settled{{ID: 7, Time: time.Now(), By: bob, End: control.EndReplaced}}
 			})
-		}, nil, 1, "doorward: error: not kept: operator bob (uid 1001) has put another one in its place\n"},
+		}, nil, 1, "doorward: error: not kept: operator bob (uid 1001) replaced it\n"},
 		{"another one was kept since", func(_ *screen, b *controltest.Backend) {
 			b.Change(func(s *control.Status) {
 				s.Pending, s.Settled = nil, &control.Settled{ID: 8, Time: time.Now(), By: bob, Kept: true, End: control.EndKept}
 				s.Ended = []control.Settled{*s.Settled, {ID: 7, Time: time.Now(), End: control.EndExpired}}
 			})
-		}, nil, 1, "doorward: error: not kept: nobody kept it in time, and the configuration from before is in use again\n"},
+		}, nil, 1, "doorward: error: not kept: nobody confirmed it in time, and the previous configuration is in use again\n"},
 		{"forgotten", func(_ *screen, b *controltest.Backend) {
 			b.Change(func(s *control.Status) { s.Pending = nil })
 		}, nil, 1, "doorward: error: not known whether it is kept: the daemon does not remember it\n" +

@@ -254,7 +254,7 @@ func (c *campaign) visit(ctx context.Context, e *episode, dice *rand.Rand) {
 		// next one.
 		pause := between(dice, within+100*time.Millisecond, 3*time.Second)
 		if kind != judge.Right && dice.IntN(2) == 0 {
-			pause += d.Opens + penalty - within // until the penalty is over, and not for much longer
+			pause += d.Opens + penalty - within // until the penalty has ended, and not for much longer
 		}
 		if !sleep(ctx, pause) {
 			return

@@ -230,7 +230,7 @@ func (s *story) wrongKnock(ctx context.Context) error {
 		return err
 	})
 	if err == nil {
-		s.tick("the penalty is over")
+		s.tick("the penalty has ended")
 	}
 	return err
 }

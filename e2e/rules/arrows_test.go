@@ -81,14 +81,21 @@ var arrows = map[string]map[string]string{
 		"internal/sockdiag":  "tells whether a service listens",
 		"internal/store":     "keeps what must survive",
 	},
-	"internal/export":        {"internal/audit": "what is sent", "internal/legible": "records have strangers' text"},
-	"internal/launcher":      {"internal/service": "carries start and stop of commands out"},
-	"internal/cage":          {},
-	"internal/cage/intruder": {"internal/cage": "what it tries to get out of"},
+	"internal/export":           {"internal/audit": "what is sent", "internal/legible": "records have strangers' text"},
+	"internal/launcher":         {"internal/service": "carries start and stop of commands out"},
+	"internal/sandbox":          {},
+	"internal/sandbox/intruder": {"internal/sandbox": "what it tries to get out of"},
+	"internal/removal": {
+		"internal/config":   "which doors there are",
+		"internal/fence":    "guards what stays closed",
+		"internal/port":     "plain types",
+		"internal/service":  "starts what is to run",
+		"internal/sockdiag": "whether a service runs that is no unit",
+	},
 	"internal/daemon": {
 		"internal/descriptors": "warns of a low limit",
 		"internal/export":      "sends the records on",
-		"internal/cage":        "locks itself in after the start",
+		"internal/sandbox":     "locks itself in after the start",
 		"internal/datagrams":   "the ear on UDP",
 		"internal/legible":     "a log that can be read in a terminal",
 		"internal/port":        "plain types",
@@ -107,6 +114,7 @@ var arrows = map[string]map[string]string{
 		"internal/config":  "--check",
 		"internal/daemon":  "runs it",
 		"internal/fence":   "--cleanup",
+		"internal/removal": "--retire",
 		"internal/version": "--version",
 	},
 	"cmd/doorward": {
@@ -288,16 +296,16 @@ func keys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
 // commands says which files may run other programs, as patterns, and why. The
 // daemon runs only what the operator wrote into the configuration.
 var commands = map[string]string{
-	"internal/service/*.go":         "the door's start, stop and status commands",
-	"internal/launcher/client.go":   "the launcher, which is the daemon's own program",
-	"internal/presence/journal*.go": "journalctl: the journal has no other stable reader without cgo",
-	"internal/nstest/*.go":          "ip and nsenter, for tests",
-	"internal/mutants/hunt.go":      "the go command and the tests that it builds, for tests",
-	"internal/cage/intruder/*.go":   "tries to, for tests",
-	"internal/systemdtest/*.go":     "debootstrap and systemd-nspawn, for tests",
-	"cmd/doorward/knock*.go":        "what the visitor wants run once the door is open",
-	"e2e/lab/*.go":                  "real programs in namespaces",
-	"e2e/campaign/*.go":             "real programs in namespaces",
+	"internal/service/*.go":          "the door's start, stop and status commands",
+	"internal/launcher/client.go":    "the launcher, which is the daemon's own program",
+	"internal/presence/journal*.go":  "journalctl: the journal has no other stable reader without cgo",
+	"internal/nstest/*.go":           "ip and nsenter, for tests",
+	"internal/mutants/hunt.go":       "the go command and the tests that it builds, for tests",
+	"internal/sandbox/intruder/*.go": "tries to, for tests",
+	"internal/systemdtest/*.go":      "debootstrap and systemd-nspawn, for tests",
+	"cmd/doorward/knock*.go":         "what the visitor wants run once the door is open",
+	"e2e/lab/*.go":                   "real programs in namespaces",
+	"e2e/campaign/*.go":              "real programs in namespaces",
 }
 
 func TestCommandsAreRunWhereAllowed(t *testing.T) {

@@ -79,7 +79,7 @@ func hashOf(text []byte) (string, error) {
 
 func hashOfCompact(text []byte) (string, error) {
 	if text[0] != '{' {
-		return "", fmt.Errorf("a record is a JSON object, and this begins with %q", text[0])
+		return "", fmt.Errorf("not a JSON object: it begins with %q", text[0])
 	}
 	plain, err := appendObject(make([]byte, 0, len(text)), text, 0)
 	if err != nil {
@@ -98,7 +98,7 @@ const maxDepth = 16 // of objects and arrays in each other; records have three
 func appendValue(out, v []byte, depth int) ([]byte, error) {
 	switch {
 	case depth > maxDepth:
-		return nil, fmt.Errorf("more than %d objects are in each other: a record has three", maxDepth)
+		return nil, fmt.Errorf("objects are nested more than %d deep: a record has three levels", maxDepth)
 	case v[0] == '{':
 		return appendObject(out, v, depth)
 	case v[0] == '[':
@@ -147,7 +147,7 @@ func appendObject(out, v []byte, depth int) ([]byte, error) {
 	for i, m := range all {
 		switch {
 		case i > 0 && bytes.Equal(m.key, all[i-1].key): // programs differ in which of them they would read
-			return nil, fmt.Errorf("key %s stands there twice", m.key)
+			return nil, fmt.Errorf("key %s appears twice", m.key)
 		case depth == 0 && (string(m.key) == `"hash"` || string(m.key) == `"api"`):
 			continue
 		case len(out) > empty:

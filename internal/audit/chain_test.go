@@ -82,10 +82,10 @@ func TestCanonical(t *testing.T) {
 		}
 	}
 	for in, want := range map[string]string{
-		``: "unexpected end of JSON input", `[]`: `a record is a JSON object, and this begins with '['`, `7`: `a record is a JSON object, and this begins with '7'`,
-		`{"id":1,"id":2}`: `key "id" stands there twice`, `{"id":1,"\u0069d":2}`: `key "id" stands there twice`, `{"hash":1,"hash":2}`: `key "hash" stands there twice`,
+		``: "unexpected end of JSON input", `[]`: `not a JSON object: it begins with '['`, `7`: `not a JSON object: it begins with '7'`,
+		`{"id":1,"id":2}`: `key "id" appears twice`, `{"id":1,"\u0069d":2}`: `key "id" appears twice`, `{"hash":1,"hash":2}`: `key "hash" appears twice`,
 		`{"id":1.0}`: "number 1.0: a record has integers only", `{"id":1e3}`: "number 1e3: a record has integers only", `{"id":-0}`: "number -0: a record has integers only",
-		`{"a":` + strings.Repeat(`[`, 20) + strings.Repeat(`]`, 20) + `}`: "more than 16 objects are in each other: a record has three",
+		`{"a":` + strings.Repeat(`[`, 20) + strings.Repeat(`]`, 20) + `}`: "objects are nested more than 16 deep: a record has three levels",
 		`{"id":1} {}`: "invalid character '{' after top-level value", `{"id"`: "unexpected end of JSON input",
 	} {
 		if _, err := canonical(in); err == nil || err.Error() != want {
@@ -176,8 +176,8 @@ func TestVerify(t *testing.T) {
 		{"the oldest of the others are gone", "grgrgrgrgg", drop(1, 3, 5), ""},
 		{"of before, and then chained", "oRogrgrg", drop(), ""},
 		{"of before, with what is gone", "RooRogrgrg", drop(1, 2, 4), ""},
-		{"the last", "grgrg", drop(5), "records from 5 on are missing: the daemon has given IDs up to 5"},
-		{"the last ones", "grgrg", drop(4, 5), "records from 4 on are missing: the daemon has given IDs up to 5"},
+		{"the last", "grgrg", drop(5), "records from 5 on are missing: the daemon has assigned IDs up to 5"},
+		{"the last ones", "grgrg", drop(4, 5), "records from 4 on are missing: the daemon has assigned IDs up to 5"},
 		{"one of a chain", "ggggg", drop(3), "record 3 is missing: record 4 comes after it"},
 		{"one of two chains", "grgrgrg", drop(5), "record 5 is missing: record 6 comes after it"},
 		{"the last refusal", "grgrgg", drop(4), "record 4 is missing: record 5 comes after it"},
@@ -189,22 +189,22 @@ func TestVerify(t *testing.T) {
 		{"the reason of one", "grgrg", replace(3, `"reason":"2"`, `"reason":"7"`), "record 3 was changed: its hash is "},
 		{"the first's", "grgrg", replace(1, `"reason":"0"`, `"reason":"7"`), "record 1 was changed: its hash is "},
 		{"one, with its hash", "grgrg", again(3, func(r *Record) { r.Source = "192.0.2.8" }),
-			"record 3 is not the one that record 5 follows: it was changed, and its hash with it"},
-		{"what one follows", "grgrg", again(5, func(r *Record) { r.Prev.ID = 0 }), "record 5 says that it follows record 0, and record 3 is between them"},
+			"record 3 is not the one that record 5 follows: it was changed together with its hash"},
+		{"what one follows", "grgrg", again(5, func(r *Record) { r.Prev.ID = 0 }), "record 5 says that it follows record 0, but record 3 is between them"},
 		{"one put in", "grggg", again(4, func(r *Record) { r.Prev.ID = 1 }),
-			"record 4 says that it follows record 1, and record 3 is between them; record 4 is not the one that record 5 follows: it was changed, and its hash with it"},
+			"record 4 says that it follows record 1, but record 3 is between them; record 4 is not the one that record 5 follows: it was changed together with its hash"},
 		{"of another kind", "grrrg", again(3, func(r *Record) { r.Event = EventGranted }), "record 2 is missing: record 3 comes after it; " +
-			"record 3 says that it comes after record 1, and record 2 is between them; record 3 is missing: record 4 comes after it"},
+			"record 3 says that it comes after record 1, but record 2 is between them; record 3 is missing: record 4 comes after it"},
 		{"one without hash", "grgrg", func(trail [][]byte) {
 			trail[2] = []byte(`{"id":3,"event":"error","reason":"this record cannot be read: x"}`)
 		},
-			`record 3 has no hash, and those before it have: "this record cannot be read: x"; record 3 is missing: record 4 comes after it`},
+			`record 3 has no hash, although those before it do: "this record cannot be read: x"; record 3 is missing: record 4 comes after it`},
 		{"the first without hash", "gggg", func(trail [][]byte) { trail[0] = []byte(`{"id":1,"event":"error"}`) },
-			"record 1 has no hash, and record 2 behind it is not the first that has"},
+			"record 1 has no hash, and record 2 after it is not the first that does"},
 		{"an order", "ggg", func(trail [][]byte) { slices.Reverse(trail) },
-			"record 2 comes after record 3: what is to be verified is one trail, in the order of its IDs; record 1 comes after"},
+			"record 2 comes after record 3: verify a single trail, in the order of its IDs; record 1 comes after"},
 		{"a line", "ggg", func(trail [][]byte) { trail[1] = []byte(`{"id":2`) },
-			"what comes after record 1 is no record: unexpected end of JSON input; record 2 is missing: record 3 comes after it"},
+			"what follows record 1 is not a record: unexpected end of JSON input; record 2 is missing: record 3 comes after it"},
 	} {
 		trail := trailOf(t, tt.word)
 		tt.do(trail)

@@ -66,7 +66,7 @@ func (g *Guesses) Add(r Record) {
 	if r.Event != EventRefused {
 		return
 	}
-	from, known := whence(r.Source)
+	from, known := originPrefix(r.Source)
 	if !known && r.Count > 0 {
 		from, known = networkOf(r.Source)
 	} else if !known {
@@ -271,8 +271,8 @@ const (
 	fromIPv6
 )
 
-// whence is where a refused knock came from; false for what is of no knock.
-func whence(source string) (origin, bool) {
+// originPrefix is where a refused knock came from; false for what is of no knock.
+func originPrefix(source string) (origin, bool) {
 	if source == "any" {
 		return origin{fromAnybody}, true
 	}

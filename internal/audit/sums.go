@@ -9,8 +9,8 @@ import (
 
 // Bounds of what Sums remembers and tells.
 const (
-	sumEvery     = time.Minute // one sum of a prefix each
-	toldSingly   = 10          // of a prefix's refusals in that time, before they are summed up
+	sumInterval  = time.Minute // one sum of a prefix each
+	maxSingle    = 10          // of a prefix's refusals in that time, before they are summed up
 	maxPrefixes  = 256         // that are counted apart at a time
 	maxAddresses = 32          // that are told apart in one sum
 	lenIPv4      = 24          // of a prefix: what a network of one owner often has
@@ -43,7 +43,7 @@ type sum struct {
 	prefixOf
 	at        *list.Element
 	since     time.Time // it is quiet, or loud
-	told      int       // one by one
+	single    int       // one by one
 	more      uint64    // not told yet
 	addresses map[string]bool
 	latest    Record
@@ -60,8 +60,8 @@ func (s *Sums) Add(now time.Time, r Record) []Record {
 	}
 	due := s.Due(now)
 	of := s.of(now, r)
-	if of.told < toldSingly {
-		of.told++
+	if of.single < maxSingle {
+		of.single++
 		return append(due, r)
 	}
 	if of.more == 0 {
@@ -81,11 +81,11 @@ func (s *Sums) of(now time.Time, r Record) *sum {
 	key := prefixOf{r.Door, prefixOfSource(r.Source)}
 	told := 0
 	if s.byPrefix[key] == nil && len(s.byPrefix) >= maxPrefixes {
-		key.prefix, told = elsewhere, toldSingly
+		key.prefix, told = elsewhere, maxSingle
 	}
 	of := s.byPrefix[key]
 	if of == nil {
-		of = &sum{prefixOf: key, since: now, told: told, addresses: make(map[string]bool)}
+		of = &sum{prefixOf: key, since: now, single: told, addresses: make(map[string]bool)}
 		of.at = s.quiet.PushBack(of)
 		s.byPrefix[key] = of
 	}
@@ -116,8 +116,8 @@ func prefixOfSource(source string) string {
 // Due returns the sums whose minute is over, and forgets prefixes from which
 // nothing came in one.
 func (s *Sums) Due(now time.Time) []Record {
-	out := s.tell(now, now.Add(-sumEvery))
-	for e := s.quiet.Front(); e != nil && over(e, now.Add(-sumEvery)); e = s.quiet.Front() {
+	out := s.tell(now, now.Add(-sumInterval))
+	for e := s.quiet.Front(); e != nil && over(e, now.Add(-sumInterval)); e = s.quiet.Front() {
 		s.quiet.Remove(e)
 		delete(s.byPrefix, e.Value.(*sum).prefixOf)
 	}
@@ -152,7 +152,7 @@ func (of *sum) record(now time.Time) Record {
 		who = fmt.Sprintf("%d addresses", n)
 	}
 	if source == elsewhere {
-		source, who = "", who+" of networks too many to tell apart"
+		source, who = "", who+" in more networks than are counted separately"
 	}
 	return Record{Time: now, Door: of.door, Event: EventRefused, Source: source, By: of.latest.By, Count: of.more,
 		Reason: fmt.Sprintf("%d more in %v from %s; the last, %s: %s", of.more,

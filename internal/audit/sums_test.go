@@ -38,7 +38,7 @@ func TestAFloodIsSummedUp(t *testing.T) {
 	s, now := NewSums(), noon
 	for n := range 1000 {
 		got := s.Add(now, refusal(fmt.Sprintf("2001:db8::%x", n%20), fmt.Sprint("port ", n)))
-		if want := n < toldSingly; (len(got) == 1) != want {
+		if want := n < maxSingle; (len(got) == 1) != want {
 			t.Fatalf("refusal %d: %v, told alone: want %v", n, got, want)
 		}
 	}
@@ -92,7 +92,7 @@ func TestManyPrefixes(t *testing.T) {
 			records++
 		}
 	}
-	if most := maxPrefixes*toldSingly + maxPrefixes + 1; records > most || len(s.byPrefix) > maxPrefixes+1 {
+	if most := maxPrefixes*maxSingle + maxPrefixes + 1; records > most || len(s.byPrefix) > maxPrefixes+1 {
 		t.Errorf("%d records at once and %d prefixes in memory, want at most %d and %d", records, len(s.byPrefix), most, maxPrefixes+1)
 	}
 	for _, r := range s.All(noon.Add(time.Second)) {
@@ -154,7 +154,7 @@ func TestNoRefusalIsLost(t *testing.T) {
 				now = now.Add(time.Duration(rapid.IntRange(0, 90).Draw(t, "seconds")) * time.Second)
 				if rapid.Bool().Draw(t, "due") {
 					take(s.Due(now))
-					if e := s.loud.Front(); e != nil && over(e, now.Add(-sumEvery)) {
+					if e := s.loud.Front(); e != nil && over(e, now.Add(-sumInterval)) {
 						t.Fatalf("a sum was due, and is not told: %+v", e.Value)
 					}
 				}

@@ -56,10 +56,10 @@ func (w *Verifier) Add(text []byte) {
 	v := &w.v
 	switch {
 	case err != nil:
-		w.fault(v.Last, "what comes after record %d is no record: %v", v.Last, err)
+		w.fault(v.Last, "what follows record %d is not a record: %v", v.Last, err)
 		return
 	case r.ID <= v.Last:
-		w.fault(r.ID, "record %d comes after record %d: what is to be verified is one trail, in the order of its IDs", r.ID, v.Last)
+		w.fault(r.ID, "record %d comes after record %d: verify a single trail, in the order of its IDs", r.ID, v.Last)
 		return
 	}
 	if v.Records++; v.First == 0 {
@@ -73,12 +73,12 @@ func (w *Verifier) Add(text []byte) {
 	switch {
 	case r.Hash != "" && r.Prev != nil:
 		if r.Hash != hash {
-			w.fault(r.ID, "record %d was changed: its hash is %q, and that of what it says is %s", r.ID, r.Hash, hash)
+			w.fault(r.ID, "record %d was changed: its hash is %q, but its content has the hash %s", r.ID, r.Hash, hash)
 		}
 		w.follow(own, r)
 		w.beside(other, r)
 	case own.end.ID > 0 || other.end.ID > 0:
-		w.fault(r.ID, "record %d has no hash, and those before it have: %q", r.ID, r.Reason)
+		w.fault(r.ID, "record %d has no hash, although those before it do: %q", r.ID, r.Reason)
 	default:
 		v.Unchained++
 		own.plain = r.ID
@@ -92,7 +92,7 @@ func (w *Verifier) follow(own *chain, r Record) {
 	switch {
 	case end.ID == 0: // whatever was before may be gone
 		if prev.ID > 0 && own.plain > 0 {
-			w.fault(own.plain, "record %d has no hash, and record %d behind it is not the first that has", own.plain, r.ID)
+			w.fault(own.plain, "record %d has no hash, and record %d after it is not the first that does", own.plain, r.ID)
 		}
 		if own.told > prev.ID {
 			w.missing(own.told, r.ID)
@@ -102,9 +102,9 @@ func (w *Verifier) follow(own *chain, r Record) {
 			w.missing(prev.ID, r.ID)
 		}
 	case prev.ID < end.ID:
-		w.fault(r.ID, "record %d says that it follows record %d, and record %d is between them", r.ID, prev.ID, end.ID)
+		w.fault(r.ID, "record %d says that it follows record %d, but record %d is between them", r.ID, prev.ID, end.ID)
 	case prev.Hash != end.Hash:
-		w.fault(r.ID, "record %d is not the one that record %d follows: it was changed, and its hash with it", prev.ID, r.ID)
+		w.fault(r.ID, "record %d is not the one that record %d follows: it was changed together with its hash", prev.ID, r.ID)
 	}
 	own.told = r.ID
 }
@@ -113,7 +113,7 @@ func (w *Verifier) follow(own *chain, r Record) {
 func (w *Verifier) beside(other *chain, r Record) {
 	switch told := r.Prev.Other; {
 	case told < other.told:
-		w.fault(r.ID, "record %d says that it comes after record %d, and record %d is between them", r.ID, told, other.told)
+		w.fault(r.ID, "record %d says that it comes after record %d, but record %d is between them", r.ID, told, other.told)
 	case told > other.told && other.end.ID > 0:
 		w.missing(told, r.ID)
 		fallthrough
@@ -143,7 +143,7 @@ func (w *Verifier) End(given uint64) Verification {
 		}
 	}
 	if given > v.Last {
-		w.fault(v.Last, "records from %d on are missing: the daemon has given IDs up to %d", v.Last+1, given)
+		w.fault(v.Last, "records from %d on are missing: the daemon has assigned IDs up to %d", v.Last+1, given)
 	}
 	v.Decided, v.Refusals = end(w.chains[0]), end(w.chains[1])
 	v.Sound = v.FaultsTotal == 0

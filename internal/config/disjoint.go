@@ -68,17 +68,17 @@ func (c claim) clashes(earlier claim) {
 		if c.port.Proto == port.UDP {
 			away = "every packet away"
 		}
-		c.Wrong(fmt.Sprintf("a listener of door %q on a port that is guarded: %q of %s", c.door, earlier.port, earlier.where()),
+		c.Wrong(fmt.Sprintf("a listener of door %q is on a guarded port: %q of %s", c.door, earlier.port, earlier.where()),
 			"ports that no door guards: the fence would keep "+away)
 	case c.knock > 0 && (c.door != earlier.door || c.knock != earlier.knock):
 		c.Wrong(fmt.Sprintf("door %q listens on a port of another knock: %s", c.door, earlier.where()),
-			"ports that one knock alone listens on")
+			"ports that only one knock listens on")
 	case c.knock > 0: // a kind's own business
 	case c.door == earlier.door:
 		c.Wrong(fmt.Sprintf("overlaps %q of the same door", earlier.port), "")
 	default:
 		c.Wrong(fmt.Sprintf("door %q overlaps %q of %s", c.door, earlier.port, earlier.where()),
-			"ports that one door alone guards")
+			"ports that only one door guards")
 	}
 }
 

@@ -82,7 +82,7 @@ func NameProblem(name string) string {
 	case name[0] < 'a' || name[0] > 'z':
 		return fmt.Sprintf("a name that starts with %q", name[:1])
 	case strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "":
-		return "a name with other characters than allowed"
+		return "a name with characters that are not allowed"
 	}
 	return ""
 }
@@ -148,7 +148,7 @@ func prefixes(v tables.Value) []netip.Prefix {
 				wide, narrow = narrow, wide
 			}
 			e.Wrong(fmt.Sprintf("%q lies within %q", narrow, wide), "").Hint =
-				"keep the one that is meant"
+				"keep the one you mean"
 		}
 	}
 	return found
@@ -174,8 +174,8 @@ func prefix(v tables.Value, s string) (netip.Prefix, bool) {
 		return p, false
 	}
 	if p != p.Masked() {
-		v.Wrong(fmt.Sprintf("bits are set after the first %d", p.Bits()),
-			fmt.Sprintf("%q, which is the prefix, and %q, which is the one address",
+		v.Wrong(fmt.Sprintf("host bits are set after the first %d", p.Bits()),
+			fmt.Sprintf("%q for the prefix, and %q for the one address",
 				p.Masked(), netip.PrefixFrom(p.Addr(), p.Addr().BitLen())))
 		return p, false
 	}
@@ -231,12 +231,12 @@ func (c *checker) unit(door string, v tables.Value) string {
 			hint = fmt.Sprintf("write %q", s+".service")
 		}
 	case name == "" || len(s) > maxUnit || strings.HasPrefix(name, "@"):
-		problem = "no unit's name"
+		problem = "not a unit name"
 	case strings.HasSuffix(name, "@"):
 		problem = "a template without an instance"
 		hint = fmt.Sprintf("write an instance such as %q", strings.Replace(s, "@", "@1", 1))
 	case strings.Trim(name, unitLetters) != "":
-		problem = "has characters that no unit's name has"
+		problem = "has characters that are not allowed in a unit name"
 	default:
 		c.units = append(c.units, claimUnit{v, door, s})
 		return s
@@ -255,7 +255,7 @@ func argv(v tables.Value) []string {
 		return nil
 	}
 	if s, ok := v.V.(string); ok {
-		m := v.Wrong("a string, not a list: no shell takes it apart", argvs)
+		m := v.Wrong("a string, not a list: no shell splits it", argvs)
 		if words := strings.Fields(s); len(words) > 0 {
 			m.Hint = fmt.Sprintf(`write ["%s"]`, strings.Join(words, `", "`))
 		}

@@ -20,12 +20,12 @@ func (d *Door) idle(key tables.Value) {
 			fmt.Sprintf(`%q to %q, or scope = "source" for every knock`,
 				tables.Short(idleSpan.Min), tables.Short(idleSpan.Max)))
 	case key.V != idleNever && !d.Presence.Connections && d.Presence.Logins == LoginsOff:
-		d.unseen(key, "nobody is ever seen to be in: connections = false, and no logins are read").Hint =
-			`write connections = true, or name a place for logins, or write idle = "never"`
+		d.unseen(key, "nobody would ever be seen: connections = false, and no logins are read").Hint =
+			`set connections = true, name a source of logins, or set idle = "never"`
 	}
 }
 
-// unseen notes that a door would go dark under whoever is in, since they are not
+// unseen notes that a door would go dark while people are using it, since they are not
 // seen.
 func (d *Door) unseen(key tables.Value, why string) *tables.Mistake {
 	does := "would go dark"
@@ -34,9 +34,9 @@ func (d *Door) unseen(key tables.Value, why string) *tables.Mistake {
 	}
 	if !key.Given() {
 		key.V = tables.Short(d.Presence.Idle)
-		why = "the default does not do: " + why
+		why = "the default does not work here: " + why
 	}
-	return key.Wrong(fmt.Sprintf("%s; the door %s under whoever is in", why, does), fmt.Sprintf("%q", idleNever))
+	return key.Wrong(fmt.Sprintf("%s; the door %s while people are using it", why, does), fmt.Sprintf("%q", idleNever))
 }
 
 // ByFlows says whether presence at the door hangs on the flows of connection
@@ -67,7 +67,7 @@ func (c *Config) Blind(file string, text []byte, why string) []*tables.Mistake {
 		table, _ := doors.At(d.Name).Table()
 		presence, _ := table.At("presence").Table()
 		d.unseen(presence.At("idle"), "flows over UDP cannot be seen here: "+why).Hint =
-			`name a place for logins, or write idle = "never"`
+			`name a source of logins, or set idle = "never"`
 	}
 	return tables.Mistakes(root.Err())
 }

@@ -118,10 +118,10 @@ knock = [{kind = "word", port = 51820}, {kind = "word", port = 5005}]
 ports = ["5005/tcp"]
 knock = [{kind = "touch", listen = [51820, 51821], touch = [51820]}, {kind = "word", port = 5005}]
 `, []string{
-			`3: door.a.knock[0].port: 51820: a listener of door "a" on a port that is guarded: "51820/udp" of door "a", line 2: ` +
+			`3: door.a.knock[0].port: 51820: a listener of door "a" is on a guarded port: "51820/udp" of door "a", line 2: ` +
 				`allowed are ports that no door guards: the fence would keep every packet away`,
 			`6: door.b.knock[1].port: 5005: door "b" listens on a port of another knock: door "a", line 3: ` +
-				`allowed are ports that one knock alone listens on`,
+				`allowed are ports that only one knock listens on`,
 		}},
 		{"not with what TCP has", "gateway.metrics = \"127.0.0.1:5005\"\n" + ssh + "knock = [{kind = \"word\", port = 5005}]\n", nil},
 	} {

@@ -45,8 +45,8 @@ func readKnock(t *tables.Table) (Knock, bool) {
 		t.Done()
 		return Knock{Kind: name, Rule: rule}, rule != nil
 	case slices.Contains(kinds.ToCome, name):
-		key.Wrong("this version of doorward does not have this kind of knock yet", allowed).Hint =
-			fmt.Sprintf("remove this knock, or write one of kind %q", kinds.All[0].Name())
+		key.Wrong("this version of doorward does not support this kind of knock yet", allowed).Hint =
+			fmt.Sprintf("remove this knock, or use kind %q", kinds.All[0].Name())
 	default:
 		key.Wrong("unknown kind of knock", allowed)
 	}

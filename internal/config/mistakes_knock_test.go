@@ -14,9 +14,9 @@ kind = "morse"
 [[door.ssh.knock]]
 listen = [1]
 `, []string{
-		`4: door.ssh.knock[0].kind: "sequence": this version of doorward does not have this kind of knock yet: allowed are "touch"`,
-		`7: door.ssh.knock[1].kind: "sealed": this version of doorward does not have this kind of knock yet: allowed are "touch"`,
-		`10: door.ssh.knock[2].kind: "fwknop": this version of doorward does not have this kind of knock yet: allowed are "touch"`,
+		`4: door.ssh.knock[0].kind: "sequence": this version of doorward does not support this kind of knock yet: allowed are "touch"`,
+		`7: door.ssh.knock[1].kind: "sealed": this version of doorward does not support this kind of knock yet: allowed are "touch"`,
+		`10: door.ssh.knock[2].kind: "fwknop": this version of doorward does not support this kind of knock yet: allowed are "touch"`,
 		`12: door.ssh.knock[3].kind: "morse": unknown kind of knock: allowed are "touch"`,
 		`13: door.ssh.knock[4].kind: missing: allowed are "touch"`,
 	}},
@@ -84,7 +84,7 @@ ports = ["22/tcp"]
 knock = [{kind = "touch", listen = [59010, 59011], touch = [59010]}]
 `, []string{
 		`2: door.b.ports[1]: "25/tcp": overlaps "20-30/tcp" of the same door`,
-		`5: door.a.ports[0]: "22/tcp": door "a" overlaps "20-30/tcp" of door "b", line 2: allowed are ports that one door alone guards`,
+		`5: door.a.ports[0]: "22/tcp": door "a" overlaps "20-30/tcp" of door "b", line 2: allowed are ports that only one door guards`,
 	}},
 	{"guarded and listened on", `[door.a]
 ports = ["59000/tcp", "59001/udp"]
@@ -93,18 +93,18 @@ knock = [{kind = "touch", listen = [59000, 59001], touch = [59000]}]
 ports = ["22/tcp"]
 knock = [{kind = "touch", listen = [59002, 59000], touch = [59002]}]
 `, []string{
-		`3: door.a.knock[0].listen[0]: 59000: a listener of door "a" on a port that is guarded: "59000/tcp" of door "a", line 2: ` +
+		`3: door.a.knock[0].listen[0]: 59000: a listener of door "a" is on a guarded port: "59000/tcp" of door "a", line 2: ` +
 			`allowed are ports that no door guards: the fence would keep every touch away`,
-		`6: door.b.knock[0].listen[1]: 59000: a listener of door "b" on a port that is guarded: "59000/tcp" of door "a", line 2: ` +
+		`6: door.b.knock[0].listen[1]: 59000: a listener of door "b" is on a guarded port: "59000/tcp" of door "a", line 2: ` +
 			`allowed are ports that no door guards: the fence would keep every touch away`,
 		`6: door.b.knock[0].listen[1]: 59000: door "b" listens on a port of another knock: door "a", line 3: ` +
-			`allowed are ports that one knock alone listens on`,
+			`allowed are ports that only one knock listens on`,
 	}},
 	{"one listener, two knocks of a door", ssh + oneKnock + oneKnock, []string{
 		`9: door.ssh.knock[1].listen[0]: 59000: door "ssh" listens on a port of another knock: door "ssh", line 5: ` +
-			`allowed are ports that one knock alone listens on`,
+			`allowed are ports that only one knock listens on`,
 		`9: door.ssh.knock[1].listen[1]: 59001: door "ssh" listens on a port of another knock: door "ssh", line 5: ` +
-			`allowed are ports that one knock alone listens on`,
+			`allowed are ports that only one knock listens on`,
 	}},
 	{"a listener where the metrics are", "gateway.metrics = \"127.0.0.1:59001\"\n" + ssh + oneKnock, []string{
 		`6: door.ssh.knock[0].listen[1]: 59001: the port of gateway.metrics, "127.0.0.1:59001": ` +

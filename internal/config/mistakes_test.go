@@ -213,7 +213,7 @@ knock = [{kind = "touch", listen = [41, 42], touch = [41]}]
 		`1: door.SSH: a name that starts with "S": allowed are 1 to 24 characters of a-z, 0-9, - and _, a letter first`,
 		`4: door.a-name-of-25-characters-x: a name of 25 characters: allowed are 1 to 24 characters ` +
 			`of a-z, 0-9, - and _, a letter first`,
-		`7: door."a b": a name with other characters than allowed: allowed are 1 to 24 characters ` +
+		`7: door."a b": a name with characters that are not allowed: allowed are 1 to 24 characters ` +
 			`of a-z, 0-9, - and _, a letter first`,
 		`10: door."": a door without a name: allowed are 1 to 24 characters of a-z, 0-9, - and _, a letter first`,
 	}},
@@ -264,7 +264,7 @@ ports = [
   "198.51.0.0/16",
 ]
 ` + oneKnock, []string{
-		`4: door.ssh.always[0]: "192.0.2.7/24": bits are set after the first 24: allowed are "192.0.2.0/24", ` +
+		`4: door.ssh.always[0]: "192.0.2.7/24": host bits are set after the first 24: allowed are "192.0.2.0/24", ` +
 			`which is the prefix, and "192.0.2.7/32", which is the one address`,
 		`5: door.ssh.always[1]: "2001:db8::1/48": bits are set after the first 48: allowed are "2001:db8::/48", ` +
 			`which is the prefix, and "2001:db8::1/128", which is the one address`,
@@ -287,10 +287,10 @@ ports = ["443/tcp"]
 presence.connections = false
 knock = [{kind = "touch", listen = [21, 23], touch = [21]}]
 `, []string{
-		`3: door.ssh.presence.idle: "90m": nobody is ever seen to be in: connections = false, and no logins are read; ` +
+		`3: door.ssh.presence.idle: "90m": nobody would ever be seen: connections = false, and no logins are read; ` +
 			`the door would go dark, and its service be stopped, under whoever is in: allowed are "never"`,
-		`11: door.web.presence.idle: "1h": the default does not do: nobody is ever seen to be in: connections = false, ` +
-			`and no logins are read; the door would go dark under whoever is in: allowed are "never"`,
+		`11: door.web.presence.idle: "1h": the default does not work here: nobody is ever seen to be in: connections = false, ` +
+			`and no logins are read; the door would go dark while people are using it: allowed are "never"`,
 	}},
 	{"whether anybody is seen is not known", `[door.ssh]
 ports = ["22"]
@@ -362,7 +362,7 @@ start = "/usr/sbin/sshd -D"
 stop = ["kill", "sshd"]
 status = ["/bin/sh", "-c\u0000", 1]
 ` + oneKnock, []string{
-		`4: door.ssh.service.start: "/usr/sbin/sshd -D": a string, not a list: no shell takes it apart: allowed are lists ` +
+		`4: door.ssh.service.start: "/usr/sbin/sshd -D": a string, not a list: no shell splits it: allowed are lists ` +
 			`such as ["/usr/sbin/sshd", "-D"]: a program's absolute path and its arguments`,
 		`5: door.ssh.service.stop[0]: "kill": not an absolute path: allowed are absolute paths such as "/usr/sbin/sshd"`,
 		`6: door.ssh.service.status[1]: "-c\x00": has a zero byte: allowed are lists such as ["/usr/sbin/sshd", "-D"]: ` +
@@ -384,7 +384,7 @@ status = ["/bin/sh", "-c\u0000", 1]
 			`such as "ssh.service", "ssh.socket"`,
 	}},
 	{"a unit's path", ssh + "service.unit = \"/lib/ssh.service\"\n" + oneKnock, []string{
-		`3: door.ssh.service.unit: "/lib/ssh.service": has characters that no unit's name has: allowed are units ` +
+		`3: door.ssh.service.unit: "/lib/ssh.service": has characters that are not allowed in a unit name: allowed are units ` +
 			`such as "ssh.service", "ssh.socket"`,
 	}},
 	{"only a suffix", ssh + "service.unit = \".service\"\n" + oneKnock, []string{

@@ -63,7 +63,7 @@ func mend(path string, err error) error {
 	case bad && e.File:
 		return &files.Error{Path: e.Path, Problem: e.Problem, Fix: fmt.Sprintf(right, files.Quoted(e.Path)), File: true}
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w; read it as root, or let the group doorward: chgrp doorward %s %s && chmod g+rX %[2]s %[3]s",
+		return fmt.Errorf("%w; read it as root, or let the group doorward read it: chgrp doorward %s %s && chmod g+rX %[2]s %[3]s",
 			err, files.Quoted(filepath.Dir(path)), files.Quoted(path))
 	}
 	return err

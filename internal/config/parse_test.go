@@ -173,7 +173,7 @@ func TestHints(t *testing.T) {
 		{"[door.ssh]\nports = [22]\n" + oneKnock, `write "22/tcp"`},
 		{ssh + "always = [\"2001:db8::1\"]\n" + oneKnock, `write "2001:db8::1/128"`},
 		{ssh + "always = [\"::ffff:192.0.2.7/120\"]\n" + oneKnock, `write "192.0.2.0/24"`},
-		{ssh + "always = [\"10.0.0.0/8\", \"10.1.0.0/16\"]\n" + oneKnock, `keep the one that is meant`},
+		{ssh + "always = [\"10.0.0.0/8\", \"10.1.0.0/16\"]\n" + oneKnock, `keep the one you mean`},
 		{ssh + "service.unit = \"ssh\"\n" + oneKnock, `write "ssh.service"`},
 		{ssh + "service.unit = \"vpn@.socket\"\n" + oneKnock, `write an instance such as "vpn@1.socket"`},
 		{ssh + "service.start = \"/bin/sshd  -D\"\n" + oneKnock, `write ["/bin/sshd", "-D"]`},
@@ -181,7 +181,7 @@ func TestHints(t *testing.T) {
 		{ssh + "presence.logins = \"/var/log/secure\"\n" + oneKnock, `write ["/var/log/secure"]`},
 		{ssh + "presence.logins = []\n" + oneKnock, `write "off" to read no logins`},
 		{ssh + oneKnock + "judge = \"1m\"\n", `write "every 1m"`},
-		{ssh + "knock = [{kind = \"fwknop\"}]\n", `remove this knock, or write one of kind "touch"`},
+		{ssh + "knock = [{kind = \"fwknop\"}]\n", `remove this knock, or use kind "touch"`},
 		{ssh + "knock = [{kind = \"touch\", listen = [\"1/tcp\"], touch = [1]}]\n", `listeners are always TCP: write 1`},
 	}
 	for _, tt := range tests {

@@ -17,8 +17,8 @@ const longOpen = time.Hour
 func (c *Config) Warnings() []string {
 	var w []string
 	if a, err := netip.ParseAddrPort(c.Gateway.Metrics); err == nil && !a.Addr().IsLoopback() {
-		w = append(w, fmt.Sprintf("gateway.metrics: %s: whoever reaches this address reads the metrics, "+
-			"without a password: a loopback address keeps them here", c.Gateway.Metrics))
+		w = append(w, fmt.Sprintf("gateway.metrics: %s: anyone who can reach this address can read the metrics, "+
+			"without a password: a loopback address keeps them on this machine", c.Gateway.Metrics))
 	}
 	for i := range c.Doors {
 		d := &c.Doors[i]
@@ -33,8 +33,8 @@ func (c *Config) Warnings() []string {
 func (d *Door) warnings() []string {
 	var w []string
 	if d.OpenFor > longOpen && !d.forAll() {
-		w = append(w, fmt.Sprintf("open_for = %q: connections that stand live on without a grant, "+
-			"so that a minute is enough to get in", tables.Short(d.OpenFor)))
+		w = append(w, fmt.Sprintf("open_for = %q: established connections outlive the grant, "+
+			"so a minute is enough to get in", tables.Short(d.OpenFor)))
 	}
 	if idle := d.Presence.Idle; 0 < idle && idle < d.OpenFor && !d.forAll() {
 		w = append(w, fmt.Sprintf("presence.idle = %q is shorter than open_for = %q: "+

@@ -16,15 +16,15 @@ func TestWarnings(t *testing.T) {
 			`door "ssh": knock[0]: every port of listen is to be touched: a port scan opens the door, ` +
 				`so leave at least one alone`}},
 		{"one touch without penalty", ssh + oneKnock + "penalty = \"0s\"\n", []string{
-			`door "ssh": knock[0]: one touch is the whole knock: who finds the port has found the way in`,
-			`door "ssh": knock[0]: penalty = "0s": a wrong knock costs nothing, so that all can be tried`}},
+			`door "ssh": knock[0]: one touch is the whole knock: whoever finds the port gets in`,
+			`door "ssh": knock[0]: penalty = "0s": a wrong knock costs nothing, so all of them can be tried`}},
 		{"scope door", ssh + "presence.idle = \"2h\"\n" +
 			`knock = [{kind = "touch", listen = [1, 2, 3], touch = [1, 3], scope = "door"}]`, []string{
 			`door "ssh": knock[0]: scope = "door": the right knock of one visitor opens to everybody, ` +
-				`and the wrong one of a stranger deafens the door for all`}},
+				`and a stranger's wrong one makes the door ignore everybody`}},
 		{"long grants, and everybody always", ssh + "open_for = \"61m\"\nalways = [\"0.0.0.0/0\", \"::/0\"]\n" +
 			`knock = [{kind = "touch", listen = [1, 2, 3], touch = [1, 3]}]`, []string{
-			`door "ssh": open_for = "1h1m": connections that stand live on without a grant, so that a minute is enough to get in`,
+			`door "ssh": open_for = "1h1m": established connections outlive the grant, so a minute is enough to get in`,
 			`door "ssh": always = ["0.0.0.0/0"]: everybody may come in without knocking`,
 			`door "ssh": always = ["::/0"]: everybody may come in without knocking`}},
 		{"idle under open_for", ssh + "service.unit = \"ssh.service\"\npresence.idle = \"5s\"\n" +
@@ -37,7 +37,7 @@ func TestWarnings(t *testing.T) {
 			`knock = [{kind = "touch", listen = [1, 2, 3], touch = [1, 3]}]`, nil},
 		{"metrics for all", "gateway.metrics = \"0.0.0.0:9472\"\n" + ssh +
 			`knock = [{kind = "touch", listen = [1, 2, 3], touch = [1, 3]}]`, []string{
-			`gateway.metrics: 0.0.0.0:9472: whoever reaches this address reads the metrics, without a password: ` +
+			`gateway.metrics: 0.0.0.0:9472: anyone who can reach this address can read the metrics, without a password: ` +
 				`a loopback address keeps them here`}},
 	}
 	for _, tt := range tests {

@@ -45,11 +45,11 @@ func TestLoadWhoseFile(t *testing.T) {
 		},
 		{
 			name: "in somebody else's directory", file: 0o640, dir: 0o755, over: stranger,
-			want: `"DIR" belongs to user number 54321: allowed are root and the user who runs this; to mend it: chown root DIR, if nobody else needs it, or use another directory`,
+			want: `"DIR" belongs to user number 54321: allowed are root and the user who runs this; to fix it: chown root DIR, if nobody else needs it, or use another directory`,
 		},
 		{
 			name: "in a directory that all may write to", file: 0o640, dir: 0o777,
-			want: `"DIR" may be written by everybody: allowed is its owner alone; to mend it: chmod go-w DIR`,
+			want: `"DIR" may be written by everybody: allowed is its owner alone; to fix it: chmod go-w DIR`,
 		},
 		{name: "in a sticky directory", file: 0o640, dir: 0o777 | fs.ModeSticky},
 	}
@@ -93,7 +93,7 @@ func TestLoadWithoutLeave(t *testing.T) {
 	if err := syscall.Seteuid(0); err != nil {
 		t.Fatal(err)
 	}
-	want := fmt.Sprintf("read configuration: open %s: permission denied; read it as root, or let the group doorward: "+
+	want := fmt.Sprintf("read configuration: open %s: permission denied; read it as root, or let the group doorward read it: "+
 		"chgrp doorward %s %[1]s && chmod g+rX %[2]s %[1]s", path, dir)
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v\nwant %s", err, want)

@@ -15,9 +15,9 @@ import (
 func (d *Door) Told() string {
 	p := &d.Presence
 	if p.Idle == 0 {
-		what := `who is in makes no difference: idle = "never", so that the door goes dark by doorward close alone`
+		what := `presence does not count: idle = "never", so only doorward close makes the door dark`
 		if p.Logins != LoginsOff {
-			what += ", or when there is no log data at all"
+			what += ", or having no log data at all"
 		}
 		return what
 	}
@@ -28,7 +28,7 @@ func (d *Door) Told() string {
 	if p.Connections {
 		by = append(by, d.connectionWords()...)
 	}
-	return "counts as somebody in: " + strings.Join(by, "; ")
+	return "in use while there is: " + strings.Join(by, "; ")
 }
 
 // where says where logins are read, "" for nowhere.
@@ -103,8 +103,8 @@ func (c *Config) Clashes(l port.Local, listeners bool) (what, do string) {
 		return "", ""
 	}
 	const file = "/etc/sysctl.d/60-doorward.conf"
-	what = fmt.Sprintf("%s: this machine gives the ports %d to %d to sockets that ask for none, such as those of "+
-		"outgoing connections: one of them may have the port when it is needed", tables.Listed(words), l.First, l.Last)
+	what = fmt.Sprintf("%s: this machine assigns ports %d to %d to sockets that do not ask for one, such as those of "+
+		"outgoing connections: one of them may hold the port when it is needed", tables.Listed(words), l.First, l.Last)
 	do = fmt.Sprintf("echo net.ipv4.ip_local_reserved_ports=%s >%s && sysctl -p %[2]s", l.Reserving(given), file)
 	return what, do
 }

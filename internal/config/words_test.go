@@ -20,19 +20,19 @@ func parse(t *testing.T, text string) *Config {
 // How presence is told, for each place of logins and each kind of port.
 func TestTold(t *testing.T) {
 	for _, tt := range []struct{ name, ports, presence, want string }{
-		{"SSH", `"22/tcp"`, "", "counts as somebody in: a login in the journal or the auth log, for 1h; a live TCP " +
+		{"SSH", `"22/tcp"`, "", "in use while there is: a login in the journal or the auth log, for 1h; a live TCP " +
 			"connection to 22/tcp (a socket of this machine, or a flow to where the port is forwarded)"},
-		{"WireGuard", `"51820/udp"`, `idle = "10m"`, "counts as somebody in: a flow over UDP to 51820/udp that was answered, " +
+		{"WireGuard", `"51820/udp"`, `idle = "10m"`, "in use while there is: a flow over UDP to 51820/udp that was answered, " +
 			"until minutes after its last packet"},
 		{"both kinds, the journal", `"443/tcp", "443/udp", "8000-8010/tcp"`, `logins = "journal"`,
-			"counts as somebody in: a login in the journal, for 1h; a live TCP connection to 443/tcp and " +
+			"in use while there is: a login in the journal, for 1h; a live TCP connection to 443/tcp and " +
 				"8000-8010/tcp (a socket of this machine, or a flow to where the port is forwarded); a flow over UDP to " +
 				"443/udp that was answered, until minutes after its last packet"},
 		{"the log alone", `"22/tcp"`, "connections = false\nlogins = [\"/var/log/secure\", \"/var/log/secure.1\"]\nidle = \"90m\"",
-			"counts as somebody in: a login in /var/log/secure and /var/log/secure.1, for 1h30m"},
-		{"never", `"22/tcp"`, `idle = "never"`, `who is in makes no difference: idle = "never", so that the door goes dark ` +
-			"by doorward close alone, or when there is no log data at all"},
-		{"never and nothing", `"443/tcp"`, "idle = \"never\"\nconnections = false", `who is in makes no difference: ` +
+			"in use while there is: a login in /var/log/secure and /var/log/secure.1, for 1h30m"},
+		{"never", `"22/tcp"`, `idle = "never"`, `presence does not count: idle = "never", so that the door goes dark ` +
+			"by doorward close alone, or having no log data at all"},
+		{"never and nothing", `"443/tcp"`, "idle = \"never\"\nconnections = false", `presence does not count: ` +
 			`idle = "never", so that the door goes dark by doorward close alone`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -57,8 +57,8 @@ knock = [{kind = "touch", listen = [20001, 20002], touch = [20002]}]
 func TestClashes(t *testing.T) {
 	c := parse(t, clashing)
 	const file = ` >/etc/sysctl.d/60-doorward.conf && sysctl -p /etc/sysctl.d/60-doorward.conf`
-	const why = ": this machine gives the ports 32768 to 60999 to sockets that ask for none, such as those of outgoing " +
-		"connections: one of them may have the port when it is needed"
+	const why = ": this machine assigns ports 32768 to 60999 to sockets that do not ask for one, such as those of outgoing " +
+		"connections: one of them may hold the port when it is needed"
 	for _, tt := range []struct {
 		name, reserved string
 		listeners      bool
@@ -111,10 +111,10 @@ knock = [{kind = "touch", listen = [51, 52], touch = [51]}]
 		lines = append(lines, m.Error()+" > "+m.Hint)
 	}
 	want := []string{
-		`t.toml:1: door.a.presence.idle: "1h": the default does not do: flows over UDP cannot be seen here: no ctnetlink; ` +
-			`the door would go dark under whoever is in: allowed are "never" > name a place for logins, or write idle = "never"`,
+		`t.toml:1: door.a.presence.idle: "1h": the default does not work here: flows over UDP cannot be seen here: no ctnetlink; ` +
+			`the door would go dark under whoever is in: allowed are "never" > name a source of logins, or set idle = "never"`,
 		`t.toml:6: door.b.presence.idle: "2h": flows over UDP cannot be seen here: no ctnetlink; the door would go dark, and ` +
-			`its service be stopped, under whoever is in: allowed are "never" > name a place for logins, or write idle = "never"`,
+			`its service be stopped, under whoever is in: allowed are "never" > name a source of logins, or set idle = "never"`,
 	}
 	if diff := cmp.Diff(want, lines); diff != "" {
 		t.Errorf("mistakes (-want +got):\n%s", diff)

@@ -15,7 +15,7 @@ import (
 // How many connections are served at a time; more wait in the kernel's queue.
 // Each costs a descriptor, which the ears need too.
 func maxOperators() int { return descriptors.Share(256, descriptors.Operators) }
-func maxMeters() int    { return descriptors.Share(64, descriptors.Meters) }
+func maxScrapes() int   { return descriptors.Share(64, descriptors.Meters) }
 
 // maxStreams are of the operators', so that orders are heard beside them: those who
 // watch, follow, or wait for a door to open.
@@ -23,19 +23,19 @@ func maxStreams() int { return min(64, maxOperators()/2) }
 
 // ServeMetrics answers on l from m (see Metrics) until ctx ends, and then returns
 // nil. It closes l. Any other end is an error.
-func ServeMetrics(ctx context.Context, l net.Listener, m Meter, log *slog.Logger) error {
+func ServeMetrics(ctx context.Context, l net.Listener, m MetricSource, log *slog.Logger) error {
 	s := &http.Server{
 		Handler:           Metrics(m),
-		ReadHeaderTimeout: readTime / 2,
-		ReadTimeout:       readTime,
-		WriteTimeout:      writeTime,
-		IdleTimeout:       readTime,
+		ReadHeaderTimeout: readTimeout / 2,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       readTimeout,
 		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug), // anybody may cause them
 	}
 	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()
-	err := s.Serve(bound(s, l, maxMeters()))
+	err := s.Serve(limitListener(s, l, maxScrapes()))
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -43,11 +43,11 @@ func ServeMetrics(ctx context.Context, l net.Listener, m Meter, log *slog.Logger
 	return fmt.Errorf("serve metrics: %w", err)
 }
 
-// bound returns l as a listener for s that accepts while fewer than most of its
+// limitListener returns l as a listener for s that accepts while fewer than most of its
 // connections are open. The connections are l's own: who is at the other end of
 // a unix socket is asked of them.
-func bound(s *http.Server, l net.Listener, most int) net.Listener {
-	b := &bounds{Listener: l, slots: make(chan struct{}, most), closed: make(chan struct{})}
+func limitListener(s *http.Server, l net.Listener, most int) net.Listener {
+	b := &limitedListener{Listener: l, slots: make(chan struct{}, most), closed: make(chan struct{})}
 	s.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateClosed || state == http.StateHijacked {
 			<-b.slots
@@ -56,14 +56,14 @@ func bound(s *http.Server, l net.Listener, most int) net.Listener {
 	return b
 }
 
-type bounds struct {
+type limitedListener struct {
 	net.Listener
 	slots  chan struct{} // holds one for each connection
 	closed chan struct{}
 	once   sync.Once
 }
 
-func (b *bounds) Accept() (net.Conn, error) {
+func (b *limitedListener) Accept() (net.Conn, error) {
 	select {
 	case b.slots <- struct{}{}:
 	case <-b.closed:
@@ -76,7 +76,7 @@ func (b *bounds) Accept() (net.Conn, error) {
 	return c, err
 }
 
-func (b *bounds) Close() error {
+func (b *limitedListener) Close() error {
 	b.once.Do(func() { close(b.closed) })
 	return b.Listener.Close()
 }
@@ -93,7 +93,7 @@ func (s streams) begin(w http.ResponseWriter) bool {
 		w.Header().Set("Retry-After", "1")
 		writeError(w, http.StatusServiceUnavailable, &Error{
 			Code:    CodeBusy,
-			Message: fmt.Sprintf("%d clients watch, follow, wait or read much already, which is as many as may", cap(s)),
+			Message: fmt.Sprintf("%d clients are watching, following, waiting or reading long lists already, which is the limit", cap(s)),
 			Hint:    "doorward status, without --watch; doorward open, with --no-wait",
 		})
 		return false

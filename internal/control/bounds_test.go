@@ -15,18 +15,18 @@ import (
 	"time"
 )
 
-// slowMeter answers when it is let.
-type slowMeter struct {
+// slowSource answers when it is let.
+type slowSource struct {
 	let   chan struct{}
 	asked atomic.Int32
 
 	datagrams map[string]uint64
 }
 
-func (m *slowMeter) Vitals() Vitals {
+func (m *slowSource) ReadMetrics() GatewayMetrics {
 	m.asked.Add(1)
 	<-m.let
-	return Vitals{FenceUp: true, Datagrams: m.datagrams}
+	return GatewayMetrics{FenceUp: true, Datagrams: m.datagrams}
 }
 
 func ask(h http.Handler, method, host, target string) *httptest.ResponseRecorder {
@@ -40,7 +40,7 @@ func ask(h http.Handler, method, host, target string) *httptest.ResponseRecorder
 // second, and are then told to come again. Health has a line of its own.
 func TestMetricsInLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := &slowMeter{let: make(chan struct{})}
+		m := &slowSource{let: make(chan struct{})}
 		h := Metrics(m)
 		codes := make(chan *httptest.ResponseRecorder, 300)
 		for range cap(codes) {
@@ -81,7 +81,7 @@ func TestMetricsInLine(t *testing.T) {
 
 // A page whose name points here is not answered, nor is an order.
 func TestWhoMayAskForMetrics(t *testing.T) {
-	m := &slowMeter{let: make(chan struct{})}
+	m := &slowSource{let: make(chan struct{})}
 	close(m.let)
 	h := Metrics(m)
 	for _, tt := range []struct {
@@ -118,12 +118,12 @@ func TestMetricsConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPipes()
 		ctx, cancel := context.WithCancel(t.Context())
-		m := &slowMeter{let: make(chan struct{})}
+		m := &slowSource{let: make(chan struct{})}
 		close(m.let)
 		ended := make(chan error)
 		go func() { ended <- ServeMetrics(ctx, p, m, quiet) }()
 		var silent []net.Conn
-		for range maxMeters() {
+		for range maxScrapes() {
 			silent = append(silent, p.dial(t, ""))
 		}
 		late, theirs := net.Pipe()
@@ -131,11 +131,11 @@ func TestMetricsConnections(t *testing.T) {
 		go io.WriteString(late, "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
 		synctest.Wait()
 		if n := m.asked.Load(); n != 0 {
-			t.Errorf("%d were answered beyond %d connections", n, maxMeters())
+			t.Errorf("%d were answered beyond %d connections", n, maxScrapes())
 		}
 		begun := time.Now()
 		got, err := io.ReadAll(late)
-		if took := time.Since(begun); err != nil || took > readTime || !strings.HasSuffix(string(got), "\r\n\r\nok\n") {
+		if took := time.Since(begun); err != nil || took > readTimeout || !strings.HasSuffix(string(got), "\r\n\r\nok\n") {
 			t.Errorf("after %v: got %q, %v, want ok when the silent ones are cut", took, got, err)
 		}
 		for _, c := range silent {
@@ -194,7 +194,7 @@ func TestMetricsOfDatagrams(t *testing.T) {
 		counts map[string]uint64
 		want   bool
 	}{{map[string]uint64{"crowded": 7}, true}, {nil, false}} {
-		got := ask(Metrics(&slowMeter{let: let, datagrams: tt.counts}), "GET", "127.0.0.1:9472", "/metrics").Body.String()
+		got := ask(Metrics(&slowSource{let: let, datagrams: tt.counts}), "GET", "127.0.0.1:9472", "/metrics").Body.String()
 		if strings.Contains(got, line) != tt.want || strings.Contains(got, "datagrams_dropped") != tt.want {
 			t.Errorf("with %v the metrics have %q: %t, want %t", tt.counts, line, !tt.want, tt.want)
 		}

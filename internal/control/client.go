@@ -18,9 +18,9 @@ import (
 // How long a client waits for an answer that should come at once, and for an
 // order, behind which a service may have to start.
 const (
-	askTime   = 10 * time.Second
-	orderTime = 5 * time.Minute
-	onTheWay  = time.Second // for the answer of a daemon that has waited itself
+	statusTimeout = 10 * time.Second
+	orderTimeout  = 5 * time.Minute
+	onTheWay      = time.Second // for the answer of a daemon that has waited itself
 )
 
 // How long an answer may be, in bytes: what is at the other end may be anybody's
@@ -62,7 +62,7 @@ func NewClient(path string) *Client {
 
 // Status asks for the latest snapshot.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, askTime))
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, statusTimeout))
 	defer cancel()
 	var s Status
 	err := c.call(ctx, http.MethodGet, "/v1/status", nil, maxStatus, &s)
@@ -107,9 +107,9 @@ func (c *Client) order(ctx context.Context, path string, r Request) (Reply, erro
 	if err != nil {
 		return Reply{}, err
 	}
-	limit := cmp.Or(c.Timeout, orderTime)
+	limit := cmp.Or(c.Timeout, orderTimeout)
 	if open, ok := o.(Open); ok && open.Wait > 0 {
-		limit = open.Wait + askTime
+		limit = open.Wait + statusTimeout
 		if c.Timeout > 0 {
 			limit = open.Wait + onTheWay
 		}
@@ -119,7 +119,7 @@ func (c *Client) order(ctx context.Context, path string, r Request) (Reply, erro
 	var reply Reply
 	err = c.call(ctx, http.MethodPost, path, r, maxAnswer, &reply)
 	if late, ok := errors.AsType[*Error](err); ok && late.Code == CodeTimeout && late.Cause != nil {
-		late.Message += "; what it was told to do it may do yet"
+		late.Message += "; it may still do what it was told to"
 		late.Hint = "doorward status"
 	}
 	if err == nil && reply.Message == "" {
@@ -149,7 +149,7 @@ type bounded struct {
 
 func (b *bounded) Read(p []byte) (int, error) {
 	if b.left <= 0 {
-		return 0, errors.New("it is longer than doorwardd's ever are")
+		return 0, errors.New("it is longer than any of doorwardd's")
 	}
 	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)
@@ -166,7 +166,7 @@ func follow[T any](ctx context.Context, c *Client, path string, endless bool, li
 func followFrom[T any](ctx context.Context, c *Client, path string, endless bool, limit int64, begun func(http.Header) error, f func(T) error) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	late := time.AfterFunc(cmp.Or(c.Timeout, orderTime), func() { end(context.DeadlineExceeded) })
+	late := time.AfterFunc(cmp.Or(c.Timeout, orderTimeout), func() { end(context.DeadlineExceeded) })
 	resp, err := c.send(ctx, http.MethodGet, path, nil)
 	late.Stop()
 	if err != nil {
@@ -210,7 +210,7 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	if err != nil {
 		return nil, fmt.Errorf("control: internal error: %w", err)
 	}
-	if said := remark(c.SudoUser); said != "" {
+	if said := noteSudo(c.SudoUser); said != "" {
 		req.Header.Set(sudoHeader, said)
 	}
 	resp, err := c.http.Do(req)
@@ -249,8 +249,8 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	case dialing && errors.Is(err, fs.ErrPermission):
 		return &Error{
 			Code:    CodePermission,
-			Message: fmt.Sprintf("no leave to talk to the daemon at %s: %v", c.path, op.Err),
-			Hint:    "run with sudo, or join the group doorward",
+			Message: fmt.Sprintf("not allowed to talk to the daemon at %s: %v", c.path, op.Err),
+			Hint:    "run as root, or join the group doorward",
 			Cause:   err,
 		}
 	case dialing:
@@ -270,7 +270,7 @@ func (c *Client) over(ctx context.Context) error {
 	}
 	return &Error{
 		Code:    CodeTimeout,
-		Message: fmt.Sprintf("the daemon at %s does not answer in time", c.path),
+		Message: fmt.Sprintf("the daemon at %s did not answer in time", c.path),
 		Hint:    "systemctl status doorward",
 		Cause:   context.DeadlineExceeded,
 	}
@@ -282,7 +282,7 @@ func (c *Client) broken(ctx context.Context, err error) error {
 		return c.over(ctx)
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return &Error{Code: CodeDown, Message: fmt.Sprintf("the daemon at %s has ended the connection", c.path), Hint: "systemctl status doorward"}
+		return &Error{Code: CodeDown, Message: fmt.Sprintf("the daemon at %s closed the connection", c.path), Hint: "systemctl status doorward"}
 	}
-	return &Error{Code: CodeInternal, Message: fmt.Sprintf("the daemon at %s gives no whole answer: %v", c.path, err), Hint: "systemctl status doorward"}
+	return &Error{Code: CodeInternal, Message: fmt.Sprintf("the daemon at %s sent an incomplete answer: %v", c.path, err), Hint: "systemctl status doorward"}
 }

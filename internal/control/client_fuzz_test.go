@@ -142,7 +142,7 @@ func TestEndlessAnswersEnd(t *testing.T) {
 	} {
 		e := &endless{head: `{"message":"`}
 		err := ask(fake(200, e))
-		want := "the daemon at /run/control.sock gives no whole answer: it is longer than doorwardd's ever are"
+		want := "the daemon at /run/control.sock sent an incomplete answer: it is longer than any of doorwardd's"
 		if err == nil || err.Error() != want || e.n > 2*maxAnswer {
 			t.Errorf("%s: after %d bytes: %v, want after at most %d: %s", name, e.n, err, 2*maxAnswer, want)
 		}

@@ -227,7 +227,7 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/v1/status", "", 405, `method "POST" on /v1/status: allowed is GET`},
 		{"GET", "/v1/open", "", 405, `method "GET" on /v1/open: allowed is POST`},
 		{"GET", "/v1/status?wacht=1", "", 400, `query parameter "wacht" is not known: allowed are watch`},
-		{"GET", "/v1/status?watch=1&watch=0", "", 400, `query parameter "watch" stands 2 times: allowed is once`},
+		{"GET", "/v1/status?watch=1&watch=0", "", 400, `query parameter "watch" is given 2 times: allowed is once`},
 		{"GET", "/v1/status?watch=yes", "", 400, `watch "yes": allowed are 0 and 1`},
 		{"GET", "/v1/log?limit=-1", "", 400, `limit "-1": allowed are 1 to 10000, and 0 for 100`},
 		{"GET", "/v1/log?limit=10001", "", 400, `limit "10001": allowed are 1 to 10000, and 0 for 100`},
@@ -238,14 +238,14 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/v1/open", ``, 400, `the body is not one JSON object as expected: EOF`},
 		{"POST", "/v1/open", `[]`, 400, `the body is not one JSON object as expected: json: cannot unmarshal array into Go value of type control.OpenRequest`},
 		{"POST", "/v1/open", `{"dor":"ssh"}`, 400, `the body is not one JSON object as expected: json: unknown field "dor"`},
-		{"POST", "/v1/arm", `{}{}`, 400, `the body is not one JSON object as expected: something follows the object`},
+		{"POST", "/v1/arm", `{}{}`, 400, `the body is not one JSON object as expected: there is more after the object`},
 		{"POST", "/v1/open", `{"source":"any"}`, 400, `door is missing: its name is needed`},
 		{"POST", "/v1/open", `{"door":"../x","source":"any"}`, 400, `door "../x": ` + aDoor},
 		{"POST", "/v1/open", `{"door":"ssh"}`, 400, `source is missing: an address, a prefix or "any" is needed`},
 		{"POST", "/v1/open", `{"door":"ssh","source":"host"}`, 400, `source "host": ` + aSource},
 		{"POST", "/v1/open", `{"door":"ssh","source":"0.0.0.0"}`, 400, `source "0.0.0.0": ` + aSource},
 		{"POST", "/v1/open", `{"door":"ssh","source":"ff02::1"}`, 400, `source "ff02::1": ` + aSource},
-		{"POST", "/v1/open", `{"door":"ssh","source":"fe80::1%eth0"}`, 400, `source "fe80::1%eth0": the fence knows no zones: leave out "%eth0"`},
+		{"POST", "/v1/open", `{"door":"ssh","source":"fe80::1%eth0"}`, 400, `source "fe80::1%eth0": zones are not supported: leave out "%eth0"`},
 		{"POST", "/v1/open", `{"door":"ssh","source":"::/0"}`, 400, `source "::/0" is everybody: write "any" if that is meant`},
 		{"POST", "/v1/open", `{"door":"ssh","source":"::ffff:192.0.2.0/120"}`, 400, `source "::ffff:192.0.2.0/120": write the IPv4 prefix itself`},
 		{"POST", "/v1/open", `{"door":"ssh","source":"any","for":"10"}`, 400, `for "10": ` + aTime},
@@ -253,17 +253,17 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/v1/open", `{"door":"ssh","source":"any","for":"721h"}`, 400, `for "721h": ` + aTime},
 		{"POST", "/v1/open", `{"door":"ssh","source":"any","wait":"4h"}`, 400, `wait "4h": ` + aWait},
 		{"POST", "/v1/open", `{"door":"ssh","source":"192.0.2.7/24"}`, 400,
-			`source "192.0.2.7/24": bits are set after the first 24: write "192.0.2.7" if the one address is meant, "192.0.2.0/24" if all of the prefix`},
+			`source "192.0.2.7/24": host bits are set after the first 24: write "192.0.2.7" for the one address, or "192.0.2.0/24" for the whole prefix`},
 		{"POST", "/v1/close", `{"door":"ssh","source":"2001:db8::1/64"}`, 400,
-			`source "2001:db8::1/64": bits are set after the first 64: write "2001:db8::1" if the one address is meant, "2001:db8::/64" if all of the prefix`},
+			`source "2001:db8::1/64": host bits are set after the first 64: write "2001:db8::1" for the one address, or "2001:db8::/64" for the whole prefix`},
 		{"POST", "/v1/close", `{}`, 400, `door is missing: its name is needed`},
-		{"POST", "/v1/close", `{"door":""}`, 400, `door is "": say what is meant, or leave the key out`},
-		{"POST", "/v1/close", `{"door":"ssh","source":""}`, 400, `source is "": say what is meant, or leave the key out`},
-		{"POST", "/v1/close", `{"door":"ssh","source":null}`, 400, `source is null: say what is meant, or leave the key out`},
-		{"POST", "/v1/close", `{"door":"ssh","source":"192.0.2.7","SOURCE":""}`, 400, `SOURCE is "": say what is meant, or leave the key out`},
-		{"POST", "/v1/arm", `{"door":"","source":"192.0.2.7"}`, 400, `door is "": say what is meant, or leave the key out`},
+		{"POST", "/v1/close", `{"door":""}`, 400, `door is "": give a value, or leave the key out`},
+		{"POST", "/v1/close", `{"door":"ssh","source":""}`, 400, `source is "": give a value, or leave the key out`},
+		{"POST", "/v1/close", `{"door":"ssh","source":null}`, 400, `source is null: give a value, or leave the key out`},
+		{"POST", "/v1/close", `{"door":"ssh","source":"192.0.2.7","SOURCE":""}`, 400, `SOURCE is "": give a value, or leave the key out`},
+		{"POST", "/v1/arm", `{"door":"","source":"192.0.2.7"}`, 400, `door is "": give a value, or leave the key out`},
 		{"POST", "/v1/arm", `null`, 400, `the body is not one JSON object as expected`},
-		{"POST", "/v1/apply", `{"action":"apply","confirm":""}`, 400, `confirm is "": say what is meant, or leave the key out`},
+		{"POST", "/v1/apply", `{"action":"apply","confirm":""}`, 400, `confirm is "": give a value, or leave the key out`},
 		{"POST", "/v1/arm", `{"source":"x"}`, 400, `source "x": ` + aSource},
 		{"POST", "/v1/apply", `{"action":"go"}`, 400, `action "go": allowed are "apply", "keep" and "undo"`},
 		{"POST", "/v1/apply", `{"action":"keep","confirm":"1s"}`, 400, `confirm "1s" goes with action "apply" only, not with "keep"`},
@@ -334,7 +334,7 @@ var errEnough = errors.New("enough")
 func ended(path string) error {
 	return &control.Error{
 		Code:    control.CodeDown,
-		Message: "the daemon at " + path + " has ended the connection",
+		Message: "the daemon at " + path + " closed the connection",
 		Hint:    "systemctl status doorward",
 	}
 }
@@ -461,20 +461,20 @@ func TestHealth(t *testing.T) {
 	}{
 		{nil, 200, "ok\n"},
 		{[]control.Problem{{Code: control.ProblemFailsafe, Door: "vpn", Message: "no log data in /var/log/secret"}}, 503,
-			"failsafe: door vpn: it is dark and deaf, since there is no log data\n"},
+			"failsafe: door vpn: it is dark and ignores knocks, since there is no log data\n"},
 		{[]control.Problem{
 			{Code: control.ProblemFence, Message: "the set of 192.0.2.7 is gone"},
 			{Code: control.ProblemService, Door: "ssh", Message: "exit status 255"},
-			{Code: control.ProblemEars, Door: "ssh", Message: "port 59000 is taken"},
+			{Code: control.ProblemListeners, Door: "ssh", Message: "port 59000 is taken"},
 			{Code: control.ProblemStore, Message: "no space left on device"},
 			{Code: control.ProblemEnding},
 			{Code: "of tomorrow", Door: "ssh", Message: "port 59000"},
 		}, 503, `fence_down: the doors are not guarded
-service_failed: door ssh: its service could not be started, so that right knocks come to nothing
+service_failed: door ssh: its service could not be started, so right knocks do not open it
 knocks_unheard: door ssh: no knock can be heard
-nothing_saved: nothing can be saved, so that a restart would forget what happens now
+nothing_saved: nothing can be saved: a restart would forget what happens now
 ending: the daemon ends
-of tomorrow: door ssh: doorward status says what
+of tomorrow: door ssh: doorward status says why
 `},
 	} {
 		b.Change(func(s *control.Status) { s.Problems = tt.problems })

@@ -49,7 +49,7 @@ func (s *Server) diff(w http.ResponseWriter, r *http.Request) {
 
 // Diff asks what an apply of the daemon's configuration file would change.
 func (c *Client) Diff(ctx context.Context) (Diff, error) {
-	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, askTime))
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, statusTimeout))
 	defer cancel()
 	var d Diff
 	err := c.call(ctx, http.MethodGet, "/v1/diff", nil, maxDiff, &d)

@@ -64,21 +64,21 @@ const (
 
 // The codes of Obstacles.
 const (
-	ObstacleFence     = "fence_down"      // the doors are not guarded as they should be
-	ObstacleFailsafe  = "failsafe"        // there is no log data: the door is dark and deaf
-	ObstacleDeaf      = "deaf"            // log data was not looked for since the start: the door hears nobody yet
-	ObstacleService   = "service_down"    // what is behind the door does not run
-	ObstacleFailed    = "service_failed"  // and did not start, or has died
-	ObstacleOpening   = "opening"         // a grant waits for the service to run
-	ObstacleNoGrant   = "no_grant"        // nothing lets the source in
-	ObstaclePenalty   = "penalty"         // its knocks are ignored
-	ObstacleOwn       = "own_machine"     // what comes from this machine itself is no knock
-	ObstacleEars      = "knocks_unheard"  // some of the knocks cannot be heard
-	ObstacleLeave     = "no_leave"        // the daemon may not start the service
-	ObstacleListening = "nothing_listens" // no socket of this machine takes connections at a port of the door
-	ObstacleKernel    = "kernel_differs"  // kernel and daemon do not agree about who may come in
-	ObstacleUnasked   = "kernel_unasked"  // the kernel could not be asked
-	ObstacleFirewall  = "firewall"        // rules of another firewall drop it, or may
+	ObstacleFence      = "fence_down"      // the doors are not guarded as they should be
+	ObstacleFailsafe   = "failsafe"        // there is no log data: the door is dark and deaf
+	ObstacleDeaf       = "deaf"            // log data was not looked for since the start: the door hears nobody yet
+	ObstacleService    = "service_down"    // what is behind the door does not run
+	ObstacleFailed     = "service_failed"  // and did not start, or has died
+	ObstacleOpening    = "opening"         // a grant waits for the service to run
+	ObstacleNoGrant    = "no_grant"        // nothing lets the source in
+	ObstaclePenalty    = "penalty"         // its knocks are ignored
+	ObstacleOwn        = "own_machine"     // what comes from this machine itself is no knock
+	ObstacleListeners  = "knocks_unheard"  // some of the knocks cannot be heard
+	ObstaclePermission = "no_leave"        // the daemon may not start the service
+	ObstacleListening  = "nothing_listens" // no socket of this machine takes connections at a port of the door
+	ObstacleKernel     = "kernel_differs"  // kernel and daemon do not agree about who may come in
+	ObstacleUnchecked  = "kernel_unasked"  // the kernel could not be asked
+	ObstacleFirewall   = "firewall"        // rules of another firewall drop it, or may
 )
 
 // explain answers GET /v1/explain.
@@ -111,9 +111,9 @@ func checkAddress(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	switch a = a.Unmap(); {
 	case err != nil || a.IsUnspecified() || a.IsMulticast():
-		return netip.Addr{}, badSource("source %q: a connection comes from one address: allowed is one, such as 192.0.2.7 or 2001:db8::7", s)
+		return netip.Addr{}, badSource("source %q: allowed is one address, such as 192.0.2.7 or 2001:db8::7", s)
 	case a.Zone() != "":
-		return netip.Addr{}, badSource("source %q: the fence knows no zones: leave out %q", s, "%"+a.Zone())
+		return netip.Addr{}, badSource("source %q: zones are not supported: leave out %q", s, "%"+a.Zone())
 	}
 	return a, nil
 }
@@ -126,7 +126,7 @@ func badSource(format string, args ...any) error {
 // Explain asks what a new connection from a source would meet at a door, or (door "")
 // at each.
 func (c *Client) Explain(ctx context.Context, source, door string) (Explanation, error) {
-	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, orderTime)) // a long trail is read for it
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, orderTimeout)) // a long trail is read for it
 	defer cancel()
 	q := url.Values{"source": {source}}
 	if door != "" {
@@ -135,7 +135,7 @@ func (c *Client) Explain(ctx context.Context, source, door string) (Explanation,
 	var e Explanation
 	err := c.call(ctx, http.MethodGet, "/v1/explain?"+q.Encode(), nil, maxStatus, &e)
 	if err == nil && (e.Time.IsZero() || e.Source == "") {
-		return Explanation{}, c.stranger("its explanation is of nobody")
+		return Explanation{}, c.stranger("its explanation names no source")
 	}
 	return e, err
 }

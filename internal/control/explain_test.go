@@ -41,14 +41,14 @@ func TestExplain(t *testing.T) {
 			t.Errorf("%s: %v, (-want +got):\n%s", source, err, d)
 		}
 	}
-	const noAddress = ": a connection comes from one address: allowed is one, such as 192.0.2.7 or 2001:db8::7"
+	const noAddress = ": allowed is one address, such as 192.0.2.7 or 2001:db8::7"
 	for _, tt := range []struct{ source, door, code, message string }{
 		{"", "", control.CodeUsage, "source is missing: the address that a connection comes from"},
 		{"any", "", control.CodeUsage, `source "any"` + noAddress},
 		{"192.0.2.0/24", "", control.CodeUsage, `source "192.0.2.0/24"` + noAddress},
 		{"0.0.0.0", "", control.CodeUsage, `source "0.0.0.0"` + noAddress},
 		{"::ffff:224.0.0.1", "", control.CodeUsage, `source "::ffff:224.0.0.1"` + noAddress},
-		{"fe80::1%eth0", "", control.CodeUsage, `source "fe80::1%eth0": the fence knows no zones: leave out "%eth0"`},
+		{"fe80::1%eth0", "", control.CodeUsage, `source "fe80::1%eth0": zones are not supported: leave out "%eth0"`},
 		{"192.0.2.7", "nix", control.CodeNoDoor, `there is no door "nix"`},
 	} {
 		_, err := c.Explain(t.Context(), tt.source, tt.door)
@@ -57,7 +57,7 @@ func TestExplain(t *testing.T) {
 		}
 	}
 	for door, message := range map[string]string{"bad": "the kernel does not answer",
-		"nobody": "what answers at " + path + " is not doorwardd: its explanation is of nobody"} {
+		"nobody": "what answers at " + path + " is not doorwardd: its explanation names no source"} {
 		if _, err := c.Explain(t.Context(), "192.0.2.7", door); err == nil || err.Error() != message {
 			t.Errorf("door %s: got %v, want %s", door, err, message)
 		}

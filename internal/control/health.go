@@ -13,19 +13,19 @@ func ListProblems() []Word { return slices.Clone(problems) }
 
 var problems = []Word{
 	{ProblemFence, "the doors are not guarded"},
-	{ProblemStore, "nothing can be saved, so that a restart would forget what happens now"},
-	{ProblemService, "its service could not be started, so that right knocks come to nothing"},
-	{ProblemFailsafe, "it is dark and deaf, since there is no log data"},
-	{ProblemEars, "no knock can be heard"},
-	{ProblemEnding, "the daemon ends"},
+	{ProblemStore, "nothing can be saved: a restart would forget what happens now"},
+	{ProblemService, "its service could not be started, so right knocks do not open it"},
+	{ProblemFailsafe, "it is dark and ignores knocks, since there is no log data"},
+	{ProblemListeners, "no knock can be heard"},
+	{ProblemEnding, "the daemon is shutting down"},
 }
 
 // health answers whether there is a Problem.
-func health(m Meter) http.Handler {
+func health(m MetricSource) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Header().Set("Cache-Control", "no-store")
-		sick := ailments(m.Vitals())
+		sick := healthProblems(m.ReadMetrics())
 		if len(sick) == 0 {
 			fmt.Fprintln(w, "ok")
 			return
@@ -35,8 +35,8 @@ func health(m Meter) http.Handler {
 	})
 }
 
-// ailments are the problems, a line each: "failsafe: door vpn: it is dark ...".
-func ailments(v Vitals) (lines []string) {
+// healthProblems are the problems, a line each: "failsafe: door vpn: it is dark ...".
+func healthProblems(v GatewayMetrics) (lines []string) {
 	for _, p := range v.Problems {
 		where := ": "
 		if p.Door != "" {
@@ -54,22 +54,22 @@ func meaning(code string) string {
 			return p.Means
 		}
 	}
-	return "doorward status says what"
+	return "doorward status says why"
 }
 
 // MetricsManual says what the metrics are, and HealthManual what /healthz answers.
 const (
-	MetricsManual = `With gateway.metrics in its configuration, the daemon serves Prometheus' metrics at
-/metrics, and its health at /healthz. Whoever reaches that address can read them, so
-that they tell no sources, credentials or ports, and no label has a value that a
-stranger can choose. Counters count from the daemon's start. Beside those below there
-are the Go runtime's (go_*) and the process's (process_*).
+	MetricsManual = `With gateway.metrics in its configuration, the daemon serves metrics for Prometheus at
+/metrics, and its health at /healthz. Anyone who can reach that address can read them,
+so they contain no sources, credentials or ports, and no stranger can choose the value
+of a label. Counters start at 0 when the daemon starts. The metrics of the Go runtime
+(go_*) and of the process (process_*) are served as well.
 
-The sources of doorward have alert rules and a Grafana dashboard, in contrib.
+Alert rules and a Grafana dashboard are in contrib, in the source tree of doorward.
 `
-	HealthManual = `/healthz answers 200 and "ok" while all is well, and 503 as long as there is a problem,
-with a line for each: its code, its door if it is one door's, and what it means. More
-is told to operators alone: doorward status has the problems with why they are so, and
-doorward status --exit-code exits with 1 for the same.
+	HealthManual = `/healthz answers 200 and "ok" while all is well, and 503 while there are problems, with
+a line for each: its code, its door if it concerns one, and what it means. Details are
+for operators alone: doorward status shows each problem with its reason, and doorward
+status --exit-code exits with status 1 while there are any.
 `
 )

@@ -34,9 +34,9 @@ func unanswered() *Client {
 // A daemon that does not answer is waited for as long as its answer should take, or
 // as long as was said.
 func TestLateAnswers(t *testing.T) {
-	const late = "the daemon at /run/control.sock does not answer in time"
+	const late = "the daemon at /run/control.sock did not answer in time"
 	asked := &Error{Code: CodeTimeout, Message: late, Hint: "systemctl status doorward", Cause: context.DeadlineExceeded}
-	ordered := &Error{Code: CodeTimeout, Message: late + "; what it was told to do it may do yet", Hint: "doorward status",
+	ordered := &Error{Code: CodeTimeout, Message: late + "; it may still do what it was told to", Hint: "doorward status",
 		Cause: context.DeadlineExceeded}
 	order := func(c *Client) error {
 		_, err := c.Close(context.Background(), CloseRequest{Door: "ssh"})

@@ -60,7 +60,7 @@ func removeStale(path string) error {
 	case err != nil:
 		return fmt.Errorf("control socket: %w", err)
 	case fi.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("control socket %q: a file that is not a socket stands there: move it away", path)
+		return fmt.Errorf("control socket %q: a file that is not a socket is in the way: move it away", path)
 	}
 	c, err := net.Dial("unix", path)
 	if err == nil {
@@ -72,7 +72,7 @@ func removeStale(path string) error {
 		return fmt.Errorf("control socket %q: another doorwardd may answer there: %w", path, err)
 	}
 	if err := os.Remove(path); err != nil {
-		return fmt.Errorf("control socket %q: remove the one that a dead daemon left: %w", path, err)
+		return fmt.Errorf("control socket %q: remove the stale socket: %w", path, err)
 	}
 	return nil
 }

@@ -77,7 +77,7 @@ func (s *Server) followLog(st *stream, q LogQuery, page LogPage, newer <-chan st
 		newer = s.backend.Newer()
 		var err error
 		if page, err = s.backend.Log(q); err != nil {
-			s.log.Warn("a client's follow of the audit trail ends", "err", err)
+			s.log.Warn("no longer sending the audit trail to a client", "err", err)
 			return
 		}
 		if page.Gone > told || st.sendAll(page.Records) != nil {

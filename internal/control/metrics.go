@@ -28,7 +28,7 @@ const (
 //
 // /healthz is 200 while there is no Problem. Otherwise it is 503, with a line for
 // each, which begins with its code.
-func Metrics(m Meter) http.Handler {
+func Metrics(m MetricSource) http.Handler {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(
 		collectors.NewGoCollector(),
@@ -81,12 +81,12 @@ func ownHost(h http.Handler) http.Handler {
 
 // collector turns vitals into metrics.
 type collector struct {
-	meter Meter
-	descs []*prometheus.Desc // of metrics, in their order
+	source MetricSource
+	descs  []*prometheus.Desc // of metrics, in their order
 }
 
-func newCollector(m Meter) *collector {
-	c := &collector{meter: m}
+func newCollector(m MetricSource) *collector {
+	c := &collector{source: m}
 	for _, of := range metrics {
 		c.descs = append(c.descs, prometheus.NewDesc(of.Name, of.Help, of.Labels, nil))
 	}
@@ -102,7 +102,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect sends the values of one moment.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	v := c.meter.Vitals()
+	v := c.source.ReadMetrics()
 	for i, of := range metrics {
 		if of.spans != nil {
 			if spans := of.spans(&v); spans != nil {

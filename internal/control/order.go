@@ -72,7 +72,7 @@ func (o CloseRequest) Order() (any, error) {
 	if err := checkDoor(o.Door, false); err != nil {
 		return nil, usage(err)
 	}
-	source, err := perhapsSource(o.Source)
+	source, err := optionalSource(o.Source)
 	if err != nil {
 		return nil, usage(err)
 	}
@@ -84,7 +84,7 @@ func (o ArmRequest) Order() (any, error) {
 	if err := checkDoor(o.Door, true); err != nil {
 		return nil, usage(err)
 	}
-	source, err := perhapsSource(o.Source)
+	source, err := optionalSource(o.Source)
 	if err != nil {
 		return nil, usage(err)
 	}
@@ -136,8 +136,8 @@ func checkSource(s string, empty bool) (string, error) {
 	return door.SourceString(p), nil
 }
 
-// perhapsSource reads a source, the zero Prefix where none is said.
-func perhapsSource(s string) (netip.Prefix, error) {
+// optionalSource reads a source, the zero Prefix where none is said.
+func optionalSource(s string) (netip.Prefix, error) {
 	if s == "" {
 		return netip.Prefix{}, nil
 	}
@@ -156,7 +156,7 @@ func parseSource(s string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(s)
 	if a, notOne := netip.ParseAddr(s); notOne == nil {
 		if a.Zone() != "" {
-			return netip.Prefix{}, fmt.Errorf("source %q: the fence knows no zones: leave out %q", s, "%"+a.Zone())
+			return netip.Prefix{}, fmt.Errorf("source %q: zones are not supported: leave out %q", s, "%"+a.Zone())
 		}
 		p, err = door.Source(a), nil
 	}
@@ -168,7 +168,7 @@ func parseSource(s string) (netip.Prefix, error) {
 	case p.Bits() == 0:
 		return netip.Prefix{}, fmt.Errorf("source %q is everybody: write \"any\" if that is meant", s)
 	case p != p.Masked():
-		return netip.Prefix{}, fmt.Errorf("source %q: bits are set after the first %d: write %q if the one address is meant, %q if all of the prefix",
+		return netip.Prefix{}, fmt.Errorf("source %q: host bits are set after the first %d: write %q for the one address, or %q for the whole prefix",
 			s, p.Bits(), p.Addr(), p.Masked())
 	case !door.Somebody(p):
 		return netip.Prefix{}, bad

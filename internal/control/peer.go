@@ -40,10 +40,10 @@ type peer struct {
 func (s *Server) callerOf(r *http.Request) (Caller, error) {
 	p, err := peerOf(r.Context())
 	if err != nil {
-		return Caller{}, fmt.Errorf("who gives the order is not known: %w", err)
+		return Caller{}, fmt.Errorf("cannot tell who gives the order: %w", err)
 	}
 	by := p.Operator
-	by.SudoUser = remark(r.Header.Get(sudoHeader))
+	by.SudoUser = noteSudo(r.Header.Get(sudoHeader))
 	name := "operator " + s.names.of(by.UID)
 	if by.LoginUID != nil && *by.LoginUID != by.UID {
 		name += ", logged in as " + s.names.of(*by.LoginUID)
@@ -59,7 +59,7 @@ func peerOf(ctx context.Context) (peer, error) {
 	return p, p.err
 }
 
-// remark is a client's word as the audit trail may have it.
-func remark(said string) string {
+// noteSudo is a client's word as the audit trail may have it.
+func noteSudo(said string) string {
 	return legible.Text(strings.ToValidUTF8(said[:min(len(said), maxName)], ""))
 }

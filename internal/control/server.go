@@ -55,11 +55,11 @@ type Backend interface {
 
 // What a client may cost the daemon.
 const (
-	maxBody     = 64 << 10               // bytes of an order
-	readTime    = 10 * time.Second       // for a whole request to arrive
-	writeTime   = 10 * time.Second       // for the client to take one answer, or one line of a stream
-	stopTime    = 2 * time.Second        // for orders under way when the server stops
-	streamPause = 100 * time.Millisecond // between two lines of a stream of snapshots
+	maxBody      = 64 << 10               // bytes of an order
+	readTimeout  = 10 * time.Second       // for a whole request to arrive
+	writeTimeout = 10 * time.Second       // for the client to take one answer, or one line of a stream
+	stopTimeout  = 2 * time.Second        // for orders under way when the server stops
+	streamPause  = 100 * time.Millisecond // between two lines of a stream of snapshots
 )
 
 // Server answers operators' commands from a Backend.
@@ -82,12 +82,12 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 // once, orders under way get two seconds. It closes l. Any other end is an
 // error.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	// Orders under way outlive ctx by stopTime; streams look at ctx itself.
+	// Orders under way outlive ctx by stopTimeout; streams look at ctx itself.
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	srv := &http.Server{
 		Handler:        s.handler(ctx),
-		ReadTimeout:    readTime,
+		ReadTimeout:    readTimeout,
 		IdleTimeout:    time.Minute,
 		MaxHeaderBytes: 16 << 10,
 		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
@@ -100,14 +100,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
-		wait, cancel := context.WithTimeout(base, stopTime)
+		wait, cancel := context.WithTimeout(base, stopTimeout)
 		defer cancel()
 		if srv.Shutdown(wait) != nil {
 			cut()
 			srv.Close()
 		}
 	})
-	err := srv.Serve(bound(srv, l, maxOperators()))
+	err := srv.Serve(limitListener(srv, l, maxOperators()))
 	if !stop() { // the stop has begun: wait for its end
 		<-stopped
 	}
@@ -232,7 +232,7 @@ func decodeStrictly(text []byte, v any) error {
 		return err
 	}
 	if _, more := dec.Token(); more != io.EOF {
-		return errors.New("something follows the object")
+		return errors.New("there is more after the object")
 	}
 	return nil
 }
@@ -261,7 +261,7 @@ func nothingEmpty(text []byte) error {
 	}
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		if v := string(keys[key]); v == `""` || v == "null" {
-			return fmt.Errorf("%s is %s: say what is meant, or leave the key out", key, v)
+			return fmt.Errorf("%s is %s: give a value, or leave the key out", key, v)
 		}
 	}
 	return nil
@@ -275,7 +275,7 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 		code = http.StatusInternalServerError
 		b, _ = Versioned(&Error{Code: CodeInternal, Message: "the answer cannot be written as JSON"})
 	}
-	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTime))
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
 	w.Write(b)

@@ -66,8 +66,8 @@ func TestListen(t *testing.T) {
 		{at("new"), ""},
 		{at("stale"), ""},
 		{at("live"), "another doorwardd answers on " + at("live")},
-		{at("file"), fmt.Sprintf("control socket %q: a file that is not a socket stands there: move it away", at("file"))},
-		{at("link"), fmt.Sprintf("control socket %q: a file that is not a socket stands there: move it away", at("link"))},
+		{at("file"), fmt.Sprintf("control socket %q: a file that is not a socket is in the way: move it away", at("file"))},
+		{at("link"), fmt.Sprintf("control socket %q: a file that is not a socket is in the way: move it away", at("link"))},
 		{at("no/s"), fmt.Sprintf("control socket %q: the directory %q does not exist: make it, or set control in [gateway]", at("no/s"), at("no"))},
 		{long, fmt.Sprintf("control socket %q: the path has %d bytes: allowed are 107", long, len(long))},
 	} {
@@ -166,8 +166,8 @@ func TestOtherUsers(t *testing.T) {
 	if err := os.Chmod(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	want := "permission: no leave to talk to the daemon at " + path + ": connect: permission denied\n" +
-		"run with sudo, or join the group doorward\n"
+	want := "permission: not allowed to talk to the daemon at " + path + ": connect: permission denied\n" +
+		"run as root, or join the group doorward\n"
 	if got := runAs(t, 65534, path); got != want {
 		t.Errorf("without leave: got %q, want %q", got, want)
 	}

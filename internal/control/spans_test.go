@@ -11,7 +11,7 @@ import (
 // measured is a daemon that has measured its turns.
 type measured Spans
 
-func (m *measured) Vitals() Vitals { return Vitals{Turns: (*Spans)(m)} }
+func (m *measured) ReadMetrics() GatewayMetrics { return GatewayMetrics{Turns: (*Spans)(m)} }
 
 // Turns are counted by how long they were, a bound with those that are just as long.
 func TestMetricsOfTurns(t *testing.T) {

@@ -72,7 +72,7 @@ func newStream(ctx context.Context, w http.ResponseWriter, r *http.Request) *str
 		st.paced.Stop()
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	st.rc.SetWriteDeadline(time.Now().Add(writeTime))
+	st.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
 	w.WriteHeader(http.StatusOK)
 	st.rc.Flush() // a follower learns at once that it is connected
 	return st
@@ -84,7 +84,7 @@ func (st *stream) send(v any) error {
 	if err != nil {
 		return err
 	}
-	st.rc.SetWriteDeadline(time.Now().Add(writeTime))
+	st.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if _, err := st.w.Write(line); err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func parseQuery(raw string, allowed ...string) (url.Values, error) {
 			return nil, fmt.Errorf("query parameter %q is not known: allowed are %s", key, strings.Join(allowed, ", "))
 		}
 		if len(values) > 1 {
-			return nil, fmt.Errorf("query parameter %q stands %d times: allowed is once", key, len(values))
+			return nil, fmt.Errorf("query parameter %q is given %d times: allowed is once", key, len(values))
 		}
 	}
 	return v, nil

@@ -148,8 +148,8 @@ func TestSlowClients(t *testing.T) {
 		defer c.Close()
 		begin := time.Now()
 		got, _ := io.ReadAll(c)
-		if took := time.Since(begin); took > readTime+time.Second {
-			t.Errorf("a body that does not end: cut after %v, want %v", took, readTime)
+		if took := time.Since(begin); took > readTimeout+time.Second {
+			t.Errorf("a body that does not end: cut after %v, want %v", took, readTimeout)
 		}
 		if !strings.HasPrefix(string(got), "HTTP/1.1 400 ") {
 			t.Errorf("a body that does not end: got %q, want 400", got)
@@ -157,7 +157,7 @@ func TestSlowClients(t *testing.T) {
 
 		c = p.dial(t, "GET /v1/status?watch=1 HTTP/1.1\r\nHost: x\r\n\r\n")
 		defer c.Close()
-		time.Sleep(2 * writeTime) // of the bubble
+		time.Sleep(2 * writeTimeout) // of the bubble
 		synctest.Wait()
 		if _, err := io.ReadAll(c); err != nil {
 			t.Errorf("a stream that is not read: got %v, want it cut", err)
@@ -183,7 +183,7 @@ func TestNoPeerNoOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, _ := io.ReadAll(resp.Body)
-		want := `{"api":1,"code":"permission","error":"who gives the order is not known: a *net.pipe is not a unix socket","hint":""}` + "\n"
+		want := `{"api":1,"code":"permission","error":"cannot tell who gives the order: a *net.pipe is not a unix socket","hint":""}` + "\n"
 		if resp.StatusCode != http.StatusForbidden || string(got) != want {
 			t.Errorf("got %d %q, want 403 %q", resp.StatusCode, got, want)
 		}

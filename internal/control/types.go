@@ -42,12 +42,12 @@ type Problem struct {
 
 // The codes of Problems.
 const (
-	ProblemFence    = "fence_down"     // the doors are not guarded
-	ProblemStore    = "nothing_saved"  // a restart would forget what happens now
-	ProblemService  = "service_failed" // a service could not be started
-	ProblemFailsafe = "failsafe"       // a door is deaf: there is no log data
-	ProblemEars     = "knocks_unheard" // nobody could knock at a door
-	ProblemEnding   = "ending"         // the daemon ends
+	ProblemFence     = "fence_down"     // the doors are not guarded
+	ProblemStore     = "nothing_saved"  // a restart would forget what happens now
+	ProblemService   = "service_failed" // a service could not be started
+	ProblemFailsafe  = "failsafe"       // a door is deaf: there is no log data
+	ProblemListeners = "knocks_unheard" // nobody could knock at a door
+	ProblemEnding    = "ending"         // the daemon ends
 )
 
 // Pending is a configuration that goes back to the one before unless it is
@@ -84,13 +84,13 @@ func (s Settled) Words() string {
 	case s.End == EndUndone:
 		return s.By + " went back"
 	case s.End == EndExpired:
-		return "nobody kept it in time, and the configuration from before is in use again"
+		return "nobody confirmed it in time, and the previous configuration is in use again"
 	case s.End == EndRebooted:
-		return "the machine booted before it was kept, and the configuration from before is in use again"
+		return "the machine rebooted before it was confirmed, and the previous configuration is in use again"
 	case s.By == "":
-		return "the daemon was started when the file was another one, or could not be used"
+		return "the daemon was started with another file, or one that could not be used"
 	}
-	return s.By + " has put another one in its place"
+	return s.By + " replaced it"
 }
 
 // WentBack says whether what was in use before came back.

@@ -15,13 +15,13 @@ import (
 	"golang.org/x/sync/errgroup"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
-	"github.com/doorward/doorward/internal/cage"
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/gateway"
 	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/launcher"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/presence"
+	"github.com/doorward/doorward/internal/sandbox"
 )
 
 // confinement locks the daemon in for its first configuration, and says of a
@@ -32,124 +32,124 @@ type confinement struct {
 	state      string // directory
 	spare      string // directory for what the launcher remembers, when state takes nothing
 	log        *slog.Logger
-	walls      *cage.Walls             // nil before the first configuration
+	policy     *sandbox.Policy         // nil before the first configuration
 	launcher   *launcher.Launcher      // nil when the first configuration has no commands
 	launched   chan *launcher.Launcher // takes launcher, of which it holds one
-	fixed      chan *vigil             // takes the vigil over the programs' files, of which it holds one
+	fixed      chan *fileWatch         // takes the vigil over the programs' files, of which it holds one
 }
 
 // confine is gateway.Options.Confine.
 func (c *confinement) confine(conf *config.Config) error {
-	walls := wallsFor(c.configPath, conf)
-	if c.walls != nil {
-		return c.serves(walls, conf)
+	policy := policyFor(c.configPath, conf)
+	if c.policy != nil {
+		return c.serves(policy, conf)
 	}
-	for _, cut := range cutTo(&walls, c.filed()) {
-		c.log.Error(cut, "file", c.configPath, "hint", "put the file right, and restart the daemon")
+	for _, cut := range cutTo(&policy, c.filed()) {
+		c.log.Error(cut, "file", c.configPath, "hint", "fix the file, and restart the daemon")
 	}
 	if specs := commands(conf); len(specs) > 0 {
-		l, err := launcher.Start(firstThatTakesFiles(c.state, c.spare), specs, "-c", c.configPath)
+		l, err := launcher.Start(firstWritable(c.state, c.spare), specs, "-c", c.configPath)
 		if err != nil {
 			return err
 		}
 		c.launcher = l
 		c.launched <- l
 	}
-	kept, err := watchOver(files(walls.Programs))
+	kept, err := newFileWatch(files(policy.Programs))
 	if err != nil {
-		c.log.Warn("nothing tells when journalctl is replaced: restart the daemon after an upgrade", "err", err)
+		c.log.Warn("cannot watch for upgrades of journalctl: restart the daemon after one", "err", err)
 	}
-	missing, err := walls.Enter()
+	missing, err := policy.Enter()
 	if err != nil {
-		return fmt.Errorf("lock the daemon in: %w", err)
+		return fmt.Errorf("set up the daemon's sandbox: %w", err)
 	}
 	c.fixed <- kept
 	for _, m := range missing {
 		c.log.Warn(m)
 	}
-	c.log.Info("the daemon is locked in", "capabilities", cap.GetProc().String())
-	c.walls = &walls
+	c.log.Info("the daemon is sandboxed", "capabilities", cap.GetProc().String())
+	c.policy = &policy
 	return nil
 }
 
 // filed are the walls for the configuration in the file, or for none if it cannot
 // be used.
-func (c *confinement) filed() cage.Walls {
+func (c *confinement) filed() sandbox.Policy {
 	conf, _, err := config.Load(c.configPath)
 	if err != nil {
 		conf = &config.Config{}
 	}
-	return wallsFor(c.configPath, conf)
+	return policyFor(c.configPath, conf)
 }
 
 // cutTo keeps walls from being wider than those of the file, and says where they
 // were. A gateway that starts with the configuration before has it out of its
 // store, which somebody who had taken the daemon over could have written; the
 // file they could not.
-func cutTo(walls *cage.Walls, filed cage.Walls) (cut []string) {
-	walls.Read = slices.DeleteFunc(walls.Read, func(path string) bool {
+func cutTo(policy *sandbox.Policy, filed sandbox.Policy) (cut []string) {
+	policy.Read = slices.DeleteFunc(policy.Read, func(path string) bool {
 		if slices.ContainsFunc(filed.Read, func(dir string) bool { return within(path, dir) }) {
 			return false
 		}
-		cut = append(cut, fmt.Sprintf("%q cannot be read, since the file does not say so", path))
+		cut = append(cut, fmt.Sprintf("%q cannot be read, since the file does not name it", path))
 		return true
 	})
-	walls.Keep = slices.DeleteFunc(walls.Keep, func(c cap.Value) bool {
+	policy.Keep = slices.DeleteFunc(policy.Keep, func(c cap.Value) bool {
 		if c == cap.NET_BIND_SERVICE || slices.Contains(filed.Keep, c) {
 			return false
 		}
 		cut = append(cut, fmt.Sprintf("%s is not kept, since no knock of the file needs it", capability(c)))
 		return true
 	})
-	walls.Calls = slices.DeleteFunc(walls.Calls, func(call string) bool {
+	policy.Calls = slices.DeleteFunc(policy.Calls, func(call string) bool {
 		if slices.Contains(filed.Calls, call) {
 			return false
 		}
 		cut = append(cut, fmt.Sprintf("the system call %s cannot be made, since no knock of the file needs it", call))
 		return true
 	})
-	if walls.Datagrams && !filed.Datagrams {
-		walls.Datagrams = false
+	if policy.Datagrams && !filed.Datagrams {
+		policy.Datagrams = false
 		cut = append(cut, "no datagram can be heard, since no knock of the file is one")
 	}
-	if walls.Connect && !filed.Connect {
-		walls.Connect = false
+	if policy.Connect && !filed.Connect {
+		policy.Connect = false
 		cut = append(cut, "D-Bus cannot be reached, since the file names no unit")
 	}
 	return cut
 }
 
 // serves says whether a configuration can be served from inside.
-func (c *confinement) serves(walls cage.Walls, conf *config.Config) error {
-	const hint = "the daemon locked itself in when it started; systemctl restart doorward"
+func (c *confinement) serves(policy sandbox.Policy, conf *config.Config) error {
+	const hint = "the sandbox was set up when the daemon started; systemctl restart doorward"
 	if specs := commands(conf); len(specs) > 0 && c.launcher == nil {
 		return fmt.Errorf("door %q has commands, which cannot be started any more: %s", specs[0].Door, hint)
 	}
-	if walls.Connect && !c.walls.Connect {
+	if policy.Connect && !c.policy.Connect {
 		return fmt.Errorf("door %q has a unit, and D-Bus cannot be reached any more: %s", unitDoor(conf), hint)
 	}
-	if walls.Datagrams && !c.walls.Datagrams {
+	if policy.Datagrams && !c.policy.Datagrams {
 		return fmt.Errorf("a knock is heard on UDP, and no datagram can be heard any more: %s", hint)
 	}
-	if p := lowPort(conf); p.Number != 0 && !slices.Contains(c.walls.Keep, cap.NET_BIND_SERVICE) {
+	if p := lowPort(conf); p.Number != 0 && !slices.Contains(c.policy.Keep, cap.NET_BIND_SERVICE) {
 		return fmt.Errorf("%s cannot be listened on any more, as all below %d: %s", p, firstFree, hint)
 	}
-	for _, v := range walls.Keep {
-		if !slices.Contains(c.walls.Keep, v) {
+	for _, v := range policy.Keep {
+		if !slices.Contains(c.policy.Keep, v) {
 			return fmt.Errorf("a knock needs %s, which is given up: %s", capability(v), hint)
 		}
 	}
-	for _, call := range walls.Calls {
-		if !slices.Contains(c.walls.Calls, call) {
+	for _, call := range policy.Calls {
+		if !slices.Contains(c.policy.Calls, call) {
 			return fmt.Errorf("a knock needs the system call %s, which cannot be made any more: %s", call, hint)
 		}
 	}
-	for _, path := range walls.Read {
-		if !slices.ContainsFunc(c.walls.Read, func(dir string) bool { return within(path, dir) }) {
+	for _, path := range policy.Read {
+		if !slices.ContainsFunc(c.policy.Read, func(dir string) bool { return within(path, dir) }) {
 			return fmt.Errorf("%q cannot be read any more: %s", path, hint)
 		}
 	}
-	if len(walls.Programs) > len(c.walls.Programs) {
+	if len(policy.Programs) > len(c.policy.Programs) {
 		return fmt.Errorf("journalctl cannot be started any more: %s", hint)
 	}
 	return nil
@@ -185,13 +185,13 @@ func (c *confinement) watch(ctx context.Context) error {
 // keep returns an error when a program's file was replaced, as upgrades do: what
 // is there now is out of the daemon's reach. Where systemd starts it again, the
 // daemon ends for it, and the fence stands meanwhile.
-func (c *confinement) keep(ctx context.Context, v *vigil) error {
+func (c *confinement) keep(ctx context.Context, v *fileWatch) error {
 	replaced := v.wait(ctx)
 	if replaced == "" {
 		return nil
 	}
 	if os.Getenv("NOTIFY_SOCKET") != "" {
-		return fmt.Errorf("%q was replaced, and a daemon that has locked itself in cannot use the new one: it starts again", replaced)
+		return fmt.Errorf("%q was replaced, and a sandboxed daemon cannot use the new one: restarting", replaced)
 	}
 	c.log.Error("logins cannot be read from the journal any more: restart the daemon", "replaced", replaced)
 	<-ctx.Done()
@@ -223,10 +223,10 @@ func specOf(d config.Door) launcher.Spec {
 	return launcher.Spec{Door: d.Name, Start: d.Service.Start, Stop: d.Service.Stop, Status: d.Service.Status}
 }
 
-// wallsFor is what the daemon needs for a configuration. It writes nothing but
+// policyFor is what the daemon needs for a configuration. It writes nothing but
 // the store and the sockets, which are open.
-func wallsFor(configPath string, conf *config.Config) cage.Walls {
-	w := cage.Walls{
+func policyFor(configPath string, conf *config.Config) sandbox.Policy {
+	w := sandbox.Policy{
 		Read: []string{
 			filepath.Dir(configPath),
 			"/var/log", "/run/log/journal", "/etc/machine-id", // logs; journalctl(1)
@@ -265,7 +265,7 @@ func wallsFor(configPath string, conf *config.Config) cage.Walls {
 
 // addNeeds adds to walls what a knock needs. A capability that nobody knows is
 // not kept.
-func addNeeds(w *cage.Walls, needs knock.Needs) {
+func addNeeds(w *sandbox.Policy, needs knock.Needs) {
 	w.Read = append(w.Read, needs.Files...)
 	for _, name := range needs.Capabilities {
 		if c, err := cap.FromName(strings.ToLower(name)); err == nil && !slices.Contains(w.Keep, c) {
@@ -330,7 +330,7 @@ func abstract(notify, bus string) bool {
 func files(programs []string) (all []string) {
 	for _, p := range programs {
 		if _, err := os.Stat(p); err == nil {
-			of, _ := cage.Files(p) // what lacks, entering the cage says
+			of, _ := sandbox.Files(p) // what lacks, entering the cage says
 			all = append(all, of...)
 		}
 	}

@@ -12,9 +12,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
-	"github.com/doorward/doorward/internal/cage"
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/sandbox"
 	"github.com/doorward/doorward/internal/touch"
 )
 
@@ -69,11 +69,11 @@ func TestWallsHaveWhatKnocksNeed(t *testing.T) {
 	const path = "/etc/doorward/doorward.toml"
 	all := needing(knock.Needs{Capabilities: []string{"CAP_NET_RAW", "CAP_NET_ADMIN", "CAP_OF_NOBODY"},
 		Files: []string{"/etc/doorkeys"}, SystemCalls: []string{"recvmmsg"}})
-	want := wallsFor(path, guarding(nil))
+	want := policyFor(path, guarding(nil))
 	want.Keep = append(want.Keep, cap.NET_RAW)
 	want.Read = append(want.Read, "/etc/doorkeys")
 	want.Calls = append(want.Calls, "recvmmsg")
-	if diff := cmp.Diff(want, wallsFor(path, guarding(all))); diff != "" {
+	if diff := cmp.Diff(want, policyFor(path, guarding(all))); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
@@ -101,7 +101,7 @@ func TestWallsAreWhatTheConfigurationNeeds(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Setenv("NOTIFY_SOCKET", tt.notify)
 			t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", tt.bus)
-			w := wallsFor("/etc/doorward/doorward.toml", guarding(tt.change))
+			w := policyFor("/etc/doorward/doorward.toml", guarding(tt.change))
 			got := need{slices.Contains(w.Keep, cap.NET_BIND_SERVICE), w.Connect, w.Abstract, len(w.Programs) > 0}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
@@ -118,7 +118,7 @@ func TestWallsAreWhatTheConfigurationNeeds(t *testing.T) {
 func TestWallsStandForLaterConfigurations(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "")
-	const hint = ": the daemon locked itself in when it started; systemctl restart doorward"
+	const hint = ": the sandbox was set up when the daemon started; systemctl restart doorward"
 	for _, tt := range []struct {
 		name         string
 		first, later func(*config.Config)
@@ -140,8 +140,8 @@ func TestWallsStandForLaterConfigurations(t *testing.T) {
 			want: "a knock needs the system call recvmmsg, which cannot be made any more" + hint},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			walls := wallsFor("/etc/doorward/doorward.toml", guarding(tt.first))
-			c := &confinement{configPath: "/etc/doorward/doorward.toml", walls: &walls}
+			policy := policyFor("/etc/doorward/doorward.toml", guarding(tt.first))
+			c := &confinement{configPath: "/etc/doorward/doorward.toml", policy: &policy}
 			got := ""
 			if err := c.confine(guarding(tt.later)); err != nil {
 				got = err.Error()
@@ -167,7 +167,7 @@ func TestWallsAreNotTheStores(t *testing.T) {
 		{name: "the same", stored: logs, filed: logs},
 		{name: "a unit in both", stored: unit, filed: unit},
 		{name: "a log where all logs are", stored: func(c *config.Config) { c.Doors[0].Presence.Files = []string{"/var/log/x/auth.log"} }},
-		{name: "a directory", stored: elsewhere, filed: logs, want: []string{`"/root/.ssh" cannot be read, since the file does not say so`}},
+		{name: "a directory", stored: elsewhere, filed: logs, want: []string{`"/root/.ssh" cannot be read, since the file does not name it`}},
 		{name: "what a knock of both needs", stored: manyAtOnce, filed: manyAtOnce},
 		{name: "a capability", stored: rawSockets, want: []string{"CAP_NET_RAW is not kept, since no knock of the file needs it"}},
 		{name: "a system call", stored: manyAtOnce,
@@ -179,12 +179,12 @@ func TestWallsAreNotTheStores(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			const path = "/etc/doorward/doorward.toml"
-			walls := wallsFor(path, guarding(tt.stored))
-			got := cutTo(&walls, wallsFor(path, guarding(tt.filed)))
+			policy := policyFor(path, guarding(tt.stored))
+			got := cutTo(&policy, policyFor(path, guarding(tt.filed)))
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("cut (-want +got):\n%s", diff)
 			}
-			if again := cutTo(&walls, wallsFor(path, guarding(tt.filed))); again != nil {
+			if again := cutTo(&policy, policyFor(path, guarding(tt.filed))); again != nil {
 				t.Errorf("still there: %q", again)
 			}
 		})
@@ -217,7 +217,7 @@ func TestWallsOfALinkedConfiguration(t *testing.T) {
 		if err := os.Symlink(tt.target, link); err != nil {
 			t.Fatal(err)
 		}
-		read := wallsFor(link, guarding(nil)).Read
+		read := policyFor(link, guarding(nil)).Read
 		if !slices.Contains(read, etc) || slices.Contains(read, srv) != tt.want {
 			t.Errorf("a link to %s: %q can be read, want %s in it: %v", tt.target, read, srv, tt.want)
 		}
@@ -232,7 +232,7 @@ func TestWallsWithoutAFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &confinement{configPath: path}
-	if diff := cmp.Diff(wallsFor(path, &config.Config{}), c.filed()); diff != "" {
+	if diff := cmp.Diff(policyFor(path, &config.Config{}), c.filed()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
@@ -246,13 +246,13 @@ func TestAVigilEndsTheDaemonThatIsStartedAgain(t *testing.T) {
 		if err := os.WriteFile(file, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		v, err := watchOver([]string{file})
+		v, err := newFileWatch([]string{file})
 		if err != nil {
 			t.Fatal(err)
 		}
-		v.calm = 0
+		v.quiet = 0
 		said := &said{lines: make(chan string, 1)}
-		c := &confinement{log: said.logger(), fixed: make(chan *vigil, 1)}
+		c := &confinement{log: said.logger(), fixed: make(chan *fileWatch, 1)}
 		c.fixed <- v
 		ended := make(chan error, 1)
 		go func() { ended <- c.watch(t.Context()) }()
@@ -283,7 +283,7 @@ func TestVigilFilesAreTheProgramsOwn(t *testing.T) {
 	if _, err := os.Stat(program); err != nil {
 		t.Skip(err)
 	}
-	want, _ := cage.Files(program)
+	want, _ := sandbox.Files(program)
 	if diff := cmp.Diff(want, files([]string{program, "/nowhere/journalctl"})); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}

@@ -35,15 +35,15 @@ import (
 // Group owns the control socket, where it exists: its members are operators.
 const Group = "doorward"
 
-// progressTime is how long the gateway may take for one turn before the
+// progressTimeout is how long the gateway may take for one turn before the
 // watchdog holds it for stuck.
-const progressTime = 10 * time.Second
+const progressTimeout = 10 * time.Second
 
-// fewThreads is how many threads there are at least for what runs at a time, however few
+// minThreads is how many threads there are at least for what runs at a time, however few
 // the cores: one whose system call takes long, as a transaction of nf_tables does, or
 // that the kernel has put off for another program, keeps its place meanwhile, and who
 // knocks would wait for it (runtime's GOMAXPROCS).
-const fewThreads = 4
+const minThreads = 4
 
 // Daemon is what Serve runs. All fields are needed.
 type Daemon struct {
@@ -57,14 +57,14 @@ type Daemon struct {
 // nil with the fence still standing. The caller hands over a process that has
 // none of the signals below caught; the second SIGINT or SIGTERM kills.
 func (d *Daemon) Serve(ctx context.Context) error {
-	runtime.GOMAXPROCS(max(fewThreads, runtime.GOMAXPROCS(0)))
+	runtime.GOMAXPROCS(max(minThreads, runtime.GOMAXPROCS(0)))
 	gateway, err := d.place()
 	if err != nil {
 		return err
 	}
 	// Nothing above this line changes the machine. What follows depends on no
 	// disk: the gateway raises the fence before it opens the store.
-	held, err := lockWarden(gateway, d.Log)
+	held, err := lockDaemon(gateway, d.Log)
 	if err != nil {
 		return err
 	}
@@ -108,14 +108,14 @@ func (d *Daemon) close(what string, f func() error) {
 // A disk that hangs keeps nobody out, and does not keep the daemon from its end. A
 // machine's boot waits for this (TimeoutStartSec=60s in the unit).
 const (
-	openTime  = 20 * time.Second
-	closeTime = 2 * time.Second // beside what the gateway allows the last commit
-	tellTime  = 2 * time.Second // and after it, for who is told the records
+	openTimeout   = 20 * time.Second
+	closeTimeout  = 2 * time.Second // beside what the gateway allows the last commit
+	exportTimeout = 2 * time.Second // and after it, for who is told the records
 )
 
-// inTime calls f, which waits for a disk, but not for longer than a limit: after that
+// withTimeout calls f, which waits for a disk, but not for longer than a limit: after that
 // f goes on by itself, and nobody has what it returns.
-func inTime[T any](limit time.Duration, f func() (T, error)) (T, error) {
+func withTimeout[T any](limit time.Duration, f func() (T, error)) (T, error) {
 	type result struct {
 		of  T
 		err error
@@ -138,32 +138,32 @@ func inTime[T any](limit time.Duration, f func() (T, error)) (T, error) {
 // for the reason that is given, the doors are guarded all the same.
 func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fence, socket net.Listener, noSocket error) error {
 	locks := &confinement{configPath: d.ConfigPath, state: where.State, spare: filepath.Dir(where.Control),
-		log: d.Log, launched: make(chan *launcher.Launcher, 1), fixed: make(chan *vigil, 1)}
+		log: d.Log, launched: make(chan *launcher.Launcher, 1), fixed: make(chan *fileWatch, 1)}
 	options := gateway.Options{Path: d.ConfigPath, Version: d.Version, Log: d.Log, Confine: locks.confine}
 	if noSocket != nil {
-		d.Log.Error("operators get no answer: mend this and start the daemon again", "err", noSocket)
+		d.Log.Error("operators get no answer: fix this and restart the daemon", "err", noSocket)
 		options.Warnings = []string{"operators get no answer: " + noSocket.Error()}
 	}
 	if n := descriptors.Limit(); n < descriptors.Few {
-		few := fmt.Sprintf("only %d files may be open, so that connections are ended early or wait: "+
+		few := fmt.Sprintf("only %d files may be open, so connections are closed early or have to wait: "+
 			"raise the limit to %d or more (LimitNOFILE= in the unit)", n, descriptors.Few)
 		d.Log.Warn(few)
 		options.Warnings = append(options.Warnings, few)
 	}
 	exporter := export.Open(targets(where.Records), d.Log)
-	defer exporter.Close(tellTime)
-	options.Tell, options.Troubles = d.tellers(where.Records, exporter), exporter.Troubles
+	defer exporter.Close(exportTimeout)
+	options.Tell, options.Troubles = d.recordSink(where.Records, exporter), exporter.Troubles
 	gw := gateway.New(options)
 	operators := control.NewServer(gw, d.Log)
 	var kept *store.Store
 	world := gateway.Linux(table, func() (gateway.Store, error) {
-		s, err := inTime(openTime, func() (*store.Store, error) { return store.Open(where.State, store.AuditLimit{}, d.Log) })
+		s, err := withTimeout(openTimeout, func() (*store.Store, error) { return store.Open(where.State, store.AuditLimit{}, d.Log) })
 		if err != nil {
 			return nil, err
 		}
 		kept = s
 		return s, nil
-	}, locks.service, d.ear(gw.Hear), datagrams.New(d.Log, gw.Hear), d.Log)
+	}, locks.service, d.listener(gw.Hear), datagrams.New(d.Log, gw.Hear), d.Log)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return locks.watch(ctx) })
 	group.Go(func() error { return d.signals(ctx, gw) })
@@ -179,7 +179,7 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 	err := group.Wait()
 	if kept != nil {
 		d.close("store", func() error {
-			_, err := inTime(closeTime, func() (struct{}, error) { return struct{}{}, kept.Close() })
+			_, err := withTimeout(closeTimeout, func() (struct{}, error) { return struct{}{}, kept.Close() })
 			return err
 		})
 	}
@@ -195,8 +195,8 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 // errStop ends the group of tasks: somebody asked for it.
 var errStop = errors.New("asked to stop")
 
-// wellWords is what systemctl status says of a daemon that is well.
-const wellWords = "the doors are guarded"
+// readyStatus is what systemctl status says of a daemon that is well.
+const readyStatus = "the doors are guarded"
 
 // signals is the task that answers signals: SIGINT and SIGTERM end the daemon,
 // SIGHUP has it read its configuration anew, SIGUSR1 turns debugging on or off.
@@ -217,7 +217,7 @@ func (d *Daemon) signals(ctx context.Context, gw *gateway.Gateway) error {
 		case syscall.SIGUSR1:
 			d.toggleDebug()
 		default:
-			d.Log.Info("the daemon ends; the fence stands", "signal", s.String())
+			d.Log.Info("shutting down; the fence stays up", "signal", s.String())
 			return errStop
 		}
 	}
@@ -226,8 +226,8 @@ func (d *Daemon) signals(ctx context.Context, gw *gateway.Gateway) error {
 // reload takes the configuration into use and tells systemd of it
 // (sd_notify(3), RELOADING=1).
 func (d *Daemon) reload(ctx context.Context, gw *gateway.Gateway) {
-	d.tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonicMicroseconds()))
-	defer d.tell(sd.SdNotifyReady)
+	d.sdNotify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonicMicroseconds()))
+	defer d.sdNotify(sd.SdNotifyReady)
 	reply, err := gw.Reload(ctx)
 	if err != nil {
 		hint := "doorward apply"
@@ -235,10 +235,10 @@ func (d *Daemon) reload(ctx context.Context, gw *gateway.Gateway) {
 			hint = told.Hint
 		}
 		d.Log.Error("cannot use the new configuration; the old one stays in use", "err", err, "hint", hint)
-		d.tell("STATUS=" + wellWords + "; the latest SIGHUP changed nothing: the log says why")
+		d.sdNotify("STATUS=" + readyStatus + "; the latest SIGHUP changed nothing: the log says why")
 		return
 	}
-	d.tell("STATUS=" + wellWords)
+	d.sdNotify("STATUS=" + readyStatus)
 	d.Log.Info(reply.Message)
 }
 
@@ -254,15 +254,15 @@ func (d *Daemon) toggleDebug() {
 // notify tells systemd when the doors are guarded, feeds its watchdog while the
 // gateway makes turns, and says when the end begins.
 func (d *Daemon) notify(ctx context.Context, ready <-chan struct{}, gw *gateway.Gateway) error {
-	d.tell("STATUS=raising the fence")
+	d.sdNotify("STATUS=raising the fence")
 	select {
 	case <-ready:
 	case <-ctx.Done():
 		return nil
 	}
-	d.tell(sd.SdNotifyReady + "\nSTATUS=" + wellWords)
+	d.sdNotify(sd.SdNotifyReady + "\nSTATUS=" + readyStatus)
 	d.Log.Info("ready: the doors are guarded")
-	defer d.tell(sd.SdNotifyStopping)
+	defer d.sdNotify(sd.SdNotifyStopping)
 	interval, err := sd.SdWatchdogEnabled(false)
 	if err != nil {
 		d.Log.Warn("cannot read the watchdog's interval", "err", err)
@@ -279,16 +279,16 @@ func (d *Daemon) notify(ctx context.Context, ready <-chan struct{}, gw *gateway.
 			return nil
 		case <-tick.C:
 		}
-		if gw.Alive(ctx, min(interval/4, progressTime)) {
-			d.tell(sd.SdNotifyWatchdog)
+		if gw.Alive(ctx, min(interval/4, progressTimeout)) {
+			d.sdNotify(sd.SdNotifyWatchdog)
 		}
 	}
 }
 
-// tell sends one message to systemd, if it is there.
-func (d *Daemon) tell(state string) {
+// sdNotify sends one message to systemd, if it is there.
+func (d *Daemon) sdNotify(state string) {
 	if _, err := sd.SdNotify(false, state); err != nil {
-		d.Log.Warn("cannot tell systemd", "err", err)
+		d.Log.Warn("cannot notify systemd", "err", err)
 	}
 }
 
@@ -303,7 +303,7 @@ func (d *Daemon) metrics(ctx context.Context, address string, gw *gateway.Gatewa
 			return control.ServeMetrics(ctx, l, gw, d.Log)
 		}
 		if !said {
-			d.Log.Error("the metrics cannot be served; trying again", "gateway.metrics", address, "err", err)
+			d.Log.Error("cannot serve the metrics; trying again", "gateway.metrics", address, "err", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -19,11 +19,11 @@ func TestInTime(t *testing.T) {
 		{0, 0, "", ""},
 		{time.Second, time.Second, "", ""},
 		{time.Second, time.Second, "input/output error", "input/output error"},
-		{time.Hour, openTime, "", "the disk has not answered for 20s"},
+		{time.Hour, openTimeout, "", "the disk has not answered for 20s"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			begun := time.Now()
-			got, err := inTime(openTime, func() (string, error) {
+			got, err := withTimeout(openTimeout, func() (string, error) {
 				time.Sleep(tt.takes)
 				if tt.fails != "" {
 					return "", errors.New(tt.fails)

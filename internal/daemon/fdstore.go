@@ -20,9 +20,9 @@ import (
 // firstInherited is SD_LISTEN_FDS_START of sd_listen_fds(3).
 const firstInherited = 3
 
-// ear makes the ear of the knocks, with the listening sockets that systemd has
+// listener makes the ear of the knocks, with the listening sockets that systemd has
 // kept from an earlier daemon, and has it keep the new one's.
-func (d *Daemon) ear(heard func([]knock.Heard)) *listen.Ear {
+func (d *Daemon) listener(heard func([]knock.Heard)) *listen.Listener {
 	kept := inherited(os.Getpid(), os.Getenv)
 	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"} {
 		os.Unsetenv(name) // they are nobody else's
@@ -30,15 +30,15 @@ func (d *Daemon) ear(heard func([]knock.Heard)) *listen.Ear {
 	if _, err := os.Lstat("/run/systemd/system"); err != nil || os.Getenv("NOTIFY_SOCKET") == "" { // sd_booted(3)
 		return listen.New(d.Log, nil, heard)
 	}
-	ear := listen.New(d.Log, shelf{}, heard)
+	ear := listen.New(d.Log, fdStore{}, heard)
 	for i, name := range kept {
 		fd := firstInherited + i
 		p, err := ear.Inherit(fd)
 		if err == nil {
-			d.Log.Debug("inherits a listener", "port", p)
+			d.Log.Debug("inherited a listener", "port", p)
 			continue
 		}
-		d.Log.Warn("systemd has kept what is no listener; it is closed", "name", name, "err", err)
+		d.Log.Warn("systemd kept a descriptor that is not a listener; closing it", "name", name, "err", err)
 		if err := errors.Join(unix.Close(fd), forget(name)); err != nil {
 			d.Log.Warn("cannot close it", "name", name, "err", err)
 		}
@@ -71,38 +71,38 @@ func inherited(pid int, getenv func(string) string) []string {
 	return all
 }
 
-// shelf is systemd's store of descriptors, FileDescriptorStoreMax= in
+// fdStore is systemd's store of descriptors, FileDescriptorStoreMax= in
 // systemd.service(5): what it has, the next daemon inherits, however this one
 // ends.
-type shelf struct{}
+type fdStore struct{}
 
 func nameOf(p uint16) string { return fmt.Sprintf("listener-%d", p) }
 
 // Keep hands systemd a copy of a listening socket. One that is shut for a while
 // looks hung up to it, and must not be thrown away for that: hence FDPOLL=0.
-func (shelf) Keep(p uint16, fd int) error {
+func (fdStore) Keep(p uint16, fd int) error {
 	return notifyWith("FDSTORE=1\nFDPOLL=0\nFDNAME="+nameOf(p), unix.UnixRights(fd))
 }
 
 // Drop takes the socket of a port back.
-func (shelf) Drop(p uint16) error { return forget(nameOf(p)) }
+func (fdStore) Drop(p uint16) error { return forget(nameOf(p)) }
 
 func forget(name string) error { return notifyWith("FDSTOREREMOVE=1\nFDNAME="+name, nil) }
 
-// notifyTime is how long systemd may leave a message unread before it is not
+// notifyTimeout is how long systemd may leave a message unread before it is not
 // told: the gateway's turn waits for it.
-const notifyTime = time.Second
+const notifyTimeout = time.Second
 
 // notifyWith is sd_pid_notify_with_fds(3), which go-systemd does not have.
 func notifyWith(state string, rights []byte) error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("tell systemd: make a socket: %w", err)
+		return fmt.Errorf("notify systemd: make a socket: %w", err)
 	}
 	defer unix.Close(fd)
-	patience := unix.NsecToTimeval(notifyTime.Nanoseconds())
+	patience := unix.NsecToTimeval(notifyTimeout.Nanoseconds())
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience); err != nil {
-		return fmt.Errorf("tell systemd: limit the time: %w", err)
+		return fmt.Errorf("notify systemd: limit the time: %w", err)
 	}
 	at := &unix.SockaddrUnix{Name: os.Getenv("NOTIFY_SOCKET")}
 	for {
@@ -111,7 +111,7 @@ func notifyWith(state string, rights []byte) error {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
-			return fmt.Errorf("tell systemd at %q: %w", at.Name, err)
+			return fmt.Errorf("notify systemd at %q: %w", at.Name, err)
 		}
 		return nil
 	}

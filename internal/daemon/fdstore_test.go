@@ -66,7 +66,7 @@ func TestShelf(t *testing.T) {
 		return string(text[:n]), fds[0]
 	}
 
-	if err := (shelf{}).Keep(59000, int(file.Fd())); err != nil {
+	if err := (fdStore{}).Keep(59000, int(file.Fd())); err != nil {
 		t.Fatal(err)
 	}
 	text, fd := hear()
@@ -74,7 +74,7 @@ func TestShelf(t *testing.T) {
 		t.Errorf("to keep a socket it was told %q with descriptor %d, want %q with one", text, fd, want)
 	}
 	unix.Close(fd)
-	if err := (shelf{}).Drop(59000); err != nil {
+	if err := (fdStore{}).Drop(59000); err != nil {
 		t.Fatal(err)
 	}
 	text, fd = hear()
@@ -82,7 +82,7 @@ func TestShelf(t *testing.T) {
 		t.Errorf("to forget it it was told %q with descriptor %d, want %q with none", text, fd, want)
 	}
 	systemd.Close()
-	if err := (shelf{}).Drop(59000); err == nil {
+	if err := (fdStore{}).Drop(59000); err == nil {
 		t.Error("nobody listens, and that is no error")
 	}
 }

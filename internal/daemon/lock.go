@@ -15,11 +15,11 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// wardenLock keeps a second daemon from the fence of the first. Its files are
+// daemonLock keeps a second daemon from the fence of the first. Its files are
 // locked until they are closed or the process ends.
-type wardenLock []*os.File
+type daemonLock []*os.File
 
-// lockWarden takes the lock. It must work where the disk takes nothing, since
+// lockDaemon takes the lock. It must work where the disk takes nothing, since
 // the fence is raised before the store is opened, or without one; and nobody
 // else must be able to take it, or they could keep the daemon from starting. So
 // it is a file of mode 0600 beside the control socket, whose directory is in
@@ -30,8 +30,8 @@ type wardenLock []*os.File
 // Two daemons with one of the two in common exclude each other, as long as that
 // one is there. It is no error when neither is, which is logged: from Linux 6.9
 // on the table has one owner at a time anyway.
-func lockWarden(where config.Gateway, log *slog.Logger) (wardenLock, error) {
-	var held wardenLock
+func lockDaemon(where config.Gateway, log *slog.Logger) (daemonLock, error) {
+	var held daemonLock
 	var problems []error
 	for _, open := range []func() (*os.File, error){
 		func() (*os.File, error) { return openLockFile(where.Control + ".lock") },
@@ -55,12 +55,12 @@ func lockWarden(where config.Gateway, log *slog.Logger) (wardenLock, error) {
 		problems = append(problems, err)
 	}
 	if len(held) == 0 {
-		log.Warn("nothing keeps a second daemon from being started beside this one", "err", errors.Join(problems...))
+		log.Warn("cannot keep a second daemon from being started", "err", errors.Join(problems...))
 	}
 	return held, nil
 }
 
-func (l wardenLock) release() {
+func (l daemonLock) release() {
 	for _, f := range l {
 		f.Close()
 	}
@@ -111,9 +111,9 @@ func private(f *os.File, what, mode string) (*os.File, error) {
 	return f, nil
 }
 
-// firstThatTakesFiles is the first directory in which a file can be made and
+// firstWritable is the first directory in which a file can be made and
 // written, or the first if there is none.
-func firstThatTakesFiles(dirs ...string) string {
+func firstWritable(dirs ...string) string {
 	for _, dir := range dirs {
 		f, err := os.CreateTemp(dir, ".takes-files-*")
 		if err != nil {

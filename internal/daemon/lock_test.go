@@ -37,7 +37,7 @@ func TestALockThatOthersCanTake(t *testing.T) {
 				}
 			}
 			var log strings.Builder
-			held, err := lockWarden(where, slog.New(slog.NewTextHandler(&log, nil)))
+			held, err := lockDaemon(where, slog.New(slog.NewTextHandler(&log, nil)))
 			if err != nil {
 				t.Errorf("%s of mode %#o: %v", what, 0o700|mode, err)
 			}

@@ -25,16 +25,16 @@ func NewLogger(w *os.File, level *slog.LevelVar) *slog.Logger {
 		return slog.New(slog.NewTextHandler(w, opts))
 	}
 	if os.Getenv("JOURNAL_STREAM") != "" { // systemd.exec(5)
-		return slog.New(slog.NewJSONHandler(legibly{&journal{w: w}}, opts))
+		return slog.New(slog.NewJSONHandler(legibleWriter{&journal{w: w}}, opts))
 	}
-	return slog.New(slog.NewJSONHandler(legibly{w}, opts))
+	return slog.New(slog.NewJSONHandler(legibleWriter{w}, opts))
 }
 
-// legibly escapes in lines of slog's JSON what does not print; on a terminal
+// legibleWriter escapes in lines of slog's JSON what does not print; on a terminal
 // slog's text quotes it. journalctl would show nothing of a line with controls.
-type legibly struct{ w io.Writer }
+type legibleWriter struct{ w io.Writer }
 
-func (l legibly) Write(line []byte) (int, error) {
+func (l legibleWriter) Write(line []byte) (int, error) {
 	if _, err := l.w.Write(legible.JSON(line)); err != nil {
 		return 0, err
 	}

@@ -29,8 +29,8 @@ func targets(r config.Records) (all []export.Target) {
 	return all
 }
 
-// tellers is gateway.Options.Tell.
-func (d *Daemon) tellers(where config.Records, exporter *export.Exporter) func(audit.Record) {
+// recordSink is gateway.Options.Tell.
+func (d *Daemon) recordSink(where config.Records, exporter *export.Exporter) func(audit.Record) {
 	return func(r audit.Record) {
 		if where.Log {
 			gateway.LogRecord(d.Log, r)

@@ -145,7 +145,7 @@ type scene struct {
 	gateway, visitor *nstest.NS
 	gatewayIf        string
 	visitorIf        string
-	ear              *Ear
+	ear              *Listener
 	record           *record
 	log              strings.Builder // the ear's, to be read when it is closed
 }

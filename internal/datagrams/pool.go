@@ -40,7 +40,7 @@ type waiting struct {
 }
 
 func (p *pool) init(heard func([]knock.Heard)) {
-	p.heard, p.each = heard, mostWaiting
+	p.heard, p.each = heard, maxWaiting
 	p.work.L, p.news.L = &p.mu, &p.mu
 }
 
@@ -132,7 +132,7 @@ func (p *pool) run(open func(*waiting) (knock.Heard, bool)) {
 func (p *pool) next() *waiting {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for !p.closed && (p.waiting.Len() == 0 || p.opening.Len()+len(p.told) >= mostHeard) {
+	for !p.closed && (p.waiting.Len() == 0 || p.opening.Len()+len(p.told) >= maxHeard) {
 		p.work.Wait()
 	}
 	if p.closed {

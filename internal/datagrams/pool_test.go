@@ -145,8 +145,8 @@ func TestWhoIsThrownAwayIsDrawn(t *testing.T) {
 		before, after int
 		want          float64 // how often it is opened
 	}{
-		{"after a burst", 5 * mostWaiting, 0, 1 - 1.0/(mostWaiting+1)},
-		{"within a burst", mostWaiting, 100, math.Pow(1-1.0/(mostWaiting+1), 100)},
+		{"after a burst", 5 * maxWaiting, 0, 1 - 1.0/(maxWaiting+1)},
+		{"within a burst", maxWaiting, 100, math.Pow(1-1.0/(maxWaiting+1), 100)},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			var p pool
@@ -180,12 +180,12 @@ func TestWhoIsThrownAwayIsDrawn(t *testing.T) {
 // Many ports have less each, and no more together, as long as each has its least.
 func TestParts(t *testing.T) {
 	for ports, want := range map[int]int{0: 128, 1: 128, 32: 128, 33: 124, 100: 40, 512: 8, 513: 8, 65535: 8} {
-		if got := part(ports, 128, 8, 4096); got != want {
+		if got := portShare(ports, 128, 8, 4096); got != want {
 			t.Errorf("one of %d ports has %d, want %d", ports, got, want)
 		}
 	}
 	s := newScene(t)
-	for ports, want := range map[int]int{1: mostKept, 20: allKept / 20} {
+	for ports, want := range map[int]int{1: maxBuffer, 20: totalBuffer / 20} {
 		all := make(map[uint16]knock.Opener)
 		for i := range ports {
 			all[uint16(59000+i)] = nil
@@ -215,13 +215,13 @@ func TestSlowGateway(t *testing.T) {
 		running.Go(func() {
 			p.run(func(w *waiting) (knock.Heard, bool) { opened++; return heardAs(w) })
 		})
-		const sent = 4 * mostHeard
+		const sent = 4 * maxHeard
 		for range sent {
 			p.come(s, "knock")
 			synctest.Wait()
 		}
 		// One batch is with heard.
-		if opened < mostHeard || opened > 2*mostHeard || len(s.waiting) != mostWaiting ||
+		if opened < maxHeard || opened > 2*maxHeard || len(s.waiting) != maxWaiting ||
 			opened+len(s.waiting)+int(p.lost()) != sent {
 			t.Errorf("opened %d, %d wait, %d lost of %d", opened, len(s.waiting), p.lost(), sent)
 		}
@@ -289,7 +289,7 @@ func TestCosts(t *testing.T) {
 		t.Errorf("%d glances at %d datagrams", got, (rounds+1)*atOnce)
 	}
 
-	for _, each := range []int{leastWaiting, mostWaiting} {
+	for _, each := range []int{minWaiting, maxWaiting} {
 		var p pool
 		p.init(nil)
 		p.each = each
@@ -298,7 +298,7 @@ func TestCosts(t *testing.T) {
 			t.Fatalf("%d came, want %d", len(b.come), atOnce)
 		}
 		round := func() { p.put(sock, sock.opener.Load(), b.come) }
-		for range 10 * mostWaiting / atOnce {
+		for range 10 * maxWaiting / atOnce {
 			round()
 		}
 		if got := testing.AllocsPerRun(rounds, round); got != 0 {

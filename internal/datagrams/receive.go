@@ -26,7 +26,7 @@ const (
 	// over by then was a shortage, or what somebody had the kernel tell the socket
 	// (ss -K). Strangers cannot make it fail: a socket that is not connected is told
 	// of no ICMP (__udp4_lib_err in the kernel's net/ipv4/udp.c).
-	rest, mostFailures = 10 * time.Millisecond, 100
+	rest, maxFailures = 10 * time.Millisecond, 100
 )
 
 // batch is what datagrams are read into.
@@ -79,7 +79,7 @@ func (b *batch) read(fd uintptr) (int, unix.Errno) {
 }
 
 // receive reads from the socket until it is closed, or dead.
-func (e *Ear) receive(s *socket) {
+func (e *Listener) receive(s *socket) {
 	var (
 		b     *batch
 		n     int
@@ -92,7 +92,7 @@ func (e *Ear) receive(s *socket) {
 		}
 		return errno != unix.EAGAIN
 	}
-	for failures := 0; failures < mostFailures; failures++ {
+	for failures := 0; failures < maxFailures; failures++ {
 		if err := s.raw.Read(read); errors.Is(err, os.ErrClosed) {
 			return
 		} else if err != nil {
@@ -113,13 +113,13 @@ func (e *Ear) receive(s *socket) {
 }
 
 // dies says that a socket cannot be read, for Check to find.
-func (e *Ear) dies(s *socket, err error) {
-	e.log.Error("no datagram can be read at a port for knocks; trying again", "port", s.port, "err", err)
+func (e *Listener) dies(s *socket, err error) {
+	e.log.Error("cannot read datagrams at a port for knocks; trying again", "port", s.port, "err", err)
 	s.dead.Store(true)
 }
 
 // sift hands on what may be a knock of the n datagrams in a batch.
-func (e *Ear) sift(s *socket, b *batch, n int) {
+func (e *Listener) sift(s *socket, b *batch, n int) {
 	by := s.opener.Load()
 	if by == nil {
 		e.foreign.Add(uint64(n))

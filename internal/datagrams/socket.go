@@ -131,7 +131,7 @@ func (s *socket) keep(size int) {
 	})
 }
 
-// mayAnswer allows answersASecond in each second.
+// mayAnswer allows answersPerSecond in each second.
 func (s *socket) mayAnswer(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -139,7 +139,7 @@ func (s *socket) mayAnswer(now time.Time) bool {
 		s.second, s.sent = now, 0
 	}
 	s.sent++
-	return s.sent <= answersASecond
+	return s.sent <= answersPerSecond
 }
 
 // send sends a datagram the way back, from the address that was asked. Which

@@ -53,7 +53,7 @@ func daemonFindings(socket string, s control.Status, err error) []Finding {
 	}
 	for _, d := range s.Doors {
 		if d.State == control.StateFailsafe {
-			all = append(all, Finding{Problem, "door " + d.Name, "is in failsafe, dark and deaf: " + d.Reason,
+			all = append(all, Finding{Problem, "door " + d.Name, "is in failsafe and ignores knocks: " + d.Reason,
 				"mend its log, or doorward arm " + d.Name})
 		}
 	}

@@ -153,7 +153,7 @@ func TestDaemon(t *testing.T) {
 			Doors: []control.Door{{Name: "web", State: "dark"}, {Name: "ssh", State: "failsafe", Reason: "no log data"}}}, nil,
 			[]string{"ok: daemon", "warning: daemon: disk full > doorward status",
 				"warning: daemon: a configuration waits to be confirmed until ",
-				"problem: door ssh: is in failsafe, dark and deaf: no log data > mend its log, or doorward arm ssh"}},
+				"problem: door ssh: is in failsafe and ignores knocks: no log data > mend its log, or doorward arm ssh"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { want(t, daemonFindings("/s", tt.status, tt.err), tt.want...) })

@@ -23,7 +23,7 @@ import (
 
 // How presence is told is said, and where it cannot be.
 func TestPresence(t *testing.T) {
-	const seen = "ok: door x: counts as somebody in: "
+	const seen = "ok: door x: in use while there is: "
 	visible, noLeave, none := error(nil), fmt.Errorf("list flows: %w", fs.ErrPermission), errors.New("no ctnetlink")
 	for _, tt := range []struct {
 		name, ports, presence string
@@ -36,11 +36,11 @@ func TestPresence(t *testing.T) {
 			" after its last packet > "}},
 		{"no leave", `"51820/udp"`, "", noLeave, []string{seen,
 			"warning: door x: whether flows over UDP can be seen here was not asked > sudo doorward doctor"}},
-		{"not seen", `"51820/udp"`, "", none, []string{seen, "problem: door x: would go dark under whoever is in, since flows" +
-			` over UDP cannot be seen here: no ctnetlink > name a place for logins, or write idle = "never"`}},
+		{"not seen", `"51820/udp"`, "", none, []string{seen, "problem: door x: would go dark while people are using it, since flows" +
+			` over UDP cannot be seen here: no ctnetlink > name a source of logins, or set idle = "never"`}},
 		{"not seen beside logins", `"22/tcp", "60000-61000/udp"`, "", none, []string{seen + "a login in the journal or the auth log",
 			"warning: door x: sees nobody who is there over UDP alone, since flows cannot be seen here: no ctnetlink > where"}},
-		{"never dark", `"51820/udp"`, `idle = "never"`, none, []string{"ok: door x: who is in makes no difference: "}},
+		{"never dark", `"51820/udp"`, `idle = "never"`, none, []string{"ok: door x: presence does not count: "}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, err := config.Parse("f", []byte("[door.x]\nports = ["+tt.ports+"]\n[door.x.presence]\n"+tt.presence+
@@ -58,8 +58,8 @@ func TestPresence(t *testing.T) {
 func TestPortsOfOthers(t *testing.T) {
 	const dir = "/proc/sys/net/ipv4/"
 	p := machine(t, map[string]string{dir + "ip_local_port_range": "32768\t60999\n", dir + "ip_local_reserved_ports": "59002\n"})
-	want(t, p.clashes(sshDoor(t)), "warning: ports: 59000/tcp and 59001/tcp (listeners of door ssh): this machine gives the ports"+
-		" 32768 to 60999 to sockets that ask for none, such as those of outgoing connections: one of them may have the port when it"+
+	want(t, p.clashes(sshDoor(t)), "warning: ports: 59000/tcp and 59001/tcp (listeners of door ssh): this machine assigns ports"+
+		" 32768 to 60999 to sockets that do not ask for one, such as those of outgoing connections: one of them may hold the port when it"+
 		" is needed > echo net.ipv4.ip_local_reserved_ports=59000-59002 >/etc/sysctl.d/60-doorward.conf && sysctl -p"+
 		" /etc/sysctl.d/60-doorward.conf")
 	want(t, machine(t, nil).clashes(sshDoor(t)))
@@ -144,11 +144,11 @@ func TestLoginsWithoutRoot(t *testing.T) {
 // TestOnce: what doctor and the daemon both found is said once.
 func TestOnce(t *testing.T) {
 	const install = "sudo doorward polkit --install"
-	others := []Finding{{Warning, "configuration", "idle is short", ""}, {Problem, "door ssh", "is in failsafe, dark and deaf: no log data", ""},
+	others := []Finding{{Warning, "configuration", "idle is short", ""}, {Problem, "door ssh", "is in failsafe and ignores knocks: no log data", ""},
 		{Warning, "door ssh", "line 3 has a stamp from the future", ""}, {Problem, "door web", "polkit does not let it", install}}
 	alone := Finding{Warning, "daemon", `door ssh: the daemon may not; "` + install + `" allows it`, "doorward status"}
 	all := append([]Finding{{OK, "daemon", "answers", ""},
-		{Warning, "daemon", "door ssh is in failsafe, dark and deaf: no log data", "doorward status"},
+		{Warning, "daemon", "door ssh is in failsafe and ignores knocks: no log data", "doorward status"},
 		{Warning, "daemon", "door ssh: line 3 has a stamp from the future", "doorward status"},
 		{Warning, "daemon", "idle is short", "doorward status"},
 		{Warning, "daemon", `door web: the daemon may not; "` + install + `" allows it`, "doorward status"}, alone}, others...)

@@ -79,7 +79,7 @@ func TestExamine(t *testing.T) {
 		"ok: door ssh: behind it is " + us + " on 22/tcp",
 		"note: 8080/tcp: " + us + ", which is behind door ssh, listens here too",
 		"ok: door ssh: its unit ssh.service is running",
-		"ok: door ssh: counts as somebody in: a login in " + log + ", for 1h; a live TCP connection to 22/tcp",
+		"ok: door ssh: in use while there is: a login in " + log + ", for 1h; a live TCP connection to 22/tcp",
 		"ok: door ssh: " + log + " can be read; the last login was alice's from 192.0.2.1, 1m",
 		"note: network: ",
 	} {

@@ -25,8 +25,8 @@ func (p *Patient) presence(d *config.Door) []Finding {
 	case errors.Is(err, fs.ErrPermission):
 		all = append(all, Finding{Warning, where, "whether flows over UDP can be seen here was not asked", "sudo doorward doctor"})
 	case d.ByFlows():
-		all = append(all, Finding{Problem, where, fmt.Sprintf("would go dark under whoever is in, since flows over UDP cannot"+
-			" be seen here: %v", err), `name a place for logins, or write idle = "never"`})
+		all = append(all, Finding{Problem, where, fmt.Sprintf("would go dark while people are using it, since flows over UDP cannot"+
+			" be seen here: %v", err), `name a source of logins, or set idle = "never"`})
 	default:
 		all = append(all, Finding{Warning, where, fmt.Sprintf("sees nobody who is there over UDP alone, since flows cannot be"+
 			" seen here: %v", err), `where that matters, write idle = "never"`})

@@ -14,7 +14,7 @@ import (
 // it is Somebody's.
 func (d *Door) Restore(c Claim) {
 	if Somebody(c.Source) {
-		d.claim(c.Until.Add(-c.For), c.Source, party{by: c.By}, c.Until)
+		d.claim(c.Until.Add(-c.For), c.Source, claimant{by: c.By}, c.Until)
 	}
 }
 
@@ -25,16 +25,16 @@ func (d *Door) Adopt(now time.Time, c Claim) []Effect {
 		return []Effect{Revoke{c.Source},
 			d.record(now, audit.EventRevoked, SourceString(c.Source), c.By, nobody, time.Time{})}
 	}
-	d.claim(now, c.Source, party{by: c.By}, c.Until)
-	return []Effect{Keep{c},
-		d.record(now, audit.EventGranted, SourceString(c.Source), c.By, "the kernel let it in already", c.Until)}
+	d.claim(now, c.Source, claimant{by: c.By}, c.Until)
+	return []Effect{KeepClaim{c},
+		d.record(now, audit.EventGranted, SourceString(c.Source), c.By, "the kernel already let it in", c.Until)}
 }
 
 // EndsAt takes in when the kernel's grant ends, where that is not what the door
 // knows: the clock was set while no daemon ran. No claim to it lasts longer, and the
 // last of them as long.
 func (d *Door) EndsAt(now time.Time, source netip.Prefix, until time.Time) {
-	b := &d.book
+	b := &d.grants
 	n, has := b.find(source)
 	if !has {
 		return
@@ -57,11 +57,11 @@ func (d *Door) Runs(now time.Time) []Effect {
 	case Dark, Failsafe:
 		if fresh && d.saved.State == Dark { // as it does on any machine before the door is there
 			return []Effect{Stop{}, d.record(now, audit.EventDark, "", "",
-				"the service ran when the door was first guarded; it is stopped", time.Time{})}
+				"the service was running when the door was first guarded; stopping it", time.Time{})}
 		}
 		// S12: what runs behind a dark door is put right.
-		return []Effect{Stop{}, d.record(now, audit.EventRepaired, "", "",
-			"the service ran although the door is "+d.saved.State.String()+"; it is stopped", time.Time{})}
+		return []Effect{Stop{}, d.record(now, audit.EventRepaired, "", "", fmt.Sprintf("the service was running although the door is %s; "+
+			"stopping it: \"doorward open %s --source any --for 1h\" lets everybody in", d.saved.State, d.rules.Name), time.Time{})}
 	}
 	return nil
 }
@@ -90,9 +90,9 @@ func (d *Door) Stopped(now time.Time, detail string) []Effect {
 				d.record(now, audit.EventError, "", "", "the service keeps dying: "+detail, time.Time{}))
 		}
 		d.repaired = now
-		d.become(now, Opening, "the service had died")
+		d.become(now, Opening, "the service died")
 		return []Effect{Start{}, d.record(now, audit.EventRepaired, "", "",
-			"the service had died ("+detail+"); it is started again", time.Time{})}
+			"the service died ("+detail+"); restarting it", time.Time{})}
 	}
 	return nil
 }
@@ -110,7 +110,7 @@ func (d *Door) Halted(now time.Time) []Effect {
 	}
 	was := d.saved.State
 	if was == Open {
-		d.become(now, Opening, "the service had been stopped")
+		d.become(now, Opening, "the service was stopped")
 	}
 	out := d.waitNoLonger(now)
 	if d.saved.State != Opening {
@@ -118,11 +118,11 @@ func (d *Door) Halted(now time.Time) []Effect {
 	}
 	when := ""
 	if d.restarted.IsZero() || now.Sub(d.restarted) >= d.pause {
-		d.pause, d.restarted = firstPause, now
+		d.pause, d.restarted = minPause, now
 		out = append(out, Start{})
 	} else {
 		d.again = d.restarted.Add(d.pause)
-		d.pause = min(2*d.pause, lastPause)
+		d.pause = min(2*d.pause, maxPause)
 		when = " in " + d.again.Sub(now).Round(time.Second).String() + ", or with the next right knock,"
 	}
 	return append(out, d.record(now, audit.EventRepaired, "", "", fmt.Sprintf("the service was stopped by somebody else while the door "+
@@ -135,10 +135,10 @@ func (d *Door) Halted(now time.Time) []Effect {
 func (d *Door) waitNoLonger(now time.Time) []Effect {
 	var out []Effect
 	d.waiting = slices.DeleteFunc(d.waiting, func(r request) bool {
-		late := now.Sub(r.asked) >= longestWait
+		late := now.Sub(r.asked) >= maxWait
 		if late {
 			out = append(out, d.record(now, audit.EventExpired, SourceString(r.source), r.by,
-				"it waited for the service for "+longestWait.String(), time.Time{}))
+				"it waited for the service for "+maxWait.String(), time.Time{}))
 		}
 		return late
 	})
@@ -171,7 +171,7 @@ func (d *Door) Failed(now time.Time, problem string) []Effect {
 		d.become(now, Opening, d.waiting[0].reason)
 		return []Effect{failure, dark, Start{}}
 	}
-	d.retryAfter = min(max(2*d.retryAfter, firstRetry), lastRetry)
+	d.retryAfter = min(max(2*d.retryAfter, minRetry), maxRetry)
 	d.retry = now.Add(d.retryAfter)
 	return []Effect{failure}
 }
@@ -203,7 +203,7 @@ func (d *Door) Seen(now time.Time, s Seen) []Effect {
 		return append(out, d.darken(now, Dark, "idle", "nobody was in for "+d.rules.Idle.String())...)
 	}
 	if d.saved.ForAll && d.saved.LastSeen.After(before) {
-		out = append(out, d.drawOut(now)...)
+		out = append(out, d.extend(now)...)
 	}
 	return out
 }
@@ -212,10 +212,10 @@ func (d *Door) Seen(now time.Time, s Seen) []Effect {
 // that no new claim of somebody else makes it shorter.
 const byPresence = "presence"
 
-// drawOut has the grant to everybody last as long as the door is open. It may
+// extend has the grant to everybody last as long as the door is open. It may
 // have ended between the last two looks.
-func (d *Door) drawOut(now time.Time) []Effect {
-	return d.give(now, request{source: Any, party: party{by: byPresence}, reason: "somebody is in"})
+func (d *Door) extend(now time.Time) []Effect {
+	return d.give(now, request{source: Any, claimant: claimant{by: byPresence}, reason: "somebody is in"})
 }
 
 // presence moves LastSeen on. A login counts at its own time, but once it was
@@ -258,14 +258,14 @@ func (d *Door) ask(now time.Time, r request) []Effect {
 		out = d.startAgain(now)
 	}
 	for i, w := range d.waiting {
-		if w.source == r.source && w.party == r.party {
+		if w.source == r.source && w.claimant == r.claimant {
 			d.waiting[i] = r
 			return out
 		}
 	}
 	if len(d.waiting) >= maxWaiting {
 		return append(out, d.record(now, audit.EventRefused, SourceString(r.source), r.by,
-			fmt.Sprintf("%d knocks wait for the service already", maxWaiting), time.Time{}))
+			fmt.Sprintf("%d knocks are already waiting for the service", maxWaiting), time.Time{}))
 	}
 	d.waiting = append(d.waiting, r)
 	return out
@@ -301,46 +301,46 @@ func (d *Door) give(now time.Time, r request) []Effect {
 		until, _ = d.darkAt() // ever: Configure leaves no such request otherwise
 	}
 	c := Claim{Source: r.source, By: r.by, Until: until, For: until.Sub(now)}
-	n, has := d.book.find(r.source)
+	n, has := d.grants.find(r.source)
 	var out []Effect
-	if has && !now.Before(d.book.until(now, n)) {
+	if has && !now.Before(d.grants.until(now, n)) {
 		out, has = d.expire(now, n), false // no Tick has come to it yet
 	}
 	drawnOut := has && r.by == byPresence
-	again := drawnOut && d.book.claimOf(d.book.claims(n), byPresence) >= 0
-	end := d.claim(now, r.source, r.party, until)
+	again := drawnOut && d.grants.claimOf(d.grants.claims(n), byPresence) >= 0
+	end := d.claim(now, r.source, r.claimant, until)
 	if drawnOut {
 		// Presence draws a grant to everybody out every few seconds: no news,
 		// and once on disk is enough, since a restart asks the kernel how long.
 		out = append(out, Give{r.source, end})
 		if !again {
-			out = append(out, Keep{c})
+			out = append(out, KeepClaim{c})
 		}
 		return out
 	}
-	return append(out, Give{r.source, end}, Keep{c},
+	return append(out, Give{r.source, end}, KeepClaim{c},
 		d.record(now, audit.EventGranted, SourceString(r.source), r.by, r.reason, until))
 }
 
 // claim takes in a claim that was made at since, and returns when the grant now
 // ends.
-func (d *Door) claim(since time.Time, source netip.Prefix, p party, until time.Time) time.Time {
-	n := d.book.open(source, since, until)
-	d.book.claim(n, p, until)
-	return d.book.until(since, n)
+func (d *Door) claim(since time.Time, source netip.Prefix, p claimant, until time.Time) time.Time {
+	n := d.grants.open(source, since, until)
+	d.grants.claim(n, p, until)
+	return d.grants.until(since, n)
 }
 
 // expire forgets a grant whose time is up, as the kernel has.
 func (d *Door) expire(now time.Time, n int32) []Effect {
-	source := d.book.grants.at(n).source.source()
-	d.bygones.add(now, d.book.leave(n))
-	return append(d.dropped(n, source), d.record(now, audit.EventExpired, SourceString(source), "", "its time was up", time.Time{}))
+	source := d.grants.grants.at(n).source.source()
+	d.endedGrants.add(now, d.grants.admission(n))
+	return append(d.dropped(n, source), d.record(now, audit.EventExpired, SourceString(source), "", "it expired", time.Time{}))
 }
 
 // drop forgets a grant; with revoke the kernel is told.
 func (d *Door) drop(now time.Time, n int32, revoke bool) []Effect {
-	d.bygones.add(now, d.book.leave(n))
-	source := d.book.grants.at(n).source.source()
+	d.endedGrants.add(now, d.grants.admission(n))
+	source := d.grants.grants.at(n).source.source()
 	if source == Any {
 		d.saved.ForAll = false // else the next presence would give it again
 	}
@@ -354,8 +354,8 @@ func (d *Door) drop(now time.Time, n int32, revoke bool) []Effect {
 // dropped takes a grant out of the book and has the claims to it forgotten.
 func (d *Door) dropped(n int32, source netip.Prefix) []Effect {
 	var out []Effect
-	for _, by := range d.book.drop(n) {
-		out = append(out, Drop{source, by})
+	for _, by := range d.grants.drop(n) {
+		out = append(out, DropClaim{source, by})
 	}
 	return out
 }
@@ -384,13 +384,13 @@ func (d *Door) darken(now time.Time, to State, by, reason string) []Effect {
 // empty ends all grants, and remembers the latest of them.
 func (d *Door) empty(now time.Time) {
 	some := 0
-	for n := range d.book.ends.latest() {
-		if some++; some > maxDarkened {
+	for n := range d.grants.ends.latest() {
+		if some++; some > maxEndedAtDark {
 			break
 		}
-		d.bygones.add(now, d.book.leave(n))
+		d.endedGrants.add(now, d.grants.admission(n))
 	}
-	d.book.clear()
+	d.grants.clear()
 }
 
 // fail is S9: no log data anywhere, something is fishy, stop everything.

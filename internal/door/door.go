@@ -34,18 +34,18 @@ import (
 
 // Bounds of what a door keeps and how often it looks.
 const (
-	maxWaiting   = 1 << 12          // knocks that wait for the service to run
-	restEvery    = time.Minute      // looks for log data while the door is dark
-	failEvery    = 10 * time.Second // and while it is in failsafe: at boot the journal comes late
-	slowestLook  = 5 * time.Second  // looks for presence while it is open: a tenth of
-	fastestLook  = time.Second      // Idle, within these two
-	firstRetry   = 10 * time.Second // after a stop that failed, doubled each time
-	lastRetry    = 5 * time.Minute
-	repairAtMost = 10 * time.Second // a service that dies again so soon is not restarted
-	firstPause   = 10 * time.Second // between starts of a service that others stop, doubled each
-	lastPause    = time.Minute      // time that they stop it within the latest
-	longestWait  = 2 * time.Minute  // of a knock for a service that others stop
-	endAtOnce    = 1 << 10          // grants, and penalties, that one Tick ends
+	maxWaiting      = 1 << 12          // knocks that wait for the service to run
+	restEvery       = time.Minute      // looks for log data while the door is dark
+	failEvery       = 10 * time.Second // and while it is in failsafe: at boot the journal comes late
+	maxLookInterval = 5 * time.Second  // looks for presence while it is open: a tenth of
+	minLookInterval = time.Second      // Idle, within these two
+	minRetry        = 10 * time.Second // after a stop that failed, doubled each time
+	maxRetry        = 5 * time.Minute
+	repairAtMost    = 10 * time.Second // a service that dies again so soon is not restarted
+	minPause        = 10 * time.Second // between starts of a service that others stop, doubled each
+	maxPause        = time.Minute      // time that they stop it within the latest
+	maxWait         = 2 * time.Minute  // of a knock for a service that others stop
+	endedPerTick    = 1 << 10          // grants, and penalties, that one Tick ends
 )
 
 // Door is one guarded service. Its states:
@@ -68,11 +68,11 @@ type Door struct {
 	rules Rules
 	saved Saved
 
-	waiting   []request // for the service to run, in the order of their coming
-	darkBy    string    // on whose word it goes dark, until it is
-	book      book
-	bygones   bygone
-	penalties penalties
+	waiting     []request // for the service to run, in the order of their coming
+	darkBy      string    // on whose word it goes dark, until it is
+	grants      grantTable
+	endedGrants endedGrants
+	penalties   penalties
 
 	looking     bool          // a Look is under way
 	looked      time.Time     // when the last Seen came, zero before the first
@@ -91,7 +91,7 @@ type Door struct {
 // request is a knock or an operator's order that is to become a grant.
 type request struct {
 	source netip.Prefix
-	party
+	claimant
 	reason string
 	length time.Duration // 0: for everybody, until the door goes dark
 	asked  time.Time
@@ -114,7 +114,7 @@ func New(rules Rules, saved Saved, now time.Time) *Door {
 	d := &Door{
 		saved:     saved,
 		fresh:     fresh,
-		book:      newBook(now),
+		grants:    newGrantTable(now),
 		penalties: newPenalties(now),
 	}
 	d.Configure(rules)
@@ -180,9 +180,9 @@ func (d *Door) whose(name string) []string {
 // Knock takes in a right knock.
 func (d *Door) Knock(now time.Time, k Knock) []Effect {
 	if d.Deaf(k.Name, k.Source) {
-		return []Effect{d.record(now, audit.EventRefused, SourceString(k.Source), k.By, "the door is deaf", time.Time{})}
+		return []Effect{d.record(now, audit.EventRefused, SourceString(k.Source), k.By, "the door ignores knocks", time.Time{})}
 	}
-	r := request{source: k.Source, party: party{k.By, k.Name}, reason: k.Reason, length: k.For, asked: now}
+	r := request{source: k.Source, claimant: claimant{k.By, k.Name}, reason: k.Reason, length: k.For, asked: now}
 	if r.length <= 0 {
 		r.length = d.rules.OpenFor
 	}
@@ -202,13 +202,13 @@ func (d *Door) Open(now time.Time, source netip.Prefix, length time.Duration, by
 	if d.saved.State == Failsafe {
 		return nil, fmt.Errorf("door %q is in failsafe: %s", d.rules.Name, d.saved.Reason)
 	}
-	return d.ask(now, request{source, party{by: by}, "on an operator's word", length, now}), nil
+	return d.ask(now, request{source, claimant{by: by}, ordered(by), length, now}), nil
 }
 
 // Ended takes in that the kernel no longer has a grant before its time: a grant
 // of single use that was spent, or one that somebody else removed.
 func (d *Door) Ended(now time.Time, source netip.Prefix, reason string) []Effect {
-	n, has := d.book.find(source)
+	n, has := d.grants.find(source)
 	if !has {
 		return nil
 	}
@@ -220,7 +220,7 @@ func (d *Door) Ended(now time.Time, source netip.Prefix, reason string) []Effect
 // more for who has asked for that meanwhile.
 func (d *Door) Close(now time.Time, by string) (out []Effect) {
 	if d.saved.State == Open || d.saved.State == Opening {
-		return d.darken(now, Dark, by, "on an operator's word")
+		return d.darken(now, Dark, by, ordered(by))
 	}
 	for _, r := range d.waiting { // while it closes
 		out = append(out, d.revoked(now, r.source, by))
@@ -237,7 +237,7 @@ func (d *Door) Next() (time.Time, bool) {
 			next = t
 		}
 	}
-	_, at, ok := d.book.ends.next()
+	_, at, ok := d.grants.ends.next()
 	sooner(at, ok)
 	sooner(d.penalties.next())
 	sooner(d.nextLook())
@@ -251,8 +251,8 @@ func (d *Door) Next() (time.Time, bool) {
 // end at once, it is due again at once.
 func (d *Door) Tick(now time.Time) []Effect {
 	var out []Effect
-	for range endAtOnce {
-		n, due := d.book.ends.due(now)
+	for range endedPerTick {
+		n, due := d.grants.ends.due(now)
 		if !due {
 			break
 		}
@@ -281,9 +281,9 @@ func (d *Door) nextLook() (time.Time, bool) {
 	case d.stands():
 		dark, ever := d.darkAt()
 		if !ever {
-			return d.looked.Add(slowestLook), true
+			return d.looked.Add(maxLookInterval), true
 		}
-		next := d.looked.Add(min(max(d.rules.Idle/10, fastestLook), slowestLook))
+		next := d.looked.Add(min(max(d.rules.Idle/10, minLookInterval), maxLookInterval))
 		if dark.Before(next) {
 			next = dark
 		}
@@ -340,7 +340,7 @@ func (d *Door) Brief(now time.Time, most int) View {
 	if d.saved.State == Open {
 		v.DarkAt, _ = d.darkAt()
 	}
-	b := &d.book
+	b := &d.grants
 	some := 0
 	for n := range b.ends.latest() {
 		if some++; some > most {
@@ -372,17 +372,17 @@ func (d *Door) Looked() bool { return !d.rules.Logins || !d.looked.IsZero() }
 // GrantedSince returns since when a source has a grant; false if it has none that
 // was given on that behalf. A claim that renews a grant does not begin it anew.
 func (d *Door) GrantedSince(source netip.Prefix, by string) (time.Time, bool) {
-	n, has := d.book.find(source)
-	if !has || d.book.claimOf(d.book.claims(n), by) < 0 {
+	n, has := d.grants.find(source)
+	if !has || d.grants.claimOf(d.grants.claims(n), by) < 0 {
 		return time.Time{}, false
 	}
-	b := &d.book
+	b := &d.grants
 	return b.ends.epoch.Add(time.Duration(b.grants.at(n).since)), true
 }
 
 // Granted is how many sources have a grant, those included whose end a Tick has not
 // come to yet.
-func (d *Door) Granted() int { return d.book.of.used }
+func (d *Door) Granted() int { return d.grants.of.used }
 
 // Penalised is how many penalties stand, in the same way.
 func (d *Door) Penalised() int { return len(d.penalties.stand.heap) }
@@ -398,7 +398,7 @@ type Grant struct {
 // from the first call to the last is in one of the answers; one that begins
 // meanwhile may be.
 func (d *Door) Grants(now time.Time, from, most int) (grants []Grant, next int) {
-	b := &d.book
+	b := &d.grants
 	to := min(from+most, int(b.grants.most))
 	for n := int32(from); n < int32(to); n++ {
 		if b.ends.has(n) {
@@ -413,8 +413,8 @@ func (d *Door) Grants(now time.Time, from, most int) (grants []Grant, next int) 
 
 // GrantEnd is when a source's grant ends, zero if it has none.
 func (d *Door) GrantEnd(now time.Time, source netip.Prefix) time.Time {
-	if n, has := d.book.find(source); has {
-		return d.book.until(now, n)
+	if n, has := d.grants.find(source); has {
+		return d.grants.until(now, n)
 	}
 	return time.Time{}
 }

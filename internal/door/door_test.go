@@ -30,13 +30,13 @@ func tell(now time.Time, effects []Effect) string {
 			fmt.Fprintf(&b, "pardon %s\n", SourceString(e.Source))
 		case EndFlows:
 			fmt.Fprintf(&b, "end flows of %s\n", SourceString(e.Source))
-		case Keep:
+		case KeepClaim:
 			fmt.Fprintf(&b, "keep %s by %s\n", SourceString(e.Source), e.By)
-		case Drop:
+		case DropClaim:
 			fmt.Fprintf(&b, "drop %s by %s\n", SourceString(e.Source), e.By)
-		case Punish:
+		case Penalise:
 			fmt.Fprintf(&b, "punish %s %s\n", SourceString(e.Source), e.For)
-		case Over:
+		case PenaltyEnded:
 			fmt.Fprintf(&b, "over %s\n", SourceString(e.Source))
 		case Record:
 			line := []string{"record", e.Event}
@@ -110,7 +110,7 @@ func TestFromKnockToIdle(t *testing.T) {
 	s.at(30 * time.Second)
 	s.want(s.door.Tick(s.now),
 		"drop 192.0.2.2 by touch",
-		"record expired | 192.0.2.2 | its time was up",
+		"record expired | 192.0.2.2 | it expired",
 		"look")
 	// The login of 7:50 is a minute old; nobody has come since.
 	s.want(s.door.Seen(s.now, Seen{Login: start.Add(10 * time.Second)}))
@@ -146,7 +146,7 @@ func TestAKnockWhileItClosesOpensAgain(t *testing.T) {
 	s := opened(t, ssh)
 	s.want(s.door.Close(s.now, "operator"), "clear", "end flows of any", "stop")
 	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "touched 2"}))
-	s.want(s.door.Stopped(s.now, ""), "record dark | operator | on an operator's word", "start")
+	s.want(s.door.Stopped(s.now, ""), "record dark | operator | by operator", "start")
 	s.state(Opening)
 	s.want(s.door.Runs(s.now),
 		"record opened | 2001:db8::2 | touch | touched 2",
@@ -177,7 +177,7 @@ func TestAServiceThatDoesNotStopIsStoppedAgain(t *testing.T) {
 		s.want(s.door.Tick(s.now), "stop")
 		s.want(s.door.Failed(s.now, "no D-Bus"), "record error | no D-Bus")
 	}
-	s.want(s.door.Stopped(s.now, ""), "record dark | operator | on an operator's word")
+	s.want(s.door.Stopped(s.now, ""), "record dark | operator | by operator")
 	s.state(Dark)
 }
 
@@ -185,7 +185,7 @@ func TestAServiceThatDiesIsRepairedOnceInAWhile(t *testing.T) {
 	s := opened(t, ssh)
 	s.at(20 * time.Minute)
 	s.want(s.door.Stopped(s.now, "signal 9"), "start",
-		"record repaired | the service had died (signal 9); it is started again")
+		"record repaired | the service died (signal 9); it is started again")
 	s.state(Opening)
 	s.want(s.door.Runs(s.now))
 	s.state(Open)
@@ -202,7 +202,8 @@ func TestAServiceBehindADarkDoorIsStopped(t *testing.T) {
 	s := newScene(t, ssh)
 	s.want(s.door.Stopped(s.now, ""))
 	s.want(s.door.Runs(s.now), "stop",
-		"record repaired | the service ran although the door is dark; it is stopped")
+		"record repaired | the service was running although the door is dark; "+
+			`stopping it: "doorward open ssh --source any --for 1h" lets everybody in`)
 	s.want(s.door.Stopped(s.now, ""))
 	s.state(Dark)
 }
@@ -215,7 +216,7 @@ func TestFailsafe(t *testing.T) {
 	s.state(Failsafe)
 	s.want(s.door.Stopped(s.now, ""))
 	s.want(s.door.Knock(s.now, Knock{Source: visitor, By: "touch"}),
-		"record refused | 192.0.2.2 | touch | the door is deaf")
+		"record refused | 192.0.2.2 | touch | the door ignores knocks")
 	if _, err := s.door.Open(s.now, visitor, time.Minute, "operator"); err == nil ||
 		err.Error() != `door "ssh" is in failsafe: `+missing {
 		t.Errorf("open in failsafe: %v", err)
@@ -232,7 +233,7 @@ func TestFailsafe(t *testing.T) {
 func TestAnOperatorArmsInSpiteOfMissingLogData(t *testing.T) {
 	s := newScene(t, ssh)
 	s.door.Seen(s.now, Seen{NoData: "no log data"})
-	s.want(s.door.Arm(s.now, "operator alice"), "record armed | operator alice | on an operator's word")
+	s.want(s.door.Arm(s.now, "operator alice"), "record armed | operator alice | by operator alice")
 	s.state(Dark)
 	s.want(s.door.Seen(s.now, Seen{NoData: "no log data"}))
 	s.state(Dark)
@@ -305,7 +306,7 @@ func TestFailsafeEndsWhenLoginsAreNoLongerRead(t *testing.T) {
 	s.want(s.door.LookElsewhere(s.now), "record armed | logins are no longer read")
 	s.state(Dark)
 	if s.door.Mute("touch") {
-		t.Error("the door is deaf")
+		t.Error("the door ignores knocks")
 	}
 	if d := New(blind, saved, s.now); d.Saved().State != Dark || d.Mute("touch") {
 		t.Errorf("after a restart the door is %s, deaf: %v; want dark and not deaf", d.Saved().State, d.Mute("touch"))
@@ -338,7 +339,7 @@ func TestAPenaltyForEverybody(t *testing.T) {
 		t.Error("everybody is penalised, and yet the door hears")
 	}
 	s.at(time.Minute)
-	s.want(s.door.Tick(s.now), "pardon any", "record armed | the penalty is over", "look")
+	s.want(s.door.Tick(s.now), "pardon any", "record armed | the penalty has ended", "look")
 }
 
 // With scope = "door", as in the article, the door stands open to everybody
@@ -360,7 +361,7 @@ func TestOpenToEverybodyUntilItIsDark(t *testing.T) {
 	s.at(10*time.Minute + 5*time.Second)
 	s.want(s.door.Seen(s.now, Seen{}), "give any 1h0m0s")
 	s.at(70*time.Minute + 5*time.Second)
-	s.want(s.door.Tick(s.now), "drop any by presence", "drop any by touch", "record expired | any | its time was up", "look")
+	s.want(s.door.Tick(s.now), "drop any by presence", "drop any by touch", "record expired | any | it expired", "look")
 	s.want(s.door.Seen(s.now, Seen{}), "clear", "end flows of any", "stop")
 }
 
@@ -382,7 +383,7 @@ func TestLastOneOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.want(effects, "give 192.0.2.2 10m0s", "keep 192.0.2.2 by operator alice",
-		"record granted | 192.0.2.2 | operator alice | on an operator's word")
+		"record granted | 192.0.2.2 | operator alice | by operator alice")
 	// The re-knock refreshes its own claim; the kernel's grant stays the longest.
 	s.at(10 * time.Second)
 	s.want(s.door.Knock(s.now, Knock{Source: visitor, By: "touch", Reason: "touched 1"}),
@@ -404,7 +405,7 @@ func TestWithoutAServiceOpeningAndClosingTakeNoTime(t *testing.T) {
 		"keep 192.0.2.2 by touch",
 		"record granted | 192.0.2.2 | touch | touched 1")
 	s.want(s.door.Close(s.now, "operator"), "clear", "end flows of any",
-		"record dark | operator | on an operator's word")
+		"record dark | operator | by operator")
 	s.state(Dark)
 }
 

@@ -41,7 +41,7 @@ func TestNobodyHasNothing(t *testing.T) {
 				t.Error("it is heard")
 			}
 			refused := "record refused | " + name + " | touch | "
-			s.want(s.door.Knock(s.now, Knock{Source: who, By: "touch", Reason: "right"}), refused+"the door is deaf")
+			s.want(s.door.Knock(s.now, Knock{Source: who, By: "touch", Reason: "right"}), refused+"the door ignores knocks")
 			s.want(s.door.Wrong(s.now, Wrong{Proven: true, Source: who, By: "touch", Reason: "touched another", Penalty: time.Minute}),
 				refused+"touched another")
 			effects, err := s.door.Open(s.now, who, time.Minute, "operator")
@@ -113,7 +113,7 @@ func TestAnOperatorDoesNotShortenWhatPresenceDrewOut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.want(effects, "give any 1h0m0s", "keep any by operator", "record granted | any | operator | on an operator's word")
+		s.want(effects, "give any 1h0m0s", "keep any by operator", "record granted | any | operator | by operator")
 		s.at(time.Minute)
 		s.door.Seen(s.now, Seen{Connections: 1})
 	}
@@ -125,7 +125,7 @@ func TestAKnockWhileAServiceDoesNotStop(t *testing.T) {
 	s := opened(t, ssh)
 	s.door.Close(s.now, "operator")
 	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "right"}))
-	s.want(s.door.Failed(s.now, "no D-Bus"), "record error | no D-Bus", "record dark | operator | on an operator's word", "start")
+	s.want(s.door.Failed(s.now, "no D-Bus"), "record error | no D-Bus", "record dark | operator | by operator", "start")
 	s.door.Runs(s.now)
 	s.state(Open)
 	if grants := s.door.View(s.now).Grants; len(grants) != 1 || grants[0].Source != other {
@@ -138,7 +138,7 @@ func TestAKnockAtADoorWhoseServiceDoesNotStop(t *testing.T) {
 	s.door.Close(s.now, "operator")
 	s.door.Failed(s.now, "no D-Bus")
 	s.want(s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "right"}),
-		"record dark | operator | on an operator's word", "start")
+		"record dark | operator | by operator", "start")
 	s.state(Opening)
 	s.door.Runs(s.now)
 	s.state(Open)

@@ -36,7 +36,7 @@ func (d *Door) covers(now time.Time, source netip.Prefix) []Claim {
 		}
 	}
 	var all []Claim
-	b := &d.book
+	b := &d.grants
 	for _, w := range wider {
 		n, has := b.find(w)
 		if !has {

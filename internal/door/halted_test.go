@@ -93,7 +93,7 @@ func paused(t *testing.T) *scene {
 func TestAPauseEndsWithTheDoor(t *testing.T) {
 	s := paused(t)
 	s.want(s.door.Close(s.now, "operator"), "clear", "end flows of any", "stop")
-	s.want(s.door.Stopped(s.now, ""), "record dark | operator | on an operator's word")
+	s.want(s.door.Stopped(s.now, ""), "record dark | operator | by operator")
 	if at, ok := s.door.Next(); ok && at.Sub(start) < time.Minute {
 		t.Errorf("a dark door has something to do at %s", at.Sub(start))
 	}
@@ -150,7 +150,7 @@ func TestAStartThatOthersCancelIsMadeAgain(t *testing.T) {
 func TestOrdersAndDeathsAreCountedApart(t *testing.T) {
 	s := opened(t, ssh)
 	s.at(5 * time.Second)
-	s.want(s.door.Stopped(s.now, "signal 9"), "start", "record repaired | the service had died (signal 9); it is started again")
+	s.want(s.door.Stopped(s.now, "signal 9"), "start", "record repaired | the service died (signal 9); it is started again")
 	s.door.Runs(s.now)
 	s.at(6 * time.Second)
 	s.want(s.door.Halted(s.now), "start",
@@ -165,12 +165,14 @@ func TestOrdersAndDeathsAreCountedApart(t *testing.T) {
 // and after each boot until somebody disables it: nothing that was put right.
 func TestWhatRanBeforeTheDoorIsStoppedWithoutAWarning(t *testing.T) {
 	s := newScene(t, ssh)
-	s.want(s.door.Runs(s.now), "stop", "record dark | the service ran when the door was first guarded; it is stopped")
+	s.want(s.door.Runs(s.now), "stop", "record dark | the service was running when the door was first guarded; stopping it")
 	s.want(s.door.Stopped(s.now, ""))
-	s.want(s.door.Runs(s.now), "stop", "record repaired | the service ran although the door is dark; it is stopped")
+	s.want(s.door.Runs(s.now), "stop", "record repaired | the service was running although the door is dark; "+
+		`stopping it: "doorward open ssh --source any --for 1h" lets everybody in`)
 
 	again := New(ssh, s.door.Saved(), s.now)
-	s.want(again.Runs(s.now), "stop", "record repaired | the service ran although the door is dark; it is stopped")
+	s.want(again.Runs(s.now), "stop", "record repaired | the service was running although the door is dark; "+
+		`stopping it: "doorward open ssh --source any --for 1h" lets everybody in`)
 }
 
 // Who knocked in the pause is waited for, however long nobody was in.
@@ -219,7 +221,7 @@ func TestNobodyIsWaitedForForLong(t *testing.T) {
 func TestADoorThatWasOpenStaysForNobody(t *testing.T) {
 	s := paused(t)
 	s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "touched 2"})
-	s.at(7*time.Second + longestWait)
+	s.at(7*time.Second + maxWait)
 	s.want(s.door.Halted(s.now), "record expired | 2001:db8::2 | touch | it waited for the service for 2m0s", "start",
 		"record repaired | the service was stopped by somebody else while the door is opening; "+
 			`it is started again, and "doorward close ssh" stops it for good`)

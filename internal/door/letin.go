@@ -10,13 +10,13 @@ import (
 // What a door remembers of grants that have ended, for who asks what has let somebody
 // in whom they have met only now. It takes half a megabyte at the most.
 const (
-	maxEnded    = 1 << 12           // grants
-	maxDarkened = Listed            // of those that end when the door goes dark: the latest
-	endedFor    = 150 * time.Second // is how long they are remembered
+	maxEnded       = 1 << 12           // grants
+	maxEndedAtDark = Listed            // of those that end when the door goes dark: the latest
+	endedFor       = 150 * time.Second // is how long they are remembered
 )
 
-// Leave is a grant as what let somebody in.
-type Leave struct {
+// Admission is a grant as what let somebody in.
+type Admission struct {
 	Source netip.Prefix
 	Whose  []string  // on whose behalf it is, or was, as Held has it; sorted
 	Since  time.Time // when the source was given it
@@ -26,23 +26,23 @@ type Leave struct {
 // of several the one for the fewest, and rather one that stands. False: none is known.
 // It costs a lookup for each length of a prefix, and a walk through the grants that
 // ended since then.
-func (d *Door) LetIn(now, since time.Time, a netip.Addr) (Leave, bool) {
+func (d *Door) LetIn(now, since time.Time, a netip.Addr) (Admission, bool) {
 	a = a.Unmap().WithZone("")
 	for bits := a.BitLen(); bits > 0; bits-- {
-		if n, has := d.book.find(netip.PrefixFrom(a, bits).Masked()); has {
-			return d.book.leave(n), true
+		if n, has := d.grants.find(netip.PrefixFrom(a, bits).Masked()); has {
+			return d.grants.admission(n), true
 		}
 	}
-	if n, has := d.book.find(Any); has {
-		return d.book.leave(n), true
+	if n, has := d.grants.find(Any); has {
+		return d.grants.admission(n), true
 	}
-	return d.bygones.letIn(since, a)
+	return d.endedGrants.letIn(since, a)
 }
 
-// leave is a grant that stands as what lets somebody in.
-func (b *book) leave(n int32) Leave {
+// admission is a grant that stands as what lets somebody in.
+func (b *grantTable) admission(n int32) Admission {
 	g := b.grants.at(n)
-	l := Leave{Source: g.source.source(), Since: b.ends.epoch.Add(time.Duration(g.since))}
+	l := Admission{Source: g.source.source(), Since: b.ends.epoch.Add(time.Duration(g.since))}
 	for _, c := range b.claims(n) {
 		l.Whose = append(l.Whose, b.parties.at(c.by).String())
 	}
@@ -55,7 +55,7 @@ func (b *book) leave(n int32) Leave {
 
 // String is on whose behalf for people: who, and by which knock where a door has
 // several of a kind: "touch-2", "operator alice (uid 1000)".
-func (p party) String() string {
+func (p claimant) String() string {
 	kind, who, _ := strings.Cut(p.by, " ")
 	if p.knock == "" || !strings.HasPrefix(p.knock, kind) {
 		return p.by
@@ -63,26 +63,26 @@ func (p party) String() string {
 	return strings.TrimSpace(p.knock + " " + who)
 }
 
-// bygone are the latest grants that have ended, oldest first.
-type bygone []over
+// endedGrants are the latest grants that have ended, oldest first.
+type endedGrants []endedGrant
 
-type over struct {
-	Leave
+type endedGrant struct {
+	Admission
 	ended time.Time
 }
 
 // add remembers a grant that ends.
-func (p *bygone) add(now time.Time, l Leave) {
+func (p *endedGrants) add(now time.Time, l Admission) {
 	first := max(0, len(*p)+1-maxEnded)
 	for first < len(*p) && now.Sub((*p)[first].ended) > endedFor {
 		first++
 	}
-	*p = append((*p)[first:], over{l, now})
+	*p = append((*p)[first:], endedGrant{l, now})
 }
 
 // letIn is LetIn, of these.
-func (p bygone) letIn(since time.Time, a netip.Addr) (Leave, bool) {
-	var best *over
+func (p endedGrants) letIn(since time.Time, a netip.Addr) (Admission, bool) {
+	var best *endedGrant
 	for i := len(p) - 1; i >= 0 && !p[i].ended.Before(since); i-- {
 		o := &p[i]
 		if (o.Source == Any || o.Source.Contains(a)) && (best == nil || o.Source.Bits() > best.Source.Bits()) {
@@ -90,7 +90,7 @@ func (p bygone) letIn(since time.Time, a netip.Addr) (Leave, bool) {
 		}
 	}
 	if best == nil {
-		return Leave{}, false
+		return Admission{}, false
 	}
-	return best.Leave, true
+	return best.Admission, true
 }

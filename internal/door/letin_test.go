@@ -81,7 +81,7 @@ func TestEndedGrantsAreForgotten(t *testing.T) {
 		give(n)
 		s.door.Revoke(s.now, nth(n), "operator")
 	}
-	if got := len(s.door.bygones); got != maxEnded {
+	if got := len(s.door.endedGrants); got != maxEnded {
 		t.Errorf("%d grants are remembered, want %d", got, maxEnded)
 	}
 	if got := s.letIn(0, nth(2*maxEnded-1).Addr().String()); !strings.HasPrefix(got, "198.18.") {
@@ -90,14 +90,14 @@ func TestEndedGrantsAreForgotten(t *testing.T) {
 	s.at(endedFor + time.Second)
 	give(0)
 	s.door.Revoke(s.now, nth(0), "operator")
-	if got := len(s.door.bygones); got != 1 {
+	if got := len(s.door.endedGrants); got != 1 {
 		t.Errorf("after %s, %d grants are remembered, want the one of now", endedFor, got)
 	}
-	for n := range 2 * maxDarkened {
+	for n := range 2 * maxEndedAtDark {
 		give(n)
 	}
 	s.door.Close(s.now, "operator")
-	if got := len(s.door.bygones); got != 1+maxDarkened {
-		t.Errorf("of a door that goes dark %d grants are remembered, want %d", got, 1+maxDarkened)
+	if got := len(s.door.endedGrants); got != 1+maxEndedAtDark {
+		t.Errorf("of a door that goes dark %d grants are remembered, want %d", got, 1+maxEndedAtDark)
 	}
 }

@@ -14,14 +14,14 @@ func TestADoorThatNeverGoesDarkByItself(t *testing.T) {
 		t.Errorf("the door says that it goes dark at %s", at)
 	}
 	s.at(30 * 24 * time.Hour)
-	s.want(s.door.Tick(s.now), "drop 192.0.2.2 by touch", "record expired | 192.0.2.2 | its time was up", "look")
+	s.want(s.door.Tick(s.now), "drop 192.0.2.2 by touch", "record expired | 192.0.2.2 | it expired", "look")
 	s.want(s.door.Seen(s.now, Seen{}))
 	s.state(Open)
-	if at, ok := s.door.Next(); !ok || at.Sub(s.now) != slowestLook {
-		t.Errorf("the next look is at %s, want one in %s: status tells who is in", at, slowestLook)
+	if at, ok := s.door.Next(); !ok || at.Sub(s.now) != maxLookInterval {
+		t.Errorf("the next look is at %s, want one in %s: status tells who is in", at, maxLookInterval)
 	}
 	s.want(s.door.Close(s.now, "operator"), "clear", "end flows of any", "stop")
-	s.want(s.door.Stopped(s.now, ""), "record dark | operator | on an operator's word")
+	s.want(s.door.Stopped(s.now, ""), "record dark | operator | by operator")
 	s.state(Dark)
 }
 
@@ -41,7 +41,7 @@ func TestNothingIsOpenToEverybodyForEver(t *testing.T) {
 	s.at(time.Minute)
 	s.want(s.door.Seen(s.now, Seen{Connections: 1}))
 	s.at(time.Hour)
-	s.want(s.door.Tick(s.now), "drop any by touch", "record expired | any | its time was up", "look")
+	s.want(s.door.Tick(s.now), "drop any by touch", "record expired | any | it expired", "look")
 	s.state(Open)
 
 	// Nor is one where the knock waited for the service.

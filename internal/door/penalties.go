@@ -52,8 +52,8 @@ func (p Penalty) target() target { return target{p.Name, p.Source} }
 type penalties struct {
 	of     map[target]int32
 	all    slab[Penalty]
-	stand  agenda         // the ends of those that stand
-	memory agenda         // when those that are over are forgotten
+	stand  expiryQueue    // the ends of those that stand
+	memory expiryQueue    // when those that are over are forgotten
 	wrong  map[target]int // how many /64 there are in of, by their /56 and /48
 	names  map[string]int // how many are of each knock
 	now    time.Time      // of the latest Tick or wrong knock: what is over by then counts for nothing
@@ -61,7 +61,7 @@ type penalties struct {
 }
 
 func newPenalties(now time.Time) penalties {
-	return penalties{of: make(map[target]int32), stand: agenda{epoch: now}, memory: agenda{epoch: now},
+	return penalties{of: make(map[target]int32), stand: expiryQueue{epoch: now}, memory: expiryQueue{epoch: now},
 		wrong: make(map[target]int), names: make(map[string]int), now: now}
 }
 
@@ -179,9 +179,9 @@ func (d *Door) Penalties() iter.Seq[Effect] {
 	return func(yield func(Effect) bool) {
 		for _, n := range d.penalties.of {
 			p := *d.penalties.all.at(n)
-			var e Effect = Over{p}
+			var e Effect = PenaltyEnded{p}
 			if d.penalties.stand.has(n) {
-				e = Punish{p}
+				e = Penalise{p}
 			}
 			if !yield(e) {
 				return
@@ -245,16 +245,16 @@ func (d *Door) Wrong(now time.Time, w Wrong) []Effect {
 	if w.Source != Any && d.penalties.cover(d.whose(w.Name), w.Source) {
 		return nil
 	}
-	earned := party{w.By, w.Name}
+	earned := claimant{w.By, w.Name}
 	if d.rules.Shared {
 		w.Name = ""
 	}
-	out := d.punish(now, w, penalised(w.Source), SourceString(w.Source), w.Reason)
+	out := d.penalise(now, w, penalised(w.Source), SourceString(w.Source), w.Reason)
 	for i, wide := range counted(penalised(w.Source)) {
 		enough := [...]int{wrong56, wrong48}[i]
 		n := d.penalties.wrong[target{w.Name, wide}]
 		if _, before := d.before(w.Name, wide); before || n >= enough {
-			out = append(out, d.punish(now, w, wide, SourceString(wide), fmt.Sprintf("%d of its networks knocked wrong", n))...)
+			out = append(out, d.penalise(now, w, wide, SourceString(wide), fmt.Sprintf("%d of its networks knocked wrong", n))...)
 		}
 	}
 	if w.Used {
@@ -275,9 +275,9 @@ func (d *Door) before(name string, source netip.Prefix) (times int, ok bool) {
 	return times, ok
 }
 
-// punish penalises a source, for longer if it was before. who is what the audit
+// penalise penalises a source, for longer if it was before. who is what the audit
 // trail calls it.
-func (d *Door) punish(now time.Time, w Wrong, source netip.Prefix, who, reason string) []Effect {
+func (d *Door) penalise(now time.Time, w Wrong, source netip.Prefix, who, reason string) []Effect {
 	var out []Effect
 	times := 1
 	if before, ok := d.before(w.Name, source); ok && source != Any {
@@ -295,7 +295,7 @@ func (d *Door) punish(now time.Time, w Wrong, source netip.Prefix, who, reason s
 	if times > 1 {
 		reason += fmt.Sprintf("; penalised %d times in a row", times)
 	}
-	return append(out, Punish{p}, d.record(now, audit.EventRefused, who, w.By, reason, p.Until))
+	return append(out, Penalise{p}, d.record(now, audit.EventRefused, who, w.By, reason, p.Until))
 }
 
 // forget forgets a penalty, whether it stands or is remembered.
@@ -310,7 +310,7 @@ func (d *Door) pardons(now time.Time) []Effect {
 	var out []Effect
 	ps := &d.penalties
 	ps.at(now)
-	for range endAtOnce {
+	for range endedPerTick {
 		n, due := ps.stand.due(now)
 		if !due {
 			break
@@ -318,13 +318,13 @@ func (d *Door) pardons(now time.Time) []Effect {
 		p := *ps.all.at(n)
 		if p.Source == Any { // everybody's is the article's, which does not grow
 			out = append(out, d.forget(p.target()),
-				d.record(now, audit.EventArmed, "", "", "the penalty is over", time.Time{}))
+				d.record(now, audit.EventArmed, "", "", "the penalty has ended", time.Time{}))
 			continue
 		}
 		ps.put(now, p)
-		out = append(out, Over{p})
+		out = append(out, PenaltyEnded{p})
 	}
-	for range endAtOnce {
+	for range endedPerTick {
 		n, due := ps.memory.due(now)
 		if !due {
 			break
@@ -345,9 +345,9 @@ func (d *Door) Arm(now time.Time, by string) []Effect {
 	}
 	if d.saved.State == Failsafe {
 		d.saved.Armed = true
-		d.become(now, Dark, "armed by "+by+" in spite of missing log data")
+		d.become(now, Dark, "armed by "+by+" despite missing log data")
 	}
-	return append(out, d.record(now, audit.EventArmed, "", by, "on an operator's word", time.Time{}))
+	return append(out, d.record(now, audit.EventArmed, "", by, ordered(by), time.Time{}))
 }
 
 // ArmSource ends the penalties of a source, of the networks that it lies in, and
@@ -375,7 +375,7 @@ func (d *Door) ArmSource(now time.Time, source netip.Prefix, by string) ([]Effec
 			}
 		}
 		if len(out) > before {
-			out = append(out, d.record(now, audit.EventArmed, SourceString(p), by, "on an operator's word", time.Time{}))
+			out = append(out, d.record(now, audit.EventArmed, SourceString(p), by, ordered(by), time.Time{}))
 		}
 	}
 	return out, len(out) > 0

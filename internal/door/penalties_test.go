@@ -85,7 +85,7 @@ func TestEverybodysPenaltyDoesNotGrow(t *testing.T) {
 	for range 5 {
 		s.want(s.wrong(Any), "punish any 5m0s", "record refused | any | touch | touched another")
 		s.now = s.now.Add(5 * time.Minute)
-		s.want(s.door.Tick(s.now), "pardon any", "record armed | the penalty is over")
+		s.want(s.door.Tick(s.now), "pardon any", "record armed | the penalty has ended")
 	}
 }
 
@@ -209,8 +209,8 @@ func TestArmForgets(t *testing.T) {
 	}
 	s.wrong(visitor)
 	effects, had := s.door.ArmSource(s.now, lan(1, 2), "operator alice")
-	s.want(effects, "pardon 2001:db8:1:2::/64", "record armed | 2001:db8:1:2::/64 | operator alice | on an operator's word",
-		"pardon 2001:db8:1::/56", "record armed | 2001:db8:1::/56 | operator alice | on an operator's word")
+	s.want(effects, "pardon 2001:db8:1:2::/64", "record armed | 2001:db8:1:2::/64 | operator alice | by operator alice",
+		"pardon 2001:db8:1::/56", "record armed | 2001:db8:1::/56 | operator alice | by operator alice")
 	if !had || s.door.Deaf("touch", lan(1, 2)) || !s.door.Deaf("touch", lan(1, 1)) || !s.door.Deaf("touch", visitor) {
 		t.Error("arming a source ends what covers it, and nothing else")
 	}
@@ -222,7 +222,7 @@ func TestArmForgets(t *testing.T) {
 	}
 	s.at(5 * time.Minute)
 	s.door.Tick(s.now)
-	s.want(s.door.Arm(s.now, "operator alice"), "pardonall", "record armed | operator alice | on an operator's word")
+	s.want(s.door.Arm(s.now, "operator alice"), "pardonall", "record armed | operator alice | by operator alice")
 	s.wrong(visitor)
 	s.wantStand("192.0.2.2 5m0s")
 }
@@ -360,7 +360,7 @@ func TestPenaltiesCostTheSameHoweverMany(t *testing.T) {
 		}
 		s.at(5 * time.Minute)
 		effects = s.door.Tick(s.now)
-		if len(effects) > endAtOnce {
+		if len(effects) > endedPerTick {
 			t.Errorf("of %d penalties that end at once a tick ends %d", n, len(effects))
 		}
 		if s.wantStand(); s.door.Deaf("touch", lan(0xfff0, 1)) {

@@ -46,21 +46,21 @@ func (w *world) carry(t tester, effects []Effect) {
 		case Clear:
 			clear(w.kernel)
 			clear(w.disk)
-		case Keep:
+		case KeepClaim:
 			if w.disk[e.Source] == nil {
 				w.disk[e.Source] = make(map[string]bool)
 			}
 			w.disk[e.Source][e.By] = true
-		case Drop:
+		case DropClaim:
 			if delete(w.disk[e.Source], e.By); len(w.disk[e.Source]) == 0 {
 				delete(w.disk, e.Source)
 			}
-		case Punish:
+		case Penalise:
 			if !Somebody(e.Source) {
 				t.Fatalf("a penalty of %v", e.Source)
 			}
 			w.banned[e.target()] = e.Penalty
-		case Over:
+		case PenaltyEnded:
 			if old := w.banned[e.target()]; old != e.Penalty || w.now.Before(old.Until) {
 				t.Fatalf("over is %v, on disk %v", e.Penalty, old)
 			}

@@ -11,31 +11,31 @@ import (
 // withdraw ends what one knock has claimed of a source's grant on somebody's behalf,
 // or what waits for the service. A door that was opening for nobody else goes dark
 // again.
-func (d *Door) withdraw(now time.Time, source netip.Prefix, p party) []Effect {
+func (d *Door) withdraw(now time.Time, source netip.Prefix, p claimant) []Effect {
 	const reason = "a wrong knock came after the right one"
 	waiting := len(d.waiting)
-	d.waiting = slices.DeleteFunc(d.waiting, func(r request) bool { return r.source == source && r.party == p })
+	d.waiting = slices.DeleteFunc(d.waiting, func(r request) bool { return r.source == source && r.claimant == p })
 	waited := len(d.waiting) < waiting
-	n, has := d.book.find(source)
+	n, has := d.grants.find(source)
 	var claims []claim
 	mine := -1
 	if has {
-		claims = d.book.claims(n)
-		if mine = d.book.claimOf(claims, p.by); mine >= 0 && !d.book.parties.at(claims[mine].by).may(p) {
+		claims = d.grants.claims(n)
+		if mine = d.grants.claimOf(claims, p.by); mine >= 0 && !d.grants.parties.at(claims[mine].by).may(p) {
 			mine = -1
 		}
 	}
 	revoked := d.record(now, audit.EventRevoked, SourceString(source), p.by, reason, time.Time{})
 	stands := func() Effect {
-		return d.record(now, audit.EventGranted, SourceString(source), p.by, reason+"; what others gave stands", d.book.until(now, n))
+		return d.record(now, audit.EventGranted, SourceString(source), p.by, reason+"; grants by others remain", d.grants.until(now, n))
 	}
 	var out []Effect
 	switch {
-	case mine >= 0 && !d.book.othersLast(now, claims, mine):
+	case mine >= 0 && !d.grants.othersLast(now, claims, mine):
 		out = append(d.drop(now, n, true), EndFlows{source}, revoked)
 	case mine >= 0: // last one out: what others gave stands
-		d.book.unclaim(n, mine)
-		out = []Effect{Give{source, d.book.until(now, n)}, Drop{source, p.by}, stands()}
+		d.grants.unclaim(n, mine)
+		out = []Effect{Give{source, d.grants.until(now, n)}, DropClaim{source, p.by}, stands()}
 	case waited && has:
 		out = []Effect{stands()}
 	case waited:
@@ -63,7 +63,7 @@ func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, 
 	waiting := len(d.waiting)
 	d.waiting = slices.DeleteFunc(d.waiting, func(r request) bool { return r.source == source })
 	waited := len(d.waiting) < waiting
-	n, has := d.book.find(source)
+	n, has := d.grants.find(source)
 	if !has && !waited {
 		// The kernel may have one that was given before a crash, and a flow may go on since
 		// an earlier one.
@@ -74,7 +74,7 @@ func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, 
 		out = append(d.drop(now, n, true), EndFlows{source})
 	}
 	out = append(out, d.revoked(now, source, by))
-	return append(out, d.openForNobody(now, by, "on an operator's word")...), true
+	return append(out, d.openForNobody(now, by, ordered(by))...), true
 }
 
 // RevokeWithin ends all claims to the grants of what lies in a network, its own
@@ -87,13 +87,13 @@ func (d *Door) RevokeWithin(now time.Time, network netip.Prefix, by string, from
 	}
 	if from == 0 {
 		out, ended = d.revokeWaiting(now, network, by)
-		if _, has := d.book.find(network); !has {
+		if _, has := d.grants.find(network); !has {
 			out = append(out, Revoke{network}) // as Revoke does
 		}
 	}
-	b := &d.book
+	b := &d.grants
 	n := int32(from)
-	for ; n < min(int32(from+looksAtOnce), b.grants.most) && ended < endAtOnce; n++ {
+	for ; n < min(int32(from+lookupsPerCall), b.grants.most) && ended < endedPerTick; n++ {
 		if !b.ends.has(n) {
 			continue
 		}
@@ -108,8 +108,8 @@ func (d *Door) RevokeWithin(now time.Time, network netip.Prefix, by string, from
 	return append(out, EndFlows{network}), ended, next
 }
 
-// looksAtOnce is how many places RevokeWithin looks at.
-const looksAtOnce = 1 << 13
+// lookupsPerCall is how many places RevokeWithin looks at.
+const lookupsPerCall = 1 << 13
 
 // revokeWaiting ends what waits for the service within a network, and the grants that
 // the same sources have.
@@ -131,7 +131,7 @@ func (d *Door) revokeWaiting(now time.Time, network netip.Prefix, by string) (ou
 
 // revoked is the record of a grant that an operator has ended.
 func (d *Door) revoked(now time.Time, source netip.Prefix, by string) Effect {
-	return d.record(now, audit.EventRevoked, SourceString(source), by, "on an operator's word", time.Time{})
+	return d.record(now, audit.EventRevoked, SourceString(source), by, ordered(by), time.Time{})
 }
 
 // within says whether all of a source lies in a network. Everybody does in none.
@@ -152,13 +152,13 @@ func (d *Door) Covers(now time.Time, source netip.Prefix) []Claim {
 	}
 	var out []Claim
 	for _, w := range wider {
-		n, has := d.book.find(w)
+		n, has := d.grants.find(w)
 		if !has {
 			continue
 		}
-		for _, c := range d.book.claims(n) {
-			if until := d.book.ends.time(now, c.until); now.Before(until) {
-				out = append(out, Claim{Source: w, By: d.book.parties.at(c.by).by, Until: until})
+		for _, c := range d.grants.claims(n) {
+			if until := d.grants.ends.time(now, c.until); now.Before(until) {
+				out = append(out, Claim{Source: w, By: d.grants.parties.at(c.by).by, Until: until})
 			}
 		}
 	}

@@ -16,10 +16,10 @@ func TestRevokingAKnockThatWaits(t *testing.T) {
 	if !had {
 		t.Error("a knock that waits is no reason to revoke")
 	}
-	s.want(effects, "record revoked | 192.0.2.2 | operator bob | on an operator's word")
+	s.want(effects, "record revoked | 192.0.2.2 | operator bob | by operator bob")
 	s.state(Opening)
 	effects, _ = s.door.Revoke(s.now, other, "operator bob")
-	s.want(effects, "record revoked | 2001:db8::2 | operator bob | on an operator's word", "clear", "end flows of any", "stop")
+	s.want(effects, "record revoked | 2001:db8::2 | operator bob | by operator bob", "clear", "end flows of any", "stop")
 	s.state(Closing)
 }
 
@@ -47,7 +47,7 @@ func TestRevokingWhileTheServiceIsRepaired(t *testing.T) {
 	s.door.Stopped(s.now, "signal 9")
 	s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "right"})
 	effects, _ := s.door.Revoke(s.now, other, "operator bob")
-	s.want(effects, "record revoked | 2001:db8::2 | operator bob | on an operator's word")
+	s.want(effects, "record revoked | 2001:db8::2 | operator bob | by operator bob")
 	s.state(Opening)
 }
 
@@ -72,8 +72,8 @@ func TestClosingADoorThatIsClosing(t *testing.T) {
 	s.door.Close(s.now, "operator bob")
 	s.door.Knock(s.now, Knock{Source: visitor, By: "touch", Reason: "right"})
 	s.state(Closing)
-	s.want(s.door.Close(s.now, "operator bob"), "record revoked | 192.0.2.2 | operator bob | on an operator's word")
+	s.want(s.door.Close(s.now, "operator bob"), "record revoked | 192.0.2.2 | operator bob | by operator bob")
 	s.want(s.door.Close(s.now, "operator bob"))
-	s.want(s.door.Stopped(s.now, ""), "record dark | operator bob | on an operator's word")
+	s.want(s.door.Stopped(s.now, ""), "record dark | operator bob | by operator bob")
 	s.state(Dark)
 }

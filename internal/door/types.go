@@ -75,7 +75,7 @@ type Saved struct {
 	Since    time.Time
 	Opened   time.Time // when the door last went from dark to open
 	LastSeen time.Time // latest presence
-	Armed    bool      // an operator armed the door in spite of missing log data
+	Armed    bool      // an operator armed the door despite missing log data
 	ForAll   bool      // it stands open to everybody until it goes dark
 }
 
@@ -148,20 +148,20 @@ type (
 	// EndFlows ends what the door let a source in for without a connection that
 	// ends by itself: its flows over UDP. Any: everybody's.
 	EndFlows struct{ Source netip.Prefix }
-	// Keep has a claim remembered over a restart; Drop has it forgotten.
-	Keep struct{ Claim }
-	// Drop forgets what Keep remembered.
-	Drop struct {
+	// KeepClaim has a claim remembered over a restart; DropClaim has it forgotten.
+	KeepClaim struct{ Claim }
+	// DropClaim forgets what KeepClaim remembered.
+	DropClaim struct {
 		Source netip.Prefix
 		By     string
 	}
-	// Punish has a penalty remembered over a restart, and after its end, until
+	// Penalise has a penalty remembered over a restart, and after its end, until
 	// Pardon has it forgotten.
-	Punish struct{ Penalty }
-	// Over has a penalty that is over remembered for the next, so that no clock
+	Penalise struct{ Penalty }
+	// PenaltyEnded has a penalty that is over remembered for the next, so that no clock
 	// makes it stand again.
-	Over struct{ Penalty }
-	// Pardon forgets what Punish and Over remembered of a knock and a source.
+	PenaltyEnded struct{ Penalty }
+	// Pardon forgets what Penalise and PenaltyEnded remembered of a knock and a source.
 	Pardon struct {
 		Name   string
 		Source netip.Prefix
@@ -172,17 +172,21 @@ type (
 	Record struct{ audit.Record }
 )
 
-func (Start) effect()     {}
-func (Stop) effect()      {}
-func (Look) effect()      {}
-func (Give) effect()      {}
-func (Revoke) effect()    {}
-func (Clear) effect()     {}
-func (EndFlows) effect()  {}
-func (Keep) effect()      {}
-func (Drop) effect()      {}
-func (Punish) effect()    {}
-func (Over) effect()      {}
-func (Pardon) effect()    {}
-func (PardonAll) effect() {}
-func (Record) effect()    {}
+func (Start) effect()        {}
+func (Stop) effect()         {}
+func (Look) effect()         {}
+func (Give) effect()         {}
+func (Revoke) effect()       {}
+func (Clear) effect()        {}
+func (EndFlows) effect()     {}
+func (KeepClaim) effect()    {}
+func (DropClaim) effect()    {}
+func (Penalise) effect()     {}
+func (PenaltyEnded) effect() {}
+func (Pardon) effect()       {}
+func (PardonAll) effect()    {}
+func (Record) effect()       {}
+
+// ordered is the reason for what an operator ordered. Its caller says who that is in the
+// way of audit.Record's By: "operator alice (uid 1000)".
+func ordered(by string) string { return "by " + by }

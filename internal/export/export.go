@@ -176,7 +176,7 @@ func (e *Exporter) Tell(r audit.Record) {
 func (e *Exporter) Troubles() (all []string) {
 	for _, s := range e.senders {
 		if err := s.troubled(); err != nil {
-			all = append(all, fmt.Sprintf("records of the audit trail are not sent to %s, which is tried again; doorward log has them: %v", s.target, err))
+			all = append(all, fmt.Sprintf("cannot send records of the audit trail to %s; trying again; doorward log has them: %v", s.target, err))
 		}
 	}
 	return all

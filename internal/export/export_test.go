@@ -94,7 +94,7 @@ func TestRecordsWaitForTheirReceiver(t *testing.T) {
 		e, log := exporting(r)
 		tell(e, told(1, 3))
 		time.Sleep(3*pause + pause/2)
-		want := []string{"records of the audit trail are not sent to udp:192.0.2.10:514, which is tried again; doorward log has them: connection refused"}
+		want := []string{"cannot send records of the audit trail to udp:192.0.2.10:514; trying again; doorward log has them: connection refused"}
 		if d := cmp.Diff(want, e.Troubles()); d != "" {
 			t.Errorf("troubles (-want +got):\n%s", d)
 		}

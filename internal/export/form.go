@@ -78,7 +78,7 @@ func sentence(r audit.Record) string {
 	if r.By != "" {
 		b.WriteString(" by " + r.By)
 	}
-	if r.Reason != "" {
+	if r.Reason != "" && r.Reason != "by "+r.By { // said already
 		b.WriteString(": " + r.Reason)
 	}
 	return legible.Text(b.String())

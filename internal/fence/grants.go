@@ -212,7 +212,7 @@ func (f *Fence) changed(c *nft.Conn, next map[string]*part) error {
 	case err != nil:
 		return err
 	case got == nil:
-		return errors.New("the table went while it was changed")
+		return errors.New("the table disappeared while it was being changed")
 	}
 	f.settle(&f.shared, f.doors, got)
 	return nil

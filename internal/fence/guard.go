@@ -68,7 +68,7 @@ func (f *Fence) guardAtOnce(c *nft.Conn, doors []Door) error {
 		f.settle(shared, next, got)
 		return nil
 	}
-	kept, err := carry(c, want, got)
+	kept, err := elementsToKeep(c, want, got)
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (f *Fence) guardAtOnce(c *nft.Conn, doors []Door) error {
 		return err
 	}
 	if base == nil {
-		return errors.New("the table went while it was made")
+		return errors.New("the table disappeared while it was being made")
 	}
 	f.settle(shared, next, base)
 	f.owned = f.manner.flags != 0
@@ -198,7 +198,7 @@ func guards(t *nft.Table) bool {
 }
 
 // errHalted is Check's word where nobody but the fence changed the table.
-var errHalted = errors.New("a change of doors came to a halt: some are guarded as before, others as they were to be")
+var errHalted = errors.New("a change of doors stopped halfway: some are guarded as before, others as they should be now")
 
 // Check returns nil when the kernel's table is what Guard put there, all of it, and
 // else an error that names what differs. Grants are not looked at. It waits for a Guard

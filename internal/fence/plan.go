@@ -19,10 +19,10 @@ func replaces(want, got *nft.Table) bool {
 		(want.Flags^got.Flags)&nft.TableFlagPersist != 0)
 }
 
-// carry reads, by set, the grants that got holds but will lose on the way to
+// elementsToKeep reads, by set, the grants that got holds but will lose on the way to
 // want, because their set or the table is made anew. One that never ends, which
 // is not the fence's, is not carried.
-func carry(c *nft.Conn, want, got *nft.Table) (map[string][]nft.Element, error) {
+func elementsToKeep(c *nft.Conn, want, got *nft.Table) (map[string][]nft.Element, error) {
 	kept := map[string][]nft.Element{}
 	if got == nil {
 		return kept, nil

@@ -139,7 +139,7 @@ func (f *Fence) changePart(conn *nft.Conn, b *nft.Batch, c change) (func(), erro
 		c = newChange(c.door, now)
 	}
 	was, next := c.was, c.next
-	kept, err := carry(conn, next.want, was.base)
+	kept, err := elementsToKeep(conn, next.want, was.base)
 	if err != nil {
 		return nil, err
 	}

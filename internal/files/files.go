@@ -35,7 +35,7 @@ type Error struct {
 
 // Error returns path, problem and the command that mends it, on one line.
 func (e *Error) Error() string {
-	return fmt.Sprintf("%q %s; to mend it: %s", e.Path, e.Problem, e.Fix)
+	return fmt.Sprintf("%q %s; to fix it: %s", e.Path, e.Problem, e.Fix)
 }
 
 // ErrNotRegular is what Read and Given return, wrapped, for whatever is not a

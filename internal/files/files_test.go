@@ -72,35 +72,35 @@ func TestRead(t *testing.T) {
 		{name: "readable by everybody", places: []place{{name: "f", mode: 0o644}}, path: "f"},
 		{
 			name: "somebody else's", places: []place{{name: "f", mode: 0o600, owner: stranger}}, path: "f",
-			err: `"DIR/f" belongs to user number 54321: allowed are root and the user who runs this; to mend it: chown root DIR/f`,
+			err: `"DIR/f" belongs to user number 54321: allowed are root and the user who runs this; to fix it: chown root DIR/f`,
 		},
 		{
 			name: "writable by everybody", places: []place{{name: "f", mode: 0o646}}, path: "f",
-			err: `"DIR/f" may be written by everybody: allowed is its owner alone; to mend it: chmod go-w DIR/f`,
+			err: `"DIR/f" may be written by everybody: allowed is its owner alone; to fix it: chmod go-w DIR/f`,
 		},
 		{
 			name: "writable by its group", places: []place{{name: "f", mode: 0o660}}, path: "f",
-			err: `"DIR/f" may be written by its group: allowed is its owner alone; to mend it: chmod go-w DIR/f`,
+			err: `"DIR/f" may be written by its group: allowed is its owner alone; to fix it: chmod go-w DIR/f`,
 		},
 		{
 			name:   "in a directory of somebody else",
 			places: []place{{name: "d/", mode: 0o755, owner: stranger}, {name: "d/f", mode: 0o600}}, path: "d/f",
-			err: `"DIR/d" belongs to user number 54321: allowed are root and the user who runs this; to mend it: chown root DIR/d, if nobody else needs it, or use another directory`,
+			err: `"DIR/d" belongs to user number 54321: allowed are root and the user who runs this; to fix it: chown root DIR/d, if nobody else needs it, or use another directory`,
 		},
 		{
 			name:   "in a directory below one of somebody else",
 			places: []place{{name: "d/", mode: 0o755, owner: stranger}, {name: "d/e/", mode: 0o755}, {name: "d/e/f", mode: 0o600}},
-			path:   "d/e/f", err: `"DIR/d" belongs to user number 54321: allowed are root and the user who runs this; to mend it: chown root DIR/d, if nobody else needs it, or use another directory`,
+			path:   "d/e/f", err: `"DIR/d" belongs to user number 54321: allowed are root and the user who runs this; to fix it: chown root DIR/d, if nobody else needs it, or use another directory`,
 		},
 		{
 			name:   "in a directory that everybody may write to",
 			places: []place{{name: "it's/", mode: 0o777}, {name: "it's/f", mode: 0o600}}, path: "it's/f",
-			err: `"DIR/it's" may be written by everybody: allowed is its owner alone; to mend it: chmod go-w 'DIR/it'\''s'`,
+			err: `"DIR/it's" may be written by everybody: allowed is its owner alone; to fix it: chmod go-w 'DIR/it'\''s'`,
 		},
 		{
 			name:   "in a directory that its group may write to",
 			places: []place{{name: "d/", mode: 0o770}, {name: "d/f", mode: 0o600}}, path: "d/f",
-			err: `"DIR/d" may be written by its group: allowed is its owner alone; to mend it: chmod go-w DIR/d`,
+			err: `"DIR/d" may be written by its group: allowed is its owner alone; to fix it: chmod go-w DIR/d`,
 		},
 		{
 			name:   "root's in a sticky directory",
@@ -109,7 +109,7 @@ func TestRead(t *testing.T) {
 		{
 			name:   "below a directory of somebody else in a sticky one",
 			places: []place{{name: "tmp/", mode: openDirectory}, {name: "tmp/d/", mode: 0o755, owner: stranger}, {name: "tmp/d/f", mode: 0o600}},
-			path:   "tmp/d/f", err: `"DIR/tmp/d" belongs to user number 54321: allowed are root and the user who runs this; to mend it: chown root DIR/tmp/d, if nobody else needs it, or use another directory`,
+			path:   "tmp/d/f", err: `"DIR/tmp/d" belongs to user number 54321: allowed are root and the user who runs this; to fix it: chown root DIR/tmp/d, if nobody else needs it, or use another directory`,
 		},
 		{
 			name:   "a link of root's",
@@ -119,24 +119,24 @@ func TestRead(t *testing.T) {
 			name: "a link of somebody else in a sticky directory",
 			places: []place{{name: "tmp/", mode: openDirectory}, {name: "f", mode: 0o600},
 				{name: "tmp/l", link: "../f", owner: stranger}},
-			path: "tmp/l", err: `"DIR/tmp/l" belongs to user number 54321: allowed are root and the user who runs this; to mend it: use another path`,
+			path: "tmp/l", err: `"DIR/tmp/l" belongs to user number 54321: allowed are root and the user who runs this; to fix it: use another path`,
 		},
 		{
 			name:   "a link to somebody else's",
 			places: []place{{name: "f", mode: 0o600, owner: stranger}, {name: "l", link: "DIR/f"}}, path: "l",
-			err: `"DIR/f" belongs to user number 54321: allowed are root and the user who runs this; to mend it: chown root DIR/f`,
+			err: `"DIR/f" belongs to user number 54321: allowed are root and the user who runs this; to fix it: chown root DIR/f`,
 		},
 		{
 			name: "back over a link",
 			places: []place{{name: "a/", mode: 0o755}, {name: "a/f", mode: 0o600, owner: stranger}, {name: "a/b/", mode: 0o755},
 				{name: "l", link: "a/b"}, {name: "f", mode: 0o600}},
-			path: "l/../f", err: `"DIR/a/f" belongs to user number 54321: allowed are root and the user who runs this; to mend it: chown root DIR/a/f`,
+			path: "l/../f", err: `"DIR/a/f" belongs to user number 54321: allowed are root and the user who runs this; to fix it: chown root DIR/a/f`,
 		},
 		{
 			name: "back into a sticky directory",
 			places: []place{{name: "tmp/", mode: openDirectory}, {name: "tmp/a/", mode: 0o755},
 				{name: "f", mode: 0o600}, {name: "tmp/l", link: "../f", owner: stranger}},
-			path: "tmp/a/../l", err: `"DIR/tmp/l" belongs to user number 54321: allowed are root and the user who runs this; to mend it: use another path`,
+			path: "tmp/a/../l", err: `"DIR/tmp/l" belongs to user number 54321: allowed are root and the user who runs this; to fix it: use another path`,
 		},
 		{name: "links in a circle", places: []place{{name: "l", link: "l"}}, path: "l", err: "too many levels of symbolic links"},
 		{name: "a pipe", places: []place{{name: "f", fifo: true, mode: 0o600}}, path: "f", err: `"DIR/f" is not a regular file`},

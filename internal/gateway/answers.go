@@ -14,8 +14,8 @@ import (
 // of the gateway: so many answers go out in a second and no more, and none to wrong
 // knocks, which anybody can make in another's name.
 const (
-	visitorsASecond = 1000
-	visitorsWaiting = 256
+	visitorsPerSecond  = 1000
+	maxVisitorsWaiting = 256
 )
 
 // visitors are told what their knocks led to.
@@ -34,7 +34,7 @@ type toTell struct {
 }
 
 // newVisitors has room for as many as may wait.
-func newVisitors() visitors { return visitors{out: make(chan func(), visitorsWaiting)} }
+func newVisitors() visitors { return visitors{out: make(chan func(), maxVisitorsWaiting)} }
 
 // answers has the visitor told what a right knock led to, by the door's effects of it.
 func (d *guarded) answers(v knock.Verdict, source netip.Prefix, effects []door.Effect) {
@@ -101,7 +101,7 @@ func (v *visitors) may(now time.Time) bool {
 		v.second, v.sent = now, 0
 	}
 	v.sent++
-	return v.sent <= visitorsASecond
+	return v.sent <= visitorsPerSecond
 }
 
 // answerVisitor runs beside the turns.
@@ -111,7 +111,7 @@ func (g *Gateway) answerVisitor(o toTell) {
 		return
 	}
 	if err := g.world.Datagrams.Answer(o.verdict.Path, payload); err != nil {
-		g.log.Warn("a visitor cannot be answered", "door", o.grant.door, "err", err)
+		g.log.Warn("cannot answer a visitor", "door", o.grant.door, "err", err)
 	}
 }
 
@@ -130,5 +130,5 @@ func (g *Gateway) answerOn() {
 // kernelHas says whether the kernel has a grant that it was given.
 func (g *Gateway) kernelHas(k grantKey) bool {
 	_, waits := g.changes.grants[k]
-	return g.broken == "" && !waits
+	return g.fenceProblem == "" && !waits
 }

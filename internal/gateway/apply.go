@@ -20,12 +20,12 @@ import (
 
 // checked is a configuration that was read and found good.
 type checked struct {
-	config  *config.Config
-	text    []byte
-	hash    string            // of text
-	blinds  []*tables.Mistake // what only this machine makes a mistake
-	walled  error             // why this process cannot serve it from inside its cage
-	problem error             // why it cannot be used after all; then there is no config
+	config          *config.Config
+	text            []byte
+	hash            string            // of text
+	machineMistakes []*tables.Mistake // what only this machine makes a mistake
+	walled          error             // why this process cannot serve it from inside its cage
+	problem         error             // why it cannot be used after all; then there is no config
 	// differs are the keys that differ from those of others, by their hashes. It is filled
 	// beside the turns, since that takes long.
 	differs map[string][]string
@@ -61,8 +61,8 @@ func (g *Gateway) orderApply(now time.Time, by string, o control.ApplyRequest, d
 	case err != nil:
 	case g.applying != nil || g.rollingBack:
 		err = &control.Error{Code: control.CodeRefused,
-			Message: "another configuration is being taken into use, which takes some seconds at most",
-			Hint:    "doorward status, and the same again"}
+			Message: "another configuration is being applied, which takes a few seconds at most",
+			Hint:    "doorward status, then try again"}
 	case o.Action == "apply":
 		err = g.mayReplace(o.Force)
 	case o.Action != "keep" && o.Action != "undo":
@@ -145,9 +145,9 @@ func (g *Gateway) apply(now time.Time, a *applying) {
 // inUseAlready takes in that there is nothing to change. That the file was rolled
 // back, or that this machine cannot serve all of it, may be so no more.
 func (g *Gateway) inUseAlready(now time.Time, a *applying) control.Reply {
-	g.blinds = a.blinds
+	g.machineMistakes = a.machineMistakes
 	g.warnings = g.warningsOf(g.config)
-	reply := control.Reply{Message: g.opts.Path + " is in use already: nothing has changed"}
+	reply := control.Reply{Message: g.opts.Path + " is already in use: nothing has changed"}
 	g.recordConfig(now, a.by, reply.Message, a.checked, a.checked)
 	return reply
 }
@@ -163,7 +163,7 @@ func (g *Gateway) read(path string) (c checked, err error) {
 	if c.config, c.text, err = g.world.Config(path); err != nil {
 		hint := "doorward check " + path
 		if errors.Is(err, fs.ErrPermission) {
-			hint += "; if that can read it, systemctl restart doorward: a daemon that runs reads no file but where it was at the start"
+			hint += "; if that can read it, systemctl restart doorward: a running daemon reads the file only where it was at the start"
 		}
 		return c, &control.Error{Code: control.CodeRefused, Message: "nothing was changed: " + err.Error(), Hint: hint, Cause: err}
 	}
@@ -174,7 +174,7 @@ func (g *Gateway) read(path string) (c checked, err error) {
 // judge notes what hangs on this process and this machine.
 func (c *checked) judge(g *Gateway) {
 	c.hash = config.Hash(c.text)
-	c.blinds = g.blind(c.config, c.text)
+	c.machineMistakes = g.machineMistakesOf(c.config, c.text)
 	c.walled = g.confine(c.config)
 }
 
@@ -185,20 +185,20 @@ func (g *Gateway) acceptable(a *applying) error {
 		return &control.Error{Code: control.CodeRefused, Message: "nothing was changed: " + why, Hint: hint}
 	}
 	switch {
-	case a.confirm > 0 && g.unkept != "":
-		return refused("a restart would not roll it back, since nothing is kept: "+g.unkept,
-			"mend that and systemctl restart doorward, or doorward apply without --confirm")
+	case a.confirm > 0 && g.storeProblem != "":
+		return refused("a restart would not roll it back, since nothing can be saved: "+g.storeProblem,
+			"fix that and systemctl restart doorward, or doorward apply without --confirm")
 	case a.confirm == 0 && !a.force && g.applied.Rejected != nil && bytes.Equal(a.text, g.applied.Rejected):
-		return refused(g.opts.Path+" was rolled back, and says the same as then",
-			"change it, or doorward apply --confirm 60s; doorward apply --force uses it without a way back")
+		return refused(g.opts.Path+" was rolled back, and has not changed since",
+			"change it, or doorward apply --confirm 60s; doorward apply --force uses it for good")
 	case a.config.Gateway != g.config.Gateway:
 		return refused("the keys of [gateway] are read at the start only", "systemctl restart doorward")
 	case a.walled != nil:
 		e := refused(a.walled.Error(), "")
 		e.Cause = a.walled
 		return e
-	case len(a.blinds) > 0:
-		return refused(inOneLine(a.blinds), a.blinds[0].Hint)
+	case len(a.machineMistakes) > 0:
+		return refused(inOneLine(a.machineMistakes), a.machineMistakes[0].Hint)
 	}
 	return nil
 }
@@ -251,24 +251,24 @@ func (g *Gateway) taken(now time.Time, a *applying, next store.Applied, before c
 		reply.Message += ", until " + spelled(next.Deadline) + " unless it is kept"
 		reply.Until = &next.Deadline
 	}
-	if more := len(left) - mostLeft; more > 0 {
-		left = append(left[:mostLeft], fmt.Sprintf("and %d more such words, in doorward log", more))
+	if more := len(left) - maxLeft; more > 0 {
+		left = append(left[:maxLeft], fmt.Sprintf("and %d more, in doorward log", more))
 	}
 	reply.Message = strings.Join(append([]string{reply.Message}, left...), "; ")
 	g.recordConfig(now, a.by, reply.Message, before, a.checked)
 	g.settleKept(a, reply)
 }
 
-// mostLeft bounds what one answer tells of doors and services that went.
-const mostLeft = 8
+// maxLeft bounds what one answer tells of doors and services that went.
+const maxLeft = 8
 
 // tookNothing answers why a configuration did not come into use, when the disk knows
 // that it did not.
 func (g *Gateway) tookNothing(now time.Time, a *applying, why error) {
-	g.applying, g.ear.trying = nil, nil
+	g.applying, g.listeners.trying = nil, nil
 	g.onDisk(now, func(_ time.Time, err error) {
 		if err != nil {
-			why = errors.Join(why, fmt.Errorf("a restart would not know that: %w", err))
+			why = errors.Join(why, fmt.Errorf("a restart would not know of that: %w", err))
 		}
 		a.done(control.Reply{}, unchanged(why))
 	})
@@ -276,7 +276,7 @@ func (g *Gateway) tookNothing(now time.Time, a *applying, why error) {
 
 // settle ends what was on its way, and answers.
 func (g *Gateway) settle(a *applying, reply control.Reply, err error) {
-	g.applying, g.ear.trying = nil, nil
+	g.applying, g.listeners.trying = nil, nil
 	g.answer(reply, err, a.done)
 }
 
@@ -286,7 +286,7 @@ func (g *Gateway) settleKept(a *applying, reply control.Reply) {
 	done := a.done
 	a.done = func(reply control.Reply, err error) {
 		if unsaved, ok := causeOf(err).(*unsavedError); ok { // and nothing else is wrong
-			reply.Message += "; the disk has not taken the record of it yet: " + unsaved.why.Error()
+			reply.Message += "; the record of it is not on disk yet: " + unsaved.why.Error()
 			err = nil
 		}
 		done(reply, err)
@@ -333,7 +333,7 @@ func (g *Gateway) use(now time.Time, next checked, then func(now time.Time, befo
 func (g *Gateway) takeOn(now time.Time, next checked) (left []string) {
 	c := next.config
 	old := g.byName
-	g.config, g.hash, g.blinds, g.doors, g.listeners = c, next.hash, next.blinds, nil, nil
+	g.config, g.hash, g.machineMistakes, g.doors, g.knocksByPlace = c, next.hash, next.machineMistakes, nil, nil
 	g.byName = make(map[string]*guarded, len(c.Doors))
 	g.warnings = g.warningsOf(c)
 	for _, conf := range c.Doors {
@@ -351,14 +351,14 @@ func (g *Gateway) takeOn(now time.Time, next checked) (left []string) {
 		left = append(left, old[name].leave())
 		g.endDoor(now, name, left[len(left)-1])
 	}
-	g.roll.keepOnly(c.Doors)
-	g.meet(c.Doors)
+	g.sessionTable.keepOnly(c.Doors)
+	g.refreshSessions(c.Doors)
 	return left
 }
 
-// blind is what keeps c from knowing who is in on this machine: doors whose
+// machineMistakesOf is what keeps c from knowing who is in on this machine: doors whose
 // presence hangs on flows, where those cannot be seen.
-func (g *Gateway) blind(c *config.Config, text []byte) []*tables.Mistake {
+func (g *Gateway) machineMistakesOf(c *config.Config, text []byte) []*tables.Mistake {
 	if !slices.ContainsFunc(c.Doors, func(d config.Door) bool { return d.ByFlows() }) {
 		return nil
 	}
@@ -382,7 +382,7 @@ func inOneLine(all []*tables.Mistake) string {
 // this machine makes one is a warning too.
 func (g *Gateway) warningsOf(c *config.Config) []string {
 	w := c.Warnings()
-	for _, m := range g.blinds {
+	for _, m := range g.machineMistakes {
 		w = append(w, m.Error()+"; "+m.Hint)
 	}
 	return w

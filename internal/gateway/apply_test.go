@@ -22,7 +22,7 @@ func TestApplyInSteps(t *testing.T) {
 		replies := asking(1, func() string { return r.order(control.ApplyRequest{Action: "apply", Confirm: "1m"}) })
 		write(t, path, webDoor)
 		for _, action := range []string{"apply", "keep", "undo"} {
-			want := "error: another configuration is being taken into use, which takes some seconds at most"
+			want := "error: another configuration is being applied, which takes a few seconds at most"
 			if got := r.order(control.ApplyRequest{Action: action}); got != want {
 				t.Errorf("%s meanwhile: %q, want %q", action, got, want)
 			}
@@ -59,7 +59,7 @@ func TestApplyOnADiskThatHangs(t *testing.T) {
 		r, disk := runSlowly(t, m, path, sshDoor)
 		write(t, path, sshDoor+webDoor)
 		goOn := disk.hang(t)
-		const late = "the disk has not taken the latest changes for 5s"
+		const late = "the latest changes have not been written to disk for 5s"
 		if got, want := r.order(control.ApplyRequest{Action: "apply"}), "error: nothing was changed: "+late; got != want {
 			t.Errorf("apply: %q, want %q", got, want)
 		}
@@ -77,7 +77,7 @@ func TestApplyOnADiskThatHangs(t *testing.T) {
 			t.Errorf("the time to confirm is over, and guarded are %v", m.doors)
 		}
 		goOn()
-		want := "error: the new configuration was rolled back before the disk had taken that it is kept"
+		want := "error: the new configuration was rolled back before its confirmation was on disk"
 		if got := replies()[0]; got != want {
 			t.Errorf("keep: %q, want %q", got, want)
 		}
@@ -126,7 +126,7 @@ func TestTheEndOnTheWayIntoUse(t *testing.T) {
 		disk.takesFor(2 * time.Second)
 		replies := asking(1, func() string { return r.order(control.ApplyRequest{Action: "apply"}) })
 		r.stop()
-		if got := replies(); got[0] != "error: the daemon ends before it can answer" || len(m.doors) != 1 {
+		if got := replies(); got[0] != "error: the daemon is shutting down" || len(m.doors) != 1 {
 			t.Errorf("apply: %q, guarded %v; want what was guarded before", got, m.doors)
 		}
 		if restart(t, m, path); len(m.doors) != 2 {

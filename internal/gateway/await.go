@@ -8,7 +8,7 @@ import (
 )
 
 // endsFirst is the error of who asks a gateway that ends.
-var endsFirst = &control.Error{Code: control.CodeDown, Message: "the daemon ends before it can answer", Hint: "systemctl status doorward"}
+var endsFirst = &control.Error{Code: control.CodeDown, Message: "the daemon is shutting down", Hint: "systemctl status doorward"}
 
 // await has a turn begin something, and returns what is answered, in that turn or a later
 // one, once. It gives up when ctx or the gateway ends; what was begun goes on.

@@ -70,7 +70,7 @@ func TestWhatComesBackAndIsWalledOff(t *testing.T) {
 		if got := r.doorsInUse(); got != "ssh" {
 			t.Errorf("doors %s are in use, want ssh", got)
 		}
-		want := "the configuration from before cannot be served wholly until the file says it again and the daemon is restarted: " +
+		want := "the previous configuration cannot be served in full until the file contains it again and the daemon is restarted: " +
 			`"/srv/log" cannot be read any more`
 		if got := r.warnings(); !slices.Contains(got, want) {
 			t.Errorf("warnings are %q, want %q", got, want)
@@ -110,7 +110,7 @@ func TestADiskThatIsFullForTheRecord(t *testing.T) {
 				reply, err := r.as(alices, o)
 				want := strings.Replace(tt.want, "PATH", path, 1)
 				if err != nil || !strings.HasPrefix(reply.Message, want) ||
-					!strings.HasSuffix(reply.Message, "; the disk has not taken the record of it yet: no space left on device") || !reply.Changed ||
+					!strings.HasSuffix(reply.Message, "; the record of it is not on disk yet: no space left on device") || !reply.Changed ||
 					(reply.Until != nil) != (tt.action == "apply") {
 					t.Errorf("%+v, %v; want %q and what the disk lacks", reply, err, want)
 				}
@@ -129,7 +129,7 @@ func TestTheTrailOfAStartTellsNoPorts(t *testing.T) {
 		r.stop()
 		write(t, path, strings.Replace(sshDoor, "touch = [59000, 59002]", "touch = [59000, 59009]", 1))
 		r = restart(t, m, path)
-		want := "the configuration used before is in use: " + path + " cannot be used; doorward check says why"
+		want := "the previous configuration is in use: " + path + " cannot be used; doorward check says why"
 		if got := m.last(audit.EventApplied); got.Reason != want {
 			t.Errorf("the trail has %q, want %q", got.Reason, want)
 		}
@@ -153,10 +153,10 @@ func TestManyDoorsGo(t *testing.T) {
 		write(t, path, webDoor)
 		reply, err := r.as(alices, control.ApplyRequest{Action: "apply"})
 		want := path + " is in use: 1 door"
-		for i := range mostLeft {
+		for i := range maxLeft {
 			want += fmt.Sprintf("; door d%02d is no longer guarded", i)
 		}
-		if want += "; and 4 more such words, in doorward log"; err != nil || reply.Message != want {
+		if want += "; and 4 more, in doorward log"; err != nil || reply.Message != want {
 			t.Errorf("%q, %v; want %q", reply.Message, err, want)
 		}
 	})
@@ -202,15 +202,15 @@ func TestNothingThatCouldComeBack(t *testing.T) {
 		if got := r.doorsInUse(); got != "web" {
 			t.Errorf("doors %s are in use, want web", got)
 		}
-		if got := strings.Join(r.warnings(), "\n"); !strings.HasPrefix(got, "the configuration from before cannot come back, so that the new one stays in use: ") ||
-			!strings.HasSuffix(got, "; doorward apply --keep, or mend the file and doorward apply --force") {
+		if got := strings.Join(r.warnings(), "\n"); !strings.HasPrefix(got, "cannot go back to the previous configuration, so the new one stays in use: ") ||
+			!strings.HasSuffix(got, "; doorward apply --keep, or fix the file and doorward apply --force") {
 			t.Errorf("warnings are %q, want that nothing can come back", got)
 		}
 		if s, _ := r.Status(); s.Pending == nil || !s.Pending.Until.Before(time.Now().Add(-30*time.Second)) {
 			t.Errorf("what waits is %+v, want that it is not tried anew", s.Pending)
 		}
 		if _, err := r.as(alices, control.ApplyRequest{Action: "undo"}); err == nil ||
-			!strings.HasPrefix(err.Error(), "the configuration before cannot be read: ") {
+			!strings.HasPrefix(err.Error(), "the previous configuration cannot be read: ") {
 			t.Errorf("undo: %v", err)
 		}
 		if reply, err := r.as(alices, control.ApplyRequest{Action: "keep"}); err != nil || !reply.Changed {
@@ -238,7 +238,7 @@ func TestWhatWasRolledBackIsRememberedOverAStart(t *testing.T) {
 			t.Errorf("warnings are %q, want none: the file is in use", got)
 		}
 		write(t, path, webDoor)
-		want := "nothing was changed: " + path + " was rolled back, and says the same as then"
+		want := "nothing was changed: " + path + " was rolled back, and has not changed since"
 		if _, err := r.Reload(t.Context()); err == nil || err.Error() != want {
 			t.Errorf("SIGHUP: %v, want %q", err, want)
 		}

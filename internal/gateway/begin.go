@@ -22,12 +22,12 @@ import (
 // file that was rolled back: the grants of the doors in use would go.
 func (g *Gateway) begin() error {
 	now := g.world.Now()
-	g.counting = now
+	g.countingSince = now
 	if err := g.guardAtOnce(); err != nil {
 		return err
 	}
 	var err error
-	if g.meddled, err = g.world.Fence.Watch(g.ctx); err != nil {
+	if g.fenceChanged, err = g.world.Fence.Watch(g.ctx); err != nil {
 		return fmt.Errorf("watch the fence: %w", err)
 	}
 	state, err := g.openStore()
@@ -44,7 +44,7 @@ func (g *Gateway) begin() error {
 	if err := g.confine(g.toServe()); err != nil {
 		return err
 	}
-	g.ear = &ear{log: g.log, ear: g.world.Ear, datagrams: g.world.Datagrams}
+	g.listeners = &listeners{log: g.log, tcp: g.world.Touches, udp: g.world.Datagrams}
 	for _, m := range state.Marks {
 		g.marks.keep(m)
 	}
@@ -80,11 +80,11 @@ func (g *Gateway) begin() error {
 	}
 	g.record(now, audit.EventStarted, "", fmt.Sprintf("version %s guards %s", g.opts.Version, countDoors(g.config)))
 	if aside := g.store.SetAside(); aside != "" {
-		g.record(now, audit.EventError, "", "the store was damaged and is set aside as "+aside+
-			"; what only it had is forgotten")
+		g.record(now, audit.EventError, "", "the store was damaged and was moved to "+aside+
+			"; what only it had is lost")
 	}
-	if g.unkept != "" {
-		g.record(now, audit.EventError, "", "nothing is kept until the daemon is started again: "+g.unkept)
+	if g.storeProblem != "" {
+		g.record(now, audit.EventError, "", "nothing is saved until the daemon is restarted: "+g.storeProblem)
 	}
 	g.compareAll()
 	g.turn(nil)
@@ -130,9 +130,9 @@ func (g *Gateway) openStore() (store.State, error) {
 	case errors.Is(err, store.ErrLocked):
 		return store.State{}, err
 	}
-	g.log.Error("the state cannot be kept: the doors are guarded and right knocks open, but penalties, open doors "+
-		"and the audit trail are forgotten with the daemon; mend it and start the daemon again", "err", err)
-	g.unkept = err.Error()
+	g.log.Error("cannot keep state: the doors are guarded and right knocks open them, but penalties, open doors "+
+		"and the audit trail are lost when the daemon stops; fix this and restart it", "err", err)
+	g.storeProblem = err.Error()
 	g.store = store.InMemory()
 	close(g.opened)
 	return g.store.Load()
@@ -143,7 +143,7 @@ func (g *Gateway) end() {
 	now := g.world.Now()
 	g.applying = nil
 	g.changes.recordAll(g.sums.All(now))
-	g.record(now, audit.EventStopped, "", "the daemon ends; the fence stands and grants run out by themselves")
+	g.record(now, audit.EventStopped, "", "stopped; the fence stays up and grants expire by themselves")
 	g.writer.tryAgain()
 	g.flush(now)
 	g.finish()
@@ -180,16 +180,16 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 			g.applied.ID = g.nextID(at)
 		}
 	}
-	told := g.opts.Path + " has changed since it was used last, and is in use from this start on"
+	told := g.opts.Path + " has changed since it was last used, and is in use from this start on"
 	switch {
 	case err == nil && g.applied.Pending != nil && slices.Equal(text, g.applied.Pending):
 		// Still waiting to be confirmed.
 		g.fallback = g.parsed(g.applied.Confirmed)
 		g.fallback.compareWith(checked{text: text, hash: config.Hash(text)})
 		if g.fallback.problem != nil {
-			why := "the configuration from before cannot come back, so that the new one stays in use: " + g.fallback.problem.Error()
-			g.warnings = append(g.warnings, why+"; doorward apply --keep, or mend the file and doorward apply --force")
-			g.log.Error("the configuration from before cannot come back", "why", g.fallback.problem)
+			why := "cannot go back to the previous configuration, so the new one stays in use: " + g.fallback.problem.Error()
+			g.warnings = append(g.warnings, why+"; doorward apply --keep, or fix the file and doorward apply --force")
+			g.log.Error("cannot go back to the previous configuration", "why", g.fallback.problem)
 		}
 	case err == nil && g.applied.Pending == nil && slices.Equal(text, g.applied.Confirmed):
 		// In use already; what was rolled back stays so.
@@ -198,26 +198,26 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 		g.applied = store.Applied{Confirmed: text, Ended: g.endsBy(at, control.EndReplaced, "")}
 	case g.applied.Confirmed == nil:
 		if err == nil {
-			err = errors.New("it was rolled back, and there is none before it")
+			err = errors.New("it was rolled back, and there is no earlier one")
 		}
 		return err
 	default:
 		before := g.parsed(g.applied.Confirmed)
 		if before.problem != nil {
-			return errors.Join(err, fmt.Errorf("the configuration used before cannot be used either: %w", before.problem))
+			return errors.Join(err, fmt.Errorf("the previous configuration cannot be used either: %w", before.problem))
 		}
 		why, inTrail := whyNot(err)
-		instead := "the configuration used before is in use: " + g.opts.Path + " "
+		instead := "the previous configuration is in use: " + g.opts.Path + " "
 		told = instead + inTrail
 		if g.applied.Pending != nil {
 			g.forgetPending(at, control.EndReplaced, "")
 		}
 		g.metered.loads.failed = true
 		g.warnings = append(g.warnings, instead+why)
-		g.log.Error("the configuration used before is in use", "file", g.opts.Path, "why", why)
+		g.log.Error("the previous configuration is in use", "file", g.opts.Path, "why", why)
 		c, text = before.config, before.text
 	}
-	g.config, g.hash, g.blinds = c, config.Hash(text), g.blind(c, text)
+	g.config, g.hash, g.machineMistakes = c, config.Hash(text), g.machineMistakesOf(c, text)
 	if !g.metered.loads.failed {
 		g.metered.loads.latest = g.world.Now()
 	}
@@ -250,7 +250,7 @@ func (g *Gateway) parsed(text []byte) checked {
 	if err != nil {
 		return checked{problem: err}
 	}
-	return checked{config: c, text: text, hash: config.Hash(text), blinds: g.blind(c, text)}
+	return checked{config: c, text: text, hash: config.Hash(text), machineMistakes: g.machineMistakesOf(c, text)}
 }
 
 // toServe is what the process must be able to serve from inside: the configuration

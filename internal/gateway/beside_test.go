@@ -84,7 +84,7 @@ func (f *slowFence) EndFlows(ends []fence.Grant) error {
 
 // slowEar is an ear that takes its time to do what it is told.
 type slowEar struct {
-	Ear
+	Listener
 	set   gate
 	check gate // the first look finds that a port has died
 }
@@ -98,7 +98,7 @@ func (e *slowEar) Check() []uint16 {
 
 func (e *slowEar) Set(p listen.Ports) error {
 	e.set.pass()
-	return e.Ear.Set(p)
+	return e.Listener.Set(p)
 }
 
 // besides runs a gateway on a machine whose fence and ear take their time.
@@ -107,8 +107,8 @@ func besides(t *testing.T, m *machine, path, text string) (*running, *slowFence,
 	var e *slowEar
 	write(t, path, text)
 	r := restartWith(t, m, path, func(w *World) {
-		f, e = &slowFence{Fence: w.Fence}, &slowEar{Ear: w.Ear}
-		w.Fence, w.Ear = f, e
+		f, e = &slowFence{Fence: w.Fence}, &slowEar{Listener: w.Touches}
+		w.Fence, w.Touches = f, e
 	})
 	return r, f, e
 }
@@ -126,7 +126,7 @@ func TestKnocksWhileTheFenceIsRaised(t *testing.T) {
 				write(t, path, sshDoor)
 				open := f.guard.close()
 				reply := asking(1, func() string { return r.order(control.ApplyRequest{Action: "apply"}) })
-				if got, want := r.order(control.ApplyRequest{Action: "apply"}), "error: another configuration is being taken into use, which takes some seconds at most"; got != want {
+				if got, want := r.order(control.ApplyRequest{Action: "apply"}), "error: another configuration is being applied, which takes a few seconds at most"; got != want {
 					t.Errorf("apply meanwhile: %q, want %q", got, want)
 				}
 				if got := r.order(control.OpenRequest{Door: "ssh", Source: "198.51.100.7", For: "60s"}); strings.HasPrefix(got, "error") {
@@ -216,7 +216,7 @@ func TestKnocksWhileItIsLookedAtTheFence(t *testing.T) {
 		m := newMachine()
 		r, f, e := besides(t, m, configPath(t), sshDoor)
 		fence, ears := f.check.close(), e.set.close()
-		time.Sleep(upkeepEvery + time.Second)
+		time.Sleep(upkeepInterval + time.Second)
 		synctest.Wait()
 		if f.check.passed() == 0 || e.set.passed() < 2 {
 			t.Errorf("upkeep has looked at the fence %d times, and told the ears %d times", f.check.passed(), e.set.passed())
@@ -225,7 +225,7 @@ func TestKnocksWhileItIsLookedAtTheFence(t *testing.T) {
 		r.wantGrants("192.0.2.2")
 		fence()
 		ears()
-		const want = "the listener on 59001/tcp had died; it listens again"
+		const want = "the listener on 59001/tcp had died; reopened"
 		if last := m.trail[len(m.trail)-1]; last.Reason != want {
 			t.Errorf("the last record is %q, want %q", last.Reason, want)
 		}
@@ -278,7 +278,7 @@ func TestKeepWhileItIsRolledBack(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		goOn()
-		want := "error: the new configuration was rolled back before the disk had taken that it is kept"
+		want := "error: the new configuration was rolled back before its confirmation was on disk"
 		if got := keep()[0]; got != want {
 			t.Errorf("keep: %q, want %q", got, want)
 		}

@@ -26,7 +26,7 @@ touch = [59100, 59101]
 // A door that would go dark under whoever is in is not taken into use, and one
 // that is there at the start is guarded all the same, and told of.
 func TestFlowsThatCannotBeSeen(t *testing.T) {
-	const why = `door.vpn.presence.idle: "1h": the default does not do: flows over UDP cannot be seen here: no ctnetlink; ` +
+	const why = `door.vpn.presence.idle: "1h": the default does not work here: flows over UDP cannot be seen here: no ctnetlink; ` +
 		`the door would go dark under whoever is in: allowed are "never"`
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
@@ -51,12 +51,12 @@ func TestFlowsThatCannotBeSeen(t *testing.T) {
 		write(t, path, sshDoor+vpnDoor)
 		r = restart(t, m, path)
 		s, _ := r.Status()
-		want := path + ":13: " + why + `; name a place for logins, or write idle = "never"`
+		want := path + ":13: " + why + `; name a source of logins, or set idle = "never"`
 		if len(m.doors) != 2 || len(s.Warnings) != 1 || s.Warnings[0] != want {
 			t.Errorf("at the start %d doors are guarded, with warnings %q; want 2 and %q", len(m.doors), s.Warnings, want)
 		}
 		m.do(func() { m.noFlows = nil })
-		if got := r.order(control.ApplyRequest{Action: "apply"}); got != path+" is in use already: nothing has changed" {
+		if got := r.order(control.ApplyRequest{Action: "apply"}); got != path+" is already in use: nothing has changed" {
 			t.Errorf("apply where flows can be seen: %q", got)
 		}
 		if s, _ := r.Status(); len(s.Warnings) != 0 {
@@ -104,15 +104,15 @@ func TestALookElsewhereEndsTheOneUnderWay(t *testing.T) {
 		m, path := newMachine(), configPath(t)
 		looks, ended := 0, false
 		r := runWith(t, m, path, sshDoor, func(w *World) {
-			w.Look = func(c config.Door) func(context.Context) Sight {
-				return func(ctx context.Context) Sight {
+			w.Look = func(c config.Door) func(context.Context) Observation {
+				return func(ctx context.Context) Observation {
 					hangs := false
 					if m.do(func() { looks++; hangs = looks == 2 }); !hangs {
-						return Sight{}
+						return Observation{}
 					}
 					<-ctx.Done()
 					m.do(func() { ended = true })
-					return Sight{Seen: door.Seen{NoData: "the journal has no entry"}}
+					return Observation{Seen: door.Seen{NoData: "the journal has no entry"}}
 				}
 			}
 		})

@@ -42,7 +42,7 @@ func (c *callers) wait(door string, source netip.Prefix, by control.Caller) {
 
 // keyOf is what an order was about; its source is unsaid where it was about none.
 func keyOf(name string, source netip.Prefix, by string) orderKey {
-	if source == unsaid {
+	if source == noSource {
 		return orderKey{name, "", by}
 	}
 	return orderKey{name, door.SourceString(source), by}
@@ -78,6 +78,6 @@ func (g *Gateway) forgetOrders(which func(orderKey) bool) {
 			return false
 		}
 		d := g.door(k.door)
-		return d == nil || o.source == unsaid || !d.door.Waits(o.source, k.by)
+		return d == nil || o.source == noSource || !d.door.Waits(o.source, k.by)
 	})
 }

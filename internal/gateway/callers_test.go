@@ -103,7 +103,7 @@ func TestOrdersOfOthersDoNotTakeTheSignature(t *testing.T) {
 		from := len(m.trail)
 		give(operatorAt(2), control.CloseRequest{Door: "ssh"})
 		give(operatorAt(3), control.OpenRequest{Door: "ssh", Source: "192.0.2.8"})
-		give(operatorAt(4), control.CloseRequest{Door: "ssh"}) // takes the order back, and closes nothing
+		give(operatorAt(4), control.CloseRequest{Door: "ssh"}) // cancels the order, and closes nothing
 		give(operatorAt(5), control.OpenRequest{Door: "ssh", Source: "192.0.2.9"})
 		close(m.slowStop)
 		m.slowStop = nil

@@ -45,23 +45,23 @@ func (c *changes) add(name string, e door.Effect) {
 	switch e := e.(type) {
 	case door.Give:
 		c.grants[grantKey{name, e.Source}] = e.Until
-		c.page.touch(grantKey{name, e.Source})
+		c.page.markChanged(grantKey{name, e.Source})
 	case door.Revoke:
 		c.grants[grantKey{name, e.Source}] = time.Time{}
-		c.page.touch(grantKey{name, e.Source})
+		c.page.markChanged(grantKey{name, e.Source})
 	case door.Clear:
 		maps.DeleteFunc(c.grants, func(k grantKey, _ time.Time) bool { return k.door == name })
 		c.emptied[name] = true
-		c.page.touch(grantKey{door: name})
+		c.page.markChanged(grantKey{door: name})
 		c.clearGrants(name)
 	case door.EndFlows:
 		c.flows[grantKey{name, e.Source}] = true
-	case door.Keep:
+	case door.KeepClaim:
 		c.claims[store.GrantKey{Door: name, Source: e.Source, By: e.By}] =
 			&store.Grant{Door: name, Source: e.Source, By: e.By, Until: e.Until, For: e.For}
-	case door.Drop:
+	case door.DropClaim:
 		c.claims[store.GrantKey{Door: name, Source: e.Source, By: e.By}] = nil
-	case door.Punish, door.Over, door.Pardon, door.PardonAll:
+	case door.Penalise, door.PenaltyEnded, door.Pardon, door.PardonAll:
 		c.penalise(name, e)
 	}
 }
@@ -129,13 +129,13 @@ func families(source netip.Prefix) []netip.Prefix {
 func (g *Gateway) flush(now time.Time) {
 	changed := len(g.changes.grants)+len(g.changes.emptied) > 0
 	outcomes := g.outcomes()
-	if g.broken == "" && !g.fencing.doubt {
+	if g.fenceProblem == "" && !g.fencing.doubt {
 		if err := g.changeFence(); err != nil {
-			g.log.Error("cannot change grants in the fence; looking whether it stands", "err", err)
+			g.log.Error("cannot change grants in the fence; checking the fence", "err", err)
 			g.fencing.doubt = true
 		}
 	}
-	g.mendIfDue(now)
+	g.repairIfDue(now)
 	g.compareOn(now)
 	g.endFlows()
 	g.answerVisitors(now, outcomes)
@@ -145,8 +145,8 @@ func (g *Gateway) flush(now time.Time) {
 			g.changes.doors[d.name()] = storedDoor(d.name(), s)
 		}
 	}
-	changed = changed || !g.changes.empty() || len(g.changes.replies) > 0 || g.moved
-	g.moved = false
+	changed = changed || !g.changes.empty() || len(g.changes.replies) > 0 || g.sessionsChanged
+	g.sessionsChanged = false
 	if len(g.changes.replies) > 0 {
 		g.writer.tryAgain()
 	}
@@ -160,7 +160,7 @@ func (g *Gateway) flush(now time.Time) {
 
 // untaken says whether the fence has not taken the changes, and may take them yet.
 func (g *Gateway) untaken() bool {
-	return len(g.changes.grants)+len(g.changes.emptied) > 0 && g.broken == ""
+	return len(g.changes.grants)+len(g.changes.emptied) > 0 && g.fenceProblem == ""
 }
 
 func (c *changes) takeReplies() []func(error) {
@@ -178,8 +178,8 @@ func (g *Gateway) reply(now time.Time, replies []func(error)) {
 				unsaved = &unsavedError{err}
 				err = unsaved
 			}
-			if g.broken != "" {
-				err = errors.Join(fmt.Errorf("the kernel does not have it yet, which is tried again: %s", g.broken), err)
+			if g.fenceProblem != "" {
+				err = errors.Join(fmt.Errorf("the kernel does not have it yet; trying again: %s", g.fenceProblem), err)
 				unsaved = nil // is not all
 			}
 			if err != nil {
@@ -203,7 +203,7 @@ func (e *unsavedError) Unwrap() error { return e.why }
 // is on its way to the disk they are told when it is there.
 func (g *Gateway) tellWatchers(changed bool) {
 	if changed {
-		g.changed()
+		g.invalidateSnapshots()
 	}
 	w := &g.writer
 	if !w.news && !(changed && w.commit == nil) {

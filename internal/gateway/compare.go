@@ -20,8 +20,8 @@ import (
 // many are not listed at a start. What was given there in the moment before a crash
 // stands, unknown, until it ends by itself or with the door.
 const (
-	pageSize   = 1 << 10
-	mostListed = 1 << 16 // grants of a door; a walk takes a few milliseconds
+	pageSize  = 1 << 10
+	maxListed = 1 << 16 // grants of a door; a walk takes a few milliseconds
 	// expirySlack is how much earlier than the doors' clock the kernel may end
 	// a grant without somebody else having ended it.
 	expirySlack = time.Second
@@ -34,8 +34,8 @@ const (
 	lostReason    = "the kernel lost it while no daemon ran"
 )
 
-// survey is a comparison that is under way.
-type survey struct {
+// comparison is a comparison that is under way.
+type comparison struct {
 	whole   bool       // of all doors, and of what none knows; else of what doors with single_use know
 	doors   []string   // still to come
 	from    int        // where the page in the first of them begins
@@ -47,21 +47,21 @@ type survey struct {
 
 // page is what the kernel is being asked about.
 type page struct {
-	of      *survey
+	of      *comparison
 	about   []grantKey
 	changed map[grantKey]bool // since it was asked, or about to be then; without a source: all of a door
 	void    bool              // the fence was raised meanwhile
 }
 
-// touch takes in that a grant, or without a source all of a door, is changed.
-func (p *page) touch(k grantKey) {
+// markChanged takes in that a grant, or without a source all of a door, is changed.
+func (p *page) markChanged(k grantKey) {
 	if p != nil {
 		p.changed[k] = true
 	}
 }
 
-// overtaken takes in that the answer says nothing any more.
-func (p *page) overtaken() {
+// invalidate takes in that the answer says nothing any more.
+func (p *page) invalidate() {
 	if p != nil {
 		p.void = true
 	}
@@ -70,31 +70,31 @@ func (p *page) overtaken() {
 func (p *page) hasChanged(k grantKey) bool { return p.changed[k] || p.changed[grantKey{door: k.door}] }
 
 // compareAll has all grants compared, from the beginning if that is under way.
-func (g *Gateway) compareAll() { g.uncompared, g.survey = true, nil }
+func (g *Gateway) compareAll() { g.uncompared, g.comparison = true, nil }
 
 // compareOn begins a comparison that is due, or goes on with the one under way,
 // unless the kernel is being asked already. It ends a turn, so that a turn has one
 // page at the most.
 func (g *Gateway) compareOn(now time.Time) {
-	if g.changes.page != nil || g.broken != "" || g.fencing.busy {
+	if g.changes.page != nil || g.fenceProblem != "" || g.fencing.busy {
 		return
 	}
-	if g.survey == nil && g.uncompared {
-		g.survey = g.newSurvey(true)
+	if g.comparison == nil && g.uncompared {
+		g.comparison = g.newComparison(true)
 	}
-	switch s := g.survey; {
+	switch s := g.comparison; {
 	case s == nil || s.failed:
 	case g.askNext(now, s):
 	case s.whole && !s.listed && g.list(s):
 	default:
-		if g.survey = nil; s.whole {
-			g.uncompared, g.begins, g.lost = false, false, false
+		if g.comparison = nil; s.whole {
+			g.uncompared, g.neverCompared, g.grantsLost = false, false, false
 		}
 	}
 }
 
-func (g *Gateway) newSurvey(whole bool) *survey {
-	s := &survey{whole: whole}
+func (g *Gateway) newComparison(whole bool) *comparison {
+	s := &comparison{whole: whole}
 	for _, d := range g.doors {
 		s.doors = append(s.doors, d.name())
 	}
@@ -103,13 +103,13 @@ func (g *Gateway) newSurvey(whole bool) *survey {
 
 // lookForSpent looks for grants of doors with single_use that are not there any more.
 func (g *Gateway) lookForSpent() {
-	if g.survey == nil || g.survey.failed {
-		g.survey = g.newSurvey(g.uncompared)
+	if g.comparison == nil || g.comparison.failed {
+		g.comparison = g.newComparison(g.uncompared)
 	}
 }
 
 // askNext asks the kernel about the next page, and says whether there is one.
-func (g *Gateway) askNext(now time.Time, s *survey) bool {
+func (g *Gateway) askNext(now time.Time, s *comparison) bool {
 	about := g.nextKnown(now, s)
 	if about == nil && len(s.strange) > 0 {
 		about = s.strange[:min(len(s.strange), pageSize)]
@@ -119,10 +119,10 @@ func (g *Gateway) askNext(now time.Time, s *survey) bool {
 	}
 	p := &page{of: s, about: about, changed: make(map[grantKey]bool)}
 	for k := range g.changes.grants {
-		p.touch(k) // the kernel would not take it yet
+		p.markChanged(k) // the kernel would not take it yet
 	}
 	for name := range g.changes.emptied {
-		p.touch(grantKey{door: name})
+		p.markChanged(grantKey{door: name})
 	}
 	g.changes.page = p
 	g.async(func() event {
@@ -134,7 +134,7 @@ func (g *Gateway) askNext(now time.Time, s *survey) bool {
 
 // nextKnown is the next page of what the doors know, nil after the last. What is
 // about to run out is left to the doors' own clock.
-func (g *Gateway) nextKnown(now time.Time, s *survey) (about []grantKey) {
+func (g *Gateway) nextKnown(now time.Time, s *comparison) (about []grantKey) {
 	for ; len(s.doors) > 0; s.turn() {
 		d := g.door(s.doors[0])
 		if s.next = 0; d == nil || !s.whole && !d.conf.SingleUse {
@@ -155,7 +155,7 @@ func (g *Gateway) nextKnown(now time.Time, s *survey) (about []grantKey) {
 }
 
 // turn turns the page over.
-func (s *survey) turn() {
+func (s *comparison) turn() {
 	if s.from = s.next; s.from == 0 {
 		s.doors = s.doors[1:]
 	}
@@ -193,7 +193,7 @@ func (g *Gateway) answered(now time.Time, p *page, ends []time.Time, err error) 
 	g.changes.page = nil
 	s := p.of
 	switch {
-	case s != g.survey || p.void || g.broken != "":
+	case s != g.comparison || p.void || g.fenceProblem != "":
 	case err != nil:
 		g.log.Warn("cannot tell which grants the kernel has; asking again", "err", err)
 		s.failed = true
@@ -225,19 +225,19 @@ func (g *Gateway) compare(now time.Time, k grantKey, kernel time.Time) {
 	left, off := until.Sub(now), kernel.Sub(until)
 	switch {
 	case until.IsZero() && kernel.IsZero():
-	case until.IsZero() && !(g.begins && d.door.Saved().State == door.Open):
+	case until.IsZero() && !(g.neverCompared && d.door.Saved().State == door.Open):
 		g.changes.add(k.door, door.Revoke{Source: k.source})
-	case until.IsZero(), g.begins && !kernel.IsZero() && off > expirySlack:
-		d.carry(d.door.Adopt(now, door.Claim{Source: k.source, By: "before the restart", Until: kernel}))
-	case !kernel.IsZero() && g.begins:
+	case until.IsZero(), g.neverCompared && !kernel.IsZero() && off > expirySlack:
+		d.apply(d.door.Adopt(now, door.Claim{Source: k.source, By: "before the restart", Until: kernel}))
+	case !kernel.IsZero() && g.neverCompared:
 		d.door.EndsAt(now, k.source, kernel)
 	case !kernel.IsZero() && off > expirySlack: // somebody else drew it out
 		g.changes.add(k.door, door.Give{Source: k.source, Until: until})
 	case !kernel.IsZero() || left <= expirySlack:
-	case g.lost && !d.conf.SingleUse:
+	case g.grantsLost && !d.conf.SingleUse:
 		g.changes.add(k.door, door.Give{Source: k.source, Until: until})
 	default:
-		d.carry(d.door.Ended(now, k.source, g.whyEnded(d)))
+		d.apply(d.door.Ended(now, k.source, g.whyEnded(d)))
 		if k.source == door.Any {
 			g.changes.add(k.door, door.Revoke{Source: door.Any}) // of whichever family is left
 		}
@@ -247,7 +247,7 @@ func (g *Gateway) compare(now time.Time, k grantKey, kernel time.Time) {
 // whyEnded is why a grant of a door is not in the kernel before its time.
 func (g *Gateway) whyEnded(d *guarded) string {
 	switch {
-	case g.begins:
+	case g.neverCompared:
 		return lostReason
 	case d.conf.SingleUse:
 		return spentReason
@@ -257,10 +257,10 @@ func (g *Gateway) whyEnded(d *guarded) string {
 
 // list has the kernel's grants listed, unless they are being listed for a comparison
 // that was given up. It says whether there is anything to wait for.
-func (g *Gateway) list(s *survey) bool {
+func (g *Gateway) list(s *comparison) bool {
 	var doors []string
 	for _, d := range g.doors {
-		if !g.begins || d.door.Granted() <= mostListed {
+		if !g.neverCompared || d.door.Granted() <= maxListed {
 			doors = append(doors, d.name())
 		}
 	}
@@ -283,7 +283,7 @@ func (g *Gateway) list(s *survey) bool {
 		}
 		return func(time.Time) {
 			g.listing = false
-			if s == g.survey && err != nil {
+			if s == g.comparison && err != nil {
 				g.log.Warn("cannot list the kernel's grants; trying again", "err", err)
 				s.failed = true
 			}
@@ -295,8 +295,8 @@ func (g *Gateway) list(s *survey) bool {
 }
 
 // sift keeps of some of the kernel's grants those that no door knows.
-func (g *Gateway) sift(s *survey, grants []fence.Grant) {
-	if s != g.survey {
+func (g *Gateway) sift(s *comparison, grants []fence.Grant) {
+	if s != g.comparison {
 		return
 	}
 	now := g.world.Now()

@@ -48,7 +48,7 @@ func TestAGrantGivenWhileTheKernelIsAskedIsNotSpent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), onceDoor)
-		time.Sleep(upkeepEvery - 5*time.Second)
+		time.Sleep(upkeepInterval - 5*time.Second)
 		r.touch(visitor, 59000, 59002)
 		r.touch(visitor6, 59000, 59002)
 		m.spend(grantKey{"ssh", door.Source(visitor)})
@@ -61,7 +61,7 @@ func TestAGrantGivenWhileTheKernelIsAskedIsNotSpent(t *testing.T) {
 		close(answer)
 		synctest.Wait()
 		r.wantGrants(visitor.String())
-		time.Sleep(upkeepEvery)
+		time.Sleep(upkeepInterval)
 		synctest.Wait()
 		r.wantGrants(visitor.String())
 	})
@@ -81,7 +81,7 @@ func TestAGrantOfTheSameTurnIsNotSpent(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			d.carry(effects)
+			d.apply(effects)
 			r.lookForSpent()
 		})
 		time.Sleep(2 * time.Second)
@@ -98,7 +98,7 @@ func TestAGrantThatTheKernelDoesNotHaveYetIsNotSpent(t *testing.T) {
 			m := newMachine()
 			r := run(t, m, configPath(t), onceDoor)
 			r.touch(visitor6, 59000, 59002)
-			time.Sleep(upkeepEvery - 5*time.Second)
+			time.Sleep(upkeepInterval - 5*time.Second)
 			answer := make(chan bool)
 			broken := errors.New("no buffer space available")
 			m.do(func() { m.answer = answer })
@@ -139,7 +139,7 @@ func TestUpkeepAsksForWhatItMustKnow(t *testing.T) {
 			"59", "60").Replace(sshDoor)
 		r := run(t, m, configPath(t), onceDoor+other)
 		reads := m.reads
-		time.Sleep(upkeepEvery)
+		time.Sleep(upkeepInterval)
 		synctest.Wait()
 		if m.asked != nil {
 			t.Errorf("asked for %v, and there are no grants", m.asked)
@@ -147,7 +147,7 @@ func TestUpkeepAsksForWhatItMustKnow(t *testing.T) {
 		answer := make(chan bool)
 		m.do(func() { m.answer = answer })
 		r.touch(visitor, 59000, 59002, 60000, 60002)
-		time.Sleep(2 * upkeepEvery)
+		time.Sleep(2 * upkeepInterval)
 		synctest.Wait()
 		close(answer)
 		synctest.Wait()
@@ -164,7 +164,7 @@ func TestUpkeepAsksForWhatItMustKnow(t *testing.T) {
 // way its end comes to be known, none is left.
 func TestEverybodysGrantIsSpentOnce(t *testing.T) {
 	for what, notice := range map[string]func(*running){
-		"upkeep":           func(*running) { time.Sleep(upkeepEvery) },
+		"upkeep":           func(*running) { time.Sleep(upkeepInterval) },
 		"a foreign change": func(r *running) { r.m.changed <- struct{}{} },
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -197,13 +197,13 @@ func TestAKernelThatDoesNotAnswer(t *testing.T) {
 		m.do(func() { m.asked, m.reads = nil, 0 })
 		r = restart(t, m, r.path)
 		m.do(func() { delete(m.grants, grantKey{"ssh", door.Source(visitor)}) })
-		time.Sleep(upkeepEvery / 2)
+		time.Sleep(upkeepInterval / 2)
 		synctest.Wait()
 		if len(m.asked) != 1 {
 			t.Errorf("asked %d times at the start, want once", len(m.asked))
 		}
 		m.do(func() { m.silent = nil })
-		time.Sleep(upkeepEvery)
+		time.Sleep(upkeepInterval)
 		synctest.Wait()
 		r.wantGrants()
 	})
@@ -275,7 +275,7 @@ func TestAStartWithManyGrants(t *testing.T) {
 // when somebody else has changed something.
 func TestALongListIsSpared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m, path, all := newMachine(), configPath(t), crowd(mostListed+1)
+		m, path, all := newMachine(), configPath(t), crowd(maxListed+1)
 		m.crowded(t, path, sshDoor+webDoor, all, time.Now().Add(time.Hour))
 		strange := grantKey{"ssh", netip.MustParsePrefix("203.0.113.0/24")}
 		m.do(func() { m.grants[strange], m.reads, m.listed = time.Now().Add(time.Hour), 0, nil })
@@ -371,7 +371,7 @@ func TestTheEndOfManyGrantsAtManyDoors(t *testing.T) {
 					if err != nil {
 						t.Error(err)
 					}
-					d.carry(effects)
+					d.apply(effects)
 				}
 			}
 			left, over := doors*each, now.Add(time.Minute)
@@ -403,11 +403,11 @@ func TestEmptiedInTheMidstOfATurn(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			r.doors[0].carry(effects)
+			r.doors[0].apply(effects)
 		}
 		r.sync(func(now time.Time) {
 			open(now, visitor)
-			r.doors[0].carry(r.doors[0].door.Close(now, "operator"))
+			r.doors[0].apply(r.doors[0].door.Close(now, "operator"))
 			open(now, visitor6)
 		})
 		r.wantGrants(visitor6.String())

@@ -99,7 +99,7 @@ func TestAFullDiskAtTheStart(t *testing.T) {
 			t.Error("the doors are unguarded")
 		}
 		m.do(func() { m.full = nil })
-		time.Sleep(upkeepEvery)
+		time.Sleep(upkeepInterval)
 		synctest.Wait()
 		if string(m.applied.Confirmed) != sshDoor {
 			t.Errorf("once there is room the disk has the configuration %q", m.applied.Confirmed)
@@ -183,7 +183,7 @@ func TestAnOrderThatTheKernelDoesNotTake(t *testing.T) {
 		r := run(t, m, configPath(t), sshDoor)
 		r.touch(visitor, 59000, 59002)
 		m.do(func() { m.broken = errors.New("operation not permitted") })
-		want := "error: the kernel does not have it yet, which is tried again: operation not permitted"
+		want := "error: the kernel does not have it yet; trying again: operation not permitted"
 		if got := r.order(control.CloseRequest{Door: "ssh"}); got != want {
 			t.Errorf("close: %q, want %q", got, want)
 		}

@@ -255,12 +255,12 @@ func TestDatagramsThatCameToNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := run(t, newMachine(), configPath(t), letterDoor)
 		want := map[string]uint64{"foreign": 1, "strange": 2, "crowded": 3, "overrun": 4, "withheld": 5}
-		if got := r.Vitals().Datagrams; !maps.Equal(got, want) {
+		if got := r.ReadMetrics().Datagrams; !maps.Equal(got, want) {
 			t.Errorf("datagrams %v, want %v", got, want)
 		}
 		write(t, r.path, sshDoor)
 		r.order(control.ApplyRequest{Action: "apply"})
-		if got := r.Vitals().Datagrams; got != nil {
+		if got := r.ReadMetrics().Datagrams; got != nil {
 			t.Errorf("datagrams %v, where no knock hears any", got)
 		}
 	})
@@ -273,11 +273,11 @@ func TestADatagramSocketThatDied(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), letterDoor)
 		m.do(func() { m.dead = []uint16{5005} })
-		time.Sleep(upkeepEvery)
+		time.Sleep(upkeepInterval)
 		synctest.Wait()
 		m.do(func() { m.dead = nil })
 		r.wantState("dark")
-		if last := m.trail[len(m.trail)-1]; last.Reason != "the listener on 5005/udp had died; it listens again" {
+		if last := m.trail[len(m.trail)-1]; last.Reason != "the listener on 5005/udp had died; reopened" {
 			t.Errorf("the trail ends with %+v", last)
 		}
 	})
@@ -324,8 +324,8 @@ func TestAnswersAreBounded(t *testing.T) {
 	for v.may(verdictsStart) {
 		n++
 	}
-	if n != visitorsASecond || !v.may(verdictsStart.Add(time.Second)) {
-		t.Errorf("%d are answered in a second, want %d, and again in the next", n, visitorsASecond)
+	if n != visitorsPerSecond || !v.may(verdictsStart.Add(time.Second)) {
+		t.Errorf("%d are answered in a second, want %d, and again in the next", n, visitorsPerSecond)
 	}
 }
 
@@ -358,7 +358,7 @@ func TestEitherEarMayBeBehind(t *testing.T) {
 		{false, false, false}, {true, false, true}, {false, true, true}, {true, true, true},
 	} {
 		asked := 0
-		w := World{Ear: &patientEar{patient: patient{tt.touches, &asked}}, Datagrams: &patientMail{patient: patient{tt.datagrams, &asked}}}
+		w := World{Touches: &patientEar{patient: patient{tt.touches, &asked}}, Datagrams: &patientMail{patient: patient{tt.datagrams, &asked}}}
 		if got := w.behind(); got != tt.want || asked != 2 {
 			t.Errorf("%+v: behind %t, %d were asked", tt, got, asked)
 		}
@@ -369,9 +369,9 @@ func TestEitherEarMayBeBehind(t *testing.T) {
 func TestAKindThatOpensNothing(t *testing.T) {
 	var log bytes.Buffer
 	g := doorsOf(&log, oracular{places: []knock.Place{at(59000), {Medium: knock.Datagrams, Port: 5005}}})
-	g.attend()
-	ports := g.ear.datagrams.(*mailbox).openers
-	if by, held := ports[5005]; !held || by != nil || g.ear.problem != "5005/udp: its kind of knock opens no datagrams" {
-		t.Errorf("the ear has %v, its problem is %q", ports, g.ear.problem)
+	g.syncListeners()
+	ports := g.listeners.udp.(*mailbox).openers
+	if by, held := ports[5005]; !held || by != nil || g.listeners.problem != "5005/udp: its kind of knock opens no datagrams" {
+		t.Errorf("the ear has %v, its problem is %q", ports, g.listeners.problem)
 	}
 }

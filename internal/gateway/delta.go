@@ -67,10 +67,10 @@ func (d *delta) clearPenalties(name string) {
 // penalise takes in an effect of a door on its penalties.
 func (d *delta) penalise(name string, e door.Effect) {
 	switch e := e.(type) {
-	case door.Punish:
+	case door.Penalise:
 		d.setPenalty(store.PenaltyKey{Door: name, Knock: e.Name, Source: e.Source}, &store.Penalty{
 			Door: name, Knock: e.Name, Source: e.Source, Until: e.Until, For: e.For, Times: e.Times, Reason: e.Reason})
-	case door.Over: // For 0: whatever the clock says, no time is left
+	case door.PenaltyEnded: // For 0: whatever the clock says, no time is left
 		d.setPenalty(store.PenaltyKey{Door: name, Knock: e.Name, Source: e.Source}, &store.Penalty{
 			Door: name, Knock: e.Name, Source: e.Source, Until: e.Until, Times: e.Times, Reason: e.Reason})
 	case door.Pardon:
@@ -135,7 +135,7 @@ func (d *delta) mark(m store.Mark) error {
 			len(m.Key), len(m.Value))
 	}
 	if _, known := d.marks[k]; !known && len(d.marks) >= maxUnsaved {
-		return fmt.Errorf("%d marks wait for the disk already", maxUnsaved)
+		return fmt.Errorf("%d marks are already waiting for the disk", maxUnsaved)
 	}
 	d.marks[k] = m.Value
 	return nil

@@ -81,7 +81,7 @@ func (g *Gateway) compareFile(s *control.Status) {
 	s.ConfigDiffers = err != nil || config.Hash(text) != s.ConfigHash
 	if err != nil {
 		s.Warnings = append(slices.Clone(s.Warnings),
-			"whether the configuration file is what is in use cannot be told: "+err.Error())
+			"cannot tell whether the configuration file is the one in use: "+err.Error())
 	}
 }
 

@@ -54,7 +54,7 @@ func TestTheTrailOfConfigurations(t *testing.T) {
 		r.order(control.ApplyRequest{Action: "apply"})
 		check(alices, inUse("2 doors"), sshDoor, other, keys)
 		reply, err := r.Reload(t.Context())
-		if want := path + " is in use already: nothing has changed"; err != nil || reply.Changed || reply.Message != want {
+		if want := path + " is already in use: nothing has changed"; err != nil || reply.Changed || reply.Message != want {
 			t.Errorf("the same again: %+v, %v; want %q", reply, err, want)
 		}
 		check("SIGHUP", reply.Message, other, other, []string{})
@@ -64,10 +64,10 @@ func TestTheTrailOfConfigurations(t *testing.T) {
 		check(alices, inUse("1 door, until "+spelled(time.Now().Add(time.Minute))+" unless it is kept; door web is no longer guarded"),
 			other, sshDoor, keys)
 		r.order(control.ApplyRequest{Action: "undo"})
-		check(alices, "the configuration from before is in use again: undone by "+alices, sshDoor, other, keys)
+		check(alices, "the previous configuration is in use again: undone by "+alices, sshDoor, other, keys)
 		r.insured(alices, false)
 		time.Sleep(time.Minute)
-		check("", "the configuration from before is in use again: nobody confirmed the new one in time", sshDoor, other, keys)
+		check("", "the previous configuration is in use again: nobody confirmed the new one in time", sshDoor, other, keys)
 		r.insured(alices, false)
 		r.order(control.ApplyRequest{Action: "keep"})
 		check(alices, "the new configuration is kept", sshDoor, sshDoor, []string{})
@@ -75,7 +75,7 @@ func TestTheTrailOfConfigurations(t *testing.T) {
 		r.stop()
 		write(t, path, other)
 		r = restart(t, m, path)
-		check("", path+" has changed since it was used last, and is in use from this start on", sshDoor, other, keys)
+		check("", path+" has changed since it was last used, and is in use from this start on", sshDoor, other, keys)
 	})
 }
 
@@ -89,16 +89,16 @@ func TestAChangeOfAllDoorsIsOneRecord(t *testing.T) {
 		}
 		return []byte(text.String())
 	}
-	for _, n := range []int{mostKeys, mostKeys + 1, mostDoors + 1} {
+	for _, n := range []int{maxKeys, maxKeys + 1, maxDoors + 1} {
 		if _, err := config.Parse("t", many(n, "30s")); err != nil {
 			t.Fatal(err)
 		}
 		got := changedKeys(many(n, "30s"), many(n, "31s"))
 		want := "door.d000"
-		if n <= mostKeys {
+		if n <= maxKeys {
 			want += ".open_for"
 		}
-		if len(got) != n || got[0] != want || n > mostDoors && got[mostDoors] != "and 1 more" {
+		if len(got) != n || got[0] != want || n > maxDoors && got[maxDoors] != "and 1 more" {
 			t.Errorf("of %d keys %d are told: %.3q, want %s first", n, len(got), got, want)
 		}
 	}
@@ -141,7 +141,7 @@ func TestStatusTellsWhetherTheFileDiffers(t *testing.T) {
 		check(true, "")
 		r.order(control.ApplyRequest{Action: "apply"})
 		check(false, "")
-		const cannot = "whether the configuration file is what is in use cannot be told: "
+		const cannot = "cannot tell whether the configuration file is the one in use: "
 		os.Remove(path)
 		time.Sleep(time.Second)
 		check(true, cannot+"read configuration: open "+path+": no such file or directory")

@@ -75,9 +75,9 @@ type keyed struct {
 	ran       []string // commands, each once
 }
 
-func (k *keyed) look(c config.Door) func(context.Context) Sight {
+func (k *keyed) look(c config.Door) func(context.Context) Observation {
 	at := port.Port{Proto: port.TCP, Number: 22}
-	return func(context.Context) (seen Sight) {
+	return func(context.Context) (seen Observation) {
 		k.machine.do(func() {
 			guarded := slices.ContainsFunc(c.Ports, func(r port.Range) bool { return r.Contains(at) })
 			if k.connected && guarded && c.Presence.Connections {

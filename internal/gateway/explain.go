@@ -123,13 +123,13 @@ func (g *Gateway) explained(now time.Time, source netip.Addr, name string) ([]*e
 	all := make([]*explained, len(doors))
 	for i, d := range doors {
 		x := &explained{conf: d.conf, source: source, at: now, standing: d.door.Explain(now, door.Source(source)), deaf: !d.door.Looked(),
-			running: true, broken: g.broken, unheard: g.ear.problem != ""}
+			running: true, broken: g.fenceProblem, unheard: g.listeners.problem != ""}
 		for j := range d.knocks {
 			k := &d.knocks[j]
 			x.heard = x.heard || !d.door.Deaf(k.conf.Name, k.source(source))
 		}
 		if s := d.service; s != nil {
-			x.service, x.running, x.refused = s.svc.String(), s.running, s.leave.refused
+			x.service, x.running, x.refused = s.svc.String(), s.running, s.permission.refused
 			x.failed = s.news.State == service.Failed || x.standing.Reason == door.NotStarted
 			x.detail, x.useless = cmp.Or(s.news.Detail, s.metered.failed), !s.running && s.metered.failed != ""
 		}

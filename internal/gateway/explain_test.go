@@ -70,9 +70,9 @@ func (r *running) wantLines(what, source string, want ...string) {
 func TestExplain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const (
-			noGrant = "no_grant: nothing lets it in: neither it nor a prefix that it lies in has a grant, or never needs to knock | doorward open ssh --source "
+			noGrant = "no_grant: nothing lets it in: neither it nor a prefix that contains it has a grant or is in always | doorward open ssh --source "
 			dark    = "service_down: ssh.service does not run, and the door is dark (guarded since the start) | "
-			own     = "own_machine: it is an address of this machine, from which no knock counts | "
+			own     = "own_machine: it is an address of this machine, whose own knocks do not count | "
 		)
 		m := newMachine()
 		r := run(t, m, configPath(t), explainedDoor)
@@ -82,13 +82,13 @@ func TestExplain(t *testing.T) {
 
 		r.touch(visitor, 59001)
 		r.wantLines("after a wrong knock", "192.0.2.2", "out", noGrant+"192.0.2.2",
-			"penalty for 5m0s: the knock touch ignores it: touched a port that is to be left alone | doorward arm ssh --source 192.0.2.2", dark,
-			"refused 192.0.2.2: touched a port that is to be left alone")
+			"penalty for 5m0s: the knock touch ignores it: touched a port that must be left alone | doorward arm ssh --source 192.0.2.2", dark,
+			"refused 192.0.2.2: touched a port that must be left alone")
 		r.touch(visitor, 59100)
 		r.wantLines("after one at the other knock", "192.0.2.2", "out, no knock", noGrant+"192.0.2.2",
-			"penalty for 5m0s: the knock touch ignores it: touched a port that is to be left alone | doorward arm ssh --source 192.0.2.2",
-			"penalty for 5m0s: the knock touch-2 ignores it: touched a port that is to be left alone | doorward arm ssh --source 192.0.2.2", dark,
-			"refused 192.0.2.2: touched a port that is to be left alone", "refused 192.0.2.2: touched a port that is to be left alone")
+			"penalty for 5m0s: the knock touch ignores it: touched a port that must be left alone | doorward arm ssh --source 192.0.2.2",
+			"penalty for 5m0s: the knock touch-2 ignores it: touched a port that must be left alone | doorward arm ssh --source 192.0.2.2", dark,
+			"refused 192.0.2.2: touched a port that must be left alone", "refused 192.0.2.2: touched a port that must be left alone")
 
 		slow := make(chan struct{})
 		m.do(func() { m.slow = slow })
@@ -125,7 +125,7 @@ func TestExplain(t *testing.T) {
 		m.do(func() { m.seen = door.Seen{NoData: "no journal"} })
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
-		r.wantLines("without log data", "2001:db8::7", "out, no knock", "failsafe: the door is in failsafe, dark and deaf: no journal | doorward arm ssh",
+		r.wantLines("without log data", "2001:db8::7", "out, no knock", "failsafe: the door is in failsafe and ignores knocks: no journal | doorward arm ssh",
 			strings.TrimSuffix(noGrant, "doorward open ssh --source "),
 			"service_failed: ssh.service does not run, and the door is failsafe (no journal): exit status 1 | systemctl status ssh.service")
 	})
@@ -141,24 +141,24 @@ func TestExplainAsksTheKernel(t *testing.T) {
 		const again = " | doorward explain 192.0.2.2 ssh"
 		m.do(func() { clear(m.grants) })
 		r.wantLines("after its grant went", "192.0.2.2", "out for 30s", "by 192.0.2.2 touch for 30s",
-			"kernel_differs: the daemon knows of a grant, and the kernel has none: somebody else may have removed it"+again)
+			"kernel_differs: the daemon knows of a grant, but the kernel has none: somebody else may have removed it"+again)
 		r.events <- func(time.Time) { r.door("ssh").conf.SingleUse = true }
 		r.wantLines("after it was spent", "192.0.2.2", "out for 30s", "by 192.0.2.2 touch for 30s",
-			"kernel_differs: the daemon knows of a grant, and the kernel has none: its one connection was made"+again)
+			"kernel_differs: the daemon knows of a grant, but the kernel has none: its one connection was made"+again)
 		m.do(func() { m.grants[grantKey{"ssh", netip.MustParsePrefix("203.0.112.0/23")}] = time.Now().Add(time.Hour) })
 		r.wantLines("after somebody else gave one", "203.0.113.9", "in for 1h0m0s", "by 203.0.112.0/23 the kernel alone for 1h0m0s",
-			"kernel_differs: the kernel lets 203.0.112.0/23 in, and the daemon knows of no such grant: it is revoked within seconds of a comparison"+
+			"kernel_differs: the kernel lets 203.0.112.0/23 in, but the daemon knows of no such grant: it will be revoked within seconds"+
 				" | doorward explain 203.0.113.9 ssh")
 		m.do(func() { m.silent = errors.New("no buffer space available") })
 		r.wantLines("when it does not answer", "192.0.2.2", "perhaps in for 30s", "by 192.0.2.2 touch for 30s",
-			"kernel_unasked: the kernel does not say whom it lets in: no buffer space available"+again)
+			"kernel_unasked: cannot ask the kernel whom it lets in: no buffer space available"+again)
 		r.wantLines("when it does not answer", "198.51.100.7", "in", "by 198.51.100.0/24 always",
-			"kernel_unasked: the kernel does not say whom it lets in: no buffer space available | doorward explain 198.51.100.7 ssh")
+			"kernel_unasked: cannot ask the kernel whom it lets in: no buffer space available | doorward explain 198.51.100.7 ssh")
 		m.do(func() { m.silent, m.broken = nil, errors.New("no such table") })
 		m.flush()
 		synctest.Wait()
 		got := r.lines("198.51.100.7")
-		if got[0] != "perhaps in, no knock" || !strings.HasPrefix(got[2], "fence_down: the fence does not stand as it should, so that somebody may get in, or nobody: ") {
+		if got[0] != "perhaps in, no knock" || !strings.HasPrefix(got[2], "fence_down: the fence is not as it should be, so the wrong people may get in, or nobody: ") {
 			t.Errorf("without a fence: %q, want that nobody knows", got)
 		}
 	})
@@ -197,7 +197,7 @@ func TestExplainAllDoors(t *testing.T) {
 		}
 		r.stop()
 		_, err = r.Explain(t.Context(), visitor, "")
-		if got, want := said(control.Reply{}, err), "daemon_down: the daemon ends before it can answer (systemctl status doorward)"; got != want {
+		if got, want := said(control.Reply{}, err), "daemon_down: the daemon is shutting down (systemctl status doorward)"; got != want {
 			t.Errorf("after the end: got %q, want %q", got, want)
 		}
 	})

@@ -106,23 +106,23 @@ func (x *explained) obstacles(letIn bool) (all []control.Obstacle) {
 			all = append(all, control.Obstacle{Code: code, Message: fmt.Sprintf(format, args...), Hint: hint})
 		}
 	}
-	add(x.broken != "", control.ObstacleFence, "doorward status", "the fence does not stand as it should, so that somebody may get in, or "+
+	add(x.broken != "", control.ObstacleFence, "doorward status", "the fence is not as it should be, so the wrong people may get in, or "+
 		"nobody: %s", x.broken)
-	add(s.State == door.Failsafe, control.ObstacleFailsafe, "doorward arm "+name, "the door is in failsafe, dark and deaf: %s", s.Reason)
-	add(x.deaf && s.State != door.Failsafe, control.ObstacleDeaf, "journalctl -u doorward", "the door hears nobody until log data was looked for, "+
-		"which the daemon does when it starts")
+	add(s.State == door.Failsafe, control.ObstacleFailsafe, "doorward arm "+name, "the door is in failsafe and ignores knocks: %s", s.Reason)
+	add(x.deaf && s.State != door.Failsafe, control.ObstacleDeaf, "journalctl -u doorward", "the door ignores knocks until the daemon has looked for log data, "+
+		"which it does when it starts")
 	add(s.Waits, control.ObstacleOpening, "doorward status "+name, "it is let in as soon as %s runs", x.service)
 	open := fmt.Sprintf("doorward open %s --source %s", name, x.source)
 	if s.State == door.Failsafe {
 		open = "" // it would be refused
 	}
-	add(!letIn, control.ObstacleNoGrant, open, "nothing lets it in: neither it nor a prefix that it lies in has a grant, or never needs to knock")
+	add(!letIn, control.ObstacleNoGrant, open, "nothing lets it in: neither it nor a prefix that contains it has a grant or is in always")
 	for _, p := range s.Penalties {
 		all = append(all, x.penalty(p))
 	}
-	add(x.own, control.ObstacleOwn, "", "it is an address of this machine, from which no knock counts")
-	add(x.unheard, control.ObstacleEars, "doorward status", "some knocks cannot be heard: a warning of doorward status says which")
-	add(x.refused != "", control.ObstacleLeave, "doorward doctor", "the daemon may not start %s, so that a right knock fails: %s", x.service, x.refused)
+	add(x.own, control.ObstacleOwn, "", "it is an address of this machine, whose own knocks do not count")
+	add(x.unheard, control.ObstacleListeners, "doorward status", "some knocks cannot be heard: the warnings of doorward status say which")
+	add(x.refused != "", control.ObstaclePermission, "doorward doctor", "the daemon may not start %s, so right knocks fail: %s", x.service, x.refused)
 	if !letIn || x.own {
 		open = "" // said already, or for nobody
 	}
@@ -151,16 +151,16 @@ func (x *explained) kernelDiffers() []control.Obstacle {
 	o := control.Obstacle{Code: control.ObstacleKernel, Hint: "doorward explain " + x.source.String() + " " + x.conf.Name}
 	switch {
 	case x.kernel.err != nil:
-		o.Code, o.Message = control.ObstacleUnasked, "the kernel does not say whom it lets in: "+x.kernel.err.Error()
+		o.Code, o.Message = control.ObstacleUnchecked, "cannot ask the kernel whom it lets in: "+x.kernel.err.Error()
 	case !x.differs():
 		return nil
 	case !x.kernel.until.IsZero():
-		o.Message = fmt.Sprintf("the kernel lets %s in, and the daemon knows of no such grant: it is revoked within seconds of a comparison",
+		o.Message = fmt.Sprintf("the kernel lets %s in, but the daemon knows of no such grant: it will be revoked within seconds",
 			door.SourceString(x.kernel.source))
 	case x.conf.SingleUse:
-		o.Message = "the daemon knows of a grant, and the kernel has none: its one connection was made"
+		o.Message = "the daemon knows of a grant, but the kernel has none: its one connection was made"
 	default:
-		o.Message = "the daemon knows of a grant, and the kernel has none: somebody else may have removed it"
+		o.Message = "the daemon knows of a grant, but the kernel has none: somebody else may have removed it"
 	}
 	return []control.Obstacle{o}
 }

@@ -155,7 +155,7 @@ func (sc *scene) orders(source string) []action {
 			if t.order(control.CloseRequest{Door: "ssh", Source: source}, nobody) {
 				t.oracle.doors["ssh"].sure = false // who is revoked has not come
 				leaves := t.oracle.doors["ssh"].leaves
-				leaves[who] = slices.DeleteFunc(leaves[who], func(l leave) bool { return !l.used || t.g.broken == "" })
+				leaves[who] = slices.DeleteFunc(leaves[who], func(l leave) bool { return !l.used || t.g.fenceProblem == "" })
 			}
 		}},
 		{"arm " + source, "arm", lives, func(t *trip) {
@@ -345,7 +345,7 @@ func (t *trip) killed() {
 
 // stop ends the daemon in order.
 func (t *trip) stop() {
-	t.g.commits = func(run func() event) { t.g.ends <- run() }
+	t.g.commits = func(run func() event) { t.g.commitEnds <- run() }
 	t.g.end()
 	t.dies()
 }

@@ -223,7 +223,7 @@ func (d *told) armed(r audit.Record) {
 	switch {
 	case r.Source != "":
 		delete(d.penalties, r.Source)
-	case r.Reason == "the penalty is over":
+	case r.Reason == "the penalty has ended":
 		delete(d.penalties, "any")
 	default: // log data is back, or an operator ends all of it
 		if d.state == "failsafe" {

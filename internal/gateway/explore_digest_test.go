@@ -49,8 +49,8 @@ type digest struct {
 // so a name here must decide nothing in any package.
 var leftOut = strings.Fields(`now base wall files trail points crashAt ways choices m gw g conf config text opts
 	started warnings repairs refusals oddities Reason reason Since Opened Time rule rules ctx cancel
-	newer events touches sums store statuses vitals measured work looks replies By pulse gaps gapTold
-	hash differs ID Ended guesses counting recalled metered bygones darkBy callers roll`)
+	newer events touches sums store statusCache metricsCache measured work looks replies By stalls gaps gapLogged
+	hash differs ID Ended guesses countingSince recalled metered endedGrants darkBy callers sessionTable`)
 
 var (
 	timeType  = reflect.TypeFor[time.Time]()
@@ -133,7 +133,7 @@ func (d *digest) fields(v reflect.Value) {
 		return
 	case typ == hooksType, typ == tallyType:
 		return
-	case typ.String() == "door.book":
+	case typ.String() == "door.grantTable":
 		return // see granted
 	case typ.String() == "door.penalties":
 		d.penalties(v)

@@ -122,8 +122,8 @@ func (m *model) world() World {
 		m.watched = append(m.watched, x)
 		return x
 	}
-	w.Look = func(c config.Door) func(context.Context) Sight {
-		return func(context.Context) Sight { return Sight{Seen: m.look(c)} }
+	w.Look = func(c config.Door) func(context.Context) Observation {
+		return func(context.Context) Observation { return Observation{Seen: m.look(c)} }
 	}
 	w.Config = func(name string) (*config.Config, []byte, error) {
 		f := m.files[name]

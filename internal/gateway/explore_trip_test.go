@@ -180,7 +180,7 @@ func (t *trip) begins(x task) task {
 	if !asks && !strings.HasPrefix(x.kind, "list") {
 		return x
 	}
-	if asks && len(t.g.survey.doors) > 0 {
+	if asks && len(t.g.comparison.doors) > 0 {
 		t.oracle.asked()
 	}
 	answer, held := x.run(), []string(nil)
@@ -215,7 +215,7 @@ func (t *trip) turn(e event) {
 // is done at the fence, unless that is slow.
 func (t *trip) quiet() {
 	for {
-		i, ears := t.fenceTask(), slices.IndexFunc(t.tasks, func(x task) bool { return strings.HasPrefix(x.kind, "tellEars") })
+		i, ears := t.fenceTask(), slices.IndexFunc(t.tasks, func(x task) bool { return strings.HasPrefix(x.kind, "updateListeners") })
 		switch {
 		case ears >= 0:
 			t.endTask(ears)
@@ -277,7 +277,7 @@ func (t *trip) complete(i int) {
 		t.early = false
 		t.turn(e)
 	})
-	if strings.HasPrefix(x.kind, "askNext") && t.g.broken == "" {
+	if strings.HasPrefix(x.kind, "askNext") && t.g.fenceProblem == "" {
 		t.oracle.answered()
 	}
 }
@@ -329,7 +329,7 @@ func (t *trip) touch(a netip.Addr, p uint16) {
 		t.g.listened([]knock.Heard{touchOf(a, p, at)})
 	})
 	for _, name := range keeps {
-		if _, in := t.lets(name, a); !in && t.g.broken == "" && t.oracle.doors[name].state == "open" {
+		if _, in := t.lets(name, a); !in && t.g.fenceProblem == "" && t.oracle.doors[name].state == "open" {
 			t.found(fmt.Sprintf("P2: a touch of %v takes away the grant at door %s that a connection has used", a, name))
 		}
 	}
@@ -337,7 +337,7 @@ func (t *trip) touch(a netip.Addr, p uint16) {
 		state := t.g.door(d.conf.Name).door.Saved().State
 		end, in := t.lets(d.conf.Name, a)
 		switch {
-		case state == door.Opening || state == door.Closing || t.g.broken != "" || t.doubtful || t.g.fencing.goes[d.conf.Name]:
+		case state == door.Opening || state == door.Closing || t.g.fenceProblem != "" || t.doubtful || t.g.fencing.goes[d.conf.Name]:
 		case state != door.Open:
 			t.found(fmt.Sprintf("P4: a right knock of %v left door %s %v", a, d.conf.Name, state))
 		case !in || end.Sub(t.now) < d.conf.OpenFor:

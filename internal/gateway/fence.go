@@ -82,7 +82,7 @@ func (g *Gateway) raise(now time.Time, c *config.Config, then after) {
 		delete(goes, d.Name)
 	}
 	g.fencing.goes = goes
-	g.changes.page.overtaken() // the sets of grants may be others now
+	g.changes.page.invalidate() // the sets of grants may be others now
 	g.atTheFence(func() event {
 		err := g.guard(c)
 		var back error
@@ -92,7 +92,7 @@ func (g *Gateway) raise(now time.Time, c *config.Config, then after) {
 		return func(now time.Time) {
 			if err != nil {
 				err = fmt.Errorf("raise the fence: %w", err)
-				g.lost = true // what doors had that went and came back
+				g.grantsLost = true // what doors had that went and came back
 				g.compareAll()
 			}
 			if g.fencing.mixed = back; back != nil {
@@ -103,9 +103,9 @@ func (g *Gateway) raise(now time.Time, c *config.Config, then after) {
 	})
 }
 
-// mendIfDue looks at the fence and puts it right, if somebody else may have changed
+// repairIfDue looks at the fence and puts it right, if somebody else may have changed
 // it, if it has not taken a change, or when it is time to try again.
-func (g *Gateway) mendIfDue(now time.Time) {
+func (g *Gateway) repairIfDue(now time.Time) {
 	f := &g.fencing
 	due := g.resync || f.look || f.doubt || !g.retryFence.IsZero() && !now.Before(g.retryFence)
 	if !due || f.busy {
@@ -122,26 +122,26 @@ func (g *Gateway) mendIfDue(now time.Time) {
 		if differs != nil {
 			err = g.guard(inUse)
 		}
-		return func(now time.Time) { g.mended(now, all, differs, err) }
+		return func(now time.Time) { g.repaired(now, all, differs, err) }
 	})
 }
 
-// mended takes in that the fence stands as it should, after it differed or not, or
+// repaired takes in that the fence stands as it should, after it differed or not, or
 // why it does not. It has it take what waits, and has all grants compared if
 // somebody else has changed something.
-func (g *Gateway) mended(now time.Time, all bool, differs, err error) {
+func (g *Gateway) repaired(now time.Time, all bool, differs, err error) {
 	g.fencing.doubt = false
 	if differs != nil && err == nil {
 		g.fencing.mixed = nil
-		g.lost = true
+		g.grantsLost = true
 		g.repairs++
-		g.record(now, audit.EventRepaired, "", "the fence had been changed ("+differs.Error()+"); it stands again")
+		g.record(now, audit.EventRepaired, "", "the fence had been changed ("+differs.Error()+"); repaired")
 	}
 	if err == nil {
 		err = g.changeApart()
 	}
-	g.writer.news = g.writer.news || all || err != nil || g.broken != ""
-	if g.broken = ""; err != nil {
+	g.writer.news = g.writer.news || all || err != nil || g.fenceProblem != ""
+	if g.fenceProblem = ""; err != nil {
 		g.down(now, err)
 	}
 	if all || differs != nil {
@@ -151,11 +151,11 @@ func (g *Gateway) mended(now time.Time, all bool, differs, err error) {
 
 // down takes in why the fence does not stand as it should. It is tried again.
 func (g *Gateway) down(now time.Time, why error) {
-	if g.broken == "" {
-		g.log.Error("the fence is down and cannot be put right; trying again", "err", why)
+	if g.fenceProblem == "" {
+		g.log.Error("the fence is down and cannot be repaired; trying again", "err", why)
 		g.record(now, audit.EventError, "", "the fence is down: "+why.Error())
 	}
-	g.broken = why.Error()
+	g.fenceProblem = why.Error()
 	g.retryFence = now.Add(fenceRetry)
 }
 
@@ -195,8 +195,8 @@ func (g *Gateway) changeThose(doors func(name string) bool, ends bool) error {
 	return nil
 }
 
-// mostApart bounds in how many parts changes that are refused are tried.
-const mostApart = 64
+// maxApart bounds in how many parts changes that are refused are tried.
+const maxApart = 64
 
 // changeApart is changeFence for a fence that stands and may have refused what is at
 // one of the doors, as the kernel does for a door of single use that is full: that
@@ -206,7 +206,7 @@ func (g *Gateway) changeApart() error {
 	if err == nil {
 		return nil
 	}
-	tries := mostApart - 1
+	tries := maxApart - 1
 	return g.halve(err, g.changes.atDoors(g.stays), &tries)
 }
 
@@ -233,13 +233,13 @@ func (g *Gateway) halve(why error, doors []string, tries *int) error {
 	return refused
 }
 
-// mostLookups bounds what a turn adds to the changes of the fence, by what they cost the
+// maxLookups bounds what a turn adds to the changes of the fence, by what they cost the
 // kernel: it looks for each set of grants by its name among those of all doors
 // (nf_tables_api.c, nft_set_lookup), twice for each grant, which takes 0.4 ms with a
 // thousand doors.
 const (
-	mostLookups = 25_000
-	emptying    = 10 // how many grants a door that is emptied costs as much as, at most
+	maxLookups = 10_000
+	emptying   = 10 // how many grants a door that is emptied costs as much as, at most
 )
 
 // lookups are what the changes of the fence that wait cost the kernel.

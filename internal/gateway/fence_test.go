@@ -45,8 +45,8 @@ func TestAFullDoorHoldsUpNoOther(t *testing.T) {
 		m.do(func() { m.fullDoor = "" })
 		time.Sleep(fenceRetry)
 		synctest.Wait()
-		if !has("web") || r.broken != "" {
-			t.Errorf("web, no longer full, lets %v in: %q", m.grants, r.broken)
+		if !has("web") || r.fenceProblem != "" {
+			t.Errorf("web, no longer full, lets %v in: %q", m.grants, r.fenceProblem)
 		}
 	})
 }
@@ -78,8 +78,8 @@ func TestChangesApartAreBounded(t *testing.T) {
 	for _, d := range g.doors {
 		g.byName[d.name()] = d
 	}
-	if err := g.changeApart(); err == nil || k.tries > 2*mostApart {
-		t.Errorf("%d tries, and %v; want %d at the most, and an error", k.tries, err, 2*mostApart)
+	if err := g.changeApart(); err == nil || k.tries > 2*maxApart {
+		t.Errorf("%d tries, and %v; want %d at the most, and an error", k.tries, err, 2*maxApart)
 	}
 	if len(g.changes.emptied) != len(doors) {
 		t.Errorf("%d of %d changes wait", len(g.changes.emptied), len(doors))

@@ -38,9 +38,9 @@ import (
 	"github.com/doorward/doorward/internal/tables"
 )
 
-// upkeepEvery is how often fence, listeners and services are compared with what
+// upkeepInterval is how often fence, listeners and services are compared with what
 // the doors say, beside the notices that the kernel and systemd give at once.
-const upkeepEvery = 10 * time.Second
+const upkeepInterval = 10 * time.Second
 
 // firstLook is how long readiness waits for the first look for log data.
 const firstLook = 3 * time.Second
@@ -79,37 +79,37 @@ type Gateway struct {
 	started time.Time
 
 	// What follows belongs to Run's goroutine.
-	config     *config.Config
-	hash       string            // of its text
-	blinds     []*tables.Mistake // what makes the configuration one that only this machine cannot serve
-	fallback   checked           // what comes back unless the configuration in use is kept
-	applying   *applying         // one that is on its way into use, nil for none
-	doors      []*guarded
-	firstTick  int // of doors, in the next tick
-	ear        *ear
-	changes    changes
-	meddled    <-chan struct{} // somebody else changed the fence
-	repairs    uint64
-	broken     string            // what differs in the fence, "" for nothing
-	resync     bool              // the fence must be looked at, and all grants compared
-	retryFence time.Time         // when to try to put the fence right again, zero for never
-	survey     *survey           // the comparison of grants that is under way, nil for none
-	uncompared bool              // all grants are to be compared, or are being
-	listing    bool              // the kernel's grants are being listed
-	begins     bool              // they were not compared since the start
-	lost       bool              // grants went with the table, and are not back yet
-	marks      marks             // what knocks have left behind
-	visitors   visitors          // whom knocks are answered to
-	callers    callers           // whose orders have an effect
-	moved      bool              // somebody has come in, or gone, since watchers were told
-	store      Store             // what survives, or memory alone
-	writer     writer            // has it take what changes
-	unkept     string            // why that is memory alone, "" when it is not
-	unsaved    string            // why the disk takes nothing, "" while it does
-	applied    store.Applied     // the configuration in use, and one that goes back unless it is kept
-	warnings   []string          // about the configuration in use
-	told       map[string]uint64 // what the audit trail has told of since the start, by event
-	sums       *audit.Sums       // of refusals
+	config          *config.Config
+	hash            string            // of its text
+	machineMistakes []*tables.Mistake // what makes the configuration one that only this machine cannot serve
+	fallback        checked           // what comes back unless the configuration in use is kept
+	applying        *applying         // one that is on its way into use, nil for none
+	doors           []*guarded
+	firstTick       int // of doors, in the next tick
+	listeners       *listeners
+	changes         changes
+	fenceChanged    <-chan struct{} // somebody else changed the fence
+	repairs         uint64
+	fenceProblem    string            // what differs in the fence, "" for nothing
+	resync          bool              // the fence must be looked at, and all grants compared
+	retryFence      time.Time         // when to try to put the fence right again, zero for never
+	comparison      *comparison       // the comparison of grants that is under way, nil for none
+	uncompared      bool              // all grants are to be compared, or are being
+	listing         bool              // the kernel's grants are being listed
+	neverCompared   bool              // they were not compared since the start
+	grantsLost      bool              // grants went with the table, and are not back yet
+	marks           marks             // what knocks have left behind
+	visitors        visitors          // whom knocks are answered to
+	callers         callers           // whose orders have an effect
+	sessionsChanged bool              // somebody has come in, or gone, since watchers were told
+	store           Store             // what survives, or memory alone
+	writer          writer            // has it take what changes
+	storeProblem    string            // why that is memory alone, "" when it is not
+	diskProblem     string            // why the disk takes nothing, "" while it does
+	applied         store.Applied     // the configuration in use, and one that goes back unless it is kept
+	warnings        []string          // about the configuration in use
+	eventCounts     map[string]uint64 // what the audit trail has told of since the start, by event
+	sums            *audit.Sums       // of refusals
 
 	metered metered
 
@@ -118,37 +118,37 @@ type Gateway struct {
 	endingFlows bool                // that is under way
 	rollingBack bool                // to fallback
 
-	events  chan event
-	tasks   sync.WaitGroup          // the goroutines of services and looks
-	ctx     context.Context         // of those goroutines, ends with Run
-	async   func(task func() event) // runs a task beside the turns; its event comes back as a turn
-	beside  func(task func())       // runs a task of which no turn hears
-	commits func(task func() event) // so for commits, one at a time; the event comes by ends
-	ends    chan event
-	heard   chan []knock.Heard
+	events     chan event
+	tasks      sync.WaitGroup          // the goroutines of services and looks
+	ctx        context.Context         // of those goroutines, ends with Run
+	async      func(task func() event) // runs a task beside the turns; its event comes back as a turn
+	beside     func(task func())       // runs a task of which no turn hears
+	commits    func(task func() event) // so for commits, one at a time; the event comes by ends
+	commitEnds chan event
+	heard      chan []knock.Heard
 
-	listeners   map[knock.Place]listener // made when asked for
-	listenersOf *config.Config           // whose doors' they are
+	knocksByPlace   map[knock.Place]knockOf // made when asked for
+	knocksByPlaceOf *config.Config          // whose doors' they are
 
-	pulse   pulse // when the process did not run
-	gaps    []gap // those that the recognisers have not heard of, in order
-	gapTold time.Time
+	stalls    stallDetector // when the process did not run
+	gaps      []gap         // those that the recognisers have not heard of, in order
+	gapLogged time.Time
 
-	counting time.Time // since when the doors of the start count refusals
-	recalled func() recalled
-	statuses board[standing]
-	vitals   board[control.Vitals]
-	wake     chan struct{} // somebody waits for one of them
-	measured measurement
-	took     control.Spans // how long turns are
-	waited   control.Spans // for a turn, of what was heard
-	roll     roll
-	file     fileLook
+	countingSince time.Time // since when the doors of the start count refusals
+	recalled      func() recalled
+	statusCache   snapshotCache[standing]
+	metricsCache  snapshotCache[control.GatewayMetrics]
+	wake          chan struct{} // somebody waits for one of them
+	measured      measurement
+	turnTimes     control.Spans // how long turns are
+	waitTimes     control.Spans // for a turn, of what was heard
+	sessionTable  sessionTable
+	file          fileLook
 
-	ending <-chan struct{} // closed when nothing more is to be heard
-	opened chan struct{}   // closed when store is there
-	had    sync.Map        // names of doors that there were, for Log
-	ended  chan struct{}   // closed when Run has ended
+	ending    <-chan struct{} // closed when nothing more is to be heard
+	opened    chan struct{}   // closed when store is there
+	pastDoors sync.Map        // names of doors that there were, for Log
+	ended     chan struct{}   // closed when Run has ended
 
 	newer struct {
 		sync.Mutex
@@ -162,20 +162,20 @@ type event func(now time.Time)
 // New returns a gateway that is not running yet; Run wants its World.
 func New(opts Options) *Gateway {
 	g := &Gateway{
-		opts:     opts,
-		log:      opts.Log,
-		started:  time.Now(),
-		events:   make(chan event, 256),
-		ends:     make(chan event, 1),
-		heard:    make(chan []knock.Heard, 64),
-		wake:     make(chan struct{}, 1),
-		opened:   make(chan struct{}),
-		ended:    make(chan struct{}),
-		marks:    make(marks),
-		visitors: newVisitors(),
-		told:     make(map[string]uint64),
-		sums:     audit.NewSums(),
-		metered:  newMetered(),
+		opts:        opts,
+		log:         opts.Log,
+		started:     time.Now(),
+		events:      make(chan event, 256),
+		commitEnds:  make(chan event, 1),
+		heard:       make(chan []knock.Heard, 64),
+		wake:        make(chan struct{}, 1),
+		opened:      make(chan struct{}),
+		ended:       make(chan struct{}),
+		marks:       make(marks),
+		visitors:    newVisitors(),
+		eventCounts: make(map[string]uint64),
+		sums:        audit.NewSums(),
+		metered:     newMetered(),
 	}
 	g.newer.c = make(chan struct{})
 	g.recalled = sync.OnceValue(g.recall)
@@ -186,7 +186,7 @@ func New(opts Options) *Gateway {
 	}
 	g.beside = func(task func()) { g.tasks.Go(task) }
 	g.commits = func(task func() event) { // never waits: there is room for the one
-		g.tasks.Go(func() { g.ends <- task() })
+		g.tasks.Go(func() { g.commitEnds <- task() })
 	}
 	return g
 }
@@ -204,23 +204,23 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 	defer cancel()
 	g.ctx, g.ending = ctx, ctx.Done()
 	g.tasks.Go(g.answerOn)
-	g.pulse.run(g.world.Now, g.world.behind)
-	defer g.pulse.end()
+	g.stalls.start(g.world.Now, g.world.behind)
+	defer g.stalls.stop()
 	if err := g.begin(); err != nil {
 		return err
 	}
-	defer g.ear.close()
-	g.meet(g.config.Doors)
+	defer g.listeners.close()
+	g.refreshSessions(g.config.Doors)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	upkeep := time.NewTicker(upkeepEvery)
+	upkeep := time.NewTicker(upkeepInterval)
 	defer upkeep.Stop()
 	readyBy := g.world.Now().Add(firstLook)
 	for {
 		now := g.world.Now()
 		wait := g.next().Sub(now)
 		if ready != nil {
-			if wait = min(wait, readyBy.Sub(now)); wait <= 0 || g.looked() && !g.ear.busy {
+			if wait = min(wait, readyBy.Sub(now)); wait <= 0 || g.looked() && !g.listeners.busy {
 				ready()
 				ready = nil
 			}
@@ -234,15 +234,15 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 			g.turn(func(time.Time) { g.listened(h) })
 		case e := <-g.events:
 			g.turn(e)
-		case e := <-g.ends:
+		case e := <-g.commitEnds:
 			g.turn(e)
 		case <-g.wake:
 			g.turn(nil)
 		case <-timer.C:
 			g.turn(nil)
-		case _, ok := <-g.meddled:
+		case _, ok := <-g.fenceChanged:
 			if !ok {
-				g.meddled = nil
+				g.fenceChanged = nil
 				continue
 			}
 			g.turn(func(time.Time) { g.resync = true })
@@ -257,21 +257,21 @@ func (g *Gateway) turn(first event) {
 	now := g.world.Now()
 	begun, all, lookups := now, false, g.lookups()
 	g.beginTurn(now)
-	g.lookBack(now)
+	g.takeGaps(now)
 	if first != nil {
-		g.changed()
+		g.invalidateSnapshots()
 		first(now)
 	}
-	for i := 0; i < maxBatch && !all && g.lookups()-lookups < mostLookups; i++ {
+	for i := 0; i < maxBatch && !all && g.lookups()-lookups < maxLookups; i++ {
 		select {
 		case h := <-g.heard:
-			g.changed()
+			g.invalidateSnapshots()
 			i += g.listened(h)
 		case e := <-g.events:
-			g.changed()
+			g.invalidateSnapshots()
 			e(now)
-		case e := <-g.ends:
-			g.changed()
+		case e := <-g.commitEnds:
+			g.invalidateSnapshots()
 			e(now)
 		default:
 			all = true
@@ -282,7 +282,7 @@ func (g *Gateway) turn(first event) {
 	g.giveUpReading(now)
 	g.checkApplied(now)
 	if all {
-		g.passOver(begun)
+		g.applyGaps(begun)
 	}
 	for _, d := range g.doors {
 		if all {
@@ -290,12 +290,12 @@ func (g *Gateway) turn(first event) {
 		}
 	}
 	g.tick(now)
-	g.pulse.keep(now, slices.ContainsFunc(g.doors, (*guarded).underway))
+	g.stalls.update(now, slices.ContainsFunc(g.doors, (*guarded).underway))
 	g.changes.recordAll(g.sums.Due(now)) // upkeep brings a turn soon enough
 	g.flush(now)
-	g.attend()
+	g.syncListeners()
 	g.endTurn(now)
-	g.took.Add(g.world.Now().Sub(begun))
+	g.turnTimes.Add(g.world.Now().Sub(begun))
 }
 
 // tick lets the doors do what is due. When very much is, as when very many grants end
@@ -321,7 +321,7 @@ func (g *Gateway) next() time.Time {
 			next = t
 		}
 	}
-	if t, ok := g.dueAsked(); ok && t.Before(next) {
+	if t, ok := g.snapshotDue(); ok && t.Before(next) {
 		next = t
 	}
 	if t, ok := g.writer.slowAt(); ok && t.Before(next) {
@@ -355,7 +355,7 @@ func (g *Gateway) waitForTasks() {
 	select {
 	case <-ended:
 	case <-time.After(endTime):
-		g.log.Warn("something that reads or writes a disk has not ended; it is left behind", "after", endTime.String())
+		g.log.Warn("a disk operation has not finished; leaving it behind", "after", endTime.String())
 	}
 }
 
@@ -376,15 +376,15 @@ func (g *Gateway) looked() bool {
 // listened hands what was heard, and waits by now, to the knocks that it belongs to, in
 // the order of its time, and says how much it was.
 func (g *Gateway) listened(hs []knock.Heard) int {
-	g.pulse.taken()
+	g.stalls.dequeued()
 	hs = g.waitingToo(hs)
 	now := g.world.Now()
 	if len(hs) > 0 {
-		g.waited.Add(now.Sub(hs[0].Time))
+		g.waitTimes.Add(now.Sub(hs[0].Time))
 	}
-	g.lookBack(now)
+	g.takeGaps(now)
 	for _, h := range hs {
-		g.passOver(h.Time)
+		g.applyGaps(h.Time)
 		if h.Source.Unmap().IsLoopback() {
 			continue // the fence refuses those; none may come by another way
 		}
@@ -409,11 +409,11 @@ func (g *Gateway) addDoor(d *guarded) {
 
 // upkeep is S12: whatever died or was changed by others is put right.
 func (g *Gateway) upkeep(now time.Time) {
-	g.ear.look = true
+	g.listeners.check = true
 	g.fencing.look = true
 	for _, d := range g.doors {
 		if d.service != nil {
-			d.service.askLeave()
+			d.service.askPermission()
 		}
 	}
 	g.lookForSpent()

@@ -59,7 +59,7 @@ func TestSessionsAreTold(t *testing.T) {
 			if got := r.status(); got.State != state || got.Sessions != 2 {
 				t.Errorf("the door is %s with %d sessions, want %s with 2", got.State, got.Sessions, state)
 			}
-			if got := r.Vitals().Doors[0]; got.State != state || got.Sessions != 2 {
+			if got := r.ReadMetrics().Doors[0]; got.State != state || got.Sessions != 2 {
 				t.Errorf("metrics: the door is %s with %d sessions, want %s with 2", got.State, got.Sessions, state)
 			}
 		}
@@ -187,7 +187,7 @@ func TestASpentGrantIsNoticed(t *testing.T) {
 		r := run(t, m, configPath(t), strings.Replace(sshDoor, "ports", "single_use = true\nports", 1))
 		r.touch(visitor, 59000, 59002)
 		m.do(func() { clear(m.grants) })
-		time.Sleep(upkeepEvery)
+		time.Sleep(upkeepInterval)
 		synctest.Wait()
 		if got := r.status().Grants; len(got) != 0 {
 			t.Errorf("grants %v, although the kernel has none", got)
@@ -227,11 +227,11 @@ func TestAFullDiskOpensNoDoorAndShutsNone(t *testing.T) {
 		r.touch(visitor, 59000, 59002)
 		r.wantState("open")
 		s, _ := r.Status()
-		if !slices.Contains(s.Warnings, "nothing is saved, so that a restart would forget what happens now: no space left on device") {
+		if !slices.Contains(s.Warnings, "nothing is saved: a restart would forget what happens now: no space left on device") {
 			t.Errorf("warnings %q", s.Warnings)
 		}
 		m.do(func() { m.full = nil })
-		time.Sleep(upkeepEvery)
+		time.Sleep(upkeepInterval)
 		synctest.Wait()
 		if m.disk["ssh"].State != "open" || !strings.Contains(m.events(), "granted") {
 			t.Errorf("after there is room again: disk %v, audit trail %q", m.disk, m.events())
@@ -285,7 +285,7 @@ func TestFailsafeIsLoudAndEndsWithLogData(t *testing.T) {
 			t.Errorf("in failsafe it holds %v, want %v: others could listen there", m.held, want)
 		}
 		s, _ := r.Status()
-		if want := "door ssh is in failsafe, dark and deaf: no log data: the journal is empty"; !slices.Contains(s.Warnings, want) {
+		if want := "door ssh is in failsafe and ignores knocks: no log data: the journal is empty"; !slices.Contains(s.Warnings, want) {
 			t.Errorf("warnings %q, want %q", s.Warnings, want)
 		}
 		if got, want := r.order(control.OpenRequest{Door: "ssh", Source: "192.0.2.2"}),
@@ -426,7 +426,7 @@ func TestApplyGoesBackUnlessItIsKept(t *testing.T) {
 			return r
 		}, []string{"ssh", "web"}},
 		{"undone", func(t *testing.T, r *running) *running {
-			want := "the configuration from before is in use again: undone by operator alice (uid 1000)"
+			want := "the previous configuration is in use again: undone by operator alice (uid 1000)"
 			if got := r.order(control.ApplyRequest{Action: "undo"}); got != want {
 				t.Errorf("undo: %q, want %q", got, want)
 			}
@@ -511,7 +511,7 @@ func TestAFileThatCannotBeUsedAtTheStart(t *testing.T) {
 			t.Fatal("the doors are unguarded, although there was a configuration before")
 		}
 		s, _ := r.Status()
-		if len(s.Doors) != 1 || !strings.HasPrefix(s.Warnings[0], "the configuration used before is in use: "+path+" cannot be used: ") {
+		if len(s.Doors) != 1 || !strings.HasPrefix(s.Warnings[0], "the previous configuration is in use: "+path+" cannot be used: ") {
 			t.Errorf("doors %v, warnings %q", s.Doors, s.Warnings)
 		}
 	})

@@ -28,8 +28,8 @@ type guarded struct {
 	door     *door.Door
 	saved    door.Saved // as the store has it
 	knocks   []heardKnock
-	service  *keeper // nil: the service always runs
-	lookFor  func(context.Context) Sight
+	service  *controller // nil: the service always runs
+	lookFor  func(context.Context) Observation
 	oddities []string // what was odd in the last look, for people
 	refusals []audit.Record
 	waiters  []*waiter // operators who wait for it to open
@@ -46,7 +46,7 @@ type heardKnock struct {
 	conf  config.Knock
 	rec   knock.Recogniser
 	armed bool // a rule for everybody counts its looks from when the door went dark
-	heard attention
+	heard listenState
 
 	// before are the recognisers of knocks that went when this one came. What was
 	// under way there is no mistake here, until then.
@@ -62,7 +62,7 @@ func (g *Gateway) newGuarded(c config.Door, saved door.Saved, now time.Time) *gu
 		d.metered.dark = s.Since
 	}
 	d.setKnocks(c.Knocks, now)
-	g.roll.begin(c.Name, now)
+	g.sessionTable.begin(c.Name, now)
 	return d
 }
 
@@ -116,8 +116,8 @@ func (d *guarded) start(ctx context.Context) {
 	d.ctx, d.cancel = context.WithCancel(ctx)
 	d.lookElsewhere()
 	if d.conf.Service != nil {
-		d.service = d.gw.newKeeper(d.ctx, d.conf, d.serviceAnswered)
-		d.service.askLeave()
+		d.service = d.gw.newController(d.ctx, d.conf, d.serviceReported)
+		d.service.askPermission()
 	}
 }
 
@@ -141,7 +141,7 @@ func (k *heardKnock) source(a netip.Addr) netip.Prefix {
 
 // hear hands what was heard to the knock that listens there.
 func (d *guarded) hear(k *heardKnock, h knock.Heard) {
-	d.carry(d.door.Tick(h.Time)) // a penalty that was over by then is over, however late the turn
+	d.apply(d.door.Tick(h.Time)) // a penalty that was over by then is over, however late the turn
 	if d.door.Deaf(k.conf.Name, k.source(h.Source)) {
 		return
 	}
@@ -154,7 +154,7 @@ func (d *guarded) hear(k *heardKnock, h knock.Heard) {
 func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 	if v.Everybody != k.conf.ForAll() {
 		d.gw.log.Error("a knock came to nothing", "door", d.name(), "knock", k.conf.Name,
-			"err", "its recogniser speaks for everybody, or for one, against its rule")
+			"err", "its recogniser's verdict is for everybody, or for one, against its rule")
 		return
 	}
 	marks := d.marks(k, v)
@@ -178,7 +178,7 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 		w.Used = d.used(source, by)
 	}
 	if k.excused(v) {
-		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so that it costs nothing"
+		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so there is no penalty"
 	}
 	d.refuse(v.Code, d.door.Wrong(v.Time, w))
 }
@@ -192,7 +192,7 @@ func (d *guarded) refuse(why string, effects []door.Effect) {
 	if slices.ContainsFunc(effects, refused) {
 		d.metered.refused[control.Refusal(why)]++
 	}
-	d.carry(effects)
+	d.apply(effects)
 }
 
 // opens hands a right knock to the door.
@@ -261,7 +261,7 @@ func (d *guarded) underway() bool {
 // tick lets the door do what is due, and returns how many effects that had.
 func (d *guarded) tick(now time.Time) int {
 	effects := d.door.Tick(now)
-	d.carry(effects)
+	d.apply(effects)
 	d.giveUp(now)
 	for i := range d.knocks {
 		k := &d.knocks[i]
@@ -292,22 +292,22 @@ func (d *guarded) next() (time.Time, bool) {
 	return next, ok
 }
 
-// attention is how far a knock is heard now.
-type attention struct {
+// listenState is how far a knock is heard now.
+type listenState struct {
 	open   bool          // it is heard, but at the places that are closed
 	known  bool          // whether it is to be heard is known
 	closed []knock.Place // for now, by its recogniser
 }
 
-func (a attention) equal(o attention) bool {
+func (a listenState) equal(o listenState) bool {
 	return a.open == o.open && a.known == o.known && slices.Equal(a.closed, o.closed)
 }
 
-// attention is how far a knock is heard: not at all while the door is deaf to
+// listenState is how far a knock is heard: not at all while the door is deaf to
 // everybody. In a knock that is everybody's a touched listener stays closed until
 // the verdict (S1).
-func (d *guarded) attention(k *heardKnock) attention {
-	a := attention{known: d.door.Looked()}
+func (d *guarded) listenState(k *heardKnock) listenState {
+	a := listenState{known: d.door.Looked()}
 	switch {
 	case k.conf.ForAll():
 		a.open = !d.door.Deaf(k.conf.Name, door.Any)
@@ -320,21 +320,21 @@ func (d *guarded) attention(k *heardKnock) attention {
 	return a
 }
 
-// carry carries out a door's effects, or puts them into the turn's changes.
-func (d *guarded) carry(effects []door.Effect) {
+// apply carries out a door's effects, or puts them into the turn's changes.
+func (d *guarded) apply(effects []door.Effect) {
 	for _, e := range effects {
 		switch e := e.(type) {
 		case door.Start:
-			d.service.want(true)
+			d.service.setWanted(true)
 		case door.Stop:
-			d.service.want(false)
+			d.service.setWanted(false)
 		case door.Look:
 			d.look()
 		case door.Record:
 			d.noteRefusal(e.Record)
 			d.meter(e.Record)
 			if e.Event == audit.EventOpened {
-				d.gw.roll.opens(d.name(), e.Time)
+				d.gw.sessionTable.doorOpened(d.name(), e.Time)
 			}
 			d.gw.tell(e.Record)
 		default:
@@ -366,22 +366,22 @@ func (d *guarded) look() {
 		var news []*session
 		moved := false
 		if life.Err() == nil && !sight.Asked.IsZero() {
-			news, moved = d.gw.roll.take(list{name, ports, sight.Asked, d.gw.world.Now(), sight.In})
+			news, moved = d.gw.sessionTable.update(sessionList{name, ports, sight.Asked, d.gw.world.Now(), sight.In})
 		}
-		came := d.gw.roll.arrivals(name, sight.Logins)
+		came := d.gw.sessionTable.recentSessions(name, sight.Logins)
 		return func(now time.Time) {
 			if life.Err() != nil {
 				return
 			}
-			d.gw.moved = d.gw.moved || moved
-			d.gw.find(now, d, news)
+			d.gw.sessionsChanged = d.gw.sessionsChanged || moved
+			d.gw.attributeSessions(now, d, news)
 			d.loggedIn(now, came)
 			d.seen(now, sight)
 		}
 	})
 }
 
-func (d *guarded) seen(now time.Time, s Sight) {
+func (d *guarded) seen(now time.Time, s Observation) {
 	for _, o := range s.Odd {
 		if !slices.Contains(d.oddities, o) {
 			d.gw.log.Warn(o, "door", d.name())
@@ -391,5 +391,5 @@ func (d *guarded) seen(now time.Time, s Sight) {
 	if s.Login.After(d.metered.login) {
 		d.metered.login = s.Login
 	}
-	d.carry(d.door.Seen(now, s.Seen))
+	d.apply(d.door.Seen(now, s.Seen))
 }

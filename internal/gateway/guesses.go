@@ -8,8 +8,8 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-// mostRecalled bounds the refusals that a start is told of by the audit trail.
-const mostRecalled = 10_000
+// maxRecalled bounds the refusals that a start is told of by the audit trail.
+const maxRecalled = 10_000
 
 // recalled is what the audit trail says of refusals before the start. It does not change.
 type recalled struct {
@@ -20,22 +20,22 @@ type recalled struct {
 // recall reads the audit trail when that is asked for first, beside the loop.
 func (g *Gateway) recall() recalled {
 	const day = 24 * time.Hour
-	if g.unkept != "" || g.store.SetAside() != "" {
+	if g.storeProblem != "" || g.store.SetAside() != "" {
 		return recalled{}
 	}
-	since := g.counting.Add(-day)
-	page, err := g.Log(control.LogQuery{Events: []string{audit.EventRefused}, Since: since, Limit: mostRecalled})
+	since := g.countingSince.Add(-day)
+	page, err := g.Log(control.LogQuery{Events: []string{audit.EventRefused}, Since: since, Limit: maxRecalled})
 	if err != nil {
 		g.log.Warn("cannot read the refusals of the last day; they are counted since the start", "err", err)
 		return recalled{}
 	}
 	found := page.Records
-	if len(found) == mostRecalled && found[0].Time.After(since) {
+	if len(found) == maxRecalled && found[0].Time.After(since) {
 		since = found[0].Time // of before, some may not have been read
 	}
 	of := make(map[string]*audit.Guesses)
 	for _, r := range found {
-		if r.Time.Before(since) || !r.Time.Before(g.counting) {
+		if r.Time.Before(since) || !r.Time.Before(g.countingSince) {
 			continue
 		}
 		if of[r.Door] == nil {
@@ -66,7 +66,7 @@ func (g *Gateway) guessesAt(now time.Time, doors []control.Door) (count func()) 
 	}
 	return sync.OnceFunc(func() {
 		for i, guesses := range of {
-			if guesses.Began().Equal(g.counting) { // else the door came later
+			if guesses.Began().Equal(g.countingSince) { // else the door came later
 				guesses = guesses.After(g.recalled().before(doors[i].Name))
 			}
 			doors[i].Guesses = control.Guesses{Hour: guessesOf(guesses.Hour(now)), Day: guessesOf(guesses.Day(now))}

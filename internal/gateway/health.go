@@ -36,17 +36,17 @@ func (h health) problems() []control.Problem {
 	}
 	add(control.ProblemFence, "", "the doors are not guarded, since the fence is down", h.fence)
 	for _, d := range h.doors {
-		add(control.ProblemFailsafe, d.name, "door "+d.name+" is in failsafe, dark and deaf", d.failsafe)
-		add(control.ProblemService, d.name, "the service of door "+d.name+" could not be started, so that right knocks come to nothing", d.unstarted)
-		add(control.ProblemEars, d.name, "nobody can knock at door "+d.name, d.unheard)
+		add(control.ProblemFailsafe, d.name, "door "+d.name+" is in failsafe and ignores knocks", d.failsafe)
+		add(control.ProblemService, d.name, "the service of door "+d.name+" could not be started, so right knocks do not open it", d.unstarted)
+		add(control.ProblemListeners, d.name, "nobody can knock at door "+d.name, d.unheard)
 	}
-	add(control.ProblemStore, "", "nothing is saved, so that a restart would forget what happens now", h.store)
+	add(control.ProblemStore, "", "nothing is saved: a restart would forget what happens now", h.store)
 	return all
 }
 
 // problems are those of this moment.
 func (g *Gateway) problems() []control.Problem {
-	h := health{fence: g.broken, store: cmp.Or(g.unkept, g.unsaved, g.slowWarning())}
+	h := health{fence: g.fenceProblem, store: cmp.Or(g.storeProblem, g.diskProblem, g.slowWarning())}
 	for _, d := range g.doors {
 		h.doors = append(h.doors, d.health())
 	}
@@ -67,16 +67,16 @@ func (d *guarded) health() doorHealth {
 	switch {
 	case len(d.knocks) == 0 || saved.State == door.Open && saved.ForAll || !d.door.Looked():
 	case !slices.ContainsFunc(d.knocks, func(k heardKnock) bool { return !d.door.Mute(k.conf.Name) }):
-		h.unheard = "a wrong knock has made it deaf to everybody; doorward status " + d.name() + " says until when"
-	case !slices.ContainsFunc(d.knocks, func(k heardKnock) bool { return d.gw.ear.hears(k) }):
+		h.unheard = "after a wrong knock it ignores everybody; doorward status " + d.name() + " says until when"
+	case !slices.ContainsFunc(d.knocks, func(k heardKnock) bool { return d.gw.listeners.allHeard(k) }):
 		h.unheard = "ports of its knocks cannot be listened on; the warnings say why"
 	}
 	return h
 }
 
-// hears says whether a right knock can be heard, as far as the ears have its places.
-func (e *ear) hears(k heardKnock) bool {
-	if len(e.missing) == 0 {
+// allHeard says whether a right knock can be heard, as far as the ears have its places.
+func (l *listeners) allHeard(k heardKnock) bool {
+	if len(l.missing) == 0 {
 		return true
 	}
 	needs := k.conf.Hears()
@@ -86,14 +86,14 @@ func (e *ear) hears(k heardKnock) bool {
 			needs = append(needs, knock.Place{Medium: knock.Connections, Port: p})
 		}
 	}
-	return !slices.ContainsFunc(needs, func(p knock.Place) bool { return slices.Contains(e.missing, p.AsPort()) })
+	return !slices.ContainsFunc(needs, func(p knock.Place) bool { return slices.Contains(l.missing, p.AsPort()) })
 }
 
 // unstarted says why the service does not run although it should, "" if it does, or
 // need not.
-func (k *keeper) unstarted() string {
-	if k.running {
+func (c *controller) unstarted() string {
+	if c.running {
 		return ""
 	}
-	return cmp.Or(k.metered.failed, k.leave.refused)
+	return cmp.Or(c.metered.failed, c.permission.refused)
 }

@@ -53,7 +53,7 @@ touch = [59000, 59002]
 			},
 			mends: func(r *running) { r.m.do(func() { r.m.full = nil }) },
 			want: control.Problem{Code: "nothing_saved",
-				Message: "nothing is saved, so that a restart would forget what happens now: no space left on device"},
+				Message: "nothing is saved: a restart would forget what happens now: no space left on device"},
 		},
 		{
 			name: "the disk is slow",
@@ -63,14 +63,14 @@ touch = [59000, 59002]
 			},
 			mends: func(r *running) { r.m.do(func() { r.m.full = nil }) },
 			want: control.Problem{Code: "nothing_saved",
-				Message: "nothing is saved, so that a restart would forget what happens now: input/output error"},
+				Message: "nothing is saved: a restart would forget what happens now: input/output error"},
 		},
 		{
 			name:   "there is no store",
 			before: func(m *machine) { m.closed = errors.New("permission denied") },
 			breaks: func(*running) {},
 			want: control.Problem{Code: "nothing_saved",
-				Message: "nothing is saved, so that a restart would forget what happens now: permission denied"},
+				Message: "nothing is saved: a restart would forget what happens now: permission denied"},
 		},
 		{
 			name: "the service does not start",
@@ -83,7 +83,7 @@ touch = [59000, 59002]
 				r.touch(visitor, 59000, 59002)
 			},
 			want: control.Problem{Code: "service_failed", Door: "ssh",
-				Message: "the service of door ssh could not be started, so that right knocks come to nothing: exit status 255"},
+				Message: "the service of door ssh could not be started, so right knocks do not open it: exit status 255"},
 		},
 		{
 			name: "the service keeps dying",
@@ -96,14 +96,14 @@ touch = [59000, 59002]
 			},
 			mends: func(r *running) { r.touch(visitor, 59000, 59002) },
 			want: control.Problem{Code: "service_failed", Door: "ssh",
-				Message: "the service of door ssh could not be started, so that right knocks come to nothing: signal 9"},
+				Message: "the service of door ssh could not be started, so right knocks do not open it: signal 9"},
 		},
 		{
 			name:   "there is no log data",
 			breaks: func(r *running) { r.m.do(func() { r.m.seen.NoData = "the journal is empty" }) },
 			mends:  func(r *running) { r.m.do(func() { r.m.seen.NoData = "" }) },
 			want: control.Problem{Code: "failsafe", Door: "ssh",
-				Message: "door ssh is in failsafe, dark and deaf: the journal is empty"},
+				Message: "door ssh is in failsafe and ignores knocks: the journal is empty"},
 		},
 		{
 			name:   "somebody else has a port of the knock",
@@ -119,7 +119,7 @@ touch = [59000, 59002]
 			breaks: func(r *running) { r.touch(visitor, 59001) },
 			mends:  func(r *running) { r.order(control.ArmRequest{}) },
 			want: control.Problem{Code: "knocks_unheard", Door: "ssh",
-				Message: "nobody can knock at door ssh: a wrong knock has made it deaf to everybody; doorward status ssh says until when"},
+				Message: "nobody can knock at door ssh: after a wrong knock it ignores everybody; doorward status ssh says until when"},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -160,7 +160,7 @@ func (r *running) wantProblems(want ...control.Problem) {
 	if d := cmp.Diff(want, s.Problems); d != "" {
 		r.t.Errorf("problems of the status (-want +got):\n%s", d)
 	}
-	if d := cmp.Diff(want, r.Vitals().Problems); d != "" {
+	if d := cmp.Diff(want, r.ReadMetrics().Problems); d != "" {
 		r.t.Errorf("problems of the health (-want +got):\n%s", d)
 	}
 }
@@ -186,7 +186,7 @@ func TestTheEndIsAProblem(t *testing.T) {
 		r := run(t, newMachine(), configPath(t), sshDoor)
 		r.stop()
 		s, _ := r.Status()
-		for _, got := range [][]control.Problem{s.Problems, r.Vitals().Problems} {
+		for _, got := range [][]control.Problem{s.Problems, r.ReadMetrics().Problems} {
 			if len(got) != 1 || got[0].Code != "ending" {
 				t.Errorf("after the end the problems are %+v, want that", got)
 			}
@@ -200,11 +200,11 @@ func TestVitalsOfADoor(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
 		read := true
-		want := control.DoorVitals{Name: "ssh", State: "dark", Service: "stopped", Refusals: map[string]uint64{}, Logs: &read}
+		want := control.DoorMetrics{Name: "ssh", State: "dark", Service: "stopped", Refusals: map[string]uint64{}, Logs: &read}
 		check := func(when string) {
 			t.Helper()
 			synctest.Wait()
-			if d := cmp.Diff(want, r.Vitals().Doors[0]); d != "" {
+			if d := cmp.Diff(want, r.ReadMetrics().Doors[0]); d != "" {
 				t.Errorf("%s (-want +got):\n%s", when, d)
 			}
 		}
@@ -231,12 +231,12 @@ func TestVitalsOfADoor(t *testing.T) {
 		check("after a wrong knock")
 
 		events := map[string]uint64{"error": 1, "dark": 1, "opened": 1, "granted": 1, "refused": 1}
-		if d := cmp.Diff(map[string]map[string]uint64{"": {"started": 1}, "ssh": events}, r.Vitals().Events); d != "" {
+		if d := cmp.Diff(map[string]map[string]uint64{"": {"started": 1}, "ssh": events}, r.ReadMetrics().Events); d != "" {
 			t.Errorf("events (-want +got):\n%s", d)
 		}
 		m.becomes("ssh.service", service.Status{State: service.Stopped})
 		synctest.Wait()
-		if got := r.Vitals().Touches; got != 6 {
+		if got := r.ReadMetrics().Touches; got != 6 {
 			t.Errorf("%d touches were dropped, want the ear's 6", got)
 		}
 	})
@@ -249,8 +249,8 @@ func TestVitalsOfTheConfiguration(t *testing.T) {
 		path := configPath(t)
 		r := run(t, newMachine(), path, sshDoor)
 		begun := time.Now()
-		first := r.Vitals().Config
-		if want := (control.ConfigVitals{ID: first.ID, Loaded: begun, LoadedOK: true}); first != want || len(first.ID) != 16 {
+		first := r.ReadMetrics().Config
+		if want := (control.ConfigMetrics{ID: first.ID, Loaded: begun, LoadedOK: true}); first != want || len(first.ID) != 16 {
 			t.Errorf("at the start: %+v, want %+v", first, want)
 		}
 		if sum := sha256.Sum256([]byte(sshDoor)); strings.HasPrefix(hex.EncodeToString(sum[:]), first.ID) {
@@ -262,19 +262,19 @@ func TestVitalsOfTheConfiguration(t *testing.T) {
 		if told := r.order(control.ApplyRequest{Action: "apply"}); !strings.HasPrefix(told, "error: ") {
 			t.Fatalf("a file with a mistake is applied: %s", told)
 		}
-		if got, want := r.Vitals().Config, (control.ConfigVitals{ID: first.ID, Loaded: begun}); got != want {
+		if got, want := r.ReadMetrics().Config, (control.ConfigMetrics{ID: first.ID, Loaded: begun}); got != want {
 			t.Errorf("after a file with a mistake: %+v, want %+v", got, want)
 		}
 
 		time.Sleep(time.Minute)
 		write(t, path, "# changed\n"+sshDoor)
 		r.order(control.ApplyRequest{Action: "apply", Confirm: "1m"})
-		got := r.Vitals().Config
-		if want := (control.ConfigVitals{ID: got.ID, Loaded: begun.Add(2 * time.Minute), LoadedOK: true}); got != want || got.ID == first.ID {
+		got := r.ReadMetrics().Config
+		if want := (control.ConfigMetrics{ID: got.ID, Loaded: begun.Add(2 * time.Minute), LoadedOK: true}); got != want || got.ID == first.ID {
 			t.Errorf("after another file: %+v, want %+v and another id", got, want)
 		}
 		time.Sleep(2 * time.Minute)
-		if got := r.Vitals().Config.ID; got != first.ID {
+		if got := r.ReadMetrics().Config.ID; got != first.ID {
 			t.Errorf("after the rollback the id is %s, want the one before, %s", got, first.ID)
 		}
 		r.stop()
@@ -283,7 +283,7 @@ func TestVitalsOfTheConfiguration(t *testing.T) {
 			t.Fatal(err)
 		}
 		r = restart(t, r.m, path)
-		if got, want := r.Vitals().Config, (control.ConfigVitals{ID: r.Vitals().Config.ID}); got != want || got.ID == first.ID {
+		if got, want := r.ReadMetrics().Config, (control.ConfigMetrics{ID: r.ReadMetrics().Config.ID}); got != want || got.ID == first.ID {
 			t.Errorf("after a start with a file that cannot be used: %+v, want %+v and another id", got, want)
 		}
 	})
@@ -294,17 +294,17 @@ func TestVitalsOfTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
-		if s := r.Vitals().Store; !s.Up || s.Failures != 0 {
+		if s := r.ReadMetrics().Store; !s.Up || s.Failures != 0 {
 			t.Errorf("at the start: %+v", s)
 		}
 		m.do(func() { m.full = errors.New("no space left on device") })
 		r.touch(visitor, 59001)
-		if s := r.Vitals().Store; s.Up || s.Failures == 0 {
+		if s := r.ReadMetrics().Store; s.Up || s.Failures == 0 {
 			t.Errorf("of a full disk: %+v, want it down and a failure", s)
 		}
 		m.do(func() { m.full = nil })
 		r.order(control.ArmRequest{})
-		if s := r.Vitals().Store; !s.Up {
+		if s := r.ReadMetrics().Store; !s.Up {
 			t.Errorf("after there is room again: %+v", s)
 		}
 	})

@@ -39,11 +39,11 @@ const (
 // logins are those by way of a door that the audit trail has, or need not have.
 type logins struct {
 	from time.Time // those before are told, or nobody's business
-	told map[netip.AddrPort][]toldLogin
+	told map[netip.AddrPort][]reportedLogin
 	next []netip.AddrPort // whose first one is forgotten next
 }
 
-type toldLogin struct {
+type reportedLogin struct {
 	user            string
 	grant           *audit.Grant
 	at              time.Time // when it was, as near as is known
@@ -53,13 +53,13 @@ type toldLogin struct {
 }
 
 // is says whether a login is this one.
-func (t toldLogin) is(l presence.Login) bool {
+func (t reportedLogin) is(l presence.Login) bool {
 	return t.user == userOf(l) && !l.Time.Before(t.earliest) && !l.Time.After(t.until)
 }
 
 // has says whether a login is told.
 func (ls *logins) has(l presence.Login) bool {
-	return l.Time.Before(ls.from) || slices.ContainsFunc(ls.told[cameFrom(l)], func(t toldLogin) bool { return t.is(l) })
+	return l.Time.Before(ls.from) || slices.ContainsFunc(ls.told[cameFrom(l)], func(t reportedLogin) bool { return t.is(l) })
 }
 
 // notAhead has those told that come after a clock was put back, which was ahead when it
@@ -83,9 +83,9 @@ func (ls *logins) tooMany(now time.Time, from netip.AddrPort) bool {
 }
 
 // add takes in that one is. What is forgotten for it is too old from now on.
-func (ls *logins) add(from netip.AddrPort, t toldLogin) {
+func (ls *logins) add(from netip.AddrPort, t reportedLogin) {
 	if ls.told == nil {
-		ls.told = make(map[netip.AddrPort][]toldLogin)
+		ls.told = make(map[netip.AddrPort][]reportedLogin)
 	}
 	ls.told[from] = append(ls.told[from], t)
 	if ls.next = append(ls.next, from); len(ls.next) <= maxLogins {
@@ -105,7 +105,7 @@ func (ls *logins) add(from netip.AddrPort, t toldLogin) {
 // has that outlives a daemon. Where several users are said to have come from there, it
 // is nobody's.
 func (ls *logins) name(s *session, from netip.AddrPort) {
-	var latest *toldLogin
+	var latest *reportedLogin
 	for _, t := range ls.told[from] {
 		switch {
 		case !s.since.IsZero() && t.until.Before(s.from): // it was another's
@@ -136,10 +136,10 @@ func userOf(l presence.Login) string {
 
 // begin has the logins of a door told from a moment on, of which a log may have the
 // second alone.
-func (r *roll) begin(name string, from time.Time) {
-	of := r.of(name)
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (t *sessionTable) begin(name string, from time.Time) {
+	of := t.of(name)
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if of.logins.from.IsZero() {
 		of.logins.from = from.Truncate(time.Second)
 	}
@@ -151,7 +151,7 @@ func (r *roll) begin(name string, from time.Time) {
 func (g *Gateway) recallLogins(now time.Time) {
 	page, err := g.store.Records(store.Query{Limit: toldBefore})
 	if err != nil {
-		g.log.Warn("cannot read which logins the audit trail has; it is told of those from now on", "err", err)
+		g.log.Warn("cannot read the logins in the audit trail; recording those from now on", "err", err)
 	}
 	from := now
 	for _, r := range page.Records {
@@ -160,17 +160,17 @@ func (g *Gateway) recallLogins(now time.Time) {
 		}
 	}
 	for _, c := range g.config.Doors {
-		g.roll.begin(c.Name, from)
+		g.sessionTable.begin(c.Name, from)
 	}
-	g.roll.mu.Lock()
-	defer g.roll.mu.Unlock()
+	g.sessionTable.mu.Lock()
+	defer g.sessionTable.mu.Unlock()
 	for _, r := range page.Records {
-		of := g.roll.doors[r.Door]
+		of := g.sessionTable.doors[r.Door]
 		a, err := netip.ParseAddr(r.Source)
 		if r.Event != audit.EventLogin || r.Login == nil || of == nil || err != nil {
 			continue
 		}
-		of.logins.add(netip.AddrPortFrom(a.WithZone(""), r.Login.Port), toldLogin{user: r.Login.User, grant: r.Login.Grant, at: r.Time, told: r.Time,
+		of.logins.add(netip.AddrPortFrom(a.WithZone(""), r.Login.Port), reportedLogin{user: r.Login.User, grant: r.Login.Grant, at: r.Time, told: r.Time,
 			earliest: r.Time.Add(-tellsWithin), until: r.Time.Add(sameLogin)})
 	}
 }
@@ -181,15 +181,15 @@ type arrival struct {
 	session *session
 }
 
-// arrivals finds the sessions of logins.
-func (r *roll) arrivals(name string, logins []presence.Login) []arrival {
+// recentSessions finds the sessions of logins.
+func (t *sessionTable) recentSessions(name string, logins []presence.Login) []arrival {
 	if len(logins) == 0 {
 		return nil
 	}
-	r.lists.Lock()
-	defer r.lists.Unlock()
+	t.lists.Lock()
+	defer t.lists.Unlock()
 	by := make(map[netip.AddrPort]*session)
-	for _, s := range r.of(name).in {
+	for _, s := range t.of(name).in {
 		by[s.Remote] = s
 	}
 	all := make([]arrival, 0, len(logins))
@@ -206,10 +206,10 @@ func (d *guarded) loggedIn(now time.Time, all []arrival) {
 	if len(all) == 0 {
 		return
 	}
-	r := &d.gw.roll
-	told := &r.of(d.name()).logins
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	t := &d.gw.sessionTable
+	told := &t.of(d.name()).logins
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	told.notAhead(now)
 	for _, l := range all {
 		if told.has(l.Login) {
@@ -230,7 +230,7 @@ func (d *guarded) loggedIn(now time.Time, all []arrival) {
 		if l.session != nil && l.session.user == "" {
 			l.session.loggedIn(l.Login, user, grant)
 		}
-		told.add(cameFrom(l.Login), toldLogin{user: user, grant: grant, at: l.Time, told: now,
+		told.add(cameFrom(l.Login), reportedLogin{user: user, grant: grant, at: l.Time, told: now,
 			earliest: l.Time.Add(-sameLogin), until: l.Time.Add(sameLogin)})
 		d.gw.tell(audit.Record{Time: now, Door: d.name(), Event: audit.EventLogin, Source: cameFrom(l.Login).Addr().String(),
 			Reason: fmt.Sprintf("user %q by %s, %s", user, l.Method, whatLetIn(grant)),
@@ -248,7 +248,7 @@ func (d *guarded) doubt(now time.Time, told *logins, l presence.Login) {
 	}
 	latest.doubted = true
 	d.gw.tell(audit.Record{Time: now, Door: d.name(), Event: audit.EventError, Source: cameFrom(l).Addr().String(),
-		Reason: fmt.Sprintf("user %q by %s from port %d is not told as a login, nor are more, since %d of this port were within %s: somebody else than sshd writes to %s",
+		Reason: fmt.Sprintf("user %q by %s from port %d is not recorded as a login, nor are more, since %d came from this port within %s: something other than sshd writes to %s",
 			userOf(l), l.Method, l.Port, maxAlike, tables.Short(rememberedFor), l.Where)})
 }
 
@@ -264,7 +264,7 @@ func (s *session) loggedIn(l presence.Login, user string, grant *audit.Grant) {
 func whatLetIn(grant *audit.Grant) string {
 	switch {
 	case grant == nil:
-		return "and what let it in is not known"
+		return "and it is not known what let it in"
 	case grant.By == control.CoverAlways:
 		return "and " + grant.Source + " never needs to knock"
 	}

@@ -67,7 +67,7 @@ func TestStatusOfManyDoorsIsBounded(t *testing.T) {
 // for each door's set among all.
 func TestManyDoorsOpenInParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const doors, most = 320, mostLookups/320 + 1
+		const doors, most = 320, maxLookups/320 + 1
 		m := newMachine()
 		r := run(t, m, configPath(t), manyDoors(doors))
 		release := r.hold()

@@ -51,7 +51,7 @@ func (d *guarded) marks(k *heardKnock, v knock.Verdict) (all []store.Mark) {
 func (g *Gateway) remember(all []store.Mark) {
 	for _, m := range all {
 		if err := g.changes.mark(m); err != nil {
-			g.log.Error("a restart would forget what a knock is to be remembered by", "door", m.Door, "kind", m.Knock, "err", err)
+			g.log.Error("cannot save the marks of a knock; a restart would forget them", "door", m.Door, "kind", m.Knock, "err", err)
 		}
 	}
 }

@@ -19,15 +19,15 @@ import (
 
 // metered is the gateway's.
 type metered struct {
-	told  map[string]map[string]uint64 // records of the trail, by door ("" for those of none) and event
-	loads loads
-	idKey []byte // of configID
-	idOf  []byte // the text that id is of
-	id    string
+	doorEventCounts map[string]map[string]uint64 // records of the trail, by door ("" for those of none) and event
+	loads           loads
+	idKey           []byte // of configID
+	idOf            []byte // the text that id is of
+	id              string
 }
 
 func newMetered() metered {
-	m := metered{told: make(map[string]map[string]uint64), idKey: make([]byte, sha256.Size)}
+	m := metered{doorEventCounts: make(map[string]map[string]uint64), idKey: make([]byte, sha256.Size)}
 	rand.Read(m.idKey) // never fails
 	return m
 }
@@ -70,14 +70,14 @@ func (d *guarded) meter(r audit.Record) {
 	}
 }
 
-// vital is the service's state in metrics.
-func (k *keeper) vital() string {
+// metricState is the service's state in metrics.
+func (c *controller) metricState() string {
 	switch {
-	case k.running:
+	case c.running:
 		return control.ServiceRunning
-	case k.metered.failed != "":
+	case c.metered.failed != "":
 		return control.ServiceFailed
-	case k.known:
+	case c.known:
 		return control.ServiceStopped
 	}
 	return control.ServiceUnknown
@@ -96,15 +96,15 @@ func (g *Gateway) loading(done func(control.Reply, error)) func(control.Reply, e
 	}
 }
 
-// vitals is a door in numbers that are kept anyway.
-func (d *guarded) vitals() control.DoorVitals {
-	v := control.DoorVitals{
+// readMetrics is a door in numbers that are kept anyway.
+func (d *guarded) readMetrics() control.DoorMetrics {
+	v := control.DoorMetrics{
 		Name: d.name(), State: d.door.Saved().State.String(), Grants: d.door.Granted(), Penalties: d.door.Penalised(),
 		Refusals:  maps.Clone(d.metered.refused),
 		LastKnock: d.metered.knock, LastGrant: d.metered.grant, LastLogin: d.metered.login, LastDark: d.metered.dark,
 	}
 	if d.service != nil {
-		v.Service, v.StartFailures = d.service.vital(), d.service.metered.failures
+		v.Service, v.StartFailures = d.service.metricState(), d.service.metered.failures
 	}
 	if d.conf.Presence.Logins != config.LoginsOff {
 		read := d.door.Looked() && !d.metered.unread

@@ -3,10 +3,14 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"regexp"
 	"runtime"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,7 +20,7 @@ import (
 // elsewhere are the parts of which the gateway's tests know nothing, so that
 // their own look for their faults: those that are named, which need no machine.
 var elsewhere = map[string]string{
-	"internal/cage":      "^(TestArguments|TestNoArguments.*|TestFiles.*|TestNotes.*|TestCache.*)$",
+	"internal/sandbox":   "^(TestArguments|TestNoArguments.*|TestFiles.*|TestNotes.*|TestCache.*)$",
 	"internal/launcher":  "^TestNothingIsRun",
 	"internal/daemon":    "^Test(Walls|Vigil|Shelf)",
 	"internal/datagrams": "^Test(AFlood|WhoIs|Answers|Set$)",
@@ -34,9 +38,10 @@ var elsewhere = map[string]string{
 	"cmd/doorward":       ".",
 }
 
-// TestMutants has the explorer look for what each deliberate fault breaks, then
-// this package's other tests, then those of the fault's own package; where that is
-// in elsewhere, those alone. A fault that nobody notices fails.
+// TestMutants has the test that noticed each deliberate fault the last time look for
+// it. If that does not notice it now, or none is known, the explorer looks for what it
+// breaks, then this package's other tests, then those of the fault's own package; where
+// that is in elsewhere, those alone. A fault that nobody notices fails.
 func TestMutants(t *testing.T) {
 	if os.Getenv(mutants.Env) != "" {
 		t.Skip("this is a mutant")
@@ -49,6 +54,13 @@ func TestMutants(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	noticed := mutants.Noticed()
+	var found sync.Map
+	t.Cleanup(func() {
+		if os.Getenv("UPDATE_GOLDEN") != "" && !t.Failed() {
+			update(t, noticed, &found)
+		}
+	})
 	slots := make(chan bool, runtime.GOMAXPROCS(0))
 	homes := map[string]bool{}
 	for _, m := range all {
@@ -76,13 +88,17 @@ func TestMutants(t *testing.T) {
 			slots <- true
 			defer func() { <-slots }()
 			begun := time.Now()
-			by, err := notices(t, hunt, m, home)
+			by, err := noticesAgain(t, hunt, m, noticed[m.Name])
+			if errors.Is(err, errUnnoticed) {
+				by, err = notices(t, hunt, m, home)
+			}
 			if errors.Is(err, errUnnoticed) && home == here {
 				by, err = look(t, hunt, m, path.Dir(m.File), "-test.run=.")
 			}
 			if err != nil {
 				t.Fatalf("it broke %s: %v", m.Breaks, err)
 			}
+			found.Store(m.Name, by)
 			t.Logf("%s, noticed by %s after %v", m.Breaks, by, time.Since(begun).Round(100*time.Millisecond))
 		})
 	}
@@ -91,6 +107,49 @@ func TestMutants(t *testing.T) {
 const here = "internal/gateway"
 
 var errUnnoticed = errors.New("nobody noticed")
+
+// noticesAgain has one test look, which is named as mutants.Noticed names it.
+func noticesAgain(t *testing.T, hunt *mutants.Hunt, m mutants.Mutant, by string) (string, error) {
+	pkg, test, ok := strings.Cut(by, " ")
+	if !ok {
+		return "", errUnnoticed
+	}
+	return look(t, hunt, m, pkg, "-test.run=^"+strings.ReplaceAll(regexp.QuoteMeta(test), "/", "$/^")+"$")
+}
+
+// update writes down who noticed what.
+func update(t *testing.T, noticed map[string]string, found *sync.Map) {
+	all := map[string]string{}
+	for name, by := range noticed {
+		if strings.HasPrefix(by, "internal/fence ") {
+			all[name] = by
+		}
+	}
+	found.Range(func(name, by any) bool {
+		if strings.Contains(by.(string), " ") { // and not a panic
+			all[name.(string)] = by.(string)
+		}
+		return true
+	})
+	const file = "../mutants/noticed.txt"
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	var b strings.Builder
+	for line := range strings.Lines(string(before)) {
+		if b.WriteString(line); line == "\n" {
+			break
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		fmt.Fprintln(&b, name, all[name])
+	}
+	if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
+		t.Error(err)
+	}
+}
 
 // notices says which test of a package notices a mutant.
 func notices(t *testing.T, hunt *mutants.Hunt, m mutants.Mutant, home string) (by string, err error) {
@@ -121,7 +180,7 @@ func look(t *testing.T, hunt *mutants.Hunt, m mutants.Mutant, pkg string, flags 
 		return "", fmt.Errorf("%w in %s", errUnnoticed, pkg)
 	}
 	if names := regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+) `).FindAllSubmatch(out, -1); names != nil {
-		return path.Base(pkg) + "." + string(names[len(names)-1][1]), nil
+		return pkg + " " + string(names[len(names)-1][1]), nil
 	}
 	if regexp.MustCompile(`(?m)^(panic|fatal error): `).Match(out) {
 		return "a panic", nil

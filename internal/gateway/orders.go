@@ -39,7 +39,7 @@ func (g *Gateway) order(ctx context.Context, now time.Time, by control.Caller, o
 		before, back := g.applying, g.rollingBack
 		g.orderApply(now, by.Name, o, done)
 		if g.applying != before || g.rollingBack != back { // it is taken on
-			g.callers.wait("", unsaid, by)
+			g.callers.wait("", noSource, by)
 		}
 	case control.Open:
 		g.open(ctx, now, by, o, done)
@@ -84,31 +84,31 @@ func (g *Gateway) arm(now time.Time, by string, o control.Arm) (control.Reply, e
 	var names []string
 	for _, d := range doors {
 		names = append(names, d.name())
-		if o.Source == unsaid {
+		if o.Source == noSource {
 			reply.Changed = d.armAll(now, by) || reply.Changed
 			continue
 		}
 		effects, had := d.door.ArmSource(now, o.Source, by)
-		d.carry(effects)
+		d.apply(effects)
 		reply.Changed = reply.Changed || had
 	}
 	if o.Door != "" {
 		reply.Door, reply.State = o.Door, doors[0].state()
 	}
 	reply.Message = armedMessage(o, names, reply.Changed)
-	if o.Source != unsaid {
+	if o.Source != noSource {
 		reply.Source = door.SourceString(o.Source)
 	}
 	for _, d := range doors {
 		if d.mute() {
-			reply.Message += fmt.Sprintf("; door %s hears nobody now: doorward status %[1]s tells why", d.name())
+			reply.Message += fmt.Sprintf("; door %s ignores knocks now: doorward status %[1]s says why", d.name())
 		}
 	}
 	return reply, nil
 }
 
-// unsaid is the source of an order that is not about one.
-var unsaid netip.Prefix
+// noSource is the source of an order that is not about one.
+var noSource netip.Prefix
 
 // mute says whether nobody is heard by one of the door's knocks.
 func (d *guarded) mute() bool {
@@ -118,7 +118,7 @@ func (d *guarded) mute() bool {
 // armAll arms a door, and says whether there was something to forget or to end.
 func (d *guarded) armAll(now time.Time, by string) (changed bool) {
 	changed = d.door.KeptPenalties() > 0 || d.door.Saved().State == door.Failsafe
-	d.carry(d.door.Arm(now, by))
+	d.apply(d.door.Arm(now, by))
 	return changed
 }
 
@@ -129,10 +129,10 @@ func armedMessage(o control.Arm, names []string, changed bool) string {
 		at = "any door"
 	}
 	switch {
-	case o.Source == unsaid && changed:
-		return "armed, and all penalties forgotten: " + strings.Join(names, ", ")
-	case o.Source == unsaid:
-		return "armed already, and nobody is penalised: " + strings.Join(names, ", ")
+	case o.Source == noSource && changed:
+		return "armed, and all penalties lifted: " + strings.Join(names, ", ")
+	case o.Source == noSource:
+		return "already armed, and nobody is penalised: " + strings.Join(names, ", ")
 	case changed:
 		return door.SourceString(o.Source) + " may knock again"
 	}

@@ -18,11 +18,11 @@ func (g *Gateway) close(now time.Time, by control.Caller, o control.Close, done 
 	switch {
 	case err != nil:
 		done(control.Reply{}, err)
-	case o.Source == unsaid:
+	case o.Source == noSource:
 		g.answer(d.shut(now, by), nil, done)
 	case o.Source == door.Any || o.Source.IsSingleIP():
 		effects, had := d.door.Revoke(now, o.Source, by.Name)
-		d.carry(effects)
+		d.apply(effects)
 		ended := 0
 		if had {
 			ended = 1
@@ -42,7 +42,7 @@ func (g *Gateway) closeWithin(now time.Time, by control.Caller, d *guarded, netw
 		return
 	}
 	effects, ended, next := d.door.RevokeWithin(now, network, by.Name, from)
-	d.carry(effects)
+	d.apply(effects)
 	ended += before
 	if next == 0 {
 		g.answer(d.shutOut(now, network, ended), nil, done)
@@ -64,11 +64,11 @@ func (d *guarded) shut(now time.Time, by control.Caller) control.Reply {
 	before := d.door.Saved().State
 	effects := d.door.Close(now, by.Name)
 	d.settle(effects, by.Name+" has closed it")
-	d.carry(effects)
+	d.apply(effects)
 	if before != door.Closing && d.door.Saved().State == door.Closing {
-		d.gw.callers.wait(d.name(), unsaid, by)
+		d.gw.callers.wait(d.name(), noSource, by)
 	}
-	r := d.reply(unsaid, fmt.Sprintf("door %s is %s; sessions that stand live on", d.name(), d.state()))
+	r := d.reply(noSource, fmt.Sprintf("door %s is %s; existing sessions continue", d.name(), d.state()))
 	r.Changed = len(effects) > 0
 	if d.service != nil {
 		return r
@@ -100,14 +100,14 @@ func (d *guarded) shutOut(now time.Time, source netip.Prefix, ended int) control
 	case source == door.Any:
 		r.Message = done
 		if n := d.door.Granted(); n > 0 {
-			r.Message += fmt.Sprintf("; grants of others stand: %d", n)
+			r.Message += fmt.Sprintf("; others still have grants: %d", n)
 		}
 	case ended == 0:
 		r.Message = done
 	case source.IsSingleIP():
-		r.Message = fmt.Sprintf("%s can open no new connections to door %s; its sessions live on", who, d.name())
+		r.Message = fmt.Sprintf("%s can open no new connections to door %s; its existing sessions continue", who, d.name())
 	default:
-		r.Message = fmt.Sprintf("%s can open no new connections to door %s: %s; sessions live on", who, d.name(), done)
+		r.Message = fmt.Sprintf("%s can open no new connections to door %s: %s; existing sessions continue", who, d.name(), done)
 	}
 	return r
 }
@@ -132,7 +132,7 @@ func (d *guarded) ended(source netip.Prefix, n int) string {
 	case n == 0:
 		return fmt.Sprintf("%s has no grant at door %s", who, d.name()) + flows
 	case source == door.Any:
-		return fmt.Sprintf("the grant to everybody at door %s has ended; sessions live on", d.name())
+		return fmt.Sprintf("the grant to everybody at door %s has ended; existing sessions continue", d.name())
 	case source.IsSingleIP():
 		return "its own grant has ended"
 	case n == 1:

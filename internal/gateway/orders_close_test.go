@@ -25,11 +25,11 @@ func TestClosingWhileClosing(t *testing.T) {
 			for range 2 {
 				got = append(got, said(d.shut(now, by), nil))
 			}
-			d.carry(d.door.Knock(now, door.Knock{Source: door.Source(visitor6), By: "touch", Reason: "right"}))
+			d.apply(d.door.Knock(now, door.Knock{Source: door.Source(visitor6), By: "touch", Reason: "right"}))
 			got = append(got, said(d.shut(now, by), nil))
 		}
 		synctest.Wait()
-		const closing = "door ssh is closing; sessions that stand live on"
+		const closing = "door ssh is closing; existing sessions continue"
 		want := []string{"ssh, , closing, changed: " + closing, "ssh, , closing, as before: " + closing, "ssh, , closing, changed: " + closing}
 		if d := gocmp.Diff(want, got); d != "" {
 			t.Errorf("closed twice, and again after a knock (-want +got):\n%s", d)

@@ -45,7 +45,7 @@ func (g *Gateway) open(ctx context.Context, now time.Time, by control.Caller, o 
 		g.callers.wait(d.name(), w.source, by)
 	}
 	if waits && w.wait == 0 {
-		d.carry(effects)
+		d.apply(effects)
 		reply := d.reply(w.source, fmt.Sprintf("door %s opens for %s as soon as %s runs", d.name(), whom(w.source), d.service.svc))
 		reply.Changed = true
 		g.answer(reply, nil, done)
@@ -53,13 +53,13 @@ func (g *Gateway) open(ctx context.Context, now time.Time, by control.Caller, o 
 	}
 	d.waiters = slices.DeleteFunc(d.waiters, func(w *waiter) bool { return w.ctx.Err() != nil })
 	d.waiters = append(d.waiters, w)
-	d.carry(effects)
+	d.apply(effects)
 }
 
 // reply is a reply about a source at the door as it stands.
 func (d *guarded) reply(source netip.Prefix, message string) control.Reply {
 	r := control.Reply{Message: message, Door: d.name(), State: d.state()}
-	if source != unsaid {
+	if source != noSource {
 		r.Source = door.SourceString(source)
 	}
 	return r
@@ -129,7 +129,7 @@ func (d *guarded) giveUp(now time.Time) {
 		}
 		w.done(control.Reply{}, &control.Error{Code: control.CodeTimeout,
 			Message: fmt.Sprintf("door %s has not opened for %s within %s, and opens as soon as %s runs", d.name(), whom(w.source), tables.Short(w.wait), d.service.svc),
-			Hint:    fmt.Sprintf("doorward status %s; doorward close %[1]s --source %s takes the order back", d.name(), door.SourceString(w.source))})
+			Hint:    fmt.Sprintf("doorward status %s; doorward close %[1]s --source %s cancels the order", d.name(), door.SourceString(w.source))})
 		return true
 	})
 }

@@ -69,20 +69,20 @@ func TestOrders(t *testing.T) {
 			{control.OpenRequest{Door: "shh", Source: "192.0.2.2"}, `no_such_door: there is no door "shh": the doors are ssh (doorward status)`},
 			{control.CloseRequest{Door: "shh"}, `no_such_door: there is no door "shh": the doors are ssh (doorward status)`},
 			{control.ArmRequest{Door: "shh"}, `no_such_door: there is no door "shh": the doors are ssh (doorward status)`},
-			{closed(""), "ssh, , dark, as before: door ssh is dark; sessions that stand live on"},
+			{closed(""), "ssh, , dark, as before: door ssh is dark; existing sessions continue"},
 			{closed("192.0.2.9"), "ssh, 192.0.2.9, dark, as before: 192.0.2.9 has no grant at door ssh"},
 			{closed("any"), "ssh, any, dark, as before: door ssh has no grant to everybody"},
 			{control.ArmRequest{Source: "192.0.2.9"}, ", 192.0.2.9, , as before: 192.0.2.9 has no penalty at any door"},
 			{control.ArmRequest{Door: "ssh", Source: "192.0.2.9"}, "ssh, 192.0.2.9, dark, as before: 192.0.2.9 has no penalty at door ssh"},
-			{control.ArmRequest{}, ", , , as before: armed already, and nobody is penalised: ssh"},
-			{control.ArmRequest{Door: "ssh"}, "ssh, , dark, as before: armed already, and nobody is penalised: ssh"},
+			{control.ArmRequest{}, ", , , as before: already armed, and nobody is penalised: ssh"},
+			{control.ArmRequest{Door: "ssh"}, "ssh, , dark, as before: already armed, and nobody is penalised: ssh"},
 			// Opening, and open.
 			{control.OpenRequest{Door: "ssh", Source: "192.0.2.2"}, "ssh, 192.0.2.2, opening, changed: door ssh opens for 192.0.2.2 as soon as ssh.service runs"},
 			{open("2001:db8::/64", "5m"), "ssh, 2001:db8::/64, open, changed: door ssh is open for 2001:db8::/64 for 5m"},
 			{open("2001:db8::/64", ""), "ssh, 2001:db8::/64, open, changed: door ssh is open for 2001:db8::/64 for 30s"},
 			{closed("2001:db8::7"), "ssh, 2001:db8::7, open, as before, covered by 2001:db8::/64 of operator alice (uid 1000) (30s): 2001:db8::7 can STILL " +
 				"connect to door ssh: the grant to 2001:db8::/64 (operator alice (uid 1000), for another 30s); 2001:db8::7 has no grant at door ssh"},
-			{closed("192.0.2.2"), "ssh, 192.0.2.2, open, changed: 192.0.2.2 can open no new connections to door ssh; its sessions live on"},
+			{closed("192.0.2.2"), "ssh, 192.0.2.2, open, changed: 192.0.2.2 can open no new connections to door ssh; its existing sessions continue"},
 			{closed("192.0.2.2"), "ssh, 192.0.2.2, open, as before: 192.0.2.2 has no grant at door ssh"},
 			{open("192.0.2.2", "1m"), "ssh, 192.0.2.2, open, changed: door ssh is open for 192.0.2.2 for 1m"},
 			{open("192.0.2.3", "1m"), "ssh, 192.0.2.3, open, changed: door ssh is open for 192.0.2.3 for 1m"},
@@ -91,14 +91,14 @@ func TestOrders(t *testing.T) {
 			{closed("192.0.2.3"), "ssh, 192.0.2.3, open, changed, covered by any of operator alice (uid 1000) (10m0s), " +
 				"covered by 192.0.2.0/25 of operator alice (uid 1000) (1m0s): 192.0.2.3 can STILL connect to door ssh: the grant to everybody " +
 				"(operator alice (uid 1000), for another 10m), the grant to 192.0.2.0/25 (operator alice (uid 1000), for another 1m); its own grant has ended"},
-			{closed("any"), "ssh, any, open, changed: the grant to everybody at door ssh has ended; sessions live on; grants of others stand: 3"},
-			{closed("192.0.2.0/24"), "ssh, 192.0.2.0/24, open, changed: 192.0.2.0/24 can open no new connections to door ssh: 2 grants in it have ended; sessions live on"},
+			{closed("any"), "ssh, any, open, changed: the grant to everybody at door ssh has ended; existing sessions continue; others still have grants: 3"},
+			{closed("192.0.2.0/24"), "ssh, 192.0.2.0/24, open, changed: 192.0.2.0/24 can open no new connections to door ssh: 2 grants in it have ended; existing sessions continue"},
 			{closed("192.0.2.0/24"), "ssh, 192.0.2.0/24, open, as before: 192.0.2.0/24 has no grant at door ssh"},
 			{control.OpenRequest{Door: "ssh", Source: "192.0.2.2", For: "1s"}, "ssh, 192.0.2.2, open, changed: door ssh is open for 192.0.2.2 for 1s"},
 			// Closing, and dark again.
-			{closed(""), "ssh, , closing, changed: door ssh is closing; sessions that stand live on"},
-			{closed(""), "ssh, , dark, as before: door ssh is dark; sessions that stand live on"},
-			{control.ApplyRequest{Action: "keep"}, "refused: no configuration waits to be confirmed (doorward log)"},
+			{closed(""), "ssh, , closing, changed: door ssh is closing; existing sessions continue"},
+			{closed(""), "ssh, , dark, as before: door ssh is dark; existing sessions continue"},
+			{control.ApplyRequest{Action: "keep"}, "refused: no configuration is waiting to be confirmed (doorward log)"},
 		} {
 			if got := said(r.ask(tt.order)); got != tt.want {
 				t.Errorf("%T %v:\n got %q\nwant %q", tt.order, tt.order, got, tt.want)
@@ -125,7 +125,7 @@ func TestArming(t *testing.T) {
 		r.touch(visitor, 59001)
 		wants(control.ArmRequest{Source: "192.0.2.2"}, ", 192.0.2.2, , changed: 192.0.2.2 may knock again")
 		r.touch(visitor, 59001)
-		wants(control.ArmRequest{Door: "ssh"}, "ssh, , dark, changed: armed, and all penalties forgotten: ssh")
+		wants(control.ArmRequest{Door: "ssh"}, "ssh, , dark, changed: armed, and all penalties lifted: ssh")
 		m.do(func() { m.seen.NoData = "no log data: the journal is empty" })
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
@@ -133,12 +133,12 @@ func TestArming(t *testing.T) {
 			`refused: door "ssh" is in failsafe: no log data: the journal is empty (doorward arm ssh)`; got != want {
 			t.Errorf("open:\n got %q\nwant %q", got, want)
 		}
-		if got, want := said(r.ask(control.CloseRequest{Door: "ssh"})), "ssh, , failsafe, as before: door ssh is failsafe; sessions that stand live on"; got != want {
+		if got, want := said(r.ask(control.CloseRequest{Door: "ssh"})), "ssh, , failsafe, as before: door ssh is failsafe; existing sessions continue"; got != want {
 			t.Errorf("close:\n got %q\nwant %q", got, want)
 		}
 		wants(control.ArmRequest{Source: "192.0.2.2"},
-			", 192.0.2.2, , as before: 192.0.2.2 has no penalty at any door; door ssh hears nobody now: doorward status ssh tells why")
-		wants(control.ArmRequest{}, ", , , changed: armed, and all penalties forgotten: ssh")
+			", 192.0.2.2, , as before: 192.0.2.2 has no penalty at any door; door ssh ignores knocks now: doorward status ssh says why")
+		wants(control.ArmRequest{}, ", , , changed: armed, and all penalties lifted: ssh")
 	})
 }
 
@@ -156,7 +156,7 @@ func TestAlwaysIsTold(t *testing.T) {
 			{control.CloseRequest{Door: "web", Source: "198.51.0.0/16"}, "web, 198.51.0.0/16, dark, as before, covered by 198.51.100.0/24 of always (always): " +
 				"a part of 198.51.0.0/16 can STILL connect to door web: 198.51.100.0/24 needs no grant (always); 198.51.0.0/16 has no grant at door web"},
 			{control.CloseRequest{Door: "web"}, "web, , dark, as before, covered by 198.51.100.0/24 of always (always): " +
-				"door web is dark; sessions that stand live on; it always lets in 198.51.100.0/24"},
+				"door web is dark; existing sessions continue; it always lets in 198.51.100.0/24"},
 			{control.CloseRequest{Door: "web", Source: "192.0.2.7"}, "web, 192.0.2.7, dark, as before: 192.0.2.7 has no grant at door web"},
 		} {
 			if got := said(r.ask(tt.order)); got != tt.want {
@@ -220,9 +220,9 @@ func TestOpenWaits(t *testing.T) {
 			"(systemctl status ssh.service; journalctl -u ssh.service; doorward log ssh)"},
 		{"the time is up", func(*running, chan struct{}) { time.Sleep(20 * time.Second) },
 			"timeout: door ssh has not opened for 192.0.2.2 within 20s, and opens as soon as ssh.service runs " +
-				"(doorward status ssh; doorward close ssh --source 192.0.2.2 takes the order back)"},
+				"(doorward status ssh; doorward close ssh --source 192.0.2.2 cancels the order)"},
 		{"the daemon ends", func(r *running, _ chan struct{}) { r.stop() },
-			"daemon_down: the daemon ends before it can answer (systemctl status doorward)"},
+			"daemon_down: the daemon is shutting down (systemctl status doorward)"},
 		{"the disk takes nothing", func(r *running, start chan struct{}) {
 			r.m.do(func() { r.m.full = errors.New("no space left on device") })
 			close(start)
@@ -324,14 +324,14 @@ func TestCloseManyWithin(t *testing.T) {
 				if err != nil {
 					t.Error(err)
 				}
-				d.carry(effects)
+				d.apply(effects)
 			}
 		}
 		synctest.Wait()
 		r.ask(control.OpenRequest{Door: "web", Source: "192.0.2.7", For: "1h"})
 		m.do(func() { m.told, m.largest = 0, 0 })
 		got := said(r.ask(control.CloseRequest{Door: "web", Source: "198.18.0.0/15"}))
-		if want := "web, 198.18.0.0/15, open, changed: 198.18.0.0/15 can open no new connections to door web: 5000 grants in it have ended; sessions live on"; got != want {
+		if want := "web, 198.18.0.0/15, open, changed: 198.18.0.0/15 can open no new connections to door web: 5000 grants in it have ended; existing sessions continue"; got != want {
 			t.Errorf("\n got %q\nwant %q", got, want)
 		}
 		m.do(func() {

@@ -43,9 +43,9 @@ func (g *Gateway) mayReplace(force bool) error {
 		return nil
 	}
 	return &control.Error{Code: control.CodeRefused,
-		Message: fmt.Sprintf("nothing was changed: a configuration waits to be confirmed, by %s, until %s",
+		Message: fmt.Sprintf("nothing was changed: a configuration is waiting to be confirmed, by %s, until %s",
 			g.applied.By, spelled(g.applied.Deadline)),
-		Hint: "doorward apply --keep, or doorward apply --undo, and the same again; doorward apply --force gives it up"}
+		Hint: "doorward apply --keep or doorward apply --undo, then try again; doorward apply --force discards it"}
 }
 
 // endsBy are the configurations that waited, with the one that waits when it ends now.
@@ -91,10 +91,10 @@ func (g *Gateway) endedAlready(o control.ApplyRequest) (control.Reply, error) {
 		return control.Reply{}, &control.Error{Code: control.CodeRefused, Message: message, Hint: hint}
 	}
 	if o.ID == 0 && latest == nil {
-		return refuse("no configuration waits to be confirmed")
+		return refuse("no configuration is waiting to be confirmed")
 	}
 	if o.ID == 0 {
-		return refuse("no configuration waits to be confirmed; the latest that did: %s, at %s", latest.Words(), spelled(latest.Time))
+		return refuse("no configuration is waiting to be confirmed; the latest that was: %s, at %s", latest.Words(), spelled(latest.Time))
 	}
 	for _, s := range all {
 		if s.ID != o.ID {
@@ -102,11 +102,11 @@ func (g *Gateway) endedAlready(o control.ApplyRequest) (control.Reply, error) {
 		}
 		words := fmt.Sprintf("%s, at %s", s.Words(), spelled(s.Time))
 		if s.Kept && o.Action == "keep" || s.WentBack() && o.Action == "undo" {
-			return control.Reply{Message: "it is so already: " + words}, nil
+			return control.Reply{Message: "already done: " + words}, nil
 		}
-		return refuse("configuration %d does not wait any more: %s", s.ID, words)
+		return refuse("configuration %d is no longer waiting: %s", s.ID, words)
 	}
-	return refuse("no configuration %d waits, and nobody knows of one that did", o.ID)
+	return refuse("no configuration %d is waiting, and none that did is known", o.ID)
 }
 
 // keep confirms the configuration that waits. It is told to be kept when that is on
@@ -121,7 +121,7 @@ func (g *Gateway) keep(now time.Time, by string, done func(control.Reply, error)
 			return
 		}
 		if err == nil && (g.applied.Pending == nil || g.rollingBack) {
-			err = &control.Error{Code: control.CodeFailed, Message: "the new configuration was rolled back before the disk had taken that it is kept"}
+			err = &control.Error{Code: control.CodeFailed, Message: "the new configuration was rolled back before its confirmation was on disk"}
 		}
 		if err != nil {
 			g.saveApplied(g.applied)
@@ -141,7 +141,7 @@ func (g *Gateway) keep(now time.Time, by string, done func(control.Reply, error)
 // tries it again.
 func (g *Gateway) undo(now time.Time, by, how string, then func(time.Time, control.Reply, error)) {
 	if g.fallback.config == nil {
-		then(now, control.Reply{}, fmt.Errorf("the configuration before cannot be read: %w", g.fallback.problem))
+		then(now, control.Reply{}, fmt.Errorf("the previous configuration cannot be read: %w", g.fallback.problem))
 		return
 	}
 	why := "nobody confirmed the new one in time"
@@ -156,14 +156,14 @@ func (g *Gateway) undo(now time.Time, by, how string, then func(time.Time, contr
 			return
 		}
 		g.forgetPending(now, how, by)
-		message := "the configuration from before is in use again: " + why
+		message := "the previous configuration is in use again: " + why
 		g.recordConfig(now, by, message, before, g.fallback)
 		g.fallback = checked{}
 		g.saveApplied(g.applied)
 		g.forgetMarks()
 		g.warnings = append(g.warnings, fmt.Sprintf("%s was rolled back (%s) and is not in use", g.opts.Path, why))
 		if err := g.confine(g.config); err != nil { // since a restart while it waited
-			g.warnings = append(g.warnings, "the configuration from before cannot be served wholly until the file says it again "+
+			g.warnings = append(g.warnings, "the previous configuration cannot be served in full until the file contains it again "+
 				"and the daemon is restarted: "+err.Error())
 		}
 		then(now, control.Reply{Message: message, Changed: true}, nil)
@@ -204,7 +204,7 @@ func (g *Gateway) inUse() checked {
 	if g.applied.Pending != nil {
 		text = g.applied.Pending
 	}
-	return checked{config: g.config, text: text, hash: g.hash, blinds: g.blinds}
+	return checked{config: g.config, text: text, hash: g.hash, machineMistakes: g.machineMistakes}
 }
 
 // recordConfig records what became of the configuration in use.
@@ -234,10 +234,10 @@ func (c *checked) keysSince(o checked) []string {
 	return changedKeys(o.text, c.text)
 }
 
-// mostKeys and mostDoors bound what one record tells of.
+// maxKeys and maxDoors bound what one record tells of.
 const (
-	mostKeys  = 100
-	mostDoors = 500
+	maxKeys  = 100
+	maxDoors = 500
 )
 
 // changedKeys are the keys that differ: those of the doors alone where they are too
@@ -248,7 +248,7 @@ func changedKeys(before, after []byte) []string {
 	for _, d := range all {
 		keys = append(keys, d.Key)
 	}
-	if len(keys) <= mostKeys {
+	if len(keys) <= maxKeys {
 		return keys
 	}
 	for i, key := range keys {
@@ -258,8 +258,8 @@ func changedKeys(before, after []byte) []string {
 	}
 	slices.Sort(keys)
 	keys = slices.Compact(keys)
-	if more := len(keys) - mostDoors; more > 0 {
-		keys = append(keys[:mostDoors], fmt.Sprintf("and %d more", more))
+	if more := len(keys) - maxDoors; more > 0 {
+		keys = append(keys[:maxDoors], fmt.Sprintf("and %d more", more))
 	}
 	return keys
 }

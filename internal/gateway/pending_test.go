@@ -78,14 +78,14 @@ func TestAConfigurationThatWaitsIsNotReplaced(t *testing.T) {
 		write(t, path, sshDoor+webDoor)
 		id := r.insured(alices, false)
 		until := time.Now().Add(time.Minute)
-		want := "nothing was changed: a configuration waits to be confirmed, by " + alices + ", until " + spelled(until)
+		want := "nothing was changed: a configuration is waiting to be confirmed, by " + alices + ", until " + spelled(until)
 		for _, text := range []string{sshDoor + webDoor, webDoor, sshDoor, "rubbish"} {
 			write(t, path, text)
 			for _, confirm := range []string{"", "1h"} {
 				_, err := r.as(bobs, control.ApplyRequest{Action: "apply", Confirm: confirm})
 				told, ok := errors.AsType[*control.Error](err)
 				if !ok || told.Message != want || told.Code != control.CodeRefused ||
-					told.Hint != "doorward apply --keep, or doorward apply --undo, and the same again; doorward apply --force gives it up" {
+					told.Hint != "doorward apply --keep or doorward apply --undo, then try again; doorward apply --force discards it" {
 					t.Errorf("apply %q: %+v, want %q", confirm, err, want)
 				}
 			}
@@ -184,31 +184,31 @@ func TestAnOrderMeansOneConfiguration(t *testing.T) {
 				t.Errorf("got  %q\nwant %q", got, want)
 			}
 		}
-		check(order("keep", 0), "error: no configuration waits to be confirmed (doorward log)")
-		check(order("undo", 7), "error: no configuration 7 waits, and nobody knows of one that did (doorward log)")
+		check(order("keep", 0), "error: no configuration is waiting to be confirmed (doorward log)")
+		check(order("undo", 7), "error: no configuration 7 is waiting, and none that did is known (doorward log)")
 		write(t, path, webDoor)
 		lapsed := r.insured(alices, false)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		lapse := "nobody kept it in time, and the configuration from before is in use again, at " + spelled(begun.Add(time.Minute))
-		check(order("keep", 0), "error: no configuration waits to be confirmed; the latest that did: "+lapse+" (doorward log)")
-		check(order("keep", lapsed), fmt.Sprintf("error: configuration %d does not wait any more: %s (doorward log)", lapsed, lapse))
-		check(order("undo", lapsed), "it is so already: "+lapse+" false")
+		lapse := "nobody confirmed it in time, and the previous configuration is in use again, at " + spelled(begun.Add(time.Minute))
+		check(order("keep", 0), "error: no configuration is waiting to be confirmed; the latest that did: "+lapse+" (doorward log)")
+		check(order("keep", lapsed), fmt.Sprintf("error: configuration %d is no longer waiting: %s (doorward log)", lapsed, lapse))
+		check(order("undo", lapsed), "already done: "+lapse+" false")
 
 		kept := r.insured(alices, false)
 		check(order("keep", kept), "the new configuration is kept true")
 		keep := "kept by " + bobs + ", at " + spelled(begun.Add(time.Minute))
-		check(order("keep", kept), "it is so already: "+keep+" false")
+		check(order("keep", kept), "already done: "+keep+" false")
 		write(t, path, sshDoor)
 		waits := r.insured(alices, false)
 		more := fmt.Sprintf("; %d waits, by %s, until %s (doorward apply --%%s --id %[1]d, if that is meant)", waits, alices, spelled(begun.Add(2*time.Minute)))
-		check(order("undo", kept), fmt.Sprintf("error: configuration %d does not wait any more: %s", kept, keep)+fmt.Sprintf(more, "undo"))
-		check(order("keep", lapsed), fmt.Sprintf("error: configuration %d does not wait any more: %s", lapsed, lapse)+fmt.Sprintf(more, "keep"))
-		check(order("undo", 7), "error: no configuration 7 waits, and nobody knows of one that did"+fmt.Sprintf(more, "undo"))
+		check(order("undo", kept), fmt.Sprintf("error: configuration %d is no longer waiting: %s", kept, keep)+fmt.Sprintf(more, "undo"))
+		check(order("keep", lapsed), fmt.Sprintf("error: configuration %d is no longer waiting: %s", lapsed, lapse)+fmt.Sprintf(more, "keep"))
+		check(order("undo", 7), "error: no configuration 7 is waiting, and none that did is known"+fmt.Sprintf(more, "undo"))
 		if got := r.doorsInUse(); got != "ssh" {
 			t.Errorf("doors %s are in use, want ssh", got)
 		}
-		check(order("undo", waits), "the configuration from before is in use again: undone by "+bobs+" true")
+		check(order("undo", waits), "the previous configuration is in use again: undone by "+bobs+" true")
 		check(r.doorsInUse(), "web")
 	})
 }
@@ -265,17 +265,17 @@ func TestEndsOverARestart(t *testing.T) {
 		trail string // the reason of the record about it
 	}{
 		{"time is up", func(*testing.T, *machine, string) { time.Sleep(time.Hour) }, control.EndExpired,
-			"nobody kept it in time, and the configuration from before is in use again", "ssh",
-			"the configuration used before is in use: PATH was rolled back"},
+			"nobody confirmed it in time, and the previous configuration is in use again", "ssh",
+			"the previous configuration is in use: PATH was rolled back"},
 		{"a reboot", func(_ *testing.T, m *machine, _ string) { m.do(func() { m.rebooted = true }) }, control.EndRebooted,
-			"the machine booted before it was kept, and the configuration from before is in use again", "ssh",
-			"the configuration used before is in use: PATH was rolled back"},
+			"the machine rebooted before it was confirmed, and the previous configuration is in use again", "ssh",
+			"the previous configuration is in use: PATH was rolled back"},
 		{"another file", func(t *testing.T, _ *machine, path string) { write(t, path, sshDoor+webDoor) }, control.EndReplaced,
-			"the daemon was started when the file was another one, or could not be used", "ssh web",
-			"PATH has changed since it was used last, and is in use from this start on"},
+			"the daemon was started with another file, or one that could not be used", "ssh web",
+			"PATH has changed since it was last used, and is in use from this start on"},
 		{"no file", func(t *testing.T, _ *machine, path string) { os.Remove(path) }, control.EndReplaced,
-			"the daemon was started when the file was another one, or could not be used", "ssh",
-			"the configuration used before is in use: PATH cannot be used: read configuration: open PATH: no such file or directory"},
+			"the daemon was started with another file, or one that could not be used", "ssh",
+			"the previous configuration is in use: PATH cannot be used: read configuration: open PATH: no such file or directory"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -333,7 +333,7 @@ func TestAFileThatWasRolledBackIsNotReloaded(t *testing.T) {
 			_, err := r.as(alices, control.ApplyRequest{Action: "apply"})
 			told, ok := errors.AsType[*control.Error](err)
 			if !ok || told.Message != want || told.Code != control.CodeRefused || told.Hint != "change it, or doorward apply --confirm 60s; "+
-				"doorward apply --force uses it without a way back" {
+				"doorward apply --force uses it for good" {
 				t.Errorf("apply: %+v, want %q", err, want)
 			}
 			if _, err := r.Reload(t.Context()); err == nil || err.Error() != want {

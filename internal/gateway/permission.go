@@ -18,65 +18,65 @@ type permission struct {
 	refused string // the latest answer when it was no, for people
 }
 
-// orderly is a service that may be refused to the daemon; *service.Unit is one.
-type orderly interface {
+// allower is a service that may be refused to the daemon; *service.Unit is one.
+type allower interface {
 	Allowed(ctx context.Context) error
 }
 
-// named is a service that others may call by another name; *service.Unit is one.
-type named interface {
+// namer is a service that others may call by another name; *service.Unit is one.
+type namer interface {
 	Names() service.Names
 }
 
 // ownName is what a service calls itself, as far as that is known.
 func ownName(s Service) string {
-	if s, ok := s.(named); ok {
+	if s, ok := s.(namer); ok {
 		return s.Names().ID
 	}
 	return s.String()
 }
 
-// askLeave asks, unless leave is given already or asked for just now. While
+// askPermission asks, unless leave is given already or asked for just now. While
 // nobody answers (D-Bus comes up after the daemon) nothing is said: the watch over
 // the service says that.
-func (k *keeper) askLeave() {
-	svc, ok := k.svc.(orderly)
-	if !ok || k.leave.asking || k.leave.given {
+func (c *controller) askPermission() {
+	svc, ok := c.svc.(allower)
+	if !ok || c.permission.asking || c.permission.given {
 		return
 	}
-	k.leave.asking = true
-	timeout := k.conf.Service.Timeout
-	k.gw.async(func() event {
-		ctx, cancel := context.WithTimeout(k.ctx, timeout)
+	c.permission.asking = true
+	timeout := c.conf.Service.Timeout
+	c.gw.async(func() event {
+		ctx, cancel := context.WithTimeout(c.ctx, timeout)
 		defer cancel()
 		err := svc.Allowed(ctx)
 		return func(time.Time) {
-			k.leave.asking = false
-			if k.ctx.Err() == nil {
-				k.answered(err)
+			c.permission.asking = false
+			if c.ctx.Err() == nil {
+				c.answered(err)
 			}
 		}
 	})
 }
 
 // answered takes in whether an order, or the question for it, was refused.
-func (k *keeper) answered(err error) {
+func (c *controller) answered(err error) {
 	switch {
 	case errors.Is(err, service.ErrNotAllowed):
-		if k.leave.refused == "" {
-			k.gw.log.Warn("the daemon may not start and stop its service", "door", k.conf.Name, "err", err)
+		if c.permission.refused == "" {
+			c.gw.log.Warn("the daemon may not start and stop the door's service", "door", c.conf.Name, "err", err)
 		}
-		k.leave.given, k.leave.refused = false, err.Error()
+		c.permission.given, c.permission.refused = false, err.Error()
 	case err == nil:
-		k.leave.given, k.leave.refused = true, ""
+		c.permission.given, c.permission.refused = true, ""
 	}
 }
 
 // ordered takes in how an order ended. One that went well is no leave for the
 // other: a service that runs already is started without asking anybody.
-func (k *keeper) ordered(err error) {
+func (c *controller) ordered(err error) {
 	if err != nil {
-		k.answered(err)
+		c.answered(err)
 	}
 }
 
@@ -89,11 +89,11 @@ func (g *Gateway) serviceWarnings() (all []string) {
 		if d.service == nil {
 			continue
 		}
-		if why := d.service.leave.refused; why != "" {
-			all = append(all, fmt.Sprintf("door %s: the daemon may not start and stop %s, so that right knocks fail: %s",
+		if why := d.service.permission.refused; why != "" {
+			all = append(all, fmt.Sprintf("door %s: the daemon may not start and stop %s, so right knocks fail: %s",
 				d.name(), d.service.svc, why))
 		}
-		svc, ok := d.service.svc.(named)
+		svc, ok := d.service.svc.(namer)
 		if !ok {
 			continue
 		}

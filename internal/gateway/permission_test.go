@@ -75,26 +75,26 @@ func TestLeaveIsAskedForBeforeAKnock(t *testing.T) {
 		}
 		refuse := fmt.Errorf("%w to stop unit \"ssh.service\"; install the rule", service.ErrNotAllowed)
 		m.do(func() { p.answer = refuse })
-		time.Sleep(upkeepEvery)
+		time.Sleep(upkeepInterval)
 		synctest.Wait()
-		want := []string{"door ssh: the daemon may not start and stop ssh.service, so that right knocks fail: " + refuse.Error()}
+		want := []string{"door ssh: the daemon may not start and stop ssh.service, so right knocks fail: " + refuse.Error()}
 		if got := r.warnings(); !slices.Equal(got, want) {
 			t.Errorf("refused: %q, want %q", got, want)
 		}
 		m.do(func() { p.answer = errors.New("no D-Bus for a while") })
-		time.Sleep(upkeepEvery)
+		time.Sleep(upkeepInterval)
 		synctest.Wait()
 		if got := r.warnings(); !slices.Equal(got, want) {
 			t.Errorf("while nobody answers again: %q, want %q", got, want)
 		}
 		m.do(func() { p.answer = nil })
-		time.Sleep(upkeepEvery)
+		time.Sleep(upkeepInterval)
 		synctest.Wait()
 		if got := r.warnings(); len(got) > 0 {
 			t.Errorf("with the rule: %q, want nothing", got)
 		}
 		asked := p.asked
-		time.Sleep(3 * upkeepEvery)
+		time.Sleep(3 * upkeepInterval)
 		synctest.Wait()
 		if p.asked != asked {
 			t.Errorf("with leave it asked %d times more", p.asked-asked)

@@ -20,12 +20,12 @@ func (d *guarded) reconfigure(now time.Time, c config.Door) (left string) {
 		d.cancel()
 		d.service = nil
 		d.start(d.gw.ctx)
-		d.carry(d.door.LookElsewhere(now))
-		d.carry(d.door.Renew(now))
+		d.apply(d.door.LookElsewhere(now))
+		d.apply(d.door.Renew(now))
 		return d.serviceLeft(before)
 	case !sameLook(old, c):
 		d.lookElsewhere()
-		d.carry(d.door.LookElsewhere(now))
+		d.apply(d.door.LookElsewhere(now))
 	}
 	if d.service != nil {
 		d.service.conf = c
@@ -35,7 +35,7 @@ func (d *guarded) reconfigure(now time.Time, c config.Door) (left string) {
 
 // serviceLeft says what becomes of the service before, nil for none: unlike one
 // that is stopped while another is behind the door, it is the operator's from now on.
-func (d *guarded) serviceLeft(before *keeper) string {
+func (d *guarded) serviceLeft(before *controller) string {
 	switch {
 	case before == nil:
 	case d.service == nil:

@@ -16,7 +16,7 @@ import (
 // was let in. Nobody is let in at a door that is not open, so what a crash left
 // standing there goes. What is said to be over ends with the first turns.
 func (g *Gateway) restoreGrants(now time.Time, claims iter.Seq[store.Grant]) error {
-	g.begins = true
+	g.neverCompared = true
 	for _, d := range g.doors {
 		if d.door.Saved().State != door.Open {
 			g.changes.add(d.name(), door.Clear{})
@@ -33,7 +33,7 @@ func (g *Gateway) restoreGrants(now time.Time, claims iter.Seq[store.Grant]) err
 				g.changes.clearGrants(c.Door)
 			}
 		case !door.Somebody(c.Source):
-			g.changes.add(c.Door, door.Drop{Source: c.Source, By: c.By})
+			g.changes.add(c.Door, door.DropClaim{Source: c.Source, By: c.By})
 		default:
 			d.door.Restore(door.Claim{Source: c.Source, By: c.By, Until: now.Add(c.Left(now)), For: c.For})
 		}

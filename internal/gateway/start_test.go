@@ -82,8 +82,8 @@ func TestWithoutAStore(t *testing.T) {
 					t.Fatal("the doors are unguarded")
 				}
 				s, _ := r.Status()
-				want := "nothing is kept, so that a restart would forget penalties, open doors and the audit trail; " +
-					"mend this and start the daemon again: read-only file system"
+				want := "nothing is saved: a restart would forget penalties, open doors and the audit trail; " +
+					"fix this and restart the daemon: read-only file system"
 				if !slices.Contains(s.Warnings, want) {
 					t.Errorf("warnings %q, want %q among them", s.Warnings, want)
 				}
@@ -104,7 +104,7 @@ func TestWithoutAStore(t *testing.T) {
 				}
 				write(t, r.path, sshDoor+webDoor)
 				if got := r.order(control.ApplyRequest{Action: "apply", Confirm: "1m"}); !strings.HasPrefix(got,
-					"error: nothing was changed: a restart would not roll it back, since nothing is kept: read-only file system") {
+					"error: nothing was changed: a restart would not roll it back, since nothing can be saved: read-only file system") {
 					t.Errorf("apply --confirm: %q, want it refused", got)
 				}
 				if len(m.trail)+len(m.disk) > 0 {
@@ -174,7 +174,7 @@ func TestAFloodOfRefusalsIsSummedUp(t *testing.T) {
 		if got := r.status().Refusals; len(got) != keepRefusals {
 			t.Errorf("status shows %d refusals, want the latest %d", len(got), keepRefusals)
 		}
-		time.Sleep(time.Minute + upkeepEvery)
+		time.Sleep(time.Minute + upkeepInterval)
 		synctest.Wait()
 		records, times := count()
 		if records > 50 || times != flood {

@@ -17,7 +17,7 @@ import (
 // gateway's end it says that, and nothing else.
 func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	newer := g.Newer()
-	sheet, ok := readBoard(g, &g.statuses)
+	sheet, ok := readSnapshot(g, &g.statusCache)
 	if !ok {
 		const ends = "the daemon ends"
 		return control.Status{Time: g.world.Now(), Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
@@ -65,8 +65,8 @@ func (g *Gateway) standing(now time.Time) standing {
 func (g *Gateway) status(now time.Time) control.Status {
 	s := control.Status{
 		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
-		Warnings: g.allWarnings(), Pending: g.pending(), ConfigHash: g.hash, Events: maps.Clone(g.told),
-		Fence:    control.Fence{Up: g.broken == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.broken},
+		Warnings: g.allWarnings(), Pending: g.pending(), ConfigHash: g.hash, Events: maps.Clone(g.eventCounts),
+		Fence:    control.Fence{Up: g.fenceProblem == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.fenceProblem},
 		Problems: g.problems(),
 		Doors:    make([]control.Door, 0, len(g.doors)),
 	}
@@ -101,11 +101,11 @@ func (g *Gateway) allWarnings() []string {
 	all := append([]string{}, g.opts.Warnings...) // never nil
 	all = append(all, g.warnings...)
 	for _, p := range []struct{ what, problem string }{
-		{"the fence is down: ", g.broken},
-		{"", g.ear.problem},
-		{"nothing is kept, so that a restart would forget penalties, open doors and the audit trail; " +
-			"mend this and start the daemon again: ", g.unkept},
-		{"nothing is saved, so that a restart would forget what happens now: ", g.unsaved},
+		{"the fence is down: ", g.fenceProblem},
+		{"", g.listeners.problem},
+		{"nothing is saved: a restart would forget penalties, open doors and the audit trail; " +
+			"fix this and restart the daemon: ", g.storeProblem},
+		{"nothing is saved: a restart would forget what happens now: ", g.diskProblem},
 		{"", g.slowWarning()},
 	} {
 		if p.problem != "" {
@@ -121,7 +121,7 @@ func (g *Gateway) allWarnings() []string {
 			all = append(all, "door "+d.name()+": "+o)
 		}
 		if v := d.door.Saved(); v.State == door.Failsafe {
-			all = append(all, "door "+d.name()+" is in failsafe, dark and deaf: "+v.Reason)
+			all = append(all, "door "+d.name()+" is in failsafe and ignores knocks: "+v.Reason)
 		}
 	}
 	return all

@@ -33,7 +33,7 @@ func TestRecordsAreToldWhenTheyAreOnDisk(t *testing.T) {
 			t.Errorf("the disk has nothing, and told is %v", told)
 		}
 		m.do(func() { m.full = nil })
-		time.Sleep(upkeepEvery)
+		time.Sleep(upkeepInterval)
 		r.touch(visitor6, 59001)
 		if d := cmp.Diff(m.trail[from:], told); d != "" || len(told) < 3 {
 			t.Errorf("told are %d records (-trail +told):\n%s", len(told), d)

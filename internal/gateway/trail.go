@@ -28,11 +28,11 @@ func (g *Gateway) record(now time.Time, event, by, reason string) {
 
 // count counts a record that the audit trail has.
 func (g *Gateway) count(r audit.Record) {
-	g.told[r.Event] += r.Times()
-	of := g.metered.told[r.Door]
+	g.eventCounts[r.Event] += r.Times()
+	of := g.metered.doorEventCounts[r.Door]
 	if of == nil {
 		of = make(map[string]uint64)
-		g.metered.told[r.Door] = of
+		g.metered.doorEventCounts[r.Door] = of
 	}
 	of[r.Event] += r.Times()
 }
@@ -102,15 +102,15 @@ var errEnds = errors.New("the daemon ends")
 // a door's records asks again and again, so the loop is asked once for each that there
 // ever was.
 func (g *Gateway) everHad(name string) (err error) {
-	if _, ok := g.had.Load(name); ok {
+	if _, ok := g.pastDoors.Load(name); ok {
 		return nil
 	}
 	defer func() {
 		if err == nil {
-			g.had.Store(name, true)
+			g.pastDoors.Store(name, true)
 		}
 	}()
-	sheet, ok := readBoard(g, &g.statuses)
+	sheet, ok := readSnapshot(g, &g.statusCache)
 	if !ok {
 		return errEnds
 	}

@@ -49,13 +49,13 @@ func TestLogFinds(t *testing.T) {
 				t.Errorf("%+v: got %s, %v, want %s", tt.q, got, err, tt.want)
 			}
 		}
-		made := r.statuses.made
+		made := r.statusCache.made
 		for range 3 {
 			if _, err := r.Log(control.LogQuery{Door: "ssh", After: 100}); err != nil {
 				t.Error(err)
 			}
 		}
-		if made != r.statuses.made {
+		if made != r.statusCache.made {
 			t.Error("the loop is asked about a door that is known")
 		}
 		_, err := r.Log(control.LogQuery{Door: "nosuch"})

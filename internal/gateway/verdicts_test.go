@@ -60,7 +60,7 @@ func doorsOf(log *bytes.Buffer, rules ...oracular) *Gateway {
 	g := &Gateway{changes: newChanges(), marks: make(marks), visitors: newVisitors(), sums: audit.NewSums(), log: slog.New(slog.NewTextHandler(log, nil)), config: &config.Config{}}
 	g.world.Now = func() time.Time { return verdictsStart }
 	m := newMachine()
-	g.ear = &ear{log: g.log, ear: (*ears)(m), datagrams: (*mailbox)(m)}
+	g.listeners = &listeners{log: g.log, tcp: (*ears)(m), udp: (*mailbox)(m)}
 	g.async = func(task func() event) { task()(verdictsStart) }
 	for i, r := range rules {
 		conf := config.Door{Name: fmt.Sprintf("door%d", i), OpenFor: time.Minute,
@@ -100,7 +100,7 @@ func TestVerdicts(t *testing.T) {
 		{name: "with marks that must be on disk first, and are not yet",
 			says: knock.Verdict{Right: true, First: true, Marks: []knock.Mark{{Key: "used", Value: []byte{1}}}}},
 		{name: "with a mark that has no key", says: knock.Verdict{Right: true, Marks: []knock.Mark{{Value: []byte{1}}}},
-			want: "192.0.2.2 by oracle", log: "a restart would forget what a knock is to be remembered by"},
+			want: "192.0.2.2 by oracle", log: "cannot save the marks of a knock; a restart would forget them"},
 		{name: "with a mark that is too long, and must be on disk first",
 			says: knock.Verdict{Right: true, First: true, Marks: []knock.Mark{{Key: "k", Value: make([]byte, 1025)}}}},
 	} {
@@ -133,9 +133,9 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 		rules = append(rules, oracular{places: []knock.Place{at(uint16(20000 + i))}, says: knock.Verdict{Proven: true}, asked: &asked})
 	}
 	g := doorsOf(&log, rules...)
-	ear := g.ear.ear.(*ears)
+	ear := g.listeners.tcp.(*ears)
 	g.hears(at(20007))
-	g.attend()
+	g.syncListeners()
 	if len(ear.listening) != len(rules) || ear.sets != 1 {
 		t.Fatalf("the ear listens on %d ports, told %d times; want %d, once", len(ear.listening), ear.sets, len(rules))
 	}
@@ -143,7 +143,7 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 	for range 100 {
 		g.hears(at(20007))
 		g.hears(at(1)) // nobody's
-		g.attend()
+		g.syncListeners()
 	}
 	if asked != before || ear.sets != 1 {
 		t.Errorf("200 touches asked for places %d times and set the ear %d times, want never", asked-before, ear.sets-1)
@@ -155,7 +155,7 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 	}
 	g.config = &config.Config{} // as a new one
 	g.doors = g.doors[:1]
-	g.attend()
+	g.syncListeners()
 	if len(ear.listening) != 1 || ear.listening[0] != 20000 {
 		t.Errorf("with one door left the ear listens on %v", ear.listening)
 	}

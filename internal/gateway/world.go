@@ -32,13 +32,13 @@ type World struct {
 	// stands. With store.ErrLocked the gateway ends; with any other error it
 	// goes on and keeps nothing.
 	Open      func() (Store, error)
-	Ear       Ear
+	Touches   Listener
 	Datagrams Datagrams
 	// Service returns what runs behind a door that has a service.
 	Service func(config.Door) Service
 	// Look returns a function that looks for a door's presence. It is not called twice
 	// at a time.
-	Look func(config.Door) func(context.Context) Sight
+	Look func(config.Door) func(context.Context) Observation
 	// Connections lists who has come in by each door's ports and is there still: whom
 	// Look tells of. With an error that Is presence.ErrFlows it is what sockets tell
 	// alone, with any other nothing. It is called beside the turns, once at a time.
@@ -58,8 +58,8 @@ type World struct {
 	Now func() time.Time
 }
 
-// Sight is what a look for presence found.
-type Sight struct {
+// Observation is what a look for presence found.
+type Observation struct {
 	door.Seen
 	Odd    []string              // what was odd about it, for people
 	Asked  time.Time             // when In was asked for; zero where it cannot be told
@@ -95,8 +95,8 @@ type Store interface {
 	SetAside() string
 }
 
-// Ear listens on ports, and holds those that it does not listen on for now; *listen.Ear is one.
-type Ear interface {
+// Listener listens on ports, and holds those that it does not listen on for now; *listen.Ear is one.
+type Listener interface {
 	Set(ports listen.Ports) error
 	Check() (missing []uint16)
 	// Behind says whether touches wait that could not be heard since it was last
@@ -134,13 +134,13 @@ type Service interface {
 
 // Linux returns this machine. open opens the store; commands returns the service
 // of a door that has commands.
-func Linux(table Fence, open func() (Store, error), commands func(config.Door) Service, ear Ear, mail Datagrams, log *slog.Logger) World {
+func Linux(table Fence, open func() (Store, error), commands func(config.Door) Service, ear Listener, mail Datagrams, log *slog.Logger) World {
 	watcher := presence.NewWatcher()
 	lists := func(ports [][]port.Range) ([][]presence.Connection, error) { return connections(watcher, ports) }
 	return World{
 		Fence:     table,
 		Open:      open,
-		Ear:       ear,
+		Touches:   ear,
 		Datagrams: mail,
 		Service: func(c config.Door) Service {
 			if c.Service.Unit != "" {
@@ -148,7 +148,7 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 			}
 			return commands(c)
 		},
-		Look:         func(c config.Door) func(context.Context) Sight { return newLook(c, watcher) },
+		Look:         func(c config.Door) func(context.Context) Observation { return newLook(c, watcher) },
 		Connections:  lists,
 		FlowsVisible: watcher.FlowsVisible,
 		Listening:    listening,
@@ -161,9 +161,9 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 
 // newLook returns the look for presence of one door. What cannot be seen is no
 // presence: the door rather goes dark than stands open on a guess.
-func newLook(c config.Door, watcher *presence.Watcher) func(context.Context) Sight {
+func newLook(c config.Door, watcher *presence.Watcher) func(context.Context) Observation {
 	logins, first := newLogins(c.Presence), true
-	return func(ctx context.Context) (s Sight) {
+	return func(ctx context.Context) (s Observation) {
 		if logins != nil { // first, since what comes after has no part in their time
 			s.lastLogin(ctx, logins)
 			s.Unread = s.NoData != "" || len(s.Odd) > 0
@@ -182,7 +182,7 @@ func newLook(c config.Door, watcher *presence.Watcher) func(context.Context) Sig
 		if logins != nil {
 			fresh, lost := logins.Fresh()
 			if lost > 0 && !first { // before the first look is only what a log happens to have
-				s.Odd = append(s.Odd, fmt.Sprintf("%s: more logins were written at once than are read: the audit trail may lack some", logins))
+				s.Odd = append(s.Odd, fmt.Sprintf("%s: more logins appeared at once than can be read: the audit trail may lack some", logins))
 			}
 			first = false
 			s.Logins = byWayOf(c.Ports, fresh, s.In, watcher)
@@ -192,7 +192,7 @@ func newLook(c config.Door, watcher *presence.Watcher) func(context.Context) Sig
 }
 
 // lastLogin notes the latest login.
-func (s *Sight) lastLogin(ctx context.Context, logins *presence.Log) {
+func (s *Observation) lastLogin(ctx context.Context, logins *presence.Log) {
 	login, ok, err := logins.Last(ctx)
 	s.Odd = logins.Warnings()
 	switch {

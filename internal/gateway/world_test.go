@@ -131,7 +131,7 @@ func (m *machine) do(f func()) {
 
 func (m *machine) world() World {
 	return World{
-		Fence: (*kernel)(m), Ear: (*ears)(m), Datagrams: (*mailbox)(m), Now: m.clock,
+		Fence: (*kernel)(m), Touches: (*ears)(m), Datagrams: (*mailbox)(m), Now: m.clock,
 		Open: func() (Store, error) {
 			m.effect()
 			m.mu.Lock()
@@ -141,11 +141,11 @@ func (m *machine) world() World {
 			return (*disk)(m), m.closed
 		},
 		Service: func(c config.Door) Service { return &unit{m, c.Service.Unit} },
-		Look: func(c config.Door) func(context.Context) Sight {
-			return func(context.Context) Sight {
+		Look: func(c config.Door) func(context.Context) Observation {
+			return func(context.Context) Observation {
 				m.mu.Lock()
 				defer m.mu.Unlock()
-				s := Sight{Seen: m.seen, Asked: m.clock(), In: m.in(c.Ports), Logins: m.logins}
+				s := Observation{Seen: m.seen, Asked: m.clock(), In: m.in(c.Ports), Logins: m.logins}
 				m.logins = nil
 				return s
 			}

@@ -99,22 +99,22 @@ func (g *Gateway) written(now time.Time, records []audit.Record, err error) {
 	w.metered.took.Add(took)
 	if w.slow {
 		w.slow = false
-		g.log.Info("the slow disk has come to an end", "after", took.Round(time.Millisecond).String())
+		g.log.Info("the slow write to disk has finished", "after", took.Round(time.Millisecond).String())
 	}
 	if err != nil {
-		if g.unsaved == "" {
+		if g.diskProblem == "" {
 			g.log.Error("cannot save; the doors go on, but a restart would forget the latest changes", "err", err)
 		}
-		g.unsaved, w.held, w.failed = err.Error(), d, now
+		g.diskProblem, w.held, w.failed = err.Error(), d, now
 		w.metered.failures++
 	} else {
-		if g.unsaved != "" {
+		if g.diskProblem != "" {
 			g.log.Info("saving works again")
-			g.unsaved = ""
+			g.diskProblem = ""
 		}
 		if d.lost > 0 {
 			w.metered.lost += uint64(d.lost)
-			g.record(now, audit.EventError, "", fmt.Sprintf("%d records are missing here: the disk took none for too long", d.lost))
+			g.record(now, audit.EventError, "", fmt.Sprintf("%d records are missing here: the disk failed for too long", d.lost))
 		}
 	}
 	for _, r := range records {
@@ -134,7 +134,7 @@ func (g *Gateway) onDisk(now time.Time, then after) {
 	case w.commit == nil && g.changes.empty():
 		var err error
 		if w.held != nil {
-			err = errors.New(g.unsaved)
+			err = errors.New(g.diskProblem)
 		}
 		then(now, err)
 	case w.slow:
@@ -152,7 +152,7 @@ func (g *Gateway) slowness(now time.Time) error {
 	if !g.writer.slow {
 		return nil
 	}
-	return fmt.Errorf("the disk has not taken the latest changes for %s", now.Sub(g.writer.since).Round(time.Second))
+	return fmt.Errorf("the latest changes have not been written to disk for %s", now.Sub(g.writer.since).Round(time.Second))
 }
 
 // slowWarning is slowness as status has it, "" for nothing.
@@ -170,7 +170,7 @@ func (g *Gateway) checkDisk(now time.Time) {
 		return
 	}
 	w.slow, w.news = true, true
-	g.log.Warn("the disk is slow; the doors go on, but a restart would forget what it has not taken yet",
+	g.log.Warn("the disk is slow; the doors go on, but a restart would forget what is not on disk yet",
 		"for", now.Sub(w.since).Round(time.Second).String())
 	waits := append(w.waits, w.later...)
 	w.waits, w.later = nil, nil
@@ -193,12 +193,12 @@ func (w *writer) slowAt() (time.Time, bool) {
 // Other events come in between: a door may be gone by then.
 func (g *Gateway) first(marks []store.Mark, then after) {
 	now := g.world.Now()
-	if g.unkept != "" {
-		then(now, fmt.Errorf("nothing is kept: %s", g.unkept))
+	if g.storeProblem != "" {
+		then(now, fmt.Errorf("nothing is kept: %s", g.storeProblem))
 		return
 	}
 	if w := &g.writer; w.held != nil && len(w.held.marks)+len(g.changes.marks) >= maxUnsaved {
-		then(now, errors.New(g.unsaved))
+		then(now, errors.New(g.diskProblem))
 		return
 	}
 	for _, m := range marks {
@@ -237,7 +237,7 @@ func (g *Gateway) finish() {
 	defer late.Stop()
 	for g.writer.commit != nil {
 		select {
-		case e := <-g.ends:
+		case e := <-g.commitEnds:
 			now := g.world.Now()
 			e(now)
 			if !g.changes.empty() {
@@ -245,7 +245,7 @@ func (g *Gateway) finish() {
 			}
 			g.write(now)
 		case <-late.C:
-			g.log.Error("the disk is too slow to be waited for: the next start does not know of the latest changes",
+			g.log.Error("the disk is too slow to wait for: the next start will not know of the latest changes",
 				"after", endTime.String())
 			return
 		}

@@ -87,19 +87,19 @@ func TestADiskThatHangs(t *testing.T) {
 		}
 		begun := time.Now()
 		told := r.order(control.OpenRequest{Door: "ssh", Source: "192.0.2.3"})
-		if want := "error: it is done, but a restart would forget it: the disk has not taken the latest changes for 5s"; told != want {
+		if want := "error: it is done, but a restart would forget it: the latest changes have not been written to disk for 5s"; told != want {
 			t.Errorf("an order while the disk hangs: %q, want %q", told, want)
 		}
 		if took := time.Since(begun); took != slowDisk || len(m.grants) != 2 {
 			t.Errorf("the order was answered after %v with %d grants in the kernel, want %v and 2", took, len(m.grants), slowDisk)
 		}
 		time.Sleep(7 * time.Second)
-		want := "the disk has not taken the latest changes for 12s: a restart would forget them"
+		want := "the latest changes have not been written to disk for 12s: a restart would forget them"
 		begun = time.Now()
 		if s, _ := r.Status(); !slices.Contains(s.Warnings, want) || len(s.Doors[0].Grants) != 2 {
 			t.Errorf("status has warnings %q and grants %v, want %q and two", s.Warnings, s.Doors[0].Grants, want)
 		}
-		if n := r.Vitals().Warnings; n != 1 {
+		if n := r.ReadMetrics().Warnings; n != 1 {
 			t.Errorf("the metrics have %d warnings, want 1", n)
 		}
 		told = r.order(control.OpenRequest{Door: "ssh", Source: "192.0.2.4"})
@@ -131,7 +131,7 @@ func TestWhatIsToldIsOnDisk(t *testing.T) {
 		r.touch(visitor6, 59001)
 		newer := r.Newer()
 		statuses := asking(3, func() int { s, _ := r.Status(); return len(s.Doors[0].Penalties) })
-		vitals := asking(1, func() int { return r.Vitals().Doors[0].Penalties })
+		vitals := asking(1, func() int { return r.ReadMetrics().Doors[0].Penalties })
 		replies := asking(1, func() string { return r.order(control.ArmRequest{Source: visitor6.String()}) })
 		time.Sleep(slowDisk / 2)
 		synctest.Wait()
@@ -211,7 +211,7 @@ func TestWhatCouldNotBeSavedGoesWithTheNextChange(t *testing.T) {
 		if n := len(disk.made()); n != 2 {
 			t.Errorf("2 changes and an order on a full disk cost %d commits, want that of the first and that of the order", n)
 		}
-		time.Sleep(upkeepEvery)
+		time.Sleep(upkeepInterval)
 		synctest.Wait()
 		if n := len(disk.made()); n > 4 {
 			t.Errorf("without any change it is tried %d times until the next upkeep", n-2)
@@ -227,7 +227,7 @@ func TestWhatCouldNotBeSavedGoesWithTheNextChange(t *testing.T) {
 		r.order(control.ArmRequest{})
 		r.touch(visitor6, 59001)
 		m.do(func() { m.full = nil })
-		time.Sleep(upkeepEvery)
+		time.Sleep(upkeepInterval)
 		synctest.Wait()
 		of := slices.Collect(maps.Keys(m.banned))
 		if len(of) != 1 || of[0].Source != network(visitor6) {
@@ -324,9 +324,9 @@ func TestAMarkThatCannotBeKept(t *testing.T) {
 			return func() { r.m.do(func() { r.m.full = nil }) }
 		}, because + "no space left on device"},
 		{"the disk hangs", func(t *testing.T, _ *running, s *slowStore) func() { return s.hang(t) },
-			because + "the disk has not taken the latest changes for 5s"},
+			because + "the latest changes have not been written to disk for 5s"},
 		{"nothing is kept", func(_ *testing.T, r *running, _ *slowStore) func() {
-			r.sync(func(time.Time) { r.unkept = "read-only file system" })
+			r.sync(func(time.Time) { r.storeProblem = "read-only file system" })
 			return func() {}
 		}, because + "nothing is kept: read-only file system"},
 		{"too many wait", func(_ *testing.T, r *running, _ *slowStore) func() {
@@ -337,7 +337,7 @@ func TestAMarkThatCannotBeKept(t *testing.T) {
 				r.doors[0].knockFirst(door.Knock{Source: door.Source(visitor), By: "sealed"}, []store.Mark{mark}, knock.Verdict{Right: true})
 			})
 			return func() {}
-		}, because + "10000 marks wait for the disk already"},
+		}, because + "10000 marks are already waiting for the disk"},
 		{"it is too big", func(_ *testing.T, r *running, _ *slowStore) func() {
 			r.sync(func(time.Time) {
 				r.doors[0].knockFirst(door.Knock{Source: door.Source(visitor), By: "sealed"},
@@ -351,7 +351,7 @@ func TestAMarkThatCannotBeKept(t *testing.T) {
 			r.touch(visitor, 59001)
 			goOn()
 			return func() {}
-		}, "touched a port that is to be left alone"},
+		}, "touched a port that must be left alone"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -368,7 +368,7 @@ func TestAMarkThatCannotBeKept(t *testing.T) {
 					t.Errorf("refusals %v, want %q", got, tt.why)
 				}
 				mends()
-				time.Sleep(upkeepEvery)
+				time.Sleep(upkeepInterval)
 				synctest.Wait()
 				if len(m.grants) != 0 || m.running["ssh.service"] {
 					t.Errorf("the knock opens all the same: %v", m.grants)
@@ -448,7 +448,7 @@ func TestRecordsOfManyEnds(t *testing.T) {
 			r.touch(visitor, 59001) // so that a commit is under way
 			time.Sleep(2*time.Second + tt.hangs)
 			goOn()
-			time.Sleep(upkeepEvery)
+			time.Sleep(upkeepInterval)
 			synctest.Wait()
 			expired, missing := 0, 0
 			m.do(func() {
@@ -485,11 +485,11 @@ func TestPenaltiesWhileTheDiskTakesNothing(t *testing.T) {
 					return door.Source(netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}))
 				}
 				wrong := func(now time.Time, n int) {
-					r.doors[0].carry(r.doors[0].door.Wrong(now, door.Wrong{Name: "touch", Source: source(n), By: "touch",
+					r.doors[0].apply(r.doors[0].door.Wrong(now, door.Wrong{Name: "touch", Source: source(n), By: "touch",
 						Reason: "wrong", Penalty: time.Hour, Proven: true}))
 				}
 				r.sync(func(now time.Time) { wrong(now, 1); wrong(now, 2) }) // these the disk has
-				goOn := func() { m.do(func() { m.full = nil }); time.Sleep(upkeepEvery) }
+				goOn := func() { m.do(func() { m.full = nil }); time.Sleep(upkeepInterval) }
 				if what == "hangs" {
 					goOn = disk.hang(t)
 				} else {
@@ -500,14 +500,14 @@ func TestPenaltiesWhileTheDiskTakesNothing(t *testing.T) {
 						for n := from; n < from+100; n++ {
 							wrong(now, n)
 							effects, _ := r.doors[0].door.ArmSource(now, source(n), "operator")
-							r.doors[0].carry(effects)
+							r.doors[0].apply(effects)
 						}
 					})
 				}
 				r.sync(func(now time.Time) {
 					wrong(now, 0)
 					effects, _ := r.doors[0].door.ArmSource(now, source(1), "operator")
-					r.doors[0].carry(effects)
+					r.doors[0].apply(effects)
 				})
 				unsaved := 0
 				r.sync(func(time.Time) {

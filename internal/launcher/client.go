@@ -58,7 +58,7 @@ func Start(dir string, specs []Spec, args ...string) (*Launcher, error) {
 	}()
 	if err := send(conn, hello{Dir: dir, Specs: specs}, nil); err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("speak to the launcher of doors' commands: %w", err)
+		return nil, fmt.Errorf("talk to the launcher of doors' commands: %w", err)
 	}
 	return l, nil
 }
@@ -118,7 +118,7 @@ func (s *Service) ask(ctx context.Context, call string) (r reply, err error) {
 	err = s.call(ctx, call, func(c *net.UnixConn) error {
 		if deadline, ok := ctx.Deadline(); ok {
 			// It keeps to the deadline itself, and then has something to say.
-			if err := c.SetReadDeadline(deadline.Add(patience)); err != nil {
+			if err := c.SetReadDeadline(deadline.Add(replySlack)); err != nil {
 				return err
 			}
 		}
@@ -131,9 +131,9 @@ func (s *Service) ask(ctx context.Context, call string) (r reply, err error) {
 	return r, err
 }
 
-// patience is how much longer than its time a call may take, to end what it has
+// replySlack is how much longer than its time a call may take, to end what it has
 // begun.
-const patience = 10 * time.Second
+const replySlack = 10 * time.Second
 
 // Watch is service.Command's, but for an error when the launcher has ended.
 func (s *Service) Watch(ctx context.Context, report func(service.Status)) error {

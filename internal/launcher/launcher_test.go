@@ -197,13 +197,13 @@ func TestNothingIsRunButWhatTheConfigurationSays(t *testing.T) {
 	}
 	refused("the launcher cannot read what may be run: open " + file + ": no such file or directory")
 	write(t, file, Spec{Door: "other", Start: other.Start})
-	refused(`the launcher was asked to run ["/bin/sleep" "1001"] for door "ssh", which the configuration does not say`)
+	refused(`the launcher was asked to run ["/bin/sleep" "1001"] for door "ssh", which is not in the configuration`)
 	write(t, file, other)
 	stopAfter(t, s)
 	if err := s.Start(within(t, 10*time.Second)); err != nil {
 		t.Errorf("Start of what the file says by now: %v", err)
 	}
-	if err := s.order(within(t, 10*time.Second), "shout"); err == nil || err.Error() != `"shout" is no call` {
+	if err := s.order(within(t, 10*time.Second), "shout"); err == nil || err.Error() != `"shout" is not a call` {
 		t.Errorf("another call: %v", err)
 	}
 }

@@ -40,7 +40,7 @@ func Serve(log *slog.Logger, reread func() ([]Spec, error)) error {
 	defer conn.Close()
 	var h hello
 	if _, err := receive(conn, &h); err != nil {
-		return fmt.Errorf("hear what may be run: %w", err)
+		return fmt.Errorf("receive what may be run: %w", err)
 	}
 	lock, err := hold(filepath.Join(h.Dir, "launcher.lock"))
 	if err != nil {
@@ -126,7 +126,7 @@ func (s *server) serve(conn *net.UnixConn) error {
 		case errors.Is(err, errEnded):
 			return nil
 		case err != nil:
-			return fmt.Errorf("hear the daemon: %w", err)
+			return fmt.Errorf("receive from the daemon: %w", err)
 		case f == nil:
 			return errors.New("the daemon sent a call without a socket for its answer")
 		}
@@ -178,7 +178,7 @@ func (s *server) run(ctx context.Context, c *net.UnixConn, q request) (r reply) 
 		case callWatch:
 			err = svc.Watch(ctx, func(now service.Status) { _ = send(c, reply{Status: now}, nil) }) // the daemon's end ends it
 		default:
-			err = fmt.Errorf("%q is no call", q.Call)
+			err = fmt.Errorf("%q is not a call", q.Call)
 		}
 	}
 	if err != nil {
@@ -201,7 +201,7 @@ func (s *server) service(spec Spec) (*service.Command, error) {
 		}
 	}
 	if !s.known[key] {
-		return nil, fmt.Errorf("the launcher was asked to run %q for door %q, which the configuration does not say", spec.Start, spec.Door)
+		return nil, fmt.Errorf("the launcher was asked to run %q for door %q, which is not in the configuration", spec.Start, spec.Door)
 	}
 	svc := service.NewCommand(spec.Start, spec.Stop, spec.Status, filepath.Join(s.dir, spec.Door+".pid"),
 		s.log.With("door", spec.Door))

@@ -23,7 +23,7 @@ const (
 
 	// The kernel makes a port ready an instant before it sends the signal. What
 	// has none after this while has lost it.
-	straggle = time.Millisecond
+	lateAfter = time.Millisecond
 )
 
 // arrivals says in which order connections came to the listeners. It is the
@@ -38,13 +38,13 @@ type arrivals struct {
 	next    int       // the first of them
 
 	lost   bool // signals were lost: nothing is known until no port is ready
-	logged rarely
+	logged logLimit
 }
 
 // arrival is one connection in the listener's queue.
 type arrival struct {
-	listener *listener
-	heard    time.Time
+	socket *socket
+	heard  time.Time
 }
 
 // newArrivals blocks the signals for the calling thread, which the caller has
@@ -62,7 +62,7 @@ func newArrivals(log *slog.Logger) (*arrivals, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make signal descriptor: %w", err)
 	}
-	return &arrivals{log: log, fd: fd, thread: unix.Gettid(), logged: rarely{every: time.Minute}}, nil
+	return &arrivals{log: log, fd: fd, thread: unix.Gettid(), logged: logLimit{every: time.Minute}}, nil
 }
 
 // announce makes the socket send thread a signal for each connection.
@@ -83,13 +83,13 @@ func announce(fd, thread int) error {
 
 // look reads signals and says whether an arrival is known. It is for when a port
 // is ready.
-func (a *arrivals) look(listeners map[int]*listener) bool {
+func (a *arrivals) look(listeners map[int]*socket) bool {
 	a.read(listeners)
 	if _, ok := a.first(); ok || a.lost {
 		return ok
 	}
 	fds := []unix.PollFd{{Fd: int32(a.fd), Events: unix.POLLIN}}
-	if n, _ := unix.Poll(fds, int(straggle.Milliseconds())); n > 0 {
+	if n, _ := unix.Poll(fds, int(lateAfter.Milliseconds())); n > 0 {
 		a.read(listeners)
 	}
 	_, ok := a.first()
@@ -99,7 +99,7 @@ func (a *arrivals) look(listeners map[int]*listener) bool {
 // read takes what was signalled. A descriptor may have been another listener's
 // when the signal was sent: then the new one has none waiting, or one that came
 // within that same moment.
-func (a *arrivals) read(listeners map[int]*listener) {
+func (a *arrivals) read(listeners map[int]*socket) {
 	if a.next > len(a.waiting)/2 {
 		a.waiting = append(a.waiting[:0], a.waiting[a.next:]...)
 		a.next = 0
@@ -115,14 +115,14 @@ func (a *arrivals) read(listeners map[int]*listener) {
 }
 
 // add takes the signals in b, heard at now.
-func (a *arrivals) add(b []byte, listeners map[int]*listener, now time.Time) {
+func (a *arrivals) add(b []byte, listeners map[int]*socket, now time.Time) {
 	for ; len(b) >= signalSize; b = b[signalSize:] {
 		if binary.NativeEndian.Uint32(b) == uint32(unix.SIGIO) {
 			a.overflow()
 		}
 		fd := int(binary.NativeEndian.Uint32(b[signalFD:]))
-		if l := listeners[fd]; l != nil && !a.lost {
-			a.waiting = append(a.waiting, arrival{l, now})
+		if s := listeners[fd]; s != nil && !a.lost {
+			a.waiting = append(a.waiting, arrival{s, now})
 		}
 	}
 }
@@ -132,12 +132,12 @@ func (a *arrivals) add(b []byte, listeners map[int]*listener, now time.Time) {
 func (a *arrivals) overflow() {
 	a.lost = true
 	a.waiting, a.next = a.waiting[:0], 0
-	a.warn("connections came faster than the kernel may say in which order; " +
+	a.warn("connections came faster than the kernel can report their order; " +
 		"raise the limit of pending signals (LimitSIGPENDING= in the unit)")
 }
 
 func (a *arrivals) warn(what string) {
-	if a.logged.now() {
+	if a.logged.allow() {
 		a.log.Warn("listeners: " + what)
 	}
 }

@@ -7,7 +7,7 @@ import "golang.org/x/sys/unix"
 // Behind says whether connections wait that already waited when it was last
 // asked, while none was accepted: for want of descriptors or memory, or because
 // the loop gets no time to run. What is heard of them will be late.
-func (e *Ear) Behind() bool {
+func (e *Listener) Behind() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.epoll < 0 || e.closed {

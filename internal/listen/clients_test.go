@@ -130,7 +130,7 @@ func TestLittleIsLeft(t *testing.T) {
 	})
 	s.heard.wait(t, "all", count(n))
 	left := strings.Count(s.gateway.Run("ss", "-Hant", "state", "connected"), "\n")
-	if most := politeRate * (1 + int(time.Since(began)/time.Second)); left > most {
+	if most := maxFINPerSecond * (1 + int(time.Since(began)/time.Second)); left > most {
 		t.Errorf("%d of %d connections are left, want at most %d", left, n, most)
 	}
 }

@@ -31,7 +31,7 @@ func FuzzSignals(f *testing.F) {
 	f.Add(slices.Concat(some, record(uint32(arrived), 4), some, record(uint32(arrived), 9), record(uint32(arrived), -1)))
 	f.Add(slices.Concat(some, lost, some))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		listeners := map[int]*listener{3: {port: 1, fd: 3}, 4: {port: 2, fd: 4}, 0: {port: 3}}
+		listeners := map[int]*socket{3: {port: 1, fd: 3}, 4: {port: 2, fd: 4}, 0: {port: 3}}
 		a := &arrivals{log: slog.New(slog.DiscardHandler)}
 		now := time.Unix(1, 0)
 		a.add(b, listeners, now)
@@ -44,8 +44,8 @@ func FuzzSignals(f *testing.F) {
 				break
 			}
 			lost = lost || unix.Signal(info.Signo) == unix.SIGIO
-			if l := listeners[int(info.Fd)]; l != nil {
-				want = append(want, arrival{l, now})
+			if s := listeners[int(info.Fd)]; s != nil {
+				want = append(want, arrival{s, now})
 			}
 		}
 		if lost {

@@ -19,7 +19,7 @@ import (
 // returns its port. It is for before the first Set, which decides what becomes
 // of it. A descriptor that is nothing that an ear could have made is an error,
 // and stays the caller's.
-func (e *Ear) Inherit(fd int) (uint16, error) {
+func (e *Listener) Inherit(fd int) (uint16, error) {
 	p, err := inspect(fd)
 	if err != nil {
 		return 0, err
@@ -29,7 +29,7 @@ func (e *Ear) Inherit(fd int) (uint16, error) {
 	if e.closed || e.wanted != nil {
 		return 0, fmt.Errorf("%d/tcp: it comes after the listeners were opened", p)
 	}
-	if e.listeners[p] != nil {
+	if e.sockets[p] != nil {
 		return 0, fmt.Errorf("%d/tcp: it is inherited twice", p)
 	}
 	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
@@ -99,9 +99,9 @@ type aged struct {
 // accept takes what waits at a listener, and ends it at once: who waited so long
 // has returned from connect(2). It takes no more than fit into the listener's
 // queue, and leaves to the loop what comes after.
-func (b *backlogged) accept(l *listener) {
+func (b *backlogged) accept(s *socket) {
 	for range longest + 1 {
-		fd, from, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		fd, from, err := unix.Accept4(s.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		if errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.EINTR) {
 			continue
 		}
@@ -109,7 +109,7 @@ func (b *backlogged) accept(l *listener) {
 			return // EAGAIN: none is left. Anything else the loop meets, too.
 		}
 		now := time.Now()
-		a := aged{knock.Heard{Source: address(from), Place: knock.Place{Medium: knock.Connections, Port: l.port}, Proven: true}, now}
+		a := aged{knock.Heard{Source: address(from), Place: knock.Place{Medium: knock.Connections, Port: s.port}, Proven: true}, now}
 		// Nothing is ever sent, so this is the age of the handshake's end
 		// (tcp_create_openreq_child in net/ipv4/tcp_minisocks.c). Without it the
 		// connection is as good as new.

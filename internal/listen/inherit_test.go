@@ -43,7 +43,7 @@ func (b *board) Drop(p uint16) error {
 func (s *scene) shelve(t *testing.T, shut []uint16, listening ...uint16) *board {
 	t.Helper()
 	b := &board{kept: make(map[uint16]int)}
-	s.ear.shelf = b
+	s.ear.fdStore = b
 	t.Cleanup(func() {
 		for _, fd := range b.kept {
 			unix.Close(fd)

@@ -18,33 +18,33 @@ const (
 	wakeID = 0 // listeners count from 1
 
 	// See the package comment.
-	politeRate = 200 // connections a second that end with FIN
-	farewell   = 250 * time.Millisecond
+	maxFINPerSecond = 200 // connections a second that end with FIN
+	closeDelay      = 250 * time.Millisecond
 
-	// hurry is how many touches are accepted before they are told, as long as
+	// maxBurst is how many touches are accepted before they are told, as long as
 	// they come without a gap.
-	hurry = 32
+	maxBurst = 32
 
-	// mostHeld is how many connections there are at a time at most: those of two
+	// maxHeld is how many connections there are at a time at most: those of two
 	// seconds that meet, and those not yet ended.
-	mostHeld = 2*politeRate + hurry
+	maxHeld = 2*maxFINPerSecond + maxBurst
 
 	// How long accepting rests when the process or the machine has no
 	// descriptor or memory left. The connections wait in the kernel.
-	firstRest, longestRest = 10 * time.Millisecond, time.Second
+	minPause, maxPause = 10 * time.Millisecond, time.Second
 )
 
 // loop accepts until it is woken.
-func (e *Ear) loop(epoll, wake int, came *arrivals) {
+func (e *Listener) loop(epoll, wake int, came *arrivals) {
 	var (
-		part    = parting{most: descriptors.Share(mostHeld, descriptors.Listeners)}
+		part    = closer{max: descriptors.Share(maxHeld, descriptors.Listeners)}
 		events  = make([]unix.EpollEvent, part.batch()) // epoll begins with the next ones the next time
 		touches = make([]knock.Heard, 0, part.batch())
-		short   = shortage{log: e.log, wake: wake, pause: firstRest, logged: rarely{every: time.Minute}}
+		short   = backoff{log: e.log, wake: wake, pause: minPause, logged: logLimit{every: time.Minute}}
 	)
-	defer part.endAll()
+	defer part.closeAll()
 	for {
-		n, err := unix.EpollWait(epoll, events, part.wait(time.Now()))
+		n, err := unix.EpollWait(epoll, events, part.nextDue(time.Now()))
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			// Cannot happen: both descriptors are open until the loop has ended.
 			e.log.Error("listeners: wait for connections", "err", err)
@@ -57,37 +57,37 @@ func (e *Ear) loop(epoll, wake int, came *arrivals) {
 		if n <= 0 || err != nil || part.full() || stop {
 			e.queue.put(touches)
 			touches = touches[:0]
-			part.begin(time.Now())
+			part.closeFresh(time.Now())
 		}
 		if stop {
 			return
 		}
-		part.end(time.Now())
+		part.closeDue(time.Now())
 		if err != nil {
-			part.endAll() // gives back what it can
+			part.closeAll() // gives back what it can
 		} else {
 			e.rounds.Add(1)
 		}
-		short.rest(err)
+		short.wait(err)
 	}
 }
 
-// shortage makes accepting rest when there is nothing to accept with.
-type shortage struct {
+// backoff makes accepting rest when there is nothing to accept with.
+type backoff struct {
 	log    *slog.Logger
 	wake   int
 	pause  time.Duration
-	logged rarely
+	logged logLimit
 }
 
-// rest waits, longer each time, until the loop is woken or it is time to try
+// wait waits, longer each time, until the loop is woken or it is time to try
 // again; it returns at once without an error.
-func (s *shortage) rest(err error) {
+func (s *backoff) wait(err error) {
 	if err == nil {
-		s.pause = firstRest
+		s.pause = minPause
 		return
 	}
-	if s.logged.now() {
+	if s.logged.allow() {
 		s.log.Error("listeners: no connection can be accepted for now; knocks wait", "err", err)
 	}
 	// The ports stay ready, so that waiting with epoll would return at once.
@@ -95,12 +95,12 @@ func (s *shortage) rest(err error) {
 	if _, err := unix.Poll(fds, int(s.pause.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
 		time.Sleep(s.pause) // no memory for that either
 	}
-	s.pause = min(2*s.pause, longestRest)
+	s.pause = min(2*s.pause, maxPause)
 }
 
 // round accepts what is ready and adds it to touches. The error says that there
 // is no descriptor or memory for it.
-func (e *Ear) round(events []unix.EpollEvent, touches []knock.Heard, came *arrivals, part *parting) (
+func (e *Listener) round(events []unix.EpollEvent, touches []knock.Heard, came *arrivals, part *closer) (
 	all []knock.Heard, short error, stop bool,
 ) {
 	e.mu.Lock()
@@ -116,19 +116,19 @@ func (e *Ear) round(events []unix.EpollEvent, touches []knock.Heard, came *arriv
 	}
 	if !came.look(e.byFD) {
 		known := len(touches)
-		touches, short = e.strays(events, touches, part)
+		touches, short = e.acceptUnordered(events, touches, part)
 		if len(touches) > known && !came.lost {
-			came.warn("connections come without signals, so that it is not known in which order; " +
-				"does something confine signals within the daemon?")
+			came.warn("connections come without signals, so their order is not known; " +
+				"does something restrict the daemon's signals?")
 		}
 		return touches, short, false
 	}
-	for range hurry {
+	for range maxBurst {
 		a, ok := came.first()
 		if !ok || part.full() {
 			break
 		}
-		if touches, short = e.take(a.listener, a.heard, touches, part); short != nil {
+		if touches, short = e.take(a.socket, a.heard, touches, part); short != nil {
 			break // it is still the first
 		}
 		came.pop()
@@ -136,20 +136,20 @@ func (e *Ear) round(events []unix.EpollEvent, touches []knock.Heard, came *arriv
 	return touches, short, false
 }
 
-// strays takes one connection of each ready port, in the order in which the
+// acceptUnordered takes one connection of each ready port, in the order in which the
 // ports became ready: no more is known without signals. Those for which there is
 // no room stay ready.
-func (e *Ear) strays(events []unix.EpollEvent, touches []knock.Heard, part *parting) ([]knock.Heard, error) {
+func (e *Listener) acceptUnordered(events []unix.EpollEvent, touches []knock.Heard, part *closer) ([]knock.Heard, error) {
 	for _, ev := range events {
-		l := e.byID[ev.Fd]
-		if l == nil {
+		s := e.byID[ev.Fd]
+		if s == nil {
 			continue // closed since
 		}
 		if part.full() {
 			break
 		}
 		var short error
-		if touches, short = e.take(l, time.Now(), touches, part); short != nil {
+		if touches, short = e.take(s, time.Now(), touches, part); short != nil {
 			return touches, short
 		}
 	}
@@ -157,19 +157,19 @@ func (e *Ear) strays(events []unix.EpollEvent, touches []knock.Heard, part *part
 }
 
 // take accepts one connection that was heard of at heard and adds it to touches.
-func (e *Ear) take(l *listener, heard time.Time, touches []knock.Heard, part *parting) ([]knock.Heard, error) {
-	if !l.heard {
+func (e *Listener) take(s *socket, heard time.Time, touches []knock.Heard, part *closer) ([]knock.Heard, error) {
+	if !s.heard {
 		return touches, nil // closed since
 	}
-	t, err := l.accept(heard, part)
+	t, err := s.accept(heard, part)
 	switch {
 	case err == nil:
 		return append(touches, t), nil
 	case isShortage(err):
 		return touches, err
-	case !l.alive():
-		e.log.Warn("a listener was closed by something else", "port", l.port, "err", err)
-		e.drop(l)
+	case !s.alive():
+		e.log.Warn("a listener was closed by something else", "port", s.port, "err", err)
+		e.drop(s)
 	}
 	// Anything else is of the one connection, which is gone (accept(2)), or
 	// there was none.
@@ -177,10 +177,10 @@ func (e *Ear) take(l *listener, heard time.Time, touches []knock.Heard, part *pa
 }
 
 // accept takes one connection and leaves it to part.
-func (l *listener) accept(heard time.Time, part *parting) (knock.Heard, error) {
+func (s *socket) accept(heard time.Time, part *closer) (knock.Heard, error) {
 	// The visitor may have reset it already: the kernel tells the address of
 	// a dead connection to accept4, though not to getpeername.
-	fd, from, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	fd, from, err := unix.Accept4(s.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 	if err != nil {
 		return knock.Heard{}, err
 	}
@@ -188,7 +188,7 @@ func (l *listener) accept(heard time.Time, part *parting) (knock.Heard, error) {
 	part.fresh = append(part.fresh, fd)
 	return knock.Heard{
 		Source: address(from),
-		Place:  knock.Place{Medium: knock.Connections, Port: l.port},
+		Place:  knock.Place{Medium: knock.Connections, Port: s.port},
 		Time:   heard,
 		Proven: true,
 	}, nil
@@ -213,14 +213,14 @@ func isShortage(err error) bool {
 		errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM)
 }
 
-// rarely says true at most once in a while, so that a lasting trouble does not
+// logLimit says true at most once in a while, so that a lasting trouble does not
 // fill the log.
-type rarely struct {
+type logLimit struct {
 	every time.Duration
 	last  time.Time
 }
 
-func (r *rarely) now() bool {
+func (r *logLimit) allow() bool {
 	now := time.Now()
 	if !r.last.IsZero() && now.Sub(r.last) < r.every {
 		return false

@@ -82,7 +82,7 @@ func brief(touches []knock.Heard) []string {
 type scene struct {
 	gateway, visitor *nstest.NS
 	visitorIf        string
-	ear              *Ear
+	ear              *Listener
 	heard            *heard
 	log              *logged
 }

@@ -137,8 +137,8 @@ func (s *scene) knocks(t testing.TB, n int, gap time.Duration) (wrong int) {
 
 // TestArrivals gives signals as the kernel writes them.
 func TestArrivals(t *testing.T) {
-	a, b := &listener{port: 1}, &listener{port: 2}
-	listeners := map[int]*listener{7: a, 9: b}
+	a, b := &socket{port: 1}, &socket{port: 2}
+	listeners := map[int]*socket{7: a, 9: b}
 	signals := func(fds ...int) []byte {
 		var all []byte
 		for _, fd := range fds {
@@ -169,7 +169,7 @@ func TestArrivals(t *testing.T) {
 			came.add(signals(c.fds...), listeners, time.Now())
 			var got []uint16
 			for first, ok := came.first(); ok; first, ok = came.first() {
-				got = append(got, first.listener.port)
+				got = append(got, first.socket.port)
 				came.pop()
 			}
 			if d := cmp.Diff(c.want, got); d != "" || came.lost != c.lost {
@@ -222,7 +222,7 @@ func TestSignalsLost(t *testing.T) {
 func TestNoSignals(t *testing.T) {
 	s := newScene(t, 59000, 59001)
 	s.ear.mu.Lock()
-	_, err := unix.FcntlInt(uintptr(s.ear.listeners[59000].fd), unix.F_SETFL, unix.O_NONBLOCK)
+	_, err := unix.FcntlInt(uintptr(s.ear.sockets[59000].fd), unix.F_SETFL, unix.O_NONBLOCK)
 	s.ear.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
@@ -245,12 +245,12 @@ func TestClosedWithConnections(t *testing.T) {
 	s := newScene(t, 59000, 59001)
 	s.ear.mu.Lock()
 	s.connect(59000, 59001, 59000, 59001, 59000)
-	old := s.ear.listeners[59000].fd
-	s.ear.drop(s.ear.listeners[59000])
+	old := s.ear.sockets[59000].fd
+	s.ear.drop(s.ear.sockets[59000])
 	var err error
 	s.gateway.Do(func() error { err = s.ear.put(59002, open, 10, &backlogged{}); return nil })
-	if err == nil && s.ear.listeners[59002].fd != old {
-		t.Logf("the descriptor is %d, not %d again", s.ear.listeners[59002].fd, old)
+	if err == nil && s.ear.sockets[59002].fd != old {
+		t.Logf("the descriptor is %d, not %d again", s.ear.sockets[59002].fd, old)
 	}
 	s.connect(59002)
 	s.ear.mu.Unlock()

@@ -13,11 +13,11 @@ import (
 // many come in a moment.
 func TestPartingHoldsNoMoreThanItsShare(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	for _, most := range []int{0, 1, 2, 3, 16, 64, mostHeld} {
+	for _, most := range []int{0, 1, 2, 3, 16, 64, maxHeld} {
 		before := openFiles(t)
-		p := parting{most: most}
+		p := closer{max: most}
 		highest := 0
-		for range 2 * mostHeld {
+		for range 2 * maxHeld {
 			for !p.full() {
 				p.fresh = append(p.fresh, connection(t))
 			}
@@ -27,16 +27,16 @@ func TestPartingHoldsNoMoreThanItsShare(t *testing.T) {
 					t.Fatalf("of %d: %d descriptors are open, and %d connections are known", most, open, n)
 				}
 			}
-			p.begin(now)
+			p.closeFresh(now)
 		}
 		want := max(1, most)
-		if most == mostHeld {
-			want = politeRate + hurry // all in the same second
+		if most == maxHeld {
+			want = maxFINPerSecond + maxBurst // all in the same second
 		}
 		if highest != want {
 			t.Errorf("of %d: %d connections were there at a time, want %d", most, highest, want)
 		}
-		p.end(now.Add(farewell))
+		p.closeDue(now.Add(closeDelay))
 		if open := openFiles(t) - before; open > 0 {
 			t.Errorf("of %d: %d descriptors are left after the farewell", most, open)
 		}

@@ -26,7 +26,7 @@ type queue struct {
 	mu      sync.Mutex // guards what follows
 	waiting []knock.Heard
 	dropped uint64
-	full    rarely
+	full    logLimit
 }
 
 func (q *queue) put(touches []knock.Heard) {
@@ -39,8 +39,8 @@ func (q *queue) put(touches []knock.Heard) {
 	if lost := len(touches) - room; lost > 0 {
 		q.dropped += uint64(lost)
 		q.full.every = time.Minute
-		if q.full.now() {
-			q.log.Warn("touches come faster than they are judged; some are dropped", "dropped", q.dropped)
+		if q.full.allow() {
+			q.log.Warn("touches come faster than they can be judged; some are dropped", "dropped", q.dropped)
 		}
 	}
 	q.mu.Unlock()

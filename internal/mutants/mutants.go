@@ -17,6 +17,22 @@ import (
 //go:embed mutants.txt
 var table string
 
+//go:embed noticed.txt
+var noticed string
+
+// Noticed are the tests that noticed each mutant when they were last looked for, by
+// its name: a package, named from the module's root, and a test of it, as in
+// "internal/door TestExplore". Who hunts a mutant has that test look first.
+func Noticed() map[string]string {
+	by := map[string]string{}
+	for line := range strings.Lines(noticed) {
+		if words := strings.Fields(line); len(words) == 3 && words[0] != "#" {
+			by[words[0]] = words[1] + " " + words[2]
+		}
+	}
+	return by
+}
+
 // Mutant is one deliberate fault.
 type Mutant struct {
 	Name     string // a-z and -, unique

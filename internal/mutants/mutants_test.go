@@ -1,6 +1,8 @@
 package mutants
 
 import (
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -26,6 +28,30 @@ func TestTheTableFollowsTheSource(t *testing.T) {
 		names[m.Name] = true
 		if _, _, err := Asleep([]Mutant{m}, t.TempDir()); err != nil {
 			t.Errorf("mutant %q: %v", m.Name, err)
+		}
+	}
+}
+
+// Each test that is to look first is one of a mutant, and is there.
+func TestWhoNoticedIsThere(t *testing.T) {
+	all, err := Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for _, m := range all {
+		names[m.Name] = true
+	}
+	root, err := moduleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, by := range Noticed() {
+		pkg, test, _ := strings.Cut(by, " ")
+		test, _, _ = strings.Cut(test, "/")
+		out, err := exec.Command("grep", "-rqw", "func "+test, filepath.Join(root, pkg)).CombinedOutput()
+		if !names[name] || err != nil {
+			t.Errorf("noticed.txt: %s was noticed by %s: no such mutant, or no such test: %v %s", name, by, err, out)
 		}
 	}
 }

@@ -31,7 +31,7 @@ func unset(now time.Time) string {
 	if !now.Before(born) {
 		return ""
 	}
-	return fmt.Sprintf("the clock was not set: it says %s; how old a login is cannot be told; set it (`timedatectl`), "+
+	return fmt.Sprintf("the clock was not set: it says %s, so the age of a login is unknown; set it (`timedatectl`), "+
 		"and start doorward after time-sync.target", now.Format(time.DateOnly))
 }
 
@@ -85,8 +85,8 @@ func (z *zone) load() {
 	if z.loc == nil {
 		z.loc = time.Local
 	}
-	z.odd = []string{fmt.Sprintf("the time zone cannot be read, so that logins are taken for those of the zone before: %v; "+
-		"`systemctl restart doorward` reads it anew", plain(err))}
+	z.odd = []string{fmt.Sprintf("the time zone cannot be read, so logins are read with the previous one: %v; "+
+		"`systemctl restart doorward` reads it again", plain(err))}
 }
 
 // readZone reads a time zone; one that is not there is UTC, as tzset(3) has it.
@@ -176,8 +176,8 @@ func (f *fresh) warning() string {
 	if off < 0 {
 		by, which = -by, "behind"
 	}
-	return fmt.Sprintf("its lines are stamped %s %s the clock, so that logins look too old or too new: the syslog daemon has "+
-		"the time zone of before; restart it (`systemctl restart rsyslog`)", shortDuration(by), which)
+	return fmt.Sprintf("its lines are stamped %s %s the clock, so logins look too old or too new: the syslog daemon still uses "+
+		"the previous time zone; restart it (`systemctl restart rsyslog`)", shortDuration(by), which)
 }
 
 // shortDuration is "5h30m" for 5h30m0s.

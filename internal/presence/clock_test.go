@@ -102,8 +102,8 @@ func TestZoneThatCannotBeRead(t *testing.T) {
 		{"a directory", func() { d.must(os.Mkdir(d.path("localtime"), 0o755)) }, d.path("localtime") + ": is a directory"},
 	} {
 		test.make()
-		want := "13:45 the time zone cannot be read, so that logins are taken for those of the zone before: " + test.want +
-			"; `systemctl restart doorward` reads it anew"
+		want := "13:45 the time zone cannot be read, so logins are read with the previous one: " + test.want +
+			"; `systemctl restart doorward` reads it again"
 		for range 2 {
 			if got := local(); got != want {
 				t.Errorf("%s: %s, want %s", test.name, got, want)
@@ -187,7 +187,7 @@ func TestAClockThatWasNotSet(t *testing.T) {
 		want  []string
 	}{
 		{"1970", func(d *logDir) { d.write("auth.log", noise("07:00")) }, time.Unix(5, 0).UTC(),
-			[]string{"the clock was not set: it says 1970-01-01; ", "auth.log was last written at 2026-11-24T08:00:00Z, which is later than the clock says: "}},
+			[]string{"the clock was not set: it says 1970-01-01, so the age of a login is unknown", "auth.log was last written at 2026-11-24T08:00:00Z, which is in the future: "}},
 		{"a clock in March", func(d *logDir) { d.write("auth.log", noise("07:00")) }, eight.AddDate(0, -8, 0),
 			[]string{"auth.log was last written at 2026-11-24T08:00:00Z, "}},
 		{"and written since", func(d *logDir) {
@@ -232,7 +232,7 @@ func TestAJournalFromAfterNow(t *testing.T) {
 	j.add("09:30", "a line")
 	l := j.log()
 	last(t, l, "", "")
-	want := "the journal's newest entry is of 2026-11-24T09:30:00Z, which is later than the clock says: "
+	want := "the journal's newest entry is of 2026-11-24T09:30:00Z, which is in the future: "
 	if w := l.Warnings(); len(w) != 1 || !strings.HasPrefix(w[0], want) {
 		t.Errorf("warnings %q, want %q...", w, want)
 	}

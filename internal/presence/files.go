@@ -122,7 +122,7 @@ func fileHint(err error) string {
 		return "let doorward's user read it (`ls -l` tells the log's group, `usermod -aG GROUP doorward` joins it, " +
 			"then `systemctl restart doorward`)"
 	case errors.Is(err, syscall.EIO):
-		return "the disk fails (`dmesg` tells): name another log in presence.logins"
+		return "the disk is failing (see `dmesg`): name another log in presence.logins"
 	}
 	return ""
 }
@@ -183,8 +183,8 @@ func (p *pass) visit(path string) error {
 	p.data = true
 	p.warn = append(p.warn, pr.warnings(f.Name(), p)...)
 	if by := l.late.Sub(p.now); by > farOff {
-		p.warn = append(p.warn, fmt.Sprintf("%s was last written at %s, which is later than the clock says: the clock is "+
-			"behind, and what is a new login cannot be told; set it (`timedatectl`)", f.Name(), l.late.Format(time.RFC3339)))
+		p.warn = append(p.warn, fmt.Sprintf("%s was last written at %s, which is in the future: the clock is "+
+			"behind, so new logins cannot be recognised; set it (`timedatectl`)", f.Name(), l.late.Format(time.RFC3339)))
 	}
 	return nil
 }

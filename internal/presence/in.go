@@ -107,7 +107,7 @@ func (w *Watcher) In(ports []port.Range) ([]Connection, error) { return w.joined
 func (w *Watcher) in(ports []port.Range) ([]Connection, error) {
 	sockets, err := sockdiag.Live(ports)
 	if err != nil {
-		return nil, fmt.Errorf("who is in cannot be seen, so that nobody counts: %w", err)
+		return nil, fmt.Errorf("cannot see who is in, so nobody counts: %w", err)
 	}
 	t := newTracked(ports, ownAddresses)
 	unseen := w.ask(w.looks, func(conn *conntrack.Conn) error { t.kernel = conn; return t.flows() })
@@ -118,7 +118,7 @@ func (w *Watcher) in(ports []port.Range) ([]Connection, error) {
 		t.hold(c)
 	}
 	if t.err != nil {
-		return nil, fmt.Errorf("whose addresses are this host's own cannot be read, so that nobody counts as being in: %w", t.err)
+		return nil, fmt.Errorf("cannot read this host's own addresses, so nobody counts as being in: %w", t.err)
 	}
 	if unseen == nil {
 		unseen = w.ask(w.looks, func(conn *conntrack.Conn) error { t.kernel = conn; return t.dropBegun() })
@@ -172,6 +172,6 @@ func (w *Watcher) blind(err error) error {
 	if why := w.FlowsVisible(); why != nil {
 		err = why
 	}
-	return fmt.Errorf("%w, so that only connected sockets count: users of forwarded ports, and of a service "+
-		"over UDP that does not connect its socket, are not seen, and the door goes dark under them: %w", ErrFlows, err)
+	return fmt.Errorf("%w, so only connected sockets count: users of forwarded ports, and of a service "+
+		"over UDP that does not connect its socket, are not seen, and the door goes dark while they are in: %w", ErrFlows, err)
 }

@@ -379,7 +379,7 @@ func TestFlowsCannotBeSeen(t *testing.T) {
 	if want := netip.MustParseAddrPort("192.0.2.1:22"); len(found) != 1 || found[0].Local != want {
 		t.Errorf("in are %v, want the one at %v", found, want)
 	}
-	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "flows cannot be seen, so that only connected sockets count") {
+	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "flows cannot be seen, so only connected sockets count") {
 		t.Errorf("In returns the error %v", err)
 	}
 	if !errors.Is(visible, fs.ErrPermission) || !strings.Contains(visible.Error(), "CAP_NET_ADMIN") {

@@ -119,8 +119,8 @@ func (j *journal) waits(ctx context.Context) time.Duration {
 
 func (j *journal) clockWarnings(now time.Time) (warn []string) {
 	if j.newest.Sub(now) > farOff {
-		warn = append(warn, fmt.Sprintf("the journal's newest entry is of %s, which is later than the clock says: the clock is "+
-			"behind, and what is a new login cannot be told; set it (`timedatectl`)", j.newest.Format(time.RFC3339)))
+		warn = append(warn, fmt.Sprintf("the journal's newest entry is of %s, which is in the future: the clock is "+
+			"behind, so new logins cannot be recognised; set it (`timedatectl`)", j.newest.Format(time.RFC3339)))
 	}
 	if j.ahead.Sub(now) > time.Minute {
 		warn = append(warn, fmt.Sprintf("the journal: a login is stamped %s, which was %s from now: it counts as of when it was "+
@@ -143,7 +143,7 @@ func journalHint(err error) string {
 	case errors.Is(err, errNoEntry):
 		return "have journald keep its entries (Storage= in journald.conf(5)), or " + group + ", or " + files
 	case errors.Is(err, errSlow):
-		return "look whether `journalctl -n 1` answers, or " + files
+		return "check whether `journalctl -n 1` answers, or " + files
 	case errors.Is(err, fs.ErrPermission): // it was not even run
 		return "let doorward's user execute it, or " + files
 	case says("permission", "Permission", "not seeing messages"): // of journalctl(1)
@@ -152,7 +152,7 @@ func journalHint(err error) string {
 		return "`journalctl --verify` tells which of its files is damaged, `journalctl --rotate` begins new ones; then move the " +
 			"damaged one away, or " + files
 	}
-	return "look what `journalctl -n 1` says as doorward's user, or " + files
+	return "check what `journalctl -n 1` says as doorward's user, or " + files
 }
 
 // read brings the journal's best up to date. An error that is errPart says that

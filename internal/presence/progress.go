@@ -42,7 +42,7 @@ func (pr *progress) warnings(name string, p *pass) []string {
 			"read; check the clock and the time zone of the log's writer", pr.ahead.Format(time.RFC3339), pr.by.Round(time.Second))
 	}
 	if pr.beyond >= manyBeyond {
-		say("has lines from after now: the clock is behind, and what is a new login cannot be told; set it (`timedatectl`)")
+		say("has lines from after now: the clock is behind, so new logins cannot be recognised; set it (`timedatectl`)")
 	}
 	if p.best == nil || p.best.Time.Before(pr.asOf) {
 		if pr.gaveUp != "" {

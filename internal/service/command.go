@@ -87,7 +87,7 @@ func (c *Command) Start(ctx context.Context) error {
 		return err
 	}
 	defer out.Close()
-	if err := c.carryOut(ctx, "start", c.start, out); err != nil {
+	if err := c.execute(ctx, "start", c.start, out); err != nil {
 		return err
 	}
 	if err := c.remember(0, "0"); err != nil {
@@ -121,7 +121,7 @@ func (c *Command) Stop(ctx context.Context) error {
 		return err
 	}
 	defer out.Close()
-	if err := c.carryOut(ctx, "stop", c.stop, out); err != nil {
+	if err := c.execute(ctx, "stop", c.stop, out); err != nil {
 		// Nothing to stop is a mistake to many stop commands, but not here.
 		if s, lerr := c.look(ctx); c.status == nil || lerr != nil || s.State == Running {
 			return err
@@ -235,7 +235,7 @@ func (c *Command) lookAtProcess() (Status, error) {
 		}
 	}
 	if c.proc != nil && c.proc.ended() {
-		c.buried(c.proc.reap())
+		c.processEnded(c.proc.reap())
 	}
 	s := Status{State: c.known}
 	if c.why != "" {
@@ -283,8 +283,8 @@ func (c *Command) wake() {
 	c.changed = make(chan struct{})
 }
 
-// carryOut runs a start or stop command to its end.
-func (c *Command) carryOut(ctx context.Context, what string, argv []string, out *os.File) error {
+// execute runs a start or stop command to its end.
+func (c *Command) execute(ctx context.Context, what string, argv []string, out *os.File) error {
 	begun := time.Now()
 	code, err := runCommand(ctx, argv, out)
 	switch {

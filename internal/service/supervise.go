@@ -166,7 +166,7 @@ func (c *Command) adopt() error {
 	p, err := openProcess(r.pid)
 	if err == nil && p.start == r.start && !p.ended() {
 		c.proc, c.known = p, Running
-		c.log.Info("took up the running service", "pid", r.pid)
+		c.log.Info("adopted the running service", "pid", r.pid)
 		return nil
 	}
 	if err == nil {
@@ -176,10 +176,10 @@ func (c *Command) adopt() error {
 	return nil
 }
 
-// buried records that the supervised process ended unasked. One that ended as
+// processEnded records that the supervised process ended unasked. One that ended as
 // those do that are told to was perhaps told to by somebody else, and has not
 // failed. c.mu is held.
-func (c *Command) buried(e exit) {
+func (c *Command) processEnded(e exit) {
 	c.proc, c.known, c.why = nil, Failed, e.String()
 	if e.told() && c.ordered == Stopped {
 		c.known = Stopped

@@ -15,10 +15,10 @@ const (
 	reconcile  = 10 * time.Second // how often a watch looks although nothing was heard
 	firstRetry = 250 * time.Millisecond
 	lastRetry  = 2 * time.Second // the daemon starts before D-Bus, and should see its units soon after
-	// worried is for how long a unit must be out of sight for a warning. At a boot
+	// warnAfter is for how long a unit must be out of sight for a warning. At a boot
 	// D-Bus comes late, and systemd leaves it for a moment when it is upgraded
 	// (daemon-reexec in systemctl(1)).
-	worried = time.Minute
+	warnAfter = time.Minute
 )
 
 // Watch calls report with the unit's status, once at the beginning and then on
@@ -37,7 +37,7 @@ func (u *Unit) Watch(ctx context.Context, report func(Status)) error {
 			retry, told, since = firstRetry, slog.LevelDebug, time.Now()
 		}
 		level := slog.LevelInfo
-		if time.Since(since) >= worried {
+		if time.Since(since) >= warnAfter {
 			level = slog.LevelWarn
 		}
 		if level > told {

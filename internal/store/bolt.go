@@ -69,7 +69,7 @@ func (s *Store) takeOver(limit AuditLimit) error {
 	if err != nil {
 		return err
 	}
-	s.log.Info("the state was taken over into a new form; the file of before is not needed any more", "file", to)
+	s.log.Info("the state was converted to a new format; the old file is no longer needed", "file", to)
 	return syncDir(s.dir)
 }
 
@@ -124,7 +124,7 @@ func (s *Store) keepReplaced() error {
 			return err
 		}
 	}
-	s.log.Warn("a file of the form before was used last: it replaces what is here, which is kept under other names",
+	s.log.Warn("a file of the previous format was used last: it replaces what is here, which is kept under other names",
 		"file", filepath.Join(s.dir, boltName), "names", "*.replaced-"+stamp)
 	return syncDir(s.dir)
 }
@@ -138,7 +138,7 @@ func (s *Store) readBolt(f osFile) (kept []entry, lines []line, err error) {
 		converted, l, err := e.convert()
 		switch {
 		case err != nil:
-			s.log.Error("a kept value cannot be read and is left behind", "file", path+migrated,
+			s.log.Error("a stored value cannot be read and is left behind", "file", path+migrated,
 				"bucket", e.bucket, "key", string(e.key), "err", err)
 		case l.text != nil:
 			lines = append(lines, l)

@@ -76,12 +76,12 @@ func TestWhatIsTakenOutOfTheTrailShows(t *testing.T) {
 		"the last":             {cut(0, 3, 4), "record 10 is missing: record 11 comes after it", end},
 		"the last refusals":    {cut(1, 4, 6), "record 9 is missing: record 10 comes after it", end},
 		"all refusals":         {cut(1, 0, 6), "record 9 is missing: record 11 comes after it", end},
-		"half of the last":     {edit(0, `"reason":"9"`, "\n"), "record 10 has no hash, and those before it have: \"this record cannot be read: ", "after=7 until=10"},
+		"half of the last":     {edit(0, `"reason":"9"`, "\n"), "record 10 has no hash, although those before it do: \"this record cannot be read: ", "after=7 until=10"},
 		"the last was changed": {edit(0, `"reason":"9"`, `"reason":"7"`), "record 10 was changed: its hash is ", ""},
 		"with its hash": {func(t *testing.T, dir string) {
 			edit(0, `"reason":"9"`, `"reason":"7"`)(t, dir)
 			rehash(t, dir, 3)
-		}, "record 10 is not the one that record 11 follows: it was changed, and its hash with it", last},
+		}, "record 10 is not the one that record 11 follows: it was changed together with its hash", last},
 	} {
 		dir, b := t.TempDir(), &book{}
 		s := mustOpen(t, dir, AuditLimit{})

@@ -160,7 +160,7 @@ func (l *journal) readHeader() (acknowledged int64, err error) {
 	case order.Uint32(h[36:]) != crc32.Checksum(h[:36], castagnoli):
 		return 0, damaged("the sum of its header does not match")
 	case order.Uint32(h[8:]) != form:
-		return 0, damaged("it is of form %d, of a later version; this one knows form %d", order.Uint32(h[8:]), form)
+		return 0, damaged("it has format %d, of a later version; this one knows format %d", order.Uint32(h[8:]), form)
 	}
 	l.generation, l.salt, l.base = order.Uint64(h[12:]), order.Uint64(h[20:]), int64(order.Uint64(h[28:]))
 	// Without it less is known, and nothing is lost.

@@ -49,7 +49,7 @@ func open(dir string, limit AuditLimit, log *slog.Logger, wrap func(name string,
 func (s *Store) open(limit AuditLimit, wrap func(name string, f file) file) error {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		s.log.Warn("the kernel does not tell its boot; every start is taken for a reboot", "err", err)
+		s.log.Warn("cannot read the boot ID; every start is taken for a reboot", "err", err)
 	}
 	s.boot = strings.TrimSpace(string(id))
 	if err := s.takeOver(limit); err != nil {
@@ -115,7 +115,7 @@ func (s *Store) openState(wrap func(name string, f file) file) error {
 	}
 	s.use(at, found[at].state)
 	if cut := s.state.cut; cut > 0 {
-		s.log.Warn("the last change was cut short when it was written, and is left out: it was never acknowledged",
+		s.log.Warn("the last change was only partly written, and is left out: it was never acknowledged",
 			"file", s.path(), "bytes", cut)
 	}
 	return nil

@@ -16,7 +16,7 @@ type Door struct {
 	Since    time.Time `json:"since"`
 	Opened   time.Time `json:"opened"`
 	LastSeen time.Time `json:"last_seen"`
-	Armed    bool      `json:"armed"`   // armed by an operator in spite of missing log data
+	Armed    bool      `json:"armed"`   // armed by an operator despite missing log data
 	ForAll   bool      `json:"for_all"` // opened to all (scope "door")
 }
 
@@ -29,7 +29,7 @@ type Penalty struct {
 	Until  time.Time     `json:"until"`
 	For    time.Duration `json:"for"` // as given; 0 once it is over
 	// Times is how many the source had in a row, with this one. It is kept for a
-	// while when the penalty is over. Zero: not said, as of a version that had
+	// while when the penalty has ended. Zero: not said, as of a version that had
 	// all penalties alike.
 	Times  int    `json:"times,omitempty"`
 	Reason string `json:"reason"`

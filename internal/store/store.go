@@ -146,12 +146,12 @@ func (s *Store) grants(state *journal, x *index, yield func(Grant) bool) {
 		return nil
 	})
 	if err != nil && err != errEnough {
-		s.log.Error("grants that are kept cannot be read", "file", s.path(), "err", err)
+		s.log.Error("stored grants cannot be read", "file", s.path(), "err", err)
 	}
 }
 
 func (s *Store) unreadable(e entry, err error) {
-	s.log.Error("a kept value cannot be read and is ignored", "file", s.path(),
+	s.log.Error("a stored value cannot be read and is ignored", "file", s.path(),
 		"class", e.class.String(), "key", string(e.key), "err", err)
 }
 
@@ -186,7 +186,7 @@ func (s *Store) Commit(c Change) ([]audit.Record, error) {
 		b = appendEntry(b, trailNote(synced))
 	}
 	if err := s.emptyStale(); err != nil {
-		return nil, fullDisk(fmt.Errorf("write %q: remove what was begun in vain in the other file: %w", s.path(), err))
+		return nil, fullDisk(fmt.Errorf("write %q: remove what was begun in the other file: %w", s.path(), err))
 	}
 	if err := s.state.append(b); err != nil {
 		return nil, fullDisk(fmt.Errorf("write %q: %w", s.path(), err))
@@ -275,11 +275,11 @@ func (s *Store) renew() {
 	fresh, err := s.rewrite(s.files[other])
 	if err != nil {
 		s.due = s.state.end + renewAt
-		s.log.Warn("the state file cannot be written anew, which is tried again when it has grown", "file", s.path(),
+		s.log.Warn("cannot rewrite the state file; trying again when it has grown", "file", s.path(),
 			"bytes", s.state.end, "err", fullDisk(err))
 		s.stale = true
 		if err := s.emptyStale(); err != nil {
-			s.log.Warn("what that has left cannot be removed; nothing is kept until it can", "file", filepath.Join(s.dir, stateName(other)), "err", err)
+			s.log.Warn("cannot remove what that has left; nothing is saved until it can be removed", "file", filepath.Join(s.dir, stateName(other)), "err", err)
 		}
 		return
 	}
@@ -287,7 +287,7 @@ func (s *Store) renew() {
 	s.use(other, fresh)
 	// Where both are whole, the later generation counts.
 	if err := errors.Join(before.Truncate(0), before.Sync()); err != nil {
-		s.log.Warn("the state file of before cannot be emptied", "err", err)
+		s.log.Warn("cannot empty the previous state file", "err", err)
 	}
 }
 
@@ -315,7 +315,7 @@ func (s *Store) use(at int, state *journal) {
 func (s *Store) rewrite(into file) (*journal, error) {
 	lost := s.trail.sync()
 	if s.said {
-		lost = errors.New("the audit trail takes nothing")
+		lost = errors.New("cannot write the audit trail")
 	}
 	if lost != nil && s.state.end-s.state.base < s.trail.limit.Bytes {
 		return nil, lost
@@ -340,7 +340,7 @@ func (s *Store) rewrite(into file) (*journal, error) {
 		return nil, err
 	}
 	if lost != nil {
-		s.log.Error("records of the audit trail are lost: it takes none, and they were too many to be kept with the state",
+		s.log.Error("records of the audit trail are lost: it cannot be written, and they were too many to be kept with the state",
 			"dir", s.dir, "after", s.trail.last, "until", s.last, "err", lost)
 	}
 	s.noted, s.lacks = s.trail.synced, headerSize
@@ -409,7 +409,7 @@ func (s *Store) copyToTrail(lines []line, at int64) {
 		s.sayTrail(err)
 	} else if s.said {
 		s.said = false
-		s.log.Info("the audit trail is written again", "dir", s.dir)
+		s.log.Info("the audit trail can be written again", "dir", s.dir)
 	}
 }
 

@@ -168,7 +168,7 @@ func TestUnreadable(t *testing.T) {
 			t.Errorf("unreadable %d, want 5; doors (-want +got):\n%s", st.Unreadable, d)
 		}
 	}
-	if n := strings.Count(b.String(), "a kept value cannot be read and is ignored"); n != 12 {
+	if n := strings.Count(b.String(), "a stored value cannot be read and is ignored"); n != 12 {
 		t.Errorf("%d values are logged, want 12:\n%s", n, b)
 	}
 	mustCommit(t, s, Change{Doors: []Door{{Name: "db", State: "dark"}}})

@@ -296,8 +296,8 @@ func (r *recogniser) judge(p *progress) (right bool, wrong string) {
 
 // The reasons of wrong verdicts.
 const (
-	leftAlone  = "touched a port that is to be left alone"
-	outOfOrder = "touched the ports in another order than the given one"
+	leftAlone  = "touched a port that must be left alone"
+	outOfOrder = "touched the ports in the wrong order"
 	unfinished = "touched only" // how the reason begins
 )
 

@@ -59,14 +59,14 @@ func (r Rule) Warnings() (w []string) {
 		w = append(w, "every port of listen is to be touched: a port scan opens the door, so leave at least one alone")
 	}
 	if len(r.Touch) == 1 {
-		w = append(w, "one touch is the whole knock: who finds the port has found the way in")
+		w = append(w, "one touch is the whole knock: whoever finds the port gets in")
 	}
 	if r.Everybody {
 		w = append(w, `scope = "door": the right knock of one visitor opens to everybody, `+
-			"and the wrong one of a stranger deafens the door for all")
+			"and a stranger's wrong one makes the door ignore everybody")
 	}
 	if r.Penalty == 0 && len(r.Touch) < len(r.Listen) {
-		w = append(w, `penalty = "0s": a wrong knock costs nothing, so that all can be tried`)
+		w = append(w, `penalty = "0s": a wrong knock costs nothing, so all of them can be tried`)
 	}
 	return w
 }

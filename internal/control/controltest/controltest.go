@@ -74,17 +74,17 @@ func (b *Backend) Newer() <-chan struct{} {
 	return newer
 }
 
-// Vitals returns the snapshot's numbers.
-func (b *Backend) Vitals() control.Vitals {
+// ReadMetrics returns the snapshot's numbers.
+func (b *Backend) ReadMetrics() control.GatewayMetrics {
 	s, _ := b.Status()
-	v := control.Vitals{Version: s.Version, Warnings: len(s.Warnings), Problems: s.Problems, Pending: s.Pending != nil,
-		Config:  control.ConfigVitals{ID: "0123456789abcdef", Loaded: s.Started, LoadedOK: true},
+	v := control.GatewayMetrics{Version: s.Version, Warnings: len(s.Warnings), Problems: s.Problems, Pending: s.Pending != nil,
+		Config:  control.ConfigMetrics{ID: "0123456789abcdef", Loaded: s.Started, LoadedOK: true},
 		FenceUp: s.Fence.Up, FenceOwned: s.Fence.Owned, FenceRepairs: s.Fence.Repairs,
-		Store: control.StoreVitals{Up: true, Commits: &control.Spans{}},
+		Store: control.StoreMetrics{Up: true, Commits: &control.Spans{}},
 		Turns: &control.Spans{}, Waits: &control.Spans{},
 		Datagrams: map[string]uint64{"foreign": 1}, Events: map[string]map[string]uint64{"": s.Events}}
 	for _, d := range s.Doors {
-		of := control.DoorVitals{Name: d.Name, State: d.State, Sessions: d.Sessions, Refused: d.Refused,
+		of := control.DoorMetrics{Name: d.Name, State: d.State, Sessions: d.Sessions, Refused: d.Refused,
 			Grants: max(d.GrantsTotal, len(d.Grants)), Penalties: max(d.PenaltiesTotal, len(d.Penalties)),
 			Refusals: map[string]uint64{"port": uint64(len(d.Refusals))}, LastDark: d.Since, Logs: new(bool)}
 		if d.Service != "" {

@@ -1,0 +1,81 @@
+//go:build linux
+
+package datagrams
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/nstest"
+	"github.com/doorward/doorward/internal/sandbox"
+)
+
+// cagedWord is in the environment of a process that is to hear from inside a cage.
+const cagedWord = "DOORWARD_TEST_CAGED"
+
+// All that the ear does it can do from inside the cage, at ports below 1024 too.
+func TestInTheCage(t *testing.T) {
+	ns := nstest.New(t)
+	cmd := ns.Command(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), cagedWord+"=yes")
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "heard and answered") {
+		t.Errorf("from inside the cage: %v\n%s", err, out)
+	}
+}
+
+// hearInCage locks this process in, makes an ear, and has it hear and answer a
+// datagram that was sent before, by a socket from outside.
+func hearInCage() error {
+	at := netip.MustParseAddr("127.0.0.1")
+	c, err := net.ListenUDP("udp", &net.UDPAddr{IP: at.AsSlice()})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	walls := sandbox.Policy{Keep: []cap.Value{cap.NET_BIND_SERVICE}, Datagrams: true}
+	if _, err := walls.Enter(); err != nil {
+		return err
+	}
+	record := newRecord()
+	e := New(slog.New(slog.NewTextHandler(os.Stdout, nil)), record.add)
+	defer e.Close()
+	if err := e.Set(map[uint16]knock.Opener{62: &words{}, 59000: nil}); err != nil {
+		return err
+	}
+	me := netip.AddrPortFrom(at, uint16(c.LocalAddr().(*net.UDPAddr).Port))
+	// What comes over loopback is thrown away, after it was read with all that
+	// belongs to that.
+	for _, p := range []uint16{62, 59000} {
+		if _, err := c.WriteToUDPAddrPort([]byte("knock"), netip.AddrPortFrom(at, p)); err != nil {
+			return err
+		}
+	}
+	for end := time.Now().Add(patience); e.Counts() != (Counts{Strange: 1, Foreign: 1}); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			return fmt.Errorf("counts: %+v, want a strange one and a foreign one", e.Counts())
+		}
+	}
+	if err := e.Answer(knock.Path{From: me, To: netip.AddrPortFrom(at, 62)}, []byte("come in")); err != nil {
+		return err
+	}
+	b := make([]byte, 100)
+	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	n, from, err := c.ReadFromUDPAddrPort(b)
+	if err != nil || string(b[:n]) != "come in" || from.Port() != 62 {
+		return fmt.Errorf("answer %q from %v (%v)", b[:n], from, err)
+	}
+	fmt.Println("heard and answered, behind:", e.Behind())
+	return nil
+}

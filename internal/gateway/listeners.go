@@ -1,0 +1,318 @@
+package gateway
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/listen"
+	"github.com/doorward/doorward/internal/port"
+)
+
+// places are what the ears are to do with places. Each list is sorted and has each
+// place once.
+type places struct {
+	Open []knock.Place // heard
+	Shut []knock.Place // not heard, but held: those that are in Open as well are heard
+	Same []knock.Place // as they are
+
+	openers map[uint16]knock.Opener // of datagrams, at the ports of Open
+	of      *config.Config          // whose doors' places and openers they are
+	tries   *config.Config          // whose are held, too; nil for nobody's
+}
+
+func (p *places) lists() [3]*[]knock.Place { return [3]*[]knock.Place{&p.Open, &p.Shut, &p.Same} }
+
+func (p *places) sort() {
+	for _, list := range p.lists() {
+		slices.SortFunc(*list, func(a, b knock.Place) int {
+			return cmp.Or(cmp.Compare(a.Medium, b.Medium), cmp.Compare(a.Port, b.Port))
+		})
+		*list = slices.Compact(*list)
+	}
+}
+
+func (p *places) equal(o places) bool {
+	return p.of == o.of && p.tries == o.tries && slices.Equal(p.Open, o.Open) && slices.Equal(p.Shut, o.Shut) && slices.Equal(p.Same, o.Same)
+}
+
+// connections are the TCP ports.
+func (p *places) connections() (ports listen.Ports) {
+	into := [3]*[]uint16{&ports.Open, &ports.Shut, &ports.Same}
+	for i, list := range p.lists() {
+		for _, at := range *list {
+			if at.Medium == knock.Connections {
+				*into[i] = append(*into[i], at.Port)
+			}
+		}
+	}
+	return ports
+}
+
+// datagrams are the UDP ports. Where it is not known yet whether they are to be heard
+// nothing is: the door hears nothing before it knows.
+func (p *places) datagrams() map[uint16]knock.Opener {
+	ports := make(map[uint16]knock.Opener)
+	for _, list := range p.lists() {
+		for _, at := range *list {
+			if at.Medium == knock.Datagrams {
+				ports[at.Port] = nil
+			}
+		}
+	}
+	for _, at := range p.Open {
+		if at.Medium == knock.Datagrams {
+			ports[at.Port] = p.openers[at.Port]
+		}
+	}
+	return ports
+}
+
+// unopened says which UDP ports are to be heard by a rule that opens no datagrams, which
+// is a mistake of its kind.
+func (p *places) unopened() (err error) {
+	for _, at := range p.Open {
+		if at.Medium == knock.Datagrams && p.openers[at.Port] == nil {
+			err = errors.Join(err, fmt.Errorf("%s: its kind of knock opens no datagrams", at.AsPort()))
+		}
+	}
+	return err
+}
+
+// listeners keeps the ears as the doors want them. That is done beside the turns, one thing
+// at a time: sockets of thousands of ports take long to open and to close, and so does
+// finding out who has one. What is heard at a place that is closed in a moment counts
+// for nothing by then. A port that cannot be had is said once and tried again at each
+// upkeep.
+type listeners struct {
+	log     *slog.Logger
+	tcp     Listener
+	udp     Datagrams
+	wanted  places
+	applied places         // the ears were, or are being
+	busy    bool           // something is under way
+	check   bool           // they are to be looked at
+	trying  *config.Config // whose places are held, too, since it is to be used; nil for none
+	onTried event          // called when they are held, as far as they can be had
+	problem string         // why some place is not as it should be, "" when all are
+	missing []port.Port    // those places
+	repairs uint64
+}
+
+// updateListeners has the ears do what they were not told yet, and looks at them if that is
+// due: what has died is opened again.
+func (g *Gateway) updateListeners() {
+	l := g.listeners
+	wanted, look := l.wanted, l.check
+	if l.busy || wanted.equal(l.applied) && !look {
+		return
+	}
+	same := wanted.equal(l.applied)
+	l.busy, l.check, l.applied = true, false, wanted
+	g.async(func() event {
+		var died []port.Port
+		if look {
+			died = l.checkDied()
+		}
+		told := !same || len(died) > 0
+		var err error
+		if told {
+			err = errors.Join(l.tcp.Set(wanted.connections()), l.udp.Set(wanted.datagrams()), wanted.unopened())
+		}
+		var missing []port.Port
+		if err != nil {
+			missing = l.checkDied()
+		}
+		return func(now time.Time) {
+			l.busy = false
+			if told {
+				l.missing = missing
+				g.listenersUpdated(now, died, err)
+			}
+			if tried := l.onTried; tried != nil && l.applied.tries == l.trying {
+				l.onTried = nil
+				tried(now)
+			}
+		}
+	})
+}
+
+// listenersUpdated takes in what came of telling the ears, of which some places had died.
+func (g *Gateway) listenersUpdated(now time.Time, died []port.Port, err error) {
+	l := g.listeners
+	problem := ""
+	if err != nil {
+		problem = err.Error()
+	}
+	if l.problem == "" && len(died) > 0 {
+		l.repairs++
+		for _, p := range died {
+			g.record(now, audit.EventRepaired, "", fmt.Sprintf("the listener on %s had died; reopened", p))
+		}
+	}
+	if problem != "" && problem != l.problem {
+		l.log.Error("some knocks cannot be heard; trying again", "err", problem)
+	}
+	if problem == "" && l.problem != "" {
+		l.log.Info("all knocks can be heard again")
+	}
+	l.problem = problem
+}
+
+// checkDied are the ports of what has died.
+func (l *listeners) checkDied() (died []port.Port) {
+	for _, p := range l.tcp.Check() {
+		died = append(died, knock.Place{Medium: knock.Connections, Port: p}.AsPort())
+	}
+	for _, p := range l.udp.Check() {
+		died = append(died, knock.Place{Medium: knock.Datagrams, Port: p}.AsPort())
+	}
+	return died
+}
+
+func (l *listeners) close() {
+	if err := errors.Join(l.tcp.Close(), l.udp.Close()); err != nil {
+		l.log.Warn("cannot close the listeners", "err", err)
+	}
+}
+
+// behind says whether one of the ears is.
+func (w *World) behind() bool {
+	touches, datagrams := w.Touches.Behind(), w.Datagrams.Behind() // both look at what was since they were asked
+	return touches || datagrams
+}
+
+// Hear takes in what was heard in a moment. While it waits for the gateway, the
+// ear's queue fills, and no more. What is heard when the gateway ends is nothing.
+func (g *Gateway) Hear(hs []knock.Heard) {
+	g.stalls.queued(hs)
+	select {
+	case g.heard <- hs:
+	case <-g.ending:
+	}
+}
+
+// waitingToo adds to what was heard what else waits: the ears hear each in the order of
+// time, and this puts what both have heard by now into one. Of what is heard later
+// nothing is known.
+func (g *Gateway) waitingToo(hs []knock.Heard) []knock.Heard {
+	all := [][]knock.Heard{hs}
+	for n, waits := len(hs), true; waits && n < maxBatch; {
+		select {
+		case more := <-g.heard:
+			g.stalls.dequeued()
+			all = append(all, more)
+			n += len(more)
+		default:
+			waits = false
+		}
+	}
+	if len(all) == 1 {
+		return hs
+	}
+	hs = slices.Concat(all...)
+	slices.SortStableFunc(hs, func(a, b knock.Heard) int { return a.Time.Compare(b.Time) })
+	return hs
+}
+
+// syncListeners has the ear do with the doors' places what is due now. It works only when
+// something has changed: a turn costs no more for the ports there are.
+func (g *Gateway) syncListeners() {
+	changed := g.listeners.wanted.of != g.config || g.listeners.wanted.tries != g.listeners.trying
+	for _, d := range g.doors {
+		for i := range d.knocks {
+			k := &d.knocks[i]
+			if now := d.listenState(k); !now.equal(k.heard) {
+				k.heard, changed = now, true
+			}
+		}
+	}
+	if changed {
+		g.listeners.wanted = g.places()
+	}
+	g.updateListeners()
+}
+
+// places are what the ear is to do with the doors' places now. What it does not
+// listen on it holds all the same, so that nobody else listens there and learns
+// a knock.
+func (g *Gateway) places() places {
+	all := places{openers: make(map[uint16]knock.Opener), of: g.config, tries: g.listeners.trying}
+	if all.tries != nil {
+		for _, d := range all.tries.Doors {
+			all.Shut = append(all.Shut, hears(d)...)
+		}
+	}
+	for _, d := range g.doors {
+		for _, k := range d.knocks {
+			rest := &all.Shut
+			if !k.heard.known {
+				rest = &all.Same // it will be known in a moment
+			}
+			for _, p := range k.conf.Hears() {
+				if k.heard.open && !slices.Contains(k.heard.closed, p) {
+					all.Open = append(all.Open, p)
+					if by, ok := k.conf.Rule.(knock.Opener); ok && p.Medium == knock.Datagrams {
+						all.openers[p.Port] = by
+					}
+				}
+				*rest = append(*rest, p)
+			}
+		}
+	}
+	all.sort()
+	return all
+}
+
+// knockOf is a knock of a door.
+type knockOf struct {
+	door  *guarded
+	knock int // of the door's, from 0
+}
+
+// knockAt returns whose knock is heard at a place, nil for nobody's.
+func (g *Gateway) knockAt(p knock.Place) (*guarded, *heardKnock) {
+	if g.knocksByPlace == nil || g.knocksByPlaceOf != g.config {
+		g.knocksByPlace, g.knocksByPlaceOf = make(map[knock.Place]knockOf), g.config
+		for _, d := range g.doors {
+			for i, k := range d.knocks {
+				for _, p := range k.conf.Hears() {
+					g.knocksByPlace[p] = knockOf{d, i}
+				}
+			}
+		}
+	}
+	l, ok := g.knocksByPlace[p]
+	if !ok {
+		return nil, nil
+	}
+	return l.door, &l.door.knocks[l.knock]
+}
+
+// hears are the places of all knocks of a door.
+func hears(c config.Door) (all []knock.Place) {
+	for _, k := range c.Knocks {
+		all = append(all, k.Hears()...)
+	}
+	return all
+}
+
+// tryPorts has the ear hold what a new configuration adds, until its trying ends, so
+// that a port that is taken is found before anything changes. It has then called.
+func (g *Gateway) tryPorts(c *config.Config, then after) {
+	had := g.listeners.problem
+	g.listeners.trying = c
+	g.listeners.onTried = func(now time.Time) {
+		var err error
+		if problem := g.listeners.problem; problem != "" && problem != had {
+			err = errors.New(problem)
+		}
+		then(now, err)
+	}
+}

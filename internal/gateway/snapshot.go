@@ -1,0 +1,173 @@
+package gateway
+
+import (
+	"sync"
+	"time"
+
+	"github.com/doorward/doorward/internal/config"
+)
+
+// snapshotShare is the share of the loop that making sheets may take: after one,
+// none is made for so many times what it took.
+const snapshotShare = 10
+
+// snapshotCache is where the loop pins up how things stand, once for all who wait,
+// however many they are, when the disk has what they tell. The sheet stays up until
+// something changes, so that who asks in between does not trouble the loop at all. A
+// touch never waits for more than the one sheet that is being made, and has the loop
+// to itself for ten times as long afterwards.
+type snapshotCache[T any] struct {
+	made int // sheets, for tests; belongs to the loop
+
+	mu        sync.Mutex
+	last      *snapshot[T] // is how things stand; nil once something has changed
+	wanted    *snapshot[T] // by those who asked since the latest turn began
+	making    *snapshot[T] // by those who asked before; it is made at the end of the turn
+	notBefore time.Time    // until then none is made
+	version   int          // times that something has changed
+}
+
+// snapshot is what a board tells. It is not changed any more when done is closed.
+type snapshot[T any] struct {
+	done    chan struct{}
+	of      T
+	doors   []config.Door // that it is about, for what only the kernel knows
+	version int           // the board's stales when it was made
+}
+
+// ask returns the sheet of how things stand, when it is done, and whether the
+// loop must be told that somebody waits.
+func (b *snapshotCache[T]) ask() (s *snapshot[T], wake bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.last != nil:
+		return b.last, false
+	case b.wanted != nil:
+		return b.wanted, false
+	}
+	b.wanted = &snapshot[T]{done: make(chan struct{})}
+	return b.wanted, true
+}
+
+// turn begins a turn: what was asked for until now is made at its end, so that
+// what happened before somebody asked is in what they are told.
+func (b *snapshotCache[T]) turn(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.making == nil && !now.Before(b.notBefore) {
+		b.making, b.wanted = b.wanted, nil
+	}
+}
+
+// invalidate takes the sheet down: something has changed.
+func (b *snapshotCache[T]) invalidate() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.last = nil
+	b.version++
+}
+
+// make makes the sheet that somebody waits for, nil if nobody does.
+func (b *snapshotCache[T]) make(now func() time.Time, doors []config.Door, tell func(time.Time) T) *snapshot[T] {
+	b.mu.Lock()
+	s := b.making
+	b.making = nil
+	b.mu.Unlock()
+	if s != nil {
+		s.doors = doors
+		b.fill(s, now, tell)
+	}
+	return s
+}
+
+// fill writes on a sheet how things stand.
+func (b *snapshotCache[T]) fill(s *snapshot[T], now func() time.Time, tell func(time.Time) T) {
+	begun := now()
+	s.of = tell(begun)
+	b.made++
+	ended := now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s.version, b.notBefore = b.version, ended.Add(snapshotShare*ended.Sub(begun))
+}
+
+// publish has those who wait read a sheet, and whoever asks from now on, unless
+// something has changed since it was made.
+func (b *snapshotCache[T]) publish(s *snapshot[T]) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s.version == b.version {
+		b.last = s
+	}
+	close(s.done) // now, so that who asks again finds it pinned up
+}
+
+// dueAt is when a turn is due for those who wait.
+func (b *snapshotCache[T]) dueAt() (time.Time, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.notBefore, b.wanted != nil
+}
+
+// readSnapshot returns the sheet of how things stand, false if the gateway ends first.
+func readSnapshot[T any](g *Gateway, b *snapshotCache[T]) (*snapshot[T], bool) {
+	s, wake := b.ask()
+	if wake {
+		select {
+		case g.wake <- struct{}{}:
+		default: // it is awake already
+		}
+	}
+	select {
+	case <-s.done:
+		return s, true
+	case <-g.ended:
+		return nil, false
+	}
+}
+
+// beginTurn and endTurn are what a turn does for those who ask.
+func (g *Gateway) beginTurn(now time.Time) {
+	g.statusCache.turn(now)
+	g.metricsCache.turn(now)
+}
+
+func (g *Gateway) endTurn(now time.Time) {
+	publishOnDisk(g, now, &g.statusCache, g.standing)
+	publishOnDisk(g, now, &g.metricsCache, g.metricsNow)
+}
+
+// publishOnDisk makes the sheet that somebody waits for and pins it up when the disk has
+// what it tells. For a disk that is slow nobody waits: it says so then.
+func publishOnDisk[T any](g *Gateway, now time.Time, b *snapshotCache[T], tell func(time.Time) T) {
+	s := b.make(g.world.Now, g.config.Doors, tell)
+	if s == nil {
+		return
+	}
+	waited := false
+	g.onDisk(now, func(_ time.Time, err error) {
+		if waited && err != nil {
+			s.doors = g.config.Doors
+			b.fill(s, g.world.Now, tell)
+		}
+		b.publish(s)
+	})
+	waited = true
+}
+
+// invalidateSnapshots takes down what is pinned up.
+func (g *Gateway) invalidateSnapshots() {
+	g.statusCache.invalidate()
+	g.metricsCache.invalidate()
+}
+
+// snapshotDue is when a turn is due for those who ask.
+func (g *Gateway) snapshotDue() (time.Time, bool) {
+	s, asked := g.statusCache.dueAt()
+	v, checked := g.metricsCache.dueAt()
+	if checked && (!asked || v.Before(s)) {
+		return v, true
+	}
+	return s, asked
+}

@@ -1,0 +1,181 @@
+package gateway
+
+import (
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
+)
+
+// asking has n goroutines ask at once, and returns what they are told in the end.
+func asking[T any](n int, ask func() T) (answers func() []T) {
+	var mu sync.Mutex
+	var got []T
+	var all sync.WaitGroup
+	for range n {
+		all.Go(func() {
+			a := ask()
+			mu.Lock()
+			defer mu.Unlock()
+			got = append(got, a)
+		})
+	}
+	synctest.Wait()
+	return func() []T { all.Wait(); return got }
+}
+
+// However many ask how things stand, lists are gone through once. A touch that
+// comes meanwhile is judged in the same turn, before the sheet is made.
+func TestManyWhoAskCostOneSheet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		const penalised, asked = 60_000, 300
+		r.sync(func(now time.Time) {
+			for n := range penalised {
+				a := netip.AddrFrom4([4]byte{198, 18 + byte(n>>16), byte(n >> 8), byte(n)})
+				r.doors[0].door.RestorePenalty(now, door.Penalty{Source: door.Source(a), Until: now.Add(time.Hour), For: time.Hour, Times: 1})
+			}
+		})
+		made, release := r.statusCache.made, r.hold()
+		statuses := asking(asked, func() control.Status { s, _ := r.Status(); return s })
+		vitals := asking(asked, r.ReadMetrics)
+		r.touch(visitor, 59000, 59002)
+		release()
+		for _, s := range statuses() {
+			if d := s.Doors[0]; d.PenaltiesTotal != penalised || d.State == "dark" {
+				t.Fatalf("status tells of %d penalties and a door that is %s, want %d, and the knock heard before",
+					d.PenaltiesTotal, d.State, penalised)
+			}
+		}
+		for _, v := range vitals() {
+			if d := v.Doors[0]; d.Penalties != penalised {
+				t.Fatalf("the metrics tell of %d penalties, want %d", d.Penalties, penalised)
+			}
+		}
+		if n := r.statusCache.made - made; n != 1 {
+			t.Errorf("for %d who asked the lists were gone through %d times, want once", asked, n)
+		}
+	})
+}
+
+// While nothing changes, nobody who asks troubles the loop; what has changed is
+// told at once.
+func TestASheetStaysUpUntilSomethingChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		first, _ := r.Status()
+		release := r.hold() // whose beginning takes the sheet down
+		release()
+		r.Status()
+		made, vitals := r.statusCache.made, r.metricsCache.made
+		time.Sleep(time.Second)
+		for range 100 {
+			if s, _ := r.Status(); !s.Time.Equal(time.Now()) || s.Time.Equal(first.Time) {
+				t.Fatalf("the status is of %v, and it is %v", s.Time, time.Now())
+			}
+			r.ReadMetrics()
+		}
+		if r.statusCache.made != made || r.metricsCache.made > vitals+1 {
+			t.Errorf("nothing has changed, and %d sheets were made", r.statusCache.made-made)
+		}
+		r.touch(visitor, 59000, 59002)
+		r.wantState("open")
+		if v := r.ReadMetrics(); v.Doors[0].State != "open" || v.Doors[0].Grants != 1 || v.Events["ssh"]["granted"] != 1 {
+			t.Errorf("the metrics are %+v, want an open door and a grant", v)
+		}
+	})
+}
+
+// Sheets take at most a share of the loop, however long they take to make and
+// however often they are asked for.
+func TestSheetsTakeAShareOfTheLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const cost, changes = 50 * time.Millisecond, 40
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		r.sync(func(time.Time) { r.doors[0].service.svc = &slowName{r.doors[0].service.svc.(*unit), cost} })
+		made, begun := r.statusCache.made, time.Now()
+		for range changes {
+			r.sync(func(time.Time) {}) // as any event, it takes the sheet down
+			r.Status()
+		}
+		took, n := time.Since(begun), r.statusCache.made-made
+		if n != changes || took < (changes-1)*(snapshotShare+1)*cost {
+			t.Errorf("%d sheets of %v each in %v, want %d in at least %v", n, cost, took, changes, (changes-1)*(snapshotShare+1)*cost)
+		}
+		if took > (changes+1)*(snapshotShare+1)*cost {
+			t.Errorf("%d sheets took %v, which is longer than they must", n, took)
+		}
+	})
+}
+
+// slowName is a service of which it takes long to tell.
+type slowName struct {
+	*unit
+	cost time.Duration
+}
+
+func (s *slowName) String() string { time.Sleep(s.cost); return s.unit.String() }
+
+// What only the kernel knows is read when it is asked for, once for all who ask at the
+// same time; for numbers alone once in a second.
+func TestTheKernelIsAskedOnceInASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		r.Status()
+		for _, tt := range []struct {
+			what  string
+			ask   func()
+			times int
+		}{
+			{"status", func() { asking(100, func() control.Status { s, _ := r.Status(); return s })() }, 10},
+			{"numbers", func() { asking(100, r.ReadMetrics)() }, 5},
+		} {
+			before := m.measured
+			for range 10 {
+				time.Sleep(measureEvery / 2)
+				tt.ask()
+			}
+			if n := m.measured - before; n != tt.times {
+				t.Errorf("in 5 s of 1,000 questions for %s the kernel was asked %d times, want %d", tt.what, n, tt.times)
+			}
+		}
+	})
+}
+
+// sync has f run in a turn, and waits for its end.
+func (r *running) sync(f event) {
+	done := make(chan struct{})
+	r.post(func(now time.Time) { f(now); close(done) })
+	<-done
+	synctest.Wait()
+}
+
+// Who asks a gateway that has ended, or does not come to its end of a turn, is
+// told so.
+func TestAskingAGatewayThatEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), sshDoor)
+		release := r.hold()
+		answers := asking(10, func() control.Status { s, _ := r.Status(); return s })
+		go r.stop()
+		release()
+		for _, s := range answers() {
+			if len(s.Doors) == 0 && (len(s.Warnings) != 1 || s.Warnings[0] != "the daemon ends") {
+				t.Errorf("told %+v, want the doors, or that the daemon ends", s)
+			}
+		}
+		if s, _ := r.Status(); len(s.Warnings) != 1 || s.Warnings[0] != "the daemon ends" {
+			t.Errorf("afterwards: %+v, want that the daemon ends", s)
+		}
+		r.ReadMetrics()
+	})
+}
