@@ -26,7 +26,7 @@ packages: # .deb, .rpm and .apk, into dist/; ARCHES=amd64 for one
 image: # the container image, into dist/image; PLATFORMS=linux/amd64
 	@build/image.sh dist/image $(PLATFORMS)
 
-dist: # archives, SBOMs, SHA256SUMS; the last of packages, image and dist
+dist: # archives, SBOMs and SHA256SUMS; after packages and image
 	@build/dist.sh dist
 
 cross: # does it build for other systems?
