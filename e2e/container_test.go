@@ -124,18 +124,20 @@ func (c *container) start() {
 	var err error
 	c.process, err = c.server.Start("crun", c.crun("run", "--bundle="+c.dir, "--pid-file="+pidFile, "doorward")...)
 	c.must(err)
-	c.must(c.process.Says(c.t.Context(), "ready: the doors are guarded", soon))
-	pid, err := os.ReadFile(pidFile)
-	c.must(err)
-	c.pid, err = strconv.Atoi(string(pid))
-	c.must(err)
 	if len(c.health) == 0 {
 		c.t.Fatal("the compose file has no health check")
 	}
 	c.until("the health check is passed", func() error {
 		_, err := c.exec(c.health...)
+		if err != nil {
+			err = fmt.Errorf("%w; the container says: %s", err, c.process.Output())
+		}
 		return err
 	})
+	pid, err := os.ReadFile(pidFile)
+	c.must(err)
+	c.pid, err = strconv.Atoi(string(pid))
+	c.must(err)
 }
 
 // end ends the container as engines do.
@@ -143,8 +145,8 @@ func (c *container) end() {
 	c.t.Helper()
 	c.run(c.server, "crun", c.crun("kill", "doorward", "TERM")...)
 	<-c.process.Ended()
-	if out := c.process.Output(); !strings.Contains(out, "the daemon ends; the fence stands") {
-		c.t.Errorf("the daemon did not end by itself:\n%s", out)
+	if out := c.process.Output(); !strings.Contains(out, `"signal":"terminated"`) {
+		c.t.Errorf("the daemon did not end as it was asked to:\n%s", out)
 	}
 }
 
