@@ -23,11 +23,11 @@ build: # the two programs, static, into bin/
 packages: # .deb, .rpm and .apk, into dist/; ARCHES=amd64 for one
 	@build/packages.sh dist $(ARCHES)
 
-dist: # archives for Linux, macOS and Windows, SBOMs, SHA256SUMS, into dist/; after make packages
-	@build/dist.sh dist
-
 image: # the container image, into dist/image; PLATFORMS=linux/amd64
 	@build/image.sh dist/image $(PLATFORMS)
+
+dist: # archives, SBOMs and SHA256SUMS; after packages and image
+	@build/dist.sh dist
 
 cross: # does it build for other systems?
 	@build/cross.sh
@@ -35,7 +35,7 @@ cross: # does it build for other systems?
 install: build # into PREFIX (/usr/local) below DESTDIR; starts nothing
 	@build/install.sh "$(DESTDIR)" "$(PREFIX)"
 
-uninstall: # locks nobody out; PURGE=1: configuration, state and user too
+uninstall: # takes it away and locks nobody out; PURGE=1 for all
 	@build/uninstall.sh "$(DESTDIR)" "$(PREFIX)" $(if $(PURGE),purge)
 
 demo: build # the story of a door, with a real sshd
@@ -50,7 +50,7 @@ test: # every test, as root; up to 20 minutes
 	@build/deps.sh test
 	@$(AS_ROOT) build/test.sh
 
-mutants: # faults planted into the code: is each noticed? RUN=NAME for one
+mutants: # plants faults into the code: is each noticed? RUN=NAME
 	@build/deps.sh test
 	@$(AS_ROOT) $(GO) test -vet=off -v -timeout 2h -run '^TestMutants$$/$(RUN)' ./internal/gateway ./internal/fence
 

@@ -3,6 +3,7 @@
 # image.sh DIRECTORY [PLATFORM...]. What is in DIRECTORY is replaced, and beside it an
 # archive of the same is written. The same commit gives the same bytes.
 . "$(dirname "$0")/lib.sh"
+umask 022
 out=$(realpath -m "$1")
 shift
 if [ -e "$out" ] && [ ! -e "$out/oci-layout" ]; then

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 
@@ -77,8 +78,14 @@ func connect(ctx context.Context, address string, uid int) (*dbus.Conn, error) {
 	return conn, nil
 }
 
+// unreachable says what to do where there is no bus. A container has none unless it is
+// given the machine's.
 func unreachable(address string, err error) error {
-	return fmt.Errorf("cannot reach systemd over D-Bus at %q: %w; see \"systemctl status dbus.service\"", address, err)
+	hint := `see "systemctl status dbus.service"`
+	if errors.Is(err, fs.ErrNotExist) {
+		hint += "; a container needs the machine's socket mounted there"
+	}
+	return fmt.Errorf("cannot reach systemd over D-Bus at %q: %w; %s", address, err, hint)
 }
 
 func (b *bus) close() { b.conn.Close() }

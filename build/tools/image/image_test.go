@@ -19,6 +19,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
@@ -126,6 +127,9 @@ func images(t *testing.T, dir string) map[string]v1.Image {
 	}
 	all := map[string]v1.Image{}
 	for _, m := range inner.Manifests {
+		if m.ArtifactType != "" || m.MediaType != types.OCIManifestSchema1 {
+			t.Errorf("the index calls the image for %s a %s of type %q", m.Platform, m.MediaType, m.ArtifactType)
+		}
 		image, err := index.Image(m.Digest)
 		if err != nil {
 			t.Fatal(err)

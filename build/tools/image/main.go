@@ -76,7 +76,11 @@ func write(o options, platforms []string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: platform}})
+		d, err := describe(image, platform)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: described{image, d}})
 	}
 	index = mutate.Annotations(index, o.annotations()).(v1.ImageIndex)
 	if err := os.MkdirAll(o.dir, 0o755); err != nil {
@@ -90,6 +94,29 @@ func write(o options, platforms []string) error {
 	// also to do for a tag of a registry, where + is not allowed.
 	name := strings.ReplaceAll(o.version, "+", "-")
 	return path.AppendIndex(index, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": name}))
+}
+
+// described is an image with a descriptor of its own. The library's would call it an
+// artifact with the type of its configuration, which a reader may pass over.
+type described struct {
+	v1.Image
+	descriptor v1.Descriptor
+}
+
+// Descriptor is what stands for the image in an index.
+func (d described) Descriptor() (*v1.Descriptor, error) { return &d.descriptor, nil }
+
+// describe makes an image's descriptor.
+func describe(image v1.Image, platform *v1.Platform) (d v1.Descriptor, err error) {
+	d.Platform = platform
+	if d.MediaType, err = image.MediaType(); err != nil {
+		return d, err
+	}
+	if d.Size, err = image.Size(); err != nil {
+		return d, err
+	}
+	d.Digest, err = image.Digest()
+	return d, err
 }
 
 // annotations are the pre-defined ones of the OCI image specification.
