@@ -1,14 +1,5 @@
 //go:build linux
 
-// Package doctor looks a machine over for whatever would keep doorward from
-// guarding it, or its owner from getting in: kernel, privileges, other
-// firewalls, clock, logs, ports, units, and the operator's own session. Each
-// finding says what is so, and what to do about it.
-//
-// It only reads, with one exception that leaves no trace: it builds the
-// configuration's nftables table in a network namespace made for that, which
-// nobody is in and which is gone right after. It changes nothing, and it cannot
-// see the network from outside.
 package doctor
 
 import (
@@ -16,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,41 +18,10 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/files"
+	"github.com/doorward/doorward/internal/presence"
 	"github.com/doorward/doorward/internal/ruleset"
 	"github.com/doorward/doorward/internal/service"
 )
-
-// Verdict says how grave a finding is.
-type Verdict string
-
-// The verdicts. A Note is what cannot be known from here, or is told because
-// somebody may want to know.
-const (
-	OK      Verdict = "ok"
-	Note    Verdict = "note"
-	Warning Verdict = "warning" // it works, but not as well as it should
-	Problem Verdict = "problem" // it does not work, or does not guard
-)
-
-// Finding is the answer to one question.
-type Finding struct {
-	Verdict Verdict `json:"verdict"` // "ok", "note", "warning" or "problem"
-	Where   string  `json:"where"`   // "kernel", "door ssh", "59000/tcp", ...
-	What    string  `json:"what"`    // what is so, with the value
-	// Do is what to do, "" for nothing: steps, with a newline or "; " between
-	// them. A command is a step of its own.
-	Do string `json:"do"`
-}
-
-// Steps are what to do, one after the other. A command among them is whole.
-func (f Finding) Steps() (all []string) {
-	for step := range strings.SplitSeq(strings.ReplaceAll(f.Do, "; ", "\n"), "\n") {
-		if step = strings.TrimSpace(step); step != "" {
-			all = append(all, step)
-		}
-	}
-	return all
-}
 
 // Unit is a systemd unit, as far as a doctor asks about it.
 type Unit interface {
@@ -85,6 +46,20 @@ type Host struct {
 	// Root is put before paths of files, "" but in tests. Sockets and nftables
 	// are always those of the caller's network namespace.
 	Root string
+}
+
+// This is the machine that the program runs on, with a configuration file and the
+// daemon's socket.
+func This(config, socket string, now func() time.Time) (*Host, error) {
+	return &Host{
+		Config:  config,
+		Control: socket,
+		Status:  control.NewClient(socket).Status,
+		Unit:    func(name string) Unit { return service.NewUnit(name, slog.New(slog.DiscardHandler)) },
+		Flows:   presence.NewWatcher().FlowsVisible,
+		Denied:  service.Denied,
+		Now:     now,
+	}, nil
 }
 
 // Run asks everything, in the order in which an operator would want to read

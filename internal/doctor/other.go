@@ -1,0 +1,17 @@
+//go:build !linux
+
+package doctor
+
+import (
+	"context"
+	"time"
+)
+
+// Host is no machine that can be looked at.
+type Host struct{}
+
+// This returns ErrNotLinux: there is no daemon for this system.
+func This(string, string, func() time.Time) (*Host, error) { return nil, ErrNotLinux }
+
+// Run is never called.
+func (*Host) Run(context.Context) []Finding { return nil }
