@@ -9,7 +9,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || ! command -v sudo >/dev/null || echo s
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export CGO_ENABLED ?= 0
 
-.PHONY: all build packages dist cross install demo test model campaign campaign-mutants bench lint fuzz generate deps clean
+.PHONY: all build packages dist cross install uninstall demo test model campaign campaign-mutants bench lint fuzz generate deps clean
 all: build
 
 build: # the two programs, static, into bin/
@@ -27,6 +27,9 @@ cross: # the visitor's side builds everywhere, the daemon on other Linuxes
 
 install: build # programs, unit and the files beside it; starts nothing
 	@build/install.sh "$(DESTDIR)" "$(PREFIX)"
+
+uninstall: # takes it away, and locks nobody out; PURGE=1: configuration, state and user too
+	@build/uninstall.sh "$(DESTDIR)" "$(PREFIX)" $(if $(PURGE),purge)
 
 demo: build # the story of a door, in two network namespaces, with a real sshd
 	@build/deps.sh demo

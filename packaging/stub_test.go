@@ -30,7 +30,7 @@ import (
 func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "doorwardd", "doorward":
-	case "greeter":
+	case "greeter", "panel":
 		greet()
 	case "squatter":
 		squatter()

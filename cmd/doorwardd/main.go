@@ -20,6 +20,7 @@ import (
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/daemon"
 	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/removal"
 	"github.com/doorward/doorward/internal/version"
 )
 
@@ -30,6 +31,8 @@ usage:
   doorwardd [-c FILE]            guard the doors until SIGTERM
   doorwardd [-c FILE] --check    check the configuration; change nothing
   doorwardd --cleanup            remove the fence: every port is reachable again
+  doorwardd [-c FILE] --retire   before doorward is removed: open the doors to SSH
+                                 and VPNs for good; --all opens every door
   doorwardd --version
 
 options:
@@ -60,6 +63,8 @@ func run(args []string) int {
 	path := flags.String("c", config.DefaultPath, "")
 	check := flags.Bool("check", false, "")
 	cleanup := flags.Bool("cleanup", false, "")
+	retire := flags.Bool("retire", false, "")
+	all := flags.Bool("all", false, "")
 	showVersion := flags.Bool("version", false, "")
 	launch := flags.Bool("launcher", false, "") // the daemon's own: see internal/launcher
 	switch err := flags.Parse(args); {
@@ -78,7 +83,9 @@ func run(args []string) int {
 	case *check:
 		err = checkConfig(*path)
 	case *cleanup:
-		err = fence.Cleanup()
+		err = cleanUp()
+	case *retire:
+		err = removal.Run(context.Background(), removal.Options{Config: *path, All: *all, Out: os.Stdout})
 	case *launch:
 		err = daemon.Launch(*path, daemon.NewLogger(os.Stderr, new(slog.LevelVar)))
 	default:
@@ -89,12 +96,35 @@ func run(args []string) int {
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "doorwardd: error: %v\n", err)
-		if errors.Is(err, fence.ErrBusy) {
-			fmt.Fprintln(os.Stderr, "doorwardd: hint: systemctl stop doorward")
+		if errors.Is(err, fence.ErrBusy) || errors.Is(err, removal.ErrRuns) {
+			fmt.Fprint(os.Stderr, stopFirst)
 		}
 		return 1
 	}
 	return 0
+}
+
+// stopFirst is for who would take the fence down while a daemon keeps it up.
+const stopFirst = `doorwardd: hint: the daemon has to be stopped first: systemctl stop doorward
+doorwardd: hint: if a door is all that is to be opened, it need not be: doorward open DOOR --source any --for 1h
+`
+
+// cleanUp removes the fence, and says what it did.
+func cleanUp() error {
+	stood, err := fence.Stands()
+	if err == nil {
+		err = fence.Cleanup()
+	}
+	switch {
+	case err != nil:
+		return err
+	case stood:
+		fmt.Println("removed the nftables table inet doorward: every port is reachable again, " +
+			"and services that doorward has stopped are stopped still")
+	default:
+		fmt.Println("there is no nftables table inet doorward: nothing was guarded")
+	}
+	return nil
 }
 
 func checkConfig(path string) error {

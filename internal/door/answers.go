@@ -56,12 +56,13 @@ func (d *Door) Runs(now time.Time) []Effect {
 		return d.opened(now)
 	case Dark, Failsafe:
 		if fresh && d.saved.State == Dark { // as it does on any machine before the door is there
+			d.saved.Ran = true
 			return []Effect{Stop{}, d.record(now, audit.EventDark, "", "",
 				"the service ran when the door was first guarded; it is stopped", time.Time{})}
 		}
 		// S12: what runs behind a dark door is put right.
-		return []Effect{Stop{}, d.record(now, audit.EventRepaired, "", "",
-			"the service ran although the door is "+d.saved.State.String()+"; it is stopped", time.Time{})}
+		return []Effect{Stop{}, d.record(now, audit.EventRepaired, "", "", fmt.Sprintf("the service ran although the door is %s; "+
+			"it is stopped, and \"doorward open %s --source any --for 1h\" lets everybody in", d.saved.State, d.rules.Name), time.Time{})}
 	}
 	return nil
 }

@@ -202,9 +202,13 @@ func TestAServiceBehindADarkDoorIsStopped(t *testing.T) {
 	s := newScene(t, ssh)
 	s.want(s.door.Stopped(s.now, ""))
 	s.want(s.door.Runs(s.now), "stop",
-		"record repaired | the service ran although the door is dark; it is stopped")
+		"record repaired | the service ran although the door is dark; it is stopped, "+
+			`and "doorward open ssh --source any --for 1h" lets everybody in`)
 	s.want(s.door.Stopped(s.now, ""))
 	s.state(Dark)
+	if s.door.Saved().Ran {
+		t.Error("a service that did not run before the door is taken for one that did")
+	}
 }
 
 func TestFailsafe(t *testing.T) {

@@ -166,11 +166,16 @@ func TestOrdersAndDeathsAreCountedApart(t *testing.T) {
 func TestWhatRanBeforeTheDoorIsStoppedWithoutAWarning(t *testing.T) {
 	s := newScene(t, ssh)
 	s.want(s.door.Runs(s.now), "stop", "record dark | the service ran when the door was first guarded; it is stopped")
+	if !s.door.Saved().Ran {
+		t.Error("that it ran is not kept")
+	}
 	s.want(s.door.Stopped(s.now, ""))
-	s.want(s.door.Runs(s.now), "stop", "record repaired | the service ran although the door is dark; it is stopped")
+	s.want(s.door.Runs(s.now), "stop", "record repaired | the service ran although the door is dark; it is stopped, "+
+		`and "doorward open ssh --source any --for 1h" lets everybody in`)
 
 	again := New(ssh, s.door.Saved(), s.now)
-	s.want(again.Runs(s.now), "stop", "record repaired | the service ran although the door is dark; it is stopped")
+	s.want(again.Runs(s.now), "stop", "record repaired | the service ran although the door is dark; it is stopped, "+
+		`and "doorward open ssh --source any --for 1h" lets everybody in`)
 }
 
 // Who knocked in the pause is waited for, however long nobody was in.

@@ -77,6 +77,7 @@ type Saved struct {
 	LastSeen time.Time // latest presence
 	Armed    bool      // an operator armed the door in spite of missing log data
 	ForAll   bool      // it stands open to everybody until it goes dark
+	Ran      bool      // the service ran when the door was first guarded
 }
 
 // Knock is a right knock.

@@ -308,3 +308,17 @@ func Cleanup() error {
 	}
 	return nil
 }
+
+// Stands says whether the table is there, whoever owns it.
+func Stands() (bool, error) {
+	c, err := nft.Dial(tableName)
+	if err != nil {
+		return false, fmt.Errorf("fence: %w", err)
+	}
+	defer c.Close()
+	t, err := c.ReadTable()
+	if err != nil {
+		return false, fmt.Errorf("fence: %w", err)
+	}
+	return t != nil, nil
+}

@@ -70,8 +70,20 @@ func TestOnlyOneOwns(t *testing.T) {
 		}
 		return nil
 	})
+	stands := func(want bool) {
+		t.Helper()
+		n.Do(func() error {
+			if got, err := Stands(); err != nil || got != want {
+				t.Errorf("Stands: %v, %v, want %v", got, err, want)
+			}
+			return nil
+		})
+	}
+	stands(true) // whoever owns it
 	must(t, f.Close())
+	stands(true)
 	n.Do(Cleanup)
+	stands(false)
 	n.Do(Cleanup) // there is none: fine
 	n.Do(func() error {
 		c, err := nft.Dial(tableName)

@@ -260,11 +260,11 @@ func worthSaving(old, now door.Saved) bool {
 
 func storedDoor(name string, s door.Saved) store.Door {
 	return store.Door{Name: name, State: s.State.String(), Reason: s.Reason, Since: s.Since,
-		Opened: s.Opened, LastSeen: s.LastSeen, Armed: s.Armed, ForAll: s.ForAll}
+		Opened: s.Opened, LastSeen: s.LastSeen, Armed: s.Armed, ForAll: s.ForAll, Ran: s.Ran}
 }
 
 func loadedDoor(d store.Door) door.Saved {
 	state, _ := door.ParseState(d.State)
 	return door.Saved{State: state, Reason: d.Reason, Since: d.Since,
-		Opened: d.Opened, LastSeen: d.LastSeen, Armed: d.Armed, ForAll: d.ForAll}
+		Opened: d.Opened, LastSeen: d.LastSeen, Armed: d.Armed, ForAll: d.ForAll, Ran: d.Ran}
 }

@@ -110,6 +110,25 @@ func (u *Unit) Status(ctx context.Context) (Status, error) {
 	return v.status(), nil
 }
 
+// Enable has systemd start the unit at boot, as "systemctl enable" does. The daemon
+// may not, and never asks for it: it is for root, when doorward goes.
+func (u *Unit) Enable(ctx context.Context) error {
+	b, err := dialBus(ctx, u.address)
+	if err != nil {
+		return fmt.Errorf("enable unit %q: %w", u.name, err)
+	}
+	defer b.close()
+	const atRuntime, force = false, false
+	err = b.manager.CallWithContext(ctx, managerIface+".EnableUnitFiles", 0, []string{u.name}, atRuntime, force).Err
+	if err == nil {
+		err = b.manager.CallWithContext(ctx, managerIface+".Reload", 0).Err
+	}
+	if err != nil {
+		return fmt.Errorf("enable unit %q: %w", u.name, err)
+	}
+	return nil
+}
+
 // CutsSessions tells whether stopping the unit would end the sessions that its
 // processes carry, and if so why and what to do, in one sentence.
 func (u *Unit) CutsSessions(ctx context.Context) (bool, string, error) {

@@ -196,7 +196,7 @@ func drawDoor(t *rapid.T) Door {
 	return Door{
 		Name: genDoor.Draw(t, "door"), State: genText.Draw(t, "state"), Reason: genText.Draw(t, "reason"),
 		Since: genTime.Draw(t, "since"), Opened: genTime.Draw(t, "opened"), LastSeen: genTime.Draw(t, "seen"),
-		Armed: rapid.Bool().Draw(t, "armed"), ForAll: rapid.Bool().Draw(t, "all"),
+		Armed: rapid.Bool().Draw(t, "armed"), ForAll: rapid.Bool().Draw(t, "all"), Ran: rapid.Bool().Draw(t, "ran"),
 	}
 }
 

@@ -121,6 +121,29 @@ func (s *Store) openState(wrap func(name string, f file) file) error {
 	return nil
 }
 
+// Doors returns the doors that a state directory has, for who does not go on with
+// them. Nobody may have the store open meanwhile.
+func Doors(dir string) ([]Door, error) {
+	var found [2]candidate
+	for i := range found {
+		c, err := look(filepath.Join(dir, stateName(i)), func(f file) file { return f })
+		if c.f != nil {
+			defer c.f.Close()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the state in %q: %w", dir, err)
+		}
+		found[i] = c
+	}
+	at, damage := inUse(found)
+	if at < 0 {
+		return nil, damage
+	}
+	s := Store{dir: dir, at: at, state: found[at].state, log: slog.New(slog.DiscardHandler)}
+	st, err := s.Load()
+	return st.Doors, err
+}
+
 // look opens a state file and reads it through.
 func look(path string, wrap func(file) file) (candidate, error) {
 	c := candidate{path: path}

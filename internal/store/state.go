@@ -18,6 +18,9 @@ type Door struct {
 	LastSeen time.Time `json:"last_seen"`
 	Armed    bool      `json:"armed"`   // armed by an operator in spite of missing log data
 	ForAll   bool      `json:"for_all"` // opened to all (scope "door")
+	// Ran is true if the service ran when the door was first guarded. Versions that did
+	// not note that have false.
+	Ran bool `json:"ran,omitempty"`
 }
 
 // Penalty is the time for which a source's knocks at a door are ignored. Its

@@ -47,6 +47,36 @@ func TestEverybodyIsSaid(t *testing.T) {
 	}
 }
 
+func TestDoors(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	if got, err := Doors(dir); got != nil || err != nil {
+		t.Errorf("of no state: %v, %v, want none", got, err)
+	}
+	s := mustOpen(t, dir, AuditLimit{})
+	want := []Door{{Name: "panel", State: "dark", Ran: true}, {Name: "ssh", State: "open"}}
+	if _, err := s.Commit(Change{Doors: want}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Doors(dir)
+	slices.SortFunc(got, func(a, b Door) int { return strings.Compare(a.Name, b.Name) })
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("doors are %+v, %v, want %+v", got, err, want)
+	}
+	path := filepath.Join(dir, stateName(0))
+	if err := os.WriteFile(path, []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Doors(dir); got != nil || err == nil {
+		t.Errorf("of a damaged state: %v, %v, want an error", got, err)
+	}
+	if text, err := os.ReadFile(path); err != nil || string(text) != "nonsense" {
+		t.Errorf("the damaged file has become %q, %v", text, err)
+	}
+}
+
 func TestModes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "state")
 	s := mustOpen(t, dir, AuditLimit{})

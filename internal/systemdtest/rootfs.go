@@ -19,11 +19,24 @@ import (
 // debootstrap finds no provider of those by itself. openrc is there for its
 // openrc-run only.
 const (
-	suite    = "bookworm"
-	packages = "systemd,systemd-sysv,libpam-systemd,dbus,polkitd,openssh-server,nftables,iproute2,openrc"
+	packages = "systemd,systemd-sysv,libpam-systemd,dbus,polkitd,openssh-server,nftables,iproute2"
 	stamp    = "etc/doorward-test-recipe" // in the tree: what it was made from
-	recipe   = suite + " " + packages + "\n"
 )
+
+// Suites are the Debian releases that can be booted. The first is the default.
+var Suites = [...]string{"bookworm", "trixie"}
+
+// contents are the packages of a suite. From trixie on, openrc cannot be installed
+// beside systemd-sysv.
+func contents(suite string) string {
+	if suite == "bookworm" {
+		return packages + ",openrc"
+	}
+	return packages
+}
+
+// recipe is what the tree of a suite is made from.
+func recipe(suite string) string { return suite + " " + contents(suite) + "\n" }
 
 // buildLimit is how long making the tree may take; about a minute is usual.
 const buildLimit = 8 * time.Minute
@@ -35,11 +48,11 @@ func cacheDir() string {
 	return "/var/cache/doorward-test"
 }
 
-// rootfs returns the cached tree of a Debian system, which nobody may write to,
+// rootfs returns the cached tree of a Debian release, which nobody may write to,
 // and the lock that keeps it from being replaced until that is closed. It makes
 // the tree when there is none, or one of another recipe that no machine uses;
 // processes that want it meanwhile wait.
-func rootfs(ctx context.Context, logf func(string, ...any)) (string, *os.File, error) {
+func rootfs(ctx context.Context, suite string, logf func(string, ...any)) (string, *os.File, error) {
 	dir := cacheDir()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", nil, err
@@ -50,18 +63,18 @@ func rootfs(ctx context.Context, logf func(string, ...any)) (string, *os.File, e
 		return "", nil, err
 	}
 	for {
-		if err = lock(ctx, file, unix.LOCK_SH); err != nil || usable(root) {
+		if err = lock(ctx, file, unix.LOCK_SH); err != nil || usable(root, suite) {
 			break
 		}
 		// A change of lock is not atomic: somebody else may have made it by then.
 		if err = lock(ctx, file, unix.LOCK_EX); err != nil {
 			break
 		}
-		if usable(root) {
+		if usable(root, suite) {
 			continue
 		}
-		logf("making a Debian system for tests in %s, once; it takes a minute or two", root)
-		if err = build(ctx, root); err != nil {
+		logf("making a Debian %s system for tests in %s, once; it takes a minute or two", suite, root)
+		if err = build(ctx, suite, root); err != nil {
 			break
 		}
 	}
@@ -87,14 +100,14 @@ func lock(ctx context.Context, file *os.File, how int) error {
 	}
 }
 
-// usable tells whether root is a whole tree of this recipe.
-func usable(root string) bool {
+// usable tells whether root is a whole tree of the suite, by this recipe.
+func usable(root, suite string) bool {
 	made, err := os.ReadFile(filepath.Join(root, stamp))
-	return err == nil && string(made) == recipe
+	return err == nil && string(made) == recipe(suite)
 }
 
 // build makes the tree beside its place and moves it there when it is whole.
-func build(ctx context.Context, root string) error {
+func build(ctx context.Context, suite, root string) error {
 	ctx, cancel := context.WithTimeout(ctx, buildLimit)
 	defer cancel()
 	tmp, log := root+".tmp", root+".log"
@@ -110,7 +123,7 @@ func build(ctx context.Context, root string) error {
 	// with it however it ends. Nothing of this machine's environment may leak
 	// in; SYSTEMD_OFFLINE keeps maintainer scripts from its systemd.
 	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--propagation=private", "--",
-		"debootstrap", "--variant=minbase", "--include="+packages, suite, tmp)
+		"debootstrap", "--variant=minbase", "--include="+contents(suite), suite, tmp)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "HOME=/root",
 		"DEBIAN_FRONTEND=noninteractive", "SYSTEMD_OFFLINE=1"}
 	for _, name := range []string{"http_proxy", "https_proxy"} {
@@ -122,14 +135,14 @@ func build(ctx context.Context, root string) error {
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("debootstrap %s: %w; see %s and %s/debootstrap/debootstrap.log", suite, err, log, tmp)
 	}
-	if err := finish(tmp); err != nil {
+	if err := finish(tmp, suite); err != nil {
 		return err
 	}
 	return os.Rename(tmp, root)
 }
 
 // finish takes out what no test needs and signs the tree.
-func finish(tree string) error {
+func finish(tree, suite string) error {
 	debs, err := filepath.Glob(filepath.Join(tree, "var/cache/apt/archives/*.deb"))
 	if err != nil {
 		return err
@@ -143,7 +156,7 @@ func finish(tree string) error {
 	if err := os.WriteFile(filepath.Join(tree, "etc/machine-id"), nil, 0o444); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(tree, stamp), []byte(recipe), 0o644)
+	return os.WriteFile(filepath.Join(tree, stamp), []byte(recipe(suite)), 0o644)
 }
 
 // removeTree removes trees, but nothing that is mounted in them.

@@ -3,6 +3,7 @@
 package systemdtest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ type System struct {
 
 // Options say where a system is booted.
 type Options struct {
+	Suite   string // one of Suites, "" for the first
 	Network string // file that stands for its network namespace
 	Console string // file to be made, for what it writes to its console
 	// Binds are paths of this machine that it sees too, read-only, as "PATH" or
@@ -55,7 +57,7 @@ var serial atomic.Int32
 // Start boots a system and returns when it is up. It removes what is left of
 // systems whose process was killed.
 func Start(ctx context.Context, o Options) (*System, error) {
-	root, lock, err := rootfs(ctx, o.Logf)
+	root, lock, err := rootfs(ctx, cmp.Or(o.Suite, Suites[0]), o.Logf)
 	if err != nil {
 		return nil, err
 	}

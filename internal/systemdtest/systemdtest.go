@@ -34,8 +34,14 @@ type Machine struct {
 // skipped as nstest.Need says.
 func Boot(t testing.TB, ns *nstest.NS, binds ...string) *Machine {
 	t.Helper()
+	return BootSuite(t, Suites[0], ns, binds...)
+}
+
+// BootSuite is Boot with the Debian release of that name, one of Suites.
+func BootSuite(t testing.TB, suite string, ns *nstest.NS, binds ...string) *Machine {
+	t.Helper()
 	nstest.Need(t, "systemd-nspawn", "debootstrap", "unshare", "nsenter", "setpriv")
-	o := Options{Network: ns.Path(), Console: filepath.Join(t.TempDir(), "console.log"), Binds: binds, Logf: t.Logf}
+	o := Options{Suite: suite, Network: ns.Path(), Console: filepath.Join(t.TempDir(), "console.log"), Binds: binds, Logf: t.Logf}
 	system, err := Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

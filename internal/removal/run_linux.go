@@ -1,0 +1,326 @@
+package removal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/fence"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/service"
+	"github.com/doorward/doorward/internal/sockdiag"
+	"github.com/doorward/doorward/internal/store"
+)
+
+// ErrRuns is returned while a daemon runs, which would undo what is done here.
+var ErrRuns = errors.New("doorwardd still runs")
+
+// notes is the file for what is to be done when the rest is given back. Its directory
+// is root's alone to write to.
+const notes = "/etc/doorward/removed"
+
+// ownUnit is the daemon's.
+const ownUnit = "doorward.service"
+
+// askTime is how long systemd may take to tell how a unit is.
+const askTime = 10 * time.Second
+
+// startTime is how long an SSH server may take to start that no door names.
+const startTime = 30 * time.Second
+
+// Options say what is given back.
+type Options struct {
+	Config string    // path of the configuration
+	All    bool      // every door, and not only those that people reach the machine by
+	Out    io.Writer // is told what was done, and what is left to do
+}
+
+// Run gives the machine back. It needs root, and that no daemon runs. Where the
+// configuration cannot be used nobody knows which doors there are: then the fence
+// goes. An error means that a way in may be closed still; what could be done was.
+func Run(ctx context.Context, o Options) error {
+	conf, _, err := config.Load(o.Config)
+	if err != nil {
+		return unknown(ctx, o, err)
+	}
+	if c, err := net.Dial("unix", conf.Gateway.Control); err == nil {
+		c.Close()
+		return ErrRuns
+	}
+	m, err := examine(ctx, conf)
+	if err != nil {
+		return err
+	}
+	p := For(m, o.All)
+	out := Outcome{Failed: start(ctx, conf, m, p)}
+	out.Fence, err = openDoors(conf, p, m.Fence)
+	if err == nil {
+		err = writeNotes(notes, m, p)
+	}
+	_, werr := io.WriteString(o.Out, Words(m, p, out))
+	return errors.Join(err, werr)
+}
+
+// unknown is Run without a configuration that can be used, for why. The fence goes,
+// and an SSH server that the machine has runs.
+func unknown(ctx context.Context, o Options, why error) error {
+	fenced, err := stands()
+	if err == nil && fenced {
+		err = fence.Cleanup()
+	}
+	if err != nil {
+		return errors.Join(why, err)
+	}
+	m := Machine{Fence: fenced}
+	m.Boot, _ = atBoot(ctx, ownUnit)
+	if !m.Fence && !m.Boot {
+		return nil // it was not in use
+	}
+	fmt.Fprintf(o.Out, "the configuration cannot be used: %v\nSo the fence goes as a whole: everything that runs can be reached.\n", why)
+	conf := &config.Config{Doors: sshDoors(ctx)}
+	for i := range conf.Doors {
+		m.Doors = append(m.Doors, look(ctx, &conf.Doors[i]))
+	}
+	p := For(m, true)
+	_, err = io.WriteString(o.Out, Words(m, p, Outcome{Failed: start(ctx, conf, m, p)}))
+	return err
+}
+
+// sshDoors is a door to the machine's SSH server: one that runs, or else one that
+// systemd starts at boot, or else any; none where there is no unit for one.
+func sshDoors(ctx context.Context) []config.Door {
+	var best string
+	var most int
+	for _, unit := range []string{"ssh.service", "sshd.service", "ssh.socket", "sshd.socket", "dropbear.service"} {
+		ctx, cancel := context.WithTimeout(ctx, askTime)
+		f, err := service.NewUnit(unit, slog.New(slog.DiscardHandler)).Facts(ctx)
+		cancel()
+		if err != nil || f.Load != "loaded" {
+			continue
+		}
+		fit := 1
+		if f.Enabled == "enabled" {
+			fit = 2
+		}
+		if f.Own.State == service.Running {
+			fit = 3
+		}
+		if fit > most {
+			best, most = unit, fit
+		}
+	}
+	if best == "" {
+		return nil
+	}
+	return []config.Door{{Name: "ssh", Ports: []port.Range{{Proto: port.TCP, First: 22, Last: 22}},
+		Service: &config.Service{Unit: best, Timeout: startTime}}}
+}
+
+// examine looks at the machine.
+func examine(ctx context.Context, conf *config.Config) (Machine, error) {
+	var m Machine
+	var err error
+	if m.Fence, err = stands(); err != nil {
+		return m, err
+	}
+	m.Boot, _ = atBoot(ctx, ownUnit) // without systemd nothing is
+	// Without a state nothing is known of before: what starts at boot starts again.
+	kept, _ := store.Doors(conf.Gateway.State)
+	for i := range conf.Doors {
+		d := look(ctx, &conf.Doors[i])
+		d.Ran = slices.ContainsFunc(kept, func(k store.Door) bool { return k.Name == d.Name && k.Ran })
+		m.Doors = append(m.Doors, d)
+	}
+	return m, nil
+}
+
+// stands says whether there is a fence. Where the kernel has no nf_tables, or lets
+// not even root ask for them, as in a container without CAP_NET_ADMIN, there is none.
+func stands() (bool, error) {
+	stands, err := fence.Stands()
+	if errors.Is(err, unix.EPERM) && os.Geteuid() == 0 || errors.Is(err, unix.EPROTONOSUPPORT) ||
+		errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EINVAL) {
+		return false, nil
+	}
+	return stands, err
+}
+
+func look(ctx context.Context, d *config.Door) Door {
+	var ports []string
+	for _, r := range d.Ports {
+		ports = append(ports, r.String())
+	}
+	l := Door{Name: d.Name, Ports: strings.Join(ports, ", "), WayIn: WayIn(d)}
+	switch {
+	case d.Service == nil:
+		l.Runs = true
+	case d.Service.Unit == "":
+		l.Command = d.Service.Start[0]
+		l.Runs = listens(d.Ports)
+	default:
+		l.Unit = d.Service.Unit
+		ctx, cancel := context.WithTimeout(ctx, askTime)
+		defer cancel()
+		u := service.NewUnit(l.Unit, slog.New(slog.DiscardHandler))
+		s, err := u.Status(ctx)
+		if err != nil {
+			break // the order to start it says why
+		}
+		l.Unit = u.Names().ID
+		l.Runs = s.State == service.Running || s.State == service.Starting
+		l.Boot, _ = atBoot(ctx, l.Unit)
+	}
+	return l
+}
+
+// listens says whether somebody listens at one of the ports.
+func listens(ports []port.Range) bool {
+	found, err := sockdiag.Listening(ports)
+	return err == nil && len(found) > 0
+}
+
+// atBoot says whether systemd starts a unit at boot, itself or by another that starts
+// it, as its socket, or the service of a socket.
+func atBoot(ctx context.Context, unit string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	quiet := slog.New(slog.DiscardHandler)
+	f, err := service.NewUnit(unit, quiet).Facts(ctx)
+	if err != nil {
+		return false, err
+	}
+	names := []string{f.ID}
+	if base, ok := strings.CutSuffix(f.ID, ".service"); ok {
+		names = append(names, base+".socket")
+	}
+	for _, name := range slices.Concat(names, f.Feeds, f.FedBy) {
+		// Of names that links give it, the unit's own says it: systemctl(1), is-enabled.
+		if o, err := service.NewUnit(name, quiet).Facts(ctx); err == nil && o.Load == "loaded" && o.Enabled == "enabled" {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// start starts what the plan says, and returns what could not be, by door.
+func start(ctx context.Context, conf *config.Config, m Machine, p Plan) map[int]error {
+	failed := map[int]error{}
+	for _, i := range p.Start {
+		if err := startOne(ctx, &conf.Doors[i]); err != nil {
+			failed[i] = err
+		}
+	}
+	for _, i := range p.Enable {
+		if err := enable(ctx, m.Doors[i].Unit); err != nil && failed[i] == nil {
+			failed[i] = err
+		}
+	}
+	return failed
+}
+
+// enable has a unit started at boot.
+func enable(ctx context.Context, unit string) error {
+	asking, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	if err := service.NewUnit(unit, slog.New(slog.DiscardHandler)).Enable(asking); err != nil {
+		return err
+	}
+	// A unit without an [Install] section cannot be, which is no error to systemd.
+	if boot, err := atBoot(ctx, unit); err == nil && !boot {
+		return fmt.Errorf("unit %q cannot be enabled: it has no [Install] section", unit)
+	}
+	return nil
+}
+
+func startOne(ctx context.Context, d *config.Door) error {
+	ctx, cancel := context.WithTimeout(ctx, d.Service.Timeout)
+	defer cancel()
+	quiet := slog.New(slog.DiscardHandler)
+	if d.Service.Unit != "" {
+		return service.NewUnit(d.Service.Unit, quiet).Start(ctx)
+	}
+	// Nobody supervises it from here on, so that its files are of no use afterwards;
+	// and root makes none in a directory of the daemon's user, who could have put a
+	// link there.
+	dir, err := os.MkdirTemp("", "doorward-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	return service.NewCommand(d.Service.Start, d.Service.Stop, d.Service.Status, dir+"/pid", quiet).Start(ctx)
+}
+
+// openDoors takes from the fence what the plan opens, and says whether it stands.
+// Should the rest of it not be kept up, it goes: that exposes a service, but locks
+// out nobody.
+func openDoors(conf *config.Config, p Plan, stood bool) (bool, error) {
+	if !stood {
+		return false, nil
+	}
+	if len(p.Closed) > 0 {
+		err := keepClosed(conf, p)
+		if err == nil {
+			return true, nil
+		}
+		if cerr := fence.Cleanup(); cerr != nil {
+			return true, errors.Join(err, cerr)
+		}
+		return false, fmt.Errorf("every port is reachable, since what was to stay closed could not be kept so: %w", err)
+	}
+	if err := fence.Cleanup(); err != nil {
+		return true, err
+	}
+	return false, nil
+}
+
+func keepClosed(conf *config.Config, p Plan) error {
+	f, err := fence.Open(slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var doors []fence.Door
+	for _, i := range p.Closed {
+		d := conf.Doors[i]
+		doors = append(doors, fence.Door{Name: d.Name, Ports: d.Ports,
+			Reject: d.Refuse == config.Reject, SingleUse: d.SingleUse, Always: d.Always})
+	}
+	return f.Guard(doors)
+}
+
+// writeNotes writes what is to be done when the rest is given back, for a shell
+// script that has no doorward to ask: the boot for which it is so, since another
+// one starts services by itself, and the units to start.
+func writeNotes(path string, m Machine, p Plan) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if len(p.Later) == 0 {
+		return nil
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return err
+	}
+	text := "# What doorward had stopped when it was removed; a purge starts it.\nboot " + string(boot)
+	for _, i := range p.Later {
+		text += "start " + m.Doors[i].Unit + "\n"
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
