@@ -91,6 +91,7 @@ func contents(t *testing.T, dir string) map[string][]byte {
 }
 
 func TestPackages(t *testing.T) {
+	t.Parallel()
 	nstest.Need(t, "git", "dpkg-deb", "rpm", "lintian")
 	out := t.TempDir()
 	runBuild(t, "..", nil, "build/packages.sh", out, "amd64")
