@@ -74,7 +74,8 @@ daemon() {
 	archive "${tree##*/}"
 }
 
-go -C build/tools build -trimpath -o "$work/cyclonedx-gomod" github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
+# An SBOM names the program that made it by its hash.
+CGO_ENABLED=0 go -C build/tools build -trimpath -o "$work/cyclonedx-gomod" github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
 build/programs.sh "$work/host" doorward
 build/completions.sh "$work/host/doorward" "$work/completions"
 for target in "$@"; do

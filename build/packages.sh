@@ -74,14 +74,14 @@ pack() {
 	for name in daemon client; do
 		config=packaging/nfpm.yaml
 		[ $name = daemon ] || config=packaging/nfpm-client.yaml
-		(cd "$work" && STAGE=$work/$name ./nfpm package --config "$config" --packager "$1" --target "$out" >log) || {
+		(cd "$work" && STAGE=$work/$name "$nfpm" package --config "$config" --packager "$1" --target "$out" >log) || {
 			cat "$work/log" >&2
 			exit 1
 		}
 	done
 }
 
-go -C build/tools build -trimpath -o "$work/nfpm" github.com/goreleaser/nfpm/v2/cmd/nfpm
+nfpm=$(go -C build/tools tool -n nfpm)
 build/programs.sh "$work/host" doorward
 build/completions.sh "$work/host/doorward" "$work/bin/completions"
 GOOS=linux build/licenses.sh ./cmd/doorwardd ./cmd/doorward | gzip -9n >"$work/THIRD-PARTY-LICENSES.gz"

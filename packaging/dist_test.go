@@ -25,6 +25,7 @@ import (
 const number = "1.2.3+git20270102030405.0123abcd"
 
 func TestArchives(t *testing.T) {
+	t.Parallel()
 	nstest.Need(t, "zip", "tar")
 	out := t.TempDir()
 	runBuild(t, "..", nil, "build/dist.sh", out, "linux/amd64", "windows/amd64")
@@ -144,6 +145,7 @@ func testSBOM(t *testing.T, text []byte, program, library string) {
 // TestVersion holds which version commits have, and that package managers sort them
 // in the order in which they were made.
 func TestVersion(t *testing.T) {
+	t.Parallel()
 	nstest.Need(t, "git", "dpkg", "rpm")
 	dir := t.TempDir()
 	if err := os.CopyFS(dir+"/build", os.DirFS("../build")); err != nil {

@@ -446,7 +446,7 @@ func (l *life) madeHere() {
 func packagesOf(t *testing.T) (before, now, built string) {
 	t.Helper()
 	now, before, built = t.TempDir(), t.TempDir(), t.TempDir()
-	sh(t, "..", `FORMATS=deb build/packages.sh "$1" "$2"`, now, runtime.GOARCH)
+	runBuild(t, "..", []string{"FORMATS=deb"}, "build/packages.sh", now, runtime.GOARCH)
 	tree := t.TempDir()
 	sh(t, "..", `git archive "$1" | tar -x -C "$2"`, released, tree)
 	sh(t, tree, `CGO_ENABLED=0 go build -trimpath -buildvcs=false -o bin/ ./cmd/doorwardd ./cmd/doorward

@@ -91,6 +91,7 @@ func contents(t *testing.T, dir string) map[string][]byte {
 }
 
 func TestPackages(t *testing.T) {
+	t.Parallel()
 	nstest.Need(t, "git", "dpkg-deb", "rpm", "lintian")
 	out := t.TempDir()
 	runBuild(t, "..", nil, "build/packages.sh", out, "amd64")
@@ -271,7 +272,7 @@ func testInstalled(t *testing.T, daemon, client pkg) {
 		packaged.files[path] = f
 	}
 	packaged = packaged.moved("/usr/share/zsh/vendor-completions/_doorward", "/usr/share/zsh/site-functions/_doorward")
-	for path, f := range packaged.files {
+	for path, f := range maps.Clone(packaged.files) {
 		switch {
 		case f.dir, strings.HasPrefix(path, "/usr/share/doc/"), strings.HasPrefix(path, "/usr/share/lintian/"),
 			path == "/etc/doorward/doorward.toml", path == "/etc/init.d/doorward":

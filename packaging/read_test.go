@@ -143,7 +143,7 @@ func readRPM(t *testing.T, path string) pkg {
 		if _, err := fmt.Sscan(line, &name, &mode, &owner, &flags); err != nil {
 			t.Fatalf("rpm says of a file of %s: %q", path, line)
 		}
-		f := file{dir: strings.HasPrefix(mode, "04"), mode: strings.TrimLeft(mode[len(mode)-4:], "0") + " " + owner}
+		f := file{dir: strings.HasPrefix(strings.TrimLeft(mode, "0"), "40"), mode: strings.TrimLeft(mode[len(mode)-4:], "0") + " " + owner}
 		if !f.dir {
 			text, err := os.ReadFile(filepath.Join(root, name))
 			if err != nil {
