@@ -104,8 +104,8 @@ func run(args []string) int {
 }
 
 // stopFirst is for who would take the fence down while a daemon keeps it up.
-const stopFirst = `doorwardd: hint: the daemon has to be stopped first: systemctl stop doorward
-doorwardd: hint: if a door is all that is to be opened, it need not be: doorward open DOOR --source any --for 1h
+const stopFirst = `doorwardd: hint: systemctl stop doorward
+doorwardd: hint: or, to open a door while the daemon runs: doorward open DOOR --source any --for 1h
 `
 
 // cleanUp removes the fence, and says what it did.

@@ -34,6 +34,7 @@ var elsewhere = map[string]string{
 	"internal/share":     ".",
 	"internal/service":   "^Test(NamesByLinks|PolkitRule|Refused|RestartIsNoStop)$",
 	"internal/doctor":    "^TestUnit",
+	"internal/removal":   ".",
 	"internal/visit":     "^Test(Wait|ASlow)",
 	"internal/turns":     ".",
 	"cmd/doorward":       ".",

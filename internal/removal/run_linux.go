@@ -213,16 +213,19 @@ func atBoot(ctx context.Context, unit string) (bool, error) {
 	return false, nil
 }
 
-// start starts what the plan says, and returns what could not be, by door.
+// start starts what the plan says, and returns what could not be, by door. What is to
+// be started at boot is told systemd first: it brings new names, such as sshd.service
+// for ssh.service, and a systemd that reads them for a unit that runs may take it for
+// one that does not.
 func start(ctx context.Context, conf *config.Config, m Machine, p Plan) map[int]error {
 	failed := map[int]error{}
-	for _, i := range p.Start {
-		if err := startOne(ctx, &conf.Doors[i]); err != nil {
+	for _, i := range p.Enable {
+		if err := enable(ctx, m.Doors[i].Unit); err != nil {
 			failed[i] = err
 		}
 	}
-	for _, i := range p.Enable {
-		if err := enable(ctx, m.Doors[i].Unit); err != nil && failed[i] == nil {
+	for _, i := range p.Start {
+		if err := startOne(ctx, &conf.Doors[i]); err != nil {
 			failed[i] = err
 		}
 	}
