@@ -388,7 +388,7 @@ status = ["/bin/sh", "-c\u0000", 1]
 			`such as "ssh.service", "ssh.socket"`,
 	}},
 	{"only a suffix", ssh + "service.unit = \".service\"\n" + oneKnock, []string{
-		`3: door.ssh.service.unit: ".service": no unit's name: allowed are units such as "ssh.service", "ssh.socket"`,
+		`3: door.ssh.service.unit: ".service": not a unit name: allowed are units such as "ssh.service", "ssh.socket"`,
 	}},
 	{"a template", ssh + "service.unit = \"openvpn@.service\"\n" + oneKnock, []string{
 		`3: door.ssh.service.unit: "openvpn@.service": a template without an instance: allowed are units ` +

@@ -202,7 +202,7 @@ func TestAServiceBehindADarkDoorIsStopped(t *testing.T) {
 	s := newScene(t, ssh)
 	s.want(s.door.Stopped(s.now, ""))
 	s.want(s.door.Runs(s.now), "stop",
-		"record repaired | the service was running although the door is dark; it is stopped")
+		"record repaired | the service was running although the door is dark; stopping it")
 	s.want(s.door.Stopped(s.now, ""))
 	s.state(Dark)
 }
@@ -270,7 +270,7 @@ func TestAWrongKnockTakesBackWhatTheRightOneEarned(t *testing.T) {
 	s.want(s.door.Wrong(s.now, wrong),
 		"punish 192.0.2.2 1m0s", "record refused | 192.0.2.2 | touch | touched another",
 		"give 192.0.2.2 10s", "drop 192.0.2.2 by touch",
-		"record granted | 192.0.2.2 | touch | a wrong knock came after the right one; what others gave stands")
+		"record granted | 192.0.2.2 | touch | a wrong knock came after the right one; grants by others remain")
 
 	// While the service starts, the door was opening for nobody else.
 	s = newScene(t, ssh)

@@ -167,10 +167,10 @@ func TestWhatRanBeforeTheDoorIsStoppedWithoutAWarning(t *testing.T) {
 	s := newScene(t, ssh)
 	s.want(s.door.Runs(s.now), "stop", "record dark | the service was running when the door was first guarded; stopping it")
 	s.want(s.door.Stopped(s.now, ""))
-	s.want(s.door.Runs(s.now), "stop", "record repaired | the service was running although the door is dark; it is stopped")
+	s.want(s.door.Runs(s.now), "stop", "record repaired | the service was running although the door is dark; stopping it")
 
 	again := New(ssh, s.door.Saved(), s.now)
-	s.want(again.Runs(s.now), "stop", "record repaired | the service was running although the door is dark; it is stopped")
+	s.want(again.Runs(s.now), "stop", "record repaired | the service was running although the door is dark; stopping it")
 }
 
 // Who knocked in the pause is waited for, however long nobody was in.
