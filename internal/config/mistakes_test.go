@@ -271,10 +271,10 @@ ports = [
   "198.51.0.0/16",
 ]
 ` + oneKnock, []string{
-		`4: door.ssh.always[0]: "192.0.2.7/24": host bits are set after the first 24: allowed are "192.0.2.0/24", ` +
-			`which is the prefix, and "192.0.2.7/32", which is the one address`,
-		`5: door.ssh.always[1]: "2001:db8::1/48": bits are set after the first 48: allowed are "2001:db8::/48", ` +
-			`which is the prefix, and "2001:db8::1/128", which is the one address`,
+		`4: door.ssh.always[0]: "192.0.2.7/24": host bits are set after the first 24: allowed are "192.0.2.0/24" ` +
+			`for the prefix, and "192.0.2.7/32" for the one address`,
+		`5: door.ssh.always[1]: "2001:db8::1/48": host bits are set after the first 48: allowed are "2001:db8::/48" ` +
+			`for the prefix, and "2001:db8::1/128" for the one address`,
 		`6: door.ssh.always[2]: "::ffff:192.0.2.0/120": an IPv4 prefix in IPv6 form: allowed are prefixes ` +
 			`such as "203.0.113.0/24", "2001:db8::/48"`,
 		`7: door.ssh.always[3]: "192.0.2.7": no prefix length: allowed are prefixes such as "203.0.113.0/24", "2001:db8::/48"`,
@@ -296,7 +296,7 @@ knock = [{kind = "touch", listen = [21, 23], touch = [21]}]
 `, []string{
 		`3: door.ssh.presence.idle: "90m": nobody would ever be seen: connections = false, and no logins are read; ` +
 			`the door would go dark, and its service be stopped, while people are using it: allowed are "never"`,
-		`11: door.web.presence.idle: "1h": the default does not work here: nobody is ever seen to be in: connections = false, ` +
+		`11: door.web.presence.idle: "1h": the default does not work here: nobody would ever be seen: connections = false, ` +
 			`and no logins are read; the door would go dark while people are using it: allowed are "never"`,
 	}},
 	{"whether anybody is seen is not known", `[door.ssh]
@@ -395,7 +395,7 @@ status = ["/bin/sh", "-c\u0000", 1]
 			`such as "ssh.service", "ssh.socket"`,
 	}},
 	{"only a suffix", ssh + "service.unit = \".service\"\n" + oneKnock, []string{
-		`3: door.ssh.service.unit: ".service": no unit's name: allowed are units such as "ssh.service", "ssh.socket"`,
+		`3: door.ssh.service.unit: ".service": not a unit name: allowed are units such as "ssh.service", "ssh.socket"`,
 	}},
 	{"a template", ssh + "service.unit = \"openvpn@.service\"\n" + oneKnock, []string{
 		`3: door.ssh.service.unit: "openvpn@.service": a template without an instance: allowed are units ` +

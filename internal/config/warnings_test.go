@@ -38,7 +38,7 @@ func TestWarnings(t *testing.T) {
 		{"metrics for all", "gateway.metrics = \"0.0.0.0:9472\"\n" + ssh +
 			`knock = [{kind = "touch", listen = [1, 2, 3], touch = [1, 3]}]`, []string{
 			`gateway.metrics: 0.0.0.0:9472: anyone who can reach this address can read the metrics, without a password: ` +
-				`a loopback address keeps them here`}},
+				`a loopback address keeps them on this machine`}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -274,7 +274,7 @@ func TestAWrongKnockTakesBackWhatTheRightOneEarned(t *testing.T) {
 	s.want(s.door.Wrong(s.now, wrong),
 		"punish 192.0.2.2 1m0s", "record refused | 192.0.2.2 | touch | touched another",
 		"give 192.0.2.2 10s", "drop 192.0.2.2 by touch",
-		"record granted | 192.0.2.2 | touch | a wrong knock came after the right one; what others gave stands")
+		"record granted | 192.0.2.2 | touch | a wrong knock came after the right one; grants by others remain")
 
 	// While the service starts, the door was opening for nobody else.
 	s = newScene(t, ssh)

@@ -33,7 +33,7 @@ func (d *Door) withdraw(now time.Time, source netip.Prefix, p claimant) []Effect
 	switch {
 	case mine >= 0 && !d.grants.othersLast(now, claims, mine):
 		out = append(d.drop(now, n, true), EndFlows{source}, revoked)
-	case mine >= 0: // last one out: what others gave stands
+	case mine >= 0: // last one out: grants by others remain
 		d.grants.unclaim(n, mine)
 		out = []Effect{Give{source, d.grants.until(now, n)}, DropClaim{source, p.by}, stands()}
 	case waited && has:

@@ -62,7 +62,7 @@ func TestAWrongKnockWhileTheServiceIsRepaired(t *testing.T) {
 	s.door.Knock(s.now, Knock{Source: other, By: "touch", Reason: "right"})
 	s.want(s.door.Wrong(s.now, Wrong{Proven: true, Source: other, By: "touch", Reason: "touched another", Penalty: time.Minute}),
 		"punish 2001:db8::/64 1m0s", "record refused | 2001:db8::2 | touch | touched another; its /64 is penalised",
-		"record granted | 2001:db8::2 | touch | a wrong knock came after the right one; what others gave stands")
+		"record granted | 2001:db8::2 | touch | a wrong knock came after the right one; grants by others remain")
 }
 
 // Who knocked while the service was on its way down waits for it to come back. A door

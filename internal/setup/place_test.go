@@ -16,8 +16,11 @@ import (
 func TestWritable(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "doorward.toml")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
+	blank := filepath.Join(dir, "blank.toml") // as packages install it
+	for path, text := range map[string]string{file: "[gateway]\n", blank: "# nothing yet\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := os.Symlink("nowhere", filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
@@ -28,7 +31,7 @@ func TestWritable(t *testing.T) {
 		replace bool
 		want    error
 	}{
-		{file, false, ErrExists}, {file, true, nil}, {fresh, false, nil}, {filepath.Join(dir, "link"), false, ErrExists},
+		{file, false, ErrExists}, {file, true, nil}, {blank, false, nil}, {fresh, false, nil}, {filepath.Join(dir, "link"), false, ErrExists},
 		{filepath.Join(dir, "no", "such", "file"), false, nil}, // which Place refuses
 	} {
 		if err := Writable(tt.path, tt.replace); !errors.Is(err, tt.want) {
