@@ -150,7 +150,7 @@ func TestAStartThatOthersCancelIsMadeAgain(t *testing.T) {
 func TestOrdersAndDeathsAreCountedApart(t *testing.T) {
 	s := opened(t, ssh)
 	s.at(5 * time.Second)
-	s.want(s.door.Stopped(s.now, "signal 9"), "start", "record repaired | the service died (signal 9); it is started again")
+	s.want(s.door.Stopped(s.now, "signal 9"), "start", "record repaired | the service died (signal 9); restarting it")
 	s.door.Runs(s.now)
 	s.at(6 * time.Second)
 	s.want(s.door.Halted(s.now), "start",

@@ -61,7 +61,7 @@ func TestWritable(t *testing.T) {
 			t.Errorf("%s, for a user who may not: %v", path, err)
 		}
 	}
-	if entries, err := os.ReadDir(dir); len(entries) != 2 || err != nil {
+	if entries, err := os.ReadDir(dir); len(entries) != 3 || err != nil {
 		t.Errorf("asking made something: %v, %v", entries, err)
 	}
 }
