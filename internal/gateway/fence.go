@@ -232,17 +232,3 @@ func (g *Gateway) halve(why error, doors []string, tries *int) error {
 	}
 	return refused
 }
-
-// maxLookups bounds what a turn adds to the changes of the fence, by what they cost the
-// kernel: it looks for each set of grants by its name among those of all doors
-// (nf_tables_api.c, nft_set_lookup), twice for each grant, which takes 0.4 ms with a
-// thousand doors.
-const (
-	maxLookups = 10_000
-	emptying   = 10 // how many grants a door that is emptied costs as much as, at most
-)
-
-// lookups are what the changes of the fence that wait cost the kernel.
-func (g *Gateway) lookups() int {
-	return (len(g.changes.grants) + emptying*len(g.changes.emptied)) * len(g.doors)
-}
