@@ -34,6 +34,7 @@ type env struct {
 	now            func() time.Time       // nil for time.Now
 	cache          func() (string, error) // the user's cache directory; nil for none
 	args           []string               // the command line
+	polkitRules    string                 // file of the polkit rule, "" for the system's
 
 	// become has a program take this one's place, and returns only if it cannot; nil
 	// where there is no such thing.

@@ -24,10 +24,16 @@ type applier struct {
 	err             error  // of apply
 	seen            []byte // the file as apply found it
 	order           any
+	doors           []control.Door
+	waits           bool // a configuration, to be confirmed
 }
 
 func (a *applier) Status() (control.Status, <-chan struct{}) {
-	return control.Status{Time: time.Now(), Config: a.config}, make(chan struct{})
+	s := control.Status{Time: time.Now(), Config: a.config, Doors: a.doors}
+	if a.waits {
+		s.Pending = &control.Pending{ID: 1, Until: time.Now().Add(time.Minute)}
+	}
+	return s, make(chan struct{})
 }
 
 func (a *applier) Newer() <-chan struct{} { return make(chan struct{}) }
