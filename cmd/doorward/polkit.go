@@ -38,8 +38,8 @@ Without --install the rule is printed. With it, it is written to
 again when a door gets another unit; doors with commands need no rule, but then
 the daemon must run as a user that may run them.
 
-Exit status: 0 when the rule is printed or written, or when none is needed; 1 when not; 2 when the command
-line is wrong.`
+Exit status: 0 when the rule is printed or written, or when none is needed; 1 when
+not; 2 when the command line is wrong.`
 
 const polkitExamples = `  doorward polkit
   sudo doorward polkit --install`
