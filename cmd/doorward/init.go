@@ -299,7 +299,7 @@ func (o *initOptions) next(e *env, w io.Writer, m setup.Machine, c *config.Confi
 		fmt.Fprintf(&b, "\n%s: %s; to keep them free:\n    %s\n", d.Warn.Render("warning"), output.Text(what), output.Text(do))
 	}
 	left := setup.Written{Config: c, File: o.output, Rewritten: o.Former.Kept != "",
-		Sudo: os.Geteuid() != 0 || e.getenv("SUDO_UID") != ""}
+		Sudo: usesSudo(e)}
 	if m.Firewalls != nil {
 		left.Firewalls = m.Firewalls(c)
 	}
@@ -311,7 +311,7 @@ func (o *initOptions) next(e *env, w io.Writer, m setup.Machine, c *config.Confi
 		}
 	}
 	sudo := ""
-	if left.Sudo {
+	if usesSudo(e) {
 		sudo = "sudo "
 	}
 	fmt.Fprintf(&b, "\nAfter a change of the file: %sdoorward apply --confirm 60s\n", sudo)

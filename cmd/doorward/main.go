@@ -49,6 +49,9 @@ func (e *env) clock() time.Time {
 	return time.Now()
 }
 
+// usesSudo says whether who reads the output gets to be root by sudo.
+func usesSudo(e *env) bool { return os.Geteuid() != 0 || e.getenv("SUDO_UID") != "" }
+
 // styles are those for w, one of the env's streams.
 func (e *env) styles(w io.Writer) output.Styles { return output.StylesFor(w, e.getenv) }
 

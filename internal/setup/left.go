@@ -49,11 +49,7 @@ func (w *Written) Left() []Step {
 	if unit := unitOf(door); unit != "" {
 		add(fmt.Sprintf("Let the daemon start and stop %s:", unit), w.root("doorward polkit"+path+" --install"))
 	}
-	for _, f := range firewallsToOpen(w.Firewalls) {
-		add(fmt.Sprintf("In this machine's firewall, %s, let knocks and visitors through:", f.Name), w.typed(f.Steps)...)
-	}
-	add("In the provider's firewall (a security group, a router), if there is one, allow from everywhere:",
-		listed(w.Config.WayIn())...)
+	steps = append(steps, w.WaysIn()...)
 	look := ""
 	if path != "" {
 		look = " -c" + path
@@ -61,6 +57,15 @@ func (w *Written) Left() []Step {
 	add("Have the machine looked over:", w.root("doorward doctor"+look))
 	steps = append(steps, w.start(path, file))
 	return append(steps, w.visitors(door, path)...)
+}
+
+// WaysIn says what is to be done at other firewalls for knocks and visitors to arrive.
+func (w *Written) WaysIn() (steps []Step) {
+	for _, f := range firewallsToOpen(w.Firewalls) {
+		steps = append(steps, Step{fmt.Sprintf("In this machine's firewall, %s, let knocks and visitors through:", f.Name), w.typed(f.Steps)})
+	}
+	return append(steps, Step{"In the provider's firewall (a security group, a router), if there is one, allow from everywhere:",
+		listed(w.Config.WayIn())})
 }
 
 // start says how the daemon comes to use the file.
