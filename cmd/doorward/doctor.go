@@ -93,7 +93,15 @@ func examine(c *cobra.Command, e *env, path string, asJSON bool) error {
 // doctorWidth is where findings are broken into lines.
 const doctorWidth = output.PlainWidth
 
-// rootPrograms are those with which a step begins that only root can take.
+// asRoot puts sudo before a step that only root can take, for who came by it.
+func asRoot(step string, sudo bool) string {
+	if program, _, _ := strings.Cut(step, " "); sudo && slices.Contains(rootPrograms, program) {
+		return "sudo " + step
+	}
+	return step
+}
+
+// rootPrograms are those with which such a step begins.
 var rootPrograms = []string{"ufw", "firewall-cmd", "nft", "iptables", "ip6tables", "iptables-legacy", "systemctl", "sysctl",
 	"timedatectl", "journalctl", "chown", "chgrp", "chmod"}
 
@@ -110,10 +118,7 @@ func printDoctor(w io.Writer, d output.Styles, findings []doctor.Finding, sudo b
 		lines := output.Wrap(output.Text(f.Where)+": "+output.Text(f.What), doctorWidth-len(indent))
 		fmt.Fprintf(w, "%s  %s\n", verdict, strings.Join(lines, "\n"+indent))
 		for _, step := range f.Steps() {
-			if program, _, _ := strings.Cut(step, " "); sudo && slices.Contains(rootPrograms, program) {
-				step = "sudo " + step
-			}
-			fmt.Fprintf(w, "%s> %s\n", indent, output.Text(step))
+			fmt.Fprintf(w, "%s> %s\n", indent, output.Text(asRoot(step, sudo)))
 		}
 	}
 	fmt.Fprintf(w, "\n%s, %s, %s, %d ok\n", output.Counted(count(findings, doctor.Problem), "problem"),

@@ -188,7 +188,7 @@ func TestExitStatuses(t *testing.T) {
 	} {
 		told := &control.Error{Code: code, Message: "no"}
 		for _, err := range []error{told, fmt.Errorf("apply: %w", told), withHint(told, "x"), errors.Join(told, nil)} {
-			if got := report(&env{stderr: &bytes.Buffer{}}, err); got != want {
+			if got := report(&env{stderr: &bytes.Buffer{}, getenv: func(string) string { return "" }}, err); got != want {
 				t.Errorf("%q in a %T: exit status %d, want %d", code, err, got, want)
 			}
 		}

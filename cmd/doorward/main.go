@@ -130,7 +130,7 @@ func report(e *env, err error) int {
 	// Strangers had a hand in some errors: whoever listens at the socket, a log.
 	fmt.Fprintf(e.stderr, "doorward: error: %s\n", legible.Lines(err.Error()))
 	if hint := hintOf(err); hint != "" {
-		fmt.Fprintf(e.stderr, "doorward: hint: %s\n", legible.Lines(hint))
+		fmt.Fprintf(e.stderr, "doorward: hint: %s\n", legible.Lines(asRoot(hint, e.getenv("SUDO_UID") != "")))
 	}
 	if ok {
 		return status.code
