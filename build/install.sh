@@ -42,4 +42,4 @@ if [ -z "$root" ] && [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 	busctl call org.freedesktop.DBus / org.freedesktop.DBus ReloadConfig >/dev/null 2>&1 || true
 fi
-echo "next: doorward init"
+echo "next: ${SUDO_UID:+sudo }doorward init"

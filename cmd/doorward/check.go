@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -89,6 +91,9 @@ type finding struct {
 func check(e *env, m setup.Machine, path string, asJSON bool) error {
 	c, text, err := loadOrRead(e, &path)
 	mistakes := tables.Mistakes(err)
+	if errors.Is(err, fs.ErrNotExist) && path == config.DefaultPath {
+		return withHint(err, "sudo doorward init writes one")
+	}
 	if err != nil && len(mistakes) == 0 {
 		return err
 	}

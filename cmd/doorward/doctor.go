@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -80,7 +81,7 @@ func examine(c *cobra.Command, e *env, path string, asJSON bool) error {
 			return err
 		}
 	} else {
-		printDoctor(e.stdout, e.styles(e.stdout), findings)
+		printDoctor(e.stdout, e.styles(e.stdout), findings, e.getenv("SUDO_UID") != "")
 	}
 	n := count(findings, doctor.Problem)
 	if n == 0 {
@@ -90,12 +91,24 @@ func examine(c *cobra.Command, e *env, path string, asJSON bool) error {
 }
 
 // doctorWidth is where findings are broken into lines.
-const doctorWidth = 84
+const doctorWidth = output.PlainWidth
+
+// asRoot puts sudo before a step that only root can take, for who came by it.
+func asRoot(step string, sudo bool) string {
+	if program, _, _ := strings.Cut(step, " "); sudo && slices.Contains(rootPrograms, program) {
+		return "sudo " + step
+	}
+	return step
+}
+
+// rootPrograms are those with which such a step begins.
+var rootPrograms = []string{"ufw", "firewall-cmd", "nft", "iptables", "ip6tables", "iptables-legacy", "systemctl", "sysctl",
+	"timedatectl", "journalctl", "chown", "chgrp", "chmod"}
 
 // printDoctor prints findings for people: the verdict, where, and what is so,
 // with what to do about it below, a step a line. Those are never broken, so that
-// a command can be copied.
-func printDoctor(w io.Writer, d output.Styles, findings []doctor.Finding) {
+// a command can be copied, and begin with sudo for who came by it.
+func printDoctor(w io.Writer, d output.Styles, findings []doctor.Finding, sudo bool) {
 	styles := map[doctor.Verdict]func(...string) string{
 		doctor.OK: d.Good.Render, doctor.Note: d.Faint.Render, doctor.Warning: d.Warn.Render, doctor.Problem: d.Bad.Render,
 	}
@@ -105,7 +118,7 @@ func printDoctor(w io.Writer, d output.Styles, findings []doctor.Finding) {
 		lines := output.Wrap(output.Text(f.Where)+": "+output.Text(f.What), doctorWidth-len(indent))
 		fmt.Fprintf(w, "%s  %s\n", verdict, strings.Join(lines, "\n"+indent))
 		for _, step := range f.Steps() {
-			fmt.Fprintf(w, "%s> %s\n", indent, output.Text(step))
+			fmt.Fprintf(w, "%s> %s\n", indent, output.Text(asRoot(step, sudo)))
 		}
 	}
 	fmt.Fprintf(w, "\n%s, %s, %s, %d ok\n", output.Counted(count(findings, doctor.Problem), "problem"),

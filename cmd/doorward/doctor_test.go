@@ -18,6 +18,14 @@ import (
 
 func TestPrintDoctor(t *testing.T) {
 	var b bytes.Buffer
+	defer func() { // who came by sudo needs it for what only root can do
+		b.Reset()
+		printDoctor(&b, output.Styles{}, []doctor.Finding{{Verdict: doctor.Problem, Where: "ufw", What: "x", Do: "ufw reload; ufws; doorward check"}}, true)
+		want := "problem  ufw: x\n         > sudo ufw reload\n         > ufws\n         > doorward check\n"
+		if !strings.HasPrefix(b.String(), want) {
+			t.Errorf("by sudo:\n%s\nwant\n%s", b.String(), want)
+		}
+	}()
 	printDoctor(&b, output.Styles{}, []doctor.Finding{
 		{Verdict: doctor.OK, Where: "kernel", What: "Linux 6.12.0 takes doorward's nftables table and keeps others from changing it"},
 		{Verdict: doctor.Note, Where: "network", What: "nobody knows", Do: "try it"},
@@ -25,13 +33,13 @@ func TestPrintDoctor(t *testing.T) {
 			Do: "end that, or change the knock: doorward rotate --door ssh --output /root/a/long/way/down"},
 		{Verdict: doctor.Problem, Where: "ufw", What: "drops them",
 			Do: "ufw allow proto tcp to any port 22,59000,59001,59002,59003,59004,59005,59006,59007,59008,59009\nufw allow\x1b 1; ufw reload\n"},
-	})
-	want := `ok       kernel: Linux 6.12.0 takes doorward's nftables table and keeps others from
-         changing it
+	}, false)
+	want := `ok       kernel: Linux 6.12.0 takes doorward's nftables table and keeps others
+         from changing it
 note     network: nobody knows
          > try it
-problem  59001/tcp: is taken by ` + "\ufffd" + `[31mnginx (pid 9): door ssh cannot listen for its
-         knock
+problem  59001/tcp: is taken by ` + "\ufffd" + `[31mnginx (pid 9): door ssh cannot listen for
+         its knock
          > end that, or change the knock: doorward rotate --door ssh --output /root/a/long/way/down
 problem  ufw: drops them
          > ufw allow proto tcp to any port 22,59000,59001,59002,59003,59004,59005,59006,59007,59008,59009

@@ -59,7 +59,8 @@ const explainExamples = `  doorward explain 192.0.2.7
 
 // lookAtFirewalls adds to an explanation what other firewalls do; why says why they
 // were not looked at, and perhaps on a second line what to type, "" when they were.
-type lookAtFirewalls func(*control.Explanation) (why string)
+// Whether the configuration file is inUse says if its knocks are those to be looked at.
+type lookAtFirewalls func(x *control.Explanation, inUse bool) (why string)
 
 func newExplain(e *env) *cobra.Command { return newExplainWith(e, firewallsOfOthers) }
 
@@ -76,11 +77,16 @@ func newExplainWith(e *env, look lookAtFirewalls) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			x, err := e.client(c).Explain(c.Context(), source, door)
+			daemon := e.client(c)
+			x, err := daemon.Explain(c.Context(), source, door)
 			if err != nil {
 				return err
 			}
-			why := look(&x)
+			s, err := daemon.Status(c.Context())
+			if err != nil {
+				return err
+			}
+			why := look(&x, !s.ConfigDiffers)
 			if asJSON {
 				err = printJSON(e.stdout, x)
 			} else {

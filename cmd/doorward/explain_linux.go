@@ -13,7 +13,7 @@ import (
 
 // firewallsOfOthers looks at other firewalls' rules, as root. Whether knocks get
 // through is told without their ports, since people show such answers to others.
-func firewallsOfOthers(x *control.Explanation) (why string) {
+func firewallsOfOthers(x *control.Explanation, inUse bool) (why string) {
 	source, err := netip.ParseAddr(x.Source)
 	switch {
 	case os.Geteuid() != 0:
@@ -22,7 +22,7 @@ func firewallsOfOthers(x *control.Explanation) (why string) {
 		return err.Error()
 	}
 	knocks := make(map[string][]port.Range)
-	if c, _, err := config.Load(x.Config); err == nil {
+	if c, _, err := config.Load(x.Config); err == nil && inUse {
 		for _, d := range c.Doors {
 			for _, k := range d.Knocks {
 				for _, p := range k.Hears() {

@@ -61,11 +61,24 @@ func explain(t *testing.T, b *controltest.Backend, vars map[string]string, look 
 	return code, out.String(), errs.String()
 }
 
-func notRoot(x *control.Explanation) string {
+func notRoot(x *control.Explanation, _ bool) string {
 	return "that takes root\nsudo doorward explain " + x.Source
 }
 
-func looked(x *control.Explanation) string { x.Firewall = true; return "" }
+func looked(x *control.Explanation, _ bool) string { x.Firewall = true; return "" }
+
+// The file's knocks are not those that the daemon hears once the file has been changed.
+func TestExplainWithAnotherFile(t *testing.T) {
+	for _, differs := range []bool{false, true} {
+		b := controltest.New(control.Status{ConfigDiffers: differs})
+		explain(t, b, nil, func(x *control.Explanation, inUse bool) string {
+			if inUse == differs {
+				t.Errorf("the file differs from what is in use: %v; what looks at firewalls is told that it is in use: %v", differs, inUse)
+			}
+			return ""
+		}, "192.0.2.7")
+	}
+}
 
 func TestExplainForPeople(t *testing.T) {
 	b := controltest.New(guarded())

@@ -62,6 +62,7 @@ func TestFailuresAsJSON(t *testing.T) {
 		{"share --json -c " + no, 1, failure{1, noFile, "failed", "doorward check " + no}},
 		{"rotate --json -c " + no, 1, failure{1, noFile, "failed", "doorward check " + no}},
 		{"doctor more --json", 2, failure{1, `"more": no argument is expected`, "usage", "doorward doctor --help"}},
+		{"knock h --touch 59000, 59002 --json", 2, failure{1, `"59002": the ports of --touch are one word: --touch 59000,59002, without blanks`, "usage", "doorward knock --help"}},
 		{"knock --json", 2, failure{1, "HOST is missing: the gateway's name or address", "usage", "doorward knock --help"}},
 		{"knock localhost --json --touch 1 -- true --json=false", 125, failure{1, "--json goes with neither --stdio nor a command: standard output is theirs",
 			"usage", "doorward knock --help"}},
@@ -187,7 +188,7 @@ func TestExitStatuses(t *testing.T) {
 	} {
 		told := &control.Error{Code: code, Message: "no"}
 		for _, err := range []error{told, fmt.Errorf("apply: %w", told), withHint(told, "x"), errors.Join(told, nil)} {
-			if got := report(&env{stderr: &bytes.Buffer{}}, err); got != want {
+			if got := report(&env{stderr: &bytes.Buffer{}, getenv: func(string) string { return "" }}, err); got != want {
 				t.Errorf("%q in a %T: exit status %d, want %d", code, err, got, want)
 			}
 		}

@@ -20,7 +20,7 @@ import (
 
 const initHelp = `Write a first configuration: one door with one knock.
 
-On a terminal, init asks questions, and ENTER takes what it proposes. It asks none
+On a terminal, init asks questions, and Enter takes what it proposes. It asks none
 when there is a flag about the door, or standard input is no terminal: then flags
 and proposals decide. --ask asks in any case.
 
@@ -299,7 +299,7 @@ func (o *initOptions) next(e *env, w io.Writer, m setup.Machine, c *config.Confi
 		fmt.Fprintf(&b, "\n%s: %s; to keep them free:\n    %s\n", d.Warn.Render("warning"), output.Text(what), output.Text(do))
 	}
 	left := setup.Written{Config: c, File: o.output, Rewritten: o.Former.Kept != "",
-		Sudo: os.Geteuid() != 0 || e.getenv("SUDO_UID") != ""}
+		Sudo: usesSudo(e)}
 	if m.Firewalls != nil {
 		left.Firewalls = m.Firewalls(c)
 	}
@@ -310,7 +310,11 @@ func (o *initOptions) next(e *env, w io.Writer, m setup.Machine, c *config.Confi
 			fmt.Fprintf(&b, "      %s\n", output.Text(line))
 		}
 	}
-	b.WriteString("\nAfter a change of the file: doorward apply --confirm 60s\n")
+	sudo := ""
+	if usesSudo(e) {
+		sudo = "sudo "
+	}
+	fmt.Fprintf(&b, "\nAfter a change of the file: %sdoorward apply --confirm 60s\n", sudo)
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -103,6 +103,8 @@ func (o *knockOptions) parse(args []string, dash int) error {
 		return errors.New("--from - goes with neither --stdio nor a command: standard input is theirs")
 	case o.from == "" && (len(args) == 0 || args[0] == ""):
 		return errors.New("HOST is missing: the gateway's name or address")
+	case len(args) > 1 && len(o.touch) > 0 && strings.Trim(args[1], "0123456789,") == "":
+		return fmt.Errorf("%q: the ports of --touch are one word: --touch 59000,59002, without blanks", args[1])
 	case len(args) > 1:
 		return fmt.Errorf("%q: one HOST only; a command goes after \"--\"", args[1])
 	case o.from == "" && len(o.touch) == 0:

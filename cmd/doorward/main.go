@@ -34,6 +34,7 @@ type env struct {
 	now            func() time.Time       // nil for time.Now
 	cache          func() (string, error) // the user's cache directory; nil for none
 	args           []string               // the command line
+	polkitRules    string                 // file of the polkit rule, "" for the system's
 
 	// become has a program take this one's place, and returns only if it cannot; nil
 	// where there is no such thing.
@@ -47,6 +48,9 @@ func (e *env) clock() time.Time {
 	}
 	return time.Now()
 }
+
+// usesSudo says whether who reads the output gets to be root by sudo.
+func usesSudo(e *env) bool { return os.Geteuid() != 0 || e.getenv("SUDO_UID") != "" }
 
 // styles are those for w, one of the env's streams.
 func (e *env) styles(w io.Writer) output.Styles { return output.StylesFor(w, e.getenv) }
@@ -126,7 +130,7 @@ func report(e *env, err error) int {
 	// Strangers had a hand in some errors: whoever listens at the socket, a log.
 	fmt.Fprintf(e.stderr, "doorward: error: %s\n", legible.Lines(err.Error()))
 	if hint := hintOf(err); hint != "" {
-		fmt.Fprintf(e.stderr, "doorward: hint: %s\n", legible.Lines(hint))
+		fmt.Fprintf(e.stderr, "doorward: hint: %s\n", legible.Lines(asRoot(hint, e.getenv("SUDO_UID") != "")))
 	}
 	if ok {
 		return status.code

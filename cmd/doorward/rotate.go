@@ -6,11 +6,14 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/output"
@@ -31,7 +34,8 @@ The daemon goes on with the old knock until you apply the new one, so there is
 time to send the texts out first:
 
   1. doorward rotate --output /root/knocks
-  2. send each user theirs
+  2. send each user theirs, and let the new ports through in other firewalls, as
+     rotate says
   3. doorward apply --confirm 60s, at the time that you told them
 
 With --apply, rotate does the third step at once, for when the old knock has got
@@ -53,10 +57,14 @@ type rotateOptions struct {
 	shareOptions
 	apply   bool
 	confirm time.Duration
+	machine setup.Machine
 }
 
-func newRotate(e *env) *cobra.Command {
-	var o rotateOptions
+func newRotate(e *env) *cobra.Command { return newRotateWith(e, setup.This()) }
+
+// newRotateWith is rotate for a machine.
+func newRotateWith(e *env, m setup.Machine) *cobra.Command {
+	o := rotateOptions{machine: m}
 	c := &cobra.Command{
 		Use:               "rotate [--door DOOR] [--output DIR] [--apply]",
 		Short:             "draw a new knock and share it with everybody who has the old one",
@@ -172,6 +180,26 @@ func sameFile(ctx context.Context, daemon *control.Client, path string) error {
 	return nil
 }
 
+// tellWaysIn says what other firewalls have to let through for the new knock.
+func (o *rotateOptions) tellWaysIn(w io.Writer, e *env, path string) error {
+	c, _, err := config.Load(path)
+	if err != nil {
+		return err
+	}
+	ways := setup.Written{Config: c, Sudo: usesSudo(e)}
+	if o.machine.Firewalls != nil {
+		ways.Firewalls = o.machine.Firewalls(c)
+	}
+	fmt.Fprint(w, "\nThe new knock has other ports. Before it is used:\n")
+	for _, s := range ways.WaysIn() {
+		fmt.Fprintf(w, "\n%s\n", strings.Join(output.Wrap(output.Text(s.Words), output.PlainWidth), "\n"))
+		for _, line := range s.Lines {
+			fmt.Fprintf(w, "  %s\n", output.Text(line))
+		}
+	}
+	return nil
+}
+
 func (o *rotateOptions) tellRotated(
 	e *env, t *target, p *people, sealed []share.Letter, r control.Reply, before string,
 ) error {
@@ -188,6 +216,9 @@ func (o *rotateOptions) tellRotated(
 		o.tell(&b, t, p, sealed)
 	} else {
 		fmt.Fprintln(&b, "Nobody is remembered as having the old one; to give it to somebody: doorward share")
+	}
+	if err := o.tellWaysIn(&b, e, t.path); err != nil {
+		return err
 	}
 	if !o.apply {
 		fmt.Fprint(&b, "\nThe daemon goes on with the old knock until: doorward apply --confirm 60s\n")

@@ -6,15 +6,21 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/setup"
 )
 
 // applier is a daemon that only knows apply, as far as a rotation sees it.
@@ -24,10 +30,16 @@ type applier struct {
 	err             error  // of apply
 	seen            []byte // the file as apply found it
 	order           any
+	doors           []control.Door
+	waits           bool // a configuration, to be confirmed
 }
 
 func (a *applier) Status() (control.Status, <-chan struct{}) {
-	return control.Status{Time: time.Now(), Config: a.config}, make(chan struct{})
+	s := control.Status{Time: time.Now(), Config: a.config, Doors: a.doors}
+	if a.waits {
+		s.Pending = &control.Pending{ID: 1, Until: time.Now().Add(time.Minute)}
+	}
+	return s, make(chan struct{})
 }
 
 func (a *applier) Newer() <-chan struct{} { return make(chan struct{}) }
@@ -56,6 +68,43 @@ func (a *applier) serve(t *testing.T) (socket string) {
 	go func() { done <- control.NewServer(a, slog.New(slog.DiscardHandler)).Serve(ctx, l) }()
 	t.Cleanup(func() { cancel(); <-done })
 	return socket
+}
+
+// The new knock has ports that other firewalls do not know yet.
+func TestRotateNamesFirewalls(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "doorward.toml")
+	const text = "[door.ssh]\nports = [\"22/tcp\"]\n[[door.ssh.knock]]\nkind = \"touch\"\n" +
+		"listen = [59000, 59001]\ntouch = [59000]\n"
+	if err := os.WriteFile(path, []byte(text), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	var stdout bytes.Buffer
+	e := &env{stdin: strings.NewReader(""), stdout: &stdout, stderr: io.Discard, getenv: func(key string) string {
+		return map[string]string{"SUDO_UID": "1000"}[key]
+	}}
+	var asked *config.Config
+	c := newRotateWith(e, setup.Machine{Firewalls: func(c *config.Config) []setup.Firewall {
+		asked = c
+		return []setup.Firewall{{Name: "ufw", Steps: []string{"ufw allow them"}}}
+	}})
+	c.SetArgs([]string{"-c", path, "--output", dir})
+	if err := c.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	now, _, err := config.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(now.WayIn(), asked.WayIn()); diff != "" {
+		t.Errorf("the firewalls were asked about other ports (-file +asked):\n%s", diff)
+	}
+	for _, want := range []string{"In this machine's firewall, ufw, let knocks and visitors through:\n  sudo ufw allow them\n",
+		"if there is one, allow\nfrom everywhere:\n  TCP 22, " + strconv.Itoa(int(now.WayIn()[1].First)), "\nThe daemon goes on with the old knock until: "} {
+		if !strings.Contains(stdout.String(), want) {
+			t.Errorf("it does not say %q:\n%s", want, stdout.String())
+		}
+	}
 }
 
 func TestRotateApply(t *testing.T) {

@@ -5,7 +5,7 @@
 //
 //go:debug multipathtcp=0
 
-// Command doorwardd is the warden: it guards the doors of its configuration
+// Command doorwardd is the daemon: it guards the doors of its configuration
 // until it is told to end, and leaves the fence standing when it does.
 package main
 
@@ -14,8 +14,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/daemon"
@@ -47,7 +49,7 @@ signals:
                     apply does the same, and answers.
   SIGUSR1           turn debugging messages on or off.
 
-It needs CAP_NET_ADMIN for the fence, and leave to start and stop the units that
+It needs CAP_NET_ADMIN for the fence, and permission to start and stop the units that
 its doors name. Operators talk to it with doorward(1): doorward status.
 
 exit status: 0 when it was told to end, 1 when it could not go on, 2 when the
@@ -94,13 +96,21 @@ func run(args []string) int {
 		err = d.Serve(context.Background())
 	}
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "doorwardd: error: %v\n", err)
+		complain(os.Stderr, daemon.ErrorPrefix(), err)
 		if errors.Is(err, fence.ErrBusy) || errors.Is(err, removal.ErrRuns) {
 			fmt.Fprint(os.Stderr, stopFirst)
 		}
 		return 1
 	}
 	return 0
+}
+
+// complain prints an error, the prefix in front of each of its lines: each is an entry
+// of the journal.
+func complain(w io.Writer, prefix string, err error) {
+	for line := range strings.Lines("doorwardd: error: " + err.Error() + "\n") {
+		fmt.Fprint(w, prefix+line)
+	}
 }
 
 // stopFirst is for who would take the fence down while a daemon keeps it up.

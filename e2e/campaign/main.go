@@ -305,7 +305,7 @@ func (c *campaign) sane() {
 	}
 	starts := strings.Split(said, `"msg":"ready: the doors are guarded"`)
 	for _, start := range starts[:len(starts)-1] {
-		start = start[max(0, strings.LastIndex(start, `"msg":"fence opened"`)):]
+		start = start[max(0, strings.LastIndex(start, `"msg":"nftables table opened"`)):]
 		if !strings.Contains(start, `"msg":"the daemon is sandboxed"`) {
 			c.broken("P10: the daemon was ready and not locked in: %s", start)
 		}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -62,11 +63,23 @@ func mend(path string, err error) error {
 	switch {
 	case bad && e.File:
 		return &files.Error{Path: e.Path, Problem: e.Problem, Fix: fmt.Sprintf(right, files.Quoted(e.Path)), File: true}
+	case errors.Is(err, fs.ErrPermission) && closedToOthers(path):
+		return fmt.Errorf("%w; run as root, or join the group doorward", err)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w; read it as root, or let the group doorward read it: chgrp doorward %s %s && chmod g+rX %[2]s %[3]s",
 			err, files.Quoted(filepath.Dir(path)), files.Quoted(path))
 	}
 	return err
+}
+
+// closedToOthers says whether the file is out of reach in a directory that its group
+// may look into, as packages make it: then it is not the file's rights that lack.
+func closedToOthers(path string) bool {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrPermission) {
+		return false
+	}
+	dir, err := os.Stat(filepath.Dir(path))
+	return err == nil && dir.Mode()&0o050 == 0o050
 }
 
 // Parse checks a configuration's text. The file's name is only for messages.

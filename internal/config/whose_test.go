@@ -90,8 +90,13 @@ func TestLoadWithoutLeave(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _, err = Load(path)
-	if err := syscall.Seteuid(0); err != nil {
+	closed := errors.Join(syscall.Seteuid(0), os.Chown(dir, 0, 54322), os.Chmod(dir, 0o750), syscall.Seteuid(54321))
+	_, _, other := Load(path)
+	if err := errors.Join(closed, syscall.Seteuid(0)); err != nil {
 		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("read configuration: open %s: permission denied; run as root, or join the group doorward", path); other == nil || other.Error() != want {
+		t.Errorf("in a directory for a group alone: error %v\nwant %s", other, want)
 	}
 	want := fmt.Sprintf("read configuration: open %s: permission denied; read it as root, or let the group doorward read it: "+
 		"chgrp doorward %s %[1]s && chmod g+rX %[2]s %[1]s", path, dir)

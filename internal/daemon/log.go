@@ -36,6 +36,15 @@ func NewLogger(level *slog.LevelVar) *slog.Logger {
 	return newLogger(os.Stderr, level)
 }
 
+// ErrorPrefix is what a line of standard error begins with to be an error in the journal
+// too, see sd-daemon(3): "" where systemd has not connected the two.
+func ErrorPrefix() string {
+	if is, err := systemd.StderrIsJournalStream(); !is || err != nil {
+		return ""
+	}
+	return fmt.Sprintf("<%d>", journal.Priority(slog.LevelError))
+}
+
 func newLogger(w *os.File, level *slog.LevelVar) *slog.Logger {
 	opts := &slog.HandlerOptions{Level: level}
 	if term.IsTerminal(int(w.Fd())) {
@@ -137,7 +146,7 @@ func appendAttr(fields []logField, group string, a slog.Attr) []logField {
 // logLine is a message with its keys as one line for people: "door ssh: granted
 // 192.0.2.7 by touch: why (until=2026-11-24T08:50:01Z)".
 func logLine(message string, fields []logField) string {
-	var door, about, why string
+	var door, about, by, why string
 	var rest []string
 	for _, f := range fields {
 		switch f.name {
@@ -146,7 +155,8 @@ func logLine(message string, fields []logField) string {
 		case "source":
 			about = " " + f.value + about
 		case "by":
-			about += " by " + f.value
+			by = "by " + f.value
+			about += " " + by
 		case "reason", "err", "error":
 			why += ": " + f.value
 		default:
@@ -156,6 +166,9 @@ func logLine(message string, fields []logField) string {
 			}
 			rest = append(rest, f.name+"="+value)
 		}
+	}
+	if why == ": "+by {
+		why = "" // what an operator ordered has no other reason
 	}
 	line := door + message + about + why
 	if len(rest) > 0 {

@@ -89,6 +89,10 @@ func TestJournalEntries(t *testing.T) {
 			"DOORWARD_DOOR=ssh", "DOORWARD_SOURCE=192.0.2.7", "DOORWARD_BY=touch", "DOORWARD_REASON=why",
 			"DOORWARD_UNTIL=1970-01-01T00:00:00Z",
 		}},
+		{func() { log.Info("dark", "door", "ssh", "by", "operator root", "reason", "by operator root") }, []string{
+			"MESSAGE=door ssh: dark by operator root", "PRIORITY=6", "SYSLOG_IDENTIFIER=doorwardd",
+			"DOORWARD_DOOR=ssh", "DOORWARD_BY=operator root", "DOORWARD_REASON=by operator root",
+		}},
 		{func() {
 			log.With("door", "web").Error("cannot do it; trying again", "err", errors.New("no, not now"), "order unknown", 3, "because", "it is so")
 		}, []string{

@@ -57,6 +57,8 @@ func (h *Host) absent(ctx context.Context, c *config.Config, err error) []Findin
 	case own.State == service.Running:
 		return []Finding{{Problem, where, fmt.Sprintf("its unit %s is active, but it cannot be asked: %v", daemonUnit, err),
 			"journalctl -u doorward\nsystemctl restart doorward"}}
+	case h.fresh(c) && len(c.Doors) == 0:
+		return []Finding{{Note, where, "has not been started yet: nothing is guarded", "first a configuration: doorward init"}}
 	case h.fresh(c):
 		return []Finding{{Note, where, "has not been started yet: nothing is guarded", "systemctl enable --now doorward"}}
 	}
@@ -179,6 +181,10 @@ func privileged(c *config.Config) uint16 {
 // boot says whether the machine guards its doors after the next boot.
 func (h *Host) boot() []Finding {
 	const unit = daemonUnit
+	if h.contained() {
+		return []Finding{{Note, "boot", "this is a container: after a boot nothing is guarded until its engine starts it again",
+			"see that the engine does: restart: always in a compose file, or --restart=always"}}
+	}
 	if _, err := os.Stat(h.path("/run/systemd/system")); err != nil {
 		return []Finding{{Note, "boot", "there is no systemd here: see that something starts doorwardd",
 			"an OpenRC and a SysV script come with doorward"}}
@@ -194,6 +200,21 @@ func (h *Host) boot() []Finding {
 	}
 	return []Finding{{Warning, "boot", unit + " is not installed: after a boot nothing is guarded",
 		"install doorward's package, or its unit"}}
+}
+
+// contained says whether this is a container without systemd in it, whose engine has
+// to start the daemon: Docker and Podman leave a file in each, and elsewhere the daemon
+// is the first process.
+func (h *Host) contained() bool {
+	if _, err := os.Stat(h.path("/run/systemd/system")); err == nil {
+		return false
+	}
+	for _, mark := range []string{"/.dockerenv", "/run/.containerenv"} {
+		if _, err := os.Stat(h.path(mark)); err == nil {
+			return true
+		}
+	}
+	return h.daemonPID() == 1
 }
 
 // enabled says whether something that systemd starts at boot wants the unit. It

@@ -133,7 +133,7 @@ func once(all []Finding) []Finding {
 // configuration reads the configuration; without one there are no doors, and
 // the rest of the machine is looked at all the same.
 func (h *Host) configuration() (*config.Config, []Finding) {
-	c, _, err := config.Load(h.path(h.Config))
+	c, text, err := config.Load(h.path(h.Config))
 	untrusted, _ := errors.AsType[*files.Error](err)
 	switch {
 	case untrusted != nil:
@@ -147,6 +147,9 @@ func (h *Host) configuration() (*config.Config, []Finding) {
 	case errors.Is(err, fs.ErrPermission):
 		return &config.Config{}, []Finding{{Problem, "configuration", fmt.Sprintf("%s: permission denied", h.Config),
 			"run doctor as root"}}
+	case err != nil && config.Blank(text):
+		return &config.Config{}, []Finding{{Note, "configuration", fmt.Sprintf("%s has no doors yet", h.Config),
+			"doorward init"}}
 	case err != nil:
 		return &config.Config{}, []Finding{{Problem, "configuration", fmt.Sprintf("%s has mistakes", h.Config),
 			"doorward check " + h.Config}}

@@ -185,10 +185,13 @@ func TestNoDaemon(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			h := machine(t, tt.files)
 			h.Control, h.Unit = "/s", tt.units.unit
-			want(t, h.absent(t.Context(), &config.Config{}, tt.err), tt.want)
+			want(t, h.absent(t.Context(), &config.Config{Doors: make([]config.Door, 1)}, tt.err), tt.want)
 		})
 	}
 	h := machine(t, nil)
+	h.Control, h.Unit = "/s", units(nil).unit
+	want(t, h.absent(t.Context(), &config.Config{}, none),
+		"note: daemon: has not been started yet: nothing is guarded > first a configuration: doorward init")
 	h.Config = config.DefaultPath
 	_, found := h.configuration()
 	want(t, found, "note: configuration: there is none yet > doorward init writes one")

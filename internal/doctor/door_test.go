@@ -79,6 +79,12 @@ func TestCommands(t *testing.T) {
 
 func TestBoot(t *testing.T) {
 	want(t, machine(t, nil).boot(), "note: boot: there is no systemd here")
+	for _, mark := range []string{"/.dockerenv", "/run/.containerenv"} {
+		want(t, machine(t, map[string]string{mark: ""}).boot(), "note: boot: this is a container: after a boot nothing is guarded"+
+			" until its engine starts it again > see that the engine does: restart: always in a compose file")
+	}
+	want(t, machine(t, map[string]string{"/run/.containerenv": "", "/run/systemd/system/x": ""}).boot(),
+		"warning: boot: doorward.service is not installed")
 	systemd := map[string]string{"/run/systemd/system/x": ""}
 	want(t, machine(t, systemd).boot(), "warning: boot: doorward.service is not installed")
 	for _, dir := range []string{"/usr/lib", "/usr/local/lib", "/etc"} {
@@ -261,11 +267,12 @@ func TestOwnSession(t *testing.T) {
 }
 
 func TestConfiguration(t *testing.T) {
-	p := machine(t, map[string]string{"/good": configText, "/bad": "[door.ssh]\n"})
+	p := machine(t, map[string]string{"/good": configText, "/empty": "# comments\n", "/bad": "[door.ssh]\n"})
 	for path, line := range map[string]string{
-		"/good": "ok: configuration: /good: door ssh > ",
-		"/bad":  "problem: configuration: /bad has mistakes > doorward check /bad",
-		"/none": "problem: configuration: /none does not exist > doorward init writes one",
+		"/good":  "ok: configuration: /good: door ssh > ",
+		"/empty": "note: configuration: /empty has no doors yet > doorward init",
+		"/bad":   "problem: configuration: /bad has mistakes > doorward check /bad",
+		"/none":  "problem: configuration: /none does not exist > doorward init writes one",
 	} {
 		p.Config = path
 		_, found := p.configuration()

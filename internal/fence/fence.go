@@ -223,7 +223,7 @@ func open(log *slog.Logger, plain bool) (*Fence, error) {
 			return nil, errors.Join(fmt.Errorf("fence: %w", err), f.close())
 		}
 	}
-	log.Info("fence opened", "table", "inet "+tableName, "owned", f.owned)
+	log.Info("nftables table opened", "table", "inet "+tableName, "owned", f.owned)
 	return f, nil
 }
 

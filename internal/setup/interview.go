@@ -17,7 +17,7 @@ import (
 // a whole configuration, and asked for again while it cannot be. Nothing is written.
 func (p *Plan) Interview(m Machine, in io.Reader, out io.Writer) error {
 	a := &asker{in: bufio.NewReader(in), out: out}
-	fmt.Fprint(a.out, "A first configuration. ENTER takes what stands in brackets.\n\n")
+	fmt.Fprint(a.out, "A first configuration. Press Enter to take what is in brackets.\n\n")
 	a.host(p, m)
 	a.ask("Name of the door", p.Door, func(s string) error {
 		p.Door = s

@@ -49,11 +49,7 @@ func (w *Written) Left() []Step {
 	if unit := unitOf(door); unit != "" {
 		add(fmt.Sprintf("Let the daemon start and stop %s:", unit), w.root("doorward polkit"+path+" --install"))
 	}
-	for _, f := range w.Firewalls {
-		add(fmt.Sprintf("In this machine's firewall, %s, let knocks and visitors through:", f.Name), w.typed(f.Steps)...)
-	}
-	add("In the provider's firewall (a security group, a router), if there is one, allow from everywhere:",
-		listed(w.Config.WayIn())...)
+	steps = append(steps, w.WaysIn()...)
 	look := ""
 	if path != "" {
 		look = " -c" + path
@@ -61,6 +57,15 @@ func (w *Written) Left() []Step {
 	add("Have the machine looked over:", w.root("doorward doctor"+look))
 	steps = append(steps, w.start(path, file))
 	return append(steps, w.visitors(door, path)...)
+}
+
+// WaysIn says what is to be done at other firewalls for knocks and visitors to arrive.
+func (w *Written) WaysIn() (steps []Step) {
+	for _, f := range firewallsToOpen(w.Firewalls) {
+		steps = append(steps, Step{fmt.Sprintf("In this machine's firewall, %s, let knocks and visitors through:", f.Name), w.typed(f.Steps)})
+	}
+	return append(steps, Step{"In the provider's firewall (a security group, a router), if there is one, allow from everywhere:",
+		listed(w.Config.WayIn())})
 }
 
 // start says how the daemon comes to use the file.
@@ -111,6 +116,26 @@ func (w *Written) root(command string) string {
 // firewallPrograms are those of whose commands a firewall's steps consist; the other
 // steps are words.
 var firewallPrograms = []string{"ufw", "firewall-cmd", "nft", "iptables", "ip6tables", "iptables-legacy"}
+
+// firewallsToOpen leaves out what one command of a firewall does already: ufw and
+// firewalld have a rule in several chains at once, for IPv4 and for IPv6, and of those
+// that may be in the way doctor tells if they still are.
+func firewallsToOpen(all []Firewall) (left []Firewall) {
+	program := func(f Firewall) string { name, _, _ := strings.Cut(f.Name, " ("); return name }
+	opens := func(f Firewall) bool {
+		command, managed := map[string]string{"ufw": "ufw ", "firewalld": "firewall-cmd "}[program(f)]
+		return managed && slices.ContainsFunc(f.Steps, func(s string) bool { return strings.HasPrefix(s, command) })
+	}
+	for _, f := range all {
+		same := func(o Firewall) bool { return program(o) == program(f) && opens(o) }
+		said := slices.ContainsFunc(left, func(o Firewall) bool { return same(o) && slices.Equal(o.Steps, f.Steps) })
+		if said || !opens(f) && slices.ContainsFunc(all, same) {
+			continue
+		}
+		left = append(left, f)
+	}
+	return left
+}
 
 // typed makes steps lines that can be pasted as a whole: words become comments.
 func (w *Written) typed(steps []string) (lines []string) {

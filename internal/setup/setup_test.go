@@ -173,6 +173,36 @@ listen = [24117, 25633, 28904]
 touch = [28904, 24117]
 `
 
+// What one command of a firewall opens is said once.
+func TestFirewallsToOpen(t *testing.T) {
+	unsure := []string{"nft -a list chain ip6 filter x", "make sure that it lets them through"}
+	allow, add, more := []string{"ufw allow 1"}, []string{"firewall-cmd --add-port=1/tcp"}, []string{"firewall-cmd --add-port=2/tcp"}
+	got := firewallsToOpen([]Firewall{
+		{"ufw (table ip6 filter, chain INPUT)", unsure},
+		{"ufw (table ip filter, chain INPUT)", allow},
+		{"firewalld (table inet firewalld, chain filter_INPUT)", add},
+		{"firewalld (table inet firewalld, chain filter_PREROUTING)", add},
+		{"firewalld (table inet firewalld, chain filter_PREROUTING)", more},
+		{"firewalld (table inet firewalld, chain filter_PREROUTING)", unsure},
+		{"table inet filter, chain input", unsure},
+		{"table inet filter, chain early", unsure},
+	})
+	want := []Firewall{
+		{"ufw (table ip filter, chain INPUT)", allow},
+		{"firewalld (table inet firewalld, chain filter_INPUT)", add},
+		{"firewalld (table inet firewalld, chain filter_PREROUTING)", more},
+		{"table inet filter, chain input", unsure},
+		{"table inet filter, chain early", unsure},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("left to open (-want +got):\n%s", diff)
+	}
+	only := []Firewall{{"ufw (table ip6 filter, chain INPUT)", unsure}}
+	if diff := cmp.Diff(only, firewallsToOpen(only)); diff != "" {
+		t.Errorf("one that may be in the way, alone (-want +got):\n%s", diff)
+	}
+}
+
 // All that is left to do is said, in its order, and can be pasted.
 func TestLeft(t *testing.T) {
 	parse := func(text string) *config.Config {
