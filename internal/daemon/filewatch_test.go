@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-func TestAVigilSeesWhatIsReplaced(t *testing.T) {
+func TestFileWatchSeesWhatIsReplaced(t *testing.T) {
 	write := func(path string) error { return os.WriteFile(path, []byte("code"), 0o600) }
 	for _, tt := range []struct {
 		name   string
@@ -72,7 +72,7 @@ func TestAVigilSeesWhatIsReplaced(t *testing.T) {
 	}
 }
 
-func TestAVigilEndsWithItsContext(t *testing.T) {
+func TestFileWatchEndsWithItsContext(t *testing.T) {
 	v, err := newFileWatch([]string{filepath.Join(t.TempDir(), "file")})
 	if err != nil {
 		t.Fatal(err)

@@ -30,7 +30,7 @@ func asking[T any](n int, ask func() T) (answers func() []T) {
 
 // However many ask how things stand, lists are gone through once. A touch that
 // comes meanwhile is judged in the same turn, before the snapshot is made.
-func TestManyWhoAskCostOneSheet(t *testing.T) {
+func TestManyWhoAskCostOneSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
@@ -65,7 +65,7 @@ func TestManyWhoAskCostOneSheet(t *testing.T) {
 
 // While nothing changes, nobody who asks troubles the loop; what has changed is
 // told at once.
-func TestASheetStaysUpUntilSomethingChanges(t *testing.T) {
+func TestASnapshotStaysUntilSomethingChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
@@ -94,7 +94,7 @@ func TestASheetStaysUpUntilSomethingChanges(t *testing.T) {
 
 // Sheets take at most a share of the loop, however long they take to make and
 // however often they are asked for.
-func TestSheetsTakeAShareOfTheLoop(t *testing.T) {
+func TestSnapshotsTakeAShareOfTheLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const cost, changes = 50 * time.Millisecond, 40
 		m := newMachine()

@@ -178,7 +178,7 @@ func TestASlowTurnIsNoGap(t *testing.T) {
 }
 
 // A gateway that nobody knocks at is not woken by its stall detector.
-func TestThePulseRestsWhenNobodyKnocks(t *testing.T) {
+func TestStallDetectorRestsWhenNobodyKnocks(t *testing.T) {
 	leaping(t, sshDoor, func(l leaper) {
 		beats := func() bool {
 			l.stalls.mu.Lock()

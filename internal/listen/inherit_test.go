@@ -331,8 +331,8 @@ func TestStrangeSocketsAreNotInherited(t *testing.T) {
 	}
 }
 
-// TestEndedConnectionsDoNotKeepTheNextEarOut is a restart without a store of descriptors.
-func TestEndedConnectionsDoNotKeepTheNextEarOut(t *testing.T) {
+// TestEndedConnectionsDoNotKeepTheNextListenerOut is a restart without a store of descriptors.
+func TestEndedConnectionsDoNotKeepTheNextListenerOut(t *testing.T) {
 	s := newScene(t, 59000)
 	s.touch(t, gateway4+":59000")
 	s.eventually(t, func() string {

@@ -11,7 +11,7 @@ import (
 
 // Strangers' connections take no more descriptors than are the listener's, however
 // many come in a moment.
-func TestPartingHoldsNoMoreThanItsShare(t *testing.T) {
+func TestClosingHoldsNoMoreThanItsShare(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	for _, most := range []int{0, 1, 2, 3, 16, 64, maxHeld} {
 		before := openFiles(t)
