@@ -70,7 +70,7 @@ const (
 	measureSoon  = 100 * time.Millisecond
 )
 
-// measurement is what only the kernel knows. It is read by who asks, beside the loop,
+// measurement is what only the kernel knows. It is read by who asks, outside the loop,
 // and once for all who ask at the same time.
 type measurement struct {
 	mu      sync.Mutex // held while it is read

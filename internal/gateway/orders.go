@@ -28,8 +28,8 @@ func (g *Gateway) Reload(ctx context.Context) (control.Reply, error) {
 	return g.Do(ctx, control.Caller{Name: bySignal}, control.ApplyRequest{Action: "apply"})
 }
 
-// order carries out an order and has done called when it has taken effect, or with
-// an error at once when it is refused. Who waits for more than that, waits until ctx
+// order carries out an order and has done called when it has taken effect, or with an
+// error at once when it is refused. Whoever waits for more than that, waits until ctx
 // ends.
 func (g *Gateway) order(ctx context.Context, now time.Time, by control.Caller, order any, done replier) {
 	g.callers.now = by

@@ -9,12 +9,12 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// restoreGrants brings back who grants were given to, as the store has it, at doors
-// that are open. The kernel's grants, which are the truth, are compared with that
-// beside the turns: those that it has lost meanwhile have ended, and one stands that
-// was given in the moment before a crash, without a word in the store: the visitor
-// was let in. Nobody is let in at a door that is not open, so what a crash left
-// standing there goes. What is said to be over ends with the first turns.
+// restoreGrants brings back who grants were given to, as the store has it, at doors that
+// are open. The kernel's grants, which are the truth, are compared with that in the
+// background: those that it has lost meanwhile have ended, and one stands that was given
+// in the moment before a crash, without a word in the store: the visitor was let in.
+// Nobody is let in at a door that is not open, so what a crash left standing there goes.
+// What is said to be over ends with the first turns.
 func (g *Gateway) restoreGrants(now time.Time, claims iter.Seq[store.Grant]) error {
 	g.neverCompared = true
 	for _, d := range g.doors {

@@ -31,7 +31,7 @@ const (
 )
 
 // sessionTable is who is in by each door, since when, by whose leave and by what name. The
-// kernel tells who is in, by lists that are read beside the loop, when a door looks for
+// kernel tells who is in, by lists that are read outside the loop, when a door looks for
 // presence and when somebody asks; the loop tells what has let those in who are new; and
 // sshd's log, what they are called. Each session that is remembered takes some three
 // hundred bytes here for as long as it has a socket, or a flow, of the kernel's.
@@ -222,8 +222,8 @@ type newSessions struct {
 	changed bool // somebody has come or gone
 }
 
-// readSessions asks who is in by doors, beside the loop, and counts them. What is odd, the
-// looks for presence say.
+// readSessions asks who is in by doors, outside the loop, and counts them. What is odd,
+// the looks for presence say.
 func (g *Gateway) readSessions(doors []config.Door) (sessions map[string]int, news newSessions, err error) {
 	var ports [][]port.Range
 	for _, d := range doors {

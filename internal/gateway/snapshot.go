@@ -23,7 +23,7 @@ type snapshotCache[T any] struct {
 	last      *snapshot[T] // is how things stand; nil once something has changed
 	wanted    *snapshot[T] // by those who asked since the latest turn began
 	making    *snapshot[T] // by those who asked before; it is made at the end of the turn
-	notBefore time.Time    // until then none is made
+	notBefore time.Time    // no snapshot is made until then
 	version   int          // times that something has changed
 }
 

@@ -98,7 +98,7 @@ func sourceOf(s string) (netip.Prefix, error) {
 
 var errEnds = errors.New("the daemon ends")
 
-// everHad returns an error if there is no such door, nor a record of one. Who follows
+// everHad returns an error if there is no such door, nor a record of one. Whoever follows
 // a door's records asks again and again, so the loop is asked once for each that there
 // ever was.
 func (g *Gateway) everHad(name string) (err error) {

@@ -41,14 +41,14 @@ type World struct {
 	Look func(config.Door) func(context.Context) Observation
 	// Connections lists who has come in by each door's ports and is there still: whom
 	// Look tells of. With an error that Is presence.ErrFlows it is what sockets tell
-	// alone, with any other nothing. It is called beside the turns, once at a time.
+	// alone, with any other nothing. It is called in the background, once at a time.
 	Connections func(ports [][]port.Range) ([][]presence.Connection, error)
 	// FlowsVisible says why the kernel's flows cannot be seen, nil if they can.
 	FlowsVisible func() error
 	// Listening says whether something listens on one of the ports.
 	Listening func(port.Range) bool
 	// Own says whether an address is this machine's own: with an error it may be. It is
-	// called beside the turns.
+	// called in the background.
 	Own func(netip.Addr) (bool, error)
 	// Config reads and checks the configuration file and returns its text too.
 	Config func(path string) (*config.Config, []byte, error)
@@ -72,10 +72,10 @@ type Fence interface {
 	Stands() (bool, error)
 	Guard(doors []fence.Door) error
 	Change(fence.Changes) error
-	// Grants lists the kernel's grants at some doors, beside the turns.
+	// Grants lists the kernel's grants at some doors, in the background.
 	Grants(doors []string) iter.Seq2[fence.Grant, error]
-	// Ends returns when the kernel's grants end, zero for those that it does not have.
-	// It is called beside the turns, but once at the start.
+	// Ends returns when the kernel's grants end, zero for those that it does not have. It
+	// is called in the background, but once at the start.
 	Ends(grants []fence.Grant) ([]time.Time, error)
 	EndFlows(ends []fence.Grant) error
 	// Used says whether, and how long ago, a completed connection last used a
@@ -99,11 +99,11 @@ type Store interface {
 type Listener interface {
 	Set(ports listen.Ports) error
 	Check() (missing []uint16)
-	// Behind says whether touches wait that could not be heard since it was last
-	// asked. It is called beside the turns.
+	// Behind says whether touches wait that could not be heard since it was last asked.
+	// It is called in the background.
 	Behind() bool
 	// Dropped counts the touches that were heard and thrown away since too many waited.
-	// It is called beside the turns.
+	// It is called in the background.
 	Dropped() uint64
 	Close() error
 }
@@ -112,11 +112,11 @@ type Listener interface {
 // now, which have no opener; *datagrams.Ear is one.
 type Datagrams interface {
 	Set(ports map[uint16]knock.Opener) error
-	// Answer sends a visitor something. It is called beside the turns.
+	// Answer sends a visitor something. It is called in the background.
 	Answer(path knock.Path, payload []byte) error
 	Check() (missing []uint16)
 	Behind() bool // as Ear's
-	// Counts is called beside the turns.
+	// Counts is called in the background.
 	Counts() datagrams.Counts
 	Close() error
 }

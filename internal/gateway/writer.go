@@ -21,10 +21,10 @@ const slowDisk = 5 * time.Second
 // impatient supervisors kill (docker stop, runit), and far less than systemd's 90 s.
 const endTime = 5 * time.Second
 
-// writer has the store take what the turns gather, one commit at a time and beside
-// the turns. While one is under way, turns go on and gather for the next, so that
-// commits are joined as the disk is slow: a flood costs one for each time that the
-// disk takes, however many turns there are.
+// writer has the store take what the turns gather, one commit at a time and in the
+// background. While one is under way, turns go on and gather for the next, so that
+// commits are joined as the disk is slow: a flood costs one for each time that the disk
+// takes, however many turns there are.
 //
 // What a commit could not save is kept, and goes with the next change that somebody
 // waits for or that comes a second later, or with the next upkeep.
