@@ -15,13 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Change carries changes out, in one transaction. To give a grant again sets its end to
-// Until, be that later or sooner than before. What is left until then is reckoned when it
-// is the call's turn: what has run out by then, or has less than a millisecond left, is
-// not given, and is revoked. Revoking what is not there is fine, and the revoked grants'
-// Until means nothing. Whoever has used a door is not forgotten with its grants. When the
-// table was removed or damaged the call fails with nothing changed, and Guard puts the
-// table back.
+// Change makes changes in one transaction. Giving a grant again sets its end to Until,
+// whether later or earlier than before. The remaining time is computed when it is the
+// call's turn: a grant that has run out by then, or has less than a millisecond left,
+// is not given but revoked. Revoking a grant that does not exist is not an error, and
+// the revoked grants' Until is ignored. Who has used a door is not forgotten with its
+// grants. If the table was removed or damaged the call fails with nothing changed, and
+// Guard restores the table.
 func (f *Fence) Change(c Changes) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
