@@ -107,7 +107,7 @@ func TestADeletedControlSocket(t *testing.T) {
 		go func() { done <- d.keepSocket(ctx, w, path) }()
 		l.Close() // and with it the file
 		if notify != "" {
-			want := fmt.Sprintf("the control socket %q was deleted: the daemon starts again to make it anew", path)
+			want := fmt.Sprintf("the control socket %q was deleted: the daemon restarts to create it again", path)
 			if err := <-done; err == nil || err.Error() != want {
 				t.Errorf("under systemd: %v, want %q", err, want)
 			}

@@ -224,7 +224,7 @@ func TestTheListenerForDatagrams(t *testing.T) {
 			t.Helper()
 			synctest.Wait()
 			if got := open(m); !slices.Equal(got, want) {
-				t.Errorf("%s: the ear has %q, want %q", what, got, want)
+				t.Errorf("%s: the listener has %q, want %q", what, got, want)
 			}
 		}
 		first, then := "5005 "+fmt.Sprint(letterRule{port: 5005, first: true}), "5005 "+fmt.Sprint(letterRule{port: 5005})
@@ -372,6 +372,6 @@ func TestAKindThatOpensNothing(t *testing.T) {
 	g.syncListeners()
 	ports := g.listeners.udp.(*udpListener).openers
 	if by, held := ports[5005]; !held || by != nil || g.listeners.problem != "5005/udp: its kind of knock opens no datagrams" {
-		t.Errorf("the ear has %v, its problem is %q", ports, g.listeners.problem)
+		t.Errorf("the listener has %v, its problem is %q", ports, g.listeners.problem)
 	}
 }

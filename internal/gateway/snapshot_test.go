@@ -82,7 +82,7 @@ func TestASnapshotStaysUntilSomethingChanges(t *testing.T) {
 			r.ReadMetrics()
 		}
 		if r.statusCache.made != made || r.metricsCache.made > vitals+1 {
-			t.Errorf("nothing has changed, and %d sheets were made", r.statusCache.made-made)
+			t.Errorf("nothing has changed, and %d snapshots were made", r.statusCache.made-made)
 		}
 		r.touch(visitor, 59000, 59002)
 		r.wantState("open")
@@ -107,10 +107,10 @@ func TestSnapshotsTakeAShareOfTheLoop(t *testing.T) {
 		}
 		took, n := time.Since(begun), r.statusCache.made-made
 		if n != changes || took < (changes-1)*(snapshotShare+1)*cost {
-			t.Errorf("%d sheets of %v each in %v, want %d in at least %v", n, cost, took, changes, (changes-1)*(snapshotShare+1)*cost)
+			t.Errorf("%d snapshots of %v each in %v, want %d in at least %v", n, cost, took, changes, (changes-1)*(snapshotShare+1)*cost)
 		}
 		if took > (changes+1)*(snapshotShare+1)*cost {
-			t.Errorf("%d sheets took %v, which is longer than they must", n, took)
+			t.Errorf("%d snapshots took %v, which is longer than they must", n, took)
 		}
 	})
 }
@@ -169,12 +169,12 @@ func TestAskingAGatewayThatEnds(t *testing.T) {
 		go r.stop()
 		release()
 		for _, s := range answers() {
-			if len(s.Doors) == 0 && (len(s.Warnings) != 1 || s.Warnings[0] != "the daemon ends") {
-				t.Errorf("told %+v, want the doors, or that the daemon ends", s)
+			if len(s.Doors) == 0 && (len(s.Warnings) != 1 || s.Warnings[0] != "the daemon is shutting down") {
+				t.Errorf("told %+v, want the doors, or that the daemon is shutting down", s)
 			}
 		}
-		if s, _ := r.Status(); len(s.Warnings) != 1 || s.Warnings[0] != "the daemon ends" {
-			t.Errorf("afterwards: %+v, want that the daemon ends", s)
+		if s, _ := r.Status(); len(s.Warnings) != 1 || s.Warnings[0] != "the daemon is shutting down" {
+			t.Errorf("afterwards: %+v, want that the daemon is shutting down", s)
 		}
 		r.ReadMetrics()
 	})

@@ -16,18 +16,18 @@ import (
 // it shows is in the kernel and on disk. After the gateway's end it shows only that.
 func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	newer := g.Newer()
-	sheet, ok := readSnapshot(g, &g.statusCache)
+	snap, ok := readSnapshot(g, &g.statusCache)
 	if !ok {
-		const ends = "the daemon ends"
+		const ends = "the daemon is shutting down"
 		return control.Status{Time: g.world.Now(), Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
 			Warnings: []string{ends}, Ended: []control.Settled{}, Doors: []control.Door{}, Events: map[string]uint64{},
 			Problems: []control.Problem{{Code: control.ProblemEnding, Message: ends}}}, newer
 	}
-	sheet.of.count()
-	s := sheet.of.Status
+	snap.of.count()
+	s := snap.of.Status
 	s.Time = g.world.Now() // nothing has changed since it was made
 	g.compareFile(&s)
-	read := g.measure(sheet.doors, measureSoon)
+	read := g.measure(snap.doors, measureSoon)
 	s.Doors = slices.Clone(s.Doors)
 	for i := range s.Doors {
 		d := &s.Doors[i]

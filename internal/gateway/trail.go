@@ -95,7 +95,7 @@ func sourceOf(s string) (netip.Prefix, error) {
 	return netip.ParsePrefix(s)
 }
 
-var errEnds = errors.New("the daemon ends")
+var errEnds = errors.New("the daemon is shutting down")
 
 // everHad returns an error if there is no such door, nor a record of one. A follower of a
 // door's records asks again and again, so the loop is asked only once for each door that

@@ -38,7 +38,7 @@ func TestClosingHoldsNoMoreThanItsShare(t *testing.T) {
 		}
 		p.closeDue(now.Add(closeDelay))
 		if open := openFiles(t) - before; open > 0 {
-			t.Errorf("of %d: %d descriptors are left after the farewell", most, open)
+			t.Errorf("of %d: %d descriptors are left after closeDelay", most, open)
 		}
 	}
 }
