@@ -27,7 +27,7 @@ type changes struct {
 	grants  map[grantKey]time.Time // when they end, zero: revoke
 	flows   map[grantKey]bool      // whose flows to end
 	replies []func(error)
-	page    *page // the query to the kernel flows are being ended, nil for none
+	page    *page // the query to the kernel that is under way, nil for none
 	delta
 }
 

@@ -34,7 +34,7 @@ const (
 	lostReason    = "the kernel lost it while no daemon ran"
 )
 
-// comparison is a comparison flows are being ended.
+// comparison is a comparison that is under way.
 type comparison struct {
 	whole   bool       // all doors' grants, and those that no door knows; else those that doors with single_use know
 	doors   []string   // still to come
@@ -69,7 +69,7 @@ func (p *page) invalidate() {
 
 func (p *page) hasChanged(k grantKey) bool { return p.changed[k] || p.changed[grantKey{door: k.door}] }
 
-// compareAll requests a comparison of all grants; one flows are being ended begins anew.
+// compareAll requests a comparison of all grants; one that is under way begins anew.
 func (g *Gateway) compareAll() { g.uncompared, g.comparison = true, nil }
 
 // compareOn begins a comparison that is due, or continues the one under way, unless a

@@ -23,7 +23,7 @@ const (
 // for all who ask meanwhile, so that at most one goroutine hangs when the disk does.
 type fileLook struct {
 	mu      sync.Mutex
-	reading chan struct{} // closed when the look flows are being ended has ended; nil for none
+	reading chan struct{} // closed when the look that is under way has ended; nil for none
 	begun   int           // looks so far, with that one
 	at      time.Time     // when the latest one that has ended began; zero for none
 	text    []byte

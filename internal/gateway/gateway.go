@@ -93,7 +93,7 @@ type Gateway struct {
 	fenceProblem    string            // what differs in the fence, "" for nothing
 	resync          bool              // the fence must be looked at, and all grants compared
 	retryFence      time.Time         // when to try to repair the fence again, zero for never
-	comparison      *comparison       // the comparison of grants flows are being ended, nil for none
+	comparison      *comparison       // the comparison of grants that is under way, nil for none
 	uncompared      bool              // all grants are to be compared, or are being
 	listing         bool              // the kernel's grants are being listed
 	neverCompared   bool              // they have not been compared since the start

@@ -121,8 +121,8 @@ func (d *guarded) start(ctx context.Context) {
 	}
 }
 
-// lookElsewhere has the next look for presence look where the configuration now says. One
-// flows are being ended has nothing more to say.
+// lookElsewhere makes the next check for presence look where the configuration now
+// says. The result of one that is under way is dropped.
 func (d *guarded) lookElsewhere() {
 	if d.lookEnd != nil {
 		d.lookEnd()

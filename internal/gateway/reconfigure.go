@@ -16,7 +16,7 @@ func (d *guarded) reconfigure(now time.Time, c config.Door) (left string) {
 	d.door.Configure(rules(c))
 	d.setKnocks(c.Knocks, now)
 	switch {
-	case !sameService(old, c): // a look flows are being ended ends with the old one
+	case !sameService(old, c): // a look that is under way ends with the old one
 		d.cancel()
 		d.service = nil
 		d.start(d.gw.ctx)
