@@ -185,7 +185,7 @@ func TestAServiceThatDiesIsRepairedOnceInAWhile(t *testing.T) {
 	s := opened(t, ssh)
 	s.at(20 * time.Minute)
 	s.want(s.door.Stopped(s.now, "signal 9"), "start",
-		"record repaired | the service died (signal 9); it is started again")
+		"record repaired | the service died (signal 9); restarting it")
 	s.state(Opening)
 	s.want(s.door.Runs(s.now))
 	s.state(Open)
