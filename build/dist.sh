@@ -83,7 +83,7 @@ for target in "$@"; do
 	GOOS=${target%/*} GOARCH=${target#*/}
 	export GOOS GOARCH
 	name=${GOOS}_$GOARCH
-	rm -rf "$work/bin"
+	rm -rf "${work:?}/bin"
 	build/licenses.sh ./cmd/doorward >"$work/THIRD-PARTY-LICENSES"
 	build/programs.sh "$work/bin" doorward
 	client "$name"
@@ -96,7 +96,7 @@ for target in "$@"; do
 	fi
 	unset GOOS GOARCH
 done
-cd "$out"
+cd "$out" || exit
 find . -maxdepth 1 -type f ! -name SHA256SUMS | sed 's|^\./||' | sort | xargs sha256sum >"$work/sums"
 install -m 644 "$work/sums" SHA256SUMS
 cat SHA256SUMS

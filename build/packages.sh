@@ -34,7 +34,10 @@ stage() {
 		mkdir -p "$client/usr/$(dirname "$path")"
 		mv "$daemon/usr/$path" "$client/usr/$path"
 	done
-	install -D -m 644 -t "$daemon/usr/share/doc/doorward" README.md docs/*.md
+	install -D -m 644 -t "$daemon/usr/share/doc/doorward" README.md
+	find docs -name '*.md' ! -path 'docs/model/*' | while read -r page; do # README's links find them
+		install -D -m 644 "$page" "$daemon/usr/share/doc/doorward/$page"
+	done
 	install -D -m 644 -t "$daemon/usr/share/doc/doorward/examples" contrib/prometheus/doorward.rules.yml contrib/grafana/doorward.json
 	case $1 in
 	deb)

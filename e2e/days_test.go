@@ -137,8 +137,8 @@ func TestCorruptStoreIsSetAside(t *testing.T) {
 	s.must(os.WriteFile(damaged, []byte(junk), 0o600))
 	s.start("")
 	s.refuses(s.stranger, gate4, "8080")
-	s.says(s.operator("log"), `set aside`)
-	s.says(s.operator("log", "--verify"), `follow one another`)
+	s.says(s.operator("log"), `was moved to`)
+	s.says(s.operator("log", "--verify"), `are intact`)
 	kept := false
 	files, err = os.ReadDir(s.lab.Path("state"))
 	s.must(err)

@@ -41,7 +41,7 @@ func TestAStateThatTakesNothing(t *testing.T) {
 			s.refuses(s.stranger, gate4, "8080")
 			st, err := s.gate.Status(t.Context())
 			s.must(err)
-			if !strings.Contains(strings.Join(st.Warnings, "\n"), "nothing is kept, so that a restart would forget") {
+			if !strings.Contains(strings.Join(st.Warnings, "\n"), "nothing is saved: a restart would forget") {
 				t.Errorf("the warnings are %q", st.Warnings)
 			}
 			s.touch(s.stranger, gate4, "59001")
@@ -49,8 +49,8 @@ func TestAStateThatTakesNothing(t *testing.T) {
 			s.knock(s.visitor, gate4)
 			s.admits(s.visitor, gate4, "8080")
 			s.refuses(s.stranger, gate4, "8080")
-			s.says(s.operator("log"), `nothing is kept until the daemon is started again`)
-			s.says(s.gate.Output(), `"level":"ERROR","msg":"the state cannot be kept`)
+			s.says(s.operator("log"), `nothing is saved until the daemon is restarted`)
+			s.says(s.gate.Output(), `"level":"ERROR","msg":"cannot keep state`)
 			s.says(s.fails("-c", s.config), fmt.Sprintf(`another doorwardd \(process %d\)`, s.gate.PID))
 			s.admits(s.visitor, gate4, "8080") // the second one has changed nothing
 

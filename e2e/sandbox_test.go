@@ -91,8 +91,8 @@ func TestCommandsThatComeLater(t *testing.T) {
 	door, _ := s.sshDoor("logins = \"off\"", touchKnock)
 	s.configure(door)
 	s.hup()
-	s.must(s.gate.Says(t.Context(), `door \"ssh\" has commands, which cannot be started any more: the daemon locked itself in `+
-		`when it started; systemctl restart doorward`, soon))
+	s.must(s.gate.Says(t.Context(), `door \"ssh\" has commands, which cannot be started any more: the sandbox was set up `+
+		`when the daemon started; systemctl restart doorward`, soon))
 	if _, err := s.gate.Door(t.Context(), "web"); err != nil {
 		t.Errorf("the door before is gone: %v", err)
 	}

@@ -33,7 +33,7 @@ func TestAStartThatLacksSomething(t *testing.T) {
 				s.must(os.Mkdir(s.lab.Path("state/doorward.lock"), 0o700))
 				s.must(os.Mkdir(s.socket()+".lock", 0o700))
 			},
-			says: `the state cannot be kept`,
+			says: `cannot keep state`,
 		},
 		"pipes for the locks": {
 			spoil: func(s *site) {
@@ -44,11 +44,11 @@ func TestAStartThatLacksSomething(t *testing.T) {
 		},
 		"a directory for the control socket": {
 			spoil: func(s *site) { s.must(os.Mkdir(s.socket(), 0o700)) },
-			says:  `operators get no answer: mend this`,
+			says:  `operators get no answer: fix this`,
 		},
 		"a pipe for the control socket": {
 			spoil: func(s *site) { s.must(unix.Mkfifo(s.socket(), 0o600)) },
-			says:  `operators get no answer: mend this`,
+			says:  `operators get no answer: fix this`,
 		},
 		"no signal may be pending": {
 			under: []string{"prlimit", "--sigpending=0"},

@@ -230,7 +230,7 @@ func reloadIsRefused(t *testing.T, m *systemdtest.Machine) {
 	if out, err := m.System.Run(t.Context(), "systemctl", "reload", "doorward.service"); err == nil {
 		t.Errorf("a reload makes permanent what waits to be kept: %s", out)
 	}
-	if log := m.Run("journalctl", "--no-pager", "--unit=doorward.service"); !strings.Contains(log, "a configuration waits to be confirmed, by operator root (uid 0), until ") {
+	if log := m.Run("journalctl", "--no-pager", "--unit=doorward.service"); !strings.Contains(log, "a configuration is waiting to be confirmed, by operator root (uid 0), until ") {
 		t.Errorf("the log does not say why the reload failed:\n%s", log)
 	}
 	m.Run("doorward", "apply", "--undo")

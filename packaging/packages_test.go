@@ -297,3 +297,18 @@ func testTestsInstall(t *testing.T, daemon pkg) {
 		t.Fatal(err)
 	}
 }
+
+// What rpm is to make before the files are there is what systemd makes at each boot.
+func TestRPMMakesTheUser(t *testing.T) {
+	script, err := os.ReadFile("scripts/rpm-pre")
+	if err != nil {
+		t.Fatal(err)
+	}
+	users, err := files.ReadFile("doorward.sysusers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "<<'END'\n" + string(users) + "END\n"; !strings.Contains(string(script), want) {
+		t.Errorf("scripts/rpm-pre has other users than doorward.sysusers:\n%s", script)
+	}
+}

@@ -153,7 +153,7 @@ func (d *daemon) reload() error {
 	}
 	return lab.Until(context.Background(), tooLong, "an answer to the reload", func() error {
 		said := d.saidFrom(before)
-		if strings.Contains(said, " is in use") || strings.Contains(said, `"msg":"cannot use the new configuration`) {
+		if strings.Contains(said, " in use") || strings.Contains(said, `"msg":"cannot use the new configuration`) {
 			return nil
 		}
 		return errors.New("none yet")

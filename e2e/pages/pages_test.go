@@ -45,7 +45,7 @@ import (
 var story = []string{
 	"docs/start.md", "docs/howto/operators.md", "docs/howto/laptop.md", "docs/howto/scripts.md", "docs/howto/changing.md",
 	"docs/howto/visitors.md", "docs/howto/monitoring.md", "docs/howto/firewalls.md", "docs/howto/idle.md", "docs/howto/audit.md",
-	"docs/howto/containers.md", "docs/howto/wireguard.md", "docs/howto/moving.md", "docs/howto/fallback.md",
+	"docs/howto/containers.md", "docs/howto/image.md", "docs/howto/wireguard.md", "docs/howto/moving.md", "docs/howto/fallback.md",
 	"docs/howto/lockout.md", "docs/howto/removing.md",
 }
 

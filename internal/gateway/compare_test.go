@@ -382,7 +382,7 @@ func TestTheEndOfManyGrantsAtManyDoors(t *testing.T) {
 				for _, d := range r.doors {
 					left += d.door.Granted()
 				}
-				if before-left > maxBatch || turns > doors {
+				if before-left > maxBatch || turns > 3*doors {
 					t.Errorf("in turn %d the number of grants goes from %d to %d", turns, before, left)
 					break
 				}

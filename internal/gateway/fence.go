@@ -230,17 +230,3 @@ func (g *Gateway) halve(why error, doors []string, tries *int) error {
 	}
 	return refused
 }
-
-// maxLookups limits the changes of the fence that a turn gathers, by what they cost the
-// kernel: it looks up each set of grants by name among those of all doors
-// (nf_tables_api.c, nft_set_lookup), twice for each grant, which takes 0.4 ms with a
-// thousand doors.
-const (
-	maxLookups = 10_000
-	emptying   = 10 // how many grants a door that is emptied costs as much as, at most
-)
-
-// lookups returns what the waiting changes of the fence cost the kernel.
-func (g *Gateway) lookups() int {
-	return (len(g.changes.grants) + emptying*len(g.changes.emptied)) * len(g.doors)
-}

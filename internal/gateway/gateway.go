@@ -47,7 +47,7 @@ const firstLook = 3 * time.Second
 
 // maxBatch bounds one turn, so that a flood of touches does not keep an
 // operator's order waiting.
-const maxBatch = 4096
+const maxBatch = 1024
 
 // Options configure a gateway. Path, Version and Log are required.
 type Options struct {
@@ -254,14 +254,15 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 // turn handles the first event, whatever else is waiting and what is due, and flushes.
 func (g *Gateway) turn(first event) {
 	now := g.world.Now()
-	begun, all, lookups := now, false, g.lookups()
+	begun, all := now, false
+	g.changes.beginTurn()
 	g.beginTurn(now)
 	g.takeGaps(now)
 	if first != nil {
 		g.invalidateSnapshots()
 		first(now)
 	}
-	for i := 0; i < maxBatch && !all && g.lookups()-lookups < maxLookups; i++ {
+	for i := 0; i < maxBatch && !all && g.changes.cost(len(g.doors)) < maxCost; i++ {
 		select {
 		case h := <-g.heard:
 			g.invalidateSnapshots()

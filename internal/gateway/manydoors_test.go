@@ -63,11 +63,35 @@ func TestStatusOfManyDoorsIsBounded(t *testing.T) {
 	})
 }
 
+// What operators open at one door the kernel is told in parts, too.
+func TestManySourcesOpenInParts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const sources = 2*maxCost + 1
+		m := newMachine()
+		r := run(t, m, configPath(t), manyDoors(1))
+		release := r.hold()
+		for i := range sources {
+			go func() {
+				source := netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}).String()
+				if _, err := r.ask(control.OpenRequest{Door: "d0", Source: source, For: "1h"}); err != nil {
+					t.Error(err)
+				}
+			}()
+		}
+		synctest.Wait()
+		release()
+		if len(m.grants) != sources || m.largest > maxCost {
+			t.Errorf("%d of %d sources are let in, and a change has %d grants at the most, want all and at most %d",
+				len(m.grants), sources, m.largest, maxCost)
+		}
+	})
+}
+
 // What operators open at many doors at once the kernel is told in parts, since it looks
 // for each door's set among all.
 func TestManyDoorsOpenInParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const doors, most = 320, maxLookups/320 + 1
+		const doors, most = 320, maxCost*doorsPerGrant/(320+doorsPerGrant) + 1
 		m := newMachine()
 		r := run(t, m, configPath(t), manyDoors(doors))
 		release := r.hold()

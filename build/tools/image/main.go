@@ -5,7 +5,7 @@
 // The image has the two programs and the few files that they need: no shell, no
 // package manager, no libraries. It runs as a user of its own, and the daemon's file
 // has the two capabilities that it needs, since engines give a user other than root
-// none of those that a container may have (see docs/howto/containers.md).
+// none of those that a container may have (see docs/howto/image.md).
 package main
 
 import (
