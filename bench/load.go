@@ -61,7 +61,7 @@ func runLoads(ctx context.Context, o options) ([]*load, error) {
 		{name: "status --watch of 100 doors", run: watched},
 		{name: "1,000 doors changed by SIGHUP", run: reloaded},
 		{name: "closing a door with 300,000 grants", run: closed},
-		{name: fmt.Sprintf("all of that, at 1,000 doors with %d grants", o.many), run: everything},
+		{name: fmt.Sprintf("all of these at once, at 1,000 doors with %d grants", o.many), run: everything},
 	}
 	loads = slices.DeleteFunc(loads, func(l *load) bool { return !strings.Contains(l.name, o.load) })
 	if len(loads) == 0 {

@@ -270,7 +270,7 @@ type question struct {
 // Init starts the clock.
 func (q question) Init() tea.Cmd { return view.NextTick() }
 
-// Update takes in a key, a second, or the daemon's state.
+// Update handles a key, a tick of the clock, or the daemon's state.
 func (q question) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	switch msg := msg.(type) {
 	case tea.KeyPressMsg:

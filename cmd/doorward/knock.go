@@ -194,7 +194,7 @@ func (o *knockOptions) attempt(ctx context.Context, e *env, v *visit.Visitor, sa
 	return o.finish(ctx, e, k.opened, say)
 }
 
-// notItself is why a knock from the gateway itself is in vain, and what is not.
+// notItself says why a knock from the gateway itself has no effect, and what has.
 const notItself = "a gateway ignores knocks from itself; there, use: doorward open DOOR --source ADDRESS"
 
 // askFor is how long the door is asked whether it is still open to us. It is not where

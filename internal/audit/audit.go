@@ -89,7 +89,7 @@ const (
 	EventExpired  = "expired"  // a grant ended at its time
 	EventRefused  = "refused"  // a knock was refused, a penalty may stand in Until
 	EventDark     = "dark"     // the door went dark
-	EventFailsafe = "failsafe" // no log data: the door is dark and deaf
+	EventFailsafe = "failsafe" // no log data: the door is dark and ignores knocks
 	EventArmed    = "armed"    // a failsafe or a penalty ended
 	EventRepaired = "repaired" // fence, listener or service differed and was put right
 	EventError    = "error"    // something an operator must know went wrong

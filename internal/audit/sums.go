@@ -52,8 +52,8 @@ type sum struct {
 // NewSums returns Sums that know of no refusals.
 func NewSums() *Sums { return &Sums{byPrefix: make(map[prefixOf]*sum)} }
 
-// Add takes in a record at its time and returns the records to keep now: the
-// record itself, unless it is summed up, after the sums that are due.
+// Add adds a record at its time and returns the records to keep now: the record itself,
+// unless it is summed up, after the sums that are due.
 func (s *Sums) Add(now time.Time, r Record) []Record {
 	if r.Event != EventRefused {
 		return []Record{r}

@@ -129,8 +129,8 @@ func (w *Verifier) missing(id, by uint64) {
 	w.fault(id, "record %d is missing: record %d comes after it", id, by)
 }
 
-// Skip takes in that the trail has dropped records up to an ID while it was read: of
-// one chain, or of both. Those of the other come yet.
+// Skip notes that the trail has dropped records up to an ID while it was read: of one
+// chain, or of both. Those of the other come yet.
 func (w *Verifier) Skip(id uint64) { w.gone = max(w.gone, id) }
 
 // End returns what came of it. Records up to an ID were given, 0 where that is not

@@ -77,8 +77,8 @@ func TestLoadWhoseFile(t *testing.T) {
 	}
 }
 
-// TestLoadWithoutLeave: who may not read the file is told how its group may.
-func TestLoadWithoutLeave(t *testing.T) {
+// TestLoadWithoutPermission: who may not read the file is told how its group may.
+func TestLoadWithoutPermission(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it stops being root")
 	}

@@ -65,8 +65,8 @@ const (
 // The codes of Obstacles.
 const (
 	ObstacleFence      = "fence_down"      // the doors are not guarded as they should be
-	ObstacleFailsafe   = "failsafe"        // there is no log data: the door is dark and deaf
-	ObstacleDeaf       = "deaf"            // log data was not looked for since the start: the door hears nobody yet
+	ObstacleFailsafe   = "failsafe"        // there is no log data: the door is dark and ignores knocks
+	ObstacleDeaf       = "deaf"            // log data has not been looked for since the start: the door ignores knocks until then
 	ObstacleService    = "service_down"    // what is behind the door does not run
 	ObstacleFailed     = "service_failed"  // and did not start, or has died
 	ObstacleOpening    = "opening"         // a grant waits for the service to run

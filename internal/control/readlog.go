@@ -169,7 +169,7 @@ func (l *logRun) reached() error {
 	return nil
 }
 
-// take takes in a record of a follow.
+// take processes a record of a follow.
 func (l *logRun) take(r audit.Record) error {
 	l.sent++
 	switch {

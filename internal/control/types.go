@@ -46,7 +46,7 @@ const (
 	ProblemFence     = "fence_down"     // the doors are not guarded
 	ProblemStore     = "nothing_saved"  // a restart would forget what happens now
 	ProblemService   = "service_failed" // a service could not be started
-	ProblemFailsafe  = "failsafe"       // a door is deaf: there is no log data
+	ProblemFailsafe  = "failsafe"       // a door ignores knocks: there is no log data
 	ProblemListeners = "knocks_unheard" // nobody could knock at a door
 	ProblemEnding    = "ending"         // the daemon ends
 )

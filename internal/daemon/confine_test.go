@@ -64,7 +64,7 @@ func udp(c *config.Config) {
 }
 
 // What a knock needs is in the policy, once, and no more than that.
-func TestWallsHaveWhatKnocksNeed(t *testing.T) {
+func TestPolicyHasWhatKnocksNeed(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	const path = "/etc/doorward/doorward.toml"
 	all := needing(knock.Needs{Capabilities: []string{"CAP_NET_RAW", "CAP_NET_ADMIN", "CAP_OF_NOBODY"},
@@ -79,7 +79,7 @@ func TestWallsHaveWhatKnocksNeed(t *testing.T) {
 }
 
 // What the daemon keeps follows from what its configuration needs, and no more.
-func TestWallsAreWhatTheConfigurationNeeds(t *testing.T) {
+func TestPolicyIsWhatTheConfigurationNeeds(t *testing.T) {
 	type need struct {
 		Bind, Connect, Abstract, Program bool
 	}
@@ -115,7 +115,7 @@ func TestWallsAreWhatTheConfigurationNeeds(t *testing.T) {
 
 // A later configuration that needs more is refused with the words to help; one
 // that needs as much, or less, is not.
-func TestWallsStandForLaterConfigurations(t *testing.T) {
+func TestPolicyHoldsForLaterConfigurations(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "")
 	const hint = ": the sandbox was set up when the daemon started; systemctl restart doorward"
@@ -155,7 +155,7 @@ func TestWallsStandForLaterConfigurations(t *testing.T) {
 
 // The store may be an intruder's work: what its configuration needs is given only
 // as far as the file needs it, too.
-func TestWallsAreNotTheStores(t *testing.T) {
+func TestPolicyIsNotTheStores(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "")
 	elsewhere := func(c *config.Config) { c.Doors[0].Presence.Files = []string{"/root/.ssh/auth.log"} }
@@ -192,7 +192,7 @@ func TestWallsAreNotTheStores(t *testing.T) {
 }
 
 // A configuration that is a link elsewhere can be read from inside when it has changed.
-func TestWallsOfALinkedConfiguration(t *testing.T) {
+func TestPolicyOfALinkedConfiguration(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -225,7 +225,7 @@ func TestWallsOfALinkedConfiguration(t *testing.T) {
 }
 
 // With no file that can be used, the policy are those for any configuration.
-func TestWallsWithoutAFile(t *testing.T) {
+func TestPolicyWithoutAFile(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	path := filepath.Join(t.TempDir(), "doorward.toml")
 	if err := os.WriteFile(path, []byte("no TOML"), 0o600); err != nil {
@@ -239,7 +239,7 @@ func TestWallsWithoutAFile(t *testing.T) {
 
 // A daemon whose programs were replaced ends for systemd to start it again; where
 // nothing does, it says so and guards on.
-func TestAVigilEndsTheDaemonThatIsStartedAgain(t *testing.T) {
+func TestFileWatchEndsTheDaemonThatIsStartedAgain(t *testing.T) {
 	for _, notify := range []string{"/run/systemd/notify", ""} {
 		t.Setenv("NOTIFY_SOCKET", notify)
 		file := filepath.Join(t.TempDir(), "journalctl")
@@ -278,7 +278,7 @@ func TestAVigilEndsTheDaemonThatIsStartedAgain(t *testing.T) {
 }
 
 // Whatever a daemon needs to start the journal's reader is there on this machine.
-func TestVigilFilesAreTheProgramsOwn(t *testing.T) {
+func TestWatchedFilesAreTheProgramsOwn(t *testing.T) {
 	const program = "/usr/bin/journalctl"
 	if _, err := os.Stat(program); err != nil {
 		t.Skip(err)

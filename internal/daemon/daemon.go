@@ -218,7 +218,7 @@ func (d *Daemon) keepSocket(ctx context.Context, w *fileWatch, path string) erro
 		return nil
 	}
 	if os.Getenv("NOTIFY_SOCKET") != "" {
-		return fmt.Errorf("the control socket %q was deleted: the daemon starts again to make it anew", path)
+		return fmt.Errorf("the control socket %q was deleted: the daemon restarts to create it again", path)
 	}
 	d.Log.Error("the control socket was deleted, and operators get no answer: restart the daemon", "socket", path)
 	<-ctx.Done()

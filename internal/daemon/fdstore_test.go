@@ -34,8 +34,8 @@ func TestInherited(t *testing.T) {
 	}
 }
 
-// TestShelf looks at what systemd is told, and given.
-func TestShelf(t *testing.T) {
+// TestFDStore looks at what systemd is told, and given.
+func TestFDStore(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-func TestAVigilSeesWhatIsReplaced(t *testing.T) {
+func TestFileWatchSeesWhatIsReplaced(t *testing.T) {
 	write := func(path string) error { return os.WriteFile(path, []byte("code"), 0o600) }
 	for _, tt := range []struct {
 		name   string
@@ -72,7 +72,7 @@ func TestAVigilSeesWhatIsReplaced(t *testing.T) {
 	}
 }
 
-func TestAVigilEndsWithItsContext(t *testing.T) {
+func TestFileWatchEndsWithItsContext(t *testing.T) {
 	v, err := newFileWatch([]string{filepath.Join(t.TempDir(), "file")})
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func TestADeletedControlSocket(t *testing.T) {
 		go func() { done <- d.keepSocket(ctx, w, path) }()
 		l.Close() // and with it the file
 		if notify != "" {
-			want := fmt.Sprintf("the control socket %q was deleted: the daemon starts again to make it anew", path)
+			want := fmt.Sprintf("the control socket %q was deleted: the daemon restarts to create it again", path)
 			if err := <-done; err == nil || err.Error() != want {
 				t.Errorf("under systemd: %v, want %q", err, want)
 			}

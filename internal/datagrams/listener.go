@@ -1,9 +1,8 @@
 //go:build linux
 
-// Package datagrams is the listener on UDP ports: it hands on what a knock.Opener made
-// of a datagram, with where it came from and which address was asked, and sends
-// the answers. It knows no doors and judges nothing. No source of a datagram is
-// proven.
+// Package datagrams listens on UDP ports: it passes on what a knock.Opener made of a
+// datagram, with its source and the address it was sent to, and sends the answers. It
+// knows nothing about doors and judges nothing. No source of a datagram is proven.
 //
 // # The way of a datagram
 //
@@ -11,30 +10,29 @@
 //	           (a goroutine   what waits         (the      (in the order in
 //	            a port)                           pool)     which it came)
 //
-// Each port has one socket for both families and all addresses, whichever come
-// and go, so that nothing has to be done when an interface does. A port stays
-// bound, and silent, also while nothing is to be heard there: a port without a
-// socket would be answered with ICMP, and anybody else could bind it and learn a
-// knock. So no socket has SO_REUSEADDR or SO_REUSEPORT. What comes meanwhile is
-// read and thrown away, not kept for later.
+// Each port has one socket for both families and all addresses, whichever come and go, so
+// that nothing has to be done when an interface does. A port stays bound, and silent,
+// also while nothing is to be heard there: a port without a socket would be answered with
+// ICMP, and anybody else could bind it and learn a knock. So no socket has SO_REUSEADDR
+// or SO_REUSEPORT. Datagrams that arrive meanwhile are read and thrown away, not kept for
+// later.
 //
-// What nobody can have sent is thrown away: with a port of 0, or from an address
-// that is unspecified, of loopback, multicast or broadcast, or the one that was
-// asked. So is what was sent to multicast or broadcast, since it has no address
-// to answer from, and what is longer than Longest. That another address of the
-// machine is its own the listener cannot know; to keep out what comes over loopback is
-// for the fence.
+// Datagrams that nobody can have sent are thrown away: with a port of 0, or from an
+// unspecified, loopback, multicast or broadcast address, or from the very address they
+// were sent to. So are those sent to multicast or broadcast, since there is no address to
+// answer from, and those longer than Longest. The listener cannot know the machine's
+// other addresses; keeping out what comes over loopback is up to the fence.
 //
 // # Floods
 //
-// Anybody can send with any source, so that no bound for each source would help.
-// What comes to one port does not crowd out what comes to another: each has a
-// share of what may wait to be opened. In a full share a new datagram takes the
-// place of a random one, or is itself thrown away. A right knock among N others is
-// then as likely to be opened as any of them, however those are timed; were the
-// last to come thrown away, a burst just before it would be enough to keep it out.
+// Anybody can send with any source, so a limit for each source would not help. Datagrams
+// at one port do not crowd out those at another: each port has a share of what may wait
+// to be opened. In a full share a new datagram takes the place of a random one, or is
+// itself thrown away. A right knock among N others is then as likely to be opened as any
+// of them, however those are timed; if the latest were thrown away, a burst just before
+// it would be enough to keep it out.
 //
-// Whatever comes, there are for each port
+// Whatever arrives, each port costs
 //
 //   - one Glance for each datagram, and no allocation, until one passes it; then
 //     work that does not grow with what waits;
@@ -44,21 +42,20 @@
 //   - answersPerSecond answers at most that Open gave, none longer than its datagram,
 //     so that nobody is flooded by way of the listener, and nothing is amplified.
 //
-// The pool has one goroutine less than there are processors for Go, but one at
-// least. Go knows no priorities; so all who could hold up the gateway give way
-// after each batch that was read and each datagram that was opened, and whoever
-// is ready to run waits for that long at most. While maxHeard things wait for the
-// gateway nothing is opened, so that what was opened is not lost: what there is too
-// much of is thrown away before. A right knock waits for as many as have a share to
-// be opened, of each port that is flooded, at most.
+// The pool has one goroutine fewer than there are processors for Go, but at least one. Go
+// has no priorities; so every goroutine that could hold up the gateway yields after each
+// batch that was read and each datagram that was opened, and a goroutine that is ready to
+// run waits for that long at most. While maxHeard results wait for the gateway nothing is
+// opened, so that nothing that was opened is lost: any excess is thrown away before that.
+// A right knock waits at most for the datagrams in the share of each flooded port.
 //
 // # Order
 //
-// Datagrams are heard in the order in which they were read, with the time of that,
-// although several are opened at once; one whose Open takes long holds up those
-// behind it. Of one port that is the order in which they came. Those of two ports
-// may be read the other way round when they came within the time in which what the
-// kernel keeps of a port is read, a millisecond or two.
+// Datagrams are heard in the order in which they were read, with the time of reading,
+// although several are opened at once; one whose Open takes long holds up those behind
+// it. Of one port that is the order in which they came. Datagrams at two ports may be
+// read in the opposite order if they came within the time that it takes to read what the
+// kernel has queued for a port, a millisecond or two.
 package datagrams
 
 import (
@@ -78,28 +75,28 @@ import (
 const (
 	// Longest is the longest datagram that is heard, in bytes.
 	Longest = 1500
-	// LongestAnswer is the longest that Answer sends, in bytes: it fits into any
-	// packet of IPv6 (RFC 8200, section 5), so that no answer is fragmented.
+	// LongestAnswer is the longest payload that Answer sends, in bytes: it fits into any
+	// IPv6 packet (RFC 8200, section 5), so that no answer is fragmented.
 	LongestAnswer = 1280 - 40 - 8
 
-	// How many datagrams may wait for the pool: at one port, and, as long as each
-	// port has its least, at all.
+	// How many datagrams may wait for the pool: at one port at least, and in all as long
+	// as each port has that.
 	maxWaiting, minWaiting, totalWaiting = 128, 8, 4096
 
-	// How many bytes the kernel is asked to keep, likewise. Some milliseconds of a
-	// flood go into the most, in which a machine that has much to do lets nobody read.
+	// How many bytes the kernel is asked to queue, likewise. The maximum holds a few
+	// milliseconds of a flood, for a busy machine that lets nobody read in that time.
 	maxBuffer, minBuffer, totalBuffer = 1 << 20, 64 << 10, 16 << 20
 
-	maxHeard         = 1024 // things that were opened, or are just being, and wait for heard
-	answersPerSecond = 1000 // that Open gave, for each port
+	maxHeard         = 1024 // datagrams that were opened, or are being opened, and wait for heard
+	answersPerSecond = 1000 // given by Open, for each port
 )
 
-// Listener hears at UDP ports. Its methods may be called from several goroutines. Close
+// Listener listens on UDP ports. Its methods may be called from several goroutines. Close
 // it when done.
 type Listener struct {
 	log     *slog.Logger
 	pool    pool
-	batches sync.Pool      // *batch, none of them used
+	batches sync.Pool      // *batch, not in use
 	running sync.WaitGroup // all goroutines
 
 	foreign, strange, withheld atomic.Uint64
@@ -107,23 +104,23 @@ type Listener struct {
 	mu      sync.Mutex // guards what follows
 	wanted  []uint16   // as last Set, in order
 	sockets map[uint16]*socket
-	overrun uint64 // of what the kernel threw away, as far as it is known
+	overrun uint64 // datagrams that the kernel threw away, as far as known
 	started bool
 	closed  bool
 }
 
-// Counts says how many datagrams were thrown away since the listener was made, and why.
+// Counts says how many datagrams were thrown away since the Listener was made, and why.
 type Counts struct {
-	Foreign  uint64 // Glance said no, or nothing was to be heard at the port
+	Foreign  uint64 // Glance rejected it, or the port was only held
 	Strange  uint64 // nobody can have sent it, or it was too long
 	Crowded  uint64 // too many waited to be opened
 	Overrun  uint64 // by the kernel: they came faster than they were read, or were damaged
-	Withheld uint64 // no datagrams: answers of Open that were too many or too long
+	Withheld uint64 // not datagrams: answers of Open that were too many or too long
 }
 
-// New makes a listener without ports. What is heard goes to heard, several at a time
-// and from one goroutine; the slice is heard's to keep. Close waits for heard,
-// which must not wait for it.
+// New returns a Listener without ports. What is heard goes to heard, several at a time
+// and from one goroutine; heard may keep the slice. Close waits for heard, which must not
+// wait for it.
 func New(log *slog.Logger, heard func([]knock.Heard)) *Listener {
 	l := &Listener{log: log, sockets: make(map[uint16]*socket)}
 	l.batches.New = func() any { return newBatch() }
@@ -131,15 +128,15 @@ func New(log *slog.Logger, heard func([]knock.Heard)) *Listener {
 	return l
 }
 
-// Set has the listener hear at the ports that have an opener, hold those that have nil,
-// and give up all others, for IPv4 and IPv6. Sockets that it has already stay as
-// they are. What waits at a port that is no longer heard is thrown away, but what
-// was opened may come to heard a moment later; what waits at a port that gets
-// another opener is opened by the one that glanced at it. Sockets are made in the
+// Set makes the Listener listen on the ports that have an opener, hold those that have
+// nil, and give up all others, for IPv4 and IPv6. Sockets that it already has stay as
+// they are. Datagrams that wait at a port that is no longer listened on are thrown away,
+// though what was already opened may come to heard a moment later; those at a port that
+// gets another opener are opened by the one that glanced at them. Sockets are made in the
 // network namespace of the calling thread.
 //
-// The error joins one for each port that could not be had, with who holds it as
-// far as that can be seen; the others are had.
+// The error joins one for each port that could not be opened, with who holds it as far as
+// that can be seen; the others are open.
 func (l *Listener) Set(want map[uint16]knock.Opener) error {
 	failed, err := l.set(want)
 	if err != nil {
@@ -147,7 +144,7 @@ func (l *Listener) Set(want map[uint16]knock.Opener) error {
 	}
 	var errs []error
 	for _, f := range failed {
-		errs = append(errs, f.explain()) // looks through /proc: not under the lock
+		errs = append(errs, f.explain()) // searches /proc: not under the lock
 	}
 	return errors.Join(errs...)
 }
@@ -177,10 +174,10 @@ func (l *Listener) set(want map[uint16]knock.Opener) (failed []openError, err er
 	return failed, nil
 }
 
-// portShare is what one of so many ports gets of all.
+// portShare returns the share of one of n ports.
 func portShare(ports, most, least, all int) int { return max(least, min(most, all/max(ports, 1))) }
 
-// start begins the pool and the delivery, which Close ends, before the first port.
+// start starts the pool and the delivery, which Close ends, before the first port.
 func (l *Listener) start() {
 	if l.started || len(l.wanted) == 0 {
 		return
@@ -192,7 +189,7 @@ func (l *Listener) start() {
 	l.running.Go(l.pool.deliver)
 }
 
-// put has a port heard by an opener, or held.
+// put makes a port be listened on for an opener, or held.
 func (l *Listener) put(p uint16, by knock.Opener) error {
 	s := l.sockets[p]
 	if s == nil {
@@ -210,7 +207,7 @@ func (l *Listener) put(p uint16, by knock.Opener) error {
 	return nil
 }
 
-// begin has a socket read.
+// begin starts reading a socket.
 func (l *Listener) begin(s *socket) {
 	l.sockets[s.port] = s
 	l.running.Go(func() { l.receive(s) })
@@ -227,7 +224,7 @@ func (l *Listener) drop(s *socket) {
 	delete(l.sockets, s.port)
 }
 
-// open has the entry's opener look at its datagram, and sends what that answers.
+// open lets the entry's opener open its datagram, and sends what that answers.
 func (l *Listener) open(w *waiting) (knock.Heard, bool) {
 	length := len(w.datagram.Payload)
 	said, answer, ok := w.by.Open(w.datagram)
@@ -247,11 +244,10 @@ func (l *Listener) open(w *waiting) (knock.Heard, bool) {
 	}, ok
 }
 
-// Answer sends a datagram back the way that another came. It is for what a turn
-// of the gateway has led to, so that how many there are is the gateway's to bound.
-// What the network makes of it is no error, since whoever asked need not be
-// there. An error says that payload is longer than LongestAnswer, or that the listener
-// does not have the port.
+// Answer sends a datagram back the way that another came. It is for the results of the
+// gateway's turns, so limiting their number is up to the gateway. It does not report what
+// the network makes of the datagram, since whoever asked may not exist. An error says
+// that payload is longer than LongestAnswer, or that the listener does not have the port.
 func (l *Listener) Answer(path knock.Path, payload []byte) error {
 	if len(payload) > LongestAnswer {
 		return fmt.Errorf("an answer of %d bytes: allowed are %d", len(payload), LongestAnswer)
@@ -266,8 +262,8 @@ func (l *Listener) Answer(path knock.Path, payload []byte) error {
 	return nil
 }
 
-// Check returns the ports of the last Set that are not as it said, in order: they
-// could not be had, or their socket cannot be read any more. Set opens them anew.
+// Check returns the ports of the last Set that are not as it said, in order: they could
+// not be opened, or their socket can no longer be read. Set opens them anew.
 func (l *Listener) Check() (missing []uint16) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -279,9 +275,9 @@ func (l *Listener) Check() (missing []uint16) {
 	return missing
 }
 
-// Behind says whether datagrams wait that already waited when it was last asked,
-// while none was read: the process was stopped, or gets no time to run. What is
-// heard of them will be late.
+// Behind says whether datagrams wait that already waited when it was last asked, while
+// none was read: the process was stopped, or gets no time to run. What is heard from them
+// will be late.
 func (l *Listener) Behind() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -294,7 +290,7 @@ func (l *Listener) Behind() bool {
 	return behind
 }
 
-// Counts says what was thrown away so far.
+// Counts returns what was thrown away so far.
 func (l *Listener) Counts() Counts {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -321,7 +317,7 @@ func (l *Listener) Close() error {
 	return nil
 }
 
-// openError is a port that could not be had.
+// openError is a port that could not be opened.
 type openError struct {
 	port uint16
 	err  error

@@ -12,16 +12,16 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// pool has the openers, and what waits before and behind them.
+// pool has the goroutines that open datagrams, and what waits before and after them.
 type pool struct {
 	heard func([]knock.Heard)
 
 	mu      sync.Mutex // guards what follows
 	work    sync.Cond  // an opener may have something to do
-	news    sync.Cond  // something is to be told
+	news    sync.Cond  // there is something to deliver
 	each    int        // how many may wait at a port
 	waiting list.List  // *waiting, oldest first
-	opening list.List  // *waiting, oldest first: what is being opened, and what is behind that
+	opening list.List  // *waiting, oldest first: what is being opened, and what came after that
 	told    []knock.Heard
 	crowded uint64
 	closed  bool
@@ -35,7 +35,7 @@ type waiting struct {
 	at       int // in its socket's waiting
 	listed   *list.Element
 
-	done, ok bool // it was opened, and was something
+	done, ok bool // it was opened, and was a knock
 	heard    knock.Heard
 }
 
@@ -44,21 +44,21 @@ func (p *pool) init(heard func([]knock.Heard)) {
 	p.work.L, p.news.L = &p.mu, &p.mu
 }
 
-// share says how many may wait at each port.
+// share sets how many may wait at each port.
 func (p *pool) share(each int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.each = each
 }
 
-// put takes in copies of what came to a socket, with the time of now.
+// put queues copies of what came to a socket, with the current time.
 func (p *pool) put(s *socket, by *glance, come []arrival) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || s.opener.Load() == nil {
 		return
 	}
-	now := time.Now() // under the lock, so that the order is that of the times
+	now := time.Now() // under the lock, so that the order is the order of the times
 	for _, a := range come {
 		if w := p.room(s); w != nil {
 			w.by = by
@@ -68,7 +68,7 @@ func (p *pool) put(s *socket, by *glance, come []arrival) {
 	}
 }
 
-// copied is a copy of payload, in the place of another one if that has room.
+// copied returns a copy of payload, in the memory of another one if that has room.
 func copied(place, payload []byte) []byte {
 	if cap(place) < len(payload) {
 		place = make([]byte, len(payload))
@@ -76,8 +76,9 @@ func copied(place, payload []byte) []byte {
 	return place[:copy(place[:len(payload)], payload)]
 }
 
-// room returns the last of what waits, for one more datagram of the socket: a new
-// one, or one whose datagram is thrown away for it; nil: the new datagram is.
+// room returns an entry at the end of the queue for one more datagram of the socket: a
+// new one, or one whose datagram is thrown away for it. nil: the new datagram is thrown
+// away.
 func (p *pool) room(s *socket) *waiting {
 	n := len(s.waiting)
 	if n < p.each {
@@ -96,7 +97,7 @@ func (p *pool) room(s *socket) *waiting {
 	return w
 }
 
-// take takes one out of what waits.
+// take removes one from the queue.
 func (p *pool) take(w *waiting) {
 	p.waiting.Remove(w.listed)
 	all := w.socket.waiting
@@ -115,7 +116,7 @@ func (p *pool) forget(s *socket) {
 	}
 }
 
-// run opens one after the other, until close.
+// run opens datagrams one after another, until close.
 func (p *pool) run(open func(*waiting) (knock.Heard, bool)) {
 	for {
 		w := p.next()
@@ -128,7 +129,7 @@ func (p *pool) run(open func(*waiting) (knock.Heard, bool)) {
 	}
 }
 
-// next waits for the oldest that is to be opened; nil: no more will be.
+// next waits for the oldest that is to be opened; nil: there will be no more.
 func (p *pool) next() *waiting {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -144,8 +145,8 @@ func (p *pool) next() *waiting {
 	return w
 }
 
-// finish takes in what became of one that was opened. What was opened before its
-// turn is told when those before it are done.
+// finish notes the result of opening one. A result that comes before its turn is
+// delivered when the earlier ones are done.
 func (p *pool) finish(w *waiting, heard knock.Heard, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -164,7 +165,7 @@ func (p *pool) finish(w *waiting, heard knock.Heard, ok bool) {
 	p.work.Broadcast()
 }
 
-// deliver hands what was heard to heard, until close.
+// deliver passes what was heard to heard, until close.
 func (p *pool) deliver() {
 	for {
 		p.mu.Lock()

@@ -20,7 +20,7 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// heardAs is what an Ear makes of a datagram, with its payload as what it says.
+// heardAs is what a Listener makes of a datagram, whose payload becomes the detail.
 func heardAs(w *waiting) (knock.Heard, bool) {
 	return knock.Heard{Said: string(w.datagram.Payload), Time: w.datagram.Time}, !strings.HasPrefix(string(w.datagram.Payload), "nothing")
 }

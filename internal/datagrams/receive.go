@@ -19,13 +19,14 @@ import (
 )
 
 const (
-	atOnce      = 32 // datagrams that are read with one system call
+	atOnce      = 32 // datagrams read with one system call
 	controlSize = 96 // more than in_pktinfo and in6_pktinfo take with their headers
 
-	// How long reading rests when it failed, and how often in a row it may: what is
-	// over by then was a shortage, or what somebody had the kernel tell the socket
-	// (ss -K). Strangers cannot make it fail: a socket that is not connected is told
-	// of no ICMP (__udp4_lib_err in the kernel's net/ipv4/udp.c).
+	// How long reading pauses after a failure, and how many failures in a row are
+	// allowed: trouble that is over by then was a shortage, or an error that somebody had
+	// the kernel report to the socket (ss -K). Strangers cannot make it fail: a socket
+	// that is not connected gets no ICMP errors (__udp4_lib_err in the kernel's
+	// net/ipv4/udp.c).
 	rest, maxFailures = 10 * time.Millisecond, 100
 )
 
@@ -36,7 +37,7 @@ type batch struct {
 	names    [atOnce]unix.RawSockaddrInet6 // has room for one of IPv4
 	controls [atOnce][controlSize / 8]uint64
 	payloads [atOnce][Longest]byte
-	come     []arrival // what may be one of the opener's
+	come     []arrival // what may be for the opener
 }
 
 // header is struct mmsghdr, recvmmsg(2).
@@ -64,7 +65,7 @@ func newBatch() *batch {
 	return b
 }
 
-// read takes what there is, without waiting.
+// read reads what there is, without waiting.
 func (b *batch) read(fd uintptr) (int, unix.Errno) {
 	for i := range b.headers {
 		h := &b.headers[i]
@@ -88,7 +89,7 @@ func (l *Listener) receive(s *socket) {
 	read := func(fd uintptr) bool {
 		b, _ = l.batches.Get().(*batch)
 		if n, errno = b.read(fd); errno != 0 {
-			l.batches.Put(b) // a port where nothing comes has none
+			l.batches.Put(b) // a port without traffic has none
 		}
 		return errno != unix.EAGAIN
 	}
@@ -112,13 +113,13 @@ func (l *Listener) receive(s *socket) {
 	l.dies(s, fmt.Errorf("recvmmsg: %w", errno))
 }
 
-// dies says that a socket cannot be read, for Check to find.
+// dies marks a socket as unreadable, for Check to find.
 func (l *Listener) dies(s *socket, err error) {
 	l.log.Error("cannot read datagrams at a port for knocks; trying again", "port", s.port, "err", err)
 	s.dead.Store(true)
 }
 
-// sift hands on what may be a knock of the n datagrams in a batch.
+// sift passes on those of the n datagrams in a batch that may be a knock.
 func (l *Listener) sift(s *socket, b *batch, n int) {
 	by := s.opener.Load()
 	if by == nil {
@@ -133,7 +134,7 @@ func (l *Listener) sift(s *socket, b *batch, n int) {
 	}
 }
 
-// sift has come be what may be a knock at p of the first n, and counts the others.
+// sift sets come to those of the first n that may be a knock at p, and counts the others.
 func (b *batch) sift(p uint16, by knock.Opener, n int) (foreign, strange uint64) {
 	b.come = b.come[:0]
 	for i := range n {
@@ -157,8 +158,8 @@ func (b *batch) sift(p uint16, by knock.Opener, n int) (foreign, strange uint64)
 	return foreign, strange
 }
 
-// path is the way that datagram i came to port p; false: nobody can have sent it,
-// or it was not for this machine alone.
+// path returns the way that datagram i came to port p; false: nobody can have sent it, or
+// it was not for this machine alone.
 func (b *batch) path(i int, p uint16) (knock.Path, bool) {
 	from := source(&b.names[i])
 	to, link, ok := b.destination(i)
@@ -172,14 +173,14 @@ func (b *batch) path(i int, p uint16) (knock.Path, bool) {
 	return knock.Path{From: from, To: netip.AddrPortFrom(to, p), If: link}, true
 }
 
-// single says whether an address is one of a single machine. That of a network's
-// broadcast is not known here.
+// single says whether an address is that of a single machine. A network's broadcast
+// address is not known here.
 func single(a netip.Addr) bool {
 	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !a.Is4In6() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
-// source is the sender's address, with the number of its interface as the zone of
-// a link-local one. An IPv4-mapped one is an IPv4 address.
+// source returns the sender's address, with the number of its interface as the zone of a
+// link-local one. An IPv4-mapped one is an IPv4 address.
 func source(name *unix.RawSockaddrInet6) netip.AddrPort {
 	number := func(p *uint16) uint16 { return binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(p))[:]) }
 	switch name.Family {
@@ -196,9 +197,9 @@ func source(name *unix.RawSockaddrInet6) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// destination is the address that datagram i was sent to, and the interface that
-// it came in by. It is false for a broadcast or multicast over IPv4, where the
-// address that the kernel would answer from is another, ip(7).
+// destination returns the address that datagram i was sent to, and the interface that it
+// arrived on. It is false for a broadcast or multicast over IPv4, where the address that
+// the kernel would answer from is another, ip(7).
 func (b *batch) destination(i int) (to netip.Addr, link int, ok bool) {
 	control := unsafe.Slice((*byte)(unsafe.Pointer(&b.controls[i])), controlSize)
 	control = control[:min(uint64(b.headers[i].Controllen), controlSize)]

@@ -23,7 +23,7 @@ import (
 const cagedWord = "DOORWARD_TEST_CAGED"
 
 // All that the listener does it can do from inside the sandbox, at ports below 1024 too.
-func TestInTheCage(t *testing.T) {
+func TestInTheSandbox(t *testing.T) {
 	ns := nstest.New(t)
 	cmd := ns.Command(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), cagedWord+"=yes")

@@ -34,18 +34,18 @@ type socket struct {
 	waiting []*waiting // the pool's, in no order
 
 	mu     sync.Mutex // guards what follows
-	second time.Time  // the one that sent counts for
+	second time.Time  // that sent is counted for
 	sent   int
 
 	waited  bool   // datagrams waited when Behind was last asked; the listener's
-	asked   uint64 // rounds then
-	dropped uint32 // what overrun was told last
+	asked   uint64 // rounds at that time
+	dropped uint32 // the kernel's counter at the last overrun
 }
 
 // glance is an opener in use.
 type glance struct{ knock.Opener }
 
-// use has what comes from now on go to by, or nowhere if that is nil.
+// use makes later datagrams go to by, or nowhere if that is nil.
 func (s *socket) use(by knock.Opener) {
 	if by == nil {
 		s.opener.Store(nil)
@@ -98,9 +98,9 @@ func bind(family int, at unix.Sockaddr) (int, error) {
 	return fd, nil
 }
 
-// configure is for before the first datagram can come, so that each has its
-// destination. One over IPv4 that comes to a socket of IPv6 has it in either form;
-// in_pktinfo alone tells a broadcast.
+// configure is called before the first datagram can arrive, so that each has its
+// destination. An IPv4 datagram at an IPv6 socket has it in both forms; only in_pktinfo
+// shows a broadcast.
 func configure(fd, family int) error {
 	options := []struct {
 		level, name, value int
@@ -120,9 +120,9 @@ func configure(fd, family int) error {
 	return nil
 }
 
-// keep has the kernel keep so many bytes for the socket. It takes twice that, for its
-// own part of each datagram, and without CAP_NET_ADMIN keeps net.core.rmem_max at
-// most (SO_RCVBUF and SO_RCVBUFFORCE in socket(7)), which has to do then.
+// keep sets how many bytes the kernel queues for the socket. It allows twice that, for
+// its own overhead, and without CAP_NET_ADMIN at most net.core.rmem_max (SO_RCVBUF and
+// SO_RCVBUFFORCE in socket(7)), which then has to do.
 func (s *socket) keep(size int) {
 	_ = s.raw.Control(func(fd uintptr) {
 		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size) != nil {
@@ -142,9 +142,9 @@ func (s *socket) mayAnswer(now time.Time) bool {
 	return s.sent <= answersPerSecond
 }
 
-// send sends a datagram the way back, from the address that was asked. Which
-// interface is the routes' to say, but where addresses mean nothing without one.
-// What becomes of it nobody knows: it is not sent again.
+// send sends a datagram the way back, from the address that was asked. The routes decide
+// on the interface, except where addresses mean nothing without one. The datagram may be
+// lost: it is not sent again.
 func (s *socket) send(path knock.Path, payload []byte) {
 	from, to := path.To.Addr(), path.From.Addr()
 	link := 0
@@ -178,8 +178,8 @@ func (s *socket) ready() (waits bool) {
 	return waits
 }
 
-// overrun is how many datagrams the kernel threw away since it was last called,
-// which should not be 2^32 datagrams ago.
+// overrun returns how many datagrams the kernel has thrown away since the last call,
+// which must not be 2^32 datagrams ago.
 func (s *socket) overrun() uint64 {
 	var info [9]uint32 // SK_MEMINFO_VARS of linux/sock_diag.h
 	size := uint32(unsafe.Sizeof(info))
@@ -194,7 +194,7 @@ func (s *socket) overrun() uint64 {
 	return uint64(since)
 }
 
-// explain says it to the operator.
+// explain returns the error for the operator.
 func (f openError) explain() error {
 	switch {
 	case errors.Is(f.err, unix.EADDRINUSE):

@@ -143,7 +143,7 @@ func published(d ruleset.Detour, from port.Range, all []ruleset.Detour, c *confi
 			}
 			for _, door := range guardians(c, f) {
 				found = append(found, Finding{Warning, inWords(from), fmt.Sprintf("leads to %s (%s), as %s does, which door %s"+
-					" guards, and no door guards this port: a way round it that needs no knock", at, d.Chain, inWords(f), door.Name),
+					" guards, and no door guards this port: a way around it that needs no knock", at, d.Chain, inWords(f), door.Name),
 					fmt.Sprintf("add %q to the ports of [door.%s], or publish it once", from, door.Name)})
 			}
 		}

@@ -76,7 +76,7 @@ func TestWaysRound(t *testing.T) {
 		}, []string{
 			"note: 8080/tcp: is forwarded to 198.51.100.7:80 (table ip nat, chain DOCKER): it opens only with a grant of door web;",
 			`warning: 8081/tcp: leads to 198.51.100.7:80 (table ip nat, chain DOCKER), as 8080/tcp does, which door web guards, and no door` +
-				` guards this port: a way round it that needs no knock > add "8081/tcp" to the ports of [door.web]`}},
+				` guards this port: a way around it that needs no knock > add "8081/tcp" to the ports of [door.web]`}},
 		{"published over UDP", [][]string{nat("udp dport 53 dnat to 198.51.100.7")}, []string{
 			"note: 53/udp: is forwarded to 198.51.100.7:53"}},
 		{"DNAT by a map", [][]string{nat("dnat to tcp dport map { 2222 : 192.0.2.1 }")}, []string{

@@ -10,16 +10,16 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// Restore takes in a claim to a grant that the kernel is believed to hold still, if
-// it is Somebody's.
+// Restore adds a claim to a grant that the kernel is believed to hold still, if it is
+// Somebody's.
 func (d *Door) Restore(c Claim) {
 	if Somebody(c.Source) {
 		d.claim(c.Until.Add(-c.For), c.Source, claimant{by: c.By}, c.Until)
 	}
 }
 
-// Adopt takes in a grant that the kernel holds and nobody remembers, or that lasts
-// longer there; one that is not Somebody's is revoked.
+// Adopt adds a grant that the kernel holds and nobody remembers, or that lasts longer
+// there; one that is not Somebody's is revoked.
 func (d *Door) Adopt(now time.Time, c Claim) []Effect {
 	if !Somebody(c.Source) {
 		return []Effect{Revoke{c.Source},
@@ -30,9 +30,9 @@ func (d *Door) Adopt(now time.Time, c Claim) []Effect {
 		d.record(now, audit.EventGranted, SourceString(c.Source), c.By, "the kernel already let it in", c.Until)}
 }
 
-// EndsAt takes in when the kernel's grant ends, where that is not what the door
-// knows: the clock was set while no daemon ran. No claim to it lasts longer, and the
-// last of them as long.
+// EndsAt notes when the kernel's grant ends, if that is not what the door knows: the
+// clock was set while no daemon ran. No claim to it lasts longer, and the last of them
+// lasts until then.
 func (d *Door) EndsAt(now time.Time, source netip.Prefix, until time.Time) {
 	b := &d.grants
 	n, has := b.find(source)
@@ -47,7 +47,7 @@ func (d *Door) EndsAt(now time.Time, source netip.Prefix, until time.Time) {
 	}
 }
 
-// Runs takes in that the service runs: the answer to Start, or an observation.
+// Runs notes that the service runs: the answer to Start, or an observation.
 func (d *Door) Runs(now time.Time) []Effect {
 	fresh := d.fresh
 	d.fresh = false
@@ -55,21 +55,20 @@ func (d *Door) Runs(now time.Time) []Effect {
 	case Opening:
 		return d.opened(now)
 	case Dark, Failsafe:
-		if fresh && d.saved.State == Dark { // as it does on any machine before the door is there
+		if fresh && d.saved.State == Dark { // as on any machine before the door exists
 			d.saved.Ran = true
 			return []Effect{Stop{}, d.record(now, audit.EventDark, "", "",
 				"the service was running when the door was first guarded; stopping it", time.Time{})}
 		}
-		// S12: what runs behind a dark door is put right.
+		// S12: a service that runs behind a dark door is stopped.
 		return []Effect{Stop{}, d.record(now, audit.EventRepaired, "", "", fmt.Sprintf("the service was running although the door is %s; "+
 			"stopping it: \"doorward open %s --source any --for 1h\" lets everybody in", d.saved.State, d.rules.Name), time.Time{})}
 	}
 	return nil
 }
 
-// Stopped takes in that the service does not run: the answer to Stop, or an
-// observation that it has died. Behind an open door it is started again, once in
-// a while.
+// Stopped notes that the service does not run: the answer to Stop, or an observation that
+// it has died. Behind an open door it is started again, at most once in a while.
 func (d *Door) Stopped(now time.Time, detail string) []Effect {
 	d.retry, d.retryAfter = time.Time{}, 0
 	d.fresh = false
@@ -98,16 +97,16 @@ func (d *Door) Stopped(now time.Time, detail string) []Effect {
 	return nil
 }
 
-// Halted takes in that the service ended because it was told to, and not by this
-// door; or that its start was given up for such an order. No harm is done, so the
-// door stays; but it runs when the door says open. If that goes on, it is started
-// after pauses that grow, so that nobody fights with a program over it.
+// Halted notes that the service ended because it was told to, and not by this door; or
+// that its start was cancelled by such an order. That is harmless, so the door stays
+// open; but the service must run behind an open door. If this repeats, the service is
+// started after growing pauses, so that doorward does not fight another program over it.
 func (d *Door) Halted(now time.Time) []Effect {
 	switch {
 	case d.saved.State != Open && d.saved.State != Opening:
 		return d.Stopped(now, "")
 	case !d.again.IsZero():
-		return nil // it is known
+		return nil // already known
 	}
 	was := d.saved.State
 	if was == Open {
@@ -130,9 +129,9 @@ func (d *Door) Halted(now time.Time) []Effect {
 		"is %s; it is started again%s and \"doorward close %s\" stops it for good", was, cmp.Or(when, ","), d.rules.Name), time.Time{}))
 }
 
-// waitNoLonger forgets those who have waited for the service for too long: they are
-// not to be let in long after they knocked. A door that was opening for nobody else
-// goes dark again.
+// waitNoLonger forgets those who have waited too long for the service: they must not be
+// let in long after they knocked. A door that was opening for nobody else goes dark
+// again.
 func (d *Door) waitNoLonger(now time.Time) []Effect {
 	var out []Effect
 	d.waiting = slices.DeleteFunc(d.waiting, func(r request) bool {
@@ -152,12 +151,12 @@ func (d *Door) startAgain(now time.Time) []Effect {
 	return []Effect{Start{}}
 }
 
-// NotStarted is why a door is dark whose service did not start.
+// NotStarted is why a door is dark if its service did not start.
 const NotStarted = "the service did not start"
 
-// Failed takes in that a start or a stop failed. A door whose service does not
-// start goes dark again; a service that does not stop is stopped again later,
-// unless somebody knocked meanwhile.
+// Failed notes that a start or a stop failed. A door whose service does not start goes
+// dark again; a service that does not stop is stopped again later, unless somebody
+// knocked meanwhile.
 func (d *Door) Failed(now time.Time, problem string) []Effect {
 	failure := d.record(now, audit.EventError, "", "", problem, time.Time{})
 	if d.saved.State == Opening {
@@ -167,7 +166,7 @@ func (d *Door) Failed(now time.Time, problem string) []Effect {
 	if d.saved.State == Open {
 		return []Effect{failure}
 	}
-	if len(d.waiting) > 0 { // what does not stop keeps nobody out
+	if len(d.waiting) > 0 { // a service that does not stop keeps nobody out
 		dark := d.record(now, audit.EventDark, "", d.darkBy, d.saved.Reason, time.Time{})
 		d.become(now, Opening, d.waiting[0].reason)
 		return []Effect{failure, dark, Start{}}
@@ -177,7 +176,7 @@ func (d *Door) Failed(now time.Time, problem string) []Effect {
 	return []Effect{failure}
 }
 
-// Seen takes in what a look for presence found.
+// Seen processes the result of a check for presence.
 func (d *Door) Seen(now time.Time, s Seen) []Effect {
 	d.looking, d.looked = false, now
 	missing := d.rules.Logins && s.NoData != ""
@@ -209,20 +208,19 @@ func (d *Door) Seen(now time.Time, s Seen) []Effect {
 	return out
 }
 
-// byPresence is on whose behalf the grant to everybody is drawn out: its own, so
-// that no new claim of somebody else makes it shorter.
+// byPresence is on whose behalf the grant to everybody is extended: a party of its own,
+// so that no new claim of somebody else makes it shorter.
 const byPresence = "presence"
 
-// extend has the grant to everybody last as long as the door is open. It may
-// have ended between the last two looks.
+// extend makes the grant to everybody last as long as the door is open. It may have ended
+// between the last two checks.
 func (d *Door) extend(now time.Time) []Effect {
 	return d.give(now, request{source: Any, claimant: claimant{by: byPresence}, reason: "somebody is in"})
 }
 
-// presence moves LastSeen on. A login counts at its own time, but once it was
-// taken in it stays where it was put, whatever the wall clock does later. A
-// connection that has ended since the last look ended at the latest now: the
-// door never goes dark early.
+// presence advances LastSeen. A login counts at its own time, and keeps the time it was
+// first given, whatever the wall clock does later. A connection that has ended since the
+// last check ended now at the latest: the door never goes dark early.
 func (d *Door) presence(now time.Time, s Seen) {
 	if !s.Login.IsZero() && !s.Login.Equal(d.login) {
 		d.login = s.Login
@@ -242,9 +240,9 @@ func (d *Door) ask(now time.Time, r request) []Effect {
 	switch {
 	case d.saved.State == Open:
 		return d.give(now, r)
-	case d.saved.State == Dark, stopFailed: // what does not stop keeps nobody out
+	case d.saved.State == Dark, stopFailed: // a service that does not stop keeps nobody out
 		var out []Effect
-		if stopFailed { // the trail has yet to say that its grants are gone
+		if stopFailed { // the trail does not say yet that its grants are gone
 			out = append(out, d.record(now, audit.EventDark, "", d.darkBy, d.saved.Reason, time.Time{}))
 		}
 		d.become(now, Opening, r.reason)
@@ -272,7 +270,7 @@ func (d *Door) ask(now time.Time, r request) []Effect {
 	return out
 }
 
-// opened makes an opening door open and gives what was waited for.
+// opened makes an opening door open and gives the grants that were waited for.
 func (d *Door) opened(now time.Time) []Effect {
 	var out []Effect
 	reason, goesOn := d.saved.Reason, d.reopens
@@ -299,20 +297,20 @@ func (d *Door) give(now time.Time, r request) []Effect {
 	}
 	until := now.Add(r.length)
 	if r.length == 0 {
-		until, _ = d.darkAt() // ever: Configure leaves no such request otherwise
+		until, _ = d.darkAt() // never false: Configure leaves no such request otherwise
 	}
 	c := Claim{Source: r.source, By: r.by, Until: until, For: until.Sub(now)}
 	n, has := d.grants.find(r.source)
 	var out []Effect
 	if has && !now.Before(d.grants.until(now, n)) {
-		out, has = d.expire(now, n), false // no Tick has come to it yet
+		out, has = d.expire(now, n), false // no Tick has reached it yet
 	}
 	drawnOut := has && r.by == byPresence
 	again := drawnOut && d.grants.claimOf(d.grants.claims(n), byPresence) >= 0
 	end := d.claim(now, r.source, r.claimant, until)
 	if drawnOut {
-		// Presence draws a grant to everybody out every few seconds: no news,
-		// and once on disk is enough, since a restart asks the kernel how long.
+		// Presence extends a grant to everybody every few seconds: that is no news, and
+		// once on disk is enough, since a restart asks the kernel for its end.
 		out = append(out, Give{r.source, end})
 		if !again {
 			out = append(out, KeepClaim{c})
@@ -323,8 +321,7 @@ func (d *Door) give(now time.Time, r request) []Effect {
 		d.record(now, audit.EventGranted, SourceString(r.source), r.by, r.reason, until))
 }
 
-// claim takes in a claim that was made at since, and returns when the grant now
-// ends.
+// claim adds a claim that was made at since, and returns when the grant now ends.
 func (d *Door) claim(since time.Time, source netip.Prefix, p claimant, until time.Time) time.Time {
 	n := d.grants.open(source, since, until)
 	d.grants.claim(n, p, until)
@@ -338,7 +335,7 @@ func (d *Door) expire(now time.Time, n int32) []Effect {
 	return append(d.dropped(n, source), d.record(now, audit.EventExpired, SourceString(source), "", "it expired", time.Time{}))
 }
 
-// drop forgets a grant; with revoke the kernel is told.
+// drop forgets a grant; with revoke the kernel is told to end it.
 func (d *Door) drop(now time.Time, n int32, revoke bool) []Effect {
 	d.endedGrants.add(now, d.grants.admission(n))
 	source := d.grants.grants.at(n).source.source()
@@ -352,7 +349,7 @@ func (d *Door) drop(now time.Time, n int32, revoke bool) []Effect {
 	return append(out, d.dropped(n, source)...)
 }
 
-// dropped takes a grant out of the book and has the claims to it forgotten.
+// dropped removes a grant and forgets the claims to it.
 func (d *Door) dropped(n int32, source netip.Prefix) []Effect {
 	var out []Effect
 	for _, by := range d.grants.drop(n) {
@@ -394,7 +391,7 @@ func (d *Door) empty(now time.Time) {
 	d.grants.clear()
 }
 
-// fail is S9: no log data anywhere, something is fishy, stop everything.
+// fail is S9: there is no log data anywhere, so something is wrong, and everything stops.
 func (d *Door) fail(now time.Time, noData string) []Effect {
 	return append(d.darken(now, Failsafe, "presence", noData),
 		d.record(now, audit.EventFailsafe, "", "presence", noData, time.Time{}))
@@ -409,7 +406,7 @@ func (d *Door) become(now time.Time, s State, reason string) {
 	}
 }
 
-// record is a record of the audit trail; who is its source, "" for none.
+// record returns a record of the audit trail; who is its source, "" for none.
 func (d *Door) record(now time.Time, event, who, by, reason string, until time.Time) Record {
 	r := audit.Record{Time: now, Door: d.rules.Name, Event: event, Source: who, By: by, Reason: reason}
 	if !until.IsZero() {
@@ -418,8 +415,8 @@ func (d *Door) record(now time.Time, event, who, by, reason string, until time.T
 	return Record{r}
 }
 
-// SourceString writes a source as status and the audit trail do: an address, a
-// prefix, "any", or "nobody" for what is none of them.
+// SourceString writes a source as status and the audit trail do: an address, a prefix,
+// "any", or "nobody" for anything else.
 func SourceString(source netip.Prefix) string {
 	switch {
 	case source == Any:
@@ -432,7 +429,7 @@ func SourceString(source netip.Prefix) string {
 	return source.String()
 }
 
-// Source is the prefix of one address alone, an IPv4-mapped one as IPv4; of an
+// Source returns the prefix of a single address, an IPv4-mapped one as IPv4; for an
 // invalid one the zero Prefix, which is nobody.
 func Source(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")

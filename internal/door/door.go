@@ -1,11 +1,11 @@
-// Package door is the state machine of one door: what a knock, a wrong knock,
-// the service, presence and the operator do to it. It is pure: no sockets, no
-// goroutines, no clock. Every method is handed the time and answers with the
-// effects that the gateway is to carry out, so that tests and an explorer reach
-// every state. What the kernel and the service manager really did comes back through
-// Runs, Stopped, Halted, Failed, Ended and Seen; the door never assumes it.
+// Package door is the state machine of one door: what a knock, a wrong knock, the
+// service, presence and the operator do to it. It is pure: no sockets, no goroutines, no
+// clock. Every method is given the time and returns the effects that the gateway is to
+// carry out, so that tests and an explorer can reach every state. What the kernel and the
+// service manager really did comes back through Runs, Stopped, Halted, Failed, Ended and
+// Seen; the door never assumes it.
 //
-// What a stranger can cost a door, at the worst:
+// What a stranger can cost a door at worst:
 //
 //	a touch, penalised or not  10 lookups
 //	a wrong knock              3 penalties written, in heaps of at most 65,536;
@@ -14,12 +14,12 @@
 //	being forgotten            the top of a heap
 //	memory                     65,536 penalties, standing and remembered
 //
-// None of it depends on what strangers did before, but for a heap's logarithm. Nor
-// does what visitors and operators cost: a grant takes some hundred bytes, to give,
-// renew and end one costs a heap's logarithm, and to end all of them as much as one.
-// However many grants and penalties end at the same time, a Tick ends 1,024 of each,
-// and Next then says that the next Tick is due at once; a penalty that is over counts
-// for nothing meanwhile.
+// None of it depends on what strangers did before, except for a heap's logarithm. The
+// same goes for visitors and operators: a grant takes about a hundred bytes, giving,
+// renewing and ending one costs a heap's logarithm, and ending all of them costs as much
+// as ending one. However many grants and penalties end at the same time, a Tick ends
+// 1,024 of each, and Next then says that the next Tick is due at once; a penalty that is
+// over has no effect meanwhile.
 package door
 
 import (
@@ -32,19 +32,19 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// Bounds of what a door keeps and how often it looks.
+// Limits of what a door keeps and how often it checks.
 const (
 	maxWaiting      = 1 << 12          // knocks that wait for the service to run
-	restEvery       = time.Minute      // looks for log data while the door is dark
+	restEvery       = time.Minute      // checks for log data while the door is dark
 	failEvery       = 10 * time.Second // and while it is in failsafe: at boot the journal comes late
-	maxLookInterval = 5 * time.Second  // looks for presence while it is open: a tenth of
+	maxLookInterval = 5 * time.Second  // checks for presence while it is open: a tenth of
 	minLookInterval = time.Second      // Idle, within these two
-	minRetry        = 10 * time.Second // after a stop that failed, doubled each time
+	minRetry        = 10 * time.Second // after a failed stop, doubled each time
 	maxRetry        = 5 * time.Minute
 	repairAtMost    = 10 * time.Second // a service that dies again so soon is not restarted
 	minPause        = 10 * time.Second // between starts of a service that others stop, doubled each
 	maxPause        = time.Minute      // time that they stop it within the latest
-	maxWait         = 2 * time.Minute  // of a knock for a service that others stop
+	maxWait         = 2 * time.Minute  // a knock waits for a service that others stop
 	endedPerTick    = 1 << 10          // grants, and penalties, that one Tick ends
 )
 
@@ -68,7 +68,7 @@ type Door struct {
 	rules Rules
 	saved Saved
 
-	waiting     []request // for the service to run, in the order of their coming
+	waiting     []request // for the service to run, in order of arrival
 	darkBy      string    // who made it go dark, until it is
 	grants      grantTable
 	endedGrants endedGrants
@@ -78,11 +78,11 @@ type Door struct {
 	looked      time.Time     // when the last Seen came, zero before the first
 	login       time.Time     // the latest login as the log has it
 	connections int           // as last seen
-	fresh       bool          // guarded for the first time, and nobody knows yet what the service does
+	fresh       bool          // guarded for the first time, and it is not known yet whether the service runs
 	reopens     bool          // it is opening because its service ended while it was open
 	repaired    time.Time     // when the service was last started because it had died
 	restarted   time.Time     // when it was last started because others had stopped it
-	pause       time.Duration // that the next such start keeps from the last
+	pause       time.Duration // between the last such start and the next
 	again       time.Time     // when it is started after such a pause, zero for no pause
 	retry       time.Time     // when to stop a service that would not stop, zero for never
 	retryAfter  time.Duration
@@ -97,10 +97,9 @@ type request struct {
 	asked  time.Time
 }
 
-// New returns a door as it was saved. A door that was saved in the middle of a
-// change is dark, and so is one in failsafe that no longer reads logins: the
-// gateway's first Runs makes that true. Times that are in
-// the future, since the clock was set back, count as now.
+// New returns a door as it was saved. A door that was saved in the middle of a change is
+// dark, and so is one in failsafe that no longer reads logins: the gateway's first Runs
+// makes that true. Times in the future, because the clock was set back, count as now.
 func New(rules Rules, saved Saved, now time.Time) *Door {
 	fresh := saved.Since.IsZero()
 	saved.Since = past(now, saved.Since)
@@ -121,8 +120,8 @@ func New(rules Rules, saved Saved, now time.Time) *Door {
 	return d
 }
 
-// past moves a time of the wall clock onto now's clock, monotonic reading
-// included, and never into the future. The zero time stays.
+// past converts a wall-clock time to now's clock, with its monotonic reading, and never
+// into the future. The zero time stays.
 func past(now, t time.Time) time.Time {
 	if t.IsZero() {
 		return t
@@ -130,10 +129,9 @@ func past(now, t time.Time) time.Time {
 	return now.Add(-max(0, now.Round(0).Sub(t.Round(0))))
 }
 
-// Configure changes the rules of a door that goes on. Where no knock opens to
-// everybody any more, the door is no longer open to them until it goes dark: what
-// the kernel was given runs out, and who waits for the service has a grant of
-// OpenFor.
+// Configure changes the rules of a door that stays. If no knock opens to everybody any
+// more, the door is no longer open to everybody until it goes dark: the kernel's grant
+// runs out, and those who wait for the service get a grant of OpenFor.
 func (d *Door) Configure(rules Rules) {
 	d.rules = rules
 	if d.opensToAll() {
@@ -147,18 +145,18 @@ func (d *Door) Configure(rules Rules) {
 	}
 }
 
-// opensToAll says whether a knock may open to everybody until the door goes dark,
-// which a door that never does cannot.
+// opensToAll says whether a knock may open to everybody until the door goes dark, which a
+// door that never goes dark cannot.
 func (d *Door) opensToAll() bool { return d.rules.ForAll && d.rules.Idle > 0 }
 
 // Saved returns what must survive a restart.
 func (d *Door) Saved() Saved { return d.saved }
 
 // Deaf says whether what is heard from a source of one of the door's knocks is to be
-// ignored: where it is not Somebody, in failsafe, before the first look for log data,
-// while the source (or everybody) is penalised, as of the latest Tick, and, for a
-// knock that is everybody's, while the door is neither dark, nor open for some alone,
-// nor in a pause that the knock would end.
+// ignored: where it is not Somebody, in failsafe, before the first check for log data,
+// while the source (or everybody) is penalised, as of the latest Tick, and, for a knock
+// that is everybody's, while the door is neither dark, nor open for some alone, nor in a
+// pause that the knock would end.
 func (d *Door) Deaf(name string, source netip.Prefix) bool {
 	if !Somebody(source) {
 		return true
@@ -168,8 +166,8 @@ func (d *Door) Deaf(name string, source netip.Prefix) bool {
 	return d.Mute(name) || d.penalties.cover(d.whose(name), source) || source == Any && !everybody
 }
 
-// whose are the penalties that count for one of the door's knocks: its own and those
-// that are the door's, or those alone.
+// whose returns which penalties count for one of the door's knocks: its own and the
+// door's, or only the door's.
 func (d *Door) whose(name string) []string {
 	if name == "" {
 		return []string{""}
@@ -177,7 +175,7 @@ func (d *Door) whose(name string) []string {
 	return []string{name, ""}
 }
 
-// Knock takes in a right knock.
+// Knock processes a right knock.
 func (d *Door) Knock(now time.Time, k Knock) []Effect {
 	if d.Deaf(k.Name, k.Source) {
 		return []Effect{d.record(now, audit.EventRefused, SourceString(k.Source), k.By, "the door ignores knocks", time.Time{})}
@@ -192,9 +190,8 @@ func (d *Door) Knock(now time.Time, k Knock) []Effect {
 	return d.ask(now, r)
 }
 
-// Open gives a source a grant by order of an operator, of a length after which it ends.
-// It returns an error if the source is not Somebody, and in failsafe, which only log data
-// or Arm ends.
+// Open gives a source a grant of the given length by order of an operator. It returns an
+// error if the source is not Somebody, and in failsafe, which only log data or Arm ends.
 func (d *Door) Open(now time.Time, source netip.Prefix, length time.Duration, by string) ([]Effect, error) {
 	if !Somebody(source) {
 		return nil, fmt.Errorf("door %q: source %s: %s", d.rules.Name, SourceString(source), nobody)
@@ -205,8 +202,8 @@ func (d *Door) Open(now time.Time, source netip.Prefix, length time.Duration, by
 	return d.ask(now, request{source, claimant{by: by}, ordered(by), length, now}), nil
 }
 
-// Ended takes in that the kernel no longer has a grant before its time: a grant
-// of single use that was spent, or one that somebody else removed.
+// Ended notes that a grant has left the kernel before its time: a single-use grant that
+// was spent, or one that somebody else removed.
 func (d *Door) Ended(now time.Time, source netip.Prefix, reason string) []Effect {
 	n, has := d.grants.find(source)
 	if !has {
@@ -216,13 +213,13 @@ func (d *Door) Ended(now time.Time, source netip.Prefix, reason string) []Effect
 		d.record(now, audit.EventRevoked, SourceString(source), "kernel", reason, time.Time{}))
 }
 
-// Close makes the door dark by order of an operator. A door that is closing already no
-// longer opens for those who asked for that meanwhile.
+// Close makes the door dark by order of an operator. A door that is already closing then
+// no longer opens for those who have knocked meanwhile.
 func (d *Door) Close(now time.Time, by string) (out []Effect) {
 	if d.saved.State == Open || d.saved.State == Opening {
 		return d.darken(now, Dark, by, ordered(by))
 	}
-	for _, r := range d.waiting { // while it closes
+	for _, r := range d.waiting { // while the door closes
 		out = append(out, d.revoked(now, r.source, by))
 	}
 	d.waiting = nil
@@ -246,9 +243,9 @@ func (d *Door) Next() (time.Time, bool) {
 	return next, !next.IsZero()
 }
 
-// Tick carries out what is due by now: grants and penalties that end, a look
-// for presence, a further try to stop a service, the end of a pause. Where very many
-// end at once, it is due again at once.
+// Tick does what is due by now: it ends grants and penalties, checks for presence, tries
+// again to stop a service, ends a pause. If very many end at once, it is due again at
+// once.
 func (d *Door) Tick(now time.Time) []Effect {
 	var out []Effect
 	for range endedPerTick {
@@ -273,7 +270,7 @@ func (d *Door) Tick(now time.Time) []Effect {
 	return out
 }
 
-// nextLook is when presence is to be looked for.
+// nextLook returns when presence is to be checked.
 func (d *Door) nextLook() (time.Time, bool) {
 	switch {
 	case d.looking:
@@ -301,7 +298,7 @@ func (d *Door) nextLook() (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// darkAt is when an open door goes dark if nobody is seen before. False: it does
+// darkAt returns when an open door goes dark if nobody is seen by then. False: it does
 // not by itself.
 func (d *Door) darkAt() (at time.Time, ever bool) {
 	if d.rules.Idle == 0 {
@@ -310,31 +307,30 @@ func (d *Door) darkAt() (at time.Time, ever bool) {
 	return d.saved.LastSeen.Add(d.rules.Idle), true
 }
 
-// stands says whether the door is open, or was and is in a pause before its
-// service is started again for nobody in particular: then it goes dark as an open
-// one does.
+// stands says whether the door is open, or was open and is in a pause before its service
+// is started again for nobody in particular: then it goes dark as an open door does.
 func (d *Door) stands() bool {
 	return d.saved.State == Open || d.reopens && !d.again.IsZero() && len(d.waiting) == 0
 }
 
-// Listed bounds the grants, and the penalties, that a View lists.
+// Listed limits the grants, and the penalties, that a View lists.
 const Listed = 1000
 
-// View is what status tells of a door. Of very many grants and penalties it lists
-// those that were given last: who looks for one has mostly just been called.
+// View is what status shows of a door. If there are very many grants and penalties it
+// lists the latest: an operator who looks for one is usually looking for a recent one.
 type View struct {
 	Saved
 	DarkAt    time.Time // zero unless open, and for a door that never goes dark by itself
 	Grants    []Held    // claims to the latest 1,000 grants, by source, then By
-	Penalties []Penalty // the latest 1,000 that stand, by source, then Name
+	Penalties []Penalty // the latest 1,000 current ones, by source, then Name
 	Granted   int       // sources that have a grant
-	Penalised int       // penalties that stand
+	Penalised int       // current penalties
 }
 
-// View returns what status tells of the door, sorted. Its cost is bounded.
+// View returns what status shows of the door, sorted. Its cost is bounded.
 func (d *Door) View(now time.Time) View { return d.Brief(now, Listed) }
 
-// Brief is View with so many grants, and penalties, at most.
+// Brief is View with at most so many grants, and penalties.
 func (d *Door) Brief(now time.Time, most int) View {
 	v := View{Saved: d.saved, Penalties: d.penalties.standing(now, most), Granted: d.Granted(), Penalised: d.Penalised()}
 	if d.saved.State == Open {
@@ -359,18 +355,17 @@ func (d *Door) Brief(now time.Time, most int) View {
 	return v
 }
 
-// Mute says whether nobody is heard by one of the door's knocks: in failsafe, before
-// the first look for log data, and while everybody is penalised, as of the latest
-// Tick.
+// Mute says whether nobody is heard by one of the door's knocks: in failsafe, before the
+// first check for log data, and while everybody is penalised, as of the latest Tick.
 func (d *Door) Mute(name string) bool {
 	return d.saved.State == Failsafe || !d.Looked() || d.penalties.stands(d.whose(name), Any)
 }
 
-// Looked says whether log data was looked for once, or need not be.
+// Looked says whether log data has been checked for once, or need not be.
 func (d *Door) Looked() bool { return !d.rules.Logins || !d.looked.IsZero() }
 
-// GrantedSince returns since when a source has a grant; false if it has none that
-// was given on that behalf. A claim that renews a grant does not begin it anew.
+// GrantedSince returns since when a source has had a grant; false if it has none on
+// behalf of by. A claim that renews a grant does not begin it anew.
 func (d *Door) GrantedSince(source netip.Prefix, by string) (time.Time, bool) {
 	n, has := d.grants.find(source)
 	if !has || d.grants.claimOf(d.grants.claims(n), by) < 0 {
@@ -380,23 +375,22 @@ func (d *Door) GrantedSince(source netip.Prefix, by string) (time.Time, bool) {
 	return b.ends.epoch.Add(time.Duration(b.grants.at(n).since)), true
 }
 
-// Granted is how many sources have a grant, those included whose end a Tick has not
-// come to yet.
+// Granted returns how many sources have a grant, including those whose end no Tick has
+// reached yet.
 func (d *Door) Granted() int { return d.grants.of.used }
 
-// Penalised is how many penalties stand, in the same way.
+// Penalised returns how many penalties are current, in the same way.
 func (d *Door) Penalised() int { return len(d.penalties.stand.heap) }
 
-// Grant is one source's leave to come in.
+// Grant is one source's permission to connect.
 type Grant struct {
 	Source netip.Prefix
 	Until  time.Time
 }
 
-// Grants returns so many grants at the most from a place on, in no order, and the
-// place of the next, 0 when there is no more. It begins at 0. A grant that stands
-// from the first call to the last is in one of the answers; one that begins
-// meanwhile may be.
+// Grants returns at most so many grants from a place on, in no order, and the place of
+// the next, 0 when there are no more. The first place is 0. A grant that stands from the
+// first call to the last is in one of the answers; one that begins meanwhile may be.
 func (d *Door) Grants(now time.Time, from, most int) (grants []Grant, next int) {
 	b := &d.grants
 	to := min(from+most, int(b.grants.most))
@@ -411,7 +405,7 @@ func (d *Door) Grants(now time.Time, from, most int) (grants []Grant, next int) 
 	return grants, to
 }
 
-// GrantEnd is when a source's grant ends, zero if it has none.
+// GrantEnd returns when a source's grant ends, zero if it has none.
 func (d *Door) GrantEnd(now time.Time, source netip.Prefix) time.Time {
 	if n, has := d.grants.find(source); has {
 		return d.grants.until(now, n)
@@ -419,9 +413,9 @@ func (d *Door) GrantEnd(now time.Time, source netip.Prefix) time.Time {
 	return time.Time{}
 }
 
-// LookElsewhere takes in that presence is looked for elsewhere: the answer to
-// the last Look does not come, and the next is asked for at once. Until then the
-// door hears on. A failsafe ends if no logins are read any more.
+// LookElsewhere notes that presence is now looked for elsewhere: there will be no answer
+// to the last Look, and the next is requested at once. Until then the door goes on
+// hearing knocks. A failsafe ends if logins are no longer read.
 func (d *Door) LookElsewhere(now time.Time) []Effect {
 	d.looking = false
 	if !d.looked.IsZero() {
@@ -435,8 +429,8 @@ func (d *Door) LookElsewhere(now time.Time) []Effect {
 	return nil
 }
 
-// Renew takes in that another service is behind the door: what was asked of the
-// old one is asked of it.
+// Renew notes that another service is behind the door: orders to the old one are repeated
+// for it.
 func (d *Door) Renew(now time.Time) []Effect {
 	d.retry, d.retryAfter, d.again = time.Time{}, 0, time.Time{}
 	switch state := d.saved.State; {

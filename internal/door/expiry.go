@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// slab keeps values under small numbers, each of which stays its value's until it
-// is dropped. Without pointers in them, the garbage collector does not look at
-// them, however many there are. The zero value is empty.
+// slab keeps values under small numbers, which stay the same until the value is dropped.
+// If the values contain no pointers, the garbage collector does not look at them, however
+// many there are. The zero value is empty.
 type slab[T any] struct {
 	parts []*[slabPart]T // so that growing moves nothing
 	free  []int32
@@ -32,7 +32,7 @@ func (s *slab[T]) put(v T) int32 {
 	return n
 }
 
-// at is the value with a number that is in use.
+// at returns the value with a number that is in use.
 func (s *slab[T]) at(n int32) *T { return &s.parts[n/slabPart][n%slabPart] }
 
 func (s *slab[T]) drop(n int32) {
@@ -41,13 +41,13 @@ func (s *slab[T]) drop(n int32) {
 	s.free = append(s.free, n)
 }
 
-// expiryQueue knows of numbered things which ends next, at the cost of a heap, and which
-// was put in last, at the cost of a list.
+// expiryQueue keeps track of which of a number of things ends next, at the cost of a
+// heap, and which was added last, at the cost of a list.
 type expiryQueue struct {
 	epoch  time.Time // the ends are nanoseconds since then, which take less room than times
 	heap   []end
 	of     []links // by number
-	newest int32   // number and one, 0 for none
+	newest int32   // number plus one, 0 for none
 }
 
 // end is when a thing ends.
@@ -62,12 +62,13 @@ type links struct{ heap, older, newer int32 }
 
 func (a *expiryQueue) nanos(t time.Time) int64 { return int64(t.Sub(a.epoch)) }
 
-// time is a moment by the clock of now, which may have been set since it was put in.
+// time returns a moment by the clock of now, which may have been set since the thing was
+// added.
 func (a *expiryQueue) time(now time.Time, nanos int64) time.Time {
 	return now.Add(time.Duration(nanos - a.nanos(now)))
 }
 
-// add puts a thing in, which is not there.
+// add adds a thing that is not there.
 func (a *expiryQueue) add(n int32, until time.Time) {
 	for int(n) >= len(a.of) {
 		a.of = append(a.of, links{})
@@ -85,7 +86,7 @@ func (a *expiryQueue) move(n int32, until time.Time) {
 	heap.Fix((*ends)(a), at)
 }
 
-// renew makes a thing the one that was put in last.
+// renew makes a thing the one that was added last.
 func (a *expiryQueue) renew(n int32) {
 	a.unlink(n)
 	a.link(n)
@@ -125,7 +126,7 @@ func (a *expiryQueue) unlink(n int32) {
 // has says whether a thing is there.
 func (a *expiryQueue) has(n int32) bool { return int(n) < len(a.of) && a.of[n].heap > 0 }
 
-// until is when a thing ends, in nanoseconds since the epoch.
+// until returns when a thing ends, in nanoseconds since the epoch.
 func (a *expiryQueue) until(n int32) int64 { return a.heap[a.of[n].heap-1].at }
 
 // next returns what ends first, and when.
@@ -142,7 +143,7 @@ func (a *expiryQueue) due(now time.Time) (n int32, ok bool) {
 	return n, ok && !now.Before(at)
 }
 
-// latest are the things, the one that was put in last first.
+// latest iterates over the things, the one added last first.
 func (a *expiryQueue) latest() iter.Seq[int32] {
 	return func(yield func(int32) bool) {
 		for n := a.newest; n > 0; n = a.of[n-1].older {

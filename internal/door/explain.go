@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// Standing is what a door makes of one source at a moment.
+// Standing is how a source stands with a door at a moment.
 type Standing struct {
 	Saved
 	Covers    []Claim   // claims to the grants that let all of the source in, by their source, then By
-	Penalties []Penalty // that stand of it, of a network that it lies in, or of everybody; by source, then Name
+	Penalties []Penalty // current ones of the source, of a network that it lies in, or of everybody; by source, then Name
 	Waits     bool      // a grant that would let all of it in has been asked for, and waits for the service
 }
 
-// Explain returns what the door makes of a source. What it costs does not grow with
-// the number of grants and penalties: a grant that has the source in it is looked for
-// under each length of prefix that there is.
+// Explain returns how a source stands with the door. Its cost does not grow with the
+// number of grants and penalties: a grant that contains the source is looked up under
+// each prefix length.
 func (d *Door) Explain(now time.Time, source netip.Prefix) Standing {
 	return Standing{Saved: d.saved, Covers: d.covers(now, source), Penalties: d.penalties.standingOf(now, source),
 		Waits: slices.ContainsFunc(d.waiting, func(r request) bool { return r.source == Any || within(source, r.source) })}
@@ -52,7 +52,7 @@ func (d *Door) covers(now time.Time, source netip.Prefix) []Claim {
 	return all
 }
 
-// standingOf returns the penalties for which something of a source is ignored.
+// standingOf returns the current penalties because of which a source is ignored.
 func (ps *penalties) standingOf(now time.Time, source netip.Prefix) []Penalty {
 	wider := append(blocks(source), source, Any)
 	slices.SortFunc(wider, netip.Prefix.Compare)

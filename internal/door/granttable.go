@@ -8,9 +8,8 @@ import (
 	"time"
 )
 
-// grantTable is who has a grant at a door, and on whose behalf. A grant takes some
-// seventy bytes, in which there is no pointer. When the last one ends, what it took
-// is given back.
+// grantTable holds who has a grant at a door, and on whose behalf. A grant takes about
+// seventy bytes, without any pointer. When the last one ends, the memory is released.
 type grantTable struct {
 	of      index
 	grants  slab[grant]
@@ -69,12 +68,12 @@ func (b *grantTable) claims(n int32) []claim {
 	return b.more[n]
 }
 
-// claimOf is the place in claims of a party, whatever knock it used, -1 for none.
+// claimOf returns the index in claims of a party, whatever knock it used, -1 for none.
 func (b *grantTable) claimOf(claims []claim, by string) int {
 	return slices.IndexFunc(claims, func(c claim) bool { return b.parties.at(c.by).by == by })
 }
 
-// claim has a party claim a grant until a moment, in place of its claim before.
+// claim adds a party's claim to a grant until a moment, in place of its earlier claim.
 func (b *grantTable) claim(n int32, p claimant, until time.Time) {
 	c := claim{b.parties.take(p), b.ends.nanos(until)}
 	all := b.claims(n)
@@ -89,7 +88,7 @@ func (b *grantTable) claim(n int32, p claimant, until time.Time) {
 	b.ends.renew(n)
 }
 
-// unclaim takes back one of several claims.
+// unclaim removes one of several claims.
 func (b *grantTable) unclaim(n int32, i int) {
 	all := b.claims(n)
 	b.parties.leave(all[i].by)
@@ -106,7 +105,7 @@ func (b *grantTable) othersLast(now time.Time, claims []claim, mine int) bool {
 	return false
 }
 
-// set keeps the claims to a grant, which ends with the last of them.
+// set stores the claims to a grant, which ends with the last of them.
 func (b *grantTable) set(n int32, claims []claim) {
 	g := b.grants.at(n)
 	latest := slices.MaxFunc(claims, func(x, y claim) int { return cmp.Compare(x.until, y.until) })
@@ -135,13 +134,13 @@ func (b *grantTable) drop(n int32) []string {
 	return by
 }
 
-// until is when a grant ends, by the clock of now.
+// until returns when a grant ends, by the clock of now.
 func (b *grantTable) until(now time.Time, n int32) time.Time {
 	return b.ends.time(now, b.ends.until(n))
 }
 
-// claimant is on whose behalf a grant is claimed, and by which knock, "" where that is
-// not known or was none.
+// claimant is on whose behalf a grant is claimed, and by which knock, "" if that is not
+// known or there was none.
 type claimant struct{ by, knock string }
 
 // claimants gives each party a number, above 0, for as long as it is in use: they are
@@ -158,7 +157,7 @@ type shared struct {
 
 func (ps *claimants) at(n int32) claimant { return ps.all.at(n - 1).claimant }
 
-// take returns a party's number, for one use more.
+// take returns a party's number, and counts one more use.
 func (ps *claimants) take(p claimant) int32 {
 	n, ok := ps.number[p]
 	if !ok {
@@ -205,8 +204,8 @@ func (p place) source() netip.Prefix {
 	return netip.PrefixFrom(a, int(p.bits))
 }
 
-// may says whether a claim of p's can be what the same party earned by a knock: one
-// from before a restart does not say by which.
+// may says whether a claim of p's can be what the same party earned by a knock: one from
+// before a restart does not say by which knock.
 func (p claimant) may(other claimant) bool {
 	return p.by == other.by && (p.knock == other.knock || p.knock == "")
 }

@@ -2,11 +2,10 @@ package door
 
 import "hash/maphash"
 
-// index finds grants by their sources. It has their numbers alone, in tables with
-// open addressing and linear probing, so that one costs some six bytes, where Go's
-// map would take fifty with the sources. There are many tables, so that none takes
-// long to grow. The hash has a seed of its own: who chooses addresses does not choose
-// where they fall.
+// index finds grants by their sources. It holds only their numbers, in tables with open
+// addressing and linear probing, so that one costs about six bytes, where a Go map with
+// the sources would take fifty. There are many tables, so that none takes long to grow.
+// The hash is seeded: whoever chooses addresses cannot choose where they fall.
 type index struct {
 	seed   maphash.Seed
 	tables *[1 << tableBits]table // nil: the index is empty
@@ -17,7 +16,7 @@ const tableBits = 6
 
 // table is a part of an index.
 type table struct {
-	slots []int32 // numbers and one, 0 for none; as many as a power of two, at most three quarters in use
+	slots []int32 // numbers plus one, 0 for none; a power of two, at most three quarters in use
 	used  int
 }
 
@@ -52,7 +51,7 @@ func (x *index) find(p place, grants *slab[grant]) int32 {
 	return -1
 }
 
-// put puts a grant in that is not there.
+// put adds a grant that is not there.
 func (x *index) put(n int32, grants *slab[grant]) {
 	t, hash := x.table(grants.at(n).source)
 	if 4*(t.used+1) > 3*len(t.slots) {
@@ -70,7 +69,7 @@ func (x *index) put(n int32, grants *slab[grant]) {
 	x.used++
 }
 
-// free is the slot for a hash that is not in use.
+// free returns the unused slot for a hash.
 func (t *table) free(hash uint64) int {
 	i := t.slot(hash)
 	for t.slots[i] > 0 {
@@ -79,8 +78,8 @@ func (t *table) free(hash uint64) int {
 	return i
 }
 
-// drop takes a grant out that is there. Those after it that would not be found over
-// the gap move into it (Knuth, The Art of Computer Programming 6.4, algorithm R).
+// drop removes a grant that is there. Later ones that would not be found beyond the gap
+// move into it (Knuth, The Art of Computer Programming 6.4, algorithm R).
 func (x *index) drop(n int32, grants *slab[grant]) {
 	t, hash := x.table(grants.at(n).source)
 	gap := t.slot(hash)

@@ -7,24 +7,24 @@ import (
 	"time"
 )
 
-// What a door remembers of grants that have ended, for who asks what has let somebody
-// in whom they have met only now. It takes half a megabyte at the most.
+// What a door remembers of grants that have ended, to find what let somebody in who is
+// first seen only now. It takes half a megabyte at most.
 const (
 	maxEnded       = 1 << 12           // grants
 	maxEndedAtDark = Listed            // of those that end when the door goes dark: the latest
-	endedFor       = 150 * time.Second // is how long they are remembered
+	endedFor       = 150 * time.Second // how long they are remembered
 )
 
-// Admission is a grant as what let somebody in.
+// Admission is a grant that let somebody in.
 type Admission struct {
 	Source netip.Prefix
 	Whose  []string  // on whose behalf it is, or was, as Held has it; sorted
 	Since  time.Time // when the source was given it
 }
 
-// LetIn returns the grant that let an address in at some moment from since to now:
-// of several the one for the fewest, and rather one that stands. False: none is known.
-// It costs a lookup for each length of a prefix, and a walk through the grants that
+// LetIn returns the grant that let an address in at some moment from since to now: of
+// several the one for the fewest sources, and preferably one that stands. False: none is
+// known. It costs a lookup for each prefix length, and a walk through the grants that
 // ended since then.
 func (d *Door) LetIn(now, since time.Time, a netip.Addr) (Admission, bool) {
 	a = a.Unmap().WithZone("")
@@ -39,22 +39,22 @@ func (d *Door) LetIn(now, since time.Time, a netip.Addr) (Admission, bool) {
 	return d.endedGrants.letIn(since, a)
 }
 
-// admission is a grant that stands as what lets somebody in.
+// admission returns a current grant as the one that lets somebody in.
 func (b *grantTable) admission(n int32) Admission {
 	g := b.grants.at(n)
 	l := Admission{Source: g.source.source(), Since: b.ends.epoch.Add(time.Duration(g.since))}
 	for _, c := range b.claims(n) {
 		l.Whose = append(l.Whose, b.parties.at(c.by).String())
 	}
-	if len(l.Whose) > 1 { // who is in has it drawn out, and did not ask for it
+	if len(l.Whose) > 1 { // presence extends the grant, but did not ask for it
 		l.Whose = slices.DeleteFunc(l.Whose, func(who string) bool { return who == byPresence })
 	}
 	slices.Sort(l.Whose)
 	return l
 }
 
-// String is on whose behalf for people: who, and by which knock where a door has
-// several of a kind: "touch-2", "operator alice (uid 1000)".
+// String returns, for people, on whose behalf it is: who, and by which knock where a door
+// has several of a kind: "touch-2", "operator alice (uid 1000)".
 func (p claimant) String() string {
 	kind, who, _ := strings.Cut(p.by, " ")
 	if p.knock == "" || !strings.HasPrefix(p.knock, kind) {
@@ -80,7 +80,7 @@ func (p *endedGrants) add(now time.Time, l Admission) {
 	*p = append((*p)[first:], endedGrant{l, now})
 }
 
-// letIn is LetIn, of these.
+// letIn is LetIn among these.
 func (p endedGrants) letIn(since time.Time, a netip.Addr) (Admission, bool) {
 	var best *endedGrant
 	for i := len(p) - 1; i >= 0 && !p[i].ended.Before(since); i-- {

@@ -18,24 +18,24 @@ import (
 // again in different places are penalised as a whole: whoever has many /64 of
 // one provider's prefix has them all.
 const (
-	// Remembered is for how long a penalty that is over counts for the next.
+	// Remembered is how long a penalty that is over counts towards the next.
 	Remembered = 7 * 24 * time.Hour
 
 	longestPenalty = 24 * time.Hour
-	maxPenalties   = 1 << 16 // with those that are remembered; beyond it one is forgotten early
+	maxPenalties   = 1 << 16 // including remembered ones; beyond it one is forgotten early
 	wrong56        = 4       // so many /64 of a /56 penalise all of it
 	wrong48        = 16      // and so many of a /48, however they are spread
 )
 
-// Penalty is the time for which what a source does is ignored by a knock.
+// Penalty is the time for which a knock ignores a source.
 type Penalty struct {
-	// Name is which knock of the door it is of. "": it counts for each of them.
+	// Name is the knock of the door that it belongs to. "": it counts for all of them.
 	Name string
 	// Source is an IPv4 address, an IPv6 /64, /56 or /48, or Any.
 	Source netip.Prefix
 	Until  time.Time
 	For    time.Duration // as it was given
-	Times  int           // so many in a row, with this one: 1 and more
+	Times  int           // how many in a row, including this one: at least 1
 	Reason string
 }
 
@@ -47,16 +47,16 @@ type target struct {
 
 func (p Penalty) target() target { return target{p.Name, p.Source} }
 
-// penalties are those of one door: those that stand, and those that are over and
-// remembered. What each costs is said with the package.
+// penalties are those of one door: current ones, and those that are over and remembered.
+// The package comment says what each costs.
 type penalties struct {
 	of     map[target]int32
 	all    slab[Penalty]
-	stand  expiryQueue    // the ends of those that stand
+	stand  expiryQueue    // the ends of current ones
 	memory expiryQueue    // when those that are over are forgotten
-	wrong  map[target]int // how many /64 there are in of, by their /56 and /48
-	names  map[string]int // how many are of each knock
-	now    time.Time      // of the latest Tick or wrong knock: what is over by then counts for nothing
+	wrong  map[target]int // how many /64s there are in of, by their /56 and /48
+	names  map[string]int // how many belong to each knock
+	now    time.Time      // of the latest Tick or wrong knock: what is over by then has no effect
 	looks  int            // penalties looked up so far, for tests of what a touch costs
 }
 
@@ -65,15 +65,16 @@ func newPenalties(now time.Time) penalties {
 		wrong: make(map[target]int), names: make(map[string]int), now: now}
 }
 
-// at takes in what time it is, unless it was later already: what was heard is dated.
+// at sets the time, unless it was already later: touches have the time at which they were
+// heard.
 func (ps *penalties) at(now time.Time) {
 	if now.After(ps.now) {
 		ps.now = now
 	}
 }
 
-// blocks are the prefixes whose penalties an IPv6 source shares, narrowest
-// first; an IPv4 source has none.
+// blocks returns the prefixes whose penalties an IPv6 source shares, narrowest first; an
+// IPv4 source has none.
 func blocks(source netip.Prefix) []netip.Prefix {
 	if !source.Addr().Is6() || source.Bits() < 64 {
 		return nil
@@ -84,8 +85,8 @@ func blocks(source netip.Prefix) []netip.Prefix {
 	}
 }
 
-// penalised is what a wrong knock of source penalises: an IPv4 address, an IPv6
-// /64, or everybody.
+// penalised returns what a wrong knock of source penalises: an IPv4 address, an IPv6 /64,
+// or everybody.
 func penalised(source netip.Prefix) netip.Prefix {
 	if all := blocks(source); all != nil {
 		return all[0]
@@ -93,7 +94,7 @@ func penalised(source netip.Prefix) netip.Prefix {
 	return source
 }
 
-// get returns a penalty, whether it stands or is remembered.
+// get returns a penalty, whether current or remembered.
 func (ps *penalties) get(t target) (p Penalty, ok bool) {
 	n, ok := ps.of[t]
 	if ok {
@@ -102,7 +103,7 @@ func (ps *penalties) get(t target) (p Penalty, ok bool) {
 	return p, ok
 }
 
-// stands says whether a penalty of one of names stands of the source itself.
+// stands says whether the source itself has a current penalty of one of names.
 func (ps *penalties) stands(names []string, source netip.Prefix) bool {
 	return slices.ContainsFunc(names, func(name string) bool {
 		ps.looks++
@@ -111,13 +112,13 @@ func (ps *penalties) stands(names []string, source netip.Prefix) bool {
 	})
 }
 
-// cover says whether a penalty stands of the source or of what it lies in.
+// cover says whether the source, or a network that it lies in, has a current penalty.
 func (ps *penalties) cover(names []string, source netip.Prefix) bool {
 	return ps.stands(names, source) || slices.ContainsFunc(blocks(source), func(b netip.Prefix) bool { return ps.stands(names, b) })
 }
 
-// put has a penalty stand, or be remembered if its time was up by now, in place
-// of what there was of its target.
+// put adds a penalty, as current or, if its time is up by now, as remembered, in place of
+// its target's earlier one.
 func (ps *penalties) put(now time.Time, p Penalty) {
 	t := p.target()
 	ps.take(t)
@@ -134,7 +135,7 @@ func (ps *penalties) put(now time.Time, p Penalty) {
 	}
 }
 
-// take takes a penalty out, whether it stands or is remembered.
+// take removes a penalty, whether current or remembered.
 func (ps *penalties) take(t target) {
 	n, ok := ps.of[t]
 	if !ok {
@@ -160,8 +161,7 @@ func less[K comparable](counts map[K]int, k K) {
 	}
 }
 
-// counted are the prefixes that count a penalty of source: those that a /64 lies
-// in.
+// counted returns the prefixes that count a penalty of source: those that a /64 lies in.
 func counted(source netip.Prefix) []netip.Prefix {
 	if source.Bits() != 64 {
 		return nil
@@ -169,12 +169,12 @@ func counted(source netip.Prefix) []netip.Prefix {
 	return blocks(source)[1:]
 }
 
-// KeptPenalties is how many penalties there are, those included that are over and
+// KeptPenalties returns how many penalties there are, including those that are over and
 // remembered.
 func (d *Door) KeptPenalties() int { return len(d.penalties.of) }
 
-// Penalties are the effects that have all of the door's penalties remembered, if none
-// is.
+// Penalties returns the effects that save all of the door's penalties, if none has been
+// saved.
 func (d *Door) Penalties() iter.Seq[Effect] {
 	return func(yield func(Effect) bool) {
 		for _, n := range d.penalties.of {
@@ -190,8 +190,8 @@ func (d *Door) Penalties() iter.Seq[Effect] {
 	}
 }
 
-// soonest is whose penalty is forgotten when there is no room for another: the
-// remembered that is forgotten next, else the one that ends next.
+// soonest returns whose penalty is forgotten when there is no room for another: the
+// remembered one that is to be forgotten next, else the one that ends next.
 func (ps *penalties) soonest() target {
 	n, _, ok := ps.memory.next()
 	if !ok {
@@ -210,8 +210,8 @@ func (ps *penalties) next() (time.Time, bool) {
 	return end, ok
 }
 
-// grown is how long a penalty is that is the source's so-manieth in a row, of a
-// knock whose first costs base.
+// grown returns how long the source's n-th penalty in a row is, for a knock whose first
+// costs base.
 func grown(base time.Duration, times int) time.Duration {
 	most := max(base, longestPenalty)
 	for ; times > 1 && base < most; times-- {
@@ -220,9 +220,8 @@ func grown(base time.Duration, times int) time.Duration {
 	return min(base, most)
 }
 
-// RestorePenalty takes in a penalty as it was saved: one that still has time to
-// run, or, if that was over by now, one that is remembered. Nobody's counts for
-// nothing.
+// RestorePenalty adds a penalty as it was saved: as current if it still has time to run,
+// or else as remembered. Nobody's is ignored.
 func (d *Door) RestorePenalty(now time.Time, p Penalty) {
 	if !Somebody(p.Source) {
 		return
@@ -231,12 +230,12 @@ func (d *Door) RestorePenalty(now time.Time, p Penalty) {
 	d.penalties.put(now, p)
 }
 
-// Wrong takes in a wrong knock and penalises its source where the rule says so, at
-// that knock or, as the rules say, at all of the door's. Who is penalised also loses
-// what the same knock had earned, unless a connection has used it: a scan that
-// happens to touch the right ports first touches the others a moment later. Of a
-// source that is penalised already nothing was heard, so that nothing was wrong; one
-// that may be forged, or is not Somebody, is not penalised.
+// Wrong processes a wrong knock and penalises its source if the rule says so, at that
+// knock or, depending on the rules, at all of the door's. A source that is penalised also
+// loses what the same knock had earned, unless a connection has used it: a scan that
+// happens to touch the right ports first touches the others a moment later. A source that
+// is already penalised was not heard, so its knock cannot be wrong; one that may be
+// forged, or is not Somebody, is not penalised.
 func (d *Door) Wrong(now time.Time, w Wrong) []Effect {
 	if w.Penalty <= 0 || !w.Proven || !Somebody(w.Source) {
 		return []Effect{d.record(now, audit.EventRefused, SourceString(w.Source), w.By, w.Reason, time.Time{})}
@@ -263,9 +262,9 @@ func (d *Door) Wrong(now time.Time, w Wrong) []Effect {
 	return append(out, d.withdraw(now, w.Source, earned)...)
 }
 
-// before returns how often a source was penalised for a knock, where that is still
-// remembered. What counted for all knocks of the door, as it did in earlier versions,
-// counts for each.
+// before returns how often a source was penalised for a knock, if that is still
+// remembered. A penalty for all knocks of the door, as in earlier versions, counts for
+// each.
 func (d *Door) before(name string, source netip.Prefix) (times int, ok bool) {
 	for _, n := range d.whose(name) {
 		if p, remembered := d.penalties.get(target{n, source}); remembered {
@@ -298,14 +297,14 @@ func (d *Door) penalise(now time.Time, w Wrong, source netip.Prefix, who, reason
 	return append(out, Penalise{p}, d.record(now, audit.EventRefused, who, w.By, reason, p.Until))
 }
 
-// forget forgets a penalty, whether it stands or is remembered.
+// forget forgets a penalty, whether current or remembered.
 func (d *Door) forget(t target) Effect {
 	d.penalties.take(t)
 	return Pardon{t.name, t.source}
 }
 
-// pardons has the penalties end whose time is up, and forgets those that were
-// remembered for long enough.
+// pardons ends the penalties whose time is up, and forgets those that were remembered for
+// long enough.
 func (d *Door) pardons(now time.Time) []Effect {
 	var out []Effect
 	ps := &d.penalties
@@ -334,9 +333,8 @@ func (d *Door) pardons(now time.Time) []Effect {
 	return out
 }
 
-// Arm ends a failsafe and the penalties of everybody, and forgets those before.
-// Log data that is still missing then leads to no further failsafe until there
-// was some again.
+// Arm ends a failsafe and the penalties of everybody, and forgets earlier ones. If log
+// data is still missing, that causes no further failsafe until there has been some again.
 func (d *Door) Arm(now time.Time, by string) []Effect {
 	var out []Effect
 	if len(d.penalties.of) > 0 {
@@ -350,8 +348,8 @@ func (d *Door) Arm(now time.Time, by string) []Effect {
 	return append(out, d.record(now, audit.EventArmed, "", by, ordered(by), time.Time{}))
 }
 
-// ArmSource ends the penalties of a source, of the networks that it lies in, and
-// of what lies in it, at all knocks, and forgets those before. It says whether there
+// ArmSource ends the penalties of a source, of the networks that it lies in, and of
+// everything within it, at all knocks, and forgets earlier ones. It says whether there
 // was one.
 func (d *Door) ArmSource(now time.Time, source netip.Prefix, by string) ([]Effect, bool) {
 	all := append([]netip.Prefix{source}, blocks(source)...)
@@ -381,8 +379,8 @@ func (d *Door) ArmSource(now time.Time, source netip.Prefix, by string) ([]Effec
 	return out, len(out) > 0
 }
 
-// standing returns the penalties that stand, by source: the latest, if they are more
-// than most.
+// standing returns the current penalties, by source: the latest, if they are more than
+// most.
 func (ps *penalties) standing(now time.Time, most int) []Penalty {
 	var all []Penalty
 	some := 0

@@ -8,9 +8,8 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// withdraw ends what one knock has claimed of a source's grant on somebody's behalf,
-// or what waits for the service. A door that was opening for nobody else goes dark
-// again.
+// withdraw ends one knock's claim to a source's grant on somebody's behalf, or its wait
+// for the service. A door that was opening for nobody else goes dark again.
 func (d *Door) withdraw(now time.Time, source netip.Prefix, p claimant) []Effect {
 	const reason = "a wrong knock came after the right one"
 	waiting := len(d.waiting)
@@ -33,7 +32,7 @@ func (d *Door) withdraw(now time.Time, source netip.Prefix, p claimant) []Effect
 	switch {
 	case mine >= 0 && !d.grants.othersLast(now, claims, mine):
 		out = append(d.drop(now, n, true), EndFlows{source}, revoked)
-	case mine >= 0: // last one out: grants by others remain
+	case mine >= 0: // other claims may remain
 		d.grants.unclaim(n, mine)
 		out = []Effect{Give{source, d.grants.until(now, n)}, DropClaim{source, p.by}, stands()}
 	case waited && has:
@@ -44,8 +43,8 @@ func (d *Door) withdraw(now time.Time, source netip.Prefix, p claimant) []Effect
 	return append(out, d.openForNobody(now, p.by, reason)...)
 }
 
-// openForNobody makes a door dark that is opening although nobody waits for it
-// any more, but for one that was open before its service ended.
+// openForNobody makes a door dark that is opening although nobody waits for it any more,
+// except one that was open before its service ended.
 func (d *Door) openForNobody(now time.Time, by, reason string) []Effect {
 	if d.saved.State != Opening || len(d.waiting) > 0 || d.reopens {
 		return nil
@@ -53,9 +52,9 @@ func (d *Door) openForNobody(now time.Time, by, reason string) []Effect {
 	return d.darken(now, Dark, by, reason)
 }
 
-// Revoke ends all claims to a source's grant, those that wait for the service
-// included, and says whether there was one. The source's flows over UDP end in
-// any case. A door that was opening for nobody else goes dark again.
+// Revoke ends all claims to a source's grant, including those that wait for the service,
+// and says whether there was one. The source's flows over UDP end in any case. A door
+// that was opening for nobody else goes dark again.
 func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, bool) {
 	if !Somebody(source) {
 		return nil, false
@@ -65,8 +64,8 @@ func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, 
 	waited := len(d.waiting) < waiting
 	n, has := d.grants.find(source)
 	if !has && !waited {
-		// The kernel may have one that was given before a crash, and a flow may go on since
-		// an earlier one.
+		// The kernel may have a grant that was given before a crash, and a flow may go on
+		// from an earlier one.
 		return []Effect{Revoke{source}, EndFlows{source}}, false
 	}
 	var out []Effect
@@ -77,10 +76,10 @@ func (d *Door) Revoke(now time.Time, source netip.Prefix, by string) ([]Effect, 
 	return append(out, d.openForNobody(now, by, ordered(by))...), true
 }
 
-// RevokeWithin ends all claims to the grants of what lies in a network, its own
-// included, as Revoke does. It looks at the places from one on, as Grants has them,
-// until it has ended as many grants as a Tick does, and returns how many sources it
-// has shut out and the place of the next, 0 when there is no more. It begins at 0.
+// RevokeWithin ends all claims to the grants of a network and of everything within it, as
+// Revoke does. It looks at the places from the given one on, as in Grants, until it has
+// ended as many grants as a Tick does, and returns how many sources it has shut out and
+// the next place, 0 when there are no more. The first place is 0.
 func (d *Door) RevokeWithin(now time.Time, network netip.Prefix, by string, from int) (out []Effect, ended, next int) {
 	if !Somebody(network) || network == Any {
 		return nil, 0, 0
@@ -108,11 +107,11 @@ func (d *Door) RevokeWithin(now time.Time, network netip.Prefix, by string, from
 	return append(out, EndFlows{network}), ended, next
 }
 
-// lookupsPerCall is how many places RevokeWithin looks at.
+// lookupsPerCall is how many places RevokeWithin looks at in one call.
 const lookupsPerCall = 1 << 13
 
-// revokeWaiting ends what waits for the service within a network, and the grants that
-// the same sources have.
+// revokeWaiting ends what waits for the service within a network, and the grants of the
+// same sources.
 func (d *Door) revokeWaiting(now time.Time, network netip.Prefix, by string) (out []Effect, ended int) {
 	var sources []netip.Prefix
 	for _, r := range d.waiting {
@@ -129,19 +128,19 @@ func (d *Door) revokeWaiting(now time.Time, network netip.Prefix, by string) (ou
 	return out, ended
 }
 
-// revoked is the record of a grant that an operator has ended.
+// revoked returns the record of a grant that an operator has ended.
 func (d *Door) revoked(now time.Time, source netip.Prefix, by string) Effect {
 	return d.record(now, audit.EventRevoked, SourceString(source), by, ordered(by), time.Time{})
 }
 
-// within says whether all of a source lies in a network. Everybody does in none.
+// within says whether all of a source lies in a network. Everybody lies in none.
 func within(source, network netip.Prefix) bool {
 	return source != Any && source.Bits() >= network.Bits() && network.Contains(source.Addr())
 }
 
-// Covers returns the claims to what lets a source in beside its own grant: to the
-// grants of everybody and of the networks that it lies in, widest first. Those that
-// wait for the service have no Until.
+// Covers returns the claims to whatever lets a source in besides its own grant: to the
+// grants of everybody and of the networks that it lies in, widest first. Those that wait
+// for the service have no Until.
 func (d *Door) Covers(now time.Time, source netip.Prefix) []Claim {
 	if source == Any {
 		return nil

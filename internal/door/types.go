@@ -34,9 +34,9 @@ func ParseState(name string) (State, bool) {
 	return Dark, false
 }
 
-// Any is the source that stands for everybody. It has to be asked for by name: it is
+// Any is the source that stands for everybody. It has to be named explicitly: it is
 // neither the zero Prefix, which is nobody, nor a valid prefix. No address lies in it,
-// parsing and masking never produce it, and whoever does not expect it refuses it, as
+// parsing and masking never produce it, and code that does not expect it refuses it, as
 // the fence does.
 var Any = netip.PrefixFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), -1)
 
@@ -53,7 +53,7 @@ func Somebody(source netip.Prefix) bool {
 	return !source.IsSingleIP() || !a.IsUnspecified()
 }
 
-// nobody is why a source is refused that is not Somebody.
+// nobody is why a source that is not Somebody is refused.
 const nobody = "nobody can come from there"
 
 // Rules are the part of the configuration that the door itself decides by.
@@ -63,8 +63,8 @@ type Rules struct {
 	Idle    time.Duration // how long nobody must be in for the door to go dark; 0: never
 	ForAll  bool          // a knock may open to everybody until the door goes dark; not with Idle 0
 	Service bool          // there is a service to start and stop
-	Logins  bool          // logins are read, and no log data at all is a reason to close
-	Shared  bool          // a penalty counts for all knocks of the door, not for one alone
+	Logins  bool          // logins are read, and having no log data at all is a reason to close
+	Shared  bool          // a penalty counts for all knocks of the door, not just for one
 }
 
 // Saved is the part of a door's state that must survive a restart, besides its
@@ -74,9 +74,9 @@ type Saved struct {
 	Reason   string
 	Since    time.Time
 	Opened   time.Time // when the door last went from dark to open
-	LastSeen time.Time // latest presence
+	LastSeen time.Time // when presence was last seen
 	Armed    bool      // an operator armed the door despite missing log data
-	ForAll   bool      // it stands open to everybody until it goes dark
+	ForAll   bool      // it is open to everybody until it goes dark
 	Ran      bool      // the service ran when the door was first guarded
 }
 
@@ -95,7 +95,7 @@ type Wrong struct {
 	Source  netip.Prefix // Any: everybody is penalised
 	By      string
 	Reason  string
-	Penalty time.Duration // of the first, before it grows; 0: none
+	Penalty time.Duration // of a first wrong knock, before it grows; 0: none
 	Used    bool          // a connection has used the source's grant, which then stands
 	Proven  bool          // the source has shown that it receives packets; one that may be forged is not penalised
 }
@@ -109,19 +109,19 @@ type Claim struct {
 	For    time.Duration // the length it was given for
 }
 
-// Held is a claim as shown in status.
+// Held is a claim as status shows it.
 type Held struct {
 	Claim           // without its length
-	Whose string    // on whose behalf it is: By, and by which knock where that is to be told apart
+	Whose string    // on whose behalf it is: By, and by which knock if the door has several of a kind
 	Since time.Time // when the source was given the grant
 }
 
-// Seen is what a look for presence found.
+// Seen is what a check for presence found.
 type Seen struct {
 	Login       time.Time // the latest login, zero for none
 	Connections int       // live connections to the door's ports, where they count
-	NoData      string    // not "": there is no log data anywhere, and where it was looked for
-	Unread      bool      // some of the logs could not be read in full, which is none of the door's business
+	NoData      string    // if not "", there is no log data anywhere, and this says where it was looked for
+	Unread      bool      // some of the logs could not be read in full; the door ignores this
 }
 
 // Effect is something for the gateway to do. The effects of one call are in the order
@@ -135,7 +135,7 @@ type (
 	Start struct{}
 	// Stop stops the service. The gateway answers with Door.Stopped or Door.Failed.
 	Stop struct{}
-	// Look looks for presence. The gateway always answers with Door.Seen.
+	// Look checks for presence. The gateway always answers with Door.Seen.
 	Look struct{}
 	// Give sets a source's grant in the kernel to end at Until.
 	Give struct {
@@ -156,12 +156,13 @@ type (
 		Source netip.Prefix
 		By     string
 	}
-	// Penalise remembers a penalty across restarts, also after its end, until Pardon.
+	// Penalise remembers a penalty across restarts, even after its end, until Pardon.
 	Penalise struct{ Penalty }
 	// PenaltyEnded marks a penalty as over, so that no change of the clock revives it.
 	// It is remembered because the next one is longer.
 	PenaltyEnded struct{ Penalty }
-	// Pardon forgets what Penalise and PenaltyEnded remembered of a knock and a source.
+	// Pardon forgets what Penalise and PenaltyEnded remembered about a knock and a
+	// source.
 	Pardon struct {
 		Name   string
 		Source netip.Prefix
@@ -187,5 +188,6 @@ func (Pardon) effect()       {}
 func (PardonAll) effect()    {}
 func (Record) effect()       {}
 
-// ordered is the reason of what an operator ordered: "by operator alice (uid 1000)".
+// ordered returns the reason for what an operator ordered: "by operator alice (uid
+// 1000)".
 func ordered(by string) string { return "by " + by }

@@ -35,15 +35,15 @@ const (
 	handshakes = "handshakes" // ports to the chain that judges what completes a handshake
 	guardedTCP = "guarded.tcp"
 	guardedUDP = "guarded.udp"
-	listensTCP = "listeners.tcp" // where knocks are heard
+	listensTCP = "listeners.tcp" // where knocks are listened for
 	listensUDP = "listeners.udp"
 	pendingSet = "pending." // connections whose handshake waits for the visitor
 	acksSet    = "acks"     // what an ACK that completes one acknowledges
-	flowsSet   = "flows."   // flows over UDP that doors let in
-	endedSet   = "ended."   // and those of them that were ended
+	flowsSet   = "flows."   // UDP flows that doors let in
+	endedSet   = "ended."   // those of them that were ended
 )
 
-// Labels of connections. A label is only ever a reason to pass what cannot make a
+// Labels of connections. A label is only ever a reason to pass packets that cannot make a
 // connection.
 const (
 	labelsLen = conntrack.LabelsLen
@@ -51,17 +51,17 @@ const (
 	letIn     = conntrack.LetIn
 )
 
-// pendingFor is for how long after its SYN-ACK a handshake can be completed. A
-// SYN cookie is good for two minutes (MAX_SYNCOOKIE_AGE in include/net/tcp.h);
-// a request lives longer only while its SYN-ACK is sent again, of which the
-// pauses are no longer (TCP_RTO_MAX).
+// pendingFor is for how long after its SYN-ACK a handshake can be completed. A SYN cookie
+// is good for two minutes (MAX_SYNCOOKIE_AGE in include/net/tcp.h); a request lives
+// longer only while its SYN-ACK is retransmitted, at intervals no longer than that
+// (TCP_RTO_MAX).
 const pendingFor = 130 * time.Second
 
-// pendingMost bounds the handshakes that wait, for each family: 2,000 new ones a
-// second, let in by doors, and 40 MB of the kernel's memory.
+// pendingMost limits the handshakes that wait, for each family: 2,000 new ones a second,
+// let in by doors, and 40 MB of the kernel's memory.
 const pendingMost = 1 << 18
 
-// addBase makes what all packets pass.
+// addBase adds the base chains, which all packets traverse.
 func addBase(t *nft.Table, late bool) {
 	t.Chains = append(t.Chains, arrive(), input(), forward(), output(), midstream(late), flows(), ask(), entered(), answer())
 	for _, f := range families() {
@@ -75,7 +75,7 @@ func addBase(t *nft.Table, late bool) {
 	})
 }
 
-// tupleSet has connections as visitor sees them.
+// tupleSet is a set of connections, in the form that visitor loads.
 func (f family) tupleSet(name string, size uint32) nft.Set {
 	addr := uint32(f.bits / 8)
 	return nft.Set{
@@ -95,8 +95,8 @@ func fromItself(match ...[]nft.Expr) []nft.Expr {
 	return slices.Concat([]nft.Expr{nft.Meta(unix.NFT_META_IIF), nft.Cmp(unix.NFT_CMP_EQ, nft.Native(loopback)...)}, slices.Concat(match...))
 }
 
-// isFlow passes datagrams that belong to a flow. What comes to other ports than
-// doors guard is none of theirs.
+// isFlow passes datagrams that belong to a flow. Datagrams to ports that no door guards
+// never do.
 func isFlow() nft.Rule {
 	return newRule("flows", isProto(unix.IPPROTO_UDP), []nft.Expr{destinationPort(), nft.In(guardedUDP), nft.Verdict(unix.NFT_JUMP, flowsChain)})
 }
@@ -159,8 +159,8 @@ func forward() nft.Chain {
 	return n
 }
 
-// output notes what is said to visitors: the answers in handshakes, which flows
-// have been answered, and that a server does not leave off.
+// output records what is sent to visitors: the answers in handshakes, which flows have
+// been answered, and that a server goes on sending.
 func output() nft.Chain {
 	n := nft.Chain{Name: outputChain, Base: baseHook(unix.NF_INET_LOCAL_OUT), Rules: []nft.Rule{
 		newRule("answers", []nft.Expr{nft.Meta(unix.NFT_META_OIF), nft.Cmp(unix.NFT_CMP_NEQ, nft.Native(loopback)...)},
@@ -177,11 +177,11 @@ func output() nft.Chain {
 	return n
 }
 
-// midstream tells what may complete a handshake from what belongs to a
-// connection; the latter alone is passed. What returns is a stray, or completes
-// what began without a word of the fence. A reset arrives from anybody: it makes
-// nothing and is never answered, and how a visitor's host gives up what a forger
-// began in its name (RFC 9293, section 3.5.2, group 2).
+// midstream separates what may complete a handshake from what belongs to a connection;
+// only the latter is passed. What returns is a stray segment, or completes a handshake
+// that the fence did not see begin. A reset may come from anybody: it makes no connection
+// and is never answered, and it is how a visitor's host aborts what a forger began in its
+// name (RFC 9293, section 3.5.2, group 2).
 func midstream(late bool) nft.Chain {
 	n := nft.Chain{Name: midChain, Rules: []nft.Rule{
 		newRule("resets", hasFlags(tcpRst, unix.NFT_CMP_EQ, tcpRst), []nft.Expr{nft.Accept()}),
@@ -197,10 +197,10 @@ func midstream(late bool) nft.Chain {
 	return n
 }
 
-// session matches what belongs to a live session: early demultiplexing has found a
-// socket that somebody holds, and it is full and bound to one address. Where that
-// lookup is off (late), whatever full socket is bound to one address will do, and
-// a listener on that address alone is not told from a session.
+// session matches what belongs to a live session: early demultiplexing has found a socket
+// that somebody holds, and it is a full socket bound to one address. Where that lookup is
+// off (late), any full socket bound to one address matches, and a listener on that
+// address alone cannot be distinguished from a session.
 func session(late bool) []nft.Expr {
 	if late {
 		return append(isProto(unix.IPPROTO_TCP), socketBound(true)...)
@@ -208,10 +208,10 @@ func session(late bool) []nft.Expr {
 	return append([]nft.Expr{nft.Meta(unix.NFT_META_SKUID), nft.Cmp(unix.NFT_CMP_NEQ, nft.Native(nobody)...)}, socketBound(true)...)
 }
 
-// lateDemux says whether the kernel does not look for a packet's socket before
-// the input hook (ip_early_demux and tcp_early_demux in the kernel's
-// Documentation/networking/ip-sysctl.rst; both are on unless somebody says so).
-// What cannot be read is on.
+// lateDemux says whether the kernel does not look for a packet's socket before the input
+// hook (ip_early_demux and tcp_early_demux in the kernel's
+// Documentation/networking/ip-sysctl.rst; both are on by default). A setting that cannot
+// be read counts as on.
 func lateDemux() bool {
 	for _, name := range []string{"ip_early_demux", "tcp_early_demux"} {
 		v, err := os.ReadFile("/proc/sys/net/ipv4/" + name)
@@ -222,19 +222,19 @@ func lateDemux() bool {
 	return false
 }
 
-// completes matches the segment that can complete a handshake: it acknowledges a
-// SYN-ACK that its sender was sent lately (RFC 9293, section 3.10.7.4). Nobody
-// else knows the number, so that a forged segment spends nothing. A number that
-// was sent to another connection is outside of this one's window, and the segment
-// is no valid one to connection tracking then.
+// completes matches the segment that can complete a handshake: it acknowledges a SYN-ACK
+// that was sent to its sender lately (RFC 9293, section 3.10.7.4). Nobody else knows the
+// number, so a forged segment spends nothing. A number that was sent to another
+// connection is outside this one's window, and connection tracking then calls the segment
+// invalid.
 func completes(f family) []nft.Expr {
 	return slices.Concat(f.is(), hasFlags(tcpSynRstAck, unix.NFT_CMP_EQ, tcpAck),
 		[]nft.Expr{nft.CT(unix.NFT_CT_STATE), nft.And(nft.Native(ctInvalid)...), nft.Cmp(unix.NFT_CMP_EQ, 0, 0, 0, 0)},
 		f.visitor(), []nft.Expr{nft.In(pendingSet + f.name), inSegment(offsetAck, 4), nft.In(acksSet)})
 }
 
-// visitor puts a visitor's connection into the registers: their address and
-// port, and the address and port they came to.
+// visitor loads a visitor's connection into the registers: their address and port, and
+// the address and port they came to.
 func (f family) visitor() []nft.Expr { return f.endpoints(f.source, 0, f.dst, 2) }
 
 // host is visitor for a packet to the visitor.
@@ -250,9 +250,9 @@ func (f family) endpoints(addr1, port1, addr2, port2 uint32) []nft.Expr {
 	}
 }
 
-// ask lets what a door lets ask pass on. A SYN that would make a connection by
-// itself does not: TCP fast open, with its option or with data (RFC 7413). Its
-// sender asks again without (section 4.1.3.1).
+// ask passes on the requests that a door allows, except a SYN that would make a
+// connection by itself: TCP Fast Open, with its option or with data (RFC 7413). Its
+// sender tries again without that (section 4.1.3.1).
 func ask() nft.Chain {
 	n := nft.Chain{Name: askChain}
 	for _, kind := range []uint8{tcpFastOpen, tcpExperiment} {
@@ -276,7 +276,7 @@ func ask() nft.Chain {
 	return n
 }
 
-// entered lets a completed handshake pass on, which is pending no more.
+// entered passes on a completed handshake, which is no longer pending.
 func entered() nft.Chain {
 	n := nft.Chain{Name: enteredChain}
 	for _, f := range families() {
@@ -287,10 +287,10 @@ func entered() nft.Chain {
 	return n
 }
 
-// answer remembers what acknowledges a SYN-ACK: its sequence number and one. The
-// kernel's rules can turn bits over but not count; to count one up is to turn
-// over the lowest zero and the ones below it. When there is no room the answer is
-// not sent, and comes again in a second.
+// answer remembers what acknowledges a SYN-ACK: its sequence number and one. The kernel's
+// rules can flip bits but not add; adding one means flipping the lowest zero and the ones
+// below it. When there is no room the answer is not sent, and is retransmitted in a
+// second.
 func answer() nft.Chain {
 	n := nft.Chain{Name: answerChain}
 	for _, f := range families() {
@@ -309,9 +309,9 @@ func answer() nft.Chain {
 	return n
 }
 
-// typeofAck has nft list the set of numbers by what they are, since a plain
-// integer is no type that it reads again: the user data of "typeof tcp ackseq",
-// as libnftnl encodes it (include/udata.h) and nft writes it (src/payload.c).
+// typeofAck makes nft list the set of numbers with their type, since it cannot read back
+// a set of plain integers: the user data of "typeof tcp ackseq", as libnftnl encodes it
+// (include/udata.h) and nft writes it (src/payload.c).
 func typeofAck() []byte {
 	tlv := func(typ byte, v []byte) []byte { return append([]byte{typ, byte(len(v))}, v...) }
 	const bigEndian, payloadExpr, tcp, ackseq, bits = 2, 7, 8, 4, 32

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// differences names all that is otherwise in got than in want; got is nil when
-// there is no table. The words fit behind "table inet doorward: ".
+// differences names everything that is different in got from want; got is nil when there
+// is no table. The words fit behind "table inet doorward: ".
 func differences(want, got *nft.Table) []string {
 	if got == nil {
 		return []string{"the table is gone"}
@@ -44,7 +44,7 @@ func index[T any](things []T, name func(T) string) map[string]*T {
 	return at
 }
 
-// compare names what is gone, what is not the fence's, and what differs else.
+// compare names what is missing, what is not the fence's, and what else differs.
 func compare[T any](what string, name func(T) string, want, got []T, differ func(want, got *T) []string) []string {
 	var d []string
 	there, due := index(got, name), index(want, name)

@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// connect dials unless there is a connection, and takes the table. It waits a
-// little for an owner to go: a process just ended, or this fence's broken
-// connection, has its socket closed a moment later if a program was being
-// started meanwhile, which holds a copy until it runs.
+// connect dials unless there is a connection, and takes the table. It waits a little for
+// an owner to go: the socket of a process that just ended, or of this fence's broken
+// connection, is closed a moment later if a program was being started meanwhile, which
+// holds a copy until it runs.
 func (f *Fence) connect() error {
 	if f.closed {
 		return errClosed
@@ -37,13 +37,13 @@ func (f *Fence) connect() error {
 	return nil
 }
 
-// reader is a connection for questions, beside all that changes the table.
+// reader is a connection for queries, separate from everything that changes the table.
 type reader struct {
 	turn sync.Mutex // held while it is used; taken before Fence.mu
 	conn *nft.Conn  // nil: to be made anew; guarded by Fence.mu
 }
 
-// connectReader dials a connection for questions unless there is one.
+// connectReader dials a connection for queries unless there is one.
 func (f *Fence) connectReader(r *reader) (err error) {
 	if f.closed {
 		return errClosed
@@ -54,7 +54,7 @@ func (f *Fence) connectReader(r *reader) (err error) {
 	return err
 }
 
-// ask runs questions about what is guarded over one of the connections for them.
+// ask runs queries about what is guarded over one of the connections for them.
 func (f *Fence) ask(r *reader, questions func(*nft.Conn) error) error {
 	r.turn.Lock()
 	defer r.turn.Unlock()
@@ -90,8 +90,8 @@ func patiently(try func() error) error {
 	}
 }
 
-// dial connects, and refuses another network namespace than the first connection's:
-// a thread may be in another, and a fence must never rise elsewhere by mistake.
+// dial connects, and refuses another network namespace than the first connection's: a
+// thread may be in another, and a fence must never be put up elsewhere by mistake.
 func (f *Fence) dial(connect func(table string) (*nft.Conn, error)) (*nft.Conn, error) {
 	c, err := connect(tableName)
 	if err != nil {
@@ -104,7 +104,7 @@ func (f *Fence) dial(connect func(table string) (*nft.Conn, error)) (*nft.Conn, 
 	return c, nil
 }
 
-// take makes or adopts the table. One that lacks persist cannot get it; it is
+// take creates or adopts the table. A table without persist cannot be given it; it is
 // left for Guard to replace.
 func (f *Fence) take(c *nft.Conn) error {
 	f.manner.flags, f.owned = 0, false
@@ -136,8 +136,7 @@ func (f *Fence) take(c *nft.Conn) error {
 	return nil
 }
 
-// busy makes of the kernel's EPERM, which after a successful dial has only one
-// reason, what it means.
+// busy translates the kernel's EPERM, which after a successful dial has only one reason.
 func busy(err error) error {
 	if errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("%w (%w)", ErrBusy, err)
@@ -155,7 +154,7 @@ func (f *Fence) do(what string, call func(*nft.Conn) error) error {
 	return nil
 }
 
-// try is do without words.
+// try is do without wrapping the error.
 func (f *Fence) try(call func(*nft.Conn) error) error {
 	err := f.connect()
 	if err == nil {

@@ -15,23 +15,22 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// Door is what the fence must know of one door.
+// Door is what the fence must know about one door.
 type Door struct {
 	Name      string         // a-z, 0-9, - and _, 1 to 24 of them
 	Ports     []port.Range   // guarded ports; no two doors share one
-	Listen    []port.Range   // where its knocks are heard, not from this host itself
+	Listen    []port.Range   // where its knocks are listened for, but not from this host itself
 	Reject    bool           // refuse with TCP resets and ICMP errors, not with silence
 	SingleUse bool           // the first completed connection spends a grant (at most 65,535 unspent)
 	Always    []netip.Prefix // sources that need no grant
 }
 
-// Grant is leave for a source to open new connections to a door. An
-// IPv4-mapped source means the IPv4 one, and bits behind the prefix's length
-// mean nothing.
+// Grant is permission for a source to open new connections to a door. An IPv4-mapped
+// source means the IPv4 one, and bits after the prefix's length are ignored.
 type Grant struct {
 	Door   string
 	Source netip.Prefix // length 0 is everybody of that family
-	Until  time.Time    // by the monotonic clock where it has one
+	Until  time.Time    // by the monotonic clock if it has a reading
 }
 
 var doorName = regexp.MustCompile(`^[a-z0-9_-]{1,24}$`)
@@ -78,7 +77,7 @@ func overlaps(doors []Door) (errs []error) {
 		return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.First, b.First))
 	})
 	for i := 1; i < len(all); i++ {
-		last, r := all[i-1], all[i] // last reaches furthest of those before
+		last, r := all[i-1], all[i] // last reaches furthest of the earlier ones
 		if !r.Overlaps(last.Range) {
 			continue
 		}
@@ -95,11 +94,11 @@ func overlaps(doors []Door) (errs []error) {
 	return errs
 }
 
-// span is a run of keys of a set, as long as each other, both ends included.
+// span is a range of keys of a set, of equal length, both ends included.
 type span struct{ first, last string }
 
-// intervals are the elements of an interval set that has the keys of spans. It takes
-// none that overlap or touch, so that those become one.
+// intervals returns the elements of an interval set with the keys of spans. The kernel
+// accepts none that overlap or touch, so those are merged.
 func intervals(spans []span) (elems []nft.Element) {
 	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.first, b.first) })
 	for i := 0; i < len(spans); {
@@ -119,7 +118,7 @@ func intervals(spans []span) (elems []nft.Element) {
 	return elems
 }
 
-// after is the next key; false if there is none.
+// after returns the next key; false if there is none.
 func after(key string) (string, bool) {
 	b := []byte(key)
 	for i := len(b) - 1; i >= 0; i-- {
@@ -130,7 +129,7 @@ func after(key string) (string, bool) {
 	return "", false
 }
 
-// sources are the addresses of one family that prefixes have.
+// sources returns the addresses of one family in prefixes.
 func sources(prefixes []netip.Prefix, f family) (spans []span) {
 	for _, p := range prefixes {
 		if p = canonical(p); familyOf(p.Addr()).name == f.name {
@@ -140,7 +139,7 @@ func sources(prefixes []netip.Prefix, f family) (spans []span) {
 	return spans
 }
 
-// canonical masks a prefix and makes an IPv4 one of an IPv4-mapped one.
+// canonical masks a prefix and turns an IPv4-mapped one into an IPv4 one.
 func canonical(p netip.Prefix) netip.Prefix {
 	if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
 		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
@@ -148,7 +147,7 @@ func canonical(p netip.Prefix) netip.Prefix {
 	return p.Masked()
 }
 
-// lastOf is the last address that a prefix has.
+// lastOf returns the last address of a prefix.
 func lastOf(p netip.Prefix) []byte {
 	b := p.Addr().AsSlice()
 	for i := p.Bits(); i < len(b)*8; i++ {

@@ -10,21 +10,21 @@ import (
 	nft "github.com/doorward/doorward/internal/nftables"
 )
 
-// askAtOnce bounds the questions that are under way: their answers, each a message
-// of its own, must fit into the socket's buffer as the system gives it, which is
-// 208 KiB on most (net.core.rmem_default).
+// askAtOnce limits the queries under way: their answers, each a message of its own, must
+// fit into the socket's buffer in its default size, 208 KiB on most systems
+// (net.core.rmem_default).
 const askAtOnce = 64
 
-// endless is how long a grant lasts that has no end, as only another program can
-// have made it.
+// endless is how long a grant without an end lasts, which only another program can have
+// made.
 const endless = 100 * 365 * 24 * time.Hour
 
-// Ends returns when the kernel's grants of those sources end, as seen from now: the
-// zero time where it has none, or no more. It asks for each one alone, and so takes
-// as many answers as there are grants, whatever else is in the sets; Until means
-// nothing. Others see to their changes between any two parts of a few dozen grants,
-// so that the answer is not of one moment: what is given or renewed meanwhile may be
-// told as it was before.
+// Ends returns when the kernel's grants of those sources end, as seen from now: the zero
+// time if it does not have one, or no longer. It queries each one separately, so its cost
+// grows with the grants asked for, whatever else is in the sets; Until is ignored. Other
+// callers make their changes between batches of a few dozen grants, so the answer does
+// not show a single moment: for a grant given or renewed meanwhile it may be the earlier
+// one.
 func (f *Fence) Ends(grants []Grant) ([]time.Time, error) {
 	ends := make([]time.Time, 0, len(grants))
 	for part := range slices.Chunk(grants, askAtOnce) {
@@ -45,7 +45,7 @@ func (f *Fence) Ends(grants []Grant) ([]time.Time, error) {
 	return ends, nil
 }
 
-// endOf is when an element ends, zero if it has.
+// endOf returns when an element ends, zero if it has ended.
 func endOf(e nft.Element) time.Time {
 	switch {
 	case !e.Timed:
@@ -56,7 +56,7 @@ func endOf(e nft.Element) time.Time {
 	return time.Time{}
 }
 
-// membersOf are the elements that grants are.
+// membersOf returns the elements of grants.
 func membersOf(grants []Grant) ([]nft.Member, error) {
 	var members []nft.Member
 	for _, g := range grants {

@@ -4,20 +4,20 @@ package fence
 
 import "sync"
 
-// fair is a lock that goes to whoever waits for it before whoever had it last has it
-// again: who takes it many times, as Guard does, holds nobody up for longer than once.
-// Its zero value is free.
+// fair is a lock that goes to a waiter before whoever held it last gets it again: a
+// caller that takes it many times, as Guard does, holds each waiter up only once. Its
+// zero value is unlocked.
 type fair struct {
-	next sync.Mutex // held by who is to have it next, while they wait
+	next sync.Mutex // held by the next one in line while waiting
 	lock sync.Mutex
 }
 
-// Lock takes the lock when it is this caller's turn.
+// Lock acquires the lock when it is this caller's turn.
 func (f *fair) Lock() {
 	f.next.Lock()
 	f.lock.Lock()
 	f.next.Unlock()
 }
 
-// Unlock gives the lock back.
+// Unlock releases the lock.
 func (f *fair) Unlock() { f.lock.Unlock() }

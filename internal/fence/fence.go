@@ -1,16 +1,16 @@
 //go:build linux
 
-// Package fence keeps the nftables table `inet doorward`: what makes a door
-// dark. Each change of grants is one transaction. It decides nothing and remembers
-// nothing beyond the kernel's table: it is told which doors to guard and whom to let
-// in, and it does not repair by itself what others break. How the table is written
-// and read is for internal/nftables.
+// Package fence maintains the nftables table `inet doorward`, which makes a door dark.
+// Each change of grants is one transaction. It decides nothing and remembers nothing
+// beyond the kernel's table: it is told which doors to guard and whom to let in, and it
+// does not repair by itself what others break. How the table is written and read is the
+// business of internal/nftables.
 //
-// The table only ever drops: at prerouting after connection tracking (-200) and
-// before destination NAT (-100), so that it works beside any other ruleset and
-// also guards published ports of containers; and again where a packet ends, after
-// NAT and whatever routing table led there. It looks like this, leaving out IPv6,
-// and what a TCP segment is matched by in each rule:
+// The table only ever drops: at prerouting after connection tracking (-200) and before
+// destination NAT (-100), so that it works beside any other ruleset and also guards
+// published ports of containers; and again where a packet arrives, after NAT and whatever
+// routing table led there. It looks like this, without IPv6 and without what each rule
+// matches a TCP segment by:
 //
 //	table inet doorward {
 //		chain prerouting {
@@ -90,58 +90,62 @@
 // saddr . udp sport . ip daddr . udp dport, and TO is ip daddr . udp dport . ip saddr
 // . udp sport.
 //
-// Why it is like that:
+// The reasons:
 //
 //   - A SYN only asks. It needs a grant and spends nothing, so that a forged one
 //     does neither good nor harm, and it needs one whatever connection tracking
-//     believes of an older connection with its ports.
-//   - What completes a handshake needs a grant again, and is what spends one of
-//     single use. A connection comes of nothing else: the kernel makes it, with a
-//     SYN cookie or without, of an ACK of the very number that its SYN-ACK had,
-//     and that SYN-ACK was seen going out. Whoever cannot read the visitor's
-//     packets does not know the number.
-//   - A live session is one whose socket is live: early demultiplexing has found it
-//     for the packet, and it is no handshake's. So it passes without connection
-//     tracking's word, which is asked nowhere for leave to come in, and may forget.
-//     Its word is taken for what is no session yet, or no more: a socket that its
-//     program has not accepted or has closed already. A SYN cookie is good for two
-//     minutes, so that who has once been let in could come in again by the same
-//     ACK, if cookies are in use and the socket ended without a word to connection
-//     tracking: not where the service listens on all addresses, as most do.
-//   - Grants are elements of hash sets with the kernel's timeouts, one set for
-//     each door, family and prefix length, and the rule masks the source. So a
-//     million grants cost what one does, prefixes overlap freely, and "any" is
-//     length 0. Lengths other than single addresses get their set and rule with
-//     the first grant that needs them.
-//   - At a published port the label tells what was let in from what is forwarded to
-//     other hosts, and an entry from before the table has no room for one, so that
-//     its next SYN needs a grant, and the ACK that completes its handshake does not.
-//   - A reset arrives, whoever sends it: it makes nothing and is never answered, and
-//     it is how a visitor's host gives up what a forger asked for in its name.
-//   - A flow over UDP is its entry in connection tracking, with "established": a
-//     connection that a tracking helper was talked into expecting ("related") needs
-//     a grant as any other. (ICMP errors are not for a guarded port and pass.) But an
-//     answer is established, too, and a server that goes on sending after its flow
-//     was ended, as mosh's and WireGuard do, makes answers of what the visitor sends.
-//     Those of the host's own clients must pass, whose ports may be guarded. So it
-//     is remembered which flows were let in and answered, and which of them were
-//     ended, until both sides have been silent for a day. (Where the server is
-//     another machine, until the visitor has been. If it listens at another port
-//     than the published one, its own datagrams come from that port, which no door
-//     guards.)
+//     believes about an older connection with its ports.
+//   - What completes a handshake needs a grant again, and is what spends a
+//     single-use grant. A connection comes about in no other way: the kernel makes
+//     it, with a SYN cookie or without, from an ACK of the very number that its
+//     SYN-ACK had, and that SYN-ACK was seen going out. Whoever cannot read the
+//     visitor's packets does not know the number.
+//   - A live session is one whose socket is live: early demultiplexing has found a
+//     socket for the packet, and not that of a handshake. So it passes without
+//     regard to connection tracking, which may forget it and never decides who
+//     comes in. Connection tracking does decide about what is not yet a session, or
+//     no longer one: a socket that its program has not accepted or has already
+//     closed. A SYN cookie is good for two minutes, so somebody who was let in once
+//     could come in again by the same ACK, if cookies are in use and the socket
+//     ended without connection tracking seeing it: not where the service listens on
+//     all addresses, as most do.
+//   - Grants are elements of hash sets with the kernel's timeouts, one set for each
+//     door, family and prefix length, and the rule masks the source. So a million
+//     grants cost what one does, prefixes overlap freely, and "any" is length 0.
+//     Lengths other than single addresses get their set and rule with the first
+//     grant that needs them.
+//   - At a published port the label distinguishes what was let in from what is
+//     forwarded to other hosts. An entry from before the table has no room for a
+//     label, so that its next SYN needs a grant, and the ACK that completes its
+//     handshake does not.
+//   - A reset passes, whoever sends it: it makes no connection and is never
+//     answered, and it is how a visitor's host aborts what a forger asked for in
+//     its name.
+//   - A UDP flow is its entry in connection tracking, in state "established": a
+//     connection that a tracking helper was tricked into expecting ("related")
+//     needs a grant like any other. (ICMP errors are not addressed to a guarded
+//     port and pass.) But an answer is established, too, and a server that goes on
+//     sending after its flow was ended, as mosh's and WireGuard do, turns what the
+//     visitor sends into answers. Answers to the host's own clients must pass,
+//     whose ports may be guarded. So the fence remembers which flows were let in
+//     and answered, and which of them were ended, until both sides have been silent
+//     for a day. (If the server is another machine, until the visitor has been. If
+//     it listens on another port than the published one, its own datagrams come
+//     from that port, which no door guards.)
 //   - "unicast" must be the routing table's answer both with and without the
-//     interface: the one alone knows no addresses of a VRF's interfaces, the
-//     other alone none of those at another interface.
-//   - A knock from the machine itself is none: its users must not try knocks out,
-//     and a refusal that looks as if nobody listened tells them nothing.
+//     interface: the one alone does not know the addresses of a VRF's interfaces,
+//     the other alone not those at another interface.
+//   - A knock from the machine itself does not count: its users must not be able to
+//     try knocks out, and a refusal that looks as if nobody listened tells them
+//     nothing.
 //   - Where the kernel has them (6.9), the flags owner and persist keep other
-//     processes from changing the table and keep it when this one ends.
-//   - All that is a door's own has its name, and nothing of it refers to another
-//     door: only the maps from ports lead to it. So doors are changed one after the
-//     other, and emptied by putting new sets into the place of the old ones, which
-//     the kernel frees after the transaction (nf_tables_api.c, nft_commit_release):
-//     half a millisecond for a million grants, where taking them out takes half a
-//     second.
+//     processes from changing the table, and keep the table when this process ends.
+//   - Everything that belongs to a door has the door's name, and none of it refers
+//     to another door: only the maps from ports lead to it. So doors are changed
+//     one after another, and emptied by putting new sets in place of the old ones,
+//     which the kernel frees after the transaction (nf_tables_api.c,
+//     nft_commit_release): half a millisecond for a million grants, where removing
+//     them takes half a second.
 package fence
 
 import (
@@ -157,58 +161,55 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrBusy is wrapped by errors of Open and Cleanup, and of any change that has
-// to connect again, when another live process owns the table.
+// ErrBusy is wrapped by errors of Open and Cleanup, and of any change that has to
+// reconnect, when another live process owns the table.
 var ErrBusy = errors.New("another process owns the nftables table inet doorward: " +
 	"is doorwardd running already?")
 
-// Changes are to take effect at once, in this order. Doors in Empty lose all their
-// grants, which costs the same however many they are.
+// Changes take effect together, in this order. Doors in Empty lose all their grants,
+// which costs the same however many there are.
 type Changes struct {
 	Empty        []string
 	Revoke, Give []Grant
 }
 
-// Fence is the table in the kernel, and lasting connections to it. Its methods may
-// be called from any goroutine. What changes the table takes turns, each of which
-// is short: Guard takes many. What only reads is done beside that, over
-// connections of its own. A failed call changed nothing, unless it was Guard or the
-// error is of the connection; either way the next call connects again where it
-// must.
+// Fence is the table in the kernel, with permanent connections to it. Its methods may be
+// called from any goroutine. Calls that change the table take turns, each of which is
+// short: Guard takes many. Calls that only read run alongside, over connections of their
+// own. A failed call has changed nothing, unless it was Guard or the connection failed;
+// in any case the next call reconnects if it must.
 type Fence struct {
 	log    *slog.Logger
-	origin atomic.Uint32 // netlink port of conn: who our own changes are by
+	origin atomic.Uint32 // netlink port of conn: which identifies our own changes
 	netns  atomic.Uint64 // where the table is
 
 	guarding sync.Mutex // held by Guard and Check; taken before mu
-	halted   bool       // the last Guard came to a halt among its parts; guarded by guarding
+	halted   bool       // the last Guard stopped between its parts; guarded by guarding
 	lister   reader     // for lists of grants, which take long
-	asker    reader     // for all other questions
+	asker    reader     // for all other queries
 
-	mu     fair      // guards all below
+	mu     fair      // guards the fields below
 	conn   *nft.Conn // nil: to be made anew
 	plain  bool      // do without owner and persist even where they are
-	manner manner    // of the table that is to be
+	manner manner    // of the table as it is to be
 	owned  bool
 	closed bool
 	shared part             // what all doors share; nil tables before the first Guard
 	doors  map[string]*part // by name, as last guarded
 }
 
-// part is a part of the table. It does not change, but for most: another takes its
-// place.
+// part is a part of the table. It is immutable, except most: it is replaced by another.
 type part struct {
-	door   Door           // none of the part that all share
-	widths map[width]bool // of sets besides those for single addresses
+	door   Door           // zero for the part that all doors share
+	widths map[width]bool // of sets in addition to those for single addresses
 	want   *nft.Table
-	base   *nft.Table     // what the kernel said it had made of want
+	base   *nft.Table     // want as the kernel shows it
 	most   map[string]int // how many elements there can be at most in each set of grants
 }
 
-// Open connects to the kernel, and adopts the table if there is one that another
-// fence left; else it is made, without any door. The table that Guard then
-// finds keeps its grants. The caller must Close the fence, whose table outlives
-// it.
+// Open connects to the kernel, and adopts the table if there is one that another fence
+// left; else it creates one, without any door. A table that Guard then finds keeps its
+// grants. The caller must Close the fence; the table outlives it.
 func Open(log *slog.Logger) (*Fence, error) { return open(log, false) }
 
 func open(log *slog.Logger, plain bool) (*Fence, error) {
@@ -227,16 +228,16 @@ func open(log *slog.Logger, plain bool) (*Fence, error) {
 	return f, nil
 }
 
-// Owned says whether the kernel keeps other processes from changing the table,
-// so that only where it does not (before Linux 6.9) Watch has to be relied on.
-// A table made by hand is owned from the first Guard on.
+// Owned says whether the kernel keeps other processes from changing the table, so that
+// Watch is needed only where it does not (before Linux 6.9). A table made by hand is
+// owned from the first Guard on.
 func (f *Fence) Owned() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.owned
 }
 
-// summary is the first of the differences, and how many more there are.
+// summary returns the first of the differences, and how many more there are.
 func summary(differences []string) string {
 	const most = 10
 	if n := len(differences) - most; n > 0 {
@@ -245,14 +246,14 @@ func summary(differences []string) string {
 	return strings.Join(differences, "; ")
 }
 
-// Calls out of turn.
+// Errors of calls in the wrong order.
 var (
 	errNoDoors = errors.New("no doors are guarded yet: call Guard first")
 	errClosed  = errors.New("the fence is closed")
 )
 
-// Refused reads how many packets of strangers each guarded door has refused
-// since it was first guarded.
+// Refused returns how many packets from strangers each guarded door has refused since it
+// was first guarded.
 func (f *Fence) Refused() (map[string]uint64, error) {
 	refused := map[string]uint64{}
 	err := f.ask(&f.asker, func(c *nft.Conn) error {
@@ -268,8 +269,8 @@ func (f *Fence) Refused() (map[string]uint64, error) {
 	return refused, nil
 }
 
-// Close ends the connections and with them the use of the Fence, but for a Watch.
-// The table stays and keeps guarding; its grants run out by themselves.
+// Close closes the connections and ends the use of the Fence, except for a Watch. The
+// table stays and keeps guarding; its grants run out by themselves.
 func (f *Fence) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -292,8 +293,8 @@ func (f *Fence) close() error {
 	return errors.Join(errs...)
 }
 
-// Cleanup removes the table with all that is in it; it is fine when there is
-// none. It fails with ErrBusy while a process owns the table.
+// Cleanup removes the table with everything in it; it succeeds if there is none. It fails
+// with ErrBusy while a process owns the table.
 func Cleanup() error {
 	c, err := nft.Dial(tableName)
 	if err != nil {
@@ -309,7 +310,7 @@ func Cleanup() error {
 	return nil
 }
 
-// Stands says whether the table is there, whoever owns it.
+// Stands says whether the table exists, whoever owns it.
 func Stands() (bool, error) {
 	c, err := nft.Dial(tableName)
 	if err != nil {

@@ -17,13 +17,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// flowFor is for how long after its last datagram it is remembered that a flow was
-// let in, or that it was ended. A server may take up again what connection
-// tracking has forgotten; it does not wait for a day.
+// flowFor is how long after its last datagram it is remembered that a flow was let in, or
+// that it was ended. A server may resume a flow that connection tracking has forgotten,
+// but it does not wait a day to do so.
 const flowFor = 24 * time.Hour
 
-// unansweredFor is flowFor for a flow in which the server has not answered before
-// its end: it does so in minutes, or not at all, as to forged datagrams.
+// unansweredFor is flowFor for a flow in which the server has not answered before its
+// end: it answers within minutes, or not at all, as with forged datagrams.
 const unansweredFor = 10 * time.Minute
 
 // How many flows of each family are remembered: 10 MB and 40 MB of the kernel's
@@ -61,19 +61,18 @@ func flows() nft.Chain {
 	return n
 }
 
-// EndFlows ends the flows over UDP that doors have let these sources in for: it
-// notes them as ended, and removes their entries from connection tracking. What
-// comes next needs a grant again, whatever the server goes on sending. A source
-// that has another grant, or is in always, comes in anew. Until means nothing. A
-// flow that stood when the fence first rose is not known to have come in by a
-// door, and goes on; over TCP a live socket is the session, which is not for the
-// fence to end. After an error flows may go on, or be taken up again by their
-// server.
+// EndFlows ends the UDP flows for which doors have let these sources in: it records them
+// as ended, and removes their entries from connection tracking. Further datagrams need a
+// grant again, whatever the server goes on sending. A source that has another grant, or
+// is in always, comes in anew. Until is ignored. A flow from before the fence first went
+// up is not known to have come in through a door, and goes on; over TCP a live socket is
+// the session, which the fence does not end. After an error flows may go on, or be
+// resumed by their server.
 //
-// It reads all entries of both families once, however many sources there are: at
-// most nf_conntrack_max, of which the kernel leaves all but UDP out (Linux 5.8),
-// and at most 65,536 flows of each family. What changes grants does not wait for
-// it. To end all flows of a door, name 0.0.0.0/0 and ::/0.
+// It reads all entries of both families once, however many sources there are: at most
+// nf_conntrack_max, of which the kernel returns only UDP (since Linux 5.8), and at most
+// 65,536 flows of each family. Changes of grants do not wait for it. To end all flows of
+// a door, name 0.0.0.0/0 and ::/0.
 func (f *Fence) EndFlows(ends []Grant) error {
 	f.mu.Lock()
 	sources, err := f.flowSources(ends)
@@ -92,7 +91,7 @@ func (f *Fence) EndFlows(ends []Grant) error {
 	return nil
 }
 
-// flowSources are whose flows end, by the ports that they end at.
+// flowSources are the sources whose flows end, by port.
 type flowSources struct {
 	ports map[netip.Prefix][]port.Range
 	bits  map[int]bool // the lengths of those prefixes
@@ -115,8 +114,8 @@ func (s flowSources) add(source netip.Prefix, ports []port.Range) {
 	s.ports[source] = append(s.ports[source], ports...)
 }
 
-// have says whether the visitor is one of the sources, and came to their ports. It
-// costs the same however many sources there are.
+// have says whether the visitor is one of the sources, and came to its ports. It costs
+// the same however many sources there are.
 func (s flowSources) have(t tuple) bool {
 	to := port.Port{Proto: port.UDP, Number: t.to.Port()}
 	for bits := range s.bits {
@@ -128,9 +127,9 @@ func (s flowSources) have(t tuple) bool {
 	return false
 }
 
-// endFlows ends those of one family. The flows are noted as ended first, so that
-// no datagram finds neither an entry nor a note; and if that fails the entries go
-// all the same.
+// endFlows ends the flows of one family. The flows are recorded as ended first, so that
+// every datagram finds an entry or a record; if that fails the entries are removed all
+// the same.
 func (f *Fence) endFlows(c *nft.Conn, fam family, sources flowSources) error {
 	tracker := conntrack.Over(c.Netlink)
 	flows, err := trackedFlows(tracker, fam, sources)
@@ -139,7 +138,7 @@ func (f *Fence) endFlows(c *nft.Conn, fam family, sources flowSources) error {
 	}
 	noted := f.noteEnded(c, fam, flows, sources)
 	for _, e := range flows {
-		// It may have ended in between. One that was made anew is noted, too.
+		// It may have ended in between. One that was created anew is recorded, too.
 		if err := tracker.Delete(e); err != nil && !errors.Is(err, unix.ENOENT) {
 			return errors.Join(noted, err)
 		}
@@ -147,7 +146,7 @@ func (f *Fence) endFlows(c *nft.Conn, fam family, sources flowSources) error {
 	return noted
 }
 
-// trackedFlows are the flows of the sources that connection tracking knows.
+// trackedFlows returns the flows of the sources that connection tracking knows.
 func trackedFlows(tracker *conntrack.Conn, fam family, sources flowSources) ([]conntrack.Entry, error) {
 	var flows []conntrack.Entry
 	err := tracker.List(conntrack.Filter{Family: fam.nfproto, Proto: unix.IPPROTO_UDP}, func(e conntrack.Entry) {
@@ -158,17 +157,17 @@ func trackedFlows(tracker *conntrack.Conn, fam family, sources flowSources) ([]c
 	return flows, err
 }
 
-// endAtOnce is how many flows are noted as ended in one transaction.
+// endAtOnce is how many flows are recorded as ended in one transaction.
 const endAtOnce = 2000
 
-// noteEnded notes the flows, and those that were let in before and that
+// noteEnded records these flows as ended, and those that were let in before and that
 // connection tracking has forgotten.
 func (f *Fence) noteEnded(c *nft.Conn, fam family, tracked []conntrack.Entry, sources flowSources) error {
 	before, err := c.ReadElements(flowsSet + fam.name)
 	if err != nil && !errors.Is(err, nft.ErrInterrupted) {
 		return err
 	}
-	left := map[string]time.Duration{} // by key; a list may have one twice
+	left := map[string]time.Duration{} // by key; a list may contain one twice
 	for _, e := range tracked {
 		for _, t := range tuplesOf(e, sources) {
 			left[t.key()] = unansweredFor
@@ -207,8 +206,8 @@ func (f *Fence) noteEnded(c *nft.Conn, fam family, tracked []conntrack.Entry, so
 	return nil
 }
 
-// tuple is the visitor's address and port, and those they sent to; of an entry of
-// connection tracking, whose they are is open.
+// tuple is the visitor's address and port, and those they sent to; for an entry of
+// connection tracking it is open which side is the visitor.
 type tuple struct{ from, to netip.AddrPort }
 
 func tupleIn(t conntrack.Tuple) tuple { return tuple{t.From, t.To} }
@@ -223,7 +222,7 @@ func (t tuple) key() string {
 	return string(b)
 }
 
-// tupleOf reads what key wrote.
+// tupleOf is the inverse of key.
 func tupleOf(key string) (tuple, bool) {
 	end := func(b string) netip.AddrPort {
 		addr, _ := netip.AddrFromSlice([]byte(b[:len(b)-4]))

@@ -15,13 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Change carries changes out, in one transaction. To give a grant again sets its
-// end to Until, be that later or sooner than before. What is left until then is
-// reckoned when it is the call's turn: what has run out by then, or has less than a
-// millisecond left, is not given, and is revoked. Revoking what is not there is
-// fine, and the revoked grants' Until means nothing. Who has used a door is not
-// forgotten with its grants. When the table was removed or damaged the call fails
-// with nothing changed, and Guard puts the table back.
+// Change makes changes in one transaction. Giving a grant again sets its end to Until,
+// whether later or earlier than before. The remaining time is computed when it is the
+// call's turn: a grant that has run out by then, or has less than a millisecond left,
+// is not given but revoked. Revoking a grant that does not exist is not an error, and
+// the revoked grants' Until is ignored. Who has used a door is not forgotten with its
+// grants. If the table was removed or damaged the call fails with nothing changed, and
+// Guard restores the table.
 func (f *Fence) Change(c Changes) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -31,15 +31,15 @@ func (f *Fence) Change(c Changes) error {
 		}
 		err := f.changeNow(conn, c)
 		if errors.Is(err, unix.ENOENT) {
-			// Before Linux 6.8 a grant may run out in the midst of a
-			// transaction, and is not there to be deleted.
+			// Before Linux 6.8 a grant may run out in the middle of a transaction, and
+			// then cannot be deleted.
 			err = f.changeNow(conn, c)
 		}
 		return err
 	})
 }
 
-// changeNow carries the call out with what is left of each grant at this moment.
+// changeNow makes the changes with the time that each grant has left at this moment.
 func (f *Fence) changeNow(conn *nft.Conn, c Changes) error {
 	edits, err := f.edits(time.Now(), c.Give, c.Revoke)
 	if err != nil {
@@ -53,8 +53,8 @@ func (f *Fence) changeNow(conn *nft.Conn, c Changes) error {
 	return f.change(conn, c.Empty, edits)
 }
 
-// edits sorts grants by the set that they are in. An element without time left
-// is to go. Of several about the same source and door the last one counts.
+// edits sorts grants by the set that they are in. An element without time left is
+// removed. Of several about the same source and door the last one counts.
 func (f *Fence) edits(now time.Time, give, revoke []Grant) (map[width][]nft.Element, error) {
 	type place struct {
 		width width
@@ -101,19 +101,18 @@ func (f *Fence) place(g Grant) (width, string, error) {
 	return w, key, nil
 }
 
-// widthOf is place for a grant whose door and source are known to be good.
+// widthOf is place for a grant whose door and source are known to be valid.
 func widthOf(g Grant) (width, string) {
 	p := canonical(g.Source)
 	return width{g.Door, familyOf(p.Addr()).name, p.Bits()}, string(p.Addr().AsSlice())
 }
 
-// fewElements is how many elements of a set are taken out one by one, which takes
-// the kernel a millisecond. Of more it is quicker to make the set anew: what was in
-// it is freed after the transaction.
+// fewElements is how many elements of a set are removed one by one, which takes the
+// kernel a millisecond. For more it is quicker to create the set anew: its old elements
+// are freed after the transaction.
 const fewElements = 1000
 
-// change empties doors and carries the edits out, with sets and rules for lengths
-// that are new.
+// change empties doors and makes the edits, with sets and rules for new prefix lengths.
 func (f *Fence) change(c *nft.Conn, empty []string, edits map[width][]nft.Element) error {
 	b := c.Batch()
 	next := f.newParts(b, empty, edits)
@@ -141,8 +140,8 @@ func (f *Fence) change(c *nft.Conn, empty []string, edits map[width][]nft.Elemen
 	return f.changed(c, next)
 }
 
-// newParts has doors emptied, and sets made for lengths that are new. It returns
-// the parts of the doors for which anything but elements of sets changes by that.
+// newParts plans the emptying of doors, and sets for new prefix lengths. It returns the
+// parts of the doors for which this changes more than elements of sets.
 func (f *Fence) newParts(b *nft.Batch, empty []string, edits map[width][]nft.Element) map[string]*part {
 	missing := map[string]map[width]bool{} // widths that a door has to have
 	for w, elems := range edits {
@@ -166,8 +165,7 @@ func (f *Fence) newParts(b *nft.Batch, empty []string, edits map[width][]nft.Ele
 	return next
 }
 
-// empty takes all grants out of the sets that do not hold many, and returns the
-// others.
+// empty removes all grants from the sets that hold few, and returns the other sets.
 func (p *part) empty(b *nft.Batch) (again []string) {
 	for _, s := range p.want.Sets {
 		if _, grants := parseWidth(s.Name); !grants || p.most[s.Name] == 0 {
@@ -182,8 +180,8 @@ func (p *part) empty(b *nft.Batch) (again []string) {
 	return again
 }
 
-// renew is the part with more widths, and with new sets in place of those that are
-// to be made again.
+// renew returns the part with more widths, and with new sets in place of those that are
+// to be recreated.
 func (p *part) renew(b *nft.Batch, more map[width]bool, again []string) *part {
 	widths := maps.Clone(p.widths)
 	if widths == nil {
@@ -199,8 +197,8 @@ func (p *part) renew(b *nft.Batch, more map[width]bool, again []string) *part {
 	return next
 }
 
-// changed puts the new parts into the place of the old. A kernel that does not show
-// what was written as it was written is asked what it shows.
+// changed replaces the old parts with the new. A kernel that does not show things as they
+// were written is asked what it shows.
 func (f *Fence) changed(c *nft.Conn, next map[string]*part) error {
 	exact := f.exact()
 	maps.Copy(f.doors, next)
@@ -220,8 +218,8 @@ func (f *Fence) changed(c *nft.Conn, next map[string]*part) error {
 
 func isGiven(e nft.Element) bool { return e.Left > 0 }
 
-// newTurns forgets whose turn it was to spend the grants before those that are
-// given now.
+// newTurns forgets whose turn it was to spend the earlier grants of the sources that are
+// given one now.
 func newTurns(b *nft.Batch, turns string, elems []nft.Element) {
 	var keys []nft.Element
 	for _, e := range elems {
@@ -232,10 +230,11 @@ func newTurns(b *nft.Batch, turns string, elems []nft.Element) {
 	b.SetElements(turns, keys)
 }
 
-// Grants are all live grants in the kernel of the named doors, of all if none is named,
-// in no order, each with its end as seen from now; one that has no end, which only
-// another program can have put there, has a zero Until. If grants were given, revoked or
-// renewed meanwhile, few may be passed over, or come twice. An error ends the list.
+// Grants iterates over all live grants of the named doors in the kernel, of all doors if
+// none is named, in no particular order, each with its end as seen from now; one without
+// an end, which only another program can have put there, has a zero Until. If grants were
+// given, revoked or renewed meanwhile, a few may be missing, or come twice. An error ends
+// the iteration.
 func (f *Fence) Grants(doors []string) iter.Seq2[Grant, error] {
 	return func(yield func(Grant, error) bool) {
 		wanted := true
@@ -293,15 +292,15 @@ func (f *Fence) list(doors []string, each func(Grant)) (ofOneMoment bool, err er
 	return ofOneMoment, nil
 }
 
-// renewed says whether a door's sets may be others than before, because it was
-// emptied, changed or removed meanwhile.
+// renewed says whether a door's sets may have been replaced, because it was emptied,
+// changed or removed meanwhile.
 func (f *Fence) renewed(door string, before map[string]*part) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.doors[door] != before[door]
 }
 
-// grantOf is the grant that an element is, if it has any time left.
+// grantOf returns the grant of an element, if it has any time left.
 func grantOf(w width, e nft.Element) (Grant, bool) {
 	addr, ok := netip.AddrFromSlice([]byte(e.Key))
 	if !ok || e.Left <= 0 && e.Timed {

@@ -12,17 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Guard makes the kernel's table that of doors, whatever it is like now; when it
-// is so already, nothing is changed. Grants of doors that stay, stay, with their
-// time; those of others go. (Those that went with a table that somebody removed
-// are the caller's to give again.)
+// Guard makes the kernel's table guard doors, whatever it is like now; if it does
+// already, nothing is changed. Doors that stay keep their grants, with their time; those
+// of others are removed. (It is up to the caller to give grants again that went with a
+// table that somebody removed.)
 //
-// Where the kernel has what Guard put there before, the change is carried out in
-// parts of a few doors, between which other calls have their turn. A port that is
-// guarded before and after is guarded all the time, by either door's old or new
-// rules, or nobody comes in: packets meet the new rules of a door only at ports
-// that it has in both. After an error some doors may be as before and others as
-// they are to be, which Check tells, until the next Guard. Else all is one transaction.
+// If the kernel has what Guard put there before, the change is made in parts of a few
+// doors, between which other calls get their turn. A port that is guarded before and
+// after is guarded all the time, by either door's old or new rules, or lets nobody in:
+// packets meet the new rules of a door only at ports that it has in both. After an error
+// some doors may be as before and others as they are to be, which Check reports, until
+// the next Guard. Otherwise everything is one transaction.
 func (f *Fence) Guard(doors []Door) error {
 	doors, err := checkDoors(doors)
 	if err != nil {
@@ -48,7 +48,7 @@ func (f *Fence) Guard(doors []Door) error {
 	return err
 }
 
-// guardAtOnce is Guard in one transaction, from whatever there is.
+// guardAtOnce is Guard in one transaction, whatever the table is like now.
 func (f *Fence) guardAtOnce(c *nft.Conn, doors []Door) error {
 	got, err := c.Read()
 	if err != nil {
@@ -95,7 +95,7 @@ func (f *Fence) guardAtOnce(c *nft.Conn, doors []Door) error {
 	return nil
 }
 
-// settle remembers the parts that the kernel has now, and how it shows them.
+// settle records the parts that the kernel has now, and how it shows them.
 func (f *Fence) settle(shared *part, doors map[string]*part, got *nft.Table) {
 	var bases map[string]*nft.Table
 	shared.base, bases = apart(got)
@@ -113,15 +113,14 @@ func (f *Fence) settle(shared *part, doors map[string]*part, got *nft.Table) {
 	f.shared, f.doors = *shared, doors
 }
 
-// literal keeps one table where the kernel shows what was written as it was
-// written.
+// literal keeps only one table if the kernel shows everything as it was written.
 func (p *part) literal() {
 	if same(p.want, p.base) {
 		p.base = p.want
 	}
 }
 
-// partsFor are the doors' parts, with sets for those widths of grants that got has.
+// partsFor returns the doors' parts, with sets for those widths of grants that got has.
 func partsFor(doors []Door, got *nft.Table) map[string]*part {
 	widths := map[string]map[width]bool{}
 	if got != nil {
@@ -161,10 +160,9 @@ func sides(parts map[string]*part, side func(*part) *nft.Table) map[string]*nft.
 func wanted(p *part) *nft.Table { return p.want }
 func shown(p *part) *nft.Table  { return p.base }
 
-// Stands says whether the kernel's table guards doors already, because an
-// earlier fence left it there and nobody has taken its way of judging packets
-// away since. Which doors, and whether Guard would change anything, it does not
-// say: it is for who has to choose what to do first at a start.
+// Stands says whether the kernel's table guards doors already, because an earlier fence
+// left it there and nobody has removed its chains since. It does not say which doors, or
+// whether Guard would change anything: it is for deciding what to do first at a start.
 func (f *Fence) Stands() (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -177,8 +175,8 @@ func (f *Fence) Stands() (bool, error) {
 	return stands, err
 }
 
-// judgesLike says whether the chains that all tables have are in got as they are
-// in want, in a table that is switched on and has doors.
+// judgesLike says whether got, a table that is not dormant and has doors, has the chains
+// that all tables have as they are in want.
 func judgesLike(want, got *nft.Table) bool {
 	if got == nil || got.Flags&unix.NFT_TABLE_F_DORMANT != 0 {
 		return false
@@ -197,13 +195,12 @@ func guards(t *nft.Table) bool {
 	return t != nil && slices.ContainsFunc(t.Chains, func(c nft.Chain) bool { return doorOf(c.Name) != "" })
 }
 
-// errHalted is Check's word where nobody but the fence changed the table.
+// errHalted is Check's error where nobody but the fence changed the table.
 var errHalted = errors.New("a change of doors stopped halfway: some are guarded as before, others as they should be now")
 
-// Check returns nil when the kernel's table is what Guard put there, all of it, and
-// else an error that names what differs. Grants are not looked at. It waits for a Guard
-// that is under way; what changes grants does not wait for it, unless something
-// differs.
+// Check returns nil if the kernel's table is exactly what Guard put there, and otherwise
+// an error that names what differs. It does not look at grants. It waits for a Guard that
+// is under way; changes of grants do not wait for it, unless something differs.
 func (f *Fence) Check() error {
 	f.guarding.Lock()
 	defer f.guarding.Unlock()
@@ -213,7 +210,7 @@ func (f *Fence) Check() error {
 	if changed, err := f.look(); err == nil && len(changed) == 0 {
 		return nil
 	}
-	// Once more, while nothing else is changed here.
+	// Once more, with changes by this fence locked out.
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.do("check", func(c *nft.Conn) error {
@@ -231,9 +228,9 @@ func (f *Fence) Check() error {
 	})
 }
 
-// look names what is otherwise in the kernel than Guard put there, without holding
-// up what changes grants. What that changes meanwhile is passed over, and so is
-// that a list is not of one moment: to change grants changes no list of this.
+// look names what is different in the kernel from what Guard put there, without holding
+// up changes of grants. Those may happen meanwhile without harm, even if a list then does
+// not show a single moment: changing grants changes no list of this.
 func (f *Fence) look() ([]string, error) {
 	f.mu.Lock()
 	err := f.do("look", func(c *nft.Conn) error { _, err := c.Generation(); return err })

@@ -15,15 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Names inside the table. Everything that belongs to a door begins with
-// "door-" and its name, and door names have no dot, so that names are read back
-// without doubt; all of them are words that nft reads again as it printed them.
+// Names inside the table. Everything that belongs to a door begins with "door-" and its
+// name, and door names have no dot, so that names can be parsed unambiguously; nft can
+// read all of them back as it prints them.
 const (
 	tableName     = "doorward"
 	doorPrefix    = "door-"
 	alwaysInfix   = ".always."
 	handshakeTail = ".handshake" // the chain that judges what completes a handshake
-	enteredTail   = ".entered"   // and where it goes on from there
+	enteredTail   = ".entered"   // and where it continues
 	usedInfix     = ".used."     // who has used the door
 	turnInfix     = ".turn."     // whose turn it is to spend a grant of single use
 )
@@ -31,8 +31,8 @@ const (
 // priority is after connection tracking (-200) and before destination NAT (-100).
 const priority = -150
 
-// layoutVersion stands as comment on the table. It changes whenever grants are
-// kept in another way; a table of another version is replaced whole.
+// layoutVersion is the comment of the table. It changes whenever grants are stored in
+// another way; a table of another version is replaced as a whole.
 const layoutVersion = "doorward layout 2"
 
 // usedFor is how long a door remembers who has used it.
@@ -41,16 +41,16 @@ const usedFor = 24 * time.Hour
 // turnFor is how long it is remembered whose turn it was.
 const turnFor = 10 * time.Second
 
-// How often the kernel frees timed-out and spent grants, in milliseconds. They
-// stop counting at once, without it; each look walks the whole set. A source of
-// which more than 16 lie dead is refused another (EBUSY: they are one chain of
-// the hash), so what is spent is freed soon; and there it is never many.
+// How often the kernel frees timed-out and spent grants, in milliseconds. They stop
+// counting at once, without it; each collection walks the whole set. A source with more
+// than 16 dead elements is refused another (EBUSY: they are one chain of the hash), so
+// spent ones are freed soon; there are never many.
 const (
 	gcInterval      = 30_000
 	gcIntervalSpent = 1_000
 )
 
-// Types of keys as nft numbers them (its include/datatype.h), for its listings.
+// Types of keys, by nft's numbers (include/datatype.h), for its listings.
 const (
 	typeInteger     = 4
 	typeIPv4        = 7
@@ -62,8 +62,8 @@ const (
 // setConcat is NFT_SET_CONCAT.
 const setConcat = 0x80
 
-// family is the address family of sources: its number, and where its header
-// has the addresses.
+// family is the address family of sources: its number, and the offsets of the addresses
+// in its header.
 type family struct {
 	name        string
 	nfproto     byte
@@ -94,7 +94,7 @@ func (f family) is() []nft.Expr {
 	return []nft.Expr{nft.Meta(unix.NFT_META_NFPROTO), nft.Cmp(unix.NFT_CMP_EQ, f.nfproto)}
 }
 
-// loadSource puts the packet's source address into the first register.
+// loadSource loads the packet's source address into the first register.
 func (f family) loadSource() nft.Expr {
 	return nft.Payload(unix.NFT_PAYLOAD_NETWORK_HEADER, f.source, uint32(f.bits/8), unix.NFT_REG_1)
 }
@@ -111,7 +111,7 @@ func (w width) set() string {
 	return doorPrefix + w.door + "." + w.family + "." + strconv.Itoa(w.bits)
 }
 
-// parseWidth reads what width.set wrote.
+// parseWidth is the inverse of width.set.
 func parseWidth(set string) (width, bool) {
 	parts := strings.Split(strings.TrimPrefix(set, doorPrefix), ".")
 	if len(parts) != 3 {
@@ -128,11 +128,10 @@ func (w width) valid() bool {
 	})
 }
 
-// mostUsed bounds the sources of each family of which a door remembers that they
-// have used it.
+// mostUsed limits how many sources of each family a door remembers as having used it.
 const mostUsed = 1 << 16
 
-// manner is what of a table depends on the kernel that it is in.
+// manner is the part of a table that depends on the kernel.
 type manner struct {
 	flags uint32
 	late  bool // see session
@@ -148,7 +147,7 @@ func layout(doors []Door, widths map[width]bool, m manner) *nft.Table {
 	return whole(layoutShared(doors, m), parts)
 }
 
-// layoutShared is what all doors share, and knows only their ports.
+// layoutShared is what all doors share; it knows only their ports.
 func layoutShared(doors []Door, m manner) *nft.Table {
 	t := &nft.Table{Flags: m.flags, Comment: layoutVersion}
 	addBase(t, m.late)
@@ -164,7 +163,7 @@ func layoutDoor(d Door, widths map[width]bool) *nft.Table {
 	return t
 }
 
-// doorOf is whose the thing of that name is, "" for what all share.
+// doorOf returns the door that the thing of that name belongs to, "" for what all share.
 func doorOf(name string) string {
 	rest, ok := strings.CutPrefix(name, doorPrefix)
 	if !ok {
@@ -223,8 +222,8 @@ func concat(types ...uint32) uint32 {
 	return t
 }
 
-// addDoor makes the chains that judge what comes to the door: what asks, and
-// what completes a handshake.
+// addDoor adds the chains that judge what arrives at the door: requests, and segments
+// that complete a handshake.
 func addDoor(t *nft.Table, d Door, widths map[width]bool) {
 	name := doorPrefix + d.Name
 	asks, ends := nft.Chain{Name: name}, nft.Chain{Name: name + handshakeTail}
@@ -265,8 +264,8 @@ func addDoor(t *nft.Table, d Door, widths map[width]bool) {
 	t.Chains = append(t.Chains, asks, ends, addUsed(t, name))
 }
 
-// addUsed makes what remembers who entered by a door. When there is no room they
-// enter all the same.
+// addUsed adds the sets that remember who entered through a door. If there is no room
+// they enter all the same.
 func addUsed(t *nft.Table, name string) nft.Chain {
 	n := nft.Chain{Name: name + enteredTail}
 	for _, f := range families() {
@@ -314,17 +313,16 @@ func granted(w width, f family) []nft.Expr {
 	return append(match, nft.In(w.set()))
 }
 
-// spent goes on behind granted, with the one packet that spends the grant. Two
-// processors may find it before either removes it; one has the turn. In the moment
-// in which a transaction takes effect, packets see its grants and cannot spend
-// them yet: who comes then comes again.
+// spent continues after granted, with the one packet that spends the grant. Two
+// processors may find the grant before either removes it; only one gets the turn. In the
+// moment in which a transaction takes effect, packets see its grants and cannot spend
+// them yet: a packet that arrives then is dropped, and comes again.
 func spent(w width) []nft.Expr {
 	return []nft.Expr{nft.Add(doorPrefix+w.door+turnInfix+w.family, turnFor), nft.Delete(w.set()), nft.NotIn(w.set())}
 }
 
-// askRules let pass what asks under a grant. To ask spends nothing, but where
-// there is no handshake. A stray segment is none of a grant of single use's
-// business.
+// askRules passes requests under a grant. A request spends nothing, except where there is
+// no handshake. A stray segment does not concern a single-use grant.
 func askRules(w width, f family, singleUse bool, let []nft.Expr) []nft.Rule {
 	what := fmt.Sprintf("grants, IP%s/%d", w.family, w.bits)
 	if !singleUse {
@@ -336,7 +334,7 @@ func askRules(w width, f family, singleUse bool, let []nft.Expr) []nft.Rule {
 	}
 }
 
-// endRule lets pass what completes a handshake under a grant.
+// endRule passes what completes a handshake under a grant.
 func endRule(w width, f family, singleUse bool, enter []nft.Expr) nft.Rule {
 	match := granted(w, f)
 	if singleUse {
@@ -345,8 +343,8 @@ func endRule(w width, f family, singleUse bool, enter []nft.Expr) nft.Rule {
 	return newRule(fmt.Sprintf("grants, IP%s/%d", w.family, w.bits), match, enter)
 }
 
-// refuse counts and refuses. Only what asks for a new connection is answered
-// with a reset: one sent for a stray segment would end a live session.
+// refuse counts and refuses. Only a request for a new connection is answered with a
+// reset: one sent for a stray segment would end a live session.
 func refuse(counter string, rejects bool) []nft.Rule {
 	if !rejects {
 		return []nft.Rule{newRule("strangers", []nft.Expr{nft.Count(counter), nft.Drop()})}

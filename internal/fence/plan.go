@@ -12,16 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// replaces says whether got cannot be changed into want, only replaced: it is
-// of another layout, or lacks a flag that the kernel takes at creation alone.
+// replaces says whether got can only be replaced by want, not changed into it: it has
+// another layout, or lacks a flag that the kernel accepts only at creation.
 func replaces(want, got *nft.Table) bool {
 	return got != nil && (got.Comment != want.Comment ||
 		(want.Flags^got.Flags)&nft.TableFlagPersist != 0)
 }
 
 // elementsToKeep reads, by set, the grants that got holds but will lose on the way to
-// want, because their set or the table is made anew. One that never ends, which
-// is not the fence's, is not carried.
+// want, because their set or the table is created anew. One that never ends, which is not
+// the fence's, is left out.
 func elementsToKeep(c *nft.Conn, want, got *nft.Table) (map[string][]nft.Element, error) {
 	kept := map[string][]nft.Element{}
 	if got == nil {
@@ -42,16 +42,16 @@ func elementsToKeep(c *nft.Conn, want, got *nft.Table) (map[string][]nft.Element
 	return kept, nil
 }
 
-// outlives says whether what a set of that name holds is carried over: grants,
-// who has used them, and which flows were let in and ended. A handshake under way
-// is not, and has to begin again.
+// outlives says whether the contents of a set of that name are carried over: grants, who
+// has used them, and which flows were let in and ended. A handshake under way is not, and
+// has to begin again.
 func outlives(set string) bool {
 	_, grants := parseWidth(set)
 	return grants || strings.Contains(set, usedInfix) ||
 		strings.HasPrefix(set, flowsSet) || strings.HasPrefix(set, endedSet)
 }
 
-// planTable adds to b what makes got, nil when there is no table, into want.
+// planTable adds to b what turns got, nil when there is no table, into want.
 func planTable(b *nft.Batch, want, got *nft.Table, carry map[string][]nft.Element) {
 	if replaces(want, got) {
 		b.DeleteTable()
@@ -64,10 +64,9 @@ func planTable(b *nft.Batch, want, got *nft.Table, carry map[string][]nft.Elemen
 	plan(b, want, got, staleOf(want, got), carry)
 }
 
-// plan adds to b what makes got into want, of which the same parts may be left
-// out. Sets of grants that stay are not touched; those made anew get what carry
-// has for them. The order is the kernel's: nothing goes while something refers to
-// it.
+// plan adds to b what turns got into want; the same parts may be left out of both. Sets
+// of grants that stay are not touched; those created anew get what carry has for them.
+// The order is dictated by the kernel: nothing is removed while something refers to it.
 func plan(b *nft.Batch, want, got *nft.Table, old stale, carry map[string][]nft.Element) {
 	for _, n := range old.flush {
 		b.FlushChain(n)
@@ -90,19 +89,19 @@ func plan(b *nft.Batch, want, got *nft.Table, old stale, carry map[string][]nft.
 	build(b, want, got, old, carry)
 }
 
-// stale is what of a table goes before another is built from it.
+// stale is what is removed from a table before another is built from it.
 type stale struct {
-	flush  []string        // chains whose rules go
-	empty  map[string]bool // interval sets whose elements go
+	flush  []string        // chains whose rules are removed
+	empty  map[string]bool // interval sets whose elements are removed
 	sets   []string
 	chains []string
 }
 
-// staleOf finds what is stale. Sets that again names are made anew as well.
+// staleOf finds what is stale. Sets named by again are created anew as well.
 func staleOf(want, got *nft.Table, again ...string) stale {
 	s := stale{empty: map[string]bool{}}
 	sets, chains := index(want.Sets, setName), index(want.Chains, chainName)
-	// What is made anew under the same name may be referred to from anywhere.
+	// What is created anew under the same name may be referred to from anywhere.
 	all := false
 	for _, g := range got.Sets {
 		if w := sets[g.Name]; w == nil || w.Def != g.Def || slices.Contains(again, g.Name) {
@@ -131,7 +130,7 @@ func staleOf(want, got *nft.Table, again ...string) stale {
 	return s
 }
 
-// build adds what want has and got, without what is stale, has not.
+// build adds what want has and got, without what is stale, does not have.
 func build(b *nft.Batch, want, got *nft.Table, old stale, carry map[string][]nft.Element) {
 	counters := toSet(got.Counters)
 	sets := toSet(names(got.Sets, setName), old.sets...)
@@ -168,7 +167,7 @@ func build(b *nft.Batch, want, got *nft.Table, old stale, carry map[string][]nft
 	}
 }
 
-// toSet has the names that are not gone.
+// toSet returns the names that are not gone.
 func toSet(names []string, gone ...string) map[string]bool {
 	m := make(map[string]bool, len(names))
 	for _, n := range names {

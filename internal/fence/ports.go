@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// addPorts makes the maps from ports to the doors' chains, and the sets of ports.
+// addPorts adds the maps from ports to the doors' chains, and the sets of ports.
 func addPorts(t *nft.Table, doors []Door) {
 	verdicts := nft.SetDef{Flags: unix.NFT_SET_INTERVAL | unix.NFT_SET_MAP,
 		KeyType: typeInetService, KeyLen: 2, DataType: unix.NFT_DATA_VERDICT}

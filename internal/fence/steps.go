@@ -12,14 +12,15 @@ import (
 )
 
 // stepSize is how many messages a part of a Guard has at least, if that many are left.
-// Whatever is in it, the kernel follows all rules of the table once for each part, which
-// takes two milliseconds with a thousand doors (nf_tables_api.c, nft_table_validate),
-// and a hundredth of one for each message: a change of grants that comes meanwhile waits
-// for some three milliseconds. Shorter parts would be more, and hold it up more often.
+// Whatever is in it, the kernel walks all rules of the table once for each part, which
+// takes two milliseconds with a thousand doors (nf_tables_api.c, nft_table_validate), and
+// a hundredth of one for each message: a change of grants that comes meanwhile waits for
+// about three milliseconds. With shorter parts there would be more of them, which would
+// delay it more often.
 const stepSize = 100
 
-// guardInParts makes the table that of doors, from what the fence put there
-// before. False says that it cannot: the parts are not enough.
+// guardInParts makes the table guard doors, starting from what the fence put there
+// before. It returns false if it cannot: the parts are not enough.
 func (f *Fence) guardInParts(doors []Door, late bool) (done bool, err error) {
 	f.mu.Lock()
 	have, manner := maps.Clone(f.doors), f.manner
@@ -32,7 +33,7 @@ func (f *Fence) guardInParts(doors []Door, late bool) (done bool, err error) {
 	}
 	var changes []change
 	var gone []string
-	changing := map[string]bool{} // of those that are there
+	changing := map[string]bool{} // of existing doors
 	stay := map[string]bool{}
 	for _, d := range doors {
 		stay[d.Name] = true
@@ -52,7 +53,7 @@ func (f *Fence) guardInParts(doors []Door, late bool) (done bool, err error) {
 	if f.halted = len(changes)+len(gone) > 0 || !same(next, shared.want); !f.halted {
 		return true, nil
 	}
-	// First, nobody comes in by a port that leaves a door which changes.
+	// First, a port that leaves a changing door lets nobody in.
 	if between, moves := betweenPorts(shared.want, next, changing); moves {
 		err = f.share(between, nil)
 	}
@@ -71,8 +72,9 @@ func (f *Fence) guardInParts(doors []Door, late bool) (done bool, err error) {
 	return true, err
 }
 
-// inSteps carries each out, several in a transaction, and lets others have their
-// turn between two of those. What each returns is done after its transaction.
+// inSteps runs each change, several in a transaction, and lets others have their turn
+// between transactions. The function that a change returns is called after its
+// transaction.
 func inSteps[T any](f *Fence, all []T, each func(*nft.Conn, *nft.Batch, T) (func(), error)) error {
 	for len(all) > 0 {
 		some := 0
@@ -117,7 +119,8 @@ func (f *Fence) step(fill func(*nft.Conn, *nft.Batch) (func(), error)) error {
 	})
 }
 
-// change is a door's way from one part to the next. It is made before the fence is held.
+// change is a door's change from one part to the next. It is prepared before the fence is
+// locked.
 type change struct {
 	door      Door
 	was, next *part
@@ -151,14 +154,14 @@ func (f *Fence) changePart(conn *nft.Conn, b *nft.Batch, c change) (func(), erro
 	return func() { f.doors[c.door.Name] = next }, nil
 }
 
-// removePart takes away a door that no port leads to any more.
+// removePart removes a door that no port leads to any more.
 func (f *Fence) removePart(_ *nft.Conn, b *nft.Batch, name string) (func(), error) {
 	base := f.doors[name].base
 	plan(b, &nft.Table{}, base, staleOf(&nft.Table{}, base), nil)
 	return func() { delete(f.doors, name) }, nil
 }
 
-// share gives all doors what they share, and with it their ports.
+// share replaces what all doors share, and with it their ports.
 func (f *Fence) share(next *nft.Table, doors []Door) error {
 	return f.step(func(_ *nft.Conn, b *nft.Batch) (func(), error) {
 		plan(b, next, f.shared.base, staleOf(next, f.shared.base), nil)
@@ -173,8 +176,8 @@ func (f *Fence) share(next *nft.Table, doors []Door) error {
 	})
 }
 
-// exact says whether the kernel shows what the fence wrote as it was written, so
-// that it need not be asked after a change.
+// exact says whether the kernel shows things as the fence wrote them, so that it need not
+// be asked after a change.
 func (f *Fence) exact() bool {
 	for _, p := range f.doors {
 		if p.base != p.want {
@@ -184,11 +187,11 @@ func (f *Fence) exact() bool {
 	return f.shared.base == f.shared.want
 }
 
-// same says whether two tables, or parts of them, do not differ.
+// same says whether two tables, or parts of them, are equal.
 func same(a, b *nft.Table) bool { return len(differences(a, b)) == 0 }
 
-// betweenPorts is old with another way for ports that leave a door which is
-// changing: there nobody comes in. False says that there are none.
+// betweenPorts returns old with ports that leave a changing door leading nowhere: nobody
+// comes in there. False: there are no such ports.
 func betweenPorts(old, next *nft.Table, changing map[string]bool) (*nft.Table, bool) {
 	t, moves := *old, false
 	t.Sets = slices.Clone(old.Sets)
@@ -206,7 +209,7 @@ func betweenPorts(old, next *nft.Table, changing map[string]bool) (*nft.Table, b
 
 // between is betweenPorts for one map of ports.
 func between(old, next []nft.Element, changing map[string]bool) ([]nft.Element, bool) {
-	var bounds []string // where something begins or ends
+	var bounds []string // where an interval begins or ends
 	for _, e := range slices.Concat(old, next) {
 		bounds = append(bounds, e.Key)
 	}

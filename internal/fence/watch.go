@@ -9,11 +9,11 @@ import (
 	nft "github.com/doorward/doorward/internal/nftables"
 )
 
-// Watch returns a channel that holds a signal, one for however many changes,
-// when somebody else changed the table: a reason to call Check. Time-outs of
-// grants and this Fence's own changes are no such reason. It has a socket of its
-// own and waits for nothing else of the Fence. The channel is closed when ctx
-// ends, or when reading fails, which is logged.
+// Watch returns a channel that receives a signal, one for however many changes, when
+// somebody else has changed the table: a reason to call Check. Timeouts of grants and
+// this Fence's own changes cause none. It has a socket of its own and waits for no other
+// call of the Fence. The channel is closed when ctx ends, or when reading fails, which is
+// logged.
 func (f *Fence) Watch(ctx context.Context) (<-chan struct{}, error) {
 	c, err := f.dial(nft.Connect)
 	if err != nil {

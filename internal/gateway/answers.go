@@ -9,10 +9,10 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// Who knocked right is answered when the fence has what that led to, beside the turns
-// and without the disk. The sender may be somebody else, who is not to be flooded by way
-// of the gateway: so many answers go out in a second and no more, and none to wrong
-// knocks, which anybody can make in another's name.
+// A right knock is answered when the fence has what it led to, in the background and
+// without waiting for the disk. The sender may be somebody else, who must not be flooded
+// by means of the gateway: the number of answers a second is limited, and wrong knocks,
+// which anybody can make in another's name, get none.
 const (
 	visitorsPerSecond  = 1000
 	maxVisitorsWaiting = 256
@@ -22,21 +22,21 @@ const (
 type visitors struct {
 	due    []toTell
 	out    chan func()
-	second time.Time // the one that sent counts for
+	second time.Time // that sent is counted for
 	sent   int
 }
 
 // toTell is what a visitor is to be told at the end of the turn.
 type toTell struct {
 	of      knock.Outcome
-	grant   grantKey // that it tells of, if it is Open
+	grant   grantKey // that it reports, if it is Open
 	verdict knock.Verdict
 }
 
-// newVisitors has room for as many as may wait.
+// newVisitors makes room for as many visitors as may wait.
 func newVisitors() visitors { return visitors{out: make(chan func(), maxVisitorsWaiting)} }
 
-// answers has the visitor told what a right knock led to, by the door's effects of it.
+// answers tells the visitor what a right knock led to, according to the door's effects.
 func (d *guarded) answers(v knock.Verdict, source netip.Prefix, effects []door.Effect) {
 	if v.Answer == nil || !v.Path.From.IsValid() {
 		return
@@ -63,7 +63,7 @@ func ledTo(source netip.Prefix, effects []door.Effect) knock.Outcome {
 	return knock.Outcome{Waits: true}
 }
 
-// outcomes takes the turn's outcomes, before the fence is changed: a grant may have
+// outcomes collects the turn's outcomes, before the fence is changed: a grant may have
 // another end by now, or none.
 func (g *Gateway) outcomes() []toTell {
 	due := g.visitors.due
@@ -77,8 +77,8 @@ func (g *Gateway) outcomes() []toTell {
 	return due
 }
 
-// answerVisitors answers those whose outcome has happened. What the kernel does not
-// have yet has not.
+// answerVisitors answers those whose outcome has taken effect. A grant that the kernel
+// does not have yet has not.
 func (g *Gateway) answerVisitors(now time.Time, due []toTell) {
 	v := &g.visitors
 	for _, o := range due {
@@ -95,7 +95,7 @@ func (g *Gateway) answerVisitors(now time.Time, due []toTell) {
 	}
 }
 
-// may counts an answer, and says whether there are not too many.
+// may counts an answer, and says whether it is within the limit.
 func (v *visitors) may(now time.Time) bool {
 	if now.Sub(v.second) >= time.Second {
 		v.second, v.sent = now, 0
@@ -104,7 +104,7 @@ func (v *visitors) may(now time.Time) bool {
 	return v.sent <= visitorsPerSecond
 }
 
-// answerVisitor runs beside the turns.
+// answerVisitor hands an answer to answerOn, in the background.
 func (g *Gateway) answerVisitor(o toTell) {
 	payload := o.verdict.Answer(o.of)
 	if payload == nil {

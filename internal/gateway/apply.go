@@ -18,22 +18,22 @@ import (
 	"github.com/doorward/doorward/internal/tables"
 )
 
-// checked is a configuration that was read and found good.
+// checked is a configuration that was read and is valid.
 type checked struct {
 	config          *config.Config
 	text            []byte
 	hash            string            // of text
-	machineMistakes []*tables.Mistake // what only this machine makes a mistake
+	machineMistakes []*tables.Mistake // what is a mistake on this machine only
 	walled          error             // why this process cannot serve it from inside its sandbox
 	problem         error             // why it cannot be used after all; then there is no config
 	// differs are the keys that differ from those of others, by their hashes. It is filled
-	// beside the turns, since that takes long.
+	// in the background, since that takes long.
 	differs map[string][]string
 }
 
-// applying is a configuration that is on its way into use, or is to be kept: it is
-// read beside the turns, and what a restart is to do is on disk before anything
-// changes. Neither is waited for for longer than slowDisk.
+// applying is a configuration that is on its way into use, or is to be kept: it is read
+// in the background, and what a restart is to do is on disk before anything changes.
+// Neither is waited for longer than slowDisk.
 type applying struct {
 	by      string
 	confirm time.Duration
@@ -43,7 +43,7 @@ type applying struct {
 	done    func(control.Reply, error)
 }
 
-// givenUp is when the file is not waited for any more, zero for never.
+// givenUp is when waiting for the file ends, zero for never.
 func (a *applying) givenUp() time.Time {
 	if a == nil || a.reading.IsZero() {
 		return time.Time{}
@@ -87,8 +87,8 @@ func (g *Gateway) orderApply(now time.Time, by string, o control.ApplyRequest, d
 // bySignal is who asks for a reload by SIGHUP.
 const bySignal = "SIGHUP"
 
-// tellRefused has the audit trail say why a signal has changed nothing: who sent it is
-// told of nothing. A reason from elsewhere may name a knock's ports.
+// tellRefused records in the audit trail why a signal has changed nothing, since its
+// sender gets no answer. A reason from elsewhere may name a knock's ports.
 func (g *Gateway) tellRefused(done func(control.Reply, error)) func(control.Reply, error) {
 	return func(reply control.Reply, err error) {
 		if err != nil {
@@ -102,8 +102,8 @@ func (g *Gateway) tellRefused(done func(control.Reply, error)) func(control.Repl
 	}
 }
 
-// apply reads the configuration file anew and takes it into use. With a confirm
-// time what ran before comes back after it, unless the operator keeps the new
+// apply reads the configuration file anew and puts it into use. With a confirm time the
+// previous configuration comes back after that time, unless the operator keeps the new
 // one: that promise is on disk before anything changes.
 func (g *Gateway) apply(now time.Time, a *applying) {
 	g.applying = a
@@ -115,7 +115,7 @@ func (g *Gateway) apply(now time.Time, a *applying) {
 		}
 		return func(now time.Time) {
 			if g.applying != a {
-				return // it was given up
+				return // it was abandoned
 			}
 			a.reading, a.checked = time.Time{}, c
 			switch {
@@ -142,8 +142,8 @@ func (g *Gateway) apply(now time.Time, a *applying) {
 	})
 }
 
-// inUseAlready takes in that there is nothing to change. That the file was rolled
-// back, or that this machine cannot serve all of it, may be so no more.
+// inUseAlready handles an apply that changes nothing. That the file was rolled back, or
+// that this machine cannot serve all of it, may no longer be true.
 func (g *Gateway) inUseAlready(now time.Time, a *applying) control.Reply {
 	g.machineMistakes = a.machineMistakes
 	g.warnings = g.warningsOf(g.config)
@@ -152,13 +152,13 @@ func (g *Gateway) inUseAlready(now time.Time, a *applying) control.Reply {
 	return reply
 }
 
-// unchanged is the error of an apply that was begun and came to nothing.
+// unchanged is the error of an apply that was begun and changed nothing.
 func unchanged(why error) error {
 	return &control.Error{Code: control.CodeFailed, Message: "nothing was changed: " + why.Error(), Cause: why}
 }
 
-// read reads and checks the configuration file, and whether this process can serve
-// it on this machine. It runs beside the turns.
+// read reads and checks the configuration file, and whether this process can serve it on
+// this machine. It runs in the background.
 func (g *Gateway) read(path string) (c checked, err error) {
 	if c.config, c.text, err = g.world.Config(path); err != nil {
 		hint := "doorward check " + path
@@ -171,15 +171,14 @@ func (g *Gateway) read(path string) (c checked, err error) {
 	return c, nil
 }
 
-// judge notes what hangs on this process and this machine.
+// judge notes what depends on this process and this machine.
 func (c *checked) judge(g *Gateway) {
 	c.hash = config.Hash(c.text)
 	c.machineMistakes = g.machineMistakesOf(c.config, c.text)
 	c.walled = g.confine(c.config)
 }
 
-// acceptable says why a configuration cannot be taken into use now, although it is
-// whole.
+// acceptable says why a configuration cannot be put into use now, although it is valid.
 func (g *Gateway) acceptable(a *applying) error {
 	refused := func(why, hint string) *control.Error {
 		return &control.Error{Code: control.CodeRefused, Message: "nothing was changed: " + why, Hint: hint}
@@ -203,8 +202,8 @@ func (g *Gateway) acceptable(a *applying) error {
 	return nil
 }
 
-// promise puts on disk what a restart is to do, and then takes the configuration
-// into use. What was in use before goes on until then, and may be rolled back.
+// promise saves to disk what a restart is to do, and then puts the configuration into
+// use. The previous one stays in use until then, and may itself be rolled back.
 func (g *Gateway) promise(now time.Time, a *applying) {
 	next := store.Applied{Confirmed: a.text}
 	if a.confirm > 0 {
@@ -228,7 +227,7 @@ func (g *Gateway) promise(now time.Time, a *applying) {
 	})
 }
 
-// taken takes in that a configuration is in use, or why it is not. A daemon that
+// taken handles the news that a configuration is in use, or why it is not. A daemon that
 // ends meanwhile leaves it to the next one, which uses the file.
 func (g *Gateway) taken(now time.Time, a *applying, next store.Applied, before checked, left []string, err error) {
 	if err != nil {
@@ -259,11 +258,10 @@ func (g *Gateway) taken(now time.Time, a *applying, next store.Applied, before c
 	g.settleKept(a, reply)
 }
 
-// maxLeft bounds what one answer tells of doors and services that went.
+// maxLeft limits how many doors and services that went one answer lists.
 const maxLeft = 8
 
-// tookNothing answers why a configuration did not come into use, when the disk knows
-// that it did not.
+// tookNothing answers why a configuration did not come into use, once that is on disk.
 func (g *Gateway) tookNothing(now time.Time, a *applying, why error) {
 	g.applying, g.listeners.trying = nil, nil
 	g.onDisk(now, func(_ time.Time, err error) {
@@ -274,14 +272,15 @@ func (g *Gateway) tookNothing(now time.Time, a *applying, why error) {
 	})
 }
 
-// settle ends what was on its way, and answers.
+// settle ends the apply that was under way, and answers it.
 func (g *Gateway) settle(a *applying, reply control.Reply, err error) {
 	g.applying, g.listeners.trying = nil, nil
 	g.answer(reply, err, a.done)
 }
 
-// settleKept is settle for what is done and on disk but for its record, which may come
-// later: the order has not failed for that, nor would a restart forget it.
+// settleKept is settle for a change that is done and on disk except for its record, which
+// may come later: that does not make the order fail, and a restart would not forget the
+// change.
 func (g *Gateway) settleKept(a *applying, reply control.Reply) {
 	done := a.done
 	a.done = func(reply control.Reply, err error) {
@@ -294,7 +293,8 @@ func (g *Gateway) settleKept(a *applying, reply control.Reply) {
 	g.settle(a, reply, nil)
 }
 
-// causeOf is what is behind an error that is answered, nil if that is not told.
+// causeOf returns the cause of an error that is answered, nil if the answer does not
+// include it.
 func causeOf(err error) error {
 	if told, ok := errors.AsType[*control.Error](err); ok {
 		return told.Cause
@@ -302,7 +302,7 @@ func causeOf(err error) error {
 	return nil
 }
 
-// giveUpReading has nobody wait for a file that cannot be read for long.
+// giveUpReading stops waiting for a file that takes too long to read.
 func (g *Gateway) giveUpReading(now time.Time) {
 	if t := g.applying.givenUp(); !t.IsZero() && !now.Before(t) {
 		g.settle(g.applying, control.Reply{}, unchanged(fmt.Errorf("%s has not been read for %s", g.opts.Path, slowDisk)))
@@ -312,10 +312,10 @@ func (g *Gateway) giveUpReading(now time.Time) {
 // saveApplied has the store keep which configuration is in use.
 func (g *Gateway) saveApplied(a store.Applied) { g.changes.applied = &a }
 
-// use takes a checked configuration into use, when the fence guards its doors, and
-// has then called: with what was in use before and what an operator should know of
-// doors and services that went, or with an error, after which that is in use
-// still.
+// use puts a checked configuration into use once the fence guards its doors, and then
+// calls then: with the previous configuration and what an operator should know about
+// doors and services that went, or with an error, after which the previous one is still
+// in use.
 func (g *Gateway) use(now time.Time, next checked, then func(now time.Time, before checked, left []string, err error)) {
 	g.raise(now, next.config, func(now time.Time, err error) {
 		if err != nil {
@@ -327,9 +327,9 @@ func (g *Gateway) use(now time.Time, next checked, then func(now time.Time, befo
 	})
 }
 
-// takeOn has the doors of a configuration that the fence guards be the gateway's.
-// Those that stay keep all they know. It returns what an operator should know of
-// doors and services that went.
+// takeOn makes the doors of a configuration that the fence guards the gateway's own.
+// Doors that stay keep all they know. It returns what an operator should know about doors
+// and services that went.
 func (g *Gateway) takeOn(now time.Time, next checked) (left []string) {
 	c := next.config
 	old := g.byName
@@ -357,7 +357,7 @@ func (g *Gateway) takeOn(now time.Time, next checked) (left []string) {
 }
 
 // machineMistakesOf is what keeps c from knowing who is in on this machine: doors whose
-// presence hangs on flows, where those cannot be seen.
+// presence depends on flows, where flows cannot be seen.
 func (g *Gateway) machineMistakesOf(c *config.Config, text []byte) []*tables.Mistake {
 	if !slices.ContainsFunc(c.Doors, func(d config.Door) bool { return d.ByFlows() }) {
 		return nil
@@ -377,9 +377,9 @@ func inOneLine(all []*tables.Mistake) string {
 	return strings.Join(words, "; ")
 }
 
-// warningsOf is what an operator should know of a configuration that is in use.
-// Doors are guarded whatever else is wrong with it, so that a mistake that only
-// this machine makes one is a warning too.
+// warningsOf returns what an operator should know about the configuration in use. Doors
+// are guarded whatever else is wrong with it, so something that is a mistake on this
+// machine only is a warning too.
 func (g *Gateway) warningsOf(c *config.Config) []string {
 	w := c.Warnings()
 	for _, m := range g.machineMistakes {

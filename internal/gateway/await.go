@@ -7,11 +7,11 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-// endsFirst is the error of who asks a gateway that ends.
+// endsFirst is the error for orders to a gateway that is ending.
 var endsFirst = &control.Error{Code: control.CodeDown, Message: "the daemon is shutting down", Hint: "systemctl status doorward"}
 
-// await has a turn begin something, and returns what is answered, in that turn or a later
-// one, once. It gives up when ctx or the gateway ends; what was begun goes on.
+// await begins something in a turn, and returns the answer, which comes once, in that
+// turn or a later one. It gives up when ctx or the gateway ends; what was begun goes on.
 func await[T any](ctx context.Context, g *Gateway, begin func(now time.Time, answer func(T, error))) (T, error) {
 	type answered struct {
 		with T

@@ -51,7 +51,7 @@ func TestWhatComesBackIsServedOverARestart(t *testing.T) {
 
 // What comes back and cannot be served wholly comes back all the same, and status says
 // what it lacks.
-func TestWhatComesBackAndIsWalledOff(t *testing.T) {
+func TestWhatComesBackButIsNotAllowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, path := newMachine(), configPath(t)
 		r := run(t, m, path, sshDoor)

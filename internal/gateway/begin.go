@@ -15,11 +15,11 @@ import (
 	"github.com/doorward/doorward/internal/tables"
 )
 
-// begin raises the fence, brings back what survived and sets the doors going.
-// The fence comes first: until there is one, nothing else matters. Where the
-// kernel has none, it is raised from the file alone, before anything is asked of
-// a disk. Where one stands, it guards already, and must not be made that of a
-// file that was rolled back: the grants of the doors in use would go.
+// begin raises the fence, brings back what survived and sets the doors going. The fence
+// comes first: until there is one, nothing else matters. Where the kernel has none, it is
+// raised from the file alone, before anything needs a disk. Where one stands, it guards
+// already, and must not be replaced by that of a file that was rolled back: the grants of
+// the doors in use would be lost.
 func (g *Gateway) begin() error {
 	now := g.world.Now()
 	g.countingSince = now
@@ -104,7 +104,7 @@ func (g *Gateway) guardAtOnce() error {
 	}
 	c, _, err := g.world.Config(g.opts.Path)
 	if err != nil {
-		return nil // choose tells it
+		return nil // choose reports it
 	}
 	if err := g.guard(c); err != nil {
 		return fmt.Errorf("raise the fence: %w", err)
@@ -112,10 +112,10 @@ func (g *Gateway) guardAtOnce() error {
 	return nil
 }
 
-// openStore opens what survives and reads it. A store that cannot be opened or
-// read is no reason to leave the doors unguarded: the gateway goes on without
-// one, as if there had never been any, so that all doors begin dark. Only that
-// another daemon has it is: there is one warden, and this is not it.
+// openStore opens what survives and reads it. A store that cannot be opened or read is no
+// reason to leave the doors unguarded: the gateway goes on without one, as if there had
+// never been any, so that all doors begin dark. Only if another daemon has it does this
+// one end: there is one gateway, and this is not it.
 func (g *Gateway) openStore() (store.State, error) {
 	kept, err := g.world.Open()
 	var state store.State
@@ -138,7 +138,7 @@ func (g *Gateway) openStore() (store.State, error) {
 	return g.store.Load()
 }
 
-// end says goodbye in the audit trail. The fence stands on.
+// end records the daemon's end in the audit trail. The fence stays up.
 func (g *Gateway) end() {
 	now := g.world.Now()
 	g.applying = nil
@@ -149,8 +149,7 @@ func (g *Gateway) end() {
 	g.finish()
 }
 
-// endDoor forgets a door that the configuration no longer has, and says so in
-// its trail.
+// endDoor forgets a door that the configuration no longer has, and records that.
 func (g *Gateway) endDoor(now time.Time, name, reason string) {
 	g.changes.endDoor(name)
 	g.changes.add(name, door.Clear{})
@@ -160,9 +159,9 @@ func (g *Gateway) endDoor(now time.Time, name, reason string) {
 	g.forgetOrders(func(k orderKey) bool { return k.door == name })
 }
 
-// choose decides which configuration to start with. The file is used unless it
-// was applied and then rolled back, or cannot be used: then the one before is,
-// since a gateway that does not start guards nothing after a reboot.
+// choose decides which configuration to start with. The file is used unless it was
+// applied and then rolled back, or cannot be used: then the previous one is, since a
+// gateway that does not start guards nothing after a reboot.
 func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) error {
 	c, text, err := g.world.Config(g.opts.Path)
 	g.applied = applied
@@ -176,7 +175,7 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 			g.forgetPending(at, control.EndRebooted, "")
 		case !at.Before(g.applied.Deadline):
 			g.forgetPending(at, control.EndExpired, "")
-		case applied.ID == 0: // a version before has promised it
+		case applied.ID == 0: // an earlier version has promised it
 			g.applied.ID = g.nextID(at)
 		}
 	}
@@ -194,7 +193,8 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 	case err == nil && g.applied.Pending == nil && slices.Equal(text, g.applied.Confirmed):
 		// In use already; what was rolled back stays so.
 	case err == nil && (g.applied.Pending != nil || !slices.Equal(text, g.applied.Rejected)):
-		// If one waited, it was neither kept nor undone, and the file has changed since.
+		// If a configuration was waiting, it was neither kept nor undone, and the file
+		// has changed since.
 		g.applied = store.Applied{Confirmed: text, Ended: g.endsBy(at, control.EndReplaced, "")}
 	case g.applied.Confirmed == nil:
 		if err == nil {
@@ -225,13 +225,13 @@ func (g *Gateway) choose(at time.Time, applied store.Applied, rebooted bool) err
 	if now := g.inUse(); latest.hash != "" && latest.hash != now.hash {
 		g.recordConfig(at, "", told, latest, now)
 	}
-	// If the disk takes nothing, the next start decides the same.
+	// If the disk cannot be written, the next start decides the same.
 	g.saveApplied(g.applied)
 	return nil
 }
 
-// whyNot says why a start does not use the file, and what of it the trail may tell: a
-// mistake may be in a knock. err is nil for a file that was rolled back.
+// whyNot says why a start does not use the file, and how much of that the trail may say:
+// a mistake may be in a knock. err is nil for a file that was rolled back.
 func whyNot(err error) (why, inTrail string) {
 	switch {
 	case err == nil:
@@ -253,8 +253,9 @@ func (g *Gateway) parsed(text []byte) checked {
 	return checked{config: c, text: text, hash: config.Hash(text), machineMistakes: g.machineMistakesOf(c, text)}
 }
 
-// toServe is what the process must be able to serve from inside: the configuration
-// that it starts with, and the doors of the one that comes back unless that is kept.
+// toServe is what the process must be able to serve from inside its sandbox: the
+// configuration that it starts with, and the doors of the one that comes back unless this
+// one is kept.
 func (g *Gateway) toServe() *config.Config {
 	if g.fallback.config == nil {
 		return g.config
@@ -264,7 +265,7 @@ func (g *Gateway) toServe() *config.Config {
 	return &both
 }
 
-// confine locks the process in, or says why it cannot serve c from inside.
+// confine confines the process, or says why it cannot serve c from inside its sandbox.
 func (g *Gateway) confine(c *config.Config) error {
 	if g.opts.Confine == nil {
 		return nil

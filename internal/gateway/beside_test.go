@@ -219,7 +219,7 @@ func TestKnocksWhileItIsLookedAtTheFence(t *testing.T) {
 		time.Sleep(upkeepInterval + time.Second)
 		synctest.Wait()
 		if f.check.passed() == 0 || e.set.passed() < 2 {
-			t.Errorf("upkeep has looked at the fence %d times, and told the ears %d times", f.check.passed(), e.set.passed())
+			t.Errorf("upkeep has looked at the fence %d times, and told the listeners %d times", f.check.passed(), e.set.passed())
 		}
 		r.touch(visitor, 59000, 59002)
 		r.wantGrants("192.0.2.2")

@@ -9,18 +9,18 @@ import (
 	"github.com/doorward/doorward/internal/door"
 )
 
-// callers are whose orders have an effect now, and whose have one that is still to
-// come: of a door whose service has to start or to stop, and of a configuration on its
-// way into use, the records are made turns later, and are to tell the same of who
-// ordered it. What is held is bounded by the knocks that may wait for a service; a
-// restart forgets it, and with it all but the name.
+// callers are the operators whose orders take effect now, and those whose orders are
+// still to take effect: when a door's service has to start or stop, or a configuration is
+// on its way into use, the records are made turns later, and must name the same caller.
+// What is held is bounded by the knocks that may wait for a service; a restart forgets
+// it, except for the name.
 type callers struct {
 	now   control.Caller
 	later map[orderKey]ordered
 }
 
-// orderKey is what an order was about, as the records of it have it: a door and a
-// source, a door alone, or neither.
+// orderKey is what an order was about, as its records say: a door and a source, a door
+// alone, or neither.
 type orderKey struct{ door, source, by string }
 
 // ordered is an order of which something is still to come.
@@ -29,7 +29,7 @@ type ordered struct {
 	source netip.Prefix
 }
 
-// wait has what comes of an order later be told with who gave it.
+// wait remembers who gave an order, for the records of what comes of it later.
 func (c *callers) wait(door string, source netip.Prefix, by control.Caller) {
 	if by.Operator == nil {
 		return
@@ -40,7 +40,7 @@ func (c *callers) wait(door string, source netip.Prefix, by control.Caller) {
 	c.later[keyOf(door, source, by.Name)] = ordered{by.Operator, source}
 }
 
-// keyOf is what an order was about; its source is unsaid where it was about none.
+// keyOf returns what an order was about; the source is empty if it was about none.
 func keyOf(name string, source netip.Prefix, by string) orderKey {
 	if source == noSource {
 		return orderKey{name, "", by}
@@ -48,7 +48,7 @@ func keyOf(name string, source netip.Prefix, by string) orderKey {
 	return orderKey{name, door.SourceString(source), by}
 }
 
-// sign adds to a record who ordered what it tells of.
+// sign adds to a record who ordered what it reports.
 func (g *Gateway) sign(r audit.Record) audit.Record {
 	c := &g.callers
 	key := orderKey{r.Door, r.Source, r.By}

@@ -16,18 +16,18 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// seenEvery is how far presence must have moved on to be worth a write: a
-// session of hours costs the disk one a minute, and a crash forgets less.
+// seenEvery is how far presence must have advanced to be worth a write: a session of
+// hours costs one write a minute, and a crash loses less than that.
 const seenEvery = time.Minute
 
-// changes are what a turn has to do to the world. Of several changes to the
-// same thing the last one counts. What the store is to have stays until it has it.
+// changes are what a turn has to do to the world. Of several changes to the same thing
+// the last one counts. Changes for the store stay until it has them.
 type changes struct {
-	emptied map[string]bool        // doors all of whose grants end, before all that follows
+	emptied map[string]bool        // doors all of whose grants end, before the changes below
 	grants  map[grantKey]time.Time // when they end, zero: revoke
 	flows   map[grantKey]bool      // whose flows to end
 	replies []func(error)
-	page    *page // what the kernel is being asked about beside the turns, nil for nothing
+	page    *page // the query to the kernel that is under way, nil for none
 	delta
 
 	// What the turn has added for the fence.
@@ -76,7 +76,7 @@ func newChanges() changes {
 		delta: newDelta(), at: make(map[string]bool)}
 }
 
-// add takes in an effect of a door.
+// add records an effect of a door.
 func (c *changes) add(name string, e door.Effect) {
 	switch e := e.(type) {
 	case door.Give:
@@ -148,7 +148,7 @@ func (c *changes) endFlows(doors func(name string) bool) (ends []fence.Grant) {
 	return ends
 }
 
-// families is a source as the fence knows it: everybody is both families.
+// families returns a source as the fence knows it: everybody is both families.
 func families(source netip.Prefix) []netip.Prefix {
 	if source == door.Any {
 		return []netip.Prefix{
@@ -159,8 +159,8 @@ func families(source netip.Prefix) []netip.Prefix {
 	return []netip.Prefix{source}
 }
 
-// flush has the turn's changes take effect, in the order that the package
-// comment promises.
+// flush puts the turn's changes into effect, in the order that the package comment
+// promises.
 func (g *Gateway) flush(now time.Time) {
 	changed := len(g.changes.grants)+len(g.changes.emptied) > 0
 	outcomes := g.outcomes()
@@ -193,7 +193,7 @@ func (g *Gateway) flush(now time.Time) {
 	g.tellWatchers(changed)
 }
 
-// untaken says whether the fence has not taken the changes, and may take them yet.
+// untaken says whether the fence has not accepted the changes, and may still accept them.
 func (g *Gateway) untaken() bool {
 	return len(g.changes.grants)+len(g.changes.emptied) > 0 && g.fenceProblem == ""
 }
@@ -204,7 +204,7 @@ func (c *changes) takeReplies() []func(error) {
 	return replies
 }
 
-// reply answers those whose orders the fence has when the store has them, too.
+// reply answers the orders that have reached the fence, once they are in the store, too.
 func (g *Gateway) reply(now time.Time, replies []func(error)) {
 	for _, reply := range replies {
 		g.onDisk(now, func(_ time.Time, err error) {
@@ -215,7 +215,7 @@ func (g *Gateway) reply(now time.Time, replies []func(error)) {
 			}
 			if g.fenceProblem != "" {
 				err = errors.Join(fmt.Errorf("the kernel does not have it yet; trying again: %s", g.fenceProblem), err)
-				unsaved = nil // is not all
+				unsaved = nil // it is not the only failure
 			}
 			if err != nil {
 				err = &control.Error{Code: control.CodeFailed, Message: err.Error(), Hint: "doorward status", Cause: unsaved}
@@ -234,8 +234,8 @@ func (e *unsavedError) Error() string {
 
 func (e *unsavedError) Unwrap() error { return e.why }
 
-// tellWatchers has those who watch look again when something has changed: what
-// is on its way to the disk they are told when it is there.
+// tellWatchers makes watchers look again when something has changed. They hear of what is
+// on its way to the disk when it is there.
 func (g *Gateway) tellWatchers(changed bool) {
 	if changed {
 		g.invalidateSnapshots()
@@ -251,11 +251,11 @@ func (g *Gateway) tellWatchers(changed bool) {
 	g.newer.Unlock()
 }
 
-// endFlows ends the flows of those who were let in and are no more, once the fence
-// lets no others in, beside the turns: it reads all flows that there are. Who has
-// ordered that is answered when they are ended; what comes meanwhile is ended, and
-// answered, together with the next. What cannot be ended is said in the trail: it
-// lasts for as long as it is used.
+// endFlows ends the flows of sources that are no longer let in, once the fence lets no
+// new ones in. It runs in the background, since it reads all flows that there are. An
+// operator who ordered it is answered when they are ended; what comes meanwhile is ended,
+// and answered, in the next run. The trail names flows that cannot be ended: they last
+// for as long as they are used.
 func (g *Gateway) endFlows() {
 	maps.DeleteFunc(g.changes.flows, func(k grantKey, _ bool) bool {
 		d := g.door(k.door)
@@ -264,7 +264,7 @@ func (g *Gateway) endFlows() {
 	if len(g.changes.flows) == 0 || g.endingFlows || g.untaken() {
 		return
 	}
-	// Whether a door that goes is there when its turn comes nobody knows.
+	// A door that is about to go may be gone by then.
 	ends := g.changes.endFlows(func(name string) bool { return !g.fencing.goes[name] })
 	if len(ends) == 0 {
 		return

@@ -8,16 +8,16 @@ import (
 	"github.com/doorward/doorward/internal/fence"
 )
 
-// The kernel's grants and the doors' are compared beside the turns, a page at a
-// time. The doors' are asked for one by one, which is exact, and costs as much as
-// there are. The kernel's are listed for those that no door knows, and those are then
-// asked for, too, since a list of many is of no one moment. Knocks come between any
-// two pages; what is given or revoked while a page is being asked about is left out,
-// since the answer may be of before.
+// The kernel's grants and the doors' are compared in the background, a page at a time.
+// The doors' grants are queried one by one, which is exact, and costs time for each. The
+// kernel's are listed to find those that no door knows, and these are then queried, too,
+// since a long list does not show a single moment. Knocks come between any two pages;
+// grants given or revoked while a page is being queried are left out, since the answer
+// may be older.
 //
-// The kernel walks a set from its beginning for each 32 KiB of a list: a million take
-// a core a minute, and changes of grants wait for it now and then. So doors with very
-// many are not listed at a start. What was given there in the moment before a crash
+// The kernel walks a set from its beginning for each 32 KiB of a list: a million take a
+// minute of a core's time, and changes of grants wait for it now and then. So doors with
+// very many are not listed at a start. A grant given there in the moment before a crash
 // stands, unknown, until it ends by itself or with the door.
 const (
 	pageSize  = 1 << 10
@@ -27,7 +27,7 @@ const (
 	expirySlack = time.Second
 )
 
-// Why a grant has ended that the kernel does not have any more.
+// Why a grant that the kernel no longer has has ended.
 const (
 	spentReason   = "it was spent by its first connection"
 	removedReason = "somebody else removed it from the kernel"
@@ -36,7 +36,7 @@ const (
 
 // comparison is a comparison that is under way.
 type comparison struct {
-	whole   bool       // of all doors, and of what none knows; else of what doors with single_use know
+	whole   bool       // all doors' grants, and those that no door knows; else those that doors with single_use know
 	doors   []string   // still to come
 	from    int        // where the page in the first of them begins
 	next    int        // and the page after it
@@ -45,22 +45,22 @@ type comparison struct {
 	failed  bool       // the kernel did not answer; upkeep begins another
 }
 
-// page is what the kernel is being asked about.
+// page is a query to the kernel.
 type page struct {
 	of      *comparison
 	about   []grantKey
-	changed map[grantKey]bool // since it was asked, or about to be then; without a source: all of a door
+	changed map[grantKey]bool // since the query, or about to be then; without a source: all of a door
 	void    bool              // the fence was raised meanwhile
 }
 
-// markChanged takes in that a grant, or without a source all of a door, is changed.
+// markChanged notes that a grant, or without a source all grants of a door, has changed.
 func (p *page) markChanged(k grantKey) {
 	if p != nil {
 		p.changed[k] = true
 	}
 }
 
-// invalidate takes in that the answer says nothing any more.
+// invalidate notes that the answer no longer means anything.
 func (p *page) invalidate() {
 	if p != nil {
 		p.void = true
@@ -69,12 +69,12 @@ func (p *page) invalidate() {
 
 func (p *page) hasChanged(k grantKey) bool { return p.changed[k] || p.changed[grantKey{door: k.door}] }
 
-// compareAll has all grants compared, from the beginning if that is under way.
+// compareAll requests a comparison of all grants; one that is under way begins anew.
 func (g *Gateway) compareAll() { g.uncompared, g.comparison = true, nil }
 
-// compareOn begins a comparison that is due, or goes on with the one under way,
-// unless the kernel is being asked already. It ends a turn, so that a turn has one
-// page at the most.
+// compareOn begins a comparison that is due, or continues the one under way, unless a
+// query is already running. It is called at the end of a turn, so that a turn has one
+// page at most.
 func (g *Gateway) compareOn(now time.Time) {
 	if g.changes.page != nil || g.fenceProblem != "" || g.fencing.busy {
 		return
@@ -101,7 +101,7 @@ func (g *Gateway) newComparison(whole bool) *comparison {
 	return s
 }
 
-// lookForSpent looks for grants of doors with single_use that are not there any more.
+// lookForSpent looks for grants of doors with single_use that are gone.
 func (g *Gateway) lookForSpent() {
 	if g.comparison == nil || g.comparison.failed {
 		g.comparison = g.newComparison(g.uncompared)
@@ -119,7 +119,7 @@ func (g *Gateway) askNext(now time.Time, s *comparison) bool {
 	}
 	p := &page{of: s, about: about, changed: make(map[grantKey]bool)}
 	for k := range g.changes.grants {
-		p.markChanged(k) // the kernel would not take it yet
+		p.markChanged(k) // the kernel has not accepted it yet
 	}
 	for name := range g.changes.emptied {
 		p.markChanged(grantKey{door: name})
@@ -154,7 +154,7 @@ func (g *Gateway) nextKnown(now time.Time, s *comparison) (about []grantKey) {
 	return nil
 }
 
-// turn turns the page over.
+// turn moves on to the next page.
 func (s *comparison) turn() {
 	if s.from = s.next; s.from == 0 {
 		s.doors = s.doors[1:]
@@ -162,7 +162,7 @@ func (s *comparison) turn() {
 }
 
 // kernelEnds asks the kernel when grants end, everybody's with the first of its two
-// families. It is called beside the turns.
+// families. It is called in the background.
 func (g *Gateway) kernelEnds(about []grantKey) ([]time.Time, error) {
 	var grants []fence.Grant
 	for _, k := range about {
@@ -183,7 +183,7 @@ func (g *Gateway) kernelEnds(about []grantKey) ([]time.Time, error) {
 	return ends, nil
 }
 
-// answered takes in what the kernel said of a page, when it is known whether the fence
+// answered handles the kernel's answer about a page, once it is known whether the fence
 // stood.
 func (g *Gateway) answered(now time.Time, p *page, ends []time.Time, err error) {
 	if f := &g.fencing; f.busy {
@@ -211,11 +211,11 @@ func (g *Gateway) answered(now time.Time, p *page, ends []time.Time, err error) 
 	}
 }
 
-// compare makes the doors and the kernel agree about one grant, which ends there at
-// a moment, zero if it is not there. The kernel is right about what has ended, unless
-// it went with the table; the doors are right about what stands, but for the start,
-// when a crash may have kept them from hearing of it. Of a single-use grant that went
-// with the table nobody knows whether it was spent, so it is not given again.
+// compare makes the doors and the kernel agree about one grant; kernel is when it ends
+// there, zero if it is not there. The kernel is right about what has ended, unless the
+// grant went with the table; the doors are right about what stands, except at the start,
+// when a crash may have kept them from learning of it. Nobody knows whether a single-use
+// grant that went with the table was spent, so it is not given again.
 func (g *Gateway) compare(now time.Time, k grantKey, kernel time.Time) {
 	d := g.door(k.door)
 	if d == nil {
@@ -231,7 +231,7 @@ func (g *Gateway) compare(now time.Time, k grantKey, kernel time.Time) {
 		d.apply(d.door.Adopt(now, door.Claim{Source: k.source, By: "before the restart", Until: kernel}))
 	case !kernel.IsZero() && g.neverCompared:
 		d.door.EndsAt(now, k.source, kernel)
-	case !kernel.IsZero() && off > expirySlack: // somebody else drew it out
+	case !kernel.IsZero() && off > expirySlack: // somebody else extended it
 		g.changes.add(k.door, door.Give{Source: k.source, Until: until})
 	case !kernel.IsZero() || left <= expirySlack:
 	case g.grantsLost && !d.conf.SingleUse:
@@ -244,7 +244,7 @@ func (g *Gateway) compare(now time.Time, k grantKey, kernel time.Time) {
 	}
 }
 
-// whyEnded is why a grant of a door is not in the kernel before its time.
+// whyEnded says why a grant of a door has left the kernel before its time.
 func (g *Gateway) whyEnded(d *guarded) string {
 	switch {
 	case g.neverCompared:
@@ -255,8 +255,8 @@ func (g *Gateway) whyEnded(d *guarded) string {
 	return removedReason
 }
 
-// list has the kernel's grants listed, unless they are being listed for a comparison
-// that was given up. It says whether there is anything to wait for.
+// list begins to list the kernel's grants, unless a listing for an abandoned comparison
+// is still running. It says whether there is anything to wait for.
 func (g *Gateway) list(s *comparison) bool {
 	var doors []string
 	for _, d := range g.doors {

@@ -12,13 +12,12 @@ import (
 	"github.com/doorward/doorward/internal/service"
 )
 
-// listenTime is how long a service that runs may take until it listens. A
-// visitor who was let in before that would be told that nothing is there.
+// listenTime is how long a running service may take until it listens. A visitor who was
+// let in earlier would find the port closed.
 const listenTime = 3 * time.Second
 
-// controller has a door's service started and stopped, one thing at a time and the
-// latest wish last, and reports what it does. Its fields belong to the
-// goroutine of Run.
+// controller starts and stops a door's service, one operation at a time and the latest
+// wish last, and reports the outcome. Its fields belong to the goroutine of Run.
 type controller struct {
 	gw         *Gateway
 	svc        Service
@@ -36,11 +35,11 @@ type controller struct {
 	metered    meteredStarts
 }
 
-// serviceReport is how a service stands, as its door is to hear it: at the end of an order,
-// or by itself.
+// serviceReport is the state of a service, as its door is to learn it: at the end of an
+// order, or unasked.
 type serviceReport struct {
 	runs   bool
-	halted bool   // it was stopped as one is that somebody orders to stop; the door has not
+	halted bool   // it was stopped by somebody's order, not the door's
 	detail string // of one that died
 	err    error  // of an order
 }
@@ -60,7 +59,7 @@ func (g *Gateway) newController(ctx context.Context, c config.Door, report func(
 	return k
 }
 
-// setWanted has the service started or stopped.
+// setWanted says whether the service is to run.
 func (c *controller) setWanted(run bool) {
 	c.wanted = run
 	if c.busy {
@@ -70,8 +69,7 @@ func (c *controller) setWanted(run bool) {
 	c.do(run)
 }
 
-// do starts or stops the service, for as long as that takes or the service's
-// time.
+// do starts or stops the service, within the service's timeout.
 func (c *controller) do(run bool) {
 	c.busy, c.again = true, false
 	conf := c.conf
@@ -90,8 +88,8 @@ func (c *controller) do(run bool) {
 	})
 }
 
-// done takes in the end of a start or a stop. A controller whose time is over, since
-// its door went or has another service now, has nothing more to say.
+// done handles the end of a start or a stop. A controller that was retired, since its
+// door went or has another service now, reports nothing more.
 func (c *controller) done(now time.Time, run bool, err error) {
 	if c.ctx.Err() != nil {
 		return
@@ -119,8 +117,8 @@ func (c *controller) done(now time.Time, run bool, err error) {
 	}
 }
 
-// started takes in how a start ended. One that was overtaken by another order neither
-// failed nor went well.
+// started notes how a start ended. One that was overtaken by another order neither failed
+// nor succeeded.
 func (c *controller) started(err error) {
 	switch {
 	case err == nil:
@@ -131,9 +129,9 @@ func (c *controller) started(err error) {
 	}
 }
 
-// observed takes in a change of the service. While the controller itself changes
-// it, that is no news; what counts is how it stands afterwards. So it is with news
-// that comes late: it may be how things stood on the way.
+// observed handles a change of the service. While the controller itself changes the
+// service, that is no news; what counts is its state afterwards. The same goes for late
+// news: it may be a state on the way.
 func (c *controller) observed(now time.Time, s service.Status) {
 	if c.ctx.Err() != nil {
 		return
@@ -151,7 +149,7 @@ func (c *controller) observed(now time.Time, s service.Status) {
 	c.update(now, s)
 }
 
-// update takes in how the service stands.
+// update notes the state of the service.
 func (c *controller) update(now time.Time, s service.Status) {
 	switch s.State {
 	case service.Running:
@@ -167,14 +165,13 @@ func (c *controller) update(now time.Time, s service.Status) {
 		c.running, c.known = false, true
 		c.report(now, serviceReport{detail: cmp.Or(s.Detail, s.State.String())})
 	case service.Starting:
-		if !c.wanted && s.PID != 0 { // it may never be done with that
+		if !c.wanted && s.PID != 0 { // it may never finish starting
 			c.report(now, serviceReport{runs: true})
 		}
 	}
 }
 
-// lookAgain asks how the service stands. Where that cannot be asked, the latest
-// news is believed.
+// lookAgain asks for the state of the service. Where that fails, the latest news counts.
 func (c *controller) lookAgain() {
 	c.busy, c.stale = true, false
 	timeout := c.conf.Service.Timeout
@@ -202,7 +199,7 @@ func (c *controller) lookAgain() {
 	})
 }
 
-// serviceReported hands what a service does to its door.
+// serviceReported hands a service's report to its door.
 func (d *guarded) serviceReported(now time.Time, w serviceReport) {
 	switch {
 	case w.err != nil:
@@ -220,9 +217,9 @@ func (d *guarded) serviceReported(now time.Time, w serviceReport) {
 	}
 }
 
-// awaitListening returns when something listens on each of the TCP ports (of a
-// range: on one of it), or after listenTime. It is no error when nothing does:
-// the port may be forwarded to where no socket of this host is seen.
+// awaitListening returns when something listens on each of the TCP ports (of a range: on
+// one of it), or after listenTime. It is not an error if nothing does: the port may be
+// forwarded elsewhere, to no socket of this host.
 func (g *Gateway) awaitListening(ctx context.Context, ports []port.Range) {
 	ctx, cancel := context.WithTimeout(ctx, listenTime)
 	defer cancel()
@@ -243,7 +240,7 @@ func (g *Gateway) awaitListening(ctx context.Context, ports []port.Range) {
 	}
 }
 
-// state says how an operator finds the service.
+// state returns the state of the service, for operators.
 func (c *controller) state() string {
 	if c.running {
 		return "keeps running"

@@ -206,7 +206,7 @@ func TestDatagramsAndPenalties(t *testing.T) {
 
 // The listener hears where the doors do, holds all other places, and has the openers of the
 // configuration in use.
-func TestTheEarForDatagrams(t *testing.T) {
+func TestTheListenerForDatagrams(t *testing.T) {
 	withLetters(t)
 	const there = letterKnock + "\n"
 	open := func(m *machine) (all []string) {
@@ -224,7 +224,7 @@ func TestTheEarForDatagrams(t *testing.T) {
 			t.Helper()
 			synctest.Wait()
 			if got := open(m); !slices.Equal(got, want) {
-				t.Errorf("%s: the ear has %q, want %q", what, got, want)
+				t.Errorf("%s: the listener has %q, want %q", what, got, want)
 			}
 		}
 		first, then := "5005 "+fmt.Sprint(letterRule{port: 5005, first: true}), "5005 "+fmt.Sprint(letterRule{port: 5005})
@@ -296,7 +296,7 @@ func TestTheFenceIsToldOfAllPlaces(t *testing.T) {
 
 // What two listeners have heard by now reaches the doors in the order of its time, and one
 // turn takes in no more than so much.
-func TestTheOrderOfTwoEars(t *testing.T) {
+func TestTheOrderOfTwoListeners(t *testing.T) {
 	var log bytes.Buffer
 	g := doorsOf(&log)
 	g.heard = make(chan []knock.Heard, 64)
@@ -353,7 +353,7 @@ func (p *patientMail) Behind() bool { return p.isBehind() }
 
 // Nobody is judged for time while one of the listeners is behind; both are asked each time,
 // since they answer for the time since they were.
-func TestEitherEarMayBeBehind(t *testing.T) {
+func TestEitherListenerMayBeBehind(t *testing.T) {
 	for _, tt := range []struct{ touches, datagrams, want bool }{
 		{false, false, false}, {true, false, true}, {false, true, true}, {true, true, true},
 	} {
@@ -372,6 +372,6 @@ func TestAKindThatOpensNothing(t *testing.T) {
 	g.syncListeners()
 	ports := g.listeners.udp.(*udpListener).openers
 	if by, held := ports[5005]; !held || by != nil || g.listeners.problem != "5005/udp: its kind of knock opens no datagrams" {
-		t.Errorf("the ear has %v, its problem is %q", ports, g.listeners.problem)
+		t.Errorf("the listener has %v, its problem is %q", ports, g.listeners.problem)
 	}
 }

@@ -9,13 +9,13 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// maxUnsaved bounds the records of the audit trail that wait in memory while
-// the disk takes none, and the marks of knocks.
+// maxUnsaved limits the audit records that wait in memory while the disk cannot be
+// written, and the marks of knocks.
 const maxUnsaved = 10000
 
-// delta is what the store does not have yet. Of several changes to the same
-// thing the last one counts. Like a store.Change it is carried out in an order:
-// what is cleared, what ends, and then what is kept.
+// delta is what the store does not have yet. Of several changes to the same thing the
+// last one counts. Like a store.Change it is carried out in this order: what is cleared,
+// what ends, and then what is kept.
 type delta struct {
 	clearedGrants    map[string]bool                     // doors
 	clearedPenalties map[string]bool                     // doors
@@ -28,7 +28,7 @@ type delta struct {
 	applied          *store.Applied // nil: as it was; never changed
 	records          []audit.Record
 	refusals         int // of records
-	lost             int // records that were too many to keep
+	lost             int // records that did not fit
 }
 
 type markKey struct{ door, knock, key string }
@@ -52,7 +52,7 @@ func (d *delta) empty() bool {
 		len(d.doors)+len(d.marks)+len(d.ended)+len(d.endedKnocks)+len(d.records) == 0
 }
 
-// clearGrants ends all claims at a door. It costs a walk through what is gathered.
+// clearGrants ends all claims at a door. It walks through what is gathered.
 func (d *delta) clearGrants(name string) {
 	maps.DeleteFunc(d.claims, func(k store.GrantKey, _ *store.Grant) bool { return k.Door == name })
 	d.clearedGrants[name] = true
@@ -64,7 +64,7 @@ func (d *delta) clearPenalties(name string) {
 	d.clearedPenalties[name] = true
 }
 
-// penalise takes in an effect of a door on its penalties.
+// penalise records an effect of a door on its penalties.
 func (d *delta) penalise(name string, e door.Effect) {
 	switch e := e.(type) {
 	case door.Penalise:
@@ -80,8 +80,8 @@ func (d *delta) penalise(name string, e door.Effect) {
 	}
 }
 
-// setPenalty has a penalty kept, or (nil) ended, which it is already at a door that
-// was cleared.
+// setPenalty records a penalty, or (nil) its end, which is implied at a door that was
+// cleared.
 func (d *delta) setPenalty(k store.PenaltyKey, p *store.Penalty) {
 	if p == nil && d.clearedPenalties[k.Door] {
 		delete(d.penalties, k)
@@ -90,10 +90,10 @@ func (d *delta) setPenalty(k store.PenaltyKey, p *store.Penalty) {
 	d.penalties[k] = p
 }
 
-// boundPenalties keeps strangers from filling the memory while the disk takes nothing:
-// a door forgets early whom it has no room for, but of those that end here nobody
-// knows whether the disk has them. When they are too many, the penalties that the
-// doors have replace all that the disk has. That is as much work as there are, once.
+// boundPenalties keeps strangers from filling the memory while the disk cannot be
+// written: a door drops early those that it has no room for, but their ends pile up here,
+// since the disk may have them. When they are too many, the penalties that the doors have
+// replace all that the disk has. That is work for each of them, once.
 func (g *Gateway) boundPenalties(d *delta) {
 	if len(d.penalties) <= maxUnsaved {
 		return
@@ -126,8 +126,9 @@ func (d *delta) endKnock(of store.KnockKey) {
 	d.endedKnocks[of] = true
 }
 
-// mark has a mark kept, or says why it cannot be: what is not saved is bounded, and
-// one that no store takes (knock.Mark) would keep all else from being saved.
+// mark records a mark, or says why it cannot be kept: the amount of unsaved data is
+// bounded, and a mark that no store accepts (knock.Mark) would keep everything else from
+// being saved.
 func (d *delta) mark(m store.Mark) error {
 	k := markKey{m.Door, m.Knock, m.Key}
 	if len(m.Key) == 0 || len(m.Key) > 128 || len(m.Value) > 1024 {
@@ -161,8 +162,8 @@ func (d *delta) recordAll(rs []audit.Record) {
 	}
 }
 
-// follow takes in what came after d. Its cost grows with that, and with d only
-// where later doors were cleared.
+// follow merges what came after d. Its cost grows with that, and with d only where later
+// doors were cleared.
 func (d *delta) follow(later *delta) {
 	for name := range later.clearedGrants {
 		d.clearGrants(name)
@@ -181,7 +182,7 @@ func (d *delta) follow(later *delta) {
 		d.setPenalty(k, p)
 	}
 	maps.Copy(d.doors, later.doors)
-	maps.Copy(d.marks, later.marks) // none may be left out: a knock waits for it
+	maps.Copy(d.marks, later.marks) // none may be lost: a knock waits for it
 	if later.applied != nil {
 		d.applied = later.applied
 	}
@@ -189,7 +190,7 @@ func (d *delta) follow(later *delta) {
 	d.lost += later.lost
 }
 
-// change is all of it as the store takes it.
+// change returns all of it as the store expects it.
 func (d *delta) change() store.Change {
 	s := store.Change{Records: d.records, Applied: d.applied}
 	for name := range d.clearedGrants {

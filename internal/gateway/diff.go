@@ -12,15 +12,15 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-// fileEvery is how old a look at the configuration file may be for a status, and
-// fileTime how long that waits for one.
+// fileEvery is how old a reading of the configuration file may be for a status, and
+// fileTime how long status waits for one.
 const (
 	fileEvery = time.Second
 	fileTime  = time.Second
 )
 
-// fileLook is the configuration file as it was found. It is read beside the loop, once
-// for all who ask meanwhile, so that at most one goroutine hangs with a disk that does.
+// fileLook is the configuration file as it was found. It is read outside the loop, once
+// for all who ask meanwhile, so that at most one goroutine hangs when the disk does.
 type fileLook struct {
 	mu      sync.Mutex
 	reading chan struct{} // closed when the look that is under way has ended; nil for none
@@ -30,8 +30,8 @@ type fileLook struct {
 	err     error
 }
 
-// recent returns what a look found that is no older than an age, which it was when it
-// began. After the given time it is not waited for.
+// recent returns the result of a reading that began no longer ago than the given age. It
+// waits for one no longer than the given time.
 func (g *Gateway) recent(age, within time.Duration) ([]byte, error) {
 	l := &g.file
 	l.mu.Lock()
@@ -72,7 +72,7 @@ func (g *Gateway) lookAtFile(ended chan struct{}, at time.Time) {
 	close(ended)
 }
 
-// compareFile adds to a status whether the file says what is in use.
+// compareFile adds to a status whether the file is what is in use.
 func (g *Gateway) compareFile(s *control.Status) {
 	text, err := g.recent(fileEvery, fileTime)
 	if err == nil && config.Hash(text) != s.ConfigHash { // it may have come into use since
@@ -123,7 +123,7 @@ func (g *Gateway) Diff(ctx context.Context) (control.Diff, error) {
 	return d, nil
 }
 
-// tellKey is a difference as the API tells it.
+// tellKey returns a difference as the API shows it.
 func tellKey(d config.Difference) control.KeyChange {
 	k := control.KeyChange{Key: d.Key, Change: control.KeyChanged, Secret: d.Secret}
 	switch {

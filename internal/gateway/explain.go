@@ -22,19 +22,19 @@ const (
 	refusalsSearched = 1000 // records of the source, of which some are of other events
 )
 
-// explained is what an explanation of a source at a door is made of. What the loop
-// knows of it is read in a turn, the rest beside the loop.
+// explained is the material for an explanation of a source at a door. What the loop knows
+// is read in a turn, the rest outside the loop.
 type explained struct {
 	conf     config.Door
 	source   netip.Addr
 	at       time.Time // when the loop was asked
 	standing door.Standing
-	deaf     bool     // the door looks for log data first
+	deaf     bool     // the door has not looked for log data yet
 	heard    bool     // one of the knocks hears the source
 	service  string   // "" for none
 	running  bool     // the service was last seen to run
-	failed   bool     // it has died, or did not start
-	detail   string   // what its manager says of it, or why it did not start; "" for nothing
+	failed   bool     // it died, or did not start
+	detail   string   // what its manager says about it, or why it did not start; "" for nothing
 	useless  bool     // it could not be started the last time, so that right knocks come to nothing
 	refused  string   // why the daemon may not start it, "" when it may
 	unheard  bool     // some knock of some door cannot be heard
@@ -52,9 +52,9 @@ type kernelIn struct {
 	err    error     // it does not answer
 }
 
-// Explain says what a new connection from a source would meet (control.Backend). The
+// Explain says what would happen to a new connection from a source (control.Backend). The
 // doors are asked in one turn, which takes a few dozen look-ups for each; the kernel,
-// which has the last word, and the trail are asked beside the turns.
+// which has the last word, and the trail are asked in the background.
 func (g *Gateway) Explain(ctx context.Context, source netip.Addr, name string) (control.Explanation, error) {
 	e := control.Explanation{Source: source.String(), Config: g.opts.Path,
 		Doors: []control.ExplainedFor{}}
@@ -62,7 +62,7 @@ func (g *Gateway) Explain(ctx context.Context, source netip.Addr, name string) (
 	if err != nil {
 		return control.Explanation{}, err
 	}
-	// What is given or revoked in between the two questions looks like a difference.
+	// A grant given or revoked between the two queries looks like a difference.
 	for tries := 0; slices.ContainsFunc(doors, (*explained).differs) && tries < 2; tries++ {
 		if doors, err = g.asked(ctx, source, name, &e); err != nil {
 			return control.Explanation{}, err
@@ -88,7 +88,7 @@ func (g *Gateway) Explain(ctx context.Context, source netip.Addr, name string) (
 	return e, nil
 }
 
-// asked asks the doors in a turn, and then the kernel. It notes in e what is of no
+// asked asks the doors in a turn, and then the kernel. It notes in e what belongs to no
 // door.
 func (g *Gateway) asked(ctx context.Context, source netip.Addr, name string, e *control.Explanation) ([]*explained, error) {
 	type said struct {
@@ -110,7 +110,7 @@ func (g *Gateway) asked(ctx context.Context, source netip.Addr, name string, e *
 	return s.doors, nil
 }
 
-// explained is what the loop knows.
+// explained returns what the loop knows.
 func (g *Gateway) explained(now time.Time, source netip.Addr, name string) ([]*explained, error) {
 	doors := g.doors
 	if name != "" {

@@ -13,11 +13,11 @@ import (
 	"github.com/doorward/doorward/internal/door"
 )
 
-// byKernel is what a grant is told to be by that the kernel has and the daemon does
-// not know.
+// byKernel is named as the giver of a grant that the kernel has and the daemon does not
+// know.
 const byKernel = "the kernel alone"
 
-// always is the prefix of the door's configuration that has the source in it.
+// always returns the `always` prefix of the door that contains the source.
 func (x *explained) always() (netip.Prefix, bool) {
 	i := slices.IndexFunc(x.conf.Always, func(p netip.Prefix) bool { return p.Contains(x.source) })
 	if i < 0 {
@@ -26,8 +26,8 @@ func (x *explained) always() (netip.Prefix, bool) {
 	return x.conf.Always[i], true
 }
 
-// differs says whether kernel and daemon do not agree about the source's grants. Of
-// one that is about to end each may think so.
+// differs says whether kernel and daemon disagree about the source's grants. They may
+// about one that is about to end.
 func (x *explained) differs() bool {
 	latest := x.latest()
 	switch {
@@ -49,7 +49,7 @@ func (x *explained) latest() (latest time.Time) {
 	return latest
 }
 
-// explain puts together what is known.
+// explain assembles what is known.
 func (x *explained) explain() control.ExplainedFor {
 	e := control.ExplainedFor{Door: x.conf.Name, Ports: portNames(x.conf), State: x.standing.State.String(), Reason: x.standing.Reason,
 		By: []control.Cover{}, Obstacles: []control.Obstacle{}, Refusals: append([]audit.Record{}, x.refusals...)}
@@ -77,8 +77,8 @@ func (x *explained) explain() control.ExplainedFor {
 	return e
 }
 
-// getsIn says whether a connection gets in that something lets in, or nothing does; nil
-// where that cannot be told.
+// getsIn says whether a connection gets in, given what lets it in, if anything; nil where
+// that is not known.
 func (x *explained) getsIn(letIn, endless bool) *bool {
 	no, yes := false, true
 	switch {
@@ -98,7 +98,7 @@ func (x *explained) getsIn(letIn, endless bool) *bool {
 	return &yes
 }
 
-// obstacles are what is in the way, what weighs most first.
+// obstacles lists what is in the way, the gravest first.
 func (x *explained) obstacles(letIn bool) (all []control.Obstacle) {
 	name, s := x.conf.Name, x.standing
 	add := func(is bool, code, hint, format string, args ...any) {
@@ -124,7 +124,7 @@ func (x *explained) obstacles(letIn bool) (all []control.Obstacle) {
 	add(x.unheard, control.ObstacleListeners, "doorward status", "some knocks cannot be heard: the warnings of doorward status say which")
 	add(x.refused != "", control.ObstaclePermission, "doorward doctor", "the daemon may not start %s, so right knocks fail: %s", x.service, x.refused)
 	if !letIn || x.own {
-		open = "" // said already, or for nobody
+		open = "" // already mentioned, or for nobody
 	}
 	down := fmt.Sprintf("%s does not run, and the door is %s (%s)", x.service, s.State, s.Reason)
 	if x.failed && x.detail != "" {
@@ -138,7 +138,7 @@ func (x *explained) obstacles(letIn bool) (all []control.Obstacle) {
 	return all
 }
 
-// why is what to type to learn why a service does not run.
+// why returns what to type to learn why a service does not run.
 func (x *explained) why() string {
 	if c := x.conf.Service; c != nil && c.Unit != "" {
 		return "systemctl status " + c.Unit
@@ -146,7 +146,7 @@ func (x *explained) why() string {
 	return "doorward log " + x.conf.Name
 }
 
-// kernelDiffers says where kernel and daemon do not agree.
+// kernelDiffers says where kernel and daemon disagree.
 func (x *explained) kernelDiffers() []control.Obstacle {
 	o := control.Obstacle{Code: control.ObstacleKernel, Hint: "doorward explain " + x.source.String() + " " + x.conf.Name}
 	switch {
@@ -165,7 +165,7 @@ func (x *explained) kernelDiffers() []control.Obstacle {
 	return []control.Obstacle{o}
 }
 
-// penalty tells of a penalty.
+// penalty describes a penalty.
 func (x *explained) penalty(p door.Penalty) control.Obstacle {
 	whose := "it"
 	switch {

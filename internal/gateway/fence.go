@@ -13,22 +13,22 @@ import (
 	"github.com/doorward/doorward/internal/fence"
 )
 
-// fenceRetry is the pause between tries to put a fence right.
+// fenceRetry is the pause between attempts to repair the fence.
 const fenceRetry = time.Second
 
-// fencing is what is done with the fence beside the turns, one thing at a time: it
-// is looked at and put right, or made to guard the doors of another configuration.
-// Knocks are heard meanwhile, and grants are changed as ever, where it takes them.
+// fencing is the work on the fence in the background, one task at a time: it is checked
+// and repaired, or made to guard the doors of another configuration. Knocks are heard
+// meanwhile, and grants are changed as ever, where the fence accepts them.
 type fencing struct {
 	busy    bool
-	waiting []event         // what is to be begun when that has ended
-	goes    map[string]bool // doors that it guards no more when that has ended
-	look    bool            // it is to be looked at
-	doubt   bool            // it has not taken a change: they wait until it was looked at
-	mixed   error           // why some doors may be of one configuration and some of another
+	waiting []event         // tasks to begin when that has ended
+	goes    map[string]bool // doors that it no longer guards when that has ended
+	look    bool            // it is to be checked
+	doubt   bool            // it has refused a change: changes wait until it was checked
+	mixed   error           // why the doors may be a mixture of two configurations
 }
 
-// fenceDoors is what the fence must know of a configuration.
+// fenceDoors returns what the fence must know about a configuration.
 func fenceDoors(c *config.Config) []fence.Door {
 	var doors []fence.Door
 	for _, d := range c.Doors {
@@ -42,11 +42,11 @@ func fenceDoors(c *config.Config) []fence.Door {
 	return doors
 }
 
-// guard makes the fence guard the doors of a configuration. It takes long where
-// there are many, so that but at the start it is called beside the turns.
+// guard makes the fence guard the doors of a configuration. It takes long where there are
+// many, so except at the start it is called in the background.
 func (g *Gateway) guard(c *config.Config) error { return g.world.Fence.Guard(fenceDoors(c)) }
 
-// atTheFence does something with the fence beside the turns.
+// atTheFence runs a task on the fence in the background.
 func (g *Gateway) atTheFence(work func() event) {
 	g.fencing.busy = true
 	g.async(func() event {
@@ -64,10 +64,9 @@ func (g *Gateway) atTheFence(work func() event) {
 	})
 }
 
-// raise has the fence guard the doors of another configuration, and then called. With
-// an error it guards those of the one in use, or will as soon as that can be. A door
-// that goes lets in whom it let in for as long as it is there; nobody is told more of
-// it than that.
+// raise makes the fence guard the doors of another configuration, and then calls then.
+// After an error it guards those of the one in use, or will as soon as possible. A door
+// that is about to go keeps its grants for as long as it is there; no new ones reach it.
 func (g *Gateway) raise(now time.Time, c *config.Config, then after) {
 	if g.fencing.busy {
 		g.fencing.waiting = append(g.fencing.waiting, func(now time.Time) { g.raise(now, c, then) })
@@ -82,7 +81,7 @@ func (g *Gateway) raise(now time.Time, c *config.Config, then after) {
 		delete(goes, d.Name)
 	}
 	g.fencing.goes = goes
-	g.changes.page.invalidate() // the sets of grants may be others now
+	g.changes.page.invalidate() // the sets of grants may have been replaced
 	g.atTheFence(func() event {
 		err := g.guard(c)
 		var back error
@@ -92,7 +91,7 @@ func (g *Gateway) raise(now time.Time, c *config.Config, then after) {
 		return func(now time.Time) {
 			if err != nil {
 				err = fmt.Errorf("raise the fence: %w", err)
-				g.grantsLost = true // what doors had that went and came back
+				g.grantsLost = true // the grants of doors that went and came back
 				g.compareAll()
 			}
 			if g.fencing.mixed = back; back != nil {
@@ -103,8 +102,8 @@ func (g *Gateway) raise(now time.Time, c *config.Config, then after) {
 	})
 }
 
-// repairIfDue looks at the fence and puts it right, if somebody else may have changed
-// it, if it has not taken a change, or when it is time to try again.
+// repairIfDue checks the fence and repairs it, if somebody else may have changed it, if
+// it has refused a change, or when it is time to try again.
 func (g *Gateway) repairIfDue(now time.Time) {
 	f := &g.fencing
 	due := g.resync || f.look || f.doubt || !g.retryFence.IsZero() && !now.Before(g.retryFence)
@@ -126,9 +125,9 @@ func (g *Gateway) repairIfDue(now time.Time) {
 	})
 }
 
-// repaired takes in that the fence stands as it should, after it differed or not, or
-// why it does not. It has it take what waits, and has all grants compared if
-// somebody else has changed something.
+// repaired handles the result of a check: the fence is as it should be, whether it
+// differed or not, or why it is not. Waiting changes are then made, and all grants are
+// compared if somebody else has changed something.
 func (g *Gateway) repaired(now time.Time, all bool, differs, err error) {
 	g.fencing.doubt = false
 	if differs != nil && err == nil {
@@ -149,7 +148,7 @@ func (g *Gateway) repaired(now time.Time, all bool, differs, err error) {
 	}
 }
 
-// down takes in why the fence does not stand as it should. It is tried again.
+// down notes why the fence is not as it should be. It is tried again.
 func (g *Gateway) down(now time.Time, why error) {
 	if g.fenceProblem == "" {
 		g.log.Error("the fence is down and cannot be repaired; trying again", "err", why)
@@ -159,27 +158,26 @@ func (g *Gateway) down(now time.Time, why error) {
 	g.retryFence = now.Add(fenceRetry)
 }
 
-// changeFence has the fence take the turn's changes. What it does not take waits. A
-// door that it is about to guard no more has a transaction of its own, since it may
-// be gone already; what that does not take waits for the door's end, or for its
-// staying.
+// changeFence makes the turn's changes at the fence. Changes that it refuses wait. A door
+// that it is about to stop guarding has a transaction of its own, since it may be gone
+// already; changes refused there wait until the door has gone, or is known to stay.
 func (g *Gateway) changeFence() error {
 	if err := g.changeThose(g.stays, false); err != nil {
 		return err
 	}
 	goes := func(name string) bool { return g.fencing.goes[name] }
 	_ = g.changeThose(goes, false)
-	gone := func(name string) bool { return !goes(name) } // what waits at others went with them
+	gone := func(name string) bool { return !goes(name) } // what waits for other doors went with them
 	maps.DeleteFunc(g.changes.grants, func(k grantKey, _ time.Time) bool { return gone(k.door) })
 	maps.DeleteFunc(g.changes.emptied, func(name string, _ bool) bool { return gone(name) })
 	return nil
 }
 
-// stays says whether the fence guards a door and is not about to guard it no more.
+// stays says whether the fence guards a door and is not about to stop guarding it.
 func (g *Gateway) stays(name string) bool { return g.door(name) != nil && !g.fencing.goes[name] }
 
-// changeThose has the fence take the changes of some doors in one transaction, without
-// what is given if they only end.
+// changeThose makes the changes of some doors in one transaction, leaving out new grants
+// if only ends are wanted.
 func (g *Gateway) changeThose(doors func(name string) bool, ends bool) error {
 	c := g.changes.fence(doors)
 	if ends {
@@ -195,12 +193,12 @@ func (g *Gateway) changeThose(doors func(name string) bool, ends bool) error {
 	return nil
 }
 
-// maxApart bounds in how many parts changes that are refused are tried.
+// maxApart limits into how many parts refused changes are split.
 const maxApart = 64
 
-// changeApart is changeFence for a fence that stands and may have refused what is at
-// one of the doors, as the kernel does for a door of single use that is full: that
-// holds up nothing at the others, nor what ends at this one.
+// changeApart is changeFence for a fence that stands and may have refused a change at one
+// of the doors, as the kernel does at a full single-use door: that must hold up no other
+// door, nor what ends at this one.
 func (g *Gateway) changeApart() error {
 	err := g.changeFence()
 	if err == nil {
@@ -210,10 +208,10 @@ func (g *Gateway) changeApart() error {
 	return g.halve(err, g.changes.atDoors(g.stays), &tries)
 }
 
-// halve tries what was refused at some doors in halves.
+// halve tries the refused changes of some doors in halves.
 func (g *Gateway) halve(why error, doors []string, tries *int) error {
 	if len(doors) <= 1 {
-		_ = g.changeThose(func(name string) bool { return slices.Contains(doors, name) }, true) // why says enough
+		_ = g.changeThose(func(name string) bool { return slices.Contains(doors, name) }, true) // why is reported already
 		return why
 	}
 	var refused error
@@ -227,7 +225,7 @@ func (g *Gateway) halve(why error, doors []string, tries *int) error {
 			some[name] = true
 		}
 		if err := g.changeThose(func(name string) bool { return some[name] }, false); err != nil {
-			refused = cmp.Or(refused, g.halve(err, half, tries)) // the first says enough
+			refused = cmp.Or(refused, g.halve(err, half, tries)) // the first one suffices
 		}
 	}
 	return refused

@@ -7,19 +7,19 @@
 //
 //  1. marks of knocks that must be on disk first: what follows from such a knock
 //     is a later turn's, in which they are;
-//  2. the fence, in one transaction (doors that a new configuration takes away have
-//     one of their own). That it is looked at and put right, and that it is made to
-//     guard the doors of another configuration, is beside the turns;
-//  3. the store, in a commit beside the turns. While one is under way, turns go
+//  2. the fence, in one transaction (doors that a new configuration removes have
+//     one of their own). Checking and repairing it, and making it
+//     guard the doors of another configuration, happen in the background;
+//  3. the store, in a commit in the background. While one is under way, turns go
 //     on and gather for the next;
 //  4. whoever waits for the turn: operators' replies, and all who ask how things
 //     stand, when the commit that has it is on disk.
 //
-// So what is told is on disk, and no disk stands between a knock and its door.
-// Nobody waits for a disk for longer than 5 s: then they are told that a restart
-// would forget what they are told, and a knock with marks is refused. Reading a
-// configuration, starting and stopping services and looking for presence have
-// goroutines of their own, too, and come back as events.
+// So whatever is reported is on disk, and no disk stands between a knock and its door.
+// Nobody waits for a disk longer than 5 s: then the reply says that a restart would
+// forget the change, and a knock with marks is refused. Reading a configuration, starting
+// and stopping services and looking for presence have goroutines of their own, too, and
+// come back as events.
 package gateway
 
 import (
@@ -42,31 +42,31 @@ import (
 // the doors say, beside the notices that the kernel and systemd give at once.
 const upkeepInterval = 10 * time.Second
 
-// firstLook is how long readiness waits for the first look for log data.
+// firstLook is how long readiness waits for the first check for log data.
 const firstLook = 3 * time.Second
 
 // maxBatch bounds one turn, so that a flood of touches does not keep an
 // operator's order waiting.
 const maxBatch = 1024
 
-// Options are what a gateway is told. Path, Version and Log are needed.
+// Options configure a gateway. Path, Version and Log are required.
 type Options struct {
-	Path    string // of the configuration file, which is read anew when it is applied
+	Path    string // of the configuration file, which is read again at each apply
 	Version string
 	Log     *slog.Logger
-	// Warnings are what an operator should know of how the process was started;
-	// nil for nothing.
+	// Warnings are what an operator should know about how the process was started; nil
+	// for nothing.
 	Warnings []string
-	// Confine is called once with what the gateway starts with, to lock the process
-	// in as far as that allows: the configuration, which has the doors of the one that
-	// comes back as well, unless it is kept. Then it is called with each one that is
-	// to be used later, to say whether that can be served from inside. nil: neither.
+	// Confine is called once with what the gateway starts with, to confine the process as
+	// far as that allows: the configuration, which has the doors of the one that comes
+	// back as well, unless it is kept. Later it is called with each one that is to be
+	// used, to say whether that can be served from inside. nil: neither.
 	Confine func(*config.Config) error
 	// Tell is called with each record of the audit trail when it is on disk, in order and
-	// beside the turns. It must not wait. nil: each is a line of Log.
+	// in the background. It must not block. nil: each record is a line of Log.
 	Tell func(audit.Record)
-	// Troubles says what an operator should know of those who are told; nil for nothing.
-	// It must not wait.
+	// Troubles says what an operator should know about the receivers of records; nil for
+	// nothing. It must not block.
 	Troubles func() []string
 }
 
@@ -81,9 +81,9 @@ type Gateway struct {
 	// What follows belongs to Run's goroutine.
 	config          *config.Config
 	hash            string            // of its text
-	machineMistakes []*tables.Mistake // what makes the configuration one that only this machine cannot serve
+	machineMistakes []*tables.Mistake // why this machine cannot serve all of the configuration
 	fallback        checked           // what comes back unless the configuration in use is kept
-	applying        *applying         // one that is on its way into use, nil for none
+	applying        *applying         // the configuration on its way into use, nil for none
 	doors           []*guarded
 	firstTick       int // of doors, in the next tick
 	listeners       *listeners
@@ -92,38 +92,38 @@ type Gateway struct {
 	repairs         uint64
 	fenceProblem    string            // what differs in the fence, "" for nothing
 	resync          bool              // the fence must be looked at, and all grants compared
-	retryFence      time.Time         // when to try to put the fence right again, zero for never
+	retryFence      time.Time         // when to try to repair the fence again, zero for never
 	comparison      *comparison       // the comparison of grants that is under way, nil for none
 	uncompared      bool              // all grants are to be compared, or are being
 	listing         bool              // the kernel's grants are being listed
-	neverCompared   bool              // they were not compared since the start
+	neverCompared   bool              // they have not been compared since the start
 	grantsLost      bool              // grants went with the table, and are not back yet
 	marks           marks             // what knocks have left behind
-	visitors        visitors          // whom knocks are answered to
-	callers         callers           // whose orders have an effect
+	visitors        visitors          // visitors to be answered
+	callers         callers           // operators whose orders take effect
 	sessionsChanged bool              // somebody has come in, or gone, since watchers were told
 	store           Store             // what survives, or memory alone
-	writer          writer            // has it take what changes
-	storeProblem    string            // why that is memory alone, "" when it is not
-	diskProblem     string            // why the disk takes nothing, "" while it does
-	applied         store.Applied     // the configuration in use, and one that goes back unless it is kept
+	writer          writer            // writes changes to the store
+	storeProblem    string            // why the store is memory alone, "" when it is not
+	diskProblem     string            // why the disk cannot be written, "" while it can
+	applied         store.Applied     // the configuration in use, and one that is rolled back unless it is kept
 	warnings        []string          // about the configuration in use
-	eventCounts     map[string]uint64 // what the audit trail has told of since the start, by event
+	eventCounts     map[string]uint64 // records of the audit trail since the start, by event
 	sums            *audit.Sums       // of refusals
 
 	metered metered
 
 	byName      map[string]*guarded // of doors
 	fencing     fencing             // what is under way at the fence
-	endingFlows bool                // that is under way
+	endingFlows bool                // flows are being ended
 	rollingBack bool                // to fallback
 
 	events     chan event
 	tasks      sync.WaitGroup          // the goroutines of services and looks
 	ctx        context.Context         // of those goroutines, ends with Run
-	async      func(task func() event) // runs a task beside the turns; its event comes back as a turn
-	beside     func(task func())       // runs a task of which no turn hears
-	commits    func(task func() event) // so for commits, one at a time; the event comes by ends
+	async      func(task func() event) // runs a task in the background; its event comes back as a turn
+	beside     func(task func())       // runs a task that reports to no turn
+	commits    func(task func() event) // the same for commits, one at a time; the event comes through commitEnds
 	commitEnds chan event
 	heard      chan []knock.Heard
 
@@ -131,17 +131,17 @@ type Gateway struct {
 	knocksByPlaceOf *config.Config          // whose doors' they are
 
 	stalls    stallDetector // when the process did not run
-	gaps      []gap         // those that the recognisers have not heard of, in order
+	gaps      []gap         // gaps that the recognisers do not know of yet, in order
 	gapLogged time.Time
 
-	countingSince time.Time // since when the doors of the start count refusals
+	countingSince time.Time // since when the doors that were there at the start count refusals
 	recalled      func() recalled
 	statusCache   snapshotCache[standing]
 	metricsCache  snapshotCache[control.GatewayMetrics]
 	wake          chan struct{} // somebody waits for one of them
 	measured      measurement
 	turnTimes     control.Spans // how long turns are
-	waitTimes     control.Spans // for a turn, of what was heard
+	waitTimes     control.Spans // how long what was heard waited for a turn
 	sessionTable  sessionTable
 	file          fileLook
 
@@ -179,23 +179,22 @@ func New(opts Options) *Gateway {
 	}
 	g.newer.c = make(chan struct{})
 	g.recalled = sync.OnceValue(g.recall)
-	// What takes long runs in a goroutine of its own, which ends with it, and
-	// comes back as an event.
+	// Long work runs in a goroutine of its own, which ends with it and comes back as an
+	// event.
 	g.async = func(task func() event) {
 		g.tasks.Go(func() { g.post(task()) })
 	}
 	g.beside = func(task func()) { g.tasks.Go(task) }
-	g.commits = func(task func() event) { // never waits: there is room for the one
+	g.commits = func(task func() event) { // never blocks: there is room for the one
 		g.tasks.Go(func() { g.commitEnds <- task() })
 	}
 	return g
 }
 
-// Run guards the doors until ctx ends, and then returns nil: the fence stands
-// on, services stay as they are. It calls ready when the doors are guarded and
-// knocks are heard; log data that is long in coming, and services of which D-Bus
-// knows nothing yet, do not hold a boot up. An error before that says why the
-// doors cannot be guarded.
+// Run guards the doors until ctx ends, and then returns nil: the fence stays up, and
+// services stay as they are. It calls ready when the doors are guarded and knocks are
+// heard; slow log data, and services that D-Bus does not know yet, do not delay a boot.
+// An error before that says why the doors cannot be guarded.
 func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 	g.world = world
 	defer close(g.ended)
@@ -252,7 +251,7 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 	}
 }
 
-// turn handles first, whatever else is waiting and what is due, and flushes.
+// turn handles the first event, whatever else is waiting and what is due, and flushes.
 func (g *Gateway) turn(first event) {
 	now := g.world.Now()
 	begun, all := now, false
@@ -299,9 +298,9 @@ func (g *Gateway) turn(first event) {
 	g.turnTimes.Add(g.world.Now().Sub(begun))
 }
 
-// tick lets the doors do what is due. When very much is, as when very many grants end
-// at once, the doors that are left are due in the next turn, before the others, or when
-// the disk has taken what they had to record.
+// tick lets the doors do what is due. When that is very much, as when very many grants
+// end at once, the remaining doors come first in the next turn, or when the disk has
+// accepted what they had to record.
 func (g *Gateway) tick(now time.Time) {
 	done := 0
 	for i := range g.doors {
@@ -314,7 +313,7 @@ func (g *Gateway) tick(now time.Time) {
 	}
 }
 
-// next is when a turn is due without an event.
+// next returns when a turn is due without an event.
 func (g *Gateway) next() time.Time {
 	next := g.world.Now().Add(time.Hour)
 	for _, d := range g.doors {
@@ -348,8 +347,8 @@ func (g *Gateway) post(e event) {
 	}
 }
 
-// waitForTasks waits for what runs beside the turns to end, but not for a disk that
-// hangs: the program's end is the end of that, too.
+// waitForTasks waits for background tasks to end, but not for a disk that hangs: those
+// end with the program.
 func (g *Gateway) waitForTasks() {
 	ended := make(chan struct{})
 	go func() { g.tasks.Wait(); close(ended) }()
@@ -360,7 +359,7 @@ func (g *Gateway) waitForTasks() {
 	}
 }
 
-// Alive says whether the gateway makes a turn within the given time.
+// Alive says whether the gateway completes a turn within the given time.
 func (g *Gateway) Alive(ctx context.Context, within time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
@@ -368,14 +367,14 @@ func (g *Gateway) Alive(ctx context.Context, within time.Duration) bool {
 	return err == nil
 }
 
-// looked says whether every door has looked for log data once: until then it
-// hears no knock.
+// looked says whether every door has checked for log data once: until then a door ignores
+// knocks.
 func (g *Gateway) looked() bool {
 	return !slices.ContainsFunc(g.doors, func(d *guarded) bool { return !d.door.Looked() })
 }
 
-// listened hands what was heard, and waits by now, to the knocks that it belongs to, in
-// the order of its time, and says how much it was.
+// listened hands what has been heard by now to the knocks that it belongs to, in order of
+// time, and returns how much it was.
 func (g *Gateway) listened(hs []knock.Heard) int {
 	g.stalls.dequeued()
 	hs = g.waitingToo(hs)
@@ -387,10 +386,10 @@ func (g *Gateway) listened(hs []knock.Heard) int {
 	for _, h := range hs {
 		g.applyGaps(h.Time)
 		if h.Source.Unmap().IsLoopback() {
-			continue // the fence refuses those; none may come by another way
+			continue // the fence refuses those; none may get in another way
 		}
 		if !door.Somebody(door.Source(h.Source)) {
-			continue // a knock that is everybody's would not show the door whose touch it was
+			continue // in a knock that is everybody's, the door could not see whose touch it was
 		}
 		if d, k := g.knockAt(h.Place); d != nil {
 			d.hear(k, h)
@@ -402,13 +401,13 @@ func (g *Gateway) listened(hs []knock.Heard) int {
 // door finds a door by its name.
 func (g *Gateway) door(name string) *guarded { return g.byName[name] }
 
-// addDoor makes a door one of the gateway's.
+// addDoor adds a door to the gateway.
 func (g *Gateway) addDoor(d *guarded) {
 	g.doors = append(g.doors, d)
 	g.byName[d.name()] = d
 }
 
-// upkeep is S12: whatever died or was changed by others is put right.
+// upkeep is S12: whatever died or was changed by others is repaired.
 func (g *Gateway) upkeep(now time.Time) {
 	g.listeners.check = true
 	g.fencing.look = true
@@ -421,7 +420,7 @@ func (g *Gateway) upkeep(now time.Time) {
 	g.writer.tryAgain()
 }
 
-// rules is what a door decides by, of its configuration.
+// rules returns the part of its configuration that a door decides by.
 func rules(c config.Door) door.Rules {
 	return door.Rules{
 		Name:    c.Name,

@@ -17,7 +17,7 @@ import (
 // keepRefusals is how many refusals a door shows in status.
 const keepRefusals = 8
 
-// lookTime bounds one look for presence.
+// lookTime limits one check for presence.
 const lookTime = 30 * time.Second
 
 // guarded is one door with all that belongs to it. Like the gateway's own, its
@@ -30,14 +30,14 @@ type guarded struct {
 	knocks   []heardKnock
 	service  *controller // nil: the service always runs
 	lookFor  func(context.Context) Observation
-	oddities []string // what was odd in the last look, for people
+	oddities []string // oddities of the last check, for people
 	refusals []audit.Record
-	waiters  []*waiter // operators who wait for it to open
+	waiters  []*waiter // operators who wait for the door to open
 	guesses  *audit.Guesses
 	metered  meteredDoor
 	cancel   context.CancelFunc // ends the goroutines of the door
 	ctx      context.Context
-	lookEnd  context.CancelFunc // ends the look for presence alone; nil before start
+	lookEnd  context.CancelFunc // ends only the check for presence; nil before start
 	lookCtx  context.Context
 }
 
@@ -45,16 +45,16 @@ type guarded struct {
 type heardKnock struct {
 	conf  config.Knock
 	rec   knock.Recogniser
-	armed bool // a rule for everybody counts its looks from when the door went dark
+	armed bool // a rule for everybody counts its judgements from when the door went dark
 	heard listenState
 
-	// before are the recognisers of knocks that went when this one came. What was
-	// under way there is no mistake here, until then.
+	// before are the recognisers of knocks that this one replaced. Until the given time,
+	// what was under way there is not a mistake here.
 	before []knock.Recogniser
 	until  time.Time
 }
 
-// newGuarded returns a door as it was saved; start sets it going.
+// newGuarded returns a door as it was saved; start starts its work.
 func (g *Gateway) newGuarded(c config.Door, saved door.Saved, now time.Time) *guarded {
 	d := &guarded{gw: g, conf: c, door: door.New(rules(c), saved, now), saved: saved,
 		guesses: audit.NewGuesses(now), metered: newMeteredDoor()}
@@ -68,8 +68,8 @@ func (g *Gateway) newGuarded(c config.Door, saved door.Saved, now time.Time) *gu
 
 func (d *guarded) name() string { return d.conf.Name }
 
-// setKnocks makes the recognisers. What was under way goes on where a right knock
-// stays the same.
+// setKnocks makes the recognisers. Where a right knock stays the same, knocks under way
+// go on.
 func (d *guarded) setKnocks(confs []config.Knock, now time.Time) {
 	old := d.knocks
 	d.knocks = nil
@@ -111,7 +111,7 @@ func (k *heardKnock) excused(v knock.Verdict) bool {
 	return slices.ContainsFunc(k.before, func(r knock.Recogniser) bool { return r.GiveUp(who) })
 }
 
-// start sets the door's goroutines going.
+// start starts the door's goroutines.
 func (d *guarded) start(ctx context.Context) {
 	d.ctx, d.cancel = context.WithCancel(ctx)
 	d.lookElsewhere()
@@ -121,8 +121,8 @@ func (d *guarded) start(ctx context.Context) {
 	}
 }
 
-// lookElsewhere has the next look for presence look where the configuration now
-// says. One that is under way has nothing more to say.
+// lookElsewhere makes the next check for presence look where the configuration now
+// says. The result of one that is under way is dropped.
 func (d *guarded) lookElsewhere() {
 	if d.lookEnd != nil {
 		d.lookEnd()
@@ -131,7 +131,7 @@ func (d *guarded) lookElsewhere() {
 	d.lookFor = d.gw.world.Look(d.conf)
 }
 
-// source is whose knock it is that an address has begun.
+// source returns whose knock it is that an address has begun.
 func (k *heardKnock) source(a netip.Addr) netip.Prefix {
 	if k.conf.ForAll() {
 		return door.Any
@@ -141,7 +141,7 @@ func (k *heardKnock) source(a netip.Addr) netip.Prefix {
 
 // hear hands what was heard to the knock that listens there.
 func (d *guarded) hear(k *heardKnock, h knock.Heard) {
-	d.apply(d.door.Tick(h.Time)) // a penalty that was over by then is over, however late the turn
+	d.apply(d.door.Tick(h.Time)) // a penalty that had ended by then has ended, however late the turn
 	if d.door.Deaf(k.conf.Name, k.source(h.Source)) {
 		return
 	}
@@ -174,7 +174,7 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 	}
 	d.gw.remember(marks)
 	w := door.Wrong{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, Penalty: v.Penalty, Proven: v.Proven}
-	if v.Proven { // else it takes nothing back, and anybody could have the kernel asked
+	if v.Proven { // else it takes nothing back, and anybody could cause queries to the kernel
 		w.Used = d.used(source, by)
 	}
 	if k.excused(v) {
@@ -183,7 +183,7 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 	d.refuse(v.Code, d.door.Wrong(v.Time, w))
 }
 
-// refuse carries out the effects of a knock, and counts it if it is refused.
+// refuse carries out the effects of a knock, and counts it if it was refused.
 func (d *guarded) refuse(why string, effects []door.Effect) {
 	refused := func(e door.Effect) bool {
 		r, is := e.(door.Record)
@@ -224,13 +224,13 @@ func (d *guarded) used(source netip.Prefix, by string) bool {
 	return used && !d.gw.world.Now().Add(-ago).Before(since)
 }
 
-// judge judges the knocks whose time was up by now. All touches until then must
-// have been heard: a knock is not unfinished while its last touch waits.
+// judge judges the knocks whose time is up by now. All touches until then must have been
+// heard: a knock is not unfinished while its last touch waits.
 func (d *guarded) judge(now time.Time) {
 	for i := range d.knocks {
 		k := &d.knocks[i]
 		if _, underway := k.rec.Next(); underway && d.door.Mute(k.conf.Name) {
-			k.rec.Rearm(now) // a knock that the door heard no further is nobody's mistake
+			k.rec.Rearm(now) // a knock that the door stopped hearing is nobody's mistake
 		}
 		for _, v := range k.rec.Look(now) {
 			d.judged(k, v)
@@ -238,8 +238,8 @@ func (d *guarded) judge(now time.Time) {
 	}
 }
 
-// gap takes in that nobody could be heard for a while: no knock under way is
-// judged for that time.
+// gap notes that nobody could be heard for a while: that time counts against no knock
+// under way.
 func (d *guarded) gap(from, to time.Time) {
 	for i := range d.knocks {
 		k := &d.knocks[i]
@@ -277,7 +277,7 @@ func (d *guarded) tick(now time.Time) int {
 	return len(effects)
 }
 
-// next is when tick has something to do.
+// next returns when tick has something to do.
 func (d *guarded) next() (time.Time, bool) {
 	next, ok := d.door.Next()
 	if t, due := d.givesUp(); due && (!ok || t.Before(next)) {
@@ -292,9 +292,9 @@ func (d *guarded) next() (time.Time, bool) {
 	return next, ok
 }
 
-// listenState is how far a knock is heard now.
+// listenState is how far a knock is listened to now.
 type listenState struct {
-	open   bool          // it is heard, but at the places that are closed
+	open   bool          // it is heard, except at the closed places
 	known  bool          // whether it is to be heard is known
 	closed []knock.Place // for now, by its recogniser
 }
@@ -303,9 +303,9 @@ func (a listenState) equal(o listenState) bool {
 	return a.open == o.open && a.known == o.known && slices.Equal(a.closed, o.closed)
 }
 
-// listenState is how far a knock is heard: not at all while the door is deaf to
-// everybody. In a knock that is everybody's a touched listener stays closed until
-// the verdict (S1).
+// listenState returns how far a knock is listened to: not at all while everybody is
+// ignored. In a knock that is everybody's a touched listener stays closed until the
+// verdict (S1).
 func (d *guarded) listenState(k *heardKnock) listenState {
 	a := listenState{known: d.door.Looked()}
 	switch {
@@ -355,8 +355,8 @@ func (d *guarded) noteRefusal(r audit.Record) {
 	d.refusals = d.refusals[:min(len(d.refusals), keepRefusals)]
 }
 
-// look looks for presence, for as long as that is the place to look or lookTime, and
-// reports what was found, whatever happens.
+// look checks for presence, until that is no longer the place to look or lookTime is
+// over, and always reports what was found.
 func (d *guarded) look() {
 	lookFor, life, name, ports := d.lookFor, d.lookCtx, d.name(), d.conf.Ports
 	d.gw.async(func() event {

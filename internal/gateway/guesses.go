@@ -8,16 +8,17 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-// maxRecalled bounds the refusals that a start is told of by the audit trail.
+// maxRecalled limits the refusals that a start reads from the audit trail.
 const maxRecalled = 10_000
 
-// recalled is what the audit trail says of refusals before the start. It does not change.
+// recalled is what the audit trail says about refusals before the start. It does not
+// change.
 type recalled struct {
 	since time.Time // zero where it says nothing
 	of    map[string]*audit.Guesses
 }
 
-// recall reads the audit trail when that is asked for first, beside the loop.
+// recall reads the audit trail when that is asked for first, outside the loop.
 func (g *Gateway) recall() recalled {
 	const day = 24 * time.Hour
 	if g.storeProblem != "" || g.store.SetAside() != "" {
@@ -31,7 +32,7 @@ func (g *Gateway) recall() recalled {
 	}
 	found := page.Records
 	if len(found) == maxRecalled && found[0].Time.After(since) {
-		since = found[0].Time // of before, some may not have been read
+		since = found[0].Time // earlier ones may not all have been read
 	}
 	of := make(map[string]*audit.Guesses)
 	for _, r := range found {
@@ -46,7 +47,7 @@ func (g *Gateway) recall() recalled {
 	return recalled{since, of}
 }
 
-// before is what is known of a door before the start, nil for nothing.
+// before returns what is known about a door from before the start, nil for nothing.
 func (r recalled) before(name string) *audit.Guesses {
 	switch {
 	case r.since.IsZero():
@@ -57,8 +58,8 @@ func (r recalled) before(name string) *audit.Guesses {
 	return r.of[name]
 }
 
-// guessesAt returns a function that puts together what doors have counted until now, for
-// each of them, and that may be called beside the loop.
+// guessesAt returns a function that assembles what each door has counted until now, and
+// that may be called outside the loop.
 func (g *Gateway) guessesAt(now time.Time, doors []control.Door) (count func()) {
 	of := make([]*audit.Guesses, len(g.doors))
 	for i, d := range g.doors {
@@ -74,7 +75,7 @@ func (g *Gateway) guessesAt(now time.Time, doors []control.Door) (count func()) 
 	})
 }
 
-// guessesOf is what was refused as status tells it.
+// guessesOf returns refusals as status shows them.
 func guessesOf(g audit.Guessed) control.GuessesOf {
 	of := control.GuessesOf{Since: g.Since, Refused: g.Refused, Top: []control.GuessesFrom{}}
 	for _, f := range g.Top {

@@ -9,23 +9,23 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// health is what the loop knows of whether the doors are guarded, and can be used.
+// health is what the loop knows about whether the doors are guarded and usable.
 type health struct {
-	fence string // why the fence is down, "" while it stands
+	fence string // why the fence is down, "" while it is up
 	store string // why a restart would forget what happens now, "" when it would not
 	doors []doorHealth
 }
 
-// doorHealth is one door's. Each of the others is why something is so, "" when it is
-// not.
+// doorHealth is one door's. Each of the other fields says why something is so, "" when it
+// is not.
 type doorHealth struct {
 	name      string
-	failsafe  string // the door is deaf, since there is no log data
+	failsafe  string // the door ignores knocks, since there is no log data
 	unstarted string // its service could not be started, and does not run
 	unheard   string // no knock can be heard at it
 }
 
-// problems are what keeps doors from being guarded, or from being used, the gravest
+// problems lists what keeps doors from being guarded, or from being used, the gravest
 // first.
 func (h health) problems() []control.Problem {
 	all := []control.Problem{}
@@ -44,7 +44,7 @@ func (h health) problems() []control.Problem {
 	return all
 }
 
-// problems are those of this moment.
+// problems returns the current ones.
 func (g *Gateway) problems() []control.Problem {
 	h := health{fence: g.fenceProblem, store: cmp.Or(g.storeProblem, g.diskProblem, g.slowWarning())}
 	for _, d := range g.doors {
@@ -53,13 +53,13 @@ func (g *Gateway) problems() []control.Problem {
 	return h.problems()
 }
 
-// health is one door's.
+// health returns one door's.
 func (d *guarded) health() doorHealth {
 	h := doorHealth{name: d.name()}
 	saved := d.door.Saved()
 	if saved.State == door.Failsafe {
 		h.failsafe = saved.Reason
-		return h // which is why it hears nothing
+		return h // which is why it ignores knocks
 	}
 	if d.service != nil {
 		h.unstarted = d.service.unstarted()
@@ -74,7 +74,7 @@ func (d *guarded) health() doorHealth {
 	return h
 }
 
-// allHeard says whether a right knock can be heard, as far as the listeners have its places.
+// allHeard says whether the listeners have every place of a right knock.
 func (l *listeners) allHeard(k heardKnock) bool {
 	if len(l.missing) == 0 {
 		return true

@@ -237,7 +237,7 @@ func TestVitalsOfADoor(t *testing.T) {
 		m.becomes("ssh.service", service.Status{State: service.Stopped})
 		synctest.Wait()
 		if got := r.ReadMetrics().Touches; got != 6 {
-			t.Errorf("%d touches were dropped, want the ear's 6", got)
+			t.Errorf("%d touches were dropped, want the listener's 6", got)
 		}
 	})
 }

@@ -85,28 +85,27 @@ func (p *places) unopened() (err error) {
 	return err
 }
 
-// listeners keeps the listeners as the doors want them. That is done beside the turns, one thing
-// at a time: sockets of thousands of ports take long to open and to close, and so does
-// finding out who has one. What is heard at a place that is closed in a moment counts
-// for nothing by then. A port that cannot be had is said once and tried again at each
-// upkeep.
+// listeners keeps the listeners as the doors want them, in the background, one thing at a time:
+// sockets of thousands of ports take long to open and to close, and so does finding out who has
+// one. What is heard at a place that is about to close is ignored once it has closed. A port
+// that is not available is reported once and tried again at each upkeep.
 type listeners struct {
 	log     *slog.Logger
 	tcp     Listener
 	udp     Datagrams
 	wanted  places
-	applied places         // the listeners were, or are being
+	applied places         // what the listeners were told last
 	busy    bool           // something is under way
-	check   bool           // they are to be looked at
-	trying  *config.Config // whose places are held, too, since it is to be used; nil for none
-	onTried event          // called when they are held, as far as they can be had
+	check   bool           // they are to be checked
+	trying  *config.Config // a configuration about to be used, whose places are held, too; nil for none
+	onTried event          // called when they are held, as far as they are available
 	problem string         // why some place is not as it should be, "" when all are
 	missing []port.Port    // those places
 	repairs uint64
 }
 
-// updateListeners has the listeners do what they were not told yet, and looks at them if that is
-// due: what has died is opened again.
+// updateListeners tells the listeners what has changed, and checks them if that is due: what has
+// died is opened again.
 func (g *Gateway) updateListeners() {
 	l := g.listeners
 	wanted, look := l.wanted, l.check
@@ -143,7 +142,7 @@ func (g *Gateway) updateListeners() {
 	})
 }
 
-// listenersUpdated takes in what came of telling the listeners, of which some places had died.
+// listenersUpdated handles the result of an update, before which some places had died.
 func (g *Gateway) listenersUpdated(now time.Time, died []port.Port, err error) {
 	l := g.listeners
 	problem := ""
@@ -165,7 +164,7 @@ func (g *Gateway) listenersUpdated(now time.Time, died []port.Port, err error) {
 	l.problem = problem
 }
 
-// checkDied are the ports of what has died.
+// checkDied returns the ports of what has died.
 func (l *listeners) checkDied() (died []port.Port) {
 	for _, p := range l.tcp.Check() {
 		died = append(died, knock.Place{Medium: knock.Connections, Port: p}.AsPort())
@@ -184,12 +183,12 @@ func (l *listeners) close() {
 
 // behind says whether one of the listeners is.
 func (w *World) behind() bool {
-	touches, datagrams := w.Touches.Behind(), w.Datagrams.Behind() // both look at what was since they were asked
+	touches, datagrams := w.Touches.Behind(), w.Datagrams.Behind() // both must be asked: each looks at the time since it was last asked
 	return touches || datagrams
 }
 
-// Hear takes in what was heard in a moment. While it waits for the gateway, the
-// listener's queue fills, and no more. What is heard when the gateway ends is nothing.
+// Hear hands over what was heard. While it waits for the gateway, only the listener's
+// queue fills. What is heard when the gateway ends is dropped.
 func (g *Gateway) Hear(hs []knock.Heard) {
 	g.stalls.queued(hs)
 	select {
@@ -198,9 +197,9 @@ func (g *Gateway) Hear(hs []knock.Heard) {
 	}
 }
 
-// waitingToo adds to what was heard what else waits: the listeners hear each in the order of
-// time, and this puts what both have heard by now into one. Of what is heard later
-// nothing is known.
+// waitingToo adds whatever else is waiting to what was heard: each listener hears in order
+// of time, and this merges what both have heard by now. What is heard later cannot be taken
+// into account.
 func (g *Gateway) waitingToo(hs []knock.Heard) []knock.Heard {
 	all := [][]knock.Heard{hs}
 	for n, waits := len(hs), true; waits && n < maxBatch; {
@@ -221,8 +220,8 @@ func (g *Gateway) waitingToo(hs []knock.Heard) []knock.Heard {
 	return hs
 }
 
-// syncListeners has the listener do with the doors' places what is due now. It works only when
-// something has changed: a turn costs no more for the ports there are.
+// syncListeners tells the listeners what to do with the doors' places. It does so only when
+// something has changed, so that a turn does not cost more the more ports there are.
 func (g *Gateway) syncListeners() {
 	changed := g.listeners.wanted.of != g.config || g.listeners.wanted.tries != g.listeners.trying
 	for _, d := range g.doors {
@@ -239,9 +238,8 @@ func (g *Gateway) syncListeners() {
 	g.updateListeners()
 }
 
-// places are what the listener is to do with the doors' places now. What it does not
-// listen on it holds all the same, so that nobody else listens there and learns
-// a knock.
+// places are what the listener is to do with the doors' places now. A port that it does
+// not listen on it still holds, so that nobody else listens there and learns a knock.
 func (g *Gateway) places() places {
 	all := places{openers: make(map[uint16]knock.Opener), of: g.config, tries: g.listeners.trying}
 	if all.tries != nil {
@@ -253,7 +251,7 @@ func (g *Gateway) places() places {
 		for _, k := range d.knocks {
 			rest := &all.Shut
 			if !k.heard.known {
-				rest = &all.Same // it will be known in a moment
+				rest = &all.Same // that will soon be known
 			}
 			for _, p := range k.conf.Hears() {
 				if k.heard.open && !slices.Contains(k.heard.closed, p) {
@@ -303,8 +301,8 @@ func hears(c config.Door) (all []knock.Place) {
 	return all
 }
 
-// tryPorts has the listener hold what a new configuration adds, until its trying ends, so
-// that a port that is taken is found before anything changes. It has then called.
+// tryPorts makes the listeners hold what a new configuration adds, until trying is over,
+// so that a port that is in use is found before anything changes. Then it calls then.
 func (g *Gateway) tryPorts(c *config.Config, then after) {
 	had := g.listeners.problem
 	g.listeners.trying = c

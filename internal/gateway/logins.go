@@ -15,40 +15,40 @@ import (
 )
 
 const (
-	// maxLogins is how many of a door's logins are remembered, the latest, so that each
-	// is told once: a log may be read again from its beginning, and is after a restart.
+	// maxLogins is how many of a door's latest logins are remembered, so that each is
+	// recorded once: a log may be read again from its beginning, and is after a restart.
 	maxLogins = 1024
-	// sameLogin is how far the stamps of one login in two logs may lie apart.
+	// sameLogin is how far the timestamps of one login in two logs may differ.
 	sameLogin = 5 * time.Second
-	// tellsWithin is how long after a login the audit trail has it: looks are a minute
+	// tellsWithin is how long after a login the audit trail has it: checks are a minute
 	// apart where a door is dark.
 	tellsWithin = 2 * time.Minute
 	// loginGrace is how long before a login its connection may have begun:
 	// LoginGraceTime of sshd_config(5).
 	loginGrace = 2 * time.Minute
-	// toldBefore is how many records of the trail a start reads for logins that were told.
+	// toldBefore is how many records of the trail a start reads to find recorded logins.
 	toldBefore = 1000
 	// maxUser is what sshd leaves of a user's name (auth.c, auth_log).
 	maxUser = 100
-	// maxAlike is how many logins of one address and port are told within rememberedFor.
-	// sshd logs one for a connection; whoever may write to its log may write any number,
-	// which are not to wash the audit trail.
+	// maxAlike is how many logins from one address and port are recorded within
+	// rememberedFor. sshd logs one for each connection; whoever may write to its log may
+	// write any number, which must not flood the audit trail.
 	maxAlike = 3
 )
 
-// logins are those by way of a door that the audit trail has, or need not have.
+// logins are the logins through a door that the audit trail has, or need not have.
 type logins struct {
-	from time.Time // those before are told, or nobody's business
+	from time.Time // earlier ones are recorded, or need not be
 	told map[netip.AddrPort][]reportedLogin
-	next []netip.AddrPort // whose first one is forgotten next
+	next []netip.AddrPort // the address whose first login is forgotten next
 }
 
 type reportedLogin struct {
 	user            string
 	grant           *audit.Grant
 	at              time.Time // when it was, as near as is known
-	told            time.Time // when the audit trail was told
-	doubted         bool      // others after it were too many to be true
+	told            time.Time // when it was recorded in the audit trail
+	doubted         bool      // too many others followed to be believed
 	earliest, until time.Time // between which it was
 }
 
@@ -57,21 +57,21 @@ func (t reportedLogin) is(l presence.Login) bool {
 	return t.user == userOf(l) && !l.Time.Before(t.earliest) && !l.Time.After(t.until)
 }
 
-// has says whether a login is told.
+// has says whether a login is recorded.
 func (ls *logins) has(l presence.Login) bool {
 	return l.Time.Before(ls.from) || slices.ContainsFunc(ls.told[cameFrom(l)], func(t reportedLogin) bool { return t.is(l) })
 }
 
-// notAhead has those told that come after a clock was put back, which was ahead when it
-// was noted from when they are.
+// notAhead makes sure that logins are still recorded after the clock was set back, if it
+// was ahead when from was noted.
 func (ls *logins) notAhead(now time.Time) {
 	if ls.from.After(now.Add(sameLogin)) {
 		ls.from = now.Add(-tellsWithin)
 	}
 }
 
-// tooMany says whether so many are told of an address and port lately that another is
-// not to be believed.
+// tooMany says whether so many logins from an address and port were recorded lately that
+// another is not to be believed.
 func (ls *logins) tooMany(now time.Time, from netip.AddrPort) bool {
 	lately := 0
 	for _, t := range ls.told[from] {
@@ -82,7 +82,8 @@ func (ls *logins) tooMany(now time.Time, from netip.AddrPort) bool {
 	return lately >= maxAlike
 }
 
-// add takes in that one is. What is forgotten for it is too old from now on.
+// add notes that a login is recorded. Whatever is forgotten to make room counts as too
+// old from now on.
 func (ls *logins) add(from netip.AddrPort, t reportedLogin) {
 	if ls.told == nil {
 		ls.told = make(map[netip.AddrPort][]reportedLogin)
@@ -101,14 +102,14 @@ func (ls *logins) add(from netip.AddrPort, t reportedLogin) {
 	}
 }
 
-// name gives a session that is met the name of a login that is told already, as one
-// has that outlives a daemon. Where several users are said to have come from there, it
-// is nobody's.
+// name gives a session that is first seen the name of a login that is recorded already,
+// as for one that outlives a daemon. If several users are said to have come from there,
+// it gets no name.
 func (ls *logins) name(s *session, from netip.AddrPort) {
 	var latest *reportedLogin
 	for _, t := range ls.told[from] {
 		switch {
-		case !s.since.IsZero() && t.until.Before(s.from): // it was another's
+		case !s.since.IsZero() && t.until.Before(s.from): // that was an earlier session
 		case latest != nil && latest.user != t.user:
 			return
 		default:
@@ -129,13 +130,13 @@ func cameFrom(l presence.Login) netip.AddrPort {
 	return netip.AddrPortFrom(l.Source.WithZone(""), l.Port)
 }
 
-// userOf is a login's user as the audit trail has it.
+// userOf returns a login's user as the audit trail has it.
 func userOf(l presence.Login) string {
 	return strings.ToValidUTF8(l.User[:min(len(l.User), maxUser)], "")
 }
 
-// begin has the logins of a door told from a moment on, of which a log may have the
-// second alone.
+// begin makes the logins of a door be recorded from a moment on; a log may give that
+// moment only to the second.
 func (t *sessionTable) begin(name string, from time.Time) {
 	of := t.of(name)
 	t.mu.Lock()
@@ -145,9 +146,9 @@ func (t *sessionTable) begin(name string, from time.Time) {
 	}
 }
 
-// recallLogins has those that the audit trail tells of not told again. Of those that came
-// while no daemon ran the ones that a first look reads are told; those before the records
-// that are read are not.
+// recallLogins keeps logins that the audit trail has from being recorded again. Of those
+// that came while no daemon ran, the ones that a first check reads are recorded; those
+// older than the records that are read are not.
 func (g *Gateway) recallLogins(now time.Time) {
 	page, err := g.store.Records(store.Query{Limit: toldBefore})
 	if err != nil {
@@ -175,7 +176,7 @@ func (g *Gateway) recallLogins(now time.Time) {
 	}
 }
 
-// arrival is a login by way of a door, and its session if that is there still.
+// arrival is a login through a door, and its session if that is still there.
 type arrival struct {
 	presence.Login
 	session *session
@@ -199,9 +200,9 @@ func (t *sessionTable) recentSessions(name string, logins []presence.Login) []ar
 	return all
 }
 
-// loggedIn has the audit trail tell of logins that it does not have. A session keeps
-// the name that it had first: sshd logs a connection's one login when it begins, and
-// whoever may write to a log may write more.
+// loggedIn records the logins that the audit trail does not have. A session keeps the
+// name that it had first: sshd logs a connection's one login when it begins, and whoever
+// may write to a log may write more.
 func (d *guarded) loggedIn(now time.Time, all []arrival) {
 	if len(all) == 0 {
 		return
@@ -238,8 +239,8 @@ func (d *guarded) loggedIn(now time.Time, all []arrival) {
 	}
 }
 
-// doubt has the audit trail tell, once, that a log has logins of an address and port that
-// are not to be believed: the true one may be among them.
+// doubt records, once, that a log has logins from an address and port that are not to be
+// believed: the true one may be among them.
 func (d *guarded) doubt(now time.Time, told *logins, l presence.Login) {
 	all := told.told[cameFrom(l)]
 	latest := &all[len(all)-1]
@@ -252,7 +253,7 @@ func (d *guarded) doubt(now time.Time, told *logins, l presence.Login) {
 			userOf(l), l.Method, l.Port, maxAlike, tables.Short(rememberedFor), l.Where)})
 }
 
-// loggedIn takes in whose session it is. It is as old as its login, at least.
+// loggedIn notes whose session it is. It is at least as old as its login.
 func (s *session) loggedIn(l presence.Login, user string, grant *audit.Grant) {
 	s.user, s.grant = user, grant
 	if (s.since.IsZero() || l.Time.Before(s.since)) && !l.Time.Before(s.from) {

@@ -14,7 +14,7 @@ import (
 // are.
 type marks map[store.KnockKey]map[string][]byte
 
-// keep takes a mark in, or forgets it where it has no value.
+// keep stores a mark, or forgets it if it has no value.
 func (ms marks) keep(m store.Mark) {
 	of := store.KnockKey{Door: m.Door, Knock: m.Knock}
 	if m.Value == nil {
@@ -27,7 +27,7 @@ func (ms marks) keep(m store.Mark) {
 	ms[of][m.Key] = m.Value
 }
 
-// of are those that a knock's recogniser is to have.
+// of returns the marks that a knock's recogniser is to have.
 func (ms marks) of(door string, c config.Knock) (all []knock.Mark) {
 	for key, value := range ms[store.KnockKey{Door: door, Knock: c.Kind}] {
 		all = append(all, knock.Mark{Key: key, Value: value})
@@ -35,7 +35,7 @@ func (ms marks) of(door string, c config.Knock) (all []knock.Mark) {
 	return all
 }
 
-// marks are a verdict's as the store has them.
+// marks returns a verdict's marks as the store has them.
 func (d *guarded) marks(k *heardKnock, v knock.Verdict) (all []store.Mark) {
 	for _, m := range v.Marks {
 		kept := store.Mark{Door: d.name(), Knock: k.conf.Kind, Key: m.Key}
@@ -47,7 +47,7 @@ func (d *guarded) marks(k *heardKnock, v knock.Verdict) (all []store.Mark) {
 	return all
 }
 
-// remember has marks kept with the turn's other changes.
+// remember saves marks with the turn's other changes.
 func (g *Gateway) remember(all []store.Mark) {
 	for _, m := range all {
 		if err := g.changes.mark(m); err != nil {
@@ -76,7 +76,7 @@ func knocksWith(c *config.Config, of store.KnockKey) bool {
 	})
 }
 
-// keepMarks has the marks of a door kept that the store forgets with the door, while the
+// keepMarks keeps the marks of a door, which the store forgets with the door, while the
 // configuration that has it may come back.
 func (g *Gateway) keepMarks(door string) {
 	for of, all := range g.marks {

@@ -14,12 +14,12 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-// What is kept for metrics alone decides nothing, so that the explorer of states leaves
-// out the fields that are called metered.
+// What is kept for metrics alone decides nothing, so the explorer of states leaves out
+// the fields named metered.
 
-// metered is the gateway's.
+// metered is what the gateway keeps for metrics.
 type metered struct {
-	doorEventCounts map[string]map[string]uint64 // records of the trail, by door ("" for those of none) and event
+	doorEventCounts map[string]map[string]uint64 // records of the trail, by door ("" for none) and event
 	loads           loads
 	idKey           []byte // of configID
 	idOf            []byte // the text that id is of
@@ -32,13 +32,14 @@ func newMetered() metered {
 	return m
 }
 
-// loads are what came of taking configuration files into use.
+// loads are the results of putting configuration files into use.
 type loads struct {
-	latest time.Time // when one was last taken into use, zero if that was not since the start
-	failed bool      // the latest attempt has
+	latest time.Time // when one was last put into use, zero if not since the start
+	failed bool      // the latest attempt failed
 }
 
-// meteredDoor is one door's. Its times are zero while they are not known.
+// meteredDoor is what is kept about one door. Its times are zero while they are not
+// known.
 type meteredDoor struct {
 	refused                   map[string]uint64 // knocks, by why (control.Refusal)
 	knock, grant, login, dark time.Time         // when there was one last
@@ -47,20 +48,20 @@ type meteredDoor struct {
 
 func newMeteredDoor() meteredDoor { return meteredDoor{refused: make(map[string]uint64)} }
 
-// meteredStarts is a service's.
+// meteredStarts is what is kept about a service.
 type meteredStarts struct {
 	failed   string // why it is down although it should run, "" when it is not, or may be
 	failures uint64 // starts that failed
 }
 
-// meteredCommits is the writer's.
+// meteredCommits is what is kept about the writer.
 type meteredCommits struct {
 	took     control.Spans
-	failures uint64 // commits that the disk did not take
-	lost     uint64 // records that are missing in the trail
+	failures uint64 // commits that failed
+	lost     uint64 // records that are missing from the trail
 }
 
-// meter keeps when what a record tells of last happened.
+// meter notes when the event of a record last happened.
 func (d *guarded) meter(r audit.Record) {
 	switch r.Event {
 	case audit.EventGranted:
@@ -83,8 +84,8 @@ func (c *controller) metricState() string {
 	return control.ServiceUnknown
 }
 
-// loading has what comes of an attempt noted. One that is in use went well, although
-// the disk may not know of it.
+// loading notes the result of an attempt. A configuration that is in use counts as a
+// success, even if it is not on disk.
 func (g *Gateway) loading(done func(control.Reply, error)) func(control.Reply, error) {
 	before := g.config
 	return func(reply control.Reply, err error) {
@@ -96,7 +97,7 @@ func (g *Gateway) loading(done func(control.Reply, error)) func(control.Reply, e
 	}
 }
 
-// readMetrics is a door in numbers that are kept anyway.
+// readMetrics returns a door's numbers, which are kept anyway.
 func (d *guarded) readMetrics() control.DoorMetrics {
 	v := control.DoorMetrics{
 		Name: d.name(), State: d.door.Saved().State.String(), Grants: d.door.Granted(), Penalties: d.door.Penalised(),
@@ -113,8 +114,7 @@ func (d *guarded) readMetrics() control.DoorMetrics {
 	return v
 }
 
-// configID is another one for another configuration in use, and for another run of
-// the daemon (control.ConfigVitals).
+// configID is different for each configuration in use, and for each run of the daemon.
 func (g *Gateway) configID() string {
 	text := g.applied.Confirmed
 	if g.applied.Pending != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/doorward/doorward/internal/presence"
 )
 
-// ReadMetrics returns how things stand, in numbers (control.Meter). What they cost
-// grows with the number of doors alone.
+// ReadMetrics returns the current state in numbers (control.MetricSource). Its cost grows
+// with the number of doors alone.
 func (g *Gateway) ReadMetrics() control.GatewayMetrics {
 	s, ok := readSnapshot(g, &g.metricsCache)
 	if !ok {
@@ -44,8 +44,7 @@ func hearsDatagrams(doors []config.Door) bool {
 	})
 }
 
-// metricsNow is how things stand in numbers that are kept anyway: no list is gone
-// through for them.
+// metricsNow returns the current state in numbers that are kept anyway: it walks no list.
 func (g *Gateway) metricsNow(time.Time) control.GatewayMetrics {
 	v := control.GatewayMetrics{
 		Version: g.opts.Version, Warnings: len(g.allWarnings()), Problems: g.problems(), Pending: g.applied.Pending != nil,
@@ -63,14 +62,14 @@ func (g *Gateway) metricsNow(time.Time) control.GatewayMetrics {
 	return v
 }
 
-// How old a measurement may be of which nobody looks at the sessions, and one of which
-// somebody does.
+// How old a measurement may be: for those who do not look at the sessions, and for those
+// who do.
 const (
 	measureEvery = time.Second
 	measureSoon  = 100 * time.Millisecond
 )
 
-// measurement is what only the kernel knows. It is read by who asks, beside the loop,
+// measurement is what only the kernel knows. It is read by the caller, outside the loop,
 // and once for all who ask at the same time.
 type measurement struct {
 	mu      sync.Mutex // held while it is read
@@ -78,16 +77,16 @@ type measurement struct {
 	problem string // why packets cannot be read, "" when they can
 }
 
-// reading is what was read. It is not changed any more.
+// reading is what was read. It is not changed afterwards.
 type reading struct {
-	at       time.Time // when it was begun, zero before the first
+	at       time.Time // when the reading began, zero before the first
 	doors    []config.Door
 	refused  map[string]uint64            // packets, by door
 	sessions map[string]int               // how many are in, by door
 	live     map[string][]control.Session // who is in, the latest, by door
 }
 
-// measure returns refused packets and who is in, of doors, no older than age.
+// measure returns refused packets and who is in, by door, no older than age.
 func (g *Gateway) measure(doors []config.Door, age time.Duration) reading {
 	asked := g.world.Now()
 	m := &g.measured
@@ -119,7 +118,7 @@ func (g *Gateway) measure(doors []config.Door, age time.Duration) reading {
 	return r
 }
 
-// soon has an event be a turn's, and waits for it, unless the gateway ends first.
+// soon runs an event in a turn, and waits for it, unless the gateway ends first.
 func (g *Gateway) soon(e event) {
 	await(context.Background(), g, func(now time.Time, answer func(struct{}, error)) {
 		e(now)

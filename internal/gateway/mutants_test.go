@@ -22,9 +22,9 @@ import (
 var elsewhere = map[string]string{
 	"internal/sandbox":   "^(TestArguments|TestNoArguments.*|TestFiles.*|TestNotes.*|TestCache.*)$",
 	"internal/launcher":  "^TestNothingIsRun",
-	"internal/daemon":    "^Test(Walls|Vigil|Shelf)",
+	"internal/daemon":    "^Test(Policy|FileWatchEndsTheDaemon|WatchedFiles|FDStore)",
 	"internal/datagrams": "^Test(AFlood|WhoIs|Answers|Set$)",
-	"internal/listen":    "^Test(Inherit|StrangeSockets|NobodyElse|OneShot|Parting)",
+	"internal/listen":    "^Test(Inherit|StrangeSockets|NobodyElse|OneShot|Closing)",
 	"internal/audit":     ".",
 	"internal/store":     "^Test(RefusalsPushOut|OthersHave|EveryByte|ACommitThat|PowerCut|ATrailThat|ALogThat|TheChain|ReadersSee)",
 	"internal/presence":  "^Test(Auto|Journal|Outliers|Zone|RealLines|RealPrograms|Forged|Unknown|Logins|WhoIsIn|CutStamp|AStampIn|Entries)",

@@ -13,24 +13,23 @@ import (
 	"github.com/doorward/doorward/internal/door"
 )
 
-// replier is told what an order came to, once.
+// replier is called once with the result of an order.
 type replier func(control.Reply, error)
 
-// Do carries out an operator's order (control.Backend) and returns when it has
-// taken effect: the fence is changed, the store has it. A disk that is slow is not
-// waited for: the error says that it is done, and that a restart would forget it.
+// Do carries out an operator's order (control.Backend) and returns when it has taken
+// effect: the fence is changed, the store has it. It does not wait for a slow disk: the
+// error then says that the order is done, and that a restart would forget it.
 func (g *Gateway) Do(ctx context.Context, by control.Caller, order any) (control.Reply, error) {
 	return await(ctx, g, func(now time.Time, answer func(control.Reply, error)) { g.order(ctx, now, by, order, answer) })
 }
 
-// Reload takes the configuration file into use at once, as SIGHUP asks.
+// Reload puts the configuration file into use at once, as SIGHUP asks.
 func (g *Gateway) Reload(ctx context.Context) (control.Reply, error) {
 	return g.Do(ctx, control.Caller{Name: bySignal}, control.ApplyRequest{Action: "apply"})
 }
 
-// order carries out an order and has done called when it has taken effect, or with
-// an error at once when it is refused. Who waits for more than that, waits until ctx
-// ends.
+// order carries out an order and calls done when it has taken effect, or at once with an
+// error if it is refused. Waiting for more than that ends with ctx.
 func (g *Gateway) order(ctx context.Context, now time.Time, by control.Caller, order any, done replier) {
 	g.callers.now = by
 	defer func() { g.callers.now = control.Caller{} }()
@@ -38,7 +37,7 @@ func (g *Gateway) order(ctx context.Context, now time.Time, by control.Caller, o
 	case control.ApplyRequest:
 		before, back := g.applying, g.rollingBack
 		g.orderApply(now, by.Name, o, done)
-		if g.applying != before || g.rollingBack != back { // it is taken on
+		if g.applying != before || g.rollingBack != back { // the order was taken on
 			g.callers.wait("", noSource, by)
 		}
 	case control.Open:
@@ -53,7 +52,7 @@ func (g *Gateway) order(ctx context.Context, now time.Time, by control.Caller, o
 	}
 }
 
-// answer has an order answered: with an error at once, since it has changed nothing.
+// answer answers an order: at once with an error, since it has changed nothing.
 func (g *Gateway) answer(reply control.Reply, err error, done func(control.Reply, error)) {
 	if err != nil {
 		done(control.Reply{}, err)
@@ -71,7 +70,7 @@ func unknown(order any) error {
 	return &control.Error{Code: control.CodeUsage, Message: fmt.Sprintf("order %T %v is not known", order, order)}
 }
 
-// arm has doors listen again, or forgets what one source is penalised for.
+// arm makes doors listen again, or forgets the penalties of one source.
 func (g *Gateway) arm(now time.Time, by string, o control.Arm) (control.Reply, error) {
 	doors, reply := g.doors, control.Reply{}
 	if o.Door != "" {
@@ -115,14 +114,14 @@ func (d *guarded) mute() bool {
 	return slices.ContainsFunc(d.knocks, func(k heardKnock) bool { return d.door.Mute(k.conf.Name) })
 }
 
-// armAll arms a door, and says whether there was something to forget or to end.
+// armAll arms a door, and says whether there was anything to forget or to end.
 func (d *guarded) armAll(now time.Time, by string) (changed bool) {
 	changed = d.door.KeptPenalties() > 0 || d.door.Saved().State == door.Failsafe
 	d.apply(d.door.Arm(now, by))
 	return changed
 }
 
-// armedMessage says what arming came to.
+// armedMessage says what arming did.
 func armedMessage(o control.Arm, names []string, changed bool) string {
 	at := "door " + strings.Join(names, ", ")
 	if o.Door == "" {
@@ -139,7 +138,7 @@ func armedMessage(o control.Arm, names []string, changed bool) string {
 	return fmt.Sprintf("%s has no penalty at %s", door.SourceString(o.Source), at)
 }
 
-// named finds a door, or says which there are.
+// named finds a door, or returns an error that names those there are.
 func (g *Gateway) named(name string) (*guarded, error) {
 	if d := g.door(name); d != nil {
 		return d, nil
@@ -153,7 +152,7 @@ func (g *Gateway) named(name string) (*guarded, error) {
 		Message: fmt.Sprintf("there is no door %q: the doors are %s", name, strings.Join(names, ", ")), Hint: "doorward status"}
 }
 
-// state is how the door stands, as status has it.
+// state returns the state of the door, as status shows it.
 func (d *guarded) state() string { return d.door.Saved().State.String() }
 
 // duration reads a duration that was checked; the empty string is unset.

@@ -33,8 +33,8 @@ func (g *Gateway) close(now time.Time, by control.Caller, o control.Close, done 
 	}
 }
 
-// closeWithin ends the grants of a network and of what lies in it. Where there are
-// very many, that is done in parts, the next when the disk has taken the last.
+// closeWithin ends the grants of a network and of everything within it. Where there are
+// very many, that is done in parts, the next when the last is on disk.
 func (g *Gateway) closeWithin(now time.Time, by control.Caller, d *guarded, network netip.Prefix, from, before int, done replier) {
 	if g.door(d.name()) != d {
 		done(control.Reply{}, &control.Error{Code: control.CodeFailed, Hint: "doorward status",
@@ -84,8 +84,8 @@ func (d *guarded) shut(now time.Time, by control.Caller) control.Reply {
 	return r
 }
 
-// shutOut is the reply to an order that has ended the grants of a source, of which
-// there were so many. What lets it in all the same comes first.
+// shutOut returns the reply to an order that has ended n grants of a source. Whatever
+// still lets the source in comes first.
 func (d *guarded) shutOut(now time.Time, source netip.Prefix, ended int) control.Reply {
 	covered, whole := d.covered(now, source)
 	r := d.reply(source, "")
@@ -141,9 +141,9 @@ func (d *guarded) ended(source netip.Prefix, n int) string {
 	return fmt.Sprintf("%d grants in it have ended", n)
 }
 
-// covered is what lets a source in that has no grant of its own, and whether that is all
-// of it, not a part alone. None of it is asked for where everybody's grant is what
-// ended: who else has one keeps it.
+// covered returns what lets a source in that has no grant of its own, and whether all of
+// it or only a part. Nothing is looked up where everybody's grant has ended: others keep
+// theirs.
 func (d *guarded) covered(now time.Time, source netip.Prefix) (all []control.Cover, whole bool) {
 	if source == door.Any {
 		return nil, false
@@ -161,7 +161,7 @@ func (d *guarded) covered(now time.Time, source netip.Prefix) (all []control.Cov
 	return all, whole
 }
 
-// manyCovers is how many of what lets a source in a message names.
+// manyCovers is how many of the things that let a source in a message names.
 const manyCovers = 3
 
 // coverWords says what lets a source in.

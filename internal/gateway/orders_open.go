@@ -14,20 +14,20 @@ import (
 	"github.com/doorward/doorward/internal/tables"
 )
 
-// waiter is an operator who waits for what an order to open a door comes to. There
-// are as many as there are connections to the control socket, at the most, and those
-// whose client has gone until the next comes.
+// waiter is an operator who waits for the result of an order to open a door. There are at
+// most as many as there are connections to the control socket, plus those whose client
+// has gone, until the next one comes.
 type waiter struct {
 	ctx    context.Context // ends when nobody waits any more
 	source netip.Prefix
 	by     string
 	wait   time.Duration
-	until  time.Time // when it is not waited for any longer
+	until  time.Time // when waiting ends
 	done   replier
 }
 
-// open gives a source a grant, now or when the service runs, and answers then if that
-// is to be waited for.
+// open gives a source a grant, now or when the service runs, and answers only then if the
+// operator wants to wait.
 func (g *Gateway) open(ctx context.Context, now time.Time, by control.Caller, o control.Open, done replier) {
 	d, err := g.named(o.Door)
 	if err != nil {
@@ -56,7 +56,7 @@ func (g *Gateway) open(ctx context.Context, now time.Time, by control.Caller, o 
 	d.apply(effects)
 }
 
-// reply is a reply about a source at the door as it stands.
+// reply returns a reply about a source at the door in its current state.
 func (d *guarded) reply(source netip.Prefix, message string) control.Reply {
 	r := control.Reply{Message: message, Door: d.name(), State: d.state()}
 	if source != noSource {
@@ -65,7 +65,7 @@ func (d *guarded) reply(source netip.Prefix, message string) control.Reply {
 	return r
 }
 
-// whom is a source in a sentence.
+// whom returns a source as it reads in a sentence.
 func whom(source netip.Prefix) string {
 	if source == door.Any {
 		return "everybody"
@@ -73,9 +73,9 @@ func whom(source netip.Prefix) string {
 	return door.SourceString(source)
 }
 
-// settle answers those whose source does not wait for the service any more: by the
-// door's effects it was let in, or is not going to be. why is the reason for that,
-// where the effects have none.
+// settle answers those whose source no longer waits for the service: according to the
+// door's effects it was let in, or will not be. why is the reason, where the effects have
+// none.
 func (d *guarded) settle(effects []door.Effect, why string) {
 	d.waiters = slices.DeleteFunc(d.waiters, func(w *waiter) bool {
 		if len(effects) > 0 && d.door.Waits(w.source, w.by) {
@@ -87,7 +87,7 @@ func (d *guarded) settle(effects []door.Effect, why string) {
 	})
 }
 
-// cameTo is what an order to open came to.
+// cameTo returns the result of an order to open.
 func (d *guarded) cameTo(w *waiter, effects []door.Effect, why string) (control.Reply, error) {
 	who := door.SourceString(w.source)
 	for _, e := range effects {
@@ -95,7 +95,7 @@ func (d *guarded) cameTo(w *waiter, effects []door.Effect, why string) (control.
 		concerned := r.Source == who || r.Source == ""
 		switch {
 		case !ok || !concerned:
-		case r.Event == audit.EventGranted && r.By == w.by: // by the latest of several orders alike
+		case r.Event == audit.EventGranted && r.By == w.by: // by the latest of several identical orders
 			reply := d.reply(w.source, fmt.Sprintf("door %s is open for %s for %s", d.name(), whom(w.source), tables.Short(r.Until.Sub(r.Time))))
 			reply.Changed, reply.Until = true, r.Until
 			return reply, nil
@@ -109,11 +109,11 @@ func (d *guarded) cameTo(w *waiter, effects []door.Effect, why string) (control.
 		Message: fmt.Sprintf("door %s has not opened for %s: %s", d.name(), whom(w.source), why), Hint: d.whereToLook()}
 }
 
-// failures are the events whose reason is why somebody who waits for the service is not
+// failures are the events whose reason says why somebody who waits for the service is not
 // let in.
 var failures = []string{audit.EventError, audit.EventFailsafe, audit.EventRefused, audit.EventExpired}
 
-// whereToLook is what to type next when a door has not opened.
+// whereToLook returns what to type next when a door has not opened.
 func (d *guarded) whereToLook() string {
 	if s := d.conf.Service; s != nil && s.Unit != "" {
 		return fmt.Sprintf("systemctl status %s; journalctl -u %[1]s; doorward log %s", s.Unit, d.name())
@@ -134,7 +134,7 @@ func (d *guarded) giveUp(now time.Time) {
 	})
 }
 
-// givesUp is when giveUp has something to do, false for never.
+// givesUp returns when giveUp has something to do, false for never.
 func (d *guarded) givesUp() (next time.Time, some bool) {
 	for _, w := range d.waiters {
 		if !some || w.until.Before(next) {
@@ -144,5 +144,5 @@ func (d *guarded) givesUp() (next time.Time, some bool) {
 	return next, some
 }
 
-// goes answers those who wait for a door that is no longer guarded.
+// goes answers those who wait for a door that is about to go.
 func (d *guarded) goes() { d.settle(nil, "it is no longer guarded") }

@@ -14,14 +14,14 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// keptEnds is how many configurations that waited to be confirmed are remembered.
+// keptEnds is how many configurations that once waited to be confirmed are remembered.
 const keptEnds = 8
 
-// spelled writes a moment for people.
+// spelled formats a moment for people.
 func spelled(t time.Time) string { return t.Format("2006-01-02 15:04:05 MST") }
 
-// nextID returns an ID that no configuration has had: a store that was lost took those
-// before along, so the clock is in it.
+// nextID returns an ID that no configuration has had. It contains the time, since a store
+// that was lost has lost the earlier IDs, too.
 func (g *Gateway) nextID(now time.Time) uint64 {
 	id := max(1, now.Unix())
 	last := g.applied.ID
@@ -31,13 +31,14 @@ func (g *Gateway) nextID(now time.Time) uint64 {
 	return max(uint64(id), last+1)
 }
 
-// waits says whether the configuration that waits to be confirmed is the one that is
-// meant, 0 for whichever it is.
+// waits says whether the configuration that waits to be confirmed has the given ID, 0 for
+// any.
 func (g *Gateway) waits(id uint64) bool {
 	return g.applied.Pending != nil && (id == 0 || id == g.applied.ID)
 }
 
-// mayReplace says why no other configuration can come into use: one waits.
+// mayReplace says why no other configuration can be put into use: one waits to be
+// confirmed.
 func (g *Gateway) mayReplace(force bool) error {
 	if force || g.applied.Pending == nil {
 		return nil
@@ -48,7 +49,7 @@ func (g *Gateway) mayReplace(force bool) error {
 		Hint: "doorward apply --keep or doorward apply --undo, then try again; doorward apply --force discards it"}
 }
 
-// endsBy are the configurations that waited, with the one that waits when it ends now.
+// endsBy returns the configurations that waited, including the current one as ending now.
 func (g *Gateway) endsBy(now time.Time, how, by string) []store.Ended {
 	if g.applied.Pending == nil {
 		return g.applied.Ended
@@ -57,7 +58,7 @@ func (g *Gateway) endsBy(now time.Time, how, by string) []store.Ended {
 	return all[:min(len(all), keptEnds)]
 }
 
-// replacing is how the one that waits ends by another's being in use.
+// replacing says how the one that waits ends when another is put into use.
 func replacing(was, next store.Applied) string {
 	if next.Pending == nil && bytes.Equal(next.Confirmed, was.Pending) {
 		return control.EndKept
@@ -65,7 +66,7 @@ func replacing(was, next store.Applied) string {
 	return control.EndReplaced
 }
 
-// settled are the configurations that waited, as the API tells them.
+// settled returns the configurations that waited, as the API shows them.
 func (g *Gateway) settled() (latest *control.Settled, all []control.Settled) {
 	all = []control.Settled{}
 	for _, e := range g.applied.Ended {
@@ -77,8 +78,8 @@ func (g *Gateway) settled() (latest *control.Settled, all []control.Settled) {
 	return latest, all
 }
 
-// endedAlready answers an order about a configuration that does not wait: it is well
-// if it ended as ordered.
+// endedAlready answers an order about a configuration that does not wait: it succeeds if
+// it ended as ordered.
 func (g *Gateway) endedAlready(o control.ApplyRequest) (control.Reply, error) {
 	latest, all := g.settled()
 	refuse := func(format string, args ...any) (control.Reply, error) {
@@ -109,8 +110,8 @@ func (g *Gateway) endedAlready(o control.ApplyRequest) (control.Reply, error) {
 	return refuse("no configuration %d is waiting, and none that did is known", o.ID)
 }
 
-// keep confirms the configuration that waits. It is told to be kept when that is on
-// disk; if it was rolled back until then, it is not.
+// keep confirms the configuration that waits. The reply says so when that is on disk; if
+// it was rolled back by then, it is not kept.
 func (g *Gateway) keep(now time.Time, by string, done func(control.Reply, error)) {
 	a := &applying{by: by, done: done}
 	g.applying = a
@@ -136,9 +137,9 @@ func (g *Gateway) keep(now time.Time, by string, done func(control.Reply, error)
 	})
 }
 
-// undo goes back to the configuration before the one that waits, and has then
-// called. A port of a knock that was taken meanwhile is no reason to stay: the listener
-// tries it again.
+// undo goes back to the configuration before the one that waits, and then calls then. A
+// port of a knock that is in use meanwhile is no reason not to: the listener tries it
+// again.
 func (g *Gateway) undo(now time.Time, by, how string, then func(time.Time, control.Reply, error)) {
 	if g.fallback.config == nil {
 		then(now, control.Reply{}, fmt.Errorf("the previous configuration cannot be read: %w", g.fallback.problem))
@@ -162,7 +163,7 @@ func (g *Gateway) undo(now time.Time, by, how string, then func(time.Time, contr
 		g.saveApplied(g.applied)
 		g.forgetMarks()
 		g.warnings = append(g.warnings, fmt.Sprintf("%s was rolled back (%s) and is not in use", g.opts.Path, why))
-		if err := g.confine(g.config); err != nil { // since a restart while it waited
+		if err := g.confine(g.config); err != nil { // there was a restart while it waited
 			g.warnings = append(g.warnings, "the previous configuration cannot be served in full until the file contains it again "+
 				"and the daemon is restarted: "+err.Error())
 		}
@@ -170,14 +171,14 @@ func (g *Gateway) undo(now time.Time, by, how string, then func(time.Time, contr
 	})
 }
 
-// forgetPending rolls the record of a configuration back that nobody kept.
+// forgetPending rolls back the record of a configuration that nobody kept.
 func (g *Gateway) forgetPending(now time.Time, how, by string) {
 	g.applied = store.Applied{Confirmed: g.applied.Confirmed, Rejected: g.applied.Pending, Ended: g.endsBy(now, how, by)}
 }
 
-// lapses is when a configuration that nobody keeps is rolled back, zero for never: there
-// may be none that could come back. What is under way at the fence ends first: it may be
-// what takes its place.
+// lapses returns when a configuration that nobody keeps is rolled back, zero for never:
+// there may be none that could come back. Work that is under way at the fence ends first:
+// it may be putting another in its place.
 func (g *Gateway) lapses() time.Time {
 	if g.applied.Pending == nil || g.fallback.config == nil || g.rollingBack || g.fencing.busy {
 		return time.Time{}
@@ -198,7 +199,7 @@ func (g *Gateway) checkApplied(now time.Time) {
 	})
 }
 
-// inUse is the configuration in use.
+// inUse returns the configuration in use.
 func (g *Gateway) inUse() checked {
 	text := g.applied.Confirmed
 	if g.applied.Pending != nil {
@@ -213,7 +214,7 @@ func (g *Gateway) recordConfig(now time.Time, by, reason string, before, after c
 		Config: &audit.Config{Before: before.hash, After: after.hash, Changed: after.keysSince(before), Salt: rand.Text()}}))
 }
 
-// compareWith notes the keys that differ from those of others.
+// compareWith notes the keys that differ from those of other configurations.
 func (c *checked) compareWith(others ...checked) {
 	c.differs = make(map[string][]string)
 	for _, o := range others {
@@ -223,7 +224,7 @@ func (c *checked) compareWith(others ...checked) {
 	}
 }
 
-// keysSince are the keys that differ from those of another one; never nil.
+// keysSince returns the keys that differ from those of another one; never nil.
 func (c *checked) keysSince(o checked) []string {
 	if c.hash == o.hash {
 		return []string{}
@@ -234,7 +235,7 @@ func (c *checked) keysSince(o checked) []string {
 	return changedKeys(o.text, c.text)
 }
 
-// maxKeys and maxDoors bound what one record tells of.
+// maxKeys and maxDoors limit what one record lists.
 const (
 	maxKeys  = 100
 	maxDoors = 500

@@ -9,21 +9,21 @@ import (
 	"github.com/doorward/doorward/internal/service"
 )
 
-// permission is whether the daemon may start and stop a door's service. It is asked
-// before a visitor depends on it: at the start, and again until the answer is yes,
-// so that a rule for polkit shows when it is installed and not at the next knock.
+// permission is whether the daemon may start and stop a door's service. It is asked for
+// before a visitor depends on it: at the start, and again until the answer is yes, so
+// that a new polkit rule takes effect when it is installed and not at the next knock.
 type permission struct {
 	asking  bool
 	given   bool
-	refused string // the latest answer when it was no, for people
+	refused string // the latest answer if it was no, for people
 }
 
-// allower is a service that may be refused to the daemon; *service.Unit is one.
+// allower is a service that the daemon may be forbidden to control; *service.Unit is one.
 type allower interface {
 	Allowed(ctx context.Context) error
 }
 
-// namer is a service that others may call by another name; *service.Unit is one.
+// namer is a service that may have other names; *service.Unit is one.
 type namer interface {
 	Names() service.Names
 }
@@ -36,9 +36,9 @@ func ownName(s Service) string {
 	return s.String()
 }
 
-// askPermission asks, unless leave is given already or asked for just now. While
-// nobody answers (D-Bus comes up after the daemon) nothing is said: the watch over
-// the service says that.
+// askPermission asks, unless permission is already given or being asked for. While nobody
+// answers (D-Bus comes up after the daemon) it reports nothing: the watch on the service
+// does.
 func (c *controller) askPermission() {
 	svc, ok := c.svc.(allower)
 	if !ok || c.permission.asking || c.permission.given {
@@ -59,7 +59,7 @@ func (c *controller) askPermission() {
 	})
 }
 
-// answered takes in whether an order, or the question for it, was refused.
+// answered notes whether an order, or the question whether it is allowed, was refused.
 func (c *controller) answered(err error) {
 	switch {
 	case errors.Is(err, service.ErrNotAllowed):
@@ -72,19 +72,19 @@ func (c *controller) answered(err error) {
 	}
 }
 
-// ordered takes in how an order ended. One that went well is no leave for the
-// other: a service that runs already is started without asking anybody.
+// ordered notes how an order ended. The success of one does not mean permission for the
+// other: a start of a service that runs already asks nobody.
 func (c *controller) ordered(err error) {
 	if err != nil {
 		c.answered(err)
 	}
 }
 
-// serviceWarnings are about services that the daemon may not touch, and about
-// those that two doors would start and stop under each other's visitors: the
-// configuration refuses that by one name (config), and cannot know the others.
+// serviceWarnings warns about services that the daemon may not control, and about those
+// that two doors would start and stop under each other's visitors: config refuses that
+// for a single name, and cannot know aliases.
 func (g *Gateway) serviceWarnings() (all []string) {
-	users := make(map[string]string) // door that has a unit, by the unit's own name
+	users := make(map[string]string) // the door that has a unit, by the unit's canonical name
 	for _, d := range g.doors {
 		if d.service == nil {
 			continue

@@ -66,7 +66,7 @@ func (r *running) warnings() []string {
 
 // A daemon without leave to start its service says so before anybody knocks, for
 // as long as it is so, and not for a service that nobody can be asked about yet.
-func TestLeaveIsAskedForBeforeAKnock(t *testing.T) {
+func TestPermissionIsAskedForBeforeAKnock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, p := newMachine(), &police{answer: errors.New("no D-Bus yet")}
 		r := policed(t, m, sshDoor, p, nil)

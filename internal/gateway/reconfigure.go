@@ -8,8 +8,8 @@ import (
 	"github.com/doorward/doorward/internal/config"
 )
 
-// reconfigure gives a door that stays its new configuration. It says what becomes
-// of a service that it no longer has, which stays as it is.
+// reconfigure gives a door that stays its new configuration. It returns what an operator
+// should know about a service that the door no longer has, which is left as it is.
 func (d *guarded) reconfigure(now time.Time, c config.Door) (left string) {
 	old, before := d.conf, d.service
 	d.conf = c
@@ -33,8 +33,8 @@ func (d *guarded) reconfigure(now time.Time, c config.Door) (left string) {
 	return ""
 }
 
-// serviceLeft says what becomes of the service before, nil for none: unlike one
-// that is stopped while another is behind the door, it is the operator's from now on.
+// serviceLeft says what becomes of the previous service, nil for none: it is the
+// operator's from now on, unlike one that is stopped while another is behind the door.
 func (d *guarded) serviceLeft(before *controller) string {
 	switch {
 	case before == nil:
@@ -46,8 +46,7 @@ func (d *guarded) serviceLeft(before *controller) string {
 	return ""
 }
 
-// sameLook says whether presence is looked for alike at two configurations of a
-// door.
+// sameLook says whether two configurations of a door look for presence in the same way.
 func sameLook(a, b config.Door) bool {
 	return slices.Equal(a.Ports, b.Ports) && a.Presence.Connections == b.Presence.Connections &&
 		a.Presence.Logins == b.Presence.Logins && slices.Equal(a.Presence.Files, b.Presence.Files)
@@ -63,8 +62,8 @@ func sameService(a, b config.Door) bool {
 		slices.Equal(a.Service.Stop, b.Service.Stop) && slices.Equal(a.Service.Status, b.Service.Status)
 }
 
-// leave ends what runs for a door that the configuration no longer has. Its service
-// stays as it is, which the operator is told.
+// leave stops the work for a door that the configuration no longer has. Its service is
+// left as it is, and the operator is told so.
 func (d *guarded) leave() string {
 	d.cancel()
 	d.goes()

@@ -9,12 +9,12 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// restoreGrants brings back who grants were given to, as the store has it, at doors
-// that are open. The kernel's grants, which are the truth, are compared with that
-// beside the turns: those that it has lost meanwhile have ended, and one stands that
-// was given in the moment before a crash, without a word in the store: the visitor
-// was let in. Nobody is let in at a door that is not open, so what a crash left
-// standing there goes. What is said to be over ends with the first turns.
+// restoreGrants brings back who grants were given to, as the store has it, at doors that
+// are open. The kernel's grants, which are the truth, are compared with these in the
+// background: those that it has lost meanwhile have ended, and one that was given in the
+// moment before a crash, and is not in the store, stands: the visitor was let in. Nobody
+// is let in at a door that is not open, so grants that a crash left there are removed.
+// Grants that are over by now end in the first turns.
 func (g *Gateway) restoreGrants(now time.Time, claims iter.Seq[store.Grant]) error {
 	g.neverCompared = true
 	for _, d := range g.doors {
@@ -41,8 +41,8 @@ func (g *Gateway) restoreGrants(now time.Time, claims iter.Seq[store.Grant]) err
 	return g.compareEverybodys(now)
 }
 
-// compareEverybodys compares the grants to everybody at once, with two questions a
-// door: presence would draw out one that has ended.
+// compareEverybodys compares the grants to everybody right away, with two queries a door:
+// presence would extend one that has ended.
 func (g *Gateway) compareEverybodys(now time.Time) error {
 	var about []grantKey
 	for _, d := range g.doors {
@@ -78,7 +78,7 @@ func (g *Gateway) restorePenalties(now time.Time, penalties []store.Penalty) {
 		}
 		d.door.RestorePenalty(now, door.Penalty{Name: p.Knock, Source: p.Source, Until: now.Add(left), For: p.For, Times: p.Times,
 			Reason: p.Reason})
-		back := p.Until.Sub(now.Round(0)) > left // the clock was set back; the next start is not to begin it anew
+		back := p.Until.Sub(now.Round(0)) > left // the clock was set back; the next start must not begin the penalty anew
 		if over := left <= 0 && p.For > 0; back || over {
 			p.Until = now.Add(left)
 			if over {

@@ -23,46 +23,46 @@ const (
 	// maxSessions is how many of them are remembered, those who were met first. Where a door is
 	// open to everybody, strangers can forge as many flows over UDP as the kernel tracks.
 	maxSessions = 1 << 14
-	// attributedPerTurn is of how many sessions a turn says what has let them in.
+	// attributedPerTurn is for how many sessions a turn finds what has let them in.
 	attributedPerTurn = 256
-	// maxUncertainty is how long nobody may have looked for it to be known since when somebody
-	// is in whom the next look meets.
+	// maxUncertainty is the longest time between two checks after which it still counts as
+	// known since when somebody is in who is found by the second.
 	maxUncertainty = 2 * time.Minute
 )
 
-// sessionTable is who is in by each door, since when, by whose leave and by what name. The
-// kernel tells who is in, by lists that are read beside the loop, when a door looks for
-// presence and when somebody asks; the loop tells what has let those in who are new; and
-// sshd's log, what they are called. Each session that is remembered takes some three
-// hundred bytes here for as long as it has a socket, or a flow, of the kernel's.
+// sessionTable holds who is in through each door, since when, who let them in and under
+// what name. Who is in comes from the kernel's lists, which are read outside the loop,
+// when a door checks for presence and when somebody asks; the loop finds what has let
+// newcomers in; and their names come from sshd's log. Each session takes about three
+// hundred bytes here for as long as the kernel has a socket, or a flow, for it.
 //
-// Two locks keep the loop from waiting while long lists are gone through: lists is
-// taken before mu, and never by the loop; mu is held for moments.
+// Two locks keep the loop from waiting while long lists are processed: lists is taken
+// before mu, and never by the loop; mu is held briefly.
 type sessionTable struct {
 	lists sync.Mutex
 	mu    sync.Mutex
 	doors map[string]*doorSessions // guarded by mu
 }
 
-// doorSessions is that of one door.
+// doorSessions holds the sessions of one door.
 type doorSessions struct {
 	// Guarded by lists.
-	asked time.Time    // when the latest list that is taken in was asked for, zero for none
+	asked time.Time    // when the latest processed list was asked for, zero for none
 	ports []port.Range // of which it was
 	in    map[presence.Connection]*session
 
 	// Guarded by mu.
-	opened time.Time // when the door opened, before which nobody comes in but by always
+	opened time.Time // when the door opened; before that only `always` lets anybody in
 	logins logins
 }
 
 // session is one connection or flow.
 type session struct {
 	presence.Connection           // never changes, but for Socket, which lists guards
-	from                time.Time // when it was not there yet
+	from                time.Time // the last time when it was known not to be there
 
 	// Guarded by mu.
-	since time.Time // when it was met first, zero where that says nothing
+	since time.Time // when it was first seen, zero where that means nothing
 	user  string
 	grant *audit.Grant
 }
@@ -80,7 +80,7 @@ func (t *sessionTable) of(name string) *doorSessions {
 	return t.doors[name]
 }
 
-// keepOnly forgets doors that are not among these.
+// keepOnly forgets all doors but these.
 func (t *sessionTable) keepOnly(doors []config.Door) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -91,7 +91,7 @@ func (t *sessionTable) keepOnly(doors []config.Door) {
 	}
 }
 
-// sessionList is who is in by a door's ports, as the kernel said when it was asked.
+// sessionList is who is in through a door's ports, as the kernel reported it.
 type sessionList struct {
 	door            string
 	ports           []port.Range
@@ -99,9 +99,9 @@ type sessionList struct {
 	in              []presence.Connection
 }
 
-// update takes in who is in, and returns those who are new since another list: what has
-// let them in is to be found. Moved says that somebody has come or gone. Of two lists
-// that overlapped the one asked for later counts.
+// update processes a list of who is in, and returns those who are new since an earlier
+// list, for whom it must be found what let them in. Moved says that somebody has come or
+// gone. Of two overlapping lists the one asked for later counts.
 func (t *sessionTable) update(l sessionList) (news []*session, moved bool) {
 	t.lists.Lock()
 	defer t.lists.Unlock()
@@ -118,7 +118,7 @@ func (t *sessionTable) update(l sessionList) (news []*session, moved bool) {
 			others = append(others, c)
 			continue
 		}
-		if c.Socket != 0 { // else it is this one's, or another's that nobody has taken yet
+		if c.Socket != 0 { // else it is this one's, or one that no program has accepted yet
 			s.Socket = c.Socket
 		}
 		of.in[connectionKey(c)] = s
@@ -137,14 +137,14 @@ func (t *sessionTable) update(l sessionList) (news []*session, moved bool) {
 	return news, moved || len(before) != len(of.in)
 }
 
-// connectionKey is what tells a connection from others at the same time.
+// connectionKey distinguishes connections that exist at the same time.
 func connectionKey(c presence.Connection) presence.Connection {
 	c.Socket = 0
 	return c
 }
 
-// metSince is since when somebody is in who is met now, and was not when a list was asked
-// for last; zero where that is too long ago.
+// metSince returns since when somebody is in who is seen now, and was not in the list
+// before; zero where that list is too old.
 func (t *sessionTable) metSince(of *doorSessions, now time.Time) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -154,7 +154,7 @@ func (t *sessionTable) metSince(of *doorSessions, now time.Time) time.Time {
 	return now
 }
 
-// doorOpened takes in that a door has opened.
+// doorOpened notes that a door has opened.
 func (t *sessionTable) doorOpened(name string, now time.Time) {
 	of := t.of(name)
 	t.mu.Lock()
@@ -162,14 +162,14 @@ func (t *sessionTable) doorOpened(name string, now time.Time) {
 	of.opened = now
 }
 
-// name gives a session that is met a name, if that is known already.
+// name gives a session that is first seen a name, if that is known already.
 func (t *sessionTable) name(of *doorSessions, s *session, from netip.AddrPort) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	of.logins.name(s, from)
 }
 
-// live lists the latest of those who are in by a door.
+// live lists the latest of those who are in through a door.
 func (t *sessionTable) live(name string) []control.Session {
 	t.lists.Lock()
 	defer t.lists.Unlock()
@@ -185,7 +185,8 @@ func (t *sessionTable) live(name string) []control.Session {
 	return latest
 }
 
-// sessionStart is a session and when it was met, zero for before the daemon.
+// sessionStart is a session and when it was first seen, zero for before the daemon's
+// start.
 type sessionStart struct {
 	at time.Time
 	of *session
@@ -201,7 +202,7 @@ func (t *sessionTable) sessionStarts(of *doorSessions) []sessionStart {
 	return all
 }
 
-// describe is a session as status tells it.
+// describe returns a session as status shows it.
 func (t *sessionTable) describe(s *session) control.Session {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -211,19 +212,19 @@ func (t *sessionTable) describe(s *session) control.Session {
 	}
 }
 
-// portOf is the door's port that a connection came to: "22/tcp".
+// portOf returns the door's port that a connection came to: "22/tcp".
 func portOf(c presence.Connection) string {
 	return port.Port{Proto: c.Proto, Number: c.Local.Port()}.String()
 }
 
-// newSessions are those who are new by some doors.
+// newSessions are the newcomers through some doors.
 type newSessions struct {
 	byDoor  map[string][]*session
 	changed bool // somebody has come or gone
 }
 
-// readSessions asks who is in by doors, beside the loop, and counts them. What is odd, the
-// looks for presence say.
+// readSessions asks who is in through doors, outside the loop, and counts them. Oddities
+// are reported by the checks for presence.
 func (g *Gateway) readSessions(doors []config.Door) (sessions map[string]int, news newSessions, err error) {
 	var ports [][]port.Range
 	for _, d := range doors {
@@ -243,7 +244,7 @@ func (g *Gateway) readSessions(doors []config.Door) (sessions map[string]int, ne
 	return sessions, news, err
 }
 
-// refreshSessions has those who are in by doors be met, before others come in.
+// refreshSessions notes who is in through doors, before others come in.
 func (g *Gateway) refreshSessions(doors []config.Door) {
 	g.beside(func() {
 		if _, news, _ := g.readSessions(doors); news.changed {
@@ -262,7 +263,7 @@ func (g *Gateway) takeNewSessions(now time.Time, news newSessions) {
 	}
 }
 
-// attributeSessions finds what has let in those who are new by a door, of some at once.
+// attributeSessions finds what has let newcomers in, for a limited number at once.
 func (g *Gateway) attributeSessions(now time.Time, d *guarded, news []*session) {
 	g.sessionTable.mu.Lock()
 	defer g.sessionTable.mu.Unlock()
@@ -272,7 +273,7 @@ func (g *Gateway) attributeSessions(now time.Time, d *guarded, news []*session) 
 			s.grant = d.letIn(now, s.from, s.Remote.Addr())
 		}
 		if g := s.grant; g != nil && g.By == control.CoverAlways && s.since.Sub(s.from) > maxUncertainty {
-			s.since = time.Time{} // a dark door is open to them
+			s.since = time.Time{} // a dark door is open to them, too
 		}
 	}
 	if rest := news[len(some):]; len(rest) > 0 {
@@ -280,8 +281,8 @@ func (g *Gateway) attributeSessions(now time.Time, d *guarded, news []*session) 
 	}
 }
 
-// letIn is what has let an address in at some moment since then: nil where that is not
-// known.
+// letIn returns what has let an address in at some moment since then: nil where that is
+// not known.
 func (d *guarded) letIn(now, since time.Time, a netip.Addr) *audit.Grant {
 	a = a.Unmap().WithZone("")
 	for _, p := range d.conf.Always {

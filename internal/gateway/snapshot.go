@@ -7,36 +7,36 @@ import (
 	"github.com/doorward/doorward/internal/config"
 )
 
-// snapshotShare is the share of the loop that making snapshots may take: after one,
-// none is made for so many times what it took.
+// snapshotShare is the share of the loop that making snapshots may take: after one, none
+// is made for this many times as long as it took.
 const snapshotShare = 10
 
-// snapshotCache is where the loop pins up how things stand, once for all who wait,
-// however many they are, when the disk has what they tell. The snapshot stays up until
-// something changes, so that who asks in between does not trouble the loop at all. A
-// touch never waits for more than the one snapshot that is being made, and has the loop
-// to itself for ten times as long afterwards.
+// snapshotCache holds the latest snapshot of the state. The loop makes one for all who
+// wait, however many they are, and publishes it when what it shows is on disk. It stays
+// valid until something changes, so that requests in between do not touch the loop at
+// all. A touch never waits for more than the one snapshot that is being made, and the
+// loop makes none for ten times as long afterwards.
 type snapshotCache[T any] struct {
 	made int // snapshots, for tests; belongs to the loop
 
 	mu        sync.Mutex
-	last      *snapshot[T] // is how things stand; nil once something has changed
+	last      *snapshot[T] // the current state; nil once something has changed
 	wanted    *snapshot[T] // by those who asked since the latest turn began
 	making    *snapshot[T] // by those who asked before; it is made at the end of the turn
-	notBefore time.Time    // until then none is made
+	notBefore time.Time    // no snapshot is made until then
 	version   int          // times that something has changed
 }
 
-// snapshot is what a board tells. It is not changed any more when done is closed.
+// snapshot is what a cache holds. It is not changed after done is closed.
 type snapshot[T any] struct {
 	done    chan struct{}
 	of      T
-	doors   []config.Door // that it is about, for what only the kernel knows
-	version int           // the board's stales when it was made
+	doors   []config.Door // the doors in it, for what only the kernel knows
+	version int           // the cache's version when it was made
 }
 
-// ask returns the snapshot of how things stand, when it is done, and whether the
-// loop must be told that somebody waits.
+// ask returns the snapshot of the current state, which may not be done yet, and whether
+// the loop must be told that somebody waits.
 func (b *snapshotCache[T]) ask() (s *snapshot[T], wake bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -50,8 +50,8 @@ func (b *snapshotCache[T]) ask() (s *snapshot[T], wake bool) {
 	return b.wanted, true
 }
 
-// turn begins a turn: what was asked for until now is made at its end, so that
-// what happened before somebody asked is in what they are told.
+// turn begins a turn: a snapshot that was asked for by now is made at its end, so that it
+// includes whatever happened before the request.
 func (b *snapshotCache[T]) turn(now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -60,7 +60,7 @@ func (b *snapshotCache[T]) turn(now time.Time) {
 	}
 }
 
-// invalidate takes the snapshot down: something has changed.
+// invalidate drops the snapshot: something has changed.
 func (b *snapshotCache[T]) invalidate() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -81,7 +81,7 @@ func (b *snapshotCache[T]) make(now func() time.Time, doors []config.Door, tell 
 	return s
 }
 
-// fill writes on a snapshot how things stand.
+// fill writes the current state into a snapshot.
 func (b *snapshotCache[T]) fill(s *snapshot[T], now func() time.Time, tell func(time.Time) T) {
 	begun := now()
 	s.of = tell(begun)
@@ -92,7 +92,7 @@ func (b *snapshotCache[T]) fill(s *snapshot[T], now func() time.Time, tell func(
 	s.version, b.notBefore = b.version, ended.Add(snapshotShare*ended.Sub(begun))
 }
 
-// publish has those who wait read a snapshot, and whoever asks from now on, unless
+// publish hands a snapshot to those who wait, and to whoever asks from now on, unless
 // something has changed since it was made.
 func (b *snapshotCache[T]) publish(s *snapshot[T]) {
 	b.mu.Lock()
@@ -100,17 +100,17 @@ func (b *snapshotCache[T]) publish(s *snapshot[T]) {
 	if s.version == b.version {
 		b.last = s
 	}
-	close(s.done) // now, so that who asks again finds it pinned up
+	close(s.done) // only now, so that whoever asks again finds it published
 }
 
-// dueAt is when a turn is due for those who wait.
+// dueAt returns when a turn is due for those who wait.
 func (b *snapshotCache[T]) dueAt() (time.Time, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.notBefore, b.wanted != nil
 }
 
-// readSnapshot returns the snapshot of how things stand, false if the gateway ends first.
+// readSnapshot returns a snapshot of the current state, false if the gateway ends first.
 func readSnapshot[T any](g *Gateway, b *snapshotCache[T]) (*snapshot[T], bool) {
 	s, wake := b.ask()
 	if wake {
@@ -138,8 +138,8 @@ func (g *Gateway) endTurn(now time.Time) {
 	publishOnDisk(g, now, &g.metricsCache, g.metricsNow)
 }
 
-// publishOnDisk makes the snapshot that somebody waits for and pins it up when the disk has
-// what it tells. For a disk that is slow nobody waits: it says so then.
+// publishOnDisk makes the snapshot that somebody waits for and publishes it when what it
+// shows is on disk. Nobody waits for a slow disk: the snapshot then says so.
 func publishOnDisk[T any](g *Gateway, now time.Time, b *snapshotCache[T], tell func(time.Time) T) {
 	s := b.make(g.world.Now, g.config.Doors, tell)
 	if s == nil {
@@ -156,13 +156,13 @@ func publishOnDisk[T any](g *Gateway, now time.Time, b *snapshotCache[T], tell f
 	waited = true
 }
 
-// invalidateSnapshots takes down what is pinned up.
+// invalidateSnapshots drops the published snapshots.
 func (g *Gateway) invalidateSnapshots() {
 	g.statusCache.invalidate()
 	g.metricsCache.invalidate()
 }
 
-// snapshotDue is when a turn is due for those who ask.
+// snapshotDue returns when a turn is due for those who ask.
 func (g *Gateway) snapshotDue() (time.Time, bool) {
 	s, asked := g.statusCache.dueAt()
 	v, checked := g.metricsCache.dueAt()

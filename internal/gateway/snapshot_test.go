@@ -30,7 +30,7 @@ func asking[T any](n int, ask func() T) (answers func() []T) {
 
 // However many ask how things stand, lists are gone through once. A touch that
 // comes meanwhile is judged in the same turn, before the snapshot is made.
-func TestManyWhoAskCostOneSheet(t *testing.T) {
+func TestManyWhoAskCostOneSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
@@ -65,7 +65,7 @@ func TestManyWhoAskCostOneSheet(t *testing.T) {
 
 // While nothing changes, nobody who asks troubles the loop; what has changed is
 // told at once.
-func TestASheetStaysUpUntilSomethingChanges(t *testing.T) {
+func TestASnapshotStaysUntilSomethingChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine()
 		r := run(t, m, configPath(t), sshDoor)
@@ -82,7 +82,7 @@ func TestASheetStaysUpUntilSomethingChanges(t *testing.T) {
 			r.ReadMetrics()
 		}
 		if r.statusCache.made != made || r.metricsCache.made > vitals+1 {
-			t.Errorf("nothing has changed, and %d sheets were made", r.statusCache.made-made)
+			t.Errorf("nothing has changed, and %d snapshots were made", r.statusCache.made-made)
 		}
 		r.touch(visitor, 59000, 59002)
 		r.wantState("open")
@@ -94,7 +94,7 @@ func TestASheetStaysUpUntilSomethingChanges(t *testing.T) {
 
 // Sheets take at most a share of the loop, however long they take to make and
 // however often they are asked for.
-func TestSheetsTakeAShareOfTheLoop(t *testing.T) {
+func TestSnapshotsTakeAShareOfTheLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const cost, changes = 50 * time.Millisecond, 40
 		m := newMachine()
@@ -107,10 +107,10 @@ func TestSheetsTakeAShareOfTheLoop(t *testing.T) {
 		}
 		took, n := time.Since(begun), r.statusCache.made-made
 		if n != changes || took < (changes-1)*(snapshotShare+1)*cost {
-			t.Errorf("%d sheets of %v each in %v, want %d in at least %v", n, cost, took, changes, (changes-1)*(snapshotShare+1)*cost)
+			t.Errorf("%d snapshots of %v each in %v, want %d in at least %v", n, cost, took, changes, (changes-1)*(snapshotShare+1)*cost)
 		}
 		if took > (changes+1)*(snapshotShare+1)*cost {
-			t.Errorf("%d sheets took %v, which is longer than they must", n, took)
+			t.Errorf("%d snapshots took %v, which is longer than they must", n, took)
 		}
 	})
 }
@@ -169,12 +169,12 @@ func TestAskingAGatewayThatEnds(t *testing.T) {
 		go r.stop()
 		release()
 		for _, s := range answers() {
-			if len(s.Doors) == 0 && (len(s.Warnings) != 1 || s.Warnings[0] != "the daemon ends") {
-				t.Errorf("told %+v, want the doors, or that the daemon ends", s)
+			if len(s.Doors) == 0 && (len(s.Warnings) != 1 || s.Warnings[0] != "the daemon is shutting down") {
+				t.Errorf("told %+v, want the doors, or that the daemon is shutting down", s)
 			}
 		}
-		if s, _ := r.Status(); len(s.Warnings) != 1 || s.Warnings[0] != "the daemon ends" {
-			t.Errorf("afterwards: %+v, want that the daemon ends", s)
+		if s, _ := r.Status(); len(s.Warnings) != 1 || s.Warnings[0] != "the daemon is shutting down" {
+			t.Errorf("afterwards: %+v, want that the daemon is shutting down", s)
 		}
 		r.ReadMetrics()
 	})

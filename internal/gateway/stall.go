@@ -9,30 +9,30 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// Touches are heard late by a process that does not run: one that is stopped, on
-// a machine that is stopped or has far too much to do. A listener that has nothing to
-// accept with hears late, too. That is not the visitors' fault, so that the clock
-// by which their knocks are judged stands still meanwhile. While a machine is
-// suspended the monotonic clock does so by itself (CLOCK_MONOTONIC in
-// clock_gettime(2)). Slow turns are no gap: the listener hears on, and says when.
+// A process that does not run hears touches late: one that is stopped, or on a machine
+// that is stopped or overloaded. A listener that has no descriptors to accept with hears
+// late, too. That is not the visitors' fault, so that the clock by which their knocks are
+// judged stands still meanwhile. While a machine is suspended the monotonic clock does so
+// by itself (CLOCK_MONOTONIC in clock_gettime(2)). Slow turns are not a gap: the listener
+// goes on hearing, and says when.
 //
-// What notices a gap is a timer that beats while somebody is in the middle of a
-// knock, and the gateway itself, should it look before that. Whoever comes first
-// after a gap, no touch is taken in and no knock judged before it is known.
+// A gap is noticed by a timer that ticks while somebody is in the middle of a knock, or
+// by the gateway itself if it looks earlier. Whichever comes first, no touch is processed
+// and no knock judged before the gap is known.
 //
-// A stranger costs four beats a second while their knock is under way, and each
-// batch of touches two locks, however many doors and sources there are. A gap
-// costs two additions for each knock of the configuration.
+// A stranger costs four ticks a second while their knock is under way, and each batch of
+// touches two locks, however many doors and sources there are. A gap costs two additions
+// for each knock of the configuration.
 const (
 	stallCheckEvery = 250 * time.Millisecond
-	stallAfter      = time.Second      // since the beat before; what is shorter is not noticed
-	stallWarnAfter  = 10 * time.Second // what a machine that has much to do does not explain
+	stallAfter      = time.Second      // since the previous tick; shorter stalls are not noticed
+	stallWarnAfter  = 10 * time.Second // more than a busy machine explains
 )
 
 // gap is a while in which nobody could be heard.
 type gap struct{ from, to time.Time }
 
-// stallDetector tells when nobody could be heard. Its zero value never beats.
+// stallDetector finds out when nobody could be heard. Its zero value never ticks.
 type stallDetector struct {
 	now    func() time.Time
 	behind func() bool // the listener cannot hear what came
@@ -45,7 +45,7 @@ type stallDetector struct {
 	waiting int         // batches of touches that wait for the gateway
 }
 
-// start has the stall detector beat when it is needed, until end.
+// start makes the stall detector tick when it is needed, until end.
 func (s *stallDetector) start(now func() time.Time, behind func() bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -61,8 +61,8 @@ func (s *stallDetector) stop() {
 	s.timer = nil
 }
 
-// queued takes in that something was heard. From the first of it on it has to be
-// known whether the process runs, also while they wait for the gateway.
+// queued notes that something was heard. From then on it has to be known whether the
+// process runs, even while the touches wait for the gateway.
 func (s *stallDetector) queued(hs []knock.Heard) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,14 +72,15 @@ func (s *stallDetector) queued(hs []knock.Heard) {
 	}
 }
 
-// dequeued takes in that a batch of what was heard waits no more.
+// dequeued notes that a batch of what was heard no longer waits.
 func (s *stallDetector) dequeued() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.waiting--
 }
 
-// update has the stall detector beat as long as somebody is in the middle of a knock, or may be.
+// update makes the stall detector tick as long as somebody is in the middle of a knock,
+// or may be.
 func (s *stallDetector) update(now time.Time, underway bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,7 +94,7 @@ func (s *stallDetector) update(now time.Time, underway bool) {
 	}
 }
 
-// arm begins to beat; all was well at a moment.
+// arm starts the ticks; all was well at the given moment.
 func (s *stallDetector) arm(well time.Time) {
 	if s.timer == nil {
 		return
@@ -130,8 +131,8 @@ func (s *stallDetector) note(now time.Time) {
 	s.last, s.stalled = now, true
 }
 
-// take returns the gaps until now that were not taken before, in order. It need
-// not wait for a beat: who comes first after a gap notices it.
+// take returns the gaps until now that were not taken before, in order. It does not wait
+// for a tick.
 func (s *stallDetector) take(now time.Time) []gap {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -84,7 +84,7 @@ func TestAGapIsNotTheVisitorsFault(t *testing.T) {
 			l.Hear(l.touched(visitor, 59002))
 			done()
 		}, "open", 0},
-		{"between the ear and the gateway", sshDoor, func(l leaper) {
+		{"between the listener and the gateway", sshDoor, func(l leaper) {
 			first := l.touched(visitor, 59000)
 			l.leap(gone)
 			l.Hear(first)
@@ -113,14 +113,14 @@ func TestAGapIsNotTheVisitorsFault(t *testing.T) {
 			l.leap(gone)
 			l.touch(visitor, 59002)
 		}, "dark", 1},
-		{"the ear alone hears nothing", sshDoor, func(l leaper) {
+		{"the listener alone hears nothing", sshDoor, func(l leaper) {
 			l.touch(visitor, 59000)
 			l.m.do(func() { l.m.behind = true })
 			time.Sleep(gone)
 			l.m.do(func() { l.m.behind = false })
 			l.touch(visitor, 59002)
 		}, "open", 0},
-		{"it is never finished, and the ear hears again", sshDoor, func(l leaper) {
+		{"it is never finished, and the listener hears again", sshDoor, func(l leaper) {
 			l.touch(visitor, 59000)
 			l.m.do(func() { l.m.behind = true })
 			time.Sleep(gone)
@@ -178,7 +178,7 @@ func TestASlowTurnIsNoGap(t *testing.T) {
 }
 
 // A gateway that nobody knocks at is not woken by its stall detector.
-func TestThePulseRestsWhenNobodyKnocks(t *testing.T) {
+func TestStallDetectorRestsWhenNobodyKnocks(t *testing.T) {
 	leaping(t, sshDoor, func(l leaper) {
 		beats := func() bool {
 			l.stalls.mu.Lock()

@@ -10,25 +10,24 @@ import (
 	"github.com/doorward/doorward/internal/door"
 )
 
-// Status returns how things stand and a channel that is closed when they have
-// changed (control.Backend). It is made when it is asked for, once for all who ask,
-// from lists that are bounded however many grants and penalties there are, and
-// at the end of a turn: what it tells is in the kernel and on disk. After the
-// gateway's end it says that, and nothing else.
+// Status returns the current state and a channel that is closed when it has changed
+// (control.Backend). A snapshot is made on request, once for all who ask, from lists that
+// are bounded however many grants and penalties there are, and at the end of a turn: what
+// it shows is in the kernel and on disk. After the gateway's end it shows only that.
 func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 	newer := g.Newer()
-	sheet, ok := readSnapshot(g, &g.statusCache)
+	snap, ok := readSnapshot(g, &g.statusCache)
 	if !ok {
-		const ends = "the daemon ends"
+		const ends = "the daemon is shutting down"
 		return control.Status{Time: g.world.Now(), Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
 			Warnings: []string{ends}, Ended: []control.Settled{}, Doors: []control.Door{}, Events: map[string]uint64{},
 			Problems: []control.Problem{{Code: control.ProblemEnding, Message: ends}}}, newer
 	}
-	sheet.of.count()
-	s := sheet.of.Status
+	snap.of.count()
+	s := snap.of.Status
 	s.Time = g.world.Now() // nothing has changed since it was made
 	g.compareFile(&s)
-	read := g.measure(sheet.doors, measureSoon)
+	read := g.measure(snap.doors, measureSoon)
 	s.Doors = slices.Clone(s.Doors)
 	for i := range s.Doors {
 		d := &s.Doors[i]
@@ -48,20 +47,20 @@ func (g *Gateway) Newer() <-chan struct{} {
 	return g.newer.c
 }
 
-// standing is how things stand as far as the loop knows. What takes longer to put
-// together is, by count, when somebody reads it, once for all.
+// standing is the current state as far as the loop knows. What takes longer to assemble
+// is assembled by count, when somebody reads it, once for all.
 type standing struct {
 	control.Status
 	count func()
 }
 
-// standing is made by the loop; Status adds what only the kernel knows.
+// standing is filled by the loop; Status adds what only the kernel knows.
 func (g *Gateway) standing(now time.Time) standing {
 	s := g.status(now)
 	return standing{s, g.guessesAt(now, s.Doors)}
 }
 
-// status is what the loop itself puts together.
+// status returns what the loop itself assembles.
 func (g *Gateway) status(now time.Time) control.Status {
 	s := control.Status{
 		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
@@ -96,7 +95,7 @@ func (g *Gateway) listed() int {
 	}
 }
 
-// allWarnings is what an operator should act on.
+// allWarnings returns what an operator should act on.
 func (g *Gateway) allWarnings() []string {
 	all := append([]string{}, g.opts.Warnings...) // never nil
 	all = append(all, g.warnings...)
@@ -145,7 +144,7 @@ func (d *guarded) status(now time.Time, most int) control.Door {
 	}
 	for _, c := range v.Grants {
 		if c.Since.After(now) {
-			c.Since = time.Time{} // it is from before the length of a claim was kept
+			c.Since = time.Time{} // it was saved by a version that did not keep this
 		}
 		last := len(s.Grants) - 1
 		source := door.SourceString(c.Source)
@@ -164,7 +163,7 @@ func (d *guarded) status(now time.Time, most int) control.Door {
 	return s
 }
 
-// moment is a pointer to a time, nil for the zero time.
+// moment returns a pointer to a time, nil for the zero time.
 func moment(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil

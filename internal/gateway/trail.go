@@ -15,8 +15,7 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// tell adds what a door has to tell to this turn's commit. Refusals that come in
-// floods are summed up.
+// tell adds a door's record to this turn's commit. Floods of refusals are summed up.
 func (g *Gateway) tell(r audit.Record) {
 	g.changes.recordAll(g.sums.Add(g.world.Now(), g.sign(r)))
 }
@@ -37,7 +36,7 @@ func (g *Gateway) count(r audit.Record) {
 	of[r.Event] += r.Times()
 }
 
-// tellRecord tells others what the audit trail has.
+// tellRecord passes on a record that the audit trail has.
 func (g *Gateway) tellRecord(r audit.Record) {
 	if g.opts.Tell != nil {
 		g.opts.Tell(r)
@@ -46,7 +45,7 @@ func (g *Gateway) tellRecord(r audit.Record) {
 	LogRecord(g.log, r)
 }
 
-// LogRecord tells a record of the audit trail to a log.
+// LogRecord writes a record of the audit trail to a log.
 func LogRecord(log *slog.Logger, r audit.Record) {
 	var args []any
 	for _, a := range []struct{ key, value string }{
@@ -96,11 +95,11 @@ func sourceOf(s string) (netip.Prefix, error) {
 	return netip.ParsePrefix(s)
 }
 
-var errEnds = errors.New("the daemon ends")
+var errEnds = errors.New("the daemon is shutting down")
 
-// everHad returns an error if there is no such door, nor a record of one. Who follows
-// a door's records asks again and again, so the loop is asked once for each that there
-// ever was.
+// everHad returns an error if there is no such door, nor a record of one. A follower of a
+// door's records asks again and again, so the loop is asked only once for each door that
+// ever existed.
 func (g *Gateway) everHad(name string) (err error) {
 	if _, ok := g.pastDoors.Load(name); ok {
 		return nil

@@ -93,7 +93,7 @@ func TestLogWaitsForTheStore(t *testing.T) {
 			synctest.Wait()
 			close(let)
 			err := <-answered
-			if got := fmt.Sprint(err); locked != (got == "the daemon ends") || !locked && err != nil {
+			if got := fmt.Sprint(err); locked != (got == "the daemon is shutting down") || !locked && err != nil {
 				t.Errorf("a store that is locked: %v: got %v", locked, err)
 			}
 			cancel()

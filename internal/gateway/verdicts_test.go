@@ -137,7 +137,7 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 	g.hears(at(20007))
 	g.syncListeners()
 	if len(ear.listening) != len(rules) || ear.sets != 1 {
-		t.Fatalf("the ear listens on %d ports, told %d times; want %d, once", len(ear.listening), ear.sets, len(rules))
+		t.Fatalf("the listener listens on %d ports, told %d times; want %d, once", len(ear.listening), ear.sets, len(rules))
 	}
 	before := asked
 	for range 100 {
@@ -146,7 +146,7 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 		g.syncListeners()
 	}
 	if asked != before || ear.sets != 1 {
-		t.Errorf("200 touches asked for places %d times and set the ear %d times, want never", asked-before, ear.sets-1)
+		t.Errorf("200 touches asked for places %d times and set the listener %d times, want never", asked-before, ear.sets-1)
 	}
 	for i, d := range g.doors {
 		if got := len(d.refusals); (got > 0) != (i == 7) {
@@ -157,7 +157,7 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 	g.doors = g.doors[:1]
 	g.syncListeners()
 	if len(ear.listening) != 1 || ear.listening[0] != 20000 {
-		t.Errorf("with one door left the ear listens on %v", ear.listening)
+		t.Errorf("with one door left the listener listens on %v", ear.listening)
 	}
 	if d, _ := g.knockAt(at(20007)); d != nil {
 		t.Errorf("what is heard on 20007 goes to %s, which is gone", d.name())

@@ -24,47 +24,48 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// World is all that a gateway acts upon and hears of. Linux returns the real
-// one; tests bring a small one of their own.
+// World is all that a gateway acts upon and learns from. Linux returns the real one;
+// tests bring a small one of their own.
 type World struct {
 	Fence Fence
-	// Open opens what survives a restart. It is called once, when the fence
-	// stands. With store.ErrLocked the gateway ends; with any other error it
-	// goes on and keeps nothing.
+	// Open opens what survives a restart. It is called once, when the fence stands. After
+	// store.ErrLocked the gateway ends; after any other error it goes on and keeps
+	// nothing.
 	Open      func() (Store, error)
 	Touches   Listener
 	Datagrams Datagrams
 	// Service returns what runs behind a door that has a service.
 	Service func(config.Door) Service
-	// Look returns a function that looks for a door's presence. It is not called twice
-	// at a time.
+	// Look returns a function that checks for a door's presence. It is not called
+	// concurrently.
 	Look func(config.Door) func(context.Context) Observation
-	// Connections lists who has come in by each door's ports and is there still: whom
-	// Look tells of. With an error that Is presence.ErrFlows it is what sockets tell
-	// alone, with any other nothing. It is called beside the turns, once at a time.
+	// Connections lists who has come in through each door's ports and is still there, as
+	// Look reports them. With an error that Is presence.ErrFlows the list has only what
+	// sockets show, with any other nothing. It is called in the background, one call at a
+	// time.
 	Connections func(ports [][]port.Range) ([][]presence.Connection, error)
 	// FlowsVisible says why the kernel's flows cannot be seen, nil if they can.
 	FlowsVisible func() error
 	// Listening says whether something listens on one of the ports.
 	Listening func(port.Range) bool
-	// Own says whether an address is this machine's own: with an error it may be. It is
-	// called beside the turns.
+	// Own says whether an address is this machine's own; with an error it may be. It is
+	// called in the background.
 	Own func(netip.Addr) (bool, error)
 	// Config reads and checks the configuration file and returns its text too.
 	Config func(path string) (*config.Config, []byte, error)
 	// Text reads the configuration file and does not check it.
 	Text func(path string) ([]byte, error)
-	// Now is the time; time.Now in the real world.
+	// Now returns the time; time.Now in the real world.
 	Now func() time.Time
 }
 
-// Observation is what a look for presence found.
+// Observation is what a check for presence found.
 type Observation struct {
 	door.Seen
-	Odd    []string              // what was odd about it, for people
-	Asked  time.Time             // when In was asked for; zero where it cannot be told
-	In     []presence.Connection // who has come in by the door and is there still
-	Logins []presence.Login      // that were read for the first time and came by the door
+	Odd    []string              // oddities, for people
+	Asked  time.Time             // when In was asked for; zero where that is not known
+	In     []presence.Connection // who has come in through the door and is still there
+	Logins []presence.Login      // logins through the door that were read for the first time
 }
 
 // Fence is the kernel's table; *fence.Fence is one.
@@ -72,10 +73,10 @@ type Fence interface {
 	Stands() (bool, error)
 	Guard(doors []fence.Door) error
 	Change(fence.Changes) error
-	// Grants lists the kernel's grants at some doors, beside the turns.
+	// Grants lists the kernel's grants at some doors, in the background.
 	Grants(doors []string) iter.Seq2[fence.Grant, error]
-	// Ends returns when the kernel's grants end, zero for those that it does not have.
-	// It is called beside the turns, but once at the start.
+	// Ends returns when the kernel's grants end, zero for those that it does not have. It
+	// is called in the background, except once at the start.
 	Ends(grants []fence.Grant) ([]time.Time, error)
 	EndFlows(ends []fence.Grant) error
 	// Used says whether, and how long ago, a completed connection last used a
@@ -95,28 +96,29 @@ type Store interface {
 	SetAside() string
 }
 
-// Listener listens on ports, and holds those that it does not listen on for now; *listen.Ear is one.
+// Listener listens on ports, and holds those that it does not listen on for now;
+// *listen.Listener is one.
 type Listener interface {
 	Set(ports listen.Ports) error
 	Check() (missing []uint16)
-	// Behind says whether touches wait that could not be heard since it was last
-	// asked. It is called beside the turns.
+	// Behind says whether touches wait that could not be heard since it was last asked.
+	// It is called in the background.
 	Behind() bool
 	// Dropped counts the touches that were heard and thrown away since too many waited.
-	// It is called beside the turns.
+	// It is called in the background.
 	Dropped() uint64
 	Close() error
 }
 
 // Datagrams is the listener on UDP ports, and holds those where nothing is to be heard for
-// now, which have no opener; *datagrams.Ear is one.
+// now, which have no opener; *datagrams.Listener is one.
 type Datagrams interface {
 	Set(ports map[uint16]knock.Opener) error
-	// Answer sends a visitor something. It is called beside the turns.
+	// Answer sends a visitor something. It is called in the background.
 	Answer(path knock.Path, payload []byte) error
 	Check() (missing []uint16)
-	Behind() bool // as Ear's
-	// Counts is called beside the turns.
+	Behind() bool // as Listener's
+	// Counts is called in the background.
 	Counts() datagrams.Counts
 	Close() error
 }
@@ -159,12 +161,12 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 	}
 }
 
-// newLook returns the look for presence of one door. What cannot be seen is no
-// presence: the door rather goes dark than stands open on a guess.
+// newLook returns the check for presence of one door. What cannot be seen does not count
+// as presence: the door goes dark rather than stay open on a guess.
 func newLook(c config.Door, watcher *presence.Watcher) func(context.Context) Observation {
 	logins, first := newLogins(c.Presence), true
 	return func(ctx context.Context) (s Observation) {
-		if logins != nil { // first, since what comes after has no part in their time
+		if logins != nil { // first, so that the time of what follows is not counted
 			s.lastLogin(ctx, logins)
 			s.Unread = s.NoData != "" || len(s.Odd) > 0
 		}
@@ -181,7 +183,7 @@ func newLook(c config.Door, watcher *presence.Watcher) func(context.Context) Obs
 		}
 		if logins != nil {
 			fresh, lost := logins.Fresh()
-			if lost > 0 && !first { // before the first look is only what a log happens to have
+			if lost > 0 && !first { // before the first check it is only what a log happens to have
 				s.Odd = append(s.Odd, fmt.Sprintf("%s: more logins appeared at once than can be read: the audit trail may lack some", logins))
 			}
 			first = false
@@ -205,13 +207,12 @@ func (s *Observation) lastLogin(ctx context.Context, logins *presence.Log) {
 	}
 }
 
-// rememberedFor is for how long after its login connection tracking may know of a
-// session that was too short to be met.
+// rememberedFor is for how long after its login connection tracking may know of a session
+// that was too short to be seen.
 const rememberedFor = 10 * time.Minute
 
-// byWayOf returns the logins that came by a door's ports: their sessions are there,
-// or have been, by their addresses and ports, as the kernel knows. Others came to
-// another port of sshd's.
+// byWayOf returns the logins that came through a door's ports: the kernel has, or had, a
+// session with their address and port. Other logins came to another port of sshd's.
 func byWayOf(ports []port.Range, logins []presence.Login, in []presence.Connection, watcher *presence.Watcher) []presence.Login {
 	came := make(map[netip.AddrPort]bool)
 	for _, c := range in {
@@ -224,7 +225,7 @@ func byWayOf(ports []port.Range, logins []presence.Login, in []presence.Connecti
 		}
 	}
 	if len(missed) > 0 {
-		found, _ := watcher.Came(ports, missed) // where flows cannot be seen, the look has said so
+		found, _ := watcher.Came(ports, missed) // if flows cannot be seen, the check has reported that
 		for _, from := range found {
 			came[from] = true
 		}
@@ -245,8 +246,8 @@ func newLogins(c config.Presence) *presence.Log {
 	return nil
 }
 
-// connections lists who has come in by each door's ports, as far as it can be
-// seen, with one look at the kernel for all.
+// connections lists who has come in through each door's ports, as far as that can be
+// seen, with one query to the kernel for all.
 func connections(watcher *presence.Watcher, ports [][]port.Range) ([][]presence.Connection, error) {
 	in, err := watcher.In(slices.Concat(ports...))
 	found := make([][]presence.Connection, len(ports))
@@ -261,8 +262,8 @@ func connections(watcher *presence.Watcher, ports [][]port.Range) ([][]presence.
 	return found, err
 }
 
-// listening errs on the side of yes: a service that cannot be seen to listen is
-// not waited for.
+// listening errs on the side of yes: if it cannot be seen whether a service listens,
+// nobody waits for it.
 func listening(r port.Range) bool {
 	found, err := sockdiag.Listening([]port.Range{r})
 	return err != nil || len(found) > 0

@@ -11,30 +11,30 @@ import (
 	"github.com/doorward/doorward/internal/store"
 )
 
-// slowDisk is how long a commit may take before nobody waits for it any more. A
-// card that has much to erase first takes a second or two (the SD specification
-// allows cards 250 ms a write, and a commit makes several); who waits is a person
-// at a terminal, or a visitor whose host gives a connection up after some tries.
+// slowDisk is how long a commit may take before nobody waits for it any more. A card that
+// has much to erase first takes a second or two (the SD specification allows cards 250 ms
+// a write, and a commit makes several); those who wait are a person at a terminal, or a
+// visitor whose host gives a connection up after a few tries.
 const slowDisk = 5 * time.Second
 
-// endTime bounds what the daemon's end waits for: less than the 10 s after which
+// endTime limits how long the daemon's end may wait: less than the 10 s after which
 // impatient supervisors kill (docker stop, runit), and far less than systemd's 90 s.
 const endTime = 5 * time.Second
 
-// writer has the store take what the turns gather, one commit at a time and beside
-// the turns. While one is under way, turns go on and gather for the next, so that
-// commits are joined as the disk is slow: a flood costs one for each time that the
-// disk takes, however many turns there are.
+// writer commits to the store what the turns gather, one commit at a time and in the
+// background. While one is under way, turns go on and gather for the next, so that the
+// slower the disk, the more turns share a commit: a flood costs only as many commits as
+// the disk can do.
 //
 // What a commit could not save is kept, and goes with the next change that somebody
 // waits for or that comes a second later, or with the next upkeep.
 type writer struct {
 	commit *delta    // under way, nil for none; its commit alone may read it
 	since  time.Time // when that began
-	slow   bool      // it takes so long that nobody waits for it any more
+	slow   bool      // it has taken so long that nobody waits for it any more
 	held   *delta    // what the last commit could not save
 	failed time.Time // when that was
-	retry  bool      // held is worth a try without anything new
+	retry  bool      // held is worth another try even without anything new
 	waits  []after   // for the commit under way
 	later  []after   // for the one after it
 	news   bool      // whoever watches is to look again
@@ -42,11 +42,12 @@ type writer struct {
 	metered meteredCommits
 }
 
-// after takes in that what somebody waited for is on disk, or why it is not.
+// after is called when what somebody waited for is on disk, or with the reason why it is
+// not.
 type after func(now time.Time, err error)
 
-// fullRetry is the pause between commits to a disk that takes nothing, where nobody
-// waits for one: each has all that was not saved, however little is new.
+// fullRetry is the pause between commits to a disk that cannot be written, where nobody
+// waits for one: each contains everything that was not saved, however little is new.
 const fullRetry = time.Second
 
 // write begins a commit of what was gathered, unless one is under way.
@@ -72,26 +73,26 @@ func (g *Gateway) write(now time.Time) {
 		records, err := kept.Commit(gathered.change())
 		if err == nil {
 			for _, r := range records {
-				g.tellRecord(r) // a log that takes nothing holds the disk up, not the turns
+				g.tellRecord(r) // a log that blocks holds up the disk, not the turns
 			}
 		}
 		return func(now time.Time) { g.written(now, records, err) }
 	})
 }
 
-// crowded says whether so many records wait for a commit that what is merely due waits,
-// too, so that none is lost: the kernel has ended what has an end. It does not for a
-// disk that is slow.
+// crowded says whether so many records wait for a commit that expiries must wait, too, so
+// that no record is lost: the kernel has ended these grants already. They do not wait for
+// a slow disk.
 func (g *Gateway) crowded() bool {
 	return g.writer.commit != nil && !g.writer.slow && len(g.changes.records) >= maxUnsaved/2
 }
 
-// tryAgain has what could not be saved tried again, if there is something.
+// tryAgain retries what could not be saved, if there is anything.
 func (w *writer) tryAgain() { w.retry = w.held != nil }
 
-// written takes in the end of a commit, and says once when the disk takes nothing
-// and when it does again. The doors go on meanwhile, since memory and kernel hold
-// all that guards them.
+// written handles the end of a commit, and reports once when the disk cannot be written
+// and when it can again. The doors go on meanwhile, since memory and kernel hold all that
+// guards them.
 func (g *Gateway) written(now time.Time, records []audit.Record, err error) {
 	w := &g.writer
 	d, waits, took := w.commit, w.waits, now.Sub(w.since)
@@ -125,9 +126,9 @@ func (g *Gateway) written(now time.Time, records []audit.Record, err error) {
 	}
 }
 
-// onDisk has then called once, with nil as soon as all that was changed until now
-// is on disk, at once if it is. With an error it is not: the disk would not take
-// it, or has taken so long that nobody waits any more.
+// onDisk calls then once: with nil as soon as everything changed so far is on disk, which
+// may be at once, or with an error if it is not: the write failed, or has taken so long
+// that nobody waits any more.
 func (g *Gateway) onDisk(now time.Time, then after) {
 	w := &g.writer
 	switch {
@@ -146,8 +147,8 @@ func (g *Gateway) onDisk(now time.Time, then after) {
 	}
 }
 
-// slowness says that the disk is slow, nil if it is not so that anybody should
-// know.
+// slowness returns an error that says that the disk is slow, nil if there is nothing to
+// report.
 func (g *Gateway) slowness(now time.Time) error {
 	if !g.writer.slow {
 		return nil
@@ -155,7 +156,7 @@ func (g *Gateway) slowness(now time.Time) error {
 	return fmt.Errorf("the latest changes have not been written to disk for %s", now.Sub(g.writer.since).Round(time.Second))
 }
 
-// slowWarning is slowness as status has it, "" for nothing.
+// slowWarning returns slowness as status shows it, "" for nothing.
 func (g *Gateway) slowWarning() string {
 	if err := g.slowness(g.world.Now()); err != nil {
 		return err.Error() + ": a restart would forget them"
@@ -163,7 +164,7 @@ func (g *Gateway) slowWarning() string {
 	return ""
 }
 
-// checkDisk has nobody wait for a disk that is slow.
+// checkDisk stops everybody's waiting for a slow disk.
 func (g *Gateway) checkDisk(now time.Time) {
 	w := &g.writer
 	if w.commit == nil || w.slow || now.Sub(w.since) < slowDisk {
@@ -185,10 +186,10 @@ func (w *writer) slowAt() (time.Time, bool) {
 	return w.since.Add(slowDisk), w.commit != nil && !w.slow
 }
 
-// first has marks kept, and then called in a turn in which they are on disk. What
-// that changes in the fence is changed at the end of the turn. With an error they
-// are not on disk, and then must not do what they are to be there for. Where
-// nothing is kept, and while the disk is slow or takes nothing, that is at once.
+// first saves marks, and calls then in a turn in which they are on disk. What then
+// changes in the fence is changed at the end of the turn. With an error they are not on
+// disk, and then must not do what they were needed for. Where nothing is kept, and while
+// the disk is slow or cannot be written, it is called at once.
 //
 // Other events come in between: a door may be gone by then.
 func (g *Gateway) first(marks []store.Mark, then after) {
@@ -210,9 +211,9 @@ func (g *Gateway) first(marks []store.Mark, then after) {
 	g.onDisk(now, then)
 }
 
-// knockFirst hands a right knock to the door when marks of it are on disk. A knock
-// whose marks cannot be kept is refused: after a restart it could be made again by
-// whoever saw it.
+// knockFirst hands a right knock to the door when its marks are on disk. A knock whose
+// marks cannot be saved is refused: after a restart it could be repeated by whoever saw
+// it.
 func (d *guarded) knockFirst(k door.Knock, marks []store.Mark, v knock.Verdict) {
 	d.gw.first(marks, func(now time.Time, err error) {
 		switch {
@@ -223,15 +224,15 @@ func (d *guarded) knockFirst(k door.Knock, marks []store.Mark, v knock.Verdict) 
 			d.noteRefusal(r)
 			d.metered.refused["unsaved"]++
 			d.gw.tell(r)
-		case d.door.Deaf(k.Name, k.Source): // to a wrong one that came meanwhile
+		case d.door.Deaf(k.Name, k.Source): // because of a wrong one that came meanwhile
 		default:
 			d.opens(now, k, v)
 		}
 	})
 }
 
-// finish waits for the commit under way and makes the last one, as far as the disk
-// takes them in time.
+// finish waits for the commit under way and makes the last one, as far as the disk is
+// fast enough.
 func (g *Gateway) finish() {
 	late := time.NewTimer(endTime)
 	defer late.Stop()

@@ -134,8 +134,8 @@ type Recogniser interface {
 	Look(now time.Time) []Verdict
 	// Next is when Look has something to do; false: nothing is under way.
 	Next() (time.Time, bool)
-	// Gap takes in that nobody could be heard from one moment to another: nobody is
-	// judged for that time.
+	// Gap notes that nobody could be heard from one moment to another: nobody is judged
+	// for that time.
 	Gap(from, to time.Time)
 	// Follow goes by another rule from now on, if what is under way may go on by it,
 	// and says whether it does. If not, nothing has changed.

@@ -8,14 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// closer ends connections, as the package comment has it. It is the loop's
-// own.
+// closer ends connections, as the package comment says. It belongs to the loop.
 type closer struct {
-	max   int       // connections at a time, of either kind; 1 even if it is less
+	max   int       // connections at a time, of either kind; at least 1
 	fresh []int     // accepted and not yet ended
 	held  []closing // ended with FIN, oldest first
 
-	since time.Time // begin of the second that polite counts for
+	since time.Time // begin of the second that count is for
 	count int
 }
 
@@ -28,8 +27,8 @@ type closing struct {
 // closeFresh ends the fresh connections.
 func (p *closer) closeFresh(now time.Time) {
 	for _, fd := range p.fresh {
-		// Shutting down fails if the visitor is gone already. Closing sends RST
-		// if they have not hung up: see configure.
+		// Shutting down fails if the visitor has already gone. Closing sends RST if they
+		// have not hung up: see configure.
 		if len(p.held) >= p.max-p.batch() || !p.mayFIN(now) || unix.Shutdown(fd, unix.SHUT_WR) != nil {
 			unix.Close(fd)
 			continue
@@ -54,7 +53,7 @@ func (p *closer) mayFIN(now time.Time) bool {
 	return p.count <= maxFINPerSecond
 }
 
-// nextDue is the time in milliseconds until a connection is due, -1 for none.
+// nextDue returns the time in milliseconds until a connection is due, -1 for none.
 func (p *closer) nextDue(now time.Time) int {
 	if len(p.fresh) > 0 {
 		return 0

@@ -18,7 +18,7 @@ type openError struct {
 	err  error
 }
 
-// explain says it to the operator.
+// explain returns the error for the operator.
 func (f openError) explain() error {
 	switch {
 	case errors.Is(f.err, unix.EADDRINUSE):

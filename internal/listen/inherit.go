@@ -15,10 +15,10 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// Inherit takes over a socket that an earlier process put on the store of descriptors, and
-// returns its port. It is for before the first Set, which decides what becomes
-// of it. A descriptor that is nothing that a listener could have made is an error,
-// and stays the caller's.
+// Inherit takes over a socket that an earlier process put into the descriptor store, and
+// returns its port. It is called before the first Set, which decides what becomes of the
+// socket. A descriptor that no Listener could have made is an error, and stays the
+// caller's.
 func (l *Listener) Inherit(fd int) (uint16, error) {
 	p, err := inspect(fd)
 	if err != nil {
@@ -41,7 +41,7 @@ func (l *Listener) Inherit(fd int) (uint16, error) {
 	return p, nil
 }
 
-// traits are what tells the listener's sockets from others.
+// traits are what distinguishes the Listener's sockets from others.
 var traits = []struct {
 	what               string
 	level, name, value int
@@ -53,7 +53,7 @@ var traits = []struct {
 	{"of both families", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0},
 }
 
-// inspect says which port a socket holds, if it is as bound makes them.
+// inspect returns the port that a socket holds, if it is as bound makes them.
 func inspect(fd int) (uint16, error) {
 	local, err := unix.Getsockname(fd)
 	if err != nil {
@@ -81,24 +81,24 @@ func inspect(fd int) (uint16, error) {
 	return uint16(number), nil
 }
 
-// blur is how far the kernel's ages of connections may be from the truth: its
-// ticks are up to 10 ms, and each of two ages is cut to them.
+// blur is the error of the difference between two of the kernel's ages of connections:
+// its ticks are up to 10 ms, and both ages are truncated to them.
 const blur = 20 * time.Millisecond
 
-// backlogged is connections that were made while no listener accepted them.
+// backlogged is connections that were made while no process accepted them.
 type backlogged struct {
 	all []aged
 }
 
-// aged is one of them, and when its handshake was completed, as far as blur.
+// aged is one of them, and when its handshake was completed, within blur.
 type aged struct {
 	knock.Heard
 	made time.Time
 }
 
-// accept takes what waits at a listener, and ends it at once: who waited so long
-// has returned from connect(2). It takes no more than fit into the listener's
-// queue, and leaves to the loop what comes after.
+// accept accepts what waits at a socket, and ends it at once: clients that have waited so
+// long have returned from connect(2). It accepts no more than fit into the socket's
+// queue, and leaves later ones to the loop.
 func (b *backlogged) accept(s *socket) {
 	for range longest + 1 {
 		fd, from, err := unix.Accept4(s.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
@@ -106,13 +106,13 @@ func (b *backlogged) accept(s *socket) {
 			continue
 		}
 		if err != nil {
-			return // EAGAIN: none is left. Anything else the loop meets, too.
+			return // EAGAIN: none is left. The loop will meet any other error, too.
 		}
 		now := time.Now()
 		a := aged{knock.Heard{Source: address(from), Place: knock.Place{Medium: knock.Connections, Port: s.port}, Proven: true}, now}
 		// Nothing is ever sent, so this is the age of the handshake's end
 		// (tcp_create_openreq_child in net/ipv4/tcp_minisocks.c). Without it the
-		// connection is as good as new.
+		// connection counts as new.
 		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
 			a.made = now.Add(-time.Duration(info.Last_data_sent) * time.Millisecond)
 		}
@@ -121,9 +121,9 @@ func (b *backlogged) accept(s *socket) {
 	}
 }
 
-// touches are what waited, in the order in which it came, heard now. Where the
-// order of one source's is not known, that source's are left out, since a knock
-// in a wrong order costs a penalty: the visitor must knock again.
+// touches returns what waited, in the order in which it came, as heard now. If the order
+// of one source's touches is not known, they are left out, since a knock in the wrong
+// order costs a penalty: the visitor must knock again.
 func (b *backlogged) touches(log *slog.Logger) (known []knock.Heard) {
 	if len(b.all) == 0 {
 		return nil
@@ -148,8 +148,8 @@ func (b *backlogged) touches(log *slog.Logger) (known []knock.Heard) {
 	return known
 }
 
-// subscriber is whose touches may be of one knock: an IPv4 address, or the /64
-// that one subscriber is given (RFC 6177).
+// subscriber returns the source whose touches may belong to one knock: an IPv4 address,
+// or the /64 that one subscriber is given (RFC 6177).
 func subscriber(a netip.Addr) netip.Prefix {
 	bits := 64
 	if a.Is4() {

@@ -20,7 +20,7 @@ import (
 
 // board is a store of descriptors, on which a test sees what happens.
 type board struct {
-	kept    map[uint16]int // descriptors, of the board's own
+	kept    map[uint16]int // descriptors, of the store's own
 	dropped []uint16
 }
 
@@ -126,7 +126,7 @@ func TestInherit(t *testing.T) {
 		t.Errorf("touches after that (-want +got):\n%s", d)
 	}
 	if d := cmp.Diff([]uint16{59004}, b.dropped); d != "" {
-		t.Errorf("taken from the shelf (-want +got):\n%s", d)
+		t.Errorf("taken from the descriptor store (-want +got):\n%s", d)
 	}
 	if left := s.gateway.Run("ss", "-Hltn", "sport = :59004"); left != "" {
 		t.Errorf("nobody wants the port any more, and there listens %s", left)
@@ -184,7 +184,7 @@ func TestNobodyElseGetsAPort(t *testing.T) {
 		}
 	}
 	if ended := s.gateway.Run("ss", "-Hant", "state", "time-wait"); ended == "" {
-		t.Error("no connection has ended here: nothing could have kept the ear from listening again")
+		t.Error("no connection has ended here: nothing could have kept the listener from listening again")
 	}
 	if err := s.listener.Close(); err != nil {
 		t.Fatal(err)
@@ -193,7 +193,7 @@ func TestNobodyElseGetsAPort(t *testing.T) {
 		t.Errorf("an ear that was closed in good order listens: %s", left)
 	}
 	if len(b.kept) != 2 || len(b.dropped) > 0 {
-		t.Errorf("on the shelf are %v, and %v were taken off; want 59000 and 59001, and none", b.kept, b.dropped)
+		t.Errorf("in the descriptor store are %v, and %v were taken off; want 59000 and 59001, and none", b.kept, b.dropped)
 	}
 	next := New(s.listener.log, b, s.heard.add)
 	defer next.Close()
@@ -331,8 +331,8 @@ func TestStrangeSocketsAreNotInherited(t *testing.T) {
 	}
 }
 
-// TestEndedConnectionsDoNotKeepTheNextEarOut is a restart without a store of descriptors.
-func TestEndedConnectionsDoNotKeepTheNextEarOut(t *testing.T) {
+// TestEndedConnectionsDoNotKeepTheNextListenerOut is a restart without a store of descriptors.
+func TestEndedConnectionsDoNotKeepTheNextListenerOut(t *testing.T) {
 	s := newScene(t, 59000)
 	s.touch(t, gateway4+":59000")
 	s.eventually(t, func() string {

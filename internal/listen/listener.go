@@ -1,76 +1,72 @@
 //go:build linux
 
-// Package listen is the listener on open TCP ports: it says who completed a
-// handshake with which port, and when. It never sends a byte and never reads
-// one; a connection is closed as it is accepted. It knows no doors and judges
-// nothing.
+// Package listen listens on open TCP ports: it reports who completed a handshake with
+// which port, and when. It never sends a byte and never reads one; a connection is closed
+// as it is accepted. It knows nothing about doors and judges nothing.
 //
 // # Order
 //
-// Touches are delivered in the order in which their handshakes were completed,
-// however many others connect meanwhile: a knock whose ports must be touched in
-// the given order is not spoiled by strangers. The kernel has a queue for each
-// port and does not say when a connection entered it, so that queues served in
-// turn mix up what waits at different depths. The ages that it does tell
-// (TCP_INFO) are in ticks of up to 10 ms, in which a visitor nearby touches
-// several ports. But it tells each connection at the moment when it enters its
-// queue, by a signal (F_SETSIG in fcntl(2); tcp_child_process in the kernel's
-// net/ipv4/tcp_minisocks.c), and real-time signals are queued in the order in
+// Touches are delivered in the order in which their handshakes were completed, however
+// many others connect meanwhile: a knock whose ports must be touched in the given order
+// is not spoiled by strangers. The kernel has a queue for each port and does not say when
+// a connection entered it, so serving the queues in turn mixes up what waits at different
+// depths. The ages that it does report (TCP_INFO) are in ticks of up to 10 ms, in which a
+// visitor nearby touches several ports. But it announces each connection at the moment
+// when it enters its queue, by a signal (F_SETSIG in fcntl(2); tcp_child_process in the
+// kernel's net/ipv4/tcp_minisocks.c), and real-time signals are queued in the order in
 // which they were sent. The loop reads them and accepts accordingly.
 //
-// Signals that are pending are limited for each user (RLIMIT_SIGPENDING), and
-// each stands for a connection that waits. So the ports' queues together are
-// not longer than that; see backlog. If other processes of the user take the
-// room away, some signals are lost, which is logged; then ports are served in
-// turn until no connection waits. No touch depends on a signal to be heard.
+// The number of pending signals is limited for each user (RLIMIT_SIGPENDING), and each
+// stands for a waiting connection. So the ports' queues together are not longer than
+// that; see backlog. If other processes of the user take up the room, some signals are
+// lost, which is logged; then ports are served in turn until no connection waits. No
+// touch depends on a signal to be heard.
 //
-// A touch's time is when the loop learned of it: its order is exact, its time
-// is later than the handshake by as long as the loop was busy or did not run.
-// Behind tells of the latter.
+// A touch's time is when the loop learned of it: its order is exact, its time is later
+// than the handshake by as long as the loop was busy or did not run. Behind reports the
+// latter.
 //
 // # Floods
 //
-// All who connect share the ports' queues; who they are shows only when they are
-// accepted, so that none can be preferred here. With connections coming faster
-// than they are accepted (some 9 µs each), a touch waits behind those before
-// it, a queue's length at most. When a queue is full, the kernel ignores the
-// visitor's SYN, and they try again after a second; or it ignores the ACK
-// that ends the handshake, after which the visitor believes to be connected
-// and the touch comes a second late, or never if they hang up hard: like any
-// loss of packets this can change the order of touches. Only a limit on each
-// source's connections before they reach the queues can prevent that.
+// All clients share the ports' queues; who they are is known only when they are accepted,
+// so none can be preferred here. If connections come faster than they are accepted (about
+// 9 µs each), a touch waits behind the earlier ones, a queue's length at most. When a
+// queue is full, the kernel ignores the visitor's SYN, and they try again after a second;
+// or it ignores the ACK that ends the handshake, after which the visitor believes that
+// they are connected and the touch comes a second late, or never if they reset the
+// connection: like any loss of packets this can change the order of touches. Only a limit
+// on each source's connections before they reach the queues can prevent that.
 //
 // # Holding
 //
-// A port that is closed for a while stays bound (Ports.Shut), so that no other
-// user of the machine can listen there meanwhile and learn a knock. To a visitor
-// it looks like a port that nobody has: the kernel answers both with RST. Such a
-// socket must not have SO_REUSEADDR, or anybody's socket that has it could be
-// bound beside it. Without that the listener's own ended connections (TIME_WAIT) would
-// keep it from listening again; so they have SO_REUSEPORT, which counts between
-// sockets of one user alone, and the listener has it while it begins to listen
-// (inet_bind_conflict in the kernel's net/ipv4/inet_connection_sock.c).
+// A port that is closed for a while stays bound (Ports.Shut), so that no other user of
+// the machine can listen there meanwhile and learn a knock. To a visitor it looks like an
+// unused port: the kernel answers both with RST. Such a socket must not have
+// SO_REUSEADDR, or anybody's socket that has it could be bound beside it. Without that
+// option the socket's own ended connections (TIME_WAIT) would keep it from listening
+// again; so they have SO_REUSEPORT, which works only between sockets of one user, and the
+// socket has it while it begins to listen (inet_bind_conflict in the kernel's
+// net/ipv4/inet_connection_sock.c).
 //
-// For the same reason a Shelf can keep the sockets for the next process. While
-// there is none, connections wait in the kernel. The listener that inherits them
-// judges them by their age, as far as that tells their order: see inherit.go.
+// For the same reason an FDStore can keep the sockets for the next process. While there
+// is none, connections wait in the kernel. The Listener that inherits them orders them by
+// age, as far as that is exact: see inherit.go.
 //
 // # Closing
 //
-// A connection is ended with FIN as it is accepted, and with RST if the visitor
-// still holds it farewell later. The FIN lets their connect succeed: after a RST
-// at once, connect(2) may fail with ECONNRESET before it has returned. The RST
-// ends programs that would wait for their user otherwise (nc), and visitors who
-// complete the handshake and then fall silent.
+// A connection is ended with FIN as it is accepted, and with RST if the visitor still
+// holds it after closeDelay. The FIN lets their connect succeed: after an immediate RST,
+// connect(2) may fail with ECONNRESET. The RST ends programs that would wait for their
+// user otherwise (nc), and visitors who complete the handshake and then fall silent.
 //
-// The price of FIN is a descriptor for that while, and then an entry of 256 bytes
-// in the kernel for 60 s if the visitor hangs up too (TIME_WAIT). It takes no
-// port, but at 10,000 connects a second there would be 600,000 of them, more
-// than the kernel grants to the whole machine (tcp_max_tw_buckets). So only
-// maxFINPerSecond connections a second, 12,000 entries, are ended that way; the
-// rest get RST at once, which keeps nothing. They have been heard all the same.
-// So it is with those that would take more than the listener's share of descriptors:
-// strangers leave the others to operators and to the daemon's own work.
+// The price of FIN is a descriptor for that time, and then an entry of 256 bytes in the
+// kernel for 60 s if the visitor hangs up too (TIME_WAIT). It takes no port, but at
+// 10,000 connections a second there would be 600,000 of them, more than the kernel allows
+// the whole machine (tcp_max_tw_buckets). So only maxFINPerSecond connections a second,
+// 12,000 entries, are ended that way; the rest get RST at once, which leaves nothing
+// behind. They count as touches all the same. The same goes for connections beyond the
+// Listener's share of descriptors: strangers leave the others to operators and to the
+// daemon's own work.
 package listen
 
 import (
@@ -89,15 +85,15 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// Listener is all listeners of the gateway. Its methods may be called from several
-// goroutines. Close it when done.
+// Listener holds all listening TCP sockets of the gateway. Its methods may be called from
+// several goroutines. Close it when done.
 type Listener struct {
 	log     *slog.Logger
 	touched func([]knock.Heard)
 	fdStore FDStore // nil: none
 	queue   queue
 	running sync.WaitGroup // the loop and the delivery
-	rounds  atomic.Uint64  // of the loop in which it could accept what it met
+	rounds  atomic.Uint64  // rounds of the loop in which it could accept
 
 	setting  sync.Mutex     // held by Set and Check, before mu
 	mu       sync.Mutex     // guards what follows; held while sockets are opened and accepted from
@@ -105,7 +101,7 @@ type Listener struct {
 	sockets  map[uint16]*socket
 	byID     map[int32]*socket
 	byFD     map[int]*socket
-	inherits bool // Set has met inherited listeners that nobody has accepted from yet
+	inherits bool // Set has found inherited sockets that nobody has accepted from yet
 	lastID   int32
 	thread   int // the loop's
 	epoll    int // -1 before the first Set
@@ -115,12 +111,12 @@ type Listener struct {
 	asked    uint64 // rounds then
 }
 
-// Ports says what a listener does with ports. One that is named twice is Open, or
-// else Same.
+// Ports says what a Listener is to do with ports. A port named twice is Open, or else
+// Same.
 type Ports struct {
 	Open []uint16 // listened on
-	Shut []uint16 // held, so that nobody else can have them, and refused like ports that nobody has
-	Same []uint16 // not decided yet: inherited ones stay as they are, and what comes waits; others are as Shut
+	Shut []uint16 // held, so that nobody else can have them, and refused like unused ports
+	Same []uint16 // not decided yet: inherited ones stay as they are, and connections wait; others are as Shut
 }
 
 // use is what a port is held for.
@@ -132,7 +128,7 @@ const (
 	open
 )
 
-// uses turns ports round.
+// uses returns the use of each port.
 func (p Ports) uses() map[uint16]use {
 	all := make(map[uint16]use)
 	for u, ports := range map[use][]uint16{shut: p.Shut, same: p.Same, open: p.Open} {
@@ -143,16 +139,15 @@ func (p Ports) uses() map[uint16]use {
 	return all
 }
 
-// FDStore keeps listening sockets for the next process that has the listener's ports.
-// Its methods are called while the listener is locked, and must not wait for it.
+// FDStore keeps listening sockets for the next process that has the Listener's ports. Its
+// methods are called while the Listener is locked, and must not wait for it.
 type FDStore interface {
 	Keep(port uint16, fd int) error // a copy of fd, which is a new socket of port
 	Drop(port uint16) error         // the socket of port is no longer wanted
 }
 
-// socket is one port that is held. Its id is what epoll reports: a
-// descriptor's number may be another listener's by the time that the event is
-// looked at.
+// socket is one port that is held. Its id is what epoll reports: a descriptor's number
+// may be another socket's by the time that the event is processed.
 type socket struct {
 	port    uint16
 	fd      int
@@ -161,14 +156,13 @@ type socket struct {
 	heard   bool // and they are accepted; else they wait for whoever has the socket next
 }
 
-// New makes a listener without ports, whose sockets shelf keeps (nil: nobody).
-// Touches go to touched, several at a time and
-// from one goroutine, in the order in which they came; the slice is
-// touched's to keep. While touched does not return, touches wait, up to a
-// bound; see Dropped. Close waits for touched, which must not wait for it.
-func New(log *slog.Logger, shelf FDStore, touched func([]knock.Heard)) *Listener {
+// New returns a Listener without ports, whose sockets store keeps (nil: none). Touches go
+// to touched, several at a time and from one goroutine, in the order in which they came;
+// touched may keep the slice. While touched does not return, touches wait, up to a bound;
+// see Dropped. Close waits for touched, which must not wait for it.
+func New(log *slog.Logger, store FDStore, touched func([]knock.Heard)) *Listener {
 	return &Listener{
-		log: log, touched: touched, fdStore: shelf,
+		log: log, touched: touched, fdStore: store,
 		queue:   queue{ready: make(chan struct{}, 1), stop: make(chan struct{}), log: log},
 		sockets: make(map[uint16]*socket),
 		byID:    make(map[int32]*socket),
@@ -177,13 +171,12 @@ func New(log *slog.Logger, shelf FDStore, touched func([]knock.Heard)) *Listener
 	}
 }
 
-// Set has the listener do with its ports as they say, for IPv4 and IPv6: it opens
-// those that are missing or have died and closes all others. Those that are
-// open stay as they are. Sockets are opened in the network namespace of the
-// calling thread.
+// Set makes the Listener's ports those of p, for IPv4 and IPv6: it opens those that are
+// missing or have died and closes all others. Those that are open stay as they are.
+// Sockets are opened in the network namespace of the calling thread.
 //
-// The error joins one for each port that could not be had, with who holds
-// it as far as that can be seen; the others are had.
+// The error joins one for each port that could not be opened, with who holds it as far as
+// that can be seen; the others are open.
 func (l *Listener) Set(ports Ports) error {
 	failed, err := l.set(ports)
 	if err != nil {
@@ -191,13 +184,13 @@ func (l *Listener) Set(ports Ports) error {
 	}
 	var errs []error
 	for _, f := range failed {
-		errs = append(errs, f.explain()) // looks through /proc: not under the lock
+		errs = append(errs, f.explain()) // searches /proc: not under the lock
 	}
 	return errors.Join(errs...)
 }
 
-// setAtOnce is how many ports Set opens, closes or looks at before it lets others have
-// the listener: touches wait meanwhile, for some 10 µs a port.
+// setAtOnce is how many ports Set opens, closes or checks before it gives up the lock for
+// a moment: touches wait meanwhile, for about 10 µs a port.
 const setAtOnce = 32
 
 func (l *Listener) set(ports Ports) (failed []openError, err error) {
@@ -243,8 +236,8 @@ func (l *Listener) set(ports Ports) (failed []openError, err error) {
 	return failed, nil
 }
 
-// letOthers lets others have the listener for a moment, after so many ports. While there are
-// inherited listeners it does not: what has waited there came before all else.
+// letOthers gives up the lock for a moment, after so many ports. While there are inherited
+// sockets it does not: what has waited there came before everything else.
 func (l *Listener) letOthers(after int) {
 	if after%setAtOnce != setAtOnce-1 || l.inherits {
 		return
@@ -253,8 +246,8 @@ func (l *Listener) letOthers(after int) {
 	l.mu.Lock()
 }
 
-// put brings a port into a use. Connections that had waited at one that is
-// inherited go to waited.
+// put puts a port to a use. Connections that were waiting at an inherited one go to
+// waited.
 func (l *Listener) put(p uint16, u use, room int, waited *backlogged) error {
 	s := l.sockets[p]
 	if s == nil {
@@ -276,7 +269,7 @@ func (l *Listener) put(p uint16, u use, room int, waited *backlogged) error {
 	return nil
 }
 
-// hold takes in a socket that is bound to p.
+// hold adds a socket that is bound to p.
 func (l *Listener) hold(p uint16, fd int) *socket {
 	l.lastID++
 	s := &socket{port: p, fd: fd, id: l.lastID}
@@ -284,10 +277,10 @@ func (l *Listener) hold(p uint16, fd int) *socket {
 	return s
 }
 
-// listen has a socket listen, and the loop accept what comes.
+// listen makes a socket listen, and the loop accept its connections.
 func (l *Listener) listen(s *socket, room int, waited *backlogged) error {
 	if s.heard {
-		_ = unix.Listen(s.fd, room) // sets the room alone; it cannot fail then
+		_ = unix.Listen(s.fd, room) // only sets the length of the queue; then it cannot fail
 		return nil
 	}
 	err := announce(s.fd, l.thread) // before the first connection can come
@@ -311,13 +304,13 @@ func (l *Listener) listen(s *socket, room int, waited *backlogged) error {
 	return nil
 }
 
-// mute has a socket listen no more: what waits there is reset, and what comes is
-// refused. It stays bound.
+// mute makes a socket stop listening: connections that wait there are reset, and new ones
+// are refused. It stays bound.
 func (l *Listener) mute(s *socket) {
 	if s.heard {
-		_ = unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, s.fd, nil) // it would be ready all the time
+		_ = unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, s.fd, nil) // it would always be ready
 	}
-	_ = unix.Shutdown(s.fd, unix.SHUT_RD) // fails only if it listens no more
+	_ = unix.Shutdown(s.fd, unix.SHUT_RD) // fails only if it no longer listens
 	s.listens, s.heard = false, false
 }
 
@@ -368,7 +361,7 @@ func (l *Listener) start() error {
 	return nil
 }
 
-// drop closes the listener for good.
+// drop closes the socket for good.
 func (l *Listener) drop(s *socket) {
 	l.end(s)
 	if l.fdStore != nil {
@@ -376,8 +369,8 @@ func (l *Listener) drop(s *socket) {
 	}
 }
 
-// end closes the listener. If it is on the store of descriptors, closing it here alone would
-// leave it listening, and in epoll.
+// end closes the socket. If it is in the descriptor store, closing only this descriptor
+// would leave it listening, and in epoll.
 func (l *Listener) end(s *socket) {
 	l.mute(s)
 	unix.Close(s.fd)
@@ -400,8 +393,8 @@ func (s *socket) alive() bool {
 	return err == nil && (v == 1) == s.listens
 }
 
-// Check returns the ports of the last Set that are not as it said, in order:
-// they could not be had, or their listener died. Set opens them anew.
+// Check returns the ports of the last Set that are not as it said, in order: they could
+// not be opened, or their socket has died. Set opens them anew.
 func (l *Listener) Check() (missing []uint16) {
 	l.setting.Lock()
 	defer l.setting.Unlock()
@@ -416,14 +409,13 @@ func (l *Listener) Check() (missing []uint16) {
 	return missing
 }
 
-// Dropped counts the touches that were heard and not delivered, because
-// touched had not returned while queueLimit others came.
+// Dropped returns how many touches were heard and not delivered, because touched had not
+// returned while queueLimit others came.
 func (l *Listener) Dropped() uint64 { return l.queue.lost() }
 
-// Close closes all listeners and waits until touched was called for the last
-// time. Touches that wait are not delivered. What is on the store of descriptors stays bound and
-// is refused, so that nobody waits for a listener that may not come again. Closing
-// again does nothing.
+// Close closes all sockets and waits until touched was called for the last time. Touches that
+// wait are not delivered. What is in the descriptor store stays bound and refuses connections,
+// so that nobody waits for a process that may never come. Closing again does nothing.
 func (l *Listener) Close() error {
 	l.mu.Lock()
 	if l.closed {

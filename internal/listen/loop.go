@@ -21,12 +21,12 @@ const (
 	maxFINPerSecond = 200 // connections a second that end with FIN
 	closeDelay      = 250 * time.Millisecond
 
-	// maxBurst is how many touches are accepted before they are told, as long as
+	// maxBurst is how many touches are accepted before they are delivered, as long as
 	// they come without a gap.
 	maxBurst = 32
 
-	// maxHeld is how many connections there are at a time at most: those of two
-	// seconds that meet, and those not yet ended.
+	// maxHeld is how many connections there can be at a time: those of two adjacent
+	// seconds, and those not yet ended.
 	maxHeld = 2*maxFINPerSecond + maxBurst
 
 	// How long accepting rests when the process or the machine has no
@@ -38,7 +38,7 @@ const (
 func (l *Listener) loop(epoll, wake int, came *arrivals) {
 	var (
 		part    = closer{max: descriptors.Share(maxHeld, descriptors.Listeners)}
-		events  = make([]unix.EpollEvent, part.batch()) // epoll begins with the next ones the next time
+		events  = make([]unix.EpollEvent, part.batch()) // epoll begins with the following ones next time
 		touches = make([]knock.Heard, 0, part.batch())
 		short   = backoff{log: l.log, wake: wake, pause: minPause, logged: logLimit{every: time.Minute}}
 	)
@@ -64,7 +64,7 @@ func (l *Listener) loop(epoll, wake int, came *arrivals) {
 		}
 		part.closeDue(time.Now())
 		if err != nil {
-			part.closeAll() // gives back what it can
+			part.closeAll() // frees what it can
 		} else {
 			l.rounds.Add(1)
 		}
@@ -72,7 +72,7 @@ func (l *Listener) loop(epoll, wake int, came *arrivals) {
 	}
 }
 
-// backoff makes accepting rest when there is nothing to accept with.
+// backoff pauses accepting when there are no descriptors or memory to accept with.
 type backoff struct {
 	log    *slog.Logger
 	wake   int
@@ -93,7 +93,7 @@ func (s *backoff) wait(err error) {
 	// The ports stay ready, so that waiting with epoll would return at once.
 	fds := []unix.PollFd{{Fd: int32(s.wake), Events: unix.POLLIN}}
 	if _, err := unix.Poll(fds, int(s.pause.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
-		time.Sleep(s.pause) // no memory for that either
+		time.Sleep(s.pause) // no memory even for that
 	}
 	s.pause = min(2*s.pause, maxPause)
 }
@@ -111,7 +111,7 @@ func (l *Listener) round(events []unix.EpollEvent, touches []knock.Heard, came *
 		}
 	}
 	if len(events) == 0 {
-		came.lost = false // whatever comes now has its signal
+		came.lost = false // new connections have their signals
 		return touches, nil, false
 	}
 	if !came.look(l.byFD) {
@@ -136,9 +136,9 @@ func (l *Listener) round(events []unix.EpollEvent, touches []knock.Heard, came *
 	return touches, short, false
 }
 
-// acceptUnordered takes one connection of each ready port, in the order in which the
-// ports became ready: no more is known without signals. Those for which there is
-// no room stay ready.
+// acceptUnordered accepts one connection at each ready port, in the order in which the
+// ports became ready: without signals no more is known. Those for which there is no room
+// stay ready.
 func (l *Listener) acceptUnordered(events []unix.EpollEvent, touches []knock.Heard, part *closer) ([]knock.Heard, error) {
 	for _, ev := range events {
 		s := l.byID[ev.Fd]
@@ -156,7 +156,7 @@ func (l *Listener) acceptUnordered(events []unix.EpollEvent, touches []knock.Hea
 	return touches, nil
 }
 
-// take accepts one connection that was heard of at heard and adds it to touches.
+// take accepts one connection that was announced at heard and adds it to touches.
 func (l *Listener) take(s *socket, heard time.Time, touches []knock.Heard, part *closer) ([]knock.Heard, error) {
 	if !s.heard {
 		return touches, nil // closed since
@@ -171,12 +171,12 @@ func (l *Listener) take(s *socket, heard time.Time, touches []knock.Heard, part 
 		l.log.Warn("a listener was closed by something else", "port", s.port, "err", err)
 		l.drop(s)
 	}
-	// Anything else is of the one connection, which is gone (accept(2)), or
-	// there was none.
+	// Any other error concerns this one connection, which is gone (accept(2)), or there
+	// was none.
 	return touches, nil
 }
 
-// accept takes one connection and leaves it to part.
+// accept accepts one connection and hands it to part.
 func (s *socket) accept(heard time.Time, part *closer) (knock.Heard, error) {
 	// The visitor may have reset it already: the kernel tells the address of
 	// a dead connection to accept4, though not to getpeername.
@@ -194,8 +194,8 @@ func (s *socket) accept(heard time.Time, part *closer) (knock.Heard, error) {
 	}, nil
 }
 
-// address is the visitor's address; an IPv4-mapped one is an IPv4 address. The
-// zone of a link-local one is left out, because the fence knows none.
+// address returns the visitor's address, an IPv4-mapped one as IPv4. The zone of a
+// link-local one is left out, because the fence knows none.
 func address(from unix.Sockaddr) netip.Addr {
 	switch a := from.(type) {
 	case *unix.SockaddrInet4:
@@ -213,7 +213,7 @@ func isShortage(err error) bool {
 		errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM)
 }
 
-// logLimit says true at most once in a while, so that a lasting trouble does not
+// logLimit returns true at most once in a while, so that a persistent problem does not
 // fill the log.
 type logLimit struct {
 	every time.Duration

@@ -10,17 +10,17 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// queueLimit is how many touches wait for a slow receiver (5 MiB of them).
-// Those beyond are dropped, not the accepting stopped: memory stays bounded
-// either way, but in the kernel's queues they would hold a socket each, of the
-// memory that the whole machine's connections share, and old touches would
-// come with new times. A visitor whose touch was lost can knock again.
+// queueLimit is how many touches wait for a slow receiver (5 MiB of them). Beyond that
+// touches are dropped, rather than accepting stopped: memory stays bounded either way,
+// but in the kernel's queues each would hold a socket, in memory that the whole machine's
+// connections share, and old touches would get new times. A visitor whose touch was lost
+// can knock again.
 const queueLimit = 1 << 15
 
 // queue is between the loop, which never waits, and the receiver.
 type queue struct {
 	ready chan struct{} // has room for one: something waits
-	stop  chan struct{} // closed by Ear.Close
+	stop  chan struct{} // closed by Listener.Close
 	log   *slog.Logger
 
 	mu      sync.Mutex // guards what follows
@@ -46,7 +46,7 @@ func (q *queue) put(touches []knock.Heard) {
 	q.mu.Unlock()
 	select {
 	case q.ready <- struct{}{}:
-	default: // it is known already
+	default: // it has been signalled already
 	}
 }
 

@@ -10,16 +10,16 @@ import (
 )
 
 const (
-	// longest is more than net.core.somaxconn, which the kernel cuts a queue
-	// to: one that is full makes the kernel ignore the visitor's handshake.
+	// longest is more than net.core.somaxconn, to which the kernel cuts a queue: when a
+	// queue is full, the kernel ignores the visitor's handshake.
 	longest = 1 << 16
-	// shortest is for when the limit of signals says nothing sensible.
+	// shortest is used when the limit of signals is not sensible.
 	shortest = 128
 )
 
-// backlog is how many connections may wait for each of n ports, so that the
-// signals of all find room: one that does not is lost, and the order with it.
-// An eighth is left to whatever else runs as the same user.
+// backlog is how many connections may wait for each of n ports, so that there is room for
+// all their signals: one for which there is none is lost, and the order with it. An
+// eighth is left to whatever else runs as the same user.
 func backlog(n int) int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_SIGPENDING, &limit); err != nil {
@@ -50,8 +50,8 @@ func bind(family int, at unix.Sockaddr) (int, error) {
 	if err = configure(fd, family); err == nil {
 		err = unix.Bind(fd, at)
 	}
-	// It may be the ended connections of an earlier listener. Others of the same user
-	// that listen with SO_REUSEPORT are to be found, not joined.
+	// The ended connections of an earlier socket may be in the way. Other sockets of the
+	// same user that listen with SO_REUSEPORT are to be found, not joined.
 	if errors.Is(err, unix.EADDRINUSE) && !listenedOn(at) {
 		err = besideOwn(fd, func() error { return unix.Bind(fd, at) })
 	}
@@ -62,8 +62,8 @@ func bind(family int, at unix.Sockaddr) (int, error) {
 	return fd, nil
 }
 
-// besideOwn does something with a socket that the listener's ended connections at its
-// port would forbid otherwise.
+// besideOwn does something with a socket that its port's ended connections would
+// otherwise forbid.
 func besideOwn(fd int, do func() error) error {
 	if err := reusePort(fd, 1); err != nil {
 		return err
@@ -84,8 +84,8 @@ func configure(fd, family int) error {
 	options := []struct {
 		level, name, value int
 	}{
-		// The least there is: nothing is ever read, so what a visitor sends
-		// while their connection waits to be accepted would only hold memory.
+		// The minimum: nothing is ever read, so what a visitor sends while their
+		// connection waits to be accepted would only hold memory.
 		{unix.SOL_SOCKET, unix.SO_RCVBUF, 1},
 		{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0},
 	}

@@ -107,10 +107,9 @@ func (b *Batch) MakeSet(s Set) {
 	b.add(fmt.Sprintf("make set %q", s.Name), unix.NFT_MSG_NEWSET, netlink.Create, data)
 }
 
-// once gives each element of a set a limit of its own, of one packet, which is
-// asked when the element is added, be it there or not: of two processors one alone
-// adds it. What came in vain, since it could not spend the grant yet, may come
-// again after a tenth of a second.
+// once gives each element of a set a limit of its own, of one packet, which is asked when
+// the element is added, be it there or not: of two processors one alone adds it. A packet
+// that could not spend the grant yet may come again after a tenth of a second.
 func once() attrs {
 	const second = 1
 	return attrs{}.str(unix.NFTA_EXPR_NAME, "limit").bytes(unix.NFTA_EXPR_DATA,

@@ -14,9 +14,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// maxArchive bounds how much text is read of a compressed file: a week of four
-// lines a second comes to less, and a slow machine inflates it within one look
-// for presence.
+// maxArchive limits how much text is read from a compressed file: a week of four lines a
+// second comes to less, and a slow machine inflates it within one look for presence.
 const maxArchive = 256 << 20
 
 // maxWindow is how far back zstd may refer, which is what it costs in memory: as
@@ -24,12 +23,12 @@ const maxArchive = 256 << 20
 // `zstd -19` uses.
 const maxWindow = 8 << 20
 
-// archive is a way to compress files. Xz is none of them: github.com/ulikunitz/xz
+// archive is a way to compress files. Xz is not supported: github.com/ulikunitz/xz
 // allocates the dictionary that a file asks for, up to 4 GiB, whatever it is told.
 type archive struct {
 	ending string
-	tester string // tells whether a file is damaged
-	slow   int64  // takes so many times longer than gzip
+	tester string // tests whether a file is damaged
+	slow   int64  // how many times slower it is than gzip
 	open   func(io.Reader) (text io.Reader, end func(), err error)
 }
 
@@ -66,14 +65,14 @@ func plainName(name string) string {
 	return name
 }
 
-// unzip reads a compressed file, up to l.most bytes of text, or fewer where that
-// takes longer. It never grows, so its last line counts even without a newline,
-// if that is where it ends.
+// unzip reads a compressed file, up to l.most bytes of text, or fewer where that takes
+// longer. It never grows, so its last line counts even without a newline, unless the text
+// was cut.
 //
-// What comes before a damaged place counts. That place, or where the text was
-// cut, is remembered like the end of a whole file, so that not every look
-// inflates the same again: a file that is still being written changes. What the
-// disk could not read is tried again; only that is an error here.
+// What comes before damage counts. The place of the damage, or where the text was cut, is
+// remembered like the end of a whole file, so that not every check inflates the same data
+// again: a file that is still being written changes. What the disk could not read is
+// retried; only that is an error here.
 func (l *logFile) unzip(a *archive) error {
 	most := l.most / a.slow
 	text := &io.LimitedReader{N: most + 1}

@@ -12,25 +12,23 @@ import (
 	"time"
 )
 
-// auto is the first place that has log data. The journal comes first, since
-// its trusted fields tell who wrote an entry, but only where journald runs: an
-// image may bring a journal of long ago. Then the text logs of the Debian and
-// the Red Hat families, and Busybox's syslogd's (Alpine), which puts all into
-// one file.
+// auto is the first place that has log data. The journal comes first, since its trusted
+// fields say who wrote an entry, but only where journald runs: an image may contain an
+// old journal. Then the text logs of the Debian and the Red Hat families, and Busybox's
+// syslogd's (Alpine), which puts all into one file.
 //
-// Which one that is may change with each look. Where a place can be read in part
-// only, the next one counts beside it. A login that was seen in any of them
-// remains one.
+// Which one that is may change with each check. If a place can be read only in part, the
+// next one counts beside it. A login that was seen in any of them stays one.
 type auto struct {
 	socket string // journald's; it runs where this exists
 	places []*place
 	best   *Login // the latest login so far, never after now; nil for none
 }
 
-// place is one that auto looks at.
+// place is one of the places that auto looks at.
 type place struct {
 	source
-	costs bool     // looking costs something even where nothing is
+	costs bool     // looking costs something even if there is nothing
 	again retry    // while another place has data
 	has   bool     // it had data at the last look
 	why   string   // why it has none, or not all of it
@@ -69,10 +67,10 @@ func (a *auto) at() source {
 
 func (a *auto) last(ctx context.Context, now time.Time) (Login, bool, []string, error) {
 	if a.best != nil && a.best.Time.After(now) {
-		a.best.Time = now // the clock was put back
+		a.best.Time = now // the clock was set back
 	}
-	// While one has data, those that failed before are spared; if it has none any
-	// more, all are asked.
+	// While one has data, those that failed before are left alone; if none has any more,
+	// all are asked.
 	spare := a.at() != nil
 	err := a.look(ctx, now, spare)
 	if spare && errors.Is(err, ErrNoData) {
@@ -87,7 +85,8 @@ func (a *auto) last(ctx context.Context, now time.Time) (Login, bool, []string, 
 	return *a.best, true, a.said(), err
 }
 
-// newLogins is all places', since one may have begun to be read, and broken off.
+// newLogins collects those of all places, since reading one may have begun and then
+// failed.
 func (a *auto) newLogins() (all []Login, lost int) {
 	for _, p := range a.places {
 		some, without := p.newLogins()
@@ -154,7 +153,7 @@ func (a *auto) ask(ctx context.Context, now time.Time, p *place) (Login, bool, e
 	return Login{}, false, err
 }
 
-// runs says why there is no sense in looking at the place.
+// runs says why it makes no sense to look at the place.
 func (a *auto) runs(p *place) error {
 	if _, ok := p.source.(*journal); !ok {
 		return nil
@@ -165,8 +164,8 @@ func (a *auto) runs(p *place) error {
 	return nil
 }
 
-// said is what is odd, for people: of the places with data all, of those that
-// should have come before them that they have not.
+// said returns the oddities, for people: all of places with data, and of the places
+// before them that they have none.
 func (a *auto) said() (all []string) {
 	first := slices.IndexFunc(a.places, func(p *place) bool { return p.has })
 	for i, p := range a.places {
@@ -188,7 +187,7 @@ func (a *auto) none() error {
 	var why, hints []string
 	for _, p := range a.places {
 		why = append(why, p.why)
-		if len(p.odd) > 0 && p.hint != "" { // it is there, and broken
+		if len(p.odd) > 0 && p.hint != "" { // it exists, but cannot be read
 			hints = append(hints, p.hint)
 		}
 	}
@@ -210,7 +209,7 @@ type retry struct {
 	at   time.Time
 }
 
-// due says whether it is time to try. A clock that was put back makes it so.
+// due says whether it is time to try. It is if the clock was set back.
 func (r *retry) due(now time.Time) bool {
 	return !now.Before(r.at) || r.at.Sub(now) > r.wait
 }

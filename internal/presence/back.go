@@ -18,12 +18,12 @@ const (
 	markLen = 256
 )
 
-// mayBeLogin is the cheap look before a line is parsed.
+// mayBeLogin is a cheap check before a line is parsed.
 func mayBeLogin(line []byte) bool { return bytes.Contains(line, []byte("Accepted ")) }
 
-// mark is how far a file was read, and how to know that it is still the same:
-// a growing file by the bytes before that place, a compressed one by size and
-// by when its inode changed, which who mends a file cannot set back.
+// mark is how far a file was read, and how to know that it is still the same: a growing
+// file by the bytes before that place, a compressed one by size and by when its inode
+// changed, which nobody who repairs a file can set back.
 type mark struct {
 	offset  int64
 	tail    []byte // up to markLen bytes that end at offset
@@ -63,7 +63,7 @@ func (m *mark) inside() bool {
 	return len(m.tail) > 0 && m.tail[len(m.tail)-1] != '\n' && m.tail[len(m.tail)-1] != 0
 }
 
-// backward reads a file that is not known, from its end, as far as needed.
+// backward reads an unknown file, from its end, as far as needed.
 func (l *logFile) backward() error {
 	w := &walk{logFile: l, prev: l.ref.Add(ahead)}
 	l.pr.asOf = l.now
@@ -72,7 +72,7 @@ func (l *logFile) backward() error {
 		l.pr.short = l.most
 	}
 	err := linesBackward(l, begin, l.size, func(line []byte, long bool) bool {
-		if offset < 0 { // the unfinished line: its time comes when it is finished
+		if offset < 0 { // the unfinished line: it is read when it is finished
 			offset = l.size
 			if !long {
 				offset -= int64(len(afterZeros(line)))
@@ -97,9 +97,9 @@ func (l *logFile) backward() error {
 	return l.pr.mark.set(l.file, offset)
 }
 
-// walk follows the stamps on the way back through a file. They fall; those that
-// do not are of lines from elsewhere, with clocks of their own, and are passed
-// over, or the file is more than a year old, and the years inferred are wrong.
+// walk follows the timestamps backwards through a file. They decrease; those that do not
+// belong to lines from elsewhere, with clocks of their own, and are skipped, or the file
+// is more than a year old, and the inferred years are wrong.
 type walk struct {
 	*logFile
 	hour   []byte    // the beginning of the stamp before, to the hour or the day
@@ -113,10 +113,10 @@ type walk struct {
 }
 
 const (
-	// season is a change between neighbouring lines that is no mere silence.
+	// season is a change between neighbouring lines that is more than a pause.
 	season = 180 * 24 * time.Hour
-	// week is how far the stamps of strays may move, and a step that is small: a
-	// log that goes on for longer is no stray, but older than the years inferred.
+	// week is how far the timestamps of strays may move, and the limit of a small step: a
+	// log that goes on for longer is not a stray, but older than the inferred years.
 	week = 7 * 24 * time.Hour
 	// maxStray is how many lines in a row may be strays.
 	maxStray = 1000
@@ -125,7 +125,7 @@ const (
 	aYear = 330 * 24 * time.Hour
 )
 
-// on says whether the way goes on past line.
+// on says whether the walk continues past line.
 func (w *walk) on(line []byte) bool {
 	line = afterZeros(line)
 	w.strays++
@@ -159,11 +159,11 @@ func (w *walk) on(line []byte) bool {
 	return w.older < maxStray
 }
 
-// turned says whether the line with stamp t is more than a year old, so that
-// the year inferred for it is wrong: on the way back the stamps have fallen
-// through a year and are suddenly high again. Back from strays (a few lines of
-// another host, or of 1 January, as a machine without a clock's battery writes at
-// each start) the stamps rise too, but not above where they fell from.
+// turned says whether the line with timestamp t is more than a year old, so that the year
+// inferred for it is wrong: going backwards the timestamps have decreased through a year
+// and are suddenly high again. Back from strays (a few lines of another host, or of 1
+// January, as a machine without a clock's battery writes at each start) the stamps rise
+// too, but not above where they fell from.
 func (w *walk) turned(t stamp) bool {
 	step := w.prev.Sub(t.Time)
 	switch {
@@ -174,7 +174,7 @@ func (w *walk) turned(t stamp) bool {
 	case step < -season:
 		back := !w.fell.IsZero() && !t.After(w.fell.Add(disorder)) && w.strays <= maxStray && w.slid < week
 		if !back && !t.yearless {
-			return false // another clock's; prev stays
+			return false // it has another clock; prev stays
 		}
 		if !back {
 			return true

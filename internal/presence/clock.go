@@ -15,18 +15,18 @@ import (
 const (
 	// localtime is the machine's time zone, localtime(5).
 	localtime = "/etc/localtime"
-	// maxZone bounds a file of tzfile(5), of which the largest have a few KB.
+	// maxZone limits the size of a tzfile(5), of which the largest have a few KB.
 	maxZone = 1 << 20
 	// farOff is how far a clock is off that was not set.
 	farOff = time.Hour
-	// manyBeyond is how many stamps far beyond now are no chance.
+	// manyBeyond is how many timestamps far beyond now are not a coincidence.
 	manyBeyond = 3
 )
 
 // born is before any moment at which this program could run.
 var born = time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
 
-// unset says, for people, that the clock was not set, "" that it may be right.
+// unset says, for people, that the clock was not set, "" if it may be right.
 func unset(now time.Time) string {
 	if !now.Before(born) {
 		return ""
@@ -52,8 +52,8 @@ type zoneID struct {
 	modified syscall.Timespec
 }
 
-// in returns t in the zone, and what is odd about that, for people. A clock with
-// a zone of its own keeps it, and so does a process with one (TZ, tzset(3)).
+// in returns t in the zone, and oddities about that, for people. A clock with a zone of
+// its own keeps it, and so does a process with one (TZ, tzset(3)).
 func (z *zone) in(t time.Time) (time.Time, []string) {
 	if _, set := os.LookupEnv("TZ"); set || t.Location() != time.Local {
 		return t, nil
@@ -75,7 +75,7 @@ func (z *zone) now() (of zoneID) {
 	return of
 }
 
-// load reads the zone. What cannot be read leaves the one before.
+// load reads the zone. If it cannot be read, the previous one stays.
 func (z *zone) load() {
 	loc, err := readZone(z.path)
 	if err == nil {
@@ -113,15 +113,15 @@ func readZone(path string) (*time.Location, error) {
 const (
 	// quarter is what the offsets of time zones are multiples of.
 	quarter = 15 * time.Minute
-	// freshSpan is how long ago the look before may be, for a line that was
-	// written since then to tell the offset of its writer's clock.
+	// freshSpan is how long ago the previous check may be, for a line that was written
+	// since then to show the offset of its writer's clock.
 	freshSpan = 2 * time.Minute
 	// freshSlack is how long lines are held before they are written, and how much
 	// clocks differ.
 	freshSlack = 30 * time.Second
-	// freshKept, freshPerLook and freshNeeded are how many lines are looked at, of
-	// how many looks, and how many must agree, so that neither a single line nor
-	// another host's tell.
+	// freshKept, freshPerLook and freshNeeded are how many lines are compared, how many
+	// in one check, and how many must agree, so that neither a single line nor those of
+	// another host decide.
 	freshKept    = 16
 	freshPerLook = 3
 	freshNeeded  = 8
@@ -149,18 +149,18 @@ func (f *fresh) line(line []byte, now time.Time) {
 		return
 	}
 	f.taken++
-	// A stamp that is off by some quarters is as far from the time between the
-	// looks, give or take half of that time.
+	// A timestamp that is off by some quarters is that far from the middle of the time
+	// between the checks, give or take half of that time.
 	between := f.since.Add(now.Sub(f.since) / 2)
 	off := t.Sub(between).Round(quarter)
 	if t.Sub(between.Add(off)).Abs() > now.Sub(f.since)/2+freshSlack {
-		return // by no quarters: an odd clock, but no zone
+		return // not by quarters: an odd clock, but not a zone
 	}
 	f.kept = append(f.kept, int(off/quarter))
 	f.kept = f.kept[max(0, len(f.kept)-freshKept):]
 }
 
-// warning says that lines are regularly stamped in another zone, "" if not.
+// warning says that lines regularly have timestamps of another zone, "" if not.
 func (f *fresh) warning() string {
 	off, n := 0, 0
 	times := map[int]int{}

@@ -63,15 +63,14 @@ func (e *entry) field(name string) (string, bool) {
 	return string(numbers), true
 }
 
-// login says what the entry is: isLogin, noLogin or cutShort. Who wrote it is
-// read from the fields that journald itself adds (those with an underscore):
-// sshd's monitor, which accepts logins, is root. A program may choose its own
-// name (_COMM), but only root's count here, and the executable, where journald
-// was able to see it, must be sshd's as well: a set-user-ID program that is
-// called through a link named sshd is not. The unit is no criterion: sshd's
-// processes move into a session's scope, and a door may run sshd itself. What sshd
-// wrote to standard error (sshd -e) does not count: a visitor's name has its ends of
-// lines there, and journald makes an entry of each line.
+// login returns what the entry is: isLogin, noLogin or cutShort. Whoever wrote it is read
+// from the fields that journald itself adds (those with an underscore): sshd's monitor,
+// which accepts logins, is root. A program may choose its own name (_COMM), but only
+// root's count here, and the executable, where journald was able to see it, must be
+// sshd's as well: a set-user-ID program that is called through a link named sshd is not.
+// The unit is not a criterion: sshd's processes move into a session's scope, and a door
+// may run sshd itself. What sshd wrote to standard error (sshd -e) does not count: a
+// visitor's name keeps its line breaks there, and journald makes an entry of each line.
 func (e *entry) login() (Login, verdict) {
 	uid, _ := e.field("_UID")
 	name, _ := e.field("_COMM")

@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// disorder is how far the order of a log's lines is trusted to be the order
-// of their stamps: what stands before a line that is older than a login by
-// more than this is older than the login.
+// disorder is how far the order of a log's lines may differ from the order of their
+// timestamps: whatever comes before a line that is older than a login by more than this
+// is older than the login.
 const disorder = 10 * time.Minute
 
 // files reads a log and its rotations as one stream: first from the end back,
@@ -28,14 +28,14 @@ const disorder = 10 * time.Minute
 // or copied is read anew.
 type files struct {
 	paths []string
-	most  int64 // how many bytes of text are read of one file when it is not known
+	most  int64 // how many bytes of text are read from an unknown file
 	seen  map[fileID]*progress
 	best  *Login // the latest login so far, never after now; nil for none
-	fresh fresh  // how the stamps of new lines agree with the clock
+	fresh fresh  // how the timestamps of new lines agree with the clock
 	recent
 }
 
-// fileID is a file whatever its name.
+// fileID identifies a file, whatever its name.
 type fileID struct{ dev, ino uint64 }
 
 func newFiles(paths []string) *files {
@@ -44,7 +44,7 @@ func newFiles(paths []string) *files {
 
 func (f *files) String() string { return strings.Join(f.paths, ", ") }
 
-// passedOver lists what seems to be a rotation and is not read.
+// passedOver lists what seems to be a rotation but is not read.
 func (f *files) passedOver() []string {
 	if len(f.paths) != 1 {
 		return nil
@@ -58,16 +58,16 @@ type pass struct {
 	*files
 	ctx  context.Context
 	now  time.Time
-	data bool // a file with data was met
+	data bool // a file with data was found
 	met  map[fileID]bool
 	own  ownOfLook
 	why  []string // for each file without data: why
-	hint string   // what to do about the first that is there
+	hint string   // what to do about the first that exists
 	warn []string
 }
 
 func (f *files) last(ctx context.Context, now time.Time) (Login, bool, []string, error) {
-	// A clock that was put back must not keep logins in the future.
+	// A clock that was set back must not leave logins in the future.
 	if f.best != nil && f.best.Time.After(now) {
 		f.best.Time = now
 	}
@@ -114,7 +114,7 @@ func (f *files) last(ctx context.Context, now time.Time) (Login, bool, []string,
 
 const filesHint = "name the log that sshd writes in presence.logins, and let doorward's user read it"
 
-// fileHint is what to do about a file that is there and cannot be read, "" if its
+// fileHint returns what to do about a file that exists but cannot be read, "" if its
 // error says that.
 func fileHint(err error) string {
 	switch {
@@ -127,7 +127,7 @@ func fileHint(err error) string {
 	return ""
 }
 
-// errEmpty is a file that is there and has nothing in it.
+// errEmpty means that a file exists but is empty.
 var errEmpty = errors.New("is empty")
 
 // enough says whether a file that was last written at ref can have no later login.
@@ -135,7 +135,7 @@ func (p *pass) enough(ref time.Time) bool {
 	return p.best != nil && ref.Before(p.best.Time.Add(-disorder))
 }
 
-// visit reads what is new of one file. Its errors name the file.
+// visit reads what is new in one file. Its errors name the file.
 func (p *pass) visit(path string) error {
 	f, err := openLog(path)
 	if err != nil {
@@ -170,7 +170,7 @@ func (p *pass) visit(path string) error {
 		return fmt.Errorf("%s: %w", f.Name(), err)
 	}
 	if pr == nil {
-		p.data = true // older than what is needed, but there
+		p.data = true // older than needed, but there
 		return nil
 	}
 	p.seen[id] = pr
@@ -189,8 +189,8 @@ func (p *pass) visit(path string) error {
 	return nil
 }
 
-// openLog opens path or, if it is not there, its compressed form. It never waits,
-// as it would for a named pipe.
+// openLog opens path or, if it does not exist, its compressed form. It never blocks, as
+// it would on a named pipe.
 func openLog(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -213,8 +213,8 @@ func plain(err error) error {
 	return err
 }
 
-// settled is how long after the last write to a rotated file nobody writes to it
-// any more: syslog daemons are told to reopen their files within a second or two.
+// settled is the time after the last write to a rotated file when nobody writes to it any
+// more: syslog daemons are told to reopen their files within a second or two.
 const settled = time.Minute
 
 // logFile is a file that is being read in a pass.
@@ -222,15 +222,15 @@ type logFile struct {
 	*pass
 	file    *os.File
 	size    int64
-	ref     time.Time // no stamp of the file is later: now or the last write
+	ref     time.Time // no timestamp of the file is later: now or the last write
 	late    time.Time // the last write if it is later than now
 	settled bool      // its last line is whole, also without a newline
 	pr      *progress
 }
 
-// read brings old, what is remembered of the file, up to date and returns it.
-// Old is nil for a file that is not known; nil is returned for one that need
-// not be read, nor be complained about.
+// read brings old, what is remembered about the file, up to date and returns it. Old is
+// nil for an unknown file; nil is returned for one that need neither be read nor be
+// reported.
 func (l *logFile) read(old *progress, changed time.Time) (*progress, error) {
 	zipped := archiveOf(l.file.Name())
 	known := old != nil && old.mark.holds(l.file, l.size, changed, zipped != nil)
@@ -252,8 +252,8 @@ func (l *logFile) read(old *progress, changed time.Time) (*progress, error) {
 	return l.pr, l.backward()
 }
 
-// ReadAt is the file's until the context ends, so that every reader stops at the
-// next block, however long a line is or whatever an archive inflates to.
+// ReadAt reads the file until the context ends, so that every reader stops at the next
+// block, however long a line is or however much an archive inflates to.
 func (l *logFile) ReadAt(p []byte, at int64) (int, error) {
 	if err := l.ctx.Err(); err != nil {
 		return 0, err

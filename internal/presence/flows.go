@@ -12,8 +12,8 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// fewPorts is how many ports of a protocol the kernel is asked for one by one. Each
-// is a walk through its table; of more ports it is asked for all of the protocol.
+// fewPorts is up to how many ports of a protocol are queried one by one. Each query walks
+// the kernel's table; for more ports the whole protocol is queried.
 const fewPorts = 3
 
 // kernel lists what connection tracking knows; *conntrack.Conn is one.
@@ -21,23 +21,24 @@ type kernel interface {
 	List(f conntrack.Filter, each func(conntrack.Entry)) error
 }
 
-// tracked is who came in by a door's ports from elsewhere.
+// tracked is who came in from elsewhere through a door's ports.
 type tracked struct {
 	ports  []port.Range
 	kernel kernel
-	// own are this host's addresses. They are asked for when there is somebody.
+	// own are this host's addresses. They are read only when somebody is there.
 	own func() (*addresses, error)
 	err error // own's
-	// in is true for a socket that is no known flow, so that it is open who began.
+	// in is true for a socket that is not a known flow, so that it is not known which
+	// side began it.
 	in   map[Connection]bool
-	ends map[Connection]bool // flows as their sockets name them
+	ends map[Connection]bool // flows, by the addresses of their sockets
 }
 
 func newTracked(ports []port.Range, own func() (*addresses, error)) *tracked {
 	return &tracked{ports: ports, own: sync.OnceValues(own), in: make(map[Connection]bool), ends: make(map[Connection]bool)}
 }
 
-// flows takes in the entries that are visitors'.
+// flows collects the entries that are visitors'.
 func (t *tracked) flows() error {
 	err := t.list(port.UDP, func(p uint16) []conntrack.Filter {
 		if p == 0 {
@@ -60,13 +61,13 @@ func (t *tracked) flows() error {
 	})
 }
 
-// isLive says whether a connection is live to connection tracking, of which the
-// state SYN_RECV lasts until the handshake is completed.
+// isLive says whether connection tracking considers a connection live; its state SYN_RECV
+// lasts until the handshake is completed.
 func isLive(state uint8) bool {
 	return state == conntrack.Established || state == conntrack.FinWait || state == conntrack.CloseWait
 }
 
-// take takes an entry in, if it is a visitor's to one of the ports.
+// take adds an entry, if it is a visitor's to one of the ports.
 func (t *tracked) take(proto port.Proto, e *conntrack.Entry) {
 	if !t.guards(proto, e.Original.To) && !(e.LetIn && t.guards(proto, e.Reply.To)) {
 		return
@@ -83,10 +84,10 @@ func (t *tracked) take(proto port.Proto, e *conntrack.Entry) {
 	}
 }
 
-// asCame returns an entry's direction towards this host, and where that ends behind
-// any translation. A flow that was let in may have been begun by the server, or by
-// who is behind a published port, so that visitors' datagrams answer it. No entry
-// is read both ways: the port that a visitor comes from may be another door's.
+// asCame returns an entry's direction towards this host, and where that ends after any
+// translation. A flow that was let in may have been begun by the server, or by the host
+// behind a published port, so that visitors' datagrams are replies in it. No entry is
+// read both ways: the port that a visitor comes from may be another door's.
 func asCame(e *conntrack.Entry, here *addresses) (as conntrack.Tuple, end netip.AddrPort) {
 	if e.LetIn && e.Proto == uint8(port.UDP) && !here.has(e.Original.To.Addr()) && here.has(e.Reply.To.Addr()) {
 		return e.Reply, e.Original.From
@@ -98,7 +99,8 @@ func (t *tracked) guards(proto port.Proto, to netip.AddrPort) bool {
 	return port.Within(t.ports, port.Port{Proto: proto, Number: to.Port()})
 }
 
-// hold takes a socket in. What is a flow, too, be it by another name, is that.
+// hold adds a socket. If it is also a flow, even under another address, it counts as the
+// flow.
 func (t *tracked) hold(s Connection) {
 	here, err := t.own()
 	if err != nil {
@@ -110,7 +112,7 @@ func (t *tracked) hold(s Connection) {
 	}
 }
 
-// dropBegun takes the sockets' connections that were begun here out of in.
+// dropBegun removes the sockets' connections that were begun here from in.
 func (t *tracked) dropBegun() error {
 	for _, proto := range []port.Proto{port.TCP, port.UDP} {
 		if !t.anySocket(proto) {
@@ -138,8 +140,8 @@ func (t *tracked) anySocket(proto port.Proto) bool {
 	return false
 }
 
-// list calls each with the entries of proto that the filters for each port want;
-// for port 0 they are for all ports.
+// list calls each with the entries of proto that match the filters for each port; port 0
+// stands for all ports.
 func (t *tracked) list(proto port.Proto, filters func(uint16) []conntrack.Filter, each func(conntrack.Entry)) error {
 	for _, p := range singles(t.ports, proto) {
 		for _, f := range filters(p) {
@@ -154,7 +156,7 @@ func (t *tracked) list(proto port.Proto, filters func(uint16) []conntrack.Filter
 	return nil
 }
 
-// singles are the ports of a protocol, each once, or 0 when they are not few.
+// singles returns the ports of a protocol, each once, or 0 if there are more than a few.
 func singles(ports []port.Range, proto port.Proto) []uint16 {
 	var all []uint16
 	for _, r := range ports {

@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// cutHeader takes off what a syslog daemon, or whatever else wrote the line, put
-// before the message, and says when it was. What is neither isLogin nor noLogin
-// is a header under which sshd's messages do not count: the message then tells
-// whether there is a login to be missed. Strangers' text follows its program's
-// field always, so nothing may stand before sshd's that could be another's.
+// cutHeader removes what a syslog daemon, or whatever else wrote the line, put before the
+// message, and returns its time. A verdict that is neither isLogin nor noLogin means a
+// header under which sshd's messages do not count: the message then shows whether a login
+// is missed. Strangers' text always follows its program's field, so nothing before sshd's
+// field may look like another program's.
 func cutHeader(line string, ref time.Time) (when time.Time, message string, what verdict) {
 	switch {
 	case strings.HasPrefix(line, "Accepted "):
@@ -24,7 +24,7 @@ func cutHeader(line string, ref time.Time) (when time.Time, message string, what
 	}
 	st, rest, known := cutStamp(line, ref)
 	switch {
-	case rest == "": // no reading of a clock at all
+	case rest == "": // not a time at all
 		message, what = cutUnknown(line)
 	case line[0] == '<':
 		message, what = cutProtocol(rest)
@@ -61,8 +61,8 @@ func cutFields(s string) (string, verdict) {
 	return s, program(field)
 }
 
-// cutProtocol takes " HOST sshd 1234 MSGID DATA " off, as RFC 5424 has it. The
-// second space that rsyslog writes is the one before the message in RFC 3164.
+// cutProtocol removes " HOST sshd 1234 MSGID DATA ", the form of RFC 5424. The second
+// space that rsyslog writes is the one before the message in RFC 3164.
 func cutProtocol(s string) (string, verdict) {
 	s = strings.TrimPrefix(s, " ")
 	var fields [4]string
@@ -87,7 +87,7 @@ func cutProtocol(s string) (string, verdict) {
 	return "", noLogin
 }
 
-// isNotGraphic says whether r is none of RFC 5424's PRINTUSASCII.
+// isNotGraphic says whether r is not one of RFC 5424's PRINTUSASCII.
 func isNotGraphic(r rune) bool { return r < '!' || r > '~' }
 
 // cutData takes RFC 5424's structured data and the space after it off: "-", or
@@ -121,7 +121,7 @@ func cutData(s string) (string, bool) {
 	return "", false
 }
 
-// cutValue takes a value of structured data and the quote after it off.
+// cutValue removes a value of structured data and the quote after it.
 func cutValue(s string) (string, bool) {
 	for i := 0; i < len(s); i++ {
 		switch s[i] {
@@ -141,9 +141,8 @@ func cutValue(s string) (string, bool) {
 // mostWords is how many words an unknown stamp and a host may have.
 const mostWords = 8
 
-// cutUnknown takes a header off whose stamp is in no known form. No word before
-// sshd's field may look like another program's: those end with a colon or stand
-// in brackets.
+// cutUnknown removes a header whose timestamp has no known form. No word before sshd's
+// field may look like another program's field: those end with a colon or are in brackets.
 func cutUnknown(line string) (string, verdict) {
 	if _, rest, ok := strings.Cut(line, ">1 "); ok && line[0] == '<' { // RFC 5424
 		_, rest, _ = strings.Cut(rest, " ")
@@ -191,9 +190,8 @@ func cutJSON(line string, ref time.Time) (string, verdict) {
 	return message, what
 }
 
-// program says what a program field is: isLogin for "sshd[N]:" and the like (see
-// sshdNames), noNumber for "sshd:" and metalog's "[sshd]", and noLogin for anything
-// else.
+// program classifies a program field: isLogin for "sshd[N]:" and the like (see
+// sshdNames), noNumber for "sshd:" and metalog's "[sshd]", and noLogin for anything else.
 func program(field string) verdict {
 	if name, ok := strings.CutSuffix(field, ":"); ok {
 		if isSSHDName(name) {

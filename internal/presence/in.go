@@ -16,24 +16,25 @@ import (
 // Connection is one live connection that came in, or one flow over UDP.
 type Connection struct {
 	Proto         port.Proto
-	Local, Remote netip.AddrPort // as the peer has them; IPv4-mapped addresses as IPv4
-	// Socket is the inode of the one that it ends in, by which it is told from another
-	// of the same name later; 0 where there is none, or no program has taken it yet.
+	Local, Remote netip.AddrPort // as the peer sees them; IPv4-mapped addresses as IPv4
+	// Socket is the inode of the socket that it ends in, which distinguishes it from a
+	// later one with the same addresses; 0 if there is none, or no program has accepted
+	// it yet.
 	Socket uint32
 }
 
-// looksAtOnce bounds the questions to connection tracking that are under way, each of
-// which is a walk through the kernel's table.
+// looksAtOnce limits the concurrent queries to connection tracking, each of which walks
+// the kernel's table.
 const looksAtOnce = 4
 
-// Watcher looks who is in, in one network namespace. Its connections to the kernel
-// last as long as the process: to close one waits for all that nf_tables has still to
-// free, with the lock of its transactions held (nf_tables_api.c, nft_rcv_nl_event),
-// so that after a door with a million grants was emptied nobody would get in for a
-// second. It may be used by several goroutines at once.
+// Watcher finds out who is in, in one network namespace. Its connections to the kernel
+// last as long as the process: closing one waits for everything that nf_tables has still
+// to free, with the lock of its transactions held (nf_tables_api.c, nft_rcv_nl_event), so
+// that after a door with a million grants was emptied nobody would get in for a second.
+// It may be used by several goroutines at once.
 type Watcher struct {
 	dial         func() (*conntrack.Conn, error)
-	looks, short chan *conntrack.Conn // those that are free, for In and for FlowsVisible; nil: to be made
+	looks, short chan *conntrack.Conn // idle connections, for In and for FlowsVisible; nil: to be made
 	joined       *joined
 }
 
@@ -49,8 +50,7 @@ func newWatcher(dial func() (*conntrack.Conn, error)) *Watcher {
 	return w
 }
 
-// ask has questions asked over one of the connections that are free. One that broke
-// is not used again.
+// ask runs queries over one of the idle connections. One that broke is not reused.
 func (w *Watcher) ask(free chan *conntrack.Conn, questions func(*conntrack.Conn) error) (err error) {
 	conn := <-free
 	defer func() { free <- conn }()
@@ -66,10 +66,9 @@ func (w *Watcher) ask(free chan *conntrack.Conn, questions func(*conntrack.Conn)
 	return err
 }
 
-// In returns who has come in by ports and is there still, each once, and in no
-// particular order. The peer of each is on
-// another machine: what this machine says to itself is no presence, nor what it
-// has begun.
+// In returns who has come in through ports and is still there, each once, and in no
+// particular order. The peer of each is on another machine: connections within this
+// machine are not presence, nor are those that it has begun.
 //
 //   - A TCP connection that ends here is its socket (sockdiag.Live), unless connection
 //     tracking saw it begin here. What that took up in mid-stream, as after
@@ -85,25 +84,25 @@ func (w *Watcher) ask(free chan *conntrack.Conn, questions func(*conntrack.Conn)
 //   - A connected UDP socket counts also when connection tracking has forgotten its
 //     flow, unless its entry begins here and was not let in.
 //
-// The fence guards a port at whatever address is not another host's ("fib daddr
-// type" in its rules), and labels what it lets in. So an entry is of a door if its
-// first packet was to a guarded port of an address of this host, or has the label.
+// The fence guards a port at every address that is not another host's ("fib daddr type"
+// in its rules), and labels what it lets in. So an entry belongs to a door if its first
+// packet was to a guarded port of an address of this host, or if it has the label.
 //
-// When entries cannot be read, In returns what is known by sockets alone and an
-// error that says what that means. After any other error nothing is known.
+// If entries cannot be read, In returns what the sockets alone show, and an error that
+// says what that means. After any other error nothing is known.
 //
 // A call lists the sockets of ports and asks connection tracking for what may be a
-// visitor's: twice for TCP and for UDP, and twice more if there are such sockets.
-// That is for all ports of a protocol, or for each of them while they are few
-// (fewPorts; of UDP twice as often). For each question the kernel walks its table,
-// of nf_conntrack_max entries at most: 200,000 take 40 ms. Of single ports it sends
-// only what matches; of many, all that is answered (UDP) or translated (TCP), and
-// to tell who began all of the protocol, 3 µs each. Memory is for those who are in.
+// visitor's: twice for TCP and for UDP, and twice more if there are such sockets. That is
+// for all ports of a protocol, or for each of them while they are few (fewPorts; of UDP
+// twice as often). For each question the kernel walks its table, of nf_conntrack_max
+// entries at most: 200,000 take 40 ms. For single ports it sends only what matches; for
+// many, all that is answered (UDP) or translated (TCP), and to find out which side began,
+// all of the protocol, 3 µs each. Memory is used only for those who are in.
 //
-// Calls at about the same time have one look at all of it together.
+// Calls at about the same time share one check.
 func (w *Watcher) In(ports []port.Range) ([]Connection, error) { return w.joined.ask(ports, w.in) }
 
-// in is In by a look of its own.
+// in is In with a check of its own.
 func (w *Watcher) in(ports []port.Range) ([]Connection, error) {
 	sockets, err := sockdiag.Live(ports)
 	if err != nil {
@@ -131,14 +130,14 @@ func (w *Watcher) in(ports []port.Range) ([]Connection, error) {
 	return in, w.blind(unseen)
 }
 
-// Came returns those of some addresses and ports from which a TCP connection came in
-// by ports, ended or not, as far as connection tracking remembers: after its end for
-// two minutes as a rule (nf_conntrack_tcp_timeout_time_wait), for ten seconds after a
-// reset. It is for who looks too late to meet them. A call costs as much as one of the
-// questions of In.
+// Came returns those addresses and ports, out of from, from which a TCP connection came
+// in through ports, ended or not, as far as connection tracking remembers: after its end
+// for two minutes as a rule (nf_conntrack_tcp_timeout_time_wait), for ten seconds after a
+// reset. It is for callers that check too late to see them. A call costs as much as one
+// of In's queries.
 func (w *Watcher) Came(ports []port.Range, from []netip.AddrPort) (came []netip.AddrPort, err error) {
 	t, asked := newTracked(ports, ownAddresses), make(map[netip.AddrPort]bool, len(from))
-	for _, a := range from { // who may write to a log can have many asked for
+	for _, a := range from { // whoever may write to a log can cause many queries
 		asked[a] = true
 	}
 	err = w.ask(w.looks, func(conn *conntrack.Conn) error {
@@ -154,14 +153,14 @@ func (w *Watcher) Came(ports []port.Range, from []netip.AddrPort) (came []netip.
 	return came, err
 }
 
-// ErrFlows is of In, where it knows by sockets alone.
+// ErrFlows is In's error if it knows only what sockets show.
 var ErrFlows = errors.New("flows cannot be seen")
 
-// FlowsVisible returns nil if flows that end in no socket of this machine can be
-// seen: those over UDP to a server that does not connect its socket, and those
-// that are forwarded. Else it says why not; without CAP_NET_ADMIN it is an error
-// that Is fs.ErrPermission, and any other means that the kernel has no ctnetlink. It
-// waits for no look.
+// FlowsVisible returns nil if flows that end in no socket of this machine can be seen:
+// those over UDP to a server that does not connect its socket, and those that are
+// forwarded. Otherwise it says why not; without CAP_NET_ADMIN it is an error that Is
+// fs.ErrPermission, and any other means that the kernel has no ctnetlink. It waits for no
+// check.
 func (w *Watcher) FlowsVisible() error { return w.ask(w.short, (*conntrack.Conn).Visible) }
 
 // blind says what it means for a door that flows cannot be seen; nil if they can.

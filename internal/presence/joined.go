@@ -10,23 +10,23 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// What looks may take: after one that was for all who asked, the next is begun when so
-// many times what it took are over, or mostRest.
+// The share of time that checks may take: after one for all who asked, the next begins
+// after this many times as long as it took, or after mostRest.
 const (
 	lookShare = 10
 	mostRest  = 500 * time.Millisecond
 )
 
-// joined has those who ask at about the same time answered by one look at the kernel,
-// which walks its tables for each, however few ports it is about: a thousand doors that
-// are open, each of which looks every few seconds, took a core otherwise. Who asks
-// while nobody else does is answered at once.
+// joined answers those who ask at about the same time with one query to the kernel, which
+// walks its tables for each, however few ports it is about: a thousand open doors, each
+// of which checks every few seconds, would otherwise take a whole core. A caller who is
+// alone is answered at once.
 type joined struct {
 	mu   sync.Mutex
-	next *look // gathers who asks, nil while nobody does
+	next *look // gathers the callers, nil while there are none
 
-	// rest has when the next look may begin. The first who asks for one takes it out for
-	// as long as that rests and looks.
+	// rest holds when the next check may begin. The first caller takes it out while it
+	// rests and checks.
 	rest chan time.Time
 }
 
@@ -36,7 +36,7 @@ func newJoined() *joined {
 	return j
 }
 
-// look is one look at the kernel for several who have asked.
+// look is one query to the kernel for several callers.
 type look struct {
 	ports []port.Range
 	done  chan struct{}
@@ -44,8 +44,8 @@ type look struct {
 	err   error
 }
 
-// ask returns who is in by ports, as one look at the kernel that began after the call
-// has it.
+// ask returns who is in through ports, according to a query to the kernel that began
+// after the call.
 func (j *joined) ask(ports []port.Range, see func([]port.Range) ([]Connection, error)) ([]Connection, error) {
 	j.mu.Lock()
 	l, first := j.next, j.next == nil
@@ -64,7 +64,7 @@ func (j *joined) ask(ports []port.Range, see func([]port.Range) ([]Connection, e
 	}), l.err
 }
 
-// look looks for all who have asked until the look before is over.
+// look checks for all who have asked by the end of the previous check.
 func (j *joined) look(l *look, see func([]port.Range) ([]Connection, error)) {
 	time.Sleep(time.Until(<-j.rest))
 	j.mu.Lock()

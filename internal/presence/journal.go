@@ -19,25 +19,25 @@ import (
 )
 
 const (
-	// journalPatience bounds one reading: a journalctl that hangs must not
-	// keep a door open.
+	// journalPatience limits one reading: a journalctl that hangs must not keep a door
+	// open.
 	journalPatience = 2 * time.Minute
 	// maxEntry is the longest entry that is looked at.
 	maxEntry = 256 << 10
 	// maxComplaint is how much of journalctl's error output is kept.
 	maxComplaint = 2 << 10
-	// walkAtMost is how long a way back that has failed is not tried again.
+	// walkAtMost is how long a failed walk backwards is not retried.
 	walkAtMost = 5 * time.Minute
 )
 
-// journal reads the machine's journal through journalctl, the one reader that
-// systemd promises to keep. Each reading asks for the newest entry of all,
-// which tells whether there is any data and whether anything is new; if so it
-// reads sshd's entries: at first backwards until a login is found and its time
-// is sure to be the latest (see disorder), later forwards from the cursor.
+// journal reads the machine's journal through journalctl, the one reader that systemd
+// promises to keep. Each reading asks for the newest entry of all, which shows whether
+// there is any data and whether anything is new; if so it reads sshd's entries: at first
+// backwards until a login is found and its time is sure to be the latest (see disorder),
+// later forwards from the cursor.
 //
-// Where journalctl fails after it has printed entries, these count, and the way
-// back is tried again after a while: it may cost much.
+// If journalctl fails after it has printed entries, these count, and the walk backwards
+// is retried only after a while, since it may be expensive.
 type journal struct {
 	programs []string // where journalctl may be, absolute
 	args     []string // come first; for tests
@@ -45,12 +45,12 @@ type journal struct {
 	cursor   string // of the newest entry when sshd's were last read
 	best     *Login // the latest login so far, never after now; nil for none
 
-	again  retry     // of the way back, once that has failed
-	part   error     // why the way back could not be read to its end; nil if it could
+	again  retry     // of the walk backwards, once that has failed
+	part   error     // why the walk backwards could not be completed; nil if it could
 	blind  bool      // the newest entry could not be read
-	heard  string    // what journalctl complains of without failing
+	heard  string    // what journalctl complains about without failing
 	newest time.Time // the newest entry's
-	ahead  time.Time // the furthest time of a login beyond now
+	ahead  time.Time // the latest time of a login beyond now
 	by     time.Duration
 	own    ownOfLook
 	odd    oddities // logins that do not count, since the latest that does
@@ -68,17 +68,17 @@ func JournalPrograms() []string {
 func (j *journal) String() string { return "the journal" }
 
 var (
-	// errNoEntry is a journal that may be read and is empty.
+	// errNoEntry means that the journal can be read but is empty.
 	errNoEntry = errors.New("has no entry")
-	// errNoProgram is a machine without journalctl.
+	// errNoProgram means that the machine has no journalctl.
 	errNoProgram = errors.New("journalctl is not installed")
-	// errSlow is a journalctl that did not answer in time.
+	// errSlow means that journalctl did not answer in time.
 	errSlow = errors.New("did not answer")
 )
 
 func (j *journal) last(ctx context.Context, now time.Time) (Login, bool, []string, error) {
 	if j.best != nil && j.best.Time.After(now) {
-		j.best.Time = now // the clock was put back
+		j.best.Time = now // the clock was set back
 	}
 	patient, cancel := context.WithTimeout(ctx, j.waits(ctx))
 	defer cancel()
@@ -108,7 +108,7 @@ func (j *journal) last(ctx context.Context, now time.Time) (Login, bool, []strin
 	return *j.best, true, warn, err
 }
 
-// waits is how long journalctl may take: so that whoever asks can still look
+// waits returns how long journalctl may take, so that the caller can still look
 // elsewhere.
 func (j *journal) waits(ctx context.Context) time.Duration {
 	if end, ok := ctx.Deadline(); ok {
@@ -129,7 +129,7 @@ func (j *journal) clockWarnings(now time.Time) (warn []string) {
 	return warn
 }
 
-// journalHint is what to do about a journal that cannot be read.
+// journalHint returns what to do about a journal that cannot be read.
 func journalHint(err error) string {
 	const group = "join doorward's user to the group systemd-journal (`usermod -aG systemd-journal doorward`, then " +
 		"`systemctl restart doorward`)"
@@ -185,7 +185,7 @@ func (j *journal) read(ctx context.Context, now time.Time) error {
 	return j.back(ctx, now, newest, err)
 }
 
-// inPart is the error for a reading that ended with err.
+// inPart returns the error for a reading that ended with err.
 func (j *journal) inPart(err error) error {
 	err = cmp.Or(err, j.part)
 	if err == nil && j.heard != "" {
@@ -239,7 +239,7 @@ func (j *journal) forward(ctx context.Context, now time.Time, newest string) err
 	return err
 }
 
-// back reads from the end as far as needed. Err is what went wrong before.
+// back reads backwards from the end as far as needed. Err is what went wrong before.
 func (j *journal) back(ctx context.Context, now time.Time, newest string, err error) error {
 	n, failed := j.run(ctx, append(slices.Clone(sshds), "--reverse"), func(e entry) bool {
 		j.take(e, now)
@@ -332,7 +332,7 @@ func (j *journal) run(ctx context.Context, args []string, each func(entry) bool)
 	return n, nil
 }
 
-// program finds journalctl. PATH is not asked: it is the environment's word.
+// program finds journalctl. It does not use PATH, which is controlled by the environment.
 func (j *journal) program() (string, error) {
 	for _, p := range j.programs {
 		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() {
@@ -342,9 +342,9 @@ func (j *journal) program() (string, error) {
 	return "", fmt.Errorf("%w (looked for %s)", errNoProgram, strings.Join(j.programs, ", "))
 }
 
-// eachEntry calls each with the entries that r has, a line each, until it
-// returns false, which is the false that is returned. What is no entry, or
-// too long, is passed over: journalctl also prints "-- No entries --".
+// eachEntry calls each with the entries that r has, a line each, until it returns false,
+// which is the false that is returned. Anything that is not an entry, or too long, is
+// skipped: journalctl also prints "-- No entries --".
 func eachEntry(r io.Reader, each func(entry) bool) (whole bool, err error) {
 	b := bufio.NewReaderSize(r, maxEntry)
 	inside := false

@@ -11,10 +11,10 @@ import (
 	"github.com/doorward/doorward/internal/legible"
 )
 
-// parseLine reads one line of a text log: stamp, host, program and number,
-// message. It is a login only if sshd is the whole program field and the
-// message begins with it; what strangers can bring into other fields of other
-// lines (names, banners, other programs' text) stands elsewhere.
+// parseLine reads one line of a text log: stamp, host, program and number, message. It is
+// a login only if the whole program field is sshd and the message is sshd's from its
+// beginning; what strangers can get into other fields or lines (names, banners, other
+// programs' text) is elsewhere.
 //
 // What rsyslog escapes (#011 for a tab) stays as it is: decoding it would put
 // control characters into the operator's terminal.
@@ -39,12 +39,12 @@ func parseLine(line string, ref time.Time) (Login, verdict) {
 	return login, isLogin
 }
 
-// cutAt is how many bytes sshd's log.c leaves of a message for syslog ("%.500s").
-// Whether it was the unprivileged child that said one so long (see
-// parseMessage) stands where it is cut.
+// cutAt is how many bytes sshd's log.c leaves of a message for syslog ("%.500s"). Whether
+// such a long one came from the unprivileged child (see parseMessage) would be said in
+// the part that is cut off.
 const cutAt = 500
 
-// tell says what a message of sshd's is: isLogin, noLogin or cutShort.
+// tell classifies a message of sshd's: isLogin, noLogin or cutShort.
 func tell(message string) (Login, verdict) {
 	login, ok := parseMessage(message)
 	switch {
@@ -60,16 +60,15 @@ func tell(message string) (Login, verdict) {
 //
 //	Accepted METHOD[/SUBMETHOD] for USER from ADDRESS port PORT ssh2[: KEY]
 //
-// A user's name may have spaces: it ends at the first "from" that what is due
-// follows. What stands behind the key is the word of others, an identity in a
-// certificate, say, and can spell all of that again; so could a name, but only
-// one that exists here, since sshd accepts no other ("invalid user" is said
-// before those). Whom such a name were given to could make himself look as if
-// he came from elsewhere, and hide nobody's login but his own.
+// A user's name may have spaces: it ends at the first "from" that is followed by what has
+// to follow. The text after the key comes from others, such as an identity in a
+// certificate, and can contain all of that again; so could a name, but only one that
+// exists here, since sshd accepts no other ("invalid user" precedes those). A user of
+// such a name could appear to come from elsewhere, and would hide only their own login.
 //
-// What ends with [preauth] or [postauth] was said by the child that talks with
-// the visitor, and only passed on by the monitor, which accepts logins
-// (monitor.c). A login over loopback did not come in through a door.
+// A message that ends with [preauth] or [postauth] comes from the child that talks with
+// the visitor, and is only passed on by the monitor, which accepts logins (monitor.c). A
+// login over loopback did not come in through a door.
 func parseMessage(s string) (Login, bool) {
 	hidden := strings.ContainsFunc(s, isHidden)
 	s, ok := strings.CutPrefix(unverbose(unrepeat(s)), "Accepted ")
@@ -101,9 +100,9 @@ func parseMessage(s string) (Login, bool) {
 // local says whether the login came over loopback, and not through a door.
 func (l Login) local() bool { return l.Source.IsLoopback() }
 
-// unrepeat takes the message out of rsyslog's "message repeated 2 times: [ ...]".
-// The older "last message repeated 2 times" names no message; a login's is
-// never the same twice anyway, since its port and process differ.
+// unrepeat extracts the message from rsyslog's "message repeated 2 times: [ ...]". The
+// older "last message repeated 2 times" names no message; a login's is never the same
+// twice anyway, since its port and process differ.
 func unrepeat(s string) string {
 	rest, ok := strings.CutPrefix(s, "message repeated ")
 	if !ok {
@@ -116,8 +115,8 @@ func unrepeat(s string) string {
 	return strings.TrimSuffix(rest, "]")
 }
 
-// unverbose takes off what LogVerbose of sshd_config(5) puts before auth_log()'s
-// messages: "auth.c:auth_log():298 (bin=sshd-session, pid=7): ", see log.c.
+// unverbose removes what LogVerbose of sshd_config(5) puts before auth_log()'s messages:
+// "auth.c:auth_log():298 (bin=sshd-session, pid=7): ", see log.c.
 func unverbose(s string) string {
 	rest, ok := strings.CutPrefix(s, "auth.c:auth_log():")
 	if !ok {
@@ -127,8 +126,8 @@ func unverbose(s string) string {
 	return strings.TrimPrefix(rest, ": ")
 }
 
-// isHidden says whether r is a control or stands for something other than itself.
-// sshd writes none: it escapes whatever is not ASCII (vis(3)).
+// isHidden says whether r is a control character or stands for something other than
+// itself. sshd writes none: it escapes whatever is not ASCII (vis(3)).
 func isHidden(r rune) bool { return !legible.Rune(r) }
 
 // isMethod says whether s is spelt like a method of RFC 4252 as sshd writes

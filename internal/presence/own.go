@@ -15,7 +15,7 @@ import (
 	"strings"
 )
 
-// addresses are a host's own.
+// addresses are a host's own addresses.
 type addresses struct {
 	single   map[netip.Addr]bool
 	prefixes []netip.Prefix // few: 127.0.0.0/8, and those that are routed to it whole
@@ -33,9 +33,9 @@ func (a *addresses) has(addr netip.Addr) bool {
 	return false
 }
 
-// shortest is the length of the shortest prefix that is a host's own. A transparent
-// proxy has a shorter route, as ::/0 or 2000::/3 in a table of its own, to take in
-// what is for others; whose addresses these are, visitors have, too.
+// shortest is the length of the shortest prefix that is a host's own. A transparent proxy
+// has a shorter route, such as ::/0 or 2000::/3 in a table of its own, to receive what is
+// for others; visitors' addresses are among those.
 func shortest(p netip.Prefix) int {
 	if p.Addr().Is4() {
 		return 1 // of IPv4 the table is known
@@ -54,10 +54,10 @@ func (a *addresses) add(p netip.Prefix) {
 	}
 }
 
-// ownAddresses reads the addresses of the thread's network namespace: where its
-// routes lead to itself (RTN_LOCAL, rtnetlink(7)), which takes in prefixes that no
-// interface has. The files of proc_net(5) tell that without a socket that could
-// change routes, too. That costs a line or two for each route there is.
+// ownAddresses reads the addresses of the thread's network namespace: where its routes
+// lead to itself (RTN_LOCAL, rtnetlink(7)), which takes in prefixes that no interface
+// has. The files of proc_net(5) show this without a socket that could also change routes.
+// That costs a line or two for each route.
 func ownAddresses() (*addresses, error) {
 	a := &addresses{single: make(map[netip.Addr]bool)}
 	for _, file := range []struct {
@@ -95,8 +95,8 @@ func Own(addr netip.Addr) (bool, error) {
 // asked for. The zero value has read none.
 type ownOfLook struct{ a *addresses }
 
-// has says whether addr is the host's own. Where that cannot be read it is not:
-// that is said when connections are looked for.
+// has says whether addr is the host's own. If the addresses cannot be read it returns
+// false: that is reported when connections are checked.
 func (o *ownOfLook) has(addr netip.Addr) bool {
 	if o.a == nil {
 		var err error

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// maxRotations is how many older files stand behind a log that is named alone,
-// as in the article: "or .1 to .4 if the earlier is empty".
+// maxRotations is how many older files belong to a log that is named alone, as in the
+// article: "or .1 to .4 if the earlier is empty".
 const maxRotations = 4
 
 // places returns the files to look at, newest first: the list as it is, or a
@@ -27,8 +27,8 @@ func places(paths []string) []string {
 	return append([]string{paths[0]}, older...)
 }
 
-// isRotated says whether nobody is to write the file at path any more, going by
-// its name: it is a rotation of the first of the list.
+// isRotated says whether, going by its name, nobody writes the file at path any more: it
+// is a rotation of the first of the list.
 func isRotated(paths []string, path string) bool {
 	if len(paths) == 0 {
 		return false
@@ -41,14 +41,13 @@ func isRotated(paths []string, path string) bool {
 	return ok
 }
 
-// rotations lists the older files of a log beside it, newest first, up to
-// maxRotations: log.0 or log.1, log.2.gz, or with dates log-20261122,
-// log-20261115.gz. Of a file that is there plain and compressed, because it is
-// just being compressed, only the plain one is listed. Over are those that seem
-// to be rotations too, and that are not read: by which one is the newer, or by
-// which program they are compressed, is not known.
+// rotations lists the older files of a log beside it, newest first, up to maxRotations:
+// log.0 or log.1, log.2.gz, or with dates log-20261122, log-20261115.gz. Of a file that
+// is there plain and compressed, because it is just being compressed, only the plain one
+// is listed. Over are those that also seem to be rotations but are not read, since it is
+// not known which is newer, or by which program they were compressed.
 func rotations(path string) (names, over []string) {
-	// Without leave to list the directory the log itself still says all.
+	// Without permission to list the directory, the log itself still counts.
 	entries, _ := os.ReadDir(filepath.Dir(path))
 	type old struct {
 		name string
@@ -84,8 +83,8 @@ type rotation struct {
 	date   string // digits from the year on, "" for none
 }
 
-// compare orders later ones first. Numbers come before dates: who has both has
-// changed to numbers, or the other way round, and either way the stamps decide.
+// compare orders later ones first. Numbers come before dates: if there are both, the
+// scheme has changed one way or the other, and in any case the timestamps decide.
 func (r rotation) compare(other rotation) int {
 	if (r.date == "") != (other.date == "") {
 		return cmp.Compare(len(r.date), len(other.date))
@@ -102,8 +101,8 @@ var (
 	dated = regexp.MustCompile(`^[-._](20\d\d)([-._]?)(\d\d)([-._]?)(\d\d)(?:[-._T]?(\d\d)(?:[-._:]?(\d\d)(?:[-._:]?(\d\d))?)?)?(?:[-._](\d{10}))?$`)
 	// stamped is %s alone.
 	stamped = regexp.MustCompile(`^[-._](\d{10})$`)
-	// unknownRotation is a name that rotations might have: with a number that
-	// begins it, or "old".
+	// unknownRotation matches names that rotations might have: beginning with a number,
+	// or "old".
 	unknownRotation = regexp.MustCompile(`^[-._](?:\d+(?:[-._:T]\w+)*|old(?:\.\w+)?)$`)
 )
 

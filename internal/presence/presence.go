@@ -1,20 +1,19 @@
 //go:build linux
 
-// Package presence says who is in: the latest login that sshd wrote into an
-// auth log or the journal, and who has come in by a door's ports and is there
-// still, which the kernel tells by sockets (sock_diag) and by connection tracking.
+// Package presence finds out who is in: the latest login that sshd wrote to an auth log
+// or the journal, and who has come in through a door's ports and is still there,
+// according to the kernel's sockets (sock_diag) and connection tracking.
 //
-// It only reads. It decides nothing about doors, keeps nothing on disk, and
-// believes no stranger: what counts as a login is a line that sshd itself
-// wrote, whose stamp is known. Where it cannot tell, it says less presence
-// rather than more, and says why.
+// It only reads. It decides nothing about doors, keeps nothing on disk, and believes no
+// stranger: only a line that sshd itself wrote, and whose timestamp is known, counts as a
+// login. In doubt, it reports less presence rather than more, and says why.
 //
-// A text log carries no proof of who wrote a line: a local user who may write
-// to /dev/log can spell sshd's tag and number too, and a log that also takes
-// other hosts' lines has their logins in it. What sshd itself writes into a file
-// (sshd -E) or to standard error (sshd -e), which journald passes on to a syslog
-// daemon, has visitors' names with their ends of lines, so that they can spell any
-// line. The journal's trusted fields know better, which is why Auto prefers it.
+// A text log has no proof of who wrote a line: a local user who may write to /dev/log can
+// write sshd's tag and number too, and a log that also receives other hosts' lines
+// contains their logins. What sshd itself writes to a file (sshd -E) or to standard error
+// (sshd -e), which journald passes on to a syslog daemon, has visitors' names with their
+// line breaks, so that visitors can forge any line. The journal's trusted fields are
+// reliable, which is why Auto prefers it.
 package presence
 
 import (
@@ -53,8 +52,8 @@ func (e *noData) Unwrap() error {
 
 // Login is one accepted login, which did not come over loopback.
 type Login struct {
-	// Time is the line's stamp, or the moment when the line was first read if
-	// the stamp lies after it: no login is later than now.
+	// Time is the line's timestamp, or the moment when the line was first read if the
+	// timestamp is later: no login is later than now.
 	Time   time.Time
 	User   string     // as sshd wrote it
 	Method string     // "password", "publickey", "keyboard-interactive/pam", ...
@@ -79,19 +78,18 @@ type source interface {
 	// also with an error. An error that is errPart comes with what could be read,
 	// and with a warning that says what could not.
 	last(ctx context.Context, now time.Time) (Login, bool, []string, error)
-	// newLogins returns the logins that were read since it was called before.
-	// It says how many more there were than are kept.
+	// newLogins returns the logins that were read since the previous call. It says how
+	// many more there were than are kept.
 	newLogins() (all []Login, lost int)
 	String() string
 }
 
-// errPart says that a place has log data, of which some cannot be read.
+// errPart says that a place has log data, some of which cannot be read.
 var errPart = errors.New("can be read in part only")
 
-// Last returns the latest login by time; false means that there is log data
-// but no login in it. Each call reads only what is new since the one before.
-// The error is one that errors.Is ErrNoData, or ctx's, or says which program
-// did not answer in time.
+// Last returns the latest login by time; false means that there is log data but no login
+// in it. Each call reads only what is new since the previous one. The error is one that
+// errors.Is ErrNoData, or ctx's, or says which program did not answer in time.
 func (l *Log) Last(ctx context.Context) (Login, bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -107,10 +105,10 @@ func (l *Log) Last(ctx context.Context) (Login, bool, error) {
 	return login, ok, nil
 }
 
-// Fresh returns the logins that were read since it was called before, in the order
-// of their times: of very many, the last 1,000 read of each place, and how many are lost
-// for that. Of what was written before the first look, only some are among them. Of a
-// file that was replaced, or of two places that have the same, a login may come again.
+// Fresh returns the logins that were read since the previous call, in order of time: if
+// there are very many, the last 1,000 read from each place, and how many were lost. It
+// includes only some of those written before the first check. If a file was replaced, or
+// two places have the same lines, a login may come again.
 func (l *Log) Fresh() (all []Login, lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -119,19 +117,19 @@ func (l *Log) Fresh() (all []Login, lost int) {
 	return all, lost
 }
 
-// Warnings returns what the last call of Last found that an operator should
-// act on: logins under a header or a stamp in an unknown form, a stamp from the
-// future, a file or a journal that may not be read, a clock that was not set. It
-// is empty when all is well.
+// Warnings returns what the last call of Last found that an operator should act on:
+// logins under a header or timestamp of an unknown form, a timestamp from the future, a
+// file or a journal that may not be read, a clock that was not set. It is empty when all
+// is well.
 func (l *Log) Warnings() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return append([]string(nil), l.warnings...)
 }
 
-// PassedOver lists the files that seem to be rotations of the log that is read,
-// and are not read: their names do not tell which is the newer, or they are
-// compressed in a way that is not known.
+// PassedOver lists the files that seem to be rotations of the log that is read, but are
+// not read themselves: their names do not show which is newer, or they are compressed in
+// an unknown way.
 func (l *Log) PassedOver() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -152,13 +150,12 @@ func (l *Log) String() string {
 	return l.src.String()
 }
 
-// Files reads the files of paths, newest first, in the forms that syslog
-// daemons write. A file that is missing but there with ".gz", ".zst" or ".bz2"
-// added is read so. A list of one file stands for that file and its rotations
-// beside it (path.0, path.1, path.2.gz, path-20261122, ...: the newest four of
-// them); a longer list is taken as it is. Stamps without a zone are in now's
-// location; where that is time.Local, in that of /etc/localtime as it is at each
-// Last, unless the environment has TZ.
+// Files reads the files of paths, newest first, in the forms that syslog daemons write. A
+// file that is missing but there with ".gz", ".zst" or ".bz2" added is read so. A list of
+// one file stands for that file and its rotations beside it (path.0, path.1, path.2.gz,
+// path-20261122, ...: the newest four of them); a longer list is taken as it is.
+// Timestamps without a zone are in now's location; where that is time.Local, in that of
+// /etc/localtime as it is at each Last, unless the environment has TZ.
 func Files(paths []string, now func() time.Time) *Log { return newLog(newFiles(paths), now) }
 
 // Journal reads the machine's journal through journalctl, by trusted fields.
@@ -172,7 +169,7 @@ func Journal(now func() time.Time) *Log { return newLog(newJournal(), now) }
 // was looked for.
 func Auto(now func() time.Time) *Log { return newLog(newAuto(), now) }
 
-// maxRead bounds the logins that are kept for Fresh.
+// maxRead limits the logins that are kept for Fresh.
 const maxRead = 1000
 
 // recent keeps logins for Fresh.

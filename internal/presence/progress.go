@@ -9,27 +9,27 @@ import (
 	"time"
 )
 
-// progress is what is remembered of a file.
+// progress is what is remembered about a file.
 type progress struct {
 	mark  mark
 	ended int64 // the size up to which an unfinished last line was taken for whole
 
 	odd    oddities      // logins that do not count
-	ahead  time.Time     // the furthest stamp of a login beyond now
+	ahead  time.Time     // the latest timestamp of a login beyond now
 	by     time.Duration // how far it was when it was read
-	beyond int           // stamps far beyond now on the way back
+	beyond int           // timestamps far beyond now on the walk backwards
 	gaveUp string        // the line beyond which the file was not searched
-	short  int64         // only so many bytes of its end were searched; 0 for all
+	short  int64         // how many bytes at its end were searched; 0 for all
 	asOf   time.Time     // when it was searched
 
 	// Of a compressed file:
 	empty  bool   // there is nothing in it
-	cut    int64  // only so many bytes of its text were read; 0 for all
+	cut    int64  // how many bytes of its text were read; 0 for all
 	broken string // why its end could not be read, for people
 }
 
-// warnings says what is odd about a file, for people. Each is the same text as
-// long as it is the same thing: what is new in a log is written to doorward's.
+// warnings returns the oddities of a file, for people. Each keeps its text as long as it
+// is the same thing, since new ones are written to doorward's log.
 func (pr *progress) warnings(name string, p *pass) []string {
 	w := pr.odd.warnings(name)
 	say := func(format string, args ...any) { w = append(w, name+": "+fmt.Sprintf(format, args...)) }
@@ -75,7 +75,7 @@ func (l *logFile) forward() error {
 	return l.pr.mark.set(l.file, at+done)
 }
 
-// finish takes the line that a file which nobody writes any more ends with.
+// finish processes the last line of a file that nobody writes any more.
 func (l *logFile) finish(line []byte) {
 	if len(line) > 0 {
 		l.take(line)
@@ -83,7 +83,7 @@ func (l *logFile) finish(line []byte) {
 	l.pr.ended = l.size
 }
 
-// take makes the line's login the latest if it is, and notes what is odd.
+// take makes the line's login the latest if it is, and notes oddities.
 func (l *logFile) take(line []byte) {
 	line = afterZeros(line)
 	if len(line) > maxLogin || !mayBeLogin(line) {
@@ -96,7 +96,7 @@ func (l *logFile) take(line []byte) {
 	case noLogin:
 	case isLogin:
 		if l.own.has(login.Source) {
-			return // the host itself came in by no door
+			return // the host itself did not come in through a door
 		}
 		if login.Time.After(l.now) {
 			if login.Time.After(l.pr.ahead) {
@@ -112,11 +112,11 @@ func (l *logFile) take(line []byte) {
 	}
 }
 
-// quote is as much of a line as a warning shows.
+// quote returns as much of a line as a warning shows.
 func quote(line []byte) string { return string(line[:min(len(line), maxQuote)]) }
 
-// afterZeros is what of a line was really written: a power cut can leave zeros
-// where a block was to be, and the end of another line before them.
+// afterZeros returns the part of a line that was really written: a power cut can leave
+// zeros in place of a block, and the end of another line before them.
 func afterZeros(line []byte) []byte {
 	return line[bytes.LastIndexByte(line, 0)+1:]
 }

@@ -9,20 +9,19 @@ import (
 	"io"
 )
 
-// maxLine bounds what is held of a line: shorter ones are looked at, longer
-// ones may be passed over. No line of sshd's about a login comes near it.
+// maxLine limits how much of a line is held: shorter ones are read, longer ones may be
+// skipped. No line of sshd's about a login comes near it.
 const maxLine = 64 << 10
 
-// Zero bytes stand where a block was never written: by a power cut, or by who goes
-// on at the old place in a file that was truncated. However many there are, a line
-// begins after them (see afterZeros).
+// Zero bytes are where a block was never written: because of a power cut, or a writer
+// that continues at its old offset in a file that was truncated. However many there are,
+// a line begins after them (see afterZeros).
 
-// linesBackward calls each with the lines of r from begin to end, last one first,
-// without their newlines. The first call is for what follows the last newline: an
-// unfinished line, or nothing. long says that the line is too long or begins before
-// begin, and was left out. What stands before zeros in a line may be left out too.
-// It stops when each returns false, and reads blocks of maxLine bytes only as far
-// as it must.
+// linesBackward calls each with the lines of r from begin to end, last one first, without
+// their newlines. The first call is for what follows the last newline: an unfinished
+// line, or nothing. long says that the line is too long or begins before begin, and was
+// left out. What comes before zeros in a line may be left out too. It stops when each
+// returns false, and reads blocks of maxLine bytes only as far as it must.
 func linesBackward(r io.ReaderAt, begin, end int64, each func(line []byte, long bool) bool) error {
 	var buf []byte // a block, and behind it the beginning of the line that it cuts
 	block, long := make([]byte, maxLine), false

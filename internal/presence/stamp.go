@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// ahead is how far in the future a stamp without a year may lie before it is
-// taken for last year's: clocks and zones of a log's writer are off at times.
+// ahead is how far in the future a timestamp without a year may be before it is taken for
+// last year's: the clock and zone of a log's writer are sometimes wrong.
 const ahead = 24 * time.Hour
 
 // stamp is the time that a line of a log begins with.
@@ -17,13 +17,13 @@ type stamp struct {
 	yearless bool // the year was inferred
 }
 
-// cutStamp reads the stamp that line begins with and returns the rest, from
-// the space after it on. Known are RFC 3164's "Nov  2 07:50:01", also with a
-// fraction of the second; RFC 3339's "2026-11-02T07:50:01.25+01:00", also with a
-// zone like "+0100", which older journalctl writes as short-iso; and RFC 5424's
-// "<38>1 2026-11-02T07:50:01.25+01:00". A stamp without a zone is in ref's
-// location; for one without a year see latest. Anything else is false: no day is
-// guessed. The rest is then "", unless the stamp's form is known.
+// cutStamp reads the stamp that line begins with and returns the rest, from the space
+// after it on. Known are RFC 3164's "Nov  2 07:50:01", also with a fraction of the
+// second; RFC 3339's "2026-11-02T07:50:01.25+01:00", also with a zone like "+0100", which
+// older journalctl writes as short-iso; and RFC 5424's "<38>1
+// 2026-11-02T07:50:01.25+01:00". A stamp without a zone is in ref's location; for one
+// without a year see latest. For anything else it returns false: no day is guessed. The
+// rest is then "", unless the form is known.
 func cutStamp(line string, ref time.Time) (stamp, string, bool) {
 	switch {
 	case line == "":

@@ -4,16 +4,16 @@ package presence
 
 import "fmt"
 
-// verdict says what a line of a log is.
+// verdict classifies a line of a log.
 type verdict uint8
 
 const (
 	noLogin verdict = iota
 	isLogin
-	// The others are logins of sshd's that do not count; see uncounted.
-	oddStamp     // when it was cannot be told
+	// The others are sshd's logins that do not count; see uncounted.
+	oddStamp     // its time is not known
 	skippedStamp // its stamp is a time that the clock skipped
-	noStamp      // neither stamp nor program
+	noStamp      // neither timestamp nor program
 	noHost
 	noNumber    // anybody's line could look like it
 	inContainer // a container's output
@@ -21,9 +21,9 @@ const (
 	verdicts    // how many there are
 )
 
-// uncounted says, for people, why logins do not count, and what to do. Only the
-// verdicts upon the stamp show the line: there the header is sshd's for sure,
-// while a stranger's name can begin a line of what sshd -E writes.
+// uncounted says, for people, why logins do not count, and what to do. Only the verdicts
+// about the timestamp show the line: there the header is certainly sshd's, while a
+// stranger's name can begin a line of what sshd -E writes.
 var uncounted = [verdicts]string{
 	oddStamp: `logins do not count, since their stamp is in no known form (known are "Nov  2 07:50:01", ` +
 		`"2026-11-02T07:50:01+01:00" and RFC 5424's): %q`,
@@ -53,7 +53,7 @@ func (o *oddities) add(what verdict, line []byte) {
 	}
 }
 
-// warnings says what was noted, for people; the same whatever follows.
+// warnings returns what was noted, for people; later lines do not change it.
 func (o *oddities) warnings(name string) []string {
 	var w []string
 	for what, line := range o {

@@ -123,7 +123,7 @@ func TestAListenerThatCannotBeConfined(t *testing.T) {
 
 // Without the sandbox the same program gets further, so that it is the sandbox that
 // keeps it in.
-func TestWithoutTheCageTheIntruderGetsFurther(t *testing.T) {
+func TestWithoutTheSandboxTheIntruderGetsFurther(t *testing.T) {
 	got := map[string]string{}
 	for _, a := range intrude(t, "", "uncaged", "alone") {
 		got[a.what] = a.result

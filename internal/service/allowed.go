@@ -13,15 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Allowed asks systemd whether this process may start the unit, and stop it and
-// what belongs to it. It changes nothing, whatever state the unit is in. The error
-// is ErrNotAllowed when not, and any other when that cannot be told.
+// Allowed asks systemd whether this process may start the unit, and stop it and what
+// belongs to it. It changes nothing, whatever state the unit is in. The error is
+// ErrNotAllowed if not, and any other error if that cannot be determined.
 //
-// polkit itself answers such a question only to root. So systemd is given orders
-// that contradict themselves: it asks polkit first, and then refuses them
-// (bus_unit_method_start_generic in core/dbus-unit.c, manager_add_job in
-// core/manager.c). A start is refused so since systemd 246; before, only the
-// leave to stop is told.
+// polkit itself answers such a question only to root. So systemd is given orders that
+// contradict themselves: it asks polkit first, and then refuses them
+// (bus_unit_method_start_generic in core/dbus-unit.c, manager_add_job in core/manager.c).
+// A start is refused in this way since systemd 246; before that, only the permission to
+// stop is known.
 func (u *Unit) Allowed(ctx context.Context) error {
 	begun := time.Now()
 	b, err := dialBus(ctx, u.address)
@@ -39,7 +39,7 @@ func (u *Unit) Allowed(ctx context.Context) error {
 			return u.fail(ctx, "stop", begun, asked, err)
 		}
 		if i > 0 {
-			continue // what a socket feeds is started by it
+			continue // the socket starts what it feeds
 		}
 		if err := b.try(ctx, "StartUnit", m.name, "triggering"); err != nil {
 			return u.fail(ctx, "start", begun, asked, err)
@@ -48,8 +48,8 @@ func (u *Unit) Allowed(ctx context.Context) error {
 	return nil
 }
 
-// try gives an order whose mode contradicts it. That systemd says so, or that it
-// has another reason not to, means that it would have been allowed.
+// try gives an order that its mode contradicts. If systemd says so, or has another reason
+// to refuse, the order would have been allowed.
 func (b *bus) try(ctx context.Context, method, unit, mode string) error {
 	err := b.manager.CallWithContext(ctx, managerIface+"."+method, 0, unit, mode).Err
 	switch errorName(err) {
@@ -59,7 +59,7 @@ func (b *bus) try(ctx context.Context, method, unit, mode string) error {
 	return err
 }
 
-// ErrNoPolkit is a system without polkit, on which systemd obeys nobody but root.
+// ErrNoPolkit means that the system has no polkit, so that systemd obeys only root.
 var ErrNoPolkit = errors.New("polkit is not installed")
 
 // manageUnits is the action that systemd asks polkit about.
@@ -79,10 +79,10 @@ type (
 )
 
 // Denied asks polkit which of the orders it would deny to a user who gave them to
-// systemd. Only root may ask that. The error is ErrNoPolkit where there is none.
+// systemd. Only root may ask. The error is ErrNoPolkit if there is no polkit.
 //
-// The question is put as systemd puts it: about a connection to the bus. So one is
-// made as that user.
+// The question is asked as systemd asks it: about a connection to the bus. So one is made
+// as that user.
 func Denied(ctx context.Context, uid int, orders []Order) ([]Order, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends both connections
@@ -115,10 +115,10 @@ func Denied(ctx context.Context, uid int, orders []Order) ([]Order, error) {
 	return denied, nil
 }
 
-// connectAs connects to the bus as another user. Whose connection it is the bus
-// asks the kernel, which goes by the effective user of the thread that connected
-// (SO_PEERCRED in unix(7)). A thread that was another's is never used again: it
-// ends with its goroutine, as that does not unlock it.
+// connectAs connects to the bus as another user. The bus asks the kernel who connected,
+// which is the effective user of the connecting thread (SO_PEERCRED in unix(7)). A thread
+// that was another user's is never reused: it ends with its goroutine, which does not
+// unlock it.
 func connectAs(ctx context.Context, address string, uid int) (*dbus.Conn, error) {
 	type result struct {
 		conn *dbus.Conn

@@ -32,8 +32,8 @@ const (
 	defaultBus = "unix:path=/run/dbus/system_bus_socket"
 )
 
-// bus is one connection to systemd. It lives for one order or one watch, so
-// that nothing has to be mended when D-Bus goes away: the next one dials anew.
+// bus is one connection to systemd. It lives for one order or one watch, so that nothing
+// has to be repaired when D-Bus goes away: the next one dials again.
 type bus struct {
 	conn    *dbus.Conn
 	manager dbus.BusObject
@@ -41,8 +41,8 @@ type bus struct {
 	heard   bool              // systemd was asked to send signals here
 }
 
-// busAddress is where the system bus listens: DBUS_SYSTEM_BUS_ADDRESS, as for
-// every D-Bus client, or the usual socket.
+// busAddress returns where the system bus listens: DBUS_SYSTEM_BUS_ADDRESS, as for every
+// D-Bus client, or the usual socket.
 func busAddress() string {
 	if a := os.Getenv("DBUS_SYSTEM_BUS_ADDRESS"); a != "" {
 		return a
@@ -62,7 +62,7 @@ func dialBus(ctx context.Context, address string) (*bus, error) {
 	return b, nil
 }
 
-// connect connects as a user, who must be this process's, or this thread's.
+// connect connects as a user, which must be this process's or this thread's.
 func connect(ctx context.Context, address string, uid int) (*dbus.Conn, error) {
 	conn, err := dbus.Dial(address, dbus.WithContext(ctx))
 	if err != nil {
@@ -78,8 +78,8 @@ func connect(ctx context.Context, address string, uid int) (*dbus.Conn, error) {
 	return conn, nil
 }
 
-// unreachable says what to do where there is no bus. A container has none unless it is
-// given the machine's.
+// unreachable says what to do if there is no bus. A container has none unless it is given
+// the machine's.
 func unreachable(address string, err error) error {
 	hint := `see "systemctl status dbus.service"`
 	if errors.Is(err, fs.ErrNotExist) {
@@ -114,7 +114,8 @@ func (b *bus) load(ctx context.Context, unit string) (dbus.ObjectPath, error) {
 	return path, err
 }
 
-// halts says whether the machine goes down, SystemState of org.freedesktop.systemd1(5).
+// halts says whether the machine is shutting down, SystemState of
+// org.freedesktop.systemd1(5).
 func (b *bus) halts(ctx context.Context) bool {
 	var state dbus.Variant
 	err := b.manager.CallWithContext(ctx, propertyGet, 0, managerIface, "SystemState").Store(&state)
@@ -186,7 +187,7 @@ func (p properties) count(name string) uint64 {
 	return n
 }
 
-// errorName is the D-Bus name of an error, "" when it is none.
+// errorName returns the D-Bus name of an error, "" if it has none.
 func errorName(err error) string {
 	if e, ok := errors.AsType[dbus.Error](err); ok {
 		return e.Name

@@ -23,14 +23,13 @@ import (
 //   - With a stop command, start and stop must end by themselves with exit
 //     status 0 when they have done their work.
 //
-// A status command tells by exit status 0 that the service runs, for both. With
-// a stop command 3 says that it does not because it was stopped, and any other that
-// it has failed.
-// Output of start goes to a file beside the pid file (.out instead of its
-// extension), which is begun anew by each start and when it exceeds 1 MiB.
-// Commands start in / with PATH, HOME=/ and LANG=C.UTF-8 as their whole
-// environment, without ambient capabilities, but as this process's user and
-// under its sandbox: a program that needs more is better run as a unit.
+// In both cases exit status 0 of a status command means that the service runs. With a
+// stop command 3 means that it was stopped, and any other that it has failed. Output of
+// start goes to a file beside the pid file (.out instead of its extension), which is
+// truncated at each start and when it exceeds 1 MiB. Commands start in / with PATH,
+// HOME=/ and LANG=C.UTF-8 as their whole environment, without ambient capabilities, but
+// as this process's user and under its sandbox: a program that needs more is better run
+// as a unit.
 //
 // It is safe for concurrent use. Start and Stop wait for each other.
 type Command struct {
@@ -39,19 +38,19 @@ type Command struct {
 	settle              time.Duration // usualSettle
 	log                 *slog.Logger
 
-	order chan struct{} // holds one token: who has it may start and stop
+	order chan struct{} // holds one token: its holder may start and stop
 
 	mu      sync.Mutex    // guards what follows
 	adopted bool          // the pid file was read
-	proc    *process      // supervised and not yet seen to have ended
+	proc    *process      // supervised, and not known to have ended
 	known   State         // what is known without a status command: Stopped, Running or Failed
 	why     string        // how it ended unasked, completes "it ..."
 	ordered State         // Starting or Stopping while that is carried out, else Stopped
 	changed chan struct{} // closed and replaced when any of the above changes
 }
 
-// notRunning is the exit status of a status command for a program that was stopped,
-// "Init Script Actions" in the Linux Standard Base: those for dead ones are others.
+// notRunning is the exit status of a status command for a program that was stopped, "Init
+// Script Actions" in the Linux Standard Base: dead ones have others.
 const notRunning = 3
 
 // NewCommand returns the service of these argument lists; stop and status may
@@ -67,10 +66,10 @@ func NewCommand(start, stop, status []string, pidFile string, log *slog.Logger) 
 // String returns the name of the program that starts the service.
 func (c *Command) String() string { return c.start[0] }
 
-// Start starts the service and returns when it runs, at once when it does
-// already: when status says so, or else, supervised, when the process has lived
-// for 200 ms, or when the start command has ended with 0. A supervised process
-// that does not get there before ctx ends is stopped again.
+// Start starts the service and returns when it runs, at once when it does already: when
+// status says so, or else, supervised, when the process has lived for 200 ms, or when the
+// start command has ended with 0. A supervised process that does not run before ctx ends
+// is stopped again.
 func (c *Command) Start(ctx context.Context) error {
 	if err := c.take(ctx, Starting); err != nil {
 		return fmt.Errorf("start %q: %w", c, err)
@@ -93,7 +92,7 @@ func (c *Command) Start(ctx context.Context) error {
 	if err := c.remember(0, "0"); err != nil {
 		return err
 	}
-	// Whether it is seen to run or not, from here on it takes stop to end it.
+	// Whether it is seen to run or not, from here on only stop ends it.
 	defer c.set(nil, Running, "")
 	return c.await(ctx, "start", true)
 }
@@ -122,7 +121,7 @@ func (c *Command) Stop(ctx context.Context) error {
 	}
 	defer out.Close()
 	if err := c.execute(ctx, "stop", c.stop, out); err != nil {
-		// Nothing to stop is a mistake to many stop commands, but not here.
+		// Many stop commands fail if there is nothing to stop, but Stop does not.
 		if s, lerr := c.look(ctx); c.status == nil || lerr != nil || s.State == Running {
 			return err
 		}
@@ -196,7 +195,7 @@ func (c *Command) pause(ctx context.Context, changed <-chan struct{}) {
 	p.wait(ctx)
 }
 
-// look finds out how the service is, orders that are being carried out aside.
+// look finds out the state of the service, ignoring orders that are being carried out.
 func (c *Command) look(ctx context.Context) (Status, error) {
 	s, err := c.lookAtProcess()
 	if err != nil || c.status == nil || (c.stop == nil && s.State != Running) {
@@ -218,14 +217,14 @@ func (c *Command) look(ctx context.Context) (Status, error) {
 	case code == 0:
 		return Status{State: Running, PID: s.PID}, nil
 	case c.stop == nil:
-		return Status{State: Starting, PID: s.PID, Detail: said}, nil // it lives, and does not serve
+		return Status{State: Starting, PID: s.PID, Detail: said}, nil // it lives, but does not serve
 	case s.State == Running && code != notRunning:
 		return Status{State: Failed, Detail: "failed: " + said}, nil
 	}
 	return Status{State: Stopped}, nil
 }
 
-// lookAtProcess is what is known without asking a status command.
+// lookAtProcess returns what is known without asking a status command.
 func (c *Command) lookAtProcess() (Status, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -247,7 +246,7 @@ func (c *Command) lookAtProcess() (Status, error) {
 	return s, nil
 }
 
-// take waits for other orders to end and says which one is carried out now.
+// take waits for other orders to end and notes which one is being carried out now.
 func (c *Command) take(ctx context.Context, s State) error {
 	select {
 	case <-ctx.Done():

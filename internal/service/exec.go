@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// environment is all that a command finds in its environment. What it needs
-// beyond that belongs on its argument list or in its own configuration.
+// environment is the whole environment of a command. Anything else that it needs belongs
+// in its argument list or its own configuration.
 var environment = [...]string{
 	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 	"HOME=/",
@@ -28,10 +28,10 @@ var environment = [...]string{
 // maxTail is how much of a command's last output goes into a message, in bytes.
 const maxTail = 512
 
-// prepare makes a command that has a session of its own (so that nothing sent to
-// the daemon's process group or terminal reaches it), an empty standard input
-// and out for both outputs. A file, never a pipe: a service that outlives the
-// daemon must not die of writing to nobody.
+// prepare makes a command that has a session of its own (so that nothing sent to the
+// daemon's process group or terminal reaches it), an empty standard input and out for
+// both outputs. A file, never a pipe: a service that outlives the daemon must not die
+// from writing to a closed pipe.
 func prepare(ctx context.Context, argv []string, out *os.File) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = environment[:]
@@ -41,9 +41,8 @@ func prepare(ctx context.Context, argv []string, out *os.File) *exec.Cmd {
 	return cmd
 }
 
-// startBare starts cmd without the daemon's ambient capabilities, which are the
-// daemon's alone, capabilities(7). They belong to a thread, so one is made for
-// it and thrown away.
+// startBare starts cmd without the daemon's ambient capabilities, capabilities(7). They
+// belong to a thread, so one is made for this and thrown away.
 func startBare(cmd *exec.Cmd) error {
 	done := make(chan error, 1)
 	go func() {
@@ -110,7 +109,7 @@ func tail(out *os.File) string {
 	return fmt.Sprintf("; its last output: %q", text)
 }
 
-// allowed is how long an order that began then was given.
+// allowed returns how much time an order that began then was given.
 func allowed(ctx context.Context, begun time.Time) time.Duration {
 	deadline, _ := ctx.Deadline()
 	return deadline.Sub(begun).Round(100 * time.Millisecond)

@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// Facts are what systemd says of a unit itself, which is not what a door makes of
-// it (Status): of a socket, whether it listens, and not whether its service runs.
+// Facts are what systemd says about the unit itself, as opposed to what it means for a
+// door (Status): for a socket, whether it listens, not whether its service runs.
 type Facts struct {
 	Names
 	Load    string // "loaded", "not-found", "masked", ...: systemd's LoadState
 	Own     Status
 	Enabled string   // what "systemctl is-enabled" says, "" for a unit without a file
-	FedBy   []string // units that start it, running or not, as far as systemd has them loaded
-	// Removes are the directories that go when the unit is stopped.
+	FedBy   []string // units that start it, running or not, as far as systemd has loaded them
+	// Removes are the directories that are removed when the unit is stopped.
 	Removes []RunDirectory
 }
 
-// RunDirectory is a directory that systemd makes for a service, by the name that
-// RuntimeDirectory has for it, "sshd" for /run/sshd.
+// RunDirectory returns the directory that systemd makes for a service, from its name in
+// RuntimeDirectory, "sshd" for /run/sshd.
 type RunDirectory struct{ Unit, Name string }
 
 // Facts asks systemd about the unit itself.
@@ -48,7 +48,7 @@ func (v view) facts() Facts {
 	}
 	slices.Sort(f.FedBy)
 	for _, m := range v.members {
-		if m.own.str("RuntimeDirectoryPreserve") == "yes" { // "restart" keeps it over a restart only
+		if m.own.str("RuntimeDirectoryPreserve") == "yes" { // "restart" keeps it only over a restart
 			continue
 		}
 		for _, name := range m.own.strs("RuntimeDirectory") {

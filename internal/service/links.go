@@ -7,10 +7,9 @@ import (
 	"strings"
 )
 
-// UnitDirs is where unit files are, the first that has a name being the one that
-// counts; see systemd.unit(5), "Unit File Load Path". Both spellings of the last
-// are there, since not every /lib is a link. What generators write has no aliases
-// that a door would be named by.
+// UnitDirs are the directories of unit files; the first that has a name wins; see
+// systemd.unit(5), "Unit File Load Path". Both spellings of the last are there, since not
+// every /lib is a link. Generators write no aliases that a door would use.
 var UnitDirs = [...]string{
 	"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system",
 	"/usr/lib/systemd/system", "/lib/systemd/system",
@@ -23,10 +22,10 @@ var LocalUnitDirs = UnitDirs[:3]
 // (FOLLOW_MAX in basic/unit-file.c).
 const maxAliases = 8
 
-// NamesByLinks returns a unit's names as the links between unit files have them,
-// for where no systemd can be asked. root is put before their directories, ""
-// for the machine's own. A name without a file is returned as it is. A socket is
-// taken to feed the service of its name, as it does unless it says otherwise.
+// NamesByLinks returns a unit's names according to the links between unit files, for use
+// where there is no systemd to ask. root is prepended to the directories, "" for the
+// machine's own. A name without a file is returned as it is. A socket is assumed to feed
+// the service of its name, which is the default.
 func NamesByLinks(root, unit string) Names {
 	n := Names{ID: follow(root, unit)}
 	if base, ok := strings.CutSuffix(n.ID, ".socket"); ok {
@@ -35,9 +34,9 @@ func NamesByLinks(root, unit string) Names {
 	return n
 }
 
-// follow returns the name at the end of a chain of links. An instance without a
-// link of its own goes by its template's: where web@.service is a link to
-// site@.service, web@a.service is site@a.service.
+// follow returns the name at the end of a chain of links. An instance without a link of
+// its own follows its template's: where web@.service is a link to site@.service,
+// web@a.service is site@a.service.
 func follow(root, unit string) string {
 	for range maxAliases {
 		template, instance := cutInstance(unit)
@@ -56,10 +55,10 @@ func follow(root, unit string) string {
 	return unit
 }
 
-// aliased returns what a unit is called that is linked to a file of another name,
-// if that may be: only a plain name is one for a plain one, an instance has the
-// same instance of the other template, and the suffix is the same; see the
-// description of aliases in systemd.unit(5).
+// aliased returns the name of a unit that is linked to a file of another name, if that is
+// a valid alias: a plain name is an alias only of a plain one, an instance only of the
+// same instance of the other template, and the suffix is the same; see the description of
+// aliases in systemd.unit(5).
 func aliased(unit, to string) (string, bool) {
 	suffix := filepath.Ext(unit)
 	_, instance := cutInstance(unit)
@@ -71,9 +70,9 @@ func aliased(unit, to string) (string, bool) {
 	return to, filepath.Ext(to) == suffix && to != unit && plain == toPlain && instance == toInstance
 }
 
-// linked returns the name of the file that the first unit file of a name is a link
-// to. A link that leads out of the directories is another place of the file, and
-// not another name of the unit ("systemctl link"); one to /dev/null masks it.
+// linked returns the name of the file that the first unit file of a name is a link to. A
+// link that leads out of the directories gives the location of the file, and not another
+// name of the unit ("systemctl link"); one to /dev/null masks it.
 func linked(root, unit string) (to string, ok bool) {
 	for _, dir := range UnitDirs {
 		path := filepath.Join(root, dir, unit)

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Names are a unit by the names that systemd calls it, which are those that it
-// asks polkit about, whatever alias the order came by.
+// Names are the names that systemd itself uses for a unit, and asks polkit about,
+// whatever alias an order used.
 type Names struct {
 	ID string // its own name
 	// Feeds are the services that a socket hands its connections to, which are
@@ -15,14 +15,14 @@ type Names struct {
 	Feeds []string
 }
 
-// Order is one thing that is asked of systemd, by the words that polkit knows it
-// by: the details "verb" and "unit" of org.freedesktop.systemd1.manage-units.
+// Order is one request to systemd, in polkit's terms: the details "verb" and "unit" of
+// org.freedesktop.systemd1.manage-units.
 type Order struct{ Verb, Unit string }
 
 // String returns "start ssh.service".
 func (o Order) String() string { return o.Verb + " " + o.Unit }
 
-// Orders are all that a Unit ever asks for.
+// Orders returns all that a Unit ever asks for.
 func (n Names) Orders() []Order {
 	orders := []Order{{"start", n.ID}, {"stop", n.ID}, {"reset-failed", n.ID}}
 	for _, s := range n.Feeds {
@@ -31,11 +31,10 @@ func (n Names) Orders() []Order {
 	return orders
 }
 
-// PolkitRule returns a polkit rule (JavaScript, for a file under
-// /etc/polkit-1/rules.d) that lets user start and stop exactly units, and have
-// their failures forgotten, without a password, and nothing else: no restart, no
-// enabling, no other unit. It needs polkit 0.106 or later and systemd 226 or
-// later.
+// PolkitRule returns a polkit rule (JavaScript, for a file under /etc/polkit-1/rules.d)
+// that lets user start and stop exactly units, and reset their failed state, without a
+// password, and nothing else: no restart, no enabling, no other unit. It needs polkit
+// 0.106 or later and systemd 226 or later.
 func PolkitRule(user string, units []Names) string {
 	var orders []string
 	for _, u := range units {

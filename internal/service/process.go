@@ -16,23 +16,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process is a running program, held by a pidfd so that a recycled pid is never
-// taken for it. It may be a child of this process or not.
+// process is a running program, held by a pidfd so that a recycled PID is never mistaken
+// for it. It may be a child of this process or not.
 type process struct {
 	pid   int
 	start string   // field 22 of /proc/PID/stat, clock ticks since boot
 	fd    *os.File // pidfd, non-blocking: readable once the process has ended
 }
 
-// openProcess takes hold of the process that has this pid now.
+// openProcess opens the process that has this PID now.
 func openProcess(pid int) (*process, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("pidfd_open %d: %w", pid, err)
 	}
 	p := &process{pid: pid, fd: os.NewFile(uintptr(fd), "pidfd")}
-	// Read after the pidfd is held: had the pid passed to another process in
-	// between, that one would have started later than any recorded time.
+	// Read after the pidfd is held: if the PID had passed to another process in between,
+	// that one would have started later than any recorded time.
 	if p.start, err = startTime(pid); err != nil {
 		p.fd.Close()
 		return nil, err
@@ -53,7 +53,7 @@ func startTime(pid int) (string, error) {
 	return start, nil
 }
 
-// cutStart takes field 22 out of a stat file. Field 2 is the program's name in
+// cutStart extracts field 22 from a stat file. Field 2 is the program's name in
 // parentheses and may hold anything, parentheses and newlines too.
 func cutStart(stat []byte) (string, error) {
 	end := bytes.LastIndexByte(stat, ')')
@@ -107,13 +107,13 @@ func (p *process) dup() (*os.File, error) {
 	return os.NewFile(uintptr(own), "pidfd"), nil
 }
 
-// readable tells whether a pidfd's process has ended.
+// readable says whether a pidfd's process has ended.
 func readable(fd uintptr) bool {
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 	return err == nil && n == 1
 }
 
-// ended tells whether the process has ended, zombies included.
+// ended says whether the process has ended, zombies included.
 func (p *process) ended() bool {
 	raw, err := p.fd.SyscallConn()
 	if err != nil {
@@ -124,8 +124,8 @@ func (p *process) ended() bool {
 	return ended
 }
 
-// reap lets go of an ended process and says how it ended, as far as is known:
-// only a child's exit status is.
+// reap releases an ended process and says how it ended, as far as is known: only a
+// child's exit status is.
 func (p *process) reap() exit {
 	defer p.fd.Close()
 	var ws syscall.WaitStatus
@@ -157,9 +157,8 @@ type exit struct {
 
 func (e exit) clean() bool { return e.known && e.status.Exited() && e.status.ExitStatus() == 0 }
 
-// told says whether it ended as a process does that is told to: systemd has the
-// same ways for a clean end, SuccessExitStatus= in systemd.service(5), but for
-// SIGPIPE.
+// told says whether it ended as a process does that is told to: systemd considers the
+// same ways clean, SuccessExitStatus= in systemd.service(5), except SIGPIPE.
 func (e exit) told() bool {
 	s := e.status.Signal() // -1 for none
 	return e.clean() || e.known && (s == syscall.SIGTERM || s == syscall.SIGINT || s == syscall.SIGHUP)

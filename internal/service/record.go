@@ -12,10 +12,10 @@ import (
 	"strings"
 )
 
-// record is the content of a pid file: "PID START BOOT". The start time tells
-// the process from a later one of the same pid, and the boot id tells this
-// boot's start times from an earlier one's. Pid and start time 0
-// stand for a service that its own commands started.
+// record is the content of a pid file: "PID START BOOT". The start time distinguishes the
+// process from a later one of the same PID, and the boot ID distinguishes this boot's
+// start times from an earlier one's. PID and start time 0 stand for a service that its
+// own commands started.
 type record struct {
 	pid   int
 	start string
@@ -31,8 +31,7 @@ func bootID() (string, error) {
 
 func (r record) text() string { return fmt.Sprintf("%d %s %s\n", r.pid, r.start, r.boot) }
 
-// write puts the record in place of the file at once, so that a reader never
-// sees a half.
+// write replaces the file atomically, so that a reader never sees half of it.
 func (r record) write(path string) error {
 	tmp := path + ".new"
 	if err := os.WriteFile(tmp, []byte(r.text()), 0o600); err != nil {
@@ -41,9 +40,9 @@ func (r record) write(path string) error {
 	return os.Rename(tmp, path)
 }
 
-// readRecord returns the record of this boot, false when there is none. A file
-// that is not as write writes it is an error: cut short it could pass for one of
-// another boot, and what runs would be forgotten.
+// readRecord returns the record of this boot, false when there is none. A file that is
+// not as write writes it is an error: a truncated one could pass for one of another boot,
+// and a running process would be forgotten.
 func readRecord(path string) (record, bool, error) {
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -71,7 +70,7 @@ func readRecord(path string) (record, bool, error) {
 	return r, r.boot == boot, nil
 }
 
-// outputFile is where a command's output goes, beside its pid file.
+// outputFile returns where a command's output goes, beside its pid file.
 func outputFile(pidFile string) string {
 	return strings.TrimSuffix(pidFile, filepath.Ext(pidFile)) + ".out"
 }

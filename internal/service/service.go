@@ -3,23 +3,23 @@
 // decides when; it reports what it sees and leaves repairs to its caller. It
 // starts no shell, and no program but those the operator wrote down.
 //
-// Stopping a service never means ending the sessions of those who are in: a
-// unit is stopped as its KillMode says (CutsSessions tells when that would cut
-// them), and of a supervised command only the process that was started ends.
+// Stopping a service never means ending the sessions of those who are in: a unit is
+// stopped as its KillMode says (CutsSessions says when that would cut them), and of a
+// supervised command only the process that was started is ended.
 package service
 
 import "strconv"
 
-// State is what a service was last seen to do.
+// State is what a service was last seen doing.
 type State uint8
 
 // A service's states. Stopped is the zero State.
 const (
-	Stopped  State = iota // it is down as one that was told to be: by whom is not known
+	Stopped  State = iota // it is down because it was told to be: by whom is not known
 	Starting              // on its way up, or about to be started again, by its manager or on somebody's order
 	Running
 	Stopping
-	Failed // it is down and was not asked to be
+	Failed // it is down although nobody stopped it
 )
 
 var stateNames = [...]string{"stopped", "starting", "running", "stopping", "failed"}
@@ -32,8 +32,7 @@ func (s State) String() string {
 	return "state-" + strconv.Itoa(int(s))
 }
 
-// Status is a service as it was last seen. Two are equal (==) when nothing
-// changed.
+// Status is the last known state of a service. Two are equal (==) if nothing has changed.
 type Status struct {
 	State  State
 	PID    int    // main process, 0 when there is none or it is not known

@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	// limitRetry is how often a start is tried that systemd refuses because there
-	// were too many. That does not count as another, systemd's src/basic/ratelimit.c.
+	// limitRetry is how often a start that systemd refuses because there were too many is
+	// retried. That does not count as another start, systemd's src/basic/ratelimit.c.
 	limitRetry = time.Second
-	// jobsEvery is how often a unit is asked whether somebody else's orders for it
-	// have been carried out.
+	// jobsEvery is how often systemd is asked whether somebody else's jobs for a unit are
+	// done.
 	jobsEvery = 50 * time.Millisecond
 )
 
@@ -23,15 +23,15 @@ const (
 // else had the unit stopped meanwhile.
 var ErrOvertaken = errors.New("cancelled by another order for it")
 
-// Start starts the unit and returns when systemd calls it active, at once when
-// it is already. When ctx ends first the start goes on in systemd; Stop ends it.
-// A unit of Type=simple counts as active when its process was made: if that
-// fails right after, Watch tells.
+// Start starts the unit and returns when systemd calls it active, at once when it is
+// already. When ctx ends first the start goes on in systemd; Stop ends it. A unit of
+// Type=simple counts as active when its process was made: if it fails right after that,
+// Watch reports it.
 //
 // systemd refuses to start a unit that was started often in a short time
-// (StartLimitIntervalSec= in systemd.unit(5)), as one is that somebody opens and
-// closes. Start has that forgotten, if it may, or else waits as long as ctx
-// allows.
+// (StartLimitIntervalSec= in systemd.unit(5)), which happens if somebody opens and closes
+// the door again and again. Start resets the counter, if it may, or else waits as long as
+// ctx allows.
 func (u *Unit) Start(ctx context.Context) error {
 	begun := time.Now()
 	b, err := dialBus(ctx, u.address)
@@ -75,10 +75,9 @@ func (u *Unit) Start(ctx context.Context) error {
 	}
 }
 
-// refused tells whether systemd did not even try to start a unit, because it was
-// started too often: then it has not left its state, and keeps the result of an
-// earlier failure if there was one (service_enter_dead in systemd's
-// src/core/service.c).
+// refused says whether systemd did not even try to start a unit, because it was started
+// too often: then the unit has not left its state, and keeps the result of an earlier
+// failure if there was one (service_enter_dead in systemd's src/core/service.c).
 func refused(result string, before, m member) bool {
 	const left = "InactiveExitTimestampMonotonic"
 	now, was := m.own.str("Result"), before.own.str("Result")
@@ -86,8 +85,8 @@ func refused(result string, before, m member) bool {
 		(now == "start-limit-hit" || now == was && was != "success")
 }
 
-// wait is for a start that was refused; tries is how often it was before. The
-// first time it has systemd forget the starts so far.
+// wait waits after a start was refused; tries is how often it was refused before. The
+// first time it makes systemd forget the starts so far.
 func (u *Unit) wait(ctx context.Context, b *bus, m member, tries int) error {
 	interval := time.Duration(m.unit.count("StartLimitIntervalUSec")) * time.Microsecond
 	if tries == 0 {
@@ -110,24 +109,24 @@ func (u *Unit) wait(ctx context.Context, b *bus, m member, tries int) error {
 		u.name, m.unit.pid("StartLimitBurst"), interval, m.own.str("Result"), ctx.Err(), u.name)
 }
 
-// reset has systemd forget how often a unit was started and that it failed,
+// reset makes systemd forget how often a unit was started and that it failed,
 // ResetFailedUnit in org.freedesktop.systemd1(5), and says whether it did.
 func (u *Unit) reset(ctx context.Context, b *bus, m member) bool {
 	return b.manager.CallWithContext(ctx, managerIface+".ResetFailedUnit", 0, m.name).Err == nil
 }
 
-// forgive has systemd forget starts before one too many does harm: that of a unit
-// whose StartLimitAction= takes the machine down, and that of a socket's service.
-// Each time that the door goes dark stops it, and each visitor's first connection
-// after that starts it: one too many would end the socket under a visitor. Without
-// leave for that, a socket that has ended so waits until it cannot happen again.
+// forgive makes systemd forget starts before one too many does harm: of a unit whose
+// StartLimitAction= takes the machine down, and of a socket's service. That is stopped
+// each time that the door goes dark, and started by the first visitor's connection after
+// that: one start too many would end the socket under a visitor. Without permission for
+// this, a socket that has ended in this way waits until it cannot happen again.
 func (u *Unit) forgive(ctx context.Context, b *bus, v view) error {
 	if action := v.members[0].unit.str("StartLimitAction"); action != "" && action != "none" {
 		u.reset(ctx, b, v.members[0])
 	}
 	for _, m := range v.members[1:] {
 		if u.reset(ctx, b, m) {
-			continue // as long as it may, there is nothing to say
+			continue // as long as it may, there is nothing to report
 		}
 		ended := v.members[0].own.str("Result")
 		if !slices.Contains([]string{"service-start-limit-hit", "trigger-limit-hit"}, ended) {
@@ -148,8 +147,8 @@ func (u *Unit) forgive(ctx context.Context, b *bus, v view) error {
 	return nil
 }
 
-// overtaken is the end of a start that another order has cancelled: it is what
-// comes of that order. Who restarts a unit has it started, too.
+// overtaken returns the result of a start that another job has cancelled: the result of
+// that job. A restart starts the unit, too.
 func (u *Unit) overtaken(ctx context.Context, b *bus, begun time.Time) error {
 	for {
 		v, err := u.look(ctx, b)

@@ -65,8 +65,8 @@ func (c *Command) supervise(ctx context.Context) error {
 	return errors.Join(err, c.end(grace))
 }
 
-// stays returns nil when the process has lived long enough to count as
-// running, or has ended, which its caller sees.
+// stays returns nil when the process has lived long enough to count as running, or has
+// ended, which its caller finds out.
 func stays(ctx context.Context, p *process, settle time.Duration) error {
 	short, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
@@ -95,7 +95,7 @@ func (c *Command) spawn() (*process, error) {
 			p.fd.Close()
 		}
 	}
-	if err != nil { // what cannot be remembered must not be left running
+	if err != nil { // a process that cannot be recorded must not be left running
 		cmd.Process.Kill()
 		cmd.Wait()
 		return nil, fmt.Errorf("start %q: %w", c, err)
@@ -125,7 +125,7 @@ func (c *Command) end(ctx context.Context) error {
 		return fmt.Errorf("stop %q: %w", c, err)
 	}
 	c.mu.Lock()
-	if c.proc == p { // else a look has collected it
+	if c.proc == p { // otherwise a check has reaped it
 		p.reap()
 	}
 	c.mu.Unlock()
@@ -133,7 +133,7 @@ func (c *Command) end(ctx context.Context) error {
 	return c.forget()
 }
 
-// kill ends a process that SIGTERM did not.
+// kill ends a process that SIGTERM did not end.
 func (c *Command) kill(p *process) error {
 	c.log.Warn("SIGTERM did not end the service in time, killing it", "pid", p.pid)
 	if err := p.signal(unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -148,8 +148,7 @@ func (c *Command) kill(p *process) error {
 	return nil
 }
 
-// adopt takes up what an earlier process of the daemon left running. c.mu is
-// held.
+// adopt takes over what an earlier process of the daemon left running. c.mu is held.
 func (c *Command) adopt() error {
 	r, current, err := readRecord(c.pidFile)
 	if err != nil {
@@ -176,9 +175,9 @@ func (c *Command) adopt() error {
 	return nil
 }
 
-// processEnded records that the supervised process ended unasked. One that ended as
-// those do that are told to was perhaps told to by somebody else, and has not
-// failed. c.mu is held.
+// processEnded records that the supervised process ended unasked. One that ended as if it
+// had been told to was perhaps stopped by somebody else, and has not failed. c.mu is
+// held.
 func (c *Command) processEnded(e exit) {
 	c.proc, c.known, c.why = nil, Failed, e.String()
 	if e.told() && c.ordered == Stopped {
@@ -214,8 +213,8 @@ func (c *Command) forget() error {
 	return nil
 }
 
-// output opens the output file anew, for appending: so it can be cut short
-// while the program has it open.
+// output truncates the output file and opens it for appending, so that it can be
+// truncated while the program has it open.
 func (c *Command) output() (*os.File, error) {
 	f, err := os.OpenFile(outputFile(c.pidFile), os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
@@ -231,7 +230,7 @@ func (c *Command) trimOutput() {
 	}
 }
 
-// lastOutput is the tail of the output file, "" when there is none.
+// lastOutput returns the tail of the output file, "" if there is none.
 func (c *Command) lastOutput() string {
 	f, err := os.Open(outputFile(c.pidFile))
 	if err != nil {

@@ -23,21 +23,21 @@ type Unit struct {
 	name    string
 	address string
 	log     *slog.Logger
-	names   *atomic.Pointer[Names] // as systemd last told them, nil before that
+	names   *atomic.Pointer[Names] // as last learnt from systemd, nil before that
 }
 
-// ErrNotAllowed is an order that systemd refuses to this process, of this unit,
+// ErrNotAllowed means that systemd does not let this process give an order for this unit,
 // whatever state it is in.
 var ErrNotAllowed = errors.New("not allowed")
 
-// NewUnit returns the unit of that name, suffix included ("ssh.service"). It
-// does not look whether it exists. The name may be an alias.
+// NewUnit returns the unit of that name, suffix included ("ssh.service"). It does not
+// check whether the unit exists. The name may be an alias.
 func NewUnit(name string, log *slog.Logger) *Unit {
 	return &Unit{name: name, address: busAddress(), log: log.With("unit", name), names: new(atomic.Pointer[Names])}
 }
 
-// String returns the name that the unit was given, and its own when systemd has
-// told that it is another: "sshd.service (ssh.service)".
+// String returns the name that the unit was given, and its canonical name if systemd has
+// reported a different one: "sshd.service (ssh.service)".
 func (u *Unit) String() string {
 	if id := u.Names().ID; id != u.name {
 		return u.name + " (" + id + ")"
@@ -45,16 +45,16 @@ func (u *Unit) String() string {
 	return u.name
 }
 
-// byItsOwnName is the unit by the name that systemctl and the journal know it by,
-// as far as systemd has told it.
+// byItsOwnName returns the name of the unit in systemctl and the journal, as far as it is
+// known.
 func (u *Unit) byItsOwnName() *Unit {
 	own := *u
 	own.name = u.Names().ID
 	return &own
 }
 
-// Names returns the unit's names as systemd last told them to this Unit; before
-// that, the one that it was given.
+// Names returns the unit's names as this Unit last learnt them from systemd; before that,
+// the one that it was given.
 func (u *Unit) Names() Names {
 	if n := u.names.Load(); n != nil {
 		return *n
@@ -62,10 +62,10 @@ func (u *Unit) Names() Names {
 	return Names{ID: u.name}
 }
 
-// Stop stops the unit and returns when systemd calls it inactive, at once when
-// it is already. For a socket that hands its connections to one service
-// (Accept=no) that service is stopped too, for it goes on listening; the
-// instances of a socket with Accept=yes are sessions and are left alone.
+// Stop stops the unit and returns when systemd calls it inactive, at once when it is
+// already. For a socket that hands its connections to one service (Accept=no) that
+// service is stopped too, since it goes on listening; the instances of a socket with
+// Accept=yes are sessions and are left alone.
 func (u *Unit) Stop(ctx context.Context) error {
 	begun := time.Now()
 	b, err := dialBus(ctx, u.address)
@@ -95,7 +95,7 @@ func (u *Unit) Stop(ctx context.Context) error {
 	return nil
 }
 
-// Status asks systemd how the unit is.
+// Status asks systemd for the state of the unit.
 func (u *Unit) Status(ctx context.Context) (Status, error) {
 	begun := time.Now()
 	b, err := dialBus(ctx, u.address)
@@ -110,8 +110,8 @@ func (u *Unit) Status(ctx context.Context) (Status, error) {
 	return v.status(), nil
 }
 
-// Enable has systemd start the unit at boot, as "systemctl enable" does. The daemon
-// may not, and never asks for it: it is for root, when doorward goes.
+// Enable has systemd start the unit at boot, as "systemctl enable" does. The daemon may
+// not do this and never tries: it is for root, when doorward is removed.
 func (u *Unit) Enable(ctx context.Context) error {
 	b, err := dialBus(ctx, u.address)
 	if err != nil {
@@ -129,8 +129,8 @@ func (u *Unit) Enable(ctx context.Context) error {
 	return nil
 }
 
-// CutsSessions tells whether stopping the unit would end the sessions that its
-// processes carry, and if so why and what to do, in one sentence.
+// CutsSessions says whether stopping the unit would end the sessions of its processes,
+// and if so why and what to do, in one sentence.
 func (u *Unit) CutsSessions(ctx context.Context) (bool, string, error) {
 	begun := time.Now()
 	b, err := dialBus(ctx, u.address)
@@ -169,7 +169,7 @@ func (u *Unit) loadable(v view) error {
 	}
 }
 
-// fail words the error of a call or wait: time-out, leave, or D-Bus itself.
+// fail words the error of a call or wait: timeout, permission, or D-Bus itself.
 func (u *Unit) fail(ctx context.Context, verb string, begun time.Time, v view, err error) error {
 	name := u.name
 	state := "no answer"

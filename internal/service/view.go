@@ -14,10 +14,10 @@ import (
 type view struct {
 	members  []member // the unit itself, and for a socket the one service it feeds
 	triggers []member // active units that would start it again
-	halts    bool     // it is down with the machine, which goes down
+	halts    bool     // it is down because the machine is shutting down
 }
 
-// member is one unit's properties. Its name is its own, never an alias.
+// member is one unit's properties. Its name is the canonical one, never an alias.
 type member struct {
 	name string
 	path dbus.ObjectPath
@@ -91,8 +91,8 @@ func readMember(ctx context.Context, b *bus, name string) (member, error) {
 
 func (m member) isSocket() bool { return strings.HasSuffix(m.name, ".socket") }
 
-// waits tells whether systemd has a job for the unit that is not done: somebody
-// has ordered something.
+// waits says whether systemd has an unfinished job for the unit: somebody has ordered
+// something.
 func (m member) waits() bool {
 	job, _ := m.unit["Job"].Value().([]any) // (uo): its id, 0 for none, and its path
 	if len(job) != 2 {
@@ -148,7 +148,7 @@ func (v view) names() Names {
 	return n
 }
 
-// status is how the member itself is.
+// status returns the state of the member itself.
 func (m member) status() Status {
 	s := Status{State: m.state(), PID: m.own.pid("MainPID")}
 	switch s.State {
@@ -166,11 +166,11 @@ func (m member) status() Status {
 	return s
 }
 
-// status is how the unit is as a door sees it: a socket whose service runs counts
-// as running even when the socket itself is not listening.
+// status returns the state of the unit as a door sees it: a socket whose service runs
+// counts as running even if the socket itself is not listening.
 func (v view) status() Status {
 	if v.halts {
-		return Status{State: Stopping} // nobody asks for a repair
+		return Status{State: Stopping} // so that nobody tries a repair
 	}
 	m := v.members[0]
 	s := m.status()
@@ -189,7 +189,7 @@ func (v view) status() Status {
 	return s
 }
 
-// restarters are the units that are active and would start this one.
+// restarters returns the active units that would start this one.
 func (v view) restarters() []string {
 	var names []string
 	for _, t := range v.triggers {

@@ -12,19 +12,19 @@ import (
 )
 
 const (
-	reconcile  = 10 * time.Second // how often a watch looks although nothing was heard
+	reconcile  = 10 * time.Second // how often a watch checks although nothing was heard
 	firstRetry = 250 * time.Millisecond
 	lastRetry  = 2 * time.Second // the daemon starts before D-Bus, and should see its units soon after
-	// warnAfter is for how long a unit must be out of sight for a warning. At a boot
+	// warnAfter is how long a unit must be out of sight for a warning. During a boot
 	// D-Bus comes late, and systemd leaves it for a moment when it is upgraded
 	// (daemon-reexec in systemctl(1)).
 	warnAfter = time.Minute
 )
 
-// Watch calls report with the unit's status, once at the beginning and then on
-// every change, until ctx ends; then it returns nil. When D-Bus or systemd goes
-// away it says so in the log, as a warning if that lasts, tries until it is back,
-// and reports what it then finds. report is called from Watch's own goroutine and should not block.
+// Watch calls report with the unit's status, once at the beginning and then on every change,
+// until ctx ends; then it returns nil. When D-Bus or systemd goes away it logs that, as a
+// warning if it lasts, tries until it is back, and then reports what it finds. report is called
+// from Watch's own goroutine and should not block.
 func (u *Unit) Watch(ctx context.Context, report func(Status)) error {
 	retry, told := firstRetry, slog.LevelDebug
 	var since time.Time // when it went out of sight
@@ -53,8 +53,8 @@ func (u *Unit) Watch(ctx context.Context, report func(Status)) error {
 	return nil
 }
 
-// watch watches over one connection, until that or ctx ends. seen tells
-// whether it got as far as to report.
+// watch watches over one connection, until that or ctx ends. seen says whether it got as
+// far as reporting.
 func (u *Unit) watch(ctx context.Context, report func(Status)) (seen bool, err error) {
 	b, err := dialBus(ctx, u.address)
 	if err != nil {
@@ -111,7 +111,7 @@ func (u *Unit) subscribe(ctx context.Context, b *bus) error {
 	return nil
 }
 
-// drain throws away the signals that wait: the next look sees their sum.
+// drain discards waiting signals: the next check sees their combined effect.
 func (b *bus) drain() {
 	for {
 		select {

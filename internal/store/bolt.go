@@ -19,7 +19,7 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// The form before was a file of go.etcd.io/bbolt, version 2 of its layout, in the
+// The previous format was a file of go.etcd.io/bbolt, version 2 of its layout, in the
 // byte order of the machine. It is read once, and never written:
 //
 //	page      id u64, flags u16, count u16, overflow u32, then by flags:
@@ -30,9 +30,8 @@ import (
 //	bucket    (the value of a leaf element with flag 1) root u64, sequence u64;
 //	          root 0: a leaf page follows in place
 //
-// A ledger among the entries has the sum of the hashes of all others, so that what
-// is read need not be looked at for what it could be instead: it is right, or the
-// file is set aside.
+// A ledger among the entries has the sum of the hashes of all others, so that what is
+// read needs no further checks: it is correct, or the file is set aside.
 const (
 	boltName = "doorward.db"
 	migrated = ".migrated"
@@ -40,10 +39,10 @@ const (
 
 var boltOrder = binary.NativeEndian
 
-// takeOver makes the state and the trail of a file of the form before, and then
-// renames that, to its name with .migrated behind it: a program of the version
-// before finds it if it gets its name back. As long as it has its name, it was used
-// last, whatever else there is, and a crash on the way begins again.
+// takeOver converts a file of the previous format into the state and the trail, and then
+// renames it, with .migrated after its name: the previous version of the program finds it
+// if it gets its name back. As long as it has its name, it was used last, whatever else
+// there is, and after a crash the conversion begins again.
 func (s *Store) takeOver(limit AuditLimit) error {
 	path := filepath.Join(s.dir, boltName)
 	f, err := openFile(path, 0)
@@ -73,7 +72,7 @@ func (s *Store) takeOver(limit AuditLimit) error {
 	return syncDir(s.dir)
 }
 
-// replace makes a state and a trail of what was read, instead of what there is.
+// replace makes a state and a trail from what was read, in place of what there is.
 func (s *Store) replace(kept []entry, lines []line, limit AuditLimit) error {
 	if err := s.keepReplaced(); err != nil {
 		return err
@@ -104,9 +103,9 @@ func (s *Store) replace(kept []entry, lines []line, limit AuditLimit) error {
 	return f.Close()
 }
 
-// keepReplaced renames a state and a trail of this form, which a program of the
-// version before has not gone on with. The state goes last: a trail without one is of
-// a taking over that was cut short.
+// keepReplaced renames a state and a trail of this format, which the previous version of
+// the program did not continue. The state goes last: a trail without one is left from a
+// conversion that was cut short.
 func (s *Store) keepReplaced() error {
 	states := []string{stateName(0), stateName(1)}
 	if !slices.ContainsFunc(states, func(name string) bool { _, err := os.Lstat(filepath.Join(s.dir, name)); return err == nil }) {
@@ -129,8 +128,8 @@ func (s *Store) keepReplaced() error {
 	return syncDir(s.dir)
 }
 
-// readBolt reads what the file has. What cannot be understood is said, and stays
-// there.
+// readBolt reads the contents of the file. What cannot be understood is reported, and
+// stays there.
 func (s *Store) readBolt(f osFile) (kept []entry, lines []line, err error) {
 	path := f.Name()
 	all, err := mapped(f, boltEntries)
@@ -146,13 +145,13 @@ func (s *Store) readBolt(f osFile) (kept []entry, lines []line, err error) {
 			kept = append(kept, converted)
 		}
 	}
-	// Where two versions have written in turn, IDs do not rise.
+	// If two versions have written in turn, IDs do not increase.
 	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(a.id, b.id) })
 	return kept, lines, err
 }
 
-// mapped has read look at a file in place, of which a disk may have more than the
-// machine has memory.
+// mapped lets read look at a file in place, which may be larger than the machine's
+// memory.
 func mapped(f osFile, read func([]byte) ([]boltEntry, error)) ([]boltEntry, error) {
 	size, err := f.Size()
 	if err != nil {
@@ -166,14 +165,14 @@ func mapped(f osFile, read func([]byte) ([]boltEntry, error)) ([]boltEntry, erro
 	return all, errors.Join(err, syscall.Munmap(data))
 }
 
-// boltEntry is one entry of the form before.
+// boltEntry is one entry of the previous format.
 type boltEntry struct {
 	bucket     string
 	key, value []byte
 }
 
-// convert makes an entry or a line of the trail of it. The keys are what
-// they were, and all values but those of grants.
+// convert turns it into an entry or a line of the trail. The keys stay the same, and so
+// do all values except those of grants.
 func (b boltEntry) convert() (e entry, l line, err error) {
 	e = entry{key: b.key, value: b.value}
 	switch b.bucket {
@@ -212,9 +211,9 @@ func (b boltEntry) convert() (e entry, l line, err error) {
 	return e, l, err
 }
 
-// boltEntries returns all entries but the ledger, if they are those that were
-// written. Nothing in data is trusted: a place outside of it panics, as does one that
-// the disk cannot read (mmap(2), SIGBUS), which is damage, and no page is read twice.
+// boltEntries returns all entries but the ledger, if they are as they were written.
+// Nothing in data is trusted: an access outside it panics, as does one that the disk
+// cannot read (mmap(2), SIGBUS), which counts as damage, and no page is read twice.
 func boltEntries(data []byte) (all []boltEntry, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -227,7 +226,7 @@ func boltEntries(data []byte) (all []boltEntry, err error) {
 	if first.txid > second.txid {
 		first, second = second, first
 	}
-	// With one of them lost, nobody could tell whether it was the last commit's.
+	// If one of them is lost, nobody knows whether it was the last commit's.
 	if second.txid != first.txid+1 {
 		return nil, damaged("its two meta pages are not of consecutive commits: %d and %d", first.txid, second.txid)
 	}
@@ -263,7 +262,7 @@ type boltWalk struct {
 	sum    uint64 // of the hashes of all
 }
 
-// tree goes through the pages below one of a bucket, "" for the root.
+// tree walks the pages below one of a bucket, "" for the root.
 func (w *boltWalk) tree(bucket string, id uint64) {
 	if w.seen[id] || id >= uint64(len(w.data))/w.page {
 		panic(fmt.Sprintf("page %d of %d is used twice, or is none", id, uint64(len(w.data))/w.page))
@@ -272,7 +271,7 @@ func (w *boltWalk) tree(bucket string, id uint64) {
 	w.node(bucket, w.data[id*w.page:])
 }
 
-// node goes through one page, or one that stands in a bucket's value.
+// node walks one page, or one inside a bucket's value.
 func (w *boltWalk) node(bucket string, p []byte) {
 	for i := range int(boltOrder.Uint16(p[10:])) {
 		e := p[16+16*i:]

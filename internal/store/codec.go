@@ -13,12 +13,12 @@ import (
 	"github.com/doorward/doorward/internal/door"
 )
 
-// entry is one thing that a commit says: class and op in a byte, and then key and
-// value, each with its length before it.
+// entry is one item of a commit: class and op in a byte, and then key and value, each
+// preceded by its length.
 //
-// A class that is not known is one of a later version: it is kept as it is, and so
-// is a value that cannot be read. An op that is not known is damage, since nobody can
-// tell what it leaves standing.
+// An unknown class comes from a later version: it is kept as it is, and so is a value
+// that cannot be read. An unknown op is damage, since nobody knows what it leaves in
+// place.
 type entry struct {
 	class class
 	op    op
@@ -29,9 +29,9 @@ type entry struct {
 type op uint8
 
 const (
-	opPut   op = iota // what is under the key is the value
-	opEnd             // nothing is
-	opClear           // nothing is whose key begins with this one
+	opPut   op = iota // the key has the value
+	opEnd             // the key has no value
+	opClear           // no key that begins with this one has a value
 )
 
 type class uint8
@@ -42,7 +42,7 @@ const (
 	classPenalty
 	classGrant
 	classMark
-	classRecord // of the audit trail, for as long as it may not be in there
+	classRecord // of the audit trail, as long as it may not be there
 )
 
 func (c class) String() string {
@@ -58,7 +58,7 @@ const (
 	bootKey    = "boot"    // the boot of the last commit
 	appliedKey = "applied" // Applied
 	lastKey    = "last"    // the highest ID of a record when the file was begun
-	trailKey   = "trail"   // the audit trail has all records up to that ID, on the disk
+	trailKey   = "trail"   // the audit trail has all records up to that ID, on disk
 	chainKey   = "chain"   // audit.Ends when the file was begun
 )
 
@@ -85,7 +85,7 @@ func appendPart(b, p []byte) []byte {
 	return append(b, p...)
 }
 
-// part takes a part with its length off b.
+// part cuts a part with its length off b.
 func part(b []byte) (p, rest []byte, ok bool) {
 	n, w := binary.Uvarint(b)
 	if w <= 0 || n > uint64(len(b)-w) {
@@ -95,9 +95,9 @@ func part(b []byte) (p, rest []byte, ok bool) {
 	return b[:n:n], b[n:], true
 }
 
-// The keys. What names a thing is in its key and nowhere else, so that key and
-// value cannot disagree. The parts are joined by NUL, which neither a door's name
-// nor a knock's nor a prefix can contain; what comes last may contain anything.
+// The keys. What identifies a thing is in its key and nowhere else, so that key and value
+// cannot disagree. The parts are joined by NUL, which neither a door's name nor a knock's
+// nor a prefix can contain; the last part may contain anything.
 
 func doorKey(name string) ([]byte, error) {
 	if name == "" || strings.Contains(name, "\x00") {
@@ -106,7 +106,7 @@ func doorKey(name string) ([]byte, error) {
 	return []byte(name), nil
 }
 
-// below is the key that all those of a door, or of one of its knocks, begin with.
+// below returns the prefix of all keys of a door, or of one of its knocks.
 func below(key []byte, err error) ([]byte, error) { return append(key, 0), err }
 
 func doorsKey(name string) ([]byte, error) { return below(doorKey(name)) }
@@ -162,8 +162,7 @@ func decodeMark(key, value []byte) (Mark, error) {
 	return Mark{Door: parts[0], Knock: parts[1], Key: parts[2], Value: bytes.Clone(value)}, nil
 }
 
-// parseKey takes a key apart that sourceKey has begun. What comes behind the source
-// may not be there at all.
+// parseKey splits a key that sourceKey began. The part after the source may be missing.
 func parseKey(key []byte) (name string, source netip.Prefix, last string, there bool, err error) {
 	name, rest, ok := strings.Cut(string(key), "\x00")
 	text, last, there := strings.Cut(rest, "\x00")
@@ -243,7 +242,7 @@ func decodeGrant(key, value []byte) (g Grant, err error) {
 
 func encodeApplied(a Applied) ([]byte, error) { return json.Marshal(a.stamped()) }
 
-// stamped is a with its times as they come back from the store.
+// stamped returns a with its times as they come back from the store.
 func (a Applied) stamped() Applied {
 	a.Deadline = utc(a.Deadline)
 	a.Ended = append([]Ended(nil), a.Ended...)
@@ -260,7 +259,7 @@ func decodeApplied(value []byte) (a Applied, err error) {
 	return a.stamped(), nil
 }
 
-// stamped is r with its times as they come back from the store.
+// stamped returns r with its times as they come back from the store.
 func stamped(r audit.Record) audit.Record {
 	r.Time = utc(r.Time)
 	if r.Until != nil {

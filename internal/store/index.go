@@ -5,15 +5,15 @@ import (
 	"hash/maphash"
 )
 
-// index tells which entries of a log still stand: the last one that put a key, if
-// nothing has ended or cleared it since.
+// index knows which entries of a log are current: the last one that put a key, if nothing
+// has ended or cleared it since.
 type index struct {
 	standing []uint64       // a bit for the number of each entry
 	cleared  map[string]int // the number of the last entry that cleared a key
 }
 
-// index reads the log through. For as long as that takes it has two hashes for a key
-// instead of the key, which nobody can make collide: about 40 MB for a million.
+// index reads the whole log. Meanwhile it holds two hashes for each key instead of the
+// key, which nobody can make collide: about 40 MB for a million.
 func (l *journal) index() (*index, error) {
 	x := &index{cleared: make(map[string]int)}
 	seeds := [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
@@ -41,7 +41,7 @@ func (l *journal) index() (*index, error) {
 	return x, err
 }
 
-// stands says whether entry number n is one that still stands.
+// stands says whether entry number n is current.
 func (x *index) stands(n int, e entry) bool {
 	if x.standing[n/64]&(1<<(n%64)) == 0 {
 		return false
@@ -64,7 +64,7 @@ func clearKey(c class, key []byte) string { return string(append([]byte{byte(c)}
 // each calls f for all entries of a log, with their numbers, which begin with 1.
 func (l *journal) each(f func(n int, e entry) error) error { return l.eachFrom(headerSize, f) }
 
-// eachFrom is each, for those from a place on at which a frame begins.
+// eachFrom is each for entries from an offset on, at which a frame begins.
 func (l *journal) eachFrom(from int64, f func(n int, e entry) error) error {
 	n := 0
 	return l.read(from, func(payload []byte) error {

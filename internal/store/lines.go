@@ -5,9 +5,9 @@ import (
 	"io"
 )
 
-// field asks about the text of a field of a record as it is written, which begins with
-// name. The name cannot be part of a text: there, quotes are escaped. What is not
-// found or has escapes is for the decoder to tell.
+// field checks the text of a field of a record as it is written; name is how it begins.
+// The name cannot occur within a text: there, quotes are escaped. A field that is not
+// found or has escapes is left to the decoder.
 func field(text []byte, name string, ask func(string) bool) bool {
 	_, rest, ok := bytes.Cut(text, []byte(name))
 	n := bytes.IndexByte(rest, '"')
@@ -24,8 +24,8 @@ type view struct {
 	begun int
 }
 
-// read reads n bytes at a place. It returns nil if the segment has been begun anew.
-// It holds up nobody.
+// read reads n bytes at a place. It returns nil if the segment has been reused. It holds
+// up nobody.
 func (v view) read(t *trail, at int64, n int) ([]byte, error) {
 	b := make([]byte, n)
 	_, err := v.f.ReadAt(b, at)
@@ -41,13 +41,13 @@ func (v view) read(t *trail, at int64, n int) ([]byte, error) {
 	return b, nil
 }
 
-// backwards goes through the records of a class from the newest to the oldest. What it
-// has not read yet when its segment is begun anew is gone.
+// backwards walks the records of a class from the newest to the oldest. Records that it
+// has not read when their segment is reused are gone.
 type backwards struct {
 	t    *trail
 	of   []view
 	at   int64  // where what is in b begins in the last of them
-	b    []byte // of which all lines behind are done
+	b    []byte // of which all later lines are done
 	id   uint64 // of text
 	text []byte // the line that is next; nil: none yet, or none any more
 }
@@ -64,7 +64,7 @@ func (t *trail) backwards(refusal bool) *backwards {
 	return r
 }
 
-// fill has the next line in text, if there is one.
+// fill puts the next line into text, if there is one.
 func (r *backwards) fill() error {
 	for r.text == nil && len(r.of) > 0 {
 		if len(r.b) > 0 {
@@ -96,11 +96,11 @@ func (r *backwards) fill() error {
 	return nil
 }
 
-// chunk is how much is read at once. A line that is longer has it doubled, so that it
-// costs its length.
+// chunk is how much is read at once. It is doubled for a line that is longer, so that
+// reading one costs its length.
 const chunk = 1 << 16
 
-// more reads what lies in front of b.
+// more reads what comes before b.
 func (r *backwards) more() error {
 	n := min(r.at, max(chunk, int64(len(r.b))))
 	b, err := r.of[len(r.of)-1].read(r.t, r.at-n, int(n))
@@ -116,9 +116,9 @@ func (r *backwards) more() error {
 	return nil
 }
 
-// forwards goes through the records of a class that are behind one, from the oldest to
-// the newest. What it has not read yet when its segment is begun anew is gone, and it
-// goes on behind that.
+// forwards walks the records of a class after a given one, from the oldest to the newest.
+// Records that it has not read when their segment is reused are gone, and it continues
+// after them.
 type forwards struct {
 	t       *trail
 	refusal bool
@@ -154,7 +154,7 @@ func (r *forwards) open() {
 // done lets go of text.
 func (r *forwards) done() { r.after, r.text = r.id, nil }
 
-// fill has the next line in text, if there is one.
+// fill puts the next line into text, if there is one.
 func (r *forwards) fill() error {
 	for r.text == nil && len(r.of) > 0 {
 		if n := bytes.IndexByte(r.b, '\n') + 1; n > 0 {
@@ -179,7 +179,7 @@ func (r *forwards) fill() error {
 	return nil
 }
 
-// next has the line of n bytes that b begins with in text, if it is wanted.
+// next puts the line of n bytes at the beginning of b into text, if it is wanted.
 func (r *forwards) next(n int) {
 	line := r.b[:n]
 	r.b = r.b[n:]
@@ -196,7 +196,7 @@ func (r *forwards) next(n int) {
 	}
 }
 
-// more reads what lies behind b.
+// more reads what comes after b.
 func (r *forwards) more() error {
 	seg := r.of[0]
 	n := min(seg.size-r.at, max(chunk, int64(len(r.b))))
@@ -213,15 +213,15 @@ func (r *forwards) more() error {
 	return nil
 }
 
-// again begins anew with what is still there.
+// again starts over with what is still there.
 func (r *forwards) again() {
 	r.t.mu.Lock()
 	defer r.t.mu.Unlock()
 	r.open()
 }
 
-// seek finds where to begin in the first segment, so that who has all but the last
-// records is told those without a look at the others: near the end, or else by halves.
+// seek finds where to begin in the first segment, so that a reader who lacks only the
+// last records gets them without reading the others: near the end, or else by bisection.
 func (r *forwards) seek() error {
 	const page = 4 << 10
 	seg := r.of[0]

@@ -14,9 +14,9 @@ import (
 // ErrLocked is returned by Open if another daemon uses the state directory.
 var ErrLocked = errors.New("the state is in use")
 
-// lockDir takes the directory for this process, until the file that it returns
-// is closed or the process ends. It has a file of its own for that, because
-// the lock of the state file goes with it when it is renamed.
+// lockDir locks the directory for this process, until the file that it returns is closed
+// or the process ends. It has a file of its own for that, because the lock of the state
+// file goes with it when it is renamed.
 func lockDir(dir string) (*os.File, error) {
 	path := filepath.Join(dir, "doorward.lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -30,9 +30,9 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// LockFile takes an open file or directory for this process, until it is closed
-// or the process ends, and writes the process's id into it if it can be written.
-// It returns ErrLocked if another daemon has it.
+// LockFile locks an open file or directory for this process, until it is closed or the
+// process ends, and writes the process's ID into it if it can be written. It returns
+// ErrLocked if another daemon has it.
 func LockFile(f *os.File) error {
 	err := lockPatiently(f)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
@@ -54,8 +54,8 @@ func LockFile(f *os.File) error {
 	return nil
 }
 
-// words are what a locked file says. Anything else says nothing: to read a pipe
-// would wait for ever.
+// words returns the contents of a locked file, "" if it is not a regular file: reading a
+// pipe would block forever.
 func words(f *os.File) string {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return ""
@@ -64,9 +64,9 @@ func words(f *os.File) string {
 	return strings.TrimSpace(string(text))
 }
 
-// lockPatiently tries for up to a second. A daemon that was killed while it
-// started a program has left a copy of its lock to that one, until it runs:
-// fork(2) copies descriptors, and only execve(2) closes them.
+// lockPatiently tries for up to a second. A daemon that was killed while it started a
+// program has left a copy of its lock to that program, until it runs: fork(2) copies
+// descriptors, and only execve(2) closes them.
 func lockPatiently(f *os.File) error {
 	const tries = 50
 	for i := 0; ; i++ {

@@ -19,21 +19,21 @@ import (
 //	        of these u32; acknowledged u64, CRC-32C of it u32; zeros
 //	frames  mark u32, length u32, CRC-32C u32, payload
 //
-// A frame is one commit, or a part of what was kept when the file was begun, which
-// ends at base. Its sum counts the salt and the place of the frame, so that nothing
-// but a frame that was written there is one, whatever text a payload has in it.
+// A frame is one commit, or a part of what was kept when the file was begun, which ends
+// at base. Its sum covers the salt and the offset of the frame, so that only a frame that
+// was written there counts as one, whatever text a payload contains.
 //
-// The header of a file that is begun is written when all else is on the disk: one of
-// zeros is of a file that was never in use. It lies within one sector, which a disk
-// writes or does not.
+// The header of a new file is written when everything else is on disk: a header of zeros
+// belongs to a file that was never in use. It lies within one sector, which a disk writes
+// whole or not at all.
 //
-// What a crash leaves behind the last whole frame was never acknowledged, and is
-// cut off; anything else that is not whole is damage. Two things tell them apart:
-// the next frame is written only when the one before is on the disk, and then so is
-// acknowledged, although without a sync of its own. So what lies below it, or has a
-// whole frame behind it, was once whole. A commit that is damaged within the seconds
-// in which the kernel has not yet written the header is taken for one that was cut
-// short, if the power fails, too; that is said in the log.
+// What a crash leaves after the last whole frame was never acknowledged, and is cut off;
+// anything else that is not whole is damage. Two things distinguish them: the next frame
+// is written only when the previous one is on disk, and then so is acknowledged, although
+// without a sync of its own. So anything below it, or followed by a whole frame, was once
+// whole. A commit that is damaged within the seconds in which the kernel has not yet
+// written the header is taken for one that was cut short, if the power fails, too; the
+// log says so.
 const (
 	headerSize = 64
 	frameSize  = 12
@@ -49,8 +49,8 @@ var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 )
 
-// file is what a log and a trail need of an *os.File. Sync makes all that was
-// written last, and the length.
+// file is what a log and a trail need of an *os.File. Sync makes everything that was
+// written durable, and the length.
 type file interface {
 	io.ReaderAt
 	io.WriterAt
@@ -71,7 +71,8 @@ func (f osFile) Size() (int64, error) {
 	return info.Size(), nil
 }
 
-// Sync leaves out what nobody needs to read the file, as its times, fdatasync(2).
+// Sync leaves out metadata that is not needed to read the file, such as its times,
+// fdatasync(2).
 func (f osFile) Sync() error {
 	for {
 		err := syscall.Fdatasync(int(f.Fd()))
@@ -81,7 +82,7 @@ func (f osFile) Sync() error {
 	}
 }
 
-// damageError says what is wrong with a file.
+// damageError says what is wrong with a damaged file.
 type damageError struct{ what string }
 
 func (e *damageError) Error() string { return e.what }
@@ -90,7 +91,7 @@ func damaged(format string, args ...any) error {
 	return &damageError{fmt.Sprintf(format, args...)}
 }
 
-// errUnfinished is a file that was being begun.
+// errUnfinished is a file whose creation was cut short.
 var errUnfinished = &damageError{"it has no header"}
 
 // journal is an open state file.
@@ -98,14 +99,14 @@ type journal struct {
 	f          file
 	generation uint64
 	salt       uint64
-	base       int64 // where what was kept at its begin ends
+	base       int64 // where what was kept when it was begun ends
 	end        int64 // where the next frame comes
-	cut        int64 // bytes behind the last whole frame that were cut off
-	doubtful   bool  // a write failed: what is behind end must go first
+	cut        int64 // bytes after the last whole frame that were cut off
+	doubtful   bool  // a write failed: what comes after end must be cut off first
 }
 
-// openJournal reads the file through. It returns a damageError if it is not whole,
-// and nil if it is empty.
+// openJournal reads the whole file. It returns a damageError if it is not whole, and nil
+// if it is empty.
 func openJournal(f file) (*journal, error) {
 	size, err := f.Size()
 	if err != nil || size == 0 {
@@ -163,7 +164,7 @@ func (l *journal) readHeader() (acknowledged int64, err error) {
 		return 0, damaged("it has format %d, of a later version; this one knows format %d", order.Uint32(h[8:]), form)
 	}
 	l.generation, l.salt, l.base = order.Uint64(h[12:]), order.Uint64(h[20:]), int64(order.Uint64(h[28:]))
-	// Without it less is known, and nothing is lost.
+	// Without it less is known, but nothing is lost.
 	if order.Uint32(h[ackedAt+8:]) == crc32.Checksum(h[ackedAt:ackedAt+8], castagnoli) {
 		acknowledged = int64(order.Uint64(h[ackedAt:]))
 	}
@@ -227,15 +228,15 @@ func (l *journal) whole(head, payload []byte, at int64) bool {
 	return order.Uint32(head) == l.mark() && order.Uint32(head[8:]) == l.sum(payload, at)
 }
 
-// frameBehind says whether there is a whole frame behind the one that is not, at
-// end. The mark, which nobody can know, keeps the search from taking long.
+// frameBehind says whether a whole frame follows the incomplete one at end. The mark,
+// which nobody can know, keeps the search short.
 func (l *journal) frameBehind(size int64) bool {
 	mark := order.AppendUint32(nil, l.mark())
 	piece := make([]byte, 1<<18)
 	for from := l.end + 1; size-from > frameSize; from += int64(len(piece)) - frameSize {
 		piece = piece[:min(int64(cap(piece)), size-from)]
 		if _, err := l.f.ReadAt(piece, from); err != nil && err != io.EOF {
-			return true // it cannot be told
+			return true // it is not known
 		}
 		for at := 0; ; at++ {
 			next := bytes.Index(piece[at:], mark)
@@ -261,11 +262,11 @@ func (l *journal) wholeAt(head []byte, at, size int64) bool {
 	return err == nil && l.whole(head, payload, at)
 }
 
-// append adds a frame, which is on the disk when it returns nil. After an error
-// nothing of it is kept, unless what it left cannot be cut off either: then nothing
-// more is taken until that succeeds. (A failed fdatasync leaves pages that look as
-// if they were written; those behind end go with the cut, and that which end lies in
-// is written again with the next frame, fsync(2).)
+// append adds a frame, which is on disk when it returns nil. After an error nothing of it
+// is kept, unless what it left cannot be cut off either: then nothing more is accepted
+// until that succeeds. (A failed fdatasync leaves pages that look as if they were
+// written; those after end are cut off, and the one that contains end is written again
+// with the next frame, fsync(2).)
 func (l *journal) append(payload []byte) error {
 	if l.doubtful {
 		if err := l.trim(); err != nil {
@@ -285,12 +286,12 @@ func (l *journal) append(payload []byte) error {
 		return errors.Join(err, l.trim())
 	}
 	l.end += int64(len(frame))
-	// It is a hint for those who look for damage; the next one mends one that fails.
+	// It is a hint for detecting damage; if it fails, the next one makes up for it.
 	_, _ = l.f.WriteAt(ackedField(l.end), ackedAt)
 	return nil
 }
 
-// trim cuts off what is behind the last whole frame.
+// trim cuts off what comes after the last whole frame.
 func (l *journal) trim() error {
 	if err := l.f.Truncate(l.end); err != nil {
 		return err
@@ -318,11 +319,11 @@ func ackedField(end int64) []byte {
 	return order.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
-// beginJournal makes a new log of the file, with what entries are given to add by
-// fill. It is on the disk, and whole, when it returns nil.
+// beginJournal begins a new log in the file, with the entries that fill adds. It is on
+// disk, and whole, when it returns nil.
 func beginJournal(f file, generation uint64, fill func(add func(entry) error) error) (*journal, error) {
-	// What it has, if that could not be emptied before, goes first: no part of it may
-	// be found beside parts of what comes.
+	// Old contents, if they could not be removed before, go first: no part of them may be
+	// found beside parts of the new ones.
 	if size, err := f.Size(); err != nil || size > 0 {
 		if err := errors.Join(err, f.Truncate(0), f.Sync()); err != nil {
 			return nil, err

@@ -11,10 +11,9 @@ import (
 // inMemory is how many records of each class a Memory keeps.
 const inMemory = 4096
 
-// Memory stands in for a Store that cannot be opened. It keeps the latest
-// records of the audit trail, refusals apart from all others as a Store does,
-// and takes all else without keeping it: nobody reads that but the next start.
-// Its methods may be called from several goroutines.
+// Memory stands in for a Store that cannot be opened. It keeps the latest records of the
+// audit trail, refusals separately as a Store does, and discards everything else: only
+// the next start would read that. Its methods may be called from several goroutines.
 type Memory struct {
 	mu                sync.Mutex // guards what follows
 	last              uint64     // ID
@@ -25,12 +24,12 @@ type Memory struct {
 // InMemory returns an empty Memory.
 func InMemory() *Memory { return &Memory{} }
 
-// Load returns the state that a start without any before it finds.
+// Load returns the state of a very first start.
 func (m *Memory) Load() (State, error) {
 	return State{Grants: func(func(Grant) bool) {}}, nil
 }
 
-// SetAside returns "": nothing was.
+// SetAside returns "": nothing was set aside.
 func (m *Memory) SetAside() string { return "" }
 
 // Commit returns the change's records with their IDs. It fails as a Store's does where
@@ -48,7 +47,7 @@ func (m *Memory) Commit(c Change) ([]audit.Record, error) {
 		if isRefusal(r) {
 			class = &m.refusals
 		}
-		if len(*class) >= 2*inMemory { // seldom, so that a record costs a constant
+		if len(*class) >= 2*inMemory { // rarely, so that the cost of a record is constant
 			*class = slices.Clone((*class)[inMemory:])
 		}
 		*class = append(*class, r)
@@ -80,5 +79,5 @@ func (m *Memory) Records(q Query) (Page, error) {
 	return p, nil
 }
 
-// newest is the end of list, of at most n.
+// newest returns the last n of list, at most.
 func newest(list []audit.Record, n int) []audit.Record { return list[max(0, len(list)-n):] }

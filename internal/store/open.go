@@ -19,17 +19,16 @@ import (
 func stateName(at int) string { return fmt.Sprintf("doorward.state.%d", at) }
 func trailName(n int) string  { return fmt.Sprintf("doorward.audit.%02d", n) }
 
-// Open opens the state in dir, making what is missing (dir with mode 0700). A state
-// file that is damaged is renamed first, to its name with .corrupt-STAMP behind it,
-// which is logged and told by SetAside. A file of the form before, doorward.db, is
-// taken over.
+// Open opens the state in dir, creating what is missing (dir with mode 0700). A damaged
+// state file is renamed first, with .corrupt-STAMP after its name, which is logged and
+// reported by SetAside. A file of the previous format, doorward.db, is converted.
 //
 // It returns ErrLocked if another daemon uses dir.
 func Open(dir string, limit AuditLimit, log *slog.Logger) (*Store, error) {
 	return open(dir, limit, log, func(_ string, f file) file { return f })
 }
 
-// open is Open, with wrap around each file that stays open.
+// open is Open, with wrap applied to each file that stays open.
 func open(dir string, limit AuditLimit, log *slog.Logger, wrap func(name string, f file) file) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
@@ -121,7 +120,7 @@ func (s *Store) openState(wrap func(name string, f file) file) error {
 	return nil
 }
 
-// Doors returns the doors that a state directory has, for who does not go on with
+// Doors returns the doors in a state directory, for callers that do not continue with
 // them. Nobody may have the store open meanwhile.
 func Doors(dir string) ([]Door, error) {
 	var found [2]candidate
@@ -144,7 +143,7 @@ func Doors(dir string) ([]Door, error) {
 	return st.Doors, err
 }
 
-// look opens a state file and reads it through.
+// look opens a state file and reads all of it.
 func look(path string, wrap func(file) file) (candidate, error) {
 	c := candidate{path: path}
 	f, err := openFile(path, 0)
@@ -162,9 +161,9 @@ func look(path string, wrap func(file) file) (candidate, error) {
 	return c, err
 }
 
-// inUse is the state file that counts, -1 for none. It is the only one that is not
-// empty, but for a crash between two steps of renew: then the other has no header
-// yet, or both say the same. What it must be was lost, if neither is.
+// inUse returns the state file in use, -1 for none. It is the only one that is not empty,
+// except after a crash between two steps of renew: then the other has no header yet, or
+// both have the same contents. If neither is whole, the one in use was lost.
 func inUse(found [2]candidate) (at int, damage error) {
 	at = -1
 	for i, c := range found {
@@ -186,8 +185,8 @@ func inUse(found [2]candidate) (at int, damage error) {
 	return at, nil
 }
 
-// emptyOther has the state file that is not in use be there, and empty. Its name must
-// be on the disk before anything is in it.
+// emptyOther makes sure that the state file that is not in use exists and is empty. Its
+// name must be on disk before anything is in it.
 func (s *Store) emptyOther(i int, wrap func(name string, f file) file) error {
 	if s.files[i] != nil {
 		if size, err := s.files[i].Size(); err != nil || size == 0 {
@@ -203,7 +202,8 @@ func (s *Store) emptyOther(i int, wrap func(name string, f file) file) error {
 	return syncDir(s.dir)
 }
 
-// openTrail opens the audit trail, and copies to it what the log has and it lacks.
+// openTrail opens the audit trail, and copies to it the records that it lacks from the
+// log.
 func (s *Store) openTrail(limit AuditLimit, wrap func(name string, f file) file) error {
 	first := uint64(0)   // of the records in the log, whose IDs rise by one
 	var latest [2][]byte // of each chain
@@ -257,7 +257,7 @@ func (s *Store) openTrail(limit AuditLimit, wrap func(name string, f file) file)
 	return s.checkEnds()
 }
 
-// endWith takes a record for the end of its chain if it is a later one.
+// endWith makes a record the end of its chain if it is a later one.
 func (s *Store) endWith(text []byte) audit.Record {
 	var r audit.Record
 	if json.Unmarshal(text, &r) == nil && r.Hash != "" {
@@ -266,8 +266,8 @@ func (s *Store) endWith(text []byte) audit.Record {
 	return r
 }
 
-// checkEnds says if the trail does not end as the state knows that it did. Where the
-// state has been lost, the trail alone knows.
+// checkEnds reports if the trail does not end as the state says that it did. If the state
+// has been lost, only the trail knows.
 func (s *Store) checkEnds() error {
 	for i, known := range s.ends {
 		last, err := s.lastOf(s.trail.backwards(i == 1))
@@ -296,7 +296,8 @@ func (s *Store) lastOf(r *backwards) (last audit.Record, err error) {
 	return last, nil
 }
 
-// largestSegment is what no segment comes to, and few machines can read at once.
+// largestSegment is more than any segment can have, and more than most machines can read
+// at once.
 const largestSegment = 256 << 20
 
 // openSegment opens a file of the trail, if it is one.
@@ -316,7 +317,7 @@ func openSegment(path string) (file, error) {
 	return f, nil
 }
 
-// openSegments opens the files of the trail. One that is none of its is set aside.
+// openSegments opens the files of the trail. A file that is not a segment is set aside.
 func openSegments(dir string, log *slog.Logger, wrap func(name string, f file) file) ([]file, error) {
 	var files []file
 	for n := range segments {
@@ -336,18 +337,18 @@ func openSegments(dir string, log *slog.Logger, wrap func(name string, f file) f
 	return files, syncDir(dir)
 }
 
-// SetAside is the path of the latest damaged file that was set aside, now or at
-// an earlier start, "" if there is none. It is told until the operator moves
-// the file elsewhere.
+// SetAside returns the path of the latest damaged file that was set aside, now or at an
+// earlier start, "" if there is none. It is reported until the operator moves the file
+// elsewhere.
 func (s *Store) SetAside() string { return s.aside }
 
-// Close ends the use of the files and lets another daemon have the directory. It
-// waits for a commit that is under way.
+// Close closes the files and releases the directory for another daemon. It waits for a
+// commit that is under way.
 func (s *Store) Close() error {
 	s.using.Lock()
 	defer s.using.Unlock()
 	// What this leaves undone is done at the next start. A trail that lacks records may
-	// have later ones, of the other class.
+	// have later ones of the other class.
 	if !s.said && s.trail.sync() == nil && s.trail.synced != s.noted {
 		_ = s.state.append(appendEntry(nil, trailNote(s.trail.synced)))
 	}
@@ -373,8 +374,8 @@ func closeAll(files []file) (err error) {
 	return err
 }
 
-// openFile opens a file to read and write. Anything else that has its name is
-// damage: a pipe would be waited for, a link leads elsewhere.
+// openFile opens a file for reading and writing. Anything else of that name is damage: a
+// pipe would block, a link leads elsewhere.
 func openFile(path string, flags int) (osFile, error) {
 	info, err := os.Lstat(path)
 	if err == nil && !info.Mode().IsRegular() {
@@ -387,8 +388,8 @@ func openFile(path string, flags int) (osFile, error) {
 	return osFile{f}, err
 }
 
-// create makes a new state file. It gets its name when it is whole, so that a
-// file that is not whole is always a damaged one.
+// create creates a state file. It gets its name when it is whole, so that an incomplete
+// file is always a damaged one.
 func create(path string, generation uint64, fill func(add func(entry) error) error) (file, *journal, error) {
 	tmp := path + ".new"
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -427,7 +428,7 @@ func setAside(what, path string, why error, log *slog.Logger) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// moveAside renames a file, never onto another, and returns its new path.
+// moveAside renames a file, never over another one, and returns its new path.
 func moveAside(path, base string) (to string, err error) {
 	to = base
 	for n := 2; ; n++ {
@@ -455,7 +456,7 @@ func lastAside(dir string) (string, error) {
 	return last, nil
 }
 
-// syncDir makes a rename in dir last (rename(2) alone is not on the disk).
+// syncDir makes a rename in dir durable (rename(2) alone is not on disk).
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

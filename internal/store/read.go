@@ -13,39 +13,40 @@ import (
 // Query selects records of the audit trail.
 type Query struct {
 	Door string // "" for all
-	// Source selects what concerns an address or a prefix: records of all that it is in
-	// or that are in it, and of everybody. With door.Any those of everybody alone are
-	// selected. The zero Source selects all.
+	// Source selects what concerns an address or a prefix: records of sources that
+	// contain it or that it contains, and of everybody. door.Any selects only those of
+	// everybody. The zero Source selects all.
 	Source netip.Prefix
 	Since  time.Time // not before, zero for the beginning
 	Until  time.Time // before, zero for the end
 	Events []string  // only these, empty for all
 	After  uint64    // only records with a higher ID
-	Oldest bool      // the oldest Limit of all that, not the newest
-	Limit  int       // 100 if it is below 1
+	Oldest bool      // the oldest Limit of these, not the newest
+	Limit  int       // 100 if it is less than 1
 }
 
 // Page is what a Query selects.
 type Page struct {
 	Records []audit.Record // in the order of their IDs
-	// Through: what the query selects up to this ID is there. It is After or higher.
+	// Through: everything that the query selects up to this ID is there. It is at least
+	// After.
 	Through uint64
 	Last    uint64 // the highest ID that a record has
-	// Gone is up to which ID records behind After are gone, with Oldest: newer ones have
-	// their place. 0: all are there, as far as is known.
+	// Gone is, with Oldest, the ID up to which records after After are gone, because
+	// newer ones have taken their place. 0: all are there, as far as is known.
 	Gone uint64
 }
 
-// What searches may cost. A page of the oldest ends when it has so many bytes, as they
-// are written; and so many searches may be under way at a time.
+// Limits of searches: how many bytes, as written, a page of the oldest records may have;
+// and how many searches may be under way at a time.
 const (
 	pageBytes = 8 << 20
 	searches  = 4
 )
 
-// Records returns what a query selects. A record that cannot be read is returned as
-// one that says so, with an ID near its own. Records may be read at any time, and
-// nothing waits for it but other searches.
+// Records returns what a query selects. A record that cannot be read is returned as one
+// that says so, with an ID near its own. Records may be called at any time, and only
+// other searches wait for it.
 func (s *Store) Records(q Query) (Page, error) {
 	s.reads <- struct{}{}
 	defer func() { <-s.reads }()
@@ -75,7 +76,8 @@ func (s *Store) search(q Query) (p Page, err error) {
 		}
 		p.Records = append(p.Records, r)
 		if size += len(text); q.Oldest {
-			// With an ID that may not be its own no page ends: the next begins behind it.
+			// A page does not end with an ID that may not be the record's own: the next
+			// page begins after it.
 			return lineID(text) == 0 || len(p.Records) < q.Limit && size < pageBytes
 		}
 		return len(p.Records) < q.Limit
@@ -95,12 +97,12 @@ func (q Query) wants(refusal bool) bool {
 	return len(q.Events) == 0 || slices.ContainsFunc(q.Events, func(e string) bool { return isRefusal(audit.Record{Event: e}) == refusal })
 }
 
-// longestRecord is how many bytes of JSON a record may have: whoever is told one takes no
-// line of a megabyte.
+// longestRecord is how many bytes of JSON a record may have: its readers do not accept
+// lines of a megabyte.
 const longestRecord = 1<<20 - 1<<10
 
-// decodeRecord always returns a record: one that cannot be read, or that nobody would
-// take, is replaced by one that says so in its place, and the error says why.
+// decodeRecord always returns a record: one that cannot be read, or that no reader would
+// accept, is replaced by one that says so, and the error says why.
 func decodeRecord(id uint64, text []byte) (r audit.Record, err error) {
 	if err = unmarshal(text, &r); err == nil {
 		err = fits(r, len(text))
@@ -132,8 +134,8 @@ func (t *trail) highest() uint64 {
 	return max(t.given, t.whole)
 }
 
-// newest calls f for the records with an ID higher than after, newest first, until
-// it returns false. It returns the ID of the last that there is.
+// newest calls f for the records with an ID higher than after, newest first, until it
+// returns false. It returns the ID of the last record.
 func (t *trail) newest(after uint64, f func(id uint64, text []byte) bool) (through uint64, err error) {
 	t.mu.Lock()
 	decided, refused := t.backwards(false), t.backwards(true)
@@ -156,9 +158,9 @@ func (t *trail) newest(after uint64, f func(id uint64, text []byte) bool) (throu
 	}
 }
 
-// oldest calls f for the records with an ID higher than the query's After, oldest
-// first, until it returns false. It returns the ID up to which it has, and up to
-// which records were gone when it began. Where more go before it has read them, it ends.
+// oldest calls f for the records with an ID higher than the query's After, oldest first,
+// until it returns false. It returns the ID that it has reached, and the ID up to which
+// records were gone when it began. If more go before it has read them, it ends.
 func (t *trail) oldest(q Query, f func(id uint64, text []byte) bool) (through, gone uint64, err error) {
 	t.mu.Lock()
 	whole := t.whole
@@ -178,7 +180,8 @@ func (t *trail) oldest(q Query, f func(id uint64, text []byte) bool) (through, g
 			if err := r.fill(); err != nil {
 				return 0, 0, err
 			}
-			// Of two alike the one with an ID that may not be its own is first: no page ends with it.
+			// Of two with the same ID, the one that may not be its own comes first: no
+			// page ends with it.
 			if r.text != nil && (next == nil || r.id < next.id || r.id == next.id && r.bad) {
 				next = r
 			}
@@ -186,7 +189,7 @@ func (t *trail) oldest(q Query, f func(id uint64, text []byte) bool) (through, g
 		switch now := goneOf(all); {
 		case now > gone && done > q.After:
 			return done, gone, nil
-		case now > gone: // nothing has been read, so that they are behind After
+		case now > gone: // nothing has been read yet, so these are after After
 			gone = now
 		}
 		if next == nil {
@@ -200,7 +203,7 @@ func (t *trail) oldest(q Query, f func(id uint64, text []byte) bool) (through, g
 	}
 }
 
-// goneOf is up to which ID records are gone of what is read.
+// goneOf returns the ID up to which records are gone from what is being read.
 func goneOf(all []*forwards) (gone uint64) {
 	for _, r := range all {
 		gone = max(gone, r.gone)
@@ -208,9 +211,9 @@ func goneOf(all []*forwards) (gone uint64) {
 	return gone
 }
 
-// look returns a quick look at the text of a record: most of a long trail are of
-// others, which it tells ten times quicker than decoding does. It may say of one that
-// is not selected that it is.
+// look returns a quick check of the text of a record: most records of a long trail are
+// not selected, and this finds out ten times faster than decoding. It may accept a record
+// that is not selected.
 func (q Query) look() func(text []byte) bool {
 	type check struct {
 		name string
@@ -237,7 +240,7 @@ func (q Query) look() func(text []byte) bool {
 	}
 }
 
-// selects says whether the query selects a record, but for its ID.
+// selects says whether the query selects a record, apart from its ID.
 func (q Query) selects(r audit.Record) bool {
 	switch {
 	case q.Door != "" && r.Door != q.Door, len(q.Events) > 0 && !slices.Contains(q.Events, r.Event), !q.within(r.Time):
@@ -245,7 +248,7 @@ func (q Query) selects(r audit.Record) bool {
 	case !q.Source.Addr().IsValid() || q.concerns(r.Source):
 		return true
 	}
-	// A sum of networks that are too many to tell apart may be of any.
+	// A sum of networks that are too many to tell apart may concern any.
 	return r.Source == "" && r.Count > 0 && q.Source.IsValid()
 }
 
@@ -253,7 +256,7 @@ func (q Query) within(at time.Time) bool {
 	return !at.Before(q.Since) && (q.Until.IsZero() || at.Before(q.Until))
 }
 
-// concerns says whether a record of a source is selected.
+// concerns says whether a record about a source is selected.
 func (q Query) concerns(source string) bool {
 	if source == "any" {
 		return true
@@ -267,5 +270,5 @@ func (q Query) concerns(source string) bool {
 		a = a.Unmap().WithZone("")
 		p = netip.PrefixFrom(a, a.BitLen())
 	}
-	return q.Source.Overlaps(p) // everybody, which is no valid prefix, overlaps with none
+	return q.Source.Overlaps(p) // everybody, which is not a valid prefix, overlaps with none
 }

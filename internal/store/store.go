@@ -1,22 +1,22 @@
-// Package store keeps what must survive a restart, in the state directory: the
-// states of the doors, penalties, grants and on whose behalf they stand, what knocks
-// remember, the configuration in use, and the audit trail, which is bounded. A
-// Commit is on the disk when it returns, whole or not at all.
+// Package store keeps what must survive a restart, in the state directory: the states of
+// the doors, penalties, grants and on whose behalf they stand, what knocks remember, the
+// configuration in use, and the audit trail, which is bounded. A Commit is on disk when
+// it returns, whole or not at all.
 //
-// The state is one file, a log of commits. When it has grown, what still stands is
-// written into another, and they change places; nothing of it is held in memory. The
-// audit trail is in files of its own, which are not read to be opened. Its records
-// go into the log first, with all else of their commit, and into the trail after
-// it; what a crash lets the trail lack is copied again.
+// The state is one file, a log of commits. When it has grown, what is still current is
+// written into another, and they change places; none of it is held in memory. The audit
+// trail is in files of its own, which need not be read when they are opened. Its records
+// go into the log first, with the rest of their commit, and into the trail afterwards;
+// what the trail lacks after a crash is copied again.
 //
-// All files are opened at the start: who uses the store may lock itself in where it
-// can neither make nor rename a file.
+// All files are opened at the start: the process may then confine itself so that it can
+// neither create nor rename a file.
 //
-// A state file that is damaged is set aside under another name and a new one is
-// begun: half a state is worse than none, because with none all doors are dark. The
-// trail is not touched by that, nor the state by damage of the trail.
+// A damaged state file is set aside under another name and a new one is begun: half a
+// state is worse than none, because with none all doors are dark. This does not affect
+// the trail, nor does damage to the trail affect the state.
 //
-// The package decides nothing: it does not look at a grant's time, nor end it.
+// The package decides nothing: it neither looks at a grant's time nor ends the grant.
 package store
 
 import (
@@ -53,10 +53,10 @@ type Store struct {
 	stale bool   // the other file may have one that is not in use
 	last  uint64 // the highest ID of a record
 	ends  audit.Ends
-	wrote string // the boot that the log has
-	noted uint64 // the ID that the log says the trail has all records up to
-	said  bool   // that the trail takes nothing
-	lacks int64  // where in the log the records begin that it then lacks
+	wrote string // the boot in the log
+	noted uint64 // the ID up to which, according to the log, the trail has all records
+	said  bool   // it has been reported that the trail cannot be written
+	lacks int64  // where in the log the records begin that the trail then lacks
 }
 
 // Load returns what was kept.
@@ -92,7 +92,7 @@ func (s *Store) load() (State, error) {
 	return st, err
 }
 
-// take adds what an entry says.
+// take applies an entry.
 func (st *State) take(e entry) (err error) {
 	switch e.class {
 	case classDoor:
@@ -155,12 +155,11 @@ func (s *Store) unreadable(e entry, err error) {
 		"class", e.class.String(), "key", string(e.key), "err", err)
 }
 
-// Commit makes the change at once and returns its records with their IDs and with
-// their times as Load and Records give them. When it returns nil, the change is on
-// the disk. After an error (a full disk is named as such) nothing of the change is
-// kept, and the next Commit may succeed; only if the disk failed in the very last
-// step may the change be found at the next start. A Change that has nothing in it is
-// not written.
+// Commit makes the change at once and returns its records with their IDs and with their
+// times as Load and Records give them. When it returns nil, the change is on disk. After
+// an error (a full disk is named as such) nothing of the change is kept, and the next
+// Commit may succeed; only if the disk failed in the very last step may the change be
+// found at the next start. An empty Change is not written.
 func (s *Store) Commit(c Change) ([]audit.Record, error) {
 	s.using.Lock()
 	defer s.using.Unlock()
@@ -210,7 +209,7 @@ func trailNote(id uint64) entry {
 	return entry{class: classMeta, key: []byte(trailKey), value: order.AppendUint64(nil, id)}
 }
 
-// entries are those of a change, as they are written.
+// entries are the encoded entries of a change.
 type entries struct {
 	b   []byte
 	err error // the first
@@ -237,7 +236,7 @@ func ends[K any](w *entries, o op, c class, list []K, encode func(K) ([]byte, er
 	}
 }
 
-// encodeChange makes entries of all of a change but its records.
+// encodeChange encodes everything in a change except its records.
 func encodeChange(c *Change) ([]byte, error) {
 	var w entries
 	ends(&w, opClear, classGrant, c.ClearGrants, doorsKey)
@@ -268,8 +267,8 @@ func encodeChange(c *Change) ([]byte, error) {
 // renewAt is the least length at which a log is written anew.
 const renewAt = 4 << 20
 
-// renew writes what still stands into the other file, which then is the one in use.
-// If it cannot, all stays as it is.
+// renew writes what is still current into the other file, which then is the one in use.
+// If that fails, everything stays as it is.
 func (s *Store) renew() {
 	other := 1 - s.at
 	fresh, err := s.rewrite(s.files[other])
@@ -310,8 +309,9 @@ func (s *Store) use(at int, state *journal) {
 	s.due = max(renewAt, 3*state.base)
 }
 
-// rewrite makes a log of what stands. The records are in the trail for good then, or
-// the trail has taken nothing for so long that the log has as many as that may have.
+// rewrite makes a log of what is current. By then the records are in the trail for good,
+// or the trail could not be written for so long that the log has as many as the trail may
+// have.
 func (s *Store) rewrite(into file) (*journal, error) {
 	lost := s.trail.sync()
 	if s.said {
@@ -347,7 +347,7 @@ func (s *Store) rewrite(into file) (*journal, error) {
 	return fresh, nil
 }
 
-// path is the state file in use.
+// path returns the path of the state file in use.
 func (s *Store) path() string { return filepath.Join(s.dir, stateName(s.at)) }
 
 // fullDisk says what to do if err comes from a full disk.
@@ -358,8 +358,8 @@ func fullDisk(err error) error {
 	return err
 }
 
-// numbered gives records the IDs behind last, chains them to the ends, and makes lines
-// of them.
+// numbered gives records the IDs after last, chains them to the ends, and encodes them as
+// lines.
 func numbered(records []audit.Record, last uint64, ends audit.Ends) (kept []audit.Record, lines []line, after audit.Ends, err error) {
 	for _, r := range records {
 		last++
@@ -375,7 +375,7 @@ func numbered(records []audit.Record, last uint64, ends audit.Ends) (kept []audi
 	return kept, lines, ends, nil
 }
 
-// entry is the line as it is in the log: with its class in its key.
+// entry returns the line as it is in the log: with its class in its key.
 func (l line) entry() entry {
 	key := order.AppendUint64(nil, l.id)
 	if l.refusal {
@@ -391,8 +391,8 @@ func recordID(key []byte) uint64 {
 	return order.Uint64(key)
 }
 
-// copyToTrail adds a commit's records to the trail, with what it lacks from before.
-// The commit is at a place in the log, and it is no fault of it if that fails.
+// copyToTrail adds a commit's records to the trail, with those that it still lacks. The
+// commit is in the log already, and does not fail if this does.
 func (s *Store) copyToTrail(lines []line, at int64) {
 	var err error
 	if s.said {
@@ -413,7 +413,7 @@ func (s *Store) copyToTrail(lines []line, at int64) {
 	}
 }
 
-// sayTrail says once that the trail takes nothing. What it lacks is in the log.
+// sayTrail reports once that the trail cannot be written. What it lacks is in the log.
 func (s *Store) sayTrail(err error) {
 	if !s.said {
 		s.log.Error("the audit trail cannot be written; its records are kept with the state until it can", "dir", s.dir, "err", err)
@@ -421,8 +421,8 @@ func (s *Store) sayTrail(err error) {
 	s.said = true
 }
 
-// catchUp copies to the trail the records of the log that it lacks. A trail that takes
-// nothing costs a commit no more than the first of them.
+// catchUp copies to the trail the records of the log that it lacks. A trail that cannot
+// be written costs a commit only the attempt to write the first.
 func (s *Store) catchUp() error {
 	const chunk = 100
 	var lines []line

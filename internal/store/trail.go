@@ -11,22 +11,22 @@ import (
 	"github.com/doorward/doorward/internal/audit"
 )
 
-// The audit trail is in segments, files of equal size that are used in turn. Each
-// has records of one class, a JSON object on a line, with IDs that rise: refusals, or
-// what was decided. A segment that is full stays as it is until its place is needed;
-// then all of it goes. So strangers, who can have as many refusals recorded as they
-// like, push out nothing but refusals, and nobody searches or rewrites the trail.
+// The audit trail is in segments, files of equal size that are used in turn. Each has
+// records of one class, one JSON object a line, with increasing IDs: refusals, or what
+// was decided. A full segment stays as it is until its space is needed; then all of it
+// goes. So strangers, who can have as many refusals recorded as they like, push out
+// nothing but refusals, and nobody searches or rewrites the trail.
 const segments = 8
 
-// syncTrailAt is how many bytes of the trail may be on their way to the disk: those
-// are copied again after a crash.
+// syncTrailAt is how many bytes of the trail may be on their way to the disk: these are
+// copied again after a crash.
 const syncTrailAt = 1 << 20
 
-// line is a record as it is written, and what needs to be known of it.
+// line is a record as it is written, and what needs to be known about it.
 type line struct {
 	id      uint64
 	refusal bool
-	text    []byte // with its end of line
+	text    []byte // with its newline
 }
 
 func isRefusal(r audit.Record) bool { return r.Refusal() }
@@ -34,14 +34,14 @@ func isRefusal(r audit.Record) bool { return r.Refusal() }
 // trail is the open audit trail. Records may be read while one goroutine appends.
 type trail struct {
 	limit    AuditLimit
-	synced   uint64 // all records up to that ID are on the disk
+	synced   uint64 // all records up to that ID are on disk
 	unsynced int64  // bytes that were written since
 	work     int    // writes and segments begun, for tests
 
 	mu    sync.Mutex // guards what of the segments readers use
 	all   []*segment
 	last  uint64 // the highest ID
-	whole uint64 // records up to this ID can be read: of those behind it some may not be there yet
+	whole uint64 // records up to this ID can be read: some of the later ones may not be there yet
 	given uint64 // the highest ID of a record that was kept, here or with the state
 }
 
@@ -52,14 +52,14 @@ type segment struct {
 	before  uint64 // ID of the one that this follows in its chain, 0 for none
 	last    uint64
 	size    int64 // 0: free
-	count   int   // of records; known of a segment that is being filled
-	begun   int   // how often it was begun anew
+	count   int   // of records; known for a segment that is being filled
+	begun   int   // how often it was reused
 	dirty   bool
 }
 
-// openTrail looks at where the segments begin and end, and at all of those two that
-// are being filled. Records from ID again on are to be appended again: what there is
-// of them may be a part; 0 for none.
+// openTrail reads where the segments begin and end, and all of the two that are being
+// filled. Records from ID again on are to be appended again, since they may be
+// incomplete; 0 for none.
 func openTrail(files []file, limit AuditLimit, again uint64) (*trail, error) {
 	t := &trail{limit: limit}
 	for _, f := range files {
@@ -86,8 +86,8 @@ func openTrail(files []file, limit AuditLimit, again uint64) (*trail, error) {
 	return t, nil
 }
 
-// look learns the segment's class from its first line that can be read, which is
-// the first unless that is damaged.
+// look gets the segment's class from its first readable line, which is the first unless
+// that is damaged.
 func (s *segment) look() (err error) {
 	if s.size, err = s.f.Size(); err != nil {
 		return err
@@ -116,9 +116,9 @@ func before(r audit.Record) uint64 {
 	return r.Prev.ID
 }
 
-// resume reads a segment through, counts its lines, and cuts off those that are to be
-// appended again, with what cannot be read in front of them. Otherwise what has no
-// end gets one, so that it is not taken for a part of the next line.
+// resume reads a whole segment, counts its lines, and cuts off those that are to be
+// appended again, with what cannot be read before them. Otherwise an unfinished line gets
+// its newline, so that it is not taken for a part of the next line.
 func (s *segment) resume(again uint64) error {
 	b := make([]byte, s.size)
 	if _, err := s.f.ReadAt(b, 0); err != nil && err != io.EOF {
@@ -150,8 +150,8 @@ func (s *segment) resume(again uint64) error {
 	return err
 }
 
-// lineID is the ID with which a line begins, 0 if it does not. A number that damage has
-// cut short is none: whoever goes through the lines would take it for how far they are.
+// lineID returns the ID with which a line begins, 0 if there is none. A number that
+// damage has cut short does not count: readers would take it for their position.
 func lineID(text []byte) (id uint64) {
 	digits, ok := bytes.CutPrefix(text, []byte(`{"id":`))
 	n := bytes.IndexByte(digits[:min(len(digits), 20)], ',')
@@ -167,7 +167,7 @@ func lineID(text []byte) (id uint64) {
 	return id
 }
 
-// of are the segments of a class that have records, oldest first.
+// of returns the segments of a class that have records, oldest first.
 func (t *trail) of(refusal bool) []*segment {
 	var of []*segment
 	for _, s := range t.all {
@@ -179,7 +179,7 @@ func (t *trail) of(refusal bool) []*segment {
 	return of
 }
 
-// filling is the segment of a class that is being filled, nil for none.
+// filling returns the segment of a class that is being filled, nil for none.
 func (t *trail) filling(refusal bool) *segment {
 	if of := t.of(refusal); len(of) > 0 {
 		return of[len(of)-1]
@@ -187,8 +187,8 @@ func (t *trail) filling(refusal bool) *segment {
 	return nil
 }
 
-// append adds records to the trail, but for those that it has. After an error it
-// has some of them.
+// append adds records to the trail, except those that it has. After an error it has some
+// of them.
 func (t *trail) append(lines []line) error {
 	for _, refusal := range []bool{false, true} {
 		s := t.filling(refusal)
@@ -228,7 +228,7 @@ func (t *trail) append(lines []line) error {
 	return nil
 }
 
-// gave takes in that records up to an ID are kept, here or with the state.
+// gave notes that records up to an ID are kept, here or with the state.
 func (t *trail) gave(id uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -288,8 +288,7 @@ func (t *trail) next(full *segment, refusal bool) (*segment, error) {
 	return s, s.begin(refusal)
 }
 
-// begin empties the segment for records of a class. Who reads it meanwhile sees that
-// by begun.
+// begin empties the segment for records of a class. Readers notice that by begun.
 func (s *segment) begin(refusal bool) error {
 	s.begun++
 	s.refusal, s.first, s.before, s.last, s.size, s.count, s.dirty = refusal, 0, 0, 0, 0, 0, true
@@ -307,7 +306,7 @@ func (s *segment) sync() error {
 	return nil
 }
 
-// sync has the disk take what was written.
+// sync syncs what was written to the disk.
 func (t *trail) sync() error {
 	for _, s := range t.all {
 		if err := s.sync(); err != nil {

@@ -18,25 +18,25 @@ var (
 	_ knock.Drafted   = Kind{}
 )
 
-// Costs is Penalty.
+// Costs returns Penalty.
 func (r Rule) Costs() time.Duration { return r.Penalty }
 
-// Touches are the ports of Touch.
+// Touches returns the ports of Touch.
 func (r Rule) Touches() []uint16 { return r.Touch }
 
-// Every is Judge.
+// Every returns Judge.
 func (r Rule) Every() time.Duration { return r.Judge }
 
-// Proposed is the shape of the knock that a draft has: six of twelve ports in
-// order, 665,280 possibilities. Fewer are too few for somebody with many addresses,
-// whom the growth of penalties alone does not hold up: docs/THREATS.md has what
-// guessing costs, and a test computes it from this.
+// Proposed is the shape of a drafted knock: six of twelve ports in order, 665,280
+// possibilities. Fewer are too few for somebody with many addresses, whom the growth of
+// penalties alone does not hold up: docs/THREATS.md has what guessing costs, and a test
+// computes it from this.
 func Proposed() Rule {
 	return Rule{Listen: make([]uint16, 12), Touch: make([]uint16, 6),
 		Given: true, Within: time.Minute, Penalty: 5 * time.Minute}
 }
 
-// drawn is the rule with other ports, drawn at random: as many listeners, of which
+// drawn returns the rule with other ports, drawn at random: as many listeners, of which
 // as many are touched, in ascending order where the order does not matter.
 func (r Rule) drawn(from knock.Lots) (Rule, error) {
 	listen, err := from.Ports(knock.Connections, len(r.Listen))
@@ -53,7 +53,7 @@ func (r Rule) drawn(from knock.Lots) (Rule, error) {
 	return r, nil
 }
 
-// Redraw draws as many ports anew.
+// Redraw returns the rule with as many new ports.
 func (r Rule) Redraw(from knock.Lots) (knock.Touched, map[string]string, error) {
 	fresh, err := r.drawn(from)
 	if err != nil {
@@ -68,7 +68,7 @@ func (r Rule) Redraw(from knock.Lots) (knock.Touched, map[string]string, error) 
 	return fresh, edits, nil
 }
 
-// Proposal tells of Proposed.
+// Proposal describes Proposed.
 func (Kind) Proposal() string {
 	return `twelve listeners at random
 ports from 20000 to 32767 and 61000 to 65535, six of which are to be touched in
@@ -80,7 +80,7 @@ what makes a thorough scan a wrong knock. There are 665,280 such knocks, which
 takes whoever guesses from one address centuries.`
 }
 
-// Choices are the ports and their order.
+// Choices returns the ports and their order.
 func (Kind) Choices() []knock.Choice {
 	return []knock.Choice{
 		{Name: "listen", List: true, Usage: "TCP `PORTS` of the listeners, with --touch (default: at random)",
@@ -140,8 +140,8 @@ func (Kind) Write(rule knock.Rule) string {
 		integers(words(r.Listen)), integers(words(r.Touch)), order, tables.Short(r.Within), judge, tables.Short(r.Penalty), scope)
 }
 
-// integers writes the integers of a TOML list. What is none is quoted, for who
-// reads the text to refuse it.
+// integers writes the integers of a TOML list. Anything else is quoted, so that reading
+// the text refuses it.
 func integers(words []string) string {
 	q := make([]string, len(words))
 	for i, w := range words {

@@ -11,10 +11,10 @@ type mark struct {
 	// In the given order: when the latest of the knocks began that have got this
 	// far. In any order: when the port was last touched.
 	at    time.Time
-	count int // so many knocks have got this far
+	count int // how many knocks have got this far
 }
 
-// follow takes in a touch by a rule that follows each source's knocks.
+// follow processes a touch for a rule that follows each source's knocks.
 func (r *recogniser) follow(p *progress, t knock.Heard) (right bool, wrong string) {
 	i, ours := r.index[t.Place.Port]
 	switch {
@@ -33,13 +33,12 @@ func (r *recogniser) follow(p *progress, t knock.Heard) (right bool, wrong strin
 	return right, wrong
 }
 
-// inOrder takes in a touch of the i-th port by a rule with a given order. What a
-// source touched within Within contains the whole knock in its order if the
-// latest knock that has got to the port before began no longer ago: which of
-// the touches belong together needs not be known, so that parallel knocks do
-// not disturb each other. A touch that continues no knock is wrong at once: a
-// source's touches try one order of the ports, and not every order that a long
-// enough list of touches contains.
+// inOrder processes a touch of the i-th port for a rule with a given order. What a source
+// touched within Within contains the whole knock in its order if the latest knock that
+// has got to the port before began no longer ago: it need not be known which of the
+// touches belong together, so that parallel knocks do not disturb each other. A touch
+// that continues no knock is wrong at once: a source's touches try one order of the
+// ports, and not every order that a long enough list of touches contains.
 func (r *recogniser) inOrder(p *progress, i int, now time.Time) (right bool, wrong string) {
 	r.sources.work++
 	if i == 0 {
@@ -50,7 +49,7 @@ func (r *recogniser) inOrder(p *progress, i int, now time.Time) (right bool, wro
 	}
 	if wrong = r.explained(p, i, now); wrong != "" {
 		if !now.After(p.fresh) {
-			wrong = "" // what is left over of a knock beside the right one
+			wrong = "" // left over from a knock beside the right one
 		}
 		return false, wrong
 	}
@@ -76,8 +75,8 @@ func (r *recogniser) explained(p *progress, i int, now time.Time) (wrong string)
 	return ""
 }
 
-// inAnyOrder takes in a touch of the i-th port by a rule without an order. Each
-// further right knock takes a further touch of every port.
+// inAnyOrder processes a touch of the i-th port for a rule without an order. Each further
+// right knock takes a further touch of every port.
 func (r *recogniser) inAnyOrder(p *progress, i int, now time.Time) (right bool) {
 	r.begin(p, now)
 	p.reach(len(r.rule.Touch) - 1)
@@ -92,8 +91,8 @@ func (r *recogniser) inAnyOrder(p *progress, i int, now time.Time) (right bool) 
 	return true
 }
 
-// begin takes in that a knock begins, or may. It has Within from now, and a touch
-// at exactly its end still counts.
+// begin notes that a knock begins, or may. It has until Within from now, and a touch at
+// exactly that moment still counts.
 func (r *recogniser) begin(p *progress, now time.Time) {
 	p.begun = now
 	r.sources.renew(p, now.Add(r.rule.Within+1))

@@ -20,13 +20,13 @@ var _ knock.Kind = Kind{}
 //go:embed reference.toml
 var reference string
 
-// Name is "touch".
+// Name returns "touch".
 func (Kind) Name() string { return "touch" }
 
-// Reference documents the keys.
+// Reference returns the documentation of the keys.
 func (Kind) Reference() string { return reference }
 
-// Needs is nothing: listening is all.
+// Needs returns nothing: listening is all.
 func (Kind) Needs() knock.Needs { return knock.Needs{} }
 
 var (
@@ -37,7 +37,7 @@ var (
 	// Looking more often than once a second is what "at once" is for.
 	judgeSpan = tables.Span{Min: time.Second, Max: time.Hour}
 
-	// The article's five minutes. What is longer than a month is a slip of the unit.
+	// The article's five minutes. More than a month is a wrong unit.
 	penaltySpan = tables.Span{Unset: 5 * time.Minute, Min: time.Second, Max: 30 * 24 * time.Hour, OrNone: true}
 )
 
@@ -62,8 +62,8 @@ func (Kind) Read(t *tables.Table) knock.Rule {
 	return r
 }
 
-// times reads how long a knock may take and when it is judged, and holds the one
-// to the other.
+// times reads how long a knock may take and when it is judged, and checks one against the
+// other.
 func (r *Rule) times(t *tables.Table) {
 	within, interval := t.At("within"), t.At("judge")
 	var withinOK, judgeOK bool
@@ -72,8 +72,8 @@ func (r *Rule) times(t *tables.Table) {
 	if !withinOK || !judgeOK || r.Judge == 0 || r.Within <= r.Judge {
 		return
 	}
-	// At a look, a knock that is not complete is a wrong one. If its time were
-	// longer than the looks are apart, no visitor could ever have all of it.
+	// When knocks are judged, an incomplete one is wrong. If a knock's time were longer
+	// than the interval between judgements, no visitor could ever have all of it.
 	what := fmt.Sprintf("longer than the interval of the looks, %q", tables.Short(r.Judge))
 	if !within.Given() {
 		within.V = tables.Short(r.Within)
@@ -85,7 +85,7 @@ func (r *Rule) times(t *tables.Table) {
 
 const judges = `"at once", and intervals such as "every 1m"`
 
-// judge reads "at once", which is 0, or "every D".
+// judge reads "at once", as 0, or "every D".
 func judge(v tables.Value) (time.Duration, bool) {
 	if !v.Given() {
 		return 0, true

@@ -1,14 +1,14 @@
-// Package touch is the knock of touched ports: of a list of open TCP ports a
-// visitor connects to some and leaves the others alone. What is penalised is not
-// handed over to its recogniser.
+// Package touch is the knock of touched ports: of a list of open TCP ports a visitor
+// connects to some and leaves the others alone. Touches of penalised sources are not
+// handed to its recogniser.
 //
-// A source is an IPv4 address or an IPv6 /64: whoever is given one of those can
-// use every address in it (RFC 6177), so that addresses in it count for nothing.
-// Several knocks of one source may be under way at once, as of a program that
-// makes four connections or of two people behind one address: a touch is right
-// if any of them explains it.
+// A source is an IPv4 address or an IPv6 /64: whoever is given one of those can use every
+// address in it (RFC 6177), so addresses within it are not distinguished. Several knocks
+// of one source may be under way at once, for instance from a program that makes four
+// connections or from two people behind one address: a touch is right if any of them
+// explains it.
 //
-// What a stranger can cost, at the worst, for a rule of n ports:
+// What a stranger can cost at worst, for a rule of n ports:
 //
 //	a touch                 a lookup, at most 3 list moves, n marks looked at
 //	a touch when it is full the same, and one source pushed out
@@ -40,11 +40,11 @@ const knocked = "touched the right ports"
 // knock.Recogniser.
 type recogniser struct {
 	rule    Rule
-	armed   time.Time      // the looks of a rule with Judge happen at armed + n·Judge
+	armed   time.Time      // a rule with Judge judges at armed + n·Judge
 	index   map[uint16]int // of each port in Touch
 	sources sources
 
-	now   time.Time     // the latest that was taken in
+	now   time.Time     // the latest time processed
 	slept time.Duration // all gaps together
 	woke  time.Time     // when the latest gap ended
 }
@@ -57,11 +57,10 @@ func newRecogniser(rule Rule, armed time.Time) *recogniser {
 	return &recogniser{rule: rule, armed: armed, index: index, sources: newSources(), now: armed}
 }
 
-// Hear takes in one touch and returns the verdicts that are due by its time,
-// in the order in which they fell: first of knocks whose time was up before,
-// then, where it completes or spoils one, of this touch's own. A touch whose
-// source has just been judged is ignored with it. Touches come in the order of
-// their times; ports outside Rule.Listen are not the rule's.
+// Hear processes one touch and returns the verdicts that are due by its time, in order:
+// first on knocks whose time was up before, then, if this touch completes or spoils one,
+// on its own. A touch whose source has just been judged is ignored. Touches come in order
+// of time; ports outside Rule.Listen do not belong to the rule.
 //
 // After a right knock the source is fresh for Within: touches of ports in Touch
 // that fit nowhere are leftovers of knocks that were made at the same time, and
@@ -101,8 +100,8 @@ func (r *recogniser) take(t knock.Heard) []knock.Verdict {
 	return verdicts
 }
 
-// who is whose progress a touch belongs to: an IPv4 address, the first address
-// of an IPv6 /64, or the zero Addr for everybody.
+// who returns the source whose progress a touch belongs to: an IPv4 address, the first
+// address of an IPv6 /64, or the zero Addr for everybody.
 func (r *recogniser) who(a netip.Addr) netip.Addr {
 	if r.rule.Everybody {
 		return netip.Addr{}
@@ -138,8 +137,8 @@ func (r *recogniser) look(now time.Time) []knock.Verdict {
 	return verdicts
 }
 
-// verdict puts a judgement into words. A source that was wrong is forgotten; one
-// that was right as well, but where it may have knocks under way beside it.
+// verdict puts a judgement into words. A source that was wrong is forgotten; one that was
+// right is forgotten, too, unless it may have other knocks under way.
 func (r *recogniser) verdict(p *progress, now time.Time, right bool, wrong string) knock.Verdict {
 	if !right || r.addsUp() {
 		r.sources.forget(p)
@@ -154,12 +153,11 @@ func (r *recogniser) verdict(p *progress, now time.Time, right bool, wrong strin
 	return v
 }
 
-// Gap takes in that nobody could be heard from one moment to another, so that it
-// is as if that time had not passed: what was under way goes on, and has as much
-// time left as it had. A touch that is said to be of that time counts as made at
-// its end. The order and the ports of touches are judged as ever. Time that was
-// taken in before is not taken back: of a gap that began earlier only the rest
-// counts.
+// Gap notes that nobody could be heard from one moment to another, as if that time had
+// not passed: what was under way goes on, and has as much time left as it had. A touch
+// within that time counts as made at its end. The order and the ports of touches are
+// judged as ever. Time that was already processed is not taken back: of a gap that began
+// earlier only the rest counts.
 func (r *recogniser) Gap(from, to time.Time) {
 	if from.Before(r.now) {
 		from = r.now
@@ -171,7 +169,7 @@ func (r *recogniser) Gap(from, to time.Time) {
 	r.woke, r.now = to, to
 }
 
-// awake returns what the clock that stands still in gaps says at a moment.
+// awake returns the time, at a moment, of the clock that stands still in gaps.
 func (r *recogniser) awake(now time.Time) time.Time {
 	if now.After(r.now) {
 		r.now = now
@@ -182,7 +180,7 @@ func (r *recogniser) awake(now time.Time) time.Time {
 	return now.Add(-r.slept)
 }
 
-// decided puts the time of everybody's clock into verdicts.
+// decided sets the time of verdicts by the ordinary clock.
 func decided(now time.Time, verdicts []knock.Verdict) []knock.Verdict {
 	for i := range verdicts {
 		verdicts[i].Time = now
@@ -190,8 +188,8 @@ func decided(now time.Time, verdicts []knock.Verdict) []knock.Verdict {
 	return verdicts
 }
 
-// GiveUp forgets what a source has under way, and what everybody has for the zero
-// Addr or where the knock is everybody's.
+// GiveUp forgets what a source has under way; for the zero Addr, or if the knock is
+// everybody's, what everybody has.
 func (r *recogniser) GiveUp(a netip.Addr) bool {
 	if !a.IsValid() || r.rule.Everybody {
 		some := len(r.sources.of) > 0
@@ -215,8 +213,8 @@ func (r *recogniser) Next() (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// Closed are the ports that were touched in the knock under way of a rule that is
-// everybody's: its listeners stay closed until the verdict (S1).
+// Closed returns the ports that were touched in the knock under way, for a rule that is
+// everybody's: these listeners stay closed until the verdict (S1).
 func (r *recogniser) Closed() (closed []knock.Place) {
 	if p := r.sources.of[netip.Addr{}]; p != nil {
 		for _, n := range p.touched {
@@ -226,8 +224,8 @@ func (r *recogniser) Closed() (closed []knock.Place) {
 	return closed
 }
 
-// Follow goes on by a rule that asks for the same: what a wrong knock costs may
-// be another.
+// Follow continues with a rule that asks for the same knock: what a wrong one costs may
+// differ.
 func (r *recogniser) Follow(rule knock.Rule) bool {
 	other, ok := rule.(Rule)
 	if !ok || !r.rule.same(other) {
@@ -237,16 +235,16 @@ func (r *recogniser) Follow(rule knock.Rule) bool {
 	return true
 }
 
-// Rearm forgets what is under way and counts the looks from now, as the
-// article's reset and restarted monitor do.
+// Rearm forgets what is under way and counts judgements from now, as the article's reset
+// and restarted monitor do.
 func (r *recogniser) Rearm(now time.Time) { *r = *newRecogniser(r.rule, now) }
 
-// addsUp says whether all touches of a source are one knock, of which the whole
-// is judged: by everybody together, or at its tick. Other rules follow each
-// source's knocks touch by touch.
+// addsUp says whether all touches of a source are one knock, which is judged as a whole:
+// everybody's together, or at each interval. Other rules follow each source's knocks
+// touch by touch.
 func (r *recogniser) addsUp() bool { return r.rule.Everybody || r.rule.Judge > 0 }
 
-// addUp takes a touch into a knock that is judged as a whole.
+// addUp adds a touch to a knock that is judged as a whole.
 func (r *recogniser) addUp(p *progress, t knock.Heard) (right bool, wrong string) {
 	if p.touched == nil {
 		due := t.Time.Add(r.rule.Within + 1) // a touch at exactly Within still counts
@@ -281,7 +279,7 @@ func (r *recogniser) sum(p *progress) (right bool, wrong string) {
 	return right, wrong
 }
 
-// judge says whether the touches make the knock whole, or why they never can.
+// judge says whether the touches complete the knock, or why they never can.
 func (r *recogniser) judge(p *progress) (right bool, wrong string) {
 	for i, n := range p.touched {
 		if !slices.Contains(r.rule.Touch, n) {
@@ -301,7 +299,7 @@ const (
 	unfinished = "touched only" // how the reason begins
 )
 
-// codeOf is the word for a reason.
+// codeOf returns the code of a reason.
 func codeOf(wrong string) string {
 	switch {
 	case wrong == leftAlone:

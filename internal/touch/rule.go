@@ -23,7 +23,7 @@ type Rule struct {
 
 func place(n uint16) knock.Place { return knock.Place{Medium: knock.Connections, Port: n} }
 
-// Hears are the ports of Listen.
+// Hears returns the ports of Listen.
 func (r Rule) Hears() []knock.Place {
 	places := make([]knock.Place, len(r.Listen))
 	for i, n := range r.Listen {
@@ -32,8 +32,7 @@ func (r Rule) Hears() []knock.Place {
 	return places
 }
 
-// Recogniser needs no marks: a knock that is under way when the daemon ends is
-// not remembered.
+// Recogniser needs no marks: a knock that is under way when the daemon ends is forgotten.
 func (r Rule) Recogniser(armed time.Time, _ []knock.Mark) knock.Recogniser {
 	return newRecogniser(r, armed)
 }
@@ -44,16 +43,16 @@ func (r Rule) same(o Rule) bool {
 		r.Within == o.Within && r.Judge == o.Judge && r.Everybody == o.Everybody
 }
 
-// Lasts is the longer of Within and Judge.
+// Lasts returns the longer of Within and Judge.
 func (r Rule) Lasts() time.Duration { return max(r.Within, r.Judge) }
 
-// ForAll is Everybody.
+// ForAll returns Everybody.
 func (r Rule) ForAll() bool { return r.Everybody }
 
-// Needs is nothing: listening is all.
+// Needs returns nothing: listening is all.
 func (r Rule) Needs() knock.Needs { return knock.Needs{} }
 
-// Warnings are about knocks that are found too easily, or by everybody.
+// Warnings warns about knocks that are too easily found, or open to everybody.
 func (r Rule) Warnings() (w []string) {
 	if len(r.Touch) == len(r.Listen) {
 		w = append(w, "every port of listen is to be touched: a port scan opens the door, so leave at least one alone")
@@ -71,7 +70,7 @@ func (r Rule) Warnings() (w []string) {
 	return w
 }
 
-// Words tell which ports to touch and which to leave alone.
+// Words says which ports to touch and which to leave alone.
 func (r Rule) Words() string {
 	order := "in any order"
 	if r.Given {
@@ -94,5 +93,5 @@ func (r Rule) Words() string {
 // listed lists port numbers.
 func listed(ports []uint16) string { return tables.Listed(words(ports)) }
 
-// words are port numbers as words.
+// words returns port numbers as text.
 func words(ports []uint16) []string { return strings.Fields(strings.Trim(fmt.Sprint(ports), "[]")) }

@@ -5,21 +5,21 @@ import (
 	"time"
 )
 
-// The bounds of the memory that strangers can take. A prefix that is full pushes
-// out its own source that was quiet for longest, without a verdict, and nobody
-// else's: an owner of a /48 takes one in 256 of what there is. Only when all is
-// full, which takes 65,536 IPv4 addresses or 256 networks of a /48, goes the one
-// of all sources that was quiet for longest.
+// Limits of the memory that strangers can take. A full prefix pushes out its own source
+// that has been quiet longest, without a verdict, and nobody else's: an owner of a /48
+// takes at most one in 256. Only when everything is full, which takes 65,536 IPv4
+// addresses or 256 networks of a /48, the source that has been quiet longest of all is
+// pushed out.
 const (
 	maxSources = 1 << 16
-	max48      = 256 // what a site is given at the most (RFC 6177)
+	max48      = 256 // the most that a site is given (RFC 6177)
 	max56      = 64  // what a home is given
 )
 
 // level is one of the lists that a source is in.
 type level int
 
-// The lists: of all sources, and of those of one /48 and one /56.
+// The lists: of all sources, and of those in one /48 and one /56.
 const (
 	all level = iota
 	of48
@@ -40,7 +40,7 @@ type progress struct {
 	last   netip.Addr // whose touch was the latest
 	due    time.Time  // the first moment at which it is judged or forgotten without a further touch
 	begun  time.Time  // when the latest knock began
-	judged bool       // it had its verdict, and is forgotten
+	judged bool       // it has had its verdict, and is to be forgotten
 
 	unproven bool
 
@@ -68,7 +68,7 @@ type links struct {
 	in         *list
 }
 
-// list is of sources by due, soonest first.
+// list is a list of sources by due, soonest first.
 type list struct {
 	level       level
 	first, last *progress
@@ -102,7 +102,7 @@ func (l *list) remove(p *progress) {
 	l.n--
 }
 
-// sources are all whose touches are remembered.
+// sources holds all sources whose touches are remembered.
 type sources struct {
 	whole list
 	of    map[netip.Addr]*progress
@@ -117,9 +117,9 @@ func newSources() sources {
 // first returns the source that is due first, nil for none.
 func (s *sources) first() *progress { return s.whole.first }
 
-// renew gives a source another due, which no other's is after: all have the same
-// time from now, so that the lists stay sorted. A source that is new pushes
-// another out where there is no more room.
+// renew gives a source a new due time, which is the latest of all: all get the same time
+// from now, so the lists stay sorted. A new source pushes another out if there is no more
+// room.
 func (s *sources) renew(p *progress, due time.Time) {
 	p.due = due
 	if p.links[all].in == nil {
@@ -155,8 +155,7 @@ func (s *sources) list(l level, who netip.Addr) *list {
 	return in
 }
 
-// makeRoom pushes at most one source out: the quietest of the narrowest prefix
-// that is full.
+// makeRoom pushes out at most one source: the quietest of the narrowest full prefix.
 func (s *sources) makeRoom(who netip.Addr) {
 	for l := levels - 1; l >= all; l-- {
 		s.work++

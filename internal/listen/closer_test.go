@@ -11,7 +11,7 @@ import (
 
 // Strangers' connections take no more descriptors than are the listener's, however
 // many come in a moment.
-func TestPartingHoldsNoMoreThanItsShare(t *testing.T) {
+func TestClosingHoldsNoMoreThanItsShare(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	for _, most := range []int{0, 1, 2, 3, 16, 64, maxHeld} {
 		before := openFiles(t)
@@ -38,7 +38,7 @@ func TestPartingHoldsNoMoreThanItsShare(t *testing.T) {
 		}
 		p.closeDue(now.Add(closeDelay))
 		if open := openFiles(t) - before; open > 0 {
-			t.Errorf("of %d: %d descriptors are left after the farewell", most, open)
+			t.Errorf("of %d: %d descriptors are left after closeDelay", most, open)
 		}
 	}
 }
