@@ -112,7 +112,11 @@ func Words(m Machine, p Plan, o Outcome) string {
 	var b strings.Builder
 	for _, i := range p.Open {
 		d := &m.Doors[i]
-		fmt.Fprintf(&b, "door %s (%s) is open to everybody: %s\n", d.Name, d.Ports, openWords(d, slices.Contains(p.Start, i), o.Failed[i]))
+		name := d.Name
+		if d.Ports != "" {
+			name += " (" + d.Ports + ")"
+		}
+		fmt.Fprintf(&b, "door %s is open to everybody: %s\n", name, openWords(d, slices.Contains(p.Start, i), o.Failed[i]))
 		if slices.Contains(p.Enable, i) && o.Failed[i] == nil {
 			fmt.Fprintf(&b, "%s is enabled now: after a boot nothing else would have started it. To undo that, type:\n"+
 				"    systemctl disable %[1]s\n", d.Unit)
@@ -143,6 +147,16 @@ func Words(m Machine, p Plan, o Outcome) string {
 	}
 	b.WriteString("\n")
 	return b.String()
+}
+
+// othersWords says what to type for units that doorward may have stopped, and that no
+// configuration tells of any more.
+func othersWords(units []string) string {
+	if len(units) == 0 {
+		return ""
+	}
+	return "doorward may have stopped others, which are left as they are. To start them, with nothing to guard them, type:\n" +
+		"    systemctl start " + strings.Join(units, " ") + "\n"
 }
 
 func openWords(d *Door, started bool, failed error) string {

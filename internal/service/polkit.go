@@ -62,6 +62,22 @@ func PolkitRule(user string, units []Names) string {
 	return b.String()
 }
 
+// PolkitUnits returns the units that a rule of PolkitRule lets be started, by name.
+func PolkitUnits(rule string) []string {
+	var units []string
+	for line := range strings.Lines(rule) {
+		var order string
+		quoted, ok := strings.CutSuffix(strings.TrimSpace(line), ",")
+		if !ok || json.Unmarshal([]byte(quoted), &order) != nil {
+			continue
+		}
+		if unit, ok := strings.CutPrefix(order, "start "); ok {
+			units = append(units, unit)
+		}
+	}
+	return units
+}
+
 // quoteJS writes s as a JavaScript string. JSON's strings are JavaScript's, with
 // the two line separators that differ escaped by encoding/json.
 func quoteJS(s string) string {
