@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/port"
@@ -72,6 +73,25 @@ var vpnPorts = []port.Port{
 
 // accessUnits are what the names of units begin with that let people in.
 var accessUnits = []string{"dropbear", "ipsec", "ocserv", "openvpn", "ssh", "strongswan", "tailscaled", "wg-quick@"}
+
+// startTime is how long the service of a way in may take to start that no door names.
+const startTime = 30 * time.Second
+
+// knownBy returns the ways in among units, after doors, and the other units. What
+// ports they were guarded at is not known any more.
+func knownBy(doors []config.Door, units []string) (*config.Config, []string) {
+	var others []string
+	for _, name := range units {
+		d := config.Door{Name: name, Service: &config.Service{Unit: name, Timeout: startTime}}
+		switch {
+		case !WayIn(&d):
+			others = append(others, name)
+		case !slices.ContainsFunc(doors, func(d config.Door) bool { return d.Service.Unit == name }):
+			doors = append(doors, d)
+		}
+	}
+	return &config.Config{Doors: doors}, others
+}
 
 // For returns the plan. With all, every door is opened.
 func For(m Machine, all bool) Plan {

@@ -47,9 +47,6 @@ const ownUnit = "doorward.service"
 // askTime is how long systemd may take to tell how a unit is.
 const askTime = 10 * time.Second
 
-// startTime is how long an SSH server may take to start that no door names.
-const startTime = 30 * time.Second
-
 // Options say what is given back.
 type Options struct {
 	Config string    // path of the configuration
@@ -138,22 +135,6 @@ func unknown(ctx context.Context, o Options, why error) error {
 	}
 	_, werr := io.WriteString(o.Out, Words(m, p, Outcome{Failed: failed})+othersWords(others))
 	return errors.Join(err, werr, closed(ctx, m, p))
-}
-
-// knownBy returns the ways in among units, after doors, and the other units. What
-// ports they were guarded at is not known any more.
-func knownBy(doors []config.Door, units []string) (*config.Config, []string) {
-	var others []string
-	for _, name := range units {
-		d := config.Door{Name: name, Service: &config.Service{Unit: name, Timeout: startTime}}
-		switch {
-		case !WayIn(&d):
-			others = append(others, name)
-		case !slices.ContainsFunc(doors, func(d config.Door) bool { return d.Service.Unit == name }):
-			doors = append(doors, d)
-		}
-	}
-	return &config.Config{Doors: doors}, others
 }
 
 // sshDoors is a door to the machine's SSH server: one that runs, or else one that
