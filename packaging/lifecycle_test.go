@@ -177,7 +177,7 @@ func (l *life) upgrade() {
 // somebody out, or would expose what nobody can tell any more.
 func (l *life) notRemoved() {
 	for _, tt := range []struct{ name, breaks, mends, says string }{
-		{"an SSH server that does not start", "echo nonsense >>/etc/ssh/sshd_config", "sed -i /nonsense/d /etc/ssh/sshd_config",
+		{"an SSH server that does not start", "echo nonsense >>/etc/ssh/sshd_config", "sed -i /nonsense/d /etc/ssh/sshd_config; systemctl reset-failed ssh",
 			"a way into this machine is closed: ssh.service does not run; start it, or, if it is not to run: systemctl mask ssh.service"},
 		{"a configuration with a mistake", "echo nonsense >>/etc/doorward/doorward.toml", "sed -i /nonsense/d /etc/doorward/doorward.toml",
 			"hint: or, to open every door: systemctl stop doorward; doorwardd --retire --all"},
