@@ -90,7 +90,7 @@ build/completions.sh "$work/host/doorward" "$work/bin/completions"
 GOOS=linux build/licenses.sh ./cmd/doorwardd ./cmd/doorward | gzip -9n >"$work/THIRD-PARTY-LICENSES.gz"
 for arch in "$@"; do
 	step "packages for $arch"
-	env GOOS=linux $(goarch "$arch") build/programs.sh "$work/bin" doorwardd doorward
+	GOOS=linux GOARCH=$arch build/programs.sh "$work/bin" doorwardd doorward
 	for format in ${FORMATS:-deb rpm apk}; do
 		stage "$format"
 		pack "$format" "$arch"

@@ -15,7 +15,7 @@ script() {
 	sh "$tree/$1" "$2"
 }
 
-here=
+here= other=
 if [ -z "$root" ]; then
 	if [ "$(id -u)" != 0 ]; then
 		echo "uninstall.sh: this needs root: sudo make uninstall" >&2
@@ -23,6 +23,7 @@ if [ -z "$root" ]; then
 	fi
 	if [ "$prefix" != /usr ] && [ -x /usr/sbin/doorwardd ]; then
 		echo "uninstall.sh: /usr/sbin/doorwardd, from a package, stays, and so does what it guards; only files below $prefix are removed"
+		other=yes
 	else
 		here=yes
 		script prerm remove
@@ -37,6 +38,16 @@ BIN=$tree/bin build/install.sh "$tree/root" "$prefix" >/dev/null
 (cd "$tree/root" && find . -type f) | while read -r path; do
 	rm -f "$root/${path#./}"
 done
+
+# The unit below $prefix came before the package's: what runs, and what starts at boot,
+# is to be the package's now.
+if [ -n "$other" ] && [ -d /run/systemd/system ]; then
+	systemctl daemon-reload
+	if [ -L /etc/systemd/system/sysinit.target.wants/doorward.service ]; then
+		systemctl --quiet reenable doorward.service
+	fi
+	systemctl try-restart doorward.service
+fi
 
 if [ -n "$here" ]; then
 	rm -f /etc/init.d/doorward

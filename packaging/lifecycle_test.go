@@ -173,18 +173,30 @@ func (l *life) upgrade() {
 	l.m.Run("systemctl", "start", "doorward.service")
 }
 
-// notRemoved holds that it stays, and goes on opening doors, if a door cannot be
-// opened for good.
+// notRemoved holds that it stays, and goes on opening doors, where a removal could lock
+// somebody out, or would expose what nobody can tell any more.
 func (l *life) notRemoved() {
-	l.m.Run("mv", "/usr/sbin/doorwardd", "/usr/sbin/doorwardd.real")
-	l.m.Write("/usr/sbin/doorwardd", "#!/bin/sh\ncase $* in *--retire*) exit 1 ;; esac\nexec /usr/sbin/doorwardd.real \"$@\"\n", 0o755)
-	said, err := l.m.System.Run(l.Context(), "apt-get", "-qq", "-y", "remove", "doorward")
-	if err == nil {
-		l.Fatalf("it is removed although nobody could get in any more:\n%s", said)
+	for _, tt := range []struct{ name, breaks, mends, says string }{
+		{"an SSH server that does not start", "echo nonsense >>/etc/ssh/sshd_config", "sed -i /nonsense/d /etc/ssh/sshd_config; systemctl reset-failed ssh",
+			"a way into this machine is closed: ssh.service does not run; start it, or, if it is not to run: systemctl mask ssh.service"},
+		{"a configuration with a mistake", "echo nonsense >>/etc/doorward/doorward.toml", "sed -i /nonsense/d /etc/doorward/doorward.toml",
+			"hint: or, to open every door: systemctl stop doorward; doorwardd --retire --all"},
+	} {
+		l.m.Run("sh", "-c", tt.breaks)
+		said, err := l.m.System.Run(l.Context(), "apt-get", "-qq", "-y", "remove", "doorward")
+		if err == nil {
+			l.Fatalf("%s: it is removed although nobody could get in any more:\n%s", tt.name, said)
+		}
+		l.says(said+err.Error(), tt.says, "NOT REMOVED. The daemon runs again, and knocks open doors as before.")
+		l.is("doorward.service", "active", "enabled")
+		l.m.Run("sh", "-c", tt.mends)
+		l.dark()
+		if !l.fence() || l.strangerReaches("22") {
+			l.Errorf("%s: the door is open", tt.name)
+		}
 	}
-	l.says(said+err.Error(), "NOT REMOVED. The daemon runs again, and knocks open doors as before.")
-	l.is("doorward.service", "active", "enabled")
-	l.m.Run("mv", "/usr/sbin/doorwardd.real", "/usr/sbin/doorwardd")
+	l.m.Run("systemctl", "restart", "doorward.service")
+	l.dark()
 }
 
 // remove removes it over the session that came by the door.
@@ -216,11 +228,17 @@ func (l *life) again() {
 	l.session()
 }
 
-// purge purges it while it runs and its door is dark.
+// purge purges it while it runs and its door is dark, on a machine whose D-Bus is down
+// and where what a door had started lives on.
 func (l *life) purge() {
 	l.m.Run("doorward", "close", "ssh")
 	l.dark()
-	l.apt("purge doorward doorward-client")
+	l.m.Run("systemctl", "stop", "dbus.socket", "dbus.service")
+	l.m.Run("sh", "-c", "setpriv --reuid=doorward --regid=doorward --clear-groups sleep infinity >/dev/null 2>&1 & echo $! >/tmp/pid")
+	said := l.apt("purge doorward doorward-client 2>&1")
+	l.says(said, "door ssh (22/tcp) is open to everybody: ssh.service was stopped, and runs again", "THE USER doorward IS LEFT.")
+	l.m.Run("systemctl", "start", "dbus.socket")
+	l.m.Run("sh", "-c", "kill $(cat /tmp/pid); while kill -0 $(cat /tmp/pid) 2>/dev/null; do :; done; userdel doorward")
 	l.is("ssh.service", "active", "enabled")
 	l.gone()
 	if !l.strangerReaches("22") {
@@ -413,7 +431,12 @@ func (l *life) madeHere() {
 	made("install.sh")
 	l.m.Run("systemctl", "enable", "--now", "doorward.service") // with the configuration from before
 	l.dark()
-	made("uninstall.sh", "purge")
+	l.m.Run("rm", "/usr/local/sbin/doorwardd")
+	l.says(made("uninstall.sh", "purge"), "doorwardd is not there. So the fence goes as a whole")
+	if !l.strangerReaches("22") {
+		l.Error("without the program make uninstall leaves sshd closed")
+	}
+	made("uninstall.sh", "purge") // once more, without the unit
 	l.is("ssh.service", "active", "enabled")
 	l.gone()
 }

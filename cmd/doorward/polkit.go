@@ -150,7 +150,7 @@ func unitsInUse(c *cobra.Command, e *env, of []service.Names) (more []service.Na
 	if err != nil {
 		return nil // no daemon answers: what it starts with is the file
 	}
-	names := service.RuleUnits(string(rule))
+	names := service.PolkitUnits(string(rule))
 	why := "the configuration in use has it"
 	if s.Pending != nil {
 		why = "a configuration waits to be confirmed, and the daemon may go back to one that has it"

@@ -92,7 +92,7 @@ func TestPolkitKeepsUnitsInUse(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := service.RuleUnits(string(rule))
+			got := service.PolkitUnits(string(rule))
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("units of the rule (-want +got):\n%s", diff)
 			}

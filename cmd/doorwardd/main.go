@@ -100,6 +100,9 @@ func run(args []string) int {
 		if errors.Is(err, fence.ErrBusy) || errors.Is(err, removal.ErrRuns) {
 			fmt.Fprint(os.Stderr, stopFirst)
 		}
+		if errors.Is(err, removal.ErrUnknown) {
+			fmt.Fprint(os.Stderr, mendFirst)
+		}
 		return 1
 	}
 	return 0
@@ -116,6 +119,11 @@ func complain(w io.Writer, prefix string, err error) {
 // stopFirst is for who would take the fence down while a daemon keeps it up.
 const stopFirst = `doorwardd: hint: systemctl stop doorward
 doorwardd: hint: or, to open a door while the daemon runs: doorward open DOOR --source any --for 1h
+`
+
+// mendFirst is for who would remove doorward with a configuration that tells no doors.
+const mendFirst = `doorwardd: hint: mend the configuration, and try again
+doorwardd: hint: or, to open every door: systemctl stop doorward; doorwardd --retire --all
 `
 
 // cleanUp removes the fence, and says what it did.

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/port"
@@ -73,6 +74,25 @@ var vpnPorts = []port.Port{
 // accessUnits are what the names of units begin with that let people in.
 var accessUnits = []string{"dropbear", "ipsec", "ocserv", "openvpn", "ssh", "strongswan", "tailscaled", "wg-quick@"}
 
+// startTime is how long the service of a way in may take to start that no door names.
+const startTime = 30 * time.Second
+
+// knownBy returns the ways in among units, after doors, and the other units. What
+// ports they were guarded at is not known any more.
+func knownBy(doors []config.Door, units []string) (*config.Config, []string) {
+	var others []string
+	for _, name := range units {
+		d := config.Door{Name: name, Service: &config.Service{Unit: name, Timeout: startTime}}
+		switch {
+		case !WayIn(&d):
+			others = append(others, name)
+		case !slices.ContainsFunc(doors, func(d config.Door) bool { return d.Service.Unit == name }):
+			doors = append(doors, d)
+		}
+	}
+	return &config.Config{Doors: doors}, others
+}
+
 // For returns the plan. With all, every door is opened.
 func For(m Machine, all bool) Plan {
 	var p Plan
@@ -112,7 +132,11 @@ func Words(m Machine, p Plan, o Outcome) string {
 	var b strings.Builder
 	for _, i := range p.Open {
 		d := &m.Doors[i]
-		fmt.Fprintf(&b, "door %s (%s) is open to everybody: %s\n", d.Name, d.Ports, openWords(d, slices.Contains(p.Start, i), o.Failed[i]))
+		name := d.Name
+		if d.Ports != "" {
+			name += " (" + d.Ports + ")"
+		}
+		fmt.Fprintf(&b, "door %s is open to everybody: %s\n", name, openWords(d, slices.Contains(p.Start, i), o.Failed[i]))
 		if slices.Contains(p.Enable, i) && o.Failed[i] == nil {
 			fmt.Fprintf(&b, "%s is enabled now: after a boot nothing else would have started it. To undo that, type:\n"+
 				"    systemctl disable %[1]s\n", d.Unit)
@@ -143,6 +167,16 @@ func Words(m Machine, p Plan, o Outcome) string {
 	}
 	b.WriteString("\n")
 	return b.String()
+}
+
+// othersWords says what to type for units that doorward may have stopped, and that no
+// configuration tells of any more.
+func othersWords(units []string) string {
+	if len(units) == 0 {
+		return ""
+	}
+	return "doorward may have stopped others, which are left as they are. To start them, with nothing to guard them, type:\n" +
+		"    systemctl start " + strings.Join(units, " ") + "\n"
 }
 
 func openWords(d *Door, started bool, failed error) string {

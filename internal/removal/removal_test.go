@@ -155,3 +155,27 @@ FROM THE NEXT BOOT ON NOTHING GUARDS IT. To keep systemd from starting it then, 
 		}
 	}
 }
+
+// TestWithoutAConfiguration goes by the units that polkit lets doorward start.
+func TestWithoutAConfiguration(t *testing.T) {
+	ssh := []config.Door{{Name: "ssh", Service: &config.Service{Unit: "ssh.service"}}}
+	conf, others := knownBy(ssh, []string{"panel.service", "ssh.service", "wg-quick@wg0.service"})
+	var units []string
+	for _, d := range conf.Doors {
+		units = append(units, d.Service.Unit)
+	}
+	if diff := cmp.Diff([]string{"ssh.service", "wg-quick@wg0.service"}, units); diff != "" {
+		t.Errorf("the ways in differ (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"panel.service"}, others); diff != "" {
+		t.Errorf("what is no way in differs (-want +got):\n%s", diff)
+	}
+	m := Machine{Fence: true, Doors: []Door{{Name: "wg-quick@wg0.service", WayIn: true, Unit: "wg-quick@wg0.service", Boot: true}}}
+	got := Words(m, For(m, true), Outcome{}) + othersWords(others) + othersWords(nil)
+	want := "door wg-quick@wg0.service is open to everybody: wg-quick@wg0.service was stopped, and runs again\n" +
+		"doorward may have stopped others, which are left as they are. To start them, with nothing to guard them, type:\n" +
+		"    systemctl start panel.service\n"
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the words differ (-want +got):\n%s", diff)
+	}
+}

@@ -26,6 +26,17 @@ import (
 // ErrRuns is returned while a daemon runs, which would undo what is done here.
 var ErrRuns = errors.New("doorwardd still runs")
 
+// ErrClosed is returned when the service of a way in could not be started.
+var ErrClosed = errors.New("a way into this machine is closed")
+
+// ErrUnknown is returned while a fence guards doors that nobody can tell any more, since
+// the configuration cannot be used. Only Options.All takes it down then: what is behind
+// it may rely on it.
+var ErrUnknown = errors.New("the doors are not known")
+
+// polkitRule names the units that doorward may start and stop. Only root writes it.
+const polkitRule = "/etc/polkit-1/rules.d/50-doorward.rules"
+
 // notes is the file for what is to be done when the rest is given back. Its directory
 // is root's alone to write to.
 const notes = "/etc/doorward/removed"
@@ -36,9 +47,6 @@ const ownUnit = "doorward.service"
 // askTime is how long systemd may take to tell how a unit is.
 const askTime = 10 * time.Second
 
-// startTime is how long an SSH server may take to start that no door names.
-const startTime = 30 * time.Second
-
 // Options say what is given back.
 type Options struct {
 	Config string    // path of the configuration
@@ -47,8 +55,9 @@ type Options struct {
 }
 
 // Run gives the machine back. It needs root, and that no daemon runs. Where the
-// configuration cannot be used nobody knows which doors there are: then the fence
-// goes. An error means that a way in may be closed still; what could be done was.
+// configuration cannot be used nobody knows which doors there are: then it changes
+// nothing (ErrUnknown), and with All, or where there is no configuration any more, the
+// fence goes. An error means that a way in may be closed still; what could be done was.
 func Run(ctx context.Context, o Options) error {
 	conf, _, err := config.Load(o.Config)
 	if err != nil {
@@ -65,20 +74,43 @@ func Run(ctx context.Context, o Options) error {
 	p := For(m, o.All)
 	out := Outcome{Failed: start(ctx, conf, m, p)}
 	out.Fence, err = openDoors(conf, p, m.Fence)
-	if err == nil {
-		err = writeNotes(notes, m, p)
-	}
 	_, werr := io.WriteString(o.Out, Words(m, p, out))
-	return errors.Join(err, werr)
+	if nerr := writeNotes(notes, m, p); nerr != nil {
+		// Nobody is locked out by that, so it keeps nothing from being removed.
+		fmt.Fprintf(o.Out, "A purge will not start what was stopped: what to start could not be noted: %v\n", nerr)
+	}
+	return errors.Join(err, werr, closed(ctx, m, p))
+}
+
+// closed is the error for ways in whose service should run and does not. One that is
+// masked, or that is not installed, is so because root has said so.
+func closed(ctx context.Context, m Machine, p Plan) error {
+	var down []string
+	for _, i := range p.Start {
+		d := &m.Doors[i]
+		if !d.WayIn || d.Unit == "" {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, askTime)
+		f, err := unit(d.Unit).Facts(ctx)
+		cancel()
+		if err == nil && (f.Load == "masked" || f.Load == "not-found" || f.Own.State == service.Running) {
+			continue
+		}
+		down = append(down, d.Unit)
+	}
+	if len(down) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %s does not run; start it, or, if it is not to run: systemctl mask %[2]s",
+		ErrClosed, strings.Join(down, " "))
 }
 
 // unknown is Run without a configuration that can be used, for why. The fence goes,
-// and an SSH server that the machine has runs.
+// and an SSH server that the machine has runs, and so do the ways in among the units
+// that polkit lets doorward start.
 func unknown(ctx context.Context, o Options, why error) error {
 	fenced, err := stands()
-	if err == nil && fenced {
-		err = fence.Cleanup()
-	}
 	if err != nil {
 		return errors.Join(why, err)
 	}
@@ -87,14 +119,22 @@ func unknown(ctx context.Context, o Options, why error) error {
 	if !m.Fence && !m.Boot {
 		return nil // it was not in use
 	}
+	if fenced && !o.All && !errors.Is(why, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", ErrUnknown, why)
+	}
 	fmt.Fprintf(o.Out, "the configuration cannot be used: %v\nSo the fence goes as a whole: everything that runs can be reached.\n", why)
-	conf := &config.Config{Doors: sshDoors(ctx)}
+	rule, _ := os.ReadFile(polkitRule) // without it doorward has started no unit
+	conf, others := knownBy(sshDoors(ctx), service.PolkitUnits(string(rule)))
 	for i := range conf.Doors {
 		m.Doors = append(m.Doors, look(ctx, &conf.Doors[i]))
 	}
 	p := For(m, true)
-	_, err = io.WriteString(o.Out, Words(m, p, Outcome{Failed: start(ctx, conf, m, p)}))
-	return err
+	failed := start(ctx, conf, m, p)
+	if fenced {
+		err = fence.Cleanup()
+	}
+	_, werr := io.WriteString(o.Out, Words(m, p, Outcome{Failed: failed})+othersWords(others))
+	return errors.Join(err, werr, closed(ctx, m, p))
 }
 
 // sshDoors is a door to the machine's SSH server: one that runs, or else one that
@@ -102,9 +142,9 @@ func unknown(ctx context.Context, o Options, why error) error {
 func sshDoors(ctx context.Context) []config.Door {
 	var best string
 	var most int
-	for _, unit := range []string{"ssh.service", "sshd.service", "ssh.socket", "sshd.socket", "dropbear.service"} {
+	for _, name := range []string{"ssh.service", "sshd.service", "ssh.socket", "sshd.socket", "dropbear.service"} {
 		ctx, cancel := context.WithTimeout(ctx, askTime)
-		f, err := service.NewUnit(unit, slog.New(slog.DiscardHandler)).Facts(ctx)
+		f, err := unit(name).Facts(ctx)
 		cancel()
 		if err != nil || f.Load != "loaded" {
 			continue
@@ -117,7 +157,7 @@ func sshDoors(ctx context.Context) []config.Door {
 			fit = 3
 		}
 		if fit > most {
-			best, most = unit, fit
+			best, most = name, fit
 		}
 	}
 	if best == "" {
@@ -143,6 +183,11 @@ func examine(ctx context.Context, conf *config.Config) (Machine, error) {
 		m.Doors = append(m.Doors, d)
 	}
 	return m, nil
+}
+
+// unit is one of systemd's. What comes of it is told by who asks.
+func unit(name string) *service.Unit {
+	return service.NewUnitForRoot(name, slog.New(slog.DiscardHandler))
 }
 
 // stands says whether there is a fence. Where the kernel has no nf_tables, or lets
@@ -172,7 +217,7 @@ func look(ctx context.Context, d *config.Door) Door {
 		l.Unit = d.Service.Unit
 		ctx, cancel := context.WithTimeout(ctx, askTime)
 		defer cancel()
-		u := service.NewUnit(l.Unit, slog.New(slog.DiscardHandler))
+		u := unit(l.Unit)
 		s, err := u.Status(ctx)
 		if err != nil {
 			break // the order to start it says why
@@ -192,11 +237,10 @@ func listens(ports []port.Range) bool {
 
 // atBoot says whether systemd starts a unit at boot, itself or by another that starts
 // it, as its socket, or the service of a socket.
-func atBoot(ctx context.Context, unit string) (bool, error) {
+func atBoot(ctx context.Context, of string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	quiet := slog.New(slog.DiscardHandler)
-	f, err := service.NewUnit(unit, quiet).Facts(ctx)
+	f, err := unit(of).Facts(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -206,7 +250,7 @@ func atBoot(ctx context.Context, unit string) (bool, error) {
 	}
 	for _, name := range slices.Concat(names, f.Feeds, f.FedBy) {
 		// Of names that links give it, the unit's own says it: systemctl(1), is-enabled.
-		if o, err := service.NewUnit(name, quiet).Facts(ctx); err == nil && o.Load == "loaded" && o.Enabled == "enabled" {
+		if o, err := unit(name).Facts(ctx); err == nil && o.Load == "loaded" && o.Enabled == "enabled" {
 			return true, nil
 		}
 	}
@@ -233,15 +277,15 @@ func start(ctx context.Context, conf *config.Config, m Machine, p Plan) map[int]
 }
 
 // enable has a unit started at boot.
-func enable(ctx context.Context, unit string) error {
+func enable(ctx context.Context, name string) error {
 	asking, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	if err := service.NewUnit(unit, slog.New(slog.DiscardHandler)).Enable(asking); err != nil {
+	if err := unit(name).Enable(asking); err != nil {
 		return err
 	}
 	// A unit without an [Install] section cannot be, which is no error to systemd.
-	if boot, err := atBoot(ctx, unit); err == nil && !boot {
-		return fmt.Errorf("unit %q cannot be enabled: it has no [Install] section", unit)
+	if boot, err := atBoot(ctx, name); err == nil && !boot {
+		return fmt.Errorf("unit %q cannot be enabled: it has no [Install] section", name)
 	}
 	return nil
 }
@@ -249,9 +293,8 @@ func enable(ctx context.Context, unit string) error {
 func startOne(ctx context.Context, d *config.Door) error {
 	ctx, cancel := context.WithTimeout(ctx, d.Service.Timeout)
 	defer cancel()
-	quiet := slog.New(slog.DiscardHandler)
 	if d.Service.Unit != "" {
-		return service.NewUnit(d.Service.Unit, quiet).Start(ctx)
+		return unit(d.Service.Unit).Start(ctx)
 	}
 	// Nobody supervises it from here on, so that its files are of no use afterwards;
 	// and root makes none in a directory of the daemon's user, who could have put a
@@ -261,7 +304,7 @@ func startOne(ctx context.Context, d *config.Door) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	return service.NewCommand(d.Service.Start, d.Service.Stop, d.Service.Status, dir+"/pid", quiet).Start(ctx)
+	return service.NewCommand(d.Service.Start, d.Service.Stop, d.Service.Status, dir+"/pid", slog.New(slog.DiscardHandler)).Start(ctx)
 }
 
 // openDoors takes from the fence what the plan opens, and says whether it stands.

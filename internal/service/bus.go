@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/godbus/dbus/v5"
 )
@@ -30,6 +31,10 @@ const (
 	errServiceUnknown = "org.freedesktop.DBus.Error.ServiceUnknown"
 
 	defaultBus = "unix:path=/run/dbus/system_bus_socket"
+	// private is where systemd itself listens, for root alone, as for systemctl.
+	private = "unix:path=/run/systemd/private"
+	// pingAgain is how long systemd may take to answer there before it is asked again.
+	pingAgain = 50 * time.Millisecond
 )
 
 // bus is one connection to systemd. It lives for one order or one watch, so that nothing
@@ -39,6 +44,7 @@ type bus struct {
 	manager dbus.BusObject
 	signals chan *dbus.Signal // closed when the connection ends
 	heard   bool              // systemd was asked to send signals here
+	direct  bool              // it is to systemd itself: there is no bus, which knows names and matches
 }
 
 // busAddress returns where the system bus listens: DBUS_SYSTEM_BUS_ADDRESS, as for every
@@ -57,21 +63,66 @@ func dialBus(ctx context.Context, address string) (*bus, error) {
 	if err != nil {
 		return nil, unreachable(address, err)
 	}
+	return newBus(conn), nil
+}
+
+// dialSystemd is dialBus for root, who reaches systemd where there is no bus.
+func dialSystemd(ctx context.Context, address string) (*bus, error) {
+	b, err := dialBus(ctx, address)
+	if err == nil || os.Geteuid() != 0 {
+		return b, err
+	}
+	conn, perr := authenticate(ctx, private, 0)
+	if perr != nil {
+		return nil, err
+	}
+	b = newBus(conn)
+	b.direct = true
+	// systemd does not look at a message that it reads together with the end of the
+	// authentication until it reads more (bus_socket_auth_verify_server in its
+	// src/libsystemd/sd-bus/bus-socket.c). So the first is sent again until there is an
+	// answer.
+	for ctx.Err() == nil {
+		asking, cancel := context.WithTimeout(ctx, pingAgain)
+		perr = b.manager.CallWithContext(asking, "org.freedesktop.DBus.Peer.Ping", 0).Err
+		cancel()
+		if !errors.Is(perr, context.DeadlineExceeded) {
+			break
+		}
+	}
+	if perr != nil {
+		b.close()
+		return nil, errors.Join(err, fmt.Errorf("nor by its own socket at %q: %w", private, perr))
+	}
+	return b, nil
+}
+
+func newBus(conn *dbus.Conn) *bus {
 	b := &bus{conn: conn, manager: conn.Object(systemdName, systemdPath), signals: make(chan *dbus.Signal, 128)}
 	conn.Signal(b.signals)
-	return b, nil
+	return b
 }
 
 // connect connects as a user, which must be this process's or this thread's.
 func connect(ctx context.Context, address string, uid int) (*dbus.Conn, error) {
+	conn, err := authenticate(ctx, address, uid)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.Hello(); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// authenticate is connect without the greeting, which only a bus understands.
+func authenticate(ctx context.Context, address string, uid int) (*dbus.Conn, error) {
 	conn, err := dbus.Dial(address, dbus.WithContext(ctx))
 	if err != nil {
 		return nil, err
 	}
-	if err = conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(uid))}); err == nil {
-		err = conn.Hello()
-	}
-	if err != nil {
+	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(uid))}); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -103,6 +154,9 @@ func (b *bus) subscribe(ctx context.Context, match ...dbus.MatchOption) error {
 }
 
 func (b *bus) match(ctx context.Context, match ...dbus.MatchOption) error {
+	if b.direct {
+		return nil // systemd sends everything to whom it talks to directly
+	}
 	return b.conn.AddMatchSignalContext(ctx, match...)
 }
 

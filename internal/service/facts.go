@@ -28,7 +28,7 @@ type RunDirectory struct{ Unit, Name string }
 // Facts asks systemd about the unit itself.
 func (u *Unit) Facts(ctx context.Context) (Facts, error) {
 	begun := time.Now()
-	b, err := dialBus(ctx, u.address)
+	b, err := u.dial(ctx, u.address)
 	if err != nil {
 		return Facts{}, fmt.Errorf("look at unit %q: %w", u.name, err)
 	}

@@ -61,13 +61,13 @@ func PolkitRule(user string, units []Names) string {
 	return b.String()
 }
 
-// RuleUnits returns the units that a rule of PolkitRule lets start, in its order; none
-// of another text.
-func RuleUnits(rule string) (units []string) {
+// PolkitUnits returns the units that a rule of PolkitRule lets start, by name; none of
+// another text.
+func PolkitUnits(rule string) (units []string) {
 	for line := range strings.Lines(rule) {
 		var order string
-		quoted := strings.TrimSuffix(strings.TrimSpace(line), ",")
-		if json.Unmarshal([]byte(quoted), &order) != nil {
+		quoted, ok := strings.CutSuffix(strings.TrimSpace(line), ",")
+		if !ok || json.Unmarshal([]byte(quoted), &order) != nil {
 			continue
 		}
 		if unit, ok := strings.CutPrefix(order, "start "); ok {

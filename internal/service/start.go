@@ -34,7 +34,7 @@ var ErrOvertaken = errors.New("cancelled by another order for it")
 // ctx allows.
 func (u *Unit) Start(ctx context.Context) error {
 	begun := time.Now()
-	b, err := dialBus(ctx, u.address)
+	b, err := u.dial(ctx, u.address)
 	if err != nil {
 		return fmt.Errorf("start unit %q: %w", u.name, err)
 	}

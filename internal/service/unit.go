@@ -22,6 +22,7 @@ import (
 type Unit struct {
 	name    string
 	address string
+	dial    func(ctx context.Context, address string) (*bus, error)
 	log     *slog.Logger
 	names   *atomic.Pointer[Names] // as last learnt from systemd, nil before that
 }
@@ -33,7 +34,16 @@ var ErrNotAllowed = errors.New("not allowed")
 // NewUnit returns the unit of that name, suffix included ("ssh.service"). It does not
 // check whether the unit exists. The name may be an alias.
 func NewUnit(name string, log *slog.Logger) *Unit {
-	return &Unit{name: name, address: busAddress(), log: log.With("unit", name), names: new(atomic.Pointer[Names])}
+	return &Unit{name: name, address: busAddress(), dial: dialBus, log: log.With("unit", name), names: new(atomic.Pointer[Names])}
+}
+
+// NewUnitForRoot is NewUnit for a program that root runs once: where the system bus is
+// down or was never there, it talks to systemd itself, as systemctl does. Its Watch
+// needs the bus.
+func NewUnitForRoot(name string, log *slog.Logger) *Unit {
+	u := NewUnit(name, log)
+	u.dial = dialSystemd
+	return u
 }
 
 // String returns the name that the unit was given, and its canonical name if systemd has
@@ -68,7 +78,7 @@ func (u *Unit) Names() Names {
 // Accept=yes are sessions and are left alone.
 func (u *Unit) Stop(ctx context.Context) error {
 	begun := time.Now()
-	b, err := dialBus(ctx, u.address)
+	b, err := u.dial(ctx, u.address)
 	if err != nil {
 		return fmt.Errorf("stop unit %q: %w", u.name, err)
 	}
@@ -98,7 +108,7 @@ func (u *Unit) Stop(ctx context.Context) error {
 // Status asks systemd for the state of the unit.
 func (u *Unit) Status(ctx context.Context) (Status, error) {
 	begun := time.Now()
-	b, err := dialBus(ctx, u.address)
+	b, err := u.dial(ctx, u.address)
 	if err != nil {
 		return Status{}, fmt.Errorf("status of unit %q: %w", u.name, err)
 	}
@@ -113,7 +123,7 @@ func (u *Unit) Status(ctx context.Context) (Status, error) {
 // Enable has systemd start the unit at boot, as "systemctl enable" does. The daemon may
 // not do this and never tries: it is for root, when doorward is removed.
 func (u *Unit) Enable(ctx context.Context) error {
-	b, err := dialBus(ctx, u.address)
+	b, err := u.dial(ctx, u.address)
 	if err != nil {
 		return fmt.Errorf("enable unit %q: %w", u.name, err)
 	}
@@ -133,7 +143,7 @@ func (u *Unit) Enable(ctx context.Context) error {
 // and if so why and what to do, in one sentence.
 func (u *Unit) CutsSessions(ctx context.Context) (bool, string, error) {
 	begun := time.Now()
-	b, err := dialBus(ctx, u.address)
+	b, err := u.dial(ctx, u.address)
 	if err != nil {
 		return false, "", fmt.Errorf("look at unit %q: %w", u.name, err)
 	}
