@@ -11,6 +11,8 @@ import (
 	"github.com/doorward/doorward/internal/control/controltest"
 )
 
+const bob = "operator bob (uid 1001)"
+
 // When the time is up, the daemon is going back, which takes a moment: who asks then is
 // told how that ended, and not that the time which is over is running.
 func TestOutcomeAtTheLastMoment(t *testing.T) {

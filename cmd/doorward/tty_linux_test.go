@@ -193,8 +193,6 @@ func TestApplyOnScreen(t *testing.T) {
 	}
 }
 
-const bob = "operator bob (uid 1001)"
-
 // settled ends what is pending.
 func settled(b *controltest.Backend, by, how string) {
 	b.Change(func(s *control.Status) {

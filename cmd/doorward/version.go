@@ -82,7 +82,7 @@ func printVersion(ctx context.Context, e *env, daemon *control.Client, asJSON bo
 		text += fmt.Sprintf("doorwardd %s: another version than this program's; systemctl restart doorward brings the installed one\n",
 			output.Text(s.Version))
 	case told == nil || told.Code != control.CodeDown: // a machine without a daemon is a visitor's
-		text += fmt.Sprintf("doorwardd: not known: %s\n", output.Text(err.Error()))
+		text += fmt.Sprintf("doorwardd: version unknown: %s\n", output.Text(err.Error()))
 	}
 	_, err = fmt.Fprint(e.stdout, text)
 	return err
