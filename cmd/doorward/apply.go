@@ -20,7 +20,7 @@ import (
 	"github.com/doorward/doorward/internal/output"
 )
 
-const applyHelp = `Have the daemon read its configuration file again and use it. The file is checked as
+var applyHelp = `Have the daemon read its configuration file again and use it. The file is checked as
 a whole first: if there is a mistake in it nothing changes, and every mistake is
 named. Grants, penalties and sessions are kept as long as their door is.
 
@@ -44,8 +44,7 @@ only.
 If the file is in use already, apply says so and changes nothing. doorward diff shows
 what apply would change.
 
-Exit status: 0 when the configuration is in use (with --confirm on a terminal:
-and confirmed), or when --keep or --undo is done;` + operatorExits
+` + exitStatus("0 when the configuration is in use (with --confirm on a terminal: and confirmed), or when --keep or --undo is done")
 
 const applyExamples = `  doorward apply --confirm 60s
   doorward apply --keep

@@ -6,7 +6,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-const armHelp = `Make a door listen to knocks again. A door that finds no log data at all goes into
+var armHelp = `Make a door listen to knocks again. A door that finds no log data at all goes into
 failsafe: it is shut, its service is stopped, and it ignores knocks. It recovers by
 itself when there is log data again; arm ends the failsafe now, and clears the door's
 penalties. A penalty that was cleared does not make the next one longer.
@@ -15,7 +15,7 @@ With a source, only the penalties of that source are cleared: those of an addres
 of the networks that contain it, or all of those within a network. Without DOOR, this
 applies to all doors.
 
-Exit status: 0 when that is done, or was so before;` + operatorExits
+` + exitStatus("0 when that is done, or was so before")
 
 const armExamples = `  doorward arm ssh
   doorward arm --source 192.0.2.7`

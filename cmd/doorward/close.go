@@ -11,7 +11,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-const closeHelp = `Make a door dark now: its grants end, and its service is stopped if it has one. With
+var closeHelp = `Make a door dark now: its grants end, and its service is stopped if it has one. With
 a source, only the grants of that source end and the door stays as it is: those of an
 address, those of a prefix and of everything within it, or with any the grant to
 everybody, while sources that have a grant of their own keep it.
@@ -22,8 +22,7 @@ contains it, or the door's always. Then close names it, and fails.
 Established sessions are not affected either way: closing a door keeps people out, it
 does not throw them out. The knock opens the door again.
 
-Exit status: 0 when the door is dark or closing, or nothing lets the source in, even
-if that was so before; 6 also when something else still does;` + operatorExits
+` + exitStatus("0 when the door is dark or closing, or nothing lets the source in, even if that was so before; 6 also when something else still does")
 
 const closeExamples = `  doorward close ssh
   doorward close ssh --source 192.0.2.7

@@ -9,15 +9,14 @@ import (
 	"github.com/doorward/doorward/internal/output"
 )
 
-const diffHelp = `Compare the configuration file with the configuration that the daemon uses, by what
+var diffHelp = `Compare the configuration file with the configuration that the daemon uses, by what
 they mean: comments, the order of keys, and a default that is written out make no
 difference. What is shown is what doorward apply would change now, and why it would
 refuse to.
 
 Values of a knock's keys are not shown, because they are secret.
 
-Exit status: 0 when no key differs; 1 when one does; 6 also for a file that has
-mistakes;` + operatorExits
+` + exitStatus("0 when no key differs; 1 when one does; 6 also for a file that has mistakes")
 
 const diffExamples = `  doorward diff
   doorward diff --json | jq -r '.changes[].key'

@@ -14,7 +14,7 @@ import (
 	"github.com/doorward/doorward/internal/view"
 )
 
-const explainHelp = `Say what would happen to a new connection from one address now, at one door or at each
+var explainHelp = `Say what would happen to a new connection from one address now, at one door or at each
 of them: whether it gets in, why and until when, and everything that prevents it.
 
 An address gets in by its own grant, by one of a prefix that contains it or of
@@ -49,8 +49,7 @@ known), by, until, obstacles[].code, .message and .hint, would_knock (whether a 
 knock from there would be received and open the door now), and refusals; firewall says
 whether other firewalls were examined.
 
-Exit status: 0 when a connection from there gets in at every door that was asked
-about; 1 also when it does not at one of them, or that is not known;` + operatorExits
+` + exitStatus("0 when a connection from there gets in at every door that was asked about; 1 also when it does not at one of them, or that is not known")
 
 const explainExamples = `  doorward explain 192.0.2.7
   sudo doorward explain 2001:db8::7 ssh

@@ -25,7 +25,7 @@ import (
 	"github.com/doorward/doorward/internal/when"
 )
 
-const logHelp = `Print the audit trail: who knocked, what was decided, and why; what operators
+var logHelp = `Print the audit trail: who knocked, what was decided, and why; what operators
 ordered; who logged in; and what the daemon had to repair. The oldest record comes
 first. Times are local, or with --utc in UTC.
 
@@ -73,8 +73,7 @@ oldest records may be missing: they make room for newer ones. Whoever can write 
 trail's files could compute all hashes again, so compare the last ones, which it
 prints, with those that were sent to another machine.
 
-Exit status: 0 when the daemon has answered, or with --verify when the records are
-intact;` + operatorExits
+` + exitStatus("0 when the daemon has answered, or with --verify when the records are intact")
 
 const logExamples = `  doorward log
   doorward log ssh --source 192.0.2.7

@@ -13,7 +13,7 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-const openHelp = `Open a door to a source, as a right knock would: the door's service is started if
+var openHelp = `Open a door to a source, as a right knock would: the door's service is started if
 it has one, and the source may open new connections until the time is up. Existing
 connections are not closed then, and the door goes dark again when nobody has used
 it for its idle time.
@@ -30,8 +30,7 @@ service starts, for as long as that may take, or for --timeout. When that is up,
 order still stands: the door opens as soon as the service runs. With --no-wait, open
 returns as soon as the daemon has begun.
 
-Exit status: 0 when the door is open to the source, or with --no-wait open or
-opening;` + operatorExits
+` + exitStatus("0 when the door is open to the source, or with --no-wait open or opening")
 
 const openExamples = `  doorward open ssh
   doorward open ssh --source 192.0.2.7 --for 10m

@@ -41,11 +41,14 @@ func operatorFlags(e *env, c *cobra.Command) {
 	}
 }
 
-// operatorExits are the exit statuses of the commands that ask the daemon, beside 0.
-const operatorExits = `
-1 when it failed; 2 when the command line is wrong; 3 when no daemon answers; 4 when
-permission is denied; 5 when there is no such door; 6 when the daemon refuses; 7 when
-the time is up.`
+// exitStatus is the paragraph on exit statuses in the help of a command that asks the
+// daemon; zero is what it says of 0, and of 6 and others that mean more there.
+func exitStatus(zero string) string {
+	const width = 84 // as the rest of the help
+	return strings.Join(output.Wrap("Exit status: "+zero+"; 1 when it failed; 2 when the command line is wrong; "+
+		"3 when no daemon answers; 4 when permission is denied; 5 when there is no such door; "+
+		"6 when the daemon refuses; 7 when the time is up.", width), "\n")
+}
 
 // client returns a client of the daemon at controlPath.
 func (e *env) client(c *cobra.Command) *control.Client {

@@ -17,7 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/view"
 )
 
-const statusHelp = `Show what the daemon knows: first whether the doors are guarded, and what needs an
+var statusHelp = `Show what the daemon knows: first whether the doors are guarded, and what needs an
 operator's attention; which configuration is in use; the doors and their state; who is
 logged in or connected, since when, and what let them in; who has a grant, from whom
 and for how much longer; whose knocks are ignored; how many knocks were refused
@@ -51,8 +51,7 @@ count all of them. .packets_refused counts packets, of which each refused attemp
 sends several; .events counts records of the audit trail, so .events.refused counts
 knocks.
 
-Exit status: 0 when the daemon has answered, with --exit-code only if it reports no
-problem;` + operatorExits
+` + exitStatus("0 when the daemon has answered, with --exit-code only if it reports no problem")
 
 const statusExamples = `  doorward status
   doorward status ssh
