@@ -23,12 +23,17 @@ import (
 	"github.com/doorward/doorward/internal/systemdtest"
 )
 
+// utf8 is for the environment of Ansible, which refuses every other encoding.
+const utf8 = "LC_ALL=C.UTF-8"
+
 // TestLint holds the role to the strictest rules that ansible-lint has.
 func TestLint(t *testing.T) {
 	if _, err := exec.LookPath("ansible-lint"); err != nil {
 		t.Skip("ansible-lint is not installed: build/deps.sh test")
 	}
-	out, err := exec.CommandContext(t.Context(), "ansible-lint", "--offline", "--nocolor", "--strict", "--profile=production").CombinedOutput()
+	cmd := exec.CommandContext(t.Context(), "ansible-lint", "--offline", "--nocolor", "--strict", "--profile=production")
+	cmd.Env = append(os.Environ(), utf8)
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Errorf("ansible-lint: %v\n%s", err, out)
 	}
@@ -298,7 +303,7 @@ func (g *gate) play(t *testing.T, vars string, args ...string) (string, error) {
 	defer cancel()
 	cmd := g.visitor.Command(ctx, "ansible-playbook", append([]string{"-i", g.dir + "/inventory", "-e", "@" + g.dir + "/vars.yml",
 		"-vvv", "gateway.yml"}, args...)...)
-	cmd.Env = append(os.Environ(), "HOME="+g.dir, "ANSIBLE_HOME="+g.dir, "ANSIBLE_LOCAL_TEMP="+g.dir+"/tmp", "ANSIBLE_NOCOLOR=1",
+	cmd.Env = append(os.Environ(), utf8, "HOME="+g.dir, "ANSIBLE_HOME="+g.dir, "ANSIBLE_LOCAL_TEMP="+g.dir+"/tmp", "ANSIBLE_NOCOLOR=1",
 		"ANSIBLE_PIPELINING=1", "ANSIBLE_SSH_CONTROL_PATH_DIR="+g.dir+"/cp", "ANSIBLE_CALLBACKS_ENABLED=")
 	begun := time.Now()
 	out, err := cmd.CombinedOutput()
