@@ -166,7 +166,7 @@ func testControl(t *testing.T, daemon, client pkg) {
 		{daemon, map[string]string{"Package": "doorward", "Version": number, "Architecture": "amd64",
 			"Depends": "doorward-client (= " + number + "), systemd | systemd-standalone-sysusers | systemd-sysusers, " +
 				"systemd | systemd-standalone-tmpfiles | systemd-tmpfiles",
-			"Recommends": "dbus, polkitd", "Conflicts": ""}},
+			"Recommends": "dbus, polkitd, nftables", "Conflicts": ""}},
 		{client, map[string]string{"Package": "doorward-client", "Version": number, "Architecture": "amd64",
 			"Depends": "", "Conflicts": ""}},
 	} {
