@@ -237,7 +237,9 @@ func (l *life) purge() {
 	l.m.Run("sh", "-c", "setpriv --reuid=doorward --regid=doorward --clear-groups sleep infinity >/dev/null 2>&1 & echo $! >/tmp/pid")
 	said := l.apt("purge doorward doorward-client 2>&1")
 	l.says(said, "door ssh (22/tcp) is open to everybody: ssh.service was stopped, and runs again", "THE USER doorward IS LEFT.")
-	l.m.Run("systemctl", "start", "dbus.socket")
+	l.m.Run("systemctl", "start", "dbus.socket", "dbus.service")
+	// Both have lost their connection, and whoever logs in waits for the first.
+	l.m.Run("systemctl", "restart", "systemd-logind.service", "polkit.service")
 	l.m.Run("sh", "-c", "kill $(cat /tmp/pid); while kill -0 $(cat /tmp/pid) 2>/dev/null; do :; done; userdel doorward")
 	l.is("ssh.service", "active", "enabled")
 	l.gone()
