@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/doorward/doorward/e2e/lab"
+	"golang.org/x/sys/unix"
+
 	"github.com/doorward/doorward/internal/nstest"
 )
 
@@ -58,6 +60,10 @@ func TestTheContainer(t *testing.T) {
 	}
 	c.end()
 	c.removesTheFence()
+	var null unix.Stat_t
+	if err := unix.Stat(os.DevNull, &null); err != nil || null.Uid != 0 {
+		t.Errorf("%s belongs to user %d, %v: crun has given it to the container's", os.DevNull, null.Uid, err)
+	}
 }
 
 // container is what an engine would run.
@@ -114,7 +120,19 @@ func (c *container) crun(args ...string) []string {
 // exec runs a program in the container, as `docker compose exec` does.
 func (c *container) exec(args ...string) (string, error) {
 	user := fmt.Sprintf("--user=%d:%d", c.user, c.user)
-	return c.server.Run(c.t.Context(), "crun", c.crun(append([]string{"exec", user, "doorward"}, args...)...)...)
+	return c.inside(append([]string{"exec", user, "doorward"}, args...)...)
+}
+
+// inside runs crun for a program that it starts in a container. What that reads and
+// writes crun gives to its user, and /dev/null is the machine's.
+func (c *container) inside(args ...string) (string, error) {
+	cmd := c.server.Command(c.t.Context(), "crun", c.crun(args...)...)
+	cmd.Stdin = strings.NewReader("")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("crun %s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return string(out), err
 }
 
 // start starts the container, and waits for its health.
@@ -162,7 +180,8 @@ func (c *container) removesTheFence() {
 	text, err = json.Marshal(spec)
 	c.must(err)
 	c.must(os.WriteFile(path, text, 0o600))
-	c.run(c.server, "crun", c.crun("run", "--bundle="+c.dir, "cleanup")...)
+	_, err = c.inside("run", "--bundle="+c.dir, "cleanup")
+	c.must(err)
 	if tables := c.run(c.server, "nft", "list", "tables"); strings.Contains(tables, "doorward") {
 		c.t.Errorf("the fence still stands: %s", tables)
 	}
