@@ -81,7 +81,7 @@ func TestKindsThatCannot(t *testing.T) {
 			`doorward: error: door "ssh": knock "mute" cannot be written down for users: only touches of ports can` +
 				"\ndoorward: hint: doorward check FILE tells what a visitor does\n"},
 		{"rotate what can be shared", muteText("fixed", "7, 8"), []string{"rotate"}, 1, "",
-			`doorward: error: door "ssh": knock "fixed" cannot be drawn anew` +
+			`doorward: error: door "ssh": knock "fixed" cannot be redrawn` +
 				"\ndoorward: hint: change it in FILE by hand; then doorward apply --confirm 60s, and doorward share\n"},
 		{"check", muteText("mute", "7, 8"), []string{"check"}, 0, "\n  wrong      costs nothing\n", ""},
 	} {

@@ -132,7 +132,7 @@ func TestLogExports(t *testing.T) {
 		t.Errorf("after 700: got %d, %d lines, %q, want 1, 1500 lines and %s", code, n, stderr, want)
 	}
 	code, _, stderr = operate(t, nil, "--control", path, "log", "--after", "9999")
-	want = "doorward: error: the audit trail has no record 9999 as it was read before: the trail ends with record 2500; the trail was begun anew, or its end was lost\n" +
+	want = "doorward: error: the audit trail has no record 9999 as it was read before: the trail ends with record 2500; the trail was started over, or its end was lost\n" +
 		"doorward: hint: doorward log --after 0 reads the trail as it is from its beginning\n"
 	if code != 1 || stderr != want {
 		t.Errorf("after 9999: got %d %q, want 1 %q", code, stderr, want)

@@ -150,7 +150,7 @@ func (t *target) redraw() ([]byte, error) {
 	k := t.door.Knocks[t.index]
 	rule, ok := k.Rule.(knock.Redrawn)
 	if !ok {
-		return nil, withHint(fmt.Errorf("door %q: knock %q cannot be drawn anew", t.door.Name, k.Name),
+		return nil, withHint(fmt.Errorf("door %q: knock %q cannot be redrawn", t.door.Name, k.Name),
 			"change it in %s by hand; then doorward apply --confirm 60s, and doorward share", t.path)
 	}
 	fresh, edits, err := rule.Redraw(share.Lots(t.config, setup.Taken, rand.Reader))
@@ -230,6 +230,6 @@ func (o *rotateOptions) tellRotated(
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(e.stdout, "Knock anew and log in, in a new session; then keep it: doorward apply --keep")
+	_, err = fmt.Fprintln(e.stdout, "Knock with the new ports and log in, in a new session; then keep it: doorward apply --keep")
 	return err
 }

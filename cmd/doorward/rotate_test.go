@@ -121,7 +121,7 @@ func TestRotateApply(t *testing.T) {
 			name:    "applied",
 			daemon:  func(dir string) *applier { return &applier{config: filepath.Join(dir, "doorward.toml")} },
 			applied: true,
-			stdout:  "\napplied, to be kept\nKnock anew",
+			stdout:  "\napplied, to be kept\nKnock with the new ports",
 		},
 		{
 			name: "refused",

@@ -193,7 +193,7 @@ func (l *logRun) take(r audit.Record) error {
 func (l *logRun) anew(id uint64, why string) error {
 	return &Error{
 		Code:    CodeFailed,
-		Message: fmt.Sprintf("the audit trail has no record %d as it was read before: %s; the trail was begun anew, or its end was lost", id, why),
+		Message: fmt.Sprintf("the audit trail has no record %d as it was read before: %s; the trail was started over, or its end was lost", id, why),
 		Hint:    "doorward log --after 0 reads the trail as it is from its beginning",
 	}
 }

@@ -180,7 +180,7 @@ func TestReadLogInPages(t *testing.T) {
 			t.Errorf("%d records, %v, want 1250 and the rest of a page", len(got), err)
 		}
 		_, err := b.client().ReadLog(t.Context(), LogReader{Query: LogQuery{After: 9999}, Each: func(audit.Record) error { return nil }})
-		want := fmt.Sprintf("the audit trail has no record 9999 as it was read before: the trail ends with record %d; the trail was begun anew, or its end was lost", len(b.records))
+		want := fmt.Sprintf("the audit trail has no record 9999 as it was read before: the trail ends with record %d; the trail was started over, or its end was lost", len(b.records))
 		if err == nil || err.Error() != want {
 			t.Errorf("behind the end: %v, want %s", err, want)
 		}
@@ -306,7 +306,7 @@ func TestFollowOfATrailThatIsBegunAnew(t *testing.T) {
 			b.add(tt.after)
 			b.begin()
 			err := <-ended
-			want := fmt.Sprintf("the audit trail has no record %d as it was read before: %s; the trail was begun anew, or its end was lost", tt.before, tt.why)
+			want := fmt.Sprintf("the audit trail has no record %d as it was read before: %s; the trail was started over, or its end was lost", tt.before, tt.why)
 			if err == nil || err.Error() != want {
 				t.Errorf("%d records and then %d: %v, want %s", tt.before, tt.after, err, want)
 			}

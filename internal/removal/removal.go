@@ -183,7 +183,7 @@ func openWords(d *Door, started bool, failed error) string {
 	what := cmp.Or(d.Unit, d.Command)
 	switch {
 	case failed != nil:
-		return fmt.Sprintf("but %s DOES NOT RUN, or will not after a boot: %v. When that is mended, type:\n"+
+		return fmt.Sprintf("but %s DOES NOT RUN, or will not after a boot: %v. Once that is fixed, type:\n"+
 			"    systemctl enable --now %[1]s", what, failed)
 	case what == "":
 		return "doorward guards it no more"

@@ -142,7 +142,7 @@ FROM THE NEXT BOOT ON NOTHING GUARDS IT. To keep systemd from starting it then, 
 				"    systemctl disable ssh.service\n"},
 		{"SSH does not start", Machine{Fence: true, Boot: true, Doors: []Door{ssh}}, Outcome{Failed: failed},
 			`door ssh (22/tcp) is open to everybody: but ssh.service DOES NOT RUN, or will not after a boot: unit "ssh.service" is masked; ` +
-				`"systemctl unmask ssh.service" lifts that. When that is mended, type:` + "\n    systemctl enable --now ssh.service\n"},
+				`"systemctl unmask ssh.service" lifts that. Once that is fixed, type:` + "\n    systemctl enable --now ssh.service\n"},
 		{"a panel", Machine{Fence: true, Doors: []Door{with(panel, boot)}}, Outcome{Fence: true}, stays},
 		{"a panel, whose fence could not be kept", Machine{Fence: true, Doors: []Door{with(panel, boot)}}, Outcome{}, ""},
 		{"what always runs", Machine{Fence: true, Doors: []Door{always}}, Outcome{Fence: true},
