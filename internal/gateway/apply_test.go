@@ -47,7 +47,7 @@ func TestApplyInSteps(t *testing.T) {
 
 // status1 is how things stand, as the loop knows.
 func (r *running) status1() (s control.Status) {
-	r.sync(func(now time.Time) { s = r.Gateway.status(now) })
+	r.sync(func(now time.Time) { s = r.stateNow(now) })
 	return s
 }
 

@@ -125,7 +125,7 @@ func (t *trip) check() {
 		t.oracle.untold = false
 	}
 	t.oracle.raising = t.fenceTask() >= 0
-	s := t.g.status(t.clock())
+	s := t.g.stateNow(t.clock())
 	t.found(t.oracle.check(&s, !t.flushed && s.Fence.Up && t.refuses == 0 && !t.g.uncompared && !t.oracle.raising, t.saved()))
 }
 

@@ -3,9 +3,11 @@ package gateway
 import (
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 )
@@ -54,27 +56,36 @@ type standing struct {
 	count func()
 }
 
-// standing is filled by the loop; Status adds what only the kernel knows.
+// standing is filled by the loop as far as that must be; Status adds what only the
+// kernel knows.
 func (g *Gateway) standing(now time.Time) standing {
-	s := g.status(now)
-	return standing{s, g.guessesAt(now, s.Doors)}
+	s, doors := g.assemble(now)
+	guesses := g.guessesAt(now, s.Doors)
+	return standing{s, sync.OnceFunc(func() {
+		for i, d := range doors {
+			s.Doors[i] = d.status(now)
+		}
+		guesses()
+	})}
 }
 
-// status returns what the loop itself assembles.
-func (g *Gateway) status(now time.Time) control.Status {
+// assemble returns the status with doors that are still empty, and what they are to be
+// filled with.
+func (g *Gateway) assemble(now time.Time) (control.Status, []brief) {
 	s := control.Status{
 		Time: now, Version: g.opts.Version, Started: g.started, Config: g.opts.Path,
 		Warnings: g.allWarnings(), Pending: g.pending(), ConfigHash: g.hash, Events: maps.Clone(g.eventCounts),
 		Fence:    control.Fence{Up: g.fenceProblem == "", Owned: g.world.Fence.Owned(), Repairs: g.repairs, Mismatch: g.fenceProblem},
 		Problems: g.problems(),
-		Doors:    make([]control.Door, 0, len(g.doors)),
+		Doors:    make([]control.Door, len(g.doors)),
 	}
 	most := g.listed()
 	s.Settled, s.Ended = g.settled()
+	doors := make([]brief, 0, len(g.doors))
 	for _, d := range g.doors {
-		s.Doors = append(s.Doors, d.status(now, most))
+		doors = append(doors, d.brief(now, most))
 	}
-	return s
+	return s, doors
 }
 
 // listedInAll bounds the grants, and the penalties, that all doors together list: a
@@ -126,20 +137,34 @@ func (g *Gateway) allWarnings() []string {
 	return all
 }
 
-func (d *guarded) status(now time.Time, most int) control.Door {
-	v := d.door.Brief(now, most)
+// brief is what the loop knows of a door. Nothing of it is changed later.
+type brief struct {
+	conf     config.Door
+	view     door.View
+	service  string // "" for none
+	running  bool
+	refusals []audit.Record
+}
+
+func (d *guarded) brief(now time.Time, most int) brief {
+	b := brief{conf: d.conf, view: d.door.Brief(now, most), running: true, refusals: d.refusals}
+	if d.service != nil {
+		b.service, b.running = d.service.svc.String(), d.service.running
+	}
+	return b
+}
+
+func (b brief) status(now time.Time) control.Door {
+	v := &b.view
 	s := control.Door{
-		Name: d.name(), State: v.State.String(), Since: v.Since, Reason: v.Reason,
-		Ports: portNames(d.conf), Always: []string{}, Running: true,
+		Name: b.conf.Name, State: v.State.String(), Since: v.Since, Reason: v.Reason,
+		Ports: portNames(b.conf), Always: []string{}, Service: b.service, Running: b.running,
 		LastSeen: moment(v.LastSeen), DarkAt: moment(v.DarkAt),
 		Grants: []control.Grant{}, Penalties: []control.Penalty{},
 		GrantsTotal: v.Granted, PenaltiesTotal: v.Penalised,
-		Refusals: append([]audit.Record{}, d.refusals...),
+		Refusals: append([]audit.Record{}, b.refusals...),
 	}
-	if d.service != nil {
-		s.Service, s.Running = d.service.svc.String(), d.service.running
-	}
-	for _, p := range d.conf.Always {
+	for _, p := range b.conf.Always {
 		s.Always = append(s.Always, door.SourceString(p))
 	}
 	for _, c := range v.Grants {

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"testing"
+	"time"
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
@@ -17,4 +18,13 @@ func TestStatesAreTheirNames(t *testing.T) {
 			t.Errorf("a door that is %q is %q to who asks", state, name)
 		}
 	}
+}
+
+// stateNow is the status as far as the loop knows it, without counts of guesses.
+func (g *Gateway) stateNow(now time.Time) control.Status {
+	s, doors := g.assemble(now)
+	for i, d := range doors {
+		s.Doors[i] = d.status(now)
+	}
+	return s
 }

@@ -114,7 +114,7 @@ func (g *Gateway) everHad(name string) (err error) {
 		return errEnds
 	}
 	var names []string
-	for _, d := range s.of.Doors {
+	for _, d := range s.doors {
 		if d.Name == name {
 			return nil
 		}
