@@ -91,9 +91,7 @@ func closed(ctx context.Context, m Machine, p Plan) error {
 		if !d.WayIn || d.Unit == "" {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(ctx, askTime)
-		f, err := unit(d.Unit).Facts(ctx)
-		cancel()
+		f, err := facts(ctx, d.Unit)
 		if err == nil && (f.Load == "masked" || f.Load == "not-found" || f.Own.State == service.Running) {
 			continue
 		}
@@ -143,9 +141,7 @@ func sshDoors(ctx context.Context) []config.Door {
 	var best string
 	var most int
 	for _, name := range []string{"ssh.service", "sshd.service", "ssh.socket", "sshd.socket", "dropbear.service"} {
-		ctx, cancel := context.WithTimeout(ctx, askTime)
-		f, err := unit(name).Facts(ctx)
-		cancel()
+		f, err := facts(ctx, name)
 		if err != nil || f.Load != "loaded" {
 			continue
 		}
@@ -188,6 +184,13 @@ func examine(ctx context.Context, conf *config.Config) (Machine, error) {
 // unit is one of systemd's. What comes of it is told by who asks.
 func unit(name string) *service.Unit {
 	return service.NewUnitForRoot(name, slog.New(slog.DiscardHandler))
+}
+
+// facts asks systemd about a unit, for askTime at most.
+func facts(ctx context.Context, name string) (service.Facts, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	return unit(name).Facts(ctx)
 }
 
 // stands says whether there is a fence. Where the kernel has no nf_tables, or lets
