@@ -283,9 +283,7 @@ func (g *Gateway) turn(first event) {
 	g.checkApplied(now)
 	if all {
 		g.applyGaps(begun)
-	}
-	for _, d := range g.doors {
-		if all {
+		for _, d := range g.doors {
 			d.judge(begun)
 		}
 	}

@@ -25,7 +25,7 @@ func (g *Gateway) Status() (control.Status, <-chan struct{}) {
 			Warnings: []string{ends}, Ended: []control.Settled{}, Doors: []control.Door{}, Events: map[string]uint64{},
 			Problems: []control.Problem{{Code: control.ProblemEnding, Message: ends}}}, newer
 	}
-	snap.of.count()
+	snap.of.fill()
 	s := snap.of.Status
 	s.Time = g.world.Now() // nothing has changed since it was made
 	g.compareFile(&s)
@@ -50,10 +50,10 @@ func (g *Gateway) Newer() <-chan struct{} {
 }
 
 // standing is the current state as far as the loop knows. What takes longer to assemble
-// is assembled by count, when somebody reads it, once for all.
+// is assembled by fill, when somebody reads it, once for all.
 type standing struct {
 	control.Status
-	count func()
+	fill func() // the doors
 }
 
 // standing is filled by the loop as far as that must be; Status adds what only the
