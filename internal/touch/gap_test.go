@@ -140,3 +140,19 @@ func TestAGapCostsTheSameHoweverManyKnock(t *testing.T) {
 		}
 	}
 }
+
+// A touch that the listener had in hand while the process did not run comes after a look
+// at a later time. It is the beginning of a knock, not one that is too late.
+func TestATouchInHandIsNotLate(t *testing.T) {
+	r := newRecogniser(article, start)
+	late := start.Add(time.Hour)
+	if got := r.Look(late); got != nil {
+		t.Errorf("nobody has touched anything: %v", got)
+	}
+	got := r.Hear(touch(step{0, visitor, 59000}))
+	got = append(got, r.Look(late.Add(59*time.Second))...)
+	got = append(got, r.Hear(touch(step{time.Hour + 59*time.Second, visitor, 59002}))...)
+	if len(got) != 1 || !got[0].Right {
+		t.Errorf("got %v, want one right knock", got)
+	}
+}

@@ -46,7 +46,6 @@ type recogniser struct {
 
 	now   time.Time     // the latest time processed
 	slept time.Duration // all gaps together
-	woke  time.Time     // when the latest gap ended
 }
 
 func newRecogniser(rule Rule, armed time.Time) *recogniser {
@@ -166,18 +165,17 @@ func (r *recogniser) Gap(from, to time.Time) {
 		return
 	}
 	r.slept += to.Sub(from)
-	r.woke, r.now = to, to
+	r.now = to
 }
 
-// awake returns the time, at a moment, of the clock that stands still in gaps.
+// awake returns the time, at a moment, of the clock that stands still in gaps. It never
+// goes back: a touch that the listener had in hand while time went on counts as made when
+// that was processed, and not as one that comes too late.
 func (r *recogniser) awake(now time.Time) time.Time {
 	if now.After(r.now) {
 		r.now = now
 	}
-	if now.Before(r.woke) {
-		now = r.woke
-	}
-	return now.Add(-r.slept)
+	return r.now.Add(-r.slept)
 }
 
 // decided sets the time of verdicts by the ordinary clock.
