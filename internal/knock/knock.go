@@ -128,7 +128,8 @@ type Heard struct {
 type Recogniser interface {
 	// Hear takes in what was heard at one of the rule's places, in the order of its
 	// time, and returns the verdicts that are due by then, in the order in which they
-	// fell.
+	// fell. That time may be before the latest Look, if the listener had it in hand
+	// while the process did not run; it is not too late by that.
 	Hear(h Heard) []Verdict
 	// Look returns the verdicts that are due by now without anything heard.
 	Look(now time.Time) []Verdict
