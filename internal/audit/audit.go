@@ -54,7 +54,7 @@ type Login struct {
 // Grant is what let a connection in.
 type Grant struct {
 	Source string    `json:"source"` // whom it was given to: an address, a prefix, "any"
-	By     string    `json:"by"`     // on whose word: "touch", "operator alice (uid 1000)", "always", ...
+	By     string    `json:"by"`     // by whose order or knock: "touch", "operator alice (uid 1000)", "always", ...
 	Since  time.Time `json:"since"`  // when it was given, zero when that is not known
 }
 
@@ -70,7 +70,7 @@ type Config struct {
 	Salt string `json:"salt"`
 }
 
-// Times is how often what the record tells of has happened.
+// Times is how often what is recorded has happened.
 func (r Record) Times() uint64 { return max(1, r.Count) }
 
 // Events are all of the Event constants, sorted.
@@ -99,7 +99,7 @@ const (
 	EventApplied  = "applied"  // a configuration was taken into use, kept, or rolled back
 )
 
-// Level is how loud an event is told: at info unless an operator acts on it.
+// Level is the level at which an event is logged: info, unless an operator should act on it.
 func Level(event string) slog.Level {
 	switch event {
 	case EventFailsafe, EventError:

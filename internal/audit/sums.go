@@ -124,7 +124,7 @@ func (s *Sums) Due(now time.Time) []Record {
 	return out
 }
 
-// All returns what is not told yet, for the end.
+// All returns the sums that are left, for the end.
 func (s *Sums) All(now time.Time) []Record { return s.tell(now, now) }
 
 // tell returns the sums that have been loud since then or before.

@@ -30,7 +30,7 @@ type Fault struct {
 
 const maxFaults = 100
 
-// Verifier looks at the records of a trail, one after the other. What the trail has no
+// Verifier checks the records of a trail, one after the other. What the trail has no
 // room for any more is no fault: the oldest of either chain may be gone. Its memory
 // does not grow with the trail. The zero Verifier is ready to use.
 type Verifier struct {

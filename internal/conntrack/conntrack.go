@@ -5,7 +5,7 @@
 // linux/netfilter/nfnetlink_conntrack.h; what an entry means for a door is for
 // internal/fence and internal/presence to say.
 //
-// It tracks nothing itself and hears of no events.
+// It tracks nothing itself and subscribes to no events.
 package conntrack
 
 import (
@@ -51,7 +51,7 @@ type Tuple struct{ From, To netip.AddrPort }
 type Entry struct {
 	Proto    uint8 // IPPROTO_TCP, IPPROTO_UDP, ...; ports are 0 but for those that have some
 	Original Tuple // as the first packet came
-	Reply    Tuple // as an answer to it comes, so that it tells what was translated
+	Reply    Tuple // as an answer to it comes, so that it shows what was translated
 	Status   uint32
 	State    uint8 // of TCP; 0 where it is not told
 	// PickedUp says that tracking began in the middle of a connection over TCP, so
@@ -77,7 +77,7 @@ type Filter struct {
 type Conn struct{ nl *nfnetlink.Conn }
 
 // Dial makes a connection for the thread's network namespace, for the caller to
-// Close. That it can be used Visible tells.
+// Close. Visible says whether it can be used.
 func Dial() (*Conn, error) {
 	nl, err := nfnetlink.Dial()
 	if err != nil {
@@ -132,7 +132,7 @@ func (c *Conn) List(f Filter, each func(Entry)) error {
 }
 
 // Delete takes an entry out. One that has ended meanwhile is an error that Is
-// ENOENT; another between the same ends is told from it by its id, as long as the
+// ENOENT; another one between the same ends is distinguished by its id, as long as the
 // kernel has not put it into the same piece of memory (nf_ct_get_id).
 func (c *Conn) Delete(e Entry) error {
 	family := uint8(unix.AF_INET)

@@ -95,7 +95,7 @@ func (c *Client) Arm(ctx context.Context, o ArmRequest) (Reply, error) {
 	return c.order(ctx, "/v1/arm", o)
 }
 
-// Apply has the daemon read its configuration file anew, or settles what was
+// Apply has the daemon read its configuration file again, or settles what was
 // applied before.
 func (c *Client) Apply(ctx context.Context, o ApplyRequest) (Reply, error) {
 	return c.order(ctx, "/v1/apply", o)

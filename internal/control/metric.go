@@ -63,7 +63,7 @@ func Refusal(reason string) string {
 	return other
 }
 
-// metrics are the metrics. A new one is a line here, and what it tells in Vitals.
+// metrics are the metrics. A new one is a line here, and its value in GatewayMetrics.
 var metrics = []Metric{
 	{Name: "doorward_build_info", Type: gauge, Labels: []string{"version", "goversion", "revision"},
 		Help: "The daemon's version, the Go version that built it, and the commit it was built from; always 1.",

@@ -61,7 +61,7 @@ const (
 	ServiceUnknown = "unknown" // it was not seen yet
 )
 
-// DoorMetrics is one door of Vitals; its fields are as in Door, but for those below.
+// DoorMetrics is one door of GatewayMetrics. Its fields are as in Door, except those below.
 type DoorMetrics struct {
 	Name, State                 string
 	Sessions, Grants, Penalties int

@@ -144,7 +144,7 @@ type Door struct {
 	Guesses Guesses   `json:"guesses"` // refused knocks of the last hour and day
 }
 
-// Grant is leave for one source to open new connections to a door.
+// Grant lets one source open new connections to a door.
 type Grant struct {
 	Source  string     `json:"source"` // an address, a prefix, or "any"
 	Expires time.Time  `json:"expires"`
@@ -218,7 +218,7 @@ type CloseRequest struct {
 	Source string `json:"source,omitempty"`
 }
 
-// ArmRequest is the body of POST /v1/arm: ends a failsafe and its deafness, and
+// ArmRequest is the body of POST /v1/arm: ends a failsafe, and
 // forgets penalties, of one door or (Door "") of all; with a Source, that
 // source's penalty alone.
 type ArmRequest struct {

@@ -1,7 +1,7 @@
 //go:build linux
 
 // Package nfnetlink is what the subsystems of netfilter have in common on netlink
-// (linux/netfilter/nfnetlink.h): how a request is asked and its answer told from
+// (linux/netfilter/nfnetlink.h): how a request is sent and its answer distinguished from
 // others, and how the attributes of a message are read. It knows none of the
 // subsystems.
 package nfnetlink
