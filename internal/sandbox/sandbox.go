@@ -26,8 +26,8 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// Policy are what a caged process may still do. It makes and changes no file but
-// those that it has open. Paths that do not exist when the process is caged stay
+// Policy is what a sandboxed process may still do. It makes and changes no file but
+// those that it has open. Paths that do not exist when the process enters stay
 // out of its reach, also when they come later.
 type Policy struct {
 	Read     []string    // directories and files to be read, with all that is below

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/net/bpf"
 )
 
-// plain are the system calls of a caged process whose arguments do not matter:
+// plain are the system calls of a sandboxed process whose arguments do not matter:
 // what e2e/campaign was seen to use, with the forms that the same calls have on
 // other machines, and what Go's runtime uses beyond that in rare moments, or
 // through a C library. Whatever makes, removes or renames a file, or changes
