@@ -152,7 +152,20 @@ func (c *connection) segment(flags byte, data []byte) {
 	c.send(segment{from: c.from, to: c.to, flags: flags, seq: c.seq, ack: c.ack, data: data})
 }
 
-// echoes says whether what is sent comes back: a connection is there.
+// lives says whether a connection is there, however long a busy machine takes to say so:
+// what is sent is sent again, as by TCP, until it comes back.
+func (c *connection) lives() bool {
+	c.t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if c.echoes() {
+			return true
+		}
+	}
+	return false
+}
+
+// echoes says whether what is sent comes back soon: a connection is there. Where it must
+// be, lives says it more surely.
 func (c *connection) echoes() bool {
 	c.t.Helper()
 	c.segment(psh|ack, []byte("hello"))

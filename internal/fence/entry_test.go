@@ -68,7 +68,7 @@ func TestSynOnAnEntryNeedsAGrant(t *testing.T) {
 					t.Fatal("no answer under a grant")
 				}
 				c.complete()
-				if !c.echoes() {
+				if !c.lives() {
 					t.Fatal("no connection under a grant")
 				}
 				p.revoke(grant("ssh", visitorIP, 0))
@@ -151,7 +151,7 @@ func TestHandshakeIsJudgedAgain(t *testing.T) {
 					}
 					p.give(grant("ssh", visitorIP, time.Minute))
 					c.complete()
-					if !c.echoes() {
+					if !c.lives() {
 						t.Error("a handshake was not completed with a grant") // the test itself works
 					}
 				})
@@ -178,7 +178,7 @@ func TestCookieIsGoodForOneHandshake(t *testing.T) {
 	}
 	again := *c
 	c.complete()
-	if !c.echoes() {
+	if !c.lives() {
 		t.Fatal("a handshake was not completed with a grant")
 	}
 	p.kill(c)
@@ -189,7 +189,7 @@ func TestCookieIsGoodForOneHandshake(t *testing.T) {
 	}
 	p.give(grant("ssh", visitorIP, time.Minute))
 	again.complete()
-	if !again.echoes() {
+	if !again.lives() {
 		t.Error("the cookie is no longer good under a grant: the test shows nothing")
 	}
 }
