@@ -1,7 +1,6 @@
 package seal
 
 import (
-	"crypto/ecdh"
 	"crypto/hpke"
 	"crypto/rand"
 	"encoding/binary"
@@ -194,11 +193,8 @@ func (g *Gateway) challenge(p *door, k kind, s Suite, body []byte, from netip.Ad
 	if id == nil || len(visitors) != keySize {
 		return nil
 	}
-	own, err := ecdh.X25519().GenerateKey(rand.Reader)
-	if err != nil {
-		return nil
-	}
-	shared, err := ecdhShared(own, visitors)
+	e := g.keys.Load()
+	shared, err := ecdhShared(e.ephemeral, visitors)
 	if err != nil {
 		return nil
 	}
@@ -206,10 +202,11 @@ func (g *Gateway) challenge(p *door, k kind, s Suite, body []byte, from netip.Ad
 	if err != nil {
 		return nil
 	}
-	gateways := own.PublicKey().Bytes()
-	c := newChain(export, shared, helloTranscript(id.fingerprint, k, enc, sealed), gateways)
-	state := g.keys.Load().seal(c, from, g.seconds(now))
-	text := aead(c.challengeKey()).Seal(slices.Clone(gateways), once[:], state, nil)
+	random := make([]byte, saltSize)
+	rand.Read(random)
+	random = append(random, e.ephemeral.PublicKey().Bytes()...)
+	c := newChain(export, shared, helloTranscript(id.fingerprint, k, enc, sealed), random)
+	text := aead(c.challengeKey()).Seal(random, once[:], e.seal(c, from, g.seconds(now)), nil)
 	return p.out.datagram(challenge, text, sizes[challenge][0])
 }
 

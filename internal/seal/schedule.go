@@ -18,10 +18,12 @@ func helloTranscript(f Fingerprint, k kind, enc, sealed []byte) [32]byte {
 	return digest("hello", f[:], []byte{byte(k)}, enc, sealed)
 }
 
-// newChain goes on from a hello with the two ephemeral keys. shared is their X25519.
-func newChain(export, shared []byte, hello [32]byte, gateways []byte) (c chain) {
+// newChain goes on from a hello with the two ephemeral keys, of which shared is the X25519.
+// challenge is the challenge's random bytes and the gateway's ephemeral key, which is the
+// same in other handshakes: the random bytes are what makes this one another.
+func newChain(export, shared []byte, hello [32]byte, challenge []byte) (c chain) {
 	copy(c.secret[:], derive(shared, export, "chain", 32))
-	c.transcript = digest("challenge", hello[:], gateways)
+	c.transcript = digest("challenge", hello[:], challenge)
 	return c
 }
 

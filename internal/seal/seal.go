@@ -28,7 +28,7 @@
 //	type   what                         body                                          size
 //	0x11   hello, hybrid suite          enc 16, cookie 8, enc 1104, sealed (key 32)   1232
 //	0x12   hello, X25519 suite          enc 16, cookie 8, enc 16, sealed (key 32)     256
-//	0x20   challenge                    key 32, sealed (state 112)                    192
+//	0x20   challenge                    random 16, key 32, sealed (state 112)         192
 //	0x21   busy                         random 16, tag of the hello 8, cookie 8       64
 //	0x30   request                      state 112, sealed (request, credential, zeros) 512, 768,
 //	                                    1232; 2048 and 4096 over TCP alone

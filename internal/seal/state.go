@@ -3,6 +3,7 @@ package seal
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/ecdh"
 	"crypto/rand"
 	"encoding/binary"
 	"net/netip"
@@ -24,20 +25,25 @@ const HandshakeLife = time.Minute
 // epoch is the gateway's own keys for a while. They are in memory alone, so nothing from
 // before a restart is accepted.
 type epoch struct {
-	state  cipher.AEAD
-	cookie [16]byte
-	since  time.Time
-	before *epoch // accepted, too; its own before is nil
+	state     cipher.AEAD
+	cookie    [16]byte
+	ephemeral *ecdh.PrivateKey // of all challenges: a key for each would cost a third more
+	since     time.Time
+	before    *epoch // its states and cookies are accepted, too; its own before is nil
 }
 
 func newEpoch(now time.Time, before *epoch) *epoch {
 	var key [32]byte
 	rand.Read(key[:])
 	e := &epoch{state: aead(key[:]), since: now}
+	var err error
+	if e.ephemeral, err = ecdh.X25519().GenerateKey(rand.Reader); err != nil {
+		panic("seal: internal error: " + err.Error())
+	}
 	rand.Read(e.cookie[:])
 	if before != nil {
 		last := *before
-		last.before = nil
+		last.before, last.ephemeral = nil, nil
 		e.before = &last
 	}
 	return e

@@ -116,17 +116,17 @@ func (v *Visitor) readBusy(body []byte) Event {
 }
 
 func (v *Visitor) readChallenge(body []byte) Event {
-	b, ok := split(body, keySize+stateSize+sealExtra)
+	const own = saltSize + keySize
+	b, ok := split(body, own+stateSize+sealExtra)
 	if !ok {
 		return Nothing
 	}
-	gateways := b[:keySize]
-	shared, err := ecdhShared(v.ephemeral, gateways)
+	shared, err := ecdhShared(v.ephemeral, b[saltSize:own])
 	if err != nil {
 		return Nothing
 	}
-	c := newChain(v.export, shared, v.heard, gateways)
-	state, err := aead(c.challengeKey()).Open(nil, once[:], b[keySize:], nil)
+	c := newChain(v.export, shared, v.heard, b[:own])
+	state, err := aead(c.challengeKey()).Open(nil, once[:], b[own:], nil)
 	if err != nil {
 		return Nothing
 	}
