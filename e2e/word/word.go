@@ -118,8 +118,14 @@ func proof(word string, number []byte) []byte {
 	return sum[:]
 }
 
-// Glance looks at the length alone.
-func (r Rule) Glance(payload []byte) bool { return len(payload) == 8+sha256.Size }
+// Glance looks at the length alone. A word is said once, so that nobody can show where
+// they are.
+func (r Rule) Glance(_ netip.Addr, payload []byte, _ bool, _ []byte) (knock.Rank, int) {
+	if len(payload) != 8+sha256.Size {
+		return knock.Junk, 0
+	}
+	return knock.Claimed, 0
+}
 
 // Open says the number of a datagram that has the word.
 func (r Rule) Open(d knock.Datagram) (any, []byte, bool) {
