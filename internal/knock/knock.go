@@ -145,6 +145,9 @@ type Heard struct {
 	// opened may still come: who reads it looks whether it is what it should be.
 	Said any
 	Path Path // zero for a connection
+	// Door is what Said names (ToDoor), "" for none. Of the doors that share the place it
+	// goes to the one of that name, and to the first of them if none has it.
+	Door string
 }
 
 // Recogniser follows what is heard by one Rule. It is not safe for concurrent use.
@@ -175,7 +178,13 @@ type Recogniser interface {
 
 // Verdict is what was heard came to.
 type Verdict struct {
-	Right     bool
+	Right bool
+	// Close makes a right one take back what By has at the source instead of opening. With
+	// Only it opens, and takes back what By has elsewhere, at other sources of the same
+	// address family. Neither is for Everybody.
+	Close     bool
+	Only      bool
+	Alarm     bool       // a wrong one that an operator is to be told of, as a knock by a key that is locked
 	Source    netip.Addr // whose knock it was; means nothing with Everybody
 	Everybody bool       // the knock was everybody's, and so is what follows from it
 	Proven    bool       // all that was heard of it came from sources that were proven
@@ -193,10 +202,13 @@ type Verdict struct {
 	// the door hears of a right knock, and one whose marks cannot be kept is none.
 	Marks []Mark
 	First bool
-	// Answer makes the answer to a right knock, which goes the way of Path, when what
-	// that led to has happened; nil for silence. It is called once at most, from another
-	// goroutine than the Recogniser: so many are answered in a second and no more. A
-	// wrong knock is not answered; what an Opener answers is not longer than what came.
+	// Answer makes the answer to a knock, which goes the way of Path, when what that led
+	// to has happened; nil for silence. It is called from another goroutine than the
+	// Recogniser: so many are answered in a second and no more. It is called once, or
+	// twice, one after the other, for a grant that waits for the service: when it waits,
+	// and when it is given or never will be. A wrong knock, and one that is refused, is
+	// answered only where Proven, and then with no more than came: else anybody could have
+	// the gateway send something to anybody.
 	Answer func(Outcome) []byte
 	Path   Path
 }
@@ -209,12 +221,32 @@ type Mark struct {
 	Value []byte // at most 1024 bytes
 }
 
-// Outcome is what a verdict led to, when it has happened.
+// Outcome is what a verdict led to, when it has happened. One of Open, Waits, Closed and
+// Refused is set.
 type Outcome struct {
-	Open  bool      // the visitor has a grant, which the kernel knows
-	Until time.Time // when that ends
-	Waits bool      // a grant comes when the service runs
+	Open    bool         // the visitor has a grant, which the kernel knows
+	Until   time.Time    // when that ends
+	Waits   bool         // a grant comes when the service runs, which is starting
+	Closed  bool         // By has no grant at the source any more
+	Refused Refusal      // why there is no grant, nor will be one
+	Ports   []port.Range // that the door guards
 }
+
+// Refusal is why a right knock opens nothing.
+type Refusal string
+
+// The refusals.
+const (
+	RefusedWrong    Refusal = "wrong"    // it was not right: the recogniser knows why
+	RefusedPenalty  Refusal = "penalty"  // the source, or everybody, is penalised at the door
+	RefusedFailsafe Refusal = "failsafe" // the door has no log data at all
+	RefusedEarly    Refusal = "early"    // the daemon has just started, and the door has not looked for log data yet
+	RefusedCrowded  Refusal = "crowded"  // too many wait for the service already
+	RefusedUnsaved  Refusal = "unsaved"  // what must be remembered of the knock is not on disk
+	RefusedFailed   Refusal = "failed"   // the service did not start
+	RefusedEnded    Refusal = "ended"    // it was taken back before it could be given
+	RefusedKernel   Refusal = "kernel"   // the kernel does not have the grant yet
+)
 
 // Needs is what a knock needs of the machine, beside its places.
 type Needs struct {
