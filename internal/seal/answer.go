@@ -18,24 +18,18 @@ const (
 	Refused  Status = 4
 )
 
-// Reason is why a request was refused.
+// Reason is why a request was refused. Those below 128 are of internal/credential, and only
+// given for a right proof.
 type Reason uint8
 
-// The reasons. All but the first are only given for a right proof.
+// The other reasons.
 const (
-	NotAccepted  Reason = 1  // the credential is unknown, or its proof is wrong
-	Locked       Reason = 2  // an operator has locked the credential
-	Expired      Reason = 3  // the credential, certificate, code or invite has expired
-	NotYet       Reason = 4  // the certificate is not valid yet
-	OutsideHours Reason = 5  // its schedule does not permit it now; Answer.Left says for how long
-	WrongSource  Reason = 6  // it may not be used from this address
-	WrongDoor    Reason = 7  // there is no such door for it
-	WrongAddress Reason = 8  // it may not open for another address
-	Revoked      Reason = 9  // the key or certificate was revoked
-	Spent        Reason = 10 // the code or invite was used before
-	NotOpen      Reason = 11 // there is nothing to extend
-	Unavailable  Reason = 12 // the gateway or the service cannot open the door now
-	Misused      Reason = 13 // a security key was not touched, or its PIN not asked for
+	NotAccepted Reason = 128 // the credential is unknown, or its proof is wrong
+	NoDoor      Reason = 129 // there is no such door here
+	Spent       Reason = 130 // the code or invite was used before
+	NotOpen     Reason = 131 // there is nothing to extend
+	Unavailable Reason = 132 // the gateway cannot open the door now
+	NotStarted  Reason = 133 // the service behind the door did not start
 )
 
 // Port is a range of a door's ports.
@@ -50,7 +44,7 @@ const mostPorts = 8
 type Answer struct {
 	Status Status
 	Reason Reason        // of Refused
-	Left   time.Duration // Opened: until the grant ends; OutsideHours: until the next hours begin; in milliseconds, at most 49 days
+	Left   time.Duration // Opened: until the grant ends; Refused: until what the reason says is over, if that is known; in milliseconds, at most 49 days
 	Source netip.Addr    // whom the gateway has opened it to, or where it saw the visitor
 	Next   Fingerprint   // of the gateway's newest key; the visitor should fetch it if it is not the one in use
 	Ports  []Port        // the door's, at most 8; of Opened and Starting
