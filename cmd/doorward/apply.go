@@ -139,7 +139,7 @@ func (o *applyOptions) order(confirm bool) (control.ApplyRequest, error) {
 func (o *applyOptions) run(ctx context.Context, e *env, daemon *control.Client, order control.ApplyRequest) error {
 	r, err := daemon.Apply(ctx, order)
 	if err != nil && ctx.Err() != nil {
-		return withHint(interrupted(ctx, "before the daemon has answered, which may do it all the same"), "doorward status")
+		return withHint(interrupted(ctx, "before the daemon answered; it may still carry out the order"), "doorward status")
 	}
 	if err != nil {
 		return err

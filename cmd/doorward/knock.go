@@ -356,7 +356,7 @@ func (o *knockOptions) noKnock(attempts []visit.Attempt) error {
 			refused = refused || t.Refused()
 		}
 	}
-	why := "a wrong host or port, or a firewall between; the ports of a knock are never guarded, so they should answer at once"
+	why := "a wrong host or port, or a firewall in between; the ports of a knock are never guarded, so they should answer at once"
 	if refused {
 		why = "a wrong host or port, a gateway that is not running, or one that ignores you for a while after a wrong knock"
 	}

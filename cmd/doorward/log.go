@@ -120,15 +120,15 @@ func newLog(e *env) *cobra.Command {
 	f := c.Flags()
 	f.SortFlags = false
 	f.StringVar(&o.q.Source, "source", "", "only what concerns this `SOURCE`: an address, a prefix, or any")
-	f.StringVar(&o.since, "since", "", "only what is not before this `TIME`")
-	f.StringVar(&o.until, "until", "", "only what is before this `TIME`")
-	f.StringSliceVar(&o.q.Events, "event", nil, "only this `EVENT`; may stand several times")
-	f.StringVar(&o.after, "after", "", "only what comes after the record with this `ID`, 0 for all")
+	f.StringVar(&o.since, "since", "", "only records from this `TIME` on")
+	f.StringVar(&o.until, "until", "", "only records from before this `TIME`")
+	f.StringSliceVar(&o.q.Events, "event", nil, "only this `EVENT`; may be given several times")
+	f.StringVar(&o.after, "after", "", "only records after the one with this `ID`, 0 for all")
 	f.StringVarP(&o.limit, "limit", "n", "", "the newest `N` records, at most 10000, or all")
-	f.BoolVarP(&o.q.Follow, "follow", "f", false, "go on with new records as they come")
+	f.BoolVarP(&o.q.Follow, "follow", "f", false, "go on with new records as they arrive")
 	f.BoolVar(&o.utc, "utc", false, "print and read times in UTC")
 	f.BoolVar(&o.json, "json", false, "print JSON, one object a line")
-	f.BoolVar(&o.verify, "verify", false, "look at whether records follow one another, here or in a FILE")
+	f.BoolVar(&o.verify, "verify", false, "check that no record was changed, removed or inserted, here or in a FILE")
 	if err := c.RegisterFlagCompletionFunc("event", cobra.FixedCompletions(audit.Events(), cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // there is such a flag
 	}
@@ -254,7 +254,7 @@ func readLog(e *env, c *cobra.Command, o *logFlags) error {
 	return gone
 }
 
-// behindAll is a query of what comes from now on.
+// behindAll is a query for what comes from now on.
 func behindAll(ctx context.Context, client *control.Client, q control.LogQuery) (control.LogQuery, error) {
 	last, err := client.ReadLog(ctx, control.LogReader{Query: control.LogQuery{Limit: 1}, Each: func(audit.Record) error { return nil }})
 	q.After, q.Oldest, q.Limit = last, true, 0
@@ -270,7 +270,7 @@ func (o *logFlags) printer(e *env) (show func(audit.Record) error, done func() e
 	return t.Record, t.Flush
 }
 
-// verifyLog looks at whether the records of the trail, or of a file, follow one another.
+// verifyLog checks that the records of the trail, or of a file, follow one another.
 func verifyLog(e *env, c *cobra.Command, o *logFlags, args []string) error {
 	var err error
 	c.Flags().Visit(func(f *pflag.Flag) {
@@ -309,7 +309,8 @@ func verifyLog(e *env, c *cobra.Command, o *logFlags, args []string) error {
 	return fmt.Errorf("the audit trail was changed, or is incomplete: %s", output.Counted(int(v.FaultsTotal), "fault"))
 }
 
-// verifyDaemons looks at what the daemon has. It returns the highest ID that it gave.
+// verifyDaemons checks the records that the daemon has. It returns the highest ID among
+// them.
 func verifyDaemons(e *env, c *cobra.Command, w *audit.Verifier) (given uint64, err error) {
 	return e.client(c).ReadLog(c.Context(), control.LogReader{
 		Query: control.LogQuery{Oldest: true},

@@ -97,7 +97,7 @@ func TestLogQueries(t *testing.T) {
 	}
 }
 
-// Zones and dates are there whenever they are not the same.
+// Times are printed in the local zone, or with --utc in UTC.
 func TestLogTimes(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {

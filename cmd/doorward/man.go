@@ -13,7 +13,7 @@ import (
 	"github.com/doorward/doorward/internal/share"
 )
 
-const manHelp = `Write the manual pages, one a command, in roff. They are made from the commands'
+const manHelp = `Write the manual pages, one per command, in roff. They are made from the commands'
 own help, so that the two cannot say different things; the repository keeps them
 in docs/man.`
 
@@ -187,7 +187,7 @@ func manText(text string) string {
 	literal, gap := false, false
 	for line := range strings.SplitSeq(strings.Trim(text, "\n"), "\n") {
 		if strings.TrimSpace(line) == "" {
-			gap = true // what it separates is told by the next line
+			gap = true // the next line shows what it separates
 			continue
 		}
 		indented := strings.HasPrefix(line, "  ")

@@ -119,7 +119,7 @@ func (o *statusOptions) run(ctx context.Context, e *env, daemon *control.Client)
 	switch {
 	case err != nil || !o.exitCode:
 		return err
-	case s.API == 0: // from before problems were told: that there are none means nothing
+	case s.API == 0: // from before problems were reported: that there are none means nothing
 		return withHint(errors.New("the daemon is of a version that does not report problems"), "systemctl restart doorward")
 	case len(s.Problems) > 0:
 		return &statusError{code: 1} // what is printed says why
