@@ -50,7 +50,7 @@ func calls(t *testing.T, name string) (all []string) {
 	return all
 }
 
-// lacks is what the unit does not let a daemon have of what a kind needs.
+// lacks is what a kind needs and the unit does not let the daemon have.
 func lacks(t *testing.T, needs knock.Needs) (all []string) {
 	t.Helper()
 	bounding := slices.Concat(settings(t, "CapabilityBoundingSet")...)
