@@ -261,7 +261,7 @@ func readNotes(t *testing.T, b *pages.Block) notes {
 				n.exits = append(n.exits, status)
 			}
 		default:
-			t.Fatalf("%s: a note %q is none that is known", b.At(), note)
+			t.Fatalf("%s: unknown note %q", b.At(), note)
 		}
 	}
 	return n

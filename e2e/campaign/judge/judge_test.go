@@ -149,7 +149,7 @@ func TestJudge(t *testing.T) {
 				t.Errorf("got the verdict %q, want %q\n%s", v.Wrong, test.wrong, v.History)
 			}
 			if v.Wrong != "" && !strings.Contains(v.History, "try:") {
-				t.Errorf("the history is not told: %q", v.History)
+				t.Errorf("the history is not shown: %q", v.History)
 			}
 		})
 	}
