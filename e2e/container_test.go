@@ -164,7 +164,7 @@ func (c *container) end() {
 	c.run(c.server, "crun", c.crun("kill", "doorward", "TERM")...)
 	<-c.process.Ended()
 	if out := c.process.Output(); !strings.Contains(out, `"signal":"terminated"`) {
-		c.t.Errorf("the daemon did not end as it was asked to:\n%s", out)
+		c.t.Errorf("the daemon did not end when asked to:\n%s", out)
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 
 // A daemon that is stopped in the middle of a knock, for longer than a knock may take,
 // opens to whoever finishes it, and penalises them for nothing. Whoever does not finish
-// is wrong as ever.
+// is still wrong.
 func TestStoppedInTheMiddleOfAKnock(t *testing.T) {
 	s := newSite(t)
 	s.serve(s.server, ":8080")

@@ -32,7 +32,7 @@ func settings(t *testing.T, name string) (lines [][]string) {
 	return lines
 }
 
-// calls are the system calls of a group as systemd has them, or the one of a name.
+// calls are the system calls of a group as systemd has them, or the one with the name.
 func calls(t *testing.T, name string) (all []string) {
 	t.Helper()
 	if name[0] != '@' {

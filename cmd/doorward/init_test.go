@@ -329,7 +329,7 @@ func TestInitWrites(t *testing.T) {
 }
 
 // What --force writes over is kept, and the knock of the door with it: all that a
-// visitor does, unless another one is asked for. What is lost is said.
+// visitor does, unless another one is asked for. What is lost is reported.
 func TestInitForce(t *testing.T) {
 	const knocks = `
 [[door.ssh.knock]]

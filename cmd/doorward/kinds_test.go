@@ -64,7 +64,7 @@ func withKinds(t *testing.T, more ...knock.Kind) {
 	t.Cleanup(func() { kinds.All = before })
 }
 
-// What a kind cannot do is said, with the door, the knock and the way out.
+// What a kind cannot do is reported with the door, the knock and what to do instead.
 func TestKindsThatCannot(t *testing.T) {
 	withKinds(t, mute{}, mute{touched: true})
 	for _, tt := range []struct {

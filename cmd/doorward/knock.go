@@ -161,7 +161,7 @@ func (o *knockOptions) run(ctx context.Context, e *env, v *visit.Visitor) error 
 	return err
 }
 
-// notWritable is the error for a standard output that does not take what is said.
+// notWritable is the error for a standard output that cannot be written to.
 func notWritable(err *fs.PathError) error { return fmt.Errorf("write standard output: %w", err.Err) }
 
 // attempt knocks, waits, says what came of it, and lets follow what is to.

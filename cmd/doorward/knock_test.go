@@ -383,7 +383,7 @@ Host proxied
 			t.Errorf("ssh -G %s, want a knock: %v:\n%s", host, want, out)
 		}
 	}
-	// The listener is no sshd, which ssh only finds out by talking to it.
+	// The listener is not an sshd, which ssh only finds out by talking to it.
 	out := ssh("-v", "proxied")
 	if !strings.Contains(out, "open: 22/tcp on 192.0.2.2") || !strings.Contains(out, "hello") {
 		t.Errorf("ssh through ProxyCommand: nothing came through:\n%s", out)

@@ -222,7 +222,7 @@ func TestALockThatIsHeld(t *testing.T) {
 	}
 }
 
-// TestKnockOnItself: a knock on this machine itself says that it is in vain, and
+// TestKnockOnItself: a knock on this machine itself says that it has no effect, and
 // what to type.
 func TestKnockOnItself(t *testing.T) {
 	refuse := func(context.Context, string, string) (net.Conn, error) {

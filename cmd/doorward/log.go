@@ -227,7 +227,7 @@ func readLog(e *env, c *cobra.Command, o *logFlags) error {
 		},
 		Back: func() { fmt.Fprintln(e.stderr, "doorward: the daemon is back") },
 	}
-	var gone error // which is no part of what is printed
+	var gone error // for the exit status alone: the warning says it
 	r.Gone = func(after, until uint64) {
 		fmt.Fprintf(e.stderr, "doorward: warning: records between %d and %d were deleted to make room for newer ones; all others are printed\n", after, until)
 		if !o.q.Follow {

@@ -161,8 +161,8 @@ func (e *usageError) Unwrap() error { return e.err }
 // statusError is an error with an exit status of its own.
 type statusError struct {
 	code int
-	// err is what is said of it; nil when a command, run for the visitor, has ended so
-	// and said its own.
+	// err is reported; nil when a command, run for the visitor, has ended so and
+	// reported its own.
 	err error
 }
 

@@ -66,8 +66,8 @@ func manConfig() string {
 		".TH DOORWARD.TOML 5 \"\" doorward \"doorward manual\"\n" +
 		".SH NAME\ndoorward.toml \\- what doorwardd guards, and how\n" +
 		".SH DESCRIPTION\nThe file, by default " + roff(config.DefaultPath) + ", is TOML. Every key is below, with its\n" +
-		"meaning and its default or an example. A key that is not known is a mistake, and\n" +
-		"so is a value that cannot be: \\fBdoorward check\\fR names all of them.\n" +
+		"meaning and its default or an example. An unknown key is a mistake, and so is a\n" +
+		"value that is not allowed: \\fBdoorward check\\fR names all of them.\n" +
 		".SH KEYS\n.nf\n" + roffLines(config.Reference()) + ".fi\n" +
 		".SH SEE ALSO\n\\fBdoorward\\fR(1), \\fBdoorward\\-check\\fR(1), \\fBdoorward\\-init\\fR(1), \\fBdoorwardd\\fR(8)\n"
 }

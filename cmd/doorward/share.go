@@ -229,7 +229,7 @@ type people struct {
 	remember []share.File      // what is to be written into it, if anything
 }
 
-// people reads who is remembered and who is given.
+// people reads who is remembered, and who is named on the command line.
 func (o *shareOptions) people(e *env, t *target) (*people, error) {
 	p := &people{path: filepath.Join(filepath.Dir(t.path), t.door.Name+".recipients")}
 	text, err := files.Read(p.path, maxKeys)

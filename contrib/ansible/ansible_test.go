@@ -73,7 +73,7 @@ func (g *gate) refusesToBegin(t *testing.T) {
 	}
 }
 
-// failsAtFirst: the first knock is in vain, and the machine is as it was.
+// failsAtFirst: the first knock opens nothing, and the machine is as it was.
 func (g *gate) failsAtFirst(t *testing.T) {
 	t.Helper()
 	g.m.Write("/run/wall.nft", "table inet wall { chain in { type filter hook input priority 0; tcp dport "+secondTouch+" drop; }; }", 0o600)
@@ -170,7 +170,7 @@ func (g *gate) goesBack(t *testing.T) {
 }
 
 // keepsSecrets: what Ansible has written to the machine's log has no knock in it. Its
-// own output is looked through by play.
+// own output is searched by play.
 func (g *gate) keepsSecrets(t *testing.T) {
 	t.Helper()
 	log := g.m.Run("journalctl", "--no-pager", "--output=cat")

@@ -92,7 +92,7 @@ var arrows = map[string]map[string]string{
 		"internal/fence":    "guards what stays closed",
 		"internal/port":     "plain types",
 		"internal/service":  "starts what is to run",
-		"internal/sockdiag": "whether a service runs that is no unit",
+		"internal/sockdiag": "whether a service runs that is not a unit",
 		"internal/store":    "whether a service ran before",
 	},
 	"internal/daemon": {
@@ -250,7 +250,7 @@ func TestImportArrows(t *testing.T) {
 		arrows[kind] = kindOfKnock
 		arrows["internal/kinds"][kind] = "a kind of knock"
 	}
-	imported := map[string]map[string]bool{} // by whom, in files that are no tests
+	imported := map[string]map[string]bool{} // by whom, in files that are not tests
 	for _, s := range sources(t) {
 		if imported[s.dir] == nil {
 			imported[s.dir] = map[string]bool{}

@@ -391,7 +391,7 @@ func (s *site) hasItsCapability() {
 	}
 }
 
-// Who touched wrong is penalised at the touch knock alone, unless penalties are the
+// Whoever touched wrong is penalised at the touch knock alone, unless penalties are the
 // door's; then not even the right word is heard, nor answered.
 func TestTouchesAreApart(t *testing.T) {
 	s := newSite(t)

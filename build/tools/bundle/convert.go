@@ -48,7 +48,7 @@ func convert(s types.ServiceConfig, image v1.Config, path func(volume string) st
 		// The runtime does not look at it: it is for whoever runs the bundle.
 		Annotations: map[string]string{"healthcheck": healthcheck(s)},
 		Linux: &specs.Linux{
-			// No network: that of who starts the container.
+			// No network namespace: it runs in that of whoever starts it.
 			Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace},
 				{Type: specs.UTSNamespace}, {Type: specs.MountNamespace}, {Type: specs.CgroupNamespace}},
 			MaskedPaths: []string{"/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",

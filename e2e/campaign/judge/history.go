@@ -101,7 +101,7 @@ const (
 	Link      What = "link down"
 	Stall     What = "machine stalled"
 	Disk      What = "disk full"
-	Damage    What = "store damaged, or not to be had"
+	Damage    What = "store damaged or unavailable"
 	Service   What = "service killed"
 	NoLog     What = "no log data"
 	NoBus     What = "D-Bus or polkit away" // nothing but knocks that need a service to start
