@@ -107,7 +107,7 @@ func noArgs(c *cobra.Command, args []string) error {
 	return &usageError{withHint(fmt.Errorf("%q: no argument is expected", args[0]), "%s --help", c.CommandPath())}
 }
 
-// applyOptions is what the command line of apply says.
+// applyOptions are the flags of apply.
 type applyOptions struct {
 	confirm                 time.Duration
 	id                      uint64

@@ -58,7 +58,7 @@ const initExamples = `  sudo doorward init
   doorward init --output panel.toml --door panel --ports 8443/tcp --unit panel.service
   doorward init --reference | less`
 
-// initOptions is what the command line of init says.
+// initOptions are the flags of init.
 type initOptions struct {
 	setup.Plan
 	article   bool

@@ -197,8 +197,8 @@ func (o *knockOptions) attempt(ctx context.Context, e *env, v *visit.Visitor, sa
 // notItself says why a knock from the gateway itself has no effect, and what has.
 const notItself = "a gateway ignores knocks from itself; there, use: doorward open DOOR --source ADDRESS"
 
-// askFor is how long the door is asked whether it is still open to us. It is not where
-// the first connection spends the grant.
+// askFor bounds the attempt to find the door still open by another call's knock. It is
+// not, where the first connection spends the grant.
 const askFor = time.Second
 
 // inTurn knocks when no other call of this user knocks on the gateway, unless

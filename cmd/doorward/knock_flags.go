@@ -17,7 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/share"
 )
 
-// knockOptions is what the command line of knock says.
+// knockOptions are the flags and arguments of knock.
 type knockOptions struct {
 	host       string
 	touch      []string

@@ -82,7 +82,7 @@ const logExamples = `  doorward log
   doorward log --json --limit all | jq -r 'select(.event == "refused").source' | sort | uniq -c
   doorward log --json --limit all > trail.json; doorward log --verify trail.json`
 
-// logFlags is what stands on the command line of doorward log.
+// logFlags are the flags of doorward log.
 type logFlags struct {
 	q            control.LogQuery
 	limit, after string
@@ -323,7 +323,7 @@ func verifyDaemons(e *env, c *cobra.Command, w *audit.Verifier) (given uint64, e
 	})
 }
 
-// nameOf is what a file is called that stands on the command line.
+// nameOf is what messages call a FILE of the command line.
 func nameOf(path string) string {
 	if path == "-" {
 		return "standard input"

@@ -52,7 +52,7 @@ const rotateExamples = `  doorward rotate --output /root/knocks
   doorward rotate --door ssh --to carol.pub
   doorward rotate --apply --confirm 2m`
 
-// rotateOptions is what the command line of rotate says.
+// rotateOptions are the flags of rotate.
 type rotateOptions struct {
 	shareOptions
 	apply   bool

@@ -73,7 +73,7 @@ and without, to read what to do:
 
   age -d -i ~/.ssh/id_ed25519 knock-ssh-alice.age`
 
-// shareOptions is what the command lines of share and rotate have in common.
+// shareOptions are the flags that share and rotate have in common.
 type shareOptions struct {
 	config string
 	door   string
