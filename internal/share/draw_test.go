@@ -14,7 +14,7 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// places is a rule that is heard there, and nothing else.
+// places is a rule of which only its places matter.
 type places struct {
 	knock.Rule
 	at []knock.Place
