@@ -14,8 +14,8 @@ import (
 	"github.com/doorward/doorward/internal/tape"
 )
 
-// Who has touched one port of two before a gap, with 50 of 60 seconds left, has
-// 50 seconds after it; the order and the ports are judged as ever.
+// A visitor who has touched one port of two before a gap, with 50 of 60 seconds left,
+// has 50 seconds after it; the order and the ports are judged as ever.
 func TestAGapTakesNoTimeFromAKnock(t *testing.T) {
 	given := article
 	given.Given = true
@@ -61,9 +61,9 @@ func TestAGapTakesNoTimeFromAKnock(t *testing.T) {
 	}
 }
 
-// Any touches, looks and gaps come to the verdicts to which they come without
-// the gaps, by a clock that stood still in them, and no others. So nothing opens
-// that would not have opened, and nobody gains a try.
+// Any touches, looks and gaps come to the same verdicts as without the gaps, by a clock
+// that stood still in them. So nothing opens that would not have opened, and nobody
+// gains a try.
 func TestAGapIsAsIfTheClockHadStoodStill(t *testing.T) {
 	sources := []netip.Addr{visitor, other, netip.MustParseAddr("2001:db8::3"), four(7)}
 	rapid.Check(t, func(t *rapid.T) {
