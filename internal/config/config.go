@@ -32,7 +32,7 @@ type Gateway struct {
 }
 
 // AtStart returns what the daemon reads only when it starts. Host is left out: the
-// daemon does not use it, the commands give it to visitors.
+// daemon does not use it, and the commands give it to visitors.
 func (g Gateway) AtStart() Gateway {
 	g.Host = ""
 	return g

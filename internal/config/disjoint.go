@@ -57,8 +57,8 @@ func (p *places) disjoint(metrics string) {
 }
 
 // clashes notes that two claims overlap. The mistake is that of the one that stands
-// later in the file, and names the other; but between a knock and a port that is
-// guarded it is always the knock's.
+// later in the file, and names the other; but between a knock and a guarded port it is
+// always the knock's.
 func (c claim) clashes(earlier claim) {
 	switch {
 	case c.knock == 0 && earlier.knock > 0:
@@ -97,8 +97,8 @@ func (p *places) metricsApart(metrics string) {
 	}
 }
 
-// unitsApart notes a unit of two doors: when one door is idle, it would be stopped
-// while the other's visitors use it.
+// unitsApart notes a unit of two doors: when one of them is idle, the unit would be
+// stopped while the other's visitors use it.
 func unitsApart(units []claimUnit) {
 	first := map[string]claimUnit{}
 	for _, u := range units {

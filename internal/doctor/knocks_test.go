@@ -17,7 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// packet is a knock of which only is known where it is heard and what it needs.
+// packet is a knock that only says where it is heard and what it needs.
 type packet struct {
 	knock.Rule
 	at    []knock.Place

@@ -38,7 +38,7 @@ type Door struct {
 	Runs    bool   // the service runs; true where there is none
 }
 
-// Machine is what there is to know about the machine.
+// Machine is what a plan depends on.
 type Machine struct {
 	Fence bool // the table stands in the kernel
 	Boot  bool // the daemon is started at boot
@@ -49,9 +49,9 @@ type Machine struct {
 type Plan struct {
 	Open   []int // no longer guarded
 	Closed []int // guarded until the next boot
-	Start  []int // the service is to be started; all of Open
-	Enable []int // the unit is to be started at boot; all of Open
-	Later  []int // the unit is to be started when the fence goes; all of Closed
+	Start  []int // those of Open whose service is to be started
+	Enable []int // those of Open whose unit is to be started at boot from now on
+	Later  []int // those of Closed whose unit is to be started when the fence goes
 }
 
 // WayIn reports whether people reach the machine itself through a door: whether it

@@ -125,7 +125,7 @@ func (p Plan) try(m Machine) error {
 }
 
 // Mistaken returns the error of config.Parse about a plan's text, without the places in
-// a text that the user has not written, and a hint what to write instead, "" for none.
+// a text that the user has not written, and a hint on what to write instead, "" for none.
 func Mistaken(err error) (hint string, mistakes error) {
 	var lines []string
 	for _, m := range tables.Mistakes(err) {

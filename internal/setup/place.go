@@ -34,8 +34,8 @@ func daemonGroupNumber() int {
 // replaced.
 var ErrExists = errors.New("exists")
 
-// Writable returns why Place would not write a file, as far as that can be known before:
-// fs.ErrPermission or ErrExists, wrapped. It changes nothing.
+// Writable returns why Place would not write a file, as far as that can be known
+// beforehand: fs.ErrPermission or ErrExists, wrapped. It changes nothing.
 func Writable(path string, replace bool) error {
 	if _, err := os.Lstat(path); err == nil && !replace && blank(path) == nil {
 		return fmt.Errorf("%q %w", path, ErrExists)

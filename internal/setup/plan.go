@@ -66,7 +66,7 @@ func New() Plan {
 
 // ErrNoPorts is what Propose returns when no ports are given and the machine suggests
 // none.
-var ErrNoPorts = errors.New("what it guards is not said")
+var ErrNoPorts = errors.New("no ports are given")
 
 // Propose fills in what is not given from what the machine has, and drafts the knock. To
 // call it again, after another choice, call it on a copy that was made before.
@@ -137,7 +137,7 @@ func (p *Plan) ssh(m Machine) bool {
 	})
 }
 
-// guarded returns the door as far as it is known, without what has mistakes.
+// guarded returns the door as far as it is known. It may have mistakes in it.
 func (p *Plan) guarded() *config.Door {
 	d := &config.Door{Name: p.Door}
 	for _, text := range p.Ports {

@@ -18,9 +18,9 @@ import (
 // port, and above those that most services have by custom.
 var drawn = [][2]int{{20000, 32767}, {61000, 65535}}
 
-// Lots returns what a new knock is drawn from. Its ports are none that a door of c
-// guards or hears a knock at, and none for which taken returns true, which is asked
-// about those that might be drawn. entropy is crypto/rand.Reader except in tests.
+// Lots returns what a new knock is drawn from. It draws no port that a door of c guards
+// or hears a knock at, and none for which taken returns true, which is asked only about
+// ports that might be drawn. entropy is crypto/rand.Reader except in tests.
 func Lots(c *config.Config, taken func(port.Port) bool, entropy io.Reader) knock.Lots {
 	left := map[knock.Medium][]port.Port{}
 	ports := func(m knock.Medium, n int) (all []uint16, err error) {

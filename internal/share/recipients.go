@@ -52,7 +52,7 @@ type Recipients struct {
 // 16,384 bits has about 2,800 characters.
 const maxLine = 64 << 10
 
-// ParseRecipients reads a recipients file: a line a key, as in authorized_keys
+// ParseRecipients reads a recipients file: one key a line, as in authorized_keys
 // or "age1... NAME", at most one line "host NAME", empty lines and those that
 // begin with "#". The file's name is for messages only. The error names every line
 // that is wrong.

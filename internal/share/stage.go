@@ -31,7 +31,7 @@ type File struct {
 	// New says that nothing may be in the place, not even at the last moment.
 	New bool
 	// Backup says that the file that is replaced is kept beside it: see Change.Backup.
-	// Its owner and mode stay, except that only its group may read it, too.
+	// Its owner and mode stay, except that nobody but its owner and its group may read it.
 	Backup bool
 	// Owners are users who may own the directory, besides root and whoever writes.
 	Owners []int

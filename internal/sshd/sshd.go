@@ -1,4 +1,4 @@
-// Package sshd reads in sshd_config(5) what doorward has to know: on which ports
+// Package sshd reads from sshd_config(5) what doorward needs to know: on which ports
 // OpenSSH's server would listen, and at which level it logs. It asks no server, so that
 // the answer is the same for one that does not run.
 package sshd

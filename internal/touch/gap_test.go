@@ -75,7 +75,7 @@ func TestAGapIsAsIfTheClockHadStoodStill(t *testing.T) {
 			now = now.Add(time.Duration(rapid.IntRange(0, 5).Draw(t, "wait")) * time.Second)
 			past, got, want := stood, []knock.Verdict(nil), []knock.Verdict(nil)
 			switch rapid.IntRange(0, 5).Draw(t, "what") {
-			case 0: // a gap, of which a part may have been known as awake
+			case 0: // a gap, which may begin before the latest look
 				if early := rapid.IntRange(0, 2).Draw(t, "early"); early > 0 {
 					got, want = gaps.Look(now), still.Look(now.Add(-stood))
 					before = now.Add(-time.Duration(early) * time.Second)
@@ -113,8 +113,8 @@ func TestAGapIsAsIfTheClockHadStoodStill(t *testing.T) {
 	})
 }
 
-// A touch that is said to be of the gap, or of a moment before it that comes
-// late, counts as made at its end: no earlier than what was touched before.
+// A touch that is dated within the gap, or before it but comes late, counts as made at
+// the gap's end: no earlier than what was touched before.
 func TestATouchOfTheGapCountsAtItsEnd(t *testing.T) {
 	for _, late := range []time.Duration{0, time.Second, 10 * time.Second, 12 * time.Second} {
 		r := newRecogniser(article, start)
