@@ -85,7 +85,7 @@ func (op *opener) Open(d knock.Datagram) (any, []byte, bool) {
 		return nil, reply, false
 	}
 	if k.Single == nil {
-		if answer, again := op.used.again(k); again {
+		if answer, again := op.used.again(k, d.Time); again {
 			return nil, answer, false
 		}
 	}
