@@ -160,9 +160,12 @@ func (l *ledger) origins() (o credential.Origins) {
 	}
 	var revoked []credential.Fingerprint
 	for id := range l.revoked {
-		if f, err := credential.ParseFingerprint(id); err == nil {
-			revoked = append(revoked, f)
+		f, err := credential.ParseFingerprint(id)
+		if err != nil { // a machine's secret: there is no list of those
+			o.Locked[id] = true
+			continue
 		}
+		revoked = append(revoked, f)
 	}
 	if len(revoked) > 0 {
 		o.Revoked = append(o.Revoked, credential.Revoke(revoked...))
