@@ -52,12 +52,15 @@ type words struct {
 	fixed          []byte        // the answer to all, nil for none
 }
 
-func (w *words) Glance(payload []byte) bool {
+func (w *words) Glance(_ netip.Addr, payload []byte, _ bool, _ []byte) (knock.Rank, int) {
 	w.glances.Add(1)
 	if w.slow != nil {
 		<-w.slow
 	}
-	return bytes.HasPrefix(payload, []byte("knock"))
+	if !bytes.HasPrefix(payload, []byte("knock")) {
+		return knock.Junk, 0
+	}
+	return knock.Claimed, 0
 }
 
 func (w *words) Open(d knock.Datagram) (any, []byte, bool) {
@@ -78,7 +81,10 @@ func (w *words) Open(d knock.Datagram) (any, []byte, bool) {
 // anything takes whatever comes.
 type anything struct{ words }
 
-func (a *anything) Glance([]byte) bool { a.glances.Add(1); return true }
+func (a *anything) Glance(netip.Addr, []byte, bool, []byte) (knock.Rank, int) {
+	a.glances.Add(1)
+	return knock.Claimed, 0
+}
 
 // record collects what was heard.
 type record struct {

@@ -105,7 +105,7 @@ type Gateway struct {
 	strangersDue    bool              // who has a grant is to be looked at, when the files were read
 	visitors        visitors          // visitors to be answered
 	callers         callers           // operators whose orders take effect
-	sessionsChanged bool              // somebody has come in, or gone, since watchers were told
+	sessionsChanged bool              // somebody has come in, or gone, since watchers were last notified
 	store           Store             // what survives, or memory alone
 	writer          writer            // writes changes to the store
 	storeProblem    string            // why the store is memory alone, "" when it is not

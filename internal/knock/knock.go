@@ -54,27 +54,47 @@ type Rule interface {
 	Words() string
 }
 
-// Opener is a Rule that hears datagrams.
+// Opener is a Rule that hears datagrams, each in one of UDP or over a Stream.
 type Opener interface {
-	// Glance says whether a datagram could be one of the rule's. It is called for each
-	// that comes, from one goroutine for each port, and takes no memory. The payload is
-	// its own until it returns.
-	Glance(payload []byte) bool
-	// Open makes of a datagram what a Recogniser is to hear; ok is false when that is
-	// nothing. It may take long: a bounded pool calls it, from several goroutines at
-	// once. What it answers, if not nil, goes back to the sender at once, who need
-	// not be there: it is not longer than the datagram.
+	// Glance judges at almost no cost whether a datagram from a source may wait to be
+	// opened. It is called for each that comes, from several goroutines at once, and
+	// takes no memory. Payload and answer are its own until it returns. Busy says that
+	// there is more to open than is opened at once, from sources that may be forged. If
+	// the datagram is Junk, the first n bytes of answer, which Glance has written, go
+	// back to the sender at once: answer has the room for what may be sent, which is no
+	// more than came. Of another rank, n means nothing.
+	Glance(from netip.Addr, payload []byte, busy bool, answer []byte) (rank Rank, n int)
+	// Open makes of a datagram that is not Junk what a Recogniser is to hear; ok is false
+	// when that is nothing. It may take long: a bounded pool calls it, from several
+	// goroutines at once. What it answers, if not nil, goes back to the sender at once,
+	// who need not be there: it is not longer than the datagram.
 	Open(d Datagram) (said any, answer []byte, ok bool)
 }
+
+// Rank is what a glance at a datagram says of it.
+type Rank uint8
+
+// Junk is not opened. Claimed waits to be opened, and its source may be forged. Shown is
+// opened before those, and its source has shown that it receives: the datagram contains
+// what was sent there and nowhere else, and cannot be guessed.
+const (
+	Junk Rank = iota
+	Claimed
+	Shown
+)
 
 // Medium is how a knock is heard.
 type Medium uint8
 
-// Connections are completed handshakes with an open TCP port, so that their sources
-// are proven; Datagrams come to a UDP port from sources that may be forged.
+// Connections are completed handshakes with an open TCP port, so that their sources are
+// proven; nothing is read from them. Datagrams come to a UDP port from sources that may
+// be forged. Streams carry datagrams over connections to an open TCP port, each after its
+// length as two bytes, most significant first: their sources are proven, and all of their
+// datagrams that are not Junk are Shown.
 const (
 	Connections Medium = iota + 1
 	Datagrams
+	Streams
 )
 
 // Place is where a knock is heard.
@@ -101,7 +121,10 @@ func (p Place) Range() port.Range {
 type Path struct {
 	From netip.AddrPort // the sender, never IPv4-mapped, with its zone
 	To   netip.AddrPort // the address of this machine that was asked
-	If   int            // the index of the interface that it came in by
+	If   int            // the index of the interface that it came in by; 0 for a stream's
+	// Stream is the number of the connection that it came by, which no other has while
+	// the listener lives; 0 for one of UDP.
+	Stream uint64
 }
 
 // Datagram is one datagram as it came. Payload is the receiver's to keep.
@@ -117,7 +140,7 @@ type Heard struct {
 	Source netip.Addr // valid, never IPv4-mapped, never with a zone
 	Place  Place
 	Time   time.Time // when it was heard; keeps its monotonic reading
-	Proven bool      // the source can receive at its address
+	Proven bool      // the source can receive at its address: a connection, or a datagram that is Shown
 	// Said is by an Opener; nil for a connection. After a reload what the rule before has
 	// opened may still come: who reads it looks whether it is what it should be.
 	Said any
