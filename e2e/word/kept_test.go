@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -20,7 +21,7 @@ import (
 // newShared is a site with two doors that share a port and a file of words.
 func newShared(t *testing.T, book string) *site {
 	s := newSite(t)
-	s.must(os.Mkdir(s.lab.Path("keys"), 0o700))
+	s.words = filepath.Join(t.TempDir(), "words") // a directory that nothing else is in
 	s.book(book)
 	var err error
 	s.config, err = s.lab.Write("doorward.toml", fmt.Sprintf("[gateway]\nstate = %q\ncontrol = %q\n", s.lab.Path("state"), s.lab.Path("control.sock"))+
@@ -36,15 +37,14 @@ func newShared(t *testing.T, book string) *site {
 // door2 is a door of the configuration.
 func (s *site) door2(name string, port int, word string) string {
 	return fmt.Sprintf("[door.%[1]s]\nports = [\"%[2]d/tcp\"]\nopen_for = \"1h\"\n[door.%[1]s.presence]\nlogins = \"off\"\n"+
-		"[[door.%[1]s.knock]]\nkind = \"word\"\nport = 59010\nword = %[3]q\nwords = %[4]q\n", name, port, word, s.lab.Path("keys/words"))
+		"[[door.%[1]s.knock]]\nkind = \"word\"\nport = 59010\nword = %[3]q\nwords = %[4]q\n", name, port, word, s.words)
 }
 
 // book replaces the file of words as an editor does.
 func (s *site) book(text string) {
 	s.t.Helper()
-	path := s.lab.Path("keys/words")
-	s.must(os.WriteFile(path+".new", []byte(text), 0o600))
-	s.must(os.Rename(path+".new", path))
+	s.must(os.WriteFile(s.words+".new", []byte(text), 0o600))
+	s.must(os.Rename(s.words+".new", s.words))
 }
 
 // grants are who has one at a door, by whom.
@@ -186,7 +186,7 @@ func TestWordsInAFileChange(t *testing.T) {
 	s.start()
 	s.has("web") // though nobody saw it change
 
-	s.must(os.Chmod(s.lab.Path("keys/words"), 0o644))
+	s.must(os.Chmod(s.words, 0o644))
 	s.reload("may be read by everybody")
 	status, err := control.NewClient(s.lab.Path("control.sock")).Status(t.Context())
 	s.must(err)

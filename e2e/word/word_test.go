@@ -166,7 +166,7 @@ type site struct {
 	t                         testing.TB
 	lab                       *lab.Lab
 	server, visitor, stranger *lab.Host
-	config                    string
+	config, words             string // files
 	gate                      *lab.Doorward
 }
 
