@@ -81,8 +81,8 @@ class Gateway:
 class Path:
     """The way to one address of the gateway."""
 
-    def __init__(self, family, address):
-        self.address = address[0]
+    def __init__(self, family, address, tries):
+        self.address, self._tries = address[0], tries
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.connect(address)
 
@@ -110,7 +110,7 @@ class Path:
 
     def ask(self, datagram, read):
         """Sends until what comes back is read as something else than None."""
-        for pause in PAUSES:
+        for pause in PAUSES[:self._tries]:
             self.send(datagram)
             until = time.monotonic() + pause
             while (answer := self.receive(until)) is not None:
@@ -119,7 +119,7 @@ class Path:
         return None
 
 
-def paths(hosts, port):
+def paths(hosts, port, tries):
     """A path to the first address of each family."""
     found = {}
     for host in hosts:
@@ -132,7 +132,7 @@ def paths(hosts, port):
             if family in found:
                 continue
             try:
-                found[family] = Path(family, address)
+                found[family] = Path(family, address, tries)
             except OSError:
                 pass  # there is no route for this family
     return list(found.values())
@@ -264,6 +264,8 @@ def arguments():
     p.add_argument("--action", choices=("open", "close", "extend"), default="open")
     p.add_argument("--open-for", type=int, default=0, metavar="SECONDS", help="0: as the door says")
     p.add_argument("--address", type=ipaddress.ip_address, help="open for this address instead of one's own")
+    p.add_argument("--tries", type=int, choices=range(1, len(PAUSES) + 1), default=len(PAUSES),
+                   help="how often a datagram is sent (default: %(default)s)")
     p.add_argument("--one-way", action="store_true", help="send a single packet, which is not answered")
     p.add_argument("--counter", metavar="FILE", help="keeps the counter of single packets")
     p.add_argument("--source", help='the address that the gateway sees, or "any" (single packets)')
@@ -289,7 +291,7 @@ def run(args):
     key = load_key(name)
     credential = sealed.Invited(key, gateway.code) if gateway.code and not args.one_way else sealed.Key(key)
     args.door = gateway.door if args.door is None else args.door
-    ways = paths(gateway.hosts, gateway.port)
+    ways = paths(gateway.hosts, gateway.port, args.tries)
     if not ways:
         raise sealed.ProtocolError("none of the gateway's hosts has an address that can be reached from here")
     return (singles if args.one_way else handshakes)(args, gateway, credential, ways)

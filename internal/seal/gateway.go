@@ -183,7 +183,7 @@ func (g *Gateway) challenge(p *door, k kind, s Suite, body []byte, from netip.Ad
 	if !ok {
 		return nil
 	}
-	enc := append(slices.Clone(b[:saltSize]), b[saltSize+cookieSize:n+cookieSize]...)
+	enc := encOf(append(slices.Clone(b[:saltSize]), b[saltSize+cookieSize:n+cookieSize]...))
 	sealed := b[n+cookieSize:]
 	id, r, visitors := g.openHPKE(p, "hello", s, k, enc, sealed)
 	if id == nil || len(visitors) != keySize {
