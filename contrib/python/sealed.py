@@ -322,13 +322,14 @@ class Answer:
 
     @classmethod
     def read(cls, text):
+        """The answer in a text, or None for what is none."""
         status, reason, ms = struct.unpack_from(">BBI", text)
         address = ipaddress.IPv6Address(text[6:22])
-        n, ports = text[54], []
-        if 55 + 5 * n > len(text) or any(text[55 + 5 * n:]):
+        end = 55 + 5 * text[54]
+        ports = list(struct.iter_unpack(">BHH", text[55:end]))
+        if (status not in range(1, 5) or (status == 4) != (reason != 0) or len(ports) > 8 or any(text[end:])
+                or any(p not in (6, 17) or not 0 < first <= last for p, first, last in ports)):
             return None
-        for i in range(n):
-            ports.append(struct.unpack_from(">BHH", text, 55 + 5 * i))
         return cls(status, reason, ms, address.ipv4_mapped or address, text[22:54], ports)
 
 
