@@ -77,14 +77,14 @@ func ends(from, to string) Tuple {
 func TestEntriesOfTheKernel(t *testing.T) {
 	n := tracking(t)
 	enter(n, visitors, forged, servers, published, closing)
-	const confirmed, translated = 1 << 3, 1<<7 | 1<<8 // and whether it is to be was asked
+	const confirmed, translated = 1 << 3, 1<<7 | 1<<8 // translated: IPS_SRC_NAT_DONE and IPS_DST_NAT_DONE
 	dns := Entry{Proto: unix.IPPROTO_UDP, Status: confirmed | SeenReply,
 		Original: ends("192.0.2.2:4000", "192.0.2.1:53"), Reply: ends("192.0.2.1:53", "192.0.2.2:4000")}
 	unanswered := Entry{Proto: unix.IPPROTO_UDP, Status: confirmed,
 		Original: ends("192.0.2.3:4000", "192.0.2.1:53"), Reply: ends("192.0.2.1:53", "192.0.2.3:4000")}
 	reversed := Entry{Proto: unix.IPPROTO_UDP, Status: confirmed | SeenReply | Assured,
 		Original: ends("[2001:db8::1]:53", "[2001:db8::2]:4000"), Reply: ends("[2001:db8::2]:4000", "[2001:db8::1]:53")}
-	// Of TCP conntrack(8) makes them as if they were taken up in mid-stream.
+	// conntrack(8) makes TCP entries as if they had been picked up in mid-stream.
 	web := Entry{Proto: unix.IPPROTO_TCP, State: Established, PickedUp: true, Status: confirmed | SeenReply | Assured | DstNAT | translated,
 		Original: ends("192.0.2.2:4000", "192.0.2.1:8080"), Reply: ends("198.51.100.2:80", "192.0.2.2:4000")}
 	ssh := Entry{Proto: unix.IPPROTO_TCP, State: 7, PickedUp: true, Status: confirmed,
