@@ -191,7 +191,7 @@ func (w *walk) tamper(rt *rapid.T) {
 		rt.Fatal(err)
 	}
 	if len(pick.Rules) > 0 && w.f.Check() == nil {
-		rt.Fatal("Watch did not notice the change")
+		rt.Fatal("Check did not notice the change")
 	}
 	if err := w.f.Guard(w.doors); err != nil {
 		rt.Fatal(err)
