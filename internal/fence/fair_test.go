@@ -8,7 +8,7 @@ import (
 )
 
 // A change of grants waits for one part of a Guard, but never for the next one as well.
-func TestWhoWaitsComesFirst(t *testing.T) {
+func TestChangesWaitForOnePart(t *testing.T) {
 	var f fair
 	for range 1000 {
 		f.Lock()

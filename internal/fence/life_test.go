@@ -180,7 +180,7 @@ func TestWatchAndRestore(t *testing.T) {
 	n := nstest.New(t)
 	f := openIn(t, n, true)
 	if f.Owned() {
-		t.Fatal("owned, though told not to be")
+		t.Fatal("the fence owns the table, although it must not")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

@@ -329,7 +329,7 @@ func TestAStartThatIsGivenUp(t *testing.T) {
 	nstest.Eventually(t, "the start command has ended", func() bool { return !runs(pid) })
 }
 
-func TestByHandALauncherSaysWhatItIs(t *testing.T) {
+func TestLauncherStartedByHand(t *testing.T) {
 	cmd := exec.Command(os.Args[0], "/none", Flag)
 	cmd.Stdin = nil
 	out, err := cmd.CombinedOutput()

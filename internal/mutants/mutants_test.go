@@ -33,7 +33,7 @@ func TestTheTableFollowsTheSource(t *testing.T) {
 }
 
 // Each line of noticed.txt names a mutant and a test that exist.
-func TestWhoNoticedIsThere(t *testing.T) {
+func TestNoticedTestsExist(t *testing.T) {
 	all, err := Load()
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +56,7 @@ func TestWhoNoticedIsThere(t *testing.T) {
 	}
 }
 
-func TestATextThatIsNoLongerThere(t *testing.T) {
+func TestOldTextIsMissing(t *testing.T) {
 	m := Mutant{Name: "stale", File: "internal/mutants/mutants.go", Old: "\tno such line\n"}
 	want := `mutant "stale": its old text is in internal/mutants/mutants.go 0 times, want once`
 	if _, err := m.Overlay(t.TempDir()); err == nil || err.Error() != want {
@@ -66,7 +66,7 @@ func TestATextThatIsNoLongerThere(t *testing.T) {
 
 // A mutant shares a build with others if it changes only functions that can be called
 // with the names of their parameters; any other is built alone.
-func TestWhatSleeps(t *testing.T) {
+func TestSharedBuild(t *testing.T) {
 	const text = `package p
 
 const limit = 3

@@ -310,7 +310,7 @@ func TestNotALog(t *testing.T) {
 	}
 }
 
-func TestUnknownStampIsSaid(t *testing.T) {
+func TestUnknownStampIsReported(t *testing.T) {
 	d := newLogDir(t)
 	d.write("auth.log", noise("07:00")+"2026-11-24 07:50:01 gate sshd[7]: "+accepted+"\n")
 	l := d.log("auth.log")

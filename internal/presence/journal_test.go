@@ -126,7 +126,7 @@ func TestJournal(t *testing.T) {
 }
 
 // There is a warning about logins whose ends sshd cut off, until a login counts.
-func TestJournalSaysWhatIsCut(t *testing.T) {
+func TestJournalReportsCutLogins(t *testing.T) {
 	j := newFakeJournal(t)
 	j.add("06:00", by("alice"))
 	j.add("06:10", long(500))
@@ -159,7 +159,7 @@ func TestJournalStopsReadingBack(t *testing.T) {
 	}
 }
 
-func TestJournalAnewAfterABadCursor(t *testing.T) {
+func TestJournalAfterABadCursor(t *testing.T) {
 	j := newFakeJournal(t)
 	j.add("07:40", by("alice"))
 	l := j.log()

@@ -78,7 +78,7 @@ func TestRealLines(t *testing.T) {
 				want.Source = netip.MustParseAddr(test.source)
 				from = test.source
 			}
-			want.Port = 51122 // the port of the other lines
+			want.Port = 51122 // where the line has the address in another form
 			if _, number, ok := strings.Cut(test.line, from+" port "); ok {
 				fmt.Sscan(number, &want.Port)
 			}

@@ -147,7 +147,7 @@ func TestForgedLinesAreNotWarnedAbout(t *testing.T) {
 }
 
 // If there are warnings of all kinds, they always have the same order.
-func TestKindsAreSaidInOrder(t *testing.T) {
+func TestWarningsAreInOrder(t *testing.T) {
 	d := newLogDir(t)
 	for _, test := range unknownHeaders {
 		d.write("auth.log", test.line+"\n")

@@ -148,7 +148,7 @@ func insideJournal(t *testing.T, journald string) {
 		}
 	}
 	if got, ok, err := Journal(time.Now).Last(t.Context()); err != nil || !ok || got.User != "bob" {
-		t.Errorf("read anew: %+v, %v, %v, want bob", got, ok, err)
+		t.Errorf("read again: %+v, %v, %v, want bob", got, ok, err)
 	}
 	logThrough(t, sshd, 0, "Invalid user x\n"+by("mallory")+"\n from 192.0.2.7 port 7", "stderr")
 	if got, w := user(), l.Warnings(); got != "bob" || len(w) != 1 || !strings.Contains(w[0], "sshd -e") {

@@ -32,10 +32,10 @@ func drawValue(t *rapid.T, n int) (value, []byte) {
 	return v, b
 }
 
-// TestValuesKnowNothingWrong checks that a statement about a value is true of all bytes
+// TestValuesAreSound checks that a statement about a value is true of all bytes
 // that are possible for it, and that the results of operations on the bytes are possible
 // for the results of the same operations on the value.
-func TestValuesKnowNothingWrong(t *testing.T) {
+func TestValuesAreSound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 4).Draw(t, "bytes")
 		some := rapid.SliceOfN(rapid.SampledFrom([]byte{0, 1, 2, 0x7f, 0x80, 0xfe, 0xff}), n, n)
@@ -79,8 +79,8 @@ func TestValuesKnowNothingWrong(t *testing.T) {
 	})
 }
 
-// TestValuesKnow checks that what is known about a value is used.
-func TestValuesKnow(t *testing.T) {
+// TestValuesArePrecise checks that what is known about a value is used.
+func TestValuesArePrecise(t *testing.T) {
 	ports := between([]byte{0, 22}, []byte{0, 30})
 	lo := unknown(4)
 	lo.not = []byte("lo\x00\x00")

@@ -76,7 +76,7 @@ func TestFilesAreNoOtherPrograms(t *testing.T) {
 	}
 }
 
-func TestALibraryThatIsNowhere(t *testing.T) {
+func TestMissingLibrary(t *testing.T) {
 	nstest.Need(t, "/usr/bin/true")
 	text, err := os.ReadFile("/usr/bin/true")
 	if err != nil {

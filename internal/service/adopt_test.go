@@ -152,7 +152,7 @@ func TestRecycledPidIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestPidFileThatMakesNoSense(t *testing.T) {
+func TestInvalidPidFile(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"", `%q does not hold "PID START BOOT": ""`},
 		{"1234\n", `%q does not hold "PID START BOOT": "1234\n"`},

@@ -97,7 +97,7 @@ func TestSupervisedFromStartToStop(t *testing.T) {
 	}
 }
 
-func TestSupervisedFindsItselfAlone(t *testing.T) {
+func TestSupervisedEnvironment(t *testing.T) {
 	c := newCommand(t, self("tell"), nil, nil)
 	mustStart(t, c)
 	var text string

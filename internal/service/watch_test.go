@@ -32,7 +32,7 @@ func (x *text) String() string {
 
 // The daemon starts before D-Bus does: that is no reason for a warning, unless D-Bus
 // stays away.
-func TestWatchWarnsOfWhatLasts(t *testing.T) {
+func TestWatchWarnsLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log text
 		u := NewUnit("ssh.service", textLogger(&log))

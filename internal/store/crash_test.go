@@ -140,7 +140,7 @@ func TestKilled(t *testing.T) {
 
 // If a daemon is killed while it starts a program, that has a copy of the lock until it
 // is executed. The next daemon waits for it.
-func TestLockThatIsLetGoAMomentLater(t *testing.T) {
+func TestLockThatIsReleasedLater(t *testing.T) {
 	dir := t.TempDir()
 	s := mustOpen(t, dir, AuditLimit{})
 	held, err := unix.Dup(int(s.lock.Fd())) // such as a forked child has

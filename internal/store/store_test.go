@@ -40,7 +40,7 @@ func TestLeft(t *testing.T) {
 }
 
 // Everybody is written as an empty source, as in all versions.
-func TestEverybodyIsSaid(t *testing.T) {
+func TestEverybodyIsAnEmptySource(t *testing.T) {
 	key, err := PenaltyKey{Door: "ssh", Source: door.Any}.encode()
 	if _, got, _, _, err2 := parseKey(key); err != nil || err2 != nil || string(key) != "ssh\x00" || got != door.Any {
 		t.Errorf("everybody's key is %q (%v), read as %v (%v)", key, err, got, err2)

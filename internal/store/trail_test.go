@@ -75,7 +75,7 @@ func TestRefusalsPushOutNothingElse(t *testing.T) {
 
 // Room that refusals do not use is there for all other records; and refusals that come
 // later still get their half.
-func TestOthersHaveWhatRefusalsLeave(t *testing.T) {
+func TestOthersUseRoomThatRefusalsLeave(t *testing.T) {
 	s := mustOpen(t, t.TempDir(), AuditLimit{Records: 800})
 	count := func() (refused, others int) {
 		for _, r := range mustRecords(t, s, "", "", 0, 2000) {
