@@ -128,7 +128,7 @@ func (c *Conn) List(f Filter, each func(Entry)) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("list what connection tracking knows: %w", err)
+		return fmt.Errorf("list the entries of connection tracking: %w", err)
 	}
 	return nil
 }

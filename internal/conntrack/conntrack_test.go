@@ -257,8 +257,8 @@ func TestStrangeAnswers(t *testing.T) {
 	}{
 		"left over":     {[][]netlink.Message{{{Header: netlink.Header{Sequence: 7}, Data: entry.Data}}, {entry}}, 1, ""},
 		"empty":         {[][]netlink.Message{nil}, 0, ""},
-		"cut":           {[][]netlink.Message{{{Data: []byte{2}}, entry}}, 1, "list what connection tracking knows: netfilter sent a message of 1 bytes"},
-		"no attributes": {[][]netlink.Message{{{Data: []byte{2, 0, 0, 0, 1}}}}, 0, "list what connection tracking knows: decode netfilter's answer: "},
+		"cut":           {[][]netlink.Message{{{Data: []byte{2}}, entry}}, 1, "list the entries of connection tracking: netfilter sent a message of 1 bytes"},
+		"no attributes": {[][]netlink.Message{{{Data: []byte{2, 0, 0, 0, 1}}}}, 0, "list the entries of connection tracking: decode netfilter's answer: "},
 	} {
 		s := &script{answers: test.answers}
 		entries := 0

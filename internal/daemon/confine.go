@@ -136,7 +136,7 @@ func (c *confinement) serves(policy sandbox.Policy, conf *config.Config) error {
 	}
 	for _, v := range policy.Keep {
 		if !slices.Contains(c.policy.Keep, v) {
-			return fmt.Errorf("a knock needs %s, which is given up: %s", capability(v), hint)
+			return fmt.Errorf("a knock needs %s, which the daemon has given up: %s", capability(v), hint)
 		}
 	}
 	for _, call := range policy.Calls {

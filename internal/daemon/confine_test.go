@@ -132,7 +132,7 @@ func TestPolicyHoldsForLaterConfigurations(t *testing.T) {
 		{name: "the journal", later: theJournal, want: "journalctl cannot be started any more" + hint},
 		{name: "a log", later: logs, want: `"/srv/log" cannot be read any more` + hint},
 		{name: "what a knock needs", first: rawSockets, later: rawSockets},
-		{name: "a capability for a knock", later: rawSockets, want: "a knock needs CAP_NET_RAW, which is given up" + hint},
+		{name: "a capability for a knock", later: rawSockets, want: "a knock needs CAP_NET_RAW, which the daemon has given up" + hint},
 		{name: "a file for a knock", later: keys, want: `"/etc/doorkeys" cannot be read any more` + hint},
 		{name: "datagrams as before", first: udp, later: udp},
 		{name: "datagrams", later: udp, want: "a knock is heard on UDP, and no datagram can be heard any more" + hint},

@@ -38,7 +38,7 @@ func (b *Batch) named(what string, name string, typ, attribute int) {
 	b.add(fmt.Sprintf("%s %q", what, name), typ, 0, inTable(b.table).str(attribute, name))
 }
 
-// DeleteTable removes the table with all that is in it.
+// DeleteTable removes the table with everything in it.
 func (b *Batch) DeleteTable() { b.add("delete the table", unix.NFT_MSG_DELTABLE, 0, inTable(b.table)) }
 
 // DeleteSet removes a set, which no rule may refer to any more; its elements are freed
@@ -69,14 +69,14 @@ func (b *Batch) DeleteCounter(name string) {
 	b.add(fmt.Sprintf("delete counter %q", name), unix.NFT_MSG_DELOBJ, 0, data)
 }
 
-// MakeTable makes the table, or makes this connection the owner of one that is
-// there, when flags say so.
+// MakeTable makes the table. If it exists, and flags have TableFlagOwner, it makes this
+// connection its owner.
 func (b *Batch) MakeTable(flags uint32, note string) {
 	data := inTable(b.table).u32(unix.NFTA_TABLE_FLAGS, flags).bytes(tableUserdata, userdata(note))
 	b.add("make the table", unix.NFT_MSG_NEWTABLE, netlink.Create, data)
 }
 
-// MakeCounter makes a counter that stands at 0.
+// MakeCounter makes a counter, whose value is 0.
 func (b *Batch) MakeCounter(name string) {
 	data := inTable(b.table).str(unix.NFTA_OBJ_NAME, name).
 		u32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER).bytes(unix.NFTA_OBJ_DATA, nil)
@@ -145,7 +145,7 @@ func (b *Batch) MakeChain(n Chain) {
 	b.add(fmt.Sprintf("make chain %q", n.Name), unix.NFT_MSG_NEWCHAIN, netlink.Create, data)
 }
 
-// AddRule adds a rule behind those that the chain has.
+// AddRule adds a rule after those that the chain has.
 func (b *Batch) AddRule(chain string, r Rule) {
 	data := inTable(b.table).str(unix.NFTA_RULE_CHAIN, chain).
 		bytes(unix.NFTA_RULE_EXPRESSIONS, []byte(r.Exprs)).bytes(unix.NFTA_RULE_USERDATA, userdata(r.What))

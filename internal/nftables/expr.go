@@ -152,7 +152,7 @@ func FibType(flags uint32) Expr {
 // In matches when the first register's key is in the set.
 func In(set string) Expr { return lookup(set, 0) }
 
-// NotIn matches when the first register is not in the set.
+// NotIn matches when the first register's key is not in the set.
 func NotIn(set string) Expr { return lookup(set, unix.NFT_LOOKUP_F_INV) }
 
 func lookup(set string, flags uint32) Expr {
@@ -162,7 +162,7 @@ func lookup(set string, flags uint32) Expr {
 		u32(unix.NFTA_LOOKUP_FLAGS, flags))
 }
 
-// VMap carries out the verdict that the map has for the first register.
+// VMap carries out the verdict that the map has for the first register's key.
 func VMap(set string) Expr {
 	return expression("lookup", attrs{}.
 		str(unix.NFTA_LOOKUP_SET, set).
@@ -191,7 +191,7 @@ func dynset(op uint32, set string, ttl time.Duration) Expr {
 		u32(unix.NFTA_DYNSET_FLAGS, 0))
 }
 
-// Count counts the packet.
+// Count adds the packet to a counter.
 func Count(counter string) Expr {
 	return expression("objref", attrs{}.
 		str(unix.NFTA_OBJREF_IMM_NAME, counter).

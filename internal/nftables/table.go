@@ -38,7 +38,7 @@ type SetDef struct {
 }
 
 // Element is a member of a set: a key, the end of an interval (the first key
-// behind it), or a key and the chain to go to.
+// after it), or a key and the chain to go to.
 type Element struct {
 	Key   string
 	End   bool

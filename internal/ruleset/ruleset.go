@@ -28,7 +28,7 @@ type Chain struct {
 	Family   string // "ip", "ip6", "inet", "netdev" or "bridge", which is not walked
 	Table    string
 	Name     string
-	Hook     string   // "ingress", "prerouting" or "input"; "" for one that is only called
+	Hook     string   // "ingress", "prerouting", "input" or "other"; "" for one that is only called
 	Type     string   // "filter", "nat" or "route"; "" without a hook
 	Priority int32    // packets pass chains with lower ones first
 	Drop     bool     // the policy drops packets that reach the end

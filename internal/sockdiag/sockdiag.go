@@ -146,7 +146,7 @@ func dumpFamily(conn *netlink.Conn, family uint8, proto port.Proto, states uint3
 			return sockets, nil
 		}
 	}
-	return nil, fmt.Errorf("the list changed under each of %d dumps", dumpTries)
+	return nil, fmt.Errorf("the list changed while it was read, %d times in a row", dumpTries)
 }
 
 // parseDump reads a dump's messages. It returns false if the kernel marked the dump
@@ -220,7 +220,7 @@ func portFilter(ports []port.Range) []byte {
 // inode at the end.
 func parseSocket(proto port.Proto, b []byte) (Socket, error) {
 	if len(b) < msgLen {
-		return Socket{}, fmt.Errorf("a socket of %d bytes: at least %d are due", len(b), msgLen)
+		return Socket{}, fmt.Errorf("the entry of a socket has %d bytes, want at least %d", len(b), msgLen)
 	}
 	s := Socket{Proto: proto, state: b[1], UID: binary.NativeEndian.Uint32(b[64:68]), Inode: binary.NativeEndian.Uint32(b[68:72])}
 	sport, dport := binary.BigEndian.Uint16(b[4:6]), binary.BigEndian.Uint16(b[6:8])
@@ -232,7 +232,7 @@ func parseSocket(proto port.Proto, b []byte) (Socket, error) {
 		s.Local = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:24])).Unmap(), sport)
 		s.Remote = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[24:40])).Unmap(), dport)
 	default:
-		return Socket{}, errors.New("a socket of neither IPv4 nor IPv6")
+		return Socket{}, errors.New("the entry of a socket is neither for IPv4 nor for IPv6")
 	}
 	return s, nil
 }

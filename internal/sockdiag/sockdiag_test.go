@@ -340,8 +340,8 @@ func TestParseDump(t *testing.T) {
 		t.Errorf("an interrupted dump: whole %v, %v", whole, err)
 	}
 	for name, data := range map[string][]byte{
-		"a socket of 71 bytes: at least 72 are due": mapped[:71],
-		"a socket of neither IPv4 nor IPv6":         append([]byte{1}, mapped[1:]...),
+		"the entry of a socket has 71 bytes, want at least 72":   mapped[:71],
+		"the entry of a socket is neither for IPv4 nor for IPv6": append([]byte{1}, mapped[1:]...),
 	} {
 		if _, _, err := parseDump([]netlink.Message{{Data: data}}, port.TCP, ports); err == nil || err.Error() != name {
 			t.Errorf("parseDump: %v, want %q", err, name)
