@@ -423,7 +423,7 @@ func TestLateGrantsHaveWhatIsLeft(t *testing.T) {
 	p.f.mu.Lock() // as if another change were under way
 	given := make(chan error)
 	go func() { given <- p.f.Change(Changes{Give: []Grant{soon, over}}) }()
-	time.Sleep(time.Until(over.Until)) // what is measured is the clock
+	time.Sleep(time.Until(over.Until)) // this test is about the clock
 	p.f.mu.Unlock()
 	p.do(<-given)
 	gs, err := p.f.allGrants()

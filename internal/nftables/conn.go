@@ -3,7 +3,7 @@
 // Package nftables speaks nf_tables' netlink protocol for one table of the family
 // inet: it writes transactions (Batch), reads the table and its sets back (Conn.Read),
 // and hears of changes by others (Conn.Watch). It decides nothing and knows of no
-// doors; internal/fence says what the table is to be.
+// doors; internal/fence says what the table should be.
 //
 // The messages are written byte by byte as the kernel shows them in its dumps
 // (nf_tables_api.c and linux/netfilter/nf_tables.h), so that the table as it should be

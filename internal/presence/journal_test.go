@@ -191,7 +191,7 @@ func TestJournalWithoutData(t *testing.T) {
 	}
 	j.must(os.Remove(j.path("fail")))
 	j.must(os.Remove(j.path("entries")))
-	check("has no entry; ", "Storage=") // what was read before is no substitute
+	check("has no entry; ", "Storage=") // entries that were read before do not count as data
 	j.must(os.Remove(j.path("journalctl")))
 	check("journalctl is not installed (looked for ", "install journalctl")
 	j.write("journalctl", "no program") // which is not executable

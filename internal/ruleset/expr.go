@@ -290,7 +290,7 @@ func (s *step) lookup(e Expr) (done bool) {
 	return s.any(found, why)
 }
 
-// any carries out one of several verdicts, of which it is not known which.
+// any carries out one of several verdicts; it is not known which.
 func (s *step) any(found []Element, why string) (done bool) {
 	if len(found) > 1 {
 		s.only(maybe, why)

@@ -24,11 +24,11 @@ var plain = [...]string{
 	// Signals and time. Landlock keeps signals inside the sandbox.
 	"rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "signalfd4", "sigaltstack", "tgkill", "kill",
 	"nanosleep", "clock_nanosleep", "clock_gettime", "gettimeofday",
-	// Files, of which Landlock restricts which can be opened.
+	// Files; Landlock restricts which can be opened.
 	"open", "openat", "close", "read", "pread64", "write", "pwrite64", "lseek", "fcntl", "flock", "fsync", "fdatasync", "ftruncate",
 	"stat", "lstat", "fstat", "newfstatat", "statfs", "fstatfs", "faccessat", "faccessat2", "readlink", "readlinkat",
 	"getdents64", "getcwd", "dup", "dup2", "dup3", "pipe", "pipe2",
-	// Sockets, of which rules.go restricts which kinds can be made.
+	// Sockets; rules.go restricts which kinds can be made.
 	"accept", "accept4", "bind", "getpeername", "getsockname", "getsockopt", "listen", "recvfrom", "recvmsg", "shutdown",
 	// Waiting.
 	"epoll_create", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait", "poll", "ppoll", "eventfd2",
