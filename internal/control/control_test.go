@@ -396,7 +396,7 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// TestStopWaitsForOrders stops the server while an order is under way.
+// TestStopWaitsForOrders stops the server while an order is in progress.
 func TestStopWaitsForOrders(t *testing.T) {
 	b := controltest.New(sample())
 	begun := make(chan struct{})

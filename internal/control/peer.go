@@ -15,7 +15,7 @@ type Caller struct {
 	// Name is what the audit trail and status call them: "operator alice (uid 1000)",
 	// "operator root (uid 0), logged in as alice (uid 1000)", "SIGHUP".
 	Name string
-	// Operator is nil if no operator gives the order, but a signal.
+	// Operator is nil if the order comes from a signal, not from an operator.
 	*audit.Operator
 }
 

@@ -68,7 +68,8 @@ func instant(t time.Time) string {
 	return t.Format(time.RFC3339Nano)
 }
 
-// LogReader is what ReadLog reads, and whom it calls. Each function but Each may be nil.
+// LogReader says what ReadLog reads, and has the functions that it calls. Any but Each may
+// be nil.
 type LogReader struct {
 	// Query selects what is read: without Oldest and After the newest Limit records, or
 	// 100 if it is 0; with one of them the oldest Limit, or all if it is 0.

@@ -58,7 +58,7 @@ const (
 	maxBody      = 64 << 10               // bytes of an order
 	readTimeout  = 10 * time.Second       // for a whole request to arrive
 	writeTimeout = 10 * time.Second       // for the client to take one answer, or one line of a stream
-	stopTimeout  = 2 * time.Second        // for orders under way when the server stops
+	stopTimeout  = 2 * time.Second        // for orders in progress when the server stops
 	streamPause  = 100 * time.Millisecond // between two lines of a stream of snapshots
 )
 
@@ -78,11 +78,11 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 	return &Server{backend: b, log: log, peerAt: peerAt, names: namesNow(), streams: make(streams, maxStreams())}
 }
 
-// Serve answers on l until ctx ends, and then returns nil: streams end at once, orders
-// under way have two seconds to finish. It closes l. It returns an error if serving ends
+// Serve answers on l until ctx ends, and then returns nil: streams end at once, orders in
+// progress have two seconds to finish. It closes l. It returns an error if serving ends
 // for any other reason.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	// Orders under way outlive ctx by stopTimeout; streams look at ctx itself.
+	// Orders in progress outlive ctx by stopTimeout; streams watch ctx itself.
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	srv := &http.Server{

@@ -171,9 +171,9 @@ type Guesses struct {
 // GuessesOf counts the refused knocks of a span of time. Knocks of penalised sources are
 // ignored, and not counted.
 type GuessesOf struct {
-	// Since is when the span begins. That of an hour begins up to five minutes earlier
-	// than an hour ago, that of a day up to an hour earlier than a day ago; either begins
-	// later when the audit trail does not have all refusals before the daemon's start.
+	// Since is when the span begins: an hour ago or up to five minutes earlier, or a day
+	// ago or up to an hour earlier. It is later if the audit trail does not have all
+	// refusals from before the daemon's start.
 	Since   time.Time     `json:"since"`
 	Refused uint64        `json:"refused"`
 	Top     []GuessesFrom `json:"top"` // the ten prefixes with the highest Refused-Error, in descending order; never null
