@@ -87,8 +87,7 @@ const (
 	// milliseconds of a flood, for a busy machine that lets nobody read in that time.
 	maxBuffer, minBuffer, totalBuffer = 1 << 20, 64 << 10, 16 << 20
 
-	maxHeard         = 1024 // datagrams that were opened, or are being opened, and wait for heard
-	answersPerSecond = 1000 // given by Open, for each port
+	maxHeard = 1024 // datagrams that were opened, or are being opened, and wait for heard
 )
 
 // Listener listens on UDP ports. Its methods may be called from several goroutines. Close
@@ -99,7 +98,7 @@ type Listener struct {
 	batches sync.Pool      // *batch, not in use
 	running sync.WaitGroup // all goroutines
 
-	foreign, strange, withheld atomic.Uint64
+	foreign, strange, replied, withheld atomic.Uint64
 
 	mu      sync.Mutex // guards what follows
 	wanted  []uint16   // as last Set, in order
@@ -114,8 +113,9 @@ type Counts struct {
 	Foreign  uint64 // Glance rejected it, or the port was only held
 	Strange  uint64 // nobody can have sent it, or it was too long
 	Crowded  uint64 // too many waited to be opened
+	Replied  uint64 // a glance answered it instead
 	Overrun  uint64 // by the kernel: they came faster than they were read, or were damaged
-	Withheld uint64 // not datagrams: answers of Open that were too many or too long
+	Withheld uint64 // not datagrams: answers that were too many or too long
 }
 
 // New returns a Listener without ports. What is heard goes to heard, several at a time
@@ -197,26 +197,18 @@ func (l *Listener) put(p uint16, by knock.Opener) error {
 		if s, err = open(p); err != nil {
 			return err
 		}
-		s.use(by)
-		l.begin(s)
-		return nil
+		l.sockets[p] = s
+		l.running.Go(func() { l.receive(s) })
 	}
-	if s.use(by); by == nil {
-		l.pool.forget(s)
-	}
+	s.use(by)
+	l.pool.listen(&s.queue, by != nil)
 	return nil
-}
-
-// begin starts reading a socket.
-func (l *Listener) begin(s *socket) {
-	l.sockets[s.port] = s
-	l.running.Go(func() { l.receive(s) })
 }
 
 // drop closes a socket for good.
 func (l *Listener) drop(s *socket) {
 	s.use(nil)
-	l.pool.forget(s)
+	l.pool.listen(&s.queue, false)
 	l.overrun += s.overrun()
 	if err := s.file.Close(); err != nil {
 		l.log.Warn("cannot close a socket for knocks", "port", s.port, "err", err)
@@ -230,15 +222,15 @@ func (l *Listener) open(w *waiting) (knock.Heard, bool) {
 	said, answer, ok := w.by.Open(w.datagram)
 	switch {
 	case answer == nil:
-	case len(answer) > length || !w.socket.mayAnswer(w.datagram.Time):
+	case len(answer) > length || !w.origin.mayAnswer(w.datagram.Path.From.Addr(), w.datagram.Time):
 		l.withheld.Add(1)
 	default:
-		w.socket.send(w.datagram.Path, answer)
+		w.origin.send(w.datagram.Path, answer)
 	}
 	return knock.Heard{
 		Source: w.datagram.Path.From.Addr().WithZone(""),
-		Place:  knock.Place{Medium: knock.Datagrams, Port: w.socket.port},
-		Time:   w.datagram.Time,
+		Place:  w.queue.place,
+		Proven: w.rank == knock.Shown,
 		Said:   said,
 		Path:   w.datagram.Path,
 	}, ok
@@ -299,7 +291,7 @@ func (l *Listener) Counts() Counts {
 	}
 	return Counts{
 		Foreign: l.foreign.Load(), Strange: l.strange.Load(), Crowded: l.pool.lost(),
-		Overrun: l.overrun, Withheld: l.withheld.Load(),
+		Replied: l.replied.Load(), Overrun: l.overrun, Withheld: l.withheld.Load(),
 	}
 }
 

@@ -45,22 +45,30 @@ const (
 )
 
 // words is an opener that takes datagrams that begin with "knock", says what they
-// say, and answers with what follows a colon.
+// say, and answers with what follows a colon. Those that begin with "knock shown" are
+// Shown. A glance answers those that begin with "ask:", with what follows.
 type words struct {
 	glances, opens atomic.Int64
 	slow, hold     chan struct{} // nil, or Glance and Open wait for it
 	fixed          []byte        // the answer to all, nil for none
+	more           int           // so much more a glance answers
 }
 
-func (w *words) Glance(_ netip.Addr, payload []byte, _ bool, _ []byte) (knock.Rank, int) {
+func (w *words) Glance(_ netip.Addr, payload []byte, _ bool, answer []byte) (knock.Rank, int) {
 	w.glances.Add(1)
 	if w.slow != nil {
 		<-w.slow
 	}
-	if !bytes.HasPrefix(payload, []byte("knock")) {
-		return knock.Junk, 0
+	if text, ok := bytes.CutPrefix(payload, []byte("ask:")); ok {
+		return knock.Junk, copy(answer, text) + w.more
 	}
-	return knock.Claimed, 0
+	switch {
+	case bytes.HasPrefix(payload, []byte("knock shown")):
+		return knock.Shown, 0
+	case bytes.HasPrefix(payload, []byte("knock")):
+		return knock.Claimed, 0
+	}
+	return knock.Junk, 0
 }
 
 func (w *words) Open(d knock.Datagram) (any, []byte, bool) {

@@ -32,7 +32,7 @@ func (g *Gateway) ReadMetrics() control.GatewayMetrics {
 	if hearsDatagrams(s.doors) {
 		c := g.world.Datagrams.Counts()
 		v.Datagrams = map[string]uint64{"foreign": c.Foreign, "strange": c.Strange, "crowded": c.Crowded,
-			"overrun": c.Overrun, "withheld": c.Withheld}
+			"replied": c.Replied, "overrun": c.Overrun, "withheld": c.Withheld}
 	}
 	return v
 }
