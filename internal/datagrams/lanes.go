@@ -148,17 +148,24 @@ func (s *spread) fresh(now time.Time) bool {
 	return true
 }
 
-// of returns the number of a source, below n: it is the same for all of an IPv4 /24 or an
-// IPv6 /48, which is what one subscriber can have (RFC 6177).
+// of returns the number of a source's prefix, below n.
 func (s *spread) of(source netip.Addr, n uint64) int {
-	var key [7]byte
-	if source.Is4() {
-		a := source.As4()
-		key[0] = 4
-		copy(key[1:], a[:3])
-	} else {
-		a := source.As16()
-		copy(key[1:], a[:6])
+	p := prefixOf(source)
+	return int(maphash.Bytes(s.seed, p[:]) % n)
+}
+
+// prefix is what counts as one source: an IPv4 /24, or an IPv6 /48, which one subscriber
+// can have (RFC 6177).
+type prefix [7]byte
+
+func prefixOf(a netip.Addr) (p prefix) {
+	if a.Is4() {
+		four := a.As4()
+		p[0] = 4
+		copy(p[1:], four[:3])
+		return p
 	}
-	return int(maphash.Bytes(s.seed, key[:]) % n)
+	six := a.As16()
+	copy(p[1:], six[:6])
+	return p
 }

@@ -181,8 +181,17 @@ func newScene(t testing.TB) *scene {
 }
 
 func (s *scene) set(want map[uint16]knock.Opener) (err error) {
-	s.gateway.Do(func() error { err = s.listener.Set(want); return nil })
+	s.gateway.Do(func() error { err = s.listener.Set(overUDP(want)); return nil })
 	return err
+}
+
+// overUDP are the places of UDP ports.
+func overUDP(want map[uint16]knock.Opener) map[knock.Place]knock.Opener {
+	all := make(map[knock.Place]knock.Opener)
+	for p, by := range want {
+		all[knock.Place{Medium: knock.Datagrams, Port: p}] = by
+	}
+	return all
 }
 
 func (s *scene) mustSet(want map[uint16]knock.Opener) {

@@ -50,7 +50,7 @@ func hearInCage() error {
 	record := newRecord()
 	l := New(slog.New(slog.NewTextHandler(os.Stdout, nil)), record.add)
 	defer l.Close()
-	if err := l.Set(map[uint16]knock.Opener{62: &words{}, 59000: nil}); err != nil {
+	if err := l.Set(overUDP(map[uint16]knock.Opener{62: &words{}, 59000: nil})); err != nil {
 		return err
 	}
 	me := netip.AddrPortFrom(at, uint16(c.LocalAddr().(*net.UDPAddr).Port))

@@ -13,13 +13,14 @@ const (
 	own = 40
 )
 
-// The parts that connections get of what is left. Together they are less than
+// The parts that connections get of what is left. Together they are no more than
 // half of it; the rest is for more listeners, and for what the daemon opens for a
 // moment.
 const (
 	Listeners = 4  // a quarter: those to the listeners, of strangers
 	Operators = 8  // an eighth: those to the control socket
 	Meters    = 16 // a sixteenth: those that ask for metrics
+	Streams   = 16 // a sixteenth: those that carry datagrams, of strangers
 )
 
 // Share is how many connections of a kind may be open at a time: want, or one

@@ -3,12 +3,12 @@ package descriptors
 import "testing"
 
 // Whatever the limit is, each kind has one connection at least, and as long as
-// there is room for that, all together leave the daemon more than half of what
+// there is room for that, all together leave the daemon half of what
 // it does not need for itself.
 func TestShares(t *testing.T) {
 	for limit := range 5000 {
 		sum := 0
-		for _, part := range []int{Listeners, Operators, Meters} {
+		for _, part := range []int{Listeners, Operators, Meters, Streams} {
 			got := share(limit, 200, part)
 			if got < 1 || got > 200 {
 				t.Fatalf("of %d, 1/%d: got %d connections, want 1 to 200", limit, part, got)

@@ -40,7 +40,7 @@ func (g *Gateway) ReadMetrics() control.GatewayMetrics {
 // hearsDatagrams says whether a door has a knock that does.
 func hearsDatagrams(doors []config.Door) bool {
 	return slices.ContainsFunc(doors, func(d config.Door) bool {
-		return slices.ContainsFunc(hears(d), func(p knock.Place) bool { return p.Medium == knock.Datagrams })
+		return slices.ContainsFunc(hears(d), func(p knock.Place) bool { return p.Medium != knock.Connections })
 	})
 }
 
