@@ -75,18 +75,18 @@ func (Kind) Read(t *tables.Table) knock.Rule {
 	return r
 }
 
-// Hears is the one port.
+// Hears returns the one port.
 func (r Rule) Hears() []knock.Place {
 	return []knock.Place{{Medium: knock.Datagrams, Port: r.Port}}
 }
 
-// Lasts is nothing: one datagram is the knock.
+// Lasts returns 0: one datagram is the knock.
 func (r Rule) Lasts() time.Duration { return 0 }
 
-// ForAll is false.
+// ForAll returns false.
 func (r Rule) ForAll() bool { return false }
 
-// Needs is that of the kind, and the file.
+// Needs adds the file to the kind's needs.
 func (r Rule) Needs() knock.Needs {
 	needs := Kind{}.Needs()
 	if r.Withdrawn != "" {
@@ -95,14 +95,15 @@ func (r Rule) Needs() knock.Needs {
 	return needs
 }
 
-// Warnings are none.
+// Warnings returns none.
 func (r Rule) Warnings() []string { return nil }
 
-// Words tell the word.
+// Words say what to send.
 func (r Rule) Words() string { return fmt.Sprintf("say %q to %d/udp", r.Word, r.Port) }
 
-// Say is the datagram with a word and a number, which has to be higher than the one
-// before: 8 bytes of it and 32 that only who knows the word can make.
+// Say returns the datagram with a word and a number, which has to be higher than the
+// one before: 8 bytes of the number, and 32 that only somebody who knows the word can
+// make.
 func Say(word string, number uint64) []byte {
 	d := binary.BigEndian.AppendUint64(nil, number)
 	return append(d, proof(word, d)...)
@@ -118,7 +119,7 @@ func proof(word string, number []byte) []byte {
 	return sum[:]
 }
 
-// Glance looks at the length alone. A word is said once, so that nobody can show where
+// Glance looks only at the length. A word is said once, so that nobody can show where
 // they are.
 func (r Rule) Glance(_ netip.Addr, payload []byte, _ bool, _ []byte) (knock.Rank, int) {
 	if len(payload) != 8+sha256.Size {
@@ -127,7 +128,7 @@ func (r Rule) Glance(_ netip.Addr, payload []byte, _ bool, _ []byte) (knock.Rank
 	return knock.Claimed, 0
 }
 
-// Open says the number of a datagram that has the word.
+// Open returns the number of a datagram that has the word.
 func (r Rule) Open(d knock.Datagram) (any, []byte, bool) {
 	number, rest := d.Payload[:8], d.Payload[8:]
 	var machine unix.Sysinfo_t
@@ -143,7 +144,7 @@ func (r Rule) Open(d knock.Datagram) (any, []byte, bool) {
 	return binary.BigEndian.Uint64(number), nil, true
 }
 
-// Recogniser goes on from the number that a word has come to.
+// Recogniser goes on from the number that the word's mark has.
 func (r Rule) Recogniser(_ time.Time, marks []knock.Mark) knock.Recogniser {
 	rec := &recogniser{rule: r, key: fmt.Sprintf("number %x", sha256.Sum256([]byte("a mark of "+r.Word)))}
 	for _, m := range marks {
@@ -160,7 +161,7 @@ type recogniser struct {
 	last uint64
 }
 
-// Hear knows a number that is higher than the last.
+// Hear recognises a number that is higher than the last.
 func (r *recogniser) Hear(h knock.Heard) []knock.Verdict {
 	number, ok := h.Said.(uint64)
 	if !ok || number <= r.last {
@@ -184,13 +185,13 @@ func answer(o knock.Outcome) []byte {
 	return nil
 }
 
-// Look has nothing to say: nothing is ever under way.
+// Look returns no verdicts: nothing is ever under way.
 func (r *recogniser) Look(time.Time) []knock.Verdict { return nil }
 
-// Next is never.
+// Next returns false: Look has nothing to do.
 func (r *recogniser) Next() (time.Time, bool) { return time.Time{}, false }
 
-// Gap changes nothing.
+// Gap has nothing to excuse.
 func (r *recogniser) Gap(_, _ time.Time) {}
 
 // Follow goes on with the same word alone.
@@ -208,5 +209,5 @@ func (r *recogniser) GiveUp(netip.Addr) bool { return false }
 // Rearm has nothing to forget either: a number that was said stays said.
 func (r *recogniser) Rearm(time.Time) {}
 
-// Closed is nothing.
+// Closed returns none.
 func (r *recogniser) Closed() []knock.Place { return nil }

@@ -66,7 +66,7 @@ func serve() error {
 	return d.Serve(context.Background())
 }
 
-// Mistakes in the kind's own keys are told like all others.
+// Mistakes in the kind's own keys are reported like all others.
 func TestMistakes(t *testing.T) {
 	const door = "[door.web]\nports = [\"8080/tcp\"]\n[[door.web.knock]]\nkind = \"word\"\n"
 	const allowed = `: allowed are words of 8 to 64 characters`
@@ -112,8 +112,8 @@ func TestReference(t *testing.T) {
 	}
 }
 
-// A word is good with a number that is higher than any before, also than those that a
-// mark tells of, and opens for whom it came from.
+// A word is good with a number that is higher than any before, including the one in a
+// mark, and opens for the source that it came from.
 func TestRecogniser(t *testing.T) {
 	r := Rule{Port: 59010, Word: "open sesame"}
 	said := func(payload []byte) any {
@@ -392,7 +392,7 @@ func (s *site) hasItsCapability() {
 	}
 }
 
-// Who touched wrong is penalised at the touch knock alone, unless penalties are the
+// Whoever touched wrong is penalised at the touch knock alone, unless penalties are the
 // door's; then not even the right word is heard, nor answered.
 func TestTouchesAreApart(t *testing.T) {
 	s := newSite(t)
@@ -435,7 +435,7 @@ func TestTouchesAreApart(t *testing.T) {
 	}
 }
 
-// reload has the daemon read its configuration anew, and waits for what it says.
+// reload has the daemon read its configuration again, and waits for what it says.
 func (s *site) reload(says string) {
 	s.t.Helper()
 	s.must(s.gate.Signal(syscall.SIGHUP))

@@ -18,7 +18,7 @@ const (
 	maxVisitorsWaiting = 256
 )
 
-// visitors are told what their knocks led to.
+// visitors are those to be told what their knocks led to.
 type visitors struct {
 	due    []toTell
 	out    chan func()

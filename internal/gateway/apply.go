@@ -102,9 +102,9 @@ func (g *Gateway) tellRefused(done func(control.Reply, error)) func(control.Repl
 	}
 }
 
-// apply reads the configuration file anew and puts it into use. With a confirm time the
-// previous configuration comes back after that time, unless the operator keeps the new
-// one: that promise is on disk before anything changes.
+// apply reads the configuration file again and puts it into use. With a confirm time
+// the previous configuration comes back after that time, unless the operator keeps the
+// new one: that promise is on disk before anything changes.
 func (g *Gateway) apply(now time.Time, a *applying) {
 	g.applying = a
 	path, inUse, fallback := g.opts.Path, g.inUse(), g.fallback

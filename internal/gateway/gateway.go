@@ -101,7 +101,7 @@ type Gateway struct {
 	marks           marks             // what knocks have left behind
 	visitors        visitors          // visitors to be answered
 	callers         callers           // operators whose orders take effect
-	sessionsChanged bool              // somebody has come in, or gone, since watchers were told
+	sessionsChanged bool              // somebody has come in, or gone, since watchers were last notified
 	store           Store             // what survives, or memory alone
 	writer          writer            // writes changes to the store
 	storeProblem    string            // why the store is memory alone, "" when it is not

@@ -97,7 +97,7 @@ type listeners struct {
 	tcp     Listener
 	udp     Datagrams
 	wanted  places
-	applied places         // what the listeners were told last
+	applied places         // what was last passed to the listeners
 	busy    bool           // something is under way
 	check   bool           // they are to be checked
 	trying  *config.Config // a configuration about to be used, whose places are held, too; nil for none
@@ -107,8 +107,8 @@ type listeners struct {
 	repairs uint64
 }
 
-// updateListeners tells the listeners what has changed, and checks them if that is due: what has
-// died is opened again.
+// updateListeners passes to the listeners what has changed, and checks them if that is due:
+// what has died is opened again.
 func (g *Gateway) updateListeners() {
 	l := g.listeners
 	wanted, look := l.wanted, l.check
@@ -223,8 +223,9 @@ func (g *Gateway) waitingToo(hs []knock.Heard) []knock.Heard {
 	return hs
 }
 
-// syncListeners tells the listeners what to do with the doors' places. It does so only when
-// something has changed, so that a turn does not cost more the more ports there are.
+// syncListeners passes to the listeners what they are to do with the doors' places. It does
+// so only when something has changed, so that a turn does not cost more the more ports
+// there are.
 func (g *Gateway) syncListeners() {
 	changed := g.listeners.wanted.of != g.config || g.listeners.wanted.tries != g.listeners.trying
 	for _, d := range g.doors {

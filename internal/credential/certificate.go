@@ -1,0 +1,103 @@
+package credential
+
+import (
+	"math"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// certificate is one that a visitor has shown (PROTOCOL.certkeys), and what it says.
+type certificate struct {
+	key       []byte // the public key that it is for, as it is sent
+	authority []byte // that of who signed it
+	signed    []byte // what of the certificate is signed
+	signature signature
+
+	serial     uint64
+	id         string
+	principals []string
+	after      uint64 // seconds since 1970
+	before     uint64
+	from       *Addresses // its source-address; nil: everywhere
+	verify     bool       // a security key has verified its user
+	noTouch    bool
+	unknown    string // a critical option that is not known
+}
+
+// parseCertificate reads a user's certificate, exactly. It says nothing of whether it
+// counts.
+func parseCertificate(blob []byte) (*certificate, bool) {
+	if !strings.HasSuffix(kindOf(blob), "-cert-v01@openssh.com") {
+		return nil, false
+	}
+	k, err := ssh.ParsePublicKey(blob)
+	c, ok := k.(*ssh.Certificate)
+	if err != nil || !ok || string(c.Marshal()) != string(blob) || c.CertType != ssh.UserCert {
+		return nil, false
+	}
+	out := &certificate{
+		key: c.Key.Marshal(), authority: c.SignatureKey.Marshal(),
+		serial: c.Serial, id: c.KeyId, principals: c.ValidPrincipals,
+		after: c.ValidAfter, before: c.ValidBefore,
+	}
+	if _, err := parseBlob(out.key); err != nil {
+		return nil, false
+	}
+	// What is signed is all but the signature, which is the last field (PROTOCOL.certkeys).
+	sig := ssh.Marshal(c.Signature)
+	if out.signature, ok = parseSignature(sig); !ok {
+		return nil, false
+	}
+	out.signed = blob[:len(blob)-4-len(sig)]
+	_, out.noTouch = c.Extensions["no-touch-required"]
+	return out, out.restrict(c.CriticalOptions)
+}
+
+// restrict takes in the critical options. One that is not known refuses the certificate
+// later, when its owner has shown to be that and may know.
+func (c *certificate) restrict(critical map[string]string) (ok bool) {
+	for name, value := range critical {
+		switch name {
+		case "verify-required":
+			c.verify = true
+		case "source-address":
+			from, err := parseAddresses(value)
+			// sshd wants plain addresses and networks here.
+			if err != nil || strings.ContainsAny(value, "*?! \t") {
+				return false
+			}
+			c.from = from
+		case "force-command":
+			// What a session runs is sshd's to see to: a door gives no session.
+		default:
+			c.unknown = max(c.unknown, name)
+		}
+	}
+	return true
+}
+
+// verified says whether an authority with this key has signed the certificate.
+func (c *certificate) verified() bool { return c.signature.verify(c.authority, c.signed) }
+
+// expires is when it ends; false: never.
+func (c *certificate) expires() (time.Time, bool) {
+	return seconds(c.before), c.before != math.MaxUint64
+}
+
+// seconds is a time as certificates have it. Those beyond what a time.Time can have are
+// so far away that it makes no difference.
+func seconds(n uint64) time.Time { return time.Unix(int64(min(n, 1<<40)), 0) }
+
+// certifies says whether the certificate has one of an authority's principals.
+func (c *certificate) certifies(principals []string) bool {
+	for _, p := range principals {
+		for _, has := range c.principals {
+			if p == has {
+				return true
+			}
+		}
+	}
+	return false
+}
