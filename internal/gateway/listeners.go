@@ -125,7 +125,8 @@ func (g *Gateway) updateListeners() {
 		told := !same || len(died) > 0
 		var err error
 		if told {
-			err = errors.Join(l.tcp.Set(wanted.connections()), l.udp.Set(wanted.datagrams()), wanted.unopened())
+			carried := l.udp.Set(wanted.datagrams()) // before the first stream is handed over
+			err = errors.Join(l.tcp.Set(wanted.connections()), carried, wanted.unopened())
 		}
 		var missing []port.Port
 		if err != nil {

@@ -283,7 +283,7 @@ func (l *Listener) put(p uint16, u use, room int, waited *backlogged) error {
 
 // carries makes what is accepted at a socket from now on streams, or touches.
 func (l *Listener) carries(s *socket, streams bool) {
-	if streams == s.streams {
+	if streams == s.streams && s.heard {
 		return
 	}
 	s.streams = streams
