@@ -36,6 +36,9 @@ port = 59010
 # The word (example): 8 to 64 characters.
 word = "open sesame"
 
+# Whether the word may be said over a connection to the same TCP port, too.
+tcp = false
+
 # A file whose lines are words that are good no more (example).
 withdrawn = "/etc/doorward/withdrawn"
 `
@@ -50,6 +53,7 @@ func (Kind) Needs() knock.Needs {
 type Rule struct {
 	Port      uint16
 	Word      string
+	TCP       bool
 	Withdrawn string // "" for no file
 }
 
@@ -66,6 +70,7 @@ func (Kind) Read(t *tables.Table) knock.Rule {
 			word.Wrong(fmt.Sprintf("%d characters", n), words).Value = ""
 		}
 	}
+	r.TCP = t.At("tcp").Bool(false)
 	if file := t.At("withdrawn"); file.Given() {
 		r.Withdrawn, _ = file.File(tables.AbsolutePaths("/etc/doorward/withdrawn"))
 	}
@@ -75,9 +80,13 @@ func (Kind) Read(t *tables.Table) knock.Rule {
 	return r
 }
 
-// Hears returns the one port.
+// Hears returns the one port, over UDP and perhaps over TCP.
 func (r Rule) Hears() []knock.Place {
-	return []knock.Place{{Medium: knock.Datagrams, Port: r.Port}}
+	all := []knock.Place{{Medium: knock.Datagrams, Port: r.Port}}
+	if r.TCP {
+		all = append(all, knock.Place{Medium: knock.Streams, Port: r.Port})
+	}
+	return all
 }
 
 // Lasts returns 0: one datagram is the knock.
