@@ -148,7 +148,7 @@ var metrics = []Metric{
 	{Name: "doorward_datagrams_dropped_total", Type: counter, Labels: []string{"reason"},
 		Help: "Datagrams at the knocks' ports that were dropped, and answers that were withheld.",
 		Note: "The reasons are foreign (not a knock), strange (an impossible sender, or too long), crowded (too many waited), " +
-			"overrun (they came faster than they were read) and withheld (an answer that was too long, or one too many). " +
+			"replied (answered at once, and to be sent again with what the answer contains), overrun (they came faster than they were read) and withheld (an answer that was too long, or one too many). " +
 			"Only where a knock hears datagrams.",
 		values: datagrams},
 

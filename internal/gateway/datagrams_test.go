@@ -30,17 +30,22 @@ func (letter) Needs() knock.Needs { return knock.Needs{} }
 func (letter) Read(t *tables.Table) knock.Rule {
 	p, _ := t.At("port").Port(port.UDP)
 	first := t.At("first").Bool(true)
-	return letterRule{port: p, first: first}
+	return letterRule{port: p, first: first, streams: t.At("streams").Bool(false)}
 }
 
 type letterRule struct {
 	knock.Rule
-	port  uint16
-	first bool
+	port    uint16
+	first   bool
+	streams bool // carry letters, too
 }
 
 func (r letterRule) Hears() []knock.Place {
-	return []knock.Place{{Medium: knock.Datagrams, Port: r.port}}
+	all := []knock.Place{{Medium: knock.Datagrams, Port: r.port}}
+	if r.streams {
+		all = append(all, knock.Place{Medium: knock.Streams, Port: r.port})
+	}
+	return all
 }
 func (r letterRule) ForAll() bool         { return false }
 func (r letterRule) Warnings() []string   { return nil }
@@ -213,8 +218,8 @@ func TestTheListenerForDatagrams(t *testing.T) {
 	const there = letterKnock + "\n"
 	open := func(m *machine) (all []string) {
 		m.do(func() {
-			for _, p := range slices.Sorted(maps.Keys(m.openers)) {
-				all = append(all, fmt.Sprintf("%d %v", p, m.openers[p]))
+			for at, by := range m.openers {
+				all = append(all, fmt.Sprintf("%d %v", at.Port, by))
 			}
 		})
 		return all
@@ -251,12 +256,48 @@ func TestTheListenerForDatagrams(t *testing.T) {
 	})
 }
 
+// Where a rule hears streams the port is listened on, its connections are handed over, and
+// whoever takes them has the opener; while nothing is heard the port is held.
+func TestTheListenerForStreams(t *testing.T) {
+	withLetters(t)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine()
+		r := run(t, m, configPath(t), letterDoor+"streams = true\n")
+		place := knock.Place{Medium: knock.Streams, Port: 5005}
+		want := func(what string, heard bool) {
+			t.Helper()
+			synctest.Wait()
+			m.do(func() {
+				by, given := m.openers[place]
+				if got := slices.Contains(m.streams, 5005); got != heard || !given || (by != nil) != heard || !slices.Contains(m.held, 5005) {
+					t.Errorf("%s: handed over %t, opened by %v, held %v; want %t", what, got, by, m.held, heard)
+				}
+			})
+		}
+		want("at the start", true)
+		r.Hear([]knock.Heard{{Source: visitor, Place: place, Time: time.Now(), Said: "open 1", Proven: true,
+			Path: knock.Path{From: netip.AddrPortFrom(visitor, 4444), Stream: 7}}})
+		synctest.Wait()
+		if _, ok := m.grants[grantKey{"ssh", door.Source(visitor)}]; !ok {
+			t.Errorf("grants %v, want one of %v", m.grants, visitor)
+		}
+		m.do(func() { m.seen = door.Seen{NoData: "no log data"} })
+		time.Sleep(time.Hour)
+		want("in failsafe", false)
+		m.do(func() { m.taken = []uint16{5006} })
+		write(t, r.path, strings.ReplaceAll(letterDoor, "5005", "5006")+"streams = true\n")
+		if got := r.order(control.ApplyRequest{Action: "apply"}); !strings.Contains(got, "5006/tcp: address already in use") {
+			t.Errorf("a port that is taken: %q", got)
+		}
+	})
+}
+
 // The metrics count dropped datagrams by reason, if a knock hears datagrams.
 func TestDatagramsThatCameToNothing(t *testing.T) {
 	withLetters(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := run(t, newMachine(), configPath(t), letterDoor)
-		want := map[string]uint64{"foreign": 1, "strange": 2, "crowded": 3, "overrun": 4, "withheld": 5}
+		want := map[string]uint64{"foreign": 1, "strange": 2, "crowded": 3, "overrun": 4, "withheld": 5, "replied": 6}
 		if got := r.ReadMetrics().Datagrams; !maps.Equal(got, want) {
 			t.Errorf("datagrams %v, want %v", got, want)
 		}
@@ -373,7 +414,7 @@ func TestAKindThatOpensNothing(t *testing.T) {
 	g := doorsOf(&log, oracular{places: []knock.Place{at(59000), {Medium: knock.Datagrams, Port: 5005}}})
 	g.syncListeners()
 	ports := g.listeners.udp.(*udpListener).openers
-	if by, held := ports[5005]; !held || by != nil || g.listeners.problem != "5005/udp: its kind of knock opens no datagrams" {
+	if by, held := ports[knock.Place{Medium: knock.Datagrams, Port: 5005}]; !held || by != nil || g.listeners.problem != "5005/udp: its kind of knock opens no datagrams" {
 		t.Errorf("the listener has %v, its problem is %q", ports, g.listeners.problem)
 	}
 }

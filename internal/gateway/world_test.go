@@ -62,11 +62,12 @@ type machine struct {
 	rebooted bool  // since the last commit
 
 	listening []uint16
+	streams   []uint16 // whose connections are handed over
 	held      []uint16 // ports, listened on or not
 	taken     []uint16
 	lacks     []uint16 // ports that were taken when the listener wanted them
 	behind    bool     // the listener cannot accept
-	openers   map[uint16]knock.Opener
+	openers   map[knock.Place]knock.Opener
 	answers   []string // to datagrams
 	dead      []uint16 // UDP ports whose sockets have died
 	running   map[string]bool
