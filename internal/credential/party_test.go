@@ -10,9 +10,9 @@ import (
 )
 
 var (
-	now   = time.Date(2026, 11, 27, 10, 0, 0, 0, time.UTC) // a Friday
-	home  = netip.MustParseAddr("192.0.2.7")
-	aKey  = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFhmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZm alice@laptop"
+	now  = time.Date(2026, 11, 27, 10, 0, 0, 0, time.UTC) // a Friday
+	home = netip.MustParseAddr("192.0.2.7")
+	aKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFhmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZm alice@laptop"
 )
 
 // defaults fills in what a test does not care for.

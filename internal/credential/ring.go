@@ -7,14 +7,18 @@ type Keys struct {
 	list  []Key
 	first map[Fingerprint]uint32   // the place in list
 	again map[Fingerprint][]uint32 // of further lines with the same key
+	kinds map[string]bool          // that keys of the set have
+	signs bool                     // it has an authority
 }
 
 // NewKeys returns the set of keys, which the caller does not change after that. Lines
 // with the same key all count, as with sshd: what one of them permits is permitted.
 func NewKeys(list []Key) *Keys {
-	k := &Keys{list, make(map[Fingerprint]uint32, len(list)), map[Fingerprint][]uint32{}}
+	k := &Keys{list: list, first: make(map[Fingerprint]uint32, len(list)), again: map[Fingerprint][]uint32{}, kinds: map[string]bool{}}
 	for i := range list {
 		f := list[i].Fingerprint
+		k.kinds[kindOf(list[i].Blob)] = true
+		k.signs = k.signs || list[i].Authority
 		if _, ok := k.first[f]; ok {
 			k.again[f] = append(k.again[f], uint32(i))
 			continue
@@ -31,6 +35,9 @@ func (k *Keys) All() []Key {
 	}
 	return k.list
 }
+
+// has says whether a key of the set has a kind.
+func (k *Keys) has(kind string) bool { return k != nil && k.kinds[kind] }
 
 // find returns the lines of a key that may knock, or of an authority.
 func (k *Keys) find(f Fingerprint, authority bool) (found []*Key) {
@@ -64,8 +71,10 @@ type Origins struct {
 // that is made of other origins takes its place. To make one costs nothing for the keys,
 // whose sets are made before.
 //
-// Whatever a visitor shows, it costs what its form costs: a credential that is not
-// known is verified against a key of nobody's.
+// A credential that is not known costs what one that is known costs, since it is verified
+// with a key of nobody's; so nobody learns from the time that it takes whose keys a ring
+// has. What no line at all could accept is not verified: certificates where there is no
+// authority, and the two formats that take the longest where no key has them.
 type Ring struct {
 	o       Origins
 	secrets map[[16]byte]*Secret
@@ -95,7 +104,7 @@ func byHash(list []Code) map[[32]byte]*Code {
 // Key returns whose key a fingerprint is of, if sig is its signature for a message.
 func (r *Ring) Key(f Fingerprint, message, sig []byte) (*Party, bool) {
 	s, ok := parseSignature(sig)
-	if !ok {
+	if !ok || costly[s.format] && !r.o.File.has(s.format) && !r.o.Enrolled.has(s.format) {
 		return nil, false
 	}
 	lines := r.o.File.find(f, false)
@@ -123,14 +132,13 @@ func (r *Ring) Key(f Fingerprint, message, sig []byte) (*Party, bool) {
 func (r *Ring) Certificate(certificate, message, sig []byte) (*Party, bool) {
 	s, ok := parseSignature(sig)
 	c, ok2 := parseCertificate(certificate)
-	if !ok || !ok2 {
+	if !ok || !ok2 || r.o.File == nil || !r.o.File.signs {
 		return nil, false
 	}
 	authority := FingerprintOf(c.authority)
 	lines := r.o.File.find(authority, true)
-	// Both in any case: neither tells by its time that the authority is known.
-	issued, shown := r.verify(c.signature, c.authority, c.signed), r.verify(s, c.key, Signed(message))
-	if !issued || !shown || len(lines) == 0 {
+	// It takes as long for an authority that is not known.
+	if !r.verify(c.signature, c.authority, c.signed) || !r.verify(s, c.key, Signed(message)) || len(lines) == 0 {
 		return nil, false
 	}
 	p := r.party(FingerprintOf(c.key).String(), Name(c.id))
@@ -185,8 +193,9 @@ func (r *Ring) Invite(code [16]byte, blob, message, sig []byte) (*Party, Code, K
 		return nil, Code{}, Key{}, false
 	}
 	f := FingerprintOf(blob)
+	// Nobody guesses 128 bits, so that there is nothing to learn from the time it takes.
 	c := r.invites[HashCode(code)]
-	if !r.verify(s, blob, Signed(message)) || c == nil || c.Key != nil && *c.Key != f {
+	if c == nil || c.Key != nil && *c.Key != f || !r.verify(s, blob, Signed(message)) {
 		return nil, Code{}, Key{}, false
 	}
 	p := r.party(f.String(), c.Name)
