@@ -226,7 +226,7 @@ func touchOn(ctx context.Context, next *atomic.Uint32, rate int, ports ...int) e
 	return nil
 }
 
-// granted is how many grants the status tells of, once no more are added.
+// granted is how many grants the status reports, once no more are added.
 func (b *loaded) granted(ctx context.Context) (int, error) {
 	last := -1
 	err := lab.Until(ctx, 20*time.Second, "all touches judged", func() error {

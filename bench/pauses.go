@@ -18,8 +18,8 @@ import (
 	"github.com/doorward/doorward/internal/control"
 )
 
-// The loads of this file are what operators and disks do. What a visitor waits at
-// most tells whether one of them holds the daemon up.
+// The loads of this file are what operators and disks do. The longest that a visitor
+// waits shows whether one of them holds the daemon up.
 
 // slowDisk has each sync of the daemon's files take so long, while strangers'
 // wrong knocks give it something to write.
@@ -72,7 +72,7 @@ touch = [%d, %d]
 	return all.String()
 }
 
-// with starts the daemon anew with another configuration.
+// with restarts the daemon with another configuration.
 func (b *loaded) with(ctx context.Context, config string) error {
 	b.config = config
 	return b.restart(ctx, b.bench)

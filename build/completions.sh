@@ -1,5 +1,5 @@
 #!/bin/sh
-# Has the command write what shells complete of it: completions.sh PROGRAM DIRECTORY
+# Has the command write completions for shells: completions.sh PROGRAM DIRECTORY
 . "$(dirname "$0")/lib.sh"
 
 mkdir -p "$2"

@@ -152,8 +152,8 @@ for name in $names; do
 	esac
 done
 
-# Every fault of the code is in it, too, or is said to be left out: by its name, or
-# with the whole package that it is in, as `internal/sandbox/...`.
+# Every fault of the code is in it, too, or listed as left out: by its name, or with the
+# whole package that it is in, as `internal/sandbox/...`.
 faults=$(awk '$1 == "mutant" {print $2 ":" $4}' internal/mutants/mutants.txt)
 known=$(echo "$mutants" | tr '\nA-Z_' ' a-z-')
 left_out=$(sed -n '/^## What is left out/,$p' docs/model/README.md)

@@ -8,7 +8,7 @@
 out=$1
 shift
 
-# As packagers call it: 32-bit ARM with a unit for floating-point numbers.
+# As packagers call 32-bit ARM with a floating-point unit.
 if [ "${GOARCH:-}" = arm7 ]; then
 	export GOARCH=arm GOARM=7
 fi

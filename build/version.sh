@@ -6,7 +6,7 @@
 #	         before 1.2.4, a later commit after an earlier one
 #	commit   the commit, with "-modified" after it if files differ from it
 #	time     the commit's time in seconds, which all built files have as theirs
-#	ldflags  what the linker is told: no symbol table, and the version
+#	ldflags  flags for the linker: no symbol table, and the version
 #
 # VERSION, COMMIT and SOURCE_DATE_EPOCH in the environment are believed. Without a git
 # repository the first and the last are needed for packages; programs alone can be

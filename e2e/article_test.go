@@ -50,8 +50,8 @@ func TestArticle(t *testing.T) {
 	s.start(door)
 	s.listens("59000", "59001", "59002")
 
-	// S1: a touched listener dies. S5: at the next look the knock is wrong, and
-	// everything is deaf; then all is reset.
+	// S1: a touched listener dies. S5: at the next look the knock is wrong, and knocks
+	// are ignored; then all is reset.
 	s.touch(s.stranger, gate4, "59001")
 	s.penalised("ssh", "any")
 	for _, port := range []string{"59000", "59001", "59002"} {
@@ -72,7 +72,7 @@ func TestArticle(t *testing.T) {
 	s.admits(s.stranger, gate6, "22")
 	in := s.login(ssh, s.visitor, gate4)
 
-	// S10: the last login is too long ago; the session is none of a login's.
+	// S10: the last login is too long ago; an open session does not count as one.
 	s.must(s.gate.WaitState(t.Context(), "ssh", "dark", 2*soon))
 	s.refuses(s.visitor, gate4, "22")
 	s.listens("59000", "59001", "59002")
@@ -90,7 +90,7 @@ func TestNoLogDataAtAll(t *testing.T) {
 	s.state("ssh", "failsafe")
 	s.says(s.gate.Output(), `"level":"(WARN|ERROR)".*log`)
 	s.says(s.operator("status"), `failsafe`)
-	for _, port := range []string{"59000", "59002"} { // deaf: whether they answer is no matter
+	for _, port := range []string{"59000", "59002"} { // knocks are ignored: whether the ports answer does not matter
 		if c, err := s.dial(s.visitor, gate4, port, dark); err == nil {
 			c.Close()
 		}

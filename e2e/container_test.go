@@ -26,8 +26,8 @@ import (
 func TestTheContainer(t *testing.T) {
 	nstest.Need(t, "crun")
 	s := newSite(t)
-	// crun knows no machine with controllers of both versions of cgroups; it is to use
-	// none of either.
+	// crun does not work where there are controllers of both versions of cgroups; it is
+	// to use none of either.
 	s.run(s.server, "mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup")
 	c := s.bundle()
 	s.must(os.MkdirAll(s.lab.Path("etc"), 0o750))
@@ -164,7 +164,7 @@ func (c *container) end() {
 	c.run(c.server, "crun", c.crun("kill", "doorward", "TERM")...)
 	<-c.process.Ended()
 	if out := c.process.Output(); !strings.Contains(out, `"signal":"terminated"`) {
-		c.t.Errorf("the daemon did not end as it was asked to:\n%s", out)
+		c.t.Errorf("the daemon did not end when asked to:\n%s", out)
 	}
 }
 
@@ -188,7 +188,8 @@ func (c *container) removesTheFence() {
 	c.admits(c.stranger, gate4, "8080")
 }
 
-// isLockedIn holds that the daemon has locked itself in, and has nothing to give up.
+// isLockedIn checks that the daemon has locked itself in, and has nothing left to give
+// up.
 func (c *container) isLockedIn() {
 	c.t.Helper()
 	status := fmt.Sprintf("/proc/%d/status", c.pid)
@@ -208,11 +209,11 @@ func (c *container) isLockedIn() {
 }
 
 // saysThatThereIsNoDBus knocks at a door whose service is a unit of the machine, and
-// holds that what the container lacks is said.
+// checks that the message says what the container lacks.
 func (c *container) saysThatThereIsNoDBus() {
 	c.t.Helper()
 	c.touch(c.visitor, gate4, "79", "59011")
-	c.until("the failure is told", func() error {
+	c.until("the failure is recorded", func() error {
 		out, err := c.exec("doorward", "log", "vpn")
 		if err == nil && (!strings.Contains(out, "cannot reach systemd over D-Bus") || !strings.Contains(out, "a container needs the machine's socket")) {
 			err = fmt.Errorf("the trail has: %s", out)

@@ -151,8 +151,8 @@ func TestCorruptStoreIsSetAside(t *testing.T) {
 	}
 }
 
-// With a full disk nothing is remembered, which the operator hears of; the doors
-// are guarded all the same, and nobody who may not comes in.
+// With a full disk nothing is remembered, which the operator is told; the doors are
+// guarded all the same, and nobody comes in who may not.
 func TestDiskFull(t *testing.T) {
 	s := newSite(t, "mount")
 	s.serve(s.server, ":8080")

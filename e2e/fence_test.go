@@ -190,7 +190,7 @@ func TestCleanupRemovesTheFence(t *testing.T) {
 	if out := s.run(s.server, "nft", "list", "ruleset"); strings.Contains(out, "doorward") {
 		t.Errorf("after --cleanup nft shows\n%s", out)
 	}
-	s.run(s.server, bin+"/doorwardd", "--cleanup") // nothing to do is done
+	s.run(s.server, bin+"/doorwardd", "--cleanup") // with nothing to do it succeeds
 }
 
 // Grants are the kernel's to end: with the daemon dead they run out all the

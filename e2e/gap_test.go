@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// A daemon that is stopped in the middle of a knock, for longer than a knock may
-// take, opens to who finishes it and penalises them for nothing. Who does not
-// finish is wrong as ever.
+// A daemon that is stopped in the middle of a knock, for longer than a knock may take,
+// opens to whoever finishes it, and penalises them for nothing. Whoever does not finish
+// is still wrong.
 func TestStoppedInTheMiddleOfAKnock(t *testing.T) {
 	s := newSite(t)
 	s.serve(s.server, ":8080")

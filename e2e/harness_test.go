@@ -396,7 +396,7 @@ func (s *site) lives(in *session) {
 	s.must(in.Says(s.t.Context(), line, soon))
 }
 
-// hup has the daemon read its configuration anew.
+// hup has the daemon read its configuration again.
 func (s *site) hup() {
 	s.t.Helper()
 	s.must(s.gate.Signal(syscall.SIGHUP))

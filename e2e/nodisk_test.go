@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// A state directory that takes nothing is no reason to leave a port open. Each
-// case begins with a machine that has no fence.
+// A state directory that cannot be written is no reason to leave a port open. Each case
+// begins with a machine that has no fence.
 func TestAStateThatTakesNothing(t *testing.T) {
 	for name, spoil := range map[string]func(s *site, state string){
 		"read-only": func(s *site, state string) {

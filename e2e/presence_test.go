@@ -48,7 +48,7 @@ func TestMoshIsSeen(t *testing.T) {
 	out := s.run(s.server, "mosh-server", "new", "-i", gate4, "-p", "60001", "-l", "LC_ALL=C.UTF-8", "--", "cat")
 	key := regexp.MustCompile(`MOSH CONNECT 60001 (\S+)`).FindStringSubmatch(out)
 	if key == nil {
-		t.Fatalf("mosh-server says no key: %s", out)
+		t.Fatalf("mosh-server prints no key: %s", out)
 	}
 	client, err := s.visitor.Start("env", "MOSH_KEY="+key[1], "TERM=xterm", "LC_ALL=C.UTF-8",
 		"script", "-qfec", "stty rows 24 cols 80 && exec mosh-client "+gate4+" 60001", "/dev/null")
@@ -83,7 +83,7 @@ func TestPublishedPortIsInUse(t *testing.T) {
 	s.must(c.Close())
 	s.state("web", "dark")
 
-	// A session that outlives its door is told of a dark one, too.
+	// A session that outlives its door is reported at a dark one, too.
 	s.knock(s.visitor, gate4)
 	c, err = s.talk(s.visitor, gate4, "8080")
 	s.must(err)
@@ -92,8 +92,8 @@ func TestPublishedPortIsInUse(t *testing.T) {
 	s.must(echo(c, "still here", "still here"))
 }
 
-// What the gateway says to itself keeps no door open, nor what it has begun from a
-// port of a door: not its visitors' door and not everybody's.
+// What the gateway sends to itself keeps no door open, nor does what it has begun from
+// a port of a door, whatever the door's scope.
 func TestTheGatewayItselfIsNobody(t *testing.T) {
 	s := newSite(t)
 	s.serve(s.server, ":8080")
@@ -114,7 +114,7 @@ idle = "2s"
 scope = %q
 ` + touchKnock
 	s.start(fmt.Sprintf(doors, "source"))
-	s.must(s.server.Do(func() error { // of a moment when it is tracked how they begin
+	s.must(s.server.Do(func() error { // begun when connection tracking sees it
 		tcp, err := (&net.Dialer{LocalAddr: &net.TCPAddr{Port: 9001}}).Dial("tcp", visitor4+":80")
 		if err != nil {
 			return err
@@ -155,7 +155,7 @@ func (s *site) logins() (all []string) {
 		var r audit.Record
 		s.must(json.Unmarshal([]byte(line), &r))
 		if r.Event == audit.EventLogin {
-			by, _, _ := strings.Cut(r.Login.Grant.By, ", logged in as") // as who runs the tests has
+			by, _, _ := strings.Cut(r.Login.Grant.By, ", logged in as") // if whoever runs the tests has logged in
 			all = append(all, fmt.Sprintf("%s from %s by %s, let in by %s", r.Login.User, r.Source, r.Login.Method, by))
 		}
 	}
@@ -163,8 +163,8 @@ func (s *site) logins() (all []string) {
 }
 
 // A login has the grant that let it in, and who ordered or knocked for it; so has its
-// session for as long as it lasts, over a restart, too. One that is over before
-// anybody looks is told as well, and one by another port is not.
+// session for as long as it lasts, over a restart, too. One that is over before anybody
+// looks is recorded as well, and one by another port is not.
 func TestWhoIsInByWhat(t *testing.T) {
 	s := newSite(t, "sshd", "ssh", "conntrack")
 	door, ssh := s.sshDoor("idle = \"20s\"\nlogins = [\""+s.authLog+"\"]", touchKnock)

@@ -68,20 +68,20 @@ func TestLockedInBesideItsCommands(t *testing.T) {
 	s.touch(s.visitor, gate4, "59010", "59012")
 	s.state("nap", "open")
 
-	// Without its launcher the daemon is no warden of services.
+	// Without its launcher the daemon could not run commands: it exits.
 	s.must(syscall.Kill(launcher, syscall.SIGKILL))
 	<-s.gate.Ended()
 	s.must(s.gate.Says(t.Context(), "the launcher of doors' commands has ended", soon))
 	s.refuses(s.stranger, gate4, "22")
 	s.start("")
-	s.state("nap", "open") // it was taken up
+	s.state("nap", "open") // the daemon has taken over what runs
 	s.state("ssh", "open")
 	s.operator("close", "nap")
 	s.state("nap", "dark")
 }
 
-// No configuration with commands at the start, no launcher: one that has some
-// later is refused with the words to help.
+// Without commands in the configuration at the start there is no launcher, and a later
+// configuration that has some is refused, with what to type.
 func TestCommandsThatComeLater(t *testing.T) {
 	s := newSite(t, "sshd")
 	s.start(webDoor("", touchKnock))

@@ -15,8 +15,8 @@ import (
 	"github.com/doorward/doorward/e2e/lab"
 )
 
-// Whatever a start meets, the fence stands: either the daemon works without what
-// it lacks, or it ends with a word on that.
+// Whatever a start meets, the fence stands: either the daemon works without what it
+// lacks, or it exits and says why.
 func TestAStartThatLacksSomething(t *testing.T) {
 	for name, c := range map[string]struct {
 		spoil func(s *site)

@@ -19,9 +19,8 @@ func TestEveryClientGetsInOverIPv4(t *testing.T) { everyClientGetsIn(t, gate4, "
 
 func TestEveryClientGetsInOverIPv6(t *testing.T) { everyClientGetsIn(t, gate6, "-6", "["+gate6+"]") }
 
-// everyClientGetsIn knocks at address with whatever can make a TCP connection,
-// and logs in with ssh after each. family and bracketed are how nmap and socat
-// are told the address.
+// everyClientGetsIn knocks at address with whatever can make a TCP connection, and logs
+// in with ssh after each. family and bracketed are how nmap and socat take the address.
 func everyClientGetsIn(t *testing.T, address, family, bracketed string) {
 	s := newSite(t, "sshd", "ssh", "telnet", "nc.openbsd", "nmap", "bash", "socat")
 	door, ssh := s.sshDoor("idle = \"1m\"\nlogins = \"off\"", touchKnock)
@@ -53,9 +52,9 @@ func everyClientGetsIn(t *testing.T, address, family, bracketed string) {
 	}
 }
 
-// knockWith has the visitor run a client once for each port of the knock, or
-// just once if it knows them all. Whether the client calls a connection that
-// was closed at once a failure is no matter.
+// knockWith has the visitor run a client once for each port of the knock, or just once
+// if it knows them all. Whether the client calls a connection that was closed at once a
+// failure does not matter.
 func (s *site) knockWith(client []string) {
 	s.t.Helper()
 	ports := []string{"59000", "59002"}
@@ -206,7 +205,7 @@ func TestWrongKnocks(t *testing.T) {
 		s.penalised("web", visitor4)
 		s.knock(s.visitor, gate4)
 		s.refuses(s.visitor, gate4, "8080")
-		// Another's knock is no matter of this penalty.
+		// This penalty does not matter to another source's knock.
 		s.knock(s.stranger, gate4)
 		s.admits(s.stranger, gate4, "8080")
 		s.operator("close", "web")
@@ -243,7 +242,7 @@ func TestKnocksInParallel(t *testing.T) {
 	if d := s.door("web"); len(d.Penalties)+len(d.Refusals) > 0 {
 		t.Errorf("penalties %v, refusals %v", d.Penalties, d.Refusals)
 	}
-	// Who was not right has one order to try.
+	// A source that has not just been right can try only one order.
 	s.touch(s.stranger, gate4, "59002", "59000", "59002")
 	s.penalised("web", stranger4)
 	s.refuses(s.stranger, gate4, "8080")

@@ -188,7 +188,7 @@ func TestListenersSurviveTheDaemon(t *testing.T) {
 }
 
 // TestStartsWithoutItsStateDirectory: the daemon can guard the doors without one,
-// if only systemd starts it.
+// provided that systemd starts it.
 func TestStartsWithoutItsStateDirectory(t *testing.T) {
 	m := systemdtest.Boot(t, nstest.New(t), build(t, "cmd/doorwardd")+":/stub")
 	install(t, m)

@@ -32,8 +32,8 @@ listen = [59000, 59001, 59002]
 touch = [59000, 59002]
 `
 
-// toldToAll has the records told to the journal and to the visitor's syslog, too.
-const toldToAll = `[gateway]
+// sentToAll sends the records to the journal and to the visitor's syslog server as well.
+const sentToAll = `[gateway]
 records = ["log", "journal", "udp:192.0.2.2:514"]
 `
 
@@ -46,11 +46,11 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 	m := systemdtest.Boot(t, ns, build(t, "cmd/doorwardd")+":/stub", build(t, "cmd/doorward")+":/usr/bin/doorward",
 		build(t, "internal/sandbox/intruder")+":/intruder")
 	install(t, m)
-	m.Write("/etc/doorward/doorward.toml", toldToAll+sshDoor, 0o640)
+	m.Write("/etc/doorward/doorward.toml", sentToAll+sshDoor, 0o640)
 	syslog := receive(t, visitor, "192.0.2.2:514")
 	m.Run("systemctl", "disable", "--now", "ssh.service")
 	m.Run("doorward", "polkit", "--install")
-	m.Run("systemctl", "restart", "polkit.service") // it reads rules anew by itself, at some moment
+	m.Run("systemctl", "restart", "polkit.service") // by itself it rereads rules only at some later moment
 	m.Run("useradd", "--uid", "1000", "alice")
 	m.Run("systemctl", "start", "doorward.service")
 	t.Cleanup(func() {
@@ -87,11 +87,12 @@ func TestTheDaemonInItsUnit(t *testing.T) {
 		t.Error("a closed door lets somebody in")
 	}
 
-	tellsRecords(t, m, syslog)
+	sendsRecords(t, m, syslog)
 	logsInByTheJournal(t, m, visitor)
 	startsAgainAfterAnUpgrade(t, m)
 
-	// D-Bus goes: the knock is in vain, and said to be. D-Bus is back: it is not.
+	// Without D-Bus the knock is in vain, and the trail says so; with D-Bus back, it
+	// opens the door.
 	m.Run("systemctl", "stop", "dbus.socket", "dbus.service")
 	knocks(t, visitor)
 	nstest.Eventually(t, "the failure is in the audit trail", func() bool {
@@ -143,9 +144,10 @@ func receive(t *testing.T, ns *nstest.NS, address string) <-chan string {
 	return got
 }
 
-// tellsRecords holds that a grant is found in the journal by its fields, that a journal
-// which was started again is told, and that a syslog server is, from inside the sandbox.
-func tellsRecords(t *testing.T, m *systemdtest.Machine, syslog <-chan string) {
+// sendsRecords checks that a grant can be found in the journal by its fields, and that,
+// from inside the sandbox, records reach a journal that was restarted, and a syslog
+// server.
+func sendsRecords(t *testing.T, m *systemdtest.Machine, syslog <-chan string) {
 	t.Helper()
 	find := func(fields ...string) map[string]string {
 		var entry map[string]string
@@ -174,15 +176,15 @@ func tellsRecords(t *testing.T, m *systemdtest.Machine, syslog <-chan string) {
 				return
 			}
 		case <-limit:
-			t.Error("the syslog server is not told of what was armed")
+			t.Error("the syslog server did not receive the record of arm")
 			return
 		}
 	}
 }
 
-// closesAs closes the door as root whom alice has become, and holds that the daemon,
-// from inside its unit, knows who it was, also when there is another user since it was
-// locked in.
+// closesAs closes the door as root, which alice has become, and checks that the daemon,
+// from inside its unit, knows who it was, even if a user was added since it locked
+// itself in.
 func closesAs(t *testing.T, m *systemdtest.Machine) {
 	t.Helper()
 	m.Run("sh", "-c", "useradd bob && echo 1000 > /proc/self/loginuid && SUDO_USER=alice exec doorward close ssh")
@@ -220,11 +222,11 @@ func logins(t *testing.T, m *systemdtest.Machine) (all []string) {
 	return all
 }
 
-// reloadIsRefused holds that a reload fails, with the reason, while a configuration
+// reloadIsRefused checks that a reload fails, with the reason, while a configuration
 // waits to be kept.
 func reloadIsRefused(t *testing.T, m *systemdtest.Machine) {
 	t.Helper()
-	m.Write("/etc/doorward/doorward.toml", toldToAll+sshDoor+"within = \"30s\"\n", 0o640)
+	m.Write("/etc/doorward/doorward.toml", sentToAll+sshDoor+"within = \"30s\"\n", 0o640)
 	m.Run("doorward", "apply", "--confirm", "1h")
 	m.Run("doorward", "diff") // the daemon can read the file from inside its sandbox
 	if out, err := m.System.Run(t.Context(), "systemctl", "reload", "doorward.service"); err == nil {
@@ -234,11 +236,11 @@ func reloadIsRefused(t *testing.T, m *systemdtest.Machine) {
 		t.Errorf("the log does not say why the reload failed:\n%s", log)
 	}
 	m.Run("doorward", "apply", "--undo")
-	m.Write("/etc/doorward/doorward.toml", toldToAll+sshDoor, 0o640)
+	m.Write("/etc/doorward/doorward.toml", sentToAll+sshDoor, 0o640)
 }
 
-// startsAgainAfterAnUpgrade replaces a library of journalctl, which the daemon that
-// is locked in could no longer use, and holds that the next one can.
+// startsAgainAfterAnUpgrade replaces a library of journalctl, which the daemon that is
+// locked in could no longer use, and checks that the next one can.
 func startsAgainAfterAnUpgrade(t *testing.T, m *systemdtest.Machine) {
 	t.Helper()
 	before := show(t, m, "doorward.service", "MainPID")
@@ -254,9 +256,9 @@ func startsAgainAfterAnUpgrade(t *testing.T, m *systemdtest.Machine) {
 	}
 }
 
-// intrudes runs the intruder (internal/sandbox/intruder) in the daemon's place: in
-// its unit, as its user, with its leave to ask polkit, and locked in with a
-// program that it may start, "" for none.
+// intrudes runs the intruder (internal/sandbox/intruder) in the daemon's place: in its
+// unit, as its user, with its permission to ask polkit, and locked in with a program
+// that it may start, "" for none.
 func intrudes(t *testing.T, m *systemdtest.Machine, program string) {
 	t.Helper()
 	unit, err := files.ReadFile("doorward.service")
@@ -301,12 +303,12 @@ func intrudes(t *testing.T, m *systemdtest.Machine, program string) {
 	t.Logf("the intruder:\n%s", tries)
 }
 
-// logsInByTheJournal logs in with the real ssh, and holds that the login, as the
+// logsInByTheJournal logs in with the real ssh, and checks that the login, as the
 // journal has it, is presence.
 func logsInByTheJournal(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS) {
 	t.Helper()
 	m.Write("/etc/doorward/doorward.toml",
-		toldToAll+strings.Replace(sshDoor, `idle = "1h"`, `idle = "1h", logins = "journal", connections = false`, 1), 0o640)
+		sentToAll+strings.Replace(sshDoor, `idle = "1h"`, `idle = "1h", logins = "journal", connections = false`, 1), 0o640)
 	m.Run("ln", "-sf", "/usr/share/zoneinfo/Asia/Kathmandu", "/etc/localtime") // after the daemon's start, as cloud-init does
 	m.Run("doorward", "apply")
 	key := authorize(t, m)
@@ -321,7 +323,7 @@ func logsInByTheJournal(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS
 		}
 		return s.Doors[0].LastSeen != nil && !s.Doors[0].LastSeen.Before(begun)
 	})
-	nstest.Eventually(t, "the login is told", func() bool {
+	nstest.Eventually(t, "the login is recorded", func() bool {
 		return slices.Equal(logins(t, m), []string{"root from 192.0.2.2 by touch"})
 	})
 	// Locked in, it still reads the journal and the time zone.
@@ -372,7 +374,7 @@ func knocks(t *testing.T, ns *nstest.NS) {
 	}
 }
 
-// reaches tells whether a connection from ns succeeds within d.
+// reaches says whether a connection from ns succeeds within d.
 func reaches(ns *nstest.NS, address string, d time.Duration) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()

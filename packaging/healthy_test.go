@@ -53,7 +53,7 @@ func TestAHealthyMachine(t *testing.T) {
 		for range 3 {
 			m.Run("systemctl", "restart", "ssh.service")
 		}
-		// What an upgrade of openssh-server does at last.
+		// What an upgrade of openssh-server does in the end.
 		m.Run("deb-systemd-invoke", "restart", "ssh.service", "ssh.socket")
 		logsIn(t, visitor, key)
 		darkens(t, m)
@@ -72,7 +72,7 @@ func testOperatorStops(t *testing.T, m *systemdtest.Machine, visitor *nstest.NS)
 	for _, order := range []string{"restart", "stop", "start", "stop"} {
 		m.Run("systemctl", order, "ssh.service")
 		if order == "stop" {
-			nstest.Eventually(t, "the trail tells how to stop it for good", func() bool {
+			nstest.Eventually(t, "the trail says how to stop it for good", func() bool {
 				return strings.Contains(m.Run("doorward", "log"), `"doorward close ssh" stops it for good`)
 			})
 		}
@@ -113,7 +113,7 @@ func guard(t *testing.T, m *systemdtest.Machine, unit string) {
 	m.Write("/etc/doorward/doorward.toml",
 		strings.NewReplacer("ssh.service", unit, `idle = "1h"`, `idle = "1h", logins = "journal"`).Replace(sshDoor), 0o640)
 	m.Run("doorward", "polkit", "--install")
-	m.Run("systemctl", "restart", "polkit.service") // it reads rules anew by itself, at some moment
+	m.Run("systemctl", "restart", "polkit.service") // by itself it rereads rules only at some later moment
 	m.Run("systemctl", "start", "doorward.service")
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -134,7 +134,7 @@ func darkens(t *testing.T, m *systemdtest.Machine) {
 	nstest.Eventually(t, "the door is dark", func() bool { return doorOf(t, m).State == "dark" })
 }
 
-// wellSaid holds that neither the log nor status nor doctor has a warning.
+// wellSaid checks that neither the log nor status nor doctor has a warning.
 func wellSaid(t *testing.T, m *systemdtest.Machine) {
 	t.Helper()
 	s := daemonStatus(t, m)

@@ -75,8 +75,8 @@ func (l *life) apt(args string) string {
 	return said
 }
 
-// is holds that units are in a state of their own ("active", "inactive") and at
-// boot ("enabled", "disabled", "not-found").
+// is checks that units are in a state of their own ("active", "inactive") and at boot
+// ("enabled", "disabled", "not-found").
 func (l *life) is(unit, active, enabled string) {
 	l.Helper()
 	if got := show(l.T, l.m, unit, "ActiveState"); got != active {
@@ -89,7 +89,7 @@ func (l *life) is(unit, active, enabled string) {
 	}
 }
 
-// says holds that a program has said something.
+// says checks that a program has said something.
 func (l *life) says(said string, words ...string) {
 	l.Helper()
 	for _, w := range words {
@@ -124,7 +124,7 @@ func (l *life) guards(more ...string) {
 	l.Helper()
 	l.m.Run("doorward", append([]string{"init", "--listen", "59000,59001,59002", "--touch", "59000,59002"}, more...)...)
 	l.m.Run("doorward", "polkit", "--install")
-	l.m.Run("systemctl", "restart", "polkit.service") // it reads rules anew by itself, at some moment
+	l.m.Run("systemctl", "restart", "polkit.service") // by itself it rereads rules only at some later moment
 	l.m.Run("systemctl", "enable", "--now", "doorward.service")
 	l.dark()
 	if l.strangerReaches("22") {
@@ -173,8 +173,8 @@ func (l *life) upgrade() {
 	l.m.Run("systemctl", "start", "doorward.service")
 }
 
-// notRemoved holds that it stays, and goes on opening doors, where a removal could lock
-// somebody out, or would expose what nobody can tell any more.
+// notRemoved checks that it stays, and goes on opening doors, where a removal could
+// lock somebody out, or would expose what nobody can tell any more.
 func (l *life) notRemoved() {
 	for _, tt := range []struct{ name, breaks, mends, says string }{
 		{"an SSH server that does not start", "echo nonsense >>/etc/ssh/sshd_config", "sed -i /nonsense/d /etc/ssh/sshd_config; systemctl reset-failed ssh",
@@ -217,7 +217,7 @@ func (l *life) remove() {
 	}
 }
 
-// again installs it anew, over the configuration that a removal leaves.
+// again installs it again, over the configuration that a removal leaves.
 func (l *life) again() {
 	said := l.apt("install /now/*.deb")
 	l.says(said, "doorward: not enabled. The configuration from before is there: doorward check; systemctl enable --now doorward\n")
@@ -248,7 +248,7 @@ func (l *life) purge() {
 	}
 }
 
-// gone holds that nothing of doorward is left.
+// gone checks that nothing of doorward is left.
 func (l *life) gone() {
 	l.Helper()
 	if l.fence() {
@@ -270,7 +270,8 @@ func (l *life) afresh() {
 	l.session()
 }
 
-// lockedOut types what the README says to who is locked out, and nothing else.
+// lockedOut types what the README tells those who are locked out to type, and nothing
+// else.
 func (l *life) lockedOut() {
 	readme, err := os.ReadFile("../README.md")
 	if err != nil {

@@ -32,7 +32,7 @@ func settings(t *testing.T, name string) (lines [][]string) {
 	return lines
 }
 
-// calls are the system calls of a group as systemd has them, or the one of a name.
+// calls are the system calls of a group as systemd has them, or the one with the name.
 func calls(t *testing.T, name string) (all []string) {
 	t.Helper()
 	if name[0] != '@' {
@@ -50,7 +50,7 @@ func calls(t *testing.T, name string) (all []string) {
 	return all
 }
 
-// lacks is what the unit does not let a daemon have of what a kind needs.
+// lacks is what a kind needs and the unit does not let the daemon have.
 func lacks(t *testing.T, needs knock.Needs) (all []string) {
 	t.Helper()
 	bounding := slices.Concat(settings(t, "CapabilityBoundingSet")...)

@@ -19,8 +19,8 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// As which version the packages of these tests are built, so that they do not depend
-// on what a clone of the repository has.
+// The version as which the packages of these tests are built, so that they do not
+// depend on the tags that a clone of the repository has.
 var version = []string{"VERSION=" + number, "COMMIT=0123abcd", "SOURCE_DATE_EPOCH=1798859045"}
 
 // runBuild runs one of the build scripts of the sources in dir.
@@ -157,7 +157,7 @@ func TestPackages(t *testing.T) {
 	})
 }
 
-// testControl holds what Debian is told of the packages.
+// testControl checks what the packages say of themselves to Debian.
 func testControl(t *testing.T, daemon, client pkg) {
 	for _, tt := range []struct {
 		p    pkg

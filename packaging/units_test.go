@@ -18,8 +18,8 @@ import (
 	"github.com/doorward/doorward/internal/systemdtest"
 )
 
-// TestUnitsAsDebianHasThem guards Debian's sshd by its other name, with a daemon
-// that has no leave at first, and beside a second sshd.
+// TestUnitsAsDebianHasThem guards Debian's sshd by its other name, with a daemon that
+// has no permission at first, and beside a second sshd.
 func TestUnitsAsDebianHasThem(t *testing.T) {
 	ns, visitor := nstest.New(t), nstest.New(t)
 	nstest.Need(t, "ssh-keygen")
@@ -38,7 +38,7 @@ func TestUnitsAsDebianHasThem(t *testing.T) {
 	// Without the rule: said by the daemon before anybody knocks, and by doctor.
 	const refused = "door ssh: the daemon may not start and stop sshd.service (ssh.service), so right knocks fail: " +
 		`not allowed to stop unit "ssh.service": Interactive authentication required.; "sudo doorward polkit --install" allows it`
-	nstest.Eventually(t, "it is said that the daemon has no leave", func() bool { return slices.Contains(warnings(t, m), refused) })
+	nstest.Eventually(t, "status says that the daemon has no permission", func() bool { return slices.Contains(warnings(t, m), refused) })
 	denied := diagnose(t, m, "door ssh", doctor.Problem)
 	if len(denied) != 1 || !strings.HasSuffix(denied[0], " start ssh.service, stop ssh.service, reset-failed ssh.service,"+
 		" so that right knocks fail or the service is never stopped > sudo doorward polkit --install") {
@@ -59,7 +59,7 @@ func TestUnitsAsDebianHasThem(t *testing.T) {
 			t.Errorf("polkit --install does not say %q: %s", want, said)
 		}
 	}
-	m.Run("systemctl", "restart", "polkit.service") // it reads rules anew by itself, at some moment
+	m.Run("systemctl", "restart", "polkit.service") // by itself it rereads rules only at some later moment
 	if found := diagnose(t, m, "door ssh", doctor.Problem); len(found) > 0 {
 		t.Errorf("doctor's problems with the rule: %q", found)
 	}

@@ -65,7 +65,7 @@ func (m *page) line(line string) error {
 	return nil
 }
 
-// text takes a line that is no macro.
+// text takes a line that is not a macro.
 func (m *page) text(line string) {
 	switch {
 	case m.literal:

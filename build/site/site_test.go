@@ -58,7 +58,7 @@ doorward open ssh \-\-for 1h   # a*b*c
 }
 
 // Each table and each key of the reference has a heading of its own, and nothing
-// of what is said about it is lost.
+// of its description is lost.
 func TestConfigurationPage(t *testing.T) {
 	reference := config.Reference()
 	page := configuration(reference)
@@ -111,7 +111,7 @@ func TestSchemasPage(t *testing.T) {
 	}
 }
 
-// A directory that is somebody else's is left as it is.
+// A directory with somebody else's files is left alone.
 func TestNothingElseIsReplaced(t *testing.T) {
 	dir := t.TempDir()
 	mine := filepath.Join(dir, "thesis.md")
@@ -137,7 +137,7 @@ func TestNothingElseIsReplaced(t *testing.T) {
 	}
 }
 
-// Who reads the pages in the repository can follow their links as well.
+// Whoever reads the pages in the repository can follow their links as well.
 func TestLinksWithinTheRepository(t *testing.T) {
 	all, err := pages.Read("../..", "README.md", "CONTRIBUTING.md", "SECURITY.md", "docs")
 	if err != nil {

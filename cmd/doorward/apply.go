@@ -107,7 +107,7 @@ func noArgs(c *cobra.Command, args []string) error {
 	return &usageError{withHint(fmt.Errorf("%q: no argument is expected", args[0]), "%s --help", c.CommandPath())}
 }
 
-// applyOptions is what the command line of apply says.
+// applyOptions are the flags of apply.
 type applyOptions struct {
 	confirm                 time.Duration
 	id                      uint64
@@ -139,7 +139,7 @@ func (o *applyOptions) order(confirm bool) (control.ApplyRequest, error) {
 func (o *applyOptions) run(ctx context.Context, e *env, daemon *control.Client, order control.ApplyRequest) error {
 	r, err := daemon.Apply(ctx, order)
 	if err != nil && ctx.Err() != nil {
-		return withHint(interrupted(ctx, "before the daemon has answered, which may do it all the same"), "doorward status")
+		return withHint(interrupted(ctx, "before the daemon answered; it may still carry out the order"), "doorward status")
 	}
 	if err != nil {
 		return err

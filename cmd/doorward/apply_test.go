@@ -13,8 +13,8 @@ import (
 
 const bob = "operator bob (uid 1001)"
 
-// When the time is up, the daemon is going back, which takes a moment: who asks then is
-// told how that ended, and not that the time which is over is running.
+// When the time is up, the daemon goes back, which takes a moment: whoever asks then
+// learns how that ended, and not that the time, which is over, still runs.
 func TestOutcomeAtTheLastMoment(t *testing.T) {
 	b := controltest.New(guarded())
 	until := time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC)
@@ -32,7 +32,7 @@ func TestOutcomeAtTheLastMoment(t *testing.T) {
 	}
 }
 
-// While its time runs, it is told at once until when.
+// While its time runs, the answer says at once until when.
 func TestOutcomeOfOneThatWaits(t *testing.T) {
 	b := controltest.New(guarded())
 	until := time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC)
@@ -58,7 +58,7 @@ func TestApplyIsInterrupted(t *testing.T) {
 	var out, errs strings.Builder
 	e := &env{stdin: strings.NewReader(""), stdout: &out, stderr: &errs, getenv: func(string) string { return "" }}
 	code := run(ctx, e, []string{"--control", path, "apply", "--confirm", "1m"})
-	const want = "doorward: error: interrupted before the daemon has answered, which may do it all the same\n" +
+	const want = "doorward: error: interrupted before the daemon answered; it may still carry out the order\n" +
 		"doorward: hint: doorward status\n"
 	if code != 1 || errs.String() != want || out.String() != "" {
 		t.Errorf("got %d %q %q, want 1 and %q", code, &out, &errs, want)

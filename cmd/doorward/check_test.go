@@ -43,8 +43,8 @@ listen = [20001, 20002, 20003]
 touch = [20001, 20003]
 `
 
-// Where the machine tells nothing of flows, a door that hangs on them is a
-// mistake; where that may not be asked, it is said.
+// Where the machine does not report flows, a door that depends on them is a mistake;
+// where check may not ask, it says so.
 func TestCheckAsksForFlows(t *testing.T) {
 	const vpn = `
 door vpn guards 51820/udp
@@ -53,7 +53,7 @@ door vpn guards 51820/udp
   wrong      bans the source for 5m, doubled each time
   strangers  get no answer
   service    vpn.service starts when the door opens, and stops when nobody has used it for 1h
-  presence   in use while there is: a flow over UDP to 51820/udp that was answered, until minutes after its last packet
+  presence   in use while there is: a flow over UDP to 51820/udp that was answered, until a few minutes after its last packet
 `
 	const mistake = `F:1: door.vpn.presence.idle: "1h": the default does not work here: flows over UDP cannot be seen here: no ctnetlink; ` +
 		`the door would go dark, and its service be stopped, while people are using it: allowed are "never"` + "\n" +
@@ -69,10 +69,10 @@ door vpn guards 51820/udp
 		{"no daemon runs on such a machine", vpnText, nil, 0, "F: 1 door, no mistakes\n" + vpn, ""},
 		{"they are not", vpnText, func() error { return errors.New("no ctnetlink") }, 1, mistake,
 			"doorward: error: F has 1 mistake\ndoorward: hint: doorward init --reference explains every key\n"},
-		{"no leave to ask", vpnText, func() error { return fmt.Errorf("list flows: %w", fs.ErrPermission) }, 0,
-			"F: warning: whether the kernel tells of flows over UDP, by which door vpn would know that somebody is in, was not " +
-				"asked: run as root\nF: 1 door, no mistakes\n" + vpn, ""},
-		{"nothing hangs on them", never, func() error { t.Error("asked for flows"); return nil }, 0, "", ""},
+		{"no permission to ask", vpnText, func() error { return fmt.Errorf("list flows: %w", fs.ErrPermission) }, 0,
+			"F: warning: whether the kernel shows flows over UDP, by which door vpn would know that somebody is in, was not " +
+				"checked: run as root\nF: 1 door, no mistakes\n" + vpn, ""},
+		{"nothing depends on them", never, func() error { t.Error("asked for flows"); return nil }, 0, "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := machineOf()
@@ -88,9 +88,9 @@ door vpn guards 51820/udp
 	}
 }
 
-// A port that a socket of this machine may have is told with what to type.
+// A port that a socket of this machine may take is reported, with what to type.
 func TestCheckTellsOfClashes(t *testing.T) {
-	text := strings.Replace(vpnText, "20001", "40001", -1) // a listener is init's to warn of
+	text := strings.Replace(vpnText, "20001", "40001", -1) // init warns of listeners
 	m := machineOf("proc/sys/net/ipv4/ip_local_port_range=32768\t60999\n", "proc/sys/net/ipv4/ip_local_reserved_ports=8080\n")
 	const what = "51820/udp (guarded by door vpn): this machine assigns ports 32768 to 60999 to sockets that do not ask for one, " +
 		"such as those of outgoing connections: one of them may hold the port when it is needed"

@@ -16,8 +16,8 @@ import (
 
 const doctorHelp = `Look this machine over for whatever would keep doorward from guarding its doors,
 or you from getting in: the kernel, privileges, other firewalls, rules that lead
-to guarded ports or round them, the clock, the logs that tell who is in, ports
-that others have, what sshd listens on, units, and your own SSH session. Each
+to guarded ports or round them, the clock, the logs that show who is in, ports
+that others use, what sshd listens on, units, and your own SSH session. Each
 finding says what is so and what to do about it:
 
   ok       as it should be
@@ -60,7 +60,7 @@ func newDoctor(e *env) *cobra.Command {
 // doctorJSON is what doctor --json prints.
 type doctorJSON struct {
 	OK       bool             `json:"ok"`       // there are no problems
-	Findings []doctor.Finding `json:"findings"` // in the order in which they are told to people
+	Findings []doctor.Finding `json:"findings"` // in the order in which they are shown to people
 }
 
 // examine looks the machine over and prints what was found.
@@ -93,7 +93,8 @@ func examine(c *cobra.Command, e *env, path string, asJSON bool) error {
 // doctorWidth is where findings are broken into lines.
 const doctorWidth = output.PlainWidth
 
-// asRoot puts sudo before a step that only root can take, for who came by it.
+// asRoot puts sudo before a step that only root can take, if that is how the reader
+// becomes root.
 func asRoot(step string, sudo bool) string {
 	if program, _, _ := strings.Cut(step, " "); sudo && slices.Contains(rootPrograms, program) {
 		return "sudo " + step
@@ -105,9 +106,9 @@ func asRoot(step string, sudo bool) string {
 var rootPrograms = []string{"ufw", "firewall-cmd", "nft", "iptables", "ip6tables", "iptables-legacy", "systemctl", "sysctl",
 	"timedatectl", "journalctl", "chown", "chgrp", "chmod"}
 
-// printDoctor prints findings for people: the verdict, where, and what is so,
-// with what to do about it below, a step a line. Those are never broken, so that
-// a command can be copied, and begin with sudo for who came by it.
+// printDoctor prints findings for people: the verdict, where, and what is so, with what
+// to do about it below, a step a line. Those are never broken, so that a command can be
+// copied, and begin with sudo if that is how the reader becomes root.
 func printDoctor(w io.Writer, d output.Styles, findings []doctor.Finding, sudo bool) {
 	styles := map[doctor.Verdict]func(...string) string{
 		doctor.OK: d.Good.Render, doctor.Note: d.Faint.Render, doctor.Warning: d.Warn.Render, doctor.Problem: d.Bad.Render,

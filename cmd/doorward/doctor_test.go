@@ -18,7 +18,7 @@ import (
 
 func TestPrintDoctor(t *testing.T) {
 	var b bytes.Buffer
-	defer func() { // who came by sudo needs it for what only root can do
+	defer func() { // whoever became root by sudo needs it for what only root can do
 		b.Reset()
 		printDoctor(&b, output.Styles{}, []doctor.Finding{{Verdict: doctor.Problem, Where: "ufw", What: "x", Do: "ufw reload; ufws; doorward check"}}, true)
 		want := "problem  ufw: x\n         > sudo ufw reload\n         > ufws\n         > doorward check\n"
@@ -53,8 +53,8 @@ problem  ufw: drops them
 	}
 }
 
-// TestDoctorCommand: a mistake in the configuration is a problem, and problems
-// are exit status 1, in both forms.
+// TestDoctorCommand: a mistake in the configuration is a problem, and problems give
+// exit status 1, in both forms.
 func TestDoctorCommand(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "doorward.toml")

@@ -12,7 +12,7 @@ import (
 )
 
 // With --exit-code a script learns from the status alone whether all is well, of one
-// door or of all; what is printed is the same as ever.
+// door or of all; what is printed does not change.
 func TestStatusExitCode(t *testing.T) {
 	fence := control.Problem{Code: control.ProblemFence, Message: "the fence is down"}
 	vpn := control.Problem{Code: control.ProblemFailsafe, Door: "vpn", Message: "door vpn is in failsafe"}

@@ -117,7 +117,7 @@ func verdict(x control.Explanation) error {
 	return nil
 }
 
-// explainArgs reads [SOURCE] [DOOR]: no door is called as an address is.
+// explainArgs reads [SOURCE] [DOOR]: no door's name looks like an address.
 func explainArgs(e *env, c *cobra.Command, args []string) (source, door string, err error) {
 	isAddress := func(s string) bool { _, err := netip.ParseAddr(s); return err == nil }
 	switch {

@@ -11,8 +11,8 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// firewallsOfOthers looks at other firewalls' rules, as root. Whether knocks get
-// through is told without their ports, since people show such answers to others.
+// firewallsOfOthers looks at other firewalls' rules, as root. What it says about knocks
+// leaves out their ports, since people show such answers to others.
 func firewallsOfOthers(x *control.Explanation, inUse bool) (why string) {
 	source, err := netip.ParseAddr(x.Source)
 	switch {

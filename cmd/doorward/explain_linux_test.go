@@ -10,8 +10,8 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// What other firewalls do changes the verdict, as far as they are sure of it, and no
-// port of a knock is told.
+// What other firewalls do changes the verdict where it is certain, and no port of a
+// knock is shown.
 func TestWhatOtherFirewallsDo(t *testing.T) {
 	yes, no := true, false
 	drops := doctor.Finding{Verdict: doctor.Problem, Where: "ufw (table inet f, chain i)", What: "drops what 192.0.2.7 sends to 22/tcp", Do: "ufw allow x\nufw reload"}

@@ -24,7 +24,7 @@ type failure struct {
 // object a line, it is the last line.
 type printed struct {
 	w     io.Writer
-	text  bytes.Buffer // of what is no stream
+	text  bytes.Buffer // of a command that prints no stream
 	lines bool         // it is a stream
 	quiet bool         // nothing but failures is to be printed
 }

@@ -176,7 +176,7 @@ func TestNothingIsEmpty(t *testing.T) {
 		}
 	}
 	if given := b.Given(); len(given) > 0 {
-		t.Errorf("the daemon was told %+v", given)
+		t.Errorf("the daemon received %+v", given)
 	}
 }
 
@@ -198,8 +198,8 @@ func TestExitStatuses(t *testing.T) {
 	}
 }
 
-// The commands that ask the daemon all know for how long, and to be quiet; the others
-// are named here.
+// All commands that ask the daemon have --timeout and --quiet; the others are named
+// here.
 func TestOperatorFlags(t *testing.T) {
 	others := []string{"check", "completion", "doctor", "help", "init", "knock", "man", "polkit", "rotate", "share", "version"}
 	for _, c := range newRoot(&env{getenv: func(string) string { return "" }}).Commands() {
@@ -213,7 +213,7 @@ func TestOperatorFlags(t *testing.T) {
 	}
 }
 
-// Who is quiet is told of nothing but errors.
+// With --quiet nothing but errors is printed.
 func TestQuiet(t *testing.T) {
 	b := controltest.New(guarded())
 	b.Append(audit.Record{ID: 1})
@@ -230,7 +230,7 @@ func TestQuiet(t *testing.T) {
 	}
 }
 
-// Who stops waiting for a door is told that the order stands.
+// Whoever stops waiting for a door learns that the order still stands.
 func TestInterruptedWaiting(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	b := controltest.New(guarded())

@@ -20,8 +20,8 @@ import (
 
 const initHelp = `Write a first configuration: one door with one knock.
 
-On a terminal, init asks questions, and Enter takes what it proposes. It asks none
-when there is a flag about the door, or standard input is no terminal: then flags
+On a terminal, init asks questions, and Enter accepts what it proposes. It asks none
+when there is a flag about the door, or standard input is not a terminal: then flags
 and proposals decide. --ask asks in any case.
 
 What it proposes: a door "ssh" for this machine's SSH server, with its unit and the
@@ -33,17 +33,17 @@ writes it into the knocks that it hands out.
 --like-the-article writes the configuration of "Port Knocking Simplified" (2005)
 instead, number by number: 59000 and 59002 touched, 59001 left alone, within a
 minute, looked at every minute, five minutes' penalty, an hour's idleness,
-everybody together. Only what this machine calls otherwise (the unit, the log) is
+everybody together. Only what this machine names differently (the unit, the log) is
 adapted, and the file says so. Everybody knows that knock: it is for trying out.
 
 The file is readable by root and the group doorward only. It is checked as doorward
 check does before it is written, and it is written as a whole or not at all. Nothing
-is started or changed beside it: init ends with all that is left to do, in order,
-the ports to open in this machine's firewall and in the provider's among it.
+is started or changed besides: init ends with all that is left to do, in order,
+including the ports to open in this machine's firewall and in the provider's.
 
-A file that has nothing but comments, as packages install it, is written over. Any
+A file that has nothing but comments, as packages install it, is overwritten. Any
 other file stays: edit it to change what it says. With --force it is kept beside the
-new one, as FILE.~1~, FILE.~2~ and so on, and init takes over its host, and its knocks
+new one, as FILE.~1~, FILE.~2~ and so on, and init keeps its host, and its knocks
 for the door unless there is a flag about the knock. Everything else is as the flags
 and the proposals say, and init says what became of the former doors and knocks.
 
@@ -58,7 +58,7 @@ const initExamples = `  sudo doorward init
   doorward init --output panel.toml --door panel --ports 8443/tcp --unit panel.service
   doorward init --reference | less`
 
-// initOptions is what the command line of init says.
+// initOptions are the flags of init.
 type initOptions struct {
 	setup.Plan
 	article   bool
@@ -94,7 +94,7 @@ func newInitWith(e *env, m setup.Machine) *cobra.Command {
 		"(default: the SSH server's, if that is behind the door)")
 	o.addChoices(f)
 	f.BoolVar(&o.article, "like-the-article", false, "the article's configuration, number by number")
-	f.BoolVar(&o.ask, "ask", false, "ask, even if standard input is no terminal")
+	f.BoolVar(&o.ask, "ask", false, "ask, even if standard input is not a terminal")
 	f.StringVarP(&o.output, "output", "o", config.DefaultPath, "`FILE` to write, or - for standard output")
 	f.BoolVar(&o.force, "force", false, "replace an existing file, and keep it as FILE.~1~")
 	f.BoolVar(&o.json, "json", false, "ask nothing, and print JSON")
@@ -113,9 +113,9 @@ func (o *initOptions) addChoices(f *pflag.FlagSet) {
 	}
 }
 
-// choose takes in what the flags say about the knock, and returns which of those
-// about the door were given: each of them means that nothing is asked, and those
-// about the knock that the former one is not kept.
+// choose reads what the flags say about the knock, and returns which flags about the
+// door were given: any of them means that init asks no questions, and any about the
+// knock that the former knock is not kept.
 func (o *initOptions) choose(f *pflag.FlagSet) (given []string) {
 	about := []string{"door", "ports", "unit"}
 	o.Keep = true
@@ -219,7 +219,7 @@ func (o *initOptions) writable(e *env) error {
 	return err
 }
 
-// readFormer reads the file that is to be written over.
+// readFormer reads the file that is to be overwritten.
 func (o *initOptions) readFormer() {
 	if o.Former = (setup.Former{}); o.force && o.output != "-" {
 		o.Former.Read(o.output)
@@ -274,7 +274,7 @@ func (o *initOptions) next(e *env, w io.Writer, m setup.Machine, c *config.Confi
 		fmt.Fprintf(&b, "Written: %s\n", o.output)
 	}
 	if o.Former.Kept != "" {
-		fmt.Fprintf(&b, "The file before is kept: %s\n", o.Former.Kept)
+		fmt.Fprintf(&b, "The previous file is kept: %s\n", o.Former.Kept)
 	}
 	lost, kept := o.Former.Changed(c)
 	for _, name := range kept {

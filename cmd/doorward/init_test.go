@@ -90,7 +90,7 @@ func checkDrawn(t *rapid.T, k touch.Rule) {
 		t.Fatalf("the knock is %+v, proposed is %+v", k, want)
 	}
 	if !k.Given && !slices.IsSorted(k.Touch) {
-		t.Fatalf("touch %v: the order tells nothing, want none", k.Touch)
+		t.Fatalf("touch %v: its order is random, want none given", k.Touch)
 	}
 	for _, p := range k.Listen {
 		if p < 20000 || p > 32767 && p < 61000 {
@@ -137,8 +137,8 @@ func TestInitFindsTheMachine(t *testing.T) {
 func TestInitWhereFlowsAreNotSeen(t *testing.T) {
 	const unseen = "# Flows over UDP cannot be seen here, so that nobody would be seen to be in:\n# no ctnetlink\nidle = \"never\"\n"
 	const usual = "# Nobody in for this long: vpn.service is stopped.\nidle = \"1h\"\n"
-	const notAsked = "warning: whether the kernel tells of flows over UDP, by which door vpn would know that somebody is in, was " +
-		"not asked: run as root\n"
+	const notAsked = "warning: whether the kernel shows flows over UDP, by which door vpn would know that somebody is in, was " +
+		"not checked: run as root\n"
 	for _, tt := range []struct {
 		name, ports string
 		flows       error
@@ -147,7 +147,7 @@ func TestInitWhereFlowsAreNotSeen(t *testing.T) {
 	}{
 		{"seen", "51820/udp", nil, usual, false},
 		{"not seen", "51820/udp", errors.New("no\nctnetlink"), unseen, false},
-		{"no leave", "51820/udp", fs.ErrPermission, usual, true},
+		{"no permission", "51820/udp", fs.ErrPermission, usual, true},
 		{"TCP", "443/tcp", errors.New("no ctnetlink"), usual, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -165,7 +165,7 @@ func TestInitWhereFlowsAreNotSeen(t *testing.T) {
 	}
 }
 
-// The article's numbers stay; unit and log are the machine's, and it is said.
+// The article's numbers stay; unit and log are the machine's, and the file says so.
 func TestInitLikeTheArticle(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -293,7 +293,7 @@ func TestInitWrites(t *testing.T) {
 		}
 		status, out, errs := runInit(machineOf(), "", append(args, "-o", blank, force)...)
 		if status != 0 || errs != "" || strings.Contains(out, "before") {
-			t.Errorf("%s over a file of comments: status %d, %s%s\nwant 0, and not a word of the file before", force, status, out, errs)
+			t.Errorf("%s over a file of comments: status %d, %s%s\nwant 0, and nothing about the previous file", force, status, out, errs)
 		}
 		wantModes(t, map[string]fs.FileMode{blank: 0o640})
 		if now, _ := os.ReadFile(blank); !bytes.Equal(now, first) {
@@ -313,7 +313,7 @@ func TestInitWrites(t *testing.T) {
 		t.Errorf("--force has not written through the link:\n%s", now)
 	}
 	if kept, err := os.ReadFile(file + ".~1~"); !bytes.Equal(kept, first) || err != nil {
-		t.Errorf("kept is %q, %v; want the file before", kept, err)
+		t.Errorf("kept is %q, %v; want the previous file", kept, err)
 	}
 	wantModes(t, map[string]fs.FileMode{file: 0o640, file + ".~1~": 0o640})
 	if left, _ := filepath.Glob(filepath.Join(dir, "*", ".*")); len(left) > 0 {
@@ -329,7 +329,7 @@ func TestInitWrites(t *testing.T) {
 }
 
 // What --force writes over is kept, and the knock of the door with it: all that a
-// visitor does, unless another one is asked for. What is lost is said.
+// visitor does, unless another one is asked for. What is lost is reported.
 func TestInitForce(t *testing.T) {
 	const knocks = `
 [[door.ssh.knock]]
@@ -349,7 +349,7 @@ touch = [61001]
 	const web = "[door.web]\nports = [\"443/tcp\"]\n[[door.web.knock]]\nkind = \"touch\"\nlisten = [62000, 62001]\ntouch = [62000]\n"
 	const other = "warning: door \"ssh\" has another knock than before, and the former one opens nothing once this file is in use; " +
 		"to give the new one to everybody who had it: doorward share\n"
-	const gone = "warning: door \"web\" of the file before is not in this one, and is guarded no more once this one is in use\n"
+	const gone = "warning: door \"web\" of the previous file is not in this one, and is no longer guarded once this one is in use\n"
 	tests := []struct {
 		name   string
 		former string
@@ -360,19 +360,19 @@ touch = [61001]
 		not    string // what is not said
 	}{
 		{name: "another port", former: ssh, args: []string{"--ports", "2222/tcp"}, kept: true,
-			said: []string{"The file before is kept: FILE.~1~\n", "Door ssh has the knock that it had.\n",
+			said: []string{"The previous file is kept: FILE.~1~\n", "Door ssh has the knock that it had.\n",
 				"Have the daemon use the file; it goes back by itself unless you keep it.", "      doorward apply --confirm 60s\n      doorwardd -c FILE\n"}, not: "another knock"},
 		{name: "another knock", former: ssh, args: []string{"--listen", "7,8,9", "--touch", "7"}, said: []string{other}, not: "that it had"},
 		{name: "the article's", former: ssh, args: []string{"--like-the-article"}, said: []string{other}, not: "that it had"},
 		{name: "another door", former: ssh + web, args: []string{"--ports", "22/tcp"}, kept: true,
 			said: []string{gone, "Door ssh has the knock that it had.\n"}, not: "another knock"},
 		{name: "no configuration", former: "door = 1\n", args: []string{"--ports", "22/tcp"},
-			said: []string{"warning: the file before cannot be read as a configuration, so that no knock of it is in this one; doorward check 'FILE.~1~' says why\n"}},
+			said: []string{"warning: the previous file cannot be read as a configuration, so that no knock of it is in this one; doorward check 'FILE.~1~' says why\n"}},
 		{name: "asked for", former: ssh, args: []string{"--ask"}, stdin: "\n\n2222/tcp\n\nold\n\n", kept: true,
 			said: []string{"  allowed are \"keep\" and \"new\"\n", "Door ssh has the knock that it had.\n"}},
 		{name: "asked for another", former: ssh, args: []string{"--ask"}, stdin: "\n\n2222/tcp\n\nnew\n\n\n", said: []string{other}},
 		{name: "asked for another door", former: ssh, args: []string{"--ask"}, stdin: "\nweb\n443/tcp\n\n\n\n",
-			said: []string{strings.ReplaceAll(gone, "web", "ssh")}, not: "Knock of the file before"},
+			said: []string{strings.ReplaceAll(gone, "web", "ssh")}, not: "Knock of the previous file"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -393,7 +393,7 @@ touch = [61001]
 				t.Errorf("it said %q:\n%s%s", tt.not, errs, out)
 			}
 			if kept, err := os.ReadFile(file + ".~1~"); string(kept) != tt.former || err != nil {
-				t.Errorf("kept is %q, %v; want the file before", kept, err)
+				t.Errorf("kept is %q, %v; want the previous file", kept, err)
 			}
 			now, _, err := config.Load(file)
 			if err != nil {
@@ -429,7 +429,7 @@ func wantModes(t *testing.T, modes map[string]fs.FileMode) {
 	}
 }
 
-// What was written is told in words, and what could go wrong with it.
+// init describes in words what it has written, and what could go wrong with it.
 func TestInitNext(t *testing.T) {
 	m := machineOf("proc/sys/net/ipv4/ip_local_port_range=25000\t61000\n", "proc/sys/net/ipv4/ip_local_reserved_ports=25000\n")
 	status, _, errs := runInit(m, "", "-o", "-", "--door", "alt", "--ports", "53/udp,2222/tcp", "--unit", "ssh.service",
@@ -450,7 +450,7 @@ func TestInitNext(t *testing.T) {
 		"\nAfter a change of the file: doorward apply --confirm 60s\n",
 	} {
 		if !strings.Contains(errs, want) {
-			t.Errorf("the last words lack %q:\n%s", want, errs)
+			t.Errorf("the final message lacks %q:\n%s", want, errs)
 		}
 	}
 }

@@ -64,7 +64,7 @@ func withKinds(t *testing.T, more ...knock.Kind) {
 	t.Cleanup(func() { kinds.All = before })
 }
 
-// What a kind cannot do is said, with the door, the knock and the way out.
+// What a kind cannot do is reported with the door, the knock and what to do instead.
 func TestKindsThatCannot(t *testing.T) {
 	withKinds(t, mute{}, mute{touched: true})
 	for _, tt := range []struct {
@@ -76,10 +76,10 @@ func TestKindsThatCannot(t *testing.T) {
 	}{
 		{"share", muteText("mute", "7, 8", "9, 1"), []string{"share"}, 1, "",
 			`doorward: error: door "ssh": knocks "mute" and "mute-2" cannot be written down for users: only touches of ports can` +
-				"\ndoorward: hint: doorward check FILE tells what a visitor does\n"},
+				"\ndoorward: hint: doorward check FILE says what a visitor does\n"},
 		{"rotate", muteText("mute", "7, 8"), []string{"rotate"}, 1, "",
 			`doorward: error: door "ssh": knock "mute" cannot be written down for users: only touches of ports can` +
-				"\ndoorward: hint: doorward check FILE tells what a visitor does\n"},
+				"\ndoorward: hint: doorward check FILE says what a visitor does\n"},
 		{"rotate what can be shared", muteText("fixed", "7, 8"), []string{"rotate"}, 1, "",
 			`doorward: error: door "ssh": knock "fixed" cannot be redrawn` +
 				"\ndoorward: hint: change it in FILE by hand; then doorward apply --confirm 60s, and doorward share\n"},
@@ -147,7 +147,7 @@ func TestWhichKnock(t *testing.T) {
 	}
 }
 
-// The visitor's way in is told of every kind.
+// The visitor's way in is described for every kind.
 func TestVisitorLine(t *testing.T) {
 	withKinds(t, mute{}, mute{touched: true})
 	for kind, want := range map[string]string{
@@ -175,7 +175,7 @@ func TestInitAsksTheKind(t *testing.T) {
 		t.Errorf("status %d, %s\n%s", status, errs, text)
 	}
 	if help := newInitWith(&env{}, machineOf()).Long; !strings.Contains(help, "a knock that nobody else has: a green one.\n") {
-		t.Errorf("the help does not tell what is proposed:\n%s", help)
+		t.Errorf("the help does not say what is proposed:\n%s", help)
 	}
 	status, text, errs = runInit(machineOf(), "\n\n\n\nblue\n", "-o", "-", "--colour", "red", "--ask")
 	if status != 0 || !strings.Contains(errs, "Which colour [red]: ") || !strings.Contains(text, "# blue\n") {

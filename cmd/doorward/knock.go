@@ -161,7 +161,7 @@ func (o *knockOptions) run(ctx context.Context, e *env, v *visit.Visitor) error 
 	return err
 }
 
-// notWritable is the error for a standard output that does not take what is said.
+// notWritable is the error for a standard output that cannot be written to.
 func notWritable(err *fs.PathError) error { return fmt.Errorf("write standard output: %w", err.Err) }
 
 // attempt knocks, waits, says what came of it, and lets follow what is to.
@@ -197,8 +197,8 @@ func (o *knockOptions) attempt(ctx context.Context, e *env, v *visit.Visitor, sa
 // notItself says why a knock from the gateway itself has no effect, and what has.
 const notItself = "a gateway ignores knocks from itself; there, use: doorward open DOOR --source ADDRESS"
 
-// askFor is how long the door is asked whether it is still open to us. It is not where
-// the first connection spends the grant.
+// askFor bounds the attempt to find the door still open by another call's knock. It is
+// not, where the first connection spends the grant.
 const askFor = time.Second
 
 // inTurn knocks when no other call of this user knocks on the gateway, unless
@@ -356,7 +356,7 @@ func (o *knockOptions) noKnock(attempts []visit.Attempt) error {
 			refused = refused || t.Refused()
 		}
 	}
-	why := "a wrong host or port, or a firewall between; the ports of a knock are never guarded, so they should answer at once"
+	why := "a wrong host or port, or a firewall in between; the ports of a knock are never guarded, so they should answer at once"
 	if refused {
 		why = "a wrong host or port, a gateway that is not running, or one that ignores you for a while after a wrong knock"
 	}

@@ -88,7 +88,7 @@ func notRun(name, path string, err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		code, told = statusNotFound, fmt.Errorf("command %q is not found", name)
 	case errors.Is(err, syscall.ENOEXEC):
-		told = withHint(fmt.Errorf("command %q cannot be run: %s is no program of this system, and has no #! line", name, path),
+		told = withHint(fmt.Errorf("command %q cannot be run: %s is not a program for this system, and has no #! line", name, path),
 			"type its interpreter before it, such as sh %s", files.Quoted(path))
 	}
 	return &statusError{code: code, err: told}

@@ -51,7 +51,7 @@ func TestCommandStatus(t *testing.T) {
 			knocked + "doorward: error: command \"plain\" cannot be run: DIR/plain is not executable for you\n"},
 		{"a directory", []string{"--", "DIR"}, 126, knocked + "doorward: error: run \"DIR\": is a directory\n"},
 		{"no program", []string{"--", "words"}, 126,
-			knocked + "doorward: error: command \"words\" cannot be run: DIR/words is no program of this system, and has no #! line\n" +
+			knocked + "doorward: error: command \"words\" cannot be run: DIR/words is not a program for this system, and has no #! line\n" +
 				"doorward: hint: type its interpreter before it, such as sh DIR/words\n"},
 		{"no interpreter", []string{"--", "lost"}, 127,
 			knocked + "doorward: error: command \"lost\" cannot be run: the interpreter that DIR/lost names is not there\n"},

@@ -17,7 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/share"
 )
 
-// knockOptions is what the command line of knock says.
+// knockOptions are the flags and arguments of knock.
 type knockOptions struct {
 	host       string
 	touch      []string
@@ -39,7 +39,8 @@ type knockOptions struct {
 	itself     bool   // HOST is the machine that knocks
 }
 
-// once is a flag's text that can be given once: which of two is meant nobody knows.
+// once is the text of a flag that can be given only once: of two, nobody knows which is
+// meant.
 type once struct {
 	to    *string
 	given bool
@@ -214,7 +215,7 @@ func parseTouch(s string) ([]uint16, error) {
 			return nil, err
 		}
 		if seen[p] {
-			return nil, fmt.Errorf("port %d is there twice", p)
+			return nil, fmt.Errorf("port %d is given twice", p)
 		}
 		seen[p] = true
 		ports = append(ports, p)

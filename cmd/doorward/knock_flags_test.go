@@ -2,7 +2,7 @@ package main
 
 import "testing"
 
-// A HOST is understood as people type it, and what is no host is not sent to.
+// A HOST is understood as people type it, and nothing is sent to what is not a host.
 func TestHost(t *testing.T) {
 	for _, tt := range []struct{ arg, wait, host, port, wrong string }{
 		{arg: "gate.example.org", host: "gate.example.org"},

@@ -171,7 +171,7 @@ func TestKnockCommand(t *testing.T) {
 			args: []string{"four", "--touch", "59000,59001", "--touch-timeout", "200ms"}, code: 1,
 			stderr: []string{
 				"doorward: error: 59001/tcp on 192.0.2.2 did not answer within 200ms, after 59000 had been touched",
-				"doorward: hint: a wrong host or port, or a firewall between; the ports of a knock are never guarded," +
+				"doorward: hint: a wrong host or port, or a firewall in between; the ports of a knock are never guarded," +
 					" so they should answer at once; a knock left unfinished counts as a wrong one, so wait" +
 					" until the penalty is over (5m by default) before the next",
 			},
@@ -354,8 +354,8 @@ func TestEightAtOnce(t *testing.T) {
 	}
 }
 
-// TestKnockUnderSSH has the two ways into ~/.ssh/config that help shows tried by
-// the real ssh.
+// TestKnockUnderSSH has the real ssh try the two entries for ~/.ssh/config that the
+// help shows.
 func TestKnockUnderSSH(t *testing.T) {
 	nstest.Need(t, "ssh")
 	n := newKnockNet(t)
@@ -383,7 +383,7 @@ Host proxied
 			t.Errorf("ssh -G %s, want a knock: %v:\n%s", host, want, out)
 		}
 	}
-	// The listener is no sshd, which ssh only finds out by talking to it.
+	// The listener is not an sshd, which ssh only finds out by talking to it.
 	out := ssh("-v", "proxied")
 	if !strings.Contains(out, "open: 22/tcp on 192.0.2.2") || !strings.Contains(out, "hello") {
 		t.Errorf("ssh through ProxyCommand: nothing came through:\n%s", out)

@@ -105,7 +105,7 @@ func TestParallelCallsShareAKnock(t *testing.T) {
 		{name: "to the door's port", args: []string{"--wait", "22", "--stdio"}, knocks: 1},
 		{name: "before a command", args: []string{"--wait", "22", "--", "echo", "hello"}, knocks: 1},
 		{name: "a grant for one connection", single: true, args: []string{"--wait", "22", "--stdio"}, knocks: 4},
-		{name: "nothing tells whether it is open", args: nil, knocks: 4},
+		{name: "nothing shows whether it is open", args: nil, knocks: 4},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -222,7 +222,7 @@ func TestALockThatIsHeld(t *testing.T) {
 	}
 }
 
-// TestKnockOnItself: a knock on this machine itself says that it is in vain, and
+// TestKnockOnItself: a knock on this machine itself says that it has no effect, and
 // what to type.
 func TestKnockOnItself(t *testing.T) {
 	refuse := func(context.Context, string, string) (net.Conn, error) {

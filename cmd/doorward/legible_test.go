@@ -87,7 +87,7 @@ func TestNothingWatchedActsUponATerminal(t *testing.T) {
 	spoil(&s)
 	var p view.Changes
 	legibleOnly(t, "the first snapshot", p.Lines(s, noon))
-	legibleOnly(t, "what is no more", p.Lines(control.Status{}, noon))
+	legibleOnly(t, "what has gone", p.Lines(control.Status{}, noon))
 }
 
 func legibleOnly(t *testing.T, what, text string) {

@@ -82,7 +82,7 @@ const logExamples = `  doorward log
   doorward log --json --limit all | jq -r 'select(.event == "refused").source' | sort | uniq -c
   doorward log --json --limit all > trail.json; doorward log --verify trail.json`
 
-// logFlags is what stands on the command line of doorward log.
+// logFlags are the flags of doorward log.
 type logFlags struct {
 	q            control.LogQuery
 	limit, after string
@@ -120,15 +120,15 @@ func newLog(e *env) *cobra.Command {
 	f := c.Flags()
 	f.SortFlags = false
 	f.StringVar(&o.q.Source, "source", "", "only what concerns this `SOURCE`: an address, a prefix, or any")
-	f.StringVar(&o.since, "since", "", "only what is not before this `TIME`")
-	f.StringVar(&o.until, "until", "", "only what is before this `TIME`")
-	f.StringSliceVar(&o.q.Events, "event", nil, "only this `EVENT`; may stand several times")
-	f.StringVar(&o.after, "after", "", "only what comes after the record with this `ID`, 0 for all")
+	f.StringVar(&o.since, "since", "", "only records from this `TIME` on")
+	f.StringVar(&o.until, "until", "", "only records from before this `TIME`")
+	f.StringSliceVar(&o.q.Events, "event", nil, "only this `EVENT`; may be given several times")
+	f.StringVar(&o.after, "after", "", "only records after the one with this `ID`, 0 for all")
 	f.StringVarP(&o.limit, "limit", "n", "", "the newest `N` records, at most 10000, or all")
-	f.BoolVarP(&o.q.Follow, "follow", "f", false, "go on with new records as they come")
+	f.BoolVarP(&o.q.Follow, "follow", "f", false, "go on with new records as they arrive")
 	f.BoolVar(&o.utc, "utc", false, "print and read times in UTC")
 	f.BoolVar(&o.json, "json", false, "print JSON, one object a line")
-	f.BoolVar(&o.verify, "verify", false, "look at whether records follow one another, here or in a FILE")
+	f.BoolVar(&o.verify, "verify", false, "check that no record was changed, removed or inserted, here or in a FILE")
 	if err := c.RegisterFlagCompletionFunc("event", cobra.FixedCompletions(audit.Events(), cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // there is such a flag
 	}
@@ -227,7 +227,7 @@ func readLog(e *env, c *cobra.Command, o *logFlags) error {
 		},
 		Back: func() { fmt.Fprintln(e.stderr, "doorward: the daemon is back") },
 	}
-	var gone error // which is no part of what is printed
+	var gone error // for the exit status alone: the warning says it
 	r.Gone = func(after, until uint64) {
 		fmt.Fprintf(e.stderr, "doorward: warning: records between %d and %d were deleted to make room for newer ones; all others are printed\n", after, until)
 		if !o.q.Follow {
@@ -254,7 +254,7 @@ func readLog(e *env, c *cobra.Command, o *logFlags) error {
 	return gone
 }
 
-// behindAll is a query of what comes from now on.
+// behindAll is a query for what comes from now on.
 func behindAll(ctx context.Context, client *control.Client, q control.LogQuery) (control.LogQuery, error) {
 	last, err := client.ReadLog(ctx, control.LogReader{Query: control.LogQuery{Limit: 1}, Each: func(audit.Record) error { return nil }})
 	q.After, q.Oldest, q.Limit = last, true, 0
@@ -270,7 +270,7 @@ func (o *logFlags) printer(e *env) (show func(audit.Record) error, done func() e
 	return t.Record, t.Flush
 }
 
-// verifyLog looks at whether the records of the trail, or of a file, follow one another.
+// verifyLog checks that the records of the trail, or of a file, follow one another.
 func verifyLog(e *env, c *cobra.Command, o *logFlags, args []string) error {
 	var err error
 	c.Flags().Visit(func(f *pflag.Flag) {
@@ -309,7 +309,8 @@ func verifyLog(e *env, c *cobra.Command, o *logFlags, args []string) error {
 	return fmt.Errorf("the audit trail was changed, or is incomplete: %s", output.Counted(int(v.FaultsTotal), "fault"))
 }
 
-// verifyDaemons looks at what the daemon has. It returns the highest ID that it gave.
+// verifyDaemons checks the records that the daemon has. It returns the highest ID among
+// them.
 func verifyDaemons(e *env, c *cobra.Command, w *audit.Verifier) (given uint64, err error) {
 	return e.client(c).ReadLog(c.Context(), control.LogReader{
 		Query: control.LogQuery{Oldest: true},
@@ -322,7 +323,7 @@ func verifyDaemons(e *env, c *cobra.Command, w *audit.Verifier) (given uint64, e
 	})
 }
 
-// nameOf is what a file is called that stands on the command line.
+// nameOf is what messages call a FILE of the command line.
 func nameOf(path string) string {
 	if path == "-" {
 		return "standard input"

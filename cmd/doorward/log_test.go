@@ -90,18 +90,18 @@ func TestLogQueries(t *testing.T) {
 		}
 	}
 	if code, stdout, stderr := operate(t, nil, "--control", path, "log", "nosuch"); code != 0 || stdout != "" || stderr != "doorward: no records match\n" {
-		t.Errorf("nothing: got %d %q %q, want that it is said", code, stdout, stderr)
+		t.Errorf("nothing: got %d %q %q, want a message", code, stdout, stderr)
 	}
 	if code, stdout, stderr := operate(t, nil, "--control", path, "log", "nosuch", "--json"); code != 0 || stdout+stderr != "" {
 		t.Errorf("nothing, in JSON: got %d %q %q, want nothing", code, stdout, stderr)
 	}
 }
 
-// Zones and dates are there whenever they are not the same.
+// Times are printed in the local zone, or with --utc in UTC.
 func TestLogTimes(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {
-		t.Skip("there is no time zone to be had:", err)
+		t.Skip("no time zone database:", err)
 	}
 	b := controltest.New(guarded())
 	b.Append(audit.Record{ID: 1, Time: noon})
@@ -115,7 +115,8 @@ func TestLogTimes(t *testing.T) {
 	}
 }
 
-// All of it is exported page by page, and what is gone meanwhile is no success.
+// Everything is exported page by page, and if records are gone meanwhile the command
+// fails.
 func TestLogExports(t *testing.T) {
 	b := controltest.New(guarded())
 	all := chained(t, 2500)

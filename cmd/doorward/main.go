@@ -1,5 +1,5 @@
-// Command doorward is the visitor's and the operator's side of doorward:
-// knocking on a gateway, and asking and telling the daemon of one.
+// Command doorward is the visitor's and the operator's side of doorward: it knocks on a
+// gateway, and sends questions and orders to a gateway's daemon.
 //
 // Exit status: 0 only when what was asked for is done; see exits for the others.
 package main
@@ -41,7 +41,7 @@ type env struct {
 	become func(path string, argv []string) error
 }
 
-// clock is the time now, in the zone in which people are told times.
+// clock is the time now, in the zone in which times are shown to people.
 func (e *env) clock() time.Time {
 	if e.now != nil {
 		return e.now()
@@ -49,7 +49,7 @@ func (e *env) clock() time.Time {
 	return time.Now()
 }
 
-// usesSudo says whether who reads the output gets to be root by sudo.
+// usesSudo says whether the reader of the output becomes root by sudo.
 func usesSudo(e *env) bool { return os.Geteuid() != 0 || e.getenv("SUDO_UID") != "" }
 
 // styles are those for w, one of the env's streams.
@@ -161,8 +161,8 @@ func (e *usageError) Unwrap() error { return e.err }
 // statusError is an error with an exit status of its own.
 type statusError struct {
 	code int
-	// err is what is said of it; nil when a command, run for the visitor, has ended so
-	// and said its own.
+	// err is reported; nil when a command, run for the visitor, has ended so and
+	// reported its own.
 	err error
 }
 
@@ -276,8 +276,8 @@ func withoutCommand(e *env, c *cobra.Command) error {
 	return c.Help()
 }
 
-// sole is the value of a flag that stands once. Of two sources the last one alone would
-// be opened to, or shut out, and nothing said of the other.
+// sole is the value of a flag that may be given only once. Of two sources, only the
+// last would be let in or shut out, with nothing said about the other.
 type sole struct{ pflag.Value }
 
 // Set implements pflag.Value.
@@ -288,11 +288,12 @@ func (s *sole) Set(text string) error {
 	return s.Value.Set(text)
 }
 
-// nothingEmpty refuses what is there and empty: a variable that was not set. Less said
-// often means more done, so that it must be meant.
+// nothingEmpty refuses an argument or a flag's value that is empty, as from a variable
+// that was not set. An order that says less often does more, so what is left out must
+// be left out on purpose.
 func nothingEmpty(c *cobra.Command, args []string) error {
 	if c.Name() == cobra.ShellCompRequestCmd || c.Name() == cobra.ShellCompNoDescRequestCmd {
-		return nil // a shell's words may be empty yet
+		return nil // a shell completes empty words, too
 	}
 	if dash := c.ArgsLenAtDash(); dash >= 0 {
 		args = args[:dash] // what follows is another command's
@@ -312,7 +313,7 @@ func nothingEmpty(c *cobra.Command, args []string) error {
 	return empty
 }
 
-// knownCommand refuses what cobra took for no command's name.
+// knownCommand refuses a word that is not the name of a command.
 func knownCommand(root *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil

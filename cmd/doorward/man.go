@@ -13,7 +13,7 @@ import (
 	"github.com/doorward/doorward/internal/share"
 )
 
-const manHelp = `Write the manual pages, one a command, in roff. They are made from the commands'
+const manHelp = `Write the manual pages, one per command, in roff. They are made from the commands'
 own help, so that the two cannot say different things; the repository keeps them
 in docs/man.`
 
@@ -66,8 +66,8 @@ func manConfig() string {
 		".TH DOORWARD.TOML 5 \"\" doorward \"doorward manual\"\n" +
 		".SH NAME\ndoorward.toml \\- what doorwardd guards, and how\n" +
 		".SH DESCRIPTION\nThe file, by default " + roff(config.DefaultPath) + ", is TOML. Every key is below, with its\n" +
-		"meaning and its default or an example. A key that is not known is a mistake, and\n" +
-		"so is a value that cannot be: \\fBdoorward check\\fR names all of them.\n" +
+		"meaning and its default or an example. An unknown key is a mistake, and so is a\n" +
+		"value that is not allowed: \\fBdoorward check\\fR names all of them.\n" +
 		".SH KEYS\n.nf\n" + roffLines(config.Reference()) + ".fi\n" +
 		".SH SEE ALSO\n\\fBdoorward\\fR(1), \\fBdoorward\\-check\\fR(1), \\fBdoorward\\-init\\fR(1), \\fBdoorwardd\\fR(8)\n"
 }
@@ -187,7 +187,7 @@ func manText(text string) string {
 	literal, gap := false, false
 	for line := range strings.SplitSeq(strings.Trim(text, "\n"), "\n") {
 		if strings.TrimSpace(line) == "" {
-			gap = true // what it separates is told by the next line
+			gap = true // the next line shows what it separates
 			continue
 		}
 		indented := strings.HasPrefix(line, "  ")

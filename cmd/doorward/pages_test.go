@@ -48,7 +48,7 @@ func unroff(text string) string {
 	return strings.NewReplacer(`\-`, "-", `\e`, `\`, `\&`, "", `\fI`, "", `\fR`, "").Replace(text)
 }
 
-// others are commands whose arguments may be called doorward.
+// others are commands that may have doorward among their arguments.
 var others = []string{"systemctl", "journalctl", "apt", "apk", "dnf", "usermod", "man", "install", "chown", "groups"}
 
 // ours are the arguments of doorward in a command of sh, which may stand behind
@@ -114,8 +114,8 @@ func understood(args []string) (err error) {
 	return err
 }
 
-// mentioned says what of a command and its flags is not there, for a line that leaves
-// out what is clear, as `doorward close` does in a text about one.
+// mentioned says which of a command and its flags does not exist, for a line that
+// leaves out what is clear, such as `doorward close` in running text.
 func mentioned(args []string) error {
 	root := newRoot(&env{stdout: io.Discard, stderr: io.Discard, getenv: func(string) string { return "" }})
 	c, rest, err := root.Find(args)
@@ -201,7 +201,7 @@ func strangeFlag(words []string, manual string) string {
 	return ""
 }
 
-// What the test above takes for a mistake.
+// What the test above must take for a mistake.
 func TestUndocumentableCommands(t *testing.T) {
 	for line, want := range map[string]string{
 		"doorward opne ssh":                  `command "opne" is not known`,
@@ -239,7 +239,7 @@ func TestUndocumentableCommands(t *testing.T) {
 	}
 }
 
-// base is what a page's part of a configuration is a part of.
+// base is the configuration that a page's part belongs to.
 const base = `
 [door.ssh]
 ports = ["22/tcp"]

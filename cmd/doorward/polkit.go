@@ -29,12 +29,12 @@ else about them. The daemon runs as a user of its own, which systemd would
 otherwise ask for a password. The rule has a unit's own name, also where the
 configuration has another one for it (on Debian, sshd.service is ssh.service).
 
-While the daemon runs, units of the rule that is there stay in it if the configuration
-in use has them, and all of them do while another waits to be confirmed: the daemon
-may go back. Do it again when the new configuration is kept.
+While the daemon runs, units of an existing rule stay in it if the configuration in
+use has them, and all of them do while another waits to be confirmed: the daemon may
+go back. Run polkit again when the new configuration is kept.
 
 Without --install the rule is printed. With it, it is written to
-` + polkitRules + `, where polkit sees it at once. Do it
+` + polkitRules + `, where polkit sees it at once. Run it
 again when a door gets another unit; doors with commands need no rule, but then
 the daemon must run as a user that may run them.
 

@@ -38,7 +38,7 @@ func TestPolkitNamesJustTheUnitsOfTheDoors(t *testing.T) {
 		}
 	}
 	if strings.Contains(out.String(), "ssh") {
-		t.Errorf("the rule speaks of a unit that no door has:\n%s", out.String())
+		t.Errorf("the rule names a unit that no door has:\n%s", out.String())
 	}
 
 	write("service.start = [\"/usr/sbin/sshd\", \"-D\"]\n")
@@ -98,7 +98,7 @@ func TestPolkitKeepsUnitsInUse(t *testing.T) {
 			}
 			for _, u := range tt.want[min(1, len(tt.want)):] {
 				if u != "new.service" && !strings.Contains(errs.String(), "the rule has "+u+", too: ") {
-					t.Errorf("nothing is said of %s, which is kept:\n%s", u, errs.String())
+					t.Errorf("the output does not mention %s, which is kept:\n%s", u, errs.String())
 				}
 			}
 		})

@@ -26,7 +26,7 @@ const rotateHelp = `Draw a new knock for a door and share it with everybody who 
 The new knock has as many listeners and touches as the old one, drawn at random
 from the ports 20000 to 32767 and 61000 to 65535; none of them is used by any door
 or by another program. In the configuration file those numbers change and nothing
-else does: comments, order and layout stay. The file before is kept beside it, as
+else does: comments, order and layout stay. The previous file is kept beside it, as
 FILE.~1~, FILE.~2~ and so on. The texts for the users are those of doorward share, which
 remembers them; --to adds somebody. If anything fails, nothing is changed.
 
@@ -38,11 +38,11 @@ time to send the texts out first:
      rotate says
   3. doorward apply --confirm 60s, at the time that you told them
 
-With --apply, rotate does the third step at once, for when the old knock has got
-into wrong hands. Unless you then keep it, with doorward apply --keep, the daemon goes
-back to the old knock after the time of --confirm, so that you cannot lock
-yourself out; sessions that are open live on in any case. The file stays as it
-is then, with the new knock: move the file before over it if you give up on it.
+With --apply, rotate does the third step at once, in case the old knock has got into
+the wrong hands. Unless you then keep it, with doorward apply --keep, the daemon goes
+back to the old knock after the time of --confirm, so that you cannot lock yourself
+out; sessions that are open live on in any case. The file stays as it is then, with
+the new knock: move the previous file over it if you give up on it.
 
 Exit status: 0 when the file has the new knock and every user's text is
 written, and with --apply the daemon has it in use; 1 when not; 2 when the command
@@ -52,7 +52,7 @@ const rotateExamples = `  doorward rotate --output /root/knocks
   doorward rotate --door ssh --to carol.pub
   doorward rotate --apply --confirm 2m`
 
-// rotateOptions is what the command line of rotate says.
+// rotateOptions are the flags of rotate.
 type rotateOptions struct {
 	shareOptions
 	apply   bool
@@ -211,11 +211,11 @@ func (o *rotateOptions) tellRotated(
 		return printJSON(e.stdout, j)
 	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "Door %s has a new knock in %s; the file before is %s.\n\n", t.door.Name, t.path, before)
+	fmt.Fprintf(&b, "Door %s has a new knock in %s; the previous file is %s.\n\n", t.door.Name, t.path, before)
 	if len(sealed) > 0 {
 		o.tell(&b, t, p, sealed)
 	} else {
-		fmt.Fprintln(&b, "Nobody is remembered as having the old one; to give it to somebody: doorward share")
+		fmt.Fprintln(&b, "Nobody is remembered as having the old one; to give the new one to somebody: doorward share")
 	}
 	if err := o.tellWaysIn(&b, e, t.path); err != nil {
 		return err

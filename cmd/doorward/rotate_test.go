@@ -23,7 +23,8 @@ import (
 	"github.com/doorward/doorward/internal/setup"
 )
 
-// applier is a daemon that only knows apply, as far as a rotation sees it.
+// applier is a daemon of which only apply is implemented, which is all that a rotation
+// needs.
 type applier struct {
 	control.Backend        // what it is never asked
 	config          string // its configuration file

@@ -37,7 +37,7 @@ them decrypts. Keys that can only sign (ecdsa, and sk- keys of tokens) are
 refused: ask for an ssh-ed25519 or age key.
 
 The text is data: doorward knock --from reads it, encrypted or not, and checks its
-form. For who has no doorward it says in words which ports to touch and in which
+form. For users without doorward it says in words which ports to touch and in which
 order, with a line for each system to type. With --script there are a script for sh
 and one for PowerShell beside it, which use doorward, nc, bash or telnet. Whoever
 knows a user's public key can encrypt a program to it as well; so a script is
@@ -46,7 +46,7 @@ decrypted to a file, read, and only then run, and never fed to a shell unseen.
 The text says where to knock: --host, or the host that was given for this door
 before, or host in [gateway] of the configuration, which doorward init asks for. It is
 never taken from a file that --to or --recipients-file names: whoever gets a knock does
-not say where it is sent.
+not decide where it is sent.
 
 Who has the knock is remembered beside the configuration, in DOOR.recipients, with a
 --host that was given. Without --to, all of them get it again. To take the knock away
@@ -73,7 +73,7 @@ and without, to read what to do:
 
   age -d -i ~/.ssh/id_ed25519 knock-ssh-alice.age`
 
-// shareOptions is what the command lines of share and rotate have in common.
+// shareOptions are the flags that share and rotate have in common.
 type shareOptions struct {
 	config string
 	door   string
@@ -209,7 +209,7 @@ func (t *target) choose(n int) error {
 			what = "knocks"
 		}
 		return withHint(fmt.Errorf("door %q: %s %s cannot be written down for users: only touches of ports can",
-			t.door.Name, what, tables.Listed(names)), "doorward check %s tells what a visitor does", t.path)
+			t.door.Name, what, tables.Listed(names)), "doorward check %s says what a visitor does", t.path)
 	case n == 0 && len(can) > 1:
 		return &usageError{fmt.Errorf("--knock is missing: door %q has %d %s knocks; allowed are 1 to %[2]d",
 			t.door.Name, len(can), strings.Join(slices.Compact(kinds), "/"))}
@@ -229,7 +229,7 @@ type people struct {
 	remember []share.File      // what is to be written into it, if anything
 }
 
-// people reads who is remembered and who is given.
+// people reads who is remembered, and who is named on the command line.
 func (o *shareOptions) people(e *env, t *target) (*people, error) {
 	p := &people{path: filepath.Join(filepath.Dir(t.path), t.door.Name+".recipients")}
 	text, err := files.Read(p.path, maxKeys)
@@ -286,7 +286,7 @@ func (o *shareOptions) given(e *env, host string) ([]share.Key, error) {
 			return err
 		}
 		if more.Host != "" && more.Host != host {
-			return &usageError{withHint(fmt.Errorf("%s has a line \"host %s\": where a knock is sent is not said by those who get it",
+			return &usageError{withHint(fmt.Errorf("%s has a line \"host %s\": those who get a knock do not decide where it is sent",
 				name, more.Host), "take the line out, or say --host %s if that is this gateway", more.Host)}
 		}
 		if len(more.Keys) == 0 {
@@ -400,11 +400,11 @@ func (o *shareOptions) tell(w io.Writer, t *target, p *people, sealed []share.Le
 		identity = "age-key.txt"
 	}
 	fmt.Fprintf(w, `
-Send each of them theirs. Who has doorward types
+Send each of them theirs. With doorward, they type
 
   doorward knock --from %s
 
-and who has not reads what to do, with age (https://age-encryption.org):
+and without it, they read what to do, with age (https://age-encryption.org):
 
   age -d -i ~/%s %[1]s
 

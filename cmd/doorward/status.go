@@ -39,14 +39,15 @@ change instead.
 --exit-code is for scripts and monitoring: the exit status is 1 while anything
 prevents the doors from being guarded, or from being used: the fence is down, nothing
 can be saved, a service could not be started, a door is in failsafe or receives no
-knock. The daemon's /healthz reports the same. With DOOR, problems of other doors do
-not count.
+knock, or the daemon is shutting down. The daemon's /healthz reports the same. With
+DOOR, problems of other doors do not count.
 
 --json prints the snapshot as one JSON object, with --watch one object a line. Its
 keys and their meanings are stable: .problems[].code, .doors[].name, .state,
 .grants[].source, .grants[].expires, .penalties[].source, .penalties[].until and the
-others. With DOOR, doors has only that door. Of sessions (.live), grants and penalties
-the latest 1,000 of a door are listed; .sessions, .grants_total and .penalties_total
+others. With DOOR, doors has only that door. At most the latest 1,000 sessions
+(.live), grants and penalties of a door are listed, and fewer grants and penalties
+where there are more than 5,000 in all; .sessions, .grants_total and .penalties_total
 count all of them. .packets_refused counts packets, of which each refused attempt
 sends several; .events counts records of the audit trail, so .events.refused counts
 knocks.
@@ -84,7 +85,7 @@ func newStatus(e *env) *cobra.Command {
 	return c
 }
 
-// statusOptions is what the command line of status says.
+// statusOptions are the flags of status.
 type statusOptions struct {
 	door                  string
 	watch, json, exitCode bool
@@ -119,7 +120,7 @@ func (o *statusOptions) run(ctx context.Context, e *env, daemon *control.Client)
 	switch {
 	case err != nil || !o.exitCode:
 		return err
-	case s.API == 0: // from before problems were told: that there are none means nothing
+	case s.API == 0: // from before problems were reported: that there are none means nothing
 		return withHint(errors.New("the daemon is of a version that does not report problems"), "systemctl restart doorward")
 	case len(s.Problems) > 0:
 		return &statusError{code: 1} // what is printed says why

@@ -14,8 +14,8 @@ import (
 	"github.com/doorward/doorward/internal/version"
 )
 
-const versionHelp = `Print which doorward this is, and which the daemon is that answers at the control
-socket, if one does. After an upgrade the two differ until the daemon is restarted.
+const versionHelp = `Print the version of this program, and of the daemon that answers at the control
+socket, if there is one. After an upgrade the two differ until the daemon is restarted.
 
 doorward --version prints the first line alone, and asks no daemon.
 
@@ -50,7 +50,7 @@ func newVersion(e *env) *cobra.Command {
 	return c
 }
 
-// thisVersion is which doorward this is, without a daemon.
+// thisVersion is the version of this program, without the daemon's.
 func thisVersion() versionJSON {
 	return versionJSON{Version: version.Number(), Commit: version.Commit(), Go: runtime.Version(),
 		System: runtime.GOOS + "/" + runtime.GOARCH}
@@ -61,7 +61,7 @@ func (v versionJSON) String() string {
 	return fmt.Sprintf("doorward %s (commit %s, %s, %s)", v.Version, v.Commit, v.Go, v.System)
 }
 
-// printVersion says which doorward this is, and which the daemon.
+// printVersion prints the version of this program and of the daemon.
 func printVersion(ctx context.Context, e *env, daemon *control.Client, asJSON bool) error {
 	const limit = 2 * time.Second // a hung daemon is no reason to wait for long
 	daemon.Timeout = limit

@@ -43,7 +43,7 @@ options:
 signals:
   SIGTERM, SIGINT   end. The fence stands and grants run out by themselves;
                     services and sessions stay as they are.
-  SIGHUP            read the configuration anew. One with a mistake, or that was
+  SIGHUP            read the configuration again. One with a mistake, or that was
                     rolled back, changes nothing, nor does any while another
                     waits to be kept; the log and doorward log say so. doorward
                     apply does the same, and answers.
@@ -116,13 +116,14 @@ func complain(w io.Writer, prefix string, err error) {
 	}
 }
 
-// stopFirst is for who would take the fence down while a daemon keeps it up.
+// stopFirst is for whoever would take the fence down while a daemon keeps it up.
 const stopFirst = `doorwardd: hint: systemctl stop doorward
 doorwardd: hint: or, to open a door while the daemon runs: doorward open DOOR --source any --for 1h
 `
 
-// mendFirst is for who would remove doorward with a configuration that tells no doors.
-const mendFirst = `doorwardd: hint: mend the configuration, and try again
+// mendFirst is for whoever would remove doorward with a configuration from which the
+// doors cannot be told.
+const mendFirst = `doorwardd: hint: correct the configuration, and try again
 doorwardd: hint: or, to open every door: systemctl stop doorward; doorwardd --retire --all
 `
 
@@ -137,7 +138,7 @@ func cleanUp() error {
 		return err
 	case stood:
 		fmt.Println("removed the nftables table inet doorward: every port is reachable again, " +
-			"and services that doorward has stopped are stopped still")
+			"and services that doorward has stopped stay stopped")
 	default:
 		fmt.Println("there is no nftables table inet doorward: nothing was guarded")
 	}
@@ -152,6 +153,6 @@ func checkConfig(path string) error {
 	for _, w := range c.Warnings() {
 		fmt.Println("warning:", w)
 	}
-	fmt.Printf("%s: no mistakes; doorward check tells its doors in words\n", path)
+	fmt.Printf("%s: no mistakes; doorward check describes its doors in words\n", path)
 	return nil
 }

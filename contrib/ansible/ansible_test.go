@@ -73,7 +73,7 @@ func (g *gate) refusesToBegin(t *testing.T) {
 	}
 }
 
-// failsAtFirst: the first knock is in vain, and the machine is as it was.
+// failsAtFirst: the first knock opens nothing, and the machine is as it was.
 func (g *gate) failsAtFirst(t *testing.T) {
 	t.Helper()
 	g.m.Write("/run/wall.nft", "table inet wall { chain in { type filter hook input priority 0; tcp dport "+secondTouch+" drop; }; }", 0o600)
@@ -170,7 +170,7 @@ func (g *gate) goesBack(t *testing.T) {
 }
 
 // keepsSecrets: what Ansible has written to the machine's log has no knock in it. Its
-// own output is looked through by play.
+// own output is searched by play.
 func (g *gate) keepsSecrets(t *testing.T) {
 	t.Helper()
 	log := g.m.Run("journalctl", "--no-pager", "--output=cat")
@@ -179,7 +179,7 @@ func (g *gate) keepsSecrets(t *testing.T) {
 	}
 	for line := range strings.Lines(log) {
 		if secret.MatchString(line) {
-			t.Errorf("the machine's log tells of the knock: %s", line)
+			t.Errorf("the machine's log contains the knock: %s", line)
 		}
 	}
 }
@@ -281,8 +281,8 @@ func (g *gate) fails(t *testing.T, vars string, args ...string) string {
 	return out
 }
 
-// play runs the role from the visitor's network, with all that it can tell, which may
-// not be a knock. Its connections end with it.
+// play runs the role from the visitor's network, at its most verbose; no knock may be
+// in the output. Its connections end with it.
 func (g *gate) play(t *testing.T, vars string, args ...string) (string, error) {
 	t.Helper()
 	write := func(name, text string) {
@@ -310,7 +310,7 @@ func (g *gate) play(t *testing.T, vars string, args ...string) (string, error) {
 	t.Logf("ansible-playbook took %v", time.Since(begun).Round(time.Second))
 	g.disconnect(t)
 	for _, port := range secret.FindAllString(string(out), -1) {
-		t.Errorf("Ansible tells of the knock's port %s", port)
+		t.Errorf("Ansible's output contains the knock's port %s", port)
 	}
 	return string(out), err
 }
@@ -353,7 +353,7 @@ func build(t *testing.T, bin string) (debs []string) {
 	return debs
 }
 
-// isDark closes the door, and holds that sshd cannot be reached and does not run.
+// isDark closes the door, and checks that sshd cannot be reached and does not run.
 func (g *gate) isDark(t *testing.T) {
 	t.Helper()
 	g.m.Run("doorward", "close", "ssh")
@@ -363,7 +363,7 @@ func (g *gate) isDark(t *testing.T) {
 	}
 }
 
-// knocks holds that touching these ports lets the visitor in, and has Ansible knock so.
+// knocks checks that touching these ports lets the visitor in, and has Ansible knock so.
 func (g *gate) knocks(t *testing.T, how, touch string) {
 	t.Helper()
 	text := "doorward-knock = 1\nhost = \"192.0.2.1\"\ntouch = [" + touch + "]\nwait = 22\n"

@@ -30,7 +30,7 @@ inline said(through) {
 
 #ifndef UDP
 
-/* An entry's state. A SYN is passed over in all but the first two, and in CLOSED
+/* An entry's state. A SYN is ignored in all but the first two, and in CLOSED
  * unless it has seen the end. */
 #define NONE     0
 #define NEW      1           /* SYN_SENT */
@@ -362,7 +362,7 @@ active proctype Forger() {
 }
 
 /* FINs, RSTs and data that conntrack takes and the socket does not, and the other
- * way round; time-outs; conntrack -F. */
+ * way round; timeouts; conntrack -F. */
 inline ages(i) {
 	if
 	:: ct[i] >= ANSWERED -> ct[i] = CLOSING; insync[i] = false

@@ -27,7 +27,7 @@
 
 /* The kernel. */
 bool table;                  /* the fence stands */
-byte left;                   /* the grant's time-out, 0: no grant */
+byte left;                   /* the grant's timeout, 0: no grant */
 
 /* The disk: what was synced. */
 mtype dState = dark;
@@ -52,7 +52,7 @@ byte giveFor;
 bool resync;                 /* compare with the kernel in this turn */
 bool retry;                  /* the fence could not be put right: again in a while */
 bool ungiven;                /* the kernel lost the grant with the table, or did not take it */
-bool news;                   /* the kernel has told of a change by others */
+bool news;                   /* the kernel has reported a change by others */
 
 /* The world. */
 bool hurried;                /* a turn until its changes are in the kernel: no disk is asked, */
@@ -63,7 +63,7 @@ bool disturbed;              /* others took the table away, and it is not back y
 bool unsaved;                /* the disk took nothing in this turn */
 bool knows;                  /* the daemon has read the kernel's grants */
 bool fresh;                  /* no daemon was ready since the boot */
-#ifdef FORALL                /* what presence draws out is not saved each time */
+#ifdef FORALL                /* what presence extends is not saved each time */
 #define named false
 #define becomesNamed(x) skip
 #else
@@ -129,7 +129,7 @@ inline heard() {                     /* Door.Knock */
 		seenNow();
 		state = open; forAll = true;
 		keep(KNOCK, darkIn)
-	:: else                          /* deaf, or all are in already */
+	:: else                          /* ignored, or all are in already */
 	fi
 #else
 	if
@@ -191,7 +191,7 @@ inline present() {                   /* Door.Seen: somebody is in */
 	seenNow();
 #ifdef FORALL
 	if :: everybody && !end || asked -> due = IDLE :: else fi;
-	if                               /* Door.drawOut; what it draws out is not saved */
+	if                               /* Door.extend; what it extends is not saved */
 #ifdef DRAWN_OUT_FOR_ANYBODY
 	:: forAll && claim[0] > 0 -> keep(KNOCK, IDLE)
 	:: forAll && claim[1] > 0 -> keep(OPERATOR, IDLE)
@@ -208,7 +208,7 @@ inline present() {                   /* Door.Seen: somebody is in */
 
 /* ---- the turn: internal/gateway ---- */
 
-inline happened() {                  /* what a kernel that did as it was told owes */
+inline happened() {                  /* what a kernel that did as asked owes */
 	if :: over -> owed = 0; use = false; over = false :: else fi;
 #ifdef FORALL
 	everybody = everybody || asked;

@@ -206,7 +206,7 @@ inline pardon1(s, age) {     /* Door.Tick */
 #endif
 }
 
-inline heard() {             /* guarded.touch, Recogniser.Touch */
+inline heard() {             /* guarded.hear, Recogniser.Hear */
 	s = qSource[0]; p = qPort[0]; a = qAge[0]; was = 0;
 	n--; qSource[0] = qSource[1]; qPort[0] = qPort[1]; qAge[0] = qAge[1];
 	qSource[1] = 0; qPort[1] = 0; qAge[1] = 0;
@@ -321,7 +321,7 @@ inline telling() {
 #ifdef FAILSAFE_LISTENS
 	listening = true
 #else
-	listening = there && !deaf       /* guarded.listening */
+	listening = there && !deaf       /* guarded.listenState */
 #endif
 }
 

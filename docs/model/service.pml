@@ -1,4 +1,4 @@
-/* A door's service, its keeper, and who waits for it. Promises P4 and P9.
+/* A door's service, its controller, and who waits for it. Promises P4 and P9.
  *
  * ltl comes_to_rest and gets_in say what must be so in the end, if others leave
  * the service alone after a while and it starts when it is told to. That it
@@ -9,10 +9,10 @@ mtype = { none, starts, stops, looks };
 
 /* The service. */
 bool runs;
-bool isRunning[2];           /* news of it on their way to the keeper */
+bool isRunning[2];           /* news of it on its way to the controller */
 byte news;
 
-/* The keeper (keeper.go), which dies with the daemon. */
+/* The controller (controller.go), which dies with the daemon. */
 mtype busy = none;           /* what it has under way, */
 bool done;                   /* which has ended */
 bool well;                   /*   and how: done, or seen to run */
@@ -21,7 +21,7 @@ bool running;                /* as last seen */
 bool known;                  /* it was seen, or done */
 bool overtaken;              /* a start ended for somebody else's order */
 #ifdef OLD_SERVICE_HAS_THE_LAST_WORD
-mtype old = none;            /* what a keeper whose time is over had under way */
+mtype old = none;            /* what a controller whose time is over had under way */
 #endif
 
 /* The door. */
@@ -39,18 +39,18 @@ bool wants;                  /* the visitor is outside */
 bool asked;                  /* and knocked; once is enough, unless there was trouble since */
 byte trouble = 3;            /* so often others start, stop, break or replace it, or the daemon dies */
 
-inline becomes(r) {          /* the service manager tells of every change */
+inline becomes(r) {          /* the service manager reports every change */
 	if
 	:: runs != r -> runs = r; isRunning[news] = runs; news++
 	:: else
 	fi
 }
 
-inline do_(up) {            /* keeper.do */
+inline do_(up) {            /* controller.do */
 	busy = (up -> starts : stops); done = false; again = false
 }
 
-inline want(up) {           /* keeper.want */
+inline want(up) {           /* controller.setWanted */
 	wanted = up;
 	if
 #ifdef LATEST_WISH_IS_LOST
@@ -162,7 +162,7 @@ inline doorFailed() {        /* Door.Failed */
 
 inline look() { busy = looks; done = false; stale = false }
 
-inline sees(r) {             /* keeper.sees */
+inline sees(r) {             /* controller.update */
 	known = true;
 	if
 	:: r -> running = true; doorRuns()
@@ -179,7 +179,7 @@ inline sees(r) {             /* keeper.sees */
 	fi
 }
 
-inline observed(r) {         /* keeper.observed */
+inline observed(r) {         /* controller.observed */
 	if
 #ifdef CHANGE_DURING_A_START_IS_NOT_HEARD
 	:: busy != none
@@ -191,11 +191,11 @@ inline observed(r) {         /* keeper.observed */
 	fi
 }
 
-inline lookAgain() {         /* the end of keeper.did and of a look */
+inline lookAgain() {         /* the end of controller.done and of a look */
 	if :: stale && busy == none -> look() :: else fi
 }
 
-/* keeper.did, and what a look found: r is what was wanted, or what is so */
+/* controller.done, and what a look found: r is what was wanted, or what is so */
 inline ended() {
 	mtype was = busy;
 	busy = none; done = false;
@@ -217,7 +217,7 @@ inline ended() {
 	was = none
 }
 
-inline renew() {             /* guarded.reconfigure, Door.Renew: another service, another keeper */
+inline renew() {             /* guarded.reconfigure, Door.Renew: another service, another controller */
 #ifdef OLD_SERVICE_HAS_THE_LAST_WORD
 	old = busy;
 #endif
@@ -276,7 +276,7 @@ active proctype Timer() {
 active proctype Start() {
 	do
 	:: atomic { !alive -> printf("the daemon starts\n");
-		alive = true; news = 1; isRunning[0] = runs;         /* Watch tells how it stands */
+		alive = true; news = 1; isRunning[0] = runs;         /* Watch reports how it is */
 		state = (saved == open || saved == failsafe -> saved : dark) }
 	od
 }

@@ -110,9 +110,9 @@ func (e *episode) maybeUsed(dice *rand.Rand) netip.AddrPort {
 	return netip.AddrPortFrom(e.source, 10000+e.ports+1-uint16(min(dice.IntN(6), int(e.ports))))
 }
 
-// returner comes again from the same port as before, when the grant is over: its
-// last words were lost on the way, so that the server's connection table still
-// has an entry of the connection, which is over.
+// returner comes again from the same port as before, when the grant is over: its last
+// segments were lost on the way, so that the server's connection table still has an
+// entry of the connection, which is over.
 func (c *campaign) returner(ctx context.Context, dice *rand.Rand) error {
 	web := *c.door("web")
 	for sleep(ctx, between(dice, 0, time.Second)) {
@@ -152,7 +152,7 @@ func (c *campaign) returner(ctx context.Context, dice *rand.Rand) error {
 func (c *campaign) leave(ctx context.Context, fd int, from netip.AddrPort, dice *rand.Rand) {
 	defer hangUp(fd)
 	switch dice.IntN(3) {
-	case 0: // the server says its last word, the client none
+	case 0: // the server sends its FIN, the client does not
 		if _, err := unix.Write(fd, []byte(goodbye)); err == nil {
 			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(echoWithin.Milliseconds()))
 		}

@@ -42,7 +42,7 @@ func (c *campaign) inspector(ctx context.Context) error {
 		begun := c.now()
 		before, err := client.Status(ctx)
 		if err != nil {
-			continue // it has just been killed; that it answers otherwise, others see
+			continue // it has just been killed; others check that it answers otherwise
 		}
 		kernel, err := c.elements(ctx)
 		if err != nil {
@@ -154,7 +154,7 @@ func local(source string) bool {
 	return err == nil && (a.IsLoopback() || source == server4 || source == server6)
 }
 
-// told is the grants of a status by door and source.
+// told is the grants that a status reports, by door and source.
 func told(s *control.Status) map[string]control.Grant {
 	all := map[string]control.Grant{}
 	for _, d := range s.Doors {

@@ -218,7 +218,7 @@ func (m *machine) install(ctx context.Context, l *lab.Lab, host *lab.Host, ssh *
 		"mount -t tmpfs -o mode=700,size=" + stateDisk + " tmpfs /var/lib/doorward", "chown doorward:doorward /var/lib/doorward",
 		"systemctl restart systemd-journald.service", "systemctl disable --now ssh.service",
 		"doorward polkit --install",
-		"systemctl restart polkit.service", // it reads rules anew by itself, at some moment
+		"systemctl restart polkit.service", // by itself it rereads rules only at some later moment
 	} {
 		if err := run(strings.Fields(line)...); err != nil {
 			return err

@@ -1,15 +1,15 @@
 //go:build linux
 
-// Command campaign attacks doorward's promise for as long as it is told, and
-// exits with 1 if it was broken. The server is a booted Debian in a container:
-// the daemon runs in its unit there, locked in, and starts and stops units and a
-// command. Visitors, on a host beside it, knock rightly, wrongly, half and not at
-// all; a prober tries new connections all the time, from sources of every kind; a
-// tormentor kills the daemon, fills its disk, damages its store, takes the
-// table, the link and D-Bus away; an inspector compares what the status says
-// with the kernel and the services. What they saw goes to the judge
-// (e2e/campaign/judge), which knows the promise and nothing of the daemon. The
-// campaign shares no code with what it judges, but for the types of the status.
+// Command campaign attacks doorward's promise for a given time, and exits with 1 if it
+// was broken. The server is a booted Debian in a container: the daemon runs in its unit
+// there, locked in, and starts and stops units and a command. Visitors, on a host
+// beside it, knock rightly, wrongly, half and not at all; a prober tries new
+// connections all the time, from sources of every kind; a tormentor kills the daemon,
+// fills its disk, damages its store, takes the table, the link and D-Bus away; an
+// inspector compares what the status says with the kernel and the services. What they
+// saw goes to the judge (e2e/campaign/judge), which knows the promise and nothing of
+// the daemon. The campaign shares no code with what it judges, but for the types of the
+// status.
 //
 // The wall clock is left alone: containers have no realtime clock of their own.
 package main
@@ -275,7 +275,8 @@ func (c *campaign) heart(ctx context.Context) error {
 	return nil
 }
 
-// progress tells people how far it is: a terminal all the time, a log now and then.
+// progress shows how far the campaign has come: on a terminal all the time, in a log now
+// and then.
 func (c *campaign) progress(ctx context.Context) error {
 	if c.faults != "" {
 		return nil
@@ -345,7 +346,7 @@ func sorted[V any](m map[string]V) []string {
 	return keys
 }
 
-// logf tells of what is done before a campaign.
+// logf prints what is done before a campaign.
 func logf(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 
 // sleep says whether the time passed before ctx ended.

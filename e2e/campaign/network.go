@@ -154,7 +154,7 @@ func (n *network) build(ctx context.Context, bin string) (err error) {
 	if err != nil {
 		return err
 	}
-	// A server that has said its last word forgets a client that says nothing.
+	// A server that has sent its FIN forgets a client that says nothing.
 	if err := n.run(ctx, n.server, "sysctl -qw net.ipv4.tcp_fin_timeout=1"); err != nil {
 		return err
 	}
@@ -203,7 +203,7 @@ func (n *network) run(ctx context.Context, h *lab.Host, line string) error {
 	return err
 }
 
-// routes tells the server where everybody is. They go with the link.
+// routes gives the server its routes to everybody. They go with the link.
 func (n *network) routes(ctx context.Context) error {
 	for _, p := range prefixes() {
 		via := outside4
@@ -283,7 +283,7 @@ func (n *network) source(six bool) netip.Addr {
 	return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
 }
 
-// lossySource is an address whose last words are lost.
+// lossySource is an address whose last segments are lost.
 func (n *network) lossySource(six bool) netip.Addr {
 	i := byte(n.next.Add(1))
 	if six {

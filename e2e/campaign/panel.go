@@ -25,7 +25,7 @@ func (c *campaign) panelVisitor(ctx context.Context, dice *rand.Rand) error {
 		p.shut()
 		if dice.IntN(3) == 0 {
 			begun := c.now()
-			wrong := p.touch(59031) // to be left alone: everybody is deaf for the penalty
+			wrong := p.touch(59031) // to be left alone: everybody is ignored for the penalty
 			if !sleep(ctx, judged+c.quick) {
 				break
 			}
@@ -36,7 +36,7 @@ func (c *campaign) panelVisitor(ctx context.Context, dice *rand.Rand) error {
 				continue
 			}
 			p.shut()
-			c.count("panel: knocks that deafness kept out")
+			c.count("panel: knocks that a penalty kept out")
 			continue
 		}
 		p.opens(ctx, dice)
@@ -124,8 +124,7 @@ func (p *panel) opens(ctx context.Context, dice *rand.Rand) {
 			return
 		}
 	}
-	// It hears nobody while it is deaf, which may come from what was mangled
-	// before.
+	// It hears nobody during a penalty, which may come from what was mangled before.
 	s := judge.Span{Begin: begun - 10*time.Second, End: p.c.now()}
 	if happened := p.c.events.During(s); whole && len(happened) == 0 {
 		p.c.broken("P4: door panel did not open within %s of a right knock at %.3f", judged+slow, begun.Seconds())

@@ -99,7 +99,7 @@ func talk(fd int, line string, within time.Duration) error {
 	return nil
 }
 
-// happened tells what happened in a span.
+// happened lists what happened in a span.
 func (c *campaign) happened(s judge.Span) string {
 	out := ""
 	for _, w := range c.events.During(s) {

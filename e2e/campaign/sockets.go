@@ -53,7 +53,7 @@ func newFile(fd int) net.Conn {
 	defer f.Close()
 	c, err := net.FileConn(f)
 	if err != nil {
-		panic("campaign: internal error: a connected socket is none: " + err.Error())
+		panic("campaign: internal error: a connected socket is not a connection: " + err.Error())
 	}
 	return c
 }

@@ -356,7 +356,7 @@ func (t *tormentor) writeLog(path, text string) error {
 	return errors.Join(os.WriteFile(path, []byte(text), 0o640), os.Chmod(path, 0o640), os.Chown(path, int(owner.Uid), int(owner.Gid)))
 }
 
-// noLog takes all log data away (S9): the door goes dark and deaf.
+// noLog takes all log data away (S9): the door goes dark and ignores knocks.
 func (t *tormentor) noLog() error {
 	end := t.events.Begin(judge.NoLog, t.now())
 	text, err := os.ReadFile(t.net.machine.authLog())

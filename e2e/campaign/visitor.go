@@ -230,7 +230,7 @@ func (c *campaign) visitor(ctx context.Context, dice *rand.Rand) error {
 // visit is what the visitor of an episode does.
 func (c *campaign) visit(ctx context.Context, e *episode, dice *rand.Rand) {
 	d := e.door
-	if e.always || dice.IntN(6) == 0 { // a stranger knocks not at all
+	if e.always || dice.IntN(6) == 0 { // a stranger does not knock
 		sleep(ctx, between(dice, 2*time.Second, 6*time.Second))
 		return
 	}

@@ -34,8 +34,8 @@ func (s *story) strangerIsOut(seen string) error {
 
 func (s *story) flush(ctx context.Context) error {
 	s.typed("server", "nft", "flush", "ruleset")
-	// Where the kernel lets a table have an owner this passes doorward's by;
-	// elsewhere the daemon puts it back.
+	// Where the kernel lets a table have an owner, this does not touch doorward's;
+	// elsewhere the daemon restores it.
 	if _, err := s.server.Run(ctx, "nft", "flush", "ruleset"); err != nil {
 		return err
 	}

@@ -111,7 +111,7 @@ func TestEveryPageIsPlayed(t *testing.T) {
 				t.Errorf("%s: where is that typed? want a title %q, %q or %q", b.At(), onGateway, asRoot, onVisitor)
 			}
 			if line := rootless.FindString(b.Text); b.Title == onGateway && line != "" {
-				t.Errorf("%s: %q is refused to who is not root: want sudo", b.At(), line)
+				t.Errorf("%s: %q is refused unless run as root: want sudo", b.At(), line)
 			}
 			if isSh && !slices.Contains(story, b.Page) {
 				t.Errorf("%s: the page is not part of the story", b.At())
@@ -261,7 +261,7 @@ func readNotes(t *testing.T, b *pages.Block) notes {
 				n.exits = append(n.exits, status)
 			}
 		default:
-			t.Fatalf("%s: a note %q is none that is known", b.At(), note)
+			t.Fatalf("%s: unknown note %q", b.At(), note)
 		}
 	}
 	return n

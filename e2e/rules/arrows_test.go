@@ -80,8 +80,8 @@ var arrows = map[string]map[string]string{
 		"internal/datagrams": "brings what was heard",
 		"internal/fence":     "makes grants take effect",
 		"internal/service":   "starts and stops",
-		"internal/presence":  "tells who is in",
-		"internal/sockdiag":  "tells whether a service listens",
+		"internal/presence":  "says who is in",
+		"internal/sockdiag":  "says whether a service listens",
 		"internal/store":     "keeps what must survive",
 	},
 	"internal/journal": {"internal/legible": "entries have strangers' text"},
@@ -95,7 +95,7 @@ var arrows = map[string]map[string]string{
 		"internal/fence":    "guards what stays closed",
 		"internal/port":     "plain types",
 		"internal/service":  "starts what is to run",
-		"internal/sockdiag": "whether a service runs that is no unit",
+		"internal/sockdiag": "whether a service runs that is not a unit",
 		"internal/store":    "whether a service ran before",
 	},
 	"internal/daemon": {
@@ -108,7 +108,7 @@ var arrows = map[string]map[string]string{
 		"internal/port":        "plain types",
 		"internal/knock":       "what a listener hears, and what a knock needs",
 		"internal/audit":       "answers to the log command",
-		"internal/config":      "reads the file, anew at each reload",
+		"internal/config":      "reads the file, again at each reload",
 		"internal/control":     "serves the socket",
 		"internal/gateway":     "runs it",
 		"internal/launcher":    "runs commands from outside the sandbox",
@@ -148,7 +148,7 @@ var arrows = map[string]map[string]string{
 
 	// What people and scripts read.
 	"internal/output": {"internal/control": "the version of the JSON", "internal/legible": "strangers had a hand in some"},
-	"internal/view":   {"internal/output": "prints", "internal/control": "what is told", "internal/audit": "the trail's records"},
+	"internal/view":   {"internal/output": "prints", "internal/control": "what is reported", "internal/audit": "the trail's records"},
 	"internal/when":   {},
 
 	// The visitor's side: no part of the daemon.
@@ -164,7 +164,7 @@ var arrows = map[string]map[string]string{
 		"internal/tables":   "durations as people write them",
 		"internal/knock":    "what a visitor does",
 		"internal/port":     "plain types",
-		"internal/presence": "whether logs tell of logins",
+		"internal/presence": "whether logs record logins",
 		"internal/ruleset":  "what others' rules do with knocks",
 		"internal/service":  "how a unit is",
 		"internal/sockdiag": "who has a port",
@@ -190,7 +190,7 @@ var arrows = map[string]map[string]string{
 		"internal/config": "reads the knock and draws a new one",
 		"internal/files":  "writes where nobody else can",
 		"internal/port":   "plain types",
-		"internal/knock":  "a knock is drawn anew",
+		"internal/knock":  "draws a new knock",
 	},
 
 	"internal/mutants":     {},
@@ -253,7 +253,7 @@ func TestImportArrows(t *testing.T) {
 		arrows[kind] = kindOfKnock
 		arrows["internal/kinds"][kind] = "a kind of knock"
 	}
-	imported := map[string]map[string]bool{} // by whom, in files that are no tests
+	imported := map[string]map[string]bool{} // by whom, in files that are not tests
 	for _, s := range sources(t) {
 		if imported[s.dir] == nil {
 			imported[s.dir] = map[string]bool{}

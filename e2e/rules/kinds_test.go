@@ -17,10 +17,10 @@ var named = map[string]string{
 	"cmd/doorward/knock.go": "the visitor's command that touches ports has a flag --touch",
 }
 
-// TestNobodyKnowsAKind holds that adding a kind of knock takes a package and a line:
-// outside the kinds' own packages and their list nothing has a kind's name. Who
-// imports one, TestImportArrows tells. Tests, and programs that are only for tests,
-// write configurations.
+// TestNobodyKnowsAKind checks that adding a kind of knock takes a package and a line:
+// outside the kinds' own packages and their list nothing has a kind's name.
+// TestImportArrows says who may import one. Tests, and programs that are only for
+// tests, write configurations.
 func TestNobodyKnowsAKind(t *testing.T) {
 	own := append(kindsOfKnock(t), "internal/kinds")
 	names := append(kinds.Names(), kinds.ToCome...)

@@ -98,7 +98,7 @@ func parse() (all []*source, err error) {
 
 func TestOnePackageComment(t *testing.T) {
 	comments, dirs := map[string][]string{}, map[string]bool{}
-	tested := map[string]bool{} // has a file that is no test
+	tested := map[string]bool{} // has a file that is not a test
 	for _, s := range sources(t) {
 		dirs[s.dir] = true
 		tested[s.dir] = tested[s.dir] || !s.test
@@ -164,8 +164,8 @@ func undocumented(t *testing.T, s *source, d *ast.GenDecl) {
 	}
 }
 
-// exportedReceiver says whether a function is none of a type's methods, or one
-// of a type that others can name.
+// exportedReceiver says whether a function is not a method, or is one of a type that
+// others can name.
 func exportedReceiver(d *ast.FuncDecl) bool {
 	if d.Recv == nil {
 		return true

@@ -80,7 +80,7 @@ func writeMetrics(w io.Writer) {
 `+strings.ReplaceAll(control.MetricsManual, "_*", "_\\*")+`
 This page is made from the daemon's own table by `+"`make generate`"+`, and so is doorward-metrics(7).
 
-| metric | type | labels | what it tells |
+| metric | type | labels | meaning |
 |---|---|---|---|
 `)
 	for _, m := range control.ListMetrics() {

@@ -23,9 +23,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(cagedWord) != "" {
-		if err := hearInCage(); err != nil {
-			fmt.Println("caged:", err)
+	if os.Getenv(sandboxed) != "" {
+		if err := hearInSandbox(); err != nil {
+			fmt.Println("in the sandbox:", err)
 			os.Exit(1)
 		}
 		return
@@ -44,20 +44,23 @@ const (
 	visitor6 = "2001:db8::2"
 )
 
-// words is an opener that takes datagrams that begin with "knock", says what they
-// say, and answers with what follows a colon.
+// words is an opener of datagrams that begin with "knock": it returns their text, and
+// answers with what follows a colon.
 type words struct {
 	glances, opens atomic.Int64
 	slow, hold     chan struct{} // nil, or Glance and Open wait for it
 	fixed          []byte        // the answer to all, nil for none
 }
 
-func (w *words) Glance(payload []byte) bool {
+func (w *words) Glance(_ netip.Addr, payload []byte, _ bool, _ []byte) (knock.Rank, int) {
 	w.glances.Add(1)
 	if w.slow != nil {
 		<-w.slow
 	}
-	return bytes.HasPrefix(payload, []byte("knock"))
+	if !bytes.HasPrefix(payload, []byte("knock")) {
+		return knock.Junk, 0
+	}
+	return knock.Claimed, 0
 }
 
 func (w *words) Open(d knock.Datagram) (any, []byte, bool) {
@@ -75,10 +78,13 @@ func (w *words) Open(d knock.Datagram) (any, []byte, bool) {
 	return text, nil, !strings.HasPrefix(text, "knock nothing")
 }
 
-// anything takes whatever comes.
+// anything accepts whatever comes.
 type anything struct{ words }
 
-func (a *anything) Glance([]byte) bool { a.glances.Add(1); return true }
+func (a *anything) Glance(netip.Addr, []byte, bool, []byte) (knock.Rank, int) {
+	a.glances.Add(1)
+	return knock.Claimed, 0
+}
 
 // record collects what was heard.
 type record struct {
@@ -178,7 +184,7 @@ func (s *scene) mustSet(want map[uint16]knock.Opener) {
 	}
 }
 
-// caller is a visitor's socket, not connected, so that whoever answers is seen.
+// caller returns a visitor's socket, not connected, so that it sees who answers.
 func (s *scene) caller(at string) *net.UDPConn {
 	s.t.Helper()
 	return caller(s.t, s.visitor, at)
@@ -202,7 +208,7 @@ func send(t testing.TB, c *net.UDPConn, to, text string) {
 	}
 }
 
-// answered reads one datagram, and who sent it.
+// answered returns the next datagram, and who sent it.
 func answered(t testing.TB, c *net.UDPConn) (string, netip.AddrPort) {
 	t.Helper()
 	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
@@ -216,7 +222,7 @@ func answered(t testing.TB, c *net.UDPConn) (string, netip.AddrPort) {
 	return string(b[:n]), netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 }
 
-// silent says that nothing has come to the caller by now.
+// silent checks that nothing has come to the caller by now.
 func silent(t testing.TB, c *net.UDPConn) {
 	t.Helper()
 	raw, err := c.SyscallConn()

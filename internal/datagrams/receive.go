@@ -144,13 +144,13 @@ func (b *batch) sift(p uint16, by knock.Opener, n int) (foreign, strange uint64)
 			strange++
 			continue
 		}
-		if !by.Glance(payload) {
-			foreign++
-			continue
-		}
 		path, ok := b.path(i, p)
 		if !ok {
 			strange++
+			continue
+		}
+		if rank, _ := by.Glance(path.From.Addr().WithZone(""), payload, false, nil); rank == knock.Junk {
+			foreign++
 			continue
 		}
 		b.come = append(b.come, arrival{payload, path})

@@ -40,7 +40,7 @@ func (f *Fence) connect() error {
 // reader is a connection for queries, separate from everything that changes the table.
 type reader struct {
 	turn sync.Mutex // held while it is used; taken before Fence.mu
-	conn *nft.Conn  // nil: to be made anew; guarded by Fence.mu
+	conn *nft.Conn  // nil: to be dialled; guarded by Fence.mu
 }
 
 // connectReader dials a connection for queries unless there is one.

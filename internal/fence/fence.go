@@ -2,9 +2,9 @@
 
 // Package fence maintains the nftables table `inet doorward`, which makes a door dark.
 // Each change of grants is one transaction. It decides nothing and remembers nothing
-// beyond the kernel's table: it is told which doors to guard and whom to let in, and it
-// does not repair by itself what others break. How the table is written and read is the
-// business of internal/nftables.
+// beyond the kernel's table: its caller says which doors to guard and whom to let in,
+// and it does not repair by itself what others break. How the table is written and read
+// is the business of internal/nftables.
 //
 // The table only ever drops: at prerouting after connection tracking (-200) and before
 // destination NAT (-100), so that it works beside any other ruleset and also guards
@@ -189,7 +189,7 @@ type Fence struct {
 	asker    reader     // for all other queries
 
 	mu     fair      // guards the fields below
-	conn   *nft.Conn // nil: to be made anew
+	conn   *nft.Conn // nil: to be dialled
 	plain  bool      // do without owner and persist even where they are
 	manner manner    // of the table as it is to be
 	owned  bool

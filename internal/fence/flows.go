@@ -64,10 +64,10 @@ func flows() nft.Chain {
 // EndFlows ends the UDP flows for which doors have let these sources in: it records them
 // as ended, and removes their entries from connection tracking. Further datagrams need a
 // grant again, whatever the server goes on sending. A source that has another grant, or
-// is in always, comes in anew. Until is ignored. A flow from before the fence first went
-// up is not known to have come in through a door, and goes on; over TCP a live socket is
-// the session, which the fence does not end. After an error flows may go on, or be
-// resumed by their server.
+// is in always, comes in again. Until is ignored. A flow from before the fence first
+// went up is not known to have come in through a door, and goes on; over TCP a live
+// socket is the session, which the fence does not end. After an error flows may go on,
+// or be resumed by their server.
 //
 // It reads all entries of both families once, however many sources there are: at most
 // nf_conntrack_max, of which the kernel returns only UDP (since Linux 5.8), and at most
@@ -138,7 +138,7 @@ func (f *Fence) endFlows(c *nft.Conn, fam family, sources flowSources) error {
 	}
 	noted := f.noteEnded(c, fam, flows, sources)
 	for _, e := range flows {
-		// It may have ended in between. One that was created anew is recorded, too.
+		// It may have ended in between. One that was created again is recorded, too.
 		if err := tracker.Delete(e); err != nil && !errors.Is(err, unix.ENOENT) {
 			return errors.Join(noted, err)
 		}

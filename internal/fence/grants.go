@@ -108,8 +108,8 @@ func widthOf(g Grant) (width, string) {
 }
 
 // fewElements is how many elements of a set are removed one by one, which takes the
-// kernel a millisecond. For more it is quicker to create the set anew: its old elements
-// are freed after the transaction.
+// kernel a millisecond. For more it is quicker to replace the set: its old elements are
+// freed after the transaction.
 const fewElements = 1000
 
 // change empties doors and makes the edits, with sets and rules for new prefix lengths.

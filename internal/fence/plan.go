@@ -20,8 +20,8 @@ func replaces(want, got *nft.Table) bool {
 }
 
 // elementsToKeep reads, by set, the grants that got holds but will lose on the way to
-// want, because their set or the table is created anew. One that never ends, which is not
-// the fence's, is left out.
+// want, because their set or the table is replaced. One that never ends, which is not the
+// fence's, is left out.
 func elementsToKeep(c *nft.Conn, want, got *nft.Table) (map[string][]nft.Element, error) {
 	kept := map[string][]nft.Element{}
 	if got == nil {
@@ -65,8 +65,9 @@ func planTable(b *nft.Batch, want, got *nft.Table, carry map[string][]nft.Elemen
 }
 
 // plan adds to b what turns got into want; the same parts may be left out of both. Sets
-// of grants that stay are not touched; those created anew get what carry has for them.
-// The order is dictated by the kernel: nothing is removed while something refers to it.
+// of grants that stay are not touched; those that are replaced get what carry has for
+// them. The order is dictated by the kernel: nothing is removed while something refers
+// to it.
 func plan(b *nft.Batch, want, got *nft.Table, old stale, carry map[string][]nft.Element) {
 	for _, n := range old.flush {
 		b.FlushChain(n)
@@ -97,11 +98,11 @@ type stale struct {
 	chains []string
 }
 
-// staleOf finds what is stale. Sets named by again are created anew as well.
+// staleOf finds what is stale. Sets named by again are replaced as well.
 func staleOf(want, got *nft.Table, again ...string) stale {
 	s := stale{empty: map[string]bool{}}
 	sets, chains := index(want.Sets, setName), index(want.Chains, chainName)
-	// What is created anew under the same name may be referred to from anywhere.
+	// What is replaced under the same name may be referred to from anywhere.
 	all := false
 	for _, g := range got.Sets {
 		if w := sets[g.Name]; w == nil || w.Def != g.Def || slices.Contains(again, g.Name) {

@@ -102,9 +102,9 @@ func (g *Gateway) tellRefused(done func(control.Reply, error)) func(control.Repl
 	}
 }
 
-// apply reads the configuration file anew and puts it into use. With a confirm time the
-// previous configuration comes back after that time, unless the operator keeps the new
-// one: that promise is on disk before anything changes.
+// apply reads the configuration file again and puts it into use. With a confirm time
+// the previous configuration comes back after that time, unless the operator keeps the
+// new one: that promise is on disk before anything changes.
 func (g *Gateway) apply(now time.Time, a *applying) {
 	g.applying = a
 	path, inUse, fallback := g.opts.Path, g.inUse(), g.fallback
@@ -147,6 +147,7 @@ func (g *Gateway) apply(now time.Time, a *applying) {
 func (g *Gateway) inUseAlready(now time.Time, a *applying) control.Reply {
 	g.machineMistakes = a.machineMistakes
 	g.warnings = g.warningsOf(g.config)
+	g.readFiles(now, true)
 	reply := control.Reply{Message: g.opts.Path + " is already in use: nothing has changed"}
 	g.recordConfig(now, a.by, reply.Message, a.checked, a.checked)
 	return reply
@@ -336,6 +337,7 @@ func (g *Gateway) takeOn(now time.Time, next checked) (left []string) {
 	g.config, g.hash, g.machineMistakes, g.doors, g.knocksByPlace = c, next.hash, next.machineMistakes, nil, nil
 	g.byName = make(map[string]*guarded, len(c.Doors))
 	g.warnings = g.warningsOf(c)
+	g.useKeeps(now, c)
 	for _, conf := range c.Doors {
 		d := old[conf.Name]
 		if d == nil {

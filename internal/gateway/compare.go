@@ -69,7 +69,7 @@ func (p *page) invalidate() {
 
 func (p *page) hasChanged(k grantKey) bool { return p.changed[k] || p.changed[grantKey{door: k.door}] }
 
-// compareAll requests a comparison of all grants; one that is under way begins anew.
+// compareAll requests a comparison of all grants; one that is under way begins again.
 func (g *Gateway) compareAll() { g.uncompared, g.comparison = true, nil }
 
 // compareOn begins a comparison that is due, or continues the one under way, unless a

@@ -45,7 +45,9 @@ func (r letterRule) Hears() []knock.Place {
 func (r letterRule) ForAll() bool         { return false }
 func (r letterRule) Warnings() []string   { return nil }
 func (r letterRule) Lasts() time.Duration { return 0 }
-func (r letterRule) Glance([]byte) bool   { return true }
+func (r letterRule) Glance(netip.Addr, []byte, bool, []byte) (knock.Rank, int) {
+	return knock.Claimed, 0
+}
 func (r letterRule) Open(d knock.Datagram) (any, []byte, bool) {
 	return string(d.Payload), nil, true
 }

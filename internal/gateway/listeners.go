@@ -94,7 +94,7 @@ type listeners struct {
 	tcp     Listener
 	udp     Datagrams
 	wanted  places
-	applied places         // what the listeners were told last
+	applied places         // what was last passed to the listeners
 	busy    bool           // something is under way
 	check   bool           // they are to be checked
 	trying  *config.Config // a configuration about to be used, whose places are held, too; nil for none
@@ -104,8 +104,8 @@ type listeners struct {
 	repairs uint64
 }
 
-// updateListeners tells the listeners what has changed, and checks them if that is due: what has
-// died is opened again.
+// updateListeners passes to the listeners what has changed, and checks them if that is due:
+// what has died is opened again.
 func (g *Gateway) updateListeners() {
 	l := g.listeners
 	wanted, look := l.wanted, l.check
@@ -220,8 +220,9 @@ func (g *Gateway) waitingToo(hs []knock.Heard) []knock.Heard {
 	return hs
 }
 
-// syncListeners tells the listeners what to do with the doors' places. It does so only when
-// something has changed, so that a turn does not cost more the more ports there are.
+// syncListeners passes to the listeners what they are to do with the doors' places. It does
+// so only when something has changed, so that a turn does not cost more the more ports
+// there are.
 func (g *Gateway) syncListeners() {
 	changed := g.listeners.wanted.of != g.config || g.listeners.wanted.tries != g.listeners.trying
 	for _, d := range g.doors {
@@ -256,7 +257,7 @@ func (g *Gateway) places() places {
 			for _, p := range k.conf.Hears() {
 				if k.heard.open && !slices.Contains(k.heard.closed, p) {
 					all.Open = append(all.Open, p)
-					if by, ok := k.conf.Rule.(knock.Opener); ok && p.Medium == knock.Datagrams {
+					if by := g.opener(k.conf, p.Port); by != nil && p.Medium == knock.Datagrams {
 						all.openers[p.Port] = by
 					}
 				}
@@ -274,23 +275,30 @@ type knockOf struct {
 	knock int // of the door's, from 0
 }
 
-// knockAt returns whose knock is heard at a place, nil for nobody's.
-func (g *Gateway) knockAt(p knock.Place) (*guarded, *heardKnock) {
+// knockAt returns whose knock is heard at a place, nil for nobody's. Of several doors that
+// share it, it is the one of that name, and the first if none has it.
+func (g *Gateway) knockAt(p knock.Place, door string) (*guarded, *heardKnock) {
 	if g.knocksByPlace == nil || g.knocksByPlaceOf != g.config {
-		g.knocksByPlace, g.knocksByPlaceOf = make(map[knock.Place]knockOf), g.config
+		g.knocksByPlace, g.knocksByPlaceOf = make(map[knock.Place][]knockOf), g.config
 		for _, d := range g.doors {
 			for i, k := range d.knocks {
 				for _, p := range k.conf.Hears() {
-					g.knocksByPlace[p] = knockOf{d, i}
+					g.knocksByPlace[p] = append(g.knocksByPlace[p], knockOf{d, i})
 				}
 			}
 		}
 	}
-	l, ok := g.knocksByPlace[p]
-	if !ok {
+	all := g.knocksByPlace[p]
+	if len(all) == 0 {
 		return nil, nil
 	}
-	return l.door, &l.door.knocks[l.knock]
+	of := all[0]
+	if len(all) > 1 && door != "" {
+		if i := slices.IndexFunc(all, func(k knockOf) bool { return k.door.name() == door }); i >= 0 {
+			of = all[i]
+		}
+	}
+	return of.door, &of.door.knocks[of.knock]
 }
 
 // hears are the places of all knocks of a door.

@@ -63,7 +63,7 @@ func sameService(a, b config.Door) bool {
 }
 
 // leave stops the work for a door that the configuration no longer has. Its service is
-// left as it is, and the operator is told so.
+// left as it is, and the returned words say so to the operator.
 func (d *guarded) leave() string {
 	d.cancel()
 	d.goes()

@@ -78,7 +78,7 @@ func (g *Gateway) restorePenalties(now time.Time, penalties []store.Penalty) {
 		}
 		d.door.RestorePenalty(now, door.Penalty{Name: p.Knock, Source: p.Source, Until: now.Add(left), For: p.For, Times: p.Times,
 			Reason: p.Reason})
-		back := p.Until.Sub(now.Round(0)) > left // the clock was set back; the next start must not begin the penalty anew
+		back := p.Until.Sub(now.Round(0)) > left // the clock was set back; the next start must not begin the penalty again
 		if over := left <= 0 && p.For > 0; back || over {
 			p.Until = now.Add(left)
 			if over {

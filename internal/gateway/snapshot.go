@@ -36,7 +36,7 @@ type snapshot[T any] struct {
 }
 
 // ask returns the snapshot of the current state, which may not be done yet, and whether
-// the loop must be told that somebody waits.
+// the loop must be woken because somebody waits.
 func (b *snapshotCache[T]) ask() (s *snapshot[T], wake bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

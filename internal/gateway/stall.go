@@ -159,8 +159,8 @@ func (g *Gateway) takeGaps(now time.Time) {
 		"Knocks under way are not judged for that time", "for", lasted.Round(time.Millisecond).String())
 }
 
-// applyGaps tells the recognisers of the gaps that began before a moment. What
-// was heard before those has been judged.
+// applyGaps passes to the recognisers the gaps that began before a moment. What was
+// heard before those has been judged.
 func (g *Gateway) applyGaps(until time.Time) {
 	for len(g.gaps) > 0 && g.gaps[0].from.Before(until) {
 		for _, d := range g.doors {

@@ -43,10 +43,11 @@ const (
 	classGrant
 	classMark
 	classRecord // of the audit trail, as long as it may not be there
+	classShared // a mark under no door: versions that know of none keep it as it is
 )
 
 func (c class) String() string {
-	names := [...]string{"", "meta", "door", "penalty", "grant", "mark", "record"}
+	names := [...]string{"", "meta", "door", "penalty", "grant", "mark", "record", "shared mark"}
 	if int(c) < len(names) {
 		return names[c]
 	}
@@ -137,12 +138,22 @@ func sourceKey(name string, p netip.Prefix) ([]byte, error) {
 	return p.AppendTo(b), nil
 }
 
-func (k KnockKey) encode() ([]byte, error) {
-	b, err := doorsKey(k.Door)
+func (k KnockKey) encode() (b []byte, err error) {
+	if k.Door != "" {
+		b, err = doorsKey(k.Door)
+	}
 	if err == nil && (k.Knock == "" || strings.Contains(k.Knock, "\x00")) {
 		err = fmt.Errorf("knock %q of door %q: a knock's name is not empty and has no NUL", k.Knock, k.Door)
 	}
 	return append(append(b, k.Knock...), 0), err
+}
+
+// class is that of the marks.
+func (k KnockKey) class() class {
+	if k.Door == "" {
+		return classShared
+	}
+	return classMark
 }
 
 func encodeMark(m Mark) (key, value []byte, err error) {
@@ -156,10 +167,19 @@ func encodeMark(m Mark) (key, value []byte, err error) {
 
 func decodeMark(key, value []byte) (Mark, error) {
 	parts := strings.SplitN(string(key), "\x00", 3)
-	if len(parts) != 3 {
+	if len(parts) != 3 || parts[0] == "" {
 		return Mark{}, fmt.Errorf("key %q is not a door, a knock and a key", key)
 	}
 	return Mark{Door: parts[0], Knock: parts[1], Key: parts[2], Value: bytes.Clone(value)}, nil
+}
+
+// decodeShared is decodeMark for a mark under no door.
+func decodeShared(key, value []byte) (Mark, error) {
+	kind, of, ok := strings.Cut(string(key), "\x00")
+	if !ok || kind == "" {
+		return Mark{}, fmt.Errorf("key %q is not a knock and a key", key)
+	}
+	return Mark{Knock: kind, Key: of, Value: bytes.Clone(value)}, nil
 }
 
 // parseKey splits a key that sourceKey began. The part after the source may be missing.

@@ -30,6 +30,7 @@ func FuzzDecode(f *testing.F) {
 	seed(1)(encodePenalty(c.Penalties[0]))
 	seed(2)(encodeGrant(c.Grants[0]))
 	seed(3)(encodeMark(c.Marks[0]))
+	seed(3)(encodeMark(Mark{Knock: "sealed", Key: "a", Value: []byte{1}}))
 	v, err := encodeApplied(*c.Applied)
 	seed(4)(nil, v, err)
 	_, lines, _, err := numbered(c.Records, 6, audit.Ends{})
@@ -46,6 +47,7 @@ func FuzzDecode(f *testing.F) {
 			again(t, key, value, decodeGrant, encodeGrant)
 		case 3:
 			again(t, key, value, decodeMark, encodeMark)
+			again(t, key, value, decodeShared, encodeMark)
 		case 4:
 			again(t, nil, value,
 				func(_, v []byte) (Applied, error) { return decodeApplied(v) },

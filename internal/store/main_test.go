@@ -216,7 +216,7 @@ func drawGrant(t *rapid.T) Grant {
 }
 
 func drawMark(t *rapid.T) Mark {
-	m := Mark{Door: genDoor.Draw(t, "door"), Knock: rapid.SampledFrom([]string{"touch", "touch-2"}).Draw(t, "knock"),
+	m := Mark{Door: rapid.OneOf(genDoor, rapid.Just("")).Draw(t, "door"), Knock: rapid.SampledFrom([]string{"touch", "touch-2"}).Draw(t, "knock"),
 		Key: rapid.SampledFrom([]string{"a", "\x00", strings.Repeat("k", 128)}).Draw(t, "key")}
 	if rapid.Bool().Draw(t, "kept") {
 		m.Value = append([]byte{}, genText.Draw(t, "value")...)

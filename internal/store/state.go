@@ -115,7 +115,7 @@ func (a Applied) Left(now time.Time) time.Duration {
 // Mark is something that a kind of knock remembers. Its key is Door, Knock and Key; only
 // the kind knows what it means.
 type Mark struct {
-	Door  string
+	Door  string // "": it belongs to no door, and stays when doors go
 	Knock string
 	Key   string // 1 to 128 bytes
 	Value []byte // at most 1024 bytes; nil in a Change: forgotten
@@ -126,7 +126,7 @@ const (
 	maxMarkValue = 1024
 )
 
-// KnockKey names one knock of a door.
+// KnockKey names one knock of a door, or what a kind of knock has under no door.
 type KnockKey struct {
 	Door  string
 	Knock string

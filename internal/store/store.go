@@ -101,6 +101,8 @@ func (st *State) take(e entry) (err error) {
 		return add(&st.Penalties, e, decodePenalty)
 	case classMark:
 		return add(&st.Marks, e, decodeMark)
+	case classShared:
+		return add(&st.Marks, e, decodeShared)
 	case classMeta:
 		switch string(e.key) {
 		case bootKey:
@@ -243,7 +245,10 @@ func encodeChange(c *Change) ([]byte, error) {
 	ends(&w, opClear, classPenalty, c.ClearPenalties, doorsKey)
 	ends(&w, opEnd, classDoor, c.EndDoors, doorKey)
 	ends(&w, opClear, classMark, c.EndDoors, doorsKey)
-	ends(&w, opClear, classMark, c.EndKnocks, KnockKey.encode)
+	for _, k := range c.EndKnocks {
+		key, err := k.encode()
+		w.add(opClear, k.class(), key, nil, err)
+	}
 	ends(&w, opEnd, classPenalty, c.EndPenalties, PenaltyKey.encode)
 	ends(&w, opEnd, classGrant, c.EndGrants, GrantKey.encode)
 	puts(&w, classDoor, c.Doors, encodeDoor)
@@ -255,7 +260,7 @@ func encodeChange(c *Change) ([]byte, error) {
 		if m.Value == nil {
 			o = opEnd
 		}
-		w.add(o, classMark, key, value, err)
+		w.add(o, KnockKey{m.Door, m.Knock}.class(), key, value, err)
 	}
 	if c.Applied != nil {
 		v, err := encodeApplied(*c.Applied)

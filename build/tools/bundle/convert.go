@@ -45,10 +45,10 @@ func convert(s types.ServiceConfig, image v1.Config, path func(volume string) st
 			NoNewPrivileges: slices.Contains(s.SecurityOpt, "no-new-privileges:true"),
 		},
 		Mounts: mounts(s, path),
-		// The runtime does not look at it: for who runs the bundle.
+		// The runtime does not look at it: it is for whoever runs the bundle.
 		Annotations: map[string]string{"healthcheck": healthcheck(s)},
 		Linux: &specs.Linux{
-			// No network: that of who starts the container.
+			// No network namespace: it runs in that of whoever starts it.
 			Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace},
 				{Type: specs.UTSNamespace}, {Type: specs.MountNamespace}, {Type: specs.CgroupNamespace}},
 			MaskedPaths: []string{"/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
@@ -67,8 +67,8 @@ func convert(s types.ServiceConfig, image v1.Config, path func(volume string) st
 // resources are the limits that are known, setrlimit(2).
 var resources = map[string]int{"nofile": unix.RLIMIT_NOFILE, "sigpending": unix.RLIMIT_SIGPENDING}
 
-// limits reads ulimits. Those above this process's own become these: who may not
-// raise a limit (CAP_SYS_RESOURCE) could not start the container at all.
+// limits reads ulimits. Those above this process's own are lowered to them: a process
+// that may not raise a limit (CAP_SYS_RESOURCE) could not start the container at all.
 func limits(s types.ServiceConfig) (all []specs.POSIXRlimit, err error) {
 	for _, name := range slices.Sorted(maps.Keys(s.Ulimits)) {
 		resource, known := resources[name]

@@ -1,9 +1,10 @@
 //go:build linux
 
 // Command bundle makes an OCI runtime bundle, for crun or runc, of a service of a
-// compose file and the image that it is to run: the container that an engine would
-// make of them, as far as privileges go. It is for tests, which can so run the compose
-// file itself where there is no engine. What it does not know of the file is an error.
+// compose file and the image that it is to run: the container that an engine would make
+// of them, as far as privileges go. It is for tests, which can thus run the compose
+// file itself where there is no engine. Anything in the file that it does not know is
+// an error.
 //
 // Volumes become directories beside the bundle, named as in the file.
 package main

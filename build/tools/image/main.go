@@ -90,8 +90,8 @@ func write(o options, platforms []string) error {
 	if err != nil {
 		return err
 	}
-	// The name in the layout by which tools find the image: oci:DIR:VERSION. It is
-	// also to do for a tag of a registry, where + is not allowed.
+	// The name in the layout by which tools find the image: oci:DIR:VERSION. It has to
+	// serve as a registry's tag, too, in which + is not allowed.
 	name := strings.ReplaceAll(o.version, "+", "-")
 	return path.AppendIndex(index, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": name}))
 }

@@ -79,7 +79,7 @@ type Door struct {
 	Within    time.Duration
 	Penalty   time.Duration
 	SingleUse bool
-	Rejects   bool // strangers are answered that nothing is there
+	Rejects   bool // strangers are refused, as if nothing were there
 	Datagrams bool // its ports are UDP
 	// Opens is how long after its last touch a right knock may take to open: the
 	// machine's slowness, and the start of a service.
@@ -101,7 +101,7 @@ const (
 	Link      What = "link down"
 	Stall     What = "machine stalled"
 	Disk      What = "disk full"
-	Damage    What = "store damaged, or not to be had"
+	Damage    What = "store damaged or unavailable"
 	Service   What = "service killed"
 	NoLog     What = "no log data"
 	NoBus     What = "D-Bus or polkit away" // nothing but knocks that need a service to start
@@ -191,7 +191,7 @@ func (e *Episode) span() Span {
 
 const same = "                         (the same)"
 
-// lines tells the episode and what happened meanwhile, in the order of begins.
+// lines describes the episode and what happened meanwhile, in the order of their begins.
 func (e *Episode) lines(events *Events) []string {
 	type line struct {
 		at   Moment
@@ -215,7 +215,7 @@ func (e *Episode) lines(events *Events) []string {
 		add(w.Span, "    %s", w.What)
 	}
 	slices.SortStableFunc(all, func(a, b line) int { return int(a.at - b.at) })
-	// The same again and again is told once, with the last of them.
+	// What is repeated is shown once, with the last time of it.
 	var out []string
 	what := func(s string) string { return s[strings.LastIndex(s, "  ")+1:] }
 	for i, l := range all {

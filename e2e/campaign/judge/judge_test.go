@@ -90,7 +90,7 @@ func TestJudge(t *testing.T) {
 			[]Window{{NoBus, Span{9 * second, 12 * second}}}, ""},
 		{"or later", Episode{Door: served, Knocks: []Knock{knock(Right, 10)}, Tries: append(tries(Silent, 11.1), tries(In, 14.5)...)},
 			[]Window{{NoBus, Span{9 * second, 12 * second}}}, ""},
-		{"which is no matter where none must", Episode{Knocks: []Knock{knock(Right, 10)}, Tries: tries(Silent, 11.1)},
+		{"which does not matter where none must", Episode{Knocks: []Knock{knock(Right, 10)}, Tries: tries(Silent, 11.1)},
 			[]Window{{NoBus, Span{9 * second, 12 * second}}}, "P4"},
 		{"once it is back they do", Episode{Door: served, Knocks: []Knock{knock(Right, 10)}, Tries: tries(Silent, 11.1)},
 			[]Window{{NoBus, Span{5 * second, 9 * second}}}, "P4"},
@@ -149,7 +149,7 @@ func TestJudge(t *testing.T) {
 				t.Errorf("got the verdict %q, want %q\n%s", v.Wrong, test.wrong, v.History)
 			}
 			if v.Wrong != "" && !strings.Contains(v.History, "try:") {
-				t.Errorf("the history is not told: %q", v.History)
+				t.Errorf("the history is not shown: %q", v.History)
 			}
 		})
 	}

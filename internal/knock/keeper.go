@@ -1,0 +1,118 @@
+package knock
+
+import (
+	"encoding/json"
+	"io"
+	"time"
+)
+
+// Keeper is a Kind whose knocks have something in common on a gateway: whom they let in,
+// and what they must not forget. The gateway makes one Kept of it and asks that instead
+// of the rules for recognisers and openers. Its rules may share a place (Sharer).
+type Keeper interface {
+	Kind
+	// Keep returns what the knocks of a gateway are to have in common, of which nothing is
+	// in use yet. Marks are those that it left before, in no order.
+	Keep(random io.Reader, marks []Mark) Kept
+}
+
+// Kept is what all knocks of a Keeper have in common. It lives as long as the daemon, and
+// its marks as long as the store, whatever the configuration. All methods are called from
+// one goroutine and take little time; the Openers run anywhere, and go by what was in
+// force when they were last told.
+type Kept interface {
+	// Use goes by these rules from now on, all that the kind has in the configuration in
+	// use, in the order of the file. What was fed of files that are still gone by stays. It
+	// returns warnings, as Rule.Warnings does.
+	Use(now time.Time, rules []Use) []string
+	// Recogniser is Rule.Recogniser for a rule of a door in use. Marks are those that
+	// verdicts left at the door.
+	Recogniser(door string, r Rule, armed time.Time, marks []Mark) Recogniser
+	// Opener is the one of a port that rules in use hear datagrams at. A later Use may give
+	// it another.
+	Opener(port uint16) Opener
+	// Files are those that the rules in use go by, each once. They are also among the
+	// rules' Needs. Until one is fed the knocks that depend on it open nothing.
+	Files() []File
+	// Feed takes in what a file has, when that is read first, and when it has changed. With
+	// an error it cannot be read, or not relied on, and what it had before stays in force;
+	// after Use, the text is of a file that is gone by, or was a moment ago.
+	Feed(now time.Time, path string, text []byte, err error) Change
+	// Stands says whether who knocked under that name (Verdict.By) may still have what that
+	// led to. It is asked of all who have a grant from before a restart, when every file
+	// was fed once. Where that is not known, they may.
+	Stands(by string) bool
+	// Order carries out an order of an operator's, whose name is for the trail. The reply
+	// goes back when what the change has is on disk. An error is best an *OrderError; with
+	// one nothing has changed.
+	Order(now time.Time, who, order string, args json.RawMessage) (Change, json.RawMessage, error)
+}
+
+// Use is a rule in use, at a door.
+type Use struct {
+	Door string
+	Rule Rule
+}
+
+// Sharer is a Rule that may hear at a place where another rule of its kind, a Keeper,
+// hears, of the same door or of another. The gateway hands what is heard there to the
+// door that it names (Heard.Door).
+type Sharer interface {
+	Rule
+	// Shares says why this rule cannot hear where another of its kind does, as what is wrong
+	// with this one: "carriers = [\"udp\"]: door \"web\" has [\"udp\", \"tcp\"]". It is nil if it can.
+	Shares(other Rule) error
+}
+
+// ToDoor is what an Opener may say of a datagram: which of the doors that share the place
+// it is for.
+type ToDoor interface {
+	// Door is the name that the visitor gave, of which nothing is known; "" for none.
+	Door() string
+}
+
+// File is one that a Kept goes by. It is read if it belongs to root or the daemon's user
+// and nobody else can change it, and if it has at most MaxFile bytes.
+type File struct {
+	Path   string // absolute
+	Secret bool   // others than its owner and group may not read it either
+}
+
+// MaxFile is the largest file that is read, in bytes.
+const MaxFile = 4 << 20
+
+// Change is what follows from a file or an order.
+type Change struct {
+	Marks []Mark // kept under no door
+	// Recheck says that some may not have any more what they have: Stands is asked of all
+	// who have a grant. With Cut the connections of those whose grants end by it end, too.
+	Recheck bool
+	Cut     bool
+	Notes   []Note // for the audit trail
+	// Warnings are what operators should know, a sentence each. Those of a file are shown
+	// until it is fed again; those of an order are logged.
+	Warnings []string
+}
+
+// Note is a record of the audit trail. It has no secret.
+type Note struct {
+	Event  string // NoteKeys, NoteAlarm or NoteError
+	Detail string // for people
+}
+
+// The events that a Note may have.
+const (
+	NoteKeys  = "keys"  // who may knock has changed
+	NoteAlarm = "alarm" // somebody has used what must not be used any more
+	NoteError = "error" // something that an operator must know went wrong
+)
+
+// OrderError is why an order was not carried out.
+type OrderError struct {
+	Message string
+	Hint    string // what to type next, "" for nothing
+	Usage   bool   // the order cannot be understood
+}
+
+// Error returns the message.
+func (e *OrderError) Error() string { return e.Message }
