@@ -31,6 +31,9 @@ var arrows = map[string]map[string]string{
 	"internal/knock": {"internal/port": "where a knock is heard", "internal/tables": "where a rule is read from"},
 	"internal/kinds": {"internal/knock": "what it is a list of"},
 
+	// Who may knock with a key.
+	"internal/credential": {"internal/legible": "names and comments are strangers'"},
+
 	// How many files each may have open.
 	"internal/descriptors": {},
 
@@ -372,7 +375,7 @@ func TestCommandsAreRunWhereAllowed(t *testing.T) {
 // TestPure holds the cores to having no sockets, files, goroutines or clock of
 // their own, so that tests reach every state.
 func TestPure(t *testing.T) {
-	pure := append([]string{"internal/door", "internal/port", "internal/knock", "internal/kinds", "internal/tables"}, kindsOfKnock(t)...)
+	pure := append([]string{"internal/door", "internal/credential", "internal/port", "internal/knock", "internal/kinds", "internal/tables"}, kindsOfKnock(t)...)
 	outside := []string{"net", "os", "os/exec", "syscall", "log", "log/slog", "context", "sync",
 		"golang.org/x/sys/unix"}
 	clock := []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick"}
