@@ -33,11 +33,14 @@ import (
 // interpreter is Debian's, whose packages the client needs.
 const interpreter = "/usr/bin/python3"
 
+// installed says whether the interpreter is there, with what the client needs.
+var installed = sync.OnceValue(func() error { return exec.Command(interpreter, "-c", "import cryptography").Run() })
+
 // client runs a program of this directory and returns what it printed and its exit code.
 func client(t *testing.T, args ...string) (string, int) {
 	t.Helper()
-	if err := exec.CommandContext(t.Context(), interpreter, "-c", "import cryptography").Run(); err != nil {
-		t.Skip(interpreter + " or its package cryptography is not installed: build/deps.sh test")
+	if err := installed(); err != nil {
+		t.Skipf("%s with its package cryptography: %v: build/deps.sh test", interpreter, err)
 	}
 	cmd := exec.CommandContext(t.Context(), interpreter, append([]string{"-B"}, args...)...)
 	out, err := cmd.CombinedOutput()
