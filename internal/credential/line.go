@@ -3,6 +3,7 @@ package credential
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -155,7 +156,7 @@ func badKind(line, kind string) error {
 		return fmt.Errorf("%s is refused: %s", kind, why)
 	}
 	if kind == "" {
-		return fmt.Errorf("no key in the line: allowed is a line of a .pub file, with options before it")
+		return errors.New("no key in the line: allowed is a line of a .pub file, with options before it")
 	}
 	// What stands there may be anything, even a secret: it is not repeated.
 	return fmt.Errorf("no type of key at the beginning or after the options: allowed are %s", kindList())
@@ -199,7 +200,7 @@ func splitOptions(line string) (list []option, rest string, err error) {
 		}
 		line = line[1:]
 		if line == "" || strings.ContainsRune(", \t", rune(line[0])) {
-			return nil, "", fmt.Errorf("nothing stands after a comma between options: put no blank there, and no comma at their end")
+			return nil, "", errors.New("nothing stands after a comma between options: put no blank there, and no comma at their end")
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"math/big"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -33,11 +34,7 @@ func (s signer) fingerprint() Fingerprint { return FingerprintOf(s.blob()) }
 // key is its line with options.
 func (s signer) key(t testing.TB, options string) Key {
 	t.Helper()
-	o, err := ParseOptions(options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return mustKey(t, Key{Blob: s.blob(), Options: o}.String())
+	return mustKey(t, strings.TrimLeft(options+" ", " ")+Key{Blob: s.blob(), Options: &none}.String())
 }
 
 // sign signs a message as a visitor does.
@@ -327,6 +324,19 @@ func BenchmarkRing(b *testing.B) {
 		}
 	})
 	keys, _ := Parse(text, "keys")
+	b.Run("memory", func(b *testing.B) {
+		var before, after runtime.MemStats
+		for b.Loop() {
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			list, _ := Parse(text, "keys")
+			set := NewKeys(list)
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(len(list)), "B/key")
+			runtime.KeepAlive(set)
+		}
+	})
 	ring := NewRing(Origins{File: NewKeys(keys)})
 	sig := known.sign(b, message)
 	b.Run("known", func(b *testing.B) {
