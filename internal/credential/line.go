@@ -58,10 +58,11 @@ func Parse(text []byte, where string) ([]Key, []Problem) {
 		case bytes.HasPrefix(line, []byte("-----BEGIN ")) || bytes.HasPrefix(line, []byte("---- BEGIN ")):
 			fence = true
 			found.add(n, "%s", armored(line))
-		case fence:
+		case fence && !hasKind(line):
 			fence = !bytes.HasPrefix(line, []byte("-----END ")) && !bytes.HasPrefix(line, []byte("---- END "))
 		case len(line) == 0 || line[0] == '#':
 		default:
+			fence = false
 			k, err := parseLine(line)
 			if err != nil {
 				found.add(n, "%v", err)
@@ -72,6 +73,17 @@ func Parse(text []byte, where string) ([]Key, []Problem) {
 		}
 	}
 	return keys, found.all()
+}
+
+// hasKind says whether a line names a type of key, as none within a key of another form
+// does: where the end of one is missing, the keys after it still count.
+func hasKind(line []byte) bool {
+	for word := range bytes.FieldsSeq(line) {
+		if isKind(string(word)) {
+			return true
+		}
+	}
+	return false
 }
 
 // armored says what to do with a key in another form. The text is not repeated: it may

@@ -152,6 +152,11 @@ func TestWrongFiles(t *testing.T) {
 		found[0].String() != "id_ed25519:1: a private key, which belongs on no gateway: remove it here, and put in its public key (ssh-keygen -y -f FILE)" {
 		t.Errorf("of a private key and a line: %d keys and problems %v", len(keys), found)
 	}
+	// Its end is missing: the keys after it count.
+	keys, found = Parse([]byte(private[:150]+"\n\n# more\none-address "+aKey+"\nwhat\n"), "keys")
+	if len(keys) != 1 || len(found) != 2 {
+		t.Errorf("of half a private key, a line and a bad one: %d keys and problems %v", len(keys), found)
+	}
 	out, err := keygen(t, dir, nil, "-e", "-f", "key.pub")
 	if err != nil {
 		t.Fatal(out)

@@ -101,7 +101,7 @@ func TestOneVerificationForEachKnock(t *testing.T) {
 // is: it is verified with nobody's.
 func TestNobodysKeys(t *testing.T) {
 	for format, blob := range nobodies {
-		if k, err := parseBlob(blob); err != nil || !(signature{format: format}).fits(k) {
+		if k, err := parseBlob(blob); err != nil || !formatOf(k.Type(), format) {
 			t.Errorf("nobody's key for %s: %v; it cannot be verified with", format, err)
 		}
 	}
@@ -110,6 +110,17 @@ func TestNobodysKeys(t *testing.T) {
 		if k, err := parseBlob(s.nobody()); err != nil || !s.fits(k) {
 			t.Errorf("nobody's RSA key of %d bits: %v; it cannot be verified with", bits, err)
 		}
+	}
+	// A number that is too large for a modulus is verified, too, with nobody's.
+	s := signature{format: ssh.KeyAlgoRSASHA512, blob: bytes.Repeat([]byte{0xff}, 256)}
+	s.blob[255] = 0xf0
+	small := append([]byte{0, 0x80}, bytes.Repeat([]byte{1}, 255)...)
+	own, err := parseBlob(fields(ssh.KeyAlgoRSA, "\x01\x00\x01", string(small)))
+	if err != nil || s.fits(own) {
+		t.Errorf("a signature above the modulus fits it: %v", err)
+	}
+	if k, err := parseBlob(s.nobody()); err != nil || !s.fits(k) {
+		t.Errorf("a signature above the modulus does not fit nobody's key: %v", err)
 	}
 	// Whoever signs with nobody's key is nobody.
 	base := signature{format: ssh.KeyAlgoED25519}
