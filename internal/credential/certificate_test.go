@@ -165,6 +165,27 @@ func TestCertificatesOfSecurityKeys(t *testing.T) {
 	}
 }
 
+// Who has locked an authority has locked all that it has signed.
+func TestLockedAuthority(t *testing.T) {
+	message := []byte("what is asked for")
+	ca, visitor := newSigner(t, 1), newSigner(t, 2)
+	cert := &ssh.Certificate{Key: visitor.PublicKey(), CertType: ssh.UserCert, ValidPrincipals: []string{"alice"}, ValidBefore: ssh.CertTimeInfinity}
+	if err := cert.SignCert(bytes.NewReader(make([]byte, 64)), ca); err != nil {
+		t.Fatal(err)
+	}
+	o := Origins{File: NewKeys([]Key{ca.key(t, `cert-authority,principals="alice"`)})}
+	for _, locked := range []signer{ca, visitor} {
+		o.Locked = map[string]bool{locked.fingerprint().String(): true}
+		if p, ok := NewRing(o).Certificate(cert.Marshal(), message, visitor.sign(t, message)); !ok || reasonOf(p, Ask{}) != Locked {
+			t.Errorf("accepted %v, party %+v, want one that is told that it is locked", ok, p)
+		}
+	}
+	o.Locked = map[string]bool{newSigner(t, 3).fingerprint().String(): true}
+	if p, ok := NewRing(o).Certificate(cert.Marshal(), message, visitor.sign(t, message)); !ok || reasonOf(p, Ask{}) != 0 {
+		t.Errorf("accepted %v, party %+v, want it permitted when another is locked", ok, p)
+	}
+}
+
 // A critical option is unknown whatever it is called, and one whose value cannot be read
 // refuses the certificate.
 func TestCriticalOptions(t *testing.T) {
