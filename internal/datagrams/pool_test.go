@@ -533,7 +533,7 @@ func TestOverrunAndBehind(t *testing.T) {
 	if s.listener.Behind() {
 		t.Error("behind, with nothing that waits")
 	}
-	const sent = 5000
+	const sent = 20_000
 	for range sent {
 		send(t, c, gateway4+":59000", "x")
 	}

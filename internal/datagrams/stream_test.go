@@ -247,11 +247,17 @@ func TestStreamsOfWhoWasHeardLastLonger(t *testing.T) {
 		c, w := h.connect("192.0.2.2:4444")
 		time.Sleep(time.Second)
 		h.say(c, framed("knock nothing")) // which Open makes nothing of
+		asking, a := h.connect("192.0.2.3:4444")
+		h.say(asking, framed("knock nothing:prove it")) // which it answers
+		time.Sleep(strangerLasts - 2*time.Second)
 		h.say(c, framed("knock"))
 		path := h.told.heard()[0].Path
 		time.Sleep(heardLasts - time.Second)
 		if err := h.Answer(path, []byte("late")); err != nil || !slices.Equal(w.got(h.t), []string{"late"}) {
 			h.t.Errorf("a late answer: %v, or it was not sent", err)
+		}
+		if got := ended(asking); got != 0 || !slices.Equal(a.got(h.t), []string{"prove it"}) {
+			h.t.Errorf("who was only answered lasts %v more, want until %v after the answer", got, heardLasts)
 		}
 		if got := ended(c); got != time.Second {
 			h.t.Errorf("it lasts %v more, want %v", got, time.Second)
