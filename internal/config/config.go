@@ -57,7 +57,7 @@ type Door struct {
 	Always    []netip.Prefix // prefixes that never need to knock, masked
 	Service   *Service       // nil: the service always runs
 	Presence  Presence
-	Knocks    []Knock // at least one; no two hear anything at the same place
+	Knocks    []Knock // at least one; no two hear anything at the same place, unless their kind shares it
 	Shared    bool    // a penalty applies to the whole door, not to one knock
 }
 

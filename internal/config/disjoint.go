@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/doorward/doorward/internal/kinds"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/tables"
 )
@@ -17,6 +19,23 @@ type claim struct {
 	door  string
 	knock int // which of the door's knocks, from 1; 0: it is guarded
 	port  port.Range
+	of    Knock // that hears there
+}
+
+// sharer returns the rule of a knock that may hear where others of its kind do, nil for
+// any other.
+func (c claim) sharer() knock.Sharer {
+	if _, kept := kinds.Named(c.of.Kind).(knock.Keeper); !kept {
+		return nil
+	}
+	rule, _ := c.of.Rule.(knock.Sharer)
+	return rule
+}
+
+// shared is what knocks that share a port have in common.
+type shared struct {
+	kind string
+	port port.Range
 }
 
 // claimUnit is a unit that a door starts and stops.
@@ -40,10 +59,14 @@ func (p *places) disjoint(metrics string) {
 	slices.SortFunc(p.claims, func(a, b claim) int {
 		return cmp.Or(cmp.Compare(a.port.Proto, b.port.Proto), cmp.Compare(a.port.First, b.port.First))
 	})
+	p.sharedAlike()
 	for i, x := range p.claims {
 		for _, y := range p.claims[i+1:] {
 			if !x.port.Overlaps(y.port) {
 				break // nor does any that begins later
+			}
+			if x.door != y.door && x.of.Kind == y.of.Kind && x.sharer() != nil && y.sharer() != nil {
+				continue
 			}
 			if x.Before(y.Value) {
 				y.clashes(x)
@@ -54,6 +77,30 @@ func (p *places) disjoint(metrics string) {
 	}
 	p.metricsApart(metrics)
 	unitsApart(p.units)
+}
+
+// sharedAlike notes knocks that share a port and cannot. Each is compared with the first
+// in the file alone, so that one that differs is one mistake.
+func (p *places) sharedAlike() {
+	first := make(map[shared]claim)
+	at := func(c claim) shared { return shared{c.of.Kind, c.port} }
+	for _, c := range p.claims {
+		if c.sharer() == nil {
+			continue
+		}
+		if f, ok := first[at(c)]; !ok || c.Before(f.Value) {
+			first[at(c)] = c
+		}
+	}
+	for _, c := range p.claims {
+		rule, f := c.sharer(), first[at(c)]
+		if rule == nil || f.door == c.door {
+			continue
+		}
+		if err := rule.Shares(f.of.Rule); err != nil {
+			c.Wrong(fmt.Sprintf("shares a port with a knock of %s, and cannot: %v", f.where(), err), "knocks that agree there, or a port of its own")
+		}
+	}
 }
 
 // clashes notes that two claims overlap. The mistake is that of the one that stands

@@ -112,7 +112,7 @@ func (c *checker) ports(door string, v tables.Value) []port.Range {
 			continue
 		}
 		guarded = append(guarded, r)
-		c.claims = append(c.claims, claim{e, door, 0, r})
+		c.claims = append(c.claims, claim{e, door, 0, r, Knock{}})
 	}
 	return guarded
 }

@@ -25,7 +25,7 @@ func (c *checker) knocks(d *Door, v tables.Value) {
 		}
 		d.Knocks = append(d.Knocks, k)
 		for _, p := range k.Hears() {
-			c.claims = append(c.claims, claim{t.Port(p.AsPort()), d.Name, i + 1, p.Range()})
+			c.claims = append(c.claims, claim{t.Port(p.AsPort()), d.Name, i + 1, p.Range(), k})
 		}
 	}
 }

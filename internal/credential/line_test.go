@@ -171,7 +171,9 @@ func TestWrongFiles(t *testing.T) {
 }
 
 func TestSecrets(t *testing.T) {
-	coded := func(b byte) string { return base64.StdEncoding.EncodeToString([]byte(strings.Repeat(string(rune(b)), 32))) }
+	coded := func(b byte) string {
+		return base64.StdEncoding.EncodeToString([]byte(strings.Repeat(string(rune(b)), 32)))
+	}
 	text := "# machines\n" +
 		"backup " + coded(1) + "\n" +
 		"ci.runner@lab\t" + coded(2) + "  doors=\"web\",max-open-for=\"5m\",schedule=\"Mon 08:00-09:00, Tue 08:00-09:00\"\n"

@@ -10,9 +10,9 @@ import (
 )
 
 var (
-	now   = time.Date(2026, 11, 27, 10, 0, 0, 0, time.UTC) // a Friday
-	home  = netip.MustParseAddr("192.0.2.7")
-	aKey  = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFhmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZm alice@laptop"
+	now  = time.Date(2026, 11, 27, 10, 0, 0, 0, time.UTC) // a Friday
+	home = netip.MustParseAddr("192.0.2.7")
+	aKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFhmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZmZm alice@laptop"
 )
 
 // defaults fills in what a test does not care for.
@@ -126,7 +126,7 @@ func TestLockedAndRevoked(t *testing.T) {
 // A reason is a number that visitors of every version understand the same way.
 func TestReasons(t *testing.T) {
 	want := []string{"reason-0", "expired", "certificate-expired", "not-yet", "outside-hours", "from", "certificate-from", "door",
-		"locked", "revoked", "principals", "critical-option", "touch", "verification", "other-address", "code-expired", "reason-16"}
+		"locked", "revoked", "principals", "critical-option", "untouched", "verification", "other-address", "code-expired", "reason-16"}
 	var got []string
 	for r := range Reason(17) {
 		got = append(got, r.String())

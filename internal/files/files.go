@@ -54,6 +54,21 @@ func Read(path string, limit int64) ([]byte, error) {
 	return read(path, real, limit, judgeFile)
 }
 
+// ReadSecret is Read for a file that nobody but its owner and its group may read: else
+// an *Error.
+func ReadSecret(path string, limit int64) ([]byte, error) {
+	real, err := resolve(path)
+	if err != nil {
+		return nil, err
+	}
+	return read(path, real, limit, func(path string, info fs.FileInfo) error {
+		if err := judgeFile(path, info); err != nil {
+			return err
+		}
+		return judgeSecret(path, info)
+	})
+}
+
 // File returns the real path, without symbolic links, of a file that Read would
 // read.
 func File(path string) (string, error) {

@@ -283,3 +283,29 @@ func as(t *testing.T, uid int, f func()) {
 	}()
 	f()
 }
+
+// TestReadSecret: what everybody may read is no secret, whoever it belongs to.
+func TestReadSecret(t *testing.T) {
+	asRoot(t)
+	for _, tt := range []struct {
+		place
+		err string
+	}{
+		{place{name: "f", mode: 0o600}, ""},
+		{place{name: "f", mode: 0o640}, ""},
+		{place{name: "f", mode: 0o644}, `"DIR/f" may be read by everybody, and is a secret: allowed are its owner and its group; to fix it: chmod o= DIR/f`},
+		{place{name: "f", mode: 0o602}, `"DIR/f" may be written by everybody: allowed is its owner alone; to fix it: chmod go-w DIR/f`},
+		{place{name: "f", mode: 0o600, owner: stranger}, `"DIR/f" belongs to user number 54321: allowed are root and the user who runs this; to fix it: chown root DIR/f`},
+	} {
+		dir := t.TempDir()
+		tt.make(t, dir)
+		text, err := ReadSecret(filepath.Join(dir, "f"), 4)
+		got := ""
+		if err != nil {
+			got = strings.ReplaceAll(err.Error(), dir, "DIR")
+		}
+		if got != tt.err || (string(text) == "text") != (tt.err == "") {
+			t.Errorf("%v: read %q with error %q, want %q", tt.mode, text, got, tt.err)
+		}
+	}
+}

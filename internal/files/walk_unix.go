@@ -22,11 +22,12 @@ const nonblock = syscall.O_NONBLOCK | syscall.O_NOCTTY
 // (path_resolution(7)).
 const maxLinks = 40
 
-// The mode bits that let others write. An access control list shows in those of the
+// The mode bits that let others write and read. An access control list shows in those of the
 // group (acl(5)).
 const (
 	groupWrites fs.FileMode = 0o020
 	othersWrite fs.FileMode = 0o002
+	othersRead  fs.FileMode = 0o004
 )
 
 // resolve returns the real path of what path names, and an *Error when anybody
@@ -111,6 +112,15 @@ func judgeFile(path string, info fs.FileInfo) error {
 		return open(path, info, bits)
 	}
 	return nil
+}
+
+// judgeSecret returns an *Error if everybody may read the file.
+func judgeSecret(path string, info fs.FileInfo) error {
+	if info.Mode()&othersRead == 0 {
+		return nil
+	}
+	return &Error{path, "may be read by everybody, and is a secret: allowed are its owner and its group",
+		"chmod o= " + Quoted(path), true}
 }
 
 // judgeDirectory is judgeFile for a directory. sticky says that a sticky one is

@@ -20,8 +20,8 @@ import (
 	"github.com/doorward/doorward/internal/tables"
 )
 
-// letter is a kind of knock that hears UDP: each datagram says what its verdict is. It
-// remembers what it has taken to be right, under its own name, and is right once.
+// letter is a kind of knock that hears UDP: each datagram says what its verdict is. A right
+// one leaves a mark with its own text as the key, and is right only once.
 type letter struct{}
 
 func (letter) Name() string       { return "letter" }
@@ -85,7 +85,7 @@ func (l *letters) Hear(h knock.Heard) []knock.Verdict {
 	return []knock.Verdict{v}
 }
 
-// withLetters has the kind on the list for a test.
+// withLetters puts the kind on the list for a test.
 func withLetters(t *testing.T) {
 	before := kinds.All
 	kinds.All = append(slices.Clone(before), letter{})
@@ -101,7 +101,7 @@ port = 5005
 // letterDoor has no service, so that it opens at once.
 var letterDoor = strings.Replace(sshDoor, "[door.ssh.service]\nunit = \"ssh.service\"\n", "", 1) + letterKnock
 
-// write sends a datagram as the listener hands it on.
+// write hands the gateway a datagram, as the listener does.
 func (r *running) write(from netip.Addr, said string) {
 	r.Hear([]knock.Heard{letterFrom(from, said)})
 	synctest.Wait()
@@ -112,7 +112,7 @@ func letterFrom(from netip.Addr, said string) knock.Heard {
 		Path: knock.Path{From: netip.AddrPortFrom(from, 4444), To: netip.MustParseAddrPort("198.51.100.1:5005"), If: 2}}
 }
 
-// answered takes what was answered so far.
+// answered returns the answers since its last call.
 func (m *machine) answered() (all []string) {
 	m.do(func() { all, m.answers = m.answers, nil })
 	return all
@@ -125,7 +125,7 @@ func (r *running) wantAnswers(want ...string) {
 	}
 }
 
-// A visitor is told what a knock has led to when that has happened, and once.
+// A visitor gets an answer once what the knock leads to has happened, and only one.
 func TestAnswers(t *testing.T) {
 	withLetters(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -159,7 +159,7 @@ func TestAnAnswerWhileTheServiceStarts(t *testing.T) {
 	})
 }
 
-// Nobody is told that a door is open before its mark is on disk, or if it cannot be.
+// No answer says that a door is open before the mark is on disk, or if it cannot be saved.
 func TestAnswersWaitForMarks(t *testing.T) {
 	withLetters(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -183,7 +183,7 @@ func TestAnswersWaitForMarks(t *testing.T) {
 	})
 }
 
-// Who is penalised is heard no more and told nothing, and what may be forged penalises
+// A penalised source is ignored and gets no answer, and what may be forged penalises
 // nobody.
 func TestDatagramsAndPenalties(t *testing.T) {
 	withLetters(t)
@@ -199,7 +199,7 @@ func TestDatagramsAndPenalties(t *testing.T) {
 		}
 		r.wantAnswers("192.0.2.2:4444 open 1: open true for 30s, waits false")
 		proven := letterFrom(visitor6, "wrong")
-		proven.Proven = true // as no datagram is today
+		proven.Proven = true // which no datagram is today
 		r.Hear([]knock.Heard{proven})
 		synctest.Wait()
 		r.touch(visitor, 59001)
@@ -211,8 +211,8 @@ func TestDatagramsAndPenalties(t *testing.T) {
 	})
 }
 
-// The listener hears where the doors do, holds all other places, and has the openers of the
-// configuration in use.
+// The listener hears at the places of doors that hear, holds all other places, and has the
+// openers of the configuration in use.
 func TestTheListenerForDatagrams(t *testing.T) {
 	withLetters(t)
 	const there = letterKnock + "\n"
@@ -292,7 +292,7 @@ func TestTheListenerForStreams(t *testing.T) {
 	})
 }
 
-// Who asks is told why datagrams came to nothing, where a knock hears any.
+// The metrics count dropped datagrams by reason, if a knock hears datagrams.
 func TestDatagramsThatCameToNothing(t *testing.T) {
 	withLetters(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -304,12 +304,12 @@ func TestDatagramsThatCameToNothing(t *testing.T) {
 		write(t, r.path, sshDoor)
 		r.order(control.ApplyRequest{Action: "apply"})
 		if got := r.ReadMetrics().Datagrams; got != nil {
-			t.Errorf("datagrams %v, where no knock hears any", got)
+			t.Errorf("datagrams %v, although no knock hears any", got)
 		}
 	})
 }
 
-// What has died is opened again, and the trail says where.
+// A socket that has died is opened again, and the trail says which.
 func TestADatagramSocketThatDied(t *testing.T) {
 	withLetters(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -337,8 +337,8 @@ func TestTheFenceIsToldOfAllPlaces(t *testing.T) {
 	}
 }
 
-// What two listeners have heard by now reaches the doors in the order of its time, and one
-// turn takes in no more than so much.
+// What two listeners have heard reaches the doors in the order of its times, and one turn
+// handles only so much.
 func TestTheOrderOfTwoListeners(t *testing.T) {
 	var log bytes.Buffer
 	g := doorsOf(&log)
@@ -357,11 +357,11 @@ func TestTheOrderOfTwoListeners(t *testing.T) {
 		t.Errorf("%d were heard, want %d, in the order of their times", len(got), maxBatch+2)
 	}
 	if len(g.heard) != 1 {
-		t.Errorf("%d batches wait, want 1: a turn takes in no more than it began with", len(g.heard))
+		t.Errorf("%d batches wait, want 1: a turn handles no more than there was when it began", len(g.heard))
 	}
 }
 
-// So many visitors are answered in a second, and no more.
+// Only so many visitors are answered in a second.
 func TestAnswersAreBounded(t *testing.T) {
 	v, n := newVisitors(), 0
 	for v.may(verdictsStart) {
@@ -380,12 +380,12 @@ type patient struct {
 
 func (p patient) isBehind() bool { *p.asked++; return p.late }
 
-type patientEar struct {
+type patientListener struct {
 	*tcpListener
 	patient
 }
 
-func (p *patientEar) Behind() bool { return p.isBehind() }
+func (p *patientListener) Behind() bool { return p.isBehind() }
 
 type patientMail struct {
 	*udpListener
@@ -394,21 +394,21 @@ type patientMail struct {
 
 func (p *patientMail) Behind() bool { return p.isBehind() }
 
-// Nobody is judged for time while one of the listeners is behind; both are asked each time,
-// since they answer for the time since they were.
+// No knock is judged late while one of the listeners is behind. Both are asked each time,
+// since each answers for the time since it was last asked.
 func TestEitherListenerMayBeBehind(t *testing.T) {
 	for _, tt := range []struct{ touches, datagrams, want bool }{
 		{false, false, false}, {true, false, true}, {false, true, true}, {true, true, true},
 	} {
 		asked := 0
-		w := World{Touches: &patientEar{patient: patient{tt.touches, &asked}}, Datagrams: &patientMail{patient: patient{tt.datagrams, &asked}}}
+		w := World{Touches: &patientListener{patient: patient{tt.touches, &asked}}, Datagrams: &patientMail{patient: patient{tt.datagrams, &asked}}}
 		if got := w.behind(); got != tt.want || asked != 2 {
 			t.Errorf("%+v: behind %t, %d were asked", tt, got, asked)
 		}
 	}
 }
 
-// A kind that hears datagrams and cannot open them is told of, and hears none.
+// A kind that hears datagrams but has no opener is reported, and hears none.
 func TestAKindThatOpensNothing(t *testing.T) {
 	var log bytes.Buffer
 	g := doorsOf(&log, oracular{places: []knock.Place{at(59000), {Medium: knock.Datagrams, Port: 5005}}})

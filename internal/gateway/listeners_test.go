@@ -10,7 +10,7 @@ import (
 	"github.com/doorward/doorward/internal/listen"
 )
 
-// tcpListener are a machine's, on TCP ports.
+// tcpListener is a machine's listener on TCP ports.
 type tcpListener machine
 
 func (e *tcpListener) Set(ports listen.Ports) error {
@@ -41,7 +41,7 @@ func (e *tcpListener) Check() []uint16 {
 	return slices.Clone(e.lacks)
 }
 
-// Dropped is as if some touches had been too many.
+// Dropped returns a number of touches, as if they had been too many.
 func (e *tcpListener) Dropped() uint64 { return 6 }
 
 func (e *tcpListener) Behind() bool {
@@ -52,7 +52,7 @@ func (e *tcpListener) Behind() bool {
 
 func (e *tcpListener) Close() error { return nil }
 
-// udpListener is the listener on UDP ports: what it is to hear, and what was answered.
+// udpListener is a machine's listener on UDP ports.
 type udpListener machine
 
 func (b *udpListener) Set(places map[knock.Place]knock.Opener) error {

@@ -198,6 +198,10 @@ type Verdict struct {
 	Code    string        // why a wrong one is wrong, in one of the words that metrics count by
 	Penalty time.Duration // of a wrong one; 0: none
 	OpenFor time.Duration // how long the grant of a right one lasts; 0: as the door says
+	AtMost  time.Duration // it lasts no longer than this; 0: no limit
+	// Extend makes a right one open only if By has the source a grant already.
+	Extend bool
+	Notes  []Note // for the audit trail, of a right one
 	// Marks are to be remembered over a restart. With First they are on disk before
 	// the door hears of a right knock, and one whose marks cannot be saved is refused.
 	Marks []Mark
@@ -219,17 +223,20 @@ type Verdict struct {
 type Mark struct {
 	Key   string // 1 to 128 bytes
 	Value []byte // at most 1024 bytes
+	// Common makes it one of those that a Kept has, which are kept under no door.
+	Common bool
 }
 
 // Outcome is what a verdict led to, when it has happened. One of Open, Waits, Closed and
 // Refused is set.
 type Outcome struct {
-	Open    bool         // the visitor has a grant, which the kernel knows
-	Until   time.Time    // when that ends
-	Waits   bool         // a grant comes when the service runs, which is starting
-	Closed  bool         // By has no grant at the source any more
-	Refused Refusal      // why there is no grant, nor will be one
-	Ports   []port.Range // that the door guards
+	Open    bool          // the visitor has a grant, which the kernel knows
+	Until   time.Time     // when that ends
+	Left    time.Duration // until then, when the answer is made
+	Waits   bool          // a grant comes when the service runs, which is starting
+	Closed  bool          // By has no grant at the source any more
+	Refused Refusal       // why there is no grant, nor will be one
+	Ports   []port.Range  // that the door guards
 }
 
 // Refusal is why a right knock opens nothing.
@@ -245,6 +252,7 @@ const (
 	RefusedUnsaved  Refusal = "unsaved"  // what must be remembered of the knock is not on disk
 	RefusedFailed   Refusal = "failed"   // the service did not start
 	RefusedEnded    Refusal = "ended"    // it was taken back before it could be given
+	RefusedNothing  Refusal = "nothing"  // there is no grant to extend
 	RefusedKernel   Refusal = "kernel"   // the kernel does not have the grant yet
 )
 

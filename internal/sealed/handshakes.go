@@ -13,6 +13,7 @@ type handshakes struct {
 	mu       sync.Mutex
 	now, old map[number]*answered
 	since    time.Time // when now began
+	undo     []func()  // for undone
 }
 
 type number = [12]byte
@@ -62,8 +63,8 @@ func (h *handshakes) note(k *seal.Knock, a seal.Answer, at time.Time) {
 }
 
 // again answers a request that was heard before as it was answered last, and says whether
-// it was.
-func (h *handshakes) again(k *seal.Knock) ([]byte, bool) {
+// it was heard.
+func (h *handshakes) again(k *seal.Knock, now time.Time) ([]byte, bool) {
 	h.mu.Lock()
 	e := h.now[k.Number]
 	if e == nil {
@@ -77,5 +78,26 @@ func (h *handshakes) again(k *seal.Knock) ([]byte, bool) {
 	if e == nil || !last.any {
 		return nil, e != nil
 	}
+	if last.answer.Status == seal.Opened {
+		last.answer.Left -= now.Sub(last.at)
+	}
 	return k.Answer(last.answer), true
+}
+
+// later leaves something to undone.
+func (h *handshakes) later(undo func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.undo = append(h.undo, undo)
+}
+
+// undone does what was left to it, on the gateway's goroutine.
+func (h *handshakes) undone() {
+	h.mu.Lock()
+	all := h.undo
+	h.undo = nil
+	h.mu.Unlock()
+	for _, undo := range all {
+		undo()
+	}
 }

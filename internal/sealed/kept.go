@@ -97,7 +97,7 @@ func (k *kept) Feed(now time.Time, path string, text []byte, err error) (c knock
 				return nil, bad
 			}},
 			{r.Keys, func(h *held) (problems []credential.Problem, bad error) {
-				if bad = gone(err); err == nil {
+				if bad = absent(err); err == nil {
 					var list []credential.Key
 					list, problems = credential.Parse(text, path)
 					h.keys = credential.NewKeys(list)
@@ -105,7 +105,7 @@ func (k *kept) Feed(now time.Time, path string, text []byte, err error) (c knock
 				return problems, bad
 			}},
 			{r.Secrets, func(h *held) (problems []credential.Problem, bad error) {
-				if bad = gone(err); err == nil {
+				if bad = absent(err); err == nil {
 					h.secrets, problems = credential.ParseSecrets(text, path)
 				}
 				return problems, bad
@@ -139,8 +139,8 @@ func (k *kept) Feed(now time.Time, path string, text []byte, err error) (c knock
 	return c
 }
 
-// gone lets a file that is not there count as an empty one: it has nobody in it.
-func gone(err error) error {
+// absent lets a file that is not there count as an empty one: it has nobody in it.
+func absent(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
