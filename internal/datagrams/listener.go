@@ -72,7 +72,7 @@
 // datagram that is none would tell where that ended, and so what datagrams look like.
 //
 // There are maxOfPrefix connections of a prefix and maxStreams in all at most, each with
-// less than 20 KiB. When there are too many, one of the prefix that has most has to go, a
+// 8 KiB of buffers. When there are too many, one of the prefix that has most has to go, a
 // stranger if there is one.
 //
 // # Order
