@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -32,7 +31,7 @@ func (Kind) Keep(_ io.Reader, marks []knock.Mark) knock.Kept {
 }
 
 type kept struct {
-	rules map[string][]knock.Rule
+	rules []knock.Use
 	gone  map[string]bool   // names whose word was withdrawn by an order
 	texts map[string]string // of the files, by path
 	now   atomic.Pointer[vocabulary]
@@ -50,17 +49,15 @@ type good struct{ name, word string }
 // publish has the openers go by what is known now.
 func (k *kept) publish() {
 	w := &vocabulary{at: make(map[uint16][]good), book: make(map[string]string)}
-	for _, door := range slices.Sorted(maps.Keys(k.rules)) {
-		for _, r := range k.rules[door] {
-			r := r.(Rule)
-			if withdrawn, fed := k.texts[r.Withdrawn]; r.Withdrawn == "" || fed && !slices.Contains(strings.Split(withdrawn, "\n"), r.Word) {
-				w.at[r.Port] = append(w.at[r.Port], good{"", r.Word})
-			}
-			for line := range strings.Lines(k.texts[r.Book]) {
-				if name, word, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
-					w.book[name] = word
-					w.at[r.Port] = append(w.at[r.Port], good{name, word})
-				}
+	for _, use := range k.rules {
+		r := use.Rule.(Rule)
+		if withdrawn, fed := k.texts[r.Withdrawn]; r.Withdrawn == "" || fed && !slices.Contains(strings.Split(withdrawn, "\n"), r.Word) {
+			w.at[r.Port] = append(w.at[r.Port], good{"", r.Word})
+		}
+		for line := range strings.Lines(k.texts[r.Book]) {
+			if name, word, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
+				w.book[name] = word
+				w.at[r.Port] = append(w.at[r.Port], good{name, word})
 			}
 		}
 	}
@@ -68,15 +65,10 @@ func (k *kept) publish() {
 }
 
 // Use goes by other rules.
-func (k *kept) Use(_ time.Time, rules map[string][]knock.Rule) (warnings []string) {
+func (k *kept) Use(_ time.Time, rules []knock.Use) []string {
 	k.rules = rules
 	k.publish()
-	for _, of := range rules {
-		if len(of) > 1 {
-			warnings = append(warnings, "one word a door is enough")
-		}
-	}
-	return warnings
+	return nil
 }
 
 // Recogniser goes on from the numbers that the words' marks have.
@@ -92,12 +84,10 @@ func (k *kept) Recogniser(_ string, r knock.Rule, _ time.Time, marks []knock.Mar
 
 // Files are those of the rules.
 func (k *kept) Files() (all []knock.File) {
-	for _, of := range k.rules {
-		for _, r := range of {
-			for _, f := range r.(Rule).files() {
-				if !slices.Contains(all, f) {
-					all = append(all, f)
-				}
+	for _, use := range k.rules {
+		for _, f := range use.Rule.(Rule).files() {
+			if !slices.Contains(all, f) {
+				all = append(all, f)
 			}
 		}
 	}

@@ -162,7 +162,7 @@ func proof(word string, asked []byte) []byte {
 // Recogniser returns one that goes by the rule alone.
 func (r Rule) Recogniser(armed time.Time, marks []knock.Mark) knock.Recogniser {
 	k := Kind{}.Keep(nil, nil)
-	k.Use(armed, map[string][]knock.Rule{"": {r}})
+	k.Use(armed, []knock.Use{{Rule: r}})
 	return k.Recogniser("", r, armed, marks)
 }
 

@@ -117,7 +117,7 @@ func TestReference(t *testing.T) {
 func TestRecogniser(t *testing.T) {
 	r := Rule{Port: 59010, Word: "open sesame"}
 	kept := Kind{}.Keep(nil, nil)
-	kept.Use(time.Time{}, map[string][]knock.Rule{"web": {r}})
+	kept.Use(time.Time{}, []knock.Use{{Door: "web", Rule: r}})
 	o := kept.Opener(59010)
 	heard := func(payload []byte) any {
 		got, _, _ := o.Open(knock.Datagram{Payload: payload})

@@ -44,17 +44,17 @@ type claimUnit struct {
 	door, unit string
 }
 
-// places are the claims of all doors, which may not touch each other.
+// places are the claims of all doors, which may not overlap.
 type places struct {
 	claims []claim
 	units  []claimUnit
 }
 
-// where says which door it is that lays a claim, and where.
+// where names the door that makes the claim, and its line.
 func (c claim) where() string { return fmt.Sprintf("door %q, line %d", c.door, c.Line()) }
 
-// disjoint notes every pair of claims that cannot both be. They are looked at in
-// the order of their ports, so that a thousand doors take a moment.
+// disjoint notes every pair of claims that exclude each other. They are compared in
+// the order of their ports, so that a thousand doors take only a moment.
 func (p *places) disjoint(metrics string) {
 	slices.SortFunc(p.claims, func(a, b claim) int {
 		return cmp.Or(cmp.Compare(a.port.Proto, b.port.Proto), cmp.Compare(a.port.First, b.port.First))
@@ -103,9 +103,9 @@ func (p *places) sharedAlike() {
 	}
 }
 
-// clashes notes that two claims overlap. The one that stands later in the file has
-// the mistake and names the other, but that a knock is never heard on a port that
-// is guarded.
+// clashes notes that two claims overlap. The mistake is that of the one that stands
+// later in the file, and names the other; but between a knock and a guarded port it is
+// always the knock's.
 func (c claim) clashes(earlier claim) {
 	switch {
 	case c.knock == 0 && earlier.knock > 0:
@@ -120,7 +120,7 @@ func (c claim) clashes(earlier claim) {
 	case c.knock > 0 && (c.door != earlier.door || c.knock != earlier.knock):
 		c.Wrong(fmt.Sprintf("door %q listens on a port of another knock: %s", c.door, earlier.where()),
 			"ports that only one knock listens on")
-	case c.knock > 0: // a kind's own business
+	case c.knock > 0: // the same knock: its kind checks that
 	case c.door == earlier.door:
 		c.Wrong(fmt.Sprintf("overlaps %q of the same door", earlier.port), "")
 	default:
@@ -144,8 +144,8 @@ func (p *places) metricsApart(metrics string) {
 	}
 }
 
-// unitsApart notes a unit of two doors: one door's idleness would stop it under
-// the other's visitors.
+// unitsApart notes a unit of two doors: when one of them is idle, the unit would be
+// stopped while the other's visitors use it.
 func unitsApart(units []claimUnit) {
 	first := map[string]claimUnit{}
 	for _, u := range units {

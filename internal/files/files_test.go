@@ -23,7 +23,7 @@ func asRoot(t *testing.T) {
 	}
 }
 
-// place is what a test makes of a path.
+// place is a file, directory, pipe or link that a test makes.
 type place struct {
 	name  string // below the test's directory; with a "/" at its end, a directory
 	mode  fs.FileMode
@@ -238,7 +238,7 @@ func TestDirectory(t *testing.T) {
 			got, err := Directory(filepath.Join(dir, tt.path), tt.also...)
 			switch {
 			case tt.want == "" && err == nil:
-				t.Errorf("%q is taken", got)
+				t.Errorf("%q is accepted", got)
 			case tt.want != "" && (err != nil || got != filepath.Join(dir, tt.want)):
 				t.Errorf("got %q, %v; want %s", got, err, tt.want)
 			}
@@ -264,7 +264,7 @@ func TestOwnGroup(t *testing.T) {
 		}
 		for _, name := range []string{"/d/g", "/r"} {
 			if _, err := Read(dir+name, 4); err == nil {
-				t.Errorf("%s is read", name)
+				t.Errorf("%s is read, want an error", name)
 			}
 		}
 	})

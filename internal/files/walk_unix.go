@@ -22,8 +22,8 @@ const nonblock = syscall.O_NONBLOCK | syscall.O_NOCTTY
 // (path_resolution(7)).
 const maxLinks = 40
 
-// The mode bits that let others write and read. An access control list shows in the
-// group's (acl(5)).
+// The mode bits that let others write and read. An access control list shows in those
+// of the group (acl(5)).
 const (
 	groupWrites fs.FileMode = 0o020
 	othersWrite fs.FileMode = 0o002
@@ -32,7 +32,7 @@ const (
 
 // resolve returns the real path of what path names, and an *Error when anybody
 // but root and the user who runs the program could make it name something else.
-// also are more users whose directories are good.
+// also lists further users whose directories are good.
 func resolve(path string, also ...int) (string, error) {
 	rest, err := split(path)
 	if err != nil {
@@ -138,8 +138,8 @@ func judgeDirectory(path string, info fs.FileInfo, sticky bool, also []int) erro
 
 // foreignWrites returns those of the mode's bits that let somebody else write.
 // What belongs to an unprivileged user who runs the program, and to that user's
-// own group, is for them to judge: where each user has a group, what they make
-// is writable by it.
+// own group, is for them to judge: where each user has a group of their own, what
+// they make is often writable by it.
 func foreignWrites(info fs.FileInfo) fs.FileMode {
 	bits := info.Mode() & (groupWrites | othersWrite)
 	s, ok := info.Sys().(*syscall.Stat_t)

@@ -119,6 +119,9 @@ func (v *visitors) may(now time.Time) bool {
 
 // answerVisitor hands an answer to answerOn, in the background.
 func (g *Gateway) answerVisitor(o toTell) {
+	if o.of.Open {
+		o.of.Left = max(0, o.of.Until.Sub(g.world.Now()))
+	}
 	payload := o.verdict.Answer(o.of)
 	if payload == nil {
 		return

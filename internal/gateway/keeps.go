@@ -57,16 +57,12 @@ func (g *Gateway) keepOf(kind string) *keep {
 // them, and reads the files that these name.
 func (g *Gateway) useKeeps(now time.Time, c *config.Config) {
 	for _, k := range g.keeps {
-		var rules map[string][]knock.Rule
+		var rules []knock.Use
 		for _, d := range c.Doors {
 			for _, of := range d.Knocks {
-				if of.Kind != k.kind {
-					continue
+				if of.Kind == k.kind {
+					rules = append(rules, knock.Use{Door: d.Name, Rule: of.Rule})
 				}
-				if rules == nil {
-					rules = make(map[string][]knock.Rule)
-				}
-				rules[d.Name] = append(rules[d.Name], of.Rule)
 			}
 		}
 		k.warnings = k.of.Use(now, rules)
@@ -114,11 +110,7 @@ func (g *Gateway) carryOut(now time.Time, k *keep, by control.Caller, c knock.Ch
 	defer func() { g.callers.now = control.Caller{} }()
 	var unsaved error
 	for _, m := range c.Marks {
-		kept := store.Mark{Knock: k.kind, Key: m.Key}
-		if len(m.Value) > 0 {
-			kept.Value = slices.Clone(m.Value)
-		}
-		if err := g.changes.mark(kept); err != nil {
+		if err := g.changes.mark(storedMark("", k.kind, m)); err != nil {
 			unsaved = err
 			g.log.Error("cannot save what a kind of knock is to remember; a restart would forget it", "kind", k.kind, "err", err)
 		}
@@ -131,13 +123,16 @@ func (g *Gateway) carryOut(now time.Time, k *keep, by control.Caller, c knock.Ch
 			then(now, ended, unsaved)
 		}
 	}
-	if len(c.Ended) == 0 {
-		done(now, 0)
-		return
-	}
 	whose := make(map[string]bool, len(c.Ended))
 	for _, by := range c.Ended {
 		whose[party(k.kind, by)] = true
+	}
+	if c.Recheck {
+		g.strangers(k, whose)
+	}
+	if len(whose) == 0 {
+		done(now, 0)
+		return
 	}
 	g.endParties(now, &partyEnd{of: door.Withdrawal{Whose: func(by string) bool { return whose[by] }, Reason: endReason(by)},
 		by: by, cut: c.Cut, then: done})

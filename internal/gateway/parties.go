@@ -7,6 +7,7 @@ import (
 
 	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/knock"
 )
 
 // partyEnd is that some may not knock any more: their grants end at all doors, which takes
@@ -80,11 +81,18 @@ func (g *Gateway) endStrangers(now time.Time) {
 	}
 	g.strangersDue = false
 	for _, k := range g.keeps {
-		gone := func(party string) bool {
-			by, ours := whoOf(k.kind, party)
-			return ours && !k.of.Stands(by)
+		g.carryOut(now, k, control.Caller{}, knock.Change{Recheck: true}, nil)
+	}
+}
+
+// strangers adds those who have grants by a kind's knocks, and may not knock any more.
+func (g *Gateway) strangers(k *keep, to map[string]bool) {
+	for _, d := range g.doors {
+		for party := range d.door.Parties() {
+			if by, ours := whoOf(k.kind, party); ours && !k.of.Stands(by) {
+				to[party] = true
+			}
 		}
-		g.endParties(now, &partyEnd{of: door.Withdrawal{Whose: gone, Reason: endReason(control.Caller{})}, then: func(time.Time, int) {}})
 	}
 }
 

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -43,7 +44,8 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 		d.gw.marks.keep(m)
 	}
 	source, by := k.source(v.Source), party(k.conf.Kind, v.By)
-	right := door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, For: v.OpenFor}
+	right := door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, For: d.length(v)}
+	d.note(right, v)
 	if v.Right && v.First && !v.Close && !(k.kept && d.ignores(right) != "") {
 		d.knockFirst(right, marks, v)
 		return
@@ -58,6 +60,24 @@ func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
 		d.opens(v.Time, right, v)
 	default:
 		d.wrong(k, right, v)
+	}
+}
+
+// length is how long the grant of a right knock lasts, 0 for as long as the door says.
+func (d *guarded) length(v knock.Verdict) time.Duration {
+	if v.AtMost <= 0 {
+		return v.OpenFor
+	}
+	return min(cmp.Or(v.OpenFor, d.conf.OpenFor), v.AtMost)
+}
+
+// note records what a kind says of a right knock, in the commit that has its marks.
+func (d *guarded) note(k door.Knock, v knock.Verdict) {
+	if !v.Right {
+		return
+	}
+	for _, n := range v.Notes {
+		d.gw.tell(audit.Record{Time: v.Time, Door: d.name(), Event: noteEvent(n.Event), Source: door.SourceString(k.Source), By: k.By, Reason: n.Detail})
 	}
 }
 
@@ -99,6 +119,10 @@ func (d *guarded) opens(now time.Time, k door.Knock, v knock.Verdict) {
 		d.refuseRight(now, k, knock.RefusedEnded, v)
 		return
 	}
+	if _, granted := d.door.GrantedSince(k.Source, k.By); v.Extend && !granted && !d.door.Waits(k.Source, k.By) {
+		d.refuseRight(now, k, knock.RefusedNothing, v)
+		return
+	}
 	effects := d.door.Knock(now, k)
 	why := "crowded"
 	if d.door.Deaf(k.Name, k.Source) {
@@ -130,6 +154,7 @@ var whyRefused = map[knock.Refusal]string{
 	knock.RefusedFailsafe: "the door is in failsafe",
 	knock.RefusedEarly:    "the door has not looked for log data yet",
 	knock.RefusedPenalty:  "the source is penalised at the door",
+	knock.RefusedNothing:  "there is no grant to extend",
 	knock.RefusedEnded:    "who sent it may not knock any more",
 }
 
