@@ -104,7 +104,7 @@ func (k *kept) Feed(_ time.Time, path string, text []byte, err error) (c knock.C
 	k.publish()
 	for name, word := range before {
 		if k.now.Load().book[name] != word {
-			c.Ended = append(c.Ended, name)
+			c.Recheck = true
 			c.Notes = append(c.Notes, knock.Note{Event: knock.NoteKeys, Detail: "the word of " + name + " is not the same any more"})
 		}
 	}
@@ -137,7 +137,7 @@ func (k *kept) Order(_ time.Time, who, order string, args json.RawMessage) (c kn
 		return c, nil, &knock.OrderError{Message: fmt.Sprintf("nobody by the name of %q has a word", of.Name), Hint: "look into the file"}
 	}
 	k.gone[of.Name] = true
-	c = knock.Change{Marks: []knock.Mark{{Key: of.Name, Value: []byte("gone")}}, Ended: []string{of.Name}, Cut: of.Cut,
+	c = knock.Change{Marks: []knock.Mark{{Key: of.Name, Value: []byte("gone")}}, Recheck: true, Cut: of.Cut,
 		Notes: []knock.Note{{Event: knock.NoteKeys, Detail: who + " has withdrawn the word of " + of.Name}}}
 	return c, json.RawMessage(fmt.Sprintf(`{"withdrawn":%d}`, len(k.gone))), nil
 }

@@ -13,9 +13,10 @@ import (
 // without waiting for the disk. The sender may be somebody else, who must not be flooded
 // by means of the gateway: the number of answers a second is limited, and what opens
 // nothing, as anybody can send in another's name, gets one only where the source is proven.
+// Whose source is proven has asked for the answer.
 const (
 	visitorsPerSecond  = 1000
-	maxVisitorsWaiting = 256
+	maxVisitorsWaiting = 4096
 )
 
 // visitors are those to be told what their knocks led to.
@@ -98,7 +99,7 @@ func (g *Gateway) answerVisitors(now time.Time, due []toTell) {
 		if o.of.Refused != "" && !o.verdict.Proven || o.of.Closed && !g.kernelHas(o.grant) {
 			continue
 		}
-		if !v.may(now) {
+		if !o.verdict.Proven && !v.may(now) {
 			continue
 		}
 		select {

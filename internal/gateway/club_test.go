@@ -86,13 +86,7 @@ func (k *clubKept) Feed(_ time.Time, path string, text []byte, err error) (c kno
 		return c
 	}
 	k.fed = append(k.fed, string(text))
-	before := k.members[path]
-	k.members[path] = strings.Fields(string(text))
-	for _, name := range before {
-		if !slices.Contains(k.members[path], name) {
-			c.Ended = append(c.Ended, name)
-		}
-	}
+	k.members[path], c.Recheck = strings.Fields(string(text)), true
 	c.Notes = []knock.Note{{Event: knock.NoteKeys, Detail: fmt.Sprintf("%d members", len(k.members[path]))}}
 	if len(text) == 0 {
 		c.Warnings = []string{"the club has no members"}
@@ -116,7 +110,7 @@ func (k *clubKept) Order(_ time.Time, who, order string, args json.RawMessage) (
 		return c, nil, errors.New("nobody is locked out")
 	}
 	k.locked[of.Name] = true
-	return knock.Change{Marks: []knock.Mark{{Key: of.Name, Value: []byte("locked")}}, Ended: []string{of.Name}, Cut: true,
+	return knock.Change{Marks: []knock.Mark{{Key: of.Name, Value: []byte("locked")}}, Recheck: true, Cut: true,
 		Notes: []knock.Note{{Event: knock.NoteKeys, Detail: of.Name + " is locked out"}}}, json.RawMessage(`{"locked":true}`), nil
 }
 func (k *clubKept) Recogniser(door string, r knock.Rule, _ time.Time, _ []knock.Mark) knock.Recogniser {

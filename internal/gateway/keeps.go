@@ -98,6 +98,12 @@ func (g *Gateway) keepWarnings(now time.Time) (all []string) {
 	return append(all, g.keepReading.warning(now)...)
 }
 
+// banned says whether somebody, as grants and records have them, may not knock any more.
+func (k *keep) banned(party string) bool {
+	by, ours := whoOf(k.kind, party)
+	return ours && !k.of.Stands(by)
+}
+
 // party is who knocked, as grants and records have it.
 func party(kind, by string) string { return strings.TrimSpace(kind + " " + by) }
 
@@ -123,12 +129,9 @@ func (g *Gateway) carryOut(now time.Time, k *keep, by control.Caller, c knock.Ch
 			then(now, ended, unsaved)
 		}
 	}
-	whose := make(map[string]bool, len(c.Ended))
-	for _, by := range c.Ended {
-		whose[party(k.kind, by)] = true
-	}
+	var whose map[string]bool
 	if c.Recheck {
-		g.strangers(k, whose)
+		whose = g.strangers(k)
 	}
 	if len(whose) == 0 {
 		done(now, 0)

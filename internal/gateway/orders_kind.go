@@ -29,7 +29,7 @@ func (g *Gateway) orderKind(now time.Time, by control.Caller, o control.KindRequ
 	g.carryOut(now, k, by, change, func(_ time.Time, ended int, unsaved error) {
 		reply := control.Reply{Message: k.kind + " " + o.What + ": done", Result: result,
 			Changed: len(change.Marks)+len(change.Notes)+ended > 0}
-		if len(change.Ended) > 0 {
+		if change.Recheck {
 			reply.Message += "; grants ended: " + fmt.Sprint(ended)
 		}
 		if unsaved != nil {

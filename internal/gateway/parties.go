@@ -85,15 +85,17 @@ func (g *Gateway) endStrangers(now time.Time) {
 	}
 }
 
-// strangers adds those who have grants by a kind's knocks, and may not knock any more.
-func (g *Gateway) strangers(k *keep, to map[string]bool) {
+// strangers are those who have grants by a kind's knocks, and may not knock any more.
+func (g *Gateway) strangers(k *keep) map[string]bool {
+	found := make(map[string]bool)
 	for _, d := range g.doors {
 		for party := range d.door.Parties() {
-			if by, ours := whoOf(k.kind, party); ours && !k.of.Stands(by) {
-				to[party] = true
+			if k.banned(party) {
+				found[party] = true
 			}
 		}
 	}
+	return found
 }
 
 // whoOf is the inverse of party, for the parties of one kind.

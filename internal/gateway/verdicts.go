@@ -184,7 +184,7 @@ func (d *guarded) endElsewhere(now time.Time, k door.Knock) {
 // knock was on its way.
 func (g *Gateway) banned(party string) bool {
 	for _, k := range g.keeps {
-		if by, ours := whoOf(k.kind, party); ours && !k.of.Stands(by) {
+		if k.banned(party) {
 			return true
 		}
 	}

@@ -87,11 +87,8 @@ type Change struct {
 	// Recheck says that some may not have any more what they have: Stands is asked of all
 	// who have a grant. With Cut the connections of those whose grants end by it end, too.
 	Recheck bool
-	// Ended are whose grants end at all doors, by the names that verdicts had in By. With
-	// Cut the connections that they were let in by end as well.
-	Ended []string
-	Cut   bool
-	Notes []Note // for the audit trail
+	Cut     bool
+	Notes   []Note // for the audit trail
 	// Warnings are what operators should know, a sentence each. Those of a file are shown
 	// until it is fed again; those of an order are logged.
 	Warnings []string

@@ -63,7 +63,7 @@ const (
 // Glance looks at a datagram, without public-key work and without
 // taking memory. While busy, a hello from a source that is not shown is answered with a
 // cookie instead of being Claimed: n bytes, which are not more than the datagram has, are
-// then in answer, which must have room for 64.
+// then in answer, if that has room for 64.
 func (g *Gateway) Glance(from netip.Addr, d []byte, isBusy bool, answer []byte) (rank Rank, n int) {
 	p := g.profileOf(d)
 	if p == nil {
@@ -86,6 +86,8 @@ func (g *Gateway) Glance(from netip.Addr, d []byte, isBusy bool, answer []byte) 
 			return Shown, 0
 		case !isBusy:
 			return Claimed, 0
+		case len(answer) < sizes[busy][0]:
+			return Junk, 0
 		}
 		return Junk, p.busy(e, s, d, answer)
 	case request:
