@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 
 var start = time.Date(2026, 11, 24, 6, 0, 0, 0, time.UTC)
 
-// sample is a snapshot with something everywhere.
+// sample is a snapshot with a value in nearly every field.
 func sample() control.Status {
 	until, seen := start.Add(time.Minute), start.Add(-time.Second)
 	return control.Status{
@@ -63,7 +63,7 @@ func sample() control.Status {
 	}
 }
 
-// me is the name under which this process's orders stand.
+// me returns the name that this process's orders are given by.
 func me(t *testing.T) string {
 	t.Helper()
 	u, err := user.Current()
@@ -89,8 +89,8 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// TestOrders sends each order and sees it reach the backend in canonical form,
-// on behalf of this user.
+// TestOrders sends each order and checks that it reaches the backend in canonical form,
+// as an order of this user.
 func TestOrders(t *testing.T) {
 	b := controltest.New(sample())
 	until := start.Add(time.Hour)
@@ -163,7 +163,7 @@ func TestOrders(t *testing.T) {
 	}
 }
 
-// TestBackendErrors has the backend's words reach the operator, hint and all.
+// TestBackendErrors checks that the backend's errors reach the operator, hints included.
 func TestBackendErrors(t *testing.T) {
 	b := controltest.New(sample())
 	path, _ := controltest.Serve(t, b)
@@ -192,7 +192,7 @@ func TestBackendErrors(t *testing.T) {
 	}
 }
 
-// raw sends a request as no Client would.
+// raw sends a request that a Client would not send.
 func raw(t *testing.T, path, method, target, body string) (int, string) {
 	t.Helper()
 	tr := &http.Transport{
@@ -344,7 +344,7 @@ func TestLog(t *testing.T) {
 
 var errEnough = errors.New("enough")
 
-// ended is what a stream's client is told when the daemon goes.
+// ended returns the error of a stream's client when the daemon ends.
 func ended(path string) error {
 	return &control.Error{
 		Code:    control.CodeDown,
@@ -353,7 +353,7 @@ func ended(path string) error {
 	}
 }
 
-// TestWatch sees every change, and the three ways in which a watch ends.
+// TestWatch checks that a watch sees every change, and the three ways in which it ends.
 func TestWatch(t *testing.T) {
 	b := controltest.New(sample())
 	path, stop := controltest.Serve(t, b)
@@ -382,8 +382,8 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// TestFollow sees the records before and after the start of a follow, each
-// once, and its end with the server.
+// TestFollow checks that a follow sees the records before and after its start, each
+// once, and ends with the server.
 func TestFollow(t *testing.T) {
 	b := controltest.New(sample())
 	b.Append(audit.Record{ID: 1}, audit.Record{ID: 2}, audit.Record{ID: 3})
@@ -410,7 +410,7 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// TestStopWaitsForOrders stops the server while an order is under way.
+// TestStopWaitsForOrders stops the server while an order is in progress.
 func TestStopWaitsForOrders(t *testing.T) {
 	b := controltest.New(sample())
 	begun := make(chan struct{})
@@ -515,7 +515,7 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-// uidOf is a uid as a number.
+// uidOf returns a uid as a number.
 func uidOf(t *testing.T, s string) uint32 {
 	t.Helper()
 	n, err := strconv.ParseUint(s, 10, 32)

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// Each path of the API has its row in docs/API.md, and no other has.
+// Each path of the API has one row in docs/API.md, and nothing else has a row.
 func TestPathsAreDocumented(t *testing.T) {
 	page, err := os.ReadFile("../../docs/API.md")
 	if err != nil {

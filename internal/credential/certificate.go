@@ -78,9 +78,6 @@ func (c *certificate) restrict(critical map[string]string) (ok bool) {
 	return true
 }
 
-// verified says whether an authority with this key has signed the certificate.
-func (c *certificate) verified() bool { return c.signature.verify(c.authority, c.signed) }
-
 // expires is when it ends; false: never.
 func (c *certificate) expires() (time.Time, bool) {
 	return seconds(c.before), c.before != math.MaxUint64

@@ -26,10 +26,10 @@ var kinds = []struct {
 
 // refusedKinds are types that people have, with what to do instead.
 var refusedKinds = map[string]string{
-	ssh.InsecureKeyAlgoDSA: "DSA is too short to be safe; make another key with: ssh-keygen -t ed25519",
-	ssh.KeyAlgoRSASHA256:   "this names a signature; the key's type is ssh-rsa",
-	ssh.KeyAlgoRSASHA512:   "this names a signature; the key's type is ssh-rsa",
-	ssh.CertAlgoRSAv01:     isCertificate, ssh.CertAlgoED25519v01: isCertificate, ssh.CertAlgoSKED25519v01: isCertificate,
+	"ssh-dss":            "DSA is too short to be safe; make another key with: ssh-keygen -t ed25519",
+	ssh.KeyAlgoRSASHA256: "this names a signature; the key's type is ssh-rsa",
+	ssh.KeyAlgoRSASHA512: "this names a signature; the key's type is ssh-rsa",
+	ssh.CertAlgoRSAv01:   isCertificate, ssh.CertAlgoED25519v01: isCertificate, ssh.CertAlgoSKED25519v01: isCertificate,
 	ssh.CertAlgoECDSA256v01: isCertificate, ssh.CertAlgoECDSA384v01: isCertificate, ssh.CertAlgoECDSA521v01: isCertificate,
 	ssh.CertAlgoSKECDSA256v01: isCertificate,
 }

@@ -18,6 +18,9 @@ type Key struct {
 	Options     *Options // never nil
 }
 
+// Type is the key's type, as "ssh-ed25519".
+func (k Key) Type() string { return kindOf(k.Blob) }
+
 // String is the key as a line that Parse reads the same from, but for Where and Line.
 func (k Key) String() string {
 	line := kindOf(k.Blob) + " " + base64.StdEncoding.EncodeToString(k.Blob)

@@ -30,9 +30,10 @@ type Secret struct {
 }
 
 // Format prints a secret's name and identity, whatever the verb.
-func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, by(s.Name, s.identity())) }
+func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, by(s.Name, s.Identity())) }
 
-func (s Secret) identity() string { return secretPrefix + hex.EncodeToString(s.ID[:]) }
+// Identity is what Party.ID is of whoever has the secret.
+func (s Secret) Identity() string { return secretPrefix + hex.EncodeToString(s.ID[:]) }
 
 // Both sides derive what they send from the secret, so that the identity, which is told
 // before anything is proven, and the proof have nothing to do with each other.

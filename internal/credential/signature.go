@@ -82,6 +82,10 @@ func (s signature) formed() bool {
 	return false
 }
 
+// costly are formats whose verification takes many times that of the others, since Go
+// has no assembly for their curves. A key's format is its kind for both.
+var costly = map[string]bool{ssh.KeyAlgoECDSA384: true, ssh.KeyAlgoECDSA521: true}
+
 // fits says whether a signature can be a key's, so that to verify it costs what its
 // format costs.
 func (s signature) fits(k ssh.PublicKey) bool {

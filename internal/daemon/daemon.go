@@ -156,6 +156,8 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 	options.Tell, options.Troubles = d.recordSink(where.Records, exporter), exporter.Troubles
 	gw := gateway.New(options)
 	operators := control.NewServer(gw, d.Log)
+	touches, carried := d.listener(gw.Hear), datagrams.New(d.Log, gw.Hear)
+	touches.HandOver(carried.Accept)
 	var kept *store.Store
 	world := gateway.Linux(table, func() (gateway.Store, error) {
 		s, err := withTimeout(openTimeout, func() (*store.Store, error) { return store.Open(where.State, store.AuditLimit{}, d.Log) })
@@ -164,7 +166,7 @@ func (d *Daemon) run(ctx context.Context, where config.Gateway, table *fence.Fen
 		}
 		kept = s
 		return s, nil
-	}, locks.service, d.listener(gw.Hear), datagrams.New(d.Log, gw.Hear), d.Log)
+	}, locks.service, touches, carried, d.Log)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return locks.watch(ctx) })
 	group.Go(func() error { return d.signals(ctx, gw) })

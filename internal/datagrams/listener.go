@@ -79,16 +79,15 @@ const (
 	// IPv6 packet (RFC 8200, section 5), so that no answer is fragmented.
 	LongestAnswer = 1280 - 40 - 8
 
-	// How many datagrams may wait for the pool: at one port at least, and in all as long
-	// as each port has that.
-	maxWaiting, minWaiting, totalWaiting = 128, 8, 4096
+	// How many datagrams of each rank may wait for the pool: at one UDP port, and in all as
+	// long as each port has its least.
+	maxWaiting, minWaiting, totalWaiting = 128, 8, 2048
 
 	// How many bytes the kernel is asked to queue, likewise. The maximum holds a few
 	// milliseconds of a flood, for a busy machine that lets nobody read in that time.
 	maxBuffer, minBuffer, totalBuffer = 1 << 20, 64 << 10, 16 << 20
 
-	maxHeard         = 1024 // datagrams that were opened, or are being opened, and wait for heard
-	answersPerSecond = 1000 // given by Open, for each port
+	maxHeard = 1024 // datagrams that were opened, or are being opened, and wait for heard
 )
 
 // Listener listens on UDP ports. Its methods may be called from several goroutines. Close
@@ -96,10 +95,11 @@ const (
 type Listener struct {
 	log     *slog.Logger
 	pool    pool
+	streams streams
 	batches sync.Pool      // *batch, not in use
 	running sync.WaitGroup // all goroutines
 
-	foreign, strange, withheld atomic.Uint64
+	foreign, strange, replied, withheld atomic.Uint64
 
 	mu      sync.Mutex // guards what follows
 	wanted  []uint16   // as last Set, in order
@@ -113,9 +113,10 @@ type Listener struct {
 type Counts struct {
 	Foreign  uint64 // Glance rejected it, or the port was only held
 	Strange  uint64 // nobody can have sent it, or it was too long
-	Crowded  uint64 // too many waited to be opened
+	Crowded  uint64 // too many waited to be opened; or a connection, of too many
+	Replied  uint64 // a glance answered it instead
 	Overrun  uint64 // by the kernel: they came faster than they were read, or were damaged
-	Withheld uint64 // not datagrams: answers of Open that were too many or too long
+	Withheld uint64 // not datagrams: answers that were too many or too long
 }
 
 // New returns a Listener without ports. What is heard goes to heard, several at a time
@@ -125,19 +126,21 @@ func New(log *slog.Logger, heard func([]knock.Heard)) *Listener {
 	l := &Listener{log: log, sockets: make(map[uint16]*socket)}
 	l.batches.New = func() any { return newBatch() }
 	l.pool.init(heard)
+	l.streams.init()
 	return l
 }
 
-// Set makes the Listener listen on the ports that have an opener, hold those that have
-// nil, and give up all others, for IPv4 and IPv6. Sockets that it already has stay as
-// they are. Datagrams that wait at a port that is no longer listened on are thrown away,
-// though what was already opened may come to heard a moment later; those at a port that
-// gets another opener are opened by the one that glanced at them. Sockets are made in the
-// network namespace of the calling thread.
+// Set makes the Listener listen at the places that have an opener, hold the UDP ports
+// that have nil, and give up all others, for IPv4 and IPv6. Sockets that it already has
+// stay as they are. What waits at a place that is no longer listened on is thrown away,
+// though what was already opened may come to heard a moment later; what waits at a place
+// that gets another opener is opened by the one that glanced at it. Sockets are made in
+// the network namespace of the calling thread. The sockets of streams' ports are somebody
+// else's, who calls Accept.
 //
 // The error joins one for each port that could not be opened, with who holds it as far as
 // that can be seen; the others are open.
-func (l *Listener) Set(want map[uint16]knock.Opener) error {
+func (l *Listener) Set(want map[knock.Place]knock.Opener) error {
 	failed, err := l.set(want)
 	if err != nil {
 		return err
@@ -149,14 +152,26 @@ func (l *Listener) Set(want map[uint16]knock.Opener) error {
 	return errors.Join(errs...)
 }
 
-func (l *Listener) set(want map[uint16]knock.Opener) (failed []openError, err error) {
+func (l *Listener) set(places map[knock.Place]knock.Opener) (failed []openError, err error) {
+	want, streams := make(map[uint16]knock.Opener), make(map[uint16]knock.Opener)
+	for at, by := range places {
+		switch {
+		case at.Medium == knock.Datagrams:
+			want[at.Port] = by
+		case at.Medium == knock.Streams && by != nil:
+			streams[at.Port] = by
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.wanted = slices.Sorted(maps.Keys(want))
 	if l.closed {
 		return nil, fmt.Errorf("hear datagrams at %v: %w", l.wanted, net.ErrClosed)
 	}
-	l.start()
+	if len(want)+len(streams) > 0 {
+		l.start()
+	}
+	l.streams.set(streams, &l.pool)
 	for p, s := range l.sockets {
 		if _, wanted := want[p]; !wanted || s.dead.Load() {
 			l.drop(s)
@@ -177,9 +192,9 @@ func (l *Listener) set(want map[uint16]knock.Opener) (failed []openError, err er
 // portShare returns the share of one of n ports.
 func portShare(ports, most, least, all int) int { return max(least, min(most, all/max(ports, 1))) }
 
-// start starts the pool and the delivery, which Close ends, before the first port.
+// start starts the pool and the delivery, which Close ends.
 func (l *Listener) start() {
-	if l.started || len(l.wanted) == 0 {
+	if l.started {
 		return
 	}
 	l.started = true
@@ -197,26 +212,18 @@ func (l *Listener) put(p uint16, by knock.Opener) error {
 		if s, err = open(p); err != nil {
 			return err
 		}
-		s.use(by)
-		l.begin(s)
-		return nil
+		l.sockets[p] = s
+		l.running.Go(func() { l.receive(s) })
 	}
-	if s.use(by); by == nil {
-		l.pool.forget(s)
-	}
+	s.use(by)
+	l.pool.listen(&s.queue, by != nil)
 	return nil
-}
-
-// begin starts reading a socket.
-func (l *Listener) begin(s *socket) {
-	l.sockets[s.port] = s
-	l.running.Go(func() { l.receive(s) })
 }
 
 // drop closes a socket for good.
 func (l *Listener) drop(s *socket) {
 	s.use(nil)
-	l.pool.forget(s)
+	l.pool.listen(&s.queue, false)
 	l.overrun += s.overrun()
 	if err := s.file.Close(); err != nil {
 		l.log.Warn("cannot close a socket for knocks", "port", s.port, "err", err)
@@ -230,15 +237,15 @@ func (l *Listener) open(w *waiting) (knock.Heard, bool) {
 	said, answer, ok := w.by.Open(w.datagram)
 	switch {
 	case answer == nil:
-	case len(answer) > length || !w.socket.mayAnswer(w.datagram.Time):
+	case len(answer) > length || !w.origin.mayAnswer(w.datagram.Path.From.Addr(), w.datagram.Time):
 		l.withheld.Add(1)
 	default:
-		w.socket.send(w.datagram.Path, answer)
+		w.origin.send(w.datagram.Path, answer)
 	}
 	return knock.Heard{
 		Source: w.datagram.Path.From.Addr().WithZone(""),
-		Place:  knock.Place{Medium: knock.Datagrams, Port: w.socket.port},
-		Time:   w.datagram.Time,
+		Place:  w.queue.place,
+		Proven: w.rank == knock.Shown,
 		Said:   said,
 		Path:   w.datagram.Path,
 	}, ok
@@ -246,11 +253,22 @@ func (l *Listener) open(w *waiting) (knock.Heard, bool) {
 
 // Answer sends a datagram back the way that another came. It is for the results of the
 // gateway's turns, so limiting their number is up to the gateway. It does not report what
-// the network makes of the datagram, since whoever asked may not exist. An error says
-// that payload is longer than LongestAnswer, or that the listener does not have the port.
+// the network makes of the datagram, since whoever asked may not exist, or not any more.
+// An error says that payload is longer than LongestAnswer, or LongestFrame over a
+// connection, or that the listener does not have the port.
 func (l *Listener) Answer(path knock.Path, payload []byte) error {
-	if len(payload) > LongestAnswer {
-		return fmt.Errorf("an answer of %d bytes: allowed are %d", len(payload), LongestAnswer)
+	allowed := LongestAnswer
+	if path.Stream != 0 {
+		allowed = LongestFrame
+	}
+	if len(payload) > allowed {
+		return fmt.Errorf("an answer of %d bytes: allowed are %d", len(payload), allowed)
+	}
+	if path.Stream != 0 {
+		if c := l.streams.find(path.Stream); c != nil {
+			c.send(path, payload)
+		}
+		return nil
 	}
 	l.mu.Lock()
 	s := l.sockets[path.To.Port()]
@@ -298,8 +316,8 @@ func (l *Listener) Counts() Counts {
 		l.overrun += s.overrun()
 	}
 	return Counts{
-		Foreign: l.foreign.Load(), Strange: l.strange.Load(), Crowded: l.pool.lost(),
-		Overrun: l.overrun, Withheld: l.withheld.Load(),
+		Foreign: l.foreign.Load(), Strange: l.strange.Load(), Crowded: l.pool.lost() + l.streams.crowdedOut(),
+		Replied: l.replied.Load(), Overrun: l.overrun, Withheld: l.withheld.Load(),
 	}
 }
 
@@ -311,6 +329,7 @@ func (l *Listener) Close() error {
 	for _, s := range l.sockets {
 		l.drop(s)
 	}
+	l.streams.set(nil, &l.pool)
 	l.mu.Unlock()
 	l.pool.close()
 	l.running.Wait()

@@ -13,13 +13,14 @@ const (
 	own = 40
 )
 
-// The fractions of the remaining files that connections get. Together they are less
+// The fractions of the remaining files that connections get. Together they are no more
 // than half; the rest is for more listeners, and for files that the daemon opens
 // briefly.
 const (
 	Listeners = 4  // a quarter: strangers' connections to the listeners
 	Operators = 8  // an eighth: connections to the control socket
 	Meters    = 16 // a sixteenth: connections for metrics
+	Streams   = 16 // a sixteenth: strangers' connections that carry datagrams
 )
 
 // Share returns how many connections of a kind may be open at a time: want, or one

@@ -3,12 +3,12 @@ package descriptors
 import "testing"
 
 // Whatever the limit is, each kind has at least one connection; and if there is room
-// for that, all kinds together leave more than half of the files that the daemon does
-// not need for itself.
+// for that, all kinds together leave half of the files that the daemon does not need for
+// itself.
 func TestShares(t *testing.T) {
 	for limit := range 5000 {
 		sum := 0
-		for _, part := range []int{Listeners, Operators, Meters} {
+		for _, part := range []int{Listeners, Operators, Meters, Streams} {
 			got := share(limit, 200, part)
 			if got < 1 || got > 200 {
 				t.Fatalf("limit %d, 1/%d: got %d connections, want 1 to 200", limit, part, got)

@@ -75,6 +75,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"runtime"
 	"slices"
 	"sync"
@@ -90,7 +91,8 @@ import (
 type Listener struct {
 	log     *slog.Logger
 	touched func([]knock.Heard)
-	fdStore FDStore // nil: none
+	streams func(port uint16, fd int, from netip.AddrPort) // nil: nobody
+	fdStore FDStore                                        // nil: none
 	queue   queue
 	running sync.WaitGroup // the loop and the delivery
 	rounds  atomic.Uint64  // rounds of the loop in which it could accept
@@ -111,12 +113,13 @@ type Listener struct {
 	asked    uint64 // rounds then
 }
 
-// Ports says what a Listener is to do with ports. A port named twice is Open, or else
-// Same.
+// Ports says what a Listener is to do with ports. A port named twice is one of Streams,
+// or else Open, or else Same.
 type Ports struct {
-	Open []uint16 // listened on
-	Shut []uint16 // held, so that nobody else can have them, and refused like unused ports
-	Same []uint16 // not decided yet: inherited ones stay as they are, and connections wait; others are as Shut
+	Streams []uint16 // listened on, and connections are handed over
+	Open    []uint16 // listened on
+	Shut    []uint16 // held, so that nobody else can have them, and refused like unused ports
+	Same    []uint16 // not decided yet: inherited ones stay as they are, and connections wait; others are as Shut
 }
 
 // use is what a port is held for.
@@ -126,12 +129,13 @@ const (
 	shut use = iota + 1
 	same
 	open
+	streams
 )
 
 // uses returns the use of each port.
 func (p Ports) uses() map[uint16]use {
 	all := make(map[uint16]use)
-	for u, ports := range map[use][]uint16{shut: p.Shut, same: p.Same, open: p.Open} {
+	for u, ports := range map[use][]uint16{shut: p.Shut, same: p.Same, open: p.Open, streams: p.Streams} {
 		for _, n := range ports {
 			all[n] = max(all[n], u)
 		}
@@ -154,6 +158,7 @@ type socket struct {
 	id      int32
 	listens bool // the kernel completes handshakes
 	heard   bool // and they are accepted; else they wait for whoever has the socket next
+	streams bool // and they are handed over
 }
 
 // New returns a Listener without ports, whose sockets store keeps (nil: none). Touches go
@@ -170,6 +175,12 @@ func New(log *slog.Logger, store FDStore, touched func([]knock.Heard)) *Listener
 		epoll:   -1, wake: -1,
 	}
 }
+
+// HandOver makes connections to the ports of Streams, which are not touches, somebody
+// else's: take gets the descriptor of each, which closes with RST unless its linger option
+// is set otherwise, and who made it. It is called while the Listener is locked, and must
+// not wait. HandOver is called before the first Set.
+func (l *Listener) HandOver(take func(port uint16, fd int, from netip.AddrPort)) { l.streams = take }
 
 // Set makes the Listener's ports those of p, for IPv4 and IPv6: it opens those that are
 // missing or have died and closes all others. Those that are open stay as they are.
@@ -217,7 +228,7 @@ func (l *Listener) set(ports Ports) (failed []openError, err error) {
 	}
 	room := 0
 	for _, u := range wanted {
-		if u == open {
+		if u >= open {
 			room++
 		}
 	}
@@ -261,12 +272,26 @@ func (l *Listener) put(p uint16, u use, room int, waited *backlogged) error {
 		}
 	}
 	switch {
-	case u == open:
+	case u >= open:
+		l.carries(s, u == streams)
 		return l.listen(s, room, waited)
 	case u == shut && s.listens:
 		l.mute(s)
 	}
 	return nil
+}
+
+// carries makes what is accepted at a socket from now on streams, or touches.
+func (l *Listener) carries(s *socket, streams bool) {
+	if streams == s.streams && s.heard {
+		return
+	}
+	s.streams = streams
+	size := readNothing
+	if streams {
+		size = readFrames
+	}
+	_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, size) // it cannot fail, socket(7)
 }
 
 // hold adds a socket that is bound to p.
@@ -291,7 +316,10 @@ func (l *Listener) listen(s *socket, room int, waited *backlogged) error {
 		l.drop(s)
 		return err
 	}
-	if s.listens { // inherited
+	switch {
+	case s.listens && s.streams: // inherited
+		l.handOverAll(s)
+	case s.listens:
 		waited.accept(s)
 	}
 	s.listens = true

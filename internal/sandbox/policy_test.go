@@ -182,6 +182,9 @@ func TestArguments(t *testing.T) {
 		{call{"sendmsg", [6]uint64{2: unix.MSG_FASTOPEN}}, allWalls, no},
 		{call{"sendmmsg", [6]uint64{}}, allWalls, no},
 		{call{"sendmmsg", [6]uint64{}}, []Policy{more}, 0},
+		{call{"sendmmsg", [6]uint64{3: unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL}}, []Policy{hears}, 0},
+		{call{"sendmmsg", [6]uint64{3: unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL}}, []Policy{alone, bus, journal, both}, no},
+		{call{"sendmmsg", [6]uint64{3: unix.MSG_DONTWAIT | unix.MSG_FASTOPEN}}, allWalls, no},
 		{call{"socket", [6]uint64{unix.AF_PACKET, unix.SOCK_RAW, 0}}, []Policy{more}, no}, // socket is in Calls, but has rules already
 		{call{"socket", [6]uint64{unix.AF_INET, unix.SOCK_STREAM, 0}}, []Policy{more}, 0},
 		{call{"setsockopt", [6]uint64{1: unix.SOL_SOCKET, 2: unix.SO_SNDBUFFORCE}}, allWalls, 0},

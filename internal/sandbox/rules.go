@@ -122,6 +122,7 @@ func datagrams() (all []rule) {
 	}
 	return append(all,
 		allow("recvmmsg", is(3, unix.MSG_DONTWAIT), is(4, 0)),
+		allow("sendmmsg", is(3, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)),
 		allow("setsockopt", is(1, unix.IPPROTO_IP), is(2, unix.IP_PKTINFO)),
 		allow("setsockopt", is(1, unix.IPPROTO_IPV6), is(2, unix.IPV6_RECVPKTINFO)),
 	)
