@@ -107,7 +107,9 @@ func TestKnock(t *testing.T) {
 			l.fate = lose(func(d trip) bool { return d.down && d.n == 2 })
 		}, want: []string{open4, open6}, proofs: 1, within: 60*time.Millisecond + askAgain, told: []Progress{Proving, Waking}},
 		{name: "the service goes on starting", prepare: func(l *lab) {
-			l.gateway.Answer(func(clienttest.Knock) []seal.Answer { return []seal.Answer{{Status: seal.Starting, Source: source(v4)}} })
+			l.gateway.Answer(func(clienttest.Knock) []seal.Answer {
+				return []seal.Answer{{Status: seal.Starting, Source: source(v4)}}
+			})
 		}, want: []string{"starting 192.0.2.1/udp for 198.51.100.7", "starting 2001:db8::1/udp for 198.51.100.7"}, proofs: 1,
 			err: "the service behind the door is still being started after 1m0s", within: time.Minute + 40*time.Millisecond, told: []Progress{Proving, Waking}},
 		{name: "a touch that takes its time, over TCP that does not wait", prepare: func(l *lab) {
