@@ -53,7 +53,7 @@ door vpn guards 51820/udp
   wrong      bans the source for 5m, doubled each time
   strangers  get no answer
   service    vpn.service starts when the door opens, and stops when nobody has used it for 1h
-  presence   in use while there is: a flow over UDP to 51820/udp that was answered, until minutes after its last packet
+  presence   in use while there is: a flow over UDP to 51820/udp that was answered, until a few minutes after its last packet
 `
 	const mistake = `F:1: door.vpn.presence.idle: "1h": the default does not work here: flows over UDP cannot be seen here: no ctnetlink; ` +
 		`the door would go dark, and its service be stopped, while people are using it: allowed are "never"` + "\n" +
@@ -70,8 +70,8 @@ door vpn guards 51820/udp
 		{"they are not", vpnText, func() error { return errors.New("no ctnetlink") }, 1, mistake,
 			"doorward: error: F has 1 mistake\ndoorward: hint: doorward init --reference explains every key\n"},
 		{"no permission to ask", vpnText, func() error { return fmt.Errorf("list flows: %w", fs.ErrPermission) }, 0,
-			"F: warning: whether the kernel tells of flows over UDP, by which door vpn would know that somebody is in, was not " +
-				"asked: run as root\nF: 1 door, no mistakes\n" + vpn, ""},
+			"F: warning: whether the kernel shows flows over UDP, by which door vpn would know that somebody is in, was not " +
+				"checked: run as root\nF: 1 door, no mistakes\n" + vpn, ""},
 		{"nothing depends on them", never, func() error { t.Error("asked for flows"); return nil }, 0, "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

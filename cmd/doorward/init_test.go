@@ -137,8 +137,8 @@ func TestInitFindsTheMachine(t *testing.T) {
 func TestInitWhereFlowsAreNotSeen(t *testing.T) {
 	const unseen = "# Flows over UDP cannot be seen here, so that nobody would be seen to be in:\n# no ctnetlink\nidle = \"never\"\n"
 	const usual = "# Nobody in for this long: vpn.service is stopped.\nidle = \"1h\"\n"
-	const notAsked = "warning: whether the kernel tells of flows over UDP, by which door vpn would know that somebody is in, was " +
-		"not asked: run as root\n"
+	const notAsked = "warning: whether the kernel shows flows over UDP, by which door vpn would know that somebody is in, was " +
+		"not checked: run as root\n"
 	for _, tt := range []struct {
 		name, ports string
 		flows       error
@@ -349,7 +349,7 @@ touch = [61001]
 	const web = "[door.web]\nports = [\"443/tcp\"]\n[[door.web.knock]]\nkind = \"touch\"\nlisten = [62000, 62001]\ntouch = [62000]\n"
 	const other = "warning: door \"ssh\" has another knock than before, and the former one opens nothing once this file is in use; " +
 		"to give the new one to everybody who had it: doorward share\n"
-	const gone = "warning: door \"web\" of the file before is not in this one, and is guarded no more once this one is in use\n"
+	const gone = "warning: door \"web\" of the previous file is not in this one, and is no longer guarded once this one is in use\n"
 	tests := []struct {
 		name   string
 		former string
@@ -367,12 +367,12 @@ touch = [61001]
 		{name: "another door", former: ssh + web, args: []string{"--ports", "22/tcp"}, kept: true,
 			said: []string{gone, "Door ssh has the knock that it had.\n"}, not: "another knock"},
 		{name: "no configuration", former: "door = 1\n", args: []string{"--ports", "22/tcp"},
-			said: []string{"warning: the file before cannot be read as a configuration, so that no knock of it is in this one; doorward check 'FILE.~1~' says why\n"}},
+			said: []string{"warning: the previous file cannot be read as a configuration, so that no knock of it is in this one; doorward check 'FILE.~1~' says why\n"}},
 		{name: "asked for", former: ssh, args: []string{"--ask"}, stdin: "\n\n2222/tcp\n\nold\n\n", kept: true,
 			said: []string{"  allowed are \"keep\" and \"new\"\n", "Door ssh has the knock that it had.\n"}},
 		{name: "asked for another", former: ssh, args: []string{"--ask"}, stdin: "\n\n2222/tcp\n\nnew\n\n\n", said: []string{other}},
 		{name: "asked for another door", former: ssh, args: []string{"--ask"}, stdin: "\nweb\n443/tcp\n\n\n\n",
-			said: []string{strings.ReplaceAll(gone, "web", "ssh")}, not: "Knock of the file before"},
+			said: []string{strings.ReplaceAll(gone, "web", "ssh")}, not: "Knock of the previous file"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

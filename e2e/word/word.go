@@ -6,14 +6,10 @@ package word
 import (
 	"bytes"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"os"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
@@ -38,6 +34,9 @@ word = "open sesame"
 
 # A file whose lines are words that are good no more (example).
 withdrawn = "/etc/doorward/withdrawn"
+
+# A file of more words, each line a name and a word (example).
+words = "/etc/doorward/words"
 `
 }
 
@@ -51,6 +50,7 @@ type Rule struct {
 	Port      uint16
 	Word      string
 	Withdrawn string // "" for no file
+	Book      string // the file of more words, "" for none
 }
 
 const words = "words of 8 to 64 characters"
@@ -66,13 +66,20 @@ func (Kind) Read(t *tables.Table) knock.Rule {
 			word.Wrong(fmt.Sprintf("%d characters", n), words).Value = ""
 		}
 	}
-	if file := t.At("withdrawn"); file.Given() {
-		r.Withdrawn, _ = file.File(tables.AbsolutePaths("/etc/doorward/withdrawn"))
-	}
+	r.Withdrawn = path(t.At("withdrawn"), "/etc/doorward/withdrawn")
+	r.Book = path(t.At("words"), "/etc/doorward/words")
 	if r.Port == 0 {
 		return nil
 	}
 	return r
+}
+
+// path reads the path of a file, "" for none.
+func path(v tables.Value, example string) (p string) {
+	if v.Given() {
+		p, _ = v.File(tables.AbsolutePaths(example))
+	}
+	return p
 }
 
 // Hears returns the one port.
@@ -89,10 +96,28 @@ func (r Rule) ForAll() bool { return false }
 // Needs adds the file to the kind's needs.
 func (r Rule) Needs() knock.Needs {
 	needs := Kind{}.Needs()
-	if r.Withdrawn != "" {
-		needs.Files = []string{r.Withdrawn}
+	for _, f := range r.files() {
+		needs.Files = append(needs.Files, f.Path)
 	}
 	return needs
+}
+
+func (r Rule) files() (all []knock.File) {
+	if r.Withdrawn != "" {
+		all = append(all, knock.File{Path: r.Withdrawn})
+	}
+	if r.Book != "" {
+		all = append(all, knock.File{Path: r.Book, Secret: true})
+	}
+	return all
+}
+
+// Shares lets doors share a port if they share the words in a file.
+func (r Rule) Shares(other knock.Rule) error {
+	if o, ok := other.(Rule); !ok || o.Book != r.Book {
+		return fmt.Errorf("words = %q: the other has %q", r.Book, o.Book)
+	}
+	return nil
 }
 
 // Warnings returns none.
@@ -101,78 +126,76 @@ func (r Rule) Warnings() []string { return nil }
 // Words say what to send.
 func (r Rule) Words() string { return fmt.Sprintf("say %q to %d/udp", r.Word, r.Port) }
 
+// What a datagram asks for.
+const (
+	ToOpen     = iota
+	ToClose    // take back what the word has opened
+	ToOpenHere // and take back what it has opened elsewhere
+)
+
+// doorLen is the room for a door's name.
+const doorLen = 24
+
 // Say returns the datagram with a word and a number, which has to be higher than the
-// one before: 8 bytes of the number, and 32 that only somebody who knows the word can
-// make.
-func Say(word string, number uint64) []byte {
-	d := binary.BigEndian.AppendUint64(nil, number)
+// one before, for the first of the doors at the port.
+func Say(word string, number uint64) []byte { return SayTo("", ToOpen, word, number) }
+
+// SayTo is Say for a door, and for what is asked for: 8 bytes of the number, 1 of that, 24
+// of the door's name, and 32 that only somebody who knows the word can make.
+func SayTo(door string, what byte, word string, number uint64) []byte {
+	d := append(binary.BigEndian.AppendUint64(nil, number), what)
+	d = append(d, door...)
+	d = append(d, make([]byte, 8+1+doorLen-len(d))...)
 	return append(d, proof(word, d)...)
 }
 
 const rounds = 20_000 // some milliseconds, so that guessing takes long
 
-func proof(word string, number []byte) []byte {
-	sum := sha256.Sum256(append(bytes.Clone(number), word...))
+func proof(word string, asked []byte) []byte {
+	sum := sha256.Sum256(append(bytes.Clone(asked), word...))
 	for range rounds {
 		sum = sha256.Sum256(sum[:])
 	}
 	return sum[:]
 }
 
-// Glance looks only at the length. A word is said once, so that nobody can show where
-// they are.
-func (r Rule) Glance(_ netip.Addr, payload []byte, _ bool, _ []byte) (knock.Rank, int) {
-	if len(payload) != 8+sha256.Size {
-		return knock.Junk, 0
-	}
-	return knock.Claimed, 0
-}
-
-// Open returns the number of a datagram that has the word.
-func (r Rule) Open(d knock.Datagram) (any, []byte, bool) {
-	number, rest := d.Payload[:8], d.Payload[8:]
-	var machine unix.Sysinfo_t
-	if subtle.ConstantTimeCompare(proof(r.Word, number), rest) != 1 || unix.Sysinfo(&machine) != nil {
-		return nil, nil, false
-	}
-	if r.Withdrawn != "" {
-		gone, err := os.ReadFile(r.Withdrawn)
-		if err != nil || bytes.Contains(append(gone, '\n'), []byte(r.Word+"\n")) {
-			return nil, nil, false
-		}
-	}
-	return binary.BigEndian.Uint64(number), nil, true
-}
-
-// Recogniser goes on from the number that the word's mark has.
-func (r Rule) Recogniser(_ time.Time, marks []knock.Mark) knock.Recogniser {
-	rec := &recogniser{rule: r, key: fmt.Sprintf("number %x", sha256.Sum256([]byte("a mark of "+r.Word)))}
-	for _, m := range marks {
-		if m.Key == rec.key && len(m.Value) == 8 {
-			rec.last = binary.BigEndian.Uint64(m.Value)
-		}
-	}
-	return rec
+// Recogniser returns one that goes by the rule alone.
+func (r Rule) Recogniser(armed time.Time, marks []knock.Mark) knock.Recogniser {
+	k := Kind{}.Keep(nil, nil)
+	k.Use(armed, []knock.Use{{Rule: r}})
+	return k.Recogniser("", r, armed, marks)
 }
 
 type recogniser struct {
 	rule Rule
-	key  string // of its mark
-	last uint64
+	kept *kept
+	last map[string]uint64 // by the key of the word's mark
+}
+
+func (r *recogniser) hear(h knock.Heard, s said) (v knock.Verdict) {
+	v = knock.Verdict{Source: h.Source, Proven: h.Proven, Time: h.Time, By: s.name, Reason: "said the word", Code: "order",
+		OpenFor: 20 * time.Second, Answer: answer, Path: h.Path}
+	if v.By == "" {
+		v.By = fmt.Sprint("number ", s.number)
+	}
+	if r.kept.isWithdrawn(s.name) {
+		v.Alarm, v.Reason = true, "said a word that was withdrawn"
+		return v
+	}
+	v.Right, v.First = true, true
+	v.Close, v.Only = s.what == ToClose, s.what == ToOpenHere
+	r.last[s.key] = s.number
+	v.Marks = []knock.Mark{{Key: s.key, Value: binary.BigEndian.AppendUint64(nil, s.number)}}
+	return v
 }
 
 // Hear recognises a number that is higher than the last.
 func (r *recogniser) Hear(h knock.Heard) []knock.Verdict {
-	number, ok := h.Said.(uint64)
-	if !ok || number <= r.last {
+	s, ok := h.Said.(said)
+	if !ok || s.number <= r.last[s.key] || s.name == "" && s.word != r.rule.Word {
 		return nil
 	}
-	r.last = number
-	return []knock.Verdict{{
-		Right: true, Source: h.Source, Proven: h.Proven, Time: h.Time, By: fmt.Sprint("number ", number), Reason: "said the word",
-		Marks: []knock.Mark{{Key: r.key, Value: binary.BigEndian.AppendUint64(nil, number)}}, First: true,
-		OpenFor: 20 * time.Second, Answer: answer, Path: h.Path,
-	}}
+	return []knock.Verdict{r.hear(h, s)}
 }
 
 func answer(o knock.Outcome) []byte {
@@ -181,8 +204,10 @@ func answer(o knock.Outcome) []byte {
 		return []byte("open until " + o.Until.UTC().Format(time.RFC3339))
 	case o.Waits:
 		return []byte("open in a moment")
+	case o.Closed:
+		return []byte("closed")
 	}
-	return nil
+	return []byte("not opened: " + o.Refused)
 }
 
 // Look returns no verdicts: nothing is ever under way.

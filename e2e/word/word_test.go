@@ -84,7 +84,7 @@ func TestMistakes(t *testing.T) {
 			`5: door.web.knock[0].port: "59010/udp": a string, not an integer: allowed are port numbers, 1 to 65535`,
 			`6: door.web.knock[0].word: 12345678: an integer, not a string` + allowed,
 			`7: door.web.knock[0].withdrawn: "w": not an absolute path: allowed are absolute paths such as "/etc/doorward/withdrawn"`,
-			`8: door.web.knock[0].wodr: unknown key: did you mean "word"?: allowed are kind, port, word, withdrawn`}},
+			`8: door.web.knock[0].wodr: unknown key: did you mean "word"?: allowed are kind, port, word, withdrawn, words`}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := config.Parse("t.toml", []byte(door+tt.keys))
@@ -104,7 +104,7 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := knock.Rule(Rule{59010, "open sesame", "/etc/doorward/withdrawn"})
+	want := knock.Rule(Rule{59010, "open sesame", "/etc/doorward/withdrawn", "/etc/doorward/words"})
 	if !slices.ContainsFunc(c.Doors, func(d config.Door) bool {
 		return slices.ContainsFunc(d.Knocks, func(k config.Knock) bool { return k.Kind == "word" && k.Rule == want })
 	}) {
@@ -116,29 +116,33 @@ func TestReference(t *testing.T) {
 // mark, and opens for the source that it came from.
 func TestRecogniser(t *testing.T) {
 	r := Rule{Port: 59010, Word: "open sesame"}
-	said := func(payload []byte) any {
-		got, _, _ := r.Open(knock.Datagram{Payload: payload})
+	kept := Kind{}.Keep(nil, nil)
+	kept.Use(time.Time{}, []knock.Use{{Door: "web", Rule: r}})
+	o := kept.Opener(59010)
+	heard := func(payload []byte) any {
+		got, _, _ := o.Open(knock.Datagram{Payload: payload})
 		return got
 	}
 	for _, wrong := range [][]byte{Say("open sesami", 7), append(Say("", 7)[:8], Say("open sesame", 8)[8:]...)} {
-		rank, _ := r.Glance(netip.Addr{}, wrong, false, nil)
-		if got := said(wrong); got != nil || rank != knock.Claimed {
+		rank, _ := o.Glance(netip.Addr{}, wrong, false, nil)
+		if got := heard(wrong); got != nil || rank != knock.Claimed {
 			t.Errorf("% x has rank %d and says %v, want %d, and nothing", wrong, rank, got, knock.Claimed)
 		}
 	}
 	rec := r.Recogniser(time.Time{}, []knock.Mark{{Key: "another's", Value: []byte{9, 9, 9, 9, 9, 9, 9, 9}}})
 	var marks []knock.Mark
-	hear := func(rec knock.Recogniser, said any) (by []string) {
-		for _, v := range rec.Hear(knock.Heard{Source: netip.MustParseAddr(visitor4), Said: said}) {
+	hear := func(rec knock.Recogniser, what any) (by []string) {
+		for _, v := range rec.Hear(knock.Heard{Source: netip.MustParseAddr(visitor4), Said: what}) {
 			by, marks = append(by, v.By), v.Marks
 		}
 		return by
 	}
-	got := slices.Concat(hear(rec, said(Say("open sesame", 7))), hear(rec, uint64(7)), hear(rec, uint64(6)), hear(rec, "8"), hear(rec, uint64(9)))
+	say := func(n uint64) any { return heard(Say("open sesame", n)) }
+	got := slices.Concat(hear(rec, say(7)), hear(rec, say(7)), hear(rec, say(6)), hear(rec, "8"), hear(rec, say(9)))
 	if diff := cmp.Diff([]string{"number 7", "number 9"}, got); diff != "" {
 		t.Errorf("right knocks (-want +got):\n%s", diff)
 	}
-	if got := hear(r.Recogniser(time.Time{}, marks), uint64(9)); got != nil {
+	if got := hear(r.Recogniser(time.Time{}, marks), say(9)); got != nil {
 		t.Errorf("after a restart the same number is %q", got)
 	}
 }
@@ -162,7 +166,7 @@ type site struct {
 	t                         testing.TB
 	lab                       *lab.Lab
 	server, visitor, stranger *lab.Host
-	config                    string
+	config, words             string // files
 	gate                      *lab.Doorward
 }
 

@@ -76,7 +76,7 @@ func (r Record) Times() uint64 { return max(1, r.Count) }
 // Events are all of the Event constants, sorted.
 func Events() []string {
 	return []string{
-		EventApplied, EventArmed, EventDark, EventError, EventExpired, EventFailsafe, EventGranted, EventLogin,
+		EventAlarm, EventApplied, EventArmed, EventDark, EventError, EventExpired, EventFailsafe, EventGranted, EventKeys, EventLogin,
 		EventOpened, EventRefused, EventRepaired, EventRevoked, EventStarted, EventStopped,
 	}
 }
@@ -97,6 +97,8 @@ const (
 	EventStopped  = "stopped"  // the daemon ends; the fence stands
 	EventLogin    = "login"    // somebody logged in by way of the door
 	EventApplied  = "applied"  // a configuration was taken into use, kept, or rolled back
+	EventKeys     = "keys"     // who may knock was changed, by an order or in a file
+	EventAlarm    = "alarm"    // somebody has knocked with what must not be used any more
 )
 
 // Level is the level at which an event is logged: info, unless an operator should act on it.
@@ -104,7 +106,7 @@ func Level(event string) slog.Level {
 	switch event {
 	case EventFailsafe, EventError:
 		return slog.LevelError
-	case EventRepaired:
+	case EventRepaired, EventAlarm:
 		return slog.LevelWarn
 	}
 	return slog.LevelInfo

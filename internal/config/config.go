@@ -28,11 +28,11 @@ type Gateway struct {
 	Control string // path of the control socket, absolute
 	Metrics string // "host:port" of the metrics listener, "" for none
 	Records Records
-	Host    string // name or address by which visitors reach this machine, "" if it is not said
+	Host    string // name or address by which visitors reach this machine, "" if it is not given
 }
 
-// AtStart is what the daemon reads at its start only. It has no use for Host, which
-// the commands tell visitors.
+// AtStart returns what the daemon reads only when it starts. Host is left out: the
+// daemon does not use it, and the commands give it to visitors.
 func (g Gateway) AtStart() Gateway {
 	g.Host = ""
 	return g
@@ -57,8 +57,8 @@ type Door struct {
 	Always    []netip.Prefix // prefixes that never need to knock, masked
 	Service   *Service       // nil: the service always runs
 	Presence  Presence
-	Knocks    []Knock // at least one; no two hear anything at the same place
-	Shared    bool    // a penalty is the whole door's, and not one knock's
+	Knocks    []Knock // at least one; no two hear anything at the same place, unless their kind shares it
+	Shared    bool    // a penalty applies to the whole door, not to one knock
 }
 
 // Service is what runs behind a door: a systemd unit, or commands. Exactly one
@@ -71,10 +71,10 @@ type Service struct {
 	Timeout time.Duration // how long a start or stop may take; default 30s
 }
 
-// Logins says where a door's logins are read.
+// Logins says where a door's logins are read from.
 type Logins uint8
 
-// LoginsAuto looks, when the daemon starts, for the journal or an auth log.
+// LoginsAuto means the journal or an auth log, whichever can be read at each check.
 const (
 	LoginsOff Logins = iota
 	LoginsAuto

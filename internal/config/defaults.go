@@ -14,20 +14,20 @@ const (
 	DefaultControl = "/run/doorward/control.sock"
 )
 
-// ShortestGrant and LongestGrant are for how long a grant may be given, by open_for
-// and by an operator.
+// ShortestGrant and LongestGrant bound how long a grant may last, whether open_for or
+// an operator says so.
 const (
 	ShortestGrant = time.Second
 	LongestGrant  = month
 )
 
-// The longest durations that make sense. Whatever is longer is a slip of the
-// unit, and a grant of a month is already a door left open.
 const (
+	// month is the longest duration that makes sense. Whatever is longer is a slip of
+	// the unit, and a grant of a month is already a door left open.
 	month = 30 * 24 * time.Hour
 	// maxControl is sun_path of <linux/un.h> without its terminating zero.
 	maxControl = 107
-	// MaxFile is the longest that a configuration may be, in bytes: a thousand doors
+	// MaxFile is the maximum size of a configuration file, in bytes: a thousand doors
 	// fit many times over.
 	MaxFile = 1 << 20
 	// maxUnit is UNIT_NAME_MAX of systemd's basic/unit-name.h.

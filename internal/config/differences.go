@@ -18,17 +18,17 @@ import (
 // another, or a table that only one of them has.
 type Difference struct {
 	Key string // as "door.ssh.open_for", "door.web", "door.ssh.knock[0].listen"
-	// Before and After are the values as TOML, with what is meant where a file does
-	// not say it. "" is none: of a table, and of a key that is not there.
+	// Before and After are the values as TOML, defaults included. "" means that there
+	// is no value: for a table, for a key without one, and for a secret.
 	Before, After string
 	Added         bool // the first configuration does not have it
 	Removed       bool // the second one does not
-	Secret        bool // it is of a knock, and its values are not here
+	Secret        bool // the key is a knock's, so that its values are left out
 }
 
 // Differences compares what two texts mean, in the order of the keys' names. A
 // default that is written down, a comment and another order are no difference. A
-// text that Parse does not take has nothing in it.
+// text that Parse rejects counts as empty.
 func Differences(before, after []byte) []Difference {
 	var d differences
 	was, is := meaning(before), meaning(after)
@@ -56,7 +56,7 @@ func meaning(text []byte) meant {
 	m := meant{config: &Config{}}
 	if c, err := Parse("", text); err == nil {
 		m.config = c
-		_ = toml.Unmarshal(text, &m.raw) // Parse has done it
+		_ = toml.Unmarshal(text, &m.raw) // cannot fail, as Parse has done the same
 	}
 	return m
 }
@@ -69,10 +69,10 @@ func (m meant) doors() map[string]*Door {
 	return doors
 }
 
-// rawTable is a table as it was read, without what it does not say.
+// rawTable is a table as it was read, without defaults.
 type rawTable map[string]any
 
-// knocks are the tables of a door's knocks.
+// knocks returns the tables of a door's knocks.
 func (t rawTable) knocks(door string) (all []rawTable) {
 	doors, _ := t["door"].(map[string]any)
 	of, _ := doors[door].(map[string]any)
@@ -89,7 +89,8 @@ type keyValue struct{ key, value string }
 
 type differences []Difference
 
-// only notes a table that only one of both has, and says whether there is one.
+// only notes a table that only one of the two configurations has, and reports whether
+// that is so.
 func (d *differences) only(key string, had, has bool) bool {
 	if had == has {
 		return false
@@ -98,7 +99,7 @@ func (d *differences) only(key string, had, has bool) bool {
 	return true
 }
 
-// keys notes what differs of the same keys of a table.
+// keys notes which of a table's keys differ. Both lists have the same keys.
 func (d *differences) keys(table string, before, after []keyValue) {
 	for i, b := range before {
 		if a := after[i]; a.value != b.value {
@@ -108,7 +109,7 @@ func (d *differences) keys(table string, before, after []keyValue) {
 	}
 }
 
-// door notes what differs of a door that both have.
+// door notes what differs in a door that both have.
 func (d *differences) door(key string, a, b *Door, rawA, rawB []rawTable) {
 	d.keys(key, a.keys(), b.keys())
 	for i := range max(len(a.Knocks), len(b.Knocks)) {
@@ -124,8 +125,8 @@ func (d *differences) door(key string, a, b *Door, rawA, rawB []rawTable) {
 	}
 }
 
-// knock notes what differs in the words of a knock that has become another: what
-// its keys are only its kind knows.
+// knock notes which keys of a knock differ in the text, if it has become another: only
+// its kind knows what they mean.
 func (d *differences) knock(key string, a, b rawTable) {
 	for _, name := range slices.Sorted(maps.Keys(joined(a, b))) {
 		was, had := a[name]
@@ -136,7 +137,7 @@ func (d *differences) knock(key string, a, b rawTable) {
 	}
 }
 
-// joined has the keys of both.
+// joined returns a map with the keys of both.
 func joined[M ~map[string]V, V any](a, b M) map[string]V {
 	all := make(map[string]V, len(a))
 	maps.Copy(all, a)
@@ -146,7 +147,7 @@ func joined[M ~map[string]V, V any](a, b M) map[string]V {
 
 func (g Gateway) keys() []keyValue {
 	records := ""
-	if g != (Gateway{}) { // the zero value is of what could not be read
+	if g != (Gateway{}) { // the zero value stands for a text that Parse rejects
 		records = words(g.Records.places())
 	}
 	return []keyValue{{"control", text(g.Control)}, {"host", strconv.Quote(g.Host)}, {"metrics", strconv.Quote(g.Metrics)},
@@ -181,7 +182,7 @@ func (s *Service) keys() []keyValue {
 		{"timeout", length(s.Timeout)}, {"unit", text(s.Unit)}}
 }
 
-// text writes a string, and none for an empty one.
+// text writes a string as TOML; an empty one is no value.
 func text(s string) string {
 	if s == "" {
 		return ""
@@ -198,7 +199,7 @@ func choice(second bool, yes, no string) string {
 	return strconv.Quote(no)
 }
 
-// words writes a list of strings, and none for nil.
+// words writes a list of strings as TOML; nil is no value.
 func words(all []string) string {
 	if all == nil {
 		return ""
@@ -206,7 +207,7 @@ func words(all []string) string {
 	return "[" + quotedList(all) + "]"
 }
 
-// list writes a list whose order means nothing.
+// list writes a list whose order does not matter.
 func list[T fmt.Stringer](all []T) string {
 	var s []string
 	for _, e := range all {

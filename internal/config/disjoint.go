@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/doorward/doorward/internal/kinds"
+	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/port"
 	"github.com/doorward/doorward/internal/tables"
 )
@@ -17,6 +19,23 @@ type claim struct {
 	door  string
 	knock int // which of the door's knocks, from 1; 0: it is guarded
 	port  port.Range
+	of    Knock // that hears there
+}
+
+// sharer returns the rule of a knock that may hear where others of its kind do, nil for
+// any other.
+func (c claim) sharer() knock.Sharer {
+	if _, kept := kinds.Named(c.of.Kind).(knock.Keeper); !kept {
+		return nil
+	}
+	rule, _ := c.of.Rule.(knock.Sharer)
+	return rule
+}
+
+// shared is what knocks that share a port have in common.
+type shared struct {
+	kind string
+	port port.Range
 }
 
 // claimUnit is a unit that a door starts and stops.
@@ -25,25 +44,29 @@ type claimUnit struct {
 	door, unit string
 }
 
-// places are the claims of all doors, which may not touch each other.
+// places are the claims of all doors, which may not overlap.
 type places struct {
 	claims []claim
 	units  []claimUnit
 }
 
-// where says which door it is that lays a claim, and where.
+// where names the door that makes the claim, and its line.
 func (c claim) where() string { return fmt.Sprintf("door %q, line %d", c.door, c.Line()) }
 
-// disjoint notes every pair of claims that cannot both be. They are looked at in
-// the order of their ports, so that a thousand doors take a moment.
+// disjoint notes every pair of claims that exclude each other. They are compared in
+// the order of their ports, so that a thousand doors take only a moment.
 func (p *places) disjoint(metrics string) {
 	slices.SortFunc(p.claims, func(a, b claim) int {
 		return cmp.Or(cmp.Compare(a.port.Proto, b.port.Proto), cmp.Compare(a.port.First, b.port.First))
 	})
+	p.sharedAlike()
 	for i, x := range p.claims {
 		for _, y := range p.claims[i+1:] {
 			if !x.port.Overlaps(y.port) {
 				break // nor does any that begins later
+			}
+			if x.door != y.door && x.of.Kind == y.of.Kind && x.sharer() != nil && y.sharer() != nil {
+				continue
 			}
 			if x.Before(y.Value) {
 				y.clashes(x)
@@ -56,9 +79,33 @@ func (p *places) disjoint(metrics string) {
 	unitsApart(p.units)
 }
 
-// clashes notes that two claims overlap. The one that stands later in the file has
-// the mistake and names the other, but that a knock is never heard on a port that
-// is guarded.
+// sharedAlike notes knocks that share a port and cannot. Each is compared with the first
+// in the file alone, so that one that differs is one mistake.
+func (p *places) sharedAlike() {
+	first := make(map[shared]claim)
+	at := func(c claim) shared { return shared{c.of.Kind, c.port} }
+	for _, c := range p.claims {
+		if c.sharer() == nil {
+			continue
+		}
+		if f, ok := first[at(c)]; !ok || c.Before(f.Value) {
+			first[at(c)] = c
+		}
+	}
+	for _, c := range p.claims {
+		rule, f := c.sharer(), first[at(c)]
+		if rule == nil || f.door == c.door {
+			continue
+		}
+		if err := rule.Shares(f.of.Rule); err != nil {
+			c.Wrong(fmt.Sprintf("shares a port with a knock of %s, and cannot: %v", f.where(), err), "knocks that agree there, or a port of its own")
+		}
+	}
+}
+
+// clashes notes that two claims overlap. The mistake is that of the one that stands
+// later in the file, and names the other; but between a knock and a guarded port it is
+// always the knock's.
 func (c claim) clashes(earlier claim) {
 	switch {
 	case c.knock == 0 && earlier.knock > 0:
@@ -73,7 +120,7 @@ func (c claim) clashes(earlier claim) {
 	case c.knock > 0 && (c.door != earlier.door || c.knock != earlier.knock):
 		c.Wrong(fmt.Sprintf("door %q listens on a port of another knock: %s", c.door, earlier.where()),
 			"ports that only one knock listens on")
-	case c.knock > 0: // a kind's own business
+	case c.knock > 0: // the same knock: its kind checks that
 	case c.door == earlier.door:
 		c.Wrong(fmt.Sprintf("overlaps %q of the same door", earlier.port), "")
 	default:
@@ -97,8 +144,8 @@ func (p *places) metricsApart(metrics string) {
 	}
 }
 
-// unitsApart notes a unit of two doors: one door's idleness would stop it under
-// the other's visitors.
+// unitsApart notes a unit of two doors: when one of them is idle, the unit would be
+// stopped while the other's visitors use it.
 func unitsApart(units []claimUnit) {
 	first := map[string]claimUnit{}
 	for _, u := range units {

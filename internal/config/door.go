@@ -11,9 +11,9 @@ import (
 	"github.com/doorward/doorward/internal/tables"
 )
 
-// SSH says whether an SSH server is behind the door: its logins are worth
-// reading. That is so for port 22/tcp, for the units of the distributions, and
-// for a command whose program is sshd.
+// SSH reports whether an SSH server is behind the door, so that its logins are worth
+// reading: for port 22/tcp, for the units of the distributions, and for a command
+// whose program is sshd.
 func (d *Door) SSH() bool {
 	if port.Within(d.Ports, port.Port{Proto: port.TCP, Number: 22}) {
 		return true
@@ -112,7 +112,7 @@ func (c *checker) ports(door string, v tables.Value) []port.Range {
 			continue
 		}
 		guarded = append(guarded, r)
-		c.claims = append(c.claims, claim{e, door, 0, r})
+		c.claims = append(c.claims, claim{e, door, 0, r, Knock{}})
 	}
 	return guarded
 }
@@ -120,7 +120,7 @@ func (c *checker) ports(door string, v tables.Value) []port.Range {
 const prefixForm = `prefixes such as "203.0.113.0/24", "2001:db8::/48"`
 
 // prefixes reads the prefixes that never need to knock. They may not lie within
-// each other: one of two is then a mistake, and more is open than was meant.
+// each other: one of the two would be a mistake, and more open than was meant.
 func prefixes(v tables.Value) []netip.Prefix {
 	if !v.Given() {
 		return nil
@@ -280,8 +280,8 @@ func argv(v tables.Value) []string {
 	return words
 }
 
-// readPresence reads a [door.NAME.presence] for the door, of which ports, open_for
-// and service are read already.
+// readPresence reads a [door.NAME.presence] for the door, whose ports, open_for and
+// service have been read already.
 func readPresence(t *tables.Table, d *Door) Presence {
 	var p Presence
 	switch idle := t.At("idle"); {
@@ -302,7 +302,7 @@ func readPresence(t *tables.Table, d *Door) Presence {
 
 const loginsForm = `"auto", "journal", "off", and lists of files, newest first`
 
-// logins reads where logins are read from.
+// logins reads the key that says where logins are read from.
 func logins(v tables.Value) (Logins, []string) {
 	switch x := v.V.(type) {
 	case nil:

@@ -19,9 +19,9 @@ import (
 	"github.com/doorward/doorward/internal/touch"
 )
 
-// FuzzParse holds that no text makes Parse panic, that a refusal names a place
-// within the text, that reading twice says the same, and that what is accepted
-// is what the types promise and a second reading finds in the text.
+// FuzzParse checks that no text makes Parse panic, that a refusal names a place
+// within the text, that reading twice gives the same result, and that what is
+// accepted is what the types promise and what a second reading finds in the text.
 func FuzzParse(f *testing.F) {
 	promise, err := os.ReadFile("testdata/promise.toml")
 	if err != nil {
@@ -49,7 +49,7 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("accepted: %v\n%+v", err, c)
 			}
 			if err := saysTheSame(text, c); err != nil {
-				t.Fatalf("accepted, and read otherwise: %v\n%+v", err, c)
+				t.Fatalf("accepted, but read differently: %v\n%+v", err, c)
 			}
 			c.Warnings()
 			if d := Differences(text, text); len(d) > 0 {
@@ -70,8 +70,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// valid checks what config.go promises about a Config, not by the checker's
-// own means.
+// valid checks what config.go promises about a Config, by other means than Parse.
 func valid(c *Config) error {
 	taken := map[port.Port]string{} // every port of every door, guarded or listened on
 	units := map[string]bool{}
@@ -197,7 +196,7 @@ func validKnock(d *Door, k touch.Rule) error {
 	return nil
 }
 
-// The checker of FuzzParse would notice what it is there for.
+// valid, on which FuzzParse relies, notices what it is there for.
 func TestValidNotices(t *testing.T) {
 	for name, spoil := range map[string]func(*Door, *touch.Rule){
 		"host bits":   func(d *Door, _ *touch.Rule) { d.Always = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")} },

@@ -25,8 +25,8 @@ func host(v tables.Value) string {
 	return s
 }
 
-// CheckHost says what is wrong with a gateway's name or address, if anything:
-// it goes into scripts, so nothing is taken that could mean more than a host.
+// CheckHost returns an error unless host is the name or the address of a machine. It
+// goes into scripts, so nothing is accepted that could mean more than a host.
 func CheckHost(host string) error {
 	const allowed = "allowed are names such as gate.example.org and IP addresses"
 	if a, err := netip.ParseAddr(host); err == nil {

@@ -18,7 +18,7 @@ func TestCheckHost(t *testing.T) {
 		"fe80::1%eth0", "b\u00fccher.example", "gate/22", "gate:22", "gate\u212a", "\u0130", strings.Repeat("a", 64), strings.Repeat("a.", 127) + "a",
 	} {
 		if err := CheckHost(bad); err == nil {
-			t.Errorf("%q is taken for a host", bad)
+			t.Errorf("%q is accepted as a host", bad)
 		}
 	}
 }

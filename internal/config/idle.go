@@ -10,9 +10,9 @@ import (
 // idleNever is what presence.idle says of a door that never goes dark by itself.
 const idleNever = "never"
 
-// idle notes an idle that the rest of the door contradicts: who is in must be
-// seen for their absence to be, and what is open to everybody until the door goes
-// dark needs a door that does.
+// idle notes an idle that the rest of the door contradicts: absence can be noticed
+// only where presence can, and a door that is open to everybody until it goes dark
+// must be able to.
 func (d *Door) idle(key tables.Value) {
 	switch {
 	case key.V == idleNever && d.forAll():
@@ -39,9 +39,9 @@ func (d *Door) unseen(key tables.Value, why string) *tables.Mistake {
 	return key.Wrong(fmt.Sprintf("%s; the door %s while people are using it", why, does), fmt.Sprintf("%q", idleNever))
 }
 
-// ByFlows says whether presence at the door hangs on the flows of connection
-// tracking: who talks to one of its UDP ports is seen there alone, and no logins
-// are read.
+// ByFlows reports whether presence at the door depends on the flows of connection
+// tracking: whoever uses one of its UDP ports is seen only there, and no logins are
+// read.
 func (d *Door) ByFlows() bool {
 	udp := false
 	for _, r := range d.Ports {
@@ -50,9 +50,9 @@ func (d *Door) ByFlows() bool {
 	return udp && d.Presence.Idle > 0 && d.Presence.Connections && d.Presence.Logins == LoginsOff
 }
 
-// Blind returns a mistake for each door whose presence hangs on flows, for a
-// machine where they cannot be seen, and why. The text is that of the
-// configuration, the file's name is only for messages.
+// Blind returns a mistake for each door whose presence depends on flows (see ByFlows),
+// on a machine where they cannot be seen; why says what prevents it. The text is that
+// of the configuration, the file's name is only for messages.
 func (c *Config) Blind(file string, text []byte, why string) []*tables.Mistake {
 	root, err := tables.Parse(file, text)
 	if err != nil {

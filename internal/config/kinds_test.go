@@ -13,14 +13,13 @@ import (
 	"github.com/doorward/doorward/internal/tables"
 )
 
-// wordKind is a kind of knock that hears one UDP port, of which nobody but this
-// test knows.
+// wordKind is a kind of knock that hears one UDP port, and that only this test knows.
 type wordKind struct{}
 
 func (wordKind) Name() string       { return "word" }
 func (wordKind) Needs() knock.Needs { return knock.Needs{} }
 func (wordKind) Reference() string {
-	return "kind = \"word\"\n\n# The UDP port (example).\nport = 5005\n\n# Said there, \"1s\" to \"9s\".\npatience = \"2s\"\n"
+	return "kind = \"word\"\n\n# The UDP port (example).\nport = 5005\n\n# How long it waits, \"1s\" to \"9s\".\npatience = \"2s\"\n"
 }
 
 func (wordKind) Read(t *tables.Table) knock.Rule {
@@ -45,15 +44,15 @@ func (r wordRule) Hears() []knock.Place {
 func (r wordRule) ForAll() bool       { return false }
 func (r wordRule) Warnings() []string { return []string{"a word is soon heard by others"} }
 
-// withWord has the kind on the list for a test.
+// withWord puts the kind on the list for one test.
 func withWord(t *testing.T) {
 	before := kinds.All
 	kinds.All = append([]knock.Kind{}, append(before, wordKind{})...)
 	t.Cleanup(func() { kinds.All = before })
 }
 
-// A kind is on the list, and nothing else is needed for its keys to be read, its
-// mistakes told, and its places to be its own.
+// A kind only has to be on the list for its keys to be read, its mistakes reported,
+// and its places kept apart from others'.
 func TestAKindThatIsNew(t *testing.T) {
 	withWord(t)
 	c, err := Parse("t.toml", []byte(ssh+oneKnock+`[[door.ssh.knock]]

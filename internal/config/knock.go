@@ -25,14 +25,14 @@ func (c *checker) knocks(d *Door, v tables.Value) {
 		}
 		d.Knocks = append(d.Knocks, k)
 		for _, p := range k.Hears() {
-			c.claims = append(c.claims, claim{t.Port(p.AsPort()), d.Name, i + 1, p.Range()})
+			c.claims = append(c.claims, claim{t.Port(p.AsPort()), d.Name, i + 1, p.Range(), k})
 		}
 	}
 }
 
-// readKnock reads one knock by its kind; false if it has a mistake that leaves none,
-// which is told. Where its kind is not said, or is unknown, its keys are judged by the
-// kind that was probably meant.
+// readKnock reads one knock as its kind does; false if a mistake, which has been noted,
+// leaves none. Where its kind is missing or unknown, its keys are checked by the kind
+// that was probably meant.
 func readKnock(t *tables.Table) (Knock, bool) {
 	key := t.At("kind")
 	allowed := quoted(kinds.Names())
@@ -62,9 +62,9 @@ func readKnock(t *tables.Table) (Knock, bool) {
 	return Knock{Kind: name, Rule: rule}, said && rule != nil
 }
 
-// meantKind is the kind that a table without a known one is most likely to be of: that
-// with a name like the one it says, that which another key names (type = "touch"), or
-// that with most of the table's keys; nil if nothing tells.
+// meantKind returns the kind that was probably meant by a table without a known one:
+// that with a name like the one given, that which another key names (type = "touch"),
+// or that with most of the table's keys; nil if there is no hint.
 func meantKind(t *tables.Table, name string) knock.Kind {
 	if near := tables.Nearest(name, kinds.Names()); near != "" {
 		return kinds.Named(near)

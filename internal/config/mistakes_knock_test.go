@@ -96,7 +96,7 @@ touch = [59102]
 		`3: door.ssh.open_for: "30": no unit: allowed are durations such as "30s", "5m", "1h"`,
 		`5: door.ssh.presence.idle: "-1h": negative: allowed are "1s" to "720h", and "never"`,
 		`10: door.ssh.knock[0].within: "0s": zero: allowed are "1s" to "1h"`,
-		`11: door.ssh.knock[0].penalty: "1d": days and weeks are no units: write hours: ` +
+		`11: door.ssh.knock[0].penalty: "1d": days and weeks are not units: write hours: ` +
 			`allowed are durations such as "30s", "5m", "1h"`,
 		`12: door.ssh.knock[0].judge: "every 1 m": a duration has no spaces: allowed are durations such as "30s", "5m", "1h"`,
 	}},

@@ -2,7 +2,7 @@ package config
 
 import "strings"
 
-// mistakeCase is a text with mistakes and all that is said about it.
+// mistakeCase is a text with mistakes, and all messages about them.
 type mistakeCase struct {
 	name, in string
 	want     []string // without the file's name
@@ -179,7 +179,7 @@ records = ["log", "jornal", 1, "log", "unix:dev/log", "unix:/dev//log", "unix:/`
 ` + ssh + oneKnock, []string{
 		`2: gateway.records[1]: "jornal": did you mean "journal"?: allowed are ` + recordsForm,
 		`2: gateway.records[2]: 1: an integer, not a string: allowed are ` + recordsForm,
-		`2: gateway.records[3]: "log": twice: allowed are ` + recordsForm,
+		`2: gateway.records[3]: "log": listed twice: allowed are ` + recordsForm,
 		`2: gateway.records[4]: "unix:dev/log": no absolute path after "unix:": allowed are ` + recordsForm,
 		`2: gateway.records[5]: "unix:/dev//log": not a plain path: allowed are ` + recordsForm,
 		`2: gateway.records[6]: "unix:/` + strings.Repeat("x", 107) + `": a path of 108 bytes: allowed are 107 bytes for a socket's path`,

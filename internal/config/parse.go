@@ -19,9 +19,9 @@ import (
 
 // Load reads and checks the configuration file at path and returns its text as
 // well. The file names programs that are run as root, so it must be root's or
-// the user's own, and so must be the way to it: see files.Read. Whatever is not a
-// regular file is refused, and so is more than a mebibyte: a device or a pipe
-// would hang a daemon that starts at boot.
+// the user's own, and so must every directory on the way to it: see files.Read. A
+// file of more than MaxFile bytes is refused, and so is whatever is not a regular
+// file: a device or a pipe would hang a daemon that starts at boot.
 func Load(path string) (*Config, []byte, error) {
 	text, err := Read(path)
 	if err != nil {
@@ -31,7 +31,7 @@ func Load(path string) (*Config, []byte, error) {
 	return c, text, err
 }
 
-// Read is the text that Load checks.
+// Read returns the text that Load checks, under the same rules.
 func Read(path string) ([]byte, error) {
 	text, err := files.Read(path, MaxFile)
 	if err != nil {
@@ -40,14 +40,14 @@ func Read(path string) ([]byte, error) {
 	return text, nil
 }
 
-// Blank reports whether a text says nothing: it has comments and empty lines at most.
-// Packages bring such a configuration, and init writes over it.
+// Blank reports whether a text has at most comments and empty lines. Packages bring
+// such a configuration, and doorward init overwrites it.
 func Blank(text []byte) bool {
 	var said map[string]any
 	return toml.Unmarshal(text, &said) == nil && len(said) == 0
 }
 
-// Hash names a text: its SHA-256 in hex, "" for none (nil).
+// Hash returns the SHA-256 of a text in hex, "" for none (nil).
 func Hash(text []byte) string {
 	if text == nil {
 		return ""
@@ -55,8 +55,8 @@ func Hash(text []byte) string {
 	return fmt.Sprintf("%x", sha256.Sum256(text))
 }
 
-// mend says what to type for a configuration that is not the daemon's to read or
-// not root's alone to write.
+// mend adds to an error what to type, for a configuration that the daemon may not
+// read, or that others than root may write.
 func mend(path string, err error) error {
 	const right = "chown root:doorward %s && chmod 0640 %[1]s"
 	e, bad := errors.AsType[*files.Error](err)
@@ -72,8 +72,8 @@ func mend(path string, err error) error {
 	return err
 }
 
-// closedToOthers says whether the file is out of reach in a directory that its group
-// may look into, as packages make it: then it is not the file's rights that lack.
+// closedToOthers reports whether the file is out of reach in a directory that is open
+// to its group, as packages make it: then the file's own mode is not to blame.
 func closedToOthers(path string) bool {
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrPermission) {
 		return false
@@ -98,7 +98,7 @@ func Parse(file string, text []byte) (*Config, error) {
 	return config, nil
 }
 
-// checker reads doors and notes what they lay claim to.
+// checker reads doors and notes what they claim.
 type checker struct{ places }
 
 // read checks the whole file.

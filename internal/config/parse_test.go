@@ -23,7 +23,7 @@ touch = [59000]
 // ssh is the head of a door without a mistake.
 const ssh = "[door.ssh]\nports = [\"22/tcp\"]\n"
 
-// touchOf is a knock that is a touch.
+// touchOf returns the rule of a knock of kind touch.
 func touchOf(k Knock) touch.Rule { return k.Rule.(touch.Rule) }
 
 // mistakes returns the messages of an error of Parse, without the file's name.
@@ -229,7 +229,7 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// The records of the audit trail are told where the file says, and nowhere by an empty
+// The records of the audit trail are sent where the file says, and nowhere for an empty
 // list.
 func TestRecords(t *testing.T) {
 	for _, tt := range []struct {

@@ -13,16 +13,16 @@ import (
 // MaxSyslogs is how many receivers of syslog there may be.
 const MaxSyslogs = 4
 
-// Records says where the records of the audit trail are told, beside it.
+// Records says where the records of the audit trail are sent, besides the trail itself.
 type Records struct {
 	Log     bool // each is a line of the daemon's log
 	Journal bool // each is an entry of the systemd journal with fields
-	// Syslog are receivers of RFC 5424, those that are not "": "unix:" and the path of a
-	// datagram socket, or "udp:" and an address with a port.
+	// Syslog are receivers of RFC 5424, "" for none: "unix:" and the path of a datagram
+	// socket, or "udp:" and an address with a port.
 	Syslog [MaxSyslogs]string
 }
 
-// places are the elements of the list that says the same.
+// places returns the elements of the list that says the same.
 func (r Records) places() []string {
 	all := []string{}
 	if r.Log {
@@ -41,7 +41,7 @@ func (r Records) places() []string {
 
 const recordsForm = `"log", "journal", sockets such as "unix:/run/doorward-log.sock", and servers such as "udp:192.0.2.10:514"`
 
-// records reads where the records are told. A place is told once.
+// records reads where the records are sent. No place may be listed twice.
 func records(v tables.Value) (r Records) {
 	if !v.Given() {
 		return Records{Log: true}
@@ -54,7 +54,7 @@ func records(v tables.Value) (r Records) {
 			continue
 		}
 		if slices.ContainsFunc(places[:i], func(o tables.Value) bool { return o.V == s }) {
-			place.Wrong("twice", recordsForm)
+			place.Wrong("listed twice", recordsForm)
 			continue
 		}
 		switch {
@@ -73,8 +73,9 @@ func records(v tables.Value) (r Records) {
 	return r
 }
 
-// receives says whether a place is a receiver of syslog, and notes what is wrong if it
-// is none. Names are not resolved: nobody could be asked at a boot, or from inside.
+// receives reports whether a place is a receiver of syslog, and notes what is wrong if
+// it is not. Names are not resolved: there may be nobody to ask at boot, and nobody
+// can be asked from inside the sandbox.
 func receives(v tables.Value, s string) bool {
 	kind, at, _ := strings.Cut(s, ":")
 	switch kind {

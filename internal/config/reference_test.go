@@ -57,13 +57,13 @@ var (
 	allowed = regexp.MustCompile(`^(.*)unasked$`)
 )
 
-// plainKey is a key without the names of doors and the numbers of lists.
+// plainKey returns a key without the names of doors and the indexes of lists.
 func plainKey(key string) string {
 	return aDoor.ReplaceAllString(index.ReplaceAllString(key, ""), "door.*")
 }
 
-// Every key is in the reference, and the reference has no other. What may stand in
-// a table is what is said of a key that nobody asks for.
+// Every key is in the reference, and the reference has no other. Which keys a table
+// may have is known from the message about a key that it may not have.
 func TestReferenceIsWhole(t *testing.T) {
 	text := "unasked = 1\n[gateway]\nunasked = 1\n[door.x]\nunasked = 1\n" +
 		"[door.x.service]\nunasked = 1\n[door.x.presence]\nunasked = 1\n"

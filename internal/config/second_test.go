@@ -11,8 +11,8 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// secondReading is what decides about who gets in, as the TOML library itself
-// reads it into a struct.
+// secondReading holds the keys that decide who gets in, as the TOML library itself
+// reads them into a struct.
 type secondReading struct {
 	Door map[string]struct {
 		Ports     []string
@@ -29,16 +29,16 @@ type secondReading struct {
 	}
 }
 
-// saysTheSame holds an accepted text to what became of it: nothing that is
-// written there is left out, and nothing is guarded, listened on or let in
-// that is not.
+// saysTheSame compares an accepted text with what became of it: nothing that is
+// written there is left out, and nothing is guarded, listened on or let in that is
+// not written there.
 func saysTheSame(text []byte, c *Config) error {
 	var r secondReading
 	if err := toml.Unmarshal(text, &r); err != nil {
 		return err
 	}
 	if len(r.Door) != len(c.Doors) {
-		return fmt.Errorf("%d doors are written, %d are there", len(r.Door), len(c.Doors))
+		return fmt.Errorf("%d doors in the text, %d in the Config", len(r.Door), len(c.Doors))
 	}
 	for _, d := range c.Doors {
 		w, ok := r.Door[d.Name]
@@ -104,7 +104,7 @@ func numbers(ports []uint16) (all []int64) {
 
 func sameLength(key string, written *string, got time.Duration) error {
 	if written == nil {
-		return nil // valid holds defaults to their bounds
+		return nil // valid checks the bounds of defaults
 	}
 	if want, err := time.ParseDuration(*written); err != nil || want != got {
 		return fmt.Errorf("%s is %s, not %q", key, got, *written)
@@ -112,8 +112,7 @@ func sameLength(key string, written *string, got time.Duration) error {
 	return nil
 }
 
-// sameAlways compares who never needs to knock, address by address at the ends
-// of every prefix.
+// sameAlways compares the prefixes that never need to knock.
 func sameAlways(written []string, got []netip.Prefix) error {
 	if len(written) != len(got) {
 		return fmt.Errorf("always %q is %v", written, got)

@@ -12,8 +12,8 @@ import (
 // longOpen is the open_for above which a grant is a door left ajar.
 const longOpen = time.Hour
 
-// Warnings returns what can be, but is probably not meant, one sentence each,
-// in the order of the doors.
+// Warnings returns what is allowed but probably not meant, one sentence each, in the
+// order of the doors.
 func (c *Config) Warnings() []string {
 	var w []string
 	if a, err := netip.ParseAddrPort(c.Gateway.Metrics); err == nil && !a.Addr().IsLoopback() {
@@ -29,7 +29,7 @@ func (c *Config) Warnings() []string {
 	return w
 }
 
-// warnings are those about the door itself.
+// warnings returns those about the door itself.
 func (d *Door) warnings() []string {
 	var w []string
 	if d.OpenFor > longOpen && !d.forAll() {
@@ -52,12 +52,12 @@ func (d *Door) warnings() []string {
 	return w
 }
 
-// forAll says whether one of the door's knocks opens to everybody.
+// forAll reports whether one of the door's knocks opens to everybody.
 func (d *Door) forAll() bool {
 	return slices.ContainsFunc(d.Knocks, func(k Knock) bool { return k.ForAll() })
 }
 
-// knockWarnings are those about the door's knocks.
+// knockWarnings returns those about the door's knocks.
 func (d *Door) knockWarnings() (w []string) {
 	for i, k := range d.Knocks {
 		for _, text := range k.Warnings() {

@@ -6,8 +6,8 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// WayIn are the ports that any other firewall must let through: those of
-// the doors, which doorward guards, and those where knocks are heard.
+// WayIn returns the ports that any other firewall must let through: those that doors
+// guard, and those where knocks are heard, each once.
 func (c *Config) WayIn() (all []port.Range) {
 	add := func(r port.Range) {
 		if !slices.Contains(all, r) {

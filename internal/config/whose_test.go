@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// TestLoadWhoseFile: a file that names what is run as root is root's alone to
-// write, and so is the way to it; the error says what to type.
+// TestLoadWhoseFile: only root may write a file that names what is run as root, and
+// every directory on the way to it; the error says what to type.
 func TestLoadWhoseFile(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it gives files to another user")
@@ -77,7 +77,8 @@ func TestLoadWhoseFile(t *testing.T) {
 	}
 }
 
-// TestLoadWithoutPermission: who may not read the file is told how its group may.
+// TestLoadWithoutPermission: the error says how somebody who may not read the file
+// could.
 func TestLoadWithoutPermission(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it stops being root")

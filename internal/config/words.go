@@ -11,13 +11,13 @@ import (
 	"github.com/doorward/doorward/internal/tables"
 )
 
-// Told describes for people what counts as presence at the door.
+// Told describes in words what counts as presence at the door.
 func (d *Door) Told() string {
 	p := &d.Presence
 	if p.Idle == 0 {
-		what := `presence does not count: idle = "never", so only doorward close makes the door dark`
+		what := `presence does not count: idle = "never", so the door goes dark only on doorward close`
 		if p.Logins != LoginsOff {
-			what += ", or having no log data at all"
+			what += ", or when all log data is missing"
 		}
 		return what
 	}
@@ -61,14 +61,14 @@ func (d *Door) connectionWords() []string {
 			" (a socket of this machine, or a flow to where the port is forwarded)")
 	}
 	if udp := of(port.UDP); udp != "" {
-		by = append(by, "a flow over UDP to "+udp+" that was answered, until minutes after its last packet")
+		by = append(by, "a flow over UDP to "+udp+" that was answered, until a few minutes after its last packet")
 	}
 	return by
 }
 
-// Clashes says which UDP ports that doors guard a socket of this machine may
-// have that asked for none, and with listeners which ports of knocks, and what
-// to type to prevent that; both are "" for none.
+// Clashes says which guarded UDP ports, and with listeners also which ports of knocks,
+// this machine may assign to a socket that asks for no port, and what to type to
+// prevent that; both are "" if there are none.
 func (c *Config) Clashes(l port.Local, listeners bool) (what, do string) {
 	var given []port.Range
 	var words []string
@@ -109,7 +109,7 @@ func (c *Config) Clashes(l port.Local, listeners bool) (what, do string) {
 	return what, do
 }
 
-// hears are the places of all knocks, by medium and port.
+// hears returns the places of all the door's knocks, sorted by medium and port.
 func (d *Door) hears() (all []knock.Place) {
 	for _, k := range d.Knocks {
 		all = append(all, k.Hears()...)

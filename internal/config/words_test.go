@@ -17,23 +17,23 @@ func parse(t *testing.T, text string) *Config {
 	return c
 }
 
-// How presence is told, for each place of logins and each kind of port.
+// How presence is described, for each place of logins and each kind of port.
 func TestTold(t *testing.T) {
 	for _, tt := range []struct{ name, ports, presence, want string }{
 		{"SSH", `"22/tcp"`, "", "in use while there is: a login in the journal or the auth log, for 1h; a live TCP " +
 			"connection to 22/tcp (a socket of this machine, or a flow to where the port is forwarded)"},
 		{"WireGuard", `"51820/udp"`, `idle = "10m"`, "in use while there is: a flow over UDP to 51820/udp that was answered, " +
-			"until minutes after its last packet"},
+			"until a few minutes after its last packet"},
 		{"both kinds, the journal", `"443/tcp", "443/udp", "8000-8010/tcp"`, `logins = "journal"`,
 			"in use while there is: a login in the journal, for 1h; a live TCP connection to 443/tcp and " +
 				"8000-8010/tcp (a socket of this machine, or a flow to where the port is forwarded); a flow over UDP to " +
-				"443/udp that was answered, until minutes after its last packet"},
+				"443/udp that was answered, until a few minutes after its last packet"},
 		{"the log alone", `"22/tcp"`, "connections = false\nlogins = [\"/var/log/secure\", \"/var/log/secure.1\"]\nidle = \"90m\"",
 			"in use while there is: a login in /var/log/secure and /var/log/secure.1, for 1h30m"},
-		{"never", `"22/tcp"`, `idle = "never"`, `presence does not count: idle = "never", so only doorward close ` +
-			"makes the door dark, or having no log data at all"},
+		{"never", `"22/tcp"`, `idle = "never"`, `presence does not count: idle = "never", so the door goes dark ` +
+			"only on doorward close, or when all log data is missing"},
 		{"never and nothing", `"443/tcp"`, "idle = \"never\"\nconnections = false", `presence does not count: ` +
-			`idle = "never", so only doorward close makes the door dark`},
+			`idle = "never", so the door goes dark only on doorward close`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := parse(t, "[door.ssh]\nports = ["+tt.ports+"]\n[door.ssh.presence]\n"+tt.presence+"\n"+oneKnock)
@@ -52,8 +52,8 @@ ports = ["51820/udp", "1194/udp"]
 knock = [{kind = "touch", listen = [20001, 20002], touch = [20002]}]
 `
 
-// One command keeps all of them free, and what was kept before stays so: the
-// kernel takes the whole list each time.
+// One command keeps all of them free, and those that were kept before stay so: the
+// kernel replaces the whole list each time.
 func TestClashes(t *testing.T) {
 	c := parse(t, clashing)
 	const file = ` >/etc/sysctl.d/60-doorward.conf && sysctl -p /etc/sysctl.d/60-doorward.conf`
@@ -84,7 +84,7 @@ func TestClashes(t *testing.T) {
 	}
 }
 
-// What hangs on flows is a mistake where they cannot be seen, at its place.
+// A door whose presence depends on flows has a mistake where they cannot be seen.
 func TestBlind(t *testing.T) {
 	const text = `[door.a]
 ports = ["1/udp"]

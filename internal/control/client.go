@@ -101,11 +101,28 @@ func (c *Client) Apply(ctx context.Context, o ApplyRequest) (Reply, error) {
 	return c.order(ctx, "/v1/apply", o)
 }
 
+// Kind gives an order to a kind of knock, with what is written as JSON as its arguments:
+// an object, or nil for none. What the kind answers is the reply's Result.
+func (c *Client) Kind(ctx context.Context, kind, order string, args any) (Reply, error) {
+	r := KindRequest{Kind: kind, What: order}
+	if args != nil {
+		text, err := json.Marshal(args)
+		if err != nil {
+			return Reply{}, usage(err)
+		}
+		r.Args = text
+	}
+	return c.order(ctx, kindsPath+kind+"/"+order, r)
+}
+
 // order gives one order.
 func (c *Client) order(ctx context.Context, path string, r Request) (Reply, error) {
 	o, err := r.Order()
 	if err != nil {
 		return Reply{}, err
+	}
+	if k, ok := o.(KindRequest); ok {
+		r = k // with arguments
 	}
 	limit := cmp.Or(c.Timeout, orderTimeout)
 	if open, ok := o.(Open); ok && open.Wait > 0 {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"time"
@@ -41,9 +42,18 @@ type Arm struct {
 	Source netip.Prefix // who is door.Somebody, or the zero Prefix for all penalties
 }
 
+// KindRequest is an order to a kind of knock, of which the kind alone knows what it means:
+// POST /v1/kinds/KIND/ORDER, with the arguments as the body.
+type KindRequest struct {
+	Kind string          // the kind's name
+	What string          // one of its orders
+	Args json.RawMessage // an object, nil for an empty one
+}
+
 // Request is an order as it is sent.
 type Request interface {
-	// Order returns what is ordered: an Open, a Close, an Arm, or an ApplyRequest.
+	// Order returns what is ordered: an Open, a Close, an Arm, an ApplyRequest, or a
+	// KindRequest.
 	// Its error is an *Error with CodeUsage.
 	Order() (any, error)
 }
@@ -108,6 +118,26 @@ func (o ApplyRequest) Order() (any, error) {
 	}
 	return o, nil
 }
+
+// Order returns the KindRequest itself.
+func (o KindRequest) Order() (any, error) {
+	for _, part := range []struct{ what, name string }{{"kind", o.Kind}, {"order", o.What}} {
+		if problem := config.NameProblem(part.name); problem != "" {
+			return nil, usage(fmt.Errorf("%s %q: allowed are %s", part.what, part.name, config.NameForm))
+		}
+	}
+	var args map[string]json.RawMessage
+	if o.Args == nil {
+		o.Args = json.RawMessage("{}")
+	}
+	if err := json.Unmarshal(o.Args, &args); err != nil || args == nil {
+		return nil, usage(fmt.Errorf("the arguments of order %q to the %s knock are not one JSON object", o.What, o.Kind))
+	}
+	return o, nil
+}
+
+// MarshalJSON returns the arguments.
+func (o KindRequest) MarshalJSON() ([]byte, error) { return o.Args, nil }
 
 // usage is the error of what cannot be understood.
 func usage(err error) error { return &Error{Code: CodeUsage, Message: err.Error()} }

@@ -141,9 +141,12 @@ func (s *Server) routes(ctx context.Context) map[string]route {
 // handler answers at the routes.
 func (s *Server) handler(ctx context.Context) http.Handler {
 	routes := s.routes(ctx)
-	known := strings.Join(slices.Sorted(maps.Keys(routes)), ", ")
+	known := strings.Join(slices.Sorted(maps.Keys(routes)), ", ") + ", " + kindsPath + "KIND/ORDER"
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rt, ok := routes[r.URL.Path]
+		if kind, order, is := kindOrder(r.URL.Path); is {
+			rt, ok = route{http.MethodPost, s.order(func(body io.Reader) (any, int, error) { return decodeKindOrder(kind, order, body) })}, true
+		}
 		if !ok {
 			writeError(w, http.StatusNotFound, &Error{
 				Message: fmt.Sprintf("path %q is not known: allowed are %s", r.URL.Path, known),
@@ -162,11 +165,24 @@ func (s *Server) handler(ctx context.Context) http.Handler {
 	})
 }
 
-// order answers a POST whose body is an O: decoded strictly, checked, and only
+// kindsPath begins the paths of orders to kinds of knock.
+const kindsPath = "/v1/kinds/"
+
+// kindOrder returns which order to which kind a path is, false for none.
+func kindOrder(path string) (kind, order string, is bool) {
+	rest, is := strings.CutPrefix(path, kindsPath)
+	kind, order, two := strings.Cut(rest, "/")
+	return kind, order, is && two && !strings.Contains(order, "/")
+}
+
+// order answers a POST whose body is an R: decoded strictly, checked, and only
 // then handed to the backend.
-func order[R Request](s *Server) http.HandlerFunc {
+func order[R Request](s *Server) http.HandlerFunc { return s.order(decodeOrder[R]) }
+
+// order answers a POST with an order that decode reads from its body.
+func (s *Server) order(decode func(body io.Reader) (any, int, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		o, code, err := decodeOrder[R](http.MaxBytesReader(w, r.Body, maxBody))
+		o, code, err := decode(http.MaxBytesReader(w, r.Body, maxBody))
 		if err != nil {
 			writeError(w, code, err)
 			return
@@ -203,19 +219,45 @@ func orderStatus(err error) int {
 // decodeOrder reads one R and nothing else from body, and returns what it orders.
 // With an error comes its HTTP status.
 func decodeOrder[R Request](body io.Reader) (any, int, error) {
-	text, err := io.ReadAll(body)
-	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("the body is larger than %d bytes", maxBody)
+	text, code, err := readBody(body)
+	if err != nil {
+		return nil, code, err
 	}
 	var r R
-	if err == nil {
-		err = decodeStrictly(text, &r)
-	}
-	if err != nil {
+	if err := decodeStrictly(text, &r); err != nil {
 		return nil, http.StatusBadRequest, unread(err)
 	}
 	if err := nothingEmpty(text); err != nil {
 		return nil, http.StatusBadRequest, err
+	}
+	o, err := r.Order()
+	if err != nil {
+		return nil, http.StatusBadRequest, err
+	}
+	return o, 0, nil
+}
+
+// readBody returns a body. With an error comes its HTTP status.
+func readBody(body io.Reader) (text []byte, code int, err error) {
+	text, err = io.ReadAll(body)
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("the body is larger than %d bytes", maxBody)
+	}
+	if err != nil {
+		return nil, http.StatusBadRequest, unread(err)
+	}
+	return text, 0, nil
+}
+
+// decodeKindOrder is decodeOrder for an order to a kind, which reads its arguments itself.
+func decodeKindOrder(kind, order string, body io.Reader) (any, int, error) {
+	text, code, err := readBody(body)
+	if err != nil {
+		return nil, code, err
+	}
+	r := KindRequest{Kind: kind, What: order}
+	if len(bytes.TrimSpace(text)) > 0 {
+		r.Args = text
 	}
 	o, err := r.Order()
 	if err != nil {

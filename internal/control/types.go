@@ -7,6 +7,7 @@
 package control
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
@@ -251,6 +252,8 @@ type Reply struct {
 	Covered []Cover `json:"covered,omitempty"`
 	// Pending is the ID of the configuration that waits, after an ApplyRequest.
 	Pending uint64 `json:"pending,omitempty"`
+	// Result is what a kind of knock answers to a KindRequest: an object of its own.
+	Result json.RawMessage `json:"result,omitempty"`
 }
 
 // Cover is something that lets a source in, or a part of it.

@@ -107,12 +107,12 @@ func parseLine(line []byte) (Key, error) {
 	}
 	rest, options := string(line), &none
 	if kind, _ := field(rest); !isKind(kind) {
-		list, after, err := splitOptions(rest)
+		_, after, err := splitOptions(rest)
 		if err != nil {
 			return Key{}, err
 		}
 		if kind, _ := field(after); !isKind(kind) {
-			return Key{}, badKind(rest, list, kind)
+			return Key{}, badKind(rest, kind)
 		}
 		if options, rest, err = takeOptions(rest); err != nil {
 			return Key{}, err
@@ -144,7 +144,7 @@ func parseKey(rest string) (Key, error) {
 }
 
 // badKind says what is wrong with a line whose key has a type that is not known.
-func badKind(line string, options []option, kind string) error {
+func badKind(line, kind string) error {
 	if first, _ := field(line); refusedKinds[first] != "" {
 		kind = first
 	}
@@ -152,10 +152,7 @@ func badKind(line string, options []option, kind string) error {
 		return fmt.Errorf("%s is refused: %s", kind, why)
 	}
 	if kind == "" {
-		if len(options) == 1 && options[0].value == "" {
-			return fmt.Errorf("no key in the line: allowed is a line of a .pub file, with options before it")
-		}
-		return fmt.Errorf("no key after the options: allowed is a line of a .pub file")
+		return fmt.Errorf("no key in the line: allowed is a line of a .pub file, with options before it")
 	}
 	// What stands there may be anything, even a secret: it is not repeated.
 	return fmt.Errorf("no type of key at the beginning or after the options: allowed are %s", kindList())
@@ -198,6 +195,9 @@ func splitOptions(line string) (list []option, rest string, err error) {
 			return list, strings.Trim(line, " \t"), nil
 		}
 		line = line[1:]
+		if line == "" || strings.ContainsRune(", \t", rune(line[0])) {
+			return nil, "", fmt.Errorf("nothing stands after a comma between options: put no blank there, and no comma at their end")
+		}
 	}
 }
 

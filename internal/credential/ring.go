@@ -72,6 +72,7 @@ type Ring struct {
 	rescues map[[32]byte]*Code
 	invites map[[32]byte]*Code
 	verify  func(s signature, blob, data []byte) bool // signature.verify; tests count its calls
+	singles singles
 }
 
 // NewRing returns the ring of some origins, which are not changed after that.

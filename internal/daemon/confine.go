@@ -17,6 +17,7 @@ import (
 
 	"github.com/doorward/doorward/internal/config"
 	"github.com/doorward/doorward/internal/gateway"
+	"github.com/doorward/doorward/internal/kinds"
 	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/launcher"
 	"github.com/doorward/doorward/internal/port"
@@ -256,7 +257,11 @@ func policyFor(configPath string, conf *config.Config) sandbox.Policy {
 			w.Programs = presence.JournalPrograms()
 		}
 		for _, k := range d.Knocks {
-			addNeeds(&w, k.Needs())
+			needs := k.Needs()
+			if _, kept := kinds.Named(k.Kind).(knock.Keeper); kept {
+				needs.Files = directories(needs.Files)
+			}
+			addNeeds(&w, needs)
 			w.Datagrams = w.Datagrams || slices.ContainsFunc(k.Hears(), func(p knock.Place) bool { return p.Medium == knock.Datagrams })
 		}
 	}
@@ -277,6 +282,24 @@ func addNeeds(w *sandbox.Policy, needs knock.Needs) {
 			w.Calls = append(w.Calls, call)
 		}
 	}
+}
+
+// directories are those in which files are, by their names and in truth: a file that is
+// replaced is another one to Landlock, which lets a file be read, or a directory with all
+// that comes to be in it.
+func directories(files []string) (all []string) {
+	add := func(dir string) {
+		if !slices.Contains(all, dir) {
+			all = append(all, dir)
+		}
+	}
+	for _, f := range files {
+		add(filepath.Dir(f))
+		if real, err := filepath.EvalSymlinks(f); err == nil {
+			add(filepath.Dir(real))
+		}
+	}
+	return all
 }
 
 // capability is the name that capabilities(7) has for c.

@@ -13,6 +13,7 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"github.com/doorward/doorward/internal/config"
+	"github.com/doorward/doorward/internal/kinds"
 	"github.com/doorward/doorward/internal/knock"
 	"github.com/doorward/doorward/internal/sandbox"
 	"github.com/doorward/doorward/internal/touch"
@@ -77,6 +78,34 @@ func TestPolicyHasWhatKnocksNeed(t *testing.T) {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
+
+// Files that are read again and again may be replaced: their directories can be read, where
+// the names are and where these lead.
+func TestPolicyHasDirectoriesOfFilesThatChange(t *testing.T) {
+	dir := t.TempDir()
+	for _, err := range []error{os.Mkdir(dir+"/real", 0o700), os.WriteFile(dir+"/real/keys", nil, 0o600), os.Symlink("real/keys", dir+"/keys")} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := kinds.All
+	kinds.All = append(slices.Clone(before), keeping{})
+	defer func() { kinds.All = before }()
+	conf := guarding(func(c *config.Config) {
+		c.Doors[0].Knocks = append(c.Doors[0].Knocks, config.Knock{Kind: "keeping",
+			Rule: needy{needs: knock.Needs{Files: []string{dir + "/keys", dir + "/more", "/etc/doorkeys/a"}}}})
+	})
+	const path = "/etc/doorward/doorward.toml"
+	want := append(policyFor(path, guarding(nil)).Read, dir, dir+"/real", "/etc/doorkeys")
+	if diff := cmp.Diff(want, policyFor(path, conf).Read); diff != "" {
+		t.Errorf("to be read (-want +got):\n%s", diff)
+	}
+}
+
+// keeping is a kind with a Keeper.
+type keeping struct{ knock.Keeper }
+
+func (keeping) Name() string { return "keeping" }
 
 // What the daemon keeps follows from what its configuration needs, and no more.
 func TestPolicyIsWhatTheConfigurationNeeds(t *testing.T) {

@@ -15,8 +15,8 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// BenchmarkThrowAway is the time that one processor needs to read a datagram that
-// is nothing: what the network does before is not in it.
+// BenchmarkThrowAway measures the time that one processor needs to read a datagram that
+// is no knock; what the network does before is not included.
 func BenchmarkThrowAway(b *testing.B) {
 	for _, size := range []int{32, 1400} {
 		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
@@ -69,9 +69,9 @@ func (o *busy) Open(d knock.Datagram) (any, []byte, bool) {
 	return string(d.Payload), nil, string(d.Payload) == "knock right"
 }
 
-// BenchmarkFlood sends as fast as one thread can, on the same processors, of
-// datagrams that a glance throws away or that each take 50 µs to open, while a
-// visitor knocks.
+// BenchmarkFlood measures a visitor's knocks while one thread, on the same processors,
+// sends as fast as it can datagrams that a glance throws away, or that each take 50 µs
+// to open.
 func BenchmarkFlood(b *testing.B) {
 	for _, text := range []string{"", "nothing", "knock wrong"} {
 		b.Run("flood="+text, func(b *testing.B) {
@@ -109,8 +109,8 @@ func BenchmarkFlood(b *testing.B) {
 	}
 }
 
-// knocks sends b.N right knocks, each a millisecond after the one before was heard
-// or, after 50 of them, was not; it returns the mean time of those that were.
+// knocks sends b.N right knocks, each a millisecond after the one before was heard, or
+// was given up after 50; it returns the mean time of those that were heard.
 func knocks(b *testing.B, s *scene, p uint16) (mean time.Duration, lost int) {
 	c := s.caller(visitor4 + ":0")
 	to := fmt.Sprintf("%s:%d", gateway4, p)

@@ -28,8 +28,8 @@ func ifIndex(t testing.TB, s *scene) int {
 	return i.Index
 }
 
-// What is sent is heard with its whole path, and both the answer of Open and the
-// gateway's own leave from the address that was asked.
+// What is sent is heard with its whole path, and both Open's answer and the gateway's
+// own leave from the address that it was sent to.
 func TestHearsAndAnswers(t *testing.T) {
 	s := newScene(t)
 	for _, a := range []string{"fe80::%d/64", "169.254.7.%d/24"} {
@@ -154,7 +154,7 @@ func TestThrownAway(t *testing.T) {
 	}
 }
 
-// A datagram without a source port asks for no answer, and nobody's socket sends it.
+// A datagram without a source port asks for no answer, and no socket sends one.
 func TestSourcePortOfNobody(t *testing.T) {
 	s := newScene(t)
 	s.mustSet(map[uint16]knock.Opener{59000: &anything{}})
@@ -170,7 +170,7 @@ func TestSourcePortOfNobody(t *testing.T) {
 	eventually(t, "it is counted", func() bool { return s.listener.Counts() == (Counts{Strange: 1}) })
 }
 
-// Addresses and interfaces come and go without the listener's having to do anything.
+// Addresses and interfaces come and go, and the listener need not do anything.
 func TestAddressesComeAndGo(t *testing.T) {
 	s := newScene(t)
 	s.mustSet(map[uint16]knock.Opener{59000: &words{}})
@@ -271,7 +271,8 @@ func TestSet(t *testing.T) {
 	silent(t, c)
 }
 
-// Who has a port already is named, and the port had when they let it go.
+// The error names who has a port already, and the listener gets the port when it is
+// free.
 func TestPortIsTaken(t *testing.T) {
 	s := newScene(t)
 	nstest.Need(t, "nc", "ss")
@@ -303,7 +304,7 @@ func TestPortIsTaken(t *testing.T) {
 	}
 }
 
-// A socket that cannot be read is missing, and made anew.
+// A socket that cannot be read is reported as missing, and replaced.
 func TestSocketThatCannotBeRead(t *testing.T) {
 	s := newScene(t)
 	by := &words{slow: make(chan struct{})}
@@ -326,8 +327,8 @@ func TestSocketThatCannotBeRead(t *testing.T) {
 	s.record.await(t, 2)
 }
 
-// Answers are no longer than what they answer, and not many; the gateway's own are
-// for who was heard.
+// Open's answers are no longer than what they answer, and limited in number; the
+// gateway's own are limited in length, and leave only from ports that are heard.
 func TestAnswersAreBounded(t *testing.T) {
 	s := newScene(t)
 	s.mustSet(map[uint16]knock.Opener{59000: &words{fixed: []byte("1234567")}, 59001: &words{fixed: []byte{}}})

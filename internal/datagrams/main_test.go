@@ -23,9 +23,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(cagedWord) != "" {
-		if err := hearInCage(); err != nil {
-			fmt.Println("caged:", err)
+	if os.Getenv(sandboxed) != "" {
+		if err := hearInSandbox(); err != nil {
+			fmt.Println("in the sandbox:", err)
 			os.Exit(1)
 		}
 		return
@@ -44,8 +44,8 @@ const (
 	visitor6 = "2001:db8::2"
 )
 
-// words is an opener that takes datagrams that begin with "knock", says what they
-// say, and answers with what follows a colon.
+// words is an opener of datagrams that begin with "knock": it returns their text, and
+// answers with what follows a colon.
 type words struct {
 	glances, opens atomic.Int64
 	slow, hold     chan struct{} // nil, or Glance and Open wait for it
@@ -78,7 +78,7 @@ func (w *words) Open(d knock.Datagram) (any, []byte, bool) {
 	return text, nil, !strings.HasPrefix(text, "knock nothing")
 }
 
-// anything takes whatever comes.
+// anything accepts whatever comes.
 type anything struct{ words }
 
 func (a *anything) Glance(netip.Addr, []byte, bool, []byte) (knock.Rank, int) {
@@ -184,7 +184,7 @@ func (s *scene) mustSet(want map[uint16]knock.Opener) {
 	}
 }
 
-// caller is a visitor's socket, not connected, so that whoever answers is seen.
+// caller returns a visitor's socket, not connected, so that it sees who answers.
 func (s *scene) caller(at string) *net.UDPConn {
 	s.t.Helper()
 	return caller(s.t, s.visitor, at)
@@ -208,7 +208,7 @@ func send(t testing.TB, c *net.UDPConn, to, text string) {
 	}
 }
 
-// answered reads one datagram, and who sent it.
+// answered returns the next datagram, and who sent it.
 func answered(t testing.TB, c *net.UDPConn) (string, netip.AddrPort) {
 	t.Helper()
 	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
@@ -222,7 +222,7 @@ func answered(t testing.TB, c *net.UDPConn) (string, netip.AddrPort) {
 	return string(b[:n]), netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 }
 
-// silent says that nothing has come to the caller by now.
+// silent checks that nothing has come to the caller by now.
 func silent(t testing.TB, c *net.UDPConn) {
 	t.Helper()
 	raw, err := c.SyscallConn()

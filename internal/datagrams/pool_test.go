@@ -20,12 +20,12 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// heardAs is what a Listener makes of a datagram, whose payload becomes the detail.
+// heardAs stands for what a Listener makes of a datagram: the payload becomes Said.
 func heardAs(w *waiting) (knock.Heard, bool) {
 	return knock.Heard{Said: string(w.datagram.Payload), Time: w.datagram.Time}, !strings.HasPrefix(string(w.datagram.Payload), "nothing")
 }
 
-// listenedTo is a socket without a port that is heard by somebody.
+// listenedTo returns a socket without a port that has an opener.
 func listenedTo() *socket {
 	s := &socket{}
 	s.use(&anything{})
@@ -40,8 +40,8 @@ func (p *pool) come(s *socket, payloads ...string) {
 	p.put(s, s.opener.Load(), all)
 }
 
-// However long each Open takes and however many run, what was something is told
-// once, in the order in which it came, and not before Open has returned.
+// However long each Open takes and however many run, what it accepts is heard once, in
+// the order in which it came, and not before Open has returned.
 func TestOrder(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		takes := rapid.SliceOfN(rapid.IntRange(0, 50), 1, 60).Draw(r, "takes")
@@ -54,7 +54,7 @@ func TestOrder(t *testing.T) {
 			p.init(func(all []knock.Heard) {
 				for _, h := range all {
 					if h.Time.Before(last) {
-						t.Errorf("%v was told after what came later", h.Said)
+						t.Errorf("%v was heard after what came later", h.Said)
 					}
 					last = h.Time
 				}
@@ -90,13 +90,13 @@ func TestOrder(t *testing.T) {
 			running.Wait()
 		})
 		if !slices.Equal(got, want) {
-			r.Fatalf("told %v, want %v", got, want)
+			r.Fatalf("heard %v, want %v", got, want)
 		}
 	})
 }
 
-// A flood of one port takes that port's share and no more; another port's knock is
-// opened, before what came to the first after it.
+// A flood at one port takes that port's share and no more; a knock at another port is
+// opened before what came to the first one after it.
 func TestAFloodCrowdsOutItsOwnPort(t *testing.T) {
 	var p pool
 	p.init(nil)
@@ -169,7 +169,7 @@ func TestWhoIsThrownAwayIsDrawn(t *testing.T) {
 					burst(1)
 				}
 			}
-			// More than five standard deviations of what is right.
+			// The margin is more than five standard deviations.
 			if got := float64(kept) / times; got < tt.want-0.06 || got > tt.want+0.06 {
 				t.Errorf("kept in %v of all, want %v", got, tt.want)
 			}
@@ -177,7 +177,8 @@ func TestWhoIsThrownAwayIsDrawn(t *testing.T) {
 	}
 }
 
-// Many ports have less each, and no more together, as long as each has its least.
+// The more ports there are, the less each has, so that all together have no more, down
+// to a minimum for each.
 func TestParts(t *testing.T) {
 	for ports, want := range map[int]int{0: 128, 1: 128, 32: 128, 33: 124, 100: 40, 512: 8, 513: 8, 65535: 8} {
 		if got := portShare(ports, 128, 8, 4096); got != want {
@@ -193,7 +194,7 @@ func TestParts(t *testing.T) {
 		s.mustSet(all)
 		for _, sock := range s.listener.sockets {
 			_ = sock.raw.Control(func(fd uintptr) {
-				// The kernel tells twice of what it was asked for, socket(7).
+				// The kernel reports twice what it was asked for, socket(7).
 				if got, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF); got != 2*want || err != nil {
 					t.Errorf("of %d ports, %d has %d bytes (%v), want %d", ports, sock.port, got, err, 2*want)
 				}
@@ -202,8 +203,8 @@ func TestParts(t *testing.T) {
 	}
 }
 
-// While heard does not return, so much is opened and no more, and nothing of it is
-// lost: what comes then is thrown away before it is opened.
+// While heard does not return, a limited number is opened, and nothing of that is lost:
+// what comes after it is thrown away before it is opened.
 func TestSlowGateway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p pool
@@ -228,16 +229,16 @@ func TestSlowGateway(t *testing.T) {
 		close(gate)
 		synctest.Wait()
 		if want := sent - int(p.lost()); told != want || opened != want {
-			t.Errorf("told %d and opened %d, want %d", told, opened, want)
+			t.Errorf("heard %d and opened %d, want %d", told, opened, want)
 		}
 		p.close()
 		running.Wait()
 	})
 }
 
-// What waits at a port that is no longer heard is not opened, nor what comes, and
-// what is just being opened is not told. At a port that gets another opener it is
-// opened by the one that glanced at it.
+// At a port that is no longer heard, neither what waits nor what still comes is opened,
+// and what is just being opened is not heard. At a port that gets another opener, what
+// waits is opened by the one that glanced at it.
 func TestForget(t *testing.T) {
 	var p pool
 	p.init(nil)
@@ -251,7 +252,7 @@ func TestForget(t *testing.T) {
 	p.put(s, by, []arrival{{payload: []byte("late")}})
 	p.finish(w, knock.Heard{}, true)
 	if p.waiting.Len() != 1 || len(s.waiting) != 0 || len(p.told) != 0 {
-		t.Errorf("%d wait, %d of them at the port, %d are told; want 1, 0, 0", p.waiting.Len(), len(s.waiting), len(p.told))
+		t.Errorf("%d wait, %d of them at the port, %d are to be heard; want 1, 0, 0", p.waiting.Len(), len(s.waiting), len(p.told))
 	}
 	by = other.opener.Load()
 	other.use(&words{})
@@ -260,8 +261,8 @@ func TestForget(t *testing.T) {
 	}
 }
 
-// What is not an opener's costs one Glance and no memory; what crowds no memory
-// either, however much waits; and what waits has no more than its share.
+// What is not an opener's costs one Glance and no memory; what comes when the port's
+// share is full costs no memory either; and what waits has no more than its share.
 func TestCosts(t *testing.T) {
 	if size := unsafe.Sizeof(batch{}); size > 64<<10 {
 		t.Errorf("a port's buffers are %d bytes, want 64 KiB at most", size)
@@ -314,7 +315,7 @@ func TestCosts(t *testing.T) {
 	}
 }
 
-// What the kernel throws away is counted, and that nothing is read is noticed.
+// What the kernel throws away is counted, and a socket that is not read is noticed.
 func TestOverrunAndBehind(t *testing.T) {
 	s := newScene(t)
 	by := &words{slow: make(chan struct{})}

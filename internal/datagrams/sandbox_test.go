@@ -19,31 +19,31 @@ import (
 	"github.com/doorward/doorward/internal/sandbox"
 )
 
-// cagedWord is in the environment of a process that is to hear from inside a sandbox.
-const cagedWord = "DOORWARD_TEST_CAGED"
+// sandboxed is in the environment of a process that is to hear from inside the sandbox.
+const sandboxed = "DOORWARD_TEST_SANDBOXED"
 
 // All that the listener does it can do from inside the sandbox, at ports below 1024 too.
 func TestInTheSandbox(t *testing.T) {
 	ns := nstest.New(t)
 	cmd := ns.Command(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), cagedWord+"=yes")
+	cmd.Env = append(os.Environ(), sandboxed+"=yes")
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "heard and answered") {
-		t.Errorf("from inside the cage: %v\n%s", err, out)
+		t.Errorf("from inside the sandbox: %v\n%s", err, out)
 	}
 }
 
-// hearInCage locks this process in, makes a listener, and has it hear and answer a
-// datagram that was sent before, by a socket from outside.
-func hearInCage() error {
+// hearInSandbox confines this process, makes a listener, and makes it read and answer
+// datagrams of a socket that was made before.
+func hearInSandbox() error {
 	at := netip.MustParseAddr("127.0.0.1")
 	c, err := net.ListenUDP("udp", &net.UDPAddr{IP: at.AsSlice()})
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	walls := sandbox.Policy{Keep: []cap.Value{cap.NET_BIND_SERVICE}, Datagrams: true}
-	if _, err := walls.Enter(); err != nil {
+	policy := sandbox.Policy{Keep: []cap.Value{cap.NET_BIND_SERVICE}, Datagrams: true}
+	if _, err := policy.Enter(); err != nil {
 		return err
 	}
 	record := newRecord()
@@ -53,8 +53,7 @@ func hearInCage() error {
 		return err
 	}
 	me := netip.AddrPortFrom(at, uint16(c.LocalAddr().(*net.UDPAddr).Port))
-	// What comes over loopback is thrown away, after it was read with all that
-	// belongs to that.
+	// What comes over loopback is thrown away, but only after it was read like all else.
 	for _, p := range []uint16{62, 59000} {
 		if _, err := c.WriteToUDPAddrPort([]byte("knock"), netip.AddrPortFrom(at, p)); err != nil {
 			return err

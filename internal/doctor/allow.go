@@ -14,7 +14,7 @@ import (
 // ufwChain is a chain that ufw makes.
 const ufwChain = "ufw-user-input"
 
-// ufwEnabled says whether ufw is to be active.
+// ufwEnabled reports whether ufw is to be active.
 func (h *Host) ufwEnabled() bool {
 	for line := range strings.Lines(h.read("/etc/ufw/ufw.conf")) {
 		if strings.TrimSpace(strings.ToLower(line)) == "enabled=yes" {
@@ -24,13 +24,13 @@ func (h *Host) ufwEnabled() bool {
 	return false
 }
 
-// byFirewalld tells the chains that firewalld writes: a table of its own, or
-// with its older backend chains of iptables.
+// byFirewalld reports whether a chain is firewalld's: one in its own table, or, with
+// its older backend, one among those of iptables.
 func byFirewalld(c *ruleset.Chain) bool {
 	return c.Table == "firewalld" || c.Name == "INPUT_ZONES"
 }
 
-// manager is the program that writes a base chain: "ufw", "firewalld",
+// manager returns the program that writes a base chain: "ufw", "firewalld",
 // "iptables" or "nft".
 func manager(base *ruleset.Chain, rules *ruleset.Ruleset) string {
 	beside := func(name string) bool {
@@ -50,8 +50,8 @@ func manager(base *ruleset.Chain, rules *ruleset.Ruleset) string {
 	return "nft"
 }
 
-// zone is the zone of firewalld by whose chains a packet came, "" if there is
-// none. Its first chain, which calls the others, is named for it.
+// zone returns the zone of firewalld through whose chains a packet came, "" if there
+// is none. The zone's first chain, which calls the others, is named after it.
 func zone(chains []*ruleset.Chain) string {
 	for _, c := range chains {
 		for _, before := range []string{"filter_IN_", "IN_"} {
@@ -64,8 +64,7 @@ func zone(chains []*ruleset.Chain) string {
 	return ""
 }
 
-// letThrough are the commands, a line each, that have a firewall let ports
-// through.
+// letThrough returns the steps, one a line, that make a firewall let ports through.
 func letThrough(by string, base *ruleset.Chain, zone string, ports []port.Range) string {
 	if len(ports) == 0 {
 		return ""
@@ -103,8 +102,8 @@ func letThrough(by string, base *ruleset.Chain, zone string, ports []port.Range)
 	return strings.Join(steps, "\n")
 }
 
-// firewalld are the commands for it: now, and for the next start. No reload is
-// needed, which would end what was only set for now.
+// firewalld returns the commands for firewalld: for now, and for its next start. No
+// reload is needed, which would end what was set only for now.
 func firewalld(zone string, ports []port.Range) string {
 	var args strings.Builder
 	if zone != "" {
@@ -116,7 +115,8 @@ func firewalld(zone string, ports []port.Range) string {
 	return "firewall-cmd" + args.String() + "\nfirewall-cmd --permanent" + args.String()
 }
 
-// numbers are the numbers of ports, with what stands between first and last.
+// numbers writes ports without their protocols; between stands between the first and
+// the last of a range.
 func numbers(ports []port.Range, between string) (all []string) {
 	for _, r := range ports {
 		_, last, _ := strings.Cut(r.String(), "-")
@@ -129,8 +129,8 @@ func numbers(ports []port.Range, between string) (all []string) {
 	return all
 }
 
-// multiport are lists of ports, of as many as XT_MULTI_PORTS of the kernel's
-// xt_multiport.h allows, in which a range counts twice.
+// multiport returns lists of ports, each as long as XT_MULTI_PORTS of the kernel's
+// xt_multiport.h allows; a range counts twice.
 func multiport(ports []port.Range) (all []string) {
 	const most = 15
 	var now []string

@@ -87,8 +87,8 @@ func fatesIn(t *testing.T, n *nstest.NS) (found []Finding) {
 
 const allThrough = "ok: firewall: other rules let 22/tcp, 60000-61000/udp, 59000/tcp, 59001/tcp through > "
 
-// TestFates: what blocks knocks is a problem until the commands that are named
-// were typed, whoever wrote the rules.
+// TestFates: what blocks knocks is a problem until the commands that the finding names
+// are typed, whoever wrote the rules.
 func TestFates(t *testing.T) {
 	policy := func(rules string) []string {
 		return []string{"nft", "table inet filter { chain input { type filter hook input priority 0; policy drop; ct state established accept; iif lo accept; " + rules + "; }; }"}
@@ -175,8 +175,8 @@ func obey(t *testing.T, found []Finding, run func(argv ...string)) {
 	}
 }
 
-// aside is a shell's way to have programs see copies of some directories of the
-// machine, and files of their own in /run, while they run in a test's namespace.
+// aside is the beginning of a shell script whose programs see copies of some directories
+// of the machine, and an empty /run, while they run in a test's namespace.
 const aside = `
 set -eu
 copies=$1
@@ -245,13 +245,13 @@ until firewall-cmd --state >/dev/null 2>&1; do sleep 0.05; done
 	}
 }
 
-// firewallsOf is what is said of the other firewalls of the namespace.
+// firewallsOf returns the findings about the other firewalls of the namespace.
 func firewallsOf(h *Host, c *config.Config) []Finding {
 	rules, err := ruleset.Read(ownChain)
 	return h.firewalls(c, rules, err)
 }
 
-// TestFirewallsOfOthers: what cannot be seen is said, and is not fine.
+// TestFirewallsOfOthers: what cannot be seen is reported, and not as fine.
 func TestFirewallsOfOthers(t *testing.T) {
 	n := firewallLab(t)
 	firewalls := func(p *Host, before func()) (found []Finding) {
@@ -273,7 +273,7 @@ func TestFirewallsOfOthers(t *testing.T) {
 			" ufw allow proto tcp to any port 22,59000,59001,59002",
 		"note: firewalld: is active, and its rules cannot be read from here: it must let in whom doorward lets in, and the knocks >"+
 			" firewall-cmd --add-port=22/tcp --add-port=59000/tcp")
-	// The thread goes with this call, and nobody else is on it.
+	// Do ends the thread, and nothing else runs on it.
 	asNobody := func() { unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534) }
 	want(t, firewalls(machine(t, nil), asNobody), "note: firewall: cannot see whether other rules let 22/tcp, 59000/tcp, 59001/tcp, 59002/tcp through: ask nf_tables: ")
 

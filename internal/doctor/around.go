@@ -13,7 +13,7 @@ import (
 	"github.com/doorward/doorward/internal/ruleset"
 )
 
-// ownAddresses are the addresses of the caller's network namespace.
+// ownAddresses returns the addresses of the caller's network namespace.
 func ownAddresses() ([]netip.Addr, error) {
 	found, err := net.InterfaceAddrs()
 	if err != nil {
@@ -30,8 +30,8 @@ func ownAddresses() ([]netip.Addr, error) {
 	return all, nil
 }
 
-// Addresses are the addresses of the caller's network namespace that strangers may send
-// to: none of the loopback interface or of a link alone.
+// Addresses returns the addresses of the caller's network namespace that strangers may
+// send to: no loopback and no link-local ones.
 func Addresses() ([]netip.Addr, error) {
 	all, err := ownAddresses()
 	return slices.DeleteFunc(all, func(a netip.Addr) bool { return !a.IsGlobalUnicast() }), err
@@ -66,7 +66,7 @@ func detourFindings(all []ruleset.Detour, own []netip.Addr, c *config.Config) []
 	return once
 }
 
-// target is where a range of ports leads.
+// target returns where a range of ports leads.
 func target(d ruleset.Detour, from port.Range) port.Range {
 	if d.To == 0 {
 		return from
@@ -74,7 +74,7 @@ func target(d ruleset.Detour, from port.Range) port.Range {
 	return port.Range{Proto: from.Proto, First: d.To, Last: d.To}
 }
 
-// guardians are the doors that guard one of the ports at least.
+// guardians returns the doors that guard at least one of the ports.
 func guardians(c *config.Config, r port.Range) []*config.Door {
 	var all []*config.Door
 	for i := range c.Doors {
@@ -108,7 +108,7 @@ func redirected(d ruleset.Detour, from port.Range, c *config.Config) []Finding {
 	return found
 }
 
-// handed judges what a listener of another port takes in unchanged.
+// handed judges what is passed unchanged to the listener of another port.
 func handed(d ruleset.Detour, from port.Range, c *config.Config) []Finding {
 	var found []Finding
 	to := target(d, from)
@@ -151,7 +151,7 @@ func published(d ruleset.Detour, from port.Range, all []ruleset.Detour, c *confi
 	return found
 }
 
-// vague says what cannot be known.
+// vague notes what doctor cannot follow.
 func vague(d ruleset.Detour, from port.Range, c *config.Config) []Finding {
 	if len(c.Doors) == 0 {
 		return nil
@@ -160,7 +160,7 @@ func vague(d ruleset.Detour, from port.Range, c *config.Config) []Finding {
 		"make sure that it does not lead to what a door guards on another host or by tproxy"}}
 }
 
-// transparentFindings tells of packets for other hosts that are taken in here.
+// transparentFindings notes routes that deliver packets for other hosts here.
 func transparentFindings(all []route, c *config.Config) []Finding {
 	var found []Finding
 	for _, r := range all {
@@ -176,7 +176,7 @@ func within(r, of port.Range) bool {
 	return r.Proto == of.Proto && of.First <= r.First && r.Last <= of.Last
 }
 
-// inWords is "22/tcp", or "every tcp port".
+// inWords returns "22/tcp", or "every tcp port".
 func inWords(r port.Range) string {
 	if r.First == 1 && r.Last == 65535 {
 		return fmt.Sprintf("every %s port", r.Proto)

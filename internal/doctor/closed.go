@@ -11,7 +11,7 @@ import (
 	"github.com/doorward/doorward/internal/ruleset"
 )
 
-// closed is what strangers get who ask for a port that nobody has.
+// closed is what strangers get at a port that nobody listens on.
 type closed uint8
 
 const (
@@ -44,7 +44,7 @@ func (j *judge) closedPorts(proto port.Proto) closed {
 	return all[0]
 }
 
-// barredBy is what another firewall's answer looks like.
+// barredBy returns what another firewall's answer looks like.
 func barredBy(r ruleset.Reply, proto port.Proto) closed {
 	switch {
 	case r == ruleset.Silence:
@@ -64,7 +64,7 @@ func standingOut(c *config.Config, rules *ruleset.Ruleset, err error) (all []Fin
 	}
 	j, _ := fromStrangers(rules)
 	if j == nil {
-		return nil // said already
+		return nil // firewalls has said so already
 	}
 	j.avoid(c.WayIn())
 	for i := range c.Doors {

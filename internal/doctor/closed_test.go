@@ -17,8 +17,8 @@ import (
 	"github.com/doorward/doorward/internal/ruleset"
 )
 
-// TestClosedPorts: what the doctor makes of the rules is what somebody meets who asks for
-// a closed port.
+// TestClosedPorts: what doctor makes of the rules is what a real connection to a closed
+// port gets.
 func TestClosedPorts(t *testing.T) {
 	chain := func(policy, rules string) []string {
 		return []string{"nft", "table inet f { chain i { type filter hook input priority 0; policy " + policy + "; icmpv6 type nd-neighbor-solicit accept;" +
@@ -31,7 +31,7 @@ func TestClosedPorts(t *testing.T) {
 		name  string
 		rules [][]string
 		want  closed
-		v4    error // what connecting to a closed port meets over IPv4; nil for silence
+		v4    error // the error of connecting to a closed port over IPv4; nil for silence
 	}{
 		{"nothing", nil, refused, unix.ECONNREFUSED},
 		{"what drops other ports", [][]string{chain("accept", "tcp dport 25 drop")}, refused, unix.ECONNREFUSED},
@@ -70,7 +70,7 @@ func TestClosedPorts(t *testing.T) {
 				return nil
 			})
 			if got != tt.want {
-				t.Errorf("%d, want %d", got, tt.want)
+				t.Errorf("closed ports are %d, want %d", got, tt.want)
 			}
 			var met error
 			outside.Do(func() error {
@@ -83,7 +83,7 @@ func TestClosedPorts(t *testing.T) {
 			})
 			timeout, _ := errors.AsType[net.Error](met)
 			if tt.v4 == nil && (timeout == nil || !timeout.Timeout()) || tt.v4 != nil && !errors.Is(met, tt.v4) {
-				t.Errorf("who asks meets %v, want %v", met, tt.v4)
+				t.Errorf("connecting to a closed port: error %v, want %v", met, tt.v4)
 			}
 		})
 	}

@@ -24,14 +24,15 @@ import (
 	"github.com/doorward/doorward/internal/tables"
 )
 
-// daemonWhere is where the daemon's own words are.
+// daemonWhere is the Where of findings about the daemon, and of its own warnings.
 const daemonWhere = "daemon"
 
 // daemonUnit is the daemon's own unit.
 const daemonUnit = "doorward.service"
 
-// fresh says that the daemon has never run here, and is not meant to yet: it is not
-// enabled, and has left no state behind. A machine is looked over before it is guarded.
+// fresh reports whether the daemon has never run here, and is not meant to yet: it is
+// not enabled, and has left no state behind. Operators run doctor before they guard a
+// machine.
 func (h *Host) fresh(c *config.Config) bool {
 	if h.enabled(daemonUnit) {
 		return false
@@ -62,10 +63,10 @@ func (h *Host) absent(ctx context.Context, c *config.Config, err error) []Findin
 	case h.fresh(c):
 		return []Finding{{Note, where, "has not been started yet: nothing is guarded", "systemctl enable --now doorward"}}
 	}
-	return []Finding{{Warning, where, err.Error(), "systemctl start doorward\njournalctl -u doorward tells why it does not run"}}
+	return []Finding{{Warning, where, err.Error(), "systemctl start doorward\njournalctl -u doorward says why it does not run"}}
 }
 
-// daemonFindings is what the daemon says of itself.
+// daemonFindings returns what the daemon says about itself.
 func daemonFindings(socket string, s control.Status) []Finding {
 	const where = daemonWhere
 	all := []Finding{{OK, where, fmt.Sprintf("doorward %s answers at %s", s.Version, socket), ""}}
@@ -92,7 +93,7 @@ func daemonFindings(socket string, s control.Status) []Finding {
 	return all
 }
 
-// daemonPID is the process that listens at the control socket, or 0. It is the
+// daemonPID returns the process that listens at the control socket, or 0. It is the
 // one that called listen(2): see unix(7), SO_PEERCRED.
 func (h *Host) daemonPID() int {
 	c, err := net.Dial("unix", h.Control)
@@ -113,7 +114,7 @@ func (h *Host) daemonPID() int {
 	return pid
 }
 
-// capabilities looks at what the daemon may do; status is its /proc/PID/status.
+// capabilities checks what the daemon may do; status is its /proc/PID/status.
 func capabilities(pid int, status string, c *config.Config) []Finding {
 	where := fmt.Sprintf("daemon (pid %d)", pid)
 	var effective uint64
@@ -148,7 +149,7 @@ func capabilities(pid int, status string, c *config.Config) []Finding {
 // need is a capability, by its name in capabilities(7), and what for.
 type need struct{ capability, why string }
 
-// needed are those of a daemon with this configuration.
+// needed returns the capabilities that a daemon with this configuration needs.
 func needed(c *config.Config) []need {
 	all := []need{{"CAP_NET_ADMIN", "to change nftables"}}
 	if p := privileged(c); p != 0 {
@@ -164,7 +165,7 @@ func needed(c *config.Config) []need {
 	return all
 }
 
-// privileged is a knock's port below 1024, or 0.
+// privileged returns a knock's port below 1024, or 0.
 func privileged(c *config.Config) uint16 {
 	for _, d := range c.Doors {
 		for _, k := range d.Knocks {
@@ -178,7 +179,7 @@ func privileged(c *config.Config) uint16 {
 	return 0
 }
 
-// boot says whether the machine guards its doors after the next boot.
+// boot reports whether the machine guards its doors after the next boot.
 func (h *Host) boot() []Finding {
 	const unit = daemonUnit
 	if h.contained() {
@@ -202,7 +203,7 @@ func (h *Host) boot() []Finding {
 		"install doorward's package, or its unit"}}
 }
 
-// contained says whether this is a container without systemd in it, whose engine has
+// contained reports whether this is a container without systemd in it, whose engine has
 // to start the daemon: Docker and Podman leave a file in each, and elsewhere the daemon
 // is the first process.
 func (h *Host) contained() bool {
@@ -217,7 +218,7 @@ func (h *Host) contained() bool {
 	return h.daemonPID() == 1
 }
 
-// enabled says whether something that systemd starts at boot wants the unit. It
+// enabled reports whether something that systemd starts at boot wants the unit. It
 // is read from the links that systemctl enable makes; see systemd.unit(5).
 func (h *Host) enabled(unit string) bool {
 	for _, kind := range []string{"wants", "requires"} {

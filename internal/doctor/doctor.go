@@ -23,33 +23,32 @@ import (
 	"github.com/doorward/doorward/internal/service"
 )
 
-// Unit is a systemd unit, as far as a doctor asks about it.
+// Unit is what doctor asks of a systemd unit.
 type Unit interface {
 	Facts(ctx context.Context) (service.Facts, error)
 	Status(ctx context.Context) (service.Status, error)
 	CutsSessions(ctx context.Context) (bool, string, error)
 }
 
-// Host is the machine, and how it is looked at. All fields but the optional
-// ones must be set.
+// Host is the machine, and how to ask about it. All fields but Root must be set.
 type Host struct {
 	Config  string // path of the configuration file
 	Control string // path of the daemon's socket
 	// Status asks the daemon.
 	Status func(ctx context.Context) (control.Status, error)
 	Unit   func(name string) Unit
-	// Flows says why the kernel's flows cannot be seen; see presence.Watcher.FlowsVisible.
+	// Flows returns why the kernel's flows cannot be seen; see presence.Watcher.FlowsVisible.
 	Flows func() error
-	// Denied asks polkit which orders it would deny to a user; service.Denied.
+	// Denied asks polkit which orders it would deny to a user; see service.Denied.
 	Denied func(ctx context.Context, uid int, orders []service.Order) ([]service.Order, error)
 	Now    func() time.Time
-	// Root is put before paths of files, "" but in tests. Sockets and nftables
+	// Root is put before paths of files, "" except in tests. Sockets and nftables
 	// are always those of the caller's network namespace.
 	Root string
 }
 
-// This is the machine that the program runs on, with a configuration file and the
-// daemon's socket.
+// This returns the machine that the program runs on, with a configuration file and the
+// daemon's socket. The error is always nil on Linux.
 func This(config, socket string, now func() time.Time) (*Host, error) {
 	return &Host{
 		Config:  config,
@@ -119,7 +118,7 @@ func (h *Host) Run(ctx context.Context) []Finding {
 	return once(all)
 }
 
-// once leaves out what the daemon warns of when another finding says it, in the
+// once leaves out what the daemon warns about when another finding says it, in the
 // same words or with the same thing to do at the same place.
 func once(all []Finding) []Finding {
 	return slices.DeleteFunc(all, func(w Finding) bool {
@@ -161,8 +160,7 @@ func (h *Host) configuration() (*config.Config, []Finding) {
 	return c, all
 }
 
-// privileges says when the answers below are those of somebody who may not see
-// all.
+// privileges warns if doctor may not see everything.
 func (h *Host) privileges() []Finding {
 	if os.Geteuid() == 0 {
 		return nil
@@ -171,7 +169,7 @@ func (h *Host) privileges() []Finding {
 		"sudo doorward doctor"}}
 }
 
-// path is where a file of the machine is.
+// path returns where a file of the machine is.
 func (h *Host) path(name string) string {
 	if h.Root == "" {
 		return name
@@ -188,7 +186,7 @@ func (h *Host) read(name string) string {
 	return string(text)
 }
 
-// readProc returns a file of a process.
+// readProc returns the text of a file of a process, "" if it cannot be read.
 func (h *Host) readProc(pid int, name string) string {
 	return h.read(fmt.Sprintf("/proc/%d/%s", pid, name))
 }

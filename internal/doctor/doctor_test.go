@@ -98,7 +98,7 @@ func TestConntrack(t *testing.T) {
 			" anybody can knock > sysctl net.netfilter.nf_conntrack_max=2000, and again in /etc/sysctl.d")
 }
 
-// What is forgotten before anybody asks for it concerns the doors of that protocol.
+// A timeout that is too short concerns only the doors of its protocol.
 func TestTimeouts(t *testing.T) {
 	c := sshDoor(t)
 	c.Doors = append(c.Doors, config.Door{Name: "vpn", Ports: []port.Range{{Proto: port.UDP, First: 51820, Last: 51820}}})
@@ -154,7 +154,7 @@ func TestDaemon(t *testing.T) {
 	}
 }
 
-// TestNoDaemon: a machine on which it was never started is no machine on which it is dead.
+// TestNoDaemon: a daemon that was never started is not one that has died.
 func TestNoDaemon(t *testing.T) {
 	none := errors.New("no daemon answers at /s")
 	state := map[string]string{"/var/lib/doorward/state": "x"}
@@ -162,7 +162,7 @@ func TestNoDaemon(t *testing.T) {
 	is := func(state service.State, detail string) units {
 		return units{daemonUnit: {facts: service.Facts{Own: service.Status{State: state, Detail: detail}}}}
 	}
-	const warning = "warning: daemon: no daemon answers at /s > systemctl start doorward\njournalctl -u doorward tells why it does not run"
+	const warning = "warning: daemon: no daemon answers at /s > systemctl start doorward\njournalctl -u doorward says why it does not run"
 	for _, tt := range []struct {
 		name  string
 		files map[string]string

@@ -21,7 +21,7 @@ import (
 	"github.com/doorward/doorward/internal/presence"
 )
 
-// commands looks whether a service's programs are there.
+// commands checks whether a service's programs are there.
 func commands(where string, s *config.Service, path func(string) string) []Finding {
 	for _, argv := range [][]string{s.Start, s.Stop, s.Status} {
 		if len(argv) == 0 {
@@ -29,14 +29,14 @@ func commands(where string, s *config.Service, path func(string) string) []Findi
 		}
 		info, err := os.Stat(path(argv[0]))
 		if err != nil || info.IsDir() || info.Mode()&0o111 == 0 {
-			return []Finding{{Problem, where, fmt.Sprintf("its command %q is no program that can be run", argv[0]),
+			return []Finding{{Problem, where, fmt.Sprintf("its command %q is not a program that can be run", argv[0]),
 				"install it, or correct the path"}}
 		}
 	}
 	return []Finding{{OK, where, fmt.Sprintf("its command %s is there", s.Start[0]), ""}}
 }
 
-// logSource is a presence.Log, as far as it is asked here.
+// logSource is what doctor asks of a presence.Log.
 type logSource interface {
 	Last(ctx context.Context) (presence.Login, bool, error)
 	Warnings() []string
@@ -44,8 +44,8 @@ type logSource interface {
 	String() string
 }
 
-// logins looks where a door reads its logins, and whether r may too. Of a door that
-// is in failsafe the daemon has said already that there is no log data.
+// logins reads logins where a door does, and checks whether r may do so, too. If a door
+// is in failsafe, the daemon has said already that there is no log data.
 func (h *Host) logins(ctx context.Context, d *config.Door, r *reader, s control.Status) []Finding {
 	var l logSource
 	switch d.Presence.Logins {
@@ -84,8 +84,8 @@ func loginFindings(ctx context.Context, door string, l logSource, now time.Time,
 		return []Finding{{Note, where, "cannot see whether there is log data for the daemon: you may not read any",
 			"sudo doorward doctor"}}
 	case errors.Is(err, presence.ErrNoData):
-		// The error has the way out at its end, and what the warnings say.
-		return []Finding{{Problem, where, fmt.Sprintf("would go to failsafe, dark and hearing no knock: %v", err), ""}}
+		// The error ends with the way out, and has what the warnings say.
+		return []Finding{{Problem, where, fmt.Sprintf("would go to failsafe, dark and ignoring knocks: %v", err), ""}}
 	case err != nil:
 		all = append(all, Finding{Warning, where, fmt.Sprintf("its logins could not be read: %v", err), ""})
 	case !found:
@@ -109,9 +109,9 @@ func loginFindings(ctx context.Context, door string, l logSource, now time.Time,
 	return all
 }
 
-// sshConnection is the operator's own SSH connection, as sshd put it into the
-// environment (SSH_CONNECTION, ssh(1)): of this process, or, since sudo takes
-// it away, of one of those that it descends from. It is "" for none.
+// sshConnection returns the operator's own SSH connection, as sshd put it into the
+// environment (SSH_CONNECTION, ssh(1)): that of this process, or, since sudo removes
+// it, that of one of its ancestors. It is "" for none.
 func (h *Host) sshConnection() string {
 	const name = "SSH_CONNECTION="
 	for pid := os.Getpid(); pid > 1; {
@@ -131,7 +131,7 @@ func (h *Host) sshConnection() string {
 	return ""
 }
 
-// ownSession tells an operator who is logged in over SSH what becomes of that.
+// ownSession says what becomes of the operator's own session, if it is over SSH.
 func ownSession(c *config.Config, connection string, s control.Status, now time.Time) []Finding {
 	const where = "your session"
 	f := strings.Fields(connection)
@@ -163,7 +163,7 @@ func ownSession(c *config.Config, connection string, s control.Status, now time.
 		f := Finding{Warning, where, fmt.Sprintf("comes from %s through door %s: it stays open whatever happens, but a"+
 			" new one needs the knock", from, d.Name),
 			"keep this session open until a new one has got in; apply with doorward apply --confirm 60s"}
-		if s.Fence.Up { // who is in has probably knocked
+		if s.Fence.Up { // whoever is in has probably knocked
 			f.Verdict = Note
 		}
 		return []Finding{f}
@@ -171,7 +171,7 @@ func ownSession(c *config.Config, connection string, s control.Status, now time.
 	return []Finding{{OK, where, fmt.Sprintf("came in at %s, which no door guards", at), ""}}
 }
 
-// granted says until when a source has a grant.
+// granted returns until when a source has a grant.
 func granted(s control.Status, door string, from netip.Addr) (until time.Time, ok bool) {
 	for _, d := range s.Doors {
 		if d.Name != door {
@@ -190,7 +190,7 @@ func granted(s control.Status, door string, from netip.Addr) (until time.Time, o
 	return until, ok
 }
 
-// outside says what no machine can know of itself.
+// outside notes what no machine can know about itself.
 func outside(c *config.Config) []Finding {
 	if len(c.Doors) == 0 {
 		return nil

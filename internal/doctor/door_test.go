@@ -21,7 +21,7 @@ import (
 	"github.com/doorward/doorward/internal/presence"
 )
 
-// How presence is told is said, and where it cannot be.
+// The findings say how a door knows that somebody is in, and where it cannot.
 func TestPresence(t *testing.T) {
 	const seen = "ok: door x: in use while there is: "
 	visible, noLeave, none := error(nil), fmt.Errorf("list flows: %w", fs.ErrPermission), errors.New("no ctnetlink")
@@ -32,10 +32,10 @@ func TestPresence(t *testing.T) {
 	}{
 		{"TCP", `"443/tcp"`, "", none, []string{seen + "a live TCP connection to 443/tcp (a socket of this machine, or a flow to" +
 			" where the port is forwarded) > "}},
-		{"UDP", `"51820/udp"`, "", visible, []string{seen + "a flow over UDP to 51820/udp that was answered, until minutes" +
-			" after its last packet > "}},
+		{"UDP", `"51820/udp"`, "", visible, []string{seen + "a flow over UDP to 51820/udp that was answered, until a few" +
+			" minutes after its last packet > "}},
 		{"no leave", `"51820/udp"`, "", noLeave, []string{seen,
-			"warning: door x: did not ask whether UDP flows can be seen here > sudo doorward doctor"}},
+			"warning: door x: did not check whether UDP flows can be seen here > sudo doorward doctor"}},
 		{"not seen", `"51820/udp"`, "", none, []string{seen, "problem: door x: would go dark while somebody is in, since UDP flows" +
 			` cannot be seen here: no ctnetlink > set logins, or write idle = "never"`}},
 		{"not seen beside logins", `"22/tcp", "60000-61000/udp"`, "", none, []string{seen + "a login in the journal or the auth log",
@@ -68,13 +68,13 @@ func TestPortsOfOthers(t *testing.T) {
 func TestCommands(t *testing.T) {
 	p := machine(t, map[string]string{"/usr/sbin/sshd": "x"})
 	s := &config.Service{Start: []string{"/usr/sbin/sshd", "-D"}}
-	want(t, commands("door ssh", s, p.path), `problem: door ssh: its command "/usr/sbin/sshd" is no program`)
+	want(t, commands("door ssh", s, p.path), `problem: door ssh: its command "/usr/sbin/sshd" is not a program`)
 	if err := os.Chmod(p.path("/usr/sbin/sshd"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	want(t, commands("door ssh", s, p.path), "ok: door ssh: its command /usr/sbin/sshd is there")
 	s.Stop = []string{"/usr/bin/none"}
-	want(t, commands("door ssh", s, p.path), `problem: door ssh: its command "/usr/bin/none" is no program`)
+	want(t, commands("door ssh", s, p.path), `problem: door ssh: its command "/usr/bin/none" is not a program`)
 }
 
 func TestBoot(t *testing.T) {
@@ -124,7 +124,7 @@ func TestLogins(t *testing.T) {
 			"ok: door ssh: /var/log/auth.log can be read; the last login was alice's from an unknown address, 1h30m0s ago > "}},
 		{"no login", fakeLog{}, []string{"ok: door ssh: /var/log/auth.log can be read, and has no login yet > "}},
 		{"no data", fakeLog{err: fmt.Errorf("%w: nothing anywhere", presence.ErrNoData)}, []string{
-			"problem: door ssh: would go to failsafe, dark and hearing no knock: no log data: nothing anywhere > "}},
+			"problem: door ssh: would go to failsafe, dark and ignoring knocks: no log data: nothing anywhere > "}},
 		{"too slow", fakeLog{err: context.DeadlineExceeded}, []string{"warning: door ssh: its logins could not be read: context"}},
 		{"odd stamps", fakeLog{warnings: []string{"line 3 has a stamp from the future"}}, []string{
 			"ok: door ssh", "warning: door ssh: line 3 has a stamp from the future > "}},
@@ -139,8 +139,8 @@ func TestLogins(t *testing.T) {
 	}
 }
 
-// TestLoginsWithoutRoot: what an operator may not read says nothing of what the
-// daemon may.
+// TestLoginsWithoutRoot: what an operator may not read says nothing about what the
+// daemon may read.
 func TestLoginsWithoutRoot(t *testing.T) {
 	log := fakeLog{err: fmt.Errorf("%w: permission denied", presence.ErrNoData), warnings: []string{"permission denied"}}
 	want(t, loginFindings(t.Context(), "ssh", &log, time.Now(), false),
@@ -285,8 +285,8 @@ func TestConfiguration(t *testing.T) {
 	_, found := p.configuration()
 	want(t, found, "problem: configuration: "+p.path("/good")+" may be written by everybody: allowed is its owner alone, "+
 		"and the file names what is run as root > chown root:doorward "+p.path("/good")+" && chmod 0640 "+p.path("/good"))
-	// The knock is nobody's business who gets to see the list.
+	// People show the list to others, so that the knock must not be in it.
 	if got := strings.Join(lines(outside(sshDoor(t))), ""); strings.Contains(got, "59000") {
-		t.Errorf("it tells the knock: %s", got)
+		t.Errorf("it gives the knock away: %s", got)
 	}
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/doorward/doorward/internal/ruleset"
 )
 
-// strangers are addresses of whom a packet is judged: in public use, of all
-// regions, and none that lists of bogons have. Nothing is ever sent to them.
+// strangers are addresses whose packets are judged: in public use, from all regions,
+// and on no list of bogons. Nothing is ever sent to them.
 var strangers = []netip.Addr{
 	netip.MustParseAddr("24.48.0.1"), netip.MustParseAddr("62.210.0.1"),
 	netip.MustParseAddr("101.0.64.1"), netip.MustParseAddr("186.0.128.1"),
@@ -26,8 +26,8 @@ var strangers = []netip.Addr{
 	netip.MustParseAddr("2400:cb00::1"), netip.MustParseAddr("2804:14c::1"),
 }
 
-// arrival is a way by which strangers' packets come in: the interface that a
-// default route leads out by.
+// arrival is a way in which strangers' packets come in: the interface that a default
+// route leads out of.
 type arrival struct {
 	ipv6  bool
 	name  string // "" if it is not known
@@ -35,8 +35,8 @@ type arrival struct {
 	here  []netip.Addr // what they are sent to
 }
 
-// arrivals are the ways in. Where no route leads to strangers, an interface that
-// is not known stands for them.
+// arrivals returns the ways in. Where no route leads to strangers, an unknown interface
+// stands for them.
 func arrivals(own []netip.Addr) ([]arrival, error) {
 	all, err := routes()
 	if err != nil {
@@ -77,8 +77,8 @@ type arrivalKey struct {
 	out  uint32
 }
 
-// interfaceAddresses are those of an interface that strangers may send to, a few
-// of them.
+// interfaceAddresses returns a few addresses of an interface that strangers may send
+// to.
 func interfaceAddresses(i *net.Interface, ipv6 bool) (all []netip.Addr) {
 	const few = 4
 	found, err := i.Addrs()
@@ -100,7 +100,7 @@ func interfaceAddresses(i *net.Interface, ipv6 bool) (all []netip.Addr) {
 
 // fate is what becomes of strangers' packets to some ports.
 type fate struct {
-	verdict Verdict // OK, Problem, or Warning if it cannot be told
+	verdict Verdict // OK, Problem, or Warning if it depends
 	ports   port.Range
 	ipv6    bool
 	at      ruleset.Place // where they are dropped, or what it depends on
@@ -118,11 +118,12 @@ type judge struct {
 	other uint16       // a port that is none of those that are judged
 }
 
-// ownChain leaves the fence's own table out, which doorward knows better.
+// ownChain reports whether a chain is of the fence's own table, which is left out:
+// doorward knows it better.
 func ownChain(c *ruleset.Chain) bool { return c.Family == "inet" && c.Table == ownTable }
 
-// fates says what others' rules do with packets to the ports that strangers must
-// reach; nothing if there are none.
+// fates returns what others' rules do with packets to the ports that strangers must
+// reach; nothing if there are no such rules.
 func fates(rules *ruleset.Ruleset, c *config.Config) []Finding {
 	var deciding []string
 	for _, ch := range rules.Chains {
@@ -144,8 +145,8 @@ func fates(rules *ruleset.Ruleset, c *config.Config) []Finding {
 	return j.fates(c.WayIn())
 }
 
-// fromStrangers judges the packets of strangers, by all ways on which they may come. The
-// finding says why it cannot.
+// fromStrangers returns a judge of the packets of strangers, by all ways on which they
+// may come; nil if it cannot, and then the finding says why.
 func fromStrangers(rules *ruleset.Ruleset) (*judge, Finding) {
 	own, err := ownAddresses()
 	if err != nil {
@@ -158,7 +159,7 @@ func fromStrangers(rules *ruleset.Ruleset) (*judge, Finding) {
 	return &judge{rules: rules, own: own, ways: ways, from: strangers, who: "strangers", other: 1}, Finding{}
 }
 
-// fates says what becomes of packets to ports.
+// fates returns what becomes of packets to ports.
 func (j *judge) fates(ports []port.Range) []Finding {
 	j.avoid(ports)
 	var all []fate
@@ -201,8 +202,8 @@ func (j *judge) ports(r port.Range, ipv6 bool) (all []fate) {
 	return joined
 }
 
-// one judges a range as one. There says whether such packets come at all, and
-// are for this machine; split, that its ports fare differently.
+// one judges a range as a whole. there reports whether such packets come at all, and
+// are for this machine; split, whether its ports fare differently.
 func (j *judge) one(r port.Range, ipv6 bool) (f fate, there, split bool) {
 	f = fate{verdict: OK, ports: r, ipv6: ipv6}
 	passes, drops := 0, 0
@@ -240,7 +241,7 @@ func (j *judge) one(r port.Range, ipv6 bool) (f fate, there, split bool) {
 	return f, there, split
 }
 
-// first is the first place of several lists.
+// first returns the first place of several lists.
 func first(lists ...[]ruleset.Place) ruleset.Place {
 	for _, l := range lists {
 		if len(l) > 0 {
@@ -250,21 +251,21 @@ func first(lists ...[]ruleset.Place) ruleset.Place {
 	return ruleset.Place{}
 }
 
-// meant is the rule that lets some sources through to just these ports, if there
-// is one: somebody may want that. A rule that lets a source through wherever it
-// goes is about something else.
+// meant returns the rule that lets some sources through to just these ports, if there
+// is one: somebody may want that. A rule that lets a source through to all ports is
+// about something else.
 func (j *judge) meant(r port.Range, way arrival) (by ruleset.Place, ok bool) {
 	a := j.rules.Judge(j.packet(r, way))
 	other := j.rules.Judge(j.packet(port.Range{Proto: r.Proto, First: j.other, Last: j.other}, way))
 	return first(a.Doubts), a.Passes && !other.Passes
 }
 
-// packet is one of any source's, to any address of this machine.
+// packet returns a packet from any source to any address of this machine.
 func (j *judge) packet(r port.Range, way arrival) ruleset.Packet {
 	return ruleset.Packet{IPv6: way.ipv6, Ports: r, Own: j.own, Interface: way.name, Index: way.index, Routed: way.name != ""}
 }
 
-// packets are those of all strangers.
+// packets returns those from all sources that are judged.
 func (j *judge) packets(r port.Range, way arrival) (all []ruleset.Packet) {
 	here := way.here
 	if len(here) == 0 {
@@ -291,7 +292,7 @@ type group struct {
 	over  string // " over IPv4", or "" for all that is judged
 }
 
-// groups puts fates together that can be told as one.
+// groups puts fates together that can be reported as one.
 func groups(all []fate, families int) []group {
 	const over4, over6 = " over IPv4", " over IPv6"
 	var found []group
@@ -302,7 +303,7 @@ func groups(all []fate, families int) []group {
 			over = ""
 		}
 		if i >= 0 && f.ipv6 {
-			continue // told with the other
+			continue // reported with the other
 		}
 		i = slices.IndexFunc(found, func(g group) bool { return g.same(f) && g.over == over })
 		if i < 0 {
@@ -314,10 +315,10 @@ func groups(all []fate, families int) []group {
 	return found
 }
 
-// same says whether two fates are one, and decided at one place.
+// same reports whether two fates are the same, and decided at the same place.
 func (f fate) same(o fate) bool { return f.verdict == o.verdict && f.at == o.at }
 
-// tell makes findings of fates: one for each place.
+// tell turns fates into findings: one for each place.
 func (j *judge) tell(all []fate) []Finding {
 	families := map[bool]bool{}
 	for _, w := range j.ways {
@@ -333,7 +334,7 @@ func (j *judge) tell(all []fate) []Finding {
 
 func rank(v Verdict) int { return slices.Index([]Verdict{OK, Note, Warning, Problem}, v) }
 
-// finding tells of a group, of somebody's packets.
+// finding returns the finding about a group; who is whose packets they are.
 func (g group) finding(rules *ruleset.Ruleset, who string) Finding {
 	send := "send"
 	if who != "strangers" {
@@ -357,7 +358,7 @@ func (g group) finding(rules *ruleset.Ruleset, who string) Finding {
 		rule(g.at)), fmt.Sprintf("nft -a list chain %s %s %s\nmake sure that it lets them through", at.Family, at.Table, at.Name)}
 }
 
-// rule says which rule decides.
+// rule returns which rule decides, in words.
 func rule(at ruleset.Place) string {
 	if at.Handle == 0 {
 		return fmt.Sprintf("policy of chain %s", at.Chain.Name)

@@ -14,14 +14,14 @@ import (
 	"strings"
 )
 
-// ErrNotLinux is what This returns elsewhere.
+// ErrNotLinux is what This returns on other systems.
 var ErrNotLinux = errors.New("doctor looks at gateways, and those run Linux")
 
 // Verdict says how serious a finding is.
 type Verdict string
 
-// The verdicts. A Note is what cannot be known from here, or is told because
-// somebody may want to know.
+// The verdicts. A Note says what cannot be known from here, or what somebody may want
+// to know.
 const (
 	OK      Verdict = "ok"
 	Note    Verdict = "note"
@@ -39,7 +39,7 @@ type Finding struct {
 	Do string `json:"do"`
 }
 
-// Steps are what to do, one after the other. A command among them is whole.
+// Steps returns the steps of Do, in their order.
 func (f Finding) Steps() (all []string) {
 	for step := range strings.SplitSeq(strings.ReplaceAll(f.Do, "; ", "\n"), "\n") {
 		if step = strings.TrimSpace(step); step != "" {

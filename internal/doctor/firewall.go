@@ -15,8 +15,8 @@ import (
 // ownTable is the fence's, of the family inet; see package fence.
 const ownTable = "doorward"
 
-// firewalls says what other firewalls do with knocks and visitors, by their rules or by
-// why those cannot be read.
+// firewalls returns what other firewalls do with knocks and visitors; err is why their
+// rules cannot be read.
 func (h *Host) firewalls(c *config.Config, rules *ruleset.Ruleset, err error) []Finding {
 	if err != nil {
 		all := []Finding{{Note, "firewall", fmt.Sprintf("cannot see whether other rules let %s through: %v", wayIn(c), err),
@@ -31,9 +31,9 @@ func (h *Host) firewalls(c *config.Config, rules *ruleset.Ruleset, err error) []
 	return append(all, waysRound(rules.Detours(), c)...)
 }
 
-// Openings are findings about other firewalls that do not let the doors' ports and those
-// of their knocks through, or may not, each with steps that make it; none where they do.
-// They are of the caller's network namespace, and less is seen without CAP_NET_ADMIN.
+// Openings returns findings about other firewalls that do not, or may not, let the ports
+// of the doors and their knocks through, each with steps that make them. They are about
+// the caller's network namespace, and less is seen without CAP_NET_ADMIN.
 func Openings(c *config.Config) []Finding {
 	h := &Host{}
 	rules, err := ruleset.Read(ownChain)
@@ -43,7 +43,7 @@ func Openings(c *config.Config) []Finding {
 	return slices.DeleteFunc(append(fates(rules, c), h.unseen(rules, c)...), func(f Finding) bool { return f.Do == "" })
 }
 
-// unseen tells of firewalls that are there, and whose rules are not.
+// unseen reports firewalls that are there, but whose rules cannot be seen.
 func (h *Host) unseen(rules *ruleset.Ruleset, c *config.Config) []Finding {
 	has := func(chain string) bool {
 		return slices.ContainsFunc(rules.Chains, func(c *ruleset.Chain) bool { return c.Name == chain })
@@ -88,7 +88,7 @@ func waysRound(all []ruleset.Detour, c *config.Config) []Finding {
 	return append(found, transparentFindings(routes, c)...)
 }
 
-// untracked tells of what connection tracking is kept from.
+// untracked reports chains that keep packets out of connection tracking.
 func untracked(rules *ruleset.Ruleset, c *config.Config) []Finding {
 	var all []Finding
 	for _, ch := range rules.Chains {
@@ -103,6 +103,7 @@ func untracked(rules *ruleset.Ruleset, c *config.Config) []Finding {
 	return all
 }
 
+// wayIn returns the ports that firewalls must let through, in words.
 func wayIn(c *config.Config) string {
 	if len(c.Doors) == 0 {
 		return "the doors' ports and those of their knocks"
@@ -110,7 +111,7 @@ func wayIn(c *config.Config) string {
 	return portList(c.WayIn())
 }
 
-// portList is "22/tcp, 60000-61000/udp".
+// portList returns "22/tcp, 60000-61000/udp".
 func portList(ports []port.Range) string {
 	var all []string
 	for _, p := range ports {

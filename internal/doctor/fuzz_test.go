@@ -16,7 +16,7 @@ import (
 	"github.com/doorward/doorward/internal/touch"
 )
 
-// blanks makes every white space of a line a blank, as strings.Fields takes it.
+// blanks replaces all white space within lines, as strings.Fields sees it, by blanks.
 func blanks(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsSpace(r) && r != '\n' {
@@ -26,9 +26,8 @@ func blanks(s string) string {
 	}, s)
 }
 
-// FuzzProcStatus holds that the daemon's user, groups and capabilities are what
-// its status file says by its form, and that what cannot be read is not taken
-// for leave.
+// FuzzProcStatus checks that the daemon's user, groups and capabilities are what its
+// status file says by its form, and that a file that cannot be read gives it none.
 func FuzzProcStatus(f *testing.F) {
 	for _, s := range []string{
 		"Name:\tdoorwardd\nUid:\t990\t991\t992\t993\nGid:\t990\t991\t992\t993\nGroups:\t4 101 \nCapEff:\t0000000000001400\n",

@@ -79,7 +79,7 @@ func rehearse(c *config.Config) (owned bool, err error) {
 	return owned, err
 }
 
-// conntrack looks at how connections are tracked.
+// conntrack checks how connections are tracked.
 func (h *Host) conntrack(c *config.Config) []Finding {
 	const dir = "/proc/sys/net/netfilter/"
 	all := conntrackFindings(h.read(dir+"nf_conntrack_count"), h.read(dir+"nf_conntrack_max"))
@@ -89,8 +89,8 @@ func (h *Host) conntrack(c *config.Config) []Finding {
 	return all
 }
 
-// timeout is how long connection tracking remembers what is silent, and what it
-// does to a door to be forgotten early.
+// timeout is a time after which connection tracking forgets what is silent, and what
+// follows for a door if that is too early.
 type timeout struct {
 	name   string
 	proto  port.Proto
@@ -99,11 +99,11 @@ type timeout struct {
 	what   string // what follows
 }
 
-// The fence lets a session of this machine's own services live by its socket. One
-// that is sent on elsewhere has no socket here, and other firewalls judge by
-// connection tracking alone. TCP keepalive asks after two hours (RFC 1122, 4.2.3.6),
-// which is why no address translation may forget a session sooner than after 2 h 4
-// min (RFC 5382, REQ-5). A flow over UDP is nothing but what is remembered of it;
+// To the fence, a session of this machine's own services lives as long as its socket.
+// One that is forwarded has no socket here, and other firewalls judge by connection
+// tracking alone. TCP keepalive probes after two hours (RFC 1122, 4.2.3.6), which is
+// why no address translation may forget a session sooner than after 2 h 4 min (RFC
+// 5382, REQ-5). A flow over UDP is nothing but what is remembered of it;
 // two minutes is Linux's default, and the least by RFC 4787, REQ-5.
 var timeouts = [...]timeout{
 	{"nf_conntrack_tcp_timeout_established", port.TCP, 2*time.Hour + 4*time.Minute, "a silent TCP connection",
@@ -114,7 +114,7 @@ var timeouts = [...]timeout{
 		"and whoever is silent for longer is no longer seen to be in"},
 }
 
-// findings judges the time-out as the kernel writes it, in seconds; it is "" where
+// findings judges the timeout as the kernel writes it, in seconds; it is "" where
 // connections are not tracked yet.
 func (t timeout) findings(c *config.Config, text string) []Finding {
 	seconds, err := strconv.ParseUint(strings.TrimSpace(text), 10, 32)
@@ -142,7 +142,7 @@ func conntrackFindings(count, limit string) []Finding {
 	m, err2 := strconv.Atoi(strings.TrimSpace(limit))
 	switch {
 	case err1 != nil || err2 != nil:
-		return []Finding{{OK, where, "is not in use yet: the fence brings it in", ""}}
+		return []Finding{{OK, where, "is not in use yet: the fence turns it on", ""}}
 	case n >= m/10*9:
 		return []Finding{{Warning, where, fmt.Sprintf("tracks %d of at most %d connections: when it is full,"+
 			" new ones are dropped before anybody can knock", n, m),
@@ -151,7 +151,7 @@ func conntrackFindings(count, limit string) []Finding {
 	return []Finding{{OK, where, fmt.Sprintf("tracks %d of at most %d connections", n, m), ""}}
 }
 
-// clockState is what the kernel says of its clock.
+// clockState is what the kernel says about its clock.
 type clockState struct {
 	now    time.Time
 	synced bool

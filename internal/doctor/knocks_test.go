@@ -17,8 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// packet is a knock of which nothing is known but where it is heard and what it
-// needs.
+// packet is a knock that only says where it is heard and what it needs.
 type packet struct {
 	knock.Rule
 	at    []knock.Place
@@ -89,13 +88,13 @@ func TestOutside(t *testing.T) {
 	c := sshDoor(t)
 	c.Doors[0].Ports = []port.Range{{Proto: port.UDP, First: 51820, Last: 51820}}
 	if got := lines(outside(c)); len(got) != 1 || !strings.HasSuffix(got[0], "--touch PORTS") {
-		t.Errorf("%q, want no wait for a port of UDP", got)
+		t.Errorf("%q, want no --wait for a UDP port", got)
 	}
 }
 
-// TestDatagrams looks in a real network namespace at what keeps datagrams from a
-// knock: a firewall that lets TCP in, and a socket that is connected and not
-// listening.
+// TestDatagrams looks in a real network namespace for what keeps datagrams from a
+// knock: a firewall that lets only TCP in, and a socket that is connected and does not
+// listen.
 func TestDatagrams(t *testing.T) {
 	nstest.Need(t, "nft", "nsenter")
 	n := nstest.New(t)

@@ -97,7 +97,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestRunFindsTheDaemon: whose socket it is tells whose ports they are.
+// TestRunFindsTheDaemon: the daemon is the process that listens at the control socket.
 func TestRunFindsTheDaemon(t *testing.T) {
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "s")
@@ -116,7 +116,7 @@ func TestRunFindsTheDaemon(t *testing.T) {
 	}
 }
 
-// TestRehearsalLeavesNoTrace: the table is tried where nobody is.
+// TestRehearsalLeavesNoTrace: the table is tried in another network namespace.
 func TestRehearsalLeavesNoTrace(t *testing.T) {
 	nstest.Need(t, "nft", "nsenter")
 	n := nstest.New(t)

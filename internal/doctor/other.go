@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Host is no machine that can be looked at.
+// Host is a machine that doctor cannot examine.
 type Host struct{}
 
 // This returns ErrNotLinux: there is no daemon for this system.

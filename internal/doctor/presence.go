@@ -12,7 +12,7 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// presence says how a door knows that somebody is in, and whether it can.
+// presence reports how a door knows that somebody is in, and whether it can.
 func (h *Host) presence(d *config.Door) []Finding {
 	where := "door " + d.Name
 	all := []Finding{{OK, where, d.Told(), ""}}
@@ -23,7 +23,7 @@ func (h *Host) presence(d *config.Door) []Finding {
 	switch err := h.Flows(); {
 	case err == nil:
 	case errors.Is(err, fs.ErrPermission):
-		all = append(all, Finding{Warning, where, "did not ask whether UDP flows can be seen here", "sudo doorward doctor"})
+		all = append(all, Finding{Warning, where, "did not check whether UDP flows can be seen here", "sudo doorward doctor"})
 	case d.ByFlows():
 		all = append(all, Finding{Problem, where, fmt.Sprintf("would go dark while somebody is in, since UDP flows cannot"+
 			" be seen here: %v", err), `set logins, or write idle = "never"`})

@@ -24,12 +24,12 @@ type reader struct {
 	gids []int
 }
 
-// unitGroups are the groups that doorward's unit gives the daemon beside its
-// own, for the logs.
+// unitGroups are the groups that doorward's unit gives the daemon besides its own, for
+// the logs.
 const unitGroups = "adm systemd-journal"
 
-// daemonReader is the daemon that runs, or the one that would, by the user
-// whose name packages give it; nil when there is neither, or it is root.
+// daemonReader returns the daemon that runs, or else the user that packages make for
+// it; nil when there is neither, or it is root.
 func (h *Host) daemonReader(pid int) *reader {
 	r := &reader{uid: -1}
 	if pid > 0 {
@@ -58,7 +58,8 @@ func (h *Host) daemonReader(pid int) *reader {
 	return r
 }
 
-// account finds a user, its group and those of unitGroups; uid is -1 for none.
+// account finds a user, its own group, those that it is a member of, and those of
+// unitGroups; uid is -1 for none.
 func (h *Host) account(name string) (uid int, gids []int) {
 	uid = -1
 	for line := range strings.Lines(h.read("/etc/passwd")) {
@@ -94,7 +95,8 @@ func mayRead(r *reader, path string) []Finding {
 		fmt.Sprintf("chgrp adm %s; chmod g+r %[1]s; and the same where it is rotated (create in /etc/logrotate.d)", path)}}
 }
 
-// kept says what keeps the reader from a file, "" for nothing or if it is none.
+// kept says what keeps the reader from a file, "" for nothing, or if it is not a
+// regular file.
 func (r *reader) kept(path string) string {
 	info, err := os.Stat(path)
 	if r == nil || err != nil || !info.Mode().IsRegular() {
@@ -107,8 +109,8 @@ func (r *reader) kept(path string) string {
 	return fmt.Sprintf("%s may not read it (%v, owner %d, group %d)", r.name, info.Mode(), s.Uid, s.Gid)
 }
 
-// needs looks whether the files are there that the door's knocks need, and whether
-// the reader may read them.
+// needs checks whether the files that the door's knocks need are there, and whether the
+// reader may read them.
 func (h *Host) needs(d *config.Door, r *reader) (all []Finding) {
 	for _, k := range d.Knocks {
 		of := fmt.Sprintf("knock %s of door %s", k.Name, d.Name)
@@ -152,8 +154,8 @@ func mayReadConfiguration(r *reader, path string) []Finding {
 	return nil
 }
 
-// readable is how the kernel decides (path_resolution(7)): the first of owner,
-// group and others that fits, and no other.
+// readable decides as the kernel does (path_resolution(7)): by the first of owner,
+// group and others that fits, and by no other.
 func readable(mode fs.FileMode, uid, gid int, r *reader) bool {
 	switch {
 	case uid == r.uid:

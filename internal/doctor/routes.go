@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// route is a route of the caller's network namespace, as far as doctor asks.
+// route is what doctor asks about a route of the caller's network namespace.
 type route struct {
 	to    netip.Prefix
 	kind  uint8  // RTN_LOCAL, ... of rtnetlink(7)
@@ -74,9 +74,8 @@ func parseRoute(m *syscall.NetlinkMessage) (route, bool) {
 	return r, r.to.IsValid()
 }
 
-// takenIn are the destinations of local routes outside the table that the kernel
-// keeps by itself: what is for other hosts there is taken in here, for
-// transparent listeners.
+// takenIn returns the local routes outside the table that the kernel keeps by itself:
+// they deliver packets for other hosts here, to transparent listeners.
 func takenIn() (all []route, err error) {
 	rib, err := routes()
 	for _, r := range rib {

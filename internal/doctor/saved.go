@@ -20,8 +20,8 @@ var savedRulesets = []string{
 	"/etc/nftables/rules-save", "/var/lib/nftables/rules-save",
 }
 
-// saved looks for files that would load the fence's table. The kernel lets
-// nobody but the daemon touch that, and refuses all that a file says with it.
+// saved looks for files that would load the fence's table. A kernel that knows the
+// table's owner lets nobody else change it, and refuses the whole of such a file.
 func (h *Host) saved() []Finding {
 	s := &savedFiles{h: h, seen: map[string]bool{}}
 	for _, pattern := range savedRulesets {
@@ -91,7 +91,7 @@ func (s *savedFiles) file(name string) {
 	}
 }
 
-// savedFinding tells what to take out of a file.
+// savedFinding says what to take out of a file.
 func savedFinding(name string, named []statement) Finding {
 	lines := "line"
 	var at, edits []string
@@ -118,8 +118,8 @@ func savedFinding(name string, named []statement) Finding {
 		take + fmt.Sprintf("\nnft -c -f %s\nwhen rules are saved again, save each other table by itself: nft -s list table inet filter", name)}
 }
 
-// statement is one of a file's that names the fence's table: from line first to
-// line last, and nothing else there.
+// statement is a statement of a file that names the fence's table: from line first to
+// line last, alone if nothing else is on these lines.
 type statement struct {
 	first, last int
 	alone       bool
@@ -150,7 +150,7 @@ type nftReader struct {
 	includes []string
 }
 
-// next reads one token, and returns what is behind it.
+// next reads one token, and returns what follows it.
 func (r *nftReader) next(text string) (rest string) {
 	switch c := text[0]; {
 	case c == '\n':
@@ -186,7 +186,7 @@ func (r *nftReader) next(text string) (rest string) {
 	return text[1:]
 }
 
-// quoted reads a string, which knows no escapes and may have line ends.
+// quoted reads the rest of a string, which has no escapes and may have several lines.
 func (r *nftReader) quoted(text string) (rest string) {
 	s, rest, _ := strings.Cut(text, `"`)
 	if r.last == "include" {
@@ -198,7 +198,7 @@ func (r *nftReader) quoted(text string) (rest string) {
 	return rest
 }
 
-// word takes a word, of the statement unless it is within braces.
+// word notes a word, which is the statement's unless it is within braces.
 func (r *nftReader) word(w string) {
 	r.last = w
 	if r.depth == 0 {

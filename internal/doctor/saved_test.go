@@ -87,8 +87,8 @@ func TestSavedFiles(t *testing.T) {
 	}
 }
 
-// TestSavedRulesetsWithTheRealNft: what the finding says is so, what it names
-// mends it, and what the documentation says is the right way to save works.
+// TestSavedRulesetsWithTheRealNft: what the finding says is true, what it says to do
+// helps, and the way to save rules that the documentation shows works.
 func TestSavedRulesetsWithTheRealNft(t *testing.T) {
 	nstest.Need(t, "nft", "iptables-nft", "iptables-nft-save", "iptables-nft-restore", "sed", "sh")
 	n := nstest.New(t)
@@ -166,7 +166,7 @@ func guard(t *testing.T, n *nstest.NS) (f *fence.Fence) {
 	return f
 }
 
-// stands says whether the fence is as it was put up.
+// stands checks that the fence is as it was put up.
 func stands(t *testing.T, n *nstest.NS, f *fence.Fence) {
 	t.Helper()
 	n.Do(func() error {

@@ -18,8 +18,8 @@ import (
 	"github.com/doorward/doorward/internal/tables"
 )
 
-// listener is a socket that has a port, mostly to take connections or datagrams
-// from anybody, and the process that has it.
+// listener is a socket that has a port, mostly to accept connections or datagrams from
+// anybody, and the process that has it.
 type listener struct {
 	port port.Port
 	addr netip.Addr
@@ -35,8 +35,8 @@ func (l listener) holder() string {
 	return fmt.Sprintf("%s (pid %d)", l.name, l.pid)
 }
 
-// listeners lists the sockets of the caller's network namespace, as the daemon
-// does.
+// listeners lists the sockets that listen in the caller's network namespace, as the
+// daemon does.
 func (h *Host) listeners() ([]listener, error) {
 	sockets, err := sockdiag.Listening([]port.Range{{Proto: port.TCP, First: 1, Last: 65535}, {Proto: port.UDP, First: 1, Last: 65535}})
 	if err != nil {
@@ -45,7 +45,7 @@ func (h *Host) listeners() ([]listener, error) {
 	return h.held(sockets), nil
 }
 
-// SSHServers are the TCP ports on which SSH servers listen for others than this machine,
+// SSHServers returns the TCP ports on which SSH servers listen for others than this machine,
 // in ascending order: in the caller's network namespace, and as far as other users'
 // processes may be seen.
 func SSHServers() []uint16 {
@@ -80,7 +80,7 @@ func (h *Host) connected(c *config.Config) ([]listener, error) {
 	return h.held(sockets), err
 }
 
-// held finds whose sockets are.
+// held finds the processes that have the sockets.
 func (h *Host) held(sockets []sockdiag.Socket) []listener {
 	all := make([]listener, len(sockets))
 	inodes := map[string][]int{} // which of all have this socket
@@ -89,9 +89,9 @@ func (h *Host) held(sockets []sockdiag.Socket) []listener {
 		inode := fmt.Sprint(s.Inode)
 		inodes[inode] = append(inodes[inode], i)
 	}
-	// A listener may have several processes; the first that made it, by its
-	// number, is the one that an operator knows. systemd, which keeps what others
-	// listen on, the daemon's too, comes last.
+	// Several processes may have a listener. The one with the lowest number has
+	// probably made it, and is the one that an operator knows. systemd, which holds the
+	// sockets of others, the daemon's too, comes last.
 	pids := h.pids()
 	if len(pids) > 0 && pids[0] == 1 {
 		pids = append(pids[1:], 1)
@@ -124,7 +124,7 @@ func (h *Host) pids() []int {
 	return all
 }
 
-// socketsOf are the inodes of a process's sockets, as far as they may be seen.
+// socketsOf returns the inodes of a process's sockets, as far as they may be seen.
 func (h *Host) socketsOf(pid int) map[string]bool {
 	dir := h.path(fmt.Sprintf("/proc/%d/fd", pid))
 	entries, err := os.ReadDir(dir)
@@ -153,7 +153,7 @@ func (h *Host) processName(pid int) string {
 	return name
 }
 
-// running says whether a process of that name runs.
+// running reports whether a process of that name runs.
 func (h *Host) running(name string) bool {
 	for _, pid := range h.pids() {
 		if strings.TrimSpace(h.readProc(pid, "comm")) == name {
@@ -200,7 +200,7 @@ func taken(c *config.Config, all []listener, daemon int) []Finding {
 	return found
 }
 
-// another says what to type for another knock.
+// another returns what to type, or to edit, for another knock.
 func another(d *config.Door, k config.Knock) string {
 	if _, ok := k.Rule.(knock.Redrawn); ok {
 		return "doorward rotate --door " + d.Name
@@ -208,8 +208,8 @@ func another(d *config.Door, k config.Knock) string {
 	return fmt.Sprintf("%s of door %s in the configuration", k.Name, d.Name)
 }
 
-// holding finds who has a port: somebody else than the daemon, if there is
-// anybody, else the daemon, else nobody.
+// holding finds who has a port: somebody other than the daemon, or else the daemon, or
+// else nobody.
 func holding(all []listener, p port.Port, daemon int) (holder listener, others bool) {
 	for _, l := range all {
 		if l.port != p {
@@ -232,13 +232,13 @@ func elsewhere(c *config.Config, all []listener) []Finding {
 	return found
 }
 
-// round looks for what listens on a door's ports, or is an sshd when it is an
-// SSH door, and also on a port that no door guards.
+// round looks for processes behind a door, and, if it is an SSH door, for any sshd, that
+// listen also on a port that no door guards.
 func round(c *config.Config, d *config.Door, all []listener) []Finding {
 	behind := map[int]bool{} // processes behind this door
 	var held []string
 	for _, l := range all {
-		if port.Within(d.Ports, l.port) && l.pid > 1 { // systemd has others' sockets
+		if port.Within(d.Ports, l.port) && l.pid > 1 { // systemd holds sockets of others
 			behind[l.pid] = true
 			held = append(held, fmt.Sprintf("%s on %s", l.holder(), l.port))
 		}
@@ -271,7 +271,7 @@ func guardedByAny(c *config.Config, p port.Port) bool {
 	return slices.ContainsFunc(c.Doors, func(d config.Door) bool { return port.Within(d.Ports, p) })
 }
 
-// doorNames is "door ssh" or "doors ssh and web".
+// doorNames returns "door ssh" or "doors ssh and web".
 func doorNames(c *config.Config) string {
 	var names []string
 	for _, d := range c.Doors {

@@ -18,7 +18,7 @@ import (
 // Firewalls reads the rules of other firewalls, and returns a function that says what
 // they do with what an address sends to some ports of this machine: a Problem for what
 // drops it, a Warning for what may, a Note for what cannot be read. It answers for the
-// caller's network namespace, and takes CAP_NET_ADMIN.
+// caller's network namespace, and needs CAP_NET_ADMIN.
 func Firewalls(source netip.Addr) (do func(ports []port.Range) []Finding, err error) {
 	rules, err := ruleset.Read(ownChain)
 	if err != nil {
@@ -40,9 +40,9 @@ func Firewalls(source netip.Addr) (do func(ports []port.Range) []Finding, err er
 	}, nil
 }
 
-// wayFrom is the way by which the packets of an address come in: where the best route
-// to it leads out. Of several equals, and where there is none, the interface is not
-// known.
+// wayFrom returns the way in which the packets of an address come in: where the best
+// route to it leads out. Where there is none, or several are equally good, the interface
+// is not known.
 func wayFrom(source netip.Addr) (arrival, error) {
 	all, err := routes()
 	if err != nil {

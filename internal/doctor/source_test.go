@@ -12,7 +12,8 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// What rules do with one address is told of that address, whatever they do with others.
+// The findings are about what rules do with the one address, whatever they do with
+// others.
 func TestFirewallsAndOneAddress(t *testing.T) {
 	n := firewallLab(t)
 	ports := []port.Range{{Proto: port.TCP, First: 22, Last: 22}, {Proto: port.TCP, First: 443, Last: 443}}
@@ -48,10 +49,10 @@ func TestFirewallsAndOneAddress(t *testing.T) {
 	n.Run("nft", "flush ruleset; table inet f { chain i { type filter hook input priority 0; iifname "+lan+" drop; }; }")
 	want(t, firewalls("198.51.100.7"), "problem: table inet f, chain i: drops what 198.51.100.7 sends to 22/tcp, 443/tcp (rule with handle")
 	want(t, firewalls("203.0.113.9"))
-	n.Do(func() error { // the thread goes with this call
+	n.Do(func() error { // Do ends the thread
 		unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534)
 		if _, err := Firewalls(netip.MustParseAddr("192.0.2.9")); err == nil {
-			t.Error("without leave the rules are read")
+			t.Error("the rules are read without CAP_NET_ADMIN")
 		}
 		return nil
 	})

@@ -16,8 +16,8 @@ import (
 
 const sshdConfigPath = "/" + sshd.Path
 
-// sshdConfig compares the ports that sshd would listen on with those that are
-// guarded, for sshd need not run to be in the way, and looks whether it logs logins.
+// sshdConfig compares the ports that sshd would listen on, whether or not it runs, with
+// those that are guarded, and checks whether it logs logins.
 func (h *Host) sshdConfig(c *config.Config) []Finding {
 	i := slices.IndexFunc(c.Doors, func(d config.Door) bool { return d.SSH() })
 	if i < 0 {
@@ -48,7 +48,7 @@ func sshdFindings(c *config.Config, d *config.Door, ports []uint16) []Finding {
 	return all
 }
 
-// sshdLogs says for whom sshd writes no line about a login: it writes that at INFO
+// sshdLogs reports for whom sshd writes no line about a login: it writes that at INFO
 // (auth_log() of OpenSSH's auth.c).
 func sshdLogs(d *config.Door, levels []sshd.Level) []Finding {
 	if d.Presence.Logins == config.LoginsOff {

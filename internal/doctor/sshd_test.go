@@ -14,7 +14,7 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// What the doctor reads of LogLevel is what the real sshd does.
+// What doctor makes of LogLevel is what the real sshd makes of it.
 func TestSSHDLogLevel(t *testing.T) {
 	nstest.Need(t, "sshd", "ssh-keygen")
 	const loud = "ok: /etc/ssh/sshd_config: has sshd listen on 22, which is guarded > "
@@ -58,7 +58,7 @@ func TestSSHDLogLevel(t *testing.T) {
 			c := sshDoor(t)
 			c.Doors[0].Presence = config.Presence{Logins: config.LoginsAuto}
 			want(t, p.sshdConfig(c), append([]string{loud}, tt.want...)...)
-			c.Doors[0].Presence.Connections = true // they tell, too
+			c.Doors[0].Presence.Connections = true // they show who is in, too
 			for i := range tt.want {
 				tt.want[i] = strings.Replace(tt.want[i], "problem", "warning", 1)
 			}
@@ -69,10 +69,10 @@ func TestSSHDLogLevel(t *testing.T) {
 	}
 }
 
-// realLogLevel is what the real sshd reads for a user in the host's files.
+// realLogLevel returns what the real sshd reads for a user in the host's files.
 func realLogLevel(t *testing.T, p *Host, user string) string {
 	t.Helper()
-	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // where sshd locks itself in
+	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // sshd's privilege separation directory
 		t.Fatal(err)
 	}
 	key := filepath.Join(p.Root, "key")
@@ -81,7 +81,7 @@ func realLogLevel(t *testing.T, p *Host, user string) string {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	sshd, err := exec.LookPath("sshd") // it wants its whole path
+	sshd, err := exec.LookPath("sshd") // it insists on being run by an absolute path
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,8 +20,8 @@ import (
 // polkitTime is how long polkit may take to answer.
 const polkitTime = 10 * time.Second
 
-// unit looks at what runs behind a door; r is who starts and stops it, and
-// sockets are the machine's.
+// unit checks what runs behind a door; r is who starts and stops it, and sockets are
+// the machine's.
 func (h *Host) unit(ctx context.Context, d *config.Door, r *reader, sockets []listener) []Finding {
 	where := "door " + d.Name
 	switch {
@@ -69,7 +69,7 @@ func (h *Host) unit(ctx context.Context, d *config.Door, r *reader, sockets []li
 	return append(all, h.removes(where, f, s, sockets)...)
 }
 
-// unloaded is a unit that nobody can start.
+// unloaded reports a unit that nobody can start.
 func unloaded(where string, f service.Facts) Finding {
 	switch f.Load {
 	case "not-found":
@@ -82,9 +82,10 @@ func unloaded(where string, f service.Facts) Finding {
 	return Finding{Problem, where, fmt.Sprintf("its unit %s cannot be loaded (%s)", f.ID, f.Load), "systemctl status " + f.ID}
 }
 
-// beside looks for units that start the door's service behind doorward's back,
-// now or from the next boot on. A socket that does not listen need not be loaded,
-// so that systemd does not name it: the one of the service's name is asked about.
+// beside looks for units that start the door's service behind doorward's back, now or
+// from the next boot on. systemd names only those that are loaded, which a socket that
+// does not listen may not be: the one with the service's name is asked about in any
+// case.
 func (h *Host) beside(ctx context.Context, where string, f service.Facts) (all []Finding) {
 	base, ok := strings.CutSuffix(f.ID, ".service")
 	if !ok {
@@ -153,9 +154,9 @@ func (h *Host) mayStart(ctx context.Context, where string, n service.Names, r *r
 	return []Finding{{verdict, where, fmt.Sprintf("polkit does not let %s %s%s", r.name, strings.Join(words, ", "), then), install}}
 }
 
-// removes says when stopping the unit takes away the directory that every sshd of
-// the machine changes its root to (privilege separation, sshd(8)): one that runs
-// beside it would let nobody in from then on.
+// removes reports whether stopping the unit removes the directory that every sshd of
+// the machine changes its root to (privilege separation, sshd(8)): another one would
+// let nobody in from then on.
 func (h *Host) removes(where string, f service.Facts, s service.Status, sockets []listener) []Finding {
 	const shared = "sshd"
 	for _, d := range f.Removes {
@@ -173,8 +174,8 @@ func (h *Host) removes(where string, f service.Facts, s service.Status, sockets 
 	return nil
 }
 
-// otherServers are the SSH servers that run beside the one of a unit, and the units
-// of those that an administrator has set up.
+// otherServers returns the SSH servers that run beside that of a unit, and the units of
+// those that an administrator has set up.
 func (h *Host) otherServers(unit string, pid int, sockets []listener) (all []string) {
 	for _, l := range sockets {
 		if l.name == "sshd" && l.pid != pid {
@@ -197,7 +198,7 @@ func (h *Host) otherServers(unit string, pid int, sockets []listener) (all []str
 	return slices.Compact(all)
 }
 
-// startsSSHD says whether a unit file has an sshd run; see systemd.service(5) for
+// startsSSHD reports whether a unit file starts an sshd; see systemd.service(5) for
 // what may stand before the program.
 func startsSSHD(text string) bool {
 	for line := range strings.Lines(text) {
@@ -218,7 +219,7 @@ func (h *Host) sharedUnits(ctx context.Context, c *config.Config) (all []Finding
 		}
 		f, err := h.Unit(d.Service.Unit).Facts(ctx)
 		if err != nil {
-			continue // unit tells it
+			continue // unit reports that
 		}
 		for _, unit := range append([]string{f.ID}, f.Feeds...) {
 			if other, taken := users[unit]; taken {

@@ -53,7 +53,7 @@ func (a asked) CutsSessions(context.Context) (bool, string, error) {
 	return a.units[a.name].cuts != "", a.units[a.name].cuts, nil
 }
 
-// polkit denies the orders that it is.
+// polkit is the orders that it denies.
 type polkit []string
 
 func (p polkit) denied(_ context.Context, uid int, orders []service.Order) (denied []service.Order, _ error) {

@@ -40,7 +40,7 @@ func newGrantTable(epoch time.Time) grantTable {
 // clear ends all grants, at the cost of one.
 func (b *grantTable) clear() {
 	*b = grantTable{of: index{seed: maphash.MakeSeed()}, ends: expiryQueue{epoch: b.ends.epoch}, more: make(map[int32][]claim),
-		parties: claimants{number: make(map[claimant]int32)}}
+		parties: claimants{number: make(map[claimant]int32), named: make(map[string][]int32)}}
 }
 
 // find returns the number of a source's grant.
@@ -148,6 +148,7 @@ type claimant struct{ by, knock string }
 type claimants struct {
 	number map[claimant]int32
 	all    slab[shared]
+	named  map[string][]int32 // the numbers by whose they are, whatever knock it was
 }
 
 type shared struct {
@@ -163,6 +164,7 @@ func (ps *claimants) take(p claimant) int32 {
 	if !ok {
 		n = 1 + ps.all.put(shared{claimant: p})
 		ps.number[p] = n
+		ps.named[p.by] = append(ps.named[p.by], n)
 	}
 	ps.all.at(n-1).uses++
 	return n
@@ -173,6 +175,10 @@ func (ps *claimants) leave(n int32) {
 	e := ps.all.at(n - 1)
 	if e.uses--; e.uses == 0 {
 		delete(ps.number, e.claimant)
+		rest := slices.DeleteFunc(ps.named[e.by], func(m int32) bool { return m == n })
+		if ps.named[e.by] = rest; len(rest) == 0 {
+			delete(ps.named, e.by)
+		}
 		ps.all.drop(n - 1)
 	}
 }

@@ -2,7 +2,7 @@
 // may write: only where nobody else could have put something else in place. It
 // judges owners and modes of a file and of every directory on the way to it, as
 // sshd does with authorized_keys (StrictModes, sshd_config(5)), and it never
-// waits for what is no regular file.
+// waits for what is not a regular file.
 //
 // A name that is judged good stays what it is, since nobody but root and the
 // user who runs the program can change it: each directory on its way belongs to
@@ -25,7 +25,7 @@ import (
 	"strings"
 )
 
-// Error says why a file or directory is not relied on.
+// Error says why a file or directory cannot be relied on.
 type Error struct {
 	Path    string // of the file, or of the directory on its way
 	Problem string // "belongs to alice: allowed are root and ..."
@@ -43,15 +43,30 @@ func (e *Error) Error() string {
 var ErrNotRegular = errors.New("not a regular file")
 
 // Read returns the text of a file that belongs to root or the user who runs the
-// program, and that nobody else may change or replace: else an *Error. A symbolic
-// link on the way is followed if it is theirs as well. More than limit bytes are
-// refused.
+// program, and that nobody else may change or replace; otherwise it returns an
+// *Error. A symbolic link on the way is followed if nobody else could have put it
+// there. More than limit bytes are refused.
 func Read(path string, limit int64) ([]byte, error) {
 	real, err := resolve(path)
 	if err != nil {
 		return nil, err
 	}
 	return read(path, real, limit, judgeFile)
+}
+
+// ReadSecret is Read for a file that nobody but its owner and its group may read: else
+// an *Error.
+func ReadSecret(path string, limit int64) ([]byte, error) {
+	real, err := resolve(path)
+	if err != nil {
+		return nil, err
+	}
+	return read(path, real, limit, func(path string, info fs.FileInfo) error {
+		if err := judgeFile(path, info); err != nil {
+			return err
+		}
+		return judgeSecret(path, info)
+	})
 }
 
 // File returns the real path, without symbolic links, of a file that Read would
@@ -106,8 +121,8 @@ func read(name, path string, limit int64, judge func(string, fs.FileInfo) error)
 
 // Directory returns the real path of a directory, without symbolic links, that
 // belongs to root, the user who runs the program, or one of also, and to which
-// nobody else may write: else an *Error. A sticky directory is refused too:
-// others could have made what is about to be made in it.
+// nobody else may write; otherwise it returns an *Error. A sticky directory is
+// refused too: others could have made what is about to be made in it.
 func Directory(path string, also ...int) (string, error) {
 	real, err := resolve(path, also...)
 	if err != nil {
@@ -123,10 +138,10 @@ func Directory(path string, also ...int) (string, error) {
 	return real, judgeDirectory(real, info, false, also)
 }
 
-// MakeDirectory makes a directory, unless it is there, and gives it to a group, if
-// that is more than 0 and the user may. Nobody but root and the user may be able
-// to change what is on the way to it, or to replace it; whether it is good when it
-// was there is not judged.
+// MakeDirectory makes a directory unless it exists, and gives it to a group if that
+// is more than 0 and the user may do so. Nobody but root and the user may be able to
+// change what is on the way to it, or to replace it. A directory that existed is not
+// judged itself.
 func MakeDirectory(path string, mode fs.FileMode, group int) error {
 	parent, err := resolve(filepath.Dir(path))
 	if err != nil {

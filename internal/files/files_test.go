@@ -23,7 +23,7 @@ func asRoot(t *testing.T) {
 	}
 }
 
-// place is what a test makes of a path.
+// place is a file, directory, pipe or link that a test makes.
 type place struct {
 	name  string // below the test's directory; with a "/" at its end, a directory
 	mode  fs.FileMode
@@ -238,7 +238,7 @@ func TestDirectory(t *testing.T) {
 			got, err := Directory(filepath.Join(dir, tt.path), tt.also...)
 			switch {
 			case tt.want == "" && err == nil:
-				t.Errorf("%q is taken", got)
+				t.Errorf("%q is accepted", got)
 			case tt.want != "" && (err != nil || got != filepath.Join(dir, tt.want)):
 				t.Errorf("got %q, %v; want %s", got, err, tt.want)
 			}
@@ -264,7 +264,7 @@ func TestOwnGroup(t *testing.T) {
 		}
 		for _, name := range []string{"/d/g", "/r"} {
 			if _, err := Read(dir+name, 4); err == nil {
-				t.Errorf("%s is read", name)
+				t.Errorf("%s is read, want an error", name)
 			}
 		}
 	})
@@ -282,4 +282,30 @@ func as(t *testing.T, uid int, f func()) {
 		}
 	}()
 	f()
+}
+
+// TestReadSecret: what everybody may read is no secret, whoever it belongs to.
+func TestReadSecret(t *testing.T) {
+	asRoot(t)
+	for _, tt := range []struct {
+		place
+		err string
+	}{
+		{place{name: "f", mode: 0o600}, ""},
+		{place{name: "f", mode: 0o640}, ""},
+		{place{name: "f", mode: 0o644}, `"DIR/f" may be read by everybody, and is a secret: allowed are its owner and its group; to fix it: chmod o= DIR/f`},
+		{place{name: "f", mode: 0o602}, `"DIR/f" may be written by everybody: allowed is its owner alone; to fix it: chmod go-w DIR/f`},
+		{place{name: "f", mode: 0o600, owner: stranger}, `"DIR/f" belongs to user number 54321: allowed are root and the user who runs this; to fix it: chown root DIR/f`},
+	} {
+		dir := t.TempDir()
+		tt.make(t, dir)
+		text, err := ReadSecret(filepath.Join(dir, "f"), 4)
+		got := ""
+		if err != nil {
+			got = strings.ReplaceAll(err.Error(), dir, "DIR")
+		}
+		if got != tt.err || (string(text) == "text") != (tt.err == "") {
+			t.Errorf("%v: read %q with error %q, want %q", tt.mode, text, got, tt.err)
+		}
+	}
 }

@@ -22,16 +22,17 @@ const nonblock = syscall.O_NONBLOCK | syscall.O_NOCTTY
 // (path_resolution(7)).
 const maxLinks = 40
 
-// writable are the mode bits that let others write. An access control list
-// shows in the group's (acl(5)).
+// The mode bits that let others write and read. An access control list shows in those of the
+// group (acl(5)).
 const (
 	groupWrites fs.FileMode = 0o020
 	othersWrite fs.FileMode = 0o002
+	othersRead  fs.FileMode = 0o004
 )
 
 // resolve returns the real path of what path names, and an *Error when anybody
 // but root and the user who runs the program could make it name something else.
-// also are more users whose directories are good.
+// also lists further users whose directories are good.
 func resolve(path string, also ...int) (string, error) {
 	rest, err := split(path)
 	if err != nil {
@@ -113,6 +114,15 @@ func judgeFile(path string, info fs.FileInfo) error {
 	return nil
 }
 
+// judgeSecret returns an *Error if everybody may read the file.
+func judgeSecret(path string, info fs.FileInfo) error {
+	if info.Mode()&othersRead == 0 {
+		return nil
+	}
+	return &Error{path, "may be read by everybody, and is a secret: allowed are its owner and its group",
+		"chmod o= " + Quoted(path), true}
+}
+
 // judgeDirectory is judgeFile for a directory. sticky says that a sticky one is
 // good, as its entries are judged by their owners.
 func judgeDirectory(path string, info fs.FileInfo, sticky bool, also []int) error {
@@ -128,8 +138,8 @@ func judgeDirectory(path string, info fs.FileInfo, sticky bool, also []int) erro
 
 // foreignWrites returns those of the mode's bits that let somebody else write.
 // What belongs to an unprivileged user who runs the program, and to that user's
-// own group, is for them to judge: where each user has a group, what they make
-// is writable by it.
+// own group, is for them to judge: where each user has a group of their own, what
+// they make is often writable by it.
 func foreignWrites(info fs.FileInfo) fs.FileMode {
 	bits := info.Mode() & (groupWrites | othersWrite)
 	s, ok := info.Sys().(*syscall.Stat_t)

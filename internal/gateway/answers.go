@@ -11,11 +11,12 @@ import (
 
 // A right knock is answered when the fence has what it led to, in the background and
 // without waiting for the disk. The sender may be somebody else, who must not be flooded
-// by means of the gateway: the number of answers a second is limited, and wrong knocks,
-// which anybody can make in another's name, get none.
+// by means of the gateway: the number of answers a second is limited, and what opens
+// nothing, as anybody can send in another's name, gets one only where the source is proven.
+// Whose source is proven has asked for the answer.
 const (
 	visitorsPerSecond  = 1000
-	maxVisitorsWaiting = 256
+	maxVisitorsWaiting = 4096
 )
 
 // visitors are those to be told what their knocks led to.
@@ -36,13 +37,18 @@ type toTell struct {
 // newVisitors makes room for as many visitors as may wait.
 func newVisitors() visitors { return visitors{out: make(chan func(), maxVisitorsWaiting)} }
 
-// answers tells the visitor what a right knock led to, according to the door's effects.
-func (d *guarded) answers(v knock.Verdict, source netip.Prefix, effects []door.Effect) {
-	if v.Answer == nil || !v.Path.From.IsValid() {
+// tellLater has the visitor told at the end of the turn what a knock has led to, and once
+// more when a grant that waits for the service is given, or never will be.
+func (d *guarded) tellLater(v knock.Verdict, k door.Knock, of knock.Outcome) {
+	if v.Answer == nil || !v.Path.From.IsValid() || of.Refused != "" && !v.Proven {
 		return
 	}
-	d.gw.visitors.due = append(d.gw.visitors.due,
-		toTell{of: ledTo(source, effects), grant: grantKey{d.name(), source}, verdict: v})
+	of.Ports = d.conf.Ports
+	t := toTell{of: of, grant: grantKey{d.name(), k.Source}, verdict: v}
+	d.gw.visitors.due = append(d.gw.visitors.due, t)
+	if of.Waits {
+		d.expected.add(k.By, t)
+	}
 }
 
 // ledTo is what a right knock led to: a grant, its refusal, or that it waits for the
@@ -56,7 +62,7 @@ func ledTo(source netip.Prefix, effects []door.Effect) knock.Outcome {
 			}
 		case door.Record:
 			if e.Event == audit.EventRefused {
-				return knock.Outcome{}
+				return knock.Outcome{Refused: knock.RefusedCrowded}
 			}
 		}
 	}
@@ -70,8 +76,13 @@ func (g *Gateway) outcomes() []toTell {
 	g.visitors.due = nil
 	for i := range due {
 		o := &due[i]
-		if until, changes := g.changes.grants[o.grant]; o.of.Open && changes {
-			o.of = knock.Outcome{Open: !until.IsZero(), Until: until}
+		until, changes := g.changes.grants[o.grant]
+		switch {
+		case !o.of.Open || !changes:
+		case until.IsZero():
+			o.of = knock.Outcome{Refused: knock.RefusedEnded, Ports: o.of.Ports}
+		default:
+			o.of.Until = until
 		}
 	}
 	return due
@@ -83,9 +94,12 @@ func (g *Gateway) answerVisitors(now time.Time, due []toTell) {
 	v := &g.visitors
 	for _, o := range due {
 		if o.of.Open && !g.kernelHas(o.grant) {
+			o.of = knock.Outcome{Refused: knock.RefusedKernel, Ports: o.of.Ports}
+		}
+		if o.of.Refused != "" && !o.verdict.Proven || o.of.Closed && !g.kernelHas(o.grant) {
 			continue
 		}
-		if !v.may(now) {
+		if !o.verdict.Proven && !v.may(now) {
 			continue
 		}
 		select {
@@ -106,6 +120,9 @@ func (v *visitors) may(now time.Time) bool {
 
 // answerVisitor hands an answer to answerOn, in the background.
 func (g *Gateway) answerVisitor(o toTell) {
+	if o.of.Open {
+		o.of.Left = max(0, o.of.Until.Sub(g.world.Now()))
+	}
 	payload := o.verdict.Answer(o.of)
 	if payload == nil {
 		return

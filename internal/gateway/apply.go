@@ -147,6 +147,7 @@ func (g *Gateway) apply(now time.Time, a *applying) {
 func (g *Gateway) inUseAlready(now time.Time, a *applying) control.Reply {
 	g.machineMistakes = a.machineMistakes
 	g.warnings = g.warningsOf(g.config)
+	g.readFiles(now, true)
 	reply := control.Reply{Message: g.opts.Path + " is already in use: nothing has changed"}
 	g.recordConfig(now, a.by, reply.Message, a.checked, a.checked)
 	return reply
@@ -336,6 +337,7 @@ func (g *Gateway) takeOn(now time.Time, next checked) (left []string) {
 	g.config, g.hash, g.machineMistakes, g.doors, g.knocksByPlace = c, next.hash, next.machineMistakes, nil, nil
 	g.byName = make(map[string]*guarded, len(c.Doors))
 	g.warnings = g.warningsOf(c)
+	g.useKeeps(now, c)
 	for _, conf := range c.Doors {
 		d := old[conf.Name]
 		if d == nil {

@@ -45,10 +45,11 @@ func (g *Gateway) begin() error {
 		return err
 	}
 	g.listeners = &listeners{log: g.log, tcp: g.world.Touches, udp: g.world.Datagrams}
-	for _, m := range state.Marks {
+	for _, m := range g.makeKeeps(state.Marks) {
 		g.marks.keep(m)
 	}
 	g.forgetMarks()
+	g.useKeeps(now, g.config)
 	saved := make(map[string]door.Saved)
 	for _, d := range state.Doors {
 		saved[d.Name] = loadedDoor(d)

@@ -99,6 +99,10 @@ type Gateway struct {
 	neverCompared   bool              // they have not been compared since the start
 	grantsLost      bool              // grants went with the table, and are not back yet
 	marks           marks             // what knocks have left behind
+	keeps           []*keep           // what all knocks of a kind have in common
+	keepReading     keepReading       // of the files that they go by
+	alarms          alarms            // by those who have raised one lately
+	strangersDue    bool              // who has a grant is to be looked at, when the files were read
 	visitors        visitors          // visitors to be answered
 	callers         callers           // operators whose orders take effect
 	sessionsChanged bool              // somebody has come in, or gone, since watchers were last notified
@@ -127,8 +131,8 @@ type Gateway struct {
 	commitEnds chan event
 	heard      chan []knock.Heard
 
-	knocksByPlace   map[knock.Place]knockOf // made when asked for
-	knocksByPlaceOf *config.Config          // whose doors' they are
+	knocksByPlace   map[knock.Place][]knockOf // in the order of the doors; made when asked for
+	knocksByPlaceOf *config.Config            // whose doors' they are
 
 	stalls    stallDetector // when the process did not run
 	gaps      []gap         // gaps that the recognisers do not know of yet, in order
@@ -219,7 +223,7 @@ func (g *Gateway) Run(ctx context.Context, world World, ready func()) error {
 		now := g.world.Now()
 		wait := g.next().Sub(now)
 		if ready != nil {
-			if wait = min(wait, readyBy.Sub(now)); wait <= 0 || g.looked() && !g.listeners.busy {
+			if wait = min(wait, readyBy.Sub(now)); wait <= 0 || g.looked() && g.filesRead() && !g.listeners.busy {
 				ready()
 				ready = nil
 			}
@@ -389,7 +393,10 @@ func (g *Gateway) listened(hs []knock.Heard) int {
 		if !door.Somebody(door.Source(h.Source)) {
 			continue // in a knock that is everybody's, the door could not see whose touch it was
 		}
-		if d, k := g.knockAt(h.Place); d != nil {
+		if to, ok := h.Said.(knock.ToDoor); ok {
+			h.Door = to.Door()
+		}
+		if d, k := g.knockAt(h.Place, h.Door); d != nil {
 			d.hear(k, h)
 		}
 	}
@@ -415,6 +422,7 @@ func (g *Gateway) upkeep(now time.Time) {
 		}
 	}
 	g.lookForSpent()
+	g.readFiles(now, false)
 	g.writer.tryAgain()
 }
 

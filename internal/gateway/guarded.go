@@ -4,12 +4,10 @@ import (
 	"context"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/doorward/doorward/internal/audit"
 	"github.com/doorward/doorward/internal/config"
-	"github.com/doorward/doorward/internal/control"
 	"github.com/doorward/doorward/internal/door"
 	"github.com/doorward/doorward/internal/knock"
 )
@@ -33,6 +31,7 @@ type guarded struct {
 	oddities []string // oddities of the last check, for people
 	refusals []audit.Record
 	waiters  []*waiter // operators who wait for the door to open
+	expected expected  // visitors whose grants wait for the service
 	guesses  *audit.Guesses
 	metered  meteredDoor
 	cancel   context.CancelFunc // ends the goroutines of the door
@@ -45,6 +44,7 @@ type guarded struct {
 type heardKnock struct {
 	conf  config.Knock
 	rec   knock.Recogniser
+	kept  bool // its kind has a knock.Keeper
 	armed bool // a rule for everybody counts its judgements from when the door went dark
 	heard listenState
 
@@ -80,7 +80,7 @@ func (d *guarded) setKnocks(confs []config.Knock, now time.Time) {
 			k = old[i]
 			old = slices.Delete(old, i, i+1)
 		}
-		k.conf = c
+		k.conf, k.kept = c, d.gw.keepOf(c.Kind) != nil
 		d.knocks = append(d.knocks, k)
 	}
 	for i := range d.knocks {
@@ -88,7 +88,7 @@ func (d *guarded) setKnocks(confs []config.Knock, now time.Time) {
 		if k.rec != nil {
 			continue
 		}
-		k.rec = k.conf.Recogniser(now, d.gw.marks.of(d.name(), k.conf))
+		k.rec = d.recogniser(k.conf, now)
 		for _, o := range old {
 			k.before = append(k.before, o.rec)
 			if until := now.Add(o.conf.Lasts() + k.conf.Lasts()); until.After(k.until) {
@@ -129,82 +129,6 @@ func (d *guarded) lookElsewhere() {
 	}
 	d.lookCtx, d.lookEnd = context.WithCancel(d.ctx)
 	d.lookFor = d.gw.world.Look(d.conf)
-}
-
-// source returns whose knock it is that an address has begun.
-func (k *heardKnock) source(a netip.Addr) netip.Prefix {
-	if k.conf.ForAll() {
-		return door.Any
-	}
-	return door.Source(a)
-}
-
-// hear hands what was heard to the knock that listens there.
-func (d *guarded) hear(k *heardKnock, h knock.Heard) {
-	d.apply(d.door.Tick(h.Time)) // a penalty that had ended by then has ended, however late the turn
-	if d.door.Deaf(k.conf.Name, k.source(h.Source)) {
-		return
-	}
-	for _, v := range k.rec.Hear(h) {
-		d.judged(k, v)
-	}
-}
-
-// judged hands a recogniser's verdict to the door.
-func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
-	if v.Everybody != k.conf.ForAll() {
-		d.gw.log.Error("a knock came to nothing", "door", d.name(), "knock", k.conf.Name,
-			"err", "its recogniser's verdict is for everybody, or for one, against its rule")
-		return
-	}
-	marks := d.marks(k, v)
-	for _, m := range marks {
-		d.gw.marks.keep(m)
-	}
-	source, by := k.source(v.Source), strings.TrimSpace(k.conf.Kind+" "+v.By)
-	right := door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, For: v.OpenFor}
-	switch {
-	case v.Right && v.First:
-		d.knockFirst(right, marks, v)
-		return
-	case v.Right:
-		d.gw.remember(marks)
-		d.opens(v.Time, right, v)
-		return
-	}
-	d.gw.remember(marks)
-	w := door.Wrong{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, Penalty: v.Penalty, Proven: v.Proven}
-	if v.Proven { // else it takes nothing back, and anybody could cause queries to the kernel
-		w.Used = d.used(source, by)
-	}
-	if k.excused(v) {
-		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so there is no penalty"
-	}
-	d.refuse(v.Code, d.door.Wrong(v.Time, w))
-}
-
-// refuse carries out the effects of a knock, and counts it if it was refused.
-func (d *guarded) refuse(why string, effects []door.Effect) {
-	refused := func(e door.Effect) bool {
-		r, is := e.(door.Record)
-		return is && r.Event == audit.EventRefused
-	}
-	if slices.ContainsFunc(effects, refused) {
-		d.metered.refused[control.Refusal(why)]++
-	}
-	d.apply(effects)
-}
-
-// opens hands a right knock to the door.
-func (d *guarded) opens(now time.Time, k door.Knock, v knock.Verdict) {
-	d.metered.knock = now
-	effects := d.door.Knock(now, k)
-	why := "crowded"
-	if d.door.Deaf(k.Name, k.Source) {
-		why = "deaf"
-	}
-	d.refuse(why, effects)
-	d.answers(v, k.Source, effects)
 }
 
 // used says whether a connection has used the grant that a source's knock earned.
@@ -311,7 +235,7 @@ func (d *guarded) listenState(k *heardKnock) listenState {
 	switch {
 	case k.conf.ForAll():
 		a.open = !d.door.Deaf(k.conf.Name, door.Any)
-	case !d.door.Mute(k.conf.Name):
+	case k.kept || !d.door.Mute(k.conf.Name): // a visitor who shows a secret is told why nothing opens
 		a.open = true
 	}
 	if a.open {
@@ -343,6 +267,7 @@ func (d *guarded) apply(effects []door.Effect) {
 	}
 	if len(effects) > 0 {
 		d.settle(effects, d.door.Saved().Reason)
+		d.tellExpected(effects)
 	}
 }
 

@@ -257,7 +257,7 @@ func (g *Gateway) places() places {
 			for _, p := range k.conf.Hears() {
 				if k.heard.open && !slices.Contains(k.heard.closed, p) {
 					all.Open = append(all.Open, p)
-					if by, ok := k.conf.Rule.(knock.Opener); ok && p.Medium == knock.Datagrams {
+					if by := g.opener(k.conf, p.Port); by != nil && p.Medium == knock.Datagrams {
 						all.openers[p.Port] = by
 					}
 				}
@@ -275,23 +275,30 @@ type knockOf struct {
 	knock int // of the door's, from 0
 }
 
-// knockAt returns whose knock is heard at a place, nil for nobody's.
-func (g *Gateway) knockAt(p knock.Place) (*guarded, *heardKnock) {
+// knockAt returns whose knock is heard at a place, nil for nobody's. Of several doors that
+// share it, it is the one of that name, and the first if none has it.
+func (g *Gateway) knockAt(p knock.Place, door string) (*guarded, *heardKnock) {
 	if g.knocksByPlace == nil || g.knocksByPlaceOf != g.config {
-		g.knocksByPlace, g.knocksByPlaceOf = make(map[knock.Place]knockOf), g.config
+		g.knocksByPlace, g.knocksByPlaceOf = make(map[knock.Place][]knockOf), g.config
 		for _, d := range g.doors {
 			for i, k := range d.knocks {
 				for _, p := range k.conf.Hears() {
-					g.knocksByPlace[p] = knockOf{d, i}
+					g.knocksByPlace[p] = append(g.knocksByPlace[p], knockOf{d, i})
 				}
 			}
 		}
 	}
-	l, ok := g.knocksByPlace[p]
-	if !ok {
+	all := g.knocksByPlace[p]
+	if len(all) == 0 {
 		return nil, nil
 	}
-	return l.door, &l.door.knocks[l.knock]
+	of := all[0]
+	if len(all) > 1 && door != "" {
+		if i := slices.IndexFunc(all, func(k knockOf) bool { return k.door.name() == door }); i >= 0 {
+			of = all[i]
+		}
+	}
+	return of.door, &of.door.knocks[of.knock]
 }
 
 // hears are the places of all knocks of a door.

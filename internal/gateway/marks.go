@@ -39,6 +39,9 @@ func (ms marks) of(door string, c config.Knock) (all []knock.Mark) {
 func (d *guarded) marks(k *heardKnock, v knock.Verdict) (all []store.Mark) {
 	for _, m := range v.Marks {
 		kept := store.Mark{Door: d.name(), Knock: k.conf.Kind, Key: m.Key}
+		if m.Common {
+			kept.Door = ""
+		}
 		if len(m.Value) > 0 {
 			kept.Value = slices.Clone(m.Value)
 		}

@@ -44,6 +44,8 @@ func (g *Gateway) order(ctx context.Context, now time.Time, by control.Caller, o
 		g.open(ctx, now, by, o, done)
 	case control.Close:
 		g.close(now, by, o, done)
+	case control.KindRequest:
+		g.orderKind(now, by, o, done)
 	case control.Arm:
 		reply, err := g.arm(now, by.Name, o)
 		g.answer(reply, err, done)

@@ -145,4 +145,7 @@ func (d *guarded) givesUp() (next time.Time, some bool) {
 }
 
 // goes answers those who wait for a door that is about to go.
-func (d *guarded) goes() { d.settle(nil, "it is no longer guarded") }
+func (d *guarded) goes() {
+	d.settle(nil, "it is no longer guarded")
+	d.expectNothing()
+}

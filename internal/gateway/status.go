@@ -109,7 +109,7 @@ func (g *Gateway) listed() int {
 // allWarnings returns what an operator should act on.
 func (g *Gateway) allWarnings() []string {
 	all := append([]string{}, g.opts.Warnings...) // never nil
-	all = append(all, g.warnings...)
+	all = append(append(all, g.warnings...), g.keepWarnings(g.world.Now())...)
 	for _, p := range []struct{ what, problem string }{
 		{"the fence is down: ", g.fenceProblem},
 		{"", g.listeners.problem},

@@ -159,7 +159,7 @@ func TestWhatIsHeardCostsTheSameHoweverManyDoors(t *testing.T) {
 	if len(ear.listening) != 1 || ear.listening[0] != 20000 {
 		t.Errorf("with one door left the listener listens on %v", ear.listening)
 	}
-	if d, _ := g.knockAt(at(20007)); d != nil {
+	if d, _ := g.knockAt(at(20007), ""); d != nil {
 		t.Errorf("what is heard on 20007 goes to %s, which is gone", d.name())
 	}
 }

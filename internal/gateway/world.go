@@ -44,6 +44,8 @@ type World struct {
 	// sockets show, with any other nothing. It is called in the background, one call at a
 	// time.
 	Connections func(ports [][]port.Range) ([][]presence.Connection, error)
+	// Cut ends connections. It is called in the background.
+	Cut func([]presence.Connection) error
 	// FlowsVisible says why the kernel's flows cannot be seen, nil if they can.
 	FlowsVisible func() error
 	// Listening says whether something listens on one of the ports.
@@ -55,6 +57,11 @@ type World struct {
 	Config func(path string) (*config.Config, []byte, error)
 	// Text reads the configuration file and does not check it.
 	Text func(path string) ([]byte, error)
+	// KnockFile reads a file that knocks go by. Stamp says what it is, in words that differ
+	// when it has changed, and "" if it may change without that. Both are called in the
+	// background.
+	KnockFile func(knock.File) ([]byte, error)
+	Stamp     func(path string) string
 	// Now returns the time; time.Now in the real world.
 	Now func() time.Time
 }
@@ -152,11 +159,14 @@ func Linux(table Fence, open func() (Store, error), commands func(config.Door) S
 		},
 		Look:         func(c config.Door) func(context.Context) Observation { return newLook(c, watcher) },
 		Connections:  lists,
+		Cut:          cut,
 		FlowsVisible: watcher.FlowsVisible,
 		Listening:    listening,
 		Own:          presence.Own,
 		Config:       config.Load,
 		Text:         config.Read,
+		KnockFile:    readKnockFile,
+		Stamp:        stampOf,
 		Now:          time.Now,
 	}
 }

@@ -104,6 +104,7 @@ type tally struct {
 	guardedFirst bool          // the table stood when the store was opened
 	measured     int           // times that connections were counted
 	starts       int           // of services
+	cut          []string      // whose connections were ended
 	sets         int           // times that the listener was told where to listen
 }
 
@@ -159,6 +160,14 @@ func (m *machine) world() World {
 			}
 			return all, nil
 		},
+		Cut: func(ends []presence.Connection) error {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			for _, c := range ends {
+				m.cut = append(m.cut, c.Remote.String())
+			}
+			return nil
+		},
 		FlowsVisible: func() error {
 			m.mu.Lock()
 			defer m.mu.Unlock()
@@ -169,9 +178,10 @@ func (m *machine) world() World {
 			defer m.mu.Unlock()
 			return !slices.Contains(m.silentPorts, r.String())
 		},
-		Own:    func(a netip.Addr) (bool, error) { return a.IsLoopback() || a == netip.MustParseAddr("192.0.2.1"), nil },
-		Config: config.Load,
-		Text:   config.Read,
+		Own:       func(a netip.Addr) (bool, error) { return a.IsLoopback() || a == netip.MustParseAddr("192.0.2.1"), nil },
+		Config:    config.Load,
+		Text:      config.Read,
+		KnockFile: readKnockFile, Stamp: stampOf,
 	}
 }
 

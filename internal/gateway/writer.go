@@ -218,13 +218,16 @@ func (d *guarded) knockFirst(k door.Knock, marks []store.Mark, v knock.Verdict) 
 	d.gw.first(marks, func(now time.Time, err error) {
 		switch {
 		case d.ctx.Err() != nil: // the door went meanwhile
+			d.tellLater(v, k, knock.Outcome{Refused: knock.RefusedEnded})
 		case err != nil:
 			r := audit.Record{Time: now, Door: d.name(), Event: audit.EventRefused, Source: door.SourceString(k.Source),
 				By: k.By, Reason: "a right knock, but what must be remembered of it is not on disk: " + err.Error()}
 			d.noteRefusal(r)
 			d.metered.refused["unsaved"]++
 			d.gw.tell(r)
+			d.tellLater(v, k, knock.Outcome{Refused: knock.RefusedUnsaved})
 		case d.door.Deaf(k.Name, k.Source): // because of a wrong one that came meanwhile
+			d.tellLater(v, k, knock.Outcome{Refused: d.ignores(k)})
 		default:
 			d.opens(now, k, v)
 		}

@@ -4,17 +4,20 @@ package kinds
 
 import (
 	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/sealed"
 	"github.com/doorward/doorward/internal/touch"
 )
 
-// All are the kinds, in the order in which they are told. Nothing changes it but
-// tests that bring a kind of their own.
+// All lists the kinds, in the order in which they are shown. Only tests change it, to
+// add kinds of their own.
 var All = []knock.Kind{
+	sealed.Kind{},
 	touch.Kind{},
 }
 
-// ToCome are names of kinds that are not here yet: who asks for one is told so.
-var ToCome = []string{"sequence", "sealed", "fwknop"}
+// ToCome lists the names of kinds that are planned: a message says so to whoever asks
+// for one.
+var ToCome = []string{"sequence", "fwknop"}
 
 // Named returns the kind with that name, nil for none.
 func Named(name string) knock.Kind {
@@ -26,7 +29,7 @@ func Named(name string) knock.Kind {
 	return nil
 }
 
-// Names are those of All.
+// Names returns the names of the kinds in All.
 func Names() (names []string) {
 	for _, k := range All {
 		names = append(names, k.Name())

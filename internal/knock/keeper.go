@@ -22,9 +22,9 @@ type Keeper interface {
 // force when they were last told.
 type Kept interface {
 	// Use goes by these rules from now on, all that the kind has in the configuration in
-	// use, by door, in the order of the file; nil where it has none. What was fed of files
-	// that are still gone by stays. It returns warnings, as Rule.Warnings does.
-	Use(now time.Time, rules map[string][]Rule) []string
+	// use, in the order of the file. What was fed of files that are still gone by stays. It
+	// returns warnings, as Rule.Warnings does.
+	Use(now time.Time, rules []Use) []string
 	// Recogniser is Rule.Recogniser for a rule of a door in use. Marks are those that
 	// verdicts left at the door.
 	Recogniser(door string, r Rule, armed time.Time, marks []Mark) Recogniser
@@ -46,6 +46,12 @@ type Kept interface {
 	// goes back when what the change has is on disk. An error is best an *OrderError; with
 	// one nothing has changed.
 	Order(now time.Time, who, order string, args json.RawMessage) (Change, json.RawMessage, error)
+}
+
+// Use is a rule in use, at a door.
+type Use struct {
+	Door string
+	Rule Rule
 }
 
 // Sharer is a Rule that may hear at a place where another rule of its kind, a Keeper,
@@ -78,11 +84,11 @@ const MaxFile = 4 << 20
 // Change is what follows from a file or an order.
 type Change struct {
 	Marks []Mark // kept under no door
-	// Ended are whose grants end at all doors, by the names that verdicts had in By. With
-	// Cut the connections that they were let in by end as well.
-	Ended []string
-	Cut   bool
-	Notes []Note // for the audit trail
+	// Recheck says that some may not have any more what they have: Stands is asked of all
+	// who have a grant. With Cut the connections of those whose grants end by it end, too.
+	Recheck bool
+	Cut     bool
+	Notes   []Note // for the audit trail
 	// Warnings are what operators should know, a sentence each. Those of a file are shown
 	// until it is fed again; those of an order are logged.
 	Warnings []string

@@ -21,11 +21,11 @@ type Kind interface {
 	// Name is the kind's word in the configuration and in the audit trail.
 	Name() string
 	// Read reads and checks a knock's table and notes all its mistakes there. It asks
-	// for every key that the kind has, whatever the others say; the key "kind" was
-	// asked for. What it returns after a mistake is nil or has the places that could
-	// be read.
+	// for every key that the kind has, whatever the others say; the key "kind" has been
+	// asked for already. After a mistake it returns nil, or a Rule with the places that
+	// could be read.
 	Read(table *tables.Table) Rule
-	// Reference is the kind's part of the reference: its table's keys, each with its
+	// Reference is the kind's part of reference.toml: its table's keys, each with its
 	// meaning, what is allowed, and its default as its value where it has one.
 	Reference() string
 	// Needs is the most that any rule of the kind needs of the machine.
@@ -38,17 +38,17 @@ type Rule interface {
 	// Hears are the places where the knock is heard, each once. No other knock hears
 	// anything there.
 	Hears() []Place
-	// Recogniser returns one that has heard nothing since armed. Marks are those that
-	// verdicts left before of all knocks of the kind at the same door, in no order: a
-	// key says whose it is.
+	// Recogniser returns a Recogniser that has heard nothing since armed. Marks are those
+	// that earlier verdicts left, of all knocks of the kind at the same door, in no order:
+	// a mark's key says whose it is.
 	Recogniser(armed time.Time, marks []Mark) Recogniser
-	// Lasts is the longest from what is heard first of a knock to its verdict.
+	// Lasts is the longest time from what is heard first of a knock to its verdict.
 	Lasts() time.Duration
-	// ForAll says whether a right knock opens to everybody until the door goes dark.
+	// ForAll reports whether a right knock opens to everybody until the door goes dark.
 	ForAll() bool
 	// Needs is what this rule needs of the machine while it is in use.
 	Needs() Needs
-	// Warnings say what can be, but is probably not meant, a sentence each.
+	// Warnings say what is allowed but probably not meant, one sentence each.
 	Warnings() []string
 	// Words say what a visitor does, for the operator alone: they are the secret.
 	Words() string
@@ -116,7 +116,7 @@ func (p Place) Range() port.Range {
 	return port.Range{Proto: p.AsPort().Proto, First: p.Port, Last: p.Port}
 }
 
-// Path is the way that a datagram came, which an answer goes back. The zone of a
+// Path is the way that a datagram came, and that an answer goes back. The zone of a
 // link-local address is the number of its interface.
 type Path struct {
 	From netip.AddrPort // the sender, never IPv4-mapped, with its zone
@@ -142,7 +142,7 @@ type Heard struct {
 	Time   time.Time // when it was heard; keeps its monotonic reading
 	Proven bool      // the source can receive at its address: a connection, or a datagram that is Shown
 	// Said is by an Opener; nil for a connection. After a reload what the rule before has
-	// opened may still come: who reads it looks whether it is what it should be.
+	// opened may still come: so that a Recogniser has to check its type.
 	Said any
 	Path Path // zero for a connection
 	// Door is what Said names (ToDoor), "" for none. Of the doors that share the place it
@@ -152,31 +152,31 @@ type Heard struct {
 
 // Recogniser follows what is heard by one Rule. It is not safe for concurrent use.
 type Recogniser interface {
-	// Hear takes in what was heard at one of the rule's places, in the order of its
-	// time, and returns the verdicts that are due by then, in the order in which they
-	// fell. That time may be before the latest Look, if the listener had it in hand
-	// while the process did not run; it is not too late by that.
+	// Hear follows what was heard at one of the rule's places, in the order of its time,
+	// and returns the verdicts that are due by then, in the order in which they fell.
+	// That time may be before the latest Look, if the listener had it in hand while the
+	// process did not run; this alone does not make it too late.
 	Hear(h Heard) []Verdict
-	// Look returns the verdicts that are due by now without anything heard.
+	// Look returns the verdicts that are due by now, with nothing more heard.
 	Look(now time.Time) []Verdict
 	// Next is when Look has something to do; false: nothing is under way.
 	Next() (time.Time, bool)
-	// Gap notes that nobody could be heard from one moment to another: nobody is judged
-	// for that time.
+	// Gap notes that nobody could be heard between two moments: nobody is judged for that
+	// time.
 	Gap(from, to time.Time)
-	// Follow goes by another rule from now on, if what is under way may go on by it,
-	// and says whether it does. If not, nothing has changed.
+	// Follow switches to another rule, if what is under way can go on under it, and
+	// reports whether it did. If not, nothing has changed.
 	Follow(rule Rule) bool
-	// GiveUp forgets what a source has under way, what everybody has for the zero Addr
-	// or of a rule that is ForAll, and says whether there was anything.
+	// GiveUp forgets what a source has under way, or what everybody has if source is the
+	// zero Addr or the rule is ForAll, and reports whether there was anything.
 	GiveUp(source netip.Addr) bool
 	// Rearm forgets what is under way, as if the recogniser were new.
 	Rearm(now time.Time)
-	// Closed are those of the rule's places that are not to be heard for now.
+	// Closed returns those of the rule's places that are to be closed for now.
 	Closed() []Place
 }
 
-// Verdict is what was heard came to.
+// Verdict is what a knock came to.
 type Verdict struct {
 	Right bool
 	// Close makes a right one take back what By has at the source instead of opening. With
@@ -189,17 +189,21 @@ type Verdict struct {
 	Everybody bool       // the knock was everybody's, and so is what follows from it
 	Proven    bool       // all that was heard of it came from sources that were proven
 	Time      time.Time  // when it was decided
-	// By is who knocked, beside the kind's name, as "alice SHA256:..."; "" for nobody
+	// By is who knocked, besides the kind's name, as "alice SHA256:..."; "" for nobody
 	// in particular.
 	By string
-	// Reason is for people. It does not tell the knock, since logs are read by more
-	// than those who may knock.
+	// Reason is for people. It does not give the knock away, since logs are read by more
+	// people than those who may knock.
 	Reason  string
-	Code    string        // why a wrong one is, in one of the words by which metrics count that
+	Code    string        // why a wrong one is wrong, in one of the words that metrics count by
 	Penalty time.Duration // of a wrong one; 0: none
 	OpenFor time.Duration // how long the grant of a right one lasts; 0: as the door says
+	AtMost  time.Duration // it lasts no longer than this; 0: no limit
+	// Extend makes a right one open only if By has the source a grant already.
+	Extend bool
+	Notes  []Note // for the audit trail, of a right one
 	// Marks are to be remembered over a restart. With First they are on disk before
-	// the door hears of a right knock, and one whose marks cannot be kept is none.
+	// the door hears of a right knock, and one whose marks cannot be saved is refused.
 	Marks []Mark
 	First bool
 	// Answer makes the answer to a knock, which goes the way of Path, when what that led
@@ -214,22 +218,25 @@ type Verdict struct {
 }
 
 // Mark is something that a kind remembers over a restart, under a key of its own. A
-// later one replaces one before with the same key; without a value it is forgotten. The
-// kind bounds how many it has: all of them are in memory.
+// later mark replaces an earlier one with the same key; one without a value removes it.
+// The kind bounds how many it has: all of them are in memory.
 type Mark struct {
 	Key   string // 1 to 128 bytes
 	Value []byte // at most 1024 bytes
+	// Common makes it one of those that a Kept has, which are kept under no door.
+	Common bool
 }
 
 // Outcome is what a verdict led to, when it has happened. One of Open, Waits, Closed and
 // Refused is set.
 type Outcome struct {
-	Open    bool         // the visitor has a grant, which the kernel knows
-	Until   time.Time    // when that ends
-	Waits   bool         // a grant comes when the service runs, which is starting
-	Closed  bool         // By has no grant at the source any more
-	Refused Refusal      // why there is no grant, nor will be one
-	Ports   []port.Range // that the door guards
+	Open    bool          // the visitor has a grant, which the kernel knows
+	Until   time.Time     // when that ends
+	Left    time.Duration // until then, when the answer is made
+	Waits   bool          // a grant comes when the service runs, which is starting
+	Closed  bool          // By has no grant at the source any more
+	Refused Refusal       // why there is no grant, nor will be one
+	Ports   []port.Range  // that the door guards
 }
 
 // Refusal is why a right knock opens nothing.
@@ -245,12 +252,13 @@ const (
 	RefusedUnsaved  Refusal = "unsaved"  // what must be remembered of the knock is not on disk
 	RefusedFailed   Refusal = "failed"   // the service did not start
 	RefusedEnded    Refusal = "ended"    // it was taken back before it could be given
+	RefusedNothing  Refusal = "nothing"  // there is no grant to extend
 	RefusedKernel   Refusal = "kernel"   // the kernel does not have the grant yet
 )
 
-// Needs is what a knock needs of the machine, beside its places.
+// Needs is what a knock needs of the machine, besides its places.
 type Needs struct {
 	Capabilities []string // as capabilities(7) names them: "CAP_NET_RAW"
 	Files        []string // absolute paths that are read while it is in use
-	SystemCalls  []string // beside those that every daemon makes, by name
+	SystemCalls  []string // besides those that every daemon makes, by name
 }

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// The interfaces here are what only some kinds can do: their Rule, or their Kind,
-// has the methods, and who wants them asks for the interface.
+// The interfaces here are for what only some kinds can do: their Rule, or their Kind,
+// has the methods, and whoever needs them asserts the interface.
 
-// Penalised is a Rule of which a wrong knock costs something.
+// Penalised is a Rule whose wrong knocks may cost something.
 type Penalised interface {
 	Rule
 	// Costs is the penalty of a source's first wrong knock, 0 for none.
@@ -19,37 +19,37 @@ type Penalised interface {
 // else, so that any machine can knock. doorward share writes it down.
 type Touched interface {
 	Rule
-	// Touches are the ports to connect to, in the order in which it is to be done.
+	// Touches are the ports to connect to, in the order in which to do it.
 	Touches() []uint16
-	// Every is how often the gateway looks whether a knock is complete; 0: at once.
+	// Every is how often the gateway checks whether a knock is complete; 0: at once.
 	Every() time.Duration
 }
 
-// Redrawn is a Rule whose secret can be drawn anew, and shared then. doorward rotate
-// does.
+// Redrawn is a Rule whose secret can be drawn again, and then shared, as doorward
+// rotate does.
 type Redrawn interface {
 	Touched
-	// Redraw returns the rule with a secret of the same shape, and what of the knock's
-	// table is another then: by the path within the table, with places in lists from 0
-	// ("touch.0"), the value as TOML spells it. Only integers and strings that stood
-	// there before can be replaced.
+	// Redraw returns the rule with a new secret of the same shape, and the edits of the
+	// knock's table that make it so: each new value as TOML spells it, by its path within
+	// the table, with places in lists counted from 0 ("touch.0"). Only integers and
+	// strings that stood there before can be replaced.
 	Redraw(from Lots) (fresh Touched, edits map[string]string, err error)
 }
 
-// Drafted is a Kind of which doorward init writes a first knock.
+// Drafted is a Kind of which doorward init can write a first knock.
 type Drafted interface {
 	Kind
-	// Proposal tells of a knock of which nothing was chosen, in sentences; it goes on
-	// from "a knock that nobody else has: ".
+	// Proposal describes the knock that is drafted if nothing is chosen, in sentences; it
+	// goes on from "a knock that nobody else has: ".
 	Proposal() string
 	// Choices are what can be chosen about it, in the order in which it is asked.
 	Choices() []Choice
 	// Draft writes the keys of the knock's table after "kind", with their comments.
-	// What was chosen is by the choices' names, and not checked: a mistake in it is
-	// one of the text. What was not is drawn or proposed.
+	// chosen has what was chosen, by the names of the choices. It is not checked: a
+	// mistake in it becomes one of the text. What was not chosen is drawn or proposed.
 	Draft(chosen map[string][]string, from Lots) (keys string, err error)
-	// Write writes the keys of a rule that the kind has read, so that it reads the
-	// same from them: a file that is written anew keeps the knock of the one before.
+	// Write writes the keys of a rule that the kind has read, so that it reads the same
+	// rule from them: a file that is written again keeps the former one's knock.
 	Write(Rule) (keys string)
 }
 
@@ -62,15 +62,15 @@ type Choice struct {
 	Question string
 	Proposal string // what an empty answer means when there is no Default: nothing is chosen
 	Empty    string // what to say of an empty answer when there is no Proposal either
-	With     string // the choice without which this one is none, and it without this; "" for none
+	With     string // a choice that is made together with this one or not at all; "" for none
 }
 
 // Lots are what a secret is drawn from at random.
 type Lots struct {
 	io.Reader // random bytes
-	// Ports draws so many different ports in random order that nothing else here uses,
-	// never one of them twice. They are none that the system gives to outgoing
-	// connections. For doorward init they also have no name in /etc/services, and
-	// scanners do not try them first.
+	// Ports draws n different ports, in random order, that nothing else on this machine
+	// uses and that no earlier call has drawn. None of them is one that the system assigns
+	// to outgoing connections. For doorward init they also have no name in /etc/services,
+	// and scanners do not try them first.
 	Ports func(m Medium, n int) ([]uint16, error)
 }

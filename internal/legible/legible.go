@@ -1,8 +1,8 @@
 // Package legible makes text safe to show. A user's name, a log's line or a
 // message of another program may have characters that move the cursor, colour a
 // terminal (C0 and C1 controls, ECMA-48), break a line (U+2028) or turn the
-// writing round (U+202E). Whatever is printed or logged goes through here. It
-// knows nothing of where the text comes from.
+// writing round (U+202E). Whatever is printed or logged goes through here, wherever
+// it comes from.
 package legible
 
 import (
@@ -14,8 +14,8 @@ import (
 	"unicode/utf8"
 )
 
-// Rune says whether r prints, and stands for itself wherever it does: letters,
-// marks, numbers, punctuation, symbols and the space U+0020.
+// Rune reports whether r can be shown as it is: letters, marks, numbers, punctuation,
+// symbols and the space U+0020 can.
 func Rune(r rune) bool { return unicode.IsPrint(r) }
 
 // Text returns s with U+FFFD for each character that does not print (see Rune).
@@ -28,7 +28,7 @@ func Text(s string) string {
 	}, s)
 }
 
-// Lines is Text, but for the ends of lines.
+// Lines is Text, except that it keeps line feeds.
 func Lines(s string) string {
 	lines := strings.Split(s, "\n")
 	for i, l := range lines {
@@ -37,8 +37,8 @@ func Lines(s string) string {
 	return strings.Join(lines, "\n")
 }
 
-// Clip returns the beginning of s, of most bytes at the most and without half a
-// character, with "…" as its end if anything was left out.
+// Clip returns s, or, if it is longer than most bytes, its beginning with "…" at the
+// end, in at most most bytes (3 or more) and without half a character.
 func Clip(s string, most int) string {
 	const rest = "…"
 	if len(s) <= most {
@@ -51,9 +51,9 @@ func Clip(s string, most int) string {
 	return s[:end] + rest
 }
 
-// JSON returns valid JSON text with \uXXXX for each character that does not
-// print, so that it says the same. encoding/json escapes only those below U+0020
-// and two others. Text without such characters is returned as it is.
+// JSON returns valid JSON text with \uXXXX for each character that does not print,
+// which means the same. encoding/json escapes only those below U+0020 and two others.
+// Text without such characters is returned as it is.
 func JSON(text []byte) []byte {
 	if !bytes.ContainsFunc(text, escaped) {
 		return text
@@ -75,6 +75,6 @@ func JSON(text []byte) []byte {
 	return out
 }
 
-// escaped says whether r is to be escaped in JSON, where what is below U+0020
+// escaped reports whether r is to be escaped in JSON, where characters below U+0020
 // can only stand between values.
 func escaped(r rune) bool { return r >= 0x7f && !Rune(r) }

@@ -10,7 +10,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// hostile are characters that a terminal acts upon, or a reader is fooled by.
+// hostile are characters that a terminal acts upon, or that fool a reader.
 var hostile = map[string]rune{
 	"escape": 0x1b, "delete": 0x7f, "C1 control sequence introducer": 0x9b, "C1 operating system command": 0x9d,
 	"first C1": 0x80, "last C1": 0x9f, "line separator": 0x2028, "paragraph separator": 0x2029,
@@ -38,7 +38,7 @@ func TestNothingHostileIsShown(t *testing.T) {
 	}
 }
 
-// Whatever stands in JSON, it says the same escaped and has nothing hostile.
+// Whatever the JSON says, it says the same once escaped, and has nothing hostile.
 func TestJSONSaysTheSame(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := rapid.OneOf(rapid.Rune(), rapid.SampledFrom([]rune{0x1b, 0x7f, 0x80, 0x9b, 0x2028, 0x202e, 0xe0041, 0xfeff, 0xfffd}))

@@ -15,8 +15,8 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// BenchmarkTouch is the time for a touch when visitors connect as quickly as
-// they can; they do it on the same processors.
+// BenchmarkTouch measures the time for a touch while visitors connect as quickly as
+// they can, on the same processors.
 func BenchmarkTouch(b *testing.B) {
 	nstest.Need(b)
 	s := newScene(b, 59000, 59001, 59002)

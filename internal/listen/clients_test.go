@@ -19,8 +19,8 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// TestClients has the programs that people knock with: each gives one touch,
-// gets no byte, and is content.
+// TestClients runs the programs that people knock with: each makes one touch, gets no
+// byte, and reports no error.
 func TestClients(t *testing.T) {
 	nstest.Need(t, "telnet", "nc", "nmap", "bash", "sh")
 	s := newScene(t, 59000)
@@ -94,8 +94,8 @@ func (s *scene) run(t *testing.T, argv []string, gateway string) (out string, st
 	return string(b), cmd.ProcessState.ExitCode()
 }
 
-// oneTouch waits for a touch after the first before ones. That there was no
-// second one shows in the touch that it makes itself: touches come in order.
+// oneTouch waits for a touch after the first before ones. Then it makes one itself to
+// show that there was no second one: touches come in order.
 func (s *scene) oneTouch(t *testing.T, before int) {
 	t.Helper()
 	s.heard.wait(t, "a touch", count(before+1))
@@ -167,7 +167,7 @@ func (s *scene) eventually(t *testing.T, look func() string, want string) {
 	}
 }
 
-// TestTenThousandAtOnce has so many visitors begin before any is answered.
+// TestTenThousandAtOnce lets ten thousand visitors begin before any is answered.
 func TestTenThousandAtOnce(t *testing.T) {
 	const n = 10_000
 	s := newScene(t, 59000, 59001, 59002)

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Strangers' connections take no more descriptors than are the listener's, however
+// Strangers' connections take no more descriptors than the listener's share, however
 // many come in a moment.
 func TestClosingHoldsNoMoreThanItsShare(t *testing.T) {
 	now := time.Unix(1e9, 0)
@@ -43,7 +43,7 @@ func TestClosingHoldsNoMoreThanItsShare(t *testing.T) {
 	}
 }
 
-// connection is an end of one whose other end is gone.
+// connection returns one end of a connection whose other end is closed.
 func connection(t *testing.T) int {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

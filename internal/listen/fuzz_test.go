@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FuzzSignals holds that the kernel's records of arrivals are read as its own
-// struct has them: in their order, and none at all once signals were lost.
+// FuzzSignals checks that the kernel's records of arrivals are read as its own struct
+// has them: in their order, and none at all once signals were lost.
 func FuzzSignals(f *testing.F) {
 	record := func(signal uint32, fd int32) []byte {
 		var b bytes.Buffer
@@ -62,8 +62,8 @@ func FuzzSignals(f *testing.F) {
 	})
 }
 
-// FuzzAddress holds that a visitor's address is the one in the kernel's struct,
-// without zone and IPv4 as IPv4: what the fence lets in.
+// FuzzAddress checks that a visitor's address is the one in the kernel's struct, without
+// a zone, and IPv4 as IPv4: what the fence lets in.
 func FuzzAddress(f *testing.F) {
 	for _, a := range []string{"192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1", "fe80::1", "::", "::1"} {
 		f.Add(netip.MustParseAddr(a).AsSlice(), uint32(2))

@@ -18,7 +18,7 @@ import (
 	"github.com/doorward/doorward/internal/knock"
 )
 
-// board is a store of descriptors, on which a test sees what happens.
+// board is a descriptor store that a test can look into.
 type board struct {
 	kept    map[uint16]int // descriptors, of the store's own
 	dropped []uint16
@@ -38,8 +38,8 @@ func (b *board) Drop(p uint16) error {
 	return nil
 }
 
-// shelve gives the scene's listener a store of descriptors with a socket for each port, as a daemon
-// has left it that was killed. Those of listening listen.
+// shelve gives the scene's listener a descriptor store with a socket for each port, as a
+// daemon that was killed leaves it. Those of listening listen.
 func (s *scene) shelve(t *testing.T, shut []uint16, listening ...uint16) *board {
 	t.Helper()
 	b := &board{kept: make(map[uint16]int)}
@@ -92,8 +92,8 @@ func blank(t *testing.T) *scene {
 	return s
 }
 
-// comeUnheard connects from the visitor's address and hangs up. Ages are told in
-// ticks: what is to have an order must lie apart, which is all that pause is for.
+// comeUnheard connects from the visitor's address and hangs up. The kernel counts ages
+// in ticks: pause keeps connections apart whose order matters.
 func (s *scene) comeUnheard(from string, pause time.Duration, ports ...uint16) {
 	s.visitor.Do(func() error {
 		for _, p := range ports {
@@ -104,7 +104,7 @@ func (s *scene) comeUnheard(from string, pause time.Duration, ports ...uint16) {
 	})
 }
 
-// TestInherit is what a daemon finds after one that was killed.
+// TestInherit: a daemon takes over what one that was killed has left.
 func TestInherit(t *testing.T) {
 	s := blank(t)
 	s.visitor.Run("ip", "addr", "add", "192.0.2.3/24", "dev", s.visitorIf)
@@ -129,15 +129,15 @@ func TestInherit(t *testing.T) {
 		t.Errorf("taken from the descriptor store (-want +got):\n%s", d)
 	}
 	if left := s.gateway.Run("ss", "-Hltn", "sport = :59004"); left != "" {
-		t.Errorf("nobody wants the port any more, and there listens %s", left)
+		t.Errorf("the port is no longer wanted, but there listens %s", left)
 	}
 	if n := s.log.count("without signals"); n > 0 {
-		t.Error("what was inherited makes no signals")
+		t.Error("the inherited sockets make no signals")
 	}
 }
 
-// TestInheritedWaitsUntilItIsDecided has connections wait at a port of which it
-// is not known yet whether it is listened on.
+// TestInheritedWaitsUntilItIsDecided: connections wait at a port until it is known
+// whether it is to be open.
 func TestInheritedWaitsUntilItIsDecided(t *testing.T) {
 	s := blank(t)
 	s.shelve(t, nil, 59000, 59001)
@@ -190,10 +190,10 @@ func TestNobodyElseGetsAPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	if left := s.gateway.Run("ss", "-Hltn"); left != "" {
-		t.Errorf("an ear that was closed in good order listens: %s", left)
+		t.Errorf("a listener that was closed in good order still listens: %s", left)
 	}
 	if len(b.kept) != 2 || len(b.dropped) > 0 {
-		t.Errorf("in the descriptor store are %v, and %v were taken off; want 59000 and 59001, and none", b.kept, b.dropped)
+		t.Errorf("in the descriptor store are %v, and %v were dropped; want 59000 and 59001, and none", b.kept, b.dropped)
 	}
 	next := New(s.listener.log, b, s.heard.add)
 	defer next.Close()
@@ -217,8 +217,8 @@ func TestNobodyElseGetsAPort(t *testing.T) {
 // grab tries until stop, as another user, to bind the ports in every way, and
 // says what worked.
 func grab(stop <-chan struct{}, ports ...uint16) string {
-	// Whose a socket is is its thread's, for which file systems exist, too
-	// (sock_alloc in net/socket.c); the thread is not used again.
+	// A socket belongs to the user that its thread has for file systems (sock_alloc in
+	// net/socket.c); the thread is not used again.
 	if err := unix.Setfsuid(65534); err != nil {
 		return err.Error()
 	}
@@ -244,7 +244,7 @@ func grab(stop <-chan struct{}, ports ...uint16) string {
 	}
 }
 
-// bindAs says whether a socket can be bound, with SO_REUSEADDR (1) and
+// bindAs reports whether a socket can be bound, with SO_REUSEADDR (1) and
 // SO_REUSEPORT (2) in options.
 func bindAs(family int, at unix.Sockaddr, options int) bool {
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -331,7 +331,7 @@ func TestStrangeSocketsAreNotInherited(t *testing.T) {
 	}
 }
 
-// TestEndedConnectionsDoNotKeepTheNextListenerOut is a restart without a store of descriptors.
+// TestEndedConnectionsDoNotKeepTheNextListenerOut is a restart without a descriptor store.
 func TestEndedConnectionsDoNotKeepTheNextListenerOut(t *testing.T) {
 	s := newScene(t, 59000)
 	s.touch(t, gateway4+":59000")
@@ -347,10 +347,11 @@ func TestEndedConnectionsDoNotKeepTheNextListenerOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.touch(t, gateway4+":59000")
-	s.heard.wait(t, "a touch of the next ear", count(2))
+	s.heard.wait(t, "a touch of the next listener", count(2))
 }
 
-// TestWaitedOrder holds what is made of the ages of connections that waited.
+// TestWaitedOrder: connections that waited come in the order of their ages, and not at
+// all where a source's order cannot be known.
 func TestWaitedOrder(t *testing.T) {
 	at := func(ms int, from string, p uint16) aged {
 		return aged{knock.Heard{Source: netip.MustParseAddr(from), Place: knock.Place{Medium: knock.Connections, Port: p}, Proven: true},

@@ -55,8 +55,8 @@ func TestTouchesOfBothFamilies(t *testing.T) {
 	}
 }
 
-// TestIPv6OnlyVisitor has a visitor and a gateway that have no IPv4 at all, the
-// visitor by a link-local address at first.
+// TestIPv6OnlyVisitor: neither the visitor nor the gateway has IPv4, and the visitor
+// comes from a link-local address at first.
 func TestIPv6OnlyVisitor(t *testing.T) {
 	g, v := nstest.New(t), nstest.New(t)
 	_, ifV := nstest.Link(g, v, []string{"2001:db8::1/64", "fe80::1/64"}, []string{"2001:db8::2/64", "fe80::2/64"})
@@ -77,8 +77,8 @@ func TestIPv6OnlyVisitor(t *testing.T) {
 	}
 }
 
-// TestIPv6Disabled has the sysctl; where the kernel has no IPv6 at all, the
-// socket cannot be made and open falls back, which this machine cannot show.
+// TestIPv6Disabled sets the sysctl; where the kernel has no IPv6 at all, the socket
+// cannot be made and open falls back, which this machine cannot show.
 func TestIPv6Disabled(t *testing.T) {
 	s := newScene(t)
 	s.gateway.Run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
@@ -394,7 +394,7 @@ func TestClosed(t *testing.T) {
 	nstest.Need(t)
 	l := New(slog.New(slog.DiscardHandler), nil, func([]knock.Heard) {})
 	if err := l.Close(); err != nil {
-		t.Errorf("close of an ear that was never set: %v", err)
+		t.Errorf("close of a listener that was never set: %v", err)
 	}
 	err := l.Set(Ports{Open: []uint16{59000}})
 	if want := "listen on [59000]: use of closed network connection"; err == nil || err.Error() != want {

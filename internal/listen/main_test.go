@@ -49,7 +49,7 @@ func (h *heard) all() []knock.Heard {
 	return h.touches[:len(h.touches):len(h.touches)]
 }
 
-// wait waits until ok says that what was heard is what should be.
+// wait waits until ok accepts what was heard.
 func (h *heard) wait(t testing.TB, what string, ok func([]knock.Heard) bool) []knock.Heard {
 	t.Helper()
 	late := time.After(patience)
@@ -69,7 +69,7 @@ func count(n int) func([]knock.Heard) bool {
 	return func(t []knock.Heard) bool { return len(t) >= n }
 }
 
-// brief is the touches without their times.
+// brief returns the touches without their times.
 func brief(touches []knock.Heard) []string {
 	var s []string
 	for _, t := range touches[:min(len(touches), 20)] {

@@ -21,9 +21,9 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// TestOrder has connections come in any order to several ports, some while the
-// loop looks and some while it does not, so that the queues fill to different
-// lengths: touches come in the order of the connects.
+// TestOrder: connections come in any order to several ports, some while the loop looks
+// and some while it does not, so that the queues fill to different lengths; touches come
+// in the order of the connects.
 func TestOrder(t *testing.T) {
 	ports := []uint16{59000, 59001, 59002, 59003, 59004}
 	s := newScene(t, ports...)
@@ -52,11 +52,11 @@ func TestOrder(t *testing.T) {
 		}
 	})
 	if n := s.log.count("came faster"); n > 0 {
-		t.Errorf("signals were lost: the ports had more room than they")
+		t.Errorf("signals were lost: the ports had room for more connections than there are signals")
 	}
 }
 
-// connect has the visitor touch the ports, one after the other.
+// connect makes the visitor touch the ports, one after the other.
 func (s *scene) connect(ports ...uint16) {
 	s.visitor.Do(func() error {
 		for _, p := range ports {
@@ -74,8 +74,7 @@ func numbers(touches []knock.Heard) []uint16 {
 	return n
 }
 
-// TestOrderInAFlood has a visitor knock while others connect as quickly as they
-// can.
+// TestOrderInAFlood: a visitor knocks while others connect as quickly as they can.
 func TestOrderInAFlood(t *testing.T) {
 	s := newScene(t, 59000, 59001, 59002)
 	stop := s.flood(2)
@@ -86,7 +85,7 @@ func TestOrderInAFlood(t *testing.T) {
 	}
 }
 
-// flood has others connect until stop is called.
+// flood makes others connect until stop is called.
 func (s *scene) flood(others int) (stop func()) {
 	s.visitor.Run("ip", "addr", "add", "192.0.2.3/24", "dev", s.visitorIf)
 	enough := make(chan struct{})
@@ -108,9 +107,8 @@ func (s *scene) flood(others int) (stop func()) {
 	return func() { close(enough); all.Wait() }
 }
 
-// knocks has the visitor touch 59000 to 59002 n times, each time in another
-// order and waiting for gap after each, and counts how often they are heard in
-// the wrong one.
+// knocks makes the visitor touch 59000 to 59002 n times, each time in another order and
+// with a gap after each touch, and counts how often they are heard in the wrong one.
 func (s *scene) knocks(t testing.TB, n int, gap time.Duration) (wrong int) {
 	orders := [][]uint16{{59000, 59001, 59002}, {59001, 59002, 59000}, {59002, 59000, 59001},
 		{59000, 59002, 59001}, {59002, 59001, 59000}, {59001, 59000, 59002}}
@@ -135,7 +133,7 @@ func (s *scene) knocks(t testing.TB, n int, gap time.Duration) (wrong int) {
 	return wrong
 }
 
-// TestArrivals gives signals as the kernel writes them.
+// TestArrivals feeds signals as the kernel writes them.
 func TestArrivals(t *testing.T) {
 	a, b := &socket{port: 1}, &socket{port: 2}
 	listeners := map[int]*socket{7: a, 9: b}
@@ -218,7 +216,7 @@ func TestSignalsLost(t *testing.T) {
 	}
 }
 
-// TestNoSignals has a listener whose signals something has switched off.
+// TestNoSignals: a listener is heard whose signals something has switched off.
 func TestNoSignals(t *testing.T) {
 	s := newScene(t, 59000, 59001)
 	s.listener.mu.Lock()
@@ -266,7 +264,7 @@ func TestClosedWithConnections(t *testing.T) {
 	}
 }
 
-// TestRoomForSignals looks at how many connections the kernel lets wait.
+// TestRoomForSignals checks how many connections the kernel lets wait.
 func TestRoomForSignals(t *testing.T) {
 	s := newScene(t)
 	s.gateway.Run("sysctl", "-qw", "net.core.somaxconn=4096")

@@ -27,9 +27,9 @@ func secondReading(s string) (r Range, ok bool) {
 	return r, true
 }
 
-// FuzzParseRange holds that a text is a range if it is one by its form too, that
-// a range reads back as it was written, and that what contains and overlaps is what
-// counting ports finds.
+// FuzzParseRange checks that a text is a range exactly if it is one by its form, that
+// a range reads back as it was written, and that Contains and Overlaps agree with
+// counting ports.
 func FuzzParseRange(f *testing.F) {
 	for _, s := range []string{
 		"22/tcp", "60000-61000/udp", "1-65535/tcp", "0022/udp", "22", "22/", "0/tcp", "65536/tcp", "2-1/tcp", "+22/tcp", "-/tcp",

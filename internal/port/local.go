@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Local is the ports that the kernel gives to sockets that ask for none: those
+// Local are the ports that the kernel assigns to sockets that ask for none: those
 // of ip_local_port_range but not of ip_local_reserved_ports, for TCP and UDP,
 // IPv4 and IPv6 alike (ip-sysctl.rst of the kernel).
 type Local struct {
@@ -19,14 +19,14 @@ type Local struct {
 // span is ports from first to last, both included.
 type span struct{ first, last uint16 }
 
-// ReadLocal reads the two files of the machine whose root directory it is given.
+// ReadLocal reads the two files below the machine's root directory.
 func ReadLocal(root fs.FS) (Local, error) {
 	const dir = "proc/sys/net/ipv4/"
 	ports, err := fs.ReadFile(root, dir+"ip_local_port_range")
 	if err != nil {
 		return Local{}, err // a kernel without IPv4
 	}
-	reserved, _ := fs.ReadFile(root, dir+"ip_local_reserved_ports") // none is none
+	reserved, _ := fs.ReadFile(root, dir+"ip_local_reserved_ports") // without it nothing is reserved
 	return ParseLocal(string(ports), string(reserved))
 }
 
@@ -85,7 +85,7 @@ func joined(spans []span) []span {
 	return all
 }
 
-// Gives returns the parts of r that may be given away, in their order.
+// Gives returns the parts of r that the kernel may assign, in their order.
 func (l Local) Gives(r Range) []Range {
 	var parts []Range
 	at, last := int(max(r.First, l.First)), int(min(r.Last, l.Last))
@@ -102,8 +102,8 @@ func (l Local) Gives(r Range) []Range {
 	return parts
 }
 
-// Reserving is what ip_local_reserved_ports is to be for more ports to be kept,
-// of whatever protocol, beside those that are.
+// Reserving returns the value for ip_local_reserved_ports that reserves more ports, of
+// whatever protocol, besides those that are reserved already.
 func (l Local) Reserving(more []Range) string {
 	all := slices.Clone(l.kept)
 	for _, r := range more {

@@ -37,7 +37,7 @@ func TestLocal(t *testing.T) {
 			got = append(got, p.String())
 		}
 		if diff := cmp.Diff(tt.want, got); diff != "" {
-			t.Errorf("%q without %q gives of %s (-want +got):\n%s", tt.ports, tt.reserved, tt.guarded, diff)
+			t.Errorf("%q without %q: Gives(%s) (-want +got):\n%s", tt.ports, tt.reserved, tt.guarded, diff)
 		}
 		if got := l.Reserving(parts); got != tt.reserving {
 			t.Errorf("%q and %v are reserved as %q, want %q", tt.reserved, parts, got, tt.reserving)
@@ -50,8 +50,8 @@ func TestLocal(t *testing.T) {
 	}
 }
 
-// What is reserved as proposed is given away no more, and what was reserved
-// stays so, by counting ports.
+// Ports that are reserved as proposed are no longer assigned, and those that were
+// reserved stay so. Each port is checked by itself.
 func TestReservedPortsAreNotGiven(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		span := rapid.Custom(func(t *rapid.T) Range {

@@ -54,22 +54,22 @@ func (r Range) String() string {
 	return fmt.Sprintf("%d-%d/%s", r.First, r.Last, r.Proto)
 }
 
-// Contains says whether p is one of the range's ports.
+// Contains reports whether p is one of the range's ports.
 func (r Range) Contains(p Port) bool {
 	return r.Proto == p.Proto && r.First <= p.Number && p.Number <= r.Last
 }
 
-// Within says whether p is a port of one of ranges.
+// Within reports whether p is a port of one of ranges.
 func Within(ranges []Range, p Port) bool {
 	return slices.ContainsFunc(ranges, func(r Range) bool { return r.Contains(p) })
 }
 
-// Has says whether some of ranges are proto's.
+// Has reports whether one of ranges is of proto.
 func Has(ranges []Range, proto Proto) bool {
 	return slices.ContainsFunc(ranges, func(r Range) bool { return r.Proto == proto })
 }
 
-// Overlaps says whether the two ranges share a port.
+// Overlaps reports whether the two ranges share a port.
 func (r Range) Overlaps(o Range) bool {
 	return r.Proto == o.Proto && r.First <= o.Last && o.First <= r.Last
 }

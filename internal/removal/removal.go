@@ -1,17 +1,18 @@
 // Package removal gives a machine back before doorward is removed from it, so that
 // nobody is locked out and nothing is exposed by surprise.
 //
-// Once the daemon has gone, no knock opens anything. So the doors that people reach
-// the machine itself by, SSH and VPNs, are opened for good: their services run, and
-// the fence no longer guards them. Those services judge who comes by themselves.
+// Once the daemon has gone, no knock opens anything. So the doors by which people
+// reach the machine itself, SSH and VPNs, are opened for good: their services run, and
+// the fence no longer guards them. Those services decide by themselves who gets in.
 // All other doors stay closed, since nobody is locked out of the machine by that,
 // and what is behind them may rely on being out of reach: the fence stands until
-// the next boot, and what is to be typed instead is said. With All every door is
+// the next boot, and a message says what to type to open them. With All every door is
 // opened.
 //
-// A service is started again if it ran when its door was first guarded, or if systemd
-// starts it at boot: doorward starts and stops services, and changes nothing else of
-// them.
+// The service of a door that is opened is started if it ran when the door was first
+// guarded, or if systemd starts it at boot. That of a way in is started in any case
+// where doorward was in use, and enabled if at boot only doorward would have started
+// it. Nothing else about services is changed.
 package removal
 
 import (
@@ -29,15 +30,15 @@ import (
 type Door struct {
 	Name    string
 	Ports   string // as people write them: "22/tcp, 2222/tcp"
-	WayIn   bool   // people reach the machine itself by it
-	Unit    string // the unit behind it, by its own name; "" for none
+	WayIn   bool   // people reach the machine itself through it
+	Unit    string // the unit behind it, by its canonical name; "" for none
 	Boot    bool   // systemd starts the unit at boot
 	Ran     bool   // the service ran when the door was first guarded
 	Command string // the program behind it, "" for none
 	Runs    bool   // the service runs; true where there is none
 }
 
-// Machine is what there is to know about the machine.
+// Machine is what a plan depends on.
 type Machine struct {
 	Fence bool // the table stands in the kernel
 	Boot  bool // the daemon is started at boot
@@ -48,13 +49,13 @@ type Machine struct {
 type Plan struct {
 	Open   []int // no longer guarded
 	Closed []int // guarded until the next boot
-	Start  []int // the service is to be started; all of Open
-	Enable []int // the unit is to be started at boot; all of Open
-	Later  []int // the unit is to be started when the fence goes; all of Closed
+	Start  []int // those of Open whose service is to be started
+	Enable []int // those of Open whose unit is to be started at boot from now on
+	Later  []int // those of Closed whose unit is to be started when the fence goes
 }
 
-// WayIn says whether people reach the machine itself by a door: whether it guards an
-// SSH server or a VPN. What is not known to be one is none.
+// WayIn reports whether people reach the machine itself through a door: whether it
+// guards an SSH server or a VPN, as far as its ports and its unit show that.
 func WayIn(d *config.Door) bool {
 	if d.SSH() || slices.ContainsFunc(vpnPorts, func(p port.Port) bool { return port.Within(d.Ports, p) }) {
 		return true
@@ -71,14 +72,14 @@ var vpnPorts = []port.Port{
 	{Proto: port.UDP, Number: 51820},
 }
 
-// accessUnits are what the names of units begin with that let people in.
+// accessUnits are the prefixes of the names of units that let people in.
 var accessUnits = []string{"dropbear", "ipsec", "ocserv", "openvpn", "ssh", "strongswan", "tailscaled", "wg-quick@"}
 
-// startTime is how long the service of a way in may take to start that no door names.
+// startTime is how long a unit may take to start that no door of a configuration names.
 const startTime = 30 * time.Second
 
-// knownBy returns the ways in among units, after doors, and the other units. What
-// ports they were guarded at is not known any more.
+// knownBy returns doors, followed by one for each other way in among units, and the
+// units that are none. Which ports those doors guarded is no longer known.
 func knownBy(doors []config.Door, units []string) (*config.Config, []string) {
 	var others []string
 	for _, name := range units {
@@ -108,7 +109,7 @@ func For(m Machine, all bool) Plan {
 		}
 		p.Open = append(p.Open, i)
 		// Where neither the fence stands nor anything starts at boot, doorward has not
-		// been in use: then it is not doorward that has stopped the service.
+		// been in use: then it was not doorward that stopped the service.
 		used := m.Fence || m.Boot
 		if !d.Runs && (d.Boot || d.Ran || d.WayIn && used) {
 			p.Start = append(p.Start, i)
@@ -170,12 +171,12 @@ func Words(m Machine, p Plan, o Outcome) string {
 }
 
 // othersWords says what to type for units that doorward may have stopped, and that no
-// configuration tells of any more.
+// configuration names any more.
 func othersWords(units []string) string {
 	if len(units) == 0 {
 		return ""
 	}
-	return "doorward may have stopped others, which are left as they are. To start them, with nothing to guard them, type:\n" +
+	return "doorward may have stopped other units, which are left as they are. To start them, with nothing to guard them, type:\n" +
 		"    systemctl start " + strings.Join(units, " ") + "\n"
 }
 
@@ -186,7 +187,7 @@ func openWords(d *Door, started bool, failed error) string {
 		return fmt.Sprintf("but %s DOES NOT RUN, or will not after a boot: %v. Once that is fixed, type:\n"+
 			"    systemctl enable --now %[1]s", what, failed)
 	case what == "":
-		return "doorward guards it no more"
+		return "doorward no longer guards it"
 	case started:
 		return what + " was stopped, and runs again"
 	case d.Runs:

@@ -37,7 +37,7 @@ func TestWayIn(t *testing.T) {
 			d.Service = &config.Service{Unit: tt.unit}
 		}
 		if got := WayIn(&d); got != tt.want {
-			t.Errorf("%s: it is %v that people reach the machine by it, want %v", tt.name, got, tt.want)
+			t.Errorf("%s: WayIn is %v, want %v", tt.name, got, tt.want)
 		}
 	}
 }
@@ -96,9 +96,9 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// TestNobodyIsLockedOut goes through all machines with one door to SSH: once
-// doorward is removed it is not guarded, and it runs and goes on to at boot where
-// doorward let people in.
+// TestNobodyIsLockedOut goes through all machines with one door to SSH: once doorward
+// is removed the door is not guarded, and where doorward let people in, SSH runs, now
+// and after a boot.
 func TestNobodyIsLockedOut(t *testing.T) {
 	for bits := range 1 << 5 {
 		bit := func(n int) bool { return bits>>n&1 == 1 }
@@ -156,7 +156,8 @@ FROM THE NEXT BOOT ON NOTHING GUARDS IT. To keep systemd from starting it then, 
 	}
 }
 
-// TestWithoutAConfiguration goes by the units that polkit lets doorward start.
+// TestWithoutAConfiguration: the units that polkit lets doorward start say what the
+// ways in were.
 func TestWithoutAConfiguration(t *testing.T) {
 	ssh := []config.Door{{Name: "ssh", Service: &config.Service{Unit: "ssh.service"}}}
 	conf, others := knownBy(ssh, []string{"panel.service", "ssh.service", "wg-quick@wg0.service"})
@@ -173,7 +174,7 @@ func TestWithoutAConfiguration(t *testing.T) {
 	m := Machine{Fence: true, Doors: []Door{{Name: "wg-quick@wg0.service", WayIn: true, Unit: "wg-quick@wg0.service", Boot: true}}}
 	got := Words(m, For(m, true), Outcome{}) + othersWords(others) + othersWords(nil)
 	want := "door wg-quick@wg0.service is open to everybody: wg-quick@wg0.service was stopped, and runs again\n" +
-		"doorward may have stopped others, which are left as they are. To start them, with nothing to guard them, type:\n" +
+		"doorward may have stopped other units, which are left as they are. To start them, with nothing to guard them, type:\n" +
 		"    systemctl start panel.service\n"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the words differ (-want +got):\n%s", diff)

@@ -29,9 +29,9 @@ var ErrRuns = errors.New("doorwardd still runs")
 // ErrClosed is returned when the service of a way in could not be started.
 var ErrClosed = errors.New("a way into this machine is closed")
 
-// ErrUnknown is returned while a fence guards doors that nobody can tell any more, since
-// the configuration cannot be used. Only Options.All takes it down then: what is behind
-// it may rely on it.
+// ErrUnknown is returned while a fence stands and the configuration cannot be used, so
+// that nobody knows which doors it guards. Only Options.All takes it down then: what is
+// behind it may rely on it.
 var ErrUnknown = errors.New("the doors are not known")
 
 // polkitRule names the units that doorward may start and stop. Only root writes it.
@@ -44,20 +44,21 @@ const notes = "/etc/doorward/removed"
 // ownUnit is the daemon's.
 const ownUnit = "doorward.service"
 
-// askTime is how long systemd may take to tell how a unit is.
+// askTime is how long systemd may take to answer a question about a unit.
 const askTime = 10 * time.Second
 
 // Options say what is given back.
 type Options struct {
 	Config string    // path of the configuration
-	All    bool      // every door, and not only those that people reach the machine by
-	Out    io.Writer // is told what was done, and what is left to do
+	All    bool      // every door, and not only those by which people reach the machine
+	Out    io.Writer // where Run writes what was done, and what is left to do
 }
 
 // Run gives the machine back. It needs root, and that no daemon runs. Where the
 // configuration cannot be used nobody knows which doors there are: then it changes
 // nothing (ErrUnknown), and with All, or where there is no configuration any more, the
-// fence goes. An error means that a way in may be closed still; what could be done was.
+// fence goes. An error means that a way in may still be closed; what could be done has
+// been done.
 func Run(ctx context.Context, o Options) error {
 	conf, _, err := config.Load(o.Config)
 	if err != nil {
@@ -82,8 +83,8 @@ func Run(ctx context.Context, o Options) error {
 	return errors.Join(err, werr, closed(ctx, m, p))
 }
 
-// closed is the error for ways in whose service should run and does not. One that is
-// masked, or that is not installed, is so because root has said so.
+// closed returns an error for ways in whose service should run and does not. One that
+// is masked or not installed is left out: that is root's decision.
 func closed(ctx context.Context, m Machine, p Plan) error {
 	var down []string
 	for _, i := range p.Start {
@@ -104,9 +105,9 @@ func closed(ctx context.Context, m Machine, p Plan) error {
 		ErrClosed, strings.Join(down, " "))
 }
 
-// unknown is Run without a configuration that can be used, for why. The fence goes,
-// and an SSH server that the machine has runs, and so do the ways in among the units
-// that polkit lets doorward start.
+// unknown is Run where the configuration cannot be used, for the reason why. The fence
+// goes, and the machine's SSH server runs, and so do the ways in among the units that
+// polkit lets doorward start.
 func unknown(ctx context.Context, o Options, why error) error {
 	fenced, err := stands()
 	if err != nil {
@@ -115,13 +116,13 @@ func unknown(ctx context.Context, o Options, why error) error {
 	m := Machine{Fence: fenced}
 	m.Boot, _ = atBoot(ctx, ownUnit)
 	if !m.Fence && !m.Boot {
-		return nil // it was not in use
+		return nil // doorward was not in use
 	}
 	if fenced && !o.All && !errors.Is(why, fs.ErrNotExist) {
 		return fmt.Errorf("%w: %w", ErrUnknown, why)
 	}
 	fmt.Fprintf(o.Out, "the configuration cannot be used: %v\nSo the fence goes as a whole: everything that runs can be reached.\n", why)
-	rule, _ := os.ReadFile(polkitRule) // without it doorward has started no unit
+	rule, _ := os.ReadFile(polkitRule) // without it, doorward could start and stop no unit
 	conf, others := knownBy(sshDoors(ctx), service.PolkitUnits(string(rule)))
 	for i := range conf.Doors {
 		m.Doors = append(m.Doors, look(ctx, &conf.Doors[i]))
@@ -135,7 +136,7 @@ func unknown(ctx context.Context, o Options, why error) error {
 	return errors.Join(err, werr, closed(ctx, m, p))
 }
 
-// sshDoors is a door to the machine's SSH server: one that runs, or else one that
+// sshDoors returns a door to the machine's SSH server: one that runs, or else one that
 // systemd starts at boot, or else any; none where there is no unit for one.
 func sshDoors(ctx context.Context) []config.Door {
 	var best string
@@ -171,7 +172,7 @@ func examine(ctx context.Context, conf *config.Config) (Machine, error) {
 		return m, err
 	}
 	m.Boot, _ = atBoot(ctx, ownUnit) // without systemd nothing is
-	// Without a state nothing is known of before: what starts at boot starts again.
+	// Without a state nobody knows what ran before: then only what starts at boot did.
 	kept, _ := store.Doors(conf.Gateway.State)
 	for i := range conf.Doors {
 		d := look(ctx, &conf.Doors[i])
@@ -181,7 +182,8 @@ func examine(ctx context.Context, conf *config.Config) (Machine, error) {
 	return m, nil
 }
 
-// unit is one of systemd's. What comes of it is told by who asks.
+// unit returns one of systemd's units. It logs nothing: its callers report what comes
+// of it.
 func unit(name string) *service.Unit {
 	return service.NewUnitForRoot(name, slog.New(slog.DiscardHandler))
 }
@@ -193,8 +195,9 @@ func facts(ctx context.Context, name string) (service.Facts, error) {
 	return unit(name).Facts(ctx)
 }
 
-// stands says whether there is a fence. Where the kernel has no nf_tables, or lets
-// not even root ask for them, as in a container without CAP_NET_ADMIN, there is none.
+// stands reports whether there is a fence. Where the kernel has no nf_tables, or does
+// not let even root ask for them, as in a container without CAP_NET_ADMIN, there is
+// none.
 func stands() (bool, error) {
 	stands, err := fence.Stands()
 	if errors.Is(err, unix.EPERM) && os.Geteuid() == 0 || errors.Is(err, unix.EPROTONOSUPPORT) ||
@@ -204,6 +207,7 @@ func stands() (bool, error) {
 	return stands, err
 }
 
+// look asks systemd, or the kernel's list of sockets, about what is behind a door.
 func look(ctx context.Context, d *config.Door) Door {
 	var ports []string
 	for _, r := range d.Ports {
@@ -232,14 +236,14 @@ func look(ctx context.Context, d *config.Door) Door {
 	return l
 }
 
-// listens says whether somebody listens at one of the ports.
+// listens reports whether any socket listens on one of the ports.
 func listens(ports []port.Range) bool {
 	found, err := sockdiag.Listening(ports)
 	return err == nil && len(found) > 0
 }
 
-// atBoot says whether systemd starts a unit at boot, itself or by another that starts
-// it, as its socket, or the service of a socket.
+// atBoot reports whether systemd starts a unit at boot, by itself or through another
+// unit: the socket of a service, or the service of a socket.
 func atBoot(ctx context.Context, of string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
@@ -252,7 +256,7 @@ func atBoot(ctx context.Context, of string) (bool, error) {
 		names = append(names, base+".socket")
 	}
 	for _, name := range slices.Concat(names, f.Feeds, f.FedBy) {
-		// Of names that links give it, the unit's own says it: systemctl(1), is-enabled.
+		// Of all its names, a unit's own one says so: systemctl(1), is-enabled.
 		if o, err := unit(name).Facts(ctx); err == nil && o.Load == "loaded" && o.Enabled == "enabled" {
 			return true, nil
 		}
@@ -260,10 +264,10 @@ func atBoot(ctx context.Context, of string) (bool, error) {
 	return false, nil
 }
 
-// start starts what the plan says, and returns what could not be, by door. What is to
-// be started at boot is told systemd first: it brings new names, such as sshd.service
-// for ssh.service, and a systemd that reads them for a unit that runs may take it for
-// one that does not.
+// start enables and starts what the plan says, and returns the errors by door. Units
+// are enabled first, because that brings new names, such as sshd.service for
+// ssh.service, and a systemd that reads them for a unit that runs may take it for one
+// that does not.
 func start(ctx context.Context, conf *config.Config, m Machine, p Plan) map[int]error {
 	failed := map[int]error{}
 	for _, i := range p.Enable {
@@ -279,14 +283,14 @@ func start(ctx context.Context, conf *config.Config, m Machine, p Plan) map[int]
 	return failed
 }
 
-// enable has a unit started at boot.
+// enable makes systemd start a unit at boot.
 func enable(ctx context.Context, name string) error {
 	asking, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	if err := unit(name).Enable(asking); err != nil {
 		return err
 	}
-	// A unit without an [Install] section cannot be, which is no error to systemd.
+	// A unit without an [Install] section cannot be enabled, which is no error to systemd.
 	if boot, err := atBoot(ctx, name); err == nil && !boot {
 		return fmt.Errorf("unit %q cannot be enabled: it has no [Install] section", name)
 	}
@@ -299,9 +303,9 @@ func startOne(ctx context.Context, d *config.Door) error {
 	if d.Service.Unit != "" {
 		return unit(d.Service.Unit).Start(ctx)
 	}
-	// Nobody supervises it from here on, so that its files are of no use afterwards;
-	// and root makes none in a directory of the daemon's user, who could have put a
-	// link there.
+	// Nobody supervises the program from here on, so that its files are of no use
+	// afterwards; and root makes none in a directory of the daemon's user, who could have
+	// put a link there.
 	dir, err := os.MkdirTemp("", "doorward-")
 	if err != nil {
 		return err
@@ -310,9 +314,9 @@ func startOne(ctx context.Context, d *config.Door) error {
 	return service.NewCommand(d.Service.Start, d.Service.Stop, d.Service.Status, dir+"/pid", slog.New(slog.DiscardHandler)).Start(ctx)
 }
 
-// openDoors takes from the fence what the plan opens, and says whether it stands.
-// Should the rest of it not be kept up, it goes: that exposes a service, but locks
-// out nobody.
+// openDoors takes from the fence what the plan opens, and reports whether the fence
+// still stands. If the rest of it cannot be kept up, all of it goes: that exposes a
+// service, but locks out nobody.
 func openDoors(conf *config.Config, p Plan, stood bool) (bool, error) {
 	if !stood {
 		return false, nil
@@ -333,6 +337,7 @@ func openDoors(conf *config.Config, p Plan, stood bool) (bool, error) {
 	return false, nil
 }
 
+// keepClosed makes the fence guard only what the plan keeps closed.
 func keepClosed(conf *config.Config, p Plan) error {
 	f, err := fence.Open(slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -349,7 +354,7 @@ func keepClosed(conf *config.Config, p Plan) error {
 }
 
 // writeNotes writes what is to be done when the rest is given back, for a shell
-// script that has no doorward to ask: the boot for which it is so, since another
+// script that has no doorward to ask: the boot in which it applies, since the next
 // one starts services by itself, and the units to start.
 func writeNotes(path string, m Machine, p Plan) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

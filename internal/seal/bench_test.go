@@ -10,7 +10,7 @@ func BenchmarkOpen(b *testing.B) {
 		v := visitor(b, peer, s)
 		b.Run("hello "+s.String(), func(b *testing.B) {
 			for b.Loop() {
-				g.Open(testPlace, testStart, v.Hello(), false)
+				g.Open(testPlace, testStart, v.Hello())
 			}
 		})
 		challenged(b, g, v)
@@ -22,7 +22,7 @@ func BenchmarkOpen(b *testing.B) {
 		}
 		b.Run("request "+s.String(), func(b *testing.B) {
 			for b.Loop() {
-				g.Open(testPlace, testStart, d, false)
+				g.Open(testPlace, testStart, d)
 			}
 		})
 	}

@@ -60,7 +60,7 @@ const (
 	Shown               // its source has received something of this gateway's
 )
 
-// Glance looks at a datagram that came over UDP, without public-key work and without
+// Glance looks at a datagram, without public-key work and without
 // taking memory. While busy, a hello from a source that is not shown is answered with a
 // cookie instead of being Claimed: n bytes, which are not more than the datagram has, are
 // then in answer, which must have room for 64.
@@ -124,9 +124,6 @@ func (p *door) busy(e *epoch, s *scratch, d, answer []byte) int {
 
 // glanceRequest says whether a request has a state of ours that was sent to its source.
 func (g *Gateway) glanceRequest(p *door, s *scratch, d []byte) Rank {
-	if len(d) > Longest {
-		return Junk
-	}
 	copy(s.body[:saltSize], s.nonce[:])
 	p.in.xor(s.text[:1+stateSize-saltSize], d[typeAt:typeAt+1+stateSize-saltSize], s.nonce[:], &s.blocks)
 	copy(s.body[saltSize:], s.text[1:1+stateSize-saltSize])
@@ -151,14 +148,13 @@ func (g *Gateway) rotate(now time.Time) {
 // seconds is the age of the gateway.
 func (g *Gateway) seconds(now time.Time) uint32 { return uint32(now.Sub(g.began) / time.Second) }
 
-// Open opens a datagram that came from an address at a time; stream says that it came
-// over TCP. Of a hello or a question it makes an answer, which is sent at once and is
+// Open opens a datagram that came from an address at a time. Of a hello or a question it makes an answer, which is sent at once and is
 // not longer than the datagram. Of a request or a single packet it makes a Knock, whose
 // proof is still to be checked. It is both nil for anything else.
-func (g *Gateway) Open(from netip.Addr, now time.Time, d []byte, stream bool) (reply []byte, knock *Knock) {
+func (g *Gateway) Open(from netip.Addr, now time.Time, d []byte) (reply []byte, knock *Knock) {
 	g.rotate(now)
 	p := g.profileOf(d)
-	if p == nil || len(d) > Longest && !stream {
+	if p == nil {
 		return nil, nil
 	}
 	k, body := p.in.open(d)

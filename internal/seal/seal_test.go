@@ -43,7 +43,7 @@ func visitor(t testing.TB, p Peer, s Suite) *Visitor {
 // challenged goes as far as the challenge.
 func challenged(t testing.TB, g *Gateway, v *Visitor) {
 	t.Helper()
-	reply, k := g.Open(testPlace, testStart, v.Hello(), false)
+	reply, k := g.Open(testPlace, testStart, v.Hello())
 	if k != nil || reply == nil || len(reply) > len(v.Hello()) {
 		t.Fatalf("a hello of %d bytes: an answer of %d, and %+v", len(v.Hello()), len(reply), k)
 	}
@@ -75,7 +75,7 @@ func TestHandshake(t *testing.T) {
 				if rank, n := g.Glance(testPlace, d, true, make([]byte, 64)); rank != Shown || n != 0 {
 					t.Errorf("the glance at the request: rank %d, an answer of %d bytes", rank, n)
 				}
-				reply, k := g.Open(testPlace, testStart.Add(HandshakeLife), d, false)
+				reply, k := g.Open(testPlace, testStart.Add(HandshakeLife), d)
 				if k == nil || reply != nil {
 					t.Fatalf("the request: %v, %v", reply, k)
 				}
@@ -115,7 +115,7 @@ func TestOneProofForTwo(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, k := g.Open(testPlace, testStart, d, false); k == nil || !bytes.Equal(k.Message, Message(a, b)) {
+		if _, k := g.Open(testPlace, testStart, d); k == nil || !bytes.Equal(k.Message, Message(a, b)) {
 			t.Errorf("the proof of the two is not of the message of both: %+v", k)
 		}
 	}
@@ -139,7 +139,7 @@ func TestSinglePacket(t *testing.T) {
 		if rank, _ := g.Glance(testPlace, d, true, make([]byte, 64)); rank != Claimed {
 			t.Errorf("%s: rank %d", s, rank)
 		}
-		reply, k := g.Open(testPlace, testStart, d, false)
+		reply, k := g.Open(testPlace, testStart, d)
 		if reply != nil || k == nil || k.Single == nil {
 			t.Fatalf("%s: %v %+v", s, reply, k)
 		}
@@ -147,7 +147,7 @@ func TestSinglePacket(t *testing.T) {
 			k.Single.Door != DoorID("ssh") || k.Single.Proof != [64]byte{5} || k.Request.OpenFor != time.Minute {
 			t.Errorf("%s: %+v", s, k.Single)
 		}
-		if _, other := g.Open(netip.MustParseAddr("192.0.2.8"), testStart, d, false); bytes.Equal(other.Single.Message, p.Message()) {
+		if _, other := g.Open(netip.MustParseAddr("192.0.2.8"), testStart, d); bytes.Equal(other.Single.Message, p.Message()) {
 			t.Errorf("%s: the proof is for every source", s)
 		}
 	}
@@ -184,7 +184,7 @@ func TestBundle(t *testing.T) {
 	var bundle []byte
 	for part := range BundleParts {
 		d := AskPart(peer, part)
-		reply, _ := g.Open(testPlace, testStart, d, false)
+		reply, _ := g.Open(testPlace, testStart, d)
 		if len(reply) != len(d) {
 			t.Fatalf("a question of %d bytes, an answer of %d", len(d), len(reply))
 		}

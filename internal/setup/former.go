@@ -10,10 +10,10 @@ import (
 	"github.com/doorward/doorward/internal/files"
 )
 
-// Former is the file that init writes over.
+// Former is the file that doorward init overwrites.
 type Former struct {
-	config *config.Config // nil if there is none, or it is no configuration
-	broken bool           // it is there, and no configuration
+	config *config.Config // nil if there is none, or it is not a valid one
+	broken bool           // there is a file, and it is not a valid configuration
 	Kept   string         // the path under which it is kept, once it is; "" for nowhere
 }
 
@@ -26,7 +26,7 @@ func (f *Former) Read(path string) {
 	}
 }
 
-// Host is the name or address that the file says, "" if it says none.
+// Host returns the name or address that the file gives, "" if it gives none.
 func (f *Former) Host() string {
 	if f.config == nil {
 		return ""
@@ -34,7 +34,7 @@ func (f *Former) Host() string {
 	return f.config.Gateway.Host
 }
 
-// door is the former door of this name, nil for none.
+// door returns the former door of this name, nil for none.
 func (f *Former) door(name string) *config.Door {
 	if f.config == nil {
 		return nil
@@ -46,8 +46,8 @@ func (f *Former) door(name string) *config.Door {
 	return &f.config.Doors[i]
 }
 
-// FormerKnocks are the keys of the knocks that the door had before, none if one of
-// them is not of the kind that is written.
+// FormerKnocks returns the keys of each knock that the door had before, none if one of
+// them is not of the kind that is to be written.
 func (p *Plan) FormerKnocks() (keys []string) {
 	d := p.Former.door(p.Door)
 	if d == nil {
@@ -62,11 +62,11 @@ func (p *Plan) FormerKnocks() (keys []string) {
 	return keys
 }
 
-// Changed says which knocks of the former file are not in the new one, and what to do
-// about it, and names the doors whose knocks are.
+// Changed returns warnings about knocks of the former file that are not in the new one,
+// with what to do about it, and the names of the doors whose knocks are.
 func (f *Former) Changed(c *config.Config) (warnings, kept []string) {
 	if f.broken {
-		return []string{fmt.Sprintf("the file before cannot be read as a configuration, so that no knock of it is in this one; "+
+		return []string{fmt.Sprintf("the previous file cannot be read as a configuration, so that no knock of it is in this one; "+
 			"doorward check %s says why", files.Quoted(f.Kept))}, nil
 	}
 	if f.config == nil {
@@ -77,7 +77,7 @@ func (f *Former) Changed(c *config.Config) (warnings, kept []string) {
 		at := slices.IndexFunc(c.Doors, func(n config.Door) bool { return n.Name == d.Name })
 		switch {
 		case at < 0:
-			warnings = append(warnings, fmt.Sprintf("door %q of the file before is not in this one, and is guarded no more "+
+			warnings = append(warnings, fmt.Sprintf("door %q of the previous file is not in this one, and is no longer guarded "+
 				"once this one is in use", d.Name))
 		case !slices.Equal(knockWords(d), knockWords(&c.Doors[at])):
 			warnings = append(warnings, fmt.Sprintf("door %q has another knock than before, and the former one opens nothing "+
@@ -89,7 +89,7 @@ func (f *Former) Changed(c *config.Config) (warnings, kept []string) {
 	return warnings, kept
 }
 
-// knockWords are what visitors do for a door.
+// knockWords returns what visitors do for a door, in words.
 func knockWords(d *config.Door) (words []string) {
 	for i := range d.Knocks {
 		words = append(words, d.Knocks[i].Words())

@@ -14,7 +14,7 @@ import (
 
 // Interview asks on out, and reads from in, what the plan is to say, proposing what it
 // says already or what the machine suggests. Each answer is checked at once, as a part of
-// a whole configuration, and asked for again while it cannot be. Nothing is written.
+// a whole configuration, and asked for again while it is wrong. No file is written.
 func (p *Plan) Interview(m Machine, in io.Reader, out io.Writer) error {
 	a := &asker{in: bufio.NewReader(in), out: out}
 	fmt.Fprint(a.out, "A first configuration. Press Enter to take what is in brackets.\n\n")
@@ -70,7 +70,7 @@ func (a *asker) host(p *Plan, m Machine) {
 // knock asks what can be chosen about the knock.
 func (a *asker) knock(p *Plan, m Machine) {
 	if p.Keep && len(p.FormerKnocks()) > 0 {
-		a.ask("Knock of the file before: keep it, or write a new one", "keep", func(s string) error {
+		a.ask("Knock of the previous file: keep it, or write a new one", "keep", func(s string) error {
 			if s != "keep" && s != "new" {
 				return errors.New(`allowed are "keep" and "new"`)
 			}
@@ -108,11 +108,11 @@ func (a *asker) knock(p *Plan, m Machine) {
 	}
 }
 
-// try says what would be wrong with the configuration so far, the rest of it
-// being what is proposed.
+// try returns what would be wrong with the configuration so far, with what is proposed
+// for the rest of it.
 func (p Plan) try(m Machine) error {
 	if len(p.Ports) == 0 && len(p.ProposedPorts(m)) == 0 {
-		p.Ports = []string{"22/tcp"} // whatever it will be
+		p.Ports = []string{"22/tcp"} // stands for whatever is answered later
 	}
 	if err := p.Propose(m); err != nil {
 		return err
@@ -124,8 +124,8 @@ func (p Plan) try(m Machine) error {
 	return nil
 }
 
-// Mistaken is the error of config.Parse about a plan's text, without the places in a text
-// that the user has not written, and what to type about it, "" if that is not known.
+// Mistaken returns the error of config.Parse about a plan's text, without the places in
+// a text that the user has not written, and a hint on what to write instead, "" for none.
 func Mistaken(err error) (hint string, mistakes error) {
 	var lines []string
 	for _, m := range tables.Mistakes(err) {
@@ -138,20 +138,20 @@ func Mistaken(err error) (hint string, mistakes error) {
 	return hint, errors.New(strings.Join(lines, "; "))
 }
 
-// split takes a list apart, at spaces and commas.
+// split splits a list at spaces, tabs and commas.
 func split(s string) []string {
 	return strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == ',' || r == '\t' })
 }
 
-// asker asks on out and reads from in, a line an answer. After an error it asks
-// no more.
+// asker asks on out and reads from in, one line an answer. After an error it asks
+// nothing more.
 type asker struct {
 	in  *bufio.Reader
 	out io.Writer
 	err error
 }
 
-// ask asks until take accepts the answer. An empty one is the proposal.
+// ask asks until take accepts the answer. An empty answer means the proposal.
 func (a *asker) ask(question, proposal string, take func(string) error) {
 	for a.err == nil {
 		fmt.Fprintf(a.out, "%s [%s]: ", question, proposal)

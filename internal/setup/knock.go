@@ -13,8 +13,8 @@ import (
 // anyHost stands where the machine's name or address belongs.
 const anyHost = "HOST"
 
-// Visitor is what a visitor types for the door's first knock, or does, if no command
-// of this program's makes it. host is where to, "" if that is not known.
+// Visitor returns what a visitor types for the door's first knock, or does if no
+// doorward command makes it. host is the gateway, "" if that is not known.
 func Visitor(door *config.Door, host string) string {
 	if host == "" {
 		host = anyHost
@@ -38,8 +38,8 @@ func Visitor(door *config.Door, host string) string {
 	return knocks
 }
 
-// sshConfig are lines of a visitor's ssh_config(5) that knock by themselves; none if
-// the door or its knock is not one for that.
+// sshConfig returns lines for a visitor's ssh_config(5) that make ssh knock by itself;
+// none if the door is not an SSH door, or its knock is made otherwise.
 func sshConfig(door *config.Door, host string) (lines []string) {
 	if host == "" {
 		host = anyHost
@@ -56,7 +56,7 @@ func sshConfig(door *config.Door, host string) (lines []string) {
 	return append(lines, "    ProxyCommand "+knocks+" --wait %p --stdio")
 }
 
-// touching is the command that makes the door's first knock, if one does.
+// touching returns the command that makes the door's first knock, if one does.
 func touching(door *config.Door, host string) (command string, ok bool) {
 	t, ok := door.Knocks[0].Rule.(knock.Touched)
 	if !ok {
@@ -71,10 +71,11 @@ func patience(door *config.Door) string {
 	if !ok || t.Every() == 0 {
 		return ""
 	}
-	return fmt.Sprintf(" (the gateway looks at its listeners every %s, so that it can take as long)", tables.Short(t.Every()))
+	return fmt.Sprintf(" (the gateway checks its listeners every %s, so it can take that long)", tables.Short(t.Every()))
 }
 
-// firstTCP is the first TCP port of a door, to which a visitor can wait to connect.
+// firstTCP returns the first TCP port of a door: a visitor can wait for a connection to
+// it.
 func firstTCP(door *config.Door) (n uint16, ok bool) {
 	for _, r := range door.Ports {
 		if r.Proto == port.TCP {
@@ -84,7 +85,7 @@ func firstTCP(door *config.Door) (n uint16, ok bool) {
 	return 0, false
 }
 
-// joined is "59000,59002".
+// joined returns the ports as "59000,59002".
 func joined(ports []uint16) string {
 	return strings.ReplaceAll(strings.Trim(fmt.Sprint(ports), "[]"), " ", ",")
 }

@@ -22,11 +22,11 @@ type Written struct {
 	File      string     // where it is; "-" if it was printed
 	Firewalls []Firewall // that are in the way, or may be
 	Rewritten bool       // another configuration was there before
-	Sudo      bool       // whoever reads this gets to be root by sudo
+	Sudo      bool       // whoever reads this becomes root by sudo
 }
 
-// Left says what is left to do until visitors get in, in the order in which it is to
-// be done.
+// Left returns what is left to do until visitors get in, in the order in which to do
+// it.
 func (w *Written) Left() []Step {
 	door := &w.Config.Doors[0]
 	file := w.File
@@ -59,7 +59,7 @@ func (w *Written) Left() []Step {
 	return append(steps, w.visitors(door, path)...)
 }
 
-// WaysIn says what is to be done at other firewalls for knocks and visitors to arrive.
+// WaysIn returns what is to be done at other firewalls for knocks and visitors to arrive.
 func (w *Written) WaysIn() (steps []Step) {
 	for _, f := range firewallsToOpen(w.Firewalls) {
 		steps = append(steps, Step{fmt.Sprintf("In this machine's firewall, %s, let knocks and visitors through:", f.Name), w.typed(f.Steps)})
@@ -68,7 +68,7 @@ func (w *Written) WaysIn() (steps []Step) {
 		listed(w.Config.WayIn())})
 }
 
-// start says how the daemon comes to use the file.
+// start returns how to make the daemon use the file.
 func (w *Written) start(path, file string) Step {
 	begin := w.root("systemctl enable --now doorward")
 	if path != "" {
@@ -84,7 +84,7 @@ func (w *Written) start(path, file string) Step {
 	return Step{"Guard the door:", []string{begin}}
 }
 
-// visitors says how they get in.
+// visitors returns how visitors get in.
 func (w *Written) visitors(door *config.Door, path string) (steps []Step) {
 	host := w.Config.Gateway.Host
 	at := ""
@@ -105,7 +105,7 @@ func (w *Written) visitors(door *config.Door, path string) (steps []Step) {
 	return steps
 }
 
-// root is a command that root runs.
+// root returns what to type for a command that needs root.
 func (w *Written) root(command string) string {
 	if w.Sudo {
 		return "sudo " + command
@@ -113,13 +113,13 @@ func (w *Written) root(command string) string {
 	return command
 }
 
-// firewallPrograms are those of whose commands a firewall's steps consist; the other
-// steps are words.
+// firewallPrograms are the programs that a firewall's steps run; steps that begin
+// otherwise are words.
 var firewallPrograms = []string{"ufw", "firewall-cmd", "nft", "iptables", "ip6tables", "iptables-legacy"}
 
-// firewallsToOpen leaves out what one command of a firewall does already: ufw and
-// firewalld have a rule in several chains at once, for IPv4 and for IPv6, and of those
-// that may be in the way doctor tells if they still are.
+// firewallsToOpen leaves out what one command of a firewall does already: one of ufw or
+// firewalld makes rules in several chains, for IPv4 and for IPv6. If a chain that only
+// may be in the way still is after that, doctor says so.
 func firewallsToOpen(all []Firewall) (left []Firewall) {
 	program := func(f Firewall) string { name, _, _ := strings.Cut(f.Name, " ("); return name }
 	opens := func(f Firewall) bool {
@@ -137,7 +137,7 @@ func firewallsToOpen(all []Firewall) (left []Firewall) {
 	return left
 }
 
-// typed makes steps lines that can be pasted as a whole: words become comments.
+// typed turns steps into lines that can be pasted as a whole: words become comments.
 func (w *Written) typed(steps []string) (lines []string) {
 	for _, s := range steps {
 		program, _, _ := strings.Cut(s, " ")
@@ -150,7 +150,7 @@ func (w *Written) typed(steps []string) (lines []string) {
 	return lines
 }
 
-// listed is a line for each protocol: "TCP 22, 60000-61000".
+// listed returns a line for each protocol: "TCP 22, 60000-61000".
 func listed(ports []port.Range) (lines []string) {
 	for _, proto := range []port.Proto{port.TCP, port.UDP} {
 		var all []string
@@ -167,7 +167,7 @@ func listed(ports []port.Range) (lines []string) {
 	return lines
 }
 
-// unitOf is the door's unit, "" for none.
+// unitOf returns the door's unit, "" for none.
 func unitOf(d *config.Door) string {
 	if d.Service == nil {
 		return ""

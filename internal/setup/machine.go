@@ -15,9 +15,9 @@ import (
 	"github.com/doorward/doorward/internal/tables"
 )
 
-// Machine is the machine that a configuration is for, and how it is asked. Only Root
-// must be set: what cannot be asked is not known. It may be used by several goroutines
-// if what its functions do allows that.
+// Machine is the machine that a configuration is for, and how to ask it. Only Root must
+// be set: what cannot be asked is not known. It is safe for concurrent use if its
+// functions are.
 type Machine struct {
 	// Root is the root of the file system.
 	Root fs.FS
@@ -29,8 +29,8 @@ type Machine struct {
 	SSHD func() []uint16
 	// Addresses returns the addresses of the machine that strangers may reach.
 	Addresses func() []netip.Addr
-	// Firewalls says what to do so that the machine's other firewalls let the doors'
-	// ports and those of their knocks through; nothing where they do.
+	// Firewalls returns the machine's other firewalls that do not, or may not, let the
+	// ports of the doors and their knocks through, and what to do about that.
 	Firewalls func(*config.Config) []Firewall
 }
 
@@ -40,8 +40,8 @@ type Firewall struct {
 	Steps []string // to do about it, commands and words
 }
 
-// Unseen says why nobody who talks to the door's UDP ports would be seen, nil if they
-// would, or if it has none.
+// Unseen returns why nobody who uses the door's UDP ports would be seen, nil if they
+// would, if that is not known, or if it has none.
 func (m Machine) Unseen(d *config.Door) error {
 	if m.Flows == nil || !port.Has(d.Ports, port.UDP) {
 		return nil
@@ -49,9 +49,9 @@ func (m Machine) Unseen(d *config.Door) error {
 	return m.Flows()
 }
 
-// Blind returns the mistakes of doors whose presence hangs on UDP flows, if the
-// machine's cannot be seen, and what to say if that may not be asked. The file's path
-// and text are for the mistakes' places.
+// Blind returns the mistakes of doors whose presence depends on UDP flows, if they
+// cannot be seen on this machine, and what to say if only root may ask that. The file's
+// path and text are for the places of the mistakes.
 func (m Machine) Blind(c *config.Config, path string, text []byte) (mistakes []*tables.Mistake, notAsked []string) {
 	var doors []string
 	for i := range c.Doors {
@@ -64,15 +64,15 @@ func (m Machine) Blind(c *config.Config, path string, text []byte) (mistakes []*
 	}
 	switch err := m.Flows(); {
 	case errors.Is(err, fs.ErrPermission):
-		return nil, []string{fmt.Sprintf("whether the kernel tells of flows over UDP, by which door %s would know that "+
-			"somebody is in, was not asked: run as root", tables.Listed(doors))}
+		return nil, []string{fmt.Sprintf("whether the kernel shows flows over UDP, by which door %s would know that "+
+			"somebody is in, was not checked: run as root", tables.Listed(doors))}
 	case err != nil:
 		return c.Blind(path, text, err.Error()), nil
 	}
 	return nil, nil
 }
 
-// has says whether a file, directory or symbolic link is there.
+// has reports whether a file, directory or symbolic link is there.
 func (m Machine) has(p string) bool {
 	_, err := fs.Lstat(m.Root, strings.TrimPrefix(p, "/"))
 	return err == nil
@@ -111,7 +111,7 @@ func (m Machine) authLog() string {
 	return ""
 }
 
-// hasJournal says whether systemd's journal is kept, on disk or in memory.
+// hasJournal reports whether systemd's journal is kept, on disk or in memory.
 func (m Machine) hasJournal() bool {
 	return m.has("/var/log/journal") || m.has("/run/log/journal")
 }
@@ -136,8 +136,8 @@ func (m Machine) named() map[port.Port]bool {
 	return ports
 }
 
-// Local returns the ports that the kernel gives to outgoing connections, and
-// Linux's default with false where that cannot be read.
+// Local returns the ports that the kernel assigns to outgoing connections, or Linux's
+// default and false where they cannot be read.
 func (m Machine) Local() (l port.Local, known bool) {
 	l, err := port.ReadLocal(m.Root)
 	if err != nil {
@@ -150,8 +150,8 @@ func (m Machine) Local() (l port.Local, known bool) {
 // RFC 6762, RFC 8375, and what clouds and installers make up.
 var notPublic = []string{".local", ".localdomain", ".internal", ".lan", ".home.arpa", ".home"}
 
-// host is a name or address by which visitors may reach the machine: a guess, "" for
-// none. A name is taken if it looks like one of the public DNS.
+// host returns a name or address by which visitors may reach the machine: a guess, ""
+// for none. A name is proposed if it looks like one in the public DNS.
 func (m Machine) host() string {
 	text, err := fs.ReadFile(m.Root, "etc/hostname") // hostname(5)
 	name := strings.ToLower(strings.TrimSpace(string(text)))

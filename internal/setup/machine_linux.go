@@ -13,14 +13,14 @@ import (
 	"github.com/doorward/doorward/internal/service"
 )
 
-// This is the machine that the command runs on.
+// This returns the machine that the command runs on.
 func This() Machine {
 	return Machine{
 		Root:  os.DirFS("/"),
 		Flows: presence.NewWatcher().FlowsVisible,
 		SSHD:  doctor.SSHServers,
 		Addresses: func() []netip.Addr {
-			all, _ := doctor.Addresses() // none is no proposal
+			all, _ := doctor.Addresses() // without them there is no proposal
 			return all
 		},
 		Firewalls: func(c *config.Config) (all []Firewall) {
@@ -32,10 +32,10 @@ func This() Machine {
 	}
 }
 
-// unitTime is how long systemd may take to tell a unit's names.
+// unitTime is how long systemd may take to answer for a unit's names.
 const unitTime = 10 * time.Second
 
-// UnitNames is what systemd calls a unit, by its own word where it runs, and by
+// UnitNames returns what systemd calls a unit: as it says itself where it runs, and by
 // the links between unit files where it does not.
 func UnitNames(ctx context.Context, unit string) service.Names {
 	ctx, cancel := context.WithTimeout(ctx, unitTime)

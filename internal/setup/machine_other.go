@@ -9,11 +9,11 @@ import (
 	"github.com/doorward/doorward/internal/service"
 )
 
-// This is the machine that the command runs on, which is no gateway: there is no
+// This returns the machine that the command runs on, which is no gateway: there is no
 // daemon for this system.
 func This() Machine { return Machine{Root: os.DirFS("/")} }
 
-// UnitNames has no unit files to look at here.
+// UnitNames finds no unit files here.
 func UnitNames(_ context.Context, unit string) service.Names {
 	return service.NamesByLinks("", unit)
 }

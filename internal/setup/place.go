@@ -14,10 +14,10 @@ import (
 	"github.com/doorward/doorward/internal/share"
 )
 
-// daemonGroup is the group by which the daemon reads its configuration.
+// daemonGroup is the group through which the daemon may read its configuration.
 const daemonGroup = "doorward"
 
-// daemonGroupNumber is the number of that group, 0 where there is none.
+// daemonGroupNumber returns the number of that group, 0 where there is none.
 func daemonGroupNumber() int {
 	g, err := user.LookupGroup(daemonGroup)
 	if err != nil {
@@ -34,8 +34,8 @@ func daemonGroupNumber() int {
 // replaced.
 var ErrExists = errors.New("exists")
 
-// Writable says why Place would not write a file, as far as that can be told before:
-// fs.ErrPermission and ErrExists, both wrapped. It changes nothing.
+// Writable returns why Place would not write a file, as far as that can be known
+// beforehand: fs.ErrPermission or ErrExists, wrapped. It changes nothing.
 func Writable(path string, replace bool) error {
 	if _, err := os.Lstat(path); err == nil && !replace && blank(path) == nil {
 		return fmt.Errorf("%q %w", path, ErrExists)
@@ -49,7 +49,7 @@ func Writable(path string, replace bool) error {
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%q cannot be written by you: %q: %w", path, dir, fs.ErrPermission)
 	}
-	return nil // whatever else is wrong, Place tells
+	return nil // whatever else is wrong, Place reports
 }
 
 // Place writes the file, readable by its owner and the daemon's group, as a whole or not
@@ -57,7 +57,7 @@ func Writable(path string, replace bool) error {
 // is kept under the name that is returned; without, nothing may be there but a
 // configuration that says nothing, which is not kept.
 func Place(path, text string, replace bool) (kept string, err error) {
-	// A link of one's own stays one.
+	// A symbolic link that nobody else could have put there stays one.
 	if real, err := files.File(path); err == nil {
 		path = real
 	}
@@ -76,7 +76,7 @@ func Place(path, text string, replace bool) (kept string, err error) {
 	return change.Backup(path), change.Commit()
 }
 
-// blank is the text of a configuration that says nothing, such as packages install it;
+// blank returns the text of a configuration that says nothing, such as packages install;
 // nil if the file says something, cannot be read, or is not there.
 func blank(path string) []byte {
 	text, err := config.Read(path)

@@ -2,5 +2,5 @@
 
 package setup
 
-// mayWrite does not know here: writing tells.
+// mayWrite cannot know here: only writing will show.
 func mayWrite(string) error { return nil }

@@ -58,10 +58,10 @@ func TestWritable(t *testing.T) {
 	for path, where := range map[string]string{filepath.Join(dir, "new.toml"): dir, fresh: dir} {
 		err := Writable(path, false)
 		if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), where) {
-			t.Errorf("%s, for a user who may not: %v", path, err)
+			t.Errorf("%s, for a user who may not write it: error %v, want %v about %s", path, err, fs.ErrPermission, where)
 		}
 	}
 	if entries, err := os.ReadDir(dir); len(entries) != 3 || err != nil {
-		t.Errorf("asking made something: %v, %v", entries, err)
+		t.Errorf("Writable has made something: %v, %v", entries, err)
 	}
 }

@@ -2,9 +2,9 @@
 // writes the text, puts the file in place, and says what is left to do until the
 // machine is guarded and visitors get in.
 //
-// What it knows of the machine it is handed in a [Machine]; beside that it looks which
-// ports are free, and Place writes the file. A fact about the machine only ever leads to a proposal: whatever is
-// written passes config.Parse first.
+// What it knows of the machine it is handed in a [Machine]; besides that it checks which
+// ports are free, and Place writes the file. A fact about the machine only ever leads to
+// a proposal: whatever is written passes config.Parse first.
 package setup
 
 import (
@@ -28,21 +28,21 @@ import (
 
 // Plan is what a first configuration is to say. Text's result is checked by
 // config.Parse before it is written, so that nothing here has to be valid. A Plan is
-// for one goroutine.
+// not safe for concurrent use.
 type Plan struct {
 	Door   string
 	Ports  []string // as they are written in the configuration; none: what the machine proposes
 	Unit   string   // "none" for a service that always runs, "" for what the machine proposes
-	Host   string   // name or address by which visitors reach the machine, "" if it is not said
+	Host   string   // name or address by which visitors reach the machine, "" if it is not given
 	Kind   knock.Drafted
 	Chosen map[string][]string // about the knock, by the names of the kind's choices
-	Former Former              // the file that is written over
-	Keep   bool                // the knocks of Former, where it has any
+	Former Former              // the file that is overwritten
+	Keep   bool                // the door keeps the knocks that it has in Former, if any
 
-	why    string   // that unit, a sentence
+	why    string   // why that unit, a sentence
 	keys   []string // of each knock, as the kind writes them
-	logins string   // what is to be said about logins, "" for a door without SSH
-	unseen string   // why nobody would be seen to be in, "" where they are
+	logins string   // what to say about logins, "" for a door without SSH
+	unseen string   // why nobody would be seen to be in, "" where they would
 }
 
 // New returns a plan in which nothing is chosen, for the first kind of knock that can be
@@ -64,12 +64,12 @@ func New() Plan {
 	panic("setup: internal error: no kind of knock can be drafted")
 }
 
-// ErrNoPorts is what Propose returns when no ports were said and the machine suggests
+// ErrNoPorts is what Propose returns when no ports are given and the machine suggests
 // none.
-var ErrNoPorts = errors.New("what it guards is not said")
+var ErrNoPorts = errors.New("no ports are given")
 
-// Propose fills in what was not said by what the machine has, and draws the knock. It
-// may be called again after something else was said, on a copy.
+// Propose fills in what is not given from what the machine has, and drafts the knock. To
+// call it again, after another choice, call it on a copy that was made before.
 func (p *Plan) Propose(m Machine) error {
 	if len(p.Ports) == 0 {
 		if p.Ports = p.ProposedPorts(m); len(p.Ports) == 0 {
@@ -89,7 +89,7 @@ func (p *Plan) Propose(m Machine) error {
 	return p.draft(m, door)
 }
 
-// ProposedPorts are the ports that the machine suggests for a door of this name: for
+// ProposedPorts returns the ports that the machine suggests for a door of this name: for
 // "ssh" those of its SSH server, for others none.
 func (p *Plan) ProposedPorts(m Machine) (ports []string) {
 	if p.Door != "ssh" {
@@ -105,7 +105,7 @@ func (p *Plan) ProposedPorts(m Machine) (ports []string) {
 	return ports
 }
 
-// ProposedUnit is the unit that the machine suggests, "none" for none.
+// ProposedUnit returns the unit that the machine suggests, "none" for none.
 func (p *Plan) ProposedUnit(m Machine) string {
 	if p.ssh(m) {
 		if unit, _, ok := m.sshUnit(); ok {
@@ -115,13 +115,13 @@ func (p *Plan) ProposedUnit(m Machine) string {
 	return "none"
 }
 
-// ProposedHost is the name or address that the machine suggests, or the former file
-// says, "" for none.
+// ProposedHost returns the name or address that the former file gives, or else the
+// machine suggests, "" for none.
 func (p *Plan) ProposedHost(m Machine) string {
 	return cmp.Or(p.Former.Host(), m.host())
 }
 
-// ssh says whether an SSH server is behind the door, as far as that is known: by the
+// ssh reports whether an SSH server is behind the door, as far as that is known: by the
 // configuration's own rule, or by the server's ports.
 func (p *Plan) ssh(m Machine) bool {
 	door := p.guarded()
@@ -129,7 +129,7 @@ func (p *Plan) ssh(m Machine) bool {
 		return true
 	}
 	if p.managed() {
-		return false // by something else
+		return false // something else is behind it
 	}
 	unit, _, _ := m.sshUnit()
 	return slices.ContainsFunc(m.sshPorts(unit), func(n uint16) bool {
@@ -137,7 +137,7 @@ func (p *Plan) ssh(m Machine) bool {
 	})
 }
 
-// guarded is the door as far as it is known, which may have mistakes in it.
+// guarded returns the door as far as it is known. It may have mistakes in it.
 func (p *Plan) guarded() *config.Door {
 	d := &config.Door{Name: p.Door}
 	for _, text := range p.Ports {
@@ -151,16 +151,16 @@ func (p *Plan) guarded() *config.Door {
 	return d
 }
 
-// managed says whether the door starts and stops a unit.
+// managed reports whether the door starts and stops a unit.
 func (p *Plan) managed() bool { return p.Unit != "" && p.Unit != "none" }
 
-// proposeSSH says what this machine has of an SSH server.
+// proposeSSH fills in what this machine has of an SSH server.
 func (p *Plan) proposeSSH(m Machine) {
 	if unit, why, ok := m.sshUnit(); ok && (p.Unit == "" || p.Unit == unit) {
 		p.Unit, p.why = unit, strings.ToUpper(why[:1])+why[1:]+"."
 	}
 	if !p.guarded().SSH() {
-		return // by its configuration it is a door like any other
+		return // to config it is a door like any other
 	}
 	switch log := m.authLog(); {
 	case m.hasJournal():
@@ -169,11 +169,11 @@ func (p *Plan) proposeSSH(m Machine) {
 		p.logins = fmt.Sprintf(`Where logins are read: "auto" finds %s here.`, log)
 	default:
 		p.logins = "Where logins are read. There is neither a journal nor an auth log here. Until\n" +
-			`# there is one, the door stays dark and hears no knock; "off" does without logins.`
+			`# there is one, the door stays dark and ignores knocks; "off" does without logins.`
 	}
 }
 
-// draft has the kind write the knock, the former one where that is to be kept.
+// draft makes the kind write the knock: the former one where that is to be kept.
 func (p *Plan) draft(m Machine, door *config.Door) error {
 	if p.Keep {
 		if p.keys = p.FormerKnocks(); len(p.keys) > 0 {
@@ -190,7 +190,7 @@ func (p *Plan) draft(m Machine, door *config.Door) error {
 	return err
 }
 
-// Taken says whether a program of this machine has a port.
+// Taken reports whether a program on this machine has a port.
 func Taken(p port.Port) bool {
 	at := ":" + strconv.Itoa(int(p.Number))
 	var c io.Closer

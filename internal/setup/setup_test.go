@@ -14,7 +14,7 @@ import (
 	"github.com/doorward/doorward/internal/touch"
 )
 
-// machineOf is a machine that has just these files, "path" or "path=content".
+// machineOf returns a machine that has just these files, "path" or "path=content".
 func machineOf(files ...string) Machine {
 	root := fstest.MapFS{}
 	for _, f := range files {
@@ -30,7 +30,8 @@ const (
 	socketFile    = "usr/lib/systemd/system/ssh.socket=[Unit]\nListenStream=1\n[Socket]\nListenStream=0.0.0.0:22\nListenStream=[::]:22\n"
 )
 
-// What is guarded is where the SSH server listens, wherever that is said.
+// The ports that are proposed are those on which the SSH server listens, wherever they
+// are configured.
 func TestProposedPorts(t *testing.T) {
 	listens := func(m Machine, ports ...uint16) Machine {
 		m.SSHD = func() []uint16 { return ports }
@@ -132,7 +133,7 @@ func TestProposedHost(t *testing.T) {
 	p := New()
 	p.Former.config = &former
 	if got := p.ProposedHost(machineOf(name)); got != "door.example.org" {
-		t.Errorf("%q is proposed, and the file before says door.example.org", got)
+		t.Errorf("%q is proposed, want door.example.org of the previous file", got)
 	}
 }
 
@@ -156,7 +157,7 @@ func TestDrawnPorts(t *testing.T) {
 		}
 		for _, n := range c.Doors[0].Knocks[0].Rule.(touch.Rule).Listen {
 			if slices.Contains(scanned[:], n) || n == 24554 {
-				t.Fatalf("%d is drawn", n)
+				t.Fatalf("port %d is drawn", n)
 			}
 		}
 	}
@@ -203,7 +204,7 @@ func TestFirewallsToOpen(t *testing.T) {
 	}
 }
 
-// All that is left to do is said, in its order, and can be pasted.
+// All that is left to do is listed, in order, and its commands can be pasted.
 func TestLeft(t *testing.T) {
 	parse := func(text string) *config.Config {
 		c, err := config.Parse("f", []byte(text))

@@ -12,8 +12,8 @@ import (
 	"github.com/doorward/doorward/internal/sshd"
 )
 
-// sshPorts are the TCP ports of the SSH server behind a unit: of a socket unit those
-// that it says; else those on which a server listens at this moment; else those of
+// sshPorts returns the TCP ports of the SSH server behind a unit: those of a socket
+// unit, or else those on which a server listens at this moment, or else those of
 // sshd_config. There is at least one.
 func (m Machine) sshPorts(unit string) []uint16 {
 	if strings.HasSuffix(unit, ".socket") {
@@ -32,16 +32,16 @@ func (m Machine) sshPorts(unit string) []uint16 {
 	return []uint16{22}
 }
 
-// unitPath is where systemd looks for units, the first that has a name being the one
-// that counts: systemd.unit(5), "Unit File Load Path". Unlike those of
-// service.UnitDirs, generators' are among them: one of Debian's openssh-server turns
-// sshd_config's ports into a drop-in of ssh.socket.
+// unitPath is where systemd looks for units; of files with the same name the first
+// counts (systemd.unit(5), "Unit File Load Path"). Unlike service.UnitDirs it includes
+// what generators write: that of Debian's openssh-server turns sshd_config's ports into
+// a drop-in of ssh.socket.
 var unitPath = []string{
 	"etc/systemd/system", "run/systemd/system", "run/systemd/generator", "usr/local/lib/systemd/system",
 	"usr/lib/systemd/system", "lib/systemd/system",
 }
 
-// socketPorts are the TCP ports on which a socket unit listens for others than this
+// socketPorts returns the TCP ports on which a socket unit listens for others than this
 // machine, in ascending order.
 func (m Machine) socketPorts(unit string) []uint16 {
 	var streams []string
@@ -77,8 +77,8 @@ func (m Machine) socketPorts(unit string) []uint16 {
 	return slices.Compact(ports)
 }
 
-// unitFiles are the unit's file, if there is one, and its drop-ins in the order in
-// which systemd reads them: by name, one of the same name counting once.
+// unitFiles returns the unit's file, if there is one, and its drop-ins in the order in
+// which systemd reads them: by name, of the same name only the first.
 func (m Machine) unitFiles(unit string) (all []string) {
 	for _, dir := range unitPath {
 		if file := path.Join(dir, unit); m.has(file) {
@@ -104,9 +104,9 @@ func (m Machine) unitFiles(unit string) (all []string) {
 	return all
 }
 
-// streamPort is the TCP port of a ListenStream: a number, an IPv4 address or a
-// bracketed IPv6 one with a number. There is none in a path, an abstract name or a
-// vsock address, and loopback addresses are nobody else's.
+// streamPort returns the TCP port of a ListenStream: a number, or an IPv4 address or a
+// bracketed IPv6 address with a number. There is none in a path, an abstract name or a
+// vsock address, and one at a loopback address does not count.
 func streamPort(s string) (uint16, bool) {
 	if n, err := strconv.ParseUint(s, 10, 16); err == nil {
 		return uint16(n), n > 0

@@ -11,7 +11,7 @@ import (
 // Text writes the configuration.
 func (p *Plan) Text() string {
 	var b strings.Builder
-	b.WriteString(`# doorward's configuration. The knock in it is a secret: who can read this file
+	b.WriteString(`# doorward's configuration. The knock in it is a secret: whoever can read this file
 # can open the door. After a change: doorward check, and then
 # doorward apply --confirm 60s. Every key is explained by doorward init --reference.
 `)
@@ -54,8 +54,8 @@ open_for = "30s"
 	return b.String()
 }
 
-// table is the path of the door's table. A name that is no bare key is quoted,
-// for config.Parse to refuse it.
+// table returns the path of the door's table. A name that is not a bare key is quoted,
+// and config.Parse refuses it.
 func (p *Plan) table() string {
 	if p.Door != "" && strings.Trim(p.Door, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") == "" {
 		return "door." + p.Door
@@ -72,9 +72,9 @@ func quoted(words []string) string {
 	return strings.Join(q, ", ")
 }
 
-// Article is the article's configuration for this machine. Its numbers are
-// the article's. What the article's machine called otherwise, the unit and the
-// log, is what this one has, and the file says so.
+// Article returns the article's configuration for this machine. Its numbers are the
+// article's. The unit and the log are those that this machine has, and where they have
+// other names the file says so.
 func Article(m Machine, unit, host string) string {
 	text := config.LikeTheArticle()
 	if host != "" {

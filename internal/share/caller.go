@@ -13,11 +13,11 @@ import (
 // directory that is theirs, and what it writes there is theirs.
 type Caller struct{ UID, GID int }
 
-// SudoCaller is who called sudo, nil if nobody did. sudo sets SUDO_UID and SUDO_GID
-// itself, whatever was there before (sudo(8), ENVIRONMENT). They are believed for no more
-// than whose directory may be written to: a file that is made there goes to the owner of
-// that directory, who could make one there without us, and it is encrypted to others
-// than that user's choice. getenv is os.Getenv but in tests.
+// SudoCaller returns who called sudo, nil if nobody did. sudo sets SUDO_UID and SUDO_GID
+// itself, whatever was there before (sudo(8), ENVIRONMENT). They are trusted only to say
+// whose directory may be written to: a file that is made there goes to the owner of that
+// directory, who could make one there anyway, and it is encrypted to keys that this user
+// does not choose. getenv is os.Getenv except in tests.
 func SudoCaller(getenv func(string) string) *Caller {
 	if os.Geteuid() != 0 {
 		return nil
@@ -30,8 +30,8 @@ func SudoCaller(getenv func(string) string) *Caller {
 	return &Caller{UID: int(uid), GID: int(gid)}
 }
 
-// Directory says why Stage would not write into a directory: the error of
-// files.Directory, unless it is one of the caller's.
+// Directory returns the error with which Stage would refuse a directory: that of
+// files.Directory, unless the directory is the caller's.
 func Directory(path string, caller *Caller) error {
 	_, err := files.Directory(path)
 	if err == nil || caller == nil {
@@ -45,9 +45,9 @@ func Directory(path string, caller *Caller) error {
 	return err
 }
 
-// openTheirs opens a directory if it is the caller's own. Which way led there does not
-// matter, so that it need not be judged: what is opened belongs to the caller, and
-// nothing that is made in it by its descriptor can be anywhere else.
+// openTheirs opens a directory if it is the caller's own. How the path led there does
+// not matter, and is not judged: what is opened belongs to the caller, and nothing that
+// is made in it by its descriptor can be anywhere else.
 func openTheirs(path string, caller *Caller) (dir *os.Root, theirs bool) {
 	dir, err := os.OpenRoot(path)
 	if err != nil {
@@ -60,7 +60,7 @@ func openTheirs(path string, caller *Caller) (dir *os.Root, theirs bool) {
 	return nil, false
 }
 
-// readFile reads a regular file in dir, and returns what is known of the one that was read:
+// readFile reads a regular file in dir. Text and information are of the same file, as
 // nobody can put another one in its place between the two.
 func readFile(dir *os.Root, name string) (*saved, error) {
 	f, err := dir.OpenFile(name, os.O_RDONLY|nonblock, 0)

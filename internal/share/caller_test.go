@@ -13,8 +13,8 @@ import (
 // alice is a user who is neither root nor whoever runs the tests.
 const alice = 54321
 
-// TestCallersFiles: what root writes for who called sudo is theirs where the directory is,
-// and no name there has root write or give anything elsewhere.
+// TestCallersFiles: what root writes for the caller of sudo is theirs where the directory
+// is, and no name there makes root write or give away anything elsewhere.
 func TestCallersFiles(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it gives files to another user")
@@ -65,7 +65,7 @@ func TestCallersFiles(t *testing.T) {
 		{name: "another user's", path: filepath.Base(theirs("bob", 0o755, 54322)) + "/k.age", caller: caller, err: "belongs to user number 54322"},
 		{name: "everybody may write", path: filepath.Base(theirs("open", 0o777, alice)) + "/k.age", caller: caller, err: "belongs to user number 54321"},
 		{name: "their own group may", path: filepath.Base(theirs("group", 0o775, alice)) + "/k.age", caller: caller, owner: alice},
-		{name: "a link in the place", path: "home/linked.age", caller: caller, err: "something else than a regular file"},
+		{name: "a link in the place", path: "home/linked.age", caller: caller, err: "something other than a regular file"},
 		{name: "a link on the way", path: "home/elsewhere/k.age", caller: caller, err: "belongs to user number 54321"},
 		{name: "root's below theirs", path: "home/sub/k.age", caller: caller, err: "belongs to user number 54321"},
 	} {
@@ -108,7 +108,7 @@ func TestCallersFiles(t *testing.T) {
 
 func TestSudoCaller(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: nobody else is called by sudo")
+		t.Skip("needs root: for others there is no caller of sudo")
 	}
 	for _, tt := range []struct {
 		uid, gid string

@@ -13,14 +13,14 @@ import (
 )
 
 // New knocks are drawn from these ports, first to last. They lie outside the
-// range that Linux gives to outgoing connections (32768 to 60999,
+// range that Linux assigns to outgoing connections (32768 to 60999,
 // net.ipv4.ip_local_port_range), where a connection could hold a listener's
 // port, and above those that most services have by custom.
 var drawn = [][2]int{{20000, 32767}, {61000, 65535}}
 
-// Lots draws what a new knock is made of. None of the ports is guarded by a door of
-// c, as it stands, or is where one hears a knock, or is taken, which is asked for
-// ports that might be drawn. entropy is crypto/rand.Reader but in tests.
+// Lots returns what a new knock is drawn from. It draws no port that a door of c guards
+// or hears a knock at, and none for which taken returns true, which is asked only about
+// ports that might be drawn. entropy is crypto/rand.Reader except in tests.
 func Lots(c *config.Config, taken func(port.Port) bool, entropy io.Reader) knock.Lots {
 	left := map[knock.Medium][]port.Port{}
 	ports := func(m knock.Medium, n int) (all []uint16, err error) {
@@ -47,7 +47,7 @@ func Lots(c *config.Config, taken func(port.Port) bool, entropy io.Reader) knock
 	return knock.Lots{Reader: entropy, Ports: ports}
 }
 
-// candidates are the ports that no door of c has anything to do with.
+// candidates returns the ports that no door of c has anything to do with.
 func candidates(c *config.Config, m knock.Medium) (free []port.Port) {
 	var guarded []port.Range
 	used := map[uint16]bool{}
@@ -71,6 +71,7 @@ func candidates(c *config.Config, m knock.Medium) (free []port.Port) {
 	return free
 }
 
+// intn draws a number from 0 to n-1.
 func intn(entropy io.Reader, n int) (int, error) {
 	i, err := rand.Int(entropy, big.NewInt(int64(n)))
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// places is a rule that is heard there, and nothing else.
+// places is a rule that only says where it is heard.
 type places struct {
 	knock.Rule
 	at []knock.Place

@@ -36,7 +36,7 @@ func Edit(file string, text []byte, door string, i int, fresh knock.Rule, edits 
 		return nil, fmt.Errorf("%s: the new knock does not fit: %w", file, err)
 	}
 	if !reflect.DeepEqual(got, want) {
-		return nil, fmt.Errorf("%s: the knock of door %q is not where it can be changed by itself", file, door)
+		return nil, fmt.Errorf("%s: the knock of door %q cannot be changed without changing something else", file, door)
 	}
 	return edited, nil
 }
@@ -127,7 +127,7 @@ func joinPath(path, name string) string {
 	return path + "." + name
 }
 
-// replace writes the edits over the scalars that have their paths below a table's.
+// replace replaces the scalars that edits names by their paths below a table.
 func replace(text []byte, at []scalar, table string, edits map[string]string) []byte {
 	var b bytes.Buffer
 	from := 0

@@ -70,7 +70,7 @@ func editCases() []editCase {
 		{
 			name: "another shape",
 			in:   head + "[[door.ssh.knock]]\nkind = \"touch\"\nlisten = [59000, 59001]\ntouch = [59000]\n",
-			err:  `f: the knock of door "ssh" is not where it can be changed by itself`,
+			err:  `f: the knock of door "ssh" cannot be changed without changing something else`,
 		},
 		{
 			name: "no such knock", knock: 1,
@@ -80,7 +80,7 @@ func editCases() []editCase {
 	}
 }
 
-// editPorts edits the knock of touched ports to be one of others.
+// editPorts edits a knock of touched ports to have other ports.
 func editPorts(text []byte, door string, i int, listen, touched []uint16) ([]byte, error) {
 	var r touch.Rule
 	if c, err := config.Parse("f", text); err == nil {
@@ -160,8 +160,8 @@ func TestEdit(t *testing.T) {
 	}
 }
 
-// TestEditReference rotates in the file that has every key, and in the
-// article's, and back again: all bytes are as they were.
+// TestEditReference edits the file that has every key, and the article's, and edits
+// them back: all bytes are as they were.
 func TestEditReference(t *testing.T) {
 	for name, text := range map[string]string{"reference": config.Reference(), "article": config.LikeTheArticle()} {
 		c, err := config.Parse(name, []byte(text))

@@ -18,9 +18,8 @@ import (
 	"github.com/doorward/doorward/internal/touch"
 )
 
-// FuzzEdit holds that what Edit returns says the new knock and nothing else
-// new, by another reader of TOML, and that all of its bytes are the old ones but
-// for whole numbers of that knock.
+// FuzzEdit checks that what Edit returns, as the TOML library reads it, differs only in
+// the new knock, and that its bytes differ only in whole numbers of that knock.
 func FuzzEdit(f *testing.F) {
 	cases := editCases()
 	if len(cases) == 0 {
@@ -111,9 +110,9 @@ func onlyNumbers(t *testing.T, before, after []byte, fresh []uint16) {
 
 var hostForm = regexp.MustCompile(`^[0-9A-Za-z_.:-]+$`)
 
-// FuzzRecipients holds that a file of recipients reads back from what was
-// understood of it, that what Remember adds to it is all that it adds, and that
-// no error and no key has a private key in it.
+// FuzzRecipients checks that a file of recipients reads back from what was read of it,
+// that Remember adds what it is given and nothing else, and that no file with a private
+// key is accepted, or quoted in an error.
 func FuzzRecipients(f *testing.F) {
 	const private = "-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n-----END OPENSSH PRIVATE KEY-----\n"
 	for _, s := range []string{
@@ -138,7 +137,7 @@ func FuzzRecipients(f *testing.F) {
 			return
 		}
 		if isPrivate(text) {
-			t.Fatalf("%q is taken", text)
+			t.Fatalf("%q is accepted", text)
 		}
 		var again strings.Builder
 		if r.Host != "" {
@@ -161,7 +160,7 @@ func FuzzRecipients(f *testing.F) {
 	})
 }
 
-// same holds that text has the keys of r, more, and host.
+// same checks that text has the keys of r, more, and host.
 func same(t *testing.T, r *Recipients, text []byte, host string, more []Key) {
 	t.Helper()
 	got, err := ParseRecipients("f", text)
@@ -179,8 +178,8 @@ func same(t *testing.T, r *Recipients, text []byte, host string, more []Key) {
 	}
 }
 
-// soundKey holds that a key is one by the SSH library or has age's form, and
-// that its owner's name can be printed.
+// soundKey checks that a key is one to the SSH library or has age's form, and that its
+// owner's name can be printed.
 func soundKey(t *testing.T, k Key) {
 	t.Helper()
 	if k.User == "" || k.to == nil || strings.ContainsFunc(k.User, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\u202e' }) {
@@ -198,8 +197,8 @@ func soundKey(t *testing.T, k Key) {
 	}
 }
 
-// FuzzScript holds that a host which is taken is one word to any shell, and
-// stands in the scripts where the example's stands and nowhere else.
+// FuzzScript checks that a host that is accepted is one word to any shell, and changes
+// nothing in the scripts but itself.
 func FuzzScript(f *testing.F) {
 	for _, s := range []string{
 		"gate.example.org", "192.0.2.1", "2001:db8::1", "a_b", "A.B", "-n", "x'y", "$(id)", "a b", "", ".", "a..b", "\u212aelvin", "\u0130", "::ffff:1.2.3.4",
@@ -212,7 +211,7 @@ func FuzzScript(f *testing.F) {
 			return
 		}
 		if !hostForm.MatchString(host) || host[0] == '-' || len(host) > 253 {
-			t.Fatalf("host %q is taken", host)
+			t.Fatalf("host %q is accepted", host)
 		}
 		s := Knock{Door: "ssh", Host: host, Touch: []uint16{p, 1}, Wait: p, Then: "Connect.", Made: time.Unix(0, 0), Each: time.Second}
 		marked := s

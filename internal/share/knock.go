@@ -20,22 +20,23 @@ import (
 	"github.com/doorward/doorward/internal/config"
 )
 
-// Knock is what a user has to know. What Letters writes is checked already: Host by
-// config.CheckHost, Door and ports by the configuration.
+// Knock is what a user has to know. What Letters writes has been checked before: Host
+// by config.CheckHost, Door and ports by the configuration.
 type Knock struct {
 	Door  string
 	Host  string
 	Touch []uint16      // in the order in which they are touched
-	Wait  uint16        // TCP port that tells that the door is open, 0 for none
+	Wait  uint16        // TCP port that can be connected to once the door is open, 0 for none
 	Then  string        // a sentence: when to connect
 	Made  time.Time     // shown by its date; not read back
 	Each  time.Duration // the longest that one touch may take, whole seconds; not read back
 }
 
-// MaxKnock is the longest that a knock's file may be, encrypted or not, in bytes.
+// MaxKnock is the maximum size of a knock's file, encrypted or not, in bytes.
 const MaxKnock = 64 << 10
 
-// maxThen is the longest that its last sentence may be, in characters.
+// maxThen is the maximum length of its last sentence, and of the door's name, in
+// characters.
 const maxThen = 200
 
 // knockFile is the knock's file, a TOML text.
@@ -51,7 +52,7 @@ type knockFile struct {
 // version is the version of the form.
 const version = 1
 
-// Text is the knock as data, which doorward knock --from reads, and which people
+// Text returns the knock as data, which doorward knock --from reads, and which people
 // without doorward can follow by hand. It is no program, and no part of it runs by
 // being read.
 func (k *Knock) Text() string {
@@ -86,9 +87,9 @@ wait  = @wait@
 then  = "@then@"
 `
 
-// ParseKnock reads a knock's file, whoever wrote it: nothing is taken that could
-// mean more than a host, ports and a sentence. The name is for messages only, which
-// never repeat what the file says: it could be something else, and secret.
+// ParseKnock reads a knock's file, whoever wrote it: nothing is accepted that could
+// mean more than a host, ports and a sentence. The name is for messages only. They never
+// quote a text that does not have the form of a knock: it could be something secret.
 func ParseKnock(name string, text []byte) (*Knock, error) {
 	if isPrivate(text) {
 		return nil, fmt.Errorf("%s: %w", name, errors.New("this is a private key, and not a knock"))
@@ -129,12 +130,12 @@ func ParseKnock(name string, text []byte) (*Knock, error) {
 	return k, nil
 }
 
-// sentence says whether s can be shown on a terminal.
+// sentence reports whether s is short, and can be shown on a terminal.
 func sentence(s string) bool {
 	return utf8.RuneCountInString(s) <= maxThen && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
-// Encrypted says whether text is a file of age's, armoured or not.
+// Encrypted reports whether text is an age file, armoured or not.
 func Encrypted(text []byte) bool {
 	return isArmoured(text) || bytes.HasPrefix(text, []byte("age-encryption.org/"))
 }
@@ -143,8 +144,8 @@ func isArmoured(text []byte) bool {
 	return bytes.HasPrefix(bytes.TrimSpace(text), []byte(armor.Header))
 }
 
-// ErrPassphrase is what ParseIdentity returns for a private key that is encrypted
-// itself.
+// ErrPassphrase is what ParseIdentity returns for a private key that is itself
+// encrypted.
 var ErrPassphrase = errors.New("has a passphrase")
 
 // ErrNotForUs is what Decrypt returns when none of the identities decrypts.

@@ -13,7 +13,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// readBack is a knock without what its file shows and does not say.
+// readBack returns a knock as it reads back from its file.
 func readBack(k Knock) Knock {
 	k.Made, k.Each = time.Time{}, 0
 	return k
@@ -94,7 +94,7 @@ func TestDecrypt(t *testing.T) {
 	}
 	text := sealed[0].Files[0].Text
 	if !Encrypted(text) || Encrypted([]byte(example.Text())) {
-		t.Error("what is encrypted is not told from what is not")
+		t.Error("Encrypted does not tell an encrypted text from a plain one")
 	}
 	if clear, err := Decrypt(text, ids(id)); err != nil || string(clear) != example.Text() {
 		t.Errorf("got %q, %v", clear, err)
@@ -114,9 +114,8 @@ func TestDecrypt(t *testing.T) {
 	}
 }
 
-// FuzzParseKnock holds that a knock which is taken says a host, ports and printable
-// sentences alone, and reads back from what is written of it; and that no error
-// repeats a line of the text.
+// FuzzParseKnock checks that a knock that is accepted has only a host, ports and printable
+// sentences, and reads back from its Text; and that every error is one short line.
 func FuzzParseKnock(f *testing.F) {
 	for _, s := range []string{
 		example.Text(), "", "doorward-knock = 1\nhost = \"::1\"\ntouch = [1]", "doorward-knock = 1\nhost = 'a'\ntouch = [0x10, 0b1]\nwait = 1_0\n",
@@ -134,10 +133,10 @@ func FuzzParseKnock(f *testing.F) {
 			return
 		}
 		if !hostForm.MatchString(k.Host) || k.Host[0] == '-' || !plainForm.MatchString(k.Door+k.Then) || len(k.Touch) == 0 {
-			t.Fatalf("%q is taken: %+v", text, k)
+			t.Fatalf("%q is accepted: %+v", text, k)
 		}
 		if strings.ContainsAny(k.Door+k.Then, `"\`) {
-			return // doorward share writes none of these
+			return // doorward share writes neither of these
 		}
 		again, err := ParseKnock("f", []byte(k.Text()))
 		if err != nil {

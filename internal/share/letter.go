@@ -18,8 +18,8 @@ type Letter struct {
 	Files []File
 }
 
-// Letters encrypts k for each user, as data and, with scripts, as programs, to files
-// named after door and user. The paths are the file names alone.
+// Letters encrypts k for each user, as data and, with scripts, also as programs, for
+// files named after door and user. Their paths are bare file names.
 func Letters(k *Knock, users []User, scripts bool) ([]Letter, error) {
 	var all []Letter
 	taken := map[string]bool{}
@@ -47,8 +47,8 @@ func Letters(k *Knock, users []User, scripts bool) ([]Letter, error) {
 	return all, nil
 }
 
-// fileName is the user's name as far as it is safe in a file's name, on any
-// system and in any shell.
+// fileName returns the user's name with "-" for what is not safe in a file's name, on
+// any system and in any shell.
 func fileName(u User) string {
 	name := strings.Map(func(r rune) rune {
 		switch {

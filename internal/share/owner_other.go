@@ -12,7 +12,7 @@ func chownLike(*os.File, fs.FileInfo) error { return nil }
 
 const nonblock = 0
 
-// owns is never so: there is no sudo here.
+// owns is always false: there is no sudo here.
 func (c *Caller) owns(fs.FileInfo) bool { return false }
 
 func giveTo(*os.File, *Caller) error { return nil }

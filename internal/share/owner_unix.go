@@ -20,7 +20,7 @@ func chownLike(f *os.File, info fs.FileInfo) error {
 // nonblock keeps the opening of a pipe from waiting for its other end.
 const nonblock = syscall.O_NONBLOCK | syscall.O_NOCTTY
 
-// owns says whether info is of the caller's own directory, to which nobody else may
+// owns reports whether info is of the caller's own directory, to which nobody else may
 // write. A user's own group is for them to judge, as everywhere (see package files).
 func (c *Caller) owns(info fs.FileInfo) bool {
 	s, ok := info.Sys().(*syscall.Stat_t)

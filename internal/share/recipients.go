@@ -1,7 +1,7 @@
 // Package share hands a door's knock to its users, and draws a new one. Each
 // user gets it as data that doorward knock reads, and as scripts only when that is
-// asked for: anybody can encrypt something to a public key, and a program must not
-// be run for being encrypted. It is encrypted with age to their SSH or age keys;
+// asked for: anybody can encrypt something to a public key, so that being encrypted is
+// no reason to run a program. It is encrypted with age to their SSH or age keys;
 // nothing is ever written to disk in clear. A new knock goes into the configuration
 // by changing its values and nothing else.
 //
@@ -44,7 +44,7 @@ type User struct {
 // Recipients is what a recipients file says: who gets the knock of a door, and
 // by which name or address they reach the gateway.
 type Recipients struct {
-	Host string // "" when it is not said
+	Host string // "" when it is not given
 	Keys []Key
 }
 
@@ -52,10 +52,10 @@ type Recipients struct {
 // 16,384 bits has about 2,800 characters.
 const maxLine = 64 << 10
 
-// ParseRecipients reads a recipients file: a line a key, as in authorized_keys
+// ParseRecipients reads a recipients file: one key a line, as in authorized_keys
 // or "age1... NAME", at most one line "host NAME", empty lines and those that
-// begin with "#". The file's name is for messages only. Every line that cannot
-// be is named in the one error.
+// begin with "#". The file's name is for messages only. The error names every line
+// that is wrong.
 func ParseRecipients(file string, text []byte) (*Recipients, error) {
 	if isPrivate(text) {
 		return nil, fmt.Errorf("%s: %w", file, errPrivate)
@@ -104,7 +104,7 @@ func (r *Recipients) line(line string) error {
 	return nil
 }
 
-// Add adds a key, unless it is there already, and says whether it was new.
+// Add adds a key, unless it is there already, and reports whether it was new.
 func (r *Recipients) Add(k Key) bool {
 	for _, have := range r.Keys {
 		if have.id() == k.id() {
@@ -115,7 +115,7 @@ func (r *Recipients) Add(k Key) bool {
 	return true
 }
 
-// Users are the owners of the keys, in the order of their first one. Keys with
+// Users returns the owners of the keys, in the order of their first one. Keys with
 // the same comment are one user's.
 func (r *Recipients) Users() []User {
 	var users []User
@@ -201,7 +201,7 @@ func newKey(kind, text, user string, to age.Recipient) Key {
 	return k
 }
 
-// id is the key without its comment.
+// id returns the key without its comment.
 func (k Key) id() string {
 	f := strings.Fields(k.Line)
 	if k.Kind == "age" {
@@ -210,28 +210,28 @@ func (k Key) id() string {
 	return f[0] + " " + f[1]
 }
 
-// short is a few characters that stand for s.
+// short returns a few characters that stand for s.
 func short(s string) string {
 	h := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(h[:4])
 }
 
-// plain is a comment on one line, without what could disturb a terminal.
+// plain returns a comment on one line, without what could disturb a terminal.
 func plain(s string) string {
 	return strings.Join(strings.FieldsFunc(s, func(r rune) bool {
 		return unicode.IsSpace(r) || !unicode.IsPrint(r)
 	}), " ")
 }
 
-// Remember returns a recipients file's text with a host, unless that is "", and more
-// keys, and whatever else it had as it was: people edit it. It begins a new one when
-// text is empty.
+// Remember returns the text of a recipients file with its host set, unless host is "",
+// and with more keys. All else stays as it was, since people edit it. An empty text
+// begins a new file.
 func Remember(text []byte, door, host string, added []Key) []byte {
 	var b bytes.Buffer
 	if len(text) == 0 {
 		fmt.Fprintf(&b, "# Who gets the knock of door %q: doorward share adds to this file, doorward rotate\n"+
-			"# reads it. A line a key, as in authorized_keys, or \"age1... NAME\". Take out whose\n"+
-			"# knock is to end, then rotate.\n", door)
+			"# reads it. One key a line, as in authorized_keys, or \"age1... NAME\". To end\n"+
+			"# somebody's knock, remove their keys and rotate.\n", door)
 	}
 	said := false
 	for line := range bytes.Lines(text) {

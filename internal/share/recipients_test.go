@@ -127,8 +127,8 @@ func TestRemember(t *testing.T) {
 		{
 			name: "new", added: []Key{alice},
 			want: `# Who gets the knock of door "ssh": doorward share adds to this file, doorward rotate
-# reads it. A line a key, as in authorized_keys, or "age1... NAME". Take out whose
-# knock is to end, then rotate.
+# reads it. One key a line, as in authorized_keys, or "age1... NAME". To end
+# somebody's knock, remove their keys and rotate.
 host gate.example.org
 ` + ed25519Key + " alice\n",
 		},

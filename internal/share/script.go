@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Shell is the script for any POSIX sh, for who has no doorward and wants a program.
-// No program that it starts gets to see its standard input.
+// Shell returns a script for any POSIX sh, for those who have no doorward and want a
+// program. No program that it starts reads its standard input.
 func (k *Knock) Shell() string {
 	wait := ""
 	if k.Wait != 0 {
@@ -18,8 +18,8 @@ func (k *Knock) Shell() string {
 		"@each@", strconv.Itoa(int(k.Each/time.Second)))
 }
 
-// PowerShell is the script for Windows PowerShell 5.1 and PowerShell 7. It is
-// one block, so that nothing of it stays in the session that runs it.
+// PowerShell returns a script for Windows PowerShell 5.1 and PowerShell 7. It is one
+// block, so that nothing of it stays in the session that runs it.
 func (k *Knock) PowerShell() string {
 	return k.fill(powerShell, "@ports@", joinPorts(k.Touch, ", "),
 		"@each@", strconv.Itoa(int(k.Each/time.Millisecond)))
@@ -68,11 +68,11 @@ limited() {
 # by_... ADDRESS PORT: touches a port
 by_nc() { limited nc $family -z -w "$each" "$1" "$2" >/dev/null; }
 by_bash() { limited bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$1" "$2"; }
-# telnet's exit status tells nothing, so its words must
+# telnet's exit status means nothing, so what it prints must
 by_telnet() { limited telnet "$1" "$2" | grep '^Connected to' >/dev/null; }
 
 # resolve sets first and second to the addresses of the gateway: of one family, and of
-# the other. Where nothing tells them, nc may be told the family with the name: -6, -4.
+# the other. Where neither is known, nc may take the family with the name: -6, -4.
 resolve() {
 	first='' second=''
 	case $host in
@@ -118,8 +118,8 @@ same() {
 	esac
 }
 
-# knock ADDRESS...: knocks at the first that answers the first touch, and goes on to no
-# other after that: they may be one gateway's, and a knock begun twice is a wrong one
+# knock ADDRESS...: knocks at the first that answers the first touch, and tries no other
+# after that: they may be the same gateway's, and a knock begun twice is a wrong one
 knock() {
 	for at in "$@"; do
 		family=
@@ -155,7 +155,7 @@ main() {
 		return 1
 	fi
 	resolve
-	# IPv4 and IPv6 are two sources to a gateway: over both, and one is enough
+	# To the gateway, IPv4 and IPv6 are two sources: knock over both; one is enough
 	complete='' failed=''
 	for list in "$first" "$second"; do
 		[ -n "$list" ] || continue

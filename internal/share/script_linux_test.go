@@ -17,7 +17,7 @@ import (
 	"github.com/doorward/doorward/internal/nstest"
 )
 
-// ears are listeners in a namespace that write down which of them is touched.
+// ears are listeners in a namespace that record which of them is touched.
 type ears struct{ touched chan uint16 }
 
 func listen(t *testing.T, n *nstest.NS, addr string, ports ...uint16) *ears {
@@ -102,7 +102,7 @@ func TestShellScript(t *testing.T) {
 		touch []uint16
 		want  []uint16 // touched, in order
 		code  int
-		words string // the end of what it says
+		words string // what it says
 	}{
 		{name: "dash, nc", shell: "dash", tools: []string{"nc"}, host: "192.0.2.2"},
 		{name: "bash, nc", shell: "bash", tools: []string{"nc"}, host: "192.0.2.2"},
@@ -181,7 +181,7 @@ func TestShellScriptOverBothFamilies(t *testing.T) {
 	for _, tt := range []struct {
 		shell, tool, resolver string
 		lost                  string // the families that are swallowed
-		words                 string // what it says of them
+		words                 string // what it says about them
 	}{
 		{shell: "dash", tool: "nc", resolver: "getent"},
 		{shell: "busybox", tool: "telnet", resolver: "getent"},
@@ -255,7 +255,7 @@ func TestShellScriptOverBothFamilies(t *testing.T) {
 }
 
 // runWith runs a shell with the script in a file, and, if one is given, a file in place
-// of /etc/hosts. What the script is given as its input must stay there.
+// of /etc/hosts. The standard input must not change what the script does.
 func runWith(t *testing.T, n *nstest.NS, shell, script, path string, hosts ...string) (out string, code int) {
 	t.Helper()
 	real, err := exec.LookPath(shell)
@@ -288,8 +288,8 @@ func runWith(t *testing.T, n *nstest.NS, shell, script, path string, hosts ...st
 	return string(b), c.ProcessState.ExitCode()
 }
 
-// TestKnockByHand: the lines of the knock's file that people may paste do what the
-// file says that they do.
+// TestKnockByHand: the lines of the knock's file that people may paste into a shell
+// touch its ports.
 func TestKnockByHand(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, "ip", "nsenter", "dash", "bash", "nc")
@@ -306,7 +306,7 @@ func TestKnockByHand(t *testing.T) {
 		lines++
 		for _, shell := range []string{"dash", "bash"} {
 			out, code := runWith(t, n, shell, "for "+command, toolbox(t, "nc", "bash"))
-			// Two ears at once do not hear in order what comes at once.
+			// Two ears may not hear in order what comes quickly.
 			got := e.order()
 			slices.Sort(got)
 			if out != "" || code != 0 || !slices.Equal(got, k.Touch) {
@@ -344,7 +344,7 @@ func TestShellScriptGivesUp(t *testing.T) {
 	}
 }
 
-// TestShellScriptUsesDoorward: where doorward is installed, it does the knock.
+// TestShellScriptUsesDoorward: where doorward is installed, it knocks.
 func TestShellScriptUsesDoorward(t *testing.T) {
 	nstest.Need(t, "ip", "nsenter", "dash")
 	dir := toolbox(t, "sleep", "grep")
@@ -364,9 +364,9 @@ func TestShellScriptUsesDoorward(t *testing.T) {
 	}
 }
 
-// TestSeal: the real age decrypts with real keys of ssh-keygen and age-keygen,
+// TestLetters: the real age decrypts with real keys of ssh-keygen and age-keygen,
 // each user's file with each of their keys, and nobody else's.
-func TestSeal(t *testing.T) {
+func TestLetters(t *testing.T) {
 	t.Parallel()
 	nstest.Need(t, "age", "age-keygen", "ssh-keygen")
 	dir := t.TempDir()
@@ -437,8 +437,8 @@ func read(t *testing.T, dir, name string) string {
 	return string(b)
 }
 
-// TestSealPostQuantum: age's hybrid keys are taken too.
-func TestSealPostQuantum(t *testing.T) {
+// TestLettersPostQuantum: age's hybrid keys are accepted, too.
+func TestLettersPostQuantum(t *testing.T) {
 	id, err := age.GenerateHybridIdentity()
 	if err != nil {
 		t.Fatal(err)
@@ -452,8 +452,9 @@ func TestSealPostQuantum(t *testing.T) {
 	}
 }
 
-// TestSealNames: names that are the same once they are safe stay apart.
-func TestSealNames(t *testing.T) {
+// TestLetterNames: files of users whose names differ only in what is not safe have
+// different names.
+func TestLetterNames(t *testing.T) {
 	k, err := ParseKey(ageKey)
 	if err != nil {
 		t.Fatal(err)

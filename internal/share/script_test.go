@@ -15,7 +15,7 @@ var example = Knock{
 	Then: "Connect within 30s.", Made: time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC), Each: 3 * time.Second,
 }
 
-// TestGolden: what users get to read is what was last looked at.
+// TestGolden: what users get to read is what somebody has last read in testdata.
 func TestGolden(t *testing.T) {
 	for name, text := range map[string]string{
 		"knock.txt": example.Text(), "knock.sh": example.Shell(), "knock.ps1": example.PowerShell(),
@@ -45,7 +45,7 @@ func TestPowerShellHoldsTogether(t *testing.T) {
 	}
 	for _, word := range []string{"&&", "||", "??", " ? ", "ForEach-Object -Parallel", "clean {", "$host", "@door@", "@each@"} {
 		if strings.Contains(strings.ToLower(text), strings.ToLower(word)) {
-			t.Errorf("it contains %q, which 5.1 has no or another use for", word)
+			t.Errorf("it contains %q, which 5.1 does not know, or uses for something else", word)
 		}
 	}
 	if left := unclosed(text); left != "" {
@@ -54,7 +54,7 @@ func TestPowerShellHoldsTogether(t *testing.T) {
 }
 
 // unclosed returns the brackets and quotes of a PowerShell text that have no
-// partner. It knows comments, both kinds of strings, and $( ) within strings.
+// partner. It understands comments, both kinds of strings, and $( ) within strings.
 func unclosed(text string) string {
 	var open []byte // '(', '{', '[' and '"'
 	partner := map[byte]byte{')': '(', '}': '{', ']': '['}

@@ -20,31 +20,31 @@ type File struct {
 	Text []byte
 	// Mode is the file's permissions, unless Keep.
 	Mode fs.FileMode
-	// Group is the number of the group that gets the file, if the user may give
-	// it; 0 for the one that it has by itself.
+	// Group is the number of the group that gets the file, if the user may give it
+	// away; 0 for the default one.
 	Group int
 	// Keep says that the file exists, and that its mode and owner stay.
 	Keep bool
 	// Was is what the file must still hold when it is replaced, nil for
-	// anything: nobody else's edit is written over.
+	// anything: nobody else's edit is overwritten.
 	Was []byte
 	// New says that nothing may be in the place, not even at the last moment.
 	New bool
-	// Backup says that what is replaced stays beside it: see Change.Backup. Its owner
-	// and mode stay, but that others than its group may not read it.
+	// Backup says that the file that is replaced is kept beside it: see Change.Backup.
+	// Its owner and mode stay, except that nobody but its owner and its group may read it.
 	Backup bool
-	// Owners are users who may own the directory beside root and whoever writes.
+	// Owners are users who may own the directory, besides root and whoever writes.
 	Owners []int
 	// Caller gets the file if its directory is theirs; nil for nobody.
 	Caller *Caller
 }
 
-// Change is a set of files that are put in place together or not at all. It is
-// for one goroutine.
+// Change is a set of files that are put in place together or not at all. It is not
+// safe for concurrent use.
 type Change struct {
 	dirs   map[string]*os.Root // by their real paths, those of a caller as they were named
 	staged []*staged
-	done   int               // so many of staged are in place
+	done   int               // how many of staged are in place
 	backup map[string]string // by the paths of what is replaced
 }
 
@@ -66,12 +66,12 @@ type saved struct {
 	info fs.FileInfo
 }
 
-// Stage writes the files beside their places, under other names, and synced,
-// so that what is left to do can hardly fail. Directories must exist, and nobody
-// but root and the user may write to them or to those above: see
-// files.Directory. No symbolic link is followed to a place but that of a file
-// with Keep, which must be theirs as well. On an error nothing is left behind;
-// else the caller ends with Close.
+// Stage writes the files beside their places, under other names, and synced, so that
+// what is left to do can hardly fail. Directories must exist, and nobody but root and
+// the user may write to them or to those above (see files.Directory), unless they are
+// the Caller's. A symbolic link in the place of a file is followed only with Keep, and
+// only if nobody else could have put it there. On an error nothing is left behind;
+// otherwise Close must be called in the end.
 func Stage(all []File) (*Change, error) {
 	c := &Change{dirs: map[string]*os.Root{}, backup: map[string]string{}}
 	for _, f := range all {
@@ -130,14 +130,14 @@ func (s *staged) holds() (*saved, error) {
 	case err != nil:
 		return nil, err
 	case !info.Mode().IsRegular():
-		return nil, errors.New("there is something else than a regular file")
+		return nil, errors.New("there is something other than a regular file")
 	}
 	return readFile(s.dir, s.base)
 }
 
 // keep stages what the place of s holds beside it, under the name base.~n~, as cp
-// --backup=numbered has it. n is more than that of any there is, so that the names
-// tell the order.
+// --backup=numbered has it. n is greater than any that is there, so that the names show
+// the order.
 func (c *Change) keep(s *staged, dir string) error {
 	entries, err := fs.ReadDir(s.dir.FS(), ".")
 	if err != nil {
@@ -147,7 +147,7 @@ func (c *Change) keep(s *staged, dir string) error {
 	for _, e := range entries {
 		number, ours := strings.CutPrefix(e.Name(), s.base+".~")
 		number, whole := strings.CutSuffix(number, "~")
-		if i, err := strconv.ParseUint(number, 10, 30); ours && whole && err == nil { // one more is a number, too
+		if i, err := strconv.ParseUint(number, 10, 30); ours && whole && err == nil { // of 30 bits: one more fits, too
 			n = max(n, int(i))
 		}
 	}
@@ -163,10 +163,10 @@ func (c *Change) keep(s *staged, dir string) error {
 }
 
 // Backup returns the path at which Commit keeps what a file with Backup replaces, ""
-// where it replaces nothing: FILE.~1~, with a number that no file has had.
+// where it replaces nothing: FILE.~1~, with a number greater than that of any other.
 func (c *Change) Backup(path string) string { return c.backup[path] }
 
-// open opens the directory of s, and says who gets the file there.
+// open opens the directory of s, and notes who gets the file there.
 func (c *Change) open(s *staged, path string, f File) error {
 	dir, err := c.directory(path, f.Owners)
 	if err == nil || f.Caller == nil {
@@ -200,8 +200,8 @@ func (c *Change) directory(path string, owners []int) (*os.Root, error) {
 	return c.dirs[real], nil
 }
 
-// owner is who gets a new file: the owner of another one, a group, or a caller; else
-// whoever writes it.
+// owner says who gets a new file: the owner of another one, a group, or a caller;
+// otherwise it stays with whoever writes it.
 type owner struct {
 	like  fs.FileInfo
 	group int
@@ -224,7 +224,7 @@ func (s *staged) writeTemp(text []byte, mode fs.FileMode, to owner) (string, err
 	return name, nil
 }
 
-// give gives a file, by its descriptor, to whom it belongs.
+// give gives a file, by its descriptor, to its owner.
 func (o owner) give(t *os.File) error {
 	switch {
 	case o.like != nil:
@@ -232,8 +232,8 @@ func (o owner) give(t *os.File) error {
 	case o.to != nil:
 		return giveTo(t, o.to)
 	case o.group > 0:
-		// It stays as it is where the user may not: then the file is not that
-		// of this system's daemon.
+		// Where the user may not do that, the file keeps its group: then it is not
+		// that of this system's daemon.
 		if err := t.Chown(-1, o.group); !errors.Is(err, fs.ErrPermission) {
 			return err
 		}
@@ -241,8 +241,7 @@ func (o owner) give(t *os.File) error {
 	return nil
 }
 
-// Commit puts the files in place, in their order. On an error those that were
-// are put back.
+// Commit puts the files in place, in their order. On an error it calls Undo.
 func (c *Change) Commit() error {
 	for _, s := range c.staged {
 		if err := s.commit(); err != nil {
@@ -267,7 +266,7 @@ func (s *staged) commit() error {
 		}
 	}
 	if s.free {
-		// Made by us, or an error: rename would write over what came meanwhile.
+		// Created by us, or an error: rename would overwrite what came meanwhile.
 		claim, err := s.dir.OpenFile(s.base, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return err
@@ -320,8 +319,8 @@ func (c *Change) Close() {
 	}
 }
 
-// syncDir makes the renames of a directory last. Where a directory cannot be
-// synced (Windows) the file system sees to it.
+// syncDir makes the renames in a directory durable. Where a directory cannot be synced
+// (Windows), the file system sees to that.
 func syncDir(dir *os.Root) {
 	d, err := dir.Open(".")
 	if err != nil {

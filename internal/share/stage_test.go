@@ -60,7 +60,8 @@ func TestStage(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer change.Close()
-	// Until Commit the places are as they were, and what waits is for us alone.
+	// Until Commit the places are as they were, and nobody else can read what is to be
+	// new there.
 	for name, now := range tree(t, dir) {
 		if was, known := before[name]; known && was != now {
 			t.Errorf("%s changed before Commit", name)
@@ -104,7 +105,7 @@ func TestStageAllOrNothing(t *testing.T) {
 			files: func(dir string) []File {
 				return []File{{Path: dir + "/a", Mode: 0o600}, {Path: dir + "/sub", Mode: 0o600}}
 			},
-			err: "there is something else than a regular file",
+			err: "there is something other than a regular file",
 		},
 		{
 			name: "what is to be kept is not there",
@@ -234,13 +235,13 @@ func TestStagePlanted(t *testing.T) {
 			name:  "a link in the place",
 			plant: func(dir string) error { return os.Symlink(dir+"/victim", dir+"/knock") },
 			file:  File{Path: "knock", Mode: 0o600},
-			err:   "there is something else than a regular file",
+			err:   "there is something other than a regular file",
 		},
 		{
 			name:  "a link that leads nowhere yet",
 			plant: func(dir string) error { return os.Symlink(dir+"/none", dir+"/knock") },
 			file:  File{Path: "knock", Mode: 0o600},
-			err:   "there is something else than a regular file",
+			err:   "there is something other than a regular file",
 		},
 		{
 			name:  "somebody else's directory",
@@ -294,8 +295,8 @@ func TestStagePlanted(t *testing.T) {
 	}
 }
 
-// TestStageBackup: what was there stays under a name that nothing has had, as it was
-// but for readers that it should not have had.
+// TestStageBackup: what was there stays under a new name, as it was, except that others
+// than its group cannot read it.
 func TestStageBackup(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "conf")

@@ -1,9 +1,9 @@
 //go:build linux
 
 // Package sockdiag lists the sockets of a network namespace by their local ports,
-// as the kernel tells them over sock_diag(7).
+// as the kernel tells them over sock_diag(7), and ends connections.
 //
-// It only asks. A socket that anybody can have made from a forged address, and what
+// A socket that anybody can have made from a forged address, and what
 // the kernel only tidies up, are not listed.
 package sockdiag
 

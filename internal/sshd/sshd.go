@@ -1,6 +1,6 @@
-// Package sshd reads sshd_config(5) as far as doorward asks: on which ports OpenSSH's
-// server would listen, and at which level it logs. It asks no server, so that it tells
-// the same of one that does not run.
+// Package sshd reads from sshd_config(5) what doorward needs to know: on which ports
+// OpenSSH's server would listen, and at which level it logs. It asks no server, so that
+// the answer is the same for one that does not run.
 package sshd
 
 import (
@@ -28,11 +28,12 @@ type Config struct {
 // Match line, "" outside of one.
 type Level struct{ Level, Match string }
 
-// All is a Match block for everybody. LogLevel in it comes before the one outside.
+// All is the Match of a block for everybody. A LogLevel in it takes precedence over one
+// outside of any block.
 const All = "all"
 
-// Read reads the configuration of the machine whose root directory it is given. ok is
-// false where there is none that can be read.
+// Read reads the configuration below the machine's root directory. ok is false where
+// there is none that can be read.
 func Read(root fs.FS) (c Config, ok bool) {
 	text, err := fs.ReadFile(root, Path)
 	if err != nil || len(text) == 0 {
@@ -43,9 +44,9 @@ func Read(root fs.FS) (c Config, ok bool) {
 	return Config{Ports: s.list(), Levels: s.levels}, true
 }
 
-// conf collects Port and ListenAddress as sshd_config(5) has them, which may
-// both be there several times (a ListenAddress without a port means all of Port),
-// and LogLevel, of which the first counts, in each Match block anew.
+// conf collects Port and ListenAddress, which may both be given several times (a
+// ListenAddress without a port stands for every Port), and LogLevel, of which the first
+// counts, separately for each Match.
 type conf struct {
 	root    fs.FS
 	ports   []uint16
@@ -61,9 +62,9 @@ type conf struct {
 // SERVCONF_MAX_DEPTH).
 const maxInclude = 16
 
-// file reads one file. "Match all" is no other place than none, and in any other
-// Match block sshd takes neither Port nor ListenAddress, so that Match lines do not
-// matter for them. A block ends with its file, at the latest.
+// file reads one file. Match lines do not matter for Port and ListenAddress: in a block
+// of "Match all" they mean the same as outside of one, and in any other block sshd
+// accepts neither. A block ends with its file, at the latest.
 func (s *conf) file(text string, depth int) {
 	outer := s.match
 	defer func() { s.match = outer }()

@@ -63,8 +63,8 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// drawSSHD makes files of sshd and the ports that they mean, which it knows from
-// what it puts in rather than from how that is written.
+// drawSSHD makes configuration files of sshd, and the ports that they mean, which it
+// knows from what it puts in rather than from how that is written.
 type drawSSHD struct {
 	c     *tape.Tape
 	dir   string // where includes are
@@ -76,7 +76,7 @@ type drawSSHD struct {
 	address bool
 }
 
-// keyed writes a keyword and its value in one of the ways that sshd takes.
+// keyed writes a keyword and its value in one of the ways that sshd accepts.
 func (d *drawSSHD) keyed(key, value string) string {
 	key = tape.Of(d.c, []string{key, strings.ToLower(key), strings.ToUpper(key), `"` + key + `"`})
 	value = tape.Of(d.c, []string{value, value, `"` + value + `"`, "'" + value + "'", value[:1] + `"` + value[1:] + `"`})
@@ -158,8 +158,8 @@ func (d *drawSSHD) read(text string) []uint16 {
 	return c.Ports
 }
 
-// FuzzSSHDConfig holds that the ports of a configuration are those that were put
-// into it, however it is written.
+// FuzzSSHDConfig checks that the ports of a configuration are those that were put into
+// it, however it is written.
 func FuzzSSHDConfig(f *testing.F) {
 	for _, s := range []string{
 		"", "\x01\x01\x00\x15\x00\x00\x02\x00\x00\x03\x00\x00\x08\xad\x01", "\x05\x07\x02\x01\x00\x17\x01\x02\x03\x01\x00\x01\x00\x07\x01\x00",
@@ -181,14 +181,14 @@ func FuzzSSHDConfig(f *testing.F) {
 // them means what FuzzSSHDConfig takes it for.
 func TestSSHDFindsTheSamePorts(t *testing.T) {
 	nstest.Need(t, "sshd", "ssh-keygen")
-	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // where sshd locks itself in
+	if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // sshd's privilege separation directory
 		t.Fatal(err)
 	}
 	key := filepath.Join(t.TempDir(), "key")
 	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	sshd, err := exec.LookPath("sshd") // it wants its whole path
+	sshd, err := exec.LookPath("sshd") // it insists on being run by an absolute path
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,7 @@ type Span struct {
 	Unset    time.Duration // the default
 	Min, Max time.Duration
 	OrNone   bool   // zero is allowed and means none
-	Word     string // what may stand instead of a duration, "" for nothing; the reader looks for it
+	Word     string // what may stand instead of a duration, "" for nothing; the caller checks for it
 }
 
 const durations = `durations such as "30s", "5m", "1h"`
@@ -77,7 +77,7 @@ func durationProblem(text string) string {
 	case strings.ContainsAny(text, " \t"):
 		return "a duration has no spaces"
 	case strings.HasSuffix(text, "d") || strings.HasSuffix(text, "w"):
-		return "days and weeks are no units: write hours"
+		return "days and weeks are not units: write hours"
 	}
 	return "not a duration"
 }

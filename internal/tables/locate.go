@@ -34,8 +34,8 @@ func joinKey(path, name string) string {
 // indexKey appends the place in a list, counted from 0.
 func indexKey(path string, i int) string { return fmt.Sprintf("%s[%d]", path, i) }
 
-// locator walks the syntax tree once and writes down where the keys stand. It
-// is needed because decoding gives positions only for what the decoder itself
+// locator walks the syntax tree once and records where the keys stand. It is
+// needed because decoding gives positions only for what the decoder itself
 // refuses, and most mistakes are about meaning.
 type locator struct {
 	parser   unstable.Parser

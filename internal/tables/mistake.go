@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Mistake is one thing in a file that cannot be. Every field but
-// File, Line and Problem may be empty.
+// Mistake is one thing that is wrong in a file. Every field but File, Line and Problem
+// may be empty.
 type Mistake struct {
 	File    string `json:"file"`
 	Line    int    `json:"line"`              // counted from 1; of the table when a key is missing

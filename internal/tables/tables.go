@@ -36,9 +36,9 @@ type Table struct {
 	ports map[port.Port]Value
 }
 
-// Parse returns the table that a whole text is. The file's name is only for
-// messages. A text that is not TOML has one mistake, the first, because what
-// follows cannot be read.
+// Parse returns the root table of a text. The file's name is only for messages. A
+// text that is not TOML has one mistake, the first, because what follows cannot be
+// read.
 func Parse(name string, text []byte) (*Table, error) {
 	tree := map[string]any{}
 	if err := toml.Unmarshal(text, &tree); err != nil {
@@ -60,15 +60,15 @@ func notTOML(name string, err error) *Mistake {
 	return m
 }
 
-// Err is all mistakes that were found so far in the whole file, in its order, nil
-// for none; Mistakes takes it apart.
+// Err returns one error for all mistakes that were found so far in the whole file, in
+// file order, or nil; the function Mistakes takes it apart.
 func (t *Table) Err() error { return joinMistakes(t.file.found) }
 
-// Mistakes is how many mistakes were found so far in the whole file.
+// Mistakes returns how many mistakes were found so far in the whole file.
 func (t *Table) Mistakes() int { return len(t.file.found) }
 
-// At is what the table has under a key, or does not have: the key is one that it
-// may have.
+// At returns what the table has under a key, if anything, and notes that it may have
+// that key (see Done).
 func (t *Table) At(key string) Value {
 	if !slices.Contains(t.asked, key) {
 		t.asked = append(t.asked, key)
@@ -87,18 +87,18 @@ func (t *Table) child(name string) Value {
 	return Value{key, v[name], at, t}
 }
 
-// Names are the keys that stand in the table, sorted.
+// Names returns the keys that stand in the table, sorted.
 func (t *Table) Names() []string {
 	in, _ := t.V.(map[string]any)
 	return slices.Sorted(maps.Keys(in))
 }
 
-// Peek is what stands under a key, nil for nothing, without asking for it: it may
-// still be unknown.
+// Peek returns what stands under a key, nil for nothing, without asking for it: to
+// Done the key is still unknown.
 func (t *Table) Peek(key string) any { return t.child(key).V }
 
 // Meant says which key was meant by one that stands in the table and is unknown,
-// however little the two look alike. Done tells it.
+// however little the two look alike. Done proposes it.
 func (t *Table) Meant(unknown, key string) {
 	if t.meant == nil {
 		t.meant = map[string]string{}
@@ -129,8 +129,8 @@ func (t *Table) Done() {
 	}
 }
 
-// Port is where the table has a port, as Ports and Port of Value read it first, or
-// the table itself for one that it does not have.
+// Port returns the value that first had the port when Value.Ports or Value.Port read
+// it, or the table itself for a port that it does not have.
 func (t *Table) Port(p port.Port) Value {
 	if v, ok := t.ports[p]; ok {
 		return v
@@ -139,7 +139,7 @@ func (t *Table) Port(p port.Port) Value {
 }
 
 // Nearest returns the name that a slip of the fingers is most likely to have meant, ""
-// for none: about a third of its letters may differ, for "idel" is two off "idle".
+// for none: about a third of its letters may differ, since "idel" is two off "idle".
 func Nearest(s string, names []string) string {
 	best, bestDistance := "", len(s)
 	for _, name := range names {
@@ -151,8 +151,8 @@ func Nearest(s string, names []string) string {
 	return best
 }
 
-// distance is Levenshtein's, kept to one row. Only short words are compared:
-// a long one is as far away as it is long.
+// distance returns the Levenshtein distance, computed in one row. Only short words are
+// compared: a long one is as far away as it is long.
 func distance(a, b string) int {
 	if len(a) > 64 {
 		return len(a)

@@ -10,7 +10,7 @@ import (
 	"github.com/doorward/doorward/internal/port"
 )
 
-// reading is what a table of several kinds of keys comes to.
+// reading is what a table with keys of all types is read into.
 type reading struct {
 	Name, File string
 	Port       uint16

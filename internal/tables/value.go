@@ -14,9 +14,8 @@ import (
 // Value is what a file has under one key, with the key's whole path and its
 // place. When the key is absent V is nil and the place is that of its table.
 //
-// The methods that read it return false when it is not usable, and have noted why
-// then; what follows from it is not to be checked, so that one mistake is told
-// once.
+// The methods that read it return false if it cannot be used, and have then noted why;
+// what follows from it should not be checked, so that one mistake is reported once.
 type Value struct {
 	Key string // door.ssh.knock[0].listen, lists counted from 0
 	V   any    // string, int64, float64, bool, []any, map[string]any or a TOML time
@@ -24,19 +23,19 @@ type Value struct {
 	of  *Table
 }
 
-// Given says that the key is there.
+// Given reports whether the key is there.
 func (v Value) Given() bool { return v.V != nil }
 
-// Line is where the value stands, counted from 1.
+// Line returns the line that the value stands in, counted from 1.
 func (v Value) Line() int { return v.at.line }
 
-// Before says whether v stands before o in the file.
+// Before reports whether v stands before o in the file.
 func (v Value) Before(o Value) bool {
 	return v.at.line < o.at.line || v.at.line == o.at.line && v.at.column < o.at.column
 }
 
-// Spelled is the value as TOML spells it, but "" for lists and tables, which are
-// long.
+// Spelled returns the value as TOML spells it, but "" for tables and for lists with
+// elements, which are long.
 func (v Value) Spelled() string {
 	switch x := v.V.(type) {
 	case nil, map[string]any:
@@ -58,7 +57,7 @@ func (v Value) Spelled() string {
 }
 
 // Wrong notes a mistake about the value and returns it, for a hint to be added.
-// Allowed goes on from "allowed are"; it may be "".
+// allowed goes on from "allowed are"; it may be "".
 func (v Value) Wrong(problem, allowed string) *Mistake {
 	f := v.of.file
 	m := &Mistake{File: f.name, Line: v.at.line, Column: v.at.column,
@@ -67,9 +66,9 @@ func (v Value) Wrong(problem, allowed string) *Mistake {
 	return m
 }
 
-// Table reads a table; nothing given is an empty one. One that is none reads as
-// empty, too. Of a list of tables, which is a mistake, the first is read, so that the
-// mistakes in it are told as well.
+// Table reads a table. A missing one reads as empty, and so does another value, which
+// is a mistake. Of a list of tables, which is a mistake too, the first is read, so that
+// the mistakes in it are reported as well.
 func (v Value) Table() (*Table, bool) {
 	t := &Table{Value: v, file: v.of.file}
 	t.of = t
@@ -88,9 +87,9 @@ func (v Value) Table() (*Table, bool) {
 	return t, false
 }
 
-// Tables reads a list of tables, and returns those of its elements that are. One
-// table in its place is a mistake, and is returned all the same: its own mistakes are
-// told as well.
+// Tables reads a list of tables, and returns those of its elements that are tables. One
+// table in its place is a mistake, and is returned all the same, so that its own
+// mistakes are reported as well. empty says why the list must not be empty.
 func (v Value) Tables(empty string) (all []*Table) {
 	form := fmt.Sprintf("one or more tables: write [[%s]]", v.Key)
 	if isTable(v.V) {
@@ -115,7 +114,7 @@ func isTable(v any) bool {
 	return ok
 }
 
-// Text reads a string, of which allowed says what it may be.
+// Text reads a string; allowed says what it may be, for messages.
 func (v Value) Text(allowed string) (string, bool) {
 	s, ok := v.V.(string)
 	switch {
@@ -167,8 +166,8 @@ func (v Value) element(i int, e any) Value {
 	return Value{key, e, at, v.of}
 }
 
-// Choice reads one of a few words and returns its number among them; the first is
-// the default, and what a mistake reads as.
+// Choice reads one of a few words and returns its index among them. The first is the
+// default, and what a mistake reads as.
 func (v Value) Choice(words ...string) int {
 	if !v.Given() {
 		return 0
@@ -181,7 +180,7 @@ func (v Value) Choice(words ...string) int {
 	return v.Word(s, words, allowed)
 }
 
-// Word returns the number of s, which is the value, among the words, or 0.
+// Word returns the index among the words of s, which is the value; 0 after a mistake.
 func (v Value) Word(s string, words []string, allowed string) int {
 	if i := slices.Index(words, s); i >= 0 {
 		return i
@@ -194,13 +193,13 @@ func (v Value) Word(s string, words []string, allowed string) int {
 	return 0
 }
 
-// AbsolutePaths says what File allows, by an example.
+// AbsolutePaths says what File allows, with an example.
 func AbsolutePaths(example string) string {
 	return fmt.Sprintf("absolute paths such as %q", example)
 }
 
-// File reads the path of a file or directory from the root: the daemon's working
-// directory is no place that an operator can know.
+// File reads the absolute path of a file or directory: an operator cannot know what a
+// relative one would begin at.
 func (v Value) File(allowed string) (string, bool) {
 	s, ok := v.Text(allowed)
 	if !ok {
@@ -221,14 +220,14 @@ func (v Value) File(allowed string) (string, bool) {
 	return "", false
 }
 
-// Numbered is a port, and where the file has it.
+// Numbered is a port number, with the value that it was read from.
 type Numbered struct {
 	Value
 	Number uint16
 }
 
-// Ports reads a list of different port numbers of one protocol that is not empty.
-// True means that all of it is usable.
+// Ports reads a list of different port numbers of one protocol, at least one. True
+// means that all of it can be used.
 func (v Value) Ports(proto port.Proto) ([]Numbered, bool) {
 	const form = `lists of port numbers such as [59000, 59001, 59002]`
 	elements, good := v.List(form)
@@ -272,7 +271,7 @@ func (v Value) Port(proto port.Proto) (uint16, bool) {
 	return 0, false
 }
 
-// note remembers where the table has a port first.
+// note remembers where the table first has a port.
 func (t *Table) note(p port.Port, v Value) {
 	if t.ports == nil {
 		t.ports = make(map[port.Port]Value)

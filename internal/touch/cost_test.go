@@ -26,7 +26,7 @@ func four(n int) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
-// filled returns a recogniser with n sources under way, of a /48 or of anybody.
+// filled returns a recogniser with n sources under way, of the addresses that of returns.
 func filled(rule Rule, n int, of func(int) netip.Addr) *recogniser {
 	r := newRecogniser(rule, start)
 	for i := range n {
@@ -35,8 +35,8 @@ func filled(rule Rule, n int, of func(int) netip.Addr) *recogniser {
 	return r
 }
 
-// What a touch costs does not depend on how many sources there are, whether
-// there is room for another, and whose it is. The steps are counted.
+// What a touch costs depends neither on how many sources there are, nor on whether
+// there is room for another, nor on whose it is. The steps are counted.
 func TestATouchCostsTheSameHoweverManyKnock(t *testing.T) {
 	const most = 16 // lists left, joined and asked for room; marks of a rule of six
 	fills := []struct {
@@ -135,7 +135,7 @@ func TestAFullPrefixPushesOutItsOwn(t *testing.T) {
 	}
 }
 
-// Until all is full, what one prefix does changes no verdict of another.
+// Until there is no room at all, what one prefix does changes no verdict of another.
 func TestOthersDoNotMatter(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rule := six

@@ -16,7 +16,7 @@ import (
 	"github.com/doorward/doorward/internal/tables"
 )
 
-// shuffled are lots of which the ports are 20000 and so on, in random order.
+// shuffled are lots whose ports are 20000 and so on, in random order.
 var shuffled = knock.Lots{Ports: func(_ knock.Medium, n int) ([]uint16, error) {
 	ports := make([]uint16, n)
 	for i, p := range rand.Perm(n) {
@@ -25,7 +25,7 @@ var shuffled = knock.Lots{Ports: func(_ knock.Medium, n int) ([]uint16, error) {
 	return ports, nil
 }}
 
-// A knock drawn anew has the old one's shape, and the edits say all of it.
+// A knock that is drawn again has the old one's shape, and the edits say all of it.
 func TestRedraw(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := Rule{Listen: make([]uint16, rapid.IntRange(1, 12).Draw(t, "listen")), Given: rapid.Bool().Draw(t, "given")}
@@ -36,13 +36,13 @@ func TestRedraw(t *testing.T) {
 		}
 		got := fresh.(Rule)
 		if len(got.Listen) != len(r.Listen) || len(got.Touch) != len(r.Touch) || got.Given != r.Given {
-			t.Fatalf("drawn is %+v, of the shape of %+v", got, r)
+			t.Fatalf("drew %+v, want the shape of %+v", got, r)
 		}
 		if !slices.IsSorted(got.Listen) {
 			t.Errorf("listen %v, want it ascending", got.Listen)
 		}
 		if !r.Given && !slices.IsSorted(got.Touch) {
-			t.Errorf("touch %v tells an order that does not matter", got.Touch)
+			t.Errorf("touch %v shows an order that does not matter, want it ascending", got.Touch)
 		}
 		want := map[string]string{}
 		for i, p := range got.Listen {
@@ -95,7 +95,7 @@ func TestNothingToDraw(t *testing.T) {
 	}
 }
 
-// A draft reads as what was chosen, and what cannot be is a mistake of the text.
+// A draft reads as what was chosen, and a wrong choice is a mistake in the text.
 func TestDraft(t *testing.T) {
 	for _, tt := range []struct {
 		name          string

@@ -60,14 +60,15 @@ func (n *naive) forget(k *knocker) {
 	n.sources = slices.DeleteFunc(n.sources, func(o *knocker) bool { return o == k })
 }
 
-// renew gives a source its time from now; it is the last whose time is up.
+// renew lets a source's time begin now, so that it is the last whose time is up.
 func (n *naive) renew(k *knocker, now time.Time) {
 	n.forget(k)
 	k.renewed = now
 	n.sources = append(n.sources, k)
 }
 
-// distinct is the first touch of each port, in order.
+// distinct returns the ports in the order of their first touches, and when the last of
+// these was.
 func (k *knocker) distinct() (ports []uint16, last time.Time) {
 	for _, t := range k.touches {
 		if !slices.Contains(ports, t.Place.Port) {
@@ -87,7 +88,7 @@ func (n *naive) judgement(k *knocker, right bool, now time.Time) judgement {
 
 func (n *naive) together() bool { return n.rule.Everybody || n.rule.Judge > 0 }
 
-// spoilt says whether the ports can never become the knock any more.
+// spoilt reports whether the ports can no longer become the knock.
 func (n *naive) spoilt(ports []uint16) bool {
 	for i, p := range ports {
 		if n.rule.Given && (i >= len(n.rule.Touch) || n.rule.Touch[i] != p) || !slices.Contains(n.rule.Touch, p) {
@@ -97,7 +98,7 @@ func (n *naive) spoilt(ports []uint16) bool {
 	return false
 }
 
-// look judges the knocks whose time is up at now, and says how many that were.
+// look judges the knocks whose time is up at now, and returns how many there were.
 func (n *naive) look(now time.Time) (all []judgement, up int) {
 	for _, k := range slices.Clone(n.sources) {
 		begun := k.touches[0].Time
@@ -205,7 +206,7 @@ func (n *naive) follow(k *knocker, t knock.Heard) (right, wrong bool) {
 	return i == len(n.rule.Touch)-1 && n.copies(k) > k.rights, false
 }
 
-// copies is how often the knock can be cut out of the touches.
+// copies returns how often the knock can be cut out of the touches.
 func (n *naive) copies(k *knocker) (found int) {
 	left := slices.Clone(k.touches)
 	for {
@@ -224,7 +225,7 @@ func (n *naive) copies(k *knocker) (found int) {
 	}
 }
 
-// plain takes the words out of verdicts.
+// plain returns verdicts without their words.
 func plain(vs []knock.Verdict) []judgement {
 	var all []judgement
 	for _, v := range vs {
@@ -250,9 +251,9 @@ func drawRule(c *tape.Tape) Rule {
 	return r
 }
 
-// FuzzRecogniser holds that a rule and touches made from bytes come to the same
-// verdicts as with the naive recogniser, that Next tells the first moment at
-// which there is one, and that nothing is left behind.
+// FuzzRecogniser checks that a rule and touches made from bytes come to the same
+// verdicts as with the naive recogniser, that Next returns the first moment at which a
+// source's time is up, and that nothing is left behind.
 func FuzzRecogniser(f *testing.F) {
 	for _, s := range []string{
 		"", "\x00\x00\x09\x02\x01\x00\x02\x00" + "\x00\x00\x00\x01\x00\x01\x00\x01\x00\x02", // the article

@@ -14,8 +14,8 @@ import (
 	"github.com/doorward/doorward/internal/tape"
 )
 
-// Who has touched one port of two before a gap, with 50 of 60 seconds left, has
-// 50 seconds after it; the order and the ports are judged as ever.
+// A visitor who has touched one port of two before a gap, with 50 of 60 seconds left,
+// has 50 seconds after it; the order and the ports are judged as ever.
 func TestAGapTakesNoTimeFromAKnock(t *testing.T) {
 	given := article
 	given.Given = true
@@ -61,9 +61,9 @@ func TestAGapTakesNoTimeFromAKnock(t *testing.T) {
 	}
 }
 
-// Any touches, looks and gaps come to the verdicts to which they come without
-// the gaps, by a clock that stood still in them, and no others. So nothing opens
-// that would not have opened, and nobody gains a try.
+// Any touches, looks and gaps come to the same verdicts as without the gaps, by a clock
+// that stood still in them. So nothing opens that would not have opened, and nobody
+// gains a try.
 func TestAGapIsAsIfTheClockHadStoodStill(t *testing.T) {
 	sources := []netip.Addr{visitor, other, netip.MustParseAddr("2001:db8::3"), four(7)}
 	rapid.Check(t, func(t *rapid.T) {
@@ -75,7 +75,7 @@ func TestAGapIsAsIfTheClockHadStoodStill(t *testing.T) {
 			now = now.Add(time.Duration(rapid.IntRange(0, 5).Draw(t, "wait")) * time.Second)
 			past, got, want := stood, []knock.Verdict(nil), []knock.Verdict(nil)
 			switch rapid.IntRange(0, 5).Draw(t, "what") {
-			case 0: // a gap, of which a part may have been known as awake
+			case 0: // a gap, which may begin before the latest look
 				if early := rapid.IntRange(0, 2).Draw(t, "early"); early > 0 {
 					got, want = gaps.Look(now), still.Look(now.Add(-stood))
 					before = now.Add(-time.Duration(early) * time.Second)
@@ -113,8 +113,8 @@ func TestAGapIsAsIfTheClockHadStoodStill(t *testing.T) {
 	})
 }
 
-// A touch that is said to be of the gap, or of a moment before it that comes
-// late, counts as made at its end: no earlier than what was touched before.
+// A touch that is dated within the gap, or before it but comes late, counts as made at
+// the gap's end: no earlier than what was touched before.
 func TestATouchOfTheGapCountsAtItsEnd(t *testing.T) {
 	for _, late := range []time.Duration{0, time.Second, 10 * time.Second, 12 * time.Second} {
 		r := newRecogniser(article, start)

@@ -18,7 +18,7 @@ var six = Rule{
 	Touch:  []uint16{7, 2, 12, 5, 9, 4}, Given: true, Within: time.Minute,
 }
 
-// run touches ports a second apart, and returns what came of it.
+// run touches ports a second apart, and returns the verdicts.
 func run(r *recogniser, source netip.Addr, from time.Duration, ports ...uint16) (vs []knock.Verdict) {
 	for i, p := range ports {
 		vs = append(vs, r.Hear(touch(step{from + time.Duration(i)*time.Second, source, p}))...)
@@ -37,8 +37,8 @@ func rights(vs []knock.Verdict) (right, wrong int) {
 	return right, wrong
 }
 
-// Several knocks of one source, as of a program with four connections or of two
-// people behind one address, are right however they interleave.
+// Several knocks of one source, such as a program with four connections or two people
+// behind one address, are right however they interleave.
 func TestKnocksOfOneSourceDoNotDisturbEachOther(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rule := six
@@ -201,7 +201,7 @@ func TestAnIPv6NetworkIsOneSource(t *testing.T) {
 	}
 }
 
-func TestTouchesOfAddressesThatMayBeForgedAreToldSo(t *testing.T) {
+func TestTouchesOfAddressesThatMayBeForgedAreUnproven(t *testing.T) {
 	r := newRecogniser(six, start)
 	forged := touch(step{0, visitor, 7})
 	forged.Proven = false

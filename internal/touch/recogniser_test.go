@@ -157,8 +157,8 @@ func TestTouchedListenersAreKnownUntilTheVerdict(t *testing.T) {
 	}
 }
 
-// Rules and touches of a few sources, an IPv6 /64 with two addresses among them,
-// come to the verdicts of the naive recogniser, which keeps every touch.
+// Rules and touches of a few sources, two of which are in one IPv6 /64, come to the
+// verdicts of the naive recogniser, which keeps every touch.
 func TestAgreesWithTheModel(t *testing.T) {
 	sources := []netip.Addr{visitor, other, netip.MustParseAddr("2001:db8::3"), netip.MustParseAddr("198.51.100.7")}
 	rapid.Check(t, func(t *rapid.T) {
@@ -216,7 +216,7 @@ func TestNobodyKnocksNobodyWakes(t *testing.T) {
 	}
 }
 
-// closed are the ports of Closed.
+// closed returns the ports of Closed.
 func closed(r *recogniser) (ports []uint16) {
 	for _, p := range r.Closed() {
 		ports = append(ports, p.Port)
@@ -224,8 +224,8 @@ func closed(r *recogniser) (ports []uint16) {
 	return ports
 }
 
-// What is under way goes on by a rule that asks for the same, whose penalty counts
-// from then on, and by no other.
+// What is under way goes on under a rule that asks for the same, whose penalty counts
+// from then on, and under no other.
 func TestARuleIsFollowedThatAsksForTheSame(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

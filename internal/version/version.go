@@ -8,16 +8,16 @@ import (
 )
 
 // What the build says, by -ldflags "-X …": see build/version.sh. Both are empty in a
-// program that was built without it, as by go install.
+// program that was built without that, as by go install.
 var (
 	number string
 	commit string
 )
 
-// unknown is what stands for either where nothing says it.
+// unknown stands for either where nothing says it.
 const unknown = "unknown"
 
-// Number is the version without a leading v, such as "1.2.3", or
+// Number returns the version without a leading v, such as "1.2.3", or
 // "1.2.3+git20270102150405.0123abcd" for a commit after that release; "unknown" where
 // the build did not say.
 func Number() string {
@@ -25,15 +25,15 @@ func Number() string {
 	return numberOf(number, info)
 }
 
-// Commit is the commit that the program was built from, followed by "-modified" where
+// Commit returns the commit that the program was built from, followed by "-modified" where
 // files differed from it; "unknown" where the build did not say.
 func Commit() string {
 	info, _ := debug.ReadBuildInfo()
 	return commitOf(commit, info)
 }
 
-// numberOf prefers what the build says to what the go command wrote down, which is
-// the module's version after go install and a pseudo-version after go build.
+// numberOf prefers what the build says to what the go command recorded: the module's
+// version after go install, a pseudo-version after go build.
 func numberOf(said string, info *debug.BuildInfo) string {
 	switch {
 	case said != "":

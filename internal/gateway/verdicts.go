@@ -1,0 +1,202 @@
+package gateway
+
+import (
+	"cmp"
+	"net/netip"
+	"time"
+
+	"github.com/doorward/doorward/internal/audit"
+	"github.com/doorward/doorward/internal/control"
+	"github.com/doorward/doorward/internal/door"
+	"github.com/doorward/doorward/internal/knock"
+)
+
+// source returns whose knock it is that an address has begun.
+func (k *heardKnock) source(a netip.Addr) netip.Prefix {
+	if k.conf.ForAll() {
+		return door.Any
+	}
+	return door.Source(a)
+}
+
+// hear hands what was heard to the knock that listens there. A kind with a Keeper judges
+// it even where the door ignores it: a visitor with a right knock is told why nothing
+// opens, and the knock is not right again later.
+func (d *guarded) hear(k *heardKnock, h knock.Heard) {
+	d.apply(d.door.Tick(h.Time)) // a penalty that had ended by then has ended, however late the turn
+	if !k.kept && d.door.Deaf(k.conf.Name, k.source(h.Source)) {
+		return
+	}
+	for _, v := range k.rec.Hear(h) {
+		d.judged(k, v)
+	}
+}
+
+// judged hands a recogniser's verdict to the door.
+func (d *guarded) judged(k *heardKnock, v knock.Verdict) {
+	if v.Everybody != k.conf.ForAll() || v.Everybody && (v.Close || v.Only) {
+		d.gw.log.Error("a knock came to nothing", "door", d.name(), "knock", k.conf.Name,
+			"err", "its recogniser's verdict is for everybody, or for one, against its rule")
+		return
+	}
+	marks := d.marks(k, v)
+	for _, m := range marks {
+		if m.Door != "" {
+			d.gw.marks.keep(m)
+		}
+	}
+	source, by := k.source(v.Source), party(k.conf.Kind, v.By)
+	right := door.Knock{Name: k.conf.Name, Source: source, By: by, Reason: v.Reason, For: v.OpenFor}
+	if v.AtMost > 0 {
+		right.For = min(cmp.Or(v.OpenFor, d.conf.OpenFor), v.AtMost)
+	}
+	if v.Right && v.First && !v.Close && !(k.kept && d.ignores(right) != "") {
+		d.knockFirst(right, marks, v)
+		return
+	}
+	d.gw.remember(marks)
+	switch {
+	case v.Right && v.Close:
+		d.closes(v.Time, right, v)
+	case v.Right && k.kept && d.ignores(right) != "":
+		d.refuseRight(v.Time, right, d.ignores(right), v)
+	case v.Right:
+		d.opens(v.Time, right, v)
+	default:
+		d.wrong(k, right, v)
+	}
+}
+
+// wrong hands a wrong knock to the door.
+func (d *guarded) wrong(k *heardKnock, of door.Knock, v knock.Verdict) {
+	w := door.Wrong{Name: of.Name, Source: of.Source, By: of.By, Reason: v.Reason, Penalty: v.Penalty, Proven: v.Proven}
+	if v.Proven { // else it takes nothing back, and anybody could cause queries to the kernel
+		w.Used = d.used(of.Source, of.By)
+	}
+	if k.excused(v) {
+		w.Penalty, w.Reason = 0, w.Reason+"; the knock was changed meanwhile, so there is no penalty"
+	}
+	if v.Alarm && d.gw.alarms.due(v.Time, of.By) {
+		d.gw.tell(audit.Record{Time: v.Time, Door: d.name(), Event: audit.EventAlarm, Source: door.SourceString(of.Source), By: of.By, Reason: v.Reason})
+	}
+	d.refuse(v.Code, d.door.Wrong(v.Time, w))
+	d.tellLater(v, of, knock.Outcome{Refused: knock.RefusedWrong})
+}
+
+// refuse carries out the effects of a knock, and counts it if it was refused.
+func (d *guarded) refuse(why string, effects []door.Effect) {
+	refused := func(e door.Effect) bool {
+		r, is := e.(door.Record)
+		return is && r.Event == audit.EventRefused
+	}
+	for _, e := range effects {
+		if refused(e) {
+			d.metered.refused[control.Refusal(why)]++
+			break
+		}
+	}
+	d.apply(effects)
+}
+
+// opens hands a right knock to the door.
+func (d *guarded) opens(now time.Time, k door.Knock, v knock.Verdict) {
+	d.metered.knock = now
+	if d.gw.banned(k.By) {
+		d.refuseRight(now, k, knock.RefusedEnded, v)
+		return
+	}
+	if _, has := d.door.GrantedSince(k.Source, k.By); v.Extend && !has {
+		d.refuseRight(now, k, knock.RefusedNothing, v)
+		return
+	}
+	for _, n := range v.Notes {
+		d.gw.record(now, noteEvent(n.Event), d.name(), n.Detail)
+	}
+	effects := d.door.Knock(now, k)
+	why := "crowded"
+	if d.door.Deaf(k.Name, k.Source) {
+		why = "deaf"
+	}
+	d.refuse(why, effects)
+	of := ledTo(k.Source, effects)
+	if v.Only && of.Refused == "" {
+		d.endElsewhere(now, k)
+	}
+	d.tellLater(v, k, of)
+}
+
+// ignores says why the door ignores a right knock, "" when it does not.
+func (d *guarded) ignores(k door.Knock) knock.Refusal {
+	switch {
+	case !d.door.Deaf(k.Name, k.Source):
+		return ""
+	case d.door.Saved().State == door.Failsafe:
+		return knock.RefusedFailsafe
+	case !d.door.Looked():
+		return knock.RefusedEarly
+	}
+	return knock.RefusedPenalty
+}
+
+// whyRefused is why a right knock opens nothing, for the audit trail.
+var whyRefused = map[knock.Refusal]string{
+	knock.RefusedFailsafe: "the door is in failsafe",
+	knock.RefusedEarly:    "the door has not looked for log data yet",
+	knock.RefusedPenalty:  "the source is penalised at the door",
+	knock.RefusedNothing:  "there is no grant to extend",
+	knock.RefusedEnded:    "who sent it may not knock any more",
+}
+
+// refuseRight records a right knock that opens nothing, and tells the visitor why.
+func (d *guarded) refuseRight(now time.Time, k door.Knock, why knock.Refusal, v knock.Verdict) {
+	d.refuse("deaf", []door.Effect{door.Record{Record: audit.Record{Time: now, Door: d.name(), Event: audit.EventRefused,
+		Source: door.SourceString(k.Source), By: k.By, Reason: "a right knock, but " + whyRefused[why]}}})
+	d.tellLater(v, k, knock.Outcome{Refused: why})
+}
+
+// closes takes back what somebody's knocks have earned at a source.
+func (d *guarded) closes(now time.Time, k door.Knock, v knock.Verdict) {
+	effects, _ := d.door.WithdrawAt(now, k.Source, door.Withdrawal{Party: k.By, Reason: v.Reason})
+	d.apply(effects)
+	d.tellLater(v, k, knock.Outcome{Closed: true})
+}
+
+// endElsewhere ends what somebody's knocks have earned at other addresses.
+func (d *guarded) endElsewhere(now time.Time, k door.Knock) {
+	d.gw.endPartiesOn(now, &partyEnd{
+		of:   door.Withdrawal{Party: k.By, At: elsewhereThan(k.Source), Reason: "a knock from " + door.SourceString(k.Source) + " takes its place"},
+		then: func(time.Time, int) {}, doors: []string{d.name()},
+	})
+}
+
+// banned says whether somebody may not knock any more: that may have become so while their
+// knock was on its way.
+func (g *Gateway) banned(party string) bool {
+	for _, k := range g.keeps {
+		if k.banned(party) {
+			return true
+		}
+	}
+	return false
+}
+
+// alarms limits how often the same visitor raises one.
+type alarms map[string]time.Time // when they did last
+
+// Whoever can raise an alarm can raise many.
+const (
+	alarmEvery = time.Minute
+	maxAlarms  = 1024
+)
+
+// due says whether somebody's alarm is to be recorded.
+func (a *alarms) due(now time.Time, party string) bool {
+	if last, ok := (*a)[party]; ok && now.Sub(last) < alarmEvery {
+		return false
+	}
+	if *a == nil || len(*a) >= maxAlarms {
+		*a = make(alarms)
+	}
+	(*a)[party] = now
+	return true
+}

@@ -1,0 +1,107 @@
+package sealed
+
+import "time"
+
+// The orders of Order, as operators' programs send them in JSON and get them answered.
+const (
+	OrderInvite   = "invite"   // InviteArgs, Invite
+	OrderRescue   = "rescue"   // RescueArgs, Rescue
+	OrderKeys     = "keys"     // KeysArgs, Keys
+	OrderAdd      = "add"      // AddArgs, Done
+	OrderRevoke   = "revoke"   // KeyArgs, Done
+	OrderRestore  = "restore"  // KeyArgs, Done
+	OrderLock     = "lock"     // KeyArgs, Done
+	OrderUnlock   = "unlock"   // KeyArgs, Done
+	OrderWithdraw = "withdraw" // WithdrawArgs, Done
+)
+
+// InviteArgs asks for an invite.
+type InviteArgs struct {
+	Door    string `json:"door,omitempty"`    // "" for the first with a sealed knock
+	For     string `json:"for"`               // whom it is for: the name of the key that it enrols
+	Seconds int64  `json:"seconds,omitempty"` // until it expires; 0: a week
+	Options string `json:"options,omitempty"` // of the key, as in authorized_keys
+	Key     string `json:"key,omitempty"`     // the one key that it is for, by its fingerprint
+}
+
+// Invite is one, with the secrets that go into its line.
+type Invite struct {
+	Code        []byte    `json:"code"` // 16 bytes; of zeros when the key is known
+	Profile     []byte    `json:"profile"`
+	Fingerprint string    `json:"fingerprint"` // of the gateway's newest key
+	Port        uint16    `json:"port"`
+	TCP         bool      `json:"tcp"`
+	Door        string    `json:"door"`
+	Bound       bool      `json:"bound"` // the key is known already, and the invite enrols none
+	Expires     time.Time `json:"expires"`
+}
+
+// RescueArgs asks for rescue codes.
+type RescueArgs struct {
+	Count int    `json:"count"`          // 1 to 100
+	Door  string `json:"door,omitempty"` // "" for every door
+}
+
+// Rescue is rescue codes, as they are to be printed.
+type Rescue struct {
+	Codes []string `json:"codes"`
+}
+
+// KeysArgs asks who may knock.
+type KeysArgs struct {
+	Match string `json:"match,omitempty"` // part of a name or fingerprint; "" for all
+}
+
+// Keys is who may knock, 1000 at most.
+type Keys struct {
+	Keys    []KeyEntry  `json:"keys"`
+	More    int         `json:"more,omitempty"` // that are not listed
+	Invites []CodeEntry `json:"invites"`
+	Rescues []CodeEntry `json:"rescues"`
+}
+
+// KeyEntry is one who may knock.
+type KeyEntry struct {
+	ID      string   `json:"id"` // "SHA256:...", or "secret:..." of a machine
+	Name    string   `json:"name,omitempty"`
+	Type    string   `json:"type"`   // "ssh-ed25519" and so on, "secret"
+	Origin  string   `json:"origin"` // a file's path and line, or "enrolled"
+	Options string   `json:"options,omitempty"`
+	Doors   []string `json:"doors"`             // whose knocks know it
+	Locked  string   `json:"locked,omitempty"`  // by whom and when
+	Revoked string   `json:"revoked,omitempty"` // likewise
+}
+
+// CodeEntry is an invite or a rescue code that was not used yet.
+type CodeEntry struct {
+	ID      string     `json:"id"` // the beginning of its hash
+	Name    string     `json:"name,omitempty"`
+	Options string     `json:"options,omitempty"`
+	Made    time.Time  `json:"made"`
+	Expires *time.Time `json:"expires,omitempty"`
+	Key     string     `json:"key,omitempty"`
+}
+
+// AddArgs enrols keys without an invite.
+type AddArgs struct {
+	Lines   string `json:"lines"`             // public keys, a line each, as in authorized_keys
+	Name    string `json:"name,omitempty"`    // for those without a comment
+	Options string `json:"options,omitempty"` // in front of each
+}
+
+// KeyArgs names somebody who may knock.
+type KeyArgs struct {
+	Key string `json:"key"`           // a fingerprint or an ID, or a name that only one has
+	Now bool   `json:"now,omitempty"` // end live connections, too
+}
+
+// WithdrawArgs names an invite, or all rescue codes.
+type WithdrawArgs struct {
+	Invite  string `json:"invite,omitempty"` // its ID or the name that it is for
+	Rescues bool   `json:"rescues,omitempty"`
+}
+
+// Done says what an order did.
+type Done struct {
+	Message string `json:"message"`
+}

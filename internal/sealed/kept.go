@@ -1,0 +1,250 @@
+package sealed
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"github.com/doorward/doorward/internal/credential"
+	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/seal"
+)
+
+// kept is what all sealed knocks of a gateway have in common, as a knock.Kept.
+type kept struct {
+	random  io.Reader
+	uses    []knock.Use
+	files   map[string]*held // by path, of all that are in use
+	ledger  ledger
+	openers map[uint16]*opener
+	used    *handshakes
+}
+
+// held is a file as it was fed last and could be read.
+type held struct {
+	identity *identity
+	keys     *credential.Keys
+	secrets  []credential.Secret
+	revoked  *credential.Revocations
+	fed      bool // it has been fed, be it with an error
+	good     bool // one of the fields above is of the file
+}
+
+// Keep returns what the knocks of a gateway are to have in common.
+func (Kind) Keep(random io.Reader, marks []knock.Mark) knock.Kept {
+	return &kept{random: random, files: make(map[string]*held), ledger: newLedger(marks),
+		openers: make(map[uint16]*opener), used: newHandshakes()}
+}
+
+// rule returns a rule of the kind.
+func rule(r knock.Rule) Rule {
+	of, _ := r.(Rule)
+	return of
+}
+
+// Use goes by these rules from now on.
+func (k *kept) Use(now time.Time, uses []knock.Use) []string {
+	k.uses = uses
+	files := make(map[string]*held)
+	for _, f := range k.Files() {
+		if files[f.Path] = k.files[f.Path]; files[f.Path] == nil {
+			files[f.Path] = new(held)
+		}
+	}
+	k.files = files
+	k.publish(now)
+	return nil
+}
+
+// Files are those of the rules in use.
+func (k *kept) Files() (all []knock.File) {
+	has := make(map[string]int)
+	for _, u := range k.uses {
+		for _, f := range rule(u.Rule).files() {
+			i, ok := has[f.Path]
+			if !ok {
+				has[f.Path] = len(all)
+				all = append(all, f)
+				continue
+			}
+			all[i].Secret = all[i].Secret || f.Secret
+		}
+	}
+	return all
+}
+
+// Feed takes in what a file has.
+func (k *kept) Feed(now time.Time, path string, text []byte, err error) (c knock.Change) {
+	h := k.files[path]
+	if h == nil {
+		return c // of a rule that is gone
+	}
+	first := !h.fed
+	h.fed = true
+	next := held{fed: true, good: true}
+	for _, u := range k.uses {
+		r := rule(u.Rule)
+		for _, as := range []struct {
+			path string
+			read func(*held) ([]credential.Problem, error)
+		}{
+			{r.Identity, func(h *held) (_ []credential.Problem, bad error) {
+				if bad = err; err == nil {
+					h.identity, bad = parseIdentity(text)
+				}
+				return nil, bad
+			}},
+			{r.Keys, func(h *held) (problems []credential.Problem, bad error) {
+				if bad = absent(err); err == nil {
+					var list []credential.Key
+					list, problems = credential.Parse(text, path)
+					h.keys = credential.NewKeys(list)
+				}
+				return problems, bad
+			}},
+			{r.Secrets, func(h *held) (problems []credential.Problem, bad error) {
+				if bad = absent(err); err == nil {
+					h.secrets, problems = credential.ParseSecrets(text, path)
+				}
+				return problems, bad
+			}},
+			{r.Revoked, func(h *held) (_ []credential.Problem, bad error) {
+				if bad = err; err == nil {
+					h.revoked, bad = credential.ParseRevocations(text)
+				}
+				return nil, bad
+			}},
+		} {
+			if as.path != path || path == "" {
+				continue
+			}
+			problems, bad := as.read(&next)
+			if bad != nil {
+				c.Warnings = append(c.Warnings, fmt.Sprintf("%s: %v; %s", path, bad, k.without(h)))
+				return c
+			}
+			for _, p := range problems {
+				c.Warnings = append(c.Warnings, p.String())
+			}
+		}
+	}
+	*h = next
+	k.publish(now)
+	c.Recheck = !first
+	if !first {
+		c.Notes = append(c.Notes, knock.Note{Event: knock.NoteKeys, Detail: path + " was read again"})
+	}
+	return c
+}
+
+// absent lets a file that is not there count as an empty one: it has nobody in it.
+func absent(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// without says what happens while a file cannot be used.
+func (k *kept) without(h *held) string {
+	if h.good {
+		return "what it had before stays in force"
+	}
+	return "until it can be used, its knocks open nothing"
+}
+
+// publish tells the openers what is in force.
+func (k *kept) publish(now time.Time) {
+	next := make(map[uint16]*office)
+	for _, u := range k.uses {
+		r := rule(u.Rule)
+		id := k.files[r.Identity].identity
+		if id == nil {
+			continue
+		}
+		o := next[r.Port]
+		if o == nil {
+			o = &office{}
+			next[r.Port] = o
+		}
+		o.identity = id
+		o.single = o.single || r.OneWay
+		o.desks = append(o.desks, desk{door: u.Door, rule: r, ring: k.ring(r)})
+	}
+	for port, op := range k.openers {
+		if next[port] == nil {
+			op.now.Store(nil)
+		}
+	}
+	for port, o := range next {
+		op := k.opener(port)
+		var before *seal.Gateway
+		if last := op.now.Load(); last != nil {
+			before = last.gateway
+		}
+		o.gateway = seal.NewGateway(o.identity.keys, o.identity.profiles, o.single, before, now)
+		op.now.Store(o)
+	}
+}
+
+// ring returns who may knock by a rule; nil for nobody, as long as a file that takes the
+// right from somebody is not known.
+func (k *kept) ring(r Rule) *credential.Ring {
+	keys, secrets, revoked := k.files[r.Keys], &held{good: true}, &held{good: true}
+	if r.Secrets != "" {
+		secrets = k.files[r.Secrets]
+	}
+	if r.Revoked != "" {
+		revoked = k.files[r.Revoked]
+	}
+	if !revoked.good || !keys.fed || !secrets.fed && r.Secrets != "" {
+		return nil
+	}
+	o := k.ledger.origins()
+	o.File, o.Secrets = keys.keys, secrets.secrets
+	if revoked.revoked != nil {
+		o.Revoked = append(o.Revoked, revoked.revoked)
+	}
+	return credential.NewRing(o)
+}
+
+// desk returns what is in force for a rule at a door; nil for nothing.
+func (k *kept) desk(door string, r Rule) *desk {
+	o := k.opener(r.Port).now.Load()
+	if o == nil {
+		return nil
+	}
+	for i := range o.desks {
+		if o.desks[i].door == door && o.desks[i].rule == r {
+			return &o.desks[i]
+		}
+	}
+	return nil
+}
+
+// opener returns that of a port, which stays the same.
+func (k *kept) opener(port uint16) *opener {
+	op := k.openers[port]
+	if op == nil {
+		op = &opener{used: k.used}
+		k.openers[port] = op
+	}
+	return op
+}
+
+// Opener returns the one of a port.
+func (k *kept) Opener(port uint16) knock.Opener { return k.opener(port) }
+
+// Stands says whether somebody's grant may stand.
+func (k *kept) Stands(by string) bool {
+	id := credential.ID(by)
+	for _, u := range k.uses {
+		d := k.desk(u.Door, rule(u.Rule))
+		if d == nil || d.ring == nil || d.ring.Stands(id) {
+			return true // or it is not known
+		}
+	}
+	return len(k.uses) == 0
+}

@@ -1,0 +1,188 @@
+package sealed
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/doorward/doorward/internal/credential"
+	"github.com/doorward/doorward/internal/knock"
+)
+
+// entries are all who may knock, each once, in the order of files and then of identities.
+func (k *kept) entries(match string) (all []KeyEntry, more int) {
+	at := make(map[string]int)
+	add := func(door string, e KeyEntry) {
+		i, has := at[e.ID+e.Origin]
+		if !has {
+			if match != "" && !strings.Contains(e.ID, match) && !strings.Contains(e.Name, match) {
+				return
+			}
+			if len(all) >= mostListed {
+				more++
+				return
+			}
+			i = len(all)
+			at[e.ID+e.Origin] = i
+			e.Locked, e.Revoked = k.ledger.locked[e.ID], k.ledger.revoked[e.ID]
+			all = append(all, e)
+		}
+		if !slices.Contains(all[i].Doors, door) {
+			all[i].Doors = append(all[i].Doors, door)
+		}
+	}
+	seen := make(map[string]bool) // doors and files
+	for _, u := range k.uses {
+		r := rule(u.Rule)
+		if seen[u.Door+" "+r.Keys] {
+			continue
+		}
+		seen[u.Door+" "+r.Keys] = true
+		for _, key := range k.files[r.Keys].keys.All() {
+			add(u.Door, entryOf(key, fmt.Sprintf("%s line %d", key.Where, key.Line)))
+		}
+		if s := k.files[r.Secrets]; s != nil {
+			for _, secret := range s.secrets {
+				add(u.Door, KeyEntry{ID: secret.Identity(), Name: secret.Name, Type: "secret", Options: optionsText(secret.Options),
+					Origin: fmt.Sprintf("%s line %d", secret.Where, secret.Line)})
+			}
+		}
+		for _, id := range slices.Sorted(maps.Keys(k.ledger.keys)) {
+			add(u.Door, entryOf(k.ledger.keys[id], "enrolled"))
+		}
+	}
+	return all, more
+}
+
+func entryOf(k credential.Key, origin string) KeyEntry {
+	e := KeyEntry{ID: k.Fingerprint.String(), Name: k.Name, Type: k.Type(), Origin: origin, Options: optionsText(k.Options)}
+	if k.Authority {
+		e.Type = "authority " + e.Type
+	}
+	return e
+}
+
+func optionsText(o *credential.Options) string {
+	if o == nil {
+		return ""
+	}
+	return o.String()
+}
+
+func (c *call) keys(a KeysArgs) (reply Keys, err error) {
+	reply.Keys, reply.More = c.kept.entries(a.Match)
+	l := &c.kept.ledger
+	reply.Invites, reply.Rescues = c.codes(l.invites), c.codes(l.rescues)
+	return reply, nil
+}
+
+// codes lists those that may still be used.
+func (c *call) codes(of map[string]*code) (all []CodeEntry) {
+	all = []CodeEntry{}
+	for _, hash := range slices.Sorted(maps.Keys(of)) {
+		i := of[hash]
+		if i.use != "" {
+			continue
+		}
+		e := CodeEntry{ID: i.short(), Name: i.Name, Options: optionsText(i.Options), Made: i.Made}
+		if !i.Expires.IsZero() {
+			e.Expires = &i.Expires
+		}
+		if i.Key != nil {
+			e.Key = i.Key.String()
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+// find returns who has an identity, or alone has a name.
+func (c *call) find(key string) (e KeyEntry, err error) {
+	all, _ := c.kept.entries(key)
+	var found []KeyEntry
+	ids := make(map[string]bool)
+	for _, e := range all {
+		if (e.ID == key || e.Name == key) && !ids[e.ID] {
+			ids[e.ID] = true
+			found = append(found, e)
+		}
+	}
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) > 1:
+		return e, wrong("doorward keys list", "%d keys are called %q: say the fingerprint of one", len(found), key)
+	}
+	return e, wrong("doorward keys list", "there is no key %q: allowed is a fingerprint or a name", key)
+}
+
+// stamp is who did something, and when.
+func (c *call) stamp() string { return "by " + c.who + " on " + c.now.UTC().Format(time.RFC3339) }
+
+// deny adds an identity to those that are locked or revoked.
+func (c *call) deny(a KeyArgs, into map[string]string, kind, done string) (reply Done, err error) {
+	e, err := c.find(a.Key)
+	if _, unknown := credential.ParseFingerprint(a.Key); err != nil && unknown == nil {
+		e, err = KeyEntry{ID: a.Key}, nil // of a certificate, or of a key that is not here yet
+	}
+	if err != nil {
+		return reply, err
+	}
+	if by := into[e.ID]; by != "" {
+		return reply, wrong("doorward keys list", "%s is %s already: %s", e.ID, done, by)
+	}
+	into[e.ID] = c.stamp()
+	c.Marks = append(c.Marks, knock.Mark{Key: kind + e.ID, Value: []byte(into[e.ID]), Common: true})
+	c.Recheck, c.Cut = true, a.Now
+	who := strings.TrimSpace(e.Name + " " + e.ID)
+	c.note("%s %s", done, who)
+	return Done{done + " " + who}, nil
+}
+
+// allow takes one back from those.
+func (c *call) allow(a KeyArgs, from map[string]string, kind, not, done string) (reply Done, err error) {
+	e, err := c.find(a.Key)
+	if err != nil {
+		e = KeyEntry{ID: a.Key}
+	}
+	if from[e.ID] == "" {
+		return reply, wrong("doorward keys list", "%q is not %s", a.Key, not)
+	}
+	delete(from, e.ID)
+	c.Marks = append(c.Marks, forget(kind, e.ID))
+	who := strings.TrimSpace(e.Name + " " + e.ID)
+	c.note("%s %s", done, who)
+	return Done{done + " " + who}, nil
+}
+
+func (c *call) lock(a KeyArgs) (Done, error) {
+	return c.deny(a, c.kept.ledger.locked, lockMark, "locked")
+}
+
+func (c *call) unlock(a KeyArgs) (Done, error) {
+	return c.allow(a, c.kept.ledger.locked, lockMark, "locked", "unlocked")
+}
+
+// revoke revokes a key for good. One that was enrolled is forgotten, too; one of a file
+// stays there, and counts no more.
+func (c *call) revoke(a KeyArgs) (Done, error) {
+	l := &c.kept.ledger
+	e, _ := c.find(a.Key)
+	reply, err := c.deny(a, l.revoked, revokedMark, "revoked")
+	if err != nil {
+		return reply, err
+	}
+	if _, enrolled := l.keys[e.ID]; enrolled {
+		c.Marks = append(c.Marks, l.expel(e.ID))
+	}
+	if e.Origin != "" && e.Origin != "enrolled" {
+		reply.Message += "; its line is still there, and can be deleted: " + e.Origin
+	}
+	return reply, nil
+}
+
+func (c *call) restore(a KeyArgs) (Done, error) {
+	return c.allow(a, c.kept.ledger.revoked, revokedMark, "revoked", "no longer revoked:")
+}

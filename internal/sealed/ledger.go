@@ -1,0 +1,174 @@
+package sealed
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/doorward/doorward/internal/credential"
+	"github.com/doorward/doorward/internal/knock"
+)
+
+// ledger is what operators and invites have changed about who may knock. It is all in
+// marks, of which each has one entry.
+type ledger struct {
+	keys    map[string]credential.Key // enrolled, by their identity
+	locked  map[string]string         // by identity: who locked it, and when
+	revoked map[string]string         // likewise
+	invites map[string]*code          // by the hash, in hexadecimal
+	rescues map[string]*code
+
+	set *credential.Keys // of keys; nil when that has changed
+}
+
+// code is an invite or a rescue code.
+type code struct {
+	credential.Code
+	Made  time.Time
+	use   string    // the message of the knock that has used it; "" for none
+	since time.Time // when
+}
+
+// written is a code as its mark has it.
+type written struct {
+	Name    string `json:"name,omitempty"`
+	Options string `json:"options,omitempty"`
+	Expires int64  `json:"expires,omitempty"` // seconds since 1970
+	Made    int64  `json:"made"`
+	Key     string `json:"key,omitempty"` // the one that it is for
+}
+
+// What a mark's key begins with, and goes on with an identity or a hash.
+const (
+	keyMark     = "key "
+	lockMark    = "lock "
+	revokedMark = "revoked "
+	inviteMark  = "invite "
+	rescueMark  = "rescue "
+	counterMark = "counter " // at a door
+)
+
+// newLedger reads the marks. One that cannot be read is of a later doorward, and is left
+// alone.
+func newLedger(marks []knock.Mark) ledger {
+	l := ledger{keys: make(map[string]credential.Key), locked: make(map[string]string), revoked: make(map[string]string),
+		invites: make(map[string]*code), rescues: make(map[string]*code)}
+	for _, m := range marks {
+		what, of, _ := strings.Cut(m.Key, " ")
+		switch what + " " {
+		case keyMark:
+			if list, _ := credential.Parse(m.Value, "enrolled"); len(list) == 1 && list[0].Fingerprint.String() == of {
+				l.keys[of] = list[0]
+			}
+		case lockMark:
+			l.locked[of] = string(m.Value)
+		case revokedMark:
+			l.revoked[of] = string(m.Value)
+		case inviteMark:
+			l.read(l.invites, of, m.Value)
+		case rescueMark:
+			l.read(l.rescues, of, m.Value)
+		}
+	}
+	return l
+}
+
+// read reads a code.
+func (l *ledger) read(into map[string]*code, hash string, value []byte) {
+	var w written
+	b, err := hex.DecodeString(hash)
+	if err != nil || len(b) != 32 || json.Unmarshal(value, &w) != nil {
+		return
+	}
+	c := &code{Code: credential.Code{Hash: [32]byte(b), Name: w.Name}, Made: time.Unix(w.Made, 0)}
+	if w.Expires > 0 {
+		c.Expires = time.Unix(w.Expires, 0)
+	}
+	if w.Options != "" {
+		if c.Options, err = credential.ParseOptions(w.Options); err != nil {
+			return
+		}
+	}
+	if w.Key != "" {
+		f, err := credential.ParseFingerprint(w.Key)
+		if err != nil {
+			return
+		}
+		c.Key = &f
+	}
+	into[hash] = c
+}
+
+// mark is the mark of a code.
+func (c *code) mark(kind string) knock.Mark {
+	w := written{Name: c.Name, Made: c.Made.Unix()}
+	if !c.Expires.IsZero() {
+		w.Expires = c.Expires.Unix()
+	}
+	if c.Options != nil {
+		w.Options = c.Options.String()
+	}
+	if c.Key != nil {
+		w.Key = c.Key.String()
+	}
+	value, err := json.Marshal(w)
+	if err != nil {
+		panic("sealed: internal error: " + err.Error())
+	}
+	return knock.Mark{Key: kind + hex.EncodeToString(c.Hash[:]), Value: value, Common: true}
+}
+
+// expel removes an enrolled key.
+func (l *ledger) expel(id string) knock.Mark {
+	delete(l.keys, id)
+	l.set = nil
+	return forget(keyMark, id)
+}
+
+// forget is the mark that forgets another one.
+func forget(kind, of string) knock.Mark { return knock.Mark{Key: kind + of, Common: true} }
+
+// enrol adds a key, and returns its mark.
+func (l *ledger) enrol(k credential.Key) knock.Mark {
+	id := k.Fingerprint.String()
+	l.keys[id], l.set = k, nil
+	return knock.Mark{Key: keyMark + id, Value: []byte(k.String()), Common: true}
+}
+
+// origins are what a ring is made of, besides files.
+func (l *ledger) origins() (o credential.Origins) {
+	if l.set == nil {
+		var list []credential.Key
+		for _, id := range slices.Sorted(maps.Keys(l.keys)) {
+			list = append(list, l.keys[id])
+		}
+		l.set = credential.NewKeys(list)
+	}
+	o.Enrolled = l.set
+	for _, c := range l.invites {
+		o.Invites = append(o.Invites, c.Code)
+	}
+	for _, c := range l.rescues {
+		o.Rescues = append(o.Rescues, c.Code)
+	}
+	o.Locked = make(map[string]bool)
+	for id := range l.locked {
+		o.Locked[id] = true
+	}
+	var revoked []credential.Fingerprint
+	for id := range l.revoked {
+		f, err := credential.ParseFingerprint(id)
+		if err != nil { // a machine's secret: there is no list of those
+			o.Locked[id] = true
+			continue
+		}
+		revoked = append(revoked, f)
+	}
+	if len(revoked) > 0 {
+		o.Revoked = append(o.Revoked, credential.Revoke(revoked...))
+	}
+	return o
+}

@@ -1,0 +1,247 @@
+package sealed
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/doorward/doorward/internal/credential"
+	"github.com/doorward/doorward/internal/knock"
+	"github.com/doorward/doorward/internal/port"
+	"github.com/doorward/doorward/internal/seal"
+)
+
+// recogniser judges what is heard at one door by one rule. What a handshake needs is
+// decided at once: nothing is ever under way.
+type recogniser struct {
+	kept     *kept // nil: it hears nothing
+	door     string
+	rule     Rule
+	counters map[string]uint64 // the highest of each identity's single packets
+}
+
+// Recogniser returns the one of a rule at a door.
+func (k *kept) Recogniser(door string, r knock.Rule, _ time.Time, marks []knock.Mark) knock.Recogniser {
+	rec := &recogniser{kept: k, door: door, rule: rule(r), counters: make(map[string]uint64)}
+	for _, m := range marks {
+		if id, ok := strings.CutPrefix(m.Key, counterMark); ok && len(m.Value) == 8 {
+			rec.counters[id] = binary.BigEndian.Uint64(m.Value)
+		}
+	}
+	return rec
+}
+
+// verdict is one that is being made.
+type verdict struct {
+	knock.Verdict
+	at     *seal.Knock
+	source netip.Addr
+	next   seal.Fingerprint // of the gateway
+	used   *handshakes
+	reason seal.Reason // of a refusal
+	left   time.Duration
+	undo   func() // of what is not to be, if it cannot be saved; on the gateway's goroutine
+}
+
+// Hear judges a request or a single packet.
+func (r *recogniser) Hear(h knock.Heard) []knock.Verdict {
+	s, ok := h.Said.(*said)
+	if !ok || r.kept == nil || s.door != r.door {
+		return nil
+	}
+	r.kept.used.undone()
+	at := r.kept.desk(r.door, r.rule)
+	if at == nil || at.ring == nil {
+		return nil
+	}
+	who := s.shown
+	if s.ring != at.ring { // it was verified by what has changed since
+		who = verify(at.ring, s.knock, r.rule)
+	}
+	office := r.kept.opener(r.rule.Port).now.Load()
+	v := verdict{at: s.knock, source: h.Source, next: office.gateway.Newest(), used: r.kept.used}
+	v.Source, v.Proven, v.Time, v.Path = h.Source, h.Proven, h.Time, h.Path
+	if s.knock.Single == nil {
+		first, room := r.kept.used.first(s.knock, h.Time)
+		if !first {
+			return nil
+		}
+		v.Answer = v.answer
+		if !room {
+			return v.refuse(seal.Unavailable, "too many handshakes in a minute", "crowded")
+		}
+	} else if !r.rule.OneWay {
+		return nil
+	}
+	if !who.ok {
+		return v.refuse(seal.NotAccepted, "the credential is not known here, or its proof is wrong", "credential")
+	}
+	v.By = who.party.By()
+	if !s.named {
+		return v.refuse(seal.NoDoor, "there is no such door here", "door")
+	}
+	return r.judge(&v, who, s.knock)
+}
+
+// judge decides about a right proof.
+func (r *recogniser) judge(v *verdict, who shown, k *seal.Knock) []knock.Verdict {
+	q := k.Request
+	terms, refusal := who.party.Permits(credential.Ask{Now: v.Time, Zone: time.Local, Door: r.door, Source: v.source, Address: q.Address})
+	if refusal != nil {
+		v.Alarm = refusal.Reason == credential.Locked || refusal.Reason == credential.Revoked
+		if !refusal.Time.IsZero() {
+			v.left = max(0, refusal.Time.Sub(v.Time))
+		}
+		return v.refuse(seal.Reason(refusal.Reason), refusal.Reason.String(), refusal.Reason.String())
+	}
+	v.Right, v.Only = true, terms.OneAddress
+	v.Reason = reasons[k.Credential.Kind]
+	if q.Address.IsValid() && q.Address != v.source {
+		v.Source, v.Reason = q.Address, v.Reason+", from "+v.source.String()
+	}
+	v.OpenFor, v.AtMost = min(q.OpenFor, r.rule.MaxOpenFor), terms.AtMost
+	v.Close = q.Action == seal.Close
+	v.Extend = q.Action == seal.Extend
+	switch {
+	case k.Single != nil:
+		v.Reason = "single packet"
+		return r.single(v, who.party.ID, k.Single)
+	case who.code != nil:
+		return r.spend(v, who, k)
+	}
+	return []knock.Verdict{v.Verdict}
+}
+
+// reasons are what a right knock was made with.
+var reasons = map[seal.CredentialKind]string{
+	0: "single packet", seal.Key: "key", seal.Certificate: "certificate", seal.Secret: "secret", seal.Code: "rescue code", seal.Invite: "invite",
+}
+
+// fresh is how far a single packet's counter may be from the gateway's clock.
+const fresh = 5 * time.Minute
+
+// single judges a single packet's counter.
+func (r *recogniser) single(v *verdict, id string, one *seal.Single) []knock.Verdict {
+	sent := time.UnixMicro(int64(one.Counter))
+	switch age := v.Time.Round(0).Sub(sent); { // by the wall clock, as the visitor's
+	case one.Counter > 1<<62 || age > fresh || age < -fresh:
+		return v.refuse(0, "the single packet is too old or too new: the clock of one side is wrong, or it was recorded", "stale")
+	case one.Counter <= r.counters[id]:
+		return v.refuse(0, "the single packet was used before", "replay")
+	}
+	r.counters[id] = one.Counter
+	v.Marks = []knock.Mark{{Key: counterMark + id, Value: binary.BigEndian.AppendUint64(nil, one.Counter)}}
+	v.First = true
+	return []knock.Verdict{v.Verdict}
+}
+
+// spend uses up a code, and enrols what an invite is for.
+func (r *recogniser) spend(v *verdict, who shown, k *seal.Knock) []knock.Verdict {
+	l := &r.kept.ledger
+	hash := hex.EncodeToString(who.code.Hash[:])
+	codes, kind := l.rescues, rescueMark
+	if who.enrolled != nil {
+		codes, kind = l.invites, inviteMark
+	}
+	c := codes[hash]
+	if c == nil {
+		return v.refuse(seal.Spent, "the code was used before", "spent")
+	}
+	if message := string(k.Message); c.use == "" {
+		c.use, c.since = message, v.Time
+	} else if c.use != message || v.Time.Sub(c.since) > seal.HandshakeLife { // one use may be over IPv4 and IPv6
+		return v.refuse(seal.Spent, "the code was used before", "spent")
+	}
+	v.undo = func() { c.use = "" }
+	v.Marks, v.First = []knock.Mark{forget(kind, hash)}, true
+	if who.enrolled != nil {
+		id := who.enrolled.Fingerprint.String()
+		_, had := l.keys[id]
+		v.Marks = append(v.Marks, l.enrol(*who.enrolled))
+		v.Notes = []knock.Note{{Event: knock.NoteKeys, Detail: "enrolled the key " + v.By + " by an invite"}}
+		v.undo = func() {
+			if c.use = ""; !had {
+				l.expel(id)
+				r.kept.publish(v.Time)
+			}
+		}
+		r.kept.publish(v.Time)
+	}
+	return []knock.Verdict{v.Verdict}
+}
+
+// refuse makes it a wrong knock, for a reason that is told and one for operators.
+func (v *verdict) refuse(why seal.Reason, reason, code string) []knock.Verdict {
+	v.Right, v.reason, v.Reason, v.Code = false, why, reason, code
+	return []knock.Verdict{v.Verdict}
+}
+
+// answer makes the answer to a handshake, from any goroutine.
+func (v *verdict) answer(o knock.Outcome) []byte {
+	a := seal.Answer{Source: v.Source, Next: v.next, Ports: ports(o)}
+	switch {
+	case o.Open:
+		a.Status, a.Left = seal.Opened, o.Left
+	case o.Waits:
+		a.Status = seal.Starting
+	case o.Closed:
+		a.Status = seal.Closed
+	default:
+		a.Status, a.Reason, a.Left = seal.Refused, v.why(o.Refused), v.left
+	}
+	if o.Refused == knock.RefusedUnsaved && v.undo != nil {
+		v.used.later(v.undo)
+	}
+	v.used.note(v.at, a, o.Until.Add(-o.Left))
+	return v.at.Answer(a)
+}
+
+// why is what a visitor is told of a refusal.
+func (v *verdict) why(r knock.Refusal) seal.Reason {
+	switch {
+	case v.reason != 0:
+		return v.reason
+	case r == knock.RefusedFailed:
+		return seal.NotStarted
+	case r == knock.RefusedNothing:
+		return seal.NotOpen
+	}
+	return seal.Unavailable
+}
+
+// ports are a door's, as far as they can be told.
+func ports(o knock.Outcome) (all []seal.Port) {
+	for _, p := range o.Ports {
+		all = append(all, seal.Port{UDP: p.Proto == port.UDP, First: p.First, Last: p.Last})
+	}
+	return all
+}
+
+// Look has nothing to say: nothing is ever under way.
+func (r *recogniser) Look(time.Time) []knock.Verdict { return nil }
+
+// Next is never.
+func (r *recogniser) Next() (time.Time, bool) { return time.Time{}, false }
+
+// Gap changes nothing: a handshake that took too long begins again.
+func (r *recogniser) Gap(_, _ time.Time) {}
+
+// Follow goes on by any rule of the kind: nothing is under way, and what was used stays so.
+func (r *recogniser) Follow(next knock.Rule) bool {
+	of, ok := next.(Rule)
+	if ok {
+		r.rule = of
+	}
+	return ok
+}
+
+// GiveUp has nothing to forget.
+func (r *recogniser) GiveUp(netip.Addr) bool { return false }
+
+// Rearm has nothing to forget either: what was used stays used.
+func (r *recogniser) Rearm(time.Time) {}
+
+// Closed is nothing.
+func (r *recogniser) Closed() []knock.Place { return nil }
