@@ -254,12 +254,9 @@ func (r *race) open(ctx context.Context, p *path) {
 	r.beside.Go(func() { p.open(ctx, r.dial, r.events) })
 }
 
-// single says whether the request is for one family alone: codes count once, and an
-// address that is named has one.
-func (r *race) single() bool {
-	kind := r.k.Prover.Credential().Kind
-	return kind == seal.Code || kind == seal.Invite || r.k.Request.Address.IsValid()
-}
+// single says whether the request is for one family alone: an address that is named has
+// one, whatever the family that it is asked over.
+func (r *race) single() bool { return r.k.Request.Address.IsValid() }
 
 // contested says whether another family can still be challenged.
 func (r *race) contested() bool {

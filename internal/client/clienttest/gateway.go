@@ -129,16 +129,14 @@ func (g *Gateway) Profile(port uint16, hosts ...string) profile.Profile {
 func (g *Gateway) Handle(from netip.Addr, d []byte, stream bool) (replies [][]byte) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !stream {
-		answer := make([]byte, 64)
-		switch rank, n := g.gateway.Glance(from, d, g.busy, answer); {
-		case n > 0:
-			return [][]byte{answer[:n]}
-		case rank == seal.Junk:
-			return nil
-		}
+	answer := make([]byte, 64)
+	switch rank, n := g.gateway.Glance(from, d, g.busy && !stream, answer); {
+	case n > 0:
+		return [][]byte{answer[:n]}
+	case rank == seal.Junk:
+		return nil
 	}
-	reply, k := g.gateway.Open(from, time.Now(), d, stream)
+	reply, k := g.gateway.Open(from, time.Now(), d)
 	if k == nil {
 		if reply == nil {
 			return nil
