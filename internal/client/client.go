@@ -207,3 +207,26 @@ func carrier(stream bool) string {
 	}
 	return "udp"
 }
+
+// dial connects to an address.
+func (c *Client) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if c.Dial != nil {
+		return c.Dial(ctx, network, address)
+	}
+	return new(net.Dialer).DialContext(ctx, network, address)
+}
+
+// find finds a host's addresses.
+func (c *Client) find(ctx context.Context, host string) (f found) {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return found{addrs: []netip.Addr{a}}
+	}
+	lookup := c.Lookup
+	if lookup == nil {
+		lookup = net.DefaultResolver.LookupNetIP
+	}
+	if f.addrs, f.err = lookup(ctx, "ip", host); f.err != nil {
+		f.err = &NameError{host, f.err}
+	}
+	return f
+}

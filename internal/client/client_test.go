@@ -271,7 +271,7 @@ func TestSilence(t *testing.T) {
 			"it may be that the gateway is down, or the port another; or the gateway has new secrets: ask for a new invite, and doorward accept it", defaultPatience},
 		{"TCP is refused", func(l *lab) {
 			l.knock.Profile.Carriers = []string{"tcp"}
-			l.tcp = func(string) error { return refused }
+			l.tcp = func(string) error { return errRefused }
 		}, "no answer from gate.example.org (2001:db8::1, 192.0.2.1) at 41641/tcp within 5s",
 			"it may be that nothing listens there: the gateway is not running, or it is another port; " +
 				"or the gateway has new secrets: ask for a new invite, and doorward accept it", 0},
@@ -325,7 +325,7 @@ func TestForgedRefusal(t *testing.T) {
 		c.Dial = func(ctx context.Context, carrier, address string) (net.Conn, error) {
 			s, err := dial(ctx, carrier, address)
 			for range 3 {
-				s.(*socket).deliver(refused)
+				s.(*socket).deliver(errRefused)
 			}
 			return s, err
 		}

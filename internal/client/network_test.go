@@ -241,8 +241,8 @@ func (s *socket) SetDeadline(time.Time) error      { return nil }
 func (s *socket) SetReadDeadline(time.Time) error  { return nil }
 func (s *socket) SetWriteDeadline(time.Time) error { return nil }
 
-// refused is what the network reports where nothing listens.
-var refused = &net.OpError{Op: "read", Net: "udp", Err: os.NewSyscallError("read", syscall.ECONNREFUSED)}
+// errRefused is what the network reports where nothing listens.
+var errRefused = &net.OpError{Op: "read", Net: "udp", Err: os.NewSyscallError("read", syscall.ECONNREFUSED)}
 
 // lab is a gateway with both families, in a network.
 type lab struct {

@@ -95,7 +95,7 @@ func (p *path) die() {
 }
 
 // open connects, and then reads until the connection is closed. It runs beside the race.
-func (p *path) open(ctx context.Context, dial dialer, events chan<- event) {
+func (p *path) open(ctx context.Context, dial func(ctx context.Context, network, address string) (net.Conn, error), events chan<- event) {
 	conn, err := dial(ctx, carrier(p.stream), p.at.String())
 	tell := func(e event) bool {
 		e.path = p

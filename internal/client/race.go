@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -11,14 +10,11 @@ import (
 	"github.com/doorward/doorward/internal/seal"
 )
 
-type dialer func(ctx context.Context, network, address string) (net.Conn, error)
-
 // race is one handshake over each family, at all of a gateway's addresses: the first path
 // of a family that is challenged is the family's. One goroutine owns it.
 type race struct {
+	c       *Client
 	k       *Knock
-	dial    dialer
-	lookup  func(ctx context.Context, network, host string) ([]netip.Addr, error)
 	peer    seal.Peer
 	fetched bool // peer's bundle, by this race
 	events  chan event
@@ -63,15 +59,8 @@ type proof struct {
 }
 
 func newRace(c *Client, k *Knock) *race {
-	r := &race{k: k, dial: c.Dial, lookup: c.Lookup, peer: k.Profile.Gateway, counts: map[bool]int{},
+	return &race{c: c, k: k, peer: k.Profile.Gateway, counts: map[bool]int{},
 		events: make(chan event), found: make(chan found), proofs: make(chan proof)}
-	if r.dial == nil {
-		r.dial = (&net.Dialer{}).DialContext
-	}
-	if r.lookup == nil {
-		r.lookup = net.DefaultResolver.LookupNetIP
-	}
-	return r
 }
 
 // run races until there is something to say.
@@ -118,21 +107,11 @@ func (r *race) run(ctx context.Context) error {
 
 // resolve looks a host up, beside the race.
 func (r *race) resolve(ctx context.Context, host string) {
-	f := r.find(ctx, host)
+	f := r.c.find(ctx, host)
 	select {
 	case r.found <- f:
 	case <-ctx.Done():
 	}
-}
-
-func (r *race) find(ctx context.Context, host string) (f found) {
-	if a, err := netip.ParseAddr(host); err == nil {
-		return found{addrs: []netip.Addr{a}}
-	}
-	if f.addrs, f.err = r.lookup(ctx, "ip", host); f.err != nil {
-		f.err = &NameError{host, f.err}
-	}
-	return f
 }
 
 // resolved plans the paths to the addresses of a host.
@@ -251,7 +230,7 @@ func (r *race) begin(ctx context.Context, now time.Time) {
 // open opens a path beside the race.
 func (r *race) open(ctx context.Context, p *path) {
 	r.paths = append(r.paths, p)
-	r.beside.Go(func() { p.open(ctx, r.dial, r.events) })
+	r.beside.Go(func() { p.open(ctx, r.c.dial, r.events) })
 }
 
 // single says whether the request is for one family alone: an address that is named has

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -24,9 +25,8 @@ type Single struct {
 	Prover  SingleProver
 	Counter func() (uint64, error) // returns a higher number each time
 	// Source is the address that the gateway will see, where it is another than this
-	// machine's; AnySource says that the door takes any.
-	Source    netip.Addr
-	AnySource bool
+	// machine's. It has one family, over which alone it is knocked then.
+	Source netip.Addr
 }
 
 // Sent is a single packet that was sent.
@@ -49,6 +49,12 @@ func (c *Client) SendSingle(ctx context.Context, k Single) (sent []Sent, bundle 
 		}
 		k.Profile.Gateway.Bundle = bundle
 	}
+	if k.Source.IsValid() {
+		k.Family = IPv6
+		if k.Source.Is4() {
+			k.Family = IPv4
+		}
+	}
 	addrs, err := c.firsts(ctx, k.Profile.Hosts, k.Family)
 	if err != nil {
 		return nil, bundle, err
@@ -70,10 +76,9 @@ func (c *Client) SendSingle(ctx context.Context, k Single) (sent []Sent, bundle 
 
 // firsts returns the first address of each family. Which of them answers cannot be known.
 func (c *Client) firsts(ctx context.Context, hosts []string, f Family) (addrs []netip.Addr, err error) {
-	r := newRace(c, nil)
 	seen := map[bool]bool{}
 	for _, host := range hosts {
-		of := r.find(ctx, host)
+		of := c.find(ctx, host)
 		err = errors.Join(err, of.err)
 		for _, a := range of.addrs {
 			a = a.Unmap()
@@ -94,14 +99,14 @@ func (c *Client) firsts(ctx context.Context, hosts []string, f Family) (addrs []
 }
 
 func (c *Client) sendSingle(ctx context.Context, k Single, to netip.AddrPort) (Sent, error) {
-	conn, err := newRace(c, nil).dial(ctx, "udp", to.String())
+	conn, err := c.dial(ctx, "udp", to.String())
 	if err != nil {
 		return Sent{}, &UnreachableError{Hosts: []string{to.Addr().String()}, err: err}
 	}
 	defer conn.Close()
 	source := k.Source
-	if own, err := netip.ParseAddrPort(conn.LocalAddr().String()); err == nil && !source.IsValid() && !k.AnySource {
-		source = own.Addr().Unmap().WithZone("")
+	if !source.IsValid() && !k.Profile.AnySource {
+		source = localOf(conn)
 	}
 	counter, err := k.Counter()
 	if err != nil {
@@ -128,6 +133,13 @@ func (c *Client) sendSingle(ctx context.Context, k Single, to netip.AddrPort) (S
 		}
 	}
 	return Sent{to, source}, nil
+}
+
+// localOf is this machine's address of a connection, as the other end sees it if there is
+// no NAT between.
+func localOf(conn net.Conn) netip.Addr {
+	at, _ := netip.ParseAddrPort(conn.LocalAddr().String())
+	return at.Addr().Unmap().WithZone("")
 }
 
 // singleID is how a single packet names a credential.

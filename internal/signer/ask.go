@@ -1,6 +1,7 @@
 package signer
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -17,15 +18,15 @@ var ErrNobody = errors.New("there is no terminal to ask on, and no SSH_ASKPASS")
 // Terminal returns the function that asks as ssh does: on the terminal of the process,
 // whatever standard input is; where there is none but a display, or SSH_ASKPASS_REQUIRE
 // says so, by the program SSH_ASKPASS (ssh(1), ENVIRONMENT).
-func Terminal(getenv func(string) string) func(ctx context.Context, prompt string) ([]byte, error) {
-	return func(ctx context.Context, prompt string) ([]byte, error) {
+func Terminal(getenv func(string) string) Ask {
+	return func(ctx context.Context, prompt string, shown bool) ([]byte, error) {
 		program := getenv("SSH_ASKPASS")
 		require := getenv("SSH_ASKPASS_REQUIRE")
 		display := getenv("DISPLAY") != "" || getenv("WAYLAND_DISPLAY") != ""
 		if program != "" && (require == "force" || require == "prefer" && display) {
 			return askProgram(ctx, program, prompt)
 		}
-		answer, err := askTerminal(ctx, prompt)
+		answer, err := askTerminal(ctx, prompt, shown)
 		if errors.Is(err, ErrNobody) && program != "" && display && require != "never" {
 			return askProgram(ctx, program, prompt)
 		}
@@ -44,7 +45,7 @@ func askProgram(ctx context.Context, program, prompt string) ([]byte, error) {
 }
 
 // askTerminal asks on the terminal of the process.
-func askTerminal(ctx context.Context, prompt string) ([]byte, error) {
+func askTerminal(ctx context.Context, prompt string, shown bool) ([]byte, error) {
 	in, out, err := terminal()
 	if err != nil {
 		return nil, ErrNobody
@@ -63,8 +64,15 @@ func askTerminal(ctx context.Context, prompt string) ([]byte, error) {
 	// A read of a terminal cannot be ended. If ctx ends first, this goes on until the
 	// process ends, which then is soon.
 	go func() {
-		text, err := term.ReadPassword(fd)
-		answers <- answer{text, err}
+		var a answer
+		if shown {
+			a.text, a.err = bufio.NewReader(in).ReadBytes('\n')
+			a.text = bytes.TrimRight(a.text, "\r\n")
+		} else {
+			a.text, a.err = term.ReadPassword(fd)
+			fmt.Fprintln(out)
+		}
+		answers <- a
 	}()
 	select {
 	case <-ctx.Done():
@@ -72,7 +80,6 @@ func askTerminal(ctx context.Context, prompt string) ([]byte, error) {
 		fmt.Fprintln(out)
 		return nil, ctx.Err()
 	case a := <-answers:
-		fmt.Fprintln(out)
 		in.Close()
 		out.Close()
 		if a.err != nil {

@@ -2,6 +2,7 @@ package signer
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -13,8 +14,6 @@ import (
 	"sync"
 
 	"golang.org/x/crypto/ssh"
-
-	"crypto/rand"
 
 	"github.com/doorward/doorward/internal/credential"
 	"github.com/doorward/doorward/internal/files"
@@ -138,7 +137,7 @@ func (m Machine) unlocking(path string, text []byte, public ssh.PublicKey) func(
 func (m Machine) unlock(ctx context.Context, path string, text []byte) (ssh.Signer, error) {
 	prompt := fmt.Sprintf("Passphrase of %s: ", path)
 	for range mostTries {
-		passphrase, err := m.Ask(ctx, prompt)
+		passphrase, err := m.Ask(ctx, prompt, false)
 		if err != nil {
 			return nil, fmt.Errorf("%q is encrypted: %w; or give it to ssh-agent: ssh-add %s", path, err, files.Quoted(path))
 		}

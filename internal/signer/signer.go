@@ -32,10 +32,12 @@ type Signer struct {
 // Machine is what a Signer needs of the machine that it runs on.
 type Machine struct {
 	Getenv func(string) string
-	// Ask asks for a passphrase, without showing it. The error Is ErrNobody where there
-	// is nobody to ask.
-	Ask func(ctx context.Context, prompt string) ([]byte, error)
+	Ask    Ask
 }
+
+// Ask asks a person for something, which is shown while they type it or not. The error Is
+// ErrNobody where there is nobody to ask.
+type Ask func(ctx context.Context, prompt string, shown bool) ([]byte, error)
 
 // Open returns the Signer for a profile's key. A file's passphrase is asked for when it is
 // first needed.
