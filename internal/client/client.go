@@ -98,6 +98,15 @@ func (r Result) Done() bool { return slices.ContainsFunc(r.Answers, Answer.done)
 
 func (a Answer) done() bool { return a.Status == seal.Opened || a.Status == seal.Closed }
 
+// Err is the *RefusedError of an answer to what a Prover has shown; nil if it was not
+// refused.
+func (a Answer) Err(p Prover) error {
+	if a.Status != seal.Refused {
+		return nil
+	}
+	return newRefusal(a.Answer, p.Credential().Kind, time.Now())
+}
+
 // How long things may take.
 const (
 	defaultPatience = 5 * time.Second

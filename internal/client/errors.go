@@ -160,12 +160,13 @@ var errProveLate = errors.New("the key has not signed within 55s: the gateway wa
 // RefusedError says that the gateway has refused, and why.
 type RefusedError struct {
 	Reason seal.Reason
+	Kind   seal.CredentialKind // that was shown
 	Source netip.Addr // where the gateway saw the visitor
 	Until  time.Time  // when what the reason says changes; zero: that is not known
 }
 
-func newRefusal(a seal.Answer, now time.Time) *RefusedError {
-	e := &RefusedError{Reason: a.Reason, Source: a.Source}
+func newRefusal(a seal.Answer, kind seal.CredentialKind, now time.Time) *RefusedError {
+	e := &RefusedError{Reason: a.Reason, Kind: kind, Source: a.Source}
 	if a.Left > 0 {
 		e.Until = now.Add(a.Left)
 	}
@@ -174,12 +175,17 @@ func newRefusal(a seal.Answer, now time.Time) *RefusedError {
 
 // refusals are those that are not credential's.
 var refusals = map[seal.Reason]struct{ word, text string }{
-	seal.NotAccepted: {"not-accepted", "the gateway does not accept this key: it is not known there, or no longer; ask the gateway's operator, with the fingerprint (doorward profiles show)"},
+	seal.NotAccepted: {"not-accepted", "the gateway does not accept %s"},
 	seal.NoDoor:      {"no-door", "the gateway has no such door: name another, or none for its first"},
-	seal.Spent:       {"spent", "this code or invite was used before, and counts once: ask the gateway's operator for another"},
+	seal.Spent:       {"spent", "%s was used before, and counts once: ask the gateway's operator for another"},
 	seal.NotOpen:     {"not-open", "there is nothing to extend: the door is not open to you; knock without --extend"},
 	seal.Unavailable: {"unavailable", "the gateway cannot open the door now; its operator sees why in doorward status"},
 	seal.NotStarted:  {"not-started", "the service behind the door did not start; the gateway's operator sees why in doorward log"},
+}
+
+// credentials are what visitors show, for people.
+var credentials = map[seal.CredentialKind]string{
+	seal.Key: "this key", seal.Certificate: "this certificate", seal.Secret: "this machine's secret", seal.Code: "this rescue code", seal.Invite: "this invite",
 }
 
 // Word is the reason in one word, for scripts.
@@ -193,9 +199,25 @@ func (e *RefusedError) Word() string {
 // Error says why, and what would help.
 func (e *RefusedError) Error() string {
 	if r, ok := refusals[e.Reason]; ok {
-		return r.text
+		return strings.ReplaceAll(r.text, "%s", credentials[e.Kind])
 	}
 	return credential.Refusal{Reason: credential.Reason(e.Reason), Time: e.Until}.Text()
+}
+
+// Hint says what would help, where the reason does not.
+func (e *RefusedError) Hint() string {
+	if e.Reason != seal.NotAccepted {
+		return ""
+	}
+	switch e.Kind {
+	case seal.Code:
+		return "is it of this gateway's sheet, and was it not crossed out?"
+	case seal.Invite:
+		return "it may have expired, or been withdrawn or used: ask the gateway's operator for another"
+	case seal.Certificate:
+		return "the gateway does not know its authority, or it has been revoked: ssh-keygen -L shows who has signed it"
+	}
+	return "it is not known there, or no longer: ask the gateway's operator, who finds out with doorward keys list and doorward log"
 }
 
 // nobody is the error for a race in which no path was challenged.

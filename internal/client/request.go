@@ -131,7 +131,7 @@ func (r *race) refusal() error {
 			return nil
 		}
 		if p.answer.Status == seal.Refused && refused == nil {
-			refused = newRefusal(p.answer.Answer, time.Now())
+			refused = newRefusal(p.answer.Answer, r.k.Prover.Credential().Kind, time.Now())
 		}
 	}
 	if refused == nil {
