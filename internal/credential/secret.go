@@ -39,7 +39,7 @@ func (s Secret) Identity() string { return secretPrefix + hex.EncodeToString(s.I
 // Both sides derive what they send from the secret, so that the identity, which is told
 // before anything is proven, and the proof have nothing to do with each other.
 const (
-	infoID    = "doorward sealed v1 secret id"
+	infoID    = "doorward sealed v1 secret id" // docs/PROTOCOL.md
 	infoProof = "doorward sealed v1 secret mac"
 )
 
