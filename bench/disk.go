@@ -26,11 +26,17 @@ const withSlowSyncs = "with-slow-syncs"
 
 // slowSyncs is what a program runs under whose syncs take so long, until the bench ends.
 func (b *bench) slowSyncs(delay time.Duration) ([]string, error) {
+	path := b.Path(fmt.Sprintf("syncs-%d", time.Now().UnixNano()))
+	return underSyncs(path, func(goOn func()) { time.AfterFunc(delay, goOn) })
+}
+
+// underSyncs is what a program runs under each of whose syncs is handed to each and waits
+// until that calls goOn. The two meet at a socket that is made at the path.
+func underSyncs(path string, each func(goOn func())) ([]string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	path := b.Path(fmt.Sprintf("syncs-%d", time.Now().UnixNano()))
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, err
@@ -39,7 +45,7 @@ func (b *bench) slowSyncs(delay time.Duration) ([]string, error) {
 		defer l.Close()
 		c, err := l.AcceptUnix()
 		if err == nil {
-			err = delaySyncs(c, delay)
+			err = hearSyncs(c, each)
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "bench: error: syncs are no longer slow:", err)
@@ -101,9 +107,9 @@ type answer struct {
 	flags uint32
 }
 
-// delaySyncs lets each sync that is reported to the descriptor that comes over c go on
-// after the delay, until there can be no more.
-func delaySyncs(c *net.UnixConn, delay time.Duration) error {
+// hearSyncs hands each sync that is reported to the descriptor that comes over c to each,
+// until there can be no more.
+func hearSyncs(c *net.UnixConn, each func(goOn func())) error {
 	defer c.Close()
 	rights := make([]byte, unix.CmsgSpace(4))
 	_, n, _, _, err := c.ReadMsgUnix(make([]byte, 1), rights)
@@ -133,7 +139,7 @@ func delaySyncs(c *net.UnixConn, delay time.Duration) error {
 		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(&sync))); errno != 0 {
 			continue // it was given up meanwhile
 		}
-		time.AfterFunc(delay, func() {
+		each(func() {
 			goOn := answer{id: sync.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}
 			_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&goOn))) // or it was given up
 		})
