@@ -186,7 +186,11 @@ func TestKeysOfOpenSSH(t *testing.T) {
 			refused("an unknown key", Fingerprint{1}, message, sig)
 			refused("no signature", k.Fingerprint, message, nil)
 			refused("a signature with a byte more", k.Fingerprint, message, append(bytes.Clone(sig), 0))
-			for i := range sig {
+			step := 1
+			if costly[k.Type()] || k.Type() == ssh.KeyAlgoRSA {
+				step = 4
+			}
+			for i := 0; i < len(sig); i += step {
 				bent := bytes.Clone(sig)
 				bent[i] ^= 1 << (i % 8)
 				refused(fmt.Sprintf("a signature with byte %d bent", i), k.Fingerprint, message, bent)

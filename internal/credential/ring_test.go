@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"math/big"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -33,11 +34,7 @@ func (s signer) fingerprint() Fingerprint { return FingerprintOf(s.blob()) }
 // key is its line with options.
 func (s signer) key(t testing.TB, options string) Key {
 	t.Helper()
-	o, err := ParseOptions(options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return mustKey(t, Key{Blob: s.blob(), Options: o}.String())
+	return mustKey(t, strings.TrimLeft(options+" ", " ")+Key{Blob: s.blob(), Options: &none}.String())
 }
 
 // sign signs a message as a visitor does.
@@ -104,7 +101,7 @@ func TestOneVerificationForEachKnock(t *testing.T) {
 // is: it is verified with nobody's.
 func TestNobodysKeys(t *testing.T) {
 	for format, blob := range nobodies {
-		if k, err := parseBlob(blob); err != nil || !(signature{format: format}).fits(k) {
+		if k, err := parseBlob(blob); err != nil || !formatOf(k.Type(), format) {
 			t.Errorf("nobody's key for %s: %v; it cannot be verified with", format, err)
 		}
 	}
@@ -113,6 +110,17 @@ func TestNobodysKeys(t *testing.T) {
 		if k, err := parseBlob(s.nobody()); err != nil || !s.fits(k) {
 			t.Errorf("nobody's RSA key of %d bits: %v; it cannot be verified with", bits, err)
 		}
+	}
+	// A number that is too large for a modulus is verified, too, with nobody's.
+	s := signature{format: ssh.KeyAlgoRSASHA512, blob: bytes.Repeat([]byte{0xff}, 256)}
+	s.blob[255] = 0xf0
+	small := append([]byte{0, 0x80}, bytes.Repeat([]byte{1}, 255)...)
+	own, err := parseBlob(fields(ssh.KeyAlgoRSA, "\x01\x00\x01", string(small)))
+	if err != nil || s.fits(own) {
+		t.Errorf("a signature above the modulus fits it: %v", err)
+	}
+	if k, err := parseBlob(s.nobody()); err != nil || !s.fits(k) {
+		t.Errorf("a signature above the modulus does not fit nobody's key: %v", err)
 	}
 	// Whoever signs with nobody's key is nobody.
 	base := signature{format: ssh.KeyAlgoED25519}
@@ -327,6 +335,19 @@ func BenchmarkRing(b *testing.B) {
 		}
 	})
 	keys, _ := Parse(text, "keys")
+	b.Run("memory", func(b *testing.B) {
+		var before, after runtime.MemStats
+		for b.Loop() {
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			list, _ := Parse(text, "keys")
+			set := NewKeys(list)
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(len(list)), "B/key")
+			runtime.KeepAlive(set)
+		}
+	})
 	ring := NewRing(Origins{File: NewKeys(keys)})
 	sig := known.sign(b, message)
 	b.Run("known", func(b *testing.B) {
