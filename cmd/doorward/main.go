@@ -221,6 +221,8 @@ var commands = []func(*env) *cobra.Command{
 	newApply,
 	newDoctor,
 	newKnock,
+	newInvite,
+	newKeys,
 	newShare,
 	newRotate,
 	newVersion,
