@@ -48,7 +48,10 @@ func ParseRevocations(text []byte) (*Revocations, error) {
 	}
 	r := newRevocations()
 	if bytes.HasPrefix(text, []byte(krlMagic)) {
-		return r, r.readKRL(text)
+		if err := r.readKRL(text); err != nil {
+			return nil, err // half a list would revoke half of what it should
+		}
+		return r, nil
 	}
 	for n, line := range lines(text) {
 		line = trim(line)
@@ -73,10 +76,18 @@ func revokedLine(line string) (Fingerprint, error) {
 	}
 	coded, _ := field(rest)
 	blob, err := base64.StdEncoding.Strict().DecodeString(coded)
-	if err != nil || kindOf(blob) != kind || refusedKinds[kind] == isCertificate {
+	if err != nil || kindOf(blob) != kind || refusedKinds[kind] == isCertificate || !whole(blob) {
 		return Fingerprint{}, errors.New(`no revoked key: allowed are a line of a .pub file, a fingerprint ("SHA256:..."), and for certificates a list that ssh-keygen -k has made`)
 	}
 	return FingerprintOf(blob), nil
+}
+
+// whole says whether a key of any kind is as long as it says: one that was cut short
+// would revoke nobody.
+func whole(blob reader) bool {
+	n := 0
+	err := blob.each(func([]byte) bool { n++; return true })
+	return err == nil && n > 1
 }
 
 // key says whether a public key is revoked.

@@ -4,22 +4,28 @@ import "crypto/subtle"
 
 // Keys is a set of keys, found by their fingerprints. The nil pointer is the empty set.
 type Keys struct {
-	list  []Key
-	first map[Fingerprint]uint32   // the place in list
-	again map[Fingerprint][]uint32 // of further lines with the same key
+	list        []Key
+	first       map[[8]byte]uint32   // the place in list, by the beginning of the fingerprint
+	again       map[[8]byte][]uint32 // of further lines with the same key
+	kinds       map[string]bool      // that keys of the set have
+	authorities int
 }
 
 // NewKeys returns the set of keys, which the caller does not change after that. Lines
 // with the same key all count, as with sshd: what one of them permits is permitted.
 func NewKeys(list []Key) *Keys {
-	k := &Keys{list, make(map[Fingerprint]uint32, len(list)), map[Fingerprint][]uint32{}}
+	k := &Keys{list: list, first: make(map[[8]byte]uint32, len(list)), again: map[[8]byte][]uint32{}, kinds: map[string]bool{}}
 	for i := range list {
-		f := list[i].Fingerprint
-		if _, ok := k.first[f]; ok {
-			k.again[f] = append(k.again[f], uint32(i))
+		k.kinds[list[i].Type()] = true
+		if list[i].Authority {
+			k.authorities++
+		}
+		id := [8]byte(list[i].Fingerprint[:])
+		if _, ok := k.first[id]; ok {
+			k.again[id] = append(k.again[id], uint32(i))
 			continue
 		}
-		k.first[f] = uint32(i)
+		k.first[id] = uint32(i)
 	}
 	return k
 }
@@ -32,17 +38,28 @@ func (k *Keys) All() []Key {
 	return k.list
 }
 
-// find returns the lines of a key that may knock, or of an authority.
-func (k *Keys) find(f Fingerprint, authority bool) (found []*Key) {
+// has says whether a key of the set has a type.
+func (k *Keys) has(kind string) bool { return k != nil && k.kinds[kind] }
+
+// signs says whether the set has an authority.
+func (k *Keys) signs() bool { return k != nil && k.authorities > 0 }
+
+// at are the places of the keys whose fingerprints begin so.
+func (k *Keys) at(id [8]byte) []uint32 {
 	if k == nil {
 		return nil
 	}
-	i, ok := k.first[f]
+	i, ok := k.first[id]
 	if !ok {
 		return nil
 	}
-	for _, i := range append([]uint32{i}, k.again[f]...) {
-		if k.list[i].Authority == authority {
+	return append([]uint32{i}, k.again[id]...)
+}
+
+// find returns the lines of a key that may knock, or of an authority.
+func (k *Keys) find(f Fingerprint, authority bool) (found []*Key) {
+	for _, i := range k.at([8]byte(f[:])) {
+		if k.list[i].Fingerprint == f && k.list[i].Authority == authority {
 			found = append(found, &k.list[i])
 		}
 	}
@@ -64,22 +81,25 @@ type Origins struct {
 // that is made of other origins takes its place. To make one costs nothing for the keys,
 // whose sets are made before.
 //
-// Whatever a visitor shows, it costs what its form costs: a credential that is not
-// known is verified against a key of nobody's.
+// A credential that is not known costs what one that is known costs, since it is verified
+// with a key of nobody's; so nobody learns from the time that it takes whose keys a ring
+// has. What no line at all could accept is not verified: certificates where there is no
+// authority, and the two formats that take the longest where no key has them.
 type Ring struct {
 	o       Origins
 	secrets map[[16]byte]*Secret
 	rescues map[[32]byte]*Code
 	invites map[[32]byte]*Code
 	verify  func(s signature, blob, data []byte) bool // signature.verify; tests count its calls
-	singles singles
+	singles map[[8]byte]*Secret                       // by the beginning of their IDs
 }
 
 // NewRing returns the ring of some origins, which are not changed after that.
 func NewRing(o Origins) *Ring {
-	r := &Ring{o: o, secrets: map[[16]byte]*Secret{}, verify: signature.verify}
+	r := &Ring{o: o, secrets: map[[16]byte]*Secret{}, singles: map[[8]byte]*Secret{}, verify: signature.verify}
 	for i := range o.Secrets {
-		r.secrets[o.Secrets[i].ID] = &o.Secrets[i]
+		s := &o.Secrets[i]
+		r.secrets[s.ID], r.singles[[8]byte(s.ID[:])] = s, s
 	}
 	r.rescues, r.invites = byHash(o.Rescues), byHash(o.Invites)
 	return r
@@ -96,13 +116,10 @@ func byHash(list []Code) map[[32]byte]*Code {
 // Key returns whose key a fingerprint is of, if sig is its signature for a message.
 func (r *Ring) Key(f Fingerprint, message, sig []byte) (*Party, bool) {
 	s, ok := parseSignature(sig)
-	if !ok {
+	if !ok || costly[s.format] && !r.o.File.has(s.format) && !r.o.Enrolled.has(s.format) {
 		return nil, false
 	}
-	lines := r.o.File.find(f, false)
-	if lines == nil {
-		lines = r.o.Enrolled.find(f, false)
-	}
+	lines := r.lines(f)
 	blob, name := s.nobody(), ""
 	if len(lines) > 0 {
 		blob, name = lines[0].Blob, lines[0].Name
@@ -124,14 +141,13 @@ func (r *Ring) Key(f Fingerprint, message, sig []byte) (*Party, bool) {
 func (r *Ring) Certificate(certificate, message, sig []byte) (*Party, bool) {
 	s, ok := parseSignature(sig)
 	c, ok2 := parseCertificate(certificate)
-	if !ok || !ok2 {
+	if !ok || !ok2 || !r.o.File.signs() {
 		return nil, false
 	}
 	authority := FingerprintOf(c.authority)
 	lines := r.o.File.find(authority, true)
-	// Both in any case: neither tells by its time that the authority is known.
-	issued, shown := r.verify(c.signature, c.authority, c.signed), r.verify(s, c.key, Signed(message))
-	if !issued || !shown || len(lines) == 0 {
+	// It takes as long for an authority that is not known.
+	if !r.verify(c.signature, c.authority, c.signed) || !r.verify(s, c.key, Signed(message)) || len(lines) == 0 {
 		return nil, false
 	}
 	p := r.party(FingerprintOf(c.key).String(), Name(c.id))
@@ -159,7 +175,7 @@ func (r *Ring) Secret(id [16]byte, message []byte, proof [32]byte) (*Party, bool
 	if subtle.ConstantTimeCompare(want[:], proof[:]) != 1 || !known {
 		return nil, false
 	}
-	p := r.party(s.identity(), s.Name)
+	p := r.party(s.Identity(), s.Name)
 	p.options = []*Options{s.Options}
 	return p, true
 }
@@ -186,8 +202,9 @@ func (r *Ring) Invite(code [16]byte, blob, message, sig []byte) (*Party, Code, K
 		return nil, Code{}, Key{}, false
 	}
 	f := FingerprintOf(blob)
+	// Nobody guesses 128 bits, so that there is nothing to learn from the time it takes.
 	c := r.invites[HashCode(code)]
-	if !r.verify(s, blob, Signed(message)) || c == nil || c.Key != nil && *c.Key != f {
+	if c == nil || c.Key != nil && *c.Key != f || !r.verify(s, blob, Signed(message)) {
 		return nil, Code{}, Key{}, false
 	}
 	p := r.party(f.String(), c.Name)
@@ -202,6 +219,14 @@ func (c *Code) options() *Options {
 		return &none
 	}
 	return c.Options
+}
+
+// lines are those of a key that may knock.
+func (r *Ring) lines(f Fingerprint) []*Key {
+	if lines := r.o.File.find(f, false); lines != nil {
+		return lines
+	}
+	return r.o.Enrolled.find(f, false)
 }
 
 func (r *Ring) party(id, name string) *Party {

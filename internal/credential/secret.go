@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -30,9 +31,10 @@ type Secret struct {
 }
 
 // Format prints a secret's name and identity, whatever the verb.
-func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, by(s.Name, s.identity())) }
+func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, by(s.Name, s.Identity())) }
 
-func (s Secret) identity() string { return secretPrefix + hex.EncodeToString(s.ID[:]) }
+// Identity is what Party.ID is of whoever has the secret.
+func (s Secret) Identity() string { return secretPrefix + hex.EncodeToString(s.ID[:]) }
 
 // Both sides derive what they send from the secret, so that the identity, which is told
 // before anything is proven, and the proof have nothing to do with each other.
@@ -96,7 +98,7 @@ func parseSecret(line string) (s Secret, err error) {
 	coded, rest := field(rest)
 	raw, err := base64.StdEncoding.Strict().DecodeString(coded)
 	if err != nil || len(raw) != len(s.secret) {
-		return s, fmt.Errorf(`no machine's secret: allowed is NAME SECRET [OPTIONS], the secret being 32 bytes in base64 (openssl rand -base64 32)`)
+		return s, errors.New(`no machine's secret: allowed is NAME SECRET [OPTIONS], the secret being 32 bytes in base64 (openssl rand -base64 32)`)
 	}
 	if len(name) > mostName || strings.ContainsFunc(name, notOfName) {
 		return s, fmt.Errorf("the line's first word is no machine's name: allowed are letters, digits, . _ @ and -, %d characters at most", mostName)
@@ -109,8 +111,8 @@ func parseSecret(line string) (s Secret, err error) {
 	if s.Options, err = ParseOptions(rest); err != nil {
 		return s, fmt.Errorf("%s: %w", name, err)
 	}
-	if o := s.Options; o.authority || o.NoTouch || o.Verify || o.Principals != nil {
-		return s, fmt.Errorf("%s: cert-authority, principals, no-touch-required and verify-required are options of keys: remove them", name)
+	if s.Options.NoTouch || s.Options.Verify {
+		return s, fmt.Errorf("%s: no-touch-required and verify-required are options of security keys: remove them here", name)
 	}
 	return s, nil
 }

@@ -23,11 +23,11 @@ import (
 // keyChange is a change of one key of the configuration, and how it shows.
 type keyChange struct {
 	key      string // with the door's name as *
-	from, to string // parts of everyKey or everyCommand; from "": to is added at the end
-	also     string // is at the end of it before and after the change
-	// before brings the gateway to where the change finds it; nil for nothing.
+	from, to string // parts of everyKey or everyCommand; if from is "", to is added at the end
+	also     string // added at the end before and after the change
+	// before brings the gateway into the state in which the change is made; nil for nothing.
 	before func(*keyed)
-	// see says how the gateway behaves: was without the change, is with it.
+	// see returns how the gateway behaves: was without the change, is with it.
 	see     func(*keyed) string
 	was, is string
 	refused string // how the answer to apply begins if the change is not taken into use
@@ -64,8 +64,8 @@ var everyCommand = strings.Replace(everyKey, `unit = "ssh.service"`, `start = ["
 stop = ["/bin/stop"]
 status = ["/bin/status"]`, 1)
 
-// keyed is a gateway whose machine does as the configuration of a door says:
-// presence is looked for where it says, and what it names is run.
+// keyed is a gateway whose machine follows the configuration of a door: it looks for
+// presence where that says, and runs the commands that it names.
 type keyed struct {
 	*running
 	machine   *machine // whose mutex guards the rest
@@ -91,7 +91,7 @@ func (k *keyed) look(c config.Door) func(context.Context) Observation {
 	}
 }
 
-// behind is a door's service.
+// behind is the service behind a door.
 type behind struct {
 	*unit
 	k *keyed
@@ -141,7 +141,7 @@ func (k *keyed) state(ports ...uint16) string {
 	return k.status().State
 }
 
-// grants says who has a grant, and for how long.
+// grants returns who has a grant, and for how long.
 func (k *keyed) grants() string {
 	var all []string
 	for _, g := range k.status().Grants {
@@ -150,7 +150,7 @@ func (k *keyed) grants() string {
 	return strings.Join(all, ", ")
 }
 
-// commands knocks, closes, and says what ran.
+// commands knocks, closes, and returns the commands that ran.
 func (k *keyed) commands() string {
 	k.machine.do(func() { k.ran = nil })
 	k.knock().order(control.CloseRequest{Door: "ssh"})
@@ -158,8 +158,8 @@ func (k *keyed) commands() string {
 	return strings.Join(k.ran, " ")
 }
 
-// stopTakes closes a door whose service does not stop, and says for how long it
-// is waited for.
+// stopTakes closes a door whose service does not stop, and returns how long the gateway
+// waits for it.
 func (k *keyed) stopTakes() string {
 	k.machine.do(func() { k.hangs = true })
 	since := time.Now()
@@ -169,7 +169,7 @@ func (k *keyed) stopTakes() string {
 	return time.Since(since).String()
 }
 
-// knockAndConnect is how a door comes to be open with somebody in.
+// knockAndConnect opens the door and has somebody come in.
 func knockAndConnect(k *keyed) {
 	k.knock()
 	k.machine.do(func() { k.connected = true })
@@ -180,10 +180,10 @@ func noJournal(k *keyed) {
 	k.after(time.Minute).wantState("failsafe")
 }
 
-// guards is what the kernel was told of the door.
+// guards returns the door as the kernel guards it.
 func (k *keyed) guards() fence.Door { return k.m.doors[0] }
 
-// host is what the configuration in use says about it.
+// host returns the host in the configuration in use.
 func (k *keyed) host() (host string) {
 	k.sync(func(time.Time) { host = k.Gateway.config.Gateway.Host })
 	return host
@@ -255,11 +255,11 @@ var keyChanges = []keyChange{
 		was: "5m0s", is: "7m0s"},
 	{key: "door.*.knock.scope", from: `"source"`, to: `"door"`,
 		see: func(k *keyed) string { return k.knock().grants() }, was: "192.0.2.2 30s", is: "any 1h0m0s"},
-	{key: "door.*.knock.scope", from: `"door"`, to: `"source"`, before: knockAndConnect, // not for ever open to everybody
+	{key: "door.*.knock.scope", from: `"door"`, to: `"source"`, before: knockAndConnect, // not open to everybody forever
 		see: func(k *keyed) string { return k.after(61 * time.Minute).grants() }, was: "any 1h0m0s", is: ""},
 }
 
-// runs says which units run.
+// runs returns which units run.
 func (k *keyed) runs() (all string) {
 	k.m.do(func() {
 		maps.DeleteFunc(k.m.running, func(_ string, runs bool) bool { return !runs })
@@ -268,7 +268,7 @@ func (k *keyed) runs() (all string) {
 	return all
 }
 
-// text is the configuration without the change, and with it.
+// text returns the configuration without the change, and with it.
 func (c *keyChange) text(t *testing.T) (before, after string) {
 	t.Helper()
 	before = everyKey
@@ -288,8 +288,8 @@ func (c *keyChange) text(t *testing.T) (before, after string) {
 	return before, strings.Replace(before, c.from, c.to, 1)
 }
 
-// tryKey runs a gateway on a configuration, applies the changed one if that is
-// asked for, and says what is seen then and how apply was answered.
+// tryKey runs a gateway on a configuration, applies the changed one if apply is set, and
+// returns what is seen then and what apply answered.
 func tryKey(t *testing.T, c *keyChange, apply bool) (seen, answered string) {
 	synctest.Test(t, func(t *testing.T) {
 		before, after := c.text(t)
@@ -314,8 +314,8 @@ func tryKey(t *testing.T, c *keyChange, apply bool) (seen, answered string) {
 	return seen, answered
 }
 
-// Of every key it shows that a change of it takes effect with apply, or apply
-// refuses it. A key that is new needs a line above.
+// Every key takes effect with apply, or apply refuses the change. A new key needs a line
+// above.
 func TestEveryKeyTakesEffect(t *testing.T) {
 	tried := map[string]bool{}
 	for _, c := range keyChanges {
@@ -336,8 +336,8 @@ func TestEveryKeyTakesEffect(t *testing.T) {
 	}
 }
 
-// everyKeyOf returns the keys that the reference documents, which are all
-// (config.TestReferenceIsWhole), with doors named *.
+// everyKeyOf returns the keys that the reference documents, which are all keys
+// (config.TestReferenceIsWhole), with * for the names of doors.
 func everyKeyOf(t *testing.T) []string {
 	t.Helper()
 	var tree map[string]any

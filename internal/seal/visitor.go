@@ -69,6 +69,7 @@ func (v *Visitor) begin(cookie uint64) error {
 		return fmt.Errorf("begin a handshake: %w", err)
 	}
 	v.heard = helloTranscript(v.peer.Fingerprint, k, enc, sealed)
+	enc = onWire(enc)
 	body := slices.Clone(enc[:saltSize])
 	body = binary.BigEndian.AppendUint64(body, cookie)
 	body = append(append(body, enc[saltSize:]...), sealed...)
